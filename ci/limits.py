@@ -1,0 +1,39 @@
+"""The operators' limits for builds: part of the genesis, so equal on all replicas."""
+
+from typing import Annotated
+
+import msgspec
+
+
+class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Rules of the replicated application. All sizes in bytes, all times in seconds.
+
+    build_seconds_max: the longest a pipeline may ask for, and the default where it does not ask.
+    deadline_seconds: how long after its own ballot a replica waits before it reports that a
+        build has no verdict.
+    memory_bytes, cpus, pids_max, workspace_bytes: of the container of one build.
+    log_bytes_max: what is kept of a build's output, head and tail.
+    open_builds_max: undecided builds at once; open_builds_per_client_max: of one client.
+    closing_builds_max: decided builds that still take late ballots.
+    """
+
+    build_seconds_max: Annotated[int, msgspec.Meta(ge=1, le=86400)] = 600
+    deadline_seconds: Annotated[int, msgspec.Meta(ge=1, le=86400)] = 900
+    memory_bytes: Annotated[int, msgspec.Meta(ge=16 * 2**20)] = 512 * 2**20
+    cpus: Annotated[float, msgspec.Meta(gt=0, le=1024)] = 1.0
+    pids_max: Annotated[int, msgspec.Meta(ge=8, le=100_000)] = 256
+    workspace_bytes: Annotated[int, msgspec.Meta(ge=2**20)] = 256 * 2**20
+    log_bytes_max: Annotated[int, msgspec.Meta(ge=4096, le=2**30)] = 4 * 2**20
+    open_builds_max: Annotated[int, msgspec.Meta(ge=1, le=10_000)] = 256
+    open_builds_per_client_max: Annotated[int, msgspec.Meta(ge=1, le=10_000)] = 64
+    closing_builds_max: Annotated[int, msgspec.Meta(ge=1, le=10_000)] = 64
+
+
+def encode_limits(limits: Limits) -> bytes:
+    """The bytes that go into `Genesis.application`."""
+    return msgspec.msgpack.encode(limits)
+
+
+def decode_limits(data: bytes) -> Limits:
+    """The inverse of encode_limits. Raises msgspec.ValidationError."""
+    return msgspec.msgpack.decode(data, type=Limits)

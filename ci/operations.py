@@ -1,0 +1,159 @@
+"""The operations that clients ask for, and the ballots that replicas cast.
+
+An operation is the `operation` of a signed PBFT request, in MessagePack. A finding has a
+compared value, equal as a whole to count together, and evidence that is only recorded.
+"""
+
+import enum
+from typing import Annotated
+
+import msgspec
+
+OPERATION_BYTES_MAX = 64 * 1024
+
+BuildId = Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
+Sha256Hex = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
+CommitHex = Annotated[str, msgspec.Meta(pattern="^([0-9a-f]{40}|[0-9a-f]{64})$")]
+Text = Annotated[str, msgspec.Meta(max_length=1024)]
+
+
+class MalformedOperation(ValueError):
+    """Bytes that are not an operation; the text says what was wrong."""
+
+
+class Outcome(enum.StrEnum):
+    """What a build came to. The last two are the network's, never a replica's finding."""
+
+    PASSED = "passed"
+    FAILED = "failed"
+    TIMED_OUT = "timed_out"
+    OUT_OF_MEMORY = "out_of_memory"
+    CHECKOUT_FAILED = "checkout_failed"
+    PIPELINE_INVALID = "pipeline_invalid"
+    IMAGE_UNAVAILABLE = "image_unavailable"
+    DISPUTED = "disputed"
+    CANCELLED = "cancelled"
+
+
+CHECKOUT_FAILED_EXIT_CODE = 128
+FINDING_OUTCOMES = frozenset(Outcome) - {Outcome.DISPUTED, Outcome.CANCELLED}
+
+
+class Compared(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """What must be equal as a whole for two findings to count together.
+
+    `exit_code` is 0 for passed, 1-255 for failed, 128 for checkout_failed, else None.
+    `commit` is None only for checkout_failed without a commit in the request.
+    `pipeline_sha256` is the SHA-256 of the pipeline file (or of the Dockerfile where there is no
+    pipeline file); `image_digest` the registry digest of the pipeline's image, None for an image
+    that has none (made locally) and for a Dockerfile.
+    """
+
+    outcome: Outcome
+    exit_code: Annotated[int, msgspec.Meta(ge=0, le=255)] | None
+    commit: CommitHex | None
+    pipeline_sha256: Sha256Hex | None
+    image_digest: Text | None
+
+
+class Evidence(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """What is recorded beside a finding and never compared: it differs between honest replicas."""
+
+    log_sha256: Sha256Hex
+    log_bytes: Annotated[int, msgspec.Meta(ge=0, le=2**53)]
+    image_id: Text | None
+    checkout_milliseconds: Annotated[int, msgspec.Meta(ge=0, le=2**53)]
+    build_milliseconds: Annotated[int, msgspec.Meta(ge=0, le=2**53)]
+    version: Text
+
+
+class Finding(msgspec.Struct, frozen=True, array_like=True, tag="finding"):
+    """What a replica found: the build ran (or provably cannot)."""
+
+    compared: Compared
+    evidence: Evidence
+
+
+class Abstain(msgspec.Struct, frozen=True, array_like=True, tag="abstain"):
+    """A replica could not find out, and why: its own trouble, which says nothing of the build."""
+
+    reason: Text
+
+
+Ballot = Finding | Abstain
+
+
+class SubmitBuild(
+    msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag="submit_build"
+):
+    """A gateway asks for a build. `identity` is the outbox row's random identity (32 bytes).
+
+    `commit` is None where the branch does not exist: the replicas agree on checkout_failed.
+    """
+
+    identity: Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
+    repository: Annotated[str, msgspec.Meta(min_length=1, max_length=1024)]
+    branch: Annotated[str, msgspec.Meta(min_length=1, max_length=255)]
+    commit: CommitHex | None
+
+
+class CastBallot(
+    msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag="cast_ballot"
+):
+    """A replica's ballot on the build that was opened at sequence number `opened`."""
+
+    build: BuildId
+    opened: int
+    ballot: Ballot
+
+
+class ReportDeadline(
+    msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag="report_deadline"
+):
+    """A replica says that the build's deadline passed, after its own ballot plus the limit."""
+
+    build: BuildId
+    opened: int
+
+
+class CancelBuild(
+    msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag="cancel_build"
+):
+    """A gateway withdraws its asking; an operator ends the build at once."""
+
+    build: BuildId
+
+
+class Append(
+    msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag="append"
+):
+    """A string for the end of the replicated journal."""
+
+    text: Annotated[str, msgspec.Meta(max_length=16 * 1024)]
+
+
+class Noop(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag="noop"):
+    """Orders bytes and does nothing with them: for benchmarks."""
+
+    padding: bytes = b""
+
+
+Operation = SubmitBuild | CastBallot | ReportDeadline | CancelBuild | Append | Noop
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder: msgspec.msgpack.Decoder[Operation] = msgspec.msgpack.Decoder(Operation)
+
+
+def encode_operation(operation: Operation) -> bytes:
+    """The bytes that go into `Request.operation`."""
+    return _encoder.encode(operation)
+
+
+def decode_operation(data: bytes) -> Operation:
+    """The operation in these bytes. Raises MalformedOperation."""
+    if len(data) > OPERATION_BYTES_MAX:
+        raise MalformedOperation(f"{len(data)} bytes; at most {OPERATION_BYTES_MAX}")
+    try:
+        return _decoder.decode(data)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise MalformedOperation(str(error)) from error

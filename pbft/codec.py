@@ -1,0 +1,109 @@
+"""Bytes to messages and back, with one encoding per message, and what a signature covers.
+
+The rule: a decoder gives back either a message whose only encoding is the bytes it was given,
+or MalformedMessage. What a stranger sends can do no more than that.
+"""
+
+import hashlib
+
+import msgspec
+
+from pbft.messages import BODY_BYTES_MAX, AnyMessage, Envelope, Request, Signed
+
+FRAME_BYTES_MAX = 16 * 1024 * 1024
+BATCH_REQUESTS_MAX = 4096
+
+_encoder = msgspec.msgpack.Encoder()
+_message_decoder: msgspec.msgpack.Decoder[AnyMessage] = msgspec.msgpack.Decoder(AnyMessage)
+_signed_decoder = msgspec.msgpack.Decoder(Signed)
+_frame_decoder = msgspec.msgpack.Decoder(tuple[Envelope, ...])
+_batch_decoder = msgspec.msgpack.Decoder(tuple[Signed, ...])
+
+
+class MalformedMessage(ValueError):
+    """Bytes that are not a message of this protocol; the text says what was wrong."""
+
+
+def digest_of(data: bytes) -> bytes:
+    """SHA-256, the D(m) of the paper. 32 bytes."""
+    return hashlib.sha256(data).digest()
+
+
+def encode_message(message: AnyMessage) -> bytes:
+    """The payload bytes of a message."""
+    return _encoder.encode(message)
+
+
+def decode_message(payload: bytes) -> AnyMessage:
+    """The message in these payload bytes. Raises MalformedMessage."""
+    try:
+        message = _message_decoder.decode(payload)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise MalformedMessage(str(error)) from error
+    if _encoder.encode(message) != payload:
+        raise MalformedMessage("not the one encoding of this message")
+    return message
+
+
+def signing_bytes(message: AnyMessage, payload: bytes, cluster_id: bytes, epoch: int) -> bytes:
+    """What is signed: a prefix that names the protocol, type, cluster and epoch, then the payload.
+
+    The prefix keeps a signature from counting as another type's, another cluster's or another
+    epoch's (TRAPS 4, 19).
+    """
+    kind = type(message).__name__.encode()
+    return b"pbft-ci 1 " + kind + b"\0" + cluster_id + epoch.to_bytes(8, "big") + payload
+
+
+def encode_signed(signed: Signed) -> bytes:
+    """The bytes of one signed message, as POST /pbft/message takes and records hold them."""
+    return _encoder.encode(signed)
+
+
+def decode_signed(data: bytes) -> Signed:
+    """The inverse of encode_signed. Raises MalformedMessage."""
+    try:
+        return _signed_decoder.decode(data)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise MalformedMessage(str(error)) from error
+
+
+def encode_frame(envelopes: tuple[Envelope, ...] | list[Envelope]) -> bytes:
+    """Many messages in one WebSocket frame."""
+    return _encoder.encode(envelopes)
+
+
+def decode_frame(data: bytes) -> tuple[Envelope, ...]:
+    """The messages of one frame; their signatures are not checked yet. Raises MalformedMessage."""
+    if len(data) > FRAME_BYTES_MAX:
+        raise MalformedMessage(f"a frame of {len(data)} bytes; at most {FRAME_BYTES_MAX}")
+    try:
+        return _frame_decoder.decode(data)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise MalformedMessage(str(error)) from error
+
+
+def encode_batch(requests: tuple[Signed, ...] | list[Signed]) -> bytes:
+    """The body of a PRE-PREPARE: its signed requests, as they came."""
+    body = _encoder.encode(requests)
+    assert len(body) <= BODY_BYTES_MAX
+    return body
+
+
+def decode_batch(body: bytes) -> tuple[Signed, ...]:
+    """The signed requests of a body, at least one. Raises MalformedMessage."""
+    try:
+        requests = _batch_decoder.decode(body)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise MalformedMessage(str(error)) from error
+    if not 1 <= len(requests) <= BATCH_REQUESTS_MAX:
+        raise MalformedMessage(f"a batch of {len(requests)}; 1 to {BATCH_REQUESTS_MAX}")
+    return requests
+
+
+def decode_request(signed: Signed) -> Request:
+    """The request in a signed message. Raises MalformedMessage where it is something else."""
+    message = decode_message(signed.payload)
+    if not isinstance(message, Request):
+        raise MalformedMessage(f"{type(message).__name__} where a Request was expected")
+    return message

@@ -1,0 +1,117 @@
+"""Who takes part and by which rules: the genesis, whose digest is the cluster's identity.
+
+Nothing that may differ between machines is in it: no address, no path, no local setting. The
+cluster id is computed once from the encoded genesis; a later change of members raises `epoch`
+and leaves the id as it is.
+"""
+
+import hashlib
+from typing import Annotated, Self
+
+import msgspec
+
+from pbft.messages import Name
+from pbft.quorums import Quorums, quorums_for
+
+FORMAT_VERSION = 1
+REPLICA_ROLE = "replica"
+
+PublicKey = Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
+
+
+class InvalidGenesis(ValueError):
+    """A genesis that contradicts itself; the text names the field and what is allowed."""
+
+
+class Member(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """Somebody whose signature counts: a name, an Ed25519 public key (32 bytes), roles."""
+
+    name: Name
+    public_key: PublicKey
+    roles: tuple[str, ...]
+
+
+class Genesis(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """What all replicas start from.
+
+    checkpoint_interval: K, a checkpoint every so many sequence numbers.
+    window: L, how far above the last stable checkpoint sequence numbers may go; at least 2 K.
+    client_window: W, how far a client's numbers may run ahead of its lowest unexecuted one.
+    application: the encoded rules of the replicated application (ci.limits), opaque here.
+    """
+
+    format_version: int
+    replicas: tuple[Member, ...]
+    clients: tuple[Member, ...]
+    checkpoint_interval: int
+    window: int
+    client_window: int
+    application: bytes
+
+
+class Cluster:
+    """The genesis and what follows from it: thresholds, keys, roles, the cluster id."""
+
+    def __init__(self, genesis: Genesis) -> None:
+        _check(genesis)
+        self.genesis = genesis
+        self.encoded: bytes = msgspec.msgpack.encode(genesis)
+        self.id: bytes = hashlib.sha256(b"pbft-ci genesis\0" + self.encoded).digest()
+        self.epoch = 0
+        self.quorums: Quorums = quorums_for(len(genesis.replicas))
+        self.replica_names: tuple[str, ...] = tuple(member.name for member in genesis.replicas)
+        self._members = {member.name: member for member in (*genesis.replicas, *genesis.clients)}
+        self._replica_index = {name: index for index, name in enumerate(self.replica_names)}
+
+    @classmethod
+    def from_bytes(cls, encoded: bytes) -> Self:
+        """The cluster of an encoded genesis. Raises InvalidGenesis."""
+        try:
+            genesis = msgspec.msgpack.decode(encoded, type=Genesis)
+        except msgspec.MsgspecError as error:
+            raise InvalidGenesis(f"not a genesis: {error}") from error
+        return cls(genesis)
+
+    def public_key(self, name: str) -> bytes | None:
+        """The pinned public key of a member, or None for a stranger."""
+        member = self._members.get(name)
+        return member.public_key if member else None
+
+    def roles(self, name: str) -> tuple[str, ...]:
+        """The roles of a member; none for a stranger."""
+        member = self._members.get(name)
+        return member.roles if member else ()
+
+    def replica_index(self, name: str) -> int | None:
+        """The number of the replica of that name, or None."""
+        return self._replica_index.get(name)
+
+    def primary(self, view: int) -> int:
+        """p = v mod n (OSDI'99, 4)."""
+        return view % self.quorums.replicas
+
+
+def _check(genesis: Genesis) -> None:
+    if genesis.format_version != FORMAT_VERSION:
+        raise InvalidGenesis(
+            f"genesis format {genesis.format_version}: this version reads {FORMAT_VERSION}"
+        )
+    quorums_for(len(genesis.replicas))
+    names = [member.name for member in (*genesis.replicas, *genesis.clients)]
+    if len(set(names)) != len(names):
+        raise InvalidGenesis("two members of the genesis have one name")
+    keys = [member.public_key for member in (*genesis.replicas, *genesis.clients)]
+    if len(set(keys)) != len(keys):
+        raise InvalidGenesis("two members of the genesis have one public key")
+    for member in genesis.replicas:
+        if member.roles != (REPLICA_ROLE,):
+            raise InvalidGenesis(f"replica {member.name}: its roles must be just 'replica'")
+    for member in genesis.clients:
+        if REPLICA_ROLE in member.roles:
+            raise InvalidGenesis(f"client {member.name}: only replicas have the role 'replica'")
+    if genesis.checkpoint_interval < 1:
+        raise InvalidGenesis("checkpoint_interval must be at least 1")
+    if genesis.window < 2 * genesis.checkpoint_interval:
+        raise InvalidGenesis("window must be at least twice checkpoint_interval")
+    if genesis.client_window < 1:
+        raise InvalidGenesis("client_window must be at least 1")

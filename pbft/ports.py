@@ -1,0 +1,160 @@
+"""All that the core needs of the world, and all that it gives back.
+
+`Output` is an ordering contract, after etcd's Ready: save `records` in one transaction, then
+send `messages`, then hand on `deliveries`, then tell `notices`, then arm one timer for
+`deadline`. If saving fails, nothing of the Output may happen: keep it, feed nothing, retry.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Protocol
+
+import msgspec
+
+from pbft.messages import Digest, Envelope, Request, Signed
+
+# message -> 64-byte signature by this process's own key
+Sign = Callable[[bytes], bytes]
+# (public key, message, signature) -> does it hold? Never raises.
+Verify = Callable[[bytes, bytes, bytes], bool]
+
+
+class Announcement(msgspec.Struct, frozen=True):
+    """A later answer to a request that was executed before: a build's verdict for its asker.
+
+    `to_sign` is what the replica signs apart and puts into `Reply.attestation`; empty: nothing.
+    """
+
+    client: str
+    timestamp: int
+    request_digest: bytes
+    kind: str
+    subject: bytes
+    result: bytes
+    to_sign: bytes = b""
+
+
+class Applied(msgspec.Struct, frozen=True):
+    """What applying one operation gave.
+
+    `kind`, `subject`, `result` go into the reply; `entries` are appended to the application's
+    ledger, in order; `announcements` answer earlier requests.
+    """
+
+    kind: str
+    subject: bytes = b""
+    result: bytes = b""
+    entries: tuple["Entry", ...] = ()
+    announcements: tuple[Announcement, ...] = ()
+
+
+class Entry(msgspec.Struct, frozen=True, array_like=True):
+    """One entry of the hash-chained ledger; `head` is the chain's digest after it."""
+
+    index: int
+    body: bytes
+    head: bytes
+
+
+class Application(Protocol):
+    """The replicated state machine: deterministic, instant, no IO."""
+
+    def apply(self, request: Request, request_digest: bytes, sequence: int) -> Applied:
+        """Apply one ordered operation. Never raises: what cannot be done has kind `refused`."""
+
+    def recall(self, request: Request, request_digest: bytes) -> Announcement | None:
+        """The later answer to an executed request, where there is one by now.
+
+        It may read the ledger (through what the shell handed in); `apply` may not.
+        """
+
+    def parts(self) -> dict[str, bytes]:
+        """The whole replicated state as named parts, each bounded and deterministic."""
+
+    def restore(self, parts: Mapping[str, bytes]) -> None:
+        """Replace the state by these parts, as `parts` gave them."""
+
+
+# --- records: what must be on disk before anything is sent -------------------------------------
+
+
+class SavedMessage(msgspec.Struct, frozen=True, array_like=True, tag="message"):
+    """A message of the log: one we said, or one that proves what we said."""
+
+    signed: Signed
+
+
+class SavedBody(msgspec.Struct, frozen=True, array_like=True, tag="body"):
+    """The body of an accepted PRE-PREPARE, found again by its digest."""
+
+    sequence: int
+    digest: Digest
+    body: bytes
+
+
+class Executed(msgspec.Struct, frozen=True, array_like=True, tag="executed"):
+    """Everything up to `sequence` is executed; after a restart it is executed again."""
+
+    sequence: int
+
+
+class SavedEntry(msgspec.Struct, frozen=True, array_like=True, tag="entry"):
+    """A ledger entry, kept for ever, apart from the other records."""
+
+    entry: Entry
+
+
+class Base(msgspec.Struct, frozen=True, array_like=True, tag="base"):
+    """The start of a new generation of records: the state at a stable checkpoint.
+
+    All older records (but ledger entries) may be deleted in the same transaction, and bodies of
+    sequence numbers up to `sequence`: what is still needed follows as records of this Output.
+    """
+
+    sequence: int
+    view: int
+    certificate: tuple[Signed, ...]
+    parts: dict[str, bytes]
+
+
+Record = SavedMessage | SavedBody | Executed | SavedEntry | Base
+
+# --- the rest of the output ---------------------------------------------------------------------
+
+
+class Send(msgspec.Struct, frozen=True):
+    """One message to one member by name, or to all other replicas (`to` is None)."""
+
+    to: str | None
+    envelope: Envelope
+
+
+class ExecutedRequest(msgspec.Struct, frozen=True):
+    """One request was executed here: what was asked, by whom, and what it gave."""
+
+    sequence: int
+    signed: Signed
+    request: Request
+    applied: Applied
+
+
+class Notice(msgspec.Struct, frozen=True):
+    """Something worth telling: logs, metrics, the dashboard and golden traces print these."""
+
+    event: str
+    details: dict[str, str | int | None]
+
+
+class Refusal(msgspec.Struct, frozen=True):
+    """A message that was not accepted, and why. Another's fault is a value, not an exception."""
+
+    reason: str
+
+
+class Output(msgspec.Struct):
+    """What one turn of the core asks of its shell, in this order; `deadline` is absolute."""
+
+    records: list[Record] = []
+    messages: list[Send] = []
+    deliveries: list[ExecutedRequest] = []
+    notices: list[Notice] = []
+    deadline: float | None = None
