@@ -129,7 +129,5 @@ class Hello(Message, frozen=True):
     to: Name
 
 
-AnyMessage = (
-    Request | PrePrepare | Prepare | Commit | Checkpoint | Status | Replies | Hello
-)
+AnyMessage = Request | PrePrepare | Prepare | Commit | Checkpoint | Status | Replies | Hello
 Vote = Prepare | Commit

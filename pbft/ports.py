@@ -107,10 +107,11 @@ class Base(msgspec.Struct, frozen=True, array_like=True, tag="base"):
     """The start of a new generation of records: the state at a stable checkpoint.
 
     All older records (but ledger entries) may be deleted in the same transaction, and bodies of
-    sequence numbers up to `sequence`: what is still needed follows as records of this Output.
+    sequence numbers up to `kept_above`: what is still needed follows as records of this Output.
     """
 
     sequence: int
+    kept_above: int
     view: int
     certificate: tuple[Signed, ...]
     parts: dict[str, bytes]

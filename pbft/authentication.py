@@ -1,0 +1,62 @@
+"""Whether a signed message really comes from the member that it names.
+
+The rule: a message is read by its signed payload only; the signer's name outside is nothing but
+a hint for the key, and must be the sender that the payload names (TRAPS 7c, 19).
+"""
+
+from pbft.codec import MalformedMessage, decode_message, digest_of, signing_bytes
+from pbft.genesis import Cluster
+from pbft.messages import AnyMessage, Hello, Request, Signed
+from pbft.ports import Refusal, Sign, Verify
+
+# Enough for the requests and votes of a full window of slots at n = 13.
+REMEMBERED_MAX = 65_536
+
+
+class Authenticator:
+    """Checks signatures once: verification is remembered by the exact bytes."""
+
+    def __init__(self, cluster: Cluster, verify: Verify) -> None:
+        self._cluster = cluster
+        self._verify = verify
+        self._good: dict[bytes, None] = {}
+
+    def read(self, signed: Signed) -> AnyMessage | Refusal:
+        """The message, where its payload is one and names the signer; no signature check yet."""
+        try:
+            message = decode_message(signed.payload)
+        except MalformedMessage as error:
+            return Refusal(f"malformed: {error}")
+        if isinstance(message, Request):
+            if message.client != signed.signer:
+                return Refusal("the signer is not the client that the request names")
+        elif not isinstance(message, Hello):
+            index = self._cluster.replica_index(signed.signer)
+            if index is None or index != message.replica:
+                return Refusal("the signer is not the replica that the message names")
+        if self._cluster.public_key(signed.signer) is None:
+            return Refusal("unknown signer")
+        return message
+
+    def check(self, signed: Signed, message: AnyMessage) -> Refusal | None:
+        """Whether the signature holds for what `read` gave; None if it does."""
+        mark = digest_of(signed.signature + signed.signer.encode() + b"\0" + signed.payload)
+        if mark in self._good:
+            return None
+        public_key = self._cluster.public_key(signed.signer)
+        if public_key is None:
+            return Refusal("unknown signer")
+        covered = signing_bytes(message, signed.payload, self._cluster.id, self._cluster.epoch)
+        if not self._verify(public_key, covered, signed.signature):
+            return Refusal("bad signature")
+        if len(self._good) >= REMEMBERED_MAX:
+            del self._good[next(iter(self._good))]
+        self._good[mark] = None
+        return None
+
+
+def sign_message(
+    message: AnyMessage, payload: bytes, signer: str, cluster: Cluster, sign: Sign
+) -> Signed:
+    """The signed form of a message whose payload bytes are given."""
+    return Signed(signer, payload, sign(signing_bytes(message, payload, cluster.id, cluster.epoch)))

@@ -1,0 +1,234 @@
+"""The client: asks all replicas at once, and believes f+1 equal signed replies (OSDI'99, 4.1).
+
+Sans IO, as the core. A request's number and bytes are on disk before it comes here (`ask`); a
+number is sent only once the number W before it was answered, so that no replica has to refuse it.
+A request may be answered more than once: a build is first `opened`, later `decided`.
+"""
+
+from collections.abc import Sequence
+
+import msgspec
+
+from pbft.authentication import Authenticator, sign_message
+from pbft.codec import decode_request, digest_of, encode_message
+from pbft.genesis import Cluster
+from pbft.messages import Envelope, Replies, Reply, Request, Signed
+from pbft.ports import Notice, Refusal, Send, Sign, Verify
+
+# Finished requests whose late replies are still reported.
+FINISHED_KEPT = 256
+# Kinds of answer to one request that are kept apart; correct replicas use two or three.
+KINDS_PER_REPLICA_MAX = 4
+
+
+class Accepted(msgspec.Struct, frozen=True):
+    """An answer that at least f+1 distinct replicas gave, equal in all that counts.
+
+    request_digest: of the request that the replicas executed under this number; another than
+    ours means that the number was used before, and ours needs a new one.
+    replies: (replica's name, its attestation, the signed message it came in), by replica.
+    """
+
+    timestamp: int
+    request_digest: bytes
+    kind: str
+    subject: bytes
+    result: bytes
+    replies: tuple[tuple[str, bytes, Signed], ...]
+
+
+class LateReply(msgspec.Struct, frozen=True):
+    """A further replica's answer of a kind that was accepted before."""
+
+    timestamp: int
+    replica: str
+    agrees: bool
+    kind: str
+    subject: bytes
+    result: bytes
+    attestation: bytes
+    signed: Signed
+
+
+class ClientOutput(msgspec.Struct):
+    """What one turn asks of the shell; a Send to None goes to all replicas."""
+
+    messages: list[Send] = []
+    accepted: list[Accepted] = []
+    late: list[LateReply] = []
+    notices: list[Notice] = []
+    deadline: float | None = None
+
+
+class ClientSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """Local settings: the first wait before asking again, and the longest one."""
+
+    resend_seconds: float = 1.0
+    resend_seconds_max: float = 15.0
+
+
+class _Asking(msgspec.Struct):
+    """One request under way."""
+
+    signed: Signed
+    digest: bytes
+    last_kinds: frozenset[str]
+    due: float | None
+    delay: float
+    # by kind, then by replica
+    replies: dict[str, dict[str, tuple[Reply, Signed]]] = {}
+    accepted: dict[str, Reply] = {}
+
+
+def make_request(
+    client: str, timestamp: int, operation: bytes, cluster: Cluster, sign: Sign
+) -> Signed:
+    """The signed REQUEST <o, t, c>."""
+    message = Request(client, timestamp, operation)
+    return sign_message(message, encode_message(message), client, cluster, sign)
+
+
+class Client:
+    """One member that asks for operations."""
+
+    def __init__(
+        self, cluster: Cluster, name: str, verify: Verify, settings: ClientSettings | None = None
+    ) -> None:
+        self._cluster = cluster
+        self._name = name
+        self._authenticator = Authenticator(cluster, verify)
+        self._settings = settings or ClientSettings()
+        self._asking: dict[int, _Asking] = {}
+        self._finished: dict[int, _Asking] = {}
+        self._output = ClientOutput()
+
+    def ask(self, signed: Signed, last_kinds: frozenset[str], now: float) -> ClientOutput:
+        """Ask until an answer of one of `last_kinds` is accepted.
+
+        signed: our own Request, whose bytes and number are on disk already.
+        """
+        request = decode_request(signed)
+        assert request.client == self._name
+        assert request.timestamp not in self._asking
+        self._asking[request.timestamp] = _Asking(
+            signed, digest_of(signed.payload), last_kinds, None, self._settings.resend_seconds
+        )
+        return self._finish(now)
+
+    def receive(self, envelopes: Sequence[Envelope], now: float) -> ClientOutput:
+        """Take what arrived from replicas."""
+        for envelope in envelopes:
+            refusal = self._receive_one(envelope.signed)
+            if refusal is not None:
+                self._output.notices.append(
+                    Notice("refused", {"signer": envelope.signed.signer, "reason": refusal.reason})
+                )
+        return self._finish(now)
+
+    def expire(self, now: float) -> ClientOutput:
+        """Ask again what is due."""
+        for asking in self._asking.values():
+            if asking.due is not None and asking.due <= now:
+                self._output.messages.append(Send(None, Envelope(asking.signed)))
+                asking.delay = min(2 * asking.delay, self._settings.resend_seconds_max)
+                asking.due = now + asking.delay
+        return self._finish(now)
+
+    def _receive_one(self, signed: Signed) -> Refusal | None:
+        message = self._authenticator.read(signed)
+        if isinstance(message, Refusal):
+            return message
+        if not isinstance(message, Replies):
+            return None  # a replica's STATUS is meant for its peers
+        wanted = [reply for reply in message.replies if self._is_wanted(reply, signed.signer)]
+        if not wanted:
+            return None
+        if refusal := self._authenticator.check(signed, message):
+            return refusal
+        for reply in wanted:
+            self._count(reply, signed)
+        return None
+
+    def _is_wanted(self, reply: Reply, replica: str) -> bool:
+        asking = self._asking.get(reply.timestamp) or self._finished.get(reply.timestamp)
+        if asking is None or reply.client != self._name:
+            return False
+        if replica in asking.replies.get(reply.kind, ()):
+            return False
+        kinds = sum(replica in by_replica for by_replica in asking.replies.values())
+        return kinds < KINDS_PER_REPLICA_MAX
+
+    def _count(self, reply: Reply, signed: Signed) -> None:
+        timestamp = reply.timestamp
+        asking = self._asking.get(timestamp) or self._finished[timestamp]
+        by_replica = asking.replies.setdefault(reply.kind, {})
+        if signed.signer in by_replica:
+            return  # twice in one message
+        by_replica[signed.signer] = (reply, signed)
+        accepted = asking.accepted.get(reply.kind)
+        if accepted is not None:
+            self._output.late.append(
+                LateReply(
+                    timestamp,
+                    signed.signer,
+                    _compared(reply) == _compared(accepted),
+                    reply.kind,
+                    reply.subject,
+                    reply.result,
+                    reply.attestation,
+                    signed,
+                )
+            )
+            return
+        equal = {
+            name: (other.attestation, other_signed)
+            for name, (other, other_signed) in by_replica.items()
+            if _compared(other) == _compared(reply)
+        }
+        if len(equal) >= self._cluster.quorums.weak:
+            self._accept(asking, reply, equal)
+
+    def _accept(
+        self, asking: _Asking, reply: Reply, equal: dict[str, tuple[bytes, Signed]]
+    ) -> None:
+        asking.accepted[reply.kind] = reply
+        self._output.accepted.append(
+            Accepted(
+                reply.timestamp,
+                reply.request_digest,
+                reply.kind,
+                reply.subject,
+                reply.result,
+                tuple((name, *equal[name]) for name in sorted(equal)),
+            )
+        )
+        used_before = reply.request_digest != asking.digest
+        if reply.kind in asking.last_kinds or used_before:
+            self._asking.pop(reply.timestamp, None)
+            self._finished[reply.timestamp] = asking
+            if len(self._finished) > FINISHED_KEPT:
+                del self._finished[next(iter(self._finished))]
+        else:
+            # It is ordered; what is still to come takes as long as it takes.
+            asking.delay = self._settings.resend_seconds_max
+
+    def _finish(self, now: float) -> ClientOutput:
+        unanswered = [t for t, asking in self._asking.items() if not asking.accepted]
+        lowest = min(unanswered, default=0)
+        for timestamp, asking in self._asking.items():
+            if asking.due is None and timestamp - self._cluster.genesis.client_window < max(
+                lowest, 1
+            ):
+                self._output.messages.append(Send(None, Envelope(asking.signed)))
+                asking.due = now + asking.delay
+        output = self._output
+        output.deadline = min(
+            (asking.due for asking in self._asking.values() if asking.due is not None),
+            default=None,
+        )
+        self._output = ClientOutput()
+        return output
+
+
+def _compared(reply: Reply) -> tuple[bytes, str, bytes, bytes]:
+    return (reply.request_digest, reply.kind, reply.subject, reply.result)

@@ -1,0 +1,1 @@
+"""Tests, file for file like the packages they test."""
