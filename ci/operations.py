@@ -12,8 +12,9 @@ import msgspec
 OPERATION_BYTES_MAX = 64 * 1024
 
 BuildId = Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
-Sha256Hex = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
-CommitHex = Annotated[str, msgspec.Meta(pattern="^([0-9a-f]{40}|[0-9a-f]{64})$")]
+# \Z, because $ would let a line feed follow
+Sha256Hex = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")]
+CommitHex = Annotated[str, msgspec.Meta(pattern=r"^([0-9a-f]{40}|[0-9a-f]{64})\Z")]
 Text = Annotated[str, msgspec.Meta(max_length=1024)]
 
 
@@ -67,14 +68,18 @@ class Evidence(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fiel
     version: Text
 
 
-class Finding(msgspec.Struct, frozen=True, array_like=True, tag="finding"):
+class Finding(
+    msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag="finding"
+):
     """What a replica found: the build ran (or provably cannot)."""
 
     compared: Compared
     evidence: Evidence
 
 
-class Abstain(msgspec.Struct, frozen=True, array_like=True, tag="abstain"):
+class Abstain(
+    msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag="abstain"
+):
     """A replica could not find out, and why: its own trouble, which says nothing of the build."""
 
     reason: Text
@@ -150,10 +155,14 @@ def encode_operation(operation: Operation) -> bytes:
 
 
 def decode_operation(data: bytes) -> Operation:
-    """The operation in these bytes. Raises MalformedOperation."""
+    """The operation in these bytes. Raises MalformedOperation.
+
+    No type here skips a field that it does not know: how deep a skipped field may be nested
+    depends on the stack, so two replicas could differ.
+    """
     if len(data) > OPERATION_BYTES_MAX:
         raise MalformedOperation(f"{len(data)} bytes; at most {OPERATION_BYTES_MAX}")
     try:
         return _decoder.decode(data)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise MalformedOperation(str(error)) from error

@@ -1,0 +1,424 @@
+"""The replicated CI application: what each ordered operation does to builds, ledger and journal.
+
+It runs nothing and waits for nothing. Each handler's docstring lists when the operation is
+accepted; whatever is not accepted is answered `refused` with the reason and changes nothing.
+Execution reads only the state that `parts` gives, never the ledger: of the ledger the state
+holds the index and the head. Reasons are fixed texts, for replies are compared between replicas.
+"""
+
+import hashlib
+from collections.abc import Callable, Mapping
+from typing import Annotated, TypeVar
+
+import msgspec
+
+from ci.builds import Asker, MalformedBuild, OpenBuild, decode_build, encode_build
+from ci.ledger import (
+    AnyEntry,
+    AppendEntry,
+    CancelEntry,
+    LateBallotEntry,
+    RecordedAsker,
+    VerdictEntry,
+    encode_entry,
+    genesis_head,
+    next_head,
+    recorded_ballot,
+)
+from ci.limits import Limits
+from ci.operations import (
+    Append,
+    Ballot,
+    BuildId,
+    CancelBuild,
+    CastBallot,
+    Finding,
+    MalformedOperation,
+    Noop,
+    Operation,
+    Outcome,
+    ReportDeadline,
+    SubmitBuild,
+    decode_operation,
+)
+from ci.statement import build_id_for, pae, statement_bytes
+from ci.verdict import CANCELLED, Verdict, decide
+from pbft.genesis import REPLICA_ROLE, Cluster
+from pbft.messages import Digest, Request
+from pbft.ports import Announcement, Applied, Entry
+
+GATEWAY_ROLE = "gateway"
+OPERATOR_ROLE = "operator"
+
+# Who may ask for what; a noop is anybody's.
+ROLES: Mapping[type, frozenset[str]] = {
+    SubmitBuild: frozenset({GATEWAY_ROLE}),
+    CastBallot: frozenset({REPLICA_ROLE}),
+    ReportDeadline: frozenset({REPLICA_ROLE}),
+    CancelBuild: frozenset({GATEWAY_ROLE, OPERATOR_ROLE}),
+    Append: frozenset({GATEWAY_ROLE}),
+}
+
+# An honest gateway asks once, and again only after it lost its counter.
+ASKERS_MAX = 16
+# Closed builds that are remembered, so that their ids do not build again. 34 bytes of state each.
+CLOSED_BUILDS_MAX = 1024
+
+BUILD_PART_PREFIX = "build/"
+CLOSED_PART = "closed"
+JOURNAL_PART = "journal"
+LEDGER_PART = "ledger"
+
+_Part = TypeVar("_Part")
+
+
+class CorruptState(ValueError):
+    """Parts that no state has; the text names the part."""
+
+
+class _ChainPart(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """How many items a hash chain has, and its digest after the last."""
+
+    length: Annotated[int, msgspec.Meta(ge=0)]
+    digest: Digest
+
+
+class BuildApplication:
+    """pbft.ports.Application for builds.
+
+    find_statement: build id -> the newest verdict statement of that build in the ledger, or
+        None. Used by `recall` alone.
+    """
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        limits: Limits,
+        find_statement: Callable[[bytes], bytes | None],
+    ) -> None:
+        self._cluster = cluster
+        self._limits = limits
+        self._find_statement = find_statement
+        self._builds: dict[bytes, OpenBuild] = {}
+        self._closed: dict[bytes, None] = {}  # an ordered set, the oldest first
+        self.journal_length = 0
+        self.journal_digest = hashlib.sha256(b"pbft-ci journal genesis\0" + cluster.id).digest()
+        self.ledger_index = 0
+        self.ledger_head = genesis_head(cluster.id)
+
+    def open_builds(self) -> Mapping[bytes, OpenBuild]:
+        """Undecided and closing builds by id, the first opened first. For the shell to read."""
+        return dict(sorted(self._builds.items(), key=lambda item: (item[1].opened, item[0])))
+
+    def apply(self, request: Request, request_digest: bytes, sequence: int) -> Applied:
+        """Apply one ordered operation; never raises. The caller has verified the signature.
+
+        Kinds: `opened` (result: build id), `appended` (result: JSON of the journal's digest and
+        length), `done`, `refused` (result: the reason).
+        """
+        try:
+            operation = decode_operation(request.operation)
+        except MalformedOperation:
+            return _refused("malformed operation")
+        roles = self._cluster.roles(request.client)
+        needed = ROLES.get(type(operation))
+        if needed is not None and needed.isdisjoint(roles):
+            return _refused(f"this takes the role {' or '.join(sorted(needed))}")
+        return self._dispatch(operation, request, request_digest, sequence)
+
+    def recall(self, request: Request, request_digest: bytes) -> Announcement | None:
+        """The verdict for a request that asked for a build, where there is one by now."""
+        try:
+            operation = decode_operation(request.operation)
+        except MalformedOperation:
+            return None
+        if not isinstance(operation, SubmitBuild):
+            return None
+        build_id = build_id_for(self._cluster.id, request.client, operation.identity)
+        build = self._builds.get(build_id)
+        statement = self._find_statement(build_id) if build is None else build.statement
+        if not statement:
+            return None
+        asker = Asker(request.client, request.timestamp, request_digest)
+        return _announcement(asker, build_id, statement)
+
+    def parts(self) -> dict[str, bytes]:
+        """The whole state: one part per open build, and those named above."""
+        encode = msgspec.msgpack.encode
+        parts = {BUILD_PART_PREFIX + id.hex(): encode_build(b) for id, b in self._builds.items()}
+        parts[CLOSED_PART] = encode(tuple(self._closed))
+        parts[JOURNAL_PART] = encode(_ChainPart(self.journal_length, self.journal_digest))
+        parts[LEDGER_PART] = encode(_ChainPart(self.ledger_index, self.ledger_head))
+        return dict(sorted(parts.items()))
+
+    def restore(self, parts: Mapping[str, bytes]) -> None:
+        """Replace the state by these parts; others (the core's) may be among them.
+
+        Raises CorruptState, and then nothing is replaced.
+        """
+        closed = _decode_part(parts, CLOSED_PART, tuple[BuildId, ...])
+        journal = _decode_part(parts, JOURNAL_PART, _ChainPart)
+        ledger = _decode_part(parts, LEDGER_PART, _ChainPart)
+        builds = dict(
+            _decode_build_part(name, data)
+            for name, data in parts.items()
+            if name.startswith(BUILD_PART_PREFIX)
+        )
+        if len({*closed, *builds}) != len(closed) + len(builds):
+            raise CorruptState(f"{CLOSED_PART}: a build that is there twice, or open")
+        self._builds = builds
+        self._closed = dict.fromkeys(closed)
+        self.journal_length, self.journal_digest = journal.length, journal.digest
+        self.ledger_index, self.ledger_head = ledger.length, ledger.digest
+
+    # --- operations -----------------------------------------------------------------------------
+
+    def _dispatch(
+        self, operation: Operation, request: Request, request_digest: bytes, sequence: int
+    ) -> Applied:
+        match operation:
+            case SubmitBuild():
+                asker = Asker(request.client, request.timestamp, request_digest)
+                return self._on_submit_build(operation, asker, sequence)
+            case CastBallot():
+                return self._on_cast_ballot(operation, request.client)
+            case ReportDeadline():
+                return self._on_report_deadline(operation, request.client)
+            case CancelBuild():
+                return self._on_cancel_build(operation, request.client)
+            case Append():
+                return self._on_append(operation, request.client)
+            case Noop():
+                return Applied("done")
+
+    def _on_submit_build(self, operation: SubmitBuild, asker: Asker, sequence: int) -> Applied:
+        """Opens a build, or adds an asker to the build of this id.
+
+        Accepted if the build is closed and remembered (`recall` has its verdict); or is open,
+        asks for the same, and has fewer than ASKERS_MAX askers; or is new and neither all
+        clients nor this one have too many undecided builds.
+        """
+        build_id = build_id_for(self._cluster.id, asker.client, operation.identity)
+        opened = Applied("opened", build_id, build_id)
+        if build_id in self._closed:
+            return opened
+        build = self._builds.get(build_id)
+        if build is None:
+            reason = self._opening_refusal(asker.client)
+            if reason:
+                return _refused(reason)
+            self._builds[build_id] = OpenBuild(
+                id=build_id,
+                opened=sequence,
+                request_digest=asker.request_digest,
+                repository=operation.repository,
+                branch=operation.branch,
+                commit=operation.commit,
+                askers=(asker,),
+            )
+            return opened
+        asked = (operation.repository, operation.branch, operation.commit)
+        if asked != (build.repository, build.branch, build.commit):
+            return _refused("this identity already asks for another build")
+        if len(build.askers) >= ASKERS_MAX:
+            return _refused(f"this build was asked for {ASKERS_MAX} times already")
+        self._builds[build_id] = build.with_asker(asker)
+        if not build.is_decided:
+            return opened
+        announcement = _announcement(asker, build_id, build.statement)
+        return msgspec.structs.replace(opened, announcements=(announcement,))
+
+    def _on_cast_ballot(self, operation: CastBallot, replica: str) -> Applied:
+        """Counts a ballot as the asking replica's, whoever else it may mention.
+
+        Accepted if that very build (id and opening) is open, the replica has not cast a ballot
+        on it, and the ballot can be one on it. After the verdict it is only recorded.
+        """
+        build = self._open_build(operation.build, operation.opened)
+        if build is None:
+            return _refused("no such open build")
+        if replica in build.ballots:
+            return _refused("this replica has cast its ballot")
+        reason = build.ballot_refusal(operation.ballot)
+        if reason:
+            return _refused(reason)
+        build = build.with_ballot(replica, operation.ballot)
+        self._builds[build.id] = build
+        if build.verdict is None:
+            return self._decide(build)
+        late = LateBallotEntry(
+            build=build.id.hex(),
+            opened=build.opened,
+            ballot=recorded_ballot(replica, operation.ballot),
+            agrees=_agrees(operation.ballot, build.verdict),
+        )
+        entry = self._write(late)
+        self._close_finished(build)
+        return Applied("done", build.id, entries=(entry,))
+
+    def _on_report_deadline(self, operation: ReportDeadline, replica: str) -> Applied:
+        """Counts a replica's word that the deadline passed: overdue, or after the verdict over.
+
+        Accepted if that very build is open and the replica has not said so (since the verdict).
+        """
+        build = self._open_build(operation.build, operation.opened)
+        if build is None:
+            return _refused("no such open build")
+        if replica in build.reports:
+            return _refused("this replica has reported the deadline")
+        build = build.with_report(replica)
+        self._builds[build.id] = build
+        if build.verdict is None:
+            return self._decide(build)
+        self._close_finished(build)
+        return Applied("done", build.id)
+
+    def _on_cancel_build(self, operation: CancelBuild, client: str) -> Applied:
+        """Ends an undecided build: an operator's at once, a gateway's when no asker is left.
+
+        Accepted if the build is undecided and the client is an operator or one of its askers.
+        """
+        build = self._builds.get(operation.build)
+        if build is None or build.is_decided:
+            return _refused("no such undecided build")
+        is_operator = OPERATOR_ROLE in self._cluster.roles(client)
+        remaining = build.without_asker(client)
+        if not is_operator and remaining.askers == build.askers:
+            return _refused("this client did not ask for this build")
+        cancel = self._write(CancelEntry(build.id.hex(), build.opened, client))
+        if remaining.askers and not is_operator:
+            self._builds[build.id] = remaining
+            return Applied("done", build.id, entries=(cancel,))
+        settled = self._settle(build, CANCELLED)
+        return msgspec.structs.replace(settled, entries=(cancel, *settled.entries))
+
+    def _on_append(self, operation: Append, client: str) -> Applied:
+        """Appends a string to the journal. Accepted always."""
+        text = operation.text.encode()
+        self.journal_length += 1
+        self.journal_digest = hashlib.sha256(
+            b"pbft-ci journal\0" + self.journal_digest + text
+        ).digest()
+        digest = self.journal_digest.hex()
+        entry = self._write(AppendEntry(client, operation.text, self.journal_length, digest))
+        result = msgspec.json.encode({"digest": digest, "length": self.journal_length})
+        return Applied("appended", b"", result, entries=(entry,))
+
+    # --- transitions ----------------------------------------------------------------------------
+
+    def _opening_refusal(self, client: str) -> str | None:
+        undecided = [build for build in self._builds.values() if not build.is_decided]
+        if len(undecided) >= self._limits.open_builds_max:
+            return f"{self._limits.open_builds_max} builds are open, the most at once"
+        asked = sum(any(asker.client == client for asker in build.askers) for build in undecided)
+        if asked >= self._limits.open_builds_per_client_max:
+            return f"{self._limits.open_builds_per_client_max} builds of this client are open"
+        return None
+
+    def _open_build(self, build_id: bytes, opened: int) -> OpenBuild | None:
+        build = self._builds.get(build_id)
+        return build if build is not None and build.opened == opened else None
+
+    def _decide(self, build: OpenBuild) -> Applied:
+        verdict = decide(build.ballots.items(), len(build.reports), self._cluster.quorums)
+        return Applied("done", build.id) if verdict is None else self._settle(build, verdict)
+
+    def _settle(self, build: OpenBuild, verdict: Verdict) -> Applied:
+        """Write the verdict into the ledger, tell all askers, and begin the closing."""
+        index = self.ledger_index + 1
+        statement = statement_bytes(self._cluster, build, verdict, index, self.ledger_head)
+        entry = self._write(
+            VerdictEntry(
+                build=build.id.hex(),
+                opened=build.opened,
+                askers=tuple(
+                    RecordedAsker(asker.client, asker.timestamp, asker.request_digest.hex())
+                    for asker in build.askers
+                ),
+                ballots=tuple(recorded_ballot(*cast) for cast in build.ballots.items()),
+                deadline_reports=build.reports,
+                statement=msgspec.Raw(statement),
+            )
+        )
+        decided = build.with_verdict(verdict, index, statement)
+        self._builds[build.id] = decided
+        self._close_finished(decided)
+        self._close_oldest()
+        announcements = tuple(_announcement(asker, build.id, statement) for asker in build.askers)
+        return Applied("done", build.id, entries=(entry,), announcements=announcements)
+
+    def _close_finished(self, build: OpenBuild) -> None:
+        """Close a decided build from which nothing more is to be waited for."""
+        assert build.verdict is not None
+        quorums = self._cluster.quorums
+        if (
+            build.verdict.outcome is Outcome.CANCELLED
+            or len(build.ballots) == quorums.replicas
+            or len(build.reports) >= quorums.strong
+        ):
+            self._close(build)
+
+    def _close_oldest(self) -> None:
+        """Keep the closing builds to their number: the one decided first goes first."""
+        closing = [build for build in self._builds.values() if build.is_decided]
+        closing.sort(key=lambda build: build.verdict_index)
+        for build in closing[: -self._limits.closing_builds_max]:
+            self._close(build)
+
+    def _close(self, build: OpenBuild) -> None:
+        del self._builds[build.id]
+        self._closed[build.id] = None
+        if len(self._closed) > CLOSED_BUILDS_MAX:
+            del self._closed[next(iter(self._closed))]
+
+    def _write(self, entry: AnyEntry) -> Entry:
+        body = encode_entry(entry)
+        self.ledger_index += 1
+        self.ledger_head = next_head(self.ledger_head, self.ledger_index, body)
+        return Entry(self.ledger_index, body, self.ledger_head)
+
+
+def _refused(reason: str) -> Applied:
+    return Applied("refused", b"", reason.encode())
+
+
+def _announcement(asker: Asker, build_id: bytes, statement: bytes) -> Announcement:
+    return Announcement(
+        asker.client,
+        asker.timestamp,
+        asker.request_digest,
+        "decided",
+        build_id,
+        statement,
+        pae(statement),
+    )
+
+
+def _agrees(ballot: Ballot, verdict: Verdict) -> bool | None:
+    """Does a late ballot agree? None where it neither agrees nor dissents."""
+    if verdict.compared is None or not isinstance(ballot, Finding):
+        return None
+    return ballot.compared == verdict.compared
+
+
+def _decode_part(parts: Mapping[str, bytes], name: str, kind: type[_Part]) -> _Part:
+    data = parts.get(name)
+    if data is None:
+        raise CorruptState(f"{name}: missing")
+    try:
+        part = msgspec.msgpack.decode(data, type=kind)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise CorruptState(f"{name}: {error}") from error
+    if msgspec.msgpack.encode(part) != data:
+        raise CorruptState(f"{name}: not its one encoding")
+    return part
+
+
+def _decode_build_part(name: str, data: bytes) -> tuple[bytes, OpenBuild]:
+    try:
+        build = decode_build(data)
+    except MalformedBuild as error:
+        raise CorruptState(f"{name}: {error}") from error
+    if name != BUILD_PART_PREFIX + build.id.hex():
+        raise CorruptState(f"{name}: not the name of this part")
+    return build.id, build

@@ -1,0 +1,141 @@
+"""One build that is undecided, or decided and still taking late ballots: its replicated state.
+
+A build is (id, opening sequence): an id that was forgotten may open again, under another
+sequence number. An OpenBuild is never changed, only replaced.
+"""
+
+import re
+from collections.abc import Mapping
+
+import msgspec
+
+from ci.operations import (
+    CHECKOUT_FAILED_EXIT_CODE,
+    FINDING_OUTCOMES,
+    Abstain,
+    Ballot,
+    BuildId,
+    CommitHex,
+    Compared,
+    Outcome,
+)
+from ci.verdict import Verdict
+from pbft.messages import Digest
+
+# A registry digest may carry the image's name (at most 255 characters) before its "@sha256:...";
+# visible ASCII keeps the statement, which repeats it, small and plain.
+_IMAGE_DIGEST = re.compile(r"[!-~]{1,512}")
+
+
+class MalformedBuild(ValueError):
+    """Bytes that are not the one encoding of an OpenBuild."""
+
+
+class Asker(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """Who waits for the verdict: the request that is answered with it."""
+
+    client: str
+    timestamp: int
+    request_digest: Digest
+
+
+class OpenBuild(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """The state of one build between its opening and its closing.
+
+    opened: the sequence number of the request that opened it; request_digest: that request's.
+    askers: who is told the verdict, in the order of asking.
+    ballots: by replica, in their order; one voice is one vote by construction.
+    reports: the replicas that said that the deadline passed: before the verdict, that it is
+        overdue; after it (they start anew), that no late ballot need be waited for.
+    verdict, verdict_index, statement: None, 0 and empty while undecided; then the verdict, the
+        index of its ledger entry and the statement's bytes.
+    """
+
+    id: BuildId
+    opened: int
+    request_digest: Digest
+    repository: str
+    branch: str
+    commit: CommitHex | None
+    askers: tuple[Asker, ...]
+    ballots: Mapping[str, Ballot] = {}
+    reports: tuple[str, ...] = ()
+    verdict: Verdict | None = None
+    verdict_index: int = 0
+    statement: bytes = b""
+
+    @property
+    def is_decided(self) -> bool:
+        """Is there a verdict, so that further ballots change nothing?"""
+        return self.verdict is not None
+
+    def with_asker(self, asker: Asker) -> "OpenBuild":
+        """This build with one more asker."""
+        return msgspec.structs.replace(self, askers=(*self.askers, asker))
+
+    def without_asker(self, client: str) -> "OpenBuild":
+        """This build without the askings of that client."""
+        askers = tuple(asker for asker in self.askers if asker.client != client)
+        return msgspec.structs.replace(self, askers=askers)
+
+    def with_ballot(self, replica: str, ballot: Ballot) -> "OpenBuild":
+        """This build with the first ballot of that replica."""
+        assert replica not in self.ballots
+        return msgspec.structs.replace(self, ballots={**self.ballots, replica: ballot})
+
+    def with_report(self, replica: str) -> "OpenBuild":
+        """This build with the first deadline report of that replica."""
+        assert replica not in self.reports
+        return msgspec.structs.replace(self, reports=(*self.reports, replica))
+
+    def with_verdict(self, verdict: Verdict, verdict_index: int, statement: bytes) -> "OpenBuild":
+        """This build, decided."""
+        assert self.verdict is None
+        return msgspec.structs.replace(
+            self, verdict=verdict, verdict_index=verdict_index, statement=statement, reports=()
+        )
+
+    def ballot_refusal(self, ballot: Ballot) -> str | None:
+        """Why this ballot cannot count for this build; None: it can."""
+        if isinstance(ballot, Abstain):
+            return None
+        compared = ballot.compared
+        if compared.outcome not in FINDING_OUTCOMES:
+            return f"{compared.outcome} is no finding of a replica"
+        if not _has_fitting_exit_code(compared):
+            return f"exit code {compared.exit_code} does not go with {compared.outcome}"
+        if self.commit is not None and compared.commit != self.commit:
+            return "the finding is about another commit than the request"
+        if compared.commit is None and compared.outcome is not Outcome.CHECKOUT_FAILED:
+            return f"{compared.outcome} without a commit"
+        if compared.image_digest is not None and not _IMAGE_DIGEST.fullmatch(compared.image_digest):
+            return "the image digest is not 1 to 512 visible ASCII characters"
+        return None
+
+
+def encode_build(build: OpenBuild) -> bytes:
+    """The bytes of a build in the replicated state; equal builds have equal bytes."""
+    return msgspec.msgpack.encode(build)
+
+
+def decode_build(data: bytes) -> OpenBuild:
+    """The inverse of encode_build. Raises MalformedBuild."""
+    try:
+        build = msgspec.msgpack.decode(data, type=OpenBuild)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise MalformedBuild(str(error)) from error
+    if encode_build(build) != data:
+        raise MalformedBuild("not the one encoding of this build")
+    return build
+
+
+def _has_fitting_exit_code(compared: Compared) -> bool:
+    match compared.outcome:
+        case Outcome.PASSED:
+            return compared.exit_code == 0
+        case Outcome.FAILED:
+            return compared.exit_code is not None and compared.exit_code != 0
+        case Outcome.CHECKOUT_FAILED:
+            return compared.exit_code == CHECKOUT_FAILED_EXIT_CODE
+        case _:
+            return compared.exit_code is None

@@ -1,0 +1,149 @@
+"""The hash-chained ledger: its entries as JSON that people can read, and the chain's check.
+
+An entry's body is the JSON of one of the structs below, in their order of fields: one encoding.
+The head after an entry is a SHA-256 over the head before it, its index and its body, so a head
+stands for everything up to it. Entries are numbered 1, 2, 3 ...; index 0 is the empty ledger.
+"""
+
+import hashlib
+from collections.abc import Iterable, Mapping
+
+import msgspec
+
+from ci.operations import Ballot, Finding
+from pbft.ports import Entry
+
+ABSTAINED = "abstained"
+
+
+class MalformedEntry(ValueError):
+    """Bytes that are not the body of a ledger entry; the text says what was wrong."""
+
+
+class RecordedAsker(msgspec.Struct, frozen=True):
+    """Who asked for a build: the request's client, number and SHA-256 (hex)."""
+
+    client: str
+    timestamp: int
+    request_sha256: str
+
+
+class RecordedBallot(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A ballot: fields of Compared and Evidence, or outcome `abstained` and the reason."""
+
+    replica: str
+    outcome: str
+    exit_code: int | None = None
+    commit: str | None = None
+    pipeline_sha256: str | None = None
+    image_digest: str | None = None
+    log_sha256: str | None = None
+    log_bytes: int | None = None
+    image_id: str | None = None
+    checkout_milliseconds: int | None = None
+    build_milliseconds: int | None = None
+    version: str | None = None
+    reason: str | None = None
+
+
+class VerdictEntry(msgspec.Struct, frozen=True, tag_field="type", tag="verdict"):
+    """A build was decided. `statement` is the statement itself, its bytes unchanged."""
+
+    build: str
+    opened: int
+    askers: tuple[RecordedAsker, ...]
+    ballots: tuple[RecordedBallot, ...]
+    deadline_reports: tuple[str, ...]
+    statement: msgspec.Raw
+
+
+class LateBallotEntry(msgspec.Struct, frozen=True, tag_field="type", tag="late_ballot"):
+    """A ballot came after the verdict: recorded as agreement or dissent, it changes nothing.
+
+    `agrees` is None where it can be neither: an abstention, or a disputed build.
+    """
+
+    build: str
+    opened: int
+    ballot: RecordedBallot
+    agrees: bool | None
+
+
+class CancelEntry(msgspec.Struct, frozen=True, tag_field="type", tag="cancel"):
+    """A gateway withdrew its asking, or an operator ended the build; a verdict may follow."""
+
+    build: str
+    opened: int
+    client: str
+
+
+class AppendEntry(msgspec.Struct, frozen=True, tag_field="type", tag="append"):
+    """A string was appended to the journal: its `length` in strings and `digest` after that."""
+
+    client: str
+    text: str
+    length: int
+    digest: str
+
+
+AnyEntry = VerdictEntry | LateBallotEntry | CancelEntry | AppendEntry
+
+
+class ChainBreak(msgspec.Struct, frozen=True):
+    """The first entry at which a chain does not hold, and why."""
+
+    index: int
+    reason: str
+
+
+_decoder: msgspec.json.Decoder[AnyEntry] = msgspec.json.Decoder(AnyEntry)
+
+
+def genesis_head(cluster_id: bytes) -> bytes:
+    """The head of the empty ledger of that cluster: chains of two clusters share no head."""
+    return hashlib.sha256(b"pbft-ci ledger genesis\0" + cluster_id).digest()
+
+
+def next_head(head: bytes, index: int, body: bytes) -> bytes:
+    """The head after the entry `index` with this body, where `head` (32 bytes) was before it."""
+    return hashlib.sha256(b"pbft-ci ledger\0" + head + index.to_bytes(8, "big") + body).digest()
+
+
+def verify_chain(entries: Iterable[Entry], head: bytes, index: int = 0) -> ChainBreak | None:
+    """Where the chain of these entries breaks first; None: it holds.
+
+    head, index: where the chain stands before the first of them (`genesis_head` and 0 for a
+    whole ledger).
+    """
+    for entry in entries:
+        index += 1
+        if entry.index != index:
+            return ChainBreak(index, f"entry {entry.index} stands where {index} should")
+        head = next_head(head, index, entry.body)
+        if entry.head != head:
+            return ChainBreak(index, "the head does not follow from this entry and those before")
+    return None
+
+
+def encode_entry(entry: AnyEntry) -> bytes:
+    """The body of an entry, in JSON."""
+    return msgspec.json.encode(entry)
+
+
+def decode_entry(body: bytes) -> AnyEntry:
+    """The inverse of encode_entry. Raises MalformedEntry."""
+    try:
+        return _decoder.decode(body)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise MalformedEntry(str(error)) from error
+
+
+def recorded_ballot(replica: str, ballot: Ballot) -> RecordedBallot:
+    """A ballot as it stands in the ledger."""
+    if isinstance(ballot, Finding):
+        found: Mapping[str, object] = {
+            **msgspec.structs.asdict(ballot.compared),
+            **msgspec.structs.asdict(ballot.evidence),
+        }
+        return msgspec.convert({"replica": replica, **found}, RecordedBallot)
+    return RecordedBallot(replica=replica, outcome=ABSTAINED, reason=ballot.reason)

@@ -1,0 +1,339 @@
+"""What is proved about a build: the in-toto statement and the DSSE envelope that carries it.
+
+The statement is frozen at the verdict and equal on all replicas: no view, no local time, no
+later ballot. Its bytes are JSON in the order of the structs below: one encoding. Each replica
+signs them (as DSSE prescribes: PAE), so the f+1 replies that a client accepts make an envelope
+that anybody with the replicas' public keys can verify offline.
+in-toto Statement v1, predicate test-result v0.1, DSSE v1.0.2.
+"""
+
+import base64
+import binascii
+import hashlib
+from collections.abc import Iterable, Mapping
+from typing import Literal
+
+import msgspec
+
+from ci.builds import OpenBuild
+from ci.operations import Abstain, Compared, Outcome
+from ci.verdict import Verdict
+from pbft.genesis import Cluster
+from pbft.messages import REQUEST_BYTES_MAX
+from pbft.ports import Verify
+
+PAYLOAD_TYPE = "application/vnd.in-toto+json"
+STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
+PREDICATE_TYPE = "https://in-toto.io/attestation/test-result/v0.1"
+
+# A statement travels as the result of a reply; its base64 takes a third more, a signature 200.
+ENVELOPE_BYTES_MAX = 1024 * 1024
+# Each costs at most one check per replica; one with the right keyid costs one.
+SIGNATURES_MAX = 256
+
+
+class InvalidStatement(ValueError):
+    """Bytes that are not a statement of ours; the text says what was wrong."""
+
+
+class InvalidEnvelope(ValueError):
+    """An envelope that proves nothing; the text says why."""
+
+
+class Subject(msgspec.Struct, frozen=True):
+    """What a statement is about. `digest`: algorithm -> hex."""
+
+    name: str
+    digest: dict[str, str]
+
+
+class FoundValue(msgspec.Struct, frozen=True, rename="camel"):
+    """One compared value, and the replicas that found it before the verdict."""
+
+    outcome: Outcome
+    exit_code: int | None
+    commit: str | None
+    pipeline_sha256: str | None
+    image_digest: str | None
+    replicas: tuple[str, ...]
+
+
+class VerdictFields(msgspec.Struct, frozen=True, rename="camel"):
+    """Our extension of the predicate.
+
+    repository, branch, commit: as requested; the commit is None where the branch had none.
+    agreement: the rule by which equal ballots count; threshold: how many of the `replicas` this
+        outcome took, None for disputed and cancelled.
+    agreeing: the replicas whose equal ballots decided; found, abstained: all ballots before it.
+    ledger_index, previous_head: the verdict's entry in the ledger, and the head before it (hex).
+    """
+
+    cluster_id: str
+    epoch: int
+    build: str
+    opened: int
+    repository: str
+    branch: str
+    commit: str | None
+    outcome: Outcome
+    exit_code: int | None
+    agreement: str
+    threshold: int | None
+    replicas: int
+    agreeing: tuple[str, ...]
+    found: tuple[FoundValue, ...]
+    abstained: tuple[str, ...]
+    ledger_index: int
+    previous_head: str
+
+
+class Predicate(msgspec.Struct, frozen=True):
+    """test-result v0.1; the configuration is the pipeline file, where the replicas agreed on it."""
+
+    result: Literal["PASSED", "FAILED"]
+    configuration: tuple[Subject, ...]
+    verdict: VerdictFields = msgspec.field(name="pbftci_verdict")
+
+
+class StatementView(msgspec.Struct, frozen=True):
+    """A statement, for reading. Fields it does not know are skipped, as in-toto asks."""
+
+    type: str = msgspec.field(name="_type")
+    subject: tuple[Subject, ...]
+    predicate_type: str = msgspec.field(name="predicateType")
+    predicate: Predicate
+
+    @property
+    def verdict(self) -> VerdictFields:
+        """Our part of the statement."""
+        return self.predicate.verdict
+
+
+class EnvelopeSignature(msgspec.Struct, frozen=True):
+    """One signature (base64). `keyid` is an unauthenticated hint."""
+
+    keyid: str = ""
+    sig: str = ""
+
+
+class Envelope(msgspec.Struct, frozen=True, rename="camel"):
+    """A DSSE envelope as it is read; nothing in it is verified."""
+
+    payload: str
+    payload_type: str
+    signatures: tuple[EnvelopeSignature, ...]
+
+
+class VerifiedEnvelope(msgspec.Struct, frozen=True):
+    """A statement, its exact bytes, and the replicas (genesis order) that really signed it."""
+
+    statement: StatementView
+    payload: bytes
+    replicas: tuple[str, ...]
+
+
+_statement_decoder = msgspec.json.Decoder(StatementView)
+_envelope_decoder = msgspec.json.Decoder(Envelope)
+
+
+def build_id_for(cluster_id: bytes, client: str, identity: bytes) -> bytes:
+    """The id (32 bytes) of the build that `client` asks for under this identity (32 bytes)."""
+    assert len(cluster_id) == len(identity) == 32
+    return hashlib.sha256(b"pbft-ci build\0" + cluster_id + identity + client.encode()).digest()
+
+
+def statement_bytes(
+    cluster: Cluster,
+    build: OpenBuild,
+    verdict: Verdict,
+    ledger_index: int,
+    previous_head: bytes,
+) -> bytes:
+    """The statement about this build, decided now, whose entry in the ledger has that index."""
+    compared = verdict.compared
+    statement = StatementView(
+        type=STATEMENT_TYPE,
+        subject=_subjects(build, compared),
+        predicate_type=PREDICATE_TYPE,
+        predicate=Predicate(
+            result="PASSED" if verdict.outcome is Outcome.PASSED else "FAILED",
+            configuration=_configuration(compared),
+            verdict=VerdictFields(
+                cluster_id=cluster.id.hex(),
+                epoch=cluster.epoch,
+                build=build.id.hex(),
+                opened=build.opened,
+                repository=build.repository,
+                branch=build.branch,
+                commit=build.commit,
+                outcome=verdict.outcome,
+                exit_code=compared.exit_code if compared else None,
+                agreement="default",
+                threshold=verdict.threshold,
+                replicas=cluster.quorums.replicas,
+                agreeing=verdict.agreeing,
+                found=_found_values(build),
+                abstained=tuple(
+                    replica
+                    for replica, ballot in build.ballots.items()
+                    if isinstance(ballot, Abstain)
+                ),
+                ledger_index=ledger_index,
+                previous_head=previous_head.hex(),
+            ),
+        ),
+    )
+    return msgspec.json.encode(statement)
+
+
+def parse_statement(data: bytes) -> StatementView:
+    """The statement in these bytes. Raises InvalidStatement.
+
+    Parse only bytes whose signatures are verified, or that f+1 replicas agree on.
+    """
+    if len(data) > REQUEST_BYTES_MAX:
+        raise InvalidStatement(f"{len(data)} bytes; at most {REQUEST_BYTES_MAX}")
+    try:
+        statement = _statement_decoder.decode(data)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise InvalidStatement(str(error)) from error
+    if statement.type != STATEMENT_TYPE or statement.predicate_type != PREDICATE_TYPE:
+        raise InvalidStatement("not an in-toto v1 statement with a test result")
+    is_passed = statement.verdict.outcome is Outcome.PASSED
+    if (statement.predicate.result == "PASSED") != is_passed:
+        raise InvalidStatement("result and outcome contradict each other")
+    return statement
+
+
+def pae(payload: bytes) -> bytes:
+    """What is signed for a statement: DSSE's pre-authentication encoding."""
+    kind = PAYLOAD_TYPE.encode()
+    return b"DSSEv1 %d %b %d %b" % (len(kind), kind, len(payload), payload)
+
+
+def keyid_for(public_key: bytes) -> str:
+    """The keyid of an Ed25519 public key (32 bytes), as securesystemslib computes it."""
+    described = {
+        "keytype": "ed25519",
+        "keyval": {"public": public_key.hex()},
+        "scheme": "ed25519",
+    }
+    return hashlib.sha256(msgspec.json.encode(described)).hexdigest()
+
+
+def envelope(
+    statement: bytes, signatures: Iterable[tuple[str, bytes]]
+) -> dict[str, str | list[dict[str, str]]]:
+    """The DSSE envelope of a statement with (keyid, signature) pairs, ready to be made JSON."""
+    return {
+        "payload": base64.standard_b64encode(statement).decode(),
+        "payloadType": PAYLOAD_TYPE,
+        "signatures": [
+            {"keyid": keyid, "sig": base64.standard_b64encode(signature).decode()}
+            for keyid, signature in signatures
+        ],
+    }
+
+
+def verify_envelope(
+    data: bytes, cluster: Cluster, verify: Verify, threshold: int | None = None
+) -> VerifiedEnvelope:
+    """What this envelope (JSON) proves to somebody who trusts this genesis.
+
+    Accepted are an in-toto payload signed with the keys of at least `threshold` different
+    replicas, f+1 where it is None, whose statement names this cluster. Nothing of the payload is
+    parsed before. Raises InvalidEnvelope; ValueError for a threshold of f or less, since f
+    signatures prove nothing.
+    """
+    if threshold is None:
+        threshold = cluster.quorums.weak
+    if threshold < cluster.quorums.weak:
+        raise ValueError(f"a threshold of {threshold}: at least {cluster.quorums.weak}")
+    read = _read_envelope(data)
+    payload = _decode_base64(read.payload)
+    signed_by = _signers(read.signatures, pae(payload), _replica_keys(cluster), verify)
+    if len(signed_by) < threshold:
+        raise InvalidEnvelope(f"signed by {len(signed_by)} replicas; {threshold} are needed")
+    try:
+        statement = parse_statement(payload)
+    except InvalidStatement as error:
+        raise InvalidEnvelope(f"the statement: {error}") from error
+    if statement.verdict.cluster_id != cluster.id.hex():
+        raise InvalidEnvelope("the statement is of another cluster")
+    replicas = tuple(name for name in cluster.replica_names if name in signed_by)
+    return VerifiedEnvelope(statement, payload, replicas)
+
+
+def _subjects(build: OpenBuild, compared: Compared | None) -> tuple[Subject, ...]:
+    request = Subject("request", {"sha256": build.request_digest.hex()})
+    if compared is None or compared.commit is None:
+        return (request,)
+    return (request, Subject("commit", {"gitCommit": compared.commit}))
+
+
+def _configuration(compared: Compared | None) -> tuple[Subject, ...]:
+    if compared is None or compared.pipeline_sha256 is None:
+        return ()
+    return (Subject("pipeline", {"sha256": compared.pipeline_sha256}),)
+
+
+def _found_values(build: OpenBuild) -> tuple[FoundValue, ...]:
+    found: dict[Compared, list[str]] = {}
+    for replica, ballot in build.ballots.items():
+        if not isinstance(ballot, Abstain):
+            found.setdefault(ballot.compared, []).append(replica)
+    return tuple(
+        FoundValue(**msgspec.structs.asdict(compared), replicas=tuple(replicas))
+        for compared, replicas in found.items()
+    )
+
+
+def _read_envelope(data: bytes) -> Envelope:
+    if len(data) > ENVELOPE_BYTES_MAX:
+        raise InvalidEnvelope(f"{len(data)} bytes; at most {ENVELOPE_BYTES_MAX}")
+    try:
+        read = _envelope_decoder.decode(data)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise InvalidEnvelope(f"not a DSSE envelope: {error}") from error
+    if read.payload_type != PAYLOAD_TYPE:
+        raise InvalidEnvelope(f"the payload type is not {PAYLOAD_TYPE}")
+    if len(read.signatures) > SIGNATURES_MAX:
+        raise InvalidEnvelope(f"{len(read.signatures)} signatures; at most {SIGNATURES_MAX}")
+    return read
+
+
+def _replica_keys(cluster: Cluster) -> dict[str, bytes]:
+    return {
+        member.name: member.public_key
+        for member in cluster.genesis.replicas  # clients' keys sign no statements
+    }
+
+
+def _signers(
+    signatures: Iterable[EnvelopeSignature],
+    message: bytes,
+    keys: Mapping[str, bytes],
+    verify: Verify,
+) -> set[str]:
+    """The replicas that signed, each once; the keyid only says whose key to try first."""
+    keyids = {name: keyid_for(key) for name, key in keys.items()}
+    signed_by: set[str] = set()
+    for signature in signatures:
+        try:
+            signature_bytes = _decode_base64(signature.sig)
+        except InvalidEnvelope:
+            continue  # one spoilt signature must not spoil the others
+        for name in sorted(keys, key=lambda name: keyids[name] != signature.keyid):
+            if verify(keys[name], message, signature_bytes):
+                signed_by.add(name)
+                break
+    return signed_by
+
+
+def _decode_base64(text: str) -> bytes:
+    """Base64, standard or URL-safe, as DSSE asks. Raises InvalidEnvelope."""
+    try:
+        standard = text.encode("ascii").translate(bytes.maketrans(b"-_", b"+/"))
+        return base64.b64decode(standard, validate=True)
+    except (UnicodeEncodeError, binascii.Error) as error:
+        raise InvalidEnvelope(f"not base64: {error}") from error

@@ -1,0 +1,212 @@
+"""Clusters with real keys, ballots and a driver of the application, for the tests of ci."""
+
+import hashlib
+from collections.abc import Mapping
+
+import msgspec
+from nacl.exceptions import BadSignatureError, CryptoError
+from nacl.signing import SigningKey, VerifyKey
+
+from ci.application import BuildApplication
+from ci.ledger import LateBallotEntry, VerdictEntry, decode_entry
+from ci.limits import Limits, encode_limits
+from ci.operations import (
+    Abstain,
+    Ballot,
+    CancelBuild,
+    CastBallot,
+    Compared,
+    Evidence,
+    Finding,
+    Operation,
+    Outcome,
+    ReportDeadline,
+    SubmitBuild,
+    encode_operation,
+)
+from pbft.genesis import Cluster, Genesis, Member
+from pbft.messages import Request
+from pbft.ports import Applied, Entry
+
+COMMIT = "c" * 40
+GATEWAY = "gateway"
+OTHER_GATEWAY = "gateway-2"
+OPERATOR = "operator"
+PIPELINE_SHA256 = "ab" * 32
+
+
+def signing_key(name: str) -> SigningKey:
+    """The private key of a member: made from its name."""
+    return SigningKey(hashlib.sha256(name.encode()).digest())
+
+
+def verify(public_key: bytes, message: bytes, signature: bytes) -> bool:
+    """pbft.ports.Verify."""
+    try:
+        VerifyKey(public_key).verify(message, signature)
+    except (BadSignatureError, CryptoError, ValueError, TypeError):
+        return False
+    return True
+
+
+def member(name: str, *roles: str) -> Member:
+    """A member with its real public key."""
+    return Member(name, bytes(signing_key(name).verify_key), roles)
+
+
+def cluster_of(replicas: int = 4, limits: Limits | None = None, prefix: str = "replica") -> Cluster:
+    """A cluster of that many replicas, two gateways and an operator."""
+    return Cluster(
+        Genesis(
+            format_version=1,
+            replicas=tuple(member(f"{prefix}-{index}", "replica") for index in range(replicas)),
+            clients=(
+                member(GATEWAY, "gateway"),
+                member(OTHER_GATEWAY, "gateway"),
+                member(OPERATOR, "operator"),
+            ),
+            checkpoint_interval=128,
+            window=256,
+            client_window=256,
+            application=encode_limits(limits or Limits()),
+        )
+    )
+
+
+def finding(
+    outcome: Outcome = Outcome.PASSED,
+    exit_code: int | None = 0,
+    *,
+    commit: str | None = COMMIT,
+    pipeline_sha256: str | None = PIPELINE_SHA256,
+    image_digest: str | None = None,
+    log: str = "log",
+) -> Finding:
+    """A finding; passed unless told otherwise."""
+    return Finding(
+        Compared(outcome, exit_code, commit, pipeline_sha256, image_digest),
+        Evidence(hashlib.sha256(log.encode()).hexdigest(), len(log), None, 12, 345, "test"),
+    )
+
+
+PASSED = finding()
+FAILED = finding(Outcome.FAILED, 1)
+FAILED_2 = finding(Outcome.FAILED, 2)
+TIMED_OUT = finding(Outcome.TIMED_OUT, None)
+ABSTAIN = Abstain("no engine")
+
+
+class World:
+    """One application and what its shell would do: numbers, the ledger, looking statements up."""
+
+    def __init__(self, cluster: Cluster | None = None, limits: Limits | None = None) -> None:
+        self.limits = limits or Limits()
+        self.cluster = cluster or cluster_of(4, self.limits)
+        self.ledger: list[Entry] = []
+        self.sequence = 0
+        self.timestamps: dict[str, int] = {}
+        self.application = self.new_application()
+
+    def new_application(self) -> BuildApplication:
+        """An application in its first state that reads this world's ledger."""
+        return BuildApplication(self.cluster, self.limits, self.find_statement)
+
+    def restart(self) -> None:
+        """Go on with another application, restored from this one's parts."""
+        parts = self.application.parts()
+        self.application = self.new_application()
+        self.application.restore(parts)
+        assert self.application.parts() == parts
+
+    def find_statement(self, build_id: bytes) -> bytes | None:
+        """The newest verdict statement of that build, as the shell finds it."""
+        for entry in reversed(self.verdict_entries()):
+            if entry.build == build_id.hex():
+                return bytes(entry.statement)
+        return None
+
+    def verdict_entries(self) -> list[VerdictEntry]:
+        """All verdicts in the ledger."""
+        entries = [decode_entry(entry.body) for entry in self.ledger]
+        return [entry for entry in entries if isinstance(entry, VerdictEntry)]
+
+    def late_ballots(self) -> list[LateBallotEntry]:
+        """All late ballots in the ledger."""
+        entries = [decode_entry(entry.body) for entry in self.ledger]
+        return [entry for entry in entries if isinstance(entry, LateBallotEntry)]
+
+    def request(self, client: str, operation: bytes) -> tuple[Request, bytes]:
+        """The client's next request and its digest."""
+        self.timestamps[client] = self.timestamps.get(client, 0) + 1
+        request = Request(client, self.timestamps[client], operation)
+        return request, hashlib.sha256(msgspec.msgpack.encode(request)).digest()
+
+    def apply_bytes(self, client: str, operation: bytes) -> Applied:
+        """Order and apply these bytes as the client's next operation."""
+        request, digest = self.request(client, operation)
+        self.sequence += 1
+        applied = self.application.apply(request, digest, self.sequence)
+        self.ledger.extend(applied.entries)
+        assert self.application.ledger_index == len(self.ledger)
+        return applied
+
+    def apply(self, client: str, operation: Operation) -> Applied:
+        """Order and apply one operation."""
+        return self.apply_bytes(client, encode_operation(operation))
+
+    def replica(self, index: int) -> str:
+        """The name of a replica."""
+        return self.cluster.replica_names[index]
+
+    def submit(self, identity: int = 0, *, client: str = GATEWAY, **changed: str | None) -> Applied:
+        """Ask for a build; `identity` stands for the row's random identity."""
+        asked: Mapping[str, str | None] = {
+            "repository": "https://example.org/r.git",
+            "branch": "master",
+            "commit": COMMIT,
+            **changed,
+        }
+        operation = msgspec.convert(
+            ["submit_build", hashlib.sha256(b"%d" % identity).digest(), *asked.values()],
+            SubmitBuild,
+        )
+        return self.apply(client, operation)
+
+    def open(self, identity: int = 0, *, client: str = GATEWAY, **changed: str | None) -> bytes:
+        """Ask for a build that is accepted; its id."""
+        applied = self.submit(identity, client=client, **changed)
+        assert applied.kind == "opened", applied.result
+        return applied.result
+
+    def cast(self, build: bytes, index: int, ballot: Ballot) -> Applied:
+        """A replica casts a ballot on the open build of that id."""
+        opened = self.opened(build)
+        return self.apply(self.replica(index), CastBallot(build, opened, ballot))
+
+    def report(self, build: bytes, index: int) -> Applied:
+        """A replica reports the deadline of the open build of that id."""
+        return self.apply(self.replica(index), ReportDeadline(build, self.opened(build)))
+
+    def cancel(self, build: bytes, client: str) -> Applied:
+        """A client cancels a build."""
+        return self.apply(client, CancelBuild(build))
+
+    def opened(self, build: bytes) -> int:
+        """The opening sequence of an open build; 0, which none has, for another."""
+        found = self.application.open_builds().get(build)
+        return found.opened if found else 0
+
+
+def reason_of(applied: Applied) -> str:
+    """The reason of a refusal, which must have had no effect."""
+    assert applied.kind == "refused"
+    assert (applied.entries, applied.announcements) == ((), ())
+    return applied.result.decode()
+
+
+def decided_build(world: World, identity: int = 0) -> bytes:
+    """A build that two of four found failed."""
+    build = world.open(identity)
+    world.cast(build, 0, FAILED)
+    world.cast(build, 1, FAILED)
+    return build

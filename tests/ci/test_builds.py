@@ -1,0 +1,123 @@
+"""The state of one build: which ballots can count, and its one encoding."""
+
+import msgspec
+import pytest
+
+from ci.builds import Asker, MalformedBuild, OpenBuild, decode_build, encode_build
+from ci.operations import Finding, Outcome
+from ci.verdict import DISPUTED
+from tests.ci.builders import ABSTAIN, COMMIT, FAILED, PASSED, TIMED_OUT, finding
+
+OTHER_COMMIT = "d" * 40
+
+
+def build_of(commit: str | None = COMMIT) -> OpenBuild:
+    return OpenBuild(
+        id=b"b" * 32,
+        opened=7,
+        request_digest=b"r" * 32,
+        repository="https://example.org/r.git",
+        branch="master",
+        commit=commit,
+        askers=(Asker("gateway", 1, b"r" * 32),),
+    )
+
+
+@pytest.mark.parametrize(
+    "found",
+    [
+        PASSED,
+        FAILED,
+        finding(Outcome.FAILED, 255),
+        TIMED_OUT,
+        finding(Outcome.OUT_OF_MEMORY, None),
+        finding(Outcome.CHECKOUT_FAILED, 128),
+        finding(Outcome.PIPELINE_INVALID, None),
+        finding(Outcome.IMAGE_UNAVAILABLE, None, pipeline_sha256=None),
+        finding(image_digest="registry.example.org/image@sha256:" + "1" * 64),
+    ],
+)
+def test_findings_that_can_count(found: Finding) -> None:
+    assert build_of().ballot_refusal(found) is None
+
+
+def test_an_abstention_can_always_count() -> None:
+    assert build_of().ballot_refusal(ABSTAIN) is None
+
+
+@pytest.mark.parametrize(
+    ("found", "reason"),
+    [
+        (finding(Outcome.PASSED, 1), "exit code 1 does not go with passed"),
+        (finding(Outcome.PASSED, None), "exit code None does not go with passed"),
+        (finding(Outcome.FAILED, 0), "exit code 0 does not go with failed"),
+        (finding(Outcome.FAILED, None), "exit code None does not go with failed"),
+        (finding(Outcome.TIMED_OUT, 137), "exit code 137 does not go with timed_out"),
+        (finding(Outcome.OUT_OF_MEMORY, 137), "exit code 137 does not go with out_of_memory"),
+        (finding(Outcome.CHECKOUT_FAILED, None), "exit code None does not go with"),
+        (finding(Outcome.CHECKOUT_FAILED, 1), "exit code 1 does not go with"),
+        (finding(Outcome.PIPELINE_INVALID, 1), "exit code 1 does not go with"),
+        (finding(Outcome.IMAGE_UNAVAILABLE, 1), "exit code 1 does not go with"),
+        (finding(Outcome.DISPUTED, None), "disputed is no finding"),
+        (finding(Outcome.CANCELLED, None), "cancelled is no finding"),
+        (finding(commit=OTHER_COMMIT), "another commit"),
+        (finding(commit=None), "another commit"),
+        (finding(Outcome.CHECKOUT_FAILED, 128, commit=None), "another commit"),
+        (finding(image_digest=""), "image digest"),
+        (finding(image_digest="sha256:\n"), "image digest"),
+        (finding(image_digest="s" * 513), "image digest"),
+    ],
+)
+def test_findings_that_cannot_count(found: Finding, reason: str) -> None:
+    refusal = build_of().ballot_refusal(found)
+    assert refusal is not None
+    assert reason in refusal
+
+
+def test_without_a_commit_in_the_request_only_a_failed_checkout_may_have_none() -> None:
+    build = build_of(commit=None)
+    assert build.ballot_refusal(finding(Outcome.CHECKOUT_FAILED, 128, commit=None)) is None
+    assert build.ballot_refusal(PASSED) is None
+    assert build.ballot_refusal(finding(commit=None)) == "passed without a commit"
+
+
+def test_a_build_comes_back_with_its_ballots_in_order() -> None:
+    build = build_of().with_ballot("z", PASSED).with_ballot("a", ABSTAIN).with_report("a")
+    again = decode_build(encode_build(build))
+    assert again == build
+    assert list(again.ballots) == ["z", "a"]
+
+
+def test_ballots_in_another_order_are_another_state() -> None:
+    one = build_of().with_ballot("z", PASSED).with_ballot("a", ABSTAIN)
+    other = build_of().with_ballot("a", ABSTAIN).with_ballot("z", PASSED)
+    assert encode_build(one) != encode_build(other)
+
+
+def test_the_verdict_starts_the_reports_anew_and_changes_no_other_build() -> None:
+    build = build_of().with_report("a")
+    decided = build.with_verdict(DISPUTED, 3, b"{}")
+    assert (decided.is_decided, decided.reports, decided.verdict_index) == (True, (), 3)
+    assert (build.is_decided, build.reports) == (False, ("a",))
+    assert decode_build(encode_build(decided)) == decided
+
+
+def test_askers_come_and_go() -> None:
+    build = build_of().with_asker(Asker("other", 5, b"o" * 32))
+    assert [asker.client for asker in build.without_asker("gateway").askers] == ["other"]
+    assert build.without_asker("stranger") == build
+
+
+def test_strange_bytes_are_malformed() -> None:
+    data = encode_build(build_of())
+    for strange in (b"", data[:-1], data + b"\0", b"\x91" * 10_000):
+        with pytest.raises(MalformedBuild):
+            decode_build(strange)
+
+
+def test_a_second_encoding_is_malformed() -> None:
+    # the same fields, the opening in eight bytes instead of one
+    seven = msgspec.msgpack.encode(7)
+    data = encode_build(build_of()).replace(seven, b"\xcf" + (7).to_bytes(8, "big"), 1)
+    with pytest.raises(MalformedBuild, match="one encoding"):
+        decode_build(data)

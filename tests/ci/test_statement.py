@@ -1,0 +1,387 @@
+"""Statements and envelopes: what stands in them, and who can verify them."""
+
+import base64
+import json
+from typing import Any
+
+import pytest
+from securesystemslib.dsse import Envelope as IndependentEnvelope
+from securesystemslib.exceptions import VerificationError
+from securesystemslib.signer import Key, SSlibKey  # type: ignore[attr-defined]
+from securesystemslib.signer._utils import compute_default_keyid
+
+from ci.operations import Ballot, Outcome
+from ci.statement import (
+    ENVELOPE_BYTES_MAX,
+    PAYLOAD_TYPE,
+    SIGNATURES_MAX,
+    InvalidEnvelope,
+    InvalidStatement,
+    build_id_for,
+    envelope,
+    keyid_for,
+    pae,
+    parse_statement,
+    verify_envelope,
+)
+from pbft.genesis import Cluster
+from tests.ci.builders import (
+    ABSTAIN,
+    COMMIT,
+    FAILED,
+    GATEWAY,
+    PASSED,
+    PIPELINE_SHA256,
+    TIMED_OUT,
+    World,
+    cluster_of,
+    finding,
+    signing_key,
+    verify,
+)
+
+
+def statement_after(
+    world: World, *ballots: Ballot, branch: str = "master", commit: str | None = COMMIT
+) -> bytes:
+    """The statement on a build with these ballots, of which the last must decide."""
+    build = world.open(branch=branch, commit=commit)
+    for index, ballot in enumerate(ballots):
+        assert not world.verdict_entries(), "decided before the last ballot"
+        world.cast(build, index, ballot)
+    return bytes(world.verdict_entries()[0].statement)
+
+
+def signed_by(cluster: Cluster, statement: bytes, names: list[str]) -> dict[str, Any]:
+    return dict(
+        envelope(
+            statement,
+            [
+                (
+                    keyid_for(cluster.public_key(name) or b""),
+                    signing_key(name).sign(pae(statement)).signature,
+                )
+                for name in names
+            ],
+        )
+    )
+
+
+def as_json(value: object) -> bytes:
+    return json.dumps(value).encode()
+
+
+@pytest.fixture(name="world")
+def fixture_world() -> World:
+    return World()
+
+
+@pytest.fixture(name="statement")
+def fixture_statement(world: World) -> bytes:
+    return statement_after(world, PASSED, PASSED, PASSED)
+
+
+def test_a_green_statement_says_all_of_it(world: World) -> None:
+    head = world.application.ledger_head
+    statement = json.loads(statement_after(world, PASSED, FAILED, PASSED, PASSED))
+    entry = world.verdict_entries()[0]
+    assert statement == {
+        "_type": "https://in-toto.io/Statement/v1",
+        "subject": [
+            {"name": "request", "digest": {"sha256": entry.askers[0].request_sha256}},
+            {"name": "commit", "digest": {"gitCommit": COMMIT}},
+        ],
+        "predicateType": "https://in-toto.io/attestation/test-result/v0.1",
+        "predicate": {
+            "result": "PASSED",
+            "configuration": [{"name": "pipeline", "digest": {"sha256": PIPELINE_SHA256}}],
+            "pbftci_verdict": {
+                "clusterId": world.cluster.id.hex(),
+                "epoch": 0,
+                "build": entry.build,
+                "opened": 1,
+                "repository": "https://example.org/r.git",
+                "branch": "master",
+                "commit": COMMIT,
+                "outcome": "passed",
+                "exitCode": 0,
+                "agreement": "default",
+                "threshold": 3,
+                "replicas": 4,
+                "agreeing": ["replica-0", "replica-2", "replica-3"],
+                "found": [
+                    {
+                        "outcome": "passed",
+                        "exitCode": 0,
+                        "commit": COMMIT,
+                        "pipelineSha256": PIPELINE_SHA256,
+                        "imageDigest": None,
+                        "replicas": ["replica-0", "replica-2", "replica-3"],
+                    },
+                    {
+                        "outcome": "failed",
+                        "exitCode": 1,
+                        "commit": COMMIT,
+                        "pipelineSha256": PIPELINE_SHA256,
+                        "imageDigest": None,
+                        "replicas": ["replica-1"],
+                    },
+                ],
+                "abstained": [],
+                "ledgerIndex": 1,
+                "previousHead": head.hex(),
+            },
+        },
+    }
+
+
+def test_all_but_passed_is_failed_and_a_dispute_says_who_found_what(world: World) -> None:
+    view = parse_statement(statement_after(world, PASSED, ABSTAIN, FAILED, TIMED_OUT))
+    assert view.predicate.result == "FAILED"
+    assert view.verdict.outcome is Outcome.DISPUTED
+    assert (view.verdict.exit_code, view.verdict.threshold) == (None, None)
+    assert view.verdict.agreeing == ()
+    assert [(value.outcome, value.replicas) for value in view.verdict.found] == [
+        (Outcome.PASSED, ("replica-0",)),
+        (Outcome.FAILED, ("replica-2",)),
+        (Outcome.TIMED_OUT, ("replica-3",)),
+    ]
+    assert view.verdict.abstained == ("replica-1",)
+    assert [subject.name for subject in view.subject] == ["request"]
+    assert view.predicate.configuration == ()
+
+
+def test_a_branch_that_does_not_exist_has_no_commit(world: World) -> None:
+    missing = finding(Outcome.CHECKOUT_FAILED, 128, commit=None, pipeline_sha256=None)
+    view = parse_statement(statement_after(world, missing, missing, branch="none", commit=None))
+    assert view.verdict.exit_code == 128
+    assert (view.verdict.branch, view.verdict.commit) == ("none", None)
+    assert [subject.name for subject in view.subject] == ["request"]
+
+
+def test_pae_of_the_specification() -> None:
+    assert pae(b"hello") == b"DSSEv1 28 application/vnd.in-toto+json 5 hello"
+
+
+def test_build_ids_differ_by_cluster_client_and_identity() -> None:
+    ids = {
+        build_id_for(cluster, client, identity)
+        for cluster in (b"1" * 32, b"2" * 32)
+        for client in ("a", "b")
+        for identity in (b"3" * 32, b"4" * 32)
+    }
+    assert len(ids) == 8
+    assert {len(build_id) for build_id in ids} == {32}
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"", b"{}", b"[" * 5000, b"\xff", b" " * 300_000],
+)
+def test_strange_bytes_are_no_statement(data: bytes) -> None:
+    with pytest.raises(InvalidStatement):
+        parse_statement(data)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (b"Statement/v1", b"Statement/v2"),
+        (b"test-result/v0.1", b"test-result/v0.2"),
+        (b'"result":"PASSED"', b'"result":"FAILED"'),
+        (b'"outcome":"passed","exitCode":0,"agree', b'"outcome":"failed","exitCode":0,"agree'),
+        (b'"result":"PASSED"', b'"result":"WARNED"'),
+    ],
+)
+def test_a_statement_that_contradicts_itself_is_none(
+    statement: bytes, old: bytes, new: bytes
+) -> None:
+    assert old in statement
+    with pytest.raises(InvalidStatement):
+        parse_statement(statement.replace(old, new))
+
+
+def test_unknown_fields_are_skipped(statement: bytes) -> None:
+    more = json.loads(statement)
+    more["predicate"]["other_vendor"] = {"a": 1}
+    assert parse_statement(as_json(more)) == parse_statement(statement)
+
+
+# --- securesystemslib, an independent verifier ----------------------------------------------------
+
+
+def independent_keys(cluster: Cluster) -> list[Key]:
+    keys: list[Key] = []
+    for member in cluster.genesis.replicas:
+        keyval = {"public": member.public_key.hex()}
+        keyid = compute_default_keyid("ed25519", "ed25519", keyval)
+        keys.append(SSlibKey(keyid, "ed25519", "ed25519", keyval))
+    return keys
+
+
+def test_securesystemslib_verifies_our_envelope(world: World, statement: bytes) -> None:
+    cluster = world.cluster
+    made = signed_by(cluster, statement, ["replica-1", "replica-3"])
+    independent = IndependentEnvelope.from_dict(json.loads(as_json(made)))
+    accepted = independent.verify(independent_keys(cluster), cluster.quorums.weak)
+    assert len(accepted) == cluster.quorums.weak
+    assert independent.payload == statement
+
+
+def test_securesystemslib_refuses_a_changed_byte(world: World, statement: bytes) -> None:
+    made = signed_by(world.cluster, statement, ["replica-1", "replica-3"])
+    changed = statement.replace(b'"exitCode":0', b'"exitCode":1', 1)
+    assert changed != statement
+    made["payload"] = base64.standard_b64encode(changed).decode()
+    with pytest.raises(VerificationError):
+        IndependentEnvelope.from_dict(made).verify(
+            independent_keys(world.cluster), world.cluster.quorums.weak
+        )
+
+
+def test_securesystemslib_refuses_one_signature_too_few(world: World, statement: bytes) -> None:
+    made = signed_by(world.cluster, statement, ["replica-1"])
+    with pytest.raises(VerificationError):
+        IndependentEnvelope.from_dict(made).verify(
+            independent_keys(world.cluster), world.cluster.quorums.weak
+        )
+
+
+# --- our own verifier -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("is_url_safe", [False, True])
+def test_an_envelope_of_f_plus_one_replicas_is_verified(
+    world: World, statement: bytes, is_url_safe: bool
+) -> None:
+    made = signed_by(world.cluster, statement, ["replica-3", "replica-1"])
+    if is_url_safe:
+        for signature in made["signatures"]:
+            signature["sig"] = signature["sig"].translate(str.maketrans("+/", "-_"))
+        assert any({"-", "_"} & set(signature["sig"]) for signature in made["signatures"])
+    verified = verify_envelope(as_json(made), world.cluster, verify)
+    assert verified.payload == statement
+    assert verified.replicas == ("replica-1", "replica-3")
+    assert verified.statement.verdict.outcome is Outcome.PASSED
+
+
+def test_the_keyid_is_only_a_hint(world: World, statement: bytes) -> None:
+    made = signed_by(world.cluster, statement, ["replica-0", "replica-1"])
+    one, two = made["signatures"]
+    one["keyid"], two["keyid"] = two["keyid"], one["keyid"]
+    swapped = verify_envelope(as_json(made), world.cluster, verify)
+    del one["keyid"]
+    two["keyid"] = "unknown"
+    assert verify_envelope(as_json(made), world.cluster, verify) == swapped
+    assert swapped.replicas == ("replica-0", "replica-1")
+
+
+def test_a_right_keyid_saves_trying_the_other_keys(world: World, statement: bytes) -> None:
+    names = ["replica-3", "replica-2"]
+    tried: list[bytes] = []
+
+    def counting_verify(public_key: bytes, message: bytes, signature: bytes) -> bool:
+        tried.append(public_key)
+        return verify(public_key, message, signature)
+
+    made = signed_by(world.cluster, statement, names)
+    verify_envelope(as_json(made), world.cluster, counting_verify)
+    assert tried == [world.cluster.public_key(name) for name in names]
+
+
+def test_one_replica_is_one_voice_however_often_it_signs(world: World, statement: bytes) -> None:
+    made = signed_by(world.cluster, statement, ["replica-0"])
+    (signature,) = made["signatures"]
+    keyid = keyid_for(world.cluster.public_key("replica-1") or b"")
+    made["signatures"] = [signature, signature, {**signature, "keyid": keyid}]
+    with pytest.raises(InvalidEnvelope, match="signed by 1 replicas; 2 are needed"):
+        verify_envelope(as_json(made), world.cluster, verify)
+
+
+def test_clients_and_strangers_sign_no_statement(world: World, statement: bytes) -> None:
+    made = signed_by(world.cluster, statement, ["replica-0", GATEWAY])
+    stranger = signing_key("stranger").sign(pae(statement)).signature
+    made["signatures"].append({"keyid": "", "sig": base64.b64encode(stranger).decode()})
+    with pytest.raises(InvalidEnvelope, match="signed by 1 replicas"):
+        verify_envelope(as_json(made), world.cluster, verify)
+
+
+def test_a_changed_byte_is_refused(world: World, statement: bytes) -> None:
+    made = signed_by(world.cluster, statement, ["replica-0", "replica-1"])
+    for position in range(0, len(statement), 97):
+        changed = bytearray(statement)
+        changed[position] ^= 1
+        made["payload"] = base64.b64encode(bytes(changed)).decode()
+        with pytest.raises(InvalidEnvelope, match="signed by 0 replicas"):
+            verify_envelope(as_json(made), world.cluster, verify)
+
+
+def test_one_spoilt_signature_does_not_spoil_the_others(world: World, statement: bytes) -> None:
+    made = signed_by(world.cluster, statement, ["replica-0", "replica-1"])
+    made["signatures"][:0] = [{"keyid": "", "sig": "not base64!"}, {"keyid": "", "sig": "AAAA"}]
+    assert verify_envelope(as_json(made), world.cluster, verify).payload == statement
+
+
+def test_a_higher_threshold_can_be_asked_for_and_a_lower_one_not(
+    world: World, statement: bytes
+) -> None:
+    made = as_json(signed_by(world.cluster, statement, ["replica-0", "replica-1", "replica-2"]))
+    assert verify_envelope(made, world.cluster, verify, threshold=3).payload == statement
+    with pytest.raises(InvalidEnvelope, match="4 are needed"):
+        verify_envelope(made, world.cluster, verify, threshold=4)
+    with pytest.raises(ValueError, match="at least 2"):
+        verify_envelope(made, world.cluster, verify, threshold=1)
+
+
+def test_a_statement_of_another_cluster_is_refused_even_if_our_replicas_signed_it(
+    world: World,
+) -> None:
+    other = World(cluster_of(4, prefix="other"))
+    statement = statement_after(other, PASSED, PASSED, PASSED)
+    made = signed_by(world.cluster, statement, ["replica-0", "replica-1"])
+    with pytest.raises(InvalidEnvelope, match="another cluster"):
+        verify_envelope(as_json(made), world.cluster, verify)
+
+
+def test_the_payload_is_parsed_only_when_verified(world: World) -> None:
+    unsigned = signed_by(world.cluster, b"not a statement", [])
+    with pytest.raises(InvalidEnvelope, match="signed by 0"):
+        verify_envelope(as_json(unsigned), world.cluster, verify)
+    signed = signed_by(world.cluster, b"not a statement", ["replica-0", "replica-1"])
+    with pytest.raises(InvalidEnvelope, match="the statement"):
+        verify_envelope(as_json(signed), world.cluster, verify)
+
+
+def test_envelopes_are_bounded(world: World, statement: bytes) -> None:
+    made = signed_by(world.cluster, statement, ["replica-0", "replica-1"])
+    padded = as_json({**made, "padding": "x" * ENVELOPE_BYTES_MAX})
+    with pytest.raises(InvalidEnvelope, match="at most"):
+        verify_envelope(padded, world.cluster, verify)
+    made["signatures"] += [{"keyid": "", "sig": ""}] * SIGNATURES_MAX
+    with pytest.raises(InvalidEnvelope, match="signatures; at most"):
+        verify_envelope(as_json(made), world.cluster, verify)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"payloadType": "text/plain"},
+        {"payload": "é"},
+        {"payload": "abc"},
+        {"payload": 7},
+        {"signatures": {}},
+    ],
+)
+def test_other_shapes_are_no_envelope(
+    world: World, statement: bytes, changed: dict[str, object]
+) -> None:
+    made = signed_by(world.cluster, statement, ["replica-0", "replica-1"])
+    assert made["payloadType"] == PAYLOAD_TYPE
+    with pytest.raises(InvalidEnvelope):
+        verify_envelope(as_json({**made, **changed}), world.cluster, verify)
+
+
+@pytest.mark.parametrize("data", [b"", b"[]", b"\xff\xfe", b"[" * 100_000])
+def test_strange_bytes_are_no_envelope(world: World, data: bytes) -> None:
+    with pytest.raises(InvalidEnvelope):
+        verify_envelope(data, world.cluster, verify)

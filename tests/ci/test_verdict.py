@@ -1,0 +1,192 @@
+"""The verdict rule: thresholds, order, disputes, and its invariants over random ballots."""
+
+import itertools
+from collections import Counter
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ci.operations import Ballot, Finding, Outcome
+from ci.verdict import DISPUTED, Verdict, decide, equal_ballots_needed
+from pbft.quorums import Quorums, quorums_for
+from tests.ci.builders import ABSTAIN, FAILED, FAILED_2, PASSED, TIMED_OUT, finding
+
+OTHER_PASSED = finding(image_digest="sha256:" + "1" * 64)
+BALLOTS: list[Ballot] = [PASSED, OTHER_PASSED, FAILED, FAILED_2, TIMED_OUT, ABSTAIN]
+SIZES = [1, 2, 3, 4, 7, 10]
+
+
+def ordered(*ballots: Ballot) -> list[tuple[str, Ballot]]:
+    return [(f"replica-{index}", ballot) for index, ballot in enumerate(ballots)]
+
+
+def outcome_of(ballots: list[tuple[str, Ballot]], replicas: int = 4) -> Outcome | None:
+    verdict = decide(ballots, 0, quorums_for(replicas))
+    return verdict.outcome if verdict else None
+
+
+@pytest.mark.parametrize("replicas", SIZES)
+def test_green_and_any_other_quorum_together_need_more_ballots_than_there_are(
+    replicas: int,
+) -> None:
+    quorums = quorums_for(replicas)
+    green = equal_ballots_needed(Outcome.PASSED, quorums)
+    assert green == replicas - quorums.faults_max
+    for outcome in set(Outcome) - {Outcome.PASSED}:
+        assert green + equal_ballots_needed(outcome, quorums) > replicas
+
+
+@pytest.mark.parametrize("ballots", sorted(set(itertools.permutations("ppff"))))
+def test_trap_21_a_two_two_split_is_never_passed_in_any_order(ballots: tuple[str, ...]) -> None:
+    cast = ordered(*(PASSED if ballot == "p" else FAILED for ballot in ballots))
+    verdicts = [outcome_of(cast[:length]) for length in range(5)]
+    assert Outcome.PASSED not in verdicts
+    assert verdicts[-1] is Outcome.FAILED
+
+
+@pytest.mark.parametrize("ballots", sorted(set(itertools.permutations([0, 0, 1, 2]))))
+def test_two_greens_against_two_different_values_are_disputed_in_any_order(
+    ballots: tuple[int, ...],
+) -> None:
+    cast = ordered(*([PASSED, FAILED, TIMED_OUT][which] for which in ballots))
+    assert outcome_of(cast[:3]) in (None, Outcome.DISPUTED)
+    assert outcome_of(cast) is Outcome.DISPUTED
+
+
+def test_passed_needs_three_of_four_and_failed_two() -> None:
+    assert outcome_of(ordered(PASSED, PASSED)) is None
+    verdict = decide(ordered(PASSED, PASSED, FAILED, PASSED), 0, quorums_for(4))
+    agreeing = ("replica-0", "replica-1", "replica-3")
+    assert verdict == Verdict(Outcome.PASSED, PASSED.compared, agreeing, 3)
+    verdict = decide(ordered(PASSED, FAILED, FAILED), 0, quorums_for(4))
+    assert verdict == Verdict(Outcome.FAILED, FAILED.compared, ("replica-1", "replica-2"), 2)
+
+
+@pytest.mark.parametrize("replicas", [1, 2, 3])
+def test_without_faults_green_needs_all_and_one_other_ballot_is_enough(replicas: int) -> None:
+    greens: list[Ballot] = [PASSED] * replicas
+    assert outcome_of(ordered(*greens), replicas) is Outcome.PASSED
+    assert outcome_of(ordered(*greens[1:]), replicas) is None
+    assert outcome_of(ordered(*greens[1:], FAILED), replicas) is Outcome.FAILED
+    # An abstention keeps green from its n, and nothing else can be found by nobody.
+    assert outcome_of(ordered(*greens[1:], ABSTAIN), replicas) is Outcome.DISPUTED
+
+
+def test_values_count_together_only_when_equal_as_a_whole() -> None:
+    assert outcome_of(ordered(PASSED, PASSED, OTHER_PASSED)) is None
+    assert outcome_of(ordered(PASSED, PASSED, OTHER_PASSED, OTHER_PASSED)) is Outcome.DISPUTED
+    assert outcome_of(ordered(FAILED, FAILED_2)) is None
+
+
+def test_evidence_is_not_compared() -> None:
+    cast = ordered(*(finding(log=f"log of replica {index}") for index in range(3)))
+    assert outcome_of(cast) is Outcome.PASSED
+
+
+def test_only_the_first_ballot_of_a_replica_counts() -> None:
+    cast: list[tuple[str, Ballot]] = [("a", PASSED), ("a", FAILED), ("a", FAILED), ("b", FAILED)]
+    assert decide(cast, 0, quorums_for(4)) is None
+    verdict = decide([*cast, ("c", FAILED)], 0, quorums_for(4))
+    assert verdict is not None
+    assert verdict.agreeing == ("b", "c")
+
+
+def test_an_abstention_is_a_ballot_without_a_value() -> None:
+    # Two abstentions leave two ballots: too few for green, enough for a value not named yet.
+    assert outcome_of(ordered(ABSTAIN, ABSTAIN)) is None
+    assert outcome_of(ordered(ABSTAIN, ABSTAIN, PASSED)) is Outcome.DISPUTED
+    assert outcome_of(ordered(ABSTAIN, ABSTAIN, FAILED)) is None
+    assert outcome_of(ordered(ABSTAIN, ABSTAIN, ABSTAIN)) is Outcome.DISPUTED
+
+
+@pytest.mark.parametrize("replicas", SIZES)
+def test_strong_deadline_reports_dispute_an_undecided_build(replicas: int) -> None:
+    quorums = quorums_for(replicas)
+    assert decide([], quorums.strong - 1, quorums) is None
+    assert decide([], quorums.strong, quorums) == DISPUTED
+
+
+def test_a_verdict_by_ballots_goes_before_deadline_reports() -> None:
+    verdict = decide(ordered(FAILED, FAILED), 4, quorums_for(4))
+    assert verdict is not None
+    assert verdict.outcome is Outcome.FAILED
+
+
+@st.composite
+def ballot_sequences(draw: st.DrawFn) -> tuple[Quorums, list[tuple[str, Ballot]]]:
+    replicas = draw(st.sampled_from([1, 2, 3, 4, 7]))
+    ballots = draw(st.lists(st.sampled_from(BALLOTS), min_size=replicas, max_size=replicas))
+    order = draw(st.permutations([f"replica-{index}" for index in range(replicas)]))
+    return quorums_for(replicas), list(zip(order, ballots, strict=True))
+
+
+@given(ballot_sequences())
+def test_the_verdict_is_one_and_backed_and_disputes_are_hopeless(
+    drawn: tuple[Quorums, list[tuple[str, Ballot]]],
+) -> None:
+    quorums, ballots = drawn
+    first: Verdict | None = None
+    for length in range(len(ballots) + 1):
+        verdict = decide(ballots[:length], 0, quorums)
+        if first is not None:
+            assert verdict == first
+            continue
+        counts = Counter(
+            ballot.compared for _, ballot in ballots[:length] if isinstance(ballot, Finding)
+        )
+        missing = quorums.replicas - length
+        reachable = missing >= quorums.weak or any(
+            count + missing >= _needed(value.outcome, quorums) for value, count in counts.items()
+        )
+        won = [v for v, count in counts.items() if count >= _needed(v.outcome, quorums)]
+        assert len(won) <= 1
+        if verdict is None:
+            assert not won
+            assert reachable
+        elif verdict.outcome is Outcome.DISPUTED:
+            assert not won
+            assert not reachable
+        else:
+            assert [verdict.compared] == won
+            assert len(verdict.agreeing) == verdict.threshold
+            found = [dict(ballots)[name] for name in verdict.agreeing]
+            assert all(isinstance(b, Finding) and b.compared == verdict.compared for b in found)
+        first = verdict
+    assert first is not None, "all ballots are in"
+
+
+@given(ballot_sequences())
+def test_green_has_no_second_quorum_among_all_ballots(
+    drawn: tuple[Quorums, list[tuple[str, Ballot]]],
+) -> None:
+    quorums, ballots = drawn
+    verdict = decide(ballots, 0, quorums)
+    assert verdict is not None
+    if verdict.outcome is Outcome.PASSED:
+        counts = Counter(b.compared for _, b in ballots if isinstance(b, Finding))
+        assert verdict.compared is not None
+        assert counts.pop(verdict.compared) >= quorums.replicas - quorums.faults_max
+        assert all(count < quorums.weak for count in counts.values())
+
+
+@given(
+    ballot_sequences(),
+    st.lists(st.tuples(st.integers(0, 6), st.sampled_from(BALLOTS)), max_size=10),
+)
+def test_repeated_ballots_change_nothing(
+    drawn: tuple[Quorums, list[tuple[str, Ballot]]], repeats: list[tuple[int, Ballot]]
+) -> None:
+    quorums, ballots = drawn
+    repeated = list(ballots)
+    for position, ballot in repeats:
+        after = position % len(ballots)
+        name = ballots[after][0]
+        place = max(index for index, (other, _) in enumerate(repeated) if other == name)
+        repeated.insert(place + 1, (name, ballot))
+    assert decide(repeated, 0, quorums) == decide(ballots, 0, quorums)
+
+
+def _needed(outcome: Outcome, quorums: Quorums) -> int:
+    faults_max = (quorums.replicas - 1) // 3
+    return quorums.replicas - faults_max if outcome is Outcome.PASSED else faults_max + 1
