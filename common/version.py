@@ -1,0 +1,3 @@
+"""The version of this software, for --version, statuses and the evidence of findings."""
+
+VERSION = "0.1.0"

@@ -1,0 +1,7 @@
+"""`python -m node`."""
+
+import sys
+
+from node.main import main
+
+sys.exit(main())

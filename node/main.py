@@ -1,0 +1,257 @@
+"""One node as a program: command line, configuration, start and stop."""
+
+import argparse
+import asyncio
+import errno
+import logging
+import signal
+import sys
+from pathlib import Path
+
+import msgspec
+import uvloop
+from aiohttp import web
+
+from ci.application import BuildApplication
+from ci.limits import Limits, encode_limits
+from common.address import Address
+from common.config import (
+    ConfigError,
+    NodeConfig,
+    check_listen,
+    load_cluster_config,
+    load_node_config,
+)
+from common.keys import SigningKey, load_signing_key, verify
+from common.link import Links
+from common.logs import start_logging
+from common.version import VERSION
+from node.ballots import BallotBox
+from node.executor import Executor
+from node.runtime import Runtime
+from node.server import NodeServer
+from node.store import Store, StoreDamaged
+from pbft.genesis import Cluster
+from pbft.replica import DamagedRecords
+
+DEFAULT_CONFIG = Path(__file__).resolve().parent.parent / "example-config" / "node0.yml"
+SHUTDOWN_SECONDS = 5.0
+
+_log = logging.getLogger(__name__)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run a node until SIGTERM or SIGINT; the exit code."""
+    options = _parser().parse_args(arguments)
+    try:
+        config = _configure(options)
+        cluster_config = load_cluster_config(config.cluster_file)
+        limits = cluster_config.limits_as(Limits)
+        cluster = cluster_config.cluster(encode_limits(limits))
+        entry = cluster_config.replica_entry(config.name, config.file)
+        check_listen(config.listen, config.plaintext_allowed, config.file)
+        signing_key = load_signing_key(config.private_key_file)
+        if signing_key.public_key != cluster.public_key(config.name):
+            raise ConfigError(
+                f"{config.file}: private_key_file: {config.private_key_file} is not the key of"
+                f" {config.name} in {entry.public_key_file}; the two must be one pair"
+            )
+    except ConfigError as error:
+        print(error, file=sys.stderr)
+        return 2
+    start_logging(config.log_file, config.name)
+    addresses = {replica.name: replica.address for replica in cluster_config.replicas}
+    try:
+        node = _Node(config, cluster, limits, addresses, signing_key)
+        uvloop.run(node.run())
+    except (StoreDamaged, _CannotListen) as error:
+        _log.critical("%s", error)
+        return 1
+    return 0
+
+
+class _CannotListen(Exception):
+    """The address is taken or not ours; the text names the key."""
+
+
+class _Node:
+    """The parts of a node, put together."""
+
+    def __init__(
+        self,
+        config: NodeConfig,
+        cluster: Cluster,
+        limits: Limits,
+        addresses: dict[str, Address],
+        signing_key: SigningKey,
+    ) -> None:
+        self._config = config
+        self._store = Store(config.data_directory, cluster.id, config.name)
+        application = BuildApplication(cluster, limits, self._store.find_statement)
+        self._runtime = Runtime(
+            cluster=cluster,
+            name=config.name,
+            signing_key=signing_key,
+            store=self._store,
+            application=application,
+            fault=config.fault_injection,
+        )
+        try:
+            self._runtime.restore()
+        except DamagedRecords as error:
+            raise StoreDamaged(f"{self._store.path}: {error}") from error
+        # Of a pair, the one that comes later in the genesis connects.
+        index = cluster.replica_names.index(config.name)
+        dial = {name: addresses[name] for name in cluster.replica_names[:index]}
+        self._links = Links(
+            cluster=cluster,
+            name=config.name,
+            signing_key=signing_key,
+            dial=dial,
+            on_envelopes=self._runtime.on_envelopes,
+            on_connected=self._runtime.on_connected,
+            has_room=self._runtime.has_room,
+        )
+        self._executor = Executor(
+            config=config, limits=limits, cluster_id=cluster.id, version=VERSION
+        )
+        self._ballots = BallotBox(
+            cluster=cluster,
+            name=config.name,
+            sign=signing_key.sign,
+            limits=limits,
+            store=self._store,
+            executor=self._executor,
+            application=application,
+            clients=lambda: self._runtime.replica.core.clients,
+            send=self._runtime.ask,
+            fault=config.fault_injection,
+        )
+        self._server = NodeServer(
+            cluster=cluster,
+            name=config.name,
+            version=VERSION,
+            runtime=self._runtime,
+            application=application,
+            store=self._store,
+            executor=self._executor,
+            links=self._links,
+            verify=verify,
+            fault=config.fault_injection,
+        )
+        if cluster.quorums.faults_max == 0:
+            _log.warning(
+                "%d replica(s) tolerate no fault: every single machine can lie or stop the others",
+                cluster.quorums.replicas,
+            )
+        if config.fault_injection:
+            _log.warning("fault injection is on: this node is %s", config.fault_injection)
+
+    async def run(self) -> None:
+        """Serve until SIGTERM or SIGINT. Raises _CannotListen."""
+        stop = asyncio.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, stop.set)
+        runner = web.AppRunner(
+            self._server.application(), access_log=None, shutdown_timeout=SHUTDOWN_SECONDS
+        )
+        await runner.setup()
+        await _listen(runner, self._config)
+        await self._executor.start()
+        self._runtime.start(self._links, self._ballots)
+        await self._links.start()
+        _log.info("%s %s listens on %s", self._config.name, VERSION, self._config.listen)
+        stopped = asyncio.create_task(stop.wait())
+        await asyncio.wait([stopped, self._runtime.task], return_when=asyncio.FIRST_COMPLETED)
+        stopped.cancel()
+        await self._close(runner)
+
+    async def _close(self, runner: web.AppRunner) -> None:
+        failed = self._runtime.task.done()
+        await self._ballots.close()
+        await self._executor.close()
+        await self._links.close()
+        await self._runtime.close()
+        await runner.cleanup()
+        self._store.close()
+        if failed:
+            # A fault of our own: say it, rather than go on in a state nobody has thought of.
+            self._runtime.task.result()
+        _log.info("%s stopped", self._config.name)
+
+
+async def _listen(runner: web.AppRunner, config: NodeConfig) -> None:
+    address = config.listen
+    try:
+        await web.TCPSite(runner, address.host, address.port).start()
+    except OSError as error:
+        what = "is in use" if error.errno == errno.EADDRINUSE else f"cannot be used ({error})"
+        raise _CannotListen(
+            f"{config.file}: listen: {address} {what}; stop what uses it or choose another port"
+        ) from error
+
+
+# --- command line -----------------------------------------------------------------------------
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="node",
+        description="One replica of PBFT/CI. The configuration file says everything;"
+        " the other flags override it.",
+    )
+    parser.add_argument("--version", action="version", version=f"pbft-ci {VERSION}")
+    parser.add_argument(
+        "--config",
+        type=Path,
+        default=None,
+        metavar="FILE",
+        help="a node's configuration (default: example-config/node<ID>.yml)",
+    )
+    parser.add_argument(
+        "--id",
+        type=int,
+        default=None,
+        metavar="N",
+        help="the replica's number: takes example-config/node<N>.yml",
+    )
+    parser.add_argument("--host", default=None, help="the address to listen on")
+    parser.add_argument("--port", type=int, default=None, help="the port to listen on")
+    parser.add_argument("--path", type=Path, default=None, metavar="FILE", help="the log file")
+    parser.add_argument(
+        "--pkLoc", type=Path, default=None, metavar="FILE", help="the private key file"
+    )
+    parser.add_argument(
+        "--peerNodeAddrList",
+        nargs="*",
+        default=None,
+        metavar="HOST:PORT",
+        help="accepted and not used: the addresses are in cluster.yml, beside"
+        " the keys that they must prove",
+    )
+    return parser
+
+
+def _configure(options: argparse.Namespace) -> NodeConfig:
+    """The configuration with the flags over it. Raises ConfigError."""
+    if options.peerNodeAddrList is not None:
+        print(
+            "--peerNodeAddrList has lost its meaning: cluster.yml lists the peers", file=sys.stderr
+        )
+    path = options.config or DEFAULT_CONFIG.with_name(f"node{options.id or 0}.yml")
+    config = load_node_config(path)
+    changes: dict[str, object] = {}
+    if options.host is not None or options.port is not None:
+        host = options.host or config.listen.host
+        port = options.port if options.port is not None else config.listen.port
+        try:
+            changes["listen"] = Address.parse(
+                f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+            )
+        except ValueError as error:
+            raise ConfigError(f"--host/--port: {error}") from error
+    if options.path is not None:
+        changes["log_file"] = options.path.resolve()
+    if options.pkLoc is not None:
+        changes["private_key_file"] = options.pkLoc.resolve()
+    return msgspec.structs.replace(config, **changes)

@@ -1,0 +1,257 @@
+"""The loop of one replica: drain what arrived, one turn of the core, save, send, apply, tell, arm.
+
+The rule is the order of `pbft.ports.Output`: everything that a turn says is on disk, in one
+transaction, before any of it is sent. If saving fails, nothing is fed in and nothing is sent
+until it succeeds.
+"""
+
+import asyncio
+import collections
+import logging
+from collections.abc import Sequence
+
+import msgspec
+
+from ci.application import BuildApplication
+from ci.operations import CastBallot, MalformedOperation, decode_operation
+from common.keys import SigningKey, verify
+from common.link import Links
+from node.ballots import BallotBox
+from node.fault_injection import is_mute
+from node.store import SaveFailed, Store
+from pbft.genesis import Cluster
+from pbft.messages import Envelope, Signed
+from pbft.ports import ExecutedRequest, Notice, Output
+from pbft.replica import Replica
+
+# Messages that may wait for a turn; beyond this no link is read.
+INBOX_MESSAGES_MAX = 20_000
+LOGGED_MESSAGES = 512
+UPDATE_SECONDS = 1.0
+SAVE_RETRY_SECONDS = 1.0
+
+_log = logging.getLogger(__name__)
+_LOUD = {"stable": logging.INFO, "equivocation": logging.ERROR, "diverged": logging.CRITICAL}
+
+
+class LoggedMessage(msgspec.Struct, frozen=True):
+    """One of the last messages, for GET /pbft/log. `direction` is `received` or `sent`."""
+
+    direction: str
+    peer: str
+    signed: Signed
+
+
+class Runtime:
+    """One replica at work. `start` after construction, then everything comes over the links."""
+
+    def __init__(
+        self,
+        *,
+        cluster: Cluster,
+        name: str,
+        signing_key: SigningKey,
+        store: Store,
+        application: BuildApplication,
+        fault: str | None,
+    ) -> None:
+        self._cluster = cluster
+        self._name = name
+        self._store = store
+        self._application = application
+        self._fault = fault
+        self.replica = Replica(cluster, name, signing_key.sign, verify, application)
+        self.has_room = asyncio.Event()
+        self.has_room.set()
+        self.counters: collections.Counter[str] = collections.Counter()
+        self.last_messages: collections.deque[LoggedMessage] = collections.deque(
+            maxlen=LOGGED_MESSAGES
+        )
+        self._inbox: list[Envelope] = []
+        self._greet: list[str] = []
+        self._wake = asyncio.Event()
+        self._turn_done = asyncio.Event()
+        self._deadline = 0.0
+        self._update_due = 0.0
+        self._links: Links | None = None
+        self._ballots: BallotBox | None = None
+        self._task: asyncio.Task[None] | None = None
+
+    def restore(self) -> None:
+        """Continue from the disk. Raises pbft.replica.DamagedRecords, node.store.StoreDamaged."""
+        output = self.replica.restore(self._store.records(), self._store.bodies())
+        core = self.replica.core
+        self._store.check_ledger(self._application.ledger_index, self._application.ledger_head)
+        # A crash may have come between saving and handing on.
+        self._store.save([], [b for d in output.deliveries for b in _ballots_in(d)])
+        _log.info(
+            "restored: view %d, executed %d, stable %d, ledger %d",
+            core.view,
+            core.executed,
+            core.low,
+            self._application.ledger_index,
+        )
+
+    def start(self, links: Links, ballots: BallotBox) -> None:
+        """Begin the loop."""
+        self._links = links
+        self._ballots = ballots
+        ballots.start(asyncio.get_running_loop().time())
+        self._task = asyncio.create_task(self._run(), name="replica")
+
+    @property
+    def task(self) -> asyncio.Task[None]:
+        """The loop; it ends only by a fault of our own."""
+        assert self._task is not None
+        return self._task
+
+    async def close(self) -> None:
+        """End the loop."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    # --- what comes in --------------------------------------------------------------------------
+
+    def on_envelopes(self, peer: str, envelopes: Sequence[Envelope]) -> None:
+        """Messages from a link or an HTTP request, for the next turn."""
+        self._inbox.extend(envelopes)
+        self.last_messages.extend(LoggedMessage("received", peer, e.signed) for e in envelopes)
+        if len(self._inbox) >= INBOX_MESSAGES_MAX:
+            self.has_room.clear()
+        self._wake.set()
+
+    def on_connected(self, peer: str) -> None:
+        """A link was made."""
+        self._greet.append(peer)
+        self._wake.set()
+
+    def ask(self, signed: Signed) -> None:
+        """Send a request of our own to all replicas, this one included."""
+        envelope = Envelope(signed)
+        self.on_envelopes(self._name, [envelope])
+        self._send_to_replicas([envelope])
+
+    async def turn(self) -> None:
+        """Wait until what is in the inbox now has been taken in."""
+        self._turn_done.clear()
+        self._wake.set()
+        await self._turn_done.wait()
+
+    # --- the loop -------------------------------------------------------------------------------
+
+    async def _run(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            try:
+                async with asyncio.timeout_at(min(self._deadline, self._update_due)):
+                    await self._wake.wait()
+            except TimeoutError:
+                pass
+            self._wake.clear()
+            outputs = self._one_turn(loop.time())
+            await self._save(outputs)
+            self._send(outputs)
+            self._tell(outputs)
+            now = loop.time()
+            executed = any(output.deliveries for output in outputs)
+            if executed or now >= self._update_due:
+                assert self._ballots is not None
+                self._ballots.update(now)
+                self._update_due = now + UPDATE_SECONDS
+            self._turn_done.set()
+            # Let the links read and write even when the inbox is never empty.
+            await asyncio.sleep(0)
+
+    def _one_turn(self, now: float) -> list[Output]:
+        inbox, self._inbox = self._inbox, []
+        greet, self._greet = self._greet, []
+        self.has_room.set()
+        outputs = [self.replica.greet(peer, now) for peer in greet]
+        if inbox:
+            outputs.append(self.replica.receive(inbox, now))
+        if now >= self._deadline:
+            outputs.append(self.replica.expire(now))
+        if outputs and outputs[-1].deadline is not None:
+            self._deadline = outputs[-1].deadline
+        return outputs
+
+    async def _save(self, outputs: list[Output]) -> None:
+        records = [record for output in outputs for record in output.records]
+        ballots = [b for output in outputs for d in output.deliveries for b in _ballots_in(d)]
+        if not records:
+            return
+        while True:
+            try:
+                self._store.save(records, ballots)
+            except SaveFailed as error:
+                self.counters["saves_failed"] += 1
+                _log.error("nothing is sent until this can be saved: %s", error)
+                await asyncio.sleep(SAVE_RETRY_SECONDS)
+            else:
+                return
+
+    def _send(self, outputs: list[Output]) -> None:
+        assert self._links is not None
+        to_all: list[Envelope] = []
+        to_one: dict[str, list[Envelope]] = {}
+        for output in outputs:
+            for send in output.messages:
+                peer = "all" if send.to is None else send.to
+                self.last_messages.append(LoggedMessage("sent", peer, send.envelope.signed))
+                if send.to is None:
+                    to_all.append(send.envelope)
+                else:
+                    to_one.setdefault(send.to, []).append(send.envelope)
+        if to_all:
+            self._send_to_replicas(to_all)
+        for peer, envelopes in to_one.items():
+            if not is_mute(self._fault):
+                self._links.send(peer, envelopes)
+
+    def _send_to_replicas(self, envelopes: list[Envelope]) -> None:
+        assert self._links is not None
+        if is_mute(self._fault):
+            return
+        for peer in self._cluster.replica_names:
+            if peer != self._name:
+                self._links.send(peer, envelopes)
+
+    def _tell(self, outputs: list[Output]) -> None:
+        for output in outputs:
+            for notice in output.notices:
+                self.counters[notice.event] += 1
+                level = _LOUD.get(notice.event, logging.DEBUG)
+                if _log.isEnabledFor(level):
+                    _log.log(level, "%s", _in_words(notice))
+            for delivery in output.deliveries:
+                _tell_delivery(delivery)
+
+
+def _ballots_in(delivery: ExecutedRequest) -> list[tuple[bytes, int, str, Signed]]:
+    try:
+        operation = decode_operation(delivery.request.operation)
+    except MalformedOperation:
+        return []
+    if not isinstance(operation, CastBallot) or delivery.applied.kind == "refused":
+        return []
+    return [(operation.build, operation.opened, delivery.request.client, delivery.signed)]
+
+
+def _in_words(notice: Notice) -> str:
+    return " ".join([notice.event, *(f"{key}={value}" for key, value in notice.details.items())])
+
+
+def _tell_delivery(delivery: ExecutedRequest) -> None:
+    applied = delivery.applied
+    if applied.kind == "opened":
+        _log.info("build %s opened at %d", applied.subject.hex()[:12], delivery.sequence)
+    for announcement in applied.announcements:
+        _log.info("build %s decided at %d", announcement.subject.hex()[:12], delivery.sequence)
+    if applied.kind == "refused":
+        _log.warning(
+            "request %d of %s refused: %s",
+            delivery.request.timestamp,
+            delivery.request.client,
+            applied.result.decode(errors="replace"),
+        )

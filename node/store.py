@@ -1,0 +1,352 @@
+"""What a replica must not forget, in SQLite: records, bodies, the ledger, its own requests.
+
+The rule: `save` returns when everything is on disk (synchronous=FULL, then the high-water mark),
+and only then may anything be sent. Records form a hash chain. When the database is opened, a
+torn tail above the mark is cut; damage at or below it means that this replica may have forgotten
+what it said, and is an error that names the file.
+"""
+
+import contextlib
+import hashlib
+import sqlite3
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import msgspec
+
+from ci.ledger import MalformedEntry, VerdictEntry, decode_entry
+from node.high_water_mark import HighWaterMark, MarkFile
+from pbft.codec import decode_signed, encode_signed
+from pbft.messages import Signed
+from pbft.ports import Base, Entry, Executed, Record, SavedBody, SavedEntry, SavedMessage
+
+FORMAT_VERSION = 1
+DATABASE_NAME = "replica.sqlite3"
+MARK_NAME = "high-water-mark"
+NO_CHAIN = bytes(32)
+
+_SCHEMA = """
+CREATE TABLE meta (name TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
+CREATE TABLE records (position INTEGER PRIMARY KEY, body BLOB NOT NULL, chain BLOB NOT NULL);
+CREATE TABLE bodies (digest BLOB PRIMARY KEY, sequence INTEGER NOT NULL, body BLOB NOT NULL);
+CREATE INDEX bodies_by_sequence ON bodies (sequence);
+CREATE TABLE ledger (position INTEGER PRIMARY KEY, body BLOB NOT NULL, head BLOB NOT NULL);
+CREATE TABLE verdicts (
+  build BLOB NOT NULL, position INTEGER NOT NULL, PRIMARY KEY (build, position)
+) WITHOUT ROWID;
+CREATE TABLE ballots (
+  build BLOB NOT NULL, opened INTEGER NOT NULL, replica TEXT NOT NULL, signed BLOB NOT NULL,
+  PRIMARY KEY (build, opened, replica)
+) WITHOUT ROWID;
+CREATE TABLE own_requests (
+  timestamp INTEGER PRIMARY KEY, purpose TEXT NOT NULL, build BLOB NOT NULL,
+  opened INTEGER NOT NULL, signed BLOB NOT NULL, is_executed INTEGER NOT NULL DEFAULT 0
+);
+CREATE UNIQUE INDEX own_requests_by_purpose ON own_requests (purpose, build, opened);
+"""
+
+_ChainedRecord = SavedMessage | Executed | Base
+_record_encoder = msgspec.msgpack.Encoder()
+_record_decoder: msgspec.msgpack.Decoder[_ChainedRecord] = msgspec.msgpack.Decoder(_ChainedRecord)
+
+
+class StoreDamaged(Exception):
+    """The files are not what this replica saved; the text names the file and what to do."""
+
+
+class SaveFailed(Exception):
+    """Nothing of this save is on disk (disk full, input/output error); it may be tried again."""
+
+
+class OwnRequest(msgspec.Struct, frozen=True):
+    """A request of this replica as a client of its group: a ballot, or a deadline report."""
+
+    timestamp: int
+    purpose: str
+    build: bytes
+    opened: int
+    signed: Signed
+
+
+class Store:
+    """The open files of one replica."""
+
+    def __init__(self, directory: Path, cluster_id: bytes, replica: str) -> None:
+        """Open or make them. Raises StoreDamaged, also where they belong to somebody else."""
+        directory.mkdir(parents=True, exist_ok=True)
+        # The records are committed, the mark after them is not on disk yet.
+        self._is_mark_due = False
+        self.path = directory / DATABASE_NAME
+        self._mark_file = MarkFile.open(directory / MARK_NAME)
+        try:
+            self._database = sqlite3.connect(self.path, isolation_level=None)
+            self._database.execute("PRAGMA journal_mode = WAL")
+            self._database.execute("PRAGMA synchronous = FULL")
+            self._check_owner(cluster_id, replica)
+            self._position, self._chain = self._check_chain()
+        except sqlite3.DatabaseError as error:
+            raise self._damaged(f"SQLite cannot read it ({error})") from error
+
+    # --- reading --------------------------------------------------------------------------------
+
+    def records(self) -> list[Record]:
+        """The records from the last base on, in order."""
+        rows = self._database.execute("SELECT body FROM records ORDER BY position")
+        return [_record_decoder.decode(body) for (body,) in rows]
+
+    def bodies(self) -> dict[bytes, bytes]:
+        """The saved bodies by digest; whoever uses one checks it against its digest."""
+        return dict(self._database.execute("SELECT digest, body FROM bodies"))
+
+    def ledger_head(self) -> tuple[int, bytes] | None:
+        """Index and head of the last ledger entry."""
+        row: tuple[int, bytes] | None = self._database.execute(
+            "SELECT position, head FROM ledger ORDER BY position DESC LIMIT 1"
+        ).fetchone()
+        return row
+
+    def ledger_entries(self, first: int, count: int) -> list[Entry]:
+        """At most `count` entries from index `first` on."""
+        rows = self._database.execute(
+            "SELECT position, body, head FROM ledger WHERE position >= ? ORDER BY position LIMIT ?",
+            (first, count),
+        )
+        return [Entry(*row) for row in rows]
+
+    def find_statement(self, build: bytes) -> bytes | None:
+        """The newest verdict statement of that build in the ledger."""
+        row = self._database.execute(
+            "SELECT ledger.body FROM verdicts JOIN ledger USING (position)"
+            " WHERE build = ? ORDER BY position DESC LIMIT 1",
+            (build,),
+        ).fetchone()
+        if row is None:
+            return None
+        entry = decode_entry(row[0])
+        assert isinstance(entry, VerdictEntry)
+        return bytes(entry.statement)
+
+    def ballots(self, build: bytes) -> list[tuple[int, str, Signed]]:
+        """(opening sequence number, replica, signed request) of all ballots on that build."""
+        rows = self._database.execute(
+            "SELECT opened, replica, signed FROM ballots WHERE build = ? ORDER BY opened, replica",
+            (build,),
+        )
+        return [(opened, replica, decode_signed(signed)) for opened, replica, signed in rows]
+
+    def own_request(self, purpose: str, build: bytes, opened: int) -> OwnRequest | None:
+        """What this replica has said, or is saying, about that build."""
+        row = self._database.execute(
+            "SELECT timestamp, purpose, build, opened, signed FROM own_requests"
+            " WHERE purpose = ? AND build = ? AND opened = ?",
+            (purpose, build, opened),
+        ).fetchone()
+        return _own_request(row) if row else None
+
+    def own_requests_pending(self) -> list[OwnRequest]:
+        """Own requests that were not seen executed, lowest number first."""
+        rows = self._database.execute(
+            "SELECT timestamp, purpose, build, opened, signed FROM own_requests"
+            " WHERE NOT is_executed ORDER BY timestamp"
+        )
+        return [_own_request(row) for row in rows]
+
+    def last_own_timestamp(self) -> int:
+        """The highest number that this replica gave to a request of its own."""
+        row = self._database.execute("SELECT value FROM meta WHERE name = 'timestamp'").fetchone()
+        return int(row[0]) if row else 0
+
+    def check_ledger(self, index: int, head: bytes) -> None:
+        """Compare the ledger's end with what execution came to. Raises StoreDamaged."""
+        stored = self.ledger_head()
+        if stored is None and index == 0:
+            return
+        if stored != (index, head):
+            raise self._damaged(f"its ledger does not end with entry {index} as execution gives it")
+
+    # --- writing --------------------------------------------------------------------------------
+
+    def save(
+        self, records: Sequence[Record], ballots: Sequence[tuple[bytes, int, str, Signed]]
+    ) -> None:
+        """Put the records of one turn on disk, in one transaction, then the mark.
+
+        ballots: (build, opening sequence number, replica, signed request) executed in this turn.
+        Raises SaveFailed: then nothing may be sent, and the next call must bear the same
+        arguments. Raises StoreDamaged where the ledger disagrees.
+        """
+        try:
+            if not self._is_mark_due:
+                self._commit(records, ballots)
+            if self._mark_file.mark is None or self._position != self._mark_file.mark.position:
+                self._is_mark_due = True
+                self._mark_file.write(HighWaterMark(self._position, self._chain))
+            self._is_mark_due = False
+        except (sqlite3.OperationalError, OSError) as error:
+            raise SaveFailed(f"{self.path}: {error}") from error
+
+    def _commit(
+        self, records: Sequence[Record], ballots: Sequence[tuple[bytes, int, str, Signed]]
+    ) -> None:
+        position, chain = self._position, self._chain
+        with self._transaction() as database:
+            for record in records:
+                if isinstance(record, SavedBody):
+                    database.execute(
+                        "INSERT OR IGNORE INTO bodies VALUES (?, ?, ?)",
+                        (record.digest, record.sequence, record.body),
+                    )
+                elif isinstance(record, SavedEntry):
+                    self._save_entry(record.entry)
+                else:
+                    body = _record_encoder.encode(record)
+                    if isinstance(record, Base):
+                        self._forget_before(record)
+                        chain = NO_CHAIN
+                    position += 1
+                    chain = _next_chain(chain, position, body)
+                    database.execute(
+                        "INSERT INTO records VALUES (?, ?, ?)", (position, body, chain)
+                    )
+            for build, opened, replica, signed in ballots:
+                database.execute(
+                    "INSERT OR IGNORE INTO ballots VALUES (?, ?, ?, ?)",
+                    (build, opened, replica, encode_signed(signed)),
+                )
+        self._position, self._chain = position, chain
+
+    def add_own_request(self, request: OwnRequest) -> None:
+        """Save a request of this replica's own, its number in the same commit as its bytes."""
+        try:
+            with self._transaction() as database:
+                database.execute(
+                    "INSERT INTO own_requests (timestamp, purpose, build, opened, signed)"
+                    " VALUES (?, ?, ?, ?, ?)",
+                    (
+                        request.timestamp,
+                        request.purpose,
+                        request.build,
+                        request.opened,
+                        encode_signed(request.signed),
+                    ),
+                )
+                database.execute(
+                    "INSERT OR REPLACE INTO meta VALUES ('timestamp', ?)", (request.timestamp,)
+                )
+        except sqlite3.OperationalError as error:
+            raise SaveFailed(f"{self.path}: {error}") from error
+
+    def forget_own_requests(self, executed: Sequence[int]) -> None:
+        """Note that these numbers were executed, so need not be sent again; may be lost."""
+        with contextlib.suppress(sqlite3.OperationalError), self._transaction() as database:
+            database.executemany(
+                "UPDATE own_requests SET is_executed = 1 WHERE timestamp = ?",
+                [(timestamp,) for timestamp in executed],
+            )
+
+    def close(self) -> None:
+        """Close the files."""
+        self._database.close()
+        self._mark_file.close()
+
+    # --- inside ---------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        self._database.execute("BEGIN IMMEDIATE")
+        try:
+            yield self._database
+            self._database.execute("COMMIT")
+        except BaseException:
+            if self._database.in_transaction:
+                self._database.execute("ROLLBACK")
+            raise
+
+    def _check_owner(self, cluster_id: bytes, replica: str) -> None:
+        wanted = {"cluster": cluster_id, "replica": replica.encode()}
+        if self._database.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] == 0:
+            if self._mark_file.mark is not None:
+                raise self._damaged("it is empty, but the high-water mark beside it is not")
+            self._database.executescript(f"BEGIN;{_SCHEMA}COMMIT;")
+            with self._transaction() as database:
+                database.execute(
+                    "INSERT INTO meta VALUES ('format', ?)", (str(FORMAT_VERSION).encode(),)
+                )
+                database.executemany("INSERT INTO meta VALUES (?, ?)", wanted.items())
+        meta = dict(self._database.execute("SELECT name, value FROM meta"))
+        version = int(meta.get("format", b"0"))
+        if version != FORMAT_VERSION:
+            raise StoreDamaged(
+                f"{self.path}: format {version}, this version reads {FORMAT_VERSION};"
+                " use the version that wrote it"
+            )
+        for name, value in wanted.items():
+            if meta.get(name) != value:
+                raise StoreDamaged(
+                    f"{self.path}: it belongs to another {name}; a changed cluster.yml or key is"
+                    " a new cluster: give it a data_directory of its own"
+                )
+
+    def _check_chain(self) -> tuple[int, bytes]:
+        """Follow the chain; cut a broken tail above the mark; the last position and digest."""
+        mark = self._mark_file.mark
+        marked = mark.position if mark else 0
+        position, chain = 0, NO_CHAIN
+        first: int | None = None
+        rows = self._database.execute("SELECT position, body, chain FROM records ORDER BY position")
+        for row_position, body, row_chain in rows.fetchall():
+            if first is None:
+                first = row_position
+                position = row_position - 1
+            is_next = row_position == position + 1
+            if not is_next or _next_chain(chain, row_position, body) != row_chain:
+                if row_position <= marked:
+                    raise self._damaged(f"record {row_position} is not what was saved")
+                self._database.execute("DELETE FROM records WHERE position >= ?", (row_position,))
+                break
+            position, chain = row_position, row_chain
+            if mark is not None and position == marked and chain != mark.chain:
+                raise self._damaged(f"record {position} is not what the high-water mark says")
+        if position < marked:
+            raise self._damaged(f"its records end at {position}, but {marked} were saved")
+        return position, chain
+
+    def _forget_before(self, base: Base) -> None:
+        self._database.execute("DELETE FROM records")
+        self._database.execute("DELETE FROM bodies WHERE sequence <= ?", (base.kept_above,))
+
+    def _save_entry(self, entry: Entry) -> None:
+        row = self._database.execute(
+            "SELECT head FROM ledger WHERE position = ?", (entry.index,)
+        ).fetchone()
+        if row is not None:
+            # Executed again after a restart: it must come to the same.
+            if row[0] != entry.head:
+                raise self._damaged(f"ledger entry {entry.index} is not what execution gives")
+            return
+        self._database.execute(
+            "INSERT INTO ledger VALUES (?, ?, ?)", (entry.index, entry.body, entry.head)
+        )
+        with contextlib.suppress(MalformedEntry):
+            decoded = decode_entry(entry.body)
+            if isinstance(decoded, VerdictEntry):
+                self._database.execute(
+                    "INSERT INTO verdicts VALUES (?, ?)",
+                    (bytes.fromhex(decoded.build), entry.index),
+                )
+
+    def _damaged(self, what: str) -> StoreDamaged:
+        return StoreDamaged(
+            f"{self.path}: {what}. This replica may have forgotten what it said, so it must not"
+            " vote again: leave it off and restore its disk (the others go on without it while"
+            " at most f are missing)"
+        )
+
+
+def _own_request(row: tuple[int, str, bytes, int, bytes]) -> OwnRequest:
+    timestamp, purpose, build, opened, signed = row
+    return OwnRequest(timestamp, purpose, build, opened, decode_signed(signed))
+
+
+def _next_chain(chain: bytes, position: int, body: bytes) -> bytes:
+    return hashlib.sha256(chain + position.to_bytes(8, "big") + body).digest()

@@ -1,0 +1,201 @@
+"""Links prove who is at either end, carry messages, come back, and refuse everybody else."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import aiohttp
+import pytest
+from aiohttp import web
+
+from common.address import Address
+from common.keys import SigningKey
+from common.link import LINK_PATH, Links
+from pbft.client import make_request
+from pbft.genesis import FORMAT_VERSION, Cluster, Genesis, Member
+from pbft.messages import Envelope
+from tests.waiting import wait_until
+
+KEYS = {name: SigningKey(name.encode().ljust(32, b"\0")) for name in ("r0", "client", "stranger")}
+
+
+def _cluster(window: int = 256) -> Cluster:
+    return Cluster(
+        Genesis(
+            FORMAT_VERSION,
+            (Member("r0", KEYS["r0"].public_key, ("replica",)),),
+            (Member("client", KEYS["client"].public_key, ("gateway",)),),
+            128,
+            window,
+            256,
+            b"",
+        )
+    )
+
+
+class _End:
+    """One member's links, and what came in."""
+
+    def __init__(
+        self,
+        name: str,
+        dial: dict[str, Address],
+        *,
+        key: str | None = None,
+        cluster: Cluster | None = None,
+    ) -> None:
+        self.received: list[tuple[str, Envelope]] = []
+        self.connections: list[str] = []
+        self.has_room = asyncio.Event()
+        self.has_room.set()
+        self.links = Links(
+            cluster=cluster or _cluster(),
+            name=name,
+            signing_key=KEYS[key or name],
+            dial=dial,
+            on_envelopes=lambda peer, envelopes: self.received.extend(
+                (peer, envelope) for envelope in envelopes
+            ),
+            on_connected=self.connections.append,
+            has_room=self.has_room,
+        )
+
+
+class _Server:
+    """The accepting end, which can be stopped and started on one port."""
+
+    def __init__(self) -> None:
+        self.end = _End("r0", {})
+        self.address = Address("127.0.0.1", 1)
+        self._runner: web.AppRunner | None = None
+
+    async def start(self) -> None:
+        app = web.Application()
+        app.router.add_get(LINK_PATH, self.end.links.handle)
+        self._runner = web.AppRunner(app, shutdown_timeout=0.1)
+        await self._runner.setup()
+        port = 0 if self.address.port == 1 else self.address.port
+        await web.TCPSite(self._runner, "127.0.0.1", port, reuse_address=True).start()
+        self.address = Address("127.0.0.1", self._runner.addresses[0][1])
+        await self.end.links.start()
+
+    async def stop(self) -> None:
+        await self.end.links.close()
+        if self._runner is not None:
+            await self._runner.cleanup()
+
+
+@pytest.fixture
+async def server() -> AsyncIterator[_Server]:
+    """A listening replica r0."""
+    server = _Server()
+    await server.start()
+    yield server
+    await server.stop()
+
+
+def _envelope(number: int) -> Envelope:
+    return Envelope(make_request("client", number, b"op", _cluster(), KEYS["client"].sign))
+
+
+async def test_messages_travel_both_ways(server: _Server) -> None:
+    client = _End("client", {"r0": server.address})
+    await client.links.start()
+    await wait_until(lambda: client.links.connected() == {"r0"}, "the link")
+    await wait_until(lambda: server.end.links.connected() == {"client"}, "the link")
+    client.links.send("r0", [_envelope(n) for n in range(1, 100)])
+    server.end.links.send("client", [_envelope(7)])
+    await wait_until(lambda: len(server.end.received) == 99, "the messages")
+    await wait_until(lambda: len(client.received) == 1, "the message back")
+    assert server.end.received == [("client", _envelope(n)) for n in range(1, 100)]
+    assert client.received == [("r0", _envelope(7))]
+    await client.links.close()
+
+
+async def test_a_link_comes_back_after_the_peer_was_gone(server: _Server) -> None:
+    client = _End("client", {"r0": server.address})
+    await client.links.start()
+    await wait_until(lambda: client.links.connected() == {"r0"}, "the link")
+    await server.stop()
+    await wait_until(lambda: not client.links.connected(), "the end of the link")
+    client.links.send("r0", [_envelope(1)])  # dropped: there is no link
+    server.end = _End("r0", {})
+    await server.start()
+    await wait_until(lambda: client.connections == ["r0", "r0"], "the link again")
+    client.links.send("r0", [_envelope(2)])
+    await wait_until(lambda: bool(server.end.received), "a message")
+    assert server.end.received == [("client", _envelope(2))]
+    await client.links.close()
+
+
+@pytest.mark.parametrize(
+    ("end", "reason"),
+    [
+        ({"name": "client", "key": "stranger"}, "did not prove"),
+        ({"name": "stranger"}, "not another member"),
+        ({"name": "client", "cluster": _cluster(window=512)}, "another cluster"),
+        ({"name": "r0"}, "not another member"),
+    ],
+)
+async def test_who_proves_nothing_gets_no_link(
+    server: _Server, end: dict[str, object], reason: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("WARNING")
+    impostor = _End(dial={"r0": server.address}, **end)  # type: ignore[arg-type]
+    await impostor.links.start()
+    await wait_until(lambda: reason in caplog.text, f"the reason {reason!r}")
+    assert not server.end.links.connected()
+    await impostor.links.close()
+
+
+async def test_a_peer_that_is_not_who_was_dialled_gets_no_link(
+    server: _Server, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("WARNING")
+    client = _End("r0", {"client": server.address}, key="r0")
+    await client.links.start()
+    await wait_until(lambda: "no link to client" in caplog.text, "the refusal")
+    assert not client.links.connected()
+    await client.links.close()
+
+
+@pytest.mark.parametrize(
+    "words", [b"", b"\xff" * 100, b"GET / HTTP/1.1", b"\x94\x01\xc4\x00\xa1x\xc4\x00"]
+)
+async def test_nonsense_in_the_handshake_ends_the_link(server: _Server, words: bytes) -> None:
+    async with (
+        aiohttp.ClientSession() as session,
+        session.ws_connect(server.address.url + LINK_PATH) as websocket,
+    ):
+        await websocket.send_bytes(words)
+        answer = await websocket.receive(timeout=10)
+        assert answer.type in (aiohttp.WSMsgType.CLOSE, aiohttp.WSMsgType.CLOSED)
+    assert not server.end.links.connected()
+
+
+async def test_no_frame_is_read_while_there_is_no_room(server: _Server) -> None:
+    client = _End("client", {"r0": server.address})
+    await client.links.start()
+    await wait_until(lambda: client.links.connected() == {"r0"}, "the link")
+    await wait_until(lambda: server.end.links.connected() == {"client"}, "the link")
+    server.end.has_room.clear()
+    client.links.send("r0", [_envelope(1)])
+    await asyncio.sleep(0.1)  # not for luck: nothing may come of it however long it takes
+    assert not server.end.received
+    server.end.has_room.set()
+    await wait_until(lambda: bool(server.end.received), "the message")
+    await client.links.close()
+
+
+async def test_what_a_peer_does_not_read_is_bounded(
+    server: _Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("common.link.QUEUE_BYTES_MAX", 10_000)
+    client = _End("client", {"r0": server.address})
+    await client.links.start()
+    await wait_until(lambda: client.links.connected() == {"r0"}, "the link")
+    link = client.links._links["r0"]
+    client.links.send("r0", [_envelope(n) for n in range(1, 1000)])
+    assert link._queued_bytes <= 10_000
+    await wait_until(lambda: bool(server.end.received), "the newest messages")
+    assert server.end.received[-1][1] == _envelope(999)
+    await client.links.close()

@@ -1,0 +1,221 @@
+"""The store gives back what it saved, cuts a torn tail, and refuses damage by name."""
+
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from ci.ledger import AppendEntry, encode_entry
+from node.store import DATABASE_NAME, MARK_NAME, OwnRequest, SaveFailed, Store, StoreDamaged
+from pbft.codec import digest_of
+from pbft.messages import Signed
+from pbft.ports import Base, Entry, Executed, SavedBody, SavedEntry, SavedMessage
+
+CLUSTER = bytes(range(32))
+
+
+def _open(folder: Path, cluster: bytes = CLUSTER, replica: str = "node0") -> Store:
+    return Store(folder, cluster, replica)
+
+
+def _signed(number: int) -> Signed:
+    return Signed("node0", b"payload %d" % number, bytes(64))
+
+
+def _message(number: int) -> SavedMessage:
+    return SavedMessage(_signed(number))
+
+
+def _damage(folder: Path, statement: str) -> None:
+    database = sqlite3.connect(folder / DATABASE_NAME)
+    with database:
+        database.execute(statement)
+    database.close()
+
+
+def test_records_come_back_in_order(tmp_path: Path) -> None:
+    store = _open(tmp_path)
+    store.save([_message(1), Executed(1)], [])
+    store.save([_message(2)], [])
+    store.close()
+    assert _open(tmp_path).records() == [_message(1), Executed(1), _message(2)]
+
+
+def test_bodies_and_ballots_come_back(tmp_path: Path) -> None:
+    store = _open(tmp_path)
+    body = b"body"
+    store.save([SavedBody(7, digest_of(body), body)], [(bytes(32), 7, "node1", _signed(1))])
+    store.close()
+    store = _open(tmp_path)
+    assert store.bodies() == {digest_of(body): body}
+    assert store.ballots(bytes(32)) == [(7, "node1", _signed(1))]
+
+
+def test_a_base_forgets_what_is_older_but_not_the_ledger(tmp_path: Path) -> None:
+    store = _open(tmp_path)
+    text = encode_entry(AppendEntry("client", "hello", 1, "00" * 32))
+    entry = Entry(1, text, digest_of(b"head"))
+    base = Base(8, 4, 0, (), {"part": b"x"})
+    bodies = [SavedBody(n, digest_of(b"%d" % n), b"%d" % n) for n in (4, 5)]
+    store.save([_message(1), SavedEntry(entry), *bodies], [])
+    store.save([base, _message(2)], [])
+    store.close()
+    store = _open(tmp_path)
+    assert store.records() == [base, _message(2)]
+    assert list(store.bodies().values()) == [b"5"]
+    assert store.ledger_entries(1, 10) == [entry]
+    store.check_ledger(1, digest_of(b"head"))
+    with pytest.raises(StoreDamaged, match="ledger"):
+        store.check_ledger(2, digest_of(b"head"))
+
+
+def test_a_tail_above_the_mark_that_breaks_the_chain_is_cut(tmp_path: Path) -> None:
+    store = _open(tmp_path)
+    store.save([_message(1)], [])
+    store.close()
+    _damage(tmp_path, "INSERT INTO records VALUES (2, x'00', x'00')")
+    store = _open(tmp_path)
+    assert store.records() == [_message(1)]
+    store.save([_message(3)], [])
+    assert store.records() == [_message(1), _message(3)]
+
+
+def test_what_was_committed_but_not_marked_is_kept(tmp_path: Path) -> None:
+    store = _open(tmp_path)
+    store.save([_message(1)], [])
+    mark = (tmp_path / MARK_NAME).read_bytes()
+    store.save([_message(2)], [])
+    store.close()
+    (tmp_path / MARK_NAME).write_bytes(mark)  # killed between commit and mark
+    assert _open(tmp_path).records() == [_message(1), _message(2)]
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "DELETE FROM records WHERE position = 3",
+        "DELETE FROM records WHERE position = 2",
+        "DELETE FROM records",
+        "UPDATE records SET body = zeroblob(8) WHERE position = 2",
+        "UPDATE records SET chain = zeroblob(32) WHERE position = 3",
+    ],
+)
+def test_damage_below_the_mark_is_an_error_that_names_the_file(
+    tmp_path: Path, statement: str
+) -> None:
+    store = _open(tmp_path)
+    store.save([_message(1)], [])
+    store.save([_message(2)], [])
+    store.save([_message(3)], [])
+    store.close()
+    _damage(tmp_path, statement)
+    with pytest.raises(StoreDamaged, match=DATABASE_NAME):
+        _open(tmp_path)
+
+
+def test_a_lost_database_beside_its_mark_is_damage(tmp_path: Path) -> None:
+    store = _open(tmp_path)
+    store.save([_message(1)], [])
+    store.close()
+    for path in tmp_path.glob(DATABASE_NAME + "*"):
+        path.unlink()
+    with pytest.raises(StoreDamaged, match=DATABASE_NAME):
+        _open(tmp_path)
+
+
+@pytest.mark.parametrize("offset", [0, 20, 100, 4096, 8200])
+def test_a_file_of_nonsense_is_damage_or_harmless(tmp_path: Path, offset: int) -> None:
+    store = _open(tmp_path)
+    store.save([_message(n) for n in range(50)], [])
+    store.close()
+    path = tmp_path / DATABASE_NAME
+    data = bytearray(path.read_bytes())
+    data[offset : offset + 16] = b"\xff" * 16
+    path.write_bytes(bytes(data))
+    try:
+        records = _open(tmp_path).records()
+    except StoreDamaged as error:
+        told = str(error)
+    else:
+        told = DATABASE_NAME
+        assert records == [_message(n) for n in range(50)]
+    assert DATABASE_NAME in told
+
+
+def test_a_truncated_write_ahead_log_is_never_taken_for_everything(tmp_path: Path) -> None:
+    """What was saved and then lost is noticed, at whatever byte the log was cut."""
+    store = _open(tmp_path)
+    for number in range(1, 6):
+        store.save([_message(number)], [])
+    names = [DATABASE_NAME, DATABASE_NAME + "-wal", MARK_NAME]
+    copies = {name: (tmp_path / name).read_bytes() for name in names}
+    store.close()
+    whole = copies[DATABASE_NAME + "-wal"]
+    for length in range(0, len(whole), max(1, len(whole) // 40)):
+        folder = tmp_path / f"cut-{length}"
+        folder.mkdir()
+        for name, data in copies.items():
+            (folder / name).write_bytes(data[:length] if name.endswith("-wal") else data)
+        with pytest.raises(StoreDamaged):
+            _open(folder)
+
+
+def test_another_cluster_or_replica_is_refused(tmp_path: Path) -> None:
+    _open(tmp_path).close()
+    with pytest.raises(StoreDamaged, match="another cluster"):
+        _open(tmp_path, cluster=bytes(32))
+    with pytest.raises(StoreDamaged, match="another replica"):
+        _open(tmp_path, replica="node1")
+
+
+def test_a_newer_format_is_refused(tmp_path: Path) -> None:
+    _open(tmp_path).close()
+    _damage(tmp_path, "UPDATE meta SET value = '99' WHERE name = 'format'")
+    with pytest.raises(StoreDamaged, match="format 99"):
+        _open(tmp_path)
+
+
+def test_a_save_that_fails_can_be_repeated(tmp_path: Path) -> None:
+    store = _open(tmp_path)
+    store.save([_message(1)], [])
+    other = sqlite3.connect(tmp_path / DATABASE_NAME, isolation_level=None, timeout=0)
+    store._database.execute("PRAGMA busy_timeout = 0")
+    other.execute("BEGIN IMMEDIATE")
+    with pytest.raises(SaveFailed):
+        store.save([_message(2)], [])
+    other.execute("ROLLBACK")
+    other.close()
+    store.save([_message(2)], [])
+    store.close()
+    assert _open(tmp_path).records() == [_message(1), _message(2)]
+
+
+def test_a_mark_that_fails_is_repeated_without_saving_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = _open(tmp_path)
+    with monkeypatch.context() as patch:
+
+        def no_space(*_: object) -> int:
+            raise OSError(28, "No space left on device")
+
+        patch.setattr("node.high_water_mark.os.pwrite", no_space)
+        with pytest.raises(SaveFailed):
+            store.save([_message(1)], [])
+    store.save([_message(1)], [])
+    store.close()
+    assert _open(tmp_path).records() == [_message(1)]
+
+
+def test_own_requests_keep_their_numbers(tmp_path: Path) -> None:
+    store = _open(tmp_path)
+    requests = [OwnRequest(n, "ballot", bytes([n]) * 32, n, _signed(n)) for n in (1, 2)]
+    for request in requests:
+        store.add_own_request(request)
+    store.forget_own_requests([1])
+    store.close()
+    store = _open(tmp_path)
+    assert store.own_requests_pending() == requests[1:]
+    assert store.own_request("ballot", bytes([1]) * 32, 1) == requests[0]
+    assert store.own_request("ballot", bytes([1]) * 32, 2) is None
+    assert store.last_own_timestamp() == 2
