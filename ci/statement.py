@@ -16,6 +16,7 @@ from typing import Literal
 import msgspec
 
 from ci.builds import OpenBuild
+from ci.ledger import ABSTAINED, AnyEntry, LateBallotEntry, VerdictEntry
 from ci.operations import Abstain, Compared, Outcome
 from ci.verdict import Verdict
 from pbft.genesis import Cluster
@@ -203,6 +204,22 @@ def parse_statement(data: bytes) -> StatementView:
     if (statement.predicate.result == "PASSED") != is_passed:
         raise InvalidStatement("result and outcome contradict each other")
     return statement
+
+
+def dissenters(entry: AnyEntry) -> frozenset[str]:
+    """The replicas that a ledger entry shows to differ from a verdict.
+
+    Where nothing was agreed on (disputed, cancelled) nobody differs; an abstention never does.
+    """
+    if isinstance(entry, LateBallotEntry):
+        return frozenset({entry.ballot.replica} if entry.agrees is False else ())
+    if not isinstance(entry, VerdictEntry):
+        return frozenset()
+    agreeing = parse_statement(bytes(entry.statement)).verdict.agreeing
+    if not agreeing:
+        return frozenset()
+    found = {ballot.replica for ballot in entry.ballots if ballot.outcome != ABSTAINED}
+    return frozenset(found - set(agreeing))
 
 
 def pae(payload: bytes) -> bytes:

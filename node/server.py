@@ -10,7 +10,8 @@ import msgspec
 from aiohttp import web
 
 from ci.application import BuildApplication
-from ci.operations import Finding
+from ci.ledger import decode_entry
+from ci.statement import dissenters
 from common.link import LINK_PATH, Links
 from node.executor import Executor
 from node.runtime import LoggedMessage, Runtime
@@ -30,6 +31,8 @@ from pbft.ports import Refusal, Verify
 MESSAGE_BYTES_MAX = 16 * 1024 * 1024
 LEDGER_PAGE_MAX = 500
 LOG_CHUNK_BYTES = 256 * 1024
+# Ledger entries that the status looks back on for dissent.
+RECENT_ENTRIES = 100
 
 _UNSIGNED = (
     "a request must be signed: python -m client sign '{\"operation\": ...}'"
@@ -133,16 +136,12 @@ class NodeServer:
         )
 
     def _dissenting_nodes(self) -> list[str]:
-        """Who differs from the verdict in a build that still takes late ballots."""
-        return sorted(
-            {
-                replica
-                for build in self._application.open_builds().values()
-                if build.verdict is not None and build.verdict.compared is not None
-                for replica, ballot in build.ballots.items()
-                if isinstance(ballot, Finding) and ballot.compared != build.verdict.compared
-            }
-        )
+        """Who differed from a verdict, by the newest entries of the ledger."""
+        first = max(1, self._application.ledger_index - RECENT_ENTRIES + 1)
+        dissenting: set[str] = set()
+        for entry in self._store.ledger_entries(first, RECENT_ENTRIES):
+            dissenting.update(dissenters(decode_entry(entry.body)))
+        return sorted(dissenting)
 
     async def _log(self, request: web.Request) -> web.Response:
         """The last messages, newest first, at most ?limit= of them."""
