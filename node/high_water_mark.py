@@ -6,6 +6,7 @@ sent, the position and chain digest of the last record go into this file. Two sl
 in turn, so that a torn write leaves the other one.
 """
 
+import fcntl
 import hashlib
 import os
 from pathlib import Path
@@ -34,8 +35,17 @@ class MarkFile:
 
     @classmethod
     def open(cls, path: Path) -> Self:
-        """Open or make the file, and read the newest mark in it; None where there is none."""
+        """Open or make the file, and read the newest mark in it; None where there is none.
+
+        The file is locked while it is open. Raises BlockingIOError where another process has it:
+        two of them would say different things under one name.
+        """
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(descriptor)
+            raise
         marks = [_read_slot(descriptor, offset) for offset in _SLOT_OFFSETS]
         positions = [mark.position if mark else -1 for mark in marks]
         newest = positions.index(max(positions))

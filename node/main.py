@@ -27,10 +27,11 @@ from common.link import Links
 from common.logs import start_logging
 from common.version import VERSION
 from node.ballots import BallotBox
+from node.capture import Capture
 from node.executor import Executor
 from node.runtime import Runtime
 from node.server import NodeServer
-from node.store import Store, StoreDamaged
+from node.store import Store, StoreDamaged, StoreInUse
 from pbft.genesis import Cluster
 from pbft.replica import DamagedRecords
 
@@ -56,15 +57,15 @@ def main(arguments: list[str] | None = None) -> int:
                 f"{config.file}: private_key_file: {config.private_key_file} is not the key of"
                 f" {config.name} in {entry.public_key_file}; the two must be one pair"
             )
+        start_logging(config.log_file, config.name)
     except ConfigError as error:
         print(error, file=sys.stderr)
         return 2
-    start_logging(config.log_file, config.name)
     addresses = {replica.name: replica.address for replica in cluster_config.replicas}
     try:
         node = _Node(config, cluster, limits, addresses, signing_key)
         uvloop.run(node.run())
-    except (StoreDamaged, _CannotListen) as error:
+    except (ConfigError, StoreDamaged, _CannotListen) as error:
         _log.critical("%s", error)
         return 1
     return 0
@@ -86,7 +87,7 @@ class _Node:
         signing_key: SigningKey,
     ) -> None:
         self._config = config
-        self._store = Store(config.data_directory, cluster.id, config.name)
+        self._store = _open_store(config, cluster)
         application = BuildApplication(cluster, limits, self._store.find_statement)
         self._runtime = Runtime(
             cluster=cluster,
@@ -112,6 +113,7 @@ class _Node:
             on_connected=self._runtime.on_connected,
             has_room=self._runtime.has_room,
         )
+        self._spoken_links = _captured(self._links, config)
         self._executor = Executor(
             config=config, limits=limits, cluster_id=cluster.id, version=VERSION
         )
@@ -146,6 +148,8 @@ class _Node:
             )
         if config.fault_injection:
             _log.warning("fault injection is on: this node is %s", config.fault_injection)
+        if config.capture_file:
+            _log.warning("everything that is sent is kept in %s, without bound", config.capture_file)
 
     async def run(self) -> None:
         """Serve until SIGTERM or SIGINT. Raises _CannotListen."""
@@ -158,7 +162,7 @@ class _Node:
         await runner.setup()
         await _listen(runner, self._config)
         await self._executor.start()
-        self._runtime.start(self._links, self._ballots)
+        self._runtime.start(self._spoken_links, self._ballots)
         await self._links.start()
         _log.info("%s %s listens on %s", self._config.name, VERSION, self._config.listen)
         stopped = asyncio.create_task(stop.wait())
@@ -178,6 +182,44 @@ class _Node:
             # A fault of our own: say it, rather than go on in a state nobody has thought of.
             self._runtime.task.result()
         _log.info("%s stopped", self._config.name)
+
+
+def _open_store(config: NodeConfig, cluster: Cluster) -> Store:
+    """The files in the data directory. Raises StoreDamaged, ConfigError."""
+    try:
+        return Store(config.data_directory, cluster.id, config.name)
+    except StoreInUse as error:
+        raise ConfigError.at(
+            config.file,
+            "data_directory",
+            f"{error}, perhaps this node runs already",
+            "each node has a data_directory of its own",
+        ) from error
+    except OSError as error:
+        raise ConfigError.at(
+            config.file,
+            "data_directory",
+            f"{config.data_directory} cannot be used ({error.strerror})",
+            "a folder that can be written to",
+        ) from error
+
+
+def _captured(links: Links, config: NodeConfig) -> Links | Capture:
+    """The links, with everything that is sent written down if that is asked for.
+
+    Raises ConfigError.
+    """
+    if config.capture_file is None:
+        return links
+    try:
+        return Capture(links, config.capture_file)
+    except OSError as error:
+        raise ConfigError.at(
+            config.file,
+            "capture_file",
+            f"{config.capture_file} cannot be written ({error.strerror})",
+            "a file in a folder that can be written to",
+        ) from error
 
 
 async def _listen(runner: web.AppRunner, config: NodeConfig) -> None:

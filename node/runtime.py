@@ -17,6 +17,7 @@ from ci.operations import CastBallot, MalformedOperation, decode_operation
 from common.keys import SigningKey, verify
 from common.link import Links
 from node.ballots import BallotBox
+from node.capture import Capture
 from node.fault_injection import is_mute
 from node.store import SaveFailed, Store
 from pbft.genesis import Cluster
@@ -73,7 +74,7 @@ class Runtime:
         self._turn_done = asyncio.Event()
         self._deadline = 0.0
         self._update_due = 0.0
-        self._links: Links | None = None
+        self._links: Links | Capture | None = None
         self._ballots: BallotBox | None = None
         self._task: asyncio.Task[None] | None = None
 
@@ -92,7 +93,7 @@ class Runtime:
             self._application.ledger_index,
         )
 
-    def start(self, links: Links, ballots: BallotBox) -> None:
+    def start(self, links: Links | Capture, ballots: BallotBox) -> None:
         """Begin the loop."""
         self._links = links
         self._ballots = ballots

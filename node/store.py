@@ -54,6 +54,10 @@ class StoreDamaged(Exception):
     """The files are not what this replica saved; the text names the file and what to do."""
 
 
+class StoreInUse(Exception):
+    """Another process has the files open; the text names the folder."""
+
+
 class SaveFailed(Exception):
     """Nothing of this save is on disk (disk full, input/output error); it may be tried again."""
 
@@ -72,12 +76,25 @@ class Store:
     """The open files of one replica."""
 
     def __init__(self, directory: Path, cluster_id: bytes, replica: str) -> None:
-        """Open or make them. Raises StoreDamaged, also where they belong to somebody else."""
+        """Open or make them.
+
+        Raises StoreDamaged, also where they belong to somebody else; StoreInUse; OSError.
+        """
         directory.mkdir(parents=True, exist_ok=True)
         # The records are committed, the mark after them is not on disk yet.
         self._is_mark_due = False
         self.path = directory / DATABASE_NAME
-        self._mark_file = MarkFile.open(directory / MARK_NAME)
+        try:
+            self._mark_file = MarkFile.open(directory / MARK_NAME)
+        except BlockingIOError as error:
+            raise StoreInUse(f"{directory} is in use by another process") from error
+        try:
+            self._open_database(cluster_id, replica)
+        except BaseException:
+            self._mark_file.close()
+            raise
+
+    def _open_database(self, cluster_id: bytes, replica: str) -> None:
         try:
             self._database = sqlite3.connect(self.path, isolation_level=None)
             self._database.execute("PRAGMA journal_mode = WAL")

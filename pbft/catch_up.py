@@ -1,7 +1,7 @@
 """STATUS and the re-sending of saved messages, so that what the network lost is made good.
 
 Nothing new is said here: only messages that were said before, whoever signed them. A peer that
-reports the same as in its last STATUS made no progress since, so it lacks something.
+reports no more than in its last STATUS made no progress since, so it lacks something.
 """
 
 from itertools import islice
@@ -33,20 +33,21 @@ def _own_status(core: Core) -> Signed:
 def on_status(core: Core, message: Status, signed: Signed) -> Refusal | None:
     """A peer's STATUS.
 
-    Accepted if the signature holds. Answered if the peer says the same as last time, or speaks
-    for the first time on this link: with the checkpoint certificate if it is below ours, with
-    decided slots that we executed and it did not, and with our own words about open slots.
+    Accepted if the signature holds. Answered with the checkpoint certificate if the peer's is
+    below ours; and, unless it executed more than it ever said before on this link, with decided
+    slots that we executed and it did not, and with our own words about open slots. What it said
+    once can be sent again by anybody, so only something higher counts as progress.
     """
     if refusal := core.authenticator.check(signed, message):
         return refusal
-    earlier = core.peer_executed.get(message.replica)
-    core.peer_executed[message.replica] = message.executed
-    if earlier is not None and earlier != message.executed:
-        return None
     to = signed.signer
     if message.stable < core.low:
         for checkpoint in core.stable.checkpoints:
             core.send(to, checkpoint)
+    earlier = core.peer_executed.get(message.replica)
+    core.peer_executed[message.replica] = max(message.executed, earlier or 0)
+    if earlier is not None and message.executed > earlier:
+        return None
     for checkpoint in core.checkpoint_votes.own_above(core.index, max(core.low, message.stable)):
         core.send(to, checkpoint)
     if message.executed < core.kept_above:

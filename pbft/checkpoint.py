@@ -38,7 +38,8 @@ def on_checkpoint(core: Core, message: Checkpoint, signed: Signed) -> Refusal | 
     """A replica's CHECKPOINT (4.3).
 
     Accepted if: its number is a multiple of K above the stable one; the signature holds; and the
-    replica has said nothing else about that number.
+    replica has not said the same before. Until there is a certificate for the number, another
+    digest of the same replica replaces its earlier one, for the reason given in on_commit.
     """
     if message.sequence <= core.low:
         return Refusal("at or below the stable checkpoint")
@@ -51,7 +52,8 @@ def on_checkpoint(core: Core, message: Checkpoint, signed: Signed) -> Refusal | 
         return refusal
     if earlier is not None:
         core.tell("equivocation", replica=message.replica, sequence=message.sequence)
-        return Refusal("the replica said another digest for this checkpoint before")
+        if core.checkpoint_votes.certificate(message.sequence) is not None:
+            return Refusal("the replica said another digest for this checkpoint before")
     core.checkpoint_votes.add(message, signed)
     return None
 

@@ -131,7 +131,7 @@ class Core:
         # checkpoint: number -> (state digest, parts), until a checkpoint at or above is stable
         self.snapshots: dict[int, tuple[bytes, dict[str, bytes]]] = {}
         self.status_due = 0.0  # catch_up
-        self.peer_executed: dict[int, int] = {}  # catch_up: what each peer said last
+        self.peer_executed: dict[int, int] = {}  # catch_up: the most that each peer said
 
         self.output = Output()
         self.replies: dict[str, list[Reply]] = {}

@@ -187,19 +187,26 @@ def on_prepare(core: Core, message: Prepare, signed: Signed) -> Refusal | Slot |
 def on_commit(core: Core, message: Commit, signed: Signed) -> Refusal | Slot | None:
     """A COMMIT (4.2).
 
-    Accepted if: it is of the current view; h < n <= H; and the sender has not sent one for this
-    slot before. It may come before the PRE-PREPARE and the PREPAREs.
+    Accepted if: it is of the current view; h < n <= H; and the sender has not sent the same one
+    for this slot before. It may come before the PRE-PREPARE and the PREPAREs.
+    Until the slot is decided, another COMMIT of the same sender replaces its earlier one: still
+    one voice, one vote. If the first one stood, a faulty replica that committed with the others
+    could bar one that missed their PREPAREs from ever using the certificate they re-send.
     """
     if refusal := _guard(core, message):
         return refusal
     slot = core.log.slot(message.sequence)
     earlier = slot.commits.get(message.replica)
-    if earlier is not None:
-        return _second_vote(core, earlier[0], message, signed)
     if slot.committed_digest(core.quorums) is not None:
+        if earlier is not None:
+            return _second_vote(core, earlier[0], message, signed)
         return None  # beyond the quorum: not even verified
+    if earlier is not None and earlier[0] == message:
+        return None
     if refusal := core.authenticator.check(signed, message):
         return refusal
+    if earlier is not None:
+        core.tell("equivocation", replica=message.replica, sequence=message.sequence)
     slot.commits[message.replica] = (message, signed)
     return slot
 

@@ -42,7 +42,7 @@ def test_a_replica_killed_at_any_step_continues_from_its_disk(steps: int) -> Non
         world.ask(timestamp, b"%d" % timestamp)
     for _ in range(steps):
         if world.under_way:
-            world._deliver_one(world.under_way.pop(0))
+            world.deliver_one(world.under_way.pop(0))
     world.crash("r0")
     world.run(2)
     world.start("r0")

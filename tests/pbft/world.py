@@ -1,21 +1,33 @@
-"""A small deterministic world for protocol tests: replicas, a client, and the messages between.
+"""A small deterministic world for protocol tests: replicas, clients, and the messages between.
 
 Nothing is delivered by itself: a test says which messages travel, so that it can lose, hold
-back, reorder and repeat them. Signatures are an HMAC stand-in; codec and real Ed25519 have tests
-of their own.
+back, reorder and repeat them. Signatures are a hash stand-in, so that a test can sign as anybody;
+codec and real Ed25519 have tests of their own.
 """
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from typing import TypeVar
 
 import msgspec
 
+from pbft import messages
 from pbft.authentication import sign_message
 from pbft.client import Client, ClientOutput, make_request
-from pbft.codec import decode_message, digest_of, encode_message
+from pbft.codec import decode_message, digest_of, encode_batch, encode_message
 from pbft.core import Settings
 from pbft.genesis import FORMAT_VERSION, Cluster, Genesis, Member
-from pbft.messages import AnyMessage, Envelope, Request, Signed
+from pbft.messages import (
+    AnyMessage,
+    Checkpoint,
+    Commit,
+    Envelope,
+    Prepare,
+    PrePrepare,
+    Request,
+    Signed,
+    Status,
+)
 from pbft.ports import (
     Announcement,
     Applied,
@@ -28,6 +40,10 @@ from pbft.ports import (
     Sign,
 )
 from pbft.replica import Replica
+
+CLIENTS = ("client", "other")
+
+M = TypeVar("M", bound=messages.Message)
 
 
 def public_key(name: str) -> bytes:
@@ -118,8 +134,17 @@ class Message(msgspec.Struct, frozen=True):
         return decode_message(self.envelope.signed.payload)
 
 
+class CrashPoint(msgspec.Struct, frozen=True):
+    """Kill a replica when it has done so many turns: `saved` says whether the records of the
+    last one reach the disk, `sent` how many of its messages still leave."""
+
+    turn: int
+    saved: bool
+    sent: int
+
+
 class World:
-    """Replicas `r0` ..., one client `client`, their disks, and the messages under way."""
+    """Replicas `r0` ..., the clients `client` and `other`, their disks, and messages under way."""
 
     def __init__(
         self,
@@ -129,13 +154,14 @@ class World:
         window: int = 16,
         client_window: int = 64,
         settings: Settings | None = None,
+        application: Callable[[str], Journal] = lambda name: Journal(),
     ) -> None:
         self.names = tuple(f"r{index}" for index in range(replicas))
         self.cluster = Cluster(
             Genesis(
                 FORMAT_VERSION,
                 tuple(Member(name, public_key(name), ("replica",)) for name in self.names),
-                tuple(Member(n, public_key(n), ("gateway",)) for n in ("client", "other")),
+                tuple(Member(name, public_key(name), ("gateway",)) for name in CLIENTS),
                 checkpoint_interval,
                 window,
                 client_window,
@@ -145,13 +171,16 @@ class World:
         self.settings = settings or Settings()
         self.now = 0.0
         self.disks = {name: Disk() for name in self.names}
+        self.make_application = application
         self.applications: dict[str, Journal] = {}
         self.replicas: dict[str, Replica] = {}
         self.under_way: list[Message] = []
         self.sent: list[Message] = []
         self.outputs: dict[str, list[Output]] = {name: [] for name in self.names}
-        self.client = Client(self.cluster, "client", verify)
-        self.client_output = ClientOutput()
+        self.crash_points: dict[str, CrashPoint] = {}
+        self.turns: dict[str, int] = dict.fromkeys(self.names, 0)
+        self.clients = {name: Client(self.cluster, name, verify) for name in CLIENTS}
+        self.client_outputs = {name: ClientOutput() for name in CLIENTS}
         for name in self.names:
             self.start(name)
 
@@ -159,12 +188,13 @@ class World:
 
     def start(self, name: str) -> None:
         """Start or restart a replica from its disk."""
-        self.applications[name] = Journal()
+        self.applications[name] = self.make_application(name)
         replica = Replica(
             self.cluster, name, signer(name), verify, self.applications[name], self.settings
         )
         disk = self.disks[name]
-        replica.restore(disk.records, {d: body for d, (_, body) in disk.bodies.items()})
+        restored = replica.restore(disk.records, {d: body for d, (_, body) in disk.bodies.items()})
+        self.outputs[name].append(restored)
         self.replicas[name] = replica
 
     def crash(self, name: str) -> None:
@@ -174,20 +204,42 @@ class World:
 
     def connect(self, name: str) -> None:
         """All links of a replica are made anew."""
-        for other in self.replicas:
-            if other != name:
+        for other in list(self.replicas):
+            if other != name and other in self.replicas and name in self.replicas:
                 self._take(name, self.replicas[name].greet(other, self.now))
-                self._take(other, self.replicas[other].greet(name, self.now))
+                if other in self.replicas:
+                    self._take(other, self.replicas[other].greet(name, self.now))
 
     # --- messages -------------------------------------------------------------------------------
 
-    def sign(self, name: str, message: AnyMessage) -> Signed:
+    def sign(self, name: str, message: AnyMessage, cluster: Cluster | None = None) -> Signed:
         """A message signed by that member, as an adversary with its key could."""
-        return sign_message(message, encode_message(message), name, self.cluster, signer(name))
+        payload = encode_message(message)
+        return sign_message(message, payload, name, cluster or self.cluster, signer(name))
 
     def request(self, timestamp: int, operation: bytes, client: str = "client") -> Signed:
         """A client's signed REQUEST."""
         return make_request(client, timestamp, operation, self.cluster, signer(client))
+
+    def pre_prepare(
+        self, sequence: int, requests: Sequence[Signed], *, view: int = 0, replica: int = 0
+    ) -> tuple[PrePrepare, Signed, bytes]:
+        """A PRE-PREPARE as the holder of that replica's key could make it, and its body."""
+        body = encode_batch(tuple(requests))
+        message = PrePrepare(view, sequence, digest_of(body), replica)
+        return message, self.sign(self.names[replica], message), body
+
+    def prepare(self, sequence: int, digest: bytes, replica: int, view: int = 0) -> Signed:
+        """A PREPARE signed by that replica."""
+        return self.sign(self.names[replica], Prepare(view, sequence, digest, replica))
+
+    def commit(self, sequence: int, digest: bytes, replica: int, view: int = 0) -> Signed:
+        """A COMMIT signed by that replica."""
+        return self.sign(self.names[replica], Commit(view, sequence, digest, replica))
+
+    def checkpoint(self, sequence: int, digest: bytes, replica: int) -> Signed:
+        """A CHECKPOINT signed by that replica."""
+        return self.sign(self.names[replica], Checkpoint(sequence, digest, replica))
 
     def give(self, receiver: str, signed: Signed, body: bytes = b"") -> Output:
         """Hand one message to one replica, and take its output."""
@@ -195,11 +247,23 @@ class World:
         self._take(receiver, output)
         return output
 
-    def ask(self, timestamp: int, operation: bytes) -> None:
-        """The client asks all replicas."""
-        self._take_client(
-            self.client.ask(self.request(timestamp, operation), frozenset({"done"}), self.now)
+    def refuse(self, receiver: str, signed: Signed, body: bytes = b"") -> str:
+        """Hand over a message that must be refused and change nothing; gives back the reason."""
+        before = picture(self.replicas[receiver])
+        output = self.give(receiver, signed, body)
+        assert picture(self.replicas[receiver]) == before, "a refused message changed the state"
+        assert (output.records, output.deliveries) == ([], [])
+        assert all(
+            isinstance(decode_message(send.envelope.signed.payload), Status)
+            for send in output.messages
         )
+        (reason,) = (n.details["reason"] for n in output.notices if n.event == "refused")
+        return str(reason)
+
+    def ask(self, timestamp: int, operation: bytes, client: str = "client") -> None:
+        """The client asks all replicas."""
+        signed = self.request(timestamp, operation, client)
+        self._take_client(client, self.clients[client].ask(signed, frozenset({"done"}), self.now))
 
     def deliver(self, wanted: Callable[[Message], bool] = lambda message: True) -> int:
         """Deliver what is under way and wanted, in order, until nothing more comes of it."""
@@ -208,7 +272,7 @@ class World:
             index = next((i for i, m in enumerate(self.under_way) if wanted(m)), None)
             if index is None:
                 return delivered
-            self._deliver_one(self.under_way.pop(index))
+            self.deliver_one(self.under_way.pop(index))
             delivered += 1
 
     def drop(self, unwanted: Callable[[Message], bool]) -> int:
@@ -218,11 +282,12 @@ class World:
         return before - len(self.under_way)
 
     def tick(self, seconds: float = 1.0) -> None:
-        """Let time pass: every replica and the client do what is due."""
+        """Let time pass: every replica and the clients do what is due."""
         self.now += seconds
         for name in list(self.replicas):
             self._take(name, self.replicas[name].expire(self.now))
-        self._take_client(self.client.expire(self.now))
+        for name, client in self.clients.items():
+            self._take_client(name, client.expire(self.now))
 
     def run(self, ticks: int = 4) -> None:
         """Deliver everything, and let some time pass in between."""
@@ -231,44 +296,62 @@ class World:
             self.tick()
             self.deliver()
 
-    def _deliver_one(self, message: Message) -> None:
-        if message.receiver == "client":
-            self._take_client(self.client.receive([message.envelope], self.now))
-        elif message.receiver in self.replicas:
-            replica = self.replicas[message.receiver]
-            self._take(message.receiver, replica.receive([message.envelope], self.now))
+    def deliver_one(self, message: Message) -> None:
+        """Deliver this message, if its receiver is up."""
+        self.deliver_together([message])
+
+    def deliver_together(self, messages: Sequence[Message]) -> None:
+        """Deliver messages to one receiver in one turn, if it is up."""
+        receiver = messages[0].receiver
+        envelopes = [message.envelope for message in messages]
+        if receiver in self.clients:
+            self._take_client(receiver, self.clients[receiver].receive(envelopes, self.now))
+        elif receiver in self.replicas:
+            self._take(receiver, self.replicas[receiver].receive(envelopes, self.now))
 
     def _take(self, name: str, output: Output) -> None:
-        self.disks[name].save(output.records)
-        self.outputs[name].append(output)
-        for send in output.messages:
-            receivers = [send.to] if send.to else [n for n in self.names if n != name]
-            for receiver in receivers:
-                message = Message(name, receiver, send.envelope)
-                self.sent.append(message)
-                if receiver in self.replicas or receiver == "client":
-                    self.under_way.append(message)
+        self.turns[name] += 1
+        point = self.crash_points.get(name)
+        is_last = point is not None and point.turn == self.turns[name]
+        if point is None or not is_last or point.saved:
+            self.disks[name].save(output.records)
+            self.outputs[name].append(output)
+            leaving = output.messages[: point.sent] if point and is_last else output.messages
+            for send in leaving:
+                self._send(name, send.to, send.envelope)
+        if is_last:
+            # What has left is on the network: only what was on its way here is gone.
+            del self.replicas[name]
+            self.under_way = [m for m in self.under_way if m.receiver != name]
 
-    def _take_client(self, output: ClientOutput) -> None:
-        self.client_output.accepted.extend(output.accepted)
-        self.client_output.late.extend(output.late)
+    def _send(self, name: str, to: str | None, envelope: Envelope) -> None:
+        for receiver in [to] if to else [other for other in self.names if other != name]:
+            message = Message(name, receiver, envelope)
+            self.sent.append(message)
+            if receiver in self.replicas or receiver in self.clients:
+                self.under_way.append(message)
+
+    def _take_client(self, name: str, output: ClientOutput) -> None:
+        self.client_outputs[name].accepted.extend(output.accepted)
+        self.client_outputs[name].late.extend(output.late)
+        self.client_outputs[name].notices.extend(output.notices)
         for send in output.messages:
-            for name in self.names:
-                message = Message("client", name, send.envelope)
+            for replica in self.names:
+                message = Message(name, replica, send.envelope)
                 self.sent.append(message)
-                if name in self.replicas:
+                if replica in self.replicas:
                     self.under_way.append(message)
 
     # --- looking --------------------------------------------------------------------------------
 
+    @property
+    def client_output(self) -> ClientOutput:
+        """All that came out of the client `client`."""
+        return self.client_outputs["client"]
+
     def refusals(self, name: str) -> list[str]:
         """The reasons of all refusals of that replica so far."""
-        return [
-            str(notice.details["reason"])
-            for output in self.outputs[name]
-            for notice in output.notices
-            if notice.event == "refused"
-        ]
+        return [str(details["reason"]) for details in self.told(name, "refused")]
 
     def told(self, name: str, event: str) -> list[dict[str, str | int | None]]:
         """The details of all notices of that kind by that replica so far."""
@@ -279,6 +362,54 @@ class World:
             if notice.event == event
         ]
 
+    def said(self, name: str, kind: type[M]) -> list[M]:
+        """The distinct messages of that type that the replica signed and sent, in order."""
+        payloads = {
+            message.envelope.signed.payload: None
+            for message in self.sent
+            if message.envelope.signed.signer == name
+        }
+        return [m for m in map(decode_message, payloads) if isinstance(m, kind)]
+
     def executed(self) -> dict[str, int]:
         """The last executed sequence number by replica."""
         return {name: replica.core.executed for name, replica in self.replicas.items()}
+
+
+def picture(replica: Replica) -> dict[str, object]:
+    """All that a replica knows of the protocol, so that two moments can be compared.
+
+    Slots about which nothing is known are left out, and what it said last about itself too.
+    """
+    core = replica.core
+    slots = {
+        slot.sequence: (
+            slot.accepted,
+            dict(slot.prepares),
+            dict(slot.commits),
+            dict(slot.batches),
+            tuple(slot.records),
+        )
+        for slot in core.log.above(0)
+        if slot.accepted or slot.prepares or slot.commits or slot.batches
+    }
+    return {
+        "view": core.view,
+        "status": core.status,
+        "slots": slots,
+        "pending": {c: core.pending.numbers(c) for c in core.pending.clients()},
+        "proposed": set(core.proposed),
+        "next_sequence": core.next_sequence,
+        "rotation": core.rotation,
+        "executed": core.executed,
+        "clients": core.clients.parts(),
+        "application": core.application.parts(),
+        "stable": core.stable,
+        "certified": core.certified,
+        "checkpoints": {
+            index: core.checkpoint_votes.own_above(index, 0)
+            for index in range(core.quorums.replicas)
+        },
+        "snapshots": dict(core.snapshots),
+        "peer_executed": dict(core.peer_executed),
+    }

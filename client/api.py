@@ -1,0 +1,377 @@
+"""The gateway over HTTP: webhooks in, builds out as JSON, logs, envelopes, health.
+
+Every refusal is `{"error": text}`; the text says what was wrong, where, and what to do. Reading a
+request is bounded in size and time, so that a half-sent one does not stay.
+"""
+
+import asyncio
+import functools
+import logging
+import re
+from collections.abc import Awaitable, Callable
+from typing import Annotated, Any
+
+import msgspec
+from aiohttp import web
+
+from ci.statement import envelope, keyid_for
+from client.archive import Archive, BuildRecord
+from client.collector import Collector
+from client.database import StorageFailed
+from client.gateway import Gateway, QueueFull
+from client.nodes import NodeFailed, Nodes
+from client.view import BuildView, build_view
+from client.webhook import (
+    BODY_BYTES_MAX,
+    WebhookRefusal,
+    choose_repository,
+    parse_webhook,
+    too_large,
+)
+from common.config import ClientConfig
+from pbft.genesis import Cluster
+
+BODY_TIMEOUT_SECONDS = 30.0
+APPEND_TIMEOUT_SECONDS = 30.0
+# A glance at the nodes must not make a page wait for one that is down.
+GLANCE_TIMEOUT_SECONDS = 1.0
+PAGE_BUILDS = 25
+PAGE_BUILDS_MAX = 100
+RETRY_AFTER_SECONDS = 10
+# 25 MB each: what strangers may have in memory at once.
+BODIES_AT_ONCE_MAX = 16
+APPEND_BODY_BYTES_MAX = 256 * 1024
+# ci.operations.Append takes no more.
+APPEND_CHARACTERS_MAX = 16 * 1024
+
+BUILD_ID = re.compile(r"[0-9a-f]{64}")
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+_log = logging.getLogger(__name__)
+
+
+class ApiError(Exception):
+    """An answer that is not 200: the status, what to do about it, and when to come back."""
+
+    def __init__(self, status: int, text: str, retry_after_seconds: int | None = None) -> None:
+        super().__init__(text)
+        self.status = status
+        self.text = text
+        self.retry_after_seconds = retry_after_seconds
+
+
+class Accepted(msgspec.Struct, frozen=True):
+    """The body of the 202."""
+
+    build: str
+    url: str
+
+
+class BuildPage(msgspec.Struct, frozen=True):
+    """Some builds, newest first; `next`: the `after` of the following page."""
+
+    builds: list[BuildView]
+    next: str | None
+
+
+class Site:
+    """What the handlers of the API and the pages share."""
+
+    def __init__(
+        self,
+        *,
+        config: ClientConfig,
+        cluster: Cluster,
+        gateway: Gateway,
+        archive: Archive,
+        collector: Collector,
+        nodes: Nodes,
+        connected: Callable[[], frozenset[str]],
+        version: str,
+    ) -> None:
+        """connected: the replicas that the gateway has a link to."""
+        self.config = config
+        self.cluster = cluster
+        self.gateway = gateway
+        self.archive = archive
+        self.collector = collector
+        self.nodes = nodes
+        self.connected = connected
+        self.version = version
+        self.public_url = (config.public_url or config.listen.url).rstrip("/")
+        self.bodies = asyncio.Semaphore(BODIES_AT_ONCE_MAX)
+
+    def record(self, request: web.Request) -> BuildRecord:
+        """The build that the path names. Raises ApiError."""
+        text = request.match_info["build"]
+        record = self.archive.get(bytes.fromhex(text)) if BUILD_ID.fullmatch(text) else None
+        if record is None:
+            raise ApiError(404, "no such build here; GET /api/v1/builds lists those there are")
+        return record
+
+    def view(self, record: BuildRecord) -> BuildView:
+        """The build as it is shown."""
+        return build_view(
+            record, self.archive.ballots(record.build), self.archive.replies(record.build)
+        )
+
+    async def fresh_view(self, record: BuildRecord) -> BuildView:
+        """The same, with the ballots that an open build has so far."""
+        if record.opened_at is not None and record.statement is None:
+            try:
+                async with asyncio.timeout(GLANCE_TIMEOUT_SECONDS):
+                    await self.collector.glance(record.build)
+            except TimeoutError:
+                _log.debug("the nodes took too long to tell what they have")
+            record = self.archive.get(record.build) or record
+        return self.view(record)
+
+    def page(self, request: web.Request) -> BuildPage:
+        """The builds that `?after=<build>&limit=<n>` means. Raises ApiError."""
+        limit_text = request.query.get("limit", str(PAGE_BUILDS))
+        if not (limit_text.isascii() and limit_text.isdigit() and int(limit_text[:9]) >= 1):
+            raise ApiError(400, f"`limit` is a number from 1 to {PAGE_BUILDS_MAX}")
+        limit = min(int(limit_text[:9]), PAGE_BUILDS_MAX)
+        before = None
+        after = request.query.get("after")
+        if after is not None:
+            last = self.archive.get(bytes.fromhex(after)) if BUILD_ID.fullmatch(after) else None
+            if last is None:
+                raise ApiError(404, "`after` must be the id of a build; take it from `next`")
+            before = last.number
+        records = self.archive.page(before, limit + 1)
+        builds = [self.view(record) for record in records[:limit]]
+        return BuildPage(builds, builds[-1].id if len(records) > limit else None)
+
+
+def add_routes(application: web.Application, site: Site) -> None:
+    """Add the API's routes."""
+
+    def bound(handler: Callable[[Site, web.Request], Awaitable[web.StreamResponse]]) -> Handler:
+        return functools.partial(handler, site)
+
+    router = application.router
+    router.add_post("/webHook", bound(on_webhook))
+    router.add_post("/webhook", bound(on_webhook))
+    router.add_get("/healthz", bound(show_health))
+    router.add_get("/api/v1/builds", bound(show_builds))
+    router.add_get("/api/v1/builds/{build}", bound(show_build))
+    router.add_get("/api/v1/builds/{build}/log/{replica}", bound(show_log))
+    router.add_get("/api/v1/builds/{build}/attestation", bound(show_attestation))
+    router.add_get("/api/v1/network", bound(show_network))
+    router.add_post("/api/v1/append", bound(on_append))
+
+
+@web.middleware
+async def errors_as_json(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Every refusal as `{"error": text}`; our own faults are logged, not shown."""
+    try:
+        response = await handler(request)
+    except ApiError as error:
+        headers = {}
+        if error.retry_after_seconds is not None:
+            headers["Retry-After"] = str(error.retry_after_seconds)
+        response = json_response({"error": error.text}, error.status, headers)
+    except web.HTTPException as error:
+        if error.status < 400:
+            raise
+        headers = {"Allow": error.headers["Allow"]} if "Allow" in error.headers else {}
+        text = f"{request.method} {request.path}: {error.reason}"
+        response = json_response({"error": text}, error.status, headers)
+    except StorageFailed as error:
+        _log.error("%s", error)
+        response = json_response(
+            {"error": "the gateway cannot store anything now; try again later"},
+            503,
+            {"Retry-After": str(RETRY_AFTER_SECONDS)},
+        )
+    response.headers.setdefault("X-Content-Type-Options", "nosniff")
+    return response
+
+
+def json_response(
+    value: Any, status: int = 200, headers: dict[str, str] | None = None
+) -> web.Response:
+    """A value as JSON with a line end, for people with curl."""
+    return web.Response(
+        body=msgspec.json.encode(value) + b"\n",
+        status=status,
+        content_type="application/json",
+        headers=headers,
+    )
+
+
+async def on_webhook(site: Site, request: web.Request) -> web.Response:
+    """POST /webHook: 202 with the build's id once the outbox is on disk."""
+    async with site.bodies:
+        body = await read_body(request, BODY_BYTES_MAX)
+        parsed = parse_webhook(body, request.content_type)
+    if isinstance(parsed, WebhookRefusal):
+        raise ApiError(parsed.status, parsed.text)
+    urls = [entry.url for entry in site.config.repositories]
+    repository = choose_repository(parsed, urls, site.config.file.name)
+    if isinstance(repository, WebhookRefusal):
+        raise ApiError(repository.status, repository.text)
+    try:
+        build = await site.gateway.submit(repository, parsed.branch, parsed.commit)
+    except QueueFull as error:
+        raise _queue_full(error) from error
+    url = f"{site.public_url}/builds/{build.hex()}"
+    return json_response(Accepted(build.hex(), url), 202, {"Location": url})
+
+
+async def show_builds(site: Site, request: web.Request) -> web.Response:
+    """GET /api/v1/builds?after=<build>&limit=<n>."""
+    return json_response(site.page(request))
+
+
+async def show_build(site: Site, request: web.Request) -> web.Response:
+    """GET /api/v1/builds/<id>."""
+    return json_response(await site.fresh_view(site.record(request)))
+
+
+async def show_log(site: Site, request: web.Request) -> web.StreamResponse:
+    """GET /api/v1/builds/<id>/log/<replica>: the archived log, as that replica's ballot names it.
+
+    A build's output is a stranger's text: it is never shown as anything but plain text.
+    """
+    record = site.record(request)
+    replica = request.match_info["replica"]
+    if site.cluster.replica_index(replica) is None:
+        names = ", ".join(site.cluster.replica_names)
+        raise ApiError(404, f"no replica of that name; there are {names}")
+    ballots = site.archive.ballots(record.build)
+    if not any(ballot.replica == replica and ballot.log_archived for ballot in ballots):
+        raise ApiError(404, f"no log of {replica} is archived (yet): it has to match its ballot")
+    return web.FileResponse(
+        site.archive.log_file(record.build, replica),
+        headers={
+            "Content-Type": "text/plain; charset=utf-8",
+            "X-Content-Type-Options": "nosniff",
+            "Content-Security-Policy": "default-src 'none'; sandbox",
+        },
+    )
+
+
+async def show_attestation(site: Site, request: web.Request) -> web.Response:
+    """GET /api/v1/builds/<id>/attestation: the DSSE envelope, once f+1 replicas signed it."""
+    record = site.record(request)
+    status = site.view(record).status
+    if record.statement is None:
+        raise ApiError(404, f"the build is {status}; there is an attestation once it is decided")
+    signatures = []
+    for reply in site.archive.replies(record.build):
+        public_key = site.cluster.public_key(reply.replica)
+        if reply.attestation is not None and public_key is not None:
+            signatures.append((keyid_for(public_key), reply.attestation))
+    needed = site.cluster.quorums.weak
+    if len(signatures) < needed:
+        raise ApiError(
+            404, f"{len(signatures)} of {needed} signatures are here; the others are asked for"
+        )
+    return json_response(
+        envelope(record.statement, signatures),
+        headers={"Content-Disposition": f'inline; filename="{record.build.hex()}.intoto.json"'},
+    )
+
+
+async def show_health(site: Site, request: web.Request) -> web.Response:
+    """GET /healthz: 200 while the gateway accepts webhooks."""
+    return json_response(
+        {
+            "status": "ok",
+            "version": site.version,
+            "cluster": site.cluster.id.hex(),
+            "connected": sorted(site.connected()),
+            "waiting": site.gateway.unfinished,
+        }
+    )
+
+
+async def show_network(site: Site, request: web.Request) -> web.Response:
+    """GET /api/v1/network: each replica's link and its own status (null: no answer in time)."""
+    connected = site.connected()
+    answers = await asyncio.gather(
+        *(site.nodes.status(name) for name in site.nodes.names), return_exceptions=True
+    )
+    replicas = []
+    for name, answer in zip(site.nodes.names, answers, strict=True):
+        if isinstance(answer, BaseException) and not isinstance(answer, NodeFailed):
+            raise answer
+        is_up = not isinstance(answer, BaseException)
+        replicas.append(
+            {
+                "replica": name,
+                "connected": name in connected,
+                "status": answer if is_up else None,
+                "error": None if is_up else str(answer),
+            }
+        )
+    quorums = site.cluster.quorums
+    return json_response(
+        {
+            "cluster": site.cluster.id.hex(),
+            "faults_max": quorums.faults_max,
+            "needed": quorums.strong,
+            "replicas": replicas,
+        }
+    )
+
+
+async def on_append(site: Site, request: web.Request) -> web.Response:
+    """POST /api/v1/append {"text": ...}: 200 with the journal's digest and length.
+
+    202 where the network takes longer: the text is on disk and will be appended; posting it
+    again would append it twice.
+    """
+    body = await read_body(request, APPEND_BODY_BYTES_MAX)
+    try:
+        text = msgspec.json.decode(body, type=_AppendBody).text
+    except (ValueError, RecursionError) as error:
+        raise ApiError(400, f'the body: {error}; send {{"text": "..."}}') from error
+    try:
+        future = await site.gateway.append(text)
+    except QueueFull as error:
+        raise _queue_full(error) from error
+    try:
+        async with asyncio.timeout(APPEND_TIMEOUT_SECONDS):
+            result = await asyncio.shield(future)
+    except TimeoutError:
+        detail = "accepted and not ordered yet; do not send it again"
+        return json_response({"detail": detail}, 202)
+    if result.refused is not None:
+        raise ApiError(409, f"the network refused: {result.refused}")
+    return json_response({"digest": result.digest, "length": result.length})
+
+
+class _AppendBody(msgspec.Struct, frozen=True):
+    text: Annotated[str, msgspec.Meta(max_length=APPEND_CHARACTERS_MAX)]
+
+
+async def read_body(request: web.Request, bytes_max: int) -> bytes:
+    """The whole body. Raises ApiError: too long (413), or too slow (408)."""
+    if request.content_length is not None and request.content_length > bytes_max:
+        raise _too_large(request, bytes_max)
+    parts: list[bytes] = []
+    length = 0
+    try:
+        async with asyncio.timeout(BODY_TIMEOUT_SECONDS):
+            async for part in request.content.iter_any():
+                length += len(part)
+                if length > bytes_max:
+                    raise _too_large(request, bytes_max)
+                parts.append(part)
+    except TimeoutError as error:
+        raise ApiError(408, f"the body did not arrive in {BODY_TIMEOUT_SECONDS:g} s") from error
+    return b"".join(parts)
+
+
+def _too_large(request: web.Request, bytes_max: int) -> ApiError:
+    if bytes_max == BODY_BYTES_MAX:
+        return ApiError(413, too_large().text)
+    return ApiError(413, f"the body has more than {bytes_max} bytes; send less")
+
+
+def _queue_full(error: QueueFull) -> ApiError:
+    return ApiError(429, f"{error}; try again later", RETRY_AFTER_SECONDS)

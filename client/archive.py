@@ -1,0 +1,223 @@
+"""The lasting record of every accepted build: times, verdict, replies, ballots, logs.
+
+Rows are in the gateway's database, logs are files beside it, complete or absent. Every method
+that changes rows must be called inside `Database.transaction`.
+"""
+
+import os
+import re
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from client.database import Database
+
+LOG_FOLDER = "logs"
+LOG_SUFFIX = ".log"
+# Replicas' names are checked when the configuration is read; a path is worth a second look.
+_REPLICA_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
+
+
+class BuildRecord(msgspec.Struct, frozen=True, array_like=True):
+    """One build as the gateway knows it.
+
+    detail: one line on what it waits for, or None. refused: why the network will not build it.
+    request: the Signed Request that the statement's subject digest covers.
+    statement: the accepted verdict's bytes. Times are seconds since 1970, UTC, by this machine.
+    collected: ballots and logs of all replicas are here, or no longer waited for.
+    """
+
+    number: int
+    build: bytes
+    repository: str
+    branch: str
+    commit: str | None
+    detail: str | None
+    refused: str | None
+    request: bytes | None
+    statement: bytes | None
+    received_at: float
+    resolved_at: float | None
+    signed_at: float | None
+    opened_at: float | None
+    decided_at: float | None
+    collected: bool
+
+
+class ReplyRecord(msgspec.Struct, frozen=True):
+    """What one replica answered: the accepted verdict or not, and its signature over it.
+
+    attestation: the DSSE signature (64 bytes), checked before it was kept; None: none that holds.
+    """
+
+    replica: str
+    agrees: bool
+    attestation: bytes | None
+
+
+class BallotRecord(msgspec.Struct, frozen=True):
+    """A replica's ballot: its own Signed Request CastBallot, checked before it was kept."""
+
+    replica: str
+    signed: bytes
+    log_archived: bool
+
+
+_COLUMNS = (
+    "number, build, repository, branch, commit_hex, detail, refused, request, statement, "
+    "received_at, resolved_at, signed_at, opened_at, decided_at, collected"
+)
+
+
+class Archive:
+    """Builds' records, newest first, and their logs."""
+
+    def __init__(self, database: Database, data_directory: Path) -> None:
+        self._database = database
+        self._logs = data_directory / LOG_FOLDER
+
+    def add(
+        self, build: bytes, repository: str, branch: str, commit: str | None, at: float
+    ) -> None:
+        """A build was accepted. A commit given with it is a resolved one."""
+        self._database.write(
+            "INSERT INTO builds (build, repository, branch, commit_hex, received_at, resolved_at) "
+            "VALUES (?, ?, ?, ?, ?, ?)",
+            (build, repository, branch, commit, at, None if commit is None else at),
+        )
+
+    def note_resolved(self, build: bytes, commit: str | None, at: float) -> None:
+        """The branch points at this commit, or does not exist."""
+        self._database.write(
+            "UPDATE builds SET commit_hex = ?, resolved_at = ?, detail = NULL WHERE build = ?",
+            (commit, at, build),
+        )
+
+    def note_signed(self, build: bytes, request: bytes, at: float) -> None:
+        """The request for it has its number."""
+        self._database.write(
+            "UPDATE builds SET request = ?, signed_at = ?, detail = NULL WHERE build = ?",
+            (request, at, build),
+        )
+
+    def note_opened(self, build: bytes, at: float) -> None:
+        """The network has it open."""
+        self._database.write(
+            "UPDATE builds SET opened_at = coalesce(opened_at, ?), detail = NULL WHERE build = ?",
+            (at, build),
+        )
+
+    def note_detail(self, build: bytes, detail: str) -> None:
+        """What it waits for, in one line."""
+        self._database.write("UPDATE builds SET detail = ? WHERE build = ?", (detail, build))
+
+    def note_refused(self, build: bytes, reason: str) -> None:
+        """The network will not build it."""
+        self._database.write(
+            "UPDATE builds SET refused = ?, detail = NULL, collected = 1 WHERE build = ?",
+            (reason, build),
+        )
+
+    def note_decided(self, build: bytes, statement: bytes, at: float) -> None:
+        """The verdict was accepted. The first one stays."""
+        self._database.write(
+            "UPDATE builds SET statement = ?, decided_at = ?, detail = NULL, "
+            "opened_at = coalesce(opened_at, ?) WHERE build = ? AND statement IS NULL",
+            (statement, at, at, build),
+        )
+
+    def note_collected(self, build: bytes) -> None:
+        """Nothing more is waited for."""
+        self._database.write("UPDATE builds SET collected = 1 WHERE build = ?", (build,))
+
+    def put_reply(self, build: bytes, reply: ReplyRecord) -> None:
+        """Keep a replica's reply; an agreeing one with a signature is not replaced by less."""
+        self._database.write(
+            "INSERT INTO replies VALUES (?, ?, ?, ?) ON CONFLICT DO UPDATE SET "
+            "agrees = excluded.agrees, attestation = excluded.attestation "
+            "WHERE replies.attestation IS NULL",
+            (build, reply.replica, reply.agrees, reply.attestation),
+        )
+
+    def put_ballot(self, build: bytes, replica: str, signed: bytes) -> None:
+        """Keep a replica's ballot; the first one stays."""
+        self._database.write(
+            "INSERT INTO ballots VALUES (?, ?, ?, 0) ON CONFLICT DO NOTHING",
+            (build, replica, signed),
+        )
+
+    def note_log(self, build: bytes, replica: str) -> None:
+        """The log that this ballot names is in its file."""
+        self._database.write(
+            "UPDATE ballots SET log_archived = 1 WHERE build = ? AND replica = ?", (build, replica)
+        )
+
+    def get(self, build: bytes) -> BuildRecord | None:
+        """The record of a build, or None."""
+        rows = self._select("WHERE build = ?", (build,))
+        return rows[0] if rows else None
+
+    def page(self, before: int | None, records_max: int) -> list[BuildRecord]:
+        """The newest records with a number below `before` (None: of all)."""
+        if before is None:
+            return self._select("ORDER BY number DESC LIMIT ?", (records_max,))
+        return self._select("WHERE number < ? ORDER BY number DESC LIMIT ?", (before, records_max))
+
+    def to_collect(self) -> list[BuildRecord]:
+        """Decided builds whose ballots and logs are still waited for, oldest first."""
+        return self._select("WHERE statement IS NOT NULL AND collected = 0 ORDER BY number")
+
+    def replies(self, build: bytes) -> list[ReplyRecord]:
+        """The replies kept for a build, by replica."""
+        rows = self._database.rows(
+            "SELECT replica, agrees, attestation FROM replies WHERE build = ? ORDER BY replica",
+            (build,),
+        )
+        return [
+            ReplyRecord(replica, bool(agrees), signature) for replica, agrees, signature in rows
+        ]
+
+    def ballots(self, build: bytes) -> list[BallotRecord]:
+        """The ballots kept for a build, by replica."""
+        rows = self._database.rows(
+            "SELECT replica, signed, log_archived FROM ballots WHERE build = ? ORDER BY replica",
+            (build,),
+        )
+        return [BallotRecord(replica, signed, bool(archived)) for replica, signed, archived in rows]
+
+    def log_file(self, build: bytes, replica: str) -> Path:
+        """Where the archived log of that replica is, if it is."""
+        assert _REPLICA_NAME.fullmatch(replica), "a replica's name is checked before it is a path"
+        return self._logs / build.hex() / (replica + LOG_SUFFIX)
+
+    def write_log(self, build: bytes, replica: str, log: bytes) -> None:
+        """Put a log into its file: complete or absent, also after a crash. Raises OSError."""
+        file = self.log_file(build, replica)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, name = tempfile.mkstemp(prefix=f".{file.name}.", dir=file.parent)
+        try:
+            with os.fdopen(descriptor, "wb") as stream:
+                stream.write(log)
+                stream.flush()
+                os.fsync(stream.fileno())
+            os.replace(name, file)
+        except BaseException:
+            os.unlink(name)
+            raise
+        sync_directory(file.parent)
+        sync_directory(self._logs)
+
+    def _select(self, condition: str, values: tuple[Any, ...] = ()) -> list[BuildRecord]:
+        rows = self._database.rows(f"SELECT {_COLUMNS} FROM builds {condition}", values)  # noqa: S608 - constants only
+        return [msgspec.convert(row, BuildRecord, strict=False) for row in rows]
+
+
+def sync_directory(directory: Path) -> None:
+    """Have the names in a folder survive a power cut. Raises OSError."""
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

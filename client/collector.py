@@ -1,0 +1,205 @@
+"""Ballots and logs of a build, fetched from the nodes and checked before they are kept.
+
+A ballot is kept if its replica's signature holds and f+1 nodes serve the same one: a node alone
+could serve a ballot that was signed but never ordered. A log is kept if it has the SHA-256 that
+its replica's ballot names. What is late (a replica that is down) is asked for again, for a while.
+"""
+
+import asyncio
+import hashlib
+import logging
+from collections import Counter
+from collections.abc import Iterable, Sequence
+
+from ci.limits import Limits
+from ci.operations import Finding, Outcome
+from client.archive import Archive, BallotRecord
+from client.database import Database, StorageFailed
+from client.nodes import NodeFailed, Nodes, NotThere, ServedBuild
+from client.view import accepted_verdict, checked_ballot, read_ballot
+from common.keys import verify
+from pbft.authentication import Authenticator
+from pbft.codec import MalformedMessage, decode_signed
+from pbft.genesis import Cluster
+
+AGAIN_SECONDS = 0.25
+AGAIN_SECONDS_MAX = 30.0
+# Beyond the time that a replica may still be building: for one that is being restarted.
+LATE_SECONDS = 300.0
+CANCELLED_SECONDS = 10.0
+ROUNDS_AT_ONCE_MAX = 8
+GLANCE_SECONDS = 2.0
+GLANCES_KEPT = 1024
+# The kept log is at most log_bytes_max and one line that says what was left out.
+LOG_BYTES_EXTRA = 4096
+
+_log = logging.getLogger(__name__)
+
+
+class Collector:
+    """Fetches what belongs to builds; one task for each build that lacks something."""
+
+    def __init__(
+        self, cluster: Cluster, limits: Limits, nodes: Nodes, database: Database, archive: Archive
+    ) -> None:
+        self._cluster = cluster
+        self._limits = limits
+        self._nodes = nodes
+        self._database = database
+        self._archive = archive
+        self._authenticator = Authenticator(cluster, verify)
+        self._rounds = asyncio.Semaphore(ROUNDS_AT_ONCE_MAX)
+        self._following: dict[bytes, asyncio.Task[None]] = {}
+        self._glanced: dict[bytes, float] = {}
+
+    def follow(self, build: bytes) -> None:
+        """Collect everything of a decided build, in the background."""
+        if build not in self._following:
+            task = asyncio.get_running_loop().create_task(self._follow(build))
+            self._following[build] = task
+            task.add_done_callback(lambda done: self._on_done(build, done))
+
+    async def glance(self, build: bytes) -> None:
+        """Fetch the ballots that an open build has so far; at most every two seconds."""
+        now = asyncio.get_running_loop().time()
+        if self._glanced.get(build, 0.0) + GLANCE_SECONDS > now:
+            return
+        self._glanced[build] = now
+        if len(self._glanced) > GLANCES_KEPT:
+            del self._glanced[next(iter(self._glanced))]
+        try:
+            await self._fetch_ballots(build, None)
+        except StorageFailed as error:
+            _log.error("%s", error)
+
+    async def close(self) -> None:
+        """Stop; the next start goes on."""
+        tasks = list(self._following.values())
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _follow(self, build: bytes) -> None:
+        record = self._archive.get(build)
+        assert record is not None
+        assert record.statement is not None
+        verdict = accepted_verdict(record.statement, self._cluster.id, build)
+        assert verdict is not None, "the archive holds accepted statements only"
+        loop = asyncio.get_running_loop()
+        patience = self._limits.build_seconds_max + LATE_SECONDS
+        if verdict.outcome is Outcome.CANCELLED:
+            patience = CANCELLED_SECONDS
+        until = loop.time() + patience
+        delay = AGAIN_SECONDS
+        while True:
+            try:
+                async with self._rounds:
+                    is_complete = await self._round(build, verdict.opened)
+                if is_complete or loop.time() >= until:
+                    with self._database.transaction():
+                        self._archive.note_collected(build)
+                    return
+            except (StorageFailed, OSError) as error:
+                _log.error("build %s: %s; trying again", build.hex()[:12], error)
+            await asyncio.sleep(delay)
+            delay = min(2 * delay, AGAIN_SECONDS_MAX)
+
+    async def _round(self, build: bytes, opened: int) -> bool:
+        """Fetch what is missing, once. Is it all there now?"""
+        replicas = len(self._cluster.replica_names)
+        if len(self._archive.ballots(build)) < replicas:
+            await self._fetch_ballots(build, opened)
+        ballots = self._archive.ballots(build)
+        missing = [ballot for ballot in ballots if _has_log(ballot) and not ballot.log_archived]
+        fetched = await asyncio.gather(
+            *(self._fetch_log(build, opened, ballot) for ballot in missing)
+        )
+        return len(ballots) == replicas and all(fetched)
+
+    async def _fetch_ballots(self, build: bytes, opened: int | None) -> None:
+        answers = await asyncio.gather(
+            *(self._nodes.build(name, build) for name in self._nodes.names),
+            return_exceptions=True,
+        )
+        served: list[ServedBuild] = []
+        for answer in answers:
+            if isinstance(answer, ServedBuild):
+                served.append(answer)
+            elif not isinstance(answer, NodeFailed):
+                raise answer
+        if opened is None:
+            opened = self._agreed_opening(served)
+        if opened is None:
+            return
+        known = {ballot.replica for ballot in self._archive.ballots(build)}
+        agreed = agreed_ballots(served, self._cluster.quorums.weak)
+        new = [
+            (replica, signed)
+            for replica, signed in agreed
+            if replica not in known
+            and self._cluster.replica_index(replica) is not None
+            and checked_ballot(signed, replica, build, opened, self._authenticator) is not None
+        ]
+        if new:
+            with self._database.transaction():
+                for replica, signed in new:
+                    self._archive.put_ballot(build, replica, signed)
+
+    def _agreed_opening(self, served: Sequence[ServedBuild]) -> int | None:
+        counted = Counter(answer.opened for answer in served).most_common(1)
+        if not counted or counted[0][1] < self._cluster.quorums.weak:
+            return None
+        return counted[0][0]
+
+    async def _fetch_log(self, build: bytes, opened: int, ballot: BallotRecord) -> bool:
+        """Archive one log. Is it there now?"""
+        finding = read_ballot(ballot.signed)
+        assert isinstance(finding, Finding)
+        bytes_max = self._limits.log_bytes_max + LOG_BYTES_EXTRA
+        try:
+            log = await self._nodes.log(ballot.replica, build, opened, bytes_max)
+        except NotThere:
+            return False
+        except NodeFailed as error:
+            _log.info("log of build %s: %s", build.hex()[:12], error)
+            return False
+        if hashlib.sha256(log).hexdigest() != finding.evidence.log_sha256:
+            _log.warning(
+                "log of build %s: what %s serves is not what its ballot names",
+                build.hex()[:12],
+                ballot.replica,
+            )
+            return False
+        await asyncio.to_thread(self._archive.write_log, build, ballot.replica, log)
+        with self._database.transaction():
+            self._archive.note_log(build, ballot.replica)
+        return True
+
+    def _on_done(self, build: bytes, task: asyncio.Task[None]) -> None:
+        self._following.pop(build, None)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            _log.error("collecting build %s failed", build.hex()[:12], exc_info=error)
+
+
+def agreed_ballots(served: Iterable[ServedBuild], weak: int) -> list[tuple[str, bytes]]:
+    """(replica, encoded Signed Request) for each ballot that `weak` nodes serve equally.
+
+    Compared is the signed payload: of one payload there may be more than one valid signature.
+    """
+    seen: dict[tuple[str, bytes], list[bytes]] = {}
+    for answer in served:
+        of_this_node: set[str] = set()
+        for ballot in answer.ballots:
+            if ballot.replica in of_this_node:
+                continue
+            of_this_node.add(ballot.replica)
+            try:
+                payload = decode_signed(ballot.signed).payload
+            except MalformedMessage:
+                continue
+            seen.setdefault((ballot.replica, payload), []).append(ballot.signed)
+    return [(replica, min(copies)) for (replica, _), copies in seen.items() if len(copies) >= weak]
+
+
+def _has_log(ballot: BallotRecord) -> bool:
+    return isinstance(read_ballot(ballot.signed), Finding)

@@ -1,0 +1,21 @@
+"""The command line's commands, one module for each group; `add_commands` puts them together."""
+
+import argparse
+from pathlib import Path
+
+from client.commands import builds, envelope, journal, ledger
+
+
+def add_commands(parser: argparse.ArgumentParser) -> None:
+    """Add every command; each sets `run`, which takes the options and gives the exit code."""
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument(
+        "--config",
+        type=Path,
+        default=argparse.SUPPRESS,
+        metavar="FILE",
+        help="the client's configuration file (default: example-config/client.yml)",
+    )
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands")
+    for module in (builds, journal, ledger, envelope):
+        module.add(commands, common)

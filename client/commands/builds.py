@@ -1,0 +1,163 @@
+"""submit, status, wait, log, list: a build, from asking for it to reading its log."""
+
+import argparse
+import asyncio
+import sys
+import time
+from typing import Any
+
+from client.commands.gateway_api import GatewayApi, run
+from client.commands.outcome import (
+    EXIT_DONE,
+    EXIT_NO_ANSWER,
+    EXIT_NOT_PASSED,
+    EXIT_TOO_LATE,
+    PASSED,
+    CommandFailed,
+)
+from client.commands.targets import Commands, gateway_flag, gateway_url
+from common.logs import escape_controls
+
+WAIT_TIMEOUT_SECONDS = 1800.0
+POLL_SECONDS = 0.5
+LISTED_BUILDS = 20
+
+
+def add(commands: Commands, common: argparse.ArgumentParser) -> None:
+    """Add the commands of this module."""
+    submit = commands.add_parser("submit", parents=[common], help="ask for a build of a branch")
+    submit.add_argument("branch", metavar="BRANCH")
+    submit.add_argument("--repository", metavar="URL", help="default: the first configured one")
+    submit.add_argument("--commit", metavar="ID", help="a full commit id on that branch")
+    submit.add_argument("--wait", action="store_true", help="wait for the verdict")
+    _timeout_flag(submit)
+    status = commands.add_parser("status", parents=[common], help="show a build")
+    wait = commands.add_parser("wait", parents=[common], help="wait for a build's verdict")
+    _timeout_flag(wait)
+    log = commands.add_parser("log", parents=[common], help="print a build's archived log")
+    for parser in (status, wait, log):
+        parser.add_argument("build", metavar="BUILD", help="its id, or the beginning of it")
+    log.add_argument("replica", metavar="REPLICA", nargs="?", help="default: one that agrees")
+    listing = commands.add_parser("list", parents=[common], help="list the newest builds")
+    listing.add_argument("--limit", type=int, default=LISTED_BUILDS, metavar="N")
+    actions = ((submit, _submit), (status, _status), (wait, _wait), (log, _log), (listing, _list))
+    for parser, action in actions:
+        gateway_flag(parser)
+        parser.set_defaults(run=lambda options, action=action: run(action(options)))
+
+
+def _timeout_flag(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--timeout",
+        type=float,
+        default=WAIT_TIMEOUT_SECONDS,
+        metavar="SECONDS",
+        help=f"how long to wait (default: {WAIT_TIMEOUT_SECONDS:g})",
+    )
+
+
+async def _submit(options: argparse.Namespace) -> int:
+    async with GatewayApi(gateway_url(options)) as gateway:
+        accepted = await gateway.submit(options.branch, options.repository, options.commit)
+        print(accepted["build"], flush=True)
+        if not options.wait:
+            return EXIT_DONE
+        return await _wait_for(gateway, str(accepted["build"]), options.timeout)
+
+
+async def _status(options: argparse.Namespace) -> int:
+    async with GatewayApi(gateway_url(options)) as gateway:
+        build = await gateway.build(options.build)
+    _print_build(build)
+    return _exit_code(build)
+
+
+async def _wait(options: argparse.Namespace) -> int:
+    async with GatewayApi(gateway_url(options)) as gateway:
+        return await _wait_for(gateway, await gateway.full_id(options.build), options.timeout)
+
+
+async def _log(options: argparse.Namespace) -> int:
+    async with GatewayApi(gateway_url(options)) as gateway:
+        build = await gateway.build(options.build)
+        replica = options.replica or _replica_with_log(build)
+        log = await gateway.log(build["id"], replica)
+    # The bytes as they are to a file or a pipe; on a terminal nothing that could steer it.
+    if sys.stdout.isatty():
+        for line in log.decode("utf-8", "replace").split("\n"):
+            print(escape_controls(line.rstrip("\r")))
+    else:
+        sys.stdout.buffer.write(log)
+        sys.stdout.buffer.flush()
+    return EXIT_DONE
+
+
+async def _list(options: argparse.Namespace) -> int:
+    async with GatewayApi(gateway_url(options)) as gateway:
+        builds = await gateway.builds(max(1, options.limit))
+    for build in builds:
+        verdict = build["verdict"]
+        state = _verdict_text(verdict) if verdict else build["status"]
+        branch = escape_controls(build["branch"])
+        commit = (build["commit"] or "-")[:12]
+        print(f"{build['id'][:12]}  {state:22}  {commit:12}  {branch}")
+    return EXIT_DONE
+
+
+async def _wait_for(gateway: GatewayApi, build_id: str, timeout_seconds: float) -> int:
+    deadline = time.monotonic() + timeout_seconds
+    while True:
+        build = await gateway.build(build_id)
+        if build["status"] in ("decided", "refused"):
+            _print_build(build)
+            return _exit_code(build)
+        if time.monotonic() >= deadline:
+            raise CommandFailed(
+                f"no verdict in {timeout_seconds:g} s; it is {build['status']}"
+                + (f" ({build['detail']})" if build["detail"] else ""),
+                EXIT_TOO_LATE,
+            )
+        await asyncio.sleep(POLL_SECONDS)
+
+
+def _replica_with_log(build: dict[str, Any]) -> str:
+    """A replica whose log is archived, an agreeing one where there is one."""
+    agreeing = build["verdict"]["agreeing"] if build["verdict"] else []
+    logs = list(build["logs"])
+    if not logs:
+        raise CommandFailed(f"no log of this build is archived yet; it is {build['status']}")
+    return str(next((replica for replica in agreeing if replica in logs), logs[0]))
+
+
+def _print_build(build: dict[str, Any]) -> None:
+    verdict = build["verdict"]
+    print(f"build       {build['id']}")
+    print(f"repository  {escape_controls(build['repository'])}")
+    print(f"branch      {escape_controls(build['branch'])}")
+    print(f"commit      {build['commit'] or '-'}")
+    print(f"status      {build['status']}")
+    if build["detail"]:
+        print(f"detail      {escape_controls(build['detail'])}")
+    if verdict:
+        print(f"verdict     {_verdict_text(verdict)}")
+        print(f"agreeing    {', '.join(verdict['agreeing']) or '-'}")
+        print(f"dissenting  {', '.join(verdict['dissenting']) or '-'}")
+        print(f"ledger      entry {verdict['ledger_index']}")
+    for ballot in build["ballots"]:
+        if ballot["abstains"] is not None:
+            found = f"abstains: {escape_controls(ballot['abstains'])}"
+        else:
+            found = _verdict_text(ballot)
+        print(f"  {ballot['replica']:10}{found}")
+
+
+def _verdict_text(value: dict[str, Any]) -> str:
+    code = "" if value["exit_code"] is None else f" {value['exit_code']}"
+    return f"{value['outcome']}{code}"
+
+
+def _exit_code(build: dict[str, Any]) -> int:
+    """0 only for passed; an open build is none of ours to call failed."""
+    if build["verdict"]:
+        return EXIT_DONE if build["verdict"]["outcome"] == PASSED else EXIT_NOT_PASSED
+    return EXIT_NO_ANSWER if build["status"] == "refused" else EXIT_TOO_LATE

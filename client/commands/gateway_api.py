@@ -1,0 +1,139 @@
+"""A running gateway over HTTP, for the commands: its JSON as values, its errors as one line."""
+
+import json
+from collections.abc import Coroutine
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+import aiohttp
+import uvloop
+
+from client.commands.outcome import EXIT_TOO_LATE, EXIT_WRONG, CommandFailed
+
+CONNECT_TIMEOUT_SECONDS = 5.0
+ANSWER_TIMEOUT_SECONDS = 60.0
+ANSWER_BYTES_MAX = 64 * 1024 * 1024
+BUILD_ID_CHARACTERS = 64
+
+_Result = TypeVar("_Result")
+
+
+class GatewayApi:
+    """The API of one gateway. Use it as an async context manager. All calls raise CommandFailed."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url.rstrip("/")
+        self._session: aiohttp.ClientSession | None = None
+
+    async def __aenter__(self) -> Self:
+        self._session = aiohttp.ClientSession(
+            timeout=aiohttp.ClientTimeout(
+                total=ANSWER_TIMEOUT_SECONDS, sock_connect=CONNECT_TIMEOUT_SECONDS
+            )
+        )
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._session is not None:
+            await self._session.close()
+
+    async def submit(
+        self, branch: str, repository: str | None, commit: str | None
+    ) -> dict[str, Any]:
+        """POST /webHook: {"build", "url"}."""
+        body = {"branch": branch}
+        if repository is not None:
+            body["repoCloneUrl"] = repository
+        if commit is not None:
+            body["commit"] = commit
+        return _object(await self._ask("POST", "/webHook", body))
+
+    async def build(self, build: str) -> dict[str, Any]:
+        """GET /api/v1/builds/<id>. `build` may be the beginning of an id among the newest."""
+        return _object(await self._ask("GET", f"/api/v1/builds/{await self.full_id(build)}"))
+
+    async def builds(self, limit: int) -> list[dict[str, Any]]:
+        """The newest builds, at most `limit`."""
+        builds: list[dict[str, Any]] = []
+        after = ""
+        while len(builds) < limit:
+            query = f"?limit={min(100, limit - len(builds))}{after}"
+            page = _object(await self._ask("GET", f"/api/v1/builds{query}"))
+            builds.extend(page["builds"])
+            if page["next"] is None:
+                break
+            after = f"&after={page['next']}"
+        return builds
+
+    async def log(self, build: str, replica: str) -> bytes:
+        """GET /api/v1/builds/<id>/log/<replica>."""
+        return await self._ask("GET", f"/api/v1/builds/{await self.full_id(build)}/log/{replica}")
+
+    async def append(self, text: str) -> dict[str, Any]:
+        """POST /api/v1/append: the journal's digest and length."""
+        return _object(await self._ask("POST", "/api/v1/append", {"text": text}))
+
+    async def full_id(self, build: str) -> str:
+        """The id that begins with `build`."""
+        text = build.lower()
+        if not text or any(character not in "0123456789abcdef" for character in text):
+            raise CommandFailed(f"{build!r} is not a build's id", EXIT_WRONG)
+        if len(text) == BUILD_ID_CHARACTERS:
+            return text
+        ids = [entry["id"] for entry in await self.builds(100) if entry["id"].startswith(text)]
+        if len(ids) != 1:
+            what = "more than one" if ids else "none"
+            raise CommandFailed(
+                f"{what} of the newest 100 builds begins with {text}; give the whole id", EXIT_WRONG
+            )
+        return str(ids[0])
+
+    async def _ask(self, method: str, path: str, body: object = None) -> bytes:
+        assert self._session is not None, "used outside its context"
+        try:
+            async with self._session.request(
+                method, self._url + path, json=body, allow_redirects=False
+            ) as response:
+                data = await response.content.read(ANSWER_BYTES_MAX)
+                while not response.content.at_eof() and len(data) < ANSWER_BYTES_MAX:
+                    data += await response.content.read(ANSWER_BYTES_MAX - len(data))
+                if response.status >= 400:
+                    raise CommandFailed(f"{self._url}: {_error_text(data, response.status)}")
+                return data
+        except TimeoutError as error:
+            raise CommandFailed(
+                f"the gateway at {self._url} did not answer in {ANSWER_TIMEOUT_SECONDS:g} s",
+                EXIT_TOO_LATE,
+            ) from error
+        except (aiohttp.ClientError, OSError, ValueError) as error:
+            raise CommandFailed(
+                f"no gateway answers at {self._url} ({error}); "
+                "start it with scripts/startClient.sh, or name it with --gateway"
+            ) from error
+
+
+def run(work: Coroutine[Any, Any, _Result]) -> _Result:
+    """Run a command's work to its end."""
+    return uvloop.run(work)
+
+
+def _object(data: bytes) -> dict[str, Any]:
+    try:
+        value = json.loads(data)
+    except ValueError as error:
+        raise CommandFailed("the answer is not JSON; is that a gateway?") from error
+    if not isinstance(value, dict):
+        raise CommandFailed("the answer is not an object; is that a gateway?")
+    return value
+
+
+def _error_text(data: bytes, status: int) -> str:
+    try:
+        return str(json.loads(data)["error"])
+    except (ValueError, KeyError, TypeError):
+        return f"answered with status {status}"

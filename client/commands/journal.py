@@ -1,0 +1,110 @@
+"""append and journal: the replicated string, written through the gateway, read from the nodes."""
+
+import argparse
+import asyncio
+import sys
+from collections.abc import Iterable, Iterator
+
+from ci.ledger import AppendEntry, MalformedEntry, decode_entry
+from client.commands.gateway_api import GatewayApi, run
+from client.commands.ledger import chain_break, first_ledger
+from client.commands.outcome import EXIT_DONE, EXIT_NO_ANSWER, EXIT_NOT_PASSED
+from client.commands.targets import (
+    Commands,
+    cluster_and_addresses,
+    cluster_flag,
+    gateway_flag,
+    gateway_url,
+)
+from client.nodes import NodeFailed, Nodes
+from common.logs import escape_controls
+from pbft.ports import Entry
+
+EMPTY_DIGEST = "-"
+
+
+def add(commands: Commands, common: argparse.ArgumentParser) -> None:
+    """Add the commands of this module."""
+    append = commands.add_parser(
+        "append", parents=[common], help="append strings to the replicated journal"
+    )
+    append.add_argument("texts", metavar="TEXT", nargs="*", help="without: one per line of stdin")
+    gateway_flag(append)
+    append.set_defaults(run=lambda options: run(_append(options)))
+    journal = commands.add_parser(
+        "journal", parents=[common], help="print the replicated journal and its digest"
+    )
+    journal.add_argument("--all", action="store_true", help="on every replica")
+    cluster_flag(journal)
+    journal.set_defaults(run=lambda options: run(_journal(options)))
+
+
+async def _append(options: argparse.Namespace) -> int:
+    code = EXIT_DONE
+    async with GatewayApi(gateway_url(options)) as gateway:
+        for text in _texts(options.texts):
+            answer = await gateway.append(text)
+            if "digest" in answer:
+                print(f"{answer['length']}  {answer['digest']}", flush=True)
+            else:
+                print(answer["detail"], file=sys.stderr)
+                code = EXIT_NO_ANSWER
+    return code
+
+
+def _texts(arguments: list[str]) -> Iterator[str]:
+    if arguments:
+        yield from arguments
+    else:
+        for line in sys.stdin:
+            yield line.rstrip("\r\n")
+
+
+async def _journal(options: argparse.Namespace) -> int:
+    cluster, addresses = cluster_and_addresses(options)
+    ledgers: dict[str, list[Entry] | NodeFailed] = {}
+    async with Nodes(addresses) as nodes:
+        if options.all:
+            found = await asyncio.gather(*(_ledger_or_failure(nodes, name) for name in nodes.names))
+            ledgers.update(zip(nodes.names, found, strict=True))
+        else:
+            name, entries = await first_ledger(nodes, nodes.names)
+            ledgers[name] = entries
+    code = EXIT_DONE
+    for name, ledger in ledgers.items():
+        if isinstance(ledger, NodeFailed):
+            print(f"{name}: no answer ({ledger})")
+            code = max(code, EXIT_NO_ANSWER)
+            continue
+        text, length, digest = journal_of(ledger)
+        print(f"{name}: {length} strings, digest {digest}")
+        print(f"  {escape_controls(text)}")
+        if (reason := chain_break(ledger, cluster)) is not None:
+            print(f"  its ledger's chain is BROKEN: {reason}")
+            code = max(code, EXIT_NOT_PASSED)
+    return code
+
+
+async def _ledger_or_failure(nodes: Nodes, name: str) -> list[Entry] | NodeFailed:
+    try:
+        return await nodes.ledger(name)
+    except NodeFailed as error:
+        return error
+
+
+def journal_of(entries: Iterable[Entry]) -> tuple[str, int, str]:
+    """(the string, how many were appended, the digest after the last) of a ledger. Pure.
+
+    A malformed entry is no part of it; `chain_break` says whether the ledger is whole.
+    """
+    texts: list[str] = []
+    digest = EMPTY_DIGEST
+    for entry in entries:
+        try:
+            body = decode_entry(entry.body)
+        except MalformedEntry:
+            continue
+        if isinstance(body, AppendEntry):
+            texts.append(body.text)
+            digest = body.digest
+    return "".join(texts), len(texts), digest

@@ -1,0 +1,17 @@
+"""How a command ends: its exit codes, and the one error that all commands raise."""
+
+PASSED = "passed"
+
+EXIT_DONE = 0
+EXIT_NOT_PASSED = 1
+EXIT_WRONG = 2
+EXIT_NO_ANSWER = 3
+EXIT_TOO_LATE = 4
+
+
+class CommandFailed(Exception):
+    """A command that cannot do what was asked: one line for a person, and the exit code."""
+
+    def __init__(self, text: str, exit_code: int = EXIT_NO_ANSWER) -> None:
+        super().__init__(" ".join(text.split()))
+        self.exit_code = exit_code

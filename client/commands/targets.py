@@ -1,0 +1,62 @@
+"""Whom a command talks to: the gateway's URL and the nodes, from flags or configuration."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from ci.limits import Limits, encode_limits
+from common.address import Address
+from common.config import ClientConfig, ConfigError, load_client_config, load_cluster_config
+from pbft.genesis import Cluster
+
+DEFAULT_GATEWAY = "http://127.0.0.1:8080"
+
+Commands = Any  # argparse keeps the type of add_subparsers to itself
+
+
+def gateway_flag(parser: argparse.ArgumentParser) -> None:
+    """Add --gateway."""
+    parser.add_argument(
+        "--gateway",
+        metavar="URL",
+        help=f"the gateway (default: from the configuration, else {DEFAULT_GATEWAY})",
+    )
+
+
+def cluster_flag(parser: argparse.ArgumentParser) -> None:
+    """Add --cluster."""
+    parser.add_argument(
+        "--cluster",
+        type=Path,
+        metavar="FILE",
+        help="the cluster file (default: the one that the configuration names)",
+    )
+
+
+def gateway_url(options: argparse.Namespace) -> str:
+    """The gateway that is meant. Raises ConfigError where a configuration exists and is wrong."""
+    if options.gateway is not None:
+        return str(options.gateway)
+    config = _config_if_any(options)
+    return DEFAULT_GATEWAY if config is None else config.listen.url
+
+
+def cluster_and_addresses(options: argparse.Namespace) -> tuple[Cluster, dict[str, Address]]:
+    """The cluster, with its public keys, and where its nodes are. Raises ConfigError."""
+    file = options.cluster
+    if file is None:
+        file = load_client_config(options.config).cluster_file
+    config = load_cluster_config(file)
+    limits = config.limits_as(Limits)
+    addresses = {entry.name: entry.address for entry in config.replicas}
+    return config.cluster(encode_limits(limits)), addresses
+
+
+def _config_if_any(options: argparse.Namespace) -> ClientConfig | None:
+    path: Path = options.config
+    try:
+        return load_client_config(path)
+    except ConfigError:
+        if path.exists():
+            raise
+        return None

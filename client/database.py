@@ -1,0 +1,234 @@
+"""The gateway's SQLite file: one connection, one writer, every commit on disk when it returns.
+
+What was committed survives kill -9 and a power cut: WAL with synchronous=FULL (without FULL
+acknowledged rows were lost in measurements; DESIGN section 4). A lock beside the file keeps a
+second gateway away from the same data: two of them would give one request number to two
+requests.
+"""
+
+import contextlib
+import fcntl
+import os
+import sqlite3
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from common.config import ConfigError
+
+FORMAT_VERSION = 1
+# "PBFT" in ASCII: says in the file's header whose format the version counts.
+APPLICATION_ID = 0x50424654
+FILE_NAME = "gateway.sqlite"
+LOCK_NAME = "gateway.lock"
+# A person with an sqlite3 shell may hold the file for a moment.
+BUSY_TIMEOUT_SECONDS = 5.0
+
+SCHEMA = """
+CREATE TABLE owner (
+    only INTEGER PRIMARY KEY CHECK (only = 1),
+    cluster BLOB NOT NULL,
+    name TEXT NOT NULL
+);
+CREATE TABLE counter (
+    only INTEGER PRIMARY KEY CHECK (only = 1),
+    next_timestamp INTEGER NOT NULL
+);
+INSERT INTO counter VALUES (1, 1);
+CREATE TABLE outbox (
+    number INTEGER PRIMARY KEY AUTOINCREMENT,
+    identity BLOB NOT NULL UNIQUE,
+    kind TEXT NOT NULL,
+    build BLOB NOT NULL,
+    repository TEXT NOT NULL,
+    branch TEXT NOT NULL,
+    commit_hex TEXT,
+    text TEXT NOT NULL,
+    state TEXT NOT NULL,
+    timestamp INTEGER UNIQUE,
+    signed BLOB
+);
+CREATE INDEX outbox_state ON outbox (kind, state, number);
+CREATE TABLE builds (
+    number INTEGER PRIMARY KEY AUTOINCREMENT,
+    build BLOB NOT NULL UNIQUE,
+    repository TEXT NOT NULL,
+    branch TEXT NOT NULL,
+    commit_hex TEXT,
+    detail TEXT,
+    refused TEXT,
+    request BLOB,
+    statement BLOB,
+    received_at REAL NOT NULL,
+    resolved_at REAL,
+    signed_at REAL,
+    opened_at REAL,
+    decided_at REAL,
+    collected INTEGER NOT NULL DEFAULT 0
+);
+CREATE INDEX builds_to_collect ON builds (number) WHERE statement IS NOT NULL AND collected = 0;
+CREATE TABLE replies (
+    build BLOB NOT NULL,
+    replica TEXT NOT NULL,
+    agrees INTEGER NOT NULL,
+    attestation BLOB,
+    PRIMARY KEY (build, replica)
+) WITHOUT ROWID;
+CREATE TABLE ballots (
+    build BLOB NOT NULL,
+    replica TEXT NOT NULL,
+    signed BLOB NOT NULL,
+    log_archived INTEGER NOT NULL DEFAULT 0,
+    PRIMARY KEY (build, replica)
+) WITHOUT ROWID;
+CREATE TABLE results (
+    number INTEGER PRIMARY KEY AUTOINCREMENT,
+    build BLOB NOT NULL UNIQUE,
+    line BLOB NOT NULL
+);
+"""
+
+
+class StorageFailed(Exception):
+    """The disk did not take it (full, gone, read-only); nothing of the transaction happened."""
+
+
+class Database:
+    """The open file. One process, one thread; nothing is written outside `transaction`."""
+
+    def __init__(self, data_directory: Path, cluster_id: bytes, name: str) -> None:
+        """Open or make the file of this client of this cluster in that folder.
+
+        Raises ConfigError: the folder cannot be written, another gateway uses it, or the file is
+        damaged, of another cluster or client, not a gateway's, or of a newer format.
+        """
+        self.file = data_directory / FILE_NAME
+        self._owner = (cluster_id, name)
+        self._lock = _lock(data_directory)
+        try:
+            self._connection = self._open()
+        except BaseException:
+            os.close(self._lock)
+            raise
+
+    def close(self) -> None:
+        """Close the file and let another process have it."""
+        self._connection.close()
+        os.close(self._lock)
+
+    @contextlib.contextmanager
+    def transaction(self) -> Iterator[None]:
+        """All or nothing, and on disk when the block is left. Raises StorageFailed."""
+        try:
+            self._connection.execute("BEGIN IMMEDIATE")
+        except sqlite3.Error as error:
+            raise StorageFailed(f"{self.file}: {error}") from error
+        try:
+            yield
+            self._connection.execute("COMMIT")
+        except sqlite3.Error as error:
+            self._roll_back()
+            raise StorageFailed(f"{self.file}: {error}") from error
+        except BaseException:
+            self._roll_back()
+            raise
+
+    def write(self, statement: str, values: Sequence[Any] = ()) -> int:
+        """One changing statement, inside a transaction. Gives back how many rows it touched."""
+        assert self._connection.in_transaction, "a write outside a transaction"
+        return self._connection.execute(statement, values).rowcount
+
+    def rows(self, statement: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        """The rows of one query. Raises StorageFailed."""
+        try:
+            return self._connection.execute(statement, values).fetchall()
+        except sqlite3.Error as error:
+            raise StorageFailed(f"{self.file}: {error}") from error
+
+    def row(self, statement: str, values: Sequence[Any] = ()) -> tuple[Any, ...] | None:
+        """The first row of one query, or None. Raises StorageFailed."""
+        rows = self.rows(statement, values)
+        return rows[0] if rows else None
+
+    def _open(self) -> sqlite3.Connection:
+        try:
+            connection = sqlite3.connect(
+                self.file, timeout=BUSY_TIMEOUT_SECONDS, isolation_level=None
+            )
+            try:
+                connection.execute("PRAGMA journal_mode=WAL")
+                connection.execute("PRAGMA synchronous=FULL")
+                self._check_format(connection)
+                self._check_owner(connection)
+            except BaseException:
+                connection.close()
+                raise
+        except sqlite3.Error as error:
+            raise ConfigError.at(
+                self.file, "", f"cannot be used: {error}", "restore it, or move it away"
+            ) from error
+        return connection
+
+    def _check_format(self, connection: sqlite3.Connection) -> None:
+        version = int(connection.execute("PRAGMA user_version").fetchone()[0])
+        application = int(connection.execute("PRAGMA application_id").fetchone()[0])
+        tables = int(connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0])
+        if version == 0 and application == 0 and tables == 0:
+            connection.executescript(
+                f"BEGIN;{SCHEMA}"
+                f"PRAGMA application_id={APPLICATION_ID};PRAGMA user_version={FORMAT_VERSION};"
+                "COMMIT;"
+            )
+        elif application != APPLICATION_ID:
+            raise ConfigError.at(
+                self.file, "", "is not a gateway's database", "choose another data_directory"
+            )
+        elif version != FORMAT_VERSION:
+            raise ConfigError.at(
+                self.file,
+                "",
+                f"has format {version}, this version reads {FORMAT_VERSION}",
+                "use the version of PBFT/CI that wrote it, or a newer one",
+            )
+
+    def _check_owner(self, connection: sqlite3.Connection) -> None:
+        """Numbers and signed requests of one cluster mean nothing to another."""
+        connection.execute("INSERT OR IGNORE INTO owner VALUES (1, ?, ?)", self._owner)
+        owner = connection.execute("SELECT cluster, name FROM owner").fetchone()
+        if owner != self._owner:
+            raise ConfigError.at(
+                self.file,
+                "",
+                f"belongs to {owner[1]} in cluster {owner[0].hex()[:12]}, this is "
+                f"{self._owner[1]} in {self._owner[0].hex()[:12]}",
+                "choose another data_directory, or move this one away",
+            )
+
+    def _roll_back(self) -> None:
+        if self._connection.in_transaction:
+            with contextlib.suppress(sqlite3.Error):
+                self._connection.execute("ROLLBACK")
+
+
+def _lock(data_directory: Path) -> int:
+    try:
+        data_directory.mkdir(parents=True, exist_ok=True)
+        lock = os.open(data_directory / LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise ConfigError.at(
+            data_directory,
+            "",
+            f"cannot be used as data_directory ({error.strerror})",
+            "a folder that can be written to",
+        ) from error
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(lock)
+        raise ConfigError.at(
+            data_directory,
+            "",
+            "another gateway is using this data_directory",
+            "stop it, or give this one a folder of its own",
+        ) from error
+    return lock

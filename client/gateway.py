@@ -1,0 +1,478 @@
+"""The gateway at work: from an accepted webhook to an archived verdict.
+
+The rule: commit, then say. A 202 is answered when the row is on disk; a request is sent when its
+number and bytes are; the outbox forgets a request in the commit that archives its answer. All
+that arrives within one turn of the loop shares one commit.
+"""
+
+import asyncio
+import functools
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, Protocol
+
+import msgspec
+
+from ci.limits import Limits
+from ci.operations import Append, SubmitBuild, encode_operation
+from ci.statement import build_id_for
+from client.answers import (
+    Answers,
+    AppendAnswered,
+    AppendResult,
+    Effect,
+    HoldBack,
+    RepliesAdded,
+    VerdictArchived,
+)
+from client.archive import Archive
+from client.collector import Collector
+from client.database import Database, StorageFailed
+from client.outbox import Kind, Outbox, OutboxRow, State
+from client.resolve import FoundCommit, NoSuchBranch, Resolver, Unreachable
+from client.results_file import ResultsFile
+from common.keys import SigningKey, verify
+from common.logs import log_text
+from pbft.client import Accepted, Client, ClientOutput, LateReply, make_request
+from pbft.codec import decode_request, decode_signed, encode_signed
+from pbft.genesis import Cluster
+from pbft.messages import Envelope
+
+RESOLVE_AGAIN_SECONDS = 1.0
+RESOLVE_AGAIN_SECONDS_MAX = 60.0
+HELD_SECONDS = 1.0
+HELD_SECONDS_MAX = 60.0
+STORAGE_AGAIN_SECONDS = 1.0
+# Before asking again for signatures that the replies to an accepted verdict lacked.
+ATTEST_AGAIN_SECONDS = 5.0
+
+LAST_KINDS = {
+    Kind.BUILD: frozenset({"decided", "refused"}),
+    Kind.APPEND: frozenset({"appended", "refused"}),
+}
+
+_log = logging.getLogger(__name__)
+
+
+class QueueFull(Exception):
+    """`queue_max` requests wait already: come back later."""
+
+
+class Transport(Protocol):
+    """What carries messages to the replicas (common.link.Links)."""
+
+    def send(self, to: str, envelopes: Sequence[Envelope]) -> None:
+        """Queue them for that replica, or drop them: the protocol sends again."""
+
+
+class _Arrival(msgspec.Struct):
+    """Something that counts once `store` is committed; `then` comes after that."""
+
+    store: Callable[[], None]
+    then: Callable[[], None]
+    stored: asyncio.Future[None]
+    is_request: bool
+
+
+class _Hold(msgspec.Struct, frozen=True):
+    """A request is not signed again before this loop time; the delay that led to it."""
+
+    until: float
+    delay_seconds: float
+
+
+class Gateway:
+    """One gateway. Everything happens in the event loop's thread, but for git and the nodes."""
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        cluster: Cluster,
+        limits: Limits,
+        signing_key: SigningKey,
+        database: Database,
+        archive: Archive,
+        results: ResultsFile,
+        resolver: Resolver,
+        collector: Collector,
+        queue_max: int,
+        draw: Callable[[int], bytes],
+    ) -> None:
+        """draw: gives that many random bytes (os.urandom)."""
+        self._name = name
+        self._cluster = cluster
+        self._signing_key = signing_key
+        self._database = database
+        self._archive = archive
+        self._results = results
+        self._resolver = resolver
+        self._collector = collector
+        self._queue_max = queue_max
+        self._draw = draw
+        # The replicas count a build until they decide it, and we until we hear of it: what an
+        # earlier life of this gateway lost track of must find room as well.
+        most = limits.open_builds_per_client_max
+        self._undecided_max = max(1, most - max(1, most // 8))
+        self._outbox = Outbox(database)
+        self._answering = Answers(cluster, self._outbox, archive, results)
+        self._client = Client(cluster, name, verify)
+        self._transport: Transport | None = None
+        self._arrivals: list[_Arrival] = []
+        self._answers: deque[Accepted | LateReply] = deque()
+        self._appends: dict[bytes, asyncio.Future[AppendResult]] = {}
+        self._held: dict[bytes, _Hold] = {}
+        self._unfinished = 0
+        self._awake = asyncio.Event()
+        self._timer: asyncio.TimerHandle | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._is_closed = False
+        self.task: asyncio.Task[None] | None = None
+
+    # --- the surface ----------------------------------------------------------------------------
+
+    def start(self, transport: Transport) -> None:
+        """Go on with everything that is unfinished. Raises StorageFailed, OSError.
+
+        From then on `task` runs; it ends before `close` only by a fault of our own.
+        """
+        self._transport = transport
+        self._results.open()
+        rows = self._outbox.unfinished()
+        self._unfinished = len(rows)
+        for row in rows:
+            if row.state is State.RECEIVED:
+                self._spawn(self._resolve(row.identity, row.build, row.repository, row.branch))
+        # In the order of their numbers: the lowest one decides how far the others may run ahead.
+        for row in sorted(rows, key=lambda row: row.timestamp or 0):
+            if row.state in (State.SIGNED, State.OPENED):
+                self._ask(row)
+        for record in self._archive.to_collect():
+            self._collector.follow(record.build)
+            self._complete_envelope(record.build)
+        self.task = asyncio.get_running_loop().create_task(self._work(), name="gateway")
+        self._wake()
+
+    async def close(self) -> None:
+        """Stop asking. What is unfinished stays in the outbox for the next start."""
+        self._is_closed = True
+        if self._timer is not None:
+            self._timer.cancel()
+        tasks = [*self._tasks, *([self.task] if self.task is not None else [])]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        for arrival in self._arrivals:
+            _fail(arrival.stored, StorageFailed("the gateway is stopping"))
+        for future in self._appends.values():
+            future.cancel()
+        try:
+            self._results.close()
+        except (OSError, StorageFailed) as error:
+            _log.warning("results file: %s; it is completed at the next start", error)
+
+    @property
+    def unfinished(self) -> int:
+        """How many accepted requests have no answer yet."""
+        return self._unfinished
+
+    async def submit(self, repository: str, branch: str, commit: str | None) -> bytes:
+        """Accept a build: its id (32 bytes), once the row is on disk.
+
+        Raises QueueFull and StorageFailed; then nothing was accepted.
+        """
+        identity = self._draw(32)
+        build = build_id_for(self._cluster.id, self._name, identity)
+
+        def store() -> None:
+            self._outbox.add_build(identity, build, repository, branch, commit)
+            self._archive.add(build, repository, branch, commit, time.time())
+
+        def then() -> None:
+            _log.info("build %s accepted: %s", build.hex()[:12], log_text(branch))
+            if commit is None:
+                self._spawn(self._resolve(identity, build, repository, branch))
+
+        await self._accept(store, then)
+        return build
+
+    async def append(self, text: str) -> asyncio.Future[AppendResult]:
+        """Accept a string for the journal; the future has the network's answer.
+
+        Raises QueueFull and StorageFailed; then nothing was accepted.
+        """
+        identity = self._draw(32)
+        future: asyncio.Future[AppendResult] = asyncio.get_running_loop().create_future()
+        self._appends[identity] = future
+        try:
+            store = functools.partial(self._outbox.add_append, identity, text)
+            await self._accept(store, lambda: None)
+        except (QueueFull, StorageFailed):
+            self._appends.pop(identity, None)
+            raise
+        return future
+
+    def receive(self, replica: str, envelopes: Sequence[Envelope]) -> None:
+        """Take what a replica's link brought."""
+        self._handle(self._client.receive(envelopes, self._now()))
+
+    def on_connected(self, replica: str) -> None:
+        """A link to that replica was made: ask it what it may have missed, or answered to nobody."""
+        asked = sorted(
+            (row.timestamp, row.signed)
+            for row in self._outbox.unfinished()
+            if row.timestamp is not None and row.signed is not None
+        )
+        if asked:
+            end = asked[0][0] + self._cluster.genesis.client_window
+            self._send(replica, [signed for number, signed in asked if number < end])
+        self._send(replica, self._answering.unanswered_by(replica))
+
+    def _send(self, replica: str, requests: list[bytes]) -> None:
+        assert self._transport is not None, "start comes first"
+        if requests:
+            envelopes = [Envelope(decode_signed(request)) for request in requests]
+            self._transport.send(replica, envelopes)
+
+    # --- one turn: one commit -------------------------------------------------------------------
+
+    async def _accept(self, store: Callable[[], None], then: Callable[[], None]) -> None:
+        waiting = self._unfinished + sum(arrival.is_request for arrival in self._arrivals)
+        if waiting >= self._queue_max:
+            raise QueueFull(f"{waiting} requests are waiting, the most allowed")
+        await self._store(store, then, is_request=True)
+
+    async def _store(
+        self, store: Callable[[], None], then: Callable[[], None], *, is_request: bool
+    ) -> None:
+        """Have `store` done in the next commit, and then `then`. Raises StorageFailed."""
+        if self._is_closed:
+            raise StorageFailed("the gateway is stopping")
+        stored: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._arrivals.append(_Arrival(store, then, stored, is_request))
+        self._wake()
+        # A caller that hangs up must not take back what the next commit will hold.
+        await asyncio.shield(stored)
+
+    def _wake(self) -> None:
+        self._awake.set()
+
+    def _wake_later(self, seconds: float) -> None:
+        asyncio.get_running_loop().call_later(seconds, self._wake)
+
+    async def _work(self) -> None:
+        while True:
+            await self._awake.wait()
+            self._awake.clear()
+            self._turn()
+
+    def _turn(self) -> None:
+        """Commit what arrived, take in what was answered, number what may go; then ask."""
+        arrivals, self._arrivals = self._arrivals, []
+        answers = list(self._answers)
+        effects: list[Effect] = []
+        signed: list[OutboxRow] = []
+        try:
+            if arrivals or answers or self._outbox_has_ready():
+                with self._database.transaction():
+                    for arrival in arrivals:
+                        arrival.store()
+                    for answer in answers:
+                        effects.extend(self._answering.take_in(answer))
+                    self._hold_back(effects)
+                    signed = self._number_ready()
+                    self._unfinished = self._outbox.count()
+        except StorageFailed as error:
+            _log.error("%s; trying again", error)
+            for arrival in arrivals:
+                _fail(arrival.stored, error)
+            self._wake_later(STORAGE_AGAIN_SECONDS)
+            return
+        for _ in answers:
+            self._answers.popleft()
+        for row in signed:
+            self._ask(row)
+        for arrival in arrivals:
+            if not arrival.stored.done():
+                arrival.stored.set_result(None)
+            arrival.then()
+        for effect in effects:
+            self._follow_up(effect)
+
+    def _outbox_has_ready(self) -> bool:
+        return any(self._outbox.waiting_for_number(kind, 1) for kind in Kind)
+
+    def _number_ready(self) -> list[OutboxRow]:
+        """Give numbers to all appends, and to as many builds as the network will hold for us."""
+        ready = self._outbox.waiting_for_number(Kind.APPEND, self._queue_max)
+        room = self._undecided_max - self._outbox.count_undecided_builds()
+        now = self._now()
+        if room > 0:
+            waiting = self._outbox.waiting_for_number(Kind.BUILD, room + len(self._held))
+            held = {identity for identity, hold in self._held.items() if hold.until > now}
+            ready.extend([row for row in waiting if row.identity not in held][:room])
+        signed = [self._outbox.take_number(row, self._sign) for row in ready]
+        for row in signed:
+            if row.kind is Kind.BUILD:
+                assert row.signed is not None
+                self._archive.note_signed(row.build, row.signed, time.time())
+        return signed
+
+    def _hold_back(self, effects: list[Effect]) -> None:
+        """Have requests that the network had no room for wait, each time twice as long."""
+        for effect in effects:
+            if isinstance(effect, HoldBack):
+                last = self._held.get(effect.identity)
+                delay = HELD_SECONDS if last is None else 2 * last.delay_seconds
+                delay = min(delay, HELD_SECONDS_MAX)
+                self._held[effect.identity] = _Hold(self._now() + delay, delay)
+
+    def _sign(self, timestamp: int, row: OutboxRow) -> bytes:
+        operation: Append | SubmitBuild
+        if row.kind is Kind.APPEND:
+            operation = Append(row.text)
+        else:
+            operation = SubmitBuild(row.identity, row.repository, row.branch, row.commit)
+        return encode_signed(
+            make_request(
+                self._name,
+                timestamp,
+                encode_operation(operation),
+                self._cluster,
+                self._signing_key.sign,
+            )
+        )
+
+    # --- asking ---------------------------------------------------------------------------------
+
+    def _ask(self, row: OutboxRow) -> None:
+        assert row.signed is not None
+        signed = decode_signed(row.signed)
+        self._handle(self._client.ask(signed, LAST_KINDS[row.kind], self._now()))
+
+    def _handle(self, output: ClientOutput) -> None:
+        """Do what the core asks: send, take in what was accepted, arm the one timer."""
+        assert self._transport is not None, "start comes first"
+        by_replica: dict[str, list[Envelope]] = {}
+        for message in output.messages:
+            names = self._cluster.replica_names if message.to is None else (message.to,)
+            for name in names:
+                by_replica.setdefault(name, []).append(message.envelope)
+        for name, envelopes in by_replica.items():
+            self._transport.send(name, envelopes)
+        for notice in output.notices:
+            _log.info("%s: %s", notice.event, log_text(str(notice.details)))
+        if output.accepted or output.late:
+            self._answers.extend(output.accepted)
+            self._answers.extend(output.late)
+            self._wake()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if output.deadline is not None and not self._is_closed:
+            loop = asyncio.get_running_loop()
+            self._timer = loop.call_at(output.deadline, self._expire)
+
+    def _expire(self) -> None:
+        self._timer = None
+        self._handle(self._client.expire(self._now()))
+
+    # --- after the commit -----------------------------------------------------------------------
+
+    def _follow_up(self, effect: Effect) -> None:
+        match effect:
+            case AppendAnswered():
+                future = self._appends.pop(effect.identity, None)
+                if future is not None and not future.done():
+                    future.set_result(effect.result)
+            case VerdictArchived():
+                self._held.pop(effect.identity, None)
+                self._write_results()
+                self._collector.follow(effect.build)
+                self._complete_envelope(effect.build)
+                self._wake()  # there may be room for another build now
+            case RepliesAdded():
+                self._complete_envelope(effect.build)
+            case HoldBack():
+                self._wake_later(self._held[effect.identity].delay_seconds)
+
+    def _write_results(self) -> None:
+        try:
+            self._results.write()
+        except (OSError, StorageFailed) as error:
+            _log.error("results file: %s; the line is written with the next one", error)
+
+    def _complete_envelope(self, build: bytes) -> None:
+        """Ask again where f+1 replicas agree, but fewer gave a signature that holds.
+
+        Another replica's reply, or the same one's next, completes the envelope.
+        """
+        if not self._answering.is_envelope_complete(build):
+            self._spawn(self._ask_for_attestations(build))
+
+    async def _ask_for_attestations(self, build: bytes) -> None:
+        await asyncio.sleep(ATTEST_AGAIN_SECONDS)
+        record = self._archive.get(build)
+        assert record is not None
+        assert record.request is not None, "what was decided was asked for"
+        if self._answering.is_envelope_complete(build):
+            return
+        signed = decode_signed(record.request)
+        self._answering.expect_more(decode_request(signed).timestamp, build)
+        self._handle(self._client.ask(signed, LAST_KINDS[Kind.BUILD], self._now()))
+
+    async def _resolve(self, identity: bytes, build: bytes, repository: str, branch: str) -> None:
+        """Find the branch's commit, however long the server stays away."""
+        delay = RESOLVE_AGAIN_SECONDS
+        while True:
+            found = await self._resolver.resolve(repository, branch)
+            store = functools.partial(self._note_resolution, identity, build, found, delay)
+            try:
+                await self._store(store, lambda: None, is_request=False)
+            except StorageFailed as error:
+                _log.error("build %s: %s; trying again", build.hex()[:12], error)
+            else:
+                if not isinstance(found, Unreachable):
+                    return
+                _log.warning("build %s: %s", build.hex()[:12], found.reason)
+            await asyncio.sleep(delay)
+            delay = min(2 * delay, RESOLVE_AGAIN_SECONDS_MAX)
+
+    def _note_resolution(
+        self,
+        identity: bytes,
+        build: bytes,
+        found: FoundCommit | NoSuchBranch | Unreachable,
+        delay: float,
+    ) -> None:
+        if isinstance(found, Unreachable):
+            self._archive.note_detail(
+                build,
+                f"the repository's server gives no answer ({found.reason}); "
+                f"asking again in {delay:g} s",
+            )
+            return
+        commit = found.commit if isinstance(found, FoundCommit) else None
+        self._outbox.resolve(identity, commit)
+        self._archive.note_resolved(build, commit, time.time())
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._on_task_done)
+
+    def _on_task_done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            _log.error("a task of the gateway failed", exc_info=error)
+
+    def _now(self) -> float:
+        return asyncio.get_running_loop().time()
+
+
+def _fail(future: asyncio.Future[None], error: StorageFailed) -> None:
+    if not future.done():
+        future.set_exception(error)
+        future.exception()  # its waiter may be gone: nobody must be told that nobody was told

@@ -1,0 +1,115 @@
+"""The client as a program: without a command it serves the gateway, with one it asks it.
+
+Exit codes: 0 done (and passed, where there is a verdict); 1 the verdict is not passed, or what
+was checked does not hold; 2 the command line, a configuration, or for `verify` the file is
+wrong; 3 the gateway or a node gave no answer, or refused; 4 it took too long.
+"""
+
+import argparse
+import asyncio
+import sys
+from pathlib import Path
+
+import msgspec
+import uvloop
+
+from client.commands import add_commands
+from client.commands.outcome import CommandFailed
+from client.database import StorageFailed
+from client.serve import AddressInUse, serve
+from common.address import Address
+from common.config import ClientConfig, ConfigError, load_client_config
+from common.logs import start_logging
+from common.version import VERSION
+
+DEFAULT_CONFIG = Path(__file__).resolve().parent.parent / "example-config" / "client.yml"
+
+EXIT_WRONG = 2
+EXIT_STORAGE = 3
+EXIT_INTERRUPTED = 130
+
+EPILOGUE = """exit codes: 0 done, and passed where there is a verdict; 1 not passed; 2 wrong
+arguments or configuration; 3 no answer, or refused; 4 it took too long.
+`verify`: 0 valid and passed, 1 valid and not passed, 2 not valid."""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the program; gives its exit code."""
+    options = build_parser().parse_args(arguments)
+    try:
+        if options.command is None:
+            return _serve(options)
+        return int(options.run(options))
+    except CommandFailed as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    except ConfigError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return EXIT_WRONG
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:
+        # Whoever read our output has seen enough; nothing must be flushed to it at the end.
+        sys.stdout = None
+        return 0
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line, with the seed's flags."""
+    parser = argparse.ArgumentParser(
+        prog="python -m client",
+        description="PBFT/CI's client. Without a command: the gateway, which takes webhooks and "
+        "asks the replicas. With one: asks a running gateway, or the nodes.",
+        epilog=EPILOGUE,
+    )
+    parser.add_argument("--version", action="version", version=f"PBFT/CI {VERSION}")
+    parser.add_argument(
+        "--config",
+        type=Path,
+        default=DEFAULT_CONFIG,
+        metavar="FILE",
+        help="configuration file (default: example-config/client.yml)",
+    )
+    serving = parser.add_argument_group("serving (over the configuration file)")
+    serving.add_argument("--path", type=Path, metavar="FILE", help="log file")
+    serving.add_argument("--pkLoc", type=Path, metavar="FILE", help="private key file")
+    serving.add_argument("--webHookPort", type=int, metavar="PORT", help="port for webhooks")
+    serving.add_argument("--pbftHost", metavar="HOST", help="without meaning today")
+    serving.add_argument("--pbftPort", metavar="PORT", help="without meaning today")
+    add_commands(parser)
+    return parser
+
+
+def _serve(options: argparse.Namespace) -> int:
+    config = _overridden(load_client_config(options.config), options)
+    for flag in ("pbftHost", "pbftPort"):
+        if getattr(options, flag) is not None:
+            print(
+                f"--{flag} has no meaning today: replies come back over the gateway's own links",
+                file=sys.stderr,
+            )
+    start_logging(config.log_file, config.name)
+    try:
+        uvloop.run(serve(config, VERSION))
+    except (AddressInUse, StorageFailed, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return EXIT_STORAGE
+    except asyncio.CancelledError:
+        return EXIT_INTERRUPTED
+    return 0
+
+
+def _overridden(config: ClientConfig, options: argparse.Namespace) -> ClientConfig:
+    """The configuration with the flags over it. Raises ConfigError."""
+    changes: dict[str, object] = {}
+    if options.path is not None:
+        changes["log_file"] = options.path.absolute()
+    if options.pkLoc is not None:
+        changes["private_key_file"] = options.pkLoc.absolute()
+    if options.webHookPort is not None:
+        listen = msgspec.structs.replace(config.listen, port=options.webHookPort)
+        try:
+            changes["listen"] = Address.parse(str(listen))
+        except ValueError as error:
+            raise ConfigError(f"--webHookPort: {error}; 1 to 65535 are allowed") from error
+    return msgspec.structs.replace(config, **changes)

@@ -1,0 +1,187 @@
+"""What the gateway and the command line ask the nodes over HTTP: ballots, logs, ledger, status.
+
+Nothing of it is believed for having been said: ballots carry signatures, logs a SHA-256, and a
+ledger is a hash chain. Every answer is bounded in time and size; a node that gives none, or
+nonsense, is a NodeFailed.
+"""
+
+import asyncio
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+import aiohttp
+import msgspec
+
+from common.config import Address
+from common.logs import log_text
+from pbft.ports import Entry
+
+CONNECT_TIMEOUT_SECONDS = 3.0
+ANSWER_TIMEOUT_SECONDS = 10.0
+STATUS_TIMEOUT_SECONDS = 2.0
+LOG_TIMEOUT_SECONDS = 60.0
+STATUS_BYTES_MAX = 1024 * 1024
+BUILD_BYTES_MAX = 4 * 1024 * 1024
+# A page has at most 500 entries; an entry is at most as large as a request, and mostly far less.
+LEDGER_BYTES_MAX = 256 * 1024 * 1024
+LEDGER_PAGE_ENTRIES = 200
+
+_Answer = TypeVar("_Answer")
+
+
+class NodeFailed(Exception):
+    """A node did not answer, or not with what was asked for; one line why."""
+
+
+class NotThere(NodeFailed):
+    """The node answered that it has no such thing (404)."""
+
+
+class ServedBallot(msgspec.Struct, frozen=True):
+    """A replica's name and its encoded Signed Request, in base64 on the wire."""
+
+    replica: str
+    signed: bytes
+
+
+class ServedBuild(msgspec.Struct, frozen=True):
+    """GET /builds/<id>. `opened`: the sequence number that opened it. `state`: the node's own."""
+
+    build: str
+    opened: int
+    state: str
+    ballots: tuple[ServedBallot, ...]
+    decided: bool
+
+
+class ServedLedger(msgspec.Struct, frozen=True):
+    """GET /ledger: some entries, and where the node's chain stands as a whole."""
+
+    entries: tuple["ServedEntry", ...]
+    index: int
+    head: str
+
+
+class ServedEntry(msgspec.Struct, frozen=True):
+    """One entry; `body` in base64 on the wire, `head` in hexadecimal."""
+
+    index: int
+    body: bytes
+    head: str
+
+
+class Nodes:
+    """The nodes of one cluster by replica name. Use it as an async context manager."""
+
+    def __init__(self, addresses: Mapping[str, Address]) -> None:
+        self._addresses = dict(addresses)
+        self._session: aiohttp.ClientSession | None = None
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The replicas, in the order of the cluster file."""
+        return tuple(self._addresses)
+
+    async def __aenter__(self) -> Self:
+        self._session = aiohttp.ClientSession(
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT_SECONDS),
+            auto_decompress=False,
+        )
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._session is not None:
+            await self._session.close()
+            self._session = None
+
+    async def build(self, replica: str, build: bytes) -> ServedBuild:
+        """What a node knows of a build. Raises NodeFailed."""
+        data = await self._get(
+            replica, f"/builds/{build.hex()}", {}, BUILD_BYTES_MAX, ANSWER_TIMEOUT_SECONDS
+        )
+        return _decode(data, ServedBuild, replica)
+
+    async def log(self, replica: str, build: bytes, opened: int, bytes_max: int) -> bytes:
+        """A node's own log of a build. Raises NodeFailed, also where it is too long."""
+        query = {"opened": str(opened)}
+        path = f"/builds/{build.hex()}/log"
+        return await self._get(replica, path, query, bytes_max, LOG_TIMEOUT_SECONDS)
+
+    async def status(self, replica: str) -> dict[str, Any]:
+        """GET /pbft/status. Raises NodeFailed."""
+        data = await self._get(
+            replica, "/pbft/status", {}, STATUS_BYTES_MAX, STATUS_TIMEOUT_SECONDS
+        )
+        return _decode(data, dict[str, Any], replica)
+
+    async def ledger(self, replica: str) -> list[Entry]:
+        """A node's whole ledger as it was when the first page came. Raises NodeFailed.
+
+        The chain is not checked here.
+        """
+        entries: list[Entry] = []
+        end: int | None = None
+        while end is None or len(entries) < end:
+            query = {"from": str(len(entries) + 1), "limit": str(LEDGER_PAGE_ENTRIES)}
+            data = await self._get(replica, "/ledger", query, LEDGER_BYTES_MAX, LOG_TIMEOUT_SECONDS)
+            page = _decode(data, ServedLedger, replica)
+            end = page.index if end is None else end
+            if not page.entries and len(entries) < end:
+                raise NodeFailed(f"{replica}: its ledger ends before entry {end}")
+            try:
+                entries.extend(
+                    Entry(entry.index, entry.body, bytes.fromhex(entry.head))
+                    for entry in page.entries
+                )
+            except ValueError as error:
+                raise NodeFailed(f"{replica}: a ledger head is not hexadecimal") from error
+        return entries[:end]
+
+    async def _get(
+        self,
+        replica: str,
+        path: str,
+        query: Mapping[str, str],
+        bytes_max: int,
+        timeout_seconds: float,
+    ) -> bytes:
+        assert self._session is not None, "used outside its context"
+        url = self._addresses[replica].url + path
+        try:
+            async with (
+                asyncio.timeout(timeout_seconds),
+                self._session.get(url, params=query, allow_redirects=False) as response,
+            ):
+                if response.status == 404:
+                    raise NotThere(f"{replica}: has no {path}")
+                if response.status != 200:
+                    raise NodeFailed(f"{replica}: {path} was answered with {response.status}")
+                return await _read_bounded(response, bytes_max, f"{replica}: {path}")
+        except TimeoutError as error:
+            raise NodeFailed(f"{replica}: no answer in {timeout_seconds:g} s") from error
+        except (aiohttp.ClientError, OSError, ValueError) as error:
+            raise NodeFailed(f"{replica}: {log_text(str(error) or 'no answer')}") from error
+
+
+async def _read_bounded(response: aiohttp.ClientResponse, bytes_max: int, what: str) -> bytes:
+    parts: list[bytes] = []
+    length = 0
+    async for part in response.content.iter_any():
+        length += len(part)
+        if length > bytes_max:
+            raise NodeFailed(f"{what} is longer than {bytes_max} bytes")
+        parts.append(part)
+    return b"".join(parts)
+
+
+def _decode(data: bytes, kind: type[_Answer], replica: str) -> _Answer:
+    try:
+        return msgspec.json.decode(data, type=kind)
+    except (ValueError, RecursionError) as error:
+        raise NodeFailed(f"{replica}: an answer that cannot be read: {error}") from error

@@ -1,0 +1,169 @@
+"""What was accepted and is not finished: every request from its 202 to the network's answer.
+
+A row's life: received -> resolved -> signed -> opened -> (decided: the row is gone, the archive
+has it). A row is never skipped or lost: whatever state a crash leaves it in, it goes on from
+there. The number of a request (`timestamp` in the paper) is taken in the same commit as the
+signed bytes that carry it, so no number is ever used for two requests, and none is left out.
+
+Every method that changes something must be called inside `Database.transaction`.
+"""
+
+import enum
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from client.database import Database
+
+
+class State(enum.StrEnum):
+    """How far a request has come."""
+
+    RECEIVED = "received"
+    RESOLVED = "resolved"
+    SIGNED = "signed"
+    OPENED = "opened"
+
+
+class Kind(enum.StrEnum):
+    """What is asked for."""
+
+    BUILD = "build"
+    APPEND = "append"
+
+
+class OutboxRow(msgspec.Struct, frozen=True, array_like=True):
+    """One unfinished request.
+
+    identity: 32 random bytes, drawn before the first commit, so that a build's id is known at
+        once. build: that id; empty for an append. text: of an append.
+    timestamp, signed: None until the number is taken; then the bytes of the Signed Request.
+    """
+
+    number: int
+    identity: bytes
+    kind: Kind
+    build: bytes
+    repository: str
+    branch: str
+    commit: str | None
+    text: str
+    state: State
+    timestamp: int | None
+    signed: bytes | None
+
+
+# (timestamp, row) -> the encoded Signed Request with that number
+SignRequest = Callable[[int, OutboxRow], bytes]
+
+_COLUMNS = (
+    "number, identity, kind, build, repository, branch, commit_hex, text, state, timestamp, signed"
+)
+
+
+class Outbox:
+    """The unfinished requests, in the order in which they came."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def add_build(
+        self, identity: bytes, build: bytes, repository: str, branch: str, commit: str | None
+    ) -> None:
+        """Keep a build. With a commit there is nothing to resolve."""
+        state = State.RECEIVED if commit is None else State.RESOLVED
+        self._add(identity, Kind.BUILD, build, (repository, branch, commit, ""), state)
+
+    def add_append(self, identity: bytes, text: str) -> None:
+        """Keep a string for the journal."""
+        self._add(identity, Kind.APPEND, b"", ("", "", None, text), State.RESOLVED)
+
+    def resolve(self, identity: bytes, commit: str | None) -> None:
+        """received -> resolved: the branch points at this commit, or (None) there is no branch."""
+        self._database.write(
+            "UPDATE outbox SET state = ?, commit_hex = ? WHERE identity = ? AND state = ?",
+            (State.RESOLVED, commit, identity, State.RECEIVED),
+        )
+
+    def take_number(self, row: OutboxRow, sign: SignRequest) -> OutboxRow:
+        """resolved -> signed, with the next number of this gateway. Gives back the new row."""
+        found = self._database.row("SELECT next_timestamp FROM counter")
+        assert found is not None
+        timestamp = int(found[0])
+        signed = sign(timestamp, row)
+        self._database.write("UPDATE counter SET next_timestamp = ?", (timestamp + 1,))
+        touched = self._database.write(
+            "UPDATE outbox SET state = ?, timestamp = ?, signed = ? WHERE identity = ? "
+            "AND state = ?",
+            (State.SIGNED, timestamp, signed, row.identity, State.RESOLVED),
+        )
+        assert touched == 1, "a number was taken for a row that is not waiting for one"
+        return msgspec.structs.replace(row, state=State.SIGNED, timestamp=timestamp, signed=signed)
+
+    def open(self, identity: bytes) -> None:
+        """signed -> opened: the network has the build."""
+        self._database.write(
+            "UPDATE outbox SET state = ? WHERE identity = ? AND state = ?",
+            (State.OPENED, identity, State.SIGNED),
+        )
+
+    def take_back(self, identity: bytes) -> None:
+        """signed -> resolved: the network refused this number; the request gets another one."""
+        self._database.write(
+            "UPDATE outbox SET state = ?, timestamp = NULL, signed = NULL WHERE identity = ?",
+            (State.RESOLVED, identity),
+        )
+
+    def finish(self, identity: bytes) -> None:
+        """The answer is kept elsewhere: the row goes."""
+        self._database.write("DELETE FROM outbox WHERE identity = ?", (identity,))
+
+    def unfinished(self) -> list[OutboxRow]:
+        """Every row, oldest first."""
+        return self._select("ORDER BY number")
+
+    def waiting_for_number(self, kind: Kind, rows_max: int) -> list[OutboxRow]:
+        """The oldest resolved rows of a kind."""
+        return self._select(
+            "WHERE kind = ? AND state = ? ORDER BY number LIMIT ?", (kind, State.RESOLVED, rows_max)
+        )
+
+    def with_number(self, timestamp: int) -> OutboxRow | None:
+        """The row that holds this number, or None when it is finished or took another one."""
+        rows = self._select("WHERE timestamp = ?", (timestamp,))
+        return rows[0] if rows else None
+
+    def count(self) -> int:
+        """All unfinished rows."""
+        return self._count("SELECT count(*) FROM outbox", ())
+
+    def count_undecided_builds(self) -> int:
+        """Builds that the network may hold open for this gateway: signed or opened."""
+        return self._count(
+            "SELECT count(*) FROM outbox WHERE kind = ? AND state IN (?, ?)",
+            (Kind.BUILD, State.SIGNED, State.OPENED),
+        )
+
+    def _add(
+        self,
+        identity: bytes,
+        kind: Kind,
+        build: bytes,
+        what: tuple[str, str, str | None, str],
+        state: State,
+    ) -> None:
+        self._database.write(
+            "INSERT INTO outbox (identity, kind, build, repository, branch, commit_hex, text, "
+            "state) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            (identity, kind, build, *what, state),
+        )
+
+    def _count(self, query: str, values: tuple[Any, ...]) -> int:
+        found = self._database.row(query, values)
+        assert found is not None
+        return int(found[0])
+
+    def _select(self, condition: str, values: tuple[Any, ...] = ()) -> list[OutboxRow]:
+        rows = self._database.rows(f"SELECT {_COLUMNS} FROM outbox {condition}", values)  # noqa: S608 - constants only
+        return [msgspec.convert(row, OutboxRow) for row in rows]

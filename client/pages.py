@@ -1,0 +1,152 @@
+"""The gateway's pages for people: all builds, and one build with what each replica found.
+
+Rendered here, without JavaScript; all text from outside is escaped by the template engine, and
+a strict Content-Security-Policy stands behind that.
+"""
+
+import functools
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import msgspec
+from aiohttp import web
+
+from client.api import ApiError, Handler, Site
+from client.view import BallotView, BuildStatus, BuildView
+
+TEMPLATES = Path(__file__).parent / "templates"
+STYLE_FILE = Path(__file__).parent / "static" / "style.css"
+CONTENT_SECURITY_POLICY = (
+    "default-src 'none'; style-src 'self'; base-uri 'none'; form-action 'none'; "
+    "frame-ancestors 'none'"
+)
+HEADERS = {
+    "Content-Security-Policy": CONTENT_SECURITY_POLICY,
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+}
+OPEN_REFRESH_SECONDS = 2
+TABLE_REFRESH_SECONDS = 5
+
+
+class ReplicaRow(msgspec.Struct, frozen=True):
+    """One replica's line on a build's page; `stance`: agrees, dissents, abstains or none yet."""
+
+    replica: str
+    ballot: BallotView | None
+    stance: str
+    has_log: bool
+    is_signed: bool
+
+
+def add_pages(application: web.Application, site: Site) -> None:
+    """Add the pages' routes."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    pages = _Pages(site, environment)
+
+    def bound(handler: Callable[[web.Request], Awaitable[web.StreamResponse]]) -> Handler:
+        return functools.partial(_errors_as_page, pages, handler)
+
+    application.router.add_get("/", bound(pages.show_builds))
+    application.router.add_get("/builds/{build}", bound(pages.show_build))
+    application.router.add_get("/static/style.css", pages.show_style)
+
+
+class _Pages:
+    def __init__(self, site: Site, environment: jinja2.Environment) -> None:
+        self._site = site
+        self._environment = environment
+        self._style = STYLE_FILE.read_bytes()
+
+    async def show_builds(self, request: web.Request) -> web.Response:
+        page = self._site.page(request)
+        is_first = "after" not in request.query
+        return self.render(
+            "builds.html",
+            page=page,
+            refresh_seconds=TABLE_REFRESH_SECONDS if is_first else None,
+            webhook_url=f"{self._site.public_url}/webHook",
+            connected=len(self._site.connected()),
+        )
+
+    async def show_build(self, request: web.Request) -> web.Response:
+        build = await self._site.fresh_view(self._site.record(request))
+        is_open = build.status in (BuildStatus.QUEUED, BuildStatus.BUILDING)
+        rows = replica_rows(build, self._site.cluster.replica_names)
+        lacks_any = any(row.ballot is None for row in rows)
+        refresh = OPEN_REFRESH_SECONDS if is_open else TABLE_REFRESH_SECONDS if lacks_any else None
+        return self.render(
+            "build.html",
+            build=build,
+            rows=rows,
+            refresh_seconds=refresh,
+            verify_command=verify_command(self._site, build),
+        )
+
+    async def show_style(self, request: web.Request) -> web.Response:
+        return web.Response(body=self._style, content_type="text/css", charset="utf-8")
+
+    def render(self, template: str, status: int = 200, **values: Any) -> web.Response:
+        text = self._environment.get_template(template).render(
+            replicas=self._site.cluster.quorums.replicas,
+            version=self._site.version,
+            **values,
+        )
+        return web.Response(text=text, status=status, content_type="text/html", headers=HEADERS)
+
+
+async def _errors_as_page(
+    pages: _Pages,
+    handler: Callable[[web.Request], Awaitable[web.StreamResponse]],
+    request: web.Request,
+) -> web.StreamResponse:
+    try:
+        return await handler(request)
+    except ApiError as error:
+        return pages.render("error.html", error.status, text=error.text, refresh_seconds=None)
+
+
+def replica_rows(build: BuildView, replicas: tuple[str, ...]) -> list[ReplicaRow]:
+    """One row for each replica of the cluster, whether it has said something or not. Pure."""
+    ballots = {ballot.replica: ballot for ballot in build.ballots}
+    signed = {reply.replica for reply in build.replies if reply.agrees and reply.signed}
+    rows = []
+    for replica in replicas:
+        ballot = ballots.get(replica)
+        rows.append(
+            ReplicaRow(
+                replica=replica,
+                ballot=ballot,
+                stance=_stance(build, replica, ballot),
+                has_log=replica in build.logs,
+                is_signed=replica in signed,
+            )
+        )
+    return rows
+
+
+def verify_command(site: Site, build: BuildView) -> str:
+    """What to type to check the verdict without trusting the gateway."""
+    url = f"{site.public_url}/api/v1/builds/{build.id}/attestation"
+    return (
+        f"curl -s {url} > verdict.intoto.json\n"
+        "python -m client verify verdict.intoto.json --cluster example-config/cluster.yml"
+    )
+
+
+def _stance(build: BuildView, replica: str, ballot: BallotView | None) -> str:
+    if ballot is not None and ballot.abstains is not None:
+        return "abstains"
+    if build.verdict is not None and replica in build.verdict.agreeing:
+        return "agrees"
+    if build.verdict is not None and replica in build.verdict.dissenting:
+        return "dissents"
+    return "none yet" if ballot is None else "found"

@@ -1,0 +1,171 @@
+"""The gateway as a process: puts its parts together, serves until it is told to stop."""
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+from collections.abc import AsyncIterator
+
+from aiohttp import web
+
+from ci.limits import Limits, encode_limits
+from client.api import Site, add_routes, errors_as_json
+from client.archive import Archive
+from client.collector import Collector
+from client.database import Database
+from client.gateway import Gateway
+from client.nodes import Nodes
+from client.pages import add_pages
+from client.resolve import Resolver
+from client.results_file import ResultsFile
+from common.config import ClientConfig, ConfigError, load_cluster_config
+from common.git_environment import is_foreign_variable
+from common.keys import load_signing_key
+from common.link import Links
+
+# A connection that has not sent a whole header by then is closed; so is an idle one.
+HEADER_TIMEOUT_SECONDS = 20.0
+SHUTDOWN_SECONDS = 5.0
+
+_log = logging.getLogger(__name__)
+
+
+class AddressInUse(Exception):
+    """Nothing can listen there; one line why."""
+
+
+async def serve(config: ClientConfig, version: str) -> None:
+    """Run the gateway until SIGTERM or SIGINT.
+
+    Raises ConfigError, AddressInUse, and StorageFailed or OSError where the disk takes nothing.
+    """
+    stopped = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopped.set)
+    async with running_gateway(config, version) as gateway:
+        assert gateway.task is not None, "a running gateway has its task"
+        waiting = asyncio.create_task(stopped.wait())
+        await asyncio.wait([waiting, gateway.task], return_when=asyncio.FIRST_COMPLETED)
+        waiting.cancel()
+        if gateway.task.done():
+            # A fault of our own: say it, rather than go on in a state nobody has thought of.
+            gateway.task.result()
+        _log.info("stopping")
+
+
+@contextlib.asynccontextmanager
+async def running_gateway(config: ClientConfig, version: str) -> AsyncIterator[Gateway]:
+    """The whole gateway, listening; it is closed in order when the block is left."""
+    cluster_config = load_cluster_config(config.cluster_file)
+    limits = cluster_config.limits_as(Limits)
+    cluster = cluster_config.cluster(encode_limits(limits))
+    cluster_config.client_entry(config.name, config.file)
+    signing_key = load_signing_key(config.private_key_file)
+    if signing_key.public_key != cluster.public_key(config.name):
+        raise ConfigError.at(
+            config.private_key_file,
+            "",
+            f"is not the private key of {config.name} in {config.cluster_file}",
+            "the two files must come from one key pair",
+        )
+    forget_foreign_variables()
+    addresses = {entry.name: entry.address for entry in cluster_config.replicas}
+    async with contextlib.AsyncExitStack() as stack:
+        database = Database(config.data_directory, cluster.id, config.name)
+        stack.callback(database.close)
+        archive = Archive(database, config.data_directory)
+        resolver = make_resolver(config)
+        stack.callback(resolver.close)
+        nodes = await stack.enter_async_context(Nodes(addresses))
+        collector = Collector(cluster, limits, nodes, database, archive)
+        stack.push_async_callback(collector.close)
+        gateway = Gateway(
+            name=config.name,
+            cluster=cluster,
+            limits=limits,
+            signing_key=signing_key,
+            database=database,
+            archive=archive,
+            results=ResultsFile(database, config.results_file),
+            resolver=resolver,
+            collector=collector,
+            queue_max=config.queue_max,
+            draw=os.urandom,
+        )
+        links = Links(
+            cluster=cluster,
+            name=config.name,
+            signing_key=signing_key,
+            dial=addresses,
+            on_envelopes=gateway.receive,
+            on_connected=gateway.on_connected,
+        )
+        stack.push_async_callback(links.close)
+        site = Site(
+            config=config,
+            cluster=cluster,
+            gateway=gateway,
+            archive=archive,
+            collector=collector,
+            nodes=nodes,
+            connected=links.connected,
+            version=version,
+        )
+        runner = make_runner(site)
+        await runner.setup()
+        gateway.start(links)
+        stack.push_async_callback(gateway.close)
+        stack.push_async_callback(runner.cleanup)
+        await listen(runner, config)
+        await links.start()
+        _log.info(
+            "PBFT/CI %s: cluster %s, webhooks at %s/webHook",
+            version,
+            cluster.id.hex()[:12],
+            site.public_url,
+        )
+        yield gateway
+
+
+def make_runner(site: Site) -> web.AppRunner:
+    """The HTTP application of a site, ready to listen."""
+    application = web.Application(middlewares=[errors_as_json])
+    add_routes(application, site)
+    add_pages(application, site)
+    return web.AppRunner(
+        application,
+        access_log=None,
+        keepalive_timeout=HEADER_TIMEOUT_SECONDS,
+        # the webhook's body is what was signed: the bytes as they came
+        auto_decompress=False,
+        shutdown_timeout=SHUTDOWN_SECONDS,
+    )
+
+
+async def listen(runner: web.AppRunner, config: ClientConfig) -> None:
+    """Open the port. Raises AddressInUse."""
+    try:
+        await web.TCPSite(runner, config.listen.host, config.listen.port).start()
+    except OSError as error:
+        raise AddressInUse(
+            f"{config.file}: listen: cannot listen on {config.listen} ({error.strerror}); "
+            "stop what uses this port, or choose another one"
+        ) from error
+
+
+def make_resolver(config: ClientConfig) -> Resolver:
+    """The resolver of the configured repositories. Raises ConfigError."""
+    try:
+        return Resolver(config.repositories, config.data_directory / "git-home")
+    except (ValueError, OSError) as error:
+        raise ConfigError.at(
+            config.file, "repositories", str(error), "a URL that git can fetch from"
+        ) from error
+
+
+def forget_foreign_variables() -> None:
+    """Take out of this process's environment what would steer the git that it starts."""
+    for name in [name for name in os.environ if is_foreign_variable(name)]:
+        del os.environ[name]

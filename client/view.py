@@ -1,0 +1,215 @@
+"""A build as the API and the pages show it: records and signed ballots to plain values. Pure."""
+
+import datetime
+import enum
+
+import msgspec
+
+from ci.operations import Abstain, Ballot, CastBallot, Finding, MalformedOperation, decode_operation
+from ci.statement import FoundValue, InvalidStatement, VerdictFields, parse_statement
+from client.archive import BallotRecord, BuildRecord, ReplyRecord
+from pbft.authentication import Authenticator
+from pbft.codec import MalformedMessage, decode_request, decode_signed
+from pbft.messages import Request
+
+
+class BuildStatus(enum.StrEnum):
+    """How far a build is. `refused`: the network took the request and will not build it."""
+
+    QUEUED = "queued"
+    BUILDING = "building"
+    DECIDED = "decided"
+    REFUSED = "refused"
+
+
+class VerdictView(msgspec.Struct, frozen=True):
+    """The accepted verdict; dissenting and agreeing count the ballots after it too.
+
+    Neither holds a replica that abstained; for disputed and cancelled there is no value to agree
+    with, so both are empty.
+    """
+
+    outcome: str
+    exit_code: int | None
+    agreeing: tuple[str, ...]
+    dissenting: tuple[str, ...]
+    ledger_index: int
+
+
+class BallotView(msgspec.Struct, frozen=True):
+    """One replica's ballot. `abstains`: its reason, and then all else is null."""
+
+    replica: str
+    outcome: str | None
+    exit_code: int | None
+    commit: str | None
+    log_sha256: str | None
+    abstains: str | None
+
+
+class ReplyView(msgspec.Struct, frozen=True):
+    """One replica's reply: agrees with the accepted verdict, its signature over it holds."""
+
+    replica: str
+    agrees: bool
+    signed: bool
+
+
+class TimesView(msgspec.Struct, frozen=True):
+    """When the gateway saw each step: ISO 8601, UTC, by its own clock; null: not yet."""
+
+    received: str | None
+    resolved: str | None
+    signed: str | None
+    opened: str | None
+    decided: str | None
+
+
+class BuildView(msgspec.Struct, frozen=True):
+    """GET /api/v1/builds/<id>. `detail`: what it waits for, or why it was refused, in one line."""
+
+    id: str
+    repository: str
+    branch: str
+    commit: str | None
+    status: BuildStatus
+    verdict: VerdictView | None
+    ballots: tuple[BallotView, ...]
+    replies: tuple[ReplyView, ...]
+    times: TimesView
+    detail: str | None
+    # the replicas whose log can be downloaded here
+    logs: tuple[str, ...]
+
+
+def build_view(
+    record: BuildRecord, ballots: list[BallotRecord], replies: list[ReplyRecord]
+) -> BuildView:
+    """What people and programs are shown of a build."""
+    cast = {ballot.replica: read_ballot(ballot.signed) for ballot in ballots}
+    return BuildView(
+        id=record.build.hex(),
+        repository=record.repository,
+        branch=record.branch,
+        commit=record.commit,
+        status=_status(record),
+        verdict=_verdict_view(record, cast),
+        ballots=tuple(_ballot_view(replica, ballot) for replica, ballot in cast.items()),
+        replies=tuple(
+            ReplyView(reply.replica, reply.agrees, reply.attestation is not None)
+            for reply in replies
+        ),
+        times=TimesView(
+            received=iso_time(record.received_at),
+            resolved=iso_time(record.resolved_at),
+            signed=iso_time(record.signed_at),
+            opened=iso_time(record.opened_at),
+            decided=iso_time(record.decided_at),
+        ),
+        detail=record.refused or record.detail,
+        logs=tuple(ballot.replica for ballot in ballots if ballot.log_archived),
+    )
+
+
+def read_ballot(signed: bytes) -> Ballot:
+    """The ballot in an encoded Signed Request that `checked_ballot` let into the archive."""
+    operation = decode_operation(decode_request(decode_signed(signed)).operation)
+    assert isinstance(operation, CastBallot), "only ballots are kept as ballots"
+    return operation.ballot
+
+
+def checked_ballot(
+    signed: bytes, replica: str, build: bytes, opened: int, authenticator: Authenticator
+) -> CastBallot | None:
+    """The ballot in these bytes, if this replica signed it for this build; else None.
+
+    Checked: a Signed Request whose signer is `replica`, its signature, and a CastBallot that
+    names this build and opening.
+    """
+    try:
+        decoded = decode_signed(signed)
+        message = authenticator.read(decoded)
+        if not isinstance(message, Request) or decoded.signer != replica:
+            return None
+        operation = decode_operation(message.operation)
+    except (MalformedMessage, MalformedOperation):
+        return None
+    if not isinstance(operation, CastBallot):
+        return None
+    if operation.build != build or operation.opened != opened:
+        return None
+    if authenticator.check(decoded, message) is not None:
+        return None
+    return operation
+
+
+def accepted_verdict(statement: bytes, cluster_id: bytes, build: bytes) -> VerdictFields | None:
+    """The verdict of a statement about just this build of this cluster; else None."""
+    try:
+        verdict = parse_statement(statement).verdict
+    except InvalidStatement:
+        return None
+    if verdict.build != build.hex() or verdict.cluster_id != cluster_id.hex():
+        return None
+    return verdict
+
+
+def iso_time(seconds: float | None) -> str | None:
+    """Seconds since 1970 as ISO 8601 with milliseconds, UTC."""
+    if seconds is None:
+        return None
+    moment = datetime.datetime.fromtimestamp(seconds, datetime.UTC)
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _status(record: BuildRecord) -> BuildStatus:
+    if record.statement is not None:
+        return BuildStatus.DECIDED
+    if record.refused is not None:
+        return BuildStatus.REFUSED
+    return BuildStatus.QUEUED if record.opened_at is None else BuildStatus.BUILDING
+
+
+def _verdict_view(record: BuildRecord, cast: dict[str, Ballot]) -> VerdictView | None:
+    if record.statement is None:
+        return None
+    verdict = parse_statement(record.statement).verdict
+    decided = next(
+        (found for found in verdict.found if set(verdict.agreeing) & set(found.replicas)), None
+    )
+    agreeing = list(verdict.agreeing)
+    dissenting: list[str] = []
+    if decided is not None:
+        for found in verdict.found:
+            if found is not decided:
+                dissenting.extend(found.replicas)
+        for replica, ballot in cast.items():
+            if isinstance(ballot, Abstain) or replica in agreeing or replica in dissenting:
+                continue
+            (agreeing if _is_equal(ballot, decided) else dissenting).append(replica)
+    return VerdictView(
+        outcome=verdict.outcome,
+        exit_code=verdict.exit_code,
+        agreeing=tuple(agreeing),
+        dissenting=tuple(sorted(dissenting)),
+        ledger_index=verdict.ledger_index,
+    )
+
+
+def _is_equal(ballot: Finding, found: FoundValue) -> bool:
+    compared = msgspec.structs.asdict(ballot.compared)
+    return all(getattr(found, field) == value for field, value in compared.items())
+
+
+def _ballot_view(replica: str, ballot: Ballot) -> BallotView:
+    if isinstance(ballot, Abstain):
+        return BallotView(replica, None, None, None, None, ballot.reason)
+    compared = ballot.compared
+    return BallotView(
+        replica,
+        compared.outcome,
+        compared.exit_code,
+        compared.commit,
+        ballot.evidence.log_sha256,
+        None,
+    )

@@ -1,0 +1,1 @@
+"""Adapters that both shells need: configuration, keys, links, logs."""

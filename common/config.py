@@ -1,0 +1,291 @@
+"""The YAML configuration files as typed values: a cluster, one node, the client.
+
+Each wrong value is one line: "file: key: what is wrong; what is allowed". Paths in a file are
+relative to that file's folder and come out absolute. Nothing here is replicated: what all
+replicas must agree on goes from `ClusterConfig` into the genesis, by `cluster`.
+"""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Literal, TypeVar
+
+import msgspec
+
+from common.address import Address as Address
+from common.config_error import ConfigError as ConfigError
+from common.config_error import nearest
+from common.config_reader import absolute_path, read_file, read_struct
+from common.keys import load_public_key
+from pbft.genesis import FORMAT_VERSION, REPLICA_ROLE, Cluster, Genesis, InvalidGenesis, Member
+from pbft.quorums import UnsupportedSize, quorums_for
+
+GATEWAY_ROLE = "gateway"
+OPERATOR_ROLE = "operator"
+
+# A member's name is in file names, container labels and log lines, so it stays plain.
+_NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$"
+# What git reads as host:path over ssh.
+_SSH_SHORT_FORM = re.compile(r"[\w.-]+@[\w.-]+:.+")
+
+_Kind = TypeVar("_Kind")
+
+MemberName = Annotated[
+    str,
+    msgspec.Meta(pattern=_NAME, description="up to 64 of: letters, digits, '-', '_', '.'"),
+]
+Role = Literal["gateway", "operator"]
+Executor = Literal["docker", "process"]
+FaultKind = Literal["lying", "silent"]
+
+
+class ReplicaEntry(msgspec.Struct, frozen=True):
+    """A replica as the cluster file lists it; the address is where the others reach it."""
+
+    name: MemberName
+    public_key_file: Path
+    address: Address
+
+
+class ClientEntry(msgspec.Struct, frozen=True):
+    """A client as the cluster file lists it, and what it may ask for."""
+
+    name: MemberName
+    public_key_file: Path
+    roles: tuple[Role, ...]
+
+
+class ClusterConfig(msgspec.Struct, frozen=True):
+    """cluster.yml: who takes part, by which rules. Equal for all but for addresses and paths.
+
+    `limits` are the keys of ci.limits.Limits as they are in the file; `limits_as` checks them.
+    """
+
+    file: Path
+    replicas: tuple[ReplicaEntry, ...]
+    clients: tuple[ClientEntry, ...]
+    checkpoint_interval: Annotated[int, msgspec.Meta(ge=1, le=65536)] = 128
+    window: Annotated[int, msgspec.Meta(ge=2, le=131072)] = 256
+    client_window: Annotated[int, msgspec.Meta(ge=1, le=65536)] = 256
+    limits: dict[str, int | float] = msgspec.field(default_factory=dict)
+
+    @property
+    def members(self) -> tuple[ReplicaEntry | ClientEntry, ...]:
+        """The replicas, then the clients."""
+        return (*self.replicas, *self.clients)
+
+    def cluster(self, application: bytes) -> Cluster:
+        """The cluster that this file describes, with the public keys of all members read.
+
+        application: the encoded rules of the replicated application. Raises ConfigError.
+        """
+        genesis = Genesis(
+            format_version=FORMAT_VERSION,
+            replicas=tuple(
+                Member(entry.name, load_public_key(entry.public_key_file), (REPLICA_ROLE,))
+                for entry in self.replicas
+            ),
+            clients=tuple(
+                Member(entry.name, load_public_key(entry.public_key_file), entry.roles)
+                for entry in self.clients
+            ),
+            checkpoint_interval=self.checkpoint_interval,
+            window=self.window,
+            client_window=self.client_window,
+            application=application,
+        )
+        try:
+            return Cluster(genesis)
+        except InvalidGenesis as error:
+            raise ConfigError.at(
+                self.file, "", str(error), "each member needs a name and a key of its own"
+            ) from error
+
+    def limits_as(self, kind: type[_Kind]) -> _Kind:
+        """`limits` as the struct that knows them (ci.limits.Limits). Raises ConfigError."""
+        return read_struct(kind, self.limits, self.file, "limits")
+
+    def replica_entry(self, name: str, file: Path) -> ReplicaEntry:
+        """The replica of that name; `file` (which names it) is in the error. Raises ConfigError."""
+        return _entry(self.replicas, name, file, "a replica", self.file)
+
+    def client_entry(self, name: str, file: Path) -> ClientEntry:
+        """The client of that name; `file` (which names it) is in the error. Raises ConfigError."""
+        return _entry(self.clients, name, file, "a client", self.file)
+
+
+class RepositoryEntry(msgspec.Struct, frozen=True):
+    """A repository that may be built.
+
+    url: as it is in requests; a path becomes file:///..., so it is the same text everywhere.
+    fetch_url: where this operator really fetches it from (a mirror of its own), or None.
+    """
+
+    url: str
+    fetch_url: str | None = None
+
+    @property
+    def fetched_from(self) -> str:
+        """The URL to give to git."""
+        return self.fetch_url or self.url
+
+
+class NodeConfig(msgspec.Struct, frozen=True):
+    """node*.yml: one replica as its operator runs it. Times in seconds.
+
+    docker_host: None means DOCKER_HOST or the default socket.
+    abstain_after_seconds: how long trouble of this node's own is retried before it abstains.
+    fault_injection: how this node misbehaves on purpose; only for demonstrations.
+    capture_file: everything that this node sends is appended to it, without bound; only for tests.
+    plaintext_allowed: must be true to listen where other machines can connect.
+    """
+
+    file: Path
+    cluster_file: Path
+    name: MemberName
+    private_key_file: Path
+    listen: Address
+    data_directory: Path
+    log_file: Path
+    repositories: tuple[RepositoryEntry, ...]
+    executor: Executor = "docker"
+    docker_host: str | None = None
+    builds_at_once: Annotated[int, msgspec.Meta(ge=1, le=256)] = 2
+    allow_dockerfile: bool = False
+    abstain_after_seconds: Annotated[int, msgspec.Meta(ge=1, le=86400)] = 120
+    pull_timeout_seconds: Annotated[int, msgspec.Meta(ge=1, le=86400)] = 300
+    checkout_timeout_seconds: Annotated[int, msgspec.Meta(ge=1, le=86400)] = 300
+    fault_injection: FaultKind | None = None
+    capture_file: Path | None = None
+    plaintext_allowed: bool = False
+
+
+class ClientConfig(msgspec.Struct, frozen=True):
+    """client.yml: the gateway.
+
+    repositories: the first is built where a POST names none.
+    queue_max: accepted webhooks that may wait; beyond it the answer is 429.
+    public_url: how people reach the gateway, for links in statuses; None means `listen`.
+    """
+
+    file: Path
+    cluster_file: Path
+    name: MemberName
+    private_key_file: Path
+    listen: Address
+    data_directory: Path
+    log_file: Path
+    results_file: Path
+    repositories: tuple[RepositoryEntry, ...]
+    queue_max: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)] = 1000
+    public_url: str | None = None
+    plaintext_allowed: bool = False
+
+
+def load_cluster_config(path: Path) -> ClusterConfig:
+    """The cluster file. Raises ConfigError; key files are not read yet (`cluster` does that)."""
+    config = read_file(ClusterConfig, path)
+    file = config.file
+    try:
+        quorums_for(len(config.replicas))
+    except UnsupportedSize as error:
+        raise ConfigError.at(file, "replicas", str(error), "1, 2, 3, 4, 7, 10 ... are allowed") from error
+    _check_distinct(
+        [entry.name for entry in config.members], file, "name", "each member has its own"
+    )
+    addresses = [str(entry.address) for entry in config.replicas]
+    _check_distinct(addresses, file, "address", "each replica has its own")
+    _check_distinct(
+        [str(entry.public_key_file) for entry in config.members],
+        file,
+        "public_key_file",
+        "a key shared by two members would count twice",
+    )
+    if config.window < 2 * config.checkpoint_interval:
+        raise ConfigError.at(
+            file,
+            "window",
+            f"{config.window} is less than twice checkpoint_interval",
+            f"at least {2 * config.checkpoint_interval} is allowed",
+        )
+    return config
+
+
+def load_node_config(path: Path) -> NodeConfig:
+    """A node's file. Raises ConfigError."""
+    config = read_file(NodeConfig, path)
+    check_listen(config.listen, config.plaintext_allowed, config.file)
+    return msgspec.structs.replace(
+        config, repositories=_repositories(config.repositories, config.file)
+    )
+
+
+def load_client_config(path: Path) -> ClientConfig:
+    """The client's file. Raises ConfigError."""
+    config = read_file(ClientConfig, path)
+    check_listen(config.listen, config.plaintext_allowed, config.file)
+    if not config.repositories:
+        raise ConfigError.at(config.file, "repositories", "is empty", "at least one is needed")
+    return msgspec.structs.replace(
+        config, repositories=_repositories(config.repositories, config.file)
+    )
+
+
+def check_listen(listen: Address, plaintext_allowed: bool, file: Path) -> None:
+    """Refuse to listen without TLS where other machines can connect. Raises ConfigError."""
+    if not listen.is_loopback and not plaintext_allowed:
+        raise ConfigError.at(
+            file,
+            "listen",
+            f"{listen} can be reached by other machines, and the connection is not encrypted",
+            "use a loopback address, or set plaintext_allowed: true where the network is your own",
+        )
+
+
+def _repositories(entries: tuple[RepositoryEntry, ...], file: Path) -> tuple[RepositoryEntry, ...]:
+    found = tuple(
+        RepositoryEntry(
+            url=_url(entry.url, file, f"repositories[{index}].url"),
+            fetch_url=None
+            if entry.fetch_url is None
+            else _url(entry.fetch_url, file, f"repositories[{index}].fetch_url"),
+        )
+        for index, entry in enumerate(entries)
+    )
+    _check_distinct([entry.url for entry in found], file, "repositories", "list each once")
+    return found
+
+
+def _url(text: str, file: Path, key: str) -> str:
+    """A URL as it is; a path, relative to the file's folder, as file:///..."""
+    if not text.strip() or not text.isprintable():
+        raise ConfigError.at(file, key, "is empty or not printable", "a URL or a path is needed")
+    if "://" in text or _SSH_SHORT_FORM.fullmatch(text):
+        return text
+    return absolute_path(text, file).as_uri()
+
+
+def _check_distinct(values: Sequence[str], file: Path, key: str, allowed: str) -> None:
+    seen: set[str] = set()
+    for value in values:
+        if value in seen:
+            raise ConfigError.at(file, key, f"{value} is there twice", allowed)
+        seen.add(value)
+
+
+_Entry = TypeVar("_Entry", ReplicaEntry, ClientEntry)
+
+
+def _entry(
+    entries: tuple[_Entry, ...], name: str, file: Path, what: str, cluster_file: Path
+) -> _Entry:
+    for entry in entries:
+        if entry.name == name:
+            return entry
+    names = [entry.name for entry in entries]
+    raise ConfigError.at(
+        file,
+        "name",
+        f"'{name}' is not {what} of {cluster_file}{nearest(name, names)}",
+        f"there are: {', '.join(names) or 'none'}",
+    )

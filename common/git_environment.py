@@ -1,0 +1,143 @@
+"""What git is told through its environment, and the grammar of what may be handed to it. Pure.
+
+git is started for strangers' repositories. Nothing of the machine's own configuration counts, it
+never asks anybody anything, runs no hook and no helper, and speaks only the protocols named.
+"""
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from urllib.parse import urlsplit
+
+PROTOCOLS = frozenset({"https", "http", "ssh", "git", "file"})
+URL_CHARACTERS_MAX = 1024
+BRANCH_BYTES_MAX = 255
+
+# Of the node's own environment only these may reach git: where the certificates are, and where
+# git and GitPython themselves are.
+INHERITED = frozenset({"GIT_SSL_CAINFO", "GIT_SSL_CAPATH", "GIT_EXEC_PATH"})
+INHERITED_PREFIX = "GIT_PYTHON_"
+
+# Configuration of the highest rank (git >= 2.31), above any file.
+_SETTINGS = {
+    "core.hooksPath": "/dev/null",
+    "core.attributesFile": "/dev/null",
+    "core.symlinks": "false",
+    "core.fsmonitor": "false",
+    "submodule.recurse": "false",
+    # a broken or hostile object is refused on its way in
+    "transfer.fsckObjects": "true",
+    # a password in a URL would end up in process lists and logs
+    "transfer.credentialsInUrl": "die",
+    "credential.helper": "",
+    # a listed server must not send us to an unlisted one
+    "http.followRedirects": "false",
+    # housekeeping runs inside our time limit, never as a process left behind
+    "gc.autoDetach": "false",
+}
+
+_COMMIT = re.compile(r"[0-9a-f]{40}([0-9a-f]{24})?")
+_HELPER = re.compile(r"[A-Za-z0-9+.-]+::")
+_SCP_LIKE = re.compile(r"([A-Za-z0-9_.][A-Za-z0-9_.-]*@)?[A-Za-z0-9_.][A-Za-z0-9_.-]*:[^/:].*")
+_FORBIDDEN_IN_BRANCH = re.compile(r"[\x00-\x20\x7f~^:?*\[\\]")
+
+
+def git_environment(protocols: Iterable[str], home: Path) -> dict[str, str]:
+    """The variables to run git with: isolated, and only these protocols allowed.
+
+    protocols: of the operator's own `repositories:` entries (`protocol_of`). home: an empty
+    folder. What a node inherited is dropped apart (`is_foreign_variable`): git takes the mere
+    presence of some variables for a yes, so that they cannot be overridden.
+    """
+    environment = {
+        "GIT_TERMINAL_PROMPT": "0",
+        "GIT_ASKPASS": "/bin/false",
+        "SSH_ASKPASS": "/bin/false",
+        "GIT_CONFIG_NOSYSTEM": "1",
+        "GIT_CONFIG_GLOBAL": "/dev/null",
+        "GIT_ATTR_NOSYSTEM": "1",
+        "GIT_ALLOW_PROTOCOL": ":".join(sorted(set(protocols))),
+        "GIT_PROTOCOL_FROM_USER": "0",
+        "GIT_LFS_SKIP_SMUDGE": "1",
+        "GIT_NO_REPLACE_OBJECTS": "1",
+        "GIT_LITERAL_PATHSPECS": "1",
+        "GIT_OPTIONAL_LOCKS": "0",
+        "GIT_SSH_COMMAND": "ssh -oBatchMode=yes -oStrictHostKeyChecking=yes",
+        "HOME": str(home),
+        "XDG_CONFIG_HOME": str(home),
+        # what git says is read by us
+        "LC_ALL": "C",
+        "LANGUAGE": "C",
+        "GIT_CONFIG_COUNT": str(len(_SETTINGS)),
+    }
+    for index, (key, value) in enumerate(_SETTINGS.items()):
+        environment[f"GIT_CONFIG_KEY_{index}"] = key
+        environment[f"GIT_CONFIG_VALUE_{index}"] = value
+    return environment
+
+
+def is_foreign_variable(name: str) -> bool:
+    """Whether a variable of the node's own environment would steer git, and must be dropped."""
+    return (
+        name.startswith("GIT_") and name not in INHERITED and not name.startswith(INHERITED_PREFIX)
+    )
+
+
+def protocol_of(url: str) -> str:
+    """One of PROTOCOLS. Raises ValueError, saying why, for anything that git must not be given.
+
+    `ext::` and other remote helpers run programs, so they are refused whoever lists them.
+    """
+    if not url or len(url) > URL_CHARACTERS_MAX:
+        raise ValueError(f"a URL has 1 to {URL_CHARACTERS_MAX} characters")
+    if url.startswith("-"):
+        raise ValueError("a URL must not start with '-'")
+    if any(character.isspace() or not character.isprintable() for character in url):
+        raise ValueError("a URL must not contain spaces or control characters")
+    if _HELPER.match(url):
+        raise ValueError("remote helpers ('name::address') run programs and are not allowed")
+    if url.startswith("/"):
+        return "file"
+    if "://" in url:
+        try:
+            scheme = urlsplit(url).scheme
+        except ValueError as error:
+            raise ValueError(f"not a URL: {error}") from error
+        if scheme not in PROTOCOLS:
+            raise ValueError(f"protocol '{scheme}' is not one of {', '.join(sorted(PROTOCOLS))}")
+        return scheme
+    if _SCP_LIKE.fullmatch(url):
+        return "ssh"
+    raise ValueError("neither protocol://..., host:path nor an absolute path")
+
+
+def check_branch_name(text: str) -> str | None:
+    """Why this is no branch name (the rules of git check-ref-format), or None where it is one.
+
+    Stricter in one thing: a name that starts with '-' is refused, as `git branch` refuses it.
+    """
+    try:
+        size = len(text.encode())
+    except UnicodeEncodeError:
+        return "not UTF-8"
+    if not 1 <= size <= BRANCH_BYTES_MAX:
+        return f"has {size} bytes; a branch name has 1 to {BRANCH_BYTES_MAX}"
+    if text.startswith("-"):
+        return "starts with '-'"
+    if _FORBIDDEN_IN_BRANCH.search(text):
+        return "contains a space, a control character or one of ~ ^ : ? * [ \\"
+    if ".." in text or "@{" in text or text.endswith("."):
+        return "contains '..' or '@{', or ends with '.'"
+    for part in text.split("/"):
+        if not part:
+            return "starts or ends with '/', or contains '//'"
+        if part.startswith(".") or part.endswith(".lock"):
+            return "a part of it starts with '.' or ends with '.lock'"
+    return None
+
+
+def check_commit(text: str) -> str | None:
+    """Why this is no full commit id (40 or 64 lower hex digits), or None where it is one."""
+    if _COMMIT.fullmatch(text):
+        return None
+    return "a commit is 40 or 64 lower-case hexadecimal digits"

@@ -1,0 +1,105 @@
+"""Logging as the nodes and the gateway do it: one line per record, to a file and to stderr.
+
+Text that came from outside goes through `log_text` first, so that nobody can forge a log line
+or send control characters to the terminal of whoever reads the log.
+"""
+
+import logging
+import logging.handlers
+import os
+import sys
+import time
+from pathlib import Path
+
+from common.config_error import ConfigError
+
+# Five files of this size per process: enough for days, and a bound on the disk they take.
+LOG_FILE_BYTES_MAX = 10 * 1024 * 1024
+LOG_FILES_KEPT = 4
+# Set to "no" by the scripts that start processes in the background: their stderr goes to a file
+# that nothing rotates, so only what is said before logging starts belongs there.
+STDERR_VARIABLE = "PBFT_CI_LOG_TO_STDERR"
+
+_ELLIPSIS = "..."
+
+
+class LineFormatter(logging.Formatter):
+    """`2026-01-31T12:00:00.123Z LEVEL process logger: text`, tracebacks folded into the line."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"%(asctime)s %(levelname)s {name} %(name)s: %(message)s")
+
+    def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:  # noqa: N802 (the base class's name)
+        """The record's time in UTC, so that the logs of several machines can be laid together."""
+        moment = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
+        return f"{moment}.{int(record.msecs):03d}Z"
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The record as one line: whatever would break the line or the terminal is escaped."""
+        return escape_controls(super().format(record).replace("\n", " | "))
+
+
+def start_logging(log_file: Path | None, name: str) -> None:
+    """Send all records from INFO up to `log_file` (rotating, bounded) and to stderr.
+
+    With PBFT_CI_LOG_TO_STDERR=no and a file, stderr gets nothing.
+    name: who writes, e.g. `node0`. Calling it again replaces what the last call set up.
+    Raises ConfigError where the file cannot be written.
+    """
+    handlers: list[logging.Handler] = []
+    if log_file is None or os.environ.get(STDERR_VARIABLE) != "no":
+        handlers.append(logging.StreamHandler(sys.stderr))
+    if log_file is not None:
+        try:
+            log_file.parent.mkdir(parents=True, exist_ok=True)
+            handlers.append(
+                logging.handlers.RotatingFileHandler(
+                    log_file,
+                    maxBytes=LOG_FILE_BYTES_MAX,
+                    backupCount=LOG_FILES_KEPT,
+                    encoding="utf-8",
+                    errors="backslashreplace",
+                )
+            )
+        except OSError as error:
+            raise ConfigError.at(
+                log_file,
+                "log_file",
+                f"cannot be written ({error.strerror})",
+                "a file in a folder that can be written to",
+            ) from error
+    formatter = LineFormatter(name)
+    root = logging.getLogger()
+    for old in list(root.handlers):
+        if isinstance(old.formatter, LineFormatter):
+            root.removeHandler(old)
+            old.close()
+    for handler in handlers:
+        handler.setFormatter(formatter)
+        root.addHandler(handler)
+    root.setLevel(logging.INFO)
+
+
+def log_text(value: str, characters_max: int = 200) -> str:
+    """A stranger's text, made safe for one log line: controls escaped, cut to a length.
+
+    The result has at most `characters_max` characters, with `...` where something was cut.
+    """
+    # Escaping makes text longer, never shorter: what is beyond the limit need not be looked at.
+    escaped = escape_controls(value[: characters_max + 1])
+    if len(escaped) <= characters_max and len(value) <= characters_max:
+        return escaped
+    return escaped[: max(0, characters_max - len(_ELLIPSIS))] + _ELLIPSIS[:characters_max]
+
+
+def escape_controls(text: str) -> str:
+    r"""The text with all that is not printable (controls, line ends, lone surrogates, marks that
+    turn the direction of writing) as escapes such as \n or \x1b."""
+    if text.isprintable():
+        return text
+    return "".join(
+        character
+        if character.isprintable()
+        else character.encode("unicode_escape", "surrogatepass").decode("ascii")
+        for character in text
+    )

@@ -1,0 +1,238 @@
+"""The Docker engine as this node uses it: connections, images, and what is ours on it.
+
+Four replicas may share one engine. What belongs to a build is known by its labels alone, and by
+descent from an image that carries them, so no replica ever touches what is another's.
+"""
+
+import os
+import re
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from typing import Any
+
+import docker
+import docker.errors
+import docker.utils
+import msgspec
+import urllib3.exceptions
+
+from node.threads import Stop
+from node.trouble import OwnTrouble
+
+CLUSTER_LABEL = "pbft-ci.cluster"
+REPLICA_LABEL = "pbft-ci.replica"
+BUILD_LABEL = "pbft-ci.build"
+
+# for one ordinary answer of the engine; builds and pulls have limits of their own
+ANSWER_SECONDS_MAX = 60
+
+# What registries answer for a manifest or a repository that is not there. "denied" is not among
+# them: it may also mean that this operator lacks a login.
+_ABSENT = re.compile(
+    r"manifest unknown|manifest for \S+ not found|name unknown|repository name not known", re.I
+)
+
+_LIBRARY_ERRORS = (docker.errors.DockerException, urllib3.exceptions.HTTPError, OSError)
+
+
+class Image(msgspec.Struct, frozen=True):
+    """An image on the engine. digest: the registry's, None for one that never was in a registry.
+
+    volumes: paths that it declares as volumes. has_command: whether it says what to run.
+    """
+
+    id: str
+    digest: str | None
+    volumes: tuple[str, ...]
+    has_command: bool
+
+
+class ImageAbsent(msgspec.Struct, frozen=True):
+    """The registry answered that there is no such image."""
+
+    problem: str
+
+
+class DockerEngine:
+    """Connections to one engine, made when first needed; for use in threads."""
+
+    def __init__(self, docker_host: str | None, connections_max: int) -> None:
+        """docker_host: None for DOCKER_HOST or the default socket."""
+        self._docker_host = docker_host
+        self._connections_max = connections_max
+        self._lock = threading.Lock()
+        self._client: docker.APIClient | None = None
+
+    def client(self) -> docker.APIClient:
+        """The shared connection pool. Raises what the library raises: see `engine_errors`."""
+        with self._lock:
+            if self._client is None:
+                self._client = self._connect()
+            return self._client
+
+    @contextmanager
+    def stream_client(self, stop: Stop) -> Iterator[docker.APIClient]:
+        """A connection of its own for one answer that goes on for long; `stop` breaks it off.
+
+        An engine gives up a build whose client has gone.
+        """
+        client = self._connect()
+        responses: list[Any] = []
+        # requests' own hook: the library keeps the response of a build to itself
+        client.hooks["response"].append(lambda response, **_: responses.append(response))
+
+        def break_off() -> None:
+            for response in responses:
+                with suppress(ValueError, RuntimeError, OSError):
+                    response.raw.shutdown()
+
+        try:
+            with stop.interrupting(break_off):
+                yield client
+        finally:
+            client.close()
+
+    def close(self) -> None:
+        """Let go of the connections."""
+        with self._lock:
+            if self._client is not None:
+                self._client.close()
+                self._client = None
+
+    def find_image(self, name: str) -> Image | None:
+        """The image of that name (or id) on the engine, None where it is not there."""
+        try:
+            found: dict[str, Any] = self.client().inspect_image(name)  # type: ignore[no-untyped-call]
+        except docker.errors.ImageNotFound:
+            return None
+        settings = found.get("Config") or {}
+        return Image(
+            id=found["Id"],
+            digest=digest_of(name, found.get("RepoDigests") or []),
+            volumes=tuple(settings.get("Volumes") or {}),
+            has_command=bool(settings.get("Cmd") or settings.get("Entrypoint")),
+        )
+
+    def pull(self, name: str, stop: Stop) -> ImageAbsent | None:
+        """Get an image from its registry; ImageAbsent where the registry has none.
+
+        Raises OwnTrouble for every other answer and for none, Stopped.
+        """
+        try:
+            with self.stream_client(stop) as client:
+                for message in client.pull(name, stream=True, decode=True):
+                    if "error" in message:
+                        return _absent_or_trouble(name, str(message["error"]))
+        except docker.errors.APIError as error:
+            return _absent_or_trouble(name, str(error.explanation or error))
+        except _LIBRARY_ERRORS:
+            stop.check()
+            raise
+        stop.check()
+        return None
+
+    def remove(self, is_ours: Callable[[Mapping[str, str]], bool]) -> int:
+        """Remove the containers and images whose labels are ours, and all that descends from them.
+
+        A Dockerfile can change its labels later on, but not what its layers were built upon.
+        Returns how many were found. Raises what the library raises.
+        """
+        client = self.client()
+        images: list[dict[str, Any]] = client.images(all=True)
+        ours = {image["Id"] for image in images if is_ours(image["Labels"] or {})}
+        children: dict[str, list[str]] = {}
+        for image in images:
+            children.setdefault(image["ParentId"], []).append(image["Id"])
+        pending = list(ours)
+        while pending:
+            new = set(children.get(pending.pop(), [])) - ours
+            ours |= new
+            pending += new
+        containers = [
+            container["Id"]
+            for container in client.containers(all=True)
+            if is_ours(container["Labels"] or {}) or container["ImageID"] in ours
+        ]
+        for container_id in containers:
+            # gone already, or just being removed by somebody else
+            with suppress(docker.errors.NotFound), _already_in_progress():
+                client.remove_container(container_id, force=True, v=True)
+        # from the leaves: the engine removes parents that nothing needs any more along with them
+        for image_id in ours - {image["ParentId"] for image in images}:
+            with suppress(docker.errors.NotFound), _already_in_progress():
+                client.remove_image(image_id, force=True)
+        return len(containers) + len(ours)
+
+    def _connect(self) -> docker.APIClient:
+        environment = dict(os.environ)
+        if self._docker_host is not None:
+            environment["DOCKER_HOST"] = self._docker_host
+        return docker.APIClient(
+            **docker.utils.kwargs_from_env(environment=environment),
+            timeout=ANSWER_SECONDS_MAX,
+            max_pool_size=self._connections_max,
+        )
+
+
+@contextmanager
+def engine_errors() -> Iterator[None]:
+    """The library's errors as OwnTrouble: the engine is down, refuses, or broke off.
+
+    So is trouble of this machine itself, such as a full disk, under its own name.
+    """
+    try:
+        yield
+    except docker.errors.APIError as error:
+        raise OwnTrouble(f"the Docker engine: {error.explanation or error}") from error
+    except _LIBRARY_ERRORS as error:
+        # the library's connection errors are OSErrors too, without a number
+        is_local = isinstance(error, OSError) and error.errno is not None
+        whose = "this machine" if is_local else "the Docker engine"
+        raise OwnTrouble(f"{whose}: {error}") from error
+
+
+def digest_of(name: str, repository_digests: list[str]) -> str | None:
+    """The registry digest ("sha256:...") under which this name is known, None where there is none.
+
+    Of several, the one that the name asks for, else the smallest, so that the order does not
+    matter.
+    """
+    without_digest, _, asked = name.partition("@")
+    wanted = _familiar(_without_tag(without_digest))
+    digests = sorted(
+        digest
+        for repository, _, digest in (entry.partition("@") for entry in repository_digests)
+        if _familiar(repository) == wanted
+    )
+    if asked in digests:
+        return asked
+    return digests[0] if digests else None
+
+
+def _without_tag(name: str) -> str:
+    head, slash, last = name.rpartition("/")
+    return head + slash + last.partition(":")[0]
+
+
+def _familiar(repository: str) -> str:
+    """A repository without the parts that Docker leaves out when it shows one."""
+    for prefix in ("docker.io/", "index.docker.io/"):
+        repository = repository.removeprefix(prefix)
+    return repository.removeprefix("library/")
+
+
+def _absent_or_trouble(name: str, message: str) -> ImageAbsent:
+    if _ABSENT.search(message):
+        return ImageAbsent(message)
+    raise OwnTrouble(f"image {name} cannot be pulled: {message}")
+
+
+@contextmanager
+def _already_in_progress() -> Iterator[None]:
+    """The engine's way of saying that somebody else is removing it right now."""
+    try:
+        yield
+    except docker.errors.APIError as error:
+        if "already in progress" not in str(error.explanation):
+            raise

@@ -1,0 +1,318 @@
+"""The whole life of a build on this node: from what is owed to a ballot.
+
+A finding is what the build came to, and honest replicas find the same. Trouble of this node's own
+is retried with growing pauses, and becomes an Abstain that says why.
+"""
+
+import asyncio
+import hashlib
+import logging
+import os
+import shutil
+import stat
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+
+import msgspec
+
+from ci.limits import Limits
+from ci.operations import (
+    CHECKOUT_FAILED_EXIT_CODE,
+    Abstain,
+    Ballot,
+    Compared,
+    Evidence,
+    Finding,
+    Outcome,
+)
+from common.config import NodeConfig
+from node.build_log import BuildLog
+from node.checkout import Checkout, NotThere
+from node.dockerfile import DOCKERFILE
+from node.mirror import NotAFile, Source
+from node.pipeline import PIPELINE_FILE, Pipeline, PipelineInvalid, parse_pipeline
+from node.process_sandbox import ProcessSandbox
+from node.run_result import RunResult, Sandbox, Work
+from node.sandbox import DockerSandbox
+from node.threads import in_thread
+from node.tree import TreeRefused
+from node.trouble import OwnTrouble
+
+RETRY_SECONDS_MIN = 1.0
+RETRY_SECONDS_MAX = 30.0
+# logs of the newest builds that are kept on disk, each of log_bytes_max at most
+LOGS_KEPT_MAX = 1000
+
+_log = logging.getLogger(__name__)
+
+_Key = tuple[bytes, int]
+
+
+class BuildOrder(msgspec.Struct, frozen=True):
+    """A build that this replica owes. commit is None where the request says "no such branch"."""
+
+    build: bytes
+    opened: int
+    repository: str
+    branch: str
+    commit: str | None
+
+
+class _Found(msgspec.Struct, frozen=True):
+    """What one try found, before it is put into a ballot."""
+
+    result: RunResult
+    pipeline_sha256: str | None
+    checkout_seconds: float
+    build_seconds: float
+
+
+class Executor:
+    """Runs builds, `builds_at_once` at a time; the others wait."""
+
+    def __init__(
+        self, *, config: NodeConfig, limits: Limits, cluster_id: bytes, version: str
+    ) -> None:
+        """Starts nothing yet. version: of this software, for the evidence."""
+        self._config = config
+        self._limits = limits
+        self._version = version
+        self._builds_folder = config.data_directory / "builds"
+        # a build needs one thread at a time; as many again for what is being tidied up
+        thread_count = 2 * config.builds_at_once + 1
+        self._threads = ThreadPoolExecutor(thread_count, thread_name_prefix="build")
+        self._checkout = Checkout(config, limits.workspace_bytes, self._threads)
+        self._sandbox: Sandbox = (
+            ProcessSandbox(self._threads)
+            if config.executor == "process"
+            else DockerSandbox(config, limits, cluster_id, self._threads, thread_count)
+        )
+        self._places = asyncio.Semaphore(config.builds_at_once)
+        self._states: dict[_Key, str] = {}
+        self._tasks: set[asyncio.Task[object]] = set()
+
+    async def start(self) -> None:
+        """Remove what a crash left behind: work folders, containers, images. Raises OSError."""
+        self._builds_folder.mkdir(parents=True, exist_ok=True)
+        self._checkout.start()
+        await in_thread(self._threads, lambda stop: self._remove_work_folders())
+        await self._sandbox.start()
+
+    async def close(self) -> None:
+        """Stop all builds and wait until nothing of them is left. Their callers see a cancel."""
+        tasks = tuple(self._tasks - {asyncio.current_task()})
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
+        await self._sandbox.close()
+        self._threads.shutdown(wait=False)
+
+    async def build(self, order: BuildOrder) -> Ballot:
+        """The ballot of this replica on a build. May be cancelled; nothing is left of it then.
+
+        Waits for a place, checks out, runs; what is this node's own trouble is tried again until
+        abstain_after_seconds have passed since it began. Raises nothing but CancelledError.
+        """
+        key = (order.build, order.opened)
+        assert key not in self._states, "a build is run once at a time"
+        task = asyncio.current_task()
+        assert task is not None
+        self._states[key] = "waiting"
+        self._tasks.add(task)
+        try:
+            return await self._build(order, key)
+        except Exception:  # noqa: BLE001 (one build's fault in our code must not end the node)
+            _log.exception("build %s: a fault of our own", order.build.hex())
+            return Abstain("a fault in this node's software; its log has the details")
+        finally:
+            self._tasks.discard(task)
+            del self._states[key]
+
+    def log_path(self, build: bytes, opened: int) -> Path:
+        """Where this replica's log of the build is, or will be. Bytes of strangers."""
+        return self._folder(build, opened) / "log"
+
+    def state(self, build: bytes, opened: int) -> str:
+        """waiting | checkout | image | building | retrying: <reason> | none"""
+        return self._states.get((build, opened), "none")
+
+    async def _build(self, order: BuildOrder, key: _Key) -> Ballot:
+        """Tries until there is a ballot. A place is held only while something is done."""
+        log: BuildLog | None = None
+        give_up_at: float | None = None
+        pause_seconds = RETRY_SECONDS_MIN
+        try:
+            while True:
+                self._states[key] = "waiting"
+                async with self._places:
+                    try:
+                        log = log or self._open_log(order)
+                        return await self._try(order, key, log)
+                    except OwnTrouble as error:
+                        trouble = error
+                now = time.monotonic()
+                if give_up_at is None:
+                    give_up_at = now + self._config.abstain_after_seconds
+                _log.warning("build %s: %s", order.build.hex(), trouble.reason)
+                if log is not None:
+                    self._note(log, f"this node's own trouble: {trouble.reason}")
+                if trouble.is_lasting or now >= give_up_at:
+                    return Abstain(trouble.reason)
+                self._states[key] = f"retrying: {trouble.reason}"
+                await asyncio.sleep(min(pause_seconds, give_up_at - now))
+                pause_seconds = min(2 * pause_seconds, RETRY_SECONDS_MAX)
+        finally:
+            if log is not None:
+                # after a finding it is finished already
+                with suppress(OSError):
+                    log.finish()
+                log.close()
+
+    async def _try(self, order: BuildOrder, key: _Key, log: BuildLog) -> Finding:
+        """One try from the checkout to the finding. Raises OwnTrouble."""
+
+        def show_state(state: str) -> None:
+            self._states[key] = state
+
+        folder = self._folder(order.build, order.opened) / "work"
+        try:
+            folder.mkdir()
+            found = await self._find(order, folder, log, show_state)
+            if found.result.problem is not None:
+                log.note(found.result.problem)
+            log.note(_in_words(found.result))
+            log_sha256, log_bytes = log.finish()
+        except OSError as error:
+            raise OwnTrouble(f"this machine: {error}") from error
+        finally:
+            await in_thread(self._threads, lambda stop: self._tidy(folder))
+        return Finding(
+            Compared(
+                outcome=found.result.outcome,
+                exit_code=found.result.exit_code,
+                commit=order.commit,
+                pipeline_sha256=found.pipeline_sha256,
+                image_digest=found.result.image_digest,
+            ),
+            Evidence(
+                log_sha256=log_sha256,
+                log_bytes=log_bytes,
+                image_id=found.result.image_id,
+                checkout_milliseconds=round(1000 * found.checkout_seconds),
+                build_milliseconds=round(1000 * found.build_seconds),
+                version=self._version,
+            ),
+        )
+
+    async def _find(
+        self, order: BuildOrder, folder: Path, log: BuildLog, show_state: Callable[[str], None]
+    ) -> _Found:
+        """Check out and run. Raises OwnTrouble, OSError."""
+        began_at = time.monotonic()
+        show_state("checkout")
+        log.note(f"{order.repository} branch {order.branch} commit {order.commit or 'none'}")
+        source = await self._checkout.check_out(
+            order.repository, order.branch, order.commit, folder / "tree.tar"
+        )
+        checked_out_at = time.monotonic()
+        if isinstance(source, NotThere):
+            result = RunResult(
+                Outcome.CHECKOUT_FAILED, CHECKOUT_FAILED_EXIT_CODE, problem=source.problem
+            )
+            return _Found(result, None, checked_out_at - began_at, 0.0)
+        job, pipeline_sha256 = self._job(source)
+        if isinstance(job, PipelineInvalid):
+            result = RunResult(Outcome.PIPELINE_INVALID, problem=job.text)
+        else:
+            assert isinstance(source.tree, Path), "a refused tree has no job"
+            result = await self._sandbox.run(
+                Work(
+                    label=_name(order.build, order.opened),
+                    tree=source.tree,
+                    folder=folder,
+                    job=job,
+                    commit_seconds=source.commit_seconds,
+                    log=log,
+                    show_state=show_state,
+                )
+            )
+        ended_at = time.monotonic()
+        return _Found(result, pipeline_sha256, checked_out_at - began_at, ended_at - checked_out_at)
+
+    def _job(self, source: Source) -> tuple[Pipeline | bytes | PipelineInvalid, str | None]:
+        """What to run, and the SHA-256 of the file that says so (None where it is no file)."""
+        name, data = PIPELINE_FILE, source.pipeline
+        if data is None:
+            name, data = DOCKERFILE, source.dockerfile
+        if data is None:
+            problem = f"the commit has neither this file nor a {DOCKERFILE}"
+            return PipelineInvalid(problem), None
+        if isinstance(data, NotAFile):
+            return PipelineInvalid(data.problem, file=name), None
+        digest = hashlib.sha256(data).hexdigest()
+        if isinstance(source.tree, TreeRefused):
+            return PipelineInvalid(f"the tree {source.tree.problem}", file="the commit"), digest
+        if name == DOCKERFILE:
+            return data, digest
+        return parse_pipeline(data, self._limits.build_seconds_max), digest
+
+    def _open_log(self, order: BuildOrder) -> BuildLog:
+        try:
+            return BuildLog(self.log_path(order.build, order.opened), self._limits.log_bytes_max)
+        except OSError as error:
+            raise OwnTrouble(f"this machine: {error}") from error
+
+    def _note(self, log: BuildLog, text: str) -> None:
+        """A line in the build's log where the disk takes it; the trouble may be the disk."""
+        with suppress(OSError):
+            log.note(text)
+
+    def _folder(self, build: bytes, opened: int) -> Path:
+        return self._builds_folder / _name(build, opened)
+
+    def _tidy(self, folder: Path) -> None:
+        """Remove a work folder, and the logs of the oldest builds where there are too many."""
+        _remove_folder(folder)
+        running = {_name(*key) for key in tuple(self._states)}
+        # another build's thread may be removing the same ones
+        with suppress(OSError):
+            folders = [entry for entry in self._builds_folder.iterdir() if entry.is_dir()]
+            if len(folders) <= LOGS_KEPT_MAX:
+                return
+            folders.sort(key=lambda entry: entry.stat().st_mtime)
+            for entry in folders[: len(folders) - LOGS_KEPT_MAX]:
+                if entry.name not in running:
+                    _remove_folder(entry)
+
+    def _remove_work_folders(self) -> None:
+        for folder in self._builds_folder.glob("*/work"):
+            _log.warning("removed the work folder of a build that a crash ended: %s", folder)
+            _remove_folder(folder)
+
+
+def _name(build: bytes, opened: int) -> str:
+    return f"{build.hex()}-{opened}"
+
+
+def _in_words(result: RunResult) -> str:
+    code = "" if result.exit_code is None else f", exit code {result.exit_code}"
+    return f"{result.outcome}{code}"
+
+
+def _remove_folder(folder: Path) -> None:
+    """Remove a folder, also where a build took away the permission to look into parts of it."""
+
+    def open_up(function: Callable[..., object], path: str, _: object) -> None:
+        with suppress(OSError):
+            os.chmod(os.path.dirname(path), stat.S_IRWXU)
+            if not os.path.islink(path):
+                os.chmod(path, stat.S_IRWXU)
+            function(path)
+
+    shutil.rmtree(folder, onerror=open_up)
+    if folder.exists():
+        _log.warning("cannot be removed: %s", folder)

@@ -1,0 +1,166 @@
+"""A repository's Dockerfile built into an image by the engine's classic builder. Blocking."""
+
+import re
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import docker
+import docker.errors
+import msgspec
+
+from ci.limits import Limits
+from ci.operations import Outcome
+from node.build_log import BuildLog
+from node.container import CPU_PERIOD_MICROSECONDS, OPEN_FILES_MAX
+from node.docker_engine import BUILD_LABEL, DockerEngine
+from node.dockerfile import PreparedDockerfile
+from node.run_result import RunResult, result_of_exit
+from node.threads import Stop
+from node.tree import append_to_tree
+from node.trouble import OwnTrouble
+
+# The builder removes both from the context before the first instruction sees it.
+_DOCKERFILE_NAME = ".pbft-ci.dockerfile"
+_IGNORE_NAME = ".dockerignore"
+
+# What the builder says of a Dockerfile that no builder can make sense of.
+_INVALID = re.compile(
+    r"dockerfile parse error|unknown instruction|cannot be empty|file with no instructions"
+    r"|no build stage in current context|failed to parse|invalid reference format"
+    r"|No image was generated",
+    re.IGNORECASE,
+)
+# Failures of an instruction that come without an exit code, and the code that a shell would give.
+_NOT_EXECUTABLE = re.compile(r"OCI runtime create failed.*permission denied", re.DOTALL)
+_NOT_FOUND = re.compile(
+    r"OCI runtime create failed.*(executable file not found|no such file or directory)", re.DOTALL
+)
+_INSTRUCTION_FAILED = re.compile(r"\A(COPY|ADD) failed: |unable to find (user|group) ")
+# Those of the machine, whatever instruction they happened in.
+_MACHINE = re.compile(r"no space left on device|input/output error|cannot allocate memory", re.I)
+
+
+class BuiltImage(msgspec.Struct, frozen=True):
+    """The image that came out."""
+
+    id: str
+
+
+def build_image(
+    engine: DockerEngine,
+    prepared: PreparedDockerfile,
+    tree: Path,
+    tag: str,
+    labels: Mapping[str, str],
+    limits: Limits,
+    log: BuildLog,
+    stop: Stop,
+) -> BuiltImage | RunResult:
+    """The image, or how the build of it failed. The tree file is made the build's context.
+
+    Raises Stopped, OwnTrouble, OSError and what the library raises.
+    """
+    hidden = f"{_IGNORE_NAME}\n{_DOCKERFILE_NAME}\n".encode()
+    append_to_tree(tree, {_IGNORE_NAME: hidden, _DOCKERFILE_NAME: prepared.text})
+    started_at = time.time()
+    image_id: str | None = None
+    try:
+        with engine.stream_client(stop) as client, tree.open("rb") as context:
+            # limits that the engine takes and the library has no argument for
+            client.params = {
+                "cpuperiod": str(CPU_PERIOD_MICROSECONDS),
+                "cpuquota": str(max(1000, round(limits.cpus * CPU_PERIOD_MICROSECONDS))),
+                "ulimits": _ulimits(),
+            }
+            for message in client.build(
+                fileobj=context,
+                custom_context=True,
+                dockerfile=_DOCKERFILE_NAME,
+                tag=tag,
+                nocache=True,
+                rm=True,
+                forcerm=True,
+                network_mode="none",
+                container_limits={
+                    "memory": limits.memory_bytes,
+                    "memswap": limits.memory_bytes,
+                },
+                timeout=limits.build_seconds_max + 60,
+                decode=True,
+            ):
+                log.write(_shown(message))
+                if "errorDetail" in message or "error" in message:
+                    return _failure(engine, prepared, message, labels, started_at)
+                image_id = (message.get("aux") or {}).get("ID", image_id)
+    except docker.errors.APIError as error:
+        stop.check()
+        return _failure(
+            engine, prepared, {"error": str(error.explanation or error)}, labels, started_at
+        )
+    stop.check()
+    if image_id is None:
+        raise OwnTrouble("the Docker engine broke off the build")
+    return BuiltImage(image_id)
+
+
+def _ulimits() -> str:
+    return msgspec.json.encode(
+        [
+            {"Name": "nofile", "Soft": OPEN_FILES_MAX, "Hard": OPEN_FILES_MAX},
+            {"Name": "core", "Soft": 0, "Hard": 0},
+        ]
+    ).decode()
+
+
+def _shown(message: Mapping[str, Any]) -> bytes:
+    """What of the builder's message goes into the log; progress bars do not."""
+    text = message.get("stream") or ""
+    if "status" in message and "progressDetail" not in message:
+        text = f"{message['status']}\n"
+    return str(text).encode(errors="backslashreplace")
+
+
+def _failure(
+    engine: DockerEngine,
+    prepared: PreparedDockerfile,
+    message: Mapping[str, Any],
+    labels: Mapping[str, str],
+    started_at: float,
+) -> RunResult:
+    """What a build's error says of the repository. Raises OwnTrouble where it says nothing."""
+    detail = message.get("errorDetail") or {}
+    text = str(detail.get("message") or message.get("error"))
+    code = detail.get("code")
+    if isinstance(code, int) and code != 0:
+        if _was_out_of_memory(engine, labels, started_at):
+            return RunResult(Outcome.OUT_OF_MEMORY)
+        return result_of_exit(code, None, None)
+    if _MACHINE.search(text):
+        raise OwnTrouble(f"the Docker engine: {text}")
+    if _INVALID.search(text):
+        return RunResult(
+            Outcome.PIPELINE_INVALID, problem=f"Dockerfile: {prepared.original_lines(text)}"
+        )
+    for pattern, exit_code in ((_NOT_EXECUTABLE, 126), (_NOT_FOUND, 127), (_INSTRUCTION_FAILED, 1)):
+        if pattern.search(text):
+            return RunResult(Outcome.FAILED, exit_code, problem=text)
+    raise OwnTrouble(f"the Docker engine could not build the Dockerfile: {text}")
+
+
+def _was_out_of_memory(engine: DockerEngine, labels: Mapping[str, str], started_at: float) -> bool:
+    """Whether a step of this build was killed for its memory: its container is gone by now."""
+    with suppress(docker.errors.APIError):
+        return any(
+            engine.client().events(
+                # the label says whose event it is; the hour is for a clock that differs
+                since=int(started_at) - 3600,
+                # the past only, to the microsecond, so that the engine does not wait for more
+                until=f"{time.time():.6f}",  # type: ignore[call-overload]
+                filters={"event": "oom", "label": f"{BUILD_LABEL}={labels[BUILD_LABEL]}"},
+                decode=True,
+            )
+        )
+    return False

@@ -1,0 +1,162 @@
+"""Builds as plain processes of this node: no container, no isolation. Only when asked for.
+
+For machines without Docker, and for repositories that are trusted as much as the node itself.
+"""
+
+import logging
+import os
+import select
+import signal
+import subprocess
+import tarfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+
+from ci.operations import Outcome
+from node.build_log import BuildLog
+from node.pipeline import Pipeline
+from node.run_result import RUN_COMMANDS, RunResult, Work, build_environment, result_of_exit
+from node.threads import Stop, in_thread
+from node.trouble import OwnTrouble
+
+POLL_SECONDS = 0.2
+CHUNK_BYTES = 64 * 1024
+# what a killed group has written may still be in the pipe
+DRAIN_SECONDS = 1.0
+
+WARNING = "executor: process runs builds WITHOUT ISOLATION, with all the rights of this node"
+
+_log = logging.getLogger(__name__)
+
+
+class ProcessSandbox:
+    """Implements `Sandbox` with a shell of this machine."""
+
+    def __init__(self, threads: ThreadPoolExecutor) -> None:
+        self._threads = threads
+
+    async def start(self) -> None:
+        """Warn. Processes of a crashed node cannot be found again, so nothing is removed."""
+        _log.warning(WARNING)
+
+    async def close(self) -> None:
+        """Nothing is held."""
+
+    async def run(self, work: Work) -> RunResult:
+        """Run the commands in one shell in the commit's tree; the image is not looked at."""
+        pipeline = work.job
+        if not isinstance(pipeline, Pipeline):
+            raise OwnTrouble(
+                "this replica cannot build a Dockerfile (executor: process), and the commit has no"
+                " pipeline file",
+                is_lasting=True,
+            )
+        work.log.note(WARNING)
+        work.show_state("building")
+        return await in_thread(self._threads, lambda stop: _run(work, pipeline, stop))
+
+
+def _run(work: Work, pipeline: Pipeline, stop: Stop) -> RunResult:
+    """Blocking. Raises Stopped and OwnTrouble."""
+    try:
+        checkout, home = work.folder / "checkout", work.folder / "home"
+        home.mkdir(parents=True)
+        _unpack(work.tree, checkout)
+        stop.check()
+        exit_code = _run_shell(pipeline, checkout, home, work.commit_seconds, work.log, stop)
+    except OSError as error:
+        raise OwnTrouble(f"this machine: {error}") from error
+    if exit_code is None:
+        return RunResult(Outcome.TIMED_OUT)
+    # a shell that was killed has no exit code; shells themselves say 128 + signal
+    return result_of_exit(exit_code if exit_code >= 0 else 128 - exit_code, None, None)
+
+
+def _unpack(tree: Path, checkout: Path) -> None:
+    """The tree on this machine's own disk: here a link that leads out of it would be harm."""
+    checkout.mkdir()
+    try:
+        with tarfile.open(tree, encoding="utf-8", errors="surrogateescape") as archive:
+            archive.extractall(checkout, filter="data")
+    except tarfile.FilterError as error:
+        raise OwnTrouble(
+            f"the commit holds what executor: process does not unpack: {error}", is_lasting=True
+        ) from error
+    except tarfile.TarError as error:
+        raise OwnTrouble(f"the exported tree cannot be read: {error}") from error
+
+
+def _run_shell(
+    pipeline: Pipeline,
+    checkout: Path,
+    home: Path,
+    commit_seconds: int,
+    log: BuildLog,
+    stop: Stop,
+) -> int | None:
+    """The shell's exit code (negative: minus the signal), None where its time was over."""
+    environment = build_environment(str(home), commit_seconds)
+    environment["PATH"] = os.environ.get("PATH", os.defpath)
+    ends_at = time.monotonic() + pipeline.timeout_seconds
+    process = subprocess.Popen(
+        ["/bin/sh", "-e", "-c", RUN_COMMANDS, "pbft-ci", *pipeline.commands],
+        cwd=checkout,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        # a session of its own, so that all of it can be killed at once
+        start_new_session=True,
+    )
+    assert process.stdout is not None
+    output = process.stdout.fileno()
+    os.set_blocking(output, False)
+    try:
+        has_ended = _follow(process.pid, output, ends_at, log, stop)
+    finally:
+        # Not waited for yet, so the number of its group cannot be anybody else's.
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        _drain(output, log)
+        process.stdout.close()
+    return process.returncode if has_ended else None
+
+
+def _follow(pid: int, output: int, ends_at: float, log: BuildLog, stop: Stop) -> bool:
+    """Take the output until the process ends (True) or its time does (False)."""
+    is_open = True
+    while True:
+        stop.check()
+        if is_open:
+            ready, _, _ = select.select([output], [], [], POLL_SECONDS)
+            if ready:
+                is_open = _read_some(output, log)
+        else:
+            stop.wait(POLL_SECONDS / 10)
+        # looked at, not collected
+        if os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None:
+            return True
+        if time.monotonic() >= ends_at:
+            return False
+
+
+def _drain(output: int, log: BuildLog) -> None:
+    """What is still in the pipe; a process that got away may hold it open, so not for long."""
+    until = time.monotonic() + DRAIN_SECONDS
+    while time.monotonic() < until:
+        ready, _, _ = select.select([output], [], [], until - time.monotonic())
+        if not ready or not _read_some(output, log):
+            return
+
+
+def _read_some(output: int, log: BuildLog) -> bool:
+    """Take what is there; False at the end of the output."""
+    try:
+        data = os.read(output, CHUNK_BYTES)
+    except BlockingIOError:
+        return True
+    log.write(data)
+    return bool(data)

@@ -1,0 +1,278 @@
+"""Builds in Docker containers: a pipeline in its image, or a repository's own Dockerfile."""
+
+import logging
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+from ci.limits import Limits
+from ci.operations import Outcome
+from common.config import NodeConfig
+from node.container import (
+    TEMPORARY,
+    WORKSPACE,
+    ContainerEnd,
+    ContainerOrder,
+    run_container,
+)
+from node.docker_engine import (
+    BUILD_LABEL,
+    CLUSTER_LABEL,
+    REPLICA_LABEL,
+    DockerEngine,
+    Image,
+    ImageAbsent,
+    engine_errors,
+)
+from node.dockerfile import PreparedDockerfile, prepare_dockerfile
+from node.image_build import BuiltImage, build_image
+from node.pipeline import Pipeline, PipelineInvalid
+from node.run_result import RUN_COMMANDS, RunResult, Work, build_environment, result_of_exit
+from node.threads import Stop, in_thread
+from node.trouble import OwnTrouble
+
+# Unpacks the tree that comes in on standard input, then hands over to a shell with nothing to read.
+UNPACK = f'cd {WORKSPACE} && tar -xf - && exec sh -e -c "$0" pbft-ci "$@" </dev/null'
+
+# A build that was broken off may leave one more layer behind a moment later.
+QUIET_ROUNDS = 2
+QUIET_ROUND_SECONDS = 0.3
+REMOVAL_ROUNDS_MAX = 10
+
+_log = logging.getLogger(__name__)
+
+Result = TypeVar("Result")
+
+
+class DockerSandbox:
+    """Implements `Sandbox` with the engine that the configuration names."""
+
+    def __init__(
+        self,
+        config: NodeConfig,
+        limits: Limits,
+        cluster_id: bytes,
+        threads: ThreadPoolExecutor,
+        connections_max: int,
+    ) -> None:
+        self._config = config
+        self._limits = limits
+        self._cluster = cluster_id.hex()
+        self._threads = threads
+        self._engine = DockerEngine(config.docker_host, connections_max)
+        self._running: set[str] = set()
+        # whether something of a build that is over may still be on the engine
+        self._has_leftovers = True
+
+    async def start(self) -> None:
+        """Remove what a crash left behind; where the engine is down, before the next build."""
+        try:
+            await self._remove_leftovers()
+        except OwnTrouble as trouble:
+            _log.warning("leftovers of earlier builds stay for now: %s", trouble.reason)
+
+    async def close(self) -> None:
+        """Let go of the connections."""
+        self._engine.close()
+
+    async def run(self, work: Work) -> RunResult:
+        """Run the work to its end; no container and no image of it stays, also when cancelled."""
+        self._running.add(work.label)
+        try:
+            if self._has_leftovers:
+                await self._remove_leftovers()
+            if isinstance(work.job, Pipeline):
+                return await self._run_pipeline(work, work.job)
+            return await self._run_dockerfile(work, work.job)
+        finally:
+            try:
+                await self._remove_build(work)
+            finally:
+                self._running.remove(work.label)
+
+    async def _run_pipeline(self, work: Work, pipeline: Pipeline) -> RunResult:
+        work.show_state("image")
+        image = await self._image(pipeline.image, work)
+        if isinstance(image, ImageAbsent):
+            work.log.note(f"no image {pipeline.image}: {image.problem}")
+            return RunResult(Outcome.IMAGE_UNAVAILABLE)
+        work.log.note(f"image {pipeline.image}, {image.digest or 'made locally: ' + image.id}")
+        work.show_state("building")
+        order = ContainerOrder(
+            image=image,
+            name=self._container_name(work),
+            labels=self._labels(work.label),
+            environment=build_environment(TEMPORARY, work.commit_seconds),
+            entrypoint=("sh", "-c", UNPACK),
+            command=(RUN_COMMANDS, *pipeline.commands),
+            standard_input=work.tree,
+            seconds=pipeline.timeout_seconds,
+        )
+        return _result(await self._run_container(order, work), image.digest, image.id)
+
+    async def _run_dockerfile(self, work: Work, data: bytes) -> RunResult:
+        if not self._config.allow_dockerfile:
+            raise OwnTrouble(
+                "this replica builds no Dockerfiles (allow_dockerfile), and the commit has no"
+                " pipeline file",
+                is_lasting=True,
+            )
+        prepared = prepare_dockerfile(data, self._labels(work.label))
+        if isinstance(prepared, PipelineInvalid):
+            return RunResult(Outcome.PIPELINE_INVALID, problem=prepared.text)
+        work.show_state("image")
+        for name in prepared.bases:
+            base = await self._image(name, work)
+            if isinstance(base, ImageAbsent):
+                work.log.note(f"no image {name}: {base.problem}")
+                return RunResult(Outcome.IMAGE_UNAVAILABLE)
+        work.show_state("building")
+        ends_at = time.monotonic() + self._limits.build_seconds_max
+        built = await self._build_image(prepared, work)
+        if isinstance(built, RunResult):
+            return built
+        image = await self._call(lambda stop: self._engine.find_image(built.id))
+        if image is None:
+            raise OwnTrouble("the image that was just built is gone")
+        if not image.has_command:
+            problem = (
+                "Dockerfile: the image has no CMD and no ENTRYPOINT, so there is nothing to run"
+            )
+            return RunResult(Outcome.PIPELINE_INVALID, problem=problem)
+        order = ContainerOrder(
+            image=image,
+            name=self._container_name(work),
+            labels=self._labels(work.label),
+            environment=build_environment(TEMPORARY, work.commit_seconds),
+            entrypoint=None,
+            command=None,
+            standard_input=None,
+            seconds=max(0.0, ends_at - time.monotonic()),
+        )
+        return _result(await self._run_container(order, work), None, image.id)
+
+    async def _build_image(
+        self, prepared: PreparedDockerfile, work: Work
+    ) -> BuiltImage | RunResult:
+        """The built image; a build that takes too long is broken off and timed out."""
+        build_hex, _, opened = work.label.partition("-")
+        tag = f"pbft-ci-build/{self._cluster[:16]}:{self._config.name}.{build_hex[:24]}-{opened}"
+
+        def build(stop: Stop) -> BuiltImage | RunResult:
+            return build_image(
+                self._engine,
+                prepared,
+                work.tree,
+                tag,
+                self._labels(work.label),
+                self._limits,
+                work.log,
+                stop,
+            )
+
+        try:
+            return await self._call(build, timeout_seconds=self._limits.build_seconds_max)
+        except TimeoutError:
+            return RunResult(Outcome.TIMED_OUT)
+
+    async def _image(self, name: str, work: Work) -> Image | ImageAbsent:
+        """The image on the engine, pulled where it is not there."""
+        found = await self._call(lambda stop: self._engine.find_image(name))
+        if found is not None:
+            return found
+        work.log.note(f"pulling {name}")
+        seconds = self._config.pull_timeout_seconds
+        try:
+            absent = await self._call(
+                lambda stop: self._engine.pull(name, stop), timeout_seconds=seconds
+            )
+        except TimeoutError as error:
+            raise OwnTrouble(f"image {name} was not pulled within {seconds} s") from error
+        if absent is not None:
+            return absent
+        found = await self._call(lambda stop: self._engine.find_image(name))
+        if found is None:
+            raise OwnTrouble(f"image {name} is not there after it was pulled")
+        return found
+
+    async def _run_container(self, order: ContainerOrder, work: Work) -> ContainerEnd:
+        return await self._call(
+            lambda stop: run_container(self._engine.client(), order, self._limits, work.log, stop)
+        )
+
+    async def _remove_build(self, work: Work) -> None:
+        """Remove everything of one build, and look again where its building was broken off."""
+        label = work.label
+        is_ours = self._owns(lambda build: build == label)
+        needs_quiet = not isinstance(work.job, Pipeline)
+
+        def remove(_: Stop) -> bool:
+            quiet_rounds = 0
+            for _round in range(REMOVAL_ROUNDS_MAX):
+                quiet_rounds = quiet_rounds + 1 if self._engine.remove(is_ours) == 0 else 0
+                if not needs_quiet or quiet_rounds == QUIET_ROUNDS:
+                    return True
+                time.sleep(QUIET_ROUND_SECONDS)
+            return False
+
+        try:
+            if not await self._call(remove):
+                self._has_leftovers = True
+        except OwnTrouble as trouble:
+            self._has_leftovers = True
+            _log.warning("leftovers of build %s stay for now: %s", label, trouble.reason)
+
+    async def _remove_leftovers(self) -> None:
+        """Remove all of this replica's but the builds that run now. Raises OwnTrouble."""
+        self._has_leftovers = False
+        is_ours = self._owns(lambda build: build not in self._running)
+        try:
+            found = await self._call(lambda stop: self._engine.remove(is_ours))
+        except BaseException:
+            self._has_leftovers = True
+            raise
+        if found:
+            _log.warning("removed %d containers and images of builds that are over", found)
+
+    def _owns(self, is_wanted: Callable[[str], bool]) -> Callable[[Mapping[str, str]], bool]:
+        """Whether labels say: this cluster, this replica, and a build that is wanted."""
+
+        def owns(labels: Mapping[str, str]) -> bool:
+            return (
+                labels.get(CLUSTER_LABEL) == self._cluster
+                and labels.get(REPLICA_LABEL) == self._config.name
+                and is_wanted(labels.get(BUILD_LABEL, ""))
+            )
+
+        return owns
+
+    def _labels(self, label: str) -> dict[str, str]:
+        return {
+            CLUSTER_LABEL: self._cluster,
+            REPLICA_LABEL: self._config.name,
+            BUILD_LABEL: label,
+        }
+
+    def _container_name(self, work: Work) -> str:
+        """For people who look at `docker ps`; the label is what counts."""
+        return f"pbft-ci-{self._cluster[:8]}-{self._config.name}-{work.label}"
+
+    async def _call(
+        self, work: Callable[[Stop], Result], *, timeout_seconds: float | None = None
+    ) -> Result:
+        """Blocking work with the engine. Raises OwnTrouble, and TimeoutError after the time."""
+
+        def translated(stop: Stop) -> Result:
+            with engine_errors():
+                return work(stop)
+
+        return await in_thread(self._threads, translated, timeout_seconds=timeout_seconds)
+
+
+def _result(end: ContainerEnd, digest: str | None, image_id: str) -> RunResult:
+    if end.exit_code is None:
+        return RunResult(Outcome.TIMED_OUT, None, digest, image_id)
+    if end.is_out_of_memory:
+        return RunResult(Outcome.OUT_OF_MEMORY, None, digest, image_id)
+    return result_of_exit(end.exit_code, digest, image_id)

@@ -1,0 +1,244 @@
+"""The tree of a commit as a tar file, built from git's objects.
+
+No work tree, no attributes, no filters: what is in the tar is what is in the commit, the same on
+every replica. A tree that is too large, or that no file system should be given, is refused by
+rules that look at nothing but the commit, so that all replicas refuse the same ones.
+"""
+
+import io
+import re
+import subprocess
+import tarfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import IO
+
+import msgspec
+
+from node.git_process import OutputTooLong, git_process, run_git
+from node.threads import Stop
+
+ENTRIES_MAX = 100_000
+LISTING_BYTES_MAX = 64 * 2**20
+PATH_BYTES_MAX = 4000
+LINK_BYTES_MAX = 4000
+# a file takes whole pages of the workspace
+PAGE_BYTES = 4096
+
+# nobody: who the builds run as
+BUILD_USER_ID = 65534
+
+_ENTRY = re.compile(
+    rb"([0-7]{6}) (blob|tree|commit) ([0-9a-f]{40}|[0-9a-f]{64}) +(\d+|-)\t(.+)", re.DOTALL
+)
+_EXECUTABLE = 0o111
+_FILE_KIND = 0o100000
+_LINK_KIND = 0o120000
+_KIND_MASK = 0o170000
+
+
+class CorruptMirror(Exception):
+    """git cannot read in its own mirror what must be there; the mirror has to be made anew."""
+
+
+class TreeEntry(msgspec.Struct, frozen=True):
+    """One line of a tree: a file, a link, a folder, or another repository's commit."""
+
+    mode: int
+    kind: str
+    object_id: str
+    size: int
+    path: str
+
+    @property
+    def is_file(self) -> bool:
+        """Whether it is a plain file, executable or not."""
+        return self.kind == "blob" and self.mode & _KIND_MASK == _FILE_KIND
+
+    @property
+    def is_link(self) -> bool:
+        """Whether it is a symbolic link."""
+        return self.kind == "blob" and self.mode & _KIND_MASK == _LINK_KIND
+
+
+class TreeRefused(msgspec.Struct, frozen=True):
+    """Why the commit's tree is not exported; the same on every replica."""
+
+    problem: str
+
+
+def list_tree(
+    commit: str, paths: tuple[str, ...], environment: Mapping[str, str], stop: Stop
+) -> tuple[TreeEntry, ...] | TreeRefused:
+    """The entries at `paths`, or all entries below the root where there are none.
+
+    Raises CorruptMirror, Stopped, OwnTrouble.
+    """
+    arguments = ["ls-tree", "-z", "-l", "--full-tree"]
+    arguments += [commit, "--", *paths] if paths else ["-r", "-t", commit]
+    try:
+        answer = run_git(
+            arguments, environment=environment, stop=stop, output_bytes_max=LISTING_BYTES_MAX
+        )
+    except OutputTooLong:
+        return TreeRefused(f"the list of its files is longer than {LISTING_BYTES_MAX} bytes")
+    if answer.exit_code != 0:
+        raise CorruptMirror(answer.problem)
+    entries: list[TreeEntry] = []
+    for line in answer.output.split(b"\0")[:-1]:
+        found = _ENTRY.fullmatch(line)
+        if found is None:
+            raise CorruptMirror("git lists a tree in an unknown form")
+        mode, kind, object_id, size, path = found.groups()
+        entries.append(
+            TreeEntry(
+                int(mode, 8),
+                kind.decode(),
+                object_id.decode(),
+                0 if size == b"-" else int(size),
+                path.decode(errors="surrogateescape"),
+            )
+        )
+    return tuple(entries)
+
+
+def read_blob(entry: TreeEntry, environment: Mapping[str, str], stop: Stop) -> bytes:
+    """The bytes of a file whose size is known to be small. Raises CorruptMirror, Stopped."""
+    answer = run_git(
+        ["cat-file", "blob", entry.object_id],
+        environment=environment,
+        stop=stop,
+        output_bytes_max=entry.size,
+    )
+    if answer.exit_code != 0 or len(answer.output) != entry.size:
+        raise CorruptMirror(answer.problem or f"object {entry.object_id} is cut short")
+    return answer.output
+
+
+def check_tree(entries: tuple[TreeEntry, ...], bytes_max: int) -> TreeRefused | None:
+    """Why these entries are not exported; bytes_max: of the workspace they have to fit into."""
+    if len(entries) > ENTRIES_MAX:
+        return TreeRefused(f"has {len(entries)} entries; at most {ENTRIES_MAX}")
+    needed_bytes = sum(-(-entry.size // PAGE_BYTES) * PAGE_BYTES for entry in entries)
+    if needed_bytes > bytes_max:
+        return TreeRefused(f"needs {needed_bytes} bytes; the workspace has {bytes_max}")
+    folders: set[str] = {""}
+    seen: set[str] = set()
+    for entry in entries:
+        problem = _check_entry(entry)
+        parent = entry.path.rpartition("/")[0]
+        if problem is None and (entry.path in seen or parent not in folders):
+            problem = "is there twice, or inside something that is no folder"
+        if problem is not None:
+            shown = entry.path.encode("unicode_escape", "backslashreplace").decode()[:100]
+            return TreeRefused(f"path {shown} {problem}")
+        seen.add(entry.path)
+        if entry.kind == "tree":
+            folders.add(entry.path)
+    return None
+
+
+def export_tree(
+    entries: tuple[TreeEntry, ...],
+    target: Path,
+    commit_seconds: int,
+    environment: Mapping[str, str],
+    stop: Stop,
+) -> None:
+    """Write the entries, checked before by check_tree, to a tar file.
+
+    Raises CorruptMirror, Stopped, OwnTrouble, and OSError (disk full).
+    """
+    with (
+        git_process(
+            ["cat-file", "--batch"],
+            environment=environment,
+            stop=stop,
+            standard_input=subprocess.PIPE,
+        ) as process,
+        tarfile.open(
+            target,
+            "w",
+            # long names in the form that BusyBox understands too
+            format=tarfile.GNU_FORMAT,
+            encoding="utf-8",
+            errors="surrogateescape",
+        ) as archive,
+    ):
+        assert process.stdin is not None
+        assert process.stdout is not None
+        for entry in entries:
+            stop.check()
+            header = _header(entry, commit_seconds)
+            if not (entry.is_file or entry.is_link):
+                archive.addfile(header)
+                continue
+            content = _open_object(process.stdin, process.stdout, entry, stop)
+            if entry.is_link:
+                link = content.read(entry.size)
+                header.linkname = link.decode(errors="surrogateescape")
+                archive.addfile(header)
+            else:
+                try:
+                    archive.addfile(header, content)
+                except tarfile.ReadError as error:
+                    stop.check()
+                    raise CorruptMirror(f"object {entry.object_id} is cut short") from error
+            if content.read(1) != b"\n":
+                stop.check()
+                raise CorruptMirror(f"object {entry.object_id} is cut short")
+
+
+def append_to_tree(tree: Path, files: Mapping[str, bytes]) -> None:
+    """Add files to an exported tree; they win over files of the same names. Raises OSError."""
+    with tarfile.open(tree, "a", format=tarfile.GNU_FORMAT) as archive:
+        for name, data in files.items():
+            header = tarfile.TarInfo(name)
+            header.size, header.mode = len(data), 0o644
+            archive.addfile(header, io.BytesIO(data))
+
+
+def _check_entry(entry: TreeEntry) -> str | None:
+    """What is wrong with one entry, looked at alone."""
+    if len(entry.path.encode(errors="surrogateescape")) > PATH_BYTES_MAX:
+        return f"is longer than {PATH_BYTES_MAX} bytes"
+    for part in entry.path.split("/"):
+        if part in ("", ".", "..") or part.lower() == ".git":
+            return "has a part that is '.', '..' or '.git'"
+    if entry.is_link and not 1 <= entry.size <= LINK_BYTES_MAX:
+        return f"is a link of {entry.size} bytes; at most {LINK_BYTES_MAX}"
+    if entry.kind == "blob" and not (entry.is_file or entry.is_link):
+        return "has an unknown mode"
+    return None
+
+
+def _header(entry: TreeEntry, commit_seconds: int) -> tarfile.TarInfo:
+    header = tarfile.TarInfo(entry.path)
+    header.mtime = commit_seconds
+    header.uid = header.gid = BUILD_USER_ID
+    if entry.is_file:
+        header.size = entry.size
+        header.mode = 0o755 if entry.mode & _EXECUTABLE else 0o644
+    elif entry.is_link:
+        header.type, header.mode = tarfile.SYMTYPE, 0o777
+    else:
+        # a folder; another repository's commit is an empty folder, as in a plain clone
+        header.type, header.mode = tarfile.DIRTYPE, 0o755
+    return header
+
+
+def _open_object(
+    requests: IO[bytes], answers: IO[bytes], entry: TreeEntry, stop: Stop
+) -> IO[bytes]:
+    """Ask `git cat-file --batch` for one object; its bytes come next from what is returned."""
+    try:
+        requests.write(entry.object_id.encode() + b"\n")
+        requests.flush()
+        line = answers.readline(200)
+    except (BrokenPipeError, ValueError) as error:
+        stop.check()
+        raise CorruptMirror("git ended while it was read from") from error
+    if line != f"{entry.object_id} blob {entry.size}\n".encode():
+        stop.check()
+        raise CorruptMirror(f"object {entry.object_id} cannot be read")
+    return answers

@@ -1,0 +1,277 @@
+"""Configuration folders: the example's keys, and folders for other numbers of replicas.
+
+A folder holds cluster.yml, a file per replica and client.yml, as example-config/ does.
+"""
+
+import argparse
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+import yaml
+
+from common.config import (
+    ClientConfig,
+    ClusterConfig,
+    ConfigError,
+    NodeConfig,
+    load_client_config,
+    load_cluster_config,
+    load_node_config,
+)
+from common.keys import generate_key_files, load_public_key, load_signing_key
+from pbft.quorums import UnsupportedSize, quorums_for
+from scripts.folders import EXAMPLE_CONFIG, LOG, RUN
+
+EXAMPLE_REPLICAS = 4
+EXAMPLE_BASE_PORT = 10000
+HOST = "127.0.0.1"
+# fewer tolerate no faulty one (pbft.quorums)
+FAULTY_REPLICAS_MIN = 4
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """A configuration folder that was read: all of its files are valid and belong together."""
+
+    folder: Path
+    cluster: ClusterConfig
+    nodes: tuple[NodeConfig, ...]
+    client: ClientConfig
+
+    @property
+    def processes(self) -> tuple[NodeConfig | ClientConfig, ...]:
+        """The nodes, then the client."""
+        return (*self.nodes, self.client)
+
+
+def read_configuration(folder: Path) -> Configuration:
+    """The folder's cluster.yml, client.yml and one file per replica. Raises ConfigError."""
+    cluster = load_cluster_config(folder / "cluster.yml")
+    nodes = tuple(load_node_config(folder / f"{entry.name}.yml") for entry in cluster.replicas)
+    client = load_client_config(folder / "client.yml")
+    for entry, node in zip(cluster.replicas, nodes, strict=True):
+        if node.name != entry.name:
+            raise ConfigError.at(node.file, "name", f"is {node.name}", f"{entry.name} is needed")
+    cluster.client_entry(client.name, client.file)
+    configuration = Configuration(folder, cluster, nodes, client)
+    for config in configuration.processes:
+        if config.cluster_file != cluster.file:
+            raise ConfigError.at(
+                config.file,
+                "cluster_file",
+                f"is {config.cluster_file}",
+                f"{cluster.file} is needed",
+            )
+    return configuration
+
+
+def make_missing_keys(configuration: Configuration) -> list[str]:
+    """Make the key files that are not there; gives the names of the members that got new keys.
+
+    Raises ConfigError: a file cannot be written, or a private and a public file do not match.
+    """
+    made = []
+    members = {entry.name: entry.public_key_file for entry in configuration.cluster.members}
+    for config in configuration.processes:
+        public_file = members[config.name]
+        if not config.private_key_file.exists():
+            made.append(config.name)
+        generate_key_files(config.private_key_file, public_file)
+        if load_signing_key(config.private_key_file).public_key != load_public_key(public_file):
+            raise ConfigError.at(
+                config.file,
+                "private_key_file",
+                f"{config.private_key_file} does not belong to {public_file}",
+                "the private and the public file of one key are needed",
+            )
+    return made
+
+
+def write_configuration(
+    folder: Path,
+    *,
+    replicas: int,
+    repositories: Sequence[str | Path],
+    run_folder: Path,
+    log_folder: Path,
+    base_port: int | None = None,
+    ports: Sequence[int] | None = None,
+    client_port: int = 8080,
+    key_folder: Path | None = None,
+    data_folder: Path | None = None,
+    executor: str = "docker",
+    overrides: Mapping[str, Mapping[str, object]] | None = None,
+) -> Configuration:
+    """Write a configuration folder for `replicas` replicas on this machine, with its keys.
+
+    base_port: the replicas listen there and above; or `ports`: one each. repositories: URLs or
+    paths, the first the client's default. key_folder and data_folder: by default `keys` and
+    `data` in run_folder. overrides: more keys for a file, by its name without `.yml`: "node1",
+    "client", "cluster", and "node" for every replica; a value of None takes the key out.
+    Paths in there should be absolute. Raises ConfigError for what no valid file came of.
+    """
+    try:
+        quorums_for(replicas)
+    except UnsupportedSize as error:
+        allowed = "1, 2, 3, 4, 7, 10 ... are allowed"
+        raise ConfigError.at(folder, "replicas", str(error), allowed) from error
+    if ports is None:
+        first = EXAMPLE_BASE_PORT if base_port is None else base_port
+        ports = range(first, first + replicas)
+    assert len(ports) == replicas, "one port for each replica"
+    keys = (key_folder or run_folder / "keys").absolute()
+    data = (data_folder or run_folder / "data").absolute()
+    logs = log_folder.absolute()
+    changes = overrides or {}
+    names = [f"node{index}" for index in range(replicas)]
+    cluster: dict[str, object] = {
+        "replicas": [
+            {
+                "name": name,
+                "public_key_file": str(keys / f"{name}.public.pem"),
+                "address": f"{HOST}:{port}",
+            }
+            for name, port in zip(names, ports, strict=True)
+        ],
+        "clients": [
+            {
+                "name": "client",
+                "public_key_file": str(keys / "client.public.pem"),
+                "roles": ["gateway"],
+            }
+        ],
+    }
+    _write(folder / "cluster.yml", cluster, changes.get("cluster", {}))
+    for name, port in zip((*names, "client"), (*ports, client_port), strict=True):
+        settings: dict[str, object] = {
+            "cluster_file": "cluster.yml",
+            "name": name,
+            "private_key_file": str(keys / f"{name}.private.pem"),
+            "listen": f"{HOST}:{port}",
+            "data_directory": str(data / name),
+            "log_file": str(logs / f"{name}.log"),
+            "repositories": [{"url": str(repository)} for repository in repositories],
+        }
+        if name == "client":
+            settings["results_file"] = str(logs / "results.jsonl")
+            _write(folder / "client.yml", settings, changes.get("client", {}))
+        else:
+            settings |= {"executor": executor, "allow_dockerfile": executor == "docker"}
+            more = {**changes.get("node", {}), **changes.get(name, {})}
+            _write(folder / f"{name}.yml", settings, more)
+    configuration = read_configuration(folder)
+    make_missing_keys(configuration)
+    return configuration
+
+
+def example_configuration(
+    *, replicas: int = EXAMPLE_REPLICAS, executor: str | None = None, faulty: str | None = None
+) -> Configuration:
+    """The example as it is, or a folder derived from it in run/, with keys made.
+
+    replicas: how many. executor: another one for every replica. faulty: how the last replica,
+    which is a backup at first, misbehaves; that needs a number of replicas that tolerates one.
+    Raises ConfigError.
+    """
+    example = read_configuration(EXAMPLE_CONFIG)
+    if all(node.executor == executor for node in example.nodes):
+        executor = None
+    if replicas == len(example.nodes) and executor is None and faulty is None:
+        make_missing_keys(example)
+        return example
+    try:
+        quorums_for(replicas)
+    except UnsupportedSize as error:
+        raise ConfigError(f"--replicas {replicas}: {error}") from error
+    if faulty is not None and replicas < FAULTY_REPLICAS_MIN:
+        raise ConfigError(
+            f"--faulty {faulty}: {replicas} replicas tolerate no faulty one; "
+            "--replicas 4, 7 or 10 is allowed"
+        )
+    # The same members have the same keys and data, whatever else differs.
+    same_cluster = replicas == len(example.nodes)
+    suffix = "" if same_cluster else f"-{replicas}"
+    parts = ["config", str(replicas), executor, faulty]
+    template = example.nodes[0]
+    node = {
+        key: getattr(template, key)
+        for key in (
+            "builds_at_once",
+            "allow_dockerfile",
+            "abstain_after_seconds",
+            "pull_timeout_seconds",
+            "checkout_timeout_seconds",
+        )
+    }
+    overrides: dict[str, Mapping[str, object]] = {
+        "cluster": {
+            "checkpoint_interval": example.cluster.checkpoint_interval,
+            "window": example.cluster.window,
+            "client_window": example.cluster.client_window,
+            "limits": example.cluster.limits,
+        },
+        "node": node,
+        "client": {"queue_max": example.client.queue_max},
+    }
+    if faulty is not None:
+        overrides[f"node{replicas - 1}"] = {"fault_injection": faulty}
+    return write_configuration(
+        RUN / "-".join(part for part in parts if part),
+        replicas=replicas,
+        repositories=[entry.url for entry in example.client.repositories],
+        run_folder=RUN,
+        log_folder=LOG,
+        base_port=example.cluster.replicas[0].address.port,
+        client_port=example.client.listen.port,
+        key_folder=RUN / f"keys{suffix}",
+        data_folder=RUN / f"data{suffix}",
+        executor=executor or template.executor,
+        overrides=overrides,
+    )
+
+
+def faulty_replica(configuration: Configuration) -> str | None:
+    """The name of the replica that misbehaves on purpose, if there is one."""
+    return next((node.name for node in configuration.nodes if node.fault_injection), None)
+
+
+def _write(file: Path, settings: dict[str, object], changes: Mapping[str, object]) -> None:
+    merged = {key: value for key, value in {**settings, **changes}.items() if value is not None}
+    text = yaml.safe_dump(msgspec.to_builtins(merged), sort_keys=False, allow_unicode=True)
+    header = "# Written by scripts/configuration.py; example-config/ explains each line.\n"
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(header + text, encoding="utf-8")
+    except OSError as error:
+        raise ConfigError.at(
+            file, "", f"cannot be written ({error.strerror})", "a folder that can be written to"
+        ) from error
+
+
+def main() -> int:
+    """`python -m scripts.configuration`: make what is missing and say where it is."""
+    parser = argparse.ArgumentParser(
+        prog="python -m scripts.configuration",
+        description="Make missing keys and, for other numbers of replicas, configuration in run/.",
+    )
+    parser.add_argument("--replicas", type=int, default=EXAMPLE_REPLICAS, metavar="N")
+    parser.add_argument("--config", type=Path, metavar="FOLDER", help="only make this one's keys")
+    arguments = parser.parse_args()
+    try:
+        if arguments.config is not None:
+            configuration = read_configuration(arguments.config)
+            make_missing_keys(configuration)
+        else:
+            configuration = example_configuration(replicas=arguments.replicas)
+    except ConfigError as error:
+        print(error, file=sys.stderr)
+        return 1
+    print(configuration.folder)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

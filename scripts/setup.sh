@@ -1,0 +1,164 @@
+# shellcheck shell=bash
+# Sourced by the scripts that people type: sets the machine up as far as it is not, with bounds on time.
+#
+#   source scripts/setup.sh
+#   set_up with_docker | without_docker     # packages, .venv; afterwards: $VENV_PYTHON
+#
+# What may change: Debian packages (as root only), .venv/, run/, log/.
+
+set -euo pipefail
+
+if [[ -z "${BASH_VERSINFO:-}" ]] || ((BASH_VERSINFO[0] < 4)); then
+    echo "bash 4 or newer is needed" >&2
+    exit 1
+fi
+
+# The caller's Python and git settings are for other projects; CDPATH would make `cd` print.
+for name in "${!PYTHON@}"; do unset "$name"; done
+unset name CDPATH GIT_DIR GIT_WORK_TREE GIT_INDEX_FILE GIT_OBJECT_DIRECTORY GIT_COMMON_DIR \
+    GIT_NAMESPACE GIT_PREFIX GIT_CEILING_DIRECTORIES GIT_ALTERNATE_OBJECT_DIRECTORIES
+
+ROOT="$(cd -- "$(dirname -- "$(readlink -f -- "${BASH_SOURCE[0]}")")/.." && pwd -P)"
+cd -- "$ROOT"
+VENV_PYTHON="$ROOT/.venv/bin/python"
+
+# Slow mirrors need minutes; what takes longer than this hangs.
+APT_SECONDS_MAX=900
+PIP_SECONDS_MAX=900
+LOCK_SECONDS_MAX=2000
+# When this script began, for "from start to the first verdict".
+export PBFT_CI_STARTED="${PBFT_CI_STARTED:-$(date +%s)}"
+
+say() { printf '%s\n' "$*" >&2; }
+
+fail() {
+    say "$(basename -- "$0"): $*"
+    exit 1
+}
+
+# True where one of the arguments asks for help.
+wants_help() {
+    local argument
+    for argument in "$@"; do
+        [[ "$argument" == "-h" || "$argument" == "--help" ]] && return 0
+    done
+    return 1
+}
+
+is_debian() {
+    command -v apt-get >/dev/null && grep -Eqs '^ID(_LIKE)?=.*(debian|ubuntu)' /etc/os-release
+}
+
+# The first Python that is new enough; prints its path, or nothing.
+find_python() {
+    local candidate path
+    for candidate in python3 python3.14 python3.13 python3.12 python3.11 /usr/bin/python3; do
+        path="$(command -v "$candidate")" || continue
+        if "$path" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
+            printf '%s\n' "$path"
+            return
+        fi
+    done
+}
+
+# The Debian packages that are missing, one per line. $1: with_docker or without_docker.
+missing_packages() {
+    local python
+    command -v git >/dev/null || echo git
+    if ! venv_is_ready; then
+        python="$(find_python)"
+        if [[ -z "$python" ]]; then
+            printf '%s\n' python3 python3-venv
+        elif ! "$python" -c 'import ensurepip, venv' 2>/dev/null; then
+            # Debian's Python comes without ensurepip, which is in a package of its own.
+            if [[ "$(basename -- "$python")" == "python3" ]]; then
+                echo python3-venv
+            else
+                echo "$(basename -- "$python")-venv"
+            fi
+        fi
+    fi
+    if [[ "$1" == "with_docker" ]]; then missing_docker_packages; fi
+}
+
+missing_docker_packages() {
+    # An engine that is there already is used; only without one we start our own.
+    if [[ -z "${DOCKER_HOST:-}" && ! -S /var/run/docker.sock ]]; then
+        PATH="$PATH:/usr/sbin:/sbin" command -v dockerd >/dev/null || echo docker.io
+        PATH="$PATH:/usr/sbin:/sbin" command -v iptables >/dev/null || echo iptables
+        # Where the kernel has AppArmor switched on, no container starts without its parser.
+        if grep -qs Y /sys/module/apparmor/parameters/enabled; then
+            PATH="$PATH:/usr/sbin:/sbin" command -v apparmor_parser >/dev/null || echo apparmor
+        fi
+    fi
+    # The example's image is made of it where none can be pulled.
+    if [[ ! -x /bin/busybox || "$(ldd /bin/busybox 2>&1)" == *libc.* ]]; then echo busybox-static; fi
+}
+
+install_packages() {
+    local command="apt-get install -y --no-install-recommends $*"
+    if ! is_debian; then
+        fail "missing: $*; install what your system calls these packages, then start this again"
+    fi
+    if [[ "$(id -u)" -ne 0 ]]; then
+        fail "missing packages; as root, run: apt-get update && $command" \
+            "(without Docker: ./scripts/demo.sh --executor process)"
+    fi
+    say "installing Debian packages: $* (at most $APT_SECONDS_MAX s) ..."
+    if ! apt_get install "$@" >run/apt.log 2>&1; then
+        # Most often the lists of packages are missing or old.
+        say "fetching the lists of packages first (at most $APT_SECONDS_MAX s) ..."
+        apt_get update >>run/apt.log 2>&1 || true
+        if ! apt_get install "$@" >>run/apt.log 2>&1; then
+            tail -n 5 run/apt.log >&2
+            fail "could not install $*; all of it is in run/apt.log; try: apt-get update && $command"
+        fi
+    fi
+}
+
+# Descriptor 9 is the lock: a daemon that a package starts must not keep it.
+apt_get() {
+    local action="$1"
+    shift
+    DEBIAN_FRONTEND=noninteractive timeout --foreground --kill-after=10 "$APT_SECONDS_MAX" \
+        apt-get -o DPkg::Lock::Timeout=120 -o Acquire::Retries=2 -y --no-install-recommends \
+        "$action" "$@" </dev/null 9>&-
+}
+
+# What .venv was made from: when it changes, .venv is brought up to date.
+stamp() { sha256sum <requirements.txt | cut -d ' ' -f 1; }
+
+venv_is_ready() {
+    [[ -x "$VENV_PYTHON" ]] && "$VENV_PYTHON" -c '' 2>/dev/null &&
+        [[ "$(cat .venv/requirements.sha256 2>/dev/null)" == "$(stamp)" ]]
+}
+
+make_venv() {
+    local python
+    if ! { [[ -x "$VENV_PYTHON" ]] && "$VENV_PYTHON" -m pip --version >/dev/null 2>&1; }; then
+        python="$(find_python)"
+        [[ -n "$python" ]] || fail "Python 3.11 or newer is needed, and there is none in PATH"
+        say "making .venv with $("$python" --version) ..."
+        "$python" -m venv --clear .venv 9>&- || fail "could not make .venv; python3-venv is needed"
+    fi
+    say "installing Python packages into .venv (at most $PIP_SECONDS_MAX s) ..."
+    timeout --foreground --kill-after=10 "$PIP_SECONDS_MAX" "$VENV_PYTHON" -m pip install --quiet --no-input \
+        --disable-pip-version-check --timeout 30 --retries 3 -r requirements.txt 9>&- ||
+        fail "pip could not install requirements.txt (see above); start this again to try again"
+    stamp >.venv/requirements.sha256
+}
+
+# $1: with_docker or without_docker. Two scripts may be started at once: one waits for the other.
+set_up() {
+    mkdir -p run log
+    exec 9>run/setup.lock
+    if ! flock --nonblock 9; then
+        say "waiting for another set-up that is under way (at most $LOCK_SECONDS_MAX s) ..."
+        flock --wait "$LOCK_SECONDS_MAX" 9 || fail "another set-up holds run/setup.lock"
+    fi
+    local packages
+    mapfile -t packages < <(missing_packages "$1")
+    if ((${#packages[@]})); then install_packages "${packages[@]}"; fi
+    venv_is_ready || make_venv
+    exec 9>&-
+}

@@ -1,0 +1,42 @@
+#!/usr/bin/env bash
+# All tests; the last line is pytest's own.
+set -euo pipefail
+source "$(dirname -- "$(readlink -f -- "${BASH_SOURCE[0]}")")/setup.sh"
+
+if wants_help "$@"; then
+    cat <<'END'
+usage: ./scripts/test.sh [--full] [--without-docker] [arguments of pytest]
+
+  --full             the long tests too
+  --without-docker   skip (and count) the tests that need Docker; otherwise they fail without it
+
+Example: ./scripts/test.sh tests/pbft -k checkpoint
+END
+    exit 0
+fi
+docker=with_docker
+selection=(-m "not long")
+arguments=()
+for argument in "$@"; do
+    case "$argument" in
+        --full) selection=() ;;
+        --without-docker) docker=without_docker ;;
+        *) arguments+=("$argument") ;;
+    esac
+done
+set_up "$docker"
+if [[ "$docker" == "with_docker" ]]; then
+    # An engine that was started for the tests ends with them; one that ran before stays.
+    if ! "$VENV_PYTHON" -m scripts.docker_engine running; then
+        trap '"$VENV_PYTHON" -m scripts.docker_engine stop >/dev/null 2>&1 || true' EXIT
+    fi
+    if ! DOCKER_HOST="$("$VENV_PYTHON" -m scripts.docker_engine ensure)"; then
+        fail "the tests need Docker; without it: ./scripts/test.sh --without-docker"
+    fi
+    export DOCKER_HOST
+else
+    export PBFT_CI_WITHOUT_DOCKER=1
+fi
+code=0
+"$VENV_PYTHON" -m pytest "${selection[@]}" "${arguments[@]}" || code=$?
+exit "$code"

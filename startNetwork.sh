@@ -1,0 +1,23 @@
+#!/usr/bin/env bash
+# Starts the example's nodes and returns when all answer, or says which does not and why.
+set -euo pipefail
+source "$(dirname -- "$(readlink -f -- "${BASH_SOURCE[0]}")")/scripts/setup.sh"
+
+if wants_help "$@"; then
+    cat <<'END'
+usage: ./startNetwork.sh [--replicas N] [--faulty lying|silent] [--executor docker|process]
+
+Starts the nodes of example-config/ in the background, at ports 10000 and up.
+
+  --replicas N         1, 3, 4 (default), 7 or 10 nodes
+  --faulty KIND        the last node misbehaves: lying (about the exit code) or silent
+  --executor process   run builds without Docker and WITHOUT isolation
+END
+    exit 0
+fi
+docker=with_docker
+if [[ " $* " == *" --executor process "* || " $* " == *" --executor=process "* ]]; then
+    docker=without_docker
+fi
+set_up "$docker"
+exec "$VENV_PYTHON" -m scripts.network start "$@"

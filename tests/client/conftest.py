@@ -1,0 +1,25 @@
+"""A network in memory and a gateway on it, started and stopped around a test."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from tests.client.network import Network, Running, run_gateway
+
+
+@pytest.fixture
+async def network() -> AsyncIterator[Network]:
+    """Four nodes."""
+    network = Network()
+    await network.start()
+    yield network
+    await network.close()
+
+
+@pytest.fixture
+async def running(network: Network, tmp_path: Path) -> AsyncIterator[Running]:
+    """A gateway whose branches all point at one commit."""
+    running = await run_gateway(network, tmp_path)
+    yield running
+    await running.close()

@@ -1,0 +1,335 @@
+"""A network for the gateway's tests: real replicas and applications in memory, no links.
+
+Each node orders for real and casts the ballot that a test tells it to; its HTTP answers are
+served on loopback. What a node's shell does on disk is left out: it has tests of its own.
+"""
+
+import asyncio
+import base64
+import hashlib
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import msgspec
+from aiohttp import web
+from aiohttp.test_utils import TestServer
+
+from ci.application import BuildApplication
+from ci.builds import OpenBuild
+from ci.ledger import VerdictEntry, decode_entry
+from ci.limits import Limits
+from ci.operations import Ballot, CastBallot, Finding, decode_operation, encode_operation
+from client.archive import Archive
+from client.collector import Collector
+from client.database import Database
+from client.gateway import Gateway
+from client.nodes import Nodes
+from client.resolve import FoundCommit, Resolution, Resolver
+from client.results_file import ResultsFile
+from common.address import Address
+from common.config import RepositoryEntry
+from common.keys import SigningKey, verify
+from pbft.client import make_request
+from pbft.codec import encode_signed
+from pbft.genesis import Cluster
+from pbft.messages import Envelope, Signed
+from pbft.ports import Entry, Output
+from pbft.replica import Replica
+from tests.ci.builders import COMMIT, GATEWAY, cluster_of, finding
+
+REPOSITORY = "https://example.org/r.git"
+TICK_SECONDS = 0.02
+
+
+def key_of(name: str) -> SigningKey:
+    """The private key that tests.ci.builders gives to that member."""
+    return SigningKey(hashlib.sha256(name.encode()).digest())
+
+
+class Node:
+    """One replica, its application, and what its shell would keep."""
+
+    def __init__(self, cluster: Cluster, name: str, limits: Limits) -> None:
+        self.cluster = cluster
+        self.name = name
+        self.application = BuildApplication(cluster, limits, self.find_statement)
+        self.replica = Replica(cluster, name, key_of(name).sign, verify, self.application)
+        self.ledger: list[Entry] = []
+        self.ballots: dict[bytes, list[tuple[int, str, Signed]]] = {}
+        self.logs: dict[bytes, bytes] = {}
+        self.inbox: deque[Envelope] = deque()
+        self.is_down = False
+        self.finds: Callable[[OpenBuild], tuple[Ballot, bytes] | None] = lambda build: passed()
+        self.served: list[str] = []
+        self._timestamp = 0
+        self._cast: set[bytes] = set()
+
+    def find_statement(self, build: bytes) -> bytes | None:
+        """The newest verdict of that build in the ledger."""
+        for entry in reversed(self.ledger):
+            body = decode_entry(entry.body)
+            if isinstance(body, VerdictEntry) and body.build == build.hex():
+                return bytes(body.statement)
+        return None
+
+    def owed(self) -> list[Signed]:
+        """The ballots that this node casts now."""
+        signed = []
+        for build in self.application.open_builds().values():
+            if build.id in self._cast or self.name in build.ballots:
+                continue
+            found = self.finds(build)
+            if found is None:
+                continue
+            ballot, log = found
+            self._cast.add(build.id)
+            self.logs[build.id] = log
+            self._timestamp += 1
+            operation = encode_operation(CastBallot(build.id, build.opened, ballot))
+            signed.append(
+                make_request(
+                    self.name, self._timestamp, operation, self.cluster, key_of(self.name).sign
+                )
+            )
+        return signed
+
+    def keep(self, output: Output) -> None:
+        """Take in what was executed."""
+        for executed in output.deliveries:
+            self.ledger.extend(executed.applied.entries)
+            operation = decode_operation(executed.request.operation)
+            if isinstance(operation, CastBallot) and executed.applied.kind == "done":
+                self.ballots.setdefault(operation.build, []).append(
+                    (operation.opened, executed.request.client, executed.signed)
+                )
+
+    # --- HTTP -----------------------------------------------------------------------------------
+
+    def web_application(self) -> web.Application:
+        """The routes of a node that the gateway uses."""
+        application = web.Application()
+        application.router.add_get("/builds/{build}", self._show_build)
+        application.router.add_get("/builds/{build}/log", self._show_log)
+        application.router.add_get("/ledger", self._show_ledger)
+        application.router.add_get("/pbft/status", self._show_status)
+        return application
+
+    async def _show_build(self, request: web.Request) -> web.Response:
+        self._check_up(request)
+        build = bytes.fromhex(request.match_info["build"])
+        ballots = self.ballots.get(build, [])
+        is_open = self.application.open_builds().get(build)
+        if is_open is None and not ballots:
+            raise web.HTTPNotFound
+        return web.json_response(
+            {
+                "build": build.hex(),
+                "opened": is_open.opened if is_open else ballots[0][0],
+                "state": "none",
+                "decided": is_open is None or is_open.is_decided,
+                "ballots": [
+                    {
+                        "replica": replica,
+                        "signed": base64.b64encode(encode_signed(signed)).decode(),
+                    }
+                    for _, replica, signed in ballots
+                ],
+            }
+        )
+
+    async def _show_log(self, request: web.Request) -> web.Response:
+        self._check_up(request)
+        log = self.logs.get(bytes.fromhex(request.match_info["build"]))
+        if log is None:
+            raise web.HTTPNotFound
+        return web.Response(body=log)
+
+    async def _show_ledger(self, request: web.Request) -> web.Response:
+        self._check_up(request)
+        first, limit = int(request.query["from"]), int(request.query["limit"])
+        return web.json_response(
+            {
+                "entries": [
+                    {
+                        "index": entry.index,
+                        "body": base64.b64encode(entry.body).decode(),
+                        "head": entry.head.hex(),
+                    }
+                    for entry in self.ledger[first - 1 : first - 1 + limit]
+                ],
+                "index": self.application.ledger_index,
+                "head": self.application.ledger_head.hex(),
+            }
+        )
+
+    async def _show_status(self, request: web.Request) -> web.Response:
+        self._check_up(request)
+        return web.json_response({"node_id": self.name, "sequence": self.replica.core.executed})
+
+    def _check_up(self, request: web.Request) -> None:
+        if self.is_down:
+            raise web.HTTPServiceUnavailable
+        self.served.append(request.path)
+
+
+class Network:
+    """The nodes and everything between them and one gateway; it is that gateway's transport.
+
+    alter: may change or drop what a node sends to the gateway.
+    """
+
+    def __init__(self, replicas: int = 4, limits: Limits | None = None) -> None:
+        self.limits = limits or Limits()
+        self.cluster = cluster_of(replicas, self.limits)
+        self.nodes = {
+            name: Node(self.cluster, name, self.limits) for name in self.cluster.replica_names
+        }
+        self.alter: Callable[[str, Envelope], Envelope | None] = lambda name, envelope: envelope
+        self.gateway: Gateway | None = None
+        self.asked: list[Signed] = []
+        self._servers: dict[str, TestServer] = {}
+        self._task: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Serve HTTP and begin to deliver."""
+        for name, node in self.nodes.items():
+            server = TestServer(node.web_application())
+            await server.start_server()
+            self._servers[name] = server
+        self._task = asyncio.get_running_loop().create_task(self._run())
+
+    async def close(self) -> None:
+        """Stop. A fault of a replica shows here."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+            assert self._task.cancelled() or self._task.exception() is None
+        for server in self._servers.values():
+            await server.close()
+
+    @property
+    def addresses(self) -> Mapping[str, Address]:
+        """Where the nodes' HTTP is."""
+        return {
+            name: Address("127.0.0.1", int(server.port or 0))
+            for name, server in self._servers.items()
+        }
+
+    def send(self, to: str, envelopes: Sequence[Envelope]) -> None:
+        """From the gateway to a node."""
+        self.asked.extend(envelope.signed for envelope in envelopes)
+        if not self.nodes[to].is_down:
+            self.nodes[to].inbox.extend(envelopes)
+
+    async def _run(self) -> None:
+        while True:
+            await asyncio.sleep(TICK_SECONDS)
+            now = asyncio.get_running_loop().time()
+            for node in self._up():
+                self._take(node, node.replica.expire(now))
+            while any(node.inbox for node in self._up()):
+                for node in self._up():
+                    envelopes = list(node.inbox)
+                    node.inbox.clear()
+                    self._take(node, node.replica.receive(envelopes, now))
+            for node in self._up():
+                for signed in node.owed():
+                    for other in self._up():
+                        other.inbox.append(Envelope(signed))
+
+    def _up(self) -> list[Node]:
+        return [node for node in self.nodes.values() if not node.is_down]
+
+    def _take(self, node: Node, output: Output) -> None:
+        node.keep(output)
+        for send in output.messages:
+            if send.to is None or send.to in self.nodes:
+                for other in self._up():
+                    if other is not node and send.to in (None, other.name):
+                        other.inbox.append(send.envelope)
+            elif send.to == GATEWAY and self.gateway is not None:
+                altered = self.alter(node.name, send.envelope)
+                if altered is not None:
+                    self.gateway.receive(node.name, [altered])
+
+
+class FixedResolver(Resolver):
+    """A resolver whose answers a test gives: the last one is repeated."""
+
+    def __init__(self, *answers: Resolution) -> None:
+        self.answers = list(answers or [FoundCommit(COMMIT)])
+        self.questions = 0
+
+    async def resolve(self, repository: str, branch: str) -> Resolution:
+        """The next answer."""
+        self.questions += 1
+        return self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+
+    def close(self) -> None:
+        """Nothing to close."""
+
+
+class Running(msgspec.Struct):
+    """A gateway with its parts, on a folder that outlives it."""
+
+    network: Network
+    gateway: Gateway
+    database: Database
+    archive: Archive
+    collector: Collector
+    nodes: Nodes
+    results_file: Path
+
+    async def close(self) -> None:
+        """Stop this life of the gateway."""
+        self.network.gateway = None
+        await self.gateway.close()
+        await self.collector.close()
+        await self.nodes.__aexit__(None, None, None)
+        self.database.close()
+
+
+async def run_gateway(
+    network: Network, folder: Path, resolver: Resolver | None = None, queue_max: int = 1000
+) -> Running:
+    """Start a gateway in this network, with its data in that folder."""
+    database = Database(folder / "data", network.cluster.id, GATEWAY)
+    archive = Archive(database, folder / "data")
+    nodes = Nodes(network.addresses)
+    await nodes.__aenter__()
+    collector = Collector(network.cluster, network.limits, nodes, database, archive)
+    results_file = folder / "log" / "results.jsonl"
+    draws = iter(range(10**9))
+    start = database.file.stat().st_mtime_ns
+
+    def draw(size: int) -> bytes:
+        assert size == 32
+        return hashlib.sha256(b"%d %d" % (start, next(draws))).digest()
+
+    gateway = Gateway(
+        name=GATEWAY,
+        cluster=network.cluster,
+        limits=network.limits,
+        signing_key=key_of(GATEWAY),
+        database=database,
+        archive=archive,
+        results=ResultsFile(database, results_file),
+        resolver=resolver or FixedResolver(),
+        collector=collector,
+        queue_max=queue_max,
+        draw=draw,
+    )
+    network.gateway = gateway
+    gateway.start(network)
+    return Running(network, gateway, database, archive, collector, nodes, results_file)
+
+
+def repositories() -> tuple[RepositoryEntry, ...]:
+    """What the gateway of these tests may build."""
+    return (RepositoryEntry(REPOSITORY), RepositoryEntry("https://example.org/other.git"))
+
+
+def passed(log: str = "log") -> tuple[Finding, bytes]:
+    """A green finding and the log that it names."""
+    return finding(log=log), log.encode()

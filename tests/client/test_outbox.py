@@ -1,0 +1,271 @@
+"""client.outbox: nothing accepted is lost, no number is used twice, also across kill -9."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+
+from client.database import Database, StorageFailed
+from client.outbox import Kind, Outbox, OutboxRow, State
+
+CLUSTER = bytes(32)
+COMMIT = "c" * 40
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Iterator[Database]:
+    database = Database(tmp_path, CLUSTER, "client")
+    yield database
+    database.close()
+
+
+def identity_of(index: int) -> bytes:
+    return index.to_bytes(32, "big")
+
+
+def sign(timestamp: int, row: OutboxRow) -> bytes:
+    return b"%d %b" % (timestamp, row.identity)
+
+
+def add(outbox: Outbox, index: int, commit: str | None = None) -> None:
+    outbox.add_build(identity_of(index), identity_of(index + 1000), "r", "b", commit)
+
+
+def test_a_row_goes_through_its_states(database: Database) -> None:
+    outbox = Outbox(database)
+    with database.transaction():
+        add(outbox, 1)
+    (row,) = outbox.unfinished()
+    assert (row.state, row.timestamp, row.commit) == (State.RECEIVED, None, None)
+    with database.transaction():
+        outbox.resolve(row.identity, COMMIT)
+    (row,) = outbox.waiting_for_number(Kind.BUILD, 10)
+    assert (row.state, row.commit) == (State.RESOLVED, COMMIT)
+    with database.transaction():
+        signed = outbox.take_number(row, sign)
+    assert (signed.state, signed.timestamp) == (State.SIGNED, 1)
+    assert outbox.with_number(1) == signed
+    assert outbox.count_undecided_builds() == 1
+    with database.transaction():
+        outbox.open(row.identity)
+    assert outbox.unfinished()[0].state is State.OPENED
+    assert outbox.count_undecided_builds() == 1
+    with database.transaction():
+        outbox.finish(row.identity)
+    assert (outbox.unfinished(), outbox.count()) == ([], 0)
+
+
+def test_a_refused_number_is_not_used_again(database: Database) -> None:
+    outbox = Outbox(database)
+    with database.transaction():
+        add(outbox, 1, COMMIT)
+        first = outbox.take_number(outbox.unfinished()[0], sign)
+        outbox.take_back(first.identity)
+        second = outbox.take_number(outbox.unfinished()[0], sign)
+    assert (first.timestamp, second.timestamp) == (1, 2)
+    assert outbox.with_number(1) is None
+    assert second.signed == sign(2, second)
+
+
+def test_the_number_and_its_bytes_are_one_commit(database: Database) -> None:
+    """Signing that fails takes no number with it."""
+    outbox = Outbox(database)
+    with database.transaction():
+        add(outbox, 1, COMMIT)
+
+    def failing(timestamp: int, row: OutboxRow) -> bytes:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError), database.transaction():
+        outbox.take_number(outbox.unfinished()[0], failing)
+    with database.transaction():
+        assert outbox.take_number(outbox.unfinished()[0], sign).timestamp == 1
+
+
+def test_one_identity_is_one_row(database: Database) -> None:
+    outbox = Outbox(database)
+
+    def add_twice() -> None:
+        with database.transaction():
+            add(outbox, 1)
+            add(outbox, 1)
+
+    with pytest.raises(StorageFailed):
+        add_twice()
+    assert outbox.count() == 0
+
+
+def test_appends_wait_for_no_commit(database: Database) -> None:
+    outbox = Outbox(database)
+    with database.transaction():
+        add(outbox, 1)
+        outbox.add_append(identity_of(2), "text")
+    (row,) = outbox.waiting_for_number(Kind.APPEND, 10)
+    assert (row.text, row.state) == ("text", State.RESOLVED)
+    assert outbox.waiting_for_number(Kind.BUILD, 10) == []
+    with database.transaction():
+        outbox.take_number(row, sign)
+    assert outbox.count_undecided_builds() == 0
+
+
+WRITER = """
+import sys
+from pathlib import Path
+from client.database import Database
+from client.outbox import Kind, Outbox
+database = Database(Path(sys.argv[1]), bytes(32), "client")
+outbox = Outbox(database)
+start = outbox.count()
+for index in range(start, start + 10**6):
+    identity = index.to_bytes(32, "big")
+    with database.transaction():
+        outbox.add_build(identity, identity, "r", "b", "c" * 40)
+    print("accepted", index, flush=True)
+    with database.transaction():
+        row = outbox.take_number(
+            outbox.waiting_for_number(Kind.BUILD, 1)[0],
+            lambda timestamp, row: b"%d " % timestamp + row.identity,
+        )
+    print("signed", index, row.timestamp, flush=True)
+"""
+
+
+def test_kill_9_loses_nothing_that_was_said(tmp_path: Path) -> None:
+    """A real process is killed at no particular moment, ten times, on one file."""
+    accepted: set[int] = set()
+    numbers: dict[int, int] = {}
+    for life in range(10):
+        process = subprocess.Popen(
+            [sys.executable, "-c", WRITER, str(tmp_path)],
+            stdout=subprocess.PIPE,
+            cwd=ROOT,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+        )
+        assert process.stdout is not None
+        wanted = 3 + 2 * life
+        lines = [process.stdout.readline() for _ in range(wanted)]
+        process.send_signal(signal.SIGKILL)
+        lines += process.stdout.readlines()
+        process.stdout.close()
+        assert process.wait() == -signal.SIGKILL
+        for line in lines:
+            words = line.decode().split()
+            if line.endswith(b"\n") and words[0] == "accepted":
+                accepted.add(int(words[1]))
+            elif line.endswith(b"\n"):
+                assert int(words[2]) not in numbers, "a number was taken twice"
+                numbers[int(words[2])] = int(words[1])
+    database = Database(tmp_path, CLUSTER, "client")
+    rows = Outbox(database).unfinished()
+    database.close()
+    assert accepted <= {int.from_bytes(row.identity, "big") for row in rows}
+    held = {row.timestamp: row for row in rows if row.timestamp is not None}
+    for number in numbers:
+        row = held[number]
+        assert row.signed == sign(number, row)
+    assert sorted(held) == list(range(1, len(held) + 1)), "a number was left out"
+
+
+class OutboxMachine(RuleBasedStateMachine):
+    """Any order of steps, reopening the file at any point, against a plain model."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.folder = self.fresh_folder()
+        self.database = Database(self.folder, CLUSTER, "client")
+        self.outbox = Outbox(self.database)
+        self.model: dict[bytes, State] = {}
+        self.numbers: set[int] = set()
+
+    @staticmethod
+    def fresh_folder() -> Path:
+        import tempfile
+
+        return Path(tempfile.mkdtemp(prefix="outbox-"))
+
+    def teardown(self) -> None:
+        import shutil
+
+        self.database.close()
+        shutil.rmtree(self.folder)
+
+    def some(self, choice: int, *states: State) -> bytes | None:
+        rows = [identity for identity, state in self.model.items() if state in states]
+        return rows[choice % len(rows)] if rows else None
+
+    @rule(is_resolved=st.booleans())
+    def accept(self, is_resolved: bool) -> None:
+        identity = os.urandom(32)
+        with self.database.transaction():
+            self.outbox.add_build(identity, identity, "r", "b", COMMIT if is_resolved else None)
+        self.model[identity] = State.RESOLVED if is_resolved else State.RECEIVED
+
+    @rule(choice=st.integers(0, 9))
+    def resolve(self, choice: int) -> None:
+        identity = self.some(choice, State.RECEIVED)
+        if identity is not None:
+            with self.database.transaction():
+                self.outbox.resolve(identity, COMMIT)
+            self.model[identity] = State.RESOLVED
+
+    @rule()
+    def number(self) -> None:
+        rows = self.outbox.waiting_for_number(Kind.BUILD, 2)
+        with self.database.transaction():
+            for row in rows:
+                signed = self.outbox.take_number(row, sign)
+                assert signed.timestamp is not None
+                assert signed.timestamp not in self.numbers
+                self.numbers.add(signed.timestamp)
+                self.model[row.identity] = State.SIGNED
+
+    @rule(choice=st.integers(0, 9))
+    def open(self, choice: int) -> None:
+        identity = self.some(choice, State.SIGNED)
+        if identity is not None:
+            with self.database.transaction():
+                self.outbox.open(identity)
+            self.model[identity] = State.OPENED
+
+    @rule(choice=st.integers(0, 9))
+    def take_back(self, choice: int) -> None:
+        identity = self.some(choice, State.SIGNED)
+        if identity is not None:
+            with self.database.transaction():
+                self.outbox.take_back(identity)
+            self.model[identity] = State.RESOLVED
+
+    @rule(choice=st.integers(0, 9))
+    def finish(self, choice: int) -> None:
+        identity = self.some(choice, State.SIGNED, State.OPENED)
+        if identity is not None:
+            with self.database.transaction():
+                self.outbox.finish(identity)
+            del self.model[identity]
+
+    @rule()
+    def reopen(self) -> None:
+        self.database.close()
+        self.database = Database(self.folder, CLUSTER, "client")
+        self.outbox = Outbox(self.database)
+
+    @invariant()
+    def the_file_is_the_model(self) -> None:
+        rows = self.outbox.unfinished()
+        assert {row.identity: row.state for row in rows} == self.model
+        for row in rows:
+            assert (row.timestamp is None) == (row.state in (State.RECEIVED, State.RESOLVED))
+            assert row.timestamp is None or row.signed == sign(row.timestamp, row)
+        assert self.numbers == set(range(1, len(self.numbers) + 1))
+
+
+TestOutboxMachine = OutboxMachine.TestCase
+TestOutboxMachine.settings = settings(max_examples=30, stateful_step_count=30, deadline=None)

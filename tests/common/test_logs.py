@@ -1,0 +1,111 @@
+"""Logs: one line per record, whatever a stranger put into it."""
+
+import logging
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from common import logs
+from common.config_error import ConfigError
+from common.logs import STDERR_VARIABLE, LineFormatter, log_text, start_logging
+
+
+@pytest.fixture(autouse=True)
+def _restored_logging() -> Iterator[None]:
+    """Leave the root logger as it was."""
+    root = logging.getLogger()
+    level = root.level
+    yield
+    for handler in list(root.handlers):
+        if isinstance(handler.formatter, LineFormatter):
+            root.removeHandler(handler)
+            handler.close()
+    root.setLevel(level)
+
+
+def test_a_record_is_one_line_with_utc_time_and_milliseconds(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "log" / "node0.log"
+    start_logging(file, "node0")
+    logging.getLogger("common.link").warning("peer %s is\nback", "node1")
+    line = file.read_text()
+    assert re.fullmatch(
+        r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z WARNING node0 common\.link: "
+        r"peer node1 is \| back\n",
+        line,
+    )
+    assert capsys.readouterr().err == line
+
+
+def test_a_traceback_stays_on_the_line(tmp_path: Path) -> None:
+    file = tmp_path / "node0.log"
+    start_logging(file, "node0")
+    try:
+        raise ValueError("broken\x1b[31m")
+    except ValueError:
+        logging.getLogger("x").exception("it failed")
+    lines = file.read_text().splitlines()
+    assert len(lines) == 1
+    assert "ValueError: broken\\x1b[31m" in lines[0]
+
+
+def test_starting_again_replaces_the_file_and_writes_nothing_twice(tmp_path: Path) -> None:
+    start_logging(tmp_path / "a.log", "a")
+    start_logging(tmp_path / "b.log", "b")
+    logging.getLogger("x").info("once")
+    assert (tmp_path / "a.log").read_text() == ""
+    assert (tmp_path / "b.log").read_text().count("once") == 1
+
+
+def test_stderr_can_be_spared(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(STDERR_VARIABLE, "no")
+    start_logging(tmp_path / "a.log", "a")
+    logging.getLogger("x").info("to the file alone")
+    assert "to the file alone" in (tmp_path / "a.log").read_text()
+    assert capsys.readouterr().err == ""
+    start_logging(None, "a")
+    logging.getLogger("x").info("nowhere else to go")
+    assert "nowhere else to go" in capsys.readouterr().err
+
+
+def test_the_files_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(logs, "LOG_FILE_BYTES_MAX", 2000)
+    start_logging(tmp_path / "a.log", "a")
+    for _ in range(300):
+        logging.getLogger("x").info("y" * 100)
+    files = list(tmp_path.iterdir())
+    assert len(files) == logs.LOG_FILES_KEPT + 1
+    assert all(file.stat().st_size <= 2000 for file in files)
+
+
+def test_a_file_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "log").write_text("")
+    with pytest.raises(ConfigError, match=r"log/a\.log: log_file: cannot be written"):
+        start_logging(tmp_path / "log" / "a.log", "a")
+
+
+def test_log_text_escapes_what_could_forge_or_hide() -> None:
+    assert log_text("plain text, also äöü and 日本") == "plain text, also äöü and 日本"
+    assert log_text("a\nb\r\x1b[2J\x00") == "a\\nb\\r\\x1b[2J\\x00"
+    assert log_text("\u202egnp") == "\\u202egnp"
+    assert log_text("\ud800") == "\\ud800"
+    assert log_text("x" * 300) == "x" * 197 + "..."
+    assert log_text("x" * 200) == "x" * 200
+
+
+@given(
+    st.text(st.characters(codec=None, exclude_categories=())),
+    st.integers(min_value=0, max_value=50),
+)
+def test_log_text_is_always_one_short_printable_line(text: str, characters_max: int) -> None:
+    safe = log_text(text, characters_max)
+    assert safe.isprintable()
+    assert len(safe) <= characters_max
+    safe.encode("utf-8")

@@ -1,0 +1,1 @@
+"""Tests with real processes: four nodes, a gateway, and Docker where a test says so."""

@@ -1,0 +1,123 @@
+"""The scripts that people type: they work from anywhere and explain themselves."""
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from scripts.folders import ROOT
+
+SCRIPTS = (
+    "scripts/demo.sh",
+    "scripts/startClient.sh",
+    "scripts/test.sh",
+    "scripts/check.sh",
+    "startNetwork.sh",
+    "stopNetwork.sh",
+    ".ci/run",
+)
+
+
+def run(arguments: list[str], folder: Path, **variables: str) -> "subprocess.CompletedProcess[str]":
+    """Run a program there, with these variables as well."""
+    return subprocess.run(
+        arguments,
+        cwd=folder,
+        env={**os.environ, **variables},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def sourced(commands: str, folder: Path, **variables: str) -> "subprocess.CompletedProcess[str]":
+    """Run commands in a shell that has sourced setup.sh; they have no arguments."""
+    text = f'source "{ROOT}/scripts/setup.sh"; {commands}'
+    return run(["bash", "-c", text, "test-script"], folder, **variables)
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_help_from_any_folder_whatever_the_callers_python_settings(
+    script: str, tmp_path: Path
+) -> None:
+    assert os.access(ROOT / script, os.X_OK)
+    for argument in ("--help", "-h"):
+        done = run(
+            [str(ROOT / script), argument], tmp_path, PYTHONHOME="/nowhere", PYTHONPATH="/nowhere"
+        )
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.startswith("usage: ")
+        assert script in done.stdout
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_link_to_a_script_finds_the_project(tmp_path: Path) -> None:
+    (tmp_path / "stop").symlink_to(ROOT / "stopNetwork.sh")
+    assert run([str(tmp_path / "stop"), "--help"], tmp_path).returncode == 0
+
+
+def test_settings_of_other_projects_are_dropped(tmp_path: Path) -> None:
+    done = sourced(
+        'echo "[${PYTHONPATH-}${PYTHONHOME-}${GIT_DIR-}${CDPATH-}]"; pwd',
+        tmp_path,
+        PYTHONPATH="/a",
+        PYTHONHOME="/b",
+        GIT_DIR="/c",
+        CDPATH="/d",
+    )
+    assert done.stdout.splitlines() == ["[]", str(ROOT)]
+
+
+def test_nothing_is_missing_where_everything_is_there(tmp_path: Path) -> None:
+    # What the tests run with is set up, so nothing but Docker's packages could be missing.
+    done = sourced("missing_packages without_docker", tmp_path)
+    assert (done.stdout, done.returncode) == ("", 0)
+
+
+def test_an_engine_of_the_callers_needs_no_packages_for_one(tmp_path: Path) -> None:
+    done = sourced(
+        'PATH=/nowhere:$PATH; command() { [[ $2 != dockerd ]] && builtin command "$@"; }; '
+        "missing_docker_packages",
+        tmp_path,
+        DOCKER_HOST="unix:///x",
+    )
+    assert "docker.io" not in done.stdout
+    assert done.returncode == 0, done.stderr
+
+
+def test_what_is_missing_is_named_with_the_exact_command(tmp_path: Path) -> None:
+    as_a_user = 'id() { echo 1000; }; is_debian() { return 0; }; install_packages git "docker.io"'
+    done = sourced(as_a_user, tmp_path)
+    assert done.returncode == 1
+    assert done.stderr.count("\n") == 1
+    wanted = "apt-get update && apt-get install -y --no-install-recommends git docker.io"
+    assert wanted in done.stderr
+    assert "./scripts/demo.sh --executor process" in done.stderr
+
+
+def test_other_systems_are_told_the_names(tmp_path: Path) -> None:
+    done = sourced("is_debian() { return 1; }; install_packages git", tmp_path)
+    assert done.returncode == 1
+    assert "missing: git; install what your system calls" in done.stderr
+
+
+def test_an_old_python_is_not_taken(tmp_path: Path) -> None:
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    for name in ("python3", "python3.11"):
+        # Any program that fails when asked for its version.
+        (folder / name).write_text("#!/bin/sh\nexit 1\n")
+        (folder / name).chmod(0o755)
+    done = sourced("find_python", tmp_path, PATH=f"{folder}:{os.environ['PATH']}")
+    assert done.returncode == 0
+    assert not done.stdout.startswith(str(folder))
+
+
+def test_the_stamp_follows_the_requirements(tmp_path: Path) -> None:
+    first = sourced("stamp", tmp_path).stdout
+    copied = f'cd "{tmp_path}"; cp "$ROOT/requirements.txt" .; stamp; echo "# x" >>requirements.txt; stamp'
+    same, other = sourced(copied, tmp_path).stdout.split()
+    assert same == first.strip()
+    assert other != same
