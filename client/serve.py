@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import errno
 import logging
 import os
 import signal
@@ -149,8 +150,10 @@ async def listen(runner: web.AppRunner, config: ClientConfig) -> None:
     try:
         await web.TCPSite(runner, config.listen.host, config.listen.port).start()
     except OSError as error:
+        is_taken = error.errno == errno.EADDRINUSE
+        why = "is in use" if is_taken else f"cannot be used ({error})"
         raise AddressInUse(
-            f"{config.file}: listen: cannot listen on {config.listen} ({error.strerror}); "
+            f"{config.file}: listen: {config.listen} {why}; "
             "stop what uses this port, or choose another one"
         ) from error
 

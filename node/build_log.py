@@ -28,6 +28,7 @@ class BuildLog:
         self._tail: deque[bytearray] = deque()
         self._tail_bytes = 0
         self._cut_bytes = 0
+        self._last = b"\n"
         self._lock = threading.Lock()
         path.parent.mkdir(parents=True, exist_ok=True)
         # unbuffered: whoever reads along sees each piece of the head at once
@@ -36,8 +37,9 @@ class BuildLog:
     def write(self, data: bytes) -> None:
         """Output of the build. Raises OSError (disk full)."""
         with self._lock:
-            if self._file is None:
+            if self._file is None or not data:
                 return
+            self._last = data[-1:]
             taken = data[: self._head_bytes_max - self._head_bytes]
             if taken:
                 _write_all(self._file, taken)
@@ -45,8 +47,9 @@ class BuildLog:
             self._keep_tail(data[len(taken) :])
 
     def note(self, text: str) -> None:
-        """One line of this node's own, marked as such."""
-        self.write(f"[pbft-ci] {text}\n".encode(errors="backslashreplace"))
+        """One line of this node's own, marked as such. Raises OSError (disk full)."""
+        start = "" if self._last == b"\n" else "\n"
+        self.write(f"{start}[pbft-ci] {text}\n".encode(errors="backslashreplace"))
 
     def finish(self) -> tuple[str, int]:
         """Complete and close the file: (SHA-256 in hex, size) of the whole. Raises OSError."""

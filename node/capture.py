@@ -1,4 +1,4 @@
-"""Writes down what a node says, for whoever wants to prove afterwards that it never said two things.
+"""Writes down what a node says, to show afterwards that it never said two different things.
 
 Off by default (`capture_file`). One line per message and receiver, appended before the message is
 handed to the link, so that what was sent is always in the file, also after kill -9.

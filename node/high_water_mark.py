@@ -34,18 +34,19 @@ class MarkFile:
         self.mark = mark
 
     @classmethod
-    def open(cls, path: Path) -> Self:
+    def open(cls, path: Path, *, is_exclusive: bool = False) -> Self:
         """Open or make the file, and read the newest mark in it; None where there is none.
 
-        The file is locked while it is open. Raises BlockingIOError where another process has it:
-        two of them would say different things under one name.
+        is_exclusive: keep other processes away until it is closed, also by a crash: two of them
+        would say different things under one name. Raises BlockingIOError where one has it.
         """
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            os.close(descriptor)
-            raise
+        if is_exclusive:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                os.close(descriptor)
+                raise
         marks = [_read_slot(descriptor, offset) for offset in _SLOT_OFFSETS]
         positions = [mark.position if mark else -1 for mark in marks]
         newest = positions.index(max(positions))

@@ -149,7 +149,9 @@ class _Node:
         if config.fault_injection:
             _log.warning("fault injection is on: this node is %s", config.fault_injection)
         if config.capture_file:
-            _log.warning("everything that is sent is kept in %s, without bound", config.capture_file)
+            _log.warning(
+                "everything that is sent is kept in %s, without bound", config.capture_file
+            )
 
     async def run(self) -> None:
         """Serve until SIGTERM or SIGINT. Raises _CannotListen."""

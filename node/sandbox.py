@@ -79,15 +79,19 @@ class DockerSandbox:
     async def run(self, work: Work) -> RunResult:
         """Run the work to its end; no container and no image of it stays, also when cancelled."""
         self._running.add(work.label)
+        was_broken_off = True
         try:
             if self._has_leftovers:
                 await self._remove_leftovers()
             if isinstance(work.job, Pipeline):
-                return await self._run_pipeline(work, work.job)
-            return await self._run_dockerfile(work, work.job)
+                result = await self._run_pipeline(work, work.job)
+            else:
+                result = await self._run_dockerfile(work, work.job)
+            was_broken_off = result.outcome is Outcome.TIMED_OUT
+            return result
         finally:
             try:
-                await self._remove_build(work)
+                await self._remove_build(work, was_broken_off)
             finally:
                 self._running.remove(work.label)
 
@@ -201,11 +205,11 @@ class DockerSandbox:
             lambda stop: run_container(self._engine.client(), order, self._limits, work.log, stop)
         )
 
-    async def _remove_build(self, work: Work) -> None:
-        """Remove everything of one build, and look again where its building was broken off."""
+    async def _remove_build(self, work: Work, was_broken_off: bool) -> None:
+        """Remove everything of one build, and look again where the engine may still be at it."""
         label = work.label
         is_ours = self._owns(lambda build: build == label)
-        needs_quiet = not isinstance(work.job, Pipeline)
+        needs_quiet = was_broken_off and not isinstance(work.job, Pipeline)
 
         def remove(_: Stop) -> bool:
             quiet_rounds = 0

@@ -35,8 +35,8 @@ LOG_CHUNK_BYTES = 256 * 1024
 RECENT_ENTRIES = 100
 
 _UNSIGNED = (
-    "a request must be signed: python -m client sign '{\"operation\": ...}'"
-    " | curl -d @- http://NODE/pbft/request"
+    'this takes {"signed": base64 of a signed message} by a member of the cluster;'
+    " unsigned operations go to the gateway"
 )
 
 

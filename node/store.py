@@ -85,7 +85,7 @@ class Store:
         self._is_mark_due = False
         self.path = directory / DATABASE_NAME
         try:
-            self._mark_file = MarkFile.open(directory / MARK_NAME)
+            self._mark_file = MarkFile.open(directory / MARK_NAME, is_exclusive=True)
         except BlockingIOError as error:
             raise StoreInUse(f"{directory} is in use by another process") from error
         try:

@@ -1,7 +1,8 @@
 """Bytes to messages and back, with one encoding per message, and what a signature covers.
 
 The rule: a decoder gives back either a message whose only encoding is the bytes it was given,
-or MalformedMessage. What a stranger sends can do no more than that.
+or MalformedMessage. What a stranger sends can do no more than that. A frame is no message: it is
+taken apart and forgotten, so its own encoding does not matter.
 """
 
 import hashlib
@@ -63,9 +64,12 @@ def encode_signed(signed: Signed) -> bytes:
 def decode_signed(data: bytes) -> Signed:
     """The inverse of encode_signed. Raises MalformedMessage."""
     try:
-        return _signed_decoder.decode(data)
+        signed = _signed_decoder.decode(data)
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise MalformedMessage(str(error)) from error
+    if _encoder.encode(signed) != data:
+        raise MalformedMessage("not the one encoding of this message")
+    return signed
 
 
 def encode_frame(envelopes: tuple[Envelope, ...] | list[Envelope]) -> bytes:
@@ -98,6 +102,8 @@ def decode_batch(body: bytes) -> tuple[Signed, ...]:
         raise MalformedMessage(str(error)) from error
     if not 1 <= len(requests) <= BATCH_REQUESTS_MAX:
         raise MalformedMessage(f"a batch of {len(requests)}; 1 to {BATCH_REQUESTS_MAX}")
+    if _encoder.encode(requests) != body:
+        raise MalformedMessage("not the one encoding of this batch")
     return requests
 
 

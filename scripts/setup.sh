@@ -22,6 +22,7 @@ ROOT="$(cd -- "$(dirname -- "$(readlink -f -- "${BASH_SOURCE[0]}")")/.." && pwd 
 cd -- "$ROOT"
 VENV_PYTHON="$ROOT/.venv/bin/python"
 
+DOCKER_SOCKET=/var/run/docker.sock
 # Slow mirrors need minutes; what takes longer than this hangs.
 APT_SECONDS_MAX=900
 PIP_SECONDS_MAX=900
@@ -83,7 +84,7 @@ missing_packages() {
 
 missing_docker_packages() {
     # An engine that is there already is used; only without one we start our own.
-    if [[ -z "${DOCKER_HOST:-}" && ! -S /var/run/docker.sock ]]; then
+    if [[ -z "${DOCKER_HOST:-}" && ! -S "$DOCKER_SOCKET" ]]; then
         PATH="$PATH:/usr/sbin:/sbin" command -v dockerd >/dev/null || echo docker.io
         PATH="$PATH:/usr/sbin:/sbin" command -v iptables >/dev/null || echo iptables
         # Where the kernel has AppArmor switched on, no container starts without its parser.

@@ -112,7 +112,7 @@ class GatewayApi:
             ) from error
         except (aiohttp.ClientError, OSError, ValueError) as error:
             raise CommandFailed(
-                f"no gateway answers at {self._url} ({error}); "
+                f"no gateway answers at {self._url} ({_reason(error)}); "
                 "start it with scripts/startClient.sh, or name it with --gateway"
             ) from error
 
@@ -130,6 +130,14 @@ def _object(data: bytes) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise CommandFailed("the answer is not an object; is that a gateway?")
     return value
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, aiohttp.ClientConnectorError):
+        return error.strerror or "connection failed"
+    if isinstance(error, aiohttp.InvalidURL):
+        return "not a URL"
+    return str(error) or type(error).__name__
 
 
 def _error_text(data: bytes, status: int) -> str:

@@ -103,7 +103,9 @@ class Disk:
         """Save the records of one turn."""
         for record in records:
             if isinstance(record, SavedBody):
-                self.bodies[record.digest] = (record.sequence, record.body)
+                # A faulty primary may order one body under several numbers: the last one counts.
+                last = max(record.sequence, self.bodies.get(record.digest, (0, b""))[0])
+                self.bodies[record.digest] = (last, record.body)
             elif isinstance(record, SavedEntry):
                 self._save_entry(record.entry)
             else:

@@ -181,6 +181,13 @@ class Network:
         module = "client" if name == CLIENT else "node"
         return [sys.executable, "-m", module, "--config", str(self.config_file(name))]
 
+    def rewrite(self, name: str, change: Callable[[dict[str, Any]], None]) -> None:
+        """Change the configuration file of a node, the client, or the cluster."""
+        file = self.config_file(name)
+        settings = yaml.safe_load(file.read_text())
+        change(settings)
+        file.write_text(yaml.safe_dump(settings, sort_keys=False))
+
     # --- processes ------------------------------------------------------------------------------
 
     def start(self, *names: str, ready_seconds: float = READY_SECONDS) -> None:

@@ -147,7 +147,7 @@ def test_a_size_that_the_protocol_cannot_use(tmp_path: Path) -> None:
 
 
 def test_a_number_of_replicas_on_the_command_line(example: Path) -> None:
-    with pytest.raises(ConfigError, match="^--replicas 6: 6 replicas tolerate no more faults"):
+    with pytest.raises(ConfigError, match=r"^--replicas 6: 6 replicas tolerate no more faults"):
         example_configuration(replicas=6)
     assert not (example / "run" / "config-6").exists()
 
