@@ -38,8 +38,8 @@ GLANCE_TIMEOUT_SECONDS = 1.0
 PAGE_BUILDS = 25
 PAGE_BUILDS_MAX = 100
 RETRY_AFTER_SECONDS = 10
-# 25 MB each: what strangers may have in memory at once.
-BODIES_AT_ONCE_MAX = 16
+# What all who are sending something may have in memory together: some webhooks of full size.
+BODIES_BYTES_MAX = 400 * 1024 * 1024
 APPEND_BODY_BYTES_MAX = 256 * 1024
 # ci.operations.Append takes no more.
 APPEND_CHARACTERS_MAX = 16 * 1024
@@ -100,7 +100,7 @@ class Site:
         self.connected = connected
         self.version = version
         self.public_url = (config.public_url or config.listen.url).rstrip("/")
-        self.bodies = asyncio.Semaphore(BODIES_AT_ONCE_MAX)
+        self._bodies_bytes = 0
 
     def record(self, request: web.Request) -> BuildRecord:
         """The build that the path names. Raises ApiError."""
@@ -126,6 +126,31 @@ class Site:
                 _log.debug("the nodes took too long to tell what they have")
             record = self.archive.get(record.build) or record
         return self.view(record)
+
+    async def read_body(self, request: web.Request, bytes_max: int) -> bytes:
+        """A request's whole body.
+
+        Raises ApiError: too long (413), too slow (408), or too much is being sent by all (503).
+        """
+        if request.content_length is not None and request.content_length > bytes_max:
+            raise _too_large(bytes_max)
+        parts: list[bytes] = []
+        length = 0
+        try:
+            async with asyncio.timeout(BODY_TIMEOUT_SECONDS):
+                async for part in request.content.iter_any():
+                    parts.append(part)
+                    length += len(part)
+                    self._bodies_bytes += len(part)
+                    if length > bytes_max:
+                        raise _too_large(bytes_max)
+                    if self._bodies_bytes > BODIES_BYTES_MAX:
+                        raise ApiError(503, "too much is being sent at once", RETRY_AFTER_SECONDS)
+        except TimeoutError as error:
+            raise ApiError(408, f"the body did not arrive in {BODY_TIMEOUT_SECONDS:g} s") from error
+        finally:
+            self._bodies_bytes -= length
+        return b"".join(parts)
 
     def page(self, request: web.Request) -> BuildPage:
         """The builds that `?after=<build>&limit=<n>` means. Raises ApiError."""
@@ -204,9 +229,8 @@ def json_response(
 
 async def on_webhook(site: Site, request: web.Request) -> web.Response:
     """POST /webHook: 202 with the build's id once the outbox is on disk."""
-    async with site.bodies:
-        body = await read_body(request, BODY_BYTES_MAX)
-        parsed = parse_webhook(body, request.content_type)
+    body = await site.read_body(request, BODY_BYTES_MAX)
+    parsed = parse_webhook(body, request.content_type)
     if isinstance(parsed, WebhookRefusal):
         raise ApiError(parsed.status, parsed.text)
     urls = [entry.url for entry in site.config.repositories]
@@ -325,7 +349,7 @@ async def on_append(site: Site, request: web.Request) -> web.Response:
     202 where the network takes longer: the text is on disk and will be appended; posting it
     again would append it twice.
     """
-    body = await read_body(request, APPEND_BODY_BYTES_MAX)
+    body = await site.read_body(request, APPEND_BODY_BYTES_MAX)
     try:
         text = msgspec.json.decode(body, type=_AppendBody).text
     except (ValueError, RecursionError) as error:
@@ -349,25 +373,7 @@ class _AppendBody(msgspec.Struct, frozen=True):
     text: Annotated[str, msgspec.Meta(max_length=APPEND_CHARACTERS_MAX)]
 
 
-async def read_body(request: web.Request, bytes_max: int) -> bytes:
-    """The whole body. Raises ApiError: too long (413), or too slow (408)."""
-    if request.content_length is not None and request.content_length > bytes_max:
-        raise _too_large(request, bytes_max)
-    parts: list[bytes] = []
-    length = 0
-    try:
-        async with asyncio.timeout(BODY_TIMEOUT_SECONDS):
-            async for part in request.content.iter_any():
-                length += len(part)
-                if length > bytes_max:
-                    raise _too_large(request, bytes_max)
-                parts.append(part)
-    except TimeoutError as error:
-        raise ApiError(408, f"the body did not arrive in {BODY_TIMEOUT_SECONDS:g} s") from error
-    return b"".join(parts)
-
-
-def _too_large(request: web.Request, bytes_max: int) -> ApiError:
+def _too_large(bytes_max: int) -> ApiError:
     if bytes_max == BODY_BYTES_MAX:
         return ApiError(413, too_large().text)
     return ApiError(413, f"the body has more than {bytes_max} bytes; send less")

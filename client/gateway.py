@@ -16,7 +16,6 @@ from typing import Any, Protocol
 import msgspec
 
 from ci.limits import Limits
-from ci.operations import Append, SubmitBuild, encode_operation
 from ci.statement import build_id_for
 from client.answers import (
     Answers,
@@ -30,21 +29,22 @@ from client.answers import (
 from client.archive import Archive
 from client.collector import Collector
 from client.database import Database, StorageFailed
+from client.numbering import Numbering
 from client.outbox import Kind, Outbox, OutboxRow, State
 from client.resolve import FoundCommit, NoSuchBranch, Resolver, Unreachable
 from client.results_file import ResultsFile
 from common.keys import SigningKey, verify
 from common.logs import log_text
-from pbft.client import Accepted, Client, ClientOutput, LateReply, make_request
-from pbft.codec import decode_request, decode_signed, encode_signed
+from pbft.client import Accepted, Client, ClientOutput, LateReply
+from pbft.codec import decode_request, decode_signed
 from pbft.genesis import Cluster
 from pbft.messages import Envelope
 
 RESOLVE_AGAIN_SECONDS = 1.0
 RESOLVE_AGAIN_SECONDS_MAX = 60.0
-HELD_SECONDS = 1.0
-HELD_SECONDS_MAX = 60.0
 STORAGE_AGAIN_SECONDS = 1.0
+# The loop's timers may fire a millisecond early; what is held back would then miss its turn.
+TIMER_PRECISION_SECONDS = 0.01
 # Before asking again for signatures that the replies to an accepted verdict lacked.
 ATTEST_AGAIN_SECONDS = 5.0
 
@@ -76,13 +76,6 @@ class _Arrival(msgspec.Struct):
     is_request: bool
 
 
-class _Hold(msgspec.Struct, frozen=True):
-    """A request is not signed again before this loop time; the delay that led to it."""
-
-    until: float
-    delay_seconds: float
-
-
 class Gateway:
     """One gateway. Everything happens in the event loop's thread, but for git and the nodes."""
 
@@ -104,7 +97,6 @@ class Gateway:
         """draw: gives that many random bytes (os.urandom)."""
         self._name = name
         self._cluster = cluster
-        self._signing_key = signing_key
         self._database = database
         self._archive = archive
         self._results = results
@@ -112,18 +104,22 @@ class Gateway:
         self._collector = collector
         self._queue_max = queue_max
         self._draw = draw
-        # The replicas count a build until they decide it, and we until we hear of it: what an
-        # earlier life of this gateway lost track of must find room as well.
-        most = limits.open_builds_per_client_max
-        self._undecided_max = max(1, most - max(1, most // 8))
         self._outbox = Outbox(database)
+        self._numbering = Numbering(
+            name=name,
+            cluster=cluster,
+            limits=limits,
+            signing_key=signing_key,
+            outbox=self._outbox,
+            archive=archive,
+            queue_max=queue_max,
+        )
         self._answering = Answers(cluster, self._outbox, archive, results)
         self._client = Client(cluster, name, verify)
         self._transport: Transport | None = None
         self._arrivals: list[_Arrival] = []
         self._answers: deque[Accepted | LateReply] = deque()
         self._appends: dict[bytes, asyncio.Future[AppendResult]] = {}
-        self._held: dict[bytes, _Hold] = {}
         self._unfinished = 0
         self._awake = asyncio.Event()
         self._timer: asyncio.TimerHandle | None = None
@@ -219,7 +215,7 @@ class Gateway:
         self._handle(self._client.receive(envelopes, self._now()))
 
     def on_connected(self, replica: str) -> None:
-        """A link to that replica was made: ask it what it may have missed, or answered to nobody."""
+        """A link to that replica was made: ask what it may have missed or answered in vain."""
         asked = sorted(
             (row.timestamp, row.signed)
             for row in self._outbox.unfinished()
@@ -274,15 +270,19 @@ class Gateway:
         answers = list(self._answers)
         effects: list[Effect] = []
         signed: list[OutboxRow] = []
+        now = self._now()
         try:
-            if arrivals or answers or self._outbox_has_ready():
+            if arrivals or answers or self._numbering.is_anything_waiting():
                 with self._database.transaction():
                     for arrival in arrivals:
                         arrival.store()
                     for answer in answers:
                         effects.extend(self._answering.take_in(answer))
-                    self._hold_back(effects)
-                    signed = self._number_ready()
+                    for effect in effects:
+                        if isinstance(effect, HoldBack):
+                            delay = self._numbering.hold_back(effect.identity, now)
+                            self._wake_later(delay + TIMER_PRECISION_SECONDS)
+                    signed = self._numbering.number_ready(now)
                     self._unfinished = self._outbox.count()
         except StorageFailed as error:
             _log.error("%s; trying again", error)
@@ -300,50 +300,6 @@ class Gateway:
             arrival.then()
         for effect in effects:
             self._follow_up(effect)
-
-    def _outbox_has_ready(self) -> bool:
-        return any(self._outbox.waiting_for_number(kind, 1) for kind in Kind)
-
-    def _number_ready(self) -> list[OutboxRow]:
-        """Give numbers to all appends, and to as many builds as the network will hold for us."""
-        ready = self._outbox.waiting_for_number(Kind.APPEND, self._queue_max)
-        room = self._undecided_max - self._outbox.count_undecided_builds()
-        now = self._now()
-        if room > 0:
-            waiting = self._outbox.waiting_for_number(Kind.BUILD, room + len(self._held))
-            held = {identity for identity, hold in self._held.items() if hold.until > now}
-            ready.extend([row for row in waiting if row.identity not in held][:room])
-        signed = [self._outbox.take_number(row, self._sign) for row in ready]
-        for row in signed:
-            if row.kind is Kind.BUILD:
-                assert row.signed is not None
-                self._archive.note_signed(row.build, row.signed, time.time())
-        return signed
-
-    def _hold_back(self, effects: list[Effect]) -> None:
-        """Have requests that the network had no room for wait, each time twice as long."""
-        for effect in effects:
-            if isinstance(effect, HoldBack):
-                last = self._held.get(effect.identity)
-                delay = HELD_SECONDS if last is None else 2 * last.delay_seconds
-                delay = min(delay, HELD_SECONDS_MAX)
-                self._held[effect.identity] = _Hold(self._now() + delay, delay)
-
-    def _sign(self, timestamp: int, row: OutboxRow) -> bytes:
-        operation: Append | SubmitBuild
-        if row.kind is Kind.APPEND:
-            operation = Append(row.text)
-        else:
-            operation = SubmitBuild(row.identity, row.repository, row.branch, row.commit)
-        return encode_signed(
-            make_request(
-                self._name,
-                timestamp,
-                encode_operation(operation),
-                self._cluster,
-                self._signing_key.sign,
-            )
-        )
 
     # --- asking ---------------------------------------------------------------------------------
 
@@ -388,7 +344,7 @@ class Gateway:
                 if future is not None and not future.done():
                     future.set_result(effect.result)
             case VerdictArchived():
-                self._held.pop(effect.identity, None)
+                self._numbering.forget(effect.identity)
                 self._write_results()
                 self._collector.follow(effect.build)
                 self._complete_envelope(effect.build)
@@ -396,7 +352,7 @@ class Gateway:
             case RepliesAdded():
                 self._complete_envelope(effect.build)
             case HoldBack():
-                self._wake_later(self._held[effect.identity].delay_seconds)
+                pass  # its row is held back since the turn that took its refusal in
 
     def _write_results(self) -> None:
         try:

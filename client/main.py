@@ -2,11 +2,10 @@
 
 Exit codes: 0 done (and passed, where there is a verdict); 1 the verdict is not passed, or what
 was checked does not hold; 2 the command line, a configuration, or for `verify` the file is
-wrong; 3 the gateway or a node gave no answer, or refused; 4 it took too long.
+wrong; 3 the gateway or a node gave no answer, or refused; 4 no verdict yet, or it took too long.
 """
 
 import argparse
-import asyncio
 import sys
 from pathlib import Path
 
@@ -29,7 +28,7 @@ EXIT_STORAGE = 3
 EXIT_INTERRUPTED = 130
 
 EPILOGUE = """exit codes: 0 done, and passed where there is a verdict; 1 not passed; 2 wrong
-arguments or configuration; 3 no answer, or refused; 4 it took too long.
+arguments or configuration; 3 no answer, or refused; 4 no verdict yet, or too late.
 `verify`: 0 valid and passed, 1 valid and not passed, 2 not valid."""
 
 
@@ -94,8 +93,6 @@ def _serve(options: argparse.Namespace) -> int:
     except (AddressInUse, StorageFailed, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return EXIT_STORAGE
-    except asyncio.CancelledError:
-        return EXIT_INTERRUPTED
     return 0
 
 

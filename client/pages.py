@@ -67,6 +67,7 @@ class _Pages:
         self._style = STYLE_FILE.read_bytes()
 
     async def show_builds(self, request: web.Request) -> web.Response:
+        """GET /?after=<build>."""
         page = self._site.page(request)
         is_first = "after" not in request.query
         return self.render(
@@ -78,11 +79,14 @@ class _Pages:
         )
 
     async def show_build(self, request: web.Request) -> web.Response:
-        build = await self._site.fresh_view(self._site.record(request))
+        """GET /builds/<id>."""
+        record = self._site.record(request)
+        build = await self._site.fresh_view(record)
         is_open = build.status in (BuildStatus.QUEUED, BuildStatus.BUILDING)
         rows = replica_rows(build, self._site.cluster.replica_names)
-        lacks_any = any(row.ballot is None for row in rows)
-        refresh = OPEN_REFRESH_SECONDS if is_open else TABLE_REFRESH_SECONDS if lacks_any else None
+        # Late ballots and logs still come in after the verdict, until they are given up.
+        later = None if record.collected else TABLE_REFRESH_SECONDS
+        refresh = OPEN_REFRESH_SECONDS if is_open else later
         return self.render(
             "build.html",
             build=build,
@@ -92,9 +96,11 @@ class _Pages:
         )
 
     async def show_style(self, request: web.Request) -> web.Response:
+        """GET /static/style.css."""
         return web.Response(body=self._style, content_type="text/css", charset="utf-8")
 
     def render(self, template: str, status: int = 200, **values: Any) -> web.Response:
+        """A page of these values, with the headers that all pages have."""
         text = self._environment.get_template(template).render(
             replicas=self._site.cluster.quorums.replicas,
             version=self._site.version,
@@ -138,7 +144,7 @@ def verify_command(site: Site, build: BuildView) -> str:
     url = f"{site.public_url}/api/v1/builds/{build.id}/attestation"
     return (
         f"curl -s {url} > verdict.intoto.json\n"
-        "python -m client verify verdict.intoto.json --cluster example-config/cluster.yml"
+        "python -m client verify verdict.intoto.json --cluster cluster.yml"
     )
 
 

@@ -6,7 +6,11 @@ timed out) says nothing about the branch, and is asked again later.
 
 import asyncio
 import concurrent.futures
-import logging
+import contextlib
+import os
+import signal
+import subprocess
+import threading
 from pathlib import Path
 
 import git
@@ -17,11 +21,11 @@ from common.git_environment import check_commit, git_environment, protocol_of
 from common.logs import log_text
 
 ASK_TIMEOUT_SECONDS = 20.0
-# Each question is a git process that mostly waits for a server.
-QUESTIONS_AT_ONCE_MAX = 4
+# Each question is a git process that mostly waits for a server; one server that gives no answer
+# must not keep the questions to the others waiting.
+QUESTIONS_PER_REPOSITORY_MAX = 4
+QUESTIONS_AT_ONCE_MAX = 32
 REASON_CHARACTERS_MAX = 300
-
-_log = logging.getLogger(__name__)
 
 
 class FoundCommit(msgspec.Struct, frozen=True):
@@ -58,35 +62,44 @@ class Resolver:
         protocols = {protocol_of(url) for url in self._fetched_from.values()}
         self._environment = git_environment(sorted(protocols), home)
         self._directory = home
+        self._lock = threading.Lock()
+        self._running: set[subprocess.Popen[bytes]] = set()
+        self._is_closed = False
         self._timeout_seconds = timeout_seconds
+        self._places = {
+            url: asyncio.Semaphore(QUESTIONS_PER_REPOSITORY_MAX) for url in self._fetched_from
+        }
         self._threads = concurrent.futures.ThreadPoolExecutor(
-            QUESTIONS_AT_ONCE_MAX, thread_name_prefix="resolve"
+            min(QUESTIONS_AT_ONCE_MAX, QUESTIONS_PER_REPOSITORY_MAX * len(self._places)),
+            thread_name_prefix="resolve",
         )
 
     async def resolve(self, repository: str, branch: str) -> Resolution:
         """Where `branch` of a configured `repository` points now. Raises nothing."""
+        place = self._places.get(repository)
+        if place is None:
+            return Unreachable("the repository is no longer in this gateway's configuration")
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._threads, self.ask, repository, branch)
+        async with place:
+            if self._is_closed:
+                return Unreachable("the gateway is stopping")
+            return await loop.run_in_executor(self._threads, self.ask, repository, branch)
 
     def ask(self, repository: str, branch: str) -> Resolution:
-        """The same, blocking: at most `timeout_seconds`, then the process is killed."""
-        address = self._fetched_from.get(repository)
-        if address is None:
-            return Unreachable("the repository is no longer in this gateway's configuration")
+        """The same for a configured one, blocking; git is killed after `timeout_seconds`."""
+        address = self._fetched_from[repository]
         reference = f"refs/heads/{branch}"
         try:
-            status, output, errors = git.cmd.Git(str(self._directory)).execute(
-                ["git", "ls-remote", "--heads", "--", address, reference],
-                with_extended_output=True,
-                with_exceptions=False,
-                kill_after_timeout=self._timeout_seconds,
-                env=self._environment,
+            status, output, errors = self._run_git(
+                ["git", "ls-remote", "--heads", "--", address, reference]
             )
         except (git.exc.GitError, OSError, ValueError) as error:
             return Unreachable(_one_line(f"git could not be run: {error}"))
+        except subprocess.TimeoutExpired:
+            return Unreachable(f"no answer in {self._timeout_seconds:g} s")
         if status != 0:
-            return Unreachable(_one_line(str(errors)) or f"git ended with status {status}")
-        for line in str(output).splitlines():
+            return Unreachable(_one_line(errors) or f"git ended with status {status}")
+        for line in output.splitlines():
             commit, _, name = line.partition("\t")
             # ls-remote matches the tail of a name, so x/refs/heads/branch could be listed too.
             if name == reference and check_commit(commit) is None:
@@ -94,8 +107,46 @@ class Resolver:
         return NoSuchBranch()
 
     def close(self) -> None:
-        """Ask nothing more; what is being asked ends by its own time limit."""
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        """Ask nothing more; what is being asked is ended, so that nothing of it stays behind."""
+        with self._lock:
+            self._is_closed = True
+            for process in self._running:
+                _end(process)
+        self._threads.shutdown(wait=True, cancel_futures=True)
+
+    def _run_git(self, command: list[str]) -> tuple[int, str, str]:
+        """Exit status, output and errors of one git. Raises subprocess.TimeoutExpired."""
+        with self._lock:
+            if self._is_closed:
+                raise OSError("the gateway is stopping")
+            # A group of its own: git's helper for the protocol has to be ended with it.
+            interruptible = git.cmd.Git(str(self._directory)).execute(
+                command, as_process=True, env=self._environment, start_new_session=True
+            )
+            process = interruptible.proc
+            assert process is not None, "it was just started"
+            self._running.add(process)
+        try:
+            output, errors = process.communicate(timeout=self._timeout_seconds)
+        except subprocess.TimeoutExpired:
+            _end(process)
+            process.communicate()
+            raise
+        finally:
+            with self._lock:
+                self._running.discard(process)
+        return process.returncode, _text(output), _text(errors)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """Kill the process and its helpers, if it has not ended."""
+    if process.returncode is None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+def _text(output: bytes) -> str:
+    return output.decode("utf-8", "replace")
 
 
 def _one_line(text: str) -> str:

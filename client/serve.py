@@ -7,6 +7,7 @@ import logging
 import os
 import signal
 from collections.abc import AsyncIterator
+from typing import NamedTuple
 
 from aiohttp import web
 
@@ -20,10 +21,12 @@ from client.nodes import Nodes
 from client.pages import add_pages
 from client.resolve import Resolver
 from client.results_file import ResultsFile
+from common.address import Address
 from common.config import ClientConfig, ConfigError, load_cluster_config
 from common.git_environment import is_foreign_variable
-from common.keys import load_signing_key
+from common.keys import SigningKey, load_signing_key
 from common.link import Links
+from pbft.genesis import Cluster
 
 # A connection that has not sent a whole header by then is closed; so is an idle one.
 HEADER_TIMEOUT_SECONDS = 20.0
@@ -34,6 +37,15 @@ _log = logging.getLogger(__name__)
 
 class AddressInUse(Exception):
     """Nothing can listen there; one line why."""
+
+
+class Member(NamedTuple):
+    """The gateway as a member of its cluster: with whom, by which rules, where, with which key."""
+
+    cluster: Cluster
+    limits: Limits
+    addresses: dict[str, Address]
+    signing_key: SigningKey
 
 
 async def serve(config: ClientConfig, version: str) -> None:
@@ -59,34 +71,23 @@ async def serve(config: ClientConfig, version: str) -> None:
 @contextlib.asynccontextmanager
 async def running_gateway(config: ClientConfig, version: str) -> AsyncIterator[Gateway]:
     """The whole gateway, listening; it is closed in order when the block is left."""
-    cluster_config = load_cluster_config(config.cluster_file)
-    limits = cluster_config.limits_as(Limits)
-    cluster = cluster_config.cluster(encode_limits(limits))
-    cluster_config.client_entry(config.name, config.file)
-    signing_key = load_signing_key(config.private_key_file)
-    if signing_key.public_key != cluster.public_key(config.name):
-        raise ConfigError.at(
-            config.private_key_file,
-            "",
-            f"is not the private key of {config.name} in {config.cluster_file}",
-            "the two files must come from one key pair",
-        )
+    member = read_member(config)
+    cluster, limits = member.cluster, member.limits
     forget_foreign_variables()
-    addresses = {entry.name: entry.address for entry in cluster_config.replicas}
     async with contextlib.AsyncExitStack() as stack:
         database = Database(config.data_directory, cluster.id, config.name)
         stack.callback(database.close)
         archive = Archive(database, config.data_directory)
         resolver = make_resolver(config)
         stack.callback(resolver.close)
-        nodes = await stack.enter_async_context(Nodes(addresses))
+        nodes = await stack.enter_async_context(Nodes(member.addresses))
         collector = Collector(cluster, limits, nodes, database, archive)
         stack.push_async_callback(collector.close)
         gateway = Gateway(
             name=config.name,
             cluster=cluster,
             limits=limits,
-            signing_key=signing_key,
+            signing_key=member.signing_key,
             database=database,
             archive=archive,
             results=ResultsFile(database, config.results_file),
@@ -98,8 +99,8 @@ async def running_gateway(config: ClientConfig, version: str) -> AsyncIterator[G
         links = Links(
             cluster=cluster,
             name=config.name,
-            signing_key=signing_key,
-            dial=addresses,
+            signing_key=member.signing_key,
+            dial=member.addresses,
             on_envelopes=gateway.receive,
             on_connected=gateway.on_connected,
         )
@@ -116,10 +117,10 @@ async def running_gateway(config: ClientConfig, version: str) -> AsyncIterator[G
         )
         runner = make_runner(site)
         await runner.setup()
-        gateway.start(links)
         stack.push_async_callback(gateway.close)
         stack.push_async_callback(runner.cleanup)
         await listen(runner, config)
+        gateway.start(links)
         await links.start()
         _log.info(
             "PBFT/CI %s: cluster %s, webhooks at %s/webHook",
@@ -128,6 +129,24 @@ async def running_gateway(config: ClientConfig, version: str) -> AsyncIterator[G
             site.public_url,
         )
         yield gateway
+
+
+def read_member(config: ClientConfig) -> Member:
+    """What the cluster file and the key file say. Raises ConfigError."""
+    cluster_config = load_cluster_config(config.cluster_file)
+    limits = cluster_config.limits_as(Limits)
+    cluster = cluster_config.cluster(encode_limits(limits))
+    cluster_config.client_entry(config.name, config.file)
+    signing_key = load_signing_key(config.private_key_file)
+    if signing_key.public_key != cluster.public_key(config.name):
+        raise ConfigError.at(
+            config.private_key_file,
+            "",
+            f"is not the private key of {config.name} in {config.cluster_file}",
+            "the two files must come from one key pair",
+        )
+    addresses = {entry.name: entry.address for entry in cluster_config.replicas}
+    return Member(cluster, limits, addresses, signing_key)
 
 
 def make_runner(site: Site) -> web.AppRunner:

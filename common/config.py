@@ -189,7 +189,8 @@ def load_cluster_config(path: Path) -> ClusterConfig:
     try:
         quorums_for(len(config.replicas))
     except UnsupportedSize as error:
-        raise ConfigError.at(file, "replicas", str(error), "1, 2, 3, 4, 7, 10 ... are allowed") from error
+        allowed = "1, 2, 3, 4, 7, 10 ... are allowed"
+        raise ConfigError.at(file, "replicas", str(error), allowed) from error
     _check_distinct(
         [entry.name for entry in config.members], file, "name", "each member has its own"
     )

@@ -97,10 +97,7 @@ class _Node:
             application=application,
             fault=config.fault_injection,
         )
-        try:
-            self._runtime.restore()
-        except DamagedRecords as error:
-            raise StoreDamaged(f"{self._store.path}: {error}") from error
+        _restore(self._runtime, self._store)
         # Of a pair, the one that comes later in the genesis connects.
         index = cluster.replica_names.index(config.name)
         dial = {name: addresses[name] for name in cluster.replica_names[:index]}
@@ -141,17 +138,7 @@ class _Node:
             verify=verify,
             fault=config.fault_injection,
         )
-        if cluster.quorums.faults_max == 0:
-            _log.warning(
-                "%d replica(s) tolerate no fault: every single machine can lie or stop the others",
-                cluster.quorums.replicas,
-            )
-        if config.fault_injection:
-            _log.warning("fault injection is on: this node is %s", config.fault_injection)
-        if config.capture_file:
-            _log.warning(
-                "everything that is sent is kept in %s, without bound", config.capture_file
-            )
+        _warn(config, cluster)
 
     async def run(self) -> None:
         """Serve until SIGTERM or SIGINT. Raises _CannotListen."""
@@ -222,6 +209,27 @@ def _captured(links: Links, config: NodeConfig) -> Links | Capture:
             f"{config.capture_file} cannot be written ({error.strerror})",
             "a file in a folder that can be written to",
         ) from error
+
+
+def _restore(runtime: Runtime, store: Store) -> None:
+    """Continue from the disk. Raises StoreDamaged."""
+    try:
+        runtime.restore()
+    except DamagedRecords as error:
+        raise StoreDamaged(f"{store.path}: {error}") from error
+
+
+def _warn(config: NodeConfig, cluster: Cluster) -> None:
+    """Say what an operator should not have missed."""
+    if cluster.quorums.faults_max == 0:
+        _log.warning(
+            "%d replica(s) tolerate no fault: every single machine can lie or stop the others",
+            cluster.quorums.replicas,
+        )
+    if config.fault_injection:
+        _log.warning("fault injection is on: this node is %s", config.fault_injection)
+    if config.capture_file:
+        _log.warning("everything that is sent is kept in %s, without bound", config.capture_file)
 
 
 async def _listen(runner: web.AppRunner, config: NodeConfig) -> None:

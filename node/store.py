@@ -210,7 +210,8 @@ class Store:
             for record in records:
                 if isinstance(record, SavedBody):
                     database.execute(
-                        "INSERT OR IGNORE INTO bodies VALUES (?, ?, ?)",
+                        "INSERT INTO bodies VALUES (?, ?, ?) ON CONFLICT (digest)"
+                        " DO UPDATE SET sequence = max(sequence, excluded.sequence)",
                         (record.digest, record.sequence, record.body),
                     )
                 elif isinstance(record, SavedEntry):

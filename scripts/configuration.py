@@ -127,33 +127,23 @@ def write_configuration(
     logs = log_folder.absolute()
     changes = overrides or {}
     names = [f"node{index}" for index in range(replicas)]
-    cluster: dict[str, object] = {
-        "replicas": [
-            {
-                "name": name,
-                "public_key_file": str(keys / f"{name}.public.pem"),
-                "address": f"{HOST}:{port}",
-            }
-            for name, port in zip(names, ports, strict=True)
-        ],
-        "clients": [
-            {
-                "name": "client",
-                "public_key_file": str(keys / "client.public.pem"),
-                "roles": ["gateway"],
-            }
-        ],
+    addresses = [f"{HOST}:{port}" for port in ports]
+    _write(
+        folder / "cluster.yml",
+        _cluster_settings(dict(zip(names, addresses, strict=True)), keys),
+        changes.get("cluster", {}),
+    )
+    shared: dict[str, object] = {
+        "cluster_file": "cluster.yml",
+        "repositories": [{"url": str(repository)} for repository in repositories],
     }
-    _write(folder / "cluster.yml", cluster, changes.get("cluster", {}))
-    for name, port in zip((*names, "client"), (*ports, client_port), strict=True):
-        settings: dict[str, object] = {
-            "cluster_file": "cluster.yml",
+    for name, listen in zip((*names, "client"), (*addresses, f"{HOST}:{client_port}"), strict=True):
+        settings = shared | {
             "name": name,
             "private_key_file": str(keys / f"{name}.private.pem"),
-            "listen": f"{HOST}:{port}",
+            "listen": listen,
             "data_directory": str(data / name),
             "log_file": str(logs / f"{name}.log"),
-            "repositories": [{"url": str(repository)} for repository in repositories],
         }
         if name == "client":
             settings["results_file"] = str(logs / "results.jsonl")
@@ -195,27 +185,7 @@ def example_configuration(
     same_cluster = replicas == len(example.nodes)
     suffix = "" if same_cluster else f"-{replicas}"
     parts = ["config", str(replicas), executor, faulty]
-    template = example.nodes[0]
-    node = {
-        key: getattr(template, key)
-        for key in (
-            "builds_at_once",
-            "allow_dockerfile",
-            "abstain_after_seconds",
-            "pull_timeout_seconds",
-            "checkout_timeout_seconds",
-        )
-    }
-    overrides: dict[str, Mapping[str, object]] = {
-        "cluster": {
-            "checkpoint_interval": example.cluster.checkpoint_interval,
-            "window": example.cluster.window,
-            "client_window": example.cluster.client_window,
-            "limits": example.cluster.limits,
-        },
-        "node": node,
-        "client": {"queue_max": example.client.queue_max},
-    }
+    overrides = _as_in(example)
     if faulty is not None:
         overrides[f"node{replicas - 1}"] = {"fault_injection": faulty}
     return write_configuration(
@@ -228,7 +198,7 @@ def example_configuration(
         client_port=example.client.listen.port,
         key_folder=RUN / f"keys{suffix}",
         data_folder=RUN / f"data{suffix}",
-        executor=executor or template.executor,
+        executor=executor or example.nodes[0].executor,
         overrides=overrides,
     )
 
@@ -236,6 +206,48 @@ def example_configuration(
 def faulty_replica(configuration: Configuration) -> str | None:
     """The name of the replica that misbehaves on purpose, if there is one."""
     return next((node.name for node in configuration.nodes if node.fault_injection), None)
+
+
+def _as_in(example: Configuration) -> dict[str, Mapping[str, object]]:
+    """The example's settings that a folder derived from it takes over."""
+    keys = (
+        "builds_at_once",
+        "allow_dockerfile",
+        "abstain_after_seconds",
+        "pull_timeout_seconds",
+        "checkout_timeout_seconds",
+    )
+    return {
+        "cluster": {
+            "checkpoint_interval": example.cluster.checkpoint_interval,
+            "window": example.cluster.window,
+            "client_window": example.cluster.client_window,
+            "limits": example.cluster.limits,
+        },
+        "node": {key: getattr(example.nodes[0], key) for key in keys},
+        "client": {"queue_max": example.client.queue_max},
+    }
+
+
+def _cluster_settings(addresses: Mapping[str, str], keys: Path) -> dict[str, object]:
+    """cluster.yml for replicas at these addresses, by name, and one client."""
+    return {
+        "replicas": [
+            {
+                "name": name,
+                "public_key_file": str(keys / f"{name}.public.pem"),
+                "address": address,
+            }
+            for name, address in addresses.items()
+        ],
+        "clients": [
+            {
+                "name": "client",
+                "public_key_file": str(keys / "client.public.pem"),
+                "roles": ["gateway"],
+            }
+        ],
+    }
 
 
 def _write(file: Path, settings: dict[str, object], changes: Mapping[str, object]) -> None:

@@ -79,6 +79,11 @@ class OwnEngine:
                 "no Docker engine answers, and only root can start one (members of the group "
                 f"docker may use the engine at {DEFAULT_SOCKET}, where one runs)"
             )
+        print(
+            f"starting a Docker engine in {self._folder} (at most {START_SECONDS_MAX:g} s) ...",
+            file=sys.stderr,
+            flush=True,
+        )
         self.stop()
         self._folder.mkdir(parents=True, exist_ok=True)
         problem = ""
@@ -109,7 +114,7 @@ class OwnEngine:
             f"--host={self.host}",
             f"--storage-driver={driver}",
             # Its output goes to a file that nothing rotates.
-            "--log-level=warn",
+            "--log-level=error",
             # Nothing of the machine's network is touched, and no other daemon's either.
             "--bridge=none",
             "--iptables=false",
@@ -184,11 +189,6 @@ def ensure_engine() -> Engine:
         engine = find_engine(own, os.environ)
         if engine is not None:
             return engine
-        print(
-            f"starting a Docker engine in run/docker/ (at most {START_SECONDS_MAX:g} s) ...",
-            file=sys.stderr,
-            flush=True,
-        )
         own.start()
         return Engine(own.host, "our own engine, just started", started=True)
 

@@ -178,7 +178,7 @@ async def test_a_network_that_is_full_is_asked_again_with_the_same_identity(
         running.database.write("UPDATE counter SET next_timestamp = 2")
     filling = await running.gateway.submit(REPOSITORY, "filling", None)
     await until(lambda: record_of(running, filling).opened_at is not None)
-    running.gateway._undecided_max = 2
+    running.gateway._numbering.undecided_max = 2
     build = await running.gateway.submit(REPOSITORY, "master", None)
     await until(lambda: "full" in (record_of(running, build).detail or ""))
     for node in network.nodes.values():

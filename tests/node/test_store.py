@@ -69,6 +69,16 @@ def test_a_base_forgets_what_is_older_but_not_the_ledger(tmp_path: Path) -> None
         store.check_ledger(2, digest_of(b"head"))
 
 
+def test_a_body_under_several_numbers_is_kept_for_the_highest(tmp_path: Path) -> None:
+    store = _open(tmp_path)
+    digest = digest_of(b"body")
+    store.save([SavedBody(9, digest, b"body"), SavedBody(4, digest, b"body")], [])
+    store.save([Base(8, 8, 0, (), {})], [])
+    assert store.bodies() == {digest: b"body"}
+    store.save([Base(16, 16, 0, (), {})], [])
+    assert store.bodies() == {}
+
+
 def test_a_tail_above_the_mark_that_breaks_the_chain_is_cut(tmp_path: Path) -> None:
     store = _open(tmp_path)
     store.save([_message(1)], [])

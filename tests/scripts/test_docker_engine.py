@@ -225,6 +225,9 @@ def test_stop_ends_the_daemon_of_the_pid_file_and_no_stranger(
 
 @pytest.mark.docker
 @pytest.mark.long
+@pytest.mark.skipif(
+    os.environ.get("PBFT_CI_WITHOUT_DOCKER") == "1", reason="asked for: --without-docker"
+)
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can start a Docker engine")
 def test_our_own_engine_runs_beside_another_and_ends(own: OwnEngine) -> None:
     own.start()

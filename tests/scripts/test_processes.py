@@ -176,7 +176,7 @@ def test_an_ended_process_is_not_running_although_nobody_waited_for_it(
 
 
 def test_a_program_that_ends_is_named_with_what_it_said(processes: Processes) -> None:
-    code = "import sys; print('first'); sys.exit('listen: 5 is wrong\\x1b[2J')"
+    code = "import sys; print('first', flush=True); sys.exit('listen: 5 is wrong\\x1b[2J')"
     bad = program("bad", code, port=free_port())
     with pytest.raises(StartFailed) as caught:
         processes.start([healthy("good"), bad])

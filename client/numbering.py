@@ -1,0 +1,98 @@
+"""Which waiting requests get their number now, and the signed bytes that go with it.
+
+The network holds only so many undecided builds of one client: the rest wait here, in their
+order. A build that the network had no room for waits a little longer each time.
+"""
+
+import time
+
+import msgspec
+
+from ci.limits import Limits
+from ci.operations import Append, SubmitBuild, encode_operation
+from client.archive import Archive
+from client.outbox import Kind, Outbox, OutboxRow
+from common.keys import SigningKey
+from pbft.client import make_request
+from pbft.codec import encode_signed
+from pbft.genesis import Cluster
+
+HELD_SECONDS = 1.0
+HELD_SECONDS_MAX = 60.0
+
+
+class _Hold(msgspec.Struct, frozen=True):
+    """A request gets no number before this time; the delay that led to it."""
+
+    until: float
+    delay_seconds: float
+
+
+class Numbering:
+    """Gives numbers to one gateway's requests. `now` is seconds of any monotonic clock."""
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        cluster: Cluster,
+        limits: Limits,
+        signing_key: SigningKey,
+        outbox: Outbox,
+        archive: Archive,
+        queue_max: int,
+    ) -> None:
+        self._name = name
+        self._cluster = cluster
+        self._signing_key = signing_key
+        self._outbox = outbox
+        self._archive = archive
+        self._queue_max = queue_max
+        self._held: dict[bytes, _Hold] = {}
+        # The replicas count a build until they decide it, and we until we hear of it: what an
+        # earlier life of this gateway lost track of must find room as well.
+        most = limits.open_builds_per_client_max
+        self.undecided_max = max(1, most - max(1, most // 8))
+
+    def is_anything_waiting(self) -> bool:
+        """Does some request wait for its number? Raises StorageFailed."""
+        return any(self._outbox.waiting_for_number(kind, 1) for kind in Kind)
+
+    def number_ready(self, now: float) -> list[OutboxRow]:
+        """Give numbers to all appends, and to as many builds as the network will hold for us.
+
+        Call it inside a transaction. Gives back the signed rows. Raises StorageFailed.
+        """
+        ready = self._outbox.waiting_for_number(Kind.APPEND, self._queue_max)
+        room = self.undecided_max - self._outbox.count_undecided_builds()
+        if room > 0:
+            waiting = self._outbox.waiting_for_number(Kind.BUILD, room + len(self._held))
+            held = {identity for identity, hold in self._held.items() if hold.until > now}
+            ready.extend([row for row in waiting if row.identity not in held][:room])
+        signed = [self._outbox.take_number(row, self._sign) for row in ready]
+        for row in signed:
+            if row.kind is Kind.BUILD:
+                assert row.signed is not None
+                self._archive.note_signed(row.build, row.signed, time.time())
+        return signed
+
+    def hold_back(self, identity: bytes, now: float) -> float:
+        """Have a request that was refused for want of room wait; the seconds that it waits."""
+        last = self._held.get(identity)
+        delay = HELD_SECONDS if last is None else min(2 * last.delay_seconds, HELD_SECONDS_MAX)
+        self._held[identity] = _Hold(now + delay, delay)
+        return delay
+
+    def forget(self, identity: bytes) -> None:
+        """The request is finished."""
+        self._held.pop(identity, None)
+
+    def _sign(self, timestamp: int, row: OutboxRow) -> bytes:
+        operation: Append | SubmitBuild
+        if row.kind is Kind.APPEND:
+            operation = Append(row.text)
+        else:
+            operation = SubmitBuild(row.identity, row.repository, row.branch, row.commit)
+        encoded = encode_operation(operation)
+        sign = self._signing_key.sign
+        return encode_signed(make_request(self._name, timestamp, encoded, self._cluster, sign))

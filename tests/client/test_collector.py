@@ -1,0 +1,115 @@
+"""client.collector: only ballots that f+1 nodes serve, only logs that a ballot names."""
+
+import asyncio
+
+import pytest
+
+from ci.operations import Abstain
+from client.collector import agreed_ballots
+from client.nodes import ServedBallot, ServedBuild
+from client.view import build_view
+from tests.ci.builders import FAILED, PASSED, World
+from tests.client.network import REPOSITORY, Running, passed
+from tests.client.test_gateway import decided, record_of, until
+from tests.client.test_view import signed_ballot
+
+
+def served(*ballots: tuple[str, bytes]) -> ServedBuild:
+    return ServedBuild(
+        "00", 1, "none", tuple(ServedBallot(name, signed) for name, signed in ballots), True
+    )
+
+
+def test_one_node_alone_is_not_enough() -> None:
+    """A ballot may be signed and yet never have been ordered."""
+    world = World()
+    build = world.open(1)
+    ordered = signed_ballot(world, 0, build, PASSED)
+    never_ordered = signed_ballot(world, 0, build, FAILED)
+    liar = served(("replica-0", never_ordered))
+    honest = served(("replica-0", ordered))
+    assert agreed_ballots([liar, honest], 2) == []
+    assert agreed_ballots([liar, honest, honest], 2) == [("replica-0", ordered)]
+
+
+def test_one_node_has_one_voice() -> None:
+    world = World()
+    build = world.open(1)
+    signed = signed_ballot(world, 0, build, PASSED)
+    assert agreed_ballots([served(("replica-0", signed), ("replica-0", signed))], 2) == []
+    assert agreed_ballots([served(("replica-0", b"nonsense"))] * 4, 2) == []
+
+
+async def test_a_log_that_does_not_match_its_ballot_is_not_archived(running: Running) -> None:
+    network = running.network
+    network.nodes["replica-1"].finds = lambda build: (passed("told")[0], b"served")
+    build = await running.gateway.submit(REPOSITORY, "master", None)
+    await decided(running, build)
+    await until(lambda: len(running.archive.ballots(build)) == 4)
+    await until(lambda: sum(ballot.log_archived for ballot in running.archive.ballots(build)) == 3)
+    logs = {ballot.replica for ballot in running.archive.ballots(build) if ballot.log_archived}
+    assert "replica-1" not in logs
+    assert not running.archive.log_file(build, "replica-1").exists()
+    network.nodes["replica-1"].logs[build] = b"told"
+    await until(lambda: record_of(running, build).collected)
+    assert running.archive.log_file(build, "replica-1").read_bytes() == b"told"
+
+
+async def test_a_log_that_is_too_long_is_not_read(running: Running) -> None:
+    network = running.network
+    long = bytes(network.limits.log_bytes_max + 10_000)
+    network.nodes["replica-1"].finds = lambda build: (passed(long.decode())[0], long)
+    build = await running.gateway.submit(REPOSITORY, "master", None)
+    await until(lambda: len(running.archive.ballots(build)) == 4)
+    log_path = f"/builds/{build.hex()}/log"
+    await until(lambda: log_path in network.nodes["replica-1"].served)
+    await until(lambda: sum(ballot.log_archived for ballot in running.archive.ballots(build)) == 3)
+    assert not running.archive.log_file(build, "replica-1").exists()
+
+
+async def test_an_abstention_has_no_log(running: Running) -> None:
+    running.network.nodes["replica-2"].finds = lambda build: (Abstain("no engine"), b"")
+    build = await running.gateway.submit(REPOSITORY, "master", None)
+    await until(lambda: record_of(running, build).collected)
+    ballots = {ballot.replica: ballot.log_archived for ballot in running.archive.ballots(build)}
+    assert ballots == {
+        "replica-0": True,
+        "replica-1": True,
+        "replica-2": False,
+        "replica-3": True,
+    }
+
+
+async def test_a_late_ballot_is_waited_for(running: Running) -> None:
+    slow = running.network.nodes["replica-3"]
+    slow.finds = lambda build: None
+    build = await running.gateway.submit(REPOSITORY, "master", None)
+    await decided(running, build)
+    await until(lambda: len(running.archive.ballots(build)) == 3)
+    assert not record_of(running, build).collected
+    slow.finds = lambda build: passed("late")
+    await until(lambda: record_of(running, build).collected)
+    assert running.archive.log_file(build, "replica-3").read_bytes() == b"late"
+
+
+async def test_waiting_ends_some_time(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("client.collector.LATE_SECONDS", -600.0 + 0.5)
+    running.network.nodes["replica-3"].finds = lambda build: None
+    build = await running.gateway.submit(REPOSITORY, "master", None)
+    await until(lambda: record_of(running, build).collected)
+    assert len(running.archive.ballots(build)) == 3
+
+
+async def test_a_glance_shows_an_open_build_and_is_not_repeated_at_once(running: Running) -> None:
+    nodes = list(running.network.nodes.values())
+    for node in nodes[1:]:
+        node.finds = lambda build: None
+    build = await running.gateway.submit(REPOSITORY, "master", None)
+    await until(lambda: record_of(running, build).opened_at is not None)
+    await until(lambda: all(len(node.ballots.get(build, [])) == 1 for node in nodes))
+    await asyncio.gather(*(running.collector.glance(build) for _ in range(10)))
+    view = build_view(record_of(running, build), running.archive.ballots(build), [])
+    assert [(ballot.replica, ballot.outcome) for ballot in view.ballots] == [
+        ("replica-0", "passed")
+    ]
+    assert nodes[0].served.count(f"/builds/{build.hex()}") == 1

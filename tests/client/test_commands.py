@@ -1,0 +1,271 @@
+"""client.commands: what people type, against a gateway and nodes in memory."""
+
+import asyncio
+import io
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+
+import pytest
+import yaml
+from aiohttp import web
+from aiohttp.test_utils import TestClient
+from Crypto.PublicKey import ECC
+
+from ci.ledger import genesis_head
+from ci.operations import Abstain
+from client.commands.journal import journal_of
+from client.commands.ledger import chain_break
+from client.main import main
+from pbft.ports import Entry
+from tests.ci.builders import FAILED, World
+from tests.client.network import Running, key_of
+from tests.client.test_api import client_of
+from tests.client.test_gateway import until
+
+Client = TestClient[web.Request, web.Application]
+Answer = tuple[int, str, str]
+
+
+class Terminal:
+    """Runs a command as a person would; gives exit code, stdout and stderr."""
+
+    def __init__(self, gateway: str, cluster_file: Path, capsys: pytest.CaptureFixture[str]):
+        self.gateway = gateway
+        self.cluster_file = cluster_file
+        self._capsys = capsys
+
+    async def type(self, *words: str) -> Answer:
+        """Run `python -m client` with these words, in a thread of its own."""
+        self._capsys.readouterr()
+        code = await asyncio.to_thread(main, list(words))
+        captured = self._capsys.readouterr()
+        return code, captured.out, captured.err
+
+    async def ask(self, command: str, *words: str) -> Answer:
+        """A command for the gateway."""
+        return await self.type(command, "--gateway", self.gateway, *words)
+
+    async def look(self, command: str, *words: str) -> Answer:
+        """A command for the nodes."""
+        return await self.type(command, "--cluster", str(self.cluster_file), *words)
+
+
+def write_cluster(folder: Path, running: Running) -> Path:
+    genesis = running.network.cluster.genesis
+    for member in (*genesis.replicas, *genesis.clients):
+        seed = bytes(key_of(member.name)._key)
+        key = ECC.construct(curve="Ed25519", seed=seed).public_key()
+        (folder / f"{member.name}.pem").write_text(key.export_key(format="PEM"))
+    addresses = running.network.addresses
+    settings = {
+        "replicas": [
+            {
+                "name": member.name,
+                "public_key_file": f"{member.name}.pem",
+                "address": str(addresses[member.name]),
+            }
+            for member in genesis.replicas
+        ],
+        "clients": [
+            {
+                "name": member.name,
+                "public_key_file": f"{member.name}.pem",
+                "roles": list(member.roles),
+            }
+            for member in genesis.clients
+        ],
+    }
+    file = folder / "cluster.yml"
+    file.write_text(yaml.safe_dump(settings))
+    return file
+
+
+@pytest.fixture
+async def terminal(
+    running: Running, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> AsyncIterator[Terminal]:
+    client: Client = await client_of(running, tmp_path)
+    assert client.server is not None
+    url = str(client.server.make_url(""))
+    yield Terminal(url, write_cluster(tmp_path, running), capsys)
+    await client.close()
+
+
+async def repeat(
+    command: Callable[[], Awaitable[Answer]], is_done: Callable[[Answer], bool]
+) -> Answer:
+    """Type a command again, 20 s at most, until its answer is the one that is waited for."""
+    for _ in range(200):
+        answer = await command()
+        if is_done(answer):
+            return answer
+        await asyncio.sleep(0.1)
+    raise AssertionError(f"in vain: {answer}")
+
+
+def finds_failed(running: Running) -> None:
+    for node in running.network.nodes.values():
+        node.finds = lambda build: (FAILED, b"log")
+
+
+async def test_submit_and_wait_for_green(terminal: Terminal) -> None:
+    code, out, _ = await terminal.ask("submit", "master", "--wait")
+    assert code == 0
+    assert "verdict     passed 0" in out
+    build = out.split()[0]
+    code, out, _ = await terminal.ask("status", build[:12])
+    assert code == 0
+    assert build in out
+
+
+async def test_red_is_not_zero(terminal: Terminal, running: Running) -> None:
+    finds_failed(running)
+    code, out, _ = await terminal.ask("submit", "master", "--wait")
+    assert code == 1
+    assert "failed 1" in out
+    build = out.split()[0]
+    assert (await terminal.ask("wait", build))[0] == 1
+    assert (await terminal.ask("status", build))[0] == 1
+    code, out, _ = await terminal.ask("list")
+    assert code == 0
+    assert "failed 1" in out
+
+
+async def test_waiting_has_an_end(terminal: Terminal, running: Running) -> None:
+    for node in running.network.nodes.values():
+        node.finds = lambda build: None
+    code, out, err = await terminal.ask("submit", "master", "--wait", "--timeout", "0.5")
+    assert code == 4
+    assert "no verdict in 0.5 s" in err
+    assert (await terminal.ask("status", out.strip()))[0] == 4
+
+
+async def test_submit_without_waiting_prints_the_id(terminal: Terminal) -> None:
+    code, out, _ = await terminal.ask("submit", "master")
+    assert code == 0
+    assert len(out.strip()) == 64
+
+
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [
+        (("submit", "a b"), 3),
+        (("submit", "m", "--repository", "https://example.org/none.git"), 3),
+        (("status", "nonsense"), 2),
+        (("status", "abc123"), 2),
+        (("status", "0" * 64), 3),
+    ],
+)
+async def test_a_refusal_is_one_line(terminal: Terminal, words: tuple[str, ...], code: int) -> None:
+    got, _, err = await terminal.ask(*words)
+    assert got == code
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+
+
+async def test_no_gateway_is_one_line(terminal: Terminal, unused_tcp_port: int) -> None:
+    code, _, err = await terminal.type("list", "--gateway", f"http://127.0.0.1:{unused_tcp_port}")
+    assert code == 3
+    assert "no gateway answers" in err
+    assert err.count("\n") == 1
+
+
+async def test_the_log_of_an_agreeing_replica(terminal: Terminal, running: Running) -> None:
+    running.network.nodes["replica-0"].finds = lambda build: (Abstain("no engine"), b"")
+    code, out, _ = await terminal.ask("submit", "master", "--wait")
+    assert code == 0
+    build = out.split()[0]
+    answer = await repeat(lambda: terminal.ask("log", build), lambda answer: answer[0] == 0)
+    assert answer[1] == "log"
+    code, _, _ = await terminal.ask("log", build, "replica-0")
+    assert code == 3
+
+
+async def test_append_and_journal(terminal: Terminal, monkeypatch: pytest.MonkeyPatch) -> None:
+    code, out, _ = await terminal.ask("append", "one", "two")
+    assert code == 0
+    assert [line.split()[0] for line in out.splitlines()] == ["1", "2"]
+    monkeypatch.setattr(sys, "stdin", io.StringIO("three\nfour\n"))
+    code, out, _ = await terminal.ask("append")
+    assert code == 0
+    digest = out.splitlines()[-1].split()[1]
+    code, out, _ = await terminal.look("journal")
+    assert code == 0
+    assert "onetwothreefour" in out
+    answer = await repeat(
+        lambda: terminal.look("journal", "--all"), lambda answer: answer[1].count(digest) == 4
+    )
+    assert answer[0] == 0
+    assert answer[1].count("onetwothreefour") == 4
+
+
+async def test_a_node_that_is_down_is_named(terminal: Terminal, running: Running) -> None:
+    await terminal.ask("append", "one")
+    running.network.nodes["replica-0"].is_down = True
+    code, out, _ = await terminal.look("journal", "--all")
+    assert code == 3
+    assert "replica-0: no answer" in out
+    code, out, _ = await terminal.look("journal")
+    assert code == 0
+    assert "one" in out
+    code, _, err = await terminal.look("ledger", "--node", "replica-0")
+    assert code == 3
+    assert "replica-0" in err
+
+
+async def test_the_ledger_is_printed_and_verified(terminal: Terminal, running: Running) -> None:
+    await terminal.ask("submit", "master", "--wait")
+    await terminal.ask("append", "text\x1b[31m")
+    code, out, _ = await terminal.look("ledger", "--node", "replica-0")
+    assert code == 0
+    assert "passed 0  master" in out
+    assert "\x1b" not in out
+    assert "holds" in out
+    ledger = running.network.nodes["replica-0"].ledger
+    ledger[0] = Entry(ledger[0].index, ledger[0].body + b" ", ledger[0].head)
+    code, out, _ = await terminal.look("ledger", "--node", "replica-0", "--verify")
+    assert code == 1
+    assert "BROKEN: at entry 1" in out
+    assert (await terminal.look("journal", "--all"))[0] == 1
+    code, _, err = await terminal.look("ledger", "--node", "nobody")
+    assert code == 2
+    assert "replica-0" in err
+
+
+async def test_verify_says_passed_not_passed_and_not_valid(
+    terminal: Terminal, running: Running, tmp_path: Path
+) -> None:
+    async def envelope(branch: str) -> Path:
+        _, out, _ = await terminal.ask("submit", branch, "--wait")
+        build = out.split()[0]
+        answers = running.gateway._answering
+        await until(lambda: answers.is_envelope_complete(bytes.fromhex(build)))
+        client = await client_of(running, tmp_path)
+        answer = await client.get(f"/api/v1/builds/{build}/attestation")
+        file = tmp_path / f"{branch}.json"
+        file.write_bytes(await answer.read())
+        await client.close()
+        return file
+
+    green = await envelope("green")
+    code, out, _ = await terminal.look("verify", str(green))
+    assert code == 0
+    assert "passed 0" in out
+    finds_failed(running)
+    red = await envelope("red")
+    assert (await terminal.look("verify", str(red)))[0] == 1
+    green.write_bytes(green.read_bytes().replace(b'"payload":"e', b'"payload":"f'))
+    code, out, err = await terminal.look("verify", str(green))
+    assert (code, out) == (2, "")
+    assert "not valid" in err
+    assert (await terminal.look("verify", str(tmp_path / "none")))[0] == 2
+
+
+def test_an_empty_ledger_is_whole() -> None:
+    cluster = World().cluster
+    assert chain_break([], cluster) is None
+    assert journal_of([]) == ("", 0, "-")
+    broken = [Entry(1, b"{}", genesis_head(cluster.id))]
+    assert "at entry 1" in (chain_break(broken, cluster) or "")
+    assert journal_of(broken) == ("", 0, "-")

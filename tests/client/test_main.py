@@ -1,0 +1,222 @@
+"""client.main, client.serve, client.index: the gateway as a process, its flags and its errors."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from scripts.configuration import write_configuration
+from tests.waiting import block_until
+
+ROOT = Path(__file__).resolve().parents[2]
+PYTHON = [sys.executable, "-m", "client"]
+
+
+def free_ports(count: int) -> list[int]:
+    listeners = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [int(listener.getsockname()[1]) for listener in listeners]
+    for listener in listeners:
+        listener.close()
+    return ports
+
+
+class Place:
+    """A configuration in a folder of its own, and the gateways started there."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        *node_ports, self.port = free_ports(5)
+        write_configuration(
+            folder / "config",
+            replicas=4,
+            repositories=["https://example.org/r.git"],
+            run_folder=folder,
+            log_folder=folder / "log",
+            ports=node_ports,
+            client_port=self.port,
+        )
+        self.config = folder / "config" / "client.yml"
+        self.started: list[subprocess.Popen[str]] = []
+
+    def start(self, *flags: str) -> subprocess.Popen[str]:
+        process = subprocess.Popen(
+            [*PYTHON, "--config", str(self.config), *flags],
+            cwd=ROOT,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        self.started.append(process)
+        return process
+
+    def run(self, *flags: str) -> subprocess.CompletedProcess[str]:
+        command = [*PYTHON, "--config", str(self.config), *flags]
+        return subprocess.run(
+            command, cwd=ROOT, capture_output=True, text=True, timeout=30, check=False
+        )
+
+    def health(self, port: int) -> dict[str, object] | None:
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/healthz", timeout=2) as answer:
+                value = json.load(answer)
+        except OSError:
+            return None
+        assert isinstance(value, dict)
+        return value
+
+    def wait_up(self, port: int | None = None) -> None:
+        block_until(lambda: self.health(port or self.port) is not None, "the gateway is up")
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Iterator[Place]:
+    place = Place(tmp_path)
+    yield place
+    for process in place.started:
+        if process.poll() is None:
+            process.kill()
+        process.communicate()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_it_serves_and_stops_when_told(place: Place, number: signal.Signals) -> None:
+    process = place.start()
+    place.wait_up()
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=20)
+    assert process.returncode == 0
+    assert "Traceback" not in errors
+    assert "stopping" in (place.folder / "log" / "client.log").read_text()
+
+
+def test_what_was_accepted_survives_kill_9(place: Place) -> None:
+    first = place.start()
+    place.wait_up()
+    body = b'{"branch":"master","commit":"%s"}' % (b"c" * 40)
+    url = f"http://127.0.0.1:{place.port}/webHook"
+    with urllib.request.urlopen(urllib.request.Request(url, data=body), timeout=5) as answer:
+        assert answer.status == 202
+        build = json.load(answer)["build"]
+    first.kill()
+    first.wait()
+    place.start()
+    place.wait_up()
+    shown = f"http://127.0.0.1:{place.port}/api/v1/builds/{build}"
+    with urllib.request.urlopen(shown, timeout=5) as answer:
+        assert json.load(answer)["status"] == "queued"
+    health = place.health(place.port)
+    assert health is not None
+    assert health["waiting"] == 1
+
+
+def test_the_seeds_flags(place: Place) -> None:
+    (port,) = free_ports(1)
+    log = place.folder / "other.log"
+    key = place.folder / "keys" / "client.private.pem"
+    moved = key.rename(place.folder / "moved.pem")
+    process = place.start(
+        *("--path", str(log), "--pkLoc", str(moved), "--webHookPort", str(port)),
+        *("--pbftHost", "127.0.0.1", "--pbftPort", "9000"),
+    )
+    place.wait_up(port)
+    process.terminate()
+    _, errors = process.communicate(timeout=20)
+    assert process.returncode == 0
+    assert log.exists()
+    for flag in ("--pbftHost", "--pbftPort"):
+        assert [line for line in errors.splitlines() if line.startswith(f"{flag} has no meaning")]
+
+
+def test_a_port_in_use_is_one_line(place: Place) -> None:
+    with socket.create_server(("127.0.0.1", place.port)):
+        answer = place.run()
+    assert answer.returncode == 3
+    assert f"127.0.0.1:{place.port} is in use" in answer.stderr
+    assert "Traceback" not in answer.stderr
+
+
+def test_starting_twice_is_one_line(place: Place) -> None:
+    place.start()
+    place.wait_up()
+    answer = place.run("--webHookPort", str(free_ports(1)[0]))
+    assert answer.returncode == 2
+    assert "another gateway is using" in answer.stderr
+    assert answer.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--webHookPort", "99999"], "--webHookPort"),
+        (["--pkLoc", "/nonexistent/key.pem"], "/nonexistent/key.pem"),
+    ],
+)
+def test_a_wrong_flag_is_one_line(place: Place, flags: list[str], words: str) -> None:
+    answer = place.run(*flags)
+    assert answer.returncode == 2
+    assert words in answer.stderr
+    assert answer.stderr.count("\n") == 1
+
+
+def test_another_members_key_is_one_line(place: Place) -> None:
+    answer = place.run("--pkLoc", str(place.folder / "keys" / "node0.private.pem"))
+    assert answer.returncode == 2
+    assert "is not the private key of client" in answer.stderr
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [("colour: red", "colour"), ("queue_max: 0", "queue_max"), ("listen: nowhere", "listen")],
+)
+def test_a_wrong_configuration_is_one_line(place: Place, line: str, words: str) -> None:
+    kept = [
+        kept
+        for kept in place.config.read_text().splitlines()
+        if not kept.startswith(line.split(":")[0])
+    ]
+    place.config.write_text("\n".join([*kept, line]) + "\n")
+    answer = place.run()
+    assert answer.returncode == 2
+    assert str(place.config) in answer.stderr
+    assert words in answer.stderr
+    assert answer.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("start", [["client/index.py"], ["./client/index.py"], ["-m", "client"]])
+@pytest.mark.parametrize("flag", ["-h", "--version"])
+def test_it_can_be_started_in_every_documented_way(start: list[str], flag: str) -> None:
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    answer = subprocess.run(
+        [sys.executable, *start, flag],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert answer.returncode == 0
+    for word in ("--pkLoc", "verify") if flag == "-h" else ("PBFT/CI",):
+        assert word in answer.stdout
+
+
+def test_index_finds_the_project_from_anywhere(tmp_path: Path) -> None:
+    """Also with a folder that has modules of the same names."""
+    (tmp_path / "pbft").mkdir()
+    (tmp_path / "pbft" / "__init__.py").write_text("raise SystemExit('the wrong pbft')")
+    answer = subprocess.run(
+        [sys.executable, str(ROOT / "client" / "index.py"), "--version"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert (answer.returncode, answer.stderr) == (0, "")

@@ -1,0 +1,97 @@
+"""client.nodes: bounded questions, and one kind of error for every wrong answer."""
+
+import base64
+from collections.abc import AsyncIterator
+
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
+
+from client.nodes import NodeFailed, Nodes, NotThere
+from common.address import Address
+
+
+class Script:
+    """A node that answers what a test says."""
+
+    def __init__(self) -> None:
+        self.answer = web.Response(status=200)
+        self.asked: list[str] = []
+
+    async def handle(self, request: web.Request) -> web.StreamResponse:
+        self.asked.append(request.path_qs)
+        return self.answer
+
+
+@pytest.fixture
+async def script() -> AsyncIterator[tuple[Script, Nodes]]:
+    script = Script()
+    application = web.Application()
+    application.router.add_get("/{tail:.*}", script.handle)
+    server = TestServer(application)
+    await server.start_server()
+    async with Nodes({"node0": Address("127.0.0.1", int(server.port or 0))}) as nodes:
+        yield script, nodes
+    await server.close()
+
+
+BUILD = bytes(range(32))
+
+
+async def test_a_build(script: tuple[Script, Nodes]) -> None:
+    node, nodes = script
+    ballot = {"replica": "node0", "signed": base64.b64encode(b"x").decode()}
+    answer = {"build": "00", "opened": 7, "state": "none", "decided": True, "ballots": [ballot]}
+    node.answer = web.json_response(answer)
+    served = await nodes.build("node0", BUILD)
+    assert (served.opened, served.ballots[0].signed) == (7, b"x")
+    assert node.asked == [f"/builds/{BUILD.hex()}"]
+
+
+@pytest.mark.parametrize("body", [b"", b"[]", b'{"build": 1}', b"\xff", b"[" * 100_000])
+async def test_nonsense_is_a_failure(script: tuple[Script, Nodes], body: bytes) -> None:
+    node, nodes = script
+    node.answer = web.Response(body=body)
+    with pytest.raises(NodeFailed, match="node0"):
+        await nodes.build("node0", BUILD)
+
+
+async def test_what_is_not_there_and_what_fails(script: tuple[Script, Nodes]) -> None:
+    node, nodes = script
+    node.answer = web.Response(status=404)
+    with pytest.raises(NotThere):
+        await nodes.log("node0", BUILD, 1, 100)
+    node.answer = web.Response(status=500)
+    with pytest.raises(NodeFailed, match="500"):
+        await nodes.log("node0", BUILD, 1, 100)
+
+
+async def test_a_redirect_is_not_followed(script: tuple[Script, Nodes]) -> None:
+    node, nodes = script
+    node.answer = web.Response(status=302, headers={"Location": "/elsewhere"})
+    with pytest.raises(NodeFailed, match="302"):
+        await nodes.status("node0")
+    assert node.asked == ["/pbft/status"]
+
+
+async def test_a_log_is_bounded(script: tuple[Script, Nodes]) -> None:
+    node, nodes = script
+    node.answer = web.Response(body=bytes(100))
+    assert await nodes.log("node0", BUILD, 3, 100) == bytes(100)
+    node.answer = web.Response(body=bytes(101))
+    with pytest.raises(NodeFailed, match="longer than 100"):
+        await nodes.log("node0", BUILD, 3, 100)
+    assert node.asked[0] == f"/builds/{BUILD.hex()}/log?opened=3"
+
+
+async def test_a_ledger_that_ends_early_is_a_failure(script: tuple[Script, Nodes]) -> None:
+    node, nodes = script
+    node.answer = web.json_response({"entries": [], "index": 3, "head": "00"})
+    with pytest.raises(NodeFailed, match="ends before entry 3"):
+        await nodes.ledger("node0")
+
+
+async def test_a_node_that_is_down_is_a_failure(unused_tcp_port: int) -> None:
+    async with Nodes({"node0": Address("127.0.0.1", unused_tcp_port)}) as nodes:
+        with pytest.raises(NodeFailed, match="node0"):
+            await nodes.status("node0")

@@ -1,0 +1,112 @@
+"""client.pages: what people see, and that nothing from outside becomes markup."""
+
+import re
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestClient
+
+from ci.operations import Abstain
+from client.archive import ReplyRecord
+from client.pages import replica_rows
+from client.resolve import Unreachable
+from client.view import build_view
+from tests.ci.builders import FAILED, PASSED
+from tests.client.network import REPOSITORY, FixedResolver, Network, Running, run_gateway
+from tests.client.test_api import client_of, decided_build
+from tests.client.test_gateway import record_of, until
+from tests.client.test_view import decided, record
+
+Client = TestClient[web.Request, web.Application]
+
+
+@pytest.fixture
+async def client(running: Running, tmp_path: Path) -> AsyncIterator[Client]:
+    client = await client_of(running, tmp_path)
+    yield client
+    await client.close()
+
+
+async def page(client: Client, path: str, status: int = 200) -> str:
+    answer = await client.get(path)
+    assert answer.status == status
+    assert answer.content_type == "text/html"
+    policy = answer.headers["Content-Security-Policy"]
+    assert "default-src 'none'" in policy
+    assert "unsafe" not in policy
+    text = await answer.text()
+    assert "<script" not in text
+    assert " style=" not in text
+    return text
+
+
+async def test_an_empty_table_says_how_to_begin(client: Client) -> None:
+    text = await page(client, "/")
+    assert "curl -d" in text
+    assert "https://ci.example.org/webHook" in text
+
+
+async def test_the_table_links_to_builds(running: Running, client: Client) -> None:
+    build = await decided_build(running, client)
+    text = await page(client, "/")
+    assert f'href="/builds/{build}"' in text
+    assert '<span class="passed">passed</span> 0' in text
+
+
+async def test_a_build_shows_each_replica(running: Running, client: Client) -> None:
+    running.network.nodes["replica-1"].finds = lambda build: (FAILED, b"log")
+    running.network.nodes["replica-2"].finds = lambda build: (PASSED, b"log")
+    build = await decided_build(running, client)
+    text = await page(client, f"/builds/{build}")
+    assert re.search(r"replica-1</td>\s*<td class=\"failed\">failed</td>\s*<td>1</td>", text)
+    assert '<td class="dissents">dissents</td>' in text
+    assert f'href="/api/v1/builds/{build}/log/replica-1"' in text
+    assert "python -m client verify" in text
+    assert 'http-equiv="refresh"' not in text
+
+
+async def test_an_open_build_refreshes_itself(network: Network, tmp_path: Path) -> None:
+    running = await run_gateway(network, tmp_path, FixedResolver(Unreachable("<b>down</b>")))
+    client = await client_of(running, tmp_path)
+    build = await running.gateway.submit(REPOSITORY, "master", None)
+    await until(lambda: record_of(running, build).detail is not None)
+    text = await page(client, f"/builds/{build.hex()}")
+    assert 'http-equiv="refresh"' in text
+    assert "&lt;b&gt;down&lt;/b&gt;" in text
+    await client.close()
+    await running.close()
+
+
+async def test_text_from_outside_is_escaped(running: Running, client: Client) -> None:
+    hostile = "<img/src=x>&\"'"
+    for node in running.network.nodes.values():
+        node.finds = lambda build: (Abstain(hostile), b"")
+    build = await decided_build(running, client, hostile)
+    for path in ("/", f"/builds/{build}"):
+        text = await page(client, path)
+        assert "<img" not in text
+        assert "&lt;img/src=x&gt;" in text
+
+
+async def test_a_build_that_is_not_there_is_a_page(client: Client) -> None:
+    text = await page(client, "/builds/" + "0" * 64, status=404)
+    assert "no such build" in text
+
+
+async def test_the_style_is_a_file_of_its_own(client: Client) -> None:
+    answer = await client.get("/static/style.css")
+    assert answer.content_type == "text/css"
+    assert "prefers-color-scheme: dark" in await answer.text()
+
+
+def test_a_row_for_every_replica() -> None:
+    _, build, statement, ballots = decided([PASSED, FAILED, PASSED, PASSED])
+    replies = [ReplyRecord("replica-0", True, bytes(64)), ReplyRecord("replica-1", False, None)]
+    view = build_view(record(build=build, statement=statement), ballots[:2], replies)
+    names = ("replica-0", "replica-1", "replica-2", "replica-9")
+    rows = replica_rows(view, names)
+    assert [row.stance for row in rows] == ["agrees", "dissents", "agrees", "none yet"]
+    assert [row.is_signed for row in rows] == [True, False, False, False]
+    assert [row.ballot is not None for row in rows] == [True, True, False, False]

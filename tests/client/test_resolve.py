@@ -1,0 +1,139 @@
+"""client.resolve: a commit, no such branch, or no answer, told apart with a real git."""
+
+import asyncio
+import os
+import socket
+import subprocess
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from client.resolve import FoundCommit, NoSuchBranch, Resolver, Unreachable
+from common.config import RepositoryEntry
+
+GIT = {
+    "GIT_AUTHOR_NAME": "a",
+    "GIT_AUTHOR_EMAIL": "a@example.org",
+    "GIT_COMMITTER_NAME": "a",
+    "GIT_COMMITTER_EMAIL": "a@example.org",
+    "GIT_CONFIG_GLOBAL": "/dev/null",
+    "GIT_CONFIG_NOSYSTEM": "1",
+}
+
+
+def git(folder: Path, *arguments: str) -> str:
+    answer = subprocess.run(
+        ["git", *arguments],
+        cwd=folder,
+        env={**os.environ, **GIT},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return answer.stdout.strip()
+
+
+@pytest.fixture(scope="module")
+def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("repository")
+    git(folder, "init", "--quiet", "--initial-branch=master")
+    git(folder, "commit", "--quiet", "--allow-empty", "-m", "one")
+    git(folder, "branch", "feature/x")
+    git(folder, "branch", "refs/heads/odd")
+    git(folder, "tag", "v1")
+    git(folder, "commit", "--quiet", "--allow-empty", "-m", "two")
+    return folder
+
+
+def resolver_of(
+    home: Path, url: str, fetch_url: str | None = None, seconds: float = 10
+) -> Resolver:
+    return Resolver((RepositoryEntry(url, fetch_url),), home / "home", seconds)
+
+
+async def test_a_branch_has_a_commit(repository: Path, tmp_path: Path) -> None:
+    url = f"file://{repository}"
+    resolver = resolver_of(tmp_path, url)
+    for branch in ("master", "feature/x"):
+        commit = git(repository, "rev-parse", f"refs/heads/{branch}")
+        assert await resolver.resolve(url, branch) == FoundCommit(commit)
+    resolver.close()
+
+
+@pytest.mark.parametrize("branch", ["no-such-branch", "v1", "x", "ster", "odd", "HEAD", "refs"])
+async def test_what_is_no_branch_has_none(repository: Path, tmp_path: Path, branch: str) -> None:
+    """Also tags, and the tails of other names, which ls-remote's patterns would match."""
+    url = f"file://{repository}"
+    resolver = resolver_of(tmp_path, url)
+    assert await resolver.resolve(url, branch) == NoSuchBranch()
+    resolver.close()
+
+
+async def test_the_operators_own_mirror_is_asked(repository: Path, tmp_path: Path) -> None:
+    resolver = resolver_of(tmp_path, "https://example.org/r.git", f"file://{repository}")
+    found = await resolver.resolve("https://example.org/r.git", "master")
+    assert isinstance(found, FoundCommit)
+    resolver.close()
+
+
+async def test_a_repository_that_is_gone_gives_no_answer(tmp_path: Path) -> None:
+    url = f"file://{tmp_path}/gone.git"
+    resolver = resolver_of(tmp_path, url)
+    found = await resolver.resolve(url, "master")
+    assert isinstance(found, Unreachable)
+    assert "gone.git" in found.reason
+    assert "\n" not in found.reason
+    resolver.close()
+
+
+async def test_a_repository_that_is_not_configured_is_not_asked(
+    repository: Path, tmp_path: Path
+) -> None:
+    resolver = resolver_of(tmp_path, "https://example.org/r.git")
+    found = await resolver.resolve(f"file://{repository}", "master")
+    assert found == Unreachable("the repository is no longer in this gateway's configuration")
+    resolver.close()
+
+
+async def test_a_server_that_says_nothing_is_given_up_in_time(tmp_path: Path) -> None:
+    listener = socket.create_server(("127.0.0.1", 0))
+    accepted: list[socket.socket] = []
+    thread = threading.Thread(target=lambda: accepted.append(listener.accept()[0]), daemon=True)
+    thread.start()
+    url = f"http://127.0.0.1:{listener.getsockname()[1]}/r.git"
+    resolver = resolver_of(tmp_path, url, seconds=1)
+    start = time.monotonic()
+    found = await resolver.resolve(url, "master")
+    assert isinstance(found, Unreachable)
+    assert 0.9 < time.monotonic() - start < 9
+    thread.join(5)
+    assert accepted, "git never connected"
+    for connection in accepted:
+        connection.close()
+    listener.close()
+    resolver.close()
+
+
+async def test_a_silent_server_does_not_keep_the_others_waiting(
+    repository: Path, tmp_path: Path
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        silent = f"http://127.0.0.1:{listener.getsockname()[1]}/r.git"
+        good = f"file://{repository}"
+        resolver = Resolver((RepositoryEntry(silent), RepositoryEntry(good)), tmp_path / "home", 8)
+        waiting = [asyncio.create_task(resolver.resolve(silent, f"b{i}")) for i in range(20)]
+        found = await asyncio.wait_for(resolver.resolve(good, "master"), 6)
+        assert isinstance(found, FoundCommit)
+        assert not any(task.done() for task in waiting)
+        start = time.monotonic()
+        resolver.close()
+        assert time.monotonic() - start < 4, "closing waited for the silent server"
+        for answer in await asyncio.gather(*waiting):
+            assert isinstance(answer, Unreachable)
+
+
+def test_remote_helpers_are_refused_at_once(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="remote helpers"):
+        resolver_of(tmp_path, "https://example.org/r.git", "ext::/bin/sh")

@@ -1,0 +1,171 @@
+"""What git is told, and the grammar of branches, commits and URLs, against git itself."""
+
+import subprocess
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from common.git_environment import (
+    check_branch_name,
+    check_commit,
+    git_environment,
+    is_foreign_variable,
+    protocol_of,
+)
+
+
+def run_git(environment: dict[str, str], *arguments: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        ["git", *arguments],
+        # of no repository
+        cwd="/",
+        env={"PATH": "/usr/local/bin:/usr/bin:/bin", **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=30,
+    )
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    """A repository with one commit."""
+    folder = tmp_path / "source"
+    environment = git_environment(["file"], tmp_path)
+    assert run_git(environment, "init", "--quiet", str(folder)).returncode == 0
+    made = run_git(
+        environment,
+        *("-C", str(folder), "-c", "user.name=a", "-c", "user.email=a@b"),
+        *("commit", "--quiet", "--allow-empty", "--message=x"),
+    )
+    assert made.returncode == 0
+    return folder
+
+
+def test_a_protocol_that_is_named_works(source: Path, tmp_path: Path) -> None:
+    environment = git_environment(["file"], tmp_path)
+    assert run_git(environment, "ls-remote", f"file://{source}").returncode == 0
+
+
+@pytest.mark.parametrize("protocols", [[], ["https"], ["https", "ssh"]])
+@pytest.mark.parametrize("url", ["file://{}", "{}", "ext::sh -c 'touch {}/owned'"])
+def test_a_protocol_that_is_not_named_is_refused_by_git(
+    source: Path, tmp_path: Path, protocols: list[str], url: str
+) -> None:
+    environment = git_environment(protocols, tmp_path)
+    answer = run_git(environment, "ls-remote", "--", url.format(source))
+    assert answer.returncode != 0
+    assert "not allowed" in answer.stderr
+    assert not (source / "owned").exists()
+
+
+def test_configuration_of_the_machine_does_not_count(source: Path, tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+    (home / ".gitconfig").write_text('[url "https://elsewhere.invalid/"]\n\tinsteadOf = file://\n')
+    environment = git_environment(["file"], home)
+    assert run_git(environment, "ls-remote", f"file://{source}").returncode == 0
+    listed = run_git(environment, "config", "--list", "--show-origin").stdout
+    assert {line.partition("\t")[0] for line in listed.splitlines()} <= {"command line:"}
+    assert "core.hookspath=/dev/null" in listed
+    assert "transfer.fsckobjects=true" in listed
+
+
+def test_a_password_in_a_url_is_refused(tmp_path: Path) -> None:
+    environment = git_environment(["https"], tmp_path)
+    answer = run_git(environment, "ls-remote", "--", "https://user:secret@127.0.0.1:1/x")
+    assert answer.returncode != 0
+    assert "plaintext credentials" in answer.stderr
+    assert "secret" not in answer.stderr
+
+
+@pytest.mark.parametrize(
+    ("url", "protocol"),
+    [
+        ("https://example.org/a.git", "https"),
+        ("http://127.0.0.1:3000/a", "http"),
+        ("ssh://git@example.org/a", "ssh"),
+        ("git@example.org:a/b.git", "ssh"),
+        ("example.org:a", "ssh"),
+        ("git://example.org/a", "git"),
+        ("file:///a/b", "file"),
+        ("/a/b", "file"),
+    ],
+)
+def test_protocols(url: str, protocol: str) -> None:
+    assert protocol_of(url) == protocol
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "",
+        "-uhttps://example.org",
+        "--upload-pack=touch /x",
+        "ext::sh -c id",
+        "fd::3",
+        "ext::id",
+        "ftp://example.org/a",
+        "HTTPS",
+        "https://example.org/a b",
+        "https://example.org/\na",
+        "https://example.org/\x00",
+        "-oProxyCommand=x:y",
+        "../relative",
+        "https://[::1/a",
+        "x" * 2000,
+    ],
+)
+def test_urls_that_git_is_never_given(url: str) -> None:
+    with pytest.raises(ValueError, match=r"."):
+        protocol_of(url)
+
+
+NAMES = st.text(
+    alphabet=st.sampled_from("ab/.-@{}~^:?*[\\ \x01\x7f\t.lock"), min_size=1, max_size=12
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(NAMES | st.text(min_size=1, max_size=8))
+def test_branch_names_are_judged_as_git_judges_them(name: str) -> None:
+    try:
+        reference = f"refs/heads/{name}".encode()
+    except UnicodeEncodeError:
+        assert check_branch_name(name) is not None
+        return
+    if b"\0" in reference:
+        assert check_branch_name(name) is not None
+        return
+    answer = subprocess.run(["git", "check-ref-format", reference], check=False, timeout=30)
+    ours = check_branch_name(name) is None
+    assert ours == (answer.returncode == 0 and not name.startswith("-"))
+
+
+@pytest.mark.parametrize(
+    "name", ["-x", "--upload-pack=x", "", "a" * 256, "a\x00b", "\ud800", "a b"]
+)
+def test_branch_names_that_are_refused(name: str) -> None:
+    assert check_branch_name(name) is not None
+
+
+@pytest.mark.parametrize("name", ["main", "feature/x", "a" * 255, "ünïcode", "release-1.0", "@"])
+def test_branch_names_that_are_taken(name: str) -> None:
+    assert check_branch_name(name) is None
+
+
+def test_commits() -> None:
+    assert check_commit("a" * 40) is None
+    assert check_commit("0" * 64) is None
+    for text in ("", "a" * 39, "a" * 41, "A" * 40, "g" * 40, "a" * 40 + "\n", "-" + "a" * 39):
+        assert check_commit(text) is not None
+
+
+def test_variables_that_would_steer_git() -> None:
+    assert is_foreign_variable("GIT_DIR")
+    assert is_foreign_variable("GIT_SSL_NO_VERIFY")
+    assert not is_foreign_variable("GIT_SSL_CAINFO")
+    assert not is_foreign_variable("GIT_PYTHON_GIT_EXECUTABLE")
+    assert not is_foreign_variable("PATH")
