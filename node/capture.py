@@ -40,7 +40,7 @@ def read_capture(file: Path) -> Iterator[tuple[str, Signed]]:
     """(receiver, message) for each whole line of a capture, in the order of sending."""
     with file.open("rb") as stream:
         for line in stream:
-            to, separator, text = line.partition(b" ")
+            to, separator, text = line.rstrip(b"\n").partition(b" ")
             if not separator or not line.endswith(b"\n"):
                 continue
             try:

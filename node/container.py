@@ -92,15 +92,17 @@ def run_container(
         container_id,
         params={"stdin": int(has_workspace), "stdout": 1, "stderr": 1, "stream": 1},
     )
+    # the library hands out a file around the socket, which has to be closed as well
+    connection: socket.socket = getattr(stream, "_sock", stream)
     try:
         stop.check()
         client.start(container_id)
         ends_at = time.monotonic() + order.seconds
-        connection: socket.socket = getattr(stream, "_sock", stream)
         _exchange(connection, order.standard_input, ends_at, log, stop)
         state = _wait(client, container_id, ends_at, stop)
     finally:
         stream.close()
+        connection.close()
     if state is None:
         # removing it kills it as well; this is sooner
         with suppress(docker.errors.APIError):
@@ -158,6 +160,7 @@ def _exchange(
 ) -> None:
     """Send the input and take the output, until the container closes it or its time is over."""
     connection.setblocking(False)
+    poll = select.poll()
     frames = _Frames(log)
     source = None if standard_input is None else standard_input.open("rb")
     sender = None if source is None else _Sender(connection, source)
@@ -176,7 +179,9 @@ def _exchange(
                 frames.take(data)
                 continue
             wants_to_send = sender is not None and sender.send_some()
-            select.select([connection], [connection] if wants_to_send else [], [], POLL_SECONDS)
+            events = select.POLLIN | (select.POLLOUT if wants_to_send else 0)
+            poll.register(connection, events)
+            poll.poll(1000 * POLL_SECONDS)
     finally:
         if source is not None:
             source.close()

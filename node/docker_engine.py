@@ -101,18 +101,23 @@ class DockerEngine:
                 self._client = None
 
     def find_image(self, name: str) -> Image | None:
-        """The image of that name (or id) on the engine, None where it is not there."""
-        try:
-            found: dict[str, Any] = self.client().inspect_image(name)  # type: ignore[no-untyped-call]
-        except docker.errors.ImageNotFound:
+        """The image of that name on the engine, None where it is not there.
+
+        An engine takes the beginning of an image's id for a name as well. We do not: a pipeline
+        must not reach what other builds leave between two of their steps.
+        """
+        found = self._inspect(name)
+        if found is None:
             return None
-        settings = found.get("Config") or {}
-        return Image(
-            id=found["Id"],
-            digest=digest_of(name, found.get("RepoDigests") or []),
-            volumes=tuple(settings.get("Volumes") or {}),
-            has_command=bool(settings.get("Cmd") or settings.get("Entrypoint")),
-        )
+        names = (*(found.get("RepoTags") or []), *(found.get("RepoDigests") or []))
+        if _repository(name) not in {_repository(entry) for entry in names}:
+            return None
+        return _image(found, digest_of(name, found.get("RepoDigests") or []))
+
+    def built_image(self, image_id: str) -> Image | None:
+        """An image that was built here, by its id."""
+        found = self._inspect(image_id)
+        return None if found is None else _image(found, None)
 
     def pull(self, name: str, stop: Stop) -> ImageAbsent | None:
         """Get an image from its registry; ImageAbsent where the registry has none.
@@ -164,6 +169,13 @@ class DockerEngine:
                 client.remove_image(image_id, force=True)
         return len(containers) + len(ours)
 
+    def _inspect(self, name: str) -> dict[str, Any] | None:
+        try:
+            found: dict[str, Any] = self.client().inspect_image(name)  # type: ignore[no-untyped-call]
+        except docker.errors.ImageNotFound:
+            return None
+        return found
+
     def _connect(self) -> docker.APIClient:
         environment = dict(os.environ)
         if self._docker_host is not None:
@@ -198,32 +210,43 @@ def digest_of(name: str, repository_digests: list[str]) -> str | None:
     Of several, the one that the name asks for, else the smallest, so that the order does not
     matter.
     """
-    without_digest, _, asked = name.partition("@")
-    wanted = _familiar(_without_tag(without_digest))
+    asked = name.partition("@")[2]
     digests = sorted(
-        digest
-        for repository, _, digest in (entry.partition("@") for entry in repository_digests)
-        if _familiar(repository) == wanted
+        entry.partition("@")[2]
+        for entry in repository_digests
+        if _repository(entry) == _repository(name)
     )
     if asked in digests:
         return asked
     return digests[0] if digests else None
 
 
-def _without_tag(name: str) -> str:
-    head, slash, last = name.rpartition("/")
-    return head + slash + last.partition(":")[0]
-
-
-def _familiar(repository: str) -> str:
-    """A repository without the parts that Docker leaves out when it shows one."""
+def _repository(name: str) -> str:
+    """A name without tag and digest, and without what Docker leaves out when it shows one."""
+    head, slash, last = name.partition("@")[0].rpartition("/")
+    repository = head + slash + last.partition(":")[0]
     for prefix in ("docker.io/", "index.docker.io/"):
         repository = repository.removeprefix(prefix)
     return repository.removeprefix("library/")
 
 
+def _image(found: dict[str, Any], digest: str | None) -> Image:
+    settings = found.get("Config") or {}
+    return Image(
+        id=found["Id"],
+        digest=digest,
+        volumes=tuple(settings.get("Volumes") or {}),
+        has_command=bool(settings.get("Cmd") or settings.get("Entrypoint")),
+    )
+
+
+def says_absent(message: str) -> bool:
+    """Whether a registry's answer means that it has no such image."""
+    return _ABSENT.search(message) is not None
+
+
 def _absent_or_trouble(name: str, message: str) -> ImageAbsent:
-    if _ABSENT.search(message):
+    if says_absent(message):
         return ImageAbsent(message)
     raise OwnTrouble(f"image {name} cannot be pulled: {message}")
 

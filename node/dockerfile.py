@@ -22,6 +22,7 @@ _BASE = re.compile(r"\s*(?:--\S+\s+)*(\S+)(?:\s+AS\s+(\S+))?\s*", re.IGNORECASE)
 # The engine itself fetches the URLs of ADD, from its own network. Without ':', quotes, variables
 # and escapes there is no way to write one.
 _LOCAL_ADD = re.compile(r"(?:\s+--chown=[A-Za-z0-9_.:-]+)?(?:\s+[A-Za-z0-9_./*?@+,=~-]+)+\s*")
+_COPY_FROM = re.compile(r"(?:\s+--\S+)*?\s+--from=(\S+)\s.*", re.DOTALL)
 _ADD_PROBLEM = "ADD takes plain file names in one line (no URLs, variables, quotes); use COPY"
 _ERROR_LINE = re.compile(r"(dockerfile parse error line )(\d+)", re.IGNORECASE)
 
@@ -83,6 +84,11 @@ def prepare_dockerfile(
                     stages.add(base[2].lower())
             output.append(label_text)
             label_lines.append(len(output))
+        copied = _COPY_FROM.fullmatch(found[2]) if found and name == "COPY" else None
+        if copied and not copied[1].isdigit() and _is_image(copied[1], stages):
+            if not is_image_name(copied[1]):
+                return _invalid("COPY --from does not name an image", index + 1)
+            bases.append(copied[1])
         index = end
     if not label_lines:
         return _invalid("has no FROM instruction")
@@ -131,7 +137,7 @@ def _logical_line(lines: list[str], start: int, escape: str) -> tuple[int, str]:
 
 
 def _is_image(base: str, stages: set[str]) -> bool:
-    """Whether FROM names an image that we can look for; one with variables is the builder's."""
+    """Whether this names an image that we can look for; one with variables is the builder's."""
     return "$" not in base and base != "scratch" and base.lower() not in stages
 
 

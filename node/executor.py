@@ -93,6 +93,7 @@ class Executor:
         self._places = asyncio.Semaphore(config.builds_at_once)
         self._states: dict[_Key, str] = {}
         self._tasks: set[asyncio.Task[object]] = set()
+        self._is_closed = False
 
     async def start(self) -> None:
         """Remove what a crash left behind: work folders, containers, images. Raises OSError."""
@@ -103,6 +104,7 @@ class Executor:
 
     async def close(self) -> None:
         """Stop all builds and wait until nothing of them is left. Their callers see a cancel."""
+        self._is_closed = True
         tasks = tuple(self._tasks - {asyncio.current_task()})
         for task in tasks:
             task.cancel()
@@ -118,6 +120,7 @@ class Executor:
         abstain_after_seconds have passed since it began. Raises nothing but CancelledError.
         """
         key = (order.build, order.opened)
+        assert not self._is_closed, "no build after close"
         assert key not in self._states, "a build is run once at a time"
         task = asyncio.current_task()
         assert task is not None

@@ -15,7 +15,7 @@ from ci.limits import Limits
 from ci.operations import Outcome
 from node.build_log import BuildLog
 from node.container import CPU_PERIOD_MICROSECONDS, OPEN_FILES_MAX
-from node.docker_engine import BUILD_LABEL, DockerEngine
+from node.docker_engine import BUILD_LABEL, DockerEngine, says_absent
 from node.dockerfile import PreparedDockerfile
 from node.run_result import RunResult, result_of_exit
 from node.threads import Stop
@@ -39,8 +39,11 @@ _NOT_FOUND = re.compile(
     r"OCI runtime create failed.*(executable file not found|no such file or directory)", re.DOTALL
 )
 _INSTRUCTION_FAILED = re.compile(r"\A(COPY|ADD) failed: |unable to find (user|group) ")
-# Those of the machine, whatever instruction they happened in.
-_MACHINE = re.compile(r"no space left on device|input/output error|cannot allocate memory", re.I)
+# Those of the machine, whatever instruction they happened in. The cause comes last in such a text;
+# further up may be a file name that a stranger chose.
+_MACHINE = re.compile(
+    r"(no space left on device|input/output error|cannot allocate memory)(: unknown)?\Z", re.I
+)
 
 
 class BuiltImage(msgspec.Struct, frozen=True):
@@ -140,13 +143,16 @@ def _failure(
         return result_of_exit(code, None, None)
     if _MACHINE.search(text):
         raise OwnTrouble(f"the Docker engine: {text}")
+    # first what an instruction failed with: the rest of such a text is the repository's own words
+    for pattern, exit_code in ((_INSTRUCTION_FAILED, 1), (_NOT_EXECUTABLE, 126), (_NOT_FOUND, 127)):
+        if pattern.search(text):
+            return RunResult(Outcome.FAILED, exit_code, problem=text)
+    if says_absent(text):
+        return RunResult(Outcome.IMAGE_UNAVAILABLE, problem=text)
     if _INVALID.search(text):
         return RunResult(
             Outcome.PIPELINE_INVALID, problem=f"Dockerfile: {prepared.original_lines(text)}"
         )
-    for pattern, exit_code in ((_NOT_EXECUTABLE, 126), (_NOT_FOUND, 127), (_INSTRUCTION_FAILED, 1)):
-        if pattern.search(text):
-            return RunResult(Outcome.FAILED, exit_code, problem=text)
     raise OwnTrouble(f"the Docker engine could not build the Dockerfile: {text}")
 
 

@@ -131,8 +131,7 @@ def _follow(pid: int, output: int, ends_at: float, log: BuildLog, stop: Stop) ->
     while True:
         stop.check()
         if is_open:
-            ready, _, _ = select.select([output], [], [], POLL_SECONDS)
-            if ready:
+            if _is_ready(output, POLL_SECONDS):
                 is_open = _read_some(output, log)
         else:
             stop.wait(POLL_SECONDS / 10)
@@ -147,9 +146,15 @@ def _drain(output: int, log: BuildLog) -> None:
     """What is still in the pipe; a process that got away may hold it open, so not for long."""
     until = time.monotonic() + DRAIN_SECONDS
     while time.monotonic() < until:
-        ready, _, _ = select.select([output], [], [], until - time.monotonic())
-        if not ready or not _read_some(output, log):
+        if not _is_ready(output, until - time.monotonic()) or not _read_some(output, log):
             return
+
+
+def _is_ready(output: int, seconds: float) -> bool:
+    """Whether there is something to read, or will be within the time."""
+    poll = select.poll()
+    poll.register(output, select.POLLIN)
+    return bool(poll.poll(max(0.0, 1000 * seconds)))
 
 
 def _read_some(output: int, log: BuildLog) -> bool:

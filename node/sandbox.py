@@ -1,6 +1,7 @@
 """Builds in Docker containers: a pipeline in its image, or a repository's own Dockerfile."""
 
 import logging
+import secrets
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -136,7 +137,7 @@ class DockerSandbox:
         built = await self._build_image(prepared, work)
         if isinstance(built, RunResult):
             return built
-        image = await self._call(lambda stop: self._engine.find_image(built.id))
+        image = await self._call(lambda stop: self._engine.built_image(built.id))
         if image is None:
             raise OwnTrouble("the image that was just built is gone")
         if not image.has_command:
@@ -161,7 +162,11 @@ class DockerSandbox:
     ) -> BuiltImage | RunResult:
         """The built image; a build that takes too long is broken off and timed out."""
         build_hex, _, opened = work.label.partition("-")
-        tag = f"pbft-ci-build/{self._cluster[:16]}:{self._config.name}.{build_hex[:24]}-{opened}"
+        # the last part cannot be guessed: another build must not name this one's image
+        tag = (
+            f"pbft-ci-build/{self._cluster[:16]}:{self._config.name}."
+            f"{build_hex[:16]}-{opened}.{secrets.token_hex(8)}"
+        )
 
         def build(stop: Stop) -> BuiltImage | RunResult:
             return build_image(
@@ -210,19 +215,9 @@ class DockerSandbox:
         label = work.label
         is_ours = self._owns(lambda build: build == label)
         needs_quiet = was_broken_off and not isinstance(work.job, Pipeline)
-
-        def remove(_: Stop) -> bool:
-            quiet_rounds = 0
-            for _round in range(REMOVAL_ROUNDS_MAX):
-                quiet_rounds = quiet_rounds + 1 if self._engine.remove(is_ours) == 0 else 0
-                if not needs_quiet or quiet_rounds == QUIET_ROUNDS:
-                    return True
-                time.sleep(QUIET_ROUND_SECONDS)
-            return False
-
         try:
-            if not await self._call(remove):
-                self._has_leftovers = True
+            quiet_rounds = QUIET_ROUNDS if needs_quiet else 0
+            await self._call(lambda stop: self._remove(is_ours, quiet_rounds))
         except OwnTrouble as trouble:
             self._has_leftovers = True
             _log.warning("leftovers of build %s stay for now: %s", label, trouble.reason)
@@ -232,12 +227,28 @@ class DockerSandbox:
         self._has_leftovers = False
         is_ours = self._owns(lambda build: build not in self._running)
         try:
-            found = await self._call(lambda stop: self._engine.remove(is_ours))
+            found = await self._call(lambda stop: self._remove(is_ours, 1))
         except BaseException:
             self._has_leftovers = True
             raise
         if found:
             _log.warning("removed %d containers and images of builds that are over", found)
+
+    def _remove(self, is_ours: Callable[[Mapping[str, str]], bool], quiet_rounds: int) -> int:
+        """Remove what is ours until nothing was found that many times; how much there was.
+
+        Blocking. The engine may still be giving up a build: there can be one more layer.
+        """
+        removed = self._engine.remove(is_ours)
+        quiet = 1 if removed == 0 else 0
+        for _ in range(REMOVAL_ROUNDS_MAX):
+            if quiet >= quiet_rounds:
+                return removed
+            time.sleep(QUIET_ROUND_SECONDS)
+            found = self._engine.remove(is_ours)
+            removed += found
+            quiet = quiet + 1 if found == 0 else 0
+        raise OwnTrouble("the Docker engine does not remove what is left of a build")
 
     def _owns(self, is_wanted: Callable[[str], bool]) -> Callable[[Mapping[str, str]], bool]:
         """Whether labels say: this cluster, this replica, and a build that is wanted."""

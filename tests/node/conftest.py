@@ -1,0 +1,312 @@
+"""What the tests of builds share: git repositories, a Docker engine, executors.
+
+An engine must be there; who really has none says so with PBFT_CI_WITHOUT_DOCKER=1, and then the
+tests that need one are skipped, with that reason.
+"""
+
+import asyncio
+import hashlib
+import itertools
+import json
+import os
+import secrets
+import subprocess
+from collections.abc import AsyncIterator, Awaitable, Callable, Container, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import docker
+import docker.errors
+import docker.utils
+import pytest
+import pytest_asyncio
+
+from ci.limits import Limits
+from ci.operations import Ballot, Compared, Finding
+from common.address import Address
+from common.config import NodeConfig, RepositoryEntry
+from node.checkout import Checkout
+from node.docker_engine import CLUSTER_LABEL
+from node.executor import BuildOrder, Executor
+from scripts.base_image import ensure_example_image
+
+WITHOUT_DOCKER = "PBFT_CI_WITHOUT_DOCKER"
+# generous: the machine may be busy with other tests
+PATIENCE_SECONDS = 30.0
+# what the tests of checkouts give a tree
+WORKSPACE_BYTES = 2**20
+
+_numbers = itertools.count(1)
+
+
+@pytest.fixture(scope="session")
+def docker_engine() -> Iterator[docker.DockerClient]:
+    """A client of a real engine: DOCKER_HOST or the default socket."""
+    if os.environ.get(WITHOUT_DOCKER) == "1":
+        pytest.skip(f"{WITHOUT_DOCKER}=1: no Docker engine on this machine")
+    try:
+        client = docker.from_env(timeout=60)
+        client.ping()
+    except docker.errors.DockerException as error:
+        pytest.fail(f"no Docker engine ({error}); without one set {WITHOUT_DOCKER}=1")
+    yield client
+    client.close()
+
+
+@pytest.fixture(scope="session")
+def base_image(docker_engine: docker.DockerClient) -> str:
+    """The name of an image with a shell, tar and small tools."""
+    return ensure_example_image(docker_engine)
+
+
+class GitRepository:
+    """A repository in a temporary folder, and commits in it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        folder.mkdir()
+        self.git("init", "--quiet", "--initial-branch=main")
+
+    @property
+    def url(self) -> str:
+        return f"file://{self.folder}"
+
+    def git(self, *arguments: str, data: bytes | None = None) -> str:
+        """What git says; the machine's own configuration does not matter."""
+        environment = {key: os.environ[key] for key in ("PATH",) if key in os.environ}
+        environment |= {
+            "GIT_CONFIG_NOSYSTEM": "1",
+            "GIT_CONFIG_GLOBAL": "/dev/null",
+            "GIT_AUTHOR_NAME": "a",
+            "GIT_AUTHOR_EMAIL": "a@example.org",
+            "GIT_COMMITTER_NAME": "a",
+            "GIT_COMMITTER_EMAIL": "a@example.org",
+        }
+        answer = subprocess.run(
+            ["git", *arguments],
+            cwd=self.folder,
+            env=environment,
+            input=data,
+            check=True,
+            capture_output=True,
+        )
+        return answer.stdout.decode().strip()
+
+    def commit(self, files: dict[str, str | bytes], links: dict[str, str] | None = None) -> str:
+        """A commit with exactly these files on the branch that is checked out; its id."""
+        self.git("rm", "-r", "--quiet", "-f", "--ignore-unmatch", ".")
+        for name, content in files.items():
+            path = self.folder / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content if isinstance(content, bytes) else content.encode())
+        for name, target in (links or {}).items():
+            (self.folder / name).symlink_to(target)
+        self.git("add", "--all", "--force")
+        self.git("commit", "--quiet", "--allow-empty", "--message=change")
+        return self.git("rev-parse", "HEAD")
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> GitRepository:
+    """An empty repository with the branch main."""
+    return GitRepository(tmp_path / "repository")
+
+
+def pipeline(image: str, *commands: str, **more: Any) -> str:
+    """The text of a pipeline file (JSON is YAML)."""
+    return json.dumps({"image": image, "commands": commands, **more})
+
+
+ConfigMaker = Callable[..., NodeConfig]
+CheckoutMaker = Callable[..., Checkout]
+
+
+@pytest.fixture
+def make_config(tmp_path: Path) -> ConfigMaker:
+    """A node's configuration: `make_config(url, ..., key=value)`."""
+
+    def make(*urls: str | RepositoryEntry, **settings: Any) -> NodeConfig:
+        entries = tuple(
+            entry if isinstance(entry, RepositoryEntry) else RepositoryEntry(entry)
+            for entry in urls
+        )
+        defaults: dict[str, Any] = {
+            "file": tmp_path / "node.yml",
+            "cluster_file": tmp_path / "cluster.yml",
+            "name": "node0",
+            "private_key_file": tmp_path / "node.key",
+            "listen": Address("127.0.0.1", 1),
+            "data_directory": tmp_path / "data",
+            "log_file": tmp_path / "node.log",
+            "allow_dockerfile": True,
+            "abstain_after_seconds": 2,
+        }
+        return NodeConfig(repositories=entries, **(defaults | settings))
+
+    return make
+
+
+class Builder:
+    """An executor, and orders for it."""
+
+    def __init__(self, executor: Executor, cluster_id: bytes) -> None:
+        self.executor = executor
+        self.cluster_id = cluster_id
+
+    def order(self, repository: str, commit: str | None, branch: str = "main") -> BuildOrder:
+        """An order with a build id of its own."""
+        number = next(_numbers)
+        identity = hashlib.sha256(f"{number}".encode()).digest()
+        return BuildOrder(identity, number, repository, branch, commit)
+
+    async def build(self, order: BuildOrder) -> Ballot:
+        return await self.executor.build(order)
+
+    async def find(self, order: BuildOrder) -> Finding:
+        """The finding; an abstention fails the test with its reason."""
+        ballot = await self.executor.build(order)
+        assert isinstance(ballot, Finding), ballot
+        return ballot
+
+    def log(self, order: BuildOrder) -> str:
+        return self.executor.log_path(order.build, order.opened).read_text(errors="replace")
+
+    def state(self, order: BuildOrder) -> str:
+        return self.executor.state(order.build, order.opened)
+
+
+BuilderMaker = Callable[..., Awaitable[Builder]]
+
+
+@pytest_asyncio.fixture
+async def make_builder() -> AsyncIterator[BuilderMaker]:
+    """A started executor: `await make_builder(config, **limits)`; closed at the end."""
+    made: list[Builder] = []
+
+    async def make(config: NodeConfig, cluster_id: bytes | None = None, **limits: Any) -> Builder:
+        cluster = cluster_id or secrets.token_bytes(32)
+        defaults: dict[str, Any] = {"build_seconds_max": 60, "memory_bytes": 64 * 2**20}
+        executor = Executor(
+            config=config,
+            limits=Limits(**(defaults | limits)),
+            cluster_id=cluster,
+            version="test",
+        )
+        await executor.start()
+        made.append(Builder(executor, cluster))
+        return made[-1]
+
+    yield make
+    for builder in made:
+        await builder.executor.close()
+
+
+def things_on(engine: docker.DockerClient) -> dict[str, str | None]:
+    """All containers and images, as `docker ps -a` and `docker images -a` list them.
+
+    By id, with the cluster of their label.
+    """
+    listed = (*engine.api.containers(all=True), *engine.api.images(all=True))
+    return {entry["Id"]: (entry.get("Labels") or {}).get(CLUSTER_LABEL) for entry in listed}
+
+
+def things_of(engine: docker.DockerClient, cluster_id: bytes) -> set[str]:
+    """The ids of the containers and images that carry a cluster's label."""
+    label = {"label": f"{CLUSTER_LABEL}={cluster_id.hex()}"}
+    containers = {entry["Id"] for entry in engine.api.containers(all=True, filters=label)}
+    return containers | {entry["Id"] for entry in engine.api.images(all=True, filters=label)}
+
+
+def new_things(engine: docker.DockerClient, before: Container[str], cluster_id: bytes) -> set[str]:
+    """What is there now and was not before; other clusters may be at work on the same engine."""
+    return {
+        thing
+        for thing, owner in things_on(engine).items()
+        if thing not in before and owner in (None, cluster_id.hex())
+    }
+
+
+async def until(condition: Callable[[], bool], seconds: float = PATIENCE_SECONDS) -> float:
+    """Wait for a condition; how many seconds it took. Fails the test where it does not come."""
+    loop = asyncio.get_running_loop()
+    began_at = loop.time()
+    while not await asyncio.to_thread(condition):
+        assert loop.time() - began_at < seconds, "the condition did not come true in time"
+        await asyncio.sleep(0.02)
+    return loop.time() - began_at
+
+
+class Room:
+    """A repository, a builder and the engine that they use."""
+
+    def __init__(
+        self,
+        engine: docker.DockerClient,
+        image: str,
+        repository: GitRepository,
+        make_config: ConfigMaker,
+        make_builder: BuilderMaker,
+    ) -> None:
+        self.engine = engine
+        self.image = image
+        self.repository = repository
+        self.make_config = make_config
+        self.make_builder = make_builder
+
+    async def run(
+        self, *commands: str, limits: dict[str, object] | None = None, **more: object
+    ) -> tuple[Compared, str]:
+        """Run commands as a pipeline: what is compared, and the log."""
+        text = pipeline(self.image, *commands, **more)
+        return await self.run_files({".pbft-ci.yml": text}, limits)
+
+    async def run_files(
+        self, files: dict[str, str | bytes], limits: dict[str, object] | None = None
+    ) -> tuple[Compared, str]:
+        """Run a commit with these files, and check that the engine is as it was before."""
+        before = await asyncio.to_thread(things_on, self.engine)
+        builder = await self.make_builder(self.make_config(self.repository.url), **(limits or {}))
+        order = builder.order(self.repository.url, self.repository.commit(files))
+        finding = await builder.find(order)
+        left = await asyncio.to_thread(new_things, self.engine, before, builder.cluster_id)
+        assert not left
+        assert finding.evidence.build_milliseconds > 0
+        return finding.compared, builder.log(order)
+
+
+@pytest.fixture
+def room(
+    docker_engine: docker.DockerClient,
+    base_image: str,
+    repository: GitRepository,
+    make_config: ConfigMaker,
+    make_builder: BuilderMaker,
+) -> Room:
+    return Room(docker_engine, base_image, repository, make_config, make_builder)
+
+
+@pytest.fixture
+def make_checkout() -> Iterator[CheckoutMaker]:
+    """A started Checkout for a configuration."""
+    with ThreadPoolExecutor(4) as threads:
+
+        def make(config: NodeConfig, asked_again_seconds: float = 0.0) -> Checkout:
+            checkout = Checkout(config, WORKSPACE_BYTES, threads, asked_again_seconds)
+            checkout.start()
+            return checkout
+
+        yield make
+
+
+@pytest.fixture
+def checkout(
+    repository: GitRepository, make_config: ConfigMaker, make_checkout: CheckoutMaker
+) -> Checkout:
+    """A Checkout that lists the repository and asks once."""
+    return make_checkout(make_config(repository.url))
+
+
+@pytest.fixture
+def target(tmp_path: Path) -> Path:
+    return tmp_path / "tree.tar"

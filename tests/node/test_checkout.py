@@ -1,0 +1,359 @@
+"""Checkouts: what is proved, what the server answered, and what is this node's own trouble."""
+
+import asyncio
+import hashlib
+import os
+import shutil
+import socket
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from common.config import RepositoryEntry
+from node.checkout import Checkout, NotThere
+from node.mirror import NotAFile, Source
+from node.tree import TreeRefused
+from node.trouble import OwnTrouble
+from tests.node.conftest import (
+    WORKSPACE_BYTES,
+    CheckoutMaker,
+    ConfigMaker,
+    GitRepository,
+    until,
+)
+
+ELSEWHERE = "f" * 40
+
+
+def unused_port() -> int:
+    """A port of loopback on which nothing listens."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+async def test_the_files_of_a_commit(
+    repository: GitRepository, checkout: Checkout, target: Path
+) -> None:
+    commit = repository.commit(
+        {
+            ".pbft-ci.yml": "image: a\n",
+            "folder/file": "content",
+            "hidden": "x",
+            # attributes have no say in what a build sees
+            ".gitattributes": "hidden export-ignore\nfolder/file export-subst text eol=crlf\n",
+        },
+        links={"link": "/etc/passwd"},
+    )
+    found = await checkout.check_out(repository.url, "main", commit, target)
+    assert isinstance(found, Source)
+    assert found.pipeline == b"image: a\n"
+    assert found.dockerfile is None
+    assert found.tree == target
+    assert found.commit_seconds == int(repository.git("show", "-s", "--format=%ct", commit))
+    with tarfile.open(target) as archive:
+        members = {member.name: member for member in archive}
+        assert set(members) == {
+            *(".gitattributes", ".pbft-ci.yml", "folder", "folder/file", "hidden", "link")
+        }
+        content = archive.extractfile("folder/file")
+        assert content is not None
+        assert content.read() == b"content"
+    assert members["link"].issym()
+    assert members["link"].linkname == "/etc/passwd"
+    assert {member.mtime for member in members.values()} == {found.commit_seconds}
+    assert {member.uid for member in members.values()} == {65534}
+
+
+async def test_two_nodes_export_the_same_bytes(
+    repository: GitRepository,
+    make_config: ConfigMaker,
+    make_checkout: CheckoutMaker,
+    tmp_path: Path,
+) -> None:
+    repository.commit({"a": "1"})
+    script = repository.folder / "script"
+    script.write_text("x" * 5000)
+    script.chmod(0o755)
+    repository.git("add", "script")
+    repository.git("commit", "--quiet", "--message=script")
+    commit = repository.git("rev-parse", "HEAD")
+    digests = set()
+    for index in range(2):
+        config = make_config(repository.url, data_directory=tmp_path / f"data{index}")
+        target = tmp_path / f"{index}.tar"
+        found = await make_checkout(config).check_out(repository.url, "main", commit, target)
+        assert isinstance(found, Source)
+        digests.add(hashlib.sha256(target.read_bytes()).digest())
+        with tarfile.open(target) as archive:
+            assert archive.getmember("script").mode == 0o755
+            assert archive.getmember("a").mode == 0o644
+    assert len(digests) == 1
+
+
+async def test_names_that_are_no_text_and_very_long_ones(
+    repository: GitRepository, checkout: Checkout, target: Path
+) -> None:
+    odd = b"\xff\xfe\n"
+    (repository.folder / os.fsdecode(odd)).write_text("odd")
+    deep = "/".join(["d" * 60] * 5)
+    (repository.folder / deep).mkdir(parents=True)
+    (repository.folder / deep / "f").write_text("deep")
+    repository.git("add", "--all")
+    repository.git("commit", "--quiet", "--message=names")
+    commit = repository.git("rev-parse", "HEAD")
+    assert isinstance(await checkout.check_out(repository.url, "main", commit, target), Source)
+    with tarfile.open(target, errors="surrogateescape") as archive:
+        assert {os.fsdecode(odd), f"{deep}/f"} <= set(archive.getnames())
+
+
+async def test_another_repository_in_the_tree_is_an_empty_folder(
+    repository: GitRepository, checkout: Checkout, target: Path
+) -> None:
+    repository.commit({"a": "1"})
+    repository.git("update-index", "--add", "--cacheinfo", f"160000,{ELSEWHERE},module")
+    repository.git("commit", "--quiet", "--message=module")
+    commit = repository.git("rev-parse", "HEAD")
+    assert isinstance(await checkout.check_out(repository.url, "main", commit, target), Source)
+    with tarfile.open(target) as archive:
+        assert archive.getmember("module").isdir()
+
+
+async def test_repositories_with_long_ids(
+    tmp_path: Path, make_config: ConfigMaker, make_checkout: CheckoutMaker, target: Path
+) -> None:
+    repository = GitRepository(tmp_path / "long")
+    shutil.rmtree(repository.folder / ".git")
+    repository.git("init", "--quiet", "--initial-branch=main", "--object-format=sha256")
+    commit = repository.commit({"a": "1"})
+    assert len(commit) == 64
+    checkout = make_checkout(make_config(repository.url))
+    assert isinstance(await checkout.check_out(repository.url, "main", commit, target), Source)
+
+
+async def test_a_commit_that_is_not_on_the_branch(
+    repository: GitRepository, checkout: Checkout, target: Path
+) -> None:
+    repository.commit({"a": "1"})
+    repository.git("checkout", "--quiet", "-b", "other")
+    commit = repository.commit({"a": "2"})
+    found = await checkout.check_out(repository.url, "main", commit, target)
+    assert isinstance(found, NotThere)
+    assert isinstance(await checkout.check_out(repository.url, "other", commit, target), Source)
+    # now that its objects are in the mirror it is still not on the branch
+    found = await checkout.check_out(repository.url, "main", commit, target)
+    assert isinstance(found, NotThere)
+
+
+async def test_a_branch_or_a_commit_that_does_not_exist(
+    repository: GitRepository, checkout: Checkout, target: Path
+) -> None:
+    commit = repository.commit({"a": "1"})
+    for branch, asked in (("nothing", commit), ("main", ELSEWHERE), ("nothing", None)):
+        found = await checkout.check_out(repository.url, branch, asked, target)
+        assert isinstance(found, NotThere), branch
+
+
+async def test_a_branch_whose_name_ends_like_the_one_asked_for(
+    repository: GitRepository, checkout: Checkout, target: Path
+) -> None:
+    repository.commit({"a": "1"})
+    repository.git("branch", "refs/heads/other")
+    found = await checkout.check_out(repository.url, "other", None, target)
+    assert isinstance(found, NotThere)
+
+
+async def test_the_id_of_a_tag_is_no_commit(
+    repository: GitRepository, checkout: Checkout, target: Path
+) -> None:
+    commit = repository.commit({"a": "1"})
+    repository.git("tag", "--annotate", "--message=x", "v1", commit)
+    tag = repository.git("rev-parse", "v1")
+    assert tag != commit
+    mirror_filler = await checkout.check_out(repository.url, "main", commit, target)
+    assert isinstance(mirror_filler, Source)
+    assert isinstance(await checkout.check_out(repository.url, "main", tag, target), NotThere)
+
+
+async def test_a_request_without_commit_for_a_branch_that_exists_now(
+    repository: GitRepository, checkout: Checkout, target: Path
+) -> None:
+    repository.commit({"a": "1"})
+    with pytest.raises(OwnTrouble, match="exists now") as trouble:
+        await checkout.check_out(repository.url, "main", None, target)
+    assert trouble.value.is_lasting
+
+
+async def test_a_commit_that_comes_while_it_is_asked_for_again(
+    repository: GitRepository,
+    make_config: ConfigMaker,
+    make_checkout: CheckoutMaker,
+    target: Path,
+    tmp_path: Path,
+) -> None:
+    repository.commit({"a": "1"})
+    repository.git("checkout", "--quiet", "-b", "late")
+    commit = repository.commit({"a": "2"})
+    checkout = make_checkout(make_config(repository.url), asked_again_seconds=60)
+    task = asyncio.create_task(checkout.check_out(repository.url, "main", commit, target))
+    # the first answer was no: the branch is in the mirror, without the commit
+    await until(lambda: list((tmp_path / "data/mirrors").glob("*.git/refs/pbft-ci/*")) != [])
+    repository.git("branch", "--force", "main", "late")
+    assert isinstance(await asyncio.wait_for(task, 30), Source)
+
+
+@pytest.mark.parametrize("branch", ["--upload-pack=touch owned", "-x", "a..b", "a b", "a:b", ""])
+async def test_names_that_no_branch_can_have(
+    repository: GitRepository, checkout: Checkout, target: Path, branch: str
+) -> None:
+    commit = repository.commit({"a": "1"})
+    for asked in (commit, None):
+        found = await checkout.check_out(repository.url, branch, asked, target)
+        assert isinstance(found, NotThere)
+    assert list((target.parent / "data" / "mirrors").iterdir()) == []
+
+
+async def test_only_what_the_operator_lists(
+    repository: GitRepository, checkout: Checkout, target: Path, tmp_path: Path
+) -> None:
+    other = GitRepository(tmp_path / "other")
+    commit = other.commit({"a": "1"})
+    for url in (other.url, str(repository.folder), repository.url + "/", "ext::sh -c id", "-x"):
+        with pytest.raises(OwnTrouble, match="list") as trouble:
+            await checkout.check_out(url, "main", commit, target)
+        assert trouble.value.is_lasting
+
+
+async def test_a_helper_that_runs_programs_is_refused_even_if_listed(
+    make_config: ConfigMaker, make_checkout: CheckoutMaker, target: Path, tmp_path: Path
+) -> None:
+    url = f"ext::touch {tmp_path}/owned"
+    checkout = make_checkout(make_config(url))
+    with pytest.raises(OwnTrouble, match="repositories"):
+        await checkout.check_out(url, "main", "a" * 40, target)
+    assert not (tmp_path / "owned").exists()
+
+
+async def test_a_mirror_of_the_operators_own(
+    repository: GitRepository, make_config: ConfigMaker, make_checkout: CheckoutMaker, target: Path
+) -> None:
+    commit = repository.commit({"a": "1"})
+    entry = RepositoryEntry("https://example.invalid/a.git", fetch_url=repository.url)
+    checkout = make_checkout(make_config(entry))
+    assert isinstance(await checkout.check_out(entry.url, "main", commit, target), Source)
+
+
+async def test_a_server_that_is_down(
+    make_config: ConfigMaker, make_checkout: CheckoutMaker, target: Path
+) -> None:
+    url = f"git://127.0.0.1:{unused_port()}/a"
+    checkout = make_checkout(make_config(url))
+    for commit in ("a" * 40, None):
+        with pytest.raises(OwnTrouble) as trouble:
+            await checkout.check_out(url, "main", commit, target)
+        assert not trouble.value.is_lasting
+
+
+def git_processes(text: str) -> list[str]:
+    """The processes whose command line contains a text."""
+    found = []
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdigit():
+            try:
+                command = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+            except OSError:
+                continue
+            if text in command:
+                found.append(command)
+    return found
+
+
+@pytest.mark.parametrize("is_cancelled", [True, False])
+async def test_a_server_that_never_answers(
+    make_config: ConfigMaker, make_checkout: CheckoutMaker, target: Path, is_cancelled: bool
+) -> None:
+    """The time is limited, and a cancelled checkout ends at once; no git stays behind."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        url = f"git://127.0.0.1:{server.getsockname()[1]}/a"
+        checkout = make_checkout(
+            make_config(url, checkout_timeout_seconds=600 if is_cancelled else 1)
+        )
+        task = asyncio.create_task(checkout.check_out(url, "main", "a" * 40, target))
+        await until(lambda: git_processes(url) != [])
+        if is_cancelled:
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await asyncio.wait_for(task, 20)
+        else:
+            with pytest.raises(OwnTrouble, match="1 s"):
+                await asyncio.wait_for(task, 20)
+        assert git_processes(url) == []
+
+
+async def test_a_pipeline_file_must_be_a_small_plain_file(
+    repository: GitRepository, checkout: Checkout, target: Path
+) -> None:
+    link = repository.commit({"a": "1"}, links={".pbft-ci.yml": "/etc/passwd"})
+    large = repository.commit({".pbft-ci.yml": "#" * 70_000, "Dockerfile": "#" * 70_000})
+    folder = repository.commit({".pbft-ci.yml/x": "1", "Dockerfile/x": "1"})
+    for commit in (link, large, folder):
+        found = await checkout.check_out(repository.url, "main", commit, target)
+        assert isinstance(found, Source)
+        assert isinstance(found.pipeline, NotAFile)
+        assert commit == link or isinstance(found.dockerfile, NotAFile)
+
+
+async def test_a_tree_that_is_too_large(
+    repository: GitRepository, checkout: Checkout, target: Path
+) -> None:
+    fitting = repository.commit({"a": b"x" * WORKSPACE_BYTES})
+    too_large = repository.commit({"a": b"x" * WORKSPACE_BYTES, "b": "x"})
+    found = await checkout.check_out(repository.url, "main", fitting, target)
+    assert isinstance(found, Source)
+    assert found.tree == target
+    found = await checkout.check_out(repository.url, "main", too_large, target)
+    assert isinstance(found, Source)
+    assert isinstance(found.tree, TreeRefused)
+
+
+@pytest.mark.parametrize("name", [b"..", b".", b".git", b".GIT", b"a/b"])
+async def test_trees_that_no_file_system_should_be_given(
+    repository: GitRepository, checkout: Checkout, target: Path, name: bytes
+) -> None:
+    """Refused by git on its way in, or by us: never exported."""
+    blob = repository.git("hash-object", "-w", "--stdin", data=b"x")
+    tree = repository.git(
+        *("hash-object", "-w", "-t", "tree", "--literally", "--stdin"),
+        data=b"100644 " + name + b"\0" + bytes.fromhex(blob),
+    )
+    commit = repository.git("commit-tree", "-m", "x", tree)
+    repository.git("update-ref", "refs/heads/main", commit)
+    try:
+        found = await checkout.check_out(repository.url, "main", commit, target)
+    except OwnTrouble:
+        found = None
+    assert found is None or isinstance(found, Source)
+    if isinstance(found, Source):
+        assert isinstance(found.tree, TreeRefused)
+    assert list(target.parent.glob("*.tar")) == []
+
+
+async def test_the_nodes_own_environment_does_not_steer_git(
+    repository: GitRepository,
+    make_config: ConfigMaker,
+    make_checkout: CheckoutMaker,
+    target: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    commit = repository.commit({"a": "1"})
+    other = GitRepository(tmp_path / "other")
+    monkeypatch.setenv("GIT_DIR", str(other.folder / ".git"))
+    monkeypatch.setenv("GIT_SSL_NO_VERIFY", "1")
+    monkeypatch.setenv("GIT_EXEC_PATH", repository.git("--exec-path"))
+    checkout = make_checkout(make_config(repository.url))
+    assert "GIT_SSL_NO_VERIFY" not in os.environ
+    assert "GIT_EXEC_PATH" in os.environ
+    assert isinstance(await checkout.check_out(repository.url, "main", commit, target), Source)

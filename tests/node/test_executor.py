@@ -1,0 +1,302 @@
+"""The life of a build: places, retries, abstentions, what is left behind, and the evidence."""
+
+import asyncio
+import hashlib
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import docker
+import pytest
+
+from ci.operations import Abstain, CastBallot, Outcome, decode_operation, encode_operation
+from node.executor import BuildOrder
+from tests.node.conftest import (
+    Builder,
+    BuilderMaker,
+    ConfigMaker,
+    GitRepository,
+    pipeline,
+    until,
+)
+
+
+@pytest.fixture
+async def builder(
+    repository: GitRepository, make_config: ConfigMaker, make_builder: BuilderMaker
+) -> Builder:
+    """Without an engine: these tests are about what comes around a run."""
+    return await make_builder(make_config(repository.url, executor="process"))
+
+
+@pytest.fixture
+def serve(repository: GitRepository) -> Iterator[Callable[[int], None]]:
+    """Serve the repository with git's own daemon on a port of loopback."""
+    started: list[subprocess.Popen[bytes]] = []
+
+    def start(port: int) -> None:
+        started.append(
+            subprocess.Popen(
+                [
+                    *("git", "daemon", "--export-all", "--reuseaddr", "--listen=127.0.0.1"),
+                    *(f"--port={port}", f"--base-path={repository.folder.parent}"),
+                    str(repository.folder.parent),
+                ],
+                stderr=subprocess.DEVNULL,
+            )
+        )
+
+    yield start
+    for process in started:
+        process.terminate()
+        process.wait(10)
+
+
+def unused_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+async def test_the_finding_is_complete(repository: GitRepository, builder: Builder) -> None:
+    text = pipeline("any", "exit 3")
+    commit = repository.commit({".pbft-ci.yml": text})
+    order = builder.order(repository.url, commit)
+    finding = await builder.find(order)
+    compared, evidence = finding.compared, finding.evidence
+    assert (compared.outcome, compared.exit_code) == (Outcome.FAILED, 3)
+    assert compared.commit == commit
+    assert compared.pipeline_sha256 == hashlib.sha256(text.encode()).hexdigest()
+    log = builder.executor.log_path(order.build, order.opened).read_bytes()
+    assert evidence.log_sha256 == hashlib.sha256(log).hexdigest()
+    assert evidence.log_bytes == len(log)
+    assert evidence.version == "test"
+    assert evidence.checkout_milliseconds > 0
+    cast = CastBallot(order.build, order.opened, finding)
+    assert decode_operation(encode_operation(cast)) == cast
+
+
+async def test_the_path_of_the_log(builder: Builder, tmp_path: Path) -> None:
+    path = builder.executor.log_path(b"\x01" * 32, 7)
+    assert path == tmp_path / "data" / "builds" / f"{'01' * 32}-7" / "log"
+
+
+@pytest.mark.parametrize(
+    ("files", "links", "said"),
+    [
+        ({"a": "1"}, {}, "neither this file nor a Dockerfile"),
+        ({".pbft-ci.yml": "imag: a\n"}, {}, 'did you mean "image"?'),
+        ({"a": "1"}, {".pbft-ci.yml": "/etc/passwd"}, "not a plain file"),
+        ({"a": "1"}, {"Dockerfile": "a"}, "not a plain file"),
+        ({".pbft-ci.yml": "#" * 70_000}, {}, "at most 65536"),
+        ({".pbft-ci.yml": pipeline("a", "true"), "b": b"x" * 2**21}, {}, "needs 2101248 bytes"),
+    ],
+)
+async def test_what_cannot_be_run_is_the_repositorys_affair(
+    repository: GitRepository,
+    make_config: ConfigMaker,
+    make_builder: BuilderMaker,
+    files: dict[str, str | bytes],
+    links: dict[str, str],
+    said: str,
+) -> None:
+    builder = await make_builder(
+        make_config(repository.url, executor="process"), workspace_bytes=2**21
+    )
+    commit = repository.commit(files, links)
+    order = builder.order(repository.url, commit)
+    finding = await builder.find(order)
+    assert finding.compared.outcome is Outcome.PIPELINE_INVALID
+    assert finding.compared.exit_code is None
+    assert finding.compared.commit == commit
+    assert said in builder.log(order)
+
+
+async def test_no_such_branch_is_found_at_once_and_a_lost_commit_after_10_seconds(
+    repository: GitRepository, builder: Builder
+) -> None:
+    repository.commit({"a": "1"})
+    began_at = time.monotonic()
+    absent = await builder.find(builder.order(repository.url, None, "nothing"))
+    assert absent.compared.outcome is Outcome.CHECKOUT_FAILED
+    assert (absent.compared.exit_code, absent.compared.commit) == (128, None)
+    assert time.monotonic() - began_at < 9
+    began_at = time.monotonic()
+    lost = await builder.find(builder.order(repository.url, "f" * 40))
+    assert (lost.compared.exit_code, lost.compared.commit) == (128, "f" * 40)
+    assert time.monotonic() - began_at >= 10
+
+
+async def test_an_option_for_a_branch(repository: GitRepository, builder: Builder) -> None:
+    commit = repository.commit({"a": "1"})
+    order = builder.order(repository.url, commit, "--upload-pack=touch owned")
+    finding = await builder.find(order)
+    assert finding.compared.outcome is Outcome.CHECKOUT_FAILED
+    assert "starts with '-'" in builder.log(order)
+
+
+async def test_a_repository_that_is_not_listed(builder: Builder, tmp_path: Path) -> None:
+    other = GitRepository(tmp_path / "other")
+    ballot = await builder.build(builder.order(other.url, other.commit({"a": "1"})))
+    assert isinstance(ballot, Abstain)
+    assert "list" in ballot.reason
+
+
+async def test_a_server_that_stays_down_is_an_abstention_after_the_configured_time(
+    make_config: ConfigMaker, make_builder: BuilderMaker
+) -> None:
+    url = f"git://127.0.0.1:{unused_port()}/repository"
+    builder = await make_builder(make_config(url, executor="process", abstain_after_seconds=3))
+    order = builder.order(url, "a" * 40)
+    began_at = time.monotonic()
+    task = asyncio.create_task(builder.build(order))
+    await until(lambda: builder.state(order).startswith("retrying: "))
+    ballot = await task
+    assert isinstance(ballot, Abstain)
+    assert time.monotonic() - began_at >= 3
+    assert "Connection refused" in ballot.reason
+    assert builder.log(order).count("Connection refused") >= 2
+    assert builder.state(order) == "none"
+
+
+async def test_a_server_that_comes_back_in_time_is_a_finding(
+    repository: GitRepository,
+    make_config: ConfigMaker,
+    make_builder: BuilderMaker,
+    serve: Callable[[int], None],
+) -> None:
+    commit = repository.commit({".pbft-ci.yml": pipeline("any", "exit 0")})
+    port = unused_port()
+    url = f"git://127.0.0.1:{port}/repository"
+    builder = await make_builder(make_config(url, executor="process", abstain_after_seconds=60))
+    order = builder.order(url, commit)
+    task = asyncio.create_task(builder.build(order))
+    await until(lambda: builder.state(order).startswith("retrying: "))
+    serve(port)
+    ballot = await asyncio.wait_for(task, 60)
+    assert not isinstance(ballot, Abstain)
+    assert ballot.compared.outcome is Outcome.PASSED
+
+
+async def test_two_at_once_and_the_others_wait(
+    repository: GitRepository, builder: Builder, tmp_path: Path
+) -> None:
+    gate = tmp_path / "gate"
+    text = pipeline("any", f"while ! test -e {gate}; do sleep 0.05; done")
+    commit = repository.commit({".pbft-ci.yml": text})
+    orders = [builder.order(repository.url, commit) for _ in range(5)]
+    tasks = [asyncio.create_task(builder.build(order)) for order in orders]
+
+    def states() -> list[str]:
+        return sorted(builder.state(order) for order in orders)
+
+    await until(lambda: states() == ["building"] * 2 + ["waiting"] * 3)
+    gate.touch()
+    ballots = await asyncio.wait_for(asyncio.gather(*tasks), 60)
+    assert all(not isinstance(ballot, Abstain) for ballot in ballots)
+    assert states() == ["none"] * 5
+
+
+async def test_a_build_in_trouble_holds_no_place(
+    repository: GitRepository, make_config: ConfigMaker, make_builder: BuilderMaker
+) -> None:
+    down = f"git://127.0.0.1:{unused_port()}/repository"
+    config = make_config(
+        repository.url, down, executor="process", builds_at_once=1, abstain_after_seconds=600
+    )
+    builder = await make_builder(config)
+    stuck = builder.order(down, "a" * 40)
+    task = asyncio.create_task(builder.build(stuck))
+    await until(lambda: builder.state(stuck).startswith("retrying: "))
+    commit = repository.commit({".pbft-ci.yml": pipeline("any", "exit 0")})
+    finding = await asyncio.wait_for(builder.find(builder.order(repository.url, commit)), 60)
+    assert finding.compared.exit_code == 0
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asyncio.wait_for(task, 20)
+
+
+async def test_close_ends_all_builds(repository: GitRepository, builder: Builder) -> None:
+    commit = repository.commit({".pbft-ci.yml": pipeline("any", "sleep 600")})
+    orders = [builder.order(repository.url, commit) for _ in range(3)]
+    tasks = [asyncio.create_task(builder.build(order)) for order in orders]
+    await until(lambda: [builder.state(order) for order in orders].count("building") == 2)
+    await asyncio.wait_for(builder.executor.close(), 20)
+    assert all(task.cancelled() for task in tasks)
+
+
+async def test_start_removes_work_folders_and_keeps_logs(
+    repository: GitRepository, make_config: ConfigMaker, make_builder: BuilderMaker, tmp_path: Path
+) -> None:
+    folder = tmp_path / "data" / "builds" / ("00" * 32 + "-1")
+    (folder / "work" / "checkout").mkdir(parents=True)
+    (folder / "work" / "checkout" / "file").write_text("x")
+    (folder / "work" / "checkout").chmod(0o500)
+    (folder / "log").write_text("kept")
+    await make_builder(make_config(repository.url, executor="process"))
+    assert not (folder / "work").exists()
+    assert (folder / "log").read_text() == "kept"
+
+
+async def test_the_oldest_logs_make_room(
+    repository: GitRepository, builder: Builder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("node.executor.LOGS_KEPT_MAX", 2)
+    commit = repository.commit({".pbft-ci.yml": pipeline("any", "true")})
+    orders = [builder.order(repository.url, commit) for _ in range(4)]
+    for order in orders:
+        await builder.find(order)
+    kept = [builder.executor.log_path(order.build, order.opened).exists() for order in orders]
+    assert kept == [False, False, True, True]
+
+
+async def test_a_disk_that_takes_nothing_is_this_nodes_own_trouble(
+    repository: GitRepository, builder: Builder, tmp_path: Path
+) -> None:
+    commit = repository.commit({".pbft-ci.yml": pipeline("any", "true")})
+    (tmp_path / "data" / "builds").rmdir()
+    (tmp_path / "data" / "builds").write_text("in the way")
+    ballot = await builder.build(builder.order(repository.url, commit))
+    assert isinstance(ballot, Abstain)
+    assert "this machine" in ballot.reason
+
+
+async def test_a_fault_in_our_own_code_is_an_abstention(
+    repository: GitRepository, builder: Builder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("node.executor.parse_pipeline", fail)
+    commit = repository.commit({".pbft-ci.yml": "x"})
+    order = builder.order(repository.url, commit)
+    ballot = await builder.build(order)
+    assert isinstance(ballot, Abstain)
+    assert "fault" in ballot.reason
+    assert builder.state(order) == "none"
+
+
+@pytest.mark.docker
+async def test_two_at_once_in_containers(
+    docker_engine: docker.DockerClient,
+    base_image: str,
+    repository: GitRepository,
+    make_config: ConfigMaker,
+    make_builder: BuilderMaker,
+) -> None:
+    """Counted on the engine itself, not in our own bookkeeping."""
+    builder = await make_builder(make_config(repository.url))
+    commit = repository.commit({".pbft-ci.yml": pipeline(base_image, "sleep 1")})
+    label = {"label": f"pbft-ci.cluster={builder.cluster_id.hex()}"}
+    orders: list[BuildOrder] = [builder.order(repository.url, commit) for _ in range(5)]
+    tasks = [asyncio.create_task(builder.build(order)) for order in orders]
+    counts: list[int] = []
+    while not all(task.done() for task in tasks):
+        there = await asyncio.to_thread(docker_engine.api.containers, all=True, filters=label)
+        counts.append(len(there))
+        await asyncio.sleep(0.05)
+    assert max(counts) == 2
+    assert all(not isinstance(task.result(), Abstain) for task in tasks)

@@ -1,0 +1,110 @@
+"""Dockerfiles built and run on a real engine: how they end, and that replicas stay apart."""
+
+import asyncio
+import secrets
+
+import pytest
+
+from ci.operations import Abstain, Outcome
+from node.docker_engine import BUILD_LABEL, CLUSTER_LABEL, REPLICA_LABEL
+from tests.node.conftest import Room, new_things, things_on
+
+pytestmark = pytest.mark.docker
+
+
+async def test_a_volume_of_an_image_is_no_folder_of_the_host(room: Room) -> None:
+    volumes_before = {volume.id for volume in room.engine.volumes.list()}
+    dockerfile = (
+        f"FROM {room.image}\nVOLUME /data\n"
+        'CMD ["sh", "-c", "touch /data/x && ! head -c 70000000 /dev/zero >/data/big"]\n'
+    )
+    compared, log = await room.run_files({"Dockerfile": dockerfile}, {"memory_bytes": 256 * 2**20})
+    assert compared.exit_code == 0, log
+    assert {volume.id for volume in room.engine.volumes.list()} <= volumes_before
+
+
+async def test_dockerfile_is_built_and_run(room: Room) -> None:
+    dockerfile = (
+        f"FROM {room.image} AS first\nRUN echo in the build && id -u\n"
+        f"FROM {room.image}\nCOPY --from=first /etc/passwd /p\nCOPY . /source\n"
+        "RUN ls -A /source && test ! -e /source/.pbft-ci.dockerfile\n"
+        'CMD ["sh", "-c", "id -u; ! touch /source/x; touch /tmp/x; cat /source/word; exit 6"]\n'
+    )
+    compared, log = await room.run_files({"Dockerfile": dockerfile, "word": "the word\n"})
+    assert (compared.outcome, compared.exit_code) == (Outcome.FAILED, 6)
+    assert compared.image_digest is None
+    assert "in the build\n0\n" in log
+    assert "65534\n" in log
+    assert "the word\n" in log
+
+
+@pytest.mark.parametrize(
+    ("instructions", "outcome", "exit_code"),
+    [
+        ('CMD ["true"]', Outcome.PASSED, 0),
+        ("RUN exit 9", Outcome.FAILED, 9),
+        ("COPY nothing /x", Outcome.FAILED, 1),
+        ('RUN ["nothing"]', Outcome.FAILED, 127),
+        ("RUN tail /dev/zero", Outcome.OUT_OF_MEMORY, None),
+        ("RUNN true", Outcome.PIPELINE_INVALID, None),
+        ("FROM Not_An_Image!", Outcome.PIPELINE_INVALID, None),
+        ("ADD http://127.0.0.1/x /x", Outcome.PIPELINE_INVALID, None),
+    ],
+)
+async def test_how_a_dockerfile_ends(
+    room: Room, instructions: str, outcome: Outcome, exit_code: int | None
+) -> None:
+    compared, log = await room.run_files({"Dockerfile": f"FROM {room.image}\n{instructions}\n"})
+    assert (compared.outcome, compared.exit_code) == (outcome, exit_code), log
+    assert compared.pipeline_sha256 is not None
+    if instructions == "RUNN true":
+        assert "line 2: unknown instruction: RUNN" in log
+
+
+async def test_dockerfile_build_that_takes_too_long(room: Room) -> None:
+    compared, log = await room.run_files(
+        {"Dockerfile": f"FROM {room.image}\nRUN true\nRUN echo slow; sleep 600\n"},
+        {"build_seconds_max": 4},
+    )
+    assert compared.outcome is Outcome.TIMED_OUT, log
+
+
+async def test_labels_that_a_dockerfile_changes_do_not_hide_its_layers(room: Room) -> None:
+    dockerfile = (
+        f"FROM {room.image}\nLABEL {CLUSTER_LABEL}=x {REPLICA_LABEL}=y {BUILD_LABEL}=z\n"
+        "RUN true\nRUN exit 3\n"
+    )
+    compared, _ = await room.run_files({"Dockerfile": dockerfile})
+    assert compared.exit_code == 3
+
+
+async def test_dockerfile_must_be_allowed(room: Room) -> None:
+    builder = await room.make_builder(
+        room.make_config(room.repository.url, allow_dockerfile=False, abstain_after_seconds=60)
+    )
+    commit = room.repository.commit({"Dockerfile": f"FROM {room.image}\n"})
+    ballot = await asyncio.wait_for(builder.build(builder.order(room.repository.url, commit)), 30)
+    assert isinstance(ballot, Abstain)
+    assert "allow_dockerfile" in ballot.reason
+
+
+async def test_four_nodes_on_one_engine_build_the_same_dockerfile(room: Room) -> None:
+    before = things_on(room.engine)
+    cluster_id = secrets.token_bytes(32)
+    text = f'FROM {room.image}\nCOPY . /x\nRUN true\nCMD ["sh", "-c", "sleep 1; exit 2"]\n'
+    commit = room.repository.commit({"Dockerfile": text})
+    base = room.make_config(room.repository.url)
+    builders = []
+    for index in range(4):
+        config = room.make_config(
+            room.repository.url,
+            name=f"node{index}",
+            data_directory=base.data_directory / str(index),
+        )
+        builders.append(await room.make_builder(config, cluster_id))
+    order = builders[0].order(room.repository.url, commit)
+    found = await asyncio.gather(*(builder.find(order) for builder in builders))
+    assert {finding.compared.exit_code for finding in found} == {2}
+    assert len({finding.compared for finding in found}) == 1
+    assert len({finding.evidence.image_id for finding in found}) == 4
+    assert not new_things(room.engine, before, cluster_id)

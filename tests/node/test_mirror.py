@@ -1,0 +1,127 @@
+"""Mirrors that live long: what they prove alone, damage, locks, names, several builds at once."""
+
+import asyncio
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from node.checkout import Checkout
+from node.mirror import Source
+from node.trouble import OwnTrouble
+from tests.node.conftest import GitRepository
+
+NOWHERE = "f" * 40
+
+
+def mirrors(tmp_path: Path) -> list[Path]:
+    return sorted((tmp_path / "data" / "mirrors").iterdir())
+
+
+def only_mirror(tmp_path: Path) -> Path:
+    (mirror,) = mirrors(tmp_path)
+    return mirror
+
+
+def loosen(mirror: Path) -> Path:
+    """Put each object of a mirror into a file of its own; the folder of them."""
+    for index in mirror.glob("objects/pack/*.idx"):
+        index.unlink()
+    for pack in mirror.glob("objects/pack/*.pack"):
+        data = pack.read_bytes()
+        pack.unlink()
+        subprocess.run(
+            ["git", "--git-dir", str(mirror), "unpack-objects", "-q"], input=data, check=True
+        )
+    return mirror / "objects"
+
+
+async def test_what_the_mirror_proves_is_not_asked_for(
+    repository: GitRepository, checkout: Checkout, target: Path
+) -> None:
+    first = repository.commit({"a": "1"})
+    second = repository.commit({"a": "2"})
+    assert isinstance(await checkout.check_out(repository.url, "main", second, target), Source)
+    repository.folder.rename(repository.folder.with_name("gone"))
+    assert isinstance(await checkout.check_out(repository.url, "main", first, target), Source)
+    with pytest.raises(OwnTrouble):
+        await checkout.check_out(repository.url, "main", NOWHERE, target)
+
+
+@pytest.mark.parametrize("damage", ["objects", "one object", "reference", "half made"])
+async def test_a_corrupt_mirror_is_made_anew(
+    repository: GitRepository, checkout: Checkout, target: Path, tmp_path: Path, damage: str
+) -> None:
+    first = repository.commit({"a": "1", "b": "x" * 3000})
+    assert isinstance(await checkout.check_out(repository.url, "main", first, target), Source)
+    mirror = only_mirror(tmp_path)
+    if damage == "objects":
+        shutil.rmtree(mirror / "objects")
+    elif damage == "one object":
+        blob = repository.git("rev-parse", f"{first}:b")
+        path = loosen(mirror) / blob[:2] / blob[2:]
+        path.chmod(0o600)
+        path.write_bytes(b"nonsense")
+    elif damage == "reference":
+        (reference,) = (mirror / "refs" / "pbft-ci").iterdir()
+        reference.write_text("nonsense\n")
+    else:
+        shutil.rmtree(mirror / "objects")
+        (mirror / "HEAD").unlink()
+    for commit in (first, repository.commit({"a": "2"})):
+        found = await checkout.check_out(repository.url, "main", commit, target)
+        assert isinstance(found, Source)
+    assert mirrors(tmp_path) == [mirror]
+
+
+async def test_a_lost_commit_is_never_taken_for_an_answer(
+    repository: GitRepository, checkout: Checkout, target: Path, tmp_path: Path
+) -> None:
+    """A damaged mirror must not say "not on the branch" in the server's name."""
+    commits = [repository.commit({"a": str(number)}) for number in range(3)]
+    assert isinstance(await checkout.check_out(repository.url, "main", commits[2], target), Source)
+    lost = commits[1]
+    (loosen(only_mirror(tmp_path)) / lost[:2] / lost[2:]).unlink()
+    for commit in (commits[1], commits[0]):
+        found = await checkout.check_out(repository.url, "main", commit, target)
+        assert isinstance(found, Source)
+
+
+async def test_locks_of_a_git_that_was_killed(
+    repository: GitRepository, checkout: Checkout, target: Path, tmp_path: Path
+) -> None:
+    first = repository.commit({"a": "1"})
+    assert isinstance(await checkout.check_out(repository.url, "main", first, target), Source)
+    mirror = only_mirror(tmp_path)
+    (reference,) = (mirror / "refs" / "pbft-ci").iterdir()
+    for lock in (reference.with_name(reference.name + ".lock"), mirror / "packed-refs.lock"):
+        lock.touch()
+    second = repository.commit({"a": "2"})
+    assert isinstance(await checkout.check_out(repository.url, "main", second, target), Source)
+
+
+async def test_branches_whose_names_contain_each_other(
+    repository: GitRepository, checkout: Checkout, target: Path
+) -> None:
+    repository.commit({"a": "1"})
+    repository.git("checkout", "--quiet", "-b", "x")
+    commit = repository.commit({"a": "2"})
+    assert isinstance(await checkout.check_out(repository.url, "x", commit, target), Source)
+    repository.git("branch", "--move", "x", "y")
+    repository.git("branch", "--move", "y", "x/y")
+    commit = repository.commit({"a": "3"})
+    assert isinstance(await checkout.check_out(repository.url, "x/y", commit, target), Source)
+
+
+async def test_many_at_once_from_one_repository(
+    repository: GitRepository, checkout: Checkout, tmp_path: Path
+) -> None:
+    commits = [repository.commit({"a": str(number)}) for number in range(6)]
+    found = await asyncio.gather(
+        *(
+            checkout.check_out(repository.url, "main", commit, tmp_path / f"{commit}.tar")
+            for commit in commits
+        )
+    )
+    assert all(isinstance(source, Source) for source in found)

@@ -1,0 +1,321 @@
+"""Builds in real containers: exit codes, limits, walls, and that nothing is left of them."""
+
+import asyncio
+import gc
+import os
+import secrets
+import sys
+import tracemalloc
+from pathlib import Path
+
+import docker
+import pytest
+
+from ci.operations import Abstain, Finding, Outcome
+from node.docker_engine import BUILD_LABEL, CLUSTER_LABEL, REPLICA_LABEL
+from tests.node.conftest import (
+    BuilderMaker,
+    ConfigMaker,
+    Room,
+    new_things,
+    pipeline,
+    things_of,
+    things_on,
+    until,
+)
+
+pytestmark = pytest.mark.docker
+
+
+@pytest.mark.parametrize("code", [0, 7, 255])
+async def test_the_exit_code_is_that_of_the_commands(room: Room, code: int) -> None:
+    compared, log = await room.run("echo hello", f"exit {code}")
+    assert compared.exit_code == code
+    assert compared.outcome is (Outcome.PASSED if code == 0 else Outcome.FAILED)
+    assert "+ echo hello\nhello\n" in log
+
+
+async def test_the_first_command_that_fails_is_the_last(room: Room) -> None:
+    compared, log = await room.run("set -- a b; cd /tmp", "pwd; test $# = 2", "false", "echo no")
+    assert compared.exit_code == 1
+    assert "\n/tmp\n" in log
+    assert "no\n" not in log.replace("image", "")
+
+
+async def test_a_syntax_error_in_one_command_stays_in_it(room: Room) -> None:
+    compared, log = await room.run("echo one", 'echo "', "echo three")
+    assert compared.outcome is Outcome.FAILED
+    assert "\none\n" in log
+    assert "+ echo three" not in log
+
+
+async def test_commands_see_the_tree_and_a_fixed_environment(
+    room: Room,
+) -> None:
+    files: dict[str, str | bytes] = {
+        "folder/a file": "content",
+        "run.sh": "#!/bin/sh\necho ran\n",
+        ".pbft-ci.yml": pipeline(
+            room.image,
+            'test "$(cat "folder/a file")" = content',
+            "sh run.sh",
+            'test "$CI $TZ $LC_ALL" = "true UTC C.UTF-8"',
+            'test "$SOURCE_DATE_EPOCH" -gt 1600000000',
+            "touch written $HOME/written",
+            "test ! -e .git",
+            # nothing to read, and the size of the tree does not leak into it
+            'test -z "$(cat)"',
+        ),
+    }
+    compared, log = await room.run_files(files)
+    assert compared.exit_code == 0, log
+
+
+async def test_a_build_that_takes_too_long_is_timed_out(room: Room) -> None:
+    compared, log = await room.run("echo early; sleep 600", timeout_seconds=2)
+    assert compared.outcome is Outcome.TIMED_OUT
+    assert compared.exit_code is None
+    assert "\nearly\n" in log
+
+
+async def test_a_build_that_closes_its_output_is_still_waited_for(room: Room) -> None:
+    compared, _ = await room.run("exec >/dev/null 2>&1; sleep 1; exit 5")
+    assert compared.exit_code == 5
+
+
+async def test_100_megabytes_of_log_are_cut_and_the_exit_code_is_right(room: Room) -> None:
+    limit = 64 * 1024
+    tracemalloc.start()
+    try:
+        compared, log = await room.run(
+            "echo first; head -c 100000000 /dev/zero | tr '\\0' x; echo; echo last; exit 3",
+            limits={"log_bytes_max": limit},
+        )
+        _, peak_bytes = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert compared.exit_code == 3
+    assert len(log) <= limit
+    assert "\nfirst\n" in log
+    assert "\nlast\n" in log
+    cut = int(log.partition("[pbft-ci] ... ")[2].partition(" bytes were cut")[0])
+    assert 100_000_000 - limit < cut < 100_000_000
+    assert peak_bytes < 16 * 2**20
+
+
+async def test_memory_hog(room: Room) -> None:
+    compared, _ = await room.run("tail /dev/zero")
+    assert compared.outcome is Outcome.OUT_OF_MEMORY
+    assert compared.exit_code is None
+
+
+async def test_a_build_that_survives_an_out_of_memory_kill_has_its_own_exit_code(
+    room: Room,
+) -> None:
+    compared, _ = await room.run("tail /dev/zero || true", "exit 0")
+    assert compared.outcome is Outcome.PASSED
+
+
+async def test_a_fork_bomb_harms_nobody_else(
+    room: Room, make_builder: BuilderMaker, make_config: ConfigMaker
+) -> None:
+    builder = await make_builder(make_config(room.repository.url), pids_max=64)
+    bomb = room.repository.commit(
+        {".pbft-ci.yml": pipeline(room.image, "b() { b | b & }; b; sleep 3; exit 4")}
+    )
+    quiet = room.repository.commit({".pbft-ci.yml": pipeline(room.image, "exit 0")})
+    orders = [builder.order(room.repository.url, commit) for commit in (bomb, quiet)]
+    found = await asyncio.gather(*(builder.find(order) for order in orders))
+    assert [finding.compared.exit_code for finding in found] == [4, 0]
+    assert "can't fork" in builder.log(orders[0])
+
+
+async def test_the_walls(room: Room) -> None:
+    """Nobody's user, no capabilities, no network, a read-only root, bounded file systems."""
+    compared, log = await room.run(
+        'test "$(id -u):$(id -g)" = 65534:65534',
+        "grep -q 'CapBnd:\t0000000000000000' /proc/self/status",
+        "grep -q 'NoNewPrivs:\t1' /proc/self/status",
+        "grep -q 'Seccomp:\t2' /proc/self/status",
+        "! touch /bin/x",
+        "! touch /etc/x",
+        'test "$(ls /sys/class/net)" = lo',
+        "! nc -w 2 1.1.1.1 80 </dev/null",
+        "! head -c 70000000 /dev/zero >/tmp/big",
+        "rm /tmp/big",
+        "! head -c 20000000 /dev/zero >big",
+        "rm big",
+        "test $(ulimit -n) = 1024",
+        "test ! -e /var/run/docker.sock",
+        limits={"workspace_bytes": 16 * 2**20, "memory_bytes": 256 * 2**20},
+    )
+    assert compared.exit_code == 0, log
+
+
+async def test_an_image_that_is_not_there_and_a_registry_that_is_down(room: Room) -> None:
+    builder = await room.make_builder(
+        room.make_config(room.repository.url, abstain_after_seconds=1)
+    )
+    text = pipeline("127.0.0.1:1/nobody/nothing:1", "true")
+    order = builder.order(room.repository.url, room.repository.commit({".pbft-ci.yml": text}))
+    ballot = await builder.build(order)
+    assert isinstance(ballot, Abstain)
+    assert "127.0.0.1:1/nobody/nothing:1" in ballot.reason
+
+
+async def test_the_id_of_an_image_is_no_name(room: Room) -> None:
+    """Ids of intermediate images would lead into the builds of others."""
+    builder = await room.make_builder(
+        room.make_config(room.repository.url, abstain_after_seconds=1, pull_timeout_seconds=5)
+    )
+    image_id = str(room.engine.images.get(room.image).id).removeprefix("sha256:")
+    for shown in (image_id[:12], image_id[:40]):
+        commit = room.repository.commit({".pbft-ci.yml": pipeline(shown, "true")})
+        ballot = await builder.build(builder.order(room.repository.url, commit))
+        assert isinstance(ballot, Abstain) or (ballot.compared.outcome is Outcome.IMAGE_UNAVAILABLE)
+
+
+async def test_an_image_without_a_shell_is_a_failed_build(room: Room) -> None:
+    name = f"pbft-ci-test/empty:{secrets.token_hex(4)}"
+    repository, _, tag = name.partition(":")
+    room.engine.api.import_image_from_data(b"\0" * 10240, repository=repository, tag=tag)
+    try:
+        text = pipeline(name, "true")
+        compared, _ = await room.run_files({".pbft-ci.yml": text})
+    finally:
+        room.engine.images.remove(name, force=True)
+    assert (compared.outcome, compared.exit_code) == (Outcome.FAILED, 127)
+
+
+@pytest.mark.parametrize("kind", ["pipeline", "dockerfile"])
+async def test_cancelling_leaves_nothing_within_5_seconds(room: Room, kind: str) -> None:
+    before = things_on(room.engine)
+    builder = await room.make_builder(room.make_config(room.repository.url))
+    files: dict[str, str | bytes] = (
+        {".pbft-ci.yml": pipeline(room.image, "echo started; sleep 600")}
+        if kind == "pipeline"
+        else {"Dockerfile": f"FROM {room.image}\nRUN true\nRUN echo started; sleep 600\n"}
+    )
+    order = builder.order(room.repository.url, room.repository.commit(files))
+    task = asyncio.create_task(builder.build(order))
+    path = builder.executor.log_path(order.build, order.opened)
+    await until(lambda: path.exists() and "\nstarted\n" in path.read_text())
+    assert things_of(room.engine, builder.cluster_id)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asyncio.wait_for(task, 30)
+    seconds = await until(
+        lambda: not new_things(room.engine, before, builder.cluster_id), seconds=5
+    )
+    assert seconds < 5
+    assert builder.state(order) == "none"
+    assert not (path.parent / "work").exists()
+
+
+async def test_start_removes_what_a_crash_left_but_nothing_of_others(room: Room) -> None:
+    before = things_on(room.engine)
+    mine, other = secrets.token_bytes(32), secrets.token_bytes(32)
+
+    def leave(cluster: bytes, replica: str) -> str:
+        labels = {
+            CLUSTER_LABEL: cluster.hex(),
+            REPLICA_LABEL: replica,
+            BUILD_LABEL: f"{secrets.token_hex(32)}-1",
+        }
+        made = room.engine.containers.run(
+            room.image, ["sleep", "600"], detach=True, labels=labels, network_mode="none"
+        )
+        container_id = made.id
+        assert container_id is not None
+        return str(container_id)
+
+    own = leave(mine, "node0")
+    foreign = {leave(mine, "node1"), leave(other, "node0")}
+    try:
+        await room.make_builder(room.make_config(room.repository.url), mine)
+        there = {container["Id"] for container in room.engine.api.containers(all=True)}
+        assert own not in there
+        assert foreign <= there
+    finally:
+        for container_id in (*foreign, own):
+            try:
+                room.engine.api.remove_container(container_id, force=True, v=True)
+            except docker.errors.NotFound:
+                assert container_id == own
+    assert not new_things(room.engine, before, mine)
+
+
+CRASH = """
+import asyncio, sys
+from ci.limits import Limits
+from common.config import NodeConfig, RepositoryEntry
+from common.address import Address
+from node.executor import BuildOrder, Executor
+from pathlib import Path
+
+async def main(folder, url, commit, cluster):
+    path = Path(folder)
+    config = NodeConfig(
+        path, path, "node0", path, Address("127.0.0.1", 1), path / "data", path,
+        (RepositoryEntry(url),), allow_dockerfile=True,
+    )
+    executor = Executor(
+        config=config, limits=Limits(), cluster_id=bytes.fromhex(cluster), version="test"
+    )
+    await executor.start()
+    await executor.build(BuildOrder(bytes(32), 1, url, "main", commit))
+
+asyncio.run(main(*sys.argv[1:]))
+"""
+
+
+@pytest.mark.parametrize("kind", ["pipeline", "dockerfile"])
+async def test_a_node_that_is_killed_leaves_nothing_after_its_next_start(
+    room: Room, kind: str, tmp_path: Path
+) -> None:
+    before = things_on(room.engine)
+    cluster_id = secrets.token_bytes(32)
+    files: dict[str, str | bytes] = (
+        {".pbft-ci.yml": pipeline(room.image, "echo started; sleep 600")}
+        if kind == "pipeline"
+        else {"Dockerfile": f"FROM {room.image}\nRUN true\nRUN echo started; sleep 600\n"}
+    )
+    commit = room.repository.commit(files)
+    arguments = (str(tmp_path), room.repository.url, commit, cluster_id.hex())
+    process = await asyncio.create_subprocess_exec(sys.executable, "-c", CRASH, *arguments)
+    log = tmp_path / "data" / "builds" / f"{'00' * 32}-1" / "log"
+    await until(lambda: log.exists() and "\nstarted\n" in log.read_text())
+    process.kill()
+    await process.wait()
+    assert new_things(room.engine, before, cluster_id)
+    await room.make_builder(room.make_config(room.repository.url), cluster_id)
+    await until(lambda: not new_things(room.engine, before, cluster_id), seconds=5)
+    assert not (log.parent / "work").exists()
+    assert log.exists()
+
+
+async def test_many_builds_leave_no_connections_open(room: Room) -> None:
+    builder = await room.make_builder(room.make_config(room.repository.url))
+    commit = room.repository.commit({".pbft-ci.yml": pipeline(room.image, "true")})
+
+    async def open_files_after(count: int) -> int:
+        orders = [builder.order(room.repository.url, commit) for _ in range(count)]
+        await asyncio.gather(*(builder.find(order) for order in orders))
+        gc.collect()
+        return len(os.listdir("/proc/self/fd"))
+
+    first = await open_files_after(4)
+    # one for each build would be 20; a few come and go with the pool
+    assert await open_files_after(20) <= first + 8
+
+
+async def test_an_engine_that_is_down_is_this_nodes_own_trouble(room: Room) -> None:
+    config = room.make_config(
+        room.repository.url, docker_host="unix:///nowhere/docker.sock", abstain_after_seconds=1
+    )
+    builder = await room.make_builder(config)
+    commit = room.repository.commit({".pbft-ci.yml": pipeline(room.image, "true")})
+    ballot = await builder.build(builder.order(room.repository.url, commit))
+    assert isinstance(ballot, Abstain)
+    assert not isinstance(ballot, Finding)
+    assert "Docker" in ballot.reason
