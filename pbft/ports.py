@@ -84,7 +84,10 @@ class SavedMessage(msgspec.Struct, frozen=True, array_like=True, tag="message"):
 
 
 class SavedBody(msgspec.Struct, frozen=True, array_like=True, tag="body"):
-    """The body of an accepted PRE-PREPARE, found again by its digest."""
+    """The body of an accepted PRE-PREPARE, found again by its digest.
+
+    A faulty primary may order one body under several numbers: it is kept for the highest of them.
+    """
 
     sequence: int
     digest: Digest

@@ -742,6 +742,7 @@ def test_a_backup_that_was_told_another_request_executes_the_decided_one() -> No
     world.crash("r1")
     world.start("r1")
     assert world.applications["r1"].operations == [b"second"]
+    assert world.replicas["r1"].core.log.slot(1).accepted == first[0].digest, "what it voted for"
     check_safety(world, ("r1", "r2", "r3"))
 
 

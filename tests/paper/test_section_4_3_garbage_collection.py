@@ -17,8 +17,8 @@ def is_checkpoint(message: Message) -> bool:
     return isinstance(message.payload, Checkpoint)
 
 
-def small(**arguments: int) -> World:
-    return World(checkpoint_interval=2, window=4, **arguments)
+def small(replicas: int = 4) -> World:
+    return World(replicas, checkpoint_interval=2, window=4)
 
 
 def ask(world: World, first: int, last: int, *, with_checkpoints: bool = True) -> None:
@@ -161,7 +161,7 @@ def test_after_the_certificate_another_digest_of_the_same_replica_is_refused() -
 @pytest.mark.parametrize("replicas", [4, 7])
 def test_a_checkpoint_is_stable_with_2f_plus_1_and_not_with_fewer(replicas: int) -> None:
     """A replica collects CHECKPOINTs until it has 2f+1 for n with the same digest."""
-    world = small(replicas=replicas)
+    world = small(replicas)
     ask(world, 1, 2, with_checkpoints=False)
     core = world.replicas["r1"].core
     digest = own_digest(world, "r1", 2)
@@ -295,6 +295,22 @@ def test_collection_begins_a_new_base_and_saves_again_what_is_still_needed() -> 
     assert {sequence for sequence, _ in disk.bodies.values()} == {5, 6}
 
 
+def test_our_later_checkpoints_are_saved_again_with_the_new_base() -> None:
+    """What we said about 4 stays said when 2 becomes stable afterwards, and over a restart."""
+    world = small()
+    ask(world, 1, 4, with_checkpoints=False)
+    for replica in (0, 2):
+        world.give("r1", world.checkpoint(2, own_digest(world, "r0", 2), replica))
+    base, *others = world.disks["r1"].records
+    assert isinstance(base, Base)
+    assert base.sequence == 2
+    ours = world.checkpoint(4, own_digest(world, "r1", 4), 1)
+    assert SavedMessage(ours) in others
+    world.crash("r1")
+    world.start("r1")
+    assert world.replicas["r1"].core.checkpoint_votes.own_above(1, 2) == [ours]
+
+
 @pytest.mark.parametrize("requests", range(1, 12))
 def test_a_restart_continues_at_the_stable_checkpoint_with_the_log_above_it(requests: int) -> None:
     """4.3: state, certificate and log are what a replica needs; they are what it saved."""
@@ -310,6 +326,9 @@ def test_a_restart_continues_at_the_stable_checkpoint_with_the_log_above_it(requ
         before.certified,
     )
     assert after.stable == before.stable
+    for index in range(4):
+        votes = after.checkpoint_votes
+        assert votes.own_above(index, 0) == votes.own_above(index, after.low)
     assert state_parts(after) == state_parts(before)
     assert [s.sequence for s in after.log.above(0)] == [s.sequence for s in before.log.above(0)]
     for old, new in zip(before.log.above(0), after.log.above(0), strict=True):
@@ -387,9 +406,10 @@ def test_a_diverged_replica_that_is_restarted_finds_out_again() -> None:
     ask(world, 1, 2)
     world.crash("r3")
     world.start("r3")
-    assert world.replicas["r3"].core.status is ReplicaStatus.NORMAL
+    assert len(world.told("r3", "diverged")) == 1
     world.connect("r3")
     world.run(2)
+    assert len(world.told("r3", "diverged")) == 2
     assert world.replicas["r3"].core.status is ReplicaStatus.DIVERGED
 
 

@@ -107,6 +107,20 @@ def test_an_answer_to_a_peer_that_makes_progress_waits() -> None:
     assert sent_to(world, "r0", "r3", since) != []
 
 
+def test_the_first_status_on_a_new_link_is_answered_at_once() -> None:
+    """What was under way on the old link is lost, whatever progress the peer made."""
+    world = World()
+    ask_many(world, 1, 3)
+    world.give("r0", world.sign("r3", status(world, 3, 0)))
+    since = len(world.sent)
+    world.give("r0", world.sign("r3", status(world, 3, 1)))
+    assert sent_to(world, "r0", "r3", since) == []
+    world.connect("r3")
+    since = len(world.sent)
+    world.give("r0", world.sign("r3", status(world, 3, 2)))
+    assert sent_to(world, "r0", "r3", since) != []
+
+
 def test_an_old_status_that_somebody_sends_again_keeps_no_help_from_its_sender() -> None:
     """A replayed STATUS between two true ones must not look like progress."""
     world = World()

@@ -229,19 +229,23 @@ class World:
         """A PRE-PREPARE as the holder of that replica's key could make it, and its body."""
         body = encode_batch(tuple(requests))
         message = PrePrepare(view, sequence, digest_of(body), replica)
-        return message, self.sign(self.names[replica], message), body
+        return message, self.sign(self.cluster.replica_names[replica], message), body
 
     def prepare(self, sequence: int, digest: bytes, replica: int, view: int = 0) -> Signed:
         """A PREPARE signed by that replica."""
-        return self.sign(self.names[replica], Prepare(view, sequence, digest, replica))
+        return self.sign(
+            self.cluster.replica_names[replica], Prepare(view, sequence, digest, replica)
+        )
 
     def commit(self, sequence: int, digest: bytes, replica: int, view: int = 0) -> Signed:
         """A COMMIT signed by that replica."""
-        return self.sign(self.names[replica], Commit(view, sequence, digest, replica))
+        return self.sign(
+            self.cluster.replica_names[replica], Commit(view, sequence, digest, replica)
+        )
 
     def checkpoint(self, sequence: int, digest: bytes, replica: int) -> Signed:
         """A CHECKPOINT signed by that replica."""
-        return self.sign(self.names[replica], Checkpoint(sequence, digest, replica))
+        return self.sign(self.cluster.replica_names[replica], Checkpoint(sequence, digest, replica))
 
     def give(self, receiver: str, signed: Signed, body: bytes = b"") -> Output:
         """Hand one message to one replica, and take its output."""

@@ -1,0 +1,345 @@
+"""The client: f+1 equal signed replies, and nothing less, whatever some replicas say."""
+
+import msgspec
+import pytest
+
+from pbft import client as client_module
+from pbft.client import Accepted, Client, ClientOutput, ClientSettings
+from pbft.codec import digest_of
+from pbft.messages import Envelope, Prepare, Replies, Reply, Signed, Status
+from tests.pbft.world import World, signer, verify
+
+WORLD = World(client_window=4)
+LAST = frozenset({"decided", "refused"})
+
+
+def new_client(world: World = WORLD, settings: ClientSettings | None = None) -> Client:
+    return Client(world.cluster, "client", verify, settings)
+
+
+def operation(timestamp: int) -> Signed:
+    return WORLD.request(timestamp, b"%d" % timestamp)
+
+
+def reply(timestamp: int = 1, kind: str = "decided", **changes: object) -> Reply:
+    digest = digest_of(operation(timestamp).payload)
+    good = Reply("client", timestamp, digest, kind, b"subject", b"result", b"")
+    return msgspec.structs.replace(good, **changes)
+
+
+def from_replica(index: int, *replies: Reply, world: World = WORLD) -> Envelope:
+    return Envelope(world.sign(f"r{index}", Replies(replies, index)))
+
+
+def give(client: Client, *envelopes: Envelope, now: float = 0.0) -> ClientOutput:
+    return client.receive(envelopes, now)
+
+
+def sent(output: ClientOutput) -> list[Signed]:
+    assert all(send.to is None for send in output.messages)
+    return [send.envelope.signed for send in output.messages]
+
+
+def asking(timestamp: int = 1, settings: ClientSettings | None = None) -> Client:
+    client = new_client(settings=settings)
+    client.ask(operation(timestamp), LAST, 0.0)
+    return client
+
+
+def reasons(output: ClientOutput) -> list[str]:
+    return [str(notice.details["reason"]) for notice in output.notices]
+
+
+# --- asking -------------------------------------------------------------------------------------
+
+
+def test_asking_sends_the_request_as_it_is_to_all_replicas() -> None:
+    output = new_client().ask(operation(1), LAST, 5.0)
+    assert sent(output) == [operation(1)]
+    assert output.deadline == 6.0
+
+
+def test_it_asks_again_with_a_growing_pause_that_has_a_limit() -> None:
+    client = asking(settings=ClientSettings(resend_seconds=1.0, resend_seconds_max=5.0))
+    assert sent(client.expire(0.9)) == []
+    now, pauses = 0.0, []
+    for _ in range(6):
+        deadline = client.expire(now).deadline
+        assert deadline is not None
+        pauses.append(deadline - now)
+        now = deadline
+        assert sent(client.receive([], now)) == [], "only time makes it ask again"
+        assert sent(client.expire(now)) == [operation(1)]
+    assert pauses == [1.0, 2.0, 4.0, 5.0, 5.0, 5.0]
+
+
+def test_a_number_waits_until_the_one_a_window_below_is_answered() -> None:
+    client = new_client()
+    assert [sent(client.ask(operation(t), LAST, 0.0)) for t in range(1, 7)] == [
+        [operation(1)],
+        [operation(2)],
+        [operation(3)],
+        [operation(4)],
+        [],
+        [],
+    ]
+    for timestamp in (3, 2):
+        output = give(client, *(from_replica(i, reply(timestamp)) for i in (0, 1)))
+        assert len(output.accepted) == 1
+        assert sent(output) == []
+    output = give(client, *(from_replica(i, reply(1)) for i in (0, 1)))
+    assert sent(output) == [operation(5), operation(6)]
+
+
+def test_a_first_answer_is_enough_to_go_on_with_later_numbers() -> None:
+    """A build that is `opened` has used its number, though it will be `decided` much later."""
+    client = new_client()
+    for timestamp in range(1, 6):
+        client.ask(operation(timestamp), LAST, 0.0)
+    output = give(client, *(from_replica(i, reply(1, "opened")) for i in (0, 1)))
+    assert sent(output) == [operation(5)]
+
+
+def test_a_restarted_client_asks_for_what_is_open_with_its_old_bytes() -> None:
+    client = new_client()
+    output = client.ask(operation(1000), LAST, 0.0)
+    assert sent(output) == [operation(1000)]
+    output = give(client, *(from_replica(i, reply(1000)) for i in (2, 3)))
+    assert len(output.accepted) == 1
+
+
+def test_a_number_is_asked_for_once_and_for_oneself() -> None:
+    client = asking()
+    with pytest.raises(AssertionError):
+        client.ask(operation(1), LAST, 0.0)
+    with pytest.raises(AssertionError):
+        client.ask(WORLD.request(2, b"", "other"), LAST, 0.0)
+
+
+# --- accepting ----------------------------------------------------------------------------------
+
+
+def test_f_plus_1_equal_replies_are_accepted_with_who_gave_them() -> None:
+    client = asking()
+    first = from_replica(2, reply(attestation=b"a" * 64))
+    second = from_replica(0, reply(attestation=b"b" * 64))
+    assert give(client, first).accepted == []
+    (accepted,) = give(client, second).accepted
+    assert accepted == Accepted(
+        1,
+        digest_of(operation(1).payload),
+        "decided",
+        b"subject",
+        b"result",
+        (("r0", b"b" * 64, second.signed), ("r2", b"a" * 64, first.signed)),
+    )
+
+
+def test_with_seven_replicas_three_are_needed() -> None:
+    world = World(7)
+    client = Client(world.cluster, "client", verify)
+    client.ask(world.request(1, b"1"), LAST, 0.0)
+    answer = reply(request_digest=digest_of(world.request(1, b"1").payload))
+    for index, expected in ((0, 0), (1, 0), (2, 1)):
+        output = give(client, from_replica(index, answer, world=world))
+        assert len(output.accepted) == expected
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"result": b"other"},
+        {"subject": b"other"},
+        {"kind": "refused"},
+        {"request_digest": bytes(32)},
+    ],
+)
+def test_what_differs_in_any_compared_field_does_not_count_together(
+    changes: dict[str, object],
+) -> None:
+    client = asking()
+    assert give(client, from_replica(0, reply())).accepted == []
+    differing = msgspec.structs.replace(reply(), **changes)
+    assert give(client, from_replica(1, differing)).accepted == []
+    assert len(give(client, from_replica(2, reply())).accepted) == 1
+
+
+def test_one_replica_counts_once_however_often_it_answers() -> None:
+    client = asking()
+    for _ in range(3):
+        assert give(client, from_replica(0, reply())).accepted == []
+    assert give(client, from_replica(0, reply(), reply())).accepted == []
+    assert give(client, from_replica(0, reply(attestation=b"x"))).accepted == []
+
+
+def test_a_replica_that_lies_first_has_had_its_word() -> None:
+    client = asking()
+    give(client, from_replica(0, reply(result=b"lie")))
+    assert give(client, from_replica(0, reply())).accepted == []
+    assert give(client, from_replica(1, reply())).accepted == []
+    assert len(give(client, from_replica(2, reply())).accepted) == 1
+
+
+def test_f_liars_who_agree_are_not_believed() -> None:
+    world = World(7)
+    client = Client(world.cluster, "client", verify)
+    client.ask(world.request(1, b"1"), LAST, 0.0)
+    lie = reply(result=b"lie")
+    for index in (5, 6):
+        assert give(client, from_replica(index, lie, world=world)).accepted == []
+
+
+def test_signatures_and_senders_are_checked() -> None:
+    client = asking()
+    give(client, from_replica(0, reply()))
+    good = from_replica(1, reply()).signed
+    forged = [
+        Signed("r1", good.payload, bytes(64)),
+        WORLD.sign("r2", Replies((reply(),), 1)),
+        Signed("r1", good.payload, WORLD.sign("r2", Replies((reply(),), 1)).signature),
+        WORLD.sign("other", Replies((reply(),), 1)),
+        Signed("r1", b"noise", bytes(64)),
+    ]
+    for signed in forged:
+        output = give(client, Envelope(signed))
+        assert output.accepted == []
+        assert len(reasons(output)) == 1
+    assert len(give(client, Envelope(good)).accepted) == 1
+
+
+def test_replies_to_another_client_or_number_are_not_ours() -> None:
+    client = asking()
+    for answer in (reply(client="other"), reply(timestamp=2)):
+        for index in range(4):
+            output = give(client, from_replica(index, answer))
+            assert (output.accepted, output.late) == ([], [])
+
+
+def test_what_is_not_a_reply_is_left_alone() -> None:
+    client = asking()
+    for message in (Status(0, 0, 0, 1), Prepare(0, 1, bytes(32), 1)):
+        output = give(client, Envelope(WORLD.sign("r1", message)))
+        assert (output.accepted, output.messages) == ([], [])
+
+
+def test_every_kind_of_answer_is_accepted_once_and_the_last_kind_ends_it() -> None:
+    client = asking()
+    opened = [from_replica(i, reply(kind="opened")) for i in range(4)]
+    decided = [from_replica(i, reply(kind="decided", result=b"statement")) for i in range(4)]
+    output = give(client, *opened[:2])
+    assert [a.kind for a in output.accepted] == ["opened"]
+    assert output.deadline is not None, "it goes on asking, slowly, for the last kind"
+    output = give(client, *decided[:2])
+    assert [a.kind for a in output.accepted] == ["decided"]
+    assert output.deadline is None
+    assert sent(client.expire(1e9)) == []
+
+
+def test_after_the_first_answer_it_asks_slowly() -> None:
+    client = asking(settings=ClientSettings(resend_seconds=1.0, resend_seconds_max=15.0))
+    give(client, *(from_replica(i, reply(kind="opened")) for i in (0, 1)))
+    assert sent(client.expire(1.0)) == [operation(1)]
+    assert client.expire(1.0).deadline == 16.0
+
+
+def test_the_last_answer_may_come_before_the_first() -> None:
+    client = asking()
+    output = give(client, *(from_replica(i, reply(kind="decided")) for i in (0, 1)))
+    assert [a.kind for a in output.accepted] == ["decided"]
+    output = give(client, *(from_replica(i, reply(kind="opened")) for i in (0, 1)))
+    assert [a.kind for a in output.accepted] == ["opened"]
+
+
+def test_many_answers_in_one_message_are_counted_each() -> None:
+    client = new_client()
+    for timestamp in (1, 2, 3):
+        client.ask(operation(timestamp), LAST, 0.0)
+    both = [from_replica(i, *(reply(t) for t in (1, 2, 3))) for i in (0, 1)]
+    assert [a.timestamp for a in give(client, *both).accepted] == [1, 2, 3]
+
+
+def test_an_answer_that_names_another_request_says_that_the_number_is_used() -> None:
+    """A client that lost its counter: its own request needs a new number (DESIGN section 4)."""
+    client = asking()
+    other = digest_of(b"what was executed under this number before")
+    output = give(
+        client, *(from_replica(i, reply(kind="opened", request_digest=other)) for i in (0, 1))
+    )
+    (accepted,) = output.accepted
+    assert accepted.request_digest == other != digest_of(operation(1).payload)
+    assert output.deadline is None, "not asked again, though `opened` is no last kind"
+
+
+# --- late replies -------------------------------------------------------------------------------
+
+
+def test_late_replies_are_told_with_whether_they_agree() -> None:
+    client = asking()
+    give(client, *(from_replica(i, reply()) for i in (0, 1)))
+    agreeing = from_replica(2, reply(attestation=b"c" * 64))
+    (late,) = give(client, agreeing).late
+    assert (late.replica, late.agrees, late.attestation) == ("r2", True, b"c" * 64)
+    assert late.signed == agreeing.signed
+    (late,) = give(client, from_replica(3, reply(result=b"dissent"))).late
+    assert (late.replica, late.agrees, late.result) == ("r3", False, b"dissent")
+    for index in range(4):
+        output = give(client, from_replica(index, reply()))
+        assert (output.late, output.accepted) == ([], []), "each replica is told once"
+
+
+def test_a_late_reply_with_a_bad_signature_is_not_told() -> None:
+    client = asking()
+    give(client, *(from_replica(i, reply()) for i in (0, 1)))
+    signed = Signed("r2", from_replica(2, reply()).signed.payload, bytes(64))
+    output = give(client, Envelope(signed))
+    assert output.late == []
+    assert reasons(output) == ["bad signature"]
+
+
+def test_a_late_reply_that_comes_twice_in_one_message_is_told_once() -> None:
+    client = asking()
+    give(client, *(from_replica(i, reply()) for i in (0, 1)))
+    (late,) = give(client, from_replica(2, reply(), reply(result=b"dissent"))).late
+    assert late.agrees
+
+
+def test_late_replies_are_told_for_the_newest_finished_numbers(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(client_module, "FINISHED_KEPT", 2)
+    client = new_client()
+    for timestamp in (1, 2, 3):
+        client.ask(operation(timestamp), LAST, 0.0)
+        give(client, *(from_replica(i, reply(timestamp)) for i in (0, 1)))
+    late = [len(give(client, from_replica(2, reply(t))).late) for t in (1, 2, 3)]
+    assert late == [0, 1, 1]
+
+
+# --- bounds -------------------------------------------------------------------------------------
+
+
+def test_a_replica_that_invents_kinds_is_heard_for_a_few_and_bars_nobody() -> None:
+    client = asking()
+    for number in range(100):
+        give(client, from_replica(0, reply(kind=f"kind {number}")))
+    kinds = client._asking[1].replies
+    assert len(kinds) == client_module.KINDS_PER_REPLICA_MAX
+    output = give(client, *(from_replica(i, reply()) for i in (1, 2)))
+    assert len(output.accepted) == 1
+
+
+def test_two_messages_of_one_turn_are_both_counted() -> None:
+    client = asking()
+    output = client.receive([from_replica(0, reply()), from_replica(1, reply())], 0.0)
+    assert len(output.accepted) == 1
+
+
+def test_the_request_bears_our_own_signature() -> None:
+    signed = operation(1)
+    assert signed.signer == "client"
+    assert signer("client")(b"") != signer("other")(b"")
+    assert verify(
+        WORLD.cluster.public_key("client") or b"",
+        b"pbft-ci 1 Request\0" + WORLD.cluster.id + bytes(8) + signed.payload,
+        signed.signature,
+    )

@@ -1,0 +1,144 @@
+"""What the parts share: pending requests, water marks, replies and announcements."""
+
+import pytest
+
+from pbft.core import Core, PendingRequests, ReplicaStatus, Settings
+from pbft.messages import Replies, Reply, Request
+from pbft.ports import Announcement, Applied
+from pbft.replica import REPLIES_BYTES_MAX, _chunks
+from tests.pbft.world import Journal, World, signer, verify
+
+WORLD = World()
+
+
+def test_pending_requests_are_kept_by_client_and_number_first_come() -> None:
+    pending = PendingRequests()
+    first, second = WORLD.request(2, b"first"), WORLD.request(2, b"second")
+    assert pending.add("client", 2, first)
+    assert not pending.add("client", 2, second)
+    assert pending.add("client", 1, WORLD.request(1, b""))
+    assert pending.add("other", 1, WORLD.request(1, b"", "other"))
+    assert pending.get("client", 2) == first
+    assert pending.clients() == ["client", "other"]
+    assert pending.numbers("client") == [1, 2]
+    assert len(pending) == 3
+    pending.remove("client", 2)
+    pending.remove("client", 2)
+    pending.remove("other", 1)
+    pending.remove("stranger", 1)
+    assert pending.clients() == ["client"]
+    assert pending.numbers("other") == []
+
+
+def test_a_core_belongs_to_a_replica_of_the_cluster() -> None:
+    with pytest.raises(AssertionError, match="client is not a replica"):
+        Core(WORLD.cluster, "client", signer("client"), verify, Journal(), Settings())
+
+
+def test_the_water_marks_and_what_is_kept_below_follow_from_the_stable_checkpoint() -> None:
+    world = World(checkpoint_interval=2, window=4)
+    core = world.replicas["r0"].core
+    seen = []
+    for timestamp in range(1, 7):
+        world.ask(timestamp, b"x")
+        world.deliver()
+        seen.append((core.low, core.high, core.kept_above))
+    assert seen == [(0, 4, 0), (2, 6, 0), (2, 6, 0), (4, 8, 2), (4, 8, 2), (6, 10, 4)]
+
+
+def test_replies_are_cut_into_messages_of_bounded_bytes_and_number() -> None:
+    def reply(size: int) -> Reply:
+        return Reply("client", 1, bytes(32), "done", b"", bytes(size))
+
+    assert [len(chunk) for chunk in _chunks([reply(0)] * 5000)] == [4096, 904]
+    half = REPLIES_BYTES_MAX // 2
+    assert [len(chunk) for chunk in _chunks([reply(half), reply(half), reply(1)])] == [1, 2]
+    assert [len(chunk) for chunk in _chunks([reply(2 * REPLIES_BYTES_MAX)])] == [1]
+
+
+class Announcing(Journal):
+    """Answers the request before the last one with each operation, and recalls `known`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.askers: list[tuple[Request, bytes]] = []
+
+    def apply(self, request: Request, request_digest: bytes, sequence: int) -> Applied:
+        applied = super().apply(request, request_digest, sequence)
+        self.askers.append((request, request_digest))
+        announcements = tuple(
+            Announcement(
+                asker.client, asker.timestamp, digest, "decided", b"build", b"statement", b"PAE"
+            )
+            for asker, digest in self.askers[-2:-1]
+        )
+        return Applied("opened", b"build", b"", applied.entries, announcements)
+
+    def recall(self, request: Request, request_digest: bytes) -> Announcement | None:
+        if len(self.askers) < 2 or request.timestamp != 1:
+            return None
+        return Announcement(
+            request.client, request.timestamp, request_digest, "decided", b"build", b"statement"
+        )
+
+
+def announced(world: World, name: str, since: int = 0) -> list[tuple[str, int, str, bytes]]:
+    return [
+        (message.receiver, reply.timestamp, reply.kind, reply.attestation)
+        for message in world.sent[since:]
+        if message.sender == name and isinstance(message.payload, Replies)
+        for reply in message.payload.replies
+    ]
+
+
+def test_an_announcement_answers_an_earlier_request_with_a_signature_of_its_own() -> None:
+    world = World(application=lambda name: Announcing())
+    for timestamp in (1, 2):
+        world.ask(timestamp, b"%d" % timestamp)
+        world.deliver()
+    assert announced(world, "r1") == [
+        ("client", 1, "opened", b""),
+        ("client", 2, "opened", b""),
+        ("client", 1, "decided", signer("r1")(b"PAE")),
+    ]
+    kinds = [(a.timestamp, a.kind) for a in world.client_output.accepted]
+    assert kinds == [(1, "opened"), (2, "opened"), (1, "decided")]
+    decided = world.client_output.accepted[-1]
+    assert {attestation for _, attestation, _ in decided.replies} == {
+        signer(name)(b"PAE") for name, _, _ in decided.replies
+    }
+
+
+def test_a_request_that_is_asked_for_again_gets_both_its_answers() -> None:
+    world = World(application=lambda name: Announcing())
+    for timestamp in (1, 2):
+        world.ask(timestamp, b"%d" % timestamp)
+        world.deliver()
+    since = len(world.sent)
+    world.give("r1", world.request(1, b"1"))
+    world.give("r1", world.request(2, b"2"))
+    world.give("r1", world.request(1, b"another under the same number"))
+    assert announced(world, "r1", since) == [
+        ("client", 1, "opened", b""),
+        ("client", 1, "decided", b""),
+        ("client", 2, "opened", b""),
+        ("client", 1, "opened", b""),
+    ]
+
+
+def test_an_announcement_to_a_replica_is_not_sent() -> None:
+    world = World(application=lambda name: Announcing())
+    for timestamp in (1, 2):
+        for name in world.names:
+            world.give(name, world.request(timestamp, b"", "r3"))
+        world.deliver()
+    assert set(world.executed().values()) == {2}
+    assert announced(world, "r1") == []
+
+
+def test_a_new_core_knows_nothing() -> None:
+    core = WORLD.replicas["r2"].core
+    assert (core.view, core.status, core.executed, core.low) == (0, ReplicaStatus.NORMAL, 0, 0)
+    assert not core.is_primary
+    assert core.primary == 0
+    assert len(core.log) == len(core.pending) == 0

@@ -1,0 +1,89 @@
+"""The genesis: what it refuses, and that its digest is the cluster's identity."""
+
+import msgspec
+import pytest
+
+from pbft.genesis import Cluster, Genesis, InvalidGenesis, Member
+from pbft.quorums import UnsupportedSize
+from tests.pbft.world import World, public_key
+
+
+def good() -> Genesis:
+    return World().cluster.genesis
+
+
+def changed(**changes: object) -> Genesis:
+    return msgspec.structs.replace(good(), **changes)
+
+
+def test_the_id_follows_from_every_field_and_from_nothing_else() -> None:
+    cluster = Cluster(good())
+    assert Cluster(good()).id == cluster.id
+    assert len(cluster.id) == 32
+    others = [
+        changed(replicas=good().replicas[::-1]),
+        changed(clients=()),
+        changed(checkpoint_interval=7),
+        changed(window=17),
+        changed(client_window=65),
+        changed(application=b"rules"),
+    ]
+    ids = {Cluster(genesis).id for genesis in others}
+    assert len(ids) == len(others)
+    assert cluster.id not in ids
+
+
+def test_a_genesis_comes_back_from_its_bytes_with_the_same_id() -> None:
+    cluster = Cluster(good())
+    again = Cluster.from_bytes(cluster.encoded)
+    assert again.genesis == cluster.genesis
+    assert again.id == cluster.id
+
+
+@pytest.mark.parametrize("encoded", [b"", b"\x90", b"\xc0", b"noise" * 20])
+def test_bytes_that_are_no_genesis_are_refused(encoded: bytes) -> None:
+    with pytest.raises(InvalidGenesis, match="not a genesis"):
+        Cluster.from_bytes(encoded)
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"format_version": 2}, "genesis format 2"),
+        ({"checkpoint_interval": 0}, "checkpoint_interval"),
+        ({"window": 15}, "window must be at least twice"),
+        ({"client_window": 0}, "client_window"),
+        ({"clients": (Member("r0", public_key("x"), ()),)}, "one name"),
+        ({"clients": (Member("x", public_key("r0"), ()),)}, "one public key"),
+        ({"clients": (Member("x", public_key("x"), ("replica",)),)}, "only replicas"),
+    ],
+)
+def test_contradictions_are_refused(changes: dict[str, object], reason: str) -> None:
+    with pytest.raises(InvalidGenesis, match=reason):
+        Cluster(changed(**changes))
+
+
+@pytest.mark.parametrize("roles", [(), ("gateway",), ("replica", "gateway")])
+def test_a_replica_has_that_role_and_no_other(roles: tuple[str, ...]) -> None:
+    first, *rest = good().replicas
+    replaced = msgspec.structs.replace(first, roles=roles)
+    with pytest.raises(InvalidGenesis, match="r0"):
+        Cluster(changed(replicas=(replaced, *rest)))
+
+
+def test_a_number_of_replicas_that_gives_nothing_is_refused() -> None:
+    members = tuple(Member(f"m{i}", public_key(f"m{i}"), ("replica",)) for i in range(5))
+    with pytest.raises(UnsupportedSize):
+        Cluster(changed(replicas=members))
+
+
+def test_members_are_found_by_name() -> None:
+    cluster = Cluster(good())
+    assert cluster.public_key("r1") == public_key("r1")
+    assert cluster.public_key("client") == public_key("client")
+    assert cluster.public_key("stranger") is None
+    assert cluster.roles("client") == ("gateway",)
+    assert cluster.roles("stranger") == ()
+    assert cluster.replica_index("r3") == 3
+    assert cluster.replica_index("client") is None
+    assert [cluster.primary(view) for view in (0, 1, 4, 7)] == [0, 1, 0, 3]

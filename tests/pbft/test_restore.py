@@ -1,0 +1,235 @@
+"""Continuing from what was saved: what is taken back, and what damage is noticed."""
+
+from collections.abc import Callable
+
+import pytest
+
+from pbft.codec import decode_message
+from pbft.messages import Commit, PrePrepare
+from pbft.ports import Base, Executed, Record, SavedBody, SavedEntry, SavedMessage
+from pbft.replica import DamagedRecords
+from tests.pbft.checks import check_safety
+from tests.pbft.world import World
+
+
+def world_after(requests: int) -> World:
+    world = World(checkpoint_interval=2, window=4)
+    for timestamp in range(1, requests + 1):
+        world.ask(timestamp, b"%d" % timestamp)
+        world.deliver()
+    return world
+
+
+def restart(world: World, name: str = "r1") -> None:
+    world.crash(name)
+    world.start(name)
+
+
+def test_what_was_executed_is_executed_again_and_handed_on_and_nothing_is_sent() -> None:
+    world = world_after(3)
+    restart(world)
+    output = world.outputs["r1"][-1]
+    assert [delivery.sequence for delivery in output.deliveries] == [3], "2 is in the base"
+    assert (output.records, output.messages) == ([], [])
+    assert world.applications["r1"].head == world.applications["r0"].head
+
+
+def test_an_empty_disk_is_a_new_replica() -> None:
+    world = World()
+    restart(world)
+    assert world.executed()["r1"] == 0
+
+
+@pytest.mark.parametrize("requests", range(0, 7))
+def test_restarting_again_and_again_changes_nothing(requests: int) -> None:
+    world = world_after(requests)
+    for _ in range(3):
+        before = list(world.disks["r1"].records)
+        restart(world)
+        assert world.disks["r1"].records == before
+        assert world.executed()["r1"] == requests
+
+
+def test_all_replicas_may_be_killed_at_once() -> None:
+    world = world_after(5)
+    for name in world.names:
+        world.crash(name)
+    for name in world.names:
+        world.start(name)
+    for name in world.names:
+        world.connect(name)
+    world.ask(6, b"6")
+    world.run(3)
+    assert set(world.executed().values()) == {6}
+    check_safety(world)
+
+
+def test_a_primary_goes_on_with_the_next_number_and_does_not_order_again_what_is_open() -> None:
+    world = World()
+    world.ask(1, b"x")
+    world.deliver(lambda m: m.receiver == "r0")
+    world.crash("r0")
+    world.start("r0")
+    world.give("r0", world.request(1, b"x"))
+    world.give("r0", world.request(2, b"y"))
+    said = world.said("r0", PrePrepare)
+    assert [message.sequence for message in said] == [1, 2]
+    assert len({message.digest for message in said}) == 2
+    world.connect("r0")
+    world.run(3)
+    assert world.applications["r2"].operations == [b"x", b"y"]
+
+
+def is_own(record: Record, kind: type) -> bool:
+    return isinstance(record, SavedMessage) and isinstance(
+        decode_message(record.signed.payload), kind
+    )
+
+
+DAMAGES: dict[str, tuple[Callable[[Record], bool], str]] = {
+    "a PRE-PREPARE is gone": (lambda r: is_own(r, PrePrepare), "executed without proof"),
+    "the COMMITs are gone": (lambda r: is_own(r, Commit), "executed without proof"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_an_execution_without_its_proof_is_damage(damage: str) -> None:
+    world = world_after(1)
+    unwanted, reason = DAMAGES[damage]
+    disk = world.disks["r1"]
+    disk.records = [record for record in disk.records if not unwanted(record)]
+    with pytest.raises(DamagedRecords, match=reason):
+        restart(world)
+
+
+def test_an_execution_out_of_order_is_damage() -> None:
+    world = world_after(1)
+    world.disks["r1"].records.append(Executed(3))
+    with pytest.raises(DamagedRecords, match="sequence number 3"):
+        restart(world)
+
+
+def test_a_missing_or_changed_body_is_damage() -> None:
+    world = world_after(1)
+    bodies = world.disks["r1"].bodies
+    digest = next(iter(bodies))
+    bodies[digest] = (1, bodies[digest][1] + b"\0")
+    with pytest.raises(DamagedRecords, match="the body of sequence number 1"):
+        restart(world)
+    del bodies[digest]
+    with pytest.raises(DamagedRecords, match="the body of sequence number 1"):
+        world.start("r1")
+
+
+def damaged_base(world: World, **changes: object) -> None:
+    disk = world.disks["r1"]
+    base = disk.records[0]
+    assert isinstance(base, Base)
+    values = {field: getattr(base, field) for field in base.__struct_fields__}
+    disk.records[0] = Base(**{**values, **changes})
+
+
+def test_a_base_whose_state_has_another_digest_is_damage() -> None:
+    world = world_after(2)
+    base = world.disks["r1"].records[0]
+    assert isinstance(base, Base)
+    damaged_base(world, parts={**base.parts, "epoch": b"\x01"})
+    with pytest.raises(DamagedRecords, match="certified digest"):
+        restart(world)
+
+
+@pytest.mark.parametrize("kept", [0, 2])
+def test_a_base_without_a_whole_certificate_is_damage(kept: int) -> None:
+    world = world_after(2)
+    base = world.disks["r1"].records[0]
+    assert isinstance(base, Base)
+    damaged_base(world, certificate=base.certificate[:kept])
+    with pytest.raises(DamagedRecords, match="certified digest"):
+        restart(world)
+
+
+def test_a_base_whose_certificate_is_forged_is_damage() -> None:
+    world = world_after(2)
+    base = world.disks["r1"].records[0]
+    assert isinstance(base, Base)
+    first = base.certificate[0]
+    forged = type(first)(first.signer, first.payload, bytes(64))
+    damaged_base(world, certificate=(forged, *base.certificate[1:]))
+    with pytest.raises(DamagedRecords, match="does not hold"):
+        restart(world)
+
+
+def test_a_base_for_another_number_than_its_certificate_is_damage() -> None:
+    world = world_after(2)
+    damaged_base(world, sequence=4)
+    with pytest.raises(DamagedRecords, match="certified digest"):
+        restart(world)
+
+
+def test_a_saved_message_that_no_replica_saves_is_damage() -> None:
+    world = world_after(1)
+    world.disks["r1"].records.append(SavedMessage(world.request(1, b"x")))
+    with pytest.raises(DamagedRecords, match="cannot be ours"):
+        restart(world)
+
+
+def test_executing_again_to_another_state_is_damage() -> None:
+    """The CHECKPOINT that we signed says what the state was."""
+    world = world_after(1)
+    world.ask(2, b"2")
+    world.deliver(lambda m: world.executed()["r1"] < 2)
+    records = world.disks["r1"].records
+    said = records[-1]
+    assert isinstance(said, SavedMessage)
+    records[-1] = SavedMessage(world.checkpoint(2, bytes(32), 1))
+    with pytest.raises(DamagedRecords, match="gave another state"):
+        restart(world)
+
+
+def order(world: World, sequence: int, timestamp: int, *, decided: bool = True) -> bytes:
+    """As the faulty primary: order that request under that number; the digest."""
+    message, signed, body = world.pre_prepare(
+        sequence, [world.request(timestamp, b"%d" % timestamp)]
+    )
+    for name in world.replicas:
+        world.give(name, signed, body)
+        if decided:
+            world.give(name, world.commit(sequence, message.digest, 0))
+    if decided:
+        world.deliver()
+    return message.digest
+
+
+def test_a_body_that_was_ordered_before_is_kept_for_the_later_number() -> None:
+    """4 was executed; a faulty primary gives the same batch number 8 too, while 8 is open."""
+    world = world_after(4)
+    world.crash("r0")
+    digest = order(world, 8, 4, decided=False)
+    world.under_way.clear()
+    for sequence in (5, 6):
+        order(world, sequence, sequence)
+    for name in ("r1", "r2", "r3"):
+        assert world.replicas[name].core.kept_above == 4
+        restart(world, name)
+        assert world.replicas[name].core.log.slot(8).accepted == digest
+
+
+def test_a_body_that_is_ordered_under_a_lower_number_later_is_kept_for_the_higher_one() -> None:
+    """8 comes before 5 with the same batch; both are executed, 8 is kept to be sent again."""
+    world = world_after(4)
+    world.crash("r0")
+    digest = order(world, 8, 5, decided=False)
+    for sequence in (5, 6, 7):
+        order(world, sequence, sequence)
+    assert order(world, 8, 5) == digest
+    for name in ("r1", "r2", "r3"):
+        assert world.replicas[name].core.kept_above == 6
+        restart(world, name)
+        assert digest in world.replicas[name].core.log.slot(8).batches
+    assert [entry.body for entry in world.disks["r1"].entries] == [b"%d" % t for t in range(1, 8)]
+
+
+def test_ledger_entries_and_bodies_are_not_among_the_records() -> None:
+    world = world_after(5)
+    assert not any(isinstance(r, SavedEntry | SavedBody) for r in world.disks["r1"].records)
+    assert [entry.body for entry in world.disks["r1"].entries] == [b"1", b"2", b"3", b"4", b"5"]
