@@ -1,0 +1,239 @@
+"""The command line against a running network: what it prints, and its exit codes."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from common.version import VERSION
+from tests.processes.network import CLIENT, Network, ask, free_ports, pipeline
+from tests.processes.programs import Ended, run
+
+pytestmark = pytest.mark.processes
+
+
+@pytest.fixture(scope="module")
+def network(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Network]:
+    """A green branch, a red one, and one that is slow."""
+    branches = {
+        "green": pipeline("echo a green line"),
+        "red": pipeline("echo a red line", "exit 3"),
+        "slow": pipeline("sleep 6"),
+    }
+    with Network(tmp_path_factory.mktemp("command-line"), branches) as made:
+        made.start()
+        yield made
+
+
+@pytest.fixture(scope="module")
+def builds(network: Network) -> dict[str, str]:
+    """Ids of finished builds, by branch."""
+    posted = {branch: network.post(branch) for branch in ("green", "red")}
+    for build in posted.values():
+        network.complete(build)
+    return posted
+
+
+def client(network: Network, *arguments: str, text: str = "") -> Ended:
+    command, *rest = arguments
+    file = str(network.config_file(CLIENT))
+    return run("-m", "client", command, "--config", file, *rest, text=text)
+
+
+# --- builds ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("branch", "code", "verdict"),
+    [
+        ("green", 0, "passed 0"),
+        ("red", 1, "failed 3"),
+        ("no-such-branch", 1, "checkout_failed 128"),
+    ],
+)
+def test_submit_and_wait_ends_with_the_verdict(
+    network: Network, branch: str, code: int, verdict: str
+) -> None:
+    ended = client(network, "submit", branch, "--wait")
+    assert ended.code == code, ended
+    build = ended.output.splitlines()[0]
+    assert network.build(build)["branch"] == branch
+    assert f"verdict     {verdict}\n" in ended.output
+    assert network.commits.get(branch, "-") in ended.output
+
+
+def test_submit_without_waiting_prints_the_id(network: Network) -> None:
+    ended = client(network, "submit", "green", "--commit", network.commits["green"])
+    assert ended.code == 0
+    assert network.verdict(ended.output.strip())["verdict"]["outcome"] == "passed"
+
+
+def test_a_repository_that_is_not_configured_is_refused(network: Network) -> None:
+    ended = client(network, "submit", "green", "--repository", "https://example.org/other.git")
+    assert ended.code == 3
+    assert "repositories" in ended.errors
+
+
+def test_wait_gives_up_after_its_time(network: Network) -> None:
+    build = network.post("slow")
+    ended = client(network, "wait", build, "--timeout", "1")
+    assert ended.code == 4
+    assert "no verdict in 1 s" in ended.errors
+    assert client(network, "status", build).code == 4
+    ended = client(network, "wait", build[:10])
+    assert ended.code == 0
+    assert "verdict     passed 0\n" in ended.output
+
+
+@pytest.mark.parametrize(("branch", "code"), [("green", 0), ("red", 1)])
+def test_status_and_log(network: Network, builds: dict[str, str], branch: str, code: int) -> None:
+    ended = client(network, "status", builds[branch])
+    assert ended.code == code
+    for name in network.node_names:
+        assert name in ended.output
+    log = client(network, "log", builds[branch], "node2")
+    assert log.code == 0
+    assert f"a {branch} line\n" in log.output
+    assert f"a {branch} line\n" in client(network, "log", builds[branch][:12]).output
+
+
+def test_builds_are_listed(network: Network, builds: dict[str, str]) -> None:
+    ended = client(network, "list", "--limit", "100")
+    assert ended.code == 0
+    lines = {line.split()[0]: line for line in ended.output.splitlines()}
+    assert "passed 0" in lines[builds["green"][:12]]
+    assert "failed 3" in lines[builds["red"][:12]]
+
+
+@pytest.mark.parametrize(("build", "code"), [("ab" * 32, 3), ("xyz", 2), ("ffffffffff", 2)])
+def test_a_build_that_is_not_there(network: Network, build: str, code: int) -> None:
+    ended = client(network, "status", build)
+    assert ended.code == code
+    assert len(ended.errors.splitlines()) == 1
+
+
+def test_a_gateway_that_is_not_there(network: Network) -> None:
+    (port,) = free_ports(1)
+    ended = client(network, "submit", "green", "--gateway", f"http://127.0.0.1:{port}")
+    assert ended.code == 3
+    assert f"no gateway answers at http://127.0.0.1:{port}" in ended.errors
+    assert len(ended.errors.splitlines()) == 1
+
+
+# --- journal and ledger --------------------------------------------------------------------------
+
+
+def test_strings_are_appended_on_every_replica(network: Network) -> None:
+    assert client(network, "append", "one", "two").code == 0
+    ended = client(network, "append", text="three\nfour\n")
+    assert ended.code == 0
+    network.settle(are_builds_closed=False)
+    journal = client(network, "journal", "--all")
+    assert journal.code == 0
+    length, digest = ended.output.splitlines()[-1].split()
+    for name in network.node_names:
+        assert f"{name}: {length} strings, digest {digest}\n" in journal.output
+    assert journal.output.count("onetwothreefour") == len(network.node_names)
+    assert client(network, "journal").output.startswith(f"node0: {length} strings")
+
+
+@pytest.mark.parametrize("name", ["node0", "node3"])
+def test_the_ledger_is_printed_and_verified(
+    network: Network, builds: dict[str, str], name: str
+) -> None:
+    ended = client(network, "ledger", "--node", name)
+    assert ended.code == 0
+    assert f"verdict      {builds['green'][:12]}  passed 0  green" in ended.output
+    verified = client(network, "ledger", "--node", name, "--verify")
+    assert verified.code == 0
+    assert verified.output.startswith(f"{name}: the chain of ")
+    assert " entries holds, head " in verified.output
+    assert len(verified.output.splitlines()) == 1
+
+
+# --- envelopes -----------------------------------------------------------------------------------
+
+
+def download(network: Network, build: str, file: Path) -> None:
+    answer = ask(f"{network.gateway_url}/api/v1/builds/{build}/attestation")
+    assert answer.status == 200
+    file.write_bytes(answer.body)
+
+
+@pytest.mark.parametrize(
+    ("branch", "code", "verdict"), [("green", 0, "passed 0"), ("red", 1, "failed 3")]
+)
+def test_an_envelope_is_verified_offline(
+    network: Network,
+    builds: dict[str, str],
+    tmp_path: Path,
+    branch: str,
+    code: int,
+    verdict: str,
+) -> None:
+    file = tmp_path / "envelope.json"
+    download(network, builds[branch], file)
+    ended = client(network, "verify", str(file))
+    assert ended.code == code, ended
+    assert f"verdict     {verdict}\n" in ended.output
+    assert builds[branch] in ended.output
+    piped = client(network, "verify", "-", text=file.read_text())
+    assert (piped.code, piped.output) == (ended.code, ended.output)
+    # no configuration of a client is needed, only the cluster's public keys
+    alone = run(
+        "-m", "client", "verify", str(file), "--cluster", str(network.config_file("cluster"))
+    )
+    assert (alone.code, alone.output) == (ended.code, ended.output)
+
+
+def test_an_envelope_that_proves_nothing(
+    network: Network, builds: dict[str, str], tmp_path: Path
+) -> None:
+    file = tmp_path / "envelope.json"
+    download(network, builds["red"], file)
+    envelope = json.loads(file.read_text())
+    for broken in (
+        {**envelope, "signatures": envelope["signatures"][:1]},
+        {**envelope, "signatures": [envelope["signatures"][0]] * 2},
+        {**envelope, "payload": envelope["payload"].replace("A", "B", 1)},
+        {},
+    ):
+        file.write_text(json.dumps(broken))
+        ended = client(network, "verify", str(file))
+        assert ended.code == 2, ended
+        assert ended.output == ""
+        assert "not valid" in ended.errors
+    ended = client(network, "verify", str(tmp_path / "none.json"))
+    assert ended.code == 2
+
+
+# --- help and version ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("program", [("./node/index.py",), ("-m", "node")])
+def test_the_node_shows_the_flags_of_the_seed(program: tuple[str, ...]) -> None:
+    ended = run(*program, "-h")
+    assert ended.code == 0
+    flags = ("--id", "--host", "--port", "--path", "--pkLoc", "--peerNodeAddrList", "--config")
+    assert [flag for flag in flags if flag not in ended.output] == []
+
+
+@pytest.mark.parametrize("program", [("./client/index.py",), ("-m", "client")])
+def test_the_client_shows_the_flags_of_the_seed(program: tuple[str, ...]) -> None:
+    ended = run(*program, "-h")
+    assert ended.code == 0
+    flags = ("--path", "--pkLoc", "--pbftHost", "--pbftPort", "--webHookPort", "--config")
+    assert [flag for flag in flags if flag not in ended.output] == []
+
+
+@pytest.mark.parametrize("program", ["./node/index.py", "./client/index.py"])
+def test_the_version(program: str) -> None:
+    ended = run(program, "--version")
+    assert ended.code == 0
+    assert ended.output.strip().endswith(f" {VERSION}")
+
+
+@pytest.mark.parametrize("program", ["./node/index.py", "./client/index.py"])
+def test_a_flag_that_does_not_exist(program: str) -> None:
+    assert run(program, "--no-such-flag").code == 2

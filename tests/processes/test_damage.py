@@ -1,0 +1,118 @@
+"""A disk that forgot what its replica said: the node names the file and does not start."""
+
+import contextlib
+import shutil
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+
+from common.config import NodeConfig, load_node_config
+from node.store import DATABASE_NAME
+from tests.processes.network import Network, free_ports, pipeline
+from tests.processes.programs import start
+
+pytestmark = pytest.mark.processes
+
+BRANCHES = {"green": pipeline("echo green")}
+
+
+def flip_a_byte_of_a_record(folder: Path) -> None:
+    """One bit of the file, inside of what a record says."""
+    file = folder / DATABASE_NAME
+    with contextlib.closing(sqlite3.connect(file)) as database:
+        database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        (body,) = database.execute(
+            "SELECT body FROM records ORDER BY position LIMIT 1 OFFSET 3"
+        ).fetchone()
+    data = bytearray(file.read_bytes())
+    # a large record is spread over pages; its beginning is in one
+    place = data.index(body[:40]) + 20
+    data[place] ^= 1
+    file.write_bytes(data)
+
+
+def lose_the_last_records(folder: Path) -> None:
+    """What SQLite itself does, without a word, where its write-ahead log has a flipped bit."""
+    with contextlib.closing(sqlite3.connect(folder / DATABASE_NAME)) as database, database:
+        database.execute(
+            "DELETE FROM records WHERE position > (SELECT max(position) - 3 FROM records)"
+        )
+
+
+def lose_the_database(folder: Path) -> None:
+    for file in folder.glob(f"{DATABASE_NAME}*"):
+        file.unlink()
+
+
+def nonsense(folder: Path) -> None:
+    (folder / DATABASE_NAME).write_bytes(b"nonsense" * 1024)
+
+
+def lose_a_ledger_entry(folder: Path) -> None:
+    with contextlib.closing(sqlite3.connect(folder / DATABASE_NAME)) as database, database:
+        database.execute("DELETE FROM ledger WHERE position = (SELECT max(position) FROM ledger)")
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Network:
+    """A network that did something and was stopped, with its folder left."""
+    with Network(tmp_path_factory.mktemp("damaged"), BRANCHES) as network:
+        network.start()
+        network.complete(network.post("green"))
+        network.settle()
+    return network
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        flip_a_byte_of_a_record,
+        lose_the_last_records,
+        lose_the_database,
+        nonsense,
+        lose_a_ledger_entry,
+    ],
+)
+def test_a_node_whose_disk_forgot_something_does_not_start(
+    finished: Network, tmp_path: Path, damage: Callable[[Path], None]
+) -> None:
+    config = copy_of_node2(finished, tmp_path)
+    damage(config.data_directory)
+    ended = start(*command(config), listen=config.listen)
+    assert ended.code == 1, ended.errors
+    told = [line for line in ended.errors.splitlines() if " CRITICAL " in line]
+    assert len(told) == 1
+    assert str(config.data_directory / DATABASE_NAME) in told[0]
+    assert "must not vote again" in told[0]
+    assert "Traceback" not in ended.errors
+
+
+def test_the_same_node_undamaged_does_start(finished: Network, tmp_path: Path) -> None:
+    """So that the tests above prove something."""
+    config = copy_of_node2(finished, tmp_path)
+    ended = start(*command(config), listen=config.listen)
+    assert ended.code is None, ended.errors
+    assert "restored: view 0, executed " in ended.errors
+
+
+def copy_of_node2(network: Network, folder: Path) -> NodeConfig:
+    """node2's configuration and data, so that each test has something of its own to damage."""
+    shutil.copytree(network.data_directory("node2"), folder / "data")
+    settings = yaml.safe_load(network.config_file("node2").read_text())
+    (port,) = free_ports(1)
+    settings |= {
+        "cluster_file": str(network.config_file("cluster")),
+        "data_directory": str(folder / "data"),
+        "log_file": str(folder / "node2.log"),
+        "listen": f"127.0.0.1:{port}",
+    }
+    file = folder / "node2.yml"
+    file.write_text(yaml.safe_dump(settings))
+    return load_node_config(file)
+
+
+def command(config: NodeConfig) -> list[str]:
+    return ["-m", "node", "--config", str(config.file)]

@@ -1,0 +1,224 @@
+"""One of four is down, lies, is silent, or has trouble of its own: the verdicts stay right."""
+
+import os
+import socket
+import time
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import docker
+import pytest
+
+from ci.ledger import LateBallotEntry, decode_entry
+from pbft.ports import Entry
+from tests.node.conftest import things_of
+from tests.processes.conftest import Engine, NetworkMaker
+from tests.processes.gate import Gate, GitServer
+from tests.processes.network import Network, pipeline
+from tests.waiting import block_until
+
+pytestmark = pytest.mark.processes
+
+HONEST = ["node0", "node1", "node2"]
+
+
+def two_branches(engine: Engine) -> dict[str, dict[str, str]]:
+    return {
+        "green": pipeline("echo green", image=engine.image),
+        "red": pipeline("echo red", "exit 3", image=engine.image),
+    }
+
+
+def outcome(view: dict[str, Any]) -> tuple[str, int | None]:
+    return view["verdict"]["outcome"], view["verdict"]["exit_code"]
+
+
+def test_one_node_down_and_back(engine: Engine, make_network: NetworkMaker) -> None:
+    """Three decide; the fourth, once it is there, catches up and casts its ballots too."""
+    network = make_network(two_branches(engine), executor=engine.executor)
+    network.start(*HONEST, "client")
+    builds = {branch: network.post(branch) for branch in ("green", "red", "none")}
+    views = {branch: network.complete(build, ballots=3) for branch, build in builds.items()}
+    assert outcome(views["green"]) == ("passed", 0)
+    assert outcome(views["red"]) == ("failed", 3)
+    assert outcome(views["none"]) == ("checkout_failed", 128)
+    assert all(sorted(v["verdict"]["agreeing"]) == HONEST for v in views.values())
+    network.settle(HONEST, are_builds_closed=False)
+    network.start("node3")
+    for build in builds.values():
+        view = network.complete(build, ballots=4)
+        assert sorted(view["verdict"]["agreeing"]) == [*HONEST, "node3"]
+    network.settle()
+
+
+def test_a_liar_is_outvoted_and_named(engine: Engine, make_network: NetworkMaker) -> None:
+    network = make_network(
+        two_branches(engine),
+        executor=engine.executor,
+        overrides={"node3": {"fault_injection": "lying"}},
+    )
+    network.start()
+    for branch, right, lie in (("green", "passed", "failed"), ("red", "failed", "passed")):
+        view = network.complete(network.post(branch))
+        assert view["verdict"]["outcome"] == right
+        assert sorted(view["verdict"]["agreeing"]) == HONEST
+        assert view["verdict"]["dissenting"] == ["node3"]
+        told = {ballot["replica"]: ballot["outcome"] for ballot in view["ballots"]}
+        assert told == {"node0": right, "node1": right, "node2": right, "node3": lie}
+    ledger = network.settle()
+    late = [b for b in late_ballots(ledger) if b.ballot.replica == "node3"]
+    assert all(ballot.agrees is False for ballot in late)
+    assert network.status("node3")["byzantine_nodes"] == ["node3"]
+    assert network.status("node0")["byzantine_nodes"] == []
+
+
+def test_a_silent_node_is_done_without(engine: Engine, make_network: NetworkMaker) -> None:
+    network = make_network(
+        two_branches(engine),
+        executor=engine.executor,
+        overrides={"node3": {"fault_injection": "silent"}},
+    )
+    network.start()
+    builds = {branch: network.post(branch) for branch in ("green", "red")}
+    views = {branch: network.complete(build, ballots=3) for branch, build in builds.items()}
+    assert (outcome(views["green"]), outcome(views["red"])) == (("passed", 0), ("failed", 3))
+    network.settle(HONEST, are_builds_closed=False)
+    for build in builds.values():
+        view = network.build(build)
+        assert sorted(view["verdict"]["agreeing"]) == HONEST
+        assert "node3" not in {ballot["replica"] for ballot in view["ballots"]}
+        assert "node3" not in {reply["replica"] for reply in view["replies"]}
+
+
+@pytest.mark.docker
+@pytest.mark.parametrize("socket_name", ["gone.sock", "dead.sock"])
+def test_a_node_without_its_engine_abstains(
+    base_image: str, make_network: NetworkMaker, tmp_path: Path, socket_name: str
+) -> None:
+    """gone: there is no such socket. dead: a file is there, and nobody listens."""
+    dead = tmp_path / socket_name
+    if socket_name == "dead.sock":
+        with socket.socket(socket.AF_UNIX) as listener:
+            listener.bind(str(dead))
+    network = make_network(
+        {"green": pipeline("echo green", image=base_image)},
+        executor="docker",
+        overrides={"node3": {"docker_host": f"unix://{dead}", "abstain_after_seconds": 2}},
+    )
+    network.start()
+    view = network.complete(network.post("green"))
+    assert outcome(view) == ("passed", 0)
+    assert sorted(view["verdict"]["agreeing"]) == HONEST
+    assert view["verdict"]["dissenting"] == []
+    (abstained,) = [ballot for ballot in view["ballots"] if ballot["abstains"] is not None]
+    assert abstained["replica"] == "node3"
+    assert "docker" in abstained["abstains"].lower()
+    assert abstained["outcome"] is None
+    network.settle()
+
+
+@pytest.mark.parametrize("seconds", [10, pytest.param(20, marks=pytest.mark.long)])
+def test_a_git_server_that_two_replicas_cannot_reach_for_a_while(
+    engine: Engine, make_network: NetworkMaker, seconds: int
+) -> None:
+    """To one the server is off, to the other it says nothing. Neither calls the build failed."""
+    network = make_network(two_branches(engine), executor=engine.executor)
+    with (
+        GitServer(network.repository) as server,
+        Gate(server.connect) as off,
+        Gate(server.connect, is_silent=True) as lost,
+    ):
+        for name, gate in (("node2", off), ("node3", lost)):
+            fetch_through(network, name, server.url(gate.port))
+        network.start()
+        build = network.post("green")
+        network.wait_until(
+            lambda: {b["replica"] for b in network.build(build)["ballots"]} == {"node0", "node1"},
+            "the ballots of the two that reach the server",
+            30,
+        )
+        network.wait_until(
+            lambda: executor_state(network, "node2", build).startswith("retrying: "),
+            "node2 tries again",
+            20,
+        )
+        network.wait_until(
+            lambda: executor_state(network, "node3", build) == "checkout" and lost.tries > 0,
+            "node3 waits for the server",
+            20,
+        )
+        reopened_at = time.monotonic() + seconds
+        while time.monotonic() < reopened_at:
+            # Two equal ballots are too few for `passed`, and nobody may say anything else.
+            assert network.build(build)["status"] == "building"
+            assert len(network.build(build)["ballots"]) <= 2
+            time.sleep(0.5)
+        off.open()
+        lost.open()
+        view = network.complete(build)
+        assert outcome(view) == ("passed", 0)
+        assert sorted(view["verdict"]["agreeing"]) == [*HONEST, "node3"]
+        assert all(ballot["abstains"] is None for ballot in view["ballots"])
+        network.settle()
+
+
+@pytest.mark.docker
+def test_an_engine_that_goes_away_in_the_middle_of_a_build(
+    docker_engine: docker.DockerClient, base_image: str, make_network: NetworkMaker
+) -> None:
+    """The node tries again when the engine is back, and nothing of the first try is left."""
+    with Gate(connect_to_engine) as gate:
+        gate.open()
+        network = make_network(
+            {"slow": pipeline("sleep 3", image=base_image)},
+            executor="docker",
+            overrides={"node3": {"docker_host": f"tcp://127.0.0.1:{gate.port}"}},
+        )
+        network.start()
+        build = network.post("slow")
+        network.wait_until(
+            lambda: executor_state(network, "node3", build) == "building", "node3 builds", 20
+        )
+        gate.shut()
+        network.wait_until(
+            lambda: executor_state(network, "node3", build).startswith("retrying: "),
+            "node3 tries again",
+            30,
+        )
+        assert network.verdict(build)["verdict"]["outcome"] == "passed"
+        gate.open()
+        view = network.complete(build)
+        assert sorted(view["verdict"]["agreeing"]) == [*HONEST, "node3"]
+        network.settle()
+        cluster_id = bytes.fromhex(network.status("node0")["cluster"])
+        block_until(lambda: not things_of(docker_engine, cluster_id), "nothing is left", 20)
+
+
+def connect_to_engine() -> socket.socket:
+    """A connection to the engine of this machine, as DOCKER_HOST or its default says."""
+    url = urlsplit(os.environ.get("DOCKER_HOST") or "unix:///var/run/docker.sock")
+    if url.scheme != "unix":
+        return socket.create_connection((url.hostname or "127.0.0.1", url.port or 2375))
+    connection = socket.socket(socket.AF_UNIX)
+    connection.connect(url.path)
+    return connection
+
+
+def fetch_through(network: Network, name: str, url: str) -> None:
+    """Have a node fetch the repository from another place."""
+
+    def change(settings: dict[str, Any]) -> None:
+        settings["repositories"][0]["fetch_url"] = url
+
+    network.rewrite(name, change)
+
+
+def executor_state(network: Network, name: str, build: str) -> str:
+    answer = network.node(name, f"/builds/{build}")
+    return str(answer.json()["state"]) if answer.status == 200 else ""
+
+
+def late_ballots(ledger: list[Entry]) -> list[LateBallotEntry]:
+    decoded = [decode_entry(entry.body) for entry in ledger]
+    return [entry for entry in decoded if isinstance(entry, LateBallotEntry)]

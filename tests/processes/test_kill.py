@@ -1,0 +1,87 @@
+"""kill -9 of the primary, and of everybody: what was promised is kept."""
+
+import threading
+
+import pytest
+
+from tests.processes.conftest import NetworkMaker
+from tests.processes.network import CLIENT, Network, pipeline, verdict_entries
+from tests.processes.promises import broken_promises
+
+pytestmark = pytest.mark.processes
+
+BRANCHES = {"green": pipeline("echo green"), "red": pipeline("exit 3")}
+
+
+def test_the_primary_killed_in_mid_slot_finishes_that_slot(make_network: NetworkMaker) -> None:
+    """It gave a number, too few were there to commit it, and it dies: later it says the same."""
+    network = make_network(BRANCHES, is_captured=True)
+    network.start("node0", "node1", CLIENT)
+    build = network.post("green")
+    network.wait_until(lambda: has_prepared(network, "node1"), "node1 has prepared", 20)
+    assert network.status("node0")["sequence"] == 0
+    network.kill("node0")
+    network.start("node2", "node3")
+    # Nobody but the primary can give the number to those that missed it.
+    assert network.build(build)["status"] == "queued"
+    assert [network.status(name)["sequence"] for name in ("node1", "node2", "node3")] == [0, 0, 0]
+    network.start("node0")
+    view = network.complete(build)
+    assert view["verdict"]["outcome"] == "passed"
+    assert [entry.build for entry in verdict_entries(network.settle())] == [build]
+    assert broken_promises(network) == []
+
+
+def test_the_primary_killed_under_load_and_restarted_finishes_all(
+    make_network: NetworkMaker,
+) -> None:
+    network = make_network(BRANCHES, is_captured=True)
+    network.start()
+    builds: list[str] = []
+
+    def post_all() -> None:
+        builds.extend(network.post("green" if number % 2 else "red") for number in range(24))
+
+    poster = threading.Thread(target=post_all)
+    poster.start()
+    for sequence in (5, 30):
+        wait_for_sequence(network, sequence)
+        network.kill("node0")
+        network.wait_until(
+            lambda: network.status("node1")["pending_requests"] > 0, "requests wait", 20
+        )
+        network.start("node0")
+    poster.join(30)
+    views = network.verdicts(builds)
+    assert len(builds) == 24
+    assert {view["verdict"]["outcome"] for view in views.values()} == {"passed", "failed"}
+    entries = verdict_entries(network.settle())
+    assert sorted(entry.build for entry in entries) == sorted(builds)
+    assert broken_promises(network) == []
+
+
+def test_everybody_killed_at_once_goes_on(make_network: NetworkMaker) -> None:
+    """A power cut: four nodes and the gateway, with builds in every state."""
+    network = make_network(BRANCHES, is_captured=True)
+    network.start()
+    builds = [network.post("green") for _ in range(12)]
+    network.verdict(builds[0])
+    for name in (*network.node_names, CLIENT):
+        network.kill(name)
+    network.start()
+    views = network.verdicts(builds)
+    assert {view["verdict"]["outcome"] for view in views.values()} == {"passed"}
+    assert sorted(entry.build for entry in verdict_entries(network.settle())) == sorted(builds)
+    assert sorted(line["id"] for line in network.results) == sorted(builds)
+    assert broken_promises(network) == []
+
+
+def wait_for_sequence(network: Network, sequence: int) -> None:
+    network.wait_until(
+        lambda: network.status("node0")["sequence"] >= sequence, f"sequence number {sequence}", 30
+    )
+
+
+def has_prepared(network: Network, name: str) -> bool:
+    messages = network.node(name, "/pbft/log?limit=512").json()["messages"]
+    return any(m["type"] == "Prepare" and m["direction"] == "sent" for m in messages)

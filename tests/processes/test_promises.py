@@ -1,0 +1,91 @@
+"""The check of captures finds what it is there to find."""
+
+from pathlib import Path
+
+import pytest
+
+from common.address import Address
+from common.keys import SigningKey
+from common.link import Links
+from node.capture import Capture
+from pbft.authentication import sign_message
+from pbft.codec import encode_message
+from pbft.genesis import FORMAT_VERSION, Cluster, Genesis, Member
+from pbft.messages import AnyMessage, Checkpoint, Commit, Envelope, Prepare, PrePrepare, Request
+from tests.processes.promises import broken_promises_of
+
+ONE, OTHER = b"1" * 32, b"2" * 32
+KEYS = {name: SigningKey(name.encode().ljust(32, b"\0")) for name in ("node0", "node1")}
+CLUSTER = Cluster(
+    Genesis(
+        FORMAT_VERSION,
+        (Member("node0", KEYS["node0"].public_key, ("replica",)),),
+        (Member("node1", KEYS["node1"].public_key, ("gateway",)),),
+        8,
+        16,
+        64,
+        b"",
+    )
+)
+
+
+def said(folder: Path, *messages: AnyMessage, signer: str = "node0") -> list[str]:
+    """What the check finds where a replica said these."""
+    file = folder / "node0.capture"
+    dial = {"nobody": Address("127.0.0.1", 1)}
+    links = Links(
+        cluster=CLUSTER,
+        name="node0",
+        signing_key=KEYS["node0"],
+        dial=dial,
+        on_envelopes=lambda name, envelopes: None,
+    )
+    capture = Capture(links, file)
+    for message in (Prepare(0, 1, ONE, 0), *messages):
+        name = "node0" if message is not messages[-1] else signer
+        signed = sign_message(message, encode_message(message), name, CLUSTER, KEYS[name].sign)
+        capture.send("node2", [Envelope(signed)])
+    return broken_promises_of("node0", file)
+
+
+@pytest.mark.parametrize(
+    "pair",
+    [
+        (PrePrepare(0, 5, ONE, 0), PrePrepare(0, 5, OTHER, 0)),
+        (Prepare(0, 5, ONE, 0), Prepare(0, 5, OTHER, 0)),
+        (Commit(3, 5, ONE, 0), Commit(3, 5, OTHER, 0)),
+        (Checkpoint(8, ONE, 0), Checkpoint(8, OTHER, 0)),
+        (Request("node0", 5, b"one"), Request("node0", 5, b"other")),
+    ],
+)
+def test_two_digests_for_one_place_are_found(
+    tmp_path: Path, pair: tuple[AnyMessage, AnyMessage]
+) -> None:
+    (line,) = said(tmp_path, *pair)
+    assert line.startswith("node0 signed 2 digests for ")
+    assert type(pair[0]).__name__ in line
+
+
+@pytest.mark.parametrize(
+    "pair",
+    [
+        (Prepare(0, 5, ONE, 0), Prepare(0, 5, ONE, 0)),
+        (Prepare(0, 5, ONE, 0), Prepare(0, 6, OTHER, 0)),
+        (Prepare(0, 5, ONE, 0), Prepare(1, 5, OTHER, 0)),
+        (Prepare(0, 5, ONE, 0), Commit(0, 5, OTHER, 0)),
+    ],
+)
+def test_what_may_be_said_is_not_found(tmp_path: Path, pair: tuple[AnyMessage, AnyMessage]) -> None:
+    assert said(tmp_path, *pair) == []
+
+
+def test_what_others_signed_is_not_held_against_it(tmp_path: Path) -> None:
+    pair = (Prepare(0, 5, ONE, 0), Prepare(0, 5, OTHER, 0))
+    assert said(tmp_path, *pair, signer="node1") == []
+
+
+def test_an_empty_capture_proves_nothing(tmp_path: Path) -> None:
+    file = tmp_path / "node0.capture"
+    file.write_bytes(b"\n")
+    with pytest.raises(AssertionError, match="holds nothing that node0 signed"):
+        broken_promises_of("node0", file)
