@@ -30,6 +30,7 @@ from pbft.genesis import Cluster
 
 # A connection that has not sent a whole header by then is closed; so is an idle one.
 HEADER_TIMEOUT_SECONDS = 20.0
+LINGERING_SECONDS = 1.0
 SHUTDOWN_SECONDS = 5.0
 
 _log = logging.getLogger(__name__)
@@ -161,6 +162,8 @@ def make_runner(site: Site) -> web.AppRunner:
         # the webhook's body is what was signed: the bytes as they came
         auto_decompress=False,
         shutdown_timeout=SHUTDOWN_SECONDS,
+        # the rest of a body that was refused is waited for no longer than this
+        lingering_time=LINGERING_SECONDS,
     )
 
 

@@ -42,7 +42,8 @@ from node.tree import TreeRefused
 from node.trouble import OwnTrouble
 
 RETRY_SECONDS_MIN = 1.0
-RETRY_SECONDS_MAX = 30.0
+# a git server or an engine that is back should be noticed before people give up
+RETRY_SECONDS_MAX = 8.0
 # logs of the newest builds that are kept on disk, each of log_bytes_max at most
 LOGS_KEPT_MAX = 1000
 
