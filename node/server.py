@@ -248,8 +248,9 @@ class NodeServer:
                 "Content-Length": str(path.stat().st_size),
             }
         )
-        await response.prepare(request)
+        # Whoever asked may be gone by now.
         with contextlib.suppress(ConnectionResetError):
+            await response.prepare(request)
             for chunk in _chunks(path):
                 await response.write(chunk)
             await response.write_eof()
