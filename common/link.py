@@ -167,11 +167,13 @@ class Links:
             max_msg_size=FRAME_BYTES_MAX,
             compress=False,
         )
-        await websocket.prepare(request)
         self._handshakes += 1
         try:
+            await websocket.prepare(request)
             async with asyncio.timeout(HANDSHAKE_SECONDS):
                 peer = await self._accept(websocket)
+        except ConnectionError:
+            return websocket  # whoever began it is gone
         except (TimeoutError, LinkRefused) as error:
             _log.warning("a link from %s was refused: %s", request.remote, error or "too slow")
             await websocket.close(code=aiohttp.WSCloseCode.POLICY_VIOLATION)
