@@ -127,7 +127,10 @@ class BuildApplication:
         return self._dispatch(operation, request, request_digest, sequence)
 
     def recall(self, request: Request, request_digest: bytes) -> Announcement | None:
-        """The verdict for a request that asked for a build, where there is one by now."""
+        """What is to be said of a request that asked for a build: its verdict, or that it is open.
+
+        The second matters where the client table has forgotten the first answer.
+        """
         try:
             operation = decode_operation(request.operation)
         except MalformedOperation:
@@ -137,10 +140,14 @@ class BuildApplication:
         build_id = build_id_for(self._cluster.id, request.client, operation.identity)
         build = self._builds.get(build_id)
         statement = self._find_statement(build_id) if build is None else build.statement
-        if not statement:
-            return None
         asker = Asker(request.client, request.timestamp, request_digest)
-        return _announcement(asker, build_id, statement)
+        if statement:
+            return _announcement(asker, build_id, statement)
+        if build is None:
+            return None
+        return Announcement(
+            asker.client, asker.timestamp, asker.request_digest, "opened", build_id, build_id
+        )
 
     def parts(self) -> dict[str, bytes]:
         """The whole state: one part per open build, and those named above."""
@@ -376,6 +383,12 @@ class BuildApplication:
         self.ledger_index += 1
         self.ledger_head = next_head(self.ledger_head, self.ledger_index, body)
         return Entry(self.ledger_index, body, self.ledger_head)
+
+
+def ledger_position(parts: Mapping[str, bytes]) -> tuple[int, bytes]:
+    """Index and head of the ledger in a state that `parts` gave. Raises CorruptState."""
+    ledger = _decode_part(parts, LEDGER_PART, _ChainPart)
+    return ledger.length, ledger.digest
 
 
 def _refused(reason: str) -> Applied:

@@ -22,6 +22,8 @@ from pbft.genesis import Cluster
 
 # pbft.client reports late replies of the last 256 finished numbers.
 DECIDED_KEPT = 512
+# What replicas answer where the number is too old to remember (pbft.normal_case).
+USED = "used"
 # Asked of a replica when it comes back: the builds that people may be looking at.
 UNANSWERED_MAX = 64
 
@@ -121,9 +123,7 @@ class Answers:
     def _take_in_first(self, row: OutboxRow, answer: Accepted) -> list[Effect]:
         assert row.signed is not None
         if answer.request_digest != digest_of(decode_signed(row.signed).payload):
-            # This gateway's counter was lost once: the number belongs to an older request.
-            _log.warning("request number %d was used before; taking the next", answer.timestamp)
-            self._outbox.take_back(row.identity)
+            self._take_in_used_number(row, answer)
             return []
         if answer.kind == "refused":
             return self._take_in_refusal(row, answer.result.decode("utf-8", "replace"))
@@ -136,6 +136,23 @@ class Answers:
         if row.kind is Kind.BUILD and answer.kind == "decided":
             return self._take_in_verdict(row, answer)
         return []
+
+    def _take_in_used_number(self, row: OutboxRow, answer: Accepted) -> None:
+        """This gateway's counter was lost once: the number belongs to an older request.
+
+        Where the replicas remember that request they name it, and the next number is tried;
+        where it is too old for that they say up to which number all are used. At least one
+        correct replica said so, and such a floor only rises: it cannot be too high.
+        """
+        floor = used_up_to(answer)
+        if floor is not None:
+            self._outbox.continue_above(floor)
+        _log.warning(
+            "request number %d was used before; %s",
+            answer.timestamp,
+            "taking the next" if floor is None else f"going on above {floor}",
+        )
+        self._outbox.take_back(row.identity)
 
     def _take_in_refusal(self, row: OutboxRow, reason: str) -> list[Effect]:
         shown = log_text(reason)
@@ -208,6 +225,15 @@ class Answers:
         if public_key is None or not verify(public_key, pae(statement), signature):
             return None
         return signature
+
+
+def used_up_to(answer: Accepted) -> int | None:
+    """The number up to which all are used, where the answer is that; else None."""
+    text = answer.result.decode("ascii", "replace")
+    if answer.kind != USED or not text.isascii() or not text.isdigit() or len(text) > 18:
+        return None
+    floor = int(text)
+    return floor if floor >= answer.timestamp else None
 
 
 def is_temporary(reason: str) -> bool:

@@ -29,7 +29,8 @@ EXIT_INTERRUPTED = 130
 
 EPILOGUE = """exit codes: 0 done, and passed where there is a verdict; 1 not passed; 2 wrong
 arguments or configuration; 3 no answer, or refused; 4 no verdict yet, or too late.
-`verify`: 0 valid and passed, 1 valid and not passed, 2 not valid."""
+`verify`: 0 valid and passed, 1 valid and not passed, 2 not valid.
+`evidence`: 0 all of it holds, 1 some does not."""
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -26,6 +26,8 @@ BUILD_BYTES_MAX = 4 * 1024 * 1024
 # A page has at most 500 entries; an entry is at most as large as a request, and mostly far less.
 LEDGER_BYTES_MAX = 256 * 1024 * 1024
 LEDGER_PAGE_ENTRIES = 200
+# One pair of messages may have 16 MB, and a third more in base64.
+EVIDENCE_BYTES_MAX = 64 * 1024 * 1024
 
 _Answer = TypeVar("_Answer")
 
@@ -71,6 +73,24 @@ class ServedEntry(msgspec.Struct, frozen=True):
     head: str
 
 
+class ServedPair(msgspec.Struct, frozen=True):
+    """Two encoded Signed messages, in base64 on the wire, and whom the node says they convict."""
+
+    number: int
+    replica: str
+    proves: str
+    first: bytes
+    second: bytes
+
+
+class ServedEvidence(msgspec.Struct, frozen=True):
+    """GET /pbft/evidence; `next` is the `?after=` of the next page, None at the end."""
+
+    cluster: str
+    evidence: tuple[ServedPair, ...]
+    next: int | None = None
+
+
 class Nodes:
     """The nodes of one cluster by replica name. Use it as an async context manager."""
 
@@ -105,7 +125,7 @@ class Nodes:
         data = await self._get(
             replica, f"/builds/{build.hex()}", {}, BUILD_BYTES_MAX, ANSWER_TIMEOUT_SECONDS
         )
-        return _decode(data, ServedBuild, replica)
+        return decode_answer(data, ServedBuild, replica)
 
     async def log(self, replica: str, build: bytes, opened: int, bytes_max: int) -> bytes:
         """A node's own log of a build. Raises NodeFailed, also where it is too long."""
@@ -118,7 +138,21 @@ class Nodes:
         data = await self._get(
             replica, "/pbft/status", {}, STATUS_BYTES_MAX, STATUS_TIMEOUT_SECONDS
         )
-        return _decode(data, dict[str, Any], replica)
+        return decode_answer(data, dict[str, Any], replica)
+
+    async def evidence(self, replica: str, pairs_max: int) -> list[ServedPair]:
+        """A node's proof of misbehaviour, oldest first. Raises NodeFailed. Nothing is checked."""
+        pairs: list[ServedPair] = []
+        after: int | None = 0
+        while after is not None and len(pairs) < pairs_max:
+            query = {"after": str(after), "limit": str(min(100, pairs_max - len(pairs)))}
+            data = await self._get(
+                replica, "/pbft/evidence", query, EVIDENCE_BYTES_MAX, LOG_TIMEOUT_SECONDS
+            )
+            page = decode_answer(data, ServedEvidence, replica)
+            pairs.extend(page.evidence)
+            after = page.next if page.next is None or page.next > after else None
+        return pairs
 
     async def ledger(self, replica: str) -> list[Entry]:
         """A node's whole ledger as it was when the first page came. Raises NodeFailed.
@@ -130,7 +164,7 @@ class Nodes:
         while end is None or len(entries) < end:
             query = {"from": str(len(entries) + 1), "limit": str(LEDGER_PAGE_ENTRIES)}
             data = await self._get(replica, "/ledger", query, LEDGER_BYTES_MAX, LOG_TIMEOUT_SECONDS)
-            page = _decode(data, ServedLedger, replica)
+            page = decode_answer(data, ServedLedger, replica)
             end = page.index if end is None else end
             if not page.entries and len(entries) < end:
                 raise NodeFailed(f"{replica}: its ledger ends before entry {end}")
@@ -180,7 +214,8 @@ async def _read_bounded(response: aiohttp.ClientResponse, bytes_max: int, what: 
     return b"".join(parts)
 
 
-def _decode(data: bytes, kind: type[_Answer], replica: str) -> _Answer:
+def decode_answer(data: bytes, kind: type[_Answer], replica: str) -> _Answer:
+    """A node's JSON. Raises NodeFailed, naming the replica (or the file) that it came from."""
     try:
         return msgspec.json.decode(data, type=kind)
     except (ValueError, RecursionError) as error:

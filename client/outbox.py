@@ -101,6 +101,12 @@ class Outbox:
         assert touched == 1, "a number was taken for a row that is not waiting for one"
         return msgspec.structs.replace(row, state=State.SIGNED, timestamp=timestamp, signed=signed)
 
+    def continue_above(self, floor: int) -> None:
+        """All numbers up to `floor` are used, by an earlier life whose counter was lost."""
+        self._database.write(
+            "UPDATE counter SET next_timestamp = max(next_timestamp, ?)", (floor + 1,)
+        )
+
     def open(self, identity: bytes) -> None:
         """signed -> opened: the network has the build."""
         self._database.write(

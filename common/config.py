@@ -135,6 +135,8 @@ class NodeConfig(msgspec.Struct, frozen=True):
 
     docker_host: None means DOCKER_HOST or the default socket.
     abstain_after_seconds: how long trouble of this node's own is retried before it abstains.
+    view_change_seconds: how long a request may wait for its order before this replica asks for
+        another primary; doubled for each primary that fails, up to view_change_seconds_max.
     fault_injection: how this node misbehaves on purpose; only for demonstrations.
     capture_file: everything that this node sends is appended to it, without bound; only for tests.
     plaintext_allowed: must be true to listen where other machines can connect.
@@ -155,6 +157,8 @@ class NodeConfig(msgspec.Struct, frozen=True):
     abstain_after_seconds: Annotated[int, msgspec.Meta(ge=1, le=86400)] = 120
     pull_timeout_seconds: Annotated[int, msgspec.Meta(ge=1, le=86400)] = 300
     checkout_timeout_seconds: Annotated[int, msgspec.Meta(ge=1, le=86400)] = 300
+    view_change_seconds: Annotated[float, msgspec.Meta(ge=0.1, le=3600)] = 4.0
+    view_change_seconds_max: Annotated[float, msgspec.Meta(ge=0.1, le=86400)] = 64.0
     fault_injection: FaultKind | None = None
     capture_file: Path | None = None
     plaintext_allowed: bool = False
@@ -216,6 +220,13 @@ def load_node_config(path: Path) -> NodeConfig:
     """A node's file. Raises ConfigError."""
     config = read_file(NodeConfig, path)
     check_listen(config.listen, config.plaintext_allowed, config.file)
+    if config.view_change_seconds_max < config.view_change_seconds:
+        raise ConfigError.at(
+            config.file,
+            "view_change_seconds_max",
+            f"{config.view_change_seconds_max:g} is less than view_change_seconds",
+            f"at least {config.view_change_seconds:g} is allowed",
+        )
     return msgspec.structs.replace(
         config, repositories=_repositories(config.repositories, config.file)
     )

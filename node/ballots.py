@@ -1,7 +1,8 @@
 """Runs the builds that this replica owes and casts its ballots, as a client of its own group.
 
 The rule: a ballot and its request number are on disk, in one commit, before they are sent; they
-are sent again until this replica's own state shows them executed.
+are sent again until this replica's own state shows them executed. A number may turn out to be
+used already, by what this replica said before it lost its disk: then the ballot gets another one.
 """
 
 import asyncio
@@ -16,6 +17,7 @@ from ci.operations import (
     Finding,
     Operation,
     ReportDeadline,
+    decode_operation,
     encode_operation,
 )
 from node.debts import Key, owed_builds
@@ -24,6 +26,7 @@ from node.fault_injection import told_ballot
 from node.store import OwnRequest, SaveFailed, Store
 from pbft.client import make_request
 from pbft.client_table import ClientTable
+from pbft.codec import decode_request, digest_of
 from pbft.genesis import Cluster
 from pbft.messages import Signed
 from pbft.ports import Sign
@@ -69,14 +72,14 @@ class BallotBox:
         self._send = send
         self._fault = fault
         self._running: dict[Key, asyncio.Task[None]] = {}
-        self._pending: dict[int, Signed] = {}
+        self._pending: dict[int, OwnRequest] = {}
         self._sent_at: dict[int, float] = {}
         # Since when, by the monotonic clock, each deadline runs.
         self._waiting: dict[tuple[Key, str], float] = {}
 
     def start(self, now: float) -> None:
         """Take up what was under way before this process started."""
-        self._pending = {r.timestamp: r.signed for r in self._store.own_requests_pending()}
+        self._pending = {r.timestamp: r for r in self._store.own_requests_pending()}
         self.update(now)
 
     def update(self, now: float) -> None:
@@ -122,37 +125,82 @@ class BallotBox:
             if self._running.get(key) is asyncio.current_task():
                 del self._running[key]
 
-    def _cast(self, purpose: str, key: Key, operation: Operation) -> bool:
-        """Save and send a request of our own; False if the disk refused it."""
+    def _cast(
+        self, purpose: str, key: Key, operation: Operation, instead_of: int | None = None
+    ) -> bool:
+        """Save and send a request of our own; False if the disk refused it.
+
+        instead_of: the number that it had before, which was used for something else.
+        """
         timestamp = self._next_timestamp()
         signed = make_request(
             self._name, timestamp, encode_operation(operation), self._cluster, self._sign
         )
+        request = OwnRequest(timestamp, purpose, *key, signed)
         try:
-            self._store.add_own_request(OwnRequest(timestamp, purpose, *key, signed))
+            self._store.add_own_request(request, instead_of)
         except SaveFailed as error:
             _log.error("%s: it cannot be saved, trying again: %s", purpose, error)
             return False
-        self._pending[timestamp] = signed
+        self._pending[timestamp] = request
         self._sent_at[timestamp] = asyncio.get_running_loop().time()
         self._send(signed)
         return True
 
     def _next_timestamp(self) -> int:
-        return max(self._store.last_own_timestamp(), self._clients().floor(self._name)) + 1
+        """The lowest number that neither the disk nor the replicated state shows as used."""
+        clients = self._clients()
+        timestamp = max(self._store.last_own_timestamp(), clients.floor(self._name)) + 1
+        while clients.was_executed(self._name, timestamp):
+            timestamp += 1
+        return timestamp
 
     def _resend(self, now: float) -> None:
         clients = self._clients()
         executed = [t for t in self._pending if clients.was_executed(self._name, t)]
+        done = [t for t in executed if self._is_settled(self._pending[t])]
+        for timestamp in done:
+            self._forget(timestamp)
+        if done:
+            self._store.forget_own_requests(done)
         for timestamp in executed:
-            del self._pending[timestamp]
-            self._sent_at.pop(timestamp, None)
-        if executed:
-            self._store.forget_own_requests(executed)
-        for timestamp, signed in self._pending.items():
+            if timestamp in self._pending:
+                self._cast_again(self._pending[timestamp])
+        for timestamp, request in self._pending.items():
             if now - self._sent_at.get(timestamp, 0.0) >= RESEND_SECONDS:
                 self._sent_at[timestamp] = now
-                self._send(signed)
+                self._send(request.signed)
+
+    def _is_settled(self, request: OwnRequest) -> bool:
+        """Whether there is nothing more to say, now that the request's number is executed.
+
+        Another request may have had the number. One that is too old to remember is ours, unless
+        the build that it is about still waits for it.
+        """
+        result = self._clients().result(self._name, request.timestamp)
+        if result is not None and result.request_digest == digest_of(request.signed.payload):
+            return True
+        build = self._application.open_builds().get(request.build)
+        if build is None or build.opened != request.opened:
+            return True
+        heard = build.ballots if request.purpose == BALLOT else build.reports
+        return self._name in heard
+
+    def _cast_again(self, request: OwnRequest) -> None:
+        _log.warning(
+            "%s on build %s: its number %d was used before",
+            request.purpose,
+            request.build.hex()[:12],
+            request.timestamp,
+        )
+        operation = decode_operation(decode_request(request.signed).operation)
+        key = (request.build, request.opened)
+        if self._cast(request.purpose, key, operation, instead_of=request.timestamp):
+            self._forget(request.timestamp)
+
+    def _forget(self, timestamp: int) -> None:
+        del self._pending[timestamp]
+        self._sent_at.pop(timestamp, None)
 
     def _report_deadlines(self, now: float) -> None:
         """Say that a build is overdue, once per build before its verdict and once after it.

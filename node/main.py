@@ -4,6 +4,7 @@ import argparse
 import asyncio
 import errno
 import logging
+import os
 import signal
 import sys
 from pathlib import Path
@@ -26,12 +27,15 @@ from common.keys import SigningKey, load_signing_key, verify
 from common.link import Links
 from common.logs import start_logging
 from common.version import VERSION
+from node import recovery_files
 from node.ballots import BallotBox
 from node.capture import Capture
 from node.executor import Executor
+from node.ledger_catch_up import LedgerCatchUp
 from node.runtime import Runtime
 from node.server import NodeServer
-from node.store import Store, StoreDamaged, StoreInUse
+from node.store import SaveFailed, Store, StoreDamaged, StoreInUse, StoreNotOurs
+from pbft.core import Settings
 from pbft.genesis import Cluster
 from pbft.replica import DamagedRecords
 
@@ -87,17 +91,12 @@ class _Node:
         signing_key: SigningKey,
     ) -> None:
         self._config = config
-        self._store = _open_store(config, cluster)
-        application = BuildApplication(cluster, limits, self._store.find_statement)
-        self._runtime = Runtime(
-            cluster=cluster,
-            name=config.name,
-            signing_key=signing_key,
-            store=self._store,
-            application=application,
-            fault=config.fault_injection,
+        replica = _open_replica(config, cluster, limits, signing_key)
+        self._store, application, self._runtime = (
+            replica.store,
+            replica.application,
+            replica.runtime,
         )
-        _restore(self._runtime, self._store)
         # Of a pair, the one that comes later in the genesis connects.
         index = cluster.replica_names.index(config.name)
         dial = {name: addresses[name] for name in cluster.replica_names[:index]}
@@ -126,6 +125,8 @@ class _Node:
             send=self._runtime.ask,
             fault=config.fault_injection,
         )
+        peers = {name: address for name, address in addresses.items() if name != config.name}
+        self._ledger_catch_up = LedgerCatchUp(store=self._store, peers=peers)
         self._server = NodeServer(
             cluster=cluster,
             name=config.name,
@@ -155,21 +156,22 @@ class _Node:
         await self._links.start()
         _log.info("%s %s listens on %s", self._config.name, VERSION, self._config.listen)
         stopped = asyncio.create_task(stop.wait())
-        await asyncio.wait([stopped, self._runtime.task], return_when=asyncio.FIRST_COMPLETED)
+        works = [self._runtime.task, self._ledger_catch_up.start()]
+        await asyncio.wait([stopped, *works], return_when=asyncio.FIRST_COMPLETED)
         stopped.cancel()
-        await self._close(runner)
+        await self._close(runner, [work for work in works if work.done()])
 
-    async def _close(self, runner: web.AppRunner) -> None:
-        failed = self._runtime.task.done()
+    async def _close(self, runner: web.AppRunner, failed: list[asyncio.Task[None]]) -> None:
+        await self._ledger_catch_up.close()
         await self._ballots.close()
         await self._executor.close()
         await self._links.close()
         await self._runtime.close()
         await runner.cleanup()
         self._store.close()
-        if failed:
+        for work in failed:
             # A fault of our own: say it, rather than go on in a state nobody has thought of.
-            self._runtime.task.result()
+            work.result()
         _log.info("%s stopped", self._config.name)
 
 
@@ -211,12 +213,79 @@ def _captured(links: Links, config: NodeConfig) -> Links | Capture:
         ) from error
 
 
-def _restore(runtime: Runtime, store: Store) -> None:
-    """Continue from the disk. Raises StoreDamaged."""
+class _OpenReplica(msgspec.Struct, frozen=True):
+    """A replica's store, its application, and the loop over both, before it starts."""
+
+    store: Store
+    application: BuildApplication
+    runtime: Runtime
+
+
+def _open_replica(
+    config: NodeConfig, cluster: Cluster, limits: Limits, signing_key: SigningKey
+) -> _OpenReplica:
+    """The replica as its disk has it; where the disk forgot something, one that recovers.
+
+    Raises StoreDamaged: the files are somebody else's, or nobody could vouch for what is lost
+    because f is 0. Raises ConfigError.
+    """
+    directory = config.data_directory
+    if not recovery_files.is_begun(directory):
+        try:
+            return _restored(config, cluster, limits, signing_key)
+        except StoreNotOurs:
+            raise
+        except StoreDamaged as error:
+            if cluster.quorums.faults_max == 0:
+                raise StoreDamaged(
+                    f"{error}. With f = 0 nobody can vouch for it: restore its disk"
+                ) from error
+            _log.critical("%s", error)
     try:
-        runtime.restore()
-    except DamagedRecords as error:
-        raise StoreDamaged(f"{store.path}: {error}") from error
+        kept = recovery_files.begin(directory)
+        replica = _unrestored(config, cluster, limits, signing_key)
+        replica.runtime.begin_recovery(os.urandom(32))
+        recovery_files.finish(directory)
+    except (OSError, SaveFailed) as error:
+        raise StoreDamaged(f"{directory}: no recovery can begin here: {error}") from error
+    _log.critical("recovering: it votes on nothing for now; the damaged files are in %s", kept)
+    return replica
+
+
+def _restored(
+    config: NodeConfig, cluster: Cluster, limits: Limits, signing_key: SigningKey
+) -> _OpenReplica:
+    """Continue from the disk. Raises StoreDamaged, ConfigError."""
+    replica = _unrestored(config, cluster, limits, signing_key)
+    try:
+        replica.runtime.restore()
+    except (DamagedRecords, StoreDamaged) as error:
+        replica.store.close()
+        if isinstance(error, StoreDamaged):
+            raise
+        raise StoreDamaged(f"{replica.store.path}: {error}") from error
+    return replica
+
+
+def _unrestored(
+    config: NodeConfig, cluster: Cluster, limits: Limits, signing_key: SigningKey
+) -> _OpenReplica:
+    """A replica that has read nothing yet. Raises StoreDamaged, ConfigError."""
+    store = _open_store(config, cluster)
+    application = BuildApplication(cluster, limits, store.ledger.find_statement)
+    runtime = Runtime(
+        cluster=cluster,
+        name=config.name,
+        signing_key=signing_key,
+        store=store,
+        application=application,
+        fault=config.fault_injection,
+        settings=Settings(
+            view_change_seconds=config.view_change_seconds,
+            view_change_seconds_max=config.view_change_seconds_max,
+        ),
+    )
+    return _OpenReplica(store, application, runtime)
 
 
 def _warn(config: NodeConfig, cluster: Cluster) -> None:

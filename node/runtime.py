@@ -16,12 +16,14 @@ from ci.application import BuildApplication
 from ci.operations import CastBallot, MalformedOperation, decode_operation
 from common.keys import SigningKey, verify
 from common.link import Links
+from node.awake_clock import AwakeClock
 from node.ballots import BallotBox
 from node.capture import Capture
 from node.fault_injection import is_mute
 from node.store import SaveFailed, Store
+from pbft.core import Settings
 from pbft.genesis import Cluster
-from pbft.messages import Envelope, Signed
+from pbft.messages import Envelope, Signed, Status
 from pbft.ports import ExecutedRequest, Notice, Output
 from pbft.replica import Replica
 
@@ -32,7 +34,18 @@ UPDATE_SECONDS = 1.0
 SAVE_RETRY_SECONDS = 1.0
 
 _log = logging.getLogger(__name__)
-_LOUD = {"stable": logging.INFO, "equivocation": logging.ERROR, "diverged": logging.CRITICAL}
+_LOUD = {
+    "stable": logging.INFO,
+    "behind": logging.INFO,
+    "new_view": logging.WARNING,
+    "view_change": logging.WARNING,
+    "state_transfer": logging.WARNING,
+    "state_transferred": logging.WARNING,
+    "recovering": logging.ERROR,
+    "recovered": logging.WARNING,
+    "equivocation": logging.ERROR,
+    "diverged": logging.CRITICAL,
+}
 
 
 class LoggedMessage(msgspec.Struct, frozen=True):
@@ -55,19 +68,23 @@ class Runtime:
         store: Store,
         application: BuildApplication,
         fault: str | None,
+        settings: Settings | None = None,
     ) -> None:
         self._cluster = cluster
         self._name = name
         self._store = store
         self._application = application
         self._fault = fault
-        self.replica = Replica(cluster, name, signing_key.sign, verify, application)
+        self.replica = Replica(cluster, name, signing_key.sign, verify, application, settings)
         self.has_room = asyncio.Event()
         self.has_room.set()
         self.counters: collections.Counter[str] = collections.Counter()
         self.last_messages: collections.deque[LoggedMessage] = collections.deque(
             maxlen=LOGGED_MESSAGES
         )
+        # By replica: its last STATUS that was checked, and when it came, in monotonic seconds.
+        self._heard: dict[int, tuple[Status, float]] = {}
+        self._clock = AwakeClock()
         self._inbox: list[Envelope] = []
         self._greet: list[str] = []
         self._wake = asyncio.Event()
@@ -82,7 +99,7 @@ class Runtime:
         """Continue from the disk. Raises pbft.replica.DamagedRecords, node.store.StoreDamaged."""
         output = self.replica.restore(self._store.records(), self._store.bodies())
         core = self.replica.core
-        self._store.check_ledger(self._application.ledger_index, self._application.ledger_head)
+        self._store.agree_ledger(self._application.ledger_index, self._application.ledger_head)
         # A crash may have come between saving and handing on.
         self._store.save([], [b for d in output.deliveries for b in _ballots_in(d)])
         _log.info(
@@ -92,6 +109,15 @@ class Runtime:
             core.low,
             self._application.ledger_index,
         )
+
+    def begin_recovery(self, nonce: bytes) -> None:
+        """Start from nothing, because what this replica said is lost: instead of `restore`.
+
+        nonce: 32 random bytes. That it recovers is on disk when this returns. Raises SaveFailed.
+        """
+        output = self.replica.begin_recovery(nonce, 0.0)
+        # What it would send is sent again with its first STATUS.
+        self._store.save(output.records, [])
 
     def start(self, links: Links | Capture, ballots: BallotBox) -> None:
         """Begin the loop."""
@@ -133,6 +159,13 @@ class Runtime:
         self.on_envelopes(self._name, [envelope])
         self._send_to_replicas([envelope])
 
+    def last_heard(self, replica: int) -> tuple[Status, float] | None:
+        """What a peer said last of where it stands, and how many seconds ago; None: nothing yet."""
+        heard = self._heard.get(replica)
+        if heard is None:
+            return None
+        return heard[0], asyncio.get_running_loop().time() - heard[1]
+
     async def turn(self) -> None:
         """Wait until what is in the inbox now has been taken in."""
         self._turn_done.clear()
@@ -144,13 +177,16 @@ class Runtime:
     async def _run(self) -> None:
         loop = asyncio.get_running_loop()
         while True:
+            due = min(self._clock.monotonic(self._deadline), self._update_due)
             try:
-                async with asyncio.timeout_at(min(self._deadline, self._update_due)):
+                async with asyncio.timeout_at(due):
                     await self._wake.wait()
             except TimeoutError:
                 pass
             self._wake.clear()
-            outputs = self._one_turn(loop.time())
+            now = loop.time()
+            outputs = self._one_turn(self._clock.read(now, self._deadline or now))
+            self._note_heard(now)
             await self._save(outputs)
             self._send(outputs)
             self._tell(outputs)
@@ -177,14 +213,21 @@ class Runtime:
             self._deadline = outputs[-1].deadline
         return outputs
 
+    def _note_heard(self, now: float) -> None:
+        for replica, status in self.replica.core.peer_status.items():
+            heard = self._heard.get(replica)
+            if heard is None or heard[0] is not status:
+                self._heard[replica] = (status, now)
+
     async def _save(self, outputs: list[Output]) -> None:
         records = [record for output in outputs for record in output.records]
         ballots = [b for output in outputs for d in output.deliveries for b in _ballots_in(d)]
-        if not records:
+        evidence = [item for output in outputs for item in output.evidence]
+        if not records and not evidence:
             return
         while True:
             try:
-                self._store.save(records, ballots)
+                self._store.save(records, ballots, evidence)
             except SaveFailed as error:
                 self.counters["saves_failed"] += 1
                 _log.error("nothing is sent until this can be saved: %s", error)

@@ -1,4 +1,4 @@
-"""What a node answers over HTTP: links, status, the last messages, builds, logs, the ledger."""
+"""What a node answers over HTTP: links, status, messages, evidence, builds, logs, the ledger."""
 
 import base64
 import contextlib
@@ -13,9 +13,11 @@ from ci.application import BuildApplication
 from ci.ledger import decode_entry
 from ci.statement import dissenters
 from common.link import LINK_PATH, Links
+from node.evidence_table import KeptEvidence
 from node.executor import Executor
 from node.runtime import LoggedMessage, Runtime
 from node.store import Store
+from pbft import view_change
 from pbft.authentication import Authenticator
 from pbft.codec import (
     MalformedMessage,
@@ -24,12 +26,17 @@ from pbft.codec import (
     digest_of,
     encode_signed,
 )
+from pbft.core import Core, ReplicaStatus
+from pbft.evidence import check_evidence
 from pbft.genesis import Cluster
 from pbft.messages import Envelope, Replies, Request, Signed
 from pbft.ports import Refusal, Verify
 
 MESSAGE_BYTES_MAX = 16 * 1024 * 1024
 LEDGER_PAGE_MAX = 500
+EVIDENCE_PAGE_MAX = 100
+# A page of the ledger or of evidence is cut before it is larger, but never to nothing.
+PAGE_BYTES_MAX = 8 * 1024 * 1024
 LOG_CHUNK_BYTES = 256 * 1024
 # Ledger entries that the status looks back on for dissent.
 RECENT_ENTRIES = 100
@@ -72,6 +79,7 @@ class NodeServer:
         self._store = store
         self._executor = executor
         self._links = links
+        self._verify = verify
         self._authenticator = Authenticator(cluster, verify)
         self._fault = fault
 
@@ -84,6 +92,7 @@ class NodeServer:
                 web.get("/healthz", self._healthz),
                 web.get("/pbft/status", self._status),
                 web.get("/pbft/log", self._log),
+                web.get("/pbft/evidence", self._evidence),
                 web.post("/pbft/request", self._post_request),
                 web.post("/pbft/message", self._post_message),
                 web.get("/builds/{build:[0-9a-f]{64}}", self._build),
@@ -101,47 +110,113 @@ class NodeServer:
     async def _status(self, request: web.Request) -> web.Response:
         core = self._runtime.replica.core
         names = self._cluster.replica_names
-        connected = self._links.connected()
-        behind = core.certified > core.executed
+        behind_by = self._behind_by()
+        missing = self._store.ledger.missing()
+        is_behind = behind_by > 0 and core.status is ReplicaStatus.NORMAL
         return web.json_response(
             {
                 "node_id": self._name,
                 "version": self._version,
                 "cluster": self._cluster.id.hex(),
                 "epoch": self._cluster.epoch,
-                "status": "behind" if behind and core.status == "normal" else core.status,
+                "status": "behind" if is_behind else core.status,
                 "view": core.view,
+                "has_entered_view": core.has_entered,
+                "view_change": _view_change(core),
                 "primary": names[core.primary],
                 "is_primary": core.is_primary,
                 "sequence": core.executed,
                 "stable_checkpoint": core.low,
-                "behind_by": max(0, core.certified - core.executed),
+                "in_sync": behind_by == 0 and missing == 0 and not core.is_diverged,
+                "behind_by": behind_by,
+                "state_transfer": _state_transfer(core),
+                "recovery": _recovery(core),
                 "pending_requests": len(core.pending),
                 "f": core.quorums.faults_max,
                 "quorum_size": core.quorums.strong,
                 "replicas": len(names),
-                "byzantine_nodes": [self._name] if self._fault else [],
+                "byzantine_nodes": self._byzantine_nodes(),
                 "dissenting_nodes": self._dissenting_nodes(),
                 "fault_injection": self._fault,
                 "open_builds": len(self._application.open_builds()),
                 "ledger_index": self._application.ledger_index,
                 "ledger_head": self._application.ledger_head.hex(),
+                "ledger_missing": missing,
                 "journal_length": self._application.journal_length,
                 "journal_digest": self._application.journal_digest.hex(),
-                "peers": {
-                    name: {"connected": name in connected} for name in names if name != self._name
-                },
+                "peers": self._peers(),
                 "counters": dict(self._runtime.counters),
             }
         )
 
+    def _behind_by(self) -> int:
+        """How many numbers others executed that we did not, as far as one correct one says so.
+
+        A certificate says it, or f+1 peers in their last STATUS.
+        """
+        core = self._runtime.replica.core
+        said = sorted((status.executed for status in core.peer_status.values()), reverse=True)
+        weak = core.quorums.weak
+        proved = said[weak - 1] if len(said) >= weak else 0
+        return max(0, core.certified.sequence - core.executed, proved - core.executed)
+
+    def _peers(self) -> dict[str, dict[str, str | int | float | bool | None]]:
+        """Each other replica: its link, and what it said last of where it stands."""
+        connected = self._links.connected()
+        peers: dict[str, dict[str, str | int | float | bool | None]] = {}
+        for index, name in enumerate(self._cluster.replica_names):
+            if name == self._name:
+                continue
+            heard = self._runtime.last_heard(index)
+            status = None if heard is None else heard[0]
+            peers[name] = {
+                "connected": name in connected,
+                "last_heard_seconds": None if heard is None else round(heard[1], 3),
+                "view": None if status is None else status.view,
+                "has_entered_view": None if status is None else status.has_entered,
+                "executed": None if status is None else status.executed,
+                "stable_checkpoint": None if status is None else status.stable,
+            }
+        return peers
+
+    def _byzantine_nodes(self) -> list[str]:
+        """Who is proved to misbehave, and this node itself where it was told to."""
+        names = self._cluster.replica_names
+        proved = {names[replica] for replica in self._store.evidence.counts()}
+        return sorted(proved | ({self._name} if self._fault else set()))
+
     def _dissenting_nodes(self) -> list[str]:
         """Who differed from a verdict, by the newest entries of the ledger."""
-        first = max(1, self._application.ledger_index - RECENT_ENTRIES + 1)
         dissenting: set[str] = set()
-        for entry in self._store.ledger_entries(first, RECENT_ENTRIES):
+        for entry in self._store.ledger.newest(RECENT_ENTRIES):
             dissenting.update(dissenters(decode_entry(entry.body)))
         return sorted(dissenting)
+
+    async def _evidence(self, request: web.Request) -> web.Response:
+        """Pairs of messages that prove misbehaviour, after the number ?after=, oldest first."""
+        after = _number(request, "after", 0, 0, 2**62)
+        limit = _number(request, "limit", 20, 1, EVIDENCE_PAGE_MAX)
+        kept = self._store.evidence.page(after, limit, PAGE_BYTES_MAX)
+        return web.json_response(
+            {
+                "node_id": self._name,
+                "cluster": self._cluster.id.hex(),
+                "total": sum(self._store.evidence.counts().values()),
+                "evidence": [self._evidence_row(item) for item in kept],
+                "next": kept[-1].number if kept else None,
+            }
+        )
+
+    def _evidence_row(self, kept: KeptEvidence) -> dict[str, str | int]:
+        first, second = kept.evidence.first, kept.evidence.second
+        proved = check_evidence(first, second, self._cluster, self._verify)
+        return {
+            "number": kept.number,
+            "replica": self._cluster.replica_names[kept.evidence.replica],
+            "proves": proved if isinstance(proved, str) else f"nothing: {proved.reason}",
+            "first": base64.b64encode(encode_signed(first)).decode(),
+            "second": base64.b64encode(encode_signed(second)).decode(),
+        }
 
     async def _log(self, request: web.Request) -> web.Response:
         """The last messages, newest first, at most ?limit= of them."""
@@ -259,7 +334,9 @@ class NodeServer:
     async def _ledger(self, request: web.Request) -> web.Response:
         first = _number(request, "from", 1, 1, 2**62)
         limit = _number(request, "limit", 100, 1, LEDGER_PAGE_MAX)
-        entries = self._store.ledger_entries(first, limit)
+        # What a wrong state left beyond the present end is not shown.
+        limit = max(0, min(limit, self._application.ledger_index - first + 1))
+        entries = self._store.ledger.entries(first, limit, PAGE_BYTES_MAX)
         return web.json_response(
             {
                 "entries": [
@@ -274,6 +351,40 @@ class NodeServer:
                 "head": self._application.ledger_head.hex(),
             }
         )
+
+
+def _view_change(core: Core) -> dict[str, int | list[str]] | None:
+    """The view that is wanted and who asks for it, while no view is entered."""
+    if core.has_entered:
+        return None
+    names = core.cluster.replica_names
+    changes = view_change.supporters(core)
+    return {
+        "view": core.view,
+        "supporters": [names[change.message.replica] for change in changes],
+        "supported_by": len(changes),
+        "needed": core.quorums.strong,
+    }
+
+
+def _state_transfer(core: Core) -> dict[str, int | None] | None:
+    """To which checkpoint, and how many of its parts are here; `parts` is None at the start."""
+    transfer = core.transfer
+    if transfer is None:
+        return None
+    return {
+        "sequence": transfer.certificate.sequence,
+        "parts_here": len(transfer.parts) if transfer.leaves is not None else 0,
+        "parts": None if transfer.leaves is None else len(transfer.leaves),
+    }
+
+
+def _recovery(core: Core) -> dict[str, int | None] | None:
+    """While it votes on nothing: the checkpoint from which it does again, once that is known."""
+    if not core.nonce:
+        return None
+    own = core.recoveries.get(core.index)
+    return {"voting_from": own.voting_from if own is not None else None}
 
 
 def _message_row(logged: LoggedMessage) -> dict[str, str | int | None]:

@@ -1,9 +1,26 @@
-"""Sets of signed messages of distinct replicas that prove something, and how they are counted."""
+"""Sets of signed messages of distinct replicas that prove something, and how they are checked.
+
+The rule: a certificate counts each replica once, and every message in it is checked as if it had
+come alone; what the certificate is said to be about is read from the messages, never beside them.
+"""
+
+from collections.abc import Iterable, Mapping
 
 import msgspec
 
+from pbft.authentication import Authenticator
 from pbft.codec import digest_of
-from pbft.messages import Checkpoint, Signed
+from pbft.genesis import Cluster
+from pbft.messages import (
+    Checkpoint,
+    Commit,
+    Prepare,
+    PreparedCertificate,
+    PrePrepare,
+    Signed,
+    ViewChange,
+)
+from pbft.ports import Executed, Refusal
 from pbft.quorums import Quorums
 
 
@@ -32,10 +49,9 @@ class CheckpointVotes:
         # by replica, in order of arrival
         self._votes: dict[int, dict[int, tuple[Checkpoint, Signed]]] = {}
 
-    def vote_of(self, sequence: int, replica: int) -> Checkpoint | None:
+    def vote_of(self, sequence: int, replica: int) -> tuple[Checkpoint, Signed] | None:
         """What that replica said last about that sequence number."""
-        vote = self._votes.get(replica, {}).get(sequence)
-        return vote[0] if vote else None
+        return self._votes.get(replica, {}).get(sequence)
 
     def add(self, message: Checkpoint, signed: Signed) -> None:
         """Keep a checked CHECKPOINT, in place of what its replica said about this number."""
@@ -70,10 +86,168 @@ class CheckpointVotes:
         }
 
 
-def state_digest(parts: dict[str, bytes]) -> bytes:
-    """The root over the parts of the replicated state: each part is checkable by itself.
+def state_leaves(parts: Mapping[str, bytes]) -> tuple[tuple[str, bytes], ...]:
+    """(name, SHA-256) of each part of the replicated state, sorted by name."""
+    return tuple((name, digest_of(parts[name])) for name in sorted(parts))
 
-    SHA-256 over the MessagePack of the sorted list of (name, SHA-256 of the part).
+
+def leaves_digest(leaves: Iterable[tuple[str, bytes]]) -> bytes:
+    """The root over the leaves: with it, each part of the state is checkable by itself."""
+    return digest_of(b"pbft-ci state\0" + msgspec.msgpack.encode(tuple(leaves)))
+
+
+def state_digest(parts: Mapping[str, bytes]) -> bytes:
+    """The digest of the replicated state that CHECKPOINTs bear (4.3)."""
+    return leaves_digest(state_leaves(parts))
+
+
+def check_stable(
+    certificate: Iterable[Signed], sequence: int, cluster: Cluster, authenticator: Authenticator
+) -> Refusal | bytes:
+    """The state digest that `strong` CHECKPOINTs of distinct replicas prove for that number."""
+    by_digest: dict[bytes, set[int]] = {}
+    for signed in certificate:
+        message = authenticator.read(signed)
+        if not isinstance(message, Checkpoint) or message.sequence != sequence:
+            return Refusal("the checkpoint certificate holds something else")
+        if authenticator.check(signed, message):
+            return Refusal("a signature in the checkpoint certificate does not hold")
+        by_digest.setdefault(message.digest, set()).add(message.replica)
+    for digest, replicas in by_digest.items():
+        if len(replicas) >= cluster.quorums.strong and len(by_digest) == 1:
+            return digest
+    return Refusal("too few replicas in the checkpoint certificate")
+
+
+def check_prepared(
+    certificate: PreparedCertificate, cluster: Cluster, authenticator: Authenticator
+) -> Refusal | PrePrepare:
+    """The PRE-PREPARE that this proves to be prepared (an element of P, 4.4).
+
+    It holds if the PRE-PREPARE is its view's primary's, and `prepares` distinct backups signed a
+    PREPARE with the same view, number and digest.
     """
-    leaves = [(name, digest_of(parts[name])) for name in sorted(parts)]
-    return digest_of(b"pbft-ci state\0" + msgspec.msgpack.encode(leaves))
+    pre_prepare = authenticator.read(certificate.pre_prepare)
+    if not isinstance(pre_prepare, PrePrepare):
+        return Refusal("a prepared certificate without a PRE-PREPARE")
+    primary = cluster.primary(pre_prepare.view)
+    if pre_prepare.replica != primary:
+        return Refusal("a prepared certificate with a PRE-PREPARE that is not the primary's")
+    if authenticator.check(certificate.pre_prepare, pre_prepare):
+        return Refusal("a signature in a prepared certificate does not hold")
+    backups: set[int] = set()
+    for signed in certificate.prepares:
+        prepare = authenticator.read(signed)
+        if not isinstance(prepare, Prepare) or prepare.replica == primary:
+            return Refusal("a prepared certificate holds something other than PREPAREs of backups")
+        same = (
+            prepare.view == pre_prepare.view
+            and prepare.sequence == pre_prepare.sequence
+            and prepare.digest == pre_prepare.digest
+        )
+        if not same:
+            return Refusal("a prepared certificate whose messages are about different things")
+        if authenticator.check(signed, prepare):
+            return Refusal("a signature in a prepared certificate does not hold")
+        backups.add(prepare.replica)
+    if len(backups) < cluster.quorums.prepares:
+        return Refusal("too few backups in a prepared certificate")
+    return pre_prepare
+
+
+def check_decided(
+    record: Executed, cluster: Cluster, authenticator: Authenticator
+) -> Refusal | None:
+    """Whether `strong` COMMITs of distinct replicas, of one view, decided what was executed."""
+    replicas: set[int] = set()
+    views: set[int] = set()
+    for signed in record.commits:
+        commit = authenticator.read(signed)
+        if not isinstance(commit, Commit):
+            return Refusal("the certificate holds something other than COMMITs")
+        if (commit.sequence, commit.digest) != (record.sequence, record.digest):
+            return Refusal("a COMMIT about something else")
+        if authenticator.check(signed, commit):
+            return Refusal("a signature of a COMMIT does not hold")
+        replicas.add(commit.replica)
+        views.add(commit.view)
+    if len(views) != 1 or len(replicas) < cluster.quorums.strong:
+        return Refusal("too few COMMITs of one view")
+    return None
+
+
+class CheckedViewChange(msgspec.Struct, frozen=True):
+    """A VIEW-CHANGE whose every certificate holds, and what it proves.
+
+    prepared: (sequence, view, digest) of each element of P.
+    """
+
+    message: ViewChange
+    signed: Signed
+    prepared: tuple[tuple[int, int, bytes], ...]
+
+
+def check_view_change(
+    message: ViewChange, signed: Signed, cluster: Cluster, authenticator: Authenticator
+) -> Refusal | CheckedViewChange:
+    """A VIEW-CHANGE, accepted if (4.4): the signature holds; C proves its stable checkpoint; each
+    element of P is a prepared certificate of an earlier view, for one number each, in order,
+    above the checkpoint and within the window.
+    """
+    if refusal := authenticator.check(signed, message):
+        return refusal
+    if message.stable == 0:
+        if message.certificate:
+            return Refusal("a certificate for the genesis")
+    else:
+        proved = check_stable(message.certificate, message.stable, cluster, authenticator)
+        if isinstance(proved, Refusal):
+            return proved
+    prepared: list[tuple[int, int, bytes]] = []
+    last = message.stable
+    for certificate in message.prepared:
+        pre_prepare = check_prepared(certificate, cluster, authenticator)
+        if isinstance(pre_prepare, Refusal):
+            return pre_prepare
+        if pre_prepare.view >= message.view:
+            return Refusal("prepared in a view that is not earlier")
+        if not last < pre_prepare.sequence <= message.stable + cluster.genesis.window:
+            return Refusal("prepared numbers out of order or outside the window")
+        last = pre_prepare.sequence
+        prepared.append((pre_prepare.sequence, pre_prepare.view, pre_prepare.digest))
+    return CheckedViewChange(message, signed, tuple(prepared))
+
+
+class NewViewOrder(msgspec.Struct, frozen=True):
+    """What a new view begins with: min-s, and the digest for every number up to max-s (O, 4.4)."""
+
+    sequence_min: int
+    digests: tuple[tuple[int, bytes], ...]
+
+    @property
+    def sequence_max(self) -> int:
+        """max-s: the highest number with a PRE-PREPARE, or min-s where there is none."""
+        return self.digests[-1][0] if self.digests else self.sequence_min
+
+
+def new_view_order(view_changes: Iterable[CheckedViewChange], null: bytes) -> NewViewOrder:
+    """Computed by the new primary and, for checking, by every backup: the same pure function.
+
+    min-s is the latest stable checkpoint in V, max-s the highest prepared number in V; every
+    number between gets the digest that was prepared in the highest view, else the null request.
+    """
+    changes = tuple(view_changes)
+    sequence_min = max(change.message.stable for change in changes)
+    best: dict[int, tuple[int, bytes]] = {}
+    for change in changes:
+        for sequence, view, digest in change.prepared:
+            if sequence > sequence_min and (sequence not in best or view > best[sequence][0]):
+                best[sequence] = (view, digest)
+    sequence_max = max(best, default=sequence_min)
+    return NewViewOrder(
+        sequence_min,
+        tuple(
+            (sequence, best[sequence][1] if sequence in best else null)
+            for sequence in range(sequence_min + 1, sequence_max + 1)
+        ),
+    )

@@ -1,18 +1,32 @@
 """Checkpoints, water marks and garbage collection (OSDI'99, 4.3)."""
 
+import msgspec
+
 from pbft.certificates import StableCertificate, state_digest
-from pbft.core import Core, ReplicaStatus
+from pbft.core import Core, Recovery
 from pbft.messages import Checkpoint, Signed
-from pbft.ports import Base, Refusal, SavedMessage
+from pbft.ports import Base, Refusal, SavedMessage, SavedRecovery
+
+RECOVERIES_PART = "recoveries"
 
 
 def state_parts(core: Core) -> dict[str, bytes]:
     """The whole replicated state: epoch, client table, and the application's parts."""
     return {
         "epoch": core.cluster.epoch.to_bytes(8, "big"),
+        RECOVERIES_PART: msgspec.msgpack.encode(sorted(core.recoveries.items())),
         **core.clients.parts(),
         **core.application.parts(),
     }
+
+
+def restore_state(core: Core, parts: dict[str, bytes]) -> None:
+    """Replace the whole replicated state by these parts, whose digest is proved."""
+    core.clients.restore(parts)
+    core.application.restore(parts)
+    core.recoveries = dict(
+        msgspec.msgpack.decode(parts[RECOVERIES_PART], type=list[tuple[int, Recovery]])
+    )
 
 
 def take(core: Core, sequence: int) -> None:
@@ -22,10 +36,10 @@ def take(core: Core, sequence: int) -> None:
     parts = state_parts(core)
     digest = state_digest(parts)
     core.snapshots[sequence] = (digest, parts)
-    said = core.checkpoint_votes.vote_of(sequence, core.index)
-    if said is not None:
-        # Only after a restart: executing again must come to the same state.
-        assert said.digest == digest, "execution is deterministic"
+    if core.nonce:
+        return  # we lost what we said: no word of ours counts until we vote again
+    if core.checkpoint_votes.vote_of(sequence, core.index) is not None:
+        # Said before a restart or a repair; a second word, if it were another, would be a lie.
         return
     message = Checkpoint(sequence, digest, core.index)
     signed = core.sign(message)
@@ -46,12 +60,12 @@ def on_checkpoint(core: Core, message: Checkpoint, signed: Signed) -> Refusal | 
     if message.sequence % core.interval != 0:
         return Refusal("not a multiple of the checkpoint interval")
     earlier = core.checkpoint_votes.vote_of(message.sequence, message.replica)
-    if earlier == message:
+    if earlier is not None and earlier[0] == message:
         return None
     if refusal := core.authenticator.check(signed, message):
         return refusal
     if earlier is not None:
-        core.tell("equivocation", replica=message.replica, sequence=message.sequence)
+        core.accuse(message.replica, earlier[1], signed)
         if core.checkpoint_votes.certificate(message.sequence) is not None:
             return Refusal("the replica said another digest for this checkpoint before")
     core.checkpoint_votes.add(message, signed)
@@ -70,17 +84,17 @@ def stabilise(core: Core, sequence: int) -> bool:
     certificate = core.checkpoint_votes.certificate(sequence)
     if certificate is None:
         return False
-    if sequence > core.certified:
-        core.certified = sequence
     snapshot = core.snapshots.get(sequence)
     if snapshot is None:
-        if sequence > core.executed:
+        if sequence > max(core.executed, core.certified.sequence):
+            core.certified = certificate
             core.tell("behind", certified=sequence, executed=core.executed)
         return False
     digest, parts = snapshot
     if digest != certificate.digest:
-        if core.status is not ReplicaStatus.DIVERGED:
-            core.status = ReplicaStatus.DIVERGED
+        if not core.is_diverged:
+            core.is_diverged = True
+            core.certified = certificate
             core.tell(
                 "diverged",
                 sequence=sequence,
@@ -88,20 +102,23 @@ def stabilise(core: Core, sequence: int) -> bool:
                 certified=certificate.digest.hex(),
             )
         return False
-    _collect_garbage(core, certificate, parts)
+    adopt_stable(core, certificate, parts)
     return True
 
 
-def _collect_garbage(core: Core, certificate: StableCertificate, parts: dict[str, bytes]) -> None:
+def adopt_stable(core: Core, certificate: StableCertificate, parts: dict[str, bytes]) -> None:
+    """Move the water marks to a proved state that is ours; what is older is forgotten (4.3)."""
     sequence = certificate.sequence
     core.stable = certificate
+    core.stable_parts = parts
     core.log.forget_up_to(core.kept_above)
     own_later = core.checkpoint_votes.own_above(core.index, sequence)
     core.checkpoint_votes.forget_up_to(sequence)
     core.snapshots = {n: kept for n, kept in core.snapshots.items() if n > sequence}
-    core.output.records.append(
-        Base(sequence, core.kept_above, core.view, certificate.checkpoints, parts)
-    )
+    core.output.records.append(Base(sequence, core.kept_above, certificate.checkpoints, parts))
+    if core.nonce:
+        core.output.records.append(SavedRecovery(core.nonce))
+    core.output.records.extend(core.view_records)
     core.output.records.extend(SavedMessage(signed) for signed in own_later)
     for slot in core.log.above(core.kept_above):
         core.output.records.extend(slot.records)

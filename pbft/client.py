@@ -15,6 +15,8 @@ from pbft.genesis import Cluster
 from pbft.messages import Envelope, Replies, Reply, Request, Signed
 from pbft.ports import Notice, Refusal, Send, Sign, Verify
 
+# The kind of answer to a number that is too old to be remembered: the result is the floor.
+USED = "used"
 # Finished requests whose late replies are still reported.
 FINISHED_KEPT = 256
 # Kinds of answer to one request that are kept apart; correct replicas use two or three.
@@ -38,7 +40,7 @@ class Accepted(msgspec.Struct, frozen=True):
 
 
 class LateReply(msgspec.Struct, frozen=True):
-    """A further replica's answer of a kind that was accepted before."""
+    """An answer of a kind that is accepted: one that came after, or one that differs from it."""
 
     timestamp: int
     replica: str
@@ -153,8 +155,11 @@ class Client:
         asking = self._asking.get(reply.timestamp) or self._finished.get(reply.timestamp)
         if asking is None or reply.client != self._name:
             return False
-        if replica in asking.replies.get(reply.kind, ()):
-            return False
+        earlier = asking.replies.get(reply.kind, {}).get(replica)
+        if earlier is not None:
+            # A floor may still move until f+1 replicas say the same one.
+            is_newer_floor = reply.kind == USED and earlier[0] != reply
+            return is_newer_floor and USED not in asking.accepted
         kinds = sum(replica in by_replica for by_replica in asking.replies.values())
         return kinds < KINDS_PER_REPLICA_MAX
 
@@ -162,23 +167,12 @@ class Client:
         timestamp = reply.timestamp
         asking = self._asking.get(timestamp) or self._finished[timestamp]
         by_replica = asking.replies.setdefault(reply.kind, {})
-        if signed.signer in by_replica:
+        if signed.signer in by_replica and reply.kind != USED:
             return  # twice in one message
         by_replica[signed.signer] = (reply, signed)
         accepted = asking.accepted.get(reply.kind)
         if accepted is not None:
-            self._output.late.append(
-                LateReply(
-                    timestamp,
-                    signed.signer,
-                    _compared(reply) == _compared(accepted),
-                    reply.kind,
-                    reply.subject,
-                    reply.result,
-                    reply.attestation,
-                    signed,
-                )
-            )
+            self._report_late(reply, signed, _compared(reply) == _compared(accepted))
             return
         equal = {
             name: (other.attestation, other_signed)
@@ -187,6 +181,20 @@ class Client:
         }
         if len(equal) >= self._cluster.quorums.weak:
             self._accept(asking, reply, equal)
+
+    def _report_late(self, reply: Reply, signed: Signed, agrees: bool) -> None:
+        self._output.late.append(
+            LateReply(
+                reply.timestamp,
+                signed.signer,
+                agrees,
+                reply.kind,
+                reply.subject,
+                reply.result,
+                reply.attestation,
+                signed,
+            )
+        )
 
     def _accept(
         self, asking: _Asking, reply: Reply, equal: dict[str, tuple[bytes, Signed]]
@@ -202,6 +210,9 @@ class Client:
                 tuple((name, *equal[name]) for name in sorted(equal)),
             )
         )
+        for name, (other, signed) in asking.replies[reply.kind].items():
+            if name not in equal:
+                self._report_late(other, signed, agrees=False)
         used_before = reply.request_digest != asking.digest
         if reply.kind in asking.last_kinds or used_before:
             self._asking.pop(reply.timestamp, None)

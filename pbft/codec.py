@@ -9,10 +9,11 @@ import hashlib
 
 import msgspec
 
-from pbft.messages import BODY_BYTES_MAX, AnyMessage, Envelope, Request, Signed
+from pbft.messages import BODY_BYTES_MAX, AnyMessage, Envelope, Recover, Request, Signed
 
-FRAME_BYTES_MAX = 16 * 1024 * 1024
+FRAME_BYTES_MAX = 32 * 1024 * 1024
 BATCH_REQUESTS_MAX = 4096
+SIGNING_PREFIX = b"pbft-ci 1 "
 
 _encoder = msgspec.msgpack.Encoder()
 _message_decoder: msgspec.msgpack.Decoder[AnyMessage] = msgspec.msgpack.Decoder(AnyMessage)
@@ -53,7 +54,7 @@ def signing_bytes(message: AnyMessage, payload: bytes, cluster_id: bytes, epoch:
     epoch's (TRAPS 4, 19).
     """
     kind = type(message).__name__.encode()
-    return b"pbft-ci 1 " + kind + b"\0" + cluster_id + epoch.to_bytes(8, "big") + payload
+    return SIGNING_PREFIX + kind + b"\0" + cluster_id + epoch.to_bytes(8, "big") + payload
 
 
 def encode_signed(signed: Signed) -> bytes:
@@ -105,6 +106,14 @@ def decode_batch(body: bytes) -> tuple[Signed, ...]:
     if _encoder.encode(requests) != body:
         raise MalformedMessage("not the one encoding of this batch")
     return requests
+
+
+def decode_ordered(signed: Signed) -> Request | Recover:
+    """What may stand in a batch. Raises MalformedMessage where it is something else."""
+    message = decode_message(signed.payload)
+    if not isinstance(message, Request | Recover):
+        raise MalformedMessage(f"{type(message).__name__} where a Request was expected")
+    return message
 
 
 def decode_request(signed: Signed) -> Request:

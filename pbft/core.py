@@ -9,18 +9,26 @@ import enum
 import msgspec
 
 from pbft.authentication import Authenticator, sign_message
-from pbft.certificates import GENESIS_CERTIFICATE, CheckpointVotes, StableCertificate
+from pbft.certificates import (
+    GENESIS_CERTIFICATE,
+    CheckedViewChange,
+    CheckpointVotes,
+    StableCertificate,
+)
 from pbft.client_table import ClientTable
-from pbft.codec import encode_message
+from pbft.codec import SIGNING_PREFIX, encode_message
 from pbft.genesis import Cluster
 from pbft.log import MessageLog, Slot
-from pbft.messages import AnyMessage, Envelope, Reply, Signed
+from pbft.messages import BODY_BYTES_MAX, AnyMessage, Envelope, Reply, Signed, Status
 from pbft.ports import (
     Announcement,
     Application,
+    Evidence,
+    Executed,
     Notice,
     Output,
     SavedMessage,
+    SavedPrepared,
     Send,
     Sign,
     Verify,
@@ -33,20 +41,40 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     pipeline_depth: sequence numbers in flight before the primary collects a batch.
     batch_bytes_max: bytes of requests in one batch.
     status_seconds: how often a replica says where it stands.
-    resend_slots_max: slots re-sent to a peer per STATUS of its.
+    resend_slots_max, resend_bytes_max: what is re-sent to a peer in answer to a STATUS of its.
+    view_change_seconds: how long a request may wait for its order before its replica asks for
+        another primary; doubled for each view that fails, up to view_change_seconds_max.
     """
 
     pipeline_depth: int = 4
     batch_bytes_max: int = 2 * 1024 * 1024
     status_seconds: float = 1.0
-    resend_slots_max: int = 32
+    resend_slots_max: int = 128
+    resend_bytes_max: int = 4 * 1024 * 1024
+    view_change_seconds: float = 4.0
+    view_change_seconds_max: float = 64.0
 
 
 class ReplicaStatus(enum.StrEnum):
     """What a replica does at the moment; docs/PROTOCOL.md says what each one means."""
 
     NORMAL = "normal"
+    VIEW_CHANGE = "view_change"
+    STATE_TRANSFER = "state_transfer"
     DIVERGED = "diverged"
+    RECOVERING = "recovering"
+
+
+class Recovery(msgspec.Struct, frozen=True, array_like=True):
+    """What was executed of a replica's RECOVERs.
+
+    nonces: the last ones, so that an old RECOVER sent again counts for nothing. voting_from: T,
+    the first checkpoint at least L above it. Once T is stable, nothing that the replica may have
+    said before can matter any more: it votes again.
+    """
+
+    nonces: tuple[bytes, ...]
+    voting_from: int
 
 
 class PendingRequests:
@@ -91,6 +119,31 @@ class PendingRequests:
         return sum(len(numbers) for numbers in self._by_client.values())
 
 
+class Timers(msgspec.Struct):
+    """Deadlines as numbers; None and absent mean that nothing runs.
+
+    timeout: how long is waited at present. has_progressed: whether anything was executed since
+    the last VIEW-CHANGE of ours. waiting: client -> (its lowest pending number, since when it
+    is that). forwarded: requests handed on to the primary of this view. view_change_due: when
+    the view that is being changed to has failed.
+    """
+
+    timeout: float
+    has_progressed: bool = True
+    waiting: dict[str, tuple[int, float]] = {}
+    forwarded: set[tuple[str, int]] = set()
+    view_change_due: float | None = None
+
+
+class Transfer(msgspec.Struct):
+    """A state transfer under way: to which checkpoint, its leaves once known, the parts so far."""
+
+    certificate: StableCertificate
+    leaves: dict[str, bytes] | None = None
+    parts: dict[str, bytes] = {}
+    attempts: int = 0
+
+
 class Core:
     """All that one replica knows, and the output of the turn that is under way."""
 
@@ -105,6 +158,8 @@ class Core:
     ) -> None:
         index = cluster.replica_index(name)
         assert index is not None, f"{name} is not a replica of this cluster"
+        # A batch may go over its limit by one request and what encoding adds.
+        assert settings.batch_bytes_max <= BODY_BYTES_MAX // 2
         self.cluster = cluster
         self.quorums = cluster.quorums
         self.name = name
@@ -115,23 +170,48 @@ class Core:
         self.interval = cluster.genesis.checkpoint_interval
         self.window = cluster.genesis.window
 
-        self.view = 0  # changed by nobody yet: the view change is not built
-        self.status = ReplicaStatus.NORMAL  # checkpoint
+        self.view = 0  # view_change
+        # view_change: false from our VIEW-CHANGE for `view` until its NEW-VIEW
+        self.has_entered = True
+        # checkpoint, state_transfer: what we executed is not what 2f+1 others executed
+        self.is_diverged = False
+        # view_change: accepts no PRE-PREPARE up to here: min-s of the current NEW-VIEW
+        self.floor = 0
+        # view_change: of each replica the VIEW-CHANGE for the highest view, checked
+        self.view_changes: dict[int, CheckedViewChange] = {}
+        self.new_view: Signed | None = None  # view_change: the one that began the current view
+        self.view_records: list[SavedMessage] = []  # view_change: saved again after a new base
+        # recovery: of our own RECOVER, while we vote on nothing because we lost what we said
+        self.nonce = b""
+        self.recover_requests: dict[int, Signed] = {}  # recovery: RECOVERs to be ordered
+        # execution, part of the replicated state: by replica, its last RECOVER that was executed
+        self.recoveries: dict[int, Recovery] = {}
         self.log = MessageLog()  # slots by normal_case; emptied by checkpoint
         self.pending = PendingRequests()  # filled by normal_case; emptied by execution
         self.proposed: set[tuple[str, int]] = set()  # normal_case; emptied by execution
-        self.next_sequence = 1  # normal_case, as primary
+        self.next_sequence = 1  # normal_case, as primary; view_change
         self.rotation = ""  # normal_case: the client that was served last
-        self.executed = 0  # execution
-        self.clients = ClientTable(cluster.genesis.client_window)  # execution
-        self.stable: StableCertificate = GENESIS_CERTIFICATE  # checkpoint
-        self.certified = 0  # checkpoint: the highest number any certificate was seen for
+        self.executed = 0  # execution, state_transfer
+        self.clients = ClientTable(cluster.genesis.client_window)  # execution, state_transfer
+        self.stable: StableCertificate = GENESIS_CERTIFICATE  # checkpoint, state_transfer
+        self.stable_parts: dict[str, bytes] = {}  # checkpoint: the state at `stable`
+        # checkpoint: the highest number above our own execution that a certificate was seen for
+        self.certified: StableCertificate = GENESIS_CERTIFICATE
         kept = self.window // self.interval + 2
         self.checkpoint_votes = CheckpointVotes(cluster.quorums, kept)  # checkpoint
         # checkpoint: number -> (state digest, parts), until a checkpoint at or above is stable
         self.snapshots: dict[int, tuple[bytes, dict[str, bytes]]] = {}
         self.status_due = 0.0  # catch_up
-        self.peer_executed: dict[int, int] = {}  # catch_up: the most that each peer said
+        # catch_up: the furthest that each peer said: ((view, has entered it), executed)
+        self.peer_places: dict[int, tuple[tuple[int, bool], int]] = {}
+        self.answered_at: dict[int, float] = {}  # catch_up: when each peer was last re-sent slots
+        # catch_up: per peer, which view it was last sent the proof of, and when
+        self.view_sent: dict[int, tuple[tuple[int, bool], float]] = {}
+        self._spent: dict[int, tuple[float, int]] = {}  # per peer: since when, how many bytes
+        self.peer_status: dict[int, Status] = {}  # catch_up: each peer's last STATUS, for people
+        self.timers = Timers(settings.view_change_seconds)  # timers
+        self.transfer: Transfer | None = None  # state_transfer
+        self.executed_at_tick = 0  # state_transfer: what was executed at the last STATUS
 
         self.output = Output()
         self.replies: dict[str, list[Reply]] = {}
@@ -172,6 +252,22 @@ class Core:
         """Whether this replica is it."""
         return self.primary == self.index
 
+    @property
+    def is_voting(self) -> bool:
+        """Whether this replica takes part in the ordering of its view."""
+        return self.has_entered and not self.is_diverged and not self.nonce
+
+    @property
+    def status(self) -> ReplicaStatus:
+        """What to tell people: the worst of what is the case."""
+        if self.is_diverged:
+            return ReplicaStatus.DIVERGED
+        if self.nonce:
+            return ReplicaStatus.RECOVERING
+        if self.transfer is not None:
+            return ReplicaStatus.STATE_TRANSFER
+        return ReplicaStatus.NORMAL if self.has_entered else ReplicaStatus.VIEW_CHANGE
+
     # --- actions --------------------------------------------------------------------------------
 
     def sign(self, message: AnyMessage) -> Signed:
@@ -186,11 +282,20 @@ class Core:
         """Send to one member, after the records of this turn are on disk."""
         self.output.messages.append(Send(to, Envelope(signed, body)))
 
-    def save(self, slot: Slot, signed: Signed) -> None:
-        """Record a message of a slot; it is recorded again after each new base."""
-        record = SavedMessage(signed)
+    def save(self, slot: Slot, record: SavedMessage | SavedPrepared | Executed) -> None:
+        """Record something about a slot; it is recorded again after each new base."""
         slot.records.append(record)
         self.output.records.append(record)
+
+    def save_view(self, signed: Signed) -> None:
+        """Record a VIEW-CHANGE of ours, or the NEW-VIEW that we enter: the last of them counts."""
+        self.view_records = [SavedMessage(signed)]
+        self.output.records.append(SavedMessage(signed))
+
+    def accuse(self, replica: int, first: Signed, second: Signed) -> None:
+        """Keep two messages of one replica that contradict each other; both are checked."""
+        self.output.evidence.append(Evidence(replica, first, second))
+        self.tell("equivocation", replica=replica)
 
     def reply(self, reply: Reply) -> None:
         """Answer a client at the end of this turn. Replicas read their own state instead."""
@@ -201,6 +306,8 @@ class Core:
         """Answer an earlier request, with a signature over what is to be signed apart."""
         if self.cluster.replica_index(announcement.client) is not None:
             return
+        # What the application has signed must not be taken for a message of the protocol.
+        assert not announcement.to_sign.startswith(SIGNING_PREFIX)
         attestation = self._sign(announcement.to_sign) if announcement.to_sign else b""
         self.reply(
             Reply(
@@ -213,6 +320,19 @@ class Core:
                 attestation,
             )
         )
+
+    def may_send_more(self, peer: int, now: float) -> bool:
+        """Whether what was re-sent to a peer lately leaves room for more (no amplification)."""
+        since, spent = self._spent.get(peer, (now, 0))
+        if now - since >= self.settings.status_seconds / 2:
+            self._spent[peer] = (now, 0)
+            return True
+        return spent < self.settings.resend_bytes_max
+
+    def note_sent(self, peer: int, size: int, now: float) -> None:
+        """Count what was re-sent to a peer."""
+        since, spent = self._spent.get(peer, (now, 0))
+        self._spent[peer] = (since, spent + size)
 
     def tell(self, event: str, **details: str | int | None) -> None:
         """Add a notice."""

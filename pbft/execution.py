@@ -5,10 +5,13 @@ client table and the application's state, and nothing else.
 """
 
 from pbft.client_table import StoredResult
-from pbft.core import Core, ReplicaStatus
+from pbft.core import Core, Recovery
 from pbft.log import Batch, OrderedRequest, Slot
-from pbft.messages import Reply
+from pbft.messages import Recover, Reply, Request
 from pbft.ports import Applied, Executed, ExecutedRequest, SavedEntry
+
+# RECOVERs of one replica that are remembered.
+NONCES_KEPT = 16
 
 
 def execute_next(core: Core) -> int | None:
@@ -16,20 +19,15 @@ def execute_next(core: Core) -> int | None:
 
     The COMMITs that prove it are saved with it, for peers that missed them (catch-up).
     """
-    if core.status is ReplicaStatus.DIVERGED:
+    if core.is_diverged:
         return None
     slot = core.log.find(core.executed + 1)
-    if slot is None or not slot.committed_local(core.quorums):
+    if slot is None or not slot.committed_local():
         return None
-    digest = slot.committed_digest(core.quorums)
-    assert digest is not None
-    for commit in slot.matching_commits(digest):
-        if commit.signer != core.name:  # ours was saved before it was sent
-            core.save(slot, commit)
-    record = Executed(slot.sequence)
-    slot.records.append(record)
-    core.output.records.append(record)
-    apply_batch(core, slot, slot.batches[digest])
+    decided = slot.decided
+    assert decided is not None
+    core.save(slot, Executed(slot.sequence, decided.digest, decided.commits))
+    apply_batch(core, slot, slot.batches[decided.digest])
     return slot.sequence
 
 
@@ -39,12 +37,15 @@ def apply_batch(core: Core, slot: Slot, batch: Batch) -> None:
     skipped = 0
     for ordered in batch.requests:
         request = ordered.request
+        core.proposed.discard(ordered.key)
+        if isinstance(request, Recover):
+            _apply_recover(core, slot.sequence, request)
+            continue
         if core.clients.is_executable(request.client, request.timestamp):
-            _apply(core, slot.sequence, ordered)
+            _apply(core, slot.sequence, ordered, request)
         else:
             skipped += 1
         core.pending.remove(request.client, request.timestamp)
-        core.proposed.discard((request.client, request.timestamp))
     core.executed = slot.sequence
     core.next_sequence = max(core.next_sequence, core.executed + 1)
     core.tell(
@@ -56,8 +57,23 @@ def apply_batch(core: Core, slot: Slot, batch: Batch) -> None:
     )
 
 
-def _apply(core: Core, sequence: int, ordered: OrderedRequest) -> None:
-    request = ordered.request
+def _apply_recover(core: Core, sequence: int, message: Recover) -> None:
+    """Fix T for a replica that lost what it said: the first checkpoint at least L above (4.3).
+
+    One RECOVER at a time: until T is executed, another of the same replica changes nothing.
+    """
+    core.recover_requests.pop(message.replica, None)
+    earlier = core.recoveries.get(message.replica)
+    nonces = earlier.nonces if earlier else ()
+    if message.nonce in nonces or (earlier and earlier.voting_from >= sequence):
+        return
+    voting_from = -(-(sequence + core.window) // core.interval) * core.interval
+    nonces = (*nonces[1 - NONCES_KEPT :], message.nonce)
+    core.recoveries[message.replica] = Recovery(nonces, voting_from)
+    core.tell("recover", replica=message.replica, sequence=sequence, voting_from=voting_from)
+
+
+def _apply(core: Core, sequence: int, ordered: OrderedRequest, request: Request) -> None:
     applied: Applied = core.application.apply(request, ordered.digest, sequence)
     core.clients.record(
         request.client,

@@ -1,49 +1,102 @@
 """The message log: a slot per sequence number, with the votes kept by replica.
 
-The rule: one voice is one vote by construction, and a replica's first vote for a slot stands.
+The rule: one voice is one vote by construction. PRE-PREPARE and PREPAREs are those of the
+current view; what was prepared or decided in any view stays with the slot until a checkpoint.
 """
 
 from collections.abc import Iterable
 
 import msgspec
 
-from pbft.messages import Commit, Prepare, PrePrepare, Request, Signed
-from pbft.ports import Executed, SavedMessage
+from pbft.codec import digest_of
+from pbft.messages import Commit, Prepare, PreparedCertificate, PrePrepare, Recover, Request, Signed
+from pbft.ports import Executed, SavedMessage, SavedPrepared
 from pbft.quorums import Quorums
+
+# The body of the null request is empty: a batch without requests (4.4, "null").
+NULL_BODY = b""
+NULL_REQUEST = digest_of(NULL_BODY)
+
+# COMMITs of one replica for one slot that are kept, of different views; the newest to arrive stay.
+COMMIT_VIEWS_KEPT = 4
+
+# Requests count from 1.
+RECOVER_NUMBER = 0
 
 
 class OrderedRequest(msgspec.Struct, frozen=True):
-    """A request inside a batch, decoded and checked once."""
+    """A request (or a replica's RECOVER) inside a batch, decoded and checked once."""
 
-    request: Request
+    request: Request | Recover
     signed: Signed
     digest: bytes
 
+    @property
+    def key(self) -> tuple[str, int]:
+        """Whose and which it is; a RECOVER has no number."""
+        request = self.request
+        timestamp = request.timestamp if isinstance(request, Request) else RECOVER_NUMBER
+        return (self.signed.signer, timestamp)
+
 
 class Batch(msgspec.Struct, frozen=True):
-    """A PRE-PREPARE of the primary together with the verified body that its digest covers."""
+    """A verified body: its digest, its bytes, and the requests in it."""
 
-    pre_prepare: PrePrepare
-    signed: Signed
+    digest: bytes
     body: bytes
     requests: tuple[OrderedRequest, ...]
 
 
+NULL_BATCH = Batch(NULL_REQUEST, NULL_BODY, ())
+
+
+class Proposal(msgspec.Struct, frozen=True):
+    """The one PRE-PREPARE of the current view that this replica holds for a slot."""
+
+    message: PrePrepare
+    signed: Signed
+
+
+class Prepared(msgspec.Struct, frozen=True):
+    """What this replica prepared, in the highest view in which it did, and the proof."""
+
+    view: int
+    digest: bytes
+    certificate: PreparedCertificate
+
+
+class Decided(msgspec.Struct, frozen=True):
+    """What `strong` COMMITs of one view decided, and the proof."""
+
+    digest: bytes
+    commits: tuple[Signed, ...]
+
+
 class Slot:
-    """What is known about one sequence number in one view."""
+    """What is known about one sequence number."""
 
     def __init__(self, sequence: int) -> None:
         self.sequence = sequence
-        # The digest that this replica accepted a PRE-PREPARE for; it never changes in a view.
+        # Of the current view; `accepted` is set once the body is here, verified and saved.
+        self.proposal: Proposal | None = None
         self.accepted: bytes | None = None
         self.prepares: dict[int, tuple[Prepare, Signed]] = {}
-        self.commits: dict[int, tuple[Commit, Signed]] = {}
-        # By digest: the accepted batch and, should that differ, the committed one.
-        self.batches: dict[bytes, Batch] = {}
+        # By replica, then by view: COMMITs of any view decide.
+        self.commits: dict[int, dict[int, tuple[Commit, Signed]]] = {}
+        # Over all views.
+        self.prepared: Prepared | None = None
+        self.decided: Decided | None = None
+        self.batches: dict[bytes, Batch] = {NULL_REQUEST: NULL_BATCH}
         # What was saved about this slot, in order, to be saved again after a new base.
-        self.records: list[SavedMessage | Executed] = []
+        self.records: list[SavedMessage | SavedPrepared | Executed] = []
 
-    def prepared(self, quorums: Quorums) -> bool:
+    def leave_view(self) -> None:
+        """Forget the votes of a view that ended; what they proved stays."""
+        self.proposal = None
+        self.accepted = None
+        self.prepares = {}
+
+    def is_prepared(self, quorums: Quorums) -> bool:
         """The paper's prepared(m, v, n, i): the PRE-PREPARE and 2f matching PREPAREs (4.2)."""
         return self.accepted is not None and len(self.matching_prepares()) >= quorums.prepares
 
@@ -51,25 +104,47 @@ class Slot:
         """The PREPAREs that bear the digest of the accepted PRE-PREPARE, by distinct backups."""
         return [s for vote, s in self.prepares.values() if vote.digest == self.accepted]
 
-    def committed_digest(self, quorums: Quorums) -> bytes | None:
-        """The digest for which `strong` replicas sent COMMIT, if there is one.
+    def commit_of(self, replica: int, view: int) -> Commit | None:
+        """That replica's COMMIT of that view, where it is kept."""
+        vote = self.commits.get(replica, {}).get(view)
+        return vote[0] if vote else None
+
+    def add_commit(self, message: Commit, signed: Signed, quorums: Quorums) -> None:
+        """Keep a checked COMMIT; decide the slot if it completes `strong` of one view and digest.
 
         The paper's committed-local also asks for prepared here; `strong` COMMITs imply that f+1
         correct replicas are prepared, so they suffice without a vote of one's own (catch-up).
         """
-        counts: dict[bytes, int] = {}
-        for vote, _ in self.commits.values():
-            counts[vote.digest] = counts.get(vote.digest, 0) + 1
-        return next((d for d, count in counts.items() if count >= quorums.strong), None)
+        views = self.commits.setdefault(message.replica, {})
+        views.pop(message.view, None)
+        views[message.view] = (message, signed)
+        if len(views) > COMMIT_VIEWS_KEPT:
+            del views[next(iter(views))]
+        if self.decided is None:
+            matching = self.matching_commits(message.view, message.digest)
+            if len(matching) >= quorums.strong:
+                self.decided = Decided(message.digest, tuple(matching))
 
-    def committed_local(self, quorums: Quorums) -> bool:
+    def matching_commits(self, view: int, digest: bytes) -> list[Signed]:
+        """The COMMITs of that view with that digest, by distinct replicas."""
+        return [
+            views[view][1]
+            for views in self.commits.values()
+            if view in views and views[view][0].digest == digest
+        ]
+
+    def committed_local(self) -> bool:
         """Whether the batch is decided and its body is here, so that it can be executed."""
-        digest = self.committed_digest(quorums)
-        return digest is not None and digest in self.batches
+        return self.decided is not None and self.decided.digest in self.batches
 
-    def matching_commits(self, digest: bytes) -> list[Signed]:
-        """The COMMITs that bear this digest, by distinct replicas."""
-        return [signed for vote, signed in self.commits.values() if vote.digest == digest]
+    def missing_bodies(self) -> list[bytes]:
+        """The digests whose bodies this slot waits for."""
+        wanted = []
+        if self.decided is not None:
+            wanted.append(self.decided.digest)
+        if self.proposal is not None:
+            wanted.append(self.proposal.message.digest)
+        return [digest for digest in dict.fromkeys(wanted) if digest not in self.batches]
 
 
 class MessageLog:

@@ -11,7 +11,10 @@ import msgspec
 
 NAME_CHARACTERS_MAX = 64
 REQUEST_BYTES_MAX = 256 * 1024
-BODY_BYTES_MAX = 8 * 1024 * 1024
+# A body of requests; a faulty primary can make a replica keep window + interval of these.
+BODY_BYTES_MAX = 4 * 1024 * 1024
+# A payload: the largest is a NEW-VIEW, `strong` VIEW-CHANGEs with up to a window of certificates.
+PAYLOAD_BYTES_MAX = 24 * 1024 * 1024
 REPLIES_MAX = 4096
 
 Name = Annotated[str, msgspec.Meta(min_length=1, max_length=NAME_CHARACTERS_MAX)]
@@ -19,7 +22,8 @@ Number = Annotated[int, msgspec.Meta(ge=0, le=2**62)]
 ReplicaIndex = Annotated[int, msgspec.Meta(ge=0, le=1023)]
 Digest = Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
 Signature = Annotated[bytes, msgspec.Meta(min_length=64, max_length=64)]
-Payload = Annotated[bytes, msgspec.Meta(max_length=BODY_BYTES_MAX)]
+PartName = Annotated[str, msgspec.Meta(min_length=1, max_length=256)]
+Payload = Annotated[bytes, msgspec.Meta(max_length=PAYLOAD_BYTES_MAX)]
 
 
 class Signed(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
@@ -89,12 +93,96 @@ class Checkpoint(Message, frozen=True):
     replica: ReplicaIndex
 
 
+class PreparedCertificate(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """The PRE-PREPARE and the 2f matching PREPAREs of distinct backups (an element of P, 4.4)."""
+
+    pre_prepare: Signed
+    prepares: Annotated[tuple[Signed, ...], msgspec.Meta(max_length=1024)]
+
+
+class ViewChange(Message, frozen=True):
+    """<VIEW-CHANGE, v+1, n, C, P, i>: a replica leaves for `view` (4.4).
+
+    `stable` is its last stable checkpoint, `certificate` its proof (C; empty at 0), `prepared`
+    what it prepared above (P), in order of sequence numbers.
+    """
+
+    view: Annotated[int, msgspec.Meta(ge=1, le=2**62)]
+    stable: Number
+    certificate: Annotated[tuple[Signed, ...], msgspec.Meta(max_length=1024)]
+    prepared: Annotated[tuple[PreparedCertificate, ...], msgspec.Meta(max_length=131072)]
+    replica: ReplicaIndex
+
+
+class NewView(Message, frozen=True):
+    """<NEW-VIEW, v+1, V, O>: the new primary's proof that its view may begin (4.4)."""
+
+    view: Annotated[int, msgspec.Meta(ge=1, le=2**62)]
+    view_changes: Annotated[tuple[Signed, ...], msgspec.Meta(max_length=1024)]
+    pre_prepares: Annotated[tuple[Signed, ...], msgspec.Meta(max_length=131072)]
+    replica: ReplicaIndex
+
+
 class Status(Message, frozen=True):
-    """Where a replica stands, so that its peers re-send what it lacks (DESIGN: catch-up)."""
+    """Where a replica stands, so that its peers re-send what it lacks (DESIGN: catch-up).
+
+    `has_entered` is false between the replica's VIEW-CHANGE for `view` and its NEW-VIEW.
+    """
 
     view: Number
+    has_entered: bool
     stable: Number
     executed: Number
+    replica: ReplicaIndex
+
+
+class FetchBody(Message, frozen=True):
+    """A replica lacks the body with this digest for that sequence number."""
+
+    sequence: Number
+    digest: Digest
+    replica: ReplicaIndex
+
+
+class Body(Message, frozen=True):
+    """A body travels beside this; whoever sends it, the digest says that it is the one."""
+
+    sequence: Number
+    digest: Digest
+    replica: ReplicaIndex
+
+
+class FetchState(Message, frozen=True):
+    """A replica lacks the state at this stable checkpoint: all its leaves, or these parts."""
+
+    sequence: Number
+    names: Annotated[tuple[PartName, ...], msgspec.Meta(max_length=4096)]
+    replica: ReplicaIndex
+
+
+class StateLeaves(Message, frozen=True):
+    """The leaves of the state at a stable checkpoint: (name, SHA-256) of every part, sorted."""
+
+    sequence: Number
+    leaves: Annotated[tuple[tuple[PartName, Digest], ...], msgspec.Meta(max_length=65536)]
+    replica: ReplicaIndex
+
+
+class StateParts(Message, frozen=True):
+    """Some parts of the state at a stable checkpoint."""
+
+    sequence: Number
+    parts: Annotated[tuple[tuple[PartName, bytes], ...], msgspec.Meta(max_length=4096)]
+    replica: ReplicaIndex
+
+
+class Recover(Message, frozen=True):
+    """A replica lost what it had said, and asks to take part again (DESIGN: Durable).
+
+    Ordered like a request; `nonce` is drawn anew each time, so an old one counts for nothing.
+    """
+
+    nonce: Digest
     replica: ReplicaIndex
 
 
@@ -129,5 +217,22 @@ class Hello(Message, frozen=True):
     to: Name
 
 
-AnyMessage = Request | PrePrepare | Prepare | Commit | Checkpoint | Status | Replies | Hello
+AnyMessage = (
+    Request
+    | PrePrepare
+    | Prepare
+    | Commit
+    | Checkpoint
+    | ViewChange
+    | NewView
+    | Status
+    | FetchBody
+    | Body
+    | FetchState
+    | StateLeaves
+    | StateParts
+    | Recover
+    | Replies
+    | Hello
+)
 Vote = Prepare | Commit

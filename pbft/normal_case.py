@@ -4,17 +4,36 @@ The rule: every guard comes before the first change, and what a replica says (an
 it) is among the records of the turn in which it is sent.
 """
 
+from pbft.client_table import StoredResult
 from pbft.codec import (
     BATCH_REQUESTS_MAX,
     MalformedMessage,
     decode_batch,
+    decode_ordered,
     digest_of,
     encode_batch,
 )
-from pbft.core import Core, ReplicaStatus
-from pbft.log import Batch, OrderedRequest, Slot
-from pbft.messages import Commit, Prepare, PrePrepare, Reply, Request, Signed
-from pbft.ports import Refusal, SavedBody
+from pbft.core import Core
+from pbft.log import (
+    NULL_BATCH,
+    RECOVER_NUMBER,
+    Batch,
+    OrderedRequest,
+    Prepared,
+    Proposal,
+    Slot,
+)
+from pbft.messages import (
+    Commit,
+    Prepare,
+    PreparedCertificate,
+    PrePrepare,
+    Recover,
+    Reply,
+    Request,
+    Signed,
+)
+from pbft.ports import Announcement, Refusal, SavedBody, SavedMessage, SavedPrepared
 
 
 def on_request(core: Core, message: Request, signed: Signed) -> Refusal | None:
@@ -25,7 +44,7 @@ def on_request(core: Core, message: Request, signed: Signed) -> Refusal | None:
     """
     if refusal := core.authenticator.check(signed, message):
         return refusal
-    if core.status is ReplicaStatus.DIVERGED:
+    if core.is_diverged:
         return Refusal("no answers while diverged")
     if core.clients.was_executed(message.client, message.timestamp):
         _answer_again(core, message, signed)
@@ -53,33 +72,50 @@ def _answer_again(core: Core, message: Request, signed: Signed) -> None:
         )
         if kept.request_digest != digest:
             return
-    if announcement := core.application.recall(message, digest):
+    announcement = core.application.recall(message, digest)
+    if announcement is not None and (kept is None or _follows(announcement, kept)):
         core.announce(announcement)
+    elif kept is None:
+        # Too old to remember. A client that lost its counter learns from f+1 equal answers where
+        # to go on; the digest of nothing says that it was not this request that was executed.
+        floor = str(core.clients.floor(message.client)).encode()
+        core.reply(Reply(message.client, message.timestamp, bytes(32), "used", b"", floor))
 
 
-def propose(core: Core) -> Slot | None:
+def _follows(announcement: Announcement, kept: StoredResult) -> bool:
+    """A later answer follows an earlier one about the same subject; a refusal has none."""
+    return announcement.subject == kept.subject and announcement.kind != kept.kind
+
+
+def propose(core: Core, is_null_wanted: bool) -> Slot | None:
     """As primary, give the next sequence number to a batch of pending requests (4.2).
 
+    is_null_wanted: where nothing is pending, a null request (a recovering replica waits for T).
     Only while fewer than pipeline_depth numbers are in flight and the next one is within the
     water marks. Clients are served in rotation, each one's lowest number first.
     """
-    if not core.is_primary or core.status is not ReplicaStatus.NORMAL:
+    if not core.is_primary or not core.is_voting:
         return None
     if core.next_sequence - 1 - core.executed >= core.settings.pipeline_depth:
         return None
     if not core.within_water_marks(core.next_sequence):
         return None
     requests = _collect(core)
-    if not requests:
+    if requests:
+        body = encode_batch([ordered.signed for ordered in requests])
+        batch = Batch(digest_of(body), body, tuple(requests))
+    elif is_null_wanted:
+        batch = NULL_BATCH
+    else:
         return None
-    body = encode_batch([ordered.signed for ordered in requests])
-    message = PrePrepare(core.view, core.next_sequence, digest_of(body), core.index)
-    signed = core.sign(message)
+    message = PrePrepare(core.view, core.next_sequence, batch.digest, core.index)
     slot = core.log.slot(message.sequence)
-    assert slot.accepted is None, "a primary never gives a number twice"
+    assert slot.proposal is None, "a primary never gives a number twice"
     core.next_sequence += 1
-    _accept(core, slot, Batch(message, signed, body, tuple(requests)))
-    core.broadcast(signed, body)
+    signed = core.sign(message)
+    slot.proposal = Proposal(message, signed)
+    accept(core, slot, batch)
+    core.broadcast(signed, batch.body)
     return slot
 
 
@@ -92,6 +128,10 @@ def _collect(core: Core) -> list[OrderedRequest]:
         for client in later + clients[: len(clients) - len(later)]
     }
     collected: list[OrderedRequest] = []
+    for signed in core.recover_requests.values():
+        if (signed.signer, RECOVER_NUMBER) not in core.proposed:
+            collected.append(OrderedRequest(decode_ordered(signed), signed, b""))
+            core.proposed.add((signed.signer, RECOVER_NUMBER))
     size = 0
     depth = 0
     while len(collected) < BATCH_REQUESTS_MAX:
@@ -120,45 +160,111 @@ def on_pre_prepare(
 ) -> Refusal | Slot | None:
     """The primary's PRE-PREPARE (4.2).
 
-    Accepted if: it is of the current view and signed by its primary; h < n <= H; no other digest
-    was accepted for this view and number; the body has the digest; every request in it is
-    signed by its client. Then PREPARE is saved together with the body, and sent.
-    A batch that `strong` COMMITs already decided is kept for execution without a vote.
+    Accepted if: it is of the current view and signed by its primary; h < n <= H, and n is above
+    the min-s that the view began with (4.4); no other digest was accepted for this view and
+    number; the body has the digest; every request in it is signed by its client. Then PREPARE
+    is saved together with the body, and sent.
     """
     if refusal := _guard(core, message):
         return refusal
     if message.replica != core.primary:
         return Refusal("a PRE-PREPARE from a replica that is not the primary")
+    if message.sequence <= core.floor:
+        return Refusal("at or below the checkpoint that this view began with")
     slot = core.log.slot(message.sequence)
-    if message.digest in slot.batches:
-        return None
-    is_decided = slot.committed_digest(core.quorums) == message.digest
-    if slot.accepted is not None and not is_decided:
-        if refusal := core.authenticator.check(signed, message):
-            return refusal
-        core.tell("equivocation", replica=message.replica, sequence=message.sequence)
-        return Refusal("another digest was accepted for this view and number")
-    if refusal := core.authenticator.check(signed, message):
-        return refusal
-    requests = _read_body(core, message, body)
-    if isinstance(requests, Refusal):
-        return requests
-    batch = Batch(message, signed, body, requests)
-    if slot.accepted is not None or core.status is not ReplicaStatus.NORMAL:
-        if not is_decided:
-            return Refusal(f"no votes while {core.status}")
-        _keep(core, slot, batch)
-        return slot
+    if slot.proposal is not None:
+        return _second_pre_prepare(core, slot, slot.proposal, message, signed, body)
     if core.is_primary:
         # Our own words come back only from before a restart, and those are in the records.
         return Refusal("a PRE-PREPARE of our own that we do not remember")
-    _accept(core, slot, batch)
-    prepare = Prepare(core.view, message.sequence, message.digest, core.index)
-    signed_prepare = core.sign(prepare)
-    slot.prepares[core.index] = (prepare, signed_prepare)
-    core.save(slot, signed_prepare)
-    core.broadcast(signed_prepare)
+    if refusal := core.authenticator.check(signed, message):
+        return refusal
+    batch = slot.batches.get(message.digest) or read_batch(core, message.digest, body)
+    if isinstance(batch, Refusal):
+        return batch
+    slot.proposal = Proposal(message, signed)
+    accept(core, slot, batch)
     return slot
+
+
+def _second_pre_prepare(
+    core: Core,
+    slot: Slot,
+    proposal: Proposal,
+    message: PrePrepare,
+    signed: Signed,
+    body: bytes,
+) -> Refusal | Slot | None:
+    """Another PRE-PREPARE for a slot that has one: the body that was missing, or a fault."""
+    if message.digest == proposal.message.digest:
+        if slot.accepted is not None:
+            return None
+        batch = read_batch(core, message.digest, body)
+        if isinstance(batch, Refusal):
+            return batch
+        accept(core, slot, batch)
+        return slot
+    if refusal := core.authenticator.check(signed, message):
+        return refusal
+    core.accuse(message.replica, proposal.signed, signed)
+    return Refusal("another digest was accepted for this view and number")
+
+
+def accept(core: Core, slot: Slot, batch: Batch) -> None:
+    """Take the batch of the slot's PRE-PREPARE; a backup says PREPARE (4.2).
+
+    Body, PRE-PREPARE and PREPARE are in one commit, before anything is sent.
+    """
+    proposal = slot.proposal
+    assert proposal is not None
+    assert proposal.message.digest == batch.digest
+    assert slot.accepted is None
+    keep_batch(core, slot, batch)
+    slot.accepted = batch.digest
+    core.save(slot, SavedMessage(proposal.signed))
+    core.tell(
+        "pre_prepared",
+        view=core.view,
+        sequence=slot.sequence,
+        digest=batch.digest.hex(),
+        requests=len(batch.requests),
+    )
+    if core.is_primary:
+        return
+    prepare = Prepare(core.view, slot.sequence, batch.digest, core.index)
+    signed = core.sign(prepare)
+    slot.prepares[core.index] = (prepare, signed)
+    core.save(slot, SavedMessage(signed))
+    core.broadcast(signed)
+
+
+def keep_batch(core: Core, slot: Slot, batch: Batch) -> None:
+    """Keep and save a verified body; the null request needs no keeping."""
+    if batch.digest not in slot.batches:
+        slot.batches[batch.digest] = batch
+        core.output.records.append(SavedBody(slot.sequence, batch.digest, batch.body))
+
+
+def take_body(core: Core, slot: Slot, digest: bytes, body: bytes) -> Refusal | None:
+    """A body that a slot waited for, from wherever: kept, and its PRE-PREPARE accepted (4.4)."""
+    batch = read_batch(core, digest, body)
+    if isinstance(batch, Refusal):
+        return batch
+    keep_batch(core, slot, batch)
+    accept_proposal(core, slot)
+    return None
+
+
+def accept_proposal(core: Core, slot: Slot) -> None:
+    """Accept the slot's PRE-PREPARE if its body is here by now; the primary notes what is in it."""
+    if slot.proposal is None or slot.accepted is not None or not core.is_voting:
+        return
+    batch = slot.batches.get(slot.proposal.message.digest)
+    if batch is None:
+        return
+    accept(core, slot, batch)
+    if core.is_primary and slot.sequence > core.executed:
+        core.proposed.update(ordered.key for ordered in batch.requests)
 
 
 def on_prepare(core: Core, message: Prepare, signed: Signed) -> Refusal | Slot | None:
@@ -175,8 +281,8 @@ def on_prepare(core: Core, message: Prepare, signed: Signed) -> Refusal | Slot |
     slot = core.log.slot(message.sequence)
     earlier = slot.prepares.get(message.replica)
     if earlier is not None:
-        return _second_vote(core, earlier[0], message, signed)
-    if slot.committed_digest(core.quorums) is not None:
+        return _second_vote(core, earlier, message, signed)
+    if slot.commit_of(core.index, core.view) is not None:
         return None  # beyond the quorum: not even verified
     if refusal := core.authenticator.check(signed, message):
         return refusal
@@ -185,73 +291,76 @@ def on_prepare(core: Core, message: Prepare, signed: Signed) -> Refusal | Slot |
 
 
 def on_commit(core: Core, message: Commit, signed: Signed) -> Refusal | Slot | None:
-    """A COMMIT (4.2).
+    """A COMMIT (4.2), of whatever view, in whatever status.
 
-    Accepted if: it is of the current view; h < n <= H; and the sender has not sent the same one
-    for this slot before. It may come before the PRE-PREPARE and the PREPAREs.
+    Accepted if: h < n <= H; and the sender has not sent the same one for this slot before. It
+    may come before the PRE-PREPARE and the PREPAREs; `strong` of one view and digest decide.
     Until the slot is decided, another COMMIT of the same sender replaces its earlier one: still
     one voice, one vote. If the first one stood, a faulty replica that committed with the others
     could bar one that missed their PREPAREs from ever using the certificate they re-send.
     """
-    if refusal := _guard(core, message):
-        return refusal
+    if not core.within_water_marks(message.sequence):
+        return Refusal("outside the water marks")
     slot = core.log.slot(message.sequence)
-    earlier = slot.commits.get(message.replica)
-    if slot.committed_digest(core.quorums) is not None:
-        if earlier is not None:
-            return _second_vote(core, earlier[0], message, signed)
+    if slot.decided is not None and slot.decided.digest == message.digest:
         return None  # beyond the quorum: not even verified
+    earlier = slot.commits.get(message.replica, {}).get(message.view)
     if earlier is not None and earlier[0] == message:
         return None
     if refusal := core.authenticator.check(signed, message):
         return refusal
     if earlier is not None:
-        core.tell("equivocation", replica=message.replica, sequence=message.sequence)
-    slot.commits[message.replica] = (message, signed)
+        core.accuse(message.replica, earlier[1], signed)
+    if slot.decided is not None:
+        return Refusal("the replica sent COMMIT for another digest than the decided one")
+    slot.add_commit(message, signed, core.quorums)
     return slot
 
 
 def send_commit(core: Core, slot: Slot) -> None:
     """Once prepared, save the prepared certificate with our COMMIT, and send it (4.2)."""
-    if core.index in slot.commits or not slot.prepared(core.quorums):
+    if not core.is_voting or slot.commit_of(core.index, core.view) is not None:
         return
-    if core.status is not ReplicaStatus.NORMAL:
+    if not slot.is_prepared(core.quorums):
         return
+    assert slot.proposal is not None
     assert slot.accepted is not None
-    for prepare in slot.matching_prepares():
-        if prepare.signer != core.name:  # ours was saved before it was sent
-            core.save(slot, prepare)
+    prepares = tuple(slot.matching_prepares()[: core.quorums.prepares])
+    certificate = PreparedCertificate(slot.proposal.signed, prepares)
+    slot.prepared = Prepared(core.view, slot.accepted, certificate)
+    core.save(slot, SavedPrepared(certificate))
     commit = Commit(core.view, slot.sequence, slot.accepted, core.index)
     signed = core.sign(commit)
-    slot.commits[core.index] = (commit, signed)
-    core.save(slot, signed)
+    slot.add_commit(commit, signed, core.quorums)
+    core.save(slot, SavedMessage(signed))
     core.broadcast(signed)
     core.tell("prepared", view=core.view, sequence=slot.sequence)
 
 
-def _guard(core: Core, message: PrePrepare | Prepare | Commit) -> Refusal | None:
+def _guard(core: Core, message: PrePrepare | Prepare) -> Refusal | None:
     if message.view != core.view:
         return Refusal(f"of view {message.view} while in view {core.view}")
+    if not core.is_voting:
+        return Refusal("no votes are taken in a view that has not begun, or while diverged")
     if not core.within_water_marks(message.sequence):
         return Refusal("outside the water marks")
     return None
 
 
 def _second_vote(
-    core: Core, earlier: Prepare | Commit, message: Prepare | Commit, signed: Signed
+    core: Core, earlier: tuple[Prepare, Signed], message: Prepare, signed: Signed
 ) -> Refusal | None:
-    if earlier == message:
+    if earlier[0] == message:
         return None
     if refusal := core.authenticator.check(signed, message):
         return refusal
-    core.tell("equivocation", replica=message.replica, sequence=message.sequence)
+    core.accuse(message.replica, earlier[1], signed)
     return Refusal("the replica voted for another digest before")
 
 
-def _read_body(
-    core: Core, message: PrePrepare, body: bytes
-) -> tuple[OrderedRequest, ...] | Refusal:
-    if digest_of(body) != message.digest:
+def read_batch(core: Core, digest: bytes, body: bytes) -> Batch | Refusal:
+    """The batch in a body: it must have the digest, and every request its client's signature."""
+    if digest_of(body) != digest:
         return Refusal("the body does not have the digest")
     try:
         signed_requests = decode_batch(body)
@@ -262,28 +371,11 @@ def _read_body(
         request = core.authenticator.read(signed)
         if isinstance(request, Refusal):
             return request
-        if not isinstance(request, Request):
+        if not isinstance(request, Request | Recover):
             return Refusal("the body holds something other than requests")
         if refusal := core.authenticator.check(signed, request):
             return Refusal(f"a request in the body: {refusal.reason}")
         requests.append(OrderedRequest(request, signed, digest_of(signed.payload)))
-    return tuple(requests)
-
-
-def _accept(core: Core, slot: Slot, batch: Batch) -> None:
-    _keep(core, slot, batch)
-    slot.accepted = batch.pre_prepare.digest
-    core.tell(
-        "pre_prepared",
-        view=core.view,
-        sequence=slot.sequence,
-        digest=batch.pre_prepare.digest.hex(),
-        requests=len(batch.requests),
-    )
-
-
-def _keep(core: Core, slot: Slot, batch: Batch) -> None:
-    digest = batch.pre_prepare.digest
-    slot.batches[digest] = batch
-    core.output.records.append(SavedBody(slot.sequence, digest, batch.body))
-    core.save(slot, batch.signed)
+    if len({ordered.key for ordered in requests}) < len(requests):
+        return Refusal("the body holds one number of a client twice")
+    return Batch(digest, body, tuple(requests))

@@ -10,7 +10,7 @@ from typing import Protocol
 
 import msgspec
 
-from pbft.messages import Digest, Envelope, Request, Signed
+from pbft.messages import Digest, Envelope, PreparedCertificate, Request, Signed
 
 # message -> 64-byte signature by this process's own key
 Sign = Callable[[bytes], bytes]
@@ -94,10 +94,27 @@ class SavedBody(msgspec.Struct, frozen=True, array_like=True, tag="body"):
     body: bytes
 
 
+class SavedPrepared(msgspec.Struct, frozen=True, array_like=True, tag="prepared"):
+    """The certificate behind a COMMIT of ours: what a VIEW-CHANGE has to report (4.4)."""
+
+    certificate: PreparedCertificate
+
+
 class Executed(msgspec.Struct, frozen=True, array_like=True, tag="executed"):
-    """Everything up to `sequence` is executed; after a restart it is executed again."""
+    """The batch with this digest is executed; after a restart it is executed again.
+
+    `commits` decided it: for peers that missed them.
+    """
 
     sequence: int
+    digest: Digest
+    commits: tuple[Signed, ...]
+
+
+class SavedRecovery(msgspec.Struct, frozen=True, array_like=True, tag="recovery"):
+    """We lost what we said and ask to take part again, by this nonce; empty: we do again."""
+
+    nonce: bytes
 
 
 class SavedEntry(msgspec.Struct, frozen=True, array_like=True, tag="entry"):
@@ -115,12 +132,11 @@ class Base(msgspec.Struct, frozen=True, array_like=True, tag="base"):
 
     sequence: int
     kept_above: int
-    view: int
     certificate: tuple[Signed, ...]
     parts: dict[str, bytes]
 
 
-Record = SavedMessage | SavedBody | Executed | SavedEntry | Base
+Record = SavedMessage | SavedBody | SavedPrepared | SavedRecovery | Executed | SavedEntry | Base
 
 # --- the rest of the output ---------------------------------------------------------------------
 
@@ -154,6 +170,14 @@ class Refusal(msgspec.Struct, frozen=True):
     reason: str
 
 
+class Evidence(msgspec.Struct, frozen=True, array_like=True):
+    """Two messages that one correct replica never signs both: proof of misbehaviour."""
+
+    replica: int
+    first: Signed
+    second: Signed
+
+
 class Output(msgspec.Struct):
     """What one turn of the core asks of its shell, in this order; `deadline` is absolute."""
 
@@ -161,4 +185,5 @@ class Output(msgspec.Struct):
     messages: list[Send] = []
     deliveries: list[ExecutedRequest] = []
     notices: list[Notice] = []
+    evidence: list[Evidence] = []
     deadline: float | None = None

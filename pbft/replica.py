@@ -6,42 +6,45 @@ what the shell must keep (ports.Output). This is the only module that calls the 
 
 from collections.abc import Sequence
 
-from pbft import catch_up, checkpoint, execution, normal_case
-from pbft.certificates import state_digest
-from pbft.codec import decode_batch, decode_request, digest_of
+from pbft import (
+    catch_up,
+    checkpoint,
+    execution,
+    normal_case,
+    recovery,
+    restoring,
+    state_transfer,
+    timers,
+    view_change,
+)
 from pbft.core import Core, Settings
 from pbft.genesis import Cluster
-from pbft.log import Batch, OrderedRequest, Slot
+from pbft.log import Slot
 from pbft.messages import (
     AnyMessage,
+    Body,
     Checkpoint,
     Commit,
     Envelope,
+    FetchBody,
+    FetchState,
+    NewView,
     Prepare,
     PrePrepare,
+    Recover,
     Replies,
     Reply,
     Request,
     Signed,
+    StateLeaves,
+    StateParts,
     Status,
+    ViewChange,
 )
-from pbft.ports import (
-    Application,
-    Base,
-    Executed,
-    Output,
-    Record,
-    Refusal,
-    SavedMessage,
-    Sign,
-    Verify,
-)
+from pbft.ports import Application, Output, Record, Refusal, Sign, Verify
+from pbft.restoring import DamagedRecords as DamagedRecords
 
 REPLIES_BYTES_MAX = 1024 * 1024
-
-
-class DamagedRecords(Exception):
-    """Records that cannot be what this replica saved; the text says which."""
 
 
 class Replica:
@@ -56,23 +59,27 @@ class Replica:
         application: Application,
         settings: Settings | None = None,
     ) -> None:
-        self._arguments = (cluster, name, sign, verify, application, settings or Settings())
-        self.core = Core(*self._arguments)
+        self.core = Core(cluster, name, sign, verify, application, settings or Settings())
 
     # --- the surface ----------------------------------------------------------------------------
 
     def receive(self, envelopes: Sequence[Envelope], now: float) -> Output:
         """Take everything that arrived since the last turn, in order of arrival."""
         for envelope in envelopes:
-            refusal = self._receive_one(envelope)
+            refusal = self._receive_one(envelope, now)
             if refusal is not None:
                 self.core.tell("refused", signer=envelope.signed.signer, reason=refusal.reason)
         return self._finish(now)
 
     def expire(self, now: float) -> Output:
         """Do what is due at `now`; the shell calls this when `Output.deadline` is reached."""
+        if timers.failed_view(self.core, now):
+            timers.back_off(self.core)
+            self._leave_for(self.core.view + 1, "the primary had its time", now)
         if now >= self.core.status_due:
             catch_up.send_status(self.core, now)
+            state_transfer.consider(self.core)
+            recovery.ask(self.core)
         return self._finish(now)
 
     def greet(self, peer: str, now: float) -> Output:
@@ -88,59 +95,98 @@ class Replica:
         Gives back an Output with the deliveries of what was executed again, and nothing to send.
         Raises DamagedRecords.
         """
-        assert self.core.executed == 0
-        for record in records:
-            if isinstance(record, Base):
-                self._restore_base(record)
-            elif isinstance(record, SavedMessage):
-                self._restore_message(record, bodies)
-            elif isinstance(record, Executed):
-                self._restore_executed(record)
-        self.core.log.forget_up_to(self.core.kept_above)
-        last = max((slot.sequence for slot in self.core.log.above(0) if slot.accepted), default=0)
-        self.core.next_sequence = max(self.core.executed, last) + 1
-        if self.core.is_primary:
-            self._remember_proposed()
+        restoring.restore(self.core, records, bodies)
         output = self._take_output()
         return Output(deliveries=output.deliveries, notices=output.notices)
 
+    def begin_recovery(self, nonce: bytes, now: float) -> Output:
+        """Start from nothing because what was said is lost, instead of `restore`.
+
+        nonce: 32 random bytes. The replica votes on nothing until that is safe again.
+        """
+        recovery.begin(self.core, nonce)
+        return self._finish(now)
+
     # --- one message ----------------------------------------------------------------------------
 
-    def _receive_one(self, envelope: Envelope) -> Refusal | None:
+    def _receive_one(self, envelope: Envelope, now: float) -> Refusal | None:
+        core = self.core
         signed = envelope.signed
-        message = self.core.authenticator.read(signed)
+        message = core.authenticator.read(signed)
         if isinstance(message, Refusal):
             return message
         if isinstance(message, Request):
-            return normal_case.on_request(self.core, message, signed)
-        if signed.signer == self.core.name:
+            return normal_case.on_request(core, message, signed)
+        if signed.signer == core.name:
             return Refusal("a message of our own, sent back to us")
-        if isinstance(message, Status):
-            return catch_up.on_status(self.core, message, signed)
         if isinstance(message, Checkpoint):
-            refusal = checkpoint.on_checkpoint(self.core, message, signed)
-            if refusal is None:
-                self._stabilise(message.sequence)
-            return refusal
-        touched = self._on_slot_message(message, envelope)
-        if isinstance(touched, Slot):
-            self._advance(touched)
-            return None
-        return touched
+            return self._on_checkpoint(message, signed)
+        if isinstance(message, PrePrepare | Prepare | Commit):
+            touched = self._on_slot_message(message, envelope)
+            if isinstance(touched, Slot):
+                self._advance(touched)
+                return None
+            return touched
+        if isinstance(message, ViewChange):
+            return self._on_view_change(message, signed, now)
+        if isinstance(message, NewView):
+            return self._on_new_view(message, signed, now)
+        return self._on_catch_up(message, envelope, now)
 
-    def _on_slot_message(self, message: AnyMessage, envelope: Envelope) -> Refusal | Slot | None:
+    def _on_slot_message(
+        self, message: PrePrepare | Prepare | Commit, envelope: Envelope
+    ) -> Refusal | Slot | None:
         if isinstance(message, PrePrepare):
             return normal_case.on_pre_prepare(self.core, message, envelope.signed, envelope.body)
         if isinstance(message, Prepare):
             return normal_case.on_prepare(self.core, message, envelope.signed)
-        if isinstance(message, Commit):
-            return normal_case.on_commit(self.core, message, envelope.signed)
+        return normal_case.on_commit(self.core, message, envelope.signed)
+
+    def _on_catch_up(self, message: AnyMessage, envelope: Envelope, now: float) -> Refusal | None:
+        core = self.core
+        if isinstance(message, Status):
+            return catch_up.on_status(core, message, envelope.signed, now)
+        if isinstance(message, FetchBody):
+            return catch_up.on_fetch_body(core, message, envelope.signed, now)
+        if isinstance(message, Body):
+            return self._on_body(message, envelope.body)
+        if isinstance(message, Recover):
+            return recovery.on_recover(core, message, envelope.signed)
+        if isinstance(message, FetchState):
+            return state_transfer.on_fetch_state(core, message, envelope.signed, now)
+        if isinstance(message, StateLeaves):
+            refusal = state_transfer.on_state_leaves(
+                core, message, lambda: checkpoint.state_parts(core)
+            )
+            self._adopt_state(now)
+            return refusal
+        if isinstance(message, StateParts):
+            refusal = state_transfer.on_state_parts(core, message)
+            self._adopt_state(now)
+            return refusal
         return Refusal(f"a replica takes no {type(message).__name__}")
+
+    def _on_checkpoint(self, message: Checkpoint, signed: Signed) -> Refusal | None:
+        refusal = checkpoint.on_checkpoint(self.core, message, signed)
+        if refusal is None:
+            self._stabilise(message.sequence)
+        return refusal
+
+    def _on_body(self, message: Body, body: bytes) -> Refusal | None:
+        slot = catch_up.wanted_body(self.core, message)
+        if isinstance(slot, Refusal):
+            return slot
+        refusal = normal_case.take_body(self.core, slot, message.digest, body)
+        if refusal is None:
+            self._advance(slot)
+        return refusal
 
     def _advance(self, slot: Slot) -> None:
         """Send what a slot is ready for; execute whatever that decides, in order."""
         normal_case.send_commit(self.core, slot)
         while (executed := execution.execute_next(self.core)) is not None:
+            timers.on_progress(self.core)
+            recovery.drop_void(self.core)
             if executed % self.core.interval == 0:
                 checkpoint.take(self.core, executed)
                 self._stabilise(executed)
@@ -150,14 +196,98 @@ class Replica:
             # A peer that saw this checkpoint before us may have sent what we had to refuse as
             # above the water marks: hearing from us, it sends it again.
             self.core.status_due = 0.0
+            recovery.finish(self.core)
+
+    def _adopt_state(self, now: float) -> None:
+        """Go on from a fetched state, once it is complete."""
+        core = self.core
+        if not state_transfer.is_complete(core):
+            return
+        assert core.transfer is not None
+        if core.transfer.certificate.sequence <= core.executed and not core.is_diverged:
+            core.transfer = None  # meanwhile we came further by ourselves
+            return
+        certificate = core.transfer.certificate
+        parts = state_transfer.adopt(core)
+        checkpoint.restore_state(core, parts)
+        checkpoint.adopt_stable(core, certificate, parts)
+        state_transfer.forget_executed(core)
+        timers.on_state_adopted(core, now)
+        recovery.drop_void(core)
+        recovery.finish(core)
+        core.status_due = 0.0
+        for slot in list(core.log.above(core.low)):
+            normal_case.accept_proposal(core, slot)
+            self._advance(slot)
+
+    # --- view changes ---------------------------------------------------------------------------
+
+    def _leave_for(self, view: int, reason: str, now: float) -> None:
+        view_change.start(self.core, view, reason)
+        self._on_support(now)
+
+    def _on_view_change(self, message: ViewChange, signed: Signed, now: float) -> Refusal | None:
+        if refusal := recovery.check_void(self.core, message):
+            return refusal
+        if refusal := view_change.on_view_change(self.core, message, signed):
+            return refusal
+        self._learn_stable(message)
+        view = view_change.view_to_join(self.core)
+        if view is not None:
+            self._leave_for(view, "f+1 replicas left", now)
+        self._on_support(now)
+        return None
+
+    def _on_support(self, now: float) -> None:
+        """See whether enough replicas ask for the view that we are changing to."""
+        if view_change.has_everybody_left(self.core):
+            timers.on_view_wanted(self.core, now)
+        if view_change.send_new_view(self.core):
+            self._on_entered(now)
+
+    def _on_new_view(self, message: NewView, signed: Signed, now: float) -> Refusal | None:
+        if not catch_up.has_begun_elsewhere(self.core, message.view):
+            # A view that `strong` replicas are in has begun, whatever it was made of.
+            for change_signed in message.view_changes:
+                change = self.core.authenticator.read(change_signed)
+                if isinstance(change, ViewChange) and (
+                    refusal := recovery.check_void(self.core, change)
+                ):
+                    return refusal
+        if refusal := view_change.on_new_view(self.core, message, signed):
+            return refusal
+        for change_signed in message.view_changes:
+            change = self.core.authenticator.read(change_signed)
+            assert isinstance(change, ViewChange)
+            self._learn_stable(change)
+        self._on_entered(now)
+        return None
+
+    def _learn_stable(self, message: ViewChange) -> None:
+        """A VIEW-CHANGE proves a stable checkpoint that we may not know of."""
+        for signed in message.certificate:
+            vote = self.core.authenticator.read(signed)
+            if isinstance(vote, Checkpoint) and signed.signer != self.core.name:
+                self._on_checkpoint(vote, signed)
+
+    def _on_entered(self, now: float) -> None:
+        core = self.core
+        timers.on_view_entered(core, now)
+        # Votes of others may have come before we entered: hearing from us, they send them again.
+        core.status_due = 0.0
+        for slot in list(core.log.above(core.low)):
+            normal_case.accept_proposal(core, slot)
+            self._advance(slot)
 
     # --- the end of a turn ----------------------------------------------------------------------
 
     def _finish(self, now: float) -> Output:
-        while (slot := normal_case.propose(self.core)) is not None:
+        core = self.core
+        while slot := normal_case.propose(core, recovery.is_null_wanted(core)):
             self._advance(slot)
         if self.core.status_due == 0.0:
             catch_up.send_status(self.core, now)
+        timers.update(core, now, recovery.are_nulls_owed(core))
         return self._take_output()
 
     def _take_output(self) -> Output:
@@ -166,91 +296,9 @@ class Replica:
                 self.core.send(client, self.core.sign(Replies(chunk, self.core.index)))
         self.core.replies = {}
         output = self.core.output
-        output.deadline = self.core.status_due
+        output.deadline = timers.deadline(self.core)
         self.core.output = Output()
         return output
-
-    # --- restoring ------------------------------------------------------------------------------
-
-    def _restore_base(self, base: Base) -> None:
-        core = self.core
-        parts = base.parts
-        core.view = base.view
-        core.clients.restore(parts)
-        core.application.restore(parts)
-        core.executed = base.sequence
-        for signed in base.certificate:
-            message = core.authenticator.read(signed)
-            if not isinstance(message, Checkpoint) or core.authenticator.check(signed, message):
-                raise DamagedRecords("the saved checkpoint certificate does not hold")
-            core.checkpoint_votes.add(message, signed)
-        certificate = core.checkpoint_votes.certificate(base.sequence)
-        if certificate is None or certificate.digest != state_digest(parts):
-            raise DamagedRecords("the saved state does not have the certified digest")
-        core.stable = certificate
-        core.certified = base.sequence
-        core.checkpoint_votes.forget_up_to(base.sequence)
-
-    def _restore_message(self, record: SavedMessage, bodies: dict[bytes, bytes]) -> None:
-        message = self.core.authenticator.read(record.signed)
-        if isinstance(message, Checkpoint):
-            self._restore_checkpoint(message, record.signed)
-            return
-        if not isinstance(message, PrePrepare | Prepare | Commit):
-            raise DamagedRecords(f"a saved message that cannot be ours: {message}")
-        slot = self.core.log.slot(message.sequence)
-        slot.records.append(record)
-        if isinstance(message, PrePrepare):
-            self._restore_batch(slot, message, record.signed, bodies)
-        elif isinstance(message, Prepare):
-            slot.prepares[message.replica] = (message, record.signed)
-        else:
-            slot.commits[message.replica] = (message, record.signed)
-
-    def _restore_checkpoint(self, message: Checkpoint, signed: Signed) -> None:
-        votes = self.core.checkpoint_votes
-        said = votes.vote_of(message.sequence, self.core.index)
-        if said is None:
-            votes.add(message, signed)
-        elif said != message:
-            raise DamagedRecords(f"executing again to {message.sequence} gave another state")
-
-    def _restore_batch(
-        self, slot: Slot, message: PrePrepare, signed: Signed, bodies: dict[bytes, bytes]
-    ) -> None:
-        body = bodies.get(message.digest)
-        if body is None or digest_of(body) != message.digest:
-            raise DamagedRecords(f"the body of sequence number {message.sequence} is missing")
-        requests = tuple(
-            OrderedRequest(decode_request(request), request, digest_of(request.payload))
-            for request in decode_batch(body)
-        )
-        slot.batches[message.digest] = Batch(message, signed, body, requests)
-        if slot.accepted is None:
-            slot.accepted = message.digest
-
-    def _restore_executed(self, record: Executed) -> None:
-        slot = self.core.log.find(record.sequence)
-        if record.sequence <= self.core.executed:
-            if slot is not None:
-                slot.records.append(record)
-            return
-        if slot is None or not slot.committed_local(self.core.quorums):
-            raise DamagedRecords(f"sequence number {record.sequence} was executed without proof")
-        slot.records.append(record)
-        digest = slot.committed_digest(self.core.quorums)
-        assert digest is not None
-        execution.apply_batch(self.core, slot, slot.batches[digest])
-        if record.sequence % self.core.interval == 0:
-            checkpoint.take(self.core, record.sequence)
-
-    def _remember_proposed(self) -> None:
-        for slot in self.core.log.above(self.core.executed):
-            for batch in slot.batches.values():
-                self.core.proposed.update(
-                    (ordered.request.client, ordered.request.timestamp)
-                    for ordered in batch.requests
-                )
 
 
 def _chunks(replies: list[Reply]) -> list[tuple[Reply, ...]]:

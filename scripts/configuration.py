@@ -216,6 +216,8 @@ def _as_in(example: Configuration) -> dict[str, Mapping[str, object]]:
         "abstain_after_seconds",
         "pull_timeout_seconds",
         "checkout_timeout_seconds",
+        "view_change_seconds",
+        "view_change_seconds_max",
     )
     return {
         "cluster": {

@@ -374,11 +374,13 @@ def test_what_is_decided_cannot_be_cancelled(world: World) -> None:
 # --- recall ---------------------------------------------------------------------------------------
 
 
-def test_recall_finds_a_verdict_while_closing_and_after(world: World) -> None:
+def test_recall_says_that_a_build_is_open_then_finds_its_verdict(world: World) -> None:
     submit = encode_operation(SubmitBuild(b"i" * 32, "r", "b", COMMIT))
     request, digest = world.request(GATEWAY, submit)
     build = world.application.apply(request, digest, 1).result
-    assert world.application.recall(request, digest) is None
+    opened = world.application.recall(request, digest)
+    assert opened is not None
+    assert (opened.kind, opened.result, opened.to_sign) == ("opened", opened.subject, b"")
     world.cast(build, 0, FAILED)
     world.cast(build, 1, FAILED)
     closing = world.application.recall(request, digest)

@@ -18,6 +18,7 @@ from ci.application import (
     LEDGER_PART,
     BuildApplication,
     CorruptState,
+    ledger_position,
 )
 from ci.ledger import genesis_head, verify_chain
 from ci.limits import Limits
@@ -271,3 +272,14 @@ def test_a_build_cannot_be_open_and_closed_or_closed_twice() -> None:
     for closed in ([build], [b"x" * 32, b"x" * 32]):
         with pytest.raises(CorruptState, match="there twice, or open"):
             world.new_application().restore({**parts, CLOSED_PART: msgspec.msgpack.encode(closed)})
+
+
+def test_where_the_ledger_stands_is_read_from_the_parts(world: World) -> None:
+    assert ledger_position(world.application.parts()) == (0, genesis_head(world.cluster.id))
+    decided_build(world)
+    application = world.application
+    parts = application.parts()
+    assert ledger_position(parts) == (application.ledger_index, application.ledger_head) != (0, b"")
+    for wrong in ({}, {LEDGER_PART: b"?"}, {LEDGER_PART: msgspec.msgpack.encode((-1, bytes(32)))}):
+        with pytest.raises(CorruptState, match=LEDGER_PART):
+            ledger_position(wrong)

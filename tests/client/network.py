@@ -62,6 +62,7 @@ class Node:
         self.is_down = False
         self.finds: Callable[[OpenBuild], tuple[Ballot, bytes] | None] = lambda build: passed()
         self.served: list[str] = []
+        self.evidence: list[tuple[Signed, Signed]] = []
         self._timestamp = 0
         self._cast: set[bytes] = set()
 
@@ -113,6 +114,7 @@ class Node:
         application.router.add_get("/builds/{build}/log", self._show_log)
         application.router.add_get("/ledger", self._show_ledger)
         application.router.add_get("/pbft/status", self._show_status)
+        application.router.add_get("/pbft/evidence", self._show_evidence)
         return application
 
     async def _show_build(self, request: web.Request) -> web.Response:
@@ -166,6 +168,28 @@ class Node:
     async def _show_status(self, request: web.Request) -> web.Response:
         self._check_up(request)
         return web.json_response({"node_id": self.name, "sequence": self.replica.core.executed})
+
+    async def _show_evidence(self, request: web.Request) -> web.Response:
+        self._check_up(request)
+        after = int(request.query["after"])
+        rows = [
+            {
+                "number": number,
+                "replica": first.signer,
+                "proves": "whatever this node says",
+                "first": base64.b64encode(encode_signed(first)).decode(),
+                "second": base64.b64encode(encode_signed(second)).decode(),
+            }
+            for number, (first, second) in enumerate(self.evidence, 1)
+            if number > after
+        ][:2]
+        return web.json_response(
+            {
+                "cluster": self.cluster.id.hex(),
+                "evidence": rows,
+                "next": rows[-1]["number"] if rows else None,
+            }
+        )
 
     def _check_up(self, request: web.Request) -> None:
         if self.is_down:

@@ -2,6 +2,7 @@
 
 import asyncio
 import io
+import json
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
@@ -17,6 +18,9 @@ from ci.operations import Abstain
 from client.commands.journal import journal_of
 from client.commands.ledger import chain_break
 from client.main import main
+from pbft.authentication import sign_message
+from pbft.codec import encode_message
+from pbft.messages import Checkpoint, Signed
 from pbft.ports import Entry
 from tests.ci.builders import FAILED, World
 from tests.client.network import Running, key_of
@@ -260,6 +264,90 @@ async def test_verify_says_passed_not_passed_and_not_valid(
     assert (code, out) == (2, "")
     assert "not valid" in err
     assert (await terminal.look("verify", str(tmp_path / "none")))[0] == 2
+
+
+def checkpoint(running: Running, name: str, sequence: int, digest: bytes) -> Signed:
+    cluster = running.network.cluster
+    message = Checkpoint(sequence, digest, cluster.replica_names.index(name))
+    return sign_message(message, encode_message(message), name, cluster, key_of(name).sign)
+
+
+def contradictions(running: Running, name: str, count: int) -> list[tuple[Signed, Signed]]:
+    return [
+        (checkpoint(running, name, n, bytes(32)), checkpoint(running, name, n, b"x" * 32))
+        for n in range(1, count + 1)
+    ]
+
+
+async def test_evidence_is_fetched_from_all_and_checked(
+    terminal: Terminal, running: Running
+) -> None:
+    code, out, _ = await terminal.look("evidence")
+    assert (code, out) == (0, "no evidence of misbehaviour\n")
+    nodes = running.network.nodes
+    nodes["replica-0"].evidence = contradictions(running, "replica-3", 5)
+    nodes["replica-1"].evidence = contradictions(running, "replica-3", 3)
+    nodes["replica-2"].is_down = True
+    code, out, err = await terminal.look("evidence")
+    assert code == 0
+    assert out.count("holds") == out.count("replica-3 signed two different Checkpoint") == 5
+    assert "replica-2" in err
+    code, out, _ = await terminal.look("evidence", "--node", "replica-1")
+    assert (code, out.count("holds")) == (0, 3)
+    assert (await terminal.look("evidence", "--node", "replica-2"))[0] == 3
+    assert (await terminal.look("evidence", "--node", "nobody"))[0] == 2
+
+
+async def test_evidence_is_verified_offline_with_the_genesis_alone(
+    terminal: Terminal, running: Running, tmp_path: Path
+) -> None:
+    node = running.network.nodes["replica-0"]
+    node.evidence = contradictions(running, "replica-3", 2)
+    code, out, _ = await terminal.look("evidence", "--json")
+    assert code == 0
+    file = tmp_path / "evidence.json"
+    file.write_text(out)
+    for other in running.network.nodes.values():
+        other.is_down = True
+    code, out, err = await terminal.look("evidence", "--verify", str(file))
+    assert (code, out.count("holds"), err) == (0, 2, "")
+
+
+async def test_what_proves_nothing_is_said_to_prove_nothing(
+    terminal: Terminal, running: Running, tmp_path: Path
+) -> None:
+    """Whatever a node writes beside it: only the two signatures count."""
+    (first, second), (other, _) = contradictions(running, "replica-3", 2)
+    forged = Signed("replica-3", second.payload, bytes(64))
+    node = running.network.nodes["replica-0"]
+    innocent = checkpoint(running, "replica-2", 1, b"y" * 32)
+    node.evidence = [(first, forged), (first, first), (first, other), (first, innocent)]
+    code, out, _ = await terminal.look("evidence")
+    assert code == 1
+    assert out.count("proves nothing") == 4
+    assert "whatever" not in out
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"cluster": "00", "evidence": [{}]}', "{" * 10_000])
+async def test_evidence_that_cannot_be_read(terminal: Terminal, tmp_path: Path, text: str) -> None:
+    file = tmp_path / "evidence.json"
+    file.write_text(text)
+    code, out, err = await terminal.look("evidence", "--verify", str(file))
+    assert (code, out) == (2, "")
+    assert err.startswith("error: ")
+    assert (await terminal.look("evidence", "--verify", str(tmp_path / "none")))[0] == 2
+
+
+async def test_evidence_of_another_cluster_is_named_as_such(
+    terminal: Terminal, tmp_path: Path
+) -> None:
+    file = tmp_path / "evidence.json"
+    pair = {"number": 1, "replica": "r", "proves": "x", "first": "AAAA", "second": "AAAA"}
+    file.write_text(json.dumps({"cluster": "ab" * 32, "evidence": [pair]}))
+    code, out, err = await terminal.look("evidence", "--verify", str(file))
+    assert code == 1
+    assert "not two signed messages" in out
+    assert "abababababab" in err
 
 
 def test_an_empty_ledger_is_whole() -> None:

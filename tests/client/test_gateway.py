@@ -14,7 +14,7 @@ from ci.builds import OpenBuild
 from ci.limits import Limits
 from ci.operations import Finding, Outcome
 from ci.statement import pae
-from client.answers import is_temporary
+from client.answers import is_temporary, used_up_to
 from client.archive import BuildRecord
 from client.gateway import QueueFull
 from client.outbox import Outbox
@@ -22,6 +22,7 @@ from client.resolve import FoundCommit, NoSuchBranch, Unreachable
 from client.view import BuildStatus, accepted_verdict, build_view
 from common.keys import verify
 from pbft.authentication import sign_message
+from pbft.client import Accepted
 from pbft.codec import decode_message, decode_request, encode_message
 from pbft.messages import Envelope, Replies, Reply
 from tests.ci.builders import COMMIT, GATEWAY, World, finding
@@ -208,6 +209,46 @@ async def test_a_gateway_that_lost_its_counter_takes_the_next_numbers(
     await second.close()
 
 
+async def test_a_gateway_that_lost_its_counter_long_ago_is_told_where_to_go_on(
+    network: Network, tmp_path: Path
+) -> None:
+    """More than client_window numbers ago: the replicas have forgotten what number 1 asked."""
+    first = await run_gateway(network, tmp_path / "first")
+    window = network.cluster.genesis.client_window
+    lost = [await first.gateway.append(f"{index}") for index in range(window + 20)]
+    await asyncio.wait_for(asyncio.gather(*lost), 60)
+    await first.close()
+    asked_before = len(network.asked)
+
+    second = await run_gateway(network, tmp_path / "second")
+    # All in one turn: five numbers that were used are taken before the first answer comes.
+    appends = await asyncio.gather(*(second.gateway.append(f"new {n}") for n in range(5)))
+    build = await second.gateway.submit(REPOSITORY, "master", None)
+    await decided(second, build)
+    results = await asyncio.wait_for(asyncio.gather(*appends), WAIT_SECONDS)
+    assert sorted(r.length or 0 for r in results) == list(range(window + 21, window + 26))
+    assert second.gateway.unfinished == 0
+    used = {decode_request(signed).timestamp for signed in network.asked[asked_before:]}
+    assert {1, 2, 3, 4, 5} <= used <= {*range(1, 7), *range(window + 21, window + 27)}
+    await second.close()
+
+
+async def test_one_replica_alone_cannot_move_the_counter(network: Network, tmp_path: Path) -> None:
+    first = await run_gateway(network, tmp_path / "first")
+    window = network.cluster.genesis.client_window
+    lost = [await first.gateway.append(f"{index}") for index in range(window + 3)]
+    await asyncio.wait_for(asyncio.gather(*lost), 60)
+    await first.close()
+    network.alter = altered_reply(
+        network, "replica-1", lambda reply: {"result": b"999999999"} if reply.kind == "used" else {}
+    )
+    second = await run_gateway(network, tmp_path / "second")
+    result = await asyncio.wait_for(await second.gateway.append("new"), WAIT_SECONDS)
+    assert result.length == window + 4
+    assert max(decode_request(signed).timestamp for signed in network.asked) == window + 4
+    await second.close()
+
+
 async def test_a_role_that_is_missing_is_a_refusal_that_people_can_read(
     network: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -377,6 +418,23 @@ async def test_a_verdict_about_another_build_is_not_accepted(running: Running) -
     assert record_of(running, build).statement is None
     assert result_ids(running) == [green.hex()]
     assert Outbox(running.database).count() == 1
+
+
+@pytest.mark.parametrize(
+    ("kind", "result", "floor"),
+    [
+        ("used", b"300", 300),
+        ("used", b"7", 7),
+        ("used", b"6", None),  # below the number itself, which is used
+        ("used", b"-300", None),
+        ("used", b"", None),
+        ("used", b"9" * 19, None),
+        ("used", "\u0663".encode(), None),
+        ("done", b"300", None),
+    ],
+)
+def test_how_far_the_numbers_are_used(kind: str, result: bytes, floor: int | None) -> None:
+    assert used_up_to(Accepted(7, bytes(32), kind, b"", result, ())) == floor
 
 
 def test_which_refusals_are_temporary() -> None:

@@ -63,6 +63,18 @@ def test_a_row_goes_through_its_states(database: Database) -> None:
     assert (outbox.unfinished(), outbox.count()) == ([], 0)
 
 
+def test_numbers_go_on_above_those_that_are_used_and_never_go_back(database: Database) -> None:
+    outbox = Outbox(database)
+    taken = []
+    for index, floor in enumerate((0, 300, 5, 300, 301)):
+        with database.transaction():
+            outbox.continue_above(floor)
+            add(outbox, index, COMMIT)
+            (row,) = outbox.waiting_for_number(Kind.BUILD, 1)
+            taken.append(outbox.take_number(row, sign).timestamp)
+    assert taken == [1, 301, 302, 303, 304]
+
+
 def test_a_refused_number_is_not_used_again(database: Database) -> None:
     outbox = Outbox(database)
     with database.transaction():

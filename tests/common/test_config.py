@@ -141,6 +141,16 @@ def test_a_node_file(tmp_path: Path) -> None:
     ]
     assert (config.executor, config.docker_host, config.builds_at_once) == ("docker", None, 2)
     assert (config.allow_dockerfile, config.fault_injection) == (False, None)
+    assert (config.view_change_seconds, config.view_change_seconds_max) == (4.0, 64.0)
+
+
+def test_the_patience_of_a_node(tmp_path: Path) -> None:
+    text = NODE + "view_change_seconds: 0.5\nview_change_seconds_max: 8"
+    config = load_node_config(written(tmp_path, text))
+    assert (config.view_change_seconds, config.view_change_seconds_max) == (0.5, 8.0)
+    assert error_of(tmp_path, NODE + "view_change_seconds: 100") == (
+        "view_change_seconds_max: 64 is less than view_change_seconds; at least 100 is allowed"
+    )
 
 
 def test_a_client_file(tmp_path: Path) -> None:
@@ -170,6 +180,8 @@ def test_a_client_file(tmp_path: Path) -> None:
         ("fault_injection: odd", "fault_injection: is 'odd'; one of lying, silent is needed"),
         ("allow_dockerfile: 1", "allow_dockerfile: is 1; true or false is needed"),
         ("docker_host: 5", "docker_host: is 5; text is needed"),
+        ("view_change_seconds: 0", "view_change_seconds: is 0; a number from 0.1 to 3600"),
+        ("view_change_seconds: soon", "view_change_seconds: is 'soon'; a number from 0.1 to"),
         ("abstain_after_seconds:", "abstain_after_seconds: is empty; a whole number from 1 to"),
     ],
 )

@@ -5,6 +5,7 @@ tests of their own, and tests/processes runs everything for real.
 """
 
 import asyncio
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -28,6 +29,7 @@ from node.executor import BuildOrder
 from node.runtime import Runtime
 from node.store import Store
 from pbft.client import make_request
+from pbft.core import Settings
 from pbft.genesis import FORMAT_VERSION, Cluster, Genesis, Member
 from pbft.messages import Envelope, Signed
 
@@ -114,8 +116,11 @@ class FunctionLinks:
 class House:
     """The four, and the client's signed requests."""
 
-    def __init__(self, folder: Path, limits: Limits | None = None) -> None:
+    def __init__(
+        self, folder: Path, limits: Limits | None = None, settings: Settings | None = None
+    ) -> None:
         self.folder = folder
+        self.settings = settings
         self.limits = limits or Limits()
         self.cluster = make_cluster(self.limits)
         self.runtimes: dict[str, Runtime] = {}
@@ -134,7 +139,7 @@ class House:
     def start(self, name: str, fault: str | None = None) -> None:
         """Start or restart a replica from its folder."""
         store = self.stores[name] = Store(self.folder / name, self.cluster.id, name)
-        application = BuildApplication(self.cluster, self.limits, store.find_statement)
+        application = BuildApplication(self.cluster, self.limits, store.ledger.find_statement)
         self.applications[name] = application
         runtime = Runtime(
             cluster=self.cluster,
@@ -143,6 +148,7 @@ class House:
             store=store,
             application=application,
             fault=fault,
+            settings=self.settings,
         )
         runtime.restore()
         box = self.boxes[name] = BallotBox(
@@ -171,6 +177,10 @@ class House:
         await runtime.close()
         self.stores[name].close()
 
+    def wipe(self, name: str) -> None:
+        """A stopped replica loses all that it has on disk."""
+        shutil.rmtree(self.folder / name)
+
     async def close(self) -> None:
         """End all."""
         for name in list(self.runtimes):
@@ -194,11 +204,21 @@ class House:
             runtime.on_envelopes("client", [Envelope(signed)])
         return signed
 
+    def own_request(self, name: str, timestamp: int, operation: Operation) -> Signed:
+        """What a replica asked under this number, in a life whose disk is lost."""
+        operation_bytes = encode_operation(operation)
+        return make_request(name, timestamp, operation_bytes, self.cluster, KEYS[name].sign)
+
+    def tell_all(self, sender: str, signed: Signed) -> None:
+        """Hand a signed request to all that run."""
+        for runtime in self.runtimes.values():
+            runtime.on_envelopes(sender, [Envelope(signed)])
+
     def submit(self, number: int = 1) -> None:
         """Ask for a build."""
         self.ask(SubmitBuild(bytes([number]) * 32, "https://example.org/r.git", "main", COMMIT))
 
     def verdicts(self, name: str) -> int:
         """How many ledger entries of verdicts a replica has."""
-        entries = self.stores[name].ledger_entries(1, 10_000)
+        entries = self.stores[name].ledger.entries(1, 10_000)
         return sum(entry.body.startswith(b'{"type":"verdict"') for entry in entries)

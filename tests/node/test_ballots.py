@@ -6,9 +6,11 @@ from pathlib import Path
 import pytest
 
 from ci.limits import Limits
-from ci.operations import Abstain, Outcome
+from ci.operations import Abstain, Noop, Outcome
 from node.ballots import BALLOT
 from node.debts import owed_builds
+from pbft.codec import decode_request
+from pbft.messages import Envelope
 from tests.node.house import NAMES, House, finding
 from tests.waiting import wait_until
 
@@ -53,7 +55,7 @@ async def test_a_liar_is_outvoted(tmp_path: Path) -> None:
         house.start(name, fault="lying" if name == "node3" else None)
     house.submit()
     await _decided(house)
-    entry = house.stores["node0"].ledger_entries(1, 10)[0].body
+    entry = house.stores["node0"].ledger.entries(1, 10)[0].body
     assert b'"outcome":"passed"' in entry
     await house.close()
 
@@ -93,7 +95,7 @@ async def test_a_dispute_ends_by_itself(house: House) -> None:
         house.executors[name].ballot = finding(Outcome.FAILED, number + 1)
     house.submit()
     await _decided(house)
-    assert b'"outcome":"disputed"' in house.stores["node0"].ledger_entries(1, 1)[0].body
+    assert b'"outcome":"disputed"' in house.stores["node0"].ledger.entries(1, 1)[0].body
 
 
 async def test_a_build_that_nobody_finishes_is_disputed_at_its_deadline(tmp_path: Path) -> None:
@@ -104,7 +106,7 @@ async def test_a_build_that_nobody_finishes_is_disputed_at_its_deadline(tmp_path
     house.executors["node0"].allowed.clear()
     house.submit()
     await _decided(house)
-    assert b'"outcome":"disputed"' in house.stores["node0"].ledger_entries(1, 1)[0].body
+    assert b'"outcome":"disputed"' in house.stores["node0"].ledger.entries(1, 1)[0].body
     await house.close()
 
 
@@ -119,3 +121,73 @@ async def test_owed_builds_are_the_oldest_first_and_without_those_cast(house: Ho
     owed = owed_builds(builds, "node1", lambda key: key[0] == next(iter(builds)))
     assert [key[0] for key in owed] == list(builds)[1:]
     assert [order.opened for order in owed.values()] == sorted(o.opened for o in owed.values())
+
+
+async def test_a_ballot_whose_number_was_used_before_is_cast_under_another(house: House) -> None:
+    """A replica that lost its disk counts from its floor; what it said above that is not known."""
+    lost = [house.own_request("node2", timestamp, Noop()) for timestamp in (1, 2, 4, 5)]
+    house.executors["node2"].allowed.clear()
+    house.submit()
+    await wait_until(lambda: bool(house.executors["node2"].asked), "the build to begin")
+    for signed in lost[:2]:
+        house.tell_all("node2", signed)
+    clients = house.runtimes["node2"].replica.core.clients
+    await wait_until(lambda: clients.floor("node2") == 2, "what was said before the loss")
+    # Number 3 is a hole; 4 and 5 were said too, but nobody has heard of them yet.
+    house.cut.add("node2")
+    house.executors["node2"].allowed.set()
+    store = house.stores["node2"]
+    await wait_until(lambda: store.last_own_timestamp() == 3, "its ballot")
+    others = [name for name in NAMES if name != "node2"]
+    for name in others:
+        house.runtimes[name].on_envelopes(
+            "client", [Envelope(house.own_request("node2", 3, Noop()))]
+        )
+        for signed in lost[2:]:
+            house.runtimes[name].on_envelopes("client", [Envelope(signed)])
+    await wait_until(
+        lambda: all(
+            house.runtimes[name].replica.core.clients.floor("node2") == 5 for name in others
+        ),
+        "the numbers to be used up",
+    )
+    house.cut.clear()
+    await _decided(house)
+    await _closed(house)
+    build = house.executors["node2"].asked[0].build
+    assert len(house.executors["node2"].asked) == 1
+    assert store.last_own_timestamp() == 6
+    ballot = [signed for _, replica, signed in store.ballots(build) if replica == "node2"]
+    assert [decode_request(signed).timestamp for signed in ballot] == [6]
+    await wait_until(lambda: store.own_requests_pending() == [], "nothing to send again")
+
+
+async def test_numbers_that_are_executed_above_the_floor_are_left_out(house: House) -> None:
+    house.tell_all("node2", house.own_request("node2", 2, Noop()))
+    clients = house.runtimes["node2"].replica.core.clients
+    await wait_until(lambda: clients.was_executed("node2", 2), "number 2")
+    house.submit(1)
+    house.submit(2)
+    await _decided(house, 2)
+    await _closed(house)
+    assert house.stores["node2"].last_own_timestamp() == 3
+    assert clients.floor("node2") == 3
+
+
+async def test_an_own_request_too_old_to_remember_is_settled_by_the_build(house: House) -> None:
+    house.submit()
+    await _decided(house)
+    await _closed(house)
+    store = house.stores["node2"]
+    order = house.executors["node2"].asked[0]
+    request = store.own_request(BALLOT, order.build, order.opened)
+    assert request is not None
+    clients = house.runtimes["node2"].replica.core.clients
+    for timestamp in range(2, 70):
+        house.tell_all("node2", house.own_request("node2", timestamp, Noop()))
+        if timestamp in (40, 69):
+            await wait_until(lambda: clients.floor("node2") in (40, 69), "many more numbers")
+    await wait_until(lambda: clients.floor("node2") == 69, "all of them")
+    assert clients.result("node2", 1) is None
+    box = house.boxes["node2"]
+    assert box._is_settled(request)

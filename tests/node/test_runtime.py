@@ -7,9 +7,11 @@ import pytest
 
 from ci.operations import Append
 from node.store import SaveFailed, Store
-from pbft.codec import decode_message
-from pbft.messages import Envelope, Replies, Status
-from tests.node.house import NAMES, House
+from pbft.authentication import sign_message
+from pbft.codec import decode_message, encode_message
+from pbft.core import Settings
+from pbft.messages import Checkpoint, Envelope, Replies, Signed, Status
+from tests.node.house import KEYS, NAMES, House
 from tests.waiting import wait_until
 
 
@@ -111,3 +113,110 @@ async def test_the_inbox_has_a_limit(house: House, monkeypatch: pytest.MonkeyPat
         house.ask(Append(f"{number}"))
     assert not runtime.has_room.is_set()
     await wait_until(runtime.has_room.is_set, "room again")
+
+
+def _checkpoint(house: House, name: str, digest: bytes) -> Signed:
+    message = Checkpoint(8, digest, NAMES.index(name))
+    return sign_message(message, encode_message(message), name, house.cluster, KEYS[name].sign)
+
+
+async def test_a_contradiction_is_kept_with_both_originals(house: House) -> None:
+    both = [_checkpoint(house, "node3", bytes([n]) * 32) for n in (1, 2)]
+    runtime = house.runtimes["node0"]
+    for _ in range(3):
+        runtime.on_envelopes("node3", [Envelope(signed) for signed in both])
+    store = house.stores["node0"]
+    await wait_until(lambda: bool(store.evidence.counts()), "evidence")
+    assert store.evidence.counts() == {3: 1}
+    await house.stop("node0")
+    house.start("node0")
+    kept = house.stores["node0"].evidence.page(0, 10, 10**6)
+    assert [(k.evidence.replica, {k.evidence.first, k.evidence.second}) for k in kept] == [
+        (3, set(both))
+    ]
+
+
+async def test_what_peers_say_is_known_once_it_is_checked(house: House) -> None:
+    house.ask(Append("hello"))
+    await _executed(house, 1)
+    runtime = house.runtimes["node1"]
+
+    def knows_all() -> bool:
+        heard = [runtime.last_heard(index) for index in (0, 2, 3)]
+        return all(h is not None and h[0].executed == 1 for h in heard)
+
+    await wait_until(knows_all, "a STATUS of each")
+    assert runtime.last_heard(1) is None, "a replica is not its own peer"
+    lie = Status(9, True, 0, 99, 2)
+    forged = Signed("node2", encode_message(lie), bytes(64))
+    runtime.on_envelopes("node3", [Envelope(forged)])
+    await runtime.turn()
+    heard = runtime.last_heard(2)
+    assert heard is not None
+    assert heard[0].executed == 1
+    assert 0 <= heard[1] < 20
+
+
+async def test_a_primary_that_is_gone_is_replaced_and_a_restart_stays_in_the_view(
+    tmp_path: Path,
+) -> None:
+    house = House(tmp_path, settings=Settings(view_change_seconds=0.4, status_seconds=0.1))
+    for name in NAMES:
+        house.start(name)
+    house.ask(Append("one"))
+    await _executed(house, 1)
+    await house.stop("node0")
+    house.ask(Append("two"))
+    await _executed(house, 2)
+    assert {r.replica.core.view for r in house.runtimes.values()} == {1}
+    await house.stop("node2")
+    house.start("node2")
+    core = house.runtimes["node2"].replica.core
+    assert (core.view, core.has_entered, core.executed) == (1, True, 2)
+    house.start("node0")
+    house.ask(Append("three"))
+    await wait_until(
+        lambda: {a.journal_length for a in house.applications.values()} == {3}, "all of it on all"
+    )
+    assert len({a.ledger_head for a in house.applications.values()}) == 1
+    await house.close()
+
+
+async def test_a_replica_whose_disk_was_wiped_gets_the_state_and_notes_what_is_missing(
+    tmp_path: Path,
+) -> None:
+    house = House(tmp_path, settings=Settings(status_seconds=0.1))
+    for name in NAMES:
+        house.start(name)
+    await house.stop("node3")
+    for number in range(40):
+        house.ask(Append(f"{number}"))
+        await _executed_at_least(house, number + 1)
+    house.wipe("node3")
+    house.start("node3")
+
+    def length(name: str) -> int:
+        return house.applications[name].journal_length
+
+    await wait_until(lambda: length("node3") == 40, "the whole state")
+    gap = house.stores["node3"].ledger.gap()
+    assert gap is not None
+    assert gap.first == 1
+    assert house.stores["node3"].ledger.end() == house.stores["node0"].ledger.end()
+    await house.stop("node3")
+    house.start("node3")
+    assert house.stores["node3"].ledger.gap() == gap
+    right = house.stores["node0"].ledger.entries(gap.first, gap.missing)
+    assert house.stores["node3"].fill_gap(gap, right)
+    house.ask(Append("one more"))
+    await wait_until(lambda: length("node3") == length("node0") == 41, "one more")
+    ledgers = [house.stores[name].ledger.entries(1, 1000) for name in ("node0", "node3")]
+    assert ledgers[0] == ledgers[1]
+    await house.close()
+
+
+async def _executed_at_least(house: House, appends: int) -> None:
+    await wait_until(
+        lambda: all(house.applications[name].journal_length >= appends for name in house.runtimes),
+        f"{appends} appends",
+    )

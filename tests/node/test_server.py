@@ -5,17 +5,23 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from aiohttp.test_utils import TestClient, TestServer
 
 from ci.ledger import genesis_head, verify_chain
 from ci.operations import Append
+from client.nodes import ServedEvidence, decode_answer
 from common.keys import verify
 from node.server import NodeServer
-from pbft.codec import decode_request, decode_signed, digest_of, encode_signed
-from pbft.messages import Signed
-from pbft.ports import Entry
-from tests.node.house import NAMES, FunctionLinks, House
+from pbft.authentication import sign_message
+from pbft.certificates import StableCertificate
+from pbft.codec import decode_request, decode_signed, digest_of, encode_message, encode_signed
+from pbft.core import Settings, Transfer
+from pbft.evidence import check_evidence
+from pbft.messages import Checkpoint, Signed
+from pbft.ports import Entry, Evidence
+from tests.node.house import KEYS, NAMES, FunctionLinks, House
 from tests.waiting import wait_until
 
 Client = TestClient[Any, Any]
@@ -196,3 +202,148 @@ async def test_the_ledger_is_paged_and_its_chain_holds(client: Client, house: Ho
     assert len(entries) == page["index"] == 5
     assert verify_chain(entries, genesis_head(house.cluster.id)) is None
     assert page["head"] == entries[-1].head.hex()
+
+
+async def _status(house: House, name: str) -> dict[str, Any]:
+    async with TestClient(TestServer(_server(house, name).application())) as client:
+        value: dict[str, Any] = await (await client.get("/pbft/status")).json()
+    return value
+
+
+async def test_status_says_where_every_peer_stands(client: Client, house: House) -> None:
+    house.ask(Append("hello"))
+    core = house.runtimes["node0"].replica.core
+
+    def all_said() -> bool:
+        return len(core.peer_status) == 3 and all(
+            status.executed == 1 for status in core.peer_status.values()
+        )
+
+    await wait_until(all_said, "a STATUS of each")
+    status = await (await client.get("/pbft/status")).json()
+    assert set(status["peers"]) == {"node1", "node2", "node3"}
+    for peer in status["peers"].values():
+        assert 0 <= peer.pop("last_heard_seconds") < 20
+        assert peer == {
+            "connected": True,
+            "view": 0,
+            "has_entered_view": True,
+            "executed": 1,
+            "stable_checkpoint": 0,
+        }
+    assert (status["in_sync"], status["behind_by"], status["ledger_missing"]) == (True, 0, 0)
+    assert status["view_change"] is status["state_transfer"] is None
+
+
+async def test_a_peer_that_was_not_heard_is_said_to_be_unknown(tmp_path: Path) -> None:
+    house = House(tmp_path)
+    house.start("node0")
+    peers = (await _status(house, "node0"))["peers"]
+    assert peers["node2"] == {
+        "connected": False,
+        "last_heard_seconds": None,
+        "view": None,
+        "has_entered_view": None,
+        "executed": None,
+        "stable_checkpoint": None,
+    }
+    await house.close()
+
+
+async def test_a_view_change_that_does_not_come_through_shows_who_asks_for_it(
+    tmp_path: Path,
+) -> None:
+    house = House(tmp_path, settings=Settings(view_change_seconds=0.2, status_seconds=0.1))
+    for name in ("node1", "node2"):
+        house.start(name)
+    house.ask(Append("nobody orders this"))
+    await wait_until(
+        lambda: len(house.runtimes["node1"].replica.core.view_changes) == 2, "two VIEW-CHANGEs"
+    )
+    status = await _status(house, "node1")
+    assert status["status"] == "view_change"
+    assert status["has_entered_view"] is False
+    assert status["view_change"] == {
+        "view": 1,
+        "supporters": ["node1", "node2"],
+        "supported_by": 2,
+        "needed": 3,
+    }
+    await house.close()
+
+
+async def test_a_replica_that_is_behind_says_by_how_much(tmp_path: Path) -> None:
+    """As far as f+1 peers say so: a single one that boasts makes nobody look late."""
+    house = House(tmp_path, settings=Settings(status_seconds=0.1))
+    for name in NAMES:
+        house.start(name)
+    core = house.runtimes["node3"].replica.core
+    await wait_until(lambda: len(core.peer_status) == 3, "a STATUS of each")
+    house.cut.add("node3")
+    core.peer_status[0] = msgspec.structs.replace(core.peer_status[0], executed=99)
+    assert (await _status(house, "node3"))["behind_by"] == 0
+    core.peer_status[1] = msgspec.structs.replace(core.peer_status[1], executed=7)
+    status = await _status(house, "node3")
+    assert (status["behind_by"], status["in_sync"], status["status"]) == (7, False, "behind")
+    await house.close()
+
+
+async def test_a_state_transfer_and_missing_entries_are_told(house: House) -> None:
+    core = house.runtimes["node0"].replica.core
+    certificate = StableCertificate(64, bytes(32), ())
+    core.transfer = Transfer(certificate, {"a": bytes(32), "b": bytes(32)}, {"a": b""})
+    house.stores["node0"].ledger.save_position(5, bytes(32), (0, bytes(32)))
+    status = await _status(house, "node0")
+    assert status["status"] == "state_transfer"
+    assert status["state_transfer"] == {"sequence": 64, "parts_here": 1, "parts": 2}
+    assert (status["ledger_missing"], status["in_sync"]) == (5, False)
+
+
+def _contradiction(house: House, name: str, sequence: int) -> tuple[Signed, Signed]:
+    messages = [Checkpoint(sequence, bytes([n]) * 32, NAMES.index(name)) for n in (1, 2)]
+    one, other = (
+        sign_message(message, encode_message(message), name, house.cluster, KEYS[name].sign)
+        for message in messages
+    )
+    return one, other
+
+
+async def test_evidence_is_given_out_with_both_originals(client: Client, house: House) -> None:
+    assert (await (await client.get("/pbft/evidence")).json())["evidence"] == []
+    pairs = [_contradiction(house, "node2", 8 * number) for number in range(1, 6)]
+    house.stores["node0"].save([], [], [Evidence(2, *pair) for pair in pairs])
+    whole = await client.get("/pbft/evidence?limit=100")
+    served = decode_answer(await whole.read(), ServedEvidence, "node0")
+    assert len(served.evidence) == 5, "the client reads what the node writes"
+    rows: list[dict[str, Any]] = []
+    after: int | None = 0
+    while after is not None:
+        page = await (await client.get(f"/pbft/evidence?after={after}&limit=2")).json()
+        assert page["total"] == 5
+        assert len(page["evidence"]) <= 2
+        rows += page["evidence"]
+        after = page["next"]
+    assert [row["replica"] for row in rows] == ["node2"] * 5
+    assert rows[0]["proves"].startswith("node2 signed two different Checkpoint messages")
+    for row, pair in zip(rows, pairs, strict=True):
+        originals = tuple(decode_signed(base64.b64decode(row[key])) for key in ("first", "second"))
+        assert originals == pair
+        assert isinstance(check_evidence(*originals, house.cluster, verify), str)
+    status = await (await client.get("/pbft/status")).json()
+    assert status["byzantine_nodes"] == ["node2"]
+    assert (await client.get("/pbft/evidence?limit=101")).status == 400
+
+
+async def test_the_ledger_is_not_served_inside_a_gap_or_beyond_its_end(
+    client: Client, house: House
+) -> None:
+    house.ask(Append("hello"))
+    await wait_until(lambda: house.applications["node0"].journal_length == 1, "the append")
+    ledger = house.stores["node0"].ledger
+    house.applications["node0"].ledger_index = 0
+    assert (await (await client.get("/ledger?from=1")).json())["entries"] == []
+    house.applications["node0"].ledger_index = 9
+    ledger.save_position(9, bytes(32), ledger.end())
+    assert len((await (await client.get("/ledger?from=1")).json())["entries"]) == 1
+    assert (await (await client.get("/ledger?from=2")).json())["entries"] == []
+    assert (await (await client.get("/ledger?from=99")).json())["entries"] == []

@@ -5,11 +5,22 @@ from pathlib import Path
 
 import pytest
 
-from ci.ledger import AppendEntry, encode_entry
+from ci.ledger import AppendEntry, encode_entry, genesis_head
 from node.store import DATABASE_NAME, MARK_NAME, OwnRequest, SaveFailed, Store, StoreDamaged
 from pbft.codec import digest_of
-from pbft.messages import Signed
-from pbft.ports import Base, Entry, Executed, SavedBody, SavedEntry, SavedMessage
+from pbft.messages import PreparedCertificate, Signed
+from pbft.ports import (
+    Base,
+    Entry,
+    Evidence,
+    Executed,
+    SavedBody,
+    SavedEntry,
+    SavedMessage,
+    SavedPrepared,
+    SavedRecovery,
+)
+from tests.node.chains import chain_of, ledger_parts
 
 CLUSTER = bytes(range(32))
 
@@ -35,10 +46,18 @@ def _damage(folder: Path, statement: str) -> None:
 
 def test_records_come_back_in_order(tmp_path: Path) -> None:
     store = _open(tmp_path)
-    store.save([_message(1), Executed(1)], [])
-    store.save([_message(2)], [])
+    prepared = SavedPrepared(PreparedCertificate(_signed(7), (_signed(8), _signed(9))))
+    executed = Executed(1, digest_of(b"body"), (_signed(4), _signed(5)))
+    store.save([_message(1), prepared, executed], [])
+    store.save([SavedRecovery(bytes(32)), _message(2)], [])
     store.close()
-    assert _open(tmp_path).records() == [_message(1), Executed(1), _message(2)]
+    assert _open(tmp_path).records() == [
+        _message(1),
+        prepared,
+        executed,
+        SavedRecovery(bytes(32)),
+        _message(2),
+    ]
 
 
 def test_bodies_and_ballots_come_back(tmp_path: Path) -> None:
@@ -55,7 +74,7 @@ def test_a_base_forgets_what_is_older_but_not_the_ledger(tmp_path: Path) -> None
     store = _open(tmp_path)
     text = encode_entry(AppendEntry("client", "hello", 1, "00" * 32))
     entry = Entry(1, text, digest_of(b"head"))
-    base = Base(8, 4, 0, (), {"part": b"x"})
+    base = Base(8, 4, (), {"part": b"x", **ledger_parts(1, digest_of(b"head"))})
     bodies = [SavedBody(n, digest_of(b"%d" % n), b"%d" % n) for n in (4, 5)]
     store.save([_message(1), SavedEntry(entry), *bodies], [])
     store.save([base, _message(2)], [])
@@ -63,19 +82,20 @@ def test_a_base_forgets_what_is_older_but_not_the_ledger(tmp_path: Path) -> None
     store = _open(tmp_path)
     assert store.records() == [base, _message(2)]
     assert list(store.bodies().values()) == [b"5"]
-    assert store.ledger_entries(1, 10) == [entry]
-    store.check_ledger(1, digest_of(b"head"))
+    assert store.ledger.entries(1, 10) == [entry]
+    store.agree_ledger(1, digest_of(b"head"))
     with pytest.raises(StoreDamaged, match="ledger"):
-        store.check_ledger(2, digest_of(b"head"))
+        store.agree_ledger(2, digest_of(b"head"))
 
 
 def test_a_body_under_several_numbers_is_kept_for_the_highest(tmp_path: Path) -> None:
     store = _open(tmp_path)
     digest = digest_of(b"body")
     store.save([SavedBody(9, digest, b"body"), SavedBody(4, digest, b"body")], [])
-    store.save([Base(8, 8, 0, (), {})], [])
+    empty = ledger_parts(0, genesis_head(CLUSTER))
+    store.save([Base(8, 8, (), empty)], [])
     assert store.bodies() == {digest: b"body"}
-    store.save([Base(16, 16, 0, (), {})], [])
+    store.save([Base(16, 16, (), empty)], [])
     assert store.bodies() == {}
 
 
@@ -178,11 +198,96 @@ def test_another_cluster_or_replica_is_refused(tmp_path: Path) -> None:
         _open(tmp_path, replica="node1")
 
 
-def test_a_newer_format_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("version", [1, 99])
+def test_another_format_is_refused(tmp_path: Path, version: int) -> None:
     _open(tmp_path).close()
-    _damage(tmp_path, "UPDATE meta SET value = '99' WHERE name = 'format'")
-    with pytest.raises(StoreDamaged, match="format 99"):
+    _damage(tmp_path, f"UPDATE meta SET value = '{version}' WHERE name = 'format'")
+    with pytest.raises(StoreDamaged, match=rf"format {version}, .*use the version that wrote it"):
         _open(tmp_path)
+
+
+def test_evidence_is_saved_with_the_turn_that_found_it(tmp_path: Path) -> None:
+    store = _open(tmp_path)
+    evidence = Evidence(2, _signed(1), _signed(2))
+    store.save([_message(1)], [], [evidence])
+    store.save([], [], [evidence, Evidence(2, _signed(2), _signed(1))])
+    store.close()
+    store = _open(tmp_path)
+    assert [kept.evidence for kept in store.evidence.page(0, 10, 10**6)] == [evidence]
+    assert store.records() == [_message(1)]
+
+
+def test_evidence_of_a_save_that_fails_is_saved_when_it_is_repeated(tmp_path: Path) -> None:
+    store = _open(tmp_path)
+    evidence = [Evidence(2, _signed(1), _signed(2))]
+    other = sqlite3.connect(tmp_path / DATABASE_NAME, isolation_level=None, timeout=0)
+    store._database.execute("PRAGMA busy_timeout = 0")
+    other.execute("BEGIN IMMEDIATE")
+    with pytest.raises(SaveFailed):
+        store.save([], [], evidence)
+    other.execute("ROLLBACK")
+    other.close()
+    assert store.evidence.counts() == {}
+    store.save([], [], evidence)
+    assert store.evidence.counts() == {2: 1}
+
+
+def test_a_state_that_was_taken_over_leaves_a_gap_that_survives(tmp_path: Path) -> None:
+    store = _open(tmp_path)
+    entries = chain_of(CLUSTER, 12)
+    store.save([SavedEntry(entry) for entry in entries[:3]], [])
+    base = Base(64, 56, (), ledger_parts(10, entries[9].head))
+    store.save([base, *[SavedEntry(entry) for entry in entries[10:]]], [])
+    store.close()
+    store = _open(tmp_path)
+    store.agree_ledger(12, entries[11].head)
+    gap = store.ledger.gap()
+    assert gap is not None
+    assert (gap.first, gap.last, gap.missing) == (4, 10, 7)
+    assert (gap.head_before, gap.head_after) == (entries[2].head, entries[9].head)
+    assert store.fill_gap(gap, entries[3:10])
+    assert store.ledger.entries(1, 100) == entries
+    store.close()
+    assert _open(tmp_path).ledger.gap() is None
+
+
+def test_entries_beyond_what_was_executed_are_dropped_at_the_start(tmp_path: Path) -> None:
+    """They stood in one transaction with records that were cut as a torn tail."""
+    store = _open(tmp_path)
+    entries = chain_of(CLUSTER, 5)
+    store.save([SavedEntry(entry) for entry in entries], [])
+    store.agree_ledger(3, entries[2].head)
+    assert store.ledger.entries(1, 10) == entries[:3]
+
+
+def test_a_wrong_ledger_is_cut_back_to_what_was_proved(tmp_path: Path) -> None:
+    """A replica that executed something wrong fetches the state, and the ledger since the proof."""
+    store = _open(tmp_path)
+    right, wrong = chain_of(CLUSTER, 9), chain_of(CLUSTER, 9, wrong_from=5)
+    store.save([SavedEntry(entry) for entry in right[:4]], [])
+    store.save([Base(8, 0, (), ledger_parts(4, right[3].head))], [])
+    store.save([SavedEntry(entry) for entry in wrong[4:]], [])
+    fetched = Base(16, 8, (), ledger_parts(7, right[6].head))
+    store.save([fetched, SavedEntry(right[7])], [])
+    gap = store.ledger.gap()
+    assert gap is not None
+    assert (gap.first, gap.last, gap.head_before) == (5, 7, right[3].head)
+    store.agree_ledger(8, right[7].head)
+    assert store.fill_gap(gap, right[4:7])
+    assert store.ledger.entries(1, 100) == right[:8]
+
+
+def test_entries_of_a_wrong_state_after_the_proof_are_replaced(tmp_path: Path) -> None:
+    store = _open(tmp_path)
+    right, wrong = chain_of(CLUSTER, 9), chain_of(CLUSTER, 9, wrong_from=7)
+    store.save([SavedEntry(entry) for entry in wrong], [])
+    store.save(
+        [Base(16, 8, (), ledger_parts(6, right[5].head)), SavedEntry(right[6])],
+        [],
+    )
+    store.agree_ledger(7, right[6].head)
+    assert store.ledger.entries(1, 100) == right[:7]
+    assert store.ledger.gap() is None
 
 
 def test_a_save_that_fails_can_be_repeated(tmp_path: Path) -> None:
@@ -229,3 +334,14 @@ def test_own_requests_keep_their_numbers(tmp_path: Path) -> None:
     assert store.own_request("ballot", bytes([1]) * 32, 1) == requests[0]
     assert store.own_request("ballot", bytes([1]) * 32, 2) is None
     assert store.last_own_timestamp() == 2
+
+
+def test_an_own_request_takes_another_number(tmp_path: Path) -> None:
+    store = _open(tmp_path)
+    store.add_own_request(OwnRequest(1, "ballot", bytes(32), 5, _signed(1)))
+    again = OwnRequest(4, "ballot", bytes(32), 5, _signed(2))
+    store.add_own_request(again, instead_of=1)
+    store.close()
+    store = _open(tmp_path)
+    assert store.own_requests_pending() == [again]
+    assert store.last_own_timestamp() == 4

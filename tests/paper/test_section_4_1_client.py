@@ -4,7 +4,6 @@ import msgspec
 import pytest
 
 from pbft.codec import digest_of
-from pbft.core import ReplicaStatus
 from pbft.genesis import Cluster
 from pbft.messages import Prepare, Replies, Reply, Request, Signed
 from pbft.ports import Applied
@@ -155,9 +154,13 @@ def test_results_older_than_the_window_are_forgotten_and_never_executed_again() 
     world = World(client_window=2)
     execute(world, 1, 2, 3)
     assert world.replicas["r1"].core.clients.result("client", 1) is None
-    output = world.give("r1", world.request(1, b"1"))
-    assert output.messages == []
+    operations = list(world.applications["r1"].operations)
+    before = answers(world, "r1")
+    world.give("r1", world.request(1, b"1"))
+    (used,) = [reply for reply in answers(world, "r1") if reply not in before]
+    assert used == Reply("client", 1, bytes(32), "used", b"", b"3"), "names no request, but 3"
     assert pending(world) == []
+    assert world.applications["r1"].operations == operations
     assert world.give("r1", world.request(2, b"2")).messages != []
 
 
@@ -185,7 +188,7 @@ def test_a_replica_whose_state_is_wrong_gives_no_answers() -> None:
     """4.1: f+1 equal replies are right because correct replicas give right ones."""
     world = World()
     execute(world, 1)
-    world.replicas["r1"].core.status = ReplicaStatus.DIVERGED
+    world.replicas["r1"].core.is_diverged = True
     assert world.refuse("r1", world.request(1, b"1")) == "no answers while diverged"
     assert world.refuse("r1", world.request(2, b"2")) == "no answers while diverged"
 
@@ -248,7 +251,8 @@ def test_one_lying_replica_does_not_deceive_a_client() -> None:
     (accepted,) = world.client_output.accepted
     assert accepted.result == world.applications["r1"].head
     assert [name for name, _, _ in accepted.replies] == ["r1", "r2"]
-    assert [(late.replica, late.agrees) for late in world.client_output.late] == [("r3", True)]
+    late = [(late.replica, late.agrees) for late in world.client_output.late]
+    assert late == [("r0", False), ("r3", True)]
 
 
 def test_a_client_that_hears_nothing_asks_all_replicas_again() -> None:

@@ -5,7 +5,15 @@ import pytest
 from pbft.certificates import state_digest
 from pbft.checkpoint import state_parts
 from pbft.core import ReplicaStatus
-from pbft.messages import Checkpoint, Prepare, PrePrepare, Request, Signed
+from pbft.messages import (
+    Checkpoint,
+    Prepare,
+    PrePrepare,
+    Request,
+    Signed,
+    StateLeaves,
+    StateParts,
+)
 from pbft.ports import Applied, Base, SavedMessage
 from tests.pbft.checks import check_safety
 from tests.pbft.world import Journal, Message, World
@@ -86,7 +94,7 @@ def test_the_state_is_the_epoch_the_clients_and_the_application() -> None:
     world = small()
     ask(world, 1, 1)
     parts = state_parts(world.replicas["r1"].core)
-    assert sorted(parts) == ["client/client", "epoch", "journal"]
+    assert sorted(parts) == ["client/client", "epoch", "journal", "recoveries"]
 
 
 # --- CHECKPOINT messages ------------------------------------------------------------------------
@@ -142,7 +150,7 @@ def test_a_replica_that_says_two_digests_counts_for_one_at_a_time() -> None:
     assert world.replicas["r1"].core.low == 0
     world.give("r1", world.checkpoint(2, digest, 2))
     assert world.replicas["r1"].core.low == 2
-    assert world.told("r1", "equivocation") == [{"replica": 2, "sequence": 2}]
+    assert world.told("r1", "equivocation") == [{"replica": 2}]
 
 
 def test_after_the_certificate_another_digest_of_the_same_replica_is_refused() -> None:
@@ -223,7 +231,7 @@ def test_a_newer_certificate_than_our_execution_does_not_move_the_water_marks() 
     for replica in (0, 2, 3):
         world.give("r1", world.checkpoint(100, FALSE, replica))
     core = world.replicas["r1"].core
-    assert (core.low, core.executed, core.certified) == (0, 0, 100)
+    assert (core.low, core.executed, core.certified.sequence) == (0, 0, 100)
     assert core.status is ReplicaStatus.NORMAL
 
 
@@ -286,7 +294,7 @@ def test_collection_begins_a_new_base_and_saves_again_what_is_still_needed() -> 
     disk = world.disks["r1"]
     base = disk.records[0]
     assert isinstance(base, Base)
-    assert (base.sequence, base.kept_above, base.view) == (2, 0, 0)
+    assert (base.sequence, base.kept_above) == (2, 0)
     assert base.certificate == world.replicas["r1"].core.stable.checkpoints
     assert sum(isinstance(record, Base) for record in disk.records) == 1
     digests = {p.digest for p in world.said("r0", PrePrepare)}
@@ -381,10 +389,29 @@ def test_a_replica_whose_state_differs_says_so_and_stops() -> None:
     assert (core.status, core.low) == (ReplicaStatus.DIVERGED, 0)
     before = len(world.said("r3", Prepare))
     ask(world, 3, 3)
-    world.run(2)
+    for _ in range(3):
+        world.tick()
+        world.deliver(lambda m: not isinstance(m.payload, StateLeaves | StateParts))
     assert core.executed == 2
     assert len(world.said("r3", Prepare)) == before
     assert len(world.told("r3", "diverged")) == 1, "loud, once"
+
+
+def test_a_replica_whose_state_differs_is_repaired_by_state_transfer() -> None:
+    """TRAPS 11: it fetches the certified state, says so, and takes part again."""
+    world = world_with_a_wrong_replica()
+    ask(world, 1, 3)
+    world.run(2)
+    assert world.told("r3", "state_transferred") == [{"sequence": 2, "executed": 2}]
+    core = world.replicas["r3"].core
+    assert (core.status, core.low, core.executed) == (ReplicaStatus.NORMAL, 2, 3)
+    ask(world, 4, 5)
+    assert set(world.executed().values()) == {5}
+    assert {application.head for application in world.applications.values()} == {
+        world.applications["r0"].head
+    }
+    assert world.said("r3", Prepare)[-1].sequence == 5
+    check_safety(world)
 
 
 def test_a_replica_whose_state_differs_does_not_hold_up_the_others() -> None:
@@ -408,9 +435,15 @@ def test_a_diverged_replica_that_is_restarted_finds_out_again() -> None:
     world.start("r3")
     assert len(world.told("r3", "diverged")) == 1
     world.connect("r3")
-    world.run(2)
+    world.deliver(lambda m: not isinstance(m.payload, StateLeaves | StateParts))
     assert len(world.told("r3", "diverged")) == 2
     assert world.replicas["r3"].core.status is ReplicaStatus.DIVERGED
+    world.run(2)
+    assert world.core("r3").status.value == "normal"
+    world.crash("r3")
+    world.start("r3")
+    assert world.core("r3").status.value == "normal"
+    assert world.applications["r3"].head == world.applications["r0"].head
 
 
 def test_a_single_liars_checkpoint_makes_nobody_diverge() -> None:

@@ -1,12 +1,13 @@
 """What must hold in every world at every time: the invariants of safety, as functions."""
 
 from pbft.codec import decode_message
-from pbft.messages import Checkpoint, Commit, Prepare, PrePrepare
+from pbft.messages import Checkpoint, Commit, NewView, Prepare, PrePrepare, ViewChange
+from pbft.ports import Entry
 from tests.pbft.world import World
 
 
 def check_safety(world: World, correct: tuple[str, ...] | None = None) -> None:
-    """Agreement, ledger prefix, no gap, no double execution, no equivocation.
+    """Agreement, ledger prefix, no gap, no double execution, no equivocation, no left view.
 
     correct: the replicas that follow the protocol; all by default.
     """
@@ -14,6 +15,7 @@ def check_safety(world: World, correct: tuple[str, ...] | None = None) -> None:
     check_agreement(world, names)
     check_ledgers(world, names)
     check_no_equivocation(world, names)
+    check_no_vote_in_a_left_view(world, names)
 
 
 def check_agreement(world: World, names: tuple[str, ...]) -> None:
@@ -36,24 +38,43 @@ def check_agreement(world: World, names: tuple[str, ...]) -> None:
     for name in set(names) & set(world.replicas):
         core = world.replicas[name].core
         for slot in core.log.above(0):
-            digest = slot.committed_digest(core.quorums)
-            if digest is not None:
+            if slot.decided is not None:
+                digest = slot.decided.digest
                 assert digests.setdefault(slot.sequence, digest) == digest
 
 
 def check_ledgers(world: World, names: tuple[str, ...]) -> None:
-    """Of any two ledgers one is the beginning of the other; numbers are executed one by one."""
-    ledgers = [world.disks[name].entries for name in names]
-    longest = max(ledgers, key=len)
-    for ledger in ledgers:
-        assert ledger == longest[: len(ledger)]
-        assert [entry.index for entry in ledger] == list(range(1, len(ledger) + 1))
+    """No two ledgers differ at an index; numbers are executed one by one, or jump with a state.
+
+    Only a state that was fetched leaves a gap, and only one that was wrong is written anew.
+    """
+    at_index: dict[int, Entry] = {}
     for name in names:
-        highest = 0
-        for details in world.told(name, "executed"):
-            sequence = details["sequence"]
+        ledger = world.disks[name].entries
+        for entry in ledger:
+            assert at_index.setdefault(entry.index, entry) == entry, name
+        indices = [entry.index for entry in ledger]
+        assert indices == sorted(set(indices))
+        if not world.told(name, "state_transferred"):
+            assert indices == list(range(1, len(ledger) + 1))
+        if not world.told(name, "diverged"):
+            assert world.disks[name].replaced == []
+    for name in names:
+        check_numbers(world, name)
+
+
+def check_numbers(world: World, name: str) -> None:
+    """One number after the other, in every life; further only with a fetched state."""
+    highest = 0
+    notices = [notice for output in world.outputs[name] for notice in output.notices]
+    for notice in notices:
+        sequence = notice.details.get("sequence")
+        if notice.event == "executed":
             assert isinstance(sequence, int)
             assert sequence <= highest + 1, "a number was left out"
+            highest = max(highest, sequence)
+        elif notice.event == "state_transferred":
+            assert isinstance(sequence, int)
             highest = max(highest, sequence)
 
 
@@ -75,15 +96,38 @@ def check_no_equivocation(world: World, names: tuple[str, ...]) -> None:
             )
         elif isinstance(signed, Checkpoint):
             key = (Checkpoint, signed.replica, signed.sequence)
+        elif isinstance(signed, ViewChange | NewView):
+            key = (type(signed), signed.replica, signed.view)
+            assert said.setdefault(key, payload) == payload, key
+            continue
         else:
             continue
         assert said.setdefault(key, signed.digest) == signed.digest, key
 
 
+def check_no_vote_in_a_left_view(world: World, names: tuple[str, ...]) -> None:
+    """Whoever sent VIEW-CHANGE for a view votes in no earlier one, in no life (4.4).
+
+    By the order in which a replica first sent its words; what it sends again is not said anew.
+    """
+    left = dict.fromkeys(names, 0)
+    seen: set[bytes] = set()
+    for message in world.sent:
+        signed = message.envelope.signed
+        if signed.signer not in names or signed.payload in seen or message.sender != signed.signer:
+            continue
+        seen.add(signed.payload)
+        said = decode_message(signed.payload)
+        if isinstance(said, ViewChange):
+            assert said.view > left[signed.signer], "back to an earlier view"
+            left[signed.signer] = said.view
+        elif isinstance(said, PrePrepare | Prepare | Commit | NewView):
+            assert said.view >= left[signed.signer], f"{signed.signer}: {said}"
+
+
 def check_answers(world: World) -> None:
     """Every answer that a client accepted is what the ledger says."""
-    longest = max((disk.entries for disk in world.disks.values()), key=len)
-    heads = {entry.head: entry.body for entry in longest}
+    heads = {entry.head for disk in world.disks.values() for entry in disk.entries}
     for output in world.client_outputs.values():
         for accepted in output.accepted:
             assert accepted.result in heads

@@ -4,7 +4,7 @@ import pytest
 
 from pbft.codec import digest_of
 from pbft.core import Settings
-from pbft.messages import Checkpoint, Commit, Prepare, PrePrepare, Request, Status
+from pbft.messages import Body, Checkpoint, Commit, Prepare, PrePrepare, Request, Status
 from tests.pbft.checks import check_safety
 from tests.pbft.world import Message, World
 
@@ -29,7 +29,7 @@ def sent_to(world: World, sender: str, receiver: str, since: int) -> list[Messag
 
 def status(world: World, replica: int, executed: int, stable: int = 0) -> Status:
     assert replica < len(world.names)
-    return Status(0, stable, executed, replica)
+    return Status(0, True, stable, executed, replica)
 
 
 def test_a_status_is_sent_at_the_first_turn_and_every_status_seconds() -> None:
@@ -45,7 +45,7 @@ def test_a_status_says_view_stable_checkpoint_and_last_executed() -> None:
     world = World(checkpoint_interval=2, window=4)
     ask_many(world, 1, 3)
     world.run(2)
-    assert world.said("r1", Status)[-1] == Status(0, 2, 3, 1)
+    assert world.said("r1", Status)[-1] == Status(0, True, 2, 3, 1)
 
 
 def test_a_forged_status_is_refused_and_changes_nothing() -> None:
@@ -76,7 +76,7 @@ def test_a_replica_that_missed_everything_gets_the_commits_and_then_the_body() -
     world.give("r1", world.sign("r3", status(world, 3, 0)))
     resent = [m.payload for m in sent_to(world, "r1", "r3", since)]
     kinds = [type(payload) for payload in resent if not isinstance(payload, Status)]
-    assert kinds == [Commit, Commit, Commit, PrePrepare]
+    assert kinds == [Commit, Commit, Commit, Body]
     world.run(1)
     assert world.executed()["r3"] == 1
     check_safety(world)
@@ -101,10 +101,48 @@ def test_an_answer_to_a_peer_that_makes_progress_waits() -> None:
     world.under_way.clear()
     ask_many(world, 2, 2)
     since = len(world.sent)
+    world.now += 1.0
     world.give("r0", world.sign("r3", status(world, 3, 1)))
     assert sent_to(world, "r0", "r3", since) == []
     world.give("r0", world.sign("r3", status(world, 3, 1)))
     assert sent_to(world, "r0", "r3", since) != []
+
+
+def test_a_peer_that_is_far_behind_is_helped_although_it_makes_progress() -> None:
+    world = World(checkpoint_interval=64, window=128, client_window=128)
+    ask_many(world, 1, 40)
+    for executed in (1, 2, 3):
+        world.now += 1.0
+        since = len(world.sent)
+        world.give("r0", world.sign("r3", status(world, 3, executed)))
+        assert sent_to(world, "r0", "r3", since) != [], executed
+
+
+def test_slots_are_resent_at_most_twice_per_status_interval() -> None:
+    """However often a peer says where it stands, or anybody says it again."""
+    world = World(settings=Settings(status_seconds=1.0))
+    ask_many(world, 1, 3)
+    answered = []
+    for step in range(41):
+        world.now = 10.0 + step / 20
+        since = len(world.sent)
+        world.give("r0", world.sign("r3", status(world, 3, 0)))
+        if any(isinstance(m.payload, Commit) for m in sent_to(world, "r0", "r3", since)):
+            answered.append(world.now)
+    assert answered == pytest.approx([10.0, 10.5, 11.0, 11.5, 12.0])
+
+
+def test_a_peer_that_counts_views_up_gets_no_more_than_others() -> None:
+    """T2: 'has just come to a view' is said by a stranger; it may not open the tap."""
+    world = World()
+    ask_many(world, 1, 3)
+    answered = 0
+    world.now += 1.0
+    for view in range(100):
+        since = len(world.sent)
+        world.give("r0", world.sign("r3", Status(view, True, 0, 0, 3)))
+        answered += any(isinstance(m.payload, Commit) for m in sent_to(world, "r0", "r3", since))
+    assert 1 <= answered <= 4
 
 
 def test_the_first_status_on_a_new_link_is_answered_at_once() -> None:
@@ -130,20 +168,35 @@ def test_an_old_status_that_somebody_sends_again_keeps_no_help_from_its_sender()
     world.give("r0", old)
     helped = 0
     for _ in range(4):
-        world.give("r0", old)
+        world.now += 1.0
         since = len(world.sent)
+        world.give("r0", old)
         world.give("r0", true)
-        helped += bool(sent_to(world, "r0", "r3", since))
-    assert helped >= 3
+        helped += Commit in {type(m.payload) for m in sent_to(world, "r0", "r3", since)}
+    assert helped == 4
+
+
+def test_an_answer_is_bounded_by_bytes() -> None:
+    settings = Settings(resend_bytes_max=2500)
+    world = World(window=64, checkpoint_interval=32, settings=settings)
+    for timestamp in range(1, 9):
+        world.ask(timestamp, bytes(1000))
+        world.deliver()
+    world.now += 1.0
+    since = len(world.sent)
+    world.give("r0", world.sign("r3", status(world, 3, 0)))
+    resent = [m.payload for m in sent_to(world, "r0", "r3", since)]
+    assert [m.sequence for m in resent if isinstance(m, Body)] == [1, 2, 3]
 
 
 def test_an_answer_is_bounded_by_slots() -> None:
     world = World(window=64, checkpoint_interval=32, settings=Settings(resend_slots_max=5))
     ask_many(world, 1, 20)
+    world.now += 1.0
     since = len(world.sent)
     world.give("r0", world.sign("r3", status(world, 3, 0)))
     resent = [m.payload for m in sent_to(world, "r0", "r3", since)]
-    assert [m.sequence for m in resent if isinstance(m, PrePrepare)] == [1, 2, 3, 4, 5]
+    assert [m.sequence for m in resent if isinstance(m, Body)] == [1, 2, 3, 4, 5]
 
 
 def test_open_slots_are_answered_with_ones_own_words_only() -> None:
@@ -151,6 +204,7 @@ def test_open_slots_are_answered_with_ones_own_words_only() -> None:
     world.ask(1, b"x")
     world.deliver(lambda m: not isinstance(m.payload, Commit))
     world.drop(lambda m: True)
+    world.now += 1.0
     since = len(world.sent)
     world.give("r1", world.sign("r3", status(world, 3, 0)))
     resent = sent_to(world, "r1", "r3", since)
@@ -208,12 +262,13 @@ def test_messages_below_the_kept_slots_are_not_sent() -> None:
     since = len(world.sent)
     world.give("r0", world.sign("r3", status(world, 3, 3)))
     kinds = {type(m.payload) for m in sent_to(world, "r0", "r3", since)}
-    assert kinds <= {Checkpoint, Status}
+    assert kinds == {Checkpoint}
     world.start("r3")
     world.connect("r3")
     world.run(4)
     assert world.told("r3", "behind")
-    assert world.executed()["r3"] == 0
+    assert [details["sequence"] for details in world.told("r3", "state_transferred")] == [6]
+    assert world.executed()["r3"] == 6
 
 
 def test_a_replica_killed_shortly_before_a_checkpoint_catches_up_by_messages() -> None:
@@ -273,7 +328,7 @@ def test_false_checkpoints_sent_ahead_do_not_keep_a_certificate_from_a_replica(
     assert len(by_r0_r2_r3) == 3
     for signed in by_r0_r2_r3:
         world.give("r1", signed)
-    assert world.replicas["r1"].core.certified == 2
+    assert world.replicas["r1"].core.certified.sequence == 2
     assert world.told("r1", "behind") == [{"certified": 2, "executed": 0}]
 
 

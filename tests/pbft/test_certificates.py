@@ -52,7 +52,7 @@ def test_a_replica_counts_with_its_last_word_once() -> None:
     assert kept.certificate(2) is None
     said = kept.vote_of(2, 1)
     assert said is not None
-    assert said.digest == B
+    assert said[0].digest == B
     assert kept.vote_of(2, 3) is None
 
 

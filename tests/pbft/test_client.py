@@ -217,7 +217,7 @@ def test_replies_to_another_client_or_number_are_not_ours() -> None:
 
 def test_what_is_not_a_reply_is_left_alone() -> None:
     client = asking()
-    for message in (Status(0, 0, 0, 1), Prepare(0, 1, bytes(32), 1)):
+    for message in (Status(0, True, 0, 0, 1), Prepare(0, 1, bytes(32), 1)):
         output = give(client, Envelope(WORLD.sign("r1", message)))
         assert (output.accepted, output.messages) == ([], [])
 

@@ -67,7 +67,7 @@ any_message: st.SearchStrategy[AnyMessage] = st.one_of(
     st.builds(Prepare, numbers, numbers, digests, indexes),
     st.builds(Commit, numbers, numbers, digests, indexes),
     st.builds(Checkpoint, numbers, digests, indexes),
-    st.builds(Status, numbers, numbers, numbers, indexes),
+    st.builds(Status, numbers, st.booleans(), numbers, numbers, indexes),
     st.builds(Replies, st.lists(replies, max_size=4).map(tuple), indexes),
     st.builds(Hello, digests, names),
 )

@@ -4,12 +4,13 @@ from collections.abc import Callable
 
 import pytest
 
-from pbft.codec import decode_message
-from pbft.messages import Commit, PrePrepare
-from pbft.ports import Base, Executed, Record, SavedBody, SavedEntry, SavedMessage
+from pbft.messages import PrePrepare, Signed
+from pbft.ports import Base, Executed, SavedBody, SavedEntry, SavedMessage
 from pbft.replica import DamagedRecords
 from tests.pbft.checks import check_safety
 from tests.pbft.world import World
+
+WORLD = World()
 
 
 def world_after(requests: int) -> World:
@@ -80,31 +81,47 @@ def test_a_primary_goes_on_with_the_next_number_and_does_not_order_again_what_is
     assert world.applications["r2"].operations == [b"x", b"y"]
 
 
-def is_own(record: Record, kind: type) -> bool:
-    return isinstance(record, SavedMessage) and isinstance(
-        decode_message(record.signed.payload), kind
-    )
+def replace_executed(world: World, change: Callable[[Executed], Executed]) -> None:
+    disk = world.disks["r1"]
+    disk.records = [change(r) if isinstance(r, Executed) else r for r in disk.records]
 
 
-DAMAGES: dict[str, tuple[Callable[[Record], bool], str]] = {
-    "a PRE-PREPARE is gone": (lambda r: is_own(r, PrePrepare), "executed without proof"),
-    "the COMMITs are gone": (lambda r: is_own(r, Commit), "executed without proof"),
+DAMAGES: dict[str, Callable[[Executed], Executed]] = {
+    "the COMMITs are gone": lambda r: Executed(r.sequence, r.digest, ()),
+    "a COMMIT is gone": lambda r: Executed(r.sequence, r.digest, r.commits[1:]),
+    "one COMMIT is there three times": lambda r: Executed(
+        r.sequence, r.digest, (r.commits[0],) * 3
+    ),
+    "a COMMIT is forged": lambda r: Executed(
+        r.sequence,
+        r.digest,
+        (*r.commits[1:], Signed(r.commits[0].signer, r.commits[0].payload, bytes(64))),
+    ),
+    "the COMMITs are about another number": lambda r: Executed(
+        r.sequence, r.digest, tuple(WORLD.commit(2, r.digest, i) for i in range(3))
+    ),
+    "the COMMITs are about another digest": lambda r: Executed(
+        r.sequence, r.digest, tuple(WORLD.commit(1, bytes(32), i) for i in range(3))
+    ),
+    "the COMMITs are of two views": lambda r: Executed(
+        r.sequence, r.digest, tuple(WORLD.commit(1, r.digest, i, i % 2) for i in range(3))
+    ),
 }
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_an_execution_without_its_proof_is_damage(damage: str) -> None:
+    """T8: the proof is sent on to peers, and what was executed is executed again because of it."""
     world = world_after(1)
-    unwanted, reason = DAMAGES[damage]
-    disk = world.disks["r1"]
-    disk.records = [record for record in disk.records if not unwanted(record)]
-    with pytest.raises(DamagedRecords, match=reason):
+    replace_executed(world, DAMAGES[damage])
+    with pytest.raises(DamagedRecords, match="executed without proof"):
         restart(world)
 
 
 def test_an_execution_out_of_order_is_damage() -> None:
     world = world_after(1)
-    world.disks["r1"].records.append(Executed(3))
+    commits = tuple(world.commit(3, bytes(32), replica) for replica in (0, 1, 2))
+    world.disks["r1"].records.append(Executed(3, bytes(32), commits))
     with pytest.raises(DamagedRecords, match="sequence number 3"):
         restart(world)
 

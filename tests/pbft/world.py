@@ -15,13 +15,14 @@ from pbft import messages
 from pbft.authentication import sign_message
 from pbft.client import Client, ClientOutput, make_request
 from pbft.codec import decode_message, digest_of, encode_batch, encode_message
-from pbft.core import Settings
+from pbft.core import Core, Settings
 from pbft.genesis import FORMAT_VERSION, Cluster, Genesis, Member
 from pbft.messages import (
     AnyMessage,
     Checkpoint,
     Commit,
     Envelope,
+    FetchBody,
     Prepare,
     PrePrepare,
     Request,
@@ -92,12 +93,16 @@ class Journal:
 
 
 class Disk:
-    """What a replica saved, as a store keeps it: from the last base on, entries apart."""
+    """What a replica saved, as a store keeps it: from the last base on, entries apart.
+
+    A fetched state brings no ledger entries: the shell fetches those apart, so here a gap stays.
+    """
 
     def __init__(self) -> None:
         self.records: list[Record] = []
         self.bodies: dict[bytes, tuple[int, bytes]] = {}
         self.entries: list[Entry] = []
+        self.replaced: list[Entry] = []
 
     def save(self, records: list[Record]) -> None:
         """Save the records of one turn."""
@@ -117,10 +122,13 @@ class Disk:
                 self.records.append(record)
 
     def _save_entry(self, entry: Entry) -> None:
-        if entry.index <= len(self.entries):
-            assert self.entries[entry.index - 1] == entry
-        else:
-            self.entries.append(entry)
+        if entry in self.entries:
+            return
+        if self.entries and entry.index <= self.entries[-1].index:
+            # They came from a state that was wrong, and that is repaired now.
+            self.replaced.extend(kept for kept in self.entries if kept.index >= entry.index)
+            self.entries = [kept for kept in self.entries if kept.index < entry.index]
+        self.entries.append(entry)
 
 
 class Message(msgspec.Struct, frozen=True):
@@ -260,7 +268,7 @@ class World:
         assert picture(self.replicas[receiver]) == before, "a refused message changed the state"
         assert (output.records, output.deliveries) == ([], [])
         assert all(
-            isinstance(decode_message(send.envelope.signed.payload), Status)
+            isinstance(decode_message(send.envelope.signed.payload), Status | FetchBody)
             for send in output.messages
         )
         (reason,) = (n.details["reason"] for n in output.notices if n.event == "refused")
@@ -294,6 +302,17 @@ class World:
             self._take(name, self.replicas[name].expire(self.now))
         for name, client in self.clients.items():
             self._take_client(name, client.expire(self.now))
+
+    def expire(self, name: str, seconds: float = 0.0) -> Output:
+        """Let time pass for all, and let that one replica do what is due."""
+        self.now += seconds
+        output = self.replicas[name].expire(self.now)
+        self._take(name, output)
+        return output
+
+    def core(self, name: str) -> Core:
+        """What that replica knows."""
+        return self.replicas[name].core
 
     def run(self, ticks: int = 4) -> None:
         """Deliver everything, and let some time pass in between."""
@@ -390,18 +409,25 @@ def picture(replica: Replica) -> dict[str, object]:
     core = replica.core
     slots = {
         slot.sequence: (
+            slot.proposal,
             slot.accepted,
             dict(slot.prepares),
-            dict(slot.commits),
+            {sender: dict(views) for sender, views in slot.commits.items()},
+            slot.prepared,
+            slot.decided,
             dict(slot.batches),
             tuple(slot.records),
         )
         for slot in core.log.above(0)
-        if slot.accepted or slot.prepares or slot.commits or slot.batches
+        if slot.proposal or slot.prepares or slot.commits or slot.records or len(slot.batches) > 1
     }
+    transfer = core.transfer
     return {
-        "view": core.view,
-        "status": core.status,
+        "view": (core.view, core.has_entered, core.floor, core.new_view),
+        "view_changes": dict(core.view_changes),
+        "view_records": list(core.view_records),
+        "status": (core.status, core.is_diverged, core.nonce),
+        "recovery": (dict(core.recoveries), dict(core.recover_requests)),
         "slots": slots,
         "pending": {c: core.pending.numbers(c) for c in core.pending.clients()},
         "proposed": set(core.proposed),
@@ -417,5 +443,14 @@ def picture(replica: Replica) -> dict[str, object]:
             for index in range(core.quorums.replicas)
         },
         "snapshots": dict(core.snapshots),
-        "peer_executed": dict(core.peer_executed),
+        "peers": (dict(core.peer_places), dict(core.peer_status)),
+        "timers": (
+            core.timers.timeout,
+            core.timers.has_progressed,
+            dict(core.timers.waiting),
+            set(core.timers.forwarded),
+            core.timers.view_change_due,
+        ),
+        "transfer": transfer
+        and (transfer.certificate, transfer.leaves, dict(transfer.parts), transfer.attempts),
     }

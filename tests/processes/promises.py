@@ -5,7 +5,7 @@ from pathlib import Path
 
 from node.capture import read_capture
 from pbft.codec import decode_message, digest_of
-from pbft.messages import Checkpoint, Commit, Prepare, PrePrepare, Request
+from pbft.messages import Checkpoint, Commit, NewView, Prepare, PrePrepare, Request, ViewChange
 from tests.processes.network import Network
 
 
@@ -19,7 +19,7 @@ def broken_promises(network: Network) -> list[str]:
 
 def broken_promises_of(name: str, capture: Path) -> list[str]:
     """Two digests for one (phase, view, sequence); two states at one checkpoint; two requests
-    with one number.
+    with one number; two VIEW-CHANGEs or NEW-VIEWs for one view.
 
     Only what the replica signed itself: it also hands on what others signed.
     """
@@ -31,6 +31,8 @@ def broken_promises_of(name: str, capture: Path) -> list[str]:
         if isinstance(message, PrePrepare | Prepare | Commit):
             phase = type(message).__name__
             said[phase, message.view, message.sequence].add(message.digest)
+        elif isinstance(message, ViewChange | NewView):
+            said[type(message).__name__, message.view, 0].add(digest_of(signed.payload))
         elif isinstance(message, Checkpoint):
             said["Checkpoint", 0, message.sequence].add(message.digest)
         elif isinstance(message, Request):

@@ -1,0 +1,153 @@
+"""evidence: fetch the nodes' proof of misbehaviour, and check it offline."""
+
+import argparse
+import asyncio
+import base64
+import json
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+from client.commands.gateway_api import run
+from client.commands.outcome import EXIT_DONE, EXIT_NOT_PASSED, EXIT_WRONG, CommandFailed
+from client.commands.targets import Commands, cluster_and_addresses, cluster_flag
+from client.nodes import (
+    EVIDENCE_BYTES_MAX,
+    NodeFailed,
+    Nodes,
+    ServedEvidence,
+    ServedPair,
+    decode_answer,
+)
+from common.keys import verify
+from common.logs import log_text
+from pbft.codec import MalformedMessage, decode_signed
+from pbft.evidence import check_evidence
+from pbft.genesis import Cluster
+from pbft.ports import Refusal
+
+PAIRS_PER_NODE_MAX = 1000
+
+
+def add(commands: Commands, common: argparse.ArgumentParser) -> None:
+    """Add the command of this module."""
+    parser = commands.add_parser(
+        "evidence",
+        parents=[common],
+        help="print and check proof of misbehaviour",
+        description="Each piece is two messages that no correct replica signs both; the cluster "
+        "file with its public keys is all that is needed to check one. Exit code 0: all hold; "
+        "1: some do not; 2: the file cannot be read; 3: no node answers.",
+    )
+    parser.add_argument(
+        "--verify", metavar="FILE", help="check this file, as --json prints it; - reads stdin"
+    )
+    parser.add_argument("--node", metavar="NAME", help="fetch from this node (default: from all)")
+    parser.add_argument("--json", action="store_true", help="print what --verify takes")
+    cluster_flag(parser)
+    parser.set_defaults(run=_evidence)
+
+
+def _evidence(options: argparse.Namespace) -> int:
+    cluster, _ = cluster_and_addresses(options)
+    if options.verify is None:
+        pairs = run(_fetch(options))
+    else:
+        pairs = list(_read(options.verify, cluster).evidence)
+    if options.json:
+        print(json.dumps(_as_served(cluster, pairs), indent=1))
+        return EXIT_DONE
+    return report(cluster, pairs)
+
+
+def report(cluster: Cluster, pairs: Iterable[ServedPair]) -> int:
+    """Check each pair and print a line about it; the exit code."""
+    checked = [check_pair(pair, cluster) for pair in pairs]
+    for proved in checked:
+        if isinstance(proved, Refusal):
+            print(f"proves nothing  {log_text(proved.reason)}")
+        else:
+            print(f"holds           {proved}")
+    if not checked:
+        print("no evidence of misbehaviour")
+    return EXIT_NOT_PASSED if any(isinstance(p, Refusal) for p in checked) else EXIT_DONE
+
+
+def check_pair(pair: ServedPair, cluster: Cluster) -> Refusal | str:
+    """What two messages prove, by the genesis alone; nothing else in the pair is believed."""
+    try:
+        first, second = decode_signed(pair.first), decode_signed(pair.second)
+    except MalformedMessage as error:
+        return Refusal(f"not two signed messages: {error}")
+    return check_evidence(first, second, cluster, verify)
+
+
+async def _fetch(options: argparse.Namespace) -> list[ServedPair]:
+    """What the nodes have, each pair once. Raises CommandFailed where none answers."""
+    _, addresses = cluster_and_addresses(options)
+    if options.node is not None and options.node not in addresses:
+        names = ", ".join(addresses)
+        raise CommandFailed(
+            f"--node: no {options.node!r} in the cluster; there are {names}", EXIT_WRONG
+        )
+    async with Nodes(addresses) as nodes:
+        wanted = (str(options.node),) if options.node else nodes.names
+        answers = await asyncio.gather(
+            *(nodes.evidence(name, PAIRS_PER_NODE_MAX) for name in wanted), return_exceptions=True
+        )
+    pairs: dict[frozenset[bytes], ServedPair] = {}
+    failures = []
+    for answer in answers:
+        if isinstance(answer, NodeFailed):
+            failures.append(str(answer))
+        elif isinstance(answer, BaseException):
+            raise answer
+        else:
+            for pair in answer:
+                pairs.setdefault(frozenset((pair.first, pair.second)), pair)
+    if len(failures) == len(answers):
+        raise CommandFailed("no node gave its evidence: " + "; ".join(failures))
+    for failure in failures:
+        print(failure, file=sys.stderr)
+    return list(pairs.values())
+
+
+def _read(file: str, cluster: Cluster) -> ServedEvidence:
+    try:
+        if file == "-":
+            data = sys.stdin.buffer.read(EVIDENCE_BYTES_MAX + 1)
+        else:
+            with Path(file).open("rb") as stream:
+                data = stream.read(EVIDENCE_BYTES_MAX + 1)
+    except OSError as error:
+        raise CommandFailed(f"{file}: cannot be read ({error.strerror})", EXIT_WRONG) from error
+    if len(data) > EVIDENCE_BYTES_MAX:
+        raise CommandFailed(f"{file}: more than {EVIDENCE_BYTES_MAX} bytes", EXIT_WRONG)
+    try:
+        evidence = decode_answer(data, ServedEvidence, file)
+    except NodeFailed as error:
+        raise CommandFailed(str(error), EXIT_WRONG) from error
+    if evidence.cluster != cluster.id.hex():
+        print(
+            f"{file} is about the cluster {log_text(evidence.cluster)[:12]},"
+            f" this is {cluster.id.hex()[:12]}",
+            file=sys.stderr,
+        )
+    return evidence
+
+
+def _as_served(cluster: Cluster, pairs: Iterable[ServedPair]) -> dict[str, object]:
+    return {
+        "cluster": cluster.id.hex(),
+        "evidence": [
+            {
+                "number": number,
+                "replica": pair.replica,
+                "proves": pair.proves,
+                "first": base64.b64encode(pair.first).decode(),
+                "second": base64.b64encode(pair.second).decode(),
+            }
+            for number, pair in enumerate(pairs, 1)
+        ],
+        "next": None,
+    }

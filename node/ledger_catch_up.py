@@ -1,0 +1,146 @@
+"""Fetches the ledger entries that a replica lacks after it took over a state.
+
+The rule: nobody is believed. Entries must chain forward from our own head and arrive exactly at
+the head that the certified state names; a peer that gives anything else is left for the next one.
+What a page brought is on disk before the next one is asked for, so memory is bounded and a
+restart goes on where it stopped.
+"""
+
+import asyncio
+import logging
+from collections.abc import Mapping
+from typing import Annotated
+
+import aiohttp
+import msgspec
+
+from common.address import Address
+from common.logs import log_text
+from node.ledger_table import LedgerGap, WrongEntries
+from node.store import SaveFailed, Store
+from pbft.messages import Digest
+from pbft.ports import Entry
+
+PAGE_ENTRIES = 100
+# Far more than a node puts into one page; see PAGE_BYTES_MAX of node.server.
+PAGE_BYTES_MAX = 32 * 1024 * 1024
+CONNECT_TIMEOUT_SECONDS = 3.0
+ANSWER_TIMEOUT_SECONDS = 20.0
+# Nothing tells that there is a gap: it is looked for.
+LOOK_SECONDS = 1.0
+# Before asking the next peer, where one had nothing for us.
+AGAIN_SECONDS = 0.5
+
+_log = logging.getLogger(__name__)
+
+
+class PeerFailed(Exception):
+    """A peer gave no page, or nonsense; one line why."""
+
+
+class _ServedEntry(msgspec.Struct, frozen=True):
+    index: int
+    body: Annotated[bytes, msgspec.Meta(max_length=PAGE_BYTES_MAX)]
+    head: str
+
+
+class _ServedPage(msgspec.Struct, frozen=True):
+    entries: tuple[_ServedEntry, ...]
+
+
+class LedgerCatchUp:
+    """Fills the gaps of one replica's ledger."""
+
+    def __init__(self, *, store: Store, peers: Mapping[str, Address]) -> None:
+        """peers: where the other replicas' HTTP is."""
+        self._store = store
+        self._peers = dict(peers)
+        self._names = list(peers)
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> asyncio.Task[None]:
+        """Begin; the task ends before `close` only by a fault of our own."""
+        self._task = asyncio.create_task(self._run(), name="ledger catch-up")
+        return self._task
+
+    async def close(self) -> None:
+        """Stop; the next start goes on."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    async def _run(self) -> None:
+        timeout = aiohttp.ClientTimeout(
+            total=ANSWER_TIMEOUT_SECONDS, sock_connect=CONNECT_TIMEOUT_SECONDS
+        )
+        async with aiohttp.ClientSession(timeout=timeout, auto_decompress=False) as session:
+            while True:
+                gap = self._store.ledger.gap()
+                if gap is None or not self._names:
+                    await asyncio.sleep(LOOK_SECONDS)
+                elif not await self._fetch_page(session, gap):
+                    self._names.append(self._names.pop(0))
+                    await asyncio.sleep(AGAIN_SECONDS)
+
+    async def _fetch_page(self, session: aiohttp.ClientSession, gap: LedgerGap) -> bool:
+        """One page from the peer whose turn it is; whether to go on with it."""
+        name = self._names[0]
+        try:
+            entries = await self._ask(session, name, gap)
+            if not entries:
+                raise PeerFailed("it has no such entries")
+            is_closed = self._store.fill_gap(gap, entries)
+        except (PeerFailed, WrongEntries) as error:
+            level = logging.WARNING if isinstance(error, WrongEntries) else logging.INFO
+            _log.log(
+                level, "ledger from entry %d: %s: %s", gap.position + 1, name, log_text(str(error))
+            )
+            return False
+        except SaveFailed as error:
+            _log.error("ledger entries cannot be saved: %s", error)
+            return False
+        if is_closed:
+            _log.warning("ledger entries %d to %d are here and proved", gap.first, gap.last)
+        else:
+            _log.info("ledger entries up to %d of %d are here", entries[-1].index, gap.last)
+        return True
+
+    async def _ask(
+        self, session: aiohttp.ClientSession, name: str, gap: LedgerGap
+    ) -> tuple[Entry, ...]:
+        limit = min(PAGE_ENTRIES, gap.missing)
+        query = {"from": str(gap.position + 1), "limit": str(limit)}
+        url = f"{self._peers[name].url}/ledger"
+        try:
+            async with session.get(url, params=query, allow_redirects=False) as response:
+                if response.status != 200:
+                    raise PeerFailed(f"it answered with status {response.status}")
+                data = await _read_bounded(response)
+        except TimeoutError as error:
+            raise PeerFailed("no whole answer in time") from error
+        except (aiohttp.ClientError, OSError, ValueError) as error:
+            raise PeerFailed(str(error) or type(error).__name__) from error
+        return decode_page(data)
+
+
+async def _read_bounded(response: aiohttp.ClientResponse) -> bytes:
+    parts: list[bytes] = []
+    length = 0
+    async for part in response.content.iter_any():
+        length += len(part)
+        if length > PAGE_BYTES_MAX:
+            raise PeerFailed(f"its answer is longer than {PAGE_BYTES_MAX} bytes")
+        parts.append(part)
+    return b"".join(parts)
+
+
+def decode_page(data: bytes) -> tuple[Entry, ...]:
+    """The entries in an answer to GET /ledger. Raises PeerFailed."""
+    try:
+        page = msgspec.json.decode(data, type=_ServedPage)
+        return tuple(
+            Entry(entry.index, entry.body, msgspec.convert(bytes.fromhex(entry.head), Digest))
+            for entry in page.entries
+        )
+    except (ValueError, RecursionError) as error:
+        raise PeerFailed(f"its answer cannot be read: {error}") from error

@@ -1,0 +1,244 @@
+"""The ledger in the store: entries, verdicts by build, and gaps that are still to be filled.
+
+A replica that took over a state knows the ledger's certified index and head, not the entries that
+led there: that is a gap. Entries that are fetched for it lie in it on disk and are not given out
+before their chain arrives exactly at the certified head. So whatever is read here is proved.
+"""
+
+import logging
+import sqlite3
+from collections.abc import Sequence
+
+import msgspec
+
+from ci.ledger import VerdictEntry, decode_entry, genesis_head, verify_chain
+from pbft.ports import Entry
+
+LEDGER_SCHEMA = """
+CREATE TABLE ledger (position INTEGER PRIMARY KEY, body BLOB NOT NULL, head BLOB NOT NULL);
+CREATE TABLE verdicts (
+  build BLOB NOT NULL, position INTEGER NOT NULL, PRIMARY KEY (build, position)
+) WITHOUT ROWID;
+CREATE TABLE gaps (
+  first INTEGER PRIMARY KEY, last INTEGER NOT NULL,
+  head_before BLOB NOT NULL, head_after BLOB NOT NULL
+);
+"""
+
+_log = logging.getLogger(__name__)
+
+
+class LedgerGap(msgspec.Struct, frozen=True):
+    """Entries `first` to `last` are missing; the chain's heads before and after them are known.
+
+    position, head: how far entries are here that follow from `head_before`; whether they are the
+    right ones shows only at the end.
+    """
+
+    first: int
+    last: int
+    head_before: bytes
+    head_after: bytes
+    position: int
+    head: bytes
+
+    @property
+    def missing(self) -> int:
+        """How many entries are still to be fetched."""
+        return self.last - self.position
+
+
+class WrongEntries(Exception):
+    """Entries that do not belong into the gap; the text says why."""
+
+
+class LedgerTable:
+    """The ledger of one replica. `save_*` are called inside the store's transaction."""
+
+    def __init__(self, database: sqlite3.Connection, cluster_id: bytes) -> None:
+        self._database = database
+        self._genesis = genesis_head(cluster_id)
+
+    # --- reading --------------------------------------------------------------------------------
+
+    def end(self) -> tuple[int, bytes]:
+        """Index and head of the last entry, be it here or in a gap; 0 for the empty ledger."""
+        row: tuple[int, bytes] | None = self._database.execute(
+            "SELECT position, head FROM ledger ORDER BY position DESC LIMIT 1"
+        ).fetchone()
+        gap: tuple[int, bytes] | None = self._database.execute(
+            "SELECT last, head_after FROM gaps ORDER BY first DESC LIMIT 1"
+        ).fetchone()
+        if gap is not None and (row is None or row[0] <= gap[0]):
+            return gap
+        return row or (0, self._genesis)
+
+    def entries(self, first: int, count: int, bytes_max: int | None = None) -> list[Entry]:
+        """At most `count` entries from index `first` on without a hole; none inside a gap.
+
+        bytes_max: after the first, no more than these together.
+        """
+        end = first + count - 1
+        gap = self._database.execute(
+            "SELECT first FROM gaps WHERE last >= ? ORDER BY first LIMIT 1", (first,)
+        ).fetchone()
+        if gap is not None:
+            end = min(end, gap[0] - 1)
+        rows = self._database.execute(
+            "SELECT position, body, head FROM ledger WHERE position BETWEEN ? AND ?"
+            " ORDER BY position",
+            (first, end),
+        )
+        entries: list[Entry] = []
+        size = 0
+        for row in rows:
+            entry = Entry(*row)
+            size += len(entry.body)
+            if entries and bytes_max is not None and size > bytes_max:
+                break
+            entries.append(entry)
+        return entries
+
+    def newest(self, count: int) -> list[Entry]:
+        """The last entries behind all gaps, at most `count`, in order."""
+        last_gap = self._database.execute("SELECT max(last) FROM gaps").fetchone()[0] or 0
+        first = max(last_gap + 1, self.end()[0] - count + 1)
+        return self.entries(first, count)
+
+    def find_statement(self, build: bytes) -> bytes | None:
+        """The newest verdict statement of that build."""
+        row = self._database.execute(
+            "SELECT ledger.body FROM verdicts JOIN ledger USING (position) WHERE build = ?"
+            " AND NOT EXISTS (SELECT 1 FROM gaps WHERE position BETWEEN first AND last)"
+            " ORDER BY position DESC LIMIT 1",
+            (build,),
+        ).fetchone()
+        if row is None:
+            return None
+        entry = decode_entry(row[0])
+        assert isinstance(entry, VerdictEntry)
+        return bytes(entry.statement)
+
+    def gap(self) -> LedgerGap | None:
+        """The first gap, where there is one."""
+        row = self._database.execute(
+            "SELECT first, last, head_before, head_after FROM gaps ORDER BY first LIMIT 1"
+        ).fetchone()
+        if row is None:
+            return None
+        first, last, head_before, head_after = row
+        reached = self._database.execute(
+            "SELECT position, head FROM ledger WHERE position BETWEEN ? AND ?"
+            " ORDER BY position DESC LIMIT 1",
+            (first, last),
+        ).fetchone()
+        position, head = reached or (first - 1, head_before)
+        return LedgerGap(first, last, head_before, head_after, position, head)
+
+    def missing(self) -> int:
+        """How many entries are still to be fetched, over all gaps."""
+        total: int = self._database.execute(
+            "SELECT coalesce(sum(last - first + 1 - (SELECT count(*) FROM ledger"
+            " WHERE position BETWEEN first AND last)), 0) FROM gaps"
+        ).fetchone()[0]
+        return total
+
+    # --- writing, inside a transaction ----------------------------------------------------------
+
+    def save_entry(self, entry: Entry) -> None:
+        """Append what execution gave.
+
+        An entry that is here already is the same, or it and those after it came from a state
+        that was found to be wrong and was replaced: then they go.
+        """
+        end, _ = self.end()
+        if entry.index <= end:
+            if self._head_at(entry.index) == entry.head:
+                return
+            _log.warning("ledger entry %d was wrong, and is replaced", entry.index)
+            self.cut(entry.index)
+        assert self.end()[0] + 1 == entry.index, "entries are saved in order"
+        self._insert(entry)
+
+    def save_position(self, index: int, head: bytes, proved: tuple[int, bytes]) -> None:
+        """The certified state says that the ledger has this head at this index.
+
+        proved: what the certified state before it said. Where we have no entry at the index,
+        there is a gap from here on; where we have another one, all since `proved` may be wrong.
+        """
+        end, end_head = self.end()
+        if index <= end:
+            if self._head_at(index) == head:
+                return
+            _log.warning("ledger entries after %d are wrong, and are fetched anew", proved[0])
+            self.cut(proved[0] + 1)
+            end, end_head = proved
+        _log.warning("ledger entries %d to %d are missing, and are fetched", end + 1, index)
+        self._database.execute(
+            "INSERT INTO gaps VALUES (?, ?, ?, ?)", (end + 1, index, end_head, head)
+        )
+
+    def cut(self, first: int) -> None:
+        """Drop all entries from index `first` on, which lies in no gap."""
+        for statement in (
+            "DELETE FROM ledger WHERE position >= ?",
+            "DELETE FROM verdicts WHERE position >= ?",
+            "DELETE FROM gaps WHERE first >= ?",
+        ):
+            self._database.execute(statement, (first,))
+
+    def fill(self, gap: LedgerGap, entries: Sequence[Entry]) -> bool:
+        """Put fetched entries into the gap, after those that are there; whether that closed it.
+
+        Raises WrongEntries where they do not follow, are no entries, or end at another head than
+        the certified one; what must be dropped then, `empty` drops.
+        """
+        if len(entries) > gap.missing:
+            raise WrongEntries("more entries than were asked for")
+        broken = verify_chain(entries, gap.head, gap.position)
+        if broken is not None:
+            raise WrongEntries(f"entry {broken.index}: {broken.reason}")
+        for entry in entries:
+            try:
+                self._insert(entry)
+            except ValueError as error:
+                raise WrongEntries(f"entry {entry.index} is malformed: {error}") from error
+        if not entries or entries[-1].index < gap.last:
+            return False
+        if entries[-1].head != gap.head_after:
+            raise WrongEntries("the chain does not end at the certified head")
+        self._database.execute("DELETE FROM gaps WHERE first = ?", (gap.first,))
+        return True
+
+    def empty(self, gap: LedgerGap) -> None:
+        """Drop what was put into the gap."""
+        for table in ("ledger", "verdicts"):
+            self._database.execute(
+                f"DELETE FROM {table} WHERE position BETWEEN ? AND ?",  # noqa: S608 - constants
+                (gap.first, gap.last),
+            )
+
+    # --- inside ---------------------------------------------------------------------------------
+
+    def _head_at(self, index: int) -> bytes | None:
+        """The proved head after that entry; None where it is not known."""
+        if index == 0:
+            return self._genesis
+        row = self._database.execute(
+            "SELECT head_after FROM gaps WHERE last = ? UNION ALL"
+            " SELECT head FROM ledger WHERE position = ?"
+            " AND NOT EXISTS (SELECT 1 FROM gaps WHERE position BETWEEN first AND last)",
+            (index, index),
+        ).fetchone()
+        return row[0] if row else None
+
+    def _insert(self, entry: Entry) -> None:
+        """Raises ValueError for a body that is no entry."""
+        decoded = decode_entry(entry.body)
+        self._database.execute(
+            "INSERT INTO ledger VALUES (?, ?, ?)", (entry.index, entry.body, entry.head)
+        )
+        if isinstance(decoded, VerdictEntry):
+            self._database.execute(
+                "INSERT INTO verdicts VALUES (?, ?)", (bytes.fromhex(decoded.build), entry.index)
+            )

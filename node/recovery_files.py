@@ -1,0 +1,57 @@
+"""Begins anew on disk where what a replica said is lost, without ever forgetting that it is lost.
+
+The rule: the marker is on disk before the damaged files are moved away, and goes only when the
+new store says that the replica is recovering. Whenever a crash comes in between, the next start
+finds the marker: a store without a word in it must not be taken for that of a new replica.
+"""
+
+import os
+import shutil
+from pathlib import Path
+
+from node.store import DATABASE_NAME, MARK_NAME
+
+MARKER_NAME = "recovery-begun"
+# What is left of the store that was damaged last, for study.
+DAMAGED_NAME = "damaged"
+
+
+def is_begun(directory: Path) -> bool:
+    """Whether a recovery was begun here, and its first record may not be on disk."""
+    return (directory / MARKER_NAME).exists()
+
+
+def begin(directory: Path) -> Path:
+    """Move the store away; where it went. Raises OSError."""
+    first_time = not is_begun(directory)
+    (directory / MARKER_NAME).touch()
+    _sync(directory)
+    kept = directory / DAMAGED_NAME
+    if first_time and kept.exists():
+        shutil.rmtree(kept)
+    kept.mkdir(exist_ok=True)
+    for file in [*sorted(directory.glob(f"{DATABASE_NAME}*")), directory / MARK_NAME]:
+        if not file.exists():
+            continue
+        if first_time or not (kept / file.name).exists():
+            file.rename(kept / file.name)
+        else:
+            # Of a try that was cut short; the damaged file itself is kept already.
+            file.unlink()
+    _sync(kept)
+    _sync(directory)
+    return kept
+
+
+def finish(directory: Path) -> None:
+    """The new store holds the recovery's first record. Raises OSError."""
+    (directory / MARKER_NAME).unlink()
+    _sync(directory)
+
+
+def _sync(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

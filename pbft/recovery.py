@@ -1,0 +1,86 @@
+"""A replica that lost what it had said (DESIGN: Durable; the idea is OSDI'00's proactive recovery).
+
+The rule: it votes on nothing until nothing that it may have said before can matter. It has a
+RECOVER ordered; executed at s, that fixes T, the first checkpoint at least L above s. Whatever the
+replica said before concerns numbers up to its old high mark, which is at most s + L, so once T is
+stable it votes again. Its older VIEW-CHANGEs are void for whoever executed s. Null requests up to
+T are work that the primary owes, so that T comes also on an idle cluster.
+"""
+
+from pbft.core import Core
+from pbft.messages import Recover, Signed, ViewChange
+from pbft.ports import Refusal, SavedRecovery
+
+
+def begin(core: Core, nonce: bytes) -> None:
+    """Lose the right to vote, and ask for it. `nonce`: 32 random bytes."""
+    assert core.quorums.faults_max > 0, "with f = 0 nobody can vouch for what was lost"
+    assert len(nonce) == 32
+    core.nonce = nonce
+    core.output.records.append(SavedRecovery(nonce))
+    core.tell("recovering", nonce=nonce.hex())
+
+
+def ask(core: Core) -> None:
+    """At every STATUS: send our RECOVER until it is executed."""
+    if core.nonce and not _is_executed(core):
+        core.broadcast(core.sign(Recover(core.nonce, core.index)))
+
+
+def finish(core: Core) -> bool:
+    """Vote again once T is stable; whether that is now."""
+    if not core.nonce or not _is_executed(core):
+        return False
+    if core.low < core.recoveries[core.index].voting_from:
+        return False
+    core.nonce = b""
+    core.output.records.append(SavedRecovery(b""))
+    core.tell("recovered", stable=core.low)
+    return True
+
+
+def _is_executed(core: Core) -> bool:
+    done = core.recoveries.get(core.index)
+    return done is not None and core.nonce in done.nonces
+
+
+def on_recover(core: Core, message: Recover, signed: Signed) -> Refusal | None:
+    """A replica's RECOVER.
+
+    Accepted if the signature holds, and it is not executed yet, nor another one of the same
+    replica under way. One per replica is kept, to be ordered.
+    """
+    if refusal := core.authenticator.check(signed, message):
+        return refusal
+    done = core.recoveries.get(message.replica)
+    if done is not None and (message.nonce in done.nonces or done.voting_from > core.executed):
+        return Refusal("a RECOVER that is executed, or while another one is under way")
+    core.recover_requests[message.replica] = signed
+    return None
+
+
+def is_null_wanted(core: Core) -> bool:
+    """Whether the primary owes null requests: some T lies above what is ordered."""
+    return any(done.voting_from >= core.next_sequence for done in core.recoveries.values())
+
+
+def are_nulls_owed(core: Core) -> bool:
+    """Whether some T is not executed yet, so that the primary's null requests are waited for."""
+    return any(done.voting_from > core.executed for done in core.recoveries.values())
+
+
+def drop_void(core: Core) -> None:
+    """Forget the VIEW-CHANGEs that a recovery has made void, after anything was executed."""
+    core.view_changes = {
+        replica: checked
+        for replica, checked in core.view_changes.items()
+        if replica == core.index or check_void(core, checked.message) is None
+    }
+
+
+def check_void(core: Core, message: ViewChange) -> Refusal | None:
+    """A VIEW-CHANGE that a replica sent before it lost what it had said counts no more."""
+    done = core.recoveries.get(message.replica)
+    if done is not None and message.stable < done.voting_from:
+        return Refusal("a VIEW-CHANGE from before the replica's recovery")
+    return None

@@ -1,0 +1,187 @@
+"""A replica's state from its own records: the state at the base, then what was said since.
+
+The rule: nothing is decided anew. What was executed is executed again, from the certificates that
+were saved with it, and must come to the same; what was said stands in its slot again.
+"""
+
+from collections.abc import Sequence
+
+from pbft.certificates import (
+    CheckedViewChange,
+    check_decided,
+    check_prepared,
+    check_view_change,
+    state_digest,
+)
+from pbft.checkpoint import restore_state, take
+from pbft.codec import MalformedMessage, decode_batch, decode_ordered, digest_of
+from pbft.core import Core
+from pbft.execution import apply_batch
+from pbft.log import NULL_REQUEST, Batch, Decided, OrderedRequest, Prepared, Proposal, Slot
+from pbft.messages import Checkpoint, Commit, NewView, Prepare, PrePrepare, Signed, ViewChange
+from pbft.ports import Base, Executed, Record, Refusal, SavedMessage, SavedPrepared, SavedRecovery
+from pbft.view_change import check_new_view, set_proposals
+
+
+class DamagedRecords(Exception):
+    """Records that cannot be what this replica saved; the text says which."""
+
+
+def restore(core: Core, records: Sequence[Record], bodies: dict[bytes, bytes]) -> None:
+    """Bring a new core to where the records end. Raises DamagedRecords.
+
+    records: in order, without bodies and ledger entries; bodies: by digest.
+    """
+    assert core.executed == 0
+    for record in records:
+        if isinstance(record, Base):
+            _restore_base(core, record)
+        elif isinstance(record, SavedMessage):
+            _restore_message(core, record, bodies)
+        elif isinstance(record, SavedRecovery):
+            core.nonce = record.nonce
+        elif isinstance(record, SavedPrepared):
+            _restore_prepared(core, record)
+        elif isinstance(record, Executed):
+            _restore_executed(core, record, bodies)
+    core.log.forget_up_to(core.kept_above)
+    last = max((slot.sequence for slot in core.log.above(0) if slot.accepted), default=0)
+    core.next_sequence = max(core.next_sequence, core.executed + 1, last + 1)
+    if core.is_primary and core.has_entered:
+        for slot in core.log.above(core.executed):
+            if slot.accepted is not None:
+                batch = slot.batches[slot.accepted]
+                core.proposed.update(ordered.key for ordered in batch.requests)
+
+
+def _restore_base(core: Core, base: Base) -> None:
+    restore_state(core, base.parts)
+    core.executed = base.sequence
+    for signed in base.certificate:
+        message = core.authenticator.read(signed)
+        if not isinstance(message, Checkpoint) or core.authenticator.check(signed, message):
+            raise DamagedRecords("the saved checkpoint certificate does not hold")
+        core.checkpoint_votes.add(message, signed)
+    certificate = core.checkpoint_votes.certificate(base.sequence)
+    if certificate is None or certificate.digest != state_digest(base.parts):
+        raise DamagedRecords("the saved state does not have the certified digest")
+    core.stable = certificate
+    core.stable_parts = base.parts
+    core.checkpoint_votes.forget_up_to(base.sequence)
+
+
+def _restore_message(core: Core, record: SavedMessage, bodies: dict[bytes, bytes]) -> None:
+    signed = record.signed
+    message = core.authenticator.read(signed)
+    if isinstance(message, Checkpoint):
+        _restore_checkpoint(core, message, signed)
+    elif isinstance(message, ViewChange):
+        _restore_view_change(core, message, record)
+    elif isinstance(message, NewView):
+        _restore_new_view(core, message, record)
+    elif isinstance(message, PrePrepare | Prepare | Commit):
+        slot = core.log.slot(message.sequence)
+        slot.records.append(record)
+        _restore_vote(core, slot, message, signed, bodies)
+    else:
+        raise DamagedRecords(f"a saved message that cannot be ours: {message}")
+
+
+def _restore_checkpoint(core: Core, message: Checkpoint, signed: Signed) -> None:
+    said = core.checkpoint_votes.vote_of(message.sequence, core.index)
+    if said is None:
+        core.checkpoint_votes.add(message, signed)
+    elif said[0] != message:
+        raise DamagedRecords(f"executing again to {message.sequence} gave another state")
+
+
+def _restore_view_change(core: Core, message: ViewChange, record: SavedMessage) -> None:
+    checked = check_view_change(message, record.signed, core.cluster, core.authenticator)
+    if not isinstance(checked, CheckedViewChange):
+        raise DamagedRecords(f"our own VIEW-CHANGE: {checked.reason}")
+    core.view = message.view
+    core.has_entered = False
+    core.new_view = None
+    core.view_changes[core.index] = checked
+    core.view_records = [record]
+    core.timers.has_progressed = False
+    for slot in core.log.above(0):
+        slot.leave_view()
+
+
+def _restore_new_view(core: Core, message: NewView, record: SavedMessage) -> None:
+    order = check_new_view(message, record.signed, core.cluster, core.authenticator)
+    if isinstance(order, Refusal):
+        raise DamagedRecords(f"the NEW-VIEW that was entered: {order.reason}")
+    core.view = message.view
+    core.has_entered = True
+    core.new_view = record.signed
+    core.floor = order.sequence_min
+    core.view_changes = {}
+    core.view_records = [record]
+    core.next_sequence = max(order.sequence_max, core.executed) + 1
+    set_proposals(core, message, order)
+
+
+def _restore_vote(
+    core: Core,
+    slot: Slot,
+    message: PrePrepare | Prepare | Commit,
+    signed: Signed,
+    bodies: dict[bytes, bytes],
+) -> None:
+    if isinstance(message, Commit):
+        slot.add_commit(message, signed, core.quorums)
+    elif isinstance(message, PrePrepare):
+        _restore_batch(slot, message.digest, bodies)
+        if message.view == core.view and core.has_entered:
+            slot.proposal = Proposal(message, signed)
+            slot.accepted = message.digest
+    elif message.view == core.view and core.has_entered:
+        slot.prepares[message.replica] = (message, signed)
+
+
+def _restore_prepared(core: Core, record: SavedPrepared) -> None:
+    pre_prepare = check_prepared(record.certificate, core.cluster, core.authenticator)
+    if isinstance(pre_prepare, Refusal):
+        raise DamagedRecords(f"a saved certificate: {pre_prepare.reason}")
+    slot = core.log.slot(pre_prepare.sequence)
+    slot.records.append(record)
+    slot.prepared = Prepared(pre_prepare.view, pre_prepare.digest, record.certificate)
+    if pre_prepare.view == core.view and core.has_entered:
+        for signed in record.certificate.prepares:
+            prepare = core.authenticator.read(signed)
+            assert isinstance(prepare, Prepare)
+            slot.prepares[prepare.replica] = (prepare, signed)
+
+
+def _restore_executed(core: Core, record: Executed, bodies: dict[bytes, bytes]) -> None:
+    if refusal := check_decided(record, core.cluster, core.authenticator):
+        raise DamagedRecords(f"{record.sequence} was executed without proof: {refusal.reason}")
+    slot = core.log.slot(record.sequence)
+    slot.records.append(record)
+    slot.decided = Decided(record.digest, record.commits)
+    if record.sequence <= core.executed:
+        return
+    if record.sequence != core.executed + 1:
+        raise DamagedRecords(f"sequence number {record.sequence} was executed out of order")
+    _restore_batch(slot, record.digest, bodies)
+    apply_batch(core, slot, slot.batches[record.digest])
+    if record.sequence % core.interval == 0:
+        take(core, record.sequence)
+
+
+def _restore_batch(slot: Slot, digest: bytes, bodies: dict[bytes, bytes]) -> None:
+    if digest == NULL_REQUEST or digest in slot.batches:
+        return
+    body = bodies.get(digest)
+    if body is None or digest_of(body) != digest:
+        raise DamagedRecords(f"the body of sequence number {slot.sequence} is missing")
+    try:
+        requests = tuple(
+            OrderedRequest(decode_ordered(request), request, digest_of(request.payload))
+            for request in decode_batch(body)
+        )
+    except MalformedMessage as error:
+        raise DamagedRecords(f"the body of {slot.sequence}: {error}") from error
+    slot.batches[digest] = Batch(digest, body, requests)

@@ -1,0 +1,184 @@
+"""State transfer: for a replica whose gap its peers no longer keep, or whose state is wrong (4.3).
+
+The rule: a state is adopted only if its digest has a certificate of `strong` CHECKPOINTs; the
+leaves are checked against that digest, each part against its leaf. So anybody may serve, one peer
+after the other is asked, and what does not fit is asked for again.
+"""
+
+from collections.abc import Callable
+
+from pbft.certificates import leaves_digest
+from pbft.codec import digest_of
+from pbft.core import Core, Transfer
+from pbft.messages import FetchState, Recover, Signed, StateLeaves, StateParts
+from pbft.ports import Refusal
+
+# Names asked for at once, so that an answer is a few messages.
+NAMES_PER_REQUEST = 256
+PARTS_BYTES_PER_MESSAGE = 512 * 1024
+# About what a leaf takes in a message: a name and a digest.
+LEAF_BYTES = 100
+
+
+def consider(core: Core) -> None:
+    """At every STATUS: begin a transfer if we are behind and stand still, or go on with one."""
+    stands_still = core.executed == core.executed_at_tick
+    core.executed_at_tick = core.executed
+    target = core.certified
+    is_needed = target.sequence > core.executed or core.is_diverged
+    if not is_needed:
+        core.transfer = None
+        return
+    transfer = core.transfer
+    if transfer is None:
+        if not stands_still and not core.is_diverged:
+            return
+        transfer = core.transfer = Transfer(target)
+        core.tell("state_transfer", sequence=target.sequence, executed=core.executed)
+    elif target.sequence > transfer.certificate.sequence:
+        # Nobody keeps the older state any more; parts that did not change stay good.
+        transfer.certificate = target
+        transfer.leaves = None
+    _ask(core, transfer)
+
+
+def _ask(core: Core, transfer: Transfer) -> None:
+    """Ask the next peer for what is missing."""
+    peers = [name for name in core.cluster.replica_names if name != core.name]
+    if not peers:
+        return
+    sequence = transfer.certificate.sequence
+    if transfer.leaves is None:
+        core.broadcast(core.sign(FetchState(sequence, (), core.index)))
+        return
+    missing = [name for name in transfer.leaves if name not in transfer.parts]
+    for first in range(0, len(missing), NAMES_PER_REQUEST):
+        names = tuple(missing[first : first + NAMES_PER_REQUEST])
+        peer = peers[transfer.attempts % len(peers)]
+        core.send(peer, core.sign(FetchState(sequence, names, core.index)))
+        transfer.attempts += 1
+
+
+def on_fetch_state(core: Core, message: FetchState, signed: Signed, now: float) -> Refusal | None:
+    """A peer asks for our last stable state. Answered if the signature holds and we are there.
+
+    A peer that asks for an older one learns of the newer by our STATUS. Bounded in bytes per peer
+    and time: what is left out is asked for again, of the next peer.
+    """
+    if refusal := core.authenticator.check(signed, message):
+        return refusal
+    if message.sequence != core.low or not core.stable_parts:
+        return None
+    if not core.may_send_more(message.replica, now):
+        return Refusal("more was asked for than is sent again at once")
+    parts = core.stable_parts
+    if not message.names:
+        leaves = tuple((name, digest_of(parts[name])) for name in sorted(parts))
+        core.send(signed.signer, core.sign(StateLeaves(core.low, leaves, core.index)))
+        core.note_sent(message.replica, LEAF_BYTES * len(leaves), now)
+        return None
+    chunk: list[tuple[str, bytes]] = []
+    size = 0
+    for name in dict.fromkeys(message.names):
+        if name not in parts:
+            continue
+        if chunk and size + len(parts[name]) > PARTS_BYTES_PER_MESSAGE:
+            _send_parts(core, signed.signer, chunk)
+            core.note_sent(message.replica, size, now)
+            chunk, size = [], 0
+            if not core.may_send_more(message.replica, now):
+                return None
+        chunk.append((name, parts[name]))
+        size += len(parts[name])
+    if chunk:
+        _send_parts(core, signed.signer, chunk)
+        core.note_sent(message.replica, size, now)
+    return None
+
+
+def _send_parts(core: Core, to: str, chunk: list[tuple[str, bytes]]) -> None:
+    core.send(to, core.sign(StateParts(core.low, tuple(chunk), core.index)))
+
+
+def on_state_leaves(
+    core: Core, message: StateLeaves, own: Callable[[], dict[str, bytes]]
+) -> Refusal | None:
+    """The leaves of the state that we fetch.
+
+    own: gives the parts of our own present state; those that did not change need not travel.
+    Accepted if they are for the checkpoint that we fetch, and their root is its digest; who sent
+    them does not matter.
+    """
+    transfer = core.transfer
+    if transfer is None or message.sequence != transfer.certificate.sequence:
+        return Refusal("leaves of a state that is not being fetched")
+    if transfer.leaves is not None:
+        return None
+    if leaves_digest(message.leaves) != transfer.certificate.digest:
+        return Refusal("leaves whose root is not the certified digest")
+    leaves = dict(message.leaves)
+    known = {**own(), **transfer.parts}
+    transfer.leaves = leaves
+    transfer.parts = {
+        name: data
+        for name, data in known.items()
+        if name in leaves and digest_of(data) == leaves[name]
+    }
+    _ask(core, transfer)
+    return None
+
+
+def on_state_parts(core: Core, message: StateParts) -> Refusal | None:
+    """Parts of the state that we fetch; each is accepted if it has its leaf's digest."""
+    transfer = core.transfer
+    if transfer is None or message.sequence != transfer.certificate.sequence:
+        return Refusal("parts of a state that is not being fetched")
+    if transfer.leaves is None:
+        return Refusal("parts before the leaves that would prove them")
+    wrong = 0
+    for name, data in message.parts:
+        if transfer.leaves.get(name) == digest_of(data):
+            transfer.parts[name] = data
+        else:
+            wrong += 1
+    return (
+        Refusal(f"{wrong} parts of the state without the digest of their leaves") if wrong else None
+    )
+
+
+def is_complete(core: Core) -> bool:
+    """Whether everything is here."""
+    transfer = core.transfer
+    return (
+        transfer is not None
+        and transfer.leaves is not None
+        and len(transfer.parts) == len(transfer.leaves)
+    )
+
+
+def adopt(core: Core) -> dict[str, bytes]:
+    """Go on from the fetched state, which gives its parts; `checkpoint` restores and keeps it."""
+    transfer = core.transfer
+    assert transfer is not None
+    assert is_complete(core)
+    sequence = transfer.certificate.sequence
+    core.tell("state_transferred", sequence=sequence, executed=core.executed)
+    core.executed = sequence
+    core.next_sequence = max(core.next_sequence, sequence + 1)
+    core.snapshots = {}
+    core.is_diverged = False
+    core.transfer = None
+    return transfer.parts
+
+
+def forget_executed(core: Core) -> None:
+    """Requests that the adopted state has executed are pending no more."""
+    for client in core.pending.clients():
+        for timestamp in core.pending.numbers(client):
+            if not core.clients.is_executable(client, timestamp):
+                core.pending.remove(client, timestamp)
+    for replica, signed in list(core.recover_requests.items()):
+        message = core.authenticator.read(signed)
+        done = core.recoveries.get(replica)
+        if done is not None and isinstance(message, Recover) and message.nonce in done.nonces:
+            del core.recover_requests[replica]

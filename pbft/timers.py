@@ -1,0 +1,124 @@
+"""When a replica stops waiting for its primary (OSDI'99, 4.4 and 4.5.2).
+
+The rule: a timer is a deadline as a number. Only each client's lowest pending number is timed,
+from when it became that or the view was entered: executing others' requests does not move it,
+so nobody is censored by serving others, and no primary is deposed by a backlog.
+"""
+
+from pbft.core import Core
+from pbft.log import RECOVER_NUMBER
+from pbft.messages import Envelope
+from pbft.ports import Send
+
+# No member's name begins like this.
+RECOVERY = "\0recovery "
+
+
+def update(core: Core, now: float, are_nulls_owed: bool) -> None:
+    """At the end of a turn: see which numbers wait, and since when.
+
+    A RECOVER is timed as if it were the only request of a client; the null requests that are owed
+    up to some T, as one whose number is the next sequence number.
+    """
+    lowest_numbers = {c: core.pending.numbers(c)[0] for c in core.pending.clients()}
+    for signed in core.recover_requests.values():
+        lowest_numbers[RECOVERY + signed.signer] = RECOVER_NUMBER
+    if are_nulls_owed:
+        lowest_numbers[RECOVERY] = core.executed + 1
+    waiting: dict[str, tuple[int, float]] = {}
+    for client, lowest in lowest_numbers.items():
+        earlier = core.timers.waiting.get(client)
+        same = earlier is not None and earlier[0] == lowest
+        waiting[client] = earlier if same and earlier is not None else (lowest, now)
+    core.timers.waiting = waiting
+    core.timers.forwarded &= {(client, lowest) for client, (lowest, _) in waiting.items()}
+
+
+def on_view_entered(core: Core, now: float) -> None:
+    """A new primary gets its full time."""
+    timers = core.timers
+    timers.view_change_due = None
+    timers.forwarded = set()
+    timers.waiting = {client: (lowest, now) for client, (lowest, _) in timers.waiting.items()}
+
+
+def on_state_adopted(core: Core, now: float) -> None:
+    """A state was fetched: what waited may be executed above it, so nobody is judged by old waits.
+
+    Only then: a replica that is behind for a moment, at a checkpoint, goes on waiting as before,
+    or a primary could censor by serving others.
+    """
+    timers = core.timers
+    timers.waiting = {client: (lowest, now) for client, (lowest, _) in timers.waiting.items()}
+
+
+def on_progress(core: Core) -> None:
+    """A batch was executed: the next failure is waited for half as long, down to the first wait.
+
+    Not at once all the way: on a network whose delays are close to the first wait, each batch
+    would cost two or three failed views again.
+    """
+    core.timers.has_progressed = True
+    core.timers.timeout = max(core.settings.view_change_seconds, core.timers.timeout / 2)
+
+
+def on_view_wanted(core: Core, now: float) -> None:
+    """`strong` replicas ask for the view we are changing to: from now on it may fail (4.4)."""
+    if core.timers.view_change_due is None:
+        core.timers.view_change_due = now + core.timers.timeout
+
+
+def failed_view(core: Core, now: float) -> bool:
+    """Whether the primary of our view has had its time. Hands requests on to it at half of that.
+
+    A replica that is behind does not judge: what it waits for may be executed already.
+    """
+    timers = core.timers
+    if not core.has_entered:
+        return timers.view_change_due is not None and now >= timers.view_change_due
+    if not _is_judging(core):
+        return False
+    for client, (lowest, since) in timers.waiting.items():
+        if now >= since + timers.timeout / 2 and (client, lowest) not in timers.forwarded:
+            timers.forwarded.add((client, lowest))
+            _forward(core, client, lowest)
+    return any(now >= since + timers.timeout for _, since in timers.waiting.values())
+
+
+def back_off(core: Core) -> None:
+    """Wait twice as long as before where nothing was executed since the last failure."""
+    if not core.timers.has_progressed:
+        core.timers.timeout = min(2 * core.timers.timeout, core.settings.view_change_seconds_max)
+
+
+def deadline(core: Core) -> float:
+    """When there is something to do at the latest."""
+    deadlines = [core.status_due]
+    timers = core.timers
+    if not core.has_entered:
+        if timers.view_change_due is not None:
+            deadlines.append(timers.view_change_due)
+    elif _is_judging(core):
+        for client, (lowest, since) in timers.waiting.items():
+            is_forwarded = (client, lowest) in timers.forwarded
+            deadlines.append(since + timers.timeout / (1 if is_forwarded else 2))
+    return min(deadlines)
+
+
+def _is_judging(core: Core) -> bool:
+    return (
+        core.is_voting
+        and not core.is_primary
+        and core.transfer is None
+        and core.certified.sequence <= core.executed
+    )
+
+
+def _forward(core: Core, client: str, timestamp: int) -> None:
+    """Once per request and view, and a primary forwards nothing: no ping-pong."""
+    to = core.cluster.replica_names[core.primary]
+    if client.startswith(RECOVERY):
+        requests = list(core.recover_requests.values())
+    else:
+        requests = [core.pending.get(client, timestamp)]
+    core.output.messages.extend(Send(to, Envelope(signed)) for signed in requests)

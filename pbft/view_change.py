@@ -1,0 +1,220 @@
+"""The view change: another primary when the present one does not order (OSDI'99, 4.4).
+
+The rule: whoever sent VIEW-CHANGE for a view votes in no earlier one any more, and a view begins
+only with what `new_view_order` computes from `strong` VIEW-CHANGEs, for primary and backups alike.
+"""
+
+from collections.abc import Sequence
+
+from pbft.authentication import Authenticator
+from pbft.certificates import (
+    CheckedViewChange,
+    NewViewOrder,
+    check_view_change,
+    new_view_order,
+)
+from pbft.core import Core
+from pbft.genesis import Cluster
+from pbft.log import NULL_REQUEST, Proposal
+from pbft.messages import NewView, PrePrepare, Signed, ViewChange
+from pbft.ports import Refusal
+
+
+def start(core: Core, view: int, reason: str) -> None:
+    """Leave for `view`: vote no more, and say VIEW-CHANGE with all that we prepared (4.4).
+
+    Called when our timer expired, or f+1 others left for views above ours.
+    """
+    assert view > core.view
+    core.view = view
+    core.has_entered = False
+    core.new_view = None
+    core.timers.view_change_due = None
+    core.timers.has_progressed = False
+    prepared = []
+    for slot in core.log.above(core.low):
+        slot.leave_view()
+        if slot.prepared is not None:
+            prepared.append(slot.prepared.certificate)
+    message = ViewChange(view, core.low, core.stable.checkpoints, tuple(prepared), core.index)
+    signed = core.sign(message)
+    checked = check_view_change(message, signed, core.cluster, core.authenticator)
+    assert not isinstance(checked, Refusal), f"our own VIEW-CHANGE: {checked.reason}"
+    core.view_changes[core.index] = checked
+    core.save_view(signed)
+    core.broadcast(signed)
+    core.tell("view_change", view=view, reason=reason, prepared=len(prepared))
+
+
+def on_view_change(core: Core, message: ViewChange, signed: Signed) -> Refusal | None:
+    """A replica's VIEW-CHANGE (4.4).
+
+    Accepted if: it is for a view that we have not entered; its sender sent none for a later
+    view; the signature holds; and every certificate in it proves what it says. A bad one is
+    refused by itself and spoils no other.
+    """
+    if message.view < core.view or (message.view == core.view and core.has_entered):
+        return Refusal("a VIEW-CHANGE for a view that is left or entered already")
+    earlier = core.view_changes.get(message.replica)
+    if earlier is not None and (earlier.message.view > message.view or earlier.message == message):
+        return None
+    checked = check_view_change(message, signed, core.cluster, core.authenticator)
+    if isinstance(checked, Refusal):
+        return checked
+    if earlier is not None and earlier.message.view == message.view:
+        core.accuse(message.replica, earlier.signed, signed)
+        return Refusal("another VIEW-CHANGE of this replica for this view came before")
+    core.view_changes[message.replica] = checked
+    return None
+
+
+def view_to_join(core: Core) -> int | None:
+    """The smallest view above ours that a VIEW-CHANGE names, once f+1 replicas are above (4.5.2).
+
+    So at least one correct replica is, and a single one that names a huge view drags nobody.
+    A replica that lost what it said asks for no view: it votes on nothing.
+    """
+    if core.nonce:
+        return None
+    views = sorted(
+        checked.message.view
+        for replica, checked in core.view_changes.items()
+        if replica != core.index and checked.message.view > core.view
+    )
+    return views[0] if len(views) >= core.quorums.weak else None
+
+
+def supporters(core: Core) -> list[CheckedViewChange]:
+    """The VIEW-CHANGEs for the view that we are changing to, by replica."""
+    if core.has_entered:
+        return []
+    return [
+        core.view_changes[replica]
+        for replica in sorted(core.view_changes)
+        if core.view_changes[replica].message.view == core.view
+    ]
+
+
+def has_everybody_left(core: Core) -> bool:
+    """Whether `strong` replicas left for our view or a later one, so that waiting makes sense.
+
+    Those that went further count too: otherwise two groups that left for different views would
+    wait for each other for ever.
+    """
+    if core.has_entered:
+        return False
+    left = [c for c in core.view_changes.values() if c.message.view >= core.view]
+    return len(left) >= core.quorums.strong
+
+
+def send_new_view(core: Core) -> bool:
+    """As primary of the view that is changed to, begin it once `strong` ask for it (4.4)."""
+    changes = supporters(core)
+    if core.has_entered or not core.is_primary or len(changes) < core.quorums.strong:
+        return False
+    own = [change for change in changes if change.message.replica == core.index]
+    others = [change for change in changes if change.message.replica != core.index]
+    chosen = (own + others)[: core.quorums.strong]
+    order = new_view_order(chosen, NULL_REQUEST)
+    pre_prepares = tuple(
+        core.sign(PrePrepare(core.view, sequence, digest, core.index))
+        for sequence, digest in order.digests
+    )
+    message = NewView(
+        core.view, tuple(change.signed for change in chosen), pre_prepares, core.index
+    )
+    signed = core.sign(message)
+    core.broadcast(signed)
+    _enter(core, message, signed, order)
+    return True
+
+
+def on_new_view(core: Core, message: NewView, signed: Signed) -> Refusal | None:
+    """The new primary's NEW-VIEW (4.4).
+
+    Accepted if: it is of its view's primary, for a view that we have not entered or left; V
+    holds good VIEW-CHANGEs for it of `strong` distinct replicas; and O is exactly what we
+    compute from V ourselves, each signed by the primary.
+    """
+    if message.view < core.view or (message.view == core.view and core.has_entered):
+        return Refusal("a NEW-VIEW for a view that is left or entered already")
+    order = check_new_view(message, signed, core.cluster, core.authenticator)
+    if isinstance(order, Refusal):
+        return order
+    core.view = message.view
+    core.has_entered = False
+    _enter(core, message, signed, order)
+    return None
+
+
+def check_new_view(
+    message: NewView, signed: Signed, cluster: Cluster, authenticator: Authenticator
+) -> Refusal | NewViewOrder:
+    """What a NEW-VIEW begins with, where it is right in every part."""
+    if message.replica != cluster.primary(message.view):
+        return Refusal("a NEW-VIEW from a replica that is not its primary")
+    if refusal := authenticator.check(signed, message):
+        return refusal
+    changes: dict[int, CheckedViewChange] = {}
+    for change_signed in message.view_changes:
+        change = authenticator.read(change_signed)
+        if not isinstance(change, ViewChange) or change.view != message.view:
+            return Refusal("the NEW-VIEW holds something other than VIEW-CHANGEs for its view")
+        checked = check_view_change(change, change_signed, cluster, authenticator)
+        if isinstance(checked, Refusal):
+            return Refusal(f"a VIEW-CHANGE in the NEW-VIEW: {checked.reason}")
+        changes[change.replica] = checked
+    if len(changes) < cluster.quorums.strong or len(changes) != len(message.view_changes):
+        return Refusal("too few distinct replicas in the NEW-VIEW")
+    order = new_view_order(changes.values(), NULL_REQUEST)
+    return _check_pre_prepares(message, message.pre_prepares, order, authenticator) or order
+
+
+def _check_pre_prepares(
+    message: NewView,
+    pre_prepares: Sequence[Signed],
+    order: NewViewOrder,
+    authenticator: Authenticator,
+) -> Refusal | None:
+    if len(pre_prepares) != len(order.digests):
+        return Refusal("the NEW-VIEW does not order what its VIEW-CHANGEs ask for")
+    for (sequence, digest), signed in zip(order.digests, pre_prepares, strict=True):
+        wanted = PrePrepare(message.view, sequence, digest, message.replica)
+        if authenticator.read(signed) != wanted:
+            return Refusal("the NEW-VIEW does not order what its VIEW-CHANGEs ask for")
+        if authenticator.check(signed, wanted):
+            return Refusal("a signature of a PRE-PREPARE in the NEW-VIEW does not hold")
+    return None
+
+
+def _enter(core: Core, message: NewView, signed: Signed, order: NewViewOrder) -> None:
+    """Begin the view: its first PRE-PREPAREs stand, nothing up to min-s will be accepted in it."""
+    core.has_entered = True
+    core.new_view = signed
+    core.floor = order.sequence_min
+    core.save_view(signed)
+    core.view_changes = {
+        replica: checked
+        for replica, checked in core.view_changes.items()
+        if checked.message.view > core.view
+    }
+    core.proposed = set()
+    core.next_sequence = max(order.sequence_max, core.executed) + 1
+    set_proposals(core, message, order)
+    core.tell(
+        "new_view",
+        view=core.view,
+        primary=core.primary,
+        sequence_min=order.sequence_min,
+        sequence_max=order.sequence_max,
+    )
+
+
+def set_proposals(core: Core, message: NewView, order: NewViewOrder) -> None:
+    """Put the PRE-PREPAREs of O into their slots; whoever has the bodies accepts them."""
+    for slot in core.log.above(0):
+        slot.leave_view()
+    for (sequence, digest), signed in zip(order.digests, message.pre_prepares, strict=True):
+        if core.within_water_marks(sequence):
+            pre_prepare = PrePrepare(message.view, sequence, digest, message.replica)
+            core.log.slot(sequence).proposal = Proposal(pre_prepare, signed)

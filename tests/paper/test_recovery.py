@@ -1,0 +1,418 @@
+"""A replica that lost what it had said (DESIGN section 4, Durable; OSDI'00 section 4, recovery)."""
+
+import pytest
+
+from pbft.core import ReplicaStatus, Settings
+from pbft.messages import (
+    Checkpoint,
+    Commit,
+    NewView,
+    Prepare,
+    PrePrepare,
+    Recover,
+    Signed,
+    ViewChange,
+)
+from pbft.ports import Base, SavedRecovery
+from pbft.replica import Replica
+from tests.pbft.checks import check_safety
+from tests.pbft.forge import new_view, view_change
+from tests.pbft.world import Disk, Message, World, signer, verify
+
+VOTES = (PrePrepare, Prepare, Commit, Checkpoint, ViewChange, NewView)
+
+
+def small(replicas: int = 4) -> World:
+    return World(
+        replicas,
+        checkpoint_interval=2,
+        window=4,
+        client_window=64,
+        settings=Settings(view_change_seconds=4.0, view_change_seconds_max=16.0),
+    )
+
+
+def ask(world: World, first: int, last: int) -> None:
+    for timestamp in range(first, last + 1):
+        world.ask(timestamp, b"%d" % timestamp)
+        world.deliver()
+
+
+def lose_disk(world: World, name: str = "r3", nonce: int = 1) -> None:
+    """The disk is damaged: a new one, and the replica begins as DESIGN says."""
+    if name in world.replicas:
+        world.crash(name)
+    entries = world.disks[name].entries
+    world.disks[name] = Disk()
+    world.disks[name].entries = list(entries)
+    application = world.applications[name] = world.make_application(name)
+    replica = Replica(world.cluster, name, signer(name), verify, application, world.settings)
+    world.replicas[name] = replica
+    world._take(name, replica.begin_recovery(bytes([nonce]) * 32, world.now))
+    world.connect(name)
+
+
+def votes(world: World, name: str, since: int = 0) -> list[object]:
+    """What it signed and sent since then that counts for something."""
+    return [
+        m.payload
+        for m in world.sent[since:]
+        if m.envelope.signed.signer == name and m.sender == name and isinstance(m.payload, VOTES)
+    ]
+
+
+def recover(world: World, replica: int = 3, nonce: int = 1) -> Signed:
+    return world.sign(world.names[replica], Recover(bytes([nonce]) * 32, replica))
+
+
+# --- the whole of it ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("replicas", [4, 7])
+def test_a_replica_that_lost_its_disk_recovers_on_an_idle_cluster(replicas: int) -> None:
+    """RECOVER is ordered, null requests follow up to T, the state is fetched, it votes again."""
+    world = small(replicas)
+    ask(world, 1, 5)
+    name = world.names[-1]
+    lose_disk(world, name)
+    assert world.core(name).status is ReplicaStatus.RECOVERING
+    world.run(20)
+    core = world.core(name)
+    assert core.status is ReplicaStatus.NORMAL
+    # Executed at 6: T is the first multiple of 2 at or above 6 + 4.
+    assert core.recoveries[core.index].voting_from == 10
+    assert core.low >= 10
+    assert set(world.executed().values()) == {core.executed}
+    assert world.told(name, "recovered") == [{"stable": 10}]
+    since = len(world.sent)
+    ask(world, 6, 6)
+    assert {type(vote) for vote in votes(world, name, since)} >= {Prepare, Commit}
+    assert {replica.core.view for replica in world.replicas.values()} == {0}
+
+
+def test_a_replica_recovers_under_load() -> None:
+    """What clients ask fills the numbers up to T; nobody waits for null requests then."""
+    world = small()
+    ask(world, 1, 5)
+    lose_disk(world)
+    for timestamp in range(6, 30):
+        world.ask(timestamp, b"%d" % timestamp)
+        world.run(1)
+    assert world.core("r3").status is ReplicaStatus.NORMAL
+    assert len(world.client_output.accepted) == 29
+    assert set(world.executed().values()) == {world.core("r0").executed}
+
+
+def test_it_votes_on_nothing_until_t_is_stable() -> None:
+    """Whatever it may have said before, it says nothing that could contradict it."""
+    world = small()
+    ask(world, 1, 5)
+    lose_disk(world)
+    since = len(world.sent)
+    for _ in range(30):
+        world.tick(0.25)
+        world.deliver()
+        if not world.core("r3").nonce:
+            break
+        assert votes(world, "r3", since) == []
+        if world.now < 3:
+            world.ask(len(world.client_output.accepted) + 1, b"x")
+    assert world.core("r3").status is ReplicaStatus.NORMAL
+
+
+def test_the_primary_of_the_view_that_lost_its_disk_is_replaced_and_recovers() -> None:
+    """It proposes nothing; its RECOVER waits for a primary that orders it."""
+    world = small()
+    ask(world, 1, 5)
+    lose_disk(world, "r0")
+    world.run(30)
+    assert world.core("r0").status is ReplicaStatus.NORMAL
+    assert {replica.core.view for replica in world.replicas.values()} == {1}
+    ask(world, 6, 8)
+    assert len(world.client_output.accepted) == 8
+
+
+def test_two_replicas_of_seven_lose_their_disks_at_once() -> None:
+    """Up to f at a time; each one has its own T."""
+    world = small(7)
+    ask(world, 1, 5)
+    lose_disk(world, "r5", 1)
+    lose_disk(world, "r6", 2)
+    world.run(25)
+    assert {r.core.status for r in world.replicas.values()} == {ReplicaStatus.NORMAL}
+    assert set(world.executed().values()) == {world.core("r0").executed}
+
+
+def test_one_after_the_other_loses_its_disk() -> None:
+    """More than f over time, never more than f at once."""
+    world = small()
+    ask(world, 1, 3)
+    done = 3
+    for nonce, name in enumerate(("r3", "r2", "r0", "r1", "r3"), 1):
+        lose_disk(world, name, nonce)
+        world.run(30)
+        assert world.core(name).status is ReplicaStatus.NORMAL, name
+        ask(world, done + 1, done + 2)
+        world.run(2)
+        done += 2
+        assert len(world.client_output.accepted) == done
+    assert len(set(world.executed().values())) == 1
+
+
+def test_it_may_be_killed_again_and_again_while_it_recovers() -> None:
+    """That it lost what it said is on its disk from the first turn on."""
+    world = small()
+    ask(world, 1, 5)
+    lose_disk(world)
+    for _ in range(12):
+        world.run(2)
+        was_recovering = bool(world.core("r3").nonce)
+        world.crash("r3")
+        world.start("r3")
+        assert bool(world.core("r3").nonce) == was_recovering
+        world.connect("r3")
+    world.run(10)
+    assert world.core("r3").status is ReplicaStatus.NORMAL
+    assert not any(isinstance(r, SavedRecovery) and r.nonce for r in world.disks["r3"].records[-1:])
+
+
+def test_it_loses_its_disk_again_while_it_recovers() -> None:
+    """A new nonce; the first RECOVER counts for nothing any more."""
+    world = small()
+    ask(world, 1, 5)
+    lose_disk(world, nonce=1)
+    world.run(3)
+    lose_disk(world, nonce=2)
+    world.run(40)
+    assert world.core("r3").status is ReplicaStatus.NORMAL
+    assert bytes([2]) * 32 in world.core("r3").recoveries[3].nonces
+
+
+def test_with_f_0_nobody_can_vouch_for_it() -> None:
+    """It must not even begin."""
+    world = World(3)
+    replica = Replica(
+        world.cluster, "r2", signer("r2"), verify, world.make_application("r2"), world.settings
+    )
+    with pytest.raises(AssertionError, match="with f = 0"):
+        replica.begin_recovery(bytes(32), 0.0)
+
+
+# --- RECOVER ------------------------------------------------------------------------------------
+
+
+def execute(world: World, sequence: int, requests: list[Signed]) -> None:
+    """Have a batch decided everywhere."""
+    message, signed, body = world.pre_prepare(sequence, requests)
+    for name in list(world.replicas):
+        if name != "r0":
+            world.give(name, signed, body)
+        for replica in range(4):
+            if world.names[replica] != name:
+                world.give(name, world.commit(sequence, message.digest, replica))
+
+
+def test_recover_refused_that_is_forged_or_of_another() -> None:
+    """It is signed by the replica that it names."""
+    world = small()
+    good = recover(world)
+    assert world.refuse("r1", Signed("r3", good.payload, bytes(64))) == "bad signature"
+    assert "not the replica" in world.refuse("r1", world.sign("r2", Recover(bytes(32), 3)))
+    assert "not the replica" in world.refuse("r1", world.sign("client", Recover(bytes(32), 3)))
+
+
+def test_an_executed_recover_fixes_t_in_the_state_of_all() -> None:
+    """The first checkpoint at least L above it, the same everywhere: it is part of the digest."""
+    world = small()
+    execute(world, 1, [recover(world)])
+    for name in ("r1", "r2", "r3"):
+        assert world.core(name).recoveries[3].voting_from == 6
+        assert world.told(name, "recover") == [{"replica": 3, "sequence": 1, "voting_from": 6}]
+
+
+@pytest.mark.parametrize("nonce", [1, 2])
+def test_one_recovery_at_a_time_per_replica(nonce: int) -> None:
+    """The same again, or another one: refused, and where it is ordered without effect."""
+    world = small()
+    execute(world, 1, [recover(world)])
+    again = recover(world, nonce=nonce)
+    assert "executed, or while another one is under way" in world.refuse("r1", again)
+    execute(world, 2, [again])
+    assert world.executed()["r1"] == 2
+    assert world.core("r1").recoveries[3].voting_from == 6
+    assert world.core("r1").recoveries[3].nonces == (bytes([1]) * 32,)
+
+
+def test_an_old_recover_that_is_sent_again_counts_for_nothing() -> None:
+    """Nonces are remembered, so a recorded RECOVER opens nothing."""
+    world = small()
+    ask(world, 1, 1)
+    lose_disk(world)
+    world.run(20)
+    assert world.core("r3").status is ReplicaStatus.NORMAL
+    before = world.core("r1").recoveries[3]
+    assert "a RECOVER that is executed" in world.refuse("r1", recover(world))
+    for name in world.names[:3]:
+        world.give(name, recover(world))
+    world.run(4)
+    assert world.core("r1").recoveries[3] == before
+
+
+def test_one_recover_per_replica_is_kept_however_many_it_sends() -> None:
+    """Bounded; and the null requests end at T."""
+    world = small()
+    for nonce in range(50):
+        world.give("r1", recover(world, nonce=nonce))
+    assert len(world.core("r1").recover_requests) == 1
+
+
+def test_null_requests_end_at_t() -> None:
+    """Idle again: nothing is ordered any more."""
+    world = small()
+    ask(world, 1, 1)
+    lose_disk(world)
+    world.run(30)
+    executed = world.core("r0").executed
+    assert executed == 6, "RECOVER at 2, T = 6"
+    world.run(10)
+    assert world.core("r0").executed == executed
+
+
+# --- what it said before ------------------------------------------------------------------------
+
+
+def recovered_elsewhere(world: World) -> None:
+    """r3's RECOVER is executed at 1, so T is 6."""
+    execute(world, 1, [recover(world)])
+    world.under_way.clear()
+
+
+def test_its_older_view_changes_are_void() -> None:
+    """Whoever executed s takes no VIEW-CHANGE of it whose checkpoint is below T."""
+    world = small()
+    recovered_elsewhere(world)
+    old = view_change(world, 3, 5)
+    assert "before the replica's recovery" in world.refuse("r1", old)
+    changes = [old, view_change(world, 0, 5), view_change(world, 2, 5)]
+    assert "before the replica's recovery" in world.refuse("r2", new_view(world, 5, changes))
+
+
+def test_an_older_view_change_that_is_stored_already_is_forgotten() -> None:
+    """T5: it must be neither in a NEW-VIEW of ours, nor in the way of its new one, nor a proof."""
+    world = small()
+    old = view_change(world, 3, 5)
+    world.give("r1", old)
+    recovered_elsewhere(world)
+    assert 3 not in world.core("r1").view_changes
+    for replica in (0, 2):
+        world.give("r1", view_change(world, replica, 5))
+    assert world.core("r1").view == 5
+    assert [[s.signer for s in message.view_changes] for message in world.said("r1", NewView)] == [
+        ["r1", "r0", "r2"]
+    ]
+    assert world.told("r1", "equivocation") == []
+
+
+def test_a_view_that_began_before_is_entered_all_the_same() -> None:
+    """T6: its NEW-VIEW holds the VIEW-CHANGE of the replica that lost its disk later."""
+    world = small()
+    ask(world, 1, 1)
+    for name in ("r1", "r3"):
+        world.give(name, world.request(2, b"2"))
+        world.expire(name, 4.0)
+    world.deliver(lambda m: m.receiver in ("r0", "r1"))
+    (message,) = world.said("r1", NewView)
+    assert {signed.signer for signed in message.view_changes} == {"r0", "r1", "r3"}
+    world.run(3)
+    assert {replica.core.view for replica in world.replicas.values()} == {1}
+
+    def is_new_view_for_r3(message: Message) -> bool:
+        return message.receiver == "r3" and isinstance(message.payload, NewView)
+
+    lose_disk(world)
+    for _ in range(20):
+        world.tick()
+        world.drop(is_new_view_for_r3)
+        world.deliver(lambda m: not is_new_view_for_r3(m))
+    assert world.core("r3").executed >= 6
+    world.run(8)
+    core = world.core("r3")
+    assert (core.status, core.view, core.has_entered) == (ReplicaStatus.NORMAL, 1, True)
+
+
+def test_the_recovering_replica_joins_no_view_change_and_begins_none() -> None:
+    """It asks for nothing; the others' views it follows by their NEW-VIEW."""
+    world = small()
+    lose_disk(world)
+    world.under_way.clear()
+    for replica in (0, 1, 2):
+        world.give("r3", view_change(world, replica, 3))
+    world.give("r3", world.request(1, b"x"))
+    for _ in range(10):
+        world.expire("r3", 4.0)
+    assert world.said("r3", ViewChange) == []
+    assert world.said("r3", NewView) == []
+    changes = [view_change(world, i, 1) for i in (0, 1, 2)]
+    world.give("r3", new_view(world, 1, changes))
+    assert (world.core("r3").view, world.core("r3").has_entered) == (1, True)
+
+
+def test_a_base_keeps_the_recovery() -> None:
+    """A new generation of records says that it is still recovering."""
+    world = small()
+    ask(world, 1, 9)
+    lose_disk(world)
+
+    def is_not_recover(message: Message) -> bool:
+        return not isinstance(message.payload, Recover)
+
+    for _ in range(5):
+        world.tick()
+        world.drop(lambda m: not is_not_recover(m))
+        world.deliver(is_not_recover)
+    assert world.core("r3").low == 8
+    records = world.disks["r3"].records
+    assert isinstance(records[0], Base)
+    assert SavedRecovery(bytes([1]) * 32) in records
+    world.crash("r3")
+    world.start("r3")
+    assert world.core("r3").status is ReplicaStatus.RECOVERING
+
+
+def test_safety_over_everything_it_said_before_and_after() -> None:
+    """Its words of both lives together contradict nothing, phase by phase."""
+    world = small()
+    ask(world, 1, 5)
+    lose_disk(world)
+    world.run(12)
+    ask(world, 6, 12)
+    world.run(4)
+    assert set(world.executed().values()) == {world.core("r0").executed}
+    check_safety(world)
+
+
+# --- what it waits for is timed -----------------------------------------------------------------
+
+
+def test_a_recovery_is_not_censored_by_serving_others() -> None:
+    """T1: the primary orders every request, and never the RECOVER of r3."""
+    world = small()
+    world.give("r1", recover(world))
+    for timestamp in range(1, 5):
+        world.give("r1", world.request(timestamp, b"%d" % timestamp))
+        execute(world, timestamp, [world.request(timestamp, b"%d" % timestamp)])
+        for _ in range(4):
+            world.expire("r1", 0.25)
+    assert world.executed()["r1"] >= 3
+    assert [message.view for message in world.said("r1", ViewChange)] == [1]
+
+
+def test_null_requests_that_a_recovery_waits_for_are_timed() -> None:
+    """A primary that orders the RECOVER and then nothing is deposed, also without clients."""
+    world = small()
+    execute(world, 1, [recover(world)])
+    for _ in range(15):
+        world.expire("r1", 0.25)
+    assert world.said("r1", ViewChange) == []
+    world.expire("r1", 0.25)
+    assert [message.view for message in world.said("r1", ViewChange)] == [1]

@@ -1,0 +1,231 @@
+"""The primary dies, sleeps, or has its disk wiped: the others go on, and soon.
+
+Every test prints the longest time without service as a multiple of the view-change timer.
+"""
+
+import shutil
+import signal
+import time
+
+import pytest
+
+from ci.ledger import AppendEntry, decode_entry
+from pbft.ports import Entry
+from tests.processes.conftest import NetworkMaker
+from tests.processes.load import Load
+from tests.processes.network import CLIENT, Network, pipeline, verdict_entries
+from tests.processes.promises import broken_promises
+
+pytestmark = pytest.mark.processes
+
+BRANCHES = {"green": pipeline("echo green"), "red": pipeline("exit 3")}
+TIMER_SECONDS = 2.0
+# One view fails: its timer, and what the machine needs for the rest. Two in a row: 1 + 2 timers.
+ONE_VIEW_TIMERS_MAX = 3.0
+TWO_VIEWS_TIMERS_MAX = 6.0
+GO_ON_SECONDS = 40.0
+
+
+def patient(network_maker: NetworkMaker, **cluster: object) -> Network:
+    """A network with this test's timer, and everything that it sends captured."""
+    overrides = {"node": {"view_change_seconds": TIMER_SECONDS}, "cluster": cluster}
+    network: Network = network_maker(BRANCHES, is_captured=True, overrides=overrides)
+    return network
+
+
+def print_wait(capsys: pytest.CaptureFixture[str], what: str, seconds: float) -> float:
+    """Say how long nobody was served; the same as a multiple of the timer."""
+    timers = seconds / TIMER_SECONDS
+    with capsys.disabled():
+        print(  # noqa: T201 - meant for whoever runs the tests
+            f"\n{what}: {seconds:.2f} s without service, {timers:.2f} view-change timers"
+        )
+    return timers
+
+
+def views_of(network: Network, *names: str) -> set[int]:
+    return {network.status(name)["view"] for name in names or network.node_names}
+
+
+def appended(ledger: list[Entry]) -> list[str]:
+    decoded = [decode_entry(entry.body) for entry in ledger]
+    return [entry.text for entry in decoded if isinstance(entry, AppendEntry)]
+
+
+def check_nothing_is_lost(network: Network, load: Load, builds: list[str]) -> None:
+    """Every append once, every build with its verdict, all ledgers equal."""
+    views = network.verdicts(builds)
+    assert all(view["verdict"]["outcome"] in ("passed", "failed") for view in views.values())
+    ledger = network.settle()
+    assert sorted(entry.build for entry in verdict_entries(ledger)) == sorted(builds)
+    assert sorted(appended(ledger)) == sorted(load.texts)
+
+
+def test_the_primary_killed_under_load(
+    make_network: NetworkMaker, capsys: pytest.CaptureFixture[str]
+) -> None:
+    network = patient(make_network)
+    network.start()
+    with Load(network, "a") as load:
+        load.wait_for_answers(10, GO_ON_SECONDS)
+        builds = [network.post("green" if number % 2 else "red") for number in range(6)]
+        network.kill("node0")
+        killed = time.monotonic()
+        load.wait_for_answers(10, GO_ON_SECONDS)
+        waited = load.longest_wait(killed)
+        builds.append(network.post("green"))
+        network.verdict(builds[-1])
+        assert views_of(network, "node1", "node2", "node3") == {1}
+        network.start("node0")
+    assert print_wait(capsys, "primary killed", waited) < ONE_VIEW_TIMERS_MAX
+    check_nothing_is_lost(network, load, builds)
+    assert views_of(network) == {1}
+    assert broken_promises(network) == []
+
+
+def test_the_primary_asleep_and_awake_again(
+    make_network: NetworkMaker, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """When it wakes it takes in what it missed; it does not ask for another primary itself."""
+    network = patient(make_network)
+    network.start()
+    with Load(network, "a") as load:
+        load.wait_for_answers(10, GO_ON_SECONDS)
+        builds = [network.post("green") for _ in range(3)]
+        network.processes["node0"].send_signal(signal.SIGSTOP)
+        stopped = time.monotonic()
+        load.wait_for_answers(10, GO_ON_SECONDS)
+        waited = load.longest_wait(stopped)
+        time.sleep(3 * TIMER_SECONDS)  # long enough for every deadline that it had to pass
+        network.processes["node0"].send_signal(signal.SIGCONT)
+        network.wait_until(
+            lambda: network.status("node0")["view"] == 1, "node0 in the new view", GO_ON_SECONDS
+        )
+        load.wait_for_answers(50, GO_ON_SECONDS)
+    assert print_wait(capsys, "primary stopped", waited) < ONE_VIEW_TIMERS_MAX
+    check_nothing_is_lost(network, load, builds)
+    assert views_of(network) == {1}
+    assert broken_promises(network) == []
+
+
+def test_a_backup_that_falls_asleep_again_and_again_changes_nothing(
+    make_network: NetworkMaker, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It wakes to requests that waited for longer than its timer, and blames nobody for it."""
+    network = patient(make_network)
+    network.rewrite("node2", lambda settings: settings.update(view_change_seconds=0.5))
+    network.start()
+    with Load(network, "a") as load:
+        load.wait_for_answers(10, GO_ON_SECONDS)
+        began = time.monotonic()
+        for _ in range(12):
+            network.processes["node2"].send_signal(signal.SIGSTOP)
+            time.sleep(1.2)
+            network.processes["node2"].send_signal(signal.SIGCONT)
+            load.wait_for_answers(20, GO_ON_SECONDS)
+            network.wait_until(
+                lambda: network.status("node2")["in_sync"], "node2 in sync", GO_ON_SECONDS
+            )
+        waited = load.longest_wait(began)
+    assert print_wait(capsys, "backup stopped", waited) < 1
+    check_nothing_is_lost(network, load, [])
+    assert views_of(network) == {0}
+    assert "view_change" not in network.status("node2")["counters"]
+    assert broken_promises(network) == []
+
+
+def test_every_node_killed_in_turn(
+    make_network: NetworkMaker, capsys: pytest.CaptureFixture[str]
+) -> None:
+    network = patient(make_network, checkpoint_interval=16, window=32)
+    network.start()
+    builds: list[str] = []
+    with Load(network, "a") as load:
+        for name in network.node_names:
+            load.wait_for_answers(10, GO_ON_SECONDS)
+            builds.append(network.post("green"))
+            killed = time.monotonic()
+            network.kill(name)
+            load.wait_for_answers(30, GO_ON_SECONDS)
+            waited = load.longest_wait(killed)
+            network.start(name)
+            assert print_wait(capsys, f"{name} killed", waited) < TWO_VIEWS_TIMERS_MAX
+            network.wait_until(
+                lambda name=name: network.status(name)["in_sync"],  # type: ignore[misc]
+                f"{name} in sync",
+                GO_ON_SECONDS,
+            )
+    check_nothing_is_lost(network, load, builds)
+    assert broken_promises(network) == []
+
+
+def test_all_killed_at_once(make_network: NetworkMaker, capsys: pytest.CaptureFixture[str]) -> None:
+    network = patient(make_network)
+    network.start()
+    with Load(network, "a") as load:
+        load.wait_for_answers(10, GO_ON_SECONDS)
+        builds = [network.post("green") for _ in range(4)]
+        for name in network.node_names:
+            network.kill(name)
+        network.start(*network.node_names)
+        started = time.monotonic()
+        load.wait_for_answers(10, GO_ON_SECONDS)
+        waited = load.longest_wait(started)
+    assert print_wait(capsys, "all killed, since they answer", waited) < TWO_VIEWS_TIMERS_MAX
+    check_nothing_is_lost(network, load, builds)
+    assert broken_promises(network) == []
+
+
+def test_a_wiped_data_directory(
+    make_network: NetworkMaker, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The state comes over the links, the ledger over HTTP; then all four are equal again."""
+    network = patient(make_network, checkpoint_interval=8, window=16)
+    network.start()
+    with Load(network, "a") as load:
+        builds = [network.post("green") for _ in range(3)]
+        network.verdicts(builds)
+        network.wait_until(
+            lambda: network.status("node0")["stable_checkpoint"] >= 64, "checkpoints", 60
+        )
+        wiped = time.monotonic()
+        network.kill("node3")
+        shutil.rmtree(network.data_directory("node3"))
+        network.start("node3")
+        network.wait_until(
+            lambda: network.status("node3")["sequence"] > 64, "node3 has the state", GO_ON_SECONDS
+        )
+        network.wait_until(
+            lambda: network.status("node3")["ledger_missing"] == 0, "the ledger", GO_ON_SECONDS
+        )
+        assert network.status("node3")["counters"]["state_transferred"] >= 1
+        builds.append(network.post("red"))
+        view = network.complete(builds[-1], ballots=4)
+        assert "node3" in {ballot["replica"] for ballot in view["ballots"]}
+        waited = load.longest_wait(wiped)
+    print_wait(capsys, "a backup wiped", waited)
+    check_nothing_is_lost(network, load, builds)
+    network.kill("node3")
+    network.start("node3")
+    network.settle()
+    status = network.status("node3")
+    assert (status["in_sync"], status["ledger_missing"]) == (True, 0)
+
+
+def test_the_gateway_loses_its_data_after_more_requests_than_are_remembered(
+    make_network: NetworkMaker,
+) -> None:
+    network = patient(make_network, client_window=16)
+    network.start()
+    with Load(network, "a") as load:
+        load.wait_for_answers(60, GO_ON_SECONDS)
+    network.settle()
+    network.stop(CLIENT)
+    shutil.rmtree(network.data_directory(CLIENT))
+    network.start(CLIENT)
+    with Load(network, "b") as again:
+        build = network.post("green")
+        assert network.verdict(build)["verdict"]["outcome"] == "passed"
+        again.wait_for_answers(20, GO_ON_SECONDS)
+    ledger = network.settle()
+    assert sorted(appended(ledger)) == sorted(load.texts + again.texts)
