@@ -1,0 +1,176 @@
+"""The invariants of builds: ballots, verdicts, and what the containers really showed."""
+
+from collections.abc import Callable
+
+from ci.ledger import LateBallotEntry, VerdictEntry, decode_entry, genesis_head
+from ci.operations import (
+    Ballot,
+    CancelBuild,
+    CastBallot,
+    Compared,
+    Finding,
+    MalformedOperation,
+    Outcome,
+    ReportDeadline,
+    decode_operation,
+)
+from ci.statement import VerdictFields, parse_statement
+from pbft.client import Accepted
+from pbft.genesis import Cluster
+from pbft.messages import Request
+from pbft.ports import Entry, ExecutedRequest
+from simulator.builds import BuildTruth
+from simulator.gateways import Asked
+from simulator.process import Process
+
+Key = tuple[bytes, int]
+
+
+class BuildChecker:
+    """Counts ballots by itself, from the executed requests, and compares.
+
+    violate: (invariant, details) ends the run. correct: the members that follow the rules.
+    """
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        truth: BuildTruth,
+        correct: tuple[str, ...],
+        violate: Callable[[str, str], None],
+    ) -> None:
+        self.genesis_head = genesis_head(cluster.id)
+        self.verdicts: dict[Key, bytes] = {}
+        self._quorums = cluster.quorums
+        self._replicas = cluster.replica_names
+        self._truth = truth
+        self._correct = dict.fromkeys(correct)
+        self._violate = violate
+        self._ballots: dict[Key, dict[str, Ballot]] = {}
+        self._reports: dict[Key, dict[str, None]] = {}
+        self._cancelled: dict[bytes, None] = {}
+        self._cast: dict[tuple[str, Key], bytes] = {}
+
+    def is_correct(self, member: str) -> bool:
+        """Whether this member follows the rules."""
+        return member in self._correct
+
+    def on_own_request(self, process: Process, request: Request) -> None:
+        """A correct replica sends a request of its own."""
+        operation = decode_operation(request.operation)
+        if not isinstance(operation, CastBallot):
+            return
+        key = (process.name, (operation.build, operation.opened))
+        said = request.operation + request.timestamp.to_bytes(8, "big")
+        if self._cast.setdefault(key, said) != said:
+            self._violate("24 one ballot per build", f"{process.name} votes twice")
+        seen = self._truth.observed.get(key[1], {}).get(process.name, [])
+        if operation.ballot not in seen:
+            self._violate("24 one ballot per build", f"{process.name} says what it did not find")
+
+    def on_execution(self, delivery: ExecutedRequest) -> None:
+        """A request was executed, for the first time in this world."""
+        try:
+            operation = decode_operation(delivery.request.operation)
+        except MalformedOperation:
+            return
+        if isinstance(operation, CancelBuild):
+            if delivery.applied.kind != "refused":
+                self._cancelled[operation.build] = None
+            return
+        if not isinstance(operation, CastBallot | ReportDeadline):
+            return
+        replica = delivery.request.client  # the name whose signature was checked
+        key = (operation.build, operation.opened)
+        if delivery.applied.kind == "refused":
+            return
+        if replica not in self._replicas:
+            self._violate("21 a quorum of ballots", f"{replica} is no replica")
+        if isinstance(operation, CastBallot):
+            ballots = self._ballots.setdefault(key, {})
+            if replica in ballots:
+                self._violate("24 one ballot per build", f"{replica} counts twice")
+            ballots[replica] = operation.ballot
+        elif key not in self.verdicts:
+            self._reports.setdefault(key, {})[replica] = None
+
+    def on_entry(self, entry: Entry) -> None:
+        """A ledger entry was written, for the first time in this world.
+
+        Entries are seen after the requests of their turn, so later ballots may be counted too.
+        """
+        decoded = decode_entry(entry.body)
+        if isinstance(decoded, LateBallotEntry):
+            key = (bytes.fromhex(decoded.build), decoded.opened)
+            if key not in self.verdicts:
+                self._violate("23 a verdict is final", "a late ballot before the verdict")
+        if not isinstance(decoded, VerdictEntry):
+            return
+        key = (bytes.fromhex(decoded.build), decoded.opened)
+        statement = bytes(decoded.statement)
+        if key in self.verdicts:
+            self._violate("23 a verdict is final", f"{decoded.build} is decided twice")
+        self.verdicts[key] = statement
+        verdict = parse_statement(statement).verdict
+        listed = [ballot.replica for ballot in decoded.ballots]
+        if (verdict.build, verdict.opened) != (decoded.build, decoded.opened):
+            self._violate("23 a verdict is final", "the statement is about another build")
+        cast = self._ballots.get(key, {})
+        if listed != list(cast)[: len(listed)]:
+            self._violate("21 a quorum of ballots", f"{listed} where {list(cast)} voted")
+        self._check_quorum(key, verdict, {name: cast[name] for name in listed})
+        self._check_backing(key, verdict)
+
+    def _check_quorum(self, key: Key, verdict: VerdictFields, cast: dict[str, Ballot]) -> None:
+        counts: dict[Compared, int] = {}
+        for ballot in cast.values():
+            if isinstance(ballot, Finding):
+                counts[ballot.compared] = counts.get(ballot.compared, 0) + 1
+        if verdict.outcome is Outcome.CANCELLED:
+            if key[0] not in self._cancelled:
+                self._violate("21 a quorum of ballots", "cancelled by nobody")
+            return
+        missing = self._quorums.replicas - len(cast)
+        if verdict.outcome is Outcome.DISPUTED:
+            reachable = missing >= self._quorums.weak or any(
+                count + missing >= self._needed(value) for value, count in counts.items()
+            )
+            reports = len(self._reports.get(key, {}))
+            if reachable and reports < self._quorums.strong:
+                self._violate("21 a quorum of ballots", "disputed, but a value was in reach")
+            return
+        agreed = [
+            value
+            for value, count in counts.items()
+            if value.outcome is verdict.outcome
+            and value.exit_code == verdict.exit_code
+            and count >= self._needed(value)
+        ]
+        if not agreed:
+            self._violate(
+                "21 a quorum of ballots", f"{verdict.outcome} with {sorted(counts.values())}"
+            )
+
+    def _needed(self, value: Compared) -> int:
+        if value.outcome is Outcome.PASSED:
+            return self._quorums.replicas - self._quorums.faults_max
+        return self._quorums.faults_max + 1
+
+    def _check_backing(self, key: Key, verdict: VerdictFields) -> None:
+        if verdict.outcome in (Outcome.CANCELLED, Outcome.DISPUTED):
+            return
+        seen = [
+            ballot.compared
+            for replica, ballots in self._truth.observed.get(key, {}).items()
+            if replica in self._correct
+            for ballot in ballots
+            if isinstance(ballot, Finding)
+        ]
+        if not any((v.outcome, v.exit_code) == (verdict.outcome, verdict.exit_code) for v in seen):
+            self._violate("22 a verdict was observed", f"nobody correct saw {verdict.outcome}")
+
+    def on_decided_answer(self, asked: Asked, answer: Accepted) -> None:
+        """A correct client believes a verdict."""
+        statements = [s for (build, _), s in self.verdicts.items() if build == answer.subject]
+        if answer.result not in statements:
+            self._violate("19 f+1 equal replies", f"{asked.client}: a verdict nobody reached")

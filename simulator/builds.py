@@ -1,0 +1,63 @@
+"""What builds come to in a simulated world: the truth, known beforehand by build and replica."""
+
+import hashlib
+
+import msgspec
+
+from ci.operations import Abstain, Ballot, Compared, Evidence, Finding, Outcome
+from simulator.chance import stream
+
+
+class BuildFaults(msgspec.Struct, frozen=True, kw_only=True):
+    """flaky: share of builds that come out differently here and there; abstentions: share of
+    ballots of a replica in trouble; seconds_max: the longest build."""
+
+    flaky: float = 0.0
+    abstentions: float = 0.0
+    seconds_max: float = 5.0
+
+
+class BuildTruth:
+    """The container of every replica. One replica that builds again may find something else."""
+
+    def __init__(self, seed: int, faults: BuildFaults) -> None:
+        self._seed = seed
+        self._faults = faults
+        # (build, opening) -> replica -> all that its container really showed
+        self.observed: dict[tuple[bytes, int], dict[str, list[Ballot]]] = {}
+
+    def duration_seconds(self, build: bytes, replica: str, attempt: int) -> float:
+        """How long that build takes there."""
+        chance = stream(self._seed, f"duration {build.hex()} {replica} {attempt}")
+        return 0.1 + chance.random() * self._faults.seconds_max
+
+    def run(
+        self, build: bytes, opened: int, commit: str | None, replica: str, attempt: int
+    ) -> Ballot:
+        """What the replica's container shows."""
+        own = stream(self._seed, f"build {build.hex()} {replica} {attempt}")
+        if own.happens(self._faults.abstentions):
+            ballot: Ballot = Abstain("docker is down")
+        else:
+            shared = stream(self._seed, f"build {build.hex()}")
+            is_flaky = shared.happens(self._faults.flaky)
+            chance = own if is_flaky else shared
+            ballot = finding(commit, chance.choice((0, 0, 0, 1, 2, None)), replica)
+        seen = self.observed.setdefault((build, opened), {}).setdefault(replica, [])
+        seen.append(ballot)
+        return ballot
+
+
+def finding(commit: str | None, exit_code: int | None, replica: str) -> Finding:
+    """A finding with this exit code; None: the build timed out, or there was no commit."""
+    outcome = Outcome.PASSED if exit_code == 0 else Outcome.FAILED
+    if commit is None:
+        outcome, exit_code = Outcome.CHECKOUT_FAILED, 128
+    elif exit_code is None:
+        outcome = Outcome.TIMED_OUT
+    log = hashlib.sha256(f"log of {replica}".encode()).hexdigest()
+    pipeline = hashlib.sha256(b"pipeline").hexdigest() if commit else None
+    return Finding(
+        Compared(outcome, exit_code, commit, pipeline, None),
+        Evidence(log, 10, None, 1, 2, "simulated"),
+    )

@@ -1,0 +1,469 @@
+"""The invariants of safety, checked at every turn of every correct replica.
+
+Each has a number and a name. Whoever breaks one ends the run.
+"""
+
+import traceback
+
+from ci.ledger import next_head
+from pbft.certificates import state_digest
+from pbft.checkpoint import state_parts
+from pbft.codec import decode_batch, digest_of
+from pbft.core import Core
+from pbft.evidence import check_evidence
+from pbft.genesis import Cluster
+from pbft.messages import (
+    Checkpoint,
+    Commit,
+    NewView,
+    Prepare,
+    PrePrepare,
+    Signed,
+    ViewChange,
+)
+from pbft.ports import (
+    Base,
+    Entry,
+    Evidence,
+    Executed,
+    ExecutedRequest,
+    Notice,
+    Output,
+    Refusal,
+    SavedBody,
+    SavedEntry,
+    SavedMessage,
+    Verify,
+)
+from simulator.build_checker import BuildChecker
+from simulator.history import ExecutedBatch, History, effect_digest
+from simulator.picture import picture
+from simulator.process import Process
+from simulator.reader import Reader
+from simulator.scheduler import Scheduler
+from simulator.view_checker import ViewChecker
+from simulator.violation import Violation
+from simulator.word_checker import WordChecker
+
+# Of the turns of a deep run, those that are looked at with a picture before and after.
+PICTURED_EVERY = 13
+
+
+class Checkers:
+    """All checkers of one run. is_deep: the whole state is compared after every execution."""
+
+    def __init__(
+        self,
+        seed: int,
+        cluster: Cluster,
+        scheduler: Scheduler,
+        verify: Verify,
+        builds: BuildChecker,
+        *,
+        is_deep: bool,
+    ) -> None:
+        self.history = History()
+        self._seed = seed
+        self._cluster = cluster
+        self._scheduler = scheduler
+        self._reader = Reader(cluster, verify)
+        self._builds = builds
+        self._is_deep = is_deep
+        self._picture: tuple[object, ...] | None = None
+        self._views = ViewChecker(cluster, self.history, self._reader.holds, self.violate)
+        self._quorums = cluster.quorums
+        self._standing: dict[str, Standing] = {
+            name: Standing(index) for index, name in enumerate(cluster.replica_names)
+        }
+        self.words = WordChecker(
+            cluster, self.history, self._reader, builds, self._views, self.violate
+        )
+        resent = 64 * (cluster.quorums.replicas + 1)
+        self._caused_max = resent + 8 * cluster.genesis.window * cluster.quorums.replicas
+
+    def violate(self, invariant: str, details: str) -> None:
+        """End the run."""
+        raise Violation(self._seed, self._scheduler.events, invariant, details)
+
+    # --- one turn -------------------------------------------------------------------------------
+
+    def before_turn(self, process: Process) -> None:
+        """A correct replica is about to take one message: look closely at some of these turns."""
+        if self._scheduler.events % PICTURED_EVERY == 0:
+            assert process.replica is not None
+            self._picture = picture(process.replica.core)
+
+    def _check_refusal(self, process: Process, core: Core, outputs: list[Output]) -> None:
+        before, self._picture = self._picture, None
+        notices = [notice.event for output in outputs for notice in output.notices]
+        is_refusal = notices == ["refused"] and len(outputs) == 1
+        if is_refusal and picture(core) != before:
+            self.violate("28 input totality", f"{process.name} refuses, and yet changes")
+
+    def on_turn(self, process: Process, outputs: list[Output], has_expired: bool) -> None:
+        """A correct replica took something in; nothing of what follows is saved or sent yet.
+
+        has_expired: the last of the outputs is that of an expired timer.
+        """
+        assert process.replica is not None
+        core = process.replica.core
+        standing = self._standing[process.name]
+        executed_before = standing.executed
+        for index, output in enumerate(outputs):
+            for notice in output.notices:
+                if notice.event in ("diverged", "state_transferred"):
+                    self._check_repair(process, notice)
+            if output.records or output.deliveries:
+                is_own_decision = has_expired and index == len(outputs) - 1
+                self._check_records(process, standing, output, is_own_decision)
+            for evidence in output.evidence:
+                self._check_evidence(process, evidence)
+        self._check_position(process, core, standing)
+        if standing.executed > executed_before:
+            self._check_state(process, core)
+        if self._picture is not None:
+            self._check_refusal(process, core, outputs)
+        now = process.clock.seconds(self._scheduler.now)
+        deadline = outputs[-1].deadline
+        if deadline is None or deadline > now + core.settings.status_seconds + 1e-6:
+            self.violate("30 a timer is armed", f"{process.name}: {deadline} at {now}")
+        caused = sum(len(output.messages) for output in outputs)
+        if caused > self._caused_max * max(1, len(outputs)):
+            self.violate("29 bounded amplification", f"{process.name}: {caused} at once")
+
+    def _check_repair(self, process: Process, notice: Notice) -> None:
+        """A correct replica's state is never wrong, so fetching one only ever helps it on."""
+        if notice.event == "diverged":
+            self.violate("18 one state per number", f"{process.name}: {notice.details}")
+        executed, sequence = notice.details["executed"], notice.details["sequence"]
+        assert isinstance(executed, int)
+        assert isinstance(sequence, int)
+        if sequence < executed:
+            self.violate(
+                "16 a certified state", f"{process.name} goes back from {executed} to {sequence}"
+            )
+
+    def _check_records(
+        self, process: Process, standing: "Standing", output: Output, is_own_decision: bool
+    ) -> None:
+        by_sequence: dict[int, list[ExecutedRequest]] = {}
+        for delivery in output.deliveries:
+            by_sequence.setdefault(delivery.sequence, []).append(delivery)
+        for record in output.records:
+            if isinstance(record, Executed):
+                if record.sequence <= standing.executed:
+                    continue  # saved again behind a new base
+                if record.sequence != standing.executed + 1:
+                    self.violate(
+                        "3 no gap", f"{process.name}: {record.sequence} after {standing.executed}"
+                    )
+                standing.executed = record.sequence
+                deliveries = by_sequence.pop(record.sequence, [])
+                self._check_execution(process, record, deliveries)
+            elif isinstance(record, SavedBody):
+                self._check_body(process, record)
+            elif isinstance(record, SavedMessage):
+                self._check_saved(process, standing, record.signed, is_own_decision)
+            elif isinstance(record, SavedEntry):
+                self._check_entry(process, record.entry)
+            elif isinstance(record, Base):
+                self._check_base(process, standing, record)
+        if by_sequence:
+            self.violate("3 no gap", f"{process.name} delivers {sorted(by_sequence)} unrecorded")
+
+    def _check_saved(
+        self, process: Process, standing: "Standing", signed: Signed, is_own_decision: bool
+    ) -> None:
+        """The order of the records is the order in which the replica said things."""
+        message = self._reader.decode(signed.payload)
+        is_known = signed.payload in standing.recorded
+        standing.recorded[signed.payload] = None
+        if isinstance(message, ViewChange):
+            if is_known and message.view == standing.voting_view:
+                return  # saved again behind a new base
+            if message.view <= standing.voting_view:
+                self.violate("12 views never go back", f"{process.name} leaves for {message.view}")
+            if not is_own_decision:
+                self._check_joining(process, standing, message)
+            voices = self.history.view_changes.get(message.view, 0)
+            self.history.view_changes[message.view] = voices | 1 << standing.index
+            standing.voting_view, standing.has_entered = message.view, False
+        elif isinstance(message, NewView):
+            if signed.signer == process.name:
+                for pre_prepare in map(
+                    self._reader.decode, (s.payload for s in message.pre_prepares)
+                ):
+                    assert isinstance(pre_prepare, PrePrepare)
+                    self._note_agreed(pre_prepare)
+            standing.floor = self._views.on_enter(process.name, signed)
+            standing.voting_view, standing.has_entered = message.view, True
+        elif isinstance(message, PrePrepare | Prepare | Commit) and signed.signer == process.name:
+            if is_known:
+                return
+            if message.view != standing.voting_view or not standing.has_entered:
+                self.violate(
+                    "12 views never go back",
+                    f"{process.name} votes in {message.view}, is in {standing.voting_view}",
+                )
+            if message.sequence <= standing.floor and not isinstance(message, Commit):
+                self.violate(
+                    "14 a new view is correct",
+                    f"{process.name} accepts {message.sequence}, min-s is {standing.floor}",
+                )
+            if not isinstance(message, Commit):
+                self._note_agreed(message)
+
+    def _note_agreed(self, message: PrePrepare | Prepare) -> None:
+        """A correct replica agreed to that digest; others may count on it from now on."""
+        claim = (message.view, message.sequence, message.digest)
+        agreed = self.history.agreed
+        agreed[claim] = agreed.get(claim, 0) | 1 << message.replica
+
+    def _check_body(self, process: Process, record: SavedBody) -> None:
+        """What a correct replica agrees to or executes holds only what clients signed."""
+        if digest_of(record.body) != record.digest:
+            self.violate("7 validity", f"{process.name} takes another body for {record.sequence}")
+        if record.digest in self.history.valid_bodies:
+            return
+        if not all(self._reader.holds(signed) for signed in decode_batch(record.body)):
+            self.violate("7 validity", f"{process.name} takes a forged request: {record.sequence}")
+        self.history.valid_bodies[record.digest] = None
+
+    def _check_joining(self, process: Process, standing: "Standing", message: ViewChange) -> None:
+        own = 1 << standing.index
+        others = [
+            voices & ~own
+            for view, voices in self.history.view_changes.items()
+            if view > standing.voting_view
+        ]
+        if not any(others):
+            self.violate(
+                "13 a view change is justified",
+                f"{process.name} joins {message.view}, no correct replica left",
+            )
+
+    def _check_evidence(self, process: Process, evidence: Evidence) -> None:
+        proof = check_evidence(evidence.first, evidence.second, self._cluster, self._reader.verify)
+        if isinstance(proof, Refusal):
+            self.violate("35 evidence is true", f"{process.name}: {proof.reason}")
+        elif self._builds.is_correct(evidence.first.signer):
+            self.violate("35 evidence is true", f"{process.name} against a correct one: {proof}")
+
+    def _check_execution(
+        self, process: Process, record: Executed, deliveries: list[ExecutedRequest]
+    ) -> None:
+        history = self.history
+        sequence = record.sequence
+        digest = effect_digest(deliveries)
+        golden = history.executed.get(sequence)
+        if golden is None:
+            history.executed[sequence] = ExecutedBatch(digest, tuple(deliveries))
+            for index, delivery in enumerate(deliveries):
+                self._check_first_execution(process, delivery, index)
+        elif golden.digest != digest:
+            self.violate("1 agreement", f"{process.name} at {sequence}")
+        if history.batch_digests.setdefault(sequence, record.digest) != record.digest:
+            self.violate("5 one digest per number", f"{process.name} at {sequence}")
+        self._check_decided(process, record)
+
+    def _check_decided(self, process: Process, record: Executed) -> None:
+        """`strong` COMMITs of one view, so f+1 of correct replicas, or it was not decided."""
+        voices: dict[int, dict[str, None]] = {}
+        for signed in record.commits:
+            message = self._reader.decode(signed.payload)
+            if (
+                isinstance(message, Commit)
+                and (message.sequence, message.digest) == (record.sequence, record.digest)
+                and self._cluster.replica_index(signed.signer) == message.replica
+                and self._reader.holds(signed)
+            ):
+                voices.setdefault(message.view, {})[signed.signer] = None
+        views = [view for view, names in voices.items() if len(names) >= self._quorums.strong]
+        if not views:
+            self.violate(
+                "11 evidence of committed", f"{process.name} executes {record.sequence} unproved"
+            )
+        own = 1 << self._standing[process.name].index
+        said = [
+            self.history.committed_by.get((view, record.sequence, record.digest), 0) | own
+            for view in views
+        ]
+        if max(voices.bit_count() for voices in said) < self._quorums.weak:
+            self.violate(
+                "11 evidence of committed",
+                f"{process.name} executes {record.sequence}, f+1 correct ones did not say so",
+            )
+
+    def _check_first_execution(
+        self, process: Process, delivery: ExecutedRequest, index: int
+    ) -> None:
+        history = self.history
+        request = delivery.request
+        key = (request.client, request.timestamp)
+        if key in history.positions:
+            self.violate("8 no double execution", f"{key} again at {delivery.sequence}")
+        position = history.positions[key] = (delivery.sequence, index)
+        history.results[key] = delivery
+        payload = delivery.signed.payload
+        if self._reader.decode(payload) != request or not self._reader.holds(delivery.signed):
+            self.violate("7 validity", f"{key} at {delivery.sequence} is not its client's")
+        if self._builds.is_correct(request.client) and payload not in history.issued:
+            self.violate("7 validity", f"{key} at {delivery.sequence} was never asked for")
+        after = history.asked_after.get(key)
+        if after is not None and position <= after:
+            self.violate("20 real-time order", f"{key} at {position}, asked after {after}")
+        self._builds.on_execution(delivery)
+
+    def _check_entry(self, process: Process, entry: Entry) -> None:
+        ledger = self.history.ledger
+        if entry.index <= len(ledger):
+            if ledger[entry.index - 1] != entry:
+                self.violate("2 ledger prefix", f"{process.name} at entry {entry.index}")
+            return
+        before = ledger[-1].head if ledger else self._builds.genesis_head
+        if entry.index != len(ledger) + 1 or entry.head != next_head(
+            before, entry.index, entry.body
+        ):
+            self.violate("2 ledger prefix", f"{process.name}: entry {entry.index} does not chain")
+        ledger.append(entry)
+        self._builds.on_entry(entry)
+
+    def _check_base(self, process: Process, standing: "Standing", base: Base) -> None:
+        digest = state_digest(base.parts)
+        voices: dict[str, None] = {}
+        for signed in base.certificate:
+            message = self._reader.decode(signed.payload)
+            if (
+                isinstance(message, Checkpoint)
+                and (message.sequence, message.digest) == (base.sequence, digest)
+                and self._reader.holds(signed)
+                and self._cluster.replica_index(signed.signer) == message.replica
+            ):
+                voices[signed.signer] = None
+        if len(voices) < self._quorums.strong:
+            self.violate(
+                "16 a certified state", f"{process.name}: base {base.sequence} has {len(voices)}"
+            )
+        if base.sequence < standing.low:
+            self.violate("15 stable checkpoints", f"{process.name} goes back to {base.sequence}")
+        said = self.history.checkpoints.get((base.sequence, digest), 0)
+        own = 1 << standing.index
+        if (said | own).bit_count() < self._quorums.weak:
+            self.violate("15 stable checkpoints", f"{process.name}: f+1 never said {base.sequence}")
+        self._check_one_state(process, base.sequence, digest)
+        if base.sequence > standing.executed:
+            standing.executed = base.sequence
+
+    def _check_position(self, process: Process, core: Core, standing: "Standing") -> None:
+        if core.executed != standing.executed:
+            self.violate(
+                "3 no gap", f"{process.name} stands at {core.executed}, not {standing.executed}"
+            )
+        if core.view != standing.view:
+            if core.view < standing.view:
+                self.violate(
+                    "12 views never go back", f"{process.name}: {core.view} after {standing.view}"
+                )
+            standing.view = core.view
+        if core.low != standing.low:
+            if core.low < standing.low or core.low % core.interval != 0:
+                self.violate("15 stable checkpoints", f"{process.name} at {core.low}")
+            standing.low = core.low
+            self._check_bounds(process, core)
+
+    def _check_bounds(self, process: Process, core: Core) -> None:
+        numbers = [slot.sequence for slot in core.log.above(0)]
+        lowest, highest = core.kept_above, core.high + core.window
+        if any(not lowest < number <= highest for number in numbers):
+            self.violate("17 bounded logs", f"{process.name} keeps {numbers} at {core.low}")
+        if len(core.snapshots) > core.window // core.interval + 1:
+            self.violate("17 bounded logs", f"{process.name} keeps {len(core.snapshots)} states")
+        clients = len(self._cluster.genesis.clients) + self._quorums.replicas
+        if len(core.pending) > clients * self._cluster.genesis.client_window:
+            self.violate("17 bounded logs", f"{process.name} has {len(core.pending)} pending")
+
+    def _check_state(self, process: Process, core: Core) -> None:
+        snapshot = core.snapshots.get(core.executed)
+        if snapshot is not None:
+            self._check_one_state(process, core.executed, snapshot[0])
+        elif self._is_deep:
+            self._check_one_state(process, core.executed, state_digest(state_parts(core)))
+        application = process.application
+        assert application is not None
+        head = self.history.ledger[application.ledger_index - 1].head if (
+            0 < application.ledger_index <= len(self.history.ledger)
+        ) else self._builds.genesis_head  # fmt: skip
+        if application.ledger_head != head:
+            self.violate("2 ledger prefix", f"{process.name} at {application.ledger_index}")
+
+    def _check_one_state(self, process: Process, sequence: int, digest: bytes) -> None:
+        if self.history.states.setdefault(sequence, digest) != digest:
+            self.violate("18 one state per number", f"{process.name} at {sequence}")
+
+    # --- starts ---------------------------------------------------------------------------------
+
+    def on_boot(self, process: Process, restored: Output) -> None:
+        """A correct replica continued from its disk, which was not damaged."""
+        assert process.replica is not None
+        core = process.replica.core
+        standing = self._standing[process.name]
+        if core.executed < standing.saved:
+            self.violate(
+                "2 ledger prefix",
+                f"{process.name} restarts at {core.executed}, had shown {standing.saved}",
+            )
+        if core.view < standing.saved_view:
+            self.violate("12 views never go back", f"{process.name} restarts in view {core.view}")
+        standing.executed, standing.view, standing.low = core.executed, core.view, core.low
+        standing.voting_view, standing.has_entered = core.view, core.has_entered
+        standing.floor = core.floor
+        by_sequence: dict[int, list[ExecutedRequest]] = {}
+        for delivery in restored.deliveries:
+            by_sequence.setdefault(delivery.sequence, []).append(delivery)
+        for sequence, deliveries in by_sequence.items():
+            golden = self.history.executed.get(sequence)
+            if golden is None or golden.digest != effect_digest(deliveries):
+                self.violate("18 one state per number", f"{process.name} executes {sequence} anew")
+        self._check_state(process, core)
+
+    def on_saved(self, process: Process) -> None:
+        """A turn is on disk; from here on it may be seen by others."""
+        assert process.replica is not None
+        standing = self._standing[process.name]
+        standing.saved = process.replica.core.executed
+        standing.saved_view = process.replica.core.view
+
+    def on_failure(self, process: Process, doing: str, error: Exception) -> None:
+        """The core raised something: it never may, whatever came in."""
+        where = "".join(traceback.format_exception(error)[-3:])
+        self.violate("28 input totality", f"{process.name}, {doing}: {where}")
+
+
+class Standing:
+    """Where a correct replica was last seen; `saved`: where it was when it last spoke."""
+
+    __slots__ = (
+        "executed",
+        "floor",
+        "has_entered",
+        "index",
+        "low",
+        "recorded",
+        "saved",
+        "saved_view",
+        "view",
+        "voting_view",
+    )
+
+    def __init__(self, index: int) -> None:
+        self.index = index
+        self.executed = 0
+        self.view = 0
+        self.low = 0
+        self.saved = 0
+        self.saved_view = 0
+        # By its records: the view that it votes in, or has left for.
+        self.voting_view = 0
+        self.has_entered = True
+        self.floor = 0
+        self.recorded: dict[bytes, None] = {}

@@ -1,0 +1,169 @@
+"""The command line: run many seeds, replay one, make one small, and test the tests.
+
+    python -m simulator run --first 1 --seeds 300 [--processes 2] [--replicas 7]
+    python -m simulator replay SEED        python -m simulator shrink SEED
+    python -m simulator mutants            python -m simulator hash --first 1 --seeds 10
+
+Exit code 1 where an invariant was broken, or a mutant survived.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from simulator.campaign import Failure, Summary, run_seed, run_seeds
+from simulator.mutants import run_mutants, unbroken
+from simulator.mutation import MUTANTS
+from simulator.never_reached import unexplained
+from simulator.parameters import draw
+from simulator.shrink import shrink
+from simulator.simulation import Simulation
+from simulator.violation import Violation
+
+BAR_CHARACTERS = 30
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run one command; gives the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m simulator", description="PBFT/CI simulated")
+    commands = parser.add_subparsers(dest="command", required=True)
+    run = commands.add_parser("run", help="run many seeds")
+    hashes = commands.add_parser("hash", help="print the trace digest of seeds")
+    for command in (run, hashes):
+        command.add_argument("--first", type=int, default=1)
+        command.add_argument("--seeds", type=int, default=100)
+    run.add_argument("--processes", type=int, default=1)
+    run.add_argument("--stop", action="store_true", help="stop at the first violation")
+    run.add_argument("--coverage", action="store_true", help="fail on cells without a reason")
+    replay = commands.add_parser("replay", help="print what happens in one seed")
+    smaller = commands.add_parser("shrink", help="find a small run that fails alike")
+    for command in (replay, smaller):
+        command.add_argument("seed", type=int)
+    for command in (run, replay, smaller):
+        command.add_argument("--replicas", type=int, default=None)
+    mutants = commands.add_parser("mutants", help="break the core on purpose; see who notices")
+    mutants.add_argument("--only", default="", help="only mutants whose name has this")
+    mutants.add_argument("--first", type=int, default=1)
+    mutants.add_argument("--seeds", type=int, default=120, help="seeds tried per mutant")
+    mutants.add_argument("--processes", type=int, default=1)
+    parsed = parser.parse_args(arguments)
+    match parsed.command:
+        case "run":
+            return _run(parsed)
+        case "hash":
+            return _hash(parsed)
+        case "replay":
+            return _replay(parsed)
+        case "shrink":
+            return _shrink(parsed)
+        case _:
+            return _mutants(parsed)
+
+
+def _run(parsed: argparse.Namespace) -> int:
+    seeds = range(parsed.first, parsed.first + parsed.seeds)
+    is_terminal = sys.stderr.isatty()
+
+    def show(summary: Summary) -> None:
+        if is_terminal or summary.seeds % 50 == 0:
+            end = "\r" if is_terminal else "\n"
+            print(_bar(summary, parsed.seeds), end=end, file=sys.stderr, flush=True)
+
+    summary = run_seeds(
+        seeds,
+        replicas=parsed.replicas,
+        processes=parsed.processes,
+        on_progress=show,
+        stop_at_failure=parsed.stop,
+    )
+    print(_table(summary))
+    for failure in summary.failures:
+        print(_in_words(failure))
+    if parsed.coverage and (missing := unexplained(summary.cells)):
+        print("cells that were never reached, without a reason:", *missing, sep="\n  ")
+        return 1
+    return 1 if summary.failures else 0
+
+
+def _bar(summary: Summary, seeds: int) -> str:
+    done = summary.seeds * BAR_CHARACTERS // seeds
+    bar = "#" * done + "." * (BAR_CHARACTERS - done)
+    rate = summary.events / max(summary.seconds, 0.001)
+    failed = f", {len(summary.failures)} failed" if summary.failures else ""
+    return f"[{bar}] {summary.seeds}/{seeds} seeds, {rate:,.0f} events/s{failed}"
+
+
+def _table(summary: Summary) -> str:
+    rate = summary.events / max(summary.seconds, 0.001)
+    times = summary.virtual_seconds / max(summary.seconds, 0.001)
+    sizes = ", ".join(f"{count} x n={n}" for n, count in sorted(summary.sizes.items()))
+    rows = [
+        ("seeds", f"{summary.seeds} ({sizes})"),
+        ("violations", str(len(summary.failures))),
+        ("events", f"{summary.events:,}"),
+        ("events per second", f"{rate:,.0f}"),
+        ("virtual time", f"{summary.virtual_seconds:,.0f} s, {times:,.0f} times real time"),
+        ("executed numbers", f"{summary.executed:,}"),
+        ("verdicts", f"{summary.verdicts:,}"),
+        ("views changed", f"{summary.views:,}"),
+        ("coverage cells", str(len(summary.cells))),
+    ]
+    rows += [(f"fault: {kind}", f"{count:,}") for kind, count in sorted(summary.faults.items())]
+    rows += [(f"notice: {name}", f"{count:,}") for name, count in sorted(summary.notices.items())]
+    width = max(len(name) for name, _ in rows)
+    return "\n".join(f"{name:<{width}}  {value}" for name, value in rows)
+
+
+def _in_words(failure: Failure) -> str:
+    size = "" if failure.replicas is None else f" --replicas {failure.replicas}"
+    return (
+        f"seed {failure.seed}, step {failure.step}: invariant {failure.invariant}: "
+        f"{failure.details}\n  python -m simulator replay {failure.seed}{size}"
+    )
+
+
+def _hash(parsed: argparse.Namespace) -> int:
+    for seed in range(parsed.first, parsed.first + parsed.seeds):
+        result = run_seed(seed)
+        print(seed, result.invariant if isinstance(result, Failure) else result.trace)
+    return 0
+
+
+def _replay(parsed: argparse.Namespace) -> int:
+    parameters = draw(parsed.seed, parsed.replicas)
+    print(parameters)
+    try:
+        result = Simulation(parameters, tell=print).run()
+    except Violation as violation:
+        print(violation)
+        return 1
+    print(f"no violation; {result.events} events, trace {result.trace}")
+    return 0
+
+
+def _shrink(parsed: argparse.Namespace) -> int:
+    shrunk = shrink(
+        draw(parsed.seed, parsed.replicas),
+        on_step=lambda smaller, runs: print(f"after {runs} runs: {smaller}", file=sys.stderr),
+    )
+    if shrunk is None:
+        print(f"seed {parsed.seed} breaks no invariant")
+        return 0
+    print(f"{shrunk.violation}\n{shrunk.parameters}\n{shrunk.events} events, {shrunk.runs} runs")
+    return 1
+
+
+def _mutants(parsed: argparse.Namespace) -> int:
+    chosen = [mutant for mutant in MUTANTS if parsed.only in mutant.name]
+    seeds = range(parsed.first, parsed.first + parsed.seeds)
+    if broken := unbroken(seeds, parsed.processes):
+        print(f"without any mutant: {broken}")
+        return 1
+    survivors = 0
+    for mutant, killer in run_mutants(chosen, seeds, parsed.processes):
+        is_expected = killer is not None or mutant.equivalent
+        survivors += not is_expected
+        told = killer or (f"equivalent: {mutant.equivalent}" if mutant.equivalent else "SURVIVED")
+        print(f"{mutant.name}: {told}", flush=True)
+    print(f"{len(chosen)} mutants, {survivors} survived")
+    return 1 if survivors else 0

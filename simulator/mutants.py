@@ -1,0 +1,134 @@
+"""Does anybody notice? Breaks a copy of the source on purpose and lets the simulator look for it.
+
+Each mutant is a textual patch of a real source file. It is applied to a copy in a temporary
+folder; there, seeds are run in another process until one breaks an invariant, or the directed
+test that is named is run. What nobody notices is a hole in the checkers, or an equivalent.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import msgspec
+
+ROOT = Path(__file__).resolve().parent.parent
+COPIED = (
+    "pbft",
+    "ci",
+    "common",
+    "node",
+    "client",
+    "scripts",
+    "simulator",
+    "tests",
+    "example-config",
+    "pyproject.toml",
+)
+TIMEOUT_SECONDS = 1800
+
+
+class PatchDoesNotApply(Exception):
+    """The old text is not exactly once in the file: the source has changed."""
+
+
+class Mutant(msgspec.Struct, frozen=True, kw_only=True):
+    """One fault. old must be in `file` exactly once, and becomes new.
+
+    replicas: the size of the network; None: of any size, as drawn.
+    test: a directed test that notices it, where seeds do so too rarely or cannot.
+    equivalent: the proof that it changes nothing that matters; then nobody need notice.
+    """
+
+    name: str
+    file: str
+    old: str
+    new: str
+    replicas: int | None = 4
+    test: str = ""
+    equivalent: str = ""
+
+
+def patched(mutant: Mutant) -> str:
+    """The text of the mutant's file, broken. Raises PatchDoesNotApply."""
+    text = (ROOT / mutant.file).read_text()
+    if text.count(mutant.old) != 1:
+        raise PatchDoesNotApply(f"{mutant.name}: {text.count(mutant.old)} times in {mutant.file}")
+    return text.replace(mutant.old, mutant.new)
+
+
+def run_mutants(
+    mutants: Sequence[Mutant], seeds: range, processes: int
+) -> Iterator[tuple[Mutant, str | None]]:
+    """Each mutant with who noticed it (a seed and its invariant, or a test); None: nobody."""
+    for mutant in mutants:
+        yield mutant, _killer(mutant, seeds, processes)
+
+
+def unbroken(seeds: range, processes: int) -> str | None:
+    """What the source as it is breaks in these seeds: then they prove nothing about a mutant."""
+    with tempfile.TemporaryDirectory(prefix="pbft-ci-mutant-") as folder:
+        copy = _copied(Path(folder))
+        return _killing_seed("the source", 4, copy, seeds, processes)
+
+
+def _killer(mutant: Mutant, seeds: range, processes: int) -> str | None:
+    if mutant.equivalent:
+        patched(mutant)
+        return None
+    with tempfile.TemporaryDirectory(prefix="pbft-ci-mutant-") as folder:
+        copy = _copied(Path(folder))
+        (copy / mutant.file).write_text(patched(mutant))
+        if mutant.test:
+            return _killing_test(mutant, copy)
+        return _killing_seed(mutant.name, mutant.replicas, copy, seeds, processes)
+
+
+def _copied(folder: Path) -> Path:
+    for name in COPIED:
+        _copy(ROOT / name, folder / name)
+    return folder
+
+
+def _copy(source: Path, target: Path) -> None:
+    if source.is_dir():
+        shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"))
+    elif source.exists():
+        shutil.copy(source, target)
+
+
+def _killing_seed(
+    name: str, replicas: int | None, copy: Path, seeds: range, processes: int
+) -> str | None:
+    size = [] if replicas is None else ["--replicas", str(replicas)]
+    arguments = ["run", "--first", str(seeds.start), "--seeds", str(len(seeds)), "--stop", *size]
+    done = _run(["-m", "simulator", *arguments, "--processes", str(processes)], copy)
+    if done.returncode == 0:
+        return None
+    lines = [line for line in done.stdout.splitlines() if line.startswith("seed ")]
+    if not lines:
+        raise RuntimeError(f"{name} does not even run: {done.stderr.strip()[-400:]}")
+    return lines[0][:160]
+
+
+def _killing_test(mutant: Mutant, copy: Path) -> str | None:
+    done = _run(["-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", mutant.test], copy)
+    if done.returncode > 1:
+        raise RuntimeError(f"{mutant.name}: {mutant.test} does not run: {done.stdout[-400:]}")
+    return f"test {mutant.test}" if done.returncode == 1 else None
+
+
+def _run(arguments: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": "1"}
+    return subprocess.run(
+        [sys.executable, *arguments],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_SECONDS,
+        check=False,
+    )

@@ -1,0 +1,363 @@
+"""The mutants: faults that implementations of PBFT really had, as patches of this one."""
+
+from simulator.mutants import Mutant
+
+_NORMAL = "pbft/normal_case.py"
+_LOG = "pbft/log.py"
+_CERTIFICATES = "pbft/certificates.py"
+_VIEW = "pbft/view_change.py"
+_CHECKPOINT = "pbft/checkpoint.py"
+_TRANSFER = "pbft/state_transfer.py"
+_TIMERS = "pbft/timers.py"
+_EXECUTION = "pbft/execution.py"
+
+MUTANTS: tuple[Mutant, ...] = (
+    Mutant(
+        name="01 strong quorum is 2f",
+        file="pbft/quorums.py",
+        old="    return Quorums(replicas, faults_max, strong, weak, prepares=strong - 1)",
+        new="    return Quorums(replicas, faults_max, strong - 1, weak, prepares=strong - 2)",
+    ),
+    Mutant(
+        name="02 f prepares are enough",
+        file=_LOG,
+        old="len(self.matching_prepares()) >= quorums.prepares",
+        new="len(self.matching_prepares()) >= quorums.faults_max",
+    ),
+    Mutant(
+        name="03 f+1 commits decide",
+        file=_LOG,
+        old="if len(matching) >= quorums.strong:",
+        new="if len(matching) >= quorums.weak:",
+    ),
+    Mutant(
+        name="04 the body's digest is not checked",
+        file=_NORMAL,
+        old="    if digest_of(body) != digest:\n        return Refusal",
+        new="    if False:\n        return Refusal",
+    ),
+    Mutant(
+        name="05 a request's signature in a batch is not checked",
+        file=_NORMAL,
+        old='            return Refusal(f"a request in the body: {refusal.reason}")',
+        new="            pass",
+    ),
+    Mutant(
+        name="06 a COMMIT's signature is not checked",
+        file=_NORMAL,
+        old=(
+            "    if refusal := core.authenticator.check(signed, message):\n"
+            "        return refusal\n"
+            "    if earlier is not None:\n"
+            "        core.accuse(message.replica, earlier[1], signed)\n"
+            "    if slot.decided"
+        ),
+        new="    if slot.decided",
+    ),
+    Mutant(
+        name="06b a PREPARE's signature is not checked",
+        file=_NORMAL,
+        old=(
+            "    if refusal := core.authenticator.check(signed, message):\n"
+            "        return refusal\n"
+            "    slot.prepares[message.replica]"
+        ),
+        new="    slot.prepares[message.replica]",
+    ),
+    Mutant(
+        name="07 anybody may send PRE-PREPARE",
+        file=_NORMAL,
+        old=(
+            "    if message.replica != core.primary:\n"
+            '        return Refusal("a PRE-PREPARE from a replica that is not the primary")\n'
+        ),
+        new="",
+    ),
+    Mutant(
+        name="08 a second PRE-PREPARE replaces the first",
+        file=_NORMAL,
+        old="    if slot.proposal is not None:\n        return _second_pre_prepare",
+        new=(
+            "    if slot.proposal is not None and slot.proposal.message.digest != message.digest:\n"
+            "        slot.accepted = None\n"
+            "    elif slot.proposal is not None:\n"
+            "        return _second_pre_prepare"
+        ),
+    ),
+    Mutant(
+        name="09 the primary's PREPARE counts",
+        file=_NORMAL,
+        old=(
+            "    if message.replica == core.primary:\n"
+            '        return Refusal("a PREPARE from the primary")\n'
+        ),
+        new="",
+    ),
+    Mutant(
+        name="10 the view of a PREPARE is ignored",
+        file=_NORMAL,
+        old="    if message.view != core.view:",
+        new="    if message.view != core.view and isinstance(message, PrePrepare):",
+    ),
+    Mutant(
+        name="11 the digest of a PREPARE is ignored",
+        file=_LOG,
+        old="for vote, s in self.prepares.values() if vote.digest == self.accepted]",
+        new="for vote, s in self.prepares.values()]",
+    ),
+    Mutant(
+        name="12 the digest of a COMMIT is ignored",
+        file=_LOG,
+        old="if view in views and views[view][0].digest == digest",
+        new="if view in views",
+    ),
+    Mutant(
+        name="12b the view of a COMMIT is ignored",
+        file=_LOG,
+        old="            views[view][1]\n            for views in self.commits.values()\n"
+        "            if view in views and views[view][0].digest == digest",
+        new="            vote[1]\n            for views in self.commits.values()\n"
+        "            for vote in list(views.values())[:1]\n"
+        "            if vote[0].digest == digest",
+    ),
+    Mutant(
+        name="13 one voice counts again and again",
+        file=_LOG,
+        old="        views = self.commits.setdefault(message.replica, {})\n",
+        new="        place = message.replica + 100 * len(self.commits)\n"
+        "        views = self.commits.setdefault(place, {})\n",
+    ),
+    Mutant(
+        name="14 VIEW-CHANGE without what was prepared",
+        file=_VIEW,
+        old="            prepared.append(slot.prepared.certificate)",
+        new="            pass",
+    ),
+    Mutant(
+        name="15 the certificates of a VIEW-CHANGE are not checked",
+        file=_CERTIFICATES,
+        old="        if isinstance(pre_prepare, Refusal):\n            return pre_prepare\n",
+        new="        if isinstance(pre_prepare, Refusal):\n"
+        "            pre_prepare = authenticator.read(certificate.pre_prepare)\n"
+        "            assert isinstance(pre_prepare, PrePrepare)\n",
+    ),
+    Mutant(
+        name="16 certificates: the PREPAREs may be about something else",
+        file=_CERTIFICATES,
+        old="        if not same:\n",
+        new="        if False:\n",
+    ),
+    Mutant(
+        name="16b certificates: signatures are not checked",
+        file=_CERTIFICATES,
+        old="        if authenticator.check(signed, prepare):\n",
+        new="        if False:\n",
+    ),
+    Mutant(
+        name="17 certificates with f PREPAREs",
+        file=_CERTIFICATES,
+        old="    if len(backups) < cluster.quorums.prepares:",
+        new="    if len(backups) < cluster.quorums.faults_max:",
+    ),
+    Mutant(
+        name="18 O is not computed again",
+        file=_VIEW,
+        old="    return _check_pre_prepares(message, message.pre_prepares, order, authenticator)"
+        " or order",
+        new="    return order",
+    ),
+    Mutant(
+        name="19 the lowest view wins in O",
+        file=_CERTIFICATES,
+        old="view > best[sequence][0])",
+        new="view < best[sequence][0])",
+    ),
+    Mutant(
+        name="20 gaps in O are left out",
+        file=_CERTIFICATES,
+        old="            for sequence in range(sequence_min + 1, sequence_max + 1)",
+        new="            for sequence in sorted(best)",
+    ),
+    Mutant(
+        name="21 numbers start anew in a new view",
+        file=_VIEW,
+        old="    core.next_sequence = max(order.sequence_max, core.executed) + 1",
+        new="    core.next_sequence = core.executed + 1",
+    ),
+    Mutant(
+        name="22 f checkpoints are stable",
+        file=_CERTIFICATES,
+        old="            if len(signed_votes) >= self._quorums.strong:",
+        new="            if len(signed_votes) >= self._quorums.faults_max:",
+    ),
+    Mutant(
+        name="22b the digest of a checkpoint is ignored",
+        file=_CERTIFICATES,
+        old="by_digest.setdefault(message.digest, []).append(signed)",
+        new="by_digest.setdefault(bytes(32), []).append(signed)",
+    ),
+    Mutant(
+        name="23 a fetched part is not checked",
+        file=_TRANSFER,
+        old="        if transfer.leaves.get(name) == digest_of(data):",
+        new="        if name in transfer.leaves:",
+        replicas=7,  # there a liar and a replica that fetches a state come together often
+    ),
+    Mutant(
+        name="23b the fetched leaves are not checked",
+        file=_TRANSFER,
+        old="    if leaves_digest(message.leaves) != transfer.certificate.digest:",
+        new="    if False:",
+    ),
+    Mutant(
+        name="24 amnesia: PREPARE is not saved",
+        file=_NORMAL,
+        old="    slot.prepares[core.index] = (prepare, signed)\n"
+        "    core.save(slot, SavedMessage(signed))\n",
+        new="    slot.prepares[core.index] = (prepare, signed)\n",
+    ),
+    Mutant(
+        name="24b amnesia: COMMIT is not saved",
+        file=_NORMAL,
+        old="    slot.add_commit(commit, signed, core.quorums)\n"
+        "    core.save(slot, SavedMessage(signed))\n",
+        new="    slot.add_commit(commit, signed, core.quorums)\n",
+    ),
+    Mutant(
+        name="24c amnesia: VIEW-CHANGE is not saved",
+        file="pbft/core.py",
+        old="        self.output.records.append(SavedMessage(signed))\n\n    def accuse",
+        new="\n    def accuse",
+    ),
+    Mutant(
+        name="24d the store ignores a torn tail",
+        file="node/store.py",
+        old="if not is_next or _next_chain(chain, row_position, body) != row_chain:",
+        new="if not is_next:",
+        test="tests/node/test_store.py",
+    ),
+    Mutant(
+        name="25 f equal ballots decide",
+        file="ci/verdict.py",
+        old="    return quorums.weak\n",
+        new="    return quorums.faults_max\n",
+    ),
+    Mutant(
+        name="25b f+1 equal ballots make green",
+        file="ci/verdict.py",
+        old="        return quorums.replicas - quorums.faults_max\n",
+        new="        return quorums.weak\n",
+    ),
+    Mutant(
+        name="25c a replica votes as often as it likes",
+        file="ci/application.py",
+        old="        if replica in build.ballots:\n"
+        '            return _refused("this replica has cast its ballot")\n',
+        new='        if replica in build.ballots:\n            replica += "+"\n',
+    ),
+    Mutant(
+        name="25d whose ballot it is stands in the payload",
+        file="pbft/authentication.py",
+        old="            if message.client != signed.signer:\n"
+        '                return Refusal("the signer is not the client that the request names")\n',
+        new="            pass\n",
+        test="tests/paper",
+    ),
+    Mutant(
+        name="26 one reply is believed",
+        file="pbft/client.py",
+        old="        if len(equal) >= self._cluster.quorums.weak:",
+        new="        if len(equal) >= 1:",
+    ),
+    Mutant(
+        name="27 requests are executed again",
+        file=_EXECUTION,
+        old="        if core.clients.is_executable(request.client, request.timestamp):",
+        new="        if request.timestamp > 0:",
+    ),
+    Mutant(
+        name="28 execution out of order",
+        file=_EXECUTION,
+        old="    slot = core.log.find(core.executed + 1)\n"
+        "    if slot is None or not slot.committed_local():\n        return None\n",
+        new="    later = core.log.above(core.executed)\n"
+        "    slot = next((s for s in later if s.committed_local()), None)\n"
+        "    if slot is None:\n        return None\n    core.executed = slot.sequence - 1\n",
+    ),
+    Mutant(
+        name="29 no water marks",
+        file="pbft/core.py",
+        old="        return self.low < sequence <= self.high",
+        new="        return self.low < sequence",
+    ),
+    Mutant(
+        name="30 no garbage collection",
+        file=_CHECKPOINT,
+        old="    core.log.forget_up_to(core.kept_above)\n",
+        new="",
+    ),
+    Mutant(
+        name="31 one VIEW-CHANGE drags others along",
+        file=_VIEW,
+        old="    return views[0] if len(views) >= core.quorums.weak else None",
+        new="    return views[0] if views else None",
+    ),
+    Mutant(
+        name="32 nobody joins a view change",
+        file=_VIEW,
+        old="    return views[0] if len(views) >= core.quorums.weak else None",
+        new="    return None",
+    ),
+    Mutant(
+        name="33 no back-off",
+        file=_TIMERS,
+        old="        core.timers.timeout = min(2 * core.timers.timeout,"
+        " core.settings.view_change_seconds_max)",
+        new="        pass",
+    ),
+    Mutant(
+        name="34 the view-change timer is lost",
+        file=_TIMERS,
+        old="    if core.timers.view_change_due is None:\n",
+        new="    if False:\n",
+    ),
+    Mutant(
+        name="35 min-s is not adopted as a floor",
+        file=_VIEW,
+        old="    core.floor = order.sequence_min\n",
+        new="",
+    ),
+    Mutant(
+        name="36 the stable certificate is not sent again",
+        file="pbft/catch_up.py",
+        old="        for checkpoint in core.stable.checkpoints:\n"
+        "            core.send(to, checkpoint)\n",
+        new="        pass\n",
+    ),
+    Mutant(
+        name="37 NEW-VIEW with too few VIEW-CHANGEs",
+        file=_VIEW,
+        old="    if len(changes) < cluster.quorums.strong"
+        " or len(changes) != len(message.view_changes):",
+        new="    if len(changes) < cluster.quorums.weak:",
+    ),
+    Mutant(
+        name="38 votes go on while changing the view",
+        file="pbft/core.py",
+        old="        return self.has_entered and not self.is_diverged and not self.nonce",
+        new="        return not self.is_diverged and not self.nonce",
+    ),
+    Mutant(
+        name="39 a replica that lost its words votes at once",
+        file="pbft/recovery.py",
+        old="    if core.low < core.recoveries[core.index].voting_from:\n        return False\n",
+        new="",
+    ),
+    Mutant(
+        name="40 requests are not forwarded to the primary",
+        file=_TIMERS,
+        old="            _forward(core, client, lowest)\n",
+        new="",
+        equivalent="clients send to all replicas and send again; forwarding only hastens it",
+    ),
+)

@@ -1,0 +1,237 @@
+"""Faults of processes, disks, links and clocks, by chance and by plan, until they are healed."""
+
+from collections.abc import Callable, Sequence
+
+from simulator.chance import Chance, stream
+from simulator.network import Network
+from simulator.parameters import FaultPlan
+from simulator.process import CrashPoint, Process
+from simulator.run_trace import Trace
+from simulator.scheduler import Scheduler
+
+
+class Nemesis:
+    """What goes wrong around the replicas.
+
+    processes: of all replicas, by name. connect: make the links of these two members anew.
+    """
+
+    def __init__(
+        self,
+        seed: int,
+        plan: FaultPlan,
+        scheduler: Scheduler,
+        trace: Trace,
+        network: Network,
+        processes: dict[str, Process],
+        members: Sequence[str],
+    ) -> None:
+        self._plan = plan
+        self._scheduler = scheduler
+        self._trace = trace
+        self._network = network
+        self._processes = processes
+        self._replicas = list(processes)
+        self._members = list(members)
+        self._process_chance = stream(seed, "process")
+        self._network_chance = stream(seed, "partitions")
+        self._disk_chance = stream(seed, "disk")
+        self._clock_chance = stream(seed, "clock")
+        self._is_over = False
+        self.counts: dict[str, int] = {}
+        if plan.clock_skew:
+            for process in processes.values():
+                process.clock_rate = 0.7 + 0.6 * self._clock_chance.random()
+
+    def start(self, rotten: Sequence[str], wiped: Sequence[str]) -> None:
+        """Begin. rotten, wiped: whose disks are damaged or emptied."""
+        plan = self._plan
+        for rate, chance, action in (
+            (plan.crashes, self._process_chance, self._crash),
+            (plan.pauses, self._process_chance, self._pause),
+            (plan.partitions, self._network_chance, self._partition),
+            (plan.refusals, self._disk_chance, self._refuse),
+        ):
+            if rate > 0:
+                self._again(rate, chance, action)
+        for name in rotten:
+            self._later(self._disk_chance, 5.0, self._rot, name)
+        for name in wiped:
+            self._later(self._disk_chance, 5.0, self._wipe, name)
+        if plan.clock_skew:
+            for process in self._processes.values():
+                self._later(self._clock_chance, 10.0, self._jump, process)
+
+    def heal(self) -> None:
+        """Faults are over: whole links, running processes, disks that take writes."""
+        self._is_over = True
+        self._trace.event("the faults are over")
+        self._network.mend([(a, b) for a in self._members for b in self._members if a != b])
+        for process in self._processes.values():
+            process.disk.refuses = False
+            process.crash_point = None
+            process.resume()
+            if not process.is_up:
+                process.boot()
+        self._connect_all()
+
+    def cut_off(self, names: Sequence[str]) -> None:
+        """These replicas are cut off for ever."""
+        self._network.cut(
+            [
+                pair
+                for name in names
+                for other in self._members
+                if other != name
+                for pair in ((name, other), (other, name))
+            ]
+        )
+
+    def connect(self, process: Process) -> None:
+        """The links of a process that has started are made."""
+        for other in self._processes.values():
+            if other is not process and self._network.is_whole(process.name, other.name):
+                process.greet(other.name)
+                other.greet(process.name)
+
+    # --- one by one -----------------------------------------------------------------------------
+
+    def _again(self, rate: float, chance: Chance, action: Callable[..., None]) -> None:
+        self._scheduler.after(chance.exponential(1 / rate), self._do, rate, chance, action)
+
+    def _do(self, rate: float, chance: Chance, action: Callable[..., None]) -> None:
+        if self._is_over:
+            return
+        action()
+        self._again(rate, chance, action)
+
+    def _later(
+        self, chance: Chance, mean: float, action: Callable[..., None], *arguments: object
+    ) -> None:
+        self._scheduler.after(chance.exponential(mean), self._once, action, arguments)
+
+    def _once(self, action: Callable[..., None], arguments: tuple[object, ...]) -> None:
+        if not self._is_over:
+            action(*arguments)
+
+    def _crash(self) -> None:
+        chance = self._process_chance
+        process = self._processes[chance.choice(self._replicas)]
+        if not process.is_up:
+            return
+        if chance.happens(self._plan.crash_points):
+            process.crash_point = chance.choice(tuple(CrashPoint))
+            self._count(f"crash {process.crash_point.name.lower()}")
+        else:
+            process.crash()
+            self._count("crash")
+        self._scheduler.after(chance.exponential(self._plan.down_seconds), self._start, process)
+
+    def _start(self, process: Process) -> None:
+        if process.is_up:
+            return
+        self._count("restart")
+        process.boot()
+
+    def restart_later(self, process: Process) -> None:
+        """A process died at its crash point."""
+        delay = self._process_chance.exponential(self._plan.down_seconds)
+        self._scheduler.after(delay, self._start, process)
+
+    def _pause(self) -> None:
+        chance = self._process_chance
+        process = self._processes[chance.choice(self._replicas)]
+        if process.is_up:
+            self._count("pause")
+            self._trace.event(f"{process.name} is paused")
+            process.pause()
+            self._scheduler.after(5 * chance.random(), process.resume)
+
+    def _refuse(self) -> None:
+        chance = self._disk_chance
+        process = self._processes[chance.choice(self._replicas)]
+        if not process.disk.refuses:
+            self._count("disk refuses")
+            self._trace.event(f"the disk of {process.name} refuses")
+            process.disk.refuses = True
+            self._scheduler.after(3 * chance.random(), self._accept, process)
+
+    def _accept(self, process: Process) -> None:
+        process.disk.refuses = False
+
+    def _rot(self, name: str) -> None:
+        process = self._processes[name]
+        damage = process.disk.rot(self._disk_chance)
+        if damage is None:
+            self._later(self._disk_chance, 2.0, self._rot, name)
+            return
+        self._count("disk rots")
+        self._trace.event(f"the disk of {name} rots: {damage}")
+        process.crash()
+        self._later(self._disk_chance, 1.0, self._start, process)
+
+    def _wipe(self, name: str) -> None:
+        process = self._processes[name]
+        self._count("disk wiped")
+        self._trace.event(f"the disk of {name} is wiped")
+        process.crash()
+        process.disk = type(process.disk)()
+        self._later(self._disk_chance, 1.0, self._start, process)
+
+    def _jump(self, process: Process) -> None:
+        self._count("clock jump")
+        process.clock.jump(5 * self._clock_chance.random(), self._scheduler.now)
+
+    # --- partitions -----------------------------------------------------------------------------
+
+    def _partition(self) -> None:
+        chance = self._network_chance
+        kind = chance.choice(("split", "isolate", "one way", "bridge", "swizzle"))
+        self._count(f"partition {kind}")
+        self._trace.event(f"partition: {kind}")
+        members = list(self._replicas)
+        chance.shuffle(members)
+        if kind == "swizzle":
+            self._swizzle(members[: chance.randint(1, len(members))])
+            return
+        size = 1 if kind in ("isolate", "one way") else chance.randint(1, len(members) - 1)
+        left, right = members[:size], members[size:]
+        if kind == "bridge":
+            right = right[1:]  # who is left out of both sides is heard by all
+        pairs = [(a, b) for a in left for b in right]
+        if kind != "one way":
+            pairs += [(b, a) for a, b in pairs]
+        self._network.cut(pairs)
+        self._scheduler.after(chance.exponential(chance.choice((0.5, 2.0, 8.0))), self._mend, pairs)
+
+    def _swizzle(self, members: list[str]) -> None:
+        """Clog some members one by one, and unclog them in another order."""
+        chance = self._network_chance
+        delay = 0.0
+        for name in members:
+            delay += chance.exponential(0.3)
+            pairs = [(name, other) for other in self._replicas if other != name]
+            pairs += [(b, a) for a, b in pairs]
+            self._scheduler.after(delay, self._cut, pairs)
+            self._scheduler.after(delay + chance.exponential(2.0), self._mend, pairs)
+
+    def _cut(self, pairs: list[tuple[str, str]]) -> None:
+        if not self._is_over:
+            self._network.cut(pairs)
+
+    def _mend(self, pairs: list[tuple[str, str]]) -> None:
+        if self._is_over:
+            return
+        self._network.mend(pairs)
+        for a, b in dict.fromkeys(tuple(sorted(pair)) for pair in pairs):
+            if self._network.is_whole(a, b):
+                self._processes[a].greet(b)
+                self._processes[b].greet(a)
+
+    def _connect_all(self) -> None:
+        for process in self._processes.values():
+            if process.is_up:
+                self.connect(process)
+
+    def _count(self, kind: str) -> None:
+        self.counts[kind] = self.counts.get(kind, 0) + 1

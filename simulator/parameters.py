@@ -1,0 +1,195 @@
+"""What one seed stands for: sizes, settings, and which faults happen how often (swarm testing).
+
+Each fault class is there or not, and then has an intensity of its own: runs differ in kind.
+"""
+
+import msgspec
+
+from simulator.adversary import BEHAVIOURS
+from simulator.builds import BuildFaults
+from simulator.chance import Chance, stream
+from simulator.gateways import Workload
+from simulator.network import LinkFaults
+from simulator.process import ProcessFaults
+
+
+class FaultPlan(msgspec.Struct, frozen=True, kw_only=True):
+    """How often things happen while the run is in its safety mode, per second of the world.
+
+    crashes, pauses, partitions, refusals (of disks to save): mean number per second.
+    crash_points: share of crashes that wait for a point between saving and sending.
+    down_seconds: mean time until a restart. clock_skew: clocks run at 0.7 to 1.3 and jump.
+    """
+
+    crashes: float = 0.0
+    crash_points: float = 0.5
+    down_seconds: float = 1.0
+    pauses: float = 0.0
+    partitions: float = 0.0
+    refusals: float = 0.0
+    clock_skew: bool = False
+
+
+class Parameters(msgspec.Struct, frozen=True, kw_only=True):
+    """All that a run is made of. faulty: replica index -> what is wrong with it.
+
+    byzantine: index -> the ways in which that replica misbehaves.
+    rotten, wiped: indexes whose disk is damaged or emptied; both count among the f faulty ones.
+    left_out: indexes of faulty replicas that stay cut off for ever in the liveness mode.
+    healed_delay_seconds: the delay of messages in the liveness mode.
+    """
+
+    seed: int
+    replicas: int = 4
+    checkpoint_interval: int = 4
+    window: int = 8
+    client_window: int = 8
+    pipeline_depth: int = 4
+    batch_bytes_max: int = 2 * 1024 * 1024
+    status_seconds: float = 1.0
+    view_change_seconds: float = 2.0
+    gateways: int = 2
+    workload: Workload = Workload()
+    links: LinkFaults = LinkFaults()
+    processes: ProcessFaults = ProcessFaults()
+    builds: BuildFaults = BuildFaults()
+    plan: FaultPlan = FaultPlan()
+    byzantine: dict[int, tuple[str, ...]] = {}
+    adaptive: bool = False
+    rotten: tuple[int, ...] = ()
+    wiped: tuple[int, ...] = ()
+    left_out: tuple[int, ...] = ()
+    safety_seconds: float = 10.0
+    healed_delay_seconds: float = 0.02
+    deadline_seconds: int = 6
+    open_builds_max: int = 64
+    closing_builds_max: int = 8
+    is_deep: bool = False
+
+    @property
+    def faulty(self) -> tuple[int, ...]:
+        """The indexes of all replicas for which nothing is promised."""
+        return tuple(sorted({*self.byzantine, *self.rotten, *self.wiped}))
+
+
+def draw(seed: int, replicas: int | None = None) -> Parameters:
+    """The parameters of a seed; replicas: where the size is wanted, not drawn."""
+    chance = stream(seed, "parameters")
+    drawn_size = _size(chance)
+    size = replicas if replicas is not None else drawn_size
+    interval = chance.choice((2, 4, 8))
+    timeout = chance.choice((1.0, 2.0, 4.0))
+    byzantine, rotten, wiped = _faulty(chance, size)
+    faulty = sorted({*byzantine, *rotten, *wiped})
+    return Parameters(
+        seed=seed,
+        replicas=size,
+        checkpoint_interval=interval,
+        window=interval * chance.choice((2, 4)),
+        client_window=chance.choice((2, 8, 64)),
+        pipeline_depth=chance.choice((1, 2, 4, 8)),
+        batch_bytes_max=chance.choice((600, 2000, 2 * 1024 * 1024)),
+        status_seconds=chance.choice((0.3, 1.0)) if size == 4 else 1.0,
+        view_change_seconds=timeout,
+        gateways=chance.randint(1, 3),
+        workload=Workload(
+            requests=chance.randint(3, 16),
+            builds=chance.choice((0.0, 0.2, 0.5)),
+            spread_seconds=chance.choice((0.5, 4.0, 8.0)),
+        ),
+        links=_links(chance),
+        processes=ProcessFaults(
+            slow_syncs=chance.choice((0.0, 0.0, 0.1, 0.5)),
+            slow_sync_seconds=chance.choice((0.01, 0.2)),
+            turn_seconds=chance.choice((0.0, 0.0, 0.002, 0.05)),
+        ),
+        builds=BuildFaults(
+            flaky=chance.choice((0.0, 0.3)),
+            abstentions=chance.choice((0.0, 0.2)),
+            seconds_max=chance.choice((0.5, 5.0)),
+        ),
+        plan=_plan(chance),
+        byzantine=byzantine,
+        adaptive=bool(byzantine) and chance.happens(0.5),
+        rotten=rotten,
+        wiped=wiped,
+        left_out=tuple(i for i in faulty if chance.happens(0.3)),
+        safety_seconds=chance.choice((5.0, 10.0, 20.0)),
+        # The last: an order takes longer than the first timeout, so that it has to grow.
+        healed_delay_seconds=chance.choice((0.02, 0.1, 1.2 * timeout if size == 4 else 0.1)),
+        deadline_seconds=chance.choice((3, 8)),
+        open_builds_max=chance.choice((3, 64)),
+        closing_builds_max=chance.choice((2, 8)),
+        is_deep=chance.happens(0.25),
+    )
+
+
+def _size(chance: Chance) -> int:
+    drawn = chance.random()
+    if drawn < 0.70:
+        return 4
+    if drawn < 0.90:
+        return 7
+    return 10 if drawn < 0.98 else 13
+
+
+def _links(chance: Chance) -> LinkFaults:
+    def maybe(most: float) -> float:
+        drawn = chance.random() * most
+        return drawn if chance.random() < 0.5 else 0.0
+
+    return LinkFaults(
+        delay_seconds=0.001,
+        delay_mean_seconds=chance.choice((0.005, 0.02, 0.1, 0.4)),
+        loss=maybe(0.3),
+        repetition=maybe(0.2),
+        spikes=maybe(0.1),
+        replay=maybe(0.5) if chance.random() < 0.5 else 0.0,
+        in_flight_max=chance.choice((0, 0, 20, 5, 2)),
+        in_order=chance.random() < 0.3,
+        corruption=maybe(0.1),
+        on_the_wire=chance.random() < 0.1,
+    )
+
+
+def _plan(chance: Chance) -> FaultPlan:
+    def maybe(most: float) -> float:
+        drawn = chance.random() * most
+        return drawn if chance.random() < 0.5 else 0.0
+
+    return FaultPlan(
+        crashes=maybe(1.5),
+        crash_points=chance.choice((0.0, 0.5, 1.0)),
+        down_seconds=chance.choice((0.1, 1.0, 4.0)),
+        pauses=maybe(0.5) if chance.random() < 0.6 else 0.0,
+        partitions=maybe(0.5),
+        refusals=maybe(0.5),
+        clock_skew=chance.random() < 0.3,
+    )
+
+
+def _faulty(
+    chance: Chance, size: int
+) -> tuple[dict[int, tuple[str, ...]], tuple[int, ...], tuple[int, ...]]:
+    """Which replicas misbehave, rot or are wiped: together at most f."""
+    faults_max = (size - 1) // 3
+    indexes = list(range(size))
+    chance.shuffle(indexes)
+    if chance.random() < 0.6:
+        indexes.remove(0)
+        indexes.insert(0, 0)  # the first primary
+    chosen = indexes[: chance.randint(0, faults_max) if chance.random() < 0.5 else faults_max]
+    byzantine: dict[int, tuple[str, ...]] = {}
+    rotten: list[int] = []
+    wiped: list[int] = []
+    for place, index in enumerate(chosen):
+        # A lying and a forgetful replica together, where the network is large enough for both.
+        drawn = 0.7 if place == 1 and chance.random() < 0.4 else chance.random()
+        if drawn < 0.65:
+            ways = chance.some(BEHAVIOURS, 0.25)
+            byzantine[index] = tuple(ways) or (chance.choice(BEHAVIOURS),)
+        elif drawn < 0.88:
+            rotten.append(index)
+        else:
+            wiped.append(index)
+    return dict(sorted(byzantine.items())), tuple(sorted(rotten)), tuple(sorted(wiped))

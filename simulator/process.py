@@ -1,0 +1,446 @@
+"""One replica's process: the turn loop of the node in virtual time, and how it dies.
+
+The order is that of `pbft.ports.Output`: save, send, apply, tell, arm. While a save is under way
+or refused, nothing is fed in and nothing is sent. A crash may come at any point in between.
+"""
+
+import enum
+from collections.abc import Callable
+from typing import Protocol
+
+import msgspec
+
+from ci.application import BuildApplication
+from ci.limits import Limits
+from ci.operations import Ballot
+from pbft.core import Settings
+from pbft.genesis import Cluster
+from pbft.messages import Envelope, Signed
+from pbft.ports import Output, Record, Send
+from pbft.replica import DamagedRecords, Replica
+from simulator.ballots import BallotBox, Key
+from simulator.builds import BuildTruth
+from simulator.chance import Chance
+from simulator.clock import Clock
+from simulator.run_trace import Trace
+from simulator.scheduler import SECOND, Scheduler
+from simulator.signatures import Signatures
+from simulator.storage import Disk, DiskDamaged, SaveFailed
+
+UPDATE_SECONDS = 1.0
+SAVE_RETRY_SECONDS = 0.5
+
+
+class CrashPoint(enum.IntEnum):
+    """Where in its next saving turn a process is to die."""
+
+    BEFORE_SAVE = 0
+    WHILE_SAVING = 1
+    BEFORE_MARK = 2
+    BEFORE_SEND = 3
+    WHILE_SENDING = 4
+
+
+class ProcessFaults(msgspec.Struct, frozen=True, kw_only=True):
+    """slow_sync_seconds: mean of a slow fsync, for `slow_syncs` of all saves; turn_seconds: how
+    long a turn keeps the process busy, so that messages wait and come in together."""
+
+    slow_syncs: float = 0.0
+    slow_sync_seconds: float = 0.2
+    turn_seconds: float = 0.0
+
+
+class Observer(Protocol):
+    """Who looks at everything that an instance does: the checkers."""
+
+    def before_turn(self, process: "Process", inbox: list[Envelope]) -> None:
+        """The core is about to be fed."""
+
+    def on_turn(self, process: "Process", outputs: list[Output], has_expired: bool) -> None:
+        """The core was fed and gave this back; nothing is saved yet."""
+
+    def on_saved(self, process: "Process") -> None:
+        """The turn is on disk; its messages leave now."""
+
+    def on_boot(self, process: "Process", restored: Output) -> None:
+        """The process started from its disk."""
+
+    def on_crash(self, process: "Process") -> None:
+        """The process died at its crash point."""
+
+    def on_failure(self, process: "Process", doing: str, error: Exception) -> None:
+        """The core raised something."""
+
+
+class World(msgspec.Struct, frozen=True):
+    """What all processes of one run share."""
+
+    cluster: Cluster
+    limits: Limits
+    settings: Settings
+    scheduler: Scheduler
+    trace: Trace
+    signatures: Signatures
+    truth: BuildTruth
+    faults: ProcessFaults
+
+
+class Process:
+    """A replica's machine: its disk outlives its crashes.
+
+    send: (process, message) for everything that leaves, own words after they are saved.
+    connect: the process is up and wants its links.
+    """
+
+    def __init__(
+        self,
+        world: World,
+        name: str,
+        chance: Chance,
+        observer: Observer,
+        send: Callable[["Process", Send], None],
+        connect: Callable[["Process"], None],
+        told: Callable[[Ballot], Ballot] = lambda ballot: ballot,
+    ) -> None:
+        self.world = world
+        self.name = name
+        self.disk = Disk()
+        self.clock = Clock()
+        self.chance = chance
+        self.replica: Replica | None = None
+        self.application: BuildApplication | None = None
+        self.boots = 0
+        self.damages = 0
+        self.is_paused = False
+        self.crash_point: CrashPoint | None = None
+        self.saves_failed = 0
+        self._observer = observer
+        self._send = send
+        self._connect = connect
+        self._told = told
+        self._ballots: BallotBox | None = None
+        self._inbox: list[Envelope] = []
+        self._greet: dict[str, None] = {}
+        self._deadline = 0.0
+        self._timer_at: int | None = None
+        self._update_at = 0
+        self._outputs: list[Output] | None = None  # of the turn that is being saved
+        self._is_written = False
+        self._free_at = 0
+        self._turn_is_due = False
+
+    @property
+    def is_up(self) -> bool:
+        """Whether the process runs (it may be paused)."""
+        return self.replica is not None
+
+    # --- life -----------------------------------------------------------------------------------
+
+    def boot(self) -> None:
+        """Start from the disk; where that is damaged, from nothing, without a vote."""
+        assert self.replica is None
+        world = self.world
+        self.boots += 1
+        self.clock.restart(1000 * self.chance.random(), self.clock_rate, world.scheduler.now)
+        replica, application = self._make_replica()
+        try:
+            restored = replica.restore(*self.disk.open())
+            self._check_ledger(application)
+        except (DamagedRecords, DiskDamaged) as error:
+            self._recover(str(error))
+            return
+        except Exception as error:  # noqa: BLE001 - a fault of the core is what is looked for
+            self._observer.on_failure(self, "restore", error)
+            return
+        world.trace.event(f"{self.name} starts, executed {replica.core.executed}")
+        self._begin(replica, application)
+        self._observer.on_boot(self, restored)
+        self._go_on()
+
+    def _recover(self, reason: str) -> None:
+        """What was said is lost: the disk is put aside, and the replica asks to take part again."""
+        world = self.world
+        world.trace.event(f"{self.name} recovers: {reason}")
+        self.damages += 1
+        self.disk = Disk()
+        replica, application = self._make_replica()
+        now = self.clock.seconds(world.scheduler.now)
+        output = replica.begin_recovery(self.chance.randbytes(32), now)
+        self._begin(replica, application)
+        self._observer.on_turn(self, [output], False)
+        self._outputs = [output]
+        self._save()
+        self._go_on()
+
+    def _make_replica(self) -> tuple[Replica, BuildApplication]:
+        world = self.world
+        statements = self.disk.statements
+        application = BuildApplication(world.cluster, world.limits, statements.get)
+        sign, verify = world.signatures.signer(self.name), world.signatures.verify
+        settings = world.settings
+        return Replica(world.cluster, self.name, sign, verify, application, settings), application
+
+    def _begin(self, replica: Replica, application: BuildApplication) -> None:
+        self.replica = replica
+        self.application = application
+        self._deadline = 0.0
+        self._timer_at = None
+        self._free_at = self.world.scheduler.now
+        self._ballots = self._ballot_box(application, replica)
+
+    def _go_on(self) -> None:
+        self._connect(self)
+        self._update(self.boots)
+        self._wake()
+
+    clock_rate = 1.0
+
+    def _check_ledger(self, application: BuildApplication) -> None:
+        index, head = application.ledger_index, application.ledger_head
+        if index == 0 or index <= self.disk.ledger_gap_up_to:
+            return
+        last = self.disk.entries.get(index)
+        if last is None or last.head != head or index + 1 in self.disk.entries:
+            raise DiskDamaged(f"the ledger does not end with entry {index}")
+
+    def _ballot_box(self, application: BuildApplication, replica: Replica) -> BallotBox:
+        return BallotBox(
+            cluster=self.world.cluster,
+            name=self.name,
+            sign=self.world.signatures.signer(self.name),
+            limits=self.world.limits,
+            disk=self.disk,
+            truth=self.world.truth,
+            application=application,
+            clients=replica.core.clients,
+            send=self.ask,
+            later=self._build_later,
+            told=self._told,
+            attempt=self.boots,
+        )
+
+    def crash(self) -> None:
+        """kill -9."""
+        if self.replica is None:
+            return
+        became = self.disk.crash(self.chance)
+        self.world.trace.event(f"{self.name} is killed ({became})")
+        self.replica = None
+        self.application = None
+        self._ballots = None
+        self._inbox = []
+        self._greet = {}
+        self._outputs = None
+        self._is_written = False
+        self._turn_is_due = False
+        self.is_paused = False
+        self.crash_point = None
+
+    def _crash_here(self) -> None:
+        self.crash()
+        self._observer.on_crash(self)
+
+    def pause(self) -> None:
+        """SIGSTOP."""
+        self.is_paused = True
+
+    def resume(self) -> None:
+        """SIGCONT: what came meanwhile is taken in one turn."""
+        if self.is_paused:
+            self.is_paused = False
+            self._wake()
+
+    # --- what comes in --------------------------------------------------------------------------
+
+    def arrive(self, envelope: Envelope) -> None:
+        """A message came over a link."""
+        if self.replica is not None:
+            self._inbox.append(envelope)
+            self._wake()
+
+    def greet(self, peer: str) -> None:
+        """A link to that peer was made."""
+        if self.replica is not None:
+            self._greet[peer] = None
+            self._wake()
+
+    def ask(self, signed: Signed) -> None:
+        """Send a request of our own to all replicas, this one included."""
+        envelope = Envelope(signed)
+        self._send(self, Send(None, envelope))
+        if self.replica is not None:
+            self._inbox.append(envelope)
+            if not self._turn_is_due:
+                self._turn_is_due = True
+                self.world.scheduler.after(0.0, self._turn_later, self.boots)
+
+    # --- turns ----------------------------------------------------------------------------------
+
+    def _wake(self) -> None:
+        if self.replica is None or self.is_paused:
+            return
+        if self._outputs is not None or self._turn_is_due:
+            return
+        scheduler = self.world.scheduler
+        if scheduler.now >= self._free_at:
+            self._turn()
+        else:
+            self._turn_is_due = True
+            scheduler.at(self._free_at, self._turn_later, self.boots)
+
+    def _turn_later(self, boot: int) -> None:
+        if boot != self.boots or self.replica is None:
+            return
+        self._turn_is_due = False
+        self._wake()
+
+    def _turn(self) -> None:
+        replica = self.replica
+        if replica is None:
+            return
+        now = self.clock.seconds(self.world.scheduler.now)
+        inbox, self._inbox = self._inbox, []
+        greet, self._greet = self._greet, {}
+        self._observer.before_turn(self, inbox)
+        outputs: list[Output] = []
+        doing = "greet"
+        try:
+            for peer in greet:
+                outputs.append(replica.greet(peer, now))
+            if inbox:
+                doing = "receive"
+                outputs.append(replica.receive(inbox, now))
+            if now >= self._deadline:
+                doing = "expire"
+                outputs.append(replica.expire(now))
+        except Exception as error:  # noqa: BLE001 - a fault of the core is what is looked for
+            self._observer.on_failure(self, doing, error)
+            return
+        if not outputs:
+            self._arm()
+            return
+        deadline = outputs[-1].deadline
+        if deadline is not None:
+            self._deadline = deadline
+        if self.world.faults.turn_seconds:
+            busy = int(self.world.faults.turn_seconds * SECOND)
+            self._free_at = self.world.scheduler.now + busy
+        self._observer.on_turn(self, outputs, doing == "expire")
+        self._outputs = outputs
+        self._save()
+
+    def _save(self) -> None:
+        assert self._outputs is not None
+        records: list[Record] = [record for output in self._outputs for record in output.records]
+        if not records:
+            self._finish()
+            return
+        if self.crash_point is CrashPoint.BEFORE_SAVE:
+            self._crash_here()
+            return
+        try:
+            if not self._is_written:
+                self.disk.write(records)
+                if self.crash_point is CrashPoint.WHILE_SAVING:
+                    self._crash_here()
+                    return
+                faults = self.world.faults
+                if self.chance.happens(faults.slow_syncs):
+                    delay = self.chance.exponential(faults.slow_sync_seconds)
+                    self.world.scheduler.after(delay, self._synced, self.boots)
+                    return
+                self.disk.sync()
+                self._is_written = True
+            self._mark()
+        except SaveFailed:
+            self._retry()
+
+    def _synced(self, boot: int) -> None:
+        if boot != self.boots or self._outputs is None:
+            return
+        self.disk.sync()
+        self._is_written = True
+        try:
+            self._mark()
+        except SaveFailed:
+            self._retry()
+
+    def _retry(self) -> None:
+        self.saves_failed += 1
+        self.world.scheduler.after(SAVE_RETRY_SECONDS, self._save_again, self.boots)
+
+    def _save_again(self, boot: int) -> None:
+        if boot == self.boots and self._outputs is not None:
+            self._save()
+
+    def _mark(self) -> None:
+        if self.crash_point is CrashPoint.BEFORE_MARK:
+            self._crash_here()
+            return
+        self.disk.set_mark()
+        self._is_written = False
+        if self.crash_point is CrashPoint.BEFORE_SEND:
+            self._crash_here()
+            return
+        self._finish()
+
+    def _finish(self) -> None:
+        """Everything is on disk: send, apply, arm."""
+        outputs, self._outputs = self._outputs, None
+        assert outputs is not None
+        self._observer.on_saved(self)
+        is_last = self.crash_point is CrashPoint.WHILE_SENDING
+        messages = [send for output in outputs for send in output.messages]
+        if is_last and messages:
+            messages = messages[: self.chance.randrange(len(messages))]
+        for send in messages:
+            self._send(self, send)
+        if is_last and any(output.messages for output in outputs):
+            self._crash_here()
+            return
+        if any(output.deliveries for output in outputs) and self._ballots is not None:
+            now = self.world.scheduler.now
+            self._ballots.update(self.clock.seconds(now))
+        self._arm()
+        if self._inbox or self._greet:
+            self._wake()
+
+    # --- timers ---------------------------------------------------------------------------------
+
+    def _arm(self) -> None:
+        scheduler = self.world.scheduler
+        at = self.clock.when(self._deadline, scheduler.now)
+        if self._timer_at is None or at < self._timer_at:
+            self._timer_at = at
+            scheduler.at(at, self._on_timer, self.boots, at)
+
+    def _on_timer(self, boot: int, at: int) -> None:
+        if boot != self.boots or at != self._timer_at or self.replica is None:
+            return
+        self._timer_at = None
+        if self.is_paused or self._outputs is not None:
+            # The turn that follows the pause or the save arms it again.
+            return
+        if self.clock.seconds(self.world.scheduler.now) >= self._deadline:
+            self._wake()
+        else:
+            self._arm()
+
+    def _update(self, boot: int) -> None:
+        if boot != self.boots or self.replica is None:
+            return
+        scheduler = self.world.scheduler
+        if not self.is_paused and self._ballots is not None:
+            self._ballots.update(self.clock.seconds(scheduler.now))
+        scheduler.after(UPDATE_SECONDS, self._update, boot)
+
+    def _build_later(self, delay: float, key: Key, attempt: int) -> None:
+        self.world.scheduler.after(delay, self._on_built, attempt, key)
+
+    def _on_built(self, attempt: int, key: Key) -> None:
+        if attempt != self.boots or self._ballots is None:
+            return
+        if self.is_paused:
+            self.world.scheduler.after(UPDATE_SECONDS, self._on_built, attempt, key)
+            return
+        self._ballots.on_built(key, self.clock.seconds(self.world.scheduler.now))

@@ -1,0 +1,301 @@
+"""One run: replicas, clients, network and faults of one seed, first for safety, then healed."""
+
+from collections.abc import Callable
+
+import msgspec
+
+from ci.limits import Limits, encode_limits
+from pbft.core import Settings
+from pbft.genesis import FORMAT_VERSION, Cluster, Genesis, Member
+from pbft.messages import Envelope
+from pbft.ports import Output, Send
+from simulator.adversary import Adversary
+from simulator.build_checker import BuildChecker
+from simulator.builds import BuildTruth
+from simulator.chance import stream
+from simulator.checkers import Checkers
+from simulator.coverage import Coverage
+from simulator.gateways import Gateway
+from simulator.liveness import Liveness
+from simulator.nemesis import Nemesis
+from simulator.network import LinkFaults, Network
+from simulator.parameters import Parameters
+from simulator.process import Process, World
+from simulator.run_trace import Trace
+from simulator.rushing import RushingForger
+from simulator.scheduler import SECOND, Scheduler
+from simulator.signatures import Oracle, SignaturesMaker
+from simulator.violation import Violation
+
+# Every replica says something to every other one every second.
+STEPS_PER_PAIR_MAX = 25_000
+
+
+class Result(msgspec.Struct, frozen=True, kw_only=True):
+    """What one run came to."""
+
+    seed: int
+    replicas: int
+    events: int
+    virtual_seconds: float
+    executed: int
+    verdicts: int
+    views: int
+    faults: dict[str, int]
+    cells: dict[str, int]
+    notices: dict[str, int]
+    trace: str
+
+
+class Simulation:
+    """The run of these parameters. `tell` gets a readable trace, line by line."""
+
+    def __init__(
+        self,
+        parameters: Parameters,
+        *,
+        tell: Callable[[str], None] | None = None,
+        signatures: SignaturesMaker = Oracle,
+    ) -> None:
+        self.parameters = parameters
+        self.scheduler = Scheduler()
+        self.trace = Trace(self.scheduler, tell)
+        seed = parameters.seed
+        self.names = tuple(f"r{index}" for index in range(parameters.replicas))
+        self.gateway_names = tuple(f"gateway{i}" for i in range(parameters.gateways))
+        self.limits = Limits(
+            deadline_seconds=parameters.deadline_seconds,
+            open_builds_max=parameters.open_builds_max,
+            open_builds_per_client_max=parameters.open_builds_max,
+            closing_builds_max=parameters.closing_builds_max,
+        )
+        self.signatures = signatures(seed, self.scheduler)
+        self.cluster = self._cluster()
+        self.faulty = tuple(self.names[index] for index in parameters.faulty)
+        self.correct = tuple(name for name in self.names if name not in self.faulty)
+        self.damaged = tuple(self.names[index] for index in parameters.rotten)
+        self.truth = BuildTruth(seed, parameters.builds)
+        self.builds = BuildChecker(
+            self.cluster, self.truth, (*self.correct, *self.gateway_names), self._violate
+        )
+        self.checkers = Checkers(
+            seed, self.cluster, self.scheduler, self.signatures.verify, self.builds,
+            is_deep=parameters.is_deep,
+        )  # fmt: skip
+        self.coverage = Coverage()
+        self.network = Network(seed, self.scheduler, self.trace, parameters.links, self._deliver)
+        liars = {self.names[index]: ways for index, ways in parameters.byzantine.items()}
+        forger = RushingForger(self.cluster, self.signatures, tuple(liars), stream(seed, "forger"))
+        self.adversary = Adversary(
+            seed, liars, forger, self.scheduler, self.trace, self.network,
+            tuple(name for name in self.names if name not in liars),
+            self.gateway_names, self._find_process, parameters.view_change_seconds,
+        )  # fmt: skip
+        self.processes = {name: self._process(name) for name in self.names}
+        self.nemesis = Nemesis(
+            seed, parameters.plan, self.scheduler, self.trace, self.network, self.processes,
+            (*self.names, *self.gateway_names),
+        )  # fmt: skip
+        self.gateways = {name: self._gateway(name) for name in self.gateway_names}
+        self.notices: dict[str, int] = {}
+
+    # --- making ---------------------------------------------------------------------------------
+
+    def _cluster(self) -> Cluster:
+        parameters = self.parameters
+        key = self.signatures.public_key
+        return Cluster(
+            Genesis(
+                FORMAT_VERSION,
+                tuple(Member(name, key(name), ("replica",)) for name in self.names),
+                tuple(Member(name, key(name), ("gateway",)) for name in self.gateway_names),
+                parameters.checkpoint_interval,
+                parameters.window,
+                parameters.client_window,
+                encode_limits(self.limits),
+            )
+        )
+
+    def _settings(self) -> Settings:
+        known = {field.name for field in msgspec.structs.fields(Settings)}
+        base = self.parameters.view_change_seconds
+        wanted = {
+            "pipeline_depth": self.parameters.pipeline_depth,
+            "batch_bytes_max": self.parameters.batch_bytes_max,
+            "status_seconds": self.parameters.status_seconds,
+            "view_change_seconds": base,
+            "view_change_seconds_max": 8 * base,
+        }
+        return msgspec.convert({k: v for k, v in wanted.items() if k in known}, Settings)
+
+    def _process(self, name: str) -> Process:
+        world = World(
+            self.cluster,
+            self.limits,
+            self._settings(),
+            self.scheduler,
+            self.trace,
+            self.signatures,
+            self.truth,
+            self.parameters.processes,
+        )
+        chance = stream(self.parameters.seed, f"process {name}")
+        told = self.adversary.told(name)
+        return Process(world, name, chance, self, self._send, self._connect, told)
+
+    def _find_process(self, name: str) -> Process:
+        return self.processes[name]
+
+    def _gateway(self, name: str) -> Gateway:
+        return Gateway(
+            name,
+            self.cluster,
+            self.signatures,
+            self.scheduler,
+            stream(self.parameters.seed, f"workload {name}"),
+            self._send_from_gateway,
+            self.checkers.words.on_answer,
+            self.checkers.words.on_asked,
+            resend_seconds=1.0,
+        )
+
+    # --- running --------------------------------------------------------------------------------
+
+    def run(self) -> Result:
+        """Safety mode, then liveness mode. Raises Violation."""
+        parameters = self.parameters
+        for process in self.processes.values():
+            process.boot()
+        for gateway in self.gateways.values():
+            gateway.plan(parameters.workload)
+        self.nemesis.start(
+            [self.names[index] for index in parameters.rotten],
+            [self.names[index] for index in parameters.wiped],
+        )
+        self.adversary.start(parameters.adaptive, self._process)
+        self._run_until(int(parameters.safety_seconds * SECOND))
+        self._run_healed()
+        return self._result()
+
+    def _run_until(self, end: int) -> None:
+        scheduler = self.scheduler
+        steps_max = STEPS_PER_PAIR_MAX * len(self.names) ** 2
+        while (time := scheduler.next_time) is not None and time <= end:
+            scheduler.step()
+            if scheduler.events > steps_max:
+                self._violate("34 no storm", f"{scheduler.events} events in {scheduler.seconds} s")
+
+    def _run_healed(self) -> None:
+        parameters = self.parameters
+        self.network.faults = LinkFaults(
+            delay_seconds=parameters.healed_delay_seconds / 2,
+            delay_mean_seconds=parameters.healed_delay_seconds / 4,
+            on_the_wire=parameters.links.on_the_wire,
+        )
+        self.nemesis.heal()
+        self.adversary.heal()
+        self.nemesis.cut_off([self.names[index] for index in parameters.left_out])
+        liveness = Liveness(self, self._violate)
+        end = self.scheduler.now + int(liveness.bound_seconds * SECOND)
+        while not liveness.is_done() and self.scheduler.now < end:
+            self._run_until(self.scheduler.now + SECOND)
+        liveness.check()
+
+    def _result(self) -> Result:
+        faults = {**self.network.counts, **self.nemesis.counts, **self.adversary.counts}
+        refused = sum(process.saves_failed for process in self.processes.values())
+        if refused:
+            faults["saves failed"] = refused
+        cores = [p.replica.core for p in self.processes.values() if p.replica is not None]
+        return Result(
+            seed=self.parameters.seed,
+            replicas=self.parameters.replicas,
+            events=self.scheduler.events,
+            virtual_seconds=self.scheduler.seconds,
+            executed=max(self.checkers.history.executed, default=0),
+            verdicts=len(self.builds.verdicts),
+            views=max((core.view for core in cores), default=0),
+            faults=faults,
+            cells=self.coverage.cells,
+            notices=self.notices,
+            trace=self.trace.digest,
+        )
+
+    def _violate(self, invariant: str, details: str) -> None:
+        raise Violation(self.parameters.seed, self.scheduler.events, invariant, details)
+
+    # --- what happens ---------------------------------------------------------------------------
+
+    def _connect(self, process: Process) -> None:
+        self.nemesis.connect(process)
+
+    def _deliver(self, sender: str, receiver: str, envelope: Envelope) -> None:
+        process = self.processes.get(receiver)
+        if process is None:
+            self.gateways[receiver].arrive(envelope)
+        elif receiver in self.adversary.liars:
+            if not self.adversary.hear(receiver, envelope):
+                return
+            for instance in self.adversary.instances(receiver, sender):
+                instance.arrive(envelope)
+        elif process.replica is not None:
+            self.coverage.see(process.replica.core, envelope.signed.payload)
+            process.arrive(envelope)
+
+    def _send(self, process: Process, send: Send) -> None:
+        name = process.name
+        if name in self.adversary.liars:
+            self.adversary.send(process, send)
+            return
+        if name in self.correct:
+            self.checkers.words.on_sent(process, send)
+        elif name in self.damaged:
+            self.checkers.words.on_sent_by_damaged(process, send)
+        if send.to is not None:
+            self.network.send(name, send.to, send.envelope)
+            return
+        for other in self.names:
+            if other != name:
+                self.network.send(name, other, send.envelope)
+
+    def _send_from_gateway(self, name: str, send: Send) -> None:
+        for other in self.names if send.to is None else (send.to,):
+            self.network.send(name, other, send.envelope)
+
+    # --- the observer of the processes ----------------------------------------------------------
+
+    def before_turn(self, process: Process, inbox: list[Envelope]) -> None:
+        """A replica is about to be fed."""
+        if self.parameters.is_deep and len(inbox) == 1 and process.name in self.correct:
+            self.checkers.before_turn(process)
+
+    def on_turn(self, process: Process, outputs: list[Output], has_expired: bool) -> None:
+        """A replica was fed."""
+        for output in outputs:
+            for notice in output.notices:
+                self.notices[notice.event] = self.notices.get(notice.event, 0) + 1
+                self.trace.note(process.name, notice)
+        if process.name in self.correct:
+            self.checkers.on_turn(process, outputs, has_expired)
+
+    def on_boot(self, process: Process, restored: Output) -> None:
+        """A replica started."""
+        if process.name in self.correct:
+            self.checkers.on_boot(process, restored)
+
+    def on_saved(self, process: Process) -> None:
+        """A turn is on disk."""
+        if process.name in self.correct:
+            self.checkers.on_saved(process)
+
+    def on_crash(self, process: Process) -> None:
+        """A process died at its crash point."""
+        self.nemesis.restart_later(process)
+
+    def on_failure(self, process: Process, doing: str, error: Exception) -> None:
+        """The core raised something."""
+        if process.name in self.adversary.liars:
+            process.crash()  # it contradicts itself; only correct replicas must never fall
+            self.nemesis.restart_later(process)
+            return
+        self.checkers.on_failure(process, doing, error)

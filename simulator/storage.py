@@ -1,0 +1,213 @@
+"""A simulated disk with the semantics of the node's store: transactions, a hash chain, a mark.
+
+A transaction is written (volatile), then on disk, then marked; a crash in between loses it, tears
+it or keeps it. Rows form a hash chain; the high-water mark is kept apart. When the disk is opened,
+what is broken above the mark is cut, and what is broken or missing at or below it is damage: the
+replica may have forgotten what it said.
+"""
+
+import hashlib
+from collections.abc import Sequence
+
+import msgspec
+
+from ci.application import LEDGER_PART
+from ci.ledger import MalformedEntry, VerdictEntry, decode_entry
+from pbft.messages import Signed
+from pbft.ports import Base, Entry, Executed, Record, SavedBody, SavedEntry
+from simulator.chance import Chance
+
+NO_CHAIN = bytes(32)
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder: msgspec.msgpack.Decoder[Record] = msgspec.msgpack.Decoder(Record)
+
+
+class SaveFailed(Exception):
+    """Nothing of this save is on disk; it may be tried again."""
+
+
+class DiskDamaged(Exception):
+    """What is on disk is not what was saved."""
+
+
+class Row(msgspec.Struct):
+    """One record as bytes, with its place in the chain."""
+
+    position: int
+    body: bytes
+    chain: bytes
+
+
+class OwnRequest(msgspec.Struct, frozen=True):
+    """A request of this replica as a client of its own group."""
+
+    timestamp: int
+    purpose: str
+    build: bytes
+    opened: int
+    signed: Signed
+
+
+class Disk:
+    """What one replica has on disk."""
+
+    def __init__(self) -> None:
+        self.rows: list[Row] = []
+        self.bodies: dict[bytes, tuple[int, bytes]] = {}
+        self.entries: dict[int, Entry] = {}
+        # A state was fetched that the ledger here does not reach up to.
+        self.ledger_gap_up_to = 0
+        self.statements: dict[bytes, bytes] = {}
+        self.own_requests: dict[tuple[str, bytes, int], OwnRequest] = {}
+        self.own_pending: dict[int, OwnRequest] = {}
+        self.last_own_timestamp = 0
+        self.mark: tuple[int, bytes] | None = None
+        # Payloads of saved messages since the last base, for the checker of writing ahead.
+        self.saved_payloads: dict[bytes, None] = {}
+        self.base_sequence = 0
+        self.refuses = False  # the disk is full, or gives input/output errors
+        self._written: list[Record] | None = None
+        self._position = 0
+        self._chain = NO_CHAIN
+
+    # --- writing --------------------------------------------------------------------------------
+
+    def write(self, records: list[Record]) -> None:
+        """Begin a transaction: nothing of it is safe yet. Raises SaveFailed."""
+        if self.refuses:
+            raise SaveFailed("the disk refuses")
+        self._written = records
+
+    def sync(self) -> None:
+        """The transaction is on disk."""
+        assert self._written is not None
+        records, self._written = self._written, None
+        self._apply(records)
+
+    def set_mark(self) -> None:
+        """The mark after the transaction is on disk. Raises SaveFailed."""
+        if self.refuses:
+            raise SaveFailed("the disk refuses")
+        self.mark = (self._position, self._chain)
+
+    def _apply(self, records: Sequence[Record]) -> None:
+        for record in records:
+            if isinstance(record, SavedBody):
+                # A faulty primary may order one body under several numbers: the last one counts.
+                last = max(record.sequence, self.bodies.get(record.digest, (0, b""))[0])
+                self.bodies[record.digest] = (last, record.body)
+                continue
+            if isinstance(record, SavedEntry):
+                self._save_entry(record.entry)
+                continue
+            body = _encoder.encode(record)
+            if isinstance(record, Base):
+                self._forget_before(record)
+            elif not isinstance(record, Executed):
+                signed = getattr(record, "signed", None)
+                if signed is not None:
+                    self.saved_payloads[signed.payload] = None
+            self._position += 1
+            self._chain = _next_chain(self._chain, self._position, body)
+            self.rows.append(Row(self._position, body, self._chain))
+
+    def _forget_before(self, base: Base) -> None:
+        self.rows = []
+        self._chain = NO_CHAIN
+        self.saved_payloads = {}
+        self.base_sequence = base.sequence
+        length, _ = msgspec.msgpack.decode(base.parts[LEDGER_PART], type=tuple[int, bytes])
+        if length > 0 and length not in self.entries:
+            self.ledger_gap_up_to = length
+        kept = base.kept_above
+        self.bodies = {d: body for d, body in self.bodies.items() if body[0] > kept}
+
+    def _save_entry(self, entry: Entry) -> None:
+        if entry.index in self.entries:
+            if self.entries[entry.index].head != entry.head:
+                raise DiskDamaged(f"ledger entry {entry.index} is not what execution gives")
+            return
+        self.entries[entry.index] = entry
+        try:
+            decoded = decode_entry(entry.body)
+        except MalformedEntry:
+            return
+        if isinstance(decoded, VerdictEntry):
+            self.statements[bytes.fromhex(decoded.build)] = bytes(decoded.statement)
+
+    def add_own_request(self, request: OwnRequest) -> None:
+        """Save a request of the replica's own, its number with its bytes. Raises SaveFailed."""
+        if self.refuses:
+            raise SaveFailed("the disk refuses")
+        assert request.timestamp > self.last_own_timestamp
+        self.last_own_timestamp = request.timestamp
+        self.own_requests[request.purpose, request.build, request.opened] = request
+        self.own_pending[request.timestamp] = request
+
+    # --- faults ---------------------------------------------------------------------------------
+
+    def crash(self, chance: Chance) -> str:
+        """The process is killed; says what became of a transaction that was being written."""
+        if self._written is None:
+            return "idle"
+        if chance.random() < 0.5:
+            # The commit had reached the disk before the process could know.
+            self.sync()
+            return "kept"
+        # Lost, or torn at some byte: its checksum fails, and all of it is cut.
+        self._written = None
+        return "torn" if chance.random() < 0.8 else "lost"
+
+    def rot(self, chance: Chance) -> str | None:
+        """Flip a bit, or silently drop acknowledged rows; says what, None where nothing is."""
+        if not self.rows or self.mark is None:
+            return None
+        kind = chance.choice(("row", "row", "dropped", "body"))
+        if kind == "dropped":
+            count = chance.randint(1, len(self.rows))
+            del self.rows[-count:]
+            return f"{count} acknowledged rows dropped"
+        if kind == "body" and self.bodies:
+            digest = chance.choice(list(self.bodies))
+            sequence, body = self.bodies[digest]
+            self.bodies[digest] = (sequence, _flipped(body, chance))
+            return "a bit of a body flipped"
+        row = chance.choice(self.rows)
+        row.body = _flipped(row.body, chance)
+        return f"a bit of row {row.position} flipped"
+
+    # --- reading --------------------------------------------------------------------------------
+
+    def open(self) -> tuple[list[Record], dict[bytes, bytes]]:
+        """Records and bodies after a start. Raises DiskDamaged."""
+        marked = self.mark[0] if self.mark else 0
+        position, chain = (self.rows[0].position - 1 if self.rows else 0), NO_CHAIN
+        records: list[Record] = []
+        for row in self.rows:
+            if (
+                row.position != position + 1
+                or _next_chain(chain, row.position, row.body) != row.chain
+            ):
+                if row.position <= marked:
+                    raise DiskDamaged(f"record {row.position} is not what was saved")
+                self.rows = [kept for kept in self.rows if kept.position < row.position]
+                break
+            position, chain = row.position, row.chain
+            if position == marked and self.mark is not None and chain != self.mark[1]:
+                raise DiskDamaged(f"record {position} is not what the high-water mark says")
+            records.append(_decoder.decode(row.body))
+        if position < marked:
+            raise DiskDamaged(f"records end at {position}, but {marked} were saved")
+        self._position, self._chain = position, chain
+        return records, {digest: body for digest, (_, body) in self.bodies.items()}
+
+
+def _flipped(data: bytes, chance: Chance) -> bytes:
+    changed = bytearray(data)
+    changed[chance.randrange(len(changed))] ^= 1 << chance.randrange(8)
+    return bytes(changed)
+
+
+def _next_chain(chain: bytes, position: int, body: bytes) -> bytes:
+    return hashlib.sha256(chain + position.to_bytes(8, "big") + body).digest()

@@ -1,0 +1,225 @@
+"""The invariants of what correct replicas and clients say and believe, checked as it leaves."""
+
+from collections.abc import Callable
+
+from pbft.client import Accepted
+from pbft.codec import MalformedMessage, digest_of
+from pbft.genesis import Cluster
+from pbft.messages import (
+    Checkpoint,
+    Commit,
+    NewView,
+    Prepare,
+    PrePrepare,
+    Request,
+    Signed,
+    ViewChange,
+)
+from pbft.ports import Send
+from simulator.build_checker import BuildChecker
+from simulator.gateways import Asked
+from simulator.history import History
+from simulator.process import Process
+from simulator.reader import Reader
+from simulator.view_checker import ViewChecker
+
+
+class WordChecker:
+    """Compares every word with all that was said before.
+
+    violate: (invariant, details) ends the run.
+    """
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        history: History,
+        reader: Reader,
+        builds: BuildChecker,
+        views: ViewChecker,
+        violate: Callable[[str, str], None],
+    ) -> None:
+        self.history = history
+        self.violate = violate
+        self._cluster = cluster
+        self._quorums = cluster.quorums
+        self._reader = reader
+        self._builds = builds
+        self._views = views
+
+    def on_sent(self, process: Process, send: Send) -> None:
+        """A message leaves a correct replica."""
+        signed = send.envelope.signed
+        if signed.signer != process.name:
+            if send.to is not None and self._cluster.replica_index(signed.signer) is None:
+                self._check_forwarding(process, signed, send.to)
+            return
+        try:
+            message = self._reader.decode(signed.payload)
+        except MalformedMessage as error:
+            self.violate("28 input totality", f"{process.name} sends nonsense: {error}")
+            return
+        if isinstance(message, PrePrepare | Prepare | Commit):
+            self._check_vote(process, signed, message)
+        elif isinstance(message, Checkpoint):
+            self._check_checkpoint(process, signed, message)
+        elif isinstance(message, ViewChange | NewView):
+            self._check_view_message(process, signed, message)
+        elif isinstance(message, Request):
+            self.history.issue(signed)
+            self._builds.on_own_request(process, message)
+
+    def on_sent_by_damaged(self, process: Process, send: Send) -> None:
+        """A message leaves a replica that follows the rules, on a disk that may lose what it said.
+
+        After a loss it votes on no number again on which it may have voted before.
+        """
+        signed = send.envelope.signed
+        if signed.signer != process.name:
+            return
+        message = self._reader.decode(signed.payload)
+        if not isinstance(message, PrePrepare | Prepare | Commit):
+            return
+        if process.damages == 0:
+            highest = self.history.said_before_loss.get(process.name, 0)
+            self.history.said_before_loss[process.name] = max(highest, message.sequence)
+        elif message.sequence <= self.history.said_before_loss.get(process.name, 0):
+            self.violate(
+                "26 what was lost is noticed",
+                f"{process.name} votes on {message.sequence} again after it lost its words",
+            )
+
+    def _check_forwarding(self, process: Process, signed: Signed, receiver: str) -> None:
+        """A client's request is handed on once each time that it is its client's lowest number."""
+        assert process.replica is not None
+        key = (process.name, process.boots, signed.payload)
+        count = self.history.forwarded[key] = self.history.forwarded.get(key, 0) + 1
+        # It is at most once for each lower number that comes and goes before it, in each view.
+        if count > (process.replica.core.view + 1) * self._cluster.genesis.client_window:
+            self.violate("29 bounded amplification", f"{process.name} forwards to {receiver}")
+
+    def _check_vote(
+        self, process: Process, signed: Signed, message: PrePrepare | Prepare | Commit
+    ) -> None:
+        history = self.history
+        kind = type(message).__name__
+        key = (kind, message.replica, message.view, message.sequence)
+        earlier = history.said.get(key)
+        if earlier is not None:
+            if earlier != message.digest:
+                self.violate("9 durable non-equivocation", f"{process.name} says {key} twice")
+            return
+        self._check_written_ahead(process, signed, message.sequence, kind)
+        self._note_vote(process, message)
+
+    def _note_vote(self, process: Process, message: PrePrepare | Prepare | Commit) -> None:
+        history = self.history
+        key = (type(message).__name__, message.replica, message.view, message.sequence)
+        if history.said.setdefault(key, message.digest) != message.digest:
+            self.violate("9 durable non-equivocation", f"{process.name} says {key} twice")
+        place = (message.view, message.sequence)
+        claim = (*place, message.digest)
+        voice = 1 << message.replica
+        committed = history.committed.get(message.sequence)
+        if committed is not None and committed[0] < message.view and committed[1] != claim[2]:
+            self.violate("6 prepared certificates are kept", f"{process.name} says {key}")
+        if not isinstance(message, Commit):
+            return
+        own = history.own_commits.setdefault(message.replica, {})
+        own[message.sequence] = max(own.get(message.sequence, 0), message.view)
+        if history.prepared.setdefault(place, message.digest) != message.digest:
+            self.violate("4 one digest per view and number", f"{process.name} commits {place}")
+        agreed = history.agreed.get(claim, 0)
+        if agreed.bit_count() < self._quorums.weak:
+            self.violate("10 evidence of prepared", f"{process.name} commits {place} unprepared")
+        voices = history.committed_by[claim] = history.committed_by.get(claim, 0) | voice
+        if voices.bit_count() >= self._quorums.weak:
+            first = history.committed.setdefault(message.sequence, (message.view, message.digest))
+            if first[1] != message.digest:
+                self.violate("5 one digest per number", f"f+1 commit two at {message.sequence}")
+
+    def _check_view_message(
+        self, process: Process, signed: Signed, message: ViewChange | NewView
+    ) -> None:
+        key = (type(message).__name__, message.replica, message.view, 0)
+        earlier = self.history.said.get(key)
+        if earlier is not None:
+            if earlier != signed.payload:
+                self.violate("9 durable non-equivocation", f"{process.name} says {key} twice")
+            return
+        self.history.said[key] = signed.payload
+        saved = process.disk.saved_payloads
+        assert process.replica is not None
+        core = process.replica.core
+        # A later word about views, saved in its place, implies it.
+        is_implied = core.view > message.view or (
+            core.new_view is not None and core.new_view.payload in saved
+        )
+        if signed.payload not in saved and not is_implied:
+            self.violate("25 written before it is sent", f"{process.name}: {key}")
+        if isinstance(message, ViewChange):
+            self._views.on_view_change(process.name, message)
+            return
+        for pre_prepare_signed in message.pre_prepares:
+            pre_prepare = self._reader.decode(pre_prepare_signed.payload)
+            assert isinstance(pre_prepare, PrePrepare)
+            self._note_vote(process, pre_prepare)
+
+    def _check_checkpoint(self, process: Process, signed: Signed, message: Checkpoint) -> None:
+        key = ("Checkpoint", message.replica, 0, message.sequence)
+        earlier = self.history.said.get(key)
+        if earlier is not None:
+            if earlier != message.digest:
+                self.violate("9 durable non-equivocation", f"{process.name} says {key} twice")
+            return
+        self._check_written_ahead(process, signed, message.sequence, "Checkpoint")
+        self.history.said[key] = message.digest
+        if message.sequence % self._cluster.genesis.checkpoint_interval != 0:
+            self.violate("15 stable checkpoints", f"{process.name} takes one at {message.sequence}")
+        if self.history.states.setdefault(message.sequence, message.digest) != message.digest:
+            self.violate("18 one state per number", f"{process.name} at {message.sequence}")
+        claim = (message.sequence, message.digest)
+        voices = self.history.checkpoints.get(claim, 0)
+        self.history.checkpoints[claim] = voices | 1 << message.replica
+
+    def _check_written_ahead(
+        self, process: Process, signed: Signed, sequence: int, kind: str
+    ) -> None:
+        disk = process.disk
+        if signed.payload not in disk.saved_payloads and sequence > disk.base_sequence:
+            self.violate("25 written before it is sent", f"{process.name}: {kind} {sequence}")
+
+    # --- clients --------------------------------------------------------------------------------
+
+    def on_asked(self, asked: Asked) -> None:
+        """A correct client sends a request for the first time."""
+        self.history.issue(asked.signed)
+        self.history.asked_after[asked.client, asked.timestamp] = self.history.answered_up_to
+
+    def on_answer(self, asked: Asked, answer: Accepted) -> None:
+        """A correct client believes an answer."""
+        voices: dict[str, None] = {}
+        for name, _, signed in answer.replies:
+            if signed.signer == name and self._reader.holds(signed):
+                voices[name] = None
+        if len(voices) < self._quorums.weak:
+            self.violate("19 f+1 equal replies", f"{asked.client} {asked.timestamp}")
+        key = (asked.client, asked.timestamp)
+        executed = self.history.results.get(key)
+        if executed is not None and answer.kind == "used":
+            return  # forgotten; whether that may be is a question of liveness
+        if executed is None or answer.request_digest != digest_of(executed.signed.payload):
+            self.violate("19 f+1 equal replies", f"{key} was not executed")
+            return
+        position = self.history.positions[key]
+        self.history.answered_up_to = max(self.history.answered_up_to, position)
+        if answer.kind == "decided":
+            self._builds.on_decided_answer(asked, answer)
+            return
+        applied = executed.applied
+        if (answer.kind, answer.subject, answer.result) != (
+            applied.kind,
+            applied.subject,
+            applied.result,
+        ):
+            self.violate("19 f+1 equal replies", f"{key}: {answer.kind} is not what it gave")

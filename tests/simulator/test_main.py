@@ -1,0 +1,33 @@
+"""The command line says what happened, and fails where an invariant was broken."""
+
+import pytest
+
+from simulator import campaign, main
+from simulator.campaign import Failure
+
+
+def test_run_prints_a_summary(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main.main(["run", "--first", "2", "--seeds", "2", "--replicas", "4"]) == 0
+    printed = capsys.readouterr().out
+    for name in ("seeds", "events per second", "views changed", "coverage cells", "fault: "):
+        assert name in printed
+
+
+def test_a_violation_prints_the_command_that_shows_it(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run_seed(seed: int, replicas: int | None) -> Failure:
+        return Failure(seed, replicas, 17, "1 agreement", "r1 at 3")
+
+    monkeypatch.setattr(campaign, "run_seed", run_seed)
+    assert main.main(["run", "--first", "5", "--seeds", "1", "--replicas", "7"]) == 1
+    printed = capsys.readouterr().out
+    assert "seed 5, step 17: invariant 1 agreement: r1 at 3" in printed
+    assert "python -m simulator replay 5 --replicas 7" in printed
+
+
+def test_replay_prints_the_trace(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main.main(["replay", "4", "--replicas", "4"]) == 0
+    printed = capsys.readouterr().out
+    assert "r0 starts, executed 0" in printed
+    assert "no violation" in printed.splitlines()[-1]

@@ -1,0 +1,88 @@
+"""Seeds of the simulator: the gate of every test run, and that it is a gate at all."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from common.keys import verify as verify_really
+from simulator.campaign import run_seeds
+from simulator.mutants import Mutant, patched, run_mutants
+from simulator.mutation import MUTANTS
+from simulator.network import LinkFaults
+from simulator.parameters import Parameters, draw
+from simulator.scheduler import Scheduler
+from simulator.signatures import RealKeys, Signatures
+from simulator.simulation import Simulation
+from tests.simulator.test_signatures import make_key
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+SEEDS = 50
+
+
+@pytest.mark.timeout(600)
+def test_seeds_break_no_invariant() -> None:
+    summary = run_seeds(range(1, SEEDS + 1))
+    assert summary.failures == []
+    assert summary.executed > 10 * SEEDS
+    assert summary.views > SEEDS
+    assert {"lost", "crash", "targeted forgeries", "equivocate"} <= summary.faults.keys()
+
+
+def test_a_calm_world_decides_everything_in_view_0() -> None:
+    result = Simulation(Parameters(seed=1, gateways=1)).run()
+    assert (result.views, result.faults) == (0, {})
+    assert result.executed > 5
+
+
+def real_keys(seed: int, scheduler: Scheduler) -> Signatures:
+    """Real Ed25519 for everybody."""
+    return RealKeys(seed, make_key, verify_really)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_real_signatures_over_a_corrupting_wire(seed: int) -> None:
+    parameters = draw(seed, 4)
+    links = LinkFaults(on_the_wire=True, corruption=0.05, loss=0.05)
+    workload = msgspec.structs.replace(parameters.workload, requests=4)
+    parameters = msgspec.structs.replace(
+        parameters, links=links, workload=workload, healed_delay_seconds=0.02
+    )
+    Simulation(parameters, signatures=real_keys).run()
+
+
+def hashes(hash_seed: str) -> str:
+    """The trace digests of some seeds, from a process with this seed of str hashes."""
+    done = subprocess.run(
+        [sys.executable, "-m", "simulator", "hash", "--first", "1", "--seeds", "6"],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONHASHSEED": hash_seed},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return done.stdout
+
+
+@pytest.mark.timeout(300)
+def test_a_seed_is_the_same_run_in_every_process() -> None:
+    first = hashes("1")
+    assert first.count("\n") == 6
+    assert first == hashes("2")
+
+
+@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
+def test_each_mutant_applies_to_the_source(mutant: Mutant) -> None:
+    compile(patched(mutant), mutant.file, "exec")
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("number", ["01", "03", "24 "])
+def test_a_broken_core_is_caught(number: str) -> None:
+    (mutant,) = [mutant for mutant in MUTANTS if mutant.name.startswith(number)]
+    ((_, killer),) = run_mutants([mutant], range(1, 41), processes=1)
+    assert killer is not None
+    assert killer.startswith("seed ")

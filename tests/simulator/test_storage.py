@@ -1,0 +1,80 @@
+"""The simulated disk keeps, loses and notices what the node's store keeps, loses and notices."""
+
+import pytest
+
+from pbft.codec import digest_of
+from pbft.messages import Signed
+from pbft.ports import Record, SavedBody, SavedMessage
+from simulator.chance import stream
+from simulator.storage import Disk, DiskDamaged, SaveFailed
+
+
+def message(text: str) -> SavedMessage:
+    """A record that can be told from others."""
+    return SavedMessage(Signed("r0", text.encode(), bytes(64)))
+
+
+def save(disk: Disk, *records: Record) -> None:
+    """One whole transaction."""
+    disk.write(list(records))
+    disk.sync()
+    disk.set_mark()
+
+
+def test_what_is_saved_is_there_again() -> None:
+    disk = Disk()
+    save(disk, SavedBody(1, digest_of(b"body"), b"body"), message("a"))
+    save(disk, message("b"))
+    assert disk.open() == ([message("a"), message("b")], {digest_of(b"body"): b"body"})
+
+
+def test_a_body_of_several_numbers_counts_for_the_last_one() -> None:
+    disk = Disk()
+    for sequence in (5, 9, 7):
+        save(disk, SavedBody(sequence, digest_of(b"body"), b"body"))
+    assert disk.bodies[digest_of(b"body")][0] == 9
+
+
+def test_a_crash_keeps_all_of_a_transaction_or_nothing() -> None:
+    became: dict[str, int] = {}
+    for seed in range(60):
+        disk = Disk()
+        save(disk, message("a"))
+        disk.write([message("b"), message("c")])
+        kind = disk.crash(stream(seed, "crash"))
+        became[kind] = became.get(kind, 0) + 1
+        records = [message("a"), message("b"), message("c")] if kind == "kept" else [message("a")]
+        assert disk.open()[0] == records
+    assert sorted(became) == ["kept", "lost", "torn"]
+
+
+def test_every_damage_below_the_mark_is_noticed() -> None:
+    kinds: dict[str, None] = {}
+    for seed in range(80):
+        disk = Disk()
+        for text in "abcdef":
+            save(disk, message(text))
+        told = disk.rot(stream(seed, "rot"))
+        assert told is not None
+        kinds[told.split()[-1]] = None
+        with pytest.raises(DiskDamaged):
+            disk.open()
+    assert len(kinds) == 2
+
+
+def test_damage_above_the_mark_is_cut() -> None:
+    disk = Disk()
+    save(disk, message("a"))
+    disk.write([message("b")])
+    disk.sync()
+    disk.rows[-1].body = b"x" + disk.rows[-1].body[1:]
+    assert disk.open()[0] == [message("a")]
+
+
+def test_a_disk_that_refuses_keeps_nothing() -> None:
+    disk = Disk()
+    disk.refuses = True
+    with pytest.raises(SaveFailed):
+        disk.write([message("a")])
+    disk.refuses = False
+    assert disk.open()[0] == []
