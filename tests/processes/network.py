@@ -369,6 +369,8 @@ class Network:
                 status = self.status(name)
                 if status["pending_requests"] or (are_builds_closed and status["open_builds"]):
                     return False
+                if status["ledger_missing"]:
+                    return False  # after a state transfer the entries come a little later
                 places[name] = (
                     status["sequence"],
                     status["ledger_index"],
