@@ -110,7 +110,8 @@ def _killing_seed(
         return None
     lines = [line for line in done.stdout.splitlines() if line.startswith("seed ")]
     if not lines:
-        raise RuntimeError(f"{name} does not even run: {done.stderr.strip()[-400:]}")
+        ended = f"exit code {done.returncode}"
+        raise RuntimeError(f"{name} does not run, {ended}: {done.stderr.strip()[-400:]}")
     return lines[0][:160]
 
 

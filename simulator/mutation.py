@@ -326,6 +326,7 @@ MUTANTS: tuple[Mutant, ...] = (
         file=_VIEW,
         old="    core.floor = order.sequence_min\n",
         new="",
+        test="tests/paper",
     ),
     Mutant(
         name="36 the stable certificate is not sent again",
@@ -352,6 +353,7 @@ MUTANTS: tuple[Mutant, ...] = (
         file="pbft/recovery.py",
         old="    if core.low < core.recoveries[core.index].voting_from:\n        return False\n",
         new="",
+        test="tests/paper/test_recovery.py",
     ),
     Mutant(
         name="40 requests are not forwarded to the primary",

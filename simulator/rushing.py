@@ -1,6 +1,7 @@
 """Forgeries against one correct replica, made after a look at its state: the rushing adversary."""
 
 from ci.operations import CastBallot, MalformedOperation, decode_operation, encode_operation
+from pbft.certificates import CheckedViewChange, new_view_order
 from pbft.codec import decode_message, digest_of, encode_batch
 from pbft.core import Core
 from pbft.log import NULL_REQUEST
@@ -42,6 +43,7 @@ class RushingForger(Forger):
             self._misused_certificate,
             self._below_floor,
             self._false_state,
+            self._early_new_view,
             self._early_new_view,
             self._false_checkpoint,
             self._far_away,
@@ -211,16 +213,23 @@ class RushingForger(Forger):
             if primary not in self.names or view == 0:
                 continue
             changes = [
-                checked.signed
+                checked
                 for checked in core.view_changes.values()
-                if checked.message.view == view
+                if checked.message.view == view and checked.signed.signer not in self.names
             ]
-            changes += [
-                self.say(name, ViewChange(view, 0, (), (), self.index(name))).signed
-                for name in self.names
-            ]
-            changes += changes[:1] * (self._cluster.quorums.strong - len(changes))
-            message = NewView(view, tuple(changes), (), self.index(primary))
+            for name in self.names:
+                own = ViewChange(view, 0, (), (), self.index(name))
+                changes.append(CheckedViewChange(own, self.say(name, own).signed, ()))
+            # Right in everything but that too few ask for it.
+            order = new_view_order(changes, NULL_REQUEST)
+            pre_prepares = tuple(
+                self.say(primary, PrePrepare(view, number, digest, self.index(primary))).signed
+                for number, digest in order.digests
+            )
+            signed = [checked.signed for checked in changes][: self._cluster.quorums.strong - 1]
+            if self._chance.random() < 0.5:
+                signed += signed[:1] * (self._cluster.quorums.strong - len(signed))
+            message = NewView(view, tuple(signed), pre_prepares, self.index(primary))
             return [self.say(primary, message)]
         return []
 
