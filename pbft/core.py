@@ -115,6 +115,10 @@ class PendingRequests:
         """The pending request with that number."""
         return self._by_client[client][timestamp]
 
+    def has(self, client: str, timestamp: int) -> bool:
+        """Whether that number of that client is pending."""
+        return timestamp in self._by_client.get(client, ())
+
     def __len__(self) -> int:
         return sum(len(numbers) for numbers in self._by_client.values())
 

@@ -31,7 +31,13 @@ def update(core: Core, now: float, are_nulls_owed: bool) -> None:
         same = earlier is not None and earlier[0] == lowest
         waiting[client] = earlier if same and earlier is not None else (lowest, now)
     core.timers.waiting = waiting
-    core.timers.forwarded &= {(client, lowest) for client, (lowest, _) in waiting.items()}
+    # A number that was handed on stays so while a lower one of its client goes before it.
+    core.timers.forwarded = {
+        (client, number)
+        for client, number in core.timers.forwarded
+        if core.pending.has(client, number)
+        or (client.startswith(RECOVERY) and client in waiting and waiting[client][0] == number)
+    }
 
 
 def on_view_entered(core: Core, now: float) -> None:
@@ -118,7 +124,10 @@ def _forward(core: Core, client: str, timestamp: int) -> None:
     """Once per request and view, and a primary forwards nothing: no ping-pong."""
     to = core.cluster.replica_names[core.primary]
     if client.startswith(RECOVERY):
-        requests = list(core.recover_requests.values())
+        # Null requests that are owed are nobody's words: there is nothing to hand on.
+        recovering = core.cluster.replica_index(client.removeprefix(RECOVERY))
+        signed = None if recovering is None else core.recover_requests[recovering]
     else:
-        requests = [core.pending.get(client, timestamp)]
-    core.output.messages.extend(Send(to, Envelope(signed)) for signed in requests)
+        signed = core.pending.get(client, timestamp)
+    if signed is not None:
+        core.output.messages.append(Send(to, Envelope(signed)))

@@ -90,12 +90,11 @@ class WordChecker:
             )
 
     def _check_forwarding(self, process: Process, signed: Signed, receiver: str) -> None:
-        """A client's request is handed on once each time that it is its client's lowest number."""
+        """A client's request is handed on once in each view of a replica's life."""
         assert process.replica is not None
         key = (process.name, process.boots, signed.payload)
         count = self.history.forwarded[key] = self.history.forwarded.get(key, 0) + 1
-        # It is at most once for each lower number that comes and goes before it, in each view.
-        if count > (process.replica.core.view + 1) * self._cluster.genesis.client_window:
+        if count > process.replica.core.view + 1:
             self.violate("29 bounded amplification", f"{process.name} forwards to {receiver}")
 
     def _check_vote(

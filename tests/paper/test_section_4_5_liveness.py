@@ -247,6 +247,33 @@ def test_a_request_is_handed_on_to_the_primary_once_at_half_its_time() -> None:
     assert left(world, "r1") == []
 
 
+def test_a_request_is_handed_on_once_however_many_lower_numbers_go_before_it() -> None:
+    """4.4: once per view, whatever else its client asks for meanwhile."""
+    world = made()
+    world.give("r1", world.request(3, b"3"))
+    wait(world, "r1", WAIT / 2)
+    for sequence, timestamp in ((1, 1), (2, 2)):
+        world.give("r1", world.request(timestamp, b"%d" % timestamp))
+        wait(world, "r1", WAIT / 2)
+        order(world, sequence, [world.request(timestamp, b"%d" % timestamp)])
+        world.under_way.clear()
+    wait(world, "r1", 0.75 * WAIT)
+    assert [m.payload.timestamp for m in forwarded(world)] == [3, 1, 2]  # type: ignore[union-attr]
+    wait(world, "r1", WAIT / 4)
+    assert left(world, "r1") == [1], "it is timed all the same"
+
+
+def test_a_request_is_handed_on_again_to_the_next_primary() -> None:
+    """The next view's primary may not have heard of it either."""
+    world = made()
+    world.give("r2", world.request(1, b"x"))
+    wait(world, "r2", WAIT / 2)
+    world.under_way.clear()
+    drive_into_view(world, "r2", 1)
+    wait(world, "r2", WAIT / 2)
+    assert [m.receiver for m in forwarded(world)] == ["r0", "r1"]
+
+
 def test_a_forwarded_request_is_never_forwarded_again() -> None:
     """SIMULATION: replicas of different views must not play ping-pong with it."""
     world = made()
