@@ -39,11 +39,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Local settings of one replica: they may differ between replicas without harm.
 
     pipeline_depth: sequence numbers in flight before the primary collects a batch.
-    batch_bytes_max: bytes of requests in one batch.
+    batch_bytes_max: bytes of requests in one batch; at most half of the cluster's body_bytes_max
+        are used.
     status_seconds: how often a replica says where it stands.
     resend_slots_max, resend_bytes_max: what is re-sent to a peer in answer to a STATUS of its.
     view_change_seconds: how long a request may wait for its order before its replica asks for
         another primary; doubled for each view that fails, up to view_change_seconds_max.
+    null_seconds: between two null requests that a recovering replica's T asks for; with more
+        than view_change_seconds the others would take the primary for a silent one.
     """
 
     pipeline_depth: int = 4
@@ -53,6 +56,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     resend_bytes_max: int = 4 * 1024 * 1024
     view_change_seconds: float = 4.0
     view_change_seconds_max: float = 64.0
+    null_seconds: float = 0.02
 
 
 class ReplicaStatus(enum.StrEnum):
@@ -129,7 +133,8 @@ class Timers(msgspec.Struct):
     timeout: how long is waited at present. has_progressed: whether anything was executed since
     the last VIEW-CHANGE of ours. waiting: client -> (its lowest pending number, since when it
     is that). forwarded: requests handed on to the primary of this view. view_change_due: when
-    the view that is being changed to has failed.
+    the view that is being changed to has failed. null_due: the primary gives no null request
+    before; is_null_waiting: it owes one, and waits for nothing but that.
     """
 
     timeout: float
@@ -137,6 +142,8 @@ class Timers(msgspec.Struct):
     waiting: dict[str, tuple[int, float]] = {}
     forwarded: set[tuple[str, int]] = set()
     view_change_due: float | None = None
+    null_due: float = 0.0
+    is_null_waiting: bool = False
 
 
 class Transfer(msgspec.Struct):
@@ -164,6 +171,7 @@ class Core:
         assert index is not None, f"{name} is not a replica of this cluster"
         # A batch may go over its limit by one request and what encoding adds.
         assert settings.batch_bytes_max <= BODY_BYTES_MAX // 2
+        assert settings.null_seconds <= settings.view_change_seconds / 2
         self.cluster = cluster
         self.quorums = cluster.quorums
         self.name = name

@@ -10,11 +10,15 @@ from typing import Annotated, Self
 
 import msgspec
 
-from pbft.messages import Name
+from pbft.messages import BODY_BYTES_MAX, REQUEST_BYTES_MAX, Name
 from pbft.quorums import Quorums, quorums_for
 
 FORMAT_VERSION = 1
 REPLICA_ROLE = "replica"
+# What the bodies of all slots that are kept may come to, where the window allows it.
+WINDOW_BYTES_MAX = 256 * 1024 * 1024
+# The largest request has room in a batch, and twice that, however large the window is.
+BODY_BYTES_LEAST = 2 * REQUEST_BYTES_MAX
 
 PublicKey = Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
 
@@ -62,6 +66,16 @@ class Cluster:
         self.replica_names: tuple[str, ...] = tuple(member.name for member in genesis.replicas)
         self._members = {member.name: member for member in (*genesis.replicas, *genesis.clients)}
         self._replica_index = {name: index for index, name in enumerate(self.replica_names)}
+
+    @property
+    def body_bytes_max(self) -> int:
+        """The largest body of a batch, the same everywhere.
+
+        A faulty primary can make every replica keep a body for each slot, L + K of them: so the
+        larger the window, the smaller a body.
+        """
+        slots = self.genesis.window + self.genesis.checkpoint_interval
+        return min(BODY_BYTES_MAX, max(BODY_BYTES_LEAST, WINDOW_BYTES_MAX // slots))
 
     @classmethod
     def from_bytes(cls, encoded: bytes) -> Self:

@@ -11,7 +11,7 @@ import msgspec
 
 NAME_CHARACTERS_MAX = 64
 REQUEST_BYTES_MAX = 256 * 1024
-# A body of requests; a faulty primary can make a replica keep window + interval of these.
+# A body of requests on the wire; a cluster with a large window takes smaller ones (pbft.genesis).
 BODY_BYTES_MAX = 4 * 1024 * 1024
 # A payload: the largest is a NEW-VIEW, `strong` VIEW-CHANGEs with up to a window of certificates.
 PAYLOAD_BYTES_MAX = 24 * 1024 * 1024

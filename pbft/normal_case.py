@@ -87,24 +87,29 @@ def _follows(announcement: Announcement, kept: StoredResult) -> bool:
     return announcement.subject == kept.subject and announcement.kind != kept.kind
 
 
-def propose(core: Core, is_null_wanted: bool) -> Slot | None:
+def may_propose(core: Core) -> bool:
+    """Whether we are a primary whose pipeline and window have room for the next number."""
+    if not core.is_primary or not core.is_voting:
+        return False
+    if core.next_sequence - 1 - core.executed >= core.settings.pipeline_depth:
+        return False
+    return core.within_water_marks(core.next_sequence)
+
+
+def propose(core: Core, is_null_due: bool) -> Slot | None:
     """As primary, give the next sequence number to a batch of pending requests (4.2).
 
-    is_null_wanted: where nothing is pending, a null request (a recovering replica waits for T).
+    is_null_due: where nothing is pending, a null request (a recovering replica waits for T).
     Only while fewer than pipeline_depth numbers are in flight and the next one is within the
     water marks. Clients are served in rotation, each one's lowest number first.
     """
-    if not core.is_primary or not core.is_voting:
-        return None
-    if core.next_sequence - 1 - core.executed >= core.settings.pipeline_depth:
-        return None
-    if not core.within_water_marks(core.next_sequence):
+    if not may_propose(core):
         return None
     requests = _collect(core)
     if requests:
         body = encode_batch([ordered.signed for ordered in requests])
         batch = Batch(digest_of(body), body, tuple(requests))
-    elif is_null_wanted:
+    elif is_null_due:
         batch = NULL_BATCH
     else:
         return None
@@ -132,6 +137,8 @@ def _collect(core: Core) -> list[OrderedRequest]:
         if (signed.signer, RECOVER_NUMBER) not in core.proposed:
             collected.append(OrderedRequest(decode_ordered(signed), signed, b""))
             core.proposed.add((signed.signer, RECOVER_NUMBER))
+    # A batch may go over this by one request and what encoding adds.
+    bytes_max = min(core.settings.batch_bytes_max, core.cluster.body_bytes_max // 2)
     size = 0
     depth = 0
     while len(collected) < BATCH_REQUESTS_MAX:
@@ -142,9 +149,7 @@ def _collect(core: Core) -> list[OrderedRequest]:
             timestamp = queues[client][depth]
             signed = core.pending.get(client, timestamp)
             size += len(signed.payload) + 200
-            if collected and (
-                size > core.settings.batch_bytes_max or len(collected) == BATCH_REQUESTS_MAX
-            ):
+            if collected and (size > bytes_max or len(collected) == BATCH_REQUESTS_MAX):
                 return collected
             request = core.authenticator.read(signed)
             assert isinstance(request, Request)
@@ -360,6 +365,8 @@ def _second_vote(
 
 def read_batch(core: Core, digest: bytes, body: bytes) -> Batch | Refusal:
     """The batch in a body: it must have the digest, and every request its client's signature."""
+    if len(body) > core.cluster.body_bytes_max:
+        return Refusal(f"a body of {len(body)} bytes; at most {core.cluster.body_bytes_max}")
     if digest_of(body) != digest:
         return Refusal("the body does not have the digest")
     try:

@@ -19,7 +19,7 @@ from pbft import (
 )
 from pbft.core import Core, Settings
 from pbft.genesis import Cluster
-from pbft.log import Slot
+from pbft.log import NULL_REQUEST, Slot
 from pbft.messages import (
     AnyMessage,
     Body,
@@ -283,12 +283,25 @@ class Replica:
 
     def _finish(self, now: float) -> Output:
         core = self.core
-        while slot := normal_case.propose(core, recovery.is_null_wanted(core)):
-            self._advance(slot)
+        self._propose(now)
         if self.core.status_due == 0.0:
             catch_up.send_status(self.core, now)
         timers.update(core, now, recovery.are_nulls_owed(core))
         return self._take_output()
+
+    def _propose(self, now: float) -> None:
+        core = self.core
+        while normal_case.may_propose(core):
+            is_null_due = recovery.is_null_wanted(core) and timers.is_null_due(core, now)
+            slot = normal_case.propose(core, is_null_due)
+            if slot is None:
+                break
+            if slot.accepted == NULL_REQUEST:
+                timers.on_null_proposed(core, now)
+            self._advance(slot)
+        core.timers.is_null_waiting = normal_case.may_propose(core) and recovery.is_null_wanted(
+            core
+        )
 
     def _take_output(self) -> Output:
         for client, replies in self.core.replies.items():

@@ -97,10 +97,25 @@ def back_off(core: Core) -> None:
         core.timers.timeout = min(2 * core.timers.timeout, core.settings.view_change_seconds_max)
 
 
+def is_null_due(core: Core, now: float) -> bool:
+    """Whether the primary may give a null request that is owed: one per null_seconds.
+
+    So a faulty replica that recovers again and again costs the others a bounded rate of them.
+    """
+    return now >= core.timers.null_due
+
+
+def on_null_proposed(core: Core, now: float) -> None:
+    """One was given."""
+    core.timers.null_due = now + core.settings.null_seconds
+
+
 def deadline(core: Core) -> float:
     """When there is something to do at the latest."""
     deadlines = [core.status_due]
     timers = core.timers
+    if timers.is_null_waiting:
+        deadlines.append(timers.null_due)
     if not core.has_entered:
         if timers.view_change_due is not None:
             deadlines.append(timers.view_change_due)

@@ -278,6 +278,40 @@ def test_null_requests_end_at_t() -> None:
     assert world.core("r0").executed == executed
 
 
+def test_a_replica_that_recovers_again_and_again_costs_null_requests_at_a_bounded_rate() -> None:
+    """A faulty one asks anew as soon as its T is there; nobody else asks for anything."""
+    world = small()
+    pause = world.settings.null_seconds
+    for nonce in range(1, 101):
+        for name in world.names[:3]:
+            world.give(name, recover(world, nonce=nonce))
+        world.deliver()
+        world.tick(pause)
+        world.deliver()
+    executed = world.core("r0").executed
+    recoveries = executed // (world.cluster.genesis.window + 1) + 1
+    assert 50 < executed <= 100 + recoveries
+    check_safety(world)
+
+
+def test_owed_null_requests_come_one_after_the_other_by_the_clock() -> None:
+    """The deadline says when the next one is due, so that no turn is waited for."""
+    world = small()
+    pause = world.settings.null_seconds
+    world.give("r0", recover(world))
+    world.deliver()
+    numbers = [message.sequence for message in world.said("r0", PrePrepare)]
+    assert numbers == [1, 2], "the RECOVER, and the first null request at once"
+    assert world.outputs["r0"][-1].deadline == pytest.approx(world.now + pause)
+    for last in (3, 4, 5, 6):
+        world.expire("r0", pause / 2)
+        assert world.said("r0", PrePrepare)[-1].sequence == last - 1
+        world.expire("r0", pause / 2)
+        assert world.said("r0", PrePrepare)[-1].sequence == last
+    # Four are in flight: only what is executed makes room, so there is nothing to wait for.
+    assert world.outputs["r0"][-1].deadline == pytest.approx(world.core("r0").status_due)
+
+
 # --- what it said before ------------------------------------------------------------------------
 
 

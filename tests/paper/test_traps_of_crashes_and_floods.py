@@ -17,6 +17,7 @@ from pbft.log import COMMIT_VIEWS_KEPT, NULL_REQUEST
 from pbft.messages import (
     BODY_BYTES_MAX,
     PAYLOAD_BYTES_MAX,
+    REQUEST_BYTES_MAX,
     AnyMessage,
     Checkpoint,
     Commit,
@@ -325,6 +326,32 @@ def test_trap_20_a_flood_of_pre_prepares_leaves_one_batch_per_number() -> None:
     assert all(len(slot.batches.keys() - {NULL_REQUEST}) == 1 for slot in slots)
     assert all(len(slot.records) == 2 for slot in slots)
     assert len(world.disks["r1"].bodies) == 1, "one body, however often it is ordered"
+
+
+def test_trap_20_bodies_of_a_whole_window_are_bounded() -> None:
+    """A faulty primary fills every slot; a body larger than the window allows is refused."""
+    world = World(checkpoint_interval=512, window=1024, client_window=64, settings=SETTINGS)
+    body_bytes_max = world.cluster.body_bytes_max
+    large = [world.request(t, bytes(BODY_BYTES_MAX // 20)) for t in range(1, 5)]
+    message, signed, body = world.pre_prepare(1, large)
+    assert body_bytes_max < len(body) <= BODY_BYTES_MAX
+    assert world.refuse("r1", signed, body) == (
+        f"a body of {len(body)} bytes; at most {body_bytes_max}"
+    )
+    assert world.core("r1").log.slot(1).accepted is None
+    message, signed, body = world.pre_prepare(1, large[:2])
+    world.give("r1", signed, body)
+    assert world.core("r1").log.slot(1).accepted == message.digest
+
+
+def test_trap_20_an_honest_primary_never_proposes_what_is_refused() -> None:
+    """The largest requests of many clients' numbers at once, in a cluster of the largest window."""
+    world = World(checkpoint_interval=512, window=1024, client_window=64, settings=SETTINGS)
+    for timestamp in range(1, 9):
+        world.ask(timestamp, bytes([timestamp]) * REQUEST_BYTES_MAX)
+    world.deliver()
+    assert len(world.client_output.accepted) == 8
+    assert not any("bytes" in reason for name in world.names for reason in world.refusals(name))
 
 
 def test_trap_20_a_client_that_floods_fills_its_own_window_only() -> None:

@@ -4,6 +4,7 @@ import msgspec
 import pytest
 
 from pbft.genesis import Cluster, Genesis, InvalidGenesis, Member
+from pbft.messages import REQUEST_BYTES_MAX
 from pbft.quorums import UnsupportedSize
 from tests.pbft.world import World, public_key
 
@@ -87,3 +88,15 @@ def test_members_are_found_by_name() -> None:
     assert cluster.replica_index("r3") == 3
     assert cluster.replica_index("client") is None
     assert [cluster.primary(view) for view in (0, 1, 4, 7)] == [0, 1, 0, 3]
+
+
+@pytest.mark.parametrize(
+    ("interval", "window", "bytes_max"),
+    [(8, 16, 4 * 1024**2), (128, 256, 699_050), (2048, 4096, 512 * 1024)],
+)
+def test_the_larger_the_window_the_smaller_a_body(
+    interval: int, window: int, bytes_max: int
+) -> None:
+    cluster = Cluster(changed(checkpoint_interval=interval, window=window))
+    assert cluster.body_bytes_max == bytes_max
+    assert bytes_max >= 2 * REQUEST_BYTES_MAX
