@@ -6,10 +6,9 @@ and none is paid twice.
 
 from collections.abc import Callable, Mapping
 
+from ci.ballots import Key
 from ci.builds import OpenBuild
 from node.executor import BuildOrder
-
-Key = tuple[bytes, int]
 
 
 def owed_builds(

@@ -16,6 +16,7 @@ from pathlib import Path
 import msgspec
 
 from ci.application import ledger_position
+from ci.ballots import OwnRequest
 from ci.ledger import genesis_head
 from node.evidence_table import EVIDENCE_SCHEMA, EvidenceTable
 from node.high_water_mark import HighWaterMark, MarkFile
@@ -80,16 +81,6 @@ class StoreInUse(Exception):
 
 class SaveFailed(Exception):
     """Nothing of this save is on disk (disk full, input/output error); it may be tried again."""
-
-
-class OwnRequest(msgspec.Struct, frozen=True):
-    """A request of this replica as a client of its group: a ballot, or a deadline report."""
-
-    timestamp: int
-    purpose: str
-    build: bytes
-    opened: int
-    signed: Signed
 
 
 class Store:

@@ -1,28 +1,21 @@
 """What a replica owes and says as a client of its own group: ballots and deadline reports.
 
 The semantics of the node's ballot box, without tasks: a ballot and its number are on disk before
-they are sent, and are sent again until the replica's own state shows them executed.
+they are sent. What is to be said, under which number and how often, is `ci.ballots`, as there.
 """
 
 from collections.abc import Callable
 
 from ci.application import BuildApplication
+from ci.ballots import BALLOT, Key, OwnRequests
 from ci.limits import Limits
-from ci.operations import Ballot, CastBallot, Operation, ReportDeadline, encode_operation
-from pbft.client import make_request
+from ci.operations import Ballot, CastBallot, Operation, ReportDeadline
 from pbft.client_table import ClientTable
 from pbft.genesis import Cluster
 from pbft.messages import Signed
 from pbft.ports import Sign
 from simulator.builds import BuildTruth
-from simulator.storage import Disk, OwnRequest, SaveFailed
-
-BALLOT = "ballot"
-VERDICT_DEADLINE = "no verdict at the deadline"
-LATE_BALLOTS_DEADLINE = "late ballots are missing at the deadline"
-RESEND_SECONDS = 2.0
-
-Key = tuple[bytes, int]
+from simulator.storage import Disk, SaveFailed
 
 
 class BallotBox:
@@ -48,22 +41,25 @@ class BallotBox:
         told: Callable[[Ballot], Ballot],
         attempt: int,
     ) -> None:
-        self._cluster = cluster
         self._name = name
-        self._sign = sign
-        self._limits = limits
         self._disk = disk
         self._truth = truth
         self._application = application
-        self._clients = clients
         self._send = send
         self._later = later
         self._told = told
         self._attempt = attempt
         self._running: dict[Key, None] = {}
         self._found: dict[Key, Ballot] = {}
-        self._sent_at: dict[int, float] = {}
-        self._waiting: dict[tuple[Key, str], float] = {}
+        self._requests = OwnRequests(
+            cluster=cluster,
+            name=name,
+            sign=sign,
+            deadline_seconds=limits.deadline_seconds,
+            builds=application.open_builds,
+            clients=lambda: clients,
+        )
+        self._requests.take_up(disk.own_pending.values())
 
     def update(self, now: float) -> None:
         """Begin what is owed, say what is overdue, send again what is not executed."""
@@ -97,37 +93,32 @@ class BallotBox:
             del self._found[key]
             self._running.pop(key, None)
 
-    def _cast(self, purpose: str, key: Key, operation: Operation, now: float) -> bool:
-        floor = self._clients.floor(self._name)
-        timestamp = max(self._disk.last_own_timestamp, floor) + 1
-        operation_bytes = encode_operation(operation)
-        signed = make_request(self._name, timestamp, operation_bytes, self._cluster, self._sign)
+    def _cast(
+        self,
+        purpose: str,
+        key: Key,
+        operation: Operation,
+        now: float,
+        instead_of: int | None = None,
+    ) -> bool:
+        request = self._requests.make(purpose, key, operation, self._disk.last_own_timestamp)
         try:
-            self._disk.add_own_request(OwnRequest(timestamp, purpose, *key, signed))
+            self._disk.add_own_request(request, instead_of)
         except SaveFailed:
             return False
-        self._sent_at[timestamp] = now
-        self._send(signed)
+        self._requests.on_saved(request, now, instead_of)
+        self._send(request.signed)
         return True
 
     def _resend(self, now: float) -> None:
-        for timestamp, request in list(self._disk.own_pending.items()):
-            if self._clients.was_executed(self._name, timestamp):
-                del self._disk.own_pending[timestamp]
-            elif now - self._sent_at.get(timestamp, -RESEND_SECONDS) >= RESEND_SECONDS:
-                self._sent_at[timestamp] = now
-                self._send(request.signed)
+        for timestamp in self._requests.settled():
+            del self._disk.own_pending[timestamp]
+        for request, operation in self._requests.displaced():
+            self._cast(request.purpose, request.key, operation, now, request.timestamp)
+        for signed in self._requests.due(now):
+            self._send(signed)
 
     def _report_deadlines(self, now: float) -> None:
-        waiting: dict[tuple[Key, str], float] = {}
-        for build in self._application.open_builds().values():
-            if self._name not in build.ballots or self._name in build.reports:
-                continue
-            key = (build.id, build.opened)
-            purpose = LATE_BALLOTS_DEADLINE if build.is_decided else VERDICT_DEADLINE
-            since = waiting[key, purpose] = self._waiting.get((key, purpose), now)
-            if now - since < self._limits.deadline_seconds:
-                continue
+        for purpose, key in self._requests.overdue(now):
             if (purpose, *key) not in self._disk.own_requests:
                 self._cast(purpose, key, ReportDeadline(*key), now)
-        self._waiting = waiting

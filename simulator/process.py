@@ -11,6 +11,7 @@ from typing import Protocol
 import msgspec
 
 from ci.application import BuildApplication
+from ci.ballots import Key
 from ci.limits import Limits
 from ci.operations import Ballot
 from pbft.core import Settings
@@ -18,7 +19,7 @@ from pbft.genesis import Cluster
 from pbft.messages import Envelope, Signed
 from pbft.ports import Output, Record, Send
 from pbft.replica import DamagedRecords, Replica
-from simulator.ballots import BallotBox, Key
+from simulator.ballots import BallotBox
 from simulator.builds import BuildTruth
 from simulator.chance import Chance
 from simulator.clock import Clock

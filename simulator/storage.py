@@ -12,8 +12,8 @@ from collections.abc import Sequence
 import msgspec
 
 from ci.application import LEDGER_PART
+from ci.ballots import OwnRequest
 from ci.ledger import MalformedEntry, VerdictEntry, decode_entry
-from pbft.messages import Signed
 from pbft.ports import Base, Entry, Executed, Record, SavedBody, SavedEntry
 from simulator.chance import Chance
 
@@ -37,16 +37,6 @@ class Row(msgspec.Struct):
     position: int
     body: bytes
     chain: bytes
-
-
-class OwnRequest(msgspec.Struct, frozen=True):
-    """A request of this replica as a client of its own group."""
-
-    timestamp: int
-    purpose: str
-    build: bytes
-    opened: int
-    signed: Signed
 
 
 class Disk:
@@ -136,12 +126,17 @@ class Disk:
         if isinstance(decoded, VerdictEntry):
             self.statements[bytes.fromhex(decoded.build)] = bytes(decoded.statement)
 
-    def add_own_request(self, request: OwnRequest) -> None:
-        """Save a request of the replica's own, its number with its bytes. Raises SaveFailed."""
+    def add_own_request(self, request: OwnRequest, instead_of: int | None = None) -> None:
+        """Save a request of the replica's own, its number with its bytes. Raises SaveFailed.
+
+        instead_of: the number that it had before and that was used for another.
+        """
         if self.refuses:
             raise SaveFailed("the disk refuses")
         assert request.timestamp > self.last_own_timestamp
         self.last_own_timestamp = request.timestamp
+        if instead_of is not None:
+            del self.own_pending[instead_of]
         self.own_requests[request.purpose, request.build, request.opened] = request
         self.own_pending[request.timestamp] = request
 

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from ci.ballots import BALLOT
 from ci.limits import Limits
 from ci.operations import Abstain, Noop, Outcome
-from node.ballots import BALLOT
 from node.debts import owed_builds
 from pbft.codec import decode_request
 from pbft.messages import Envelope
@@ -189,5 +189,6 @@ async def test_an_own_request_too_old_to_remember_is_settled_by_the_build(house:
             await wait_until(lambda: clients.floor("node2") in (40, 69), "many more numbers")
     await wait_until(lambda: clients.floor("node2") == 69, "all of them")
     assert clients.result("node2", 1) is None
-    box = house.boxes["node2"]
-    assert box._is_settled(request)
+    requests = house.boxes["node2"]._requests
+    requests.take_up([request])
+    assert requests.settled() == [1]

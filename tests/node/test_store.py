@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from ci.ballots import OwnRequest
 from ci.ledger import AppendEntry, encode_entry, genesis_head
-from node.store import DATABASE_NAME, MARK_NAME, OwnRequest, SaveFailed, Store, StoreDamaged
+from node.store import DATABASE_NAME, MARK_NAME, SaveFailed, Store, StoreDamaged
 from pbft.codec import digest_of
 from pbft.messages import PreparedCertificate, Signed
 from pbft.ports import (

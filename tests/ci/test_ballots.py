@@ -1,0 +1,136 @@
+"""What a replica says as a client: numbers are never used twice, and nothing is said for ever."""
+
+from ci.ballots import (
+    BALLOT,
+    LATE_BALLOTS_DEADLINE,
+    RESEND_SECONDS,
+    VERDICT_DEADLINE,
+    Key,
+    OwnRequest,
+    OwnRequests,
+)
+from ci.operations import CastBallot, Noop, ReportDeadline, encode_operation
+from pbft.client_table import ClientTable, StoredResult
+from pbft.codec import decode_request, digest_of
+from tests.ci.builders import PASSED, World, signing_key
+
+WINDOW = 4
+DEADLINE_SECONDS = 60.0
+
+
+class Own:
+    """The own requests of replica 0 of a world, and a client table that a test fills by hand."""
+
+    def __init__(self) -> None:
+        self.world = World()
+        self.name = self.world.replica(0)
+        self.clients = ClientTable(WINDOW)
+        self.last_timestamp = 0
+        self.requests = OwnRequests(
+            cluster=self.world.cluster,
+            name=self.name,
+            sign=lambda message: bytes(signing_key(self.name).sign(message).signature),
+            deadline_seconds=DEADLINE_SECONDS,
+            builds=self.world.application.open_builds,
+            clients=lambda: self.clients,
+        )
+
+    def open_build(self) -> Key:
+        """A build is opened; its key."""
+        self.world.submit()
+        (build,) = self.world.application.open_builds().values()
+        return (build.id, build.opened)
+
+    def ballot(self, replica: int, key: Key) -> None:
+        """A ballot of that replica is executed."""
+        self.world.apply(self.world.replica(replica), CastBallot(*key, PASSED))
+
+    def cast(self, key: Key, now: float, instead_of: int | None = None) -> OwnRequest:
+        """Our own ballot is saved and sent."""
+        request = self.requests.make(BALLOT, key, CastBallot(*key, PASSED), self.last_timestamp)
+        self.last_timestamp = request.timestamp
+        self.requests.on_saved(request, now, instead_of)
+        return request
+
+    def execute(self, timestamp: int, request: OwnRequest | None) -> None:
+        """That number is executed, by this request or by one that nobody remembers."""
+        digest = digest_of(request.signed.payload) if request else bytes(32)
+        self.clients.record(self.name, timestamp, StoredResult(digest, "done", b"", b""))
+
+
+def test_numbers_go_on_above_what_is_on_disk_and_what_the_state_shows_as_used() -> None:
+    own = Own()
+    key = own.open_build()
+    assert own.requests.make(BALLOT, key, Noop(), last_timestamp=0).timestamp == 1
+    assert own.requests.make(BALLOT, key, Noop(), last_timestamp=7).timestamp == 8
+    for timestamp in (1, 2, 4):
+        own.execute(timestamp, None)
+    assert own.requests.make(BALLOT, key, Noop(), last_timestamp=0).timestamp == 3
+    assert own.requests.make(BALLOT, key, Noop(), last_timestamp=3).timestamp == 5
+
+
+def test_a_request_is_sent_again_until_it_is_executed() -> None:
+    own = Own()
+    request = own.cast(own.open_build(), now=100.0)
+    assert own.requests.due(100.0 + RESEND_SECONDS - 0.1) == []
+    assert own.requests.due(100.0 + RESEND_SECONDS) == [request.signed]
+    assert own.requests.due(100.0 + RESEND_SECONDS + 0.1) == []
+    own.execute(1, request)
+    assert own.requests.settled() == [1]
+    assert own.requests.settled() == []
+    assert own.requests.due(1000.0) == []
+
+
+def test_what_was_under_way_before_a_restart_is_sent_at_once() -> None:
+    own = Own()
+    key = own.open_build()
+    request = own.requests.make(BALLOT, key, CastBallot(*key, PASSED), 0)
+    own.requests.take_up([request])
+    assert own.requests.due(0.5) == [request.signed]
+
+
+def test_a_request_whose_number_another_one_had_is_made_again() -> None:
+    own = Own()
+    key = own.open_build()
+    first = own.cast(key, now=1.0)
+    own.execute(1, None)
+    assert own.requests.settled() == []
+    ((displaced, operation),) = own.requests.displaced()
+    assert displaced == first
+    second = own.cast(key, 2.0, instead_of=1)
+    assert second.timestamp == 2
+    assert decode_request(second.signed).operation == encode_operation(operation)
+    assert own.requests.displaced() == []
+    assert own.requests.due(100.0) == [second.signed], "the first one is said no more"
+
+
+def test_a_request_too_old_to_be_remembered_is_settled_by_its_build() -> None:
+    own = Own()
+    key = own.open_build()
+    first = own.cast(key, now=1.0)
+    own.execute(1, first)
+    for timestamp in range(2, 2 * WINDOW):
+        own.execute(timestamp, None)
+    assert own.clients.result(own.name, 1) is None
+    assert [request for request, _ in own.requests.displaced()] == [first], "nobody heard it"
+    own.ballot(0, key)
+    assert own.requests.settled() == [1]
+
+
+def test_a_deadline_runs_from_our_own_ballot_and_anew_from_the_verdict() -> None:
+    own = Own()
+    key = own.open_build()
+    assert own.requests.overdue(0.0) == []
+    assert own.requests.overdue(10 * DEADLINE_SECONDS) == [], "it waits for our own ballot"
+    own.ballot(0, key)
+    start = 1000.0
+    assert own.requests.overdue(start) == []
+    assert own.requests.overdue(start + DEADLINE_SECONDS - 1) == []
+    assert own.requests.overdue(start + DEADLINE_SECONDS) == [(VERDICT_DEADLINE, key)]
+    for replica in (1, 2):
+        own.ballot(replica, key)
+    assert own.requests.overdue(start + DEADLINE_SECONDS) == []
+    late = start + 2 * DEADLINE_SECONDS
+    assert own.requests.overdue(late) == [(LATE_BALLOTS_DEADLINE, key)]
+    own.world.apply(own.name, ReportDeadline(*key))
+    assert own.requests.overdue(late) == [], "it is reported"
