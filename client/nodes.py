@@ -5,7 +5,6 @@ ledger is a hash chain. Every answer is bounded in time and size; a node that gi
 nonsense, is a NodeFailed.
 """
 
-import asyncio
 from collections.abc import Mapping
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -13,11 +12,10 @@ from typing import Any, Self, TypeVar
 import aiohttp
 import msgspec
 
+from common.bounded_http import NoAnswer, NotInTime, ask, bounded_session, decode_json
 from common.config import Address
-from common.logs import log_text
 from pbft.ports import Entry
 
-CONNECT_TIMEOUT_SECONDS = 3.0
 ANSWER_TIMEOUT_SECONDS = 10.0
 STATUS_TIMEOUT_SECONDS = 2.0
 LOG_TIMEOUT_SECONDS = 60.0
@@ -104,10 +102,7 @@ class Nodes:
         return tuple(self._addresses)
 
     async def __aenter__(self) -> Self:
-        self._session = aiohttp.ClientSession(
-            timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT_SECONDS),
-            auto_decompress=False,
-        )
+        self._session = bounded_session()
         return self
 
     async def __aexit__(
@@ -186,37 +181,28 @@ class Nodes:
         timeout_seconds: float,
     ) -> bytes:
         assert self._session is not None, "used outside its context"
-        url = self._addresses[replica].url + path
         try:
-            async with (
-                asyncio.timeout(timeout_seconds),
-                self._session.get(url, params=query, allow_redirects=False) as response,
-            ):
-                if response.status == 404:
-                    raise NotThere(f"{replica}: has no {path}")
-                if response.status != 200:
-                    raise NodeFailed(f"{replica}: {path} was answered with {response.status}")
-                return await _read_bounded(response, bytes_max, f"{replica}: {path}")
-        except TimeoutError as error:
+            answer = await ask(
+                self._session,
+                self._addresses[replica].url + path,
+                query=query,
+                bytes_max=bytes_max,
+                timeout_seconds=timeout_seconds,
+            )
+        except NotInTime as error:
             raise NodeFailed(f"{replica}: no answer in {timeout_seconds:g} s") from error
-        except (aiohttp.ClientError, OSError, ValueError) as error:
-            raise NodeFailed(f"{replica}: {log_text(str(error) or 'no answer')}") from error
-
-
-async def _read_bounded(response: aiohttp.ClientResponse, bytes_max: int, what: str) -> bytes:
-    parts: list[bytes] = []
-    length = 0
-    async for part in response.content.iter_any():
-        length += len(part)
-        if length > bytes_max:
-            raise NodeFailed(f"{what} is longer than {bytes_max} bytes")
-        parts.append(part)
-    return b"".join(parts)
+        except NoAnswer as error:
+            raise NodeFailed(f"{replica}: {path}: {error}") from error
+        if answer.status == 404:
+            raise NotThere(f"{replica}: has no {path}")
+        if answer.status != 200:
+            raise NodeFailed(f"{replica}: {path} was answered with {answer.status}")
+        return answer.data
 
 
 def decode_answer(data: bytes, kind: type[_Answer], replica: str) -> _Answer:
     """A node's JSON. Raises NodeFailed, naming the replica (or the file) that it came from."""
     try:
-        return msgspec.json.decode(data, type=kind)
-    except (ValueError, RecursionError) as error:
-        raise NodeFailed(f"{replica}: an answer that cannot be read: {error}") from error
+        return decode_json(data, kind)
+    except NoAnswer as error:
+        raise NodeFailed(f"{replica}: {error}") from error

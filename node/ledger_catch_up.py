@@ -15,6 +15,7 @@ import aiohttp
 import msgspec
 
 from common.address import Address
+from common.bounded_http import NoAnswer, ask, bounded_session, decode_json
 from common.logs import log_text
 from node.ledger_table import LedgerGap, WrongEntries
 from node.store import SaveFailed, Store
@@ -24,7 +25,6 @@ from pbft.ports import Entry
 PAGE_ENTRIES = 100
 # Far more than a node puts into one page; see PAGE_BYTES_MAX of node.server.
 PAGE_BYTES_MAX = 32 * 1024 * 1024
-CONNECT_TIMEOUT_SECONDS = 3.0
 ANSWER_TIMEOUT_SECONDS = 20.0
 # Nothing tells that there is a gap: it is looked for.
 LOOK_SECONDS = 1.0
@@ -70,10 +70,7 @@ class LedgerCatchUp:
             await asyncio.gather(self._task, return_exceptions=True)
 
     async def _run(self) -> None:
-        timeout = aiohttp.ClientTimeout(
-            total=ANSWER_TIMEOUT_SECONDS, sock_connect=CONNECT_TIMEOUT_SECONDS
-        )
-        async with aiohttp.ClientSession(timeout=timeout, auto_decompress=False) as session:
+        async with bounded_session() as session:
             while True:
                 gap = self._store.ledger.gap()
                 if gap is None or not self._names:
@@ -110,37 +107,28 @@ class LedgerCatchUp:
     ) -> tuple[Entry, ...]:
         limit = min(PAGE_ENTRIES, gap.missing)
         query = {"from": str(gap.position + 1), "limit": str(limit)}
-        url = f"{self._peers[name].url}/ledger"
         try:
-            async with session.get(url, params=query, allow_redirects=False) as response:
-                if response.status != 200:
-                    raise PeerFailed(f"it answered with status {response.status}")
-                data = await _read_bounded(response)
-        except TimeoutError as error:
-            raise PeerFailed("no whole answer in time") from error
-        except (aiohttp.ClientError, OSError, ValueError) as error:
-            raise PeerFailed(str(error) or type(error).__name__) from error
-        return decode_page(data)
-
-
-async def _read_bounded(response: aiohttp.ClientResponse) -> bytes:
-    parts: list[bytes] = []
-    length = 0
-    async for part in response.content.iter_any():
-        length += len(part)
-        if length > PAGE_BYTES_MAX:
-            raise PeerFailed(f"its answer is longer than {PAGE_BYTES_MAX} bytes")
-        parts.append(part)
-    return b"".join(parts)
+            answer = await ask(
+                session,
+                f"{self._peers[name].url}/ledger",
+                query=query,
+                bytes_max=PAGE_BYTES_MAX,
+                timeout_seconds=ANSWER_TIMEOUT_SECONDS,
+            )
+        except NoAnswer as error:
+            raise PeerFailed(str(error)) from error
+        if answer.status != 200:
+            raise PeerFailed(f"it answered with status {answer.status}")
+        return decode_page(answer.data)
 
 
 def decode_page(data: bytes) -> tuple[Entry, ...]:
     """The entries in an answer to GET /ledger. Raises PeerFailed."""
     try:
-        page = msgspec.json.decode(data, type=_ServedPage)
+        page = decode_json(data, _ServedPage)
         return tuple(
             Entry(entry.index, entry.body, msgspec.convert(bytes.fromhex(entry.head), Digest))
             for entry in page.entries
         )
-    except (ValueError, RecursionError) as error:
+    except (NoAnswer, ValueError) as error:
         raise PeerFailed(f"its answer cannot be read: {error}") from error

@@ -1,6 +1,5 @@
 """A running gateway over HTTP, for the commands: its JSON as values, its errors as one line."""
 
-import json
 from collections.abc import Coroutine
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -9,6 +8,7 @@ import aiohttp
 import uvloop
 
 from client.commands.outcome import EXIT_TOO_LATE, EXIT_WRONG, CommandFailed
+from common.bounded_http import NoAnswer, NotInTime, ask, bounded_session, decode_json
 
 CONNECT_TIMEOUT_SECONDS = 5.0
 ANSWER_TIMEOUT_SECONDS = 60.0
@@ -26,11 +26,7 @@ class GatewayApi:
         self._session: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> Self:
-        self._session = aiohttp.ClientSession(
-            timeout=aiohttp.ClientTimeout(
-                total=ANSWER_TIMEOUT_SECONDS, sock_connect=CONNECT_TIMEOUT_SECONDS
-            )
-        )
+        self._session = bounded_session(CONNECT_TIMEOUT_SECONDS)
         return self
 
     async def __aexit__(
@@ -96,25 +92,27 @@ class GatewayApi:
     async def _ask(self, method: str, path: str, body: object = None) -> bytes:
         assert self._session is not None, "used outside its context"
         try:
-            async with self._session.request(
-                method, self._url + path, json=body, allow_redirects=False
-            ) as response:
-                data = await response.content.read(ANSWER_BYTES_MAX)
-                while not response.content.at_eof() and len(data) < ANSWER_BYTES_MAX:
-                    data += await response.content.read(ANSWER_BYTES_MAX - len(data))
-                if response.status >= 400:
-                    raise CommandFailed(f"{self._url}: {_error_text(data, response.status)}")
-                return data
-        except TimeoutError as error:
+            answer = await ask(
+                self._session,
+                self._url + path,
+                method=method,
+                body=body,
+                bytes_max=ANSWER_BYTES_MAX,
+                timeout_seconds=ANSWER_TIMEOUT_SECONDS,
+            )
+        except NotInTime as error:
             raise CommandFailed(
                 f"the gateway at {self._url} did not answer in {ANSWER_TIMEOUT_SECONDS:g} s",
                 EXIT_TOO_LATE,
             ) from error
-        except (aiohttp.ClientError, OSError, ValueError) as error:
+        except NoAnswer as error:
             raise CommandFailed(
-                f"no gateway answers at {self._url} ({_reason(error)}); "
+                f"no gateway answers at {self._url} ({error}); "
                 "start it with scripts/startClient.sh, or name it with --gateway"
             ) from error
+        if answer.status >= 400:
+            raise CommandFailed(f"{self._url}: {_error_text(answer.data, answer.status)}")
+        return answer.data
 
 
 def run(work: Coroutine[Any, Any, _Result]) -> _Result:
@@ -124,24 +122,13 @@ def run(work: Coroutine[Any, Any, _Result]) -> _Result:
 
 def _object(data: bytes) -> dict[str, Any]:
     try:
-        value = json.loads(data)
-    except ValueError as error:
-        raise CommandFailed("the answer is not JSON; is that a gateway?") from error
-    if not isinstance(value, dict):
-        raise CommandFailed("the answer is not an object; is that a gateway?")
-    return value
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, aiohttp.ClientConnectorError):
-        return error.strerror or "connection failed"
-    if isinstance(error, aiohttp.InvalidURL):
-        return "not a URL"
-    return str(error) or type(error).__name__
+        return decode_json(data, dict[str, Any])
+    except NoAnswer as error:
+        raise CommandFailed("the answer is not a JSON object; is that a gateway?") from error
 
 
 def _error_text(data: bytes, status: int) -> str:
     try:
-        return str(json.loads(data)["error"])
-    except (ValueError, KeyError, TypeError):
+        return str(decode_json(data, dict[str, Any])["error"])
+    except (NoAnswer, KeyError):
         return f"answered with status {status}"

@@ -1,0 +1,101 @@
+"""Answers over HTTP from machines that nobody trusts: bounded in time and size, one kind of error.
+
+The rule: no redirect is followed, and no answer is read beyond its limit, whatever it announces.
+"""
+
+import asyncio
+from collections.abc import Mapping
+from typing import TypeVar
+
+import aiohttp
+import msgspec
+
+from common.logs import log_text
+
+CONNECT_TIMEOUT_SECONDS = 3.0
+
+_Value = TypeVar("_Value")
+
+
+class NoAnswer(Exception):
+    """No answer, or none that can be used; the text says why in one line."""
+
+
+class NotReached(NoAnswer):
+    """There is nobody at that address, or the way to it is cut."""
+
+
+class NotInTime(NoAnswer):
+    """The answer was not complete within its time."""
+
+
+class Answer(msgspec.Struct, frozen=True):
+    """An answer, whole. Header names are looked up without regard to case."""
+
+    status: int
+    headers: Mapping[str, str]
+    data: bytes
+
+
+def bounded_session(
+    connect_timeout_seconds: float = CONNECT_TIMEOUT_SECONDS,
+) -> aiohttp.ClientSession:
+    """A session for `ask`; whoever opens it closes it. Nothing is unpacked: a small answer may
+    be large inside."""
+    return aiohttp.ClientSession(
+        timeout=aiohttp.ClientTimeout(total=None, sock_connect=connect_timeout_seconds),
+        auto_decompress=False,
+    )
+
+
+async def ask(
+    session: aiohttp.ClientSession,
+    url: str,
+    *,
+    method: str = "GET",
+    query: Mapping[str, str] | None = None,
+    body: object = None,
+    headers: Mapping[str, str] | None = None,
+    bytes_max: int,
+    timeout_seconds: float,
+) -> Answer:
+    """The whole answer, of any status. body: sent as JSON where it is not None.
+
+    Raises NotReached, NotInTime, and NoAnswer for one that is longer than bytes_max or broken.
+    """
+    try:
+        async with (
+            asyncio.timeout(timeout_seconds),
+            session.request(
+                method, url, params=query, json=body, headers=headers, allow_redirects=False
+            ) as response,
+        ):
+            data = await _read(response, bytes_max)
+            return Answer(response.status, response.headers, data)
+    except TimeoutError as error:
+        raise NotInTime(f"no whole answer in {timeout_seconds:g} s") from error
+    except aiohttp.ClientConnectorError as error:
+        raise NotReached(log_text(error.strerror or "connection failed")) from error
+    except aiohttp.InvalidURL as error:
+        raise NotReached("not a URL") from error
+    except (aiohttp.ClientError, OSError, ValueError) as error:
+        raise NoAnswer(log_text(str(error) or type(error).__name__)) from error
+
+
+def decode_json(data: bytes, kind: type[_Value]) -> _Value:
+    """A JSON answer as that type. Raises NoAnswer."""
+    try:
+        return msgspec.json.decode(data, type=kind)
+    except (ValueError, RecursionError) as error:
+        raise NoAnswer(f"an answer that cannot be read: {log_text(str(error))}") from error
+
+
+async def _read(response: aiohttp.ClientResponse, bytes_max: int) -> bytes:
+    parts: list[bytes] = []
+    length = 0
+    async for part in response.content.iter_any():
+        length += len(part)
+        if length > bytes_max:
+            raise NoAnswer(f"an answer longer than {bytes_max} bytes")
+        parts.append(part)
+    return b"".join(parts)
