@@ -5,13 +5,14 @@ one line between them that says how many bytes were cut. Memory holds the last h
 """
 
 import hashlib
+import os
 import threading
 from collections import deque
 from pathlib import Path
 from typing import BinaryIO
 
-# room for the line between head and tail
-MARKER_BYTES_MAX = 96
+from common.log_pieces import LogPiece, kept_sizes, marker, read_log_file
+
 # small writes are gathered up to this size, so that memory is not spent on bookkeeping
 CHUNK_BYTES = 16 * 1024
 
@@ -22,8 +23,8 @@ class BuildLog:
     def __init__(self, path: Path, bytes_max: int) -> None:
         """Starts an empty file. bytes_max: of the file when finished. Raises OSError."""
         self.path = path
-        self._head_bytes_max = (bytes_max - MARKER_BYTES_MAX) // 2
-        self._tail_bytes_max = bytes_max - MARKER_BYTES_MAX - self._head_bytes_max
+        self._bytes_max = bytes_max
+        self._head_bytes_max, self._tail_bytes_max = kept_sizes(bytes_max)
         self._head_bytes = 0
         self._tail: deque[bytearray] = deque()
         self._tail_bytes = 0
@@ -51,13 +52,31 @@ class BuildLog:
         start = "" if self._last == b"\n" else "\n"
         self.write(f"{start}[pbft-ci] {text}\n".encode(errors="backslashreplace"))
 
+    def read(self, offset: int, bytes_max: int) -> LogPiece:
+        """What is here from that byte of the whole output on, at most bytes_max. Raises OSError.
+
+        A piece ends where the head does: the next one begins after what was dropped.
+        """
+        with self._lock:
+            if self._file is None:
+                return read_log_file(self.path, self._bytes_max, offset, bytes_max)
+            tail_offset = self._head_bytes + self._cut_bytes
+            total = tail_offset + self._tail_bytes
+            dropped = (self._head_bytes, tail_offset) if self._cut_bytes else None
+            if offset < self._head_bytes:
+                data = _read_at(self.path, offset, min(bytes_max, self._head_bytes - offset))
+                return LogPiece(offset, data, total, dropped, True)
+            offset = min(max(offset, tail_offset), total)
+            return LogPiece(
+                offset, self._tail_at(offset - tail_offset, bytes_max), total, dropped, True
+            )
+
     def finish(self) -> tuple[str, int]:
         """Complete and close the file: (SHA-256 in hex, size) of the whole. Raises OSError."""
         with self._lock:
             if self._file is not None:
                 if self._cut_bytes:
-                    marker = f"\n[pbft-ci] ... {self._cut_bytes} bytes were cut here ...\n"
-                    _write_all(self._file, marker.encode())
+                    _write_all(self._file, marker(self._cut_bytes))
                 for chunk in self._tail:
                     _write_all(self._file, chunk)
                 self._tail.clear()
@@ -74,6 +93,20 @@ class BuildLog:
                 self._file.close()
                 self._file = None
             self._tail.clear()
+
+    def _tail_at(self, position: int, bytes_max: int) -> bytes:
+        parts: list[bytes] = []
+        wanted = bytes_max
+        for chunk in self._tail:
+            if position >= len(chunk):
+                position -= len(chunk)
+                continue
+            parts.append(bytes(chunk[position : position + wanted]))
+            wanted -= len(parts[-1])
+            position = 0
+            if not wanted:
+                break
+        return b"".join(parts)
 
     def _keep_tail(self, data: bytes) -> None:
         """Put data at the end of the tail and drop from its start what is too much."""
@@ -95,6 +128,14 @@ class BuildLog:
                 dropped = surplus
             self._tail_bytes -= dropped
             self._cut_bytes += dropped
+
+
+def _read_at(path: Path, place: int, length: int) -> bytes:
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return os.pread(descriptor, length, place)
+    finally:
+        os.close(descriptor)
 
 
 def _write_all(file: BinaryIO, data: bytes | bytearray) -> None:

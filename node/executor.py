@@ -8,6 +8,7 @@ import asyncio
 import hashlib
 import logging
 import os
+import secrets
 import shutil
 import stat
 import time
@@ -29,9 +30,11 @@ from ci.operations import (
     Outcome,
 )
 from common.config import NodeConfig
+from common.log_pieces import LogPiece, read_log_file
 from node.build_log import BuildLog
 from node.checkout import Checkout, NotThere
 from node.dockerfile import DOCKERFILE
+from node.fair_places import FairPlaces
 from node.mirror import NotAFile, Source
 from node.pipeline import PIPELINE_FILE, Pipeline, PipelineInvalid, parse_pipeline
 from node.process_sandbox import ProcessSandbox
@@ -91,8 +94,12 @@ class Executor:
             if config.executor == "process"
             else DockerSandbox(config, limits, cluster_id, self._threads, thread_count)
         )
-        self._places = asyncio.Semaphore(config.builds_at_once)
+        self._places = FairPlaces(config.builds_at_once)
         self._states: dict[_Key, str] = {}
+        # of the builds that run now; a finished log is its file
+        self._logs: dict[_Key, BuildLog] = {}
+        # another one after each start, when a build begins its log anew
+        self.run_id = secrets.token_hex(8)
         self._tasks: set[asyncio.Task[object]] = set()
         self._is_closed = False
 
@@ -140,6 +147,18 @@ class Executor:
         """Where this replica's log of the build is, or will be. Bytes of strangers."""
         return self._folder(build, opened) / "log"
 
+    def read_log(self, build: bytes, opened: int, offset: int, bytes_max: int) -> LogPiece | None:
+        """A piece of the log, also while the build runs or waits; None: there is none. OSError."""
+        key = (build, opened)
+        if key in self._logs:
+            return self._logs[key].read(offset, bytes_max)
+        if key in self._states:
+            return LogPiece(0, b"", 0, None, True)
+        path = self.log_path(build, opened)
+        if not path.is_file():
+            return None
+        return read_log_file(path, self._limits.log_bytes_max, offset, bytes_max)
+
     def state(self, build: bytes, opened: int) -> str:
         """waiting | checkout | image | building | retrying: <reason> | none"""
         return self._states.get((build, opened), "none")
@@ -152,9 +171,9 @@ class Executor:
         try:
             while True:
                 self._states[key] = "waiting"
-                async with self._places:
+                async with self._places.place(order.repository):
                     try:
-                        log = log or self._open_log(order)
+                        log = self._logs[key] = log or self._open_log(order)
                         return await self._try(order, key, log)
                     except OwnTrouble as error:
                         trouble = error
@@ -170,6 +189,7 @@ class Executor:
                 await asyncio.sleep(min(pause_seconds, give_up_at - now))
                 pause_seconds = min(2 * pause_seconds, RETRY_SECONDS_MAX)
         finally:
+            self._logs.pop(key, None)
             if log is not None:
                 # after a finding it is finished already
                 with suppress(OSError):

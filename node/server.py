@@ -1,9 +1,6 @@
 """What a node answers over HTTP: links, status, messages, evidence, builds, logs, the ledger."""
 
 import base64
-import contextlib
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Annotated
 
 import msgspec
@@ -13,8 +10,10 @@ from ci.application import BuildApplication
 from ci.ledger import decode_entry
 from ci.statement import dissenters
 from common.link import LINK_PATH, Links
+from node import log_routes
 from node.evidence_table import KeptEvidence
 from node.executor import Executor
+from node.http_answers import http_error, number
 from node.runtime import LoggedMessage, Runtime
 from node.store import Store
 from pbft import view_change
@@ -37,7 +36,6 @@ LEDGER_PAGE_MAX = 500
 EVIDENCE_PAGE_MAX = 100
 # A page of the ledger or of evidence is cut before it is larger, but never to nothing.
 PAGE_BYTES_MAX = 8 * 1024 * 1024
-LOG_CHUNK_BYTES = 256 * 1024
 # Ledger entries that the status looks back on for dissent.
 RECENT_ENTRIES = 100
 
@@ -96,7 +94,7 @@ class NodeServer:
                 web.post("/pbft/request", self._post_request),
                 web.post("/pbft/message", self._post_message),
                 web.get("/builds/{build:[0-9a-f]{64}}", self._build),
-                web.get("/builds/{build:[0-9a-f]{64}}/log", self._build_log),
+                web.get(log_routes.PATH, log_routes.LogRoutes(self._executor).handle),
                 web.get("/ledger", self._ledger),
             ]
         )
@@ -194,8 +192,8 @@ class NodeServer:
 
     async def _evidence(self, request: web.Request) -> web.Response:
         """Pairs of messages that prove misbehaviour, after the number ?after=, oldest first."""
-        after = _number(request, "after", 0, 0, 2**62)
-        limit = _number(request, "limit", 20, 1, EVIDENCE_PAGE_MAX)
+        after = number(request, "after", 0, 0, 2**62)
+        limit = number(request, "limit", 20, 1, EVIDENCE_PAGE_MAX)
         kept = self._store.evidence.page(after, limit, PAGE_BYTES_MAX)
         return web.json_response(
             {
@@ -220,7 +218,7 @@ class NodeServer:
 
     async def _log(self, request: web.Request) -> web.Response:
         """The last messages, newest first, at most ?limit= of them."""
-        limit = _number(request, "limit", 100, 1, 512)
+        limit = number(request, "limit", 100, 1, 512)
         kind = request.query.get("type")
         rows = []
         for logged in reversed(self._runtime.last_messages):
@@ -238,9 +236,9 @@ class NodeServer:
         message = self._authenticator.read(envelope.signed)
         if isinstance(message, Refusal) or not isinstance(message, Request):
             reason = message.reason if isinstance(message, Refusal) else "not a request"
-            raise _error(web.HTTPBadRequest, reason)
+            raise http_error(web.HTTPBadRequest, reason)
         if refusal := self._authenticator.check(envelope.signed, message):
-            raise _error(web.HTTPUnauthorized, f"{refusal.reason}; {_UNSIGNED}")
+            raise http_error(web.HTTPUnauthorized, f"{refusal.reason}; {_UNSIGNED}")
         self._runtime.on_envelopes("http", [envelope])
         await self._runtime.turn()
         digest = digest_of(envelope.signed.payload)
@@ -256,9 +254,9 @@ class NodeServer:
         envelope = await self._read_signed(request)
         message = self._authenticator.read(envelope.signed)
         if isinstance(message, Refusal):
-            raise _error(web.HTTPBadRequest, message.reason)
+            raise http_error(web.HTTPBadRequest, message.reason)
         if refusal := self._authenticator.check(envelope.signed, message):
-            raise _error(web.HTTPUnauthorized, refusal.reason)
+            raise http_error(web.HTTPUnauthorized, refusal.reason)
         self._runtime.on_envelopes("http", [envelope])
         return web.json_response({"status": "received"}, status=202)
 
@@ -268,11 +266,11 @@ class NodeServer:
             body = msgspec.json.decode(data, type=_SignedBody)
             return Envelope(decode_signed(body.signed), body.body)
         except msgspec.MsgspecError as error:
-            raise _error(
+            raise http_error(
                 web.HTTPUnauthorized, f"no signed message ({error}); {_UNSIGNED}"
             ) from None
         except MalformedMessage as error:
-            raise _error(web.HTTPBadRequest, f"`signed` is malformed: {error}") from None
+            raise http_error(web.HTTPBadRequest, f"`signed` is malformed: {error}") from None
 
     def _sequence_of(self, digest: bytes) -> int | None:
         """The number that this replica knows for a request; a backup often knows none yet."""
@@ -291,7 +289,7 @@ class NodeServer:
         is_open = self._application.open_builds().get(build)
         opened = is_open.opened if is_open else max((b[0] for b in ballots), default=None)
         if opened is None:
-            raise _error(web.HTTPNotFound, "this replica does not know that build")
+            raise http_error(web.HTTPNotFound, "this replica does not know that build")
         return web.json_response(
             {
                 "build": build.hex(),
@@ -309,31 +307,9 @@ class NodeServer:
             }
         )
 
-    async def _build_log(self, request: web.Request) -> web.StreamResponse:
-        """The bytes of this replica's own log of a build."""
-        build = bytes.fromhex(request.match_info["build"])
-        opened = _number(request, "opened", 0, 0, 2**62)
-        path = self._executor.log_path(build, opened)
-        if not path.is_file():
-            raise _error(web.HTTPNotFound, "this replica has no log of that build")
-        response = web.StreamResponse(
-            headers={
-                "Content-Type": "text/plain; charset=utf-8",
-                "X-Content-Type-Options": "nosniff",
-                "Content-Length": str(path.stat().st_size),
-            }
-        )
-        # Whoever asked may be gone by now.
-        with contextlib.suppress(ConnectionResetError):
-            await response.prepare(request)
-            for chunk in _chunks(path):
-                await response.write(chunk)
-            await response.write_eof()
-        return response
-
     async def _ledger(self, request: web.Request) -> web.Response:
-        first = _number(request, "from", 1, 1, 2**62)
-        limit = _number(request, "limit", 100, 1, LEDGER_PAGE_MAX)
+        first = number(request, "from", 1, 1, 2**62)
+        limit = number(request, "limit", 100, 1, LEDGER_PAGE_MAX)
         # What a wrong state left beyond the present end is not shown.
         limit = max(0, min(limit, self._application.ledger_index - first + 1))
         entries = self._store.ledger.entries(first, limit, PAGE_BYTES_MAX)
@@ -408,24 +384,3 @@ def _message_row(logged: LoggedMessage) -> dict[str, str | int | None]:
     if isinstance(message, Replies):
         row["replies"] = len(message.replies)
     return row
-
-
-def _number(request: web.Request, name: str, default: int, low: int, high: int) -> int:
-    text = request.query.get(name)
-    if text is None:
-        return default
-    if not text.isascii() or not text.isdigit() or len(text) > 19 or not low <= int(text) <= high:
-        raise _error(web.HTTPBadRequest, f"?{name}= takes a number from {low} to {high}")
-    return int(text)
-
-
-def _error(kind: type[web.HTTPException], reason: str) -> web.HTTPException:
-    return kind(
-        text=msgspec.json.encode({"error": reason}).decode(), content_type="application/json"
-    )
-
-
-def _chunks(path: Path) -> Iterator[bytes]:
-    with path.open("rb") as file:
-        while chunk := file.read(LOG_CHUNK_BYTES):
-            yield chunk

@@ -7,6 +7,7 @@ from pathlib import Path
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from common.log_pieces import LogPiece
 from node.build_log import BuildLog
 
 
@@ -67,3 +68,63 @@ def test_any_pieces(sizes: list[int]) -> None:
         assert min(len(head), len(tail)) > bytes_max // 2 - 128
     else:
         assert len(whole) <= bytes_max
+
+
+def test_a_growing_log_is_read_from_any_byte(tmp_path: Path) -> None:
+    log = BuildLog(tmp_path / "log", 4096)
+    assert log.read(0, 100) == LogPiece(0, b"", 0, None, True)
+    log.write(b"0123456789")
+    assert log.read(4, 3) == LogPiece(4, b"456", 10, None, True)
+    assert log.read(10, 3) == LogPiece(10, b"", 10, None, True)
+    assert log.read(99, 3) == LogPiece(10, b"", 10, None, True)
+    log.finish()
+    assert log.read(4, 3) == LogPiece(4, b"456", 10, None, False)
+    log.close()
+
+
+@settings(deadline=None)
+@given(
+    sizes=st.lists(st.integers(1, 6000), max_size=8),
+    piece_bytes=st.integers(1, 5000),
+)
+def test_who_reads_along_misses_only_what_he_is_told(sizes: list[int], piece_bytes: int) -> None:
+    """A reader after every write, and one who comes at the end, live and from the file."""
+    counter = iter(range(10**6))
+    pieces = [bytes(next(counter) % 251 for _ in range(size)) for size in sizes]
+    whole = b"".join(pieces)
+    with tempfile.TemporaryDirectory() as folder:
+        log = BuildLog(Path(folder) / "log", 4096)
+        offset = 0
+        for piece in pieces:
+            log.write(piece)
+            offset = _read_to_the_end(log, offset, piece_bytes, whole)
+        live = _kept(log, piece_bytes, whole)
+        log.finish()
+        assert _kept(log, piece_bytes, whole) == live
+
+
+def _read_to_the_end(log: BuildLog, offset: int, piece_bytes: int, whole: bytes) -> int:
+    while (piece := log.read(offset, piece_bytes)).data:
+        assert piece.data == whole[piece.offset : piece.end]
+        if piece.offset != offset:
+            assert piece.dropped is not None
+            assert piece.dropped[0] <= offset
+            assert piece.offset == piece.dropped[1]
+        offset = piece.end
+    assert offset == piece.total
+    return offset
+
+
+def _kept(log: BuildLog, piece_bytes: int, whole: bytes) -> list[tuple[int, bytes]]:
+    """The stretches of the output that a reader gets who comes now."""
+    stretches: list[tuple[int, bytes]] = []
+    offset = 0
+    while (piece := log.read(offset, piece_bytes)).data:
+        if stretches and piece.offset == offset:
+            start, data = stretches.pop()
+            stretches.append((start, data + piece.data))
+        else:
+            stretches.append((piece.offset, piece.data))
+        offset = piece.end
+    assert piece.total == len(whole)
+    return stretches

@@ -1,0 +1,108 @@
+"""Pieces of a build's log by their place in the build's whole output, live or finished.
+
+The rule: an offset counts the bytes that the build wrote, not those that are kept. So it means
+the same while the log grows, when it is finished, and in any copy of it. What is kept of a long
+log is a head and a tail, with one line between them in the file that says how much was cut.
+"""
+
+import os
+import re
+from pathlib import Path
+
+import msgspec
+
+# room for the line between head and tail
+MARKER_BYTES_MAX = 96
+# beyond this no number in that line is believed
+_CUT_DIGITS_MAX = 18
+_MARKER = re.compile(rb"\n\[pbft-ci\] \.\.\. ([1-9][0-9]*) bytes were cut here \.\.\.\n")
+
+
+class LogPiece(msgspec.Struct, frozen=True):
+    """Some bytes of a log.
+
+    offset: where `data` begins in the whole output; more than was asked for where those bytes
+        are gone. total: how long the whole output is so far.
+    dropped: from which byte on and up to which (exclusive) nothing is kept; None: all is kept.
+    """
+
+    offset: int
+    data: bytes
+    total: int
+    dropped: tuple[int, int] | None
+    is_growing: bool
+
+    @property
+    def end(self) -> int:
+        """The offset to go on from."""
+        return self.offset + len(self.data)
+
+
+class LogLayout(msgspec.Struct, frozen=True):
+    """How a finished log lies in its file: head, marker, tail. Sizes in bytes.
+
+    marker_bytes and cut_bytes are 0 where everything was kept; then all of it is the head.
+    """
+
+    head_bytes: int
+    marker_bytes: int
+    cut_bytes: int
+    tail_bytes: int
+
+    @property
+    def total(self) -> int:
+        """How long the whole output was."""
+        return self.head_bytes + self.cut_bytes + self.tail_bytes
+
+    @property
+    def dropped(self) -> tuple[int, int] | None:
+        """See LogPiece."""
+        if not self.cut_bytes:
+            return None
+        return self.head_bytes, self.head_bytes + self.cut_bytes
+
+    def place(self, offset: int, bytes_max: int) -> tuple[int, int, int]:
+        """(offset, place in the file, length) of the first piece at or after an offset."""
+        tail_offset = self.head_bytes + self.cut_bytes
+        if offset < self.head_bytes:
+            return offset, offset, min(bytes_max, self.head_bytes - offset)
+        offset = min(max(offset, tail_offset), self.total)
+        place = self.head_bytes + self.marker_bytes + offset - tail_offset
+        return offset, place, min(bytes_max, self.total - offset)
+
+
+def kept_sizes(log_bytes_max: int) -> tuple[int, int]:
+    """The most that is kept of a log's head and of its tail, in bytes."""
+    head = (log_bytes_max - MARKER_BYTES_MAX) // 2
+    return head, log_bytes_max - MARKER_BYTES_MAX - head
+
+
+def marker(cut_bytes: int) -> bytes:
+    """The line between head and tail."""
+    return b"\n[pbft-ci] ... %d bytes were cut here ...\n" % cut_bytes
+
+
+def read_log_file(path: Path, log_bytes_max: int, offset: int, bytes_max: int) -> LogPiece:
+    """A piece of a finished log. log_bytes_max: the limit that it was written with.
+
+    Raises OSError.
+    """
+    with path.open("rb", buffering=0) as file:
+        size = os.fstat(file.fileno()).st_size
+        layout = _layout(file.fileno(), size, log_bytes_max)
+        offset, place, length = layout.place(offset, bytes_max)
+        data = os.pread(file.fileno(), length, place)
+    return LogPiece(offset, data, layout.total, layout.dropped, False)
+
+
+def _layout(descriptor: int, size: int, log_bytes_max: int) -> LogLayout:
+    """Found again from the file alone.
+
+    A build may write a line like the marker; it counts only where head, marker and tail have
+    exactly their sizes, and then the offsets after it are wrong and nothing else.
+    """
+    head, tail = kept_sizes(log_bytes_max)
+    found = _MARKER.match(os.pread(descriptor, MARKER_BYTES_MAX, head)) if size > head else None
+    if found is None or len(found[1]) > _CUT_DIGITS_MAX or size != head + found.end() + tail:
+        return LogLayout(size, 0, 0, 0)
+    return LogLayout(head, found.end(), int(found[1]), tail)
