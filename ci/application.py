@@ -8,14 +8,14 @@ holds the index and the head. Reasons are fixed texts, for replies are compared 
 
 import hashlib
 from collections.abc import Callable, Mapping
-from typing import Annotated, TypeVar
 
 import msgspec
 
-from ci.builds import Asker, MalformedBuild, OpenBuild, decode_build, encode_build
+from ci.builds import Asker, OpenBuild, encode_build
 from ci.ledger import (
     AnyEntry,
     AppendEntry,
+    ApproveEntry,
     CancelEntry,
     LateBallotEntry,
     RecordedAsker,
@@ -28,6 +28,7 @@ from ci.ledger import (
 from ci.limits import Limits
 from ci.operations import (
     Append,
+    ApproveBuild,
     Ballot,
     BuildId,
     CancelBuild,
@@ -41,10 +42,21 @@ from ci.operations import (
     SubmitBuild,
     decode_operation,
 )
-from ci.statement import build_id_for, pae, statement_bytes
-from ci.verdict import CANCELLED, Verdict, decide
+from ci.parts import (
+    BUILD_PART_PREFIX,
+    CLOSED_PART,
+    DELIVERIES_PART,
+    JOURNAL_PART,
+    LEDGER_PART,
+    ChainPart,
+    CorruptState,
+    decode_build_part,
+    decode_part,
+)
+from ci.statement import pae, statement_bytes, submitted_build_id
+from ci.verdict import CANCELLED, Thresholds, Verdict, decide
 from pbft.genesis import REPLICA_ROLE, Cluster
-from pbft.messages import Digest, Request
+from pbft.messages import Request
 from pbft.ports import Announcement, Applied, Entry
 
 GATEWAY_ROLE = "gateway"
@@ -56,31 +68,18 @@ ROLES: Mapping[type, frozenset[str]] = {
     CastBallot: frozenset({REPLICA_ROLE}),
     ReportDeadline: frozenset({REPLICA_ROLE}),
     CancelBuild: frozenset({GATEWAY_ROLE, OPERATOR_ROLE}),
+    ApproveBuild: frozenset({OPERATOR_ROLE}),
     Append: frozenset({GATEWAY_ROLE}),
 }
 
-# An honest gateway asks once, and again only after it lost its counter.
-ASKERS_MAX = 16
+# An honest gateway asks once, and again only after it lost its counter. Of each client, so that
+# none can use up the places of another that got the same delivery.
+ASKINGS_PER_CLIENT_MAX = 16
 # Closed builds that are remembered, so that their ids do not build again. 34 bytes of state each.
 CLOSED_BUILDS_MAX = 1024
-
-BUILD_PART_PREFIX = "build/"
-CLOSED_PART = "closed"
-JOURNAL_PART = "journal"
-LEDGER_PART = "ledger"
-
-_Part = TypeVar("_Part")
-
-
-class CorruptState(ValueError):
-    """Parts that no state has; the text names the part."""
-
-
-class _ChainPart(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
-    """How many items a hash chain has, and its digest after the last."""
-
-    length: Annotated[int, msgspec.Meta(ge=0)]
-    digest: Digest
+# The same of builds that a forge's delivery asked for, apart: plain POSTs cannot push them out,
+# and a delivery is redelivered by hand for days.
+DELIVERIES_MAX = 1024
 
 
 class BuildApplication:
@@ -98,9 +97,11 @@ class BuildApplication:
     ) -> None:
         self._cluster = cluster
         self._limits = limits
+        self._thresholds = Thresholds(cluster.quorums, limits.weak_agreement_allowed)
         self._find_statement = find_statement
         self._builds: dict[bytes, OpenBuild] = {}
         self._closed: dict[bytes, None] = {}  # an ordered set, the oldest first
+        self._deliveries: dict[bytes, None] = {}  # likewise
         self.journal_length = 0
         self.journal_digest = hashlib.sha256(b"pbft-ci journal genesis\0" + cluster.id).digest()
         self.ledger_index = 0
@@ -137,7 +138,7 @@ class BuildApplication:
             return None
         if not isinstance(operation, SubmitBuild):
             return None
-        build_id = build_id_for(self._cluster.id, request.client, operation.identity)
+        build_id = submitted_build_id(self._cluster.id, request.client, operation)
         build = self._builds.get(build_id)
         statement = self._find_statement(build_id) if build is None else build.statement
         asker = Asker(request.client, request.timestamp, request_digest)
@@ -150,12 +151,13 @@ class BuildApplication:
         )
 
     def parts(self) -> dict[str, bytes]:
-        """The whole state: one part per open build, and those named above."""
+        """The whole state: one part per open build, and those that `ci.parts` names."""
         encode = msgspec.msgpack.encode
         parts = {BUILD_PART_PREFIX + id.hex(): encode_build(b) for id, b in self._builds.items()}
         parts[CLOSED_PART] = encode(tuple(self._closed))
-        parts[JOURNAL_PART] = encode(_ChainPart(self.journal_length, self.journal_digest))
-        parts[LEDGER_PART] = encode(_ChainPart(self.ledger_index, self.ledger_head))
+        parts[DELIVERIES_PART] = encode(tuple(self._deliveries))
+        parts[JOURNAL_PART] = encode(ChainPart(self.journal_length, self.journal_digest))
+        parts[LEDGER_PART] = encode(ChainPart(self.ledger_index, self.ledger_head))
         return dict(sorted(parts.items()))
 
     def restore(self, parts: Mapping[str, bytes]) -> None:
@@ -163,18 +165,20 @@ class BuildApplication:
 
         Raises CorruptState, and then nothing is replaced.
         """
-        closed = _decode_part(parts, CLOSED_PART, tuple[BuildId, ...])
-        journal = _decode_part(parts, JOURNAL_PART, _ChainPart)
-        ledger = _decode_part(parts, LEDGER_PART, _ChainPart)
+        closed = decode_part(parts, CLOSED_PART, tuple[BuildId, ...])
+        deliveries = decode_part(parts, DELIVERIES_PART, tuple[BuildId, ...])
+        journal = decode_part(parts, JOURNAL_PART, ChainPart)
+        ledger = decode_part(parts, LEDGER_PART, ChainPart)
         builds = dict(
-            _decode_build_part(name, data)
+            decode_build_part(name, data)
             for name, data in parts.items()
             if name.startswith(BUILD_PART_PREFIX)
         )
-        if len({*closed, *builds}) != len(closed) + len(builds):
+        if len({*closed, *deliveries, *builds}) != len(closed) + len(deliveries) + len(builds):
             raise CorruptState(f"{CLOSED_PART}: a build that is there twice, or open")
         self._builds = builds
         self._closed = dict.fromkeys(closed)
+        self._deliveries = dict.fromkeys(deliveries)
         self.journal_length, self.journal_digest = journal.length, journal.digest
         self.ledger_index, self.ledger_head = ledger.length, ledger.digest
 
@@ -193,6 +197,8 @@ class BuildApplication:
                 return self._on_report_deadline(operation, request.client)
             case CancelBuild():
                 return self._on_cancel_build(operation, request.client)
+            case ApproveBuild():
+                return self._on_approve_build(operation, request.client)
             case Append():
                 return self._on_append(operation, request.client)
             case Noop():
@@ -202,16 +208,16 @@ class BuildApplication:
         """Opens a build, or adds an asker to the build of this id.
 
         Accepted if the build is closed and remembered (`recall` has its verdict); or is open,
-        asks for the same, and has fewer than ASKERS_MAX askers; or is new and neither all
-        clients nor this one have too many undecided builds.
+        asks for the same, and this client asked for it fewer than ASKINGS_PER_CLIENT_MAX times;
+        or is new and there is room for it: see `_opening_refusal`.
         """
-        build_id = build_id_for(self._cluster.id, asker.client, operation.identity)
+        build_id = submitted_build_id(self._cluster.id, asker.client, operation)
         opened = Applied("opened", build_id, build_id)
-        if build_id in self._closed:
+        if build_id in self._closed or build_id in self._deliveries:
             return opened
         build = self._builds.get(build_id)
         if build is None:
-            reason = self._opening_refusal(asker.client)
+            reason = self._opening_refusal(asker.client, operation.needs_approval)
             if reason:
                 return _refused(reason)
             self._builds[build_id] = OpenBuild(
@@ -222,13 +228,17 @@ class BuildApplication:
                 branch=operation.branch,
                 commit=operation.commit,
                 askers=(asker,),
+                event=operation.event,
+                ref=operation.ref,
+                delivery=operation.delivery,
+                is_approved=not operation.needs_approval,
             )
             return opened
-        asked = (operation.repository, operation.branch, operation.commit)
-        if asked != (build.repository, build.branch, build.commit):
+        if _asked(operation) != _asked(build):
             return _refused("this identity already asks for another build")
-        if len(build.askers) >= ASKERS_MAX:
-            return _refused(f"this build was asked for {ASKERS_MAX} times already")
+        askings = sum(other.client == asker.client for other in build.askers)
+        if askings >= ASKINGS_PER_CLIENT_MAX:
+            return _refused(f"this client asked for this build {askings} times already")
         self._builds[build_id] = build.with_asker(asker)
         if not build.is_decided:
             return opened
@@ -238,15 +248,16 @@ class BuildApplication:
     def _on_cast_ballot(self, operation: CastBallot, replica: str) -> Applied:
         """Counts a ballot as the asking replica's, whoever else it may mention.
 
-        Accepted if that very build (id and opening) is open, the replica has not cast a ballot
-        on it, and the ballot can be one on it. After the verdict it is only recorded.
+        Accepted if that very build (id and opening) is open and approved, the replica has not
+        cast a ballot on it, and the ballot can be one on it. After the verdict it is only
+        recorded.
         """
         build = self._open_build(operation.build, operation.opened)
         if build is None:
             return _refused("no such open build")
         if replica in build.ballots:
             return _refused("this replica has cast its ballot")
-        reason = build.ballot_refusal(operation.ballot)
+        reason = build.ballot_refusal(operation.ballot, self._limits)
         if reason:
             return _refused(reason)
         build = build.with_ballot(replica, operation.ballot)
@@ -256,7 +267,7 @@ class BuildApplication:
         late = LateBallotEntry(
             build=build.id.hex(),
             opened=build.opened,
-            ballot=recorded_ballot(replica, operation.ballot),
+            ballot=recorded_ballot(replica, operation.ballot, is_late=True),
             agrees=_agrees(operation.ballot, build.verdict),
         )
         entry = self._write(late)
@@ -266,7 +277,8 @@ class BuildApplication:
     def _on_report_deadline(self, operation: ReportDeadline, replica: str) -> Applied:
         """Counts a replica's word that the deadline passed: overdue, or after the verdict over.
 
-        Accepted if that very build is open and the replica has not said so (since the verdict).
+        Accepted if that very build is open and approved, and the replica has not said so (since
+        the verdict).
         """
         build = self._open_build(operation.build, operation.opened)
         if build is None:
@@ -284,6 +296,8 @@ class BuildApplication:
         """Ends an undecided build: an operator's at once, a gateway's when no asker is left.
 
         Accepted if the build is undecided and the client is an operator or one of its askers.
+        A build that waits for approval ends likewise. A delivery's build that its askers gave up
+        is not remembered: else one gateway could ask and withdraw, and no other could ask for it.
         """
         build = self._builds.get(operation.build)
         if build is None or build.is_decided:
@@ -297,7 +311,18 @@ class BuildApplication:
             self._builds[build.id] = remaining
             return Applied("done", build.id, entries=(cancel,))
         settled = self._settle(build, CANCELLED)
+        if not is_operator:
+            self._deliveries.pop(build.id, None)
         return msgspec.structs.replace(settled, entries=(cancel, *settled.entries))
+
+    def _on_approve_build(self, operation: ApproveBuild, client: str) -> Applied:
+        """Lets a build begin. Accepted if it is undecided and waits for approval."""
+        build = self._builds.get(operation.build)
+        if build is None or build.is_decided or build.is_approved:
+            return _refused("no such build that waits for approval")
+        self._builds[build.id] = build.with_approval()
+        entry = self._write(ApproveEntry(build.id.hex(), build.opened, client))
+        return Applied("done", build.id, entries=(entry,))
 
     def _on_append(self, operation: Append, client: str) -> Applied:
         """Appends a string to the journal. Accepted always."""
@@ -313,21 +338,36 @@ class BuildApplication:
 
     # --- transitions ----------------------------------------------------------------------------
 
-    def _opening_refusal(self, client: str) -> str | None:
-        undecided = [build for build in self._builds.values() if not build.is_decided]
+    def _opening_refusal(self, client: str, needs_approval: bool) -> str | None:
+        """Why there is no room for one more build of this client.
+
+        Builds that wait for approval have a cap of their own: anybody can make a gateway ask for
+        them, and that must not keep others from building. Approval moves one over whatever the
+        other caps say, for an operator wants it.
+        """
+        if needs_approval:
+            waiting = [build for build in self._builds.values() if not build.is_approved]
+            asked = sum(build.has_asker(client) for build in waiting)
+            if asked >= self._limits.waiting_builds_per_client_max:
+                return f"{asked} builds of this client wait for approval"
+            return None
+        undecided = [b for b in self._builds.values() if not b.is_decided and b.is_approved]
         if len(undecided) >= self._limits.open_builds_max:
             return f"{self._limits.open_builds_max} builds are open, the most at once"
-        asked = sum(any(asker.client == client for asker in build.askers) for build in undecided)
+        asked = sum(build.has_asker(client) for build in undecided)
         if asked >= self._limits.open_builds_per_client_max:
             return f"{self._limits.open_builds_per_client_max} builds of this client are open"
         return None
 
     def _open_build(self, build_id: bytes, opened: int) -> OpenBuild | None:
+        """That very build, if ballots and reports can be about it."""
         build = self._builds.get(build_id)
-        return build if build is not None and build.opened == opened else None
+        if build is None or build.opened != opened or not build.is_approved:
+            return None
+        return build
 
     def _decide(self, build: OpenBuild) -> Applied:
-        verdict = decide(build.ballots.items(), len(build.reports), self._cluster.quorums)
+        verdict = decide(build.ballots.items(), len(build.reports), self._thresholds)
         return Applied("done", build.id) if verdict is None else self._settle(build, verdict)
 
     def _settle(self, build: OpenBuild, verdict: Verdict) -> Applied:
@@ -374,9 +414,11 @@ class BuildApplication:
 
     def _close(self, build: OpenBuild) -> None:
         del self._builds[build.id]
-        self._closed[build.id] = None
-        if len(self._closed) > CLOSED_BUILDS_MAX:
-            del self._closed[next(iter(self._closed))]
+        is_delivery = build.delivery is not None
+        remembered = self._deliveries if is_delivery else self._closed
+        remembered[build.id] = None
+        if len(remembered) > (DELIVERIES_MAX if is_delivery else CLOSED_BUILDS_MAX):
+            del remembered[next(iter(remembered))]
 
     def _write(self, entry: AnyEntry) -> Entry:
         body = encode_entry(entry)
@@ -385,14 +427,13 @@ class BuildApplication:
         return Entry(self.ledger_index, body, self.ledger_head)
 
 
-def ledger_position(parts: Mapping[str, bytes]) -> tuple[int, bytes]:
-    """Index and head of the ledger in a state that `parts` gave. Raises CorruptState."""
-    ledger = _decode_part(parts, LEDGER_PART, _ChainPart)
-    return ledger.length, ledger.digest
-
-
 def _refused(reason: str) -> Applied:
     return Applied("refused", b"", reason.encode())
+
+
+def _asked(of: SubmitBuild | OpenBuild) -> tuple[object, ...]:
+    """What is asked for, to be compared; approval may have been given since."""
+    return (of.repository, of.branch, of.commit, of.event, of.ref, of.delivery)
 
 
 def _announcement(asker: Asker, build_id: bytes, statement: bytes) -> Announcement:
@@ -412,26 +453,3 @@ def _agrees(ballot: Ballot, verdict: Verdict) -> bool | None:
     if verdict.compared is None or not isinstance(ballot, Finding):
         return None
     return ballot.compared == verdict.compared
-
-
-def _decode_part(parts: Mapping[str, bytes], name: str, kind: type[_Part]) -> _Part:
-    data = parts.get(name)
-    if data is None:
-        raise CorruptState(f"{name}: missing")
-    try:
-        part = msgspec.msgpack.decode(data, type=kind)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise CorruptState(f"{name}: {error}") from error
-    if msgspec.msgpack.encode(part) != data:
-        raise CorruptState(f"{name}: not its one encoding")
-    return part
-
-
-def _decode_build_part(name: str, data: bytes) -> tuple[bytes, OpenBuild]:
-    try:
-        build = decode_build(data)
-    except MalformedBuild as error:
-        raise CorruptState(f"{name}: {error}") from error
-    if name != BUILD_PART_PREFIX + build.id.hex():
-        raise CorruptState(f"{name}: not the name of this part")
-    return build.id, build

@@ -9,6 +9,8 @@ from collections.abc import Mapping
 
 import msgspec
 
+from ci.artifacts import artifacts_refusal
+from ci.limits import Limits
 from ci.operations import (
     CHECKOUT_FAILED_EXIT_CODE,
     FINDING_OUTCOMES,
@@ -17,6 +19,9 @@ from ci.operations import (
     BuildId,
     CommitHex,
     Compared,
+    Delivery,
+    Event,
+    FullRef,
     Outcome,
 )
 from ci.verdict import Verdict
@@ -47,6 +52,8 @@ class OpenBuild(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fie
     ballots: by replica, in their order; one voice is one vote by construction.
     reports: the replicas that said that the deadline passed: before the verdict, that it is
         overdue; after it (they start anew), that no late ballot need be waited for.
+    event, ref, delivery: as in the request that opened it.
+    is_approved: False while it waits for an operator; then nobody owes anything on it.
     verdict, verdict_index, statement: None, 0 and empty while undecided; then the verdict, the
         index of its ledger entry and the statement's bytes.
     """
@@ -63,11 +70,19 @@ class OpenBuild(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fie
     verdict: Verdict | None = None
     verdict_index: int = 0
     statement: bytes = b""
+    event: Event = Event.PUSH
+    ref: FullRef | None = None
+    delivery: Delivery | None = None
+    is_approved: bool = True
 
     @property
     def is_decided(self) -> bool:
         """Is there a verdict, so that further ballots change nothing?"""
         return self.verdict is not None
+
+    def has_asker(self, client: str) -> bool:
+        """Did this client ask for this build, and not withdraw?"""
+        return any(asker.client == client for asker in self.askers)
 
     def with_asker(self, asker: Asker) -> "OpenBuild":
         """This build with one more asker."""
@@ -77,6 +92,11 @@ class OpenBuild(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fie
         """This build without the askings of that client."""
         askers = tuple(asker for asker in self.askers if asker.client != client)
         return msgspec.structs.replace(self, askers=askers)
+
+    def with_approval(self) -> "OpenBuild":
+        """This build, approved by an operator."""
+        assert not self.is_approved
+        return msgspec.structs.replace(self, is_approved=True)
 
     def with_ballot(self, replica: str, ballot: Ballot) -> "OpenBuild":
         """This build with the first ballot of that replica."""
@@ -95,7 +115,7 @@ class OpenBuild(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fie
             self, verdict=verdict, verdict_index=verdict_index, statement=statement, reports=()
         )
 
-    def ballot_refusal(self, ballot: Ballot) -> str | None:
+    def ballot_refusal(self, ballot: Ballot, limits: Limits) -> str | None:
         """Why this ballot cannot count for this build; None: it can."""
         if isinstance(ballot, Abstain):
             return None
@@ -110,7 +130,9 @@ class OpenBuild(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fie
             return f"{compared.outcome} without a commit"
         if compared.image_digest is not None and not _IMAGE_DIGEST.fullmatch(compared.image_digest):
             return "the image digest is not 1 to 512 visible ASCII characters"
-        return None
+        if compared.artifacts and compared.outcome is not Outcome.PASSED:
+            return f"{compared.outcome} with artifacts"
+        return artifacts_refusal(compared.artifacts, limits)
 
 
 def encode_build(build: OpenBuild) -> bytes:

@@ -10,7 +10,8 @@ from collections.abc import Iterable, Mapping
 
 import msgspec
 
-from ci.operations import Ballot, Finding
+from ci.artifacts import artifacts_sha256
+from ci.operations import Agreement, Artifact, Ballot, Finding
 from pbft.ports import Entry
 
 ABSTAINED = "abstained"
@@ -28,8 +29,20 @@ class RecordedAsker(msgspec.Struct, frozen=True):
     request_sha256: str
 
 
+class RecordedArtifact(msgspec.Struct, frozen=True):
+    """A file that a build made: `length` in bytes."""
+
+    path: str
+    sha256: str
+    length: int
+
+
 class RecordedBallot(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A ballot: fields of Compared and Evidence, or outcome `abstained` and the reason."""
+    """A ballot: fields of Compared and Evidence, or outcome `abstained` and the reason.
+
+    artifacts_sha256: of the whole list, as `ci.artifacts` makes it. The list itself is in the
+    statement of a verdict, and here in a late ballot.
+    """
 
     replica: str
     outcome: str
@@ -37,6 +50,9 @@ class RecordedBallot(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     commit: str | None = None
     pipeline_sha256: str | None = None
     image_digest: str | None = None
+    agreement: str = Agreement.DEFAULT
+    artifacts_sha256: str | None = None
+    artifacts: tuple[RecordedArtifact, ...] = ()
     log_sha256: str | None = None
     log_bytes: int | None = None
     image_id: str | None = None
@@ -77,6 +93,14 @@ class CancelEntry(msgspec.Struct, frozen=True, tag_field="type", tag="cancel"):
     client: str
 
 
+class ApproveEntry(msgspec.Struct, frozen=True, tag_field="type", tag="approve"):
+    """An operator let a build begin that waited for approval."""
+
+    build: str
+    opened: int
+    client: str
+
+
 class AppendEntry(msgspec.Struct, frozen=True, tag_field="type", tag="append"):
     """A string was appended to the journal: its `length` in strings and `digest` after that."""
 
@@ -86,7 +110,7 @@ class AppendEntry(msgspec.Struct, frozen=True, tag_field="type", tag="append"):
     digest: str
 
 
-AnyEntry = VerdictEntry | LateBallotEntry | CancelEntry | AppendEntry
+AnyEntry = VerdictEntry | LateBallotEntry | CancelEntry | ApproveEntry | AppendEntry
 
 
 class ChainBreak(msgspec.Struct, frozen=True):
@@ -138,12 +162,20 @@ def decode_entry(body: bytes) -> AnyEntry:
         raise MalformedEntry(str(error)) from error
 
 
-def recorded_ballot(replica: str, ballot: Ballot) -> RecordedBallot:
-    """A ballot as it stands in the ledger."""
+def recorded_artifacts(artifacts: Iterable[Artifact]) -> tuple[RecordedArtifact, ...]:
+    """A list of artifacts as it stands in the ledger and in a statement."""
+    return tuple(RecordedArtifact(a.path, a.sha256, a.length) for a in artifacts)
+
+
+def recorded_ballot(replica: str, ballot: Ballot, *, is_late: bool = False) -> RecordedBallot:
+    """A ballot as it stands in the ledger. A late one is in no statement, so it says all."""
     if isinstance(ballot, Finding):
+        artifacts = ballot.compared.artifacts
         found: Mapping[str, object] = {
             **msgspec.structs.asdict(ballot.compared),
             **msgspec.structs.asdict(ballot.evidence),
+            "artifacts_sha256": artifacts_sha256(artifacts),
+            "artifacts": recorded_artifacts(artifacts) if is_late else (),
         }
         return msgspec.convert({"replica": replica, **found}, RecordedBallot)
     return RecordedBallot(replica=replica, outcome=ABSTAINED, reason=ballot.reason)

@@ -15,6 +15,10 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     log_bytes_max: what is kept of a build's output, head and tail.
     open_builds_max: undecided builds at once; open_builds_per_client_max: of one client.
     closing_builds_max: decided builds that still take late ballots.
+    waiting_builds_per_client_max: builds of one client that wait for an operator's approval; they
+        do not count as undecided ones above.
+    artifacts_max, artifact_bytes_max: files that a pipeline may name, and all their bytes.
+    weak_agreement_allowed: may a pipeline ask to be `passed` by f + 1 replicas?
     """
 
     build_seconds_max: Annotated[int, msgspec.Meta(ge=1, le=86400)] = 600
@@ -27,6 +31,11 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     open_builds_max: Annotated[int, msgspec.Meta(ge=1, le=10_000)] = 256
     open_builds_per_client_max: Annotated[int, msgspec.Meta(ge=1, le=10_000)] = 64
     closing_builds_max: Annotated[int, msgspec.Meta(ge=1, le=10_000)] = 64
+    waiting_builds_per_client_max: Annotated[int, msgspec.Meta(ge=1, le=10_000)] = 64
+    # a ballot carries the paths and digests of all of them in one request
+    artifacts_max: Annotated[int, msgspec.Meta(ge=0, le=64)] = 64
+    artifact_bytes_max: Annotated[int, msgspec.Meta(ge=0, le=2**40)] = 64 * 2**20
+    weak_agreement_allowed: bool = False
 
 
 def encode_limits(limits: Limits) -> bytes:

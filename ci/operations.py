@@ -16,6 +16,10 @@ BuildId = Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
 Sha256Hex = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")]
 CommitHex = Annotated[str, msgspec.Meta(pattern=r"^([0-9a-f]{40}|[0-9a-f]{64})\Z")]
 Text = Annotated[str, msgspec.Meta(max_length=1024)]
+# Nothing that git would take for anything but one full name of a ref (git-check-ref-format).
+FullRef = Annotated[
+    str, msgspec.Meta(max_length=1024, pattern=r"^refs/[^\x00-\x20\x7f~^:?*\[\\]+\Z")
+]
 
 
 class MalformedOperation(ValueError):
@@ -40,6 +44,30 @@ CHECKOUT_FAILED_EXIT_CODE = 128
 FINDING_OUTCOMES = frozenset(Outcome) - {Outcome.DISPUTED, Outcome.CANCELLED}
 
 
+class Event(enum.StrEnum):
+    """What somebody did that asks for a build. A plain POST is a push; a rebuild keeps its own."""
+
+    PUSH = "push"
+    TAG = "tag"
+    PULL_REQUEST = "pull_request"
+
+
+class Agreement(enum.StrEnum):
+    """How many equal `passed` a pipeline asks for: n - f, or f + 1 where the genesis allows it."""
+
+    DEFAULT = "default"
+    WEAK = "weak"
+
+
+class Artifact(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """A file that a build made. `path` is relative to the workspace (`ci.artifacts` says how);
+    `length` is in bytes."""
+
+    path: Text
+    sha256: Sha256Hex
+    length: Annotated[int, msgspec.Meta(ge=0, le=2**53)]
+
+
 class Compared(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
     """What must be equal as a whole for two findings to count together.
 
@@ -48,6 +76,8 @@ class Compared(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fiel
     `pipeline_sha256` is the SHA-256 of the pipeline file (or of the Dockerfile where there is no
     pipeline file); `image_digest` the registry digest of the pipeline's image, None for an image
     that has none (made locally) and for a Dockerfile.
+    `agreement` is what the pipeline file asks for, `default` where there is none that is valid.
+    `artifacts` are the files that the pipeline names, sorted by path; none but for `passed`.
     """
 
     outcome: Outcome
@@ -55,6 +85,8 @@ class Compared(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fiel
     commit: CommitHex | None
     pipeline_sha256: Sha256Hex | None
     image_digest: Text | None
+    agreement: Agreement = Agreement.DEFAULT
+    artifacts: tuple[Artifact, ...] = ()
 
 
 class Evidence(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
@@ -88,18 +120,37 @@ class Abstain(
 Ballot = Finding | Abstain
 
 
+class Delivery(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """Which message of a forge asks for a build: two gateways that get it ask for one build.
+
+    forge: `github`, `gitlab` or `gitea`; identity: SHA-256 (32 bytes) of what stays the same when
+    the forge delivers it again.
+    """
+
+    forge: Annotated[str, msgspec.Meta(min_length=1, max_length=32)]
+    identity: Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
+
+
 class SubmitBuild(
     msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag="submit_build"
 ):
     """A gateway asks for a build. `identity` is the outbox row's random identity (32 bytes).
 
+    `branch` is what people call it: the pushed branch, the tag, a pull request's base branch.
     `commit` is None where the branch does not exist: the replicas agree on checkout_failed.
+    `ref`: the full ref that the commit must be on, where that is not refs/heads/<branch>.
+    `delivery`: of a forge; then the build's id is the delivery's, else the identity's.
+    `needs_approval`: nobody builds it until an operator approves.
     """
 
     identity: Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
     repository: Annotated[str, msgspec.Meta(min_length=1, max_length=1024)]
     branch: Annotated[str, msgspec.Meta(min_length=1, max_length=255)]
     commit: CommitHex | None
+    event: Event = Event.PUSH
+    ref: FullRef | None = None
+    delivery: Delivery | None = None
+    needs_approval: bool = False
 
 
 class CastBallot(
@@ -129,6 +180,14 @@ class CancelBuild(
     build: BuildId
 
 
+class ApproveBuild(
+    msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag="approve_build"
+):
+    """An operator lets a build begin that waits for approval."""
+
+    build: BuildId
+
+
 class Append(
     msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag="append"
 ):
@@ -143,7 +202,7 @@ class Noop(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=T
     padding: bytes = b""
 
 
-Operation = SubmitBuild | CastBallot | ReportDeadline | CancelBuild | Append | Noop
+Operation = SubmitBuild | CastBallot | ReportDeadline | CancelBuild | ApproveBuild | Append | Noop
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder: msgspec.msgpack.Decoder[Operation] = msgspec.msgpack.Decoder(Operation)

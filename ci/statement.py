@@ -15,9 +15,17 @@ from typing import Literal
 
 import msgspec
 
+from ci.artifacts import artifacts_sha256
 from ci.builds import OpenBuild
-from ci.ledger import ABSTAINED, AnyEntry, LateBallotEntry, VerdictEntry
-from ci.operations import Abstain, Compared, Outcome
+from ci.ledger import (
+    ABSTAINED,
+    AnyEntry,
+    LateBallotEntry,
+    RecordedArtifact,
+    VerdictEntry,
+    recorded_artifacts,
+)
+from ci.operations import Abstain, Agreement, Compared, Event, Outcome, SubmitBuild
 from ci.verdict import Verdict
 from pbft.genesis import Cluster
 from pbft.messages import REQUEST_BYTES_MAX
@@ -31,6 +39,10 @@ PREDICATE_TYPE = "https://in-toto.io/attestation/test-result/v0.1"
 ENVELOPE_BYTES_MAX = 1024 * 1024
 # Each costs at most one check per replica; one with the right keyid costs one.
 SIGNATURES_MAX = 256
+# A statement must fit into a reply however many replicas there are: beside the agreed artifacts
+# it lists so many of all found values, and so much of each reason to abstain.
+FOUND_ARTIFACTS_MAX = 256
+REASON_BYTES_MAX = 200
 
 
 class InvalidStatement(ValueError):
@@ -49,23 +61,40 @@ class Subject(msgspec.Struct, frozen=True):
 
 
 class FoundValue(msgspec.Struct, frozen=True, rename="camel"):
-    """One compared value, and the replicas that found it before the verdict."""
+    """One compared value, and the replicas that found it before the verdict.
+
+    artifacts_sha256: of the whole list (`ci.artifacts`). The list is left out (empty) where
+    many values have long ones: see FOUND_ARTIFACTS_MAX.
+    """
 
     outcome: Outcome
     exit_code: int | None
     commit: str | None
     pipeline_sha256: str | None
     image_digest: str | None
+    agreement: Agreement
+    artifacts_sha256: str | None
+    artifacts: tuple[RecordedArtifact, ...]
     replicas: tuple[str, ...]
+
+
+class Abstention(msgspec.Struct, frozen=True):
+    """A replica that abstained before the verdict, and the beginning of its reason."""
+
+    replica: str
+    reason: str
 
 
 class VerdictFields(msgspec.Struct, frozen=True, rename="camel"):
     """Our extension of the predicate.
 
-    repository, branch, commit: as requested; the commit is None where the branch had none.
-    agreement: the rule by which equal ballots count; threshold: how many of the `replicas` this
-        outcome took, None for disputed and cancelled.
-    agreeing: the replicas whose equal ballots decided; found, abstained: all ballots before it.
+    repository, branch, commit, ref, event: as requested; the commit is None where the branch had
+        none, the ref where it is refs/heads/<branch>.
+    agreement: what the agreed pipeline file asks for, None where nothing is agreed on; threshold:
+        how many of the `replicas` this outcome took, None for disputed and cancelled.
+    agreeing: the replicas whose equal ballots decided; artifacts: what they made, all alike.
+    found, abstained: all ballots before the verdict; without_ballot: the replicas that had cast
+        none by then.
     ledger_index, previous_head: the verdict's entry in the ledger, and the head before it (hex).
     """
 
@@ -76,14 +105,18 @@ class VerdictFields(msgspec.Struct, frozen=True, rename="camel"):
     repository: str
     branch: str
     commit: str | None
+    ref: str | None
+    event: Event
     outcome: Outcome
     exit_code: int | None
-    agreement: str
+    agreement: Agreement | None
     threshold: int | None
     replicas: int
     agreeing: tuple[str, ...]
+    artifacts: tuple[RecordedArtifact, ...]
     found: tuple[FoundValue, ...]
-    abstained: tuple[str, ...]
+    abstained: tuple[Abstention, ...]
+    without_ballot: tuple[str, ...]
     ledger_index: int
     previous_head: str
 
@@ -137,8 +170,31 @@ _statement_decoder = msgspec.json.Decoder(StatementView)
 _envelope_decoder = msgspec.json.Decoder(Envelope)
 
 
+def submitted_build_id(cluster_id: bytes, client: str, operation: SubmitBuild) -> bytes:
+    """The id (32 bytes) of the build that this operation of `client` asks for.
+
+    With a delivery it is a digest of all that replicas act on and not of who asks: two gateways
+    that got it ask for one build, and none can give a delivery's id to another build.
+    """
+    if operation.delivery is None:
+        return build_id_for(cluster_id, client, operation.identity)
+    acted_on = msgspec.msgpack.encode(
+        (
+            operation.delivery,
+            operation.repository,
+            operation.branch,
+            operation.commit,
+            operation.event,
+            operation.ref,
+            operation.needs_approval,
+        )
+    )
+    return hashlib.sha256(b"pbft-ci delivery\0" + cluster_id + acted_on).digest()
+
+
 def build_id_for(cluster_id: bytes, client: str, identity: bytes) -> bytes:
-    """The id (32 bytes) of the build that `client` asks for under this identity (32 bytes)."""
+    """The id (32 bytes) of the build without a delivery that `client` asks for under this
+    identity (32 bytes)."""
     assert len(cluster_id) == len(identity) == 32
     return hashlib.sha256(b"pbft-ci build\0" + cluster_id + identity + client.encode()).digest()
 
@@ -167,17 +223,23 @@ def statement_bytes(
                 repository=build.repository,
                 branch=build.branch,
                 commit=build.commit,
+                ref=build.ref,
+                event=build.event,
                 outcome=verdict.outcome,
                 exit_code=compared.exit_code if compared else None,
-                agreement="default",
+                agreement=compared.agreement if compared else None,
                 threshold=verdict.threshold,
                 replicas=cluster.quorums.replicas,
                 agreeing=verdict.agreeing,
+                artifacts=recorded_artifacts(compared.artifacts if compared else ()),
                 found=_found_values(build),
                 abstained=tuple(
-                    replica
+                    Abstention(replica, _beginning(ballot.reason))
                     for replica, ballot in build.ballots.items()
                     if isinstance(ballot, Abstain)
+                ),
+                without_ballot=tuple(
+                    name for name in cluster.replica_names if name not in build.ballots
                 ),
                 ledger_index=ledger_index,
                 previous_head=previous_head.hex(),
@@ -285,7 +347,9 @@ def _subjects(build: OpenBuild, compared: Compared | None) -> tuple[Subject, ...
     request = Subject("request", {"sha256": build.request_digest.hex()})
     if compared is None or compared.commit is None:
         return (request,)
-    return (request, Subject("commit", {"gitCommit": compared.commit}))
+    commit = Subject("commit", {"gitCommit": compared.commit})
+    artifacts = (Subject(a.path, {"sha256": a.sha256}) for a in compared.artifacts)
+    return (request, commit, *artifacts)
 
 
 def _configuration(compared: Compared | None) -> tuple[Subject, ...]:
@@ -299,10 +363,31 @@ def _found_values(build: OpenBuild) -> tuple[FoundValue, ...]:
     for replica, ballot in build.ballots.items():
         if not isinstance(ballot, Abstain):
             found.setdefault(ballot.compared, []).append(replica)
-    return tuple(
-        FoundValue(**msgspec.structs.asdict(compared), replicas=tuple(replicas))
-        for compared, replicas in found.items()
-    )
+    values = []
+    room = FOUND_ARTIFACTS_MAX
+    for compared, replicas in found.items():
+        listed = compared.artifacts if len(compared.artifacts) <= room else ()
+        room -= len(listed)
+        values.append(
+            FoundValue(
+                outcome=compared.outcome,
+                exit_code=compared.exit_code,
+                commit=compared.commit,
+                pipeline_sha256=compared.pipeline_sha256,
+                image_digest=compared.image_digest,
+                agreement=compared.agreement,
+                artifacts_sha256=artifacts_sha256(compared.artifacts),
+                artifacts=recorded_artifacts(listed),
+                replicas=tuple(replicas),
+            )
+        )
+    return tuple(values)
+
+
+def _beginning(reason: str) -> str:
+    """A reason, short and without what JSON would make six characters of."""
+    shown = "".join(c if c >= " " else " " for c in reason)
+    return shown.encode()[:REASON_BYTES_MAX].decode(errors="ignore")
 
 
 def _read_envelope(data: bytes) -> Envelope:

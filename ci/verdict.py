@@ -1,11 +1,20 @@
 """The verdict rule: what a build came to, from the ballots in the order that the ledger fixes.
 
-`passed` needs n - f equal ballots, anything else f + 1.
+`passed` needs n - f equal ballots, anything else f + 1. Where the pipeline asks for weak agreement
+and the genesis allows it, `passed` needs f + 1 too.
 
 Why green can never have a second quorum: each replica has one ballot, so quorums for two values
 need (n - f) + (f + 1) = n + 1 ballots, and there are n. A 2-2 split of four is therefore never
 `passed`, in whatever order the ballots come: green lacks its third, red has its second. The sum
 is the same for n < 4 with f = 0: green needs every ballot, and one red ballot is enough.
+Nothing in it depends on the other value's kind, so a green of default agreement is as safe from
+a value of weak agreement as from red.
+
+What weak agreement gives up: a weak green has f + 1 ballots, so n - f - 1 >= f + 1 may be left
+for another value, red or another green. Both can then have their threshold, and the order of the
+ballots decides; all see the same order. What stays: a value is decided by f + 1 equal ballots or
+more, one of them a correct replica's, and what the pipeline asks for is part of the value. So
+f liars cannot make a green weak: a correct replica read `weak` in the pipeline's own file.
 
 Why f + 1 is enough for red: at least one correct replica found it. That some other value was
 found by f + 1 too (a flaky build) is possible; the order decides, and all see the same order.
@@ -15,7 +24,7 @@ from collections.abc import Iterable
 
 import msgspec
 
-from ci.operations import Ballot, Compared, Finding, Outcome
+from ci.operations import Agreement, Ballot, Compared, Finding, Outcome
 from pbft.quorums import Quorums
 
 
@@ -37,15 +46,25 @@ DISPUTED = Verdict(Outcome.DISPUTED)
 CANCELLED = Verdict(Outcome.CANCELLED)
 
 
-def equal_ballots_needed(outcome: Outcome, quorums: Quorums) -> int:
-    """How many equal ballots this outcome takes."""
-    if outcome is Outcome.PASSED:
-        return quorums.replicas - quorums.faults_max
-    return quorums.weak
+class Thresholds(msgspec.Struct, frozen=True):
+    """How many equal ballots a value takes.
+
+    is_weak_agreement_allowed: does the genesis let a pipeline ask for weak agreement?
+    """
+
+    quorums: Quorums
+    is_weak_agreement_allowed: bool = False
+
+    def equal_ballots(self, compared: Compared) -> int:
+        """How many equal ballots this value takes."""
+        is_weak = compared.agreement is Agreement.WEAK and self.is_weak_agreement_allowed
+        if compared.outcome is Outcome.PASSED and not is_weak:
+            return self.quorums.replicas - self.quorums.faults_max
+        return self.quorums.weak
 
 
 def decide(
-    ballots: Iterable[tuple[str, Ballot]], deadline_reports: int, quorums: Quorums
+    ballots: Iterable[tuple[str, Ballot]], deadline_reports: int, thresholds: Thresholds
 ) -> Verdict | None:
     """The verdict on one build, or None while it is open.
 
@@ -57,6 +76,7 @@ def decide(
     which none can get it any more (disputed); ballots after that one change nothing. Without
     such a ballot, `strong` deadline reports make it disputed.
     """
+    quorums = thresholds.quorums
     found: dict[Compared, list[str]] = {}
     voted: set[str] = set()
     for replica, ballot in ballots:
@@ -67,20 +87,22 @@ def decide(
             compared = ballot.compared
             agreeing = found.setdefault(compared, [])
             agreeing.append(replica)
-            needed = equal_ballots_needed(compared.outcome, quorums)
+            needed = thresholds.equal_ballots(compared)
             if len(agreeing) >= needed:
                 return Verdict(compared.outcome, compared, tuple(agreeing), needed)
-        if not _has_reachable_value(found, quorums.replicas - len(voted), quorums):
+        if not _has_reachable_value(found, quorums.replicas - len(voted), thresholds):
             return DISPUTED
     return DISPUTED if deadline_reports >= quorums.strong else None
 
 
-def _has_reachable_value(found: dict[Compared, list[str]], missing: int, quorums: Quorums) -> bool:
+def _has_reachable_value(
+    found: dict[Compared, list[str]], missing: int, thresholds: Thresholds
+) -> bool:
     """Could some value still reach its threshold if every missing ballot were for it?"""
     # A value that nobody has named yet: f + 1 is the lowest threshold that one can have.
-    if missing >= quorums.weak:
+    if missing >= thresholds.quorums.weak:
         return True
     return any(
-        len(agreeing) + missing >= equal_ballots_needed(compared.outcome, quorums)
+        len(agreeing) + missing >= thresholds.equal_ballots(compared)
         for compared, agreeing in found.items()
     )

@@ -67,7 +67,7 @@ class ClusterConfig(msgspec.Struct, frozen=True):
     checkpoint_interval: Annotated[int, msgspec.Meta(ge=1, le=65536)] = 128
     window: Annotated[int, msgspec.Meta(ge=2, le=131072)] = 256
     client_window: Annotated[int, msgspec.Meta(ge=1, le=65536)] = 256
-    limits: dict[str, int | float] = msgspec.field(default_factory=dict)
+    limits: dict[str, bool | int | float] = msgspec.field(default_factory=dict)
 
     @property
     def members(self) -> tuple[ReplicaEntry | ClientEntry, ...]:

@@ -16,15 +16,23 @@ def owed_builds(
 ) -> dict[Key, BuildOrder]:
     """The builds that wait for this replica's ballot, by (id, opening sequence), oldest first.
 
+    One that waits for approval is owed by nobody.
+
     A decided build that still takes late ballots is owed too: every replica builds everything.
     """
     owed = sorted(
-        (build for build in builds.values() if replica not in build.ballots),
+        (build for build in builds.values() if build.is_approved and replica not in build.ballots),
         key=lambda build: build.opened,
     )
     return {
         (build.id, build.opened): BuildOrder(
-            build.id, build.opened, build.repository, build.branch, build.commit
+            build=build.id,
+            opened=build.opened,
+            repository=build.repository,
+            branch=build.branch,
+            commit=build.commit,
+            event=build.event,
+            ref=build.ref,
         )
         for build in owed
         if not has_cast((build.id, build.opened))

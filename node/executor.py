@@ -25,6 +25,7 @@ from ci.operations import (
     Abstain,
     Ballot,
     Compared,
+    Event,
     Evidence,
     Finding,
     Outcome,
@@ -56,13 +57,18 @@ _Key = tuple[bytes, int]
 
 
 class BuildOrder(msgspec.Struct, frozen=True):
-    """A build that this replica owes. commit is None where the request says "no such branch"."""
+    """A build that this replica owes. commit is None where the request says "no such branch".
+
+    ref: the full ref that the commit must be on; None: refs/heads/<branch>.
+    """
 
     build: bytes
     opened: int
     repository: str
     branch: str
     commit: str | None
+    event: Event = Event.PUSH
+    ref: str | None = None
 
 
 class _Found(msgspec.Struct, frozen=True):

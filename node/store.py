@@ -15,9 +15,9 @@ from pathlib import Path
 
 import msgspec
 
-from ci.application import ledger_position
 from ci.ballots import OwnRequest
 from ci.ledger import genesis_head
+from ci.parts import ledger_position
 from node.evidence_table import EVIDENCE_SCHEMA, EvidenceTable
 from node.high_water_mark import HighWaterMark, MarkFile
 from node.ledger_table import LEDGER_SCHEMA, LedgerGap, LedgerTable, WrongEntries

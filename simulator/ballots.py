@@ -66,7 +66,7 @@ class BallotBox:
         builds = self._application.open_builds()
         for build in builds.values():
             key = (build.id, build.opened)
-            if self._name in build.ballots or key in self._running:
+            if not build.is_approved or self._name in build.ballots or key in self._running:
                 continue
             if (BALLOT, *key) in self._disk.own_requests:
                 continue

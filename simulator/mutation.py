@@ -239,14 +239,14 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         name="25 f equal ballots decide",
         file="ci/verdict.py",
-        old="    return quorums.weak\n",
-        new="    return quorums.faults_max\n",
+        old="        return self.quorums.weak\n",
+        new="        return self.quorums.faults_max\n",
     ),
     Mutant(
         name="25b f+1 equal ballots make green",
         file="ci/verdict.py",
-        old="        return quorums.replicas - quorums.faults_max\n",
-        new="        return quorums.weak\n",
+        old="            return self.quorums.replicas - self.quorums.faults_max\n",
+        new="            return self.quorums.weak\n",
     ),
     Mutant(
         name="25c a replica votes as often as it likes",

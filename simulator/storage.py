@@ -11,9 +11,9 @@ from collections.abc import Sequence
 
 import msgspec
 
-from ci.application import LEDGER_PART
 from ci.ballots import OwnRequest
 from ci.ledger import MalformedEntry, VerdictEntry, decode_entry
+from ci.parts import LEDGER_PART
 from pbft.ports import Base, Entry, Executed, Record, SavedBody, SavedEntry
 from simulator.chance import Chance
 

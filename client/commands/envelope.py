@@ -39,7 +39,8 @@ def _verify(options: argparse.Namespace) -> int:
     print(f"branch      {escape_controls(verdict.branch)} (as requested)")
     print(f"commit      {verdict.commit or '-'}")
     print(f"build       {verdict.build}")
-    print(f"agreeing    {', '.join(verdict.agreeing) or '-'} ({verdict.agreement} rule)")
+    rule = f" ({verdict.agreement} agreement)" if verdict.agreement else ""
+    print(f"agreeing    {', '.join(verdict.agreeing) or '-'}{rule}")
     print(f"ledger      entry {verdict.ledger_index}")
     return EXIT_DONE if verdict.outcome == PASSED else EXIT_NOT_PASSED
 

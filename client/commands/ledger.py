@@ -4,6 +4,7 @@ import argparse
 
 from ci.ledger import (
     AppendEntry,
+    ApproveEntry,
     CancelEntry,
     LateBallotEntry,
     MalformedEntry,
@@ -87,6 +88,8 @@ def _line(entry: Entry) -> str:
             )
         case CancelEntry():
             return f"cancel       {body.build[:12]}  by {log_text(body.client)}"
+        case ApproveEntry():
+            return f"approve      {body.build[:12]}  by {log_text(body.client)}"
         case AppendEntry():
             return f"append       {body.length:12}  {escape_controls(body.text)}"
 

@@ -12,6 +12,8 @@ from ci.ledger import LateBallotEntry, VerdictEntry, decode_entry
 from ci.limits import Limits, encode_limits
 from ci.operations import (
     Abstain,
+    Agreement,
+    Artifact,
     Ballot,
     CancelBuild,
     CastBallot,
@@ -80,11 +82,13 @@ def finding(
     commit: str | None = COMMIT,
     pipeline_sha256: str | None = PIPELINE_SHA256,
     image_digest: str | None = None,
+    agreement: Agreement = Agreement.DEFAULT,
+    artifacts: tuple[Artifact, ...] = (),
     log: str = "log",
 ) -> Finding:
     """A finding; passed unless told otherwise."""
     return Finding(
-        Compared(outcome, exit_code, commit, pipeline_sha256, image_digest),
+        Compared(outcome, exit_code, commit, pipeline_sha256, image_digest, agreement, artifacts),
         Evidence(hashlib.sha256(log.encode()).hexdigest(), len(log), None, 12, 345, "test"),
     )
 

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from ci.application import ASKERS_MAX, BUILD_PART_PREFIX, CLOSED_BUILDS_MAX
+from ci.application import ASKINGS_PER_CLIENT_MAX, CLOSED_BUILDS_MAX
 from ci.builds import Asker, encode_build
 from ci.ledger import AppendEntry, CancelEntry, VerdictEntry, decode_entry
 from ci.limits import Limits
@@ -22,6 +22,7 @@ from ci.operations import (
     SubmitBuild,
     encode_operation,
 )
+from ci.parts import BUILD_PART_PREFIX
 from ci.statement import build_id_for, pae, parse_statement
 from pbft.ports import Applied
 from tests.ci.builders import (
@@ -91,7 +92,7 @@ def test_the_same_identity_of_two_clients_is_two_builds(world: World) -> None:
 
 
 def test_askers_are_bounded(world: World) -> None:
-    for _ in range(ASKERS_MAX):
+    for _ in range(ASKINGS_PER_CLIENT_MAX):
         world.open()
     assert "times already" in reason_of(world.submit())
 

@@ -11,18 +11,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ci.application import (
-    BUILD_PART_PREFIX,
-    CLOSED_PART,
-    JOURNAL_PART,
-    LEDGER_PART,
-    BuildApplication,
-    CorruptState,
-    ledger_position,
-)
+from ci.application import BuildApplication
 from ci.ledger import genesis_head, verify_chain
 from ci.limits import Limits
 from ci.operations import Append, Ballot, Noop, Outcome
+from ci.parts import (
+    BUILD_PART_PREFIX,
+    CLOSED_PART,
+    DELIVERIES_PART,
+    JOURNAL_PART,
+    LEDGER_PART,
+    CorruptState,
+    ledger_position,
+)
 from ci.statement import build_id_for, parse_statement
 from pbft.ports import Applied
 from tests.ci.builders import (
@@ -193,6 +194,7 @@ def test_the_state_is_in_named_parts() -> None:
     assert list(world.application.parts()) == [
         *sorted(BUILD_PART_PREFIX + build.hex() for build in builds),
         CLOSED_PART,
+        DELIVERIES_PART,
         JOURNAL_PART,
         LEDGER_PART,
     ]
@@ -245,7 +247,7 @@ def test_every_damage_to_a_part_is_one_named_error_or_another_state() -> None:
 def test_missing_and_misplaced_parts_are_named() -> None:
     world = busy_world()
     parts = world.application.parts()
-    for name in (CLOSED_PART, JOURNAL_PART, LEDGER_PART):
+    for name in (CLOSED_PART, DELIVERIES_PART, JOURNAL_PART, LEDGER_PART):
         left = {other: data for other, data in parts.items() if other != name}
         with pytest.raises(CorruptState, match=f"{name}: missing"):
             world.new_application().restore(left)

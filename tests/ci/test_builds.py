@@ -4,6 +4,7 @@ import msgspec
 import pytest
 
 from ci.builds import Asker, MalformedBuild, OpenBuild, decode_build, encode_build
+from ci.limits import Limits
 from ci.operations import Finding, Outcome
 from ci.verdict import DISPUTED
 from tests.ci.builders import ABSTAIN, COMMIT, FAILED, PASSED, TIMED_OUT, finding
@@ -38,11 +39,11 @@ def build_of(commit: str | None = COMMIT) -> OpenBuild:
     ],
 )
 def test_findings_that_can_count(found: Finding) -> None:
-    assert build_of().ballot_refusal(found) is None
+    assert build_of().ballot_refusal(found, Limits()) is None
 
 
 def test_an_abstention_can_always_count() -> None:
-    assert build_of().ballot_refusal(ABSTAIN) is None
+    assert build_of().ballot_refusal(ABSTAIN, Limits()) is None
 
 
 @pytest.mark.parametrize(
@@ -69,16 +70,18 @@ def test_an_abstention_can_always_count() -> None:
     ],
 )
 def test_findings_that_cannot_count(found: Finding, reason: str) -> None:
-    refusal = build_of().ballot_refusal(found)
+    refusal = build_of().ballot_refusal(found, Limits())
     assert refusal is not None
     assert reason in refusal
 
 
 def test_without_a_commit_in_the_request_only_a_failed_checkout_may_have_none() -> None:
     build = build_of(commit=None)
-    assert build.ballot_refusal(finding(Outcome.CHECKOUT_FAILED, 128, commit=None)) is None
-    assert build.ballot_refusal(PASSED) is None
-    assert build.ballot_refusal(finding(commit=None)) == "passed without a commit"
+    assert (
+        build.ballot_refusal(finding(Outcome.CHECKOUT_FAILED, 128, commit=None), Limits()) is None
+    )
+    assert build.ballot_refusal(PASSED, Limits()) is None
+    assert build.ballot_refusal(finding(commit=None), Limits()) == "passed without a commit"
 
 
 def test_a_build_comes_back_with_its_ballots_in_order() -> None:

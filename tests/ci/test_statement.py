@@ -15,6 +15,7 @@ from ci.statement import (
     ENVELOPE_BYTES_MAX,
     PAYLOAD_TYPE,
     SIGNATURES_MAX,
+    Abstention,
     InvalidEnvelope,
     InvalidStatement,
     build_id_for,
@@ -103,12 +104,15 @@ def test_a_green_statement_says_all_of_it(world: World) -> None:
                 "repository": "https://example.org/r.git",
                 "branch": "master",
                 "commit": COMMIT,
+                "ref": None,
+                "event": "push",
                 "outcome": "passed",
                 "exitCode": 0,
                 "agreement": "default",
                 "threshold": 3,
                 "replicas": 4,
                 "agreeing": ["replica-0", "replica-2", "replica-3"],
+                "artifacts": [],
                 "found": [
                     {
                         "outcome": "passed",
@@ -116,6 +120,9 @@ def test_a_green_statement_says_all_of_it(world: World) -> None:
                         "commit": COMMIT,
                         "pipelineSha256": PIPELINE_SHA256,
                         "imageDigest": None,
+                        "agreement": "default",
+                        "artifactsSha256": None,
+                        "artifacts": [],
                         "replicas": ["replica-0", "replica-2", "replica-3"],
                     },
                     {
@@ -124,10 +131,14 @@ def test_a_green_statement_says_all_of_it(world: World) -> None:
                         "commit": COMMIT,
                         "pipelineSha256": PIPELINE_SHA256,
                         "imageDigest": None,
+                        "agreement": "default",
+                        "artifactsSha256": None,
+                        "artifacts": [],
                         "replicas": ["replica-1"],
                     },
                 ],
                 "abstained": [],
+                "withoutBallot": [],
                 "ledgerIndex": 1,
                 "previousHead": head.hex(),
             },
@@ -146,7 +157,8 @@ def test_all_but_passed_is_failed_and_a_dispute_says_who_found_what(world: World
         (Outcome.FAILED, ("replica-2",)),
         (Outcome.TIMED_OUT, ("replica-3",)),
     ]
-    assert view.verdict.abstained == ("replica-1",)
+    assert view.verdict.abstained == (Abstention("replica-1", "no engine"),)
+    assert view.verdict.without_ballot == ()
     assert [subject.name for subject in view.subject] == ["request"]
     assert view.predicate.configuration == ()
 

@@ -7,11 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ci.operations import Ballot, Finding, Outcome
-from ci.verdict import DISPUTED, Verdict, decide, equal_ballots_needed
+from ci.operations import Agreement, Ballot, Finding, Outcome
+from ci.verdict import DISPUTED, Thresholds, Verdict, decide
 from pbft.quorums import Quorums, quorums_for
 from tests.ci.builders import ABSTAIN, FAILED, FAILED_2, PASSED, TIMED_OUT, finding
 
+WEAK_PASSED = finding(agreement=Agreement.WEAK)
 OTHER_PASSED = finding(image_digest="sha256:" + "1" * 64)
 BALLOTS: list[Ballot] = [PASSED, OTHER_PASSED, FAILED, FAILED_2, TIMED_OUT, ABSTAIN]
 SIZES = [1, 2, 3, 4, 7, 10]
@@ -22,7 +23,7 @@ def ordered(*ballots: Ballot) -> list[tuple[str, Ballot]]:
 
 
 def outcome_of(ballots: list[tuple[str, Ballot]], replicas: int = 4) -> Outcome | None:
-    verdict = decide(ballots, 0, quorums_for(replicas))
+    verdict = decide(ballots, 0, Thresholds(quorums_for(replicas)))
     return verdict.outcome if verdict else None
 
 
@@ -31,10 +32,11 @@ def test_green_and_any_other_quorum_together_need_more_ballots_than_there_are(
     replicas: int,
 ) -> None:
     quorums = quorums_for(replicas)
-    green = equal_ballots_needed(Outcome.PASSED, quorums)
+    thresholds = Thresholds(quorums, is_weak_agreement_allowed=True)
+    green = thresholds.equal_ballots(PASSED.compared)
     assert green == replicas - quorums.faults_max
-    for outcome in set(Outcome) - {Outcome.PASSED}:
-        assert green + equal_ballots_needed(outcome, quorums) > replicas
+    for other in (FAILED, FAILED_2, TIMED_OUT, WEAK_PASSED):
+        assert green + thresholds.equal_ballots(other.compared) > replicas
 
 
 @pytest.mark.parametrize("ballots", sorted(set(itertools.permutations("ppff"))))
@@ -56,10 +58,10 @@ def test_two_greens_against_two_different_values_are_disputed_in_any_order(
 
 def test_passed_needs_three_of_four_and_failed_two() -> None:
     assert outcome_of(ordered(PASSED, PASSED)) is None
-    verdict = decide(ordered(PASSED, PASSED, FAILED, PASSED), 0, quorums_for(4))
+    verdict = decide(ordered(PASSED, PASSED, FAILED, PASSED), 0, Thresholds(quorums_for(4)))
     agreeing = ("replica-0", "replica-1", "replica-3")
     assert verdict == Verdict(Outcome.PASSED, PASSED.compared, agreeing, 3)
-    verdict = decide(ordered(PASSED, FAILED, FAILED), 0, quorums_for(4))
+    verdict = decide(ordered(PASSED, FAILED, FAILED), 0, Thresholds(quorums_for(4)))
     assert verdict == Verdict(Outcome.FAILED, FAILED.compared, ("replica-1", "replica-2"), 2)
 
 
@@ -86,8 +88,8 @@ def test_evidence_is_not_compared() -> None:
 
 def test_only_the_first_ballot_of_a_replica_counts() -> None:
     cast: list[tuple[str, Ballot]] = [("a", PASSED), ("a", FAILED), ("a", FAILED), ("b", FAILED)]
-    assert decide(cast, 0, quorums_for(4)) is None
-    verdict = decide([*cast, ("c", FAILED)], 0, quorums_for(4))
+    assert decide(cast, 0, Thresholds(quorums_for(4))) is None
+    verdict = decide([*cast, ("c", FAILED)], 0, Thresholds(quorums_for(4)))
     assert verdict is not None
     assert verdict.agreeing == ("b", "c")
 
@@ -103,12 +105,12 @@ def test_an_abstention_is_a_ballot_without_a_value() -> None:
 @pytest.mark.parametrize("replicas", SIZES)
 def test_strong_deadline_reports_dispute_an_undecided_build(replicas: int) -> None:
     quorums = quorums_for(replicas)
-    assert decide([], quorums.strong - 1, quorums) is None
-    assert decide([], quorums.strong, quorums) == DISPUTED
+    assert decide([], quorums.strong - 1, Thresholds(quorums)) is None
+    assert decide([], quorums.strong, Thresholds(quorums)) == DISPUTED
 
 
 def test_a_verdict_by_ballots_goes_before_deadline_reports() -> None:
-    verdict = decide(ordered(FAILED, FAILED), 4, quorums_for(4))
+    verdict = decide(ordered(FAILED, FAILED), 4, Thresholds(quorums_for(4)))
     assert verdict is not None
     assert verdict.outcome is Outcome.FAILED
 
@@ -128,7 +130,7 @@ def test_the_verdict_is_one_and_backed_and_disputes_are_hopeless(
     quorums, ballots = drawn
     first: Verdict | None = None
     for length in range(len(ballots) + 1):
-        verdict = decide(ballots[:length], 0, quorums)
+        verdict = decide(ballots[:length], 0, Thresholds(quorums))
         if first is not None:
             assert verdict == first
             continue
@@ -161,7 +163,7 @@ def test_green_has_no_second_quorum_among_all_ballots(
     drawn: tuple[Quorums, list[tuple[str, Ballot]]],
 ) -> None:
     quorums, ballots = drawn
-    verdict = decide(ballots, 0, quorums)
+    verdict = decide(ballots, 0, Thresholds(quorums))
     assert verdict is not None
     if verdict.outcome is Outcome.PASSED:
         counts = Counter(b.compared for _, b in ballots if isinstance(b, Finding))
@@ -184,7 +186,7 @@ def test_repeated_ballots_change_nothing(
         name = ballots[after][0]
         place = max(index for index, (other, _) in enumerate(repeated) if other == name)
         repeated.insert(place + 1, (name, ballot))
-    assert decide(repeated, 0, quorums) == decide(ballots, 0, quorums)
+    assert decide(repeated, 0, Thresholds(quorums)) == decide(ballots, 0, Thresholds(quorums))
 
 
 def _needed(outcome: Outcome, quorums: Quorums) -> int:

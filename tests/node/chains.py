@@ -2,8 +2,8 @@
 
 import msgspec
 
-from ci.application import LEDGER_PART
 from ci.ledger import AppendEntry, encode_entry, genesis_head, next_head
+from ci.parts import LEDGER_PART
 from pbft.ports import Entry
 
 

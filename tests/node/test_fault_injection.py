@@ -3,6 +3,7 @@
 import pytest
 
 from ci.builds import OpenBuild
+from ci.limits import Limits
 from ci.operations import Abstain, Compared, Finding, Outcome
 from node.fault_injection import is_mute, told_ballot
 from tests.node.house import COMMIT, finding
@@ -25,7 +26,7 @@ def test_a_lie_is_another_valid_finding(found: Finding) -> None:
     assert isinstance(told, Finding)
     assert told.compared != found.compared
     assert (told.compared.outcome is Outcome.PASSED) != (found.compared.outcome is Outcome.PASSED)
-    assert BUILD.ballot_refusal(told) is None
+    assert BUILD.ballot_refusal(told, Limits()) is None
 
 
 def test_without_a_commit_there_is_nothing_to_lie_about() -> None:
