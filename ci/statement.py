@@ -328,19 +328,28 @@ def verify_envelope(
         threshold = cluster.quorums.weak
     if threshold < cluster.quorums.weak:
         raise ValueError(f"a threshold of {threshold}: at least {cluster.quorums.weak}")
-    read = _read_envelope(data)
-    payload = _decode_base64(read.payload)
-    signed_by = _signers(read.signatures, pae(payload), _replica_keys(cluster), verify)
-    if len(signed_by) < threshold:
-        raise InvalidEnvelope(f"signed by {len(signed_by)} replicas; {threshold} are needed")
+    payload, replicas = open_envelope(data, cluster, verify)
+    if len(replicas) < threshold:
+        raise InvalidEnvelope(f"signed by {len(replicas)} replicas; {threshold} are needed")
     try:
         statement = parse_statement(payload)
     except InvalidStatement as error:
         raise InvalidEnvelope(f"the statement: {error}") from error
     if statement.verdict.cluster_id != cluster.id.hex():
         raise InvalidEnvelope("the statement is of another cluster")
-    replicas = tuple(name for name in cluster.replica_names if name in signed_by)
     return VerifiedEnvelope(statement, payload, replicas)
+
+
+def open_envelope(data: bytes, cluster: Cluster, verify: Verify) -> tuple[bytes, tuple[str, ...]]:
+    """The payload of an envelope (JSON), and the replicas of this genesis that really signed it.
+
+    Nothing of the payload is parsed: how many signatures it takes is the caller's to say. Raises
+    InvalidEnvelope.
+    """
+    read = _read_envelope(data)
+    payload = _decode_base64(read.payload)
+    signed_by = _signers(read.signatures, pae(payload), _replica_keys(cluster), verify)
+    return payload, tuple(name for name in cluster.replica_names if name in signed_by)
 
 
 def _subjects(build: OpenBuild, compared: Compared | None) -> tuple[Subject, ...]:

@@ -26,6 +26,8 @@ LEDGER_BYTES_MAX = 256 * 1024 * 1024
 LEDGER_PAGE_ENTRIES = 200
 # One pair of messages may have 16 MB, and a third more in base64.
 EVIDENCE_BYTES_MAX = 64 * 1024 * 1024
+PROVENANCE_BYTES_MAX = 256 * 1024
+LEDGER_PROOF_BYTES_MAX = 16 * 1024 * 1024
 
 _Answer = TypeVar("_Answer")
 
@@ -89,6 +91,18 @@ class ServedEvidence(msgspec.Struct, frozen=True):
     next: int | None = None
 
 
+class ServedLedgerProof(msgspec.Struct, frozen=True):
+    """GET /ledger/proof: CHECKPOINTs, the state's leaves (name, SHA-256), the ledger's part.
+
+    All but the names and the number in base64 on the wire.
+    """
+
+    sequence: int
+    checkpoints: tuple[bytes, ...]
+    leaves: tuple[tuple[str, bytes], ...]
+    ledger_part: bytes
+
+
 class Nodes:
     """The nodes of one cluster by replica name. Use it as an async context manager."""
 
@@ -127,6 +141,18 @@ class Nodes:
         query = {"opened": str(opened)}
         path = f"/builds/{build.hex()}/log"
         return await self._get(replica, path, query, bytes_max, LOG_TIMEOUT_SECONDS)
+
+    async def provenance(self, replica: str, build: bytes, opened: int) -> bytes:
+        """A node's own signed provenance of a build: an envelope, unchecked. Raises NodeFailed."""
+        path, query = f"/builds/{build.hex()}/provenance", {"opened": str(opened)}
+        return await self._get(replica, path, query, PROVENANCE_BYTES_MAX, ANSWER_TIMEOUT_SECONDS)
+
+    async def ledger_proof(self, replica: str) -> ServedLedgerProof:
+        """The certificate over a node's stable checkpoint, unchecked. Raises NodeFailed."""
+        data = await self._get(
+            replica, "/ledger/proof", {}, LEDGER_PROOF_BYTES_MAX, ANSWER_TIMEOUT_SECONDS
+        )
+        return decode_answer(data, ServedLedgerProof, replica)
 
     async def status(self, replica: str) -> dict[str, Any]:
         """GET /pbft/status. Raises NodeFailed."""

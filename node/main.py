@@ -137,6 +137,7 @@ class _Node:
             executor=self._executor,
             links=self._links,
             verify=verify,
+            sign=signing_key.sign,
             fault=config.fault_injection,
         )
         _warn(config, cluster)

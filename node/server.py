@@ -14,6 +14,7 @@ from node import log_routes
 from node.evidence_table import KeptEvidence
 from node.executor import Executor
 from node.http_answers import http_error, number
+from node.proof_routes import ProofRoutes
 from node.runtime import LoggedMessage, Runtime
 from node.store import Store
 from pbft import view_change
@@ -29,7 +30,7 @@ from pbft.core import Core, ReplicaStatus
 from pbft.evidence import check_evidence
 from pbft.genesis import Cluster
 from pbft.messages import Envelope, Replies, Request, Signed
-from pbft.ports import Refusal, Verify
+from pbft.ports import Refusal, Sign, Verify
 
 MESSAGE_BYTES_MAX = 16 * 1024 * 1024
 LEDGER_PAGE_MAX = 500
@@ -67,6 +68,7 @@ class NodeServer:
         executor: Executor,
         links: Links,
         verify: Verify,
+        sign: Sign,
         fault: str | None,
     ) -> None:
         self._cluster = cluster
@@ -80,6 +82,9 @@ class NodeServer:
         self._verify = verify
         self._authenticator = Authenticator(cluster, verify)
         self._fault = fault
+        self._proofs = ProofRoutes(
+            cluster=cluster, name=name, sign=sign, replica=runtime.replica, store=store
+        )
 
     def application(self) -> web.Application:
         """The aiohttp application."""
@@ -96,6 +101,7 @@ class NodeServer:
                 web.get("/builds/{build:[0-9a-f]{64}}", self._build),
                 web.get(log_routes.PATH, log_routes.LogRoutes(self._executor).handle),
                 web.get("/ledger", self._ledger),
+                *self._proofs.routes(),
             ]
         )
         return app

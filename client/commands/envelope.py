@@ -1,36 +1,118 @@
-"""verify: check a verdict's envelope offline, against the cluster's public keys alone."""
+"""attest, verify, trust: a verdict's envelope, from downloading it to checking it offline."""
 
 import argparse
+import asyncio
+import hashlib
+import json
 import sys
 from pathlib import Path
 
-from ci.statement import ENVELOPE_BYTES_MAX, InvalidEnvelope, verify_envelope
-from client.commands.outcome import EXIT_DONE, EXIT_NOT_PASSED, EXIT_WRONG, PASSED, CommandFailed
-from client.commands.targets import Commands, cluster_and_addresses, cluster_flag
+from ci.policy import Policy, artifacts, is_green, mismatches
+from ci.provenance import InvalidProvenance, verify_provenance
+from ci.statement import (
+    ENVELOPE_BYTES_MAX,
+    InvalidEnvelope,
+    StatementView,
+    VerifiedEnvelope,
+    verify_envelope,
+)
+from client.commands.gateway_api import GatewayApi, run
+from client.commands.outcome import EXIT_DONE, EXIT_NOT_PASSED, EXIT_WRONG, CommandFailed
+from client.commands.targets import (
+    Commands,
+    cluster_and_addresses,
+    cluster_flag,
+    gateway_flag,
+    gateway_url,
+)
+from client.nodes import NodeFailed, Nodes
+from common.config import ConfigError
+from common.git_environment import check_commit
 from common.keys import verify
 from common.logs import escape_controls
+from pbft.genesis import Cluster
+
+TRUST_FORMAT = 1
 
 
 def add(commands: Commands, common: argparse.ArgumentParser) -> None:
-    """Add the command of this module."""
-    parser = commands.add_parser(
+    """Add the commands of this module."""
+    attest = commands.add_parser(
+        "attest",
+        parents=[common],
+        help="download a verdict's proof",
+        description="Writes the envelope that f+1 replicas or more signed, and beside it a line "
+        "of SLSA v1 provenance from each replica that ran the build. Both are checked first.",
+    )
+    attest.add_argument("build", metavar="BUILD", help="its id, or the beginning of it")
+    attest.add_argument(
+        "--output", type=Path, metavar="FILE", help="default: <build>.intoto.json here"
+    )
+    gateway_flag(attest)
+    cluster_flag(attest)
+    attest.set_defaults(run=lambda options: run(_attest(options)))
+    check = commands.add_parser(
         "verify",
         parents=[common],
         help="check a downloaded verdict offline",
-        description="Exit code 0: signed by f+1 replicas and passed; 1: signed by f+1 replicas "
-        "and not passed; 2: proves nothing.",
+        description="Exit code 0: signed by f+1 replicas, passed, and about what was asked for; "
+        "1: it holds, and the build did not pass; 2: it proves nothing, or is about another "
+        "repository, commit or artifact.",
     )
-    parser.add_argument("file", metavar="FILE", help="the envelope; - reads it from stdin")
-    cluster_flag(parser)
-    parser.set_defaults(run=_verify)
+    check.add_argument("file", metavar="FILE", help="the envelope; - reads it from stdin")
+    check.add_argument("--repository", metavar="URL", help="it must be about this repository")
+    check.add_argument("--commit", metavar="SHA", help="it must be about this full commit id")
+    check.add_argument(
+        "--artifact", type=Path, metavar="PATH", help="this file must be an agreed artifact"
+    )
+    check.add_argument(
+        "--threshold", type=int, metavar="N", help="signatures needed (default: f+1, the least)"
+    )
+    cluster_flag(check)
+    check.set_defaults(run=_verify)
+    trust = commands.add_parser(
+        "trust",
+        parents=[common],
+        help="print the public keys that scripts/verify_build.py takes",
+    )
+    cluster_flag(trust)
+    trust.set_defaults(run=_trust)
 
 
 def _verify(options: argparse.Namespace) -> int:
     cluster, _ = cluster_and_addresses(options)
+    policy = _policy(options)
+    data = _read(options.file)
+    verified = _checked(data, options.file, cluster, options.threshold)
+    _print(verified)
+    found = mismatches(verified.statement, policy)
+    if found:
+        problems = "; ".join(escape_controls(line) for line in found)
+        raise CommandFailed(f"{options.file}: not what was asked for: {problems}", EXIT_WRONG)
+    return EXIT_DONE if is_green(verified.statement) else EXIT_NOT_PASSED
+
+
+def _checked(data: bytes, file: str, cluster: Cluster, threshold: int | None) -> VerifiedEnvelope:
     try:
-        verified = verify_envelope(_read(options.file), cluster, verify)
+        return verify_envelope(data, cluster, verify, threshold)
     except InvalidEnvelope as error:
-        raise CommandFailed(f"{options.file}: not valid: {error}", EXIT_WRONG) from error
+        raise CommandFailed(f"{file}: not valid: {error}", EXIT_WRONG) from error
+    except ValueError as error:
+        raise CommandFailed(f"--threshold: {error}", EXIT_WRONG) from error
+
+
+def _policy(options: argparse.Namespace) -> Policy:
+    commit = None if options.commit is None else str(options.commit).lower()
+    if commit is not None and (problem := check_commit(commit)) is not None:
+        raise CommandFailed(f"--commit: {problem}", EXIT_WRONG)
+    return Policy(
+        repository=options.repository,
+        commit=commit,
+        artifact_sha256=None if options.artifact is None else _sha256_of(options.artifact),
+    )
+
+
+def _print(verified: VerifiedEnvelope) -> None:
     verdict = verified.statement.verdict
     code = "" if verdict.exit_code is None else f" {verdict.exit_code}"
     print(f"valid       signed by {', '.join(verified.replicas)}")
@@ -41,8 +123,73 @@ def _verify(options: argparse.Namespace) -> int:
     print(f"build       {verdict.build}")
     rule = f" ({verdict.agreement} agreement)" if verdict.agreement else ""
     print(f"agreeing    {', '.join(verdict.agreeing) or '-'}{rule}")
+    for path, sha256 in artifacts(verified.statement).items():
+        print(f"artifact    {sha256}  {escape_controls(path)}")
     print(f"ledger      entry {verdict.ledger_index}")
-    return EXIT_DONE if verdict.outcome == PASSED else EXIT_NOT_PASSED
+
+
+async def _attest(options: argparse.Namespace) -> int:
+    cluster, addresses = cluster_and_addresses(options)
+    async with GatewayApi(gateway_url(options)) as gateway:
+        build = await gateway.full_id(options.build)
+        data = await gateway.attestation(build)
+    verified = _checked(data, f"the attestation of {build[:12]}", cluster, None)
+    if verified.statement.verdict.build != build:
+        raise CommandFailed(f"the gateway gave the proof of another build than {build[:12]}")
+    envelope_file: Path = options.output or Path(f"{build}.intoto.json")
+    stem = envelope_file.name.removesuffix(".json").removesuffix(".intoto")
+    provenance_file = envelope_file.with_name(f"{stem}.provenance.intoto.jsonl")
+    async with Nodes(addresses) as nodes:
+        lines, failures = await provenance_lines(nodes, cluster, verified.statement)
+    _write(envelope_file, data)
+    _write(provenance_file, b"".join(line + b"\n" for line in lines))
+    for failure in failures:
+        print(f"no provenance: {failure}", file=sys.stderr)
+    print(f"{envelope_file}: signed by {', '.join(verified.replicas)}")
+    print(f"{provenance_file}: provenance of {len(lines)} replicas")
+    return EXIT_DONE
+
+
+async def provenance_lines(
+    nodes: Nodes, cluster: Cluster, statement: StatementView
+) -> tuple[list[bytes], list[str]]:
+    """Each replica's own signed provenance of that build, checked; and who gave none, and why."""
+    verdict = statement.verdict
+    build = bytes.fromhex(verdict.build)
+    answers = await asyncio.gather(
+        *(nodes.provenance(name, build, verdict.opened) for name in nodes.names),
+        return_exceptions=True,
+    )
+    lines, failures = [], []
+    for name, answer in zip(nodes.names, answers, strict=True):
+        if isinstance(answer, NodeFailed):
+            failures.append(str(answer))
+        elif isinstance(answer, BaseException):
+            raise answer
+        else:
+            try:
+                verify_provenance(answer, name, statement, cluster, verify)
+            except InvalidProvenance as error:
+                failures.append(f"{name}: {error}")
+            else:
+                lines.append(answer)
+    return lines, failures
+
+
+def _trust(options: argparse.Namespace) -> int:
+    cluster, _ = cluster_and_addresses(options)
+    print(json.dumps(trust_of(cluster), indent=1))
+    return EXIT_DONE
+
+
+def trust_of(cluster: Cluster) -> dict[str, object]:
+    """What scripts/verify_build.py has to trust: the replicas' keys, and how many may lie."""
+    return {
+        "format": TRUST_FORMAT,
+        "cluster": cluster.id.hex(),
+        "faults_max": cluster.quorums.faults_max,
+        "replicas": {member.name: member.public_key.hex() for member in cluster.genesis.replicas},
+    }
 
 
 def _read(file: str) -> bytes:
@@ -52,5 +199,20 @@ def _read(file: str) -> bytes:
             return sys.stdin.buffer.read(ENVELOPE_BYTES_MAX + 1)
         with Path(file).open("rb") as stream:
             return stream.read(ENVELOPE_BYTES_MAX + 1)
+    except OSError as error:
+        raise CommandFailed(f"{file}: cannot be read ({error.strerror})", EXIT_WRONG) from error
+
+
+def _write(file: Path, data: bytes) -> None:
+    try:
+        file.write_bytes(data)
+    except OSError as error:
+        raise ConfigError(f"{file}: cannot be written ({error.strerror})") from error
+
+
+def _sha256_of(file: Path) -> str:
+    try:
+        with file.open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
     except OSError as error:
         raise CommandFailed(f"{file}: cannot be read ({error.strerror})", EXIT_WRONG) from error

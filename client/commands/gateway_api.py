@@ -70,6 +70,10 @@ class GatewayApi:
         """GET /api/v1/builds/<id>/log/<replica>."""
         return await self._ask("GET", f"/api/v1/builds/{await self.full_id(build)}/log/{replica}")
 
+    async def attestation(self, build: str) -> bytes:
+        """GET /api/v1/builds/<id>/attestation: the envelope, as JSON; `build` is a whole id."""
+        return await self._ask("GET", f"/api/v1/builds/{build}/attestation")
+
     async def append(self, text: str) -> dict[str, Any]:
         """POST /api/v1/append: the journal's digest and length."""
         return _object(await self._ask("POST", "/api/v1/append", {"text": text}))

@@ -1,4 +1,9 @@
-"""ledger: print a node's ledger, and check its hash chain."""
+"""ledger: print a node's ledger, check its hash chain, and who certified it.
+
+The chain shows that nothing before its head was changed; a certificate over a checkpoint shows
+that 2f+1 replicas had the same ledger up to there. What comes after the newest checkpoint is one
+node's word until the next.
+"""
 
 import argparse
 
@@ -13,14 +18,17 @@ from ci.ledger import (
     genesis_head,
     verify_chain,
 )
+from ci.ledger_proof import LedgerProof, check_ledger_proof
 from ci.statement import InvalidStatement, parse_statement
 from client.commands.gateway_api import run
 from client.commands.outcome import EXIT_DONE, EXIT_NOT_PASSED, EXIT_WRONG, CommandFailed
 from client.commands.targets import Commands, cluster_and_addresses, cluster_flag
-from client.nodes import NodeFailed, Nodes
+from client.nodes import NodeFailed, Nodes, NotThere
+from common.keys import verify
 from common.logs import escape_controls, log_text
+from pbft.codec import MalformedMessage, decode_signed
 from pbft.genesis import Cluster
-from pbft.ports import Entry
+from pbft.ports import Entry, Refusal
 
 
 def add(commands: Commands, common: argparse.ArgumentParser) -> None:
@@ -41,7 +49,11 @@ async def _ledger(options: argparse.Namespace) -> int:
         )
     async with Nodes(addresses) as nodes:
         wanted = (str(options.node),) if options.node else nodes.names
-        name, entries = await first_ledger(nodes, wanted)
+        name, proof = "", None
+        if options.verify:
+            # before the entries: so they reach as far as the checkpoint
+            name, proof = await _first_proof(nodes, wanted)
+        name, entries = await first_ledger(nodes, (name,) if name else wanted)
     reason = chain_break(entries, cluster)
     if not options.verify:
         for entry in entries:
@@ -51,7 +63,7 @@ async def _ledger(options: argparse.Namespace) -> int:
         print(f"{name}: the chain of {len(entries)} entries is BROKEN: {reason}")
         return EXIT_NOT_PASSED
     print(f"{name}: the chain of {len(entries)} entries holds, head {head.hex()}")
-    return EXIT_DONE
+    return report_proof(name, proof, entries, cluster) if options.verify else EXIT_DONE
 
 
 async def first_ledger(nodes: Nodes, names: tuple[str, ...]) -> tuple[str, list[Entry]]:
@@ -69,6 +81,52 @@ def chain_break(entries: list[Entry], cluster: Cluster) -> str | None:
     """Where and why a whole ledger's chain does not hold; None: it holds. Pure."""
     broken = verify_chain(entries, genesis_head(cluster.id))
     return None if broken is None else f"at entry {broken.index}: {broken.reason}"
+
+
+async def _first_proof(nodes: Nodes, names: tuple[str, ...]) -> tuple[str, LedgerProof | None]:
+    """The proof of the first node that answers; None where it has no stable checkpoint yet.
+
+    Raises CommandFailed.
+    """
+    failures = []
+    for name in names:
+        try:
+            served = await nodes.ledger_proof(name)
+            checkpoints = tuple(decode_signed(data) for data in served.checkpoints)
+        except NotThere:
+            return name, None
+        except (NodeFailed, MalformedMessage) as error:
+            failures.append(f"{name}: {log_text(str(error))}")
+        else:
+            return name, LedgerProof(
+                served.sequence, checkpoints, served.leaves, served.ledger_part
+            )
+    raise CommandFailed("no node gave its ledger's proof: " + "; ".join(failures))
+
+
+def report_proof(
+    name: str, proof: LedgerProof | None, entries: list[Entry], cluster: Cluster
+) -> int:
+    """Check a proof against a whole ledger whose chain holds, and print it; the exit code."""
+    if proof is None:
+        print(f"{name}: not certified: no checkpoint is stable yet")
+        return EXIT_DONE
+    proved = check_ledger_proof(proof, cluster, verify)
+    if isinstance(proved, Refusal):
+        print(f"{name}: the certificate proves nothing: {log_text(proved.reason)}")
+        return EXIT_NOT_PASSED
+    heads = [genesis_head(cluster.id), *(entry.head for entry in entries)]
+    if proved.index >= len(heads):
+        print(f"{name}: entry {proved.index} is certified, and only {len(entries)} are here")
+        return EXIT_NOT_PASSED
+    if heads[proved.index] != proved.head:
+        print(f"{name}: another head is certified for entry {proved.index}: this ledger is FALSE")
+        return EXIT_NOT_PASSED
+    print(
+        f"{name}: certified up to entry {proved.index} by {', '.join(proved.replicas)}"
+        f" (checkpoint {proved.sequence}); {len(entries) - proved.index} entries came later"
+    )
+    return EXIT_DONE
 
 
 def _line(entry: Entry) -> str:

@@ -18,8 +18,11 @@ from aiohttp.test_utils import TestServer
 from ci.application import BuildApplication
 from ci.builds import OpenBuild
 from ci.ledger import VerdictEntry, decode_entry
+from ci.ledger_proof import LedgerProof
 from ci.limits import Limits
 from ci.operations import Ballot, CastBallot, Finding, decode_operation, encode_operation
+from ci.provenance import provenance_bytes
+from ci.statement import envelope, keyid_for, pae, parse_statement
 from client.archive import Archive
 from client.collector import Collector
 from client.database import Database
@@ -30,8 +33,9 @@ from client.results_file import ResultsFile
 from common.address import Address
 from common.config import RepositoryEntry
 from common.keys import SigningKey, verify
+from node.proof_routes import proof_fields
 from pbft.client import make_request
-from pbft.codec import encode_signed
+from pbft.codec import decode_request, encode_signed
 from pbft.genesis import Cluster
 from pbft.messages import Envelope, Signed
 from pbft.ports import Entry, Output
@@ -63,6 +67,8 @@ class Node:
         self.finds: Callable[[OpenBuild], tuple[Ballot, bytes] | None] = lambda build: passed()
         self.served: list[str] = []
         self.evidence: list[tuple[Signed, Signed]] = []
+        self.ledger_proof: LedgerProof | None = None
+        self.signs_provenance_as = name
         self._timestamp = 0
         self._cast: set[bytes] = set()
 
@@ -112,7 +118,9 @@ class Node:
         application = web.Application()
         application.router.add_get("/builds/{build}", self._show_build)
         application.router.add_get("/builds/{build}/log", self._show_log)
+        application.router.add_get("/builds/{build}/provenance", self._show_provenance)
         application.router.add_get("/ledger", self._show_ledger)
+        application.router.add_get("/ledger/proof", self._show_ledger_proof)
         application.router.add_get("/pbft/status", self._show_status)
         application.router.add_get("/pbft/evidence", self._show_evidence)
         return application
@@ -164,6 +172,30 @@ class Node:
                 "head": self.application.ledger_head.hex(),
             }
         )
+
+    async def _show_provenance(self, request: web.Request) -> web.Response:
+        self._check_up(request)
+        build = bytes.fromhex(request.match_info["build"])
+        data = self.find_statement(build)
+        if data is None:
+            raise web.HTTPNotFound
+        signed = next(s for _, replica, s in self.ballots[build] if replica == self.name)
+        operation = decode_operation(decode_request(signed).operation)
+        assert isinstance(operation, CastBallot)
+        statement = parse_statement(data)
+        payload = provenance_bytes(self.cluster, statement, self.name, operation.ballot)
+        assert payload is not None
+        key = key_of(self.signs_provenance_as)
+        return web.json_response(
+            envelope(payload, [(keyid_for(key.public_key), key.sign(pae(payload)))])
+        )
+
+    async def _show_ledger_proof(self, request: web.Request) -> web.Response:
+        self._check_up(request)
+        proof = self.ledger_proof
+        if proof is None:
+            raise web.HTTPNotFound
+        return web.json_response(proof_fields(proof))
 
     async def _show_status(self, request: web.Request) -> web.Response:
         self._check_up(request)

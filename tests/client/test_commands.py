@@ -8,21 +8,23 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
 import pytest
-import yaml
 from aiohttp import web
 from aiohttp.test_utils import TestClient
-from Crypto.PublicKey import ECC
 
-from ci.ledger import genesis_head
+from ci.ledger import genesis_head, next_head
+from ci.ledger_proof import ledger_proof
 from ci.operations import Abstain
+from ci.statement import PAYLOAD_TYPE
 from client.commands.journal import journal_of
 from client.commands.ledger import chain_break
 from client.main import main
 from pbft.authentication import sign_message
+from pbft.certificates import state_digest
 from pbft.codec import encode_message
 from pbft.messages import Checkpoint, Signed
 from pbft.ports import Entry
-from tests.ci.builders import FAILED, World
+from tests.ci.builders import COMMIT, FAILED, World
+from tests.client.cluster_file import write_cluster
 from tests.client.network import Running, key_of
 from tests.client.test_api import client_of
 from tests.client.test_gateway import until
@@ -55,36 +57,6 @@ class Terminal:
         return await self.type(command, "--cluster", str(self.cluster_file), *words)
 
 
-def write_cluster(folder: Path, running: Running) -> Path:
-    genesis = running.network.cluster.genesis
-    for member in (*genesis.replicas, *genesis.clients):
-        seed = bytes(key_of(member.name)._key)
-        key = ECC.construct(curve="Ed25519", seed=seed).public_key()
-        (folder / f"{member.name}.pem").write_text(key.export_key(format="PEM"))
-    addresses = running.network.addresses
-    settings = {
-        "replicas": [
-            {
-                "name": member.name,
-                "public_key_file": f"{member.name}.pem",
-                "address": str(addresses[member.name]),
-            }
-            for member in genesis.replicas
-        ],
-        "clients": [
-            {
-                "name": member.name,
-                "public_key_file": f"{member.name}.pem",
-                "roles": list(member.roles),
-            }
-            for member in genesis.clients
-        ],
-    }
-    file = folder / "cluster.yml"
-    file.write_text(yaml.safe_dump(settings))
-    return file
-
-
 @pytest.fixture
 async def terminal(
     running: Running, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -92,7 +64,9 @@ async def terminal(
     client: Client = await client_of(running, tmp_path)
     assert client.server is not None
     url = str(client.server.make_url(""))
-    yield Terminal(url, write_cluster(tmp_path, running), capsys)
+    network = running.network
+    cluster_file = write_cluster(tmp_path, network.cluster, network.addresses)
+    yield Terminal(url, cluster_file, capsys)
     await client.close()
 
 
@@ -264,6 +238,83 @@ async def test_verify_says_passed_not_passed_and_not_valid(
     assert (code, out) == (2, "")
     assert "not valid" in err
     assert (await terminal.look("verify", str(tmp_path / "none")))[0] == 2
+
+
+async def test_attest_writes_the_envelope_and_what_each_replica_says(
+    terminal: Terminal, running: Running, tmp_path: Path
+) -> None:
+    _, out, _ = await terminal.ask("submit", "master", "--wait")
+    build = out.split()[0]
+    answers = running.gateway._answering
+    await until(lambda: answers.is_envelope_complete(bytes.fromhex(build)))
+    nodes = running.network.nodes
+    await until(
+        lambda: all(len(n.ballots.get(bytes.fromhex(build), [])) == 4 for n in nodes.values())
+    )
+    nodes["replica-1"].signs_provenance_as = "replica-2"
+    nodes["replica-3"].is_down = True
+    file = tmp_path / "proof.intoto.json"
+    command = ("attest", build[:12], "--output", str(file), "--cluster")
+    code, out, err = await terminal.ask(*command, str(terminal.cluster_file))
+    assert code == 0, err
+    assert (await terminal.look("verify", str(file), "--commit", COMMIT))[0] == 0
+    lines = (tmp_path / "proof.provenance.intoto.jsonl").read_bytes().splitlines()
+    assert [json.loads(line)["payloadType"] for line in lines] == [PAYLOAD_TYPE] * 2
+    assert "replica-1: not signed by replica-1" in err
+    assert "replica-3" in err
+    assert (await terminal.ask(*command, str(tmp_path / "none")))[0] == 2
+
+
+async def test_verify_refuses_another_subject(
+    terminal: Terminal, running: Running, tmp_path: Path
+) -> None:
+    _, out, _ = await terminal.ask("submit", "master", "--wait")
+    build = out.split()[0]
+    answers = running.gateway._answering
+    await until(lambda: answers.is_envelope_complete(bytes.fromhex(build)))
+    file = tmp_path / "proof.intoto.json"
+    flags = ("--output", str(file), "--cluster", str(terminal.cluster_file))
+    assert (await terminal.ask("attest", build, *flags))[0] == 0
+    for wrong in (("--commit", "d" * 40), ("--repository", "https://example.org/other")):
+        code, _, err = await terminal.look("verify", str(file), *wrong)
+        assert (code, wrong[1] in err) == (2, True)
+    code, _, err = await terminal.look("verify", str(file), "--commit", "abc")
+    assert (code, "--commit" in err) == (2, True)
+    code, _, err = await terminal.look("verify", str(file), "--threshold", "1")
+    assert (code, "--threshold" in err) == (2, True)
+
+
+async def test_the_ledger_is_checked_against_a_certificate(
+    terminal: Terminal, running: Running
+) -> None:
+    await terminal.ask("submit", "master", "--wait")
+    code, out, _ = await terminal.look("ledger", "--verify")
+    assert (code, "not certified" in out) == (0, True)
+    network = running.network
+    node = network.nodes["replica-0"]
+    parts = {"epoch": bytes(8), **node.application.parts()}
+    index = node.application.ledger_index
+    certify(running, parts)
+    code, out, _ = await terminal.look("ledger", "--verify", "--node", "replica-0")
+    assert (code, f"certified up to entry {index} by replica-0, replica-1" in out) == (0, True)
+    false_chain = genesis_head(network.cluster.id)
+    bodies = [entry.body + b" " for entry in node.ledger]
+    node.ledger.clear()
+    for position, body in enumerate(bodies, 1):
+        false_chain = next_head(false_chain, position, body)
+        node.ledger.append(Entry(position, body, false_chain))
+    code, out, _ = await terminal.look("ledger", "--verify", "--node", "replica-0")
+    assert (code, "FALSE" in out) == (1, True)
+    certify(running, parts, signers=2)
+    code, out, _ = await terminal.look("ledger", "--verify", "--node", "replica-0")
+    assert (code, "proves nothing" in out) == (1, True)
+
+
+def certify(running: Running, parts: dict[str, bytes], signers: int = 3) -> None:
+    """Let replica-0 serve a certificate over a state of these parts."""
+    digest = state_digest(parts)
+    signed = tuple(checkpoint(running, f"replica-{i}", 128, digest) for i in range(signers))
+    running.network.nodes["replica-0"].ledger_proof = ledger_proof(128, signed, parts)
 
 
 def checkpoint(running: Running, name: str, sequence: int, digest: bytes) -> Signed:

@@ -48,6 +48,7 @@ def _server(house: House, name: str, fault: str | None = None) -> NodeServer:
         executor=house.executors[name],  # type: ignore[arg-type]
         links=FunctionLinks(house, name),  # type: ignore[arg-type]
         verify=verify,
+        sign=KEYS[name].sign,
         fault=fault,
     )
 

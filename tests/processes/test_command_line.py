@@ -9,6 +9,7 @@ import pytest
 from common.version import VERSION
 from tests.processes.network import CLIENT, Network, ask, free_ports, pipeline
 from tests.processes.programs import Ended, run
+from tests.waiting import block_until
 
 pytestmark = pytest.mark.processes
 
@@ -21,7 +22,9 @@ def network(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Network]:
         "red": pipeline("echo a red line", "exit 3"),
         "slow": pipeline("sleep 6"),
     }
-    with Network(tmp_path_factory.mktemp("command-line"), branches) as made:
+    overrides = {"cluster": {"checkpoint_interval": 4, "window": 16}}
+    folder = tmp_path_factory.mktemp("command-line")
+    with Network(folder, branches, overrides=overrides) as made:
         made.start()
         yield made
 
@@ -149,7 +152,7 @@ def test_the_ledger_is_printed_and_verified(
     assert verified.code == 0
     assert verified.output.startswith(f"{name}: the chain of ")
     assert " entries holds, head " in verified.output
-    assert len(verified.output.splitlines()) == 1
+    assert len(verified.output.splitlines()) == 2
 
 
 # --- envelopes -----------------------------------------------------------------------------------
@@ -237,3 +240,42 @@ def test_the_version(program: str) -> None:
 @pytest.mark.parametrize("program", ["./node/index.py", "./client/index.py"])
 def test_a_flag_that_does_not_exist(program: str) -> None:
     assert run(program, "--no-such-flag").code == 2
+
+
+# --- proof -----------------------------------------------------------------------------------
+
+
+def test_a_verdict_is_proved_to_a_consumer_who_has_only_the_keys(
+    network: Network, builds: dict[str, str], tmp_path: Path
+) -> None:
+    """attest from the running network, then everything else offline, by both verifiers."""
+    trust = tmp_path / "trust.json"
+    ended = client(network, "trust")
+    assert ended.code == 0
+    trust.write_text(ended.output)
+    cluster = str(network.configuration.cluster.file)
+    for branch, code in (("green", 0), ("red", 1)):
+        file = tmp_path / f"{branch}.intoto.json"
+        ended = client(network, "attest", builds[branch], "--output", str(file))
+        assert ended.code == 0, ended
+        lines = (tmp_path / f"{branch}.provenance.intoto.jsonl").read_text().splitlines()
+        assert len(lines) == len(network.node_names)
+        commit = ("--commit", network.commits[branch])
+        ended = run("-m", "client", "verify", str(file), "--cluster", cluster, *commit)
+        assert ended.code == code, ended
+        alone = run("scripts/verify_build.py", str(file), "--trust", str(trust), *commit)
+        assert alone.code == code, alone
+        other = ("--commit", "d" * 40)
+        assert run("-m", "client", "verify", str(file), "--cluster", cluster, *other).code == 2
+
+
+def test_each_nodes_ledger_is_certified(network: Network, builds: dict[str, str]) -> None:
+    """Two builds take more numbers than one interval; the certificate follows on its own."""
+    for name in network.node_names:
+
+        def certified(name: str = name) -> bool:
+            ended = client(network, "ledger", "--verify", "--node", name)
+            assert ended.code == 0, ended
+            return "certified up to entry" in ended.output
+
+        block_until(certified, f"a certificate of {name}'s ledger")

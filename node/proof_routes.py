@@ -1,0 +1,100 @@
+"""What a node answers to those who check: its provenance of a build, the proof of its ledger.
+
+Both follow from what is on disk and ordered, so asking again gives the same.
+"""
+
+import base64
+
+from aiohttp import web
+
+from ci.ledger_proof import LedgerProof, ledger_proof
+from ci.operations import Ballot, CastBallot, decode_operation
+from ci.provenance import provenance_bytes
+from ci.statement import envelope, keyid_for, pae, parse_statement
+from node.http_answers import http_error, number
+from node.store import Store
+from pbft.codec import decode_request, encode_signed
+from pbft.genesis import Cluster
+from pbft.ports import Sign
+from pbft.replica import Replica
+
+
+class ProofRoutes:
+    """The routes under which a node proves things."""
+
+    def __init__(
+        self, *, cluster: Cluster, name: str, sign: Sign, replica: Replica, store: Store
+    ) -> None:
+        """sign: with this replica's key, as it signs everything."""
+        self._cluster = cluster
+        self._name = name
+        self._sign = sign
+        self._replica = replica
+        self._store = store
+
+    def routes(self) -> list[web.RouteDef]:
+        """To be added to the node's application."""
+        return [
+            web.get("/builds/{build:[0-9a-f]{64}}/provenance", self._provenance),
+            web.get("/ledger/proof", self._ledger_proof),
+        ]
+
+    async def _provenance(self, request: web.Request) -> web.Response:
+        """This replica's SLSA provenance of a decided build, in an envelope of its own."""
+        build = bytes.fromhex(request.match_info["build"])
+        opened = number(request, "opened", 0, 0, 2**62)
+        data = self._store.ledger.find_statement(build)
+        statement = None if data is None else parse_statement(data)
+        if statement is None or statement.verdict.opened != opened:
+            raise http_error(web.HTTPNotFound, "this replica knows no verdict of that build")
+        ballot = self._own_ballot(build, opened)
+        payload = (
+            None
+            if ballot is None
+            else provenance_bytes(self._cluster, statement, self._name, ballot)
+        )
+        if payload is None:
+            raise http_error(web.HTTPNotFound, "this replica has no finding about that build")
+        public_key = self._cluster.public_key(self._name)
+        assert public_key is not None, "this replica is in its genesis"
+        return web.json_response(
+            envelope(payload, [(keyid_for(public_key), self._sign(pae(payload)))])
+        )
+
+    def _own_ballot(self, build: bytes, opened: int) -> Ballot | None:
+        """The ballot of this replica that was ordered."""
+        for ballot_opened, replica, signed in self._store.ballots(build):
+            if replica == self._name and ballot_opened == opened:
+                operation = decode_operation(decode_request(signed).operation)
+                assert isinstance(operation, CastBallot), "what the store keeps as a ballot"
+                return operation.ballot
+        return None
+
+    async def _ledger_proof(self, request: web.Request) -> web.Response:
+        """The newest stable checkpoint's certificate, opened up to the ledger's head."""
+        core = self._replica.core
+        certificate = core.stable
+        if not certificate.checkpoints:
+            raise http_error(
+                web.HTTPNotFound,
+                f"no checkpoint is stable yet: there is one each {core.interval} numbers",
+            )
+        return web.json_response(
+            proof_fields(
+                ledger_proof(certificate.sequence, certificate.checkpoints, core.stable_parts)
+            )
+        )
+
+
+def proof_fields(proof: LedgerProof) -> dict[str, object]:
+    """A proof as JSON: bytes in base64."""
+    return {
+        "sequence": proof.sequence,
+        "checkpoints": [_text(encode_signed(signed)) for signed in proof.checkpoints],
+        "leaves": [[name, _text(digest)] for name, digest in proof.leaves],
+        "ledger_part": _text(proof.ledger_part),
+    }
+
+
+def _text(data: bytes) -> str:
+    return base64.standard_b64encode(data).decode()

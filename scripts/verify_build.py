@@ -1,0 +1,207 @@
+#!/usr/bin/env python3
+"""Verify a PBFT/CI verdict before deploying: one file that needs Python and PyNaCl, nothing else.
+
+    pip install pynacl
+    python verify_build.py build.intoto.json --trust trust.json --commit SHA [--artifact FILE]
+
+`trust.json` holds the cluster's id and the replicas' public keys; `python -m client trust` makes
+it from the cluster file. Get it once, from somebody you trust, and keep it beside the pipeline:
+whoever can change it decides what you deploy.
+
+Exit code 0: signed by f+1 replicas or more, passed, and about what was asked for; 1: it holds,
+and the build did not pass; 2: it proves nothing, or is about something else. The same rules as
+`python -m client verify`; a test holds the two against each other.
+DSSE v1.0.2 (protocol, threshold), in-toto Statement v1.
+"""
+
+import argparse
+import base64
+import binascii
+import hashlib
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from nacl.exceptions import CryptoError
+from nacl.signing import VerifyKey
+
+PAYLOAD_TYPE = "application/vnd.in-toto+json"
+STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
+PREDICATE_TYPE = "https://in-toto.io/attestation/test-result/v0.1"
+ENVELOPE_BYTES_MAX = 1024 * 1024
+TRUST_BYTES_MAX = 1024 * 1024
+SIGNATURES_MAX = 256
+TRUST_FORMAT = 1
+
+EXIT_PASSED = 0
+EXIT_NOT_PASSED = 1
+EXIT_INVALID = 2
+
+
+class Invalid(Exception):
+    """It proves nothing, or not what was asked for; one line why."""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the program; gives its exit code."""
+    parser = argparse.ArgumentParser(
+        description="Verify a PBFT/CI verdict offline. Exit code 0: passed and all matches; "
+        "1: holds, but not passed; 2: proves nothing, or is about something else."
+    )
+    parser.add_argument("envelope", metavar="ENVELOPE", help="the downloaded build.intoto.json")
+    parser.add_argument("--trust", required=True, metavar="FILE", help="the cluster's public keys")
+    parser.add_argument("--repository", metavar="URL", help="it must be about this repository")
+    parser.add_argument("--commit", metavar="SHA", help="it must be about this full commit id")
+    parser.add_argument("--artifact", metavar="PATH", help="this file must be an agreed artifact")
+    parser.add_argument(
+        "--threshold", type=int, metavar="N", help="signatures needed (default: f+1, the least)"
+    )
+    options = parser.parse_args(arguments)
+    try:
+        trust = read_trust(Path(options.trust))
+        threshold = trust["faults_max"] + 1 if options.threshold is None else options.threshold
+        payload, signers = verify_signatures(Path(options.envelope), trust, threshold)
+        verdict = verify_statement(payload, trust, options)
+    except Invalid as error:
+        print(f"invalid: {error}", file=sys.stderr)
+        return EXIT_INVALID
+    print(f"valid: {verdict['outcome']}, signed by {', '.join(signers)}")
+    return EXIT_PASSED if verdict["outcome"] == "passed" else EXIT_NOT_PASSED
+
+
+def read_trust(file: Path) -> dict[str, Any]:
+    """The trusted keys: {"format", "cluster", "faults_max", "replicas": {name: hex}}."""
+    trust = read_json(read_file(file, TRUST_BYTES_MAX), str(file))
+    if trust.get("format") != TRUST_FORMAT:
+        raise Invalid(f"{file}: not a trust file of format {TRUST_FORMAT}; make it anew")
+    replicas, faults_max = trust.get("replicas"), trust.get("faults_max")
+    if not isinstance(replicas, dict) or not isinstance(trust.get("cluster"), str):
+        raise Invalid(f"{file}: `replicas` or `cluster` is missing")
+    if type(faults_max) is not int or not 0 <= 3 * faults_max < len(replicas):
+        raise Invalid(f"{file}: `faults_max` does not go with {len(replicas)} replicas")
+    try:
+        keys = {name: bytes.fromhex(key) for name, key in replicas.items()}
+    except (TypeError, ValueError) as error:
+        raise Invalid(f"{file}: a key is not hexadecimal") from error
+    if any(len(key) != 32 for key in keys.values()) or len(set(keys.values())) != len(keys):
+        raise Invalid(f"{file}: each replica needs a key of its own, of 32 bytes")
+    return {"cluster": trust["cluster"], "faults_max": faults_max, "replicas": keys}
+
+
+def verify_signatures(file: Path, trust: dict[str, Any], threshold: int) -> tuple[bytes, list[str]]:
+    """The payload that at least `threshold` replicas signed, and who did, each counted once."""
+    if threshold <= trust["faults_max"]:
+        raise Invalid(f"a threshold of {threshold} proves nothing: {trust['faults_max']} may lie")
+    envelope = read_json(read_file(file, ENVELOPE_BYTES_MAX), str(file))
+    if envelope.get("payloadType") != PAYLOAD_TYPE:
+        raise Invalid(f"the payload type is not {PAYLOAD_TYPE}")
+    signatures = envelope.get("signatures")
+    if not isinstance(signatures, list) or len(signatures) > SIGNATURES_MAX:
+        raise Invalid("`signatures` is not a list, or too long")
+    payload = decode_base64(envelope.get("payload"))
+    kind = PAYLOAD_TYPE.encode()
+    message = b"DSSEv1 %d %b %d %b" % (len(kind), kind, len(payload), payload)
+    signers = set()
+    for entry in signatures:
+        if not isinstance(entry, dict) or not isinstance(entry.get("keyid", ""), str):
+            raise Invalid("a signature is not an object with a keyid")
+        if not isinstance(entry.get("sig", ""), str):
+            raise Invalid("a signature is not text")
+        try:
+            signature = decode_base64(entry.get("sig", ""))
+        except Invalid:
+            continue  # one spoilt signature must not spoil the others
+        # the keyid is an unauthenticated hint, so every key is tried
+        signers |= {n for n, key in trust["replicas"].items() if holds(key, message, signature)}
+    if len(signers) < threshold:
+        raise Invalid(f"signed by {len(signers)} replicas; {threshold} are needed")
+    return payload, [name for name in trust["replicas"] if name in signers]
+
+
+def verify_statement(
+    payload: bytes, trust: dict[str, Any], options: argparse.Namespace
+) -> dict[str, Any]:
+    """The verdict, if the statement is one of this cluster and about what was asked for."""
+    statement = read_json(payload, "the statement")
+    try:
+        subjects = statement["subject"]
+        verdict: dict[str, Any] = statement["predicate"]["pbftci_verdict"]
+        is_passed = verdict["outcome"] == "passed"
+        is_ours = (
+            statement["_type"] == STATEMENT_TYPE
+            and statement["predicateType"] == PREDICATE_TYPE
+            and (statement["predicate"]["result"] == "PASSED") == is_passed
+        )
+        commits = [s["digest"]["gitCommit"] for s in subjects if "gitCommit" in s["digest"]]
+        artifacts = [s["digest"]["sha256"] for s in subjects[1:] if "sha256" in s["digest"]]
+        cluster, repository = verdict["clusterId"], verdict["repository"]
+    except (KeyError, TypeError, IndexError) as error:
+        raise Invalid(f"the statement lacks {error}") from error
+    if not is_ours:
+        raise Invalid("not an in-toto v1 statement with a test result")
+    if cluster != trust["cluster"]:
+        raise Invalid("the statement is of another cluster")
+    if options.repository is not None and options.repository != repository:
+        raise Invalid(f"it is about the repository {repository!r}")
+    if options.commit is not None and options.commit.lower() not in commits:
+        raise Invalid(f"it is about {', '.join(commits) or 'no commit'}, not {options.commit}")
+    if options.artifact is not None and sha256_of(Path(options.artifact)) not in artifacts:
+        raise Invalid(f"{options.artifact} is none of its {len(artifacts)} artifacts")
+    return verdict
+
+
+def holds(public_key: bytes, message: bytes, signature: bytes) -> bool:
+    """Is this the Ed25519 signature of that key's owner?"""
+    try:
+        VerifyKey(public_key).verify(message, signature)
+    except (CryptoError, ValueError, TypeError):
+        return False
+    return True
+
+
+def read_file(file: Path, bytes_max: int) -> bytes:
+    """The file's bytes. Raises Invalid, also where there are more than bytes_max."""
+    try:
+        with file.open("rb") as stream:
+            data = stream.read(bytes_max + 1)
+    except OSError as error:
+        raise Invalid(f"{file}: cannot be read ({error.strerror})") from error
+    if len(data) > bytes_max:
+        raise Invalid(f"{file}: more than {bytes_max} bytes")
+    return data
+
+
+def read_json(data: bytes, what: str) -> dict[str, Any]:
+    """The JSON object in these bytes. Raises Invalid."""
+    try:
+        value = json.loads(data.decode("utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise Invalid(f"{what}: not JSON") from error
+    if not isinstance(value, dict):
+        raise Invalid(f"{what}: not a JSON object")
+    return value
+
+
+def decode_base64(text: object) -> bytes:
+    """Base64, standard or URL-safe, as DSSE asks. Raises Invalid."""
+    if not isinstance(text, str):
+        raise Invalid("base64 text is missing")
+    try:
+        standard = text.encode("ascii").translate(bytes.maketrans(b"-_", b"+/"))
+        return base64.b64decode(standard, validate=True)
+    except (UnicodeEncodeError, binascii.Error) as error:
+        raise Invalid("not base64") from error
+
+
+def sha256_of(file: Path) -> str:
+    """The SHA-256 of a file, in hexadecimal. Raises Invalid."""
+    try:
+        with file.open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+    except OSError as error:
+        raise Invalid(f"{file}: cannot be read ({error.strerror})") from error
+
+
+if __name__ == "__main__":
+    sys.exit(main())

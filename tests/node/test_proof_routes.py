@@ -1,0 +1,103 @@
+"""What a node proves: its own finding of a build, and the head of its ledger."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestClient, TestServer
+
+from ci.ledger import VerdictEntry, decode_entry
+from ci.ledger_proof import LedgerProof, ProvedLedger, check_ledger_proof
+from ci.operations import Append
+from ci.provenance import verify_provenance
+from ci.statement import parse_statement
+from client.nodes import ServedLedgerProof, decode_answer
+from common.keys import verify
+from node.proof_routes import ProofRoutes
+from pbft.codec import decode_signed
+from tests.node.house import KEYS, NAMES, House
+from tests.waiting import wait_until
+
+Client = TestClient[Any, Any]
+
+
+@pytest.fixture
+async def house(tmp_path: Path) -> AsyncIterator[House]:
+    """Four running replicas."""
+    house = House(tmp_path)
+    for name in NAMES:
+        house.start(name)
+    yield house
+    await house.close()
+
+
+@pytest.fixture
+async def client(house: House) -> AsyncIterator[Client]:
+    """An HTTP client of node1's routes."""
+    application = web.Application()
+    application.add_routes(
+        ProofRoutes(
+            cluster=house.cluster,
+            name="node1",
+            sign=KEYS["node1"].sign,
+            replica=house.runtimes["node1"].replica,
+            store=house.stores["node1"],
+        ).routes()
+    )
+    async with TestClient(TestServer(application)) as client:
+        yield client
+
+
+async def test_provenance_is_this_replicas_own_word(house: House, client: Client) -> None:
+    house.submit(1)
+    store = house.stores["node1"]
+
+    await wait_until(lambda: house.verdicts("node1") == 1, "the verdict")
+    verdict = next(
+        body
+        for entry in store.ledger.newest(10)
+        if isinstance(body := decode_entry(entry.body), VerdictEntry)
+    )
+    build = bytes.fromhex(verdict.build)
+    await wait_until(lambda: "node1" in {b[1] for b in store.ballots(build)}, "node1's ballot")
+    data = store.ledger.find_statement(build)
+    assert data is not None
+    statement = parse_statement(data)
+    path = f"/builds/{build.hex()}/provenance?opened={statement.verdict.opened}"
+    answer = await client.get(path)
+    assert answer.status == 200
+    line = await answer.read()
+    provenance = verify_provenance(line, "node1", statement, house.cluster, verify)
+    assert provenance.predicate.finding.outcome == statement.verdict.outcome
+    assert await (await client.get(path)).read() == line, "asking again gives the same"
+    for wrong in (path + "9", f"/builds/{'0' * 64}/provenance?opened=1"):
+        assert (await client.get(wrong)).status == 404
+    assert (await client.get(path + "x")).status == 400
+
+
+async def test_the_ledger_is_proved_from_the_first_stable_checkpoint_on(
+    house: House, client: Client
+) -> None:
+    answer = await client.get("/ledger/proof")
+    assert answer.status == 404
+    assert "no checkpoint is stable yet" in (await answer.json())["error"]
+    core = house.runtimes["node1"].replica.core
+    for number in range(core.interval):
+        house.ask(Append(f"string {number}"))
+        await wait_until(lambda wanted=number: core.executed > wanted, "the string")  # type: ignore[misc]
+    await wait_until(lambda: core.low > 0, "a stable checkpoint")
+    served = decode_answer(
+        await (await client.get("/ledger/proof")).read(), ServedLedgerProof, "node1"
+    )
+    proof = LedgerProof(
+        served.sequence,
+        tuple(decode_signed(signed) for signed in served.checkpoints),
+        served.leaves,
+        served.ledger_part,
+    )
+    proved = check_ledger_proof(proof, house.cluster, verify)
+    assert isinstance(proved, ProvedLedger)
+    entry = house.stores["node1"].ledger.entries(proved.index, 1)[0]
+    assert (proved.index > 0, entry.head) == (True, proved.head)
