@@ -16,6 +16,8 @@ from common.address import Address as Address
 from common.config_error import ConfigError as ConfigError
 from common.config_error import nearest
 from common.config_reader import absolute_path, read_file, read_struct
+from common.credentials import check_access
+from common.git_environment import GitAccess
 from common.keys import load_public_key
 from pbft.genesis import FORMAT_VERSION, REPLICA_ROLE, Cluster, Genesis, InvalidGenesis, Member
 from pbft.quorums import UnsupportedSize, quorums_for
@@ -119,15 +121,32 @@ class RepositoryEntry(msgspec.Struct, frozen=True):
 
     url: as it is in requests; a path becomes file:///..., so it is the same text everywhere.
     fetch_url: where this operator really fetches it from (a mirror of its own), or None.
+    The others: see common.git_environment.GitAccess.
     """
 
     url: str
     fetch_url: str | None = None
+    ssh_key_file: Path | None = None
+    known_hosts_file: Path | None = None
+    https_token_file: Path | None = None
+    https_user: str = "git"
+    ca_file: Path | None = None
 
     @property
     def fetched_from(self) -> str:
         """The URL to give to git."""
         return self.fetch_url or self.url
+
+    @property
+    def access(self) -> GitAccess:
+        """How its server is logged in to."""
+        return GitAccess(
+            ssh_key_file=self.ssh_key_file,
+            known_hosts_file=self.known_hosts_file,
+            https_token_file=self.https_token_file,
+            https_user=self.https_user,
+            ca_file=self.ca_file,
+        )
 
 
 class NodeConfig(msgspec.Struct, frozen=True):
@@ -256,7 +275,8 @@ def check_listen(listen: Address, plaintext_allowed: bool, file: Path) -> None:
 
 def _repositories(entries: tuple[RepositoryEntry, ...], file: Path) -> tuple[RepositoryEntry, ...]:
     found = tuple(
-        RepositoryEntry(
+        msgspec.structs.replace(
+            entry,
             url=_url(entry.url, file, f"repositories[{index}].url"),
             fetch_url=None
             if entry.fetch_url is None
@@ -265,6 +285,8 @@ def _repositories(entries: tuple[RepositoryEntry, ...], file: Path) -> tuple[Rep
         for index, entry in enumerate(entries)
     )
     _check_distinct([entry.url for entry in found], file, "repositories", "list each once")
+    for index, entry in enumerate(found):
+        check_access(entry.access, entry.fetched_from, file, f"repositories[{index}]")
     return found
 
 

@@ -5,9 +5,12 @@ never asks anybody anything, runs no hook and no helper, and speaks only the pro
 """
 
 import re
+import shlex
 from collections.abc import Iterable
 from pathlib import Path
 from urllib.parse import urlsplit
+
+import msgspec
 
 PROTOCOLS = frozenset({"https", "http", "ssh", "git", "file"})
 URL_CHARACTERS_MAX = 1024
@@ -18,6 +21,26 @@ BRANCH_BYTES_MAX = 255
 INHERITED = frozenset({"GIT_SSL_CAINFO", "GIT_SSL_CAPATH", "GIT_EXEC_PATH"})
 INHERITED_PREFIX = "GIT_PYTHON_"
 
+# Where the token is, for the helper below; the token itself is in no variable and no argument.
+LOGIN_FILE_VARIABLE = "PBFT_CI_TOKEN_FILE"
+LOGIN_USER_VARIABLE = "PBFT_CI_TOKEN_USER"
+# git runs it in a shell of its own, which reads the file and answers through a pipe. `read` and
+# `printf` are the shell's own, so that the token is never an argument of a process either.
+_LOGIN_HELPER = (
+    '!f() { test "$1" = get || exit 0; IFS= read -r token <"$PBFT_CI_TOKEN_FILE";'
+    ' test -n "$token" || exit 0;'
+    ' printf "username=%s\\npassword=%s\\n" "$PBFT_CI_TOKEN_USER" "$token"; }; f'
+)
+
+# ssh without anything of the machine's own: no configuration, no agent, no other keys, no hosts
+# but those of the operator's file, and nothing written into it.
+_SSH_OF_AN_ENTRY = (
+    *("ssh", "-F", "/dev/null", "-oBatchMode=yes", "-oStrictHostKeyChecking=yes"),
+    *("-oIdentitiesOnly=yes", "-oIdentityAgent=none", "-oForwardAgent=no"),
+    *("-oClearAllForwardings=yes", "-oGlobalKnownHostsFile=/dev/null", "-oUpdateHostKeys=no"),
+    "-oPreferredAuthentications=publickey",
+)
+
 # Configuration of the highest rank (git >= 2.31), above any file.
 _SETTINGS = {
     "core.hooksPath": "/dev/null",
@@ -27,6 +50,26 @@ _SETTINGS = {
     "submodule.recurse": "false",
     # a broken or hostile object is refused on its way in
     "transfer.fsckObjects": "true",
+    # What honest old projects have in their histories, and nobody is harmed by.
+    **dict.fromkeys(
+        (
+            *("fetch.fsck.badTimezone", "fetch.fsck.missingSpaceBeforeDate"),
+            *("fetch.fsck.zeroPaddedFilemode", "fetch.fsck.missingSpaceBeforeEmail"),
+        ),
+        "ignore",
+    ),
+    # What we refuse ourselves, by rules that are the same on every replica: git's refusal differs
+    # between its versions, and would keep a whole branch away for one commit of its past.
+    **dict.fromkeys(
+        (
+            *("fetch.fsck.hasDot", "fetch.fsck.hasDotdot", "fetch.fsck.hasDotgit"),
+            *("fetch.fsck.fullPathname", "fetch.fsck.gitmodulesUrl", "fetch.fsck.gitmodulesName"),
+            *("fetch.fsck.gitmodulesPath", "fetch.fsck.gitmodulesSymlink"),
+            *("fetch.fsck.gitmodulesBlob", "fetch.fsck.gitmodulesLarge"),
+            "fetch.fsck.gitmodulesUpdate",
+        ),
+        "ignore",
+    ),
     # a password in a URL would end up in process lists and logs
     "transfer.credentialsInUrl": "die",
     "credential.helper": "",
@@ -36,18 +79,43 @@ _SETTINGS = {
     "gc.autoDetach": "false",
 }
 
+# Full names of what may be built, beside branches: tags, and the heads of pull and merge requests.
+_REQUEST_HEAD = re.compile(r"refs/(pull|merge-requests)/[1-9][0-9]{0,17}/head")
+_BRANCH_PREFIX = "refs/heads/"
+_TAG_PREFIX = "refs/tags/"
+
 _COMMIT = re.compile(r"[0-9a-f]{40}([0-9a-f]{24})?")
 _HELPER = re.compile(r"[A-Za-z0-9+.-]+::")
 _SCP_LIKE = re.compile(r"([A-Za-z0-9_.][A-Za-z0-9_.-]*@)?[A-Za-z0-9_.][A-Za-z0-9_.-]*:[^/:].*")
 _FORBIDDEN_IN_BRANCH = re.compile(r"[\x00-\x20\x7f~^:?*\[\\]")
 
 
-def git_environment(protocols: Iterable[str], home: Path) -> dict[str, str]:
+class GitAccess(msgspec.Struct, frozen=True):
+    """How one repository's server is logged in to; all None for a public one.
+
+    https_user goes with the token. ca_file: the authorities that the server's certificate is
+    checked against, instead of the machine's own.
+    """
+
+    ssh_key_file: Path | None = None
+    known_hosts_file: Path | None = None
+    https_token_file: Path | None = None
+    https_user: str = "git"
+    ca_file: Path | None = None
+
+
+PUBLIC = GitAccess()
+
+
+def git_environment(
+    protocols: Iterable[str], home: Path, url: str = "", access: GitAccess = PUBLIC
+) -> dict[str, str]:
     """The variables to run git with: isolated, and only these protocols allowed.
 
     protocols: of the operator's own `repositories:` entries (`protocol_of`). home: an empty
     folder. What a node inherited is dropped apart (`is_foreign_variable`): git takes the mere
     presence of some variables for a yes, so that they cannot be overridden.
+    url: the only one that `access` is for; a token is given to no other host.
     """
     environment = {
         "GIT_TERMINAL_PROMPT": "0",
@@ -68,12 +136,42 @@ def git_environment(protocols: Iterable[str], home: Path) -> dict[str, str]:
         # what git says is read by us
         "LC_ALL": "C",
         "LANGUAGE": "C",
-        "GIT_CONFIG_COUNT": str(len(_SETTINGS)),
     }
-    for index, (key, value) in enumerate(_SETTINGS.items()):
+    configuration = list(_SETTINGS.items())
+    if access.ssh_key_file is not None and access.known_hosts_file is not None:
+        files = (f"-oUserKnownHostsFile={access.known_hosts_file}", "-i", str(access.ssh_key_file))
+        environment["GIT_SSH_COMMAND"] = shlex.join((*_SSH_OF_AN_ENTRY, *files))
+        # git would guess from the program's name
+        environment["GIT_SSH_VARIANT"] = "ssh"
+    if access.https_token_file is not None:
+        environment[LOGIN_FILE_VARIABLE] = str(access.https_token_file)
+        environment[LOGIN_USER_VARIABLE] = access.https_user
+        configuration.append((f"credential.https://{urlsplit(url).netloc}.helper", _LOGIN_HELPER))
+    if access.ca_file is not None:
+        environment["GIT_SSL_CAINFO"] = str(access.ca_file)
+    environment["GIT_CONFIG_COUNT"] = str(len(configuration))
+    for index, (key, value) in enumerate(configuration):
         environment[f"GIT_CONFIG_KEY_{index}"] = key
         environment[f"GIT_CONFIG_VALUE_{index}"] = value
     return environment
+
+
+def check_ref(text: str) -> str | None:
+    """Why this is no full name of something to build, or None where it is one.
+
+    refs/heads/<branch>, refs/tags/<tag>, refs/pull/<n>/head, refs/merge-requests/<n>/head.
+    """
+    for prefix in (_BRANCH_PREFIX, _TAG_PREFIX):
+        if text.startswith(prefix):
+            return check_branch_name(text.removeprefix(prefix))
+    if _REQUEST_HEAD.fullmatch(text):
+        return None
+    return "is none of refs/heads/..., refs/tags/..., refs/pull/N/head, refs/merge-requests/N/head"
+
+
+def ref_of(branch: str, ref: str | None) -> str:
+    """The full name that a commit must be reachable from: `ref`, else the branch."""
+    return ref if ref is not None else _BRANCH_PREFIX + branch
 
 
 def is_foreign_variable(name: str) -> bool:

@@ -18,14 +18,14 @@ import msgspec
 
 from common.config import NodeConfig, RepositoryEntry
 from common.git_environment import (
-    check_branch_name,
     check_commit,
+    check_ref,
     git_environment,
     is_foreign_variable,
     protocol_of,
 )
 from node.git_process import OutputTooLong
-from node.mirror import Mirror, Source, has_branch
+from node.mirror import Mirror, Remote, Source, has_reference
 from node.threads import Stop, in_thread
 from node.tree import CorruptMirror
 from node.trouble import OwnTrouble
@@ -40,7 +40,7 @@ Result = TypeVar("Result")
 
 
 class NotThere(msgspec.Struct, frozen=True):
-    """The server answered that the branch does not exist or does not contain the commit."""
+    """The server answered that the branch or tag is not there or does not lead to the commit."""
 
     problem: str
 
@@ -77,9 +77,11 @@ class Checkout:
             del os.environ[name]
 
     async def check_out(
-        self, repository: str, branch: str, commit: str | None, target: Path
+        self, repository: str, reference: str, commit: str | None, target: Path
     ) -> Source | NotThere:
-        """The files of `commit`, proved to be on `branch`; the tree as a tar file at `target`.
+        """The files of `commit`, proved to be reachable from `reference`; the tree as a tar file.
+
+        reference: a full name, see common.git_environment.check_ref. The tree goes to `target`.
 
         The answer "not there" is asked for again for asked_again_seconds where a commit is named.
         Without a commit the only good answer is NotThere. Raises OwnTrouble.
@@ -88,17 +90,17 @@ class Checkout:
         if entry is None:
             raise OwnTrouble("the repository is not on this replica's list", is_lasting=True)
         # no server can have what breaks the grammar, and every replica knows the same grammar
-        problem = check_branch_name(branch)
+        problem = check_ref(reference)
         if problem is not None:
-            return NotThere(f"no branch can have this name: {problem}")
+            return NotThere(f"nothing can have this name: {problem}")
         problem = None if commit is None else check_commit(commit)
         if problem is not None:
             return NotThere(problem)
-        environment = self._environment(entry)
+        remote = self._remote(entry)
         if commit is None:
-            return await self._check_absent(entry, branch, environment)
+            return await self._check_absent(remote, reference)
         folder = self._mirror_folder(entry, commit)
-        mirror = Mirror(folder, entry.fetched_from, branch, commit, environment)
+        mirror = Mirror(folder, remote, reference, commit)
         asked_until: float | None = None
         while True:
             found = await self._try(mirror, folder, target)
@@ -132,23 +134,20 @@ class Checkout:
                     await self._in_thread(mirror.throw_away)
                 is_second = True
 
-    async def _check_absent(
-        self, entry: RepositoryEntry, branch: str, environment: dict[str, str]
-    ) -> NotThere:
+    async def _check_absent(self, remote: Remote, reference: str) -> NotThere:
         """The request says that there is no such branch: NotThere where the server agrees."""
-        if await self._in_thread(
-            lambda stop: has_branch(entry.fetched_from, branch, environment, stop)
-        ):
-            raise OwnTrouble("the branch exists now; ask again", is_lasting=True)
-        return NotThere("the server has no such branch")
+        if await self._in_thread(lambda stop: has_reference(remote, reference, stop)):
+            raise OwnTrouble(f"{reference} exists now; ask again", is_lasting=True)
+        return NotThere(f"the server has no {reference}")
 
-    def _environment(self, entry: RepositoryEntry) -> dict[str, str]:
+    def _remote(self, entry: RepositoryEntry) -> Remote:
         """Only the one protocol of the operator's own entry is allowed."""
+        url = entry.fetched_from
         try:
-            protocol = protocol_of(entry.fetched_from)
+            protocol = protocol_of(url)
         except ValueError as error:
             raise OwnTrouble(f"repositories: {error}", is_lasting=True) from error
-        return git_environment([protocol], self._home)
+        return Remote(url, entry.access, git_environment([protocol], self._home, url, entry.access))
 
     def _mirror_folder(self, entry: RepositoryEntry, commit: str) -> Path:
         """A repository's mirror; one for each kind of object id that it may have."""

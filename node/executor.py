@@ -31,6 +31,7 @@ from ci.operations import (
     Outcome,
 )
 from common.config import NodeConfig
+from common.git_environment import ref_of
 from common.log_pieces import LogPiece, read_log_file
 from node.build_log import BuildLog
 from node.checkout import Checkout, NotThere
@@ -246,7 +247,7 @@ class Executor:
         show_state("checkout")
         log.note(f"{order.repository} branch {order.branch} commit {order.commit or 'none'}")
         source = await self._checkout.check_out(
-            order.repository, order.branch, order.commit, folder / "tree.tar"
+            order.repository, ref_of(order.branch, order.ref), order.commit, folder / "tree.tar"
         )
         checked_out_at = time.monotonic()
         if isinstance(source, NotThere):

@@ -12,6 +12,7 @@ from typing import BinaryIO
 import git
 import msgspec
 
+from common.credentials import hide_secrets
 from node.threads import Stop
 from node.trouble import OwnTrouble, one_line
 
@@ -60,7 +61,8 @@ def run_git(
                 del problem[:-STANDARD_ERROR_BYTES_MAX]
         exit_code = process.wait()
     stop.check()
-    return GitAnswer(exit_code, bytes(output), one_line(problem.decode(errors="replace")))
+    complaint = hide_secrets(problem.decode(errors="replace"), environment)
+    return GitAnswer(exit_code, bytes(output), one_line(complaint))
 
 
 @contextmanager

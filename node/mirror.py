@@ -1,4 +1,4 @@
-"""One bare mirror of a repository: fetch a branch, prove that a commit is on it, read the commit.
+"""One bare mirror of a repository: fetch a branch or a tag, prove that a commit is on it, read it.
 
 Blocking; runs in a thread. Whoever calls `prove` or `throw_away` holds the mirror's lock.
 """
@@ -10,6 +10,8 @@ from pathlib import Path
 
 import msgspec
 
+from common.credentials import access_problem
+from common.git_environment import GitAccess
 from node.dockerfile import DOCKERFILE, DOCKERFILE_BYTES_MAX
 from node.git_process import GitAnswer, mirror_environment, run_git
 from node.pipeline import PIPELINE_BYTES_MAX, PIPELINE_FILE
@@ -51,68 +53,81 @@ class Source(msgspec.Struct, frozen=True):
     commit_seconds: int
 
 
-def has_branch(url: str, branch: str, environment: Mapping[str, str], stop: Stop) -> bool:
-    """Whether the server says that it has this branch. Raises OwnTrouble where it says nothing."""
-    name = f"refs/heads/{branch}"
+class Remote(msgspec.Struct, frozen=True):
+    """A repository's server, as git is to reach it.
+
+    environment: of common.git_environment, for this url alone. url: checked already.
+    """
+
+    url: str
+    access: GitAccess
+    environment: Mapping[str, str]
+
+    def trouble(self, what: str, complaint: str) -> OwnTrouble:
+        """What git complains of as this node's own trouble; a login that failed by its file."""
+        problem = access_problem(complaint, self.url, self.access)
+        return OwnTrouble(f"{what}: {complaint}" if problem is None else f"{problem} ({complaint})")
+
+
+def has_reference(remote: Remote, reference: str, stop: Stop) -> bool:
+    """Whether the server says that it has it. Raises OwnTrouble where it says nothing."""
     answer = run_git(
-        ["ls-remote", "--quiet", "--exit-code", "--", url, name],
-        environment=environment,
+        ["ls-remote", "--quiet", "--exit-code", "--", remote.url, reference],
+        environment=remote.environment,
         stop=stop,
         output_bytes_max=ANSWER_BYTES_MAX,
     )
     if answer.exit_code == _ANSWERED_NOTHING:
         return False
     if answer.exit_code != 0:
-        raise OwnTrouble(f"the git server did not answer: {answer.problem}")
-    return any(line.endswith(b"\t" + name.encode()) for line in answer.output.splitlines())
+        raise remote.trouble("the git server did not answer", answer.problem)
+    return any(line.endswith(b"\t" + reference.encode()) for line in answer.output.splitlines())
 
 
 class Mirror:
-    """One commit of one branch in one mirror."""
+    """One commit of one branch, tag or request in one mirror."""
 
-    def __init__(
-        self, folder: Path, url: str, branch: str, commit: str, environment: Mapping[str, str]
-    ) -> None:
-        """environment: of common.git_environment; url, branch and commit are checked already."""
+    def __init__(self, folder: Path, remote: Remote, reference: str, commit: str) -> None:
+        """reference: the full name at the server; it and the commit are checked already."""
         self._folder = folder
-        self._url = url
-        self._branch = branch
+        self._remote = remote
+        self._theirs = reference
         self._commit = commit
-        self._environment = mirror_environment(environment, folder)
+        self._environment = mirror_environment(remote.environment, folder)
         # a name of its own: branches `a` and `a/b` may follow each other in a mirror's life
-        self._reference = f"refs/pbft-ci/{hashlib.sha256(branch.encode()).hexdigest()}"
+        self._reference = f"refs/pbft-ci/{hashlib.sha256(reference.encode()).hexdigest()}"
 
     def prove(self, stop: Stop) -> str | None:
-        """None where the commit is on the branch, else what the server's answer was.
+        """None where the commit is reachable from the reference, else what the answer was.
 
         Asks the server only where the mirror does not prove it yet. Raises OwnTrouble,
         CorruptMirror, Stopped, OSError.
         """
         self._make(stop)
-        if self._is_on_branch(stop) is True:
+        if self._is_reachable(stop) is True:
             return self._check_kind(stop)
         self._remove_locks()
         fetched = self._git(
             stop,
             *("fetch", "--quiet", "--force", "--no-tags", "--no-recurse-submodules"),
-            *("--no-write-fetch-head", "--no-show-forced-updates", "--", self._url),
-            f"+refs/heads/{self._branch}:{self._reference}",
+            *("--no-write-fetch-head", "--no-show-forced-updates", "--", self._remote.url),
+            f"+{self._theirs}:{self._reference}",
         )
         if fetched.exit_code != 0:
-            if not has_branch(self._url, self._branch, self._environment, stop):
-                return "the server has no such branch"
+            if not has_reference(self._remote, self._theirs, stop):
+                return f"the server has no {self._theirs}"
             if self._git(stop, "fsck", "--connectivity-only", "--no-dangling").exit_code != 0:
                 raise CorruptMirror(fetched.problem)
-            raise OwnTrouble(f"git fetch failed: {fetched.problem}")
-        is_on_branch = self._is_on_branch(stop)
+            raise self._remote.trouble("git fetch failed", fetched.problem)
+        is_reachable = self._is_reachable(stop)
         if (
-            is_on_branch is None
+            is_reachable is None
             and self._git(stop, "rev-list", "--quiet", self._reference).exit_code
         ):
             # the walk broke off: the commit may be on the part that cannot be read
-            raise CorruptMirror("the branch's history cannot be read")
-        if not is_on_branch:
-            return "the commit is not on the branch"
+            raise CorruptMirror("the history cannot be read")
+        if not is_reachable:
+            return f"the commit is not on {self._theirs}"
         return self._check_kind(stop)
 
     def read(self, target: Path, workspace_bytes: int, stop: Stop) -> Source:
@@ -164,8 +179,8 @@ class Mirror:
             raise OwnTrouble(f"git init failed: {made.problem}")
         draft.rename(self._folder)
 
-    def _is_on_branch(self, stop: Stop) -> bool | None:
-        """None: git cannot tell, because the branch, the commit or something between is missing."""
+    def _is_reachable(self, stop: Stop) -> bool | None:
+        """None: git cannot tell: the reference, the commit or something between is missing."""
         answer = self._git(stop, "merge-base", "--is-ancestor", self._commit, self._reference)
         return {0: True, 1: False}.get(answer.exit_code)
 

@@ -317,7 +317,7 @@ class FixedResolver(Resolver):
         self.answers = list(answers or [FoundCommit(COMMIT)])
         self.questions = 0
 
-    async def resolve(self, repository: str, branch: str) -> Resolution:
+    async def resolve(self, repository: str, branch: str, ref: str | None = None) -> Resolution:
         """The next answer."""
         self.questions += 1
         return self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]

@@ -43,6 +43,8 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     git(folder, "branch", "feature/x")
     git(folder, "branch", "refs/heads/odd")
     git(folder, "tag", "v1")
+    git(folder, "tag", "--annotate", "--message=x", "v2")
+    git(folder, "update-ref", "refs/pull/7/head", "HEAD")
     git(folder, "commit", "--quiet", "--allow-empty", "-m", "two")
     return folder
 
@@ -68,6 +70,18 @@ async def test_what_is_no_branch_has_none(repository: Path, tmp_path: Path, bran
     url = f"file://{repository}"
     resolver = resolver_of(tmp_path, url)
     assert await resolver.resolve(url, branch) == NoSuchBranch()
+    resolver.close()
+
+
+@pytest.mark.parametrize("ref", ["refs/tags/v1", "refs/tags/v2", "refs/pull/7/head"])
+async def test_a_tag_or_a_request_has_a_commit(repository: Path, tmp_path: Path, ref: str) -> None:
+    """A tag that is an object of its own leads to its commit."""
+    url = f"file://{repository}"
+    resolver = resolver_of(tmp_path, url)
+    commit = git(repository, "rev-parse", f"{ref}^{{commit}}")
+    assert await resolver.resolve(url, "anything", ref) == FoundCommit(commit)
+    for absent in (ref + "0", "refs/notes/x"):
+        assert await resolver.resolve(url, "master", absent) == NoSuchBranch()
     resolver.close()
 
 

@@ -10,9 +10,11 @@ from hypothesis import strategies as st
 from common.git_environment import (
     check_branch_name,
     check_commit,
+    check_ref,
     git_environment,
     is_foreign_variable,
     protocol_of,
+    ref_of,
 )
 
 
@@ -169,3 +171,78 @@ def test_variables_that_would_steer_git() -> None:
     assert not is_foreign_variable("GIT_SSL_CAINFO")
     assert not is_foreign_variable("GIT_PYTHON_GIT_EXECUTABLE")
     assert not is_foreign_variable("PATH")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("refs/heads/main", "refs/heads/a/b", "refs/tags/v1.0", "refs/pull/1/head"),
+        *("refs/merge-requests/123456/head", "refs/heads/refs/heads/x"),
+    ],
+)
+def test_what_may_be_built(text: str) -> None:
+    assert check_ref(text) is None
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", "main", "refs/heads/", "refs/tags/", "refs/heads/a..b", "refs/tags/-x"),
+        *("refs/notes/commits", "refs/remotes/origin/main", "refs/pull/1/merge", "HEAD"),
+        *("refs/pull/0/head", "refs/pull/01/head", "refs/pull/x/head", "refs/pull/1/head/x"),
+        *("refs/pull/1/head\n", "refs/heads/a:b", "+refs/heads/main", "refs/heads/a b"),
+        *("refs/merge-requests//head", "refs/pull/" + "9" * 30 + "/head", "--upload-pack=x"),
+    ],
+)
+def test_what_is_never_asked_for(text: str) -> None:
+    assert check_ref(text) is not None
+
+
+def test_a_branch_is_a_full_name_too() -> None:
+    assert ref_of("main", None) == "refs/heads/main"
+    assert ref_of("v1", "refs/tags/v1") == "refs/tags/v1"
+
+
+@pytest.mark.parametrize("name", ["gitmodulesUrl", "zeroPaddedFilemode", "hasDotdot"])
+def test_what_git_would_refuse_for_its_past_is_taken(tmp_path: Path, name: str) -> None:
+    """Old projects have such objects; what is built of them is checked apart, by our own rules."""
+    source = tmp_path / "source"
+    environment = git_environment(["file"], tmp_path)
+    assert run_git(environment, "init", "--quiet", str(source)).returncode == 0
+
+    def write(kind: str, data: bytes) -> str:
+        made = subprocess.run(
+            ["git", "hash-object", "-t", kind, "-w", "--literally", "--stdin"],
+            cwd=source,
+            input=data,
+            check=True,
+            capture_output=True,
+        )
+        return made.stdout.decode().strip()
+
+    url = "--upload-pack=touch owned"
+    module = f'[submodule "m"]\n\tpath = m\n\turl = {url}\n'
+    blob = write("blob", module.encode())
+    entry = {
+        "gitmodulesUrl": b"100644 .gitmodules",
+        "zeroPaddedFilemode": b"0100644 a",
+        "hasDotdot": b"100644 ..",
+    }[name]
+    tree = write("tree", entry + b"\0" + bytes.fromhex(blob))
+    person = b"a <a@example.org> 1 +0000"
+    text = b"tree %s\nauthor %s\ncommitter %s\n\nx\n" % (tree.encode(), person, person)
+    commit = write("commit", text)
+    assert run_git(environment, "-C", str(source), "update-ref", "refs/heads/x", commit)
+    target = tmp_path / "target"
+    assert run_git(environment, "init", "--quiet", "--bare", str(target)).returncode == 0
+    fetched = run_git(
+        environment, "-C", str(target), "fetch", f"file://{source}", "+refs/heads/x:refs/heads/x"
+    )
+    assert fetched.returncode == 0, fetched.stderr
+    # the rest is still checked
+    broken = write("commit", text.replace(b"author a <", b"author a "))
+    run_git(environment, "-C", str(source), "update-ref", "refs/heads/y", broken)
+    fetched = run_git(
+        environment, "-C", str(target), "fetch", f"file://{source}", "+refs/heads/y:refs/heads/y"
+    )
+    assert fetched.returncode != 0

@@ -47,7 +47,7 @@ async def test_the_files_of_a_commit(
         },
         links={"link": "/etc/passwd"},
     )
-    found = await checkout.check_out(repository.url, "main", commit, target)
+    found = await checkout.check_out(repository.url, "refs/heads/main", commit, target)
     assert isinstance(found, Source)
     assert found.pipeline == b"image: a\n"
     assert found.dockerfile is None
@@ -84,7 +84,9 @@ async def test_two_nodes_export_the_same_bytes(
     for index in range(2):
         config = make_config(repository.url, data_directory=tmp_path / f"data{index}")
         target = tmp_path / f"{index}.tar"
-        found = await make_checkout(config).check_out(repository.url, "main", commit, target)
+        found = await make_checkout(config).check_out(
+            repository.url, "refs/heads/main", commit, target
+        )
         assert isinstance(found, Source)
         digests.add(hashlib.sha256(target.read_bytes()).digest())
         with tarfile.open(target) as archive:
@@ -104,7 +106,9 @@ async def test_names_that_are_no_text_and_very_long_ones(
     repository.git("add", "--all")
     repository.git("commit", "--quiet", "--message=names")
     commit = repository.git("rev-parse", "HEAD")
-    assert isinstance(await checkout.check_out(repository.url, "main", commit, target), Source)
+    assert isinstance(
+        await checkout.check_out(repository.url, "refs/heads/main", commit, target), Source
+    )
     with tarfile.open(target, errors="surrogateescape") as archive:
         assert {os.fsdecode(odd), f"{deep}/f"} <= set(archive.getnames())
 
@@ -116,7 +120,9 @@ async def test_another_repository_in_the_tree_is_an_empty_folder(
     repository.git("update-index", "--add", "--cacheinfo", f"160000,{ELSEWHERE},module")
     repository.git("commit", "--quiet", "--message=module")
     commit = repository.git("rev-parse", "HEAD")
-    assert isinstance(await checkout.check_out(repository.url, "main", commit, target), Source)
+    assert isinstance(
+        await checkout.check_out(repository.url, "refs/heads/main", commit, target), Source
+    )
     with tarfile.open(target) as archive:
         assert archive.getmember("module").isdir()
 
@@ -130,7 +136,9 @@ async def test_repositories_with_long_ids(
     commit = repository.commit({"a": "1"})
     assert len(commit) == 64
     checkout = make_checkout(make_config(repository.url))
-    assert isinstance(await checkout.check_out(repository.url, "main", commit, target), Source)
+    assert isinstance(
+        await checkout.check_out(repository.url, "refs/heads/main", commit, target), Source
+    )
 
 
 async def test_a_commit_that_is_not_on_the_branch(
@@ -139,11 +147,13 @@ async def test_a_commit_that_is_not_on_the_branch(
     repository.commit({"a": "1"})
     repository.git("checkout", "--quiet", "-b", "other")
     commit = repository.commit({"a": "2"})
-    found = await checkout.check_out(repository.url, "main", commit, target)
+    found = await checkout.check_out(repository.url, "refs/heads/main", commit, target)
     assert isinstance(found, NotThere)
-    assert isinstance(await checkout.check_out(repository.url, "other", commit, target), Source)
+    assert isinstance(
+        await checkout.check_out(repository.url, "refs/heads/other", commit, target), Source
+    )
     # now that its objects are in the mirror it is still not on the branch
-    found = await checkout.check_out(repository.url, "main", commit, target)
+    found = await checkout.check_out(repository.url, "refs/heads/main", commit, target)
     assert isinstance(found, NotThere)
 
 
@@ -152,8 +162,56 @@ async def test_a_branch_or_a_commit_that_does_not_exist(
 ) -> None:
     commit = repository.commit({"a": "1"})
     for branch, asked in (("nothing", commit), ("main", ELSEWHERE), ("nothing", None)):
-        found = await checkout.check_out(repository.url, branch, asked, target)
+        found = await checkout.check_out(repository.url, f"refs/heads/{branch}", asked, target)
         assert isinstance(found, NotThere), branch
+
+
+async def test_tags_and_requests(
+    repository: GitRepository, checkout: Checkout, target: Path
+) -> None:
+    """A commit that no branch leads to, from each other place that may be asked for."""
+    main = repository.commit({"a": "1"})
+    repository.git("checkout", "--quiet", "--detach")
+    commit = repository.commit({"a": "2"})
+    repository.git("tag", "plain", commit)
+    repository.git("tag", "--annotate", "--message=x", "annotated", commit)
+    repository.git("update-ref", "refs/pull/7/head", commit)
+    repository.git("update-ref", "refs/merge-requests/8/head", commit)
+    places = ["refs/tags/plain", "refs/tags/annotated", "refs/pull/7/head"]
+    for reference in (*places, "refs/merge-requests/8/head"):
+        for asked in (commit, main):
+            found = await checkout.check_out(repository.url, reference, asked, target)
+            assert isinstance(found, Source), reference
+    assert isinstance(
+        await checkout.check_out(repository.url, "refs/heads/main", commit, target), NotThere
+    )
+    # neither by the short name of a tag, nor where nothing is, nor at what is never asked for
+    for reference in ("refs/heads/plain", "refs/pull/9/head", "refs/notes/x", "plain"):
+        found = await checkout.check_out(repository.url, reference, commit, target)
+        assert isinstance(found, NotThere), reference
+
+
+async def test_a_tag_that_was_moved(
+    repository: GitRepository, checkout: Checkout, target: Path
+) -> None:
+    first = repository.commit({"a": "1"})
+    repository.git("tag", "v1", first)
+    asked = ("refs/tags/v1", first, target)
+    assert isinstance(await checkout.check_out(repository.url, *asked), Source)
+    repository.git("checkout", "--quiet", "--orphan", "other")
+    second = repository.commit({"b": "1"})
+    repository.git("tag", "--force", "v1", second)
+    found = await checkout.check_out(repository.url, "refs/tags/v1", second, target)
+    assert isinstance(found, Source)
+
+
+async def test_a_tag_of_something_else_than_a_commit(
+    repository: GitRepository, checkout: Checkout, target: Path
+) -> None:
+    commit = repository.commit({"a": "1"})
+    repository.git("tag", "tree", f"{commit}^{{tree}}")
+    found = await checkout.check_out(repository.url, "refs/tags/tree", commit, target)
+    assert isinstance(found, NotThere)
 
 
 async def test_a_branch_whose_name_ends_like_the_one_asked_for(
@@ -161,7 +219,7 @@ async def test_a_branch_whose_name_ends_like_the_one_asked_for(
 ) -> None:
     repository.commit({"a": "1"})
     repository.git("branch", "refs/heads/other")
-    found = await checkout.check_out(repository.url, "other", None, target)
+    found = await checkout.check_out(repository.url, "refs/heads/other", None, target)
     assert isinstance(found, NotThere)
 
 
@@ -172,9 +230,11 @@ async def test_the_id_of_a_tag_is_no_commit(
     repository.git("tag", "--annotate", "--message=x", "v1", commit)
     tag = repository.git("rev-parse", "v1")
     assert tag != commit
-    mirror_filler = await checkout.check_out(repository.url, "main", commit, target)
+    mirror_filler = await checkout.check_out(repository.url, "refs/heads/main", commit, target)
     assert isinstance(mirror_filler, Source)
-    assert isinstance(await checkout.check_out(repository.url, "main", tag, target), NotThere)
+    assert isinstance(
+        await checkout.check_out(repository.url, "refs/heads/main", tag, target), NotThere
+    )
 
 
 async def test_a_request_without_commit_for_a_branch_that_exists_now(
@@ -182,7 +242,7 @@ async def test_a_request_without_commit_for_a_branch_that_exists_now(
 ) -> None:
     repository.commit({"a": "1"})
     with pytest.raises(OwnTrouble, match="exists now") as trouble:
-        await checkout.check_out(repository.url, "main", None, target)
+        await checkout.check_out(repository.url, "refs/heads/main", None, target)
     assert trouble.value.is_lasting
 
 
@@ -197,7 +257,9 @@ async def test_a_commit_that_comes_while_it_is_asked_for_again(
     repository.git("checkout", "--quiet", "-b", "late")
     commit = repository.commit({"a": "2"})
     checkout = make_checkout(make_config(repository.url), asked_again_seconds=60)
-    task = asyncio.create_task(checkout.check_out(repository.url, "main", commit, target))
+    task = asyncio.create_task(
+        checkout.check_out(repository.url, "refs/heads/main", commit, target)
+    )
     # the first answer was no: the branch is in the mirror, without the commit
     await until(lambda: list((tmp_path / "data/mirrors").glob("*.git/refs/pbft-ci/*")) != [])
     repository.git("branch", "--force", "main", "late")
@@ -210,7 +272,7 @@ async def test_names_that_no_branch_can_have(
 ) -> None:
     commit = repository.commit({"a": "1"})
     for asked in (commit, None):
-        found = await checkout.check_out(repository.url, branch, asked, target)
+        found = await checkout.check_out(repository.url, f"refs/heads/{branch}", asked, target)
         assert isinstance(found, NotThere)
     assert list((target.parent / "data" / "mirrors").iterdir()) == []
 
@@ -222,7 +284,7 @@ async def test_only_what_the_operator_lists(
     commit = other.commit({"a": "1"})
     for url in (other.url, str(repository.folder), repository.url + "/", "ext::sh -c id", "-x"):
         with pytest.raises(OwnTrouble, match="list") as trouble:
-            await checkout.check_out(url, "main", commit, target)
+            await checkout.check_out(url, "refs/heads/main", commit, target)
         assert trouble.value.is_lasting
 
 
@@ -232,7 +294,7 @@ async def test_a_helper_that_runs_programs_is_refused_even_if_listed(
     url = f"ext::touch {tmp_path}/owned"
     checkout = make_checkout(make_config(url))
     with pytest.raises(OwnTrouble, match="repositories"):
-        await checkout.check_out(url, "main", "a" * 40, target)
+        await checkout.check_out(url, "refs/heads/main", "a" * 40, target)
     assert not (tmp_path / "owned").exists()
 
 
@@ -242,7 +304,9 @@ async def test_a_mirror_of_the_operators_own(
     commit = repository.commit({"a": "1"})
     entry = RepositoryEntry("https://example.invalid/a.git", fetch_url=repository.url)
     checkout = make_checkout(make_config(entry))
-    assert isinstance(await checkout.check_out(entry.url, "main", commit, target), Source)
+    assert isinstance(
+        await checkout.check_out(entry.url, "refs/heads/main", commit, target), Source
+    )
 
 
 async def test_a_server_that_is_down(
@@ -252,7 +316,7 @@ async def test_a_server_that_is_down(
     checkout = make_checkout(make_config(url))
     for commit in ("a" * 40, None):
         with pytest.raises(OwnTrouble) as trouble:
-            await checkout.check_out(url, "main", commit, target)
+            await checkout.check_out(url, "refs/heads/main", commit, target)
         assert not trouble.value.is_lasting
 
 
@@ -280,7 +344,7 @@ async def test_a_server_that_never_answers(
         checkout = make_checkout(
             make_config(url, checkout_timeout_seconds=600 if is_cancelled else 1)
         )
-        task = asyncio.create_task(checkout.check_out(url, "main", "a" * 40, target))
+        task = asyncio.create_task(checkout.check_out(url, "refs/heads/main", "a" * 40, target))
         await until(lambda: git_processes(url) != [])
         if is_cancelled:
             task.cancel()
@@ -299,7 +363,7 @@ async def test_a_pipeline_file_must_be_a_small_plain_file(
     large = repository.commit({".pbft-ci.yml": "#" * 70_000, "Dockerfile": "#" * 70_000})
     folder = repository.commit({".pbft-ci.yml/x": "1", "Dockerfile/x": "1"})
     for commit in (link, large, folder):
-        found = await checkout.check_out(repository.url, "main", commit, target)
+        found = await checkout.check_out(repository.url, "refs/heads/main", commit, target)
         assert isinstance(found, Source)
         assert isinstance(found.pipeline, NotAFile)
         assert commit == link or isinstance(found.dockerfile, NotAFile)
@@ -310,10 +374,10 @@ async def test_a_tree_that_is_too_large(
 ) -> None:
     fitting = repository.commit({"a": b"x" * WORKSPACE_BYTES})
     too_large = repository.commit({"a": b"x" * WORKSPACE_BYTES, "b": "x"})
-    found = await checkout.check_out(repository.url, "main", fitting, target)
+    found = await checkout.check_out(repository.url, "refs/heads/main", fitting, target)
     assert isinstance(found, Source)
     assert found.tree == target
-    found = await checkout.check_out(repository.url, "main", too_large, target)
+    found = await checkout.check_out(repository.url, "refs/heads/main", too_large, target)
     assert isinstance(found, Source)
     assert isinstance(found.tree, TreeRefused)
 
@@ -331,7 +395,7 @@ async def test_trees_that_no_file_system_should_be_given(
     commit = repository.git("commit-tree", "-m", "x", tree)
     repository.git("update-ref", "refs/heads/main", commit)
     try:
-        found = await checkout.check_out(repository.url, "main", commit, target)
+        found = await checkout.check_out(repository.url, "refs/heads/main", commit, target)
     except OwnTrouble:
         found = None
     assert found is None or isinstance(found, Source)
@@ -356,4 +420,6 @@ async def test_the_nodes_own_environment_does_not_steer_git(
     checkout = make_checkout(make_config(repository.url))
     assert "GIT_SSL_NO_VERIFY" not in os.environ
     assert "GIT_EXEC_PATH" in os.environ
-    assert isinstance(await checkout.check_out(repository.url, "main", commit, target), Source)
+    assert isinstance(
+        await checkout.check_out(repository.url, "refs/heads/main", commit, target), Source
+    )

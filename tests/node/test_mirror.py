@@ -42,11 +42,15 @@ async def test_what_the_mirror_proves_is_not_asked_for(
 ) -> None:
     first = repository.commit({"a": "1"})
     second = repository.commit({"a": "2"})
-    assert isinstance(await checkout.check_out(repository.url, "main", second, target), Source)
+    assert isinstance(
+        await checkout.check_out(repository.url, "refs/heads/main", second, target), Source
+    )
     repository.folder.rename(repository.folder.with_name("gone"))
-    assert isinstance(await checkout.check_out(repository.url, "main", first, target), Source)
+    assert isinstance(
+        await checkout.check_out(repository.url, "refs/heads/main", first, target), Source
+    )
     with pytest.raises(OwnTrouble):
-        await checkout.check_out(repository.url, "main", NOWHERE, target)
+        await checkout.check_out(repository.url, "refs/heads/main", NOWHERE, target)
 
 
 @pytest.mark.parametrize("damage", ["objects", "one object", "reference", "half made"])
@@ -54,7 +58,9 @@ async def test_a_corrupt_mirror_is_made_anew(
     repository: GitRepository, checkout: Checkout, target: Path, tmp_path: Path, damage: str
 ) -> None:
     first = repository.commit({"a": "1", "b": "x" * 3000})
-    assert isinstance(await checkout.check_out(repository.url, "main", first, target), Source)
+    assert isinstance(
+        await checkout.check_out(repository.url, "refs/heads/main", first, target), Source
+    )
     mirror = only_mirror(tmp_path)
     if damage == "objects":
         shutil.rmtree(mirror / "objects")
@@ -70,7 +76,7 @@ async def test_a_corrupt_mirror_is_made_anew(
         shutil.rmtree(mirror / "objects")
         (mirror / "HEAD").unlink()
     for commit in (first, repository.commit({"a": "2"})):
-        found = await checkout.check_out(repository.url, "main", commit, target)
+        found = await checkout.check_out(repository.url, "refs/heads/main", commit, target)
         assert isinstance(found, Source)
     assert mirrors(tmp_path) == [mirror]
 
@@ -80,11 +86,13 @@ async def test_a_lost_commit_is_never_taken_for_an_answer(
 ) -> None:
     """A damaged mirror must not say "not on the branch" in the server's name."""
     commits = [repository.commit({"a": str(number)}) for number in range(3)]
-    assert isinstance(await checkout.check_out(repository.url, "main", commits[2], target), Source)
+    assert isinstance(
+        await checkout.check_out(repository.url, "refs/heads/main", commits[2], target), Source
+    )
     lost = commits[1]
     (loosen(only_mirror(tmp_path)) / lost[:2] / lost[2:]).unlink()
     for commit in (commits[1], commits[0]):
-        found = await checkout.check_out(repository.url, "main", commit, target)
+        found = await checkout.check_out(repository.url, "refs/heads/main", commit, target)
         assert isinstance(found, Source)
 
 
@@ -92,13 +100,17 @@ async def test_locks_of_a_git_that_was_killed(
     repository: GitRepository, checkout: Checkout, target: Path, tmp_path: Path
 ) -> None:
     first = repository.commit({"a": "1"})
-    assert isinstance(await checkout.check_out(repository.url, "main", first, target), Source)
+    assert isinstance(
+        await checkout.check_out(repository.url, "refs/heads/main", first, target), Source
+    )
     mirror = only_mirror(tmp_path)
     (reference,) = (mirror / "refs" / "pbft-ci").iterdir()
     for lock in (reference.with_name(reference.name + ".lock"), mirror / "packed-refs.lock"):
         lock.touch()
     second = repository.commit({"a": "2"})
-    assert isinstance(await checkout.check_out(repository.url, "main", second, target), Source)
+    assert isinstance(
+        await checkout.check_out(repository.url, "refs/heads/main", second, target), Source
+    )
 
 
 async def test_branches_whose_names_contain_each_other(
@@ -107,11 +119,15 @@ async def test_branches_whose_names_contain_each_other(
     repository.commit({"a": "1"})
     repository.git("checkout", "--quiet", "-b", "x")
     commit = repository.commit({"a": "2"})
-    assert isinstance(await checkout.check_out(repository.url, "x", commit, target), Source)
+    assert isinstance(
+        await checkout.check_out(repository.url, "refs/heads/x", commit, target), Source
+    )
     repository.git("branch", "--move", "x", "y")
     repository.git("branch", "--move", "y", "x/y")
     commit = repository.commit({"a": "3"})
-    assert isinstance(await checkout.check_out(repository.url, "x/y", commit, target), Source)
+    assert isinstance(
+        await checkout.check_out(repository.url, "refs/heads/x/y", commit, target), Source
+    )
 
 
 async def test_many_at_once_from_one_repository(
@@ -120,7 +136,9 @@ async def test_many_at_once_from_one_repository(
     commits = [repository.commit({"a": str(number)}) for number in range(6)]
     found = await asyncio.gather(
         *(
-            checkout.check_out(repository.url, "main", commit, tmp_path / f"{commit}.tar")
+            checkout.check_out(
+                repository.url, "refs/heads/main", commit, tmp_path / f"{commit}.tar"
+            )
             for commit in commits
         )
     )
