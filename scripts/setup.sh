@@ -126,6 +126,31 @@ apt_get() {
         "$action" "$@" </dev/null 9>&-
 }
 
+# What the tests of private repositories need, where it is missing: programs (as root only), and
+# sshd, which is unpacked and not installed, so that no server starts on this machine. Without them
+# those tests are skipped and counted.
+set_up_full_tests() {
+    local draft packages=()
+    command -v ssh-keygen >/dev/null || packages+=(openssh-client)
+    command -v openssl >/dev/null || packages+=(openssl)
+    if is_debian && [[ "$(id -u)" -eq 0 ]] && ((${#packages[@]})); then install_packages "${packages[@]}"; fi
+    if PATH="$PATH:/usr/sbin:/usr/local/sbin" command -v sshd >/dev/null || [[ -d run/sshd ]]; then return; fi
+    is_debian || return 0
+    say "unpacking Debian's openssh-server into run/sshd, for the tests (at most $APT_SECONDS_MAX s) ..."
+    draft="$(mktemp -d run/sshd-draft.XXXXXX)"
+    if (
+        cd "$draft" || exit 1
+        timeout --foreground --kill-after=10 "$APT_SECONDS_MAX" \
+            apt-get -o Acquire::Retries=2 download openssh-server libwrap0 </dev/null &&
+            for package in *.deb; do dpkg-deb -x "$package" . && rm "$package" || exit 1; done
+    ) >run/sshd.log 2>&1; then
+        mv "$draft" run/sshd
+    else
+        rm -rf "$draft"
+        say "there is no sshd: the tests of ssh are skipped (see run/sshd.log)"
+    fi
+}
+
 # What .venv was made from: when it changes, .venv is brought up to date.
 stamp() { sha256sum <requirements.txt | cut -d ' ' -f 1; }
 

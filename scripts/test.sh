@@ -17,14 +17,19 @@ fi
 docker=with_docker
 selection=(-m "not long")
 arguments=()
+is_full=no
 for argument in "$@"; do
     case "$argument" in
-        --full) selection=() ;;
+        --full)
+            selection=()
+            is_full=yes
+            ;;
         --without-docker) docker=without_docker ;;
         *) arguments+=("$argument") ;;
     esac
 done
 set_up "$docker"
+if [[ "$is_full" == "yes" ]]; then set_up_full_tests; fi
 if [[ "$docker" == "with_docker" ]]; then
     # An engine that was started for the tests ends with them; one that ran before stays.
     if ! "$VENV_PYTHON" -m scripts.docker_engine running; then
