@@ -65,7 +65,7 @@ class BallotBox:
 
     def start(self, now: float) -> None:
         """Take up what was under way before this process started."""
-        self._requests.take_up(self._store.own_requests_pending())
+        self._requests.take_up(self._store.own_requests.pending())
         self.update(now)
 
     def update(self, now: float) -> None:
@@ -93,7 +93,7 @@ class BallotBox:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     def _has_cast(self, key: Key) -> bool:
-        return self._store.own_request(BALLOT, *key) is not None
+        return self._store.own_requests.find(BALLOT, *key) is not None
 
     async def _build(self, key: Key, order: BuildOrder) -> None:
         try:
@@ -118,14 +118,16 @@ class BallotBox:
 
         instead_of: the number that it had before, which was used for something else.
         """
-        request = self._requests.make(purpose, key, operation, self._store.last_own_timestamp())
+        request = self._requests.make(
+            purpose, key, operation, self._store.own_requests.last_timestamp()
+        )
         try:
             self._store.add_own_request(request, instead_of)
         except SaveFailed as error:
             _log.error("%s: it cannot be saved, trying again: %s", purpose, error)
             return False
         self._requests.on_saved(request, asyncio.get_running_loop().time(), instead_of)
-        self._send(request.signed)
+        self._send_safely([request.signed])
         return True
 
     def _resend(self, now: float) -> None:
@@ -139,13 +141,24 @@ class BallotBox:
                 request.timestamp,
             )
             self._cast(request.purpose, request.key, operation, instead_of=request.timestamp)
-        for signed in self._requests.due(now):
+        self._send_safely(self._requests.due(now))
+
+    def _send_safely(self, requests: list[Signed]) -> None:
+        """Send them once the mark, too, is on disk; else they are due again a little later."""
+        if not requests:
+            return
+        try:
+            self._store.mark()
+        except SaveFailed as error:
+            _log.error("no ballot is sent until this can be saved: %s", error)
+            return
+        for signed in requests:
             self._send(signed)
 
     def _report_deadlines(self, now: float) -> None:
         """Say that a build is overdue, once per build before its verdict and once after it."""
         for purpose, key in self._requests.overdue(now):
-            if self._store.own_request(purpose, *key) is None:
+            if self._store.own_requests.find(purpose, *key) is None:
                 _log.warning("build %s: %s", key[0].hex()[:12], purpose)
                 self._cast(purpose, key, ReportDeadline(*key))
 

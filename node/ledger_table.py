@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from ci.ledger import VerdictEntry, decode_entry, genesis_head, verify_chain
+from ci.ledger import VerdictEntry, decode_entry, genesis_head, next_head, verify_chain
 from pbft.ports import Entry
 
 LEDGER_SCHEMA = """
@@ -212,11 +212,63 @@ class LedgerTable:
 
     def empty(self, gap: LedgerGap) -> None:
         """Drop what was put into the gap."""
-        for table in ("ledger", "verdicts"):
+        self._delete(gap.first, gap.last)
+
+    def forget_damaged(self) -> None:
+        """Make gaps of entries that are not what was saved: they are fetched anew.
+
+        A head from which the next entry follows is right; of the last one it shows when execution
+        has come there. Raises WrongEntries where it cannot be told what is right.
+        """
+        index, head = 0, self._genesis
+        for first, last, head_before, head_after in self._gaps():
+            self._repair(index, head, first - 1)
+            if self._head_at(first - 1) != head_before:
+                raise WrongEntries(f"the gap from {first} on does not follow from what is before")
+            if self._broken(first - 1, head_before, last):
+                _log.error("ledger entries %d to %d are fetched anew", first, last)
+                self._delete(first, last)
+            index, head = last, head_after
+        self._repair(index, head, None)
+
+    def _gaps(self) -> list[tuple[int, int, bytes, bytes]]:
+        rows = self._database.execute(
+            "SELECT first, last, head_before, head_after FROM gaps ORDER BY first"
+        )
+        return rows.fetchall()
+
+    def _repair(self, index: int, head: bytes, last: int | None) -> None:
+        """Make gaps of what is broken between the proved entry `index` and `last`."""
+        end = self.end()[0] if last is None else last
+        for first, last_broken, head_before, head_after in self._broken(index, head, end):
+            if index > 0 and first == index + 1:
+                raise WrongEntries(f"entry {first} does not follow from the gap before it")
+            _log.error("ledger entries %d to %d are fetched anew", first, last_broken)
+            self._delete(first, last_broken)
             self._database.execute(
-                f"DELETE FROM {table} WHERE position BETWEEN ? AND ?",  # noqa: S608 - constants
-                (gap.first, gap.last),
+                "INSERT INTO gaps VALUES (?, ?, ?, ?)",
+                (first, last_broken, head_before, head_after),
             )
+
+    def _broken(self, index: int, head: bytes, last: int) -> list[tuple[int, int, bytes, bytes]]:
+        """First, last, head before and head after of what does not follow from `index`."""
+        found: list[tuple[int, int, bytes, bytes]] = []
+        since: tuple[int, bytes] | None = None
+        rows = self._database.execute(
+            "SELECT position, body, head FROM ledger WHERE position BETWEEN ? AND ?"
+            " ORDER BY position",
+            (index + 1, last),
+        )
+        for position, body, row_head in rows:
+            if position != index + 1 or next_head(head, position, body) != row_head:
+                since = since or (index + 1, head)
+            elif since is not None:
+                found.append((since[0], index, since[1], head))
+                since = None
+            index, head = position, row_head
+        if since is not None:
+            found.append((since[0], index, since[1], head))
+        return found
 
     # --- inside ---------------------------------------------------------------------------------
 
@@ -231,6 +283,13 @@ class LedgerTable:
             (index, index),
         ).fetchone()
         return row[0] if row else None
+
+    def _delete(self, first: int, last: int) -> None:
+        for table in ("ledger", "verdicts"):
+            self._database.execute(
+                f"DELETE FROM {table} WHERE position BETWEEN ? AND ?",  # noqa: S608 - constants
+                (first, last),
+            )
 
     def _insert(self, entry: Entry) -> None:
         """Raises ValueError for a body that is no entry."""

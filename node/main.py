@@ -34,7 +34,14 @@ from node.executor import Executor
 from node.ledger_catch_up import LedgerCatchUp
 from node.runtime import Runtime
 from node.server import NodeServer
-from node.store import SaveFailed, Store, StoreDamaged, StoreInUse, StoreNotOurs
+from node.store import (
+    SaveFailed,
+    Store,
+    StoreDamaged,
+    StoreInUse,
+    StoreNotOurs,
+    StoreUnusable,
+)
 from pbft.core import Settings
 from pbft.genesis import Cluster
 from pbft.replica import DamagedRecords
@@ -69,7 +76,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         node = _Node(config, cluster, limits, addresses, signing_key)
         uvloop.run(node.run())
-    except (ConfigError, StoreDamaged, _CannotListen) as error:
+    except (ConfigError, StoreDamaged, StoreUnusable, _CannotListen) as error:
         _log.critical("%s", error)
         return 1
     return 0
@@ -177,7 +184,7 @@ class _Node:
 
 
 def _open_store(config: NodeConfig, cluster: Cluster) -> Store:
-    """The files in the data directory. Raises StoreDamaged, ConfigError."""
+    """The files in the data directory. Raises StoreDamaged, StoreUnusable, ConfigError."""
     try:
         return Store(config.data_directory, cluster.id, config.name)
     except StoreInUse as error:
@@ -228,7 +235,8 @@ def _open_replica(
     """The replica as its disk has it; where the disk forgot something, one that recovers.
 
     Raises StoreDamaged: the files are somebody else's, or nobody could vouch for what is lost
-    because f is 0. Raises ConfigError.
+    because f is 0. Raises StoreUnusable: the disk refuses, which is no reason to forget what is
+    on it. Raises ConfigError.
     """
     directory = config.data_directory
     if not recovery_files.is_begun(directory):
@@ -256,22 +264,26 @@ def _open_replica(
 def _restored(
     config: NodeConfig, cluster: Cluster, limits: Limits, signing_key: SigningKey
 ) -> _OpenReplica:
-    """Continue from the disk. Raises StoreDamaged, ConfigError."""
+    """Continue from the disk. Raises StoreDamaged, StoreUnusable, ConfigError."""
     replica = _unrestored(config, cluster, limits, signing_key)
     try:
         replica.runtime.restore()
-    except (DamagedRecords, StoreDamaged) as error:
+    except DamagedRecords as error:
         replica.store.close()
-        if isinstance(error, StoreDamaged):
-            raise
         raise StoreDamaged(f"{replica.store.path}: {error}") from error
+    except SaveFailed as error:
+        replica.store.close()
+        raise StoreUnusable(str(error)) from error
+    except StoreDamaged:
+        replica.store.close()
+        raise
     return replica
 
 
 def _unrestored(
     config: NodeConfig, cluster: Cluster, limits: Limits, signing_key: SigningKey
 ) -> _OpenReplica:
-    """A replica that has read nothing yet. Raises StoreDamaged, ConfigError."""
+    """A replica that has read nothing yet. Raises StoreDamaged, StoreUnusable, ConfigError."""
     store = _open_store(config, cluster)
     application = BuildApplication(cluster, limits, store.ledger.find_statement)
     runtime = Runtime(

@@ -3,12 +3,14 @@
 The rule: `save` returns when everything is on disk (synchronous=FULL, then the high-water mark),
 and only then may anything be sent. Records form a hash chain. When the database is opened, a
 torn tail above the mark is cut; damage at or below it means that this replica may have forgotten
-what it said, and is an error that names the file.
+what it said, and is an error that names the file. A disk that is full or gives errors is not
+damage: nothing is given up for it.
 """
 
 import contextlib
 import hashlib
 import logging
+import os
 import sqlite3
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -21,6 +23,12 @@ from ci.parts import ledger_position
 from node.evidence_table import EVIDENCE_SCHEMA, EvidenceTable
 from node.high_water_mark import HighWaterMark, MarkFile
 from node.ledger_table import LEDGER_SCHEMA, LedgerGap, LedgerTable, WrongEntries
+from node.own_request_table import (
+    OWN_REQUEST_SCHEMA,
+    Aside,
+    OwnRequestTable,
+    aside_of,
+)
 from node.transaction import transaction
 from pbft.codec import decode_signed, encode_signed
 from pbft.messages import Signed
@@ -46,6 +54,7 @@ NO_CHAIN = bytes(32)
 _SCHEMA = f"""
 {LEDGER_SCHEMA}
 {EVIDENCE_SCHEMA}
+{OWN_REQUEST_SCHEMA}
 CREATE TABLE meta (name TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
 CREATE TABLE records (position INTEGER PRIMARY KEY, body BLOB NOT NULL, chain BLOB NOT NULL);
 CREATE TABLE bodies (digest BLOB PRIMARY KEY, sequence INTEGER NOT NULL, body BLOB NOT NULL);
@@ -54,14 +63,21 @@ CREATE TABLE ballots (
   build BLOB NOT NULL, opened INTEGER NOT NULL, replica TEXT NOT NULL, signed BLOB NOT NULL,
   PRIMARY KEY (build, opened, replica)
 ) WITHOUT ROWID;
-CREATE TABLE own_requests (
-  timestamp INTEGER PRIMARY KEY, purpose TEXT NOT NULL, build BLOB NOT NULL,
-  opened INTEGER NOT NULL, signed BLOB NOT NULL, is_executed INTEGER NOT NULL DEFAULT 0
-);
-CREATE UNIQUE INDEX own_requests_by_purpose ON own_requests (purpose, build, opened);
 """
 
-_ChainedRecord = SavedMessage | SavedPrepared | SavedRecovery | Executed | Base
+
+_DISK_TROUBLE = {
+    sqlite3.SQLITE_BUSY,
+    sqlite3.SQLITE_CANTOPEN,
+    sqlite3.SQLITE_FULL,
+    sqlite3.SQLITE_IOERR,
+    sqlite3.SQLITE_LOCKED,
+    sqlite3.SQLITE_NOMEM,
+    sqlite3.SQLITE_PERM,
+    sqlite3.SQLITE_PROTOCOL,
+    sqlite3.SQLITE_READONLY,
+}
+_ChainedRecord = SavedMessage | SavedPrepared | SavedRecovery | Executed | Base | Aside
 _record_encoder = msgspec.msgpack.Encoder()
 _record_decoder: msgspec.msgpack.Decoder[_ChainedRecord] = msgspec.msgpack.Decoder(_ChainedRecord)
 _log = logging.getLogger(__name__)
@@ -73,6 +89,10 @@ class StoreDamaged(Exception):
 
 class StoreNotOurs(StoreDamaged):
     """The files are whole, but of another cluster, replica or format: a mistake, no damage."""
+
+
+class StoreUnusable(Exception):
+    """The disk cannot be used now (full, input/output error); what is on it may well be whole."""
 
 
 class StoreInUse(Exception):
@@ -89,11 +109,14 @@ class Store:
     def __init__(self, directory: Path, cluster_id: bytes, replica: str) -> None:
         """Open or make them.
 
-        Raises StoreDamaged, also where they belong to somebody else; StoreInUse; OSError.
+        Raises StoreDamaged, also where they belong to somebody else; StoreUnusable; StoreInUse;
+        OSError.
         """
-        directory.mkdir(parents=True, exist_ok=True)
-        # The records are committed, the mark after them is not on disk yet.
-        self._is_mark_due = False
+        _make_folder(directory)
+        # What `save` was given last is committed, the mark after it is not on disk yet.
+        self._is_committed = False
+        # Where the chain will end once the open transaction is committed.
+        self._next = (0, NO_CHAIN)
         self._genesis_head = genesis_head(cluster_id)
         self.path = directory / DATABASE_NAME
         try:
@@ -115,18 +138,29 @@ class Store:
             self._database.execute("PRAGMA journal_mode = WAL")
             self._database.execute("PRAGMA synchronous = FULL")
             self._check_owner(cluster_id, replica)
+            # Else a broken page would show only when it is used, with the replica at work.
+            (found,) = self._database.execute("PRAGMA quick_check(1)").fetchone()
+            if found != "ok":
+                raise self._damaged(f"SQLite's own check says: {' '.join(found.split())}")
             self._position, self._chain = self._check_chain()
+            self.own_requests = OwnRequestTable(self._database)
+            asides = [record for record in self._chained() if isinstance(record, Aside)]
+            if not self.own_requests.is_whole(asides):
+                raise self._damaged("a request of this replica's own is not what was saved")
             self.ledger = LedgerTable(self._database, cluster_id)
+            with transaction(self._database):
+                self.ledger.forget_damaged()
             self.evidence = EvidenceTable(self._database)
-        except sqlite3.DatabaseError as error:
-            raise self._damaged(f"SQLite cannot read it ({error})") from error
+        except (sqlite3.DatabaseError, WrongEntries, ValueError) as error:
+            if _is_trouble_of_the_disk(error):
+                raise StoreUnusable(f"{self.path}: {error}") from error
+            raise self._damaged(f"it cannot be read ({error})") from error
 
     # --- reading --------------------------------------------------------------------------------
 
     def records(self) -> list[Record]:
         """The records from the last base on, in order."""
-        rows = self._database.execute("SELECT body FROM records ORDER BY position")
-        return [_record_decoder.decode(body) for (body,) in rows]
+        return [record for record in self._chained() if not isinstance(record, Aside)]
 
     def bodies(self) -> dict[bytes, bytes]:
         """The saved bodies by digest; whoever uses one checks it against its digest."""
@@ -139,28 +173,6 @@ class Store:
             (build,),
         )
         return [(opened, replica, decode_signed(signed)) for opened, replica, signed in rows]
-
-    def own_request(self, purpose: str, build: bytes, opened: int) -> OwnRequest | None:
-        """What this replica has said, or is saying, about that build."""
-        row = self._database.execute(
-            "SELECT timestamp, purpose, build, opened, signed FROM own_requests"
-            " WHERE purpose = ? AND build = ? AND opened = ?",
-            (purpose, build, opened),
-        ).fetchone()
-        return _own_request(row) if row else None
-
-    def own_requests_pending(self) -> list[OwnRequest]:
-        """Own requests that were not seen executed, lowest number first."""
-        rows = self._database.execute(
-            "SELECT timestamp, purpose, build, opened, signed FROM own_requests"
-            " WHERE NOT is_executed ORDER BY timestamp"
-        )
-        return [_own_request(row) for row in rows]
-
-    def last_own_timestamp(self) -> int:
-        """The highest number that this replica gave to a request of its own."""
-        row = self._database.execute("SELECT value FROM meta WHERE name = 'timestamp'").fetchone()
-        return int(row[0]) if row else 0
 
     # --- writing --------------------------------------------------------------------------------
 
@@ -176,15 +188,21 @@ class Store:
         Raises SaveFailed: then nothing may be sent, and the next call must bear the same
         arguments.
         """
+        if not self._is_committed:
+            self._commit(records, ballots, self.evidence.new(evidence))
+            self._is_committed = True
+        self.mark()
+        self._is_committed = False
+
+    def mark(self) -> None:
+        """Put the mark on disk where it is not at the last record. Raises SaveFailed."""
+        mark = self._mark_file.mark
+        if mark is not None and mark.position == self._position:
+            return
         try:
-            if not self._is_mark_due:
-                self._commit(records, ballots, self.evidence.new(evidence))
-            if self._mark_file.mark is None or self._position != self._mark_file.mark.position:
-                self._is_mark_due = True
-                self._mark_file.write(HighWaterMark(self._position, self._chain))
-            self._is_mark_due = False
-        except (sqlite3.OperationalError, OSError) as error:
-            raise SaveFailed(f"{self.path}: {error}") from error
+            self._mark_file.write(HighWaterMark(self._position, self._chain))
+        except OSError as error:
+            raise SaveFailed(f"{self.path.with_name(MARK_NAME)}: {error}") from error
 
     def _commit(
         self,
@@ -194,8 +212,8 @@ class Store:
     ) -> None:
         if not records and not ballots and not evidence:
             return
-        position, chain = self._position, self._chain
-        with transaction(self._database) as database:
+        with self._own_transaction() as database:
+            before = self._next
             for record in records:
                 if isinstance(record, SavedBody):
                     database.execute(
@@ -206,22 +224,29 @@ class Store:
                 elif isinstance(record, SavedEntry):
                     self.ledger.save_entry(record.entry)
                 else:
-                    body = _record_encoder.encode(record)
-                    if isinstance(record, Base):
-                        self._begin_generation(record)
-                        chain = NO_CHAIN
-                    position += 1
-                    chain = _next_chain(chain, position, body)
-                    database.execute(
-                        "INSERT INTO records VALUES (?, ?, ?)", (position, body, chain)
-                    )
+                    self._insert(record)
+            if self._next == before:
+                self._insert(Aside())
             database.executemany(
                 "INSERT OR IGNORE INTO ballots VALUES (?, ?, ?, ?)",
                 [(b, opened, name, encode_signed(signed)) for b, opened, name, signed in ballots],
             )
             self.evidence.save(evidence)
-        self._position, self._chain = position, chain
         self.evidence.saved(evidence)
+
+    def _insert(self, record: _ChainedRecord) -> None:
+        position, chain = self._next
+        body = _record_encoder.encode(record)
+        if isinstance(record, Base):
+            self._begin_generation(record)
+            chain = NO_CHAIN
+        position += 1
+        chain = _next_chain(chain, position, body)
+        self._database.execute("INSERT INTO records VALUES (?, ?, ?)", (position, body, chain))
+        self._next = (position, chain)
+        if isinstance(record, Base):
+            for aside in self.own_requests.asides():
+                self._insert(aside)
 
     def agree_ledger(self, index: int, head: bytes) -> None:
         """Compare the ledger's end with what execution came to. Raises StoreDamaged, SaveFailed.
@@ -253,34 +278,18 @@ class Store:
     def add_own_request(self, request: OwnRequest, instead_of: int | None = None) -> None:
         """Save a request of this replica's own, its number in the same commit as its bytes.
 
+        It may be sent once `mark` has succeeded, too.
         instead_of: the number that this request had before and that was used for another.
         Raises SaveFailed.
         """
-        with self._own_transaction() as database:
-            if instead_of is not None:
-                database.execute("DELETE FROM own_requests WHERE timestamp = ?", (instead_of,))
-            database.execute(
-                "INSERT INTO own_requests (timestamp, purpose, build, opened, signed)"
-                " VALUES (?, ?, ?, ?, ?)",
-                (
-                    request.timestamp,
-                    request.purpose,
-                    request.build,
-                    request.opened,
-                    encode_signed(request.signed),
-                ),
-            )
-            database.execute(
-                "INSERT OR REPLACE INTO meta VALUES ('timestamp', ?)", (request.timestamp,)
-            )
+        with self._own_transaction():
+            self._insert(aside_of(request))
+            self.own_requests.add(request, instead_of)
 
     def forget_own_requests(self, executed: Sequence[int]) -> None:
         """Note that these numbers were executed, so need not be sent again; may be lost."""
-        with contextlib.suppress(sqlite3.OperationalError), transaction(self._database) as database:
-            database.executemany(
-                "UPDATE own_requests SET is_executed = 1 WHERE timestamp = ?",
-                [(timestamp,) for timestamp in executed],
-            )
+        with contextlib.suppress(SaveFailed), self._own_transaction():
+            self.own_requests.note_executed(list(executed))
 
     def close(self) -> None:
         """Close the files."""
@@ -291,20 +300,26 @@ class Store:
 
     @contextlib.contextmanager
     def _own_transaction(self) -> Iterator[sqlite3.Connection]:
-        """One transaction that is no turn's. Raises SaveFailed."""
+        """One transaction. Raises SaveFailed, and StoreDamaged where SQLite cannot go on."""
+        self._next = (self._position, self._chain)
         try:
             with transaction(self._database) as database:
                 yield database
-        except sqlite3.OperationalError as error:
-            raise SaveFailed(f"{self.path}: {error}") from error
+        except sqlite3.DatabaseError as error:
+            if _is_trouble_of_the_disk(error):
+                raise SaveFailed(f"{self.path}: {error}") from error
+            raise self._damaged(f"it cannot be written ({error})") from error
+        self._position, self._chain = self._next
 
     def _check_owner(self, cluster_id: bytes, replica: str) -> None:
         wanted = {"cluster": cluster_id, "replica": replica.encode()}
         if self._database.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] == 0:
             if self._mark_file.mark is not None:
                 raise self._damaged("it is empty, but the high-water mark beside it is not")
-            self._database.executescript(f"BEGIN;{_SCHEMA}COMMIT;")
+            # In one transaction: a crash must not leave a store that belongs to nobody.
             with transaction(self._database) as database:
+                for statement in _SCHEMA.split(";"):
+                    database.execute(statement)
                 database.execute(
                     "INSERT INTO meta VALUES ('format', ?)", (str(FORMAT_VERSION).encode(),)
                 )
@@ -324,8 +339,16 @@ class Store:
                     " a new cluster: give it a data_directory of its own"
                 )
 
+    def _chained(self) -> list[_ChainedRecord]:
+        rows = self._database.execute("SELECT body FROM records ORDER BY position")
+        return [_record_decoder.decode(body) for (body,) in rows]
+
     def _check_chain(self) -> tuple[int, bytes]:
-        """Follow the chain; cut a broken tail above the mark; the last position and digest."""
+        """Follow the chain; cut a broken tail above the mark; the last position and digest.
+
+        What is above the mark was told to nobody. But if it begins with a base, all that was said
+        before is in it alone: then it cannot be done without.
+        """
         mark = self._mark_file.mark
         marked = mark.position if mark else 0
         position, chain = 0, NO_CHAIN
@@ -337,16 +360,21 @@ class Store:
                 position = row_position - 1
             is_next = row_position == position + 1
             if not is_next or _next_chain(chain, row_position, body) != row_chain:
-                if row_position <= marked:
+                if mark is None or row_position <= marked or first > marked:
                     raise self._damaged(f"record {row_position} is not what was saved")
-                self._database.execute("DELETE FROM records WHERE position >= ?", (row_position,))
-                break
+                return self._cut_above(mark)
             position, chain = row_position, row_chain
             if mark is not None and position == marked and chain != mark.chain:
                 raise self._damaged(f"record {position} is not what the high-water mark says")
         if position < marked:
             raise self._damaged(f"its records end at {position}, but {marked} were saved")
         return position, chain
+
+    def _cut_above(self, mark: HighWaterMark) -> tuple[int, bytes]:
+        """Drop the transactions above the mark; what is the last position and digest then."""
+        _log.warning("%s: records after %d are torn, and are dropped", self.path, mark.position)
+        self._database.execute("DELETE FROM records WHERE position > ?", (mark.position,))
+        return mark.position, mark.chain
 
     def _begin_generation(self, base: Base) -> None:
         """Forget what is older than this base, after comparing the ledger with what it says."""
@@ -371,9 +399,22 @@ class Store:
         )
 
 
-def _own_request(row: tuple[int, str, bytes, int, bytes]) -> OwnRequest:
-    timestamp, purpose, build, opened, signed = row
-    return OwnRequest(timestamp, purpose, build, opened, decode_signed(signed))
+def _is_trouble_of_the_disk(error: Exception) -> bool:
+    """Whether it is full, busy or refuses, rather than holding something wrong."""
+    # The low byte is the kind, the others say more about it.
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF in _DISK_TROUBLE
+
+
+def _make_folder(directory: Path) -> None:
+    """Make it, so that it is there after a crash, too. Raises OSError."""
+    missing = [folder for folder in (directory, *directory.parents) if not folder.exists()]
+    directory.mkdir(parents=True, exist_ok=True)
+    for folder in missing:
+        descriptor = os.open(folder.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def _next_chain(chain: bytes, position: int, body: bytes) -> bytes:

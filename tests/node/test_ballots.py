@@ -82,7 +82,7 @@ async def test_a_ballot_that_was_saved_is_sent_again_and_not_built_again(house: 
     await wait_until(lambda: bool(house.executors["node2"].asked), "node2 to hear of it")
     order = house.executors["node2"].asked[0]
     await wait_until(
-        lambda: store.own_request(BALLOT, order.build, order.opened) is not None, "its ballot"
+        lambda: store.own_requests.find(BALLOT, order.build, order.opened) is not None, "its ballot"
     )
     await house.stop("node2")
     house.start("node2")
@@ -137,7 +137,7 @@ async def test_a_ballot_whose_number_was_used_before_is_cast_under_another(house
     house.cut.add("node2")
     house.executors["node2"].allowed.set()
     store = house.stores["node2"]
-    await wait_until(lambda: store.last_own_timestamp() == 3, "its ballot")
+    await wait_until(lambda: store.own_requests.last_timestamp() == 3, "its ballot")
     others = [name for name in NAMES if name != "node2"]
     for name in others:
         house.runtimes[name].on_envelopes(
@@ -156,10 +156,10 @@ async def test_a_ballot_whose_number_was_used_before_is_cast_under_another(house
     await _closed(house)
     build = house.executors["node2"].asked[0].build
     assert len(house.executors["node2"].asked) == 1
-    assert store.last_own_timestamp() == 6
+    assert store.own_requests.last_timestamp() == 6
     ballot = [signed for _, replica, signed in store.ballots(build) if replica == "node2"]
     assert [decode_request(signed).timestamp for signed in ballot] == [6]
-    await wait_until(lambda: store.own_requests_pending() == [], "nothing to send again")
+    await wait_until(lambda: store.own_requests.pending() == [], "nothing to send again")
 
 
 async def test_numbers_that_are_executed_above_the_floor_are_left_out(house: House) -> None:
@@ -170,7 +170,7 @@ async def test_numbers_that_are_executed_above_the_floor_are_left_out(house: Hou
     house.submit(2)
     await _decided(house, 2)
     await _closed(house)
-    assert house.stores["node2"].last_own_timestamp() == 3
+    assert house.stores["node2"].own_requests.last_timestamp() == 3
     assert clients.floor("node2") == 3
 
 
@@ -180,7 +180,7 @@ async def test_an_own_request_too_old_to_remember_is_settled_by_the_build(house:
     await _closed(house)
     store = house.stores["node2"]
     order = house.executors["node2"].asked[0]
-    request = store.own_request(BALLOT, order.build, order.opened)
+    request = store.own_requests.find(BALLOT, order.build, order.opened)
     assert request is not None
     clients = house.runtimes["node2"].replica.core.clients
     for timestamp in range(2, 70):

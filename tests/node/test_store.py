@@ -6,13 +6,12 @@ from pathlib import Path
 import pytest
 
 from ci.ballots import OwnRequest
-from ci.ledger import AppendEntry, encode_entry, genesis_head
+from ci.ledger import genesis_head
 from node.store import DATABASE_NAME, MARK_NAME, SaveFailed, Store, StoreDamaged
 from pbft.codec import digest_of
 from pbft.messages import PreparedCertificate, Signed
 from pbft.ports import (
     Base,
-    Entry,
     Evidence,
     Executed,
     SavedBody,
@@ -73,9 +72,8 @@ def test_bodies_and_ballots_come_back(tmp_path: Path) -> None:
 
 def test_a_base_forgets_what_is_older_but_not_the_ledger(tmp_path: Path) -> None:
     store = _open(tmp_path)
-    text = encode_entry(AppendEntry("client", "hello", 1, "00" * 32))
-    entry = Entry(1, text, digest_of(b"head"))
-    base = Base(8, 4, (), {"part": b"x", **ledger_parts(1, digest_of(b"head"))})
+    (entry,) = chain_of(CLUSTER, 1)
+    base = Base(8, 4, (), {"part": b"x", **ledger_parts(1, entry.head)})
     bodies = [SavedBody(n, digest_of(b"%d" % n), b"%d" % n) for n in (4, 5)]
     store.save([_message(1), SavedEntry(entry), *bodies], [])
     store.save([base, _message(2)], [])
@@ -84,9 +82,9 @@ def test_a_base_forgets_what_is_older_but_not_the_ledger(tmp_path: Path) -> None
     assert store.records() == [base, _message(2)]
     assert list(store.bodies().values()) == [b"5"]
     assert store.ledger.entries(1, 10) == [entry]
-    store.agree_ledger(1, digest_of(b"head"))
+    store.agree_ledger(1, entry.head)
     with pytest.raises(StoreDamaged, match="ledger"):
-        store.agree_ledger(2, digest_of(b"head"))
+        store.agree_ledger(2, entry.head)
 
 
 def test_a_body_under_several_numbers_is_kept_for_the_highest(tmp_path: Path) -> None:
@@ -109,6 +107,47 @@ def test_a_tail_above_the_mark_that_breaks_the_chain_is_cut(tmp_path: Path) -> N
     assert store.records() == [_message(1)]
     store.save([_message(3)], [])
     assert store.records() == [_message(1), _message(3)]
+
+
+def test_a_base_above_the_mark_is_not_cut_into(tmp_path: Path) -> None:
+    """What was said before it is in its own transaction alone: without a part of that, damage."""
+    store = _open(tmp_path)
+    store.save([_message(1), _message(2)], [])
+    mark = (tmp_path / MARK_NAME).read_bytes()
+    base = Base(8, 4, (), ledger_parts(0, genesis_head(CLUSTER)))
+    store.save([base, _message(3), _message(4)], [])
+    store.close()
+    (tmp_path / MARK_NAME).write_bytes(mark)  # killed between commit and mark
+    _damage(tmp_path, "UPDATE records SET body = zeroblob(8) WHERE position = 5")
+    with pytest.raises(StoreDamaged, match="record 5 is not what was saved"):
+        _open(tmp_path)
+
+
+def test_half_of_a_torn_transaction_is_not_kept(tmp_path: Path) -> None:
+    store = _open(tmp_path)
+    store.save([_message(1)], [])
+    mark = (tmp_path / MARK_NAME).read_bytes()
+    store.save([_message(2), _message(3), _message(4)], [])
+    store.close()
+    (tmp_path / MARK_NAME).write_bytes(mark)
+    _damage(tmp_path, "UPDATE records SET body = zeroblob(8) WHERE position = 3")
+    store = _open(tmp_path)
+    assert store.records() == [_message(1)]
+    store.save([_message(5)], [])
+    store.close()
+    assert _open(tmp_path).records() == [_message(1), _message(5)]
+
+
+def test_without_a_mark_nothing_is_cut(tmp_path: Path) -> None:
+    """Which records were acknowledged is not known then."""
+    store = _open(tmp_path)
+    store.save([_message(1)], [])
+    store.save([_message(2)], [])
+    store.close()
+    (tmp_path / MARK_NAME).unlink()
+    _damage(tmp_path, "UPDATE records SET body = zeroblob(8) WHERE position = 2")
+    with pytest.raises(StoreDamaged, match="record 2"):
+        _open(tmp_path)
 
 
 def test_what_was_committed_but_not_marked_is_kept(tmp_path: Path) -> None:
@@ -323,6 +362,38 @@ def test_a_mark_that_fails_is_repeated_without_saving_twice(
     assert _open(tmp_path).records() == [_message(1)]
 
 
+def test_a_lost_own_request_is_damage(tmp_path: Path) -> None:
+    """Its number and its ballot would be given a second time, and otherwise."""
+    store = _open(tmp_path)
+    for number in (1, 2):
+        store.add_own_request(OwnRequest(number, "ballot", bytes([number]) * 32, 5, _signed(1)))
+        store.mark()
+    store.forget_own_requests([1])
+    store.save([Base(8, 4, (), ledger_parts(0, genesis_head(CLUSTER)))], [])
+    store.close()
+    _open(tmp_path).close()
+    _damage(tmp_path, "DELETE FROM own_requests WHERE timestamp = 2")
+    with pytest.raises(StoreDamaged, match="own"):
+        _open(tmp_path)
+
+
+def test_damaged_ledger_entries_are_a_gap(tmp_path: Path) -> None:
+    store = _open(tmp_path)
+    entries = chain_of(CLUSTER, 9)
+    store.save([SavedEntry(entry) for entry in entries], [])
+    store.close()
+    _damage(tmp_path, "UPDATE ledger SET body = zeroblob(8) WHERE position = 4")
+    _damage(tmp_path, "DELETE FROM ledger WHERE position = 5")
+    _damage(tmp_path, "UPDATE ledger SET head = zeroblob(32) WHERE position = 7")
+    store = _open(tmp_path)
+    assert store.ledger.missing() > 0
+    assert store.ledger.entries(1, 100) == entries[:3]
+    store.agree_ledger(9, entries[8].head)
+    while gap := store.ledger.gap():
+        assert store.fill_gap(gap, entries[gap.first - 1 : gap.last])
+    assert store.ledger.entries(1, 100) == entries
+
+
 def test_own_requests_keep_their_numbers(tmp_path: Path) -> None:
     store = _open(tmp_path)
     requests = [OwnRequest(n, "ballot", bytes([n]) * 32, n, _signed(n)) for n in (1, 2)]
@@ -331,10 +402,10 @@ def test_own_requests_keep_their_numbers(tmp_path: Path) -> None:
     store.forget_own_requests([1])
     store.close()
     store = _open(tmp_path)
-    assert store.own_requests_pending() == requests[1:]
-    assert store.own_request("ballot", bytes([1]) * 32, 1) == requests[0]
-    assert store.own_request("ballot", bytes([1]) * 32, 2) is None
-    assert store.last_own_timestamp() == 2
+    assert store.own_requests.pending() == requests[1:]
+    assert store.own_requests.find("ballot", bytes([1]) * 32, 1) == requests[0]
+    assert store.own_requests.find("ballot", bytes([1]) * 32, 2) is None
+    assert store.own_requests.last_timestamp() == 2
 
 
 def test_an_own_request_takes_another_number(tmp_path: Path) -> None:
@@ -344,5 +415,5 @@ def test_an_own_request_takes_another_number(tmp_path: Path) -> None:
     store.add_own_request(again, instead_of=1)
     store.close()
     store = _open(tmp_path)
-    assert store.own_requests_pending() == [again]
-    assert store.last_own_timestamp() == 4
+    assert store.own_requests.pending() == [again]
+    assert store.own_requests.last_timestamp() == 4

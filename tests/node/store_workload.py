@@ -1,0 +1,161 @@
+"""A replica's turns on a recorded disk: what it was doing, and what its store had promised when.
+
+Four real replicas in one process order requests, decide a build, take checkpoints, change the
+view, lose a disk and get the state back; one of them is recorded, down to each write.
+"""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ci.operations import Append
+from node.store import Store
+from pbft.authentication import sign_message
+from pbft.codec import encode_message
+from pbft.core import Settings
+from pbft.messages import Checkpoint, Envelope
+from tests.node.house import KEYS, NAMES, House
+from tests.node.recording_disk import Acknowledged, Operation, Recorder, recording
+from tests.waiting import wait_until
+
+TABLES = {
+    "meta": "name",
+    "records": "position",
+    "bodies": "digest",
+    "ballots": "build, opened, replica",
+    "own_requests": "timestamp",
+    "ledger": "position",
+    "verdicts": "build, position",
+    "gaps": "first",
+    "evidence": "number",
+}
+# The calls after which what they were given must survive.
+PROMISING = ("save", "add_own_request", "fill_gap", "forget_own_requests", "agree_ledger")
+# So that pages go from the log into the database many times in a short run.
+CHECKPOINT_PAGES = 24
+
+Contents = dict[str, list[tuple[Any, ...]]]
+
+
+def contents_of(store: Store) -> Contents:
+    """All rows of all tables."""
+    return {
+        table: store._database.execute(f"SELECT * FROM {table} ORDER BY {order}").fetchall()
+        for table, order in TABLES.items()
+    }
+
+
+@dataclass
+class Workload:
+    """A recorded run: what was done to the disk, and what the store held at each promise."""
+
+    folder: Path
+    operations: list[Operation] = field(default_factory=list)
+    promised: list[Contents] = field(default_factory=list)
+    # Which of the promises a turn ended with, so that the mark is at the last record.
+    turns: set[int] = field(default_factory=set)
+
+    def allowed(self, promise: int) -> list[Contents]:
+        """What may be found after a crash: all that was promised, and at most one turn more."""
+        return self.promised[max(0, promise) : promise + 2]
+
+
+class Watch:
+    """Notes in a recording what the store promises."""
+
+    def __init__(self, recorder: Recorder, workload: Workload, patch: pytest.MonkeyPatch) -> None:
+        self._recorder = recorder
+        self._workload = workload
+        for name in (*PROMISING, "__init__"):
+            patch.setattr(Store, name, self._watched(getattr(Store, name)))
+
+    def _watched(self, real: Callable[..., Any]) -> Callable[..., Any]:
+        def call(store: Store, *arguments: Any, **more: Any) -> Any:
+            result = real(store, *arguments, **more)
+            if store.path.parent == self._workload.folder:
+                self.note(contents_of(store), is_turn=real.__name__ == "save")
+            return result
+
+        return call
+
+    def note(self, contents: Contents, *, is_turn: bool) -> None:
+        """The store is back from a call, with this in it."""
+        promised = self._workload.promised
+        if not promised or contents != promised[-1]:
+            promised.append(contents)
+            self._recorder.note(Acknowledged(len(promised) - 1))
+            if is_turn:
+                self._workload.turns.add(len(promised) - 1)
+
+
+def record_replica(folder: Path) -> tuple[Workload, House]:
+    """The run of one replica among four; the house is closed, and kept for its keys."""
+    workload = Workload(folder / NAMES[0])
+    house = House(folder, settings=Settings(view_change_seconds=1.0, status_seconds=0.1))
+    with recording(workload.folder) as recorder, pytest.MonkeyPatch.context() as patch:
+        Watch(recorder, workload, patch)
+        asyncio.run(_replica_run(house))
+        workload.operations = recorder.operations
+    return workload, house
+
+
+async def _replica_run(house: House) -> None:
+    for name in NAMES:
+        house.start(name)
+    _take_checkpoints(house)
+    await _append(house, 20)
+    house.submit()
+    await wait_until(lambda: house.verdicts(NAMES[0]) == 1, "a verdict")
+    for number in (1, 2):
+        sequence = house.runtimes[NAMES[0]].replica.core.low + 16
+        message = Checkpoint(sequence, bytes([number]) * 32, 3)
+        encoded = encode_message(message)
+        signed = sign_message(message, encoded, NAMES[3], house.cluster, KEYS[NAMES[3]].sign)
+        house.runtimes[NAMES[0]].on_envelopes(NAMES[3], [Envelope(signed)])
+    await wait_until(lambda: bool(house.stores[NAMES[0]].evidence.counts()), "evidence")
+    # A restart: the log is taken into the database and removed.
+    await house.stop(NAMES[0])
+    house.start(NAMES[0])
+    _take_checkpoints(house)
+    await _append(house, 10)
+    # It misses more than the others remember, and takes over the state.
+    house.cut.add(NAMES[0])
+    await _append(house, 30, [name for name in NAMES if name != NAMES[0]])
+    house.cut.clear()
+    await wait_until(lambda: _journal(house, NAMES[0]) == 60, "the state")
+    store, other = house.stores[NAMES[0]], house.stores[NAMES[1]]
+    gap = store.ledger.gap()
+    assert gap is not None
+    right = other.ledger.entries(gap.first, gap.missing)
+    half = len(right) // 2
+    assert not store.fill_gap(gap, right[:half])
+    gap = store.ledger.gap()
+    assert gap is not None
+    assert store.fill_gap(gap, right[half:])
+    house.submit(2)
+    await wait_until(lambda: house.verdicts(NAMES[0]) == 2, "a second verdict")
+    await house.close()
+
+
+def _take_checkpoints(house: House) -> None:
+    house.stores[NAMES[0]]._database.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}")
+
+
+async def _append(house: House, count: int, names: Sequence[str] = NAMES) -> None:
+    for _ in range(count):
+        before = _journal(house, names[-1])
+        house.ask(Append("text" * 20))
+        for name in names:
+            await _longer(house, name, before)
+
+
+def _journal(house: House, name: str) -> int:
+    return house.applications[name].journal_length
+
+
+async def _longer(house: House, name: str, length: int) -> None:
+    await wait_until(lambda: _journal(house, name) > length, f"an append at {name}")

@@ -1,0 +1,193 @@
+"""The real store after every kind of crash, of rot and of refusal: SIMULATION invariants 25-27.
+
+Four replicas run, one of them on a recorded disk. From the recording come the states in which the
+power may leave that disk, and from those, flipped bits. The ordinary tests look at some hundreds,
+the long ones at many thousands (figures in docs/TESTING.md).
+"""
+
+import random
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from ci.application import BuildApplication
+from common.keys import verify
+from node.runtime import Runtime
+from node.store import DATABASE_NAME, MARK_NAME, Store, StoreDamaged
+from pbft.authentication import Authenticator
+from pbft.codec import decode_signed
+from pbft.ports import Refusal
+from pbft.replica import DamagedRecords
+from tests.node.crash_states import crash_states, final_state
+from tests.node.house import KEYS, NAMES, House
+from tests.node.recording_disk import Acknowledged
+from tests.node.store_workload import Contents, Workload, contents_of, record_replica
+
+SEED = 20261121
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Workload, House]:
+    """One recorded run for all tests."""
+    return record_replica(tmp_path_factory.mktemp("recorded"))
+
+
+def _restore(folder: Path, house: House) -> Contents:
+    """Open the files as a node does at its start; what is in them then.
+
+    Raises StoreDamaged, DamagedRecords.
+    """
+    store = Store(folder, house.cluster.id, NAMES[0])
+    try:
+        contents = contents_of(store)
+        application = BuildApplication(house.cluster, house.limits, store.ledger.find_statement)
+        runtime = Runtime(
+            cluster=house.cluster,
+            name=NAMES[0],
+            signing_key=KEYS[NAMES[0]],
+            store=store,
+            application=application,
+            fault=None,
+        )
+        runtime.restore()
+        return contents
+    finally:
+        store.close()
+
+
+# --- the power goes ---------------------------------------------------------------------------
+
+
+def _check_crash_states(
+    run: tuple[Workload, House], folder: Path, seed: int, states_per_operation: float
+) -> int:
+    workload, house = run
+    count = 0
+    chance = random.Random(seed)
+    for state in crash_states(workload.operations, chance, states_per_operation):
+        where = folder / str(count)
+        state.write(where)
+        contents = _restore(where, house)
+        told = f"seed {seed}, after {state.operations} operations, promise {state.promise}"
+        assert contents in workload.allowed(state.promise), told
+        count += 1
+        for file in where.iterdir():
+            file.unlink()
+    return count
+
+
+def test_no_crash_loses_what_was_acknowledged_or_applies_half_a_turn(
+    run: tuple[Workload, House], tmp_path: Path
+) -> None:
+    """A replica whose machine lost power starts again, with all that it said, and by itself."""
+    assert _check_crash_states(run, tmp_path, SEED, 0.3) > 300
+
+
+@pytest.mark.long
+@pytest.mark.timeout(3600)
+def test_no_crash_of_many_thousands_loses_anything(
+    run: tuple[Workload, House], tmp_path: Path
+) -> None:
+    assert _check_crash_states(run, tmp_path, SEED + 1, 15) > 15_000
+
+
+def test_the_recorded_run_does_all_that_a_store_is_for(run: tuple[Workload, House]) -> None:
+    """So that the tests above and below prove something."""
+    workload, _ = run
+    last = workload.promised[-1]
+    for table in ("bodies", "ballots", "own_requests", "verdicts", "evidence"):
+        assert last[table], table
+    assert len(last["ledger"]) >= 62
+    assert any(contents["gaps"] for contents in workload.promised)
+    files = {getattr(operation, "file", None) for operation in workload.operations}
+    assert {DATABASE_NAME, f"{DATABASE_NAME}-wal", MARK_NAME} <= files
+
+
+# --- bits rot ---------------------------------------------------------------------------------
+
+
+def _check_flipped_bits(
+    run: tuple[Workload, House], folder: Path, seed: int, count: int
+) -> Counter[str]:
+    """Flip a bit in one file of a state in which a turn was just acknowledged; what came of it."""
+    workload, house = run
+    chance = random.Random(seed)
+    ends = _ends_of_turns(workload)
+    seen: Counter[str] = Counter()
+    for number in range(count):
+        state = final_state(workload.operations[: chance.choice(ends)])
+        name = chance.choice([file for file in sorted(state.files) if state.files[file]])
+        data = bytearray(state.files[name])
+        place, bit = chance.randrange(len(data)), chance.randrange(8)
+        data[place] ^= 1 << bit
+        state.files[name] = bytes(data)
+        where = folder / str(number)
+        state.write(where)
+        told = f"seed {seed}, promise {state.promise}, bit {bit} of byte {place} of {name}"
+        try:
+            contents = _restore(where, house)
+        except (StoreDamaged, DamagedRecords):
+            seen[f"{name}: noticed"] += 1
+        else:
+            seen[f"{name}: harmless"] += 1
+            _check_that_nothing_is_wrong(contents, workload.promised[state.promise], house, told)
+        for file in where.iterdir():
+            file.unlink()
+    return seen
+
+
+def _ends_of_turns(workload: Workload) -> list[int]:
+    """Where the mark was on disk: what is beside the records is not promised before."""
+    return [
+        number
+        for number, operation in enumerate(workload.operations, 1)
+        if isinstance(operation, Acknowledged) and operation.promise in workload.turns
+    ]
+
+
+def _check_that_nothing_is_wrong(
+    contents: Contents, promised: Contents, house: House, told: str
+) -> None:
+    """What is not noticed at the start is whole, or is seen to be wrong by whoever uses it."""
+    assert contents["records"] == promised["records"], told
+    # A body is looked up by its digest and must have it; restoring needed none that is not here.
+    assert {row[0] for row in contents["bodies"]} <= {row[0] for row in promised["bodies"]}, told
+    # Of the ledger what is wrong became a gap, to be fetched.
+    entries = {row[0]: row for row in promised["ledger"]}
+    gaps = [(first, last) for first, last, *_ in contents["gaps"]]
+    for row in contents["ledger"]:
+        assert row == entries[row[0]] or any(first <= row[0] <= last for first, last in gaps), told
+    missing = entries.keys() - {row[0] for row in contents["ledger"]}
+    assert all(any(first <= index <= last for first, last in gaps) for index in missing), told
+    # The rest was signed.
+    own = [(row[0], row[4]) for row in promised["own_requests"] if not row[5]]
+    assert set(own) <= {(row[0], row[4]) for row in contents["own_requests"]}, told
+    for table, column in (("ballots", 3), ("evidence", 3), ("evidence", 4)):
+        right = {row[column] for row in promised[table]}
+        for row in contents[table]:
+            assert row[column] in right or not _is_signed(row[column], house), told
+
+
+def _is_signed(data: bytes, house: House) -> bool:
+    try:
+        signed = decode_signed(data)
+        authenticator = Authenticator(house.cluster, verify)
+        message = authenticator.read(signed)
+        return not isinstance(message, Refusal) and authenticator.check(signed, message) is None
+    except ValueError:
+        return False
+
+
+def test_a_flipped_bit_is_harmless_or_noticed(run: tuple[Workload, House], tmp_path: Path) -> None:
+    seen = _check_flipped_bits(run, tmp_path, SEED, 300)
+    assert seen[f"{DATABASE_NAME}: noticed"] > 0
+    assert seen[f"{DATABASE_NAME}-wal: noticed"] > 0
+
+
+@pytest.mark.long
+@pytest.mark.timeout(3600)
+def test_of_many_thousand_flipped_bits_none_is_taken_for_what_was_saved(
+    run: tuple[Workload, House], tmp_path: Path
+) -> None:
+    assert _check_flipped_bits(run, tmp_path, SEED + 1, 10_000).total() == 10_000
