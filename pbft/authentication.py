@@ -31,9 +31,9 @@ class Authenticator:
             if message.client != signed.signer:
                 return Refusal("the signer is not the client that the request names")
         elif not isinstance(message, Hello):
-            index = self._cluster.replica_index(signed.signer)
-            if index is None or index != message.replica:
+            if self._cluster.replica_index(signed.signer) != message.replica:
                 return Refusal("the signer is not the replica that the message names")
+            return message
         if self._cluster.public_key(signed.signer) is None:
             return Refusal("unknown signer")
         return message

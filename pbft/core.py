@@ -90,6 +90,8 @@ class PendingRequests:
 
     def __init__(self) -> None:
         self._by_client: dict[str, dict[int, Signed]] = {}
+        # client -> its lowest pending number
+        self.lowest: dict[str, int] = {}
 
     def add(self, client: str, timestamp: int, signed: Signed) -> bool:
         """Keep it; False where that number is taken."""
@@ -97,15 +99,20 @@ class PendingRequests:
         if timestamp in numbers:
             return False
         numbers[timestamp] = signed
+        if timestamp <= self.lowest.setdefault(client, timestamp):
+            self.lowest[client] = timestamp
         return True
 
     def remove(self, client: str, timestamp: int) -> None:
         """The number was executed, whatever the digest."""
         numbers = self._by_client.get(client)
-        if numbers is not None:
-            numbers.pop(timestamp, None)
-            if not numbers:
-                del self._by_client[client]
+        if numbers is None or numbers.pop(timestamp, None) is None:
+            return
+        if not numbers:
+            del self._by_client[client]
+            del self.lowest[client]
+        elif timestamp == self.lowest[client]:
+            self.lowest[client] = min(numbers)
 
     def clients(self) -> list[str]:
         """The clients that have something pending, in a fixed order."""
@@ -131,14 +138,15 @@ class Timers(msgspec.Struct):
     """Deadlines as numbers; None and absent mean that nothing runs.
 
     timeout: how long is waited at present. has_progressed: whether anything was executed since
-    the last VIEW-CHANGE of ours. waiting: client -> (its lowest pending number, since when it
-    is that). forwarded: requests handed on to the primary of this view. view_change_due: when
-    the view that is being changed to has failed. null_due: the primary gives no null request
-    before; is_null_waiting: it owes one, and waits for nothing but that.
+    the last VIEW-CHANGE of ours. timed: client -> its lowest pending number. waiting: the same,
+    with since when it is that. forwarded: requests handed on to the primary of this view.
+    view_change_due: when the view that is being changed to has failed. null_due: the primary
+    gives no null request before; is_null_waiting: it owes one, and waits for nothing but that.
     """
 
     timeout: float
     has_progressed: bool = True
+    timed: dict[str, int] = {}
     waiting: dict[str, tuple[int, float]] = {}
     forwarded: set[tuple[str, int]] = set()
     view_change_due: float | None = None
@@ -262,7 +270,7 @@ class Core:
     @property
     def is_primary(self) -> bool:
         """Whether this replica is it."""
-        return self.primary == self.index
+        return self.cluster.primary(self.view) == self.index
 
     @property
     def is_voting(self) -> bool:

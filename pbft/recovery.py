@@ -61,11 +61,15 @@ def on_recover(core: Core, message: Recover, signed: Signed) -> Refusal | None:
 
 def is_null_wanted(core: Core) -> bool:
     """Whether the primary owes null requests: some T lies above what is ordered."""
+    if not core.recoveries:
+        return False
     return any(done.voting_from >= core.next_sequence for done in core.recoveries.values())
 
 
 def are_nulls_owed(core: Core) -> bool:
     """Whether some T is not executed yet, so that the primary's null requests are waited for."""
+    if not core.recoveries:
+        return False
     return any(done.voting_from > core.executed for done in core.recoveries.values())
 
 

@@ -45,6 +45,8 @@ from pbft.ports import Application, Output, Record, Refusal, Sign, Verify
 from pbft.restoring import DamagedRecords as DamagedRecords
 
 REPLIES_BYTES_MAX = 1024 * 1024
+# What the votes of a slot are about.
+SLOT_MESSAGES = (PrePrepare, Prepare, Commit)
 
 
 class Replica:
@@ -119,14 +121,16 @@ class Replica:
             return normal_case.on_request(core, message, signed)
         if signed.signer == core.name:
             return Refusal("a message of our own, sent back to us")
-        if isinstance(message, Checkpoint):
-            return self._on_checkpoint(message, signed)
-        if isinstance(message, PrePrepare | Prepare | Commit):
+        if isinstance(message, SLOT_MESSAGES):
             touched = self._on_slot_message(message, envelope)
             if isinstance(touched, Slot):
                 self._advance(touched)
                 return None
             return touched
+        if isinstance(message, Status):
+            return catch_up.on_status(core, message, signed, now)
+        if isinstance(message, Checkpoint):
+            return self._on_checkpoint(message, signed)
         if isinstance(message, ViewChange):
             return self._on_view_change(message, signed, now)
         if isinstance(message, NewView):
@@ -144,8 +148,6 @@ class Replica:
 
     def _on_catch_up(self, message: AnyMessage, envelope: Envelope, now: float) -> Refusal | None:
         core = self.core
-        if isinstance(message, Status):
-            return catch_up.on_status(core, message, envelope.signed, now)
         if isinstance(message, FetchBody):
             return catch_up.on_fetch_body(core, message, envelope.signed, now)
         if isinstance(message, Body):
@@ -284,33 +286,35 @@ class Replica:
     def _finish(self, now: float) -> Output:
         core = self.core
         self._propose(now)
-        if self.core.status_due == 0.0:
-            catch_up.send_status(self.core, now)
+        if core.status_due == 0.0:
+            catch_up.send_status(core, now)
         timers.update(core, now, recovery.are_nulls_owed(core))
         return self._take_output()
 
     def _propose(self, now: float) -> None:
         core = self.core
+        is_null_wanted = False
         while normal_case.may_propose(core):
-            is_null_due = recovery.is_null_wanted(core) and timers.is_null_due(core, now)
-            slot = normal_case.propose(core, is_null_due)
+            is_null_wanted = recovery.is_null_wanted(core)
+            slot = normal_case.propose(core, is_null_wanted and timers.is_null_due(core, now))
             if slot is None:
                 break
             if slot.accepted == NULL_REQUEST:
                 timers.on_null_proposed(core, now)
             self._advance(slot)
-        core.timers.is_null_waiting = normal_case.may_propose(core) and recovery.is_null_wanted(
-            core
-        )
+            is_null_wanted = False
+        core.timers.is_null_waiting = is_null_wanted
 
     def _take_output(self) -> Output:
-        for client, replies in self.core.replies.items():
-            for chunk in _chunks(replies):
-                self.core.send(client, self.core.sign(Replies(chunk, self.core.index)))
-        self.core.replies = {}
-        output = self.core.output
-        output.deadline = timers.deadline(self.core)
-        self.core.output = Output()
+        core = self.core
+        if core.replies:
+            for client, replies in core.replies.items():
+                for chunk in _chunks(replies):
+                    core.send(client, core.sign(Replies(chunk, core.index)))
+            core.replies = {}
+        output = core.output
+        output.deadline = timers.deadline(core)
+        core.output = Output()
         return output
 
 

@@ -20,24 +20,36 @@ def update(core: Core, now: float, are_nulls_owed: bool) -> None:
     A RECOVER is timed as if it were the only request of a client; the null requests that are owed
     up to some T, as one whose number is the next sequence number.
     """
-    lowest_numbers = {c: core.pending.numbers(c)[0] for c in core.pending.clients()}
-    for signed in core.recover_requests.values():
-        lowest_numbers[RECOVERY + signed.signer] = RECOVER_NUMBER
-    if are_nulls_owed:
-        lowest_numbers[RECOVERY] = core.executed + 1
+    timers = core.timers
+    timed = core.pending.lowest
+    if core.recover_requests or are_nulls_owed:
+        timed = _with_recoveries(core, are_nulls_owed)
+    if timed == timers.timed:
+        return
+    timed = dict(timed)
     waiting: dict[str, tuple[int, float]] = {}
-    for client, lowest in lowest_numbers.items():
-        earlier = core.timers.waiting.get(client)
-        same = earlier is not None and earlier[0] == lowest
-        waiting[client] = earlier if same and earlier is not None else (lowest, now)
-    core.timers.waiting = waiting
+    for client in sorted(timed):
+        earlier = timers.waiting.get(client)
+        is_same = earlier is not None and earlier[0] == timed[client]
+        waiting[client] = earlier if is_same and earlier is not None else (timed[client], now)
+    timers.timed = timed
+    timers.waiting = waiting
     # A number that was handed on stays so while a lower one of its client goes before it.
-    core.timers.forwarded = {
+    timers.forwarded = {
         (client, number)
-        for client, number in core.timers.forwarded
+        for client, number in timers.forwarded
         if core.pending.has(client, number)
-        or (client.startswith(RECOVERY) and client in waiting and waiting[client][0] == number)
+        or (client.startswith(RECOVERY) and timed.get(client) == number)
     }
+
+
+def _with_recoveries(core: Core, are_nulls_owed: bool) -> dict[str, int]:
+    timed = dict(core.pending.lowest)
+    for signed in core.recover_requests.values():
+        timed[RECOVERY + signed.signer] = RECOVER_NUMBER
+    if are_nulls_owed:
+        timed[RECOVERY] = core.executed + 1
+    return timed
 
 
 def on_view_entered(core: Core, now: float) -> None:
@@ -112,18 +124,18 @@ def on_null_proposed(core: Core, now: float) -> None:
 
 def deadline(core: Core) -> float:
     """When there is something to do at the latest."""
-    deadlines = [core.status_due]
+    due = core.status_due
     timers = core.timers
     if timers.is_null_waiting:
-        deadlines.append(timers.null_due)
+        due = min(due, timers.null_due)
     if not core.has_entered:
         if timers.view_change_due is not None:
-            deadlines.append(timers.view_change_due)
-    elif _is_judging(core):
+            due = min(due, timers.view_change_due)
+    elif timers.waiting and _is_judging(core):
         for client, (lowest, since) in timers.waiting.items():
             is_forwarded = (client, lowest) in timers.forwarded
-            deadlines.append(since + timers.timeout / (1 if is_forwarded else 2))
-    return min(deadlines)
+            due = min(due, since + timers.timeout / (1 if is_forwarded else 2))
+    return due
 
 
 def _is_judging(core: Core) -> bool:
