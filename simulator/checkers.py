@@ -33,7 +33,6 @@ from pbft.ports import (
     SavedBody,
     SavedEntry,
     SavedMessage,
-    Verify,
 )
 from simulator.build_checker import BuildChecker
 from simulator.history import ExecutedBatch, History, effect_digest
@@ -47,6 +46,7 @@ from simulator.word_checker import WordChecker
 
 # Of the turns of a deep run, those that are looked at with a picture before and after.
 PICTURED_EVERY = 13
+REPAIRS = ("diverged", "state_transferred")
 
 
 class Checkers:
@@ -57,7 +57,7 @@ class Checkers:
         seed: int,
         cluster: Cluster,
         scheduler: Scheduler,
-        verify: Verify,
+        reader: Reader,
         builds: BuildChecker,
         *,
         is_deep: bool,
@@ -66,7 +66,7 @@ class Checkers:
         self._seed = seed
         self._cluster = cluster
         self._scheduler = scheduler
-        self._reader = Reader(cluster, verify)
+        self._reader = reader
         self._builds = builds
         self._is_deep = is_deep
         self._picture: tuple[object, ...] | None = None
@@ -109,15 +109,17 @@ class Checkers:
         core = process.replica.core
         standing = self._standing[process.name]
         executed_before = standing.executed
-        for index, output in enumerate(outputs):
+        caused = 0
+        for output in outputs:
+            caused += len(output.messages)
             for notice in output.notices:
-                if notice.event in ("diverged", "state_transferred"):
+                if notice.event in REPAIRS:
                     self._check_repair(process, notice)
             if output.records or output.deliveries:
-                is_own_decision = has_expired and index == len(outputs) - 1
+                is_own_decision = has_expired and output is outputs[-1]
                 self._check_records(process, standing, output, is_own_decision)
-            for evidence in output.evidence:
-                self._check_evidence(process, evidence)
+            if output.evidence:
+                self._check_evidence(process, output.evidence)
         self._check_position(process, core, standing)
         if standing.executed > executed_before:
             self._check_state(process, core)
@@ -127,8 +129,7 @@ class Checkers:
         deadline = outputs[-1].deadline
         if deadline is None or deadline > now + core.settings.status_seconds + 1e-6:
             self.violate("30 a timer is armed", f"{process.name}: {deadline} at {now}")
-        caused = sum(len(output.messages) for output in outputs)
-        if caused > self._caused_max * max(1, len(outputs)):
+        if caused > self._caused_max * len(outputs):
             self.violate("29 bounded amplification", f"{process.name}: {caused} at once")
 
     def _check_repair(self, process: Process, notice: Notice) -> None:
@@ -242,12 +243,16 @@ class Checkers:
                 f"{process.name} joins {message.view}, no correct replica left",
             )
 
-    def _check_evidence(self, process: Process, evidence: Evidence) -> None:
-        proof = check_evidence(evidence.first, evidence.second, self._cluster, self._reader.verify)
-        if isinstance(proof, Refusal):
-            self.violate("35 evidence is true", f"{process.name}: {proof.reason}")
-        elif self._builds.is_correct(evidence.first.signer):
-            self.violate("35 evidence is true", f"{process.name} against a correct one: {proof}")
+    def _check_evidence(self, process: Process, found: list[Evidence]) -> None:
+        for evidence in found:
+            first, second = evidence.first, evidence.second
+            proof = check_evidence(first, second, self._cluster, self._reader.verify)
+            if isinstance(proof, Refusal):
+                self.violate("35 evidence is true", f"{process.name}: {proof.reason}")
+            elif self._builds.is_correct(first.signer):
+                self.violate(
+                    "35 evidence is true", f"{process.name} against a correct one: {proof}"
+                )
 
     def _check_execution(
         self, process: Process, record: Executed, deliveries: list[ExecutedRequest]

@@ -2,9 +2,10 @@
 
 from typing import get_args
 
-from pbft.codec import MalformedMessage, decode_message
+from pbft.codec import MalformedMessage
 from pbft.core import Core, ReplicaStatus
 from pbft.messages import AnyMessage, Hello
+from simulator.reader import Decode
 
 MALFORMED = "Malformed"
 REGIONS = ("collected", "stable", "executed", "next", "open", "above")
@@ -36,37 +37,44 @@ def all_cells() -> list[str]:
 class Coverage:
     """How often each cell was seen."""
 
-    def __init__(self) -> None:
-        self.cells: dict[str, int] = {}
-        self._decoded: dict[bytes, AnyMessage | None] = {}
-        self._names: dict[tuple[str, str, bool, str, str], str] = {}
+    def __init__(self, decode: Decode) -> None:
+        self._decode = decode
+        self._counts: dict[tuple[str, ReplicaStatus, bool, str, str], int] = {}
+        # payload -> type, and view and sequence where cells tell them apart
+        self._facts: dict[bytes, tuple[str, int | None, int | None]] = {}
 
     def see(self, core: Core, payload: bytes) -> None:
         """This payload comes to a replica in this state."""
-        decoded = self._decoded
-        if payload in decoded:
-            message = decoded[payload]
-        else:
-            try:
-                message = decode_message(payload)
-            except MalformedMessage:
-                message = None
-            decoded[payload] = message
-        kind = type(message).__name__ if message is not None else MALFORMED
-        view = getattr(message, "view", None)
-        sequence = getattr(message, "sequence", None) if kind in _WITH_REGIONS else None
+        facts = self._facts.get(payload)
+        if facts is None:
+            facts = self._facts[payload] = self._read(payload)
+        kind, view, sequence = facts
+        own = core.view
         key = (
             kind,
-            core.status.value,
+            core.status,
             core.is_primary,
-            "-" if view is None else "<" if view < core.view else ">" if view > core.view else "=",
+            "-" if view is None else "<" if view < own else ">" if view > own else "=",
             "-" if sequence is None else region(core, sequence),
         )
-        name = self._names.get(key)
-        if name is None:
-            role = "primary" if core.is_primary else "backup"
-            name = self._names[key] = f"{kind} {key[1]} {role} view{key[3]} {key[4]}"
-        self.cells[name] = self.cells.get(name, 0) + 1
+        self._counts[key] = self._counts.get(key, 0) + 1
+
+    def _read(self, payload: bytes) -> tuple[str, int | None, int | None]:
+        try:
+            message = self._decode(payload)
+        except MalformedMessage:
+            return MALFORMED, None, None
+        kind = type(message).__name__
+        sequence = getattr(message, "sequence", None) if kind in _WITH_REGIONS else None
+        return kind, getattr(message, "view", None), sequence
+
+    @property
+    def cells(self) -> dict[str, int]:
+        """Cell -> how often."""
+        return {
+            f"{kind} {status.value} {'primary' if is_primary else 'backup'} view{view} {region}": n
+            for (kind, status, is_primary, view, region), n in self._counts.items()
+        }
 
 
 def region(core: Core, sequence: int) -> str:

@@ -1,7 +1,7 @@
 """The network: directed links that delay, lose, repeat, reorder, cut and corrupt."""
 
-import math
 from collections.abc import Callable, Sequence
+from math import log
 
 import msgspec
 
@@ -40,11 +40,23 @@ class LinkFaults(msgspec.Struct, frozen=True, kw_only=True):
 class Link:
     """One direction between two members."""
 
-    __slots__ = ("chance", "in_flight", "is_cut", "last_arrival", "old", "receiver", "sender")
+    __slots__ = (
+        "chance",
+        "in_flight",
+        "is_cut",
+        "last_arrival",
+        "mark",
+        "name",
+        "old",
+        "receiver",
+        "sender",
+    )
 
     def __init__(self, seed: int, sender: str, receiver: str) -> None:
         self.sender = sender
         self.receiver = receiver
+        self.name = f"{sender} > {receiver}"
+        self.mark = self.name.encode()
         self.chance: Chance = stream(seed, f"link {sender}>{receiver}")
         self.is_cut = False
         self.in_flight = 0
@@ -95,7 +107,9 @@ class Network:
 
     def send(self, sender: str, receiver: str, envelope: Envelope) -> None:
         """Take a message; what becomes of it is chance."""
-        link = self._links.get((sender, receiver)) or self.link(sender, receiver)
+        link = self._links.get((sender, receiver))
+        if link is None:
+            link = self.link(sender, receiver)
         if link.is_cut:
             self._count("cut")
             return
@@ -107,26 +121,22 @@ class Network:
         if faults.in_flight_max and link.in_flight >= faults.in_flight_max:
             self._count("overflowed")
             return
-        self._schedule(link, envelope)
+        delay = faults.delay_seconds - faults.delay_mean_seconds * log(1 - chance.random())
+        if faults.spikes and chance.random() < faults.spikes:
+            self._count("spikes")
+            delay += 1 + 5 * chance.random()
+        scheduler = self._scheduler
+        arrival = scheduler.now + int(delay * SECOND)
+        if faults.in_order:
+            arrival = link.last_arrival = max(arrival, link.last_arrival)
+        link.in_flight += 1
+        scheduler.at(arrival, self._arrive, link, envelope, True)
         if faults.repetition and chance.random() < faults.repetition:
             self._count("repeated")
             delay = int(chance.random() * REPEATED_WITHIN_SECONDS * SECOND)
             self._scheduler.at(self._scheduler.now + delay, self._arrive, link, envelope, False)
         if faults.replay:
             self._replay(link, envelope)
-
-    def _schedule(self, link: Link, envelope: Envelope) -> None:
-        faults = self.faults
-        chance = link.chance
-        delay = faults.delay_seconds - faults.delay_mean_seconds * math.log(1 - chance.random())
-        if faults.spikes and chance.random() < faults.spikes:
-            self._count("spikes")
-            delay += 1 + 5 * chance.random()
-        arrival = self._scheduler.now + int(delay * SECOND)
-        if faults.in_order:
-            arrival = link.last_arrival = max(arrival, link.last_arrival)
-        link.in_flight += 1
-        self._scheduler.at(arrival, self._arrive, link, envelope, True)
 
     def _replay(self, link: Link, envelope: Envelope) -> None:
         if link.old and link.chance.random() < self.faults.replay:
@@ -150,11 +160,11 @@ class Network:
             self._count("cut")
             return
         if not self.faults.on_the_wire:
-            self._trace.message("", link.sender, link.receiver, envelope)
+            self._trace.arrival(link.name, link.mark, envelope)
             self._deliver(link.sender, link.receiver, envelope)
             return
         for received in self._over_the_wire(link, envelope):
-            self._trace.message("", link.sender, link.receiver, received)
+            self._trace.arrival(link.name, link.mark, received)
             self._deliver(link.sender, link.receiver, received)
 
     def _over_the_wire(self, link: Link, envelope: Envelope) -> tuple[Envelope, ...]:

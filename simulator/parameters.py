@@ -80,6 +80,9 @@ def draw(seed: int, replicas: int | None = None) -> Parameters:
     interval = chance.choice((2, 4, 8))
     timeout = chance.choice((1.0, 2.0, 4.0))
     byzantine, rotten, wiped = _faulty(chance, size)
+    # An order takes longer than the first timeout, so that it has to grow: few requests, for each
+    # costs failed views.
+    is_slow = size == 4 and chance.happens(0.06)
     faulty = sorted({*byzantine, *rotten, *wiped})
     return Parameters(
         seed=seed,
@@ -89,13 +92,13 @@ def draw(seed: int, replicas: int | None = None) -> Parameters:
         client_window=chance.choice((2, 8, 64)),
         pipeline_depth=chance.choice((1, 2, 4, 8)),
         batch_bytes_max=chance.choice((600, 2000, 2 * 1024 * 1024)),
-        status_seconds=chance.choice((0.3, 1.0)) if size == 4 else 1.0,
+        status_seconds=chance.choice((0.3, 1.0, 1.0)) if size == 4 else 1.0,
         view_change_seconds=timeout,
         gateways=chance.randint(1, 3),
         workload=Workload(
-            requests=chance.randint(3, 16),
+            requests=chance.randint(1, 4 if is_slow else 16),
             builds=chance.choice((0.0, 0.2, 0.5)),
-            spread_seconds=chance.choice((0.5, 4.0, 8.0)),
+            spread_seconds=chance.choice((0.5, 2.0, 8.0)),
         ),
         links=_links(chance),
         processes=ProcessFaults(
@@ -114,9 +117,8 @@ def draw(seed: int, replicas: int | None = None) -> Parameters:
         rotten=rotten,
         wiped=wiped,
         left_out=tuple(i for i in faulty if chance.happens(0.3)),
-        safety_seconds=chance.choice((5.0, 10.0, 20.0)),
-        # The last: an order takes longer than the first timeout, so that it has to grow.
-        healed_delay_seconds=chance.choice((0.02, 0.1, 1.2 * timeout if size == 4 else 0.1)),
+        safety_seconds=chance.choice((2.0, 5.0, 10.0, 20.0)),
+        healed_delay_seconds=1.2 * timeout if is_slow else chance.choice((0.02, 0.02, 0.1, 0.3)),
         deadline_seconds=chance.choice((3, 8)),
         open_builds_max=chance.choice((3, 64)),
         closing_builds_max=chance.choice((2, 8)),

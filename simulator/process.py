@@ -14,6 +14,7 @@ from ci.application import BuildApplication
 from ci.ballots import Key
 from ci.limits import Limits
 from ci.operations import Ballot
+from pbft.authentication import Authenticator
 from pbft.core import Settings
 from pbft.genesis import Cluster
 from pbft.messages import Envelope, Signed
@@ -55,13 +56,13 @@ class Observer(Protocol):
     """Who looks at everything that an instance does: the checkers."""
 
     def before_turn(self, process: "Process", inbox: list[Envelope]) -> None:
-        """The core is about to be fed."""
+        """The core is about to be fed; only for processes that were made with `looks_before`."""
 
     def on_turn(self, process: "Process", outputs: list[Output], has_expired: bool) -> None:
         """The core was fed and gave this back; nothing is saved yet."""
 
     def on_saved(self, process: "Process") -> None:
-        """The turn is on disk; its messages leave now."""
+        """A turn with records is on disk; its messages leave now."""
 
     def on_boot(self, process: "Process", restored: Output) -> None:
         """The process started from its disk."""
@@ -82,6 +83,7 @@ class World(msgspec.Struct, frozen=True):
     scheduler: Scheduler
     trace: Trace
     signatures: Signatures
+    authenticator: Authenticator
     truth: BuildTruth
     faults: ProcessFaults
 
@@ -90,7 +92,7 @@ class Process:
     """A replica's machine: its disk outlives its crashes.
 
     send: (process, message) for everything that leaves, own words after they are saved.
-    connect: the process is up and wants its links.
+    connect: the process is up and wants its links. looks_before: call `before_turn` too.
     """
 
     def __init__(
@@ -102,6 +104,8 @@ class Process:
         send: Callable[["Process", Send], None],
         connect: Callable[["Process"], None],
         told: Callable[[Ballot], Ballot] = lambda ballot: ballot,
+        *,
+        looks_before: bool = False,
     ) -> None:
         self.world = world
         self.name = name
@@ -129,6 +133,8 @@ class Process:
         self._is_written = False
         self._free_at = 0
         self._turn_is_due = False
+        self._busy = int(world.faults.turn_seconds * SECOND)
+        self._looks_before = looks_before
 
     @property
     def is_up(self) -> bool:
@@ -178,8 +184,10 @@ class Process:
         statements = self.disk.statements
         application = BuildApplication(world.cluster, world.limits, statements.get)
         sign, verify = world.signatures.signer(self.name), world.signatures.verify
-        settings = world.settings
-        return Replica(world.cluster, self.name, sign, verify, application, settings), application
+        replica = Replica(world.cluster, self.name, sign, verify, application, world.settings)
+        # A payload is read once in this world, not once per replica.
+        replica.core.authenticator = world.authenticator
+        return replica, application
 
     def _begin(self, replica: Replica, application: BuildApplication) -> None:
         self.replica = replica
@@ -302,7 +310,8 @@ class Process:
         now = self.clock.seconds(self.world.scheduler.now)
         inbox, self._inbox = self._inbox, []
         greet, self._greet = self._greet, {}
-        self._observer.before_turn(self, inbox)
+        if self._looks_before:
+            self._observer.before_turn(self, inbox)
         outputs: list[Output] = []
         doing = "greet"
         try:
@@ -323,16 +332,20 @@ class Process:
         deadline = outputs[-1].deadline
         if deadline is not None:
             self._deadline = deadline
-        if self.world.faults.turn_seconds:
-            busy = int(self.world.faults.turn_seconds * SECOND)
-            self._free_at = self.world.scheduler.now + busy
+        if self._busy:
+            self._free_at = self.world.scheduler.now + self._busy
         self._observer.on_turn(self, outputs, doing == "expire")
         self._outputs = outputs
-        self._save()
+        if len(outputs) == 1 and not outputs[0].records:
+            self._finish()
+        else:
+            self._save()
 
     def _save(self) -> None:
         assert self._outputs is not None
-        records: list[Record] = [record for output in self._outputs for record in output.records]
+        records: list[Record] = []
+        for output in self._outputs:
+            records += output.records
         if not records:
             self._finish()
             return
@@ -389,17 +402,23 @@ class Process:
         """Everything is on disk: send, apply, arm."""
         outputs, self._outputs = self._outputs, None
         assert outputs is not None
-        self._observer.on_saved(self)
-        is_last = self.crash_point is CrashPoint.WHILE_SENDING
-        messages = [send for output in outputs for send in output.messages]
-        if is_last and messages:
+        messages: list[Send] = []
+        has_records = has_deliveries = False
+        for output in outputs:
+            messages += output.messages
+            has_records = has_records or bool(output.records)
+            has_deliveries = has_deliveries or bool(output.deliveries)
+        if has_records:
+            self._observer.on_saved(self)
+        is_last = bool(messages) and self.crash_point is CrashPoint.WHILE_SENDING
+        if is_last:
             messages = messages[: self.chance.randrange(len(messages))]
         for send in messages:
             self._send(self, send)
-        if is_last and any(output.messages for output in outputs):
+        if is_last:
             self._crash_here()
             return
-        if any(output.deliveries for output in outputs) and self._ballots is not None:
+        if has_deliveries and self._ballots is not None:
             now = self.world.scheduler.now
             self._ballots.update(self.clock.seconds(now))
         self._arm()

@@ -9,6 +9,7 @@ from pbft.ports import Notice
 from simulator.scheduler import SECOND, Scheduler
 
 _DIGEST_SHOWN = 8
+PIECES_MAX = 1024
 
 
 class Trace:
@@ -17,33 +18,45 @@ class Trace:
     def __init__(self, scheduler: Scheduler, tell: Callable[[str], None] | None = None) -> None:
         self._scheduler = scheduler
         self._hasher = hashlib.sha256()
+        # What is not hashed yet: hashing a lot at once is cheaper.
+        self._pieces: list[bytes] = []
         self._tell = tell
+        self.is_read = tell is not None
 
     @property
     def digest(self) -> str:
         """The digest of everything so far, in hex."""
+        self._drain()
         return self._hasher.hexdigest()
 
-    def message(self, verb: str, sender: str, receiver: str, envelope: Envelope) -> None:
-        """A message was delivered, lost, forged ..."""
+    def _drain(self) -> None:
+        self._hasher.update(b"".join(self._pieces))
+        self._pieces.clear()
+
+    def arrival(self, link: str, mark: bytes, envelope: Envelope) -> None:
+        """A message was delivered over that link; mark: the link's name for the chain."""
         signed = envelope.signed
-        self._hasher.update(b"%d %b %b>%b " % (
-            self._scheduler.now, verb.encode(), sender.encode(), receiver.encode(),
-        ))  # fmt: skip
-        self._hasher.update(signed.signature)
-        self._hasher.update(signed.payload)
+        pieces = self._pieces
+        pieces += (
+            self._scheduler.now.to_bytes(8, "big"),
+            mark,
+            signed.signature,
+            signed.payload,
+        )
+        if len(pieces) > PIECES_MAX:
+            self._drain()
         if self._tell is not None:
-            self._say(f"{verb} {sender} > {receiver}: {in_words(envelope)}")
+            self._say(f"{link}: {in_words(envelope)}")
 
     def event(self, text: str) -> None:
         """Something else happened."""
-        self._hasher.update(b"%d %b\n" % (self._scheduler.now, text.encode()))
+        self._pieces.append(b"%d %b\n" % (self._scheduler.now, text.encode()))
         if self._tell is not None:
             self._say(text)
 
     def note(self, name: str, notice: Notice) -> None:
         """A notice of a replica: it follows from the rest, and is not part of the chain."""
-        if self._tell is not None:
+        if self.is_read:
             details = " ".join(f"{key}={value}" for key, value in notice.details.items())
             self._say(f"  {name}: {notice.event} {details}")
 

@@ -19,9 +19,9 @@ class Scheduler:
 
     def at(self, time: int, action: Callable[..., None], *arguments: Any) -> None:
         """Do this at that time, at once if that is past."""
-        self._order += 1
-        when = time if time > self.now else self.now
-        heapq.heappush(self._heap, (when, self._order, action, arguments))
+        self._order = order = self._order + 1
+        now = self.now
+        heapq.heappush(self._heap, (time if time > now else now, order, action, arguments))
 
     def after(self, delay: float, action: Callable[..., None], *arguments: Any) -> None:
         """Do this so many seconds from now."""
@@ -35,6 +35,15 @@ class Scheduler:
         self.events += 1
         action(*arguments)
         return True
+
+    def run_until(self, end: int, events_max: int) -> None:
+        """Do everything up to that time, but stop once there were more events than that in all."""
+        heap = self._heap
+        pop = heapq.heappop
+        while heap and heap[0][0] <= end and self.events <= events_max:
+            self.now, _, action, arguments = pop(heap)
+            self.events += 1
+            action(*arguments)
 
     @property
     def next_time(self) -> int | None:

@@ -46,6 +46,8 @@ class WordChecker:
         self._reader = reader
         self._builds = builds
         self._views = views
+        # What each replica said before is checked: it may say it again.
+        self._said: dict[str, dict[bytes, None]] = {n: {} for n in cluster.replica_names}
 
     def on_sent(self, process: Process, send: Send) -> None:
         """A message leaves a correct replica."""
@@ -54,6 +56,10 @@ class WordChecker:
             if send.to is not None and self._cluster.replica_index(signed.signer) is None:
                 self._check_forwarding(process, signed, send.to)
             return
+        said = self._said[process.name]
+        if signed.payload in said:
+            return
+        said[signed.payload] = None
         try:
             message = self._reader.decode(signed.payload)
         except MalformedMessage as error:
