@@ -110,10 +110,22 @@ class Site:
             raise ApiError(404, "no such build here; GET /api/v1/builds lists those there are")
         return record
 
+    def replica(self, request: web.Request) -> str:
+        """The replica that the path names. Raises ApiError."""
+        replica = request.match_info["replica"]
+        if self.cluster.replica_index(replica) is None:
+            names = ", ".join(self.cluster.replica_names)
+            raise ApiError(404, f"no replica of that name; there are {names}")
+        return replica
+
     def view(self, record: BuildRecord) -> BuildView:
         """The build as it is shown."""
+        build = record.build
         return build_view(
-            record, self.archive.ballots(record.build), self.archive.replies(record.build)
+            record,
+            self.archive.ballots(build),
+            self.archive.replies(build),
+            self.collector.states(build),
         )
 
     async def fresh_view(self, record: BuildRecord) -> BuildView:
@@ -261,10 +273,7 @@ async def show_log(site: Site, request: web.Request) -> web.StreamResponse:
     A build's output is a stranger's text: it is never shown as anything but plain text.
     """
     record = site.record(request)
-    replica = request.match_info["replica"]
-    if site.cluster.replica_index(replica) is None:
-        names = ", ".join(site.cluster.replica_names)
-        raise ApiError(404, f"no replica of that name; there are {names}")
+    replica = site.replica(request)
     ballots = site.archive.ballots(record.build)
     if not any(ballot.replica == replica and ballot.log_archived for ballot in ballots):
         raise ApiError(404, f"no log of {replica} is archived (yet): it has to match its ballot")

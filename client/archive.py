@@ -65,6 +65,19 @@ class BallotRecord(msgspec.Struct, frozen=True):
     log_archived: bool
 
 
+class StateRecord(msgspec.Struct, frozen=True):
+    """What a replica said last of a build that it has cast no ballot on.
+
+    state: its own words, None: it never said any. seen_at: when, seconds since 1970.
+    problem: why its last answer was none; None: it answers.
+    """
+
+    replica: str
+    state: str | None
+    seen_at: float | None
+    problem: str | None
+
+
 _COLUMNS = (
     "number, build, repository, branch, commit_hex, detail, refused, request, statement, "
     "received_at, resolved_at, signed_at, opened_at, decided_at, collected"
@@ -153,6 +166,22 @@ class Archive:
         self._database.write(
             "UPDATE ballots SET log_archived = 1 WHERE build = ? AND replica = ?", (build, replica)
         )
+
+    def put_state(self, build: bytes, state: StateRecord) -> None:
+        """Keep what a replica said last; a later one replaces it."""
+        self._database.write(
+            "INSERT OR REPLACE INTO replica_states VALUES (?, ?, ?, ?, ?)",
+            (build, state.replica, state.state, state.seen_at, state.problem),
+        )
+
+    def states(self, build: bytes) -> list[StateRecord]:
+        """What is kept of what replicas without a ballot said, by replica."""
+        rows = self._database.rows(
+            "SELECT replica, state, seen_at, problem FROM replica_states WHERE build = ? "
+            "ORDER BY replica",
+            (build,),
+        )
+        return [StateRecord(*row) for row in rows]
 
     def get(self, build: bytes) -> BuildRecord | None:
         """The record of a build, or None."""

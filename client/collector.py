@@ -8,12 +8,15 @@ its replica's ballot names. What is late (a replica that is down) is asked for a
 import asyncio
 import hashlib
 import logging
+import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
+import msgspec
+
 from ci.limits import Limits
 from ci.operations import Finding, Outcome
-from client.archive import Archive, BallotRecord
+from client.archive import Archive, BallotRecord, StateRecord
 from client.database import Database, StorageFailed
 from client.nodes import NodeFailed, Nodes, NotThere, ServedBuild
 from client.view import accepted_verdict, checked_ballot, read_ballot
@@ -30,6 +33,8 @@ CANCELLED_SECONDS = 10.0
 ROUNDS_AT_ONCE_MAX = 8
 GLANCE_SECONDS = 2.0
 GLANCES_KEPT = 1024
+# A node's own words; they are shown on one line.
+STATE_CHARACTERS_MAX = 300
 # The kept log is at most log_bytes_max and one line that says what was left out.
 LOG_BYTES_EXTRA = 4096
 
@@ -51,6 +56,8 @@ class Collector:
         self._rounds = asyncio.Semaphore(ROUNDS_AT_ONCE_MAX)
         self._following: dict[bytes, asyncio.Task[None]] = {}
         self._glanced: dict[bytes, float] = {}
+        # What each replica said last of a build, by build: of the builds that were looked at last.
+        self._states: dict[bytes, dict[str, StateRecord]] = {}
 
     def follow(self, build: bytes) -> None:
         """Collect everything of a decided build, in the background."""
@@ -72,6 +79,12 @@ class Collector:
         except StorageFailed as error:
             _log.error("%s", error)
 
+    def states(self, build: bytes) -> list[StateRecord]:
+        """What each replica said last of a build; of one that was never asked, nothing."""
+        said = {state.replica: state for state in self._archive.states(build)}
+        said.update(self._states.get(build, {}))
+        return [said.get(name, StateRecord(name, None, None, None)) for name in self._nodes.names]
+
     async def close(self) -> None:
         """Stop; the next start goes on."""
         tasks = list(self._following.values())
@@ -91,10 +104,14 @@ class Collector:
             patience = CANCELLED_SECONDS
         until = loop.time() + patience
         delay = AGAIN_SECONDS
+        is_first = True
         while True:
             try:
                 async with self._rounds:
                     is_complete = await self._round(build, verdict.opened)
+                if is_first and verdict.outcome is Outcome.DISPUTED:
+                    self._keep_states(build)
+                is_first = False
                 if is_complete or loop.time() >= until:
                     with self._database.transaction():
                         self._archive.note_collected(build)
@@ -122,11 +139,12 @@ class Collector:
             return_exceptions=True,
         )
         served: list[ServedBuild] = []
-        for answer in answers:
+        for name, answer in zip(self._nodes.names, answers, strict=True):
             if isinstance(answer, ServedBuild):
                 served.append(answer)
             elif not isinstance(answer, NodeFailed):
                 raise answer
+            self._note_state(build, name, answer)
         if opened is None:
             opened = self._agreed_opening(served)
         if opened is None:
@@ -144,6 +162,27 @@ class Collector:
             with self._database.transaction():
                 for replica, signed in new:
                     self._archive.put_ballot(build, replica, signed)
+
+    def _note_state(self, build: bytes, replica: str, answer: ServedBuild | NodeFailed) -> None:
+        states = self._states.setdefault(build, {})
+        if len(self._states) > GLANCES_KEPT:
+            del self._states[next(iter(self._states))]
+        if isinstance(answer, ServedBuild):
+            state = answer.state[:STATE_CHARACTERS_MAX]
+            states[replica] = StateRecord(replica, state, time.time(), None)
+        elif isinstance(answer, NotThere):
+            states[replica] = StateRecord(replica, "does not know the build", time.time(), None)
+        else:
+            last = states.get(replica, StateRecord(replica, None, None, None))
+            states[replica] = msgspec.structs.replace(last, problem=str(answer))
+
+    def _keep_states(self, build: bytes) -> None:
+        """Archive what those were doing who had cast no ballot when the others gave up."""
+        cast = {ballot.replica for ballot in self._archive.ballots(build)}
+        with self._database.transaction():
+            for state in self.states(build):
+                if state.replica not in cast:
+                    self._archive.put_state(build, state)
 
     def _agreed_opening(self, served: Sequence[ServedBuild]) -> int | None:
         counted = Counter(answer.opened for answer in served).most_common(1)

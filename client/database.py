@@ -16,7 +16,7 @@ from typing import Any
 
 from common.config import ConfigError
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 # "PBFT" in ASCII: says in the file's header whose format the version counts.
 APPLICATION_ID = 0x50424654
 FILE_NAME = "gateway.sqlite"
@@ -79,6 +79,14 @@ CREATE TABLE ballots (
     replica TEXT NOT NULL,
     signed BLOB NOT NULL,
     log_archived INTEGER NOT NULL DEFAULT 0,
+    PRIMARY KEY (build, replica)
+) WITHOUT ROWID;
+CREATE TABLE replica_states (
+    build BLOB NOT NULL,
+    replica TEXT NOT NULL,
+    state TEXT,
+    seen_at REAL,
+    problem TEXT,
     PRIMARY KEY (build, replica)
 ) WITHOUT ROWID;
 CREATE TABLE results (

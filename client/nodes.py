@@ -12,13 +12,16 @@ from typing import Any, Self, TypeVar
 import aiohttp
 import msgspec
 
-from common.bounded_http import NoAnswer, NotInTime, ask, bounded_session, decode_json
+from common.bounded_http import Answer, NoAnswer, NotInTime, ask, bounded_session, decode_json
 from common.config import Address
+from common.log_pieces import ServedPiece, read_piece
 from pbft.ports import Entry
 
 ANSWER_TIMEOUT_SECONDS = 10.0
 STATUS_TIMEOUT_SECONDS = 2.0
 LOG_TIMEOUT_SECONDS = 60.0
+# A node gives 256 KiB at a time.
+LOG_PIECE_BYTES_MAX = 1024 * 1024
 STATUS_BYTES_MAX = 1024 * 1024
 BUILD_BYTES_MAX = 4 * 1024 * 1024
 # A page has at most 500 entries; an entry is at most as large as a request, and mostly far less.
@@ -154,6 +157,29 @@ class Nodes:
         )
         return decode_answer(data, ServedLedgerProof, replica)
 
+    async def log_piece(
+        self, replica: str, build: bytes, opened: int, offset: int, wait_seconds: int
+    ) -> ServedPiece:
+        """What a node has of its log from that byte on; it waits so long for more.
+
+        Raises NodeFailed.
+        """
+        query = {"opened": str(opened), "from": str(offset), "wait": str(wait_seconds)}
+        answer = await self._ask(
+            replica,
+            f"/builds/{build.hex()}/log",
+            query,
+            LOG_PIECE_BYTES_MAX,
+            wait_seconds + ANSWER_TIMEOUT_SECONDS,
+        )
+        try:
+            served = read_piece(answer.headers, answer.data)
+        except ValueError as error:
+            raise NodeFailed(f"{replica}: an answer that cannot be read: {error}") from error
+        if served.piece.data and served.piece.offset < offset:
+            raise NodeFailed(f"{replica}: its answer begins before what was asked for")
+        return served
+
     async def status(self, replica: str) -> dict[str, Any]:
         """GET /pbft/status. Raises NodeFailed."""
         data = await self._get(
@@ -206,6 +232,16 @@ class Nodes:
         bytes_max: int,
         timeout_seconds: float,
     ) -> bytes:
+        return (await self._ask(replica, path, query, bytes_max, timeout_seconds)).data
+
+    async def _ask(
+        self,
+        replica: str,
+        path: str,
+        query: Mapping[str, str],
+        bytes_max: int,
+        timeout_seconds: float,
+    ) -> Answer:
         assert self._session is not None, "used outside its context"
         try:
             answer = await ask(
@@ -223,7 +259,7 @@ class Nodes:
             raise NotThere(f"{replica}: has no {path}")
         if answer.status != 200:
             raise NodeFailed(f"{replica}: {path} was answered with {answer.status}")
-        return answer.data
+        return answer
 
 
 def decode_answer(data: bytes, kind: type[_Answer], replica: str) -> _Answer:

@@ -1,7 +1,7 @@
-"""The gateway's pages for people: all builds, and one build with what each replica found.
+"""The gateway's pages for people: all builds, one build with what each replica found, its logs.
 
-Rendered here, without JavaScript; all text from outside is escaped by the template engine, and
-a strict Content-Security-Policy stands behind that.
+Rendered here; only a log that grows needs JavaScript, some lines of our own. All text from outside
+is escaped by the template engine, and a strict Content-Security-Policy stands behind that.
 """
 
 import functools
@@ -14,13 +14,13 @@ import msgspec
 from aiohttp import web
 
 from client.api import ApiError, Handler, Site
-from client.view import BallotView, BuildStatus, BuildView
+from client.view import BallotView, BuildStatus, BuildView, ReplicaView
 
 TEMPLATES = Path(__file__).parent / "templates"
-STYLE_FILE = Path(__file__).parent / "static" / "style.css"
+STATIC = Path(__file__).parent / "static"
 CONTENT_SECURITY_POLICY = (
-    "default-src 'none'; style-src 'self'; base-uri 'none'; form-action 'none'; "
-    "frame-ancestors 'none'"
+    "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; base-uri 'none'; "
+    "form-action 'none'; frame-ancestors 'none'"
 )
 HEADERS = {
     "Content-Security-Policy": CONTENT_SECURITY_POLICY,
@@ -39,6 +39,7 @@ class ReplicaRow(msgspec.Struct, frozen=True):
     stance: str
     has_log: bool
     is_signed: bool
+    state: ReplicaView | None
 
 
 def add_pages(application: web.Application, site: Site) -> None:
@@ -57,14 +58,18 @@ def add_pages(application: web.Application, site: Site) -> None:
 
     application.router.add_get("/", bound(pages.show_builds))
     application.router.add_get("/builds/{build}", bound(pages.show_build))
-    application.router.add_get("/static/style.css", pages.show_style)
+    application.router.add_get("/builds/{build}/log/{replica}", bound(pages.show_log))
+    application.router.add_get("/static/{file:style.css|log.js}", pages.show_static)
 
 
 class _Pages:
     def __init__(self, site: Site, environment: jinja2.Environment) -> None:
         self._site = site
         self._environment = environment
-        self._style = STYLE_FILE.read_bytes()
+        self._static = {
+            "style.css": ("text/css", (STATIC / "style.css").read_bytes()),
+            "log.js": ("text/javascript", (STATIC / "log.js").read_bytes()),
+        }
 
     async def show_builds(self, request: web.Request) -> web.Response:
         """GET /?after=<build>."""
@@ -95,9 +100,18 @@ class _Pages:
             verify_command=verify_command(self._site, build),
         )
 
-    async def show_style(self, request: web.Request) -> web.Response:
-        """GET /static/style.css."""
-        return web.Response(body=self._style, content_type="text/css", charset="utf-8")
+    async def show_log(self, request: web.Request) -> web.Response:
+        """GET /builds/<id>/log/<replica>: the log, followed while it grows."""
+        record = self._site.record(request)
+        replica = self._site.replica(request)
+        build = self._site.view(record)
+        return self.render("log.html", build=build, replica=replica, refresh_seconds=None)
+
+    async def show_static(self, request: web.Request) -> web.Response:
+        """GET /static/<file>."""
+        content_type, data = self._static[request.match_info["file"]]
+        headers = {"X-Content-Type-Options": "nosniff"}
+        return web.Response(body=data, content_type=content_type, charset="utf-8", headers=headers)
 
     def render(self, template: str, status: int = 200, **values: Any) -> web.Response:
         """A page of these values, with the headers that all pages have."""
@@ -123,6 +137,7 @@ async def _errors_as_page(
 def replica_rows(build: BuildView, replicas: tuple[str, ...]) -> list[ReplicaRow]:
     """One row for each replica of the cluster, whether it has said something or not. Pure."""
     ballots = {ballot.replica: ballot for ballot in build.ballots}
+    states = {row.replica: row for row in build.replicas}
     signed = {reply.replica for reply in build.replies if reply.agrees and reply.signed}
     rows = []
     for replica in replicas:
@@ -134,6 +149,7 @@ def replica_rows(build: BuildView, replicas: tuple[str, ...]) -> list[ReplicaRow
                 stance=_stance(build, replica, ballot),
                 has_log=replica in build.logs,
                 is_signed=replica in signed,
+                state=states.get(replica),
             )
         )
     return rows

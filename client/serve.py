@@ -11,12 +11,14 @@ from typing import NamedTuple
 
 from aiohttp import web
 
-from ci.limits import Limits, encode_limits
+from ci.limits import Limits, decode_limits, encode_limits
 from client.api import Site, add_routes, errors_as_json
 from client.archive import Archive
 from client.collector import Collector
 from client.database import Database
 from client.gateway import Gateway
+from client.live_logs import LiveLogs
+from client.log_api import LogApi
 from client.nodes import Nodes
 from client.pages import add_pages
 from client.resolve import Resolver
@@ -154,6 +156,8 @@ def make_runner(site: Site) -> web.AppRunner:
     """The HTTP application of a site, ready to listen."""
     application = web.Application(middlewares=[errors_as_json])
     add_routes(application, site)
+    limits = decode_limits(site.cluster.genesis.application)
+    LogApi(site, LiveLogs(limits, site.nodes, site.archive)).add_routes(application)
     add_pages(application, site)
     return web.AppRunner(
         application,

@@ -2,12 +2,13 @@
 
 import datetime
 import enum
+from collections.abc import Sequence
 
 import msgspec
 
 from ci.operations import Abstain, Ballot, CastBallot, Finding, MalformedOperation, decode_operation
 from ci.statement import FoundValue, InvalidStatement, VerdictFields, parse_statement
-from client.archive import BallotRecord, BuildRecord, ReplyRecord
+from client.archive import BallotRecord, BuildRecord, ReplyRecord, StateRecord
 from pbft.authentication import Authenticator
 from pbft.codec import MalformedMessage, decode_request, decode_signed
 from pbft.messages import Request
@@ -47,6 +48,20 @@ class BallotView(msgspec.Struct, frozen=True):
     abstains: str | None
 
 
+class ReplicaView(msgspec.Struct, frozen=True):
+    """What one replica does about a build, or did when it was last asked.
+
+    state: its ballot in words, else its own words; null: it never said anything. seen: when it
+    said so; null for a ballot. problem: why it gives no answer now.
+    """
+
+    replica: str
+    has_ballot: bool
+    state: str | None
+    seen: str | None
+    problem: str | None
+
+
 class ReplyView(msgspec.Struct, frozen=True):
     """One replica's reply: agrees with the accepted verdict, its signature over it holds."""
 
@@ -80,12 +95,16 @@ class BuildView(msgspec.Struct, frozen=True):
     detail: str | None
     # the replicas whose log can be downloaded here
     logs: tuple[str, ...]
+    replicas: tuple[ReplicaView, ...]
 
 
 def build_view(
-    record: BuildRecord, ballots: list[BallotRecord], replies: list[ReplyRecord]
+    record: BuildRecord,
+    ballots: list[BallotRecord],
+    replies: list[ReplyRecord],
+    states: Sequence[StateRecord] = (),
 ) -> BuildView:
-    """What people and programs are shown of a build."""
+    """What people and programs are shown of a build. states: of all replicas."""
     cast = {ballot.replica: read_ballot(ballot.signed) for ballot in ballots}
     return BuildView(
         id=record.build.hex(),
@@ -108,7 +127,13 @@ def build_view(
         ),
         detail=record.refused or record.detail,
         logs=tuple(ballot.replica for ballot in ballots if ballot.log_archived),
+        replicas=tuple(_replica_view(state, cast.get(state.replica)) for state in states),
     )
+
+
+def is_over(record: BuildRecord) -> bool:
+    """Is there nothing more to come but late ballots and logs?"""
+    return _status(record) not in (BuildStatus.QUEUED, BuildStatus.BUILDING)
 
 
 def read_ballot(signed: bytes) -> Ballot:
@@ -199,6 +224,18 @@ def _verdict_view(record: BuildRecord, cast: dict[str, Ballot]) -> VerdictView |
 def _is_equal(ballot: Finding, found: FoundValue) -> bool:
     compared = msgspec.structs.asdict(ballot.compared)
     return all(getattr(found, field) == value for field, value in compared.items())
+
+
+def _replica_view(state: StateRecord, ballot: Ballot | None) -> ReplicaView:
+    if ballot is None:
+        seen = iso_time(state.seen_at)
+        return ReplicaView(state.replica, False, state.state, seen, state.problem)
+    if isinstance(ballot, Abstain):
+        words = f"abstains: {ballot.reason}"
+    else:
+        code = ballot.compared.exit_code
+        words = f"found {ballot.compared.outcome}" + ("" if code is None else f" {code}")
+    return ReplicaView(state.replica, True, words, None, state.problem)
 
 
 def _ballot_view(replica: str, ballot: Ballot) -> BallotView:

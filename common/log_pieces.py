@@ -7,6 +7,7 @@ log is a head and a tail, with one line between them in the file that says how m
 
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 import msgspec
@@ -15,6 +16,8 @@ import msgspec
 MARKER_BYTES_MAX = 96
 # beyond this no number in that line is believed
 _CUT_DIGITS_MAX = 18
+_NUMBER = re.compile(r"[0-9]{1,18}")
+_RUN = re.compile(r"[0-9a-z]{1,32}")
 _MARKER = re.compile(rb"\n\[pbft-ci\] \.\.\. ([1-9][0-9]*) bytes were cut here \.\.\.\n")
 
 
@@ -36,6 +39,13 @@ class LogPiece(msgspec.Struct, frozen=True):
     def end(self) -> int:
         """The offset to go on from."""
         return self.offset + len(self.data)
+
+
+class ServedPiece(msgspec.Struct, frozen=True):
+    """A piece as it travels over HTTP. run: another one where a log was begun anew."""
+
+    piece: LogPiece
+    run: str
 
 
 class LogLayout(msgspec.Struct, frozen=True):
@@ -71,6 +81,48 @@ class LogLayout(msgspec.Struct, frozen=True):
         return offset, place, min(bytes_max, self.total - offset)
 
 
+def piece_headers(served: ServedPiece) -> dict[str, str]:
+    """The headers that a piece travels with; its data is the body.
+
+    Pbft-Log-Dropped is first-end, the end exclusive, and missing where nothing was dropped.
+    """
+    piece = served.piece
+    headers = {
+        "Content-Type": "application/octet-stream",
+        "X-Content-Type-Options": "nosniff",
+        "Pbft-Log-Offset": str(piece.offset),
+        "Pbft-Log-Total": str(piece.total),
+        "Pbft-Log-Growing": "yes" if piece.is_growing else "no",
+        "Pbft-Log-Run": served.run,
+    }
+    if piece.dropped is not None:
+        headers["Pbft-Log-Dropped"] = f"{piece.dropped[0]}-{piece.dropped[1]}"
+    return headers
+
+
+def read_piece(headers: Mapping[str, str], data: bytes) -> ServedPiece:
+    """The inverse of piece_headers. Raises ValueError naming the header that is wrong."""
+    dropped = None
+    if "Pbft-Log-Dropped" in headers:
+        first, _, end = headers["Pbft-Log-Dropped"].partition("-")
+        dropped = _number(first, "Dropped"), _number(end, "Dropped")
+        if dropped[0] >= dropped[1]:
+            raise ValueError("Pbft-Log-Dropped is not first-end")
+    run = headers.get("Pbft-Log-Run", "")
+    if not _RUN.fullmatch(run):
+        raise ValueError("Pbft-Log-Run is not a word")
+    piece = LogPiece(
+        offset=_number(headers.get("Pbft-Log-Offset", ""), "Offset"),
+        data=data,
+        total=_number(headers.get("Pbft-Log-Total", ""), "Total"),
+        dropped=dropped,
+        is_growing=headers.get("Pbft-Log-Growing") == "yes",
+    )
+    if piece.end > piece.total:
+        raise ValueError("Pbft-Log-Total is less than what came")
+    return ServedPiece(piece, run)
+
+
 def kept_sizes(log_bytes_max: int) -> tuple[int, int]:
     """The most that is kept of a log's head and of its tail, in bytes."""
     head = (log_bytes_max - MARKER_BYTES_MAX) // 2
@@ -93,6 +145,12 @@ def read_log_file(path: Path, log_bytes_max: int, offset: int, bytes_max: int) -
         offset, place, length = layout.place(offset, bytes_max)
         data = os.pread(file.fileno(), length, place)
     return LogPiece(offset, data, layout.total, layout.dropped, False)
+
+
+def _number(text: str, name: str) -> int:
+    if not _NUMBER.fullmatch(text):
+        raise ValueError(f"Pbft-Log-{name} is not a number")
+    return int(text)
 
 
 def _layout(descriptor: int, size: int, log_bytes_max: int) -> LogLayout:

@@ -8,7 +8,7 @@ from typing import Protocol
 
 from aiohttp import web
 
-from common.log_pieces import LogPiece
+from common.log_pieces import LogPiece, ServedPiece, piece_headers
 from node.http_answers import http_error, number
 
 CHUNK_BYTES = 256 * 1024
@@ -38,9 +38,7 @@ class LogRoutes:
     """GET /builds/<hex>/log?opened=N: the file. With &from=<byte>: a piece; with &wait=<seconds>
     as well, the answer comes when there is something from that byte on, or the log has ended.
 
-    A piece comes with the headers Pbft-Log-Offset (of its first byte in the whole output),
-    Pbft-Log-Total, Pbft-Log-Growing (yes or no), Pbft-Log-Dropped (first-end, end exclusive) and
-    Pbft-Log-Run: where that changes while a log grows, the log was begun anew.
+    A piece comes with the headers of common.log_pieces.
     """
 
     def __init__(self, logs: Logs) -> None:
@@ -58,17 +56,8 @@ class LogRoutes:
         piece = self._piece(build, opened, offset)
         if seconds and _is_nothing_new(piece, offset):
             piece = await self._wait(request, build, opened, offset, seconds)
-        headers = {
-            "Content-Type": "application/octet-stream",
-            "X-Content-Type-Options": "nosniff",
-            "Pbft-Log-Offset": str(piece.offset),
-            "Pbft-Log-Total": str(piece.total),
-            "Pbft-Log-Growing": "yes" if piece.is_growing else "no",
-            "Pbft-Log-Run": self._logs.run_id,
-        }
-        if piece.dropped is not None:
-            headers["Pbft-Log-Dropped"] = f"{piece.dropped[0]}-{piece.dropped[1]}"
-        return web.Response(body=piece.data, headers=headers)
+        served = ServedPiece(piece, self._logs.run_id)
+        return web.Response(body=piece.data, headers=piece_headers(served))
 
     async def _wait(
         self, request: web.Request, build: bytes, opened: int, offset: int, seconds: int

@@ -1,8 +1,7 @@
-"""submit, status, wait, log, list: a build, from asking for it to reading its log."""
+"""submit, status, wait, list: a build, from asking for it to its verdict."""
 
 import argparse
 import asyncio
-import sys
 import time
 from typing import Any
 
@@ -34,13 +33,11 @@ def add(commands: Commands, common: argparse.ArgumentParser) -> None:
     status = commands.add_parser("status", parents=[common], help="show a build")
     wait = commands.add_parser("wait", parents=[common], help="wait for a build's verdict")
     _timeout_flag(wait)
-    log = commands.add_parser("log", parents=[common], help="print a build's archived log")
-    for parser in (status, wait, log):
+    for parser in (status, wait):
         parser.add_argument("build", metavar="BUILD", help="its id, or the beginning of it")
-    log.add_argument("replica", metavar="REPLICA", nargs="?", help="default: one that agrees")
     listing = commands.add_parser("list", parents=[common], help="list the newest builds")
     listing.add_argument("--limit", type=int, default=LISTED_BUILDS, metavar="N")
-    actions = ((submit, _submit), (status, _status), (wait, _wait), (log, _log), (listing, _list))
+    actions = ((submit, _submit), (status, _status), (wait, _wait), (listing, _list))
     for parser, action in actions:
         gateway_flag(parser)
         parser.set_defaults(run=lambda options, action=action: run(action(options)))
@@ -77,21 +74,6 @@ async def _wait(options: argparse.Namespace) -> int:
         return await _wait_for(gateway, await gateway.full_id(options.build), options.timeout)
 
 
-async def _log(options: argparse.Namespace) -> int:
-    async with GatewayApi(gateway_url(options)) as gateway:
-        build = await gateway.build(options.build)
-        replica = options.replica or _replica_with_log(build)
-        log = await gateway.log(build["id"], replica)
-    # The bytes as they are to a file or a pipe; on a terminal nothing that could steer it.
-    if sys.stdout.isatty():
-        for line in log.decode("utf-8", "replace").split("\n"):
-            print(escape_controls(line.rstrip("\r")))
-    else:
-        sys.stdout.buffer.write(log)
-        sys.stdout.buffer.flush()
-    return EXIT_DONE
-
-
 async def _list(options: argparse.Namespace) -> int:
     async with GatewayApi(gateway_url(options)) as gateway:
         builds = await gateway.builds(max(1, options.limit))
@@ -120,15 +102,6 @@ async def _wait_for(gateway: GatewayApi, build_id: str, timeout_seconds: float) 
         await asyncio.sleep(POLL_SECONDS)
 
 
-def _replica_with_log(build: dict[str, Any]) -> str:
-    """A replica whose log is archived, an agreeing one where there is one."""
-    agreeing = build["verdict"]["agreeing"] if build["verdict"] else []
-    logs = list(build["logs"])
-    if not logs:
-        raise CommandFailed(f"no log of this build is archived yet; it is {build['status']}")
-    return str(next((replica for replica in agreeing if replica in logs), logs[0]))
-
-
 def _print_build(build: dict[str, Any]) -> None:
     verdict = build["verdict"]
     print(f"build       {build['id']}")
@@ -143,12 +116,19 @@ def _print_build(build: dict[str, Any]) -> None:
         print(f"agreeing    {', '.join(verdict['agreeing']) or '-'}")
         print(f"dissenting  {', '.join(verdict['dissenting']) or '-'}")
         print(f"ledger      entry {verdict['ledger_index']}")
-    for ballot in build["ballots"]:
-        if ballot["abstains"] is not None:
-            found = f"abstains: {escape_controls(ballot['abstains'])}"
-        else:
-            found = _verdict_text(ballot)
-        print(f"  {ballot['replica']:10}{found}")
+    for row in build["replicas"]:
+        print(f"  {row['replica']:10}{_replica_text(row)}")
+
+
+def _replica_text(row: dict[str, Any]) -> str:
+    """What a replica found, or what it does: one line."""
+    if row["has_ballot"]:
+        return escape_controls(row["state"])
+    words = "no ballot" if row["state"] in (None, "none") else f"no ballot: {row['state']}"
+    if row["problem"]:
+        when = f" (last seen {row['seen']})" if row["seen"] else ""
+        words += f"{when}; {row['problem']}"
+    return escape_controls(words)
 
 
 def _verdict_text(value: dict[str, Any]) -> str:

@@ -8,12 +8,15 @@ import aiohttp
 import uvloop
 
 from client.commands.outcome import EXIT_TOO_LATE, EXIT_WRONG, CommandFailed
-from common.bounded_http import NoAnswer, NotInTime, ask, bounded_session, decode_json
+from common.bounded_http import Answer, NoAnswer, NotInTime, ask, bounded_session, decode_json
+from common.log_pieces import ServedPiece, read_piece
 
 CONNECT_TIMEOUT_SECONDS = 5.0
 ANSWER_TIMEOUT_SECONDS = 60.0
 ANSWER_BYTES_MAX = 64 * 1024 * 1024
 BUILD_ID_CHARACTERS = 64
+# The gateway is busy, or it cannot reach the replica now.
+ASK_AGAIN_STATUSES = (502, 503)
 
 _Result = TypeVar("_Result")
 
@@ -74,6 +77,22 @@ class GatewayApi:
         """GET /api/v1/builds/<id>/attestation: the envelope, as JSON; `build` is a whole id."""
         return await self._ask("GET", f"/api/v1/builds/{build}/attestation")
 
+    async def log_piece(
+        self, build: str, replica: str, offset: int, wait_seconds: int
+    ) -> ServedPiece | None:
+        """GET /api/v1/builds/<id>/replicas/<replica>/log; None: ask again in a moment."""
+        query = f"from={offset}&wait={wait_seconds}"
+        path = f"/api/v1/builds/{build}/replicas/{replica}/log?{query}"
+        answer = await self._answer("GET", path)
+        if answer.status in ASK_AGAIN_STATUSES:
+            return None
+        if answer.status >= 400:
+            raise CommandFailed(f"{self._url}: {_error_text(answer.data, answer.status)}")
+        try:
+            return read_piece(answer.headers, answer.data)
+        except ValueError as error:
+            raise CommandFailed(f"{self._url}: {error}; is that a gateway?") from error
+
     async def append(self, text: str) -> dict[str, Any]:
         """POST /api/v1/append: the journal's digest and length."""
         return _object(await self._ask("POST", "/api/v1/append", {"text": text}))
@@ -94,9 +113,15 @@ class GatewayApi:
         return str(ids[0])
 
     async def _ask(self, method: str, path: str, body: object = None) -> bytes:
+        answer = await self._answer(method, path, body)
+        if answer.status >= 400:
+            raise CommandFailed(f"{self._url}: {_error_text(answer.data, answer.status)}")
+        return answer.data
+
+    async def _answer(self, method: str, path: str, body: object = None) -> Answer:
         assert self._session is not None, "used outside its context"
         try:
-            answer = await ask(
+            return await ask(
                 self._session,
                 self._url + path,
                 method=method,
@@ -114,9 +139,6 @@ class GatewayApi:
                 f"no gateway answers at {self._url} ({error}); "
                 "start it with scripts/startClient.sh, or name it with --gateway"
             ) from error
-        if answer.status >= 400:
-            raise CommandFailed(f"{self._url}: {_error_text(answer.data, answer.status)}")
-        return answer.data
 
 
 def run(work: Coroutine[Any, Any, _Result]) -> _Result:

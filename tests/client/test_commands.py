@@ -25,7 +25,7 @@ from pbft.messages import Checkpoint, Signed
 from pbft.ports import Entry
 from tests.ci.builders import COMMIT, FAILED, World
 from tests.client.cluster_file import write_cluster
-from tests.client.network import Running, key_of
+from tests.client.network import REPOSITORY, Running, key_of, passed
 from tests.client.test_api import client_of
 from tests.client.test_gateway import until
 
@@ -156,8 +156,11 @@ async def test_the_log_of_an_agreeing_replica(terminal: Terminal, running: Runni
     build = out.split()[0]
     answer = await repeat(lambda: terminal.ask("log", build), lambda answer: answer[0] == 0)
     assert answer[1] == "log"
-    code, _, _ = await terminal.ask("log", build, "replica-0")
+    code, out, error = await terminal.ask("log", build, "--replica", "replica-0")
+    assert (code, out, error) == (0, "", "[replica-0 wrote nothing]\n")
+    code, _, error = await terminal.ask("log", build, "nobody")
     assert code == 3
+    assert "no replica of that name" in error
 
 
 async def test_append_and_journal(terminal: Terminal, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -408,3 +411,35 @@ def test_an_empty_ledger_is_whole() -> None:
     broken = [Entry(1, b"{}", genesis_head(cluster.id))]
     assert "at entry 1" in (chain_break(broken, cluster) or "")
     assert journal_of(broken) == ("", 0, "-")
+
+
+async def test_a_log_is_followed_to_its_end(terminal: Terminal, running: Running) -> None:
+    node = running.network.nodes["replica-1"]
+    is_done = False
+    for other in running.network.nodes.values():
+        other.finds = lambda build: passed("one two") if is_done else None
+    build = await running.gateway.submit(REPOSITORY, "master", None)
+    node.growing.add(build)
+    node.logs[build] = b"one "
+    await until(lambda: build in node.application.open_builds())
+    following = asyncio.create_task(
+        terminal.ask("log", build.hex(), "--replica", "replica-1", "--follow")
+    )
+    await until(lambda: node.served.count(f"/builds/{build.hex()}/log") >= 2)
+    node.logs[build] += b"two"
+    node.growing.discard(build)
+    is_done = True
+    assert await asyncio.wait_for(following, 30) == (0, "one two", "")
+
+
+async def test_a_log_of_an_open_build_is_printed_as_far_as_it_is(
+    terminal: Terminal, running: Running
+) -> None:
+    node = running.network.nodes["replica-2"]
+    for other in running.network.nodes.values():
+        other.finds = lambda build: None
+    build = await running.gateway.submit(REPOSITORY, "master", None)
+    node.growing.add(build)
+    node.logs[build] = b"so far"
+    await until(lambda: build in node.application.open_builds())
+    assert await terminal.ask("log", build.hex()) == (0, "so far", "")

@@ -62,7 +62,7 @@ async def test_a_build_shows_each_replica(running: Running, client: Client) -> N
     text = await page(client, f"/builds/{build}")
     assert re.search(r"replica-1</td>\s*<td class=\"failed\">failed</td>\s*<td>1</td>", text)
     assert '<td class="dissents">dissents</td>' in text
-    assert f'href="/api/v1/builds/{build}/log/replica-1"' in text
+    assert f'href="/builds/{build}/log/replica-1"' in text
     assert "python -m client verify" in text
     assert 'http-equiv="refresh"' not in text
 
@@ -88,6 +88,42 @@ async def test_text_from_outside_is_escaped(running: Running, client: Client) ->
         text = await page(client, path)
         assert "<img" not in text
         assert "&lt;img/src=x&gt;" in text
+
+
+async def test_the_page_of_a_log_has_our_script_and_no_other(
+    running: Running, client: Client
+) -> None:
+    build = await decided_build(running, client, "<script>alert(1)</script>")
+    answer = await client.get(f"/builds/{build}/log/replica-1")
+    text = await answer.text()
+    assert text.count("<script") == 1
+    assert '<script src="/static/log.js"></script>' in text
+    assert f'data-events="/api/v1/builds/{build}/replicas/replica-1/log/events"' in text
+    assert "script-src 'self'" in answer.headers["Content-Security-Policy"]
+    script = await client.get("/static/log.js")
+    assert script.content_type == "text/javascript"
+    assert "innerHTML" not in await script.text()
+    assert "no replica of that name" in await page(client, f"/builds/{build}/log/x", status=404)
+
+
+async def test_a_replica_without_a_ballot_is_shown_with_what_it_does(
+    running: Running, client: Client
+) -> None:
+    node = running.network.nodes["replica-1"]
+    for other in running.network.nodes.values():
+        other.finds = lambda build: None
+    build = await running.gateway.submit(REPOSITORY, "master", None)
+    node.growing.add(build)
+    await until(lambda: record_of(running, build).opened_at is not None)
+    await until(lambda: build in node.application.open_builds())
+    text = await page(client, f"/builds/{build.hex()}")
+    assert re.search(r"replica-1</td>\s*<td class=\"soft\">building", text)
+    assert "live log" in text
+    view = await (await client.get(f"/api/v1/builds/{build.hex()}")).json()
+    states = {row["replica"]: row for row in view["replicas"]}
+    assert states["replica-1"]["state"] == "building"
+    assert states["replica-1"]["seen"].endswith("Z")
+    assert states["replica-1"]["problem"] is None
 
 
 async def test_a_build_that_is_not_there_is_a_page(client: Client) -> None:

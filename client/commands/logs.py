@@ -1,0 +1,126 @@
+"""log: print what a replica's build wrote, archived or while it is being written."""
+
+import argparse
+import asyncio
+import os
+import sys
+from typing import Any
+
+from client.build_output import BuildOutput, Span, terminal_text
+from client.commands.gateway_api import GatewayApi, run
+from client.commands.outcome import EXIT_DONE, EXIT_TOO_LATE, CommandFailed
+from client.commands.targets import Commands, gateway_flag, gateway_url
+
+# The gateway lets a question wait for so long.
+WAIT_SECONDS = 15
+AGAIN_SECONDS = 1.0
+# A gateway or replica that is away for longer is given up.
+PATIENCE_SECONDS = 300.0
+# What a growing log's run may change to without being another log.
+ARCHIVED_RUNS = frozenset({"", "archive"})
+
+
+def add(commands: Commands, common: argparse.ArgumentParser) -> None:
+    """Add the command of this module."""
+    parser = commands.add_parser(
+        "log", parents=[common], help="print a build's log, archived or as far as it is"
+    )
+    parser.add_argument("build", metavar="BUILD", help="its id, or the beginning of it")
+    parser.add_argument("replica", metavar="REPLICA", nargs="?", help="the same as --replica")
+    parser.add_argument(
+        "--replica",
+        dest="replica_flag",
+        metavar="NAME",
+        help="whose log (default: one that agrees, else the first that has one)",
+    )
+    parser.add_argument("--follow", action="store_true", help="go on until the log is complete")
+    gateway_flag(parser)
+    parser.set_defaults(run=lambda options: run(_log(options)))
+
+
+async def _log(options: argparse.Namespace) -> int:
+    async with GatewayApi(gateway_url(options)) as gateway:
+        build = await gateway.build(options.build)
+        replica = options.replica_flag or options.replica or _chosen_replica(build)
+        printer = _Printer()
+        try:
+            await _print_log(gateway, build["id"], replica, printer, options.follow)
+        finally:
+            printer.close()
+    return EXIT_DONE
+
+
+async def _print_log(
+    gateway: GatewayApi, build: str, replica: str, printer: "_Printer", is_followed: bool
+) -> None:
+    offset, run_id = 0, ""
+    loop = asyncio.get_running_loop()
+    heard_at = loop.time()
+    while True:
+        served = await gateway.log_piece(build, replica, offset, WAIT_SECONDS if is_followed else 0)
+        if served is None:
+            if loop.time() - heard_at > PATIENCE_SECONDS:
+                raise CommandFailed(f"{replica} gives no answer", EXIT_TOO_LATE)
+            await asyncio.sleep(AGAIN_SECONDS)
+            continue
+        heard_at = loop.time()
+        piece = served.piece
+        if offset and (piece.total < offset or len({run_id, served.run} - ARCHIVED_RUNS) > 1):
+            printer.note("the replica was started again and begins anew")
+            offset, run_id = 0, served.run
+            continue
+        run_id = served.run
+        if piece.data and piece.offset > offset:
+            printer.note(f"{piece.offset - offset} bytes were not kept")
+        if piece.data:
+            printer.print(piece.data)
+            offset = piece.end
+        elif not (is_followed and piece.is_growing):
+            if not offset:
+                printer.note(f"{replica} wrote nothing" + (" yet" if piece.is_growing else ""))
+            return
+
+
+class _Printer:
+    """To a file or a pipe the bytes as they are; to a terminal nothing that could steer it."""
+
+    def __init__(self) -> None:
+        self._output = BuildOutput() if sys.stdout.isatty() else None
+        self._has_colours = not os.environ.get("NO_COLOR")
+
+    def print(self, data: bytes) -> None:
+        """The next bytes of the log."""
+        if self._output is None:
+            sys.stdout.buffer.write(data)
+            sys.stdout.buffer.flush()
+        else:
+            self._show(self._output.take(data))
+
+    def note(self, text: str) -> None:
+        """A remark beside the log."""
+        sys.stdout.flush()
+        print(f"[{text}]", file=sys.stderr, flush=True)
+
+    def close(self) -> None:
+        """There is no more."""
+        if self._output is not None:
+            self._show(self._output.take(b"", is_last=True))
+
+    def _show(self, spans: list[Span]) -> None:
+        if not self._has_colours:
+            spans = [Span((), span.text) for span in spans]
+        print(terminal_text(spans), end="", flush=True)
+
+
+def _chosen_replica(build: dict[str, Any]) -> str:
+    """An agreeing replica whose log is archived, else any with a log, else one that is at it."""
+    agreeing = build["verdict"]["agreeing"] if build["verdict"] else []
+    logs = list(build["logs"])
+    busy = [row["replica"] for row in build["replicas"] if row["state"] not in (None, "none")]
+    names = [
+        *(name for name in agreeing if name in logs),
+        *logs,
+        *busy,
+        *(row["replica"] for row in build["replicas"]),
+    ]
+    return str(names[0])

@@ -1,0 +1,114 @@
+"""The routes of a replica's log at the gateway: pieces for programs, events for people."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from typing import Any
+
+import msgspec
+from aiohttp import web
+from aiohttp_sse import EventSourceResponse
+
+from client.api import ApiError, Site
+from client.live_logs import LiveLogs, LogAbsent, Position
+from client.nodes import NodeFailed
+from common.log_pieces import piece_headers
+
+HEARTBEAT_SECONDS = 10.0
+# A browser asks again so long after it lost the connection.
+RETRY_MILLISECONDS = 2000
+# A follower who reads nothing for so long is let go.
+SEND_TIMEOUT_SECONDS = 30.0
+FOLLOWERS_MAX = 100
+WAIT_SECONDS_MAX = 20
+AGAIN_SECONDS = 2
+
+PATH = "/api/v1/builds/{build}/replicas/{replica}/log"
+
+
+class LogApi:
+    """Serves the logs; at most FOLLOWERS_MAX wait or follow at once."""
+
+    def __init__(self, site: Site, logs: LiveLogs) -> None:
+        self._site = site
+        self._logs = logs
+        self._followers: set[asyncio.Task[Any]] = set()
+
+    def add_routes(self, application: web.Application) -> None:
+        """Add them, and let go of all followers when the application stops."""
+        application.router.add_get(PATH, self._show_piece)
+        application.router.add_get(f"{PATH}/events", self._follow)
+        application.on_shutdown.append(self._let_go)
+
+    async def _show_piece(self, request: web.Request) -> web.Response:
+        """GET .../log?from=<byte>&wait=<seconds>: what there is from that byte on.
+
+        The headers are those of common.log_pieces. With `wait` the answer comes when there is
+        something, or the log has ended, or the time is over.
+        """
+        record = self._site.record(request)
+        replica = self._site.replica(request)
+        offset = _number(request, "from", 10**18 - 1)
+        wait_seconds = _number(request, "wait", WAIT_SECONDS_MAX)
+        try:
+            async with self._place():
+                served = await self._logs.piece(record.build, replica, offset, wait_seconds)
+        except LogAbsent as error:
+            raise ApiError(404, str(error)) from error
+        except NodeFailed as error:
+            raise ApiError(502, str(error), AGAIN_SECONDS) from error
+        return web.Response(body=served.piece.data, headers=piece_headers(served))
+
+    async def _follow(self, request: web.Request) -> web.StreamResponse:
+        """GET .../log/events?from=<byte>: server-sent events (client.live_logs.LogEvent).
+
+        The header Last-Event-ID, which browsers send when they come back, goes before `from`.
+        """
+        record = self._site.record(request)
+        replica = self._site.replica(request)
+        start = Position(_number(request, "from", 10**18 - 1))
+        start = Position.parse(request.headers.get("Last-Event-ID", "")) or start
+        async with self._place():
+            response = EventSourceResponse(
+                send_timeout=SEND_TIMEOUT_SECONDS, ping_interval=HEARTBEAT_SECONDS
+            )
+            response.headers["X-Content-Type-Options"] = "nosniff"
+            # Whoever followed may be gone by now; then there is nobody to tell.
+            with contextlib.suppress(ConnectionResetError, TimeoutError):
+                await response.prepare(request)
+                async with response:
+                    async for event in self._logs.follow(record.build, replica, start):
+                        await response.send(
+                            msgspec.json.encode(event.data).decode(),
+                            id=str(event.position),
+                            event=event.kind,
+                            retry=RETRY_MILLISECONDS,
+                        )
+                        if not response.is_connected():
+                            break
+        return response
+
+    @contextlib.asynccontextmanager
+    async def _place(self) -> AsyncIterator[None]:
+        if len(self._followers) >= FOLLOWERS_MAX:
+            raise ApiError(503, f"{FOLLOWERS_MAX} follow a log already", AGAIN_SECONDS)
+        task = asyncio.current_task()
+        assert task is not None
+        self._followers.add(task)
+        try:
+            yield
+        finally:
+            self._followers.discard(task)
+
+    async def _let_go(self, application: web.Application) -> None:
+        followers = tuple(self._followers)
+        for task in followers:
+            task.cancel()
+        await asyncio.gather(*followers, return_exceptions=True)
+
+
+def _number(request: web.Request, name: str, most: int) -> int:
+    text = request.query.get(name, "0")
+    if not (text.isascii() and text.isdigit() and len(text) <= 18 and int(text) <= most):
+        raise ApiError(400, f"`{name}` is a number from 0 to {most}")
+    return int(text)
