@@ -26,12 +26,16 @@ from client.results_file import ResultsFile
 from common.address import Address
 from common.config import ClientConfig, ConfigError, load_cluster_config
 from common.git_environment import is_foreign_variable
+from common.http_door import (
+    HEADER_TIMEOUT_SECONDS,
+    Door,
+    known_hosts,
+    refuse_foreign_pages,
+)
 from common.keys import SigningKey, load_signing_key
 from common.link import Links
 from pbft.genesis import Cluster
 
-# A connection that has not sent a whole header by then is closed; so is an idle one.
-HEADER_TIMEOUT_SECONDS = 20.0
 LINGERING_SECONDS = 1.0
 SHUTDOWN_SECONDS = 5.0
 
@@ -122,7 +126,9 @@ async def running_gateway(config: ClientConfig, version: str) -> AsyncIterator[G
         await runner.setup()
         stack.push_async_callback(gateway.close)
         stack.push_async_callback(runner.cleanup)
-        await listen(runner, config)
+        door = Door(runner)
+        stack.push_async_callback(door.close)
+        await listen(door, config)
         gateway.start(links)
         await links.start()
         _log.info(
@@ -154,7 +160,8 @@ def read_member(config: ClientConfig) -> Member:
 
 def make_runner(site: Site) -> web.AppRunner:
     """The HTTP application of a site, ready to listen."""
-    application = web.Application(middlewares=[errors_as_json])
+    hosts = known_hosts(site.config.listen, site.config.public_url)
+    application = web.Application(middlewares=[errors_as_json, refuse_foreign_pages(hosts)])
     add_routes(application, site)
     limits = decode_limits(site.cluster.genesis.application)
     LogApi(site, LiveLogs(limits, site.nodes, site.archive)).add_routes(application)
@@ -171,10 +178,10 @@ def make_runner(site: Site) -> web.AppRunner:
     )
 
 
-async def listen(runner: web.AppRunner, config: ClientConfig) -> None:
+async def listen(door: Door, config: ClientConfig) -> None:
     """Open the port. Raises AddressInUse."""
     try:
-        await web.TCPSite(runner, config.listen.host, config.listen.port).start()
+        await door.open(config.listen)
     except OSError as error:
         is_taken = error.errno == errno.EADDRINUSE
         why = "is in use" if is_taken else f"cannot be used ({error})"

@@ -23,6 +23,12 @@ from common.config import (
     load_cluster_config,
     load_node_config,
 )
+from common.http_door import (
+    HEADER_TIMEOUT_SECONDS,
+    Door,
+    known_hosts,
+    refuse_foreign_pages,
+)
 from common.keys import SigningKey, load_signing_key, verify
 from common.link import Links
 from common.logs import start_logging
@@ -154,11 +160,16 @@ class _Node:
         stop = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, stop.set)
+        hosts = known_hosts(self._config.listen, None)
         runner = web.AppRunner(
-            self._server.application(), access_log=None, shutdown_timeout=SHUTDOWN_SECONDS
+            self._server.application([refuse_foreign_pages(hosts)]),
+            access_log=None,
+            keepalive_timeout=HEADER_TIMEOUT_SECONDS,
+            shutdown_timeout=SHUTDOWN_SECONDS,
         )
         await runner.setup()
-        await _listen(runner, self._config)
+        door = Door(runner)
+        await _listen(door, self._config)
         await self._executor.start()
         self._runtime.start(self._spoken_links, self._ballots)
         await self._links.start()
@@ -167,6 +178,7 @@ class _Node:
         works = [self._runtime.task, self._ledger_catch_up.start()]
         await asyncio.wait([stopped, *works], return_when=asyncio.FIRST_COMPLETED)
         stopped.cancel()
+        await door.close()
         await self._close(runner, [work for work in works if work.done()])
 
     async def _close(self, runner: web.AppRunner, failed: list[asyncio.Task[None]]) -> None:
@@ -314,10 +326,10 @@ def _warn(config: NodeConfig, cluster: Cluster) -> None:
         _log.warning("everything that is sent is kept in %s, without bound", config.capture_file)
 
 
-async def _listen(runner: web.AppRunner, config: NodeConfig) -> None:
+async def _listen(door: Door, config: NodeConfig) -> None:
     address = config.listen
     try:
-        await web.TCPSite(runner, address.host, address.port).start()
+        await door.open(address)
     except OSError as error:
         what = "is in use" if error.errno == errno.EADDRINUSE else f"cannot be used ({error})"
         raise _CannotListen(

@@ -1,10 +1,13 @@
 """What a node answers over HTTP: links, status, messages, evidence, builds, logs, the ledger."""
 
+import asyncio
 import base64
+from collections.abc import Iterable
 from typing import Annotated
 
 import msgspec
 from aiohttp import web
+from aiohttp.typedefs import Middleware
 
 from ci.application import BuildApplication
 from ci.ledger import decode_entry
@@ -33,6 +36,7 @@ from pbft.messages import Envelope, Replies, Request, Signed
 from pbft.ports import Refusal, Sign, Verify
 
 MESSAGE_BYTES_MAX = 16 * 1024 * 1024
+BODY_TIMEOUT_SECONDS = 30.0
 LEDGER_PAGE_MAX = 500
 EVIDENCE_PAGE_MAX = 100
 # A page of the ledger or of evidence is cut before it is larger, but never to nothing.
@@ -86,9 +90,9 @@ class NodeServer:
             cluster=cluster, name=name, sign=sign, replica=runtime.replica, store=store
         )
 
-    def application(self) -> web.Application:
+    def application(self, middlewares: Iterable[Middleware] = ()) -> web.Application:
         """The aiohttp application."""
-        app = web.Application(client_max_size=2 * MESSAGE_BYTES_MAX)
+        app = web.Application(client_max_size=2 * MESSAGE_BYTES_MAX, middlewares=middlewares)
         app.add_routes(
             [
                 web.get(LINK_PATH, self._links.handle),
@@ -267,7 +271,12 @@ class NodeServer:
         return web.json_response({"status": "received"}, status=202)
 
     async def _read_signed(self, request: web.Request) -> Envelope:
-        data = await request.read()
+        try:
+            async with asyncio.timeout(BODY_TIMEOUT_SECONDS):
+                data = await request.read()
+        except TimeoutError:
+            reason = f"the body did not come within {BODY_TIMEOUT_SECONDS:g} s"
+            raise http_error(web.HTTPRequestTimeout, reason) from None
         try:
             body = msgspec.json.decode(data, type=_SignedBody)
             return Envelope(decode_signed(body.signed), body.body)

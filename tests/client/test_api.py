@@ -131,7 +131,7 @@ async def test_a_refused_webhook_says_why(
 async def test_a_body_that_is_announced_too_large_is_not_read(client: Client) -> None:
     reader, writer = await asyncio.open_connection("127.0.0.1", client.port)
     writer.write(
-        b"POST /webHook HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % (BODY_BYTES_MAX + 1)
+        b"POST /webHook HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % (BODY_BYTES_MAX + 1)
     )
     status = await asyncio.wait_for(reader.readline(), 10)
     assert b" 413 " in status
@@ -156,7 +156,7 @@ async def test_a_body_that_stops_half_way_does_not_stay(
 ) -> None:
     monkeypatch.setattr("client.api.BODY_TIMEOUT_SECONDS", 0.3)
     reader, writer = await asyncio.open_connection("127.0.0.1", client.port)
-    writer.write(b"POST /webHook HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{")
+    writer.write(b"POST /webHook HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n{")
     status = await asyncio.wait_for(reader.readline(), 10)
     assert b" 408 " in status
     writer.close()
@@ -168,7 +168,7 @@ async def test_what_all_send_together_is_bounded(
     """One sends half of what all may have in memory, and then waits: the next one is refused."""
     monkeypatch.setattr("client.api.BODIES_BYTES_MAX", 1000)
     reader, writer = await asyncio.open_connection("127.0.0.1", client.port)
-    writer.write(b"POST /webHook HTTP/1.1\r\nHost: x\r\nContent-Length: 700\r\n\r\n")
+    writer.write(b"POST /webHook HTTP/1.1\r\nHost: localhost\r\nContent-Length: 700\r\n\r\n")
     writer.write(b" " * 600)
     await writer.drain()
 
@@ -197,7 +197,7 @@ async def test_a_header_that_stops_half_way_does_not_stay(
     await server_site.start()
     port = runner.addresses[0][1]
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    writer.write(b"POST /webHook HTTP/1.1\r\nHost: x\r\nX-Half")
+    writer.write(b"POST /webHook HTTP/1.1\r\nHost: localhost\r\nX-Half")
     assert await asyncio.wait_for(reader.read(), 10) == b""
     writer.close()
     await runner.cleanup()
