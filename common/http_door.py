@@ -8,6 +8,7 @@ browser on this machine cannot be made to speak to a loopback server on behalf o
 import asyncio
 import ipaddress
 import socket
+from typing import cast
 from urllib.parse import urlsplit
 
 import msgspec
@@ -105,8 +106,8 @@ class _Visitor(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Decide at once: nothing of what it sends was read yet."""
-        assert isinstance(transport, asyncio.Transport)
-        self._door.admit(transport)
+        # uvloop's is none by its class
+        self._door.admit(cast("asyncio.Transport", transport))
 
 
 def is_this_machine(peer: str) -> bool:

@@ -131,7 +131,8 @@ async def test_a_refused_webhook_says_why(
 async def test_a_body_that_is_announced_too_large_is_not_read(client: Client) -> None:
     reader, writer = await asyncio.open_connection("127.0.0.1", client.port)
     writer.write(
-        b"POST /webHook HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % (BODY_BYTES_MAX + 1)
+        b"POST /webHook HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n"
+        % (BODY_BYTES_MAX + 1)
     )
     status = await asyncio.wait_for(reader.readline(), 10)
     assert b" 413 " in status
