@@ -19,6 +19,7 @@ from common.config_reader import absolute_path, read_file, read_struct
 from common.credentials import check_access
 from common.git_environment import GitAccess
 from common.keys import load_public_key
+from common.registry_logins import read_registry_logins
 from pbft.genesis import FORMAT_VERSION, REPLICA_ROLE, Cluster, Genesis, InvalidGenesis, Member
 from pbft.quorums import UnsupportedSize, quorums_for
 
@@ -153,6 +154,8 @@ class NodeConfig(msgspec.Struct, frozen=True):
     """node*.yml: one replica as its operator runs it. Times in seconds.
 
     docker_host: None means DOCKER_HOST or the default socket.
+    registry_auth_file: logins for image registries, as `docker login` writes them.
+    images_kept_days, images_kept_bytes: of what this node pulled, what was used last is kept.
     abstain_after_seconds: how long trouble of this node's own is retried before it abstains.
     view_change_seconds: how long a request may wait for its order before this replica asks for
         another primary; doubled for each primary that fails, up to view_change_seconds_max.
@@ -173,6 +176,9 @@ class NodeConfig(msgspec.Struct, frozen=True):
     docker_host: str | None = None
     builds_at_once: Annotated[int, msgspec.Meta(ge=1, le=256)] = 2
     allow_dockerfile: bool = False
+    registry_auth_file: Path | None = None
+    images_kept_days: Annotated[int, msgspec.Meta(ge=1, le=36500)] = 30
+    images_kept_bytes: Annotated[int, msgspec.Meta(ge=0)] = 20 * 2**30
     abstain_after_seconds: Annotated[int, msgspec.Meta(ge=1, le=86400)] = 120
     pull_timeout_seconds: Annotated[int, msgspec.Meta(ge=1, le=86400)] = 300
     checkout_timeout_seconds: Annotated[int, msgspec.Meta(ge=1, le=86400)] = 300
@@ -239,6 +245,8 @@ def load_node_config(path: Path) -> NodeConfig:
     """A node's file. Raises ConfigError."""
     config = read_file(NodeConfig, path)
     check_listen(config.listen, config.plaintext_allowed, config.file)
+    if config.registry_auth_file is not None:
+        read_registry_logins(config.registry_auth_file, config.file, "registry_auth_file")
     if config.view_change_seconds_max < config.view_change_seconds:
         raise ConfigError.at(
             config.file,

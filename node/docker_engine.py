@@ -7,8 +7,9 @@ descent from an image that carries them, so no replica ever touches what is anot
 import os
 import re
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from http import HTTPStatus
 from typing import Any
 
 import docker
@@ -33,6 +34,8 @@ _ABSENT = re.compile(
     r"manifest unknown|manifest for \S+ not found|name unknown|repository name not known", re.I
 )
 
+_DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
+
 _LIBRARY_ERRORS = (docker.errors.DockerException, urllib3.exceptions.HTTPError, OSError)
 
 
@@ -40,12 +43,14 @@ class Image(msgspec.Struct, frozen=True):
     """An image on the engine. digest: the registry's, None for one that never was in a registry.
 
     volumes: paths that it declares as volumes. has_command: whether it says what to run.
+    bytes: with all its layers, also those that it shares.
     """
 
     id: str
     digest: str | None
     volumes: tuple[str, ...]
     has_command: bool
+    bytes: int
 
 
 class ImageAbsent(msgspec.Struct, frozen=True):
@@ -119,14 +124,31 @@ class DockerEngine:
         found = self._inspect(image_id)
         return None if found is None else _image(found, None)
 
-    def pull(self, name: str, stop: Stop) -> ImageAbsent | None:
+    def registry_digest(self, name: str, login: Mapping[str, str]) -> str | ImageAbsent:
+        """The digest ("sha256:...") that a registry gives a tag right now; asked by the engine.
+
+        Of an image for several platforms it is that of the list of them, as in RepoDigests, so that
+        machines of different kinds compare the same. Raises OwnTrouble for every answer but these.
+        """
+        try:
+            answer = self.client().inspect_distribution(name, auth_config=dict(login))  # type: ignore[no-untyped-call]
+        except docker.errors.APIError as error:
+            return _absent_or_trouble(name, str(error.explanation or error))
+        digest = str(answer["Descriptor"]["digest"])
+        if _DIGEST.fullmatch(digest) is None:
+            raise OwnTrouble(f"the registry gives {name} a digest of an unknown form")
+        return digest
+
+    def pull(self, name: str, login: Mapping[str, str], stop: Stop) -> ImageAbsent | None:
         """Get an image from its registry; ImageAbsent where the registry has none.
 
-        Raises OwnTrouble for every other answer and for none, Stopped.
+        login: for that registry, empty for none. Raises OwnTrouble for every other answer and for
+        none, Stopped.
         """
         try:
             with self.stream_client(stop) as client:
-                for message in client.pull(name, stream=True, decode=True):
+                pulled = client.pull(name, stream=True, decode=True, auth_config=dict(login))
+                for message in pulled:
                     if "error" in message:
                         return _absent_or_trouble(name, str(message["error"]))
         except docker.errors.APIError as error:
@@ -136,6 +158,28 @@ class DockerEngine:
             raise
         stop.check()
         return None
+
+    def tag(self, image_id: str, name: str) -> None:
+        """Give an image a name, taking it from whichever has it. Raises what the library raises."""
+        repository, _, tag = name.rpartition("/")[2].partition(":")
+        folder = name.rpartition("/")[0]
+        self.client().tag(image_id, f"{folder}/{repository}" if folder else repository, tag or None)
+
+    def remove_names(self, names: Iterable[str]) -> bool:
+        """Take names from an image, which goes with its last one; whether all are gone now.
+
+        False where a container or another image needs it. Raises what the library raises.
+        """
+        for name in names:
+            try:
+                self.client().remove_image(name)
+            except docker.errors.ImageNotFound:
+                continue
+            except docker.errors.APIError as error:
+                if error.status_code == HTTPStatus.CONFLICT:
+                    return False
+                raise
+        return True
 
     def remove(self, is_ours: Callable[[Mapping[str, str]], bool]) -> int:
         """Remove the containers and images whose labels are ours, and all that descends from them.
@@ -237,6 +281,7 @@ def _image(found: dict[str, Any], digest: str | None) -> Image:
         digest=digest,
         volumes=tuple(settings.get("Volumes") or {}),
         has_command=bool(settings.get("Cmd") or settings.get("Entrypoint")),
+        bytes=int(found.get("Size") or 0),
     )
 
 

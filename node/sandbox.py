@@ -28,6 +28,7 @@ from node.docker_engine import (
 )
 from node.dockerfile import PreparedDockerfile, prepare_dockerfile
 from node.image_build import BuiltImage, build_image
+from node.images import Images, isolate_from_user
 from node.pipeline import Pipeline, PipelineInvalid
 from node.run_result import RUN_COMMANDS, RunResult, Work, build_environment, result_of_exit
 from node.threads import Stop, in_thread
@@ -62,12 +63,17 @@ class DockerSandbox:
         self._cluster = cluster_id.hex()
         self._threads = threads
         self._engine = DockerEngine(config.docker_host, connections_max)
+        self._images = Images(self._engine, config)
         self._running: set[str] = set()
         # whether something of a build that is over may still be on the engine
         self._has_leftovers = True
 
     async def start(self) -> None:
-        """Remove what a crash left behind; where the engine is down, before the next build."""
+        """Remove what a crash left behind; where the engine is down, before the next build.
+
+        Raises OSError.
+        """
+        isolate_from_user(self._config.data_directory / "docker-config")
         try:
             await self._remove_leftovers()
         except OwnTrouble as trouble:
@@ -95,6 +101,7 @@ class DockerSandbox:
                 await self._remove_build(work, was_broken_off)
             finally:
                 self._running.remove(work.label)
+                await self._release_images(work)
 
     async def _run_pipeline(self, work: Work, pipeline: Pipeline) -> RunResult:
         work.show_state("image")
@@ -128,7 +135,7 @@ class DockerSandbox:
             return RunResult(Outcome.PIPELINE_INVALID, problem=prepared.text)
         work.show_state("image")
         for name in prepared.bases:
-            base = await self._image(name, work)
+            base = await self._image(name, work, is_base=True)
             if isinstance(base, ImageAbsent):
                 work.log.note(f"no image {name}: {base.problem}")
                 return RunResult(Outcome.IMAGE_UNAVAILABLE)
@@ -185,25 +192,16 @@ class DockerSandbox:
         except TimeoutError:
             return RunResult(Outcome.TIMED_OUT)
 
-    async def _image(self, name: str, work: Work) -> Image | ImageAbsent:
-        """The image on the engine, pulled where it is not there."""
-        found = await self._call(lambda stop: self._engine.find_image(name))
-        if found is not None:
-            return found
-        work.log.note(f"pulling {name}")
+    async def _image(self, name: str, work: Work, *, is_base: bool = False) -> Image | ImageAbsent:
+        """The image that the name means now, on the engine. is_base: a Dockerfile names it."""
+        obtain = self._images.obtain_base if is_base else self._images.obtain
         seconds = self._config.pull_timeout_seconds
         try:
-            absent = await self._call(
-                lambda stop: self._engine.pull(name, stop), timeout_seconds=seconds
+            return await self._call(
+                lambda stop: obtain(name, work.label, work.log.note, stop), timeout_seconds=seconds
             )
         except TimeoutError as error:
             raise OwnTrouble(f"image {name} was not pulled within {seconds} s") from error
-        if absent is not None:
-            return absent
-        found = await self._call(lambda stop: self._engine.find_image(name))
-        if found is None:
-            raise OwnTrouble(f"image {name} is not there after it was pulled")
-        return found
 
     async def _run_container(self, order: ContainerOrder, work: Work) -> ContainerEnd:
         return await self._call(
@@ -221,6 +219,14 @@ class DockerSandbox:
         except OwnTrouble as trouble:
             self._has_leftovers = True
             _log.warning("leftovers of build %s stay for now: %s", label, trouble.reason)
+
+    async def _release_images(self, work: Work) -> None:
+        """Let go of what the build ran in, and remove what has been kept for too long."""
+        self._images.release(work.label)
+        try:
+            await self._call(self._images.tidy)
+        except (OwnTrouble, OSError) as trouble:
+            _log.warning("images that were kept too long stay for now: %s", trouble)
 
     async def _remove_leftovers(self) -> None:
         """Remove all of this replica's but the builds that run now. Raises OwnTrouble."""

@@ -126,28 +126,36 @@ apt_get() {
         "$action" "$@" </dev/null 9>&-
 }
 
-# What the tests of private repositories need, where it is missing: programs (as root only), and
-# sshd, which is unpacked and not installed, so that no server starts on this machine. Without them
-# those tests are skipped and counted.
+# What the tests with real servers need, where it is missing: programs (as root only), and sshd and
+# a registry, which are unpacked and not installed, so that no server starts on this machine.
+# Without them those tests are skipped and counted.
 set_up_full_tests() {
-    local draft packages=()
+    local packages=()
     command -v ssh-keygen >/dev/null || packages+=(openssh-client)
     command -v openssl >/dev/null || packages+=(openssl)
     if is_debian && [[ "$(id -u)" -eq 0 ]] && ((${#packages[@]})); then install_packages "${packages[@]}"; fi
-    if PATH="$PATH:/usr/sbin:/usr/local/sbin" command -v sshd >/dev/null || [[ -d run/sshd ]]; then return; fi
-    is_debian || return 0
-    say "unpacking Debian's openssh-server into run/sshd, for the tests (at most $APT_SECONDS_MAX s) ..."
-    draft="$(mktemp -d run/sshd-draft.XXXXXX)"
+    unpack sshd openssh-server libwrap0
+    unpack docker-registry docker-registry
+}
+
+# $1: a program; the others: Debian's packages of it, which go into run/$1.
+unpack() {
+    local program="$1" draft
+    shift
+    if PATH="$PATH:/usr/sbin:/usr/local/sbin" command -v "$program" >/dev/null; then return; fi
+    if [[ -d "run/$program" ]] || ! is_debian; then return 0; fi
+    say "unpacking Debian's $1 into run/$program, for the tests (at most $APT_SECONDS_MAX s) ..."
+    draft="$(mktemp -d "run/$program-draft.XXXXXX")"
     if (
         cd "$draft" || exit 1
         timeout --foreground --kill-after=10 "$APT_SECONDS_MAX" \
-            apt-get -o Acquire::Retries=2 download openssh-server libwrap0 </dev/null &&
-            for package in *.deb; do dpkg-deb -x "$package" . && rm "$package" || exit 1; done
-    ) >run/sshd.log 2>&1; then
-        mv "$draft" run/sshd
+            apt-get -o Acquire::Retries=2 download "$@" </dev/null || exit 1
+        for package in *.deb; do dpkg-deb -x "$package" . && rm "$package" || exit 1; done
+    ) >"run/$program.log" 2>&1; then
+        mv "$draft" "run/$program"
     else
         rm -rf "$draft"
-        say "there is no sshd: the tests of ssh are skipped (see run/sshd.log)"
+        say "there is no $program: its tests are skipped (see run/$program.log)"
     fi
 }
 

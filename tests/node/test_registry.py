@@ -128,18 +128,20 @@ async def test_an_image_is_pulled_and_its_digest_is_compared(
     make_config: ConfigMaker,
     make_builder: BuilderMaker,
 ) -> None:
-    builder = await make_builder(make_config(repository.url))
+    builder = await make_builder(make_config(repository.url, abstain_after_seconds=1))
     name = f"{registry.host}/{registry.repository}"
     for image in (f"{name}:1", f"{name}@{registry.digest}"):
         commit = repository.commit({".pbft-ci.yml": pipeline(image, "exit 5")})
         finding = await builder.find(builder.order(repository.url, commit))
         assert finding.compared.exit_code == 5
         assert finding.compared.image_digest == registry.digest
-        # the second time without the registry: the engine has it
-        registry.status = 500
-        again = await builder.find(builder.order(repository.url, commit))
-        assert again.compared == finding.compared
-        registry.status = None
+    # without the registry: a digest means itself, and the engine has it
+    registry.status = 500
+    again = await builder.find(builder.order(repository.url, commit))
+    assert again.compared == finding.compared
+    # but what a tag means, nobody else can say
+    commit = repository.commit({".pbft-ci.yml": pipeline(f"{name}:1", "exit 5")})
+    assert isinstance(await builder.build(builder.order(repository.url, commit)), Abstain)
 
 
 @pytest.mark.parametrize("kind", ["pipeline", "dockerfile", "copy from"])

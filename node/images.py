@@ -1,0 +1,253 @@
+"""The images that builds run in: which one a name means now, and how long it is kept.
+
+A tag means what its registry says at the time of the build, asked anew for each build, and the
+image is then used by its digest: what a tag on the engine points at has no say, so that a moved tag
+is noticed and several nodes may share an engine. A digest means itself, and is asked for only where
+the engine does not have it. A name without a registry host that is on the engine was put there by
+the operator, and is used as it is.
+
+Blocking; for threads. What this node pulled is written down, and it alone is ever removed.
+"""
+
+import logging
+import os
+import re
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+import msgspec
+
+from common.config import NodeConfig
+from common.config_error import ConfigError
+from common.registry_logins import (
+    DOCKER_HUB,
+    NO_LOGINS,
+    RegistryLogins,
+    read_registry_logins,
+    registry_of,
+)
+from node.docker_engine import DockerEngine, Image, ImageAbsent
+from node.threads import Stop
+from node.trouble import OwnTrouble
+
+RECORD_BYTES_MAX = 16 * 2**20
+SECONDS_PER_DAY = 86_400
+# Without a record of its own an image would never be removed; so many are more than any disk holds.
+RECORDS_MAX = 10_000
+
+_REFUSED = re.compile(
+    r"unauthorized|authentication required|no basic auth credentials|access denied|is denied"
+    r"|incorrect username or password|status: 40[13]|40[13] (Unauthorized|Forbidden)",
+    re.IGNORECASE,
+)
+
+_log = logging.getLogger(__name__)
+
+
+class PulledImage(msgspec.Struct):
+    """An image that this node pulled. reference: repository@digest. Times: Unix seconds.
+
+    tags: names that this node gave it, for Dockerfiles that are built upon it.
+    """
+
+    reference: str
+    image_id: str
+    image_bytes: int
+    used_at: float
+    tags: list[str] = []
+
+
+class Images:
+    """Finds, pulls and keeps images. One per node; its methods may be called from many threads."""
+
+    def __init__(
+        self, engine: DockerEngine, config: NodeConfig, now: Callable[[], float] = time.time
+    ) -> None:
+        """now: Unix seconds."""
+        self._engine = engine
+        self._config = config
+        self._now = now
+        self._file = config.data_directory / "pulled-images.json"
+        self._lock = threading.Lock()
+        self._pulled: dict[str, PulledImage] | None = None
+        self._in_use: dict[str, set[str]] = {}
+
+    def obtain(
+        self, name: str, build: str, note: Callable[[str], None], stop: Stop
+    ) -> Image | ImageAbsent:
+        """The image that a name means now, on the engine; kept there until `release(build)`.
+
+        note: takes a line for the build's log. Raises OwnTrouble, Stopped, OSError and what the
+        library raises.
+        """
+        if "@" not in name and registry_of(name) is None and name not in self._our_tags():
+            local = self._engine.find_image(name)
+            if local is not None:
+                return local
+        logins = self._logins()
+        try:
+            reference = self._reference(name, logins, stop)
+            if isinstance(reference, ImageAbsent):
+                return reference
+            self._use(build, reference)
+            found = self._engine.find_image(reference)
+            if found is None:
+                note(f"pulling {name}" if name == reference else f"pulling {name}, {reference}")
+                absent = self._engine.pull(reference, logins.login_for(name), stop)
+                if absent is not None:
+                    return absent
+                found = self._engine.find_image(reference)
+                if found is None:
+                    raise OwnTrouble(f"image {name} is not there after it was pulled")
+                self._record(reference, found)
+        except OwnTrouble as trouble:
+            raise self._explained(name, trouble, logins) from trouble
+        return found
+
+    def obtain_base(
+        self, name: str, build: str, note: Callable[[str], None], stop: Stop
+    ) -> Image | ImageAbsent:
+        """The same for an image that a Dockerfile names: the builder looks for it by that name."""
+        found = self.obtain(name, build, note, stop)
+        if isinstance(found, ImageAbsent) or "@" in name or found.digest is None:
+            return found
+        local = self._engine.find_image(name)
+        if local is None or local.id != found.id:
+            self._engine.tag(found.id, name)
+            with self._lock:
+                record = self._records().get(_with_digest(name, found.digest))
+                if record is not None and name not in record.tags:
+                    record.tags.append(name)
+                    self._save()
+        return found
+
+    def release(self, build: str) -> None:
+        """A build is over: what it used may be removed."""
+        with self._lock:
+            self._in_use.pop(build, None)
+
+    def tidy(self, stop: Stop) -> None:
+        """Remove what was not used for too long, then the least recently used beyond the size.
+
+        An image that a container still uses, or others are built upon, stays for the next time.
+        Raises OwnTrouble, OSError and what the library raises.
+        """
+        oldest = self._now() - self._config.images_kept_days * SECONDS_PER_DAY
+        with self._lock:
+            records = sorted(self._records().values(), key=lambda record: record.used_at)
+            in_use = set().union(*self._in_use.values())
+        kept_bytes = sum(record.image_bytes for record in records)
+        for record in records:
+            is_too_much = kept_bytes > self._config.images_kept_bytes
+            if not is_too_much and record.used_at >= oldest:
+                return
+            if record.reference in in_use:
+                continue
+            stop.check()
+            names = [tag for tag in record.tags if self._points_at(tag, record.image_id)]
+            if self._engine.remove_names((*names, record.reference)):
+                _log.info("removed image %s: %s", record.reference, record.image_id)
+                kept_bytes -= record.image_bytes
+                with self._lock:
+                    self._records().pop(record.reference, None)
+                    self._save()
+
+    def _reference(self, name: str, logins: RegistryLogins, stop: Stop) -> str | ImageAbsent:
+        """repository@digest of what a name means now: its registry's word, or its own."""
+        if "@" in name:
+            return name
+        digest = self._engine.registry_digest(name, logins.login_for(name))
+        stop.check()
+        return digest if isinstance(digest, ImageAbsent) else _with_digest(name, digest)
+
+    def _logins(self) -> RegistryLogins:
+        """Read each time: a login may have been renewed."""
+        file = self._config.registry_auth_file
+        if file is None:
+            return NO_LOGINS
+        try:
+            return read_registry_logins(file, self._config.file, "registry_auth_file")
+        except ConfigError as error:
+            raise OwnTrouble(str(error)) from error
+
+    def _explained(self, name: str, trouble: OwnTrouble, logins: RegistryLogins) -> OwnTrouble:
+        """The trouble, by the file where it is about the login, and without what is in it."""
+        said = logins.hide(trouble.reason)
+        if _REFUSED.search(said) is None:
+            return OwnTrouble(said, is_lasting=trouble.is_lasting)
+        host = registry_of(name) or DOCKER_HUB
+        file = self._config.registry_auth_file
+        if logins.login_for(name):
+            return OwnTrouble(f"{host} did not accept registry_auth_file {file} ({said})")
+        where = f"put one into registry_auth_file {file}" if file else "set registry_auth_file"
+        return OwnTrouble(
+            f"{host} wants a login for {name}, or has no such image: {where} ({said})"
+        )
+
+    def _use(self, build: str, reference: str) -> None:
+        with self._lock:
+            self._in_use.setdefault(build, set()).add(reference)
+            record = self._records().get(reference)
+            if record is not None:
+                record.used_at = self._now()
+                self._save()
+
+    def _record(self, reference: str, image: Image) -> None:
+        with self._lock:
+            records = self._records()
+            records[reference] = PulledImage(reference, image.id, image.bytes, self._now())
+            for record in sorted(records.values(), key=lambda r: r.used_at)[:-RECORDS_MAX]:
+                del records[record.reference]
+            self._save()
+
+    def _points_at(self, tag: str, image_id: str) -> bool:
+        found = self._engine.find_image(tag)
+        return found is not None and found.id == image_id
+
+    def _our_tags(self) -> set[str]:
+        with self._lock:
+            return {tag for record in self._records().values() for tag in record.tags}
+
+    def _records(self) -> dict[str, PulledImage]:
+        """With the lock held. A file that cannot be read counts as empty: nothing is removed."""
+        if self._pulled is None:
+            try:
+                with self._file.open("rb") as stream:
+                    data = stream.read(RECORD_BYTES_MAX)
+                listed = msgspec.json.decode(data, type=list[PulledImage])
+            except FileNotFoundError:
+                listed = []
+            except (OSError, msgspec.DecodeError) as error:
+                _log.warning("%s: %s: images that it listed are kept for ever", self._file, error)
+                listed = []
+            self._pulled = {record.reference: record for record in listed}
+        return self._pulled
+
+    def _save(self) -> None:
+        """With the lock held. Complete, or as it was before. Raises OSError."""
+        draft = self._file.with_suffix(".new")
+        try:
+            draft.write_bytes(msgspec.json.encode(list(self._records().values())))
+            os.replace(draft, self._file)
+        finally:
+            with suppress(OSError):
+                draft.unlink(missing_ok=True)
+
+
+def isolate_from_user(folder: Path) -> None:
+    """Give Docker's library an empty configuration instead of the user's own. Raises OSError.
+
+    The user's has logins, which it would hand to the engine with every build of a Dockerfile, and
+    proxies, which it would put into every container.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text("{}\n")
+    os.environ["DOCKER_CONFIG"] = str(folder)
+
+
+def _with_digest(name: str, digest: str) -> str:
+    head, slash, last = name.rpartition("/")
+    return f"{head}{slash}{last.partition(':')[0]}@{digest}"

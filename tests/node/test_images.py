@@ -1,0 +1,297 @@
+"""Which image a name means now, who may pull it, and what is kept, against a real registry."""
+
+import asyncio
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import docker
+import pytest
+
+from ci.operations import Abstain, Finding, Outcome
+from common.config import NodeConfig
+from node.docker_engine import DockerEngine, Image
+from node.images import Images
+from node.threads import Stop
+from tests.node.conftest import BuilderMaker, ConfigMaker, GitRepository, pipeline
+from tests.node.registry_server import PASSWORD, RegistryServer, unique_name
+
+pytestmark = pytest.mark.docker
+
+DAY = 86_400
+
+
+@pytest.fixture
+def registry(tmp_path: Path, docker_engine: docker.DockerClient) -> Iterator[RegistryServer]:
+    with RegistryServer(tmp_path / "registry", docker_engine) as server:
+        yield server
+
+
+@pytest.fixture
+def private(tmp_path: Path, docker_engine: docker.DockerClient) -> Iterator[RegistryServer]:
+    with RegistryServer(tmp_path / "private", docker_engine, is_private=True) as server:
+        yield server
+
+
+@pytest.fixture
+def engine(docker_engine: docker.DockerClient) -> Iterator[DockerEngine]:
+    made = DockerEngine(None, 2)
+    yield made
+    made.close()
+
+
+def say_nothing(_: str) -> None:
+    """Notes for a log that nobody reads."""
+
+
+def obtained(images: Images, name: str, build: str = "b") -> Image:
+    found = images.obtain(name, build, say_nothing, Stop())
+    assert isinstance(found, Image), found
+    return found
+
+
+async def test_two_tags_and_a_moved_one(
+    registry: RegistryServer,
+    base_image: str,
+    repository: GitRepository,
+    make_config: ConfigMaker,
+    make_builder: BuilderMaker,
+) -> None:
+    name = unique_name()
+    old = await asyncio.to_thread(registry.push, f"{name}:1", base_image, "old")
+    other = await asyncio.to_thread(registry.push, f"{name}:2", base_image, "other")
+    builder = await make_builder(make_config(repository.url))
+
+    async def digest(tag: str) -> str | None:
+        text = pipeline(f"{registry.host}/{name}{tag}", "true")
+        commit = repository.commit({".pbft-ci.yml": text})
+        finding = await builder.find(builder.order(repository.url, commit))
+        assert finding.compared.outcome is Outcome.PASSED
+        return finding.compared.image_digest
+
+    assert await digest(":1") == old
+    assert await digest(":2") == other
+    # the engine has what the tag meant before, and it does not count
+    new = await asyncio.to_thread(registry.push, f"{name}:1", base_image, "new")
+    assert new not in (old, other)
+    assert await digest(":1") == new
+    assert await digest(f"@{old}") == old
+
+
+async def test_a_base_of_a_dockerfile_that_was_moved(
+    registry: RegistryServer,
+    base_image: str,
+    repository: GitRepository,
+    make_config: ConfigMaker,
+    make_builder: BuilderMaker,
+    docker_engine: docker.DockerClient,
+) -> None:
+    name = f"{unique_name()}:1"
+    builder = await make_builder(make_config(repository.url, images_kept_bytes=0))
+    dockerfile = f"FROM {registry.host}/{name}\nCMD true\n"
+    commit = repository.commit({"Dockerfile": dockerfile})
+    ids = set()
+    for content in ("old", "new"):
+        digest = await asyncio.to_thread(registry.push, name, base_image, content)
+        order = builder.order(repository.url, commit)
+        finding = await builder.find(order)
+        assert finding.compared.outcome is Outcome.PASSED, builder.log(order)
+        assert f"@{digest}" in builder.log(order)
+        ids.add(finding.evidence.image_id)
+    assert len(ids) == 2
+    # nothing is kept here: neither the digests nor the name that the builder needed
+    assert registry.names_on_engine() == set()
+
+
+async def test_a_private_registry(
+    private: RegistryServer,
+    base_image: str,
+    repository: GitRepository,
+    make_config: ConfigMaker,
+    make_builder: BuilderMaker,
+    tmp_path: Path,
+) -> None:
+    name = f"{unique_name()}:1"
+    digest = await asyncio.to_thread(private.push, name, base_image, "private")
+    good = private.auth_file(tmp_path / "good.json")
+    wrong = private.auth_file(tmp_path / "wrong.json", password="not-the-password")
+    elsewhere = private.auth_file(tmp_path / "elsewhere.json", host="registry.example.org")
+    image = f"{private.host}/{name}"
+    commit = repository.commit({".pbft-ci.yml": pipeline(image, "env; cat /content || true")})
+
+    async def ballot(file: Path | None, asked: str = commit) -> tuple[Finding | Abstain, str]:
+        config = make_config(repository.url, registry_auth_file=file, abstain_after_seconds=1)
+        builder = await make_builder(config)
+        order = builder.order(repository.url, asked)
+        found = await builder.build(order)
+        log = builder.log(order)
+        for secret in (PASSWORD, "not-the-password"):
+            assert secret not in log
+            assert secret not in repr(found)
+        return found, log
+
+    for file, words in (
+        (wrong, f"did not accept registry_auth_file {wrong}"),
+        (elsewhere, f"put one into registry_auth_file {elsewhere}"),
+        (None, "set registry_auth_file"),
+    ):
+        found, _ = await ballot(file)
+        assert isinstance(found, Abstain)
+        assert words in found.reason
+    found, _ = await ballot(good)
+    assert isinstance(found, Finding)
+    assert found.compared.image_digest == digest
+    # who is let in is told what is not there
+    absent = f"{private.host}/{unique_name()}:1"
+    for asked in (absent, f"{image.rpartition(':')[0]}@sha256:{'0' * 64}"):
+        commit = repository.commit({".pbft-ci.yml": pipeline(asked, "true")})
+        found, log = await ballot(good, commit)
+        assert isinstance(found, Finding), found
+        assert found.compared.outcome is Outcome.IMAGE_UNAVAILABLE
+        assert "manifest unknown" in log
+    # not there, and down: two different things
+    await asyncio.to_thread(private.stop)
+    found, _ = await ballot(good, commit)
+    assert isinstance(found, Abstain)
+    await asyncio.to_thread(private.start)
+
+
+def test_a_name_without_a_registry_is_the_operators_own(
+    base_image: str, engine: DockerEngine, make_config: ConfigMaker
+) -> None:
+    images = Images(engine, make_config())
+    found = obtained(images, base_image)
+    assert found.digest is None
+    images.release("b")
+    images.tidy(Stop())
+    assert engine.find_image(base_image) == found
+
+
+class Clock:
+    """Seconds that a test sets."""
+
+    def __init__(self) -> None:
+        self.now = 1e9
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+def kept(config: NodeConfig) -> set[str]:
+    """What the node says that it pulled."""
+    text = (config.data_directory / "pulled-images.json").read_text()
+    return {entry["reference"] for entry in json.loads(text)}
+
+
+@pytest.fixture
+def config(make_config: ConfigMaker) -> NodeConfig:
+    made = make_config(images_kept_days=10)
+    made.data_directory.mkdir()
+    return made
+
+
+def test_images_are_kept_for_their_days(
+    registry: RegistryServer,
+    base_image: str,
+    engine: DockerEngine,
+    config: NodeConfig,
+    clock: Clock,
+) -> None:
+    names = [f"{unique_name()}:1" for _ in range(3)]
+    digests = [registry.push(name, base_image, name.replace("/", "")) for name in names]
+    references = [
+        f"{registry.host}/{name[:-2]}@{digest}" for name, digest in zip(names, digests, strict=True)
+    ]
+    # somebody else pulled the last one
+    assert engine.pull(references[2], {}, Stop()) is None
+    images = Images(engine, config, clock)
+    for index, name in enumerate(names):
+        obtained(images, f"{registry.host}/{name}", f"build{index}")
+    assert kept(config) == set(references[:2])
+    images.release("build0")
+    clock.now += 9 * DAY
+    obtained(images, f"{registry.host}/{names[0]}", "build0")
+    images.release("build0")
+    # a restart forgets nothing but what is in use
+    images = Images(engine, config, clock)
+    images.tidy(Stop())
+    assert registry.names_on_engine() == set(references)
+    clock.now += 2 * DAY
+    images.tidy(Stop())
+    assert registry.names_on_engine() == {references[0], references[2]}
+    assert kept(config) == {references[0]}
+    clock.now += 100 * DAY
+    obtained(images, references[0], "build")
+    clock.now += 100 * DAY
+    images.tidy(Stop())
+    assert references[0] in registry.names_on_engine(), "it is in use"
+    images.release("build")
+    images.tidy(Stop())
+    assert registry.names_on_engine() == {references[2]}, "what others pulled is theirs"
+
+
+def test_the_least_recently_used_go_first(
+    registry: RegistryServer,
+    base_image: str,
+    engine: DockerEngine,
+    make_config: ConfigMaker,
+    clock: Clock,
+) -> None:
+    names = [f"{unique_name()}:1" for _ in range(3)]
+    references = []
+    for name in names:
+        digest = registry.push(name, base_image, name.replace("/", ""))
+        references.append(f"{registry.host}/{name[:-2]}@{digest}")
+    base = engine.find_image(base_image)
+    assert base is not None
+    config = make_config(images_kept_bytes=base.bytes * 5 // 2)
+    config.data_directory.mkdir()
+    images = Images(engine, config, clock)
+    for name in names:
+        obtained(images, f"{registry.host}/{name}")
+        clock.now += 1
+    obtained(images, references[0])
+    images.release("b")
+    images.tidy(Stop())
+    assert registry.names_on_engine() == {references[0], references[2]}
+
+
+def test_an_image_that_a_container_needs_stays(
+    registry: RegistryServer,
+    base_image: str,
+    engine: DockerEngine,
+    make_config: ConfigMaker,
+    docker_engine: docker.DockerClient,
+) -> None:
+    config = make_config(images_kept_bytes=0)
+    config.data_directory.mkdir()
+    images = Images(engine, config)
+    name = unique_name()
+    digest = registry.push(f"{name}:1", base_image, "needed")
+    reference = f"{registry.host}/{name}@{digest}"
+    obtained(images, reference)
+    images.release("b")
+    container = docker_engine.containers.create(reference, "true")
+    try:
+        images.tidy(Stop())
+        assert kept(config) == {reference}
+        assert registry.names_on_engine() == {reference}
+    finally:
+        container.remove()
+    images.tidy(Stop())
+    assert registry.names_on_engine() == set()
+
+
+@pytest.mark.parametrize("text", ["", "{", '[{"reference": 1}]', "\x00"])
+def test_a_record_that_is_damaged_removes_nothing(
+    base_image: str, engine: DockerEngine, config: NodeConfig, text: str
+) -> None:
+    (config.data_directory / "pulled-images.json").write_text(text)
+    images = Images(engine, config)
+    images.tidy(Stop())
+    assert engine.find_image(base_image) is not None
