@@ -9,7 +9,7 @@ must not.
 import hashlib
 import itertools
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import msgspec
 
@@ -26,10 +26,10 @@ _FORBIDDEN = re.compile(
 
 
 class ArtifactDifference(msgspec.Struct, frozen=True):
-    """One path at which values differ: the SHA-256 (hex) in each; None where it is missing."""
+    """One path at which values differ: what each of them has there, None where it is missing."""
 
     path: str
-    sha256: tuple[str | None, ...]
+    found: tuple[Artifact | None, ...]
 
 
 def path_problem(path: str) -> str | None:
@@ -70,10 +70,10 @@ def artifacts_sha256(artifacts: Sequence[Artifact]) -> str | None:
 
 def artifact_differences(values: Sequence[Sequence[Artifact]]) -> tuple[ArtifactDifference, ...]:
     """The paths, sorted, at which these lists of artifacts are not all the same."""
-    found: list[Mapping[str, Artifact]] = [{a.path: a for a in value} for value in values]
+    by_path = [{artifact.path: artifact for artifact in value} for value in values]
     differences = []
-    for path in sorted({path for value in found for path in value}):
-        digests = tuple(value[path].sha256 if path in value else None for value in found)
-        if len(set(digests)) > 1:
-            differences.append(ArtifactDifference(path, digests))
+    for path in sorted({path for value in by_path for path in value}):
+        found = tuple(value.get(path) for value in by_path)
+        if len(set(found)) > 1:
+            differences.append(ArtifactDifference(path, found))
     return tuple(differences)

@@ -1,7 +1,6 @@
 """Clusters with real keys, ballots and a driver of the application, for the tests of ci."""
 
 import hashlib
-from collections.abc import Mapping
 
 import msgspec
 from nacl.exceptions import BadSignatureError, CryptoError
@@ -13,6 +12,7 @@ from ci.limits import Limits, encode_limits
 from ci.operations import (
     Abstain,
     Agreement,
+    ApproveBuild,
     Artifact,
     Ballot,
     CancelBuild,
@@ -100,6 +100,19 @@ TIMED_OUT = finding(Outcome.TIMED_OUT, None)
 ABSTAIN = Abstain("no engine")
 
 
+def submit_build(identity: int = 0, **changed: object) -> SubmitBuild:
+    """An asking for a build; `identity` stands for the row's random identity."""
+    asked = SubmitBuild(
+        hashlib.sha256(b"%d" % identity).digest(), "https://example.org/r.git", "master", COMMIT
+    )
+    return msgspec.structs.replace(asked, **changed)
+
+
+def artifact(path: str, content: bytes = b"") -> Artifact:
+    """A file that a build made."""
+    return Artifact(path, hashlib.sha256(content).hexdigest(), len(content))
+
+
 class World:
     """One application and what its shell would do: numbers, the ledger, looking statements up."""
 
@@ -162,21 +175,11 @@ class World:
         """The name of a replica."""
         return self.cluster.replica_names[index]
 
-    def submit(self, identity: int = 0, *, client: str = GATEWAY, **changed: str | None) -> Applied:
+    def submit(self, identity: int = 0, *, client: str = GATEWAY, **changed: object) -> Applied:
         """Ask for a build; `identity` stands for the row's random identity."""
-        asked: Mapping[str, str | None] = {
-            "repository": "https://example.org/r.git",
-            "branch": "master",
-            "commit": COMMIT,
-            **changed,
-        }
-        operation = msgspec.convert(
-            ["submit_build", hashlib.sha256(b"%d" % identity).digest(), *asked.values()],
-            SubmitBuild,
-        )
-        return self.apply(client, operation)
+        return self.apply(client, submit_build(identity, **changed))
 
-    def open(self, identity: int = 0, *, client: str = GATEWAY, **changed: str | None) -> bytes:
+    def open(self, identity: int = 0, *, client: str = GATEWAY, **changed: object) -> bytes:
         """Ask for a build that is accepted; its id."""
         applied = self.submit(identity, client=client, **changed)
         assert applied.kind == "opened", applied.result
@@ -194,6 +197,10 @@ class World:
     def cancel(self, build: bytes, client: str) -> Applied:
         """A client cancels a build."""
         return self.apply(client, CancelBuild(build))
+
+    def approve(self, build: bytes, client: str = OPERATOR) -> Applied:
+        """A client approves a build."""
+        return self.apply(client, ApproveBuild(build))
 
     def opened(self, build: bytes) -> int:
         """The opening sequence of an open build; 0, which none has, for another."""

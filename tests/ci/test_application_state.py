@@ -1,6 +1,5 @@
 """The replicated application under random histories and strange bytes, and its state in parts."""
 
-import hashlib
 import os
 import subprocess
 import sys
@@ -14,7 +13,7 @@ from hypothesis import strategies as st
 from ci.application import BuildApplication
 from ci.ledger import genesis_head, verify_chain
 from ci.limits import Limits
-from ci.operations import Append, Ballot, Noop, Outcome
+from ci.operations import Agreement, Append, Ballot, Delivery, Noop, Outcome
 from ci.parts import (
     BUILD_PART_PREFIX,
     CLOSED_PART,
@@ -24,7 +23,7 @@ from ci.parts import (
     CorruptState,
     ledger_position,
 )
-from ci.statement import build_id_for, parse_statement
+from ci.statement import parse_statement, submitted_build_id
 from pbft.ports import Applied
 from tests.ci.builders import (
     ABSTAIN,
@@ -40,8 +39,10 @@ from tests.ci.builders import (
     decided_build,
     finding,
     reason_of,
+    submit_build,
 )
 
+WEAK_PASSED = finding(agreement=Agreement.WEAK)
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -72,12 +73,24 @@ Step = tuple[str, int, int, Ballot]
 STEPS = st.lists(
     st.tuples(
         st.sampled_from(
-            ["submit", "cast", "cast", "cast", "cast", "report", "cancel", "append", "restart"]
+            [
+                *("submit", "cast", "cast", "cast", "cast", "report"),
+                *("cancel", "approve", "append", "restart"),
+            ]
         ),
         st.integers(0, 3),  # the build
         st.integers(0, 3),  # the replica
         st.sampled_from(
-            [PASSED, PASSED, FAILED, FAILED_2, TIMED_OUT, ABSTAIN, finding(commit=None)]
+            [
+                PASSED,
+                PASSED,
+                WEAK_PASSED,
+                FAILED,
+                FAILED_2,
+                TIMED_OUT,
+                ABSTAIN,
+                finding(commit=None),
+            ]
         ),
     ),
     max_size=60,
@@ -87,11 +100,16 @@ STEPS = st.lists(
 def take(world: World, step: Step) -> Applied:
     """One step of the random histories, whatever the application makes of it."""
     verb, identity, index, ballot = step
-    client = (GATEWAY, OTHER_GATEWAY)[identity % 2]
-    build = build_id_for(world.cluster.id, client, hashlib.sha256(b"%d" % identity).digest())
+    client = (GATEWAY, OTHER_GATEWAY)[(identity + (identity > 1 and index)) % 2]
+    # The third build is a delivery's, of both gateways, and waits for approval; so does the fourth.
+    delivery = Delivery("github", bytes(32)) if identity == 2 else None
+    asked = submit_build(identity, delivery=delivery, needs_approval=identity >= 2)
+    build = submitted_build_id(world.cluster.id, client, asked)
     match verb:
         case "submit":
-            return world.submit(identity, client=client)
+            return world.apply(client, asked)
+        case "approve":
+            return world.approve(build)
         case "cast":
             return world.cast(build, index, ballot)
         case "report":
@@ -105,7 +123,13 @@ def take(world: World, step: Step) -> Applied:
 
 
 def small_world() -> World:
-    limits = Limits(open_builds_max=3, open_builds_per_client_max=2, closing_builds_max=1)
+    limits = Limits(
+        open_builds_max=3,
+        open_builds_per_client_max=2,
+        closing_builds_max=1,
+        waiting_builds_per_client_max=1,
+        weak_agreement_allowed=True,
+    )
     return World(cluster_of(4, limits), limits)
 
 
@@ -125,7 +149,8 @@ def test_random_histories(steps: list[Step]) -> None:
             reason_of(applied)
             assert straight.application.parts() == before
     builds = straight.application.open_builds().values()
-    assert sum(not build.is_decided for build in builds) <= 3
+    assert sum(not build.is_decided and build.is_approved for build in builds) <= 3 + 2
+    assert all(build.is_approved or not build.ballots for build in builds)
     assert sum(build.is_decided for build in builds) <= 1
     assert verify_chain(straight.ledger, genesis_head(straight.cluster.id)) is None
     verdicts = [(entry.build, entry.opened) for entry in straight.verdict_entries()]
@@ -134,7 +159,8 @@ def test_random_histories(steps: list[Step]) -> None:
         view = parse_statement(bytes(entry.statement)).verdict
         if view.outcome is Outcome.PASSED:
             backers = {b.replica for b in entry.ballots if b.outcome == "passed"}
-            assert len(backers) >= 3
+            assert len(backers) >= (2 if view.agreement == "weak" else 3)
+            assert len(view.agreeing) == view.threshold
     for late in straight.late_ballots():
         assert (late.build, late.opened) in verdicts
 

@@ -5,9 +5,9 @@ import pytest
 
 from ci.builds import Asker, MalformedBuild, OpenBuild, decode_build, encode_build
 from ci.limits import Limits
-from ci.operations import Finding, Outcome
+from ci.operations import Agreement, Finding, Outcome
 from ci.verdict import DISPUTED
-from tests.ci.builders import ABSTAIN, COMMIT, FAILED, PASSED, TIMED_OUT, finding
+from tests.ci.builders import ABSTAIN, COMMIT, FAILED, PASSED, TIMED_OUT, artifact, finding
 
 OTHER_COMMIT = "d" * 40
 
@@ -36,6 +36,8 @@ def build_of(commit: str | None = COMMIT) -> OpenBuild:
         finding(Outcome.PIPELINE_INVALID, None),
         finding(Outcome.IMAGE_UNAVAILABLE, None, pipeline_sha256=None),
         finding(image_digest="registry.example.org/image@sha256:" + "1" * 64),
+        finding(agreement=Agreement.WEAK),
+        finding(artifacts=(artifact("a"), artifact("b/c"))),
     ],
 )
 def test_findings_that_can_count(found: Finding) -> None:
@@ -67,6 +69,9 @@ def test_an_abstention_can_always_count() -> None:
         (finding(image_digest=""), "image digest"),
         (finding(image_digest="sha256:\n"), "image digest"),
         (finding(image_digest="s" * 513), "image digest"),
+        (finding(Outcome.FAILED, 1, artifacts=(artifact("a"),)), "failed with artifacts"),
+        (finding(artifacts=(artifact("b"), artifact("a"))), "not sorted"),
+        (finding(artifacts=(artifact("../a"),)), "plain relative path"),
     ],
 )
 def test_findings_that_cannot_count(found: Finding, reason: str) -> None:

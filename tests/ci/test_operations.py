@@ -5,11 +5,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ci.artifacts import artifacts_refusal
+from ci.limits import Limits
 from ci.operations import (
     OPERATION_BYTES_MAX,
+    Agreement,
     Append,
+    ApproveBuild,
     CancelBuild,
     CastBallot,
+    Delivery,
+    Event,
     MalformedOperation,
     Noop,
     Operation,
@@ -18,7 +24,7 @@ from ci.operations import (
     decode_operation,
     encode_operation,
 )
-from tests.ci.builders import ABSTAIN, COMMIT, PASSED
+from tests.ci.builders import ABSTAIN, COMMIT, PASSED, artifact, finding, submit_build
 
 BUILD = b"b" * 32
 
@@ -32,6 +38,18 @@ BUILD = b"b" * 32
         CastBallot(BUILD, 7, ABSTAIN),
         ReportDeadline(BUILD, 7),
         CancelBuild(BUILD),
+        ApproveBuild(BUILD),
+        SubmitBuild(
+            b"i" * 32,
+            "https://example.org/r.git",
+            "v1.0",
+            COMMIT,
+            Event.TAG,
+            "refs/tags/v1.0",
+            Delivery("github", b"d" * 32),
+            needs_approval=True,
+        ),
+        CastBallot(BUILD, 7, finding(agreement=Agreement.WEAK, artifacts=(artifact("a"),))),
         Append("text"),
         Noop(b"padding"),
     ],
@@ -54,6 +72,38 @@ def test_a_commit_may_not_end_with_a_line_feed() -> None:
         decode_operation(
             msgspec.msgpack.encode(["submit_build", b"i" * 32, "r", "master", COMMIT + "\n"])
         )
+
+
+@pytest.mark.parametrize(
+    "ref",
+    [
+        "",
+        "main",
+        "--upload-pack=x",
+        "refs/",
+        "refs/a b",
+        "refs/a:b",
+        "refs/a\n",
+        "refs/a*",
+        "/refs/a",
+    ],
+)
+def test_a_ref_is_one_full_name(ref: str) -> None:
+    asked = submit_build(ref=ref)
+    with pytest.raises(MalformedOperation):
+        decode_operation(encode_operation(asked))
+
+
+def test_the_largest_ballot_there_can_be_is_an_operation() -> None:
+    """So no honest replica's ballot is ever too long to be ordered."""
+    limits = Limits()
+    paths = sorted(f"{number:03}" + "\U0001f600" * 63 for number in range(64))
+    artifacts = tuple(artifact(path) for path in paths)
+    assert artifacts_refusal(artifacts, limits) is None
+    found = finding(image_digest="d" * 512, artifacts=artifacts)
+    encoded = encode_operation(CastBallot(BUILD, 2**53, found))
+    assert len(encoded) < OPERATION_BYTES_MAX
+    assert decode_operation(encoded) == CastBallot(BUILD, 2**53, found)
 
 
 def test_an_unknown_field_is_refused_however_deep_it_is_nested() -> None:

@@ -10,9 +10,13 @@ from securesystemslib.exceptions import VerificationError
 from securesystemslib.signer import Key, SSlibKey  # type: ignore[attr-defined]
 from securesystemslib.signer._utils import compute_default_keyid
 
-from ci.operations import Ballot, Outcome
+from ci.artifacts import artifacts_sha256
+from ci.ledger import recorded_artifacts
+from ci.limits import Limits
+from ci.operations import Abstain, Agreement, Ballot, Outcome
 from ci.statement import (
     ENVELOPE_BYTES_MAX,
+    FOUND_ARTIFACTS_MAX,
     PAYLOAD_TYPE,
     SIGNATURES_MAX,
     Abstention,
@@ -26,6 +30,7 @@ from ci.statement import (
     verify_envelope,
 )
 from pbft.genesis import Cluster
+from pbft.messages import REQUEST_BYTES_MAX
 from tests.ci.builders import (
     ABSTAIN,
     COMMIT,
@@ -35,6 +40,7 @@ from tests.ci.builders import (
     PIPELINE_SHA256,
     TIMED_OUT,
     World,
+    artifact,
     cluster_of,
     finding,
     signing_key,
@@ -161,6 +167,84 @@ def test_all_but_passed_is_failed_and_a_dispute_says_who_found_what(world: World
     assert view.verdict.without_ballot == ()
     assert [subject.name for subject in view.subject] == ["request"]
     assert view.predicate.configuration == ()
+
+
+def test_a_dispute_names_the_state_of_every_replica(world: World) -> None:
+    build = world.open()
+    world.cast(build, 3, PASSED)
+    world.cast(build, 1, Abstain("disk full\n" + "\0" * 300))
+    for index in (0, 1, 3):
+        world.report(build, index)
+    verdict = parse_statement(world.find_statement(build) or b"").verdict
+    assert verdict.outcome is Outcome.DISPUTED
+    assert (verdict.agreement, verdict.artifacts) == (None, ())
+    assert [value.replicas for value in verdict.found] == [("replica-3",)]
+    assert verdict.abstained == (Abstention("replica-1", "disk full" + " " * 191),)
+    assert verdict.without_ballot == ("replica-0", "replica-2")
+
+
+def test_agreed_artifacts_are_subjects_and_found_ones_are_listed(world: World) -> None:
+    one, other = (artifact("dist/a b.tar", content) for content in (b"1", b"22"))
+    made, differs = finding(artifacts=(artifact("a"), one)), finding(artifacts=(other,))
+    view = parse_statement(statement_after(world, made, differs, made, made))
+    assert [(subject.name, subject.digest) for subject in view.subject[2:]] == [
+        ("a", {"sha256": artifact("a").sha256}),
+        ("dist/a b.tar", {"sha256": one.sha256}),
+    ]
+    verdict = view.verdict
+    assert verdict.outcome is Outcome.PASSED
+    assert verdict.artifacts == recorded_artifacts(made.compared.artifacts)
+    assert [(value.replicas, value.artifacts) for value in verdict.found] == [
+        (("replica-0", "replica-2", "replica-3"), verdict.artifacts),
+        (("replica-1",), recorded_artifacts([other])),
+    ]
+    assert verdict.found[1].artifacts_sha256 == artifacts_sha256((other,))
+
+
+def test_a_dispute_about_artifacts_has_no_artifact_as_its_subject(world: World) -> None:
+    ones = [finding(artifacts=(artifact("a", b"%d" % index),)) for index in range(3)]
+    view = parse_statement(statement_after(world, *ones))
+    assert view.verdict.outcome is Outcome.DISPUTED
+    assert [subject.name for subject in view.subject] == ["request"]
+    assert [value.artifacts[0].sha256 for value in view.verdict.found] == [
+        artifact("a", b"%d" % index).sha256 for index in range(3)
+    ]
+
+
+@pytest.mark.parametrize(("is_allowed", "needed"), [(True, 2), (False, 3)])
+def test_the_rule_that_the_pipeline_asked_for_is_in_the_statement(
+    is_allowed: bool, needed: int
+) -> None:
+    limits = Limits(weak_agreement_allowed=is_allowed)
+    world = World(cluster_of(4, limits), limits)
+    weak = finding(agreement=Agreement.WEAK)
+    verdict = parse_statement(statement_after(world, FAILED, *[weak] * needed)).verdict
+    assert (verdict.agreement, verdict.threshold) == (Agreement.WEAK, needed)
+
+
+def test_the_longest_statement_fits_into_a_reply() -> None:
+    """Sixty-four long paths each, everywhere another value, or the longest reasons."""
+    world = World(cluster_of(64))
+    paths = sorted(f"{number:03}" + "x" * 252 for number in range(64))
+
+    def ballot_of(index: int) -> Ballot:
+        if index % 2:
+            return Abstain('"' * 1024)
+        made = tuple(artifact(path, b"%d" % index) for path in paths)
+        return finding(image_digest='"' * 512, artifacts=made)
+
+    build = world.open(repository='"' * 1024, branch='"' * 255)
+    for index in range(64):
+        world.cast(build, index, ballot_of(index))
+        if world.verdict_entries():
+            break
+    (verdict,) = world.verdict_entries()
+    statement = bytes(verdict.statement)
+    assert len(statement) < REQUEST_BYTES_MAX
+    view = parse_statement(statement).verdict
+    assert len(view.found) + len(view.abstained) + len(view.without_ballot) == 64
+    assert sum(len(value.artifacts) for value in view.found) == FOUND_ARTIFACTS_MAX
+    assert all(value.artifacts_sha256 for value in view.found)
 
 
 def test_a_branch_that_does_not_exist_has_no_commit(world: World) -> None:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from ci.operations import Agreement, Ballot, Finding, Outcome
 from ci.verdict import DISPUTED, Thresholds, Verdict, decide
 from pbft.quorums import Quorums, quorums_for
-from tests.ci.builders import ABSTAIN, FAILED, FAILED_2, PASSED, TIMED_OUT, finding
+from tests.ci.builders import ABSTAIN, FAILED, FAILED_2, PASSED, TIMED_OUT, artifact, finding
 
 WEAK_PASSED = finding(agreement=Agreement.WEAK)
 OTHER_PASSED = finding(image_digest="sha256:" + "1" * 64)
@@ -79,6 +79,85 @@ def test_values_count_together_only_when_equal_as_a_whole() -> None:
     assert outcome_of(ordered(PASSED, PASSED, OTHER_PASSED)) is None
     assert outcome_of(ordered(PASSED, PASSED, OTHER_PASSED, OTHER_PASSED)) is Outcome.DISPUTED
     assert outcome_of(ordered(FAILED, FAILED_2)) is None
+
+
+def test_artifacts_and_agreement_are_compared() -> None:
+    one, other = (finding(artifacts=(artifact("a", content),)) for content in (b"1", b"2"))
+    assert outcome_of(ordered(one, one, other)) is None
+    assert outcome_of(ordered(one, one, other, one)) is Outcome.PASSED
+    assert outcome_of(ordered(PASSED, PASSED, WEAK_PASSED, one)) is Outcome.DISPUTED
+
+
+# Two greens of default agreement, two of weak, two reds, and no value.
+MIXED: dict[str, Ballot] = {
+    "P": PASSED,
+    "p": OTHER_PASSED,
+    "W": WEAK_PASSED,
+    "w": finding(agreement=Agreement.WEAK, artifacts=(artifact("a"),)),
+    "F": FAILED,
+    "f": finding(Outcome.FAILED, 1, agreement=Agreement.WEAK),
+    "-": ABSTAIN,
+}
+
+
+def expected_of(letters: str, is_weak_allowed: bool) -> str | None:
+    """The letter that wins, `?` for a dispute, None while open: the rule in other words."""
+    for length in range(1, len(letters) + 1):
+        cast = letters[:length]
+        needed = {letter: 3 if letter in "Pp" else 2 for letter in "PpWwFf"}
+        if not is_weak_allowed:
+            needed |= {"W": 3, "w": 3}
+        won = [letter for letter in needed if cast.count(letter) >= needed[letter]]
+        assert len(won) <= 1, "one ballot more gives one value its threshold"
+        if won:
+            return won[0]
+        missing = 4 - length
+        if missing < 2 and all(cast.count(x) + missing < needed[x] for x in set(cast) - {"-"}):
+            return "?"
+    return None
+
+
+@pytest.mark.parametrize("is_weak_allowed", [False, True])
+def test_every_sequence_of_mixed_ballots_of_four(is_weak_allowed: bool) -> None:
+    thresholds = Thresholds(quorums_for(4), is_weak_allowed)
+    decided = Counter[str]()
+    for letters in map("".join, itertools.product(MIXED, repeat=4)):
+        verdict = decide(ordered(*(MIXED[letter] for letter in letters)), 0, thresholds)
+        expected = expected_of(letters, is_weak_allowed)
+        assert verdict is not None
+        assert expected is not None
+        decided[expected] += 1
+        if expected == "?":
+            assert verdict == DISPUTED, letters
+            continue
+        winner = MIXED[expected]
+        assert isinstance(winner, Finding)
+        assert verdict.compared == winner.compared, letters
+        assert len(verdict.agreeing) == verdict.threshold
+        if expected in "Pp" or (expected in "Ww" and not is_weak_allowed):
+            # the whole of what default agreement promises: no other quorum, in no order
+            rest = letters.replace(expected, "")
+            assert all(rest.count(other) < 2 for other in rest), letters
+    assert set(decided) == {"?", *"PpWwFf"}
+
+
+@pytest.mark.parametrize("order", sorted(set(itertools.permutations("WWFF"))))
+def test_with_weak_agreement_the_order_decides_between_two_values(order: tuple[str, ...]) -> None:
+    thresholds = Thresholds(quorums_for(4), is_weak_agreement_allowed=True)
+    verdict = decide(ordered(*(MIXED[letter] for letter in order)), 0, thresholds)
+    assert verdict is not None
+    first = "W" if "".join(order).rindex("W") < "".join(order).rindex("F") else "F"
+    assert verdict.compared == getattr(MIXED[first], "compared", None)
+    assert len(verdict.agreeing) == 2
+
+
+@pytest.mark.parametrize("replicas", SIZES)
+def test_liars_alone_reach_no_threshold_however_weak(replicas: int) -> None:
+    quorums = quorums_for(replicas)
+    thresholds = Thresholds(quorums, is_weak_agreement_allowed=True)
+    for ballot in MIXED.values():
+        liars: list[Ballot] = [ballot] * quorums.faults_max
+        assert decide(ordered(*liars), 0, thresholds) is None
 
 
 def test_evidence_is_not_compared() -> None:
