@@ -7,7 +7,7 @@ waiting for at that moment (`forgeries`).
 
 from collections.abc import Callable
 
-from ci.operations import Abstain, Ballot, Finding
+from ci.operations import Abstain, Agreement, Ballot, Finding
 from pbft.codec import MalformedMessage, decode_message
 from pbft.messages import (
     AnyMessage,
@@ -20,7 +20,7 @@ from pbft.messages import (
     Request,
 )
 from pbft.ports import Send
-from simulator.builds import finding
+from simulator.builds import artifact, finding
 from simulator.chance import Chance, stream
 from simulator.network import Network
 from simulator.process import Process
@@ -165,8 +165,16 @@ class Adversary:
             if isinstance(found, Abstain):
                 return found
             assert isinstance(found, Finding)
-            exit_code = 1 if found.compared.exit_code == 0 else 0
-            return finding(found.compared.commit, exit_code, name)
+            compared = found.compared
+            lie = liar.chance.choice(("outcome", "outcome", "agreement", "artifact"))
+            if lie == "outcome" or compared.exit_code != 0:
+                exit_code = 1 if compared.exit_code == 0 else 0
+                return finding(compared.commit, exit_code, name)
+            if lie == "agreement":
+                artifacts = compared.artifacts
+                return finding(compared.commit, 0, name, Agreement.WEAK, artifacts)
+            artifacts = (artifact("dist/0", 9),)
+            return finding(compared.commit, 0, name, compared.agreement, artifacts)
 
         return tell
 

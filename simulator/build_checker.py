@@ -2,8 +2,17 @@
 
 from collections.abc import Callable
 
-from ci.ledger import LateBallotEntry, VerdictEntry, decode_entry, genesis_head
+from ci.ledger import (
+    LateBallotEntry,
+    VerdictEntry,
+    decode_entry,
+    genesis_head,
+    recorded_artifacts,
+)
+from ci.limits import Limits
 from ci.operations import (
+    Agreement,
+    ApproveBuild,
     Ballot,
     CancelBuild,
     CastBallot,
@@ -12,6 +21,7 @@ from ci.operations import (
     MalformedOperation,
     Outcome,
     ReportDeadline,
+    SubmitBuild,
     decode_operation,
 )
 from ci.statement import VerdictFields, parse_statement
@@ -35,6 +45,7 @@ class BuildChecker:
     def __init__(
         self,
         cluster: Cluster,
+        limits: Limits,
         truth: BuildTruth,
         correct: tuple[str, ...],
         violate: Callable[[str, str], None],
@@ -42,6 +53,7 @@ class BuildChecker:
         self.genesis_head = genesis_head(cluster.id)
         self.verdicts: dict[Key, bytes] = {}
         self._quorums = cluster.quorums
+        self._is_weak_allowed = limits.weak_agreement_allowed
         self._replicas = cluster.replica_names
         self._truth = truth
         self._correct = dict.fromkeys(correct)
@@ -50,6 +62,10 @@ class BuildChecker:
         self._reports: dict[Key, dict[str, None]] = {}
         self._cancelled: dict[bytes, None] = {}
         self._cast: dict[tuple[str, Key], bytes] = {}
+        # builds that need approval: is there one?
+        self._approved: dict[Key, bool] = {}
+        # the one opening of a build that came to a verdict other than by cancelling
+        self._final: dict[bytes, int] = {}
 
     def is_correct(self, member: str) -> bool:
         """Whether this member follows the rules."""
@@ -74,16 +90,23 @@ class BuildChecker:
             operation = decode_operation(delivery.request.operation)
         except MalformedOperation:
             return
-        if isinstance(operation, CancelBuild):
-            if delivery.applied.kind != "refused":
-                self._cancelled[operation.build] = None
-            return
-        if not isinstance(operation, CastBallot | ReportDeadline):
-            return
-        replica = delivery.request.client  # the name whose signature was checked
-        key = (operation.build, operation.opened)
         if delivery.applied.kind == "refused":
             return
+        if isinstance(operation, CancelBuild):
+            self._cancelled[operation.build] = None
+        if isinstance(operation, SubmitBuild) and operation.needs_approval:
+            # where this joins a build that is open, no build has this key
+            self._approved[delivery.applied.subject, delivery.sequence] = False
+        if isinstance(operation, ApproveBuild):
+            waiting = [key for key in self._approved if key[0] == operation.build]
+            self._approved.update(dict.fromkeys(waiting, True))
+        if isinstance(operation, CastBallot | ReportDeadline):
+            self._on_word(operation, delivery.request.client)  # whose signature was checked
+
+    def _on_word(self, operation: CastBallot | ReportDeadline, replica: str) -> None:
+        key = (operation.build, operation.opened)
+        if not self._approved.get(key, True):
+            self._violate("21 a quorum of ballots", f"{replica} on a build that nobody approved")
         if replica not in self._replicas:
             self._violate("21 a quorum of ballots", f"{replica} is no replica")
         if isinstance(operation, CastBallot):
@@ -111,7 +134,11 @@ class BuildChecker:
         if key in self.verdicts:
             self._violate("23 a verdict is final", f"{decoded.build} is decided twice")
         self.verdicts[key] = statement
+        if self._final.get(key[0], key[1]) != key[1]:
+            self._violate("23 a verdict is final", f"{decoded.build} was decided and built again")
         verdict = parse_statement(statement).verdict
+        if verdict.outcome is not Outcome.CANCELLED:
+            self._final[key[0]] = key[1]
         listed = [ballot.replica for ballot in decoded.ballots]
         if (verdict.build, verdict.opened) != (decoded.build, decoded.opened):
             self._violate("23 a verdict is final", "the statement is about another build")
@@ -142,9 +169,7 @@ class BuildChecker:
         agreed = [
             value
             for value, count in counts.items()
-            if value.outcome is verdict.outcome
-            and value.exit_code == verdict.exit_code
-            and count >= self._needed(value)
+            if _is_told(value, verdict) and count >= self._needed(value)
         ]
         if not agreed:
             self._violate(
@@ -152,7 +177,8 @@ class BuildChecker:
             )
 
     def _needed(self, value: Compared) -> int:
-        if value.outcome is Outcome.PASSED:
+        is_weak = self._is_weak_allowed and value.agreement is Agreement.WEAK
+        if value.outcome is Outcome.PASSED and not is_weak:
             return self._quorums.replicas - self._quorums.faults_max
         return self._quorums.faults_max + 1
 
@@ -166,7 +192,7 @@ class BuildChecker:
             for ballot in ballots
             if isinstance(ballot, Finding)
         ]
-        if not any((v.outcome, v.exit_code) == (verdict.outcome, verdict.exit_code) for v in seen):
+        if not any(_is_told(value, verdict) for value in seen):
             self._violate("22 a verdict was observed", f"nobody correct saw {verdict.outcome}")
 
     def on_decided_answer(self, asked: Asked, answer: Accepted) -> None:
@@ -174,3 +200,13 @@ class BuildChecker:
         statements = [s for (build, _), s in self.verdicts.items() if build == answer.subject]
         if answer.result not in statements:
             self._violate("19 f+1 equal replies", f"{asked.client}: a verdict nobody reached")
+
+
+def _is_told(value: Compared, verdict: VerdictFields) -> bool:
+    """Is this what the verdict says, with all that it says of it?"""
+    return (value.outcome, value.exit_code, value.agreement, value.commit) == (
+        verdict.outcome,
+        verdict.exit_code,
+        verdict.agreement,
+        verdict.commit,
+    ) and recorded_artifacts(value.artifacts) == verdict.artifacts

@@ -4,15 +4,29 @@ import hashlib
 
 import msgspec
 
-from ci.operations import Abstain, Ballot, Compared, Evidence, Finding, Outcome
-from simulator.chance import stream
+from ci.operations import (
+    Abstain,
+    Agreement,
+    Artifact,
+    Ballot,
+    Compared,
+    Evidence,
+    Finding,
+    Outcome,
+)
+from simulator.chance import Chance, stream
 
 
 class BuildFaults(msgspec.Struct, frozen=True, kw_only=True):
     """flaky: share of builds that come out differently here and there; abstentions: share of
-    ballots of a replica in trouble; seconds_max: the longest build."""
+    ballots of a replica in trouble; seconds_max: the longest build; weak: share of pipelines that
+    ask for weak agreement; artifacts: of those that name artifacts; unreproducible: share of
+    artifacts that differ from one container to the next."""
 
     flaky: float = 0.0
+    weak: float = 0.0
+    artifacts: float = 0.0
+    unreproducible: float = 0.0
     abstentions: float = 0.0
     seconds_max: float = 5.0
 
@@ -42,14 +56,43 @@ class BuildTruth:
             shared = stream(self._seed, f"build {build.hex()}")
             is_flaky = shared.happens(self._faults.flaky)
             chance = own if is_flaky else shared
-            ballot = finding(commit, chance.choice((0, 0, 0, 1, 2, None)), replica)
+            exit_code = chance.choice((0, 0, 0, 1, 2, None))
+            agreement, artifacts = self._pipeline(build, own)
+            ballot = finding(commit, exit_code, replica, agreement, artifacts)
         seen = self.observed.setdefault((build, opened), {}).setdefault(replica, [])
         seen.append(ballot)
         return ballot
 
+    def _pipeline(self, build: bytes, own: Chance) -> tuple[Agreement, tuple[Artifact, ...]]:
+        """What the build's pipeline file asks for, and what one container makes of it."""
+        faults = self._faults
+        file = stream(self._seed, f"pipeline {build.hex()}")
+        agreement = Agreement.WEAK if file.happens(faults.weak) else Agreement.DEFAULT
+        if not file.happens(faults.artifacts):
+            return agreement, ()
+        differs = [file.happens(faults.unreproducible) for _ in range(file.randint(1, 3))]
+        contents = [own.randint(1, 3) if different else 0 for different in differs]
+        return agreement, tuple(
+            artifact(f"dist/{place}", content) for place, content in enumerate(contents)
+        )
 
-def finding(commit: str | None, exit_code: int | None, replica: str) -> Finding:
-    """A finding with this exit code; None: the build timed out, or there was no commit."""
+
+def artifact(path: str, content: int) -> Artifact:
+    """A file of one byte."""
+    return Artifact(path, hashlib.sha256(bytes([content])).hexdigest(), 1)
+
+
+def finding(
+    commit: str | None,
+    exit_code: int | None,
+    replica: str,
+    agreement: Agreement = Agreement.DEFAULT,
+    artifacts: tuple[Artifact, ...] = (),
+) -> Finding:
+    """A finding with this exit code; None: the build timed out, or there was no commit.
+
+    Where there was one, the pipeline's agreement; and the artifacts of a build that passed.
+    """
     outcome = Outcome.PASSED if exit_code == 0 else Outcome.FAILED
     if commit is None:
         outcome, exit_code = Outcome.CHECKOUT_FAILED, 128
@@ -57,7 +100,10 @@ def finding(commit: str | None, exit_code: int | None, replica: str) -> Finding:
         outcome = Outcome.TIMED_OUT
     log = hashlib.sha256(f"log of {replica}".encode()).hexdigest()
     pipeline = hashlib.sha256(b"pipeline").hexdigest() if commit else None
+    if commit is None:
+        agreement = Agreement.DEFAULT
+    made = artifacts if outcome is Outcome.PASSED else ()
     return Finding(
-        Compared(outcome, exit_code, commit, pipeline, None),
+        Compared(outcome, exit_code, commit, pipeline, None, agreement, made),
         Evidence(log, 10, None, 1, 2, "simulated"),
     )

@@ -5,8 +5,17 @@ from collections.abc import Callable
 
 import msgspec
 
-from ci.operations import Append, CancelBuild, Noop, Operation, SubmitBuild, encode_operation
-from ci.statement import build_id_for
+from ci.operations import (
+    Append,
+    CancelBuild,
+    Delivery,
+    Event,
+    Noop,
+    Operation,
+    SubmitBuild,
+    encode_operation,
+)
+from ci.statement import submitted_build_id
 from pbft.client import Accepted, Client, ClientOutput, ClientSettings, make_request
 from pbft.genesis import Cluster
 from pbft.messages import Envelope, Signed
@@ -21,13 +30,16 @@ REPOSITORY = "https://forge.example/project.git"
 
 class Workload(msgspec.Struct, frozen=True, kw_only=True):
     """requests: of each gateway; builds, cancels: shares of them; spread_seconds: over how long
-    they are asked; double: share that asks for a build that was asked for before."""
+    they are asked; double: share that asks for a build that was asked for before; deliveries:
+    share of builds that a forge told all gateways of; waiting: share that needs approval."""
 
     requests: int = 10
     builds: float = 0.3
     cancels: float = 0.05
     spread_seconds: float = 8.0
     double: float = 0.1
+    deliveries: float = 0.0
+    waiting: float = 0.0
 
 
 class Asked(msgspec.Struct):
@@ -45,7 +57,10 @@ class Asked(msgspec.Struct):
 
 
 class Gateway:
-    """One honest client. accepted: (asked, answer) for each answer that is believed."""
+    """One honest client. accepted: (asked, answer) for each answer that is believed.
+
+    waits: told the id of each build of this client that opened and needs approval.
+    """
 
     def __init__(
         self,
@@ -56,6 +71,7 @@ class Gateway:
         chance: Chance,
         send: Callable[[str, Send], None],
         accepted: Callable[[Asked, Accepted], None],
+        waits: Callable[[bytes], None],
         sent: Callable[[Asked], None],
         resend_seconds: float,
     ) -> None:
@@ -68,6 +84,7 @@ class Gateway:
         self._chance = chance
         self._send = send
         self._accepted = accepted
+        self._waits = waits
         self._sent = sent
         self._clock = Clock()
         settings = ClientSettings(resend_seconds=resend_seconds, resend_seconds_max=4.0)
@@ -92,7 +109,7 @@ class Gateway:
             return
         if self._builds and chance.random() < workload.cancels:
             submitted = chance.choice(self._builds)
-            build_id = build_id_for(self._cluster.id, self.name, submitted.identity)
+            build_id = submitted_build_id(self._cluster.id, self.name, submitted)
             self.ask(CancelBuild(build_id), frozenset({"done", "refused"}))
             return
         if self._builds and chance.random() < workload.double:
@@ -101,8 +118,23 @@ class Gateway:
             identity = hashlib.sha256(f"{self.name} {number}".encode()).digest()
             commit = None if chance.random() < 0.1 else identity.hex()[:40]
             submitted = SubmitBuild(identity, REPOSITORY, "main", commit)
+            submitted = self._of_a_forge(submitted, workload, number)
             self._builds.append(submitted)
         self.ask(submitted, frozenset({"decided", "refused"}))
+
+    def _of_a_forge(self, asked: SubmitBuild, workload: Workload, number: int) -> SubmitBuild:
+        """Perhaps a delivery instead, equal at all gateways but for what is each one's own."""
+        if not self._chance.happens(workload.deliveries):
+            needs_approval = self._chance.happens(workload.waiting)
+            return msgspec.structs.replace(asked, needs_approval=needs_approval)
+        key = hashlib.sha256(b"delivery %d" % (number // 2)).digest()
+        return msgspec.structs.replace(
+            asked,
+            commit=key.hex()[:40],
+            event=(Event.PUSH, Event.TAG, Event.PULL_REQUEST)[key[0] % 3],
+            delivery=Delivery("github", key),
+            needs_approval=key[1] < 256 * workload.waiting,
+        )
 
     def ask(self, operation: Operation, last_kinds: frozenset[str]) -> None:
         """Sign the next request, and ask until one of these answers is believed."""
@@ -132,6 +164,9 @@ class Gateway:
             asked = self.asked[answer.timestamp]
             if asked.answered_at is None:
                 asked.answered_at = self._scheduler.now
+            needs_approval = getattr(asked.operation, "needs_approval", False)
+            if answer.kind == "opened" and needs_approval:
+                self._waits(answer.subject)
             if answer.kind in asked.last_kinds:
                 asked.finished_at = self._scheduler.now
                 self.unfinished.pop(answer.timestamp, None)

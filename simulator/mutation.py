@@ -264,6 +264,27 @@ MUTANTS: tuple[Mutant, ...] = (
         test="tests/paper",
     ),
     Mutant(
+        name="25e weak agreement that the genesis does not allow",
+        file="ci/verdict.py",
+        old=" and self.is_weak_agreement_allowed\n",
+        new="\n",
+        test="tests/ci/test_verdict.py",
+    ),
+    Mutant(
+        name="25f ballots on a build that waits for approval",
+        file="ci/application.py",
+        old="        if build is None or build.opened != opened or not build.is_approved:\n",
+        new="        if build is None or build.opened != opened:\n",
+        test="tests/ci/test_approval.py",
+    ),
+    Mutant(
+        name="25g a redelivered build opens again",
+        file="ci/application.py",
+        old="        if build_id in self._closed or build_id in self._deliveries:\n",
+        new="        if build_id in self._closed:\n",
+        test="tests/ci/test_deliveries.py",
+    ),
+    Mutant(
         name="26 one reply is believed",
         file="pbft/client.py",
         old="        if len(equal) >= self._cluster.quorums.weak:",

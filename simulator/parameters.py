@@ -64,6 +64,7 @@ class Parameters(msgspec.Struct, frozen=True, kw_only=True):
     deadline_seconds: int = 6
     open_builds_max: int = 64
     closing_builds_max: int = 8
+    weak_agreement_allowed: bool = False
     is_deep: bool = False
 
     @property
@@ -75,6 +76,8 @@ class Parameters(msgspec.Struct, frozen=True, kw_only=True):
 def draw(seed: int, replicas: int | None = None) -> Parameters:
     """The parameters of a seed; replicas: where the size is wanted, not drawn."""
     chance = stream(seed, "parameters")
+    # apart, so that what a seed was kept for stays as it was drawn
+    forge = stream(seed, "parameters of what is built")
     drawn_size = _size(chance)
     size = replicas if replicas is not None else drawn_size
     interval = chance.choice((2, 4, 8))
@@ -99,6 +102,8 @@ def draw(seed: int, replicas: int | None = None) -> Parameters:
             requests=chance.randint(1, 4 if is_slow else 16),
             builds=chance.choice((0.0, 0.2, 0.5)),
             spread_seconds=chance.choice((0.5, 2.0, 8.0)),
+            deliveries=forge.choice((0.0, 0.0, 0.5)),
+            waiting=forge.choice((0.0, 0.0, 0.3)),
         ),
         links=_links(chance),
         processes=ProcessFaults(
@@ -110,6 +115,9 @@ def draw(seed: int, replicas: int | None = None) -> Parameters:
             flaky=chance.choice((0.0, 0.3)),
             abstentions=chance.choice((0.0, 0.2)),
             seconds_max=chance.choice((0.5, 5.0)),
+            weak=forge.choice((0.0, 0.5)),
+            artifacts=forge.choice((0.0, 0.5)),
+            unreproducible=forge.choice((0.0, 0.3)),
         ),
         plan=_plan(chance),
         byzantine=byzantine,
@@ -122,6 +130,7 @@ def draw(seed: int, replicas: int | None = None) -> Parameters:
         deadline_seconds=chance.choice((3, 8)),
         open_builds_max=chance.choice((3, 64)),
         closing_builds_max=chance.choice((2, 8)),
+        weak_agreement_allowed=forge.happens(0.5),
         is_deep=chance.happens(0.25),
     )
 

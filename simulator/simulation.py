@@ -5,6 +5,7 @@ from collections.abc import Callable
 import msgspec
 
 from ci.limits import Limits, encode_limits
+from ci.operations import ApproveBuild, CancelBuild
 from pbft.core import Settings
 from pbft.genesis import FORMAT_VERSION, Cluster, Genesis, Member
 from pbft.messages import Envelope
@@ -28,6 +29,7 @@ from simulator.scheduler import SECOND, Scheduler
 from simulator.signatures import Oracle, SignaturesMaker
 from simulator.violation import Violation
 
+OPERATOR = "operator"
 # Every replica says something to every other one every second.
 STEPS_PER_PAIR_MAX = 25_000
 
@@ -63,12 +65,16 @@ class Simulation:
         self.trace = Trace(self.scheduler, tell)
         seed = parameters.seed
         self.names = tuple(f"r{index}" for index in range(parameters.replicas))
-        self.gateway_names = tuple(f"gateway{i}" for i in range(parameters.gateways))
+        gateways = tuple(f"gateway{i}" for i in range(parameters.gateways))
+        # somebody has to let begin what waits
+        self.gateway_names = (*gateways, OPERATOR) if parameters.workload.waiting else gateways
         self.limits = Limits(
             deadline_seconds=parameters.deadline_seconds,
             open_builds_max=parameters.open_builds_max,
             open_builds_per_client_max=parameters.open_builds_max,
             closing_builds_max=parameters.closing_builds_max,
+            waiting_builds_per_client_max=parameters.open_builds_max,
+            weak_agreement_allowed=parameters.weak_agreement_allowed,
         )
         self.signatures = signatures(seed, self.scheduler)
         self.cluster = self._cluster()
@@ -78,7 +84,11 @@ class Simulation:
         self.damaged = tuple(self.names[index] for index in parameters.rotten)
         self.truth = BuildTruth(seed, parameters.builds)
         self.builds = BuildChecker(
-            self.cluster, self.truth, (*self.correct, *self.gateway_names), self._violate
+            self.cluster,
+            self.limits,
+            self.truth,
+            (*self.correct, *self.gateway_names),
+            self._violate,
         )
         self.reader = Reader(self.cluster, self.signatures.verify)
         self.authenticator = SharedAuthenticator(self.cluster, self.signatures.verify)
@@ -112,7 +122,10 @@ class Simulation:
             Genesis(
                 FORMAT_VERSION,
                 tuple(Member(name, key(name), ("replica",)) for name in self.names),
-                tuple(Member(name, key(name), ("gateway",)) for name in self.gateway_names),
+                tuple(
+                    Member(name, key(name), ("operator" if name == OPERATOR else "gateway",))
+                    for name in self.gateway_names
+                ),
                 parameters.checkpoint_interval,
                 parameters.window,
                 parameters.client_window,
@@ -164,9 +177,17 @@ class Simulation:
             stream(self.parameters.seed, f"workload {name}"),
             self._send_from_gateway,
             self.checkers.words.on_answer,
+            self._approve,
             self.checkers.words.on_asked,
             resend_seconds=1.0,
         )
+
+    def _approve(self, build: bytes) -> None:
+        """Some time after a build opened that waits for it, the operator lets it begin, or not."""
+        seconds = stream(self.parameters.seed, f"approval {build.hex()}").random() * 3
+        operation = CancelBuild(build) if build[0] % 8 == 0 else ApproveBuild(build)
+        last = frozenset({"done", "refused"})
+        self.scheduler.after(seconds, self.gateways[OPERATOR].ask, operation, last)
 
     # --- running --------------------------------------------------------------------------------
 
@@ -176,7 +197,8 @@ class Simulation:
         for process in self.processes.values():
             process.boot()
         for gateway in self.gateways.values():
-            gateway.plan(parameters.workload)
+            if gateway.name != OPERATOR:
+                gateway.plan(parameters.workload)
         self.nemesis.start(
             [self.names[index] for index in parameters.rotten],
             [self.names[index] for index in parameters.wiped],
