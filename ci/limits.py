@@ -11,7 +11,10 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     build_seconds_max: the longest a pipeline may ask for, and the default where it does not ask.
     deadline_seconds: how long after its own ballot a replica waits before it reports that a
         build has no verdict.
-    memory_bytes, cpus, pids_max, workspace_bytes: of the container of one build.
+    memory_bytes, cpus, pids_max: of the processes of one build, and the most that a pipeline may
+        ask for.
+    workspace_bytes, home_bytes, temporary_bytes: of the file systems of one build, all in memory:
+        the commit's files and what is made of them, HOME, /tmp. Only what is written costs memory.
     log_bytes_max: what is kept of a build's output, head and tail.
     open_builds_max: undecided builds at once; open_builds_per_client_max: of one client.
     closing_builds_max: decided builds that still take late ballots.
@@ -25,8 +28,10 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     deadline_seconds: Annotated[int, msgspec.Meta(ge=1, le=86400)] = 900
     memory_bytes: Annotated[int, msgspec.Meta(ge=16 * 2**20)] = 512 * 2**20
     cpus: Annotated[float, msgspec.Meta(gt=0, le=1024)] = 1.0
-    pids_max: Annotated[int, msgspec.Meta(ge=8, le=100_000)] = 256
-    workspace_bytes: Annotated[int, msgspec.Meta(ge=2**20)] = 256 * 2**20
+    pids_max: Annotated[int, msgspec.Meta(ge=8, le=100_000)] = 512
+    workspace_bytes: Annotated[int, msgspec.Meta(ge=2**20)] = 2 * 2**30
+    home_bytes: Annotated[int, msgspec.Meta(ge=2**20)] = 2**30
+    temporary_bytes: Annotated[int, msgspec.Meta(ge=2**20)] = 512 * 2**20
     log_bytes_max: Annotated[int, msgspec.Meta(ge=4096, le=2**30)] = 4 * 2**20
     open_builds_max: Annotated[int, msgspec.Meta(ge=1, le=10_000)] = 256
     open_builds_per_client_max: Annotated[int, msgspec.Meta(ge=1, le=10_000)] = 64

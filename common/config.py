@@ -156,6 +156,8 @@ class NodeConfig(msgspec.Struct, frozen=True):
     docker_host: None means DOCKER_HOST or the default socket.
     registry_auth_file: logins for image registries, as `docker login` writes them.
     images_kept_days, images_kept_bytes: of what this node pulled, what was used last is kept.
+    network_allowed: whether a step that asks for a network gets one.
+    build_ca_file: the authorities that steps with a network trust, as PEM; None: the image's own.
     abstain_after_seconds: how long trouble of this node's own is retried before it abstains.
     view_change_seconds: how long a request may wait for its order before this replica asks for
         another primary; doubled for each primary that fails, up to view_change_seconds_max.
@@ -179,6 +181,8 @@ class NodeConfig(msgspec.Struct, frozen=True):
     registry_auth_file: Path | None = None
     images_kept_days: Annotated[int, msgspec.Meta(ge=1, le=36500)] = 30
     images_kept_bytes: Annotated[int, msgspec.Meta(ge=0)] = 20 * 2**30
+    network_allowed: bool = False
+    build_ca_file: Path | None = None
     abstain_after_seconds: Annotated[int, msgspec.Meta(ge=1, le=86400)] = 120
     pull_timeout_seconds: Annotated[int, msgspec.Meta(ge=1, le=86400)] = 300
     checkout_timeout_seconds: Annotated[int, msgspec.Meta(ge=1, le=86400)] = 300

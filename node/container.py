@@ -1,8 +1,9 @@
-"""One hardened container from its creation to its end: input, output, limits. Blocking.
+"""One hardened container from its creation to its end: output, limits, grace. Blocking.
 
 Removing it is the caller's: by label, so that it also happens where creating it half failed.
 """
 
+import posixpath
 import select
 import socket
 import ssl
@@ -10,25 +11,32 @@ import struct
 import time
 from collections.abc import Mapping
 from contextlib import suppress
-from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import docker
 import docker.errors
 import docker.types
 import msgspec
 
-from ci.limits import Limits
 from node.build_log import BuildLog
 from node.docker_engine import Image
-from node.threads import Stop
+from node.run_result import GRACE_SECONDS
+from node.threads import Stop, Stopped
 from node.tree import BUILD_USER_ID
 
 WORKSPACE = "/workspace"
+HOME = "/home/build"
 TEMPORARY = "/tmp"  # noqa: S108 (inside the container, a file system of its own)
-TEMPORARY_BYTES = 64 * 2**20
-OPEN_FILES_MAX = 1024
+# of a file system in the place of a volume that an image declares
+VOLUME_BYTES = 64 * 2**20
+OPEN_FILES_MAX = 16_384
 CPU_PERIOD_MICROSECONDS = 100_000
+# where the machine itself runs out of memory, builds go first, not nodes
+OUT_OF_MEMORY_SCORE = 500
+# a file in memory costs the kernel memory beyond its contents; so many bytes for each one
+BYTES_PER_FILE = 8192
+# so that a small file system still takes a tree of many empty files
+FILES_MIN = 120_000
 
 # how late a stop or the end of the time may be noticed
 POLL_SECONDS = 0.2
@@ -48,9 +56,13 @@ class ContainerEnd(msgspec.Struct, frozen=True):
 
 
 class ContainerOrder(msgspec.Struct, frozen=True):
-    """What to run. command and entrypoint None: what the image says.
+    """What to run, and the walls around it. command and entrypoint None: what the image says.
 
-    standard_input: a file that goes in at the start. workspace: whether there is a WORKSPACE.
+    seconds: None for a container that nobody waits for. memory_bytes: of its processes and of
+    everything that it writes into file systems in memory, the shared ones included.
+    temporary: bytes of each file system that ends with the container, by path.
+    volumes: shared file systems, by path: the name, and whether it can be written to.
+    network: the name of the engine's network, None for none.
     """
 
     image: Image
@@ -59,18 +71,18 @@ class ContainerOrder(msgspec.Struct, frozen=True):
     environment: Mapping[str, str]
     entrypoint: tuple[str, ...] | None
     command: tuple[str, ...] | None
-    standard_input: Path | None
-    seconds: float
+    seconds: float | None
+    memory_bytes: int
+    cpus: float
+    pids: int
+    temporary: Mapping[str, int]
+    volumes: Mapping[str, tuple[str, bool]] = {}
+    working_directory: str | None = None
+    network: str | None = None
 
 
-def run_container(
-    client: docker.APIClient, order: ContainerOrder, limits: Limits, log: BuildLog, stop: Stop
-) -> ContainerEnd:
-    """Run a container to its end or to the end of its time.
-
-    Raises Stopped, OSError (log disk full) and what the library raises.
-    """
-    has_workspace = order.standard_input is not None
+def create_container(client: docker.APIClient, order: ContainerOrder) -> str:
+    """The id of a container that is made and not started. Raises what the library raises."""
     created: dict[str, Any] = client.create_container(
         image=order.image.id,
         name=order.name,
@@ -78,19 +90,33 @@ def run_container(
         entrypoint=list(order.entrypoint) if order.entrypoint is not None else None,
         hostname="pbft-ci",
         user=f"{BUILD_USER_ID}:{BUILD_USER_ID}",
-        environment=dict(order.environment),
+        # so that the init process hands a signal on to all, not to the shell alone
+        environment=dict(order.environment) | {"TINI_KILL_PROCESS_GROUP": "1"},
         labels=dict(order.labels),
-        working_dir=WORKSPACE if has_workspace else None,
-        stdin_open=has_workspace,
-        network_disabled=True,
+        working_dir=order.working_directory,
+        # what nobody waits for waits for an input that never comes
+        stdin_open=order.seconds is None,
+        network_disabled=order.network is None,
         # an image's own health check would be one more process that nobody asked for
         healthcheck={"test": ["NONE"]},
-        host_config=_host_config(client, order.image, limits, has_workspace),
+        host_config=_host_config(client, order),
     )
     container_id: str = created["Id"]
+    return container_id
+
+
+def run_container(
+    client: docker.APIClient, order: ContainerOrder, log: BuildLog, stop: Stop
+) -> ContainerEnd:
+    """Run a container to its end or to the end of its time.
+
+    When stopped, the processes in it are asked to end before they are killed. Raises Stopped,
+    OSError (log disk full) and what the library raises.
+    """
+    assert order.seconds is not None, "what is waited for has a time"
+    container_id = create_container(client, order)
     stream = client.attach_socket(
-        container_id,
-        params={"stdin": int(has_workspace), "stdout": 1, "stderr": 1, "stream": 1},
+        container_id, params={"stdin": 0, "stdout": 1, "stderr": 1, "stream": 1}
     )
     # the library hands out a file around the socket, which has to be closed as well
     connection: socket.socket = getattr(stream, "_sock", stream)
@@ -98,8 +124,13 @@ def run_container(
         stop.check()
         client.start(container_id)
         ends_at = time.monotonic() + order.seconds
-        _exchange(connection, order.standard_input, ends_at, log, stop)
+        _read_output(connection, ends_at, log, stop)
         state = _wait(client, container_id, ends_at, stop)
+    except Stopped:
+        # with nobody left to read, a program that still writes would not get to its end
+        with suppress(docker.errors.APIError, OSError):
+            _end_gently(client, container_id, connection, log)
+        raise
     finally:
         stream.close()
         connection.close()
@@ -113,33 +144,44 @@ def run_container(
     return ContainerEnd(exit_code, is_out_of_memory)
 
 
-def _host_config(
-    client: docker.APIClient, image: Image, limits: Limits, has_workspace: bool
-) -> dict[str, Any]:
+def file_system_options(bytes_max: int) -> str:
+    """Options of a file system in memory that the build's user owns, of a fixed size."""
+    files_max = FILES_MIN + bytes_max // BYTES_PER_FILE
+    return f"size={bytes_max},nr_inodes={files_max}"
+
+
+def _host_config(client: docker.APIClient, order: ContainerOrder) -> dict[str, Any]:
     """The walls around the build; the same for every image and every pipeline."""
-    flags = "rw,exec,nosuid,nodev"
-    owner = f"uid={BUILD_USER_ID},gid={BUILD_USER_ID}"
-    # A volume that an image declares would be a folder on the host without a quota.
-    temporary = f"{flags},mode=1777,size={TEMPORARY_BYTES}"
-    file_systems = dict.fromkeys((*image.volumes, TEMPORARY), temporary)
-    if has_workspace:
-        file_systems[WORKSPACE] = f"{flags},mode=0755,{owner},size={limits.workspace_bytes}"
+    flags = "rw,exec,nosuid,nodev,mode=1777"
+    temporary = {
+        path: f"{flags},{file_system_options(size)}" for path, size in order.temporary.items()
+    }
+    for declared in order.image.volumes:
+        # A volume that an image declares would be a folder on the host without a quota.
+        path = posixpath.normpath(declared)
+        if path not in order.volumes:
+            temporary.setdefault(path, f"{flags},{file_system_options(VOLUME_BYTES)}")
     config: dict[str, Any] = client.create_host_config(
         cap_drop=["ALL"],
         security_opt=["no-new-privileges:true"],
-        network_mode="none",
-        ipc_mode="private",
+        network_mode=order.network or "none",
         read_only=True,
-        tmpfs=file_systems,
+        tmpfs=temporary,
+        mounts=[
+            docker.types.Mount(path, volume, type="volume", read_only=not is_writable, no_copy=True)
+            for path, (volume, is_writable) in order.volumes.items()
+        ],
         # a first process that reaps orphans and makes a missing program an exit code
         init=True,
-        mem_limit=limits.memory_bytes,
+        ipc_mode="private",
+        mem_limit=order.memory_bytes,
         # equal to the memory: no swap
-        memswap_limit=limits.memory_bytes,
+        memswap_limit=order.memory_bytes,
+        oom_score_adj=OUT_OF_MEMORY_SCORE,
         # quota and period, not nano_cpus: that one is refused on a machine with fewer CPUs
         cpu_period=CPU_PERIOD_MICROSECONDS,
-        cpu_quota=max(1000, round(limits.cpus * CPU_PERIOD_MICROSECONDS)),
-        pids_limit=limits.pids_max,
+        cpu_quota=max(1000, round(order.cpus * CPU_PERIOD_MICROSECONDS)),
+        pids_limit=order.pids,
         ulimits=[
             docker.types.Ulimit(name="nofile", soft=OPEN_FILES_MAX, hard=OPEN_FILES_MAX),
             docker.types.Ulimit(name="core", soft=0, hard=0),
@@ -151,76 +193,38 @@ def _host_config(
     return config
 
 
-def _exchange(
-    connection: socket.socket,
-    standard_input: Path | None,
-    ends_at: float,
-    log: BuildLog,
-    stop: Stop,
+def _read_output(
+    connection: socket.socket, ends_at: float, log: BuildLog, stop: Stop | None
 ) -> None:
-    """Send the input and take the output, until the container closes it or its time is over."""
+    """Take the output, until the container closes it or its time is over."""
     connection.setblocking(False)
     poll = select.poll()
+    poll.register(connection, select.POLLIN)
     frames = _Frames(log)
-    source = None if standard_input is None else standard_input.open("rb")
-    sender = None if source is None else _Sender(connection, source)
-    try:
-        while time.monotonic() < ends_at:
+    while time.monotonic() < ends_at:
+        if stop is not None:
             stop.check()
-            try:
-                data = connection.recv(CHUNK_BYTES)
-            except (BlockingIOError, ssl.SSLWantReadError):
-                pass
-            except ConnectionResetError:
-                return
-            else:
-                if not data:
-                    return
-                frames.take(data)
-                continue
-            wants_to_send = sender is not None and sender.send_some()
-            events = select.POLLIN | (select.POLLOUT if wants_to_send else 0)
-            poll.register(connection, events)
+        try:
+            data = connection.recv(CHUNK_BYTES)
+        except (BlockingIOError, ssl.SSLWantReadError):
             poll.poll(1000 * POLL_SECONDS)
-    finally:
-        if source is not None:
-            source.close()
+            continue
+        except ConnectionResetError:
+            return
+        if not data:
+            return
+        frames.take(data)
 
 
-class _Sender:
-    """Hands a file to a container as fast as the container takes it."""
-
-    def __init__(self, connection: socket.socket, source: BinaryIO) -> None:
-        self._connection = connection
-        self._source = source
-        self._chunk = memoryview(b"")
-        self._is_done = False
-
-    def send_some(self) -> bool:
-        """Send what goes without waiting; whether there is more to send."""
-        while not self._is_done:
-            if not self._chunk:
-                self._chunk = memoryview(self._source.read(CHUNK_BYTES))
-                if not self._chunk:
-                    self._finish()
-                    break
-            try:
-                sent = self._connection.send(self._chunk)
-            except (BlockingIOError, ssl.SSLWantWriteError):
-                return True
-            except (BrokenPipeError, ConnectionResetError):
-                # the container does not read any more: its own affair
-                self._is_done = True
-                break
-            self._chunk = self._chunk[sent:]
-        return False
-
-    def _finish(self) -> None:
-        """Say that this was all; TLS cannot close one half, and tar knows its own end."""
-        self._is_done = True
-        if not isinstance(self._connection, ssl.SSLSocket):
-            with suppress(OSError):
-                self._connection.shutdown(socket.SHUT_WR)
+def _end_gently(
+    client: docker.APIClient, container_id: str, connection: socket.socket, log: BuildLog
+) -> None:
+    """Ask all processes of a container to end, and take their last words for a while."""
+    client.kill(container_id, signal="SIGTERM")
+    log.note(f"asked to stop; {GRACE_SECONDS} s until it is killed")
+    _read_output(connection, time.monotonic() + GRACE_SECONDS, log, None)
+    # ended by itself, perhaps
+    client.kill(container_id)
 
 
 class _Frames:

@@ -182,10 +182,11 @@ class DockerEngine:
         return True
 
     def remove(self, is_ours: Callable[[Mapping[str, str]], bool]) -> int:
-        """Remove the containers and images whose labels are ours, and all that descends from them.
+        """Remove everything whose labels are ours, and all images that descend from ours.
 
         A Dockerfile can change its labels later on, but not what its layers were built upon.
-        Returns how many were found. Raises what the library raises.
+        Returns how many there were: containers, images, volumes, networks. Raises what the library
+        raises.
         """
         client = self.client()
         images: list[dict[str, Any]] = client.images(all=True)
@@ -211,7 +212,7 @@ class DockerEngine:
         for image_id in ours - {image["ParentId"] for image in images}:
             with suppress(docker.errors.NotFound), _already_in_progress():
                 client.remove_image(image_id, force=True)
-        return len(containers) + len(ours)
+        return len(containers) + len(ours) + _remove_shared(client, is_ours)
 
     def _inspect(self, name: str) -> dict[str, Any] | None:
         try:
@@ -283,6 +284,23 @@ def _image(found: dict[str, Any], digest: str | None) -> Image:
         has_command=bool(settings.get("Cmd") or settings.get("Entrypoint")),
         bytes=int(found.get("Size") or 0),
     )
+
+
+def _remove_shared(client: docker.APIClient, is_ours: Callable[[Mapping[str, str]], bool]) -> int:
+    """Remove volumes and networks that are ours; no container uses them any more."""
+    volumes = [
+        volume["Name"]
+        for volume in client.volumes()["Volumes"] or ()
+        if is_ours(volume["Labels"] or {})
+    ]
+    networks = [network["Id"] for network in client.networks() if is_ours(network["Labels"] or {})]
+    for volume in volumes:
+        with suppress(docker.errors.NotFound), _already_in_progress():
+            client.remove_volume(volume, force=True)
+    for network in networks:
+        with suppress(docker.errors.NotFound), _already_in_progress():
+            client.remove_network(network)
+    return len(volumes) + len(networks)
 
 
 def says_absent(message: str) -> bool:

@@ -11,7 +11,8 @@ from collections.abc import Mapping
 
 import msgspec
 
-from node.pipeline import PipelineInvalid, is_image_name
+from common.pipeline import PipelineInvalid
+from common.pipeline_values import is_image_name
 
 DOCKERFILE = "Dockerfile"
 DOCKERFILE_BYTES_MAX = 64 * 1024

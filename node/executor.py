@@ -23,6 +23,7 @@ from ci.limits import Limits
 from ci.operations import (
     CHECKOUT_FAILED_EXIT_CODE,
     Abstain,
+    Agreement,
     Ballot,
     Compared,
     Event,
@@ -33,14 +34,19 @@ from ci.operations import (
 from common.config import NodeConfig
 from common.git_environment import ref_of
 from common.log_pieces import LogPiece, read_log_file
+from common.pipeline import (
+    PIPELINE_FILE,
+    Pipeline,
+    PipelineInvalid,
+    parse_pipeline,
+)
 from node.build_log import BuildLog
 from node.checkout import Checkout, NotThere
 from node.dockerfile import DOCKERFILE
 from node.fair_places import FairPlaces
 from node.mirror import NotAFile, Source
-from node.pipeline import PIPELINE_FILE, Pipeline, PipelineInvalid, parse_pipeline
 from node.process_sandbox import ProcessSandbox
-from node.run_result import RunResult, Sandbox, Work
+from node.run_result import NETWORK_WAS_OFF, Origin, RunResult, Sandbox, Work
 from node.sandbox import DockerSandbox
 from node.threads import in_thread
 from node.tree import TreeRefused
@@ -55,6 +61,13 @@ LOGS_KEPT_MAX = 1000
 _log = logging.getLogger(__name__)
 
 _Key = tuple[bytes, int]
+
+_WHAT_TO_ADD = f"add {PIPELINE_FILE} with image: and commands: (docs/PIPELINES.md)"
+_NOTHING_TO_RUN = f"the commit has neither this file nor a {DOCKERFILE}; {_WHAT_TO_ADD}"
+_NO_DOCKERFILES = (
+    f"the commit has no such file, and this operator builds no {DOCKERFILE} (allow_dockerfile);"
+    f" {_WHAT_TO_ADD}"
+)
 
 
 class BuildOrder(msgspec.Struct, frozen=True):
@@ -77,6 +90,7 @@ class _Found(msgspec.Struct, frozen=True):
 
     result: RunResult
     pipeline_sha256: str | None
+    agreement: Agreement
     checkout_seconds: float
     build_seconds: float
 
@@ -97,7 +111,7 @@ class Executor:
         self._threads = ThreadPoolExecutor(thread_count, thread_name_prefix="build")
         self._checkout = Checkout(config, limits.workspace_bytes, self._threads)
         self._sandbox: Sandbox = (
-            ProcessSandbox(self._threads)
+            ProcessSandbox(self._threads, limits.artifact_bytes_max)
             if config.executor == "process"
             else DockerSandbox(config, limits, cluster_id, self._threads, thread_count)
         )
@@ -216,6 +230,8 @@ class Executor:
             if found.result.problem is not None:
                 log.note(found.result.problem)
             log.note(_in_words(found.result))
+            if found.result.network_was_off:
+                log.note(NETWORK_WAS_OFF)
             log_sha256, log_bytes = log.finish()
         except OSError as error:
             raise OwnTrouble(f"this machine: {error}") from error
@@ -228,6 +244,7 @@ class Executor:
                 commit=order.commit,
                 pipeline_sha256=found.pipeline_sha256,
                 image_digest=found.result.image_digest,
+                agreement=found.agreement,
             ),
             Evidence(
                 log_sha256=log_sha256,
@@ -254,7 +271,7 @@ class Executor:
             result = RunResult(
                 Outcome.CHECKOUT_FAILED, CHECKOUT_FAILED_EXIT_CODE, problem=source.problem
             )
-            return _Found(result, None, checked_out_at - began_at, 0.0)
+            return _Found(result, None, Agreement.DEFAULT, checked_out_at - began_at, 0.0)
         job, pipeline_sha256 = self._job(source)
         if isinstance(job, PipelineInvalid):
             result = RunResult(Outcome.PIPELINE_INVALID, problem=job.text)
@@ -266,22 +283,27 @@ class Executor:
                     tree=source.tree,
                     folder=folder,
                     job=job,
-                    commit_seconds=source.commit_seconds,
+                    origin=_origin(order, source.commit_seconds),
                     log=log,
                     show_state=show_state,
                 )
             )
         ended_at = time.monotonic()
-        return _Found(result, pipeline_sha256, checked_out_at - began_at, ended_at - checked_out_at)
+        return _Found(
+            result,
+            pipeline_sha256,
+            Agreement(job.agreement) if isinstance(job, Pipeline) else Agreement.DEFAULT,
+            checked_out_at - began_at,
+            ended_at - checked_out_at,
+        )
 
     def _job(self, source: Source) -> tuple[Pipeline | bytes | PipelineInvalid, str | None]:
         """What to run, and the SHA-256 of the file that says so (None where it is no file)."""
         name, data = PIPELINE_FILE, source.pipeline
         if data is None:
             name, data = DOCKERFILE, source.dockerfile
-        if data is None:
-            problem = f"the commit has neither this file nor a {DOCKERFILE}"
-            return PipelineInvalid(problem), None
+        if data is None or (name == DOCKERFILE and not self._config.allow_dockerfile):
+            return PipelineInvalid(_NOTHING_TO_RUN if data is None else _NO_DOCKERFILES), None
         if isinstance(data, NotAFile):
             return PipelineInvalid(data.problem, file=name), None
         digest = hashlib.sha256(data).hexdigest()
@@ -289,7 +311,7 @@ class Executor:
             return PipelineInvalid(f"the tree {source.tree.problem}", file="the commit"), digest
         if name == DOCKERFILE:
             return data, digest
-        return parse_pipeline(data, self._limits.build_seconds_max), digest
+        return parse_pipeline(data, self._limits), digest
 
     def _open_log(self, order: BuildOrder) -> BuildLog:
         try:
@@ -323,6 +345,19 @@ class Executor:
         for folder in self._builds_folder.glob("*/work"):
             _log.warning("removed the work folder of a build that a crash ended: %s", folder)
             _remove_folder(folder)
+
+
+def _origin(order: BuildOrder, commit_seconds: int) -> Origin:
+    assert order.commit is not None, "nothing is checked out without a commit"
+    return Origin(
+        build=order.build.hex(),
+        repository=order.repository,
+        branch=order.branch,
+        ref=order.ref or f"refs/heads/{order.branch}",
+        event=order.event,
+        commit=order.commit,
+        commit_seconds=commit_seconds,
+    )
 
 
 def _name(build: bytes, opened: int) -> str:

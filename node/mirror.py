@@ -12,9 +12,9 @@ import msgspec
 
 from common.credentials import access_problem
 from common.git_environment import GitAccess
+from common.pipeline import PIPELINE_BYTES_MAX, PIPELINE_FILE
 from node.dockerfile import DOCKERFILE, DOCKERFILE_BYTES_MAX
 from node.git_process import GitAnswer, mirror_environment, run_git
-from node.pipeline import PIPELINE_BYTES_MAX, PIPELINE_FILE
 from node.threads import Stop
 from node.tree import (
     CorruptMirror,

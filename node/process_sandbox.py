@@ -6,6 +6,7 @@ For machines without Docker, and for repositories that are trusted as much as th
 import logging
 import os
 import select
+import shutil
 import signal
 import subprocess
 import tarfile
@@ -15,10 +16,19 @@ from contextlib import suppress
 from pathlib import Path
 
 from ci.operations import Outcome
+from common.pipeline import Pipeline, Step
 from node.build_log import BuildLog
-from node.pipeline import Pipeline
-from node.run_result import RUN_COMMANDS, RunResult, Work, build_environment, result_of_exit
-from node.threads import Stop, in_thread
+from node.run_result import (
+    GRACE_SECONDS,
+    RUN_COMMANDS,
+    RunResult,
+    TakenArtifact,
+    Work,
+    artifact_problem,
+    build_environment,
+    result_of_exit,
+)
+from node.threads import Stop, Stopped, in_thread
 from node.trouble import OwnTrouble
 
 POLL_SECONDS = 0.2
@@ -34,8 +44,10 @@ _log = logging.getLogger(__name__)
 class ProcessSandbox:
     """Implements `Sandbox` with a shell of this machine."""
 
-    def __init__(self, threads: ThreadPoolExecutor) -> None:
+    def __init__(self, threads: ThreadPoolExecutor, artifact_bytes_max: int) -> None:
+        """artifact_bytes_max: of all artifacts of a build together."""
         self._threads = threads
+        self._artifact_bytes_max = artifact_bytes_max
 
     async def start(self) -> None:
         """Warn. Processes of a crashed node cannot be found again, so nothing is removed."""
@@ -45,7 +57,7 @@ class ProcessSandbox:
         """Nothing is held."""
 
     async def run(self, work: Work) -> RunResult:
-        """Run the commands in one shell in the commit's tree; the image is not looked at."""
+        """Run the steps in the commit's tree, a shell for each; the image is not looked at."""
         pipeline = work.job
         if not isinstance(pipeline, Pipeline):
             raise OwnTrouble(
@@ -54,24 +66,60 @@ class ProcessSandbox:
                 is_lasting=True,
             )
         work.log.note(WARNING)
-        work.show_state("building")
-        return await in_thread(self._threads, lambda stop: _run(work, pipeline, stop))
+        steps = work.wanted_steps(pipeline)
+        if not steps:
+            return RunResult(Outcome.PASSED, 0)
+        return await in_thread(self._threads, lambda stop: self._run(work, pipeline, steps, stop))
+
+    def _run(
+        self, work: Work, pipeline: Pipeline, steps: tuple[Step, ...], stop: Stop
+    ) -> RunResult:
+        """Blocking. Raises Stopped and OwnTrouble."""
+        try:
+            checkout, home = work.folder / "checkout", work.folder / "home"
+            home.mkdir(parents=True)
+            _unpack(work.tree, checkout)
+            ends_at = time.monotonic() + pipeline.timeout_seconds
+            for number, step in enumerate(steps, 1):
+                stop.check()
+                work.begin_step(step, number, len(steps))
+                code = _run_shell(step, checkout, home, work, ends_at, stop)
+                if code is None:
+                    return RunResult(Outcome.TIMED_OUT)
+                if code != 0:
+                    # a shell that was killed has no exit code; shells themselves say 128 + signal
+                    return result_of_exit(code if code > 0 else 128 - code, None, None)
+            taken = _take_artifacts(
+                checkout, pipeline.artifacts, work.folder / "artifacts", self._artifact_bytes_max
+            )
+        except OSError as error:
+            raise OwnTrouble(f"this machine: {error}") from error
+        if isinstance(taken, RunResult):
+            return taken
+        return RunResult(Outcome.PASSED, 0, artifacts=taken)
 
 
-def _run(work: Work, pipeline: Pipeline, stop: Stop) -> RunResult:
-    """Blocking. Raises Stopped and OwnTrouble."""
-    try:
-        checkout, home = work.folder / "checkout", work.folder / "home"
-        home.mkdir(parents=True)
-        _unpack(work.tree, checkout)
-        stop.check()
-        exit_code = _run_shell(pipeline, checkout, home, work.commit_seconds, work.log, stop)
-    except OSError as error:
-        raise OwnTrouble(f"this machine: {error}") from error
-    if exit_code is None:
-        return RunResult(Outcome.TIMED_OUT)
-    # a shell that was killed has no exit code; shells themselves say 128 + signal
-    return result_of_exit(exit_code if exit_code >= 0 else 128 - exit_code, None, None)
+def _take_artifacts(
+    checkout: Path, paths: tuple[str, ...], folder: Path, bytes_max: int
+) -> tuple[TakenArtifact, ...] | RunResult:
+    """Copies of the files at these paths; no link on the way there is followed. Raises OSError."""
+    folder.mkdir()
+    root = checkout.resolve()
+    taken: list[TakenArtifact] = []
+    left_bytes = bytes_max
+    for number, path in enumerate(paths):
+        source, target = root / path, folder / str(number)
+        if not os.path.lexists(source):
+            return artifact_problem(path, "the build did not make it")
+        if source.resolve() != source or not source.is_file():
+            return artifact_problem(path, "is no plain file")
+        length = source.stat().st_size
+        if length > left_bytes:
+            return artifact_problem(path, f"more than {bytes_max} bytes with those before it")
+        shutil.copyfile(source, target)
+        left_bytes -= length
+        taken.append(TakenArtifact(path, target, length))
+    return tuple(taken)
 
 
 def _unpack(tree: Path, checkout: Path) -> None:
@@ -115,19 +163,18 @@ def _take_as_it_is(member: tarfile.TarInfo, _: str) -> tarfile.TarInfo:
 
 
 def _run_shell(
-    pipeline: Pipeline,
-    checkout: Path,
-    home: Path,
-    commit_seconds: int,
-    log: BuildLog,
-    stop: Stop,
+    step: Step, checkout: Path, home: Path, work: Work, ends_at: float, stop: Stop
 ) -> int | None:
-    """The shell's exit code (negative: minus the signal), None where its time was over."""
-    environment = build_environment(str(home), commit_seconds)
-    environment["PATH"] = os.environ.get("PATH", os.defpath)
-    ends_at = time.monotonic() + pipeline.timeout_seconds
+    """The shell's exit code (negative: minus the signal), None where its time was over.
+
+    ends_at: for the pipeline as a whole.
+    """
+    path = {"PATH": os.environ.get("PATH", os.defpath)}
+    environment = path | build_environment(str(home), work.origin, step)
+    ends_at = min(ends_at, time.monotonic() + step.timeout_seconds)
+    log = work.log
     process = subprocess.Popen(
-        ["/bin/sh", "-e", "-c", RUN_COMMANDS, "pbft-ci", *pipeline.commands],
+        ["/bin/sh", "-e", "-c", RUN_COMMANDS, "pbft-ci", *step.commands],
         cwd=checkout,
         env=environment,
         stdin=subprocess.DEVNULL,
@@ -141,6 +188,12 @@ def _run_shell(
     os.set_blocking(output, False)
     try:
         has_ended = _follow(process.pid, output, ends_at, log, stop)
+    except Stopped:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGTERM)
+        log.note(f"asked to stop; {GRACE_SECONDS} s until it is killed")
+        _follow(process.pid, output, time.monotonic() + GRACE_SECONDS, log, None)
+        raise
     finally:
         # Not waited for yet, so the number of its group cannot be anybody else's.
         with suppress(ProcessLookupError):
@@ -151,16 +204,17 @@ def _run_shell(
     return process.returncode if has_ended else None
 
 
-def _follow(pid: int, output: int, ends_at: float, log: BuildLog, stop: Stop) -> bool:
+def _follow(pid: int, output: int, ends_at: float, log: BuildLog, stop: Stop | None) -> bool:
     """Take the output until the process ends (True) or its time does (False)."""
     is_open = True
     while True:
-        stop.check()
+        if stop is not None:
+            stop.check()
         if is_open:
             if _is_ready(output, POLL_SECONDS):
                 is_open = _read_some(output, log)
         else:
-            stop.wait(POLL_SECONDS / 10)
+            time.sleep(POLL_SECONDS / 10)
         # looked at, not collected
         if os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None:
             return True

@@ -7,16 +7,34 @@ from typing import Protocol
 import msgspec
 
 from ci.operations import Outcome
+from common.pipeline import Pipeline, Step
 from node.build_log import BuildLog
-from node.pipeline import Pipeline
 
 # Runs its arguments as commands, one after the other in one shell that stops at the first failure
 # (`sh -e -c RUN_COMMANDS name command...`). `for` takes its list before the first command can
-# change "$@".
-RUN_COMMANDS = """for pbft_ci_command do
+# change "$@". A shell with a trap waits for the program that it runs before it ends, so a program
+# that gets the same signal has its time of grace.
+RUN_COMMANDS = """trap 'exit 143' TERM
+for pbft_ci_command do
   printf '+ %s\\n' "$pbft_ci_command"
   eval "$pbft_ci_command"
 done"""
+# between the signal that asks a build to end and the one that ends it
+GRACE_SECONDS = 2
+
+NETWORK_WAS_OFF = "network was off; see network:"
+
+
+class Origin(msgspec.Struct, frozen=True):
+    """What is built, as the request says it: the same on every replica."""
+
+    build: str
+    repository: str
+    branch: str
+    ref: str
+    event: str
+    commit: str
+    commit_seconds: int
 
 
 class Work(msgspec.Struct, frozen=True):
@@ -25,7 +43,6 @@ class Work(msgspec.Struct, frozen=True):
     label: the build's own name, unique on this replica (hex of the id, opening sequence).
     tree: a tar file of the commit's tree. folder: the build's work folder, removed afterwards.
     job: the pipeline, or the bytes of the Dockerfile where there is no pipeline file.
-    commit_seconds: the commit's own time, for SOURCE_DATE_EPOCH.
     show_state: tells people where the build is.
     """
 
@@ -33,19 +50,49 @@ class Work(msgspec.Struct, frozen=True):
     tree: Path
     folder: Path
     job: Pipeline | bytes
-    commit_seconds: int
+    origin: Origin
     log: BuildLog
     show_state: Callable[[str], None]
 
+    def wanted_steps(self, pipeline: Pipeline) -> tuple[Step, ...]:
+        """The steps that are run for this branch and event; a line in the log for each other."""
+        wanted: list[Step] = []
+        for step in pipeline.steps:
+            if step.is_wanted(self.origin.branch, self.origin.event):
+                wanted.append(step)
+            else:
+                self.log.note(f"step {step.name}: not for this branch and event (when:)")
+        if not wanted:
+            self.log.note("no step is for this branch and event: nothing to do")
+        return tuple(wanted)
+
+    def begin_step(self, step: Step, number: int, count: int) -> None:
+        """Tell people which step begins; number counts from 1."""
+        self.log.note(f"step {step.name} ({number} of {count})")
+        self.show_state("building" if count == 1 else f"building: {step.name}")
+
+
+class TakenArtifact(msgspec.Struct, frozen=True):
+    """A copy of a file that the pipeline names, taken out of the workspace of a passed build."""
+
+    path: str
+    file: Path
+    length: int
+
 
 class RunResult(msgspec.Struct, frozen=True):
-    """How a run ended. exit_code only for passed and failed; problem: a line for the log."""
+    """How a run ended. exit_code only for passed and failed; problem: a line for the log.
+
+    network_was_off: what ended red had no network. artifacts: sorted by path, only for passed.
+    """
 
     outcome: Outcome
     exit_code: int | None = None
     image_digest: str | None = None
     image_id: str | None = None
     problem: str | None = None
+    network_was_off: bool = False
+    artifacts: tuple[TakenArtifact, ...] = ()
 
 
 def result_of_exit(code: int, image_digest: str | None, image_id: str | None) -> RunResult:
@@ -55,15 +102,36 @@ def result_of_exit(code: int, image_digest: str | None, image_id: str | None) ->
     return RunResult(outcome, exit_code, image_digest, image_id)
 
 
-def build_environment(home: str, commit_seconds: int) -> dict[str, str]:
-    """The variables that every build sees, the same on every replica but for HOME."""
-    return {
+def build_environment(home: str, origin: Origin, step: Step | None) -> dict[str, str]:
+    """The variables that a step sees, the same on every replica but for HOME.
+
+    The pipeline's own win over ours, but for PBFTCI_..., which it cannot set. step None: a
+    Dockerfile's image.
+    """
+    environment = {
         "CI": "true",
         "HOME": home,
         "TZ": "UTC",
         "LC_ALL": "C.UTF-8",
-        "SOURCE_DATE_EPOCH": str(commit_seconds),
+        "SOURCE_DATE_EPOCH": str(origin.commit_seconds),
     }
+    if step is not None:
+        environment |= dict(step.environment)
+    return environment | {
+        "PBFTCI": "true",
+        "PBFTCI_BUILD": origin.build,
+        "PBFTCI_REPOSITORY": origin.repository,
+        "PBFTCI_BRANCH": origin.branch,
+        "PBFTCI_REF": origin.ref,
+        "PBFTCI_EVENT": origin.event,
+        "PBFTCI_COMMIT": origin.commit,
+        "PBFTCI_STEP": "" if step is None else step.name,
+    }
+
+
+def artifact_problem(path: str, problem: str) -> RunResult:
+    """A build that passed but did not make what its pipeline names has failed, on every replica."""
+    return RunResult(Outcome.FAILED, 1, problem=f"artifact {path}: {problem}")
 
 
 class Sandbox(Protocol):

@@ -7,16 +7,13 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
+import msgspec
+
 from ci.limits import Limits
 from ci.operations import Outcome
 from common.config import NodeConfig
-from node.container import (
-    TEMPORARY,
-    WORKSPACE,
-    ContainerEnd,
-    ContainerOrder,
-    run_container,
-)
+from common.pipeline import Pipeline, PipelineInvalid
+from node.container import HOME, TEMPORARY, ContainerEnd, ContainerOrder, run_container
 from node.docker_engine import (
     BUILD_LABEL,
     CLUSTER_LABEL,
@@ -29,18 +26,16 @@ from node.docker_engine import (
 from node.dockerfile import PreparedDockerfile, prepare_dockerfile
 from node.image_build import BuiltImage, build_image
 from node.images import Images, isolate_from_user
-from node.pipeline import Pipeline, PipelineInvalid
-from node.run_result import RUN_COMMANDS, RunResult, Work, build_environment, result_of_exit
+from node.pipeline_run import Grounds, run_pipeline
+from node.run_result import RunResult, Work, build_environment, result_of_exit
 from node.threads import Stop, in_thread
 from node.trouble import OwnTrouble
-
-# Unpacks the tree that comes in on standard input, then hands over to a shell with nothing to read.
-UNPACK = f'cd {WORKSPACE} && tar -xf - && exec sh -e -c "$0" pbft-ci "$@" </dev/null'
 
 # A build that was broken off may leave one more layer behind a moment later.
 QUIET_ROUNDS = 2
 QUIET_ROUND_SECONDS = 0.3
 REMOVAL_ROUNDS_MAX = 10
+CA_BYTES_MAX = 4 * 2**20
 
 _log = logging.getLogger(__name__)
 
@@ -104,32 +99,29 @@ class DockerSandbox:
                 await self._release_images(work)
 
     async def _run_pipeline(self, work: Work, pipeline: Pipeline) -> RunResult:
+        steps = work.wanted_steps(pipeline)
+        if not steps:
+            return RunResult(Outcome.PASSED, 0)
         work.show_state("image")
         image = await self._image(pipeline.image, work)
         if isinstance(image, ImageAbsent):
             work.log.note(f"no image {pipeline.image}: {image.problem}")
             return RunResult(Outcome.IMAGE_UNAVAILABLE)
         work.log.note(f"image {pipeline.image}, {image.digest or 'made locally: ' + image.id}")
-        work.show_state("building")
-        order = ContainerOrder(
-            image=image,
+        grounds = Grounds(
             name=self._container_name(work),
             labels=self._labels(work.label),
-            environment=build_environment(TEMPORARY, work.commit_seconds),
-            entrypoint=("sh", "-c", UNPACK),
-            command=(RUN_COMMANDS, *pipeline.commands),
-            standard_input=work.tree,
-            seconds=pipeline.timeout_seconds,
+            limits=self._limits,
+            network_allowed=self._config.network_allowed,
+            ca_bundle=await in_thread(self._threads, lambda stop: self._ca_bundle()),
         )
-        return _result(await self._run_container(order, work), image.digest, image.id)
+        return await self._call(
+            lambda stop: run_pipeline(
+                self._engine.client(), pipeline, steps, image, work, grounds, stop
+            )
+        )
 
     async def _run_dockerfile(self, work: Work, data: bytes) -> RunResult:
-        if not self._config.allow_dockerfile:
-            raise OwnTrouble(
-                "this replica builds no Dockerfiles (allow_dockerfile), and the commit has no"
-                " pipeline file",
-                is_lasting=True,
-            )
         prepared = prepare_dockerfile(data, self._labels(work.label))
         if isinstance(prepared, PipelineInvalid):
             return RunResult(Outcome.PIPELINE_INVALID, problem=prepared.text)
@@ -143,7 +135,8 @@ class DockerSandbox:
         ends_at = time.monotonic() + self._limits.build_seconds_max
         built = await self._build_image(prepared, work)
         if isinstance(built, RunResult):
-            return built
+            is_red = built.outcome in (Outcome.FAILED, Outcome.TIMED_OUT)
+            return msgspec.structs.replace(built, network_was_off=is_red)
         image = await self._call(lambda stop: self._engine.built_image(built.id))
         if image is None:
             raise OwnTrouble("the image that was just built is gone")
@@ -152,17 +145,21 @@ class DockerSandbox:
                 "Dockerfile: the image has no CMD and no ENTRYPOINT, so there is nothing to run"
             )
             return RunResult(Outcome.PIPELINE_INVALID, problem=problem)
+        limits = self._limits
         order = ContainerOrder(
             image=image,
             name=self._container_name(work),
             labels=self._labels(work.label),
-            environment=build_environment(TEMPORARY, work.commit_seconds),
+            environment=build_environment(HOME, work.origin, None),
             entrypoint=None,
             command=None,
-            standard_input=None,
             seconds=max(0.0, ends_at - time.monotonic()),
+            memory_bytes=limits.memory_bytes + limits.home_bytes + limits.temporary_bytes,
+            cpus=limits.cpus,
+            pids=limits.pids_max,
+            temporary={HOME: limits.home_bytes, TEMPORARY: limits.temporary_bytes},
         )
-        return _result(await self._run_container(order, work), None, image.id)
+        return _result(await self._run_container(order, work), image.id)
 
     async def _build_image(
         self, prepared: PreparedDockerfile, work: Work
@@ -205,7 +202,7 @@ class DockerSandbox:
 
     async def _run_container(self, order: ContainerOrder, work: Work) -> ContainerEnd:
         return await self._call(
-            lambda stop: run_container(self._engine.client(), order, self._limits, work.log, stop)
+            lambda stop: run_container(self._engine.client(), order, work.log, stop)
         )
 
     async def _remove_build(self, work: Work, was_broken_off: bool) -> None:
@@ -275,6 +272,20 @@ class DockerSandbox:
             BUILD_LABEL: label,
         }
 
+    def _ca_bundle(self) -> bytes | None:
+        """The operator's authorities, read for each build: they may have been renewed."""
+        file = self._config.build_ca_file
+        if file is None:
+            return None
+        try:
+            with file.open("rb") as stream:
+                data = stream.read(CA_BYTES_MAX + 1)
+        except OSError as error:
+            raise OwnTrouble(f"build_ca_file: {file}: {error.strerror}") from error
+        if len(data) > CA_BYTES_MAX:
+            raise OwnTrouble(f"build_ca_file: {file} has more than {CA_BYTES_MAX} bytes")
+        return data
+
     def _container_name(self, work: Work) -> str:
         """For people who look at `docker ps`; the label is what counts."""
         return f"pbft-ci-{self._cluster[:8]}-{self._config.name}-{work.label}"
@@ -291,9 +302,11 @@ class DockerSandbox:
         return await in_thread(self._threads, translated, timeout_seconds=timeout_seconds)
 
 
-def _result(end: ContainerEnd, digest: str | None, image_id: str) -> RunResult:
+def _result(end: ContainerEnd, image_id: str) -> RunResult:
+    """What the container of a Dockerfile's image came to; it never has a network."""
     if end.exit_code is None:
-        return RunResult(Outcome.TIMED_OUT, None, digest, image_id)
+        return RunResult(Outcome.TIMED_OUT, image_id=image_id, network_was_off=True)
     if end.is_out_of_memory:
-        return RunResult(Outcome.OUT_OF_MEMORY, None, digest, image_id)
-    return result_of_exit(end.exit_code, digest, image_id)
+        return RunResult(Outcome.OUT_OF_MEMORY, image_id=image_id)
+    result = result_of_exit(end.exit_code, None, image_id)
+    return msgspec.structs.replace(result, network_was_off=result.outcome is Outcome.FAILED)

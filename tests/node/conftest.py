@@ -186,7 +186,13 @@ async def make_builder() -> AsyncIterator[BuilderMaker]:
 
     async def make(config: NodeConfig, cluster_id: bytes | None = None, **limits: Any) -> Builder:
         cluster = cluster_id or secrets.token_bytes(32)
-        defaults: dict[str, Any] = {"build_seconds_max": 60, "memory_bytes": 64 * 2**20}
+        defaults: dict[str, Any] = {
+            "build_seconds_max": 60,
+            "memory_bytes": 64 * 2**20,
+            "workspace_bytes": 64 * 2**20,
+            "home_bytes": 16 * 2**20,
+            "temporary_bytes": 64 * 2**20,
+        }
         executor = Executor(
             config=config,
             limits=Limits(**(defaults | limits)),
@@ -203,19 +209,22 @@ async def make_builder() -> AsyncIterator[BuilderMaker]:
 
 
 def things_on(engine: docker.DockerClient) -> dict[str, str | None]:
-    """All containers and images, as `docker ps -a` and `docker images -a` list them.
-
-    By id, with the cluster of their label.
-    """
-    listed = (*engine.api.containers(all=True), *engine.api.images(all=True))
-    return {entry["Id"]: (entry.get("Labels") or {}).get(CLUSTER_LABEL) for entry in listed}
+    """All containers, images, networks and volumes, by id, with the cluster of their label."""
+    listed = (
+        *engine.api.containers(all=True),
+        *engine.api.images(all=True),
+        *engine.api.networks(),
+        *(engine.api.volumes()["Volumes"] or ()),
+    )
+    return {
+        entry.get("Id") or entry["Name"]: (entry.get("Labels") or {}).get(CLUSTER_LABEL)
+        for entry in listed
+    }
 
 
 def things_of(engine: docker.DockerClient, cluster_id: bytes) -> set[str]:
-    """The ids of the containers and images that carry a cluster's label."""
-    label = {"label": f"{CLUSTER_LABEL}={cluster_id.hex()}"}
-    containers = {entry["Id"] for entry in engine.api.containers(all=True, filters=label)}
-    return containers | {entry["Id"] for entry in engine.api.images(all=True, filters=label)}
+    """The ids of everything on the engine that carries a cluster's label."""
+    return {thing for thing, owner in things_on(engine).items() if owner == cluster_id.hex()}
 
 
 def new_things(engine: docker.DockerClient, before: Container[str], cluster_id: bytes) -> set[str]:

@@ -5,7 +5,7 @@ import secrets
 
 import pytest
 
-from ci.operations import Abstain, Outcome
+from ci.operations import Outcome
 from node.docker_engine import BUILD_LABEL, CLUSTER_LABEL, REPLICA_LABEL
 from tests.node.conftest import Room, new_things, things_on
 
@@ -79,13 +79,13 @@ async def test_labels_that_a_dockerfile_changes_do_not_hide_its_layers(room: Roo
 
 
 async def test_dockerfile_must_be_allowed(room: Room) -> None:
-    builder = await room.make_builder(
-        room.make_config(room.repository.url, allow_dockerfile=False, abstain_after_seconds=60)
-    )
+    builder = await room.make_builder(room.make_config(room.repository.url, allow_dockerfile=False))
     commit = room.repository.commit({"Dockerfile": f"FROM {room.image}\n"})
-    ballot = await asyncio.wait_for(builder.build(builder.order(room.repository.url, commit)), 30)
-    assert isinstance(ballot, Abstain)
-    assert "allow_dockerfile" in ballot.reason
+    order = builder.order(room.repository.url, commit)
+    finding = await builder.find(order)
+    assert finding.compared.outcome is Outcome.PIPELINE_INVALID
+    assert "allow_dockerfile" in builder.log(order)
+    assert "add .pbft-ci.yml with image: and commands:" in builder.log(order)
 
 
 async def test_four_nodes_on_one_engine_build_the_same_dockerfile(room: Room) -> None:

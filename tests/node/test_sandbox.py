@@ -145,7 +145,7 @@ async def test_the_walls(room: Room) -> None:
         "rm /tmp/big",
         "! head -c 20000000 /dev/zero >big",
         "rm big",
-        "test $(ulimit -n) = 1024",
+        "test $(ulimit -n) = 16384",
         "test ! -e /var/run/docker.sock",
         limits={"workspace_bytes": 16 * 2**20, "memory_bytes": 256 * 2**20},
     )

@@ -1,0 +1,261 @@
+"""The values of a pipeline file's single keys: what is allowed, and the words where it is not."""
+
+import difflib
+import re
+from collections.abc import Iterator, Sequence
+
+COMMANDS_MAX = 256
+VARIABLES_MAX = 128
+PATTERNS_MAX = 32
+IMAGE_CHARACTERS_MAX = 255
+NAME_CHARACTERS_MAX = 64
+VALUE_CHARACTERS_MAX = 4096
+PATTERN_CHARACTERS_MAX = 255
+PATH_CHARACTERS_MAX = 255
+CPUS_MIN = 0.01
+# they say what is built, so nobody may say something else
+OWN_VARIABLES = "PBFTCI_"
+
+# Docker's reference grammar: [host[:port]/]path[:tag][@digest]
+_PART = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
+_HOST = (
+    r"(?:[a-zA-Z0-9](?:[a-zA-Z0-9-]*[a-zA-Z0-9])?)(?:\.[a-zA-Z0-9](?:[a-zA-Z0-9-]*[a-zA-Z0-9])?)*"
+)
+_IMAGE = re.compile(
+    rf"(?:{_HOST}(?::[0-9]{{1,5}})?/)?{_PART}(?:/{_PART})*"
+    r"(?::[A-Za-z0-9_][A-Za-z0-9_.-]{0,127})?(?:@sha256:[0-9a-f]{64})?"
+)
+_STEP_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+# Fewer characters than ci.artifacts allows: nothing that a shell or a URL would have to quote.
+_PATH = re.compile(r"[A-Za-z0-9._+@=~,:-]+(?:/[A-Za-z0-9._+@=~,:-]+)*")
+_SIZE = re.compile(r"([1-9][0-9]{0,15}) ?(KiB|MiB|GiB)")
+# not str.isprintable: its table of Unicode differs between versions of Python
+_CONTROL = re.compile(r"[\x00-\x20\x7f]")
+_UNIT_BYTES = {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
+_SHOWN_CHARACTERS_MAX = 60
+
+Path = tuple[str | int, ...]
+
+
+class WrongValue(ValueError):
+    """What is wrong at a place of the file. path None: no line is to blame."""
+
+    def __init__(
+        self, problem: str, path: Path | None, key: str | None, nearest: str | None = None
+    ) -> None:
+        super().__init__(problem)
+        self.path = path
+        self.key = key
+        self.nearest = nearest
+
+
+class Place:
+    """A value and the way to it, so that an error can name the line and the key."""
+
+    def __init__(self, value: object, path: Path = ()) -> None:
+        self.value = value
+        self.path = path
+
+    def __contains__(self, key: str) -> bool:
+        return isinstance(self.value, dict) and key in self.value
+
+    def at(self, key: str) -> "Place":
+        """What is behind a key that is there."""
+        assert isinstance(self.value, dict), "looked at only where the keys were checked"
+        return Place(self.value[key], (*self.path, key))
+
+    def wrong(self, problem: str) -> WrongValue:
+        """The error that blames this value, under the nearest key above it."""
+        keys = [part for part in self.path if isinstance(part, str)]
+        return WrongValue(problem, self.path, keys[-1] if keys else None)
+
+    def items(self, count_max: int, what: str) -> "list[Place]":
+        """The entries of a list that must not be empty. Raises WrongValue."""
+        if not isinstance(self.value, list) or not 1 <= len(self.value) <= count_max:
+            raise self.wrong(f"must be a list of 1 to {count_max} {what}")
+        return [Place(entry, (*self.path, index)) for index, entry in enumerate(self.value)]
+
+    def one_or_more(self, count_max: int, what: str) -> "list[Place]":
+        """The entries of a list, or the one value that stands there alone. Raises WrongValue."""
+        return [self] if isinstance(self.value, str) else self.items(count_max, what)
+
+    def entries(self) -> "Iterator[tuple[str, Place]]":
+        """The keys of a mapping with what is behind them."""
+        assert isinstance(self.value, dict), "checked by the caller"
+        for key in self.value:
+            yield key, self.at(key)
+
+
+def check_keys(place: Place, known: Sequence[str], where: str, expected: str) -> None:
+    """Raise WrongValue where this is no mapping, or has a key that is not known."""
+    if not isinstance(place.value, dict):
+        raise place.wrong(f"must be {expected}")
+    for key in place.value:
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=1, cutoff=0.0)
+            problem = f"is not known; the keys of {where} are {', '.join(known)}"
+            nearest = near[0] if near else None
+            raise WrongValue(problem, (*place.path, key), _shown(key), nearest)
+
+
+def is_image_name(text: str) -> bool:
+    """Whether this follows Docker's grammar for a reference to an image."""
+    return len(text) <= IMAGE_CHARACTERS_MAX and _IMAGE.fullmatch(text) is not None
+
+
+def read_image(place: Place) -> str:
+    """The name of an image. Raises WrongValue, as all of these do."""
+    if isinstance(place.value, str) and is_image_name(place.value):
+        return place.value
+    raise place.wrong("must be the name of an image, such as busybox:1.36 or name@sha256:<digest>")
+
+
+def read_commands(place: Place) -> tuple[str, ...]:
+    """A list of commands for a shell."""
+    commands: list[str] = []
+    for number, entry in enumerate(place.items(COMMANDS_MAX, "commands"), 1):
+        command = entry.value
+        if not isinstance(command, str) or not command.strip() or not _is_passable(command):
+            raise entry.wrong(f"command {number} must be text; put it in quotes")
+        commands.append(command)
+    return tuple(commands)
+
+
+def read_environment(place: Place) -> dict[str, str]:
+    """Variables and their values; a number is text only in quotes, so that 010 stays 010."""
+    if not isinstance(place.value, dict) or len(place.value) > VARIABLES_MAX:
+        raise place.wrong(f"must be a mapping of at most {VARIABLES_MAX} names to texts")
+    found: dict[str, str] = {}
+    for name, entry in place.entries():
+        if len(name) > NAME_CHARACTERS_MAX or _VARIABLE.fullmatch(name) is None:
+            problem = (
+                f"must be the name of a variable: up to {NAME_CHARACTERS_MAX} letters, digits"
+                " and '_', no digit first"
+            )
+            raise WrongValue(problem, entry.path, _shown(name))
+        if name.startswith(OWN_VARIABLES):
+            problem = f"is not yours to set: {OWN_VARIABLES}... say what is built"
+            raise WrongValue(problem, entry.path, name)
+        value = entry.value
+        if (
+            not isinstance(value, str)
+            or len(value) > VALUE_CHARACTERS_MAX
+            or not _is_passable(value)
+        ):
+            problem = f"must be text of at most {VALUE_CHARACTERS_MAX} characters; put it in quotes"
+            raise WrongValue(problem, entry.path, name)
+        found[name] = value
+    return found
+
+
+def read_step_name(place: Place) -> str:
+    """What a step is called."""
+    name = place.value
+    if (
+        isinstance(name, str)
+        and len(name) <= NAME_CHARACTERS_MAX
+        and _STEP_NAME.fullmatch(name) is not None
+    ):
+        return name
+    raise place.wrong(
+        f"must be up to {NAME_CHARACTERS_MAX} of: letters, digits, '-', '_', '.'; the first one a"
+        " letter or a digit"
+    )
+
+
+def read_flag(place: Place) -> bool:
+    """true or false."""
+    if isinstance(place.value, bool):
+        return place.value
+    raise place.wrong("must be true or false")
+
+
+def read_number(place: Place, least: int, most: int, of_what: str) -> int:
+    """A whole number; true is none, though Python takes it for 1."""
+    value = place.value
+    if isinstance(value, int) and not isinstance(value, bool) and least <= value <= most:
+        return value
+    raise place.wrong(f"must be a whole number{of_what} from {least} to {most}")
+
+
+def read_cpus(place: Place, most: float) -> float:
+    """How many processors, perhaps parts of one."""
+    value = place.value
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    # nan is in no range
+    if is_number and CPUS_MIN <= value <= most:  # type: ignore[operator]  # it is a number
+        return float(value)  # type: ignore[arg-type]
+    raise place.wrong(f"must be a number from {CPUS_MIN:g} to {most:g}")
+
+
+def read_memory(place: Place, least: int, most: int) -> int:
+    """A size: a whole number of bytes, or text such as "512 MiB". KB and MB have two meanings."""
+    value = place.value
+    if isinstance(value, str):
+        found = _SIZE.fullmatch(value)
+        value = None if found is None else int(found[1]) * _UNIT_BYTES[found[2]]
+    if isinstance(value, int) and not isinstance(value, bool) and least <= value <= most:
+        return value
+    raise place.wrong(
+        f'must be a size from "{least // 2**20} MiB" to "{most // 2**20} MiB" (KiB, MiB or GiB), or'
+        " a whole number of bytes"
+    )
+
+
+def read_choice(place: Place, choices: Sequence[str]) -> str:
+    """One of a few words."""
+    if isinstance(place.value, str) and place.value in choices:
+        return place.value
+    raise place.wrong(f"must be {' or '.join(choices)}")
+
+
+def read_patterns(place: Place) -> tuple[str, ...]:
+    """Globs for the names of branches."""
+    entries = place.one_or_more(PATTERNS_MAX, "names of branches, with * where anything may be")
+    for entry in entries:
+        if (
+            not isinstance(entry.value, str)
+            or not 1 <= len(entry.value) <= PATTERN_CHARACTERS_MAX
+            or _CONTROL.search(entry.value)
+            or not _is_passable(entry.value)
+        ):
+            raise entry.wrong(
+                f"must be the name of a branch, at most {PATTERN_CHARACTERS_MAX} characters, no"
+                " blanks"
+            )
+    return tuple(str(entry.value) for entry in entries)
+
+
+def read_artifacts(place: Place, count_max: int) -> tuple[str, ...]:
+    """Paths of files, sorted."""
+    paths: set[str] = set()
+    for entry in place.items(count_max, "paths of files in the workspace"):
+        path = entry.value
+        if (
+            not isinstance(path, str)
+            or len(path) > PATH_CHARACTERS_MAX
+            or _PATH.fullmatch(path) is None
+            or not {".", ".."}.isdisjoint(path.split("/"))
+        ):
+            raise entry.wrong(
+                f"must be a path in the workspace of at most {PATH_CHARACTERS_MAX} letters, digits"
+                " and ._+@=~,:-/ such as dist/app.tar.gz, without '.' and '..' between slashes"
+            )
+        if path in paths:
+            raise entry.wrong("is there twice")
+        paths.add(path)
+    return tuple(sorted(paths))
+
+
+def _is_passable(text: str) -> bool:
+    """Whether a program can be given this as an argument: no NUL, nothing that is not UTF-8."""
+    try:
+        return b"\0" not in text.encode()
+    except UnicodeEncodeError:
+        return False
+
+
+def _shown(key: str) -> str:
+    """A stranger's key, for an error of one line."""
+    return key.encode("unicode_escape").decode("ascii")[:_SHOWN_CHARACTERS_MAX]

@@ -1,0 +1,215 @@
+"""What the steps of one build share: the workspace and HOME, in memory, of a fixed size. Blocking.
+
+They are volumes of the engine that live in memory, so a full one is an error that every replica
+sees alike, no quota of a disk is needed, and nothing of a build ever reaches a disk of the host.
+Such a volume is there only while a container uses it: a small one, the keeper, does so from before
+the first step to behind the last. Removing all of it is the caller's, by label.
+"""
+
+import tarfile
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import IO, Any, cast
+
+import docker
+import docker.errors
+import msgspec
+
+from ci.limits import Limits
+from node.container import (
+    HOME,
+    WORKSPACE,
+    ContainerOrder,
+    create_container,
+    file_system_options,
+)
+from node.docker_engine import Image
+from node.run_result import RunResult, TakenArtifact, artifact_problem
+from node.threads import Stop
+from node.tree import BUILD_USER_ID
+from node.trouble import OwnTrouble
+
+TRUST = "/pbft-ci"
+CA_FILE = f"{TRUST}/ca.pem"
+TRUST_BYTES = 8 * 2**20
+KEEPER_MEMORY_BYTES = 32 * 2**20
+KEEPER_PIDS = 16
+CHUNK_BYTES = 256 * 1024
+_NO_PROGRAM = (126, 127)
+
+
+class Workspace(msgspec.Struct, frozen=True):
+    """The shared file systems of a build: the names of their volumes, and the keeper's id."""
+
+    keeper: str
+    volumes: Mapping[str, tuple[str, bool]]
+
+
+def make_workspace(
+    client: docker.APIClient,
+    image: Image,
+    name: str,
+    labels: Mapping[str, str],
+    limits: Limits,
+    ca_bundle: bytes | None,
+) -> Workspace:
+    """The file systems, empty but for the certificates, and the keeper that runs.
+
+    Raises what the library raises.
+    """
+    sizes = {WORKSPACE: limits.workspace_bytes, HOME: limits.home_bytes}
+    owner = f"uid={BUILD_USER_ID},gid={BUILD_USER_ID},mode=0755"
+    if ca_bundle is not None:
+        sizes[TRUST] = TRUST_BYTES
+    volumes: dict[str, tuple[str, bool]] = {}
+    for path, size in sizes.items():
+        volume = f"{name}{path.replace('/', '-')}"
+        # root's own: the keeper has it writable, so that the engine can put something in
+        rights = "mode=0755" if path == TRUST else owner
+        client.create_volume(
+            volume,
+            driver="local",
+            driver_opts={
+                "type": "tmpfs",
+                "device": "tmpfs",
+                "o": f"nosuid,nodev,{rights},{file_system_options(size)}",
+            },
+            labels=dict(labels),
+        )
+        volumes[path] = (volume, True)
+    keeper = create_container(
+        client,
+        ContainerOrder(
+            image=image,
+            name=f"{name}-keeper",
+            labels=labels,
+            environment={},
+            # a shell that waits for a line which never comes; it is no safer than any other step
+            entrypoint=("sh", "-c", "read -r pbft_ci_line"),
+            command=(),
+            seconds=None,
+            memory_bytes=KEEPER_MEMORY_BYTES,
+            cpus=limits.cpus,
+            pids=KEEPER_PIDS,
+            temporary={},
+            volumes=volumes,
+        ),
+    )
+    client.start(keeper)
+    if ca_bundle is not None:
+        volumes[TRUST] = (volumes[TRUST][0], False)
+        client.put_archive(keeper, TRUST, _archive("ca.pem", ca_bundle))
+    return Workspace(keeper, volumes)
+
+
+def fill_workspace(client: docker.APIClient, workspace: Workspace, tree: Path, stop: Stop) -> None:
+    """Unpack a tar file into the workspace; the engine does it, the image needs no tar.
+
+    Raises Stopped, OSError and what the library raises.
+    """
+    with tree.open("rb") as file:
+        client.put_archive(workspace.keeper, WORKSPACE, _chunks(file, stop))
+
+
+def keeper_end(client: docker.APIClient, workspace: Workspace) -> int | None:
+    """None while the keeper runs; the exit code of an image that has no shell to keep with.
+
+    Raises OwnTrouble where the keeper is gone for another reason: the workspace is then, too.
+    """
+    state: dict[str, Any] = client.inspect_container(workspace.keeper)["State"]
+    if state["Running"]:
+        return None
+    code = int(state["ExitCode"])
+    if code in _NO_PROGRAM:
+        return code
+    raise OwnTrouble(f"the container that keeps the workspace has ended with exit code {code}")
+
+
+def take_artifacts(
+    client: docker.APIClient,
+    workspace: Workspace,
+    paths: tuple[str, ...],
+    folder: Path,
+    bytes_max: int,
+    stop: Stop,
+) -> tuple[TakenArtifact, ...] | RunResult:
+    """Copies of the files at these paths, or the failure: one is missing, no file, or too large.
+
+    bytes_max: of all together. Raises Stopped, OSError and what the library raises.
+    """
+    folder.mkdir()
+    taken: list[TakenArtifact] = []
+    left_bytes = bytes_max
+    for number, path in enumerate(paths):
+        stop.check()
+        target = folder / str(number)
+        try:
+            stream, found = client.get_archive(workspace.keeper, f"{WORKSPACE}/{path}")
+        except docker.errors.NotFound:
+            return artifact_problem(path, "the build did not make it")
+        # looked at before anything is read: a file with holes may seem to have terabytes
+        if int(found["size"]) > left_bytes:
+            return artifact_problem(path, f"more than {bytes_max} bytes with those before it")
+        length = _copy_file(stream, target, left_bytes, stop)
+        if length is None:
+            return artifact_problem(path, "is no plain file")
+        left_bytes -= length
+        taken.append(TakenArtifact(path, target, length))
+    return tuple(taken)
+
+
+def _copy_file(stream: Iterable[bytes], target: Path, bytes_max: int, stop: Stop) -> int | None:
+    """The length of the one plain file in an archive, copied to target; None: another kind."""
+    try:
+        with tarfile.open(fileobj=cast(IO[bytes], _Stream(stream, stop)), mode="r|") as archive:
+            member = archive.next()
+            if member is None or not member.isreg() or member.size > bytes_max:
+                return None
+            content = archive.extractfile(member)
+            assert content is not None, "a plain file has content"
+            with target.open("wb") as file:
+                while chunk := content.read(CHUNK_BYTES):
+                    stop.check()
+                    file.write(chunk)
+            return member.size
+    except tarfile.TarError as error:
+        raise OwnTrouble(f"the engine's archive cannot be read: {error}") from error
+
+
+class _Stream:
+    """An answer that comes in pieces, as a file to read from."""
+
+    def __init__(self, pieces: Iterable[bytes], stop: Stop) -> None:
+        self._pieces = iter(pieces)
+        self._rest = b""
+        self._stop = stop
+
+    def read(self, size: int) -> bytes:
+        """The next bytes, fewer only at the end."""
+        parts = [self._rest]
+        missing = size - len(self._rest)
+        while missing > 0:
+            self._stop.check()
+            piece = next(self._pieces, b"")
+            if not piece:
+                break
+            parts.append(piece)
+            missing -= len(piece)
+        whole = b"".join(parts)
+        self._rest = whole[size:]
+        return whole[:size]
+
+
+def _chunks(file: IO[bytes], stop: Stop) -> Iterable[bytes]:
+    while chunk := file.read(CHUNK_BYTES):
+        stop.check()
+        yield chunk
+
+
+def _archive(name: str, data: bytes) -> bytes:
+    """A tar archive with one file, which everybody may read."""
+    header = tarfile.TarInfo(name)
+    header.size, header.mode = len(data), 0o644
+    block = tarfile.BLOCKSIZE
+    padding = b"\0" * (-len(data) % block + 2 * block)
+    return header.tobuf(tarfile.USTAR_FORMAT) + data + padding
