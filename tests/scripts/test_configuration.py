@@ -69,7 +69,7 @@ def test_the_example_is_what_the_readme_says() -> None:
         assert config.private_key_file.parent == ROOT / "run" / "keys"
         assert config.data_directory == ROOT / "run" / "data" / config.name
         assert config.log_file == ROOT / "log" / f"{config.name}.log"
-    assert example.cluster.limits_as(Limits).memory_bytes == 256 * 2**20
+    assert example.cluster.limits_as(Limits).workspace_bytes == 2 * 2**30
 
 
 def test_every_key_of_the_node_file_is_explained_in_the_example() -> None:
