@@ -7,6 +7,7 @@ waiting for at that moment (`forgeries`).
 
 from collections.abc import Callable
 
+from ci.ledger import next_head
 from ci.operations import Abstain, Agreement, Ballot, Finding
 from pbft.codec import MalformedMessage, decode_message
 from pbft.messages import (
@@ -19,15 +20,15 @@ from pbft.messages import (
     Recover,
     Request,
 )
-from pbft.ports import Send
+from pbft.ports import Entry, Send
 from simulator.builds import artifact, finding
 from simulator.chance import Chance, stream
+from simulator.floods import FLOODS, Flooder
 from simulator.network import Network
 from simulator.process import Process
 from simulator.run_trace import Trace
 from simulator.rushing import RushingForger
 from simulator.scheduler import SECOND, Scheduler
-from simulator.storage import Disk
 
 BEHAVIOURS = (
     "omit",
@@ -47,6 +48,8 @@ BEHAVIOURS = (
     "byzzfuzz",
     "censor",
 )
+# Those that came later are drawn apart, so that older seeds stay what they were.
+MORE_BEHAVIOURS = (*FLOODS, "twin")
 REMEMBERED_MAX = 256
 ROUNDS = 8
 
@@ -109,12 +112,16 @@ class Adversary:
         self.twins: dict[str, Process] = {}
         self._sides: dict[str, dict[str, None]] = {}
         self._is_healed = False
+        self._floods = Flooder(
+            forger, scheduler, targets, stream(seed, "floods"), network.send, process, self._count
+        )
 
     # --- life -----------------------------------------------------------------------------------
 
     def start(self, is_adaptive: bool, make_twin: Callable[[str], Process]) -> None:
         """Begin."""
         for liar in self.liars.values():
+            self._floods.start(liar.name, tuple(liar.ways))
             if "twin" in liar.ways:
                 self.twins[liar.name] = make_twin(liar.name)
                 self._divide(liar.name)
@@ -127,6 +134,7 @@ class Adversary:
     def heal(self) -> None:
         """The network is whole from now on; the liars go on, but do not fill it."""
         self._is_healed = True
+        self._floods.heal()
 
     def _divide(self, name: str) -> None:
         """Which peers the second instance talks with, for some time."""
@@ -147,8 +155,7 @@ class Adversary:
         self._count("amnesia")
         self._trace.event(f"{liar.name} forgets everything")
         process = self._process(liar.name)
-        process.crash()
-        process.disk = Disk()
+        process.wipe()
         if not process.is_up:
             process.boot()
         if not self._is_healed:
@@ -230,6 +237,27 @@ class Adversary:
             for delay in (0.0, 0.02, 0.1, 0.4):
                 self._count("false state")
                 self._scheduler.after(delay, self._network.send, name, receiver, envelope)
+
+    def page(self, name: str, entries: tuple[Entry, ...]) -> tuple[Entry, ...]:
+        """Ledger entries that a replica gives to one that lacks them; a liar bends them."""
+        liar = self.liars.get(name)
+        if liar is None or "false content" not in liar.ways or not entries:
+            return entries
+        self._count("false ledger")
+        kind = liar.chance.randrange(4)
+        if kind == 0:
+            return ()
+        if kind == 1:
+            return entries[1:]
+        last = entries[-1]
+        body = last.body + b" "
+        # The first is no chain; the second one is, but of another ledger.
+        head = last.head if kind == 2 else next_head(self._before(entries), last.index, body)
+        return (*entries[:-1], Entry(last.index, body, head))
+
+    @staticmethod
+    def _before(entries: tuple[Entry, ...]) -> bytes:
+        return entries[-2].head if len(entries) > 1 else bytes(32)
 
     def _is_censored(self, message: AnyMessage) -> bool:
         """It serves all others, but never these: one client, and whoever wants to recover."""

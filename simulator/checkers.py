@@ -333,6 +333,12 @@ class Checkers:
         ledger.append(entry)
         self._builds.on_entry(entry)
 
+    def on_fetched_entries(self, process: Process, entries: tuple[Entry, ...]) -> None:
+        """Peers gave a replica what its ledger lacked: it is what was executed."""
+        for entry in entries:
+            if self.history.ledger[entry.index - 1 : entry.index] != [entry]:
+                self.violate("2 ledger prefix", f"{process.name} fetched entry {entry.index}")
+
     def _check_base(self, process: Process, standing: "Standing", base: Base) -> None:
         digest = state_digest(base.parts)
         voices: dict[str, None] = {}

@@ -27,6 +27,12 @@ class Clock:
         self._local = self.seconds(now) + seconds
         self._since = now
 
+    def drift(self, rate: float, now: int) -> None:
+        """From now on the clock runs at another rate."""
+        self._local = self.seconds(now)
+        self._since = now
+        self._rate = rate
+
     def restart(self, start_seconds: float, rate: float, now: int) -> None:
         """The machine was started anew: the clock shows something else."""
         self._local = start_seconds

@@ -47,7 +47,7 @@ class Forger:
         self, cluster: Cluster, signatures: Signatures, names: Sequence[str], chance: Chance
     ) -> None:
         self.names = tuple(names)
-        self._cluster = cluster
+        self.cluster = self._cluster = cluster
         self._signers = {name: signatures.signer(name) for name in names}
         self._chance = chance
         # (view, sequence, digest) -> (type, replica) -> the vote

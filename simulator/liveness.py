@@ -88,7 +88,15 @@ class Liveness:
             core = replica.core
             if core.status.value not in ("normal", "view_change"):
                 return "32 replicas converge", f"{name} is {core.status.value}"
-            standings.append((core.executed, core.application.parts()))
+            ledger = simulation.processes[name].disk.ledger
+            if ledger.gaps:
+                return (
+                    "32 replicas converge",
+                    f"{name} lacks ledger entries: {ledger.gaps[0].first}",
+                )
+            if sorted(ledger.entries) != list(range(1, ledger.end()[0] + 1)):
+                return "32 replicas converge", f"{name} has holes in its ledger"
+            standings.append((core.executed, core.application.parts(), ledger.end()))
             if core.has_entered:
                 views[core.view] = None
             else:

@@ -8,6 +8,7 @@ from simulator.parameters import FaultPlan
 from simulator.process import CrashPoint, Process
 from simulator.run_trace import Trace
 from simulator.scheduler import Scheduler
+from simulator.storage import ROTTEN_MARK
 
 
 class Nemesis:
@@ -37,6 +38,7 @@ class Nemesis:
         self._network_chance = stream(seed, "partitions")
         self._disk_chance = stream(seed, "disk")
         self._clock_chance = stream(seed, "clock")
+        self._recovery_chance = stream(seed, "recovery")
         self._is_over = False
         self.counts: dict[str, int] = {}
         if plan.clock_skew:
@@ -165,22 +167,38 @@ class Nemesis:
         if damage is None:
             self._later(self._disk_chance, 2.0, self._rot, name)
             return
-        self._count("disk rots")
+        self._count(f"disk rots: {'mark' if damage == ROTTEN_MARK else 'records'}")
         self._trace.event(f"the disk of {name} rots: {damage}")
         process.crash()
         self._later(self._disk_chance, 1.0, self._start, process)
+        if damage == ROTTEN_MARK:
+            self._later(self._disk_chance, 4.0, self._rot, name)
+        for _ in range(self._plan.recovery_crashes):
+            self._later(self._recovery_chance, 1.5, self._crash_in_recovery, process)
+
+    def _crash_in_recovery(self, process: Process) -> None:
+        """A replica that lost what it said is killed again before it may vote."""
+        if process.replica is None or not process.replica.core.nonce:
+            return
+        self._count("crash in recovery")
+        process.crash()
+        self._scheduler.after(self._recovery_chance.exponential(0.3), self._start, process)
 
     def _wipe(self, name: str) -> None:
         process = self._processes[name]
         self._count("disk wiped")
         self._trace.event(f"the disk of {name} is wiped")
-        process.crash()
-        process.disk = type(process.disk)()
+        process.wipe()
         self._later(self._disk_chance, 1.0, self._start, process)
 
     def _jump(self, process: Process) -> None:
         self._count("clock jump")
-        process.clock.jump(5 * self._clock_chance.random(), self._scheduler.now)
+        chance = self._clock_chance
+        # A hiccup; or the machine slept, for hours maybe.
+        seconds = chance.choice((5.0, 5.0, 60.0, 100_000.0)) * chance.random()
+        process.clock.jump(seconds, self._scheduler.now)
+        process.clock.drift(0.7 + 0.6 * chance.random(), self._scheduler.now)
+        self._later(chance, 10.0, self._jump, process)
 
     # --- partitions -----------------------------------------------------------------------------
 

@@ -5,7 +5,7 @@ Each fault class is there or not, and then has an intensity of its own: runs dif
 
 import msgspec
 
-from simulator.adversary import BEHAVIOURS
+from simulator.adversary import BEHAVIOURS, MORE_BEHAVIOURS
 from simulator.builds import BuildFaults
 from simulator.chance import Chance, stream
 from simulator.gateways import Workload
@@ -19,6 +19,7 @@ class FaultPlan(msgspec.Struct, frozen=True, kw_only=True):
     crashes, pauses, partitions, refusals (of disks to save): mean number per second.
     crash_points: share of crashes that wait for a point between saving and sending.
     down_seconds: mean time until a restart. clock_skew: clocks run at 0.7 to 1.3 and jump.
+    recovery_crashes: how often a replica that lost what it said is killed again, at most.
     """
 
     crashes: float = 0.0
@@ -27,6 +28,7 @@ class FaultPlan(msgspec.Struct, frozen=True, kw_only=True):
     pauses: float = 0.0
     partitions: float = 0.0
     refusals: float = 0.0
+    recovery_crashes: int = 0
     clock_skew: bool = False
 
 
@@ -36,6 +38,8 @@ class Parameters(msgspec.Struct, frozen=True, kw_only=True):
     byzantine: index -> the ways in which that replica misbehaves.
     rotten, wiped: indexes whose disk is damaged or emptied; both count among the f faulty ones.
     left_out: indexes of faulty replicas that stay cut off for ever in the liveness mode.
+    newer: indexes of correct replicas of the next version, which say things unknown to this one.
+    cheats: faulty clients, which sign two operations with one number.
     healed_delay_seconds: the delay of messages in the liveness mode.
     """
 
@@ -59,6 +63,8 @@ class Parameters(msgspec.Struct, frozen=True, kw_only=True):
     rotten: tuple[int, ...] = ()
     wiped: tuple[int, ...] = ()
     left_out: tuple[int, ...] = ()
+    newer: tuple[int, ...] = ()
+    cheats: int = 0
     safety_seconds: float = 10.0
     healed_delay_seconds: float = 0.02
     deadline_seconds: int = 6
@@ -82,7 +88,9 @@ def draw(seed: int, replicas: int | None = None) -> Parameters:
     size = replicas if replicas is not None else drawn_size
     interval = chance.choice((2, 4, 8))
     timeout = chance.choice((1.0, 2.0, 4.0))
+    later = stream(seed, "later parameters")
     byzantine, rotten, wiped = _faulty(chance, size)
+    byzantine = {index: _more_ways(later, ways) for index, ways in byzantine.items()}
     # An order takes longer than the first timeout, so that it has to grow: few requests, for each
     # costs failed views.
     is_slow = size == 4 and chance.happens(0.06)
@@ -119,11 +127,13 @@ def draw(seed: int, replicas: int | None = None) -> Parameters:
             artifacts=forge.choice((0.0, 0.5)),
             unreproducible=forge.choice((0.0, 0.3)),
         ),
-        plan=_plan(chance),
+        plan=msgspec.structs.replace(_plan(chance), recovery_crashes=later.choice((0, 0, 1, 3))),
         byzantine=byzantine,
         adaptive=bool(byzantine) and chance.happens(0.5),
         rotten=rotten,
         wiped=wiped,
+        newer=tuple(later.some(range(size), 0.5)) if later.happens(0.3) else (),
+        cheats=later.choice((0, 0, 1, 2)),
         left_out=tuple(i for i in faulty if chance.happens(0.3)),
         safety_seconds=chance.choice((2.0, 5.0, 10.0, 20.0)),
         healed_delay_seconds=1.2 * timeout if is_slow else chance.choice((0.02, 0.02, 0.1, 0.3)),
@@ -133,6 +143,10 @@ def draw(seed: int, replicas: int | None = None) -> Parameters:
         weak_agreement_allowed=forge.happens(0.5),
         is_deep=chance.happens(0.25),
     )
+
+
+def _more_ways(later: Chance, ways: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys((*ways, *later.some(MORE_BEHAVIOURS, 0.08))))
 
 
 def _size(chance: Chance) -> int:

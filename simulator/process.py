@@ -18,12 +18,14 @@ from pbft.authentication import Authenticator
 from pbft.core import Settings
 from pbft.genesis import Cluster
 from pbft.messages import Envelope, Signed
-from pbft.ports import Output, Record, Send
+from pbft.ports import Entry, Output, Record, Send
 from pbft.replica import DamagedRecords, Replica
 from simulator.ballots import BallotBox
 from simulator.builds import BuildTruth
 from simulator.chance import Chance
 from simulator.clock import Clock
+from simulator.ledger import Gap
+from simulator.ledger_pages import LedgerPages
 from simulator.run_trace import Trace
 from simulator.scheduler import SECOND, Scheduler
 from simulator.signatures import Signatures
@@ -67,6 +69,9 @@ class Observer(Protocol):
     def on_boot(self, process: "Process", restored: Output) -> None:
         """The process started from its disk."""
 
+    def on_ledger(self, process: "Process", entries: tuple[Entry, ...]) -> None:
+        """A gap in the ledger was closed by these entries, which peers gave."""
+
     def on_crash(self, process: "Process") -> None:
         """The process died at its crash point."""
 
@@ -93,6 +98,7 @@ class Process:
 
     send: (process, message) for everything that leaves, own words after they are saved.
     connect: the process is up and wants its links. looks_before: call `before_turn` too.
+    fetch: see `simulator.ledger_pages`.
     """
 
     def __init__(
@@ -103,13 +109,14 @@ class Process:
         observer: Observer,
         send: Callable[["Process", Send], None],
         connect: Callable[["Process"], None],
+        fetch: Callable[["Process", str, Gap, int], None],
         told: Callable[[Ballot], Ballot] = lambda ballot: ballot,
         *,
         looks_before: bool = False,
     ) -> None:
         self.world = world
         self.name = name
-        self.disk = Disk()
+        self.disk = Disk(world.cluster.id)
         self.clock = Clock()
         self.chance = chance
         self.replica: Replica | None = None
@@ -123,6 +130,7 @@ class Process:
         self._send = send
         self._connect = connect
         self._told = told
+        self.pages = LedgerPages(self, observer, fetch)
         self._ballots: BallotBox | None = None
         self._inbox: list[Envelope] = []
         self._greet: dict[str, None] = {}
@@ -152,7 +160,7 @@ class Process:
         replica, application = self._make_replica()
         try:
             restored = replica.restore(*self.disk.open())
-            self._check_ledger(application)
+            self.disk.agree_ledger(application.ledger_index, application.ledger_head)
         except (DamagedRecords, DiskDamaged) as error:
             self._recover(str(error))
             return
@@ -169,7 +177,7 @@ class Process:
         world = self.world
         world.trace.event(f"{self.name} recovers: {reason}")
         self.damages += 1
-        self.disk = Disk()
+        self.disk = Disk(world.cluster.id)
         replica, application = self._make_replica()
         now = self.clock.seconds(world.scheduler.now)
         output = replica.begin_recovery(self.chance.randbytes(32), now)
@@ -181,8 +189,8 @@ class Process:
 
     def _make_replica(self) -> tuple[Replica, BuildApplication]:
         world = self.world
-        statements = self.disk.statements
-        application = BuildApplication(world.cluster, world.limits, statements.get)
+        find_statement = self.disk.ledger.find_statement
+        application = BuildApplication(world.cluster, world.limits, find_statement)
         sign, verify = world.signatures.signer(self.name), world.signatures.verify
         replica = Replica(world.cluster, self.name, sign, verify, application, world.settings)
         # A payload is read once in this world, not once per replica.
@@ -204,13 +212,10 @@ class Process:
 
     clock_rate = 1.0
 
-    def _check_ledger(self, application: BuildApplication) -> None:
-        index, head = application.ledger_index, application.ledger_head
-        if index == 0 or index <= self.disk.ledger_gap_up_to:
-            return
-        last = self.disk.entries.get(index)
-        if last is None or last.head != head or index + 1 in self.disk.entries:
-            raise DiskDamaged(f"the ledger does not end with entry {index}")
+    def wipe(self) -> None:
+        """The process is killed, and its data directory is emptied."""
+        self.crash()
+        self.disk = Disk(self.world.cluster.id)
 
     def _ballot_box(self, application: BuildApplication, replica: Replica) -> BallotBox:
         return BallotBox(
@@ -237,6 +242,7 @@ class Process:
         self.replica = None
         self.application = None
         self._ballots = None
+        self.pages.forget()
         self._inbox = []
         self._greet = {}
         self._outputs = None
@@ -452,6 +458,8 @@ class Process:
         scheduler = self.world.scheduler
         if not self.is_paused and self._ballots is not None:
             self._ballots.update(self.clock.seconds(scheduler.now))
+        if not self.is_paused:
+            self.pages.update()
         scheduler.after(UPDATE_SECONDS, self._update, boot)
 
     def _build_later(self, delay: float, key: Key, attempt: int) -> None:

@@ -6,17 +6,20 @@ import msgspec
 
 from ci.limits import Limits, encode_limits
 from ci.operations import ApproveBuild, CancelBuild
+from pbft.codec import decode_message
 from pbft.core import Settings
 from pbft.genesis import FORMAT_VERSION, Cluster, Genesis, Member
-from pbft.messages import Envelope
-from pbft.ports import Output, Send
+from pbft.messages import Envelope, Status
+from pbft.ports import Entry, Output, Send
 from simulator.adversary import Adversary
 from simulator.build_checker import BuildChecker
 from simulator.builds import BuildTruth
 from simulator.chance import stream
+from simulator.cheats import Cheat
 from simulator.checkers import Checkers
 from simulator.coverage import Coverage
 from simulator.gateways import Gateway
+from simulator.ledger import Gap
 from simulator.liveness import Liveness
 from simulator.nemesis import Nemesis
 from simulator.network import LinkFaults, Network
@@ -27,6 +30,7 @@ from simulator.run_trace import Trace
 from simulator.rushing import RushingForger
 from simulator.scheduler import SECOND, Scheduler
 from simulator.signatures import Oracle, SignaturesMaker
+from simulator.version_skew import newer_words
 from simulator.violation import Violation
 
 OPERATOR = "operator"
@@ -68,6 +72,7 @@ class Simulation:
         gateways = tuple(f"gateway{i}" for i in range(parameters.gateways))
         # somebody has to let begin what waits
         self.gateway_names = (*gateways, OPERATOR) if parameters.workload.waiting else gateways
+        self.cheat_names = tuple(f"cheat{i}" for i in range(parameters.cheats))
         self.limits = Limits(
             deadline_seconds=parameters.deadline_seconds,
             open_builds_max=parameters.open_builds_max,
@@ -108,10 +113,20 @@ class Simulation:
         self.processes = {name: self._process(name) for name in self.names}
         self.nemesis = Nemesis(
             seed, parameters.plan, self.scheduler, self.trace, self.network, self.processes,
-            (*self.names, *self.gateway_names),
+            (*self.names, *self.gateway_names, *self.cheat_names),
         )  # fmt: skip
         self.gateways = {name: self._gateway(name) for name in self.gateway_names}
+        self.cheats = {name: self._cheat(name) for name in self.cheat_names}
+        self.newer = {
+            self.names[index]: newer_words(
+                self.names[index], self.cluster, self.signatures.signer(self.names[index])
+            )
+            for index in parameters.newer
+        }
         self.notices: dict[str, int] = {}
+        self.extra_faults: dict[str, int] = {}
+        self.ledger_entries_fetched = 0
+        self._ledger_chance = stream(seed, "ledger")
 
     # --- making ---------------------------------------------------------------------------------
 
@@ -124,7 +139,7 @@ class Simulation:
                 tuple(Member(name, key(name), ("replica",)) for name in self.names),
                 tuple(
                     Member(name, key(name), ("operator" if name == OPERATOR else "gateway",))
-                    for name in self.gateway_names
+                    for name in (*self.gateway_names, *self.cheat_names)
                 ),
                 parameters.checkpoint_interval,
                 parameters.window,
@@ -160,9 +175,16 @@ class Simulation:
         chance = stream(self.parameters.seed, f"process {name}")
         told = self.adversary.told(name)
         is_correct = name in self.correct
-        looks_before = self.parameters.is_deep and is_correct
         return Process(
-            world, name, chance, self, self._send, self._connect, told, looks_before=looks_before
+            world,
+            name,
+            chance,
+            self,
+            self._send,
+            self._connect,
+            self._fetch_ledger,
+            told,
+            looks_before=self.parameters.is_deep and is_correct,
         )
 
     def _find_process(self, name: str) -> Process:
@@ -189,6 +211,16 @@ class Simulation:
         last = frozenset({"done", "refused"})
         self.scheduler.after(seconds, self.gateways[OPERATOR].ask, operation, last)
 
+    def _cheat(self, name: str) -> Cheat:
+        def count() -> None:
+            self.extra_faults["double signing"] = self.extra_faults.get("double signing", 0) + 1
+
+        return Cheat(
+            name, self.cluster, self.signatures, self.scheduler,
+            stream(self.parameters.seed, f"cheat {name}"), self.network.send, count,
+            numbers=2 * self.parameters.workload.requests,
+        )  # fmt: skip
+
     # --- running --------------------------------------------------------------------------------
 
     def run(self) -> Result:
@@ -199,6 +231,8 @@ class Simulation:
         for gateway in self.gateways.values():
             if gateway.name != OPERATOR:
                 gateway.plan(parameters.workload)
+        for cheat in self.cheats.values():
+            cheat.start()
         self.nemesis.start(
             [self.names[index] for index in parameters.rotten],
             [self.names[index] for index in parameters.wiped],
@@ -232,7 +266,14 @@ class Simulation:
         liveness.check()
 
     def _result(self) -> Result:
-        faults = {**self.network.counts, **self.nemesis.counts, **self.adversary.counts}
+        faults = {
+            **self.network.counts,
+            **self.nemesis.counts,
+            **self.adversary.counts,
+            **self.extra_faults,
+        }
+        if self.ledger_entries_fetched:
+            faults["ledger entries fetched"] = self.ledger_entries_fetched
         refused = sum(process.saves_failed for process in self.processes.values())
         if refused:
             faults["saves failed"] = refused
@@ -262,7 +303,8 @@ class Simulation:
     def _deliver(self, sender: str, receiver: str, envelope: Envelope) -> None:
         process = self.processes.get(receiver)
         if process is None:
-            self.gateways[receiver].arrive(envelope)
+            client = self.gateways.get(receiver) or self.cheats[receiver]
+            client.arrive(envelope)
         elif receiver in self.adversary.liars:
             if not self.adversary.hear(receiver, envelope):
                 return
@@ -284,9 +326,38 @@ class Simulation:
         if send.to is not None:
             self.network.send(name, send.to, send.envelope)
             return
+        newer = self._newer_words(name, send)
         for other in self.names:
             if other != name:
                 self.network.send(name, other, send.envelope)
+                for envelope in newer:
+                    self.network.send(name, other, envelope)
+
+    def _newer_words(self, name: str, send: Send) -> list[Envelope]:
+        """With each STATUS, one thing that a replica of the next version says beside it."""
+        words = self.newer.get(name)
+        if words is None or not isinstance(decode_message(send.envelope.signed.payload), Status):
+            return []
+        said = self.extra_faults.get("newer version", 0)
+        self.extra_faults["newer version"] = said + 1
+        return [words[said % len(words)]]
+
+    def _fetch_ledger(self, process: Process, peer: str, gap: Gap, number: int) -> None:
+        """An HTTP request to a peer: over the same links, but lost only where one is cut."""
+        faults = self.network.faults
+        mean = 2 * (faults.delay_seconds + faults.delay_mean_seconds)
+        if self.network.is_whole(process.name, peer):
+            delay = self._ledger_chance.exponential(mean)
+            span = (gap.next_index, gap.page_entries)
+            self.scheduler.after(delay, self._serve_ledger, process, peer, span, number)
+
+    def _serve_ledger(
+        self, process: Process, peer: str, span: tuple[int, int], number: int
+    ) -> None:
+        server = self.processes[peer]
+        if server.is_up and not server.is_paused and self.network.is_whole(process.name, peer):
+            page = self.adversary.page(peer, server.disk.ledger.page(*span))
+            process.pages.on_page(number, page)
 
     def _send_from_gateway(self, name: str, send: Send) -> None:
         for other in self.names if send.to is None else (send.to,):
@@ -319,6 +390,12 @@ class Simulation:
         """A turn is on disk."""
         if process.name in self.correct:
             self.checkers.on_saved(process)
+
+    def on_ledger(self, process: Process, entries: tuple[Entry, ...]) -> None:
+        """A gap in a replica's ledger is closed."""
+        self.ledger_entries_fetched += len(entries)
+        if process.name in self.correct or process.name in self.damaged:
+            self.checkers.on_fetched_entries(process, entries)
 
     def on_crash(self, process: Process) -> None:
         """A process died at its crash point."""

@@ -12,12 +12,16 @@ from collections.abc import Sequence
 import msgspec
 
 from ci.ballots import OwnRequest
-from ci.ledger import MalformedEntry, VerdictEntry, decode_entry
-from ci.parts import LEDGER_PART
-from pbft.ports import Base, Entry, Executed, Record, SavedBody, SavedEntry
+from ci.parts import ledger_position
+from pbft.ports import Base, Executed, Record, SavedBody, SavedEntry
 from simulator.chance import Chance
+from simulator.ledger import Ledger
 
 NO_CHAIN = bytes(32)
+
+Mark = tuple[int, bytes]
+
+ROTTEN_MARK = "the high-water mark cannot be read"
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder: msgspec.msgpack.Decoder[Record] = msgspec.msgpack.Decoder(Record)
@@ -42,17 +46,17 @@ class Row(msgspec.Struct):
 class Disk:
     """What one replica has on disk."""
 
-    def __init__(self) -> None:
+    def __init__(self, cluster_id: bytes) -> None:
         self.rows: list[Row] = []
         self.bodies: dict[bytes, tuple[int, bytes]] = {}
-        self.entries: dict[int, Entry] = {}
-        # A state was fetched that the ledger here does not reach up to.
-        self.ledger_gap_up_to = 0
-        self.statements: dict[bytes, bytes] = {}
+        self.ledger = Ledger(cluster_id)
+        self._genesis = self.ledger.end()
         self.own_requests: dict[tuple[str, bytes, int], OwnRequest] = {}
         self.own_pending: dict[int, OwnRequest] = {}
         self.last_own_timestamp = 0
-        self.mark: tuple[int, bytes] | None = None
+        # Written in turn; the newest that can be read counts.
+        self._marks: list[Mark | None] = [None, None]
+        self._mark_turn = 0
         # Payloads of saved messages since the last base, for the checker of writing ahead.
         self.saved_payloads: dict[bytes, None] = {}
         self.base_sequence = 0
@@ -79,7 +83,14 @@ class Disk:
         """The mark after the transaction is on disk. Raises SaveFailed."""
         if self.refuses:
             raise SaveFailed("the disk refuses")
-        self.mark = (self._position, self._chain)
+        self._marks[self._mark_turn] = (self._position, self._chain)
+        self._mark_turn = 1 - self._mark_turn
+
+    @property
+    def mark(self) -> Mark | None:
+        """The last record that is known to be on disk: its position, and the chain there."""
+        readable = [mark for mark in self._marks if mark is not None]
+        return max(readable, default=None)
 
     def _apply(self, records: Sequence[Record]) -> None:
         for record in records:
@@ -89,7 +100,7 @@ class Disk:
                 self.bodies[record.digest] = (last, record.body)
                 continue
             if isinstance(record, SavedEntry):
-                self._save_entry(record.entry)
+                self.ledger.save_entry(record.entry)
                 continue
             body = _encoder.encode(record)
             if isinstance(record, Base):
@@ -103,28 +114,29 @@ class Disk:
             self.rows.append(Row(self._position, body, self._chain))
 
     def _forget_before(self, base: Base) -> None:
+        length, head = ledger_position(base.parts)
+        self.ledger.save_position(length, head, self._proved_position())
         self.rows = []
         self._chain = NO_CHAIN
         self.saved_payloads = {}
         self.base_sequence = base.sequence
-        length, _ = msgspec.msgpack.decode(base.parts[LEDGER_PART], type=tuple[int, bytes])
-        if length > 0 and length not in self.entries:
-            self.ledger_gap_up_to = length
         kept = base.kept_above
         self.bodies = {d: body for d, body in self.bodies.items() if body[0] > kept}
 
-    def _save_entry(self, entry: Entry) -> None:
-        if entry.index in self.entries:
-            if self.entries[entry.index].head != entry.head:
-                raise DiskDamaged(f"ledger entry {entry.index} is not what execution gives")
-            return
-        self.entries[entry.index] = entry
-        try:
-            decoded = decode_entry(entry.body)
-        except MalformedEntry:
-            return
-        if isinstance(decoded, VerdictEntry):
-            self.statements[bytes.fromhex(decoded.build)] = bytes(decoded.statement)
+    def _proved_position(self) -> tuple[int, bytes]:
+        """Index and head of the ledger in the last certified state."""
+        record = _decoder.decode(self.rows[0].body) if self.rows else None
+        return ledger_position(record.parts) if isinstance(record, Base) else self._genesis
+
+    def agree_ledger(self, index: int, head: bytes) -> None:
+        """Compare the ledger's end with what execution came to. Raises DiskDamaged.
+
+        Entries beyond that belong to records that were cut: they go.
+        """
+        if self.ledger.end()[0] > index:
+            self.ledger.cut(index + 1)
+        if self.ledger.end() != (index, head):
+            raise DiskDamaged(f"the ledger does not end with entry {index}")
 
     def add_own_request(self, request: OwnRequest, instead_of: int | None = None) -> None:
         """Save a request of the replica's own, its number with its bytes. Raises SaveFailed.
@@ -155,10 +167,21 @@ class Disk:
         return "torn" if chance.random() < 0.8 else "lost"
 
     def rot(self, chance: Chance) -> str | None:
-        """Flip a bit, or silently drop acknowledged rows; says what, None where nothing is."""
+        """Flip a bit, misdirect a write or drop acknowledged rows; says what, None where there is
+        nothing. All but a rotten mark means that something said may be forgotten.
+        """
         if not self.rows or self.mark is None:
             return None
-        kind = chance.choice(("row", "row", "dropped", "body"))
+        kind = chance.choice(("row", "row", "dropped", "body", "misdirected", "mark"))
+        if kind == "mark":
+            # The slot written last can be read no more; the one before it still can.
+            self._marks[1 - self._mark_turn] = None
+            return ROTTEN_MARK
+        if kind == "misdirected" and len(self.rows) > 1:
+            written = self.rows.pop()
+            hit = chance.choice(self.rows)
+            hit.body = written.body
+            return f"row {written.position} was written over row {hit.position}"
         if kind == "dropped":
             count = chance.randint(1, len(self.rows))
             del self.rows[-count:]
@@ -177,6 +200,8 @@ class Disk:
     def open(self) -> tuple[list[Record], dict[bytes, bytes]]:
         """Records and bodies after a start. Raises DiskDamaged."""
         marked = self.mark[0] if self.mark else 0
+        newest = self._marks.index(self.mark) if self.mark else 0
+        self._mark_turn = 1 - newest
         position, chain = (self.rows[0].position - 1 if self.rows else 0), NO_CHAIN
         records: list[Record] = []
         for row in self.rows:

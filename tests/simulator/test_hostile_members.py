@@ -1,0 +1,106 @@
+"""Floods, clients that cheat, replicas of the next version, and disks that fail twice: directed."""
+
+import pytest
+
+from pbft.authentication import Authenticator
+from pbft.genesis import Cluster
+from pbft.ports import Refusal
+from simulator.floods import FLOODS
+from simulator.gateways import Workload
+from simulator.network import LinkFaults
+from simulator.parameters import FaultPlan, Parameters
+from simulator.scheduler import Scheduler
+from simulator.signatures import Oracle
+from simulator.simulation import Simulation
+from simulator.version_skew import newer_words
+
+CALM = Workload(requests=6, builds=0.3, spread_seconds=3.0)
+
+
+def world(seed: int = 1, **changes: object) -> Simulation:
+    """A run in which nothing happens but what the test asks for."""
+    given: dict[str, object] = {"seed": seed, "workload": CALM, "safety_seconds": 6.0, **changes}
+    return Simulation(Parameters(**given))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("way", FLOODS)
+@pytest.mark.parametrize("faulty", [0, 3], ids=["of the primary", "of a backup"])
+def test_a_flood_stops_nobody(way: str, faulty: int) -> None:
+    simulation = world(byzantine={faulty: (way,)})
+    result = simulation.run()
+    assert result.faults[way] > 5
+    assert all(not gateway.unfinished for gateway in simulation.gateways.values())
+
+
+def test_a_flood_of_recovers_costs_a_bounded_rate_of_null_requests() -> None:
+    simulation = world(byzantine={3: ("recover flood",)}, gateways=1)
+    result = simulation.run()
+    asked = len(simulation.checkers.history.positions)
+    # The network is not the bound: each round trip of it takes a few milliseconds only.
+    assert result.executed < asked + result.virtual_seconds / 0.02 + 100
+    assert result.executed > 100
+
+
+def test_what_is_sent_again_for_a_flood_of_status_is_bounded() -> None:
+    quiet = world(byzantine={3: ("mute",)}).run()
+    flooded = world(byzantine={3: ("status flood",)}).run()
+    statuses = 40 * flooded.faults["status flood"]
+    per_second = quiet.events / quiet.virtual_seconds
+    assert flooded.events < 4 * per_second * flooded.virtual_seconds + 2 * statuses
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_client_that_signs_two_operations_with_one_number_changes_no_views(seed: int) -> None:
+    simulation = world(seed, cheats=2, links=LinkFaults(delay_mean_seconds=0.02))
+    result = simulation.run()
+    assert result.faults["double signing"] > 10
+    assert result.views <= 2
+    done = [key for key in simulation.checkers.history.positions if key[0].startswith("cheat")]
+    assert len(done) > 5
+
+
+def test_what_a_newer_version_says_is_refused_and_nothing_else() -> None:
+    simulation = world(newer=(1, 2))
+    result = simulation.run()
+    assert result.faults["newer version"] > 10
+    assert result.notices["refused"] >= result.faults["newer version"]
+    assert result.views == 0
+
+
+def test_newer_messages_are_malformed_to_this_version() -> None:
+    oracle = Oracle(1, Scheduler())
+    cluster: Cluster = world().cluster
+    words = newer_words("r1", cluster, oracle.signer("r1"))
+    authenticator = Authenticator(cluster, oracle.verify)
+    readings = [authenticator.read(envelope.signed) for envelope in words]
+    assert len(readings) == 4
+    assert all(isinstance(reading, Refusal) for reading in readings)
+
+
+def test_a_replica_that_is_killed_again_and_again_while_it_recovers_comes_back() -> None:
+    crashed = 0
+    for seed in range(6):
+        plan = FaultPlan(recovery_crashes=3)
+        simulation = world(seed, rotten=(2,), plan=plan, safety_seconds=12.0)
+        crashed += simulation.run().faults.get("crash in recovery", 0)
+    assert crashed > 2
+
+
+def test_a_clock_that_jumps_by_hours_and_drifts_changes_views_at_most() -> None:
+    simulation = world(plan=FaultPlan(clock_skew=True), safety_seconds=20.0)
+    assert simulation.run().faults["clock jump"] > 2
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_ledger_behind_a_fetched_state_is_fetched_and_proved(seed: int) -> None:
+    """A wiped replica, a liar that serves wrong entries, and partitions."""
+    simulation = world(
+        seed, replicas=7, wiped=(5,), byzantine={6: ("false content",)},
+        plan=FaultPlan(partitions=0.3), safety_seconds=15.0,
+    )  # fmt: skip
+    result = simulation.run()
+    ledger = simulation.processes["r5"].disk.ledger
+    assert result.faults["ledger entries fetched"] > 0
+    assert not ledger.gaps
+    assert ledger.end() == simulation.processes["r0"].disk.ledger.end()
+    assert sorted(ledger.entries) == list(range(1, ledger.end()[0] + 1))
