@@ -184,6 +184,10 @@ class Executor:
         """waiting | checkout | image | building | retrying: <reason> | none"""
         return self._states.get((build, opened), "none")
 
+    def states(self) -> list[str]:
+        """The states of all builds that are at hand here, as `state` says them."""
+        return list(self._states.values())
+
     async def _build(self, order: BuildOrder, key: _Key) -> Ballot:
         """Tries until there is a ballot. A place is held only while something is done."""
         log: BuildLog | None = None

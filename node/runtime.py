@@ -16,10 +16,12 @@ from ci.application import BuildApplication
 from ci.operations import CastBallot, MalformedOperation, decode_operation
 from common.keys import SigningKey, verify
 from common.link import Links
+from common.version import VERSION
 from node.awake_clock import AwakeClock
 from node.ballots import BallotBox
 from node.capture import Capture
 from node.fault_injection import is_mute
+from node.metrics import NodeMetrics
 from node.store import SaveFailed, Store
 from pbft.core import Settings
 from pbft.genesis import Cluster
@@ -79,6 +81,7 @@ class Runtime:
         self.has_room = asyncio.Event()
         self.has_room.set()
         self.counters: collections.Counter[str] = collections.Counter()
+        self.metrics = NodeMetrics(replica=name, cluster=cluster.id.hex(), version=VERSION)
         self.last_messages: collections.deque[LoggedMessage] = collections.deque(
             maxlen=LOGGED_MESSAGES
         )
@@ -191,6 +194,7 @@ class Runtime:
             self._send(outputs)
             self._tell(outputs)
             now = loop.time()
+            self.metrics.observe_outputs(outputs, now)
             executed = any(output.deliveries for output in outputs)
             if executed or now >= self._update_due:
                 assert self._ballots is not None
@@ -225,7 +229,9 @@ class Runtime:
         evidence = [item for output in outputs for item in output.evidence]
         if not records and not evidence:
             return
+        loop = asyncio.get_running_loop()
         while True:
+            began_at = loop.time()
             try:
                 self._store.save(records, ballots, evidence)
             except SaveFailed as error:
@@ -233,6 +239,7 @@ class Runtime:
                 _log.error("nothing is sent until this can be saved: %s", error)
                 await asyncio.sleep(SAVE_RETRY_SECONDS)
             else:
+                self.metrics.observe_save(loop.time() - began_at)
                 return
 
     def _send(self, outputs: list[Output]) -> None:

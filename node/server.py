@@ -17,6 +17,7 @@ from node import log_routes
 from node.evidence_table import KeptEvidence
 from node.executor import Executor
 from node.http_answers import http_error, number
+from node.metrics import CONTENT_TYPE as METRICS_TYPE
 from node.proof_routes import ProofRoutes
 from node.runtime import LoggedMessage, Runtime
 from node.store import Store
@@ -97,6 +98,8 @@ class NodeServer:
             [
                 web.get(LINK_PATH, self._links.handle),
                 web.get("/healthz", self._healthz),
+                web.get("/readyz", self._readyz),
+                web.get("/metrics", self._metrics),
                 web.get("/pbft/status", self._status),
                 web.get("/pbft/log", self._log),
                 web.get("/pbft/evidence", self._evidence),
@@ -114,6 +117,32 @@ class NodeServer:
 
     async def _healthz(self, request: web.Request) -> web.Response:
         return web.json_response({"status": "ok", "replica": self._name})
+
+    async def _readyz(self, request: web.Request) -> web.Response:
+        """200 while this replica votes and has what the others have; else 503, and why not."""
+        core = self._runtime.replica.core
+        behind_by, missing = self._behind_by(), self._store.ledger.missing()
+        found = {
+            f"it is in status {core.status}": core.status is not ReplicaStatus.NORMAL,
+            "it does not vote": not core.is_voting,
+            f"it is {behind_by} numbers behind": behind_by > 0,
+            f"{missing} ledger entries are missing": missing > 0,
+        }
+        reasons = [reason for reason, holds in found.items() if holds]
+        return web.json_response(
+            {"ready": not reasons, "replica": self._name, "reasons": reasons},
+            status=503 if reasons else 200,
+        )
+
+    async def _metrics(self, request: web.Request) -> web.Response:
+        """The numbers for Prometheus."""
+        metrics = self._runtime.metrics
+        connected = self._links.connected()
+        peers = {n: n in connected for n in self._cluster.replica_names if n != self._name}
+        metrics.observe_state(self._runtime.replica.core, self._behind_by(), peers)
+        metrics.observe_builds(self._executor.states(), len(self._application.open_builds()))
+        metrics.observe_disk(self._store.path.parent)
+        return web.Response(body=metrics.text(), headers={"Content-Type": METRICS_TYPE})
 
     async def _status(self, request: web.Request) -> web.Response:
         core = self._runtime.replica.core

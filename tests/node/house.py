@@ -86,6 +86,10 @@ class ScriptedExecutor:
         """As Executor.state."""
         return "building"
 
+    def states(self) -> list[str]:
+        """As Executor.states."""
+        return ["building"] * (len(self.asked) - len(self.cancelled))
+
     def log_path(self, build: bytes, opened: int) -> Path:
         """As Executor.log_path."""
         return self.folder / f"{build.hex()}-{opened}.log"

@@ -348,3 +348,29 @@ async def test_the_ledger_is_not_served_inside_a_gap_or_beyond_its_end(
     assert len((await (await client.get("/ledger?from=1")).json())["entries"]) == 1
     assert (await (await client.get("/ledger?from=2")).json())["entries"] == []
     assert (await (await client.get("/ledger?from=99")).json())["entries"] == []
+
+
+async def test_ready_means_in_step_and_voting(house: House, client: Client) -> None:
+    answer = await client.get("/readyz")
+    assert (answer.status, await answer.json()) == (
+        200,
+        {"ready": True, "replica": "node0", "reasons": []},
+    )
+    house.runtimes["node0"].replica.core.nonce = b"n" * 32
+    answer = await client.get("/readyz")
+    assert answer.status == 503
+    assert "it does not vote" in (await answer.json())["reasons"]
+    house.runtimes["node0"].replica.core.nonce = b""
+
+
+async def test_metrics_tell_where_the_replica_stands(house: House, client: Client) -> None:
+    house.submit(1)
+    await wait_until(lambda: house.verdicts("node0") == 1, "the verdict")
+    answer = await client.get("/metrics")
+    assert answer.headers["Content-Type"].startswith("text/plain; version=")
+    text = await answer.text()
+    assert 'pbftci_builds_total{outcome="passed"} 1.0' in text
+    assert 'pbftci_phase_seconds_count{phase="executed"}' in text
+    assert 'pbftci_peer_connected{replica="node1"} 1.0' in text
+    executed = house.runtimes["node0"].replica.core.executed
+    assert f'pbftci_state{{what="executed"}} {float(executed)}' in text
