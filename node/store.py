@@ -123,7 +123,11 @@ class Store:
             self._mark_file = MarkFile.open(directory / MARK_NAME, is_exclusive=True)
         except BlockingIOError as error:
             raise StoreInUse(f"{directory} is in use by another process") from error
-        self._database = sqlite3.connect(self.path, isolation_level=None)
+        try:
+            self._database = sqlite3.connect(self.path, isolation_level=None)
+        except sqlite3.OperationalError as error:
+            self._mark_file.close()
+            raise StoreUnusable(f"{self.path}: {error}") from error
         try:
             self._open_database(cluster_id, replica)
         except BaseException:
@@ -138,10 +142,7 @@ class Store:
             self._database.execute("PRAGMA journal_mode = WAL")
             self._database.execute("PRAGMA synchronous = FULL")
             self._check_owner(cluster_id, replica)
-            # Else a broken page would show only when it is used, with the replica at work.
-            (found,) = self._database.execute("PRAGMA quick_check(1)").fetchone()
-            if found != "ok":
-                raise self._damaged(f"SQLite's own check says: {' '.join(found.split())}")
+            self._check_structure()
             self._position, self._chain = self._check_chain()
             self.own_requests = OwnRequestTable(self._database)
             asides = [record for record in self._chained() if isinstance(record, Aside)]
@@ -342,6 +343,15 @@ class Store:
     def _chained(self) -> list[_ChainedRecord]:
         rows = self._database.execute("SELECT body FROM records ORDER BY position")
         return [_record_decoder.decode(body) for (body,) in rows]
+
+    def _check_structure(self) -> None:
+        """Else a broken page would show only when it is used, with the replica at work."""
+        (found,) = self._database.execute("PRAGMA quick_check(1)").fetchone()
+        if " get page " in found or " get the page" in found:
+            # A page that cannot be read may be whole.
+            raise StoreUnusable(f"{self.path}: {' '.join(found.split())}")
+        if found != "ok":
+            raise self._damaged(f"SQLite's own check says: {' '.join(found.split())}")
 
     def _check_chain(self) -> tuple[int, bytes]:
         """Follow the chain; cut a broken tail above the mark; the last position and digest.

@@ -3,13 +3,14 @@
 The recorder is a VFS in front of SQLite's own (https://www.sqlite.org/vfs.html), made with
 ctypes and registered as the default in the very library that Python's sqlite3 uses: the code
 under test runs unchanged, with the SQLite that it has in production. (apsw would bring a SQLite
-of its own, of another version, and would need an adapter.) Reads, locks and shared memory go
-straight to SQLite's VFS.
+of its own, of another version, and would need an adapter.) Locks and shared memory go straight
+to SQLite's VFS.
 """
 
 import _sqlite3
 import ctypes
 import errno
+import functools
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,6 +21,7 @@ from typing import Any
 import pytest
 
 SQLITE_OK = 0
+SQLITE_IOERR_READ = 10 | 1 << 8
 SQLITE_IOERR_WRITE = 10 | 3 << 8
 SQLITE_IOERR_FSYNC = 10 | 4 << 8
 SQLITE_IOERR_TRUNCATE = 10 | 6 << 8
@@ -91,6 +93,8 @@ class Recorder:
         self._first = 0
         self._count = 0
         self._errno = errno.EIO
+        self._reads_first = 0
+        self._reads_count = 0
 
     def fail(self, first: int, count: int, error_number: int) -> None:
         """Fail `count` writes, truncations and syncs, after `first` more went well.
@@ -100,6 +104,22 @@ class Recorder:
         self._first = self.changes + first
         self._count = count
         self._errno = error_number
+
+    def fail_reads(self, first: int, count: int) -> None:
+        """Fail `count` reads of the database, after `first` more went well."""
+        self._reads_first = first
+        self._reads_count = count
+
+    def is_read_refused(self) -> bool:
+        """Called before each read."""
+        if self._reads_count == 0:
+            return False
+        if self._reads_first > 0:
+            self._reads_first -= 1
+            return False
+        self._reads_count -= 1
+        self.failed += 1
+        return True
 
     def name(self, path: bytes | str | None) -> str | None:
         """The file's name, where it lies in the folder that is recorded."""
@@ -175,6 +195,7 @@ class _Vfs(ctypes.Structure):
 _Open = ctypes.CFUNCTYPE(_Int, _Pointer, _Pointer, _Pointer, _Int, ctypes.POINTER(_Int))
 _Delete = ctypes.CFUNCTYPE(_Int, _Pointer, ctypes.c_char_p, _Int)
 _Close = ctypes.CFUNCTYPE(_Int, _Pointer)
+# Of reads, too.
 _Write = ctypes.CFUNCTYPE(_Int, _Pointer, _Pointer, _Int, _Int64)
 _Truncate = ctypes.CFUNCTYPE(_Int, _Pointer, _Int64)
 _Sync = ctypes.CFUNCTYPE(_Int, _Pointer, _Int)
@@ -211,6 +232,7 @@ class RecordingVfs:
         # By the address of an open file: its name, and SQLite's own methods.
         self._names: dict[int, str | None] = {}
         self._own: dict[int, Any] = {}
+        self._synced: set[int] = set()
         # By the address of SQLite's own methods: those, and ours in front of them.
         self._methods: dict[int, tuple[_Methods, _Methods]] = {}
         # What C holds pointers to must live as long as this.
@@ -274,13 +296,20 @@ class RecordingVfs:
         if address not in self._methods:
             real, ours = methods.contents, _Methods()
             ctypes.memmove(ctypes.byref(ours), methods, ctypes.sizeof(_Methods))
-            close, write = _Close(real.xClose), _Write(real.xWrite)
+            close = _Close(real.xClose)
+            read, write = _Write(real.xRead), _Write(real.xWrite)
             truncate, sync = _Truncate(real.xTruncate), _Sync(real.xSync)
 
             def on_close(file: int) -> int:
                 self._names.pop(file, None)
                 self._own.pop(file, None)
+                self._synced.discard(file)
                 return int(close(file))
+
+            def on_read(file: int, data: int, size: int, offset: int) -> int:
+                if self.recorder and self._names.get(file) and self.recorder.is_read_refused():
+                    return SQLITE_IOERR_READ
+                return int(read(file, data, size, offset))
 
             def on_write(file: int, data: int, size: int, offset: int) -> int:
                 return self._write(write, file, data, size, offset)
@@ -292,6 +321,7 @@ class RecordingVfs:
                 return self._sync(sync, file, flags)
 
             ours.xClose = self._pointer(_Close, on_close)
+            ours.xRead = self._pointer(_Write, on_read)
             ours.xWrite = self._pointer(_Write, on_write)
             ours.xTruncate = self._pointer(_Truncate, on_truncate)
             ours.xSync = self._pointer(_Sync, on_sync)
@@ -330,10 +360,15 @@ class RecordingVfs:
             return int(real(file, flags))
         if recorder.refusal(is_sync=True):
             return SQLITE_IOERR_FSYNC
-        code = int(real(file, flags))
-        if code == SQLITE_OK:
-            recorder.note(Synced(name))
-        return code
+        if file not in self._synced:
+            # The first sync of a new file syncs its folder, too: that is SQLite's own doing.
+            self._synced.add(file)
+            code = int(real(file, flags))
+            if code != SQLITE_OK:
+                return code
+        # No power fails here: waiting for the real disk would prove nothing.
+        recorder.note(Synced(name))
+        return SQLITE_OK
 
     def _delete(self, _: int, path: bytes, is_folder_synced: int) -> int:
         code: int = self._real_delete(self._address, path, is_folder_synced)
@@ -398,13 +433,12 @@ class RecordingOs:
             if error := self._recorder.refusal(is_sync=True):
                 raise OSError(error, os.strerror(error))
             self._recorder.note(Synced(name))
-        os.fdatasync(descriptor)
 
 
 @contextmanager
 def recording(folder: Path) -> Iterator[Recorder]:
     """Record what is done to the files of this folder by connections opened inside."""
-    vfs = RecordingVfs()
+    vfs = _recording_vfs()
     recorder = Recorder(folder)
     vfs.recorder = recorder
     vfs.register()
@@ -413,4 +447,11 @@ def recording(folder: Path) -> Iterator[Recorder]:
             patch.setattr("node.high_water_mark.os", RecordingOs(recorder))
             yield recorder
     finally:
+        vfs.recorder = None
         vfs.unregister()
+
+
+@functools.cache
+def _recording_vfs() -> RecordingVfs:
+    """One for the process: a connection that is left open holds on to it."""
+    return RecordingVfs()
