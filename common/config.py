@@ -159,6 +159,8 @@ class NodeConfig(msgspec.Struct, frozen=True):
     network_allowed: whether a step that asks for a network gets one.
     build_ca_file: the authorities that steps with a network trust, as PEM; None: the image's own.
     abstain_after_seconds: how long trouble of this node's own is retried before it abstains.
+    builds_kept_max, builds_bytes_max, builds_days_max: how many builds' logs and artifacts are
+        kept, of what size in all, and for how long; the oldest go first.
     view_change_seconds: how long a request may wait for its order before this replica asks for
         another primary; doubled for each primary that fails, up to view_change_seconds_max.
     fault_injection: how this node misbehaves on purpose; only for demonstrations.
@@ -177,6 +179,9 @@ class NodeConfig(msgspec.Struct, frozen=True):
     executor: Executor = "docker"
     docker_host: str | None = None
     builds_at_once: Annotated[int, msgspec.Meta(ge=1, le=256)] = 2
+    builds_kept_max: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)] = 1000
+    builds_bytes_max: Annotated[int, msgspec.Meta(ge=1)] = 10 * 2**30
+    builds_days_max: Annotated[float, msgspec.Meta(gt=0, le=36500)] = 90
     allow_dockerfile: bool = False
     registry_auth_file: Path | None = None
     images_kept_days: Annotated[int, msgspec.Meta(ge=1, le=36500)] = 30

@@ -7,10 +7,7 @@ is retried with growing pauses, and becomes an Abstain that says why.
 import asyncio
 import hashlib
 import logging
-import os
 import secrets
-import shutil
-import stat
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -40,10 +37,12 @@ from common.pipeline import (
     PipelineInvalid,
     parse_pipeline,
 )
+from common.retention import DAY_SECONDS, KeepRules
 from node.build_log import BuildLog
 from node.checkout import Checkout, NotThere
 from node.dockerfile import DOCKERFILE
 from node.fair_places import FairPlaces
+from node.kept_builds import KeptBuilds, remove_folder
 from node.mirror import NotAFile, Source
 from node.process_sandbox import ProcessSandbox
 from node.run_result import NETWORK_WAS_OFF, Origin, RunResult, Sandbox, Work
@@ -55,8 +54,8 @@ from node.trouble import OwnTrouble
 RETRY_SECONDS_MIN = 1.0
 # a git server or an engine that is back should be noticed before people give up
 RETRY_SECONDS_MAX = 8.0
-# logs of the newest builds that are kept on disk, each of log_bytes_max at most
-LOGS_KEPT_MAX = 1000
+# how often old logs are looked for where nothing is built
+SWEEP_AGAIN_SECONDS = 600.0
 
 _log = logging.getLogger(__name__)
 
@@ -105,7 +104,12 @@ class Executor:
         self._config = config
         self._limits = limits
         self._version = version
-        self._builds_folder = config.data_directory / "builds"
+        rules = KeepRules(
+            items_max=config.builds_kept_max,
+            bytes_max=config.builds_bytes_max,
+            seconds_max=config.builds_days_max * DAY_SECONDS,
+        )
+        self.kept = KeptBuilds(config.data_directory / "builds", rules, time.time)
         # a build needs one thread at a time; as many again for what is being tidied up
         thread_count = 2 * config.builds_at_once + 1
         self._threads = ThreadPoolExecutor(thread_count, thread_name_prefix="build")
@@ -122,18 +126,22 @@ class Executor:
         # another one after each start, when a build begins its log anew
         self.run_id = secrets.token_hex(8)
         self._tasks: set[asyncio.Task[object]] = set()
+        self._sweeper: asyncio.Task[None] | None = None
         self._is_closed = False
 
     async def start(self) -> None:
         """Remove what a crash left behind: work folders, containers, images. Raises OSError."""
-        self._builds_folder.mkdir(parents=True, exist_ok=True)
+        await in_thread(self._threads, lambda stop: self.kept.start())
         self._checkout.start()
-        await in_thread(self._threads, lambda stop: self._remove_work_folders())
+        self._sweeper = asyncio.create_task(self._sweep(), name="sweeper")
         await self._sandbox.start()
 
     async def close(self) -> None:
         """Stop all builds and wait until nothing of them is left. Their callers see a cancel."""
         self._is_closed = True
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+            await asyncio.wait([self._sweeper])
         tasks = tuple(self._tasks - {asyncio.current_task()})
         for task in tasks:
             task.cancel()
@@ -329,26 +337,21 @@ class Executor:
             log.note(text)
 
     def _folder(self, build: bytes, opened: int) -> Path:
-        return self._builds_folder / _name(build, opened)
+        return self.kept.path(_name(build, opened))
+
+    async def _sweep(self) -> None:
+        """What is too old goes also where no build comes to an end."""
+        while True:
+            await in_thread(self._threads, lambda stop: self.kept.sweep(self._is_running))
+            await asyncio.sleep(SWEEP_AGAIN_SECONDS)
 
     def _tidy(self, folder: Path) -> None:
-        """Remove a work folder, and the logs of the oldest builds where there are too many."""
-        _remove_folder(folder)
-        running = {_name(*key) for key in tuple(self._states)}
-        # another build's thread may be removing the same ones
-        with suppress(OSError):
-            folders = [entry for entry in self._builds_folder.iterdir() if entry.is_dir()]
-            if len(folders) <= LOGS_KEPT_MAX:
-                return
-            folders.sort(key=lambda entry: entry.stat().st_mtime)
-            for entry in folders[: len(folders) - LOGS_KEPT_MAX]:
-                if entry.name not in running:
-                    _remove_folder(entry)
+        """Remove a work folder, and the folders of builds that are kept no longer."""
+        remove_folder(folder)
+        self.kept.sweep(self._is_running)
 
-    def _remove_work_folders(self) -> None:
-        for folder in self._builds_folder.glob("*/work"):
-            _log.warning("removed the work folder of a build that a crash ended: %s", folder)
-            _remove_folder(folder)
+    def _is_running(self, name: str) -> bool:
+        return name in {_name(*key) for key in tuple(self._states)}
 
 
 def _origin(order: BuildOrder, commit_seconds: int) -> Origin:
@@ -371,18 +374,3 @@ def _name(build: bytes, opened: int) -> str:
 def _in_words(result: RunResult) -> str:
     code = "" if result.exit_code is None else f", exit code {result.exit_code}"
     return f"{result.outcome}{code}"
-
-
-def _remove_folder(folder: Path) -> None:
-    """Remove a folder, also where a build took away the permission to look into parts of it."""
-
-    def open_up(function: Callable[..., object], path: str, _: object) -> None:
-        with suppress(OSError):
-            os.chmod(os.path.dirname(path), stat.S_IRWXU)
-            if not os.path.islink(path):
-                os.chmod(path, stat.S_IRWXU)
-            function(path)
-
-    shutil.rmtree(folder, onerror=open_up)
-    if folder.exists():
-        _log.warning("cannot be removed: %s", folder)

@@ -176,6 +176,7 @@ class NodeServer:
                 "dissenting_nodes": self._dissenting_nodes(),
                 "fault_injection": self._fault,
                 "open_builds": len(self._application.open_builds()),
+                "builds_removed": self._executor.kept.removed_count,
                 "ledger_index": self._application.ledger_index,
                 "ledger_head": self._application.ledger_head.hex(),
                 "ledger_missing": missing,

@@ -6,6 +6,7 @@ tests of their own, and tests/processes runs everything for real.
 
 import asyncio
 import shutil
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -24,8 +25,10 @@ from ci.operations import (
     encode_operation,
 )
 from common.keys import SigningKey
+from common.retention import KeepRules
 from node.ballots import BallotBox
 from node.executor import BuildOrder
+from node.kept_builds import KeptBuilds
 from node.runtime import Runtime
 from node.store import Store
 from pbft.client import make_request
@@ -71,6 +74,8 @@ class ScriptedExecutor:
         self.allowed.set()
         self.asked: list[BuildOrder] = []
         self.cancelled: list[BuildOrder] = []
+        self.kept = KeptBuilds(folder, KeepRules(), time.time)
+        self.run_id = "run1"
 
     async def build(self, order: BuildOrder) -> Ballot:
         """As Executor.build."""

@@ -243,15 +243,20 @@ async def test_start_removes_work_folders_and_keeps_logs(
 
 
 async def test_the_oldest_logs_make_room(
-    repository: GitRepository, builder: Builder, monkeypatch: pytest.MonkeyPatch
+    repository: GitRepository,
+    make_config: ConfigMaker,
+    make_builder: BuilderMaker,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("node.executor.LOGS_KEPT_MAX", 2)
+    monkeypatch.setattr("node.kept_builds.SWEEP_SECONDS", 0.0)
+    builder = await make_builder(make_config(repository.url, executor="process", builds_kept_max=2))
     commit = repository.commit({".pbft-ci.yml": pipeline("any", "true")})
     orders = [builder.order(repository.url, commit) for _ in range(4)]
     for order in orders:
         await builder.find(order)
     kept = [builder.executor.log_path(order.build, order.opened).exists() for order in orders]
     assert kept == [False, False, True, True]
+    assert builder.executor.kept.removed_count == 2
 
 
 async def test_a_disk_that_takes_nothing_is_this_nodes_own_trouble(

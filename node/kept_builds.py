@@ -1,0 +1,103 @@
+"""The folders of a node's builds, one each: a log, what was made, and while it runs a work folder.
+
+They are kept by age, number and size. A ballot names its log by SHA-256, so nothing that counts
+is lost with a folder; the ledger is not in here and is never cut.
+"""
+
+import logging
+import os
+import shutil
+import stat
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+
+from common.retention import KeepRules, KeptItem, find_surplus
+
+# Looking at all folders takes a while where there are many; so much later is soon enough.
+SWEEP_SECONDS = 30.0
+WORK_FOLDER = "work"
+
+_log = logging.getLogger(__name__)
+
+
+class KeptBuilds:
+    """Blocking; every method may be called from any thread."""
+
+    def __init__(self, folder: Path, rules: KeepRules, clock: Callable[[], float]) -> None:
+        """clock: seconds since 1970 (time.time)."""
+        self._folder = folder
+        self._rules = rules
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._swept_at: float | None = None
+        # how many were removed since the start, for the status
+        self.removed_count = 0
+
+    def start(self) -> None:
+        """Make the folder; remove the work folders that a crash left. Raises OSError."""
+        self._folder.mkdir(parents=True, exist_ok=True)
+        for folder in self._folder.glob(f"*/{WORK_FOLDER}"):
+            _log.warning("removed the work folder of a build that a crash ended: %s", folder)
+            remove_folder(folder)
+
+    def path(self, name: str) -> Path:
+        """The folder of one build."""
+        return self._folder / name
+
+    def sweep(self, is_in_use: Callable[[str], bool]) -> None:
+        """Remove what the rules say, unless that was done a moment ago. Never raises OSError.
+
+        is_in_use: says of a name whether that build runs; then its folder stays.
+        """
+        now = self._clock()
+        with self._lock:
+            # a clock that was set back must not stop this for long
+            if self._swept_at is not None and 0 <= now - self._swept_at < SWEEP_SECONDS:
+                return
+            self._swept_at = now
+        surplus = find_surplus(self._items(), self._rules, now)
+        removed = 0
+        for name in surplus.names:
+            if not is_in_use(name):
+                remove_folder(self._folder / name)
+                removed += 1
+        if removed:
+            self.removed_count += removed
+            _log.info("removed the logs of %d builds: %s", removed, surplus.in_words())
+
+    def _items(self) -> Iterator[KeptItem]:
+        # Folders may go while they are looked at.
+        with suppress(OSError):
+            for folder in self._folder.iterdir():
+                with suppress(OSError):
+                    if folder.is_dir():
+                        yield KeptItem(folder.name, folder.stat().st_mtime, _size(folder))
+
+
+def _size(folder: Path) -> int:
+    """What the files in a folder take, but for those that a running build works with."""
+    total = 0
+    for root, folders, files in os.walk(folder):
+        if WORK_FOLDER in folders:
+            folders.remove(WORK_FOLDER)
+        for name in files:
+            with suppress(OSError):
+                total += os.lstat(os.path.join(root, name)).st_size
+    return total
+
+
+def remove_folder(folder: Path) -> None:
+    """Remove a folder, also where a build took away the permission to look into parts of it."""
+
+    def open_up(function: Callable[..., object], path: str, _: object) -> None:
+        with suppress(OSError):
+            os.chmod(os.path.dirname(path), stat.S_IRWXU)
+            if not os.path.islink(path):
+                os.chmod(path, stat.S_IRWXU)
+            function(path)
+
+    shutil.rmtree(folder, onerror=open_up)
+    if folder.exists():
+        _log.warning("cannot be removed: %s", folder)
