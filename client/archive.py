@@ -194,6 +194,36 @@ class Archive:
             return self._select("ORDER BY number DESC LIMIT ?", (records_max,))
         return self._select("WHERE number < ? ORDER BY number DESC LIMIT ?", (before, records_max))
 
+    def newest_decided(self, repository: str, branch: str) -> BuildRecord | None:
+        """The newest build of that branch with a verdict, or None."""
+        rows = self._select(
+            "WHERE repository = ? AND branch = ? AND statement IS NOT NULL "
+            "ORDER BY number DESC LIMIT 1",
+            (repository, branch),
+        )
+        return rows[0] if rows else None
+
+    def has_open(self, repository: str, branch: str) -> bool:
+        """Whether a build of that branch waits for its verdict."""
+        rows = self._database.rows(
+            "SELECT 1 FROM builds WHERE repository = ? AND branch = ? AND statement IS NULL "
+            "AND refused IS NULL LIMIT 1",
+            (repository, branch),
+        )
+        return bool(rows)
+
+    def counts(self) -> dict[str, int]:
+        """How many builds there are: with a verdict, refused, and open."""
+        rows = self._database.rows(
+            "SELECT count(statement), count(refused), count(*) FROM builds", ()
+        )
+        decided, refused, total = rows[0]
+        return {"decided": decided, "refused": refused, "open": total - decided - refused}
+
+    def decided_after(self, decided_at: float) -> list[BuildRecord]:
+        """Builds whose verdict was accepted after that time, oldest first."""
+        return self._select("WHERE decided_at > ? ORDER BY decided_at", (decided_at,))
+
     def to_collect(self) -> list[BuildRecord]:
         """Decided builds whose ballots and logs are still waited for, oldest first."""
         return self._select("WHERE statement IS NOT NULL AND collected = 0 ORDER BY number")

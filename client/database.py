@@ -67,6 +67,8 @@ CREATE TABLE builds (
     collected INTEGER NOT NULL DEFAULT 0
 );
 CREATE INDEX builds_to_collect ON builds (number) WHERE statement IS NOT NULL AND collected = 0;
+CREATE INDEX builds_of_branch ON builds (repository, branch, number);
+CREATE INDEX builds_decided ON builds (decided_at) WHERE decided_at IS NOT NULL;
 CREATE TABLE replies (
     build BLOB NOT NULL,
     replica TEXT NOT NULL,

@@ -14,11 +14,13 @@ from aiohttp import web
 from ci.limits import Limits, decode_limits, encode_limits
 from client.api import Site, add_routes, errors_as_json
 from client.archive import Archive
+from client.badge_api import BadgeApi
 from client.collector import Collector
 from client.database import Database
 from client.gateway import Gateway
 from client.live_logs import LiveLogs
 from client.log_api import LogApi
+from client.metrics import GatewayMetrics
 from client.nodes import Nodes
 from client.pages import add_pages
 from client.resolve import Resolver
@@ -161,8 +163,20 @@ def read_member(config: ClientConfig) -> Member:
 def make_runner(site: Site) -> web.AppRunner:
     """The HTTP application of a site, ready to listen."""
     hosts = known_hosts(site.config.listen, site.config.public_url)
-    application = web.Application(middlewares=[errors_as_json, refuse_foreign_pages(hosts)])
+    metrics = GatewayMetrics(
+        name=site.config.name,
+        version=site.version,
+        cluster=site.cluster,
+        archive=site.archive,
+        connected=site.connected,
+        unfinished=lambda: site.gateway.unfinished,
+    )
+    application = web.Application(
+        middlewares=[metrics.middleware(), errors_as_json, refuse_foreign_pages(hosts)]
+    )
     add_routes(application, site)
+    metrics.add_to(application)
+    BadgeApi(site.config.repositories, site.archive).add_to(application)
     limits = decode_limits(site.cluster.genesis.application)
     LogApi(site, LiveLogs(limits, site.nodes, site.archive)).add_routes(application)
     add_pages(application, site)
