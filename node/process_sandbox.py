@@ -7,16 +7,16 @@ import logging
 import os
 import select
 import shutil
-import signal
 import subprocess
+import sys
 import tarfile
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from pathlib import Path
 
 from ci.operations import Outcome
 from common.pipeline import Pipeline, Step
+from node import build_supervisor
 from node.build_log import BuildLog
 from node.run_result import (
     GRACE_SECONDS,
@@ -35,6 +35,8 @@ POLL_SECONDS = 0.2
 CHUNK_BYTES = 64 * 1024
 # what a killed group has written may still be in the pipe
 DRAIN_SECONDS = 1.0
+# the supervisor's own patience, and some for a machine that is busy
+KILL_SECONDS = build_supervisor.KILL_SECONDS + 10.0
 
 WARNING = "executor: process runs builds WITHOUT ISOLATION, with all the rights of this node"
 
@@ -50,7 +52,7 @@ class ProcessSandbox:
         self._artifact_bytes_max = artifact_bytes_max
 
     async def start(self) -> None:
-        """Warn. Processes of a crashed node cannot be found again, so nothing is removed."""
+        """Warn. Nothing is left of a node that crashed: its builds' supervisors saw to that."""
         _log.warning(WARNING)
 
     async def close(self) -> None:
@@ -174,31 +176,38 @@ def _run_shell(
     ends_at = min(ends_at, time.monotonic() + step.timeout_seconds)
     log = work.log
     process = subprocess.Popen(
-        ["/bin/sh", "-e", "-c", RUN_COMMANDS, "pbft-ci", *step.commands],
+        [
+            *(sys.executable, "-I", "-S", build_supervisor.__file__),
+            *("/bin/sh", "-e", "-c", RUN_COMMANDS, "pbft-ci", *step.commands),
+        ],
         cwd=checkout,
         env=environment,
-        stdin=subprocess.DEVNULL,
+        # We alone hold its other end: when that closes, nothing of the build goes on.
+        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        # a session of its own, so that all of it can be killed at once
+        # what ends the node from a terminal is not for the build
         start_new_session=True,
     )
+    assert process.stdin is not None
     assert process.stdout is not None
     output = process.stdout.fileno()
     os.set_blocking(output, False)
     try:
         has_ended = _follow(process.pid, output, ends_at, log, stop)
     except Stopped:
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGTERM)
+        process.terminate()
         log.note(f"asked to stop; {GRACE_SECONDS} s until it is killed")
         _follow(process.pid, output, time.monotonic() + GRACE_SECONDS, log, None)
         raise
     finally:
-        # Not waited for yet, so the number of its group cannot be anybody else's.
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+        process.stdin.close()
+        try:
+            process.wait(KILL_SECONDS)
+        except subprocess.TimeoutExpired:
+            _log.error("a build's supervisor hangs, and is killed")
+            process.kill()
+            process.wait()
         _drain(output, log)
         process.stdout.close()
     return process.returncode if has_ended else None

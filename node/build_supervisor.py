@@ -1,0 +1,113 @@
+"""Runs one command and leaves nothing of it behind, also where the node was killed meanwhile.
+
+A program of its own, `python -I -S build_supervisor.py COMMAND...`, which imports nothing of ours.
+The rule: its standard input is a pipe whose other end the node alone holds. When that closes, be
+it by the node or because the node is no more, all that the command started is killed, and the
+same when the command has ended. Processes that left the command's group or were orphaned are
+found, too: the kernel makes them children of this one. SIGTERM goes on to the command's group.
+"""
+
+import ctypes
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from types import FrameType
+
+PR_SET_PDEATHSIG = 1
+PR_SET_CHILD_SUBREAPER = 36
+# A process that hangs in the kernel dies when it comes back.
+KILL_SECONDS = 5.0
+KILL_POLL_SECONDS = 0.01
+SIGNAL_CODE = 128
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def main(command: list[str]) -> int:
+    """Run the command; its exit code, 128 + n where signal n ended it."""
+    process: subprocess.Popen[bytes] | None = None
+
+    def hand_on(number: int, _: FrameType | None) -> None:
+        if process is None:
+            sys.exit(SIGNAL_CODE + number)
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, number)
+
+    child_ended, wake = os.pipe()
+    os.set_blocking(wake, False)
+    signal.set_wakeup_fd(wake)
+    signal.signal(signal.SIGCHLD, lambda number, frame: None)
+    signal.signal(signal.SIGTERM, hand_on)
+    _control(PR_SET_CHILD_SUBREAPER, 1)
+    process = subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        start_new_session=True,
+        # Should this supervisor be killed, the command is not to go on without it.
+        preexec_fn=lambda: _control(PR_SET_PDEATHSIG, signal.SIGKILL),  # noqa: PLW1509
+    )
+    _wait(process.pid, child_ended)
+    _kill_all(process.pid)
+    code = process.wait()
+    return code if code >= 0 else SIGNAL_CODE - code
+
+
+def _control(option: int, value: int) -> None:
+    if _libc.prctl(option, value, 0, 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), "prctl")
+
+
+def _wait(pid: int, child_ended: int) -> None:
+    """Return when the process has ended, or the node's end of our standard input is closed."""
+    poll = select.poll()
+    poll.register(sys.stdin.fileno(), select.POLLIN)
+    poll.register(child_ended, select.POLLIN)
+    while not _has_ended(pid):
+        ready = {descriptor for descriptor, _ in poll.poll()}
+        if sys.stdin.fileno() in ready:
+            return
+        os.read(child_ended, 4096)
+
+
+def _has_ended(pid: int) -> bool:
+    """Whether the process has ended; others that did are collected."""
+    while ended := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT):
+        if ended.si_pid == pid:
+            # Not collected yet, so its number and its group's are nobody else's.
+            return True
+        os.waitpid(ended.si_pid, 0)
+    return False
+
+
+def _kill_all(pid: int) -> None:
+    """Kill the process's group, then all that is left below us, until nothing is."""
+    with suppress(ProcessLookupError):
+        os.killpg(pid, signal.SIGKILL)
+    until = time.monotonic() + KILL_SECONDS
+    while (children := _children() - {pid}) and time.monotonic() < until:
+        for child in children:
+            with suppress(ProcessLookupError):
+                os.kill(child, signal.SIGKILL)
+            with suppress(ChildProcessError):
+                os.waitpid(child, os.WNOHANG)
+        time.sleep(KILL_POLL_SECONDS)
+
+
+def _children() -> set[int]:
+    """The processes whose parent we are, those included that wait to be collected."""
+    found = set()
+    for entry in os.listdir("/proc"):
+        if entry.isdigit():
+            with suppress(OSError), open(f"/proc/{entry}/stat", encoding="latin-1") as file:
+                # The name in parentheses may hold anything; behind it are the state and the parent.
+                if int(file.read().rpartition(")")[2].split()[1]) == os.getpid():
+                    found.add(int(entry))
+    return found
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
