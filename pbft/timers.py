@@ -2,7 +2,8 @@
 
 The rule: a timer is a deadline as a number. Only each client's lowest pending number is timed,
 from when it became that or the view was entered: executing others' requests does not move it,
-so nobody is censored by serving others, and no primary is deposed by a backlog.
+so nobody is censored by serving others, and no primary is deposed by a backlog. A primary judges
+itself too, but gives itself twice the time: its backups may be in other views, unable to say so.
 """
 
 from pbft.core import Core
@@ -96,6 +97,8 @@ def failed_view(core: Core, now: float) -> bool:
         return timers.view_change_due is not None and now >= timers.view_change_due
     if not _is_judging(core):
         return False
+    if core.is_primary:
+        return any(now >= since + 2 * timers.timeout for _, since in timers.waiting.values())
     for client, (lowest, since) in timers.waiting.items():
         if now >= since + timers.timeout / 2 and (client, lowest) not in timers.forwarded:
             timers.forwarded.add((client, lowest))
@@ -132,19 +135,16 @@ def deadline(core: Core) -> float:
         if timers.view_change_due is not None:
             due = min(due, timers.view_change_due)
     elif timers.waiting and _is_judging(core):
+        is_primary = core.is_primary
         for client, (lowest, since) in timers.waiting.items():
             is_forwarded = (client, lowest) in timers.forwarded
-            due = min(due, since + timers.timeout / (1 if is_forwarded else 2))
+            share = 2 if is_primary else 1 if is_forwarded else 0.5
+            due = min(due, since + timers.timeout * share)
     return due
 
 
 def _is_judging(core: Core) -> bool:
-    return (
-        core.is_voting
-        and not core.is_primary
-        and core.transfer is None
-        and core.certified.sequence <= core.executed
-    )
+    return core.is_voting and core.transfer is None and core.certified.sequence <= core.executed
 
 
 def _forward(core: Core, client: str, timestamp: int) -> None:
