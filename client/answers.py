@@ -24,6 +24,7 @@ from pbft.genesis import Cluster
 DECIDED_KEPT = 512
 # What replicas answer where the number is too old to remember (pbft.normal_case).
 USED = "used"
+WAITS_FOR_APPROVAL = "if it is not approved yet, it waits for an operator: client approve BUILD"
 # Asked of a replica when it comes back: the builds that people may be looking at.
 UNANSWERED_MAX = 64
 
@@ -133,6 +134,8 @@ class Answers:
         if row.kind is Kind.BUILD and answer.kind == "opened":
             self._outbox.open(row.identity)
             self._archive.note_opened(row.build, time.time())
+            if row.build_wanted.needs_approval:
+                self._archive.note_detail(row.build, WAITS_FOR_APPROVAL)
         if row.kind is Kind.BUILD and answer.kind == "decided":
             return self._take_in_verdict(row, answer)
         return []

@@ -8,6 +8,7 @@ import asyncio
 import functools
 import logging
 import re
+import time
 from collections.abc import Awaitable, Callable
 from typing import Annotated, Any
 
@@ -18,17 +19,14 @@ from ci.statement import envelope, keyid_for
 from client.archive import Archive, BuildRecord
 from client.collector import Collector
 from client.database import StorageFailed
+from client.forges.delivery import Delivery
+from client.forges.event import BODY_BYTES_MAX, Refusal, too_large
+from client.forges.reception import Answered, Source, receive
 from client.gateway import Gateway, QueueFull
 from client.nodes import NodeFailed, Nodes
 from client.view import BuildView, build_view
-from client.webhook import (
-    BODY_BYTES_MAX,
-    WebhookRefusal,
-    choose_repository,
-    parse_webhook,
-    too_large,
-)
 from common.config import ClientConfig
+from common.secret_file import read_secrets
 from pbft.genesis import Cluster
 
 BODY_TIMEOUT_SECONDS = 30.0
@@ -61,11 +59,12 @@ class ApiError(Exception):
         self.retry_after_seconds = retry_after_seconds
 
 
-class Accepted(msgspec.Struct, frozen=True):
-    """The body of the 202."""
+class Accepted(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The body of the 202; of the 200 to what is here already, or skipped."""
 
     build: str
     url: str
+    detail: str = ""
 
 
 class BuildPage(msgspec.Struct, frozen=True):
@@ -90,7 +89,10 @@ class Site:
         connected: Callable[[], frozenset[str]],
         version: str,
     ) -> None:
-        """connected: the replicas that the gateway has a link to."""
+        """connected: the replicas that the gateway has a link to.
+
+        Raises ConfigError where a webhook's secret cannot be read.
+        """
         self.config = config
         self.cluster = cluster
         self.gateway = gateway
@@ -100,6 +102,15 @@ class Site:
         self.connected = connected
         self.version = version
         self.public_url = (config.public_url or config.listen.url).rstrip("/")
+        self.sources = tuple(
+            Source(
+                entry,
+                ()
+                if entry.webhook_secret_file is None
+                else read_secrets(entry.webhook_secret_file, "webhook secret"),
+            )
+            for entry in config.repositories
+        )
         self._bodies_bytes = 0
 
     def record(self, request: web.Request) -> BuildRecord:
@@ -240,21 +251,32 @@ def json_response(
 
 
 async def on_webhook(site: Site, request: web.Request) -> web.Response:
-    """POST /webHook: 202 with the build's id once the outbox is on disk."""
+    """POST /webHook: 202 with the build's id once the outbox is on disk.
+
+    200: nothing new is built (a ping, a deletion, a redelivery ...), and why.
+    """
     body = await site.read_body(request, BODY_BYTES_MAX)
-    parsed = parse_webhook(body, request.content_type)
-    if isinstance(parsed, WebhookRefusal):
-        raise ApiError(parsed.status, parsed.text)
-    urls = [entry.url for entry in site.config.repositories]
-    repository = choose_repository(parsed, urls, site.config.file.name)
-    if isinstance(repository, WebhookRefusal):
-        raise ApiError(repository.status, repository.text)
+    received = receive(
+        Delivery.of(request.headers.items(), body),
+        site.sources,
+        now=time.time(),
+        config_file=site.config.file.name,
+    )
+    if isinstance(received, Refusal):
+        _log.warning("a webhook was refused (%d): %s", received.status, received.text)
+        raise ApiError(received.status, received.text)
+    if isinstance(received, Answered):
+        return json_response({"detail": received.detail})
     try:
-        build = await site.gateway.submit(repository, parsed.branch, parsed.commit)
+        submitted = await site.gateway.order(received.build, received.skip_reason)
     except QueueFull as error:
         raise _queue_full(error) from error
-    url = f"{site.public_url}/builds/{build.hex()}"
-    return json_response(Accepted(build.hex(), url), 202, {"Location": url})
+    url = f"{site.public_url}/builds/{submitted.build.hex()}"
+    detail = f"skipped: {received.skip_reason}" if received.skip_reason else ""
+    if not submitted.is_new:
+        detail = "this delivery was received before; it is this build"
+    status = 200 if detail else 202
+    return json_response(Accepted(submitted.build.hex(), url, detail), status, {"Location": url})
 
 
 async def show_builds(site: Site, request: web.Request) -> web.Response:

@@ -12,7 +12,9 @@ from typing import Any
 
 import msgspec
 
+from ci.operations import Event
 from client.database import Database
+from client.wanted import WantedBuild
 
 LOG_FOLDER = "logs"
 LOG_SUFFIX = ".log"
@@ -27,6 +29,7 @@ class BuildRecord(msgspec.Struct, frozen=True, array_like=True):
     request: the Signed Request that the statement's subject digest covers.
     statement: the accepted verdict's bytes. Times are seconds since 1970, UTC, by this machine.
     collected: ballots and logs of all replicas are here, or no longer waited for.
+    event, ref: as in the request. skipped: why it was never asked for, or None.
     """
 
     number: int
@@ -44,6 +47,9 @@ class BuildRecord(msgspec.Struct, frozen=True, array_like=True):
     opened_at: float | None
     decided_at: float | None
     collected: bool
+    event: Event = Event.PUSH
+    ref: str | None = None
+    skipped: str | None = None
 
 
 class ReplyRecord(msgspec.Struct, frozen=True):
@@ -80,7 +86,8 @@ class StateRecord(msgspec.Struct, frozen=True):
 
 _COLUMNS = (
     "number, build, repository, branch, commit_hex, detail, refused, request, statement, "
-    "received_at, resolved_at, signed_at, opened_at, decided_at, collected"
+    "received_at, resolved_at, signed_at, opened_at, decided_at, collected, "
+    "event, ref, skipped"
 )
 
 
@@ -91,14 +98,29 @@ class Archive:
         self._database = database
         self._logs = data_directory / LOG_FOLDER
 
-    def add(
-        self, build: bytes, repository: str, branch: str, commit: str | None, at: float
-    ) -> None:
+    def add(self, build: bytes, wanted: WantedBuild, at: float) -> None:
         """A build was accepted. A commit given with it is a resolved one."""
+        commit = wanted.commit
+        resolved_at = None if commit is None else at
         self._database.write(
-            "INSERT INTO builds (build, repository, branch, commit_hex, received_at, resolved_at) "
-            "VALUES (?, ?, ?, ?, ?, ?)",
-            (build, repository, branch, commit, at, None if commit is None else at),
+            "INSERT INTO builds (build, repository, branch, commit_hex, received_at, resolved_at, "
+            "event, ref) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            (
+                build,
+                wanted.repository,
+                wanted.branch,
+                commit,
+                at,
+                resolved_at,
+                wanted.event,
+                wanted.ref,
+            ),
+        )
+
+    def note_skipped(self, build: bytes, reason: str) -> None:
+        """The build is never asked for, as whoever pushed wished."""
+        self._database.write(
+            "UPDATE builds SET skipped = ?, collected = 1 WHERE build = ?", (reason, build)
         )
 
     def note_resolved(self, build: bytes, commit: str | None, at: float) -> None:

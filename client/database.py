@@ -46,7 +46,8 @@ CREATE TABLE outbox (
     text TEXT NOT NULL,
     state TEXT NOT NULL,
     timestamp INTEGER UNIQUE,
-    signed BLOB
+    signed BLOB,
+    wanted BLOB NOT NULL DEFAULT x''
 );
 CREATE INDEX outbox_state ON outbox (kind, state, number);
 CREATE TABLE builds (
@@ -64,7 +65,10 @@ CREATE TABLE builds (
     signed_at REAL,
     opened_at REAL,
     decided_at REAL,
-    collected INTEGER NOT NULL DEFAULT 0
+    collected INTEGER NOT NULL DEFAULT 0,
+    event TEXT NOT NULL DEFAULT 'push',
+    ref TEXT,
+    skipped TEXT
 );
 CREATE INDEX builds_to_collect ON builds (number) WHERE statement IS NOT NULL AND collected = 0;
 CREATE INDEX builds_of_branch ON builds (repository, branch, number);

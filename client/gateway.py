@@ -16,7 +16,7 @@ from typing import Any, Protocol
 import msgspec
 
 from ci.limits import Limits
-from ci.statement import build_id_for
+from ci.statement import submitted_build_id
 from client.answers import (
     Answers,
     AppendAnswered,
@@ -33,6 +33,7 @@ from client.numbering import Numbering
 from client.outbox import Kind, Outbox, OutboxRow, State
 from client.resolve import FoundCommit, NoSuchBranch, Resolver, Unreachable
 from client.results_file import ResultsFile
+from client.wanted import Submitted, WantedBuild
 from common.keys import SigningKey, verify
 from common.logs import log_text
 from pbft.client import Accepted, Client, ClientOutput, LateReply
@@ -175,24 +176,42 @@ class Gateway:
         return self._unfinished
 
     async def submit(self, repository: str, branch: str, commit: str | None) -> bytes:
-        """Accept a build: its id (32 bytes), once the row is on disk.
+        """Accept a new build of a branch; see `order`."""
+        return (await self.order(WantedBuild(repository, branch, commit))).build
 
-        Raises QueueFull and StorageFailed; then nothing was accepted.
+    async def order(self, wanted: WantedBuild, skip_reason: str = "") -> Submitted:
+        """Accept a build, once the row is on disk; or only keep that it is skipped, and why.
+
+        A delivery that is here already is the build that it was. Raises QueueFull and
+        StorageFailed; then nothing was accepted.
         """
         identity = self._draw(32)
-        build = build_id_for(self._cluster.id, self._name, identity)
+        build = submitted_build_id(self._cluster.id, self._name, wanted.operation(identity))
+        if wanted.delivery is not None and self._archive.get(build) is not None:
+            return Submitted(build, is_new=False)
+        added = []
 
         def store() -> None:
-            self._outbox.add_build(identity, build, repository, branch, commit)
-            self._archive.add(build, repository, branch, commit, time.time())
+            # The same delivery may have come twice within this turn.
+            if self._archive.get(build) is not None:
+                return
+            added.append(build)
+            self._archive.add(build, wanted, time.time())
+            if skip_reason:
+                self._archive.note_skipped(build, skip_reason)
+            else:
+                self._outbox.add_build(identity, build, wanted)
 
         def then() -> None:
-            _log.info("build %s accepted: %s", build.hex()[:12], log_text(branch))
-            if commit is None:
-                self._spawn(self._resolve(identity, build, repository, branch))
+            if not added:
+                return
+            what = f"skipped ({skip_reason})" if skip_reason else "accepted"
+            _log.info("build %s %s: %s", build.hex()[:12], what, log_text(wanted.branch))
+            if wanted.commit is None:
+                self._spawn(self._resolve(identity, build, wanted.repository, wanted.branch))
 
         await self._accept(store, then)
-        return build
+        return Submitted(build, is_new=bool(added))
 
     async def append(self, text: str) -> asyncio.Future[AppendResult]:
         """Accept a string for the journal; the future has the network's answer.

@@ -92,7 +92,7 @@ class Numbering:
         if row.kind is Kind.APPEND:
             operation = Append(row.text)
         else:
-            operation = SubmitBuild(row.identity, row.repository, row.branch, row.commit)
+            operation = row.build_wanted.operation(row.identity)
         encoded = encode_operation(operation)
         sign = self._signing_key.sign
         return encode_signed(make_request(self._name, timestamp, encoded, self._cluster, sign))

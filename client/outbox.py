@@ -15,6 +15,7 @@ from typing import Any
 import msgspec
 
 from client.database import Database
+from client.wanted import WantedBuild
 
 
 class State(enum.StrEnum):
@@ -39,6 +40,7 @@ class OutboxRow(msgspec.Struct, frozen=True, array_like=True):
     identity: 32 random bytes, drawn before the first commit, so that a build's id is known at
         once. build: that id; empty for an append. text: of an append.
     timestamp, signed: None until the number is taken; then the bytes of the Signed Request.
+    wanted: a WantedBuild as it was accepted (MessagePack); empty for an append.
     """
 
     number: int
@@ -52,13 +54,22 @@ class OutboxRow(msgspec.Struct, frozen=True, array_like=True):
     state: State
     timestamp: int | None
     signed: bytes | None
+    wanted: bytes = b""
+
+    @property
+    def build_wanted(self) -> WantedBuild:
+        """What is asked for, with the commit that was found since."""
+        assert self.kind is Kind.BUILD, "an append wants no build"
+        wanted = msgspec.msgpack.decode(self.wanted, type=WantedBuild)
+        return msgspec.structs.replace(wanted, commit=self.commit)
 
 
 # (timestamp, row) -> the encoded Signed Request with that number
 SignRequest = Callable[[int, OutboxRow], bytes]
 
 _COLUMNS = (
-    "number, identity, kind, build, repository, branch, commit_hex, text, state, timestamp, signed"
+    "number, identity, kind, build, repository, branch, commit_hex, text, state, timestamp, "
+    "signed, wanted"
 )
 
 
@@ -68,12 +79,11 @@ class Outbox:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def add_build(
-        self, identity: bytes, build: bytes, repository: str, branch: str, commit: str | None
-    ) -> None:
+    def add_build(self, identity: bytes, build: bytes, wanted: WantedBuild) -> None:
         """Keep a build. With a commit there is nothing to resolve."""
-        state = State.RECEIVED if commit is None else State.RESOLVED
-        self._add(identity, Kind.BUILD, build, (repository, branch, commit, ""), state)
+        state = State.RECEIVED if wanted.commit is None else State.RESOLVED
+        what = (wanted.repository, wanted.branch, wanted.commit, "")
+        self._add(identity, Kind.BUILD, build, what, state, msgspec.msgpack.encode(wanted))
 
     def add_append(self, identity: bytes, text: str) -> None:
         """Keep a string for the journal."""
@@ -158,11 +168,12 @@ class Outbox:
         build: bytes,
         what: tuple[str, str, str | None, str],
         state: State,
+        wanted: bytes = b"",
     ) -> None:
         self._database.write(
             "INSERT INTO outbox (identity, kind, build, repository, branch, commit_hex, text, "
-            "state) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-            (identity, kind, build, *what, state),
+            "state, wanted) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (identity, kind, build, *what, state, wanted),
         )
 
     def _count(self, query: str, values: tuple[Any, ...]) -> int:

@@ -15,12 +15,17 @@ from pbft.messages import Request
 
 
 class BuildStatus(enum.StrEnum):
-    """How far a build is. `refused`: the network took the request and will not build it."""
+    """How far a build is.
+
+    `refused`: the network took the request and will not build it. `skipped`: the commit asks for
+    no build.
+    """
 
     QUEUED = "queued"
     BUILDING = "building"
     DECIDED = "decided"
     REFUSED = "refused"
+    SKIPPED = "skipped"
 
 
 class VerdictView(msgspec.Struct, frozen=True):
@@ -87,6 +92,8 @@ class BuildView(msgspec.Struct, frozen=True):
     repository: str
     branch: str
     commit: str | None
+    event: str
+    ref: str | None
     status: BuildStatus
     verdict: VerdictView | None
     ballots: tuple[BallotView, ...]
@@ -111,6 +118,8 @@ def build_view(
         repository=record.repository,
         branch=record.branch,
         commit=record.commit,
+        event=record.event,
+        ref=record.ref,
         status=_status(record),
         verdict=_verdict_view(record, cast),
         ballots=tuple(_ballot_view(replica, ballot) for replica, ballot in cast.items()),
@@ -125,7 +134,7 @@ def build_view(
             opened=iso_time(record.opened_at),
             decided=iso_time(record.decided_at),
         ),
-        detail=record.refused or record.detail,
+        detail=record.refused or record.skipped or record.detail,
         logs=tuple(ballot.replica for ballot in ballots if ballot.log_archived),
         replicas=tuple(_replica_view(state, cast.get(state.replica)) for state in states),
     )
@@ -192,6 +201,8 @@ def _status(record: BuildRecord) -> BuildStatus:
         return BuildStatus.DECIDED
     if record.refused is not None:
         return BuildStatus.REFUSED
+    if record.skipped is not None:
+        return BuildStatus.SKIPPED
     return BuildStatus.QUEUED if record.opened_at is None else BuildStatus.BUILDING
 
 

@@ -59,7 +59,7 @@ async def ask(
     bytes_max: int,
     timeout_seconds: float,
 ) -> Answer:
-    """The whole answer, of any status. body: sent as JSON where it is not None.
+    """The whole answer, of any status. body: bytes as they are, anything else as JSON.
 
     Raises NotReached, NotInTime, and NoAnswer for one that is longer than bytes_max or broken.
     """
@@ -67,7 +67,13 @@ async def ask(
         async with (
             asyncio.timeout(timeout_seconds),
             session.request(
-                method, url, params=query, json=body, headers=headers, allow_redirects=False
+                method,
+                url,
+                params=query,
+                data=body if isinstance(body, bytes) else None,
+                json=None if isinstance(body, bytes) else body,
+                headers=headers,
+                allow_redirects=False,
             ) as response,
         ):
             data = await _read(response, bytes_max)

@@ -17,9 +17,11 @@ from common.config_error import ConfigError as ConfigError
 from common.config_error import nearest
 from common.config_reader import absolute_path, read_file, read_struct
 from common.credentials import check_access
-from common.git_environment import GitAccess
 from common.keys import load_public_key
 from common.registry_logins import read_registry_logins
+from common.repository_config import GatewayRepository as GatewayRepository
+from common.repository_config import RepositoryEntry as RepositoryEntry
+from common.repository_config import check_gateway_repositories, check_status
 from pbft.genesis import FORMAT_VERSION, REPLICA_ROLE, Cluster, Genesis, InvalidGenesis, Member
 from pbft.quorums import UnsupportedSize, quorums_for
 
@@ -117,39 +119,6 @@ class ClusterConfig(msgspec.Struct, frozen=True):
         return _entry(self.clients, name, file, "a client", self.file)
 
 
-class RepositoryEntry(msgspec.Struct, frozen=True):
-    """A repository that may be built.
-
-    url: as it is in requests; a path becomes file:///..., so it is the same text everywhere.
-    fetch_url: where this operator really fetches it from (a mirror of its own), or None.
-    The others: see common.git_environment.GitAccess.
-    """
-
-    url: str
-    fetch_url: str | None = None
-    ssh_key_file: Path | None = None
-    known_hosts_file: Path | None = None
-    https_token_file: Path | None = None
-    https_user: str = "git"
-    ca_file: Path | None = None
-
-    @property
-    def fetched_from(self) -> str:
-        """The URL to give to git."""
-        return self.fetch_url or self.url
-
-    @property
-    def access(self) -> GitAccess:
-        """How its server is logged in to."""
-        return GitAccess(
-            ssh_key_file=self.ssh_key_file,
-            known_hosts_file=self.known_hosts_file,
-            https_token_file=self.https_token_file,
-            https_user=self.https_user,
-            ca_file=self.ca_file,
-        )
-
-
 class NodeConfig(msgspec.Struct, frozen=True):
     """node*.yml: one replica as its operator runs it. Times in seconds.
 
@@ -166,6 +135,7 @@ class NodeConfig(msgspec.Struct, frozen=True):
     fault_injection: how this node misbehaves on purpose; only for demonstrations.
     capture_file: everything that this node sends is appended to it, without bound; only for tests.
     plaintext_allowed: must be true to listen where other machines can connect.
+    public_url: how people reach a gateway, for links in this replica's commit statuses.
     """
 
     file: Path
@@ -196,12 +166,14 @@ class NodeConfig(msgspec.Struct, frozen=True):
     fault_injection: FaultKind | None = None
     capture_file: Path | None = None
     plaintext_allowed: bool = False
+    public_url: str | None = None
 
 
 class ClientConfig(msgspec.Struct, frozen=True):
     """client.yml: the gateway.
 
-    repositories: the first is built where a POST names none.
+    repositories: the first is built where a POST names none; `GatewayRepository` says what each
+        may be asked for.
     queue_max: accepted webhooks that may wait; beyond it the answer is 429.
     public_url: how people reach the gateway, for links in statuses; None means `listen`.
     """
@@ -214,7 +186,7 @@ class ClientConfig(msgspec.Struct, frozen=True):
     data_directory: Path
     log_file: Path
     results_file: Path
-    repositories: tuple[RepositoryEntry, ...]
+    repositories: tuple[GatewayRepository, ...]
     queue_max: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)] = 1000
     public_url: str | None = None
     plaintext_allowed: bool = False
@@ -274,9 +246,9 @@ def load_client_config(path: Path) -> ClientConfig:
     check_listen(config.listen, config.plaintext_allowed, config.file)
     if not config.repositories:
         raise ConfigError.at(config.file, "repositories", "is empty", "at least one is needed")
-    return msgspec.structs.replace(
-        config, repositories=_repositories(config.repositories, config.file)
-    )
+    repositories = _repositories(config.repositories, config.file)
+    check_gateway_repositories(repositories, config.file)
+    return msgspec.structs.replace(config, repositories=repositories)
 
 
 def check_listen(listen: Address, plaintext_allowed: bool, file: Path) -> None:
@@ -290,21 +262,27 @@ def check_listen(listen: Address, plaintext_allowed: bool, file: Path) -> None:
         )
 
 
-def _repositories(entries: tuple[RepositoryEntry, ...], file: Path) -> tuple[RepositoryEntry, ...]:
-    found = tuple(
-        msgspec.structs.replace(
-            entry,
-            url=_url(entry.url, file, f"repositories[{index}].url"),
-            fetch_url=None
-            if entry.fetch_url is None
-            else _url(entry.fetch_url, file, f"repositories[{index}].fetch_url"),
+_Repository = TypeVar("_Repository", bound=RepositoryEntry)
+
+
+def _repositories(entries: tuple[_Repository, ...], file: Path) -> tuple[_Repository, ...]:
+    found = []
+    for index, entry in enumerate(entries):
+        key = f"repositories[{index}]"
+        check_status(entry, file, key)
+        found.append(
+            msgspec.structs.replace(
+                entry,
+                url=_url(entry.url, file, f"{key}.url"),
+                fetch_url=None
+                if entry.fetch_url is None
+                else _url(entry.fetch_url, file, f"{key}.fetch_url"),
+            )
         )
-        for index, entry in enumerate(entries)
-    )
     _check_distinct([entry.url for entry in found], file, "repositories", "list each once")
     for index, entry in enumerate(found):
         check_access(entry.access, entry.fetched_from, file, f"repositories[{index}]")
-    return found
+    return tuple(found)
 
 
 def _url(text: str, file: Path, key: str) -> str:

@@ -146,6 +146,10 @@ def write_configuration(
             "log_file": str(logs / f"{name}.log"),
         }
         if name == "client":
+            # all of it is on this machine: who reaches it may ask for builds
+            settings["repositories"] = [
+                {"url": str(repository), "unsigned_allowed": True} for repository in repositories
+            ]
             settings["results_file"] = str(logs / "results.jsonl")
             _write(folder / "client.yml", settings, changes.get("client", {}))
         else:

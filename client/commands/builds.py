@@ -14,7 +14,7 @@ from client.commands.outcome import (
     PASSED,
     CommandFailed,
 )
-from client.commands.targets import Commands, gateway_flag, gateway_url
+from client.commands.targets import Commands, gateway_flag, gateway_url, webhook_secret
 from common.logs import escape_controls
 
 WAIT_TIMEOUT_SECONDS = 1800.0
@@ -54,7 +54,8 @@ def _timeout_flag(parser: argparse.ArgumentParser) -> None:
 
 
 async def _submit(options: argparse.Namespace) -> int:
-    async with GatewayApi(gateway_url(options)) as gateway:
+    secret = webhook_secret(options, options.repository)
+    async with GatewayApi(gateway_url(options), secret) as gateway:
         accepted = await gateway.submit(options.branch, options.repository, options.commit)
         print(accepted["build"], flush=True)
         if not options.wait:
@@ -90,7 +91,7 @@ async def _wait_for(gateway: GatewayApi, build_id: str, timeout_seconds: float) 
     deadline = time.monotonic() + timeout_seconds
     while True:
         build = await gateway.build(build_id)
-        if build["status"] in ("decided", "refused"):
+        if build["status"] in ("decided", "refused", "skipped"):
             _print_build(build)
             return _exit_code(build)
         if time.monotonic() >= deadline:
@@ -140,4 +141,5 @@ def _exit_code(build: dict[str, Any]) -> int:
     """0 only for passed; an open build is none of ours to call failed."""
     if build["verdict"]:
         return EXIT_DONE if build["verdict"]["outcome"] == PASSED else EXIT_NOT_PASSED
-    return EXIT_NO_ANSWER if build["status"] == "refused" else EXIT_TOO_LATE
+    never_built = build["status"] in ("refused", "skipped")
+    return EXIT_NO_ANSWER if never_built else EXIT_TOO_LATE

@@ -1,6 +1,9 @@
 """A running gateway over HTTP, for the commands: its JSON as values, its errors as one line."""
 
-from collections.abc import Coroutine
+import hashlib
+import hmac
+import json
+from collections.abc import Coroutine, Mapping
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -24,8 +27,10 @@ _Result = TypeVar("_Result")
 class GatewayApi:
     """The API of one gateway. Use it as an async context manager. All calls raise CommandFailed."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, webhook_secret: bytes | None = None) -> None:
+        """webhook_secret: to sign with where the gateway builds nothing that is not signed."""
         self._url = url.rstrip("/")
+        self._webhook_secret = webhook_secret
         self._session: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> Self:
@@ -50,7 +55,12 @@ class GatewayApi:
             body["repoCloneUrl"] = repository
         if commit is not None:
             body["commit"] = commit
-        return _object(await self._ask("POST", "/webHook", body))
+        data = json.dumps(body).encode()
+        headers = {"Content-Type": "application/json"}
+        if self._webhook_secret is not None:
+            signature = hmac.new(self._webhook_secret, data, hashlib.sha256).hexdigest()
+            headers["X-Hub-Signature-256"] = f"sha256={signature}"
+        return _object(await self._ask("POST", "/webHook", data, headers))
 
     async def build(self, build: str) -> dict[str, Any]:
         """GET /api/v1/builds/<id>. `build` may be the beginning of an id among the newest."""
@@ -112,13 +122,25 @@ class GatewayApi:
             )
         return str(ids[0])
 
-    async def _ask(self, method: str, path: str, body: object = None) -> bytes:
-        answer = await self._answer(method, path, body)
+    async def _ask(
+        self,
+        method: str,
+        path: str,
+        body: object = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> bytes:
+        answer = await self._answer(method, path, body, headers)
         if answer.status >= 400:
             raise CommandFailed(f"{self._url}: {_error_text(answer.data, answer.status)}")
         return answer.data
 
-    async def _answer(self, method: str, path: str, body: object = None) -> Answer:
+    async def _answer(
+        self,
+        method: str,
+        path: str,
+        body: object = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> Answer:
         assert self._session is not None, "used outside its context"
         try:
             return await ask(
@@ -126,6 +148,7 @@ class GatewayApi:
                 self._url + path,
                 method=method,
                 body=body,
+                headers=headers,
                 bytes_max=ANSWER_BYTES_MAX,
                 timeout_seconds=ANSWER_TIMEOUT_SECONDS,
             )

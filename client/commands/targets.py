@@ -7,6 +7,7 @@ from typing import Any
 from ci.limits import Limits, encode_limits
 from common.address import Address
 from common.config import ClientConfig, ConfigError, load_client_config, load_cluster_config
+from common.secret_file import read_secrets
 from pbft.genesis import Cluster
 
 DEFAULT_GATEWAY = "http://127.0.0.1:8080"
@@ -39,6 +40,21 @@ def gateway_url(options: argparse.Namespace) -> str:
         return str(options.gateway)
     config = _config_if_any(options)
     return DEFAULT_GATEWAY if config is None else config.listen.url
+
+
+def webhook_secret(options: argparse.Namespace, repository: str | None) -> bytes | None:
+    """What to sign with to have this repository (None: the first) built; None: nothing.
+
+    Raises ConfigError where a configuration exists and is wrong.
+    """
+    config = _config_if_any(options)
+    if config is None:
+        return None
+    for entry in config.repositories:
+        if repository in (None, entry.url, *entry.aliases):
+            file = entry.webhook_secret_file
+            return None if file is None else read_secrets(file, "webhook secret")[0]
+    return None
 
 
 def cluster_and_addresses(options: argparse.Namespace) -> tuple[Cluster, dict[str, Address]]:

@@ -31,7 +31,7 @@ from client.nodes import Nodes
 from client.resolve import FoundCommit, Resolution, Resolver
 from client.results_file import ResultsFile
 from common.address import Address
-from common.config import RepositoryEntry
+from common.config import GatewayRepository
 from common.keys import SigningKey, verify
 from common.log_pieces import LogPiece
 from node.log_routes import LogRoutes
@@ -89,7 +89,7 @@ class Node:
         """The ballots that this node casts now."""
         signed = []
         for build in self.application.open_builds().values():
-            if build.id in self._cast or self.name in build.ballots:
+            if not build.is_approved or build.id in self._cast or self.name in build.ballots:
                 continue
             found = self.finds(build)
             if found is None:
@@ -401,9 +401,12 @@ async def run_gateway(
     return Running(network, gateway, database, archive, collector, nodes, results_file)
 
 
-def repositories() -> tuple[RepositoryEntry, ...]:
-    """What the gateway of these tests may build."""
-    return (RepositoryEntry(REPOSITORY), RepositoryEntry("https://example.org/other.git"))
+def repositories() -> tuple[GatewayRepository, ...]:
+    """What anybody may have the gateway of these tests build."""
+    return tuple(
+        GatewayRepository(url, unsigned_allowed=True)
+        for url in (REPOSITORY, "https://example.org/other.git")
+    )
 
 
 def passed(log: str = "log") -> tuple[Finding, bytes]:

@@ -14,11 +14,11 @@ from ci.operations import Outcome
 from ci.statement import verify_envelope
 from client.api import Site
 from client.database import StorageFailed
+from client.forges.event import BODY_BYTES_MAX
 from client.resolve import Unreachable
 from client.serve import make_runner
-from client.webhook import BODY_BYTES_MAX
 from common.address import Address
-from common.config import ClientConfig
+from common.config import ClientConfig, GatewayRepository
 from common.keys import verify
 from tests.ci.builders import COMMIT, FAILED, GATEWAY
 from tests.client.network import (
@@ -34,7 +34,9 @@ from tests.client.test_gateway import record_of, until
 Client = TestClient[web.Request, web.Application]
 
 
-def site_of(running: Running, folder: Path) -> Site:
+def site_of(
+    running: Running, folder: Path, listed: tuple[GatewayRepository, ...] | None = None
+) -> Site:
     config = ClientConfig(
         file=folder / "client.yml",
         cluster_file=folder / "cluster.yml",
@@ -44,7 +46,7 @@ def site_of(running: Running, folder: Path) -> Site:
         data_directory=folder / "data",
         log_file=folder / "log",
         results_file=running.results_file,
-        repositories=repositories(),
+        repositories=listed or repositories(),
         public_url="https://ci.example.org/",
     )
     return Site(

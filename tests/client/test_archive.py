@@ -7,6 +7,7 @@ import pytest
 
 from client.archive import Archive, ReplyRecord
 from client.database import Database
+from client.wanted import WantedBuild
 
 COMMIT = "c" * 40
 
@@ -27,7 +28,7 @@ def archive(database: Database, tmp_path: Path) -> Archive:
     archive = Archive(database, tmp_path)
     with database.transaction():
         for index in range(5):
-            archive.add(build_id(index), "r", f"branch {index}", None, 100.0 + index)
+            archive.add(build_id(index), WantedBuild("r", f"branch {index}"), 100.0 + index)
     return archive
 
 
@@ -74,7 +75,7 @@ def test_a_commit_given_with_a_build_is_a_resolved_one(
     archive: Archive, database: Database
 ) -> None:
     with database.transaction():
-        archive.add(build_id(9), "r", "b", COMMIT, 7.0)
+        archive.add(build_id(9), WantedBuild("r", "b", COMMIT), 7.0)
     record = archive.get(build_id(9))
     assert record is not None
     assert (record.commit, record.resolved_at) == (COMMIT, 7.0)

@@ -14,6 +14,7 @@ import pytest
 
 from client.database import Database, StorageFailed
 from client.outbox import Outbox
+from client.wanted import WantedBuild
 from tests.node.crash_states import crash_states
 from tests.node.recording_disk import Acknowledged, Operation, recording
 
@@ -44,7 +45,8 @@ def _steps(outbox: Outbox, database: Database) -> list[Callable[[], object]]:
         outbox.take_number(row, lambda timestamp, row: b"signed %d" % timestamp + bytes(300))
 
     def add(number: int) -> None:
-        outbox.add_build(name(number), name(number), "https://example.org/r.git", "main", None)
+        wanted = WantedBuild("https://example.org/r.git", "main")
+        outbox.add_build(name(number), name(number), wanted)
         database.write(
             "INSERT INTO builds (build, repository, branch, received_at) VALUES (?, 'r', 'b', 0)",
             (name(number),),

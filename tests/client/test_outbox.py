@@ -14,6 +14,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from client.database import Database, StorageFailed
 from client.outbox import Kind, Outbox, OutboxRow, State
+from client.wanted import WantedBuild
 
 CLUSTER = bytes(32)
 COMMIT = "c" * 40
@@ -36,7 +37,7 @@ def sign(timestamp: int, row: OutboxRow) -> bytes:
 
 
 def add(outbox: Outbox, index: int, commit: str | None = None) -> None:
-    outbox.add_build(identity_of(index), identity_of(index + 1000), "r", "b", commit)
+    outbox.add_build(identity_of(index), identity_of(index + 1000), WantedBuild("r", "b", commit))
 
 
 def test_a_row_goes_through_its_states(database: Database) -> None:
@@ -133,13 +134,14 @@ import sys
 from pathlib import Path
 from client.database import Database
 from client.outbox import Kind, Outbox
+from client.wanted import WantedBuild
 database = Database(Path(sys.argv[1]), bytes(32), "client")
 outbox = Outbox(database)
 start = outbox.count()
 for index in range(start, start + 10**6):
     identity = index.to_bytes(32, "big")
     with database.transaction():
-        outbox.add_build(identity, identity, "r", "b", "c" * 40)
+        outbox.add_build(identity, identity, WantedBuild("r", "b", "c" * 40))
     print("accepted", index, flush=True)
     with database.transaction():
         row = outbox.take_number(
@@ -217,7 +219,8 @@ class OutboxMachine(RuleBasedStateMachine):
     def accept(self, is_resolved: bool) -> None:
         identity = os.urandom(32)
         with self.database.transaction():
-            self.outbox.add_build(identity, identity, "r", "b", COMMIT if is_resolved else None)
+            wanted = WantedBuild("r", "b", COMMIT if is_resolved else None)
+            self.outbox.add_build(identity, identity, wanted)
         self.model[identity] = State.RESOLVED if is_resolved else State.RECEIVED
 
     @rule(choice=st.integers(0, 9))

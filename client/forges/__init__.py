@@ -1,0 +1,1 @@
+"""What the forges send: one module per forge, each from raw headers and body to one event."""

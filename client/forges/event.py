@@ -1,0 +1,221 @@
+"""What a webhook comes to, whichever forge sent it: one small type, and refusals that help.
+
+The rule: whatever the bytes are, the answer is a value. Nothing in here does IO or knows the time.
+"""
+
+import enum
+import re
+from typing import Any, TypeVar
+
+import msgspec
+
+from ci.operations import Event
+from common.git_environment import check_branch_name, check_commit
+from common.logs import log_text
+
+# GitHub and GitLab send no more (FACTS 3.1, 3.2).
+BODY_BYTES_MAX = 25 * 1024 * 1024
+# SubmitBuild takes no more.
+URL_CHARACTERS_MAX = 1024
+SHOWN_CHARACTERS_MAX = 80
+
+BAD_REQUEST = 400
+UNAUTHORIZED = 401
+NOT_FOUND = 404
+TOO_LARGE = 413
+
+BRANCH_PREFIX = "refs/heads/"
+TAG_PREFIX = "refs/tags/"
+
+_SKIP_MARKER = re.compile(r"\[(skip ci|ci skip)\]", re.IGNORECASE)
+
+_Payload = TypeVar("_Payload", bound=msgspec.Struct)
+
+
+class Action(enum.StrEnum):
+    """What an event asks for."""
+
+    BUILD = "build"
+    IGNORED = "ignored"
+    SKIPPED = "skipped"
+    PING = "ping"
+
+
+class ForgeEvent(msgspec.Struct, frozen=True, kw_only=True):
+    """One event of one repository.
+
+    action: what it asks for; `reason` says why nothing is built where that is not BUILD.
+    repositories: every URL by which the sender calls the repository; empty where it names none.
+    event, branch, ref, commit: as in ci.operations.SubmitBuild; `ref` is None for a branch.
+    stable_identity: what stays the same when this is delivered again, by whomever: (ref, what it
+        points at after the event). None for what is a new build each time (a plain POST).
+    is_from_fork: a pull request whose author need not be one of the repository's.
+    """
+
+    action: Action
+    repositories: tuple[str, ...]
+    reason: str = ""
+    event: Event = Event.PUSH
+    branch: str = ""
+    ref: str | None = None
+    commit: str | None = None
+    stable_identity: tuple[str, str] | None = None
+    is_from_fork: bool = False
+
+
+class Refusal(msgspec.Struct, frozen=True):
+    """Why nothing will be built: the HTTP status, and what was wrong, where, what to do."""
+
+    status: int
+    text: str
+
+
+def ignored(repositories: tuple[str, ...], reason: str) -> ForgeEvent:
+    """An event that was understood and asks for nothing."""
+    return ForgeEvent(action=Action.IGNORED, repositories=repositories, reason=reason)
+
+
+def malformed(where: str, wrong: str, remedy: str) -> Refusal:
+    """A refusal of a body that says nothing that can be built."""
+    return Refusal(BAD_REQUEST, f"{where} {wrong}; {remedy}")
+
+
+def too_large() -> Refusal:
+    """The answer to a body over the limit."""
+    return Refusal(
+        TOO_LARGE, f"the body has more than {BODY_BYTES_MAX} bytes; send no more than 25 MB"
+    )
+
+
+def read_payload(kind: type[_Payload], content: bytes, forge: str) -> _Payload | Refusal:
+    """The JSON that a forge sent, as the fields of it that count. Unknown fields are skipped."""
+    try:
+        return msgspec.json.decode(content, type=kind)
+    except (ValueError, RecursionError) as error:
+        return malformed(
+            "the body",
+            f"is not what {forge} documents for this event: {log_text(str(error))}",
+            f"is this really a webhook of {forge}?",
+        )
+
+
+def is_all_zeros(commit: str) -> bool:
+    """Whether this is git's id for "nothing": what a deleted or new ref points at."""
+    return bool(commit) and not commit.strip("0")
+
+
+def skip_marker(message: str | None) -> str | None:
+    """The `[skip ci]` or `[ci skip]` in a commit's message, as it is there; None: none."""
+    found = _SKIP_MARKER.search(message or "")
+    return found[0] if found else None
+
+
+def pushed_ref(
+    ref: str, after: str, commit: str, message: str | None, repositories: tuple[str, ...]
+) -> ForgeEvent | Refusal:
+    """A pushed branch or tag, in any forge's words.
+
+    after: what the ref points at now; commit: the commit, which for an annotated tag is another.
+    message: of that commit, where the forge tells it.
+    """
+    if ref.startswith(BRANCH_PREFIX):
+        event, name = Event.PUSH, ref.removeprefix(BRANCH_PREFIX)
+    elif ref.startswith(TAG_PREFIX):
+        event, name = Event.TAG, ref.removeprefix(TAG_PREFIX)
+    else:
+        return ignored(repositories, f"{shown(ref)} is neither a branch nor a tag")
+    refusal = check_ref_name("`ref`", name) or check_commit_id("`after`", after)
+    if refusal is not None:
+        return refusal
+    if is_all_zeros(after):
+        what = "branch" if event is Event.PUSH else "tag"
+        return ignored(repositories, f"nothing is left of the {what} {shown(name)}")
+    refusal = check_commit_id("the commit", commit)
+    if refusal is not None:
+        return refusal
+    marker = skip_marker(message)
+    return ForgeEvent(
+        action=Action.BUILD if marker is None else Action.SKIPPED,
+        reason="" if marker is None else f"the commit's message says {marker}",
+        repositories=repositories,
+        event=event,
+        branch=name,
+        ref=None if event is Event.PUSH else ref,
+        commit=commit,
+        stable_identity=(ref, after),
+    )
+
+
+def pull_request(
+    *,
+    ref: str,
+    base: str,
+    commit: str,
+    message: str | None,
+    is_from_fork: bool,
+    repositories: tuple[str, ...],
+) -> ForgeEvent | Refusal:
+    """A pull or merge request whose head is now `commit`, in any forge's words."""
+    refusal = check_ref_name("the base branch", base) or check_commit_id("the head", commit)
+    if refusal is not None:
+        return refusal
+    marker = skip_marker(message)
+    return ForgeEvent(
+        action=Action.BUILD if marker is None else Action.SKIPPED,
+        reason="" if marker is None else f"the commit's message says {marker}",
+        repositories=repositories,
+        event=Event.PULL_REQUEST,
+        branch=base,
+        ref=ref,
+        commit=commit,
+        stable_identity=(ref, commit),
+        is_from_fork=is_from_fork,
+    )
+
+
+def check_ref_name(where: str, name: str) -> Refusal | None:
+    """A refusal where this is no name that git allows for a branch or a tag."""
+    reason = check_branch_name(name)
+    if reason is None:
+        return None
+    return malformed(
+        f"{where} ({shown(name)})",
+        f"is not a name that git allows: {reason}",
+        "name a branch or a tag as git does",
+    )
+
+
+def check_commit_id(where: str, commit: str) -> Refusal | None:
+    """A refusal where this is no full commit id."""
+    if check_commit(commit) is None:
+        return None
+    return malformed(
+        where,
+        "is not a full commit id",
+        "all 40 (or 64) lower-case hexadecimal digits are needed",
+    )
+
+
+def given_urls(*urls: str | None) -> tuple[str, ...]:
+    """The URLs that are there, each once, and none that is longer than a request may hold."""
+    return tuple(dict.fromkeys(url for url in urls if url and len(url) <= URL_CHARACTERS_MAX))
+
+
+def kind_of(value: object) -> str:
+    """What a JSON value is, in words."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return "a boolean"
+    if isinstance(value, (int, float)):
+        return "a number"
+    if isinstance(value, str):
+        return "a string"
+    return "a list" if isinstance(value, list) else "an object"
+
+
+def shown(text: Any) -> str:
+    """A stranger's text as one short line in quotes; nothing in it can reach a terminal."""
+    text = str(text)
+    cut = text if len(text) <= SHOWN_CHARACTERS_MAX else text[:SHOWN_CHARACTERS_MAX] + "..."
+    return ascii(cut)

@@ -1,0 +1,105 @@
+"""The plain webhook of people and scripts: {"branch", "repoCloneUrl"?, "commit"?}.
+
+Each POST is a new build. The body is read as JSON whatever its content type says (curl says it is
+a form), then as a form with a field `payload`.
+"""
+
+from typing import Any
+
+import msgspec
+
+from client.forges.delivery import EXAMPLE, Delivery
+from client.forges.event import (
+    URL_CHARACTERS_MAX,
+    Action,
+    ForgeEvent,
+    Refusal,
+    check_commit_id,
+    kind_of,
+    malformed,
+    shown,
+)
+from client.forges.github import SIGNATURE_HEADER
+from client.forges.github import check_signature as check_signature
+from common.git_environment import check_branch_name
+
+# SubmitBuild takes no more.
+BRANCH_CHARACTERS_MAX = 255
+HEADERS = (SIGNATURE_HEADER, "content-type")
+
+
+def parse(delivery: Delivery) -> ForgeEvent | Refusal:
+    """What the body asks for. Never raises.
+
+    Refused: not JSON, not an object, `branch` missing or not a name that git allows,
+    `repoCloneUrl` or `commit` of a wrong form. Other keys are ignored.
+    """
+    value = _json_of(delivery)
+    if isinstance(value, Refusal):
+        return value
+    if not isinstance(value, dict):
+        return malformed("the body", f"is {kind_of(value)}", f"send an object: {EXAMPLE}")
+    branch = _branch_of(value)
+    if isinstance(branch, Refusal):
+        return branch
+    repository = value.get("repoCloneUrl")
+    if repository is not None and not isinstance(repository, str):
+        return malformed(
+            "`repoCloneUrl`",
+            f"is {kind_of(repository)}",
+            "send a URL as a string, or leave it out",
+        )
+    if repository is not None and not 1 <= len(repository) <= URL_CHARACTERS_MAX:
+        return malformed(
+            "`repoCloneUrl`",
+            f"has {len(repository)} characters",
+            f"1 to {URL_CHARACTERS_MAX} are allowed",
+        )
+    commit = value.get("commit")
+    if commit is not None:
+        refusal = check_commit_id("`commit`", commit if isinstance(commit, str) else "")
+        if refusal is not None:
+            return refusal
+    return ForgeEvent(
+        action=Action.BUILD,
+        repositories=() if repository is None else (repository,),
+        branch=branch,
+        commit=commit,
+    )
+
+
+def _json_of(delivery: Delivery) -> Any | Refusal:
+    content = delivery.content()
+    if isinstance(content, Refusal):
+        return content
+    try:
+        return msgspec.json.decode(content)
+    except (ValueError, RecursionError) as error:
+        where = "the body"
+        if content is not delivery.body:
+            where = "the form's field `payload`"
+        elif delivery.is_form and b"=" in content:
+            where = "the body (a form without a field `payload`)"
+        return malformed(where, f"is not JSON: {error}", f"send {EXAMPLE}")
+
+
+def _branch_of(value: dict[str, Any]) -> str | Refusal:
+    branch = value.get("branch")
+    if branch is None:
+        return malformed("`branch`", "is missing", f"send {EXAMPLE}")
+    if not isinstance(branch, str):
+        return malformed("`branch`", f"is {kind_of(branch)}", f"send a string: {EXAMPLE}")
+    if len(branch) > BRANCH_CHARACTERS_MAX:
+        return malformed(
+            "`branch`",
+            f"has {len(branch)} characters",
+            f"at most {BRANCH_CHARACTERS_MAX} are allowed",
+        )
+    reason = check_branch_name(branch)
+    if reason is not None:
+        return malformed(
+            f"`branch` ({shown(branch)})",
+            f"is not a branch name that git allows: {reason}",
+            "send the short name, as `git branch` prints it",
+        )
+    return branch

@@ -1,0 +1,40 @@
+"""A build that somebody wants: what the gateway keeps of it until the network has it."""
+
+import msgspec
+
+from ci.operations import Delivery, Event, SubmitBuild
+
+
+class WantedBuild(msgspec.Struct, frozen=True):
+    """A build to ask the network for; the fields are those of ci.operations.SubmitBuild.
+
+    `commit` None: whatever the branch points at by now; a delivery always names one.
+    """
+
+    repository: str
+    branch: str
+    commit: str | None = None
+    event: Event = Event.PUSH
+    ref: str | None = None
+    delivery: Delivery | None = None
+    needs_approval: bool = False
+
+    def operation(self, identity: bytes) -> SubmitBuild:
+        """The operation that asks for it; identity: 32 random bytes."""
+        return SubmitBuild(
+            identity=identity,
+            repository=self.repository,
+            branch=self.branch,
+            commit=self.commit,
+            event=self.event,
+            ref=self.ref,
+            delivery=self.delivery,
+            needs_approval=self.needs_approval,
+        )
+
+
+class Submitted(msgspec.Struct, frozen=True):
+    """A build that was accepted (its id, 32 bytes), or that this gateway has already."""
+
+    build: bytes
+    is_new: bool
