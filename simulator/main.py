@@ -3,6 +3,7 @@
     python -m simulator run --first 1 --seeds 300 [--processes 2] [--replicas 7]
     python -m simulator replay SEED        python -m simulator shrink SEED
     python -m simulator mutants            python -m simulator hash --first 1 --seeds 10
+    python -m simulator twins --views 3    python -m simulator byzzfuzz --first 1 --seeds 1000
 
 Exit code 1 where an invariant was broken, or a mutant survived.
 """
@@ -11,6 +12,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
+from simulator import explore
 from simulator.campaign import Failure, Summary, run_seed, run_seeds
 from simulator.mutants import run_mutants, unbroken
 from simulator.mutation import MUTANTS
@@ -46,6 +48,7 @@ def main(arguments: Sequence[str]) -> int:
     mutants.add_argument("--first", type=int, default=1)
     mutants.add_argument("--seeds", type=int, default=120, help="seeds tried per mutant")
     mutants.add_argument("--processes", type=int, default=1)
+    explore.add_commands(commands)
     parsed = parser.parse_args(arguments)
     match parsed.command:
         case "run":
@@ -56,6 +59,8 @@ def main(arguments: Sequence[str]) -> int:
             return _replay(parsed)
         case "shrink":
             return _shrink(parsed)
+        case "twins" | "byzzfuzz":
+            return explore.run_command(parsed, print, _show_progress)
         case _:
             return _mutants(parsed)
 
@@ -83,6 +88,10 @@ def _run(parsed: argparse.Namespace) -> int:
         print("cells that were never reached, without a reason:", *missing, sep="\n  ")
         return 1
     return 1 if summary.failures else 0
+
+
+def _show_progress(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
 
 
 def _bar(summary: Summary, seeds: int) -> str:

@@ -104,7 +104,9 @@ class Simulation:
         self.coverage = Coverage(self.reader.decode)
         self.network = Network(seed, self.scheduler, self.trace, parameters.links, self._deliver)
         liars = {self.names[index]: ways for index, ways in parameters.byzantine.items()}
-        forger = RushingForger(self.cluster, self.signatures, tuple(liars), stream(seed, "forger"))
+        forger = self.forger = RushingForger(
+            self.cluster, self.signatures, tuple(liars), stream(seed, "forger")
+        )
         self.adversary = Adversary(
             seed, liars, forger, self.scheduler, self.trace, self.network,
             tuple(name for name in self.names if name not in liars),
