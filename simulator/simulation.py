@@ -73,14 +73,7 @@ class Simulation:
         # somebody has to let begin what waits
         self.gateway_names = (*gateways, OPERATOR) if parameters.workload.waiting else gateways
         self.cheat_names = tuple(f"cheat{i}" for i in range(parameters.cheats))
-        self.limits = Limits(
-            deadline_seconds=parameters.deadline_seconds,
-            open_builds_max=parameters.open_builds_max,
-            open_builds_per_client_max=parameters.open_builds_max,
-            closing_builds_max=parameters.closing_builds_max,
-            waiting_builds_per_client_max=parameters.open_builds_max,
-            weak_agreement_allowed=parameters.weak_agreement_allowed,
-        )
+        self.limits = self._limits()
         self.signatures = signatures(seed, self.scheduler)
         self.cluster = self._cluster()
         self.faulty = tuple(self.names[index] for index in parameters.faulty)
@@ -120,10 +113,8 @@ class Simulation:
         self.gateways = {name: self._gateway(name) for name in self.gateway_names}
         self.cheats = {name: self._cheat(name) for name in self.cheat_names}
         self.newer = {
-            self.names[index]: newer_words(
-                self.names[index], self.cluster, self.signatures.signer(self.names[index])
-            )
-            for index in parameters.newer
+            name: newer_words(name, self.cluster, self.signatures.signer(name))
+            for name in (self.names[index] for index in parameters.newer)
         }
         self.notices: dict[str, int] = {}
         self.extra_faults: dict[str, int] = {}
@@ -131,6 +122,17 @@ class Simulation:
         self._ledger_chance = stream(seed, "ledger")
 
     # --- making ---------------------------------------------------------------------------------
+
+    def _limits(self) -> Limits:
+        parameters = self.parameters
+        return Limits(
+            deadline_seconds=parameters.deadline_seconds,
+            open_builds_max=parameters.open_builds_max,
+            open_builds_per_client_max=parameters.open_builds_max,
+            closing_builds_max=parameters.closing_builds_max,
+            waiting_builds_per_client_max=parameters.open_builds_max,
+            weak_agreement_allowed=parameters.weak_agreement_allowed,
+        )
 
     def _cluster(self) -> Cluster:
         parameters = self.parameters
