@@ -124,9 +124,10 @@ class NodeConfig(msgspec.Struct, frozen=True):
 
     docker_host: None means DOCKER_HOST or the default socket.
     registry_auth_file: logins for image registries, as `docker login` writes them.
-    images_kept_days, images_kept_bytes: of what this node pulled, what was used last is kept.
     network_allowed: whether a step that asks for a network gets one.
     build_ca_file: the authorities that steps with a network trust, as PEM; None: the image's own.
+    images_days_max, images_bytes_max: of what this node pulled, what was used last is kept;
+        mirrors_days_max, mirrors_bytes_max: of its mirrors of repositories likewise.
     abstain_after_seconds: how long trouble of this node's own is retried before it abstains.
     builds_kept_max, builds_bytes_max, builds_days_max: how many builds' logs and artifacts are
         kept, of what size in all, and for how long; the oldest go first.
@@ -154,10 +155,12 @@ class NodeConfig(msgspec.Struct, frozen=True):
     builds_days_max: Annotated[float, msgspec.Meta(gt=0, le=36500)] = 90
     allow_dockerfile: bool = False
     registry_auth_file: Path | None = None
-    images_kept_days: Annotated[int, msgspec.Meta(ge=1, le=36500)] = 30
-    images_kept_bytes: Annotated[int, msgspec.Meta(ge=0)] = 20 * 2**30
+    images_days_max: Annotated[int, msgspec.Meta(ge=1, le=36500)] = 30
+    images_bytes_max: Annotated[int, msgspec.Meta(ge=0)] = 20 * 2**30
     network_allowed: bool = False
     build_ca_file: Path | None = None
+    mirrors_days_max: Annotated[int, msgspec.Meta(ge=1, le=36500)] = 90
+    mirrors_bytes_max: Annotated[int, msgspec.Meta(ge=0)] = 20 * 2**30
     abstain_after_seconds: Annotated[int, msgspec.Meta(ge=1, le=86400)] = 120
     pull_timeout_seconds: Annotated[int, msgspec.Meta(ge=1, le=86400)] = 300
     checkout_timeout_seconds: Annotated[int, msgspec.Meta(ge=1, le=86400)] = 300

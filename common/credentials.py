@@ -23,6 +23,8 @@ from common.git_environment import (
 SECRET_BYTES_MAX = 64 * 1024
 # lists of hosts and of authorities grow
 PUBLIC_BYTES_MAX = 8 * 1024 * 1024
+# a shorter one is a typing error, and could not be told from ordinary words in a message
+TOKEN_CHARACTERS_MIN = 8
 TOKEN_CHARACTERS_MAX = 4096
 HIDDEN = "(hidden)"
 
@@ -129,7 +131,7 @@ def hide_secrets(text: str, environment: Mapping[str, str]) -> str:
     except OSError:
         return text
     token = data.partition(b"\n")[0].decode(errors="replace").strip()
-    if not token:
+    if len(token) < TOKEN_CHARACTERS_MIN:
         return text
     login = f"{environment.get(LOGIN_USER_VARIABLE, '')}:{token}".encode()
     forms = (token, quote(token, safe=""), base64.b64encode(login).decode())
@@ -164,12 +166,13 @@ def _check_token(path: Path, file: Path, key: str) -> None:
     data = check_secret_file(path, file, key)
     line, _, rest = data.removesuffix(b"\n").partition(b"\n")
     is_plain = line.isascii() and line.decode("ascii", "replace").isprintable()
-    if rest or not is_plain or not 1 <= len(line) <= TOKEN_CHARACTERS_MAX or b" " in line:
+    is_plain = is_plain and TOKEN_CHARACTERS_MIN <= len(line) <= TOKEN_CHARACTERS_MAX
+    if rest or not is_plain or b" " in line:
         raise ConfigError.at(
             file,
             key,
             f"{path} does not hold one line with a token",
-            f"1 to {TOKEN_CHARACTERS_MAX} printable characters without spaces are needed",
+            f"{TOKEN_CHARACTERS_MIN} to {TOKEN_CHARACTERS_MAX} printable characters are needed",
         )
 
 

@@ -1,5 +1,8 @@
 """From an order to the files of its commit, through one bare mirror per repository.
 
+Other repositories inside a tree (submodules) come from their own entries on the operator's list,
+through their own mirrors and with their own logins.
+
 Two kinds of bad news, never mixed: the server *answered* that there is no such branch or commit
 (`NotThere`, which honest replicas see alike), and everything else (`OwnTrouble`).
 """
@@ -9,8 +12,11 @@ import hashlib
 import logging
 import os
 import time
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -25,9 +31,17 @@ from common.git_environment import (
     protocol_of,
 )
 from node.git_process import OutputTooLong
-from node.mirror import Mirror, Remote, Source, has_reference
+from node.gitmodules import (
+    MODULE_DEPTH_MAX,
+    MODULES_MAX,
+    WantedModule,
+    plain_address,
+    wanted_modules,
+)
+from node.mirror import Listing, Mirror, Remote, Source, has_reference, throw_away
+from node.mirror_shelf import MirrorShelf
 from node.threads import Stop, in_thread
-from node.tree import CorruptMirror
+from node.tree import ENTRIES_MAX, CorruptMirror, TreePart, TreeRefused, check_tree, export_tree
 from node.trouble import OwnTrouble
 
 # A forge may tell of a push a moment before it serves it.
@@ -57,20 +71,22 @@ class Checkout:
     ) -> None:
         """workspace_bytes: a larger tree is refused. asked_again_seconds: see check_out."""
         self._repositories = {entry.url: entry for entry in config.repositories}
-        self._mirrors_folder = config.data_directory / "mirrors"
+        self._listed = {plain_address(url): url for url in self._repositories}
+        self._shelf = MirrorShelf(
+            config.data_directory / "mirrors", config.mirrors_bytes_max, config.mirrors_days_max
+        )
         self._home = config.data_directory / "git-home"
         self._timeout_seconds = config.checkout_timeout_seconds
         self._workspace_bytes = workspace_bytes
         self._threads = threads
         self._asked_again_seconds = asked_again_seconds
-        self._locks: dict[Path, asyncio.Lock] = {}
 
     def start(self) -> None:
         """Make the folders, and drop what this process inherited that would steer git.
 
         Raises OSError.
         """
-        self._mirrors_folder.mkdir(parents=True, exist_ok=True)
+        self._shelf.start()
         self._home.mkdir(parents=True, exist_ok=True)
         for name in [name for name in os.environ if is_foreign_variable(name)]:
             _log.warning("the environment variable %s would steer git and is dropped", name)
@@ -99,12 +115,12 @@ class Checkout:
         remote = self._remote(entry)
         if commit is None:
             return await self._check_absent(remote, reference)
-        folder = self._mirror_folder(entry, commit)
-        mirror = Mirror(folder, remote, reference, commit)
         asked_until: float | None = None
         while True:
-            found = await self._try(mirror, folder, target)
+            with ExitStack() as in_use:
+                found = await self._try(_Need(entry, reference, commit), target, in_use)
             if not isinstance(found, NotThere):
+                await self._tidy()
                 return found
             now = time.monotonic()
             if asked_until is None:
@@ -113,26 +129,108 @@ class Checkout:
                 return found
             await asyncio.sleep(min(ASKED_AGAIN_EVERY_SECONDS, asked_until - now))
 
-    async def _try(self, mirror: Mirror, folder: Path, target: Path) -> Source | NotThere:
-        """One try. A mirror that turns out to be corrupt is made anew, once."""
-        lock = self._locks.setdefault(folder, asyncio.Lock())
-        is_second = False
+    async def _try(self, need: "_Need", target: Path, in_use: ExitStack) -> Source | NotThere:
+        """One try. A mirror that turns out to be corrupt is made anew, each once.
+
+        in_use: keeps the mirrors that are read.
+        """
+        ends_at = time.monotonic() + self._timeout_seconds
+        made_anew: set[Path] = set()
         while True:
             try:
-                async with lock:
-                    problem = await self._in_thread(mirror.prove)
-                if problem is not None:
-                    return NotThere(problem)
-                return await self._in_thread(
-                    lambda stop: mirror.read(target, self._workspace_bytes, stop)
-                )
+                return await self._gather(need, target, in_use, ends_at)
             except CorruptMirror as error:
-                if is_second:
+                folder = error.folder
+                assert folder is not None, "whoever reads a mirror says which"
+                if folder in made_anew:
                     raise OwnTrouble(f"the mirror cannot be read: {error}") from error
                 _log.warning("mirror %s is corrupt and made anew: %s", folder.name, error)
-                async with lock:
-                    await self._in_thread(mirror.throw_away)
-                is_second = True
+                async with self._shelf.lock(folder):
+                    await self._in_thread(partial(throw_away, folder), ends_at)
+                made_anew.add(folder)
+
+    async def _gather(
+        self, need: "_Need", target: Path, in_use: ExitStack, ends_at: float
+    ) -> Source | NotThere:
+        """Everything that the commit consists of, in one tar file. Raises CorruptMirror."""
+        top = await self._look(need, in_use, ends_at)
+        if isinstance(top, NotThere):
+            return top
+        parts = await self._parts(need.entry.url, top, in_use, ends_at)
+        if isinstance(parts, NotThere):
+            return parts
+        if not isinstance(parts, TreeRefused):
+            entries = tuple(entry for part in parts for entry in part.entries)
+            refused = check_tree(entries, self._workspace_bytes)
+            if refused is None:
+                export = partial(export_tree, parts, target, top.commit_seconds)
+                await self._in_thread(export, ends_at)
+                return Source(top.pipeline, top.dockerfile, target, top.commit_seconds)
+            parts = refused
+        return Source(top.pipeline, top.dockerfile, parts, top.commit_seconds)
+
+    async def _parts(
+        self, url: str, top: Listing, in_use: ExitStack, ends_at: float
+    ) -> tuple[TreePart, ...] | TreeRefused | NotThere:
+        """The tree and, level by level, the other repositories in it. Raises CorruptMirror."""
+        parts: list[TreePart] = []
+        entry_count = 0
+        # (where it is, how deep, what it came from, what it is)
+        pending = deque([("", 0, url, top)])
+        while pending:
+            prefix, depth, parent, listing = pending.popleft()
+            if isinstance(listing.part, TreeRefused):
+                return listing.part
+            parts.append(listing.part.below(prefix))
+            entry_count += len(listing.part.entries)
+            if entry_count > ENTRIES_MAX:
+                return TreeRefused(f"has more than {ENTRIES_MAX} entries")
+            wanted = wanted_modules(listing.part, listing.modules, parent)
+            if isinstance(wanted, TreeRefused):
+                return wanted
+            if wanted and depth == MODULE_DEPTH_MAX:
+                return TreeRefused(f"has submodules more than {MODULE_DEPTH_MAX} levels deep")
+            if len(parts) + len(pending) + len(wanted) > MODULES_MAX + 1:
+                return TreeRefused(f"has more than {MODULES_MAX} submodules")
+            for module in wanted:
+                need = self._module_need(prefix + module.path, module)
+                found = await self._look(need, in_use, ends_at)
+                if isinstance(found, NotThere):
+                    return NotThere(f"submodule {prefix}{module.path}: {found.problem}")
+                place = f"{prefix}{module.path}/"
+                pending.append((place, depth + 1, module.address, found))
+        return tuple(parts)
+
+    def _module_need(self, path: str, module: WantedModule) -> "_Need":
+        """Raises OwnTrouble where it is not on the list: others may well have it on theirs."""
+        listed = self._listed.get(plain_address(module.address))
+        if listed is None:
+            raise OwnTrouble(
+                f"submodule {path} comes from {module.address}, which is not on this replica's"
+                " list: add it to repositories",
+                is_lasting=True,
+            )
+        return _Need(self._repositories[listed], None, module.commit)
+
+    async def _look(self, need: "_Need", in_use: ExitStack, ends_at: float) -> Listing | NotThere:
+        """What a commit consists of, after it is proved to be where it should be."""
+        folder = self._mirror_folder(need.entry, need.commit)
+        in_use.enter_context(self._shelf.using(folder))
+        mirror = Mirror(folder, self._remote(need.entry), need.reference, need.commit)
+        async with self._shelf.lock(folder):
+            problem = await self._in_thread(mirror.prove, ends_at)
+        if problem is not None:
+            return NotThere(problem)
+        return await self._in_thread(mirror.look, ends_at)
+
+    async def _tidy(self) -> None:
+        """Remove mirrors that are too old or too much; what fails is tried with the next build."""
+        try:
+            kept = await self._in_thread(lambda stop: self._shelf.measure())
+            withdrawn = self._shelf.withdraw(kept)
+            await self._in_thread(lambda stop: self._shelf.remove(withdrawn))
+        except OwnTrouble as trouble:
+            _log.warning("old mirrors stay for now: %s", trouble.reason)
 
     async def _check_absent(self, remote: Remote, reference: str) -> NotThere:
         """The request says that there is no such branch: NotThere where the server agrees."""
@@ -152,16 +250,28 @@ class Checkout:
     def _mirror_folder(self, entry: RepositoryEntry, commit: str) -> Path:
         """A repository's mirror; one for each kind of object id that it may have."""
         kind = "sha256-" if len(commit) == 64 else ""
-        name = hashlib.sha256(entry.fetched_from.encode()).hexdigest()
-        return self._mirrors_folder / f"{kind}{name}.git"
+        return self._shelf.place(kind + hashlib.sha256(entry.fetched_from.encode()).hexdigest())
 
-    async def _in_thread(self, work: Callable[[Stop], Result]) -> Result:
+    async def _in_thread(
+        self, work: Callable[[Stop], Result], ends_at: float | None = None
+    ) -> Result:
         """Blocking work within the time for checkouts. Raises OwnTrouble for a full disk too."""
+        seconds: float = self._timeout_seconds
+        if ends_at is not None:
+            seconds = max(0.0, ends_at - time.monotonic())
         try:
-            return await in_thread(self._threads, work, timeout_seconds=self._timeout_seconds)
+            return await in_thread(self._threads, work, timeout_seconds=seconds)
         except TimeoutError as error:
             raise OwnTrouble(f"the checkout took more than {self._timeout_seconds} s") from error
         except OutputTooLong as error:
             raise OwnTrouble("git answered with more than is taken") from error
         except OSError as error:
             raise OwnTrouble(f"the checkout failed on this machine: {error}") from error
+
+
+class _Need(msgspec.Struct, frozen=True):
+    """A commit of a repository; reference None: by its id alone."""
+
+    entry: RepositoryEntry
+    reference: str | None
+    commit: str

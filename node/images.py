@@ -135,13 +135,13 @@ class Images:
         An image that a container still uses, or others are built upon, stays for the next time.
         Raises OwnTrouble, OSError and what the library raises.
         """
-        oldest = self._now() - self._config.images_kept_days * SECONDS_PER_DAY
+        oldest = self._now() - self._config.images_days_max * SECONDS_PER_DAY
         with self._lock:
             records = sorted(self._records().values(), key=lambda record: record.used_at)
             in_use = set().union(*self._in_use.values())
         kept_bytes = sum(record.image_bytes for record in records)
         for record in records:
-            is_too_much = kept_bytes > self._config.images_kept_bytes
+            is_too_much = kept_bytes > self._config.images_bytes_max
             if not is_too_much and record.used_at >= oldest:
                 return
             if record.reference in in_use:

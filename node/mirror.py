@@ -4,6 +4,7 @@ Blocking; runs in a thread. Whoever calls `prove` or `throw_away` holds the mirr
 """
 
 import hashlib
+import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,13 +16,14 @@ from common.git_environment import GitAccess
 from common.pipeline import PIPELINE_BYTES_MAX, PIPELINE_FILE
 from node.dockerfile import DOCKERFILE, DOCKERFILE_BYTES_MAX
 from node.git_process import GitAnswer, mirror_environment, run_git
+from node.gitmodules import MODULES_FILE, MODULES_FILE_BYTES_MAX, parse_listing
 from node.threads import Stop
 from node.tree import (
     CorruptMirror,
     TreeEntry,
+    TreePart,
     TreeRefused,
-    check_tree,
-    export_tree,
+    blamed,
     list_tree,
     read_blob,
 )
@@ -33,6 +35,10 @@ COMMIT_SECONDS_MAX = 2**33 - 1
 ANSWER_BYTES_MAX = 1024 * 1024
 
 _ANSWERED_NOTHING = 2
+
+# What servers say of a commit that they do not have, and where they give none by its id.
+_NOT_THERE = re.compile(r"not our ref|want [0-9a-f]+ not valid")
+_NOT_BY_ID = re.compile(r"unadvertised object|couldn't find remote ref")
 
 
 class NotAFile(msgspec.Struct, frozen=True):
@@ -51,6 +57,19 @@ class Source(msgspec.Struct, frozen=True):
     dockerfile: bytes | NotAFile | None
     tree: Path | TreeRefused
     commit_seconds: int
+
+
+class Listing(msgspec.Struct, frozen=True):
+    """What a commit consists of, before anything of it is exported.
+
+    modules: the addresses of its other repositories by their paths, or why they cannot be told.
+    """
+
+    pipeline: bytes | NotAFile | None
+    dockerfile: bytes | NotAFile | None
+    commit_seconds: int
+    part: TreePart | TreeRefused
+    modules: Mapping[str, str] | TreeRefused
 
 
 class Remote(msgspec.Struct, frozen=True):
@@ -84,41 +103,54 @@ def has_reference(remote: Remote, reference: str, stop: Stop) -> bool:
     return any(line.endswith(b"\t" + reference.encode()) for line in answer.output.splitlines())
 
 
-class Mirror:
-    """One commit of one branch, tag or request in one mirror."""
+def throw_away(folder: Path, stop: Stop) -> None:
+    """Remove a mirror; the caller holds its lock. Raises OSError."""
+    if folder.exists():
+        shutil.rmtree(folder)
 
-    def __init__(self, folder: Path, remote: Remote, reference: str, commit: str) -> None:
+
+class Mirror:
+    """One commit in one mirror: of a branch, tag or request, or by its id alone."""
+
+    def __init__(self, folder: Path, remote: Remote, reference: str | None, commit: str) -> None:
         """reference: the full name at the server; it and the commit are checked already."""
-        self._folder = folder
+        self.folder = folder
         self._remote = remote
         self._theirs = reference
         self._commit = commit
         self._environment = mirror_environment(remote.environment, folder)
         # a name of its own: branches `a` and `a/b` may follow each other in a mirror's life
-        self._reference = f"refs/pbft-ci/{hashlib.sha256(reference.encode()).hexdigest()}"
+        self._reference = (
+            f"refs/pbft-ci-commits/{commit}"
+            if reference is None
+            else f"refs/pbft-ci/{hashlib.sha256(reference.encode()).hexdigest()}"
+        )
 
     def prove(self, stop: Stop) -> str | None:
         """None where the commit is reachable from the reference, else what the answer was.
 
-        Asks the server only where the mirror does not prove it yet. Raises OwnTrouble,
-        CorruptMirror, Stopped, OSError.
+        Without a reference: None where the server has the commit. Asks the server only where the
+        mirror does not prove it yet. Raises OwnTrouble, CorruptMirror, Stopped, OSError.
         """
-        self._make(stop)
+        with blamed(self.folder):
+            self._make(stop)
+            if self._theirs is None:
+                return self._prove_by_id(stop)
+            return self._prove_by_reference(self._theirs, stop)
+
+    def look(self, stop: Stop) -> Listing:
+        """What the commit consists of. Raises CorruptMirror, Stopped, OwnTrouble."""
+        with blamed(self.folder):
+            return self._look(stop)
+
+    def _prove_by_reference(self, theirs: str, stop: Stop) -> str | None:
         if self._is_reachable(stop) is True:
             return self._check_kind(stop)
-        self._remove_locks()
-        fetched = self._git(
-            stop,
-            *("fetch", "--quiet", "--force", "--no-tags", "--no-recurse-submodules"),
-            *("--no-write-fetch-head", "--no-show-forced-updates", "--", self._remote.url),
-            f"+{self._theirs}:{self._reference}",
-        )
+        fetched = self._fetch(f"+{theirs}:{self._reference}", stop=stop)
         if fetched.exit_code != 0:
-            if not has_reference(self._remote, self._theirs, stop):
-                return f"the server has no {self._theirs}"
-            if self._git(stop, "fsck", "--connectivity-only", "--no-dangling").exit_code != 0:
-                raise CorruptMirror(fetched.problem)
-            raise self._remote.trouble("git fetch failed", fetched.problem)
+            if not has_reference(self._remote, theirs, stop):
+                return f"the server has no {theirs}"
+            raise self._trouble(fetched, stop)
         is_reachable = self._is_reachable(stop)
         if (
             is_reachable is None
@@ -127,46 +159,87 @@ class Mirror:
             # the walk broke off: the commit may be on the part that cannot be read
             raise CorruptMirror("the history cannot be read")
         if not is_reachable:
-            return f"the commit is not on {self._theirs}"
+            return f"the commit is not on {theirs}"
         return self._check_kind(stop)
 
-    def read(self, target: Path, workspace_bytes: int, stop: Stop) -> Source:
-        """The commit's files; a tree larger than workspace_bytes is refused, not exported.
+    def _prove_by_id(self, stop: Stop) -> str | None:
+        """A server may refuse to hand out a commit by its id: then all that has a name is fetched.
 
-        Raises CorruptMirror, Stopped, OwnTrouble, OSError.
+        A reference of our own says that the commit is here with all that it leads to.
         """
+        known = ("rev-parse", "--quiet", "--verify", f"{self._reference}^{{commit}}")
+        if self._git(stop, *known).exit_code == 0:
+            return self._check_kind(stop)
+        absent = f"{self._remote.url} has no commit {self._commit}"
+        fetched = self._fetch(f"+{self._commit}:{self._reference}", stop=stop)
+        if fetched.exit_code == 0:
+            return self._check_kind(stop)
+        if _NOT_THERE.search(fetched.problem):
+            return absent
+        if _NOT_BY_ID.search(fetched.problem) is None:
+            raise self._trouble(fetched, stop)
+        everything = [f"+refs/{kind}/*:refs/pbft-ci-all/{kind}/*" for kind in ("heads", "tags")]
+        fetched = self._fetch(*everything, stop=stop)
+        if fetched.exit_code != 0:
+            raise self._trouble(fetched, stop)
+        if self._git(stop, "update-ref", self._reference, self._commit).exit_code != 0:
+            return absent
+        return self._check_kind(stop)
+
+    def _fetch(self, *references: str, stop: Stop) -> GitAnswer:
+        self._remove_locks()
+        return self._git(
+            stop,
+            *("fetch", "--quiet", "--force", "--no-tags", "--no-recurse-submodules"),
+            *("--no-write-fetch-head", "--no-show-forced-updates", "--", self._remote.url),
+            *references,
+        )
+
+    def _trouble(self, fetched: GitAnswer, stop: Stop) -> OwnTrouble | CorruptMirror:
+        """Why a fetch failed: a mirror that is damaged, or the server."""
+        if self._git(stop, "fsck", "--connectivity-only", "--no-dangling").exit_code != 0:
+            return CorruptMirror(fetched.problem)
+        return self._remote.trouble("git fetch failed", fetched.problem)
+
+    def _look(self, stop: Stop) -> Listing:
         listed = self._git(
             stop, "rev-list", "--no-walk", "--max-count=1", "--timestamp", self._commit
         )
         words = listed.output.split()
         if listed.exit_code != 0 or len(words) != 2 or not words[0].isdigit():
             raise CorruptMirror(listed.problem or "the commit cannot be read")
-        commit_seconds = min(int(words[0]), COMMIT_SECONDS_MAX)
-        top = list_tree(self._commit, (PIPELINE_FILE, DOCKERFILE), self._environment, stop)
-        assert not isinstance(top, TreeRefused), "two entries are never too many"
+        paths = (PIPELINE_FILE, DOCKERFILE, MODULES_FILE)
+        top = list_tree(self._commit, paths, self._environment, stop)
+        assert not isinstance(top, TreeRefused), "three entries are never too many"
         by_path = {entry.path: entry for entry in top}
-        pipeline = self._file(by_path.get(PIPELINE_FILE), PIPELINE_BYTES_MAX, stop)
-        dockerfile = self._file(by_path.get(DOCKERFILE), DOCKERFILE_BYTES_MAX, stop)
         entries = list_tree(self._commit, (), self._environment, stop)
-        refused = (
-            entries if isinstance(entries, TreeRefused) else check_tree(entries, workspace_bytes)
+        return Listing(
+            pipeline=self._file(by_path.get(PIPELINE_FILE), PIPELINE_BYTES_MAX, stop),
+            dockerfile=self._file(by_path.get(DOCKERFILE), DOCKERFILE_BYTES_MAX, stop),
+            commit_seconds=min(int(words[0]), COMMIT_SECONDS_MAX),
+            part=entries
+            if isinstance(entries, TreeRefused)
+            else TreePart(entries, self.folder, self._environment),
+            modules=self._modules(by_path.get(MODULES_FILE), stop),
         )
-        if refused is not None or isinstance(entries, TreeRefused):
-            assert refused is not None
-            return Source(pipeline, dockerfile, refused, commit_seconds)
-        export_tree(entries, target, commit_seconds, self._environment, stop)
-        return Source(pipeline, dockerfile, target, commit_seconds)
 
-    def throw_away(self, stop: Stop) -> None:
-        """Remove the mirror. Raises OSError."""
-        if self._folder.exists():
-            shutil.rmtree(self._folder)
+    def _modules(self, entry: TreeEntry | None, stop: Stop) -> Mapping[str, str] | TreeRefused:
+        """Where the other repositories come from; git itself reads the file, as text alone."""
+        data = self._file(entry, MODULES_FILE_BYTES_MAX, stop)
+        if data is None or entry is None:
+            return {}
+        if isinstance(data, NotAFile):
+            return TreeRefused(f"has a {MODULES_FILE} that {data.problem}")
+        listed = self._git(stop, "config", "-z", "--blob", entry.object_id, "--list")
+        if listed.exit_code != 0:
+            return TreeRefused(f"has a {MODULES_FILE} that git cannot read: {listed.problem}")
+        return parse_listing(listed.output)
 
     def _make(self, stop: Stop) -> None:
         """An empty mirror where there is none; it appears at its place only when complete."""
-        if self._folder.exists():
+        if self.folder.exists():
             return
-        draft = self._folder.with_suffix(".new")
+        draft = self.folder.with_suffix(".new")
         if draft.exists():
             shutil.rmtree(draft)
         kind = "sha256" if len(self._commit) == 64 else "sha1"
@@ -177,7 +250,7 @@ class Mirror:
         )
         if made.exit_code != 0:
             raise OwnTrouble(f"git init failed: {made.problem}")
-        draft.rename(self._folder)
+        draft.rename(self.folder)
 
     def _is_reachable(self, stop: Stop) -> bool | None:
         """None: git cannot tell: the reference, the commit or something between is missing."""
@@ -203,8 +276,8 @@ class Mirror:
 
     def _remove_locks(self) -> None:
         """A git that was killed leaves its locks and half of a pack; nobody else writes here."""
-        for pattern in ("*.lock", "refs/pbft-ci/*.lock", "objects/pack/tmp_*", "gc.pid"):
-            for leftover in self._folder.glob(pattern):
+        for pattern in ("*.lock", "refs/pbft-ci*/**/*.lock", "objects/pack/tmp_*", "gc.pid"):
+            for leftover in self.folder.glob(pattern):
                 leftover.unlink()
 
     def _git(self, stop: Stop, *arguments: str) -> GitAnswer:

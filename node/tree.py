@@ -9,7 +9,8 @@ import io
 import re
 import subprocess
 import tarfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
@@ -38,7 +39,22 @@ _KIND_MASK = 0o170000
 
 
 class CorruptMirror(Exception):
-    """git cannot read in its own mirror what must be there; the mirror has to be made anew."""
+    """git cannot read in its own mirror what must be there; the mirror has to be made anew.
+
+    folder: the mirror's, told by whoever knows it.
+    """
+
+    folder: Path | None = None
+
+
+@contextmanager
+def blamed(folder: Path) -> Iterator[None]:
+    """What turns out to be corrupt inside is this mirror."""
+    try:
+        yield
+    except CorruptMirror as error:
+        error.folder = folder
+        raise
 
 
 class TreeEntry(msgspec.Struct, frozen=True):
@@ -56,9 +72,31 @@ class TreeEntry(msgspec.Struct, frozen=True):
         return self.kind == "blob" and self.mode & _KIND_MASK == _FILE_KIND
 
     @property
+    def is_module(self) -> bool:
+        """Whether it is another repository's commit."""
+        return self.kind == "commit"
+
+    @property
     def is_link(self) -> bool:
         """Whether it is a symbolic link."""
         return self.kind == "blob" and self.mode & _KIND_MASK == _LINK_KIND
+
+
+class TreePart(msgspec.Struct, frozen=True):
+    """Entries that are read from one mirror; their paths are those of the whole tree."""
+
+    entries: tuple[TreeEntry, ...]
+    folder: Path
+    environment: Mapping[str, str]
+
+    def below(self, prefix: str) -> "TreePart":
+        """The same, put into a folder of another tree; prefix: its path and a '/', or nothing."""
+        if not prefix:
+            return self
+        entries = tuple(
+            msgspec.structs.replace(entry, path=prefix + entry.path) for entry in self.entries
+        )
+        return msgspec.structs.replace(self, entries=entries)
 
 
 class TreeRefused(msgspec.Struct, frozen=True):
@@ -133,41 +171,39 @@ def check_tree(entries: tuple[TreeEntry, ...], bytes_max: int) -> TreeRefused | 
             shown = entry.path.encode("unicode_escape", "backslashreplace").decode()[:100]
             return TreeRefused(f"path {shown} {problem}")
         seen.add(entry.path)
-        if entry.kind == "tree":
+        if not (entry.is_file or entry.is_link):
             folders.add(entry.path)
     return None
 
 
-def export_tree(
-    entries: tuple[TreeEntry, ...],
-    target: Path,
-    commit_seconds: int,
-    environment: Mapping[str, str],
-    stop: Stop,
-) -> None:
-    """Write the entries, checked before by check_tree, to a tar file.
+def export_tree(parts: tuple[TreePart, ...], target: Path, commit_seconds: int, stop: Stop) -> None:
+    """Write the entries of all parts, checked together by check_tree, to one tar file.
 
     Raises CorruptMirror, Stopped, OwnTrouble, and OSError (disk full).
     """
-    with (
-        git_process(
-            ["cat-file", "--batch"],
-            environment=environment,
-            stop=stop,
-            standard_input=subprocess.PIPE,
-        ) as process,
-        tarfile.open(
-            target,
-            "w",
-            # long names in the form that BusyBox understands too
-            format=tarfile.GNU_FORMAT,
-            encoding="utf-8",
-            errors="surrogateescape",
-        ) as archive,
-    ):
+    with tarfile.open(
+        target,
+        "w",
+        # long names in the form that BusyBox understands too
+        format=tarfile.GNU_FORMAT,
+        encoding="utf-8",
+        errors="surrogateescape",
+    ) as archive:
+        for part in parts:
+            with blamed(part.folder):
+                _export_part(part, archive, commit_seconds, stop)
+
+
+def _export_part(part: TreePart, archive: tarfile.TarFile, commit_seconds: int, stop: Stop) -> None:
+    with git_process(
+        ["cat-file", "--batch"],
+        environment=part.environment,
+        stop=stop,
+        standard_input=subprocess.PIPE,
+    ) as process:
         assert process.stdin is not None
         assert process.stdout is not None
-        for entry in entries:
+        for entry in part.entries:
             stop.check()
             header = _header(entry, commit_seconds)
             if not (entry.is_file or entry.is_link):

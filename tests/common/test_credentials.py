@@ -68,7 +68,8 @@ def test_secrets_that_others_may_read(tmp_path: Path, mode: int) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", [f"{SECRET}\nmore\n", f"{SECRET} more", f"{SECRET}\r\n", "\n\n", f"{SECRET}\x00"]
+    "text",
+    [f"{SECRET}\nmore\n", f"{SECRET} more", f"{SECRET}\r\n", "\n\n", f"{SECRET}\x00", "short"],
 )
 def test_tokens_that_are_none(tmp_path: Path, text: str) -> None:
     token = written(tmp_path / "token", text)

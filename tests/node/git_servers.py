@@ -63,6 +63,8 @@ class HttpsGitServer:
         self.on_request: Callable[[], None] = lambda: None
         # an answer instead of the repository
         self.status: int | None = None
+        # whether it speaks the first version of git's protocol alone
+        self.is_old = False
         # what is said beside a refusal
         self.complaint = b""
         self._expected = "Basic " + base64.b64encode(f"{user}:{token}".encode()).decode()
@@ -139,7 +141,7 @@ class HttpsGitServer:
                 "CONTENT_TYPE": request.headers.get("Content-Type", ""),
                 "CONTENT_LENGTH": str(len(body)),
                 "HTTP_CONTENT_ENCODING": request.headers.get("Content-Encoding", ""),
-                "GIT_PROTOCOL": request.headers.get("Git-Protocol", ""),
+                "GIT_PROTOCOL": "" if self.is_old else request.headers.get("Git-Protocol", ""),
                 "REMOTE_USER": "user",
             },
         )

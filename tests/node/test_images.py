@@ -87,7 +87,7 @@ async def test_a_base_of_a_dockerfile_that_was_moved(
     docker_engine: docker.DockerClient,
 ) -> None:
     name = f"{unique_name()}:1"
-    builder = await make_builder(make_config(repository.url, images_kept_bytes=0))
+    builder = await make_builder(make_config(repository.url, images_bytes_max=0))
     dockerfile = f"FROM {registry.host}/{name}\nCMD true\n"
     commit = repository.commit({"Dockerfile": dockerfile})
     ids = set()
@@ -190,7 +190,7 @@ def kept(config: NodeConfig) -> set[str]:
 
 @pytest.fixture
 def config(make_config: ConfigMaker) -> NodeConfig:
-    made = make_config(images_kept_days=10)
+    made = make_config(images_days_max=10)
     made.data_directory.mkdir()
     return made
 
@@ -249,7 +249,7 @@ def test_the_least_recently_used_go_first(
         references.append(f"{registry.host}/{name[:-2]}@{digest}")
     base = engine.find_image(base_image)
     assert base is not None
-    config = make_config(images_kept_bytes=base.bytes * 5 // 2)
+    config = make_config(images_bytes_max=base.bytes * 5 // 2)
     config.data_directory.mkdir()
     images = Images(engine, config, clock)
     for name in names:
@@ -268,7 +268,7 @@ def test_an_image_that_a_container_needs_stays(
     make_config: ConfigMaker,
     docker_engine: docker.DockerClient,
 ) -> None:
-    config = make_config(images_kept_bytes=0)
+    config = make_config(images_bytes_max=0)
     config.data_directory.mkdir()
     images = Images(engine, config)
     name = unique_name()
