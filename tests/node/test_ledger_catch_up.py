@@ -139,7 +139,10 @@ async def test_a_broken_peer_is_left_for_the_next(
 
 
 async def test_a_peer_that_lacks_the_same_entries_is_left(store: Store) -> None:
-    await _fill(store, Peer(CHAIN[:9]), Peer(CHAIN))
+    poor, rich = Peer(CHAIN[:9]), Peer(CHAIN)
+    await _fill(store, poor, rich)
+    assert poor.asked == [4, 10]
+    assert rich.asked == [10, 17, 24, 31]
 
 
 async def test_a_forged_chain_is_dropped_and_fetched_from_the_next(store: Store) -> None:
@@ -154,11 +157,20 @@ async def test_a_liar_in_the_middle_spoils_only_its_turn(store: Store) -> None:
     """The honest one breaks off, the liar goes on with a chain of its own, the third is honest."""
     first = Peer(CHAIN[:12])
     liar = Peer(CHAIN[:10] + chain_of(CLUSTER, 40, wrong_from=11)[10:])
-    await _fill(store, first, liar, Peer(CHAIN))
+    honest = Peer(CHAIN)
+    await _fill(store, first, liar, honest)
+    assert first.asked == [4, 11, 13]
+    assert liar.asked == [13]
+    assert honest.asked == [4, 11, 18, 25, 32]
 
 
 async def test_two_of_three_peers_lie_in_different_ways(store: Store) -> None:
-    await _fill(store, Peer(FORGED), Peer(chain_of(CLUSTER, 40, wrong_from=4)), Peer(CHAIN))
+    liars = [Peer(FORGED), Peer(chain_of(CLUSTER, 40, wrong_from=4))]
+    honest = Peer(CHAIN)
+    await _fill(store, *liars, honest)
+    whole = [4, 11, 18, 25, 32]
+    assert [liar.asked for liar in liars] == [whole, whole]
+    assert honest.asked == whole
 
 
 async def test_a_restart_goes_on_where_it_stopped(tmp_path: Path) -> None:
