@@ -20,6 +20,7 @@ from common.version import VERSION
 from node.awake_clock import AwakeClock
 from node.ballots import BallotBox
 from node.capture import Capture
+from node.disk_speed import SAVES_PER_TIMER_MIN, DiskSpeed
 from node.fault_injection import is_mute
 from node.metrics import NodeMetrics
 from node.store import SaveFailed, Store
@@ -77,6 +78,7 @@ class Runtime:
         self._store = store
         self._application = application
         self._fault = fault
+        self.disk = DiskSpeed((settings or Settings()).view_change_seconds)
         self.replica = Replica(cluster, name, signing_key.sign, verify, application, settings)
         self.has_room = asyncio.Event()
         self.has_room.set()
@@ -239,8 +241,18 @@ class Runtime:
                 _log.error("nothing is sent until this can be saved: %s", error)
                 await asyncio.sleep(SAVE_RETRY_SECONDS)
             else:
-                self.metrics.observe_save(loop.time() - began_at)
+                self._note_save(loop.time() - began_at, loop.time())
                 return
+
+    def _note_save(self, seconds: float, now: float) -> None:
+        self.metrics.observe_save(seconds)
+        if self.disk.note(seconds, now):
+            _log.warning(
+                "the disk took %.2f s for one save: view_change_seconds should be at least %.1f,"
+                " or views change with nobody at fault",
+                seconds,
+                SAVES_PER_TIMER_MIN * seconds,
+            )
 
     def _send(self, outputs: list[Output]) -> None:
         assert self._links is not None

@@ -14,6 +14,7 @@ from ci.ledger import decode_entry
 from ci.statement import dissenters
 from common.link import LINK_PATH, Links
 from node import log_routes
+from node.disk_speed import DiskSpeed
 from node.evidence_table import KeptEvidence
 from node.executor import Executor
 from node.http_answers import http_error, number
@@ -183,6 +184,7 @@ class NodeServer:
                 "journal_length": self._application.journal_length,
                 "journal_digest": self._application.journal_digest.hex(),
                 "peers": self._peers(),
+                "disk": _disk(self._runtime.disk),
                 "counters": dict(self._runtime.counters),
             }
         )
@@ -385,6 +387,15 @@ def _view_change(core: Core) -> dict[str, int | list[str]] | None:
         "supporters": [names[change.message.replica] for change in changes],
         "supported_by": len(changes),
         "needed": core.quorums.strong,
+    }
+
+
+def _disk(disk: DiskSpeed) -> dict[str, float | bool]:
+    now = asyncio.get_running_loop().time()
+    return {
+        "save_seconds": round(disk.last_seconds, 4),
+        "slowest_save_seconds": round(disk.slowest_seconds(now), 4),
+        "is_slow": disk.is_slow(now),
     }
 
 

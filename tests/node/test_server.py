@@ -1,6 +1,7 @@
 """What a node answers over HTTP, and what it refuses."""
 
 import base64
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -287,6 +288,28 @@ async def test_a_replica_that_is_behind_says_by_how_much(tmp_path: Path) -> None
     status = await _status(house, "node3")
     assert (status["behind_by"], status["in_sync"], status["status"]) == (7, False, "behind")
     await house.close()
+
+
+async def test_a_disk_that_is_slow_is_told(
+    house: House, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runtime = house.runtimes["node0"]
+    timer = runtime.replica.core.settings.view_change_seconds
+    assert (await _status(house, "node0"))["disk"]["is_slow"] is False
+    save = house.stores["node0"].save
+
+    def slow_once(*arguments: Any) -> None:
+        monkeypatch.undo()
+        save(*arguments)
+        time.sleep(timer / 5)
+
+    monkeypatch.setattr(house.stores["node0"], "save", slow_once)
+    house.ask(Append("hello"))
+    await wait_until(lambda: runtime.disk.last_seconds > 0, "a save")
+    disk = (await _status(house, "node0"))["disk"]
+    assert disk["is_slow"] is True
+    assert disk["slowest_save_seconds"] >= timer / 5
+    assert any("view_change_seconds should be at least" in text for text in caplog.messages)
 
 
 async def test_a_state_transfer_and_missing_entries_are_told(house: House) -> None:
