@@ -28,7 +28,7 @@ _IMAGE = re.compile(
 _STEP_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 # Fewer characters than ci.artifacts allows: nothing that a shell or a URL would have to quote.
-_PATH = re.compile(r"[A-Za-z0-9._+@=~,:-]+(?:/[A-Za-z0-9._+@=~,:-]+)*")
+_PATH = re.compile(r"[A-Za-z0-9._+@=~,:*?-]+(?:/[A-Za-z0-9._+@=~,:*?-]+)*")
 _SIZE = re.compile(r"([1-9][0-9]{0,15}) ?(KiB|MiB|GiB)")
 # not str.isprintable: its table of Unicode differs between versions of Python
 _CONTROL = re.compile(r"[\x00-\x20\x7f]")
@@ -228,19 +228,21 @@ def read_patterns(place: Place) -> tuple[str, ...]:
 
 
 def read_artifacts(place: Place, count_max: int) -> tuple[str, ...]:
-    """Paths of files, sorted."""
+    """Paths of files and folders, sorted; `*` and `?` stand for what is between two slashes."""
     paths: set[str] = set()
-    for entry in place.items(count_max, "paths of files in the workspace"):
+    for entry in place.items(count_max, "paths of files or folders in the workspace"):
         path = entry.value
         if (
             not isinstance(path, str)
             or len(path) > PATH_CHARACTERS_MAX
             or _PATH.fullmatch(path) is None
             or not {".", ".."}.isdisjoint(path.split("/"))
+            or "**" in path
         ):
             raise entry.wrong(
                 f"must be a path in the workspace of at most {PATH_CHARACTERS_MAX} letters, digits"
-                " and ._+@=~,:-/ such as dist/app.tar.gz, without '.' and '..' between slashes"
+                " and ._+@=~,:-/*? such as dist/app.tar.gz or dist/*.whl, without '.' and '..'"
+                " between slashes; a folder stands for all files below it, and ** is not known"
             )
         if path in paths:
             raise entry.wrong("is there twice")

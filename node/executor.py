@@ -38,6 +38,7 @@ from common.pipeline import (
     parse_pipeline,
 )
 from common.retention import DAY_SECONDS, KeepRules
+from node.artifacts import ARTIFACTS_FOLDER, keep_artifacts
 from node.build_log import BuildLog
 from node.checkout import Checkout, NotThere
 from node.dockerfile import DOCKERFILE
@@ -115,7 +116,7 @@ class Executor:
         self._threads = ThreadPoolExecutor(thread_count, thread_name_prefix="build")
         self._checkout = Checkout(config, limits.workspace_bytes, self._threads)
         self._sandbox: Sandbox = (
-            ProcessSandbox(self._threads, limits.artifact_bytes_max)
+            ProcessSandbox(self._threads, limits)
             if config.executor == "process"
             else DockerSandbox(config, limits, cluster_id, self._threads, thread_count)
         )
@@ -175,6 +176,10 @@ class Executor:
     def log_path(self, build: bytes, opened: int) -> Path:
         """Where this replica's log of the build is, or will be. Bytes of strangers."""
         return self._folder(build, opened) / "log"
+
+    def artifacts_path(self, build: bytes, opened: int) -> Path:
+        """The folder of what this replica's build made, or will be; see node.artifacts."""
+        return self._folder(build, opened) / ARTIFACTS_FOLDER
 
     def read_log(self, build: bytes, opened: int, offset: int, bytes_max: int) -> LogPiece | None:
         """A piece of the log, also while the build runs or waits; None: there is none. OSError."""
@@ -245,6 +250,10 @@ class Executor:
             if found.result.network_was_off:
                 log.note(NETWORK_WAS_OFF)
             log_sha256, log_bytes = log.finish()
+            if found.result.artifacts:
+                keep_artifacts(
+                    folder / ARTIFACTS_FOLDER, self.artifacts_path(order.build, order.opened)
+                )
         except OSError as error:
             raise OwnTrouble(f"this machine: {error}") from error
         finally:
@@ -257,6 +266,7 @@ class Executor:
                 pipeline_sha256=found.pipeline_sha256,
                 image_digest=found.result.image_digest,
                 agreement=found.agreement,
+                artifacts=found.result.artifacts,
             ),
             Evidence(
                 log_sha256=log_sha256,

@@ -9,6 +9,7 @@ import msgspec
 from ci.limits import Limits
 from ci.operations import Outcome
 from common.pipeline import Pipeline, Step
+from node.artifacts import ArtifactsWrong, Collector
 from node.container import HOME, TEMPORARY, WORKSPACE, ContainerOrder, run_container
 from node.docker_engine import Image
 from node.run_result import (
@@ -16,6 +17,7 @@ from node.run_result import (
     RUN_COMMANDS,
     RunResult,
     Work,
+    artifacts_wrong,
     build_environment,
     result_of_exit,
 )
@@ -94,17 +96,13 @@ def run_pipeline(
             return _red(result, step, is_online)
     if pipeline.artifacts:
         keeper_end(client, workspace)
-        taken = take_artifacts(
-            client,
-            workspace,
-            pipeline.artifacts,
-            work.folder / "artifacts",
-            grounds.limits.artifact_bytes_max,
-            stop,
-        )
-        if isinstance(taken, RunResult):
-            return msgspec.structs.replace(taken, image_digest=image.digest, image_id=image.id)
-        result = msgspec.structs.replace(result, artifacts=taken)
+        work.show_state("artifacts")
+        collector = Collector(work.artifacts_folder, pipeline.artifacts, grounds.limits)
+        try:
+            made = take_artifacts(client, workspace, collector, grounds.limits, stop)
+        except ArtifactsWrong as wrong:
+            return artifacts_wrong(str(wrong), image.digest, image.id)
+        result = msgspec.structs.replace(result, artifacts=made)
     return result
 
 

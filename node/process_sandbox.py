@@ -6,7 +6,6 @@ For machines without Docker, and for repositories that are trusted as much as th
 import logging
 import os
 import select
-import shutil
 import subprocess
 import sys
 import tarfile
@@ -14,17 +13,18 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from ci.limits import Limits
 from ci.operations import Outcome
 from common.pipeline import Pipeline, Step
 from node import build_supervisor
+from node.artifacts import ArtifactsWrong, Collector, take_from_folder
 from node.build_log import BuildLog
 from node.run_result import (
     GRACE_SECONDS,
     RUN_COMMANDS,
     RunResult,
-    TakenArtifact,
     Work,
-    artifact_problem,
+    artifacts_wrong,
     build_environment,
     result_of_exit,
 )
@@ -46,10 +46,9 @@ _log = logging.getLogger(__name__)
 class ProcessSandbox:
     """Implements `Sandbox` with a shell of this machine."""
 
-    def __init__(self, threads: ThreadPoolExecutor, artifact_bytes_max: int) -> None:
-        """artifact_bytes_max: of all artifacts of a build together."""
+    def __init__(self, threads: ThreadPoolExecutor, limits: Limits) -> None:
         self._threads = threads
-        self._artifact_bytes_max = artifact_bytes_max
+        self._limits = limits
 
     async def start(self) -> None:
         """Warn. Nothing is left of a node that crashed: its builds' supervisors saw to that."""
@@ -91,37 +90,15 @@ class ProcessSandbox:
                 if code != 0:
                     # a shell that was killed has no exit code; shells themselves say 128 + signal
                     return result_of_exit(code if code > 0 else 128 - code, None, None)
-            taken = _take_artifacts(
-                checkout, pipeline.artifacts, work.folder / "artifacts", self._artifact_bytes_max
-            )
+            if not pipeline.artifacts:
+                return RunResult(Outcome.PASSED, 0)
+            collector = Collector(work.artifacts_folder, pipeline.artifacts, self._limits)
+            take_from_folder(collector, checkout, stop)
+            return RunResult(Outcome.PASSED, 0, artifacts=collector.finish())
+        except ArtifactsWrong as wrong:
+            return artifacts_wrong(str(wrong), None, None)
         except OSError as error:
             raise OwnTrouble(f"this machine: {error}") from error
-        if isinstance(taken, RunResult):
-            return taken
-        return RunResult(Outcome.PASSED, 0, artifacts=taken)
-
-
-def _take_artifacts(
-    checkout: Path, paths: tuple[str, ...], folder: Path, bytes_max: int
-) -> tuple[TakenArtifact, ...] | RunResult:
-    """Copies of the files at these paths; no link on the way there is followed. Raises OSError."""
-    folder.mkdir()
-    root = checkout.resolve()
-    taken: list[TakenArtifact] = []
-    left_bytes = bytes_max
-    for number, path in enumerate(paths):
-        source, target = root / path, folder / str(number)
-        if not os.path.lexists(source):
-            return artifact_problem(path, "the build did not make it")
-        if source.resolve() != source or not source.is_file():
-            return artifact_problem(path, "is no plain file")
-        length = source.stat().st_size
-        if length > left_bytes:
-            return artifact_problem(path, f"more than {bytes_max} bytes with those before it")
-        shutil.copyfile(source, target)
-        left_bytes -= length
-        taken.append(TakenArtifact(path, target, length))
-    return tuple(taken)
 
 
 def _unpack(tree: Path, checkout: Path) -> None:

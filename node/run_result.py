@@ -6,8 +6,9 @@ from typing import Protocol
 
 import msgspec
 
-from ci.operations import Outcome
+from ci.operations import Artifact, Outcome
 from common.pipeline import Pipeline, Step
+from node.artifacts import ARTIFACTS_FOLDER
 from node.build_log import BuildLog
 
 # Runs its arguments as commands, one after the other in one shell that stops at the first failure
@@ -54,6 +55,11 @@ class Work(msgspec.Struct, frozen=True):
     log: BuildLog
     show_state: Callable[[str], None]
 
+    @property
+    def artifacts_folder(self) -> Path:
+        """Where what the build made is collected."""
+        return self.folder / ARTIFACTS_FOLDER
+
     def wanted_steps(self, pipeline: Pipeline) -> tuple[Step, ...]:
         """The steps that are run for this branch and event; a line in the log for each other."""
         wanted: list[Step] = []
@@ -72,14 +78,6 @@ class Work(msgspec.Struct, frozen=True):
         self.show_state("building" if count == 1 else f"building: {step.name}")
 
 
-class TakenArtifact(msgspec.Struct, frozen=True):
-    """A copy of a file that the pipeline names, taken out of the workspace of a passed build."""
-
-    path: str
-    file: Path
-    length: int
-
-
 class RunResult(msgspec.Struct, frozen=True):
     """How a run ended. exit_code only for passed and failed; problem: a line for the log.
 
@@ -92,7 +90,7 @@ class RunResult(msgspec.Struct, frozen=True):
     image_id: str | None = None
     problem: str | None = None
     network_was_off: bool = False
-    artifacts: tuple[TakenArtifact, ...] = ()
+    artifacts: tuple[Artifact, ...] = ()
 
 
 def result_of_exit(code: int, image_digest: str | None, image_id: str | None) -> RunResult:
@@ -129,9 +127,9 @@ def build_environment(home: str, origin: Origin, step: Step | None) -> dict[str,
     }
 
 
-def artifact_problem(path: str, problem: str) -> RunResult:
+def artifacts_wrong(problem: str, image_digest: str | None, image_id: str | None) -> RunResult:
     """A build that passed but did not make what its pipeline names has failed, on every replica."""
-    return RunResult(Outcome.FAILED, 1, problem=f"artifact {path}: {problem}")
+    return RunResult(Outcome.FAILED, 1, image_digest, image_id, problem=problem)
 
 
 class Sandbox(Protocol):

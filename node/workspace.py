@@ -7,7 +7,7 @@ the first step to behind the last. Removing all of it is the caller's, by label.
 """
 
 import tarfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Generator, Iterable, Mapping
 from pathlib import Path
 from typing import IO, Any, cast
 
@@ -16,6 +16,14 @@ import docker.errors
 import msgspec
 
 from ci.limits import Limits
+from ci.operations import Artifact
+from node.artifacts import (
+    SPECIAL_FILE,
+    SYMBOLIC_LINK,
+    Collector,
+    check_on_the_way,
+    take_from_archive,
+)
 from node.container import (
     HOME,
     WORKSPACE,
@@ -24,7 +32,6 @@ from node.container import (
     file_system_options,
 )
 from node.docker_engine import Image
-from node.run_result import RunResult, TakenArtifact, artifact_problem
 from node.threads import Stop
 from node.tree import BUILD_USER_ID
 from node.trouble import OwnTrouble
@@ -36,6 +43,8 @@ KEEPER_MEMORY_BYTES = 32 * 2**20
 KEEPER_PIDS = 16
 CHUNK_BYTES = 256 * 1024
 _NO_PROGRAM = (126, 127)
+_GO_FOLDER = 1 << 31
+_GO_SYMBOLIC_LINK = 1 << 27
 
 
 class Workspace(msgspec.Struct, frozen=True):
@@ -126,54 +135,43 @@ def keeper_end(client: docker.APIClient, workspace: Workspace) -> int | None:
 
 
 def take_artifacts(
-    client: docker.APIClient,
-    workspace: Workspace,
-    paths: tuple[str, ...],
-    folder: Path,
-    bytes_max: int,
-    stop: Stop,
-) -> tuple[TakenArtifact, ...] | RunResult:
-    """Copies of the files at these paths, or the failure: one is missing, no file, or too large.
+    client: docker.APIClient, workspace: Workspace, collector: Collector, limits: Limits, stop: Stop
+) -> tuple[Artifact, ...]:
+    """Copies of what the collector wants of the workspace.
 
-    bytes_max: of all together. Raises Stopped, OSError and what the library raises.
+    The engine reads it, so the image needs no tar, and nobody can write meanwhile: no step runs
+    any more. Raises ArtifactsWrong, OwnTrouble, Stopped, OSError and what the library raises.
     """
-    folder.mkdir()
-    taken: list[TakenArtifact] = []
-    left_bytes = bytes_max
-    for number, path in enumerate(paths):
-        stop.check()
-        target = folder / str(number)
-        try:
-            stream, found = client.get_archive(workspace.keeper, f"{WORKSPACE}/{path}")
-        except docker.errors.NotFound:
-            return artifact_problem(path, "the build did not make it")
-        # looked at before anything is read: a file with holes may seem to have terabytes
-        if int(found["size"]) > left_bytes:
-            return artifact_problem(path, f"more than {bytes_max} bytes with those before it")
-        length = _copy_file(stream, target, left_bytes, stop)
-        if length is None:
-            return artifact_problem(path, "is no plain file")
-        left_bytes -= length
-        taken.append(TakenArtifact(path, target, length))
-    return tuple(taken)
+    for root in collector.roots:
+        for folder in collector.folders_on_the_way(root):
+            # asked for only to learn what it is: that is said before the first piece
+            found = _archive_of(client, workspace, folder)
+            if found is not None:
+                found[0].close()
+                check_on_the_way(folder, found[1])
+        wanted = _archive_of(client, workspace, root)
+        if wanted is not None:
+            stream = cast(IO[bytes], _Stream(wanted[0], stop))
+            take_from_archive(collector, root, stream, stop, limits.workspace_bytes)
+    return collector.finish()
 
 
-def _copy_file(stream: Iterable[bytes], target: Path, bytes_max: int, stop: Stop) -> int | None:
-    """The length of the one plain file in an archive, copied to target; None: another kind."""
+def _archive_of(
+    client: docker.APIClient, workspace: Workspace, path: str
+) -> tuple[Generator[bytes, None, None], str] | None:
+    """The engine's tar of a path in the workspace, and what it is; None: it is not there."""
     try:
-        with tarfile.open(fileobj=cast(IO[bytes], _Stream(stream, stop)), mode="r|") as archive:
-            member = archive.next()
-            if member is None or not member.isreg() or member.size > bytes_max:
-                return None
-            content = archive.extractfile(member)
-            assert content is not None, "a plain file has content"
-            with target.open("wb") as file:
-                while chunk := content.read(CHUNK_BYTES):
-                    stop.check()
-                    file.write(chunk)
-            return member.size
-    except tarfile.TarError as error:
-        raise OwnTrouble(f"the engine's archive cannot be read: {error}") from error
+        pieces, found = client.get_archive(workspace.keeper, f"{WORKSPACE}/{path}".rstrip("/"))
+    except docker.errors.NotFound:
+        return None
+    return pieces, _kind_of_go_mode(int(found["mode"]))
+
+
+def _kind_of_go_mode(mode: int) -> str:
+    """The engine describes files as Go does (io/fs.FileMode)."""
+    if mode & _GO_FOLDER:
+        return "folder"
+    return SYMBOLIC_LINK if mode & _GO_SYMBOLIC_LINK else SPECIAL_FILE
 
 
 class _Stream:

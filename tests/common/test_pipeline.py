@@ -75,6 +75,7 @@ VALID = [
     "image: a\nsteps: [{name: x, commands: [y], when: {}}]\n",
     "image: a\nsteps: [{name: x, commands: [y], when: {branch: '**', event: [tag, push]}}]\n",
     "image: a\ncommands: [x]\nartifacts: [a/..b, .x/.y, a-1.0+b@c=d~e.tar.gz]\n",
+    "image: a\ncommands: [x]\nartifacts: [dist, dist/*.whl, '*.log', 'log-?/*']\n",
 ]
 
 # text, line, key, nearest: what both the parser and the schema refuse
@@ -140,6 +141,8 @@ BROKEN: list[tuple[str, int | None, str | None, str | None]] = [
     ("image: a\ncommands: [x]\nartifacts: [..]\n", 3, "artifacts", None),
     ("image: a\ncommands: [x]\nartifacts: [./a]\n", 3, "artifacts", None),
     ("image: a\ncommands: [x]\nartifacts: [a/]\n", 3, "artifacts", None),
+    ("image: a\ncommands: [x]\nartifacts: [a/**]\n", 3, "artifacts", None),
+    ("image: a\ncommands: [x]\nartifacts: ['[ab]']\n", 3, "artifacts", None),
     ("image: a\ncommands: [x]\nartifacts: ['a b']\n", 3, "artifacts", None),
     ("image: a\ncommands: [x]\nartifacts: [a, a]\n", 3, "artifacts", None),
     ("image: a\ncommands: [x]\nagreement: strong\n", 3, "agreement", None),
