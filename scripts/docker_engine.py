@@ -1,8 +1,9 @@
 """A Docker engine for the example: one that runs already, else one of our own in run/docker/.
 
-Our own daemon changes nothing outside of its folder: it makes no bridge, no firewall rules and
-no routes (builds have no network by default, so none is needed), which is also why it runs beside
-any other daemon of the machine. Operators who want builds with a network use a real engine.
+Our own daemon has no bridge of its own. Where it is the only one on the machine it may make the
+networks of builds that ask for one, with the firewall rules that they need. Beside another daemon,
+or where the machine permits no such rules, it touches nothing outside of its folder, and builds
+have no network.
 """
 
 import argparse
@@ -88,9 +89,12 @@ class OwnEngine:
         self._folder.mkdir(parents=True, exist_ok=True)
         problem = ""
         for driver in self._drivers():
-            problem = self._try(program, driver)
-            if not problem:
-                return
+            for has_networks in (True, False) if _may_have_networks() else (False,):
+                problem = self._try(program, driver, has_networks)
+                if not problem:
+                    if not has_networks:
+                        print("builds on this engine have no network", file=sys.stderr)
+                    return
         raise NoEngine(f"the Docker engine does not start: {problem}")
 
     def stop(self) -> list[str]:
@@ -104,8 +108,9 @@ class OwnEngine:
         ]
         return tuple(used[:1]) or STORAGE_DRIVERS
 
-    def _try(self, program: str, driver: str) -> str:
+    def _try(self, program: str, driver: str, has_networks: bool) -> str:
         """Start with this storage driver; empty where it answers, else the reason."""
+        rules = "true" if has_networks else "false"
         command = (
             program,
             f"--data-root={self._folder / 'data'}",
@@ -115,12 +120,12 @@ class OwnEngine:
             f"--storage-driver={driver}",
             # Its output goes to a file that nothing rotates.
             "--log-level=error",
-            # Nothing of the machine's network is touched, and no other daemon's either.
+            # No bridge for everybody; a build that may have a network gets one of its own.
             "--bridge=none",
-            "--iptables=false",
+            f"--iptables={rules}",
+            f"--ip-forward={rules}",
+            f"--ip-masq={rules}",
             "--ip6tables=false",
-            "--ip-forward=false",
-            "--ip-masq=false",
             # Where the machine has a containerd of its own, dockerd uses that one, and another
             # daemon may do so too: a namespace of our own keeps the containers apart.
             "--containerd-namespace=pbft-ci",
@@ -148,6 +153,20 @@ class OwnEngine:
         lines = last_lines(self._processes.output_file(PROCESS_NAME))
         serious = [line for line in lines if "level=" not in line or "level=fatal" in line]
         return log_text((serious or lines or ["it wrote nothing"])[-1], 500)
+
+
+def _may_have_networks(processes: Path = Path("/proc")) -> bool:
+    """Whether firewall rules can be made, and no other daemon runs whose rules might be hurt."""
+    if shutil.which("iptables", path=_SYSTEM_PATH) is None:
+        return False
+    for name in processes.glob("[0-9]*/comm"):
+        try:
+            if name.read_text() == "dockerd\n":
+                return False
+        except OSError:
+            # it has ended meanwhile
+            continue
+    return True
 
 
 def own_engine() -> OwnEngine:

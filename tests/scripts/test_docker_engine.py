@@ -75,6 +75,7 @@ def fake_dockerd(folder: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> 
     program.chmod(0o755)
     monkeypatch.setattr(docker_engine, "_SYSTEM_PATH", f"{program.parent}:{os.environ['PATH']}")
     monkeypatch.setattr(os, "geteuid", lambda: 0)
+    monkeypatch.setattr(docker_engine, "_may_have_networks", lambda: False)
 
 
 def test_an_engine_is_looked_for_in_this_order(own: OwnEngine, socket_folder: Path) -> None:
@@ -190,6 +191,45 @@ def test_a_driver_that_has_images_is_kept(
     assert own._drivers() == ("overlay2",)
 
 
+def test_an_engine_without_networks_is_better_than_none(
+    own: OwnEngine, socket_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = socket_folder / "seen"
+    fake_dockerd(
+        socket_folder,
+        monkeypatch,
+        f"open({str(seen)!r}, 'a').write(' '.join(a for a in sys.argv if 'iptables=' in a or"
+        " 'driver=' in a) + '\\n'); sys.exit(1)",
+    )
+    monkeypatch.setattr(docker_engine, "_may_have_networks", lambda: True)
+    with pytest.raises(NoEngine):
+        own.start()
+    assert [line.split()[:2] for line in seen.read_text().splitlines()] == [
+        [f"--storage-driver={driver}", f"--iptables={rules}"]
+        for driver in docker_engine.STORAGE_DRIVERS
+        for rules in ("true", "false")
+    ]
+
+
+def test_beside_another_daemon_no_firewall_rules_are_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "bin").mkdir()
+    program = tmp_path / "bin" / "iptables"
+    program.write_text("#!/bin/sh\n")
+    program.chmod(0o755)
+    monkeypatch.setattr(docker_engine, "_SYSTEM_PATH", str(program.parent))
+    for number, name in (("1", "init"), ("2", "dockerd-like")):
+        (tmp_path / "proc" / number).mkdir(parents=True)
+        (tmp_path / "proc" / number / "comm").write_text(f"{name}\n")
+    assert docker_engine._may_have_networks(tmp_path / "proc")
+    (tmp_path / "proc" / "2" / "comm").write_text("dockerd\n")
+    assert not docker_engine._may_have_networks(tmp_path / "proc")
+    program.unlink()
+    (tmp_path / "proc" / "2" / "comm").unlink()
+    assert not docker_engine._may_have_networks(tmp_path / "proc")
+
+
 def test_an_engine_that_never_answers_is_ended(
     own: OwnEngine, socket_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -239,3 +279,50 @@ def test_our_own_engine_runs_beside_another_and_ends(own: OwnEngine) -> None:
     finally:
         assert own.stop() == []
     assert not own.answers()
+
+
+NETWORKS = """
+import shutil, sys
+from pathlib import Path
+import docker
+from scripts import docker_engine
+from scripts.processes import Processes
+folder = Path(sys.argv[1])
+own = docker_engine.OwnEngine(
+    folder / "docker", Processes(folder / "pids", folder / "output")
+)
+(folder / "docker").mkdir()
+program = shutil.which("dockerd", path=docker_engine._SYSTEM_PATH)
+problem = own._try(program, "overlay2", True)
+if problem:
+    sys.exit(problem)
+try:
+    client = docker.DockerClient(base_url=own.host)
+    network = client.networks.create("of-one-build", driver="bridge")
+    print(sorted(each.name for each in client.networks.list()))
+    network.remove()
+finally:
+    print(own.stop())
+"""
+
+
+@pytest.mark.docker
+@pytest.mark.long
+@pytest.mark.skipif(
+    os.environ.get("PBFT_CI_WITHOUT_DOCKER") == "1", reason="asked for: --without-docker"
+)
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can start a Docker engine")
+def test_our_own_engine_makes_networks_for_builds(socket_folder: Path) -> None:
+    """In a network namespace of its own, so that nothing of the machine is touched."""
+    arguments = ["unshare", "--net", sys.executable, "-c", NETWORKS, str(socket_folder)]
+    done = subprocess.run(
+        arguments,
+        cwd=docker_engine.RUN.parent,
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    # no bridge for everybody, one for the build
+    assert done.stdout.splitlines() == ["['host', 'none', 'of-one-build']", "[]"]
