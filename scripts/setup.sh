@@ -133,6 +133,8 @@ set_up_full_tests() {
     local packages=()
     command -v ssh-keygen >/dev/null || packages+=(openssh-client)
     command -v openssl >/dev/null || packages+=(openssl)
+    # Ordinary projects are built in an image of Debian, which it makes.
+    command -v mmdebstrap >/dev/null || packages+=(mmdebstrap)
     if is_debian && [[ "$(id -u)" -eq 0 ]] && ((${#packages[@]})); then install_packages "${packages[@]}"; fi
     unpack sshd openssh-server libwrap0
     unpack docker-registry docker-registry

@@ -21,6 +21,7 @@ from scripts.docker_engine import (
     find_engine,
     ping,
 )
+from scripts.folders import ROOT
 from scripts.processes import Processes, start_ticks
 
 
@@ -317,7 +318,7 @@ def test_our_own_engine_makes_networks_for_builds(socket_folder: Path) -> None:
     arguments = ["unshare", "--net", sys.executable, "-c", NETWORKS, str(socket_folder)]
     done = subprocess.run(
         arguments,
-        cwd=docker_engine.RUN.parent,
+        cwd=ROOT,
         capture_output=True,
         text=True,
         timeout=100,

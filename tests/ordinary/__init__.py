@@ -1,0 +1,1 @@
+"""Ordinary projects, built as anybody would have them built."""

@@ -1,0 +1,100 @@
+"""What ordinary projects need: images, a package registry, and the operator's settings for it."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import docker
+import pytest
+
+from scripts.debian_image import ensure_debian_image
+from tests.node.conftest import (
+    base_image,
+    docker_engine,
+    make_builder,
+    make_config,
+    repository,
+    room,
+)
+
+__all__ = ["base_image", "docker_engine", "make_builder", "make_config", "repository", "room"]
+
+CA_FILES = (
+    os.environ.get("PIP_CERT"),
+    os.environ.get("SSL_CERT_FILE"),
+    "/etc/ssl/certs/ca-certificates.crt",
+)
+REGISTRY_SECONDS_MAX = 60
+
+
+@pytest.fixture(scope="session")
+def debian_image(docker_engine: docker.DockerClient) -> str:
+    """An image with Python, a C compiler, git and Node.js."""
+    return ensure_debian_image(docker_engine)
+
+
+@dataclass(frozen=True)
+class Registry:
+    """A package registry that this machine reaches, as an operator behind a proxy would have it.
+
+    settings: for a node's configuration. environment: what pip needs beside it.
+    """
+
+    settings: Mapping[str, object]
+    environment: Mapping[str, str]
+
+
+@pytest.fixture(scope="session")
+def registry(tmp_path_factory: pytest.TempPathFactory) -> Registry:
+    """Skips where no registry answers this machine itself."""
+    ca_file = next((Path(file) for file in CA_FILES if file and Path(file).is_file()), None)
+    environment: dict[str, str] = {}
+    asked = subprocess.run(
+        [sys.executable, "-m", "pip", "config", "get", "global.index-url"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    index = os.environ.get("PIP_INDEX_URL") or asked.stdout.strip()
+    if index.startswith("http"):
+        environment["PIP_INDEX_URL"] = index
+    own = {name: value for name, value in os.environ.items() if not name.startswith("PIP_")}
+    if ca_file is not None:
+        own["PIP_CERT"] = str(ca_file)
+    command = (sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-cache-dir")
+    try:
+        problem = subprocess.run(
+            [*command, "--retries=0", f"--dest={tmp_path_factory.mktemp('registry')}", "six"],
+            env={**own, **environment, "PIP_CONFIG_FILE": os.devnull},
+            capture_output=True,
+            text=True,
+            timeout=REGISTRY_SECONDS_MAX,
+            check=False,
+        ).stderr
+        is_reached = not problem or "ERROR" not in problem
+    except subprocess.TimeoutExpired:
+        is_reached = False
+    if not is_reached:
+        pytest.skip("no package registry can be reached from this machine")
+    settings: dict[str, object] = {"network_allowed": True}
+    if ca_file is not None:
+        settings["build_ca_file"] = ca_file
+    return Registry(settings, environment)
+
+
+@pytest.fixture(scope="session")
+def named_images(docker_engine: docker.DockerClient, debian_image: str) -> Iterator[None]:
+    """The images that docs/PIPELINES.md names: the engine's own, else ours under their names."""
+    made: list[str] = []
+    for name in ("python:3.12-slim", "gcc:13", "node:20-slim"):
+        try:
+            docker_engine.images.get(name)
+        except docker.errors.ImageNotFound:
+            docker_engine.images.get(debian_image).tag(name)
+            made.append(name)
+    yield
+    for name in made:
+        docker_engine.images.remove(name)

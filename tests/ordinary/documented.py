@@ -1,0 +1,25 @@
+"""The examples of docs/PIPELINES.md, as files: what people read is what is tested."""
+
+import re
+
+from scripts.folders import ROOT
+
+DOCUMENT = ROOT / "docs" / "PIPELINES.md"
+# `name`: on a line of its own, then a block
+_FILE = re.compile(r"^`([^`\n]+)`:\n\n```[a-z]*\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+
+
+def examples() -> dict[str, dict[str, str]]:
+    """The projects by the headings above them: path to text."""
+    found: dict[str, dict[str, str]] = {}
+    for section in DOCUMENT.read_text().split("\n## ")[1:]:
+        heading, _, text = section.partition("\n")
+        files = dict(_FILE.findall(text))
+        if files:
+            found[heading] = files
+    return found
+
+
+def blocks() -> int:
+    """How many blocks the document has, inside of examples and outside."""
+    return DOCUMENT.read_text().count("\n```") // 2

@@ -1,0 +1,92 @@
+"""docs/PIPELINES.md: every project in it is built, by an executor and by four nodes."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ci.limits import Limits
+from ci.operations import Outcome
+from common.pipeline import Pipeline, parse_pipeline
+from tests.node.conftest import Room
+from tests.ordinary.conftest import Registry
+from tests.ordinary.documented import blocks, examples
+from tests.processes.network import Network
+
+EXAMPLES = examples()
+ONLINE = {"Python"}
+
+
+def test_every_block_of_the_document_is_a_file_of_an_example() -> None:
+    assert set(EXAMPLES) == {"Python", "C", "Node", "Dockerfile"}
+    assert sum(len(files) for files in EXAMPLES.values()) == blocks()
+
+
+@pytest.mark.parametrize("name", sorted(set(EXAMPLES) - {"Dockerfile"}))
+def test_the_pipeline_files_are_valid(name: str) -> None:
+    found = parse_pipeline(EXAMPLES[name][".pbft-ci.yml"].encode(), Limits())
+    assert isinstance(found, Pipeline), found.text
+    assert any(step.network for step in found.steps) == (name in ONLINE)
+
+
+@pytest.mark.docker
+@pytest.mark.long
+@pytest.mark.timeout(900)
+@pytest.mark.usefixtures("named_images")
+@pytest.mark.parametrize("name", sorted(EXAMPLES))
+async def test_an_example_is_green(room: Room, name: str, request: pytest.FixtureRequest) -> None:
+    settings: dict[str, Any] = {}
+    files: dict[str, str | bytes] = dict(EXAMPLES[name])
+    if name in ONLINE:
+        settings = dict(with_registry(files, request.getfixturevalue("registry")))
+    builder = await room.make_builder(
+        room.make_config(room.repository.url, **settings), **generous()
+    )
+    order = builder.order(room.repository.url, room.repository.commit(files))
+    finding = await builder.find(order)
+    assert finding.compared.outcome is Outcome.PASSED, builder.log(order)
+
+
+@pytest.mark.docker
+@pytest.mark.processes
+@pytest.mark.long
+@pytest.mark.timeout(900)
+@pytest.mark.usefixtures("named_images")
+def test_four_nodes_agree_on_the_examples(tmp_path: Path, registry: Registry) -> None:
+    projects: dict[str, dict[str, Any]] = {name: dict(files) for name, files in EXAMPLES.items()}
+    settings = with_registry(projects["Python"], registry)
+    overrides: dict[str, dict[str, object]] = {
+        "node": {name: as_text(value) for name, value in settings.items()},
+        "cluster": {"limits": {"build_seconds_max": 600, "deadline_seconds": 900}},
+    }
+    with Network(tmp_path / "n", projects, executor="docker", overrides=overrides) as network:
+        network.start()
+        builds = {name: network.post(name) for name in projects}
+        for name, build in builds.items():
+            view = network.complete(build, seconds=600)
+            assert view["verdict"]["outcome"] == "passed", (name, view)
+
+
+def with_registry(files: dict[str, Any], registry: Registry) -> dict[str, object]:
+    """Settings of a node for a build that fetches packages; what pip needs goes into its file."""
+    if registry.environment:
+        lines = [f'  {key}: "{value}"' for key, value in registry.environment.items()]
+        files[".pbft-ci.yml"] += "environment:\n" + "\n".join(lines) + "\n"
+    return dict(registry.settings)
+
+
+def as_text(value: object) -> object:
+    """As it is written into a configuration file."""
+    return str(value) if isinstance(value, Path) else value
+
+
+def generous() -> dict[str, int]:
+    """The limits that a network has by default, which the tests of the sandbox make smaller."""
+    limits = Limits()
+    return {
+        name: getattr(limits, name)
+        for name in (
+            *("build_seconds_max", "memory_bytes", "workspace_bytes"),
+            *("home_bytes", "temporary_bytes"),
+        )
+    }
