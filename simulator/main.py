@@ -12,7 +12,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from simulator import explore
+from simulator import explore, lab
 from simulator.campaign import Failure, Summary, run_seed, run_seeds
 from simulator.mutants import run_mutants, unbroken
 from simulator.mutation import MUTANTS
@@ -49,6 +49,7 @@ def main(arguments: Sequence[str]) -> int:
     mutants.add_argument("--seeds", type=int, default=120, help="seeds tried per mutant")
     mutants.add_argument("--processes", type=int, default=1)
     explore.add_commands(commands)
+    lab.add(commands)
     parsed = parser.parse_args(arguments)
     match parsed.command:
         case "run":
@@ -59,6 +60,8 @@ def main(arguments: Sequence[str]) -> int:
             return _replay(parsed)
         case "shrink":
             return _shrink(parsed)
+        case name if name in lab.COMMANDS:
+            return lab.run(parsed, print)
         case "twins" | "byzzfuzz":
             return explore.run_command(parsed, print, _show_progress)
         case _:

@@ -1,0 +1,92 @@
+"""The lab's commands: scenarios to look at, and the same lie under two protocols.
+
+python -m simulator list
+python -m simulator show primary-crash [--html FILE]
+python -m simulator equivocation --protocol pbft|bsmr [--replicas 4] [--faults 1] [--seed 1]
+"""
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from pbft.quorums import UnsupportedSize, quorums_for
+from simulator import equivocation
+from simulator.scenarios import SCENARIOS, find
+from simulator.show import page, state_lines, verdict_of
+
+COMMANDS = ("list", "show", "equivocation")
+
+
+def add(commands: Any) -> None:
+    """Add the commands of the lab; the argument is what `add_subparsers` gave."""
+    commands.add_parser("list", help="the scenarios there are")
+    show = commands.add_parser("show", help="play a scenario, and print or draw it")
+    show.add_argument("scenario", metavar="SCENARIO", help="its name, see `list`")
+    show.add_argument("--html", type=Path, metavar="FILE", help="write a page with the picture")
+    show.add_argument("--seed", type=int, default=1)
+    lie = commands.add_parser("equivocation", help="a leader that lies, under PBFT and under BSMR")
+    lie.add_argument("--protocol", choices=("pbft", "bsmr"), default="pbft")
+    lie.add_argument("--replicas", type=int, default=4, metavar="N")
+    lie.add_argument(
+        "--faults", type=int, default=None, metavar="F", help="0: an honest leader; default: f"
+    )
+    lie.add_argument("--seed", type=int, default=1)
+
+
+def run(parsed: argparse.Namespace, tell: Callable[[str], None]) -> int:
+    """Run one of them; gives the exit code: 2 for a wrong argument. tell gets each line."""
+    match parsed.command:
+        case "list":
+            width = max(len(scenario.name) for scenario in SCENARIOS)
+            for scenario in SCENARIOS:
+                tell(f"{scenario.name:<{width}}  {scenario.title}")
+            return 0
+        case "show":
+            return _show(parsed, tell)
+        case _:
+            return _equivocation(parsed, tell)
+
+
+def _show(parsed: argparse.Namespace, tell: Callable[[str], None]) -> int:
+    scenario = find(parsed.scenario)
+    if scenario is None:
+        names = ", ".join(known.name for known in SCENARIOS)
+        tell(f"no scenario is called {parsed.scenario!r}; there are: {names}")
+        return 2
+    trace: list[str] = []
+    stage = scenario.run(trace.append, parsed.seed)
+    if parsed.html is not None:
+        try:
+            parsed.html.write_text(page(scenario, stage, trace))
+        except OSError as error:
+            tell(f"{parsed.html}: cannot be written ({error.strerror})")
+            return 2
+        tell(str(parsed.html))
+        return 0
+    for line in (scenario.title, scenario.look, "", *trace, "", *state_lines(stage)):
+        tell(line)
+    tell(verdict_of(stage))
+    return 0
+
+
+def _equivocation(parsed: argparse.Namespace, tell: Callable[[str], None]) -> int:
+    try:
+        quorums = quorums_for(parsed.replicas)
+    except UnsupportedSize as error:
+        tell(f"--replicas: {error}")
+        return 2
+    faults = quorums.faults_max if parsed.faults is None else parsed.faults
+    if not 0 <= faults < parsed.replicas - 1:
+        tell(f"--faults: 0 to {parsed.replicas - 2} are allowed")
+        return 2
+    tell(
+        equivocation.play(
+            parsed.protocol,
+            replicas=parsed.replicas,
+            faults=faults,
+            seed=parsed.seed,
+            tell=tell,
+        )
+    )
+    return 0

@@ -1,0 +1,329 @@
+"""A simulated world that follows a script instead of chance, and writes down all that is said.
+
+The replicas, their disks and the clients are those of every simulated run; the network does what
+the script's rules say, and every link takes the same time. So a scenario shows what the real code
+does in one situation, step by step.
+"""
+
+from collections.abc import Callable, Sequence
+
+import msgspec
+
+from ci.application import BuildApplication
+from ci.limits import Limits, encode_limits
+from ci.operations import Append, Operation
+from pbft.authentication import Authenticator, sign_message
+from pbft.codec import MalformedMessage, decode_message, digest_of, encode_message
+from pbft.core import Core, Settings
+from pbft.genesis import FORMAT_VERSION, Cluster, Genesis, Member
+from pbft.messages import AnyMessage, Envelope
+from pbft.ports import Entry, Notice, Output, Send
+from simulator.builds import BuildFaults, BuildTruth
+from simulator.chance import stream
+from simulator.gateways import Gateway
+from simulator.ledger import Gap
+from simulator.process import Process, ProcessFaults, World
+from simulator.run_trace import Trace
+from simulator.scheduler import SECOND, Scheduler
+from simulator.signatures import Oracle
+
+CLIENT = "client"
+LINK_SECONDS = 0.010
+# Links differ a little, so that arrows do not lie on each other.
+LINK_STEP_SECONDS = 0.0007
+VIEW_CHANGE_SECONDS = 1.0
+CHECKPOINT_INTERVAL = 4
+WINDOW = 8
+EVENTS_MAX = 200_000
+
+
+class Letter(msgspec.Struct):
+    """One message on its way. Times in nanoseconds; arrived: None where it was lost."""
+
+    sender: str
+    receiver: str
+    envelope: Envelope
+    kind: str
+    sent: int
+    arrived: int | None = None
+    refused: str | None = None
+
+
+class Told(msgspec.Struct, frozen=True):
+    """A notice of a replica, or a line of the script."""
+
+    at: int
+    lane: str
+    event: str
+    details: dict[str, str | int | None]
+
+
+class Way(msgspec.Struct, frozen=True):
+    """What the network does with a message: it takes so long more, or (None) is lost."""
+
+    extra_seconds: float | None = 0.0
+
+
+# (sender, receiver, message) -> what becomes of it; None: the next rule says so
+Rule = Callable[[str, str, AnyMessage], Way | None]
+
+LOST = Way(None)
+
+
+class Stage:
+    """The world of one scenario. faulty: the replicas whose words the script may write itself."""
+
+    def __init__(
+        self,
+        *,
+        replicas: int = 4,
+        faulty: Sequence[str] = (),
+        tell: Callable[[str], None] = lambda line: None,
+        seed: int = 1,
+    ) -> None:
+        self.scheduler = Scheduler()
+        self.trace = Trace(self.scheduler, tell)
+        self.signatures = Oracle(seed, self.scheduler)
+        self.names = tuple(f"r{index}" for index in range(replicas))
+        self.faulty = tuple(faulty)
+        self.correct = tuple(name for name in self.names if name not in faulty)
+        self.letters: list[Letter] = []
+        self.told: list[Told] = []
+        self.rules: list[Rule] = []
+        self.executed: dict[str, dict[int, str]] = {name: {} for name in self.names}
+        self.answers: list[str] = []
+        self.evidence: dict[str, set[str]] = {name: set() for name in self.names}
+        self._mute: set[str] = set()
+        self._arrived: dict[str, list[Letter]] = {name: [] for name in self.names}
+        world = self._world(seed)
+        self.processes = {
+            name: Process(
+                world,
+                name,
+                stream(seed, f"stage {name}"),
+                self,
+                self._send,
+                self._connect,
+                self._fetch_ledger,
+            )
+            for name in self.names
+        }
+        self.client = Gateway(
+            CLIENT,
+            self.cluster,
+            self.signatures,
+            self.scheduler,
+            stream(seed, "stage client"),
+            self._send_from_client,
+            lambda asked, answer: self.answers.append(f"{asked.timestamp}: {answer.kind}"),
+            lambda build: None,
+            lambda asked: None,
+            resend_seconds=2.0,
+        )
+        for process in self.processes.values():
+            process.boot()
+
+    def _world(self, seed: int) -> World:
+        """What the processes share; it makes the cluster."""
+        limits = Limits()
+        key = self.signatures.public_key
+        self.cluster = Cluster(
+            Genesis(
+                FORMAT_VERSION,
+                tuple(Member(name, key(name), ("replica",)) for name in self.names),
+                (Member(CLIENT, key(CLIENT), ("gateway",)),),
+                CHECKPOINT_INTERVAL,
+                WINDOW,
+                WINDOW,
+                encode_limits(limits),
+            )
+        )
+        return World(
+            self.cluster,
+            limits,
+            Settings(
+                view_change_seconds=VIEW_CHANGE_SECONDS,
+                view_change_seconds_max=8 * VIEW_CHANGE_SECONDS,
+            ),
+            self.scheduler,
+            self.trace,
+            self.signatures,
+            Authenticator(self.cluster, self.signatures.verify),
+            BuildTruth(seed, BuildFaults(seconds_max=2.0)),
+            ProcessFaults(),
+        )
+
+    # --- what a script does ---------------------------------------------------------------------
+
+    def run(self, seconds: float) -> None:
+        """Let so much time pass."""
+        self.scheduler.run_until(self.scheduler.now + int(seconds * SECOND), EVENTS_MAX)
+        assert self.scheduler.events < EVENTS_MAX, "a scenario is short"
+
+    def ask(self, operation: Operation | str) -> None:
+        """The client asks for this; a text is appended to the journal."""
+        wanted = Append(operation) if isinstance(operation, str) else operation
+        self.client.ask(wanted, frozenset({"appended", "decided", "done", "refused"}))
+
+    def say(self, line: str) -> None:
+        """A line of the script itself, for who reads along."""
+        self.trace.event(f"-- {line}")
+        self.told.append(Told(self.scheduler.now, CLIENT, "script", {"text": line}))
+
+    def kill(self, name: str) -> None:
+        """kill -9."""
+        self.processes[name].crash()
+        self.told.append(Told(self.scheduler.now, name, "killed", {}))
+
+    def start(self, name: str) -> None:
+        """Start it again, from its disk."""
+        self.processes[name].boot()
+        self.told.append(Told(self.scheduler.now, name, "started", {}))
+
+    def split(self, *sides: Sequence[str]) -> None:
+        """Only members of one side reach each other; who is on none reaches nobody."""
+        side_of = {name: number for number, side in enumerate(sides) for name in side}
+
+        def apart(sender: str, receiver: str, message: AnyMessage) -> Way | None:
+            one, other = side_of.get(sender), side_of.get(receiver)
+            return LOST if one is None or one != other else None
+
+        self.rules.insert(0, apart)
+
+    def heal(self) -> None:
+        """The network is whole: no rule holds any more, and links are made anew."""
+        self.rules.clear()
+        for process in self.processes.values():
+            self._connect(process)
+
+    def silence(self, name: str) -> None:
+        """What the replica's own code says is kept back: the script speaks for it."""
+        assert name in self.faulty, "a correct replica says what it says"
+        self._mute.add(name)
+
+    def forge(self, name: str, message: AnyMessage, to: Sequence[str], body: bytes = b"") -> None:
+        """A faulty replica says this to those, properly signed with its own key."""
+        assert name in self.faulty, "nobody has a correct replica's key"
+        signed = sign_message(
+            message, encode_message(message), name, self.cluster, self.signatures.signer(name)
+        )
+        for receiver in to:
+            self.post(name, receiver, Envelope(signed, body))
+
+    def core(self, name: str) -> Core:
+        """A running replica's state."""
+        replica = self.processes[name].replica
+        assert replica is not None, f"{name} is down"
+        return replica.core
+
+    def journal_of(self, name: str) -> tuple[int, str]:
+        """Length and digest of a replica's journal."""
+        application = self.processes[name].application
+        assert isinstance(application, BuildApplication)
+        return application.journal_length, application.journal_digest.hex()[:12]
+
+    def forks(self) -> list[int]:
+        """The numbers at which two correct replicas executed different things."""
+        numbers = {number for name in self.correct for number in self.executed[name]}
+        return [
+            number
+            for number in sorted(numbers)
+            if len({d[number] for n in self.correct if number in (d := self.executed[n])}) > 1
+        ]
+
+    # --- the network ----------------------------------------------------------------------------
+
+    def post(self, sender: str, receiver: str, envelope: Envelope) -> None:
+        """A message leaves; the first rule that knows it says what becomes of it."""
+        try:
+            message = decode_message(envelope.signed.payload)
+        except MalformedMessage:
+            return
+        ways = (rule(sender, receiver, message) for rule in self.rules)
+        way = next((way for way in ways if way is not None), Way())
+        now = self.scheduler.now
+        letter = Letter(sender, receiver, envelope, type(message).__name__, now)
+        self.letters.append(letter)
+        if way.extra_seconds is not None:
+            seconds = self._link_seconds(sender, receiver) + way.extra_seconds
+            self.scheduler.after(seconds, self._arrive, letter)
+
+    def _link_seconds(self, sender: str, receiver: str) -> float:
+        members = (CLIENT, *self.names)
+        steps = 3 * members.index(sender) + members.index(receiver)
+        return LINK_SECONDS + LINK_STEP_SECONDS * (steps % len(members))
+
+    def _arrive(self, letter: Letter) -> None:
+        letter.arrived = self.scheduler.now
+        link = f"{letter.sender} > {letter.receiver}"
+        self.trace.arrival(link, link.encode(), letter.envelope)
+        if letter.receiver == CLIENT:
+            self.client.arrive(letter.envelope)
+            return
+        self._arrived[letter.receiver].append(letter)
+        self.processes[letter.receiver].arrive(letter.envelope)
+
+    def _send(self, process: Process, send: Send) -> None:
+        if process.name in self._mute:
+            return
+        receivers = self.names if send.to is None else (send.to,)
+        for receiver in receivers:
+            if receiver != process.name:
+                self.post(process.name, receiver, send.envelope)
+
+    def _send_from_client(self, name: str, send: Send) -> None:
+        for receiver in self.names if send.to is None else (send.to,):
+            self.post(name, receiver, send.envelope)
+
+    def _connect(self, process: Process) -> None:
+        for other in self.processes.values():
+            if other is not process:
+                process.greet(other.name)
+                other.greet(process.name)
+
+    def _fetch_ledger(self, process: Process, peer: str, gap: Gap, boot: int) -> None:
+        """Ledger pages travel over HTTP, beside the protocol: no scenario shows them."""
+
+    # --- the observer of the processes ----------------------------------------------------------
+
+    def before_turn(self, process: Process, inbox: list[Envelope]) -> None:
+        """Nothing is checked before a turn here."""
+
+    def on_turn(self, process: Process, outputs: list[Output], has_expired: bool) -> None:
+        """Write down what the replica told, and which message it refused."""
+        arrived, self._arrived[process.name] = self._arrived[process.name], []
+        for output in outputs:
+            for notice in output.notices:
+                self.trace.note(process.name, notice)
+                self._note(process.name, notice, arrived)
+            for delivery in output.deliveries:
+                executed = self.executed[process.name]
+                digest = digest_of(delivery.signed.payload).hex()[:8]
+                executed[delivery.sequence] = executed.get(delivery.sequence, "") + digest
+            for item in output.evidence:
+                self.evidence[process.name].add(self.names[item.replica])
+
+    def _note(self, name: str, notice: Notice, arrived: list[Letter]) -> None:
+        details = notice.details
+        if notice.event == "refused":
+            for letter in arrived:
+                if letter.envelope.signed.signer == details.get("signer") and not letter.refused:
+                    letter.refused = str(details.get("reason"))
+                    break
+        self.told.append(Told(self.scheduler.now, name, notice.event, details))
+
+    def on_saved(self, process: Process) -> None:
+        """Disks have no faults here."""
+
+    def on_boot(self, process: Process, restored: Output) -> None:
+        """Said by `start`."""
+
+    def on_ledger(self, process: Process, entries: tuple[Entry, ...]) -> None:
+        """No ledger is fetched here."""
+
+    def on_crash(self, process: Process) -> None:
+        """Nothing crashes but by `kill`."""
+
+    def on_failure(self, process: Process, doing: str, error: Exception) -> None:
+        """A fault of the core ends the scenario loudly."""
+        raise error

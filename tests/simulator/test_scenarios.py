@@ -1,0 +1,140 @@
+"""Each scenario shows what its two sentences say."""
+
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+
+import pytest
+
+from simulator.main import main
+from simulator.scenarios import SCENARIOS, Scenario, find
+from simulator.show import diagram_of, page, verdict_of
+from simulator.stage import Letter, Stage
+
+NAMES = [scenario.name for scenario in SCENARIOS]
+
+
+def played(name: str) -> Stage:
+    scenario = find(name)
+    assert scenario is not None
+    return scenario.run()
+
+
+def events(stage: Stage, event: str) -> list[str]:
+    return [told.lane for told in stage.told if told.event == event]
+
+
+def sent(stage: Stage, kind: str) -> list[Letter]:
+    return [letter for letter in stage.letters if letter.kind == kind]
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS, ids=NAMES)
+def test_each_agrees_unless_it_is_about_forks_and_is_the_same_again(scenario: Scenario) -> None:
+    first: list[str] = []
+    second: list[str] = []
+    stage = scenario.run(first.append)
+    scenario.run(second.append)
+    assert first == second
+    assert verdict_of(stage) == ("forked" if scenario.may_fork else "agreed")
+    assert scenario.look.count(". ") + scenario.look.count(": ") >= 1
+    if not scenario.may_fork:
+        states = {stage.journal_of(n) for n in stage.correct if stage.processes[n].is_up}
+        assert len(states) == 1
+
+
+def test_normal_case_needs_no_timer_and_no_view_change() -> None:
+    stage = played("normal-case")
+    assert stage.answers == ["1: appended"]
+    assert sent(stage, "ViewChange") == []
+    assert sorted(events(stage, "executed")) == list(stage.names)
+
+
+def test_primary_crash_is_over_after_one_view_change() -> None:
+    stage = played("primary-crash")
+    assert {stage.core(name).view for name in stage.names} == {1}
+    assert stage.answers == ["1: appended"]
+    assert stage.executed["r0"] == stage.executed["r1"], "the one that came back followed"
+
+
+def test_partition_decides_nothing_until_it_is_healed() -> None:
+    stage = played("partition")
+    healed = next(t.at for t in stage.told if "whole again" in str(t.details.get("text")))
+    assert all(told.at > healed for told in stage.told if told.event == "executed")
+    assert all(len(stage.executed[name]) == 1 for name in stage.names)
+
+
+def test_equivocation_is_proved_by_who_heard_both() -> None:
+    stage = played("equivocation")
+    assert stage.evidence["r1"] == {"r0"}
+    assert events(stage, "equivocation") == ["r1"]
+    assert sorted(stage.answers) == ["1: appended", "2: appended"]
+
+
+def test_slow_primary_is_deposed_only_when_it_is_too_slow() -> None:
+    stage = played("slow-primary")
+    second = next(t.at for t in stage.told if "longer than the timeout" in str(t.details))
+    changes = [told.at for told in stage.told if told.event == "view_change"]
+    assert changes
+    assert min(changes) > second
+
+
+def test_lost_prepared_value_comes_again_in_the_next_view() -> None:
+    stage = played("lost-prepared-value")
+    digests = {told.details["digest"] for told in stage.told if told.event == "pre_prepared"}
+    assert len(digests) == 1
+    assert {stage.core(name).view for name in ("r1", "r2", "r3")} == {1}
+    assert stage.answers == ["1: appended"]
+
+
+def test_stale_replay_changes_nothing() -> None:
+    stage = played("stale-replay")
+    assert [sorted(stage.executed[name]) for name in stage.names] == [[1, 2]] * 4
+    assert stage.journal_of("r2")[0] == 2
+
+
+def test_state_transfer_brings_the_late_one_level() -> None:
+    stage = played("state-transfer")
+    assert events(stage, "state_transferred") == ["r3"]
+    assert sent(stage, "StateParts")
+    assert stage.core("r3").executed == stage.core("r0").executed
+    assert min(stage.executed["r3"]) > 1, "what it did not execute itself came as state"
+
+
+def test_two_of_seven_are_counted_for_nothing() -> None:
+    stage = played("two-of-seven")
+    assert stage.answers == ["1: appended"]
+    assert sent(stage, "ViewChange") == []
+
+
+def test_too_many_faulty_fork_and_stop() -> None:
+    stage = played("too-many-faulty")
+    assert stage.forks() == [1]
+    assert stage.journal_of("r2") != stage.journal_of("r3")
+    assert {stage.core(name).status.value for name in stage.correct} == {"view_change"}
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS, ids=NAMES)
+def test_each_page_is_whole_and_needs_nothing_from_elsewhere(scenario: Scenario) -> None:
+    trace: list[str] = []
+    stage = scenario.run(trace.append)
+    text = page(scenario, stage, trace)
+    assert "default-src 'none'" in text
+    assert "http://" not in text.replace("http://www.w3.org/2000/svg", "")
+    assert "https://" not in text.replace("https://forge.example", "")
+    picture = text[text.index("<svg") : text.index("</svg>") + 6]
+    ElementTree.fromstring(picture)
+    assert diagram_of(scenario, stage).arrows
+
+
+def test_the_commands_list_show_and_draw(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    assert main(["list"]) == 0
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == NAMES
+    assert main(["show", "normal-case"]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == "agreed"
+    file = tmp_path / "page.html"
+    assert main(["show", "normal-case", "--html", str(file)]) == 0
+    assert file.read_text().startswith("<!doctype html>")
+    assert main(["show", "nothing"]) == 2
+    assert "normal-case" in capsys.readouterr().out
+    assert main(["show", "normal-case", "--html", str(tmp_path)]) == 2
