@@ -15,14 +15,17 @@ from pbft.messages import (
     Commit,
     Envelope,
     FetchState,
+    NewView,
     Prepare,
     PrePrepare,
     Recover,
     Request,
+    ViewChange,
 )
 from pbft.ports import Entry, Send
 from simulator.builds import artifact, finding
 from simulator.chance import Chance, stream
+from simulator.fault_record import FaultRecord
 from simulator.floods import FLOODS, Flooder
 from simulator.network import Network
 from simulator.process import Process
@@ -92,7 +95,9 @@ class Adversary:
         clients: tuple[str, ...],
         process: Callable[[str], Process],
         view_change_seconds: float,
+        record: FaultRecord,
     ) -> None:
+        self._record = record
         self._scheduler = scheduler
         self._trace = trace
         self._network = network
@@ -113,7 +118,7 @@ class Adversary:
         self._sides: dict[str, dict[str, None]] = {}
         self._is_healed = False
         self._floods = Flooder(
-            forger, scheduler, targets, stream(seed, "floods"), network.send, process, self._count
+            forger, scheduler, targets, stream(seed, "floods"), network.send, process, self._injects
         )
 
     # --- life -----------------------------------------------------------------------------------
@@ -152,11 +157,10 @@ class Adversary:
         return (main, twin)
 
     def _forget(self, liar: Liar) -> None:
-        self._count("amnesia")
-        self._trace.event(f"{liar.name} forgets everything")
-        process = self._process(liar.name)
-        process.wipe()
-        if not process.is_up:
+        if self._injects("amnesia"):
+            self._trace.event(f"{liar.name} forgets everything")
+            process = self._process(liar.name)
+            process.wipe()
             process.boot()
         if not self._is_healed:
             self._scheduler.after(2 + 6 * liar.chance.random(), self._forget, liar)
@@ -168,8 +172,7 @@ class Adversary:
             liar = self.liars.get(name)
             if liar is None or "false ballot" not in liar.ways:
                 return found
-            self._count("false ballot")
-            if isinstance(found, Abstain):
+            if isinstance(found, Abstain) or not self._injects("false ballot"):
                 return found
             assert isinstance(found, Finding)
             compared = found.compared
@@ -206,7 +209,8 @@ class Adversary:
         message = decode_message(envelope.signed.payload)
         self._remember(liar, envelope)
         can_split = isinstance(message, PrePrepare) and len(names) > 1
-        if can_split and "equivocate" in liar.ways and liar.chance.happens(0.7):
+        is_split = can_split and "equivocate" in liar.ways and liar.chance.happens(0.7)
+        if is_split and self._injects("equivocate"):
             assert isinstance(message, PrePrepare)
             self._equivocate(liar, message, envelope, names)
             return
@@ -224,8 +228,7 @@ class Adversary:
         elif isinstance(message, FetchState) and "false content" in self.liars[name].ways:
             self._serve_falsely(name, message)
         elif "censor" in self.liars[name].ways and self._is_censored(message):
-            self._count("censored")
-            return False
+            return not self._injects("censored")
         return True
 
     def _serve_falsely(self, name: str, message: FetchState) -> None:
@@ -235,15 +238,16 @@ class Adversary:
         receiver = self._forger.name(message.replica)
         for envelope in self._forger.false_state(name, message.sequence, parts):
             for delay in (0.0, 0.02, 0.1, 0.4):
-                self._count("false state")
-                self._scheduler.after(delay, self._network.send, name, receiver, envelope)
+                if self._injects("false state"):
+                    self._scheduler.after(delay, self._network.send, name, receiver, envelope)
 
     def page(self, name: str, entries: tuple[Entry, ...]) -> tuple[Entry, ...]:
         """Ledger entries that a replica gives to one that lacks them; a liar bends them."""
         liar = self.liars.get(name)
         if liar is None or "false content" not in liar.ways or not entries:
             return entries
-        self._count("false ledger")
+        if not self._injects("false ledger"):
+            return entries
         kind = liar.chance.randrange(4)
         if kind == 0:
             return ()
@@ -284,43 +288,37 @@ class Adversary:
         if isinstance(message, Request):
             self._network.send(liar.name, receiver, envelope)
             return
-        if "mute" in ways and isinstance(message, PrePrepare):
-            self._count("mute")
+        if "mute" in ways and isinstance(message, PrePrepare) and self._injects("mute"):
             return
-        if "victim" in ways and receiver == liar.victim:
-            self._count("victim")
+        if "victim" in ways and receiver == liar.victim and self._injects("victim"):
             return
-        if "omit" in ways and chance.happens(intensity):
-            self._count("omit")
+        if "omit" in ways and chance.happens(intensity) and self._injects("omit"):
             return
         for way, kind in (
             ("wrong digest", "digest"),
             ("wrong view", "view"),
             ("wrong sequence", "sequence"),
         ):
-            if way in ways and chance.happens(intensity / 2):
-                self._count(way)
+            if way in ways and chance.happens(intensity / 2) and self._injects(way):
                 envelope = self._forger.mutate(liar.name, envelope, kind)
-        if "false content" in ways and chance.happens(intensity):
-            self._count("false content")
+        is_false = "false content" in ways and chance.happens(intensity)
+        if is_false and self._injects("false content"):
             envelope = self._forger.false_content(liar.name, envelope)
-        if "false view" in ways:
-            self._count("false view")
+        is_about_view = isinstance(message, ViewChange | NewView)
+        if "false view" in ways and is_about_view and self._injects("false view"):
             envelope = self._forger.false_view(liar.name, envelope)
         if "byzzfuzz" in ways:
             fuzzed = self._fuzz(liar, message, envelope)
             if fuzzed is None:
                 return
             envelope = fuzzed
-        if "delay" in ways and isinstance(message, PrePrepare):
-            self._count("delay")
+        if "delay" in ways and isinstance(message, PrePrepare) and self._injects("delay"):
             self._scheduler.after(
                 liar.delay_seconds, self._network.send, liar.name, receiver, envelope
             )
             return
         self._network.send(liar.name, receiver, envelope)
-        if "replay" in ways and chance.happens(intensity / 2):
-            self._count("replay")
+        if "replay" in ways and chance.happens(intensity / 2) and self._injects("replay"):
             self._network.send(liar.name, receiver, chance.choice(liar.seen))
 
     def _fuzz(self, liar: Liar, message: AnyMessage, envelope: Envelope) -> Envelope | None:
@@ -330,9 +328,8 @@ class Adversary:
         key = (message.view, message.sequence, type(message).__name__)
         number = liar.rounds.setdefault(key, len(liar.rounds))
         kind = liar.fuzzed.get(number)
-        if kind is None or liar.chance.random() < 0.5:
+        if kind is None or liar.chance.random() < 0.5 or not self._injects(f"byzzfuzz {kind}"):
             return envelope
-        self._count(f"byzzfuzz {kind}")
         if kind == "omit":
             return None
         if kind == "old":
@@ -343,7 +340,6 @@ class Adversary:
         self, liar: Liar, message: PrePrepare, envelope: Envelope, receivers: list[str]
     ) -> None:
         """One batch to some, another to the others, and the colluders' votes for both."""
-        self._count("equivocate")
         other, body = self._forger.other_batch(liar.name, message, envelope.body)
         second = self._forger.say(liar.name, other, body)
         self.hear(liar.name, envelope)
@@ -376,10 +372,9 @@ class Adversary:
         if replica is not None:
             sender = chance.choice(list(self.liars))
             lies = self._forger.targeted(replica.core)
-            if lies:
-                self._count("targeted forgeries")
-            for envelope in lies:
-                self._network.send(sender, target, envelope)
+            if lies and self._injects("targeted forgeries"):
+                for envelope in lies:
+                    self._network.send(sender, target, envelope)
         interval = 1.0 if self._is_healed else 0.02 + 0.1 * chance.random()
         self._scheduler.at(self._scheduler.now + int(interval * SECOND), self._tick)
 
@@ -387,5 +382,8 @@ class Adversary:
         replica = self._process(name).replica
         return replica is not None and replica.core.status.value != "normal"
 
-    def _count(self, kind: str) -> None:
+    def _injects(self, kind: str) -> bool:
+        if not self._record.allows(kind):
+            return False
         self.counts[kind] = self.counts.get(kind, 0) + 1
+        return True

@@ -20,7 +20,7 @@ from simulator.signatures import Signatures
 class Cheat:
     """One of them. numbers: how many it uses up in all; then it is silent.
 
-    send: (sender, receiver, envelope). count: notes a fault that was injected.
+    send: (sender, receiver, envelope). injects: whether the next fault is to be injected.
     """
 
     def __init__(
@@ -31,7 +31,7 @@ class Cheat:
         scheduler: Scheduler,
         chance: Chance,
         send: Callable[[str, str, Envelope], None],
-        count: Callable[[], None],
+        injects: Callable[[], bool],
         numbers: int,
     ) -> None:
         self.name = name
@@ -40,7 +40,7 @@ class Cheat:
         self._scheduler = scheduler
         self._chance = chance
         self._send = send
-        self._count = count
+        self._injects = injects
         self._numbers = numbers
         self._used: dict[int, None] = {}
         self._window = cluster.genesis.client_window
@@ -62,7 +62,11 @@ class Cheat:
         if self._numbers == 0:
             return
         self._numbers -= 1
-        self._count()
+        if self._injects():
+            self._sign_twice()
+        self._scheduler.after(self._chance.exponential(0.5), self._cheat)
+
+    def _sign_twice(self) -> None:
         chance = self._chance
         # Mostly the next number; sometimes one further on, or one that is used up.
         lowest = next(number for number in itertools.count(1) if number not in self._used)
@@ -76,7 +80,6 @@ class Cheat:
         if chance.random() < 0.3:  # and then both to all, in another order
             self._tell(replicas, second)
             self._tell(replicas, first)
-        self._scheduler.after(chance.exponential(0.5), self._cheat)
 
     def _request(self, timestamp: int, text: str) -> Signed:
         operation = encode_operation(Append(f"{text} {timestamp}"))

@@ -37,7 +37,7 @@ class Flooder:
     """The floods of all liars that have such ways.
 
     send: (sender, receiver, envelope). process: the process of a replica, by name.
-    count: notes that a fault of this kind was injected.
+    injects: whether a fault of this kind is to be injected, which it notes.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class Flooder:
         chance: Chance,
         send: Callable[[str, str, Envelope], None],
         process: Callable[[str], Process],
-        count: Callable[[str], None],
+        injects: Callable[[str], bool],
     ) -> None:
         self._cluster = forger.cluster
         self._forger = forger
@@ -57,7 +57,7 @@ class Flooder:
         self._chance = chance
         self._send = send
         self._process = process
-        self._count = count
+        self._injects = injects
         self._is_healed = False
         self._bodies: dict[tuple[str, bool], bytes] = {}
 
@@ -72,15 +72,18 @@ class Flooder:
         self._is_healed = True
 
     def _again(self, name: str, way: str) -> None:
-        self._count(way)
+        if self._injects(way):
+            self._flood(name, way)
+        mean = 2.0 if self._is_healed else 0.3
+        self._scheduler.after(self._chance.exponential(mean), self._again, name, way)
+
+    def _flood(self, name: str, way: str) -> None:
         if way == "status flood":
             self._statuses(name)
         elif way == "recover flood":
             self._recovers(name)
         else:
             self._huge_bodies(name)
-        mean = 2.0 if self._is_healed else 0.3
-        self._scheduler.after(self._chance.exponential(mean), self._again, name, way)
 
     def _statuses(self, name: str) -> None:
         """Always another place, so that something has to be sent again; and all of it asked for."""

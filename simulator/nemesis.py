@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 
 from simulator.chance import Chance, stream
+from simulator.fault_record import FaultRecord
 from simulator.network import Network
 from simulator.parameters import FaultPlan
 from simulator.process import CrashPoint, Process
@@ -26,7 +27,9 @@ class Nemesis:
         network: Network,
         processes: dict[str, Process],
         members: Sequence[str],
+        record: FaultRecord,
     ) -> None:
+        self._record = record
         self._plan = plan
         self._scheduler = scheduler
         self._trace = trace
@@ -104,7 +107,8 @@ class Nemesis:
     def _do(self, rate: float, chance: Chance, action: Callable[..., None]) -> None:
         if self._is_over:
             return
-        action()
+        if self._record.allows(_name(action)):
+            action()
         self._again(rate, chance, action)
 
     def _later(
@@ -113,7 +117,7 @@ class Nemesis:
         self._scheduler.after(chance.exponential(mean), self._once, action, arguments)
 
     def _once(self, action: Callable[..., None], arguments: tuple[object, ...]) -> None:
-        if not self._is_over:
+        if not self._is_over and self._record.allows(_name(action)):
             action(*arguments)
 
     def _crash(self) -> None:
@@ -253,3 +257,7 @@ class Nemesis:
 
     def _count(self, kind: str) -> None:
         self.counts[kind] = self.counts.get(kind, 0) + 1
+
+
+def _name(action: Callable[..., None]) -> str:
+    return action.__name__.strip("_").replace("_", " ")

@@ -8,6 +8,7 @@ import msgspec
 from pbft.codec import MalformedMessage, decode_frame, encode_frame
 from pbft.messages import Envelope
 from simulator.chance import Chance, stream
+from simulator.fault_record import FaultRecord
 from simulator.run_trace import Trace
 from simulator.scheduler import SECOND, Scheduler
 
@@ -74,7 +75,9 @@ class Network:
         trace: Trace,
         faults: LinkFaults,
         deliver: Callable[[str, str, Envelope], None],
+        record: FaultRecord | None = None,
     ) -> None:
+        self._record = record or FaultRecord()
         self._seed = seed
         self._scheduler = scheduler
         self._trace = trace
@@ -115,15 +118,13 @@ class Network:
             return
         faults = self.faults
         chance = link.chance
-        if faults.loss and chance.random() < faults.loss:
-            self._count("lost")
+        if faults.loss and chance.random() < faults.loss and self._injects("lost", link):
             return
         if faults.in_flight_max and link.in_flight >= faults.in_flight_max:
             self._count("overflowed")
             return
         delay = faults.delay_seconds - faults.delay_mean_seconds * log(1 - chance.random())
-        if faults.spikes and chance.random() < faults.spikes:
-            self._count("spikes")
+        if faults.spikes and chance.random() < faults.spikes and self._injects("spikes", link):
             delay += 1 + 5 * chance.random()
         scheduler = self._scheduler
         arrival = scheduler.now + int(delay * SECOND)
@@ -131,16 +132,16 @@ class Network:
             arrival = link.last_arrival = max(arrival, link.last_arrival)
         link.in_flight += 1
         scheduler.at(arrival, self._arrive, link, envelope, True)
-        if faults.repetition and chance.random() < faults.repetition:
-            self._count("repeated")
+        is_repeated = faults.repetition and chance.random() < faults.repetition
+        if is_repeated and self._injects("repeated", link):
             delay = int(chance.random() * REPEATED_WITHIN_SECONDS * SECOND)
             self._scheduler.at(self._scheduler.now + delay, self._arrive, link, envelope, False)
         if faults.replay:
             self._replay(link, envelope)
 
     def _replay(self, link: Link, envelope: Envelope) -> None:
-        if link.old and link.chance.random() < self.faults.replay:
-            self._count("replayed")
+        is_replayed = link.old and link.chance.random() < self.faults.replay
+        if is_replayed and self._injects("replayed", link):
             self._scheduler.at(
                 self._scheduler.now + int(link.chance.random() * SECOND),
                 self._arrive,
@@ -171,8 +172,7 @@ class Network:
         """Real encoding, maybe a flipped byte, a cut end or two frames in one, real decoding."""
         frame = encode_frame((envelope,))
         chance = link.chance
-        if chance.happens(self.faults.corruption):
-            self._count("corrupted")
+        if chance.happens(self.faults.corruption) and self._injects("corrupted", link):
             kind = chance.randrange(3)
             if kind == 0:
                 place = chance.randrange(len(frame))
@@ -186,6 +186,12 @@ class Network:
         except MalformedMessage:
             self._count("undecodable")
             return ()
+
+    def _injects(self, kind: str, link: Link) -> bool:
+        if not self._record.allows(f"{kind} {link.name}"):
+            return False
+        self._count(kind)
+        return True
 
     def _count(self, kind: str) -> None:
         self.counts[kind] = self.counts.get(kind, 0) + 1

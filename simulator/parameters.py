@@ -40,6 +40,8 @@ class Parameters(msgspec.Struct, frozen=True, kw_only=True):
     left_out: indexes of faulty replicas that stay cut off for ever in the liveness mode.
     newer: indexes of correct replicas of the next version, which say things unknown to this one.
     cheats: faulty clients, which sign two operations with one number.
+    only_faults: the names of the faults that happen (simulator.fault_record); None: all that chance
+        brings.
     healed_delay_seconds: the delay of messages in the liveness mode.
     """
 
@@ -72,6 +74,7 @@ class Parameters(msgspec.Struct, frozen=True, kw_only=True):
     closing_builds_max: int = 8
     weak_agreement_allowed: bool = False
     is_deep: bool = False
+    only_faults: tuple[str, ...] | None = None
 
     @property
     def faulty(self) -> tuple[int, ...]:

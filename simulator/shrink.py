@@ -1,10 +1,14 @@
-"""Make a failing run small: take faults away one by one as long as some seed still fails.
+"""Make a failing run small: first kinds of faults go, then single faults (ddmin).
 
-Removing a fault shifts what chance does with the rest, so each smaller run is tried with the
-streams of a few seeds; the streams of faults that stay are not shifted by those that go.
+Removing a kind of fault shifts what chance does with the rest, so each smaller run is tried with
+the streams of a few seeds; the streams of faults that stay are not shifted by those that go. Of the
+run that is left, the list of injected faults is recorded and made as short as it can be with the
+same violation (Zeller and Hildebrandt 2002).
 """
 
-from collections.abc import Callable, Iterator
+import contextlib
+import math
+from collections.abc import Callable, Iterator, Sequence
 
 import msgspec
 
@@ -15,10 +19,14 @@ from simulator.simulation import Simulation
 from simulator.violation import Violation
 
 SEEDS_TRIED = 40
+DDMIN_RUNS_MAX = 400
 
 
 class Shrunk(msgspec.Struct, frozen=True):
-    """The smallest failing run found, how it fails, and how many runs it took."""
+    """The smallest failing run found, how it fails, and how many runs it took.
+
+    parameters.only_faults: the single faults that it needs.
+    """
 
     parameters: Parameters
     violation: str
@@ -62,7 +70,60 @@ def shrink(
                 break
             if is_smaller:
                 break
-    return Shrunk(parameters, str(violation), violation.step, runs)
+    parameters, violation, more = _without_single_faults(parameters, violation)
+    return Shrunk(parameters, str(violation), violation.step, runs + more)
+
+
+def _without_single_faults(
+    parameters: Parameters, violation: Violation
+) -> tuple[Parameters, Violation, int]:
+    """The same run with as few single faults as it needs; the last int: how many runs it took."""
+    failures = [violation]
+    runs = 1
+
+    def still_fails(kept: Sequence[str]) -> bool:
+        nonlocal runs
+        if runs >= DDMIN_RUNS_MAX:
+            return False
+        runs += 1
+        smaller = msgspec.structs.replace(parameters, only_faults=tuple(kept))
+        failure = fails(smaller, violation.invariant)
+        if failure is not None:
+            failures.append(failure)
+        return failure is not None
+
+    needed = ddmin(injected_faults(parameters), still_fails)
+    return msgspec.structs.replace(parameters, only_faults=tuple(needed)), failures[-1], runs
+
+
+def injected_faults(parameters: Parameters) -> list[str]:
+    """The names of all faults that are injected in that run, up to where it fails if it does."""
+    simulation = Simulation(parameters, keeps_faults=True)
+    with contextlib.suppress(Violation):
+        simulation.run()
+    return simulation.record.injected
+
+
+def ddmin(items: Sequence[str], still_fails: Callable[[Sequence[str]], bool]) -> list[str]:
+    """Some of the items, of which no part (by the halves, quarters ... tried) can be left out.
+
+    still_fails: whether these alone are enough; all of them are.
+    """
+    if still_fails(()):
+        return []
+    kept, parts = list(items), 2
+    while len(kept) > 1:
+        size = math.ceil(len(kept) / parts)
+        for first in range(0, len(kept), size):
+            rest = kept[:first] + kept[first + size :]
+            if still_fails(rest):
+                kept, parts = rest, max(parts - 1, 2)
+                break
+        else:
+            if parts >= len(kept):
+                break
+            parts = min(2 * parts, len(kept))
+    return kept
 
 
 def _smaller(parameters: Parameters) -> Iterator[Parameters]:
@@ -77,6 +138,8 @@ def _smaller(parameters: Parameters) -> Iterator[Parameters]:
         "rotten": (),
         "wiped": (),
         "left_out": (),
+        "newer": (),
+        "cheats": 0,
         "is_deep": False,
         "replicas": 4,
     }

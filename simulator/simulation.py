@@ -18,6 +18,7 @@ from simulator.chance import stream
 from simulator.cheats import Cheat
 from simulator.checkers import Checkers
 from simulator.coverage import Coverage
+from simulator.fault_record import FaultRecord
 from simulator.gateways import Gateway
 from simulator.ledger import Gap
 from simulator.liveness import Liveness
@@ -63,8 +64,10 @@ class Simulation:
         *,
         tell: Callable[[str], None] | None = None,
         signatures: SignaturesMaker = Oracle,
+        keeps_faults: bool = False,
     ) -> None:
         self.parameters = parameters
+        self.record = FaultRecord(parameters.only_faults, is_kept=keeps_faults)
         self.scheduler = Scheduler()
         self.trace = Trace(self.scheduler, tell)
         seed = parameters.seed
@@ -95,7 +98,9 @@ class Simulation:
             is_deep=parameters.is_deep,
         )  # fmt: skip
         self.coverage = Coverage(self.reader.decode)
-        self.network = Network(seed, self.scheduler, self.trace, parameters.links, self._deliver)
+        self.network = Network(
+            seed, self.scheduler, self.trace, parameters.links, self._deliver, self.record
+        )
         liars = {self.names[index]: ways for index, ways in parameters.byzantine.items()}
         forger = self.forger = RushingForger(
             self.cluster, self.signatures, tuple(liars), stream(seed, "forger")
@@ -104,17 +109,18 @@ class Simulation:
             seed, liars, forger, self.scheduler, self.trace, self.network,
             tuple(name for name in self.names if name not in liars),
             self.gateway_names, self._find_process, parameters.view_change_seconds,
+            self.record,
         )  # fmt: skip
         self.processes = {name: self._process(name) for name in self.names}
         self.nemesis = Nemesis(
             seed, parameters.plan, self.scheduler, self.trace, self.network, self.processes,
-            (*self.names, *self.gateway_names, *self.cheat_names),
+            (*self.names, *self.gateway_names, *self.cheat_names), self.record,
         )  # fmt: skip
         self.gateways = {name: self._gateway(name) for name in self.gateway_names}
         self.cheats = {name: self._cheat(name) for name in self.cheat_names}
         self.newer = {
             name: newer_words(name, self.cluster, self.signatures.signer(name))
-            for name in (self.names[index] for index in parameters.newer)
+            for name in map(self.names.__getitem__, parameters.newer)
         }
         self.notices: dict[str, int] = {}
         self.extra_faults: dict[str, int] = {}
@@ -216,12 +222,12 @@ class Simulation:
         self.scheduler.after(seconds, self.gateways[OPERATOR].ask, operation, last)
 
     def _cheat(self, name: str) -> Cheat:
-        def count() -> None:
-            self.extra_faults["double signing"] = self.extra_faults.get("double signing", 0) + 1
+        def injects() -> bool:
+            return self._injects("double signing")
 
         return Cheat(
             name, self.cluster, self.signatures, self.scheduler,
-            stream(self.parameters.seed, f"cheat {name}"), self.network.send, count,
+            stream(self.parameters.seed, f"cheat {name}"), self.network.send, injects,
             numbers=2 * self.parameters.workload.requests,
         )  # fmt: skip
 
@@ -343,8 +349,13 @@ class Simulation:
         if words is None or not isinstance(decode_message(send.envelope.signed.payload), Status):
             return []
         said = self.extra_faults.get("newer version", 0)
-        self.extra_faults["newer version"] = said + 1
-        return [words[said % len(words)]]
+        return [words[said % len(words)]] if self._injects("newer version") else []
+
+    def _injects(self, kind: str) -> bool:
+        if not self.record.allows(kind):
+            return False
+        self.extra_faults[kind] = self.extra_faults.get(kind, 0) + 1
+        return True
 
     def _fetch_ledger(self, process: Process, peer: str, gap: Gap, number: int) -> None:
         """An HTTP request to a peer: over the same links, but lost only where one is cut."""
