@@ -17,12 +17,14 @@ from simulator.chance import Chance, stream
 from simulator.gateways import Workload
 from simulator.parameters import Parameters
 from simulator.process import Process
+from simulator.scheduler import SECOND
 from simulator.simulation import Simulation
 
 ROUNDS = 8
 FAULTS_MAX = 2
 KINDS = ("sequence", "view", "digest", "old", "omit", "less")
 REMEMBERED_MAX = 64
+HEALED_AT_SECONDS = 8.0
 
 
 class ProcessFault(msgspec.Struct, frozen=True):
@@ -83,7 +85,7 @@ class ByzzFuzzSimulation(Simulation):
             gateways=chance.randint(1, 2),
             workload=Workload(requests=chance.randint(1, 4), builds=0.0, spread_seconds=2.0),
             byzantine={self.plan.faulty: ("byzzfuzz",)},
-            safety_seconds=8.0,
+            safety_seconds=HEALED_AT_SECONDS,
         )
         super().__init__(parameters, tell=tell)
         self._fuzz_chance = stream(seed, "byzzfuzz changes")
@@ -122,7 +124,9 @@ class ByzzFuzzSimulation(Simulation):
         return number if number < ROUNDS else None
 
     def _is_cut(self, number: int | None, one: str, other: str) -> bool:
-        return number is not None and any(
+        if number is None or self.scheduler.now >= HEALED_AT_SECONDS * SECOND:
+            return False  # what was cut is sent again once the network is whole
+        return any(
             fault.round == number and (one in fault.side) != (other in fault.side)
             for fault in self.plan.network
         )
