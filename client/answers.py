@@ -12,6 +12,7 @@ import msgspec
 from ci.statement import pae
 from client.archive import Archive, ReplyRecord
 from client.outbox import Kind, Outbox, OutboxRow
+from client.reporting import Reports
 from client.results_file import ResultsFile
 from client.view import accepted_verdict, iso_time
 from common.keys import verify
@@ -77,12 +78,18 @@ class Answers:
     """Takes in what pbft.client accepted, for one gateway."""
 
     def __init__(
-        self, cluster: Cluster, outbox: Outbox, archive: Archive, results: ResultsFile
+        self,
+        cluster: Cluster,
+        outbox: Outbox,
+        archive: Archive,
+        results: ResultsFile,
+        reports: Reports,
     ) -> None:
         self._cluster = cluster
         self._outbox = outbox
         self._archive = archive
         self._results = results
+        self._reports = reports
         # request number -> build, of those that are decided and may get more replies
         self._decided: dict[int, bytes] = {}
 
@@ -133,12 +140,19 @@ class Answers:
             return [AppendAnswered(row.identity, _append_result(answer.result))]
         if row.kind is Kind.BUILD and answer.kind == "opened":
             self._outbox.open(row.identity)
-            self._archive.note_opened(row.build, time.time())
-            if row.build_wanted.needs_approval:
-                self._archive.note_detail(row.build, WAITS_FOR_APPROVAL)
+            self._take_in_opening(row)
         if row.kind is Kind.BUILD and answer.kind == "decided":
             return self._take_in_verdict(row, answer)
         return []
+
+    def _take_in_opening(self, row: OutboxRow) -> None:
+        needs_approval = row.build_wanted.needs_approval
+        self._archive.note_opened(row.build, time.time())
+        if needs_approval:
+            self._archive.note_detail(row.build, WAITS_FOR_APPROVAL)
+        record = self._archive.get(row.build)
+        if record is not None:
+            self._reports.ordered(record, needs_approval=needs_approval)
 
     def _take_in_used_number(self, row: OutboxRow, answer: Accepted) -> None:
         """This gateway's counter was lost once: the number belongs to an older request.
@@ -167,6 +181,9 @@ class Answers:
         self._outbox.finish(row.identity)
         if row.kind is Kind.BUILD:
             self._archive.note_refused(row.build, shown)
+            record = self._archive.get(row.build)
+            if record is not None:
+                self._reports.refused(record, shown)
             return []
         return [AppendAnswered(row.identity, AppendResult(None, None, refused=shown))]
 
@@ -193,6 +210,9 @@ class Answers:
             "decided": iso_time(now),
         }
         self._results.add(row.build, msgspec.json.encode(line))
+        record = self._archive.get(row.build)
+        if record is not None:
+            self._reports.decided(record, verdict)
         self._outbox.finish(row.identity)
         _log.info("build %s decided: %s", verdict.build[:12], verdict.outcome)
         self.expect_more(answer.timestamp, row.build)

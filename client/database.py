@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from common.config import ConfigError
+from common.statuses.status_queue import SCHEMA as STATUSES_SCHEMA
 
 FORMAT_VERSION = 2
 # "PBFT" in ASCII: says in the file's header whose format the version counts.
@@ -189,7 +190,7 @@ class Database:
         tables = int(connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0])
         if version == 0 and application == 0 and tables == 0:
             connection.executescript(
-                f"BEGIN;{SCHEMA}"
+                f"BEGIN;{SCHEMA}{STATUSES_SCHEMA}"
                 f"PRAGMA application_id={APPLICATION_ID};PRAGMA user_version={FORMAT_VERSION};"
                 "COMMIT;"
             )

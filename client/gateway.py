@@ -31,6 +31,7 @@ from client.collector import Collector
 from client.database import Database, StorageFailed
 from client.numbering import Numbering
 from client.outbox import Kind, Outbox, OutboxRow, State
+from client.reporting import Reports
 from client.resolve import FoundCommit, NoSuchBranch, Resolver, Unreachable
 from client.results_file import ResultsFile
 from client.wanted import Submitted, WantedBuild
@@ -90,6 +91,7 @@ class Gateway:
         database: Database,
         archive: Archive,
         results: ResultsFile,
+        reports: Reports,
         resolver: Resolver,
         collector: Collector,
         queue_max: int,
@@ -101,6 +103,7 @@ class Gateway:
         self._database = database
         self._archive = archive
         self._results = results
+        self._reports = reports
         self._resolver = resolver
         self._collector = collector
         self._queue_max = queue_max
@@ -115,7 +118,7 @@ class Gateway:
             archive=archive,
             queue_max=queue_max,
         )
-        self._answering = Answers(cluster, self._outbox, archive, results)
+        self._answering = Answers(cluster, self._outbox, archive, results, reports)
         self._client = Client(cluster, name, verify)
         self._transport: Transport | None = None
         self._arrivals: list[_Arrival] = []
@@ -199,6 +202,9 @@ class Gateway:
             self._archive.add(build, wanted, time.time())
             if skip_reason:
                 self._archive.note_skipped(build, skip_reason)
+                record = self._archive.get(build)
+                assert record is not None, "it was just added"
+                self._reports.skipped(record, skip_reason)
             else:
                 self._outbox.add_build(identity, build, wanted)
 
@@ -309,6 +315,7 @@ class Gateway:
                 _fail(arrival.stored, error)
             self._wake_later(STORAGE_AGAIN_SECONDS)
             return
+        self._reports.wake()
         for _ in answers:
             self._answers.popleft()
         for row in signed:

@@ -23,6 +23,7 @@ from client.log_api import LogApi
 from client.metrics import GatewayMetrics
 from client.nodes import Nodes
 from client.pages import add_pages
+from client.reporting import Reports, make_reporter
 from client.resolve import Resolver
 from client.results_file import ResultsFile
 from common.address import Address
@@ -92,6 +93,8 @@ async def running_gateway(config: ClientConfig, version: str) -> AsyncIterator[G
         nodes = await stack.enter_async_context(Nodes(member.addresses))
         collector = Collector(cluster, limits, nodes, database, archive)
         stack.push_async_callback(collector.close)
+        reporter = make_reporter(config.repositories, database)
+        public_url = (config.public_url or config.listen.url).rstrip("/")
         gateway = Gateway(
             name=config.name,
             cluster=cluster,
@@ -100,6 +103,7 @@ async def running_gateway(config: ClientConfig, version: str) -> AsyncIterator[G
             database=database,
             archive=archive,
             results=ResultsFile(database, config.results_file),
+            reports=Reports(reporter, public_url, cluster.quorums.replicas),
             resolver=resolver,
             collector=collector,
             queue_max=config.queue_max,
@@ -132,6 +136,8 @@ async def running_gateway(config: ClientConfig, version: str) -> AsyncIterator[G
         stack.push_async_callback(door.close)
         await listen(door, config)
         gateway.start(links)
+        reporter.start()
+        stack.push_async_callback(reporter.close)
         await links.start()
         _log.info(
             "PBFT/CI %s: cluster %s, webhooks at %s/webHook",

@@ -28,12 +28,14 @@ from client.collector import Collector
 from client.database import Database
 from client.gateway import Gateway
 from client.nodes import Nodes
+from client.reporting import Reports, make_reporter
 from client.resolve import FoundCommit, Resolution, Resolver
 from client.results_file import ResultsFile
 from common.address import Address
 from common.config import GatewayRepository
 from common.keys import SigningKey, verify
 from common.log_pieces import LogPiece
+from common.statuses.reporter import Reporter
 from node.log_routes import LogRoutes
 from node.proof_routes import proof_fields
 from pbft.client import make_request
@@ -356,10 +358,12 @@ class Running(msgspec.Struct):
     collector: Collector
     nodes: Nodes
     results_file: Path
+    reporter: Reporter
 
     async def close(self) -> None:
         """Stop this life of the gateway."""
         self.network.gateway = None
+        await self.reporter.close()
         await self.gateway.close()
         await self.collector.close()
         await self.nodes.__aexit__(None, None, None)
@@ -367,9 +371,16 @@ class Running(msgspec.Struct):
 
 
 async def run_gateway(
-    network: Network, folder: Path, resolver: Resolver | None = None, queue_max: int = 1000
+    network: Network,
+    folder: Path,
+    resolver: Resolver | None = None,
+    queue_max: int = 1000,
+    reported: tuple[GatewayRepository, ...] = (),
 ) -> Running:
-    """Start a gateway in this network, with its data in that folder."""
+    """Start a gateway in this network, with its data in that folder.
+
+    reported: the repositories whose commit statuses it posts.
+    """
     database = Database(folder / "data", network.cluster.id, GATEWAY)
     archive = Archive(database, folder / "data")
     nodes = Nodes(network.addresses)
@@ -383,6 +394,7 @@ async def run_gateway(
         assert size == 32
         return hashlib.sha256(b"%d %d" % (start, next(draws))).digest()
 
+    reporter = make_reporter(reported, database)
     gateway = Gateway(
         name=GATEWAY,
         cluster=network.cluster,
@@ -391,6 +403,7 @@ async def run_gateway(
         database=database,
         archive=archive,
         results=ResultsFile(database, results_file),
+        reports=Reports(reporter, "https://ci.example.org", network.cluster.quorums.replicas),
         resolver=resolver or FixedResolver(),
         collector=collector,
         queue_max=queue_max,
@@ -398,7 +411,8 @@ async def run_gateway(
     )
     network.gateway = gateway
     gateway.start(network)
-    return Running(network, gateway, database, archive, collector, nodes, results_file)
+    reporter.start()
+    return Running(network, gateway, database, archive, collector, nodes, results_file, reporter)
 
 
 def repositories() -> tuple[GatewayRepository, ...]:

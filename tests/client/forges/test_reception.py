@@ -4,7 +4,7 @@ import base64
 import json
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ci.operations import Event
@@ -401,6 +401,7 @@ BODIES = st.binary() | st.sampled_from(
 )
 
 
+@settings(deadline=None)
 @given(HEADERS, BODIES)
 def test_any_delivery_gets_an_answer_and_none_without_a_secret_a_build(
     headers: dict[str, str], body: bytes

@@ -1,0 +1,238 @@
+"""Posts what is in the queue: one worker per repository, one post at a time, until it is heard.
+
+What a forge cannot take now is tried again, with back-off, across restarts, for a day. A wrong
+token is told once and then tried again rarely, or when its file has changed.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping
+from typing import Protocol
+
+import aiohttp
+
+from common.bounded_http import NoAnswer, ask, bounded_session
+from common.config_error import ConfigError
+from common.repository_config import StatusTarget
+from common.secret_file import read_secrets
+from common.statuses import gitea, github, gitlab
+from common.statuses.status import (
+    CommitStatus,
+    Later,
+    Meaning,
+    Posted,
+    Rejected,
+    StatusRequest,
+    WrongToken,
+)
+from common.statuses.status_queue import Database, StatusQueue, WaitingStatus
+
+POST_TIMEOUT_SECONDS = 15.0
+ANSWER_BYTES_MAX = 256 * 1024
+RETRY_SECONDS = 1.0
+RETRY_SECONDS_MAX = 300.0
+WRONG_TOKEN_SECONDS = 3600.0
+# How often a file whose token was refused is looked at.
+TOKEN_LOOK_SECONDS = 5.0
+GIVE_UP_SECONDS = 24 * 3600.0
+STORAGE_AGAIN_SECONDS = 5.0
+
+_log = logging.getLogger(__name__)
+
+
+class Forge(Protocol):
+    """What each of the modules github, gitlab and gitea has."""
+
+    def request(
+        self, api_url: str, project: str, token: str, status: CommitStatus
+    ) -> StatusRequest:
+        """The POST for a status."""
+
+    def meaning(self, status: int, headers: Mapping[str, str], data: bytes, now: float) -> Meaning:
+        """What the answer means."""
+
+
+FORGES: dict[str, Forge] = {"github": github, "gitlab": gitlab, "gitea": gitea}
+
+
+class Reporter:
+    """Reports to the forges of some repositories."""
+
+    def __init__(
+        self,
+        *,
+        targets: Mapping[str, StatusTarget],
+        database: Database,
+        clock: Callable[[], float],
+        storage_failed: type[Exception],
+    ) -> None:
+        """targets: by the repository's url. clock: seconds since 1970 (time.time).
+
+        storage_failed: what the database raises where the disk takes nothing.
+        """
+        self.queue = StatusQueue(database)
+        self._database = database
+        self._clock = clock
+        self._storage_failed = storage_failed
+        self._workers = {
+            repository: _Worker(self, repository, target) for repository, target in targets.items()
+        }
+        self._session: aiohttp.ClientSession | None = None
+        self._tasks: list[asyncio.Task[None]] = []
+
+    @property
+    def repositories(self) -> frozenset[str]:
+        """The repositories that it reports of."""
+        return frozenset(self._workers)
+
+    def start(self) -> None:
+        """Begin to post what is waiting."""
+        if not self._workers:
+            return
+        self._session = bounded_session()
+        self._tasks = [
+            asyncio.get_running_loop().create_task(worker.run(), name=f"statuses of {repository}")
+            for repository, worker in self._workers.items()
+        ]
+
+    def wake(self) -> None:
+        """Something was put into the queue."""
+        for worker in self._workers.values():
+            worker.wake()
+
+    async def close(self) -> None:
+        """Stop. What was not posted stays in the queue."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._session is not None:
+            await self._session.close()
+
+    async def post(self, target: StatusTarget, status: CommitStatus) -> Meaning:
+        """Post one status, and say what the answer means. Raises nothing."""
+        assert self._session is not None, "start comes first"
+        try:
+            (secret,) = read_secrets(target.token_file, "status token", secrets_max=1)
+        except ConfigError as error:
+            return WrongToken(str(error))
+        forge = FORGES[target.forge]
+        request = forge.request(target.api_url, target.project, secret.decode("ascii"), status)
+        try:
+            answer = await ask(
+                self._session,
+                request.url,
+                method="POST",
+                body=request.body,
+                headers=request.headers,
+                bytes_max=ANSWER_BYTES_MAX,
+                timeout_seconds=POST_TIMEOUT_SECONDS,
+            )
+        except NoAnswer as error:
+            return Later(str(error))
+        headers = {name.lower(): value for name, value in answer.headers.items()}
+        return forge.meaning(answer.status, headers, answer.data, self._clock())
+
+    def settle(self, waiting: WaitingStatus, meaning: Meaning, again_seconds: float) -> None:
+        """Note what came of a post. Raises what the database raises."""
+        now = self._clock()
+        is_too_old = now - waiting.since > GIVE_UP_SECONDS
+        with self._database.transaction():
+            if isinstance(meaning, Posted):
+                self.queue.note_settled(waiting)
+            elif isinstance(meaning, Rejected) or is_too_old:
+                _log.error("%s given up: %s", _shown(waiting), meaning.reason)
+                self.queue.note_settled(waiting, meaning.reason)
+            else:
+                self.queue.note_later(waiting, now + again_seconds)
+
+    @property
+    def now(self) -> float:
+        """Seconds since 1970."""
+        return self._clock()
+
+    @property
+    def storage_failed(self) -> type[Exception]:
+        """What the database raises where the disk takes nothing."""
+        return self._storage_failed
+
+
+class _Worker:
+    """The statuses of one repository, in their order."""
+
+    def __init__(self, reporter: Reporter, repository: str, target: StatusTarget) -> None:
+        self._reporter = reporter
+        self._repository = repository
+        self._target = target
+        self._awake = asyncio.Event()
+        self._told = ""
+
+    def wake(self) -> None:
+        """There may be something to post."""
+        self._awake.set()
+
+    async def run(self) -> None:
+        """Post for ever."""
+        while True:
+            self._awake.clear()
+            try:
+                await self._post_next()
+            except self._reporter.storage_failed as error:
+                _log.error("commit statuses: %s; trying again", error)
+                await asyncio.sleep(STORAGE_AGAIN_SECONDS)
+
+    async def _post_next(self) -> None:
+        """Post what is due, or wait until something is."""
+        waiting = self._reporter.queue.next(self._repository)
+        if waiting is None:
+            await self._awake.wait()
+            return
+        seconds = waiting.not_before - self._reporter.now
+        if seconds > 0:
+            try:
+                async with asyncio.timeout(seconds):
+                    await self._awake.wait()
+            except TimeoutError:
+                pass
+            return
+        token_version = _version_of(self._target)
+        meaning = await self._reporter.post(self._target, waiting.status)
+        again_seconds = min(RETRY_SECONDS * 2 ** min(waiting.attempts, 16), RETRY_SECONDS_MAX)
+        if isinstance(meaning, Later):
+            again_seconds = max(again_seconds, meaning.seconds or 0.0)
+            _log.warning(
+                "%s: %s; again in %g s", _shown(waiting), meaning.reason, round(again_seconds)
+            )
+        self._reporter.settle(waiting, meaning, again_seconds)
+        if isinstance(meaning, WrongToken):
+            await self._wait_for_token(meaning, token_version)
+        elif isinstance(meaning, Later):
+            # The forge or the way to it is in trouble: what else waits would fare no better.
+            await asyncio.sleep(again_seconds)
+        else:
+            self._told = ""
+
+    async def _wait_for_token(
+        self, meaning: WrongToken, refused: tuple[int, int, int] | None
+    ) -> None:
+        """Say once what is wrong; then wait for another token, or an hour."""
+        if meaning.reason != self._told:
+            self._told = meaning.reason
+            _log.error("commit statuses of %s: %s", self._repository, meaning.reason)
+        end = self._reporter.now + WRONG_TOKEN_SECONDS
+        # Nothing tells that a file has changed: it is looked at.
+        while self._reporter.now < end and _version_of(self._target) == refused:  # noqa: ASYNC110
+            await asyncio.sleep(TOKEN_LOOK_SECONDS)
+
+
+def _version_of(target: StatusTarget) -> tuple[int, int, int] | None:
+    """What changes when somebody puts another token there."""
+    try:
+        found = target.token_file.stat()
+    except OSError:
+        return None
+    return (found.st_mtime_ns, found.st_size, found.st_mode)
+
+
+def _shown(waiting: WaitingStatus) -> str:
+    status = waiting.status
+    return f"status {status.state} of {status.commit[:12]} in {waiting.repository}"

@@ -1,0 +1,35 @@
+"""What a commit status says of a verdict. Pure; outcomes are the words of ci.operations."""
+
+from collections.abc import Sequence
+
+from common.statuses.status import State
+
+_NO_AGREEMENT = {"disputed": State.ERROR, "cancelled": State.CANCELLED}
+
+# How many found it, and what: ("passed", 0, 3).
+Found = tuple[str, int | None, int]
+
+
+def state_of(outcome: str) -> State:
+    """`success` for passed alone."""
+    if outcome == "passed":
+        return State.SUCCESS
+    return _NO_AGREEMENT.get(outcome, State.FAILURE)
+
+
+def description_of(
+    outcome: str, exit_code: int | None, agreeing: int, replicas: int, found: Sequence[Found] = ()
+) -> str:
+    """One line, as in "3 of 4 replicas: exit 0". found: what there was where nothing was agreed."""
+    if outcome == "disputed" and found:
+        parts = [f"{count} found {_in_words(what, code)}" for what, code, count in found]
+        return f"disputed among {replicas} replicas: {', '.join(parts)}"
+    if outcome in _NO_AGREEMENT:
+        return outcome
+    return f"{agreeing} of {replicas} replicas: {_in_words(outcome, exit_code)}"
+
+
+def _in_words(outcome: str, exit_code: int | None) -> str:
+    if outcome in ("passed", "failed"):
+        return f"exit {exit_code}"
+    return outcome.replace("_", " ")
