@@ -26,7 +26,7 @@ from node.docker_engine import (
 from node.dockerfile import PreparedDockerfile, prepare_dockerfile
 from node.image_build import BuiltImage, build_image
 from node.images import Images, isolate_from_user
-from node.pipeline_run import Grounds, run_pipeline
+from node.pipeline_run import Grounds, container_memory_bytes, run_pipeline
 from node.run_result import RunResult, Work, build_environment, result_of_exit
 from node.threads import Stop, in_thread
 from node.trouble import OwnTrouble
@@ -71,6 +71,7 @@ class DockerSandbox:
         isolate_from_user(self._config.data_directory / "docker-config")
         try:
             await self._remove_leftovers()
+            await self._call(lambda stop: self._compare_memory())
         except OwnTrouble as trouble:
             _log.warning("leftovers of earlier builds stay for now: %s", trouble.reason)
 
@@ -271,6 +272,20 @@ class DockerSandbox:
             REPLICA_LABEL: self._config.name,
             BUILD_LABEL: label,
         }
+
+    def _compare_memory(self) -> None:
+        """Warn where the builds at once may need more memory than the engine's machine has."""
+        one_bytes = container_memory_bytes(self._limits.memory_bytes, self._limits)
+        needed_bytes = self._config.builds_at_once * one_bytes
+        machine_bytes = int(self._engine.client().info()["MemTotal"])
+        if needed_bytes > machine_bytes:
+            _log.warning(
+                "builds may need %d MiB of memory (builds_at_once %d, and the limits of the"
+                " network), and the machine has %d MiB",
+                needed_bytes // 2**20,
+                self._config.builds_at_once,
+                machine_bytes // 2**20,
+            )
 
     def _ca_bundle(self) -> bytes | None:
         """The operator's authorities, read for each build: they may have been renewed."""

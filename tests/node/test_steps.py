@@ -154,6 +154,16 @@ async def test_full_file_systems_are_errors_of_the_build_and_no_lack_of_memory(r
     assert log.count("No space left on device") == 3
 
 
+@pytest.mark.parametrize(("builds_at_once", "is_warned"), [(1, False), (256, True)])
+async def test_more_memory_than_there_is_is_told_at_the_start(
+    room: Room, caplog: pytest.LogCaptureFixture, builds_at_once: int, is_warned: bool
+) -> None:
+    config = room.make_config(room.repository.url, builds_at_once=builds_at_once)
+    machine_bytes = (await asyncio.to_thread(room.engine.info))["MemTotal"]
+    await room.make_builder(config, workspace_bytes=2**20, memory_bytes=machine_bytes // 4)
+    assert ("of memory (builds_at_once 256" in caplog.text) is is_warned
+
+
 async def test_resources_are_those_of_the_pipeline(room: Room) -> None:
     compared, log = await room.run(
         "i=0; while [ $i -lt 40 ]; do sleep 60 & i=$((i+1)); done || true",

@@ -3,12 +3,13 @@
 import asyncio
 import json
 import os
+from pathlib import Path
 
 import pytest
 
 from ci.limits import Limits
 from ci.operations import Outcome
-from tests.node.conftest import Room, new_things, things_on
+from tests.node.conftest import GitRepository, Room, new_things, things_on
 from tests.ordinary.conftest import Registry
 from tests.ordinary.test_documented import generous
 
@@ -128,3 +129,37 @@ async def test_a_c_project_with_make_check(room: Room, debian_image: str) -> Non
     }
     outcome, code, log = await build(room, files)
     assert (outcome, code) == (Outcome.PASSED, 0), log
+
+
+async def test_a_project_with_submodules(room: Room, tmp_path: Path) -> None:
+    """One that is a folder of it, and one inside of that one."""
+    deep, library = GitRepository(tmp_path / "deep"), GitRepository(tmp_path / "library")
+    deep.commit({"deep.txt": "deep\n"})
+    library.commit({"library.txt": "library\n"})
+    add_module(library, deep, "parts/deep")
+    room.repository.commit({"own.txt": "own\n"})
+    text = pipeline(
+        room.image,
+        "cat own.txt lib/library.txt lib/parts/deep/deep.txt",
+        "test ! -e .git && test ! -e lib/.git",
+    )
+    (room.repository.folder / ".pbft-ci.yml").write_text(text)
+    room.repository.git("add", ".pbft-ci.yml")
+    commit = add_module(room.repository, library, "lib")
+    urls = (room.repository.url, library.url, deep.url)
+    builder = await room.make_builder(room.make_config(*urls), **generous())
+    order = builder.order(room.repository.url, commit)
+    finding = await builder.find(order)
+    log = builder.log(order)
+    assert (finding.compared.outcome, finding.compared.exit_code) == (Outcome.PASSED, 0), log
+    assert "\nown\nlibrary\ndeep\n" in log
+
+
+def add_module(parent: GitRepository, child: GitRepository, path: str) -> str:
+    """A commit of the parent that has the child's newest commit at a path."""
+    parent.git(
+        *("-c", "protocol.file.allow=always", "submodule", "--quiet", "add"),
+        *("--", f"../{child.folder.name}", path),
+    )
+    parent.git("commit", "--quiet", "--message=module")
+    return parent.git("rev-parse", "HEAD")
