@@ -144,7 +144,7 @@ class Gateway:
         self._unfinished = len(rows)
         for row in rows:
             if row.state is State.RECEIVED:
-                self._spawn(self._resolve(row.identity, row.build, row.repository, row.branch))
+                self._spawn(self._resolve(row.identity, row.build, row.build_wanted))
         # In the order of their numbers: the lowest one decides how far the others may run ahead.
         for row in sorted(rows, key=lambda row: row.timestamp or 0):
             if row.state in (State.SIGNED, State.OPENED):
@@ -214,7 +214,7 @@ class Gateway:
             what = f"skipped ({skip_reason})" if skip_reason else "accepted"
             _log.info("build %s %s: %s", build.hex()[:12], what, log_text(wanted.branch))
             if wanted.commit is None:
-                self._spawn(self._resolve(identity, build, wanted.repository, wanted.branch))
+                self._spawn(self._resolve(identity, build, wanted))
 
         await self._accept(store, then)
         return Submitted(build, is_new=bool(added))
@@ -405,11 +405,11 @@ class Gateway:
         self._answering.expect_more(decode_request(signed).timestamp, build)
         self._handle(self._client.ask(signed, LAST_KINDS[Kind.BUILD], self._now()))
 
-    async def _resolve(self, identity: bytes, build: bytes, repository: str, branch: str) -> None:
-        """Find the branch's commit, however long the server stays away."""
+    async def _resolve(self, identity: bytes, build: bytes, wanted: WantedBuild) -> None:
+        """Find the commit of the branch or ref, however long the server stays away."""
         delay = RESOLVE_AGAIN_SECONDS
         while True:
-            found = await self._resolver.resolve(repository, branch)
+            found = await self._resolver.resolve(wanted.repository, wanted.branch, wanted.ref)
             store = functools.partial(self._note_resolution, identity, build, found, delay)
             try:
                 await self._store(store, lambda: None, is_request=False)

@@ -9,6 +9,7 @@ import msgspec
 from ci.operations import Abstain, Ballot, CastBallot, Finding, MalformedOperation, decode_operation
 from ci.statement import FoundValue, InvalidStatement, VerdictFields, parse_statement
 from client.archive import BallotRecord, BuildRecord, ReplyRecord, StateRecord
+from client.differences import Difference, differences_of
 from pbft.authentication import Authenticator
 from pbft.codec import MalformedMessage, decode_request, decode_signed
 from pbft.messages import Request
@@ -103,6 +104,8 @@ class BuildView(msgspec.Struct, frozen=True):
     # the replicas whose log can be downloaded here
     logs: tuple[str, ...]
     replicas: tuple[ReplicaView, ...]
+    # what the findings disagree about; empty where all are the same
+    differences: tuple[Difference, ...]
 
 
 def build_view(
@@ -137,6 +140,7 @@ def build_view(
         detail=record.refused or record.skipped or record.detail,
         logs=tuple(ballot.replica for ballot in ballots if ballot.log_archived),
         replicas=tuple(_replica_view(state, cast.get(state.replica)) for state in states),
+        differences=differences_of(cast),
     )
 
 
