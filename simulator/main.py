@@ -3,6 +3,7 @@
     python -m simulator run --first 1 --seeds 300 [--processes 2] [--replicas 7]
     python -m simulator replay SEED        python -m simulator shrink SEED
     python -m simulator mutants            python -m simulator hash --first 1 --seeds 10
+    python -m simulator transcripts tests/simulator/transcripts
     python -m simulator twins --views 3    python -m simulator byzzfuzz --first 1 --seeds 1000
 
 Exit code 1 where an invariant was broken, or a mutant survived.
@@ -11,15 +12,17 @@ Exit code 1 where an invariant was broken, or a mutant survived.
 import argparse
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from simulator import explore, lab
 from simulator.campaign import Failure, Summary, run_seed, run_seeds
 from simulator.mutants import run_mutants, unbroken
 from simulator.mutation import MUTANTS
 from simulator.never_reached import unexplained
-from simulator.parameters import draw
+from simulator.parameters import decode_parameters, draw, encode_parameters
 from simulator.shrink import shrink
 from simulator.simulation import Simulation
+from simulator.transcripts import write_all
 from simulator.violation import Violation
 
 BAR_CHARACTERS = 30
@@ -41,6 +44,9 @@ def main(arguments: Sequence[str]) -> int:
     smaller = commands.add_parser("shrink", help="find a small run that fails alike")
     for command in (replay, smaller):
         command.add_argument("seed", type=int)
+    replay.add_argument(
+        "--parameters", type=Path, default=None, help="of this file instead, as shrink prints them"
+    )
     for command in (run, replay, smaller):
         command.add_argument("--replicas", type=int, default=None)
     mutants = commands.add_parser("mutants", help="break the core on purpose; see who notices")
@@ -48,6 +54,8 @@ def main(arguments: Sequence[str]) -> int:
     mutants.add_argument("--first", type=int, default=1)
     mutants.add_argument("--seeds", type=int, default=120, help="seeds tried per mutant")
     mutants.add_argument("--processes", type=int, default=1)
+    texts = commands.add_parser("transcripts", help="write the readable transcripts anew")
+    texts.add_argument("folder", type=Path)
     explore.add_commands(commands)
     lab.add(commands)
     parsed = parser.parse_args(arguments)
@@ -62,6 +70,10 @@ def main(arguments: Sequence[str]) -> int:
             return _shrink(parsed)
         case name if name in lab.COMMANDS:
             return lab.run(parsed, print)
+        case "transcripts":
+            for path in write_all(parsed.folder):
+                print(path)
+            return 0
         case "twins" | "byzzfuzz":
             return explore.run_command(parsed, print, _show_progress)
         case _:
@@ -143,6 +155,8 @@ def _hash(parsed: argparse.Namespace) -> int:
 
 def _replay(parsed: argparse.Namespace) -> int:
     parameters = draw(parsed.seed, parsed.replicas)
+    if parsed.parameters is not None:
+        parameters = decode_parameters(parsed.parameters.read_bytes())
     print(parameters)
     try:
         result = Simulation(parameters, tell=print).run()
@@ -161,7 +175,8 @@ def _shrink(parsed: argparse.Namespace) -> int:
     if shrunk is None:
         print(f"seed {parsed.seed} breaks no invariant")
         return 0
-    print(f"{shrunk.violation}\n{shrunk.parameters}\n{shrunk.events} events, {shrunk.runs} runs")
+    print(f"{shrunk.violation}\n{shrunk.events} events, {shrunk.runs} runs")
+    print(f"its parameters, for replay --parameters FILE:\n{encode_parameters(shrunk.parameters)}")
     return 1
 
 

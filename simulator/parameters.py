@@ -32,7 +32,7 @@ class FaultPlan(msgspec.Struct, frozen=True, kw_only=True):
     clock_skew: bool = False
 
 
-class Parameters(msgspec.Struct, frozen=True, kw_only=True):
+class Parameters(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """All that a run is made of. faulty: replica index -> what is wrong with it.
 
     byzantine: index -> the ways in which that replica misbehaves.
@@ -80,6 +80,16 @@ class Parameters(msgspec.Struct, frozen=True, kw_only=True):
     def faulty(self) -> tuple[int, ...]:
         """The indexes of all replicas for which nothing is promised."""
         return tuple(sorted({*self.byzantine, *self.rotten, *self.wiped}))
+
+
+def encode_parameters(parameters: Parameters) -> str:
+    """As JSON, without what is as usual: for a file that keeps a finding."""
+    return msgspec.json.encode(parameters).decode()
+
+
+def decode_parameters(data: bytes | str) -> Parameters:
+    """The inverse; what is left out is as usual. Raises msgspec.ValidationError."""
+    return msgspec.json.decode(data, type=Parameters)
 
 
 def draw(seed: int, replicas: int | None = None) -> Parameters:
