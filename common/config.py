@@ -41,7 +41,9 @@ MemberName = Annotated[
 ]
 Role = Literal["gateway", "operator"]
 Executor = Literal["docker", "process"]
-FaultKind = Literal["lying", "silent"]
+FaultKind = Literal[
+    "allowed", "lying", "silent", "equivocating", "delaying", "garbling", "replaying"
+]
 
 
 class ReplicaEntry(msgspec.Struct, frozen=True):
@@ -133,7 +135,8 @@ class NodeConfig(msgspec.Struct, frozen=True):
         kept, of what size in all, and for how long; the oldest go first.
     view_change_seconds: how long a request may wait for its order before this replica asks for
         another primary; doubled for each primary that fails, up to view_change_seconds_max.
-    fault_injection: how this node misbehaves on purpose; only for demonstrations.
+    fault_injection: how this node misbehaves on purpose, only for demonstrations; `allowed`: not
+        yet, but POST /pbft/simulate-byzantine may make it.
     capture_file: everything that this node sends is appended to it, without bound; only for tests.
     plaintext_allowed: must be true to listen where other machines can connect.
     public_url: how people reach a gateway, for links in this replica's commit statuses.

@@ -14,7 +14,7 @@ from ci.limits import Limits
 from ci.operations import Ballot, CastBallot, Finding, Operation, ReportDeadline
 from node.debts import owed_builds
 from node.executor import BuildOrder, Executor
-from node.fault_injection import told_ballot
+from node.fault_injection import Faults, told_ballot
 from node.store import SaveFailed, Store
 from pbft.client_table import ClientTable
 from pbft.genesis import Cluster
@@ -45,14 +45,14 @@ class BallotBox:
         application: BuildApplication,
         clients: Callable[[], ClientTable],
         send: Callable[[Signed], None],
-        fault: str | None,
+        faults: Faults,
     ) -> None:
         self._name = name
         self._store = store
         self._executor = executor
         self._application = application
         self._send = send
-        self._fault = fault
+        self._faults = faults
         self._running: dict[Key, asyncio.Task[None]] = {}
         self._requests = OwnRequests(
             cluster=cluster,
@@ -98,7 +98,7 @@ class BallotBox:
     async def _build(self, key: Key, order: BuildOrder) -> None:
         try:
             found = await self._executor.build(order)
-            ballot = told_ballot(found, self._fault)
+            ballot = told_ballot(found, self._faults.kind)
             _log.info("build %s: %s", order.build.hex()[:12], _in_words(ballot))
             operation = CastBallot(order.build, order.opened, ballot)
             # Nothing tells when a disk takes writes again: it is asked.

@@ -37,6 +37,8 @@ from node import recovery_files
 from node.ballots import BallotBox
 from node.capture import Capture
 from node.executor import Executor
+from node.fault_injection import Faults, FaultyLinks
+from node.fault_routes import FaultRoutes
 from node.ledger_catch_up import LedgerCatchUp
 from node.runtime import Runtime
 from node.server import NodeServer
@@ -122,7 +124,11 @@ class _Node:
             on_connected=self._runtime.on_connected,
             has_room=self._runtime.has_room,
         )
-        self._spoken_links = _captured(self._links, config)
+        allowed = config.fault_injection
+        self._faults = Faults(None if allowed == "allowed" else allowed)
+        self._spoken_links = FaultyLinks(
+            _captured(self._links, config), self._faults, cluster, config.name, signing_key.sign
+        )
         self._executor = Executor(
             config=config, limits=limits, cluster_id=cluster.id, version=VERSION
         )
@@ -136,7 +142,7 @@ class _Node:
             application=application,
             clients=lambda: self._runtime.replica.core.clients,
             send=self._runtime.ask,
-            fault=config.fault_injection,
+            faults=self._faults,
         )
         peers = {name: address for name, address in addresses.items() if name != config.name}
         self._ledger_catch_up = LedgerCatchUp(store=self._store, peers=peers)
@@ -151,7 +157,13 @@ class _Node:
             links=self._links,
             verify=verify,
             sign=signing_key.sign,
-            fault=config.fault_injection,
+            faults=self._faults,
+            fault_routes=FaultRoutes(
+                name=config.name,
+                faults=self._faults,
+                is_allowed=config.fault_injection is not None,
+                peers=peers,
+            ),
         )
         _warn(config, cluster)
 
@@ -304,7 +316,6 @@ def _unrestored(
         signing_key=signing_key,
         store=store,
         application=application,
-        fault=config.fault_injection,
         settings=Settings(
             view_change_seconds=config.view_change_seconds,
             view_change_seconds_max=config.view_change_seconds_max,

@@ -15,13 +15,11 @@ import msgspec
 from ci.application import BuildApplication
 from ci.operations import CastBallot, MalformedOperation, decode_operation
 from common.keys import SigningKey, verify
-from common.link import Links
 from common.version import VERSION
 from node.awake_clock import AwakeClock
 from node.ballots import BallotBox
-from node.capture import Capture
 from node.disk_speed import SAVES_PER_TIMER_MIN, DiskSpeed
-from node.fault_injection import is_mute
+from node.fault_injection import Speaker
 from node.metrics import NodeMetrics
 from node.store import SaveFailed, Store
 from pbft.core import Settings
@@ -70,14 +68,12 @@ class Runtime:
         signing_key: SigningKey,
         store: Store,
         application: BuildApplication,
-        fault: str | None,
         settings: Settings | None = None,
     ) -> None:
         self._cluster = cluster
         self._name = name
         self._store = store
         self._application = application
-        self._fault = fault
         self.disk = DiskSpeed((settings or Settings()).view_change_seconds)
         self.replica = Replica(cluster, name, signing_key.sign, verify, application, settings)
         self.has_room = asyncio.Event()
@@ -96,7 +92,7 @@ class Runtime:
         self._turn_done = asyncio.Event()
         self._deadline = 0.0
         self._update_due = 0.0
-        self._links: Links | Capture | None = None
+        self._links: Speaker | None = None
         self._ballots: BallotBox | None = None
         self._task: asyncio.Task[None] | None = None
 
@@ -124,7 +120,7 @@ class Runtime:
         # What it would send is sent again with its first STATUS.
         self._store.save(output.records, [])
 
-    def start(self, links: Links | Capture, ballots: BallotBox) -> None:
+    def start(self, links: Speaker, ballots: BallotBox) -> None:
         """Begin the loop."""
         self._links = links
         self._ballots = ballots
@@ -269,13 +265,10 @@ class Runtime:
         if to_all:
             self._send_to_replicas(to_all)
         for peer, envelopes in to_one.items():
-            if not is_mute(self._fault):
-                self._links.send(peer, envelopes)
+            self._links.send(peer, envelopes)
 
     def _send_to_replicas(self, envelopes: list[Envelope]) -> None:
         assert self._links is not None
-        if is_mute(self._fault):
-            return
         for peer in self._cluster.replica_names:
             if peer != self._name:
                 self._links.send(peer, envelopes)

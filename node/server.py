@@ -17,6 +17,8 @@ from node import log_routes
 from node.disk_speed import DiskSpeed
 from node.evidence_table import KeptEvidence
 from node.executor import Executor
+from node.fault_injection import Faults
+from node.fault_routes import FaultRoutes
 from node.http_answers import http_error, number
 from node.metrics import CONTENT_TYPE as METRICS_TYPE
 from node.proof_routes import ProofRoutes
@@ -75,7 +77,8 @@ class NodeServer:
         links: Links,
         verify: Verify,
         sign: Sign,
-        fault: str | None,
+        faults: Faults,
+        fault_routes: FaultRoutes,
     ) -> None:
         self._cluster = cluster
         self._name = name
@@ -87,7 +90,8 @@ class NodeServer:
         self._links = links
         self._verify = verify
         self._authenticator = Authenticator(cluster, verify)
-        self._fault = fault
+        self._faults = faults
+        self._fault_routes = fault_routes
         self._proofs = ProofRoutes(
             cluster=cluster, name=name, sign=sign, replica=runtime.replica, store=store
         )
@@ -110,6 +114,7 @@ class NodeServer:
                 web.get(log_routes.PATH, log_routes.LogRoutes(self._executor).handle),
                 web.get("/ledger", self._ledger),
                 *self._proofs.routes(),
+                *self._fault_routes.routes(),
             ]
         )
         return app
@@ -175,7 +180,7 @@ class NodeServer:
                 "replicas": len(names),
                 "byzantine_nodes": self._byzantine_nodes(),
                 "dissenting_nodes": self._dissenting_nodes(),
-                "fault_injection": self._fault,
+                "fault_injection": self._faults.kind,
                 "open_builds": len(self._application.open_builds()),
                 "builds_removed": self._executor.kept.removed_count,
                 "ledger_index": self._application.ledger_index,
@@ -220,10 +225,10 @@ class NodeServer:
         return peers
 
     def _byzantine_nodes(self) -> list[str]:
-        """Who is proved to misbehave, and this node itself where it was told to."""
+        """Who is proved to misbehave, and who was told to, as far as this node knows."""
         names = self._cluster.replica_names
         proved = {names[replica] for replica in self._store.evidence.counts()}
-        return sorted(proved | ({self._name} if self._fault else set()))
+        return sorted(proved | self._fault_routes.injected)
 
     def _dissenting_nodes(self) -> list[str]:
         """Who differed from a verdict, by the newest entries of the ledger."""

@@ -8,7 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TextIO, get_args
 
-from common.config import Executor, FaultKind
+from common.config import Executor
+from node.fault_injection import KINDS
 from scripts.configuration import EXAMPLE_REPLICAS, Configuration, faulty_replica
 from scripts.docker_engine import PROCESS_NAME, WITHOUT_DOCKER, NoEngine, own_processes
 from scripts.example_repository import FEATURE_EXIT_CODE
@@ -243,7 +244,7 @@ def run(arguments: argparse.Namespace, started: float) -> int:
         for branch in branches_for(executor)
     ]
     print(f"posted {len(watched)} webhooks: {', '.join(item.branch for item in watched)}")
-    silent = frozenset({faulty} if faulty and arguments.faulty == "silent" else ())
+    silent = frozenset({faulty} if faulty and arguments.faulty in ("silent", "garbling") else ())
     try:
         watch(gateway, watched, len(names), silent, began)
     finally:
@@ -299,9 +300,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument(
         "--replicas", type=int, default=EXAMPLE_REPLICAS, metavar="N", help="1, 3, 4, 7 or 10"
     )
-    parser.add_argument(
-        "--faulty", choices=get_args(FaultKind), help="the last node misbehaves like this"
-    )
+    parser.add_argument("--faulty", choices=KINDS, help="the last node misbehaves like this")
     parser.add_argument(
         "--executor",
         choices=get_args(Executor),

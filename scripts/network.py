@@ -10,7 +10,8 @@ from typing import get_args
 import docker
 import docker.errors
 
-from common.config import ClientConfig, ConfigError, Executor, FaultKind, NodeConfig
+from common.config import ClientConfig, ConfigError, Executor, NodeConfig
+from node.fault_injection import KINDS
 from scripts.base_image import EXAMPLE_IMAGE, NoBaseImage, ensure_example_image
 from scripts.configuration import (
     EXAMPLE_REPLICAS,
@@ -202,9 +203,7 @@ def _parser() -> argparse.ArgumentParser:
     starting.add_argument(
         "--executor", choices=get_args(Executor), help="where builds run; default: docker"
     )
-    starting.add_argument(
-        "--faulty", choices=get_args(FaultKind), help="the last node misbehaves like this"
-    )
+    starting.add_argument("--faulty", choices=KINDS, help="the last node misbehaves like this")
     starting.set_defaults(run=_start_network)
     stopping = actions.add_parser(
         "stop", prog="./stopNetwork.sh", description="Stop the nodes that were started here."

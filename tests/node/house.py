@@ -28,6 +28,7 @@ from common.keys import SigningKey
 from common.retention import KeepRules
 from node.ballots import BallotBox
 from node.executor import BuildOrder
+from node.fault_injection import Faults, FaultyLinks
 from node.kept_builds import KeptBuilds
 from node.runtime import Runtime
 from node.store import Store
@@ -136,6 +137,7 @@ class House:
         self.stores: dict[str, Store] = {}
         self.applications: dict[str, BuildApplication] = {}
         self.boxes: dict[str, BallotBox] = {}
+        self.faults: dict[str, Faults] = {}
         self.executors = {name: ScriptedExecutor(folder / name) for name in NAMES}
         self.sent: list[tuple[str, str, Envelope]] = []
         self.cut: set[str] = set()
@@ -147,6 +149,7 @@ class House:
 
     def start(self, name: str, fault: str | None = None) -> None:
         """Start or restart a replica from its folder."""
+        faults = self.faults[name] = Faults(fault)
         store = self.stores[name] = Store(self.folder / name, self.cluster.id, name)
         application = BuildApplication(self.cluster, self.limits, store.ledger.find_statement)
         self.applications[name] = application
@@ -156,7 +159,6 @@ class House:
             signing_key=KEYS[name],
             store=store,
             application=application,
-            fault=fault,
             settings=self.settings,
         )
         runtime.restore()
@@ -170,10 +172,11 @@ class House:
             application=application,
             clients=lambda: runtime.replica.core.clients,
             send=runtime.ask,
-            fault=fault,
+            faults=faults,
         )
         self.runtimes[name] = runtime
-        runtime.start(FunctionLinks(self, name), box)  # type: ignore[arg-type]
+        links = FaultyLinks(FunctionLinks(self, name), faults, self.cluster, name, KEYS[name].sign)
+        runtime.start(links, box)
         for other in self.runtimes:
             if other != name:
                 self.runtimes[other].on_connected(name)

@@ -14,6 +14,7 @@ from ci.ledger import genesis_head, verify_chain
 from ci.operations import Append
 from client.nodes import ServedEvidence, decode_answer
 from common.keys import verify
+from node.fault_routes import FaultRoutes
 from node.server import NodeServer
 from pbft.authentication import sign_message
 from pbft.certificates import StableCertificate
@@ -38,7 +39,8 @@ async def house(tmp_path: Path) -> AsyncIterator[House]:
     await house.close()
 
 
-def _server(house: House, name: str, fault: str | None = None) -> NodeServer:
+def _server(house: House, name: str) -> NodeServer:
+    faults = house.faults[name]
     return NodeServer(
         cluster=house.cluster,
         name=name,
@@ -50,7 +52,8 @@ def _server(house: House, name: str, fault: str | None = None) -> NodeServer:
         links=FunctionLinks(house, name),  # type: ignore[arg-type]
         verify=verify,
         sign=KEYS[name].sign,
-        fault=fault,
+        faults=faults,
+        fault_routes=FaultRoutes(name=name, faults=faults, is_allowed=True, peers={}),
     )
 
 
@@ -81,7 +84,8 @@ async def test_status_has_the_names_of_the_seed(client: Client) -> None:
 
 
 async def test_a_node_that_misbehaves_on_purpose_says_so(house: House) -> None:
-    async with TestClient(TestServer(_server(house, "node1", "lying").application())) as client:
+    house.faults["node1"].switch("lying")
+    async with TestClient(TestServer(_server(house, "node1").application())) as client:
         status = await (await client.get("/pbft/status")).json()
     assert status["byzantine_nodes"] == ["node1"]
     assert status["is_primary"] is False

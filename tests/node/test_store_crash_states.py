@@ -48,7 +48,6 @@ def _restore(folder: Path, house: House) -> Contents:
             signing_key=KEYS[NAMES[0]],
             store=store,
             application=application,
-            fault=None,
         )
         runtime.restore()
         return contents
