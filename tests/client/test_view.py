@@ -84,7 +84,7 @@ def test_the_json_has_the_documented_names() -> None:
     value = msgspec.json.decode(msgspec.json.encode(view))
     names = {
         *("id", "repository", "branch", "commit", "status", "verdict", "ballots", "replies"),
-        *("times", "detail", "logs", "replicas", "event", "ref"),
+        *("times", "detail", "logs", "replicas", "event", "ref", "differences"),
     }
     assert set(value) == names
     assert set(value["verdict"]) == {

@@ -6,6 +6,7 @@ import os
 import secrets
 import subprocess
 from collections.abc import Iterable
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import pytest
 
 from node.capture import read_capture
 from node.container import HOME, TEMPORARY, WORKSPACE
+from node.docker_engine import REPLICA_LABEL
 from pbft.codec import encode_signed
 from scripts.example_repository import write_repository
 from tests.node.conftest import things_of
@@ -122,36 +124,45 @@ def assert_none_in(forms: Iterable[bytes], where: str, data: bytes) -> None:
         assert form not in data, f"a secret is in {where}"
 
 
+GO_ON = "/tmp/go-on"
+
+
 def look_into_containers(
     engine: docker.DockerClient, cluster: bytes, forms: Iterable[bytes]
-) -> int:
+) -> set[str]:
     """Search what an engine knows of the builds that run, and all that they can see.
 
     The workspace and the variables of processes are asked for inside. Then they may go on.
+    Gives the replicas whose steps were searched.
     """
     forms = tuple(forms)
-    looked = 0
+    looked = set()
     for identity in things_of(engine, cluster):
         try:
             container = engine.containers.get(identity)
-        except docker.errors.NotFound:
-            continue
-        if container.status != "running":
-            continue
-        assert_none_in(forms, "an inspected container", json.dumps(container.attrs).encode())
-        exported: Iterable[bytes] = container.export()  # type: ignore[assignment]
-        assert_none_in(forms, "a container's files", b"".join(exported))
-        for command in (
-            f"tar -cf - {WORKSPACE} {HOME} {TEMPORARY}",
-            "cat /proc/*/environ /proc/*/cmdline /proc/self/mountinfo",
-        ):
-            output = container.exec_run(["sh", "-c", f"{command} 2>/dev/null"]).output
-            assert isinstance(output, bytes)
-            assert output, command
-            assert_none_in(forms, command, output)
-        container.exec_run(["touch", "/tmp/go-on"])
-        looked += 1
+            if container.status == "running":
+                look_into(container, forms)
+                if GO_ON in json.dumps(container.attrs["Config"]):
+                    looked.add(container.labels[REPLICA_LABEL])
+        except docker.errors.APIError as error:
+            # it ended, or is gone: another one of its build comes, or was looked at
+            if error.status_code not in (HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT):
+                raise
     return looked
+
+
+def look_into(container: Any, forms: tuple[bytes, ...]) -> None:
+    """One running container. Raises docker.errors.APIError where it ends meanwhile."""
+    assert_none_in(forms, "an inspected container", json.dumps(container.attrs).encode())
+    assert_none_in(forms, "a container's files", b"".join(container.export()))
+    for command in (
+        f"tar -cf - {WORKSPACE} {HOME} {TEMPORARY}",
+        "cat /proc/*/environ /proc/*/cmdline /proc/self/mountinfo",
+    ):
+        output = container.exec_run(["sh", "-c", f"{command} 2>/dev/null"]).output
+        assert output, command
+        assert_none_in(forms, command, output)
+    container.exec_run(["touch", GO_ON])
 
 
 def test_secrets_are_nowhere_but_in_their_files(
@@ -167,7 +178,7 @@ def test_secrets_are_nowhere_but_in_their_files(
     with RegistryServer(tmp_path / "registry", docker_engine, is_private=True) as registry:
         registry.push(name, base_image, "private")
         logins = registry.auth_file(files.folder / "registries.json")
-        commands = ("env", "while [ ! -e /tmp/go-on ]; do sleep 0.1; done", "exit 7")
+        commands = ("env", f"while [ ! -e {GO_ON} ]; do sleep 0.1; done", "exit 7")
         network = make_network(
             {"red": pipeline(*commands, image=f"{registry.host}/{name}")},
             executor="docker",
@@ -200,14 +211,13 @@ def test_secrets_are_nowhere_but_in_their_files(
             network.start()
             cluster = bytes.fromhex(network.status("node0")["cluster"])
             build = network.post("red")
-            looked = 0
+            looked: set[str] = set()
 
             def all_looked_at() -> bool:
-                nonlocal looked
-                looked += look_into_containers(docker_engine, cluster, forms)
-                return looked >= len(network.node_names)
+                looked.update(look_into_containers(docker_engine, cluster, forms))
+                return looked == set(network.node_names)
 
-            network.wait_until(all_looked_at, "all four builds run and are searched", 90)
+            network.wait_until(all_looked_at, lambda: f"all builds searched: {looked}", 90)
             view = network.complete(build)
             assert (view["verdict"]["outcome"], view["verdict"]["exit_code"]) == ("failed", 7)
             assert sorted(view["verdict"]["agreeing"]) == list(network.node_names)
