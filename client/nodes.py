@@ -7,12 +7,14 @@ nonsense, is a NodeFailed.
 
 from collections.abc import Mapping
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, BinaryIO, Self, TypeVar
+from urllib.parse import quote
 
 import aiohttp
 import msgspec
 
-from common.bounded_http import Answer, NoAnswer, NotInTime, ask, bounded_session, decode_json
+from ci.ledger import RecordedArtifact
+from common.bounded_http import Answer, NoAnswer, NotInTime, ask, bounded_session, decode_json, save
 from common.config import Address
 from common.log_pieces import ServedPiece, read_piece
 from pbft.ports import Entry
@@ -20,6 +22,8 @@ from pbft.ports import Entry
 ANSWER_TIMEOUT_SECONDS = 10.0
 STATUS_TIMEOUT_SECONDS = 2.0
 LOG_TIMEOUT_SECONDS = 60.0
+# A node that gives an artifact more slowly is not waited for.
+ARTIFACT_BYTES_PER_SECOND_MIN = 1024 * 1024
 # A node gives 256 KiB at a time.
 LOG_PIECE_BYTES_MAX = 1024 * 1024
 STATUS_BYTES_MAX = 1024 * 1024
@@ -144,6 +148,38 @@ class Nodes:
         query = {"opened": str(opened)}
         path = f"/builds/{build.hex()}/log"
         return await self._get(replica, path, query, bytes_max, LOG_TIMEOUT_SECONDS)
+
+    async def artifact(
+        self,
+        replica: str,
+        build: bytes,
+        opened: int,
+        artifact: RecordedArtifact,
+        file: BinaryIO,
+    ) -> str:
+        """Write a node's copy of an artifact to a file: its SHA-256 (hex), whatever that is.
+
+        Raises NodeFailed, also where the length is not the agreed one, and CannotWrite.
+        """
+        assert self._session is not None, "used outside its context"
+        path = f"/builds/{build.hex()}/artifacts/{quote(artifact.path)}"
+        seconds = ANSWER_TIMEOUT_SECONDS + artifact.length / ARTIFACT_BYTES_PER_SECOND_MIN
+        try:
+            status, digest = await save(
+                self._session,
+                self._addresses[replica].url + path,
+                file,
+                query={"opened": str(opened)},
+                length=artifact.length,
+                timeout_seconds=seconds,
+            )
+        except NoAnswer as error:
+            raise NodeFailed(f"{replica}: {error}") from error
+        if status == 404:
+            raise NotThere(f"{replica}: has no copy of it (any more)")
+        if status != 200:
+            raise NodeFailed(f"{replica}: answered with status {status}")
+        return digest
 
     async def provenance(self, replica: str, build: bytes, opened: int) -> bytes:
         """A node's own signed provenance of a build: an envelope, unchecked. Raises NodeFailed."""

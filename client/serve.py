@@ -14,6 +14,8 @@ from aiohttp import web
 from ci.limits import Limits, decode_limits, encode_limits
 from client.api import Site, add_routes, errors_as_json
 from client.archive import Archive
+from client.artifact_api import ArtifactApi
+from client.artifacts import Artifacts
 from client.badge_api import BadgeApi
 from client.collector import Collector
 from client.database import Database
@@ -185,6 +187,7 @@ def make_runner(site: Site) -> web.AppRunner:
     BadgeApi(site.config.repositories, site.archive).add_to(application)
     limits = decode_limits(site.cluster.genesis.application)
     LogApi(site, LiveLogs(limits, site.nodes, site.archive)).add_routes(application)
+    ArtifactApi(site, Artifacts(site.nodes, site.config.data_directory)).add_routes(application)
     add_pages(application, site)
     return web.AppRunner(
         application,

@@ -6,9 +6,16 @@ from collections.abc import Sequence
 
 import msgspec
 
-from ci.operations import Abstain, Ballot, CastBallot, Finding, MalformedOperation, decode_operation
-from ci.statement import FoundValue, InvalidStatement, VerdictFields, parse_statement
+from ci.operations import Abstain, Ballot, CastBallot, MalformedOperation, decode_operation
+from ci.statement import InvalidStatement, VerdictFields, parse_statement
 from client.archive import BallotRecord, BuildRecord, ReplyRecord, StateRecord
+from client.artifact_view import (
+    ArtifactView,
+    FileDifference,
+    artifact_views,
+    file_differences,
+    is_found_value,
+)
 from client.differences import Difference, differences_of
 from pbft.authentication import Authenticator
 from pbft.codec import MalformedMessage, decode_request, decode_signed
@@ -106,6 +113,9 @@ class BuildView(msgspec.Struct, frozen=True):
     replicas: tuple[ReplicaView, ...]
     # what the findings disagree about; empty where all are the same
     differences: tuple[Difference, ...]
+    # agreed on by the verdict; the differences are those of all ballots that are here
+    artifacts: tuple[ArtifactView, ...]
+    artifact_differences: tuple[FileDifference, ...]
 
 
 def build_view(
@@ -116,6 +126,7 @@ def build_view(
 ) -> BuildView:
     """What people and programs are shown of a build. states: of all replicas."""
     cast = {ballot.replica: read_ballot(ballot.signed) for ballot in ballots}
+    verdict = parse_statement(record.statement).verdict if record.statement else None
     return BuildView(
         id=record.build.hex(),
         repository=record.repository,
@@ -124,7 +135,7 @@ def build_view(
         event=record.event,
         ref=record.ref,
         status=_status(record),
-        verdict=_verdict_view(record, cast),
+        verdict=_verdict_view(verdict, cast) if verdict else None,
         ballots=tuple(_ballot_view(replica, ballot) for replica, ballot in cast.items()),
         replies=tuple(
             ReplyView(reply.replica, reply.agrees, reply.attestation is not None)
@@ -141,6 +152,8 @@ def build_view(
         logs=tuple(ballot.replica for ballot in ballots if ballot.log_archived),
         replicas=tuple(_replica_view(state, cast.get(state.replica)) for state in states),
         differences=differences_of(cast),
+        artifacts=artifact_views(verdict.artifacts if verdict else ()),
+        artifact_differences=file_differences(verdict, cast),
     )
 
 
@@ -210,10 +223,7 @@ def _status(record: BuildRecord) -> BuildStatus:
     return BuildStatus.QUEUED if record.opened_at is None else BuildStatus.BUILDING
 
 
-def _verdict_view(record: BuildRecord, cast: dict[str, Ballot]) -> VerdictView | None:
-    if record.statement is None:
-        return None
-    verdict = parse_statement(record.statement).verdict
+def _verdict_view(verdict: VerdictFields, cast: dict[str, Ballot]) -> VerdictView:
     decided = next(
         (found for found in verdict.found if set(verdict.agreeing) & set(found.replicas)), None
     )
@@ -226,7 +236,8 @@ def _verdict_view(record: BuildRecord, cast: dict[str, Ballot]) -> VerdictView |
         for replica, ballot in cast.items():
             if isinstance(ballot, Abstain) or replica in agreeing or replica in dissenting:
                 continue
-            (agreeing if _is_equal(ballot, decided) else dissenting).append(replica)
+            is_equal = is_found_value(ballot.compared, decided)
+            (agreeing if is_equal else dissenting).append(replica)
     return VerdictView(
         outcome=verdict.outcome,
         exit_code=verdict.exit_code,
@@ -234,11 +245,6 @@ def _verdict_view(record: BuildRecord, cast: dict[str, Ballot]) -> VerdictView |
         dissenting=tuple(sorted(dissenting)),
         ledger_index=verdict.ledger_index,
     )
-
-
-def _is_equal(ballot: Finding, found: FoundValue) -> bool:
-    compared = msgspec.structs.asdict(ballot.compared)
-    return all(getattr(found, field) == value for field, value in compared.items())
 
 
 def _replica_view(state: StateRecord, ballot: Ballot | None) -> ReplicaView:

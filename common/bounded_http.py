@@ -4,8 +4,10 @@ The rule: no redirect is followed, and no answer is read beyond its limit, whate
 """
 
 import asyncio
-from collections.abc import Mapping
-from typing import TypeVar
+import hashlib
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from typing import BinaryIO, TypeVar
 
 import aiohttp
 import msgspec
@@ -13,6 +15,8 @@ import msgspec
 from common.logs import log_text
 
 CONNECT_TIMEOUT_SECONDS = 3.0
+# of what is written to a file at once
+CHUNK_BYTES = 256 * 1024
 
 _Value = TypeVar("_Value")
 
@@ -27,6 +31,10 @@ class NotReached(NoAnswer):
 
 class NotInTime(NoAnswer):
     """The answer was not complete within its time."""
+
+
+class CannotWrite(Exception):
+    """This machine does not take what came; the text says why."""
 
 
 class Answer(msgspec.Struct, frozen=True):
@@ -63,29 +71,60 @@ async def ask(
 
     Raises NotReached, NotInTime, and NoAnswer for one that is longer than bytes_max or broken.
     """
+    async with (
+        _bounded(timeout_seconds),
+        session.request(
+            method,
+            url,
+            params=query,
+            data=body if isinstance(body, bytes) else None,
+            json=None if isinstance(body, bytes) else body,
+            headers=headers,
+            allow_redirects=False,
+        ) as response,
+    ):
+        data = await _read(response, bytes_max)
+        return Answer(response.status, response.headers, data)
+
+
+async def save(
+    session: aiohttp.ClientSession,
+    url: str,
+    file: BinaryIO,
+    *,
+    query: Mapping[str, str] | None = None,
+    length: int,
+    timeout_seconds: float,
+) -> tuple[int, str]:
+    """Write the answer to a file: its status and, where that is 200, the SHA-256 (hex) of it.
+
+    length: of the answer in bytes; nothing beyond it is read. Raises NotReached, NotInTime,
+    NoAnswer, also where the length is another, and CannotWrite.
+    """
+    async with (
+        _bounded(timeout_seconds),
+        session.get(url, params=query, allow_redirects=False) as response,
+    ):
+        if response.status != 200:
+            return response.status, ""
+        digest = hashlib.sha256()
+        received = 0
+        async for part in response.content.iter_chunked(CHUNK_BYTES):
+            received += len(part)
+            if received > length:
+                raise NoAnswer(f"more than the {length} bytes that it should have")
+            digest.update(part)
+            await _write(file, part)
+        if received < length:
+            raise NoAnswer(f"{received} of the {length} bytes that it should have")
+        return 200, digest.hexdigest()
+
+
+async def _write(file: BinaryIO, part: bytes) -> None:
     try:
-        async with (
-            asyncio.timeout(timeout_seconds),
-            session.request(
-                method,
-                url,
-                params=query,
-                data=body if isinstance(body, bytes) else None,
-                json=None if isinstance(body, bytes) else body,
-                headers=headers,
-                allow_redirects=False,
-            ) as response,
-        ):
-            data = await _read(response, bytes_max)
-            return Answer(response.status, response.headers, data)
-    except TimeoutError as error:
-        raise NotInTime(f"no whole answer in {timeout_seconds:g} s") from error
-    except aiohttp.ClientConnectorError as error:
-        raise NotReached(log_text(error.strerror or "connection failed")) from error
-    except aiohttp.InvalidURL as error:
-        raise NotReached("not a URL") from error
-    except (aiohttp.ClientError, OSError, ValueError) as error:
-        raise NoAnswer(log_text(str(error) or type(error).__name__)) from error
+        await asyncio.to_thread(file.write, part)
+    except OSError as error:
+        raise CannotWrite(str(error)) from error
 
 
 def decode_json(data: bytes, kind: type[_Value]) -> _Value:
@@ -94,6 +133,22 @@ def decode_json(data: bytes, kind: type[_Value]) -> _Value:
         return msgspec.json.decode(data, type=kind)
     except (ValueError, RecursionError) as error:
         raise NoAnswer(f"an answer that cannot be read: {log_text(str(error))}") from error
+
+
+@asynccontextmanager
+async def _bounded(timeout_seconds: float) -> AsyncIterator[None]:
+    """What goes wrong while asking, as a NoAnswer."""
+    try:
+        async with asyncio.timeout(timeout_seconds):
+            yield
+    except TimeoutError as error:
+        raise NotInTime(f"no whole answer in {timeout_seconds:g} s") from error
+    except aiohttp.ClientConnectorError as error:
+        raise NotReached(log_text(error.strerror or "connection failed")) from error
+    except aiohttp.InvalidURL as error:
+        raise NotReached("not a URL") from error
+    except (aiohttp.ClientError, OSError, ValueError) as error:
+        raise NoAnswer(log_text(str(error) or type(error).__name__)) from error
 
 
 async def _read(response: aiohttp.ClientResponse, bytes_max: int) -> bytes:

@@ -14,6 +14,7 @@ from ci.ledger import decode_entry
 from ci.statement import dissenters
 from common.link import LINK_PATH, Links
 from node import log_routes
+from node.artifact_routes import ArtifactRoutes
 from node.disk_speed import DiskSpeed
 from node.evidence_table import KeptEvidence
 from node.executor import Executor
@@ -112,6 +113,7 @@ class NodeServer:
                 web.post("/pbft/message", self._post_message),
                 web.get("/builds/{build:[0-9a-f]{64}}", self._build),
                 web.get(log_routes.PATH, log_routes.LogRoutes(self._executor).handle),
+                *ArtifactRoutes(self._executor).routes(),
                 web.get("/ledger", self._ledger),
                 *self._proofs.routes(),
                 *self._fault_routes.routes(),

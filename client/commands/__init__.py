@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from client.commands import builds, envelope, evidence, journal, ledger, lint, logs
+from client.commands import artifacts, builds, envelope, evidence, journal, ledger, lint, logs
 
 
 def add_commands(parser: argparse.ArgumentParser) -> None:
@@ -17,5 +17,5 @@ def add_commands(parser: argparse.ArgumentParser) -> None:
         help="the client's configuration file (default: example-config/client.yml)",
     )
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands")
-    for module in (builds, logs, journal, ledger, envelope, evidence, lint):
+    for module in (builds, artifacts, logs, journal, ledger, envelope, evidence, lint):
         module.add(commands, common)

@@ -5,6 +5,7 @@ import asyncio
 import time
 from typing import Any
 
+from client.commands.artifacts import difference_lines
 from client.commands.gateway_api import GatewayApi, run
 from client.commands.outcome import (
     EXIT_DONE,
@@ -117,6 +118,10 @@ def _print_build(build: dict[str, Any]) -> None:
         print(f"agreeing    {', '.join(verdict['agreeing']) or '-'}")
         print(f"dissenting  {', '.join(verdict['dissenting']) or '-'}")
         print(f"ledger      entry {verdict['ledger_index']}")
+    if build["artifacts"]:
+        print(f"artifacts   {len(build['artifacts'])}; see: artifacts {build['id'][:12]}")
+    for line in difference_lines(build["artifact_differences"]):
+        print(line)
     for row in build["replicas"]:
         print(f"  {row['replica']:10}{_replica_text(row)}")
 

@@ -5,17 +5,28 @@ import hmac
 import json
 from collections.abc import Coroutine, Mapping
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, BinaryIO, Self, TypeVar
+from urllib.parse import quote
 
 import aiohttp
 import uvloop
 
 from client.commands.outcome import EXIT_TOO_LATE, EXIT_WRONG, CommandFailed
-from common.bounded_http import Answer, NoAnswer, NotInTime, ask, bounded_session, decode_json
+from common.bounded_http import (
+    Answer,
+    CannotWrite,
+    NoAnswer,
+    NotInTime,
+    ask,
+    bounded_session,
+    decode_json,
+    save,
+)
 from common.log_pieces import ServedPiece, read_piece
 
 CONNECT_TIMEOUT_SECONDS = 5.0
 ANSWER_TIMEOUT_SECONDS = 60.0
+ARTIFACT_BYTES_PER_SECOND_MIN = 256 * 1024
 ANSWER_BYTES_MAX = 64 * 1024 * 1024
 BUILD_ID_CHARACTERS = 64
 # The gateway is busy, or it cannot reach the replica now.
@@ -82,6 +93,27 @@ class GatewayApi:
     async def log(self, build: str, replica: str) -> bytes:
         """GET /api/v1/builds/<id>/log/<replica>."""
         return await self._ask("GET", f"/api/v1/builds/{await self.full_id(build)}/log/{replica}")
+
+    async def artifacts(self, build: str) -> dict[str, Any]:
+        """GET /api/v1/builds/<id>/artifacts: what was agreed on; `build` is a whole id."""
+        return _object(await self._ask("GET", f"/api/v1/builds/{build}/artifacts"))
+
+    async def artifact(self, build: str, path: str, length: int, file: BinaryIO) -> str:
+        """Write GET /api/v1/builds/<id>/artifacts/<path> to a file: its SHA-256 (hex)."""
+        assert self._session is not None, "used outside its context"
+        url = f"{self._url}/api/v1/builds/{build}/artifacts/{quote(path)}"
+        # the gateway fetches the whole of it first, perhaps from several nodes
+        seconds = ANSWER_TIMEOUT_SECONDS + length / ARTIFACT_BYTES_PER_SECOND_MIN
+        try:
+            status, digest = await save(
+                self._session, url, file, length=length, timeout_seconds=seconds
+            )
+        except (NoAnswer, CannotWrite) as error:
+            raise CommandFailed(f"{path}: {error}") from error
+        if status != 200:
+            answer = await self._answer("GET", url.removeprefix(self._url))
+            raise CommandFailed(f"{self._url}: {_error_text(answer.data, answer.status)}")
+        return digest
 
     async def attestation(self, build: str) -> bytes:
         """GET /api/v1/builds/<id>/attestation: the envelope, as JSON; `build` is a whole id."""

@@ -36,6 +36,7 @@ from common.config import GatewayRepository
 from common.keys import SigningKey, verify
 from common.log_pieces import LogPiece
 from common.statuses.reporter import Reporter
+from node.artifact_routes import ArtifactRoutes
 from node.log_routes import LogRoutes
 from node.proof_routes import proof_fields
 from pbft.client import make_request
@@ -69,6 +70,8 @@ class Node:
         # the builds whose log is still being written
         self.growing: set[bytes] = set()
         self.run_id = "run1"
+        # what its builds made; see node.artifacts
+        self.artifacts: dict[bytes, Path] = {}
         self.inbox: deque[Envelope] = deque()
         self.is_down = False
         self.finds: Callable[[OpenBuild], tuple[Ballot, bytes] | None] = lambda build: passed()
@@ -126,6 +129,7 @@ class Node:
         application.router.add_get("/builds/{build}", self._show_build)
         application.router.add_get("/builds/{build}/log", self._show_log)
         application.router.add_get("/builds/{build}/provenance", self._show_provenance)
+        application.add_routes(ArtifactRoutes(self).routes())
         application.router.add_get("/ledger", self._show_ledger)
         application.router.add_get("/ledger/proof", self._show_ledger_proof)
         application.router.add_get("/pbft/status", self._show_status)
@@ -167,6 +171,13 @@ class Node:
     def log_path(self, build: bytes, opened: int) -> Path:
         """As node.executor.Executor; here no log is a file."""
         raise AssertionError
+
+    def artifacts_path(self, build: bytes, opened: int) -> Path:
+        """As node.executor.Executor."""
+        if self.is_down:
+            raise web.HTTPServiceUnavailable
+        self.served.append(f"artifacts of {build.hex()}")
+        return self.artifacts.get(build, Path("/nowhere"))
 
     def read_log(self, build: bytes, opened: int, offset: int, bytes_max: int) -> LogPiece | None:
         """As node.executor.Executor."""
