@@ -43,8 +43,9 @@ class Reports:
 
     def ordered(self, record: BuildRecord, *, needs_approval: bool) -> None:
         """The network has it open."""
-        what = "waits for an operator's approval" if needs_approval else "waits for a verdict"
-        self._put(record, State.PENDING, f"{what} of {self._replicas} replicas", is_final=False)
+        first = "waits for an operator's approval, then" if needs_approval else "waits"
+        text = f"{first} for a verdict of {self._replicas} replicas"
+        self._put(record, State.PENDING, text, is_final=False)
 
     def decided(self, record: BuildRecord, verdict: VerdictFields) -> None:
         """Its verdict was accepted."""

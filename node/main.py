@@ -40,6 +40,7 @@ from node.executor import Executor
 from node.fault_injection import Faults, FaultyLinks
 from node.fault_routes import FaultRoutes
 from node.ledger_catch_up import LedgerCatchUp
+from node.reporting import NodeReports
 from node.runtime import Runtime
 from node.server import NodeServer
 from node.store import (
@@ -146,6 +147,9 @@ class _Node:
         )
         peers = {name: address for name, address in addresses.items() if name != config.name}
         self._ledger_catch_up = LedgerCatchUp(store=self._store, peers=peers)
+        self._reports = NodeReports.of(
+            config, cluster.quorums.replicas, application, self._store.ledger
+        )
         self._server = NodeServer(
             cluster=cluster,
             name=config.name,
@@ -185,6 +189,8 @@ class _Node:
         await self._executor.start()
         self._runtime.start(self._spoken_links, self._ballots)
         await self._links.start()
+        if self._reports is not None:
+            self._reports.start()
         _log.info("%s %s listens on %s", self._config.name, VERSION, self._config.listen)
         stopped = asyncio.create_task(stop.wait())
         works = [self._runtime.task, self._ledger_catch_up.start()]
@@ -195,6 +201,8 @@ class _Node:
 
     async def _close(self, runner: web.AppRunner, failed: list[asyncio.Task[None]]) -> None:
         await self._ledger_catch_up.close()
+        if self._reports is not None:
+            await self._reports.close()
         await self._ballots.close()
         await self._executor.close()
         await self._links.close()
