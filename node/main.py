@@ -113,14 +113,11 @@ class _Node:
             replica.application,
             replica.runtime,
         )
-        # Of a pair, the one that comes later in the genesis connects.
-        index = cluster.replica_names.index(config.name)
-        dial = {name: addresses[name] for name in cluster.replica_names[:index]}
         self._links = Links(
             cluster=cluster,
             name=config.name,
             signing_key=signing_key,
-            dial=dial,
+            dial=_dialled(cluster, config.name, addresses),
             on_envelopes=self._runtime.on_envelopes,
             on_connected=self._runtime.on_connected,
             has_room=self._runtime.has_room,
@@ -213,6 +210,12 @@ class _Node:
             # A fault of our own: say it, rather than go on in a state nobody has thought of.
             work.result()
         _log.info("%s stopped", self._config.name)
+
+
+def _dialled(cluster: Cluster, name: str, addresses: dict[str, Address]) -> dict[str, Address]:
+    """Whom a replica connects to: of a pair, the one that comes later in the genesis does."""
+    index = cluster.replica_names.index(name)
+    return {earlier: addresses[earlier] for earlier in cluster.replica_names[:index]}
 
 
 def _open_store(config: NodeConfig, cluster: Cluster) -> Store:
