@@ -97,6 +97,7 @@ def record_replica(folder: Path) -> tuple[Workload, House]:
     workload = Workload(folder / NAMES[0])
     house = House(folder, settings=Settings(view_change_seconds=1.0, status_seconds=0.1))
     with recording(workload.folder) as recorder, pytest.MonkeyPatch.context() as patch:
+        patch.setattr("node.store.SPARE_PAGES", 0)
         Watch(recorder, workload, patch)
         asyncio.run(_replica_run(house))
         workload.operations = recorder.operations

@@ -394,6 +394,37 @@ def test_damaged_ledger_entries_are_a_gap(tmp_path: Path) -> None:
     assert store.ledger.entries(1, 100) == entries
 
 
+def test_the_disk_comes_back_after_a_window_of_large_bodies(tmp_path: Path) -> None:
+    store = _open(tmp_path)
+    sequence = 0
+
+    def window(body_bytes: int) -> None:
+        nonlocal sequence
+        for _ in range(16):
+            sequence += 1
+            body = sequence.to_bytes(8, "big") * (body_bytes // 8)
+            store.save([SavedBody(sequence, digest_of(body), body), _message(sequence)], [])
+        parts = ledger_parts(0, genesis_head(CLUSTER))
+        store.save([Base(sequence, sequence - 8, (), parts)], [])
+
+    def size() -> int:
+        return sum(path.stat().st_size for path in tmp_path.iterdir())
+
+    for _ in range(4):
+        window(2_000_000)
+    largest = size()
+    for _ in range(4):
+        window(2_000_000)
+    assert size() <= largest, "a window's pages are not used again by the next"
+    # SQLite's own log is taken into the database after every 4 MiB.
+    for _ in range(40):
+        window(200_000)
+    assert size() < largest / 2
+    assert len(store.bodies()) == 8
+    store.close()
+    assert _open(tmp_path).records()
+
+
 def test_own_requests_keep_their_numbers(tmp_path: Path) -> None:
     store = _open(tmp_path)
     requests = [OwnRequest(n, "ballot", bytes([n]) * 32, n, _signed(n)) for n in (1, 2)]

@@ -3,14 +3,21 @@
 Every test prints the longest time without service as a multiple of the view-change timer.
 """
 
+import os
 import shutil
 import signal
 import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
 
+import docker
 import pytest
 
 from ci.ledger import AppendEntry, decode_entry
 from pbft.ports import Entry
+from tests.node.conftest import things_of
+from tests.processes.chaos import left_on_engine
 from tests.processes.conftest import NetworkMaker
 from tests.processes.load import Load
 from tests.processes.network import CLIENT, Network, pipeline, verdict_entries
@@ -231,3 +238,101 @@ def test_the_gateway_loses_its_data_after_more_requests_than_are_remembered(
         again.wait_for_answers(20, GO_ON_SECONDS)
     ledger = network.settle()
     assert sorted(appended(ledger)) == sorted(load.texts + again.texts)
+
+
+# --- the same while containers build ------------------------------------------------------------
+
+CONTAINER_TIMER_SECONDS = 4.0
+# What a node has of its own (libraries, client tables, a window of bodies), with much to spare;
+# a queue that grew with the time that a peer sleeps would soon be above it.
+RESIDENT_BYTES_MAX = 400 * 1024 * 1024
+
+
+@pytest.mark.long
+@pytest.mark.docker
+@pytest.mark.timeout(900)
+def test_every_fault_in_turn_while_containers_build(
+    make_network: NetworkMaker,
+    docker_engine: docker.DockerClient,
+    base_image: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The primary asleep, each node killed, a backup asleep, all killed at once, a disk wiped."""
+    network = make_network(
+        {
+            "green": pipeline("sleep 2; echo green", image=base_image),
+            "red": pipeline("sleep 1; exit 3", image=base_image),
+        },
+        executor="docker",
+        is_captured=True,
+        overrides={
+            "node": {"view_change_seconds": CONTAINER_TIMER_SECONDS},
+            "cluster": {"checkpoint_interval": 16, "window": 32},
+        },
+    )
+    network.start()
+    cluster_id = bytes.fromhex(network.status("node0")["cluster"])
+    builds: list[str] = []
+
+    def fault(
+        what: str,
+        strike: Callable[[], None],
+        heal: Callable[[], None],
+        names: Sequence[str] = network.node_names,
+    ) -> None:
+        """Strike while containers run, wait until the others are served again, and heal."""
+        builds.extend(network.post(branch) for branch in ("green", "red"))
+        network.wait_until(
+            lambda: bool(things_of(docker_engine, cluster_id)),
+            "a container",
+            GO_ON_SECONDS,
+        )
+        struck = time.monotonic()
+        strike()
+        load.wait_for_answers(20, GO_ON_SECONDS)
+        waited = load.longest_wait(struck)
+        heal()
+        with capsys.disabled():
+            timers = waited / CONTAINER_TIMER_SECONDS
+            print(f"\n{what}: {waited:.2f} s without service, {timers:.2f} timers")  # noqa: T201
+        network.wait_until(
+            lambda: all(network.status(name)["in_sync"] for name in names),
+            f"all in sync after {what}",
+            2 * GO_ON_SECONDS,
+        )
+
+    def send(name: str, number: int) -> Callable[[], None]:
+        return lambda: network.processes[name].send_signal(number)
+
+    def restart_all() -> None:
+        for name in network.node_names:
+            network.kill(name)
+        network.start(*network.node_names)
+
+    def wipe(name: str) -> None:
+        network.kill(name)
+        shutil.rmtree(network.data_directory(name))
+
+    with Load(network, "a") as load:
+        load.wait_for_answers(10, GO_ON_SECONDS)
+        primary = network.status("node0")["primary"]
+        fault("primary asleep", send(primary, signal.SIGSTOP), send(primary, signal.SIGCONT))
+        for name in network.node_names:
+            fault(f"{name} killed", partial(network.kill, name), partial(network.start, name))
+        others = ("node0", "node1", "node2")
+        fault("backup asleep", send("node3", signal.SIGSTOP), lambda: None, others)
+        load.wait_for_answers(300, 2 * GO_ON_SECONDS)
+        for name in others:
+            assert resident_bytes(network.processes[name].pid) < RESIDENT_BYTES_MAX
+        send("node3", signal.SIGCONT)()
+        fault("all killed", restart_all, lambda: None)
+        fault("node2 wiped", partial(wipe, "node2"), partial(network.start, "node2"))
+    check_nothing_is_lost(network, load, builds)
+    assert broken_promises(network) == []
+    assert left_on_engine(network, docker_engine) == []
+
+
+def resident_bytes(pid: int) -> int:
+    """What a process has in memory."""
+    pages = Path(f"/proc/{pid}/statm").read_text().split()[1]
+    return int(pages) * os.sysconf("SC_PAGE_SIZE")
