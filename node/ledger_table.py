@@ -116,7 +116,9 @@ class LedgerTable:
         if row is None:
             return None
         entry = decode_entry(row[0])
-        assert isinstance(entry, VerdictEntry)
+        if not isinstance(entry, VerdictEntry) or bytes.fromhex(entry.build) != build:
+            # The row that led here is not what was saved: better no answer than another build's.
+            return None
         return bytes(entry.statement)
 
     def gap(self) -> LedgerGap | None:

@@ -50,6 +50,12 @@ FORMAT_VERSION = 2
 DATABASE_NAME = "replica.sqlite3"
 MARK_NAME = "high-water-mark"
 NO_CHAIN = bytes(32)
+# Free pages beyond as many as are used and these (4 MiB) go back to the disk, some at each base:
+# the next window wants most of them again, so not all, and not so many that the replica stalls.
+SPARE_PAGES = 1024
+RETURNED_PAGES_MAX = 2048
+# SQLite's write-ahead log is cut to this size when it begins anew.
+LOG_BYTES_KEPT = 16 * 1024 * 1024
 
 _SCHEMA = f"""
 {LEDGER_SCHEMA}
@@ -139,7 +145,10 @@ class Store:
 
     def _open_database(self, cluster_id: bytes, replica: str) -> None:
         try:
+            # Of a new file; one that was made without stays as it is.
+            self._database.execute("PRAGMA auto_vacuum = INCREMENTAL")
             self._database.execute("PRAGMA journal_mode = WAL")
+            self._database.execute(f"PRAGMA journal_size_limit = {LOG_BYTES_KEPT}")
             self._database.execute("PRAGMA synchronous = FULL")
             self._check_owner(cluster_id, replica)
             self._check_structure()
@@ -346,7 +355,7 @@ class Store:
 
     def _check_structure(self) -> None:
         """Else a broken page would show only when it is used, with the replica at work."""
-        (found,) = self._database.execute("PRAGMA quick_check(1)").fetchone()
+        (found,) = self._database.execute("PRAGMA integrity_check(1)").fetchone()
         if " get page " in found or " get the page" in found:
             # A page that cannot be read may be whole.
             raise StoreUnusable(f"{self.path}: {' '.join(found.split())}")
@@ -391,6 +400,12 @@ class Store:
         self.ledger.save_position(*ledger_position(base.parts), self._proved_position())
         self._database.execute("DELETE FROM records")
         self._database.execute("DELETE FROM bodies WHERE sequence <= ?", (base.kept_above,))
+        (free,) = self._database.execute("PRAGMA freelist_count").fetchone()
+        (pages,) = self._database.execute("PRAGMA page_count").fetchone()
+        spare = free - (pages - free) - SPARE_PAGES
+        for _ in range(min(spare, RETURNED_PAGES_MAX)):
+            # It frees a page with each step, and sqlite3 takes but one of a statement without rows.
+            self._database.execute("PRAGMA incremental_vacuum(1)")
 
     def _proved_position(self) -> tuple[int, bytes]:
         """Index and head of the ledger in the last certified state."""

@@ -415,9 +415,9 @@ def test_the_disk_comes_back_after_a_window_of_large_bodies(tmp_path: Path) -> N
     largest = size()
     for _ in range(4):
         window(2_000_000)
-    assert size() <= largest, "a window's pages are not used again by the next"
+    assert size() < 1.2 * largest, "a window's pages are not used again by the next"
     # SQLite's own log is taken into the database after every 4 MiB.
-    for _ in range(40):
+    for _ in range(20):
         window(200_000)
     assert size() < largest / 2
     assert len(store.bodies()) == 8
