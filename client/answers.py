@@ -11,7 +11,8 @@ import msgspec
 
 from ci.statement import pae
 from client.archive import Archive, ReplyRecord
-from client.outbox import Kind, Outbox, OutboxRow
+from client.build_changes import BuildChanges
+from client.outbox import CHANGES, Kind, Outbox, OutboxRow
 from client.reporting import Reports
 from client.results_file import ResultsFile
 from client.view import accepted_verdict, iso_time
@@ -84,12 +85,14 @@ class Answers:
         archive: Archive,
         results: ResultsFile,
         reports: Reports,
+        changes: BuildChanges,
     ) -> None:
         self._cluster = cluster
         self._outbox = outbox
         self._archive = archive
         self._results = results
         self._reports = reports
+        self._changes = changes
         # request number -> build, of those that are decided and may get more replies
         self._decided: dict[int, bytes] = {}
 
@@ -138,9 +141,13 @@ class Answers:
         if row.kind is Kind.APPEND and answer.kind == "appended":
             self._outbox.finish(row.identity)
             return [AppendAnswered(row.identity, _append_result(answer.result))]
+        if row.kind in CHANGES and answer.kind == "done":
+            self._outbox.finish(row.identity)
+            self._archive.clear_detail(row.build)
         if row.kind is Kind.BUILD and answer.kind == "opened":
             self._outbox.open(row.identity)
             self._take_in_opening(row)
+            self._changes.on_opened(row.build)
         if row.kind is Kind.BUILD and answer.kind == "decided":
             return self._take_in_verdict(row, answer)
         return []
@@ -170,10 +177,14 @@ class Answers:
             "taking the next" if floor is None else f"going on above {floor}",
         )
         self._outbox.take_back(row.identity)
+        if row.kind is Kind.BUILD:
+            self._changes.end_if_withdrawn(row)
 
     def _take_in_refusal(self, row: OutboxRow, reason: str) -> list[Effect]:
         shown = log_text(reason)
         if row.kind is Kind.BUILD and is_temporary(reason):
+            if self._changes.end_if_withdrawn(row):
+                return []
             self._outbox.take_back(row.identity)
             self._archive.note_detail(row.build, f"the network is full ({shown}); asking again")
             return [HoldBack(row.identity)]
@@ -184,6 +195,11 @@ class Answers:
             record = self._archive.get(row.build)
             if record is not None:
                 self._reports.refused(record, shown)
+            self._changes.on_over(row.build)
+            return []
+        if row.kind in CHANGES:
+            # It was over before this was ordered, or the network does not allow it to us.
+            self._archive.note_detail(row.build, f"the network refused to {row.kind} it: {shown}")
             return []
         return [AppendAnswered(row.identity, AppendResult(None, None, refused=shown))]
 
@@ -209,6 +225,7 @@ class Answers:
             "ledger_index": verdict.ledger_index,
             "decided": iso_time(now),
         }
+        self._changes.on_over(row.build)
         self._results.add(row.build, msgspec.json.encode(line))
         record = self._archive.get(row.build)
         if record is not None:

@@ -22,7 +22,8 @@ from client.database import StorageFailed
 from client.forges.delivery import Delivery
 from client.forges.event import BODY_BYTES_MAX, Refusal, too_large
 from client.forges.reception import Answered, Source, receive
-from client.gateway import Gateway, QueueFull
+from client.gateway import Gateway
+from client.intake import QueueFull
 from client.nodes import NodeFailed, Nodes
 from client.view import BuildView, build_view
 from common.config import ClientConfig
@@ -137,6 +138,7 @@ class Site:
             self.archive.ballots(build),
             self.archive.replies(build),
             self.collector.states(build),
+            self.archive.rebuilds(build),
         )
 
     async def fresh_view(self, record: BuildRecord) -> BuildView:
@@ -208,7 +210,6 @@ def add_routes(application: web.Application, site: Site) -> None:
     router.add_get("/api/v1/builds/{build}/log/{replica}", bound(show_log))
     router.add_get("/api/v1/builds/{build}/attestation", bound(show_attestation))
     router.add_get("/api/v1/network", bound(show_network))
-    router.add_post("/api/v1/append", bound(on_append))
 
 
 @web.middleware
@@ -270,7 +271,7 @@ async def on_webhook(site: Site, request: web.Request) -> web.Response:
     try:
         submitted = await site.gateway.order(received.build, received.skip_reason)
     except QueueFull as error:
-        raise _queue_full(error) from error
+        raise queue_full(error) from error
     url = f"{site.public_url}/builds/{submitted.build.hex()}"
     detail = f"skipped: {received.skip_reason}" if received.skip_reason else ""
     if not submitted.is_new:
@@ -388,7 +389,7 @@ async def on_append(site: Site, request: web.Request) -> web.Response:
     try:
         future = await site.gateway.append(text)
     except QueueFull as error:
-        raise _queue_full(error) from error
+        raise queue_full(error) from error
     try:
         async with asyncio.timeout(APPEND_TIMEOUT_SECONDS):
             result = await asyncio.shield(future)
@@ -410,5 +411,6 @@ def _too_large(bytes_max: int) -> ApiError:
     return ApiError(413, f"the body has more than {bytes_max} bytes; send less")
 
 
-def _queue_full(error: QueueFull) -> ApiError:
+def queue_full(error: QueueFull) -> ApiError:
+    """429, and when to come back."""
     return ApiError(429, f"{error}; try again later", RETRY_AFTER_SECONDS)

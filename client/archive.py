@@ -6,7 +6,9 @@ that changes rows must be called inside `Database.transaction`.
 
 import os
 import re
+import shutil
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,10 @@ from client.wanted import WantedBuild
 
 LOG_FOLDER = "logs"
 LOG_SUFFIX = ".log"
+# Anybody who may rebuild may do so for ever.
+REBUILDS_SHOWN_MAX = 20
 # Replicas' names are checked when the configuration is read; a path is worth a second look.
+_BUILD_NAME = re.compile(r"[0-9a-f]{64}")
 _REPLICA_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 
 
@@ -30,6 +35,8 @@ class BuildRecord(msgspec.Struct, frozen=True, array_like=True):
     statement: the accepted verdict's bytes. Times are seconds since 1970, UTC, by this machine.
     collected: ballots and logs of all replicas are here, or no longer waited for.
     event, ref: as in the request. skipped: why it was never asked for, or None.
+    withdrawn: why this gateway took its asking back, or None. is_never_asked: and that was before
+        the network was asked. rebuild_of: the build that this one does again.
     """
 
     number: int
@@ -50,6 +57,9 @@ class BuildRecord(msgspec.Struct, frozen=True, array_like=True):
     event: Event = Event.PUSH
     ref: str | None = None
     skipped: str | None = None
+    withdrawn: str | None = None
+    is_never_asked: bool = False
+    rebuild_of: bytes | None = None
 
 
 class ReplyRecord(msgspec.Struct, frozen=True):
@@ -87,7 +97,7 @@ class StateRecord(msgspec.Struct, frozen=True):
 _COLUMNS = (
     "number, build, repository, branch, commit_hex, detail, refused, request, statement, "
     "received_at, resolved_at, signed_at, opened_at, decided_at, collected, "
-    "event, ref, skipped"
+    "event, ref, skipped, withdrawn, never_asked, rebuild_of"
 )
 
 
@@ -123,6 +133,32 @@ class Archive:
             "UPDATE builds SET skipped = ?, collected = 1 WHERE build = ?", (reason, build)
         )
 
+    def note_withdrawn(self, build: bytes, reason: str) -> None:
+        """This gateway takes its asking back, whether the network was asked or not."""
+        self._database.write("UPDATE builds SET withdrawn = ? WHERE build = ?", (reason, build))
+
+    def note_never_asked(self, build: bytes, at: float) -> None:
+        """It was withdrawn before the network had it: that is its end."""
+        self._database.write(
+            "UPDATE builds SET never_asked = 1, detail = NULL, collected = 1, decided_at = ? "
+            "WHERE build = ?",
+            (at, build),
+        )
+
+    def note_rebuild(self, build: bytes, rebuild_of: bytes) -> None:
+        """This build does that one again."""
+        self._database.write(
+            "UPDATE builds SET rebuild_of = ? WHERE build = ?", (rebuild_of, build)
+        )
+
+    def rebuilds(self, build: bytes) -> list[bytes]:
+        """The builds that did this one again, oldest first."""
+        rows = self._database.rows(
+            "SELECT build FROM builds WHERE rebuild_of = ? ORDER BY number LIMIT ?",
+            (build, REBUILDS_SHOWN_MAX),
+        )
+        return [bytes(row[0]) for row in rows]
+
     def note_resolved(self, build: bytes, commit: str | None, at: float) -> None:
         """The branch points at this commit, or does not exist."""
         self._database.write(
@@ -146,7 +182,13 @@ class Archive:
 
     def note_detail(self, build: bytes, detail: str) -> None:
         """What it waits for, in one line."""
-        self._database.write("UPDATE builds SET detail = ? WHERE build = ?", (detail, build))
+        self._database.write(
+            "UPDATE builds SET detail = ? WHERE build = ? AND statement IS NULL", (detail, build)
+        )
+
+    def clear_detail(self, build: bytes) -> None:
+        """It waits for nothing but its verdict."""
+        self._database.write("UPDATE builds SET detail = NULL WHERE build = ?", (build,))
 
     def note_refused(self, build: bytes, reason: str) -> None:
         """The network will not build it."""
@@ -267,6 +309,31 @@ class Archive:
             (build,),
         )
         return [BallotRecord(replica, signed, bool(archived)) for replica, signed, archived in rows]
+
+    def finished_builds(self) -> list[tuple[bytes, float]]:
+        """(build, when it was received) of those for which nothing more is waited for."""
+        rows = self._database.rows(
+            "SELECT build, received_at FROM builds WHERE collected = 1 AND build NOT IN "
+            "(SELECT build FROM outbox)"
+        )
+        return [(bytes(build), float(at)) for build, at in rows]
+
+    def remove(self, build: bytes) -> None:
+        """Forget a finished build; `remove_logs` is for its files."""
+        for table in ("builds", "replies", "ballots", "replica_states"):
+            self._database.write(f"DELETE FROM {table} WHERE build = ?", (build,))  # noqa: S608 - constants only
+
+    def remove_logs(self, builds: Iterable[bytes]) -> None:
+        """Remove the archived logs of builds that are no longer here. Blocking."""
+        for build in builds:
+            shutil.rmtree(self._logs / build.hex(), ignore_errors=True)
+
+    def orphaned_logs(self) -> list[bytes]:
+        """Whose logs are here and whose records are not: a crash came between the two."""
+        if not self._logs.is_dir():
+            return []
+        names = [name for name in os.listdir(self._logs) if _BUILD_NAME.fullmatch(name)]
+        return [bytes.fromhex(name) for name in names if self.get(bytes.fromhex(name)) is None]
 
     def log_file(self, build: bytes, replica: str) -> Path:
         """Where the archived log of that replica is, if it is."""

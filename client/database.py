@@ -17,7 +17,7 @@ from typing import Any
 from common.config import ConfigError
 from common.statuses.status_queue import SCHEMA as STATUSES_SCHEMA
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 # "PBFT" in ASCII: says in the file's header whose format the version counts.
 APPLICATION_ID = 0x50424654
 FILE_NAME = "gateway.sqlite"
@@ -69,8 +69,12 @@ CREATE TABLE builds (
     collected INTEGER NOT NULL DEFAULT 0,
     event TEXT NOT NULL DEFAULT 'push',
     ref TEXT,
-    skipped TEXT
+    skipped TEXT,
+    withdrawn TEXT,
+    never_asked INTEGER NOT NULL DEFAULT 0,
+    rebuild_of BLOB
 );
+CREATE INDEX builds_rebuilt ON builds (rebuild_of) WHERE rebuild_of IS NOT NULL;
 CREATE INDEX builds_to_collect ON builds (number) WHERE statement IS NOT NULL AND collected = 0;
 CREATE INDEX builds_of_branch ON builds (repository, branch, number);
 CREATE INDEX builds_decided ON builds (decided_at) WHERE decided_at IS NOT NULL;

@@ -13,8 +13,7 @@ from collections import deque
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Protocol
 
-import msgspec
-
+from ci.application import OPERATOR_ROLE
 from ci.limits import Limits
 from ci.statement import submitted_build_id
 from client.answers import (
@@ -27,23 +26,25 @@ from client.answers import (
     VerdictArchived,
 )
 from client.archive import Archive
+from client.build_changes import BuildChanges, CannotChange, rebuild_of
 from client.collector import Collector
+from client.commit_search import CommitSearch
 from client.database import Database, StorageFailed
+from client.intake import Intake, QueueFull
 from client.numbering import Numbering
 from client.outbox import Kind, Outbox, OutboxRow, State
 from client.reporting import Reports
-from client.resolve import FoundCommit, NoSuchBranch, Resolver, Unreachable
+from client.resolve import Resolver
 from client.results_file import ResultsFile
 from client.wanted import Submitted, WantedBuild
 from common.keys import SigningKey, verify
 from common.logs import log_text
+from common.repository_config import GatewayRepository
 from pbft.client import Accepted, Client, ClientOutput, LateReply
 from pbft.codec import decode_request, decode_signed
 from pbft.genesis import Cluster
 from pbft.messages import Envelope
 
-RESOLVE_AGAIN_SECONDS = 1.0
-RESOLVE_AGAIN_SECONDS_MAX = 60.0
 STORAGE_AGAIN_SECONDS = 1.0
 # The loop's timers may fire a millisecond early; what is held back would then miss its turn.
 TIMER_PRECISION_SECONDS = 0.01
@@ -53,13 +54,11 @@ ATTEST_AGAIN_SECONDS = 5.0
 LAST_KINDS = {
     Kind.BUILD: frozenset({"decided", "refused"}),
     Kind.APPEND: frozenset({"appended", "refused"}),
+    Kind.CANCEL: frozenset({"done", "refused"}),
+    Kind.APPROVE: frozenset({"done", "refused"}),
 }
 
 _log = logging.getLogger(__name__)
-
-
-class QueueFull(Exception):
-    """`queue_max` requests wait already: come back later."""
 
 
 class Transport(Protocol):
@@ -67,15 +66,6 @@ class Transport(Protocol):
 
     def send(self, to: str, envelopes: Sequence[Envelope]) -> None:
         """Queue them for that replica, or drop them: the protocol sends again."""
-
-
-class _Arrival(msgspec.Struct):
-    """Something that counts once `store` is committed; `then` comes after that."""
-
-    store: Callable[[], None]
-    then: Callable[[], None]
-    stored: asyncio.Future[None]
-    is_request: bool
 
 
 class Gateway:
@@ -96,19 +86,23 @@ class Gateway:
         collector: Collector,
         queue_max: int,
         draw: Callable[[int], bytes],
+        repositories: Sequence[GatewayRepository] = (),
     ) -> None:
-        """draw: gives that many random bytes (os.urandom)."""
+        """draw: gives that many random bytes (os.urandom).
+
+        repositories: what is configured for each; others are treated as by default.
+        """
         self._name = name
         self._cluster = cluster
         self._database = database
         self._archive = archive
         self._results = results
         self._reports = reports
-        self._resolver = resolver
         self._collector = collector
-        self._queue_max = queue_max
         self._draw = draw
+        self._repositories = {entry.url: entry for entry in repositories}
         self._outbox = Outbox(database)
+        self._changes = BuildChanges(self._outbox, archive, draw)
         self._numbering = Numbering(
             name=name,
             cluster=cluster,
@@ -117,14 +111,15 @@ class Gateway:
             outbox=self._outbox,
             archive=archive,
             queue_max=queue_max,
+            open_max=lambda repository: self._configured(repository).open_builds_max,
         )
-        self._answering = Answers(cluster, self._outbox, archive, results, reports)
+        self._answering = Answers(cluster, self._outbox, archive, results, reports, self._changes)
         self._client = Client(cluster, name, verify)
         self._transport: Transport | None = None
-        self._arrivals: list[_Arrival] = []
+        self._intake = Intake(queue_max, self._configured, self._wake)
+        self._commits = CommitSearch(resolver, self._outbox, archive, self._store)
         self._answers: deque[Accepted | LateReply] = deque()
         self._appends: dict[bytes, asyncio.Future[AppendResult]] = {}
-        self._unfinished = 0
         self._awake = asyncio.Event()
         self._timer: asyncio.TimerHandle | None = None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -141,10 +136,10 @@ class Gateway:
         self._transport = transport
         self._results.open()
         rows = self._outbox.unfinished()
-        self._unfinished = len(rows)
+        self._intake.note_unfinished(self._outbox)
         for row in rows:
-            if row.state is State.RECEIVED:
-                self._spawn(self._resolve(row.identity, row.build, row.build_wanted))
+            if row.kind is Kind.BUILD and row.state is State.RECEIVED:
+                self._spawn(self._commits.find(row.identity, row.build, row.build_wanted))
         # In the order of their numbers: the lowest one decides how far the others may run ahead.
         for row in sorted(rows, key=lambda row: row.timestamp or 0):
             if row.state in (State.SIGNED, State.OPENED):
@@ -164,8 +159,7 @@ class Gateway:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        for arrival in self._arrivals:
-            _fail(arrival.stored, StorageFailed("the gateway is stopping"))
+        self._intake.close()
         for future in self._appends.values():
             future.cancel()
         try:
@@ -176,15 +170,19 @@ class Gateway:
     @property
     def unfinished(self) -> int:
         """How many accepted requests have no answer yet."""
-        return self._unfinished
+        return self._intake.unfinished
 
     async def submit(self, repository: str, branch: str, commit: str | None) -> bytes:
         """Accept a new build of a branch; see `order`."""
         return (await self.order(WantedBuild(repository, branch, commit))).build
 
-    async def order(self, wanted: WantedBuild, skip_reason: str = "") -> Submitted:
+    async def order(
+        self, wanted: WantedBuild, skip_reason: str = "", again: bytes | None = None
+    ) -> Submitted:
         """Accept a build, once the row is on disk; or only keep that it is skipped, and why.
 
+        again: the build that this one does again. Where that is configured, a build cancels the
+        older ones of its ref; one that is done again never does.
         A delivery that is here already is the build that it was. Raises QueueFull and
         StorageFailed; then nothing was accepted.
         """
@@ -205,8 +203,12 @@ class Gateway:
                 record = self._archive.get(build)
                 assert record is not None, "it was just added"
                 self._reports.skipped(record, skip_reason)
-            else:
-                self._outbox.add_build(identity, build, wanted)
+                return
+            self._outbox.add_build(identity, build, wanted)
+            if again is not None:
+                self._archive.note_rebuild(build, again)
+            elif self._configured(wanted.repository).supersede:
+                self._changes.supersede(build, wanted)
 
         def then() -> None:
             if not added:
@@ -214,10 +216,45 @@ class Gateway:
             what = f"skipped ({skip_reason})" if skip_reason else "accepted"
             _log.info("build %s %s: %s", build.hex()[:12], what, log_text(wanted.branch))
             if wanted.commit is None:
-                self._spawn(self._resolve(identity, build, wanted))
+                self._spawn(self._commits.find(identity, build, wanted))
 
-        await self._accept(store, then)
+        await self._intake.accept(store, then, wanted.repository)
         return Submitted(build, is_new=bool(added))
+
+    async def rebuild(self, build: bytes) -> bytes:
+        """Accept a new build of the same commit; its id. Raises CannotChange, and as `order`."""
+        record = self._archive.get(build)
+        if record is None:
+            raise CannotChange("there is no such build here")
+        return (await self.order(rebuild_of(record), again=build)).build
+
+    async def cancel(self, build: bytes, reason: str) -> None:
+        """Withdraw our asking for a build; where we are an operator that ends it at once.
+
+        What the network was not asked for is over when this returns. Raises CannotChange,
+        StorageFailed.
+        """
+        await self._change(functools.partial(self._changes.cancel, build, reason))
+        _log.info("build %s: %s", build.hex()[:12], log_text(reason))
+
+    async def approve(self, build: bytes) -> None:
+        """Let a build begin that waits for approval. Raises CannotChange, StorageFailed."""
+        if OPERATOR_ROLE not in self._cluster.roles(self._name):
+            raise CannotChange(f"{self._name} is no operator of this cluster")
+        await self._change(functools.partial(self._changes.approve, build))
+
+    async def _change(self, change: Callable[[], None]) -> None:
+        refusals: list[CannotChange] = []
+
+        def store() -> None:
+            try:
+                change()
+            except CannotChange as error:
+                refusals.append(error)
+
+        await self._store(store)
+        if refusals:
+            raise refusals[0]
 
     async def append(self, text: str) -> asyncio.Future[AppendResult]:
         """Accept a string for the journal; the future has the network's answer.
@@ -229,7 +266,7 @@ class Gateway:
         self._appends[identity] = future
         try:
             store = functools.partial(self._outbox.add_append, identity, text)
-            await self._accept(store, lambda: None)
+            await self._intake.accept(store, lambda: None)
         except (QueueFull, StorageFailed):
             self._appends.pop(identity, None)
             raise
@@ -259,23 +296,11 @@ class Gateway:
 
     # --- one turn: one commit -------------------------------------------------------------------
 
-    async def _accept(self, store: Callable[[], None], then: Callable[[], None]) -> None:
-        waiting = self._unfinished + sum(arrival.is_request for arrival in self._arrivals)
-        if waiting >= self._queue_max:
-            raise QueueFull(f"{waiting} requests are waiting, the most allowed")
-        await self._store(store, then, is_request=True)
+    def _configured(self, repository: str) -> GatewayRepository:
+        return self._repositories.get(repository) or GatewayRepository(repository)
 
-    async def _store(
-        self, store: Callable[[], None], then: Callable[[], None], *, is_request: bool
-    ) -> None:
-        """Have `store` done in the next commit, and then `then`. Raises StorageFailed."""
-        if self._is_closed:
-            raise StorageFailed("the gateway is stopping")
-        stored: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._arrivals.append(_Arrival(store, then, stored, is_request))
-        self._wake()
-        # A caller that hangs up must not take back what the next commit will hold.
-        await asyncio.shield(stored)
+    async def _store(self, store: Callable[[], None]) -> None:
+        await self._intake.store(store, lambda: None)
 
     def _wake(self) -> None:
         self._awake.set()
@@ -291,7 +316,7 @@ class Gateway:
 
     def _turn(self) -> None:
         """Commit what arrived, take in what was answered, number what may go; then ask."""
-        arrivals, self._arrivals = self._arrivals, []
+        arrivals = self._intake.take()
         answers = list(self._answers)
         effects: list[Effect] = []
         signed: list[OutboxRow] = []
@@ -308,11 +333,11 @@ class Gateway:
                             delay = self._numbering.hold_back(effect.identity, now)
                             self._wake_later(delay + TIMER_PRECISION_SECONDS)
                     signed = self._numbering.number_ready(now)
-                    self._unfinished = self._outbox.count()
+                    self._intake.note_unfinished(self._outbox)
         except StorageFailed as error:
             _log.error("%s; trying again", error)
             for arrival in arrivals:
-                _fail(arrival.stored, error)
+                arrival.fail(error)
             self._wake_later(STORAGE_AGAIN_SECONDS)
             return
         self._reports.wake()
@@ -321,9 +346,7 @@ class Gateway:
         for row in signed:
             self._ask(row)
         for arrival in arrivals:
-            if not arrival.stored.done():
-                arrival.stored.set_result(None)
-            arrival.then()
+            arrival.done()
         for effect in effects:
             self._follow_up(effect)
 
@@ -405,41 +428,6 @@ class Gateway:
         self._answering.expect_more(decode_request(signed).timestamp, build)
         self._handle(self._client.ask(signed, LAST_KINDS[Kind.BUILD], self._now()))
 
-    async def _resolve(self, identity: bytes, build: bytes, wanted: WantedBuild) -> None:
-        """Find the commit of the branch or ref, however long the server stays away."""
-        delay = RESOLVE_AGAIN_SECONDS
-        while True:
-            found = await self._resolver.resolve(wanted.repository, wanted.branch, wanted.ref)
-            store = functools.partial(self._note_resolution, identity, build, found, delay)
-            try:
-                await self._store(store, lambda: None, is_request=False)
-            except StorageFailed as error:
-                _log.error("build %s: %s; trying again", build.hex()[:12], error)
-            else:
-                if not isinstance(found, Unreachable):
-                    return
-                _log.warning("build %s: %s", build.hex()[:12], found.reason)
-            await asyncio.sleep(delay)
-            delay = min(2 * delay, RESOLVE_AGAIN_SECONDS_MAX)
-
-    def _note_resolution(
-        self,
-        identity: bytes,
-        build: bytes,
-        found: FoundCommit | NoSuchBranch | Unreachable,
-        delay: float,
-    ) -> None:
-        if isinstance(found, Unreachable):
-            self._archive.note_detail(
-                build,
-                f"the repository's server gives no answer ({found.reason}); "
-                f"asking again in {delay:g} s",
-            )
-            return
-        commit = found.commit if isinstance(found, FoundCommit) else None
-        self._outbox.resolve(identity, commit)
-        self._archive.note_resolved(build, commit, time.time())
-
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
@@ -452,9 +440,3 @@ class Gateway:
 
     def _now(self) -> float:
         return asyncio.get_running_loop().time()
-
-
-def _fail(future: asyncio.Future[None], error: StorageFailed) -> None:
-    if not future.done():
-        future.set_exception(error)
-        future.exception()  # its waiter may be gone: nobody must be told that nobody was told

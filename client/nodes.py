@@ -7,7 +7,7 @@ nonsense, is a NodeFailed.
 
 from collections.abc import Mapping
 from types import TracebackType
-from typing import Any, BinaryIO, Self, TypeVar
+from typing import Annotated, Any, BinaryIO, Self, TypeVar
 from urllib.parse import quote
 
 import aiohttp
@@ -88,6 +88,12 @@ class ServedPair(msgspec.Struct, frozen=True):
     proves: str
     first: bytes
     second: bytes
+
+
+class ServedClient(msgspec.Struct, frozen=True):
+    """GET /pbft/clients/<name>."""
+
+    floor: Annotated[int, msgspec.Meta(ge=0, le=2**53)]
 
 
 class ServedEvidence(msgspec.Struct, frozen=True):
@@ -222,6 +228,13 @@ class Nodes:
             replica, "/pbft/status", {}, STATUS_BYTES_MAX, STATUS_TIMEOUT_SECONDS
         )
         return decode_answer(data, dict[str, Any], replica)
+
+    async def client_floor(self, replica: str, client: str) -> int:
+        """Up to which number all of a client's numbers are used, as a node says. NodeFailed."""
+        data = await self._get(
+            replica, f"/pbft/clients/{client}", {}, STATUS_BYTES_MAX, ANSWER_TIMEOUT_SECONDS
+        )
+        return decode_answer(data, ServedClient, replica).floor
 
     async def evidence(self, replica: str, pairs_max: int) -> list[ServedPair]:
         """A node's proof of misbehaviour, oldest first. Raises NodeFailed. Nothing is checked."""

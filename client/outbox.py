@@ -1,9 +1,10 @@
 """What was accepted and is not finished: every request from its 202 to the network's answer.
 
 A row's life: received -> resolved -> signed -> opened -> (decided: the row is gone, the archive
-has it). A row is never skipped or lost: whatever state a crash leaves it in, it goes on from
-there. The number of a request (`timestamp` in the paper) is taken in the same commit as the
-signed bytes that carry it, so no number is ever used for two requests, and none is left out.
+has it). One that is about a build, to cancel or approve it, is `received` until that build is
+open. A row is never skipped or lost: whatever state a crash leaves it in, it goes on from there.
+The number of a request (`timestamp` in the paper) is taken in the same commit as the signed bytes
+that carry it, so no number is ever used for two requests, and none is left out.
 
 Every method that changes something must be called inside `Database.transaction`.
 """
@@ -32,15 +33,22 @@ class Kind(enum.StrEnum):
 
     BUILD = "build"
     APPEND = "append"
+    CANCEL = "cancel"
+    APPROVE = "approve"
+
+
+# What is asked about a build that the network has; it is not asked before it has it.
+CHANGES = (Kind.CANCEL, Kind.APPROVE)
 
 
 class OutboxRow(msgspec.Struct, frozen=True, array_like=True):
     """One unfinished request.
 
     identity: 32 random bytes, drawn before the first commit, so that a build's id is known at
-        once. build: that id; empty for an append. text: of an append.
+        once. build: that id, or the build that is to be changed; empty for an append.
+    text: of an append.
     timestamp, signed: None until the number is taken; then the bytes of the Signed Request.
-    wanted: a WantedBuild as it was accepted (MessagePack); empty for an append.
+    wanted: a WantedBuild as it was accepted (MessagePack); empty for all but a build.
     """
 
     number: int
@@ -59,7 +67,7 @@ class OutboxRow(msgspec.Struct, frozen=True, array_like=True):
     @property
     def build_wanted(self) -> WantedBuild:
         """What is asked for, with the commit that was found since."""
-        assert self.kind is Kind.BUILD, "an append wants no build"
+        assert self.kind is Kind.BUILD, "only a build's row says what is wanted"
         wanted = msgspec.msgpack.decode(self.wanted, type=WantedBuild)
         return msgspec.structs.replace(wanted, commit=self.commit)
 
@@ -88,6 +96,26 @@ class Outbox:
     def add_append(self, identity: bytes, text: str) -> None:
         """Keep a string for the journal."""
         self._add(identity, Kind.APPEND, b"", ("", "", None, text), State.RESOLVED)
+
+    def add_change(self, identity: bytes, kind: Kind, build: OutboxRow, state: State) -> None:
+        """Keep a request about that build; RECEIVED: until the network has the build."""
+        assert kind in CHANGES
+        what = (build.repository, build.branch, build.commit, "")
+        self._add(identity, kind, build.build, what, state)
+
+    def release(self, build: bytes) -> None:
+        """received -> resolved: the network has the build that is to be changed."""
+        self._database.write(
+            "UPDATE outbox SET state = ? WHERE build = ? AND kind IN (?, ?) AND state = ?",
+            (State.RESOLVED, build, *CHANGES, State.RECEIVED),
+        )
+
+    def drop_waiting(self, build: bytes) -> None:
+        """Forget what was to be changed about a build and has no number yet."""
+        self._database.write(
+            "DELETE FROM outbox WHERE build = ? AND kind IN (?, ?) AND timestamp IS NULL",
+            (build, *CHANGES),
+        )
 
     def resolve(self, identity: bytes, commit: str | None) -> None:
         """received -> resolved: the branch points at this commit, or (None) there is no branch."""
@@ -145,6 +173,28 @@ class Outbox:
             "WHERE kind = ? AND state = ? ORDER BY number LIMIT ?", (kind, State.RESOLVED, rows_max)
         )
 
+    def waiting_builds_of(self, repository: str, rows_max: int) -> list[OutboxRow]:
+        """The oldest resolved builds of a repository."""
+        return self._select(
+            "WHERE kind = ? AND state = ? AND repository = ? ORDER BY number LIMIT ?",
+            (Kind.BUILD, State.RESOLVED, repository, rows_max),
+        )
+
+    def builds_of(self, repository: str) -> list[OutboxRow]:
+        """All unfinished builds of a repository, oldest first."""
+        return self._select(
+            "WHERE kind = ? AND repository = ? ORDER BY number", (Kind.BUILD, repository)
+        )
+
+    def build_row(self, build: bytes) -> OutboxRow | None:
+        """The row that asks for a build, or None when that is finished."""
+        rows = self._select("WHERE kind = ? AND build = ?", (Kind.BUILD, build))
+        return rows[0] if rows else None
+
+    def is_asked(self, kind: Kind, build: bytes) -> bool:
+        """Is this change of a build under way already?"""
+        return bool(self._select("WHERE kind = ? AND build = ?", (kind, build)))
+
     def with_number(self, timestamp: int) -> OutboxRow | None:
         """The row that holds this number, or None when it is finished or took another one."""
         rows = self._select("WHERE timestamp = ?", (timestamp,))
@@ -160,6 +210,27 @@ class Outbox:
             "SELECT count(*) FROM outbox WHERE kind = ? AND state IN (?, ?)",
             (Kind.BUILD, State.SIGNED, State.OPENED),
         )
+
+    def waiting_by_repository(self) -> dict[str, int]:
+        """How many resolved builds wait for their number, by repository, the oldest first."""
+        return self._count_builds((State.RESOLVED,))
+
+    def undecided_by_repository(self) -> dict[str, int]:
+        """The same of those that the network may hold open."""
+        return self._count_builds((State.SIGNED, State.OPENED))
+
+    def unfinished_by_repository(self) -> dict[str, int]:
+        """The same of all."""
+        return self._count_builds(tuple(State))
+
+    def _count_builds(self, states: tuple[State, ...]) -> dict[str, int]:
+        marks = ", ".join("?" * len(states))
+        rows = self._database.rows(
+            f"SELECT repository, count(*) FROM outbox WHERE kind = ? AND state IN ({marks}) "  # noqa: S608 - question marks only
+            "GROUP BY repository ORDER BY min(number)",
+            (Kind.BUILD, *states),
+        )
+        return dict(rows)
 
     def _add(
         self,

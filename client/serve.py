@@ -14,9 +14,11 @@ from aiohttp import web
 from ci.limits import Limits, decode_limits, encode_limits
 from client.api import Site, add_routes, errors_as_json
 from client.archive import Archive
+from client.archive_keeper import ArchiveKeeper
 from client.artifact_api import ArtifactApi
 from client.artifacts import Artifacts
 from client.badge_api import BadgeApi
+from client.change_api import ChangeApi, Gatekeeper
 from client.collector import Collector
 from client.database import Database
 from client.gateway import Gateway
@@ -39,6 +41,7 @@ from common.http_door import (
 )
 from common.keys import SigningKey, load_signing_key
 from common.link import Links
+from common.retention import DAY_SECONDS, KeepRules
 from pbft.genesis import Cluster
 
 LINGERING_SECONDS = 1.0
@@ -110,6 +113,7 @@ async def running_gateway(config: ClientConfig, version: str) -> AsyncIterator[G
             collector=collector,
             queue_max=config.queue_max,
             draw=os.urandom,
+            repositories=config.repositories,
         )
         links = Links(
             cluster=cluster,
@@ -140,14 +144,21 @@ async def running_gateway(config: ClientConfig, version: str) -> AsyncIterator[G
         gateway.start(links)
         reporter.start()
         stack.push_async_callback(reporter.close)
+        keeper = ArchiveKeeper(database, archive, keep_rules(config))
+        keeper.start()
+        stack.push_async_callback(keeper.close)
         await links.start()
-        _log.info(
-            "PBFT/CI %s: cluster %s, webhooks at %s/webHook",
-            version,
-            cluster.id.hex()[:12],
-            site.public_url,
-        )
+        _log_start(site)
         yield gateway
+
+
+def _log_start(site: Site) -> None:
+    _log.info(
+        "PBFT/CI %s: cluster %s, webhooks at %s/webHook",
+        site.version,
+        site.cluster.id.hex()[:12],
+        site.public_url,
+    )
 
 
 def read_member(config: ClientConfig) -> Member:
@@ -185,6 +196,7 @@ def make_runner(site: Site) -> web.AppRunner:
     add_routes(application, site)
     metrics.add_to(application)
     BadgeApi(site.config.repositories, site.archive).add_to(application)
+    ChangeApi(site, Gatekeeper(site.config)).add_routes(application)
     limits = decode_limits(site.cluster.genesis.application)
     LogApi(site, LiveLogs(limits, site.nodes, site.archive)).add_routes(application)
     ArtifactApi(site, Artifacts(site.nodes, site.config.data_directory)).add_routes(application)
@@ -212,6 +224,14 @@ async def listen(door: Door, config: ClientConfig) -> None:
             f"{config.file}: listen: {config.listen} {why}; "
             "stop what uses this port, or choose another one"
         ) from error
+
+
+def keep_rules(config: ClientConfig) -> KeepRules:
+    """How much of the archive is kept."""
+    return KeepRules(
+        items_max=config.archive_builds_max,
+        seconds_max=config.archive_days_max * DAY_SECONDS,
+    )
 
 
 def make_resolver(config: ClientConfig) -> Resolver:

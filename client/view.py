@@ -6,7 +6,14 @@ from collections.abc import Sequence
 
 import msgspec
 
-from ci.operations import Abstain, Ballot, CastBallot, MalformedOperation, decode_operation
+from ci.operations import (
+    Abstain,
+    Ballot,
+    CastBallot,
+    MalformedOperation,
+    Outcome,
+    decode_operation,
+)
 from ci.statement import InvalidStatement, VerdictFields, parse_statement
 from client.archive import BallotRecord, BuildRecord, ReplyRecord, StateRecord
 from client.artifact_view import (
@@ -26,7 +33,8 @@ class BuildStatus(enum.StrEnum):
     """How far a build is.
 
     `refused`: the network took the request and will not build it. `skipped`: the commit asks for
-    no build.
+    no build. `cancelled`: it was cancelled before the network was asked for it; where the network
+    had it, the verdict says so.
     """
 
     QUEUED = "queued"
@@ -34,6 +42,7 @@ class BuildStatus(enum.StrEnum):
     DECIDED = "decided"
     REFUSED = "refused"
     SKIPPED = "skipped"
+    CANCELLED = "cancelled"
 
 
 class VerdictView(msgspec.Struct, frozen=True):
@@ -94,7 +103,11 @@ class TimesView(msgspec.Struct, frozen=True):
 
 
 class BuildView(msgspec.Struct, frozen=True):
-    """GET /api/v1/builds/<id>. `detail`: what it waits for, or why it was refused, in one line."""
+    """GET /api/v1/builds/<id>. `detail`: what it waits for, or why it was refused, in one line.
+
+    withdrawn: why this gateway took its asking back (cancelled, superseded by another).
+    rebuild_of, rebuilds: the build that this one does again, and those that did this one again.
+    """
 
     id: str
     repository: str
@@ -108,6 +121,9 @@ class BuildView(msgspec.Struct, frozen=True):
     replies: tuple[ReplyView, ...]
     times: TimesView
     detail: str | None
+    withdrawn: str | None
+    rebuild_of: str | None
+    rebuilds: tuple[str, ...]
     # the replicas whose log can be downloaded here
     logs: tuple[str, ...]
     replicas: tuple[ReplicaView, ...]
@@ -123,6 +139,7 @@ def build_view(
     ballots: list[BallotRecord],
     replies: list[ReplyRecord],
     states: Sequence[StateRecord] = (),
+    rebuilds: Sequence[bytes] = (),
 ) -> BuildView:
     """What people and programs are shown of a build. states: of all replicas."""
     cast = {ballot.replica: read_ballot(ballot.signed) for ballot in ballots}
@@ -148,7 +165,10 @@ def build_view(
             opened=iso_time(record.opened_at),
             decided=iso_time(record.decided_at),
         ),
-        detail=record.refused or record.skipped or record.detail,
+        detail=_detail(record),
+        withdrawn=record.withdrawn,
+        rebuild_of=None if record.rebuild_of is None else record.rebuild_of.hex(),
+        rebuilds=tuple(build.hex() for build in rebuilds),
         logs=tuple(ballot.replica for ballot in ballots if ballot.log_archived),
         replicas=tuple(_replica_view(state, cast.get(state.replica)) for state in states),
         differences=differences_of(cast),
@@ -220,7 +240,20 @@ def _status(record: BuildRecord) -> BuildStatus:
         return BuildStatus.REFUSED
     if record.skipped is not None:
         return BuildStatus.SKIPPED
+    if record.is_never_asked:
+        return BuildStatus.CANCELLED
     return BuildStatus.QUEUED if record.opened_at is None else BuildStatus.BUILDING
+
+
+def _detail(record: BuildRecord) -> str | None:
+    """One line on what it waits for, or why it ended without a finding."""
+    if record.withdrawn is not None and record.statement is None and not record.is_never_asked:
+        return f"{record.withdrawn}; the network is being told"
+    is_cancelled = record.statement is not None and (
+        parse_statement(record.statement).verdict.outcome is Outcome.CANCELLED
+    )
+    withdrawn = record.withdrawn if is_cancelled or record.is_never_asked else None
+    return record.refused or record.skipped or withdrawn or record.detail
 
 
 def _verdict_view(verdict: VerdictFields, cast: dict[str, Ballot]) -> VerdictView:

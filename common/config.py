@@ -182,6 +182,9 @@ class ClientConfig(msgspec.Struct, frozen=True):
         may be asked for.
     queue_max: accepted webhooks that may wait; beyond it the answer is 429.
     public_url: how people reach the gateway, for links in statuses; None means `listen`.
+    api_token_file: up to four tokens, one per line, readable by their owner alone; whoever changes
+        builds over the API needs one. None: whoever is on this machine may, nobody else.
+    archive_days_max, archive_builds_max: how long and how many finished builds are kept.
     """
 
     file: Path
@@ -194,6 +197,9 @@ class ClientConfig(msgspec.Struct, frozen=True):
     results_file: Path
     repositories: tuple[GatewayRepository, ...]
     queue_max: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)] = 1000
+    archive_days_max: Annotated[float, msgspec.Meta(gt=0, le=36500)] = 365
+    archive_builds_max: Annotated[int, msgspec.Meta(ge=1, le=10_000_000)] = 10_000
+    api_token_file: Path | None = None
     public_url: str | None = None
     plaintext_allowed: bool = False
 

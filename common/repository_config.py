@@ -84,6 +84,9 @@ class GatewayRepository(RepositoryEntry, frozen=True):
     branches: globs; pushes to other branches and pull requests against them build nothing.
     pull_requests: whose are built at once; the others wait for an operator's approval.
     report: who posts commit statuses.
+    supersede: whether a newer push cancels the builds of the same ref that are under way.
+    queue_max: how many builds of it may be under way or wait; beyond it the answer is 429.
+    open_builds_max: how many of them the network is given at once; the others wait.
     """
 
     aliases: tuple[str, ...] = ()
@@ -93,6 +96,9 @@ class GatewayRepository(RepositoryEntry, frozen=True):
     branches: tuple[Glob, ...] = ()
     pull_requests: PullRequests = "same_repository"
     report: Report = "none"
+    supersede: bool = False
+    queue_max: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)] = 500
+    open_builds_max: Annotated[int, msgspec.Meta(ge=1, le=10_000)] = 10_000
 
 
 class StatusTarget(msgspec.Struct, frozen=True):

@@ -108,6 +108,7 @@ class NodeServer:
                 web.get("/metrics", self._metrics),
                 web.get("/pbft/status", self._status),
                 web.get("/pbft/log", self._log),
+                web.get("/pbft/clients/{client}", self._client),
                 web.get("/pbft/evidence", self._evidence),
                 web.post("/pbft/request", self._post_request),
                 web.post("/pbft/message", self._post_message),
@@ -264,6 +265,14 @@ class NodeServer:
             "first": base64.b64encode(encode_signed(first)).decode(),
             "second": base64.b64encode(encode_signed(second)).decode(),
         }
+
+    async def _client(self, request: web.Request) -> web.Response:
+        """Which numbers of a client are used: all up to the floor, and some above it."""
+        client = request.match_info["client"]
+        if self._cluster.public_key(client) is None:
+            raise http_error(web.HTTPNotFound, "no member of the cluster has that name")
+        floor = self._runtime.replica.core.clients.floor(client)
+        return web.json_response({"client": client, "floor": floor})
 
     async def _log(self, request: web.Request) -> web.Response:
         """The last messages, newest first, at most ?limit= of them."""

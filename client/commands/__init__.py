@@ -3,7 +3,17 @@
 import argparse
 from pathlib import Path
 
-from client.commands import artifacts, builds, envelope, evidence, journal, ledger, lint, logs
+from client.commands import (
+    artifacts,
+    builds,
+    changes,
+    envelope,
+    evidence,
+    journal,
+    ledger,
+    lint,
+    logs,
+)
 
 
 def add_commands(parser: argparse.ArgumentParser) -> None:
@@ -17,5 +27,6 @@ def add_commands(parser: argparse.ArgumentParser) -> None:
         help="the client's configuration file (default: example-config/client.yml)",
     )
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands")
-    for module in (builds, artifacts, logs, journal, ledger, envelope, evidence, lint):
+    modules = (builds, changes, artifacts, logs, journal, ledger, envelope, evidence, lint)
+    for module in modules:
         module.add(commands, common)

@@ -21,6 +21,8 @@ from common.logs import escape_controls
 WAIT_TIMEOUT_SECONDS = 1800.0
 POLL_SECONDS = 0.5
 LISTED_BUILDS = 20
+# The states of a build from which nothing more comes.
+OVER = ("decided", "refused", "skipped", "cancelled")
 
 
 def add(commands: Commands, common: argparse.ArgumentParser) -> None:
@@ -61,19 +63,19 @@ async def _submit(options: argparse.Namespace) -> int:
         print(accepted["build"], flush=True)
         if not options.wait:
             return EXIT_DONE
-        return await _wait_for(gateway, str(accepted["build"]), options.timeout)
+        return await wait_for(gateway, str(accepted["build"]), options.timeout)
 
 
 async def _status(options: argparse.Namespace) -> int:
     async with GatewayApi(gateway_url(options)) as gateway:
         build = await gateway.build(options.build)
-    _print_build(build)
+    print_build(build)
     return _exit_code(build)
 
 
 async def _wait(options: argparse.Namespace) -> int:
     async with GatewayApi(gateway_url(options)) as gateway:
-        return await _wait_for(gateway, await gateway.full_id(options.build), options.timeout)
+        return await wait_for(gateway, await gateway.full_id(options.build), options.timeout)
 
 
 async def _list(options: argparse.Namespace) -> int:
@@ -88,12 +90,13 @@ async def _list(options: argparse.Namespace) -> int:
     return EXIT_DONE
 
 
-async def _wait_for(gateway: GatewayApi, build_id: str, timeout_seconds: float) -> int:
+async def wait_for(gateway: GatewayApi, build_id: str, timeout_seconds: float) -> int:
+    """Wait for a build's verdict and print it; the exit code. Raises CommandFailed."""
     deadline = time.monotonic() + timeout_seconds
     while True:
         build = await gateway.build(build_id)
-        if build["status"] in ("decided", "refused", "skipped"):
-            _print_build(build)
+        if build["status"] in OVER:
+            print_build(build)
             return _exit_code(build)
         if time.monotonic() >= deadline:
             raise CommandFailed(
@@ -104,13 +107,16 @@ async def _wait_for(gateway: GatewayApi, build_id: str, timeout_seconds: float) 
         await asyncio.sleep(POLL_SECONDS)
 
 
-def _print_build(build: dict[str, Any]) -> None:
+def print_build(build: dict[str, Any]) -> None:
+    """A build for people."""
     verdict = build["verdict"]
     print(f"build       {build['id']}")
     print(f"repository  {escape_controls(build['repository'])}")
     print(f"branch      {escape_controls(build['branch'])}")
     print(f"commit      {build['commit'] or '-'}")
     print(f"status      {build['status']}")
+    if build["rebuild_of"]:
+        print(f"rebuild of  {build['rebuild_of']}")
     if build["detail"]:
         print(f"detail      {escape_controls(build['detail'])}")
     if verdict:
@@ -146,5 +152,7 @@ def _exit_code(build: dict[str, Any]) -> int:
     """0 only for passed; an open build is none of ours to call failed."""
     if build["verdict"]:
         return EXIT_DONE if build["verdict"]["outcome"] == PASSED else EXIT_NOT_PASSED
+    if build["status"] == "cancelled":
+        return EXIT_NOT_PASSED
     never_built = build["status"] in ("refused", "skipped")
     return EXIT_NO_ANSWER if never_built else EXIT_TOO_LATE

@@ -38,10 +38,16 @@ _Result = TypeVar("_Result")
 class GatewayApi:
     """The API of one gateway. Use it as an async context manager. All calls raise CommandFailed."""
 
-    def __init__(self, url: str, webhook_secret: bytes | None = None) -> None:
-        """webhook_secret: to sign with where the gateway builds nothing that is not signed."""
+    def __init__(
+        self, url: str, webhook_secret: bytes | None = None, token: bytes | None = None
+    ) -> None:
+        """webhook_secret: to sign with where the gateway builds nothing that is not signed.
+
+        token: to show where the gateway lets only those change builds who have one.
+        """
         self._url = url.rstrip("/")
         self._webhook_secret = webhook_secret
+        self._token = token
         self._session: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> Self:
@@ -135,9 +141,30 @@ class GatewayApi:
         except ValueError as error:
             raise CommandFailed(f"{self._url}: {error}; is that a gateway?") from error
 
+    async def cancel(self, build: str, reason: str | None) -> dict[str, Any]:
+        """POST /api/v1/builds/<id>/cancel: the build."""
+        return await self._change(build, "cancel", {} if reason is None else {"reason": reason})
+
+    async def rebuild(self, build: str) -> dict[str, Any]:
+        """POST /api/v1/builds/<id>/rebuild: {"build", "url"}."""
+        return await self._change(build, "rebuild", {})
+
+    async def approve(self, build: str) -> dict[str, Any]:
+        """POST /api/v1/builds/<id>/approve: the build."""
+        return await self._change(build, "approve", {})
+
+    async def _change(self, build: str, what: str, body: Mapping[str, str]) -> dict[str, Any]:
+        return await self._post(f"/api/v1/builds/{build}/{what}", body)
+
+    async def _post(self, path: str, body: Mapping[str, str]) -> dict[str, Any]:
+        headers = {"Content-Type": "application/json"}
+        if self._token is not None:
+            headers["Authorization"] = f"Bearer {self._token.decode('ascii')}"
+        return _object(await self._ask("POST", path, json.dumps(body).encode(), headers))
+
     async def append(self, text: str) -> dict[str, Any]:
         """POST /api/v1/append: the journal's digest and length."""
-        return _object(await self._ask("POST", "/api/v1/append", {"text": text}))
+        return await self._post("/api/v1/append", {"text": text})
 
     async def full_id(self, build: str) -> str:
         """The id that begins with `build`."""

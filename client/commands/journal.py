@@ -11,10 +11,12 @@ from client.commands.ledger import chain_break, first_ledger
 from client.commands.outcome import EXIT_DONE, EXIT_NO_ANSWER, EXIT_NOT_PASSED
 from client.commands.targets import (
     Commands,
+    api_token,
     cluster_and_addresses,
     cluster_flag,
     gateway_flag,
     gateway_url,
+    token_flag,
 )
 from client.nodes import NodeFailed, Nodes
 from common.logs import escape_controls
@@ -30,6 +32,7 @@ def add(commands: Commands, common: argparse.ArgumentParser) -> None:
     )
     append.add_argument("texts", metavar="TEXT", nargs="*", help="without: one per line of stdin")
     gateway_flag(append)
+    token_flag(append)
     append.set_defaults(run=lambda options: run(_append(options)))
     journal = commands.add_parser(
         "journal", parents=[common], help="print the replicated journal and its digest"
@@ -41,7 +44,7 @@ def add(commands: Commands, common: argparse.ArgumentParser) -> None:
 
 async def _append(options: argparse.Namespace) -> int:
     code = EXIT_DONE
-    async with GatewayApi(gateway_url(options)) as gateway:
+    async with GatewayApi(gateway_url(options), token=api_token(options)) as gateway:
         for text in _texts(options.texts):
             answer = await gateway.append(text)
             if "digest" in answer:

@@ -42,6 +42,25 @@ def gateway_url(options: argparse.Namespace) -> str:
     return DEFAULT_GATEWAY if config is None else config.listen.url
 
 
+def token_flag(parser: argparse.ArgumentParser) -> None:
+    """Add --token-file."""
+    parser.add_argument(
+        "--token-file",
+        type=Path,
+        metavar="FILE",
+        help="a token of the gateway's API (default: from the configuration, where it has one)",
+    )
+
+
+def api_token(options: argparse.Namespace) -> bytes | None:
+    """The token to show to the gateway; None: none is configured. Raises ConfigError."""
+    file = options.token_file
+    if file is None:
+        config = _config_if_any(options)
+        file = None if config is None else config.api_token_file
+    return None if file is None else read_secrets(file, "API token")[0]
+
+
 def webhook_secret(options: argparse.Namespace, repository: str | None) -> bytes | None:
     """What to sign with to have this repository (None: the first) built; None: nothing.
 

@@ -56,14 +56,19 @@ def member(name: str, *roles: str) -> Member:
     return Member(name, bytes(signing_key(name).verify_key), roles)
 
 
-def cluster_of(replicas: int = 4, limits: Limits | None = None, prefix: str = "replica") -> Cluster:
+def cluster_of(
+    replicas: int = 4,
+    limits: Limits | None = None,
+    prefix: str = "replica",
+    gateway_roles: tuple[str, ...] = ("gateway",),
+) -> Cluster:
     """A cluster of that many replicas, two gateways and an operator."""
     return Cluster(
         Genesis(
             format_version=1,
             replicas=tuple(member(f"{prefix}-{index}", "replica") for index in range(replicas)),
             clients=(
-                member(GATEWAY, "gateway"),
+                member(GATEWAY, *gateway_roles),
                 member(OTHER_GATEWAY, "gateway"),
                 member(OPERATOR, "operator"),
             ),

@@ -133,6 +133,7 @@ class Node:
         application.router.add_get("/ledger", self._show_ledger)
         application.router.add_get("/ledger/proof", self._show_ledger_proof)
         application.router.add_get("/pbft/status", self._show_status)
+        application.router.add_get("/pbft/clients/{client}", self._show_client)
         application.router.add_get("/pbft/evidence", self._show_evidence)
         return application
 
@@ -234,6 +235,12 @@ class Node:
         self._check_up(request)
         return web.json_response({"node_id": self.name, "sequence": self.replica.core.executed})
 
+    async def _show_client(self, request: web.Request) -> web.Response:
+        self._check_up(request)
+        client = request.match_info["client"]
+        floor = self.replica.core.clients.floor(client)
+        return web.json_response({"client": client, "floor": floor})
+
     async def _show_evidence(self, request: web.Request) -> web.Response:
         self._check_up(request)
         after = int(request.query["after"])
@@ -268,9 +275,14 @@ class Network:
     alter: may change or drop what a node sends to the gateway.
     """
 
-    def __init__(self, replicas: int = 4, limits: Limits | None = None) -> None:
+    def __init__(
+        self,
+        replicas: int = 4,
+        limits: Limits | None = None,
+        gateway_roles: tuple[str, ...] = ("gateway",),
+    ) -> None:
         self.limits = limits or Limits()
-        self.cluster = cluster_of(replicas, self.limits)
+        self.cluster = cluster_of(replicas, self.limits, gateway_roles=gateway_roles)
         self.nodes = {
             name: Node(self.cluster, name, self.limits) for name in self.cluster.replica_names
         }
@@ -387,10 +399,11 @@ async def run_gateway(
     resolver: Resolver | None = None,
     queue_max: int = 1000,
     reported: tuple[GatewayRepository, ...] = (),
+    configured: Sequence[GatewayRepository] = (),
 ) -> Running:
     """Start a gateway in this network, with its data in that folder.
 
-    reported: the repositories whose commit statuses it posts.
+    reported: the repositories whose commit statuses it posts. configured: what is set for some.
     """
     database = Database(folder / "data", network.cluster.id, GATEWAY)
     archive = Archive(database, folder / "data")
@@ -419,6 +432,7 @@ async def run_gateway(
         collector=collector,
         queue_max=queue_max,
         draw=draw,
+        repositories=configured,
     )
     network.gateway = gateway
     gateway.start(network)

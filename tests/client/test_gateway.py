@@ -16,7 +16,7 @@ from ci.operations import Finding, Outcome
 from ci.statement import pae
 from client.answers import is_temporary, used_up_to
 from client.archive import BuildRecord
-from client.gateway import QueueFull
+from client.intake import QueueFull
 from client.outbox import Outbox
 from client.resolve import FoundCommit, NoSuchBranch, Unreachable
 from client.view import BuildStatus, accepted_verdict, build_view
@@ -298,7 +298,7 @@ async def test_what_is_unfinished_goes_on_after_a_restart(network: Network, tmp_
         node.is_down = True
     signed = await first.gateway.submit(REPOSITORY, "signed", None)
     await until(lambda: record_of(first, signed).signed_at is not None)
-    first.gateway._resolver = FixedResolver(Unreachable("down"))
+    first.gateway._commits._resolver = FixedResolver(Unreachable("down"))
     received = await first.gateway.submit(REPOSITORY, "received", None)
     await until(lambda: record_of(first, received).detail is not None)
     await first.close()

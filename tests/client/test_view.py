@@ -85,7 +85,7 @@ def test_the_json_has_the_documented_names() -> None:
     names = {
         *("id", "repository", "branch", "commit", "status", "verdict", "ballots", "replies"),
         *("times", "detail", "logs", "replicas", "event", "ref", "differences"),
-        *("artifacts", "artifact_differences"),
+        *("artifacts", "artifact_differences", "withdrawn", "rebuild_of", "rebuilds"),
     }
     assert set(value) == names
     assert set(value["verdict"]) == {

@@ -1,0 +1,133 @@
+"""What people change about builds under way: cancel, supersede, approve. Inside transactions.
+
+What the network has not been asked for ends here, at once. For the rest the network is asked in
+turn, by a request in the outbox; it is sent once the build is known to be open, for before that
+the network would know no such build.
+"""
+
+import time
+from collections.abc import Callable
+
+from ci.operations import Event, Outcome, SubmitBuild, decode_operation
+from ci.statement import parse_statement
+from client.archive import Archive, BuildRecord
+from client.outbox import Kind, Outbox, OutboxRow, State
+from client.view import is_over
+from client.wanted import WantedBuild
+from pbft.codec import decode_request, decode_signed
+
+CANCELLED = "cancelled"
+REASON_CHARACTERS_MAX = 200
+
+
+class CannotChange(Exception):
+    """That cannot be done to this build; the text says why. Nothing was changed."""
+
+
+class BuildChanges:
+    """Changes one gateway's builds. Every method must be called inside `Database.transaction`."""
+
+    def __init__(self, outbox: Outbox, archive: Archive, draw: Callable[[int], bytes]) -> None:
+        """draw: gives that many random bytes."""
+        self._outbox = outbox
+        self._archive = archive
+        self._draw = draw
+
+    def cancel(self, build: bytes, reason: str) -> None:
+        """Withdraw this gateway's asking. Once more changes nothing. Raises CannotChange."""
+        record = self._archive.get(build)
+        if record is None:
+            raise CannotChange("there is no such build here")
+        if record.withdrawn is not None:
+            return
+        if is_over(record):
+            raise CannotChange(f"it is over already: {_how(record)}")
+        row = self._outbox.build_row(build)
+        assert row is not None, "a build that is not over is in the outbox"
+        self._archive.note_withdrawn(build, reason)
+        if row.state in (State.RECEIVED, State.RESOLVED):
+            self._end(row)
+        else:
+            self._ask(Kind.CANCEL, row)
+
+    def approve(self, build: bytes) -> None:
+        """Let a build begin that waits for approval. Raises CannotChange."""
+        record = self._archive.get(build)
+        if record is None:
+            raise CannotChange("there is no such build here")
+        if is_over(record):
+            raise CannotChange(f"it is over already: {_how(record)}")
+        row = self._outbox.build_row(build)
+        assert row is not None, "a build that is not over is in the outbox"
+        if not row.build_wanted.needs_approval:
+            raise CannotChange("it needs no approval")
+        if self._outbox.is_asked(Kind.APPROVE, build):
+            return
+        self._ask(Kind.APPROVE, row)
+        self._archive.note_detail(build, "approved; the network is being told")
+
+    def supersede(self, build: bytes, wanted: WantedBuild) -> None:
+        """Cancel what is under way of the same ref: somebody pushed something newer to it."""
+        for row in self._outbox.builds_of(wanted.repository):
+            if row.build != build and _is_same_ref(row.build_wanted, wanted):
+                self.cancel(row.build, f"superseded by {build.hex()}")
+
+    def on_opened(self, build: bytes) -> None:
+        """The network has it: what waited for that may be asked."""
+        self._outbox.release(build)
+
+    def on_over(self, build: bytes) -> None:
+        """Nothing can be changed any more: what was not asked yet is not asked."""
+        self._outbox.drop_waiting(build)
+
+    def end_if_withdrawn(self, row: OutboxRow) -> bool:
+        """End a build whose request was taken back, where nobody wants it any more. Is it over?"""
+        record = self._archive.get(row.build)
+        if record is None or record.withdrawn is None:
+            return False
+        self._end(row)
+        return True
+
+    def _end(self, row: OutboxRow) -> None:
+        """The network does not have it, and never will."""
+        self._outbox.finish(row.identity)
+        self._outbox.drop_waiting(row.build)
+        self._archive.note_never_asked(row.build, time.time())
+
+    def _ask(self, kind: Kind, row: OutboxRow) -> None:
+        state = State.RESOLVED if row.state is State.OPENED else State.RECEIVED
+        self._outbox.add_change(self._draw(32), kind, row, state)
+
+
+def rebuild_of(record: BuildRecord) -> WantedBuild:
+    """The same commit, ref and event once more, as a build of its own.
+
+    What was built was approved, where it needed that, and so is the same commit now. What was
+    never built is not: whoever may ask for a rebuild may not approve.
+    """
+    needs_approval = record.event is Event.PULL_REQUEST
+    if record.request is not None:
+        operation = decode_operation(decode_request(decode_signed(record.request)).operation)
+        assert isinstance(operation, SubmitBuild), "a build was asked for by such a request"
+        needs_approval = operation.needs_approval
+    if record.statement is not None:
+        outcome = parse_statement(record.statement).verdict.outcome
+        needs_approval = needs_approval and outcome is Outcome.CANCELLED
+    return WantedBuild(
+        repository=record.repository,
+        branch=record.branch,
+        commit=record.commit,
+        event=record.event,
+        ref=record.ref,
+        needs_approval=needs_approval,
+    )
+
+
+def _how(record: BuildRecord) -> str:
+    if record.statement is not None:
+        return str(parse_statement(record.statement).verdict.outcome)
+    return record.refused or record.skipped or record.withdrawn or Outcome.CANCELLED
+
+
+def _is_same_ref(one: WantedBuild, other: WantedBuild) -> bool:
+    return (one.event, one.branch, one.ref) == (other.event, other.branch, other.ref)

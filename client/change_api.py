@@ -1,0 +1,127 @@
+"""The routes that change something, and who may use them: cancel, rebuild, approve, append.
+
+Without `api_token_file` they are open to whoever is on this machine, and to nobody else: then the
+gateway has to listen on loopback (and what a browser sends for a foreign page is refused before
+it comes here, common.http_door). With it, they take one of its tokens as a Bearer token.
+"""
+
+import functools
+import hmac
+import re
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Annotated
+
+import msgspec
+from aiohttp import web
+
+from client.api import Accepted, ApiError, Handler, Site, json_response, on_append, queue_full
+from client.build_changes import CANCELLED, REASON_CHARACTERS_MAX, CannotChange
+from client.intake import QueueFull
+from common.config import ClientConfig
+from common.secret_file import read_secrets
+
+BODY_BYTES_MAX = 16 * 1024
+# Anybody's loop of rebuilds must not be worth trying tokens.
+TOKEN_CHARACTERS_MAX = 1024
+
+_BEARER = re.compile(r"Bearer +([!-~]+) *", re.IGNORECASE)
+
+Change = Callable[[web.Request], Awaitable[web.Response]]
+
+
+class _Reason(msgspec.Struct, frozen=True):
+    reason: Annotated[str, msgspec.Meta(min_length=1, max_length=REASON_CHARACTERS_MAX)] = CANCELLED
+
+
+class Gatekeeper:
+    """Decides who may change something."""
+
+    def __init__(self, config: ClientConfig) -> None:
+        """Raises ConfigError where the token file cannot be used."""
+        file = config.api_token_file
+        self._tokens: Sequence[bytes] = () if file is None else read_secrets(file, "API token")
+        self._is_loopback = config.listen.is_loopback
+
+    def guard(self, change: Change) -> Handler:
+        """The handler, for those who may."""
+
+        @functools.wraps(change)
+        async def guarded(request: web.Request) -> web.StreamResponse:
+            self.check(request)
+            return await change(request)
+
+        return guarded
+
+    def check(self, request: web.Request) -> None:
+        """Raises ApiError (401, 403) for whoever may not."""
+        if not self._tokens:
+            if not self._is_loopback:
+                raise ApiError(
+                    403, "changes from other machines need `api_token_file:` in the configuration"
+                )
+            return
+        found = _BEARER.fullmatch(request.headers.get("Authorization", "")[:TOKEN_CHARACTERS_MAX])
+        given = b"" if found is None else found[1].encode()
+        # each is compared, so that the time says nothing of which one was close
+        matches = [hmac.compare_digest(given, token) for token in self._tokens]
+        if not any(matches):
+            raise ApiError(401, "this takes one of the API's tokens: Authorization: Bearer TOKEN")
+
+
+class ChangeApi:
+    """Serves the changes."""
+
+    def __init__(self, site: Site, gatekeeper: Gatekeeper) -> None:
+        self._site = site
+        self._gatekeeper = gatekeeper
+
+    def add_routes(self, application: web.Application) -> None:
+        """Add them."""
+        changes = (("cancel", self._cancel), ("rebuild", self._rebuild), ("approve", self._approve))
+        for name, change in changes:
+            path = f"/api/v1/builds/{{build}}/{name}"
+            application.router.add_post(path, self._gatekeeper.guard(change))
+        append = functools.partial(on_append, self._site)
+        application.router.add_post("/api/v1/append", self._gatekeeper.guard(append))
+
+    async def _cancel(self, request: web.Request) -> web.Response:
+        """POST .../cancel {"reason": ...}: 200 with the build; it may take the network a moment."""
+        record = self._site.record(request)
+        body = await self._site.read_body(request, BODY_BYTES_MAX)
+        try:
+            reason = msgspec.json.decode(body, type=_Reason).reason if body.strip() else CANCELLED
+        except (ValueError, RecursionError) as error:
+            raise ApiError(
+                400, f'the body: {error}; send nothing, or {{"reason": "..."}}'
+            ) from error
+        try:
+            await self._site.gateway.cancel(record.build, reason)
+        except CannotChange as error:
+            raise ApiError(409, str(error)) from error
+        return self._show(record.build)
+
+    async def _rebuild(self, request: web.Request) -> web.Response:
+        """POST .../rebuild: 202 with the id of a new build of the same commit, ref and event."""
+        record = self._site.record(request)
+        try:
+            build = await self._site.gateway.rebuild(record.build)
+        except CannotChange as error:
+            raise ApiError(409, str(error)) from error
+        except QueueFull as error:
+            raise queue_full(error) from error
+        url = f"{self._site.public_url}/builds/{build.hex()}"
+        return json_response(Accepted(build.hex(), url), 202, {"Location": url})
+
+    async def _approve(self, request: web.Request) -> web.Response:
+        """POST .../approve: 200 with the build; the gateway has to be an operator's."""
+        record = self._site.record(request)
+        try:
+            await self._site.gateway.approve(record.build)
+        except CannotChange as error:
+            raise ApiError(409, str(error)) from error
+        return self._show(record.build)
+
+    def _show(self, build: bytes) -> web.Response:
+        record = self._site.archive.get(build)
+        assert record is not None, "nothing that changes is removed"
+        return json_response(self._site.view(record))

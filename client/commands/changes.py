@@ -1,0 +1,124 @@
+"""cancel, rebuild, approve: what people change about a build that is under way, or was."""
+
+import argparse
+import asyncio
+from pathlib import Path
+
+from ci.operations import ApproveBuild, CancelBuild, Operation
+from client.commands.builds import WAIT_TIMEOUT_SECONDS, print_build, wait_for
+from client.commands.gateway_api import BUILD_ID_CHARACTERS, GatewayApi, run
+from client.commands.outcome import (
+    EXIT_DONE,
+    EXIT_NO_ANSWER,
+    EXIT_TOO_LATE,
+    EXIT_WRONG,
+    CommandFailed,
+)
+from client.commands.targets import (
+    Commands,
+    api_token,
+    cluster_and_addresses,
+    cluster_flag,
+    gateway_flag,
+    gateway_url,
+    token_flag,
+)
+from client.operator_request import NotAsked, ask_as_operator, operator_name
+from common.config import OPERATOR_ROLE
+from common.keys import load_signing_key
+from common.logs import escape_controls
+
+OPERATOR_TIMEOUT_SECONDS = 60.0
+
+
+def add(commands: Commands, common: argparse.ArgumentParser) -> None:
+    """Add the commands of this module."""
+    cancel = commands.add_parser("cancel", parents=[common], help="cancel a build")
+    cancel.add_argument("--reason", metavar="TEXT", help="shown with the build")
+    rebuild = commands.add_parser(
+        "rebuild", parents=[common], help="build the same commit once more"
+    )
+    rebuild.add_argument("--wait", action="store_true", help="wait for the verdict")
+    rebuild.add_argument("--timeout", type=float, default=WAIT_TIMEOUT_SECONDS, metavar="SECONDS")
+    approve = commands.add_parser(
+        "approve", parents=[common], help="let a build begin that waits for approval"
+    )
+    actions = ((cancel, _cancel), (rebuild, _rebuild), (approve, _approve))
+    for parser, action in actions:
+        parser.add_argument("build", metavar="BUILD", help="its id, or the beginning of it")
+        gateway_flag(parser)
+        token_flag(parser)
+        parser.set_defaults(run=lambda options, action=action: run(action(options)))
+    for parser in (cancel, approve):
+        parser.add_argument(
+            "--operator-key",
+            type=Path,
+            metavar="FILE",
+            help="ask the replicas with this operator's private key, without a gateway",
+        )
+        cluster_flag(parser)
+
+
+async def _cancel(options: argparse.Namespace) -> int:
+    if options.operator_key is not None:
+        return await _ask_as_operator(options, CancelBuild)
+    async with GatewayApi(gateway_url(options), token=api_token(options)) as gateway:
+        build = await gateway.cancel(await gateway.full_id(options.build), options.reason)
+    print_build(build)
+    return EXIT_DONE
+
+
+async def _rebuild(options: argparse.Namespace) -> int:
+    async with GatewayApi(gateway_url(options), token=api_token(options)) as gateway:
+        accepted = await gateway.rebuild(await gateway.full_id(options.build))
+        print(accepted["build"], flush=True)
+        if not options.wait:
+            return EXIT_DONE
+        return await wait_for(gateway, str(accepted["build"]), options.timeout)
+
+
+async def _approve(options: argparse.Namespace) -> int:
+    if options.operator_key is not None:
+        return await _ask_as_operator(options, ApproveBuild)
+    async with GatewayApi(gateway_url(options), token=api_token(options)) as gateway:
+        build = await gateway.approve(await gateway.full_id(options.build))
+    print_build(build)
+    return EXIT_DONE
+
+
+async def _ask_as_operator(
+    options: argparse.Namespace, make: type[CancelBuild] | type[ApproveBuild]
+) -> int:
+    cluster, addresses = cluster_and_addresses(options)
+    signing_key = load_signing_key(options.operator_key)
+    build = await _whole_id(options)
+    operation: Operation = make(bytes.fromhex(build))
+    try:
+        async with asyncio.timeout(OPERATOR_TIMEOUT_SECONDS):
+            name = operator_name(cluster, signing_key, OPERATOR_ROLE)
+            answer = await ask_as_operator(cluster, addresses, name, signing_key, operation)
+    except NotAsked as error:
+        raise CommandFailed(str(error)) from error
+    except TimeoutError as error:
+        raise CommandFailed(
+            f"the replicas did not agree in {OPERATOR_TIMEOUT_SECONDS:g} s", EXIT_TOO_LATE
+        ) from error
+    if answer.reason is not None:
+        raise CommandFailed(
+            f"the network refused: {escape_controls(answer.reason)}", EXIT_NO_ANSWER
+        )
+    print(f"{build}: {options.command} ordered by {name}")
+    return EXIT_DONE
+
+
+async def _whole_id(options: argparse.Namespace) -> str:
+    """The id that is meant; only the beginning of one takes a gateway that knows it."""
+    text = str(options.build).lower()
+    if len(text) != BUILD_ID_CHARACTERS:
+        async with GatewayApi(gateway_url(options)) as gateway:
+            return await gateway.full_id(text)
+    try:
+        bytes.fromhex(text)
+    except ValueError as error:
+        raise CommandFailed(f"{text!r} is not a build's id", EXIT_WRONG) from error
+    return text

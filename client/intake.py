@@ -1,0 +1,110 @@
+"""What waits for the gateway's next commit, and how much may wait: the limits of the queue."""
+
+import asyncio
+from collections.abc import Callable, Mapping
+
+import msgspec
+
+from client.database import StorageFailed
+from client.outbox import Outbox
+from common.repository_config import GatewayRepository
+
+
+class QueueFull(Exception):
+    """So many requests wait already: come back later."""
+
+
+class Arrival(msgspec.Struct):
+    """Something that counts once `store` is committed; `then` comes after that.
+
+    repository: of the build that is asked for; empty for an append, None for anything else.
+    """
+
+    store: Callable[[], None]
+    then: Callable[[], None]
+    stored: asyncio.Future[None]
+    repository: str | None
+
+    def done(self) -> None:
+        """It is committed."""
+        if not self.stored.done():
+            self.stored.set_result(None)
+        self.then()
+
+    def fail(self, error: StorageFailed) -> None:
+        """It was not committed, and will not be."""
+        if not self.stored.done():
+            self.stored.set_exception(error)
+            self.stored.exception()  # its waiter may be gone: nobody need be told
+
+
+class Intake:
+    """The arrivals of one gateway, from one turn to the next.
+
+    queue_max: unfinished requests of all kinds; each repository has a limit of its own.
+    wake: called when there is something to take.
+    """
+
+    def __init__(
+        self,
+        queue_max: int,
+        configured: Callable[[str], GatewayRepository],
+        wake: Callable[[], None],
+    ) -> None:
+        self._queue_max = queue_max
+        self._configured = configured
+        self._wake = wake
+        self._arrivals: list[Arrival] = []
+        self._by_repository: Mapping[str, int] = {}
+        self._is_closed = False
+        self.unfinished = 0
+
+    def note_unfinished(self, outbox: Outbox) -> None:
+        """Count what is under way. Raises StorageFailed."""
+        self.unfinished = outbox.count()
+        self._by_repository = outbox.unfinished_by_repository()
+
+    def take(self) -> list[Arrival]:
+        """What arrived since the last turn."""
+        arrivals, self._arrivals = self._arrivals, []
+        return arrivals
+
+    def close(self) -> None:
+        """Take nothing more; what was not committed fails."""
+        self._is_closed = True
+        for arrival in self.take():
+            arrival.fail(StorageFailed("the gateway is stopping"))
+
+    async def accept(
+        self, store: Callable[[], None], then: Callable[[], None], repository: str = ""
+    ) -> None:
+        """As `store`, where there is room for a request. Raises QueueFull too.
+
+        repository: of a build; empty for an append.
+        """
+        waiting = self.unfinished + sum(a.repository is not None for a in self._arrivals)
+        if waiting >= self._queue_max:
+            raise QueueFull(f"{waiting} requests are waiting, the most allowed")
+        if repository:
+            waiting = self._by_repository.get(repository, 0)
+            waiting += sum(arrival.repository == repository for arrival in self._arrivals)
+            if waiting >= self._configured(repository).queue_max:
+                raise QueueFull(
+                    f"{waiting} builds of this repository are waiting, the most allowed"
+                )
+        await self.store(store, then, repository)
+
+    async def store(
+        self,
+        store: Callable[[], None],
+        then: Callable[[], None],
+        repository: str | None = None,
+    ) -> None:
+        """Have `store` done in the next commit, and then `then`. Raises StorageFailed."""
+        if self._is_closed:
+            raise StorageFailed("the gateway is stopping")
+        stored: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._arrivals.append(Arrival(store, then, stored, repository))
+        self._wake()
+        # A caller that hangs up must not take back what the next commit will hold.
+        await asyncio.shield(stored)

@@ -1,0 +1,404 @@
+"""client.build_changes and the queue: cancel, supersede, approve, rebuild, and whose turn it is."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from ci.limits import Limits
+from ci.operations import CancelBuild, Event, Outcome, SubmitBuild, decode_operation
+from ci.statement import parse_statement
+from client.archive import BuildRecord
+from client.build_changes import CannotChange, rebuild_of
+from client.intake import QueueFull
+from client.outbox import Kind, Outbox
+from client.resolve import Unreachable
+from client.view import BuildStatus, build_view
+from client.wanted import WantedBuild
+from common.repository_config import GatewayRepository
+from pbft.codec import decode_request
+from tests.ci.builders import COMMIT
+from tests.client.network import (
+    REPOSITORY,
+    FixedResolver,
+    Network,
+    Running,
+    passed,
+    run_gateway,
+)
+from tests.client.test_gateway import decided, record_of, until
+
+OTHER = "https://example.org/other.git"
+
+
+def nobody_finishes(network: Network) -> None:
+    for node in network.nodes.values():
+        node.finds = lambda build: None
+
+
+def status_of(running: Running, build: bytes) -> str:
+    return build_view(record_of(running, build), [], []).status
+
+
+def detail_of(running: Running, build: bytes) -> str | None:
+    return build_view(record_of(running, build), [], []).detail
+
+
+def outcome_of(record: BuildRecord) -> Outcome:
+    assert record.statement is not None
+    return parse_statement(record.statement).verdict.outcome
+
+
+def unfinished(running: Running) -> list[Kind]:
+    return [row.kind for row in Outbox(running.database).unfinished()]
+
+
+def operations(network: Network) -> list[object]:
+    """What the network was asked for, each thing once, in its order."""
+    seen = dict.fromkeys(decode_request(signed).operation for signed in network.asked)
+    return [decode_operation(operation) for operation in seen]
+
+
+async def open_build(running: Running, branch: str = "master", **more: object) -> bytes:
+    wanted = WantedBuild(REPOSITORY, branch, COMMIT, **more)  # type: ignore[arg-type]
+    build = (await running.gateway.order(wanted)).build
+    await until(lambda: record_of(running, build).opened_at is not None)
+    return build
+
+
+async def test_an_open_build_is_cancelled_by_the_network(running: Running) -> None:
+    nobody_finishes(running.network)
+    build = await open_build(running)
+    await running.gateway.cancel(build, "not wanted")
+    record = await decided(running, build)
+    assert outcome_of(record) is Outcome.CANCELLED
+    assert status_of(running, build) == BuildStatus.DECIDED
+    assert detail_of(running, build) == "not wanted"
+    await until(lambda: unfinished(running) == [])
+    for node in running.network.nodes.values():
+        assert build not in node.application.open_builds()
+
+
+async def test_while_the_network_is_told_the_build_says_so(running: Running) -> None:
+    nobody_finishes(running.network)
+    build = await open_build(running)
+    for node in running.network.nodes.values():
+        node.is_down = True
+    await running.gateway.cancel(build, "not wanted")
+    assert detail_of(running, build) == "not wanted; the network is being told"
+    assert status_of(running, build) == BuildStatus.BUILDING
+
+
+async def test_what_the_network_was_not_asked_for_ends_at_once(
+    network: Network, tmp_path: Path
+) -> None:
+    running = await run_gateway(network, tmp_path, FixedResolver(Unreachable("down")))
+    build = await running.gateway.submit(REPOSITORY, "master", None)
+    await until(lambda: record_of(running, build).detail is not None)
+    await running.gateway.cancel(build, "not wanted")
+    assert status_of(running, build) == BuildStatus.CANCELLED
+    assert detail_of(running, build) == "not wanted"
+    assert unfinished(running) == []
+    assert network.asked == []
+    await running.close()
+    again = await run_gateway(network, tmp_path)
+    assert status_of(again, build) == BuildStatus.CANCELLED
+    assert again.gateway.unfinished == 0
+    await again.close()
+
+
+async def test_a_commit_that_is_found_after_the_cancel_changes_nothing(
+    network: Network, tmp_path: Path
+) -> None:
+    resolver = FixedResolver(Unreachable("down"))
+    running = await run_gateway(network, tmp_path, resolver)
+    build = await running.gateway.submit(REPOSITORY, "master", None)
+    await until(lambda: record_of(running, build).detail is not None)
+    await running.gateway.cancel(build, "not wanted")
+    questions = resolver.questions
+    other = await running.gateway.submit(OTHER, "master", COMMIT)
+    await decided(running, other)
+    assert resolver.questions == questions
+    assert record_of(running, build).commit is None
+    assert status_of(running, build) == BuildStatus.CANCELLED
+    await running.close()
+
+
+async def test_a_build_that_is_asked_for_but_not_open_is_cancelled_once_it_is(
+    network: Network, tmp_path: Path
+) -> None:
+    """Across a restart: the network knows no such build before it is open."""
+    nobody_finishes(network)
+    for node in network.nodes.values():
+        node.is_down = True
+    running = await run_gateway(network, tmp_path)
+    build = await running.gateway.submit(REPOSITORY, "master", None)
+    await until(lambda: record_of(running, build).signed_at is not None)
+    await running.gateway.cancel(build, "not wanted")
+    assert unfinished(running) == [Kind.BUILD, Kind.CANCEL]
+    await running.close()
+    for node in network.nodes.values():
+        node.is_down = False
+    again = await run_gateway(network, tmp_path)
+    for name in network.cluster.replica_names:
+        again.gateway.on_connected(name)
+    record = await decided(again, build)
+    assert outcome_of(record) is Outcome.CANCELLED
+    asked = [type(operation) for operation in operations(network)]
+    assert asked == [SubmitBuild, CancelBuild]
+    await until(lambda: unfinished(again) == [])
+    await again.close()
+
+
+async def test_a_cancel_that_comes_too_late_changes_nothing(running: Running) -> None:
+    build = await open_build(running)
+    await decided(running, build)
+    with pytest.raises(CannotChange, match="over already: passed"):
+        await running.gateway.cancel(build, "not wanted")
+    assert record_of(running, build).withdrawn is None
+
+
+async def test_a_cancel_that_meets_the_verdict_leaves_the_verdict(running: Running) -> None:
+    nobody_finishes(running.network)
+    build = await open_build(running)
+    for node in running.network.nodes.values():
+        node.finds = lambda build: passed()
+    await running.gateway.cancel(build, "not wanted")
+    record = await decided(running, build)
+    await until(lambda: unfinished(running) == [])
+    expected = {Outcome.PASSED: None, Outcome.CANCELLED: "not wanted"}
+    assert detail_of(running, build) == expected[outcome_of(record)]
+
+
+async def test_cancelling_twice_asks_once(running: Running) -> None:
+    nobody_finishes(running.network)
+    build = await open_build(running)
+    await running.gateway.cancel(build, "first")
+    await running.gateway.cancel(build, "second")
+    await decided(running, build)
+    assert record_of(running, build).withdrawn == "first"
+    assert sum(isinstance(o, CancelBuild) for o in operations(running.network)) == 1
+
+
+async def test_a_withdrawn_build_that_the_network_had_no_room_for_is_over(
+    tmp_path: Path,
+) -> None:
+    network = Network(limits=Limits(open_builds_per_client_max=1))
+    await network.start()
+    nobody_finishes(network)
+    lost = await run_gateway(network, tmp_path / "lost")
+    await open_build(lost)
+    await lost.close()
+    running = await run_gateway(network, tmp_path / "new")
+    with running.database.transaction():
+        running.database.write("UPDATE counter SET next_timestamp = 2")
+    build = await running.gateway.submit(REPOSITORY, "more", COMMIT)
+    await until(lambda: "full" in (record_of(running, build).detail or ""))
+    await running.gateway.cancel(build, "not wanted")
+    await until(lambda: status_of(running, build) == BuildStatus.CANCELLED)
+    await until(lambda: unfinished(running) == [])
+    await running.close()
+    await network.close()
+
+
+async def test_an_unknown_build_cannot_be_changed(running: Running) -> None:
+    for change in (
+        running.gateway.cancel(bytes(32), "x"),
+        running.gateway.rebuild(bytes(32)),
+    ):
+        with pytest.raises(CannotChange, match="no such build"):
+            await change
+
+
+# --- rebuild --------------------------------------------------------------------------------------
+
+
+async def test_a_rebuild_is_the_same_commit_as_another_build(running: Running) -> None:
+    build = await open_build(running, "v1", event=Event.TAG, ref="refs/tags/v1")
+    await decided(running, build)
+    again = await running.gateway.rebuild(build)
+    record = await decided(running, again)
+    assert again != build
+    assert record.rebuild_of == build
+    assert (record.commit, record.event, record.ref) == (COMMIT, Event.TAG, "refs/tags/v1")
+    assert running.archive.rebuilds(build) == [again]
+    assert outcome_of(record) is Outcome.PASSED
+
+
+def recorded(**changes: object) -> BuildRecord:
+    values: dict[str, object] = {
+        **dict.fromkeys(BuildRecord.__struct_fields__),
+        "number": 1, "build": bytes(32), "repository": REPOSITORY, "branch": "main",
+        "commit": COMMIT, "event": Event.PUSH, "received_at": 0.0, "collected": True,
+    }  # fmt: skip
+    return BuildRecord(**{**values, **changes})  # type: ignore[arg-type]
+
+
+def test_what_was_skipped_may_be_built_but_for_a_strangers_request() -> None:
+    assert not rebuild_of(recorded(skipped="[skip ci]")).needs_approval
+    assert rebuild_of(recorded(skipped="[skip ci]", event=Event.PULL_REQUEST)).needs_approval
+
+
+# --- supersede ------------------------------------------------------------------------------------
+
+
+async def superseding(network: Network, folder: Path) -> Running:
+    configured = [GatewayRepository(REPOSITORY, supersede=True)]
+    return await run_gateway(network, folder, configured=configured)
+
+
+async def test_a_newer_push_supersedes_the_older_ones_of_its_ref(
+    network: Network, tmp_path: Path
+) -> None:
+    nobody_finishes(network)
+    running = await superseding(network, tmp_path)
+    running.gateway._numbering.undecided_max = 2
+    other_branch = await open_build(running, "other")
+    opened = await open_build(running)
+    queued = (await running.gateway.order(WantedBuild(REPOSITORY, "master", COMMIT))).build
+    # one was open and one queued; each of them makes the ones before it go
+    await until(lambda: record_of(running, opened).withdrawn is not None)
+    newest = (await running.gateway.order(WantedBuild(REPOSITORY, "master", COMMIT))).build
+    assert record_of(running, queued).withdrawn == f"superseded by {newest.hex()}"
+    assert record_of(running, opened).withdrawn == f"superseded by {queued.hex()}"
+    record = await decided(running, opened)
+    assert outcome_of(record) is Outcome.CANCELLED
+    assert detail_of(running, opened) == f"superseded by {queued.hex()}"
+    await until(lambda: record_of(running, newest).opened_at is not None)
+    assert record_of(running, newest).withdrawn is None
+    assert record_of(running, other_branch).withdrawn is None
+    await running.close()
+
+
+async def test_other_refs_events_and_repositories_are_left_alone(
+    network: Network, tmp_path: Path
+) -> None:
+    nobody_finishes(network)
+    running = await superseding(network, tmp_path)
+    others = [
+        WantedBuild(REPOSITORY, "main", COMMIT, event=Event.TAG, ref="refs/tags/main"),
+        WantedBuild(REPOSITORY, "main", COMMIT, event=Event.PULL_REQUEST, ref="refs/pull/7/head"),
+        WantedBuild(OTHER, "main", COMMIT),
+    ]
+    builds = [(await running.gateway.order(wanted)).build for wanted in others]
+    newest = (await running.gateway.order(WantedBuild(REPOSITORY, "main", COMMIT))).build
+    assert [record_of(running, build).withdrawn for build in builds] == [None] * 3
+    again = (await running.gateway.order(others[1])).build
+    assert record_of(running, builds[1]).withdrawn == f"superseded by {again.hex()}"
+    assert record_of(running, newest).withdrawn is None
+    await running.close()
+
+
+async def test_nothing_is_superseded_unless_it_is_configured_or_by_a_rebuild(
+    network: Network, tmp_path: Path
+) -> None:
+    nobody_finishes(network)
+    running = await run_gateway(network, tmp_path)
+    first = await open_build(running)
+    await open_build(running)
+    assert record_of(running, first).withdrawn is None
+    await running.close()
+    running = await superseding(network, tmp_path)
+    await running.gateway.rebuild(first)
+    assert record_of(running, first).withdrawn is None
+    await running.close()
+
+
+# --- approve --------------------------------------------------------------------------------------
+
+
+async def test_an_operators_gateway_approves(tmp_path: Path) -> None:
+    network = Network(gateway_roles=("gateway", "operator"))
+    await network.start()
+    running = await run_gateway(network, tmp_path)
+    build = await open_build(running, needs_approval=True)
+    assert "client approve" in (record_of(running, build).detail or "")
+    await running.gateway.approve(build)
+    await running.gateway.approve(build)
+    record = await decided(running, build)
+    assert outcome_of(record) is Outcome.PASSED
+    assert not rebuild_of(record).needs_approval, "the same commit was approved"
+    with pytest.raises(CannotChange, match="over already"):
+        await running.gateway.approve(build)
+    plain = await open_build(running, "plain")
+    with pytest.raises(CannotChange, match=r"no approval|over already"):
+        await running.gateway.approve(plain)
+    await running.close()
+    await network.close()
+
+
+async def test_another_gateway_cannot_approve_and_can_cancel(running: Running) -> None:
+    build = await open_build(running, needs_approval=True)
+    with pytest.raises(CannotChange, match="is no operator"):
+        await running.gateway.approve(build)
+    await running.gateway.cancel(build, "spam")
+    record = await decided(running, build)
+    assert outcome_of(record) is Outcome.CANCELLED
+    assert rebuild_of(record).needs_approval, "nobody has approved that commit"
+
+
+# --- whose turn it is -----------------------------------------------------------------------------
+
+
+def asked_repositories(network: Network) -> list[str]:
+    return [o.repository for o in operations(network) if isinstance(o, SubmitBuild)]
+
+
+async def submit_all(running: Running, repositories: Sequence[str]) -> list[bytes]:
+    return [
+        (await running.gateway.order(WantedBuild(repository, f"b{number}", COMMIT))).build
+        for number, repository in enumerate(repositories)
+    ]
+
+
+async def test_thirty_builds_of_one_repository_do_not_delay_the_one_of_another(
+    network: Network, tmp_path: Path
+) -> None:
+    running = await run_gateway(network, tmp_path)
+    running.gateway._numbering.undecided_max = 2
+    nobody_finishes(network)
+    builds = await submit_all(running, [REPOSITORY] * 30)
+    await until(lambda: len(asked_repositories(network)) == 2)
+    late = (await submit_all(running, [OTHER]))[0]
+    for node in network.nodes.values():
+        node.finds = lambda build: passed()
+    await decided(running, late)
+    order = asked_repositories(network)
+    assert order[:2] == [REPOSITORY] * 2
+    assert order[2] == OTHER, "it is the very next"
+    for build in builds:
+        await decided(running, build)
+    numbers = [
+        int(o.branch[1:])
+        for o in operations(network)
+        if isinstance(o, SubmitBuild) and o.repository == REPOSITORY
+    ]
+    assert numbers == sorted(numbers), "of one repository in their order"
+    await running.close()
+
+
+async def test_a_repository_may_have_only_so_many_open(network: Network, tmp_path: Path) -> None:
+    nobody_finishes(network)
+    configured = [GatewayRepository(REPOSITORY, open_builds_max=1)]
+    running = await run_gateway(network, tmp_path, configured=configured)
+    builds = await submit_all(running, [REPOSITORY, REPOSITORY, OTHER])
+    await until(lambda: record_of(running, builds[2]).opened_at is not None)
+    assert asked_repositories(network) == [REPOSITORY, OTHER]
+    for node in network.nodes.values():
+        node.finds = lambda build: passed()
+    await decided(running, builds[1])
+    await running.close()
+
+
+async def test_a_repository_has_a_queue_of_its_own(network: Network, tmp_path: Path) -> None:
+    nobody_finishes(network)
+    configured = [GatewayRepository(REPOSITORY, queue_max=2)]
+    running = await run_gateway(network, tmp_path, configured=configured)
+    builds = await submit_all(running, [REPOSITORY] * 2)
+    with pytest.raises(QueueFull, match="2 builds of this repository"):
+        await submit_all(running, [REPOSITORY])
+    await submit_all(running, [OTHER] * 3)
+    await running.gateway.cancel(builds[0], "make room")
+    await decided(running, builds[0])
+    await submit_all(running, [REPOSITORY])
+    await running.close()
