@@ -144,9 +144,12 @@ def look_into_containers(
                 look_into(container, forms)
                 if GO_ON in json.dumps(container.attrs["Config"]):
                     looked.add(container.labels[REPLICA_LABEL])
+        except docker.errors.NotFound:
+            # it is gone: another one of its build comes, or was looked at
+            continue
         except docker.errors.APIError as error:
-            # it ended, or is gone: another one of its build comes, or was looked at
-            if error.status_code not in (HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT):
+            # it ended
+            if error.status_code != HTTPStatus.CONFLICT:
                 raise
     return looked
 
@@ -160,7 +163,10 @@ def look_into(container: Any, forms: tuple[bytes, ...]) -> None:
         "cat /proc/*/environ /proc/*/cmdline /proc/self/mountinfo",
     ):
         output = container.exec_run(["sh", "-c", f"{command} 2>/dev/null"]).output
-        assert output, command
+        if not output:
+            container.reload()
+            assert container.status != "running", command
+            raise docker.errors.NotFound("it ended meanwhile")
         assert_none_in(forms, command, output)
     container.exec_run(["touch", GO_ON])
 
