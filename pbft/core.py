@@ -18,7 +18,7 @@ from pbft.certificates import (
 from pbft.client_table import ClientTable
 from pbft.codec import SIGNING_PREFIX, encode_message
 from pbft.genesis import Cluster
-from pbft.log import MessageLog, Slot
+from pbft.log import MessageLog, Proposal, Slot
 from pbft.messages import BODY_BYTES_MAX, AnyMessage, Envelope, Reply, Signed, Status
 from pbft.ports import (
     Announcement,
@@ -197,6 +197,8 @@ class Core:
         self.is_diverged = False
         # view_change: accepts no PRE-PREPARE up to here: min-s of the current NEW-VIEW
         self.floor = 0
+        # view_change: the PRE-PREPAREs of the current NEW-VIEW, also those above our window yet
+        self.ordered: dict[int, Proposal] = {}
         # view_change: of each replica the VIEW-CHANGE for the highest view, checked
         self.view_changes: dict[int, CheckedViewChange] = {}
         self.new_view: Signed | None = None  # view_change: the one that began the current view

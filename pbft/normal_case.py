@@ -167,7 +167,7 @@ def on_pre_prepare(
 
     Accepted if: it is of the current view and signed by its primary; h < n <= H, and n is above
     the min-s that the view began with (4.4); no other digest was accepted for this view and
-    number; the body has the digest; every request in it is signed by its client. Then PREPARE
+    number, nor ordered by its NEW-VIEW; the body has the digest; every request in it is signed by its client. Then PREPARE
     is saved together with the body, and sent.
     """
     if refusal := _guard(core, message):
@@ -177,8 +177,9 @@ def on_pre_prepare(
     if message.sequence <= core.floor:
         return Refusal("at or below the checkpoint that this view began with")
     slot = core.log.slot(message.sequence)
-    if slot.proposal is not None:
-        return _second_pre_prepare(core, slot, slot.proposal, message, signed, body)
+    proposal = slot.proposal or core.ordered.get(message.sequence)
+    if proposal is not None:
+        return _second_pre_prepare(core, slot, proposal, message, signed, body)
     if core.is_primary:
         # Our own words come back only from before a restart, and those are in the records.
         return Refusal("a PRE-PREPARE of our own that we do not remember")
@@ -200,13 +201,17 @@ def _second_pre_prepare(
     signed: Signed,
     body: bytes,
 ) -> Refusal | Slot | None:
-    """Another PRE-PREPARE for a slot that has one: the body that was missing, or a fault."""
+    """Another PRE-PREPARE for a slot that has one: the body that was missing, or a fault.
+
+    proposal: that of the slot, or the one of the NEW-VIEW that was above our window until now.
+    """
     if message.digest == proposal.message.digest:
         if slot.accepted is not None:
             return None
-        batch = read_batch(core, message.digest, body)
+        batch = slot.batches.get(message.digest) or read_batch(core, message.digest, body)
         if isinstance(batch, Refusal):
             return batch
+        slot.proposal = proposal
         accept(core, slot, batch)
         return slot
     if refusal := core.authenticator.check(signed, message):

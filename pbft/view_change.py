@@ -29,6 +29,7 @@ def start(core: Core, view: int, reason: str) -> None:
     core.view = view
     core.has_entered = False
     core.new_view = None
+    core.ordered = {}
     core.timers.view_change_due = None
     core.timers.has_progressed = False
     prepared = []
@@ -211,10 +212,16 @@ def _enter(core: Core, message: NewView, signed: Signed, order: NewViewOrder) ->
 
 
 def set_proposals(core: Core, message: NewView, order: NewViewOrder) -> None:
-    """Put the PRE-PREPAREs of O into their slots; whoever has the bodies accepts them."""
+    """Put the PRE-PREPAREs of O into their slots; whoever has the bodies accepts them.
+
+    Those above the window of a replica that is behind are remembered: when it comes so far, the
+    primary may not say anything else about them.
+    """
     for slot in core.log.above(0):
         slot.leave_view()
+    core.ordered = {}
     for (sequence, digest), signed in zip(order.digests, message.pre_prepares, strict=True):
+        pre_prepare = PrePrepare(message.view, sequence, digest, message.replica)
+        core.ordered[sequence] = Proposal(pre_prepare, signed)
         if core.within_water_marks(sequence):
-            pre_prepare = PrePrepare(message.view, sequence, digest, message.replica)
-            core.log.slot(sequence).proposal = Proposal(pre_prepare, signed)
+            core.log.slot(sequence).proposal = core.ordered[sequence]

@@ -76,13 +76,20 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         name="08 a second PRE-PREPARE replaces the first",
         file=_NORMAL,
-        old="    if slot.proposal is not None:\n        return _second_pre_prepare",
+        old="    if proposal is not None:\n        return _second_pre_prepare",
         new=(
-            "    if slot.proposal is not None and slot.proposal.message.digest != message.digest:\n"
+            "    if proposal is not None and proposal.message.digest != message.digest:\n"
             "        slot.accepted = None\n"
-            "    elif slot.proposal is not None:\n"
+            "    elif proposal is not None:\n"
             "        return _second_pre_prepare"
         ),
+    ),
+    Mutant(
+        name="08b what O orders above the window binds nobody",
+        file=_NORMAL,
+        old="    proposal = slot.proposal or core.ordered.get(message.sequence)\n",
+        new="    proposal = slot.proposal\n",
+        test="tests/paper/test_section_4_4_new_views.py",
     ),
     Mutant(
         name="09 the primary's PREPARE counts",

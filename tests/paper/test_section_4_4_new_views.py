@@ -261,6 +261,40 @@ def test_min_s_is_a_floor_below_which_nothing_is_accepted_in_the_view() -> None:
         assert world.core("r2").floor == 4, "the floor is on disk with the NEW-VIEW"
 
 
+def test_what_o_orders_above_the_window_binds_a_replica_that_comes_so_far_later() -> None:
+    """r3 enters view 1 far behind; O orders 5 and 6, which it may not yet vote on. A primary that
+    says another digest for 6 later, when r3 may, equivocates (found by the simulator).
+    """
+    world = World(checkpoint_interval=2, window=4)
+    for timestamp in (1, 2):
+        world.ask(timestamp, b"%d" % timestamp)
+        world.deliver(lambda message: "r3" not in (message.receiver, message.sender))
+    stable = world.core("r0").stable
+    assert stable.sequence == 2
+    ordered = [certificate(world, 5, A), certificate(world, 6, B)]
+    changes = [
+        view_change(world, i, 1, stable=2, stable_proof=stable.checkpoints, prepared=ordered)
+        for i in range(3)
+    ]
+    world.give("r3", new_view(world, 1, changes))
+    core = world.core("r3")
+    assert (core.view, core.low, core.high) == (1, 0, 4)
+    for sequence in (1, 2):
+        decided = world.core("r0").log.find(sequence)
+        assert decided is not None
+        assert decided.decided is not None
+        for commit in decided.decided.commits:
+            world.give("r3", commit)
+        digest = decided.decided.digest
+        body = decided.batches[digest].body
+        world.give("r3", world.sign("r0", Body(sequence, digest, 0)), body)
+    assert (core.executed, core.low, core.high) == (2, 2, 6)
+    _, other, body = world.pre_prepare(6, [world.request(9, b"other")], view=1, replica=1)
+    assert "another digest was accepted" in world.refuse("r3", other, body)
+    assert [told["replica"] for told in world.told("r3", "equivocation")] == [1]
+    assert 6 not in [m.sequence for m in world.said("r3", Prepare)]
+
+
 # --- NEW-VIEW at a backup: each clause alone ----------------------------------------------------
 
 
