@@ -380,7 +380,10 @@ class Adversary:
 
     def _is_troubled(self, name: str) -> bool:
         replica = self._process(name).replica
-        return replica is not None and replica.core.status.value != "normal"
+        if replica is None:
+            return False
+        core = replica.core
+        return core.status.value != "normal" or core.floor > core.low
 
     def _injects(self, kind: str) -> bool:
         if not self._record.allows(kind):

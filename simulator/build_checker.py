@@ -11,6 +11,7 @@ from ci.ledger import (
 )
 from ci.limits import Limits
 from ci.operations import (
+    Abstain,
     Agreement,
     ApproveBuild,
     Ballot,
@@ -31,9 +32,18 @@ from pbft.messages import Request
 from pbft.ports import Entry, ExecutedRequest
 from simulator.builds import BuildTruth
 from simulator.gateways import Asked
+from simulator.marks import Marks
 from simulator.process import Process
 
 Key = tuple[bytes, int]
+
+# The marks of simulator.marks that stand for verdicts.
+OF_OUTCOME = {
+    Outcome.PASSED: "a build passes",
+    Outcome.FAILED: "a build fails",
+    Outcome.CANCELLED: "a build is cancelled",
+    Outcome.DISPUTED: "a verdict that no value can reach any more",
+}
 
 
 class BuildChecker:
@@ -49,7 +59,10 @@ class BuildChecker:
         truth: BuildTruth,
         correct: tuple[str, ...],
         violate: Callable[[str, str], None],
+        marks: Marks,
     ) -> None:
+        self._marks = marks
+        self._asked: dict[bytes, None] = {}
         self.genesis_head = genesis_head(cluster.id)
         self.verdicts: dict[Key, bytes] = {}
         self._quorums = cluster.quorums
@@ -97,6 +110,10 @@ class BuildChecker:
         if isinstance(operation, SubmitBuild) and operation.needs_approval:
             # where this joins a build that is open, no build has this key
             self._approved[delivery.applied.subject, delivery.sequence] = False
+        if isinstance(operation, SubmitBuild):
+            if delivery.applied.subject in self._asked:
+                self._marks.hit("a build is asked for by two clients or twice")
+            self._asked[delivery.applied.subject] = None
         if isinstance(operation, ApproveBuild):
             waiting = [key for key in self._approved if key[0] == operation.build]
             self._approved.update(dict.fromkeys(waiting, True))
@@ -113,6 +130,8 @@ class BuildChecker:
             ballots = self._ballots.setdefault(key, {})
             if replica in ballots:
                 self._violate("24 one ballot per build", f"{replica} counts twice")
+            if isinstance(operation.ballot, Abstain):
+                self._marks.hit("a replica abstains")
             ballots[replica] = operation.ballot
         elif key not in self.verdicts:
             self._reports.setdefault(key, {})[replica] = None
@@ -127,6 +146,9 @@ class BuildChecker:
             key = (bytes.fromhex(decoded.build), decoded.opened)
             if key not in self.verdicts:
                 self._violate("23 a verdict is final", "a late ballot before the verdict")
+            if decoded.agrees is not None:
+                how = "agrees" if decoded.agrees else "dissents"
+                self._marks.hit(f"a ballot comes after the verdict and {how}")
         if not isinstance(decoded, VerdictEntry):
             return
         key = (bytes.fromhex(decoded.build), decoded.opened)
@@ -139,6 +161,9 @@ class BuildChecker:
         verdict = parse_statement(statement).verdict
         if verdict.outcome is not Outcome.CANCELLED:
             self._final[key[0]] = key[1]
+        mark = OF_OUTCOME.get(verdict.outcome)
+        if mark is not None:
+            self._marks.hit(mark)
         listed = [ballot.replica for ballot in decoded.ballots]
         if (verdict.build, verdict.opened) != (decoded.build, decoded.opened):
             self._violate("23 a verdict is final", "the statement is about another build")

@@ -36,6 +36,7 @@ class Summary(msgspec.Struct):
     faults: dict[str, int] = {}
     cells: dict[str, int] = {}
     notices: dict[str, int] = {}
+    marks: dict[str, int] = {}
     failures: list[Failure] = []
 
     def add(self, result: Result | Failure) -> None:
@@ -54,6 +55,7 @@ class Summary(msgspec.Struct):
             (self.faults, result.faults),
             (self.cells, result.cells),
             (self.notices, result.notices),
+            (self.marks, result.marks),
         ):
             for key, count in more.items():
                 total[key] = total.get(key, 0) + count

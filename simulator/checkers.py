@@ -36,6 +36,7 @@ from pbft.ports import (
 )
 from simulator.build_checker import BuildChecker
 from simulator.history import ExecutedBatch, History, effect_digest
+from simulator.marks import Marks
 from simulator.picture import picture
 from simulator.process import Process
 from simulator.reader import Reader
@@ -59,6 +60,7 @@ class Checkers:
         scheduler: Scheduler,
         reader: Reader,
         builds: BuildChecker,
+        marks: Marks,
         *,
         is_deep: bool,
     ) -> None:
@@ -70,13 +72,13 @@ class Checkers:
         self._builds = builds
         self._is_deep = is_deep
         self._picture: tuple[object, ...] | None = None
-        self._views = ViewChecker(cluster, self.history, self._reader.holds, self.violate)
+        self._views = ViewChecker(cluster, self.history, self._reader.holds, self.violate, marks)
         self._quorums = cluster.quorums
         self._standing: dict[str, Standing] = {
             name: Standing(index) for index, name in enumerate(cluster.replica_names)
         }
         self.words = WordChecker(
-            cluster, self.history, self._reader, builds, self._views, self.violate
+            cluster, self.history, self._reader, builds, self._views, self.violate, marks
         )
         resent = 64 * (cluster.quorums.replicas + 1)
         self._caused_max = resent + 8 * cluster.genesis.window * cluster.quorums.replicas

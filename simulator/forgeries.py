@@ -102,10 +102,10 @@ class Forger:
     def other_batch(self, name: str, message: PrePrepare, body: bytes) -> tuple[PrePrepare, bytes]:
         """Another PRE-PREPARE for the same number: reversed, shortened, made up, or null.
 
-        Or the same digest with another body.
+        Or with a request twice; or the same digest with another body.
         """
         requests = list(msgspec.msgpack.decode(body, type=tuple[Signed, ...])) if body else []
-        kind = self._chance.randrange(6)
+        kind = self._chance.randrange(7)
         if kind == 4:
             return message, self.made_up_batch(name)
         if kind == 5:
@@ -118,6 +118,8 @@ class Forger:
             other = NULL_BODY
         elif kind == 5:
             other = encode_batch(requests)
+        elif kind == 6 and requests:
+            other = encode_batch((*requests, requests[0]))
         else:
             own = Request(name, self._chance.randint(1, 9), encode_operation(Noop(b"made up")))
             other = encode_batch((self.say(name, own).signed, *requests))

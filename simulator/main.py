@@ -14,7 +14,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from simulator import explore, lab
+from simulator import explore, lab, marks
 from simulator.campaign import Failure, Summary, run_seed, run_seeds
 from simulator.mutants import run_mutants, unbroken
 from simulator.mutation import MUTANTS
@@ -134,6 +134,7 @@ def _table(summary: Summary) -> str:
     ]
     rows += [(f"fault: {kind}", f"{count:,}") for kind, count in sorted(summary.faults.items())]
     rows += [(f"notice: {name}", f"{count:,}") for name, count in sorted(summary.notices.items())]
+    rows += [(f"mark: {name}", f"{summary.marks.get(name, 0):,}") for name in marks.ALL]
     width = max(len(name) for name, _ in rows)
     return "\n".join(f"{name:<{width}}  {value}" for name, value in rows)
 

@@ -26,6 +26,7 @@ from simulator.chance import Chance
 from simulator.clock import Clock
 from simulator.ledger import Gap
 from simulator.ledger_pages import LedgerPages
+from simulator.marks import Marks
 from simulator.run_trace import Trace
 from simulator.scheduler import SECOND, Scheduler
 from simulator.signatures import Signatures
@@ -91,6 +92,7 @@ class World(msgspec.Struct, frozen=True):
     authenticator: Authenticator
     truth: BuildTruth
     faults: ProcessFaults
+    marks: Marks
 
 
 class Process:
@@ -238,6 +240,10 @@ class Process:
         if self.replica is None:
             return
         became = self.disk.crash(self.chance)
+        if became == "torn":
+            self.world.marks.hit("a torn transaction is cut")
+        elif became == "kept":
+            self.world.marks.hit("a transaction is kept that nobody saw saved")
         self.world.trace.event(f"{self.name} is killed ({became})")
         self.replica = None
         self.application = None

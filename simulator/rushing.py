@@ -54,9 +54,12 @@ class RushingForger(Forger):
             self._false_status,
             self._false_ballot,
             self._recover_again,
+            self._borrowed_names,
         )
         if core.transfer is not None and self._chance.random() < 0.5:
             return self._false_state(core)
+        if core.floor > core.low and self._cluster.replica_names[core.primary] in self.names:
+            return self._below_floor(core)
         if core.status.value != "normal" and self._chance.random() < 0.3:
             return self._anywhere(core)
         return self._chance.choice(lies)(core)
@@ -232,6 +235,22 @@ class RushingForger(Forger):
             message = NewView(view, tuple(signed), pre_prepares, self.index(primary))
             return [self.say(primary, message)]
         return []
+
+    def _borrowed_names(self, core: Core) -> list[Envelope]:
+        """What only others may say, signed with one's own name and key."""
+        name = self._chance.choice(self.names)
+        victim = self._chance.choice(self._honest())
+        client = self._chance.choice(self._cluster.genesis.clients).name
+        view, number, digest = self._place(core)
+        new_view = core.view + (1 if core.has_entered else 0)
+        while self._cluster.primary(new_view) == self.index(name) or new_view == 0:
+            new_view += 1
+        return [
+            self.say(name, Prepare(view, number, digest, self.index(victim))),
+            self.say(name, Commit(view, number, digest, self.index(victim))),
+            self.say(name, Request(client, core.clients.floor(client) + 1, b"borrowed")),
+            self.say(name, NewView(new_view, (), (), self.index(name))),
+        ]
 
     def _false_checkpoint(self, core: Core) -> list[Envelope]:
         interval = core.interval

@@ -22,6 +22,7 @@ from simulator.fault_record import FaultRecord
 from simulator.gateways import Gateway
 from simulator.ledger import Gap
 from simulator.liveness import Liveness
+from simulator.marks import Marks
 from simulator.nemesis import Nemesis
 from simulator.network import LinkFaults, Network
 from simulator.parameters import Parameters
@@ -52,6 +53,7 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     faults: dict[str, int]
     cells: dict[str, int]
     notices: dict[str, int]
+    marks: dict[str, int]
     trace: str
 
 
@@ -83,6 +85,7 @@ class Simulation:
         # In the order of their numbers; a dict, because every message looks here.
         self.correct = dict.fromkeys(name for name in self.names if name not in self.faulty)
         self.damaged = tuple(self.names[index] for index in parameters.rotten)
+        self.marks = Marks()
         self.truth = BuildTruth(seed, parameters.builds)
         self.builds = BuildChecker(
             self.cluster,
@@ -90,11 +93,12 @@ class Simulation:
             self.truth,
             (*self.correct, *self.gateway_names),
             self._violate,
+            self.marks,
         )
         self.reader = Reader(self.cluster, self.signatures.verify)
         self.authenticator = SharedAuthenticator(self.cluster, self.signatures.verify)
         self.checkers = Checkers(
-            seed, self.cluster, self.scheduler, self.reader, self.builds,
+            seed, self.cluster, self.scheduler, self.reader, self.builds, self.marks,
             is_deep=parameters.is_deep,
         )  # fmt: skip
         self.coverage = Coverage(self.reader.decode)
@@ -181,6 +185,7 @@ class Simulation:
             self.authenticator,
             self.truth,
             self.parameters.processes,
+            self.marks,
         )
         chance = stream(self.parameters.seed, f"process {name}")
         told = self.adversary.told(name)
@@ -299,6 +304,7 @@ class Simulation:
             faults=faults,
             cells=self.coverage.cells,
             notices=self.notices,
+            marks=self.marks.counts,
             trace=self.trace.digest,
         )
 
@@ -388,9 +394,12 @@ class Simulation:
     def on_turn(self, process: Process, outputs: list[Output], has_expired: bool) -> None:
         """A replica was fed."""
         counts = self.notices
+        is_marked = process.name not in self.adversary.liars
         for output in outputs:
             for notice in output.notices:
                 counts[notice.event] = counts.get(notice.event, 0) + 1
+                if is_marked and process.replica is not None:
+                    self.marks.on_notice(process.replica.core, notice)
                 if self.trace.is_read:
                     self.trace.note(process.name, notice)
         if process.name in self.correct:
@@ -398,6 +407,8 @@ class Simulation:
 
     def on_boot(self, process: Process, restored: Output) -> None:
         """A replica started."""
+        if process.name not in self.adversary.liars and process.replica is not None:
+            self.marks.on_boot(process.replica.core)
         if process.name in self.correct:
             self.checkers.on_boot(process, restored)
 

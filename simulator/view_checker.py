@@ -13,6 +13,7 @@ from pbft.genesis import Cluster
 from pbft.log import NULL_REQUEST
 from pbft.messages import Checkpoint, NewView, Prepare, PrePrepare, Signed, ViewChange
 from simulator.history import History
+from simulator.marks import Marks
 
 IsSigned = Callable[[Signed], bool]
 
@@ -36,7 +37,9 @@ class ViewChecker:
         history: History,
         is_signed: IsSigned,
         violate: Callable[[str, str], None],
+        marks: Marks,
     ) -> None:
+        self._marks = marks
         self._cluster = cluster
         self._quorums = cluster.quorums
         self._history = history
@@ -96,6 +99,10 @@ class ViewChecker:
         if ordered != facts.order:
             self._wrong(name, view, f"O is {_shown(ordered)}, V asks for {_shown(facts.order)}")
         self._check_evidence(name, view, ordered)
+        if NULL_REQUEST in ordered.values():
+            self._marks.hit("a view begins with a null request")
+        if any(digest != NULL_REQUEST for digest in ordered.values()):
+            self._marks.hit("a view begins with what an earlier one prepared")
         return facts
 
     def _view_changes(self, name: str, message: NewView) -> list[ViewChange]:

@@ -8,6 +8,7 @@ from pbft.genesis import Cluster
 from pbft.messages import (
     Checkpoint,
     Commit,
+    FetchBody,
     NewView,
     Prepare,
     PrePrepare,
@@ -19,6 +20,7 @@ from pbft.ports import Send
 from simulator.build_checker import BuildChecker
 from simulator.gateways import Asked
 from simulator.history import History
+from simulator.marks import Marks
 from simulator.process import Process
 from simulator.reader import Reader
 from simulator.view_checker import ViewChecker
@@ -38,7 +40,9 @@ class WordChecker:
         builds: BuildChecker,
         views: ViewChecker,
         violate: Callable[[str, str], None],
+        marks: Marks,
     ) -> None:
+        self._marks = marks
         self.history = history
         self.violate = violate
         self._cluster = cluster
@@ -71,6 +75,8 @@ class WordChecker:
             self._check_checkpoint(process, signed, message)
         elif isinstance(message, ViewChange | NewView):
             self._check_view_message(process, signed, message)
+        elif isinstance(message, FetchBody):
+            self._marks.hit("a body is asked for")
         elif isinstance(message, Request):
             self.history.issue(signed)
             self._builds.on_own_request(process, message)
@@ -98,6 +104,7 @@ class WordChecker:
     def _check_forwarding(self, process: Process, signed: Signed, receiver: str) -> None:
         """A client's request is handed on once in each view of a replica's life."""
         assert process.replica is not None
+        self._marks.hit("a request is handed on to the primary")
         key = (process.name, process.boots, signed.payload)
         count = self.history.forwarded[key] = self.history.forwarded.get(key, 0) + 1
         if count > process.replica.core.view + 1:
@@ -212,6 +219,7 @@ class WordChecker:
         key = (asked.client, asked.timestamp)
         executed = self.history.results.get(key)
         if executed is not None and answer.kind == "used":
+            self._marks.hit("a client is told that its number was used")
             return  # forgotten; whether that may be is a question of liveness
         if executed is None or answer.request_digest != digest_of(executed.signed.payload):
             self.violate("19 f+1 equal replies", f"{key} was not executed")
