@@ -196,7 +196,7 @@ class BuildApplication:
             case ReportDeadline():
                 return self._on_report_deadline(operation, request.client)
             case CancelBuild():
-                return self._on_cancel_build(operation, request.client)
+                return self._on_cancel_build(operation, request.client, sequence)
             case ApproveBuild():
                 return self._on_approve_build(operation, request.client)
             case Append():
@@ -292,12 +292,14 @@ class BuildApplication:
         self._close_finished(build)
         return Applied("done", build.id)
 
-    def _on_cancel_build(self, operation: CancelBuild, client: str) -> Applied:
+    def _on_cancel_build(self, operation: CancelBuild, client: str, sequence: int) -> Applied:
         """Ends an undecided build: an operator's at once, a gateway's when no asker is left.
 
         Accepted if the build is undecided and the client is an operator or one of its askers.
         A build that waits for approval ends likewise. A delivery's build that its askers gave up
         is not remembered: else one gateway could ask and withdraw, and no other could ask for it.
+        So it is not given up in the very batch that opened it: asked for again there, it would be
+        another build under the same id and opening.
         """
         build = self._builds.get(operation.build)
         if build is None or build.is_decided:
@@ -306,6 +308,9 @@ class BuildApplication:
         remaining = build.without_asker(client)
         if not is_operator and remaining.askers == build.askers:
             return _refused("this client did not ask for this build")
+        is_given_up = not remaining.askers and not is_operator
+        if is_given_up and build.delivery is not None and build.opened == sequence:
+            return _refused("this build was opened in the same batch: cancel it again")
         cancel = self._write(CancelEntry(build.id.hex(), build.opened, client))
         if remaining.askers and not is_operator:
             self._builds[build.id] = remaining

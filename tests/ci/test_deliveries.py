@@ -150,6 +150,19 @@ def test_a_gateway_that_asks_and_withdraws_keeps_no_other_from_asking(world: Wor
     assert build not in world.application.open_builds(), "an operator's word is for everybody"
 
 
+def test_a_delivery_is_not_withdrawn_in_the_batch_that_opened_it(world: World) -> None:
+    """Asked for again in that batch, it would be two builds under one id and opening."""
+    build = open_delivery(world, client=OTHER_GATEWAY)
+    world.sequence -= 1  # one batch
+    assert "cancel it again" in reason_of(world.cancel(build, OTHER_GATEWAY))
+    assert build in world.application.open_builds()
+    assert world.cancel(build, OTHER_GATEWAY).kind == "done"
+    assert build not in world.application.open_builds()
+    plain = world.open(1)
+    world.sequence -= 1
+    assert world.cancel(plain, GATEWAY).kind == "done", "a plain post is never opened again"
+
+
 def test_a_gateway_that_asks_often_keeps_no_other_from_asking(world: World) -> None:
     for identity in range(ASKINGS_PER_CLIENT_MAX):
         build = open_delivery(world, client=OTHER_GATEWAY, identity=identity)
