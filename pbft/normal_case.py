@@ -167,8 +167,8 @@ def on_pre_prepare(
 
     Accepted if: it is of the current view and signed by its primary; h < n <= H, and n is above
     the min-s that the view began with (4.4); no other digest was accepted for this view and
-    number, nor ordered by its NEW-VIEW; the body has the digest; every request in it is signed by its client. Then PREPARE
-    is saved together with the body, and sent.
+    number, nor ordered by its NEW-VIEW; the body has the digest; every request in it is signed by
+    its client. Then PREPARE is saved together with the body, and sent.
     """
     if refusal := _guard(core, message):
         return refusal
