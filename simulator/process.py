@@ -92,7 +92,7 @@ class World(msgspec.Struct, frozen=True):
     authenticator: Authenticator
     truth: BuildTruth
     faults: ProcessFaults
-    marks: Marks
+    marks: Marks = msgspec.field(default_factory=Marks)
 
 
 class Process:
