@@ -193,11 +193,9 @@ class Core:
         self.view = 0  # view_change
         # view_change: false from our VIEW-CHANGE for `view` until its NEW-VIEW
         self.has_entered = True
-        # checkpoint, state_transfer: what we executed is not what 2f+1 others executed
-        self.is_diverged = False
-        # view_change: accepts no PRE-PREPARE up to here: min-s of the current NEW-VIEW
+        self.is_diverged = False  # checkpoint, state_transfer: our state is not the certified one
+        # view_change, of the current NEW-VIEW: min-s, up to which no PRE-PREPARE is accepted, and O
         self.floor = 0
-        # view_change: the PRE-PREPAREs of the current NEW-VIEW, also those above our window yet
         self.ordered: dict[int, Proposal] = {}
         # view_change: of each replica the VIEW-CHANGE for the highest view, checked
         self.view_changes: dict[int, CheckedViewChange] = {}

@@ -5,7 +5,6 @@ Each has a number and a name. Whoever breaks one ends the run.
 
 import traceback
 
-from ci.ledger import next_head
 from pbft.certificates import state_digest
 from pbft.checkpoint import state_parts
 from pbft.codec import decode_batch, digest_of
@@ -23,7 +22,6 @@ from pbft.messages import (
 )
 from pbft.ports import (
     Base,
-    Entry,
     Evidence,
     Executed,
     ExecutedRequest,
@@ -35,7 +33,8 @@ from pbft.ports import (
     SavedMessage,
 )
 from simulator.build_checker import BuildChecker
-from simulator.history import ExecutedBatch, History, effect_digest
+from simulator.execution_checker import ExecutionChecker
+from simulator.history import History, effect_digest
 from simulator.marks import Marks
 from simulator.picture import picture
 from simulator.process import Process
@@ -77,6 +76,9 @@ class Checkers:
         self._standing: dict[str, Standing] = {
             name: Standing(index) for index, name in enumerate(cluster.replica_names)
         }
+        self.executions = ExecutionChecker(
+            cluster, self.history, self._reader, builds, self.violate
+        )
         self.words = WordChecker(
             cluster, self.history, self._reader, builds, self._views, self.violate, marks
         )
@@ -162,13 +164,14 @@ class Checkers:
                     )
                 standing.executed = record.sequence
                 deliveries = by_sequence.pop(record.sequence, [])
-                self._check_execution(process, record, deliveries)
+                own = 1 << standing.index
+                self.executions.on_executed(process.name, own, record, deliveries)
             elif isinstance(record, SavedBody):
                 self._check_body(process, record)
             elif isinstance(record, SavedMessage):
                 self._check_saved(process, standing, record.signed, is_own_decision)
             elif isinstance(record, SavedEntry):
-                self._check_entry(process, record.entry)
+                self.executions.on_entry(process.name, record.entry)
             elif isinstance(record, Base):
                 self._check_base(process, standing, record)
         if by_sequence:
@@ -255,91 +258,6 @@ class Checkers:
                 self.violate(
                     "35 evidence is true", f"{process.name} against a correct one: {proof}"
                 )
-
-    def _check_execution(
-        self, process: Process, record: Executed, deliveries: list[ExecutedRequest]
-    ) -> None:
-        history = self.history
-        sequence = record.sequence
-        digest = effect_digest(deliveries)
-        golden = history.executed.get(sequence)
-        if golden is None:
-            history.executed[sequence] = ExecutedBatch(digest, tuple(deliveries))
-            for index, delivery in enumerate(deliveries):
-                self._check_first_execution(process, delivery, index)
-        elif golden.digest != digest:
-            self.violate("1 agreement", f"{process.name} at {sequence}")
-        if history.batch_digests.setdefault(sequence, record.digest) != record.digest:
-            self.violate("5 one digest per number", f"{process.name} at {sequence}")
-        self._check_decided(process, record)
-
-    def _check_decided(self, process: Process, record: Executed) -> None:
-        """`strong` COMMITs of one view, so f+1 of correct replicas, or it was not decided."""
-        voices: dict[int, dict[str, None]] = {}
-        for signed in record.commits:
-            message = self._reader.decode(signed.payload)
-            if (
-                isinstance(message, Commit)
-                and (message.sequence, message.digest) == (record.sequence, record.digest)
-                and self._cluster.replica_index(signed.signer) == message.replica
-                and self._reader.holds(signed)
-            ):
-                voices.setdefault(message.view, {})[signed.signer] = None
-        views = [view for view, names in voices.items() if len(names) >= self._quorums.strong]
-        if not views:
-            self.violate(
-                "11 evidence of committed", f"{process.name} executes {record.sequence} unproved"
-            )
-        own = 1 << self._standing[process.name].index
-        said = [
-            self.history.committed_by.get((view, record.sequence, record.digest), 0) | own
-            for view in views
-        ]
-        if max(voices.bit_count() for voices in said) < self._quorums.weak:
-            self.violate(
-                "11 evidence of committed",
-                f"{process.name} executes {record.sequence}, f+1 correct ones did not say so",
-            )
-
-    def _check_first_execution(
-        self, process: Process, delivery: ExecutedRequest, index: int
-    ) -> None:
-        history = self.history
-        request = delivery.request
-        key = (request.client, request.timestamp)
-        if key in history.positions:
-            self.violate("8 no double execution", f"{key} again at {delivery.sequence}")
-        position = history.positions[key] = (delivery.sequence, index)
-        history.results[key] = delivery
-        payload = delivery.signed.payload
-        if self._reader.decode(payload) != request or not self._reader.holds(delivery.signed):
-            self.violate("7 validity", f"{key} at {delivery.sequence} is not its client's")
-        if self._builds.is_correct(request.client) and payload not in history.issued:
-            self.violate("7 validity", f"{key} at {delivery.sequence} was never asked for")
-        after = history.asked_after.get(key)
-        if after is not None and position <= after:
-            self.violate("20 real-time order", f"{key} at {position}, asked after {after}")
-        self._builds.on_execution(delivery)
-
-    def _check_entry(self, process: Process, entry: Entry) -> None:
-        ledger = self.history.ledger
-        if entry.index <= len(ledger):
-            if ledger[entry.index - 1] != entry:
-                self.violate("2 ledger prefix", f"{process.name} at entry {entry.index}")
-            return
-        before = ledger[-1].head if ledger else self._builds.genesis_head
-        if entry.index != len(ledger) + 1 or entry.head != next_head(
-            before, entry.index, entry.body
-        ):
-            self.violate("2 ledger prefix", f"{process.name}: entry {entry.index} does not chain")
-        ledger.append(entry)
-        self._builds.on_entry(entry)
-
-    def on_fetched_entries(self, process: Process, entries: tuple[Entry, ...]) -> None:
-        """Peers gave a replica what its ledger lacked: it is what was executed."""
-        for entry in entries:
-            if self.history.ledger[entry.index - 1 : entry.index] != [entry]:
-                self.violate("2 ledger prefix", f"{process.name} fetched entry {entry.index}")
 
     def _check_base(self, process: Process, standing: "Standing", base: Base) -> None:
         digest = state_digest(base.parts)

@@ -421,7 +421,7 @@ class Simulation:
         """A gap in a replica's ledger is closed."""
         self.ledger_entries_fetched += len(entries)
         if process.name in self.correct or process.name in self.damaged:
-            self.checkers.on_fetched_entries(process, entries)
+            self.checkers.executions.on_fetched(process.name, entries)
 
     def on_crash(self, process: Process) -> None:
         """A process died at its crash point."""
