@@ -33,6 +33,7 @@ LEDGER_BYTES_MAX = 256 * 1024 * 1024
 LEDGER_PAGE_ENTRIES = 200
 # One pair of messages may have 16 MB, and a third more in base64.
 EVIDENCE_BYTES_MAX = 64 * 1024 * 1024
+MESSAGES_BYTES_MAX = 16 * 1024 * 1024
 PROVENANCE_BYTES_MAX = 256 * 1024
 LEDGER_PROOF_BYTES_MAX = 16 * 1024 * 1024
 
@@ -116,6 +117,34 @@ class ServedLedgerProof(msgspec.Struct, frozen=True):
     ledger_part: bytes
 
 
+class ServedMessage(msgspec.Struct, frozen=True):
+    """One message, as one end saw it; `key` stands for its bytes."""
+
+    at: float
+    direction: str
+    peer: str
+    kind: str
+    key: str
+    text: str
+    refused: str | None
+
+
+class ServedMoment(msgspec.Struct, frozen=True):
+    """Something that a replica told, and when."""
+
+    at: float
+    event: str
+    details: dict[str, str | int | None]
+
+
+class ServedTrace(msgspec.Struct, frozen=True):
+    """GET /builds/<id>/messages. built: when this node's build began and ended."""
+
+    messages: tuple[ServedMessage, ...]
+    moments: tuple[ServedMoment, ...]
+    built: tuple[float, float] | None
+
+
 class Nodes:
     """The nodes of one cluster by replica name. Use it as an async context manager."""
 
@@ -191,6 +220,12 @@ class Nodes:
         """A node's own signed provenance of a build: an envelope, unchecked. Raises NodeFailed."""
         path, query = f"/builds/{build.hex()}/provenance", {"opened": str(opened)}
         return await self._get(replica, path, query, PROVENANCE_BYTES_MAX, ANSWER_TIMEOUT_SECONDS)
+
+    async def messages(self, replica: str, build: bytes) -> ServedTrace:
+        """What a node still knows of a build's messages; its own word. Raises NodeFailed."""
+        path = f"/builds/{build.hex()}/messages"
+        data = await self._get(replica, path, {}, MESSAGES_BYTES_MAX, ANSWER_TIMEOUT_SECONDS)
+        return decode_answer(data, ServedTrace, replica)
 
     async def ledger_proof(self, replica: str) -> ServedLedgerProof:
         """The certificate over a node's stable checkpoint, unchecked. Raises NodeFailed."""

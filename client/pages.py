@@ -42,8 +42,8 @@ class ReplicaRow(msgspec.Struct, frozen=True):
     state: ReplicaView | None
 
 
-def add_pages(application: web.Application, site: Site) -> None:
-    """Add the pages' routes."""
+def add_pages(application: web.Application, site: Site) -> "Pages":
+    """Add the pages' routes; gives what renders more of them."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES),
         autoescape=True,
@@ -51,18 +51,25 @@ def add_pages(application: web.Application, site: Site) -> None:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    pages = _Pages(site, environment)
-
-    def bound(handler: Callable[[web.Request], Awaitable[web.StreamResponse]]) -> Handler:
-        return functools.partial(_errors_as_page, pages, handler)
-
+    pages = Pages(site, environment)
+    bound = functools.partial(bound_page, pages)
     application.router.add_get("/", bound(pages.show_builds))
     application.router.add_get("/builds/{build}", bound(pages.show_build))
     application.router.add_get("/builds/{build}/log/{replica}", bound(pages.show_log))
     application.router.add_get("/static/{file:style.css|log.js}", pages.show_static)
+    return pages
 
 
-class _Pages:
+def bound_page(
+    pages: "Pages", handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+) -> Handler:
+    """The handler, with its ApiErrors as pages."""
+    return functools.partial(_errors_as_page, pages, handler)
+
+
+class Pages:
+    """Renders the templates, and serves the pages that are about builds and their logs."""
+
     def __init__(self, site: Site, environment: jinja2.Environment) -> None:
         self._site = site
         self._environment = environment
@@ -124,7 +131,7 @@ class _Pages:
 
 
 async def _errors_as_page(
-    pages: _Pages,
+    pages: Pages,
     handler: Callable[[web.Request], Awaitable[web.StreamResponse]],
     request: web.Request,
 ) -> web.StreamResponse:

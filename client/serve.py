@@ -21,6 +21,7 @@ from client.badge_api import BadgeApi
 from client.change_api import ChangeApi, Gatekeeper
 from client.collector import Collector
 from client.database import Database
+from client.diagram_pages import add_diagrams
 from client.gateway import Gateway
 from client.live_logs import LiveLogs
 from client.log_api import LogApi
@@ -200,7 +201,8 @@ def make_runner(site: Site) -> web.AppRunner:
     limits = decode_limits(site.cluster.genesis.application)
     LogApi(site, LiveLogs(limits, site.nodes, site.archive)).add_routes(application)
     ArtifactApi(site, Artifacts(site.nodes, site.config.data_directory)).add_routes(application)
-    add_pages(application, site)
+    pages = add_pages(application, site)
+    add_diagrams(application, site, pages)
     return web.AppRunner(
         application,
         access_log=None,

@@ -43,7 +43,7 @@ COLOURS: Mapping[str, str] = {
 }
 OTHER_COLOUR = "#64748b"
 
-_STYLE = """
+STYLE = """
 svg{font:12px system-ui,sans-serif;background:#fff;color:#111}
 .lane{stroke:#cbd5e1}.name{font-weight:600;fill:currentColor}.clock{fill:#64748b;font-size:10px}
 .mark{fill:currentColor;font-size:10px}.refused{stroke:#dc2626}.refusedtext{fill:#dc2626}
@@ -118,7 +118,7 @@ def draw(diagram: Diagram) -> str:
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:.0f} {bottom:.0f}"'
         f' width="{width:.0f}" height="{bottom:.0f}" role="img" aria-label={quoteattr(title)}>',
-        f"<title>{title}</title><style>{_STYLE}</style>{_heads()}",
+        f"<title>{title}</title><style>{STYLE}</style>{_heads()}",
         *(_lane(name, column, bottom) for name, column in columns.items()),
         *_clock(heights),
         *(_note(note, heights, width) for note in diagram.notes),

@@ -10,8 +10,6 @@ import collections
 import logging
 from collections.abc import Sequence
 
-import msgspec
-
 from ci.application import BuildApplication
 from ci.operations import CastBallot, MalformedOperation, decode_operation
 from common.keys import SigningKey, verify
@@ -20,6 +18,7 @@ from node.awake_clock import AwakeClock
 from node.ballots import BallotBox
 from node.disk_speed import SAVES_PER_TIMER_MIN, DiskSpeed
 from node.fault_injection import Speaker
+from node.message_trace import MessageTrace
 from node.metrics import NodeMetrics
 from node.store import SaveFailed, Store
 from pbft.core import Settings
@@ -30,7 +29,6 @@ from pbft.replica import Replica
 
 # Messages that may wait for a turn; beyond this no link is read.
 INBOX_MESSAGES_MAX = 20_000
-LOGGED_MESSAGES = 512
 UPDATE_SECONDS = 1.0
 SAVE_RETRY_SECONDS = 1.0
 
@@ -47,14 +45,6 @@ _LOUD = {
     "equivocation": logging.ERROR,
     "diverged": logging.CRITICAL,
 }
-
-
-class LoggedMessage(msgspec.Struct, frozen=True):
-    """One of the last messages, for GET /pbft/log. `direction` is `received` or `sent`."""
-
-    direction: str
-    peer: str
-    signed: Signed
 
 
 class Runtime:
@@ -80,9 +70,7 @@ class Runtime:
         self.has_room.set()
         self.counters: collections.Counter[str] = collections.Counter()
         self.metrics = NodeMetrics(replica=name, cluster=cluster.id.hex(), version=VERSION)
-        self.last_messages: collections.deque[LoggedMessage] = collections.deque(
-            maxlen=LOGGED_MESSAGES
-        )
+        self.trace = MessageTrace(name)
         # By replica: its last STATUS that was checked, and when it came, in monotonic seconds.
         self._heard: dict[int, tuple[Status, float]] = {}
         self._clock = AwakeClock()
@@ -144,7 +132,7 @@ class Runtime:
     def on_envelopes(self, peer: str, envelopes: Sequence[Envelope]) -> None:
         """Messages from a link or an HTTP request, for the next turn."""
         self._inbox.extend(envelopes)
-        self.last_messages.extend(LoggedMessage("received", peer, e.signed) for e in envelopes)
+        self.trace.note_received(peer, envelopes)
         if len(self._inbox) >= INBOX_MESSAGES_MAX:
             self.has_room.clear()
         self._wake.set()
@@ -193,6 +181,7 @@ class Runtime:
             self._tell(outputs)
             now = loop.time()
             self.metrics.observe_outputs(outputs, now)
+            self.trace.note_outputs(outputs)
             executed = any(output.deliveries for output in outputs)
             if executed or now >= self._update_due:
                 assert self._ballots is not None
@@ -256,8 +245,6 @@ class Runtime:
         to_one: dict[str, list[Envelope]] = {}
         for output in outputs:
             for send in output.messages:
-                peer = "all" if send.to is None else send.to
-                self.last_messages.append(LoggedMessage("sent", peer, send.envelope.signed))
                 if send.to is None:
                     to_all.append(send.envelope)
                 else:
@@ -265,10 +252,12 @@ class Runtime:
         if to_all:
             self._send_to_replicas(to_all)
         for peer, envelopes in to_one.items():
+            self.trace.note_sent(peer, envelopes)
             self._links.send(peer, envelopes)
 
     def _send_to_replicas(self, envelopes: list[Envelope]) -> None:
         assert self._links is not None
+        self.trace.note_sent("all", envelopes)
         for peer in self._cluster.replica_names:
             if peer != self._name:
                 self._links.send(peer, envelopes)

@@ -21,9 +21,10 @@ from node.executor import Executor
 from node.fault_injection import Faults
 from node.fault_routes import FaultRoutes
 from node.http_answers import http_error, number
+from node.message_trace import LoggedMessage
 from node.metrics import CONTENT_TYPE as METRICS_TYPE
 from node.proof_routes import ProofRoutes
-from node.runtime import LoggedMessage, Runtime
+from node.runtime import Runtime
 from node.store import Store
 from pbft import view_change
 from pbft.authentication import Authenticator
@@ -116,6 +117,7 @@ class NodeServer:
                 web.get(log_routes.PATH, log_routes.LogRoutes(self._executor).handle),
                 *ArtifactRoutes(self._executor).routes(),
                 web.get("/ledger", self._ledger),
+                web.get("/builds/{build:[0-9a-f]{64}}/messages", self._build_messages),
                 *self._proofs.routes(),
                 *self._fault_routes.routes(),
             ]
@@ -279,7 +281,7 @@ class NodeServer:
         limit = number(request, "limit", 100, 1, 512)
         kind = request.query.get("type")
         rows = []
-        for logged in reversed(self._runtime.last_messages):
+        for logged in self._runtime.trace.newest():
             row = _message_row(logged)
             if kind is None or row["type"] == kind:
                 rows.append(row)
@@ -369,6 +371,13 @@ class NodeServer:
                 ],
             }
         )
+
+    async def _build_messages(self, request: web.Request) -> web.Response:
+        """What is still known of the messages of a build, for its diagram."""
+        trace = self._runtime.trace.of_build(bytes.fromhex(request.match_info["build"]))
+        if trace is None:
+            raise http_error(web.HTTPNotFound, "no message of that build is kept here any more")
+        return web.Response(body=msgspec.json.encode(trace), content_type="application/json")
 
     async def _ledger(self, request: web.Request) -> web.Response:
         first = number(request, "from", 1, 1, 2**62)

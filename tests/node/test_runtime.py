@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from ci.operations import Append
+from node.message_trace import MESSAGES_MAX
 from node.store import SaveFailed, Store
 from pbft.authentication import sign_message
 from pbft.codec import decode_message, encode_message
@@ -101,8 +102,8 @@ async def test_the_last_messages_are_kept_and_bounded(house: House) -> None:
     await wait_until(
         lambda: all(a.journal_length == 40 for a in house.applications.values()), "40 appends"
     )
-    kept = house.runtimes["node0"].last_messages
-    assert 0 < len(kept) <= 512
+    kept = list(house.runtimes["node0"].trace.newest())
+    assert 0 < len(kept) <= MESSAGES_MAX
     assert {logged.direction for logged in kept} == {"received", "sent"}
 
 

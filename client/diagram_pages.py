@@ -1,0 +1,89 @@
+"""The message diagram of a build as a page, and as SVG to keep."""
+
+import asyncio
+import base64
+import functools
+import hashlib
+
+from aiohttp import web
+
+from client.api import ApiError, Site
+from client.archive import BuildRecord
+from client.build_diagram import build_diagram
+from client.nodes import NodeFailed, ServedTrace
+from client.pages import CONTENT_SECURITY_POLICY, Pages, bound_page
+from common.logs import escape_controls
+from common.message_diagram import STYLE, Diagram, draw, kinds_in
+
+PAGE_PATH = "/builds/{build}/messages"
+SVG_PATH = "/api/v1/builds/{build}/messages.svg"
+
+# The picture brings its own style; the page allows that one and no other inside it.
+_STYLE_HASH = base64.b64encode(hashlib.sha256(STYLE.encode()).digest()).decode()
+POLICY = CONTENT_SECURITY_POLICY.replace(
+    "style-src 'self'", f"style-src 'self' 'sha256-{_STYLE_HASH}'"
+)
+
+
+def add_diagrams(application: web.Application, site: Site, pages: Pages) -> None:
+    """Add the two routes."""
+    application.router.add_get(
+        PAGE_PATH, bound_page(pages, functools.partial(_show_page, site, pages))
+    )
+    application.router.add_get(SVG_PATH, functools.partial(_show_svg, site))
+
+
+async def _show_page(site: Site, pages: Pages, request: web.Request) -> web.Response:
+    """GET /builds/<id>/messages."""
+    record = site.record(request)
+    diagram, silent = await _diagram(site, record)
+    response = pages.render(
+        "messages.html",
+        build=site.view(record),
+        picture=draw(diagram) if diagram is not None else None,
+        kinds=kinds_in(diagram) if diagram is not None else {},
+        silent=silent,
+        refresh_seconds=None,
+    )
+    response.headers["Content-Security-Policy"] = POLICY
+    return response
+
+
+async def _show_svg(site: Site, request: web.Request) -> web.Response:
+    """GET /api/v1/builds/<id>/messages.svg: the picture, to keep."""
+    record = site.record(request)
+    diagram, silent = await _diagram(site, record)
+    if diagram is None:
+        raise ApiError(404, "no node keeps messages of that build any more: " + "; ".join(silent))
+    return web.Response(
+        text=draw(diagram),
+        content_type="image/svg+xml",
+        headers={
+            "X-Content-Type-Options": "nosniff",
+            "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; sandbox",
+            "Content-Disposition": f'inline; filename="{record.build.hex()[:12]}-messages.svg"',
+        },
+    )
+
+
+async def _diagram(site: Site, record: BuildRecord) -> tuple[Diagram | None, list[str]]:
+    """The picture of what the nodes still know, and who knows nothing and why."""
+    names = site.nodes.names
+    answers = await asyncio.gather(
+        *(site.nodes.messages(name, record.build) for name in names), return_exceptions=True
+    )
+    traces: dict[str, ServedTrace] = {}
+    silent = []
+    for name, answer in zip(names, answers, strict=True):
+        if isinstance(answer, NodeFailed):
+            silent.append(str(answer))
+        elif isinstance(answer, BaseException):
+            raise answer
+        elif answer.messages:
+            traces[name] = answer
+        else:
+            silent.append(f"{name}: keeps none of its messages any more")
+    if not traces:
+        return None, silent
+    title = f"Messages of build {record.build.hex()[:12]} ({escape_controls(record.branch)})"
+    return build_diagram(title, names, site.config.name, traces), silent

@@ -1,0 +1,258 @@
+"""The last messages of a node, in both directions, and which of them a build was made of.
+
+For people who want to see what happened: GET /pbft/log, and the message diagram of a build. In
+memory alone and bounded; a message is decoded only when somebody asks.
+"""
+
+import collections
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+
+import msgspec
+
+from ci.operations import CastBallot, Finding, MalformedOperation, decode_operation
+from pbft.codec import MalformedMessage, decode_message, digest_of
+from pbft.messages import (
+    AnyMessage,
+    Commit,
+    Envelope,
+    NewView,
+    Prepare,
+    PrePrepare,
+    Replies,
+    Request,
+    Signed,
+    ViewChange,
+)
+from pbft.ports import ExecutedRequest, Output
+
+MESSAGES_MAX = 4096
+# A longer payload (a VIEW-CHANGE of a full window) is not kept: many of them would fill memory.
+PAYLOAD_BYTES_MAX = 16 * 1024
+MARKS_MAX = 4096
+REFUSALS_MAX = 1024
+BUILDS_MAX = 256
+# Around a build's own messages, so that the view change that held it up is seen too.
+MARGIN_SECONDS = 0.05
+KEY_BYTES = 12
+_MARKED = frozenset({"prepared", "executed", "view_change", "new_view", "equivocation"})
+
+
+class LoggedMessage(msgspec.Struct, frozen=True):
+    """One message. at: seconds since 1970, by this machine; direction: `received` or `sent`."""
+
+    at: float
+    direction: str
+    peer: str
+    signed: Signed
+
+
+class Row(msgspec.Struct, frozen=True):
+    """A message of a build. key: the beginning of the payload's SHA-256, in hexadecimal."""
+
+    at: float
+    direction: str
+    peer: str
+    kind: str
+    key: str
+    text: str
+    refused: str | None
+
+
+class Moment(msgspec.Struct, frozen=True):
+    """Something that the replica told."""
+
+    at: float
+    event: str
+    details: dict[str, str | int | None]
+
+
+class BuildTrace(msgspec.Struct, frozen=True):
+    """What this node knows of a build's messages. built: when it began and ended, if it did."""
+
+    messages: list[Row]
+    moments: list[Moment]
+    built: tuple[float, float] | None
+
+
+class _Build:
+    """Which numbers and requests are about one build."""
+
+    def __init__(self) -> None:
+        self.sequences: set[int] = set()
+        self.requests: set[bytes] = set()
+        self.asked: set[tuple[str, int]] = set()
+
+
+class MessageTrace:
+    """The last messages of one replica. clock: seconds since 1970."""
+
+    def __init__(self, replica: str, clock: Callable[[], float] = time.time) -> None:
+        self._replica = replica
+        self._clock = clock
+        self._messages: collections.deque[LoggedMessage] = collections.deque(maxlen=MESSAGES_MAX)
+        self._moments: collections.deque[Moment] = collections.deque(maxlen=MARKS_MAX)
+        self._refusals: collections.OrderedDict[bytes, str] = collections.OrderedDict()
+        self._builds: collections.OrderedDict[bytes, _Build] = collections.OrderedDict()
+        self._unrefused: list[Signed] = []
+
+    def note_received(self, peer: str, envelopes: Sequence[Envelope]) -> None:
+        """These came from that peer, for the next turn."""
+        self._note("received", peer, envelopes)
+        self._unrefused.extend(envelope.signed for envelope in envelopes)
+
+    def note_sent(self, peer: str, envelopes: Sequence[Envelope]) -> None:
+        """These go to that peer; `all`: to every other replica."""
+        self._note("sent", peer, envelopes)
+
+    def note_outputs(self, outputs: Iterable[Output]) -> None:
+        """What the turn gave that took in all that was received before."""
+        received, self._unrefused = self._unrefused, []
+        now = self._clock()
+        for output in outputs:
+            for notice in output.notices:
+                if notice.event in _MARKED:
+                    self._moments.append(Moment(now, notice.event, notice.details))
+                elif notice.event == "refused":
+                    self._note_refusal(received, notice.details)
+            for delivery in output.deliveries:
+                self._note_delivery(delivery)
+
+    def newest(self) -> Iterator[LoggedMessage]:
+        """All that are kept, newest first."""
+        return reversed(self._messages)
+
+    def of_build(self, build: bytes) -> BuildTrace | None:
+        """What is kept of the messages that ordered this build and its ballots; None: nothing."""
+        known = self._builds.get(build)
+        if known is None:
+            return None
+        rows: list[Row] = []
+        changes: list[Row] = []
+        built: tuple[float, float] | None = None
+        for logged in self._messages:
+            try:
+                message = decode_message(logged.signed.payload)
+            except MalformedMessage:
+                continue
+            if isinstance(message, ViewChange | NewView):
+                changes.append(self._row(logged, type(message).__name__))
+                continue
+            kind = _kind_in(message, logged.signed.payload, known)
+            if kind is None:
+                continue
+            rows.append(self._row(logged, kind))
+            if kind == "Ballot" and logged.signed.signer == self._replica and built is None:
+                built = _when_built(message, logged.at)
+        if rows:
+            began, ended = rows[0].at - MARGIN_SECONDS, rows[-1].at + MARGIN_SECONDS
+            rows += [row for row in changes if began <= row.at <= ended]
+            rows.sort(key=lambda row: row.at)
+            moments = [m for m in self._moments if began <= m.at <= ended and _is_of(m, known)]
+            return BuildTrace(rows, moments, built)
+        return BuildTrace([], [], None)
+
+    # --- inside ---------------------------------------------------------------------------------
+
+    def _note(self, direction: str, peer: str, envelopes: Sequence[Envelope]) -> None:
+        now = self._clock()
+        self._messages.extend(
+            LoggedMessage(now, direction, peer, envelope.signed)
+            for envelope in envelopes
+            if len(envelope.signed.payload) <= PAYLOAD_BYTES_MAX
+        )
+
+    def _note_refusal(self, received: list[Signed], details: dict[str, str | int | None]) -> None:
+        """The core says whose message it refused and why; it is that one's first in this turn."""
+        for signed in received:
+            if signed.signer == details.get("signer"):
+                received.remove(signed)
+                self._refusals[_key(signed)] = str(details.get("reason"))
+                if len(self._refusals) > REFUSALS_MAX:
+                    self._refusals.popitem(last=False)
+                return
+
+    def _note_delivery(self, delivery: ExecutedRequest) -> None:
+        build = _build_of(delivery)
+        if build is None:
+            return
+        known = self._builds.setdefault(build, _Build())
+        known.sequences.add(delivery.sequence)
+        known.requests.add(digest_of(delivery.signed.payload))
+        known.asked.add((delivery.request.client, delivery.request.timestamp))
+        if len(self._builds) > BUILDS_MAX:
+            self._builds.popitem(last=False)
+
+    def _row(self, logged: LoggedMessage, kind: str) -> Row:
+        key = _key(logged.signed)
+        refused = self._refusals.get(key) if logged.direction == "received" else None
+        text = _in_words(logged.signed)
+        return Row(logged.at, logged.direction, logged.peer, kind, key.hex(), text, refused)
+
+
+def _key(signed: Signed) -> bytes:
+    return digest_of(signed.payload)[:KEY_BYTES]
+
+
+def _build_of(delivery: ExecutedRequest) -> bytes | None:
+    """Which build an executed request is about."""
+    if delivery.applied.kind == "opened":
+        return delivery.applied.subject
+    try:
+        operation = decode_operation(delivery.request.operation)
+    except MalformedOperation:
+        return None
+    build = getattr(operation, "build", None)
+    return build if isinstance(build, bytes) else None
+
+
+def _kind_in(message: AnyMessage, payload: bytes, known: _Build) -> str | None:
+    """What a message is called in this build's picture; None: it is not of this build."""
+    match message:
+        case PrePrepare() | Prepare() | Commit():
+            return type(message).__name__ if message.sequence in known.sequences else None
+        case Request():
+            if digest_of(payload) not in known.requests:
+                return None
+            return "Ballot" if _ballot_in(message) is not None else "Request"
+        case Replies():
+            asked = {(reply.client, reply.timestamp) for reply in message.replies}
+            return "Reply" if asked & known.asked else None
+        case _:
+            return None
+
+
+def _ballot_in(request: Request) -> CastBallot | None:
+    try:
+        operation = decode_operation(request.operation)
+    except MalformedOperation:
+        return None
+    return operation if isinstance(operation, CastBallot) else None
+
+
+def _when_built(message: AnyMessage, at: float) -> tuple[float, float] | None:
+    """From the durations in a finding: it was cast at once."""
+    cast = _ballot_in(message) if isinstance(message, Request) else None
+    if cast is None or not isinstance(cast.ballot, Finding):
+        return None
+    evidence = cast.ballot.evidence
+    seconds = (evidence.checkout_milliseconds + evidence.build_milliseconds) / 1000
+    return at - seconds, at
+
+
+def _is_of(moment: Moment, known: _Build) -> bool:
+    sequence = moment.details.get("sequence")
+    return moment.event not in ("prepared", "executed") or sequence in known.sequences
+
+
+def _in_words(signed: Signed) -> str:
+    """A message's fields in one line; bytes are cut to their beginning."""
+    message = decode_message(signed.payload)
+    words = [f"from {signed.signer}"]
+    for field in message.__struct_fields__:
+        value = getattr(message, field)
+        if isinstance(value, bytes):
+            words.append(f"{field}={value.hex()[:12]}")
+        elif isinstance(value, int | str):
+            words.append(f"{field}={value}")
+    return " ".join(words)
