@@ -244,16 +244,16 @@ class Executor:
         try:
             folder.mkdir()
             found = await self._find(order, folder, log, show_state)
+            if found.result.artifacts:
+                made, kept = folder / ARTIFACTS_FOLDER, self.artifacts_path(*key)
+                # before the log is finished: where the disk fails, all is tried again
+                await in_thread(self._threads, lambda stop: keep_artifacts(made, kept))
             if found.result.problem is not None:
                 log.note(found.result.problem)
             log.note(_in_words(found.result))
             if found.result.network_was_off:
                 log.note(NETWORK_WAS_OFF)
             log_sha256, log_bytes = log.finish()
-            if found.result.artifacts:
-                keep_artifacts(
-                    folder / ARTIFACTS_FOLDER, self.artifacts_path(order.build, order.opened)
-                )
         except OSError as error:
             raise OwnTrouble(f"this machine: {error}") from error
         finally:
