@@ -1,7 +1,7 @@
 """Webhooks at a steady rate, signed as a forge signs them, and how long each waited for its answer.
 
 By hand: `python -m tests.processes.webhook_load --rate 200 --seconds 10 --kill` starts a gateway
-(with `--nodes` also four replicas), kills it half way, starts it again, and prints what it measured.
+(with `--nodes` also four replicas), kills it half way, starts it again, prints what it measured.
 """
 
 import argparse
