@@ -36,6 +36,7 @@ from node.gitmodules import (
     MODULES_MAX,
     WantedModule,
     plain_address,
+    shown_path,
     wanted_modules,
 )
 from node.mirror import Listing, Mirror, Remote, Source, has_reference, throw_away
@@ -156,7 +157,8 @@ class Checkout:
         top = await self._look(need, in_use, ends_at)
         if isinstance(top, NotThere):
             return top
-        parts = await self._parts(need.entry.url, top, in_use, ends_at)
+        modules: list[str] = []
+        parts = await self._parts(need.entry.url, top, modules, in_use, ends_at)
         if isinstance(parts, NotThere):
             return parts
         if not isinstance(parts, TreeRefused):
@@ -165,14 +167,19 @@ class Checkout:
             if refused is None:
                 export = partial(export_tree, parts, target, top.commit_seconds)
                 await self._in_thread(export, ends_at)
-                return Source(top.pipeline, top.dockerfile, target, top.commit_seconds)
+                return Source(
+                    top.pipeline, top.dockerfile, target, top.commit_seconds, tuple(modules)
+                )
             parts = refused
         return Source(top.pipeline, top.dockerfile, parts, top.commit_seconds)
 
     async def _parts(
-        self, url: str, top: Listing, in_use: ExitStack, ends_at: float
+        self, url: str, top: Listing, modules: list[str], in_use: ExitStack, ends_at: float
     ) -> tuple[TreePart, ...] | TreeRefused | NotThere:
-        """The tree and, level by level, the other repositories in it. Raises CorruptMirror."""
+        """The tree and, level by level, the other repositories in it. Raises CorruptMirror.
+
+        modules: gets a line about each of them.
+        """
         parts: list[TreePart] = []
         entry_count = 0
         # (where it is, how deep, what it came from, what it is)
@@ -194,9 +201,11 @@ class Checkout:
                 return TreeRefused(f"has more than {MODULES_MAX} submodules")
             for module in wanted:
                 need = self._module_need(prefix + module.path, module)
+                path = shown_path(prefix + module.path)
+                modules.append(f"submodule {path}: {module.address} commit {module.commit}")
                 found = await self._look(need, in_use, ends_at)
                 if isinstance(found, NotThere):
-                    return NotThere(f"submodule {prefix}{module.path}: {found.problem}")
+                    return NotThere(f"submodule {path}: {found.problem}")
                 place = f"{prefix}{module.path}/"
                 pending.append((place, depth + 1, module.address, found))
         return tuple(parts)
@@ -206,8 +215,8 @@ class Checkout:
         listed = self._listed.get(plain_address(module.address))
         if listed is None:
             raise OwnTrouble(
-                f"submodule {path} comes from {module.address}, which is not on this replica's"
-                " list: add it to repositories",
+                f"submodule {shown_path(path)} comes from {module.address}, which is not on this"
+                " replica's list: add it to repositories",
                 is_lasting=True,
             )
         return _Need(self._repositories[listed], None, module.commit)

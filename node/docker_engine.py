@@ -28,6 +28,9 @@ BUILD_LABEL = "pbft-ci.build"
 # for one ordinary answer of the engine; builds and pulls have limits of their own
 ANSWER_SECONDS_MAX = 60
 
+# for one question to a registry, which the engine passes on; a build that is cancelled waits for it
+REGISTRY_SECONDS_MAX = 30
+
 # What registries answer for a manifest or a repository that is not there. "denied" is not among
 # them: it may also mean that this operator lacks a login.
 _ABSENT = re.compile(
@@ -124,14 +127,16 @@ class DockerEngine:
         found = self._inspect(image_id)
         return None if found is None else _image(found, None)
 
-    def registry_digest(self, name: str, login: Mapping[str, str]) -> str | ImageAbsent:
+    def registry_digest(self, name: str, login: Mapping[str, str], stop: Stop) -> str | ImageAbsent:
         """The digest ("sha256:...") that a registry gives a tag right now; asked by the engine.
 
         Of an image for several platforms it is that of the list of them, as in RepoDigests, so that
         machines of different kinds compare the same. Raises OwnTrouble for every answer but these.
         """
         try:
-            answer = self.client().inspect_distribution(name, auth_config=dict(login))  # type: ignore[no-untyped-call]
+            with self.stream_client(stop) as client:
+                client.timeout = REGISTRY_SECONDS_MAX
+                answer = client.inspect_distribution(name, auth_config=dict(login))  # type: ignore[no-untyped-call]
         except docker.errors.APIError as error:
             return _absent_or_trouble(name, str(error.explanation or error))
         digest = str(answer["Descriptor"]["digest"])

@@ -294,6 +294,8 @@ class Executor:
                 Outcome.CHECKOUT_FAILED, CHECKOUT_FAILED_EXIT_CODE, problem=source.problem
             )
             return _Found(result, None, Agreement.DEFAULT, checked_out_at - began_at, 0.0)
+        for line in source.modules:
+            log.note(line)
         job, pipeline_sha256 = self._job(source)
         if isinstance(job, PipelineInvalid):
             result = RunResult(Outcome.PIPELINE_INVALID, problem=job.text)

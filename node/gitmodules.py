@@ -91,10 +91,15 @@ def wanted_modules(
             continue
         resolved = resolve_address(parent, address)
         if isinstance(resolved, AddressRefused):
-            shown = entry.path.encode("unicode_escape", "backslashreplace").decode()[:100]
-            return TreeRefused(f"has a submodule {shown} whose url is refused: {resolved.problem}")
+            path = shown_path(entry.path)
+            return TreeRefused(f"has a submodule {path} whose url is refused: {resolved.problem}")
         found.append(WantedModule(entry.path, resolved, entry.object_id))
     return tuple(found)
+
+
+def shown_path(path: str) -> str:
+    """A path of a stranger's tree, as it may be in a message."""
+    return path.encode("unicode_escape", "backslashreplace").decode()[:100]
 
 
 def plain_address(address: str) -> str:

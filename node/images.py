@@ -159,7 +159,7 @@ class Images:
         """repository@digest of what a name means now: its registry's word, or its own."""
         if "@" in name:
             return name
-        digest = self._engine.registry_digest(name, logins.login_for(name))
+        digest = self._engine.registry_digest(name, logins.login_for(name), stop)
         stop.check()
         return digest if isinstance(digest, ImageAbsent) else _with_digest(name, digest)
 

@@ -51,12 +51,14 @@ class Source(msgspec.Struct, frozen=True):
     """The commit's files. The pipeline file and the Dockerfile are None where absent.
 
     tree: a tar file of everything, or why there is none. commit_seconds: the commit's own time.
+    modules: a line about each other repository whose files are in the tree.
     """
 
     pipeline: bytes | NotAFile | None
     dockerfile: bytes | NotAFile | None
     tree: Path | TreeRefused
     commit_seconds: int
+    modules: tuple[str, ...] = ()
 
 
 class Listing(msgspec.Struct, frozen=True):

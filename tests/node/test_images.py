@@ -156,6 +156,36 @@ async def test_a_private_registry(
     await asyncio.to_thread(private.start)
 
 
+async def test_the_users_own_docker_configuration_does_not_count(
+    private: RegistryServer,
+    base_image: str,
+    repository: GitRepository,
+    make_config: ConfigMaker,
+    make_builder: BuilderMaker,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Neither its logins, nor the proxies that the library would put into every container."""
+    name = f"{unique_name()}:1"
+    await asyncio.to_thread(private.push, name, base_image, "private")
+    (tmp_path / "home" / ".docker").mkdir(parents=True)
+    file = private.auth_file(tmp_path / "home" / ".docker" / "config.json")
+    settings = json.loads(file.read_text())
+    settings["proxies"] = {"default": {"httpProxy": "http://user:word@proxy.invalid:3128"}}
+    file.write_text(json.dumps(settings))
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("DOCKER_CONFIG", raising=False)
+    builder = await make_builder(make_config(repository.url, abstain_after_seconds=1))
+    commit = repository.commit({".pbft-ci.yml": pipeline(f"{private.host}/{name}", "true")})
+    assert isinstance(await builder.build(builder.order(repository.url, commit)), Abstain)
+    commit = repository.commit({".pbft-ci.yml": pipeline(base_image, "env")})
+    order = builder.order(repository.url, commit)
+    finding = await builder.find(order)
+    assert finding.compared.outcome is Outcome.PASSED
+    assert "SOURCE_DATE_EPOCH" in builder.log(order)
+    assert "proxy.invalid" not in builder.log(order)
+
+
 def test_a_name_without_a_registry_is_the_operators_own(
     base_image: str, engine: DockerEngine, make_config: ConfigMaker
 ) -> None:

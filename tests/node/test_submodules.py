@@ -70,6 +70,8 @@ async def test_a_module_of_the_list(
     commit = add_module(repository, "libs/one", wanted, url=url)
     found = await both.check_out(repository.url, MAIN, commit, target)
     assert isinstance(found, Source)
+    address = f"{library.url.rstrip('/')}"
+    assert found.modules == (f"submodule libs/one: {address} commit {wanted}",)
     assert contents(target) == {
         ".gitmodules": (repository.folder / ".gitmodules").read_text(),
         "a": "x",
