@@ -10,7 +10,7 @@ from typing import Annotated, Self
 
 import msgspec
 
-from pbft.messages import BODY_BYTES_MAX, REQUEST_BYTES_MAX, Name
+from pbft.messages import BODY_BYTES_MAX, PAYLOAD_BYTES_MAX, REQUEST_BYTES_MAX, Name
 from pbft.quorums import Quorums, quorums_for
 
 FORMAT_VERSION = 1
@@ -19,6 +19,11 @@ REPLICA_ROLE = "replica"
 WINDOW_BYTES_MAX = 256 * 1024 * 1024
 # The largest request has room in a batch, and twice that, however large the window is.
 BODY_BYTES_LEAST = 2 * REQUEST_BYTES_MAX
+
+# What a signed PRE-PREPARE, PREPARE or CHECKPOINT takes beside its signer's name, and what goes
+# around certificates and messages, at most (tests/pbft/test_genesis.py measures it).
+VOTE_BYTES = 140
+AROUND_BYTES = 300
 
 PublicKey = Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
 
@@ -105,6 +110,21 @@ class Cluster:
         return view % self.quorums.replicas
 
 
+def new_view_bytes(genesis: Genesis, window: int) -> int:
+    """The most a NEW-VIEW can have: `strong` VIEW-CHANGEs with a certificate per slot, and O."""
+    quorums = quorums_for(len(genesis.replicas))
+    vote = VOTE_BYTES + max(len(member.name.encode()) for member in genesis.replicas)
+    certificate = (1 + quorums.prepares) * vote + 8
+    view_change = AROUND_BYTES + quorums.strong * vote + window * certificate
+    return AROUND_BYTES + quorums.strong * view_change + window * vote
+
+
+def window_max(genesis: Genesis) -> int:
+    """The largest window with which a view can change whatever is prepared in it."""
+    fixed = new_view_bytes(genesis, 0)
+    return (PAYLOAD_BYTES_MAX - fixed) // (new_view_bytes(genesis, 1) - fixed)
+
+
 def _check(genesis: Genesis) -> None:
     if genesis.format_version != FORMAT_VERSION:
         raise InvalidGenesis(
@@ -127,5 +147,10 @@ def _check(genesis: Genesis) -> None:
         raise InvalidGenesis("checkpoint_interval must be at least 1")
     if genesis.window < 2 * genesis.checkpoint_interval:
         raise InvalidGenesis("window must be at least twice checkpoint_interval")
+    if genesis.window > window_max(genesis):
+        raise InvalidGenesis(
+            f"window is {genesis.window}: with {len(genesis.replicas)} replicas at most"
+            f" {window_max(genesis)} is allowed, or a NEW-VIEW would be too large to send"
+        )
     if genesis.client_window < 1:
         raise InvalidGenesis("client_window must be at least 1")

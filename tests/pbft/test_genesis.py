@@ -3,8 +3,28 @@
 import msgspec
 import pytest
 
-from pbft.genesis import Cluster, Genesis, InvalidGenesis, Member
-from pbft.messages import REQUEST_BYTES_MAX
+from pbft.codec import encode_message
+from pbft.genesis import (
+    Cluster,
+    Genesis,
+    InvalidGenesis,
+    Member,
+    new_view_bytes,
+    window_max,
+)
+from pbft.messages import (
+    NAME_CHARACTERS_MAX,
+    PAYLOAD_BYTES_MAX,
+    REQUEST_BYTES_MAX,
+    AnyMessage,
+    Checkpoint,
+    NewView,
+    Prepare,
+    PreparedCertificate,
+    PrePrepare,
+    Signed,
+    ViewChange,
+)
 from pbft.quorums import UnsupportedSize
 from tests.pbft.world import World, public_key
 
@@ -100,3 +120,47 @@ def test_the_larger_the_window_the_smaller_a_body(
     cluster = Cluster(changed(checkpoint_interval=interval, window=window))
     assert cluster.body_bytes_max == bytes_max
     assert bytes_max >= 2 * REQUEST_BYTES_MAX
+
+
+def genesis_of(replicas: int, name_characters: int) -> Genesis:
+    """With replicas whose names are that long."""
+    names = [f"r{number:02}".ljust(name_characters, "x") for number in range(replicas)]
+    members = tuple(Member(name, public_key(name), ("replica",)) for name in names)
+    return changed(replicas=members)
+
+
+@pytest.mark.parametrize(("replicas", "name_characters"), [(1, 5), (4, 5), (4, 64), (13, 64)])
+def test_the_largest_new_view_is_not_larger_than_was_reckoned(
+    replicas: int, name_characters: int
+) -> None:
+    """The largest numbers, a certificate for every slot of the window."""
+    assert name_characters <= NAME_CHARACTERS_MAX
+    genesis = genesis_of(replicas, name_characters)
+    quorums = Cluster(genesis).quorums
+    window, large = 300, 2**63 - 1
+    name = genesis.replicas[0].name
+
+    def signed(message: AnyMessage) -> Signed:
+        return Signed(name, encode_message(message), bytes(64))
+
+    pre_prepare = signed(PrePrepare(large, large, bytes(32), 99))
+    prepare = signed(Prepare(large, large, bytes(32), 99))
+    checkpoint = signed(Checkpoint(large, bytes(32), 99))
+    prepared = PreparedCertificate(pre_prepare, (prepare,) * quorums.prepares)
+    change = ViewChange(large, large, (checkpoint,) * quorums.strong, (prepared,) * window, 99)
+    new_view = NewView(large, (signed(change),) * quorums.strong, (pre_prepare,) * window, 99)
+    measured = len(encode_message(new_view))
+    reckoned = new_view_bytes(genesis, window)
+    assert measured <= reckoned < 1.2 * measured
+
+
+def test_a_window_with_which_no_view_could_change_is_refused() -> None:
+    """Its NEW-VIEW would be refused by everybody as too large, again and again."""
+    genesis = genesis_of(4, 5)
+    largest = window_max(genesis)
+    assert new_view_bytes(genesis, largest) <= PAYLOAD_BYTES_MAX
+    assert new_view_bytes(genesis, largest + 1) > PAYLOAD_BYTES_MAX
+    Cluster(msgspec.structs.replace(genesis, window=largest))
+    with pytest.raises(InvalidGenesis, match=f"at most {largest} is allowed"):
+        Cluster(msgspec.structs.replace(genesis, window=largest + 1))
+    assert window_max(genesis_of(31, NAME_CHARACTERS_MAX)) >= 256, "the default must do"
