@@ -27,6 +27,7 @@ from client.live_logs import LiveLogs
 from client.log_api import LogApi
 from client.metrics import GatewayMetrics
 from client.nodes import Nodes
+from client.openapi import add_openapi
 from client.pages import add_pages
 from client.reporting import Reports, make_reporter
 from client.resolve import Resolver
@@ -196,6 +197,7 @@ def make_runner(site: Site) -> web.AppRunner:
     )
     add_routes(application, site)
     metrics.add_to(application)
+    add_openapi(application, site.version, site.public_url)
     BadgeApi(site.config.repositories, site.archive).add_to(application)
     ChangeApi(site, Gatekeeper(site.config)).add_routes(application)
     limits = decode_limits(site.cluster.genesis.application)
