@@ -26,6 +26,7 @@ DOCKER_SOCKET=/var/run/docker.sock
 # Slow mirrors need minutes; what takes longer than this hangs.
 APT_SECONDS_MAX=900
 PIP_SECONDS_MAX=900
+UNPACK_SECONDS_MAX=120
 LOCK_SECONDS_MAX=2000
 # When this script began, for "from start to the first verdict".
 export PBFT_CI_STARTED="${PBFT_CI_STARTED:-$(date +%s)}"
@@ -126,9 +127,8 @@ apt_get() {
         "$action" "$@" </dev/null 9>&-
 }
 
-# What the tests with real servers need, where it is missing: programs (as root only), and sshd and
-# a registry, which are unpacked and not installed, so that no server starts on this machine.
-# Without them those tests are skipped and counted.
+# The programs that some tests need, where they are missing (as root only). Without them those tests
+# are skipped and counted.
 set_up_full_tests() {
     local packages=()
     command -v ssh-keygen >/dev/null || packages+=(openssh-client)
@@ -136,6 +136,12 @@ set_up_full_tests() {
     # Ordinary projects are built in an image of Debian, which it makes.
     command -v mmdebstrap >/dev/null || packages+=(mmdebstrap)
     if is_debian && [[ "$(id -u)" -eq 0 ]] && ((${#packages[@]})); then install_packages "${packages[@]}"; fi
+}
+
+# The servers that the tests of private repositories and of images start, where they are missing.
+# They are unpacked and not installed, so that no server starts on this machine by itself. Without
+# them those tests are skipped and counted.
+set_up_servers() {
     unpack sshd openssh-server libwrap0
     unpack docker-registry docker-registry
 }
@@ -146,19 +152,35 @@ unpack() {
     shift
     if PATH="$PATH:/usr/sbin:/usr/local/sbin" command -v "$program" >/dev/null; then return; fi
     if [[ -d "run/$program" ]] || ! is_debian; then return 0; fi
-    say "unpacking Debian's $1 into run/$program, for the tests (at most $APT_SECONDS_MAX s) ..."
+    say "unpacking Debian's $1 into run/$program, for the tests (at most $UNPACK_SECONDS_MAX s) ..."
     draft="$(mktemp -d "run/$program-draft.XXXXXX")"
-    if (
-        cd "$draft" || exit 1
-        timeout --foreground --kill-after=10 "$APT_SECONDS_MAX" \
-            apt-get -o Acquire::Retries=2 download "$@" </dev/null || exit 1
-        for package in *.deb; do dpkg-deb -x "$package" . && rm "$package" || exit 1; done
-    ) >"run/$program.log" 2>&1; then
+    if download "$draft" "$@" >"run/$program.log" 2>&1 && unpack_all "$draft" >>"run/$program.log" 2>&1; then
         mv "$draft" "run/$program"
     else
         rm -rf "$draft"
         say "there is no $program: its tests are skipped (see run/$program.log)"
     fi
+}
+
+# $1: a folder; the others: packages. As root the lists of packages are fetched where they are missing.
+download() {
+    local folder="$1"
+    shift
+    download_once "$folder" "$@" && return
+    [[ "$(id -u)" -eq 0 ]] && apt_get update && download_once "$folder" "$@"
+}
+
+download_once() {
+    (cd "$1" && timeout --foreground --kill-after=10 "$UNPACK_SECONDS_MAX" \
+        apt-get -o Acquire::Retries=2 download "${@:2}" </dev/null)
+}
+
+unpack_all() {
+    local package
+    for package in "$1"/*.deb; do
+        dpkg-deb -x "$package" "$1" || return 1
+        rm "$package"
+    done
 }
 
 # What .venv was made from: when it changes, .venv is brought up to date.

@@ -26,7 +26,7 @@ from tests.waiting import block_until
 HOST = "127.0.0.1"
 START_SECONDS = 30.0
 PROGRAM_SECONDS = 60
-# where `scripts/test.sh --full` unpacks it: nothing is installed, so no server starts by itself
+# where `scripts/test.sh` unpacks it: nothing is installed, so no server starts by itself
 UNPACKED_SSHD = ROOT / "run" / "sshd"
 
 
@@ -164,7 +164,7 @@ def find_sshd() -> Path:
     for candidate in candidates:
         if candidate.exists():
             return candidate
-    pytest.skip("sshd is not here: `./scripts/test.sh --full` unpacks Debian's openssh-server")
+    pytest.skip("sshd is not here: `./scripts/test.sh` unpacks Debian's openssh-server")
 
 
 class SshServer:

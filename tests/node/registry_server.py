@@ -28,7 +28,7 @@ from tests.waiting import block_until
 
 HOST = "127.0.0.1"
 START_SECONDS = 30.0
-# where `scripts/test.sh --full` unpacks it: nothing is installed, so no server starts by itself
+# where `scripts/test.sh` unpacks it: nothing is installed, so no server starts by itself
 UNPACKED = ROOT / "run" / "docker-registry" / "usr" / "bin"
 
 USER = "builder"
@@ -47,7 +47,7 @@ class RegistryServer:
         path = f"{os.environ.get('PATH', '')}:{UNPACKED}"
         self._program = shutil.which("docker-registry", path=path)
         if self._program is None:
-            pytest.skip("docker-registry is not here: `./scripts/test.sh --full` unpacks it")
+            pytest.skip("docker-registry is not here: `./scripts/test.sh` unpacks it")
         folder.mkdir()
         self._folder = folder
         self._engine = engine
