@@ -113,6 +113,8 @@ def print_build(build: dict[str, Any]) -> None:
     print(f"build       {build['id']}")
     print(f"repository  {escape_controls(build['repository'])}")
     print(f"branch      {escape_controls(build['branch'])}")
+    if build["ref"]:
+        print(f"ref         {escape_controls(build['ref'])} ({build['event']})")
     print(f"commit      {build['commit'] or '-'}")
     print(f"status      {build['status']}")
     if build["rebuild_of"]:

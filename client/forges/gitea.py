@@ -42,10 +42,19 @@ class PushPayload(msgspec.Struct, frozen=True):
 
 
 class Head(msgspec.Struct, frozen=True):
-    """`head` of a pull request."""
+    """`head` of a pull request. `ref`: its branch; of a request by AGit, a ref of the request."""
 
     sha: str
+    ref: str = ""
     repo: Repository | None = None
+
+    def is_from_fork(self, base: Repository) -> bool:
+        """Whether its author need not be one who may push to the repository.
+
+        Pushed to refs/for/ (AGit), which takes no right to write, a request claims the repository
+        itself as its head's; only the head's name, which is no branch, tells.
+        """
+        return is_fork(self.repo, base) or not self.ref or self.ref.startswith("refs/")
 
 
 class Base(msgspec.Struct, frozen=True):
@@ -131,7 +140,7 @@ def _pull_request(content: bytes) -> ForgeEvent | Refusal:
         base=payload.pull_request.base.ref,
         commit=head.sha,
         message=None,
-        is_from_fork=is_fork(head.repo, payload.repository),
+        is_from_fork=head.is_from_fork(payload.repository),
         repositories=urls,
     )
 

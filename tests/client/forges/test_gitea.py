@@ -87,6 +87,16 @@ def test_a_pull_request_of_a_fork() -> None:
     assert event.repositories == URLS
 
 
+@pytest.mark.parametrize("ref", ["refs/pull/2/head", ""])
+def test_a_request_by_agit_claims_the_repository_and_counts_as_a_forks(ref: str) -> None:
+    """Whoever may read can make one: its head's repository is the base's, its ref no branch."""
+    body = json.loads(body_of("gitea-pull-request"))
+    body["pull_request"]["head"] |= {"label": "", "ref": ref}
+    assert body["pull_request"]["head"]["repo"] == body["pull_request"]["base"]["repo"]
+    delivery = Delivery.of([("X-Gitea-Event", "pull_request")], json.dumps(body).encode())
+    assert event_of(delivery).is_from_fork
+
+
 def test_a_pull_request_whose_head_is_the_same() -> None:
     event = event_of(gitea("gitea-pull-request-labelled", "pull_request"))
     assert event.action is Action.IGNORED

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ci.operations import Event
+from ci.operations import Event, decode_operation, encode_operation
 from client.forges.delivery import Delivery
 from client.forges.event import BODY_BYTES_MAX, Refusal
 from client.forges.reception import (
@@ -412,3 +412,54 @@ def test_any_delivery_gets_an_answer_and_none_without_a_secret_a_build(
     assert answer.status in (400, 401)
     assert answer.text.isprintable()
     assert GITLAB_URL not in answer.text
+
+
+FIXTURE_DELIVERIES = [
+    (name, header, event)
+    for names, header, event in (
+        (("push", "push-tag", "push-deleted", "push-skip"), "X-GitHub-Event", "push"),
+        (("pull-request", "pull-request-fork"), "X-GitHub-Event", "pull_request"),
+        (("push", "tag-push", "merge-request", "merge-request-fork"), "X-Gitlab-Event", ""),
+        (("push", "push-tag", "test-delivery"), "X-Gitea-Event", "push"),
+        (("pull-request", "pull-request-fork"), "X-Gitea-Event", "pull_request"),
+    )
+    for name in (f"{header.split('-')[1].lower()}-{name}" for name in names)
+]
+JSON_VALUES = (
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.text()
+    | st.sampled_from(["refs/heads/x", "refs/tags/x", "0" * 40, PUSHED, "opened", "-x", "a..b"])
+    | st.lists(st.integers(), max_size=2)
+    | st.dictionaries(st.text(), st.integers(), max_size=2)
+)
+
+
+@settings(deadline=None)
+@given(st.data())
+def test_whatever_a_field_holds_what_is_ordered_fits_into_an_operation(data: st.DataObject) -> None:
+    """A known sender, too, may send anything: it is refused, or it can be asked for."""
+    name, header, event = data.draw(st.sampled_from(FIXTURE_DELIVERIES))
+    value = json.loads(body_of(name))
+    place = value
+    while True:
+        key = data.draw(st.sampled_from(sorted(place)))
+        if isinstance(place[key], dict) and place[key] and data.draw(st.booleans()):
+            place = place[key]
+            continue
+        place[key] = data.draw(JSON_VALUES)
+        break
+    sources = [
+        source(forge, secrets=(), unsigned_allowed=True) for forge in ("github", "gitlab", "gitea")
+    ]
+    delivery = Delivery.of([(header, event)], json.dumps(value).encode())
+    answer = receive(delivery, sources, now=NOW, config_file="client.yml")
+    if isinstance(answer, Ordered):
+        operation = answer.build.operation(bytes(32))
+        assert decode_operation(encode_operation(operation)) == operation
+        assert operation.delivery is not None
+        assert operation.commit is not None
+    elif isinstance(answer, Refusal):
+        assert answer.status in (400, 404)
+        assert answer.text.isprintable()
