@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+import sys
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,13 +11,25 @@ from typing import Any
 import pytest
 import yaml
 
+from common.keys import generate_key_files
+from scripts.folders import ROOT
 from tests.client.forges.deliveries import SECRET, body_of, openssl_hmac
 from tests.forge_server import TOKEN, ForgeServer, Status
 from tests.processes.conftest import Engine, NetworkMaker
-from tests.processes.network import Answer, Network, NoAnswer, pipeline, verdict_entries
+from tests.processes.network import (
+    CLIENT,
+    Answer,
+    Network,
+    NoAnswer,
+    ask,
+    free_ports,
+    pipeline,
+    verdict_entries,
+)
 
 pytestmark = pytest.mark.processes
 
+ROLES = ("gateway", "operator")
 FINAL = {"success", "failure", "error", "failed", "canceled"}
 
 
@@ -57,10 +70,25 @@ def hooked(network: Network, forge: ForgeServer, folder: Path, report: str) -> N
             network.rewrite(name, change_node)
 
 
-def deliver(network: Network, event: str, body: bytes, secret: bytes = SECRET) -> Answer:
-    """POST a body as GitHub does, signed by openssl."""
+def clients(
+    folder: Path, *names: str, roles: tuple[str, ...] = ("gateway",)
+) -> dict[str, dict[str, object]]:
+    """What makes these the clients of a network; the first has its key where it always has it."""
+    entries = []
+    for name in names:
+        keys = folder / "network0" / "run" / "keys"
+        public = keys / f"{name}.public.pem"
+        generate_key_files(keys / f"{name}.private.pem", public)
+        entries.append({"name": name, "public_key_file": str(public), "roles": list(roles)})
+    return {"cluster": {"clients": entries}}
+
+
+def deliver(
+    network: Network, event: str, body: bytes, secret: bytes = SECRET, url: str | None = None
+) -> Answer:
+    """POST a body as GitHub does, signed by openssl; to the network's gateway, or to another."""
     request = urllib.request.Request(
-        f"{network.gateway_url}/webHook",
+        f"{url or network.gateway_url}/webHook",
         data=body,
         headers={
             "Content-Type": "application/json",
@@ -162,14 +190,16 @@ def test_a_push_is_built_and_reported_and_its_redelivery_is_the_same_build(
 
 
 @pytest.mark.timeout(300)
-def test_a_forks_pull_request_waits_and_is_pending(
+def test_a_forks_pull_request_waits_for_an_operator_and_is_then_built(
     engine: Engine, make_network: NetworkMaker, forge: ForgeServer, tmp_path: Path
 ) -> None:
     branches = {
         "master": pipeline("exit 0", image=engine.image),
         "changes": pipeline("true", image=engine.image),
     }
-    network = make_network(branches, executor=engine.executor)
+    network = make_network(
+        branches, executor=engine.executor, overrides=clients(tmp_path, CLIENT, roles=ROLES)
+    )
     head = network.commits["changes"]
     subprocess.run(
         ["git", "-C", str(network.repository), "update-ref", "refs/pull/3/head", head], check=True
@@ -189,6 +219,15 @@ def test_a_forks_pull_request_waits_and_is_pending(
     assert (view["status"], view["ballots"], view["event"]) == ("building", [], "pull_request")
     for name in network.node_names:
         assert json.loads(network.node(name, f"/builds/{build}").body)["ballots"] == []
+    command = [*network.command(CLIENT), "approve", build]
+    subprocess.run(command, check=True, capture_output=True, timeout=120)
+    assert network.verdict(build)["verdict"]["outcome"] == "passed"
+    wait_for_statuses(
+        network,
+        forge,
+        lambda s: [one.state for one in s if one.commit == head] == ["pending", "success"],
+        "pending, then green",
+    )
 
 
 @pytest.mark.timeout(300)
@@ -236,3 +275,72 @@ def test_the_client_submits_signed_where_nothing_unsigned_is_taken(
     assert "unsigned_allowed" not in settings["repositories"][0]
     unsigned = deliver(network, "push", push("master", network.commits["master"]), b"guess")
     assert unsigned.status == 401
+
+
+@pytest.fixture
+def second_gateway(tmp_path: Path) -> Iterator[Callable[[Network], str]]:
+    """Start another gateway of the network, under a name of its own; its URL."""
+    started: list[subprocess.Popen[bytes]] = []
+
+    def start(network: Network) -> str:
+        settings = yaml.safe_load(network.config_file(CLIENT).read_text())
+        (port,) = free_ports(1)
+        settings |= {
+            "name": "second",
+            "private_key_file": str(tmp_path / "network0" / "run" / "keys" / "second.private.pem"),
+            "listen": f"127.0.0.1:{port}",
+            "data_directory": str(tmp_path / "second" / "data"),
+            "log_file": str(tmp_path / "second" / "log"),
+            "results_file": str(tmp_path / "second" / "results.jsonl"),
+        }
+        file = network.config_file("second")
+        file.write_text(yaml.safe_dump(settings))
+        command = [sys.executable, "-m", "client", "--config", str(file)]
+        started.append(
+            subprocess.Popen(
+                command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            )
+        )
+        url = f"http://127.0.0.1:{port}"
+        network.wait_until(lambda: ask(f"{url}/healthz").status == 200, "the second gateway", 60)
+        return url
+
+    yield start
+    for process in started:
+        process.terminate()
+        process.wait(20)
+
+
+@pytest.mark.timeout(300)
+def test_one_delivery_through_two_gateways_is_one_build_for_both(
+    engine: Engine,
+    make_network: NetworkMaker,
+    forge: ForgeServer,
+    tmp_path: Path,
+    second_gateway: Callable[[Network], str],
+) -> None:
+    network = make_network(
+        {"master": pipeline("exit 0", image=engine.image)},
+        executor=engine.executor,
+        overrides=clients(tmp_path, CLIENT, "second"),
+    )
+    hooked(network, forge, tmp_path, "none")
+    network.start()
+    body = push("master", network.commits["master"])
+    first = deliver(network, "push", body)
+    build = first.json()["build"]
+    network.verdict(build)
+    url = second_gateway(network)
+    second = deliver(network, "push", body, url=url)
+    assert (second.status, second.json()["build"]) == (202, build), "new there, and the same build"
+
+    def is_decided() -> bool:
+        return bool(ask(f"{url}/api/v1/builds/{build}").json()["status"] == "decided")
+
+    network.wait_until(is_decided, "the verdict at the second gateway", 90)
+    verdicts = [
+        ask(f"{base}/api/v1/builds/{build}").json()["verdict"]
+        for base in (network.gateway_url, url)
+    ]
+    assert verdicts[0] == verdicts[1]
+    assert [entry.build for entry in verdict_entries(network.settle())] == [build]
