@@ -24,9 +24,10 @@ from node.run_result import GRACE_SECONDS
 from node.threads import Stop, Stopped
 from node.tree import BUILD_USER_ID
 
-WORKSPACE = "/workspace"
 HOME = "/home/build"
 TEMPORARY = "/tmp"  # noqa: S108 (inside the container, a file system of its own)
+# what programs share in /dev/shm
+SHARED_BYTES = 64 * 2**20
 # of a file system in the place of a volume that an image declares
 VOLUME_BYTES = 64 * 2**20
 OPEN_FILES_MAX = 16_384
@@ -59,7 +60,7 @@ class ContainerOrder(msgspec.Struct, frozen=True):
     """What to run, and the walls around it. command and entrypoint None: what the image says.
 
     seconds: None for a container that nobody waits for. memory_bytes: of its processes and of
-    everything that it writes into file systems in memory, the shared ones included.
+    everything that it writes into its file systems in memory, the volumes included.
     temporary: bytes of each file system that ends with the container, by path.
     volumes: shared file systems, by path: the name, and whether it can be written to.
     network: the name of the engine's network, None for none.
@@ -161,6 +162,8 @@ def _host_config(client: docker.APIClient, order: ContainerOrder) -> dict[str, A
         path = posixpath.normpath(declared)
         if path not in order.volumes:
             temporary.setdefault(path, f"{flags},{file_system_options(VOLUME_BYTES)}")
+    # /dev/shm is in memory as well
+    memory_bytes = order.memory_bytes + SHARED_BYTES
     config: dict[str, Any] = client.create_host_config(
         cap_drop=["ALL"],
         security_opt=["no-new-privileges:true"],
@@ -174,9 +177,10 @@ def _host_config(client: docker.APIClient, order: ContainerOrder) -> dict[str, A
         # a first process that reaps orphans and makes a missing program an exit code
         init=True,
         ipc_mode="private",
-        mem_limit=order.memory_bytes,
+        shm_size=SHARED_BYTES,
+        mem_limit=memory_bytes,
         # equal to the memory: no swap
-        memswap_limit=order.memory_bytes,
+        memswap_limit=memory_bytes,
         oom_score_adj=OUT_OF_MEMORY_SCORE,
         # quota and period, not nano_cpus: that one is refused on a machine with fewer CPUs
         cpu_period=CPU_PERIOD_MICROSECONDS,

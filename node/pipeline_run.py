@@ -10,7 +10,7 @@ from ci.limits import Limits
 from ci.operations import Outcome
 from common.pipeline import Pipeline, Step
 from node.artifacts import ArtifactsWrong, Collector
-from node.container import HOME, TEMPORARY, WORKSPACE, ContainerOrder, run_container
+from node.container import HOME, TEMPORARY, ContainerOrder, run_container
 from node.docker_engine import Image
 from node.run_result import (
     NETWORK_WAS_OFF,
@@ -22,6 +22,7 @@ from node.run_result import (
     result_of_exit,
 )
 from node.threads import Stop
+from node.tree import WORKSPACE
 from node.trouble import OwnTrouble
 from node.workspace import (
     CA_FILE,

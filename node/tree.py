@@ -6,6 +6,7 @@ rules that look at nothing but the commit, so that all replicas refuse the same 
 """
 
 import io
+import posixpath
 import re
 import subprocess
 import tarfile
@@ -28,6 +29,8 @@ PAGE_BYTES = 4096
 
 # nobody: who the builds run as
 BUILD_USER_ID = 65534
+# where the tree is in the containers of builds
+WORKSPACE = "/workspace"
 
 _ENTRY = re.compile(
     rb"([0-7]{6}) (blob|tree|commit) ([0-9a-f]{40}|[0-9a-f]{64}) +(\d+|-)\t(.+)", re.DOTALL
@@ -212,7 +215,7 @@ def _export_part(part: TreePart, archive: tarfile.TarFile, commit_seconds: int, 
             content = _open_object(process.stdin, process.stdout, entry, stop)
             if entry.is_link:
                 link = content.read(entry.size)
-                header.linkname = link.decode(errors="surrogateescape")
+                header.linkname = _link_target(entry.path, link.decode(errors="surrogateescape"))
                 archive.addfile(header)
             else:
                 try:
@@ -261,6 +264,20 @@ def _header(entry: TreeEntry, commit_seconds: int) -> tarfile.TarInfo:
         # a folder; another repository's commit is an empty folder, as in a plain clone
         header.type, header.mode = tarfile.DIRTYPE, 0o755
     return header
+
+
+def _link_target(path: str, link: str) -> str:
+    """What a link says; one that leads out of the tree says it from the root.
+
+    There it is the same place, because the tree is unpacked into WORKSPACE. The engine unpacks no
+    archive with a relative link that leads out of it.
+    """
+    if posixpath.isabs(link):
+        return link
+    place = posixpath.normpath(posixpath.join(posixpath.dirname(path), link))
+    if place.split("/")[0] != "..":
+        return link
+    return posixpath.normpath(posixpath.join(WORKSPACE, place))
 
 
 def _open_object(

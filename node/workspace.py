@@ -26,14 +26,13 @@ from node.artifacts import (
 )
 from node.container import (
     HOME,
-    WORKSPACE,
     ContainerOrder,
     create_container,
     file_system_options,
 )
 from node.docker_engine import Image
 from node.threads import Stop
-from node.tree import BUILD_USER_ID
+from node.tree import BUILD_USER_ID, WORKSPACE
 from node.trouble import OwnTrouble
 
 TRUST = "/pbft-ci"

@@ -14,8 +14,9 @@ import docker
 import pytest
 
 from node.capture import read_capture
-from node.container import HOME, TEMPORARY, WORKSPACE
+from node.container import HOME, TEMPORARY
 from node.docker_engine import REPLICA_LABEL
+from node.tree import WORKSPACE
 from pbft.codec import encode_signed
 from scripts.example_repository import write_repository
 from tests.node.conftest import things_of
