@@ -16,7 +16,7 @@ from common.keys import verify
 from pbft.authentication import Authenticator
 from pbft.client import make_request
 from pbft.codec import decode_signed, encode_signed
-from tests.ci.builders import COMMIT, FAILED, PASSED, World, finding
+from tests.ci.builders import COMMIT, FAILED, PASSED, World, artifact, finding
 from tests.client.network import key_of
 
 RECORD = BuildRecord(
@@ -122,6 +122,18 @@ def test_another_value_with_the_same_exit_code_is_dissent() -> None:
     view = build_view(record(build=build, statement=statement), ballots, [])
     assert view.verdict is not None
     assert view.verdict.dissenting == ("replica-3",)
+
+
+def test_a_late_ballot_agrees_only_with_the_same_artifacts() -> None:
+    """Before the verdict the statement itself says who found what; after it only ballots do."""
+    made, other = (finding(artifacts=(artifact("a", content),)) for content in (b"1", b"2"))
+    for late, agreeing in ((made, 4), (other, 3)):
+        _, build, statement, ballots = decided([made, made, made, late])
+        view = build_view(record(build=build, statement=statement), ballots, [])
+        assert view.verdict is not None
+        assert len(view.verdict.agreeing) == agreeing
+        assert view.verdict.dissenting == (() if late is made else ("replica-3",))
+        assert [item.path for item in view.artifact_differences] == ["a"] * (4 - agreeing)
 
 
 def test_who_abstains_neither_agrees_nor_dissents() -> None:
