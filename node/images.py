@@ -83,9 +83,9 @@ class Images:
         note: takes a line for the build's log. Raises OwnTrouble, Stopped, OSError and what the
         library raises.
         """
-        if "@" not in name and registry_of(name) is None and name not in self._our_tags():
+        if "@" not in name and registry_of(name) is None:
             local = self._engine.find_image(name)
-            if local is not None:
+            if local is not None and not self._tagged(name, local.id):
                 return local
         logins = self._logins()
         try:
@@ -198,7 +198,9 @@ class Images:
     def _record(self, reference: str, image: Image) -> None:
         with self._lock:
             records = self._records()
-            records[reference] = PulledImage(reference, image.id, image.bytes, self._now())
+            # another build may have pulled it at the same time
+            tags = records[reference].tags if reference in records else []
+            records[reference] = PulledImage(reference, image.id, image.bytes, self._now(), tags)
             for record in sorted(records.values(), key=lambda r: r.used_at)[:-RECORDS_MAX]:
                 del records[record.reference]
             self._save()
@@ -207,9 +209,13 @@ class Images:
         found = self._engine.find_image(tag)
         return found is not None and found.id == image_id
 
-    def _our_tags(self) -> set[str]:
+    def _tagged(self, name: str, image_id: str) -> bool:
+        """Whether this node gave that image the name; another image has it from somebody else."""
         with self._lock:
-            return {tag for record in self._records().values() for tag in record.tags}
+            return any(
+                name in record.tags and record.image_id == image_id
+                for record in self._records().values()
+            )
 
     def _records(self) -> dict[str, PulledImage]:
         """With the lock held. A file that cannot be read counts as empty: nothing is removed."""

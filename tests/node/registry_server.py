@@ -5,6 +5,7 @@ Engines take registries of 127.0.0.0/8 without TLS.
 
 import base64
 import contextlib
+import hashlib
 import io
 import json
 import os
@@ -20,6 +21,7 @@ from typing import Any, Self
 import docker
 import docker.errors
 import pytest
+import requests
 import yaml
 
 from scripts.folders import ROOT
@@ -105,6 +107,26 @@ class RegistryServer:
         finally:
             self._remove_names(str(image.id))
         return str(found)
+
+    def push_list(self, name: str, digest: str) -> str:
+        """A list of platforms with one image, which is there already, as `name`; its digest."""
+        repository, _, tag = name.rpartition(":")
+        address = f"http://{self.host}/v2/{repository}/manifests"
+        kind = "application/vnd.docker.distribution.manifest.v2+json"
+        manifest = requests.get(f"{address}/{digest}", headers={"Accept": kind}, timeout=30)
+        manifest.raise_for_status()
+        entry = {"mediaType": kind, "size": len(manifest.content), "digest": digest}
+        kind = "application/vnd.docker.distribution.manifest.list.v2+json"
+        platforms = [
+            entry | {"platform": {"architecture": architecture, "os": "linux"}}
+            for architecture in ("amd64", "arm64")
+        ]
+        body = json.dumps({"schemaVersion": 2, "mediaType": kind, "manifests": platforms})
+        answer = requests.put(
+            f"{address}/{tag}", data=body, headers={"Content-Type": kind}, timeout=30
+        )
+        answer.raise_for_status()
+        return f"sha256:{hashlib.sha256(body.encode()).hexdigest()}"
 
     def names_on_engine(self) -> set[str]:
         """What of this registry is on the engine."""

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import docker
+import msgspec
 import pytest
 
 from ci.operations import Abstain, Finding, Outcome
@@ -76,6 +77,27 @@ async def test_two_tags_and_a_moved_one(
     assert new not in (old, other)
     assert await digest(":1") == new
     assert await digest(f"@{old}") == old
+
+
+async def test_an_image_for_several_platforms(
+    registry: RegistryServer,
+    base_image: str,
+    repository: GitRepository,
+    make_config: ConfigMaker,
+    make_builder: BuilderMaker,
+) -> None:
+    """What is compared is the digest of the list, the same on machines of all kinds."""
+    name = unique_name()
+    one = await asyncio.to_thread(registry.push, f"{name}:one", base_image, "one")
+    both = await asyncio.to_thread(registry.push_list, f"{name}:both", one)
+    builder = await make_builder(make_config(repository.url))
+    for asked in (":both", f"@{both}", ":both"):
+        text = pipeline(f"{registry.host}/{name}{asked}", "true")
+        commit = repository.commit({".pbft-ci.yml": text})
+        finding = await builder.find(builder.order(repository.url, commit))
+        assert finding.compared.outcome is Outcome.PASSED
+        assert finding.compared.image_digest == both
+    assert both != one
 
 
 async def test_a_base_of_a_dockerfile_that_was_moved(
@@ -195,6 +217,33 @@ def test_a_name_without_a_registry_is_the_operators_own(
     images.release("b")
     images.tidy(Stop())
     assert engine.find_image(base_image) == found
+
+
+def test_a_name_that_somebody_else_gave_away_meanwhile(
+    registry: RegistryServer,
+    base_image: str,
+    engine: DockerEngine,
+    config: NodeConfig,
+) -> None:
+    """A name that this node gave an image for a Dockerfile, until the operator takes it."""
+    name = f"{unique_name()}:1"
+    whole = f"{registry.host}/{name}"
+    registry.push(name, base_image, "pulled")
+    images = Images(engine, config)
+    found = images.obtain_base(whole, "b", say_nothing, Stop())
+    assert isinstance(found, Image)
+    assert engine.find_image(whole) is not None
+    base = engine.find_image(base_image)
+    assert base is not None
+    engine.tag(base.id, whole)
+    images.release("b")
+    images = Images(engine, msgspec.structs.replace(config, images_bytes_max=0))
+    images.tidy(Stop())
+    # the image that was pulled is gone, and the operator's name is still there
+    assert engine.find_image(f"{whole.rpartition(':')[0]}@{found.digest}") is None
+    local = engine.find_image(whole)
+    assert local is not None
+    assert local.id == base.id
 
 
 class Clock:
