@@ -171,7 +171,10 @@ class Collector:
             state = answer.state[:STATE_CHARACTERS_MAX]
             states[replica] = StateRecord(replica, state, time.time(), None)
         elif isinstance(answer, NotThere):
-            states[replica] = StateRecord(replica, "does not know the build", time.time(), None)
+            # It has not executed the request yet, or has closed the build again.
+            last = states.get(replica)
+            words = None if last is None else last.state
+            states[replica] = StateRecord(replica, words, time.time(), None)
         else:
             last = states.get(replica, StateRecord(replica, None, None, None))
             states[replica] = msgspec.structs.replace(last, problem=str(answer))

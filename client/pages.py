@@ -5,6 +5,7 @@ is escaped by the template engine, and a strict Content-Security-Policy stands b
 """
 
 import functools
+import re
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import jinja2
 import msgspec
 from aiohttp import web
 
+from ci.operations import Outcome
 from client.api import ApiError, Handler, Site
 from client.view import BallotView, BuildStatus, BuildView, ReplicaView
 
@@ -27,6 +29,7 @@ HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
 }
+_SUPERSEDED = re.compile(r"superseded by ([0-9a-f]{64})")
 OPEN_REFRESH_SECONDS = 2
 TABLE_REFRESH_SECONDS = 5
 
@@ -105,6 +108,7 @@ class Pages:
             rows=rows,
             refresh_seconds=refresh,
             verify_command=verify_command(self._site, build),
+            superseded_by=superseded_by(build),
         )
 
     async def show_log(self, request: web.Request) -> web.Response:
@@ -178,4 +182,13 @@ def _stance(build: BuildView, replica: str, ballot: BallotView | None) -> str:
         return "agrees"
     if build.verdict is not None and replica in build.verdict.dissenting:
         return "dissents"
-    return "none yet" if ballot is None else "found"
+    if ballot is not None:
+        return "found"
+    is_cancelled = build.verdict is not None and build.verdict.outcome == Outcome.CANCELLED
+    return "none" if is_cancelled else "none yet"
+
+
+def superseded_by(build: BuildView) -> str | None:
+    """The id of the build that took this one's place, if that is why it was cancelled. Pure."""
+    found = _SUPERSEDED.fullmatch(build.withdrawn or "")
+    return None if found is None else found[1]

@@ -126,6 +126,21 @@ async def test_a_replica_without_a_ballot_is_shown_with_what_it_does(
     assert states["replica-1"]["problem"] is None
 
 
+async def test_a_superseded_build_links_to_the_one_that_took_its_place(
+    running: Running, client: Client
+) -> None:
+    for node in running.network.nodes.values():
+        node.finds = lambda build: None
+    build = await running.gateway.submit(REPOSITORY, "master", None)
+    await until(lambda: record_of(running, build).opened_at is not None)
+    await running.gateway.cancel(build, f"superseded by {'ab' * 32}")
+    await until(lambda: record_of(running, build).statement is not None)
+    text = await page(client, f"/builds/{build.hex()}")
+    assert f'<a href="/builds/{"ab" * 32}">' in text
+    assert '<td class="none">none</td>' in text
+    assert "does not know" not in text
+
+
 async def test_a_build_that_is_not_there_is_a_page(client: Client) -> None:
     text = await page(client, "/builds/" + "0" * 64, status=404)
     assert "no such build" in text
