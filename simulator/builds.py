@@ -17,7 +17,7 @@ from ci.operations import (
 from simulator.chance import Chance, stream
 
 
-class BuildFaults(msgspec.Struct, frozen=True, kw_only=True):
+class BuildFaults(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """flaky: share of builds that come out differently here and there; abstentions: share of
     ballots of a replica in trouble; seconds_max: the longest build; weak: share of pipelines that
     ask for weak agreement; artifacts: of those that name artifacts; unreproducible: share of

@@ -11,6 +11,7 @@ from pbft.codec import decode_batch, digest_of
 from pbft.core import Core
 from pbft.evidence import check_evidence
 from pbft.genesis import Cluster
+from pbft.log import COMMIT_VIEWS_KEPT
 from pbft.messages import (
     Checkpoint,
     Commit,
@@ -303,10 +304,19 @@ class Checkers:
             self._check_bounds(process, core)
 
     def _check_bounds(self, process: Process, core: Core) -> None:
-        numbers = [slot.sequence for slot in core.log.above(0)]
-        lowest, highest = core.kept_above, core.high + core.window
-        if any(not lowest < number <= highest for number in numbers):
+        slots = list(core.log.above(0))
+        numbers = [slot.sequence for slot in slots]
+        if any(not core.kept_above < number <= core.high for number in numbers):
             self.violate("17 bounded logs", f"{process.name} keeps {numbers} at {core.low}")
+        commits = max((len(v) for slot in slots for v in slot.commits.values()), default=0)
+        bodies = max((len(b.body) for slot in slots for b in slot.batches.values()), default=0)
+        voices = max(len(core.view_changes), len(core.recover_requests))
+        if (
+            commits > COMMIT_VIEWS_KEPT
+            or bodies > self._cluster.body_bytes_max
+            or voices > self._quorums.replicas
+        ):
+            self.violate("17 bounded logs", f"{process.name}: {commits}, {bodies}, {voices}")
         if len(core.snapshots) > core.window // core.interval + 1:
             self.violate("17 bounded logs", f"{process.name} keeps {len(core.snapshots)} states")
         clients = len(self._cluster.genesis.clients) + self._quorums.replicas

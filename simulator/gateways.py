@@ -28,7 +28,7 @@ from simulator.signatures import Signatures
 REPOSITORY = "https://forge.example/project.git"
 
 
-class Workload(msgspec.Struct, frozen=True, kw_only=True):
+class Workload(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """requests: of each gateway; builds, cancels: shares of them; spread_seconds: over how long
     they are asked; double: share that asks for a build that was asked for before; deliveries:
     share of builds that a forge told all gateways of; waiting: share that needs approval."""

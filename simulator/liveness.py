@@ -3,10 +3,50 @@
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from simulator.parameters import Parameters
+
 if TYPE_CHECKING:
     from simulator.simulation import Simulation
 
 EVENTS_PER_SECOND_MAX = 20_000
+# Request, PRE-PREPARE, PREPARE, COMMIT, reply.
+HOPS_PER_ORDER = 5
+# The first timeout doubles up to this (simulation._settings).
+TIMEOUT_DOUBLINGS_CAP = 8
+FAILED_VIEWS_FACTOR = 2
+# STATUSes to find each other, a state and a ledger to fetch, restarts.
+SETTLING_SECONDS = 15.0
+
+
+def bound_seconds(parameters: Parameters) -> float:
+    """B: how long after the faults are over everything must be reached (invariant 31).
+
+    The views of up to f faulty primaries fail one after the other, each after twice the time of
+    the one before (up to the cap), and one more may have been failing already: the sum of T 2^k.
+    Then all that is left is ordered, two requests to a batch, one batch after the other: every
+    request, a ballot and a report of each replica on each build, null requests up to the T of
+    those that recover. Where an order takes about as long as the first timeout, a batch costs
+    failed views of its own. Over seeds 1 to 260 at most a third of this was needed.
+    """
+    first, faults_max = parameters.view_change_seconds, (parameters.replicas - 1) // 3
+    timeouts = sum(min(1 << k, TIMEOUT_DOUBLINGS_CAP) * first for k in range(faults_max + 2))
+    processes = parameters.processes
+    disk_seconds = 2 * processes.slow_syncs * processes.slow_sync_seconds
+    hop_seconds = parameters.healed_delay_seconds + processes.turn_seconds + disk_seconds
+    order_seconds = HOPS_PER_ORDER * hop_seconds
+    asked = (parameters.gateways + 2 * parameters.cheats) * parameters.workload.requests
+    built = 2 * parameters.replicas if parameters.workload.builds else 0
+    recovering = parameters.rotten or any(
+        "recover flood" in ways or parameters.adaptive for ways in parameters.byzantine.values()
+    )
+    nulls = 2 * (parameters.window + parameters.checkpoint_interval) if recovering else 0
+    numbers = parameters.window + asked * (1 + built * parameters.workload.builds) + nulls
+    # A client waits while the others that are asking are served before it.
+    clients = parameters.gateways + parameters.cheats + (parameters.replicas if built else 0)
+    is_slow = order_seconds * (1 + clients / 2) > first / 2
+    work = numbers / 2 * order_seconds * (FAILED_VIEWS_FACTOR if is_slow else 1)
+    ends = parameters.builds.seconds_max + 2 * parameters.deadline_seconds
+    return SETTLING_SECONDS + timeouts + ends + work
 
 
 class Liveness:
@@ -22,11 +62,7 @@ class Liveness:
         out = [simulation.names[index] for index in parameters.left_out]
         damaged = [simulation.names[index] for index in parameters.rotten]
         self._core = [n for n in (*simulation.correct, *damaged) if n not in out]
-        faults_max = simulation.cluster.quorums.faults_max
-        timeouts = sum(parameters.view_change_seconds * 2**k for k in range(faults_max + 3))
-        # Slow links cost failed views for every batch: timeouts start anew with each progress.
-        batches = 2 * parameters.window + 6 * parameters.gateways * parameters.workload.requests
-        self.bound_seconds = 100.0 + 4 * timeouts + batches * 16 * parameters.healed_delay_seconds
+        self.bound_seconds = bound_seconds(parameters)
         self._views_before = self._highest_view()
         self._events_before = simulation.scheduler.events
         self._time_before = simulation.scheduler.seconds

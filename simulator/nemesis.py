@@ -80,17 +80,12 @@ class Nemesis:
                 process.boot()
         self._connect_all()
 
-    def cut_off(self, names: Sequence[str]) -> None:
-        """These replicas are cut off for ever."""
-        self._network.cut(
-            [
-                pair
-                for name in names
-                for other in self._members
-                if other != name
-                for pair in ((name, other), (other, name))
-            ]
-        )
+    def cut_off(self, names: Sequence[str], one_way: str = "") -> None:
+        """These replicas are cut off for ever; one_way: `deaf` or `mute`, where only half of it."""
+        others = [(name, other) for name in names for other in self._members if other != name]
+        pairs = [] if one_way == "deaf" else others
+        pairs += [] if one_way == "mute" else [(other, name) for name, other in others]
+        self._network.cut(pairs)
 
     def connect(self, process: Process) -> None:
         """The links of a process that has started are made."""

@@ -16,7 +16,7 @@ REPLAYS_KEPT = 64
 REPEATED_WITHIN_SECONDS = 3.0
 
 
-class LinkFaults(msgspec.Struct, frozen=True, kw_only=True):
+class LinkFaults(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What the links of one run do.
 
     delay_seconds, delay_mean_seconds: the least, and the mean of what comes on top.

@@ -13,7 +13,7 @@ from simulator.network import LinkFaults
 from simulator.process import ProcessFaults
 
 
-class FaultPlan(msgspec.Struct, frozen=True, kw_only=True):
+class FaultPlan(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """How often things happen while the run is in its safety mode, per second of the world.
 
     crashes, pauses, partitions, refusals (of disks to save): mean number per second.
@@ -38,6 +38,7 @@ class Parameters(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     byzantine: index -> the ways in which that replica misbehaves.
     rotten, wiped: indexes whose disk is damaged or emptied; both count among the f faulty ones.
     left_out: indexes of faulty replicas that stay cut off for ever in the liveness mode.
+    left_out_one_way: `deaf` or `mute`: they are cut off in that direction only.
     newer: indexes of correct replicas of the next version, which say things unknown to this one.
     cheats: faulty clients, which sign two operations with one number.
     only_faults: the names of the faults that happen (simulator.fault_record); None: all that chance
@@ -65,6 +66,7 @@ class Parameters(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     rotten: tuple[int, ...] = ()
     wiped: tuple[int, ...] = ()
     left_out: tuple[int, ...] = ()
+    left_out_one_way: str = ""
     newer: tuple[int, ...] = ()
     cheats: int = 0
     safety_seconds: float = 10.0
@@ -147,6 +149,7 @@ def draw(seed: int, replicas: int | None = None) -> Parameters:
         wiped=wiped,
         newer=tuple(later.some(range(size), 0.5)) if later.happens(0.3) else (),
         cheats=later.choice((0, 0, 1, 2)),
+        left_out_one_way=later.choice(("", "", "deaf", "mute")),
         left_out=tuple(i for i in faulty if chance.happens(0.3)),
         safety_seconds=chance.choice((2.0, 5.0, 10.0, 20.0)),
         healed_delay_seconds=1.2 * timeout if is_slow else chance.choice((0.02, 0.02, 0.1, 0.3)),

@@ -46,7 +46,7 @@ class CrashPoint(enum.IntEnum):
     WHILE_SENDING = 4
 
 
-class ProcessFaults(msgspec.Struct, frozen=True, kw_only=True):
+class ProcessFaults(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """slow_sync_seconds: mean of a slow fsync, for `slow_syncs` of all saves; turn_seconds: how
     long a turn keeps the process busy, so that messages wait and come in together."""
 

@@ -273,7 +273,8 @@ class Simulation:
         )
         self.nemesis.heal()
         self.adversary.heal()
-        self.nemesis.cut_off([self.names[index] for index in parameters.left_out])
+        left_out = [self.names[index] for index in parameters.left_out]
+        self.nemesis.cut_off(left_out, parameters.left_out_one_way)
         liveness = Liveness(self, self._violate)
         end = self.scheduler.now + int(liveness.bound_seconds * SECOND)
         while not liveness.is_done() and self.scheduler.now < end:
