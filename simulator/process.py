@@ -6,7 +6,6 @@ or refused, nothing is fed in and nothing is sent. A crash may come at any point
 
 import enum
 from collections.abc import Callable
-from typing import Protocol
 
 import msgspec
 
@@ -18,7 +17,7 @@ from pbft.authentication import Authenticator
 from pbft.core import Settings
 from pbft.genesis import Cluster
 from pbft.messages import Envelope, Signed
-from pbft.ports import Entry, Output, Record, Send
+from pbft.ports import Output, Record, Send
 from pbft.replica import DamagedRecords, Replica
 from simulator.ballots import BallotBox
 from simulator.builds import BuildTruth
@@ -27,6 +26,7 @@ from simulator.clock import Clock
 from simulator.ledger import Gap
 from simulator.ledger_pages import LedgerPages
 from simulator.marks import Marks
+from simulator.observer import Observer
 from simulator.run_trace import Trace
 from simulator.scheduler import SECOND, Scheduler
 from simulator.signatures import Signatures
@@ -53,31 +53,6 @@ class ProcessFaults(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     slow_syncs: float = 0.0
     slow_sync_seconds: float = 0.2
     turn_seconds: float = 0.0
-
-
-class Observer(Protocol):
-    """Who looks at everything that an instance does: the checkers."""
-
-    def before_turn(self, process: "Process", inbox: list[Envelope]) -> None:
-        """The core is about to be fed; only for processes that were made with `looks_before`."""
-
-    def on_turn(self, process: "Process", outputs: list[Output], has_expired: bool) -> None:
-        """The core was fed and gave this back; nothing is saved yet."""
-
-    def on_saved(self, process: "Process") -> None:
-        """A turn with records is on disk; its messages leave now."""
-
-    def on_boot(self, process: "Process", restored: Output) -> None:
-        """The process started from its disk."""
-
-    def on_ledger(self, process: "Process", entries: tuple[Entry, ...]) -> None:
-        """A gap in the ledger was closed by these entries, which peers gave."""
-
-    def on_crash(self, process: "Process") -> None:
-        """The process died at its crash point."""
-
-    def on_failure(self, process: "Process", doing: str, error: Exception) -> None:
-        """The core raised something."""
 
 
 class World(msgspec.Struct, frozen=True):
@@ -128,6 +103,7 @@ class Process:
         self.is_paused = False
         self.crash_point: CrashPoint | None = None
         self.saves_failed = 0
+        self._has_begun_recovery = False
         self._observer = observer
         self._send = send
         self._connect = connect
@@ -159,6 +135,9 @@ class Process:
         world = self.world
         self.boots += 1
         self.clock.restart(1000 * self.chance.random(), self.clock_rate, world.scheduler.now)
+        if self._has_begun_recovery:
+            self._recover("a recovery was begun and not finished")
+            return
         replica, application = self._make_replica()
         try:
             restored = replica.restore(*self.disk.open())
@@ -179,6 +158,8 @@ class Process:
         world = self.world
         world.trace.event(f"{self.name} recovers: {reason}")
         self.damages += 1
+        # As node.recovery_files: that it has begun is on disk before anything is put aside.
+        self._has_begun_recovery = True
         self.disk = Disk(world.cluster.id)
         replica, application = self._make_replica()
         now = self.clock.seconds(world.scheduler.now)
@@ -218,6 +199,7 @@ class Process:
         """The process is killed, and its data directory is emptied."""
         self.crash()
         self.disk = Disk(self.world.cluster.id)
+        self._has_begun_recovery = False
 
     def _ballot_box(self, application: BuildApplication, replica: Replica) -> BallotBox:
         return BallotBox(
@@ -405,6 +387,7 @@ class Process:
             return
         self.disk.set_mark()
         self._is_written = False
+        self._has_begun_recovery = False
         if self.crash_point is CrashPoint.BEFORE_SEND:
             self._crash_here()
             return

@@ -29,6 +29,34 @@ KEPT = {
         deadline_seconds=3,
         is_deep=True,
     ),
+    # Invariant 26: r0 was killed after it had put its damaged store aside and before the new one
+    # said that it recovers; the simulated disk had no marker for that, as the real one has.
+    "killed between a damaged store and the recovery's first word": Parameters(
+        seed=6000441,
+        window=16,
+        client_window=8,
+        pipeline_depth=8,
+        batch_bytes_max=2000,
+        workload=Workload(requests=2, builds=0.2, spread_seconds=2.0, deliveries=0.5, waiting=0.3),
+        links=LinkFaults(
+            delay_mean_seconds=0.02,
+            loss=0.23156587177823953,
+            spikes=0.014480445506832052,
+            corruption=0.021100469295395996,
+            in_flight_max=2,
+            on_the_wire=True,
+        ),
+        processes=ProcessFaults(slow_syncs=0.5, turn_seconds=0.002),
+        builds=BuildFaults(flaky=0.3, weak=0.5, artifacts=0.5, abstentions=0.2),
+        plan=FaultPlan(down_seconds=4.0, refusals=0.10386724946924819, recovery_crashes=3),
+        rotten=(0,),
+        left_out=(0,),
+        newer=(0,),
+        safety_seconds=5.0,
+        deadline_seconds=3,
+        open_builds_max=3,
+        weak_agreement_allowed=True,
+    ),
 }
 
 

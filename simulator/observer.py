@@ -1,0 +1,34 @@
+"""What looks at everything that a simulated process does: the checkers, or a stage."""
+
+from typing import TYPE_CHECKING, Protocol
+
+from pbft.messages import Envelope
+from pbft.ports import Entry, Output
+
+if TYPE_CHECKING:
+    from simulator.process import Process
+
+
+class Observer(Protocol):
+    """Who looks at everything that an instance does: the checkers."""
+
+    def before_turn(self, process: "Process", inbox: list[Envelope]) -> None:
+        """The core is about to be fed; only for processes that were made with `looks_before`."""
+
+    def on_turn(self, process: "Process", outputs: list[Output], has_expired: bool) -> None:
+        """The core was fed and gave this back; nothing is saved yet."""
+
+    def on_saved(self, process: "Process") -> None:
+        """A turn with records is on disk; its messages leave now."""
+
+    def on_boot(self, process: "Process", restored: Output) -> None:
+        """The process started from its disk."""
+
+    def on_ledger(self, process: "Process", entries: tuple[Entry, ...]) -> None:
+        """A gap in the ledger was closed by these entries, which peers gave."""
+
+    def on_crash(self, process: "Process") -> None:
+        """The process died at its crash point."""
+
+    def on_failure(self, process: "Process", doing: str, error: Exception) -> None:
+        """The core raised something."""
