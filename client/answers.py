@@ -143,6 +143,8 @@ class Answers:
             return [AppendAnswered(row.identity, _append_result(answer.result))]
         if row.kind in CHANGES and answer.kind == "done":
             self._outbox.finish(row.identity)
+            if row.kind is Kind.APPROVE:
+                self._outbox.note_approved(row.build)
             self._archive.clear_detail(row.build)
         if row.kind is Kind.BUILD and answer.kind == "opened":
             self._outbox.open(row.identity)
@@ -277,8 +279,8 @@ def used_up_to(answer: Accepted) -> int | None:
 
 
 def is_temporary(reason: str) -> bool:
-    """Does this refusal (ci.application) only say that too many builds are open?"""
-    return " builds " in reason and "open" in reason
+    """Does this refusal (ci.application) only say that too many builds are open, or wait?"""
+    return " builds " in reason and reason.endswith(("at once", "are open", "wait for approval"))
 
 
 def _append_result(result: bytes) -> AppendResult:

@@ -17,7 +17,7 @@ from typing import Any
 from common.config import ConfigError
 from common.statuses.status_queue import SCHEMA as STATUSES_SCHEMA
 
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 # "PBFT" in ASCII: says in the file's header whose format the version counts.
 APPLICATION_ID = 0x50424654
 FILE_NAME = "gateway.sqlite"
@@ -48,7 +48,8 @@ CREATE TABLE outbox (
     state TEXT NOT NULL,
     timestamp INTEGER UNIQUE,
     signed BLOB,
-    wanted BLOB NOT NULL DEFAULT x''
+    wanted BLOB NOT NULL DEFAULT x'',
+    waits_for_approval INTEGER NOT NULL DEFAULT 0
 );
 CREATE INDEX outbox_state ON outbox (kind, state, number);
 CREATE TABLE builds (

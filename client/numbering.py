@@ -61,6 +61,7 @@ class Numbering:
         # earlier life of this gateway lost track of must find room as well.
         most = limits.open_builds_per_client_max
         self.undecided_max = max(1, most - max(1, most // 8))
+        self.waiting_max = limits.waiting_builds_per_client_max
 
     def is_anything_waiting(self) -> bool:
         """Does some request wait for its number? Raises StorageFailed."""
@@ -78,6 +79,7 @@ class Numbering:
             for row in self._outbox.waiting_for_number(kind, self._queue_max)
         ]
         ready.extend(self._builds_ready(now))
+        ready.extend(self._waiting_ready(now))
         signed = [self._outbox.take_number(row, self._sign) for row in ready]
         for row in signed:
             if row.kind is Kind.BUILD:
@@ -107,6 +109,15 @@ class Numbering:
             open_builds[repository] += 1
             ready.append(waiting[repository].popleft())
         return ready
+
+    def _waiting_ready(self, now: float) -> list[OutboxRow]:
+        """Builds that wait for approval: strangers ask for them, and take no other's place."""
+        room = self.waiting_max - self._outbox.count_undecided_builds(waits_for_approval=True)
+        if room <= 0:
+            return []
+        rows = self._outbox.waiting_for_approval(room + len(self._held))
+        held = {identity for identity, hold in self._held.items() if hold.until > now}
+        return [row for row in rows if row.identity not in held][:room]
 
     def hold_back(self, identity: bytes, now: float) -> float:
         """Have a request that was refused for want of room wait; the seconds that it waits."""

@@ -91,7 +91,8 @@ class Outbox:
         """Keep a build. With a commit there is nothing to resolve."""
         state = State.RECEIVED if wanted.commit is None else State.RESOLVED
         what = (wanted.repository, wanted.branch, wanted.commit, "")
-        self._add(identity, Kind.BUILD, build, what, state, msgspec.msgpack.encode(wanted))
+        encoded = msgspec.msgpack.encode(wanted)
+        self._add(identity, Kind.BUILD, build, what, state, encoded, wanted.needs_approval)
 
     def add_append(self, identity: bytes, text: str) -> None:
         """Keep a string for the journal."""
@@ -108,6 +109,13 @@ class Outbox:
         self._database.write(
             "UPDATE outbox SET state = ? WHERE build = ? AND kind IN (?, ?) AND state = ?",
             (State.RESOLVED, build, *CHANGES, State.RECEIVED),
+        )
+
+    def note_approved(self, build: bytes) -> None:
+        """A build that waited for approval is one of those that are built."""
+        self._database.write(
+            "UPDATE outbox SET waits_for_approval = 0 WHERE kind = ? AND build = ?",
+            (Kind.BUILD, build),
         )
 
     def drop_waiting(self, build: bytes) -> None:
@@ -174,10 +182,18 @@ class Outbox:
         )
 
     def waiting_builds_of(self, repository: str, rows_max: int) -> list[OutboxRow]:
-        """The oldest resolved builds of a repository."""
+        """The oldest resolved builds of a repository that need no approval."""
         return self._select(
-            "WHERE kind = ? AND state = ? AND repository = ? ORDER BY number LIMIT ?",
+            "WHERE kind = ? AND state = ? AND repository = ? AND NOT waits_for_approval "
+            "ORDER BY number LIMIT ?",
             (Kind.BUILD, State.RESOLVED, repository, rows_max),
+        )
+
+    def waiting_for_approval(self, rows_max: int) -> list[OutboxRow]:
+        """The oldest resolved builds that the network is to hold until they are approved."""
+        return self._select(
+            "WHERE kind = ? AND state = ? AND waits_for_approval ORDER BY number LIMIT ?",
+            (Kind.BUILD, State.RESOLVED, rows_max),
         )
 
     def builds_of(self, repository: str) -> list[OutboxRow]:
@@ -204,30 +220,37 @@ class Outbox:
         """All unfinished rows."""
         return self._count("SELECT count(*) FROM outbox", ())
 
-    def count_undecided_builds(self) -> int:
-        """Builds that the network may hold open for this gateway: signed or opened."""
+    def count_undecided_builds(self, *, waits_for_approval: bool = False) -> int:
+        """Builds that the network may hold open for this gateway: signed or opened.
+
+        Those that wait for approval are counted apart, as the network does.
+        """
         return self._count(
-            "SELECT count(*) FROM outbox WHERE kind = ? AND state IN (?, ?)",
-            (Kind.BUILD, State.SIGNED, State.OPENED),
+            "SELECT count(*) FROM outbox WHERE kind = ? AND state IN (?, ?) "
+            "AND waits_for_approval = ?",
+            (Kind.BUILD, State.SIGNED, State.OPENED, waits_for_approval),
         )
 
     def waiting_by_repository(self) -> dict[str, int]:
-        """How many resolved builds wait for their number, by repository, the oldest first."""
-        return self._count_builds((State.RESOLVED,))
+        """How many resolved builds wait for their number, by repository, the oldest first.
+
+        Without those that need approval.
+        """
+        return self._count_builds((State.RESOLVED,), "AND NOT waits_for_approval ")
 
     def undecided_by_repository(self) -> dict[str, int]:
         """The same of those that the network may hold open."""
-        return self._count_builds((State.SIGNED, State.OPENED))
+        return self._count_builds((State.SIGNED, State.OPENED), "AND NOT waits_for_approval ")
 
     def unfinished_by_repository(self) -> dict[str, int]:
-        """The same of all."""
+        """The same of all, also those that need approval."""
         return self._count_builds(tuple(State))
 
-    def _count_builds(self, states: tuple[State, ...]) -> dict[str, int]:
+    def _count_builds(self, states: tuple[State, ...], condition: str = "") -> dict[str, int]:
         marks = ", ".join("?" * len(states))
         rows = self._database.rows(
-            f"SELECT repository, count(*) FROM outbox WHERE kind = ? AND state IN ({marks}) "  # noqa: S608 - question marks only
-            "GROUP BY repository ORDER BY min(number)",
+            f"SELECT repository, count(*) FROM outbox WHERE kind = ? AND state IN ({marks}) "  # noqa: S608 - constants only
+            f"{condition}GROUP BY repository ORDER BY min(number)",
             (Kind.BUILD, *states),
         )
         return dict(rows)
@@ -240,11 +263,12 @@ class Outbox:
         what: tuple[str, str, str | None, str],
         state: State,
         wanted: bytes = b"",
+        waits_for_approval: bool = False,
     ) -> None:
         self._database.write(
             "INSERT INTO outbox (identity, kind, build, repository, branch, commit_hex, text, "
-            "state, wanted) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            (identity, kind, build, *what, state, wanted),
+            "state, wanted, waits_for_approval) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (identity, kind, build, *what, state, wanted, waits_for_approval),
         )
 
     def _count(self, query: str, values: tuple[Any, ...]) -> int:

@@ -337,6 +337,41 @@ async def test_another_gateway_cannot_approve_and_can_cancel(running: Running) -
     assert rebuild_of(record).needs_approval, "nobody has approved that commit"
 
 
+async def test_what_waits_for_approval_takes_no_others_place(tmp_path: Path) -> None:
+    """Anybody can open requests; pushes are built all the same, and the rest wait here."""
+    network = Network(
+        limits=Limits(waiting_builds_per_client_max=2, open_builds_per_client_max=2),
+        gateway_roles=("gateway", "operator"),
+    )
+    await network.start()
+    nobody_finishes(network)
+    running = await run_gateway(network, tmp_path)
+    strangers = [
+        (
+            await running.gateway.order(
+                WantedBuild(REPOSITORY, f"s{number}", COMMIT, needs_approval=True)
+            )
+        ).build
+        for number in range(5)
+    ]
+    await until(lambda: record_of(running, strangers[1]).opened_at is not None)
+    push = await open_build(running, "push")
+    assert record_of(running, strangers[2]).opened_at is None
+    await running.gateway.cancel(push, "done")
+    await decided(running, push)
+    # approved, it is one of those that are built, and another one may wait in its place
+    await running.gateway.approve(strangers[0])
+    await until(lambda: record_of(running, strangers[2]).opened_at is not None)
+    await running.gateway.cancel(strangers[1], "spam")
+    await until(lambda: record_of(running, strangers[3]).opened_at is not None)
+    assert record_of(running, strangers[4]).opened_at is None
+    outbox = Outbox(running.database)
+    assert outbox.count_undecided_builds() == 1
+    assert outbox.count_undecided_builds(waits_for_approval=True) == 2
+    await running.close()
+    await network.close()
+
+
 # --- whose turn it is -----------------------------------------------------------------------------
 
 
