@@ -101,3 +101,17 @@ def test_a_violation_prints_the_command_that_shows_it(
     number = next(n for n in range(0, scenarios(3), 61) if explore(("twins", 3, n))[1])
     assert main.main(["twins", "--views", "3", "--only", str(number)]) == 1
     assert "invariant" in capsys.readouterr().out.splitlines()[-1]
+
+
+@pytest.mark.long
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["twins", "--views", "3", "--processes", "2"],
+        ["byzzfuzz", "--first", "1", "--seeds", "3000", "--processes", "2"],
+    ],
+    ids=["all twins of three views", "3,000 seeds of byzzfuzz"],
+)
+def test_all_of_it(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main.main(command) == 0, capsys.readouterr().out
