@@ -111,8 +111,8 @@ class Executor:
             seconds_max=config.builds_days_max * DAY_SECONDS,
         )
         self.kept = KeptBuilds(config.data_directory / "builds", rules, time.time)
-        # a build needs one thread at a time; as many again for what is being tidied up
-        thread_count = 2 * config.builds_at_once + 1
+        # a build needs two threads at a time; one more for what is being tidied up
+        thread_count = 3 * config.builds_at_once + 1
         self._threads = ThreadPoolExecutor(thread_count, thread_name_prefix="build")
         self._checkout = Checkout(config, limits.workspace_bytes, self._threads)
         self._sandbox: Sandbox = (

@@ -1,10 +1,12 @@
 """Builds in Docker containers: a pipeline in its image, or a repository's own Dockerfile."""
 
+import asyncio
 import logging
 import secrets
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import TypeVar
 
 import msgspec
@@ -25,6 +27,7 @@ from node.docker_engine import (
 )
 from node.dockerfile import PreparedDockerfile, prepare_dockerfile
 from node.image_build import BuiltImage, build_image
+from node.image_growth import ImageGrowth
 from node.images import Images, isolate_from_user
 from node.pipeline_run import Grounds, container_memory_bytes, run_pipeline
 from node.run_result import RunResult, Work, build_environment, result_of_exit
@@ -90,7 +93,7 @@ class DockerSandbox:
                 result = await self._run_pipeline(work, work.job)
             else:
                 result = await self._run_dockerfile(work, work.job)
-            was_broken_off = result.outcome is Outcome.TIMED_OUT
+            was_broken_off = result.outcome is not Outcome.PASSED
             return result
         finally:
             try:
@@ -185,10 +188,34 @@ class DockerSandbox:
                 stop,
             )
 
+        limits = self._limits
+        bytes_max = limits.workspace_bytes + limits.home_bytes + limits.temporary_bytes
+        growth = await self._call(
+            lambda stop: ImageGrowth(self._engine.client(), self._labels(work.label))
+        )
+        watching = asyncio.create_task(self._call(partial(growth.wait_for, bytes_max)))
+        building = asyncio.create_task(self._call(build, timeout_seconds=limits.build_seconds_max))
         try:
-            return await self._call(build, timeout_seconds=self._limits.build_seconds_max)
+            await asyncio.wait({watching, building}, return_when=asyncio.FIRST_COMPLETED)
+            if not watching.done():
+                built = await building
+                written_bytes = await self._call(lambda stop: growth.written_bytes())
+                if written_bytes <= bytes_max:
+                    return built
+            else:
+                await watching
+            problem = f"Dockerfile: the build wrote more than {bytes_max} bytes into its image"
+            return RunResult(Outcome.FAILED, 1, problem=problem)
         except TimeoutError:
             return RunResult(Outcome.TIMED_OUT)
+        finally:
+            for task in (watching, building):
+                task.cancel()
+            await asyncio.wait({watching, building})
+            # looked at, so that asyncio does not complain about what nobody saw
+            for task in (watching, building):
+                if not task.cancelled():
+                    task.exception()
 
     async def _image(self, name: str, work: Work, *, is_base: bool = False) -> Image | ImageAbsent:
         """The image that the name means now, on the engine. is_base: a Dockerfile names it."""

@@ -1,0 +1,61 @@
+"""How much a build of an image has written so far, and an end to it where it is too much. Blocking.
+
+The classic builder has no limit of its own: what an instruction writes is in a layer on the disk of
+the engine. So it is measured while it grows, by the labels that every layer of the build carries.
+"""
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import docker
+
+from node.threads import Stop
+from node.trouble import OwnTrouble
+
+POLL_SECONDS = 0.5
+# what must stay free on the engine's disk, for whatever else is on it
+FREE_BYTES_MIN = 2**30
+
+
+class ImageGrowth:
+    """Measures one build. labels: of all its layers and containers."""
+
+    def __init__(self, client: docker.APIClient, labels: Mapping[str, str]) -> None:
+        """Asks the engine where its disk is. Raises what the library raises."""
+        self._client = client
+        self._filters = {"label": [f"{name}={value}" for name, value in labels.items()]}
+        root = Path(client.info().get("DockerRootDir") or "/nowhere")
+        # an engine on another machine has its disk there
+        self._root = root if root.is_dir() else None
+
+    def written_bytes(self) -> int:
+        """What all instructions so far have written: the finished ones, and the one that runs."""
+        containers: list[dict[str, Any]] = self._client.containers(
+            all=True, size=True, filters=self._filters
+        )
+        images: list[dict[str, Any]] = self._client.images(all=True, filters=self._filters)
+        size_of = {image["Id"]: int(image["Size"]) for image in images}
+        # the first one of a stage only adds the labels to an image that others have made
+        finished = sum(
+            max(0, int(image["Size"]) - size_of[image["ParentId"]])
+            for image in images
+            if image["ParentId"] in size_of
+        )
+        return finished + sum(int(container.get("SizeRw") or 0) for container in containers)
+
+    def wait_for(self, bytes_max: int, stop: Stop) -> None:
+        """Return once more than this is written.
+
+        Raises Stopped, OwnTrouble where the engine's disk is nearly full (which says nothing of
+        the build), and what the library raises.
+        """
+        while self.written_bytes() <= bytes_max:
+            if self._root is not None and shutil.disk_usage(self._root).free < FREE_BYTES_MIN:
+                raise OwnTrouble(
+                    f"less than {FREE_BYTES_MIN // 2**20} MiB are free on the disk of the Docker"
+                    f" engine ({self._root})"
+                )
+            stop.wait(POLL_SECONDS)
+            stop.check()
