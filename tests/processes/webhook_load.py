@@ -70,6 +70,7 @@ def hook(network: Network, queue_max: int) -> None:
         settings["queue_max"] = queue_max
         entry = settings["repositories"][0]
         entry |= {"forge": "github", "aliases": [GITHUB_URL], "webhook_secret_file": str(secret)}
+        entry["queue_max"] = queue_max
 
     network.rewrite(CLIENT, change)
 
@@ -153,7 +154,7 @@ def main() -> int:
             sent = asyncio.run(work)
             seconds = time.monotonic() - begin
             known = builds_of(network)
-    lost = {one.build for one in sent} - known
+    lost = {one.build for one in sent if one.build} - known
     # what was under way when the gateway was killed waited for its start
     latencies = sorted(one.latency_seconds for one in sent if one.attempts == 1)
     report = {
