@@ -199,6 +199,11 @@ class Replica:
             # above the water marks: hearing from us, it sends it again.
             self.core.status_due = 0.0
             recovery.finish(self.core)
+            for sequence in view_change.take_proposals(self.core):
+                slot = self.core.log.find(sequence)
+                if slot is not None:  # what comes before it may have made a later one stable
+                    normal_case.accept_proposal(self.core, slot)
+                    self._advance(slot)
 
     def _adopt_state(self, now: float) -> None:
         """Go on from a fetched state, once it is complete."""
@@ -218,6 +223,7 @@ class Replica:
         recovery.drop_void(core)
         recovery.finish(core)
         core.status_due = 0.0
+        view_change.take_proposals(core)
         for slot in list(core.log.above(core.low)):
             normal_case.accept_proposal(core, slot)
             self._advance(slot)

@@ -214,8 +214,8 @@ def _enter(core: Core, message: NewView, signed: Signed, order: NewViewOrder) ->
 def set_proposals(core: Core, message: NewView, order: NewViewOrder) -> None:
     """Put the PRE-PREPAREs of O into their slots; whoever has the bodies accepts them.
 
-    Those above the window of a replica that is behind are remembered: when it comes so far, the
-    primary may not say anything else about them.
+    Those above the window of a replica that is behind are remembered: the primary may not say
+    anything else about them, and `take_proposals` puts them there when it comes so far.
     """
     for slot in core.log.above(0):
         slot.leave_view()
@@ -223,5 +223,20 @@ def set_proposals(core: Core, message: NewView, order: NewViewOrder) -> None:
     for (sequence, digest), signed in zip(order.digests, message.pre_prepares, strict=True):
         pre_prepare = PrePrepare(message.view, sequence, digest, message.replica)
         core.ordered[sequence] = Proposal(pre_prepare, signed)
+    take_proposals(core)
+
+
+def take_proposals(core: Core) -> list[int]:
+    """Put what O orders within the water marks into slots that have nothing yet; which those are.
+
+    Called again when the marks have moved: nobody says it again to a primary that was behind when
+    it began the view, and it would be deposed for not voting on what it ordered itself.
+    """
+    taken = []
+    for sequence, proposal in core.ordered.items():
         if core.within_water_marks(sequence):
-            core.log.slot(sequence).proposal = core.ordered[sequence]
+            slot = core.log.slot(sequence)
+            if slot.proposal is None:
+                slot.proposal = proposal
+                taken.append(sequence)
+    return taken

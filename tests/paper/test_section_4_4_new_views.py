@@ -14,6 +14,7 @@ from pbft.messages import (
     NewView,
     Prepare,
     PrePrepare,
+    Request,
     Signed,
     ViewChange,
 )
@@ -29,7 +30,7 @@ from tests.pbft.forge import (
     view_change,
     with_bad_signature,
 )
-from tests.pbft.world import World
+from tests.pbft.world import Message, World
 
 A, B = bytes([1]) * 32, bytes([2]) * 32
 
@@ -474,3 +475,36 @@ def test_new_view_refused_for_a_view_that_is_left_or_entered(view: int) -> None:
     prepare_at(world, "r2", 1, b"x", view=5)
     assert "left or entered" in world.refuse("r2", old)
     assert world.said("r2", Commit)[-1].view == 5
+
+
+def test_o_above_the_window_of_a_late_primary_stands_once_it_has_caught_up() -> None:
+    """The new primary was away: O begins where its own water marks end. It fetches the state, and
+    then its own NEW-VIEW still holds what it has to vote for; the view need not fail."""
+    world = World()
+
+    def is_away(message: Message) -> bool:
+        return "r1" in (message.sender, message.receiver)
+
+    for timestamp in range(1, 17):
+        world.ask(timestamp, b"%d" % timestamp)
+        world.deliver(lambda message: not is_away(message))
+        world.drop(is_away)
+    assert (world.core("r2").low, world.core("r1").executed) == (16, 0)
+    world.ask(17, b"17")
+    world.deliver(
+        lambda m: not is_away(m) and isinstance(m.payload, Request | PrePrepare | Prepare)
+    )
+    world.drop(lambda message: True)
+    assert all(world.core(name).log.slot(17).prepared for name in ("r2", "r3"))
+    world.crash("r0")
+    while not world.said("r1", NewView):
+        world.tick()
+        world.deliver(lambda m: not is_away(m) or isinstance(m.payload, ViewChange))
+        world.drop(is_away)
+    assert world.core("r1").low == 0
+    world.connect("r1")
+    world.run(8)
+    assert world.told("r1", "state_transferred") == [{"sequence": 16, "executed": 0}]
+    assert {world.executed()[name] for name in ("r1", "r2", "r3")} == {18}
+    assert {world.core(name).view for name in ("r1", "r2", "r3")} == {1}
+    check_safety(world)
