@@ -39,6 +39,14 @@ MemberName = Annotated[
     str,
     msgspec.Meta(pattern=_NAME, description="up to 64 of: letters, digits, '-', '_', '.'"),
 ]
+ImagePlace = Annotated[
+    str,
+    msgspec.Meta(
+        pattern=r"^[a-zA-Z0-9.-]+(:[0-9]+)?(/[a-z0-9._-]+)*$",
+        max_length=255,
+        description="a registry or a folder in it, as docker.io or ghcr.io/team",
+    ),
+]
 Role = Literal["gateway", "operator"]
 Executor = Literal["docker", "process"]
 FaultKind = Literal[
@@ -126,6 +134,7 @@ class NodeConfig(msgspec.Struct, frozen=True):
 
     docker_host: None means DOCKER_HOST or the default socket.
     registry_auth_file: logins for image registries, as `docker login` writes them.
+    images_from: the registries, or folders in them, whose images may be used; None: any.
     network_allowed: whether a step that asks for a network gets one.
     build_ca_file: the authorities that steps with a network trust, as PEM; None: the image's own.
     images_days_max, images_bytes_max: of what this node pulled, what was used last is kept;
@@ -158,6 +167,7 @@ class NodeConfig(msgspec.Struct, frozen=True):
     builds_days_max: Annotated[float, msgspec.Meta(gt=0, le=36500)] = 90
     allow_dockerfile: bool = False
     registry_auth_file: Path | None = None
+    images_from: tuple[ImagePlace, ...] | None = None
     images_days_max: Annotated[int, msgspec.Meta(ge=1, le=36500)] = 30
     images_bytes_max: Annotated[int, msgspec.Meta(ge=0)] = 20 * 2**30
     network_allowed: bool = False

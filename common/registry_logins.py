@@ -5,7 +5,7 @@ An image's registry gets its own entry and nothing of the rest.
 
 import base64
 import binascii
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -89,6 +89,19 @@ def registry_of(image: str) -> str | None:
     if slash and ("." in first or ":" in first or first == "localhost"):
         return DOCKER_HUB if first in _NAMES_OF_DOCKER_HUB else first
     return None
+
+
+def is_from(image: str, places: Sequence[str]) -> bool:
+    """Whether an image is of one of these registries or of a folder in them."""
+    host = registry_of(image)
+    path = image.partition("@")[0]
+    if host is None:
+        path = f"{DOCKER_HUB}/{path}" if "/" in path else f"{DOCKER_HUB}/library/{path}"
+    else:
+        path = f"{host}/{path.partition('/')[2]}"
+    head, slash, last = path.rpartition("/")
+    repository = head + slash + last.partition(":")[0]
+    return any(f"{repository}/".startswith(f"{place}/") for place in places)
 
 
 def _host(name: str) -> str:

@@ -26,6 +26,7 @@ from common.registry_logins import (
     DOCKER_HUB,
     NO_LOGINS,
     RegistryLogins,
+    is_from,
     read_registry_logins,
     registry_of,
 )
@@ -87,6 +88,13 @@ class Images:
             local = self._engine.find_image(name)
             if local is not None and not self._tagged(name, local.id):
                 return local
+        places = self._config.images_from
+        if places is not None and not is_from(name, places):
+            raise OwnTrouble(
+                f"image {name} is of none of the places that this replica takes images from:"
+                " images_from",
+                is_lasting=True,
+            )
         logins = self._logins()
         try:
             reference = self._reference(name, logins, stop)

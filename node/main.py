@@ -342,6 +342,10 @@ def _warn(config: NodeConfig, cluster: Cluster) -> None:
             "%d replica(s) tolerate no fault: every single machine can lie or stop the others",
             cluster.quorums.replicas,
         )
+    if config.executor == "process" and any(
+        entry.ssh_key_file or entry.https_token_file for entry in config.repositories
+    ):
+        _log.warning("executor: process: builds can read the logins of private repositories")
     if config.fault_injection:
         _log.warning("fault injection is on: this node is %s", config.fault_injection)
     if config.capture_file:

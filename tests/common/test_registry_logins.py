@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from common.config_error import ConfigError
-from common.registry_logins import read_registry_logins, registry_of
+from common.registry_logins import is_from, read_registry_logins, registry_of
 
 SECRET = "s3cr3t:with-a-colon"
 AUTH = base64.b64encode(f"user:{SECRET}".encode()).decode()
@@ -36,6 +36,28 @@ def logins_file(folder: Path, value: object, mode: int = 0o600) -> Path:
 )
 def test_the_registry_of_a_name(image: str, registry: str | None) -> None:
     assert registry_of(image) == registry
+
+
+@pytest.mark.parametrize(
+    ("image", "places", "expected"),
+    [
+        ("busybox:1", ["docker.io"], True),
+        ("busybox", ["docker.io/library"], True),
+        ("busybox", ["docker.io/library/busybox"], True),
+        ("busybox", ["docker.io/library/busy"], False),
+        ("user/image", ["docker.io/library"], False),
+        ("index.docker.io/user/image", ["docker.io/user"], True),
+        ("ghcr.io/team/a:1", ["ghcr.io/team"], True),
+        ("ghcr.io/team/a/b@sha256:" + "0" * 64, ["x.org", "ghcr.io/team"], True),
+        ("ghcr.io/team-of-others/a", ["ghcr.io/team"], False),
+        ("ghcr.io/a", ["ghcr.io:443"], False),
+        ("127.0.0.1:5000/a", ["127.0.0.1:5000"], True),
+        ("127.0.0.1:5000/a", ["127.0.0.1"], False),
+        ("ghcr.io/a", [], False),
+    ],
+)
+def test_where_an_image_is_from(image: str, places: list[str], expected: bool) -> None:
+    assert is_from(image, places) is expected
 
 
 def test_an_image_gets_the_entry_of_its_registry_alone(tmp_path: Path) -> None:

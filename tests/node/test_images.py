@@ -100,6 +100,36 @@ async def test_an_image_for_several_platforms(
     assert both != one
 
 
+async def test_images_from_elsewhere(
+    registry: RegistryServer,
+    base_image: str,
+    repository: GitRepository,
+    make_config: ConfigMaker,
+    make_builder: BuilderMaker,
+) -> None:
+    """Not even asked for; an image that the operator has under its name is."""
+    name = unique_name()
+    digest = await asyncio.to_thread(registry.push, f"{name}:1", base_image, "x")
+    places: dict[tuple[str, ...], bool] = {
+        ("docker.io", f"{registry.host}/elsewhere"): False,
+        (registry.host,): True,
+        (f"{registry.host}/{name}",): True,
+    }
+    for images_from, is_taken in places.items():
+        builder = await make_builder(make_config(repository.url, images_from=images_from))
+        for image in (f"{registry.host}/{name}:1", f"{registry.host}/{name}@{digest}"):
+            for files in (
+                {".pbft-ci.yml": pipeline(image, "true")},
+                {"Dockerfile": f"FROM {image}\nCMD true\n"},
+            ):
+                commit = repository.commit(dict(files))
+                found = await builder.build(builder.order(repository.url, commit))
+                assert isinstance(found, Finding) is is_taken
+                assert is_taken or "images_from" in getattr(found, "reason", "")
+        commit = repository.commit({".pbft-ci.yml": pipeline(base_image, "true")})
+        assert isinstance(await builder.build(builder.order(repository.url, commit)), Finding)
+
+
 async def test_a_base_of_a_dockerfile_that_was_moved(
     registry: RegistryServer,
     base_image: str,
