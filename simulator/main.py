@@ -14,6 +14,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import msgspec
+
 from simulator import explore, lab, marks
 from simulator.campaign import Failure, Summary, run_seed, run_seeds
 from simulator.mutants import run_mutants, unbroken
@@ -157,7 +159,14 @@ def _hash(parsed: argparse.Namespace) -> int:
 def _replay(parsed: argparse.Namespace) -> int:
     parameters = draw(parsed.seed, parsed.replicas)
     if parsed.parameters is not None:
-        parameters = decode_parameters(parsed.parameters.read_bytes())
+        try:
+            parameters = decode_parameters(parsed.parameters.read_bytes())
+        except (OSError, msgspec.MsgspecError) as error:
+            print(
+                f"{parsed.parameters}: no parameters as shrink prints them: {error}",
+                file=sys.stderr,
+            )
+            return 2
     print(parameters)
     try:
         result = Simulation(parameters, tell=print).run()

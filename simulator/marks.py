@@ -17,6 +17,7 @@ REFUSALS: dict[str, tuple[str, ...]] = {
     "refused: PRE-PREPARE up to min-s": ("at or below the checkpoint that this view began with",),
     "refused: a second PRE-PREPARE": ("another digest was accepted for this view and number",),
     "refused: a body without the digest": ("the body does not have the digest",),
+    "refused: a body larger than the window allows": ("a body of ",),
     "refused: a forged request in a body": ("a request in the body: ",),
     "refused: a number twice in a body": ("the body holds one number of a client twice",),
     "refused: PREPARE of the primary": ("a PREPARE from the primary",),

@@ -32,7 +32,9 @@ class FaultPlan(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     clock_skew: bool = False
 
 
-class Parameters(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class Parameters(
+    msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True
+):
     """All that a run is made of. faulty: replica index -> what is wrong with it.
 
     byzantine: index -> the ways in which that replica misbehaves.
@@ -90,7 +92,7 @@ def encode_parameters(parameters: Parameters) -> str:
 
 
 def decode_parameters(data: bytes | str) -> Parameters:
-    """The inverse; what is left out is as usual. Raises msgspec.ValidationError."""
+    """The inverse; what is left out is as usual. Raises msgspec.MsgspecError."""
     return msgspec.json.decode(data, type=Parameters)
 
 

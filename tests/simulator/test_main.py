@@ -1,9 +1,14 @@
 """The command line says what happened, and fails where an invariant was broken."""
 
+from pathlib import Path
+
+import msgspec
 import pytest
 
 from simulator import campaign, main
 from simulator.campaign import Failure
+from simulator.parameters import Parameters
+from simulator.shrink import Shrunk
 
 
 def test_run_prints_a_summary(capsys: pytest.CaptureFixture[str]) -> None:
@@ -31,3 +36,33 @@ def test_replay_prints_the_trace(capsys: pytest.CaptureFixture[str]) -> None:
     printed = capsys.readouterr().out
     assert "r0 starts, executed 0" in printed
     assert "no violation" in printed.splitlines()[-1]
+
+
+def test_what_shrink_prints_is_replayed_from_a_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def shrunk(parameters: Parameters, **_: object) -> Shrunk:
+        small = msgspec.structs.replace(
+            parameters, gateways=1, only_faults=("crash #1", "lost r0>r1 #3")
+        )
+        return Shrunk(small, "invariant 1 agreement: r1 at 3", 17, 40)
+
+    monkeypatch.setattr(main, "shrink", shrunk)
+    assert main.main(["shrink", "4", "--replicas", "4"]) == 1
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[0] == "invariant 1 agreement: r1 at 3"
+    file = tmp_path / "small.json"
+    file.write_text(printed[-1])
+    assert main.main(["replay", "4", "--parameters", str(file)]) == 0
+    printed = capsys.readouterr().out.splitlines()
+    assert "only_faults=('crash #1', 'lost r0>r1 #3')" in printed[0]
+    assert "no violation" in printed[-1]
+
+
+def test_a_file_that_holds_no_parameters_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "wrong.json"
+    file.write_text('{"replicas": "four"}')
+    assert main.main(["replay", "4", "--parameters", str(file)]) == 2
+    assert str(file) in capsys.readouterr().err
