@@ -5,13 +5,17 @@ import io
 import json
 import os
 import tarfile
+import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from ci.limits import Limits
 from ci.operations import Artifact, Finding, Outcome
+from common.pipeline import matches
 from node import artifacts
 from node.artifacts import (
     INDEX,
@@ -96,6 +100,32 @@ def test_a_pattern_means_files_and_folders_with_all_below(
 ) -> None:
     found = take(tmp_path, patterns, in_workspace(FILES))
     assert found == tuple(artifact(path, FILES[path]) for path in expected)
+
+
+@given(
+    st.text("ab*?/", min_size=1, max_size=12).filter(lambda text: "**" not in text),
+    st.text("ab/", min_size=1, max_size=12),
+)
+def test_patterns_mean_what_those_of_branches_mean(pattern: str, path: str) -> None:
+    """Compared with the other matcher, which is written in another way."""
+    parts = path.split("/")
+    heads = ["/".join(parts[:depth]) for depth in range(1, len(parts) + 1)]
+    expected = any(matches(pattern, head) for head in heads)
+    with tempfile.TemporaryDirectory() as folder:
+        collector = Collector(Path(folder) / "made", [pattern], LIMITS)
+        assert collector._means(pattern, path) == expected
+
+
+def test_a_hostile_pattern_takes_little_time_and_has_an_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pattern = "*".join("a" * 120) + "*b"
+    collector = Collector(tmp_path / "made", [pattern] * 64, LIMITS)
+    assert not collector._means(pattern, "a" * 255)
+    monkeypatch.setattr(artifacts, "COMPARISONS_MAX", 2)
+    assert not collector._means(pattern, "a" * 255)
+    with pytest.raises(ArtifactsWrong, match="too many files to compare"):
+        collector._means(pattern, "a" * 255)
 
 
 def test_the_same_is_taken_from_a_folder_of_this_machine(tmp_path: Path) -> None:
