@@ -18,7 +18,7 @@ from client.database import StorageFailed
 from client.serve import AddressInUse, serve
 from common.address import Address
 from common.config import ClientConfig, ConfigError, load_client_config
-from common.logs import start_logging
+from common.logs import FORMATTERS, start_logging
 from common.version import VERSION
 
 DEFAULT_CONFIG = Path(__file__).resolve().parent.parent / "example-config" / "client.yml"
@@ -72,6 +72,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     serving = parser.add_argument_group("serving (over the configuration file)")
     serving.add_argument("--path", type=Path, metavar="FILE", help="log file")
+    serving.add_argument("--log-format", choices=FORMATTERS, help="default: text")
     serving.add_argument("--pkLoc", type=Path, metavar="FILE", help="private key file")
     serving.add_argument("--webHookPort", type=int, metavar="PORT", help="port for webhooks")
     serving.add_argument("--pbftHost", metavar="HOST", help="without meaning today")
@@ -88,7 +89,7 @@ def _serve(options: argparse.Namespace) -> int:
                 f"--{flag} has no meaning today: replies come back over the gateway's own links",
                 file=sys.stderr,
             )
-    start_logging(config.log_file, config.name)
+    start_logging(config.log_file, config.name, config.log_format)
     try:
         uvloop.run(serve(config, VERSION))
     except (AddressInUse, StorageFailed, OSError) as error:
@@ -102,6 +103,8 @@ def _overridden(config: ClientConfig, options: argparse.Namespace) -> ClientConf
     changes: dict[str, object] = {}
     if options.path is not None:
         changes["log_file"] = options.path.absolute()
+    if options.log_format is not None:
+        changes["log_format"] = options.log_format
     if options.pkLoc is not None:
         changes["private_key_file"] = options.pkLoc.absolute()
     if options.webHookPort is not None:

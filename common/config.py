@@ -49,6 +49,7 @@ ImagePlace = Annotated[
 ]
 Role = Literal["gateway", "operator"]
 Executor = Literal["docker", "process"]
+LogFormat = Literal["text", "json"]
 FaultKind = Literal[
     "allowed", "lying", "silent", "equivocating", "delaying", "garbling", "replaying"
 ]
@@ -133,6 +134,7 @@ class NodeConfig(msgspec.Struct, frozen=True):
     """node*.yml: one replica as its operator runs it. Times in seconds.
 
     docker_host: None means DOCKER_HOST or the default socket.
+    log_format: `json` writes one object per line, for programs that collect logs.
     registry_auth_file: logins for image registries, as `docker login` writes them.
     images_from: the registries, or folders in them, whose images may be used; None: any.
     network_allowed: whether a step that asks for a network gets one.
@@ -174,6 +176,7 @@ class NodeConfig(msgspec.Struct, frozen=True):
     build_ca_file: Path | None = None
     mirrors_days_max: Annotated[int, msgspec.Meta(ge=1, le=36500)] = 90
     mirrors_bytes_max: Annotated[int, msgspec.Meta(ge=0)] = 20 * 2**30
+    log_format: LogFormat = "text"
     abstain_after_seconds: Annotated[int, msgspec.Meta(ge=1, le=86400)] = 120
     pull_timeout_seconds: Annotated[int, msgspec.Meta(ge=1, le=86400)] = 300
     checkout_timeout_seconds: Annotated[int, msgspec.Meta(ge=1, le=86400)] = 300
@@ -206,6 +209,7 @@ class ClientConfig(msgspec.Struct, frozen=True):
     log_file: Path
     results_file: Path
     repositories: tuple[GatewayRepository, ...]
+    log_format: LogFormat = "text"
     queue_max: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)] = 1000
     archive_days_max: Annotated[float, msgspec.Meta(gt=0, le=36500)] = 365
     archive_builds_max: Annotated[int, msgspec.Meta(ge=1, le=10_000_000)] = 10_000

@@ -4,11 +4,13 @@ Text that came from outside goes through `log_text` first, so that nobody can fo
 or send control characters to the terminal of whoever reads the log.
 """
 
+import json
 import logging
 import logging.handlers
 import os
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 from common.config_error import ConfigError
@@ -39,11 +41,36 @@ class LineFormatter(logging.Formatter):
         return escape_controls(super().format(record).replace("\n", " | "))
 
 
-def start_logging(log_file: Path | None, name: str) -> None:
+class JsonFormatter(LineFormatter):
+    """The same as one JSON object per line: time, level, process, logger, message, exception."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self._name = name
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The record; strangers' control characters are escaped twice over by JSON."""
+        fields = {
+            "time": self.formatTime(record),
+            "level": record.levelname,
+            "process": self._name,
+            "logger": record.name,
+            "message": escape_controls(record.getMessage()),
+        }
+        if record.exc_info:
+            fields["exception"] = self.formatException(record.exc_info)
+        return json.dumps(fields, ensure_ascii=True)
+
+
+FORMATTERS: Mapping[str, type[LineFormatter]] = {"text": LineFormatter, "json": JsonFormatter}
+
+
+def start_logging(log_file: Path | None, name: str, log_format: str = "text") -> None:
     """Send all records from INFO up to `log_file` (rotating, bounded) and to stderr.
 
     With PBFT_CI_LOG_TO_STDERR=no and a file, stderr gets nothing.
-    name: who writes, e.g. `node0`. Calling it again replaces what the last call set up.
+    name: who writes, e.g. `node0`. log_format: a key of FORMATTERS. Calling it again replaces
+    what the last call set up.
     Raises ConfigError where the file cannot be written.
     """
     handlers: list[logging.Handler] = []
@@ -68,7 +95,7 @@ def start_logging(log_file: Path | None, name: str) -> None:
                 f"cannot be written ({error.strerror})",
                 "a file in a folder that can be written to",
             ) from error
-    formatter = LineFormatter(name)
+    formatter = FORMATTERS[log_format](name)
     root = logging.getLogger()
     for old in list(root.handlers):
         if isinstance(old.formatter, LineFormatter):

@@ -31,7 +31,7 @@ from common.http_door import (
 )
 from common.keys import SigningKey, load_signing_key, verify
 from common.link import Links
-from common.logs import start_logging
+from common.logs import FORMATTERS, start_logging
 from common.version import VERSION
 from node import recovery_files
 from node.ballots import BallotBox
@@ -77,7 +77,7 @@ def main(arguments: list[str] | None = None) -> int:
                 f"{config.file}: private_key_file: {config.private_key_file} is not the key of"
                 f" {config.name} in {entry.public_key_file}; the two must be one pair"
             )
-        start_logging(config.log_file, config.name)
+        start_logging(config.log_file, config.name, config.log_format)
     except ConfigError as error:
         print(error, file=sys.stderr)
         return 2
@@ -391,6 +391,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--port", type=int, default=None, help="the port to listen on")
     parser.add_argument("--path", type=Path, default=None, metavar="FILE", help="the log file")
     parser.add_argument(
+        "--log-format", choices=FORMATTERS, help="default: text, or what the file says"
+    )
+    parser.add_argument(
         "--pkLoc", type=Path, default=None, metavar="FILE", help="the private key file"
     )
     parser.add_argument(
@@ -424,6 +427,8 @@ def _configure(options: argparse.Namespace) -> NodeConfig:
             raise ConfigError(f"--host/--port: {error}") from error
     if options.path is not None:
         changes["log_file"] = options.path.resolve()
+    if options.log_format is not None:
+        changes["log_format"] = options.log_format
     if options.pkLoc is not None:
         changes["private_key_file"] = options.pkLoc.resolve()
     return msgspec.structs.replace(config, **changes)

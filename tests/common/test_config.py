@@ -178,7 +178,10 @@ def test_a_client_file(tmp_path: Path) -> None:
             "executor: dokcer",
             "executor: is 'dokcer' (did you mean docker?); one of docker, process",
         ),
-        ("fault_injection: odd", "fault_injection: is 'odd'; one of lying, silent is needed"),
+        (
+            "fault_injection: odd",
+            "fault_injection: is 'odd'; one of allowed, lying, silent, ",
+        ),
         ("allow_dockerfile: 1", "allow_dockerfile: is 1; true or false is needed"),
         ("docker_host: 5", "docker_host: is 5; text is needed"),
         ("view_change_seconds: 0", "view_change_seconds: is 0; a number from 0.1 to 3600"),

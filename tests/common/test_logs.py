@@ -1,5 +1,6 @@
 """Logs: one line per record, whatever a stranger put into it."""
 
+import json
 import logging
 import re
 from collections.abc import Iterator
@@ -109,3 +110,24 @@ def test_log_text_is_always_one_short_printable_line(text: str, characters_max: 
     assert safe.isprintable()
     assert len(safe) <= characters_max
     safe.encode("utf-8")
+
+
+def test_json_is_one_object_per_line_whatever_a_stranger_said(tmp_path: Path) -> None:
+    file = tmp_path / "a.log"
+    start_logging(file, "node0", "json")
+    logger = logging.getLogger("common.link")
+    logger.warning("peer %s is\nback \x1b[31m\u2028", "node1")
+    try:
+        raise ValueError("two\nlines")
+    except ValueError:
+        logger.exception("oh")
+    first, second = (json.loads(line) for line in file.read_text().splitlines())
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", first.pop("time"))
+    assert first == {
+        "level": "WARNING",
+        "process": "node0",
+        "logger": "common.link",
+        "message": "peer node1 is\\nback \\x1b[31m\\u2028",
+    }
+    assert second["message"] == "oh"
+    assert second["exception"].endswith("ValueError: two\nlines")
