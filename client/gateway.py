@@ -218,7 +218,9 @@ class Gateway:
             if wanted.commit is None:
                 self._spawn(self._commits.find(identity, build, wanted))
 
-        await self._intake.accept(store, then, wanted.repository)
+        await self._intake.accept(
+            store, then, wanted.repository, needs_approval=wanted.needs_approval
+        )
         return Submitted(build, is_new=bool(added))
 
     async def rebuild(self, build: bytes) -> bytes:

@@ -9,6 +9,9 @@ from client.database import StorageFailed
 from client.outbox import Outbox
 from common.repository_config import GatewayRepository
 
+# Strangers' requests of one repository that wait for approval: they must not fill its queue.
+WAITING_FOR_APPROVAL_MAX = 100
+
 
 class QueueFull(Exception):
     """So many requests wait already: come back later."""
@@ -18,12 +21,14 @@ class Arrival(msgspec.Struct):
     """Something that counts once `store` is committed; `then` comes after that.
 
     repository: of the build that is asked for; empty for an append, None for anything else.
+    needs_approval: of that build.
     """
 
     store: Callable[[], None]
     then: Callable[[], None]
     stored: asyncio.Future[None]
     repository: str | None
+    needs_approval: bool = False
 
     def done(self) -> None:
         """It is committed."""
@@ -55,14 +60,18 @@ class Intake:
         self._configured = configured
         self._wake = wake
         self._arrivals: list[Arrival] = []
-        self._by_repository: Mapping[str, int] = {}
+        # by whether they wait for approval, then by repository
+        self._builds: dict[bool, Mapping[str, int]] = {}
         self._is_closed = False
         self.unfinished = 0
 
     def note_unfinished(self, outbox: Outbox) -> None:
         """Count what is under way. Raises StorageFailed."""
         self.unfinished = outbox.count()
-        self._by_repository = outbox.unfinished_by_repository()
+        for needs_approval in (False, True):
+            self._builds[needs_approval] = outbox.unfinished_by_repository(
+                waits_for_approval=needs_approval
+            )
 
     def take(self) -> list[Arrival]:
         """What arrived since the last turn."""
@@ -76,7 +85,12 @@ class Intake:
             arrival.fail(StorageFailed("the gateway is stopping"))
 
     async def accept(
-        self, store: Callable[[], None], then: Callable[[], None], repository: str = ""
+        self,
+        store: Callable[[], None],
+        then: Callable[[], None],
+        repository: str = "",
+        *,
+        needs_approval: bool = False,
     ) -> None:
         """As `store`, where there is room for a request. Raises QueueFull too.
 
@@ -86,25 +100,30 @@ class Intake:
         if waiting >= self._queue_max:
             raise QueueFull(f"{waiting} requests are waiting, the most allowed")
         if repository:
-            waiting = self._by_repository.get(repository, 0)
-            waiting += sum(arrival.repository == repository for arrival in self._arrivals)
-            if waiting >= self._configured(repository).queue_max:
-                raise QueueFull(
-                    f"{waiting} builds of this repository are waiting, the most allowed"
-                )
-        await self.store(store, then, repository)
+            waiting = self._builds.get(needs_approval, {}).get(repository, 0) + sum(
+                (arrival.repository, arrival.needs_approval) == (repository, needs_approval)
+                for arrival in self._arrivals
+            )
+            if waiting >= (
+                WAITING_FOR_APPROVAL_MAX
+                if needs_approval
+                else self._configured(repository).queue_max
+            ):
+                what = "waiting for approval" if needs_approval else "waiting"
+                raise QueueFull(f"{waiting} builds of this repository are {what}, the most allowed")
+        await self._add(Arrival(store, then, self._future(), repository, needs_approval))
 
-    async def store(
-        self,
-        store: Callable[[], None],
-        then: Callable[[], None],
-        repository: str | None = None,
-    ) -> None:
+    async def store(self, store: Callable[[], None], then: Callable[[], None]) -> None:
         """Have `store` done in the next commit, and then `then`. Raises StorageFailed."""
+        await self._add(Arrival(store, then, self._future(), None))
+
+    def _future(self) -> asyncio.Future[None]:
+        return asyncio.get_running_loop().create_future()
+
+    async def _add(self, arrival: Arrival) -> None:
         if self._is_closed:
             raise StorageFailed("the gateway is stopping")
-        stored: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._arrivals.append(Arrival(store, then, stored, repository))
+        self._arrivals.append(arrival)
         self._wake()
         # A caller that hangs up must not take back what the next commit will hold.
-        await asyncio.shield(stored)
+        await asyncio.shield(arrival.stored)

@@ -19,6 +19,7 @@ HEARTBEAT_SECONDS = 10.0
 RETRY_MILLISECONDS = 2000
 # A follower who reads nothing for so long is let go.
 SEND_TIMEOUT_SECONDS = 30.0
+# As many connections to nodes as a session of aiohttp has.
 FOLLOWERS_MAX = 100
 WAIT_SECONDS_MAX = 20
 AGAIN_SECONDS = 2

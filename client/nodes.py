@@ -151,6 +151,7 @@ class Nodes:
     def __init__(self, addresses: Mapping[str, Address]) -> None:
         self._addresses = dict(addresses)
         self._session: aiohttp.ClientSession | None = None
+        self._waiting_session: aiohttp.ClientSession | None = None
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -159,6 +160,8 @@ class Nodes:
 
     async def __aenter__(self) -> Self:
         self._session = bounded_session()
+        # apart, so that followers who wait do not hold up anything else
+        self._waiting_session = bounded_session()
         return self
 
     async def __aexit__(
@@ -167,9 +170,10 @@ class Nodes:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if self._session is not None:
-            await self._session.close()
-            self._session = None
+        for session in (self._session, self._waiting_session):
+            if session is not None:
+                await session.close()
+        self._session = self._waiting_session = None
 
     async def build(self, replica: str, build: bytes) -> ServedBuild:
         """What a node knows of a build. Raises NodeFailed."""
@@ -248,6 +252,7 @@ class Nodes:
             query,
             LOG_PIECE_BYTES_MAX,
             wait_seconds + ANSWER_TIMEOUT_SECONDS,
+            is_waiting=True,
         )
         try:
             served = read_piece(answer.headers, answer.data)
@@ -325,11 +330,14 @@ class Nodes:
         query: Mapping[str, str],
         bytes_max: int,
         timeout_seconds: float,
+        *,
+        is_waiting: bool = False,
     ) -> Answer:
-        assert self._session is not None, "used outside its context"
+        session = self._waiting_session if is_waiting else self._session
+        assert session is not None, "used outside its context"
         try:
             answer = await ask(
-                self._session,
+                session,
                 self._addresses[replica].url + path,
                 query=query,
                 bytes_max=bytes_max,

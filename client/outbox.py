@@ -242,9 +242,12 @@ class Outbox:
         """The same of those that the network may hold open."""
         return self._count_builds((State.SIGNED, State.OPENED), "AND NOT waits_for_approval ")
 
-    def unfinished_by_repository(self) -> dict[str, int]:
-        """The same of all, also those that need approval."""
-        return self._count_builds(tuple(State))
+    def unfinished_by_repository(self, *, waits_for_approval: bool) -> dict[str, int]:
+        """The same of all, those that wait for approval apart."""
+        condition = (
+            "AND waits_for_approval " if waits_for_approval else "AND NOT waits_for_approval "
+        )
+        return self._count_builds(tuple(State), condition)
 
     def _count_builds(self, states: tuple[State, ...], condition: str = "") -> dict[str, int]:
         marks = ", ".join("?" * len(states))

@@ -15,7 +15,7 @@ CHUNK_BYTES = 256 * 1024
 PIECE_BYTES_MAX = 256 * 1024
 # How long a question may wait for more of a log, and how many may at once.
 WAIT_SECONDS_MAX = 20
-WAITING_MAX = 64
+WAITING_MAX = 128
 # A build writes from a thread, often many times in a moment: looking is cheaper than being told.
 LOOK_SECONDS = 0.1
 

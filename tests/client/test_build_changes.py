@@ -437,3 +437,35 @@ async def test_a_repository_has_a_queue_of_its_own(network: Network, tmp_path: P
     await decided(running, builds[0])
     await submit_all(running, [REPOSITORY])
     await running.close()
+
+
+async def test_strangers_requests_that_wait_for_approval_take_nobodys_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("client.intake.WAITING_FOR_APPROVAL_MAX", 5)
+    limits = Limits(open_builds_per_client_max=2, waiting_builds_per_client_max=2)
+    network = Network(limits=limits, gateway_roles=("gateway", "operator"))
+    await network.start()
+    running = await run_gateway(network, tmp_path)
+    strangers = [
+        (
+            await running.gateway.order(
+                WantedBuild(REPOSITORY, "master", COMMIT, needs_approval=True)
+            )
+        ).build
+        for _ in range(5)
+    ]
+    with pytest.raises(QueueFull, match="5 builds of this repository are waiting for approval"):
+        await running.gateway.order(WantedBuild(REPOSITORY, "master", COMMIT, needs_approval=True))
+    await until(lambda: record_of(running, strangers[0]).opened_at is not None)
+    # the network would refuse more than it lets wait: the others wait here, in their order
+    push = await running.gateway.submit(REPOSITORY, "master", COMMIT)
+    await decided(running, push)
+    assert record_of(running, strangers[4]).signed_at is None
+    # whoever is approved, or given up, makes room for the next
+    for build in strangers:
+        await until(lambda build=build: record_of(running, build).opened_at is not None)  # type: ignore[misc]
+        await running.gateway.approve(build)
+        await decided(running, build)
+    await running.close()
+    await network.close()
