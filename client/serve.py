@@ -143,6 +143,7 @@ async def running_gateway(config: ClientConfig, version: str) -> AsyncIterator[G
         door = Door(runner)
         stack.push_async_callback(door.close)
         await listen(door, config)
+        _warn(config)
         gateway.start(links)
         reporter.start()
         stack.push_async_callback(reporter.close)
@@ -161,6 +162,18 @@ def _log_start(site: Site) -> None:
         site.cluster.id.hex()[:12],
         site.public_url,
     )
+
+
+def _warn(config: ClientConfig) -> None:
+    """Say what an operator should not have missed."""
+    is_reached = not config.listen.is_loopback or config.public_url is not None
+    for entry in config.repositories:
+        if entry.unsigned_allowed and is_reached:
+            _log.warning(
+                "whoever reaches this gateway may ask for builds of %s: give it a "
+                "webhook_secret_file instead of unsigned_allowed",
+                entry.url,
+            )
 
 
 def read_member(config: ClientConfig) -> Member:

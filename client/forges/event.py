@@ -111,15 +111,17 @@ def skip_marker(message: str | None) -> str | None:
 
 
 def pushed_ref(
-    ref: str, after: str, commit: str, message: str | None, repositories: tuple[str, ...]
+    ref: str, after: str, tagged: str, message: str | None, repositories: tuple[str, ...]
 ) -> ForgeEvent | Refusal:
     """A pushed branch or tag, in any forge's words.
 
-    after: what the ref points at now; commit: the commit, which for an annotated tag is another.
-    message: of that commit, where the forge tells it.
+    after: what the ref points at now; tagged: the commit that a tag is of, which for an annotated
+        tag is not `after`. message: of the commit, where the forge tells it.
     """
+    commit = tagged
     if ref.startswith(BRANCH_PREFIX):
         event, name = Event.PUSH, ref.removeprefix(BRANCH_PREFIX)
+        commit = after
     elif ref.startswith(TAG_PREFIX):
         event, name = Event.TAG, ref.removeprefix(TAG_PREFIX)
     else:

@@ -146,11 +146,9 @@ def _push(content: bytes) -> ForgeEvent | Refusal:
     if payload.deleted:
         return ignored(urls, f"{shown(payload.ref)} was deleted")
     head = payload.head_commit
-    # `after` of an annotated tag is the tag's own id; `head_commit` is the commit.
+    message = None if head is None else head.message
     commit = payload.after if head is None else head.id
-    return pushed_ref(
-        payload.ref, payload.after, commit, None if head is None else head.message, urls
-    )
+    return pushed_ref(payload.ref, payload.after, commit, message, urls)
 
 
 def _pull_request(content: bytes) -> ForgeEvent | Refusal:

@@ -147,7 +147,6 @@ def _push(content: bytes) -> ForgeEvent | Refusal:
     payload = read_payload(PushPayload, content, NAME)
     if isinstance(payload, Refusal):
         return payload
-    # `after` of an annotated tag is the tag's own id.
     commit = payload.checkout_sha or payload.after
     message = next((c.message for c in payload.commits if c.id == commit), None)
     return pushed_ref(payload.ref, payload.after, commit, message, payload.project.urls)

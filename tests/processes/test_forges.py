@@ -196,14 +196,15 @@ def test_a_forks_pull_request_waits_for_an_operator_and_is_then_built(
     branches = {
         "master": pipeline("exit 0", image=engine.image),
         "changes": pipeline("true", image=engine.image),
+        "greedy": pipeline("true", image=engine.image, timeout_seconds=1_000_000),
     }
     network = make_network(
         branches, executor=engine.executor, overrides=clients(tmp_path, CLIENT, roles=ROLES)
     )
     head = network.commits["changes"]
-    subprocess.run(
-        ["git", "-C", str(network.repository), "update-ref", "refs/pull/3/head", head], check=True
-    )
+    for number, branch in ((3, "changes"), (4, "greedy")):
+        ref = ["update-ref", f"refs/pull/{number}/head", network.commits[branch]]
+        subprocess.run(["git", "-C", str(network.repository), *ref], check=True)
     hooked(network, forge, tmp_path, "gateway")
     network.start()
     answer = deliver(network, "pull_request", fork_pull_request(3, head))
@@ -228,6 +229,12 @@ def test_a_forks_pull_request_waits_for_an_operator_and_is_then_built(
         lambda s: [one.state for one in s if one.commit == head] == ["pending", "success"],
         "pending, then green",
     )
+    # approved or not: what a fork's file asks for is held to the cluster's limits
+    greedy = deliver(network, "pull_request", fork_pull_request(4, network.commits["greedy"]))
+    build = greedy.json()["build"]
+    command = [*network.command(CLIENT), "approve", build]
+    subprocess.run(command, check=True, capture_output=True, timeout=120)
+    assert network.verdict(build)["verdict"]["outcome"] == "pipeline_invalid"
 
 
 @pytest.mark.timeout(300)

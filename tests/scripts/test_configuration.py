@@ -9,6 +9,8 @@ import yaml
 from ci.limits import Limits, encode_limits
 from common.config import (
     ConfigError,
+    GatewayRepository,
+    RepositoryEntry,
     load_client_config,
     load_cluster_config,
     load_node_config,
@@ -78,6 +80,14 @@ def test_every_key_of_the_node_file_is_explained_in_the_example() -> None:
     keys = set(config.__struct_fields__) - {"file"}
     assert {key for key in keys if f"{key}:" not in text} - {"plaintext_allowed"} == set()
     assert "plaintext_allowed: true" in text
+
+
+def test_every_key_of_a_gateways_repository_is_explained_in_the_examples() -> None:
+    texts = [(EXAMPLE_CONFIG / name).read_text() for name in ("client.yml", "node0.yml")]
+    keys = set(GatewayRepository.__struct_fields__)
+    assert {key for key in keys if not any(f"{key}:" in text for text in texts)} == set()
+    own = keys - set(RepositoryEntry.__struct_fields__)
+    assert {key for key in own if f"{key}:" not in texts[0]} == set()
 
 
 def test_the_first_start_makes_the_examples_keys(example: Path) -> None:

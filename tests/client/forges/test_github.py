@@ -61,6 +61,12 @@ def test_a_tag_comes_as_a_push_and_its_commit_is_the_heads() -> None:
     assert event.stable_identity == ("refs/tags/v1.0.0", TAG_OBJECT)
 
 
+def test_the_commit_of_a_branch_is_what_it_points_at() -> None:
+    """Whatever else the body says: it is what the delivery is known by."""
+    other = {"id": FORK, "message": "another"}
+    assert event_of(changed("github-push", "push", head_commit=other)).commit == PUSHED
+
+
 def test_a_deletion_builds_nothing() -> None:
     event = event_of(github("github-push-deleted", "push"))
     assert event.action is Action.IGNORED
@@ -156,7 +162,6 @@ def test_a_body_under_another_events_name_is_refused(event: str, name: str) -> N
         {"ref": "refs/heads/" + "x" * 300},
         {"after": "abc"},
         {"after": PUSHED.upper()},
-        {"head_commit": {"id": "--upload-pack=x", "message": ""}},
         {"repository": []},
         {"repository": None},
     ],
@@ -166,6 +171,13 @@ def test_a_push_that_is_malformed_is_refused(fields: dict[str, object]) -> None:
     assert isinstance(answer, Refusal)
     assert answer.status == 400
     assert "\n" not in answer.text
+
+
+def test_a_tag_whose_commit_is_none_is_refused() -> None:
+    head = {"id": "--upload-pack=x", "message": ""}
+    answer = parse(changed("github-push-tag", "push", head_commit=head))
+    assert isinstance(answer, Refusal)
+    assert answer.status == 400
 
 
 def test_a_ref_that_is_neither_branch_nor_tag_builds_nothing() -> None:
