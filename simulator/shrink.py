@@ -150,7 +150,7 @@ def _smaller(parameters: Parameters) -> Iterator[Parameters]:
             continue
         yield replace(parameters, **{field: value})
     yield from _without_one_way(parameters)
-    for field in ("links", "plan", "processes"):
+    for field in ("links", "plan", "processes", "builds"):
         part = getattr(parameters, field)
         default = type(part)()
         for name in part.__struct_fields__:
@@ -158,8 +158,9 @@ def _smaller(parameters: Parameters) -> Iterator[Parameters]:
                 calmer = replace(part, **{name: getattr(default, name)})
                 yield replace(parameters, **{field: calmer})
     workload = parameters.workload
-    if workload.builds:
-        yield replace(parameters, workload=replace(workload, builds=0.0))
+    for kind in ("builds", "deliveries", "waiting"):
+        if getattr(workload, kind):
+            yield replace(parameters, workload=replace(workload, **{kind: 0.0}))
     if workload.requests > 1:
         yield replace(parameters, workload=replace(workload, requests=workload.requests // 2))
     if parameters.gateways > 1:
