@@ -13,6 +13,7 @@ from ci.statement import (
     ENVELOPE_BYTES_MAX,
     InvalidEnvelope,
     StatementView,
+    VerdictFields,
     VerifiedEnvelope,
     verify_envelope,
 )
@@ -123,9 +124,27 @@ def _print(verified: VerifiedEnvelope) -> None:
     print(f"build       {verdict.build}")
     rule = f" ({verdict.agreement} agreement)" if verdict.agreement else ""
     print(f"agreeing    {', '.join(verdict.agreeing) or '-'}{rule}")
+    for line in _states(verdict):
+        print(line)
     for path, sha256 in artifacts(verified.statement).items():
         print(f"artifact    {sha256}  {escape_controls(path)}")
     print(f"ledger      entry {verdict.ledger_index}")
+
+
+def _states(verdict: VerdictFields) -> list[str]:
+    """Where not all agreed: what each replica had said when this was decided."""
+    if len(verdict.agreeing) == verdict.replicas:
+        return []
+    lines = []
+    for found in verdict.found:
+        code = "" if found.exit_code is None else f" {found.exit_code}"
+        lines.append(f"found       {found.outcome}{code}: {', '.join(found.replicas)}")
+    for abstention in verdict.abstained:
+        reason = escape_controls(abstention.reason)
+        lines.append(f"abstained   {abstention.replica}: {reason}")
+    if verdict.without_ballot:
+        lines.append(f"no ballot   {', '.join(verdict.without_ballot)} (until then)")
+    return lines
 
 
 async def _attest(options: argparse.Namespace) -> int:

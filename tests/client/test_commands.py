@@ -243,6 +243,30 @@ async def test_verify_says_passed_not_passed_and_not_valid(
     assert (await terminal.look("verify", str(tmp_path / "none")))[0] == 2
 
 
+async def test_verify_names_the_state_of_each_replica_in_a_dispute(
+    terminal: Terminal, running: Running, tmp_path: Path
+) -> None:
+    *others, last = running.network.nodes.values()
+    for node in others:
+        node.finds = lambda build: (Abstain("no engine\x1b[31m"), b"")
+    last.finds = lambda build: None
+    _, out, _ = await terminal.ask("submit", "red", "--wait")
+    build = out.split()[0]
+    answers = running.gateway._answering
+    await until(lambda: answers.is_envelope_complete(bytes.fromhex(build)))
+    client = await client_of(running, tmp_path)
+    async with client.get(f"/api/v1/builds/{build}/attestation") as answer:
+        (tmp_path / "disputed.json").write_bytes(await answer.read())
+    await client.close()
+    code, out, _ = await terminal.look("verify", str(tmp_path / "disputed.json"))
+    assert code == 1
+    assert "disputed" in out
+    for node in others:
+        assert f"abstained   {node.name}: no engine" in out
+    assert f"no ballot   {last.name} (until then)" in out
+    assert "\x1b" not in out
+
+
 async def test_attest_writes_the_envelope_and_what_each_replica_says(
     terminal: Terminal, running: Running, tmp_path: Path
 ) -> None:
