@@ -3,6 +3,7 @@
 Each mutant is a textual patch of a real source file. It is applied to a copy in a temporary
 folder; there, seeds are run in another process until one breaks an invariant, or the directed
 test that is named is run. What nobody notices is a hole in the checkers, or an equivalent.
+Mutants are tried side by side, each in one process, with the seeds first that noticed it before.
 """
 
 import os
@@ -11,23 +12,16 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import msgspec
 
 ROOT = Path(__file__).resolve().parent.parent
-COPIED = (
-    "pbft",
-    "ci",
-    "common",
-    "node",
-    "client",
-    "scripts",
-    "simulator",
-    "tests",
-    "example-config",
-    "pyproject.toml",
-)
+# What seeds need, and what directed tests need too.
+FOR_SEEDS = ("pbft", "ci", "common", "simulator")
+FOR_TESTS = ("node", "client", "scripts", "tests", "example-config", "pyproject.toml")
 TIMEOUT_SECONDS = 1800
 
 
@@ -39,6 +33,7 @@ class Mutant(msgspec.Struct, frozen=True, kw_only=True):
     """One fault. old must be in `file` exactly once, and becomes new.
 
     replicas: the size of the network; None: of any size, as drawn.
+    seeds: those that noticed it when this was written, where few do: they are tried first.
     test: a directed test that notices it, where seeds do so too rarely or cannot.
     equivalent: the proof that it changes nothing that matters; then nobody need notice.
     """
@@ -48,6 +43,7 @@ class Mutant(msgspec.Struct, frozen=True, kw_only=True):
     old: str
     new: str
     replicas: int | None = 4
+    seeds: tuple[int, ...] = ()
     test: str = ""
     equivalent: str = ""
 
@@ -63,32 +59,39 @@ def patched(mutant: Mutant) -> str:
 def run_mutants(
     mutants: Sequence[Mutant], seeds: range, processes: int
 ) -> Iterator[tuple[Mutant, str | None]]:
-    """Each mutant with who noticed it (a seed and its invariant, or a test); None: nobody."""
-    for mutant in mutants:
-        yield mutant, _killer(mutant, seeds, processes)
+    """Each mutant with who noticed it (a seed and its invariant, or a test); None: nobody.
+
+    processes: how many mutants are tried at a time. They come in their order.
+    """
+    with ThreadPoolExecutor(processes) as pool:
+        yield from zip(mutants, pool.map(partial(_killer, seeds=seeds), mutants), strict=True)
 
 
 def unbroken(seeds: range, processes: int) -> str | None:
     """What the source as it is breaks in these seeds: then they prove nothing about a mutant."""
     with tempfile.TemporaryDirectory(prefix="pbft-ci-mutant-") as folder:
-        copy = _copied(Path(folder))
+        copy = _copied(Path(folder), FOR_SEEDS)
         return _killing_seed("the source", 4, copy, seeds, processes)
 
 
-def _killer(mutant: Mutant, seeds: range, processes: int) -> str | None:
+def _killer(mutant: Mutant, seeds: range) -> str | None:
     if mutant.equivalent:
         patched(mutant)
         return None
     with tempfile.TemporaryDirectory(prefix="pbft-ci-mutant-") as folder:
-        copy = _copied(Path(folder))
+        copy = _copied(Path(folder), (*FOR_SEEDS, *FOR_TESTS) if mutant.test else FOR_SEEDS)
         (copy / mutant.file).write_text(patched(mutant))
         if mutant.test:
             return _killing_test(mutant, copy)
-        return _killing_seed(mutant.name, mutant.replicas, copy, seeds, processes)
+        for seed in mutant.seeds:
+            known = range(seed, seed + 1)
+            if killer := _killing_seed(mutant.name, mutant.replicas, copy, known, 1):
+                return killer
+        return _killing_seed(mutant.name, mutant.replicas, copy, seeds, 1)
 
 
-def _copied(folder: Path) -> Path:
-    for name in COPIED:
+def _copied(folder: Path, rooms: Sequence[str]) -> Path:
+    for name in rooms:
         _copy(ROOT / name, folder / name)
     return folder
 

@@ -1,5 +1,6 @@
 """The mutants: faults that implementations of PBFT really had, as patches of this one."""
 
+from simulator.further_mutants import FURTHER_MUTANTS
 from simulator.mutants import Mutant
 
 _NORMAL = "pbft/normal_case.py"
@@ -388,6 +389,7 @@ MUTANTS: tuple[Mutant, ...] = (
         file=_TIMERS,
         old="            _forward(core, client, lowest)\n",
         new="",
-        equivalent="clients send to all replicas and send again; forwarding only hastens it",
+        test="tests/paper/test_section_4_5_liveness.py",  # a client that reaches only a backup
     ),
+    *FURTHER_MUTANTS,
 )

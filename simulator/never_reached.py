@@ -11,9 +11,6 @@ from simulator.coverage import all_cells
 # pattern -> the rule
 NEVER_REACHED: dict[str, str] = {
     "* diverged *": "a correct replica's state is never wrong: invariant 18 ends the run first",
-    "NewView view_change primary view= -": (
-        "the primary enters a view in the turn in which it says NEW-VIEW, which it saves first"
-    ),
 }
 
 

@@ -23,6 +23,7 @@ from pbft.messages import (
 )
 from simulator.builds import finding
 from simulator.forgeries import Forger
+from simulator.sweep import noise, sweep
 
 
 class RushingForger(Forger):
@@ -55,9 +56,12 @@ class RushingForger(Forger):
             self._false_ballot,
             self._recover_again,
             self._borrowed_names,
+            self._sweep,
         )
         if core.transfer is not None and self._chance.random() < 0.5:
             return self._false_state(core)
+        if core.status.value not in ("normal", "view_change") and self._chance.random() < 0.2:
+            return self._sweep(core)
         if core.floor > core.low and self._cluster.replica_names[core.primary] in self.names:
             return self._below_floor(core)
         if core.status.value != "normal" and self._chance.random() < 0.3:
@@ -251,6 +255,12 @@ class RushingForger(Forger):
             self.say(name, Request(client, core.clients.floor(client) + 1, b"borrowed")),
             self.say(name, NewView(new_view, (), (), self.index(name))),
         ]
+
+    def _sweep(self, core: Core) -> list[Envelope]:
+        """Something of each type around each view and water mark."""
+        name = self._chance.choice(self.names)
+        said = [self.say(name, message) for message in sweep(core, self.index(name), name)]
+        return [*said, Envelope(noise(name))]
 
     def _false_checkpoint(self, core: Core) -> list[Envelope]:
         interval = core.interval

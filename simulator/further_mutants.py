@@ -1,0 +1,206 @@
+"""Further mutants: of what is saved and in which order, of recovery, clients, builds and timers."""
+
+from simulator.mutants import Mutant
+
+_NORMAL = "pbft/normal_case.py"
+_CORE = "pbft/core.py"
+_CATCH_UP = "pbft/catch_up.py"
+_CHECKPOINT = "pbft/checkpoint.py"
+_APPLICATION = "ci/application.py"
+_CLIENTS = "pbft/client_table.py"
+_RECOVERY = "pbft/recovery.py"
+_REPLICA = "pbft/replica.py"
+_TIMERS = "pbft/timers.py"
+
+FURTHER_MUTANTS: tuple[Mutant, ...] = (
+    # --- durable ------------------------------------------------------------------------------
+    Mutant(
+        name="41 the body is not saved with the vote for it",
+        file=_NORMAL,
+        old="core.output.records.append(SavedBody(slot.sequence, batch.digest, batch.body))",
+        new="pass",
+    ),
+    Mutant(
+        name="42 the certificate behind a COMMIT is not saved",
+        file=_NORMAL,
+        old="    core.save(slot, SavedPrepared(certificate))\n",
+        new="",
+    ),
+    Mutant(
+        name="43 the NEW-VIEW that is entered is not saved",
+        file="pbft/view_change.py",
+        old="    core.save_view(signed)\n    core.view_changes = {",
+        new="    core.view_changes = {",
+    ),
+    Mutant(
+        name="44 what was said about open slots is lost with a new base",
+        file=_CHECKPOINT,
+        old="        core.output.records.extend(slot.records)\n",
+        new="        pass\n",
+    ),
+    Mutant(
+        name="45 the view is lost with a new base",
+        file=_CHECKPOINT,
+        old="    core.output.records.extend(core.view_records)\n",
+        new="",
+    ),
+    Mutant(
+        name="46 a CHECKPOINT is not saved",
+        file=_CHECKPOINT,
+        old="    core.output.records.append(SavedMessage(signed))\n    core.broadcast(signed)\n",
+        new="    core.broadcast(signed)\n",
+    ),
+    Mutant(
+        name="47 an execution is not saved",
+        file="pbft/execution.py",
+        old="    core.save(slot, Executed(slot.sequence, decided.digest, decided.commits))\n",
+        new="",
+    ),
+    Mutant(
+        name="48 a real process sends what it has not saved",
+        file="node/runtime.py",
+        old="            await self._save(outputs)\n",
+        new="",
+        test="tests/node/test_runtime.py",
+    ),
+    # --- recovery -----------------------------------------------------------------------------
+    Mutant(
+        name="49 a replica that lost its words goes on voting",
+        file=_CORE,
+        old="        return self.has_entered and not self.is_diverged and not self.nonce",
+        new="        return self.has_entered and not self.is_diverged",
+    ),
+    Mutant(
+        name="50 VIEW-CHANGEs from before a recovery count",
+        file=_RECOVERY,
+        old="    if done is not None and message.stable < done.voting_from:",
+        new="    if False:",
+        test="tests/paper/test_recovery.py",
+    ),
+    Mutant(
+        name="51 nobody owes null requests up to T",
+        file=_RECOVERY,
+        old="    return any(done.voting_from >= core.next_sequence"
+        " for done in core.recoveries.values())",
+        new="    return False",
+    ),
+    Mutant(
+        name="52 T is the next checkpoint",
+        file="pbft/execution.py",
+        old="    voting_from = -(-(sequence + core.window) // core.interval) * core.interval",
+        new="    voting_from = -(-sequence // core.interval) * core.interval",
+    ),
+    Mutant(
+        name="53 the right to vote is taken back without a word on disk",
+        file=_RECOVERY,
+        old="    core.output.records.append(SavedRecovery(nonce))\n",
+        new="",
+        test="tests/paper/test_recovery.py",
+    ),
+    # --- clients ------------------------------------------------------------------------------
+    Mutant(
+        name="54 the floor of a client skips holes",
+        file=_CLIENTS,
+        old="        while record.floor + 1 in record.executed:\n            record.floor += 1\n",
+        new="        while record.executed:\n            record.floor = min(record.executed)\n",
+    ),
+    Mutant(
+        name="55 a client's numbers have no window",
+        file=_CLIENTS,
+        old="        within = floor < timestamp <= floor + self._window\n",
+        new="        within = floor < timestamp\n",
+        test="tests/pbft/test_client_table.py",
+    ),
+    Mutant(
+        name="56 a reply that names another request counts",
+        file="pbft/client.py",
+        old="    return (reply.request_digest, reply.kind, reply.subject, reply.result)",
+        new='    return (b"", reply.kind, reply.subject, reply.result)',
+        test="tests/pbft/test_client.py",
+    ),
+    # --- builds -------------------------------------------------------------------------------
+    Mutant(
+        name="57 f+1 reports of the deadline end a build",
+        file="ci/verdict.py",
+        old="    return DISPUTED if deadline_reports >= quorums.strong else None",
+        new="    return DISPUTED if deadline_reports >= quorums.weak else None",
+    ),
+    Mutant(
+        name="58 any client may cancel any build",
+        file=_APPLICATION,
+        old="        if not is_operator and remaining.askers == build.askers:\n",
+        new="        if False:\n",
+        test="tests/ci/test_application.py",
+    ),
+    Mutant(
+        name="59 a gateway's word ends a build that others asked for",
+        file=_APPLICATION,
+        old="        if remaining.askers and not is_operator:\n",
+        new="        if False:\n",
+        test="tests/ci/test_deliveries.py",
+    ),
+    Mutant(
+        name="60 disputed is said while a value is in reach",
+        file="ci/verdict.py",
+        old="if not _has_reachable_value(found, quorums.replicas - len(voted), thresholds):",
+        new="if len(found) > 1:",
+    ),
+    Mutant(
+        name="61 a delivery is given up in the batch that opened it",
+        file=_APPLICATION,
+        old="        if is_given_up and build.delivery is not None and build.opened == sequence:",
+        new="        if False:",
+        test="tests/ci/test_deliveries.py",
+    ),
+    # --- views, catch-up ----------------------------------------------------------------------
+    Mutant(
+        name="62 a primary never judges itself",
+        file=_TIMERS,
+        old="        return any(now >= since + 2 * timers.timeout"
+        " for _, since in timers.waiting.values())",
+        new="        return False",
+        test="tests/simulator/test_kept_runs.py",
+    ),
+    Mutant(
+        name="63 others' executions move a client's timer",
+        file=_TIMERS,
+        old="    core.timers.has_progressed = True\n",
+        new="    core.timers.has_progressed = True\n    core.timers.timed = {}\n"
+        "    core.timers.waiting = {}\n",
+        test="tests/paper/test_section_4_5_liveness.py",
+    ),
+    Mutant(
+        name="64 decided slots are not sent again",
+        file=_CATCH_UP,
+        old="            size += _send_decided(core, to, slot)\n",
+        new="            pass\n",
+    ),
+    Mutant(
+        name="65 the NEW-VIEW is not sent again",
+        file=_CATCH_UP,
+        old="            core.send(to, core.new_view)\n",
+        new="",
+    ),
+    Mutant(
+        name="66 a wrong state goes unnoticed",
+        file=_CHECKPOINT,
+        old="    if digest != certificate.digest:\n",
+        new="    if False:\n",
+        test="tests/paper/test_state_transfer.py",
+    ),
+    Mutant(
+        name="67 an older state replaces a newer one",
+        file=_REPLICA,
+        old="        if core.transfer.certificate.sequence <= core.executed"
+        " and not core.is_diverged:\n",
+        new="        if False:\n",
+        test="tests/paper/test_state_transfer.py",
+    ),
+    Mutant(
+        name="68 one digest per checkpoint is not proved against who says two",
+        file=_CHECKPOINT,
+        old="        core.accuse(message.replica, earlier[1], signed)\n",
+        new="",
+        test="tests/paper",
+    ),
+)
