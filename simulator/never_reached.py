@@ -8,9 +8,18 @@ import fnmatch
 
 from simulator.coverage import all_cells
 
+ONLY_IN_VIEW_0 = (
+    "who lost its words begins in view 0, asks for no view (view_change.view_to_join) and judges no"
+    " primary (timers._is_judging), so it enters views by others' NEW-VIEWs only (its own, sent"
+    " back, is refused): it is primary in view 0 alone"
+)
+
 # pattern -> the rule
 NEVER_REACHED: dict[str, str] = {
     "* diverged *": "a correct replica's state is never wrong: invariant 18 ends the run first",
+    "* recovering primary view< *": ONLY_IN_VIEW_0,
+    "NewView recovering primary view= *": ONLY_IN_VIEW_0 + "; this type begins at view 1",
+    "ViewChange recovering primary view= *": ONLY_IN_VIEW_0 + "; this type begins at view 1",
 }
 
 
