@@ -25,7 +25,7 @@ from ci.operations import (
     SubmitBuild,
     decode_operation,
 )
-from ci.statement import VerdictFields, parse_statement
+from ci.statement import VerdictFields, parse_statement, submitted_build_id
 from pbft.client import Accepted
 from pbft.genesis import Cluster
 from pbft.messages import Request
@@ -65,6 +65,7 @@ class BuildChecker:
         self._asked: dict[bytes, None] = {}
         self.genesis_head = genesis_head(cluster.id)
         self.verdicts: dict[Key, bytes] = {}
+        self._cluster_id = cluster.id
         self._quorums = cluster.quorums
         self._is_weak_allowed = limits.weak_agreement_allowed
         self._replicas = cluster.replica_names
@@ -219,6 +220,20 @@ class BuildChecker:
         ]
         if not any(_is_told(value, verdict) for value in seen):
             self._violate("22 a verdict was observed", f"nobody correct saw {verdict.outcome}")
+
+    def is_of_another_asker(self, executed: ExecutedRequest, answer: Accepted) -> bool:
+        """Whether a refused request, asked again once it is forgotten, is told of the build that
+        somebody else opened since for the same delivery: that is true, and what it asked for.
+        """
+        operation = decode_operation(executed.request.operation)
+        return (
+            isinstance(operation, SubmitBuild)
+            and answer.kind == "opened"
+            and answer.subject == answer.result
+            and answer.subject in self._asked
+            and answer.subject
+            == submitted_build_id(self._cluster_id, executed.request.client, operation)
+        )
 
     def on_decided_answer(self, asked: Asked, answer: Accepted) -> None:
         """A correct client believes a verdict."""

@@ -2,11 +2,12 @@
 
 import multiprocessing
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import msgspec
 
-from simulator.parameters import draw
+from simulator.directed import directed
+from simulator.parameters import Parameters, draw
 from simulator.signatures import Oracle, SignaturesMaker
 from simulator.simulation import Result, Simulation
 from simulator.violation import Violation
@@ -20,6 +21,43 @@ class Failure(msgspec.Struct, frozen=True):
     step: int
     invariant: str
     details: str
+    is_directed: bool = False
+
+    def __str__(self) -> str:
+        size = "" if self.replicas is None else f" --replicas {self.replicas}"
+        kind = " --directed" if self.is_directed else ""
+        return (
+            f"seed {self.seed}, step {self.step}: invariant {self.invariant}: {self.details}\n"
+            f"  python -m simulator replay {self.seed}{size}{kind}"
+        )
+
+
+class Task(msgspec.Struct, frozen=True):
+    """One run: what is drawn from a seed, for this many replicas (None: drawn too), or directed."""
+
+    seed: int
+    replicas: int | None = None
+    is_directed: bool = False
+
+    @property
+    def parameters(self) -> Parameters:
+        """All that the run is made of."""
+        return directed(self.seed) if self.is_directed else draw(self.seed, self.replicas)
+
+
+# What `test.sh --full` runs: (first seed, seeds, replicas), and so many directed ones.
+LONG_GATE = ((1, 2000, 4), (1, 200, 7), (1, 40, 10))
+DIRECTED_SEEDS = 64
+
+
+def long_gate() -> list[Task]:
+    """The tasks of the long gate, the largest first, so that no process ends alone."""
+    drawn = [
+        Task(seed, replicas)
+        for first, seeds, replicas in reversed(LONG_GATE)
+        for seed in range(first, first + seeds)
+    ]
+    return [Task(seed, is_directed=True) for seed in range(DIRECTED_SEEDS)] + drawn
 
 
 class Summary(msgspec.Struct):
@@ -65,10 +103,16 @@ def run_seed(
     seed: int, replicas: int | None = None, signatures: SignaturesMaker = Oracle
 ) -> Result | Failure:
     """Run one seed; a violation is a value here."""
+    return run_task(Task(seed, replicas), signatures)
+
+
+def run_task(task: Task, signatures: SignaturesMaker = Oracle) -> Result | Failure:
+    """Run one task; a violation is a value here."""
     try:
-        return Simulation(draw(seed, replicas), signatures=signatures).run()
+        return Simulation(task.parameters, signatures=signatures).run()
     except Violation as violation:
-        return Failure(seed, replicas, violation.step, violation.invariant, violation.details)
+        step, invariant, details = violation.step, violation.invariant, violation.details
+        return Failure(task.seed, task.replicas, step, invariant, details, task.is_directed)
 
 
 def run_seeds(
@@ -79,10 +123,26 @@ def run_seeds(
     on_progress: Callable[[Summary], None] = lambda summary: None,
     stop_at_failure: bool = False,
 ) -> Summary:
-    """Run all of these. on_progress is called after each."""
+    """Run all of these seeds. on_progress is called after each."""
+    return run_tasks(
+        [Task(seed, replicas) for seed in seeds],
+        processes=processes,
+        on_progress=on_progress,
+        stop_at_failure=stop_at_failure,
+    )
+
+
+def run_tasks(
+    tasks: Sequence[Task],
+    *,
+    processes: int = 1,
+    on_progress: Callable[[Summary], None] = lambda summary: None,
+    stop_at_failure: bool = False,
+) -> Summary:
+    """Run all of these tasks. on_progress is called after each."""
     summary = Summary()
     began = time.monotonic()
-    for result in _results(list(seeds), replicas, processes):
+    for result in _results(tasks, processes):
         summary.add(result)
         summary.seconds = time.monotonic() - began
         on_progress(summary)
@@ -91,15 +151,9 @@ def run_seeds(
     return summary
 
 
-def _results(seeds: list[int], replicas: int | None, processes: int) -> Iterator[Result | Failure]:
+def _results(tasks: Sequence[Task], processes: int) -> Iterator[Result | Failure]:
     if processes == 1:
-        for seed in seeds:
-            yield run_seed(seed, replicas)
+        yield from map(run_task, tasks)
         return
     with multiprocessing.get_context("spawn").Pool(processes) as pool:
-        tasks = [(seed, replicas) for seed in seeds]
-        yield from pool.imap_unordered(_run_task, tasks, chunksize=4)
-
-
-def _run_task(task: tuple[int, int | None]) -> Result | Failure:
-    return run_seed(*task)
+        yield from pool.imap_unordered(run_task, tasks, chunksize=4)

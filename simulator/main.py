@@ -1,7 +1,8 @@
 """The command line: run many seeds, replay one, make one small, and test the tests.
 
     python -m simulator run --first 1 --seeds 300 [--processes 2] [--replicas 7]
-    python -m simulator replay SEED        python -m simulator shrink SEED
+    python -m simulator gate               python -m simulator shrink SEED
+    python -m simulator replay SEED [--replicas 4 | --directed | --parameters FILE]
     python -m simulator mutants            python -m simulator hash --first 1 --seeds 10
     python -m simulator transcripts tests/simulator/transcripts
     python -m simulator twins --views 3    python -m simulator byzzfuzz --first 1 --seeds 1000
@@ -17,10 +18,10 @@ from pathlib import Path
 import msgspec
 
 from simulator import explore, lab, marks
-from simulator.campaign import Failure, Summary, run_seed, run_seeds
+from simulator.campaign import Failure, Summary, Task, long_gate, run_seed, run_seeds, run_tasks
 from simulator.mutants import run_mutants, unbroken
 from simulator.mutation import MUTANTS
-from simulator.never_reached import unexplained
+from simulator.never_reached import contradicted, unexplained
 from simulator.parameters import decode_parameters, draw, encode_parameters
 from simulator.shrink import shrink
 from simulator.simulation import Simulation
@@ -46,6 +47,9 @@ def main(arguments: Sequence[str]) -> int:
     smaller = commands.add_parser("shrink", help="find a small run that fails alike")
     for command in (replay, smaller):
         command.add_argument("seed", type=int)
+    gate = commands.add_parser("gate", help="the runs of test.sh --full, with their coverage")
+    gate.add_argument("--processes", type=int, default=2)
+    replay.add_argument("--directed", action="store_true", help="a directed run, not a drawn one")
     replay.add_argument(
         "--parameters", type=Path, default=None, help="of this file instead, as shrink prints them"
     )
@@ -64,6 +68,8 @@ def main(arguments: Sequence[str]) -> int:
     match parsed.command:
         case "run":
             return _run(parsed)
+        case "gate":
+            return _gate(parsed)
         case "hash":
             return _hash(parsed)
         case "replay":
@@ -84,38 +90,62 @@ def main(arguments: Sequence[str]) -> int:
 
 def _run(parsed: argparse.Namespace) -> int:
     seeds = range(parsed.first, parsed.first + parsed.seeds)
-    is_terminal = sys.stderr.isatty()
-
-    def show(summary: Summary) -> None:
-        if is_terminal or summary.seeds % 50 == 0:
-            end = "\r" if is_terminal else "\n"
-            print(_bar(summary, parsed.seeds), end=end, file=sys.stderr, flush=True)
-
     summary = run_seeds(
         seeds,
         replicas=parsed.replicas,
         processes=parsed.processes,
-        on_progress=show,
+        on_progress=lambda done: _show(done, parsed.seeds),
         stop_at_failure=parsed.stop,
     )
     print(_table(summary))
     for failure in summary.failures:
-        print(_in_words(failure))
-    if parsed.coverage and (missing := unexplained(summary.cells)):
-        print("cells that were never reached, without a reason:", *missing, sep="\n  ")
-        return 1
-    return 1 if summary.failures else 0
+        print(failure)
+    is_covered = not parsed.coverage or _is_covered(summary)
+    return 0 if is_covered and not summary.failures else 1
+
+
+def _gate(parsed: argparse.Namespace) -> int:
+    """What test.sh --full asserts of the simulator's runs."""
+    tasks = long_gate()
+    summary = run_tasks(
+        tasks, processes=parsed.processes, on_progress=lambda done: _show(done, len(tasks))
+    )
+    print(_table(summary))
+    for failure in summary.failures:
+        print(failure)
+    return 0 if _is_covered(summary) and not summary.failures else 1
+
+
+def _is_covered(summary: Summary) -> bool:
+    """Whether all cells and marks were reached but for those with a rule, which were not."""
+    holes = [
+        ("cells that were never reached, without a reason:", unexplained(summary.cells)),
+        ("cells that were reached although a rule says no:", contradicted(summary.cells)),
+        ("marks that were never hit:", marks.unseen(summary.marks)),
+    ]
+    for title, found in holes:
+        if found:
+            print(title, *found, sep="\n  ")
+    return not any(found for _, found in holes)
 
 
 def _show_progress(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
+def _show(summary: Summary, seeds: int) -> None:
+    is_terminal = sys.stderr.isatty()
+    if is_terminal or summary.seeds % 50 == 0:
+        end = "\r" if is_terminal else "\n"
+        print(_bar(summary, seeds), end=end, file=sys.stderr, flush=True)
+
+
 def _bar(summary: Summary, seeds: int) -> str:
     done = summary.seeds * BAR_CHARACTERS // seeds
     bar = "#" * done + "." * (BAR_CHARACTERS - done)
     rate = summary.events / max(summary.seconds, 0.001)
-    failed = f", {len(summary.failures)} failed" if summary.failures else ""
+    failed = f", failed: {[failure.seed for failure in summary.failures[-8:]]}"
+    failed = failed if summary.failures else ""
     return f"[{bar}] {summary.seeds}/{seeds} seeds, {rate:,.0f} events/s{failed}"
 
 
@@ -141,14 +171,6 @@ def _table(summary: Summary) -> str:
     return "\n".join(f"{name:<{width}}  {value}" for name, value in rows)
 
 
-def _in_words(failure: Failure) -> str:
-    size = "" if failure.replicas is None else f" --replicas {failure.replicas}"
-    return (
-        f"seed {failure.seed}, step {failure.step}: invariant {failure.invariant}: "
-        f"{failure.details}\n  python -m simulator replay {failure.seed}{size}"
-    )
-
-
 def _hash(parsed: argparse.Namespace) -> int:
     for seed in range(parsed.first, parsed.first + parsed.seeds):
         result = run_seed(seed)
@@ -157,7 +179,7 @@ def _hash(parsed: argparse.Namespace) -> int:
 
 
 def _replay(parsed: argparse.Namespace) -> int:
-    parameters = draw(parsed.seed, parsed.replicas)
+    parameters = Task(parsed.seed, parsed.replicas, parsed.directed).parameters
     if parsed.parameters is not None:
         try:
             parameters = decode_parameters(parsed.parameters.read_bytes())

@@ -230,6 +230,8 @@ class WordChecker:
             self._builds.on_decided_answer(asked, answer)
             return
         applied = executed.applied
+        if applied.kind == "refused" and self._builds.is_of_another_asker(executed, answer):
+            return
         if (answer.kind, answer.subject, answer.result) != (
             applied.kind,
             applied.subject,

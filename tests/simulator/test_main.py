@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from simulator import campaign, main
-from simulator.campaign import Failure
+from simulator.campaign import Failure, Task
 from simulator.parameters import Parameters
 from simulator.shrink import Shrunk
 
@@ -21,14 +21,20 @@ def test_run_prints_a_summary(capsys: pytest.CaptureFixture[str]) -> None:
 def test_a_violation_prints_the_command_that_shows_it(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def run_seed(seed: int, replicas: int | None) -> Failure:
-        return Failure(seed, replicas, 17, "1 agreement", "r1 at 3")
+    def run_task(task: Task) -> Failure:
+        return Failure(task.seed, task.replicas, 17, "1 agreement", "r1 at 3", task.is_directed)
 
-    monkeypatch.setattr(campaign, "run_seed", run_seed)
+    monkeypatch.setattr(campaign, "run_task", run_task)
     assert main.main(["run", "--first", "5", "--seeds", "1", "--replicas", "7"]) == 1
     printed = capsys.readouterr().out
     assert "seed 5, step 17: invariant 1 agreement: r1 at 3" in printed
     assert "python -m simulator replay 5 --replicas 7" in printed
+    monkeypatch.setattr("simulator.main.long_gate", lambda: [Task(8, is_directed=True)])
+    assert main.main(["gate", "--processes", "1"]) == 1
+    printed = capsys.readouterr().out
+    assert "python -m simulator replay 8 --directed" in printed
+    assert "cells that were never reached, without a reason:" in printed
+    assert "marks that were never hit:" in printed
 
 
 def test_replay_prints_the_trace(capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,7 +9,6 @@ import msgspec
 import pytest
 
 from common.keys import verify as verify_really
-from simulator.campaign import run_seeds
 from simulator.mutants import Mutant, patched, run_mutants
 from simulator.mutation import MUTANTS
 from simulator.network import LinkFaults
@@ -20,16 +19,6 @@ from simulator.simulation import Simulation
 from tests.simulator.test_signatures import make_key
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-SEEDS = 50
-
-
-@pytest.mark.timeout(600)
-def test_seeds_break_no_invariant() -> None:
-    summary = run_seeds(range(1, SEEDS + 1))
-    assert summary.failures == []
-    assert summary.executed > 10 * SEEDS
-    assert summary.views > SEEDS
-    assert {"lost", "crash", "targeted forgeries", "equivocate"} <= summary.faults.keys()
 
 
 def test_a_calm_world_decides_everything_in_view_0() -> None:
@@ -51,13 +40,16 @@ def test_real_signatures_over_a_corrupting_wire(seed: int) -> None:
     parameters = msgspec.structs.replace(
         parameters, links=links, workload=workload, healed_delay_seconds=0.02
     )
-    Simulation(parameters, signatures=real_keys).run()
+    result = Simulation(parameters, signatures=real_keys).run()
+    assert result.executed > 0
+    assert result.faults["corrupted"] > 0
+    assert result.marks["refused: a bad signature"] > 0
 
 
-def hashes(hash_seed: str) -> str:
+def hashes(hash_seed: str, seeds: int = 6) -> str:
     """The trace digests of some seeds, from a process with this seed of str hashes."""
     done = subprocess.run(
-        [sys.executable, "-m", "simulator", "hash", "--first", "1", "--seeds", "6"],
+        [sys.executable, "-m", "simulator", "hash", "--first", "1", "--seeds", str(seeds)],
         cwd=ROOT,
         env={**os.environ, "PYTHONHASHSEED": hash_seed},
         capture_output=True,
@@ -76,7 +68,9 @@ def test_a_seed_is_the_same_run_in_every_process() -> None:
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
 def test_each_mutant_applies_to_the_source(mutant: Mutant) -> None:
-    compile(patched(mutant), mutant.file, "exec")
+    broken = patched(mutant)
+    compile(broken, mutant.file, "exec")
+    assert broken != (ROOT / mutant.file).read_text()
 
 
 @pytest.mark.timeout(300)
