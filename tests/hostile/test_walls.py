@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.hostile.conftest import Arena, addresses, is_root, processes_of
+from tests.hostile.conftest import Arena, Order, addresses, is_root, processes_of
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(300)]
 
@@ -61,20 +61,22 @@ async def test_calls_over_the_network(arena: Arena, tripwire: Callable[[], int])
     assert tripwire() == 0
 
 
-@pytest.mark.parametrize(
-    ("command", "words"),
-    [
+async def test_signals(arena: Arena) -> None:
+    expected = {
         # the first process of a container takes no signal that it does not ask for
-        ("kill -9 1; sleep 0.2; exit 5", ("failed", 5)),
-        ("kill -TERM 1; sleep 20; exit 5", ("failed", 143)),
-        ("kill -9 0; sleep 20; exit 5", ("failed", 137)),
-        ("kill -STOP $$", ("timed_out", None)),
-        ("trap '' TERM INT HUP QUIT; while :; do sleep 1; done", ("timed_out", None)),
-    ],
-)
-async def test_signals(arena: Arena, command: str, words: tuple[str, int | None]) -> None:
-    result = await arena.run(command, timeout_seconds=4)
-    assert result.words == words
+        "kill -9 1; sleep 0.2; exit 5": ("failed", 5),
+        "kill -TERM 1; sleep 20; exit 5": ("failed", 143),
+        "kill -9 0; sleep 20; exit 5": ("failed", 137),
+        "kill -STOP $$": ("timed_out", None),
+        "trap : TERM INT HUP QUIT; while :; do sleep 1; done": ("timed_out", None),
+    }
+    commits = [
+        arena.repository.commit({".pbft-ci.yml": arena.pipeline(command, timeout_seconds=8)})
+        for command in expected
+    ]
+    results = await arena.run_all([Order(commit) for commit in commits])
+    for (command, words), result in zip(expected.items(), results, strict=True):
+        assert result.words == words, (command, result.log)
 
 
 async def test_a_build_that_leaves_daemons(arena: Arena) -> None:
