@@ -113,9 +113,7 @@ class ClusterConfig(msgspec.Struct, frozen=True):
         try:
             return Cluster(genesis)
         except InvalidGenesis as error:
-            raise ConfigError.at(
-                self.file, "", str(error), "each member needs a name and a key of its own"
-            ) from error
+            raise ConfigError(f"{self.file}: {error}") from error
 
     def limits_as(self, kind: type[_Kind]) -> _Kind:
         """`limits` as the struct that knows them (ci.limits.Limits). Raises ConfigError."""

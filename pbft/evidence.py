@@ -10,6 +10,7 @@ from pbft.genesis import Cluster
 from pbft.messages import (
     Checkpoint,
     Commit,
+    NewView,
     Prepare,
     PrePrepare,
     Signed,
@@ -24,7 +25,8 @@ def check_evidence(
     """What the two messages prove, in a sentence; or why they prove nothing.
 
     They prove misbehaviour if both are signed by one replica, of one type, about the same thing
-    (view and number; the number of a CHECKPOINT; the view of a VIEW-CHANGE), and differ.
+    (view and number; the number of a CHECKPOINT; the view of a VIEW-CHANGE or NEW-VIEW), and
+    differ.
     """
     authenticator = Authenticator(cluster, verify)
     messages = []
@@ -51,6 +53,6 @@ def _about(message: object) -> str | None:
         return f"{type(message).__name__} view {message.view}, sequence {message.sequence}"
     if isinstance(message, Checkpoint):
         return f"{type(message).__name__} sequence {message.sequence}"
-    if isinstance(message, ViewChange):
+    if isinstance(message, ViewChange | NewView):
         return f"{type(message).__name__} view {message.view}"
     return None

@@ -137,7 +137,9 @@ def on_new_view(core: Core, message: NewView, signed: Signed) -> Refusal | None:
     holds good VIEW-CHANGEs for it of `strong` distinct replicas; and O is exactly what we
     compute from V ourselves, each signed by the primary.
     """
-    if message.view < core.view or (message.view == core.view and core.has_entered):
+    if message.view == core.view and core.has_entered:
+        return _second_new_view(core, message, signed)
+    if message.view < core.view:
         return Refusal("a NEW-VIEW for a view that is left or entered already")
     order = check_new_view(message, signed, core.cluster, core.authenticator)
     if isinstance(order, Refusal):
@@ -146,6 +148,17 @@ def on_new_view(core: Core, message: NewView, signed: Signed) -> Refusal | None:
     core.has_entered = False
     _enter(core, message, signed, order)
     return None
+
+
+def _second_new_view(core: Core, message: NewView, signed: Signed) -> Refusal:
+    """A primary signs one for its view; another one, of whatever content, proves that it lies."""
+    first = core.new_view
+    is_its_own = message.replica == core.primary
+    if first is not None and is_its_own and first.payload != signed.payload:
+        if refusal := core.authenticator.check(signed, message):
+            return refusal
+        core.accuse(message.replica, first, signed)
+    return Refusal("a NEW-VIEW for a view that is left or entered already")
 
 
 def check_new_view(

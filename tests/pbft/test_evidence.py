@@ -13,6 +13,7 @@ from tests.pbft.forge import (
     SAID,
     backup_with_pre_prepare,
     certificate,
+    new_view,
     view_change,
     with_bad_signature,
 )
@@ -189,3 +190,30 @@ def test_correct_replicas_give_no_evidence_over_a_whole_run_of_view_changes_and_
     for name in world.names:
         for one, other in itertools.combinations(by_signer[name][:80], 2):
             assert isinstance(check_evidence(one, other, world.cluster, verify), Refusal)
+
+
+def test_a_second_new_view_for_the_view_that_was_entered_is_kept() -> None:
+    """Both may be right in every part, from two sets of VIEW-CHANGEs: a primary signs but one."""
+    world = World()
+    changes = [view_change(world, replica, 1) for replica in (0, 1, 2, 3)]
+    first = new_view(world, 1, changes[:3])
+    second = new_view(world, 1, changes[1:])
+    world.give("r2", first)
+    assert "left or entered" in world.refuse("r2", first)
+    assert kept(world, "r2") == []
+    assert world.refuse("r2", with_bad_signature(second)) == "bad signature"
+    assert kept(world, "r2") == []
+    output = world.give("r2", second)
+    assert (output.records, world.core("r2").new_view) == ([], first)
+    assert kept(world, "r2") == [Evidence(1, first, second)]
+    proved = check(first, second)
+    assert proved == "r1 signed two different NewView messages for NewView view 1"
+    assert check(first, first) == Refusal("both say the same")
+
+
+def test_a_new_view_of_somebody_else_proves_nothing() -> None:
+    world = World()
+    changes = [view_change(world, replica, 1) for replica in (0, 1, 2)]
+    world.give("r2", new_view(world, 1, changes))
+    assert "left or entered" in world.refuse("r2", new_view(world, 1, changes, replica=3))
+    assert kept(world, "r2") == []
