@@ -52,7 +52,7 @@ RECENT_ENTRIES = 100
 
 _UNSIGNED = (
     'this takes {"signed": base64 of a signed message} by a member of the cluster;'
-    " unsigned operations go to the gateway"
+    " unsigned operations go to the gateway, or: python -m client sign TEXT | curl -d @- URL"
 )
 
 

@@ -87,6 +87,14 @@ def make_missing_keys(configuration: Configuration) -> list[str]:
                 f"{config.private_key_file} does not belong to {public_file}",
                 "the private and the public file of one key are needed",
             )
+    running = {config.name for config in configuration.processes}
+    for name in sorted(members.keys() - running):
+        # whoever has no process of its own here: an operator, with the key in a file
+        public_file = members[name]
+        private_file = public_file.with_name(f"{name}.private.pem")
+        if not public_file.exists():
+            made.append(name)
+            generate_key_files(private_file, public_file)
     return made
 
 
@@ -251,7 +259,12 @@ def _cluster_settings(addresses: Mapping[str, str], keys: Path) -> dict[str, obj
                 "name": "client",
                 "public_key_file": str(keys / "client.public.pem"),
                 "roles": ["gateway"],
-            }
+            },
+            {
+                "name": "operator",
+                "public_key_file": str(keys / "operator.public.pem"),
+                "roles": ["operator"],
+            },
         ],
     }
 

@@ -13,6 +13,7 @@ from client.commands import (
     ledger,
     lint,
     logs,
+    sign,
 )
 
 
@@ -27,6 +28,6 @@ def add_commands(parser: argparse.ArgumentParser) -> None:
         help="the client's configuration file (default: example-config/client.yml)",
     )
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands")
-    modules = (builds, changes, artifacts, logs, journal, ledger, envelope, evidence, lint)
+    modules = (builds, changes, artifacts, logs, journal, ledger, envelope, evidence, lint, sign)
     for module in modules:
         module.add(commands, common)

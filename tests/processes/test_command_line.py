@@ -279,3 +279,27 @@ def test_each_nodes_ledger_is_certified(network: Network, builds: dict[str, str]
             return "certified up to entry" in ended.output
 
         block_until(certified, f"a certificate of {name}'s ledger")
+
+
+# --- a signed operation by hand ----------------------------------------------------------------
+
+
+def test_a_signed_operation_is_taken_by_any_node_and_an_unsigned_one_by_none(
+    network: Network,
+) -> None:
+    """SEEDS S4: POST /pbft/request."""
+    ended = client(network, "sign", '{"operation":"transfer","amount":100}')
+    assert ended.code == 0, ended
+    url = f"{network.configuration.nodes[0].listen.url}/pbft/request"
+    answer = ask(url, ended.output.encode())
+    assert answer.status == 200, answer
+    started = json.loads(answer.body)
+    assert started["status"] == "consensus_started"
+    assert len(started["digest"]) == 64
+    again = client(network, "sign", "-", text="once more")
+    assert again.code == 0, again
+    answer = ask(url, again.output.encode())
+    assert answer.status == 200, answer
+    refused = ask(url, b'{"operation":"transfer"}')
+    assert refused.status == 401
+    assert "python -m client sign" in json.loads(refused.body)["error"]

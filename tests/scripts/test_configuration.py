@@ -94,7 +94,7 @@ def test_the_first_start_makes_the_examples_keys(example: Path) -> None:
     made = example_configuration()
     assert made.folder == example / "example-config"
     files = sorted(file.name for file in (example / "run" / "keys").iterdir())
-    names = ["client", "node0", "node1", "node2", "node3"]
+    names = ["client", "node0", "node1", "node2", "node3", "operator"]
     assert files == sorted(f"{name}.{half}.pem" for name in names for half in ("private", "public"))
     before = {file: file.read_bytes() for file in (example / "run" / "keys").iterdir()}
     assert make_missing_keys(made) == []
