@@ -32,6 +32,8 @@ from client.wanted import WantedBuild
 from common.repository_config import GatewayRepository, PullRequests
 
 PLAIN = "plain"
+# What a stranger may have us hash to find out whether it is one: every secret takes the whole body.
+HASHED_BYTES_MAX = 64 * 1024 * 1024
 FORGES: dict[str, ModuleType] = {
     "github": github,
     "gitlab": gitlab,
@@ -142,11 +144,10 @@ def _check_sender(
     Where no configured repository is meant any of the secrets will do: its owner is no stranger,
     and may be told that the repository is not listed.
     """
-    candidates = sources if source is None else [source]
-    reason = ""
+    candidates = _affordable(delivery, sources) if source is None else [source]
+    reason = FORGES[name].check_signature(delivery, (), now).reason
     for candidate in candidates:
         check: SignatureCheck = FORGES[name].check_signature(delivery, candidate.secrets, now)
-        reason = check.reason
         is_known = check.proof is Proof.VALID and bool(candidate.secrets)
         is_open = candidate.entry.unsigned_allowed and (
             check.proof is Proof.MISSING or not candidate.secrets
@@ -165,6 +166,18 @@ def _check_sender(
         f"{reason}; the secret of the webhook at the forge must be the one in this repository's "
         "webhook_secret_file",
     )
+
+
+def _affordable(delivery: Delivery, sources: Sequence[Source]) -> list[Source]:
+    """The first of these whose secrets can all be tried; for a usual body that is all of them."""
+    found = []
+    left = HASHED_BYTES_MAX
+    for source in sources:
+        left -= len(source.secrets) * len(delivery.body)
+        if left < 0:
+            break
+        found.append(source)
+    return found
 
 
 def _unknown_repository(event: ForgeEvent, name: str, config_file: str) -> Refusal:

@@ -15,6 +15,7 @@ from common.keys import generate_key_files
 from scripts.folders import ROOT
 from tests.client.forges.deliveries import SECRET, body_of, openssl_hmac
 from tests.forge_server import TOKEN, ForgeServer, Status
+from tests.forge_server import Answer as Unavailable
 from tests.processes.conftest import Engine, NetworkMaker
 from tests.processes.network import (
     CLIENT,
@@ -351,3 +352,25 @@ def test_one_delivery_through_two_gateways_is_one_build_for_both(
     ]
     assert verdicts[0] == verdicts[1]
     assert [entry.build for entry in verdict_entries(network.settle())] == [build]
+
+
+@pytest.mark.timeout(300)
+def test_a_status_that_the_forge_did_not_take_survives_a_kill(
+    engine: Engine, make_network: NetworkMaker, forge: ForgeServer, tmp_path: Path
+) -> None:
+    network = make_network(
+        {"master": pipeline("exit 3", image=engine.image)}, executor=engine.executor
+    )
+    hooked(network, forge, tmp_path, "gateway")
+    forge.answer_with = lambda number: Unavailable(503, "down")
+    network.start()
+    commit = network.commits["master"]
+    build = deliver(network, "push", push("master", commit)).json()["build"]
+    network.verdict(build)
+    network.wait_until(lambda: forge.requests > 0, "a post in vain", 60)
+    network.kill(CLIENT)
+    forge.answer_with = lambda number: None
+    network.start(CLIENT)
+    statuses = wait_for_statuses(network, forge, lambda s: len(s) >= 1, "the status")
+    assert [(status.commit, status.state) for status in statuses] == [(commit, "failure")]
+    assert network.build(build)["verdict"]["exit_code"] == 3

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ci.operations import Event, decode_operation, encode_operation
+from client.forges import reception
 from client.forges.delivery import Delivery
 from client.forges.event import BODY_BYTES_MAX, Refusal
 from client.forges.reception import (
@@ -243,6 +244,19 @@ def test_a_stranger_is_told_the_same_whether_the_repository_is_configured_or_not
         unknown = refused(delivery, STRANGER)
         assert known == unknown
         assert known.status == 401
+
+
+def test_a_stranger_with_a_large_body_does_not_have_us_try_every_secret(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    delivery = github("github-push", "push")
+    monkeypatch.setattr(reception, "HASHED_BYTES_MAX", 3 * len(delivery.body))
+    others = [source(url=f"https://h/{n}", secrets=(b"x%d" % n,)) for n in range(3)]
+    own = source(url="https://h/own")
+    assert refused(delivery, own, *others).status == 404
+    assert refused(delivery, *others, own).status == 401, "the fourth secret is not tried"
+    known = source()
+    assert isinstance(received(delivery, *others, known), Ordered), "a listed one always is"
 
 
 def test_urls_of_two_repositories_are_refused() -> None:
