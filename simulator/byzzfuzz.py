@@ -1,7 +1,7 @@
 """ByzzFuzz (Winter et al., OOPSLA 2023): few faults, in rounds, with small changes of messages.
 
 A round is a (view, number, phase) in the order in which the run comes to it. In the first ROUNDS
-of them, up to two process faults change what one faulty replica says in that round, by a little
+of them, up to two process faults change what a faulty replica says in that round, by a little
 (number or view one off, an older digest, less in a VIEW-CHANGE) or leave it out, to some of the
 others; and up to two network faults cut the network in two for that round's messages.
 """
@@ -28,9 +28,10 @@ HEALED_AT_SECONDS = 8.0
 
 
 class ProcessFault(msgspec.Struct, frozen=True):
-    """In this round the faulty replica's messages to these replicas are changed so."""
+    """In this round this faulty replica's messages to these replicas are changed so."""
 
     round: int
+    sender: str
     kind: str
     receivers: tuple[str, ...]
 
@@ -45,7 +46,7 @@ class NetworkFault(msgspec.Struct, frozen=True):
 class Plan(msgspec.Struct, frozen=True):
     """The faults of one seed: who lies, and c process faults and d network faults."""
 
-    faulty: int
+    faulty: tuple[int, ...]
     process: tuple[ProcessFault, ...]
     network: tuple[NetworkFault, ...]
 
@@ -54,10 +55,16 @@ def plan_of(seed: int, replicas: int = 4) -> Plan:
     """The plan of that seed."""
     chance = stream(seed, "byzzfuzz")
     names = [f"r{index}" for index in range(replicas)]
+    faulty = sorted(chance.sample(range(replicas), (replicas - 1) // 3))
     return Plan(
-        faulty=chance.randrange(replicas),
+        faulty=tuple(faulty),
         process=tuple(
-            ProcessFault(chance.randrange(ROUNDS), chance.choice(KINDS), _some(names, chance))
+            ProcessFault(
+                chance.randrange(ROUNDS),
+                names[chance.choice(faulty)],
+                chance.choice(KINDS),
+                _some(names, chance),
+            )
             for _ in range(chance.randint(0, FAULTS_MAX))
         ),
         network=tuple(
@@ -74,17 +81,20 @@ def _some(names: list[str], chance: Chance) -> tuple[str, ...]:
 class ByzzFuzzSimulation(Simulation):
     """The run of one plan; nothing else goes wrong in it."""
 
-    def __init__(self, seed: int, *, tell: Callable[[str], None] | None = None) -> None:
-        self.plan = plan_of(seed)
+    def __init__(
+        self, seed: int, replicas: int = 4, *, tell: Callable[[str], None] | None = None
+    ) -> None:
+        self.plan = plan_of(seed, replicas)
         chance = stream(seed, "byzzfuzz world")
         parameters = Parameters(
             seed=seed,
+            replicas=replicas,
             checkpoint_interval=2,
             window=4,
             view_change_seconds=1.0,
             gateways=chance.randint(1, 2),
             workload=Workload(requests=chance.randint(1, 4), builds=0.0, spread_seconds=2.0),
-            byzantine={self.plan.faulty: ("byzzfuzz",)},
+            byzantine=dict.fromkeys(self.plan.faulty, ("byzzfuzz",)),
             safety_seconds=HEALED_AT_SECONDS,
         )
         super().__init__(parameters, tell=tell)
@@ -139,7 +149,8 @@ class ByzzFuzzSimulation(Simulation):
             self._said.append(envelope)
         changed: Envelope | None = envelope
         for fault in self.plan.process:
-            if number is None or fault.round != number or receiver not in fault.receivers:
+            is_meant = fault.sender == envelope.signed.signer and receiver in fault.receivers
+            if number is None or fault.round != number or not is_meant:
                 continue
             self._note(f"byzzfuzz: {fault.kind}")
             if fault.kind == "omit":

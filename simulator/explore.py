@@ -13,7 +13,7 @@ from simulator.violation import Violation
 SHOWN_EVERY = 64
 
 Say = Callable[[str], None]
-# (kind, views, scenario or seed)
+# (kind; views with cuts, or replicas; scenario or seed)
 Task = tuple[str, int, int]
 
 
@@ -28,6 +28,7 @@ def add_commands(
     byzzfuzz = commands.add_parser("byzzfuzz", help="few, small faults in the first rounds")
     byzzfuzz.add_argument("--first", type=int, default=1)
     byzzfuzz.add_argument("--seeds", type=int, default=1000)
+    byzzfuzz.add_argument("--replicas", type=int, default=4)
     byzzfuzz.add_argument("--only", type=int, default=None, help="show this seed")
     for command in (twins, byzzfuzz):
         command.add_argument("--processes", type=int, default=1)
@@ -35,14 +36,15 @@ def add_commands(
 
 def run_command(parsed: argparse.Namespace, say: Say, show: Say) -> int:
     """Run one of them; gives the exit code. say: for results; show: for how far it is."""
-    views = getattr(parsed, "views", 0)
+    is_twins = parsed.command == "twins"
+    size = parsed.views if is_twins else parsed.replicas
     if parsed.only is not None:
-        return _show((parsed.command, views, parsed.only), say)
-    if parsed.command == "twins":
-        numbers: Iterable[int] = range(0, scenarios(views), parsed.every)
+        return _show((parsed.command, size, parsed.only), say)
+    if is_twins:
+        numbers: Iterable[int] = range(0, scenarios(size), parsed.every)
     else:
         numbers = range(parsed.first, parsed.first + parsed.seeds)
-    tasks = [(parsed.command, views, number) for number in numbers]
+    tasks = [(parsed.command, size, number) for number in numbers]
     return _run(tasks, parsed.processes, say, show)
 
 
@@ -57,10 +59,10 @@ def explore(task: Task, tell: Say | None = None) -> tuple[Task, str, int, int]:
 
 
 def _simulation(task: Task, tell: Say | None) -> Simulation:
-    kind, views, number = task
+    kind, size, number = task
     if kind == "twins":
-        return TwinsSimulation(number, views, tell=tell)
-    return ByzzFuzzSimulation(number, tell=tell)
+        return TwinsSimulation(number, size, tell=tell)
+    return ByzzFuzzSimulation(number, size, tell=tell)
 
 
 def _results(tasks: list[Task], processes: int) -> Iterator[tuple[Task, str, int, int]]:
@@ -79,9 +81,9 @@ def _run(tasks: list[Task], processes: int, say: Say, show: Say) -> int:
         views += highest
         if violation:
             failed += 1
-            kind, cut_views, number = task
-            size = f" --views {cut_views}" if kind == "twins" else ""
-            say(f"{violation}\n  python -m simulator {kind}{size} --only {number}")
+            kind, size, number = task
+            option = f"--views {size}" if kind == "twins" else f"--replicas {size}"
+            say(f"{violation}\n  python -m simulator {kind} {option} --only {number}")
         if done % SHOWN_EVERY == 0:
             rate = done / (time.monotonic() - began)
             show(f"{done}/{len(tasks)}, {rate:.0f} per second")
@@ -94,8 +96,8 @@ def _run(tasks: list[Task], processes: int, say: Say, show: Say) -> int:
 
 
 def _show(task: Task, say: Say) -> int:
-    kind, views, number = task
-    say(f"cuts {cuts_of(number, views)}" if kind == "twins" else str(plan_of(number)))
+    kind, size, number = task
+    say(f"cuts {cuts_of(number, size)}" if kind == "twins" else str(plan_of(number, size)))
     _, violation, events, highest = explore(task, say)
     say(violation or f"no violation; {events} events, view {highest}")
     return 1 if violation else 0

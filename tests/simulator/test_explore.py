@@ -70,7 +70,11 @@ def test_plans_stay_within_their_bounds_and_use_all_of_them() -> None:
     assert counts == {(c, d) for c in range(FAULTS_MAX + 1) for d in range(FAULTS_MAX + 1)}
     assert {fault.round for plan in plans for fault in plan.process} == set(range(ROUNDS))
     assert {fault.kind for plan in plans for fault in plan.process} == set(KINDS)
-    assert {plan.faulty for plan in plans} == set(range(4))
+    assert {plan.faulty for plan in plans} == {(index,) for index in range(4)}
+    larger = [plan_of(seed, 7) for seed in range(100)]
+    assert all(len(set(plan.faulty)) == 2 for plan in larger)
+    senders = {fault.sender for plan in larger for fault in plan.process}
+    assert senders == {f"r{index}" for index in range(7)}
 
 
 def test_byzzfuzz_injects_what_it_plans_and_breaks_nothing() -> None:
@@ -82,8 +86,13 @@ def test_byzzfuzz_injects_what_it_plans_and_breaks_nothing() -> None:
     assert {f"byzzfuzz: {kind}" for kind in (*KINDS, "cut")} <= faults.keys()
 
 
+def test_byzzfuzz_has_two_liars_among_seven() -> None:
+    for seed in range(8):
+        ByzzFuzzSimulation(seed, 7).run()
+
+
 def test_byzzfuzz_finds_a_quorum_that_is_too_small(small_quorums: None) -> None:
-    assert any(explore(("byzzfuzz", 0, seed))[1] for seed in range(200))
+    assert any(explore(("byzzfuzz", 4, seed))[1] for seed in range(200))
 
 
 def test_the_commands_say_what_they_did(capsys: pytest.CaptureFixture[str]) -> None:
