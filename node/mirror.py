@@ -232,7 +232,10 @@ class Mirror:
             return {}
         if isinstance(data, NotAFile):
             return TreeRefused(f"has a {MODULES_FILE} that {data.problem}")
-        listed = self._git(stop, "config", "-z", "--blob", entry.object_id, "--list")
+        # without includes: they would read files of this machine
+        listed = self._git(
+            stop, "config", "-z", "--no-includes", "--blob", entry.object_id, "--list"
+        )
         if listed.exit_code != 0:
             return TreeRefused(f"has a {MODULES_FILE} that git cannot read: {listed.problem}")
         return parse_listing(listed.output)

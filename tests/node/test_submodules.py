@@ -229,6 +229,31 @@ async def test_files_that_are_none(
     assert ".gitmodules" in found.tree.problem
 
 
+async def test_a_file_that_includes_files_of_this_machine(
+    repository: GitRepository,
+    library: GitRepository,
+    both: Checkout,
+    target: Path,
+    tmp_path: Path,
+) -> None:
+    """They are not read: neither what they say counts, nor do they keep git waiting."""
+    wanted = library.commit({"code": "1"})
+    repository.commit({"a": "x"})
+    included = tmp_path / "included"
+    included.write_text('[submodule "m"]\n\tpath = lib\n\turl = ../library\n')
+    os.mkfifo(tmp_path / "pipe")
+    text = "".join(
+        f"[{section}]\n\tpath = {path}\n"
+        for section in ("include", 'includeIf "gitdir:/"')
+        for path in (included, tmp_path / "pipe", "/dev/zero")
+    )
+    commit = add_module(repository, "lib", wanted, text)
+    found = await both.check_out(repository.url, MAIN, commit, target)
+    assert isinstance(found, Source)
+    assert contents(target)["lib"] is None
+    assert found.modules == ()
+
+
 @pytest.mark.parametrize("levels", [4, 5])
 async def test_modules_in_modules(
     tmp_path: Path,
