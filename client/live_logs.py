@@ -25,6 +25,8 @@ PIECE_BYTES_MAX = 64 * 1024
 WAIT_SECONDS = 15
 # Nothing tells when a replica takes up a build, or comes back: it is asked.
 AGAIN_SECONDS = 1.0
+SMALL_PIECE_BYTES = 4096
+SMALL_PIECE_SECONDS = 0.1
 FOLLOWED_BYTES_MAX = 512 * 1024 * 1024
 RESTARTS_MAX = 16
 OPENINGS_KEPT = 1024
@@ -85,6 +87,25 @@ class LiveLogs:
         if record is None:
             raise LogAbsent("there is no such build here any more")
         if self._is_archived(build, replica):
+            return await self._archived_piece(build, replica, offset)
+        loop = asyncio.get_running_loop()
+        began_at = loop.time()
+        try:
+            opened = await self._opening(record, replica)
+            served = await self._nodes.log_piece(replica, build, opened, offset, wait_seconds)
+        except NotThere as error:
+            self._openings.pop((build, replica), None)
+            if is_over(record):
+                raise LogAbsent(f"{replica} has no log of this build") from error
+            served = ServedPiece(LogPiece(offset, b"", offset, None, True), ARCHIVED)
+        if not served.piece.data and served.piece.is_growing:
+            # it is not there yet; or a replica does not wait as it should
+            until = began_at + min(wait_seconds, AGAIN_SECONDS)
+            await asyncio.sleep(max(0.0, until - loop.time()))
+        return served
+
+    async def _archived_piece(self, build: bytes, replica: str, offset: int) -> ServedPiece:
+        try:
             piece = await asyncio.to_thread(
                 read_log_file,
                 self._archive.log_file(build, replica),
@@ -92,17 +113,9 @@ class LiveLogs:
                 offset,
                 PIECE_BYTES_MAX,
             )
-            return ServedPiece(piece, ARCHIVED)
-        try:
-            opened = await self._opening(record, replica)
-            return await self._nodes.log_piece(replica, build, opened, offset, wait_seconds)
-        except NotThere as error:
-            self._openings.pop((build, replica), None)
-            if is_over(record):
-                raise LogAbsent(f"{replica} has no log of this build") from error
-        if wait_seconds:
-            await asyncio.sleep(min(wait_seconds, AGAIN_SECONDS))
-        return ServedPiece(LogPiece(offset, b"", offset, None, True), ARCHIVED)
+        except FileNotFoundError as error:
+            raise LogAbsent("the log is no longer kept here") from error
+        return ServedPiece(piece, ARCHIVED)
 
     async def follow(self, build: bytes, replica: str, start: Position) -> AsyncIterator[LogEvent]:
         """The log as it comes, from a position to its end. Raises OSError, StorageFailed."""
@@ -142,6 +155,9 @@ class LiveLogs:
             given_bytes += len(piece.data)
             told = ""
             if piece.data or spans:
+                if len(piece.data) < SMALL_PIECE_BYTES:
+                    # what comes in drops is given on in larger ones
+                    await asyncio.sleep(SMALL_PIECE_SECONDS)
                 data = {
                     "offset": piece.offset,
                     "next": piece.end,

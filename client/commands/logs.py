@@ -113,13 +113,14 @@ class _Printer:
 
 
 def _chosen_replica(build: dict[str, Any]) -> str:
-    """An agreeing replica whose log is archived, else any with a log, else one that is at it."""
+    """One that agrees and whose log is archived, else any with a log, else one that is at it."""
     agreeing = build["verdict"]["agreeing"] if build["verdict"] else []
     logs = list(build["logs"])
     busy = [row["replica"] for row in build["replicas"] if row["state"] not in (None, "none")]
     names = [
         *(name for name in agreeing if name in logs),
         *logs,
+        *agreeing,
         *busy,
         *(row["replica"] for row in build["replicas"]),
     ]

@@ -3,6 +3,7 @@
 import asyncio
 import io
 import json
+import re
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
@@ -17,6 +18,7 @@ from ci.operations import Abstain
 from ci.statement import PAYLOAD_TYPE
 from client.commands.journal import journal_of
 from client.commands.ledger import chain_break
+from client.commands.logs import _Printer
 from client.main import main
 from pbft.authentication import sign_message
 from pbft.certificates import state_digest
@@ -467,3 +469,23 @@ async def test_a_log_of_an_open_build_is_printed_as_far_as_it_is(
     node.logs[build] = b"so far"
     await until(lambda: build in node.application.open_builds())
     assert await terminal.ask("log", build.hex()) == (0, "so far", "")
+
+
+async def test_on_a_terminal_a_log_keeps_its_colours_and_nothing_else(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    hostile = b"\x1b[31mred\x1b[0m \x1b]0;title\x07\x1b[2J\xe2\x80\xaeend"
+    printer = _Printer()
+    for byte in hostile:
+        printer.print(bytes([byte]))
+    printer.close()
+    text = capsys.readouterr().out
+    assert re.sub(r"\x1b\[[0-9;]*m", "", text) == "red <U+202E>end"
+    assert "\x1b[31mr" in text
+    monkeypatch.setenv("NO_COLOR", "1")
+    printer = _Printer()
+    printer.print(hostile)
+    printer.close()
+    assert capsys.readouterr().out == "red <U+202E>end"

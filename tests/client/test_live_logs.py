@@ -1,6 +1,7 @@
 """client.live_logs and its routes: a log is followed from any byte to its end, whatever happens."""
 
 import asyncio
+import itertools
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -199,6 +200,45 @@ async def test_a_build_that_ends_without_a_log_ends_its_followers(build: Build) 
     for name, node in build.running.network.nodes.items():
         node.finds = (lambda build: None) if name == REPLICA else (lambda build: passed())
     assert await follower.until("end") == {"text": f"{REPLICA} has no log of this build"}
+
+
+async def test_a_replica_that_begins_anew_again_and_again_is_followed_no_longer(
+    build: Build, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("client.live_logs.RESTARTS_MAX", 3)
+    monkeypatch.setattr("client.live_logs.AGAIN_SECONDS", 0.01)
+    monkeypatch.setattr("node.log_routes._is_nothing_new", lambda piece, offset: False)
+    build.write(b"the same")
+    runs = itertools.count()
+    another = property(lambda node: f"run{next(runs)}", lambda node, value: None)
+    monkeypatch.setattr(Node, "run_id", another, raising=False)
+    follower = await follow(build)
+    assert await follower.until("end") == {"text": f"more of {REPLICA} is not followed"}
+    assert follower.kinds.count("restart") == 3
+
+
+async def test_a_replica_that_does_not_wait_cannot_keep_the_gateway_busy(
+    build: Build, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("node.log_routes._is_nothing_new", lambda piece, offset: False)
+    build.write(b"text")
+    follower = await follow(build)
+    await follower.until_text("text")
+    asked = build.node.served.count(f"/builds/{build.id.hex()}/log")
+    await asyncio.sleep(1.5)
+    assert build.node.served.count(f"/builds/{build.id.hex()}/log") - asked <= 3
+    build.write(b" more")
+    await follower.until_text("more")
+
+
+async def test_a_log_that_retention_removed_is_absent(build: Build) -> None:
+    build.write(b"text")
+    build.end()
+    await until(lambda: record_of(build.running, build.id).collected)
+    build.running.archive.remove_logs([build.id])
+    answer = await build.client.get(f"{build.path}?from=0")
+    assert answer.status == 404
+    assert "no longer kept" in (await answer.json())["error"]
 
 
 async def test_a_piece_says_where_it_is(build: Build) -> None:
