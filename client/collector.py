@@ -104,14 +104,17 @@ class Collector:
             patience = CANCELLED_SECONDS
         until = loop.time() + patience
         delay = AGAIN_SECONDS
-        is_first = True
+        are_states_kept = verdict.outcome is not Outcome.DISPUTED
         while True:
             try:
+                if not are_states_kept:
+                    # at once what is known, and again when all were asked
+                    self._keep_states(build)
                 async with self._rounds:
                     is_complete = await self._round(build, verdict.opened)
-                if is_first and verdict.outcome is Outcome.DISPUTED:
+                if not are_states_kept:
                     self._keep_states(build)
-                is_first = False
+                    are_states_kept = True
                 if is_complete or loop.time() >= until:
                     with self._database.transaction():
                         self._archive.note_collected(build)
@@ -170,14 +173,14 @@ class Collector:
         if isinstance(answer, ServedBuild):
             state = answer.state[:STATE_CHARACTERS_MAX]
             states[replica] = StateRecord(replica, state, time.time(), None)
-        elif isinstance(answer, NotThere):
-            # It has not executed the request yet, or has closed the build again.
-            last = states.get(replica)
-            words = None if last is None else last.state
-            states[replica] = StateRecord(replica, words, time.time(), None)
-        else:
-            last = states.get(replica, StateRecord(replica, None, None, None))
-            states[replica] = msgspec.structs.replace(last, problem=str(answer))
+            return
+        last = states.get(replica)
+        if last is None:
+            archived = {state.replica: state for state in self._archive.states(build)}
+            last = archived.get(replica, StateRecord(replica, None, None, None))
+        # One that has no such build has not executed the request yet, or has closed it again.
+        problem = None if isinstance(answer, NotThere) else str(answer)
+        states[replica] = msgspec.structs.replace(last, problem=problem)
 
     def _keep_states(self, build: bytes) -> None:
         """Archive what those were doing who had cast no ballot when the others gave up."""

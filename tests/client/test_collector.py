@@ -1,15 +1,17 @@
 """client.collector: only ballots that f+1 nodes serve, only logs that a ballot names."""
 
 import asyncio
+from pathlib import Path
 
 import pytest
 
-from ci.operations import Abstain
+from ci.operations import Abstain, Outcome
+from ci.statement import parse_statement
 from client.collector import agreed_ballots
 from client.nodes import ServedBallot, ServedBuild
 from client.view import build_view
 from tests.ci.builders import FAILED, PASSED, World
-from tests.client.network import REPOSITORY, Running, passed
+from tests.client.network import REPOSITORY, Network, Running, passed, run_gateway
 from tests.client.test_gateway import decided, record_of, until
 from tests.client.test_view import signed_ballot
 
@@ -113,3 +115,36 @@ async def test_a_glance_shows_an_open_build_and_is_not_repeated_at_once(running:
         ("replica-0", "passed")
     ]
     assert nodes[0].served.count(f"/builds/{build.hex()}") == 1
+
+
+async def test_what_a_replica_did_last_is_kept_where_a_build_is_disputed(
+    network: Network, tmp_path: Path
+) -> None:
+    """One finds it passed, two cannot build, and the fourth, which was at it, dies."""
+    running = await run_gateway(network, tmp_path)
+    for node in network.nodes.values():
+        node.finds = lambda build: None
+    build = await running.gateway.submit(REPOSITORY, "master", None)
+    dying = network.nodes["replica-3"]
+    dying.growing.add(build)
+    await until(lambda: build in dying.application.open_builds())
+    await running.collector.glance(build)
+    dying.is_down = True
+    network.nodes["replica-0"].finds = lambda build: passed()
+    network.nodes["replica-1"].finds = lambda build: (Abstain("no engine"), b"")
+    network.nodes["replica-2"].finds = lambda build: (Abstain("no disk"), b"")
+    record = await decided(running, build)
+    assert record.statement is not None
+    assert parse_statement(record.statement).verdict.outcome is Outcome.DISPUTED
+    await until(lambda: any(s.problem for s in running.archive.states(build)))
+    await running.close()
+    # a gateway that starts again, and gets no answer either, forgets nothing
+    running = await run_gateway(network, tmp_path)
+    await until(lambda: len(running.archive.ballots(build)) == 3)
+    kept = {state.replica: state for state in running.archive.states(build)}["replica-3"]
+    assert kept.state == "building"
+    assert kept.seen_at is not None
+    assert kept.problem is not None
+    said = {state.replica: state for state in running.collector.states(build)}
+    assert said["replica-3"].state == "building"
+    await running.close()

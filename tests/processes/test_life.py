@@ -188,14 +188,12 @@ def test_cancelled_builds_leave_no_container_on_any_node(
     )
     network.start()
     containers = Containers(docker_engine, network)
-    builds = [network.post("stubborn") for _ in range(3)]
+    builds: list[str] = []
+    for state in ("building", "building", "waiting"):
+        builds.append(network.post("stubborn"))
+        wait_for_states(network, builds[-1], all_are(state))
     for build in builds[:2]:
-        network.wait_until(
-            lambda build=build: set(containers.of(build)) == set(network.node_names),  # type: ignore[misc]
-            lambda: f"containers on all nodes: {containers.of()}",
-            90,
-        )
-    wait_for_states(network, builds[2], all_are("waiting"))
+        assert set(containers.of(build)) == set(network.node_names)
     cancelled = command(network, "cancel", builds[2], "--reason", "not this one")
     assert cancelled.code == 0, cancelled
     cancelled = command(network, "cancel", builds[0][:12])
