@@ -1,6 +1,12 @@
 """Forgeries against one correct replica, made after a look at its state: the rushing adversary."""
 
-from ci.operations import CastBallot, MalformedOperation, decode_operation, encode_operation
+from ci.operations import (
+    CastBallot,
+    Finding,
+    MalformedOperation,
+    decode_operation,
+    encode_operation,
+)
 from pbft.certificates import CheckedViewChange, new_view_order
 from pbft.codec import decode_message, digest_of, encode_batch
 from pbft.core import Core
@@ -351,7 +357,10 @@ class RushingForger(Forger):
         return []
 
     def _ballots(self, core: Core, seen: CastBallot) -> list[Envelope]:
-        lie = CastBallot(seen.build, seen.opened, finding("0" * 40, 1, "nobody"))
+        # about the right commit, or nobody would count it
+        ballot = seen.ballot
+        commit = ballot.compared.commit if isinstance(ballot, Finding) else "0" * 40
+        lie = CastBallot(seen.build, seen.opened, finding(commit, 1, "nobody"))
         data = encode_operation(lie)
         name = self._chance.choice(self.names)
         floor = core.clients.floor(name)
