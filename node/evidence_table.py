@@ -5,12 +5,13 @@ Bounded per replica in number and bytes: one pair proves as much as a thousand.
 
 import collections
 import hashlib
+import logging
 import sqlite3
 from collections.abc import Sequence
 
 import msgspec
 
-from pbft.codec import decode_signed, encode_signed
+from pbft.codec import MalformedMessage, decode_signed, encode_signed
 from pbft.messages import Signed
 from pbft.ports import Evidence
 
@@ -23,6 +24,8 @@ CREATE TABLE evidence (
 EVIDENCE_PER_REPLICA_MAX = 100
 # Two VIEW-CHANGEs may have megabytes each. The first pair of a replica is kept whatever its size.
 EVIDENCE_BYTES_PER_REPLICA_MAX = 32 * 1024 * 1024
+
+_log = logging.getLogger(__name__)
 
 
 class KeptEvidence(msgspec.Struct, frozen=True):
@@ -41,11 +44,16 @@ class EvidenceTable:
         self._known: set[bytes] = set()
         self._counts: collections.Counter[int] = collections.Counter()
         self._bytes: collections.Counter[int] = collections.Counter()
-        rows = database.execute(
-            "SELECT replica, pair, length(first) + length(second) FROM evidence"
-        )
-        for replica, pair, size in rows:
-            self._note(replica, pair, size)
+        damaged: list[int] = []
+        rows = database.execute("SELECT number, replica, pair, first, second FROM evidence")
+        for number, replica, pair, first, second in rows:
+            if _is_whole(replica, pair, first, second):
+                self._note(replica, pair, len(first) + len(second))
+            else:
+                damaged.append(number)
+        for number in damaged:
+            _log.error("evidence %d is damaged, and is dropped", number)
+            database.execute("DELETE FROM evidence WHERE number = ?", (number,))
 
     def counts(self) -> dict[int, int]:
         """Pairs by replica, of those that have any."""
@@ -105,6 +113,14 @@ class EvidenceTable:
         self._known.add(pair)
         self._counts[replica] += 1
         self._bytes[replica] += size
+
+
+def _is_whole(replica: int, pair: bytes, first: bytes, second: bytes) -> bool:
+    """Whether a row is what was saved, as far as its digest tells: a proof must not be wrong."""
+    try:
+        return _pair(Evidence(replica, decode_signed(first), decode_signed(second))) == pair
+    except (MalformedMessage, OverflowError):
+        return False
 
 
 def _pair(evidence: Evidence) -> bytes:

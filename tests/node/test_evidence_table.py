@@ -84,3 +84,20 @@ def test_pages_go_on_after_a_number_and_are_bounded(database: sqlite3.Connection
         after = page[-1].number
     assert seen == evidence
     assert len(table.page(0, 10, bytes_max=1)) == 1
+
+
+@pytest.mark.parametrize(
+    "change",
+    ["replica = 7", "replica = -1", "pair = zeroblob(32)", "first = second", "second = x'01'"],
+)
+def test_a_row_that_is_not_what_was_saved_accuses_nobody(
+    database: sqlite3.Connection, change: str
+) -> None:
+    table = EvidenceTable(database)
+    good, bad = _evidence(1, 1), _evidence(2, 2)
+    _save(table, good, bad)
+    database.execute(f"UPDATE evidence SET {change} WHERE number = 2")
+    again = EvidenceTable(database)
+    assert again.counts() == {1: 1}
+    assert _kept(again) == [good]
+    assert _save(again, bad) == [bad]
