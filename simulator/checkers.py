@@ -46,7 +46,7 @@ from simulator.violation import Violation
 from simulator.word_checker import WordChecker
 
 # Of the turns of a deep run, those that are looked at with a picture before and after.
-PICTURED_EVERY = 13
+PICTURED_EVERY = 31
 REPAIRS = ("diverged", "state_transferred")
 
 

@@ -87,9 +87,10 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     Mutant(
         name="08b what O orders above the window binds nobody",
-        file=_NORMAL,
-        old="    proposal = slot.proposal or core.ordered.get(message.sequence)\n",
-        new="    proposal = slot.proposal\n",
+        file=_VIEW,
+        old="        core.ordered[sequence] = Proposal(pre_prepare, signed)\n",
+        new="        if core.within_water_marks(sequence):\n"
+        "            core.ordered[sequence] = Proposal(pre_prepare, signed)\n",
         test="tests/paper/test_section_4_4_new_views.py",
     ),
     Mutant(
@@ -269,7 +270,7 @@ MUTANTS: tuple[Mutant, ...] = (
         old="            if message.client != signed.signer:\n"
         '                return Refusal("the signer is not the client that the request names")\n',
         new="            pass\n",
-        test="tests/paper",
+        test="tests/paper/test_section_4_1_client.py",
     ),
     Mutant(
         name="25e weak agreement that the genesis does not allow",
