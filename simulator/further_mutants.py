@@ -201,6 +201,6 @@ FURTHER_MUTANTS: tuple[Mutant, ...] = (
         file=_CHECKPOINT,
         old="        core.accuse(message.replica, earlier[1], signed)\n",
         new="",
-        test="tests/paper",
+        test="tests/paper/test_section_4_3_garbage_collection.py",
     ),
 )

@@ -356,7 +356,7 @@ MUTANTS: tuple[Mutant, ...] = (
         file=_VIEW,
         old="    core.floor = order.sequence_min\n",
         new="",
-        test="tests/paper",
+        test="tests/paper/test_section_4_4_new_views.py",
     ),
     Mutant(
         name="36 the stable certificate is not sent again",
