@@ -52,6 +52,7 @@ CREATE TABLE outbox (
     waits_for_approval INTEGER NOT NULL DEFAULT 0
 );
 CREATE INDEX outbox_state ON outbox (kind, state, number);
+CREATE INDEX outbox_repository ON outbox (kind, repository, waits_for_approval, state, number);
 CREATE TABLE builds (
     number INTEGER PRIMARY KEY AUTOINCREMENT,
     build BLOB NOT NULL UNIQUE,

@@ -60,18 +60,15 @@ class Intake:
         self._configured = configured
         self._wake = wake
         self._arrivals: list[Arrival] = []
-        # by whether they wait for approval, then by repository
-        self._builds: dict[bool, Mapping[str, int]] = {}
+        # by repository: those that wait for no approval, and those that do
+        self._builds: tuple[Mapping[str, int], Mapping[str, int]] = ({}, {})
         self._is_closed = False
         self.unfinished = 0
 
     def note_unfinished(self, outbox: Outbox) -> None:
         """Count what is under way. Raises StorageFailed."""
         self.unfinished = outbox.count()
-        for needs_approval in (False, True):
-            self._builds[needs_approval] = outbox.unfinished_by_repository(
-                waits_for_approval=needs_approval
-            )
+        self._builds = outbox.unfinished_by_repository()
 
     def take(self) -> list[Arrival]:
         """What arrived since the last turn."""
@@ -100,7 +97,7 @@ class Intake:
         if waiting >= self._queue_max:
             raise QueueFull(f"{waiting} requests are waiting, the most allowed")
         if repository:
-            waiting = self._builds.get(needs_approval, {}).get(repository, 0) + sum(
+            waiting = self._builds[needs_approval].get(repository, 0) + sum(
                 (arrival.repository, arrival.needs_approval) == (repository, needs_approval)
                 for arrival in self._arrivals
             )

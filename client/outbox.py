@@ -236,18 +236,23 @@ class Outbox:
 
         Without those that need approval.
         """
-        return self._count_builds((State.RESOLVED,), "AND NOT waits_for_approval ")
+        return self._count_builds((State.RESOLVED,), "AND waits_for_approval = 0 ")
 
     def undecided_by_repository(self) -> dict[str, int]:
         """The same of those that the network may hold open."""
-        return self._count_builds((State.SIGNED, State.OPENED), "AND NOT waits_for_approval ")
+        return self._count_builds((State.SIGNED, State.OPENED), "AND waits_for_approval = 0 ")
 
-    def unfinished_by_repository(self, *, waits_for_approval: bool) -> dict[str, int]:
-        """The same of all, those that wait for approval apart."""
-        condition = (
-            "AND waits_for_approval " if waits_for_approval else "AND NOT waits_for_approval "
+    def unfinished_by_repository(self) -> tuple[dict[str, int], dict[str, int]]:
+        """The same of all, in no order: those that wait for no approval, and those that do."""
+        rows = self._database.rows(
+            "SELECT waits_for_approval, repository, count(*) FROM outbox WHERE kind = ? "
+            "GROUP BY repository, waits_for_approval",
+            (Kind.BUILD,),
         )
-        return self._count_builds(tuple(State), condition)
+        counts: tuple[dict[str, int], dict[str, int]] = ({}, {})
+        for waits_for_approval, repository, count in rows:
+            counts[waits_for_approval][repository] = count
+        return counts
 
     def _count_builds(self, states: tuple[State, ...], condition: str = "") -> dict[str, int]:
         marks = ", ".join("?" * len(states))
