@@ -20,7 +20,7 @@ def network(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Network]:
     branches = {
         "green": pipeline("echo a green line"),
         "red": pipeline("echo a red line", "exit 3"),
-        "slow": pipeline("sleep 6"),
+        "slow": pipeline("sleep 20"),
     }
     overrides = {"cluster": {"checkpoint_interval": 4, "window": 16}}
     folder = tmp_path_factory.mktemp("command-line")
