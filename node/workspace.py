@@ -66,7 +66,8 @@ def make_workspace(
     Raises what the library raises.
     """
     sizes = {WORKSPACE: limits.workspace_bytes, HOME: limits.home_bytes}
-    owner = f"uid={BUILD_USER_ID},gid={BUILD_USER_ID},mode=0755"
+    # for everybody: an engine that maps users has another number for the build's
+    owner = f"uid={BUILD_USER_ID},gid={BUILD_USER_ID},mode=1777"
     if ca_bundle is not None:
         sizes[TRUST] = TRUST_BYTES
     volumes: dict[str, tuple[str, bool]] = {}
