@@ -76,6 +76,7 @@ def _check_crash_states(
     return count
 
 
+@pytest.mark.timeout(400)
 def test_no_crash_loses_what_was_acknowledged_or_applies_half_a_turn(
     run: tuple[Workload, House], tmp_path: Path
 ) -> None:
@@ -178,6 +179,7 @@ def _is_signed(data: bytes, house: House) -> bool:
         return False
 
 
+@pytest.mark.timeout(400)
 def test_a_flipped_bit_is_harmless_or_noticed(run: tuple[Workload, House], tmp_path: Path) -> None:
     seen = _check_flipped_bits(run, tmp_path, SEED, 300)
     assert seen[f"{DATABASE_NAME}: noticed"] > 0
