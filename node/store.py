@@ -355,12 +355,15 @@ class Store:
 
     def _check_structure(self) -> None:
         """Else a broken page would show only when it is used, with the replica at work."""
-        (found,) = self._database.execute("PRAGMA integrity_check(1)").fetchone()
+        # Twice: a read that failed once is told in the same words as damage.
+        for _ in range(2):
+            (found,) = self._database.execute("PRAGMA integrity_check(1)").fetchone()
+            if found == "ok":
+                return
         if " get page " in found or " get the page" in found:
             # A page that cannot be read may be whole.
             raise StoreUnusable(f"{self.path}: {' '.join(found.split())}")
-        if found != "ok":
-            raise self._damaged(f"SQLite's own check says: {' '.join(found.split())}")
+        raise self._damaged(f"SQLite's own check says: {' '.join(found.split())}")
 
     def _check_chain(self) -> tuple[int, bytes]:
         """Follow the chain; cut a broken tail above the mark; the last position and digest.
