@@ -61,6 +61,7 @@ def cluster_of(
     limits: Limits | None = None,
     prefix: str = "replica",
     gateway_roles: tuple[str, ...] = ("gateway",),
+    checkpoint_interval: int = 128,
 ) -> Cluster:
     """A cluster of that many replicas, two gateways and an operator."""
     return Cluster(
@@ -72,8 +73,8 @@ def cluster_of(
                 member(OTHER_GATEWAY, "gateway"),
                 member(OPERATOR, "operator"),
             ),
-            checkpoint_interval=128,
-            window=256,
+            checkpoint_interval=checkpoint_interval,
+            window=2 * checkpoint_interval,
             client_window=256,
             application=encode_limits(limits or Limits()),
         )
