@@ -1,0 +1,11 @@
+"""How much the long tests try: a tenth of what was once run by hand, or as many times as asked.
+
+`PBFT_CI_TIMES=10 ./scripts/test.sh -m long tests/node/test_store_crash_states.py`
+"""
+
+import os
+
+
+def times(count: int) -> int:
+    """So many, times PBFT_CI_TIMES (1)."""
+    return count * max(1, int(os.environ.get("PBFT_CI_TIMES", "1")))
