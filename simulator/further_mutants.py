@@ -89,6 +89,7 @@ FURTHER_MUTANTS: tuple[Mutant, ...] = (
         file="pbft/execution.py",
         old="    voting_from = -(-(sequence + core.window) // core.interval) * core.interval",
         new="    voting_from = -(-sequence // core.interval) * core.interval",
+        test="tests/paper/test_recovery.py",
     ),
     Mutant(
         name="53 the right to vote is taken back without a word on disk",
@@ -159,7 +160,7 @@ FURTHER_MUTANTS: tuple[Mutant, ...] = (
         old="        return any(now >= since + 2 * timers.timeout"
         " for _, since in timers.waiting.values())",
         new="        return False",
-        test="tests/simulator/test_kept_runs.py",
+        test="tests/paper/test_section_4_5_liveness.py",
     ),
     Mutant(
         name="63 others' executions move a client's timer",
@@ -180,13 +181,14 @@ FURTHER_MUTANTS: tuple[Mutant, ...] = (
         file=_CATCH_UP,
         old="            core.send(to, core.new_view)\n",
         new="",
+        test="tests/paper/test_section_4_4_new_views.py",
     ),
     Mutant(
         name="66 a wrong state goes unnoticed",
         file=_CHECKPOINT,
         old="    if digest != certificate.digest:\n",
         new="    if False:\n",
-        test="tests/paper/test_state_transfer.py",
+        test="tests/paper/test_section_4_3_garbage_collection.py",
     ),
     Mutant(
         name="67 an older state replaces a newer one",

@@ -167,6 +167,7 @@ MUTANTS: tuple[Mutant, ...] = (
         file=_CERTIFICATES,
         old="    if len(backups) < cluster.quorums.prepares:",
         new="    if len(backups) < cluster.quorums.faults_max:",
+        test="tests/paper/test_section_4_4_view_changes.py",
     ),
     Mutant(
         name="18 O is not computed again",
@@ -180,6 +181,7 @@ MUTANTS: tuple[Mutant, ...] = (
         file=_CERTIFICATES,
         old="view > best[sequence][0])",
         new="view < best[sequence][0])",
+        test="tests/paper/test_section_4_4_new_views.py",
     ),
     Mutant(
         name="20 gaps in O are left out",
@@ -217,6 +219,7 @@ MUTANTS: tuple[Mutant, ...] = (
         file=_TRANSFER,
         old="    if leaves_digest(message.leaves) != transfer.certificate.digest:",
         new="    if False:",
+        test="tests/paper/test_state_transfer.py",
     ),
     Mutant(
         name="24 amnesia: PREPARE is not saved",
@@ -263,6 +266,7 @@ MUTANTS: tuple[Mutant, ...] = (
         old="        if replica in build.ballots:\n"
         '            return _refused("this replica has cast its ballot")\n',
         new='        if replica in build.ballots:\n            replica += "+"\n',
+        test="tests/ci/test_application.py",
     ),
     Mutant(
         name="25d whose ballot it is stands in the payload",
@@ -344,6 +348,7 @@ MUTANTS: tuple[Mutant, ...] = (
         old="        core.timers.timeout = min(2 * core.timers.timeout,"
         " core.settings.view_change_seconds_max)",
         new="        pass",
+        test="tests/paper/test_section_4_5_liveness.py",
     ),
     Mutant(
         name="34 the view-change timer is lost",

@@ -176,6 +176,17 @@ def test_it_may_be_killed_again_and_again_while_it_recovers() -> None:
     assert not any(isinstance(r, SavedRecovery) and r.nonce for r in world.disks["r3"].records[-1:])
 
 
+def test_that_it_may_not_vote_is_on_disk_before_its_first_word() -> None:
+    """Killed at once, it would otherwise start as one that has never said anything."""
+    world = small()
+    ask(world, 1, 5)
+    lose_disk(world)
+    world.crash("r3")
+    world.start("r3")
+    assert world.core("r3").status is ReplicaStatus.RECOVERING
+    assert not world.core("r3").is_voting
+
+
 def test_it_loses_its_disk_again_while_it_recovers() -> None:
     """A new nonce; the first RECOVER counts for nothing any more."""
     world = small()
