@@ -196,6 +196,27 @@ async def test_a_wrong_token_is_told_once_and_a_new_one_is_taken(
     await running.close()
 
 
+async def test_a_wrong_token_is_tried_again_rarely_and_told_no_second_time(
+    network: Network,
+    tmp_path: Path,
+    gitea: ForgeServer,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Somebody may give the same token the scope that it lacked."""
+    monkeypatch.setattr(reporter_module, "TOKEN_LOOK_SECONDS", 0.02)
+    monkeypatch.setattr(reporter_module, "WRONG_TOKEN_SECONDS", 0.05)
+    monkeypatch.setattr(reporter_module, "RETRY_SECONDS", 0.01)
+    gitea.answer_with = lambda number: Answer(403, "scope") if number < 5 else None
+    running = await start(network, tmp_path, gitea)
+    with caplog.at_level(logging.WARNING, "common.statuses"):
+        await running.gateway.submit(URL, "main", COMMIT)
+        await until(lambda: bool(gitea.statuses) and gitea.statuses[-1].state == "success")
+    await running.close()
+    told = [record for record in caplog.records if "write:repository" in record.getMessage()]
+    assert len(told) == 1
+
+
 @pytest.mark.parametrize("mode", [0o644, 0o600])
 async def test_a_token_that_cannot_be_used_is_never_sent(
     network: Network,
