@@ -303,3 +303,29 @@ def test_a_signed_operation_is_taken_by_any_node_and_an_unsigned_one_by_none(
     refused = ask(url, b'{"operation":"transfer"}')
     assert refused.status == 401
     assert "python -m client sign" in json.loads(refused.body)["error"]
+
+
+# --- what other programs ask -------------------------------------------------------------------
+
+
+def test_prometheus_badges_and_readiness_of_a_real_network(
+    network: Network, builds: dict[str, str]
+) -> None:
+    """Nodes and gateway tell the same story about the same builds."""
+    for node in network.configuration.nodes:
+        text = ask(f"{node.listen.url}/metrics").body.decode()
+        assert 'pbftci_builds_total{outcome="passed"}' in text
+        assert 'pbftci_phase_seconds_count{phase="executed"}' in text
+        assert "pbftci_save_seconds_count" in text
+        assert ask(f"{node.listen.url}/readyz").status == 200
+    gateway = network.gateway_url
+    text = ask(f"{gateway}/metrics").body.decode()
+    assert 'pbftci_builds{status="decided"}' in text
+    assert 'pbftci_http_requests_total{method="POST",route="/webHook",status="202"}' in text
+    assert ask(f"{gateway}/readyz").status == 200
+    for branch, word in (("green", "passing"), ("red", "failing"), ("none", "none")):
+        picture = ask(f"{gateway}/badge/repository.svg?branch={branch}").body.decode()
+        assert f"<title>build: {word}</title>" in picture
+    described = json.loads(ask(f"{gateway}/api/v1/openapi.json").body)
+    assert "/api/v1/builds/{build}" in described["paths"]
+    assert builds
