@@ -44,7 +44,7 @@ else
     export PBFT_CI_WITHOUT_DOCKER=1
 fi
 # Most tests wait for disks, containers and each other: two workers take little more than half the time.
-workers=(--numprocesses 2 --dist loadgroup)
+workers=(--numprocesses 2)
 if ((${#arguments[@]})); then workers=(); fi
 code=0
 "$VENV_PYTHON" -m pytest "${workers[@]}" "${selection[@]}" "${arguments[@]}" || code=$?

@@ -1,15 +1,32 @@
 """Which tests may run beside each other, where there are several workers.
 
-The rule: whoever looks for what is left on the engine needs it for himself, so all tests with
-Docker are one after the other; the tests of a file share their fixtures, so they stay together.
+The rule: whoever looks for what is left on the engine needs it for himself, so all files with
+tests that use Docker are one after the other; a file's tests share fixtures, so they stay together.
 """
 
+from pathlib import Path
+
 import pytest
+from xdist.scheduler import LoadFileScheduling  # type: ignore[import-untyped]
+
+ROOT = Path(__file__).resolve().parent.parent
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put each test into the group that one worker runs (pytest-xdist, `--dist loadgroup`)."""
-    for item in items:
-        is_docker = item.get_closest_marker("docker") is not None
-        group = "docker" if is_docker else item.nodeid.partition("::")[0]
-        item.add_marker(pytest.mark.xdist_group(group))
+class _Scheduling(LoadFileScheduling):  # type: ignore[misc]
+    """A file per worker at a time, and all that use Docker as if they were one."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = super()._split_scope(nodeid)
+        return "docker" if file in _DOCKER_FILES else file
+
+
+_DOCKER_FILES = {
+    str(file.relative_to(ROOT))
+    for file in (ROOT / "tests").rglob("test_*.py")
+    if "mark.docker" in file.read_text()
+}
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> _Scheduling:
+    """Asked by pytest-xdist, when it has several workers."""
+    return _Scheduling(config, log)
