@@ -6,14 +6,13 @@ the view, and go on with one state (SEEDS S3).
 
 from collections.abc import Callable
 
-from ci.operations import Append, encode_operation
-from pbft.client import make_request
 from pbft.codec import digest_of, encode_batch
-from pbft.messages import PrePrepare, Signed
+from pbft.messages import PrePrepare
 from pbft.quorums import quorums_for
 from simulator import bsmr
 from simulator.chance import stream
-from simulator.stage import CLIENT, Stage
+from simulator.scenarios import signed_request
+from simulator.stage import Stage
 
 AGREED, FORKED = "agreed", "forked"
 BSMR_ROUNDS = 3
@@ -51,7 +50,7 @@ def _play_pbft(replicas: int, faults: int, seed: int, tell: Callable[[str], None
         for number, (value, receivers) in enumerate(
             ((smallest, believers), (smallest + 1, others)), 1
         ):
-            body = encode_batch([_signed(stage, number, value)])
+            body = encode_batch([signed_request(stage, number, str(value))])
             stage.forge("r0", PrePrepare(0, 1, digest_of(body), 0), receivers, body)
         stage.ask(str(smallest))
         stage.ask(str(smallest + 1))
@@ -65,9 +64,3 @@ def _play_pbft(replicas: int, faults: int, seed: int, tell: Callable[[str], None
         tell(f"{name} state: {length} strings, digest {digest}, view {view}{role}")
     states = {stage.journal_of(name) for name in stage.correct}
     return FORKED if stage.forks() or len(states) > 1 else AGREED
-
-
-def _signed(stage: Stage, number: int, value: int) -> Signed:
-    """What the client really signs under this number, so that its request can be proposed."""
-    operation = encode_operation(Append(str(value)))
-    return make_request(CLIENT, number, operation, stage.cluster, stage.signatures.signer(CLIENT))
