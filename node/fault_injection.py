@@ -11,19 +11,19 @@ The simulator has an adversary of its own, which is richer.
 import asyncio
 import collections
 from collections.abc import Sequence
-from typing import Literal, Protocol, get_args
+from typing import Protocol, get_args
 
 import msgspec
 
 from ci.operations import Ballot, Compared, Finding, Outcome
+from common.config import FaultKind
 from pbft.authentication import sign_message
 from pbft.codec import decode_message, digest_of, encode_batch, encode_message
 from pbft.genesis import Cluster
 from pbft.messages import AnyMessage, Checkpoint, Commit, Envelope, Prepare, PrePrepare
 from pbft.ports import Sign
 
-Kind = Literal["lying", "silent", "equivocating", "delaying", "garbling", "replaying"]
-KINDS: tuple[str, ...] = get_args(Kind)
+KINDS: tuple[str, ...] = tuple(kind for kind in get_args(FaultKind) if kind != "allowed")
 
 DELAY_SECONDS = 1.0
 # Old messages that are kept, and how many of them go out again with each new one.
