@@ -197,6 +197,7 @@ async def test_a_withdrawn_build_that_the_network_had_no_room_for_is_over(
     await running.gateway.cancel(build, "not wanted")
     await until(lambda: status_of(running, build) == BuildStatus.CANCELLED)
     await until(lambda: unfinished(running) == [])
+    assert record_of(running, build).withdrawn == "not wanted"
     await running.close()
     await network.close()
 

@@ -86,4 +86,5 @@ def test_dockerfiles_that_are_not_taken(text: str) -> None:
 
 
 def test_add_of_plain_files_is_taken() -> None:
-    prepared("FROM a\nADD --chown=1:1 x.tar.gz a/b* /target/\nADD . /src\n")
+    found = prepared("FROM a\nADD --chown=1:1 x.tar.gz a/b* /target/\nADD . /src\n")
+    assert list(found.bases) == ["a"]
