@@ -118,16 +118,20 @@ def is_this_machine(peer: str) -> bool:
         return False
 
 
-def known_hosts(listen: Address, public_url: str | None) -> frozenset[str] | None:
+def known_hosts(
+    listen: Address, public_url: str | None, address: Address | None = None
+) -> frozenset[str] | None:
     """The names under which a server on loopback is called; None: it is not on loopback.
 
-    public_url: where a proxy in front of it is reached.
+    public_url, address: where a proxy or a tunnel in front of it is reached.
     """
     if not listen.is_loopback:
         return None
     names = {*_LOOPBACK_NAMES, listen.host.lower()}
     if public_url is not None and (host := urlsplit(public_url).hostname) is not None:
         names.add(host.lower())
+    if address is not None:
+        names.add(address.host.lower())
     return frozenset(names)
 
 

@@ -107,6 +107,7 @@ class _Node:
         signing_key: SigningKey,
     ) -> None:
         self._config = config
+        self._address = addresses[config.name]
         replica = _open_replica(config, cluster, limits, signing_key)
         self._store, application, self._runtime = (
             replica.store,
@@ -173,7 +174,7 @@ class _Node:
         stop = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, stop.set)
-        hosts = known_hosts(self._config.listen, None)
+        hosts = known_hosts(self._config.listen, None, self._address)
         runner = web.AppRunner(
             self._server.application([refuse_foreign_pages(hosts)]),
             access_log=None,

@@ -88,6 +88,12 @@ async def test_a_foreign_host_or_origin_is_refused(
     assert b"localhost" in body
 
 
+def test_a_node_behind_a_tunnel_is_called_by_its_address_in_the_cluster() -> None:
+    hosts = known_hosts(Address("127.0.0.1", 1), None, Address("node1.example", 443))
+    assert hosts is not None
+    assert {"node1.example", "localhost"} <= hosts
+
+
 async def test_behind_a_public_address_every_name_is_its_own() -> None:
     assert known_hosts(Address("0.0.0.0", 80), None) is None
     assert refuse_foreign_pages(None) is not None
