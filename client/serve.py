@@ -20,15 +20,14 @@ from client.artifacts import Artifacts
 from client.badge_api import BadgeApi
 from client.change_api import ChangeApi, Gatekeeper
 from client.collector import Collector
+from client.dashboard import add_dashboard
 from client.database import Database
-from client.diagram_pages import add_diagrams
 from client.gateway import Gateway
 from client.live_logs import LiveLogs
 from client.log_api import LogApi
 from client.metrics import GatewayMetrics
 from client.nodes import Nodes
 from client.openapi import add_openapi
-from client.pages import add_pages
 from client.reporting import Reports, make_reporter
 from client.resolve import Resolver
 from client.results_file import ResultsFile
@@ -216,8 +215,7 @@ def make_runner(site: Site) -> web.AppRunner:
     limits = decode_limits(site.cluster.genesis.application)
     LogApi(site, LiveLogs(limits, site.nodes, site.archive)).add_routes(application)
     ArtifactApi(site, Artifacts(site.nodes, site.config.data_directory)).add_routes(application)
-    pages = add_pages(application, site)
-    add_diagrams(application, site, pages)
+    add_dashboard(application, site)
     return web.AppRunner(
         application,
         access_log=None,

@@ -5,7 +5,7 @@ from pathlib import Path
 import msgspec
 
 from ci.ledger import VerdictEntry, decode_entry
-from client.build_diagram import build_diagram
+from client.dashboard.build_diagram import build_diagram
 from client.nodes import ServedTrace, decode_answer
 from common.message_diagram import draw
 from node.message_trace import MESSAGES_MAX, PAYLOAD_BYTES_MAX, MessageTrace

@@ -9,9 +9,9 @@ from aiohttp import web
 
 from client.api import ApiError, Site
 from client.archive import BuildRecord
-from client.build_diagram import build_diagram
+from client.dashboard.build_diagram import build_diagram
+from client.dashboard.pages import CONTENT_SECURITY_POLICY, Pages
 from client.nodes import NodeFailed, ServedTrace
-from client.pages import CONTENT_SECURITY_POLICY, Pages, bound_page
 from common.logs import escape_controls
 from common.message_diagram import STYLE, Diagram, draw, kinds_in
 
@@ -27,9 +27,7 @@ POLICY = CONTENT_SECURITY_POLICY.replace(
 
 def add_diagrams(application: web.Application, site: Site, pages: Pages) -> None:
     """Add the two routes."""
-    application.router.add_get(
-        PAGE_PATH, bound_page(pages, functools.partial(_show_page, site, pages))
-    )
+    application.router.add_get(PAGE_PATH, pages.bound(functools.partial(_show_page, site, pages)))
     application.router.add_get(SVG_PATH, functools.partial(_show_svg, site))
 
 

@@ -1,4 +1,4 @@
-"""client.pages: what people see, and that nothing from outside becomes markup."""
+"""client.dashboard: what people see, and that nothing from outside becomes markup."""
 
 import re
 from collections.abc import AsyncIterator
@@ -10,7 +10,7 @@ from aiohttp.test_utils import TestClient
 
 from ci.operations import Abstain
 from client.archive import ReplyRecord
-from client.pages import replica_rows
+from client.dashboard.build_page import replica_rows
 from client.resolve import Unreachable
 from client.view import build_view
 from tests.ci.builders import FAILED, PASSED

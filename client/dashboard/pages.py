@@ -1,0 +1,82 @@
+"""What all pages have in common: how they are rendered, their headers, and the static files.
+
+Only what lives on a page needs JavaScript, some lines of our own; without it each page can be
+read, loaded anew. All text from outside is escaped by the template engine, and a strict
+Content-Security-Policy stands behind that.
+"""
+
+import functools
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from aiohttp import web
+
+from client.api import ApiError, Handler, Site
+
+TEMPLATES = Path(__file__).parent / "templates"
+STATIC = Path(__file__).parent / "static"
+CONTENT_TYPES = {".css": "text/css", ".js": "text/javascript"}
+CONTENT_SECURITY_POLICY = (
+    "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; base-uri 'none'; "
+    "form-action 'none'; frame-ancestors 'none'"
+)
+HEADERS = {
+    "Content-Security-Policy": CONTENT_SECURITY_POLICY,
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+}
+
+
+class Pages:
+    """Renders the templates, and serves the files that they link to."""
+
+    def __init__(self, site: Site) -> None:
+        self._site = site
+        self._environment = jinja2.Environment(
+            loader=jinja2.FileSystemLoader(TEMPLATES),
+            autoescape=True,
+            undefined=jinja2.StrictUndefined,
+            trim_blocks=True,
+            lstrip_blocks=True,
+        )
+        self._static = {
+            file.name: (CONTENT_TYPES[file.suffix], file.read_bytes())
+            for file in STATIC.iterdir()
+            if file.suffix in CONTENT_TYPES
+        }
+
+    def add_static(self, application: web.Application) -> None:
+        """Add the route of the static files."""
+        application.router.add_get("/static/{file}", self._show_static)
+
+    def render(self, template: str, status: int = 200, **values: Any) -> web.Response:
+        """A page of these values, with the headers that all pages have."""
+        text = self._environment.get_template(template).render(
+            replicas=self._site.cluster.quorums.replicas,
+            version=self._site.version,
+            **values,
+        )
+        return web.Response(text=text, status=status, content_type="text/html", headers=HEADERS)
+
+    def bound(self, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]) -> Handler:
+        """The handler, with its ApiErrors as pages."""
+        return functools.partial(self._errors_as_page, handler)
+
+    async def _errors_as_page(
+        self, handler: Callable[[web.Request], Awaitable[web.StreamResponse]], request: web.Request
+    ) -> web.StreamResponse:
+        try:
+            return await handler(request)
+        except ApiError as error:
+            return self.render("error.html", error.status, text=error.text, refresh_seconds=None)
+
+    async def _show_static(self, request: web.Request) -> web.Response:
+        """GET /static/<file>."""
+        found = self._static.get(request.match_info["file"])
+        if found is None:
+            raise ApiError(404, "there is no such file")
+        content_type, data = found
+        headers = {"X-Content-Type-Options": "nosniff"}
+        return web.Response(body=data, content_type=content_type, charset="utf-8", headers=headers)
