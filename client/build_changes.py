@@ -25,7 +25,8 @@ class CannotChange(Exception):
 
 
 class BuildChanges:
-    """Changes one gateway's builds. Every method must be called inside `Database.transaction`."""
+    """Changes one gateway's builds. Every method that changes something must be called inside
+    `Database.transaction`."""
 
     def __init__(self, outbox: Outbox, archive: Archive, draw: Callable[[int], bytes]) -> None:
         """draw: gives that many random bytes."""
@@ -71,6 +72,17 @@ class BuildChanges:
         for row in self._outbox.builds_of(wanted.repository):
             if row.build != build and _is_same_ref(row.build_wanted, wanted):
                 self.cancel(row.build, f"superseded by {build.hex()}")
+
+    def possible(self, build: bytes) -> frozenset[Kind]:
+        """Which of CANCEL and APPROVE would change something about this build now."""
+        record = self._archive.get(build)
+        if record is None or is_over(record) or record.withdrawn is not None:
+            return frozenset()
+        if self._outbox.waits_for_approval(build) and not self._outbox.is_asked(
+            Kind.APPROVE, build
+        ):
+            return frozenset({Kind.CANCEL, Kind.APPROVE})
+        return frozenset({Kind.CANCEL})
 
     def on_opened(self, build: bytes) -> None:
         """The network has it: what waited for that may be asked."""

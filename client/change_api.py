@@ -52,20 +52,39 @@ class Gatekeeper:
 
         return guarded
 
+    @property
+    def needs_token(self) -> bool:
+        """Whether it takes a token to change something."""
+        return bool(self._tokens)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether anybody at all may change something."""
+        return self.needs_token or self._is_loopback
+
     def check(self, request: web.Request) -> None:
         """Raises ApiError (401, 403) for whoever may not."""
-        if not self._tokens:
-            if not self._is_loopback:
-                raise ApiError(
-                    403, "changes from other machines need `api_token_file:` in the configuration"
-                )
-            return
         found = _BEARER.fullmatch(request.headers.get("Authorization", "")[:TOKEN_CHARACTERS_MAX])
-        given = b"" if found is None else found[1].encode()
+        given = "" if found is None else found[1]
+        self._check_token(given, "this takes one of the API's tokens: Authorization: Bearer TOKEN")
+
+    def check_form(self, token: str) -> None:
+        """The same for a form of ours, with the token that was typed into it. Raises ApiError."""
+        self._check_token(
+            token.strip()[:TOKEN_CHARACTERS_MAX],
+            "that is none of the API's tokens, so nothing was changed. Go back and type one; they "
+            "are in the file that `api_token_file:` names in the gateway's configuration",
+        )
+
+    def _check_token(self, given: str, refusal: str) -> None:
+        if not self.is_open:
+            raise ApiError(
+                403, "changes from other machines need `api_token_file:` in the configuration"
+            )
         # each is compared, so that the time says nothing of which one was close
-        matches = [hmac.compare_digest(given, token) for token in self._tokens]
-        if not any(matches):
-            raise ApiError(401, "this takes one of the API's tokens: Authorization: Bearer TOKEN")
+        matches = [hmac.compare_digest(given.encode(), token) for token in self._tokens]
+        if self._tokens and not any(matches):
+            raise ApiError(401, refusal)
 
 
 class ChangeApi:
@@ -94,34 +113,49 @@ class ChangeApi:
             raise ApiError(
                 400, f'the body: {error}; send nothing, or {{"reason": "..."}}'
             ) from error
-        try:
-            await self._site.gateway.cancel(record.build, reason)
-        except CannotChange as error:
-            raise ApiError(409, str(error)) from error
+        await cancel(self._site, record.build, reason)
         return self._show(record.build)
 
     async def _rebuild(self, request: web.Request) -> web.Response:
         """POST .../rebuild: 202 with the id of a new build of the same commit, ref and event."""
         record = self._site.record(request)
-        try:
-            build = await self._site.gateway.rebuild(record.build)
-        except CannotChange as error:
-            raise ApiError(409, str(error)) from error
-        except QueueFull as error:
-            raise queue_full(error) from error
+        build = await rebuild(self._site, record.build)
         url = f"{self._site.public_url}/builds/{build.hex()}"
         return json_response(Accepted(build.hex(), url), 202, {"Location": url})
 
     async def _approve(self, request: web.Request) -> web.Response:
         """POST .../approve: 200 with the build; the gateway has to be an operator's."""
         record = self._site.record(request)
-        try:
-            await self._site.gateway.approve(record.build)
-        except CannotChange as error:
-            raise ApiError(409, str(error)) from error
+        await approve(self._site, record.build)
         return self._show(record.build)
 
     def _show(self, build: bytes) -> web.Response:
         record = self._site.archive.get(build)
         assert record is not None, "nothing that changes is removed"
         return json_response(self._site.view(record))
+
+
+async def cancel(site: Site, build: bytes, reason: str) -> None:
+    """As Gateway.cancel. Raises ApiError (409)."""
+    try:
+        await site.gateway.cancel(build, reason)
+    except CannotChange as error:
+        raise ApiError(409, str(error)) from error
+
+
+async def rebuild(site: Site, build: bytes) -> bytes:
+    """As Gateway.rebuild. Raises ApiError (409, 429)."""
+    try:
+        return await site.gateway.rebuild(build)
+    except CannotChange as error:
+        raise ApiError(409, str(error)) from error
+    except QueueFull as error:
+        raise queue_full(error) from error
+
+
+async def approve(site: Site, build: bytes) -> None:
+    """As Gateway.approve. Raises ApiError (409)."""
+    try:
+        await site.gateway.approve(build)
+    except CannotChange as error:
+        raise ApiError(409, str(error)) from error

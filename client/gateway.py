@@ -245,6 +245,16 @@ class Gateway:
             raise CannotChange(f"{self._name} is no operator of this cluster")
         await self._change(functools.partial(self._changes.approve, build))
 
+    def possible_changes(self, build: bytes) -> frozenset[Kind]:
+        """Which of CANCEL and APPROVE this gateway could do to the build now."""
+        possible = self._changes.possible(build)
+        is_operator = OPERATOR_ROLE in self._cluster.roles(self._name)
+        return possible if is_operator else possible - {Kind.APPROVE}
+
+    def waits_for_approval(self, build: bytes) -> bool:
+        """Must an operator still let this build begin, here or with a key of their own?"""
+        return Kind.APPROVE in self._changes.possible(build)
+
     async def _change(self, change: Callable[[], None]) -> None:
         refusals: list[CannotChange] = []
 

@@ -207,6 +207,11 @@ class Outbox:
         rows = self._select("WHERE kind = ? AND build = ?", (Kind.BUILD, build))
         return rows[0] if rows else None
 
+    def waits_for_approval(self, build: bytes) -> bool:
+        """Must an operator still let this build begin?"""
+        query = "SELECT count(*) FROM outbox WHERE kind = ? AND build = ? AND waits_for_approval"
+        return bool(self._count(query, (Kind.BUILD, build)))
+
     def is_asked(self, kind: Kind, build: bytes) -> bool:
         """Is this change of a build under way already?"""
         return bool(self._select("WHERE kind = ? AND build = ?", (kind, build)))

@@ -211,11 +211,12 @@ def make_runner(site: Site) -> web.AppRunner:
     metrics.add_to(application)
     add_openapi(application, site.version, site.public_url)
     BadgeApi(site.config.repositories, site.archive).add_to(application)
-    ChangeApi(site, Gatekeeper(site.config)).add_routes(application)
+    gatekeeper = Gatekeeper(site.config)
+    ChangeApi(site, gatekeeper).add_routes(application)
     limits = decode_limits(site.cluster.genesis.application)
     LogApi(site, LiveLogs(limits, site.nodes, site.archive)).add_routes(application)
     ArtifactApi(site, Artifacts(site.nodes, site.config.data_directory)).add_routes(application)
-    add_dashboard(application, site)
+    add_dashboard(application, site, gatekeeper)
     return web.AppRunner(
         application,
         access_log=None,

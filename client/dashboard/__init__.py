@@ -3,16 +3,21 @@
 from aiohttp import web
 
 from client.api import Site
+from client.change_api import Gatekeeper
+from client.dashboard.build_forms import add_build_forms
 from client.dashboard.build_page import add_build_page
 from client.dashboard.builds_page import add_builds_page
+from client.dashboard.change_forms import ChangeForms
 from client.dashboard.diagram_pages import add_diagrams
 from client.dashboard.pages import Pages
 
 
-def add_dashboard(application: web.Application, site: Site) -> None:
-    """Add all pages, and what they link to."""
+def add_dashboard(application: web.Application, site: Site, gatekeeper: Gatekeeper) -> None:
+    """Add all pages, and what they link to. gatekeeper: who may change something."""
     pages = Pages(site)
+    forms = ChangeForms(site, pages, gatekeeper)
     pages.add_static(application)
     add_builds_page(application, site, pages)
-    add_build_page(application, site, pages)
+    add_build_page(application, site, pages, forms)
+    add_build_forms(application, site, pages, forms)
     add_diagrams(application, site, pages)

@@ -7,7 +7,10 @@ from aiohttp import web
 
 from ci.operations import Outcome
 from client.api import Site
+from client.dashboard.build_forms import done_text
+from client.dashboard.change_forms import ChangeForms
 from client.dashboard.pages import Pages
+from client.outbox import Kind
 from client.view import BallotView, BuildStatus, BuildView, ReplicaView
 
 OPEN_REFRESH_SECONDS = 2
@@ -26,17 +29,20 @@ class ReplicaRow(msgspec.Struct, frozen=True):
     state: ReplicaView | None
 
 
-def add_build_page(application: web.Application, site: Site, pages: Pages) -> None:
+def add_build_page(
+    application: web.Application, site: Site, pages: Pages, forms: ChangeForms
+) -> None:
     """Add the routes of a build's page and of its logs."""
-    page = _BuildPage(site, pages)
+    page = _BuildPage(site, pages, forms)
     application.router.add_get("/builds/{build}", pages.bound(page.show))
     application.router.add_get("/builds/{build}/log/{replica}", pages.bound(page.show_log))
 
 
 class _BuildPage:
-    def __init__(self, site: Site, pages: Pages) -> None:
+    def __init__(self, site: Site, pages: Pages, forms: ChangeForms) -> None:
         self._site = site
         self._pages = pages
+        self._forms = forms
 
     async def show(self, request: web.Request) -> web.Response:
         """GET /builds/<id>."""
@@ -47,8 +53,14 @@ class _BuildPage:
         # Late ballots and logs still come in after the verdict, until they are given up.
         later = None if record.collected else LATER_REFRESH_SECONDS
         refresh = OPEN_REFRESH_SECONDS if is_open else later
-        return self._pages.render(
+        possible = self._site.gateway.possible_changes(record.build)
+        return self._forms.render(
+            request,
             "build.html",
+            done=done_text(request),
+            can_cancel=Kind.CANCEL in possible,
+            can_approve=Kind.APPROVE in possible,
+            waits_for_approval=self._site.gateway.waits_for_approval(record.build),
             build=build,
             rows=rows,
             refresh_seconds=refresh,

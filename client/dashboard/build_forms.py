@@ -1,0 +1,70 @@
+"""Cancel, rebuild, approve, as the forms of a build's page: what the JSON API does, and as it does.
+
+After each, 303 to a build's page, which says what was done.
+"""
+
+from aiohttp import web
+
+from client.api import ApiError, Site
+from client.build_changes import CANCELLED, REASON_CHARACTERS_MAX
+from client.change_api import approve, cancel, rebuild
+from client.dashboard.change_forms import ChangeForms
+from client.dashboard.pages import Pages
+
+DONE_QUERY = "done"
+# What a page says after a form was taken. Only these: what an address says is anybody's text.
+DONE = {
+    "cancel": "Your cancelling was taken: nobody here asks for this build any more.",
+    "rebuild": "Your rebuild was taken: this is the new build, of the same commit.",
+    "approve": "Your approval was taken: the replicas are being told to begin.",
+}
+
+
+def add_build_forms(
+    application: web.Application, site: Site, pages: Pages, forms: ChangeForms
+) -> None:
+    """Add the three routes."""
+    handlers = _BuildForms(site, forms)
+    router = application.router
+    router.add_post("/builds/{build}/cancel", pages.bound(handlers.cancel))
+    router.add_post("/builds/{build}/rebuild", pages.bound(handlers.rebuild))
+    router.add_post("/builds/{build}/approve", pages.bound(handlers.approve))
+
+
+def done_text(request: web.Request) -> str | None:
+    """What the form did after which this page is shown, if one did."""
+    return DONE.get(request.query.get(DONE_QUERY, ""))
+
+
+class _BuildForms:
+    def __init__(self, site: Site, forms: ChangeForms) -> None:
+        self._site = site
+        self._forms = forms
+
+    async def cancel(self, request: web.Request) -> web.Response:
+        """POST /builds/<id>/cancel, with a `reason` or none."""
+        record = self._site.record(request)
+        fields = await self._forms.check_form(request)
+        reason = fields.get("reason", "").strip() or CANCELLED
+        if len(reason) > REASON_CHARACTERS_MAX:
+            raise ApiError(400, f"the reason has more than {REASON_CHARACTERS_MAX} characters")
+        await cancel(self._site, record.build, reason)
+        return _see(record.build, "cancel")
+
+    async def rebuild(self, request: web.Request) -> web.Response:
+        """POST /builds/<id>/rebuild: leads to the new build."""
+        record = self._site.record(request)
+        await self._forms.check_form(request)
+        return _see(await rebuild(self._site, record.build), "rebuild")
+
+    async def approve(self, request: web.Request) -> web.Response:
+        """POST /builds/<id>/approve."""
+        record = self._site.record(request)
+        await self._forms.check_form(request)
+        await approve(self._site, record.build)
+        return _see(record.build, "approve")
+
+
+def _see(build: bytes, done: str) -> web.Response:
+    location = f"/builds/{build.hex()}?{DONE_QUERY}={done}"
+    return web.Response(status=303, headers={"Location": location})
