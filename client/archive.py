@@ -8,7 +8,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -108,6 +108,10 @@ class Archive:
         self._database = database
         self._logs = data_directory / LOG_FOLDER
 
+    def listen(self, listener: Callable[[frozenset[bytes]], None]) -> None:
+        """Tell this one which builds changed, once that is on disk. It must not raise."""
+        self._database.listen(listener)
+
     def add(self, build: bytes, wanted: WantedBuild, at: float) -> None:
         """A build was accepted. A commit given with it is a resolved one."""
         commit = wanted.commit
@@ -125,17 +129,22 @@ class Archive:
                 wanted.event,
                 wanted.ref,
             ),
+            build=build,
         )
 
     def note_skipped(self, build: bytes, reason: str) -> None:
         """The build is never asked for, as whoever pushed wished."""
         self._database.write(
-            "UPDATE builds SET skipped = ?, collected = 1 WHERE build = ?", (reason, build)
+            "UPDATE builds SET skipped = ?, collected = 1 WHERE build = ?",
+            (reason, build),
+            build=build,
         )
 
     def note_withdrawn(self, build: bytes, reason: str) -> None:
         """This gateway takes its asking back, whether the network was asked or not."""
-        self._database.write("UPDATE builds SET withdrawn = ? WHERE build = ?", (reason, build))
+        self._database.write(
+            "UPDATE builds SET withdrawn = ? WHERE build = ?", (reason, build), build=build
+        )
 
     def note_never_asked(self, build: bytes, at: float) -> None:
         """It was withdrawn before the network had it: that is its end."""
@@ -143,12 +152,15 @@ class Archive:
             "UPDATE builds SET never_asked = 1, detail = NULL, collected = 1, decided_at = ? "
             "WHERE build = ?",
             (at, build),
+            build=build,
         )
 
     def note_rebuild(self, build: bytes, rebuild_of: bytes) -> None:
         """This build does that one again."""
         self._database.write(
-            "UPDATE builds SET rebuild_of = ? WHERE build = ?", (rebuild_of, build)
+            "UPDATE builds SET rebuild_of = ? WHERE build = ?",
+            (rebuild_of, build),
+            build=build,
         )
 
     def rebuilds(self, build: bytes) -> list[bytes]:
@@ -164,6 +176,7 @@ class Archive:
         self._database.write(
             "UPDATE builds SET commit_hex = ?, resolved_at = ?, detail = NULL WHERE build = ?",
             (commit, at, build),
+            build=build,
         )
 
     def note_signed(self, build: bytes, request: bytes, at: float) -> None:
@@ -171,6 +184,7 @@ class Archive:
         self._database.write(
             "UPDATE builds SET request = ?, signed_at = ?, detail = NULL WHERE build = ?",
             (request, at, build),
+            build=build,
         )
 
     def note_opened(self, build: bytes, at: float) -> None:
@@ -178,23 +192,29 @@ class Archive:
         self._database.write(
             "UPDATE builds SET opened_at = coalesce(opened_at, ?), detail = NULL WHERE build = ?",
             (at, build),
+            build=build,
         )
 
     def note_detail(self, build: bytes, detail: str) -> None:
         """What it waits for, in one line."""
         self._database.write(
-            "UPDATE builds SET detail = ? WHERE build = ? AND statement IS NULL", (detail, build)
+            "UPDATE builds SET detail = ? WHERE build = ? AND statement IS NULL",
+            (detail, build),
+            build=build,
         )
 
     def clear_detail(self, build: bytes) -> None:
         """It waits for nothing but its verdict."""
-        self._database.write("UPDATE builds SET detail = NULL WHERE build = ?", (build,))
+        self._database.write(
+            "UPDATE builds SET detail = NULL WHERE build = ?", (build,), build=build
+        )
 
     def note_refused(self, build: bytes, reason: str) -> None:
         """The network will not build it."""
         self._database.write(
             "UPDATE builds SET refused = ?, detail = NULL, collected = 1 WHERE build = ?",
             (reason, build),
+            build=build,
         )
 
     def note_decided(self, build: bytes, statement: bytes, at: float) -> None:
@@ -203,11 +223,14 @@ class Archive:
             "UPDATE builds SET statement = ?, decided_at = ?, detail = NULL, "
             "opened_at = coalesce(opened_at, ?) WHERE build = ? AND statement IS NULL",
             (statement, at, at, build),
+            build=build,
         )
 
     def note_collected(self, build: bytes) -> None:
         """Nothing more is waited for."""
-        self._database.write("UPDATE builds SET collected = 1 WHERE build = ?", (build,))
+        self._database.write(
+            "UPDATE builds SET collected = 1 WHERE build = ?", (build,), build=build
+        )
 
     def put_reply(self, build: bytes, reply: ReplyRecord) -> None:
         """Keep a replica's reply; an agreeing one with a signature is not replaced by less."""
@@ -216,6 +239,7 @@ class Archive:
             "agrees = excluded.agrees, attestation = excluded.attestation "
             "WHERE replies.attestation IS NULL",
             (build, reply.replica, reply.agrees, reply.attestation),
+            build=build,
         )
 
     def put_ballot(self, build: bytes, replica: str, signed: bytes) -> None:
@@ -223,12 +247,15 @@ class Archive:
         self._database.write(
             "INSERT INTO ballots VALUES (?, ?, ?, 0) ON CONFLICT DO NOTHING",
             (build, replica, signed),
+            build=build,
         )
 
     def note_log(self, build: bytes, replica: str) -> None:
         """The log that this ballot names is in its file."""
         self._database.write(
-            "UPDATE ballots SET log_archived = 1 WHERE build = ? AND replica = ?", (build, replica)
+            "UPDATE ballots SET log_archived = 1 WHERE build = ? AND replica = ?",
+            (build, replica),
+            build=build,
         )
 
     def put_state(self, build: bytes, state: StateRecord) -> None:
@@ -236,6 +263,7 @@ class Archive:
         self._database.write(
             "INSERT OR REPLACE INTO replica_states VALUES (?, ?, ?, ?, ?)",
             (build, state.replica, state.state, state.seen_at, state.problem),
+            build=build,
         )
 
     def states(self, build: bytes) -> list[StateRecord]:
@@ -321,7 +349,7 @@ class Archive:
     def remove(self, build: bytes) -> None:
         """Forget a finished build; `remove_logs` is for its files."""
         for table in ("builds", "replies", "ballots", "replica_states"):
-            self._database.write(f"DELETE FROM {table} WHERE build = ?", (build,))  # noqa: S608 - constants only
+            self._database.write(f"DELETE FROM {table} WHERE build = ?", (build,), build=build)  # noqa: S608 - constants only
 
     def remove_logs(self, builds: Iterable[bytes]) -> None:
         """Remove the archived logs of builds that are no longer here. Blocking."""

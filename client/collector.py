@@ -10,7 +10,7 @@ import hashlib
 import logging
 import time
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import msgspec
 
@@ -58,6 +58,11 @@ class Collector:
         self._glanced: dict[bytes, float] = {}
         # What each replica said last of a build, by build: of the builds that were looked at last.
         self._states: dict[bytes, dict[str, StateRecord]] = {}
+        self._listeners: list[Callable[[bytes], None]] = []
+
+    def listen(self, listener: Callable[[bytes], None]) -> None:
+        """Tell this one of a build when a node says something new of it. It must not raise."""
+        self._listeners.append(listener)
 
     def follow(self, build: bytes) -> None:
         """Collect everything of a decided build, in the background."""
@@ -170,17 +175,21 @@ class Collector:
         states = self._states.setdefault(build, {})
         if len(self._states) > GLANCES_KEPT:
             del self._states[next(iter(self._states))]
-        if isinstance(answer, ServedBuild):
-            state = answer.state[:STATE_CHARACTERS_MAX]
-            states[replica] = StateRecord(replica, state, time.time(), None)
-            return
         last = states.get(replica)
         if last is None:
             archived = {state.replica: state for state in self._archive.states(build)}
             last = archived.get(replica, StateRecord(replica, None, None, None))
-        # One that has no such build has not executed the request yet, or has closed it again.
-        problem = None if isinstance(answer, NotThere) else str(answer)
-        states[replica] = msgspec.structs.replace(last, problem=problem)
+        if isinstance(answer, ServedBuild):
+            state = answer.state[:STATE_CHARACTERS_MAX]
+            new = StateRecord(replica, state, time.time(), None)
+        else:
+            # One that has no such build has not executed the request yet, or has closed it again.
+            problem = None if isinstance(answer, NotThere) else str(answer)
+            new = msgspec.structs.replace(last, problem=problem)
+        states[replica] = new
+        if (new.state, new.problem) != (last.state, last.problem):
+            for listener in self._listeners:
+                listener(build)
 
     def _keep_states(self, build: bytes) -> None:
         """Archive what those were doing who had cast no ballot when the others gave up."""

@@ -10,7 +10,7 @@ import contextlib
 import fcntl
 import os
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -125,6 +125,9 @@ class Database:
         """
         self.file = data_directory / FILE_NAME
         self._owner = (cluster_id, name)
+        self._listeners: list[Callable[[frozenset[bytes]], None]] = []
+        # the builds that the transaction has changed so far
+        self._changed: set[bytes] = set()
         self._lock = _lock(data_directory)
         try:
             self._connection = self._open()
@@ -136,6 +139,10 @@ class Database:
         """Close the file and let another process have it."""
         self._connection.close()
         os.close(self._lock)
+
+    def listen(self, listener: Callable[[frozenset[bytes]], None]) -> None:
+        """Tell this one of each commit that changed builds, and which. It must not raise."""
+        self._listeners.append(listener)
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[None]:
@@ -153,10 +160,21 @@ class Database:
         except BaseException:
             self._roll_back()
             raise
+        changed, self._changed = frozenset(self._changed), set()
+        if changed:
+            for listener in self._listeners:
+                listener(changed)
 
-    def write(self, statement: str, values: Sequence[Any] = ()) -> int:
-        """One changing statement, inside a transaction. Gives back how many rows it touched."""
+    def write(
+        self, statement: str, values: Sequence[Any] = (), *, build: bytes | None = None
+    ) -> int:
+        """One changing statement, inside a transaction. Gives back how many rows it touched.
+
+        build: whose record it changes; those who listen are told, once it is on disk.
+        """
         assert self._connection.in_transaction, "a write outside a transaction"
+        if build is not None:
+            self._changed.add(build)
         return self._connection.execute(statement, values).rowcount
 
     def rows(self, statement: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
@@ -226,6 +244,7 @@ class Database:
             )
 
     def _roll_back(self) -> None:
+        self._changed.clear()
         if self._connection.in_transaction:
             with contextlib.suppress(sqlite3.Error):
                 self._connection.execute("ROLLBACK")

@@ -9,12 +9,15 @@ from client.dashboard.build_page import add_build_page
 from client.dashboard.builds_page import add_builds_page
 from client.dashboard.change_forms import ChangeForms
 from client.dashboard.diagram_pages import add_diagrams
+from client.dashboard.events import Events, make_changes
 from client.dashboard.pages import Pages
 
 
 def add_dashboard(application: web.Application, site: Site, gatekeeper: Gatekeeper) -> None:
     """Add all pages, and what they link to. gatekeeper: who may change something."""
-    pages = Pages(site)
+    changes = make_changes(site)
+    pages = Pages(site, changes)
+    Events(site, changes).add_routes(application)
     forms = ChangeForms(site, pages, gatekeeper)
     pages.add_static(application)
     add_builds_page(application, site, pages)

@@ -6,6 +6,7 @@ Content-Security-Policy stands behind that.
 """
 
 import functools
+import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -14,14 +15,18 @@ import jinja2
 from aiohttp import web
 
 from client.api import ApiError, Handler, Site
+from client.dashboard import formats
+from client.dashboard.changes import Changes
 
 TEMPLATES = Path(__file__).parent / "templates"
 STATIC = Path(__file__).parent / "static"
-CONTENT_TYPES = {".css": "text/css", ".js": "text/javascript"}
+CONTENT_TYPES = {".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
 CONTENT_SECURITY_POLICY = (
-    "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; base-uri 'none'; "
-    "form-action 'none'; frame-ancestors 'none'"
+    "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; img-src 'self'; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
+# In this order at the head of each page; a page says by `section` which one it belongs to.
+NAVIGATION = (("Builds", "/"),)
 HEADERS = {
     "Content-Security-Policy": CONTENT_SECURITY_POLICY,
     "X-Content-Type-Options": "nosniff",
@@ -32,14 +37,22 @@ HEADERS = {
 class Pages:
     """Renders the templates, and serves the files that they link to."""
 
-    def __init__(self, site: Site) -> None:
+    def __init__(self, site: Site, changes: Changes) -> None:
         self._site = site
+        self._changes = changes
         self._environment = jinja2.Environment(
             loader=jinja2.FileSystemLoader(TEMPLATES),
             autoescape=True,
             undefined=jinja2.StrictUndefined,
             trim_blocks=True,
             lstrip_blocks=True,
+        )
+        self._environment.filters.update(
+            absolute=formats.absolute,
+            ago=formats.ago,
+            kind=formats.kind,
+            sign=formats.sign,
+            words=formats.words,
         )
         self._static = {
             file.name: (CONTENT_TYPES[file.suffix], file.read_bytes())
@@ -51,9 +64,24 @@ class Pages:
         """Add the route of the static files."""
         application.router.add_get("/static/{file}", self._show_static)
 
-    def render(self, template: str, status: int = 200, **values: Any) -> web.Response:
-        """A page of these values, with the headers that all pages have."""
+    def render(
+        self,
+        template: str,
+        status: int = 200,
+        *,
+        refresh_seconds: int | None = None,
+        **values: Any,
+    ) -> web.Response:
+        """A page of these values, with the headers that all pages have.
+
+        refresh_seconds: without JavaScript the page is loaded anew so often. Between reading the
+        values and this call nothing may be awaited: the page says up to where it has seen all.
+        """
         text = self._environment.get_template(template).render(
+            changes=self._changes.count,
+            navigation=NAVIGATION,
+            now=time.time(),
+            refresh_seconds=refresh_seconds,
             replicas=self._site.cluster.quorums.replicas,
             version=self._site.version,
             **values,
@@ -70,7 +98,7 @@ class Pages:
         try:
             return await handler(request)
         except ApiError as error:
-            return self.render("error.html", error.status, text=error.text, refresh_seconds=None)
+            return self.render("error.html", error.status, text=error.text)
 
     async def _show_static(self, request: web.Request) -> web.Response:
         """GET /static/<file>."""

@@ -43,6 +43,27 @@ def test_a_failed_block_leaves_nothing(tmp_path: Path) -> None:
     database.close()
 
 
+def test_listeners_are_told_of_commits_and_of_nothing_else(tmp_path: Path) -> None:
+    database = Database(tmp_path, CLUSTER, "client")
+    told: list[frozenset[bytes]] = []
+    database.listen(told.append)
+    with database.transaction():
+        database.write("UPDATE builds SET detail = ''", (), build=b"1")
+        database.write("UPDATE builds SET detail = ''", (), build=b"2")
+        assert not told
+    assert told == [frozenset({b"1", b"2"})]
+
+    def change_and_fail() -> None:
+        database.write("UPDATE builds SET detail = ''", (), build=b"3")
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        insert_and(database, change_and_fail)
+    insert_and(database, lambda: None)
+    assert told == [frozenset({b"1", b"2"})]
+    database.close()
+
+
 def test_every_commit_is_synchronised(tmp_path: Path) -> None:
     database = Database(tmp_path, CLUSTER, "client")
     assert database.row("PRAGMA synchronous") == (2,)

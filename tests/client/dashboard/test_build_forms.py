@@ -147,4 +147,4 @@ async def test_an_address_cannot_make_a_page_say_something(
     build = await open_build(running, client)
     text = await (await client.get(f"/builds/{build}{query}")).text()
     assert 'class="done"' not in text
-    assert "script>" not in text
+    assert "<script>" not in text

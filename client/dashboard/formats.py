@@ -1,0 +1,67 @@
+"""Words and signs for people: outcomes, how long ago, how long. Pure."""
+
+import datetime
+
+MINUTE_SECONDS = 60
+HOUR_SECONDS = 3600
+DAY_SECONDS = 86400
+
+# (sign, kind): the sign stands beside the word, the kind is a class of the style sheet.
+_SIGNS = {
+    "passed": ("✓", "good"),
+    "queued": ("…", "open"),
+    "building": ("…", "open"),
+    "cancelled": ("⊘", "open"),
+    "skipped": ("»", "quiet"),
+    "disputed": ("?", "bad"),
+}
+
+
+def sign(outcome: str) -> str:
+    """The sign of an outcome or of a build's status."""
+    return _SIGNS.get(outcome, ("✗", "bad"))[0]
+
+
+def kind(outcome: str) -> str:
+    """good, bad, open or quiet: how an outcome or a build's status is coloured."""
+    return _SIGNS.get(outcome, ("✗", "bad"))[1]
+
+
+def words(name: str) -> str:
+    """An outcome's name as words: `timed_out` is "timed out"."""
+    return name.replace("_", " ")
+
+
+def ago(iso: str, now: float) -> str:
+    """How long before `now` (seconds since 1970) that ISO 8601 time was: "3 min ago"."""
+    seconds = now - datetime.datetime.fromisoformat(iso).timestamp()
+    if seconds < MINUTE_SECONDS:
+        return "just now"
+    if seconds < HOUR_SECONDS:
+        return f"{int(seconds // MINUTE_SECONDS)} min ago"
+    if seconds < DAY_SECONDS:
+        return f"{int(seconds // HOUR_SECONDS)} h ago"
+    days = int(seconds // DAY_SECONDS)
+    return f"{days} day{'s' if days != 1 else ''} ago"
+
+
+def absolute(iso: str) -> str:
+    """An ISO 8601 time in UTC as people read it: "2026-01-31 09:05:07 UTC"."""
+    moment = datetime.datetime.fromisoformat(iso).astimezone(datetime.UTC)
+    return moment.strftime("%Y-%m-%d %H:%M:%S UTC")
+
+
+def duration(begin: str | None, end: str | None) -> str | None:
+    """From one ISO 8601 time to another: "4.2 s", "3 min 05 s", "1 h 02 min"; None: not known."""
+    if begin is None or end is None:
+        return None
+    span = datetime.datetime.fromisoformat(end) - datetime.datetime.fromisoformat(begin)
+    seconds = max(0.0, span.total_seconds())
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    if seconds < MINUTE_SECONDS:
+        return f"{seconds:.0f} s"
+    if seconds < HOUR_SECONDS:
+        return f"{int(seconds // MINUTE_SECONDS)} min {int(seconds % MINUTE_SECONDS):02d} s"
+    hours, rest = divmod(int(seconds), HOUR_SECONDS)
+    return f"{hours} h {rest // MINUTE_SECONDS:02d} min"
