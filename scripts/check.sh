@@ -8,6 +8,8 @@ if wants_help "$@"; then
     exit 0
 fi
 set_up without_docker
+# mypy reads their types.
+set_up_requirements requirements-browser.txt
 code=0
 "$VENV_PYTHON" -m ruff check . || code=1
 "$VENV_PYTHON" -m ruff format --check . || code=1

@@ -3,6 +3,7 @@
 #
 #   source scripts/setup.sh
 #   set_up with_docker | without_docker     # packages, .venv; afterwards: $VENV_PYTHON
+#   set_up_requirements requirements-browser.txt        # more Python packages, into the same .venv
 #
 # What may change: Debian packages (as root only), .venv/, run/, log/.
 
@@ -183,8 +184,19 @@ unpack_all() {
     done
 }
 
-# What .venv was made from: when it changes, .venv is brought up to date.
-stamp() { sha256sum <requirements.txt | cut -d ' ' -f 1; }
+# A browser for the tests of the pages, where there is none (as root only): Debian's Chromium
+# without its windows, which needs neither a desktop nor a message bus. Without one those tests are
+# skipped and counted.
+set_up_browser() {
+    set_up_requirements requirements-browser.txt
+    if command -v chromium >/dev/null || command -v chromium-headless-shell >/dev/null; then return; fi
+    if ! is_debian || [[ "$(id -u)" -ne 0 ]] || ! (install_packages chromium-headless-shell); then
+        say "there is no Chromium: the tests of the pages in a browser are skipped"
+    fi
+}
+
+# What .venv was made from: when it changes, .venv is brought up to date. $1: the file.
+stamp() { sha256sum <"${1:-requirements.txt}" | cut -d ' ' -f 1; }
 
 venv_is_ready() {
     [[ -x "$VENV_PYTHON" ]] && "$VENV_PYTHON" -c '' 2>/dev/null &&
@@ -199,21 +211,43 @@ make_venv() {
         say "making .venv with $("$python" --version) ..."
         "$python" -m venv --clear .venv 9>&- || fail "could not make .venv; python3-venv is needed"
     fi
-    say "installing Python packages into .venv (at most $PIP_SECONDS_MAX s) ..."
-    timeout --foreground --kill-after=10 "$PIP_SECONDS_MAX" "$VENV_PYTHON" -m pip install --quiet --no-input \
-        --disable-pip-version-check --timeout 30 --retries 3 -r requirements.txt 9>&- ||
-        fail "pip could not install requirements.txt (see above); start this again to try again"
+    pip_install requirements.txt
     stamp >.venv/requirements.sha256
 }
 
-# $1: with_docker or without_docker. Two scripts may be started at once: one waits for the other.
-set_up() {
+# $1: a file of pinned packages.
+pip_install() {
+    say "installing Python packages into .venv (at most $PIP_SECONDS_MAX s) ..."
+    timeout --foreground --kill-after=10 "$PIP_SECONDS_MAX" "$VENV_PYTHON" -m pip install --quiet --no-input \
+        --disable-pip-version-check --timeout 30 --retries 3 -r "$1" 9>&- ||
+        fail "pip could not install $1 (see above); start this again to try again"
+}
+
+# $1: a file of more pinned packages, for those scripts that need them.
+set_up_requirements() {
+    local made=".venv/${1%.txt}.sha256"
+    if [[ "$(cat "$made" 2>/dev/null)" == "$(stamp "$1")" ]]; then return; fi
+    hold_lock
+    if [[ "$(cat "$made" 2>/dev/null)" != "$(stamp "$1")" ]]; then
+        pip_install "$1"
+        stamp "$1" >"$made"
+    fi
+    exec 9>&-
+}
+
+# Two scripts may be started at once: one waits for the other. `exec 9>&-` lets go.
+hold_lock() {
     mkdir -p run log
     exec 9>run/setup.lock
     if ! flock --nonblock 9; then
         say "waiting for another set-up that is under way (at most $LOCK_SECONDS_MAX s) ..."
         flock --wait "$LOCK_SECONDS_MAX" 9 || fail "another set-up holds run/setup.lock"
     fi
+}
+
+# $1: with_docker or without_docker.
+set_up() {
+    hold_lock
     local packages
     mapfile -t packages < <(missing_packages "$1")
     if ((${#packages[@]})); then install_packages "${packages[@]}"; fi

@@ -30,6 +30,7 @@ for argument in "$@"; do
 done
 set_up "$docker"
 set_up_servers
+set_up_browser
 if [[ "$is_full" == "yes" ]]; then set_up_full_tests; fi
 if [[ "$docker" == "with_docker" ]]; then
     # An engine that was started for the tests ends with them; one that ran before stays.

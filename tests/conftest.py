@@ -2,6 +2,7 @@
 
 The rule: whoever looks for what is left on the engine needs it for himself, so all files with
 tests that use Docker are one after the other; a file's tests share fixtures, so they stay together.
+All tests in a browser share one, and what it looks at.
 """
 
 from pathlib import Path
@@ -10,13 +11,16 @@ import pytest
 from xdist.scheduler import LoadFileScheduling  # type: ignore[import-untyped]
 
 ROOT = Path(__file__).resolve().parent.parent
+BROWSER = "tests/browser/"
 
 
 class _Scheduling(LoadFileScheduling):  # type: ignore[misc]
-    """A file per worker at a time, and all that use Docker as if they were one."""
+    """A file per worker at a time; all that use Docker, or the browser, as if they were one."""
 
     def _split_scope(self, nodeid: str) -> str:
         file = super()._split_scope(nodeid)
+        if file.startswith(BROWSER):
+            return BROWSER
         return "docker" if file in _DOCKER_FILES else file
 
 

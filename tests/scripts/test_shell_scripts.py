@@ -122,3 +122,29 @@ def test_the_stamp_follows_the_requirements(tmp_path: Path) -> None:
     same, other = sourced(copied, tmp_path).stdout.split()
     assert same == first.strip()
     assert other != same
+
+
+def test_more_requirements_are_installed_once_and_when_they_change(tmp_path: Path) -> None:
+    (tmp_path / ".venv").mkdir()
+    (tmp_path / "more.txt").write_text("one==1\n")
+    commands = (
+        f'cd "{tmp_path}"; pip_install() {{ echo "$1"; }}; set_up_requirements more.txt; '
+        "set_up_requirements more.txt; echo two==2 >>more.txt; set_up_requirements more.txt"
+    )
+    assert sourced(commands, tmp_path).stdout.split() == ["more.txt", "more.txt"]
+    assert sourced(commands.split(";")[0] + "; ls .venv", tmp_path).stdout.split() == [
+        "more.sha256"
+    ]
+
+
+@pytest.mark.parametrize("user", [0, 1000])
+def test_where_no_browser_can_be_had_the_tests_go_on(tmp_path: Path, user: int) -> None:
+    commands = (
+        "set_up_requirements() { :; }; command() { false; }; is_debian() { true; }; "
+        f"id() {{ echo {user}; }}; apt_get() {{ false; }}; cd {tmp_path}; mkdir run; "
+        "set_up_browser; echo went on"
+    )
+    done = sourced(commands, tmp_path)
+    assert (done.returncode, done.stdout) == (0, "went on\n")
+    assert "the tests of the pages in a browser are skipped" in done.stderr
+    assert ("could not install chromium-headless-shell" in done.stderr) is (user == 0)
