@@ -1,0 +1,122 @@
+"""From a webhook to its 202, beside an aiohttp handler that commits one row to SQLite.
+
+A long build is under way and the client gives the network one build of the repository at a time
+(`open_builds_max: 1`), so what arrives is checked, kept on disk and queued, and the replicas have
+no more to do than before: the time is that of accepting. Each webhook is a signed push to a branch
+of its own, so each is a build of its own.
+"""
+
+import itertools
+import secrets
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from bench.context import Context
+from bench.figures import percentile, ratios, spread
+from bench.network import Network, free_ports, network, pipeline
+from bench.one_row_server import HOST
+from bench.rows import Row, Target
+from bench.webhooks import post_at_rate, push_webhook
+from common.address import Address
+from scripts.processes import Processes, Program
+
+NAME = "accept"
+PER_SECOND = 200.0
+QUEUE_MAX = 100_000
+LONG_BUILD_SECONDS = 600
+LONG_BUILD_BEGUN_SECONDS = 90.0
+AGAINST = "an aiohttp handler that commits one row to SQLite"
+TARGET = Target(2.0)
+
+
+async def run(context: Context) -> list[Row]:
+    """p50 and p99 at 200 webhooks a second. Raises BenchFailed, StartFailed."""
+    secret = secrets.token_hex(16).encode()
+    with context.folder("secret") as folder:
+        secret_file = folder / "webhook-secret"
+        secret_file.touch(mode=0o600)
+        secret_file.write_bytes(secret)
+        branches = {"master": pipeline(f"sleep {LONG_BUILD_SECONDS}")}
+        repository: dict[str, object] = {
+            "webhook_secret_file": str(secret_file),
+            "forge": "github",
+            "open_builds_max": 1,
+            "queue_max": QUEUE_MAX,
+        }
+        overrides = {"client": {"queue_max": QUEUE_MAX}}
+        with network(
+            context,
+            NAME,
+            branches=branches,
+            gateway_repository=repository,
+            overrides=overrides,
+        ) as house:
+            await house.start()
+            await _begin_long_build(house)
+            return await _measure(context, house, secret)
+
+
+async def _begin_long_build(house: Network) -> None:
+    build = await house.post("master")
+
+    async def is_building() -> bool:
+        return bool((await house.build(build))["status"] == "building")
+
+    await house.until(is_building, "the long build to begin", LONG_BUILD_BEGUN_SECONDS)
+
+
+async def _measure(context: Context, house: Network, secret: bytes) -> list[Row]:
+    seconds, repetitions = (1.0, 2) if context.is_quick else (5.0, 5)
+    count = round(seconds * PER_SECOND)
+    url = house.configuration.client.repositories[0].url
+    commit = house.commits["master"]
+    numbers = itertools.count(1)
+
+    def webhooks() -> list[tuple[bytes, dict[str, str]]]:
+        return [push_webhook(url, f"branch-{next(numbers)}", commit, secret) for _ in range(count)]
+
+    with _one_row_server(house.folder) as server_url:
+
+        async def product() -> list[float]:
+            return await post_at_rate(house.gateway_url, webhooks(), PER_SECOND)
+
+        async def reference() -> list[float]:
+            return await post_at_rate(server_url, webhooks(), PER_SECOND)
+
+        # connections, caches and prepared statements, of both
+        await product()
+        await reference()
+        ours, theirs = await context.pairs(repetitions, product, reference)
+    return [_row(ours, theirs, 0.5, "p50"), _row(ours, theirs, 0.99, "p99")]
+
+
+def _row(ours: list[list[float]], theirs: list[list[float]], share: float, name: str) -> Row:
+    product = [percentile(latencies, share) for latencies in ours]
+    reference = [percentile(latencies, share) for latencies in theirs]
+    return Row(
+        bench=NAME,
+        what=f"webhook to 202 at {PER_SECOND:g}/s, {name}",
+        against=AGAINST,
+        target=TARGET,
+        ratio=ratios(product, reference),
+        figures={
+            "ms": 1000 * spread(product).median,
+            "handler ms": 1000 * spread(reference).median,
+        },
+    )
+
+
+@contextmanager
+def _one_row_server(folder: Path) -> Iterator[str]:
+    processes = Processes(folder / "server-pids", folder / "server-output")
+    (port,) = free_ports(1)
+    file = str(folder / "one-row.sqlite")
+    command = (sys.executable, "-m", "bench.one_row_server", "--port", str(port), "--file", file)
+    program = Program("one-row-server", command, Address(HOST, port), folder)
+    processes.start([program])
+    try:
+        yield program.listen.url
+    finally:
+        processes.stop()

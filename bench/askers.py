@@ -1,0 +1,110 @@
+"""Clients of the network that ask for `noop`, each with a key and links of its own.
+
+Each is the protocol's own client (pbft.client) over the product's own links (common.link): its
+requests are signed and go to all replicas, and an answer counts once f+1 signed replies agree.
+What a gateway does beside that, its database, is not part of it.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Sequence
+
+from bench.closed_loop import ClosedLoop
+from bench.network import BenchFailed, Network
+from ci.operations import Noop, encode_operation
+from common.keys import load_signing_key, verify
+from common.link import Links
+from pbft.client import Client, ClientOutput, ClientSettings, make_request
+from pbft.genesis import Cluster
+from pbft.messages import Envelope
+
+LINKED_SECONDS = 60.0
+EXPIRE_SECONDS = 0.25
+LAST_KINDS = frozenset({"done", "refused"})
+
+
+class Asker(ClosedLoop):
+    """One client of the network."""
+
+    def __init__(self, network: Network, cluster: Cluster, name: str, in_flight: int) -> None:
+        """name: a client of the genesis that nobody else uses."""
+        super().__init__(name, in_flight)
+        self._cluster = cluster
+        key = load_signing_key(network.key_file(name))
+        self._sign = key.sign
+        self._client = Client(cluster, name, verify, ClientSettings())
+        self.links = Links(
+            cluster=cluster,
+            name=name,
+            signing_key=key,
+            dial={e.name: e.address for e in network.configuration.cluster.replicas},
+            on_envelopes=self._receive,
+        )
+
+    def send_request(self, number: int) -> None:
+        """A noop."""
+        operation = encode_operation(Noop())
+        signed = make_request(self.name, number, operation, self._cluster, self._sign)
+        self._do(self._client.ask(signed, LAST_KINDS, asyncio.get_running_loop().time()))
+
+    def expire(self, now: float) -> None:
+        """Ask again for what was not answered in time."""
+        self._do(self._client.expire(now))
+
+    def _receive(self, replica: str, envelopes: Sequence[Envelope]) -> None:
+        self._do(self._client.receive(envelopes, asyncio.get_running_loop().time()))
+
+    def _do(self, output: ClientOutput) -> None:
+        by_replica: dict[str, list[Envelope]] = {}
+        for message in output.messages:
+            names = self._cluster.replica_names if message.to is None else (message.to,)
+            for name in names:
+                by_replica.setdefault(name, []).append(message.envelope)
+        for name, envelopes in by_replica.items():
+            self.links.send(name, envelopes)
+        for accepted in output.accepted:
+            if accepted.kind != "done":
+                raise BenchFailed(f"a noop was answered with {accepted.kind}")
+            self.note_answer(accepted.timestamp)
+
+
+@contextlib.asynccontextmanager
+async def askers(
+    network: Network, names: Sequence[str], in_flight: int = 1
+) -> AsyncIterator[list[Asker]]:
+    """These clients of the genesis, linked with all replicas. in_flight: of each.
+
+    Raises BenchFailed.
+    """
+    cluster = network.cluster
+    made = [Asker(network, cluster, name, in_flight) for name in names]
+
+    async def expire() -> None:
+        while True:
+            await asyncio.sleep(EXPIRE_SECONDS)
+            for asker in made:
+                asker.expire(asyncio.get_running_loop().time())
+
+    expiring = asyncio.create_task(expire())
+    try:
+        for asker in made:
+            await asker.links.start()
+        try:
+            async with asyncio.timeout(LINKED_SECONDS):
+                # links tell the replicas' side alone when they are made, so they are asked
+                while any(  # noqa: ASYNC110
+                    len(a.links.connected()) < len(network.node_names) for a in made
+                ):
+                    await asyncio.sleep(0.02)
+        except TimeoutError:
+            raise BenchFailed(f"no links within {LINKED_SECONDS:g} s") from None
+        yield made
+    finally:
+        expiring.cancel()
+        await asyncio.gather(expiring, return_exceptions=True)
+        await asyncio.gather(*(asker.links.close() for asker in made))
+
+
+def client_names(count: int) -> list[str]:
+    """Names for so many clients."""
+    return [f"load{number}" for number in range(count)]

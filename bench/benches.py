@@ -1,0 +1,29 @@
+"""All benches by name, in the order in which `all` runs them."""
+
+from collections.abc import Awaitable, Callable
+
+import msgspec
+
+from bench import accept, noop
+from bench.context import Context
+from bench.rows import Row
+
+
+class Bench(msgspec.Struct, frozen=True, kw_only=True):
+    """One bench. seconds_max: a run that takes longer is broken off, quick or whole."""
+
+    name: str
+    what: str
+    run: Callable[[Context], Awaitable[list[Row]]]
+    needs_docker: bool = False
+    quick_seconds_max: float = 120.0
+    seconds_max: float = 1800.0
+
+
+BENCHES = {
+    bench.name: bench
+    for bench in (
+        Bench(name=accept.NAME, what="webhook to 202 at 200/s, p50 and p99", run=accept.run),
+        Bench(name=noop.NAME, what="noop through consensus: 64 clients, 1 client", run=noop.run),
+    )
+}

@@ -1,0 +1,83 @@
+"""On what a run was measured: without it a figure cannot be compared with another."""
+
+import os
+import platform
+import subprocess
+from pathlib import Path
+
+import msgspec
+
+from common.version import VERSION
+from scripts.folders import ROOT
+
+GIT_SECONDS_MAX = 10
+
+
+class Machine(msgspec.Struct, frozen=True, kw_only=True):
+    """The machine and the software, when the run began.
+
+    commit: of this checkout, `+` at its end where files differ from it; empty where git knows
+    none. load: of the last minute: what others did meanwhile. file_system: the type of the one
+    that everything was written to; on `tmpfs` an fsync costs nothing, and its figures are void.
+    """
+
+    cores: int
+    memory_mib: int
+    processor: str
+    kernel: str
+    python: str
+    version: str
+    commit: str
+    load: float
+    file_system: str
+
+
+def read_machine(folder: Path) -> Machine:
+    """This machine now. folder: where the runs write."""
+    return Machine(
+        cores=len(os.sched_getaffinity(0)),
+        memory_mib=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2**20,
+        processor=_processor(Path("/proc/cpuinfo").read_text(encoding="utf-8")),
+        kernel=platform.release(),
+        python=platform.python_version(),
+        version=VERSION,
+        commit=_commit(),
+        load=round(os.getloadavg()[0], 2),
+        file_system=file_system(folder, Path("/proc/self/mounts").read_text(encoding="utf-8")),
+    )
+
+
+def file_system(folder: Path, mounts: str) -> str:
+    """The type of the file system that a folder is on. mounts: as in /proc/self/mounts."""
+    place = folder.absolute()
+    found, kind = Path("/"), "unknown"
+    for line in mounts.splitlines():
+        fields = line.split()
+        mounted = Path(fields[1].replace("\\040", " "))
+        if place.is_relative_to(mounted) and len(mounted.parts) >= len(found.parts):
+            found, kind = mounted, fields[2]
+    return kind
+
+
+def _processor(text: str) -> str:
+    names = [line.partition(":")[2] for line in text.splitlines() if line.startswith("model name")]
+    return names[0].strip() if names else platform.machine()
+
+
+def _commit() -> str:
+    try:
+        commit = _git("rev-parse", "--short", "HEAD")
+        return commit + ("+" if _git("status", "--porcelain", "--untracked-files=no") else "")
+    except (OSError, subprocess.SubprocessError):
+        return ""
+
+
+def _git(*arguments: str) -> str:
+    return subprocess.run(
+        ["git", *arguments],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=GIT_SECONDS_MAX,
+    ).stdout.strip()

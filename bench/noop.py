@@ -1,0 +1,93 @@
+"""`noop` through consensus, beside what it cannot do without (bench/bound.py)."""
+
+from functools import partial
+
+from bench.askers import askers, client_names
+from bench.bound_clients import bound_clients
+from bench.closed_loop import Load, measure
+from bench.context import Context
+from bench.figures import ratios, spread
+from bench.network import Network, network
+from bench.rows import Row, Target
+
+NAME = "noop"
+CLIENTS = 64
+AGAINST = "signatures, fsyncs and frames alone"
+THROUGHPUT = Target(0.6, is_floor=True)
+LATENCY = Target(2.2)
+
+
+async def run(context: Context) -> list[Row]:
+    """64 clients, one client, and one client with 64 requests under way.
+
+    Raises BenchFailed, StartFailed.
+    """
+    names = client_names(CLIENTS + 2)
+    with network(context, NAME, clients=names) as house:
+        await house.start(*house.node_names)
+        await house.linked()
+        many = await _compare(context, house, names[:CLIENTS], 1)
+        one = await _compare(context, house, names[CLIENTS : CLIENTS + 1], 1)
+        deep = await _compare(context, house, names[CLIENTS + 1 :], CLIENTS)
+    return [
+        _throughput_row(f"noop, {CLIENTS} clients: operations per second", many),
+        _latency_row("noop, 1 client: latency, p50", one),
+        _throughput_row(f"noop, 1 client with {CLIENTS} under way: operations per second", deep),
+    ]
+
+
+_Sides = tuple[list[Load], list[Load]]
+
+
+async def _compare(context: Context, house: Network, names: list[str], in_flight: int) -> _Sides:
+    """These clients of the product, and as many of the bound, in turn."""
+    context.say(f"{len(names)} clients, {in_flight} under way each")
+    seconds, repetitions = (1.0, 1) if context.is_quick else (5.0, 5)
+    async with (
+        askers(house, names, in_flight) as ours,
+        bound_clients(house.folder, len(names), in_flight) as theirs,
+    ):
+        return await context.pairs(
+            repetitions, partial(measure, ours, seconds), partial(measure, theirs, seconds)
+        )
+
+
+def _throughput_row(what: str, sides: _Sides) -> Row:
+    product, bound = sides
+    rates = [load.operations_per_second for load in product]
+    return Row(
+        bench=NAME,
+        what=what,
+        against=AGAINST,
+        target=THROUGHPUT,
+        ratio=ratios(rates, [load.operations_per_second for load in bound]),
+        figures={"operations/s": spread(rates).median, **_figures(product, bound)},
+    )
+
+
+def _latency_row(what: str, sides: _Sides) -> Row:
+    product, bound = sides
+    return Row(
+        bench=NAME,
+        what=what,
+        against=AGAINST,
+        target=LATENCY,
+        ratio=ratios([load.p50_seconds for load in product], [load.p50_seconds for load in bound]),
+        figures={
+            "operations/s": spread([load.operations_per_second for load in product]).median,
+            **_figures(product, bound),
+        },
+    )
+
+
+def _figures(product: list[Load], bound: list[Load]) -> dict[str, float]:
+    def milliseconds(seconds: list[float]) -> float:
+        return 1000 * spread(seconds).median
+
+    return {
+        "p50 ms": milliseconds([load.p50_seconds for load in product]),
+        "p99 ms": milliseconds([load.p99_seconds for load in product]),
+        "bound operations/s": spread([load.operations_per_second for load in bound]).median,
+        "bound p50 ms": milliseconds([load.p50_seconds for load in bound]),
+        "bound p99 ms": milliseconds([load.p99_seconds for load in bound]),
+    }

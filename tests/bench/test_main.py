@@ -1,0 +1,96 @@
+"""The command line: what it runs, prints, writes, and when it fails."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from bench import main as program
+from bench.benches import BENCHES, Bench
+from bench.context import Context
+from bench.figures import Spread
+from bench.network import BenchFailed
+from bench.rows import Row
+from scripts.folders import RUN
+
+
+async def _good(context: Context) -> list[Row]:
+    with context.folder("good") as folder:
+        (folder / "file").write_text("something")
+        context.say("working")
+
+        async def one() -> float:
+            return 1.0
+
+        ours, _ = await context.pairs(3, one, one)
+    return [
+        Row(bench="good", what="good", against="itself", ratio=Spread(1.0, 1.0, 1.0, len(ours)))
+    ]
+
+
+async def _bad(context: Context) -> list[Row]:
+    raise BenchFailed("the reason")
+
+
+async def _broken(context: Context) -> list[Row]:
+    raise ZeroDivisionError
+
+
+@pytest.fixture(autouse=True)
+def benches(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three that take no time."""
+    found = {
+        name: Bench(name=name, what=name, run=run, needs_docker=name == "bad")
+        for name, run in {"good": _good, "bad": _bad, "broken": _broken}.items()
+    }
+    monkeypatch.setattr(program, "BENCHES", found)
+
+
+def test_a_good_run_prints_a_table_writes_json_and_leaves_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = set(RUN.glob("bench-*"))
+    file = tmp_path / "report.json"
+    assert program.main(["good", "--quick", "--json", str(file)]) == 0
+    captured = capsys.readouterr()
+    assert "| good " in captured.out
+    assert "good: working" in captured.err
+    assert "good: pair 3 of 3" in captured.err
+    report = json.loads(file.read_bytes())
+    assert report["is_quick"] is True
+    assert report["command"] == f"python -m bench good --quick --json {file}"
+    assert report["rows"][0]["ratio"]["median"] == 1.0
+    assert set(RUN.glob("bench-*")) <= before
+
+
+def test_one_that_fails_is_named_and_the_others_are_run(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert program.main(["all", "--quick"]) == 1
+    captured = capsys.readouterr()
+    assert "BenchFailed: the reason" in captured.out
+    assert "ZeroDivisionError" in captured.err
+    assert "| good " in captured.out
+
+
+def test_without_docker_what_needs_it_is_left_out(capsys: pytest.CaptureFixture[str]) -> None:
+    assert program.main(["good", "bad", "--quick", "--without-docker"]) == 0
+    assert "left out" in capsys.readouterr().out
+
+
+def test_a_name_that_is_none_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert program.main(["god"]) == 2
+    assert "no such bench: god; there are good, bad, broken, and all" in capsys.readouterr().out
+
+
+def test_the_list_has_every_bench(capsys: pytest.CaptureFixture[str]) -> None:
+    assert program.main(["list"]) == 0
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == [
+        "good",
+        "bad",
+        "broken",
+    ]
+
+
+def test_the_names_are_those_of_the_benches() -> None:
+    assert all(name == bench.name for name, bench in BENCHES.items())
