@@ -69,7 +69,7 @@ class Visitor:
         self.origin = origin
         self.faults: list[str] = []
         self.requests: list[Request] = []
-        self._pages = 0
+        self._opened: list[Page] = []
         context.set_default_timeout(WAIT_MILLISECONDS)
         context.on("console", self._on_console)
         context.on("weberror", lambda error: self.faults.append(f"script: {error.error}"))
@@ -78,15 +78,16 @@ class Visitor:
 
     async def open(self, path: str) -> Page:
         """A new page, with this path of the site loaded."""
-        self._pages += 1
         page = await self.context.new_page()
+        self._opened.append(page)
         await page.goto(self.origin + path)
         return page
 
     async def leave(self) -> None:
         """Close everything, and assert that nothing went wrong."""
-        if len(self.context.pages) > self._pages:
-            self.faults.append(f"windows: {[page.url for page in self.context.pages]}")
+        others = [page.url for page in self.context.pages if page not in self._opened]
+        if others:
+            self.faults.append(f"windows: {others}")
         await self.context.close()
         assert not self.faults, "\n".join(self.faults)
 

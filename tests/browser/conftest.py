@@ -57,5 +57,4 @@ async def site(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> As
         await made.start()
         yield made
     finally:
-        made.open_gate()
         made.network.close()

@@ -3,6 +3,7 @@
 import asyncio
 import shlex
 from pathlib import Path
+from typing import Any
 
 from tests.processes.network import Network, pipeline
 
@@ -32,8 +33,9 @@ class Site:
 
     def __init__(self, folder: Path) -> None:
         """Write everything; `start` starts it."""
-        self._gate = folder / "gate"
-        self.network = Network(folder / "network", _branches(self._gate))
+        self._gates = folder / "gates"
+        self._gates.mkdir()
+        self.network = Network(folder / "network", _branches(self._gates))
         self.origin = self.network.gateway_url
         self.builds: dict[str, str] = {}
 
@@ -45,13 +47,13 @@ class Site:
         """Ask for a build; its id."""
         return await asyncio.to_thread(self.network.post, branch)
 
-    def open_gate(self) -> None:
-        """Let the slow builds end."""
-        self._gate.touch()
+    async def view(self, build: str) -> dict[str, Any]:
+        """The build as the API shows it."""
+        return await asyncio.to_thread(self.network.build, build)
 
-    def shut_gate(self) -> None:
-        """Let slow builds wait again."""
-        self._gate.unlink(missing_ok=True)
+    def let_end(self, build: str) -> None:
+        """Let this build of the slow branch end."""
+        (self._gates / build).touch()
 
     def _start(self) -> None:
         self.network.start()
@@ -63,11 +65,11 @@ class Site:
             assert view["verdict"]["dissenting"] == expected, view
 
 
-def _branches(gate: Path) -> dict[str, dict[str, str]]:
+def _branches(gates: Path) -> dict[str, dict[str, str]]:
     lines = f"i=0; while [ $((i += 1)) -le {LINES_BEFORE_DISSENT} ]; do echo line $i; done"
     # HOME is in a folder of each node's own
     differs = f'case "$HOME" in */{DISSENTER}/*) echo "{DISSENT_LINE}"; exit 3;; esac'
-    waits = f"while ! test -e {shlex.quote(str(gate))}; do sleep 0.1; done"
+    waits = f'while ! test -e {shlex.quote(str(gates))}/"$PBFTCI_BUILD"; do sleep 0.1; done'
     return {
         "master": pipeline("echo compiling", "echo all tests passed"),
         "broken": pipeline("echo compiling", "echo 1 test failed; exit 7"),

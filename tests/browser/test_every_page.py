@@ -1,0 +1,85 @@
+"""What holds for every page: for all eyes, for both colours, on narrow screens, without scripts."""
+
+import itertools
+from typing import Literal
+
+import pytest
+from playwright.async_api import expect
+
+from tests.browser.axe import faults_of
+from tests.browser.conftest import VisitorMaker
+from tests.browser.site import HOSTILE_BRANCH, Site
+
+pytestmark = [pytest.mark.processes, pytest.mark.asyncio(loop_scope="session")]
+
+COLOURS: tuple[Literal["light", "dark"], ...] = ("light", "dark")
+WIDTHS = (1280, 390)
+HEIGHT = 900
+# path -> what is to be read there; {branch} stands for the id of that branch's build
+PAGES = {
+    "/": "dissent",
+    "/builds/{master}": "passed",
+    "/builds/{broken}": "failed",
+    "/builds/{dissent}": "dissents",
+    "/builds/{hostile}": "passed",
+    "/builds/{dissent}/messages": "REQUEST",
+}
+# and those that show nothing without scripts but say so
+FOLLOWED_PAGES = {"/builds/{dissent}/log/node3": "log of node3"}
+
+
+ALL_PAGES = PAGES | FOLLOWED_PAGES
+
+
+def path_of(site: Site, pattern: str) -> str:
+    """The path with the ids of the site's builds in it."""
+    builds = {name: site.builds[name] for name in ("master", "broken", "dissent")}
+    return pattern.format(hostile=site.builds[HOSTILE_BRANCH], **builds)
+
+
+@pytest.mark.parametrize("pattern", ALL_PAGES)
+async def test_no_page_keeps_anybody_out(site: Site, visit: VisitorMaker, pattern: str) -> None:
+    """In both colours, on wide and on narrow screens: axe-core, and nothing beyond the edge."""
+    # axe-core is a script that our policy would refuse
+    visitor = await visit(site.origin, bypass_csp=True)
+    page = await visitor.open(path_of(site, pattern))
+    await expect(page.get_by_text(ALL_PAGES[pattern]).first).to_be_visible()
+    faults = []
+    for colours, width in itertools.product(COLOURS, WIDTHS):
+        await page.emulate_media(color_scheme=colours)
+        await page.set_viewport_size({"width": width, "height": HEIGHT})
+        where = f"{colours}, {width} pixels"
+        faults += [f"{where}: {fault}" for fault in await faults_of(page)]
+        beyond = await page.evaluate("document.documentElement.scrollWidth - innerWidth")
+        if beyond > 0:
+            faults.append(f"{where}: {beyond} pixels are beyond the right edge")
+    assert not faults, "\n".join(faults)
+
+
+@pytest.mark.parametrize("pattern", ALL_PAGES)
+async def test_every_page_obeys_its_own_policy(
+    site: Site, visit: VisitorMaker, pattern: str
+) -> None:
+    """With the policy in force; at the end the visitor asserts that the console is empty."""
+    visitor = await visit(site.origin)
+    page = await visitor.open(path_of(site, pattern))
+    await expect(page.get_by_text(ALL_PAGES[pattern]).first).to_be_visible()
+    assert await page.title()
+
+
+@pytest.mark.parametrize("pattern", ALL_PAGES)
+async def test_without_scripts_everything_can_be_read(
+    site: Site, visit: VisitorMaker, pattern: str
+) -> None:
+    visitor = await visit(site.origin, java_script_enabled=False)
+    page = await visitor.open(path_of(site, pattern))
+    await expect(page.get_by_text(ALL_PAGES[pattern]).first).to_be_visible()
+
+
+async def test_a_page_that_is_not_there_says_so(site: Site, visit: VisitorMaker) -> None:
+    visitor = await visit(site.origin)
+    page = await visitor.open("/builds/" + "0" * 64)
+    await expect(page.locator("body")).to_contain_text("no such build")
+    # the answer's code is shown on the console; nothing else is
+    assert len(visitor.faults) == 1
+    assert "404" in visitor.faults.pop()

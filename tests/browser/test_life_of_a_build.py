@@ -1,0 +1,109 @@
+"""A person follows builds in a browser, from the push to the verdict, and changes their course."""
+
+import re
+
+import pytest
+from playwright.async_api import Page, expect
+
+from tests.browser.conftest import VisitorMaker
+from tests.browser.site import Site
+
+pytestmark = [pytest.mark.processes, pytest.mark.asyncio(loop_scope="session")]
+
+REMEMBER = "window.before = true"
+REMEMBERED = "window.before === true"
+
+
+async def open_build(visit: VisitorMaker, site: Site, build: str) -> Page:
+    """The page of a build; that it is never loaded anew can be asked with REMEMBERED."""
+    visitor = await visit(site.origin)
+    page = await visitor.open(f"/builds/{build}")
+    await page.evaluate(REMEMBER)
+    return page
+
+
+async def test_a_build_is_followed_to_its_verdict(site: Site, visit: VisitorMaker) -> None:
+    """Nobody loads the page again, and what its reader does there is not disturbed."""
+    build = await site.begin("slow")
+    page = await open_build(visit, site, build)
+    await expect(page.locator("h1")).to_contain_text("building")
+    log = page.get_by_role("link", name="log").first
+    await log.focus()
+    site.let_end(build)
+    await expect(page.locator("h1")).to_contain_text("passed")
+    await expect(page.get_by_text("agrees")).to_have_count(4)
+    assert await page.evaluate(REMEMBERED)
+    await expect(log).to_be_focused()
+
+
+async def test_a_new_build_appears_among_the_builds(site: Site, visit: VisitorMaker) -> None:
+    visitor = await visit(site.origin)
+    page = await visitor.open("/")
+    await page.evaluate(REMEMBER)
+    build = await site.begin("master")
+    row = page.locator("tr", has=page.locator(f"a[href='/builds/{build}']"))
+    await expect(row).to_contain_text("passed")
+    assert await page.evaluate(REMEMBERED)
+
+
+async def test_a_log_is_followed_while_it_is_written(site: Site, visit: VisitorMaker) -> None:
+    build = await site.begin("slow")
+    visitor = await visit(site.origin)
+    page = await visitor.open(f"/builds/{build}/log/node2")
+    log = page.locator("#log")
+    await expect(log).to_contain_text("waiting")
+    await expect(log).not_to_contain_text("opened")
+    site.let_end(build)
+    await expect(log).to_contain_text("opened")
+    await expect(page.locator("#log-state")).to_contain_text("Ended")
+
+
+async def test_a_build_is_cancelled_by_its_button(site: Site, visit: VisitorMaker) -> None:
+    build = await site.begin("slow")
+    page = await open_build(visit, site, build)
+    await page.get_by_label("Reason").fill("not wanted <b>any more</b>")
+    await page.get_by_role("button", name="Cancel").click()
+    await expect(page.locator("h1")).to_contain_text("cancelled")
+    await expect(page.locator("main")).to_contain_text("Your cancelling was taken")
+    await expect(page.locator("main")).to_contain_text("not wanted <b>any more</b>")
+    await expect(page.get_by_role("button", name="Cancel")).to_have_count(0)
+
+
+async def test_a_build_is_built_again_by_its_button(site: Site, visit: VisitorMaker) -> None:
+    build = site.builds["broken"]
+    page = await open_build(visit, site, build)
+    await page.get_by_role("button", name="Rebuild").click()
+    await expect(page.get_by_role("link", name=build[:12])).to_be_visible()
+    again = re.search(r"/builds/([0-9a-f]{64})", page.url)
+    assert again is not None
+    assert again[1] != build
+    await expect(page.locator("h1")).to_contain_text("failed")
+    assert (await site.view(again[1]))["rebuild_of"] == build
+
+
+async def test_a_build_is_opened_and_cancelled_with_the_keyboard_alone(
+    site: Site, visit: VisitorMaker
+) -> None:
+    build = await site.begin("slow")
+    visitor = await visit(site.origin)
+    page = await visitor.open("/")
+    await expect(page.locator(f"a[href='/builds/{build}']")).to_be_visible()
+    await tab_to(page, f"a[href='/builds/{build}']")
+    await page.keyboard.press("Enter")
+    await page.wait_for_url(f"**/builds/{build}")
+    await tab_to(page, "form[action$='/cancel'] button")
+    await page.keyboard.press("Enter")
+    await expect(page.locator("h1")).to_contain_text("cancelled")
+
+
+async def tab_to(page: Page, selector: str) -> None:
+    """Press Tab until that element has the focus, which is to be seen. Raises AssertionError."""
+    for _ in range(200):
+        await page.keyboard.press("Tab")
+        if await page.evaluate(f"document.activeElement.matches({selector!r})"):
+            width = await page.evaluate(
+                "parseFloat(getComputedStyle(document.activeElement).outlineWidth)"
+            )
+            assert width >= 1, f"{selector} has the focus, and nobody sees it"
+            return
+    raise AssertionError(f"Tab never comes to {selector}")
