@@ -4,7 +4,7 @@ from collections.abc import Awaitable, Callable
 
 import msgspec
 
-from bench import accept, noop
+from bench import accept, failover, noop, verdict
 from bench.context import Context
 from bench.rows import Row
 
@@ -23,7 +23,18 @@ class Bench(msgspec.Struct, frozen=True, kw_only=True):
 BENCHES = {
     bench.name: bench
     for bench in (
+        Bench(
+            name=verdict.NAME,
+            what="webhook to accepted verdict, one at a time and 40 at once",
+            run=verdict.run,
+            needs_docker=True,
+        ),
         Bench(name=accept.NAME, what="webhook to 202 at 200/s, p50 and p99", run=accept.run),
         Bench(name=noop.NAME, what="noop through consensus: 64 clients, 1 client", run=noop.run),
+        Bench(
+            name=failover.NAME,
+            what="time without service when the primary is killed",
+            run=failover.run,
+        ),
     )
 }

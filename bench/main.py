@@ -10,7 +10,6 @@ a target that is missed is no failure.
 
 import argparse
 import asyncio
-import contextlib
 import datetime
 import shlex
 import signal
@@ -26,7 +25,6 @@ import uvloop
 from bench.benches import BENCHES, Bench
 from bench.context import Context
 from bench.machine import read_machine
-from bench.network import BenchFailed
 from bench.report import Report, as_json, as_table, in_words
 from bench.rows import Row, State
 from scripts.folders import RUN
@@ -96,12 +94,8 @@ async def _run_one(bench: Bench, folder: Path, options: argparse.Namespace) -> l
         async with asyncio.timeout(seconds_max + 60 * (options.minutes or 0)):
             rows = await bench.run(context)
     except Exception as error:  # noqa: BLE001 - the other benches are run all the same
-        with contextlib.suppress(AttributeError):
-            say("\n".join(error.__notes__))
+        say(_traceback(error))
         reason = f"{type(error).__name__}: {error}"
-        if not isinstance(error, BenchFailed):
-            say(_traceback(error))
-        say(reason)
         return [_row_without(bench, State.FAILED, reason.splitlines()[0])]
     for row in rows:
         say(in_words(row))

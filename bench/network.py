@@ -57,9 +57,9 @@ def free_ports(count: int) -> list[int]:
     raise BenchFailed(f"no {count} free ports between {PORTS.start} and {PORTS.stop}")
 
 
-def pipeline(*commands: str) -> dict[str, str]:
-    """The files of a branch whose pipeline runs these commands in the example's image."""
-    settings = {"image": EXAMPLE_IMAGE, "commands": list(commands)}
+def pipeline(*commands: str, image: str = EXAMPLE_IMAGE) -> dict[str, str]:
+    """The files of a branch whose pipeline runs these commands."""
+    settings = {"image": image, "commands": list(commands)}
     return {".pbft-ci.yml": yaml.safe_dump(settings, sort_keys=False)}
 
 
@@ -186,7 +186,7 @@ class Network:
         """The process of a node or the client. Raises BenchFailed where it does not run."""
         running = self._processes.running()
         if name not in running:
-            raise BenchFailed(f"{name} does not run any more\n{self.last_words()}")
+            raise BenchFailed(f"{name} does not run any more")
         return running[name].pid
 
     def close(self) -> None:
@@ -225,7 +225,7 @@ class Network:
         end = loop.time() + seconds
         while not await is_so():
             if loop.time() > end:
-                raise BenchFailed(f"waited {seconds:g} s in vain for {what}\n{self.last_words()}")
+                raise BenchFailed(f"waited {seconds:g} s in vain for {what}")
             await asyncio.sleep(POLL_SECONDS)
 
     async def linked(self) -> None:

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# All tests; the last line is pytest's own (with --full the table of the benches comes after it).
+# All tests; the last line is pytest's own.
 set -euo pipefail
 source "$(dirname -- "$(readlink -f -- "${BASH_SOURCE[0]}")")/setup.sh"
 
@@ -7,7 +7,7 @@ if wants_help "$@"; then
     cat <<'END'
 usage: ./scripts/test.sh [--full] [--without-docker] [arguments of pytest]
 
-  --full             the long tests too, and then every bench once (python -m bench all --quick)
+  --full             the long tests too, and every bench once (python -m bench all --quick)
   --without-docker   skip (and count) the tests that need Docker; otherwise they fail without it
 
 Example: ./scripts/test.sh tests/pbft -k checkpoint
@@ -44,15 +44,15 @@ if [[ "$docker" == "with_docker" ]]; then
 else
     export PBFT_CI_WITHOUT_DOCKER=1
 fi
-# Most tests wait for disks, containers and each other: two workers take little more than half the time.
-workers=(--numprocesses 2)
-if ((${#arguments[@]})); then workers=(); fi
 code=0
-"$VENV_PYTHON" -m pytest "${workers[@]}" "${selection[@]}" "${arguments[@]}" || code=$?
 # Whether each bench runs to its end; how fast it is asserts nothing. Not where single tests are asked for.
 if [[ "$is_full" == "yes" ]] && ((${#arguments[@]} == 0)); then
     options=(--quick)
     if [[ "$docker" == "without_docker" ]]; then options+=(--without-docker); fi
     "$VENV_PYTHON" -m bench all "${options[@]}" || code=1
 fi
+# Most tests wait for disks, containers and each other: two workers take little more than half the time.
+workers=(--numprocesses 2)
+if ((${#arguments[@]})); then workers=(); fi
+"$VENV_PYTHON" -m pytest "${workers[@]}" "${selection[@]}" "${arguments[@]}" || code=$?
 exit "$code"

@@ -1,0 +1,166 @@
+"""The least that four machines do for one build: a checkout, one hardened container, its removal.
+
+Each lane stands for a replica: it has a mirror of its own, and checks the commit out with the
+node's own code. The container is made by the node's own function (node.container), so its walls
+are the same by construction; its order is that of a step of the product's pipelines. It takes the
+commit's files over its standard input into a file system in memory and runs the commands. Of what
+the product does besides, there is nothing: no second container that keeps a workspace between
+steps, no log file, no ballot, no other machine to agree with.
+"""
+
+import asyncio
+import itertools
+import shutil
+import socket
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+
+import docker
+import docker.errors
+import msgspec
+
+from bench.engine import ReadyEngine
+from bench.network import BenchFailed, Network
+from ci.limits import Limits
+from common.config import NodeConfig
+from common.pipeline import PIPELINE_FILE, Pipeline, parse_pipeline
+from node.checkout import Checkout
+from node.container import HOME, TEMPORARY, ContainerOrder, create_container
+from node.docker_engine import DockerEngine, Image
+from node.mirror import Source
+from node.pipeline_run import container_memory_bytes
+from node.run_result import RUN_COMMANDS
+from node.threads import in_thread
+from node.tree import WORKSPACE
+
+LABEL = "pbft-ci.bench"
+CHUNK_BYTES = 256 * 1024
+RUN_SECONDS_MAX = 60
+# Takes the commit's files from standard input, then runs its arguments as the product does.
+# The engine would make a working directory beforehand, as root's own: so it goes there by itself.
+_UNPACK_AND_RUN = f"cd {WORKSPACE}\ntar -x -f -\n{RUN_COMMANDS}"
+
+
+class BareContainers:
+    """As many lanes as the network has nodes, each with `builds_at_once` places."""
+
+    def __init__(self, folder: Path, network: Network, engine: ReadyEngine, label: str) -> None:
+        """folder: for mirrors and trees. label: of all containers, to remove them by."""
+        self._label = label
+        self._limits = network.configuration.cluster.limits_as(Limits)
+        at_once = network.nodes[0].builds_at_once
+        self._threads = ThreadPoolExecutor(2 * at_once * len(network.nodes))
+        self._engine = DockerEngine(engine.host, 2 * at_once * len(network.nodes))
+        self._image = self._find_image(engine.image)
+        self._numbers = itertools.count(1)
+        self._lanes = [
+            _Lane(node, folder / f"lane{index}", self._limits, self._threads)
+            for index, node in enumerate(network.nodes)
+        ]
+
+    async def build(self, lane: int, branch: str, commit: str) -> None:
+        """One checkout, container and removal, once that lane has a place. Raises BenchFailed."""
+        place = self._lanes[lane]
+        number = next(self._numbers)
+        tree = place.folder / f"{number}.tar"
+        async with place.places:
+            source = await place.checkout.check_out(place.url, f"refs/heads/{branch}", commit, tree)
+            if not isinstance(source, Source) or not isinstance(source.pipeline, bytes):
+                raise BenchFailed(f"{branch} cannot be checked out: {source}")
+            pipeline = parse_pipeline(source.pipeline, self._limits)
+            if not isinstance(pipeline, Pipeline):
+                raise BenchFailed(f"{PIPELINE_FILE}: {pipeline.text}")
+            order = self._order(pipeline, number)
+            await in_thread(self._threads, lambda stop: self._run(order, tree))
+            tree.unlink()
+
+    async def build_in_all(self, branch: str, commit: str) -> None:
+        """One in each lane at once. Raises BenchFailed."""
+        await asyncio.gather(
+            *(self.build(lane, branch, commit) for lane in range(len(self._lanes)))
+        )
+
+    def close(self) -> None:
+        """Remove what is left, and let go of the engine."""
+        self._threads.shutdown(wait=True)
+        client = self._engine.client()
+        left = client.containers(all=True, filters={"label": f"{LABEL}={self._label}"})
+        for container in left:
+            with suppress(docker.errors.APIError):
+                client.remove_container(container["Id"], force=True, v=True)
+        self._engine.close()
+        for lane in self._lanes:
+            shutil.rmtree(lane.folder, ignore_errors=True)
+
+    def _find_image(self, name: str) -> Image:
+        image = self._engine.find_image(name)
+        if image is None:
+            raise BenchFailed(f"the image {name} is gone")
+        return image
+
+    def _order(self, pipeline: Pipeline, number: int) -> ContainerOrder:
+        limits = self._limits
+        return ContainerOrder(
+            image=self._image,
+            name=f"pbft-ci-bench-{self._label}-{number}",
+            labels={LABEL: self._label},
+            environment={"CI": "true", "HOME": HOME},
+            entrypoint=("sh", "-e", "-c", _UNPACK_AND_RUN, "pbft-ci"),
+            command=tuple(c for step in pipeline.steps for c in step.commands),
+            # with none, the container has a standard input
+            seconds=None,
+            memory_bytes=container_memory_bytes(pipeline.resources.memory_bytes, limits),
+            cpus=pipeline.resources.cpus,
+            pids=pipeline.resources.pids,
+            temporary={
+                WORKSPACE: limits.workspace_bytes,
+                HOME: limits.home_bytes,
+                TEMPORARY: limits.temporary_bytes,
+            },
+        )
+
+    def _run(self, order: ContainerOrder, tree: Path) -> None:
+        """Create, attach, start, feed, read to the end, wait, remove. Blocking."""
+        client = self._engine.client()
+        container = create_container(client, order)
+        try:
+            stream = client.attach_socket(
+                container, params={"stdin": 1, "stdout": 1, "stderr": 1, "stream": 1}
+            )
+            connection: socket.socket = getattr(stream, "_sock", stream)
+            connection.settimeout(RUN_SECONDS_MAX)
+            try:
+                client.start(container)
+                with tree.open("rb") as file:
+                    while chunk := file.read(CHUNK_BYTES):
+                        connection.sendall(chunk)
+                connection.shutdown(socket.SHUT_WR)
+                output = b""
+                while data := connection.recv(CHUNK_BYTES):
+                    output += data
+            finally:
+                stream.close()
+                connection.close()
+            code = client.wait(container, timeout=RUN_SECONDS_MAX)["StatusCode"]
+            if code != 0:
+                raise BenchFailed(f"a bare container ended with {code}: {output[-500:]!r}")
+        except OSError as error:
+            raise BenchFailed(f"a bare container did not end: {error}") from error
+        finally:
+            client.remove_container(container, force=True, v=True)
+
+
+class _Lane:
+    """What one replica would have."""
+
+    def __init__(
+        self, node: NodeConfig, folder: Path, limits: Limits, threads: ThreadPoolExecutor
+    ) -> None:
+        folder.mkdir(parents=True)
+        self.folder = folder
+        self.url = node.repositories[0].url
+        self.places = asyncio.Semaphore(node.builds_at_once)
+        config = msgspec.structs.replace(node, data_directory=folder / "data")
+        self.checkout = Checkout(config, limits.workspace_bytes, threads)
+        self.checkout.start()

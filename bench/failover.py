@@ -1,0 +1,91 @@
+"""How long nobody is answered when the primary is killed under load.
+
+Clients ask without pause; the primary gets kill -9; the longest time without any accepted answer
+that begins around the kill is the time without service. It is compared with the view-change timer
+of the configuration (`view_change_seconds`). Then the killed node is started again, and once it
+has caught up the next primary's turn comes, so the network is whole each time.
+"""
+
+import asyncio
+import time
+from itertools import pairwise
+
+from bench.askers import Asker, askers, client_names
+from bench.closed_loop import answered
+from bench.context import Context
+from bench.figures import spread
+from bench.network import BenchFailed, Network, network
+from bench.rows import Row, Target
+
+NAME = "failover"
+CLIENTS = 8
+TIMER_SECONDS = 2.0
+TARGET = Target(2.0)
+WARM_SECONDS = 1.0
+AFTER_SECONDS = 1.0
+SERVICE_SECONDS_MAX = 60.0
+CAUGHT_UP_SECONDS_MAX = 90.0
+POLL_SECONDS = 0.05
+
+
+async def run(context: Context) -> list[Row]:
+    """One kill after another. Raises BenchFailed, StartFailed."""
+    names = client_names(CLIENTS)
+    timers = {"view_change_seconds": TIMER_SECONDS, "view_change_seconds_max": 8 * TIMER_SECONDS}
+    kills = 1 if context.is_quick else 7
+    gaps = []
+    with network(context, NAME, clients=names, overrides={"node": timers}) as house:
+        await house.start(*house.node_names)
+        await house.linked()
+        async with askers(house, names) as clients:
+            for number in range(kills):
+                gaps.append(await _kill_primary(house, clients))
+                context.say(f"kill {number + 1} of {kills}: {gaps[-1]:.2f} s without service")
+                if number + 1 < kills:
+                    await _caught_up(house)
+    return [
+        Row(
+            bench=NAME,
+            what="time without service when the primary is killed under load",
+            against=f"the view-change timer ({TIMER_SECONDS:g} s)",
+            target=TARGET,
+            ratio=spread([gap / TIMER_SECONDS for gap in gaps]),
+            figures={"s": spread(gaps).median, "clients": float(CLIENTS)},
+        )
+    ]
+
+
+async def _kill_primary(house: Network, clients: list[Asker]) -> float:
+    """Seconds without service; the killed node runs again afterwards."""
+    status = await house.get(house.node_names[0], "/pbft/status")
+    primary = str(status["primary"])
+    for client in clients:
+        client.answers.clear()
+        client.start_asking()
+    await asyncio.sleep(WARM_SECONDS)
+    killed_at = time.monotonic()
+    house.kill(primary)
+    while not answered(clients, killed_at + TIMER_SECONDS / 2, time.monotonic()):
+        if time.monotonic() > killed_at + SERVICE_SECONDS_MAX:
+            raise BenchFailed(f"no service {SERVICE_SECONDS_MAX:g} s after {primary} was killed")
+        await asyncio.sleep(POLL_SECONDS)
+    await asyncio.sleep(AFTER_SECONDS)
+    await asyncio.gather(*(client.stop_asking() for client in clients))
+    times = [at for _, at in answered(clients, 0.0, time.monotonic())]
+    gap = max(later - earlier for earlier, later in pairwise(times) if later > killed_at)
+    await house.start(primary)
+    return gap
+
+
+async def _caught_up(house: Network) -> None:
+    """Wait until all nodes are linked, in one view, and stand at one place."""
+    await house.linked()
+
+    async def is_equal() -> bool:
+        places = set()
+        for name in house.node_names:
+            status = await house.get(name, "/pbft/status")
+            places.add((status["view"], status["has_entered_view"], status["sequence"]))
+        return len(places) == 1
+
+    await house.until(is_equal, "all nodes to stand at one place", CAUGHT_UP_SECONDS_MAX)

@@ -1,0 +1,152 @@
+"""From a webhook to the accepted verdict of a trivial build, beside bare containers.
+
+Product and reference run on the same engine, one after the other. The product's time ends when
+the gateway has written the verdict to results.jsonl: f+1 equal signed replies are accepted and on
+its disk. The reference's ends when the last of the four containers is removed: the product, too,
+casts no ballot before its build's containers are.
+"""
+
+import asyncio
+import secrets
+import time
+from collections.abc import Awaitable, Callable
+
+from bench.bare_containers import BareContainers
+from bench.context import Context
+from bench.engine import ReadyEngine, ready_engine
+from bench.figures import ratios, spread
+from bench.network import BenchFailed, Network, network, pipeline
+from bench.rows import Row, State, Target
+
+NAME = "verdict"
+BRANCH = "master"
+WEBHOOKS = 40
+WEBHOOKS_QUICK = 3
+POLL_SECONDS = 0.002
+VERDICT_SECONDS_MAX = 600.0
+QUIET_SECONDS_MAX = 120.0
+ONE_TARGET = Target(1.15)
+MANY_TARGET = Target(0.9, is_floor=True)
+_NOT_BUILT = "`executors: minimal` is not built yet"
+
+
+async def run(context: Context) -> list[Row]:
+    """One build at a time, then many webhooks at once. Raises BenchFailed, StartFailed."""
+    async with ready_engine() as engine:
+        with network(
+            context,
+            NAME,
+            executor="docker",
+            branches={BRANCH: pipeline("true", image=engine.image)},
+            environment={"DOCKER_HOST": engine.host},
+        ) as house:
+            await house.start()
+            await house.linked()
+            return await _measure(context, house, engine)
+
+
+async def _measure(context: Context, house: Network, engine: ReadyEngine) -> list[Row]:
+    bare = BareContainers(house.folder / "bare", house, engine, secrets.token_hex(4))
+    commit = house.commits[BRANCH]
+    replicas = len(house.node_names)
+    webhooks = WEBHOOKS_QUICK if context.is_quick else WEBHOOKS
+
+    async def one_bare() -> None:
+        await bare.build_in_all(BRANCH, commit)
+
+    async def many_bare() -> None:
+        await asyncio.gather(*(bare.build_in_all(BRANCH, commit) for _ in range(webhooks)))
+
+    try:
+        # mirrors are made, images and caches are warm
+        await _builds(house, 1)
+        await one_bare()
+        one = await context.pairs(
+            1 if context.is_quick else 15, lambda: _builds(house, 1), lambda: _timed(one_bare)
+        )
+        context.say(f"{webhooks} webhooks at once")
+        many = await context.pairs(
+            1 if context.is_quick else 3,
+            lambda: _builds(house, webhooks),
+            lambda: _timed(many_bare),
+        )
+    finally:
+        await asyncio.to_thread(bare.close)
+    containers = webhooks * replicas
+    return [
+        Row(
+            bench=NAME,
+            what="webhook to accepted verdict, trivial build, executors: all",
+            against=f"{replicas} bare containers at once",
+            target=ONE_TARGET,
+            ratio=ratios(*one),
+            figures={"s": spread(one[0]).median, "bare s": spread(one[1]).median},
+        ),
+        _later("webhook to accepted verdict, trivial build, executors: minimal", ONE_TARGET),
+        Row(
+            bench=NAME,
+            what=f"{webhooks} webhooks at once, verdicts per second, executors: all",
+            against=f"{containers} bare containers with the same concurrency",
+            target=MANY_TARGET,
+            # rates: what took twice as long has half of it
+            ratio=ratios(many[1], many[0]),
+            figures={
+                "verdicts/s": webhooks / spread(many[0]).median,
+                "bare containers/s": containers / spread(many[1]).median,
+            },
+        ),
+        _later(
+            f"{webhooks} webhooks at once, verdicts per second, executors: minimal", MANY_TARGET
+        ),
+    ]
+
+
+def _later(what: str, target: Target) -> Row:
+    return Row(
+        bench=NAME,
+        what=what,
+        against="as many bare containers as build",
+        target=target,
+        state=State.NOT_THERE_YET,
+        note=_NOT_BUILT,
+    )
+
+
+async def _timed(work: Callable[[], Awaitable[None]]) -> float:
+    began = time.monotonic()
+    await work()
+    return time.monotonic() - began
+
+
+async def _builds(house: Network, count: int) -> float:
+    """Seconds from so many webhooks at once to the last verdict; then all is quiet again."""
+    wanted = _verdicts(house) + count
+    began = time.monotonic()
+    builds = await asyncio.gather(*(house.post(BRANCH) for _ in range(count)))
+    while _verdicts(house) < wanted:
+        if time.monotonic() > began + VERDICT_SECONDS_MAX:
+            raise BenchFailed(f"{count} builds: no verdicts within {VERDICT_SECONDS_MAX:g} s")
+        await asyncio.sleep(POLL_SECONDS)
+    seconds = time.monotonic() - began
+    for build in builds:
+        outcome = (await house.build(build))["verdict"]["outcome"]
+        if outcome != "passed":
+            raise BenchFailed(f"build {build}: {outcome} where it should have passed")
+    await _until_quiet(house)
+    return seconds
+
+
+def _verdicts(house: Network) -> int:
+    """How many verdicts the gateway has accepted: looked up without asking it for anything."""
+    file = house.configuration.client.results_file
+    return file.read_bytes().count(b"\n") if file.exists() else 0
+
+
+async def _until_quiet(house: Network) -> None:
+    async def is_quiet() -> bool:
+        for name in house.node_names:
+            if (await house.get(name, "/pbft/status"))["open_builds"]:
+                return False
+        return True
+
+    await house.until(is_quiet, "the last ballots", QUIET_SECONDS_MAX)
