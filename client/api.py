@@ -17,6 +17,7 @@ from aiohttp import web
 
 from ci.statement import envelope, keyid_for
 from client.archive import Archive, BuildRecord
+from client.build_filter import InvalidFilter, read_filter
 from client.collector import Collector
 from client.database import StorageFailed
 from client.forges.delivery import Delivery
@@ -178,7 +179,14 @@ class Site:
         return b"".join(parts)
 
     def page(self, request: web.Request) -> BuildPage:
-        """The builds that `?after=<build>&limit=<n>` means. Raises ApiError."""
+        """The builds that an address asks for. Raises ApiError.
+
+        `?repository=`, `?branch=`, `?outcome=` (client.build_filter), `?after=<build>&limit=<n>`.
+        """
+        try:
+            only = read_filter(request.query)
+        except InvalidFilter as error:
+            raise ApiError(400, str(error)) from error
         limit_text = request.query.get("limit", str(PAGE_BUILDS))
         if not (limit_text.isascii() and limit_text.isdigit() and int(limit_text[:9]) >= 1):
             raise ApiError(400, f"`limit` is a number from 1 to {PAGE_BUILDS_MAX}")
@@ -190,7 +198,7 @@ class Site:
             if last is None:
                 raise ApiError(404, "`after` must be the id of a build; take it from `next`")
             before = last.number
-        records = self.archive.page(before, limit + 1)
+        records = self.archive.page(before, limit + 1, only)
         builds = [self.view(record) for record in records[:limit]]
         return BuildPage(builds, builds[-1].id if len(records) > limit else None)
 
@@ -281,7 +289,7 @@ async def on_webhook(site: Site, request: web.Request) -> web.Response:
 
 
 async def show_builds(site: Site, request: web.Request) -> web.Response:
-    """GET /api/v1/builds?after=<build>&limit=<n>."""
+    """GET /api/v1/builds?repository=&branch=&outcome=&after=<build>&limit=<n>."""
     return json_response(site.page(request))
 
 

@@ -15,6 +15,7 @@ from typing import Any
 import msgspec
 
 from ci.operations import Event
+from client.build_filter import ALL, BuildFilter
 from client.database import Database
 from client.wanted import WantedBuild
 
@@ -280,11 +281,37 @@ class Archive:
         rows = self._select("WHERE build = ?", (build,))
         return rows[0] if rows else None
 
-    def page(self, before: int | None, records_max: int) -> list[BuildRecord]:
-        """The newest records with a number below `before` (None: of all)."""
-        if before is None:
-            return self._select("ORDER BY number DESC LIMIT ?", (records_max,))
-        return self._select("WHERE number < ? ORDER BY number DESC LIMIT ?", (before, records_max))
+    def page(
+        self, before: int | None, records_max: int, only: BuildFilter = ALL
+    ) -> list[BuildRecord]:
+        """The newest records of a list with a number below `before` (None: of all)."""
+        condition, values = _condition(before, only)
+        return self._select(f"{condition}ORDER BY number DESC LIMIT ?", (*values, records_max))
+
+    def repositories(self, repositories_max: int) -> list[str]:
+        """The repositories that there are builds of, in the order of their names."""
+        # One look into the index per repository, however many builds each has.
+        rows = self._database.rows(
+            "WITH RECURSIVE found (name) AS (SELECT min(repository) FROM builds UNION ALL "
+            "SELECT (SELECT min(repository) FROM builds WHERE repository > name) FROM found "
+            "WHERE name IS NOT NULL) SELECT name FROM found WHERE name IS NOT NULL LIMIT ?",
+            (repositories_max,),
+        )
+        return [str(row[0]) for row in rows]
+
+    def newest_branches(self, repository: str | None, builds_max: int) -> list[str]:
+        """The branches of the newest builds, without doubles, the newest first."""
+        condition, values = _condition(None, BuildFilter(repository=repository))
+        rows = self._database.rows(
+            f"SELECT branch FROM builds {condition}ORDER BY number DESC LIMIT ?",  # noqa: S608 - constants only
+            (*values, builds_max),
+        )
+        return list(dict.fromkeys(str(row[0]) for row in rows))
+
+    def count(self, outcome: str) -> int:
+        """How many builds are listed under this outcome."""
+        rows = self._database.rows("SELECT count(*) FROM builds WHERE state = ?", (outcome,))
+        return int(rows[0][0])
 
     def newest_decided(self, repository: str, branch: str) -> BuildRecord | None:
         """The newest build of that branch with a verdict, or None."""
@@ -305,12 +332,15 @@ class Archive:
         return bool(rows)
 
     def counts(self) -> dict[str, int]:
-        """How many builds there are: with a verdict, refused, and open."""
-        rows = self._database.rows(
-            "SELECT count(statement), count(refused), count(*) FROM builds", ()
-        )
-        decided, refused, total = rows[0]
-        return {"decided": decided, "refused": refused, "open": total - decided - refused}
+        """How many builds there are: open, refused, skipped, and with an outcome (decided)."""
+        rows = self._database.rows("SELECT state, count(*) FROM builds GROUP BY state")
+        states = {str(state): int(count) for state, count in rows}
+        counts = {
+            "open": states.pop("queued", 0) + states.pop("building", 0),
+            "refused": states.pop("refused", 0),
+            "skipped": states.pop("skipped", 0),
+        }
+        return {"decided": sum(states.values()), **counts}
 
     def decided_after(self, decided_at: float) -> list[BuildRecord]:
         """Builds whose verdict was accepted after that time, oldest first."""
@@ -388,6 +418,25 @@ class Archive:
     def _select(self, condition: str, values: tuple[Any, ...] = ()) -> list[BuildRecord]:
         rows = self._database.rows(f"SELECT {_COLUMNS} FROM builds {condition}", values)  # noqa: S608 - constants only
         return [msgspec.convert(row, BuildRecord, strict=False) for row in rows]
+
+
+def _condition(before: int | None, only: BuildFilter) -> tuple[str, tuple[str | int, ...]]:
+    """The WHERE of a list, or nothing, and its values."""
+    terms: list[tuple[str, str | int]] = []
+    if only.repository is not None:
+        terms.append(("repository = ?", only.repository))
+    if only.branch is not None:
+        terms.append(("branch = ?", only.branch))
+    if only.outcome is not None:
+        # With a repository or a branch the list is read in the order of that one's index, which
+        # has the state too; the plus keeps SQLite from taking the index of the states instead.
+        terms.append(("+state = ?" if terms else "state = ?", only.outcome))
+    if before is not None:
+        terms.append(("number < ?", before))
+    if not terms:
+        return "", ()
+    text = " AND ".join(term for term, _ in terms)
+    return f"WHERE {text} ", tuple(value for _, value in terms)
 
 
 def sync_directory(directory: Path) -> None:

@@ -17,7 +17,8 @@ from typing import Any
 from common.config import ConfigError
 from common.statuses.status_queue import SCHEMA as STATUSES_SCHEMA
 
-FORMAT_VERSION = 4
+FORMAT_VERSION = 5
+FIRST_FORMAT_VERSION = 4
 # "PBFT" in ASCII: says in the file's header whose format the version counts.
 APPLICATION_ID = 0x50424654
 FILE_NAME = "gateway.sqlite"
@@ -25,6 +26,7 @@ LOCK_NAME = "gateway.lock"
 # A person with an sqlite3 shell may hold the file for a moment.
 BUSY_TIMEOUT_SECONDS = 5.0
 
+# The first format that is read; MIGRATIONS make of it what this version has.
 SCHEMA = """
 CREATE TABLE owner (
     only INTEGER PRIMARY KEY CHECK (only = 1),
@@ -108,6 +110,30 @@ CREATE TABLE results (
     line BLOB NOT NULL
 );
 """
+# What a build is listed as (client.build_filter.OUTCOMES): the rule of client.view, which a test
+# holds against it. It is computed from the other columns, so nobody has to keep it up.
+_STATE = """
+ALTER TABLE builds ADD COLUMN state TEXT GENERATED ALWAYS AS (CASE
+    WHEN statement IS NOT NULL THEN CASE WHEN json_valid(CAST(statement AS TEXT))
+        THEN json_extract(CAST(statement AS TEXT), '$.predicate.pbftci_verdict.outcome') END
+    WHEN refused IS NOT NULL THEN 'refused'
+    WHEN skipped IS NOT NULL THEN 'skipped'
+    WHEN never_asked THEN 'cancelled'
+    WHEN opened_at IS NULL THEN 'queued'
+    ELSE 'building'
+END) VIRTUAL;
+"""
+# Each list of builds is read in the order of one of these, and no further than it is long. That
+# `state` comes last lets a rare outcome be looked for without a look at the rows.
+_LISTS = """
+DROP INDEX builds_of_branch;
+CREATE INDEX builds_of_branch ON builds (repository, branch, number, state);
+CREATE INDEX builds_of_repository ON builds (repository, number, state, branch);
+CREATE INDEX builds_of_any_branch ON builds (branch, number, state);
+CREATE INDEX builds_of_state ON builds (state, number);
+"""
+# From which format -> what makes the next one of it.
+MIGRATIONS = {4: _STATE + _LISTS}
 
 
 class StorageFailed(Exception):
@@ -212,23 +238,28 @@ class Database:
         version = int(connection.execute("PRAGMA user_version").fetchone()[0])
         application = int(connection.execute("PRAGMA application_id").fetchone()[0])
         tables = int(connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0])
+        script = None
         if version == 0 and application == 0 and tables == 0:
-            connection.executescript(
-                f"BEGIN;{SCHEMA}{STATUSES_SCHEMA}"
-                f"PRAGMA application_id={APPLICATION_ID};PRAGMA user_version={FORMAT_VERSION};"
-                "COMMIT;"
-            )
+            version = FIRST_FORMAT_VERSION
+            script = f"{SCHEMA}{STATUSES_SCHEMA}PRAGMA application_id={APPLICATION_ID};"
         elif application != APPLICATION_ID:
             raise ConfigError.at(
                 self.file, "", "is not a gateway's database", "choose another data_directory"
             )
-        elif version != FORMAT_VERSION:
+        elif not FIRST_FORMAT_VERSION <= version <= FORMAT_VERSION:
             raise ConfigError.at(
                 self.file,
                 "",
-                f"has format {version}, this version reads {FORMAT_VERSION}",
+                f"has format {version}, this version reads {FIRST_FORMAT_VERSION} to "
+                f"{FORMAT_VERSION}",
                 "use the version of PBFT/CI that wrote it, or a newer one",
             )
+        if script is None and version == FORMAT_VERSION:
+            return
+        steps = "".join(MIGRATIONS[step] for step in range(version, FORMAT_VERSION))
+        connection.executescript(
+            f"BEGIN;{script or ''}{steps}PRAGMA user_version={FORMAT_VERSION};COMMIT;"
+        )
 
     def _check_owner(self, connection: sqlite3.Connection) -> None:
         """Numbers and signed requests of one cluster mean nothing to another."""

@@ -11,6 +11,11 @@ import msgspec
 from aiohttp import web
 
 from client.api import Accepted, BuildPage, json_response
+from client.build_filter import (
+    BRANCH_CHARACTERS_MAX,
+    OUTCOMES,
+    REPOSITORY_CHARACTERS_MAX,
+)
 from client.view import BuildView
 
 PATH = "/api/v1/openapi.json"
@@ -86,8 +91,14 @@ ROUTES: tuple[Route, ...] = (
     Route(
         method="get",
         path="/api/v1/builds",
-        summary="The newest builds",
-        query={"after": _ID, "limit": {"type": "integer", "minimum": 1, "maximum": 100}},
+        summary="The newest builds; of one repository, branch, outcome",
+        query={
+            "repository": {"type": "string", "maxLength": REPOSITORY_CHARACTERS_MAX},
+            "branch": {"type": "string", "maxLength": BRANCH_CHARACTERS_MAX},
+            "outcome": {"type": "string", "enum": list(OUTCOMES)},
+            "after": _ID,
+            "limit": {"type": "integer", "minimum": 1, "maximum": 100},
+        },
         gives={200: (JSON, {"$ref": "#/components/schemas/BuildPage"}, "A page, newest first.")},
         errors=(400, 404),
     ),

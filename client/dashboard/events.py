@@ -17,6 +17,7 @@ from aiohttp import web
 from aiohttp_sse import EventSourceResponse
 
 from client.api import BUILD_ID, ApiError, Site
+from client.build_filter import BuildFilter
 from client.dashboard.changes import Changes, Follower, TooManyFollowers
 from client.database import StorageFailed
 from client.view import is_over
@@ -31,8 +32,8 @@ SEND_TIMEOUT_SECONDS = 30.0
 AGAIN_SECONDS = 5
 LINKS_SECONDS = 0.5
 GLANCE_SECONDS = 2.0
-# For those who follow all builds, the open ones among so many are looked at.
-NEWEST_MAX = 16
+# For those who follow all builds, so many of the open ones are looked at.
+GLANCES_MAX = 16
 
 _log = logging.getLogger(__name__)
 _COUNT = re.compile(r"[0-9]{1,18}")
@@ -146,7 +147,7 @@ class Events:
         followed = {follower.build for follower in self._changes.followers}
         records = [archive.get(build) for build in followed if build is not None]
         if None in followed:
-            records.extend(archive.page(None, NEWEST_MAX))
+            records.extend(archive.page(None, GLANCES_MAX, BuildFilter(outcome="building")))
         open_builds = {
             record.build
             for record in records

@@ -263,9 +263,38 @@ async def test_builds_are_paged_newest_first(running: Running, client: Client) -
     assert shown == builds[::-1]
 
 
+async def test_builds_are_listed_by_repository_branch_and_outcome(
+    running: Running, client: Client
+) -> None:
+    green = await decided_build(running, client, "green")
+    for node in running.network.nodes.values():
+        node.finds = lambda build: (FAILED, b"log")
+    red = await decided_build(running, client, "red")
+    again = await decided_build(running, client, "red")
+
+    async def listed(query: str) -> list[str]:
+        _, page = await get(client, f"/api/v1/builds?{query}")
+        return [build["id"] for build in page["builds"]]
+
+    assert await listed("outcome=passed") == [green]
+    assert await listed("outcome=failed&branch=") == [again, red]
+    assert await listed(f"repository={REPOSITORY}&branch=red&limit=1") == [again]
+    assert await listed(f"repository={REPOSITORY}&branch=red&limit=1&after={again}") == [red]
+    assert await listed("branch=green&outcome=failed") == []
+    assert await listed("repository=nowhere") == []
+
+
 @pytest.mark.parametrize(
     ("query", "status"),
-    [("limit=0", 400), ("limit=x", 400), ("limit=-1", 400), ("limit=²", 400), ("after=x", 404)],
+    [
+        ("limit=0", 400),
+        ("limit=x", 400),
+        ("limit=-1", 400),
+        ("limit=²", 400),
+        ("after=x", 404),
+        ("outcome=green", 400),
+        ("branch=" + 256 * "b", 400),
+    ],
 )
 async def test_a_wrong_page_is_refused(client: Client, query: str, status: int) -> None:
     got, answer = await get(client, f"/api/v1/builds?{query}")

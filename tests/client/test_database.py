@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from client.database import FILE_NAME, Database, StorageFailed
+from client import database as database_module
+from client.database import APPLICATION_ID, FILE_NAME, SCHEMA, Database, StorageFailed
 from common.config import ConfigError
+from common.statuses.status_queue import SCHEMA as STATUSES_SCHEMA
 
 CLUSTER = bytes(32)
 
@@ -128,6 +130,66 @@ def test_a_newer_format_is_refused_by_name(tmp_path: Path) -> None:
     connection.execute("PRAGMA user_version=999")
     connection.close()
     with pytest.raises(ConfigError, match="has format 999, this version reads "):
+        Database(tmp_path, CLUSTER, "client")
+
+
+def test_the_format_before_is_taken_over(tmp_path: Path) -> None:
+    """The rows stay, and what is made of the old file is what a new one is."""
+    fresh = Database(tmp_path / "fresh", CLUSTER, "client")
+    (tmp_path / "old").mkdir()
+    connection = sqlite3.connect(tmp_path / "old" / FILE_NAME)
+    connection.executescript(SCHEMA + STATUSES_SCHEMA)
+    connection.execute(f"PRAGMA application_id={APPLICATION_ID}")
+    connection.execute("PRAGMA user_version=4")
+    connection.execute(
+        "INSERT INTO builds (build, repository, branch, received_at, refused) "
+        "VALUES (x'01', 'r', 'b', 1.0, 'no'), (x'02', 'r', 'b', 2.0, NULL)"
+    )
+    connection.commit()
+    connection.close()
+    for _ in range(2):
+        database = Database(tmp_path / "old", CLUSTER, "client")
+        rows = database.rows("SELECT build, state FROM builds ORDER BY number")
+        assert rows == [(b"\x01", "refused"), (b"\x02", "queued")]
+        for question in ("SELECT * FROM sqlite_master ORDER BY name", "PRAGMA user_version"):
+            made = [row for row in database.rows(question) if row[0] != "table"]
+            assert made
+            assert [row[:3] for row in made] == [
+                row[:3] for row in fresh.rows(question) if row[0] != "table"
+            ]
+        assert database.rows("PRAGMA table_xinfo(builds)") == fresh.rows(
+            "PRAGMA table_xinfo(builds)"
+        )
+        database.close()
+    fresh.close()
+
+
+def test_a_failed_migration_leaves_the_file_as_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(database_module, "MIGRATIONS", {4: ""})
+    Database(tmp_path, CLUSTER, "client").close()
+    connection = sqlite3.connect(tmp_path / FILE_NAME)
+    connection.execute("PRAGMA user_version=4")
+    connection.close()
+    broken = "ALTER TABLE builds ADD COLUMN another TEXT; SELECT nonsense;"
+    monkeypatch.setattr(database_module, "MIGRATIONS", {4: broken})
+    with pytest.raises(ConfigError, match="cannot be used"):
+        Database(tmp_path, CLUSTER, "client")
+    connection = sqlite3.connect(tmp_path / FILE_NAME)
+    assert connection.execute("PRAGMA user_version").fetchone() == (4,)
+    columns = [row[1] for row in connection.execute("PRAGMA table_info(builds)")]
+    assert "another" not in columns
+    connection.close()
+
+
+@pytest.mark.parametrize("version", [1, 3])
+def test_a_format_that_is_too_old_is_refused_by_name(tmp_path: Path, version: int) -> None:
+    Database(tmp_path, CLUSTER, "client").close()
+    connection = sqlite3.connect(tmp_path / FILE_NAME)
+    connection.execute(f"PRAGMA user_version={version}")
+    connection.close()
+    with pytest.raises(ConfigError, match=f"has format {version}, this version reads 4 to 5"):
         Database(tmp_path, CLUSTER, "client")
 
 
