@@ -6,7 +6,6 @@ server is a fault, and a test ends by asserting that there were none.
 """
 
 import contextlib
-import shutil
 from collections.abc import AsyncIterator
 
 from playwright.async_api import (
@@ -19,25 +18,10 @@ from playwright.async_api import (
     async_playwright,
 )
 
-PROGRAMS = ("chromium", "chromium-headless-shell")
-ARGUMENTS = (
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--no-proxy-server",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    # small in containers, and then pages crash
-    "--disable-dev-shm-usage",
-)
+from scripts.chromium import ARGUMENTS
+
 # Generous: the machine may be busy with other tests.
 WAIT_MILLISECONDS = 60_000
-
-
-def program() -> str | None:
-    """The path of this machine's Chromium, or None."""
-    return next((path for name in PROGRAMS if (path := shutil.which(name))), None)
 
 
 @contextlib.asynccontextmanager

@@ -11,7 +11,8 @@ import pytest
 import pytest_asyncio
 from playwright.async_api import Browser
 
-from tests.browser.chromium import Visitor, chromium, program
+from scripts.chromium import chromium_program
+from tests.browser.chromium import Visitor, chromium
 from tests.browser.site import Site
 
 VisitorMaker = Callable[..., Awaitable[Visitor]]
@@ -20,7 +21,7 @@ VisitorMaker = Callable[..., Awaitable[Visitor]]
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def browser() -> AsyncIterator[Browser]:
     """Chromium; where there is none, the tests are skipped."""
-    path = program()
+    path = chromium_program()
     if path is None:
         pytest.skip("no Chromium here: install chromium, or run scripts/test.sh as root")
     async with chromium(path) as started:

@@ -13,6 +13,7 @@ SCRIPTS = (
     "scripts/startClient.sh",
     "scripts/test.sh",
     "scripts/check.sh",
+    "scripts/screenshots.sh",
     "startNetwork.sh",
     "stopNetwork.sh",
     ".ci/run",

@@ -1,0 +1,18 @@
+#!/usr/bin/env bash
+# The pictures of docs/images, taken anew from a running system and from the simulator.
+set -euo pipefail
+source "$(dirname -- "$(readlink -f -- "${BASH_SOURCE[0]}")")/setup.sh"
+
+if wants_help "$@"; then
+    cat <<'END'
+usage: ./scripts/screenshots.sh [--folder FOLDER] [NAME ...]
+
+Takes the pictures in docs/images anew (all, or those named, as builds.png), with Debian's Chromium,
+from a system that it starts and stops (ports 10890 to 10895, in run/screenshots), and from the
+simulator.
+END
+    exit 0
+fi
+set_up without_docker
+set_up_browser
+exec "$VENV_PYTHON" -m scripts.screenshots "$@"
