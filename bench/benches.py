@@ -4,7 +4,7 @@ from collections.abc import Awaitable, Callable
 
 import msgspec
 
-from bench import accept, failover, noop, verdict
+from bench import accept, failover, messages, noop, verdict
 from bench.context import Context
 from bench.rows import Row
 
@@ -35,6 +35,11 @@ BENCHES = {
             name=failover.NAME,
             what="time without service when the primary is killed",
             run=failover.run,
+        ),
+        Bench(
+            name=messages.NAME,
+            what="messages and bytes per batch for 4, 7, 10, 13 replicas",
+            run=messages.run,
         ),
     )
 }
