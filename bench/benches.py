@@ -4,7 +4,7 @@ from collections.abc import Awaitable, Callable
 
 import msgspec
 
-from bench import accept, failover, messages, noop, verdict
+from bench import accept, failover, messages, noop, repository, steady, verdict
 from bench.context import Context
 from bench.rows import Row
 
@@ -40,6 +40,16 @@ BENCHES = {
             name=messages.NAME,
             what="messages and bytes per batch for 4, 7, 10, 13 replicas",
             run=messages.run,
+        ),
+        Bench(
+            name=repository.NAME,
+            what="a 200 MiB repository: the first clone, then 20 commits",
+            run=repository.run,
+        ),
+        Bench(
+            name=steady.NAME,
+            what="memory and file descriptors under load (--minutes)",
+            run=steady.run,
         ),
     )
 }

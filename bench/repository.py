@@ -1,0 +1,93 @@
+"""A big repository: its first clone, then twenty commits one after the other.
+
+What is compared is the time of the checkout that each replica's own signed ballot bears: fetch,
+proof that the commit is on its branch, and the export of the tree. The median over the replicas.
+All of them fetch at the same time from one folder on the same disk, as pushes make them do.
+"""
+
+import asyncio
+import base64
+import statistics
+import time
+from typing import Any
+
+from bench.big_repository import FILE_BYTES, make_repository, point_branch
+from bench.context import Context
+from bench.figures import spread
+from bench.network import BenchFailed, Network, network
+from bench.rows import Row, Target
+from ci.operations import CastBallot, Finding, decode_operation
+from pbft.codec import decode_request, decode_signed
+
+NAME = "repository"
+BRANCH = "master"
+COMMITS = 20
+COMMITS_QUICK = 2
+TARGET = Target(0.1)
+BUILT_SECONDS_MAX = 600.0
+# (how often the history replaces all files, files of a MiB in the tree)
+SHAPES = ((10, 20), (1, 200))
+SHAPES_QUICK = ((4, 4),)
+
+
+async def run(context: Context) -> list[Row]:
+    """One repository after the other. Raises BenchFailed, StartFailed."""
+    rows = []
+    for history, tree_files in SHAPES_QUICK if context.is_quick else SHAPES:
+        commits = COMMITS_QUICK if context.is_quick else COMMITS
+        rows.append(await _measure(context, history, tree_files, commits))
+    return rows
+
+
+async def _measure(context: Context, history: int, tree_files: int, count: int) -> Row:
+    mebibytes = history * tree_files * FILE_BYTES // 2**20
+    with context.folder(NAME) as folder:
+        place = folder / "big.git"
+        context.say(f"making a repository of {mebibytes} MiB")
+        first, *later = await asyncio.to_thread(
+            make_repository, place, history=history, tree_files=tree_files, commits=count
+        )
+        overrides = {"node": {"checkout_timeout_seconds": int(BUILT_SECONDS_MAX)}}
+        with network(context, NAME, repository=place, overrides=overrides) as house:
+            await house.start()
+            await house.linked()
+            clone = await _build(house, first)
+            context.say(f"first clone: {clone:.2f} s")
+            checkouts = []
+            for commit in later:
+                checkouts.append(await _build(house, commit))
+            context.say(f"later checkouts: {statistics.median(checkouts):.2f} s")
+    return Row(
+        bench=NAME,
+        what=f"checkout of a later commit, {mebibytes} MiB of history, a tree of {tree_files} MiB",
+        against="the first clone",
+        target=TARGET,
+        ratio=spread([seconds / clone for seconds in checkouts]),
+        figures={"first s": clone, "later s": spread(checkouts).median},
+    )
+
+
+async def _build(house: Network, commit: str) -> float:
+    """Push that commit and have it built; the median of the replicas' seconds for the checkout."""
+    await asyncio.to_thread(point_branch, house.repository, BRANCH, commit)
+    build = await house.post(BRANCH)
+    seconds: list[float] = []
+    end = time.monotonic() + BUILT_SECONDS_MAX
+    while len(seconds) < len(house.node_names):
+        if time.monotonic() > end:
+            raise BenchFailed(f"build {build}: {len(seconds)} ballots in {BUILT_SECONDS_MAX:g} s")
+        await asyncio.sleep(0.1)
+        if (await house.build(build))["status"] == "decided":
+            found = await house.get(house.node_names[0], f"/builds/{build}")
+            seconds = [_checkout_seconds(ballot) for ballot in found["ballots"]]
+    return statistics.median(seconds)
+
+
+def _checkout_seconds(ballot: dict[str, Any]) -> float:
+    signed = decode_signed(base64.b64decode(ballot["signed"]))
+    operation = decode_operation(decode_request(signed).operation)
+    if not isinstance(operation, CastBallot) or not isinstance(operation.ballot, Finding):
+        raise BenchFailed(f"{ballot['replica']} has no finding: {operation}")
+    if operation.ballot.compared.outcome != "passed":
+        raise BenchFailed(f"{ballot['replica']} found {operation.ballot.compared.outcome}")
+    return operation.ballot.evidence.checkout_milliseconds / 1000

@@ -1,0 +1,154 @@
+"""Memory and file descriptors of the nodes and the client under load: do they stay where they are?
+
+Some clients ask for `noop` without pause, builds follow each other, and each process is looked at
+once a second. The first third of the time fills caches and bounded queues; after it the last part
+is compared with the first. A minute says little, an hour (`--minutes 60`) says it.
+"""
+
+import asyncio
+import os
+import statistics
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+
+from bench.askers import askers, client_names
+from bench.closed_loop import ClosedLoop
+from bench.context import Context
+from bench.figures import slope, spread
+from bench.network import CLIENT, Network, network
+from bench.rows import Row, Target
+
+NAME = "steady"
+BRANCH = "master"
+CLIENTS = 4
+BUILDS_AT_ONCE = 2
+SAMPLE_SECONDS = 1.0
+QUICK_MINUTES = 0.75
+MINUTES = 10.0
+SAID_EVERY = 60
+VERDICT_SECONDS_MAX = 120.0
+MEMORY = Target(1.1)
+DESCRIPTORS = Target(1.1)
+
+
+class Sample(msgspec.Struct, frozen=True):
+    """One look at one process. at: seconds since the load began."""
+
+    at: float
+    resident_bytes: int
+    descriptors: int
+
+
+class Growth(msgspec.Struct, frozen=True):
+    """Of one process: last part over first part after the warm-up, and the slope in MiB/h."""
+
+    memory: float
+    descriptors: float
+    mebibytes: float
+    mebibytes_per_hour: float
+
+
+async def run(context: Context) -> list[Row]:
+    """So many minutes of load. Raises BenchFailed, StartFailed."""
+    minutes = context.minutes or (QUICK_MINUTES if context.is_quick else MINUTES)
+    names = client_names(CLIENTS)
+    with network(context, NAME, clients=names) as house:
+        await house.start()
+        await house.linked()
+        async with askers(house, names) as clients:
+            samples, builds = await _load(context, house, clients, 60 * minutes)
+            answers = sum(len(client.answers) for client in clients)
+    growths = {name: growth(found) for name, found in samples.items()}
+    worst = max(growths, key=lambda name: growths[name].memory)
+    nodes = [grown for name, grown in growths.items() if name != CLIENT]
+    during = f"{minutes:g} min, {answers} requests, {builds} builds"
+    return [
+        Row(
+            bench=NAME,
+            what="memory of the nodes and the client under load, at the end",
+            against="after the first third",
+            target=MEMORY,
+            ratio=spread([grown.memory for grown in growths.values()]),
+            figures={
+                "node MiB": statistics.median(grown.mebibytes for grown in nodes),
+                "node MiB/h": statistics.median(grown.mebibytes_per_hour for grown in nodes),
+                "client MiB": growths[CLIENT].mebibytes,
+                "client MiB/h": growths[CLIENT].mebibytes_per_hour,
+            },
+            note=f"{during}; most in {worst}",
+        ),
+        Row(
+            bench=NAME,
+            what="open file descriptors, at the end",
+            against="after the first third",
+            target=DESCRIPTORS,
+            ratio=spread([grown.descriptors for grown in growths.values()]),
+            note=during,
+        ),
+    ]
+
+
+def growth(samples: list[Sample]) -> Growth:
+    """What became of one process after its warm-up; at least three samples."""
+    settled = samples[len(samples) // 3 :]
+    part = max(1, len(settled) // 4)
+    first, last = settled[:part], settled[-part:]
+    memory = [statistics.median(s.resident_bytes for s in some) for some in (first, last)]
+    # A busy process opens and closes some all the time: what stays is the least of them.
+    descriptors = [min(s.descriptors for s in some) for some in (first, last)]
+    return Growth(
+        memory[1] / memory[0],
+        descriptors[1] / descriptors[0],
+        memory[1] / 2**20,
+        3600 * slope([(s.at, s.resident_bytes / 2**20) for s in settled]),
+    )
+
+
+async def _load(
+    context: Context, house: Network, clients: Sequence[ClosedLoop], seconds: float
+) -> tuple[dict[str, list[Sample]], int]:
+    """The samples of each process, and how many builds were decided meanwhile."""
+    pids = {name: house.pid(name) for name in house.programs}
+    samples: dict[str, list[Sample]] = {name: [] for name in pids}
+    decided: list[str] = []
+    building = [asyncio.create_task(_build(house, decided)) for _ in range(BUILDS_AT_ONCE)]
+    for client in clients:
+        client.start_asking()
+    began = time.monotonic()
+    try:
+        while (at := time.monotonic() - began) < seconds:
+            for name, pid in pids.items():
+                samples[name].append(read_sample(pid, at))
+            if len(samples[CLIENT]) % SAID_EVERY == 0:
+                context.say(f"{at:.0f} s of {seconds:.0f}")
+            for task in building:
+                if task.done():
+                    task.result()
+            await asyncio.sleep(SAMPLE_SECONDS)
+    finally:
+        for task in building:
+            task.cancel()
+        await asyncio.gather(*building, return_exceptions=True)
+    await asyncio.gather(*(client.stop_asking() for client in clients))
+    return samples, len(decided)
+
+
+def read_sample(pid: int, at: float) -> Sample:
+    """Look at a process now. Raises OSError where it has ended."""
+    pages = int(Path(f"/proc/{pid}/statm").read_text(encoding="ascii").split()[1])
+    return Sample(at, pages * os.sysconf("SC_PAGE_SIZE"), len(os.listdir(f"/proc/{pid}/fd")))
+
+
+async def _build(house: Network, decided: list[str]) -> None:
+    """One build after the other, for ever."""
+    while True:
+        build = await house.post(BRANCH)
+
+        async def is_decided(build: str = build) -> bool:
+            return bool((await house.build(build))["status"] == "decided")
+
+        await house.until(is_decided, "a verdict", VERDICT_SECONDS_MAX)
+        decided.append(build)

@@ -1,0 +1,41 @@
+"""What became of a process's memory and file descriptors."""
+
+import os
+
+import pytest
+
+from bench.steady import Sample, growth, read_sample
+
+MEBIBYTE = 2**20
+
+
+def _samples(resident: list[float], descriptors: list[int]) -> list[Sample]:
+    return [
+        Sample(float(at), round(mebibytes * MEBIBYTE), count)
+        for at, (mebibytes, count) in enumerate(zip(resident, descriptors, strict=True))
+    ]
+
+
+def test_the_warm_up_is_no_growth() -> None:
+    grown = growth(_samples([50.0] * 20 + [100.0] * 40, [10] * 60))
+    assert grown.memory == 1.0
+    assert grown.mebibytes == 100.0
+    assert grown.mebibytes_per_hour == 0.0
+
+
+def test_a_leak_is_growth() -> None:
+    grown = growth(_samples([100.0 + at for at in range(60)], [10 + at for at in range(60)]))
+    assert grown.memory > 1.1
+    assert grown.descriptors > 1.1
+    assert grown.mebibytes_per_hour == pytest.approx(3600.0)
+
+
+def test_descriptors_that_come_and_go_are_no_growth() -> None:
+    assert growth(_samples([100.0] * 60, [10, 30] * 30)).descriptors == 1.0
+
+
+def test_a_process_can_be_looked_at() -> None:
+    sample = read_sample(os.getpid(), 1.5)
+    assert sample.at == 1.5
+    assert sample.resident_bytes > MEBIBYTE
+    assert sample.descriptors > 2
