@@ -27,7 +27,9 @@ def bound_seconds(parameters: Parameters) -> float:
     Then all that is left is ordered, two requests to a batch, one batch after the other: every
     request, a ballot and a report of each replica on each build, null requests up to the T of
     those that recover. Where an order takes about as long as the first timeout, a batch costs
-    failed views of its own. Over seeds 1 to 180 at most a third of this was needed.
+    failed views of its own, and the more the longer it takes beside it: the wait comes down with
+    progress, so that nobody leads slowly for ever (TRAPS 14d), and each view orders few batches.
+    Over seeds 1 to 180 at most a third of this was needed.
     """
     first, faults_max = parameters.view_change_seconds, (parameters.replicas - 1) // 3
     timeouts = sum(min(1 << k, TIMEOUT_DOUBLINGS_CAP) * first for k in range(faults_max + 2))
@@ -45,7 +47,8 @@ def bound_seconds(parameters: Parameters) -> float:
     # A client waits while the others that are asking are served before it.
     clients = parameters.gateways + parameters.cheats + (parameters.replicas if built else 0)
     is_slow = order_seconds * (1 + clients / 2) > first / 2
-    work = numbers / 2 * order_seconds * (FAILED_VIEWS_FACTOR if is_slow else 1)
+    failed_views = FAILED_VIEWS_FACTOR * max(1.0, order_seconds / first) if is_slow else 1
+    work = numbers / 2 * order_seconds * failed_views
     ends = parameters.builds.seconds_max + 2 * parameters.deadline_seconds
     return SETTLING_SECONDS + timeouts + ends + work
 
