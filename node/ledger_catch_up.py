@@ -1,9 +1,9 @@
 """Fetches the ledger entries that a replica lacks after it took over a state.
 
-The rule: nobody is believed. Entries must chain forward from our own head and arrive exactly at
-the head that the certified state names; a peer that gives anything else is left for the next one.
-What a page brought is on disk before the next one is asked for, so memory is bounded and a
-restart goes on where it stopped.
+The rule: nobody is believed. They are fetched backwards from the head that the certified state
+names, so each page is proved as it comes (`ci.ledger_gap`); a peer that gives anything else is left
+for the next one, and spoils nothing. What a page brought is on disk before the next one is asked
+for, so memory is bounded and a restart goes on where it stopped.
 """
 
 import asyncio
@@ -14,10 +14,10 @@ from typing import Annotated
 import aiohttp
 import msgspec
 
+from ci.ledger_gap import LedgerGap, LedgerPage, WrongEntries
 from common.address import Address
 from common.bounded_http import NoAnswer, ask, bounded_session, decode_json
 from common.logs import log_text
-from node.ledger_table import LedgerGap, WrongEntries
 from node.store import SaveFailed, Store
 from pbft.messages import Digest
 from pbft.ports import Entry
@@ -45,6 +45,7 @@ class _ServedEntry(msgspec.Struct, frozen=True):
 
 
 class _ServedPage(msgspec.Struct, frozen=True):
+    before: str
     entries: tuple[_ServedEntry, ...]
 
 
@@ -83,30 +84,27 @@ class LedgerCatchUp:
         """One page from the peer whose turn it is; whether to go on with it."""
         name = self._names[0]
         try:
-            entries = await self._ask(session, name, gap)
-            if not entries:
+            page = await self._ask(session, name, gap)
+            if not page.entries:
                 raise PeerFailed("it has no such entries")
-            is_closed = self._store.fill_gap(gap, entries)
+            is_closed = self._store.fill_gap(gap, page)
         except (PeerFailed, WrongEntries) as error:
             level = logging.WARNING if isinstance(error, WrongEntries) else logging.INFO
-            _log.log(
-                level, "ledger from entry %d: %s: %s", gap.position + 1, name, log_text(str(error))
-            )
+            _log.log(level, "ledger up to entry %d: %s: %s", gap.last, name, log_text(str(error)))
             return False
         except SaveFailed as error:
             _log.error("ledger entries cannot be saved: %s", error)
             return False
         if is_closed:
-            _log.warning("ledger entries %d to %d are here and proved", gap.first, gap.last)
+            _log.warning("the ledger is whole again up to entry %d", gap.last)
         else:
-            _log.info("ledger entries up to %d of %d are here", entries[-1].index, gap.last)
+            left = page.entries[0].index - gap.first
+            _log.info("ledger entries up to %d: %d are still missing", gap.last, left)
         return True
 
-    async def _ask(
-        self, session: aiohttp.ClientSession, name: str, gap: LedgerGap
-    ) -> tuple[Entry, ...]:
+    async def _ask(self, session: aiohttp.ClientSession, name: str, gap: LedgerGap) -> LedgerPage:
         limit = min(PAGE_ENTRIES, gap.missing)
-        query = {"from": str(gap.position + 1), "limit": str(limit)}
+        query = {"to": str(gap.last), "limit": str(limit)}
         try:
             answer = await ask(
                 session,
@@ -122,13 +120,14 @@ class LedgerCatchUp:
         return decode_page(answer.data)
 
 
-def decode_page(data: bytes) -> tuple[Entry, ...]:
-    """The entries in an answer to GET /ledger. Raises PeerFailed."""
+def decode_page(data: bytes) -> LedgerPage:
+    """The entries in an answer to GET /ledger?to=. Raises PeerFailed."""
     try:
         page = decode_json(data, _ServedPage)
-        return tuple(
+        entries = tuple(
             Entry(entry.index, entry.body, msgspec.convert(bytes.fromhex(entry.head), Digest))
             for entry in page.entries
         )
+        return LedgerPage(bytes.fromhex(page.before), entries)
     except (NoAnswer, ValueError) as error:
         raise PeerFailed(f"its answer cannot be read: {error}") from error

@@ -1,17 +1,15 @@
 """The ledger in the store: entries, verdicts by build, and gaps that are still to be filled.
 
 A replica that took over a state knows the ledger's certified index and head, not the entries that
-led there: that is a gap. Entries that are fetched for it lie in it on disk and are not given out
-before their chain arrives exactly at the certified head. So whatever is read here is proved.
+led there: that is a gap. It is filled from its end, by entries that are proved (`ci.ledger_gap`).
+So whatever is read here is proved.
 """
 
 import logging
 import sqlite3
-from collections.abc import Sequence
 
-import msgspec
-
-from ci.ledger import VerdictEntry, decode_entry, genesis_head, next_head, verify_chain
+from ci.ledger import VerdictEntry, decode_entry, genesis_head, next_head
+from ci.ledger_gap import LedgerGap, LedgerPage, WrongEntries, shrink
 from pbft.ports import Entry
 
 LEDGER_SCHEMA = """
@@ -26,30 +24,6 @@ CREATE TABLE gaps (
 """
 
 _log = logging.getLogger(__name__)
-
-
-class LedgerGap(msgspec.Struct, frozen=True):
-    """Entries `first` to `last` are missing; the chain's heads before and after them are known.
-
-    position, head: how far entries are here that follow from `head_before`; whether they are the
-    right ones shows only at the end.
-    """
-
-    first: int
-    last: int
-    head_before: bytes
-    head_after: bytes
-    position: int
-    head: bytes
-
-    @property
-    def missing(self) -> int:
-        """How many entries are still to be fetched."""
-        return self.last - self.position
-
-
-class WrongEntries(Exception):
-    """Entries that do not belong into the gap; the text says why."""
 
 
 class LedgerTable:
@@ -99,6 +73,38 @@ class LedgerTable:
             entries.append(entry)
         return entries
 
+    def page_from(self, first: int, count: int, bytes_max: int) -> LedgerPage:
+        """As `entries`, with the head before them."""
+        entries = self.entries(first, count, bytes_max)
+        before = self._head_at(first - 1) if entries else None
+        return LedgerPage(before or b"", tuple(entries))
+
+    def page_up_to(self, last: int, count: int, bytes_max: int) -> LedgerPage:
+        """At most `count` entries that end with index `last`, without a hole; none inside a gap.
+
+        bytes_max: before the last, no more than these together with it.
+        """
+        gap = self._database.execute(
+            "SELECT last FROM gaps WHERE first <= ? ORDER BY first DESC LIMIT 1", (last,)
+        ).fetchone()
+        first = max(last - count + 1, gap[0] + 1 if gap is not None else 1)
+        rows = self._database.execute(
+            "SELECT position, body, head FROM ledger WHERE position BETWEEN ? AND ?"
+            " ORDER BY position DESC",
+            (first, last),
+        )
+        entries: list[Entry] = []
+        size = 0
+        for row in rows:
+            entry = Entry(*row)
+            size += len(entry.body)
+            if entry.index != last - len(entries) or (entries and size > bytes_max):
+                break
+            entries.append(entry)
+        entries.reverse()
+        before = self._head_at(entries[0].index - 1) if entries else None
+        return LedgerPage(before or b"", tuple(entries))
+
     def newest(self, count: int) -> list[Entry]:
         """The last entries behind all gaps, at most `count`, in order."""
         last_gap = self._database.execute("SELECT max(last) FROM gaps").fetchone()[0] or 0
@@ -109,7 +115,6 @@ class LedgerTable:
         """The newest verdict statement of that build."""
         row = self._database.execute(
             "SELECT ledger.body FROM verdicts JOIN ledger USING (position) WHERE build = ?"
-            " AND NOT EXISTS (SELECT 1 FROM gaps WHERE position BETWEEN first AND last)"
             " ORDER BY position DESC LIMIT 1",
             (build,),
         ).fetchone()
@@ -126,22 +131,12 @@ class LedgerTable:
         row = self._database.execute(
             "SELECT first, last, head_before, head_after FROM gaps ORDER BY first LIMIT 1"
         ).fetchone()
-        if row is None:
-            return None
-        first, last, head_before, head_after = row
-        reached = self._database.execute(
-            "SELECT position, head FROM ledger WHERE position BETWEEN ? AND ?"
-            " ORDER BY position DESC LIMIT 1",
-            (first, last),
-        ).fetchone()
-        position, head = reached or (first - 1, head_before)
-        return LedgerGap(first, last, head_before, head_after, position, head)
+        return None if row is None else LedgerGap(*row)
 
     def missing(self) -> int:
         """How many entries are still to be fetched, over all gaps."""
         total: int = self._database.execute(
-            "SELECT coalesce(sum(last - first + 1 - (SELECT count(*) FROM ledger"
-            " WHERE position BETWEEN first AND last)), 0) FROM gaps"
+            "SELECT coalesce(sum(last - first + 1), 0) FROM gaps"
         ).fetchone()[0]
         return total
 
@@ -189,32 +184,25 @@ class LedgerTable:
         ):
             self._database.execute(statement, (first,))
 
-    def fill(self, gap: LedgerGap, entries: Sequence[Entry]) -> bool:
-        """Put fetched entries into the gap, after those that are there; whether that closed it.
+    def fill(self, gap: LedgerGap, page: LedgerPage) -> bool:
+        """Put a page into the gap, at its end; whether that closed it.
 
-        Raises WrongEntries where they do not follow, are no entries, or end at another head than
-        the certified one; what must be dropped then, `empty` drops.
+        Raises WrongEntries where it does not belong there; then nothing may be kept of this.
         """
-        if len(entries) > gap.missing:
-            raise WrongEntries("more entries than were asked for")
-        broken = verify_chain(entries, gap.head, gap.position)
-        if broken is not None:
-            raise WrongEntries(f"entry {broken.index}: {broken.reason}")
-        for entry in entries:
+        rest = shrink(gap, page)
+        for entry in page.entries:
             try:
                 self._insert(entry)
             except ValueError as error:
                 raise WrongEntries(f"entry {entry.index} is malformed: {error}") from error
-        if not entries or entries[-1].index < gap.last:
-            return False
-        if entries[-1].head != gap.head_after:
-            raise WrongEntries("the chain does not end at the certified head")
-        self._database.execute("DELETE FROM gaps WHERE first = ?", (gap.first,))
-        return True
-
-    def empty(self, gap: LedgerGap) -> None:
-        """Drop what was put into the gap."""
-        self._delete(gap.first, gap.last)
+        if rest is None:
+            self._database.execute("DELETE FROM gaps WHERE first = ?", (gap.first,))
+        else:
+            self._database.execute(
+                "UPDATE gaps SET last = ?, head_after = ? WHERE first = ?",
+                (rest.last, rest.head_after, gap.first),
+            )
+        return rest is None
 
     def forget_damaged(self) -> None:
         """Make gaps of entries that are not what was saved: they are fetched anew.
@@ -227,9 +215,8 @@ class LedgerTable:
             self._repair(index, head, first - 1)
             if self._head_at(first - 1) != head_before:
                 raise WrongEntries(f"the gap from {first} on does not follow from what is before")
-            if self._broken(first - 1, head_before, last):
-                _log.error("ledger entries %d to %d are fetched anew", first, last)
-                self._delete(first, last)
+            # What lies in a gap is not proved: there is nothing, or an older version's pages.
+            self._delete(first, last)
             index, head = last, head_after
         self._repair(index, head, None)
 
@@ -280,8 +267,7 @@ class LedgerTable:
             return self._genesis
         row = self._database.execute(
             "SELECT head_after FROM gaps WHERE last = ? UNION ALL"
-            " SELECT head FROM ledger WHERE position = ?"
-            " AND NOT EXISTS (SELECT 1 FROM gaps WHERE position BETWEEN first AND last)",
+            " SELECT head FROM ledger WHERE position = ?",
             (index, index),
         ).fetchone()
         return row[0] if row else None

@@ -380,20 +380,26 @@ class NodeServer:
         return web.Response(body=msgspec.json.encode(trace), content_type="application/json")
 
     async def _ledger(self, request: web.Request) -> web.Response:
-        first = number(request, "from", 1, 1, 2**62)
+        """GET /ledger?from=&limit=, or ?to=&limit= for those before; `before`: the head there."""
         limit = number(request, "limit", 100, 1, LEDGER_PAGE_MAX)
+        ledger, end = self._store.ledger, self._application.ledger_index
         # What a wrong state left beyond the present end is not shown.
-        limit = max(0, min(limit, self._application.ledger_index - first + 1))
-        entries = self._store.ledger.entries(first, limit, PAGE_BYTES_MAX)
+        if "to" in request.query:
+            last = number(request, "to", 1, 1, 2**62)
+            page = ledger.page_up_to(last, limit if last <= end else 0, PAGE_BYTES_MAX)
+        else:
+            first = number(request, "from", 1, 1, 2**62)
+            page = ledger.page_from(first, max(0, min(limit, end - first + 1)), PAGE_BYTES_MAX)
         return web.json_response(
             {
+                "before": page.before.hex(),
                 "entries": [
                     {
                         "index": entry.index,
                         "body": base64.b64encode(entry.body).decode(),
                         "head": entry.head.hex(),
                     }
-                    for entry in entries
+                    for entry in page.entries
                 ],
                 "index": self._application.ledger_index,
                 "head": self._application.ledger_head.hex(),

@@ -19,10 +19,11 @@ import msgspec
 
 from ci.ballots import OwnRequest
 from ci.ledger import genesis_head
+from ci.ledger_gap import LedgerGap, LedgerPage, WrongEntries
 from ci.parts import ledger_position
 from node.evidence_table import EVIDENCE_SCHEMA, EvidenceTable
 from node.high_water_mark import HighWaterMark, MarkFile
-from node.ledger_table import LEDGER_SCHEMA, LedgerGap, LedgerTable, WrongEntries
+from node.ledger_table import LEDGER_SCHEMA, LedgerTable
 from node.own_request_table import (
     OWN_REQUEST_SCHEMA,
     Aside,
@@ -34,7 +35,6 @@ from pbft.codec import decode_signed, encode_signed
 from pbft.messages import Signed
 from pbft.ports import (
     Base,
-    Entry,
     Evidence,
     Executed,
     Record,
@@ -271,19 +271,13 @@ class Store:
         if self.ledger.end() != (index, head):
             raise self._damaged(f"its ledger does not end with entry {index} as execution gives it")
 
-    def fill_gap(self, gap: LedgerGap, entries: Sequence[Entry]) -> bool:
-        """Keep fetched entries that follow in this gap; whether they closed it.
+    def fill_gap(self, gap: LedgerGap, page: LedgerPage) -> bool:
+        """Keep fetched entries, the last of this gap; whether they closed it.
 
-        Raises WrongEntries; then everything that was fetched for this gap is dropped, because
-        it is not known who lied. Raises SaveFailed: nothing changed.
+        Raises WrongEntries and SaveFailed: nothing changed.
         """
-        try:
-            with self._own_transaction():
-                return self.ledger.fill(gap, entries)
-        except WrongEntries:
-            with self._own_transaction():
-                self.ledger.empty(gap)
-            raise
+        with self._own_transaction():
+            return self.ledger.fill(gap, page)
 
     def add_own_request(self, request: OwnRequest, instead_of: int | None = None) -> None:
         """Save a request of this replica's own, its number in the same commit as its bytes.

@@ -8,6 +8,7 @@ waiting for at that moment (`forgeries`).
 from collections.abc import Callable
 
 from ci.ledger import next_head
+from ci.ledger_gap import LedgerPage
 from ci.operations import Abstain, Agreement, Ballot, Finding
 from pbft.codec import MalformedMessage, decode_message
 from pbft.messages import (
@@ -241,27 +242,28 @@ class Adversary:
                 if self._injects("false state"):
                     self._scheduler.after(delay, self._network.send, name, receiver, envelope)
 
-    def page(self, name: str, entries: tuple[Entry, ...]) -> tuple[Entry, ...]:
+    def page(self, name: str, page: LedgerPage) -> LedgerPage:
         """Ledger entries that a replica gives to one that lacks them; a liar bends them."""
         liar = self.liars.get(name)
+        entries = page.entries
         if liar is None or "false content" not in liar.ways or not entries:
-            return entries
+            return page
         if not self._injects("false ledger"):
-            return entries
-        kind = liar.chance.randrange(4)
+            return page
+        kind = liar.chance.randrange(5)
         if kind == 0:
-            return ()
+            return LedgerPage(page.before, ())
         if kind == 1:
-            return entries[1:]
-        last = entries[-1]
-        body = last.body + b" "
-        # The first is no chain; the second one is, but of another ledger.
-        head = last.head if kind == 2 else next_head(self._before(entries), last.index, body)
-        return (*entries[:-1], Entry(last.index, body, head))
-
-    @staticmethod
-    def _before(entries: tuple[Entry, ...]) -> bytes:
-        return entries[-2].head if len(entries) > 1 else bytes(32)
+            return LedgerPage(page.before, entries[1:])
+        if kind == 2:
+            return LedgerPage(bytes(32), entries)
+        # No chain any more, or one of another ledger.
+        bent, head = [], page.before
+        for entry in entries:
+            body = entry.body + b" "
+            head = entry.head if kind == 3 else next_head(head, entry.index, body)
+            bent.append(Entry(entry.index, body, head))
+        return LedgerPage(page.before, tuple(bent))
 
     def _is_censored(self, message: AnyMessage) -> bool:
         """It serves all others, but never these: one client, and whoever wants to recover."""

@@ -1,43 +1,15 @@
 """The ledger of one simulated replica, with the semantics of `node/ledger_table.py`.
 
 A replica that took over a state knows the ledger's certified index and head, not the entries that
-led there: that is a gap. What is fetched for it is given out only once its chain arrives exactly
-at the certified head.
+led there: that is a gap. It is filled from its end, by entries that are proved (`ci.ledger_gap`).
 """
 
-from collections.abc import Sequence
-
-import msgspec
-
-from ci.ledger import MalformedEntry, VerdictEntry, decode_entry, genesis_head, verify_chain
+from ci.ledger import MalformedEntry, VerdictEntry, decode_entry, genesis_head
+from ci.ledger_gap import LedgerGap, LedgerPage, shrink
 from pbft.ports import Entry
 
 # Few, so that a gap takes several pages, of several peers.
 PAGE_ENTRIES = 5
-
-
-class Gap(msgspec.Struct):
-    """Entries `first` to `last` are missing; `fetched` are those so far that may be the ones."""
-
-    first: int
-    last: int
-    head_before: bytes
-    head_after: bytes
-    fetched: list[Entry] = []
-
-    @property
-    def next_index(self) -> int:
-        """The index from which on entries are to be asked for."""
-        return self.first + len(self.fetched)
-
-    @property
-    def page_entries(self) -> int:
-        """How many are to be asked for at once."""
-        return min(PAGE_ENTRIES, self.last - self.next_index + 1)
-
-
-class WrongEntries(Exception):
-    """Entries that do not belong into the gap; the text says why."""
 
 
 class Ledger:
@@ -46,7 +18,7 @@ class Ledger:
     def __init__(self, cluster_id: bytes) -> None:
         self._genesis = genesis_head(cluster_id)
         self.entries: dict[int, Entry] = {}
-        self.gaps: list[Gap] = []
+        self.gaps: list[LedgerGap] = []
         # build -> (index of its newest verdict, the statement)
         self._statements: dict[bytes, tuple[int, bytes]] = {}
 
@@ -59,14 +31,14 @@ class Ledger:
             return self.gaps[-1].last, self.gaps[-1].head_after
         return (last, self.entries[last].head) if last else (0, self._genesis)
 
-    def page(self, first: int, count: int) -> tuple[Entry, ...]:
-        """At most `count` entries from that index on, without a hole; none of a gap."""
-        page = []
-        for index in range(first, first + count):
-            if index not in self.entries:
-                break
-            page.append(self.entries[index])
-        return tuple(page)
+    def page_up_to(self, last: int, count: int) -> LedgerPage:
+        """At most `count` entries that end with that index, without a hole; none of a gap."""
+        first = last + 1
+        while first - 1 in self.entries and last - first + 1 < count:
+            first -= 1
+        entries = tuple(self.entries[index] for index in range(first, last + 1))
+        before = self._head_at(first - 1) if entries else None
+        return LedgerPage(before or b"", entries)
 
     def find_statement(self, build: bytes) -> bytes | None:
         """The newest verdict statement of that build."""
@@ -95,37 +67,19 @@ class Ledger:
                 return
             self.cut(proved[0] + 1)
             end, end_head = proved
-        self.gaps.append(Gap(end + 1, index, end_head, head))
+        self.gaps.append(LedgerGap(end + 1, index, end_head, head))
 
     def cut(self, first: int) -> None:
         """Drop all entries from that index on, which lies in no gap."""
         self.entries = {index: entry for index, entry in self.entries.items() if index < first}
         self.gaps = [gap for gap in self.gaps if gap.first < first]
 
-    def fill(self, entries: Sequence[Entry]) -> tuple[Entry, ...]:
-        """Put fetched entries into the first gap; all of the gap's entries once that closed it.
-
-        Raises WrongEntries where they do not follow or end at another head than the certified
-        one: then nothing that was fetched for this gap is kept, as it is not known who lied.
-        """
-        gap = self.gaps[0]
-        if gap.next_index + len(entries) - 1 > gap.last:
-            raise WrongEntries("more entries than were asked for")
-        head = gap.fetched[-1].head if gap.fetched else gap.head_before
-        broken = verify_chain(entries, head, gap.next_index - 1)
-        if broken is not None:
-            gap.fetched = []
-            raise WrongEntries(f"entry {broken.index}: {broken.reason}")
-        gap.fetched = [*gap.fetched, *entries]
-        if gap.next_index <= gap.last:
-            return ()
-        if gap.fetched[-1].head != gap.head_after:
-            gap.fetched = []
-            raise WrongEntries("the chain does not end at the certified head")
-        del self.gaps[0]
-        for entry in gap.fetched:
+    def fill(self, page: LedgerPage) -> None:
+        """Put fetched entries into the first gap, at its end. Raises WrongEntries."""
+        rest = shrink(self.gaps[0], page)
+        self.gaps[:1] = [] if rest is None else [rest]
+        for entry in page.entries:
             self._insert(entry)
-        return tuple(gap.fetched)
 
     def _head_at(self, index: int) -> bytes | None:
         """The proved head after that entry; None where it is not known."""

@@ -2,14 +2,14 @@
 
 The semantics of `node/ledger_catch_up.py`: one request at a time, one peer after the other, and
 nobody is believed. `fetch` is (process, peer, gap, number): ask that peer for the next entries of
-this gap; what it gives goes to `on_page`, with the number.
+this gap, from its end; what it gives goes to `on_page`, with the number.
 """
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
+from ci.ledger_gap import LedgerGap, LedgerPage, WrongEntries
 from pbft.ports import Entry
-from simulator.ledger import Gap, WrongEntries
 
 if TYPE_CHECKING:
     from simulator.process import Process
@@ -21,7 +21,7 @@ class LedgerObserver(Protocol):
     """Who looks at what was fetched: the checkers."""
 
     def on_ledger(self, process: "Process", entries: tuple[Entry, ...]) -> None:
-        """A gap in the ledger was closed by these entries, which peers gave."""
+        """These entries, which a peer gave, were put into a gap of the ledger."""
 
 
 class LedgerPages:
@@ -31,7 +31,7 @@ class LedgerPages:
         self,
         process: "Process",
         observer: LedgerObserver,
-        fetch: Callable[["Process", str, Gap, int], None],
+        fetch: Callable[["Process", str, LedgerGap, int], None],
     ) -> None:
         self._process = process
         self._observer = observer
@@ -62,7 +62,7 @@ class LedgerPages:
         peer = self._peers[self._number % len(self._peers)]
         self._fetch(process, peer, process.disk.ledger.gaps[0], self._number)
 
-    def on_page(self, number: int, entries: tuple[Entry, ...]) -> None:
+    def on_page(self, number: int, page: LedgerPage) -> None:
         """A peer's answer; one that comes late, or to another life of this process, is dropped."""
         process = self._process
         ledger = process.disk.ledger
@@ -70,15 +70,14 @@ class LedgerPages:
         if not is_wanted or not process.is_up or process.is_paused or process.disk.refuses:
             return
         self._asked_at = 0.0
-        if not entries:
+        if not page.entries:
             return
         try:
-            closed = ledger.fill(entries)
+            ledger.fill(page)
         except WrongEntries as error:
             process.world.trace.event(f"{process.name} gets wrong ledger entries: {error}")
             return
-        if closed:
-            last = closed[-1].index
-            process.world.trace.event(f"{process.name} has ledger entries up to {last}")
-            self._observer.on_ledger(process, closed)
+        first, last = page.entries[0].index, page.entries[-1].index
+        process.world.trace.event(f"{process.name} has ledger entries {first} to {last}")
+        self._observer.on_ledger(process, page.entries)
         self._ask()

@@ -11,6 +11,7 @@ import msgspec
 
 from ci.application import BuildApplication
 from ci.ballots import Key
+from ci.ledger_gap import LedgerGap
 from ci.limits import Limits
 from ci.operations import Ballot
 from pbft.authentication import Authenticator
@@ -23,7 +24,6 @@ from simulator.ballots import BallotBox
 from simulator.builds import BuildTruth
 from simulator.chance import Chance
 from simulator.clock import Clock
-from simulator.ledger import Gap
 from simulator.ledger_pages import LedgerPages
 from simulator.marks import Marks
 from simulator.observer import Observer
@@ -86,7 +86,7 @@ class Process:
         observer: Observer,
         send: Callable[["Process", Send], None],
         connect: Callable[["Process"], None],
-        fetch: Callable[["Process", str, Gap, int], None],
+        fetch: Callable[["Process", str, LedgerGap, int], None],
         told: Callable[[Ballot], Ballot] = lambda ballot: ballot,
         *,
         looks_before: bool = False,

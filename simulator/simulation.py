@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import msgspec
 
+from ci.ledger_gap import LedgerGap
 from ci.limits import Limits, encode_limits
 from ci.operations import ApproveBuild, CancelBuild
 from pbft.codec import decode_message
@@ -20,7 +21,7 @@ from simulator.checkers import Checkers
 from simulator.coverage import Coverage
 from simulator.fault_record import FaultRecord
 from simulator.gateways import Gateway
-from simulator.ledger import Gap
+from simulator.ledger import PAGE_ENTRIES
 from simulator.liveness import Liveness
 from simulator.marks import Marks
 from simulator.nemesis import Nemesis
@@ -364,13 +365,13 @@ class Simulation:
         self.extra_faults[kind] = self.extra_faults.get(kind, 0) + 1
         return True
 
-    def _fetch_ledger(self, process: Process, peer: str, gap: Gap, number: int) -> None:
+    def _fetch_ledger(self, process: Process, peer: str, gap: LedgerGap, number: int) -> None:
         """An HTTP request to a peer: over the same links, but lost only where one is cut."""
         faults = self.network.faults
         mean = 2 * (faults.delay_seconds + faults.delay_mean_seconds)
         if self.network.is_whole(process.name, peer):
             delay = self._ledger_chance.exponential(mean)
-            span = (gap.next_index, gap.page_entries)
+            span = (gap.last, min(PAGE_ENTRIES, gap.missing))
             self.scheduler.after(delay, self._serve_ledger, process, peer, span, number)
 
     def _serve_ledger(
@@ -378,7 +379,7 @@ class Simulation:
     ) -> None:
         server = self.processes[peer]
         if server.is_up and not server.is_paused and self.network.is_whole(process.name, peer):
-            page = self.adversary.page(peer, server.disk.ledger.page(*span))
+            page = self.adversary.page(peer, server.disk.ledger.page_up_to(*span))
             process.pages.on_page(number, page)
 
     def _send_from_gateway(self, name: str, send: Send) -> None:
@@ -419,7 +420,7 @@ class Simulation:
             self.checkers.on_saved(process)
 
     def on_ledger(self, process: Process, entries: tuple[Entry, ...]) -> None:
-        """A gap in a replica's ledger is closed."""
+        """A peer's entries are in a replica's ledger."""
         self.ledger_entries_fetched += len(entries)
         if process.name in self.correct or process.name in self.damaged:
             self.checkers.executions.on_fetched(process.name, entries)

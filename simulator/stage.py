@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 import msgspec
 
 from ci.application import BuildApplication
+from ci.ledger_gap import LedgerGap
 from ci.limits import Limits, encode_limits
 from ci.operations import Append, Operation
 from pbft.authentication import Authenticator, sign_message
@@ -21,7 +22,6 @@ from pbft.ports import Entry, Notice, Output, Send
 from simulator.builds import BuildFaults, BuildTruth
 from simulator.chance import stream
 from simulator.gateways import Gateway
-from simulator.ledger import Gap
 from simulator.process import Process, ProcessFaults, World
 from simulator.run_trace import Trace
 from simulator.scheduler import SECOND, Scheduler
@@ -281,7 +281,7 @@ class Stage:
                 process.greet(other.name)
                 other.greet(process.name)
 
-    def _fetch_ledger(self, process: Process, peer: str, gap: Gap, boot: int) -> None:
+    def _fetch_ledger(self, process: Process, peer: str, gap: LedgerGap, boot: int) -> None:
         """Ledger pages travel over HTTP, beside the protocol: no scenario shows them."""
 
     # --- the observer of the processes ----------------------------------------------------------

@@ -3,6 +3,7 @@
 import msgspec
 
 from ci.ledger import AppendEntry, encode_entry, genesis_head, next_head
+from ci.ledger_gap import LedgerPage
 from ci.parts import LEDGER_PART
 from pbft.ports import Entry
 
@@ -18,6 +19,12 @@ def chain_of(cluster_id: bytes, count: int, wrong_from: int | None = None) -> li
         head = next_head(head, index, body)
         entries.append(Entry(index, body, head))
     return entries
+
+
+def page_of(cluster_id: bytes, entries: list[Entry], first: int, last: int) -> LedgerPage:
+    """The entries `first` to `last` of a whole chain, as a peer gives them."""
+    before = entries[first - 2].head if first > 1 else genesis_head(cluster_id)
+    return LedgerPage(before, tuple(entries[first - 1 : last]))
 
 
 def ledger_parts(index: int, head: bytes) -> dict[str, bytes]:

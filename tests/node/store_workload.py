@@ -131,12 +131,11 @@ async def _replica_run(house: House) -> None:
     store, other = house.stores[NAMES[0]], house.stores[NAMES[1]]
     gap = store.ledger.gap()
     assert gap is not None
-    right = other.ledger.entries(gap.first, gap.missing)
-    half = len(right) // 2
-    assert not store.fill_gap(gap, right[:half])
+    half = gap.missing // 2
+    assert not store.fill_gap(gap, other.ledger.page_up_to(gap.last, half, 1 << 20))
     gap = store.ledger.gap()
     assert gap is not None
-    assert store.fill_gap(gap, right[half:])
+    assert store.fill_gap(gap, other.ledger.page_up_to(gap.last, gap.missing, 1 << 20))
     house.submit(2)
     await wait_until(lambda: house.verdicts(NAMES[0]) == 2, "a second verdict")
     await house.close()

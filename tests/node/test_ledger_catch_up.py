@@ -14,13 +14,20 @@ from common.address import Address
 from node.ledger_catch_up import LedgerCatchUp, PeerFailed, decode_page
 from node.store import Store
 from pbft.ports import Base, Entry, SavedEntry
-from tests.node.chains import chain_of, ledger_parts
+from tests.node.chains import chain_of, ledger_parts, page_of
 from tests.waiting import wait_until
 
 CLUSTER = bytes(range(32))
 CHAIN = chain_of(CLUSTER, 40)
-FORGED = chain_of(CLUSTER, 40, wrong_from=6)
+# What is asked for where each page is given.
+WHOLE = [35, 28, 21, 14, 7]
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+def _served(body: str, head: str) -> bytes:
+    return json.dumps(
+        {"before": "", "entries": [{"index": 1, "body": body, "head": head}]}
+    ).encode()
 
 
 class Peer:
@@ -42,20 +49,22 @@ class Peer:
         return Address("127.0.0.1", int(self.server.port or 0))
 
     async def _serve(self, request: web.Request) -> web.StreamResponse:
-        first = int(request.query["from"])
-        self.asked.append(first)
+        last = int(request.query["to"])
+        self.asked.append(last)
         if self.handler is not None:
             return await self.handler(request)
         count = min(int(request.query["limit"]), self.page_entries_max)
+        first = max(1, last - count + 1)
+        page = page_of(CLUSTER, self.entries, first, last if last <= len(self.entries) else 0)
         rows = [
             {
                 "index": entry.index,
                 "body": base64.b64encode(entry.body).decode(),
                 "head": entry.head.hex(),
             }
-            for entry in self.entries[first - 1 : first - 1 + count]
+            for entry in page.entries
         ]
-        return web.json_response({"entries": rows, "index": len(self.entries), "head": "00"})
+        return web.json_response({"before": page.before.hex(), "entries": rows})
 
 
 @pytest.fixture(autouse=True)
@@ -100,7 +109,7 @@ async def _fill(store: Store, *peers: Peer) -> None:
 async def test_an_honest_peer_is_asked_page_by_page(store: Store) -> None:
     peer = Peer(CHAIN)
     await _fill(store, peer)
-    assert peer.asked == [4, 11, 18, 25, 32]
+    assert peer.asked == WHOLE
 
 
 async def _not_found(request: web.Request) -> web.StreamResponse:
@@ -135,66 +144,60 @@ async def test_a_broken_peer_is_left_for_the_next(
     monkeypatch.setattr("node.ledger_catch_up.PAGE_BYTES_MAX", 1024 * 1024)
     broken = Peer([], handler)
     await _fill(store, broken, Peer(CHAIN))
-    assert broken.asked == [4]
+    assert broken.asked == [35]
 
 
 async def test_a_peer_that_lacks_the_same_entries_is_left(store: Store) -> None:
     poor, rich = Peer(CHAIN[:9]), Peer(CHAIN)
     await _fill(store, poor, rich)
-    assert poor.asked == [4, 10]
-    assert rich.asked == [10, 17, 24, 31]
+    assert poor.asked == [35]
+    assert rich.asked == WHOLE
 
 
-async def test_a_forged_chain_is_dropped_and_fetched_from_the_next(store: Store) -> None:
-    """It chains forward from our own head and has every index; only its end tells."""
-    liar, honest = Peer(FORGED), Peer(CHAIN)
+@pytest.mark.parametrize("wrong_from", [4, 6, 30, 35])
+async def test_a_forged_chain_is_refused_and_the_next_is_asked(
+    store: Store, wrong_from: int
+) -> None:
+    """It is a chain and has every index; only the certified head tells."""
+    liar, honest = Peer(chain_of(CLUSTER, 40, wrong_from)), Peer(CHAIN)
     await _fill(store, liar, honest)
-    assert liar.asked == [4, 11, 18, 25, 32]
-    assert honest.asked == [4, 11, 18, 25, 32]
+    assert liar.asked == [35]
+    assert honest.asked == WHOLE
 
 
-async def test_a_liar_in_the_middle_spoils_only_its_turn(store: Store) -> None:
-    """The honest one breaks off, the liar goes on with a chain of its own, the third is honest."""
-    first = Peer(CHAIN[:12])
-    liar = Peer(CHAIN[:10] + chain_of(CLUSTER, 40, wrong_from=11)[10:])
-    honest = Peer(CHAIN)
-    await _fill(store, first, liar, honest)
-    assert first.asked == [4, 11, 13]
-    assert liar.asked == [13]
-    assert honest.asked == [4, 11, 18, 25, 32]
+async def test_a_liar_in_the_middle_spoils_nothing(store: Store) -> None:
+    """The honest one breaks off, the liar gives a chain of its own, the third goes on."""
+    first, liar, last = Peer(CHAIN), Peer(chain_of(CLUSTER, 40, wrong_from=11)), Peer(CHAIN)
 
+    async def only_twice(request: web.Request) -> web.StreamResponse:
+        if len(first.asked) > 2:
+            raise web.HTTPServiceUnavailable
+        first.handler = None
+        answer = await first._serve(request)
+        first.asked.pop()
+        first.handler = only_twice
+        return answer
 
-async def test_two_of_three_peers_lie_in_different_ways(store: Store) -> None:
-    liars = [Peer(FORGED), Peer(chain_of(CLUSTER, 40, wrong_from=4))]
-    honest = Peer(CHAIN)
-    await _fill(store, *liars, honest)
-    whole = [4, 11, 18, 25, 32]
-    assert [liar.asked for liar in liars] == [whole, whole]
-    assert honest.asked == whole
+    first.handler = only_twice
+    await _fill(store, first, liar, last)
+    assert first.asked == [35, 28, 21]
+    assert liar.asked == [21]
+    assert last.asked == [21, 14, 7]
 
 
 async def test_a_restart_goes_on_where_it_stopped(tmp_path: Path) -> None:
     store = _with_gap(tmp_path)
     gap = store.ledger.gap()
     assert gap is not None
-    store.fill_gap(gap, CHAIN[3:20])
+    store.fill_gap(gap, page_of(CLUSTER, CHAIN, 20, 35))
     store.close()
     again = Store(tmp_path, CLUSTER, "node0")
     again.agree_ledger(40, CHAIN[39].head)
-    assert again.ledger.missing() == 15
+    assert again.ledger.missing() == 16
     peer = Peer(CHAIN)
     await _fill(again, peer)
-    assert peer.asked[0] == 21
+    assert peer.asked[0] == 19
     again.close()
-
-
-async def test_pages_of_a_liar_that_survived_a_restart_are_dropped(store: Store) -> None:
-    gap = store.ledger.gap()
-    assert gap is not None
-    store.fill_gap(gap, FORGED[3:20])
-    peer = Peer(CHAIN)
-    await _fill(store, peer)
-    assert peer.asked[:2] == [21, 4]
 
 
 @pytest.mark.parametrize(
@@ -204,9 +207,11 @@ async def test_pages_of_a_liar_that_survived_a_restart_are_dropped(store: Store)
         b"[" * 100_000,
         b"\xff",
         b'{"entries": 1}',
-        json.dumps({"entries": [{"index": 1, "body": "", "head": "zz"}]}).encode(),
-        json.dumps({"entries": [{"index": 1, "body": "", "head": "00"}]}).encode(),
-        json.dumps({"entries": [{"index": 1, "body": "?", "head": "00" * 32}]}).encode(),
+        b'{"entries": []}',
+        b'{"before": "zz", "entries": []}',
+        _served(body="", head="zz"),
+        _served(body="", head="00"),
+        _served(body="?", head="00" * 32),
     ],
 )
 def test_an_answer_that_cannot_be_read_is_a_failure_of_its_peer(data: bytes) -> None:

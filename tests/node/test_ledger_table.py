@@ -1,4 +1,4 @@
-"""Of the ledger only what is proved is given out; fetched entries wait until their chain fits."""
+"""Of the ledger only what is proved is given out; a gap is filled from its end."""
 
 import sqlite3
 from collections.abc import Iterator
@@ -7,9 +7,10 @@ import msgspec
 import pytest
 
 from ci.ledger import VerdictEntry, encode_entry, genesis_head, next_head
-from node.ledger_table import LEDGER_SCHEMA, LedgerGap, LedgerTable, WrongEntries
+from ci.ledger_gap import LedgerGap, LedgerPage, WrongEntries
+from node.ledger_table import LEDGER_SCHEMA, LedgerTable
 from pbft.ports import Entry
-from tests.node.chains import chain_of
+from tests.node.chains import chain_of, page_of
 
 CLUSTER = bytes(range(32))
 CHAIN = chain_of(CLUSTER, 30)
@@ -30,6 +31,10 @@ def _with_gap(table: LedgerTable, first: int, last: int, end: int) -> LedgerGap:
     for entry in CHAIN[last:end]:
         table.save_entry(entry)
     return _gap(table)
+
+
+def _page(first: int, last: int) -> LedgerPage:
+    return page_of(CLUSTER, CHAIN, first, last)
 
 
 def _gap(table: LedgerTable) -> LedgerGap:
@@ -55,41 +60,29 @@ def test_a_position_that_is_ours_makes_no_gap(table: LedgerTable) -> None:
 
 
 @pytest.mark.parametrize(("first", "last", "end"), [(1, 1, 1), (1, 20, 20), (4, 20, 25), (9, 9, 9)])
-def test_a_gap_is_not_given_out_and_can_be_filled_page_by_page(
+def test_a_gap_is_filled_page_by_page_and_what_is_proved_is_given_out(
     table: LedgerTable, first: int, last: int, end: int
 ) -> None:
     gap = _with_gap(table, first, last, end)
     assert table.end() == (end, CHAIN[end - 1].head)
-    for index in range(first, last + 1):
+    for index in range(last, first - 1, -1):
         assert table.entries(index, 10) == []
-        assert table.missing() == last - index + 1
+        assert table.page_up_to(index, 10, 1 << 20).entries == ()
+        assert table.missing() == index - first + 1
         assert table.entries(1, 100) == CHAIN[: first - 1]
-        assert table.newest(100) == CHAIN[last:end]
-        assert table.fill(gap, [CHAIN[index - 1]]) == (index == last)
+        assert table.newest(100) == CHAIN[index:end]
+        assert table.fill(gap, _page(index, index)) == (index == first)
         gap = table.gap() or gap
     assert table.gap() is None
     assert table.entries(1, 100) == CHAIN[:end]
 
 
-@pytest.mark.parametrize(
-    "wrong",
-    [
-        [CHAIN[4]],  # not the next
-        [CHAIN[3], CHAIN[5]],
-        [Entry(4, CHAIN[3].body, bytes(32))],
-        [Entry(4, CHAIN[4].body, CHAIN[3].head)],
-        chain_of(CLUSTER, 20, wrong_from=4)[3:],  # a chain that fits, but to another head
-        CHAIN[3:21],  # beyond the gap
-    ],
-)
-def test_entries_that_do_not_lead_to_the_certified_head_are_wrong(
-    table: LedgerTable, wrong: list[Entry]
-) -> None:
+def test_a_wrong_page_is_refused_and_a_right_one_goes_on(table: LedgerTable) -> None:
     gap = _with_gap(table, 4, 20, 25)
+    assert not table.fill(gap, _page(12, 20))
     with pytest.raises(WrongEntries):
-        table.fill(gap, wrong)
-    table.empty(gap)
-    assert table.fill(_gap(table), CHAIN[3:20])
+        table.fill(_gap(table), page_of(CLUSTER, chain_of(CLUSTER, 20, wrong_from=4), 8, 11))
+    assert table.fill(_gap(table), _page(4, 11))
     assert table.entries(1, 100) == CHAIN[:25]
 
 
@@ -101,32 +94,46 @@ def test_entries_that_do_not_lead_to_the_certified_head_are_wrong(
     ],
 )
 def test_a_body_that_is_no_entry_is_wrong(table: LedgerTable, body: bytes) -> None:
-    gap = _with_gap(table, 4, 20, 25)
+    head = next_head(genesis_head(CLUSTER), 1, body)
+    table.save_position(1, head, (0, genesis_head(CLUSTER)))
     with pytest.raises(WrongEntries, match="malformed"):
-        table.fill(gap, [Entry(4, body, next_head(gap.head, 4, body))])
+        table.fill(_gap(table), LedgerPage(genesis_head(CLUSTER), (Entry(1, body, head),)))
+
+
+def test_pages_from_both_ends_say_the_head_before_them(table: LedgerTable) -> None:
+    _with_gap(table, 4, 10, 25)
+    size = len(CHAIN[20].body)
+    assert table.page_from(1, 9, 1 << 20) == _page(1, 3)
+    assert table.page_from(11, 4, 1 << 20) == _page(11, 14)
+    assert table.page_up_to(25, 4, 1 << 20) == _page(22, 25)
+    assert table.page_up_to(25, 100, 1 << 20) == _page(11, 25)
+    assert table.page_up_to(25, 100, 3 * size) == _page(23, 25)
+    assert table.page_up_to(25, 100, 1) == _page(25, 25)
+    assert table.page_up_to(10, 5, 99) == table.page_up_to(26, 5, 99) == LedgerPage(b"", ())
+    assert table.page_from(5, 9, 99) == LedgerPage(b"", ())
 
 
 def test_two_gaps_are_filled_one_after_the_other(table: LedgerTable) -> None:
     _with_gap(table, 3, 10, 12)
     table.save_position(20, CHAIN[19].head, (10, CHAIN[9].head))
     assert table.missing() == 16
-    assert table.fill(_gap(table), CHAIN[2:10])
+    assert table.fill(_gap(table), _page(3, 10))
     assert (_gap(table).first, _gap(table).last) == (13, 20)
     assert table.entries(1, 100) == CHAIN[:12]
-    assert table.fill(_gap(table), CHAIN[12:20])
+    assert table.fill(_gap(table), _page(13, 20))
     assert table.entries(1, 100) == CHAIN[:20]
 
 
-def test_a_statement_in_a_gap_is_not_believed_before_it_is_proved(table: LedgerTable) -> None:
+def test_a_statement_in_a_gap_is_found_once_it_is_here(table: LedgerTable) -> None:
     body = encode_entry(VerdictEntry("ab" * 32, 1, (), (), (), msgspec.Raw(b'{"verdict":1}')))
     entries = [Entry(1, body, next_head(genesis_head(CLUSTER), 1, body))]
     for index in (2, 3):
         head = next_head(entries[-1].head, index, CHAIN[index - 1].body)
         entries.append(Entry(index, CHAIN[index - 1].body, head))
     table.save_position(3, entries[2].head, (0, genesis_head(CLUSTER)))
-    assert not table.fill(_gap(table), entries[:2])
+    assert not table.fill(_gap(table), page_of(CLUSTER, entries, 2, 3))
     assert table.find_statement(bytes.fromhex("ab" * 32)) is None
-    assert table.fill(_gap(table), entries[2:])
+    assert table.fill(_gap(table), page_of(CLUSTER, entries, 1, 1))
     assert table.find_statement(bytes.fromhex("ab" * 32)) == b'{"verdict":1}'
 
 

@@ -208,6 +208,11 @@ async def test_the_ledger_is_paged_and_its_chain_holds(client: Client, house: Ho
     assert len(entries) == page["index"] == 5
     assert verify_chain(entries, genesis_head(house.cluster.id)) is None
     assert page["head"] == entries[-1].head.hex()
+    last = await (await client.get("/ledger?to=4&limit=2")).json()
+    assert [row["index"] for row in last["entries"]] == [3, 4]
+    assert last["before"] == entries[1].head.hex()
+    beyond = await (await client.get("/ledger?to=6&limit=2")).json()
+    assert beyond["entries"] == []
 
 
 async def _status(house: House, name: str) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from pbft.ports import (
     SavedPrepared,
     SavedRecovery,
 )
-from tests.node.chains import chain_of, ledger_parts
+from tests.node.chains import chain_of, ledger_parts, page_of
 
 CLUSTER = bytes(range(32))
 
@@ -285,7 +285,7 @@ def test_a_state_that_was_taken_over_leaves_a_gap_that_survives(tmp_path: Path) 
     assert gap is not None
     assert (gap.first, gap.last, gap.missing) == (4, 10, 7)
     assert (gap.head_before, gap.head_after) == (entries[2].head, entries[9].head)
-    assert store.fill_gap(gap, entries[3:10])
+    assert store.fill_gap(gap, page_of(CLUSTER, entries, 4, 10))
     assert store.ledger.entries(1, 100) == entries
     store.close()
     assert _open(tmp_path).ledger.gap() is None
@@ -313,7 +313,7 @@ def test_a_wrong_ledger_is_cut_back_to_what_was_proved(tmp_path: Path) -> None:
     assert gap is not None
     assert (gap.first, gap.last, gap.head_before) == (5, 7, right[3].head)
     store.agree_ledger(8, right[7].head)
-    assert store.fill_gap(gap, right[4:7])
+    assert store.fill_gap(gap, page_of(CLUSTER, right, 5, 7))
     assert store.ledger.entries(1, 100) == right[:8]
 
 
@@ -390,7 +390,7 @@ def test_damaged_ledger_entries_are_a_gap(tmp_path: Path) -> None:
     assert store.ledger.entries(1, 100) == entries[:3]
     store.agree_ledger(9, entries[8].head)
     while gap := store.ledger.gap():
-        assert store.fill_gap(gap, entries[gap.first - 1 : gap.last])
+        assert store.fill_gap(gap, page_of(CLUSTER, entries, gap.first, gap.last))
     assert store.ledger.entries(1, 100) == entries
 
 

@@ -1,10 +1,11 @@
-"""A replica's ledger after a state transfer: fetched entries count once they are proved."""
+"""A replica's ledger after a state transfer: fetched entries are proved as they come."""
 
 import pytest
 
 from ci.ledger import AppendEntry, encode_entry, genesis_head, next_head
+from ci.ledger_gap import LedgerPage, WrongEntries
 from pbft.ports import Entry
-from simulator.ledger import PAGE_ENTRIES, Ledger, WrongEntries
+from simulator.ledger import PAGE_ENTRIES, Ledger
 
 CLUSTER = bytes(range(32))
 
@@ -30,35 +31,33 @@ def with_gap(own: int, last: int) -> Ledger:
     return ledger
 
 
-def test_a_gap_is_filled_page_by_page_and_shown_once_it_is_proved() -> None:
+def page(entries: list[Entry], first: int, last: int) -> LedgerPage:
+    """The entries `first` to `last` of a chain, as somebody who has them gives them."""
+    before = entries[first - 2].head if first > 1 else genesis_head(CLUSTER)
+    return LedgerPage(before, tuple(entries[first - 1 : last]))
+
+
+def test_a_gap_is_filled_from_its_end_and_what_is_proved_is_given_out() -> None:
     entries = chain(12)
-    ledger = with_gap(2, 12)
+    ledger, whole = with_gap(2, 12), with_gap(12, 12)
     assert ledger.end() == (12, entries[-1].head)
-    assert ledger.page(1, 9) == tuple(entries[:2])
-    closed: tuple[Entry, ...] = ()
+    assert ledger.page_up_to(12, 5).entries == ()
     while ledger.gaps:
-        assert ledger.page(3, 9) == ()
         gap = ledger.gaps[0]
-        closed = ledger.fill(entries[gap.next_index - 1 :][: gap.page_entries])
-    assert closed == tuple(entries[2:])
-    assert ledger.page(3, PAGE_ENTRIES) == tuple(entries[2 : 2 + PAGE_ENTRIES])
+        ledger.fill(whole.page_up_to(gap.last, min(PAGE_ENTRIES, gap.missing)))
+        first = max(3, gap.last - PAGE_ENTRIES + 1) if ledger.gaps else 1
+        assert ledger.page_up_to(12, 20) == page(entries, first, 12)
+    assert ledger.page_up_to(9, 4) == page(entries, 6, 9)
 
 
-def test_entries_that_do_not_chain_are_dropped_with_all_that_came_before() -> None:
+def test_a_wrong_page_changes_nothing() -> None:
     ledger = with_gap(2, 12)
-    assert ledger.fill(chain(12)[2:6]) == ()
-    with pytest.raises(WrongEntries, match="the head does not follow"):
-        ledger.fill(chain(12, "other ")[6:8])
-    assert ledger.gaps[0].next_index == 3
-
-
-def test_a_chain_that_ends_elsewhere_is_dropped() -> None:
-    ledger = with_gap(0, 4)
+    ledger.fill(page(chain(12), 9, 12))
     with pytest.raises(WrongEntries, match="certified head"):
-        ledger.fill(chain(4, "other "))
-    assert (ledger.entries, ledger.gaps[0].fetched) == ({}, [])
-    with pytest.raises(WrongEntries, match="more entries"):
-        ledger.fill(chain(5))
+        ledger.fill(page(chain(12, "other "), 5, 8))
+    assert (ledger.gaps[0].first, ledger.gaps[0].last) == (3, 8)
+    ledger.fill(page(chain(12), 3, 8))
+    assert ledger.page_up_to(12, 12) == page(chain(12), 1, 12)
 
 
 def test_what_a_wrong_state_left_is_replaced() -> None:
@@ -68,6 +67,6 @@ def test_what_a_wrong_state_left_is_replaced() -> None:
         ledger.save_entry(entry)
     ledger.save_position(4, right[3].head, (0, genesis_head(CLUSTER)))
     assert (ledger.gaps[0].first, ledger.end()[0]) == (1, 4)
-    assert ledger.fill(right[:4]) == tuple(right[:4])
+    ledger.fill(page(right, 1, 4))
     ledger.save_entry(right[4])
     assert ledger.end() == (5, right[4].head)

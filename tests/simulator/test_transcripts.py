@@ -40,7 +40,7 @@ def test_the_scenarios_show_what_they_are_about() -> None:
     assert "r1: new_view view=1 primary=1" in texts["primary_crash"]
     assert "equivocation" in texts["equivocation"]
     assert "state_transferred" in texts["state_transfer"]
-    assert "has ledger entries up to" in texts["state_transfer"]
+    assert "has ledger entries 1 to" in texts["state_transfer"]
 
 
 def test_the_command_writes_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
