@@ -1,11 +1,55 @@
-"""The first page: all builds, the newest first."""
+"""The first page: all builds, the newest first, or those of one repository, branch or outcome."""
 
+from collections.abc import Sequence
+from urllib.parse import urlencode, urlsplit
+
+import msgspec
 from aiohttp import web
 
-from client.api import Site
-from client.dashboard.pages import Pages
+from ci.operations import Outcome
+from client.api import BuildPage, Site
+from client.build_filter import BRANCH_CHARACTERS_MAX, OUTCOMES, BuildFilter, read_filter
+from client.dashboard import formats
+from client.dashboard.pages import FORM_POLICY, Pages
+from client.view import BuildStatus, BuildView
 
-REFRESH_SECONDS = 5
+# Without JavaScript only; the page of older builds stays as it is.
+REFRESH_SECONDS = 10
+REPOSITORIES_MAX = 200
+# To choose from while typing: of the branches of so many of the newest builds, so many.
+BRANCHES_OF_BUILDS = 200
+BRANCHES_MAX = 30
+
+
+class ReplicaMark(msgspec.Struct, frozen=True):
+    """How one replica stands to a build, at a glance; `text` says it in words.
+
+    stance: agrees, dissents, abstains, found (a ballot that no verdict counts), or none.
+    """
+
+    replica: str
+    stance: str
+    text: str
+
+
+class BuildRow(msgspec.Struct, frozen=True):
+    """One build's line.
+
+    state: its verdict's outcome, or its status. agreement: how many agree, in words; None: there
+    is nothing to agree on. apart: who dissents or abstains, in words. took: how long it was built;
+    None: not known. began: ISO 8601, where it is being built. event: what asked for it, None: a
+    push.
+    """
+
+    build: BuildView
+    state: str
+    repository: str
+    event: str | None
+    marks: tuple[ReplicaMark, ...]
+    agreement: str | None
+    apart: tuple[str, ...]
+    took: str | None
+    began: str | None
 
 
 def add_builds_page(application: web.Application, site: Site, pages: Pages) -> None:
@@ -20,13 +64,100 @@ class _BuildsPage:
         self._pages = pages
 
     async def show(self, request: web.Request) -> web.Response:
-        """GET /?after=<build>."""
+        """GET /?repository=&branch=&outcome=&after=<build>&limit=<n>."""
         page = self._site.page(request)
+        only = read_filter(request.query)
         is_first = "after" not in request.query
-        return self._pages.render(
+        archive = self._site.archive
+        limit = {"limit": request.query["limit"]} if "limit" in request.query else {}
+        response = self._pages.render(
             "builds.html",
-            page=page,
+            rows=[build_row(build, self._site.cluster.replica_names) for build in page.builds],
+            only=only,
+            is_first=is_first,
+            newest=_address({**only.fields, **limit}),
+            older=_older(page, {**only.fields, **limit}),
+            repositories=self._repositories(only),
+            branches=archive.newest_branches(only.repository, BRANCHES_OF_BUILDS)[:BRANCHES_MAX],
+            branch_characters_max=BRANCH_CHARACTERS_MAX,
+            outcomes=OUTCOMES,
+            under_way={state: archive.count(state) for state in ("building", "queued")},
             refresh_seconds=REFRESH_SECONDS if is_first else None,
             webhook_url=f"{self._site.public_url}/webHook",
             connected=len(self._site.connected()),
         )
+        response.headers["Content-Security-Policy"] = FORM_POLICY
+        return response
+
+    def _repositories(self, only: BuildFilter) -> list[str]:
+        """To choose from: those that are configured, that there are builds of, and the chosen."""
+        names = {entry.url for entry in self._site.config.repositories}
+        names.update(self._site.archive.repositories(REPOSITORIES_MAX))
+        chosen = {only.repository} if only.repository is not None else set()
+        return sorted({*sorted(names)[:REPOSITORIES_MAX], *chosen})
+
+
+def build_row(build: BuildView, replicas: Sequence[str]) -> BuildRow:
+    """A build's line, with a mark for each replica of the cluster. Pure."""
+    state = build.verdict.outcome if build.verdict else build.status.value
+    marks = tuple(_mark(build, replica) for replica in replicas)
+    is_building = build.status is BuildStatus.BUILDING
+    return BuildRow(
+        build=build,
+        state=state,
+        repository=short_repository(build.repository),
+        event=None if build.event == "push" else _event(build),
+        marks=marks,
+        agreement=_agreement(build, marks),
+        apart=tuple(mark.text for mark in marks if mark.stance in ("dissents", "abstains")),
+        took=formats.duration(build.times.opened, build.times.decided),
+        began=build.times.opened if is_building else None,
+    )
+
+
+def short_repository(url: str) -> str:
+    """A repository's URL as people say it: without scheme, user and `.git`. Pure."""
+    parts = urlsplit(url)
+    if not parts.netloc:
+        return url.removesuffix(".git")
+    host = parts.netloc.rpartition("@")[2]
+    return f"{host}{parts.path.removesuffix('.git')}"
+
+
+def _mark(build: BuildView, replica: str) -> ReplicaMark:
+    verdict = build.verdict
+    ballot = next((ballot for ballot in build.ballots if ballot.replica == replica), None)
+    if verdict is not None and replica in verdict.agreeing:
+        return ReplicaMark(replica, "agrees", f"{replica} agrees")
+    if verdict is not None and replica in verdict.dissenting:
+        return ReplicaMark(replica, "dissents", f"{replica} dissents")
+    if ballot is not None and ballot.abstains is not None:
+        return ReplicaMark(replica, "abstains", f"{replica} abstains")
+    if ballot is not None and ballot.outcome is not None:
+        return ReplicaMark(replica, "found", f"{replica} found {formats.words(ballot.outcome)}")
+    return ReplicaMark(replica, "none", f"{replica}: no ballot")
+
+
+def _agreement(build: BuildView, marks: Sequence[ReplicaMark]) -> str | None:
+    agreeing = sum(mark.stance == "agrees" for mark in marks)
+    cast = sum(mark.stance != "none" for mark in marks)
+    if build.verdict is None:
+        return f"{cast} of {len(marks)} so far" if build.status is BuildStatus.BUILDING else None
+    if build.verdict.outcome == Outcome.CANCELLED:
+        return None
+    if build.verdict.outcome == Outcome.DISPUTED:
+        return "no agreement"
+    return f"{agreeing} of {len(marks)} agree"
+
+
+def _event(build: BuildView) -> str:
+    words = formats.words(build.event)
+    return f"{words} {build.ref}" if build.ref else words
+
+
+def _older(page: BuildPage, fields: dict[str, str]) -> str | None:
+    return None if page.next is None else _address({**fields, "after": page.next})
+
+
+def _address(fields: dict[str, str]) -> str:
+    return f"/?{urlencode(fields)}" if fields else "/"

@@ -34,7 +34,7 @@ def words(name: str) -> str:
 
 def ago(iso: str, now: float) -> str:
     """How long before `now` (seconds since 1970) that ISO 8601 time was: "3 min ago"."""
-    seconds = now - datetime.datetime.fromisoformat(iso).timestamp()
+    seconds = now - _seconds(iso)
     if seconds < MINUTE_SECONDS:
         return "just now"
     if seconds < HOUR_SECONDS:
@@ -55,13 +55,23 @@ def duration(begin: str | None, end: str | None) -> str | None:
     """From one ISO 8601 time to another: "4.2 s", "3 min 05 s", "1 h 02 min"; None: not known."""
     if begin is None or end is None:
         return None
-    span = datetime.datetime.fromisoformat(end) - datetime.datetime.fromisoformat(begin)
-    seconds = max(0.0, span.total_seconds())
-    if seconds < 10:
-        return f"{seconds:.1f} s"
+    seconds = max(0.0, _seconds(end) - _seconds(begin))
+    return f"{seconds:.1f} s" if seconds < 10 else _span(seconds)
+
+
+def elapsed(iso: str, now: float) -> str:
+    """From an ISO 8601 time until `now` (seconds since 1970): "12 s"."""
+    return _span(max(0.0, now - _seconds(iso)))
+
+
+def _span(seconds: float) -> str:
     if seconds < MINUTE_SECONDS:
-        return f"{seconds:.0f} s"
+        return f"{int(seconds)} s"
     if seconds < HOUR_SECONDS:
         return f"{int(seconds // MINUTE_SECONDS)} min {int(seconds % MINUTE_SECONDS):02d} s"
     hours, rest = divmod(int(seconds), HOUR_SECONDS)
     return f"{hours} h {rest // MINUTE_SECONDS:02d} min"
+
+
+def _seconds(iso: str) -> float:
+    return datetime.datetime.fromisoformat(iso).timestamp()

@@ -6,6 +6,7 @@ Content-Security-Policy stands behind that.
 """
 
 import functools
+import hashlib
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -25,6 +26,8 @@ CONTENT_SECURITY_POLICY = (
     "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; img-src 'self'; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
+# For a page that has a form.
+FORM_POLICY = CONTENT_SECURITY_POLICY.replace("form-action 'none'", "form-action 'self'")
 # In this order at the head of each page; a page says by `section` which one it belongs to.
 NAVIGATION = (("Builds", "/"),)
 HEADERS = {
@@ -50,12 +53,13 @@ class Pages:
         self._environment.filters.update(
             absolute=formats.absolute,
             ago=formats.ago,
+            elapsed=formats.elapsed,
             kind=formats.kind,
             sign=formats.sign,
             words=formats.words,
         )
         self._static = {
-            file.name: (CONTENT_TYPES[file.suffix], file.read_bytes())
+            file.name: _StaticFile(CONTENT_TYPES[file.suffix], file.read_bytes())
             for file in STATIC.iterdir()
             if file.suffix in CONTENT_TYPES
         }
@@ -101,10 +105,25 @@ class Pages:
             return self.render("error.html", error.status, text=error.text)
 
     async def _show_static(self, request: web.Request) -> web.Response:
-        """GET /static/<file>."""
+        """GET /static/<file>: 304 where the browser has it already."""
         found = self._static.get(request.match_info["file"])
         if found is None:
             raise ApiError(404, "there is no such file")
-        content_type, data = found
-        headers = {"X-Content-Type-Options": "nosniff"}
-        return web.Response(body=data, content_type=content_type, charset="utf-8", headers=headers)
+        headers = {"X-Content-Type-Options": "nosniff", "Cache-Control": "no-cache"}
+        has_it = any(etag.value == found.etag for etag in request.if_none_match or ())
+        response = web.Response(status=304, headers=headers) if has_it else found.response(headers)
+        response.etag = found.etag
+        return response
+
+
+class _StaticFile:
+    def __init__(self, content_type: str, data: bytes) -> None:
+        self._content_type = content_type
+        self._data = data
+        self.etag = hashlib.sha256(data).hexdigest()[:32]
+
+    def response(self, headers: dict[str, str]) -> web.Response:
+        """All of it."""
+        return web.Response(
+            body=self._data, content_type=self._content_type, charset="utf-8", headers=headers
+        )

@@ -37,24 +37,13 @@ async def page(client: Client, path: str, status: int = 200) -> str:
     assert "default-src 'none'" in policy
     assert "unsafe" not in policy
     text = await answer.text()
-    # our script, and nothing else that runs or styles
-    assert re.findall(r"<script[^>]*>", text) == ['<script src="/static/live.js" defer>']
+    # our scripts, and nothing else that runs or styles
+    scripts = re.findall(r"<script[^>]*>", text)
+    assert '<script src="/static/live.js" defer>' in scripts
+    assert all(re.fullmatch(r'<script src="/static/\w+\.js" defer>', tag) for tag in scripts)
     assert " style=" not in text
     assert "<style" not in text
     return text
-
-
-async def test_an_empty_table_says_how_to_begin(client: Client) -> None:
-    text = await page(client, "/")
-    assert "curl -d" in text
-    assert "https://ci.example.org/webHook" in text
-
-
-async def test_the_table_links_to_builds(running: Running, client: Client) -> None:
-    build = await decided_build(running, client)
-    text = await page(client, "/")
-    assert f'href="/builds/{build}"' in text
-    assert re.search(r'<span class="outcome good passed">.*</span> passed</span> 0', text)
 
 
 async def test_a_build_shows_each_replica(running: Running, client: Client) -> None:
@@ -153,6 +142,33 @@ async def test_the_style_is_a_file_of_its_own(client: Client) -> None:
     answer = await client.get("/static/style.css")
     assert answer.content_type == "text/css"
     assert "prefers-color-scheme: dark" in await answer.text()
+
+
+async def test_a_static_file_that_the_browser_has_is_not_sent_again(client: Client) -> None:
+    first = await client.get("/static/live.js")
+    assert first.headers["Cache-Control"] == "no-cache"
+    etag = first.headers["ETag"]
+    again = await client.get("/static/live.js", headers={"If-None-Match": f'"x", {etag}'})
+    assert (again.status, await again.read()) == (304, b"")
+    assert again.headers["ETag"] == etag
+    other = await client.get("/static/live.js", headers={"If-None-Match": '"x"'})
+    assert (other.status, await other.read()) == (200, await first.read())
+    assert (await client.get("/static/pages.py")).status == 404
+
+
+async def test_every_page_says_where_it_is_and_lets_the_navigation_be_skipped(
+    running: Running, client: Client
+) -> None:
+    build = await decided_build(running, client)
+    for path in ("/", f"/builds/{build}", f"/builds/{build}/messages"):
+        text = await page(client, path)
+        assert text.count('aria-current="page"') == 1
+        assert '<a href="/" aria-current="page">Builds</a>' in text
+        assert '<a class="skip" href="#content">' in text
+        assert text.count("<h1") == 1
+        assert text.count("<main") == 1
+        assert 'data-after="' in text
+    assert "aria-current" not in await page(client, "/builds/" + "0" * 64, status=404)
 
 
 def test_a_row_for_every_replica() -> None:
