@@ -1,10 +1,5 @@
 """How a node misbehaves on purpose, for demonstrations and tests. Off by default.
 
-`lying`: it builds like the others and then says the opposite in its ballot.
-`silent`: it receives everything and sends nothing.
-`equivocating`: every second replica is first told something else about the same numbers.
-`delaying`: everything that it sends comes late. `garbling`: no signature of its messages holds.
-`replaying`: with what it sends, it sends old messages once more.
 The simulator has an adversary of its own, which is richer.
 """
 
@@ -24,6 +19,15 @@ from pbft.messages import AnyMessage, Checkpoint, Commit, Envelope, Prepare, Pre
 from pbft.ports import Sign
 
 KINDS: tuple[str, ...] = tuple(kind for kind in get_args(FaultKind) if kind != "allowed")
+# What a node with that fault does, for whoever chooses one.
+DESCRIPTIONS = {
+    "lying": "it builds like the others and then says the opposite in its ballot",
+    "silent": "it receives everything and sends nothing",
+    "equivocating": "every second replica is first told something else about the same numbers",
+    "delaying": "everything that it sends comes late",
+    "garbling": "no signature of its messages holds",
+    "replaying": "with what it sends, it sends old messages once more",
+}
 
 DELAY_SECONDS = 1.0
 # Old messages that are kept, and how many of them go out again with each new one.

@@ -12,7 +12,7 @@ from aiohttp import web
 
 from common.address import Address
 from common.bounded_http import NoAnswer, ask, bounded_session
-from node.fault_injection import KINDS, Faults
+from node.fault_injection import DESCRIPTIONS, KINDS, Faults
 from node.http_answers import http_error
 
 ANSWER_BYTES_MAX = 64 * 1024
@@ -40,6 +40,11 @@ class FaultRoutes:
     def injected(self) -> set[str]:
         """Which nodes misbehave on purpose, as far as this one was told."""
         return self._passed_on | ({self._name} if self._faults.kind is not None else set())
+
+    @property
+    def kinds(self) -> Mapping[str, str] | None:
+        """The faults that this node can be told to have, and what each does; None: it is off."""
+        return DESCRIPTIONS if self._is_allowed else None
 
     def routes(self) -> list[web.RouteDef]:
         """To be added to the node's application."""

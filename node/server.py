@@ -185,7 +185,9 @@ class NodeServer:
                 "replicas": len(names),
                 "byzantine_nodes": self._byzantine_nodes(),
                 "dissenting_nodes": self._dissenting_nodes(),
+                "evidence": self._evidence_counts(),
                 "fault_injection": self._faults.kind,
+                "fault_kinds": self._fault_routes.kinds,
                 "open_builds": len(self._application.open_builds()),
                 "builds_removed": self._executor.kept.removed_count,
                 "ledger_index": self._application.ledger_index,
@@ -231,9 +233,12 @@ class NodeServer:
 
     def _byzantine_nodes(self) -> list[str]:
         """Who is proved to misbehave, and who was told to, as far as this node knows."""
+        return sorted(self._evidence_counts().keys() | self._fault_routes.injected)
+
+    def _evidence_counts(self) -> dict[str, int]:
+        """How many pairs of messages this node keeps that convict a replica."""
         names = self._cluster.replica_names
-        proved = {names[replica] for replica in self._store.evidence.counts()}
-        return sorted(proved | self._fault_routes.injected)
+        return {names[replica]: n for replica, n in self._store.evidence.counts().items()}
 
     def _dissenting_nodes(self) -> list[str]:
         """Who differed from a verdict, by the newest entries of the ledger."""

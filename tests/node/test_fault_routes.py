@@ -8,7 +8,7 @@ from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 
 from common.address import Address
-from node.fault_injection import KINDS, Faults
+from node.fault_injection import DESCRIPTIONS, KINDS, Faults
 from node.fault_routes import FaultRoutes
 
 PATH = "/pbft/simulate-byzantine"
@@ -87,3 +87,10 @@ async def test_it_must_be_allowed_at_both(pair: Pair) -> None:
 async def test_what_is_wrong_is_said(pair: Pair, body: object, status: int, says: str) -> None:
     got, answer = await pair.ask(body)
     assert (got, says in answer["error"]) == (status, True), answer
+
+
+def test_each_kind_is_told_with_what_it_does_and_only_where_it_is_allowed() -> None:
+    assert tuple(DESCRIPTIONS) == KINDS
+    for is_allowed, told in ((True, DESCRIPTIONS), (False, None)):
+        routes = FaultRoutes(name="node1", faults=Faults(), is_allowed=is_allowed, peers={})
+        assert routes.kinds == told

@@ -88,6 +88,9 @@ async def test_a_node_that_misbehaves_on_purpose_says_so(house: House) -> None:
     async with TestClient(TestServer(_server(house, "node1").application())) as client:
         status = await (await client.get("/pbft/status")).json()
     assert status["byzantine_nodes"] == ["node1"]
+    assert status["fault_injection"] == "lying"
+    assert "opposite" in status["fault_kinds"]["lying"]
+    assert status["evidence"] == {}
     assert status["is_primary"] is False
 
 
@@ -364,6 +367,7 @@ async def test_evidence_is_given_out_with_both_originals(client: Client, house: 
         assert isinstance(check_evidence(*originals, house.cluster, verify), str)
     status = await (await client.get("/pbft/status")).json()
     assert status["byzantine_nodes"] == ["node2"]
+    assert status["evidence"] == {"node2": 5}
     assert (await client.get("/pbft/evidence?limit=101")).status == 400
 
 
