@@ -7,16 +7,18 @@ nonsense, is a NodeFailed.
 
 from collections.abc import Mapping
 from types import TracebackType
-from typing import Annotated, Any, BinaryIO, Self, TypeVar
+from typing import Annotated, BinaryIO, Self, TypeVar
 from urllib.parse import quote
 
 import aiohttp
 import msgspec
 
 from ci.ledger import RecordedArtifact
+from client.node_status import NodeStatus
 from common.bounded_http import Answer, NoAnswer, NotInTime, ask, bounded_session, decode_json, save
 from common.config import Address
 from common.log_pieces import ServedPiece, read_piece
+from common.logs import log_text
 from pbft.ports import Entry
 
 ANSWER_TIMEOUT_SECONDS = 10.0
@@ -95,6 +97,12 @@ class ServedClient(msgspec.Struct, frozen=True):
     """GET /pbft/clients/<name>."""
 
     floor: Annotated[int, msgspec.Meta(ge=0, le=2**53)]
+
+
+class ServedError(msgspec.Struct, frozen=True):
+    """Why a node refused."""
+
+    error: str
 
 
 class ServedEvidence(msgspec.Struct, frozen=True):
@@ -262,12 +270,29 @@ class Nodes:
             raise NodeFailed(f"{replica}: its answer begins before what was asked for")
         return served
 
-    async def status(self, replica: str) -> dict[str, Any]:
+    async def status(self, replica: str) -> NodeStatus:
         """GET /pbft/status. Raises NodeFailed."""
         data = await self._get(
             replica, "/pbft/status", {}, STATUS_BYTES_MAX, STATUS_TIMEOUT_SECONDS
         )
-        return decode_answer(data, dict[str, Any], replica)
+        return decode_answer(data, NodeStatus, replica)
+
+    async def misbehave(self, replica: str, fault: str | None) -> None:
+        """Tell a node to have that fault from now on, None: none. Raises NodeFailed.
+
+        A node that does not allow it refuses; its own words are then in the error.
+        """
+        body = {"node_id": replica, "fault": fault}
+        path = "/pbft/simulate-byzantine"
+        answer = await self._answer(
+            replica, path, {}, STATUS_BYTES_MAX, ANSWER_TIMEOUT_SECONDS, method="POST", body=body
+        )
+        if answer.status != 200:
+            try:
+                reason = decode_answer(answer.data, ServedError, replica).error
+            except NodeFailed:
+                reason = f"it answered with {answer.status}"
+            raise NodeFailed(f"{replica}: {log_text(reason)}")
 
     async def client_floor(self, replica: str, client: str) -> int:
         """Up to which number all of a client's numbers are used, as a node says. NodeFailed."""
@@ -281,14 +306,18 @@ class Nodes:
         pairs: list[ServedPair] = []
         after: int | None = 0
         while after is not None and len(pairs) < pairs_max:
-            query = {"after": str(after), "limit": str(min(100, pairs_max - len(pairs)))}
-            data = await self._get(
-                replica, "/pbft/evidence", query, EVIDENCE_BYTES_MAX, LOG_TIMEOUT_SECONDS
-            )
-            page = decode_answer(data, ServedEvidence, replica)
+            page = await self.evidence_page(replica, after, min(100, pairs_max - len(pairs)))
             pairs.extend(page.evidence)
             after = page.next if page.next is None or page.next > after else None
         return pairs
+
+    async def evidence_page(
+        self, replica: str, after: int, pairs_max: int, bytes_max: int = EVIDENCE_BYTES_MAX
+    ) -> ServedEvidence:
+        """A node's evidence after that number, oldest first. Raises NodeFailed."""
+        query = {"after": str(after), "limit": str(pairs_max)}
+        data = await self._get(replica, "/pbft/evidence", query, bytes_max, LOG_TIMEOUT_SECONDS)
+        return decode_answer(data, ServedEvidence, replica)
 
     async def ledger(self, replica: str) -> list[Entry]:
         """A node's whole ledger as it was when the first page came. Raises NodeFailed.
@@ -298,20 +327,39 @@ class Nodes:
         entries: list[Entry] = []
         end: int | None = None
         while end is None or len(entries) < end:
-            query = {"from": str(len(entries) + 1), "limit": str(LEDGER_PAGE_ENTRIES)}
-            data = await self._get(replica, "/ledger", query, LEDGER_BYTES_MAX, LOG_TIMEOUT_SECONDS)
-            page = decode_answer(data, ServedLedger, replica)
-            end = page.index if end is None else end
-            if not page.entries and len(entries) < end:
+            page, index = await self.ledger_page(replica, len(entries) + 1, LEDGER_PAGE_ENTRIES)
+            end = index if end is None else end
+            if not page and len(entries) < end:
                 raise NodeFailed(f"{replica}: its ledger ends before entry {end}")
-            try:
-                entries.extend(
-                    Entry(entry.index, entry.body, bytes.fromhex(entry.head))
-                    for entry in page.entries
-                )
-            except ValueError as error:
-                raise NodeFailed(f"{replica}: a ledger head is not hexadecimal") from error
+            entries.extend(page)
         return entries[:end]
+
+    async def ledger_page(
+        self,
+        replica: str,
+        first: int,
+        entries_max: int,
+        bytes_max: int = LEDGER_BYTES_MAX,
+        timeout_seconds: float = LOG_TIMEOUT_SECONDS,
+    ) -> tuple[list[Entry], int]:
+        """A node's ledger from entry `first` on, and the index of its last one; unchecked.
+
+        There may be fewer than are asked for. Raises NodeFailed.
+        """
+        query = {"from": str(first), "limit": str(entries_max)}
+        data = await self._get(replica, "/ledger", query, bytes_max, timeout_seconds)
+        page = decode_answer(data, ServedLedger, replica)
+        if len(page.entries) > entries_max:
+            raise NodeFailed(f"{replica}: more ledger entries than were asked for")
+        try:
+            heads = [bytes.fromhex(entry.head) for entry in page.entries]
+        except ValueError as error:
+            raise NodeFailed(f"{replica}: a ledger head is not hexadecimal") from error
+        entries = [
+            Entry(entry.index, entry.body, head)
+            for entry, head in zip(page.entries, heads, strict=True)
+        ]
+        return entries, page.index
 
     async def _get(
         self,
@@ -333,13 +381,38 @@ class Nodes:
         *,
         is_waiting: bool = False,
     ) -> Answer:
+        """The answer to a GET, with status 200."""
+        answer = await self._answer(
+            replica, path, query, bytes_max, timeout_seconds, is_waiting=is_waiting
+        )
+        if answer.status == 404:
+            raise NotThere(f"{replica}: has no {path}")
+        if answer.status != 200:
+            raise NodeFailed(f"{replica}: {path} was answered with {answer.status}")
+        return answer
+
+    async def _answer(
+        self,
+        replica: str,
+        path: str,
+        query: Mapping[str, str],
+        bytes_max: int,
+        timeout_seconds: float,
+        *,
+        is_waiting: bool = False,
+        method: str = "GET",
+        body: object = None,
+    ) -> Answer:
+        """The answer, of any status."""
         session = self._waiting_session if is_waiting else self._session
         assert session is not None, "used outside its context"
         try:
-            answer = await ask(
+            return await ask(
                 session,
                 self._addresses[replica].url + path,
+                method=method,
                 query=query,
+                body=body,
                 bytes_max=bytes_max,
                 timeout_seconds=timeout_seconds,
             )
@@ -347,11 +420,6 @@ class Nodes:
             raise NodeFailed(f"{replica}: no answer in {timeout_seconds:g} s") from error
         except NoAnswer as error:
             raise NodeFailed(f"{replica}: {path}: {error}") from error
-        if answer.status == 404:
-            raise NotThere(f"{replica}: has no {path}")
-        if answer.status != 200:
-            raise NodeFailed(f"{replica}: {path} was answered with {answer.status}")
-        return answer
 
 
 def decode_answer(data: bytes, kind: type[_Answer], replica: str) -> _Answer:
