@@ -23,10 +23,11 @@ from ci.statement import InvalidStatement, parse_statement
 from client.commands.gateway_api import run
 from client.commands.outcome import EXIT_DONE, EXIT_NOT_PASSED, EXIT_WRONG, CommandFailed
 from client.commands.targets import Commands, cluster_and_addresses, cluster_flag
+from client.ledger_check import read_ledger_proof
 from client.nodes import NodeFailed, Nodes, NotThere
 from common.keys import verify
 from common.logs import escape_controls, log_text
-from pbft.codec import MalformedMessage, decode_signed
+from pbft.codec import MalformedMessage
 from pbft.genesis import Cluster
 from pbft.ports import Entry, Refusal
 
@@ -91,16 +92,13 @@ async def _first_proof(nodes: Nodes, names: tuple[str, ...]) -> tuple[str, Ledge
     failures = []
     for name in names:
         try:
-            served = await nodes.ledger_proof(name)
-            checkpoints = tuple(decode_signed(data) for data in served.checkpoints)
+            proof = read_ledger_proof(await nodes.ledger_proof(name))
         except NotThere:
             return name, None
         except (NodeFailed, MalformedMessage) as error:
             failures.append(f"{name}: {log_text(str(error))}")
         else:
-            return name, LedgerProof(
-                served.sequence, checkpoints, served.leaves, served.ledger_part
-            )
+            return name, proof
     raise CommandFailed("no node gave its ledger's proof: " + "; ".join(failures))
 
 

@@ -7,7 +7,7 @@ served on loopback. What a node's shell does on disk is left out: it has tests o
 import asyncio
 import base64
 import hashlib
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -37,6 +37,7 @@ from common.keys import SigningKey, verify
 from common.log_pieces import LogPiece
 from common.statuses.reporter import Reporter
 from node.artifact_routes import ArtifactRoutes
+from node.fault_injection import DESCRIPTIONS
 from node.log_routes import LogRoutes
 from node.proof_routes import proof_fields
 from pbft.client import make_request
@@ -79,6 +80,10 @@ class Node:
         self.evidence: list[tuple[Signed, Signed]] = []
         self.ledger_proof: LedgerProof | None = None
         self.signs_provenance_as = name
+        # what its status says otherwise
+        self.told: dict[str, object] = {}
+        self.is_fault_allowed = False
+        self.fault: str | None = None
         self._timestamp = 0
         self._cast: set[bytes] = set()
 
@@ -135,6 +140,7 @@ class Node:
         application.router.add_get("/pbft/status", self._show_status)
         application.router.add_get("/pbft/clients/{client}", self._show_client)
         application.router.add_get("/pbft/evidence", self._show_evidence)
+        application.router.add_post("/pbft/simulate-byzantine", self._misbehave)
         return application
 
     async def _show_build(self, request: web.Request) -> web.Response:
@@ -233,7 +239,29 @@ class Node:
 
     async def _show_status(self, request: web.Request) -> web.Response:
         self._check_up(request)
-        return web.json_response({"node_id": self.name, "sequence": self.replica.core.executed})
+        core = self.replica.core
+        names = self.cluster.replica_names
+        told: dict[str, object] = {
+            "node_id": self.name,
+            "version": "1.2.3",
+            "cluster": self.cluster.id.hex(),
+            "status": core.status,
+            "view": core.view,
+            "has_entered_view": core.has_entered,
+            "primary": names[core.primary],
+            "is_primary": core.is_primary,
+            "sequence": core.executed,
+            "stable_checkpoint": 0 if self.ledger_proof is None else self.ledger_proof.sequence,
+            "in_sync": True,
+            "behind_by": 0,
+            "evidence": dict(Counter(first.signer for first, _ in self.evidence)),
+            "fault_injection": self.fault,
+            "fault_kinds": DESCRIPTIONS if self.is_fault_allowed else None,
+            "ledger_index": self.application.ledger_index,
+            "ledger_head": self.application.ledger_head.hex(),
+            "ledger_missing": 0,
+        }
+        return web.json_response({**told, **self.told})
 
     async def _show_client(self, request: web.Request) -> web.Response:
         self._check_up(request)
@@ -262,6 +290,15 @@ class Node:
                 "next": rows[-1]["number"] if rows else None,
             }
         )
+
+    async def _misbehave(self, request: web.Request) -> web.Response:
+        self._check_up(request)
+        if not self.is_fault_allowed:
+            return web.json_response({"error": "fault injection is off here"}, status=403)
+        wanted = await request.json()
+        assert wanted["node_id"] == self.name
+        self.fault = wanted["fault"]
+        return web.json_response({})
 
     def _check_up(self, request: web.Request) -> None:
         if self.is_down:
