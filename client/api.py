@@ -25,7 +25,8 @@ from client.forges.event import BODY_BYTES_MAX, Refusal, too_large
 from client.forges.reception import Answered, Source, receive
 from client.gateway import Gateway
 from client.intake import QueueFull
-from client.nodes import NodeFailed, Nodes
+from client.network_watch import NetworkWatch
+from client.nodes import STATUS_TIMEOUT_SECONDS, Nodes
 from client.view import BuildView, build_view
 from common.config import ClientConfig
 from common.secret_file import read_secrets
@@ -35,6 +36,7 @@ BODY_TIMEOUT_SECONDS = 30.0
 APPEND_TIMEOUT_SECONDS = 30.0
 # A glance at the nodes must not make a page wait for one that is down.
 GLANCE_TIMEOUT_SECONDS = 1.0
+NETWORK_TIMEOUT_SECONDS = STATUS_TIMEOUT_SECONDS + 0.5
 PAGE_BUILDS = 25
 PAGE_BUILDS_MAX = 100
 RETRY_AFTER_SECONDS = 10
@@ -102,6 +104,7 @@ class Site:
         self.collector = collector
         self.nodes = nodes
         self.connected = connected
+        self.network = NetworkWatch(cluster, nodes, connected)
         self.version = version
         self.public_url = (config.public_url or config.listen.url).rstrip("/")
         self.sources = tuple(
@@ -354,33 +357,8 @@ async def show_health(site: Site, request: web.Request) -> web.Response:
 
 
 async def show_network(site: Site, request: web.Request) -> web.Response:
-    """GET /api/v1/network: each replica's link and its own status (null: no answer in time)."""
-    connected = site.connected()
-    answers = await asyncio.gather(
-        *(site.nodes.status(name) for name in site.nodes.names), return_exceptions=True
-    )
-    replicas = []
-    for name, answer in zip(site.nodes.names, answers, strict=True):
-        if isinstance(answer, BaseException) and not isinstance(answer, NodeFailed):
-            raise answer
-        is_up = not isinstance(answer, BaseException)
-        replicas.append(
-            {
-                "replica": name,
-                "connected": name in connected,
-                "status": answer if is_up else None,
-                "error": None if is_up else str(answer),
-            }
-        )
-    quorums = site.cluster.quorums
-    return json_response(
-        {
-            "cluster": site.cluster.id.hex(),
-            "faults_max": quorums.faults_max,
-            "needed": quorums.strong,
-            "replicas": replicas,
-        }
-    )
+    """GET /api/v1/network: the replicas (`status` is null: no answer in time), and the ledger."""
+    return json_response(await site.network.look(NETWORK_TIMEOUT_SECONDS))
 
 
 async def on_append(site: Site, request: web.Request) -> web.Response:

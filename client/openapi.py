@@ -16,6 +16,7 @@ from client.build_filter import (
     OUTCOMES,
     REPOSITORY_CHARACTERS_MAX,
 )
+from client.network_view import NetworkView
 from client.view import BuildView
 
 PATH = "/api/v1/openapi.json"
@@ -59,6 +60,7 @@ _TEXT: dict[str, Any] = {"type": "string"}
 _ANY: dict[str, Any] = {"type": "object"}
 _DETAIL = {"type": "object", "required": ["detail"], "properties": {"detail": _TEXT}}
 _BUILD = {"$ref": "#/components/schemas/BuildView"}
+_NETWORK = {"$ref": "#/components/schemas/NetworkView"}
 _ACCEPTED = {"$ref": "#/components/schemas/Accepted"}
 
 _PARAMETERS: dict[str, dict[str, Any]] = {
@@ -207,8 +209,8 @@ ROUTES: tuple[Route, ...] = (
     Route(
         method="get",
         path="/api/v1/network",
-        summary="Each replica's link and its own status",
-        gives={200: (JSON, _ANY, "One entry per replica.")},
+        summary="Who is up, down or disagrees; how far the ledger is checked",
+        gives={200: (JSON, _NETWORK, "One entry per replica.")},
     ),
     Route(
         method="get",
@@ -247,7 +249,7 @@ ROUTES: tuple[Route, ...] = (
 def document(version: str, server_url: str, routes: Sequence[Route] = ROUTES) -> dict[str, Any]:
     """The OpenAPI document. version: of this software; server_url: where the gateway is reached."""
     _, components = msgspec.json.schema_components(
-        (BuildView, BuildPage, Accepted), ref_template="#/components/schemas/{name}"
+        (BuildView, BuildPage, Accepted, NetworkView), ref_template="#/components/schemas/{name}"
     )
     paths: dict[str, dict[str, Any]] = {}
     for route in routes:

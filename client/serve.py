@@ -146,6 +146,8 @@ async def running_gateway(config: ClientConfig, version: str) -> AsyncIterator[G
         gateway.start(links)
         reporter.start()
         stack.push_async_callback(reporter.close)
+        site.network.start()
+        stack.push_async_callback(site.network.close)
         keeper = ArchiveKeeper(database, archive, keep_rules(config))
         keeper.start()
         stack.push_async_callback(keeper.close)

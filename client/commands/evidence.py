@@ -19,10 +19,8 @@ from client.nodes import (
     ServedPair,
     decode_answer,
 )
-from common.keys import verify
+from client.proofs import check_pair
 from common.logs import log_text
-from pbft.codec import MalformedMessage, decode_signed
-from pbft.evidence import check_evidence
 from pbft.genesis import Cluster
 from pbft.ports import Refusal
 
@@ -71,15 +69,6 @@ def report(cluster: Cluster, pairs: Iterable[ServedPair]) -> int:
     if not checked:
         print("no evidence of misbehaviour")
     return EXIT_NOT_PASSED if any(isinstance(p, Refusal) for p in checked) else EXIT_DONE
-
-
-def check_pair(pair: ServedPair, cluster: Cluster) -> Refusal | str:
-    """What two messages prove, by the genesis alone; nothing else in the pair is believed."""
-    try:
-        first, second = decode_signed(pair.first), decode_signed(pair.second)
-    except MalformedMessage as error:
-        return Refusal(f"not two signed messages: {error}")
-    return check_evidence(first, second, cluster, verify)
 
 
 async def _fetch(options: argparse.Namespace) -> list[ServedPair]:
