@@ -1,5 +1,7 @@
 """The gateway's pages for people: a module per page, rendered here from templates of our own."""
 
+import functools
+
 from aiohttp import web
 
 from client.api import Site
@@ -10,12 +12,15 @@ from client.dashboard.builds_page import add_builds_page
 from client.dashboard.change_forms import ChangeForms
 from client.dashboard.diagram_pages import add_diagrams
 from client.dashboard.events import Events, make_changes
+from client.dashboard.ledger_page import add_ledger_page
 from client.dashboard.pages import Pages
+from client.dashboard.replicas_page import add_replicas_page
 
 
 def add_dashboard(application: web.Application, site: Site, gatekeeper: Gatekeeper) -> None:
     """Add all pages, and what they link to. gatekeeper: who may change something."""
     changes = make_changes(site)
+    site.network.on_change = functools.partial(changes.note, None)
     pages = Pages(site, changes)
     Events(site, changes).add_routes(application)
     forms = ChangeForms(site, pages, gatekeeper)
@@ -24,3 +29,5 @@ def add_dashboard(application: web.Application, site: Site, gatekeeper: Gatekeep
     add_build_page(application, site, pages, forms)
     add_build_forms(application, site, pages, forms)
     add_diagrams(application, site, pages)
+    add_replicas_page(application, site, pages, forms)
+    add_ledger_page(application, site, pages)

@@ -29,7 +29,7 @@ CONTENT_SECURITY_POLICY = (
 # For a page that has a form.
 FORM_POLICY = CONTENT_SECURITY_POLICY.replace("form-action 'none'", "form-action 'self'")
 # In this order at the head of each page; a page says by `section` which one it belongs to.
-NAVIGATION = (("Builds", "/"),)
+NAVIGATION = (("Builds", "/"), ("Replicas", "/replicas"), ("Ledger", "/ledger"))
 HEADERS = {
     "Content-Security-Policy": CONTENT_SECURITY_POLICY,
     "X-Content-Type-Options": "nosniff",

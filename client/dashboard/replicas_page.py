@@ -1,0 +1,116 @@
+"""Who is up, who is down, who disagrees, and what is proved; and the switch that makes one lie.
+
+The switch is there only where nodes say that their operators allow it.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+from aiohttp import web
+
+from client.api import GLANCE_TIMEOUT_SECONDS, ApiError, Site
+from client.archive import BuildRecord
+from client.dashboard.change_forms import ChangeForms
+from client.dashboard.pages import Pages
+from client.network_view import NetworkView
+from client.nodes import NodeFailed
+from common.logs import escape_controls
+
+REFRESH_SECONDS = 5
+DONE_QUERY = "done"
+# What a page says after a form was taken. Only this: what an address says is anybody's text.
+DONE = {"misbehave": "The node was told. What it does from now on is said below."}
+# The builds among which one to build again is looked for, and the branches that it should be of.
+NEWEST_MAX = 50
+MAIN_BRANCHES = ("master", "main")
+
+
+class FaultChoice(msgspec.Struct, frozen=True):
+    """The nodes that can be made to misbehave, and how: each fault with what it does."""
+
+    replicas: tuple[str, ...]
+    kinds: Mapping[str, str]
+
+
+def add_replicas_page(
+    application: web.Application, site: Site, pages: Pages, forms: ChangeForms
+) -> None:
+    """Add the routes of the page and of its switch."""
+    page = _ReplicasPage(site, pages, forms)
+    application.router.add_get("/replicas", pages.bound(page.show))
+    application.router.add_post("/replicas/misbehave", pages.bound(page.misbehave))
+
+
+class _ReplicasPage:
+    def __init__(self, site: Site, pages: Pages, forms: ChangeForms) -> None:
+        self._site = site
+        self._pages = pages
+        self._forms = forms
+
+    async def show(self, request: web.Request) -> web.Response:
+        """GET /replicas."""
+        view = await self._site.network.look(GLANCE_TIMEOUT_SECONDS)
+        faults = fault_choice(view)
+        values: dict[str, Any] = {
+            "refresh_seconds": REFRESH_SECONDS,
+            "view": view,
+            "builds": self._builds(view),
+            "faults": faults,
+            "done": DONE.get(request.query.get(DONE_QUERY, "")),
+            "again": None if faults is None else self._newest_build(),
+        }
+        if faults is None:
+            return self._pages.render("replicas.html", form=None, **values)
+        return self._forms.render(request, "replicas.html", **values)
+
+    async def misbehave(self, request: web.Request) -> web.Response:
+        """POST /replicas/misbehave with `replica` and `fault` (empty: none from now on)."""
+        fields = await self._forms.check_form(request)
+        faults = fault_choice(await self._site.network.look(GLANCE_TIMEOUT_SECONDS))
+        if faults is None:
+            raise ApiError(404, "no replica here can be told to misbehave")
+        replica, fault = fields.get("replica", ""), fields.get("fault", "")
+        if replica not in faults.replicas:
+            raise ApiError(400, f"`replica` is one of {', '.join(faults.replicas)}")
+        if fault and fault not in faults.kinds:
+            raise ApiError(400, f"`fault` is empty or one of {', '.join(faults.kinds)}")
+        try:
+            await self._site.nodes.misbehave(replica, fault or None)
+        except NodeFailed as error:
+            raise ApiError(502, str(error)) from error
+        await self._site.network.look_again(replica)
+        location = f"/replicas?{DONE_QUERY}=misbehave"
+        return web.Response(status=303, headers={"Location": location})
+
+    def _builds(self, view: NetworkView) -> dict[str, str]:
+        """The branches of the builds that the page names, of those that are here, by id."""
+        named = {told.build for r in view.replicas for told in r.dissent.newest}
+        records = {build: self._site.archive.get(bytes.fromhex(build)) for build in named}
+        return {
+            build: escape_controls(record.branch)
+            for build, record in records.items()
+            if record is not None
+        }
+
+    def _newest_build(self) -> BuildRecord | None:
+        """A build to do again, to see what a misbehaving replica makes of it."""
+        decided = [
+            record
+            for record in self._site.archive.page(None, NEWEST_MAX)
+            if record.statement is not None
+        ]
+        of_main = [record for record in decided if record.branch in MAIN_BRANCHES]
+        return next(iter(of_main or decided), None)
+
+
+def fault_choice(view: NetworkView) -> FaultChoice | None:
+    """Who can be made to misbehave and how, as the nodes say; None: nobody. Pure."""
+    replicas = []
+    kinds: dict[str, str] = {}
+    for replica in view.replicas:
+        told = None if replica.status is None else replica.status.fault_kinds
+        if told:
+            replicas.append(replica.replica)
+            kinds.update({kind: escape_controls(text) for kind, text in told.items()})
+    return FaultChoice(tuple(replicas), kinds) if replicas else None
