@@ -27,8 +27,12 @@ from pbft.messages import (
 from pbft.ports import ExecutedRequest, Output
 
 MESSAGES_MAX = 4096
-# A longer payload (a VIEW-CHANGE of a full window) is not kept: many of them would fill memory.
+# A longer payload is not kept: many of them would fill memory. Of a VIEW-CHANGE or NEW-VIEW, with
+# the certificates of a full window, the heading is.
 PAYLOAD_BYTES_MAX = 16 * 1024
+# How a payload begins that has a heading: MessagePack of an array whose first item is the type.
+_LONG_NAMES = (b"viewchange", b"newview")
+HEADING_BYTES = 16
 MARKS_MAX = 4096
 REFUSALS_MAX = 1024
 BUILDS_MAX = 256
@@ -38,13 +42,37 @@ KEY_BYTES = 12
 _MARKED = frozenset({"prepared", "executed", "view_change", "new_view", "equivocation"})
 
 
+class Heading(msgspec.Struct, frozen=True):
+    """What is kept of a long VIEW-CHANGE or NEW-VIEW. kind: the name of its type."""
+
+    kind: str
+    view: int
+    replica: int
+    certificates: int
+    key: bytes
+
+
 class LoggedMessage(msgspec.Struct, frozen=True):
-    """One message. at: seconds since 1970, by this machine; direction: `received` or `sent`."""
+    """One message. at: seconds since 1970, by this machine; direction: `received` or `sent`.
+
+    heading: of a message that was too long to be kept; then the payload is empty. key: what tells
+    the payload from others.
+    """
 
     at: float
     direction: str
     peer: str
     signed: Signed
+    heading: Heading | None = None
+
+    def message(self) -> AnyMessage | Heading:
+        """What was said. Raises MalformedMessage."""
+        return self.heading or decode_message(self.signed.payload)
+
+    @property
+    def key(self) -> bytes:
+        """The beginning of the payload's digest."""
+        return self.heading.key if self.heading is not None else _key(self.signed)
 
 
 class Row(msgspec.Struct, frozen=True):
@@ -132,16 +160,16 @@ class MessageTrace:
         built: tuple[float, float] | None = None
         for logged in self._messages:
             try:
-                message = decode_message(logged.signed.payload)
+                message = logged.message()
             except MalformedMessage:
                 continue
-            if isinstance(message, ViewChange | NewView):
-                changes.append(self._row(logged, type(message).__name__))
+            if isinstance(message, ViewChange | NewView | Heading):
+                changes.append(self._row(logged, kind_of(message)))
                 continue
             kind = _kind_in(message, logged.signed.payload, known)
             if kind is None:
                 continue
-            rows.append(self._row(logged, kind))
+            rows.append(self._row(logged, kind, known))
             if kind == "Ballot" and logged.signed.signer == self._replica and built is None:
                 built = _when_built(message, logged.at)
         if rows:
@@ -156,11 +184,13 @@ class MessageTrace:
 
     def _note(self, direction: str, peer: str, envelopes: Sequence[Envelope]) -> None:
         now = self._clock()
-        self._messages.extend(
-            LoggedMessage(now, direction, peer, envelope.signed)
-            for envelope in envelopes
-            if len(envelope.signed.payload) <= PAYLOAD_BYTES_MAX
-        )
+        for envelope in envelopes:
+            signed = envelope.signed
+            if len(signed.payload) <= PAYLOAD_BYTES_MAX:
+                self._messages.append(LoggedMessage(now, direction, peer, signed))
+            elif (heading := _heading(signed)) is not None:
+                short = msgspec.structs.replace(signed, payload=b"")
+                self._messages.append(LoggedMessage(now, direction, peer, short, heading))
 
     def _note_refusal(self, received: list[Signed], details: dict[str, str | int | None]) -> None:
         """The core says whose message it refused and why; it is that one's first in this turn."""
@@ -183,10 +213,13 @@ class MessageTrace:
         if len(self._builds) > BUILDS_MAX:
             self._builds.popitem(last=False)
 
-    def _row(self, logged: LoggedMessage, kind: str) -> Row:
-        key = _key(logged.signed)
+    def _row(self, logged: LoggedMessage, kind: str, known: _Build | None = None) -> Row:
+        key = logged.key
         refused = self._refusals.get(key) if logged.direction == "received" else None
-        text = _in_words(logged.signed)
+        message = logged.message()
+        text = _in_words(logged.signed.signer, message)
+        if known is not None and isinstance(message, Replies):
+            text += _answers(message, known)
         return Row(logged.at, logged.direction, logged.peer, kind, key.hex(), text, refused)
 
 
@@ -222,6 +255,13 @@ def _kind_in(message: AnyMessage, payload: bytes, known: _Build) -> str | None:
             return None
 
 
+def _answers(message: Replies, known: _Build) -> str:
+    """Which answers about the build there are in it, and the beginning of each one's digest."""
+    about = [r for r in message.replies if (r.client, r.timestamp) in known.asked]
+    words = (f"{r.kind}={digest_of(r.subject + r.result).hex()[:12]}" for r in about)
+    return "".join(f" {word}" for word in words)
+
+
 def _ballot_in(request: Request) -> CastBallot | None:
     try:
         operation = decode_operation(request.operation)
@@ -245,14 +285,42 @@ def _is_of(moment: Moment, known: _Build) -> bool:
     return moment.event not in ("prepared", "executed") or sequence in known.sequences
 
 
-def _in_words(signed: Signed) -> str:
-    """A message's fields in one line; bytes are cut to their beginning."""
-    message = decode_message(signed.payload)
-    words = [f"from {signed.signer}"]
+def kind_of(message: AnyMessage | Heading) -> str:
+    """The name of a message's type."""
+    return message.kind if isinstance(message, Heading) else type(message).__name__
+
+
+def _heading(signed: Signed) -> Heading | None:
+    """Of a long message; None where it is no change of view."""
+    # the type is in its first bytes: nothing else that long is taken apart
+    if not any(name in signed.payload[:HEADING_BYTES] for name in _LONG_NAMES):
+        return None
+    try:
+        message = decode_message(signed.payload)
+    except MalformedMessage:
+        return None
+    match message:
+        case ViewChange():
+            certificates = len(message.prepared)
+        case NewView():
+            certificates = len(message.view_changes)
+        case _:
+            return None
+    kind = type(message).__name__
+    return Heading(kind, message.view, message.replica, certificates, _key(signed))
+
+
+def _in_words(signer: str, message: AnyMessage | Heading) -> str:
+    """A message's fields in one line; bytes are cut to their beginning, of lists the length."""
+    words = [f"from {signer}"]
     for field in message.__struct_fields__:
         value = getattr(message, field)
+        if field in ("kind", "key"):
+            continue
         if isinstance(value, bytes):
             words.append(f"{field}={value.hex()[:12]}")
         elif isinstance(value, int | str):
             words.append(f"{field}={value}")
+        elif isinstance(value, tuple):
+            words.append(f"{field}={len(value)}")
     return " ".join(words)

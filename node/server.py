@@ -21,7 +21,7 @@ from node.executor import Executor
 from node.fault_injection import Faults
 from node.fault_routes import FaultRoutes
 from node.http_answers import http_error, number
-from node.message_trace import LoggedMessage
+from node.message_trace import LoggedMessage, kind_of
 from node.metrics import CONTENT_TYPE as METRICS_TYPE
 from node.proof_routes import ProofRoutes
 from node.runtime import Runtime
@@ -30,7 +30,6 @@ from pbft import view_change
 from pbft.authentication import Authenticator
 from pbft.codec import (
     MalformedMessage,
-    decode_message,
     decode_signed,
     digest_of,
     encode_signed,
@@ -464,10 +463,10 @@ def _message_row(logged: LoggedMessage) -> dict[str, str | int | None]:
         "signature": signed.signature.hex(),
     }
     try:
-        message = decode_message(signed.payload)
+        message = logged.message()
     except MalformedMessage:
         return {"type": "malformed", **row}
-    row = {"type": type(message).__name__, **row}
+    row = {"type": kind_of(message), **row}
     for field in ("view", "sequence", "client", "timestamp", "stable", "executed"):
         if hasattr(message, field):
             row[field] = getattr(message, field)

@@ -207,6 +207,8 @@ def example_configuration(
         run_folder=RUN,
         log_folder=LOG,
         base_port=example.cluster.replicas[0].address.port,
+        # a client that was started with the example itself must find them
+        ports=_ports(example) if same_cluster else None,
         client_port=example.client.listen.port,
         key_folder=RUN / f"keys{suffix}",
         data_folder=RUN / f"data{suffix}",
@@ -218,6 +220,10 @@ def example_configuration(
 def faulty_replica(configuration: Configuration) -> str | None:
     """The name of the replica that misbehaves on purpose, if there is one."""
     return next((node.name for node in configuration.nodes if node.fault_injection), None)
+
+
+def _ports(example: Configuration) -> list[int]:
+    return [replica.address.port for replica in example.cluster.replicas]
 
 
 def _as_in(example: Configuration) -> dict[str, Mapping[str, object]]:

@@ -5,15 +5,17 @@ the script's rules say, and every link takes the same time. So a scenario shows 
 does in one situation, step by step.
 """
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 
 import msgspec
 
 from ci.application import BuildApplication
 from ci.ledger_gap import LedgerGap
 from ci.limits import Limits, encode_limits
-from ci.operations import Append, Operation
+from ci.operations import Append, Operation, decode_operation
 from pbft.authentication import Authenticator, sign_message
+from pbft.client import Accepted
 from pbft.codec import MalformedMessage, decode_message, digest_of, encode_message
 from pbft.core import Core, Settings
 from pbft.genesis import FORMAT_VERSION, Cluster, Genesis, Member
@@ -21,7 +23,7 @@ from pbft.messages import AnyMessage, Envelope
 from pbft.ports import Entry, Notice, Output, Send
 from simulator.builds import BuildFaults, BuildTruth
 from simulator.chance import stream
-from simulator.gateways import Gateway
+from simulator.gateways import Asked, Gateway
 from simulator.process import Process, ProcessFaults, World
 from simulator.run_trace import Trace
 from simulator.scheduler import SECOND, Scheduler
@@ -47,6 +49,7 @@ class Letter(msgspec.Struct):
     sent: int
     arrived: int | None = None
     refused: str | None = None
+    is_forged: bool = False
 
 
 class Told(msgspec.Struct, frozen=True):
@@ -91,9 +94,12 @@ class Stage:
         self.told: list[Told] = []
         self.rules: list[Rule] = []
         self.executed: dict[str, dict[int, str]] = {name: {} for name in self.names}
+        self.appended: dict[str, list[str]] = {name: [] for name in self.names}
         self.answers: list[str] = []
+        # times of which the picture shows nothing: (began, ended in nanoseconds, why)
+        self.folds: list[tuple[int, int, str]] = []
         self.evidence: dict[str, set[str]] = {name: set() for name in self.names}
-        self._mute: set[str] = set()
+        self.muted: set[str] = set()
         self._arrived: dict[str, list[Letter]] = {name: [] for name in self.names}
         world = self._world(seed)
         self.processes = {
@@ -115,7 +121,7 @@ class Stage:
             self.scheduler,
             stream(seed, "stage client"),
             self._send_from_client,
-            lambda asked, answer: self.answers.append(f"{asked.timestamp}: {answer.kind}"),
+            self._on_answer,
             lambda build: None,
             lambda asked: None,
             resend_seconds=2.0,
@@ -170,6 +176,13 @@ class Stage:
         self.trace.event(f"-- {line}")
         self.told.append(Told(self.scheduler.now, CLIENT, "script", {"text": line}))
 
+    @contextlib.contextmanager
+    def fold(self, why: str) -> Iterator[None]:
+        """What happens meanwhile is not drawn, for it is like what was drawn before."""
+        began = self.scheduler.now
+        yield
+        self.folds.append((began, self.scheduler.now, why))
+
     def kill(self, name: str) -> None:
         """kill -9."""
         self.processes[name].crash()
@@ -199,7 +212,7 @@ class Stage:
     def silence(self, name: str) -> None:
         """What the replica's own code says is kept back: the script speaks for it."""
         assert name in self.faulty, "a correct replica says what it says"
-        self._mute.add(name)
+        self.muted.add(name)
 
     def forge(self, name: str, message: AnyMessage, to: Sequence[str], body: bytes = b"") -> None:
         """A faulty replica says this to those, properly signed with its own key."""
@@ -208,7 +221,7 @@ class Stage:
             message, encode_message(message), name, self.cluster, self.signatures.signer(name)
         )
         for receiver in to:
-            self.post(name, receiver, Envelope(signed, body))
+            self.post(name, receiver, Envelope(signed, body), is_forged=True)
 
     def core(self, name: str) -> Core:
         """A running replica's state."""
@@ -231,9 +244,16 @@ class Stage:
             if len({d[number] for n in self.correct if number in (d := self.executed[n])}) > 1
         ]
 
+    def _on_answer(self, asked: Asked, answer: Accepted) -> None:
+        """The client believes: f+1 replicas gave this answer."""
+        self.answers.append(f"{asked.timestamp}: {answer.kind}")
+        self.told.append(
+            Told(self.scheduler.now, CLIENT, "accepted", {"timestamp": asked.timestamp})
+        )
+
     # --- the network ----------------------------------------------------------------------------
 
-    def post(self, sender: str, receiver: str, envelope: Envelope) -> None:
+    def post(self, sender: str, receiver: str, envelope: Envelope, is_forged: bool = False) -> None:
         """A message leaves; the first rule that knows it says what becomes of it."""
         try:
             message = decode_message(envelope.signed.payload)
@@ -242,7 +262,8 @@ class Stage:
         ways = (rule(sender, receiver, message) for rule in self.rules)
         way = next((way for way in ways if way is not None), Way())
         now = self.scheduler.now
-        letter = Letter(sender, receiver, envelope, type(message).__name__, now)
+        kind = type(message).__name__
+        letter = Letter(sender, receiver, envelope, kind, now, is_forged=is_forged)
         self.letters.append(letter)
         if way.extra_seconds is not None:
             seconds = self._link_seconds(sender, receiver) + way.extra_seconds
@@ -264,7 +285,7 @@ class Stage:
         self.processes[letter.receiver].arrive(letter.envelope)
 
     def _send(self, process: Process, send: Send) -> None:
-        if process.name in self._mute:
+        if process.name in self.muted:
             return
         receivers = self.names if send.to is None else (send.to,)
         for receiver in receivers:
@@ -300,6 +321,9 @@ class Stage:
                 executed = self.executed[process.name]
                 digest = digest_of(delivery.signed.payload).hex()[:8]
                 executed[delivery.sequence] = executed.get(delivery.sequence, "") + digest
+                operation = decode_operation(delivery.request.operation)
+                if isinstance(operation, Append):
+                    self.appended[process.name].append(operation.text)
             for item in output.evidence:
                 self.evidence[process.name].add(self.names[item.replica])
 

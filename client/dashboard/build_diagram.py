@@ -5,23 +5,26 @@ The nodes' clocks are their own: between machines whose clocks differ, arrows ma
 drawn against time.
 """
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 
-from client.nodes import ServedMessage, ServedMoment, ServedTrace
+from client.nodes import ServedMessage, ServedTrace
+from common.diagram_marks import mark_of
 from common.message_diagram import Arrow, Bar, Diagram, Mark
+from pbft.quorums import Quorums
 
 ALL = "all"
-MARKS = {
-    "prepared": "prepared {sequence}",
-    "executed": "executed {sequence}",
-    "view_change": "leaves for view {view}",
-    "new_view": "enters view {view}",
-    "equivocation": "proof against {replica}",
-}
+# What a REPLY answers, as node.message_trace writes it.
+_ANSWER = re.compile(r"\b(opened|decided)=([0-9a-f]+)")
+_VIEW = re.compile(r"\bview=(\d+)")
 
 
 def build_diagram(
-    title: str, replicas: Sequence[str], client: str, traces: Mapping[str, ServedTrace]
+    title: str,
+    replicas: Sequence[str],
+    client: str,
+    traces: Mapping[str, ServedTrace],
+    quorums: Quorums,
 ) -> Diagram:
     """The diagram of these nodes' traces; replicas that gave none have an empty lane."""
     sent = _sent_times(traces)
@@ -36,22 +39,62 @@ def build_diagram(
             elif message.direction == "sent" and message.peer == client:
                 arrows.append(_arrow(name, client, message, message.at, message.at))
     arrows.sort(key=lambda arrow: arrow.sent)
+    marks = [
+        mark_of(name, moment.at, moment.event, moment.details, replicas, quorums)
+        for name, trace in traces.items()
+        for moment in trace.moments
+    ]
     return Diagram(
         title=title,
         lanes=(client, *replicas),
+        roles=_roles(replicas, client, traces),
         arrows=tuple(arrows),
         bars=tuple(
-            Bar(lane=name, began=trace.built[0], ended=trace.built[1], text="build")
+            Bar(
+                lane=name,
+                began=trace.built[0],
+                ended=trace.built[1],
+                text=f"builds for {trace.built[1] - trace.built[0]:.1f} s",
+            )
             for name, trace in traces.items()
             if trace.built is not None
         ),
-        marks=tuple(
-            _mark(name, moment, replicas)
-            for name, trace in traces.items()
-            for moment in trace.moments
-            if moment.event in MARKS
-        ),
+        marks=(*(mark for mark in marks if mark is not None), *_believed(arrows, client, quorums)),
     )
+
+
+def _roles(
+    replicas: Sequence[str], client: str, traces: Mapping[str, ServedTrace]
+) -> dict[str, str]:
+    """Who was the primary when the build was ordered, and who has nothing to tell."""
+    roles = {name: "told nothing" for name in replicas if name not in traces}
+    views = [
+        int(found[1])
+        for trace in traces.values()
+        for message in trace.messages
+        if message.kind == "PrePrepare" and (found := _VIEW.search(message.text))
+    ]
+    for view in sorted(set(views)):
+        name = replicas[view % len(replicas)]
+        said = f"primary of view {view}"
+        roles[name] = f"{roles[name]}, {said}" if name in roles else said
+    return {client: "gateway", **roles}
+
+
+def _believed(arrows: Iterable[Arrow], client: str, quorums: Quorums) -> list[Mark]:
+    """Where the gateway had f+1 equal REPLYs of distinct replicas: opened, and decided."""
+    speakers: dict[tuple[str, str], set[str]] = {}
+    marks: dict[str, Mark] = {}
+    for arrow in arrows:
+        if arrow.kind != "Reply" or arrow.target != client or arrow.arrived is None:
+            continue
+        for kind, digest in _ANSWER.findall(arrow.text):
+            of = speakers.setdefault((kind, digest), set())
+            of.add(arrow.source)
+            if len(of) == quorums.weak and kind not in marks:
+                text = f"{quorums.weak} equal REPLYs: {kind}"
+                marks[kind] = Mark(lane=client, at=arrow.arrived, text=text, kind="accepted")
+    return list(marks.values())
 
 
 def _sent_times(traces: Mapping[str, ServedTrace]) -> dict[tuple[str, str, str], list[float]]:
@@ -90,15 +133,3 @@ def _arrow(source: str, target: str, message: ServedMessage, sent: float, at: fl
         text=message.text,
         refused=message.refused,
     )
-
-
-def _mark(name: str, moment: ServedMoment, replicas: Sequence[str]) -> Mark:
-    details = dict(moment.details)
-    index = details.get("replica")
-    if isinstance(index, int) and 0 <= index < len(replicas):
-        details["replica"] = replicas[index]
-    try:
-        text = MARKS[moment.event].format(**details)
-    except (KeyError, IndexError):
-        text = moment.event
-    return Mark(lane=name, at=moment.at, text=text, is_wrong=moment.event == "equivocation")

@@ -12,8 +12,10 @@ from client.archive import BuildRecord
 from client.dashboard.build_diagram import build_diagram
 from client.dashboard.pages import CONTENT_SECURITY_POLICY, Pages
 from client.nodes import NodeFailed, ServedTrace
+from common.diagram_rows import rows_of
+from common.diagram_style import STYLE
 from common.logs import escape_controls
-from common.message_diagram import STYLE, Diagram, draw, kinds_in
+from common.message_diagram import Diagram, draw
 
 PAGE_PATH = "/builds/{build}/messages"
 SVG_PATH = "/api/v1/builds/{build}/messages.svg"
@@ -35,12 +37,16 @@ async def _show_page(site: Site, pages: Pages, request: web.Request) -> web.Resp
     """GET /builds/<id>/messages."""
     record = site.record(request)
     diagram, silent = await _diagram(site, record)
+    rows, total = rows_of(diagram) if diagram is not None else ([], 0)
     response = pages.render(
         "messages.html",
         build=site.view(record),
         picture=draw(diagram) if diagram is not None else None,
-        kinds=kinds_in(diagram) if diagram is not None else {},
+        rows=rows,
+        total=total,
         silent=silent,
+        # messages still come until all ballots are in
+        is_open=not record.collected,
         refresh_seconds=None,
     )
     response.headers["Content-Security-Policy"] = POLICY
@@ -84,4 +90,5 @@ async def _diagram(site: Site, record: BuildRecord) -> tuple[Diagram | None, lis
     if not traces:
         return None, silent
     title = f"Messages of build {record.build.hex()[:12]} ({escape_controls(record.branch)})"
-    return build_diagram(title, names, site.config.name, traces), silent
+    quorums = site.cluster.quorums
+    return build_diagram(title, names, site.config.name, traces, quorums), silent

@@ -8,9 +8,17 @@ from ci.ledger import VerdictEntry, decode_entry
 from client.dashboard.build_diagram import build_diagram
 from client.nodes import ServedTrace, decode_answer
 from common.message_diagram import draw
-from node.message_trace import MESSAGES_MAX, PAYLOAD_BYTES_MAX, MessageTrace
-from pbft.messages import Envelope, Signed
+from node.message_trace import (
+    KEY_BYTES,
+    MESSAGES_MAX,
+    PAYLOAD_BYTES_MAX,
+    Heading,
+    MessageTrace,
+)
+from pbft.codec import digest_of, encode_message
+from pbft.messages import Envelope, PreparedCertificate, Signed, StateParts, ViewChange
 from pbft.ports import Notice, Output
+from pbft.quorums import quorums_for
 from tests.node.house import NAMES, House
 from tests.waiting import wait_until
 
@@ -26,6 +34,23 @@ def test_what_is_kept_is_bounded_in_number_and_size() -> None:
     kept = list(trace.newest())
     assert len(kept) == MESSAGES_MAX
     assert max(len(logged.signed.payload) for logged in kept) <= PAYLOAD_BYTES_MAX
+
+
+def test_of_a_long_view_change_the_heading_is_kept() -> None:
+    """With the certificates of a full window it is longer than what is kept whole."""
+    trace = MessageTrace("node0", lambda: 1.0)
+    certificate = PreparedCertificate(Signed("node0", bytes(4000), bytes(64)), ())
+    message = ViewChange(3, 0, (), (certificate,) * 8, 1)
+    payload = encode_message(message)
+    assert len(payload) > PAYLOAD_BYTES_MAX
+    trace.note_received("node1", [Envelope(Signed("node1", payload, bytes(64)))])
+    (kept,) = trace.newest()
+    assert kept.signed.payload == b""
+    assert kept.message() == Heading("ViewChange", 3, 1, 8, digest_of(payload)[:KEY_BYTES])
+    other = encode_message(StateParts(1, (("x", bytes(20_000)),), 1))
+    trace.note_received("node1", [Envelope(Signed("node1", other, bytes(64)))])
+    trace.note_received("node1", [Envelope(Signed("node1", payload[:-1] + b"\x07\x07", b""))])
+    assert list(trace.newest()) == [kept]
 
 
 def test_a_build_that_nobody_ordered_has_no_messages() -> None:
@@ -86,7 +111,7 @@ async def test_the_diagram_of_four_nodes_is_drawn(tmp_path: Path) -> None:
         }
     finally:
         await house.close()
-    diagram = build_diagram("t", NAMES, "client", traces)
+    diagram = build_diagram("t", NAMES, "client", traces, quorums_for(4))
     prepares = [arrow for arrow in diagram.arrows if arrow.kind == "Prepare"]
     assert {(arrow.source, arrow.target) for arrow in prepares} >= {("node1", "node2")}
     assert all(arrow.arrived is not None and arrow.sent <= arrow.arrived for arrow in prepares)

@@ -1,0 +1,83 @@
+"""Seed 5, protocols to see and play with: the diagram of a real build, scenarios, the chain."""
+
+import re
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Iterator
+
+import pytest
+
+from pbft.quorums import quorums_for
+from tests.processes.network import CLIENT, Network, ask, pipeline, verdict_entries
+from tests.processes.programs import run
+
+SVG = "{http://www.w3.org/2000/svg}"
+SECONDS = 90.0
+
+
+@pytest.fixture(scope="module")
+def network(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Network]:
+    """Four nodes and a gateway."""
+    with Network(tmp_path_factory.mktemp("seed-5"), {"main": pipeline("echo hello")}) as made:
+        made.start()
+        yield made
+
+
+@pytest.mark.processes
+def test_diagrams(network: Network) -> None:
+    """A simple way to visualise and interact with PBFT, phase by phase.
+
+    The diagram of a real build, drawn from what its nodes said, and scenarios of the simulator.
+    """
+    build = network.post("main")
+    network.complete(build)
+    network.settle()
+    page = ask(f"{network.gateway_url}/builds/{build}/messages")
+    assert page.status == 200
+    picture = ask(f"{network.gateway_url}/api/v1/builds/{build}/messages.svg")
+    assert picture.headers["Content-Type"].startswith("image/svg+xml")
+    root = ElementTree.fromstring(picture.body)
+    hovers = [title.text or "" for title in root.iter(f"{SVG}title")]
+    for kind, source, target in (
+        ("REQUEST", "client", "node0"),
+        ("PRE-PREPARE", "node0", "node1"),
+        ("PREPARE", "node1", "node2"),
+        ("COMMIT", "node3", "node0"),
+        ("ballot", "node2", "node0"),
+        ("REPLY", "node1", "client"),
+    ):
+        said = f"{kind} {source} \u2192 {target}"
+        assert any(hover.startswith(said) for hover in hovers), said
+    listed = run("-m", "simulator", "list")
+    assert listed.code == 0
+    assert len(listed.output.splitlines()) == 10
+
+
+@pytest.mark.processes
+def test_blocks(network: Network) -> None:
+    """A committed request becomes a block of a local chain on each node.
+
+    Each verdict names its predecessor's hash; every node prints and verifies its own chain.
+    """
+    build = network.post("main")
+    network.complete(build)
+    assert build in [entry.build for entry in verdict_entries(network.settle())]
+    for name in network.node_names:
+        flags = ("--config", str(network.config_file(CLIENT)), "--node", name)
+        printed = run("-m", "client", "ledger", *flags)
+        assert (printed.code, build[:12] in printed.output) == (0, True), printed
+        verified = run("-m", "client", "ledger", "--verify", *flags)
+        assert verified.code == 0
+        assert re.match(rf"{name}: the chain of \d+ entries holds", verified.output)
+
+
+def test_tolerance() -> None:
+    """Tolerance (n-1)/3, deterministic execution.
+
+    Two faulty of seven change nothing; a scenario played twice is the same, line by line.
+    """
+    assert [quorums_for(n).faults_max for n in (4, 7, 10, 13)] == [1, 2, 3, 4]
+    first = run("-m", "simulator", "show", "two-of-seven")
+    assert first.output.splitlines()[-1] == "agreed"
+    assert run("-m", "simulator", "show", "two-of-seven") == first
+    beyond = run("-m", "simulator", "show", "too-many-faulty")
+    assert beyond.output.splitlines()[-1] == "forked"
