@@ -18,7 +18,7 @@ from common.diagram_style import NEEDLESS, STYLE, class_of, heads, legend, name_
 LANE_WIDTH_MAX, LANE_WIDTH_MIN, LANES_WIDTH = 150.0, 100.0, 800.0
 LEFT = 84
 # Room beside the last lane: for the texts of its marks, and then for the names of messages.
-RIGHT = 190
+RIGHT = 230
 KINDS_WIDTH = 106
 HEADER_HEIGHT = 46.0
 GAP_HEIGHT_MIN = 5.0
@@ -36,7 +36,7 @@ NOTE_HEIGHT = 30.0
 # The names of the lanes stand there again, where the first ones are out of sight.
 NAMES_EVERY_PIXELS = 640.0
 KIND_EVERY_PIXELS = 46.0
-TEXT_HEIGHT = 12.0
+TEXT_HEIGHT = 12
 REASON_EVERY_PIXELS = 26.0
 
 
@@ -139,7 +139,7 @@ def draw(diagram: Diagram) -> str:
         *(_lane(name, column, top, bottom, diagram.roles) for name, column in columns.items()),
         *_clock(heights),
         *(_note(note, heights, width) for note in shown.notes),
-        *(_bar(bar, columns, heights) for bar in shown.bars if bar.lane in columns),
+        *(_bar(bar, columns, heights, places) for bar in shown.bars if bar.lane in columns),
         *(
             _arrow(arrow, columns, heights)
             for arrow in shown.arrows
@@ -151,6 +151,7 @@ def draw(diagram: Diagram) -> str:
             for mark in _together(shown.marks)
             if mark.lane in columns
         ),
+        *_names(columns, top, bottom, places),
         *_reasons(shown, columns, heights, places),
         "</svg>",
     ]
@@ -274,24 +275,50 @@ def _pause_text(seconds: float) -> str:
 # --- the parts of the picture ---------------------------------------------------------------------
 
 
+class _Places:
+    """Where texts stand beside the lanes, so that none lies on another of the same lane."""
+
+    def __init__(self) -> None:
+        # per lane the heights, in whole pixels, at which a text would touch another
+        self._blocked: dict[str, set[int]] = {}
+
+    def free(self, lane: str, y: float) -> int:
+        """That height, or the next one below it where there is room."""
+        blocked = self._blocked.setdefault(lane, set())
+        place = round(y)
+        while place in blocked:
+            place += 1
+        blocked.update(range(place - TEXT_HEIGHT + 1, place + TEXT_HEIGHT))
+        return place
+
+
 def _lane(name: str, column: float, top: float, bottom: float, roles: Mapping[str, str]) -> str:
-    parts = [
+    line = (
         f'<line class="lane" x1="{column:.0f}" y1="{top + HEADER_HEIGHT - 14:.0f}"'
         f' x2="{column:.0f}" y2="{bottom:.0f}"/>'
-    ]
-    y = top + 14
-    while y < bottom - 60:
-        parts.append(
-            f'<text class="name" x="{column:.0f}" y="{y:.0f}" text-anchor="middle">'
-            f"{escape(name)}</text>"
-        )
-        y += NAMES_EVERY_PIXELS
-    if role := roles.get(name):
-        parts.append(
-            f'<text class="soft" x="{column:.0f}" y="{top + 28:.0f}" text-anchor="middle">'
-            f"{escape(role)}</text>"
-        )
-    return "".join(parts)
+    )
+    role = roles.get(name)
+    if role is None:
+        return line
+    return (
+        f'{line}<text class="soft" x="{column:.0f}" y="{top + 28:.0f}" text-anchor="middle">'
+        f"{escape(role)}</text>"
+    )
+
+
+def _names(columns: Mapping[str, float], top: float, bottom: float, places: _Places) -> list[str]:
+    """Whose lane it is: above, and further down again."""
+    texts = []
+    for name, column in columns.items():
+        y = top + 14
+        while y < max(bottom - 60, top + 15):
+            place = places.free(name, y)
+            texts.append(
+                f'<text class="name" x="{column:.0f}" y="{place}" text-anchor="middle">'
+                f"{escape(name)}</text>"
+            )
+            y += NAMES_EVERY_PIXELS
+    return texts
 
 
 def _clock(heights: Mapping[float, float]) -> list[str]:
@@ -327,30 +354,18 @@ def _note(note: Note, heights: Mapping[float, float], width: float) -> str:
     )
 
 
-def _bar(bar: Bar, columns: Mapping[str, float], heights: Mapping[float, float]) -> str:
+def _bar(
+    bar: Bar, columns: Mapping[str, float], heights: Mapping[float, float], places: _Places
+) -> str:
     top, bottom = heights[bar.began], heights[bar.ended]
     x = columns[bar.lane]
+    place = places.free(bar.lane, (top + bottom) / 2 + 3)
     text = escape(bar.text)
     return (
         f'<g><title>{text}</title><rect class="bar {bar.kind}" x="{x - 7:.0f}" y="{top:.0f}"'
         f' width="14" height="{max(2.0, bottom - top):.0f}" rx="3"/></g>'
-        f'<text x="{x + 11:.0f}" y="{(top + bottom) / 2 + 3:.0f}">{text}</text>'
+        f'<text x="{x + 11:.0f}" y="{place}">{text}</text>'
     )
-
-
-class _Places:
-    """Where texts stand beside the lanes, so that none lies on another of the same lane."""
-
-    def __init__(self) -> None:
-        self._taken: dict[str, list[float]] = {}
-
-    def free(self, lane: str, y: float) -> float:
-        """That height, or the next one below it where there is room."""
-        taken = self._taken.setdefault(lane, [])
-        while any(abs(y - other) < TEXT_HEIGHT for other in taken):
-            y += 1
-        taken.append(y)
-        return y
 
 
 def _reasons(
@@ -370,7 +385,7 @@ def _reasons(
         said[key] = y
         place = places.free(arrow.target, y + 11)
         drawn.append(
-            f'<text class="kind {colour}" x="{x:.0f}" y="{place:.0f}">'
+            f'<text class="kind {colour}" x="{x:.0f}" y="{place}">'
             f"\u2715 {escape(arrow.refused)}</text>"
         )
     return drawn
@@ -438,5 +453,5 @@ def _mark(
     style = "kind k-wrong" if mark.kind == "wrong" else "small"
     return (
         f"<g><title>{hover}</title>{symbol(mark.kind, x, y)}"
-        f'<text class="{style}" x="{x + 8:.0f}" y="{place:.1f}">{text}</text></g>'
+        f'<text class="{style}" x="{x + 8:.0f}" y="{place}">{text}</text></g>'
     )

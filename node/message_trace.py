@@ -103,6 +103,10 @@ class BuildTrace(msgspec.Struct, frozen=True):
     built: tuple[float, float] | None
 
 
+# The key of a payload, the signature, and when it came.
+_Arrival = tuple[bytes, bytes, float]
+
+
 class _Build:
     """Which numbers and requests are about one build."""
 
@@ -120,14 +124,15 @@ class MessageTrace:
         self._clock = clock
         self._messages: collections.deque[LoggedMessage] = collections.deque(maxlen=MESSAGES_MAX)
         self._moments: collections.deque[Moment] = collections.deque(maxlen=MARKS_MAX)
-        self._refusals: collections.OrderedDict[bytes, str] = collections.OrderedDict()
+        # by what came and when: the same words may be taken at another time
+        self._refusals: collections.OrderedDict[_Arrival, str] = collections.OrderedDict()
         self._builds: collections.OrderedDict[bytes, _Build] = collections.OrderedDict()
-        self._unrefused: list[Signed] = []
+        self._unrefused: list[tuple[Signed, float]] = []
 
     def note_received(self, peer: str, envelopes: Sequence[Envelope]) -> None:
         """These came from that peer, for the next turn."""
-        self._note("received", peer, envelopes)
-        self._unrefused.extend(envelope.signed for envelope in envelopes)
+        now = self._note("received", peer, envelopes)
+        self._unrefused.extend((envelope.signed, now) for envelope in envelopes)
 
     def note_sent(self, peer: str, envelopes: Sequence[Envelope]) -> None:
         """These go to that peer; `all`: to every other replica."""
@@ -182,7 +187,7 @@ class MessageTrace:
 
     # --- inside ---------------------------------------------------------------------------------
 
-    def _note(self, direction: str, peer: str, envelopes: Sequence[Envelope]) -> None:
+    def _note(self, direction: str, peer: str, envelopes: Sequence[Envelope]) -> float:
         now = self._clock()
         for envelope in envelopes:
             signed = envelope.signed
@@ -191,13 +196,17 @@ class MessageTrace:
             elif (heading := _heading(signed)) is not None:
                 short = msgspec.structs.replace(signed, payload=b"")
                 self._messages.append(LoggedMessage(now, direction, peer, short, heading))
+        return now
 
-    def _note_refusal(self, received: list[Signed], details: dict[str, str | int | None]) -> None:
+    def _note_refusal(
+        self, received: list[tuple[Signed, float]], details: dict[str, str | int | None]
+    ) -> None:
         """The core says whose message it refused and why; it is that one's first in this turn."""
-        for signed in received:
+        for signed, at in received:
             if signed.signer == details.get("signer"):
-                received.remove(signed)
-                self._refusals[_key(signed)] = str(details.get("reason"))
+                received.remove((signed, at))
+                arrival = (_key(signed), signed.signature, at)
+                self._refusals[arrival] = str(details.get("reason"))
                 if len(self._refusals) > REFUSALS_MAX:
                     self._refusals.popitem(last=False)
                 return
@@ -215,7 +224,8 @@ class MessageTrace:
 
     def _row(self, logged: LoggedMessage, kind: str, known: _Build | None = None) -> Row:
         key = logged.key
-        refused = self._refusals.get(key) if logged.direction == "received" else None
+        arrival = (key, logged.signed.signature, logged.at)
+        refused = self._refusals.get(arrival) if logged.direction == "received" else None
         message = logged.message()
         text = _in_words(logged.signed.signer, message)
         if known is not None and isinstance(message, Replies):

@@ -67,7 +67,7 @@ def _roles(
     replicas: Sequence[str], client: str, traces: Mapping[str, ServedTrace]
 ) -> dict[str, str]:
     """Who was the primary when the build was ordered, and who has nothing to tell."""
-    roles = {name: "told nothing" for name in replicas if name not in traces}
+    roles = {name: "no answer" for name in replicas if name not in traces}
     views = [
         int(found[1])
         for trace in traces.values()

@@ -82,6 +82,20 @@ async def test_a_build_is_its_request_its_ballots_and_their_phases(tmp_path: Pat
         await house.close()
 
 
+def test_the_same_words_may_be_refused_once_and_taken_later() -> None:
+    """A VIEW-CHANGE whose signature was garbled on the way, and then came whole."""
+    times = iter((1.0, 1.0, 2.0))
+    trace = MessageTrace("node0", lambda: next(times))
+    payload = encode_message(ViewChange(1, 0, (), (), 1))
+    output = Output()
+    output.notices.append(Notice("refused", {"signer": "node1", "reason": "bad signature"}))
+    trace.note_received("node1", [Envelope(Signed("node1", payload, bytes(64)))])
+    trace.note_outputs([output])
+    trace.note_received("node1", [Envelope(Signed("node1", payload, b"\x01" * 64))])
+    rows = [trace._row(logged, "ViewChange") for logged in trace.newest()]
+    assert [row.refused for row in rows] == [None, "bad signature"]
+
+
 def test_a_refusal_is_laid_to_its_message() -> None:
     trace = MessageTrace("node0", lambda: 1.0)
     bad = envelope(1)
