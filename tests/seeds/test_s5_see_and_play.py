@@ -56,18 +56,18 @@ def test_diagrams(network: Network) -> None:
 def test_blocks(network: Network) -> None:
     """A committed request becomes a block of a local chain on each node.
 
-    Each verdict names its predecessor's hash; every node prints and verifies its own chain.
+    Each entry names its predecessor's hash; all nodes have the same chain, which `settle` checks,
+    and any node's is printed and verified by a command.
     """
     build = network.post("main")
     network.complete(build)
     assert build in [entry.build for entry in verdict_entries(network.settle())]
-    for name in network.node_names:
-        flags = ("--config", str(network.config_file(CLIENT)), "--node", name)
-        printed = run("-m", "client", "ledger", *flags)
-        assert (printed.code, build[:12] in printed.output) == (0, True), printed
-        verified = run("-m", "client", "ledger", "--verify", *flags)
-        assert verified.code == 0
-        assert re.match(rf"{name}: the chain of \d+ entries holds", verified.output)
+    config = str(network.config_file(CLIENT))
+    printed = run("-m", "client", "ledger", "--config", config, "--node", "node1")
+    assert (printed.code, build[:12] in printed.output) == (0, True), printed
+    verified = run("-m", "client", "ledger", "--config", config, "--node", "node3", "--verify")
+    assert verified.code == 0
+    assert re.match(r"node3: the chain of \d+ entries holds", verified.output)
 
 
 def test_tolerance() -> None:
