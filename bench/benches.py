@@ -4,7 +4,7 @@ from collections.abc import Awaitable, Callable
 
 import msgspec
 
-from bench import accept, failover, messages, noop, repository, steady, verdict
+from bench import accept, failover, history, messages, noop, repository, steady, verdict
 from bench.context import Context
 from bench.rows import Row
 
@@ -45,6 +45,11 @@ BENCHES = {
             name=repository.NAME,
             what="a 200 MiB repository: the first clone, then 20 commits",
             run=repository.run,
+        ),
+        Bench(
+            name=history.NAME,
+            what="100,000 builds beside 100: restart, memory, pages, ordering",
+            run=history.run,
         ),
         Bench(
             name=steady.NAME,

@@ -1,0 +1,207 @@
+"""A network that has decided many builds, beside one that has decided few.
+
+Both run at once, with equal settings, and are asked in turn: how long a node and the client take
+from their start to their first answer, the memory they then have, how long their pages take, and
+how long a request takes to be ordered. The history is made by bench/long_history.py.
+"""
+
+import asyncio
+import statistics
+import time
+import urllib.request
+from functools import partial
+
+from bench.askers import Asker, askers, client_names
+from bench.closed_loop import Load, measure
+from bench.context import Context
+from bench.figures import Spread, percentile, ratios, spread
+from bench.long_history import write_history
+from bench.network import CLIENT, Network, network
+from bench.rows import Row, Target
+from bench.steady import read_sample
+
+NAME = "history"
+BUILDS = (100, 100_000)
+BUILDS_QUICK = (60, 300)
+ARCHIVE_BUILDS_MAX = 1_000_000
+TARGET = Target(1.5)
+NODE = "node0"
+PAGE_SECONDS_MAX = 30.0
+
+
+async def run(context: Context) -> list[Row]:
+    """Few and many builds side by side. Raises BenchFailed, StartFailed."""
+    few, many = BUILDS_QUICK if context.is_quick else BUILDS
+    names = client_names(1)
+    overrides = {CLIENT: {"archive_builds_max": ARCHIVE_BUILDS_MAX}}
+    with (
+        network(context, f"{NAME}-few", clients=names, overrides=overrides) as small,
+        network(context, f"{NAME}-many", clients=names, overrides=overrides) as large,
+    ):
+        oldest = {}
+        for house, builds in ((small, few), (large, many)):
+            context.say(f"making a history of {builds} builds")
+            oldest[house] = await asyncio.to_thread(write_history, house, builds, context.say)
+        for house in (small, large):
+            await house.start()
+            await house.linked()
+        async with askers(small, names) as of_small, askers(large, names) as of_large:
+            ordering = await _compare_ordering(context, of_small, of_large)
+        pages = await _compare_pages(
+            context, await _paths(small, oldest[small]), await _paths(large, oldest[large])
+        )
+        node = await _compare_restarts(context, small, large, NODE)
+        client = await _compare_restarts(context, small, large, CLIENT)
+    return _rows(few, many, ordering, pages, {"a node": node, "the client": client})
+
+
+_Sides = tuple[list[float], list[float]]
+
+
+class Restarts:
+    """Of one program, over the repetitions: seconds to its first answer, and its memory then."""
+
+    def __init__(self) -> None:
+        self.seconds: _Sides = ([], [])
+        self.memory: _Sides = ([], [])
+
+
+def _rows(
+    few: int,
+    many: int,
+    ordering: tuple[list[Load], list[Load]],
+    pages: dict[str, Spread],
+    restarts: dict[str, Restarts],
+) -> list[Row]:
+    against = f"the same with {few:,}"
+    rows = []
+    for program, found in restarts.items():
+        small, large = found.seconds
+        rows.append(
+            Row(
+                bench=NAME,
+                what=f"{many:,} builds: restart of {program}",
+                against=against,
+                target=TARGET,
+                ratio=ratios(large, small),
+                figures={"s": spread(large).median, "few s": spread(small).median},
+            )
+        )
+        small, large = found.memory
+        rows.append(
+            Row(
+                bench=NAME,
+                what=f"{many:,} builds: memory of {program}",
+                against=against,
+                target=TARGET,
+                ratio=ratios(large, small),
+                figures={
+                    "MiB": spread(large).median / 2**20,
+                    "few MiB": spread(small).median / 2**20,
+                },
+            )
+        )
+    by_page = [ratio.median for ratio in pages.values()]
+    worst = max(pages, key=lambda page: pages[page].median)
+    rows.append(
+        Row(
+            bench=NAME,
+            what=f"{many:,} builds: latency of the slowest page",
+            against=against,
+            target=TARGET,
+            ratio=pages[worst],
+            figures={"median over all pages": statistics.median(by_page)},
+            note=f"{worst}; of {', '.join(pages)}",
+        )
+    )
+    small_loads, large_loads = ordering
+    small_seconds = [load.p50_seconds for load in small_loads]
+    large_seconds = [load.p50_seconds for load in large_loads]
+    rows.append(
+        Row(
+            bench=NAME,
+            what=f"{many:,} builds: latency of ordering a noop, p50",
+            against=against,
+            target=TARGET,
+            ratio=ratios(large_seconds, small_seconds),
+            figures={"ms": 1000 * spread(large_seconds).median},
+        )
+    )
+    return rows
+
+
+async def _compare_ordering(
+    context: Context, of_small: list[Asker], of_large: list[Asker]
+) -> tuple[list[Load], list[Load]]:
+    seconds, repetitions = (0.5, 1) if context.is_quick else (3.0, 5)
+    return await context.pairs(
+        repetitions, partial(measure, of_small, seconds), partial(measure, of_large, seconds)
+    )
+
+
+async def _compare_pages(
+    context: Context, small: dict[str, str], large: dict[str, str]
+) -> dict[str, Spread]:
+    """Of each page the ratio of the median latencies. small, large: URLs by page."""
+    asked, repetitions = (3, 1) if context.is_quick else (20, 5)
+    found = {}
+    for page in small:
+        ours, theirs = await context.pairs(
+            repetitions,
+            partial(_page_seconds, large[page], asked),
+            partial(_page_seconds, small[page], asked),
+        )
+        found[page] = ratios(ours, theirs)
+    return found
+
+
+async def _paths(house: Network, oldest: str) -> dict[str, str]:
+    """The URLs to ask for, by what people call them: newest and oldest things of each program."""
+    gateway, node = house.gateway_url, house.programs[NODE].listen.url
+    last = int((await house.get(NODE, "/pbft/status"))["ledger_index"])
+    return {
+        "builds page": f"{gateway}/",
+        "builds API": f"{gateway}/api/v1/builds",
+        "oldest build's page": f"{gateway}/builds/{oldest}",
+        "oldest build's attestation": f"{gateway}/api/v1/builds/{oldest}/attestation",
+        "metrics": f"{gateway}/metrics",
+        "node's status": f"{node}/pbft/status",
+        "end of the ledger": f"{node}/ledger?from={max(1, last - 99)}&limit=100",
+        "oldest build at a node": f"{node}/builds/{oldest}",
+    }
+
+
+async def _page_seconds(url: str, count: int) -> float:
+    """The median of so many times one GET."""
+    return await asyncio.to_thread(_ask_often, url, count)
+
+
+def _ask_often(url: str, count: int) -> float:
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    found = []
+    for _ in range(count):
+        began = time.monotonic()
+        with opener.open(url, timeout=PAGE_SECONDS_MAX) as response:
+            response.read()
+        found.append(time.monotonic() - began)
+    return percentile(found, 0.5)
+
+
+async def _compare_restarts(
+    context: Context, small: Network, large: Network, name: str
+) -> Restarts:
+    found = Restarts()
+
+    async def restart(house: Network, side: int) -> float:
+        await house.stop(name)
+        began = time.monotonic()
+        await house.start(name)
+        seconds = time.monotonic() - began
+        found.memory[side].append(float(read_sample(house.pid(name), 0.0).resident_bytes))
+        return seconds
+
+    repetitions = 1 if context.is_quick else 5
+    found.seconds = await context.pairs(
+        repetitions, lambda: restart(small, 0), lambda: restart(large, 1)
+    )
+    return found

@@ -1,0 +1,63 @@
+"""The history that the bench `history` makes is what nodes and a client would have saved."""
+
+from pathlib import Path
+
+import pytest
+
+from bench.long_history import write_history
+from bench.network import CLIENT, Network
+from ci.application import BuildApplication
+from ci.ledger import VerdictEntry, decode_entry, genesis_head, verify_chain
+from ci.limits import Limits
+from client.archive import Archive
+from client.database import Database
+from common.keys import load_signing_key, verify
+from node.store import Store
+from pbft.replica import Replica
+
+BUILDS = 70  # with two numbers each, beyond the first checkpoint
+
+
+@pytest.fixture
+def house(tmp_path: Path) -> Network:
+    """A network that has never run."""
+    return Network(tmp_path)
+
+
+def test_every_replica_restores_it_and_the_ledgers_are_equal(house: Network) -> None:
+    write_history(house, BUILDS, lambda text: None)
+    cluster = house.cluster
+    ledgers = []
+    for node in house.nodes:
+        store = Store(house.data_directory(node.name), cluster.id, node.name)
+        application = BuildApplication(cluster, Limits(), store.ledger.find_statement)
+        sign = load_signing_key(node.private_key_file).sign
+        replica = Replica(cluster, node.name, sign, verify, application)
+        replica.restore(store.records(), store.bodies())
+        store.agree_ledger(application.ledger_index, application.ledger_head)
+        assert replica.core.executed == 256
+        assert replica.core.clients.floor(CLIENT) == BUILDS
+        assert not application.open_builds()
+        assert store.own_requests.pending() == []
+        assert store.own_requests.last_timestamp() == BUILDS
+        ledgers.append(store.ledger.entries(1, 10 * BUILDS))
+        store.close()
+    assert all(ledger == ledgers[0] for ledger in ledgers)
+    assert verify_chain(ledgers[0], genesis_head(cluster.id)) is None
+    verdicts = [decode_entry(entry.body) for entry in ledgers[0]]
+    assert sum(isinstance(entry, VerdictEntry) for entry in verdicts) == BUILDS
+
+
+def test_the_client_has_them_all_decided(house: Network) -> None:
+    oldest = write_history(house, BUILDS, lambda text: None)
+    directory = house.data_directory(CLIENT)
+    database = Database(directory, house.cluster.id, CLIENT)
+    archive = Archive(database, directory)
+    assert archive.counts()["decided"] == BUILDS
+    assert archive.to_collect() == []
+    record = archive.get(bytes.fromhex(oldest))
+    assert record is not None
+    assert record.number == 1
+    assert len(archive.replies(record.build)) == len(archive.ballots(record.build)) == 4
+    assert database.row("SELECT next_timestamp FROM counter") == (BUILDS + 1,)
+    database.close()
