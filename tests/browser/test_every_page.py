@@ -17,7 +17,7 @@ WIDTHS = (1280, 390)
 HEIGHT = 900
 # path -> what is to be read there; {branch} stands for the id of that branch's build
 PAGES = {
-    "/": "dissent",
+    "/": "node3 dissents",
     "/builds/{master}": "passed",
     "/builds/{broken}": "failed",
     "/builds/{dissent}": "dissents",

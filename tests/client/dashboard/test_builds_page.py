@@ -126,7 +126,7 @@ async def test_older_builds_keep_the_filter(running: Running, client: Client) ->
         path = older[1].replace("&amp;", "&") if older else None
     assert seen == [builds[:2], builds[2:4], builds[4:]]
     assert 'href="/?repository=https%3A%2F%2Fexample.org%2Fr.git&amp;outcome=passed&amp;' in text
-    assert ">Newest</a>" in text
+    assert ">Newest builds</a>" in text
     assert "http-equiv" not in text, "what is old does not load itself anew"
     assert "http-equiv" in await page(client, "/")
 
