@@ -6,7 +6,7 @@ one follower is given, and how often a replica may begin its log anew.
 """
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from typing import Any
 
 import msgspec
@@ -117,7 +117,7 @@ class LiveLogs:
             raise LogAbsent("the log is no longer kept here") from error
         return ServedPiece(piece, ARCHIVED)
 
-    async def follow(self, build: bytes, replica: str, start: Position) -> AsyncIterator[LogEvent]:
+    async def follow(self, build: bytes, replica: str, start: Position) -> AsyncGenerator[LogEvent]:
         """The log as it comes, from a position to its end. Raises OSError, StorageFailed."""
         output = BuildOutput()
         position = start

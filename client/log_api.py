@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Any
 
 import msgspec
@@ -10,7 +10,7 @@ from aiohttp import web
 from aiohttp_sse import EventSourceResponse
 
 from client.api import ApiError, Site
-from client.live_logs import LiveLogs, LogAbsent, Position
+from client.live_logs import LiveLogs, LogAbsent, LogEvent, Position
 from client.nodes import NodeFailed
 from common.log_pieces import piece_headers
 
@@ -28,12 +28,13 @@ PATH = "/api/v1/builds/{build}/replicas/{replica}/log"
 
 
 class LogApi:
-    """Serves the logs; at most FOLLOWERS_MAX wait or follow at once."""
+    """Serves the logs; at most FOLLOWERS_MAX are waited for or followed at once."""
 
     def __init__(self, site: Site, logs: LiveLogs) -> None:
         self._site = site
-        self._logs = logs
-        self._followers: set[asyncio.Task[Any]] = set()
+        self.logs = logs
+        # how many logs each of them follows
+        self._followers: dict[asyncio.Task[Any], int] = {}
 
     def add_routes(self, application: web.Application) -> None:
         """Add them, and let go of all followers when the application stops."""
@@ -53,7 +54,7 @@ class LogApi:
         wait_seconds = _number(request, "wait", WAIT_SECONDS_MAX)
         try:
             async with self._place():
-                served = await self._logs.piece(record.build, replica, offset, wait_seconds)
+                served = await self.logs.piece(record.build, replica, offset, wait_seconds)
         except LogAbsent as error:
             raise ApiError(404, str(error)) from error
         except NodeFailed as error:
@@ -63,13 +64,28 @@ class LogApi:
     async def _follow(self, request: web.Request) -> web.StreamResponse:
         """GET .../log/events?from=<byte>: server-sent events (client.live_logs.LogEvent).
 
-        The header Last-Event-ID, which browsers send when they come back, goes before `from`.
+        The header Last-Event-ID, which browsers send when they come back, goes before `last`, the
+        same for who has closed the stream, and that before `from`.
         """
         record = self._site.record(request)
         replica = self._site.replica(request)
         start = Position(_number(request, "from", 10**18 - 1))
-        start = Position.parse(request.headers.get("Last-Event-ID", "")) or start
-        async with self._place():
+        last = request.headers.get("Last-Event-ID") or request.query.get("last", "")
+        start = Position.parse(last) or start
+        events = self.logs.follow(record.build, replica, start)
+        return await self.send(request, _with_positions(events))
+
+    async def send(
+        self,
+        request: web.Request,
+        events: AsyncGenerator[tuple[LogEvent, str]],
+        logs_count: int = 1,
+    ) -> web.StreamResponse:
+        """Answer with server-sent events, each with its id, until there are no more.
+
+        logs_count: how many logs they are of. The events are closed. Raises ApiError (503).
+        """
+        async with contextlib.aclosing(events), self._place(logs_count):
             response = EventSourceResponse(
                 send_timeout=SEND_TIMEOUT_SECONDS, ping_interval=HEARTBEAT_SECONDS
             )
@@ -78,10 +94,10 @@ class LogApi:
             with contextlib.suppress(ConnectionResetError, TimeoutError):
                 await response.prepare(request)
                 async with response:
-                    async for event in self._logs.follow(record.build, replica, start):
+                    async for event, identity in events:
                         await response.send(
                             msgspec.json.encode(event.data).decode(),
-                            id=str(event.position),
+                            id=identity,
                             event=event.kind,
                             retry=RETRY_MILLISECONDS,
                         )
@@ -90,22 +106,30 @@ class LogApi:
         return response
 
     @contextlib.asynccontextmanager
-    async def _place(self) -> AsyncIterator[None]:
-        if len(self._followers) >= FOLLOWERS_MAX:
-            raise ApiError(503, f"{FOLLOWERS_MAX} follow a log already", AGAIN_SECONDS)
+    async def _place(self, logs_count: int = 1) -> AsyncIterator[None]:
+        if sum(self._followers.values()) + logs_count > FOLLOWERS_MAX:
+            raise ApiError(503, f"{FOLLOWERS_MAX} logs are followed already", AGAIN_SECONDS)
         task = asyncio.current_task()
         assert task is not None
-        self._followers.add(task)
+        self._followers[task] = logs_count
         try:
             yield
         finally:
-            self._followers.discard(task)
+            del self._followers[task]
 
     async def _let_go(self, application: web.Application) -> None:
         followers = tuple(self._followers)
         for task in followers:
             task.cancel()
         await asyncio.gather(*followers, return_exceptions=True)
+
+
+async def _with_positions(
+    events: AsyncGenerator[LogEvent],
+) -> AsyncGenerator[tuple[LogEvent, str]]:
+    async with contextlib.aclosing(events):
+        async for event in events:
+            yield event, str(event.position)
 
 
 def _number(request: web.Request, name: str, most: int) -> int:

@@ -140,8 +140,13 @@ ROUTES: tuple[Route, ...] = (
         method="get",
         path="/api/v1/builds/{build}/replicas/{replica}/log/events",
         summary="The same as server-sent events",
-        query={"from": {"type": "integer", "minimum": 0, "maximum": 10**18 - 1}},
-        gives={200: ("text/event-stream", _TEXT, "Lines as they come; Last-Event-ID resumes.")},
+        query={
+            "from": {"type": "integer", "minimum": 0, "maximum": 10**18 - 1},
+            "last": {"type": "string"},
+        },
+        gives={
+            200: ("text/event-stream", _TEXT, "Lines as they come; Last-Event-ID or last resumes.")
+        },
         errors=(400, 404, 429, 502, 503),
     ),
     Route(

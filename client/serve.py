@@ -216,9 +216,10 @@ def make_runner(site: Site) -> web.AppRunner:
     gatekeeper = Gatekeeper(site.config)
     ChangeApi(site, gatekeeper).add_routes(application)
     limits = decode_limits(site.cluster.genesis.application)
-    LogApi(site, LiveLogs(limits, site.nodes, site.archive)).add_routes(application)
+    log_api = LogApi(site, LiveLogs(limits, site.nodes, site.archive))
+    log_api.add_routes(application)
     ArtifactApi(site, Artifacts(site.nodes, site.config.data_directory)).add_routes(application)
-    add_dashboard(application, site, gatekeeper)
+    add_dashboard(application, site, gatekeeper, log_api)
     return web.AppRunner(
         application,
         access_log=None,

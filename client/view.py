@@ -49,7 +49,7 @@ class VerdictView(msgspec.Struct, frozen=True):
     """The accepted verdict; dissenting and agreeing count the ballots after it too.
 
     Neither holds a replica that abstained; for disputed and cancelled there is no value to agree
-    with, so both are empty.
+    with, so both are empty. threshold: how many equal ballots it took, null for those two.
     """
 
     outcome: str
@@ -57,10 +57,15 @@ class VerdictView(msgspec.Struct, frozen=True):
     agreeing: tuple[str, ...]
     dissenting: tuple[str, ...]
     ledger_index: int
+    threshold: int | None
 
 
 class BallotView(msgspec.Struct, frozen=True):
-    """One replica's ballot. `abstains`: its reason, and then all else is null."""
+    """One replica's ballot. `abstains`: its reason, and then all else is null.
+
+    From log_bytes on it is what that replica says alone: the length of its log, and what time it
+    took for the checkout and for the build.
+    """
 
     replica: str
     outcome: str | None
@@ -68,6 +73,9 @@ class BallotView(msgspec.Struct, frozen=True):
     commit: str | None
     log_sha256: str | None
     abstains: str | None
+    log_bytes: int | None
+    checkout_milliseconds: int | None
+    build_milliseconds: int | None
 
 
 class ReplicaView(msgspec.Struct, frozen=True):
@@ -277,6 +285,7 @@ def _verdict_view(verdict: VerdictFields, cast: dict[str, Ballot]) -> VerdictVie
         agreeing=tuple(agreeing),
         dissenting=tuple(sorted(dissenting)),
         ledger_index=verdict.ledger_index,
+        threshold=verdict.threshold,
     )
 
 
@@ -294,13 +303,16 @@ def _replica_view(state: StateRecord, ballot: Ballot | None) -> ReplicaView:
 
 def _ballot_view(replica: str, ballot: Ballot) -> BallotView:
     if isinstance(ballot, Abstain):
-        return BallotView(replica, None, None, None, None, ballot.reason)
-    compared = ballot.compared
+        return BallotView(replica, None, None, None, None, ballot.reason, None, None, None)
+    compared, evidence = ballot.compared, ballot.evidence
     return BallotView(
         replica,
         compared.outcome,
         compared.exit_code,
         compared.commit,
-        ballot.evidence.log_sha256,
+        evidence.log_sha256,
         None,
+        evidence.log_bytes,
+        evidence.checkout_milliseconds,
+        evidence.build_milliseconds,
     )

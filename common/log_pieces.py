@@ -140,11 +140,18 @@ def read_log_file(path: Path, log_bytes_max: int, offset: int, bytes_max: int) -
     Raises OSError.
     """
     with path.open("rb", buffering=0) as file:
-        size = os.fstat(file.fileno()).st_size
-        layout = _layout(file.fileno(), size, log_bytes_max)
+        layout = read_layout(file.fileno(), log_bytes_max)
         offset, place, length = layout.place(offset, bytes_max)
         data = os.pread(file.fileno(), length, place)
     return LogPiece(offset, data, layout.total, layout.dropped, False)
+
+
+def read_layout(descriptor: int, log_bytes_max: int) -> LogLayout:
+    """How a finished log lies in its open file; log_bytes_max as it was written with.
+
+    Raises OSError.
+    """
+    return _layout(descriptor, os.fstat(descriptor).st_size, log_bytes_max)
 
 
 def _number(text: str, name: str) -> int:

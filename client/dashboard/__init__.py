@@ -7,17 +7,22 @@ from aiohttp import web
 from client.api import Site
 from client.change_api import Gatekeeper
 from client.dashboard.build_forms import add_build_forms
+from client.dashboard.build_logs import BuildLogs
 from client.dashboard.build_page import add_build_page
 from client.dashboard.builds_page import add_builds_page
 from client.dashboard.change_forms import ChangeForms
+from client.dashboard.compare_page import LogComparisons, add_compare_page
 from client.dashboard.diagram_pages import add_diagrams
 from client.dashboard.events import Events, make_changes
 from client.dashboard.ledger_page import add_ledger_page
 from client.dashboard.pages import Pages
 from client.dashboard.replicas_page import add_replicas_page
+from client.log_api import LogApi
 
 
-def add_dashboard(application: web.Application, site: Site, gatekeeper: Gatekeeper) -> None:
+def add_dashboard(
+    application: web.Application, site: Site, gatekeeper: Gatekeeper, log_api: LogApi
+) -> None:
     """Add all pages, and what they link to. gatekeeper: who may change something."""
     changes = make_changes(site)
     site.network.on_change = functools.partial(changes.note, None)
@@ -26,7 +31,11 @@ def add_dashboard(application: web.Application, site: Site, gatekeeper: Gatekeep
     forms = ChangeForms(site, pages, gatekeeper)
     pages.add_static(application)
     add_builds_page(application, site, pages)
-    add_build_page(application, site, pages, forms)
+    logs = BuildLogs(site, log_api)
+    logs.add_routes(application)
+    comparisons = LogComparisons(site)
+    add_build_page(application, site, pages, forms, logs, comparisons)
+    add_compare_page(application, site, pages, comparisons)
     add_build_forms(application, site, pages, forms)
     add_diagrams(application, site, pages)
     add_replicas_page(application, site, pages, forms)

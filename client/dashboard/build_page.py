@@ -1,25 +1,32 @@
-"""One build with what each replica found, and each replica's log."""
+"""One build: the verdict and who agrees, a column per replica with its log, where they differ."""
 
 import re
 
 import msgspec
 from aiohttp import web
 
-from ci.operations import Outcome
-from client.api import Site
+from ci.limits import decode_limits
+from client.api import ApiError, Site
+from client.archive import BuildRecord
+from client.dashboard.agreement import SIGNS, Agreement, agreement_of, stance_of
 from client.dashboard.build_forms import done_text
+from client.dashboard.build_logs import BuildLogs
 from client.dashboard.change_forms import ChangeForms
+from client.dashboard.compare_page import ComparedLogs, LogComparisons, default_pair
+from client.dashboard.formats import length
 from client.dashboard.pages import Pages
 from client.outbox import Kind
-from client.view import BallotView, BuildStatus, BuildView, ReplicaView
+from client.view import BallotView, BuildView, ReplicaView, is_over, read_ballot
 
 OPEN_REFRESH_SECONDS = 2
 LATER_REFRESH_SECONDS = 5
+# Of two logs that differ, what the build's page shows; the page for comparing shows more.
+COMPARED_LINES_MAX = 12
 _SUPERSEDED = re.compile(r"superseded by ([0-9a-f]{64})")
 
 
-class ReplicaRow(msgspec.Struct, frozen=True):
-    """One replica's line on a build's page; `stance`: agrees, dissents, abstains or none yet."""
+class ReplicaColumn(msgspec.Struct, frozen=True):
+    """One replica on a build's page. stance: as in client.dashboard.agreement."""
 
     replica: str
     ballot: BallotView | None
@@ -28,42 +35,88 @@ class ReplicaRow(msgspec.Struct, frozen=True):
     is_signed: bool
     state: ReplicaView | None
 
+    @property
+    def sign(self) -> str:
+        """Of the stance: beside the word, never instead of it."""
+        return SIGNS[self.stance]
+
+    @property
+    def duration(self) -> str | None:
+        """How long its checkout and its build took, by its own clock; None: it has not said."""
+        ballot = self.ballot
+        if ballot is None or ballot.build_milliseconds is None:
+            return None
+        return _span(ballot.build_milliseconds + (ballot.checkout_milliseconds or 0))
+
+    @property
+    def duration_parts(self) -> str | None:
+        """What of it was what; None: it has not said."""
+        ballot = self.ballot
+        if ballot is None or ballot.build_milliseconds is None:
+            return None
+        checkout = _span(ballot.checkout_milliseconds or 0)
+        return f"checkout {checkout}, build {_span(ballot.build_milliseconds)}"
+
 
 def add_build_page(
-    application: web.Application, site: Site, pages: Pages, forms: ChangeForms
+    application: web.Application,
+    site: Site,
+    pages: Pages,
+    forms: ChangeForms,
+    logs: BuildLogs,
+    comparisons: LogComparisons,
 ) -> None:
     """Add the routes of a build's page and of its logs."""
-    page = _BuildPage(site, pages, forms)
+    page = _BuildPage(site, pages, forms, logs, comparisons)
     application.router.add_get("/builds/{build}", pages.bound(page.show))
     application.router.add_get("/builds/{build}/log/{replica}", pages.bound(page.show_log))
 
 
 class _BuildPage:
-    def __init__(self, site: Site, pages: Pages, forms: ChangeForms) -> None:
+    def __init__(
+        self,
+        site: Site,
+        pages: Pages,
+        forms: ChangeForms,
+        logs: BuildLogs,
+        comparisons: LogComparisons,
+    ) -> None:
         self._site = site
         self._pages = pages
         self._forms = forms
+        self._logs = logs
+        self._comparisons = comparisons
+        self._limits = decode_limits(site.cluster.genesis.application)
 
     async def show(self, request: web.Request) -> web.Response:
         """GET /builds/<id>."""
         record = self._site.record(request)
         build = await self._site.fresh_view(record)
-        is_open = build.status in (BuildStatus.QUEUED, BuildStatus.BUILDING)
-        rows = replica_rows(build, self._site.cluster.replica_names)
+        tails = await self._logs.tails(record, build)
+        compared = await self._compared(record, build)
+        # From here on nothing is awaited: what comes later is another change.
+        record = self._site.record(request)
+        build = self._site.view(record)
         # Late ballots and logs still come in after the verdict, until they are given up.
         later = None if record.collected else LATER_REFRESH_SECONDS
-        refresh = OPEN_REFRESH_SECONDS if is_open else later
-        possible = self._site.gateway.possible_changes(record.build)
+        gateway = self._site.gateway
+        possible = gateway.possible_changes(record.build)
         return self._forms.render(
             request,
             "build.html",
+            refresh_seconds=later if is_over(record) else OPEN_REFRESH_SECONDS,
             done=done_text(request),
             can_cancel=Kind.CANCEL in possible,
             can_approve=Kind.APPROVE in possible,
-            waits_for_approval=self._site.gateway.waits_for_approval(record.build),
+            can_rebuild=is_over(record),
+            waits_for_approval=gateway.waits_for_approval(record.build),
             build=build,
-            rows=rows,
-            refresh_seconds=refresh,
+            agreement=self._agreement(record, build),
+            columns=replica_columns(build, self._site.cluster.replica_names),
+            tails=tails,
+            compared=compared,
+            signatures=sum(reply.agrees and reply.signed for reply in build.replies),
+            signatures_needed=self._site.cluster.quorums.weak,
             verify_command=verify_command(self._site, build),
             superseded_by=superseded_by(build),
         )
@@ -75,26 +128,42 @@ class _BuildPage:
         build = self._site.view(record)
         return self._pages.render("log.html", build=build, replica=replica, refresh_seconds=None)
 
+    def _agreement(self, record: BuildRecord, build: BuildView) -> Agreement:
+        cast = {
+            ballot.replica: read_ballot(ballot.signed)
+            for ballot in self._site.archive.ballots(record.build)
+        }
+        cluster = self._site.cluster
+        return agreement_of(build, cast, cluster.replica_names, cluster.quorums, self._limits)
 
-def replica_rows(build: BuildView, replicas: tuple[str, ...]) -> list[ReplicaRow]:
-    """One row for each replica of the cluster, whether it has said something or not. Pure."""
+    async def _compared(self, record: BuildRecord, build: BuildView) -> ComparedLogs | None:
+        """The logs of two that found different things, where that is so and they are here."""
+        pair = default_pair(self._agreement(record, build).groups, build.logs)
+        if pair is None:
+            return None
+        try:
+            return await self._comparisons.compare(record, *pair, lines_max=COMPARED_LINES_MAX)
+        except ApiError:
+            # removed between two looks: as if it had never been here
+            return None
+
+
+def replica_columns(build: BuildView, replicas: tuple[str, ...]) -> list[ReplicaColumn]:
+    """One for each replica of the cluster, whether it has said something or not. Pure."""
     ballots = {ballot.replica: ballot for ballot in build.ballots}
     states = {row.replica: row for row in build.replicas}
     signed = {reply.replica for reply in build.replies if reply.agrees and reply.signed}
-    rows = []
-    for replica in replicas:
-        ballot = ballots.get(replica)
-        rows.append(
-            ReplicaRow(
-                replica=replica,
-                ballot=ballot,
-                stance=_stance(build, replica, ballot),
-                has_log=replica in build.logs,
-                is_signed=replica in signed,
-                state=states.get(replica),
-            )
+    return [
+        ReplicaColumn(
+            replica=replica,
+            ballot=ballots.get(replica),
+            stance=stance_of(build, replica),
+            has_log=replica in build.logs,
+            is_signed=replica in signed,
+            state=states.get(replica),
         )
-    return rows
+        for replica in replicas
+    ]
 
 
 def verify_command(site: Site, build: BuildView) -> str:
@@ -106,20 +175,11 @@ def verify_command(site: Site, build: BuildView) -> str:
     )
 
 
-def _stance(build: BuildView, replica: str, ballot: BallotView | None) -> str:
-    if ballot is not None and ballot.abstains is not None:
-        return "abstains"
-    if build.verdict is not None and replica in build.verdict.agreeing:
-        return "agrees"
-    if build.verdict is not None and replica in build.verdict.dissenting:
-        return "dissents"
-    if ballot is not None:
-        return "found"
-    is_cancelled = build.verdict is not None and build.verdict.outcome == Outcome.CANCELLED
-    return "none" if is_cancelled else "none yet"
-
-
 def superseded_by(build: BuildView) -> str | None:
     """The id of the build that took this one's place, if that is why it was cancelled. Pure."""
     found = _SUPERSEDED.fullmatch(build.withdrawn or "")
     return None if found is None else found[1]
+
+
+def _span(milliseconds: int) -> str:
+    return f"{milliseconds} ms" if milliseconds < 1000 else length(milliseconds / 1000)

@@ -30,10 +30,9 @@ FORM_TYPE = "application/x-www-form-urlencoded"
 
 # A page with a form may send it to us. Under `no-referrer`, which the other pages have, a browser
 # would call the origin of the form's page `null` (Fetch standard, "append a request `Origin`").
+FORM_POLICY = CONTENT_SECURITY_POLICY.replace("form-action 'none'", "form-action 'self'")
 HEADERS = {
-    "Content-Security-Policy": CONTENT_SECURITY_POLICY.replace(
-        "form-action 'none'", "form-action 'self'"
-    ),
+    "Content-Security-Policy": FORM_POLICY,
     "Referrer-Policy": "same-origin",
     "Cache-Control": "private, no-cache",
 }

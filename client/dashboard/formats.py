@@ -55,7 +55,11 @@ def duration(begin: str | None, end: str | None) -> str | None:
     """From one ISO 8601 time to another: "4.2 s", "3 min 05 s", "1 h 02 min"; None: not known."""
     if begin is None or end is None:
         return None
-    seconds = max(0.0, _seconds(end) - _seconds(begin))
+    return length(max(0.0, _seconds(end) - _seconds(begin)))
+
+
+def length(seconds: float) -> str:
+    """A length of time, not below 0: "4.2 s", "12 s", "3 min 05 s", "1 h 02 min"."""
     return f"{seconds:.1f} s" if seconds < 10 else _span(seconds)
 
 

@@ -23,6 +23,7 @@ PAGES = {
     "/builds/{dissent}": "dissents",
     "/builds/{hostile}": "passed",
     "/builds/{dissent}/messages": "REQUEST",
+    "/builds/{dissent}/compare?left=node0&right=node3": "The first difference",
 }
 # and those that show nothing without scripts but say so
 FOLLOWED_PAGES = {"/builds/{dissent}/log/node3": "log of node3"}

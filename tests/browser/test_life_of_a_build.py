@@ -31,7 +31,7 @@ async def test_a_build_is_followed_to_its_verdict(site: Site, visit: VisitorMake
     await log.focus()
     site.let_end(build)
     await expect(page.locator("h1")).to_contain_text("passed")
-    await expect(page.get_by_text("agrees")).to_have_count(4)
+    await expect(page.locator("article", has_text="agrees")).to_have_count(4)
     assert await page.evaluate(REMEMBERED)
     await expect(log).to_be_focused()
 

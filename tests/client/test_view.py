@@ -89,10 +89,11 @@ def test_the_json_has_the_documented_names() -> None:
     }
     assert set(value) == names
     assert set(value["verdict"]) == {
-        *("outcome", "exit_code", "agreeing", "dissenting", "ledger_index"),
+        *("outcome", "exit_code", "agreeing", "dissenting", "ledger_index", "threshold"),
     }
     assert set(value["ballots"][0]) == {
         *("replica", "outcome", "exit_code", "commit", "log_sha256", "abstains"),
+        *("log_bytes", "checkout_milliseconds", "build_milliseconds"),
     }
     assert value["replies"] == [{"replica": "replica-0", "agrees": True, "signed": True}]
     assert value["logs"] == ["replica-0"]

@@ -1,0 +1,138 @@
+"""Who agrees with what, in words: a build at a glance. Pure."""
+
+from collections.abc import Mapping, Sequence
+
+import msgspec
+
+from ci.limits import Limits
+from ci.operations import Abstain, Ballot, Compared, Finding, Outcome
+from client.dashboard.formats import words
+from client.differences import PARTS
+from client.view import BuildStatus, BuildView
+from pbft.quorums import Quorums
+
+AGREES = "agrees"
+DISSENTS = "dissents"
+ABSTAINS = "abstains"
+# a ballot, and no verdict that it could agree with
+FOUND = "found"
+# no ballot, while there may be one; and where there will be none
+WAITING = "none yet"
+NONE = "none"
+
+SIGNS = {AGREES: "✓", DISSENTS: "✗", ABSTAINS: "⊘", FOUND: "•", WAITING: "…", NONE: "-"}
+
+
+class Group(msgspec.Struct, frozen=True):
+    """Replicas that stand alike. says: what they found; why: what differs in it, or a reason."""
+
+    stance: str
+    replicas: tuple[str, ...]
+    says: str
+    why: str
+
+    @property
+    def sign(self) -> str:
+        """Beside the word, never instead of it."""
+        return SIGNS[self.stance]
+
+
+class Agreement(msgspec.Struct, frozen=True):
+    """text: what the verdict took, or would take. groups: every replica once."""
+
+    text: str
+    groups: tuple[Group, ...]
+
+
+def stance_of(build: BuildView, replica: str) -> str:
+    """AGREES and so on, of one replica."""
+    verdict = build.verdict
+    ballot = next((ballot for ballot in build.ballots if ballot.replica == replica), None)
+    if ballot is not None and ballot.abstains is not None:
+        return ABSTAINS
+    if verdict is not None and replica in verdict.agreeing:
+        return AGREES
+    if verdict is not None and replica in verdict.dissenting:
+        return DISSENTS
+    if ballot is not None:
+        return FOUND
+    is_cancelled = verdict is not None and verdict.outcome == Outcome.CANCELLED
+    is_open = build.status in (BuildStatus.QUEUED, BuildStatus.BUILDING, BuildStatus.DECIDED)
+    return NONE if is_cancelled or not is_open else WAITING
+
+
+def agreement_of(
+    build: BuildView,
+    cast: Mapping[str, Ballot],
+    replicas: Sequence[str],
+    quorums: Quorums,
+    limits: Limits,
+) -> Agreement:
+    """The build at a glance. cast: the ballots that are here, by replica."""
+    agreeing = build.verdict.agreeing if build.verdict is not None else ()
+    reference = next((cast[name] for name in agreeing if name in cast), None)
+    decided = reference.compared if isinstance(reference, Finding) else None
+    grouped: dict[tuple[str, object], list[str]] = {}
+    for replica in replicas:
+        ballot = cast.get(replica)
+        value: object = None
+        if isinstance(ballot, Finding):
+            value = ballot.compared
+        elif isinstance(ballot, Abstain):
+            value = ballot.reason
+        elif build.verdict is not None and replica in agreeing:
+            # its ballot is not here yet; the statement names it
+            value = decided
+        grouped.setdefault((stance_of(build, replica), value), []).append(replica)
+    order = list(SIGNS)
+    groups = [_group(stance, value, names, decided) for (stance, value), names in grouped.items()]
+    groups.sort(key=lambda group: (order.index(group.stance), -len(group.replicas)))
+    return Agreement(_text(build, quorums, limits), tuple(groups))
+
+
+def _group(stance: str, value: object, names: list[str], decided: Compared | None) -> Group:
+    replicas = tuple(names)
+    if isinstance(value, Compared):
+        why = ""
+        if stance == DISSENTS and decided is not None:
+            why = "another " + ", ".join(_differing(value, decided))
+        return Group(stance, replicas, _says(value), why)
+    if stance == ABSTAINS:
+        return Group(stance, replicas, "could not build", str(value))
+    return Group(stance, replicas, "", "")
+
+
+def _says(compared: Compared) -> str:
+    code = compared.exit_code
+    return words(compared.outcome) + ("" if code is None else f", exit code {code}")
+
+
+def _differing(one: Compared, other: Compared) -> list[str]:
+    """In which parts, as people call them. They are not all alike: the two values differ."""
+    parts = [name for part, name in PARTS.items() if getattr(one, part) != getattr(other, part)]
+    return [*parts, *(["artifacts"] if one.artifacts != other.artifacts else [])]
+
+
+def _text(build: BuildView, quorums: Quorums, limits: Limits) -> str:
+    n = quorums.replicas
+    verdict = build.verdict
+    if verdict is not None and verdict.threshold is not None:
+        agree = "agrees" if len(verdict.agreeing) == 1 else "agree"
+        return (
+            f"This verdict took {verdict.threshold} equal findings of {n} replicas. "
+            f"{len(verdict.agreeing)} of {n} {agree} with it."
+        )
+    strong = n - quorums.faults_max
+    weak = quorums.weak
+    rule = f"“passed” takes {strong} equal findings of {n} replicas, anything else {weak}"
+    if limits.weak_agreement_allowed:
+        rule += " (“passed” too, where the pipeline asks for weak agreement)"
+    if verdict is not None and verdict.outcome == Outcome.CANCELLED:
+        return "Cancelled: nothing was agreed on."
+    if verdict is not None:
+        return f"No agreement: {rule}, and no finding has as many or can still get them in time."
+    if build.status is BuildStatus.QUEUED or build.status is BuildStatus.BUILDING:
+        return f"Not decided yet: {rule}. {len(build.ballots)} of {n} have said something."
+    if build.status is BuildStatus.REFUSED:
+        return "The replicas refused to take this build."
+    return "No replica was asked for this build."

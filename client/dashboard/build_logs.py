@@ -1,0 +1,198 @@
+"""The logs on a build's page: the end of each, and one stream of events for all that still grow.
+
+One stream, because a browser has few connections to one host: with one for each replica, two
+pages would leave none for a third.
+"""
+
+import asyncio
+import contextlib
+import os
+from collections.abc import AsyncGenerator, Sequence
+from pathlib import Path
+
+import msgspec
+from aiohttp import web
+
+from client.api import ApiError, Site
+from client.archive import BuildRecord
+from client.build_output import BuildOutput, html_of
+from client.database import StorageFailed
+from client.live_logs import LiveLogs, LogAbsent, LogEvent, Position
+from client.log_api import LogApi
+from client.nodes import NodeFailed
+from client.view import BuildView
+
+EVENTS_PATH = "/builds/{build}/logs/events"
+# What a page shows of each log: all columns together are small beside what a browser can take.
+TAIL_BYTES = 8 * 1024
+TAIL_LINES = 60
+# A page must not wait for a node that is down.
+TAIL_TIMEOUT_SECONDS = 1.0
+QUEUED_EVENTS_MAX = 16
+# As client.live_logs.Position takes it: beyond the end of any log.
+_END = 10**18 - 1
+# In the place of a position: this log is complete on the page.
+_NOT_FOLLOWED = "-"
+_POSITIONS_CHARACTERS_MAX = 8000
+
+
+class LogTail(msgspec.Struct, frozen=True):
+    """The end of a log. is_cut: there is more before. text: one line on how far it is.
+
+    html: spans of escaped text (client.build_output) and nothing else.
+    position: where it is gone on with ("" for wherever its end is by then); None: it is complete.
+    """
+
+    html: str
+    is_cut: bool
+    text: str
+    position: str | None
+
+
+class BuildLogs:
+    """The ends of a build's logs, and the route of the events that go on from there."""
+
+    def __init__(self, site: Site, log_api: LogApi) -> None:
+        self._site = site
+        self._log_api = log_api
+        self._logs: LiveLogs = log_api.logs
+
+    def add_routes(self, application: web.Application) -> None:
+        """Add it."""
+        application.router.add_get(EVENTS_PATH, self._follow)
+
+    async def tails(self, record: BuildRecord, build: BuildView) -> dict[str, LogTail]:
+        """The end of each replica's log, by replica. Raises StorageFailed."""
+        names = self._site.cluster.replica_names
+        tails = await asyncio.gather(*(self._tail(record, build, name) for name in names))
+        return dict(zip(names, tails, strict=True))
+
+    async def _tail(self, record: BuildRecord, build: BuildView, replica: str) -> LogTail:
+        if replica in build.logs:
+            file = self._site.archive.log_file(record.build, replica)
+            try:
+                return await asyncio.to_thread(_read_end, file)
+            except OSError:
+                return _nothing("the log is no longer kept here", None)
+        if record.collected or record.skipped or record.refused or record.is_never_asked:
+            return _nothing("no log", None)
+        try:
+            async with asyncio.timeout(TAIL_TIMEOUT_SECONDS):
+                return await self._growing_tail(record.build, replica)
+        except LogAbsent as error:
+            return _nothing(str(error), None)
+        except (NodeFailed, TimeoutError):
+            return _nothing("not here yet", "")
+
+    async def _growing_tail(self, build: bytes, replica: str) -> LogTail:
+        """What that replica serves now. Raises LogAbsent, NodeFailed."""
+        near_end = await self._near_end(build, replica)
+        served = await self._logs.piece(build, replica, near_end.offset, 0)
+        if not served.piece.data:
+            return _nothing("nothing yet", str(near_end))
+        output = BuildOutput()
+        data = _last_lines(served.piece.data, is_cut=served.piece.offset > 0)
+        spans = output.take(data)
+        position = Position(served.piece.end - output.held_bytes, served.run)
+        is_cut = len(data) < served.piece.end
+        return LogTail(html_of(spans), is_cut, "so far", str(position))
+
+    async def _follow(self, request: web.Request) -> web.StreamResponse:
+        """GET /builds/<id>/logs/events?at=<positions>: what is added to each log.
+
+        Events as of one log (client.live_logs.LogEvent), with the replica's name in their data;
+        `at` and an event's id are the positions of all, in the order of the cluster file.
+        """
+        record = self._site.record(request)
+        names = self._site.cluster.replica_names
+        text = request.headers.get("Last-Event-ID") or request.query.get("at", "")
+        if len(text) > _POSITIONS_CHARACTERS_MAX:
+            raise ApiError(400, "`at` is too long")
+        positions = text.split(",") if text else [""] * len(names)
+        if len(positions) != len(names):
+            raise ApiError(400, f"`at` has one position for each of {len(names)} replicas")
+        followed = sum(position != _NOT_FOLLOWED for position in positions)
+        if not followed:
+            # the one answer after which a browser does not come back
+            return web.Response(status=204)
+        events = self._merged(record.build, names, positions)
+        return await self._log_api.send(request, events, followed)
+
+    async def _merged(
+        self, build: bytes, names: Sequence[str], positions: list[str]
+    ) -> AsyncGenerator[tuple[LogEvent, str]]:
+        """The events of all followed logs as they come, until each has ended."""
+        queue: asyncio.Queue[tuple[int, LogEvent]] = asyncio.Queue(QUEUED_EVENTS_MAX)
+        followed = {index for index, position in enumerate(positions) if position != _NOT_FOLLOWED}
+        tasks = [
+            asyncio.create_task(self._feed(queue, build, names[index], index, positions[index]))
+            for index in followed
+        ]
+        try:
+            while followed:
+                index, event = await queue.get()
+                positions[index] = str(event.position)
+                if event.kind == "end":
+                    followed.discard(index)
+                    positions[index] = _NOT_FOLLOWED
+                data = {"replica": names[index], **event.data}
+                yield msgspec.structs.replace(event, data=data), ",".join(positions)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _feed(
+        self,
+        queue: "asyncio.Queue[tuple[int, LogEvent]]",
+        build: bytes,
+        replica: str,
+        index: int,
+        position: str,
+    ) -> None:
+        """Put what comes of one log into the queue; the last event is its `end`."""
+        start = Position(0)
+        try:
+            with contextlib.suppress(LogAbsent, NodeFailed):
+                start = Position.parse(position) or await self._near_end(build, replica)
+            async with contextlib.aclosing(self._logs.follow(build, replica, start)) as events:
+                async for event in events:
+                    await queue.put((index, event))
+        except (OSError, StorageFailed) as error:
+            text = f"the gateway cannot read it: {error}"
+            await queue.put((index, LogEvent("end", {"text": text}, start)))
+
+    async def _near_end(self, build: bytes, replica: str) -> Position:
+        """Where a page begins that shows nothing of a log yet. Raises LogAbsent, NodeFailed."""
+        served = await self._logs.piece(build, replica, _END, 0)
+        # a log that has not begun has no length: it is said to go up to where one asks for it
+        length = 0 if served.piece.total == _END else served.piece.total
+        return Position(max(0, length - TAIL_BYTES), served.run)
+
+
+def _nothing(text: str, position: str | None) -> LogTail:
+    return LogTail("", False, text, position)
+
+
+def _read_end(file: Path) -> LogTail:
+    """The end of an archived log. Raises OSError."""
+    with file.open("rb") as stream:
+        size = stream.seek(0, os.SEEK_END)
+        stream.seek(max(0, size - TAIL_BYTES))
+        data = _last_lines(stream.read(TAIL_BYTES), is_cut=size > TAIL_BYTES)
+    spans = BuildOutput().take(data, is_last=True)
+    is_cut = len(data) < size
+    return LogTail(html_of(spans), is_cut, f"{size} bytes", None)
+
+
+def _last_lines(data: bytes, *, is_cut: bool) -> bytes:
+    """At most TAIL_LINES whole lines; of a line that is too long for that, its end."""
+    if is_cut or len(data) > TAIL_BYTES:
+        data = data[-TAIL_BYTES:]
+        data = data[data.find(b"\n") + 1 :] or data
+    begin = len(data)
+    for _ in range(TAIL_LINES + 1):
+        begin = data.rfind(b"\n", 0, begin)
+        if begin < 0:
+            return data
+    return data[begin + 1 :]

@@ -1,0 +1,259 @@
+"""client.dashboard.build_page: one build, what each replica found and said, and its logs."""
+
+import hashlib
+import re
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import msgspec
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestClient
+
+from ci.builds import OpenBuild
+from ci.operations import Abstain, Ballot, Finding, Outcome
+from client.archive import ReplyRecord
+from client.dashboard.build_page import replica_columns
+from client.resolve import Unreachable
+from client.view import build_view
+from tests.ci.builders import FAILED, PASSED, artifact, finding
+from tests.client.dashboard.test_pages import page
+from tests.client.network import REPOSITORY, FixedResolver, Network, Running, run_gateway
+from tests.client.test_api import client_of, decided_build
+from tests.client.test_build_changes import nobody_finishes
+from tests.client.test_gateway import record_of, until
+from tests.client.test_view import decided, record
+
+Client = TestClient[web.Request, web.Application]
+
+
+@pytest.fixture
+async def client(running: Running, tmp_path: Path) -> AsyncIterator[Client]:
+    client = await client_of(running, tmp_path)
+    yield client
+    await client.close()
+
+
+def finds(ballot: Ballot, log: bytes) -> Callable[[OpenBuild], tuple[Ballot, bytes]]:
+    """What a node finds of every build: this, with this log."""
+    return lambda build: (ballot, log)
+
+
+def with_log(found: Finding, log: bytes) -> Finding:
+    """The finding with the evidence of that log."""
+    evidence = msgspec.structs.replace(
+        found.evidence, log_sha256=hashlib.sha256(log).hexdigest(), log_bytes=len(log)
+    )
+    return msgspec.structs.replace(found, evidence=evidence)
+
+
+def words_of(markup: str) -> str:
+    """The text of some markup, as it is read."""
+    return " ".join(re.sub(r"<[^>]*>", " ", markup).split())
+
+
+def column_of(text: str, replica: str) -> str:
+    """What a build's page says of one replica."""
+    found = re.search(rf'<article [^>]*data-key="{replica}".*?</article>', text, re.DOTALL)
+    assert found is not None
+    return words_of(found[0])
+
+
+def agreement_of(text: str) -> list[str]:
+    """The lines of the agreement at a glance."""
+    found = re.search(r'<section class="agreement".*?</section>', text, re.DOTALL)
+    assert found is not None
+    return [words_of(line) for line in re.findall(r"<p>.*?</p>|<li.*?</li>", found[0], re.DOTALL)]
+
+
+async def test_a_build_shows_each_replica(running: Running, client: Client) -> None:
+    nodes = running.network.nodes
+    nodes["replica-1"].finds = lambda build: (
+        finding(Outcome.FAILED, 1, log="1 failed\n"),
+        b"1 failed\n",
+    )
+    build = await decided_build(running, client)
+    text = await page(client, f"/builds/{build}")
+    assert column_of(text, "replica-0") == (
+        "replica-0 ✓ agrees Outcome ✓ passed Exit code 0 "
+        "Duration 357 ms checkout 12 ms, build 345 ms Signed yes Whole log 3 bytes log"
+    )
+    assert column_of(text, "replica-1").startswith(
+        "replica-1 ✗ dissents Outcome ✗ failed Exit code 1"
+    )
+    assert column_of(text, "replica-1").endswith("Whole log 9 bytes 1 failed")
+    assert agreement_of(text) == [
+        "This verdict took 3 equal findings of 4 replicas. 3 of 4 agree with it.",
+        "✓ agrees replica-0, replica-2, replica-3 passed, exit code 0",
+        "✗ dissents replica-1 failed, exit code 1 another outcome, exit code",
+    ]
+    assert f'href="/builds/{build}/log/replica-1"' in text
+    assert 'http-equiv="refresh"' not in text
+
+
+async def test_where_replicas_differ_their_logs_are_side_by_side(
+    running: Running, client: Client
+) -> None:
+    nodes = running.network.nodes
+    nodes["replica-1"].finds = lambda build: (finding(Outcome.FAILED, 1, log="a\nred"), b"a\nred")
+    for name in ("replica-0", "replica-2", "replica-3"):
+        nodes[name].finds = lambda build: (finding(log="a\ngreen"), b"a\ngreen")
+    build = await decided_build(running, client)
+    text = await page(client, f"/builds/{build}")
+    assert "The first difference is at line 2 of replica-0" in words_of(text)
+    first = text[text.index('id="first-difference"') :]
+    assert words_of(first[first.index(">") + 1 : first.index("</tr>")]) == (
+        "2 green ≠ differs 2 red"
+    )
+    assert "<option selected>replica-0</option>" in text
+    assert "<option selected>replica-1</option>" in text
+
+
+async def test_the_same_output_with_another_finding_is_told(
+    running: Running, client: Client
+) -> None:
+    running.network.nodes["replica-3"].finds = lambda build: (FAILED, b"log")
+    text = await page(client, f"/builds/{await decided_build(running, client)}")
+    assert "Both logs are the same, byte for byte." in text
+    assert "They saw the same output and say different things of it." in text
+
+
+async def test_where_all_agree_nothing_differs(running: Running, client: Client) -> None:
+    text = await page(client, f"/builds/{await decided_build(running, client)}")
+    assert "Where they differ" not in text
+    assert "Compare two logs" in text
+
+
+async def test_artifacts_that_differ_are_at_the_same_place(
+    running: Running, client: Client
+) -> None:
+    for name, node in running.network.nodes.items():
+        content = b"other" if name == "replica-3" else b"same"
+        found = finding(artifacts=(artifact("dist/app", content),))
+        node.finds = finds(found, b"log")
+    text = await page(client, f"/builds/{await decided_build(running, client)}")
+    assert agreement_of(text)[-1] == "✗ dissents replica-3 passed, exit code 0 another artifacts"
+    differences = text[text.index("Where they differ") : text.index("What each replica found")]
+    assert "Files that differ" in differences
+    assert "dist/app" in differences
+
+
+async def test_the_proof_can_be_fetched_and_the_command_copied(
+    running: Running, client: Client
+) -> None:
+    build = await decided_build(running, client)
+    text = await page(client, f"/builds/{build}")
+    assert "4 of 4 replicas have signed this verdict; 2 are needed." in text
+    link = f'<a href="/api/v1/builds/{build}/attestation" download="{build[:12]}.intoto.json">'
+    assert link in text
+    command = re.search(r"<pre id=\"verify\"[^>]*data-copy>(.*?)</pre>", text, re.DOTALL)
+    assert command is not None
+    assert command[1].startswith(f"curl -s https://ci.example.org/api/v1/builds/{build}/attest")
+    assert "python -m client verify verdict.intoto.json" in command[1]
+
+
+async def test_an_open_build_refreshes_itself(network: Network, tmp_path: Path) -> None:
+    running = await run_gateway(network, tmp_path, FixedResolver(Unreachable("<b>down</b>")))
+    client = await client_of(running, tmp_path)
+    build = await running.gateway.submit(REPOSITORY, "master", None)
+    await until(lambda: record_of(running, build).detail is not None)
+    text = await page(client, f"/builds/{build.hex()}")
+    assert 'http-equiv="refresh"' in text
+    assert "&lt;b&gt;down&lt;/b&gt;" in text
+    assert agreement_of(text) == [
+        "Not decided yet: “passed” takes 3 equal findings of 4 replicas, anything else 2. "
+        "0 of 4 have said something.",
+        "… none yet replica-0, replica-1, replica-2, replica-3",
+    ]
+    await client.close()
+    await running.close()
+
+
+async def test_hostile_text_is_text(running: Running, client: Client) -> None:
+    """Of a log, a branch and a reason, wherever on the page."""
+    script = "<script>alert(1)</script>"
+    log = f"{script}\x1b]0;title\x07\x1b[2J\x00\x1b[31m{script}\u202e".encode() + b"\xff" * 9
+    log += b"x" * 1_000_000
+    nodes = running.network.nodes
+    nodes["replica-1"].finds = lambda build: (Abstain(script), b"")
+    for number, name in enumerate(("replica-0", "replica-2", "replica-3")):
+        own = log + b"%d" % (number % 2)
+        outcome = (Outcome.FAILED, 1 + number % 2)
+        found = finding(*outcome, log="")
+        nodes[name].finds = finds(with_log(found, own), own)
+    build = await decided_build(running, client, script)
+    for path in (
+        f"/builds/{build}",
+        f"/builds/{build}/compare?left=replica-0&right=replica-2",
+        f"/builds/{build}/log/replica-0",
+    ):
+        text = await page(client, path)
+        assert "&lt;script&gt;alert(1)&lt;/script&gt;" in text
+        assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202e]", text)
+        assert len(text) < 100_000, "a long line is not shown as a whole"
+
+
+async def test_the_page_of_a_log_has_our_scripts_and_no_other(
+    running: Running, client: Client
+) -> None:
+    build = await decided_build(running, client, "<script>alert(1)</script>")
+    answer = await client.get(f"/builds/{build}/log/replica-1")
+    text = await answer.text()
+    assert text.count("<script") == 2
+    assert '<script type="module" src="/static/log.js"></script>' in text
+    assert f'data-events="/api/v1/builds/{build}/replicas/replica-1/log/events"' in text
+    assert "script-src 'self'" in answer.headers["Content-Security-Policy"]
+    for name in ("log", "log_pane", "build"):
+        script = await client.get(f"/static/{name}.js")
+        assert script.content_type == "text/javascript"
+        assert "HTML" not in await script.text(), "what it shows is text"
+    assert "no replica of that name" in await page(client, f"/builds/{build}/log/x", status=404)
+
+
+async def test_a_replica_without_a_ballot_is_shown_with_what_it_does(
+    running: Running, client: Client
+) -> None:
+    node = running.network.nodes["replica-1"]
+    nobody_finishes(running.network)
+    build = await running.gateway.submit(REPOSITORY, "master", None)
+    node.growing.add(build)
+    node.logs[build] = b"compiling\n"
+    await until(lambda: record_of(running, build).opened_at is not None)
+    await until(lambda: build in node.application.open_builds())
+    text = await page(client, f"/builds/{build.hex()}")
+    assert column_of(text, "replica-1") == (
+        "replica-1 … none yet State building Signed no Whole log so far compiling"
+    )
+    view = await (await client.get(f"/api/v1/builds/{build.hex()}")).json()
+    states = {row["replica"]: row for row in view["replicas"]}
+    assert states["replica-1"]["state"] == "building"
+    assert states["replica-1"]["seen"].endswith("Z")
+    assert states["replica-1"]["problem"] is None
+
+
+async def test_a_superseded_build_links_to_the_one_that_took_its_place(
+    running: Running, client: Client
+) -> None:
+    nobody_finishes(running.network)
+    build = await running.gateway.submit(REPOSITORY, "master", None)
+    await until(lambda: record_of(running, build).opened_at is not None)
+    await running.gateway.cancel(build, f"superseded by {'ab' * 32}")
+    await until(lambda: record_of(running, build).statement is not None)
+    text = await page(client, f"/builds/{build.hex()}")
+    assert f'<a href="/builds/{"ab" * 32}">' in text
+    assert agreement_of(text) == [
+        "Cancelled: nothing was agreed on.",
+        "- none replica-0, replica-1, replica-2, replica-3",
+    ]
+
+
+def test_a_column_for_every_replica() -> None:
+    _, build, statement, ballots = decided([PASSED, FAILED, PASSED, PASSED])
+    replies = [ReplyRecord("replica-0", True, bytes(64)), ReplyRecord("replica-1", False, None)]
+    view = build_view(record(build=build, statement=statement), ballots[:2], replies)
+    names = ("replica-0", "replica-1", "replica-2", "replica-9")
+    columns = replica_columns(view, names)
+    assert [column.stance for column in columns] == ["agrees", "dissents", "agrees", "none yet"]
+    assert [column.is_signed for column in columns] == [True, False, False, False]
+    assert [column.ballot is not None for column in columns] == [True, True, False, False]
+    assert [column.duration for column in columns] == ["357 ms", "357 ms", None, None]
