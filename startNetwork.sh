@@ -5,12 +5,14 @@ source "$(dirname -- "$(readlink -f -- "${BASH_SOURCE[0]}")")/scripts/setup.sh"
 
 if wants_help "$@"; then
     cat <<'END'
-usage: ./startNetwork.sh [--replicas N] [--faulty lying|silent] [--executor docker|process]
+usage: ./startNetwork.sh [--replicas N] [--faulty KIND] [--executor docker|process]
 
 Starts the nodes of example-config/ in the background, at ports 10000 and up.
 
   --replicas N         1, 3, 4 (default), 7 or 10 nodes
-  --faulty KIND        the last node misbehaves: lying (about the exit code) or silent
+  --faulty KIND        the last node misbehaves: lying (about the exit code), silent, equivocating,
+                       delaying, garbling (signatures) or replaying; allowed: none does, and each
+                       may be told to while it runs
   --executor process   run builds without Docker and WITHOUT isolation
 END
     exit 0

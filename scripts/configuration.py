@@ -23,6 +23,7 @@ from common.config import (
 )
 from common.keys import generate_key_files, load_public_key, load_signing_key
 from pbft.quorums import UnsupportedSize, quorums_for
+from scripts.demo_faults import ALLOWED
 from scripts.folders import EXAMPLE_CONFIG, LOG, RUN
 
 EXAMPLE_REPLICAS = 4
@@ -176,6 +177,7 @@ def example_configuration(
 
     replicas: how many. executor: another one for every replica. faulty: how the last replica,
     which is a backup at first, misbehaves; that needs a number of replicas that tolerates one.
+    `allowed`: none does, and each may be told to.
     Raises ConfigError.
     """
     example = read_configuration(EXAMPLE_CONFIG)
@@ -188,7 +190,7 @@ def example_configuration(
         quorums_for(replicas)
     except UnsupportedSize as error:
         raise ConfigError(f"--replicas {replicas}: {error}") from error
-    if faulty is not None and replicas < FAULTY_REPLICAS_MIN:
+    if faulty not in (None, ALLOWED) and replicas < FAULTY_REPLICAS_MIN:
         raise ConfigError(
             f"--faulty {faulty}: {replicas} replicas tolerate no faulty one; "
             "--replicas 4, 7 or 10 is allowed"
@@ -198,7 +200,9 @@ def example_configuration(
     suffix = "" if same_cluster else f"-{replicas}"
     parts = ["config", str(replicas), executor, faulty]
     overrides = _as_in(example)
-    if faulty is not None:
+    if faulty == ALLOWED:
+        overrides["node"] = {**overrides["node"], "fault_injection": ALLOWED}
+    elif faulty is not None:
         overrides[f"node{replicas - 1}"] = {"fault_injection": faulty}
     return write_configuration(
         RUN / "-".join(part for part in parts if part),
@@ -219,7 +223,8 @@ def example_configuration(
 
 def faulty_replica(configuration: Configuration) -> str | None:
     """The name of the replica that misbehaves on purpose, if there is one."""
-    return next((node.name for node in configuration.nodes if node.fault_injection), None)
+    kinds = (None, ALLOWED)
+    return next((n.name for n in configuration.nodes if n.fault_injection not in kinds), None)
 
 
 def _ports(example: Configuration) -> list[int]:

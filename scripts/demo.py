@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from typing import TextIO, get_args
 
 from common.config import Executor
-from node.fault_injection import KINDS
+from node.fault_injection import DESCRIPTIONS, KINDS
 from scripts.configuration import EXAMPLE_REPLICAS, Configuration, faulty_replica
+from scripts.demo_faults import ALLOWED, how_to_play, what_the_others_saw
 from scripts.docker_engine import PROCESS_NAME, WITHOUT_DOCKER, NoEngine, own_processes
 from scripts.example_repository import FEATURE_EXIT_CODE
 from scripts.gateway import ABSTAINS, REFUSED, BuildView, Gateway, GatewayFailed
@@ -234,7 +235,7 @@ def run(arguments: argparse.Namespace, started: float) -> int:
             "the branch 'dockerfile' is left out, because it needs Docker"
         )
     if faulty is not None:
-        print(f"{faulty} misbehaves on purpose: {arguments.faulty}")
+        print(f"{faulty} misbehaves on purpose: {DESCRIPTIONS[arguments.faulty]}")
     bring_up(prepared, own_processes())
 
     gateway = Gateway(configuration.client.listen.url)
@@ -251,12 +252,19 @@ def run(arguments: argparse.Namespace, started: float) -> int:
         print("\n" + table(watched, names) + "\n")
         for line in remarks(watched, names):
             print(line)
+    if faulty is not None:
+        seen = what_the_others_saw(arguments.faulty, faulty, gateway.statuses())
+        print("\n".join((*([""] if remarks(watched, names) else []), *seen, "")))
     first = min(item.decided for item in watched if item.decided is not None)
     print(f"from start to the first verdict: {duration(first - started)}")
     good = is_as_expected(watched)
     print("all verdicts are as they should be" if good else "THE VERDICTS ARE NOT AS EXPECTED")
     if not arguments.stop:
         say_where(configuration)
+        print(f"messages:   {configuration.client.listen.url}/builds/{watched[0].build}/messages")
+        if arguments.faulty == ALLOWED:
+            url, node_url = configuration.client.listen.url, configuration.nodes[0].listen.url
+            print("\n".join(how_to_play(names, f"{url}/replicas", node_url)))
     return 0 if good else 1
 
 
@@ -300,7 +308,11 @@ def _parse() -> argparse.Namespace:
     parser.add_argument(
         "--replicas", type=int, default=EXAMPLE_REPLICAS, metavar="N", help="1, 3, 4, 7 or 10"
     )
-    parser.add_argument("--faulty", choices=KINDS, help="the last node misbehaves like this")
+    parser.add_argument(
+        "--faulty",
+        choices=(*KINDS, ALLOWED),
+        help="the last node misbehaves like this; allowed: none does, each may be told to",
+    )
     parser.add_argument(
         "--executor",
         choices=get_args(Executor),

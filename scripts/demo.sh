@@ -5,13 +5,15 @@ source "$(dirname -- "$(readlink -f -- "${BASH_SOURCE[0]}")")/setup.sh"
 
 usage() {
     cat <<'END'
-usage: ./scripts/demo.sh [--replicas N] [--faulty lying|silent] [--executor docker|process] [--stop]
+usage: ./scripts/demo.sh [--replicas N] [--faulty KIND] [--executor docker|process] [--stop]
 
 Starts a client and a network of nodes on this machine, posts four webhooks, and prints what each
 node found and what they agreed on. Exit code 0 only if every verdict is as it should be.
 
   --replicas N         1, 3, 4 (default), 7 or 10 nodes
-  --faulty KIND        the last node misbehaves: lying (about the exit code) or silent
+  --faulty KIND        the last node misbehaves: lying (about the exit code), silent, equivocating,
+                       delaying, garbling (signatures) or replaying; allowed: none does, and each
+                       may be told to while it runs
   --executor process   run builds without Docker and WITHOUT isolation
   --stop               stop everything at the end; otherwise it is left running
 END

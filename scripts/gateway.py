@@ -71,6 +71,11 @@ class Gateway:
         except (KeyError, TypeError, ValueError) as error:
             raise GatewayFailed(f"not a build: {log_text(str(answer))} ({error!r})") from error
 
+    def statuses(self) -> dict[str, dict[str, Any] | None]:
+        """Each node's own status; None: it did not answer the gateway. Raises GatewayFailed."""
+        rows = _list(self._ask("/api/v1/network", None).get("replicas"))
+        return {str(row["replica"]): row["status"] for row in rows}
+
     def _ask(self, path: str, data: bytes | None) -> dict[str, object]:
         try:
             with self._opener.open(self._url + path, data, timeout=ANSWER_SECONDS_MAX) as response:

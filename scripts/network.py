@@ -19,6 +19,7 @@ from scripts.configuration import (
     Configuration,
     example_configuration,
 )
+from scripts.demo_faults import ALLOWED
 from scripts.docker_engine import (
     PROCESS_NAME,
     WITHOUT_DOCKER,
@@ -203,7 +204,11 @@ def _parser() -> argparse.ArgumentParser:
     starting.add_argument(
         "--executor", choices=get_args(Executor), help="where builds run; default: docker"
     )
-    starting.add_argument("--faulty", choices=KINDS, help="the last node misbehaves like this")
+    starting.add_argument(
+        "--faulty",
+        choices=(*KINDS, ALLOWED),
+        help="the last node misbehaves like this; allowed: none does, each may be told to",
+    )
     starting.set_defaults(run=_start_network)
     stopping = actions.add_parser(
         "stop", prog="./stopNetwork.sh", description="Stop the nodes that were started here."

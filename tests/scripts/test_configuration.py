@@ -138,6 +138,14 @@ def test_a_faulty_node_or_another_executor_is_the_same_cluster(example: Path) ->
             assert one.data_directory == other.data_directory
 
 
+def test_every_node_may_be_allowed_to_misbehave(example: Path) -> None:
+    """Also where the number of replicas tolerates none: nobody does yet."""
+    for replicas in (3, 4):
+        made = example_configuration(replicas=replicas, faulty="allowed")
+        assert {node.fault_injection for node in made.nodes} == {"allowed"}
+        assert faulty_replica(made) is None
+
+
 def test_asking_for_what_the_example_says_changes_nothing(example: Path) -> None:
     made = example_configuration(executor="docker", replicas=4)
     assert made.folder == example / "example-config"

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 
 import pytest
 
+from node.fault_injection import DESCRIPTIONS, KINDS
 from scripts import demo
 from scripts.demo import (
     EXPECTED,
@@ -18,6 +19,7 @@ from scripts.demo import (
     table,
     watch,
 )
+from scripts.demo_faults import MEANS, what_the_others_saw
 from scripts.gateway import BuildView, Found, Gateway, GatewayFailed
 
 NODES = ["node0", "node1", "node2", "node3"]
@@ -181,6 +183,43 @@ class Terminal(io.StringIO):
 
     def isatty(self) -> bool:
         return True
+
+
+def status(**changed: object) -> dict[str, object]:
+    """A node's status, as far as it is looked at."""
+    return {
+        "byzantine_nodes": [],
+        "dissenting_nodes": [],
+        "counters": {"refused": 7},
+        "sequence": 9,
+        "peers": {"node3": {"last_heard_seconds": None}},
+        **changed,
+    }
+
+
+def test_every_fault_is_explained_and_so_is_what_the_others_saw() -> None:
+    assert list(KINDS) == list(MEANS)
+    seen = {
+        "node0": status(),
+        "node1": status(byzantine_nodes=["node3"], counters={"refused": 8, "new_view": 2}),
+        "node2": None,
+        "node3": status(),
+    }
+    assert what_the_others_saw("equivocating", "node3", seen) == [
+        f"node3 is equivocating: {DESCRIPTIONS['equivocating']}. What the others saw of that:",
+        "  node0: was told one story, so it holds no proof against node3, refused 7 messages,"
+        " executed up to number 9",
+        "  node1: holds proof against node3: two messages that contradict each other,"
+        " refused 8 messages, changed the view 2 times, executed up to number 9",
+        MEANS["equivocating"],
+    ]
+    lines = what_the_others_saw("lying", "node3", {"node0": status(dissenting_nodes=["node3"])})
+    assert lines[1] == "  node0: counts node3 as dissenting, executed up to number 9"
+    lines = what_the_others_saw("silent", "node3", {"node0": status()})
+    assert lines[1] == "  node0: never heard from node3, executed up to number 9"
+    peers = {"node3": {"last_heard_seconds": 4.2}}
+    lines = what_the_others_saw("silent", "node3", {"node0": status(peers=peers)})
+    assert "heard node3 4 s ago" in lines[1]
 
 
 def test_a_terminal_gets_one_line_that_is_redrawn() -> None:

@@ -151,8 +151,13 @@ def test_pre_prepare_clauses() -> None:
 
 @pytest.mark.processes
 def test_one_command(tmp_path: Path) -> None:
-    """One command starts all."""
+    """One command starts all.
+
+    Here with a node that says two things: the verdicts are right, and it is told who saw what.
+    """
+    flags = ("--executor", "process", "--faulty", "equivocating", "--stop")
     with Checkout(tmp_path / "checkout") as checkout:
-        done = checkout.run("./scripts/demo.sh", "--executor", "process", "--stop")
+        done = checkout.run("./scripts/demo.sh", *flags)
         assert done.returncode == 0, done.stdout + done.stderr
         assert "all verdicts are as they should be" in done.stdout
+        assert "node3 is equivocating" in done.stdout
