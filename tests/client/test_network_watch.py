@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Callable
 
 import pytest
 
+import client.nodes
 from client import network_watch
 from client.network_view import NetworkView, Reach, ReplicaState
 from client.network_watch import NetworkWatch
@@ -40,6 +41,7 @@ async def watch(
 ) -> AsyncIterator[NetworkWatch]:
     """It asks anew at each look."""
     monkeypatch.setattr(network_watch, "FRESH_SECONDS", 0.0)
+    monkeypatch.setattr(client.nodes, "STATUS_TIMEOUT_SECONDS", LOOK_SECONDS)
     monkeypatch.setattr(network_watch, "EVIDENCE_AGAIN_SECONDS", 0.0)
     async with Nodes(network.addresses) as nodes:
         watch = NetworkWatch(network.cluster, nodes, linked)

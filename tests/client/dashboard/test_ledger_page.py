@@ -18,7 +18,7 @@ from ci.ledger import (
     encode_entry,
     next_head,
 )
-from client import network_watch
+from client import network_watch, nodes
 from client.dashboard.ledger_page import LedgerPlace, place_of
 from client.ledger_view import entry_views
 from pbft.ports import Entry
@@ -39,6 +39,7 @@ async def client(
 ) -> AsyncIterator[Client]:
     """It asks the nodes anew for each page, and waits for them."""
     monkeypatch.setattr(network_watch, "FRESH_SECONDS", 0.0)
+    monkeypatch.setattr(nodes, "STATUS_TIMEOUT_SECONDS", 60.0)
     client = await client_of(running, tmp_path)
     yield client
     await client.close()
@@ -149,7 +150,7 @@ async def test_a_liar_is_named_and_its_entries_are_not_shown(
     assert "replica-0 gives another ledger" in text
     assert "false " not in text
     assert "served by replica-1" in text
-    replicas = await (await client.get("/replicas")).text()
+    replicas = await page_when(client, lambda text: "replica-0 gives" in text, "/replicas")
     assert "replica-0 gives another ledger than the others" in replicas
     assert "another head than the others gave for entry 10" in replicas
 
