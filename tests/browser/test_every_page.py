@@ -24,6 +24,8 @@ PAGES = {
     "/builds/{hostile}": "passed",
     "/builds/{dissent}/messages": "REQUEST",
     "/builds/{dissent}/compare?left=node0&right=node3": "The first difference",
+    "/replicas": "node3 disagreed",
+    "/ledger": "Verified by this gateway",
 }
 # and those that show nothing without scripts but say so
 FOLLOWED_PAGES = {"/builds/{dissent}/log/node3": "log of node3"}
