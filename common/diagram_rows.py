@@ -37,7 +37,7 @@ _Line = tuple[float, str, str, str, bool]
 def _all(diagram: Diagram) -> Iterator[_Line]:
     yield from _messages(diagram)
     for mark in diagram.marks:
-        yield mark.at, mark.lane, mark.text, mark.more, mark.kind == "wrong"
+        yield mark.at, mark.lane, mark.text, mark.more, mark.kind in ("wrong", "fork")
     for bar in diagram.bars:
         yield bar.began, bar.lane, f"{bar.text}: begins", "", False
         yield bar.ended, bar.lane, f"{bar.text}: ends", "", False

@@ -48,6 +48,7 @@ _SYMBOLS = (
     ("left", "leaves its view"),
     ("entered", "enters a view"),
     ("wrong", "proof of misbehaviour"),
+    ("fork", "correct replicas fork"),
 )
 
 
@@ -131,6 +132,9 @@ def symbol(kind: str, x: float, y: float) -> str:
     if kind in ("left", "entered"):
         points = f"{x:.1f},{y - 5:.1f} {x + 5:.1f},{y:.1f} {x:.1f},{y + 5:.1f} {x - 5:.1f},{y:.1f}"
         return f'<polygon class="sign {kind}" points="{points}"/>'
+    if kind == "fork":
+        points = f"{x:.1f},{y - 6:.1f} {x + 6:.1f},{y + 5:.1f} {x - 6:.1f},{y + 5:.1f}"
+        return f'<polygon class="sign wrong k-wrong" points="{points}"/>'
     colour = " k-wrong" if kind == "wrong" else ""
     return f'<circle class="sign {kind}{colour}" cx="{x:.1f}" cy="{y:.1f}" r="4"/>'
 

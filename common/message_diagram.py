@@ -34,7 +34,7 @@ ARROWS_MAX = 3000
 CLOCK_EVERY_PIXELS = 34
 NOTE_HEIGHT = 30.0
 # The names of the lanes stand there again, where the first ones are out of sight.
-NAMES_EVERY_PIXELS = 640.0
+NAMES_EVERY_PIXELS = 720.0
 KIND_EVERY_PIXELS = 46.0
 TEXT_HEIGHT = 12
 REASON_EVERY_PIXELS = 26.0
@@ -80,7 +80,7 @@ class Mark(msgspec.Struct, frozen=True, kw_only=True):
     """A moment on a lane. more: shown on hovering.
 
     kind: `prepared` and `executed` (quorum points), `accepted`, `left` and `entered` (views),
-    `wrong` (proof of misbehaviour), or `told`.
+    `wrong` (proof of misbehaviour), `fork` (of correct replicas), or `told`.
     """
 
     lane: str
@@ -311,7 +311,7 @@ def _names(columns: Mapping[str, float], top: float, bottom: float, places: _Pla
     texts = []
     for name, column in columns.items():
         y = top + 14
-        while y < max(bottom - 60, top + 15):
+        while y < max(bottom - NAMES_EVERY_PIXELS / 3, top + 15):
             place = places.free(name, y)
             texts.append(
                 f'<text class="name" x="{column:.0f}" y="{place}" text-anchor="middle">'
@@ -450,7 +450,7 @@ def _mark(
     text = escape(mark.text)
     hover = escape(f"{mark.text}\n{mark.more}" if mark.more else mark.text)
     place = places.free(mark.lane, y - 4)
-    style = "kind k-wrong" if mark.kind == "wrong" else "small"
+    style = "kind k-wrong" if mark.kind in ("wrong", "fork") else "small"
     return (
         f"<g><title>{hover}</title>{symbol(mark.kind, x, y)}"
         f'<text class="{style}" x="{x + 8:.0f}" y="{place}">{text}</text></g>'

@@ -117,7 +117,7 @@ def _marks(stage: Stage) -> Iterator[Mark]:
         if told.event == "executed" and isinstance(sequence, int) and sequence in forks:
             digest = stage.executed[told.lane][sequence]
             more = "another correct replica executed something else under this number"
-            yield Mark(lane=told.lane, at=mark.at, text=f"FORK: {digest}", kind="wrong", more=more)
+            yield Mark(lane=told.lane, at=mark.at, text=f"FORK: {digest}", kind="fork", more=more)
 
 
 def _roles(stage: Stage) -> dict[str, str]:
@@ -163,7 +163,7 @@ def _rows(stage: Stage) -> list[tuple[str, ...]]:
         core = stage.core(name)
         length, digest = stage.journal_of(name)
         against = ", ".join(sorted(stage.evidence[name])) or "-"
-        journal = f"{length} strings, {digest}"
+        journal = f"{length} string{'' if length == 1 else 's'}, {digest}"
         rows.append(
             (label, core.status.value, str(core.view), str(core.executed), journal, against)
         )

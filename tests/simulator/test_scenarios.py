@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from common.message_diagram import draw
 from simulator.main import main
 from simulator.scenarios import SCENARIOS, Scenario, find
 from simulator.show import diagram_of, page, verdict_of
@@ -138,3 +139,27 @@ def test_the_commands_list_show_and_draw(
     assert main(["show", "nothing"]) == 2
     assert "normal-case" in capsys.readouterr().out
     assert main(["show", "normal-case", "--html", str(tmp_path)]) == 2
+
+
+def test_a_fork_is_seen_in_the_picture() -> None:
+    scenario = find("too-many-faulty")
+    assert scenario is not None
+    stage = scenario.run()
+    forks = [mark for mark in diagram_of(scenario, stage).marks if mark.kind == "fork"]
+    assert {mark.lane for mark in forks} == {"r2", "r3"}
+    assert len({mark.text for mark in forks}) == 2
+    assert not any(mark.lane in ("r0", "r1") for mark in diagram_of(scenario, stage).marks)
+
+
+def test_what_an_attacker_says_and_what_is_folded_are_told_apart() -> None:
+    scenario = find("stale-replay")
+    assert scenario is not None
+    arrows = diagram_of(scenario, scenario.run()).arrows
+    assert {arrow.target for arrow in arrows if arrow.is_forged} == {"r2"}
+    away = find("state-transfer")
+    assert away is not None
+    diagram = diagram_of(away, away.run())
+    (fold,) = diagram.folds
+    inside = [arrow for arrow in diagram.arrows if fold.began <= arrow.sent < fold.ended]
+    assert len(inside) > len(diagram.arrows) / 2
+    assert draw(diagram).count("<g><title>") < len(diagram.arrows)
