@@ -23,8 +23,10 @@ from client.database import StorageFailed
 from client.view import is_over
 
 FOLLOWERS_MAX = 200
-# At most two a second to each follower.
+# At most two a second to each follower; and in all so few that fetching the pages, which follows,
+# leaves the gateway its time for builds: a page costs it some ten milliseconds.
 EVENT_SECONDS = 0.5
+EVENTS_PER_SECOND_MAX = 20
 HEARTBEAT_SECONDS = 10.0
 RETRY_MILLISECONDS = 2000
 # A follower who reads nothing for so long is let go.
@@ -96,7 +98,7 @@ class Events:
                 event="changed",
                 retry=RETRY_MILLISECONDS,
             )
-            await asyncio.sleep(EVENT_SECONDS)
+            await asyncio.sleep(pause_seconds(len(self._changes.followers)))
 
     @contextlib.asynccontextmanager
     async def _place(self, build: bytes | None, after: int | None) -> AsyncIterator[Follower]:
@@ -160,6 +162,11 @@ class Events:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def pause_seconds(followers: int) -> float:
+    """How long a follower is told nothing after an event, with so many of them. Pure."""
+    return max(EVENT_SECONDS, followers / EVENTS_PER_SECOND_MAX)
 
 
 async def _every(seconds: float, look: Callable[[], Awaitable[None]]) -> None:

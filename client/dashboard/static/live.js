@@ -1,7 +1,8 @@
 // Keeps a page as it is on the server: where /events says that something changed, the page is
 // fetched anew and the elements with `data-live` are brought up to it, node by node, so that focus,
-// selection, scrolling and what is unfolded stay. `data-key` tells rows apart; what is inside
-// `data-keep` belongs to another script and is left alone. Afterwards the document has `renewed`.
+// selection, scrolling and what is unfolded stay. `data-key` tells rows apart, an id or a form's
+// address does for others; what is inside `data-keep` belongs to another script and is left alone.
+// Afterwards the document has the event `renewed`.
 "use strict";
 (() => {
   const again_seconds = 5;  // until a lost connection is tried again
@@ -27,7 +28,8 @@
 
   // --- bringing one node up to another ----------------------------------------------------------
 
-  const key_of = (node) => node.nodeType === Node.ELEMENT_NODE ? node.id || node.dataset.key || "" : "";
+  const key_of = (node) => node.nodeType !== Node.ELEMENT_NODE ? ""
+    : node.id || node.dataset.key || (node.nodeName === "FORM" && node.getAttribute("action")) || "";
   const is_same = (old, fresh) => old.nodeType === fresh.nodeType && old.nodeName === fresh.nodeName
     && key_of(old) === key_of(fresh);
   const is_typed_in = (node) => node === document.activeElement
@@ -66,6 +68,12 @@
         old.insertBefore(document.importNode(child, true), place);
         continue;
       }
+      // What stands between them goes, so that the match need not move: moved, it loses the focus.
+      while (place !== match && !key_of(place)) {
+        const next = place.nextSibling;
+        place.remove();
+        place = next;
+      }
       if (match === place) place = place.nextSibling;
       else old.insertBefore(match, place);
       renew_node(match, child);
@@ -96,6 +104,7 @@
       try {
         const answer = await fetch(location.href, {cache: "no-store", redirect: "error"});
         if (answer.ok) renew(new DOMParser().parseFromString(await answer.text(), "text/html"));
+        if (source && source.readyState === EventSource.OPEN) say("live", "live");
       } catch {
         lost();
       }

@@ -119,3 +119,10 @@ async def test_followers_are_bounded_and_make_room(
         await asyncio.sleep(0.1)
     assert again.status == 200
     await client.close()
+
+
+def test_many_followers_together_are_told_no_more_often_than_some() -> None:
+    assert events.pause_seconds(1) == events.EVENT_SECONDS
+    for followers in (1, 10, 50, events.FOLLOWERS_MAX):
+        rate = followers / events.pause_seconds(followers)
+        assert rate <= events.EVENTS_PER_SECOND_MAX
