@@ -96,23 +96,27 @@ class BoundClient(ClosedLoop):
 @contextlib.asynccontextmanager
 async def bound_clients(
     folder: Path, clients: int, in_flight: int = 1
-) -> AsyncIterator[list[BoundClient]]:
-    """So many clients of four new processes; all of it ends with the block. Raises BenchFailed."""
+) -> AsyncIterator[tuple[list[BoundClient], list[int]]]:
+    """So many clients of four new processes, and those; all of it ends with the block.
+
+    Raises BenchFailed.
+    """
     processes = Processes(folder / "bound-pids", folder / "bound-output")
     ports = free_ports(REPLICAS)
     made = [BoundClient(number, in_flight) for number in range(clients)]
     try:
+        servers = []
         for index in range(REPLICAS):
             command = [sys.executable, "-m", "bench.bound", "--index", str(index)]
             command += ["--ports", ",".join(map(str, ports)), "--clients", str(clients)]
             command += ["--file", str(folder / f"bound{index}")]
-            processes.spawn(f"bound{index}", command)
+            servers.append(processes.spawn(f"bound{index}", command).pid)
         await _until_listening(ports, processes)
         async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
             try:
                 for client in made:
                     await client.start(session, ports)
-                yield made
+                yield made, servers
             finally:
                 await asyncio.gather(*(client.close() for client in made))
     finally:

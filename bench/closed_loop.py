@@ -2,9 +2,11 @@
 
 import asyncio
 import bisect
+import contextlib
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from pathlib import Path
 
 import msgspec
 
@@ -67,11 +69,17 @@ class ClosedLoop(ABC):
 
 
 class Load(msgspec.Struct, frozen=True):
-    """What came of a time under load."""
+    """What came of a time under load.
+
+    server_cpu_seconds, client_cpu_seconds: per operation, of all processes that serve together,
+    and of this one. On a machine that others use too they say more than times by the wall clock.
+    """
 
     operations_per_second: float
     p50_seconds: float
     p99_seconds: float
+    server_cpu_seconds: float
+    client_cpu_seconds: float
 
 
 def answered(
@@ -86,23 +94,39 @@ def answered(
     return sorted(found, key=lambda answer: answer[1])
 
 
-async def measure(clients: Sequence[ClosedLoop], seconds: float) -> Load:
+async def measure(clients: Sequence[ClosedLoop], seconds: float, servers: Sequence[int]) -> Load:
     """Have all of them ask for so many seconds; nothing is under way afterwards.
 
-    Raises BenchFailed.
+    servers: the processes whose CPU time is counted. Raises BenchFailed.
     """
     for client in clients:
         client.answers.clear()
         client.start_asking()
     await asyncio.sleep(SETTLE_SECONDS)
-    since = time.monotonic()
+    since, before = time.monotonic(), [cpu_seconds(pid) for pid in servers]
+    own_before = time.process_time()
     await asyncio.sleep(seconds)
-    until = time.monotonic()
+    until, after = time.monotonic(), [cpu_seconds(pid) for pid in servers]
+    own_after = time.process_time()
     await asyncio.gather(*(client.stop_asking() for client in clients))
     found = answered(clients, since, until)
     if not found:
         raise BenchFailed(f"nothing was answered within {seconds:g} s")
     latencies = [at - asked for asked, at in found]
     return Load(
-        len(found) / (until - since), percentile(latencies, 0.5), percentile(latencies, 0.99)
+        len(found) / (until - since),
+        percentile(latencies, 0.5),
+        percentile(latencies, 0.99),
+        (sum(after) - sum(before)) / len(found),
+        (own_after - own_before) / len(found),
     )
+
+
+def cpu_seconds(pid: int) -> float:
+    """What a process has used of the CPUs, over all threads that it has. Raises OSError."""
+    total = 0
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        # a thread may have ended meanwhile
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            total += int((task / "schedstat").read_text(encoding="ascii").split()[0])
+    return total / 1e9

@@ -89,7 +89,7 @@ class Network:
         keys. overrides: as write_configuration takes them. gateway_repository: more keys of the
         repository in client.yml. environment: of all processes.
         """
-        self.folder = folder
+        self.folder = folder = folder.absolute()
         self.repository = repository or folder / "repository.git"
         self.commits: dict[str, str] = {}
         if repository is None:

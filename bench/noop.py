@@ -43,12 +43,15 @@ async def _compare(context: Context, house: Network, names: list[str], in_flight
     """These clients of the product, and as many of the bound, in turn."""
     context.say(f"{len(names)} clients, {in_flight} under way each")
     seconds, repetitions = (1.0, 1) if context.is_quick else (5.0, 5)
+    nodes = [house.pid(name) for name in house.node_names]
     async with (
         askers(house, names, in_flight) as ours,
-        bound_clients(house.folder, len(names), in_flight) as theirs,
+        bound_clients(house.folder, len(names), in_flight) as (theirs, bound),
     ):
         return await context.pairs(
-            repetitions, partial(measure, ours, seconds), partial(measure, theirs, seconds)
+            repetitions,
+            partial(measure, ours, seconds, nodes),
+            partial(measure, theirs, seconds, bound),
         )
 
 
@@ -85,6 +88,14 @@ def _figures(product: list[Load], bound: list[Load]) -> dict[str, float]:
         return 1000 * spread(seconds).median
 
     return {
+        "CPU of the nodes, ratio": ratios(
+            [load.server_cpu_seconds for load in product],
+            [load.server_cpu_seconds for load in bound],
+        ).median,
+        "CPU ms/operation, nodes": milliseconds([load.server_cpu_seconds for load in product]),
+        "clients": milliseconds([load.client_cpu_seconds for load in product]),
+        "bound nodes": milliseconds([load.server_cpu_seconds for load in bound]),
+        "bound clients": milliseconds([load.client_cpu_seconds for load in bound]),
         "p50 ms": milliseconds([load.p50_seconds for load in product]),
         "p99 ms": milliseconds([load.p99_seconds for load in product]),
         "bound operations/s": spread([load.operations_per_second for load in bound]).median,

@@ -1,6 +1,7 @@
 """Closed loops, and the four processes of the bound for `noop`, which answer all of them."""
 
 import asyncio
+import os
 from pathlib import Path
 
 import pytest
@@ -27,7 +28,7 @@ class Echo(ClosedLoop):
 
 async def test_so_many_are_under_way_and_none_afterwards() -> None:
     client = Echo(in_flight=3)
-    load = await measure([client], 0.05)
+    load = await measure([client], 0.05, [os.getpid()])
     assert client.most_under_way == 3
     assert not client._asked
     assert load.operations_per_second > 0
@@ -39,7 +40,7 @@ async def test_without_an_answer_it_fails_and_names_the_client(
 ) -> None:
     monkeypatch.setattr("bench.closed_loop.ANSWERED_SECONDS", 0.05)
     with pytest.raises(BenchFailed, match="echo: no answer"):
-        await measure([Echo(in_flight=1, is_answered=False)], 0.05)
+        await measure([Echo(in_flight=1, is_answered=False)], 0.05, ())
 
 
 def test_only_answers_within_the_time_count() -> None:
@@ -51,9 +52,11 @@ def test_only_answers_within_the_time_count() -> None:
 
 @pytest.mark.processes
 async def test_the_bound_answers_many_clients_and_deep_ones(tmp_path: Path) -> None:
-    async with bound_clients(tmp_path, clients=3, in_flight=4) as clients:
-        load = await measure(clients, 0.2)
+    async with bound_clients(tmp_path, clients=3, in_flight=4) as (clients, servers):
+        load = await measure(clients, 0.2, servers)
         assert all(client.answers for client in clients)
     assert load.operations_per_second > 0
+    assert load.server_cpu_seconds > 0
+    assert load.client_cpu_seconds > 0
     written = [(tmp_path / f"bound{index}").stat().st_size for index in range(4)]
     assert min(written) > 0, "each of the four writes what it says"
