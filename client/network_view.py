@@ -141,7 +141,8 @@ def _is_sound(replica: ReplicaState) -> bool:
 
 def _proved(replicas: Sequence[ReplicaState]) -> list[str]:
     names = [replica.replica for replica in replicas if replica.proofs]
-    return [f"{_all(names)} signed contradictions: proved"] if names else []
+    is_proved = _plural(len(names), "is", "are")
+    return [f"{_all(names)} {is_proved} proved to have signed contradictions"] if names else []
 
 
 def _unreachable(replicas: Sequence[ReplicaState]) -> list[str]:

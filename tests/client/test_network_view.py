@@ -95,7 +95,8 @@ def test_the_gravest_comes_first() -> None:
     )
     assert level == "bad"
     assert sentence == (
-        "node1 signed contradictions: proved; node0 gives another ledger than the others; "
+        "node1 is proved to have signed contradictions; "
+        "node0 gives another ledger than the others; "
         "node3 misbehaves on purpose (lying)."
     )
     assert then == "Builds may wait: it takes 3 of 4 replicas, and 1 is sound."

@@ -156,7 +156,7 @@ async def test_evidence_is_checked_here(watch: NetworkWatch, running: Running) -
     assert proofs.proofs_count == 2
     assert "two different Checkpoint messages" in proofs.proofs[0].proves
     assert proofs.proofs[0].first.startswith("Checkpoint, sequence 1: digest 00")
-    assert "replica-3 signed contradictions: proved" in view.sentence
+    assert "replica-3 is proved to have signed contradictions" in view.sentence
 
 
 async def test_what_a_node_calls_evidence_convicts_nobody(

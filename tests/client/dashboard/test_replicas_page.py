@@ -239,3 +239,23 @@ async def test_where_nobody_may_change_anything_there_is_a_hint_and_no_form(
     text = await page_when(elsewhere, lambda text: "api_token_file" in text)
     assert "<form" not in text
     await elsewhere.close()
+
+
+async def test_what_changes_at_the_nodes_is_told_to_who_follows(
+    running: Running, client: Client
+) -> None:
+    def count(text: str) -> int:
+        found = re.search(r'<body data-after="(\d+)"', text)
+        assert found is not None
+        return int(found[1])
+
+    seen: list[int] = []
+
+    def is_quiet(text: str) -> bool:
+        seen.append(count(text))
+        return "NORMAL" in card(text, "replica-3") and seen[-2:] == [seen[-1]] * 2
+
+    before = await page_when(client, is_quiet)
+    running.network.nodes["replica-3"].told = {"view": 7}
+    after = await page_when(client, lambda text: "7, primary" in card(text, "replica-3"))
+    assert count(after) > count(before)
