@@ -16,12 +16,14 @@ from playwright.async_api import (
     Page,
     Request,
     async_playwright,
+    expect,
 )
 
 from scripts.chromium import ARGUMENTS
 
 # Generous: the machine may be busy with other tests.
 WAIT_MILLISECONDS = 60_000
+expect.set_options(timeout=WAIT_MILLISECONDS)
 
 
 @contextlib.asynccontextmanager

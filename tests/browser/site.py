@@ -24,6 +24,8 @@ HOSTILE_LOG = "\n".join(
     )
 )
 DISSENTER = "node3"
+# may be made to misbehave from the dashboard
+LIAR = "node2"
 LINES_BEFORE_DISSENT = 12
 DISSENT_LINE = f"{DISSENTER} computes another checksum"
 
@@ -35,7 +37,8 @@ class Site:
         """Write everything; `start` starts it."""
         self._gates = folder / "gates"
         self._gates.mkdir()
-        self.network = Network(folder / "network", _branches(self._gates))
+        allowed = {LIAR: {"fault_injection": "allowed"}}
+        self.network = Network(folder / "network", _branches(self._gates), overrides=allowed)
         self.origin = self.network.gateway_url
         self.builds: dict[str, str] = {}
 
@@ -50,6 +53,10 @@ class Site:
     async def view(self, build: str) -> dict[str, Any]:
         """The build as the API shows it."""
         return await asyncio.to_thread(self.network.build, build)
+
+    async def complete(self, build: str) -> dict[str, Any]:
+        """The build once it has its verdict, all ballots and all logs."""
+        return await asyncio.to_thread(self.network.complete, build)
 
     def let_end(self, build: str) -> None:
         """Let this build of the slow branch end."""

@@ -73,6 +73,22 @@ async def test_the_first_page_is_small(origin: str, visit: VisitorMaker) -> None
 async def test_older_builds_are_a_page_away(origin: str, visit: VisitorMaker) -> None:
     visitor = await visit(origin)
     page = await visitor.open("/")
-    newest = await page.locator("tbody tr").first.inner_text()
-    await page.get_by_role("link", name="Older builds").click()
-    await expect(page.locator("tbody tr").first).not_to_have_text(newest)
+    newest = await page.locator("tbody a").first.get_attribute("href")
+    await page.get_by_role("link", name="Older").click()
+    await expect(page.locator("tbody a").first).not_to_have_attribute("href", newest or "")
+    await page.get_by_role("link", name="Newest").click()
+    await expect(page.locator("tbody a").first).to_have_attribute("href", newest or "")
+
+
+async def test_a_branch_is_found_among_all(origin: str, visit: VisitorMaker) -> None:
+    visitor = await visit(origin)
+    page = await visitor.open("/")
+    await page.get_by_label("Branch").fill("branch-4")
+    await page.get_by_label("Outcome").select_option("failed")
+    await page.get_by_role("button", name="Filter").click()
+    await page.wait_for_url("**branch=branch-4**")
+    rows = page.locator("tbody tr")
+    shown = await rows.count()
+    assert shown > 10
+    await expect(rows.filter(has_text="branch-4")).to_have_count(shown)
+    await expect(rows.filter(has_text="failed")).to_have_count(shown)

@@ -6,7 +6,7 @@ import pytest
 from playwright.async_api import Page, expect
 
 from tests.browser.conftest import VisitorMaker
-from tests.browser.site import Site
+from tests.browser.site import DISSENT_LINE, DISSENTER, LIAR, Site
 
 pytestmark = [pytest.mark.processes, pytest.mark.asyncio(loop_scope="session")]
 
@@ -79,6 +79,77 @@ async def test_a_build_is_built_again_by_its_button(site: Site, visit: VisitorMa
     assert again[1] != build
     await expect(page.locator("h1")).to_contain_text("failed")
     assert (await site.view(again[1]))["rebuild_of"] == build
+
+
+async def test_a_dissent_is_found_and_its_first_differing_line_shown(
+    site: Site, visit: VisitorMaker
+) -> None:
+    visitor = await visit(site.origin)
+    page = await visitor.open("/")
+    build = site.builds["dissent"]
+    row = page.locator("tr", has=page.locator(f"a[href='/builds/{build}']"))
+    await expect(row).to_contain_text(f"{DISSENTER} dissents")
+    await row.get_by_role("link").first.click()
+    first = page.locator("#first-difference")
+    await expect(first).to_contain_text("checksum: ok")
+    await expect(first).to_contain_text(DISSENT_LINE)
+    await expect(first.locator(f"td[data-side={DISSENTER}]")).to_have_text(DISSENT_LINE)
+
+
+async def test_two_logs_are_compared_by_choice(site: Site, visit: VisitorMaker) -> None:
+    visitor = await visit(site.origin)
+    page = await visitor.open(f"/builds/{site.builds['dissent']}")
+    await page.locator("select[name=left]").select_option(DISSENTER)
+    await page.locator("select[name=right]").select_option("node0")
+    await page.get_by_role("button", name="Compare").click()
+    await expect(page.locator("h1")).to_contain_text(f"Logs of {DISSENTER} and node0")
+    first = page.locator("#first-difference")
+    await expect(first).to_be_in_viewport()
+    await expect(first.locator(f"td[data-side={DISSENTER}]")).to_have_text(DISSENT_LINE)
+    await page.locator("select[name=left]").select_option("node1")
+    await page.get_by_role("button", name="Compare").click()
+    await expect(page.locator("h1")).to_contain_text("Logs of node1 and node0")
+    await expect(page.locator("main")).to_contain_text("Both logs are the same")
+
+
+async def test_a_replica_is_made_to_lie_and_is_seen_to(site: Site, visit: VisitorMaker) -> None:
+    """The switch of the lab, the next build, and what everybody sees of it."""
+    visitor = await visit(site.origin)
+    page = await visitor.open("/replicas")
+    card = page.locator(f"#replica-{LIAR}")
+    before = await card.inner_text()
+    assert "misbehaves" not in before
+    await tell(page, "lying")
+    await expect(card).to_contain_text("misbehaves on purpose: lying")
+    build = await site.begin("master")
+    await site.complete(build)
+    await expect(card).to_contain_text("differed from")
+    await tell(page, "")
+    await expect(card).not_to_contain_text("misbehaves on purpose")
+    await page.goto(f"{site.origin}/builds/{build}")
+    await expect(page.locator("h1")).to_contain_text("passed")
+    await expect(page.locator("main")).to_contain_text("dissents")
+
+
+async def tell(page: Page, fault: str) -> None:
+    """Tell the replica that may be told to misbehave like this; empty: no longer."""
+    await page.locator("select[name=replica]").select_option(LIAR)
+    await page.locator("select[name=fault]").select_option(fault)
+    await page.get_by_role("button", name="Tell it").click()
+    await expect(page.get_by_text("The node was told")).to_be_visible()
+
+
+async def test_builds_are_filtered_with_the_keyboard_alone(site: Site, visit: VisitorMaker) -> None:
+    visitor = await visit(site.origin)
+    page = await visitor.open("/")
+    await tab_to(page, "#branch")
+    await page.keyboard.type("broken")
+    await page.keyboard.press("Enter")
+    await page.wait_for_url("**branch=broken**")
+    rows = page.locator("tbody tr")
+    shown = await rows.count()
+    assert shown >= 1
+    await expect(rows.filter(has_text="failed")).to_have_count(shown)
 
 
 async def test_a_build_is_opened_and_cancelled_with_the_keyboard_alone(
