@@ -64,7 +64,7 @@ def _messages(diagram: Diagram) -> Iterator[_Line]:
 
 
 def _fate(arrow: Arrow) -> str:
-    words = (_answer(arrow), "by an attacker" if arrow.is_forged else "")
+    words = (_answer(arrow), "a lie, or an old message again" if arrow.is_forged else "")
     return ", ".join(word for word in words if word)
 
 

@@ -19,6 +19,9 @@ COLOURS: dict[str, tuple[str, str]] = {
     "Ballot": ("#be185d", "#ff86b8"),
     "ViewChange": ("#c2410c", "#ff9a62"),
     "NewView": ("#9a3412", "#ffc49b"),
+    # of BSMR, beside PBFT in the simulator
+    "Value": ("#1d4ed8", "#7aa7ff"),
+    "Announce": ("#7c3aed", "#b79cff"),
     "Recover": ("#a21caf", "#ee8bf7"),
 }
 OTHER_COLOUR = ("#64748b", "#9aa7b8")
@@ -102,7 +105,7 @@ def legend(
         ),
         "forged": (
             '<line class="arrow k-other forged" x1="0" y1="0" x2="22" y2="0"/>',
-            "said or sent again by an attacker",
+            "a lie, or an old message again",
         ),
         "needless": (
             '<line class="arrow k-other" x1="0" y1="0" x2="22" y2="0"'

@@ -407,7 +407,7 @@ def _arrow(arrow: Arrow, columns: Mapping[str, float], heights: Mapping[float, f
     if arrow.text:
         hover += f"\n{arrow.text}"
     if arrow.is_forged:
-        hover += "\nsaid or sent again by an attacker"
+        hover += "\na lie, or an old message again"
     if is_lost:
         hover += "\nlost on the way"
     if arrow.refused is not None:

@@ -12,7 +12,9 @@ from pbft.messages import PrePrepare
 from pbft.quorums import quorums_for
 from simulator import bsmr
 from simulator.chance import stream
+from simulator.scenario_page import Shown
 from simulator.scenarios import signed_request
+from simulator.show import diagram_of
 from simulator.stage import Stage
 
 AGREED, FORKED = "agreed", "forked"
@@ -21,26 +23,75 @@ ROUNDS = 3
 SETTLE_SECONDS = 6.0
 ROUND_SECONDS = 1.0
 
+LOOKS = {
+    "pbft": (
+        "In round 1 the primary tells some replicas one number and the others another: neither "
+        "finds 2f+1 COMMITs, the replicas leave its view, and the next primary orders both. "
+        "All correct replicas end with the same numbers."
+    ),
+    "bsmr": (
+        "Every node sends its value to the leader, and believes what the leader announces. "
+        "Nobody compares, so a leader that announces two things makes the states differ, and "
+        "nobody notices."
+    ),
+}
+
 
 def play(
     protocol: str, *, replicas: int, faults: int, seed: int, tell: Callable[[str], None]
-) -> str:
-    """Play it; `agreed` or `forked`. tell gets every message, then each node's state.
+) -> Shown:
+    """Play it; its verdict is `agreed` or `forked`. tell gets every message.
 
     faults: 0: the leader is honest; else it lies to all but that many. Raises
     UnsupportedSize for a number of replicas that PBFT has no use for.
     """
     quorums_for(replicas)
+    trace: list[str] = []
+
+    def note(line: str) -> None:
+        trace.append(line)
+        tell(line)
+
+    liar = "a leader that says two things" if faults else "an honest leader"
+    title = f"{protocol.upper()} with {liar}"
     if protocol == "bsmr":
-        nodes = bsmr.play(replicas=replicas, faults=faults, rounds=ROUNDS, seed=seed, tell=tell)
-        for node in nodes:
-            role = " (faulty)" if faults and node is nodes[0] else ""
-            tell(f"{node.name} state: {node.state}{role}")
-        return FORKED if bsmr.has_forked(nodes, faults) else AGREED
-    return _play_pbft(replicas, faults, seed, tell)
+        return _play_bsmr(title, replicas, faults, seed, note, trace)
+    return _play_pbft(title, replicas, faults, seed, note, trace)
 
 
-def _play_pbft(replicas: int, faults: int, seed: int, tell: Callable[[str], None]) -> str:
+def _play_bsmr(
+    title: str,
+    replicas: int,
+    faults: int,
+    seed: int,
+    tell: Callable[[str], None],
+    trace: list[str],
+) -> Shown:
+    played = bsmr.play(
+        title=title, replicas=replicas, faults=faults, rounds=ROUNDS, seed=seed, tell=tell
+    )
+    states = []
+    for node in played.nodes:
+        role = "faulty" if faults and node is played.nodes[0] else ""
+        states.append((node.name, str(node.state), role))
+    return Shown(
+        look=LOOKS["bsmr"],
+        diagram=played.diagram,
+        verdict=FORKED if bsmr.has_forked(played.nodes, faults) else AGREED,
+        headings=("node", "state", ""),
+        states=states,
+        trace=trace,
+    )
+
+
+def _play_pbft(
+    title: str,
+    replicas: int,
+    faults: int,
+    seed: int,
+    tell: Callable[[str], None],
+    trace: list[str],
+) -> Shown:
     chance = stream(seed, "equivocation")
     stage = Stage(replicas=replicas, faulty=("r0",) if faults else (), tell=tell, seed=seed)
     stage.run(0.1)
@@ -53,13 +104,27 @@ def _play_pbft(replicas: int, faults: int, seed: int, tell: Callable[[str], None
             stage.say(f"round {number}: the primary proposes {smallest}")
             stage.ask(str(smallest))
             stage.run(ROUND_SECONDS)
+    states = []
     for name in stage.names:
-        role = " (faulty)" if name in stage.faulty else ""
-        state = ", ".join(stage.appended[name])
         _, digest = stage.journal_of(name)
-        tell(f"{name} state: [{state}], digest {digest}, view {stage.core(name).view}{role}")
-    states = {stage.journal_of(name) for name in stage.correct}
-    return FORKED if stage.forks() or len(states) > 1 else AGREED
+        role = "faulty" if name in stage.faulty else ""
+        said = f"[{', '.join(stage.appended[name])}]"
+        states.append((name, said, f"digest {digest}", f"view {stage.core(name).view}", role))
+    journals = {stage.journal_of(name) for name in stage.correct}
+    return Shown(
+        look=LOOKS["pbft"],
+        diagram=diagram_of(title, stage),
+        verdict=FORKED if stage.forks() or len(journals) > 1 else AGREED,
+        headings=("replica", "state", "journal", "view", ""),
+        states=states,
+        trace=trace,
+    )
+
+
+def state_line(state: tuple[str, ...]) -> str:
+    """A node's state in a line: `r0 state: [1, 2], view 0 (faulty)`."""
+    name, *words, role = state
+    return f"{name} state: {', '.join(words)}" + (f" ({role})" if role else "")
 
 
 def _lie(stage: Stage, smallest: int, faults: int) -> None:

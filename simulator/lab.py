@@ -2,7 +2,7 @@
 
 python -m simulator list
 python -m simulator show primary-crash [--html FILE]
-python -m simulator equivocation --protocol pbft|bsmr [--replicas 4] [--faults 1] [--seed 1]
+python -m simulator equivocation --protocol pbft|bsmr [--replicas 4] [--seed 1] [--html FILE]
 """
 
 import argparse
@@ -12,6 +12,7 @@ from typing import Any
 
 from pbft.quorums import UnsupportedSize, quorums_for
 from simulator import equivocation
+from simulator.scenario_page import render
 from simulator.scenarios import SCENARIOS, find
 from simulator.show import page, state_lines, verdict_of
 
@@ -32,6 +33,7 @@ def add(commands: Any) -> None:
         "--faults", type=int, default=None, metavar="F", help="0: an honest leader; default: f"
     )
     lie.add_argument("--seed", type=int, default=1)
+    lie.add_argument("--html", type=Path, metavar="FILE", help="write a page with the picture")
 
 
 def run(parsed: argparse.Namespace, tell: Callable[[str], None]) -> int:
@@ -57,13 +59,7 @@ def _show(parsed: argparse.Namespace, tell: Callable[[str], None]) -> int:
     trace: list[str] = []
     stage = scenario.run(trace.append, parsed.seed)
     if parsed.html is not None:
-        try:
-            parsed.html.write_text(page(scenario, stage, trace))
-        except OSError as error:
-            tell(f"{parsed.html}: cannot be written ({error.strerror})")
-            return 2
-        tell(str(parsed.html))
-        return 0
+        return _write(parsed.html, page(scenario, stage, trace), tell)
     for line in (scenario.title, scenario.look, "", *trace, "", *state_lines(stage)):
         tell(line)
     tell(verdict_of(stage))
@@ -80,13 +76,30 @@ def _equivocation(parsed: argparse.Namespace, tell: Callable[[str], None]) -> in
     if not 0 <= faults < parsed.replicas - 1:
         tell(f"--faults: 0 to {parsed.replicas - 2} are allowed")
         return 2
-    tell(
-        equivocation.play(
-            parsed.protocol,
-            replicas=parsed.replicas,
-            faults=faults,
-            seed=parsed.seed,
-            tell=tell,
-        )
+    is_told = parsed.html is None
+    shown = equivocation.play(
+        parsed.protocol,
+        replicas=parsed.replicas,
+        faults=faults,
+        seed=parsed.seed,
+        tell=tell if is_told else lambda line: None,
     )
+    if not is_told:
+        code = _write(parsed.html, render(shown), tell)
+        if code != 0:
+            return code
+    for state in shown.states:
+        tell(equivocation.state_line(state))
+    tell(shown.verdict)
+    return 0
+
+
+def _write(file: Path, text: str, tell: Callable[[str], None]) -> int:
+    """Write a page, and say where it is or why not; the exit code."""
+    try:
+        file.write_text(text)
+    except OSError as error:
+        tell(f"{file}: cannot be written ({error.strerror})")
+        return 2
+    tell(str(file))
     return 0

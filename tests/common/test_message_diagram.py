@@ -101,7 +101,7 @@ def test_lost_refused_needless_and_forged_are_told_apart() -> None:
     ]
     assert "lost on the way" in titles(root)[1]
     assert "refused: bad signature" in titles(root)[2]
-    assert "by an attacker" in titles(root)[4]
+    assert "a lie, or an old message again" in titles(root)[4]
     assert {"\u2715 bad signature", f"\u2715 {needless}"} <= set(texts(root)), (
         "seen, not only hovered"
     )

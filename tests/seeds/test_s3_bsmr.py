@@ -79,10 +79,10 @@ def test_trace_and_picture(tmp_path: Path) -> None:
     lines = equivocation("--protocol", "pbft")
     said = {match[0].split(" > ")[0] for line in lines if (match := MESSAGE.search(line))}
     assert said == {"r0", "r1", "r2", "r3"}
-    file = tmp_path / "equivocation.html"
-    ended = run("-m", "simulator", "show", "equivocation", "--html", str(file))
-    assert ended.code == 0, ended
-    page = file.read_text()
-    assert page.startswith("<!doctype html>")
-    assert "<svg" in page
-    assert "r0 \u2192 r2" in page
+    for protocol, verdict in (("pbft", "agreed"), ("bsmr", "forked")):
+        file = tmp_path / f"{protocol}.html"
+        assert equivocation("--protocol", protocol, "--html", str(file))[-1] == verdict
+        page = file.read_text()
+        assert page.startswith("<!doctype html>")
+        assert "<svg" in page
+        assert "r0 \u2192 r2" in page

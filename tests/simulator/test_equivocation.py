@@ -1,5 +1,7 @@
 """The same lie under two protocols: BSMR forks, PBFT agrees (SEEDS S3)."""
 
+from pathlib import Path
+
 import pytest
 
 from simulator.main import main
@@ -51,3 +53,19 @@ def test_a_wrong_number_is_refused(
 ) -> None:
     assert main(["equivocation", *flags]) == 2
     assert says in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("protocol", "verdict"), [("pbft", "agreed"), ("bsmr", "forked")])
+def test_the_picture_of_each_protocol(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, protocol: str, verdict: str
+) -> None:
+    file = tmp_path / "page.html"
+    lines = last_lines(capsys, "--protocol", protocol, "--html", str(file))
+    assert lines[0] == str(file)
+    assert lines[-1] == verdict
+    page = file.read_text()
+    assert f"<h2>Afterwards: {verdict}</h2>" in page
+    assert "a lie, or an old message again" in page
+    assert ("correct replicas fork" in page) == (verdict == "forked")
+    assert main(["equivocation", "--html", str(tmp_path)]) == 2
+    assert "cannot be written" in capsys.readouterr().out

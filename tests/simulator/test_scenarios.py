@@ -123,7 +123,7 @@ def test_each_page_is_whole_and_needs_nothing_from_elsewhere(scenario: Scenario)
     assert "https://" not in text.replace("https://forge.example", "")
     picture = text[text.index("<svg") : text.index("</svg>") + 6]
     ElementTree.fromstring(picture)
-    assert diagram_of(scenario, stage).arrows
+    assert diagram_of(scenario.title, stage).arrows
 
 
 def test_the_commands_list_show_and_draw(
@@ -145,20 +145,20 @@ def test_a_fork_is_seen_in_the_picture() -> None:
     scenario = find("too-many-faulty")
     assert scenario is not None
     stage = scenario.run()
-    forks = [mark for mark in diagram_of(scenario, stage).marks if mark.kind == "fork"]
+    forks = [mark for mark in diagram_of(scenario.title, stage).marks if mark.kind == "fork"]
     assert {mark.lane for mark in forks} == {"r2", "r3"}
     assert len({mark.text for mark in forks}) == 2
-    assert not any(mark.lane in ("r0", "r1") for mark in diagram_of(scenario, stage).marks)
+    assert not any(mark.lane in ("r0", "r1") for mark in diagram_of(scenario.title, stage).marks)
 
 
 def test_what_an_attacker_says_and_what_is_folded_are_told_apart() -> None:
     scenario = find("stale-replay")
     assert scenario is not None
-    arrows = diagram_of(scenario, scenario.run()).arrows
+    arrows = diagram_of(scenario.title, scenario.run()).arrows
     assert {arrow.target for arrow in arrows if arrow.is_forged} == {"r2"}
     away = find("state-transfer")
     assert away is not None
-    diagram = diagram_of(away, away.run())
+    diagram = diagram_of(away.title, away.run())
     (fold,) = diagram.folds
     inside = [arrow for arrow in diagram.arrows if fold.began <= arrow.sent < fold.ended]
     assert len(inside) > len(diagram.arrows) / 2
