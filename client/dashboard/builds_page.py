@@ -53,9 +53,10 @@ class BuildRow(msgspec.Struct, frozen=True):
 
 
 def add_builds_page(application: web.Application, site: Site, pages: Pages) -> None:
-    """Add the page's route."""
+    """Add the page's route, and one for whoever goes up from a build's address."""
     page = _BuildsPage(site, pages)
     application.router.add_get("/", pages.bound(page.show))
+    application.router.add_get("/builds", _go_to_list)
 
 
 class _BuildsPage:
@@ -95,6 +96,11 @@ class _BuildsPage:
         names.update(self._site.archive.repositories(REPOSITORIES_MAX))
         chosen = {only.repository} if only.repository is not None else set()
         return sorted({*sorted(names)[:REPOSITORIES_MAX], *chosen})
+
+
+async def _go_to_list(request: web.Request) -> web.Response:
+    """GET /builds: the list is at /, with the same query."""
+    raise web.HTTPFound(request.rel_url.with_path("/", keep_query=True))
 
 
 def build_row(build: BuildView, replicas: Sequence[str]) -> BuildRow:

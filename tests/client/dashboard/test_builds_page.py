@@ -101,6 +101,11 @@ async def test_each_outcome_can_be_chosen_and_is_shown_in_words(client: Client) 
         assert f'<option value="{name}" selected>{words}</option>' in text
 
 
+async def test_the_address_above_a_builds_is_the_list(client: Client) -> None:
+    answer = await client.get("/builds?outcome=failed&branch=a%26b", allow_redirects=False)
+    assert (answer.status, answer.headers["Location"]) == (302, "/?outcome=failed&branch=a%26b")
+
+
 @pytest.mark.parametrize("query", ["outcome=green", "branch=" + 256 * "b", "limit=0"])
 async def test_a_wrong_filter_is_refused_in_words(client: Client, query: str) -> None:
     assert "`" in await page(client, f"/?{query}", status=400)
