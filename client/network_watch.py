@@ -87,6 +87,7 @@ class NetworkWatch:
     def start(self) -> None:
         """Begin to look, for as long as the gateway runs."""
         self._task = asyncio.get_running_loop().create_task(self._run(), name="network watch")
+        self._task.add_done_callback(_log_fault)
 
     async def close(self) -> None:
         """Stop."""
@@ -277,6 +278,12 @@ class NetworkWatch:
         if now != self._told:
             self._told = now
             self.on_change()
+
+
+def _log_fault(task: asyncio.Task[None]) -> None:
+    """It ends by a fault of our own alone; the pages still ask when somebody looks."""
+    if not task.cancelled() and (error := task.exception()) is not None:
+        _log.error("the replicas are no longer watched", exc_info=error)
 
 
 def _notable(known: _Known) -> tuple[object, ...]:

@@ -33,6 +33,7 @@ BUILD_BYTES_MAX = 4 * 1024 * 1024
 # A page has at most 500 entries; an entry is at most as large as a request, and mostly far less.
 LEDGER_BYTES_MAX = 256 * 1024 * 1024
 LEDGER_PAGE_ENTRIES = 200
+HEAD_BYTES = 32
 # One pair of messages may have 16 MB, and a third more in base64.
 EVIDENCE_BYTES_MAX = 64 * 1024 * 1024
 MESSAGES_BYTES_MAX = 16 * 1024 * 1024
@@ -355,6 +356,8 @@ class Nodes:
             heads = [bytes.fromhex(entry.head) for entry in page.entries]
         except ValueError as error:
             raise NodeFailed(f"{replica}: a ledger head is not hexadecimal") from error
+        if any(len(head) != HEAD_BYTES for head in heads):
+            raise NodeFailed(f"{replica}: a ledger head has not {HEAD_BYTES} bytes")
         entries = [
             Entry(entry.index, entry.body, head)
             for entry, head in zip(page.entries, heads, strict=True)

@@ -27,7 +27,7 @@ class Script:
 async def script() -> AsyncIterator[tuple[Script, Nodes]]:
     script = Script()
     application = web.Application()
-    application.router.add_get("/{tail:.*}", script.handle)
+    application.router.add_route("*", "/{tail:.*}", script.handle)
     server = TestServer(application)
     await server.start_server()
     async with Nodes({"node0": Address("127.0.0.1", int(server.port or 0))}) as nodes:
@@ -89,6 +89,42 @@ async def test_a_ledger_that_ends_early_is_a_failure(script: tuple[Script, Nodes
     node.answer = web.json_response({"entries": [], "index": 3, "head": "00"})
     with pytest.raises(NodeFailed, match="ends before entry 3"):
         await nodes.ledger("node0")
+
+
+@pytest.mark.parametrize("head", ["", "00", "zz" * 32, "00" * 33])
+async def test_a_ledger_head_that_is_none_is_a_failure(
+    script: tuple[Script, Nodes], head: str
+) -> None:
+    node, nodes = script
+    entries = [{"index": 1, "body": "", "head": head}]
+    node.answer = web.json_response({"entries": entries, "index": 1, "head": "00"})
+    with pytest.raises(NodeFailed, match="a ledger head"):
+        await nodes.ledger_page("node0", 1, 10)
+
+
+async def test_more_entries_than_were_asked_for_are_a_failure(
+    script: tuple[Script, Nodes],
+) -> None:
+    node, nodes = script
+    entries = [{"index": index, "body": "", "head": "00" * 32} for index in (1, 2)]
+    node.answer = web.json_response({"entries": entries, "index": 2, "head": "00" * 32})
+    with pytest.raises(NodeFailed, match="more ledger entries"):
+        await nodes.ledger_page("node0", 1, 1)
+    node.answer = web.json_response({"entries": entries, "index": 2, "head": "00" * 32})
+    assert [entry.index for entry in (await nodes.ledger_page("node0", 1, 2))[0]] == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [(b'{"error": "off here\\u202e"}', "off here\\\\u202e"), (b"<b>", "answered with 403")],
+)
+async def test_a_node_that_will_not_misbehave_says_why(
+    script: tuple[Script, Nodes], body: bytes, reason: str
+) -> None:
+    node, nodes = script
+    node.answer = web.Response(status=403, body=body)
+    with pytest.raises(NodeFailed, match=reason):
+        await nodes.misbehave("node0", "lying")
 
 
 async def test_a_node_that_is_down_is_a_failure(unused_tcp_port: int) -> None:

@@ -66,7 +66,10 @@ def test_a_node_lies_when_it_is_told_to_and_its_dissent_is_shown(
     network = make_network(
         {"master": pipeline("echo green", image=engine.image)},
         executor=engine.executor,
-        overrides={"node3": {"fault_injection": "allowed"}},
+        overrides={
+            "node3": {"fault_injection": "allowed"},
+            "cluster": {"checkpoint_interval": 4, "window": 16},
+        },
     )
     network.start()
     first = network.complete(network.post("master"))
@@ -112,10 +115,32 @@ def test_a_node_lies_when_it_is_told_to_and_its_dissent_is_shown(
     # a ballot that differs proves nothing
     assert "proof of misbehaviour</span>" not in page
 
+    assert_in_the_ledger(network, browser, view["id"])
+
     status, _ = browser.submit(page, "/replicas/misbehave", {"replica": "node3", "fault": ""})
     assert status == 303
     again = network.complete(network.post("master"))
     assert sorted(again["verdict"]["agreeing"]) == [*HONEST, "node3"]
+
+
+def assert_in_the_ledger(network: Network, browser: Browser, build: str) -> None:
+    """The ledger's page has the build with who dissented, under a real certificate."""
+
+    def rows() -> list[str]:
+        ledger = browser.load("/ledger")
+        return [row.split("</tr>")[0] for row in ledger.split('<tr id="entry-')[1:]]
+
+    def is_told() -> bool:
+        return any(build in row and "dissents" in row for row in rows())
+
+    network.wait_until(is_told, "the dissent in the ledger", SECONDS)
+    network.wait_until(
+        lambda: any("certified" in row for row in rows()), "a certified entry", SECONDS
+    )
+    ledger = browser.load("/ledger")
+    assert "Verified by this gateway" in ledger
+    assert re.search(r"Up to entry \d+, node\d, node\d, node\d(, node3)? signed for it", ledger)
+    assert "not verified" not in ledger
 
 
 def test_who_was_not_allowed_to_misbehave_cannot_be_told_to(make_network: NetworkMaker) -> None:
