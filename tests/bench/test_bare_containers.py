@@ -1,0 +1,92 @@
+"""The bare containers that builds are compared with: they run the commit's commands behind the
+same walls as the product's, and nothing of them stays."""
+
+import asyncio
+import os
+import secrets
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import docker
+import pytest
+import pytest_asyncio
+
+from bench.bare_containers import LABEL, BareContainers
+from bench.engine import ReadyEngine, ready_engine
+from bench.network import BenchFailed, Network, pipeline
+
+pytestmark = pytest.mark.docker
+
+
+@pytest_asyncio.fixture
+async def engine() -> AsyncIterator[ReadyEngine]:
+    """The engine that runs, and the image."""
+    if os.environ.get("PBFT_CI_WITHOUT_DOCKER") == "1":
+        pytest.skip("asked for: --without-docker")
+    async with ready_engine() as found:
+        yield found
+
+
+@pytest.fixture
+def client(engine: ReadyEngine) -> Iterator[docker.APIClient]:
+    """To look at the engine with."""
+    made = docker.APIClient(base_url=engine.host, timeout=60)
+    yield made
+    made.close()
+
+
+def _house(folder: Path, engine: ReadyEngine) -> Network:
+    branches = {
+        "good": pipeline("test -f .pbft-ci.yml", "touch made", image=engine.image),
+        "bad": pipeline("echo so it is >&2; exit 3", image=engine.image),
+        "slow": pipeline("sleep 3", image=engine.image),
+    }
+    return Network(folder, branches=branches, executor="docker")
+
+
+def _containers(client: docker.APIClient, label: str) -> list[Any]:
+    found: list[Any] = client.containers(all=True, filters={"label": f"{LABEL}={label}"})
+    return found
+
+
+async def test_all_lanes_build_and_nothing_stays(
+    tmp_path: Path, engine: ReadyEngine, client: docker.APIClient
+) -> None:
+    label = secrets.token_hex(4)
+    house = _house(tmp_path, engine)
+    bare = BareContainers(tmp_path / "bare", house, engine, label)
+    try:
+        await bare.build_in_all("good", house.commits["good"])
+        with pytest.raises(BenchFailed, match=r"ended with 3.*so it is"):
+            await bare.build(0, "bad", house.commits["bad"])
+        assert _containers(client, label) == []
+    finally:
+        await asyncio.to_thread(bare.close)
+    assert not list((tmp_path / "bare").glob("lane*"))
+
+
+async def test_its_walls_are_those_of_a_step(
+    tmp_path: Path, engine: ReadyEngine, client: docker.APIClient
+) -> None:
+    label = secrets.token_hex(4)
+    house = _house(tmp_path, engine)
+    bare = BareContainers(tmp_path / "bare", house, engine, label)
+    building = asyncio.create_task(bare.build(0, "slow", house.commits["slow"]))
+    try:
+        while not (found := await asyncio.to_thread(_containers, client, label)):
+            assert not building.done(), building.exception()
+            await asyncio.sleep(0.05)
+        of_bare = client.inspect_container(found[0]["Id"])["HostConfig"]
+        await building
+    finally:
+        await asyncio.to_thread(bare.close)
+    assert of_bare["CapDrop"] == ["ALL"]
+    assert of_bare["ReadonlyRootfs"] is True
+    assert of_bare["NetworkMode"] == "none"
+    assert of_bare["SecurityOpt"] == ["no-new-privileges:true"]
+    assert of_bare["Memory"] == of_bare["MemorySwap"] > 0
+    assert of_bare["PidsLimit"] > 0
+    assert of_bare["CpuQuota"] > 0
+    assert set(of_bare["Tmpfs"]) == {"/workspace", "/home/build", "/tmp"}
+    assert of_bare["Binds"] is None
