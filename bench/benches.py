@@ -16,7 +16,7 @@ class Bench(msgspec.Struct, frozen=True, kw_only=True):
     what: str
     run: Callable[[Context], Awaitable[list[Row]]]
     needs_docker: bool = False
-    quick_seconds_max: float = 120.0
+    quick_seconds_max: float = 300.0
     seconds_max: float = 1800.0
 
 

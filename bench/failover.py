@@ -25,6 +25,7 @@ WARM_SECONDS = 1.0
 AFTER_SECONDS = 1.0
 SERVICE_SECONDS_MAX = 60.0
 CAUGHT_UP_SECONDS_MAX = 90.0
+MISSES_MAX = 3
 POLL_SECONDS = 0.05
 
 
@@ -33,15 +34,20 @@ async def run(context: Context) -> list[Row]:
     names = client_names(CLIENTS)
     timers = {"view_change_seconds": TIMER_SECONDS, "view_change_seconds_max": 8 * TIMER_SECONDS}
     kills = 1 if context.is_quick else 7
-    gaps = []
+    gaps: list[float] = []
+    misses = 0
     with network(context, NAME, clients=names, overrides={"node": timers}) as house:
         await house.start(*house.node_names)
         await house.linked()
         async with askers(house, names) as clients:
-            for number in range(kills):
-                gaps.append(await _kill_primary(house, clients))
-                context.say(f"kill {number + 1} of {kills}: {gaps[-1]:.2f} s without service")
-                if number + 1 < kills:
+            while len(gaps) < kills:
+                gap = await _kill_primary(house, clients)
+                if gap is not None:
+                    gaps.append(gap)
+                    context.say(f"kill {len(gaps)} of {kills}: {gap:.2f} s without service")
+                elif (misses := misses + 1) > MISSES_MAX:
+                    raise BenchFailed("the primary changes by itself, before it can be killed")
+                if len(gaps) < kills:
                     await _caught_up(house)
     return [
         Row(
@@ -50,15 +56,19 @@ async def run(context: Context) -> list[Row]:
             against=f"the view-change timer ({TIMER_SECONDS:g} s)",
             target=TARGET,
             ratio=spread([gap / TIMER_SECONDS for gap in gaps]),
-            figures={"s": spread(gaps).median, "clients": float(CLIENTS)},
+            figures={"s": spread(gaps).median},
         )
     ]
 
 
-async def _kill_primary(house: Network, clients: list[Asker]) -> float:
-    """Seconds without service; the killed node runs again afterwards."""
+async def _kill_primary(house: Network, clients: list[Asker]) -> float | None:
+    """Seconds without service; the killed node runs again afterwards.
+
+    None where no view ended by it: on a busy machine the primary may just have become another.
+    """
     status = await house.get(house.node_names[0], "/pbft/status")
     primary = str(status["primary"])
+    survivor = next(name for name in house.node_names if name != primary)
     for client in clients:
         client.answers.clear()
         client.start_asking()
@@ -73,8 +83,9 @@ async def _kill_primary(house: Network, clients: list[Asker]) -> float:
     await asyncio.gather(*(client.stop_asking() for client in clients))
     times = [at for _, at in answered(clients, 0.0, time.monotonic())]
     gap = max(later - earlier for earlier, later in pairwise(times) if later > killed_at)
+    view = int((await house.get(survivor, "/pbft/status"))["view"])
     await house.start(primary)
-    return gap
+    return gap if view > int(status["view"]) else None
 
 
 async def _caught_up(house: Network) -> None:

@@ -40,7 +40,7 @@ def _house(folder: Path, engine: ReadyEngine) -> Network:
     branches = {
         "good": pipeline("test -f .pbft-ci.yml", "touch made", image=engine.image),
         "bad": pipeline("echo so it is >&2; exit 3", image=engine.image),
-        "slow": pipeline("sleep 3", image=engine.image),
+        "slow": pipeline("sleep 600", image=engine.image),
     }
     return Network(folder, branches=branches, executor="docker")
 
@@ -48,6 +48,10 @@ def _house(folder: Path, engine: ReadyEngine) -> Network:
 def _containers(client: docker.APIClient, label: str) -> list[Any]:
     found: list[Any] = client.containers(all=True, filters={"label": f"{LABEL}={label}"})
     return found
+
+
+def _running(client: docker.APIClient, label: str) -> list[Any]:
+    return [found for found in _containers(client, label) if found["State"] == "running"]
 
 
 async def test_all_lanes_build_and_nothing_stays(
@@ -74,11 +78,13 @@ async def test_its_walls_are_those_of_a_step(
     bare = BareContainers(tmp_path / "bare", house, engine, label)
     building = asyncio.create_task(bare.build(0, "slow", house.commits["slow"]))
     try:
-        while not (found := await asyncio.to_thread(_containers, client, label)):
+        while not (found := await asyncio.to_thread(_running, client, label)):
             assert not building.done(), building.exception()
             await asyncio.sleep(0.05)
         of_bare = client.inspect_container(found[0]["Id"])["HostConfig"]
-        await building
+        client.kill(found[0]["Id"])
+        with pytest.raises(BenchFailed, match="ended with 137"):
+            await building
     finally:
         await asyncio.to_thread(bare.close)
     assert of_bare["CapDrop"] == ["ALL"]
