@@ -46,10 +46,10 @@ def post(network: Network, name: str, path: str, body: str | dict[str, Any]) -> 
     return ask(f"{url}{path}", text.encode())
 
 
-def misbehave(network: Network, fault: str | None, by: str = "node1") -> dict[str, Any]:
-    """Have node2 told, through another node."""
-    wanted = {"node_id": "node2", "fault": fault}
-    answer = post(network, by, "/pbft/simulate-byzantine", wanted)
+def misbehave(network: Network, fault: str | None, name: str = "node2") -> dict[str, Any]:
+    """Have a node told by way of node1."""
+    wanted = {"node_id": name, "fault": fault}
+    answer = post(network, "node1", "/pbft/simulate-byzantine", wanted)
     assert answer.status == 200, answer
     said: dict[str, Any] = answer.json()
     return said
@@ -143,7 +143,7 @@ def test_simulate_byzantine(network: Network, kind: str) -> None:
     said = misbehave(network, kind)
     try:
         assert said["byzantine_nodes"] == ["node2"]
-        assert network.status("node1")["byzantine_nodes"] == ["node2"]
+        assert "node2" in network.status("node1")["byzantine_nodes"]
         assert network.status("node2")["fault_injection"] == kind
         for branch, right in (("green", ("passed", 0)), ("red", ("failed", 3))):
             verdict = network.verdict(network.post(branch))["verdict"]
@@ -161,33 +161,34 @@ def test_suspicious(network: Network) -> None:
     compiler; who signed two contradictions is proved to misbehave, and the proof can be checked
     by anybody. A liar alone is the first, an equivocator the second.
     """
-    misbehave(network, "lying")
+    said = misbehave(network, "lying", "node1")
+    assert said["byzantine_nodes"] == ["node1"]
     view = network.complete(network.post("green"))
-    misbehave(network, None)
-    assert view["verdict"]["dissenting"] == ["node2"] or _is_late_dissent(view)
+    misbehave(network, None, "node1")
+    assert "node1" in view["verdict"]["dissenting"] or _is_late_dissent(view, "node1")
     network.wait_until(
-        lambda: network.status("node3")["dissenting_nodes"] == ["node2"], "the dissent", SECONDS
+        lambda: "node1" in network.status("node3")["dissenting_nodes"], "the dissent", SECONDS
     )
+    assert "node1" not in network.status("node3")["byzantine_nodes"], "a lie proves nothing"
 
-    misbehave(network, "equivocating")
+    misbehave(network, "equivocating", "node1")
     # a vote beyond the quorum is not looked at, so one build may not be enough
     for _ in range(20):
         network.verdict(network.post("green"))
-        if network.status("node3")["byzantine_nodes"] == ["node2"]:
+        if "node1" in network.status("node3")["byzantine_nodes"]:
             break
-    misbehave(network, None)
-    assert network.status("node3")["byzantine_nodes"] == ["node2"]
+    misbehave(network, None, "node1")
+    assert "node1" in network.status("node3")["byzantine_nodes"]
     told = run("-m", "client", "evidence", "--config", str(network.config_file(CLIENT)))
     assert told.code == 0, told
     proofs = told.output.splitlines()
-    assert proofs
-    assert all(line.startswith("holds ") and "node2" in line for line in proofs)
-    assert network.status("node0")["dissenting_nodes"] == ["node2"]
+    assert all(line.startswith("holds ") for line in proofs)
+    assert any("node1" in line for line in proofs)
 
 
-def _is_late_dissent(view: dict[str, Any]) -> bool:
+def _is_late_dissent(view: dict[str, Any], name: str) -> bool:
     """Its ballot came after the verdict: then it is in the ledger, not in the verdict."""
-    ballot = next(b for b in view["ballots"] if b["replica"] == "node2")
+    ballot = next(b for b in view["ballots"] if b["replica"] == name)
     return bool(ballot["outcome"] == "failed")
 
 
@@ -235,8 +236,12 @@ def test_view_change_and_raft(network: Network) -> None:
     others = [name for name in network.node_names if name != killed]
     network.kill(killed)
     try:
-        verdict = network.verdict(network.post("green"))["verdict"]
-        assert verdict["outcome"] == "passed"
+        build = network.post("green")
+        assert network.verdict(build)["verdict"]["outcome"] == "passed"
+        picture = ask(f"{network.gateway_url}/api/v1/builds/{build}/messages.svg").body.decode()
+        assert ">NEW-VIEW node" in picture
+        assert ">VIEW-CHANGE node" in picture
+        assert "enters view" in picture
         for name in others:
             status = network.status(name)
             assert status["view"] >= 1
