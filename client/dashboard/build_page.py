@@ -94,6 +94,9 @@ class _BuildPage:
         build = await self._site.fresh_view(record)
         tails = await self._logs.tails(record, build)
         compared = await self._compared(record, build)
+        without_numbers = None
+        if compared is not None and compared.comparison.first is not None:
+            without_numbers = await self._compared(record, build, are_numbers_ignored=True)
         # From here on nothing is awaited: what comes later is another change.
         record = self._site.record(request)
         build = self._site.view(record)
@@ -115,6 +118,7 @@ class _BuildPage:
             columns=replica_columns(build, self._site.cluster.replica_names),
             tails=tails,
             compared=compared,
+            without_numbers=without_numbers,
             signatures=sum(reply.agrees and reply.signed for reply in build.replies),
             signatures_needed=self._site.cluster.quorums.weak,
             verify_command=verify_command(self._site, build),
@@ -136,13 +140,20 @@ class _BuildPage:
         cluster = self._site.cluster
         return agreement_of(build, cast, cluster.replica_names, cluster.quorums, self._limits)
 
-    async def _compared(self, record: BuildRecord, build: BuildView) -> ComparedLogs | None:
+    async def _compared(
+        self, record: BuildRecord, build: BuildView, *, are_numbers_ignored: bool = False
+    ) -> ComparedLogs | None:
         """The logs of two that found different things, where that is so and they are here."""
         pair = default_pair(self._agreement(record, build).groups, build.logs)
         if pair is None:
             return None
         try:
-            return await self._comparisons.compare(record, *pair, lines_max=COMPARED_LINES_MAX)
+            return await self._comparisons.compare(
+                record,
+                *pair,
+                lines_max=COMPARED_LINES_MAX,
+                are_numbers_ignored=are_numbers_ignored,
+            )
         except ApiError:
             # removed between two looks: as if it had never been here
             return None

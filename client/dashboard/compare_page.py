@@ -29,7 +29,7 @@ class ComparedLogs(msgspec.Struct, frozen=True):
 
     left: str
     right: str
-    are_digits_ignored: bool
+    are_numbers_ignored: bool
     comparison: Comparison
     notes: tuple[str, ...]
 
@@ -50,11 +50,11 @@ class LogComparisons:
         right: str,
         *,
         lines_max: int,
-        are_digits_ignored: bool = False,
+        are_numbers_ignored: bool = False,
     ) -> ComparedLogs:
         """The archived logs of these two replicas. Raises ApiError (404) where one is not here."""
         # What is archived has the SHA-256 that a ballot names, and never changes.
-        key = (record.build, left, right, lines_max, are_digits_ignored)
+        key = (record.build, left, right, lines_max, are_numbers_ignored)
         if key in self._kept:
             return self._kept[key]
         archived = {
@@ -70,11 +70,11 @@ class LogComparisons:
             try:
                 comparison, notes = await asyncio.to_thread(
                     _compare, files, (left, right), self._log_bytes_max, lines_max,
-                    are_digits_ignored,
+                    are_numbers_ignored,
                 )  # fmt: skip
             except OSError as error:
                 raise ApiError(404, "a log is no longer kept here") from error
-        compared = ComparedLogs(left, right, are_digits_ignored, comparison, notes)
+        compared = ComparedLogs(left, right, are_numbers_ignored, comparison, notes)
         self._kept[key] = compared
         if len(self._kept) > COMPARISONS_KEPT:
             del self._kept[next(iter(self._kept))]
@@ -96,7 +96,7 @@ class _ComparePage:
         self._comparisons = comparisons
 
     async def show(self, request: web.Request) -> web.Response:
-        """GET /builds/<id>/compare?left=<replica>&right=<replica>&digits=ignored."""
+        """GET /builds/<id>/compare?left=<replica>&right=<replica>&numbers=ignored."""
         record = self._site.record(request)
         names = []
         for side in ("left", "right"):
@@ -109,7 +109,7 @@ class _ComparePage:
             record,
             *names,
             lines_max=LINES_MAX,
-            are_digits_ignored=request.query.get("digits") == "ignored",
+            are_numbers_ignored=request.query.get("numbers") == "ignored",
         )
         response = self._pages.render(
             "compare.html", build=self._site.view(record), compared=compared
@@ -135,7 +135,7 @@ def _compare(
     names: tuple[str, str],
     log_bytes_max: int,
     lines_max: int,
-    are_digits_ignored: bool,
+    are_numbers_ignored: bool,
 ) -> tuple[Comparison, tuple[str, ...]]:
     """The comparison, and what was left out of it. Blocking. Raises OSError."""
     logs, notes = [], []
@@ -153,7 +153,7 @@ def _compare(
                 "not compared here."
             )
     comparison = compare_logs(
-        logs[0], logs[1], lines_max=lines_max, are_digits_ignored=are_digits_ignored
+        logs[0], logs[1], lines_max=lines_max, are_numbers_ignored=are_numbers_ignored
     )
     return comparison, tuple(notes)
 

@@ -1,7 +1,7 @@
 """Where two logs differ: the first difference, and both sides from there on. Pure.
 
-Every byte of what was kept is compared, or every byte but digits where that is asked for; nothing
-else is left out, and what was not kept is said to be missing. The work is linear in the logs (the
+Every byte of what was kept is compared, or all but numbers where that is asked for; nothing else is
+left out, and what was not kept is said to be missing. The work is linear in the logs (the
 first difference is found by comparing bytes) and quadratic in the lines shown alone, which are few.
 """
 
@@ -20,6 +20,7 @@ LINE_BYTES_BEFORE = 80
 _BLOCK_BYTES = 64 * 1024
 
 _Squeeze = Callable[[bytes], bytes]
+_IDS = re.compile(rb"[0-9a-f]{6,}")
 _ONE_DIGIT = bytes.maketrans(b"123456789", b"000000000")
 # Of UTF-8, what cannot begin a character.
 _CONTINUATIONS = re.compile(rb"[\x80-\xbf]{0,3}")
@@ -120,13 +121,14 @@ class _Window(msgspec.Struct, frozen=True):
 
 
 def compare_logs(
-    left: KeptLog, right: KeptLog, *, lines_max: int, are_digits_ignored: bool = False
+    left: KeptLog, right: KeptLog, *, lines_max: int, are_numbers_ignored: bool = False
 ) -> Comparison:
     """The comparison, with at most `lines_max` lines of each from the first difference on.
 
-    are_digits_ignored: a run of digits is like any other one.
+    are_numbers_ignored: a run of digits is like any other one, and so is an id (six or more
+        hexadecimal digits, not all of them letters).
     """
-    squeeze = _without_digits if are_digits_ignored else bytes
+    squeeze = _without_numbers if are_numbers_ignored else bytes
     heads = squeeze(left.head), squeeze(right.head)
     if left.is_whole and right.is_whole and heads[0] == heads[1]:
         return Comparison(Found.SAME)
@@ -180,7 +182,8 @@ def _compare_ends(left: KeptLog, right: KeptLog, lines_max: int, squeeze: _Squee
     )
 
 
-def _without_digits(data: bytes) -> bytes:
+def _without_numbers(data: bytes) -> bytes:
+    data = _IDS.sub(lambda found: found[0] if found[0].isalpha() else b"0", data)
     # not by a regular expression: that would hold up all else for a second, of a log of digits
     data = data.translate(_ONE_DIGIT)
     while b"00" in data:
@@ -292,7 +295,9 @@ def _row(
     lines = left.lines[left_index], right.lines[right_index]
     if is_same:
         return Row(RowKind.SAME, _cell(left, left_index), _cell(right, right_index))
-    begin = max(0, common_length(*lines) - LINE_BYTES_BEFORE)
+    begin = 0
+    if max(map(len, lines)) > LINE_BYTES_MAX:
+        begin = max(0, common_length(*lines) - LINE_BYTES_BEFORE)
     cuts = _cut(lines[0], begin), _cut(lines[1], begin)
     texts = _shown(cuts[0][1]), _shown(cuts[1][1])
     is_raw = texts[0] == texts[1]

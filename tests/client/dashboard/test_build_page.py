@@ -109,6 +109,25 @@ async def test_where_replicas_differ_their_logs_are_side_by_side(
     assert "<option selected>replica-1</option>" in text
 
 
+async def test_beside_the_first_difference_stands_the_first_that_is_more_than_numbers(
+    running: Running, client: Client
+) -> None:
+    logs = dict.fromkeys(running.network.nodes, b"took 1 s\ngreen\n")
+    logs["replica-3"] = b"took 2 s\nred\n"
+    for name, node in running.network.nodes.items():
+        node.finds = finds(
+            with_log(FAILED if name == "replica-3" else PASSED, logs[name]), logs[name]
+        )
+    build = await decided_build(running, client)
+    text = await page(client, f"/builds/{build}")
+    assert "The first difference is at line 1 of replica-0" in words_of(text)
+    assert "Numbers left out (times, counts, ids), the first difference is at line 2" in words_of(
+        text
+    )
+    link = f"/builds/{build}/compare?left=replica-0&amp;right=replica-3&amp;numbers=ignored#first"
+    assert link in text
+
+
 async def test_the_same_output_with_another_finding_is_told(
     running: Running, client: Client
 ) -> None:

@@ -21,7 +21,10 @@ from client.dashboard.log_comparison import (
 
 LINES_MAX = 12
 # Many of them are the same, so that logs are like each other and lines come again.
-LINES = st.sampled_from([b"a", b"b", b"", b"7", b"12", b"x 1 y", b"\xff", b"\x1b[31mred", b"c\r"])
+LINES = st.sampled_from(
+    [b"a", b"b", b"", b"7", b"12", b"x 1 y", b"\xff", b"\x1b[31mred", b"c\r", b"184ee5b", b"f00ba4"]
+)
+NUMBERS = re.compile(rb"(?![a-f]+(?![0-9a-f]))[0-9a-f]{6,}|[0-9]+")
 
 
 @st.composite
@@ -70,13 +73,13 @@ def compare(left: bytes, right: bytes, lines_max: int = LINES_MAX) -> Comparison
 @example((b"a", b"ab"), True)
 @example((b"1\nx", b"22\ny"), True)
 def test_the_first_difference_is_the_first_one(
-    pair: tuple[bytes, bytes], are_digits_ignored: bool
+    pair: tuple[bytes, bytes], are_numbers_ignored: bool
 ) -> None:
     left, right = pair
     comparison = compare_logs(
-        KeptLog(left), KeptLog(right), lines_max=LINES_MAX, are_digits_ignored=are_digits_ignored
+        KeptLog(left), KeptLog(right), lines_max=LINES_MAX, are_numbers_ignored=are_numbers_ignored
     )
-    compared = [re.sub(rb"\d+", b"0", log) if are_digits_ignored else log for log in pair]
+    compared = [NUMBERS.sub(b"0", log) if are_numbers_ignored else log for log in pair]
     expected = first_differing_line(*compared)
     if expected is None:
         assert comparison == Comparison(Found.SAME)
@@ -166,6 +169,22 @@ def test_lines_that_came_in_between_are_only_on_one_side() -> None:
     assert numbers(comparison, "right") == [1, 2, 3, 4, 5]
 
 
+@pytest.mark.parametrize(
+    ("left", "right", "is_same"),
+    [
+        (b"Running in c29d506dd102\n", b"Running in aa93d894e066\n", True),
+        (b"at 10:59:59.999\n", b"at 9:0:1.5\n", True),
+        (b"decade\n", b"facade\n", False),
+        (b"12ab\n", b"34cd\n", False),
+        (b"1\n", b"one\n", False),
+        (b"C29D506DD102\n", b"AA93D894E066\n", False),
+    ],
+)
+def test_what_a_number_is(left: bytes, right: bytes, is_same: bool) -> None:
+    comparison = compare_logs(KeptLog(left), KeptLog(right), lines_max=9, are_numbers_ignored=True)
+    assert (comparison.found is Found.SAME) == is_same
+
+
 def test_what_differs_within_a_line_is_marked() -> None:
     row = compare(b"took 12 s here\n", b"took 9 s here\n").first
     assert row is not None
@@ -177,13 +196,13 @@ def test_what_differs_within_a_line_is_marked() -> None:
     )
 
 
-def test_digits_are_left_out_only_where_that_is_asked_for() -> None:
+def test_numbers_are_left_out_only_where_that_is_asked_for() -> None:
     left, right = KeptLog(b"in 12 s\n10 ok\nred\n"), KeptLog(b"in 9 s\n8 ok\ngreen\n")
     first = compare_logs(left, right, lines_max=9).first
     assert first is not None
     assert first.left is not None
     assert first.left.number == 1
-    comparison = compare_logs(left, right, lines_max=9, are_digits_ignored=True)
+    comparison = compare_logs(left, right, lines_max=9, are_numbers_ignored=True)
     assert shown(comparison, "left") == ["in 12 s", "10 ok", "red"]
     assert shown(comparison, "right") == ["in 9 s", "8 ok", "green"]
     assert comparison.differing == 1
@@ -281,17 +300,18 @@ def test_a_log_that_ends_where_the_other_goes_on() -> None:
         (b"a\n" * 2_000_000, b"b\n" * 2_000_000),
         (b"x" * 4_000_000, b"x" * 3_999_999 + b"y"),
         (b"1 " * 2_000_000, b"22 " * 1_300_000),
+        (b"12345a " * 600_000, b"abcde1 " * 600_000 + b"x"),
         (b"\x1b[" * 2_000_000, b"\x1b]" * 2_000_000),
         (bytes(range(256)) * 16_000, bytes(range(255, -1, -1)) * 16_000),
     ],
-    ids=["line-ends", "all-lines", "one-line", "digits", "escapes", "bytes"],
+    ids=["line-ends", "all-lines", "one-line", "digits", "ids", "escapes", "bytes"],
 )
 def test_the_work_is_bounded_whatever_the_logs_are(left: bytes, right: bytes) -> None:
     """No time is asserted but for what would be wrong by orders (a quadratic walk takes hours)."""
     began = time.process_time()
-    for are_digits_ignored in (False, True):
+    for are_numbers_ignored in (False, True):
         comparison = compare_logs(
-            KeptLog(left), KeptLog(right), lines_max=400, are_digits_ignored=are_digits_ignored
+            KeptLog(left), KeptLog(right), lines_max=400, are_numbers_ignored=are_numbers_ignored
         )
         assert len(comparison.rows) <= 2 * (400 + LINES_BEFORE)
         assert text_bytes(comparison.rows) <= 4 * 4 * LINE_BYTES_MAX * len(comparison.rows)
