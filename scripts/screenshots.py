@@ -36,7 +36,8 @@ FOLDER = RUN / "screenshots"
 CLIENT_PORT = 10890
 GIT_PORT = 10891
 BASE_PORT = 10892
-WIDTH, HEIGHT = 1160, 1000
+WIDTH, HEIGHT, HEIGHT_MAX = 1160, 1000, 1400
+MARGIN = 16
 WAIT_SECONDS_MAX = 120.0
 POLL_SECONDS = 0.1
 LOAD_MILLISECONDS_MAX = 30_000
@@ -49,21 +50,44 @@ EQUIVOCATOR = "node2"
 class Picture:
     """A page to be shown. path: {branch} stands for the id of that branch's newest build.
 
-    ready: what is to be seen on it before the picture is taken, as a CSS selector. part: only
-    this element of it, None: from the top.
+    ready: what is to be seen on it before the picture is taken. until: the last element that is in
+    the picture. Both as CSS selectors of playwright.
     """
 
     name: str
     path: str
     ready: str = "main"
+    until: str = "body"
     colours: Literal["light", "dark"] = "light"
-    part: str | None = None
 
 
 PICTURES = (
     Picture("builds", "/"),
     Picture("builds-dark", "/", colours="dark"),
-    Picture("build", "/builds/{rounding}"),
+    Picture("build", "/builds/{rounding}", ready="#first-difference", until="#differences"),
+    Picture(
+        "build-under-way",
+        "/builds/{nightly}",
+        ready=".tail pre:has-text('test_currency')",
+        until="#replicas",
+    ),
+    Picture(
+        "comparison",
+        "/builds/{rounding}/compare?left=node0&right=node3",
+        ready="#first-difference",
+    ),
+    Picture(
+        "replicas",
+        "/replicas",
+        ready=f"#replica-{EQUIVOCATOR}:has-text('misbehaviour')",
+        until=f"#replica-{EQUIVOCATOR}",
+    ),
+    Picture(
+        "ledger",
+        "/ledger",
+        ready="main:has-text('Verified by this gateway')",
+        until="table.ledger tbody tr:nth-child(9)",
+    ),
 )
 # The drawing of a real build, from the API.
 MESSAGES = "messages"
@@ -156,10 +180,11 @@ def take(browser: Browser, url: str, picture: Picture, builds: dict[str, str]) -
                 f"{picture.name}: {picture.path} is answered {answer and answer.status}"
             )
         page.locator(picture.ready).first.wait_for()
-        if picture.part is not None:
-            return page.locator(picture.part).first.screenshot()
-        height = page.evaluate("document.body.getBoundingClientRect().bottom")
-        page.set_viewport_size({"width": WIDTH, "height": min(HEIGHT, int(height))})
+        box = page.locator(picture.until).last.bounding_box()
+        if box is None:
+            raise NoPicture(f"{picture.name}: {picture.until} is not to be seen")
+        height = min(HEIGHT_MAX, int(box["y"] + box["height"]) + MARGIN)
+        page.set_viewport_size({"width": WIDTH, "height": height})
         return page.screenshot()
     finally:
         context.close()
