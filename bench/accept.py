@@ -13,10 +13,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import msgspec
+
 from bench.context import Context
 from bench.figures import percentile, ratios, spread
-from bench.network import Network, free_ports, network, pipeline
+from bench.network import CLIENT, Network, free_ports, network, pipeline
 from bench.one_row_server import HOST
+from bench.process_use import cpu_seconds
 from bench.rows import Row, Target
 from bench.webhooks import post_at_rate, push_webhook
 from common.address import Address
@@ -29,6 +32,13 @@ LONG_BUILD_SECONDS = 600
 LONG_BUILD_BEGUN_SECONDS = 90.0
 AGAINST = "an aiohttp handler that commits one row to SQLite"
 TARGET = Target(2.0)
+
+
+class _Answered(msgspec.Struct, frozen=True):
+    """Of one measurement: the latency of each 202 in seconds, and the server's CPU time for one."""
+
+    latencies: list[float]
+    cpu_seconds: float
 
 
 async def run(context: Context) -> list[Row]:
@@ -77,13 +87,13 @@ async def _measure(context: Context, house: Network, secret: bytes) -> list[Row]
     def webhooks() -> list[tuple[bytes, dict[str, str]]]:
         return [push_webhook(url, f"branch-{next(numbers)}", commit, secret) for _ in range(count)]
 
-    with _one_row_server(house.folder) as server_url:
+    with _one_row_server(house.folder) as (server_url, server):
 
-        async def product() -> list[float]:
-            return await post_at_rate(house.gateway_url, webhooks(), PER_SECOND)
+        async def product() -> _Answered:
+            return await _post(house.gateway_url, webhooks(), house.pid(CLIENT))
 
-        async def reference() -> list[float]:
-            return await post_at_rate(server_url, webhooks(), PER_SECOND)
+        async def reference() -> _Answered:
+            return await _post(server_url, webhooks(), server)
 
         # connections, caches and prepared statements, of both
         await product()
@@ -92,9 +102,19 @@ async def _measure(context: Context, house: Network, secret: bytes) -> list[Row]
     return [_row(ours, theirs, 0.5, "p50"), _row(ours, theirs, 0.99, "p99")]
 
 
-def _row(ours: list[list[float]], theirs: list[list[float]], share: float, name: str) -> Row:
-    product = [percentile(latencies, share) for latencies in ours]
-    reference = [percentile(latencies, share) for latencies in theirs]
+async def _post(
+    address: str, webhooks: list[tuple[bytes, dict[str, str]]], server: int
+) -> _Answered:
+    before = cpu_seconds(server)
+    latencies = await post_at_rate(address, webhooks, PER_SECOND)
+    return _Answered(latencies, (cpu_seconds(server) - before) / len(webhooks))
+
+
+def _row(ours: list[_Answered], theirs: list[_Answered], share: float, name: str) -> Row:
+    product = [percentile(answered.latencies, share) for answered in ours]
+    reference = [percentile(answered.latencies, share) for answered in theirs]
+    cpu = [answered.cpu_seconds for answered in ours]
+    handler_cpu = [answered.cpu_seconds for answered in theirs]
     return Row(
         bench=NAME,
         what=f"webhook to 202 at {PER_SECOND:g}/s, {name}",
@@ -104,12 +124,16 @@ def _row(ours: list[list[float]], theirs: list[list[float]], share: float, name:
         figures={
             "ms": 1000 * spread(product).median,
             "handler ms": 1000 * spread(reference).median,
+            "CPU ratio": ratios(cpu, handler_cpu).median,
+            "CPU ms": 1000 * spread(cpu).median,
+            "handler CPU ms": 1000 * spread(handler_cpu).median,
         },
     )
 
 
 @contextmanager
-def _one_row_server(folder: Path) -> Iterator[str]:
+def _one_row_server(folder: Path) -> Iterator[tuple[str, int]]:
+    """Where it answers, and its process."""
     processes = Processes(folder / "server-pids", folder / "server-output")
     (port,) = free_ports(1)
     file = str(folder / "one-row.sqlite")
@@ -117,6 +141,6 @@ def _one_row_server(folder: Path) -> Iterator[str]:
     program = Program("one-row-server", command, Address(HOST, port), folder)
     processes.start([program])
     try:
-        yield program.listen.url
+        yield program.listen.url, processes.running()[program.name].pid
     finally:
         processes.stop()

@@ -2,16 +2,15 @@
 
 import asyncio
 import bisect
-import contextlib
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from pathlib import Path
 
 import msgspec
 
 from bench.figures import percentile
 from bench.network import BenchFailed
+from bench.process_use import cpu_seconds
 
 ANSWERED_SECONDS = 90.0
 # Before anything counts: connections and caches are warm, batches have their size.
@@ -120,13 +119,3 @@ async def measure(clients: Sequence[ClosedLoop], seconds: float, servers: Sequen
         (sum(after) - sum(before)) / len(found),
         (own_after - own_before) / len(found),
     )
-
-
-def cpu_seconds(pid: int) -> float:
-    """What a process has used of the CPUs, over all threads that it has. Raises OSError."""
-    total = 0
-    for task in Path(f"/proc/{pid}/task").iterdir():
-        # a thread may have ended meanwhile
-        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-            total += int((task / "schedstat").read_text(encoding="ascii").split()[0])
-    return total / 1e9

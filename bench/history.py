@@ -16,8 +16,8 @@ from bench.context import Context
 from bench.figures import Spread, percentile, ratios, spread
 from bench.long_history import write_history
 from bench.network import CLIENT, Network, network
+from bench.process_use import resident_bytes
 from bench.rows import Row, Target
-from bench.steady import read_sample
 
 NAME = "history"
 BUILDS = (100, 100_000)
@@ -197,7 +197,7 @@ async def _compare_restarts(
         began = time.monotonic()
         await house.start(name)
         seconds = time.monotonic() - began
-        found.memory[side].append(float(read_sample(house.pid(name), 0.0).resident_bytes))
+        found.memory[side].append(float(resident_bytes(house.pid(name))))
         return seconds
 
     repetitions = 1 if context.is_quick else 5

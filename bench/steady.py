@@ -6,11 +6,9 @@ is compared with the first. A minute says little, an hour (`--minutes 60`) says 
 """
 
 import asyncio
-import os
 import statistics
 import time
 from collections.abc import Sequence
-from pathlib import Path
 
 import msgspec
 
@@ -19,6 +17,7 @@ from bench.closed_loop import ClosedLoop
 from bench.context import Context
 from bench.figures import slope, spread
 from bench.network import CLIENT, Network, network
+from bench.process_use import descriptors, resident_bytes
 from bench.rows import Row, Target
 
 NAME = "steady"
@@ -138,8 +137,7 @@ async def _load(
 
 def read_sample(pid: int, at: float) -> Sample:
     """Look at a process now. Raises OSError where it has ended."""
-    pages = int(Path(f"/proc/{pid}/statm").read_text(encoding="ascii").split()[1])
-    return Sample(at, pages * os.sysconf("SC_PAGE_SIZE"), len(os.listdir(f"/proc/{pid}/fd")))
+    return Sample(at, resident_bytes(pid), descriptors(pid))
 
 
 async def _build(house: Network, decided: list[str]) -> None:

@@ -8,6 +8,7 @@ import pytest
 
 from bench.accept import _one_row_server
 from bench.network import BenchFailed
+from bench.process_use import cpu_seconds
 from bench.webhooks import post_at_rate, push_webhook
 from client.forges.delivery import Delivery
 from client.forges.reception import Ordered, Source, receive
@@ -38,10 +39,11 @@ def test_a_wrong_secret_is_noticed() -> None:
 @pytest.mark.processes
 async def test_the_handler_keeps_a_row_for_each(tmp_path: Path) -> None:
     webhooks = [push_webhook(URL, f"branch-{n}", COMMIT, SECRET) for n in range(20)]
-    with _one_row_server(tmp_path) as url:
+    with _one_row_server(tmp_path) as (url, server):
         latencies = await post_at_rate(url, webhooks, per_second=200.0)
         with pytest.raises(BenchFailed, match="404"):
             await post_at_rate(f"{url}/elsewhere", webhooks[:1], per_second=200.0)
+        assert cpu_seconds(server) > 0
     assert len(latencies) == 20
     assert all(latency > 0 for latency in latencies)
     assert json.loads(webhooks[0][0])["after"] == COMMIT
