@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import msgspec
 
 from common.diagram_style import name_of
-from common.message_diagram import Arrow, Diagram, clock_text
+from common.message_diagram import WRONG_KINDS, Arrow, Diagram, clock_text
 
 ROWS_MAX = 1000
 
@@ -37,7 +37,7 @@ _Line = tuple[float, str, str, str, bool]
 def _all(diagram: Diagram) -> Iterator[_Line]:
     yield from _messages(diagram)
     for mark in diagram.marks:
-        yield mark.at, mark.lane, mark.text, mark.more, mark.kind in ("wrong", "fork")
+        yield mark.at, mark.lane, mark.text, mark.more, mark.kind in WRONG_KINDS
     for bar in diagram.bars:
         yield bar.began, bar.lane, f"{bar.text}: begins", "", False
         yield bar.ended, bar.lane, f"{bar.text}: ends", "", False

@@ -51,6 +51,7 @@ _SYMBOLS = (
     ("left", "leaves its view"),
     ("entered", "enters a view"),
     ("wrong", "proof of misbehaviour"),
+    ("dissent", "a ballot that differs"),
     ("fork", "correct replicas fork"),
 )
 
@@ -138,7 +139,7 @@ def symbol(kind: str, x: float, y: float) -> str:
     if kind == "fork":
         points = f"{x:.1f},{y - 6:.1f} {x + 6:.1f},{y + 5:.1f} {x - 6:.1f},{y + 5:.1f}"
         return f'<polygon class="sign wrong k-wrong" points="{points}"/>'
-    colour = " k-wrong" if kind == "wrong" else ""
+    colour = " k-wrong" if kind in ("wrong", "dissent") else ""
     return f'<circle class="sign {kind}{colour}" cx="{x:.1f}" cy="{y:.1f}" r="4"/>'
 
 
@@ -168,6 +169,7 @@ font-size:12px}}.messages .gap{{fill:var(--ml);fill-opacity:.28}}
 .messages .sign{{fill:var(--mi);stroke:var(--mi);stroke-width:1.5}}
 .messages .sign.prepared,.messages .sign.left{{fill:var(--mp)}}
 .messages .sign.wrong{{fill:var(--c);stroke:var(--c)}}
+.messages .sign.dissent{{fill:var(--mp);stroke:var(--c)}}
 {_colour_rules(0)}
 @media (prefers-color-scheme:dark){{.messages{{--mp:#16181a;--mi:#e8eaed;--ms:#a3abb5;--ml:#3a4047;
 --mb:#22384f;--mw:#552a28}}{_colour_rules(1)}}}

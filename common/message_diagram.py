@@ -37,6 +37,8 @@ NOTE_HEIGHT = 30.0
 NAMES_EVERY_PIXELS = 720.0
 KIND_EVERY_PIXELS = 46.0
 TEXT_HEIGHT = 12
+# Marks of something that should not be.
+WRONG_KINDS = ("wrong", "fork", "dissent")
 REASON_EVERY_PIXELS = 26.0
 
 
@@ -80,7 +82,8 @@ class Mark(msgspec.Struct, frozen=True, kw_only=True):
     """A moment on a lane. more: shown on hovering.
 
     kind: `prepared` and `executed` (quorum points), `accepted`, `left` and `entered` (views),
-    `wrong` (proof of misbehaviour), `fork` (of correct replicas), or `told`.
+    `wrong` (proof of misbehaviour), `fork` (of correct replicas),
+    `dissent` (a ballot that differs), or `told`.
     """
 
     lane: str
@@ -450,7 +453,7 @@ def _mark(
     text = escape(mark.text)
     hover = escape(f"{mark.text}\n{mark.more}" if mark.more else mark.text)
     place = places.free(mark.lane, y - 4)
-    style = "kind k-wrong" if mark.kind in ("wrong", "fork") else "small"
+    style = "kind k-wrong" if mark.kind in WRONG_KINDS else "small"
     return (
         f"<g><title>{hover}</title>{symbol(mark.kind, x, y)}"
         f'<text class="{style}" x="{x + 8:.0f}" y="{place}">{text}</text></g>'

@@ -230,6 +230,8 @@ class MessageTrace:
         text = _in_words(logged.signed.signer, message)
         if known is not None and isinstance(message, Replies):
             text += _answers(message, known)
+        if isinstance(message, Request) and (cast := _ballot_in(message)) is not None:
+            text += f" ballot={_ballot_in_words(cast)}"
         return Row(logged.at, logged.direction, logged.peer, kind, key.hex(), text, refused)
 
 
@@ -278,6 +280,15 @@ def _ballot_in(request: Request) -> CastBallot | None:
     except MalformedOperation:
         return None
     return operation if isinstance(operation, CastBallot) else None
+
+
+def _ballot_in_words(cast: CastBallot) -> str:
+    """What the replica says that it found."""
+    if not isinstance(cast.ballot, Finding):
+        return "abstains"
+    found = cast.ballot.compared
+    code = "" if found.exit_code is None else f" {found.exit_code}"
+    return f"{found.outcome.value}{code}"
 
 
 def _when_built(message: AnyMessage, at: float) -> tuple[float, float] | None:

@@ -6,7 +6,7 @@ drawn against time.
 """
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
 from client.nodes import ServedMessage, ServedTrace
 from common.diagram_marks import mark_of
@@ -16,6 +16,7 @@ from pbft.quorums import Quorums
 ALL = "all"
 # What a REPLY answers, as node.message_trace writes it.
 _ANSWER = re.compile(r"\b(opened|decided)=([0-9a-f]+)")
+_BALLOT = re.compile(r"\bfrom (\S+) .*\bballot=([a-z_]+(?: \d+)?)$")
 _VIEW = re.compile(r"\bview=(\d+)")
 
 
@@ -25,8 +26,12 @@ def build_diagram(
     client: str,
     traces: Mapping[str, ServedTrace],
     quorums: Quorums,
+    dissenting: Collection[str] = (),
 ) -> Diagram:
-    """The diagram of these nodes' traces; replicas that gave none have an empty lane."""
+    """The diagram of these nodes' traces; replicas that gave none have an empty lane.
+
+    dissenting: whose ballots differ from the verdict.
+    """
     sent = _sent_times(traces)
     arrows = []
     for name in replicas:
@@ -39,6 +44,7 @@ def build_diagram(
             elif message.direction == "sent" and message.peer == client:
                 arrows.append(_arrow(name, client, message, message.at, message.at))
     arrows.sort(key=lambda arrow: arrow.sent)
+    said = _ballots(traces)
     marks = [
         mark_of(name, moment.at, moment.event, moment.details, replicas, quorums)
         for name, trace in traces.items()
@@ -54,13 +60,44 @@ def build_diagram(
                 lane=name,
                 began=trace.built[0],
                 ended=trace.built[1],
-                text=f"builds for {trace.built[1] - trace.built[0]:.1f} s",
+                text=_building(trace.built, said.get(name)),
             )
             for name, trace in traces.items()
             if trace.built is not None
         ),
-        marks=(*(mark for mark in marks if mark is not None), *_believed(arrows, client, quorums)),
+        marks=(
+            *(mark for mark in marks if mark is not None),
+            *_believed(arrows, client, quorums),
+            *_dissent(traces, said, dissenting),
+        ),
     )
+
+
+def _ballots(traces: Mapping[str, ServedTrace]) -> dict[str, str]:
+    """What each replica's ballot says, as far as a node has seen it."""
+    found = (
+        _BALLOT.search(message.text)
+        for trace in traces.values()
+        for message in trace.messages
+        if message.kind == "Ballot"
+    )
+    return {match[1]: match[2] for match in found if match is not None}
+
+
+def _building(built: tuple[float, float], said: str | None) -> str:
+    text = f"builds for {built[1] - built[0]:.1f} s"
+    return text if said is None else f"{text}: {said}"
+
+
+def _dissent(
+    traces: Mapping[str, ServedTrace], said: Mapping[str, str], dissenting: Collection[str]
+) -> Iterator[Mark]:
+    """Where a ballot leaves that differs from the verdict."""
+    for name, trace in traces.items():
+        if name in dissenting and name in said and trace.built is not None:
+            more = "its ballot differs from the verdict; that proves nothing against it"
+            text = f"dissents: {said[name]}"
+            yield Mark(lane=name, at=trace.built[1], text=text, kind="dissent", more=more)
 
 
 def _roles(

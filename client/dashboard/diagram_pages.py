@@ -90,5 +90,9 @@ async def _diagram(site: Site, record: BuildRecord) -> tuple[Diagram | None, lis
     if not traces:
         return None, silent
     title = f"Messages of build {record.build.hex()[:12]} ({escape_controls(record.branch)})"
-    quorums = site.cluster.quorums
-    return build_diagram(title, names, site.config.name, traces, quorums), silent
+    verdict = site.view(record).verdict
+    dissenting = () if verdict is None else verdict.dissenting
+    diagram = build_diagram(
+        title, names, site.config.name, traces, site.cluster.quorums, dissenting
+    )
+    return diagram, silent

@@ -131,4 +131,9 @@ async def test_the_diagram_of_four_nodes_is_drawn(tmp_path: Path) -> None:
     assert all(arrow.arrived is not None and arrow.sent <= arrow.arrived for arrow in prepares)
     requests = [arrow for arrow in diagram.arrows if arrow.kind == "Request"]
     assert {arrow.source for arrow in requests} == {"client"}
-    assert "<svg" in draw(diagram)
+    assert {bar.text.split(": ")[1] for bar in diagram.bars} == {"passed 0"}
+    assert not any(mark.kind == "dissent" for mark in diagram.marks)
+    dissent = build_diagram("t", NAMES, "client", traces, quorums_for(4), ("node2",))
+    (mark,) = [mark for mark in dissent.marks if mark.kind == "dissent"]
+    assert (mark.lane, mark.text) == ("node2", "dissents: passed 0")
+    assert "a ballot that differs" in draw(dissent)

@@ -46,6 +46,11 @@ def post(network: Network, name: str, path: str, body: str | dict[str, Any]) -> 
     return ask(f"{url}{path}", text.encode())
 
 
+def drawn(network: Network, build: str) -> str:
+    """The diagram of a build, as SVG."""
+    return ask(f"{network.gateway_url}/api/v1/builds/{build}/messages.svg").body.decode()
+
+
 def misbehave(network: Network, fault: str | None, name: str = "node2") -> dict[str, Any]:
     """Have a node told by way of node1."""
     wanted = {"node_id": name, "fault": fault}
@@ -169,6 +174,11 @@ def test_suspicious(network: Network) -> None:
     network.wait_until(
         lambda: "node1" in network.status("node3")["dissenting_nodes"], "the dissent", SECONDS
     )
+    network.wait_until(
+        lambda: "dissents: failed 1" in drawn(network, view["id"]),
+        "dissent in the picture",
+        SECONDS,
+    )
     assert "node1" not in network.status("node3")["byzantine_nodes"], "a lie proves nothing"
 
     misbehave(network, "equivocating", "node1")
@@ -238,7 +248,7 @@ def test_view_change_and_raft(network: Network) -> None:
     try:
         build = network.post("green")
         assert network.verdict(build)["verdict"]["outcome"] == "passed"
-        picture = ask(f"{network.gateway_url}/api/v1/builds/{build}/messages.svg").body.decode()
+        picture = drawn(network, build)
         assert ">NEW-VIEW node" in picture
         assert ">VIEW-CHANGE node" in picture
         assert "enters view" in picture
