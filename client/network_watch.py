@@ -30,12 +30,14 @@ from pbft.ports import Refusal
 
 LINK_SECONDS = 1.0
 ASK_SECONDS = 5.0
+# While somebody looks at a page that lives.
+ASK_FOLLOWED_SECONDS = 2.0
 # Whoever looks sees nothing older; many who look at once cost the nodes one question.
 FRESH_SECONDS = 2.0
 # One lost answer of a node that is linked is no more than a busy machine.
 FAILURES_MAX = 3
 EVIDENCE_AGAIN_SECONDS = 30.0
-EVIDENCE_PAGES_MAX = 10
+EVIDENCE_PAGES_MAX = 50
 EVIDENCE_PAGE_PAIRS = 20
 EVIDENCE_PAGE_BYTES_MAX = 16 * 1024 * 1024
 PROOFS_SHOWN_MAX = 5
@@ -67,7 +69,8 @@ class NetworkWatch:
     """The replicas of one cluster, as one gateway sees them.
 
     connected: the replicas that the gateway has a link to. on_change: called when a link, a
-    status, a view or anything else that people should see at once has changed; it is set later.
+    status, a view or anything else that people should see at once has changed. is_followed: whether
+    anybody looks at a page that lives. Both are set later.
     """
 
     def __init__(
@@ -83,6 +86,7 @@ class NetworkWatch:
         self._task: asyncio.Task[None] | None = None
         self.ledger = LedgerCheck(cluster, nodes)
         self.on_change: Callable[[], None] = lambda: None
+        self.is_followed: Callable[[], bool] = lambda: False
 
     def start(self) -> None:
         """Begin to look, for as long as the gateway runs."""
@@ -128,7 +132,7 @@ class NetworkWatch:
         statuses = self._statuses()
         ledger = self.ledger.state
         connected = self._connected()
-        proofs = self._proofs()
+        proofs, holders = self._proofs()
         replicas = tuple(
             ReplicaState(
                 replica=name,
@@ -141,8 +145,11 @@ class NetworkWatch:
                 last=known.last,
                 heard_by=heard_by(name, statuses),
                 dissent=self.ledger.history.of(name),
-                proofs=tuple(proofs.get(name, ())[:PROOFS_SHOWN_MAX]),
-                proofs_count=len(proofs.get(name, ())),
+                proofs=tuple(
+                    msgspec.structs.replace(proof, held_by=tuple(holders[key]))
+                    for key, proof in proofs.get(name, [])[:PROOFS_SHOWN_MAX]
+                ),
+                proofs_count=len(proofs.get(name, [])),
                 ledger_differs_at=ledger.differing.get(name),
             )
             for name, known in self._known.items()
@@ -167,10 +174,11 @@ class NetworkWatch:
         asked_at = float("-inf")
         while True:
             linked = self._connected()
-            if linked != self._linked or loop.time() >= asked_at + ASK_SECONDS:
+            seconds = ASK_FOLLOWED_SECONDS if self.is_followed() else ASK_SECONDS
+            if linked != self._linked or loop.time() >= asked_at + seconds:
                 is_new = linked != self._linked
                 self._linked, asked_at = linked, loop.time()
-                await self._ask_all(0.0 if is_new else FRESH_SECONDS)
+                await self._ask_all(0.0 if is_new else LINK_SECONDS)
                 self.ledger.advance(self._statuses())
             self._tell()
             await asyncio.sleep(LINK_SECONDS)
@@ -249,19 +257,16 @@ class NetworkWatch:
     def _statuses(self) -> dict[str, NodeStatus]:
         return {n: known.status for n, known in self._known.items() if known.status is not None}
 
-    def _proofs(self) -> dict[str, list[ProofView]]:
-        """By the replica that they convict, each once, with all who hold it."""
+    def _proofs(self) -> tuple[dict[str, list[tuple[bytes, ProofView]]], dict[bytes, list[str]]]:
+        """Each proof once, by the replica that it convicts; and by its key, who holds it."""
         holders: dict[bytes, list[str]] = {}
-        found: dict[bytes, ProofView] = {}
+        proofs: dict[str, list[tuple[bytes, ProofView]]] = {}
         for name, known in self._known.items():
             for key, proof in known.proofs.items():
-                found.setdefault(key, proof)
+                if key not in holders:
+                    proofs.setdefault(proof.replica, []).append((key, proof))
                 holders.setdefault(key, []).append(name)
-        proofs: dict[str, list[ProofView]] = {}
-        for key, proof in found.items():
-            held = msgspec.structs.replace(proof, held_by=tuple(holders[key]))
-            proofs.setdefault(proof.replica, []).append(held)
-        return proofs
+        return proofs, holders
 
     def _tell(self) -> None:
         """Say that something changed, where it is something that people should see at once."""

@@ -26,6 +26,7 @@ def add_dashboard(
     """Add all pages, and what they link to. gatekeeper: who may change something."""
     changes = make_changes(site)
     site.network.on_change = functools.partial(changes.note, None)
+    site.network.is_followed = lambda: bool(changes.followers)
     pages = Pages(site, changes)
     Events(site, changes).add_routes(application)
     forms = ChangeForms(site, pages, gatekeeper)

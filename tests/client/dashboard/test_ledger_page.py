@@ -75,11 +75,11 @@ def claim(network: Network, ledger: list[Entry], *names: str) -> None:
 
 
 def rows(text: str) -> list[int]:
-    return [int(found) for found in re.findall(r'<tr id="entry-(\d+)">', text)]
+    return [int(found) for found in re.findall(r'<tr id="entry-(\d+)"', text)]
 
 
 def row(text: str, index: int) -> str:
-    return text.split(f'<tr id="entry-{index}">')[1].split("</tr>")[0]
+    return text.split(f'<tr id="entry-{index}"')[1].split("</tr>")[0]
 
 
 async def test_an_empty_ledger(client: Client) -> None:
