@@ -43,9 +43,10 @@ class ReplicaState(msgspec.Struct, frozen=True):
 
     connected: the gateway's link to it stands. status: its own words; null: no answer in time.
     error: why there is none. last: what it said last, now or before. since: from when on `reach`
-    holds (ISO 8601, UTC); null: since this gateway started or longer. heard: when it answered
-    last. heard_by: what the others say. ledger_differs_at: the entry for which it gave another
-    head than f+1 others. proofs: checked here, some of the `proofs_count` that there are.
+    holds (ISO 8601, UTC), for one that gives no answer its last one; null: since this gateway
+    started or longer. heard: when it answered last. heard_by: what the others say.
+    proofs: checked here, some of the `proofs_count` that there are. ledger_differs_at: the entry
+    for which it gave another head than f+1 others.
     """
 
     replica: str

@@ -225,10 +225,14 @@ class NetworkWatch:
             known.fetching = loop.create_task(self._ask_for_evidence(name, known, status))
 
     def _note_reach(self, known: _Known, reach: Reach) -> None:
-        if reach is not known.reach:
+        if reach is known.reach:
+            return
+        if reach is Reach.UP:
             # what was so at the first look was so before, nobody knows for how long
             known.since = None if known.reach is Reach.UNKNOWN else time.time()
-            known.reach = reach
+        else:
+            known.since = known.heard
+        known.reach = reach
 
     async def _ask_for_evidence(self, name: str, known: _Known, status: NodeStatus) -> None:
         """Fetch and check all the evidence of a node that says it has other than before."""

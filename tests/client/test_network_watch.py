@@ -91,6 +91,7 @@ async def test_one_that_goes_away_is_down_since_then(
     assert down.status is None
     assert down.last == before.status
     assert down.since is not None
+    assert down.since == down.heard, "its last answer"
     assert "503" in (down.error or "")
     assert "replica-2 is down since" in watch.view().sentence
     network.nodes["replica-2"].is_down = False
