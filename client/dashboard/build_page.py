@@ -13,7 +13,7 @@ from client.dashboard.build_forms import done_text
 from client.dashboard.build_logs import BuildLogs
 from client.dashboard.change_forms import ChangeForms
 from client.dashboard.compare_page import ComparedLogs, LogComparisons, default_pair
-from client.dashboard.formats import length
+from client.dashboard.formats import duration, length
 from client.dashboard.pages import Pages
 from client.outbox import Kind
 from client.view import BallotView, BuildView, ReplicaView, is_over, read_ballot
@@ -114,6 +114,7 @@ class _BuildPage:
             can_rebuild=is_over(record),
             waits_for_approval=gateway.waits_for_approval(record.build),
             build=build,
+            took=duration(build.times.opened, build.times.decided),
             agreement=self._agreement(record, build),
             columns=replica_columns(build, self._site.cluster.replica_names),
             tails=tails,

@@ -195,3 +195,19 @@ async def test_two_logs_are_chosen_and_the_first_difference_is_in_sight(
     await expect(first).to_be_in_viewport()
     await expect(first).to_contain_text("102")
     await expect(page.get_by_label("Right")).to_have_value(OTHERS[2])
+
+
+async def test_a_form_never_becomes_another_one_under_ones_hands(
+    served: Served, visit: VisitorMaker
+) -> None:
+    """Whoever is about to cancel must not find that Enter builds it again."""
+    visitor = await visit(served.origin)
+    page = await visitor.open(served.path)
+    await page.get_by_label("Reason").press_sequentially("not wan")
+    await served.end()
+    await expect(page.get_by_role("button", name="Rebuild")).to_be_visible()
+    await expect(page.get_by_label("Reason")).to_have_count(0)
+    await page.keyboard.type("ted")
+    await page.keyboard.press("Enter")
+    await expect(page.get_by_role("button", name="Rebuild")).to_be_visible()
+    assert served.running.archive.rebuilds(served.build) == []

@@ -74,12 +74,15 @@ async def test_a_build_shows_each_replica(running: Running, client: Client) -> N
     )
     build = await decided_build(running, client)
     text = await page(client, f"/builds/{build}")
+    heading = re.search(r"<h1>(.*?)</h1>", text, re.DOTALL)
+    assert heading is not None
+    assert re.fullmatch(r"master ✓ passed exit code 0, in \d+(\.\d)? s", words_of(heading[1]))
     assert column_of(text, "replica-0") == (
-        "replica-0 ✓ agrees Outcome ✓ passed Exit code 0 "
+        "replica-0 ✓ agrees State ballot cast Outcome ✓ passed Exit code 0 "
         "Duration 357 ms checkout 12 ms, build 345 ms Signed yes Whole log 3 bytes log"
     )
     assert column_of(text, "replica-1").startswith(
-        "replica-1 ✗ dissents Outcome ✗ failed Exit code 1"
+        "replica-1 ✗ dissents State ballot cast Outcome ✗ failed Exit code 1"
     )
     assert column_of(text, "replica-1").endswith("Whole log 9 bytes 1 failed")
     assert agreement_of(text) == [
@@ -240,6 +243,7 @@ async def test_a_replica_without_a_ballot_is_shown_with_what_it_does(
     await until(lambda: record_of(running, build).opened_at is not None)
     await until(lambda: build in node.application.open_builds())
     text = await page(client, f"/builds/{build.hex()}")
+    assert "for <span data-since=" in text
     assert column_of(text, "replica-1") == (
         "replica-1 … none yet State building Signed no Whole log so far compiling"
     )
