@@ -1,11 +1,13 @@
 """The lab's commands: scenarios to look at, and the same lie under two protocols.
 
 python -m simulator list
-python -m simulator show primary-crash [--html FILE]
+python -m simulator show primary-crash [--all | --html FILE]
 python -m simulator equivocation --protocol pbft|bsmr [--replicas 4] [--seed 1] [--html FILE]
 """
 
 import argparse
+import re
+import textwrap
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,9 @@ from simulator.scenario_page import render
 from simulator.scenarios import SCENARIOS, find
 from simulator.show import page, state_lines, verdict_of
 
+LINE_CHARACTERS = 96
+_DIGEST = re.compile(r"\b([0-9a-f]{8})[0-9a-f]{24,}\b")
+
 COMMANDS = ("list", "show", "equivocation")
 
 
@@ -25,6 +30,7 @@ def add(commands: Any) -> None:
     show = commands.add_parser("show", help="play a scenario, and print or draw it")
     show.add_argument("scenario", metavar="SCENARIO", help="its name, see `list`")
     show.add_argument("--html", type=Path, metavar="FILE", help="write a page with the picture")
+    show.add_argument("--all", action="store_true", help="print STATUS too")
     show.add_argument("--seed", type=int, default=1)
     lie = commands.add_parser("equivocation", help="a leader that lies, under PBFT and under BSMR")
     lie.add_argument("--protocol", choices=("pbft", "bsmr"), default="pbft")
@@ -40,9 +46,10 @@ def run(parsed: argparse.Namespace, tell: Callable[[str], None]) -> int:
     """Run one of them; gives the exit code: 2 for a wrong argument. tell gets each line."""
     match parsed.command:
         case "list":
-            width = max(len(scenario.name) for scenario in SCENARIOS)
             for scenario in SCENARIOS:
-                tell(f"{scenario.name:<{width}}  {scenario.title}")
+                tell(f"{scenario.name}: {scenario.title}")
+                for line in textwrap.wrap(scenario.look, LINE_CHARACTERS):
+                    tell(f"    {line}")
             return 0
         case "show":
             return _show(parsed, tell)
@@ -60,10 +67,21 @@ def _show(parsed: argparse.Namespace, tell: Callable[[str], None]) -> int:
     stage = scenario.run(trace.append, parsed.seed)
     if parsed.html is not None:
         return _write(parsed.html, page(scenario, stage, trace), tell)
-    for line in (scenario.title, scenario.look, "", *trace, "", *state_lines(stage)):
+    tell(scenario.title)
+    for line in textwrap.wrap(scenario.look, LINE_CHARACTERS):
         tell(line)
-    tell(verdict_of(stage))
+    tell("" if parsed.all else "(STATUS, which all say every second, is left out: --all)\n")
+    for line in trace:
+        if parsed.all or ": Status " not in line:
+            tell(readable(line))
+    for line in ("", *state_lines(stage), verdict_of(stage)):
+        tell(line)
     return 0
+
+
+def readable(line: str) -> str:
+    """A line of a trace with the beginnings of digests alone."""
+    return _DIGEST.sub(r"\1", line)
 
 
 def _equivocation(parsed: argparse.Namespace, tell: Callable[[str], None]) -> int:

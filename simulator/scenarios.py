@@ -331,10 +331,10 @@ SCENARIOS: tuple[Scenario, ...] = (
         name="too-many-faulty",
         title="More than f faulty replicas: what breaks, and how it shows",
         look=(
-            "Two of four lie, one more than PBFT tolerates: each correct replica finds a quorum "
-            "for another value, and their journals fork for ever. It shows: the digests differ, "
-            "and no view can begin, for the two carry certificates that contradict each other. "
-            "The two liars could even have made the client believe either value."
+            "Two of four lie, one more than PBFT tolerates: each correct one finds a quorum for "
+            "another value, their journals fork for ever, and a client could be made to believe "
+            "either. It shows: the digests differ, and no view can begin any more, for the two "
+            "carry certificates that contradict each other."
         ),
         play=_more_than_f_faulty,
         faulty=("r0", "r1"),

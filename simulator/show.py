@@ -12,6 +12,7 @@ from simulator.stage import CLIENT, Stage, Told
 
 # Kinds that a picture leaves out: they say that all is as it was.
 QUIET_KINDS = frozenset({"Status", "Hello"})
+HEADINGS = ("replica", "status", "view", "executed", "journal", "proof against")
 
 
 def verdict_of(stage: Stage) -> str:
@@ -20,8 +21,13 @@ def verdict_of(stage: Stage) -> str:
 
 
 def state_lines(stage: Stage) -> list[str]:
-    """Where each replica stands, a line each."""
-    return ["  ".join((name, *cells)) for name, *cells in _rows(stage)]
+    """Where each replica stands, a line each below a line of headings."""
+    rows = [HEADINGS, *_rows(stage)]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(HEADINGS))]
+    return [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    ]
 
 
 def diagram_of(title: str, stage: Stage) -> Diagram:
@@ -91,7 +97,7 @@ def page(scenario: Scenario, stage: Stage, trace: list[str]) -> str:
             look=scenario.look,
             diagram=diagram_of(scenario.title, stage),
             verdict=f"{verdict_of(stage)}, after {clock_text(stage.scheduler.seconds)}",
-            headings=("replica", "status", "view", "executed", "journal", "proof against"),
+            headings=HEADINGS,
             states=_rows(stage),
             trace=trace,
         )

@@ -1,10 +1,13 @@
 """The command line says what happened, and fails where an invariant was broken."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import msgspec
 import pytest
 
+from scripts.folders import ROOT
 from simulator import campaign, main
 from simulator.campaign import Failure, Task
 from simulator.parameters import Parameters
@@ -72,3 +75,12 @@ def test_a_file_that_holds_no_parameters_is_refused(
     file.write_text('{"replicas": "four"}')
     assert main.main(["replay", "4", "--parameters", str(file)]) == 2
     assert str(file) in capsys.readouterr().err
+
+
+def test_a_reader_that_has_seen_enough_is_no_error() -> None:
+    command = f"{sys.executable} -m simulator show state-transfer --all | head -n 1"
+    done = subprocess.run(
+        ["sh", "-c", command], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.stdout.startswith("A replica that was away")
+    assert done.stderr == ""

@@ -1,5 +1,6 @@
 """Each scenario shows what its two sentences say."""
 
+import re
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from simulator.scenarios import SCENARIOS, Scenario, find
 from simulator.show import diagram_of, page, verdict_of
 from simulator.stage import Letter, Stage
 
+PROOF = ["proof", "against"]
 NAMES = [scenario.name for scenario in SCENARIOS]
 
 
@@ -36,7 +38,7 @@ def test_each_agrees_unless_it_is_about_forks_and_is_the_same_again(scenario: Sc
     scenario.run(second.append)
     assert first == second
     assert verdict_of(stage) == ("forked" if scenario.may_fork else "agreed")
-    assert scenario.look.count(". ") + scenario.look.count(": ") >= 1
+    assert len(re.findall(r"\.(?: |$)", scenario.look)) == 2, "two sentences on what to look at"
     if not scenario.may_fork:
         states = {stage.journal_of(n) for n in stage.correct if stage.processes[n].is_up}
         assert len(states) == 1
@@ -130,9 +132,18 @@ def test_the_commands_list_show_and_draw(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     assert main(["list"]) == 0
-    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == NAMES
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split(":")[0] for line in lines if not line.startswith(" ")] == NAMES
+    assert "The client believes" in " ".join(lines)
+    assert max(len(line) for line in lines) <= 100
     assert main(["show", "normal-case"]) == 0
-    assert capsys.readouterr().out.splitlines()[-1] == "agreed"
+    short = capsys.readouterr().out.splitlines()
+    assert short[-1] == "agreed"
+    assert short[-6].split() == ["replica", "status", "view", "executed", "journal", *PROOF]
+    assert not any(": Status " in line for line in short)
+    assert not any(re.search("[0-9a-f]{32}", line) for line in short)
+    assert main(["show", "normal-case", "--all"]) == 0
+    assert any(": Status " in line for line in capsys.readouterr().out.splitlines())
     file = tmp_path / "page.html"
     assert main(["show", "normal-case", "--html", str(file)]) == 0
     assert file.read_text().startswith("<!doctype html>")
