@@ -18,6 +18,8 @@ from client.nodes import NodeFailed
 from common.logs import escape_controls
 
 REFRESH_SECONDS = 5
+# Without JavaScript; somebody may be choosing a fault.
+REFRESH_WITH_FORM_SECONDS = 30
 DONE_QUERY = "done"
 # What a page says after a form was taken. Only this: what an address says is anybody's text.
 DONE = {"misbehave": "The node was told. What it does from now on is said below."}
@@ -53,7 +55,7 @@ class _ReplicasPage:
         view = await self._site.network.look(GLANCE_TIMEOUT_SECONDS)
         faults = fault_choice(view)
         values: dict[str, Any] = {
-            "refresh_seconds": REFRESH_SECONDS,
+            "refresh_seconds": REFRESH_SECONDS if faults is None else REFRESH_WITH_FORM_SECONDS,
             "view": view,
             "builds": self._builds(view),
             "faults": faults,

@@ -202,3 +202,28 @@ async def test_many_who_look_at_once_cost_the_nodes_one_question(
     monkeypatch.setattr(network_watch, "FRESH_SECONDS", 600.0)
     await asyncio.gather(*(watch.look(LOOK_SECONDS) for _ in range(50)))
     assert [node.served.count("/pbft/status") for node in network.nodes.values()] == [1] * 4
+
+
+async def test_the_replicas_are_asked_more_often_while_somebody_looks(
+    watch: NetworkWatch, network: Network, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(network_watch, "LINK_SECONDS", 0.01)
+    monkeypatch.setattr(network_watch, "ASK_SECONDS", 1e9)
+    monkeypatch.setattr(network_watch, "ASK_FOLLOWED_SECONDS", 0.02)
+
+    def asked() -> int:
+        return network.nodes["replica-0"].served.count("/pbft/status")
+
+    rounds = 0
+
+    def nobody_looks() -> bool:
+        nonlocal rounds
+        rounds += 1
+        return False
+
+    watch.is_followed = nobody_looks
+    watch.start()
+    await until(lambda: rounds > 20)
+    assert asked() == 1, "at the start, and not again"
+    watch.is_followed = lambda: True
+    await until(lambda: asked() > 5)
