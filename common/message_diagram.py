@@ -180,11 +180,16 @@ def _unfolded(diagram: Diagram) -> Diagram:
     def is_out(at: float) -> bool:
         return not any(fold.began <= at < fold.ended for fold in diagram.folds)
 
+    arrows = tuple(arrow for arrow in diagram.arrows if is_out(arrow.sent))
+    notes = tuple(note for note in diagram.notes if is_out(note.at))
+    if len(arrows) > ARROWS_MAX:
+        text = f"{len(arrows) - ARROWS_MAX} more messages are not drawn"
+        notes = (*notes, Note(at=arrows[ARROWS_MAX].sent, text=text))
     return msgspec.structs.replace(
         diagram,
-        arrows=tuple(arrow for arrow in diagram.arrows if is_out(arrow.sent))[:ARROWS_MAX],
+        arrows=arrows[:ARROWS_MAX],
         marks=tuple(mark for mark in diagram.marks if is_out(mark.at)),
-        notes=tuple(note for note in diagram.notes if is_out(note.at)),
+        notes=notes,
     )
 
 

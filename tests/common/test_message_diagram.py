@@ -236,6 +236,7 @@ def test_text_of_strangers_stays_text() -> None:
 def test_a_flood_does_not_make_the_page_endless() -> None:
     root = drawn(arrows=tuple(arrow(n / 1000, n / 1000 + 0.01) for n in range(ARROWS_MAX + 500)))
     assert len(titles(root)) == ARROWS_MAX + 1
+    assert "500 more messages are not drawn" in texts(root)
 
 
 def test_who_has_no_lane_is_left_out() -> None:
