@@ -290,13 +290,14 @@ class _Places:
         # per lane the heights, in whole pixels, at which a text would touch another
         self._blocked: dict[str, set[int]] = {}
 
-    def free(self, lane: str, y: float) -> int:
-        """That height, or the next one below it where there is room."""
-        blocked = self._blocked.setdefault(lane, set())
+    def free(self, y: float, *lanes: str) -> int:
+        """That height, or the next one below it where there is room on all of these lanes."""
+        blocked = [self._blocked.setdefault(lane, set()) for lane in lanes]
         place = round(y)
-        while place in blocked:
+        while any(place in rows for rows in blocked):
             place += 1
-        blocked.update(range(place - TEXT_HEIGHT + 1, place + TEXT_HEIGHT))
+        for rows in blocked:
+            rows.update(range(place - TEXT_HEIGHT + 1, place + TEXT_HEIGHT))
         return place
 
 
@@ -317,15 +318,15 @@ def _lane(name: str, column: float, top: float, bottom: float, roles: Mapping[st
 def _names(columns: Mapping[str, float], top: float, bottom: float, places: _Places) -> list[str]:
     """Whose lane it is: above, and further down again."""
     texts = []
-    for name, column in columns.items():
-        y = top + 14
-        while y < max(bottom - NAMES_EVERY_PIXELS / 3, top + 15):
-            place = places.free(name, y)
-            texts.append(
-                f'<text class="name" x="{column:.0f}" y="{place}" text-anchor="middle">'
-                f"{escape(name)}</text>"
-            )
-            y += NAMES_EVERY_PIXELS
+    y = top + 14
+    while y < max(bottom - NAMES_EVERY_PIXELS / 3, top + 15):
+        place = places.free(y, *columns)
+        texts += [
+            f'<text class="name" x="{column:.0f}" y="{place}" text-anchor="middle">'
+            f"{escape(name)}</text>"
+            for name, column in columns.items()
+        ]
+        y += NAMES_EVERY_PIXELS
     return texts
 
 
@@ -367,7 +368,7 @@ def _bar(
 ) -> str:
     top, bottom = heights[bar.began], heights[bar.ended]
     x = columns[bar.lane]
-    place = places.free(bar.lane, (top + bottom) / 2 + 3)
+    place = places.free(top + TEXT_HEIGHT, bar.lane)
     text = escape(bar.text)
     return (
         f'<g><title>{text}</title><rect class="bar {bar.kind}" x="{x - 7:.0f}" y="{top:.0f}"'
@@ -391,7 +392,7 @@ def _reasons(
         if y - said.get(key, -math.inf) < REASON_EVERY_PIXELS:
             continue
         said[key] = y
-        place = places.free(arrow.target, y + 11)
+        place = places.free(y + 11, arrow.target)
         drawn.append(
             f'<text class="kind {colour}" x="{x:.0f}" y="{place}">'
             f"\u2715 {escape(arrow.refused)}</text>"
@@ -457,7 +458,7 @@ def _mark(
     x, y = columns[mark.lane], heights[mark.at]
     text = escape(mark.text)
     hover = escape(f"{mark.text}\n{mark.more}" if mark.more else mark.text)
-    place = places.free(mark.lane, y - 4)
+    place = places.free(y - 4, mark.lane)
     style = "kind k-wrong" if mark.kind in WRONG_KINDS else "small"
     return (
         f"<g><title>{hover}</title>{symbol(mark.kind, x, y)}"
