@@ -48,7 +48,7 @@ def main(arguments: Sequence[str]) -> int:
     command = shlex.join(["python", "-m", "bench", *arguments])
     try:
         report = uvloop.run(_run([BENCHES[name] for name in names], options, command))
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, asyncio.CancelledError):
         _say("stopped; what was started is gone")
         return 130
     print(as_table(report.rows))

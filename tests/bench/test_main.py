@@ -1,6 +1,9 @@
 """The command line: what it runs, prints, writes, and when it fails."""
 
+import asyncio
 import json
+import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -60,6 +63,24 @@ def test_a_good_run_prints_a_table_writes_json_and_leaves_nothing(
     assert report["is_quick"] is True
     assert report["command"] == f"python -m bench good --quick --json {file}"
     assert report["rows"][0]["ratio"]["median"] == 1.0
+    assert set(RUN.glob("bench-*")) <= before
+
+
+async def _waiting(context: Context) -> list[Row]:
+    with context.folder("waiting"):
+        os.kill(os.getpid(), signal.SIGTERM)
+        await asyncio.sleep(60)
+    raise AssertionError("it was not stopped")
+
+
+def test_asked_to_stop_it_cleans_up_and_says_so(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    waiting = Bench(name="waiting", what="waiting", run=_waiting)
+    monkeypatch.setattr(program, "BENCHES", {"waiting": waiting})
+    before = set(RUN.glob("bench-*"))
+    assert program.main(["waiting", "--quick"]) == 130
+    assert "stopped" in capsys.readouterr().err
     assert set(RUN.glob("bench-*")) <= before
 
 
