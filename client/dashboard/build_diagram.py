@@ -85,8 +85,8 @@ def _ballots(traces: Mapping[str, ServedTrace]) -> dict[str, str]:
 
 
 def _building(built: tuple[float, float], said: str | None) -> str:
-    text = f"builds for {built[1] - built[0]:.1f} s"
-    return text if said is None else f"{text}: {said}"
+    text = f"{built[1] - built[0]:.1f} s"
+    return f"build, {text}" if said is None else f"{text}: {said}"
 
 
 def _dissent(
