@@ -28,6 +28,9 @@ TAIL_BYTES = 8 * 1024
 TAIL_LINES = 60
 # A page must not wait for a node that is down.
 TAIL_TIMEOUT_SECONDS = 1.0
+# All who look at a build load its page again when it changes, and all at once.
+TAIL_KEPT_SECONDS = 1.0
+TAILS_KEPT = 1024
 QUEUED_EVENTS_MAX = 16
 # As client.live_logs.Position takes it: beyond the end of any log.
 _END = 10**18 - 1
@@ -49,6 +52,15 @@ class LogTail(msgspec.Struct, frozen=True):
     position: str | None
 
 
+class _Recent:
+    """The end of one growing log, and when it was asked for; whoever asks has the lock."""
+
+    def __init__(self) -> None:
+        self.lock = asyncio.Lock()
+        self.at = 0.0
+        self.tail: LogTail | None = None
+
+
 class BuildLogs:
     """The ends of a build's logs, and the route of the events that go on from there."""
 
@@ -56,6 +68,7 @@ class BuildLogs:
         self._site = site
         self._log_api = log_api
         self._logs: LiveLogs = log_api.logs
+        self._recent: dict[tuple[bytes, str], _Recent] = {}
 
     def add_routes(self, application: web.Application) -> None:
         """Add it."""
@@ -76,9 +89,24 @@ class BuildLogs:
                 return _nothing("the log is no longer kept here", None)
         if record.collected or record.skipped or record.refused or record.is_never_asked:
             return _nothing("no log", None)
+        return await self._recent_tail(record.build, replica)
+
+    async def _recent_tail(self, build: bytes, replica: str) -> LogTail:
+        """What that replica served a moment ago, or serves now: many may look at one build."""
+        loop = asyncio.get_running_loop()
+        recent = self._recent.setdefault((build, replica), _Recent())
+        if len(self._recent) > TAILS_KEPT:
+            del self._recent[next(iter(self._recent))]
+        async with recent.lock:
+            if recent.tail is None or recent.at + TAIL_KEPT_SECONDS < loop.time():
+                recent.tail = await self._asked_tail(build, replica)
+                recent.at = loop.time()
+            return recent.tail
+
+    async def _asked_tail(self, build: bytes, replica: str) -> LogTail:
         try:
             async with asyncio.timeout(TAIL_TIMEOUT_SECONDS):
-                return await self._growing_tail(record.build, replica)
+                return await self._growing_tail(build, replica)
         except LogAbsent as error:
             return _nothing(str(error), None)
         except (NodeFailed, TimeoutError):

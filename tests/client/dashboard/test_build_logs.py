@@ -10,7 +10,7 @@ from aiohttp import web
 from aiohttp.test_utils import TestClient
 
 from client import log_api
-from client.dashboard.build_logs import TAIL_BYTES, TAIL_LINES
+from client.dashboard.build_logs import TAIL_BYTES, TAIL_KEPT_SECONDS, TAIL_LINES
 from tests.client.dashboard.test_build_page import finds
 from tests.client.network import Running, passed
 from tests.client.test_api import client_of, decided_build
@@ -130,6 +130,15 @@ async def test_a_page_and_its_stream_miss_nothing_and_double_nothing(logs: Logs)
     assert answer.status == 204, "a browser that comes back is told that there is no more"
 
 
+async def test_a_page_that_was_made_in_the_middle_of_a_character(logs: Logs) -> None:
+    logs.write("replica-1", b"one \xe2\x82")
+    shown, at, _ = await logs.tail("replica-1")
+    assert (shown, at) == ("one ", "run1:4")
+    merged = await logs.follow(f"-,{at},-,-")
+    logs.write("replica-1", b"\xac two\n")
+    await merged.until_texts({"replica-1": "\u20ac two\n"})
+
+
 async def test_the_stream_ends_when_all_logs_have_ended(logs: Logs) -> None:
     for name in NAMES:
         logs.write(name, b"x")
@@ -172,10 +181,29 @@ async def test_a_replica_that_does_not_answer_keeps_no_page_waiting(logs: Logs) 
     _, at, state = await logs.tail("replica-1")
     assert (at, state) == ("", "not here yet")
     _, at, state = await logs.tail("replica-2")
-    assert state == "nothing yet"
+    assert (at, state) == ("archive:0", "nothing yet"), "one that has not begun is begun with"
     merged = await logs.follow(",".join(["-", "", "-", "-"]))
     logs.nodes["replica-1"].is_down = False
     await merged.until_texts({"replica-1": "text\n"})
+
+
+async def test_many_who_look_at_once_ask_a_replica_once(logs: Logs) -> None:
+    logs.write("replica-1", b"text\n")
+    node = logs.nodes["replica-1"]
+
+    def questions() -> int:
+        return sum(path.endswith("/log") for path in node.served)
+
+    await logs.tail("replica-1")
+    at_first = questions()
+    assert at_first > 0
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+    shown = await asyncio.gather(*(logs.tail("replica-1") for _ in range(20)))
+    passed_seconds = loop.time() - began
+    assert {tail for tail, _, _ in shown} == {"text\n"}
+    # each time anew for each second that has gone by, however slow this machine is
+    assert questions() <= at_first * (2 + passed_seconds / TAIL_KEPT_SECONDS)
 
 
 async def test_a_build_that_nobody_was_asked_for_has_no_logs(
