@@ -45,7 +45,9 @@ def check_evidence(
     about = _about(one)
     if about is None or about != _about(other):
         return Refusal("they are about different things, so they do not contradict each other")
-    return f"{first.signer} signed two different {type(one).__name__} messages for {about}"
+    # what they are about begins with the name of their type
+    kind, _, place = about.partition(" ")
+    return f"{first.signer} signed two different {kind} messages for {place}"
 
 
 def _about(message: object) -> str | None:

@@ -207,7 +207,7 @@ def test_a_second_new_view_for_the_view_that_was_entered_is_kept() -> None:
     assert (output.records, world.core("r2").new_view) == ([], first)
     assert kept(world, "r2") == [Evidence(1, first, second)]
     proved = check(first, second)
-    assert proved == "r1 signed two different NewView messages for NewView view 1"
+    assert proved == "r1 signed two different NewView messages for view 1"
     assert check(first, first) == Refusal("both say the same")
 
 
