@@ -9,6 +9,7 @@ from aiohttp.test_utils import TestServer
 from playwright.async_api import Locator, Page, expect
 
 from ci.operations import Outcome
+from client import log_api
 from client.serve import make_runner
 from tests.browser.conftest import VisitorMaker
 from tests.ci.builders import finding
@@ -152,6 +153,22 @@ async def test_a_page_that_was_hidden_goes_on_from_where_it_was(
     streams = [request.url for request in visitor.requests if "/logs/events" in request.url]
     assert len(streams) == 2, streams
     assert "run1%3A8" in streams[1], "it goes on from where it was"
+
+
+async def test_where_too_many_follow_a_page_tries_again(
+    served: Served, visit: VisitorMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(log_api, "FOLLOWERS_MAX", 3)
+    visitor = await visit(served.origin)
+    page = await visitor.open(served.path)
+    await expect(page.locator(".tail-state", has_text="trying again")).to_have_count(4)
+    monkeypatch.setattr(log_api, "FOLLOWERS_MAX", 4)
+    served.write(FIRST, "now\n")
+    await expect(log_of(page, FIRST)).to_have_text("now\n")
+    # each refusal is shown on the console; nothing else is
+    assert visitor.faults
+    assert all("503" in fault for fault in visitor.faults)
+    visitor.faults.clear()
 
 
 async def test_what_a_log_holds_stays_text_as_it_comes(served: Served, visit: VisitorMaker) -> None:

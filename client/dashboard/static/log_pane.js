@@ -1,6 +1,7 @@
 // Shows a log as it comes: what the events of a log say (client/live_logs.py), as text only.
 const pieces_max = 20000;  // of a long log a page keeps the newest; all of it is in the archive
 const near_end_pixels = 80;
+const again_seconds = 5;  // until a stream that was refused is asked for again
 
 // log: the element for the text. state: the one for a line on how far it is. scroller: what has to
 // be scrolled to see the log's end: the element itself, or the document.
@@ -61,10 +62,12 @@ const kinds = ["output", "dropped", "restart", "state", "end"];
 // take(kind, data) says whether there is more to come; say(text) is told how the connection is.
 export const follow = (address, take, say) => {
   let source = null;
+  let timer = null;
   let last = "";
   let is_over = false;
 
   const stop = () => {
+    clearTimeout(timer);
     if (source) source.close();
     source = null;
   };
@@ -73,8 +76,14 @@ export const follow = (address, take, say) => {
     source = new EventSource(address(last));
     source.addEventListener("open", () => say("Following"));
     source.addEventListener("error", () => {
-      say(source.readyState === EventSource.CLOSED
-        ? "The log cannot be followed now; load this page again" : "Connection lost, coming back");
+      if (source.readyState !== EventSource.CLOSED) {
+        say("Connection lost, coming back");
+        return;
+      }
+      // after an answer that is no stream (too many follow already) a browser does not come back
+      say("Cannot be followed now, trying again");
+      stop();
+      timer = setTimeout(start, 1000 * again_seconds);
     });
     for (const kind of kinds) {
       source.addEventListener(kind, (event) => {
