@@ -71,16 +71,16 @@ class BuildOutput:
         text = self._begun + self._decoder.decode(data, is_last)
         self._begun = ""
         text = _SECOND_CONTROL.sub(lambda found: f"\x1b{chr(ord(found[0]) - 0x40)}", text)
-        spans: list[Span] = []
+        # Texts are joined once, at the end: one by one it would take time with their square.
+        runs: list[tuple[tuple[str, ...], list[str]]] = []
         for style, shown in self._scan(text, is_last):
             if not shown:
                 continue
             self._is_line_begun = not shown.endswith("\n")
-            if spans and spans[-1].style == style:
-                spans[-1] = Span(style, spans[-1].text + shown)
-            else:
-                spans.append(Span(style, shown))
-        return spans
+            if not runs or runs[-1][0] != style:
+                runs.append((style, []))
+            runs[-1][1].append(shown)
+        return [Span(style, "".join(texts)) for style, texts in runs]
 
     def _scan(self, text: str, is_last: bool) -> Iterator[tuple[tuple[str, ...], str]]:
         position = 0

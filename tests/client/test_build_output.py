@@ -2,6 +2,7 @@
 
 import html.parser
 import random
+import time
 import unicodedata
 
 import pytest
@@ -102,6 +103,14 @@ def test_a_sequence_without_an_end_is_bounded() -> None:
         output.take(b"\x1b]" + b"x" * 10_000)
         assert output.held_bytes <= 100
     assert "still here" in "".join(span.text for span in output.take(b"\nstill here"))
+
+
+def test_many_small_pieces_of_one_style_are_linear_work() -> None:
+    """No time is asserted but for what would be wrong by orders (joined one by one: minutes)."""
+    began_at = time.process_time()
+    spans = BuildOutput().take(b"a\r" * 800_000, is_last=True)
+    assert time.process_time() - began_at < 60
+    assert spans == [Span((), "a\n" * 800_000)]
 
 
 @settings(deadline=None)
