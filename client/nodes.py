@@ -37,6 +37,9 @@ HEAD_BYTES = 32
 # One pair of messages may have 16 MB, and a third more in base64.
 EVIDENCE_BYTES_MAX = 64 * 1024 * 1024
 MESSAGES_BYTES_MAX = 16 * 1024 * 1024
+# A node keeps half as many messages, and half as many moments; a text is some hundred long.
+TRACE_ROWS_MAX = 8192
+TRACE_CHARACTERS_MAX = 4096
 PROVENANCE_BYTES_MAX = 256 * 1024
 LEDGER_PROOF_BYTES_MAX = 16 * 1024 * 1024
 
@@ -134,8 +137,8 @@ class ServedMessage(msgspec.Struct, frozen=True):
     peer: str
     kind: str
     key: str
-    text: str
-    refused: str | None
+    text: Annotated[str, msgspec.Meta(max_length=TRACE_CHARACTERS_MAX)]
+    refused: Annotated[str, msgspec.Meta(max_length=TRACE_CHARACTERS_MAX)] | None
 
 
 class ServedMoment(msgspec.Struct, frozen=True):
@@ -149,8 +152,8 @@ class ServedMoment(msgspec.Struct, frozen=True):
 class ServedTrace(msgspec.Struct, frozen=True):
     """GET /builds/<id>/messages. built: when this node's build began and ended."""
 
-    messages: tuple[ServedMessage, ...]
-    moments: tuple[ServedMoment, ...]
+    messages: Annotated[tuple[ServedMessage, ...], msgspec.Meta(max_length=TRACE_ROWS_MAX)]
+    moments: Annotated[tuple[ServedMoment, ...], msgspec.Meta(max_length=TRACE_ROWS_MAX)]
     built: tuple[float, float] | None
 
 

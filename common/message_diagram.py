@@ -12,6 +12,7 @@ from xml.sax.saxutils import escape, quoteattr
 
 import msgspec
 
+from common.diagram_places import TEXT_HEIGHT, TextPlaces
 from common.diagram_style import NEEDLESS, STYLE, class_of, heads, legend, name_of, symbol
 
 # The more lanes, the narrower each.
@@ -36,7 +37,6 @@ NOTE_HEIGHT = 30.0
 # The names of the lanes stand there again, where the first ones are out of sight.
 NAMES_EVERY_PIXELS = 720.0
 KIND_EVERY_PIXELS = 46.0
-TEXT_HEIGHT = 12
 # Marks of something that should not be.
 WRONG_KINDS = ("wrong", "fork", "dissent")
 REASON_EVERY_PIXELS = 26.0
@@ -132,7 +132,7 @@ def draw(diagram: Diagram) -> str:
     heights, bands = _heights(shown, top + HEADER_HEIGHT)
     bottom = max(heights.values(), default=top + HEADER_HEIGHT) + 30
     title = escape(diagram.title)
-    places = _Places()
+    places = TextPlaces()
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:.0f} {bottom:.0f}"'
         f' width="{width:.0f}" height="{bottom:.0f}" class="messages" role="img"'
@@ -283,24 +283,6 @@ def _pause_text(seconds: float) -> str:
 # --- the parts of the picture ---------------------------------------------------------------------
 
 
-class _Places:
-    """Where texts stand beside the lanes, so that none lies on another of the same lane."""
-
-    def __init__(self) -> None:
-        # per lane the heights, in whole pixels, at which a text would touch another
-        self._blocked: dict[str, set[int]] = {}
-
-    def free(self, y: float, *lanes: str) -> int:
-        """That height, or the next one below it where there is room on all of these lanes."""
-        blocked = [self._blocked.setdefault(lane, set()) for lane in lanes]
-        place = round(y)
-        while any(place in rows for rows in blocked):
-            place += 1
-        for rows in blocked:
-            rows.update(range(place - TEXT_HEIGHT + 1, place + TEXT_HEIGHT))
-        return place
-
-
 def _lane(name: str, column: float, top: float, bottom: float, roles: Mapping[str, str]) -> str:
     line = (
         f'<line class="lane" x1="{column:.0f}" y1="{top + HEADER_HEIGHT - 14:.0f}"'
@@ -315,7 +297,9 @@ def _lane(name: str, column: float, top: float, bottom: float, roles: Mapping[st
     )
 
 
-def _names(columns: Mapping[str, float], top: float, bottom: float, places: _Places) -> list[str]:
+def _names(
+    columns: Mapping[str, float], top: float, bottom: float, places: TextPlaces
+) -> list[str]:
     """Whose lane it is: above, and further down again."""
     texts = []
     y = top + 14
@@ -364,7 +348,7 @@ def _note(note: Note, heights: Mapping[float, float], width: float) -> str:
 
 
 def _bar(
-    bar: Bar, columns: Mapping[str, float], heights: Mapping[float, float], places: _Places
+    bar: Bar, columns: Mapping[str, float], heights: Mapping[float, float], places: TextPlaces
 ) -> str:
     top, bottom = heights[bar.began], heights[bar.ended]
     x = columns[bar.lane]
@@ -378,7 +362,10 @@ def _bar(
 
 
 def _reasons(
-    diagram: Diagram, columns: Mapping[str, float], heights: Mapping[float, float], places: _Places
+    diagram: Diagram,
+    columns: Mapping[str, float],
+    heights: Mapping[float, float],
+    places: TextPlaces,
 ) -> list[str]:
     """Why messages were refused, each as often as it can be read."""
     drawn = []
@@ -453,7 +440,7 @@ def _kinds(
 
 
 def _mark(
-    mark: Mark, columns: Mapping[str, float], heights: Mapping[float, float], places: _Places
+    mark: Mark, columns: Mapping[str, float], heights: Mapping[float, float], places: TextPlaces
 ) -> str:
     x, y = columns[mark.lane], heights[mark.at]
     text = escape(mark.text)

@@ -5,6 +5,7 @@ The nodes' clocks are their own: between machines whose clocks differ, arrows ma
 drawn against time.
 """
 
+import bisect
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
@@ -16,8 +17,8 @@ from pbft.quorums import Quorums
 ALL = "all"
 # What a REPLY answers, as node.message_trace writes it.
 _ANSWER = re.compile(r"\b(opened|decided)=([0-9a-f]+)")
-_BALLOT = re.compile(r"\bfrom (\S+) .*\bballot=([a-z_]+(?: \d+)?)$")
-_VIEW = re.compile(r"\bview=(\d+)")
+_BALLOT = re.compile(r"from (\S+) .*\bballot=([a-z_]+(?: \d+)?)$")
+_VIEW = re.compile(r"\bview=(\d{1,18})\b")
 
 
 def build_diagram(
@@ -76,7 +77,7 @@ def build_diagram(
 def _ballots(traces: Mapping[str, ServedTrace]) -> dict[str, str]:
     """What each replica's ballot says, as far as a node has seen it."""
     found = (
-        _BALLOT.search(message.text)
+        _BALLOT.match(message.text)
         for trace in traces.values()
         for message in trace.messages
         if message.kind == "Ballot"
@@ -141,6 +142,8 @@ def _sent_times(traces: Mapping[str, ServedTrace]) -> dict[tuple[str, str, str],
         for message in trace.messages:
             if message.direction == "sent":
                 sent.setdefault((name, message.peer, message.key), []).append(message.at)
+    for times in sent.values():
+        times.sort()
     return sent
 
 
@@ -152,12 +155,13 @@ def _received(
     sent: Mapping[tuple[str, str, str], list[float]],
 ) -> Arrow:
     peer = message.peer if message.peer in replicas else client
-    times = [
-        *sent.get((peer, name, message.key), ()),
-        *(sent.get((peer, ALL, message.key), ())),
+    before = [
+        times[place - 1]
+        for receiver in (name, ALL)
+        if (times := sent.get((peer, receiver, message.key)))
+        and (place := bisect.bisect_right(times, message.at))
     ]
-    began = max((at for at in times if at <= message.at), default=message.at)
-    return _arrow(peer, name, message, began, message.at)
+    return _arrow(peer, name, message, max(before, default=message.at), message.at)
 
 
 def _arrow(source: str, target: str, message: ServedMessage, sent: float, at: float) -> Arrow:

@@ -1,18 +1,19 @@
 """A diagram is whole SVG, keeps the order of time, and shows strangers' text harmlessly."""
 
 import itertools
+import time
 import xml.etree.ElementTree as ElementTree
 
 import msgspec
 import pytest
 
 from common.diagram_marks import mark_of
+from common.diagram_places import TEXT_HEIGHT
 from common.diagram_rows import ROWS_MAX, rows_of
 from common.diagram_style import NEEDLESS, name_of
 from common.message_diagram import (
     ARROWS_MAX,
     PAUSE_HEIGHT,
-    TEXT_HEIGHT,
     Arrow,
     Bar,
     Diagram,
@@ -80,6 +81,18 @@ def test_later_is_lower_and_no_pause_makes_a_hole() -> None:
     assert all(0 < gap <= PAUSE_HEIGHT for gap in gaps)
     assert gaps[2] > gaps[1]
     assert "\u22ee 60 min later" in texts(root)
+
+
+def test_texts_of_many_moments_find_their_places_in_linear_work() -> None:
+    """No time is asserted but for what would be wrong by orders (one by one: minutes)."""
+    marks = tuple(Mark(lane="r0", at=i * 1e-6, text=f"word {i}") for i in range(8000))
+    began_at = time.process_time()
+    root = drawn(marks=marks)
+    assert time.process_time() - began_at < 60
+    of_marks = (e for e in root.iter(f"{SVG}text") if e.get("class") == "small")
+    heights = sorted(int(e.get("y") or 0) for e in of_marks)
+    assert len(heights) == len(marks)
+    assert all(after - before >= TEXT_HEIGHT for before, after in itertools.pairwise(heights))
 
 
 def test_lost_refused_needless_and_forged_are_told_apart() -> None:
