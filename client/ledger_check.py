@@ -34,6 +34,11 @@ FETCHED_ENTRIES = 500
 # A node cuts its pages at 8 MiB of entries, but for one that is longer; in base64, a third more.
 PAGE_BYTES_MAX = 32 * 1024 * 1024
 PAGE_SECONDS = 10.0
+# A node that answers each time, and with one entry, is not waited for all the same.
+STEP_SECONDS = 600.0
+STRETCH_SECONDS = 10.0
+# Far more than so many entries of a correct node have: until the last one, others look right too.
+STRETCH_BYTES_MAX = 64 * 1024 * 1024
 KEPT_STRETCHES = 32
 KEPT_BYTES_MAX = 8 * 1024 * 1024
 
@@ -104,6 +109,8 @@ class LedgerCheck:
         self._task: asyncio.Task[None] | None = None
         self._kept: OrderedDict[tuple[int, int], Stretch] = OrderedDict()
         self._kept_bytes = 0
+        # one stretch is fetched at a time: many may ask for the same one at once
+        self._turn = asyncio.Lock()
 
     @property
     def state(self) -> LedgerState:
@@ -142,13 +149,15 @@ class LedgerCheck:
         """The checked entries `first` to `last`. Raises LedgerAbsent."""
         assert 1 <= first <= last <= self._index, "only what is checked is shown"
         begin = (first - 1) // BLOCK_ENTRIES * BLOCK_ENTRIES
-        end = min(-(-last // BLOCK_ENTRIES) * BLOCK_ENTRIES, self._index)
-        found = self._kept.get((begin, end))
-        if found is None:
-            found = await self._fetch_stretch(begin, end)
-            self._keep((begin, end), found)
-        else:
-            self._kept.move_to_end((begin, end))
+        async with self._turn:
+            # not before it is our turn: the ledger may have grown
+            end = min(-(-last // BLOCK_ENTRIES) * BLOCK_ENTRIES, self._index)
+            found = self._kept.get((begin, end))
+            if found is None:
+                found = await self._fetch_stretch(begin, end)
+                self._keep((begin, end), found)
+            else:
+                self._kept.move_to_end((begin, end))
         entries = found.entries[first - 1 - begin : last - begin]
         before = found.head_before if first == begin + 1 else found.entries[first - 2 - begin].head
         return Stretch(entries, before, found.served_by)
@@ -229,7 +238,11 @@ class LedgerCheck:
         sources = sorted(agreeing, key=lambda name: name != self._served_by)
         for name in sources:
             try:
-                heads, history = await self._read_from(name, index, head)
+                async with asyncio.timeout(STEP_SECONDS):
+                    heads, history = await self._read_from(name, index, head)
+            except TimeoutError:
+                self._problem = f"{name}: gave no {index} entries in {STEP_SECONDS:g} s"
+                continue
             except (NodeFailed, _WrongLedger) as error:
                 self._problem = log_text(str(error), 300)
                 continue
@@ -330,21 +343,36 @@ class LedgerCheck:
         names.sort(key=lambda name: name != self._served_by)
         failures = []
         for name in names:
-            entries: list[Entry] = []
             try:
-                while len(entries) < end - begin:
-                    first, wanted = begin + len(entries) + 1, end - begin - len(entries)
-                    page = await self._page(name, first, wanted)
-                    if not page:
-                        raise NodeFailed(f"{name}: has no entry {first}")
-                    entries.extend(page)
+                async with asyncio.timeout(STRETCH_SECONDS):
+                    entries = await self._entries(name, begin, end)
+            except TimeoutError:
+                failures.append(f"{name}: does not give them in {STRETCH_SECONDS:g} s")
+                continue
             except NodeFailed as error:
                 failures.append(log_text(str(error)))
                 continue
             if verify_chain(entries, head, begin) is None and entries[-1].head == head_wanted:
+                # who gives them is asked first the next time, so one that hangs is met once
+                self._served_by = name
                 return Stretch(tuple(entries), head, name)
             failures.append(f"{name}: gives others than those that were checked")
         raise LedgerAbsent(f"no replica gives entries {begin + 1} to {end}: {'; '.join(failures)}")
+
+    async def _entries(self, name: str, begin: int, end: int) -> list[Entry]:
+        """A node's entries after `begin` up to `end`, unchecked. Raises NodeFailed."""
+        entries: list[Entry] = []
+        length = 0
+        while len(entries) < end - begin:
+            first, wanted = begin + len(entries) + 1, end - begin - len(entries)
+            page = await self._page(name, first, wanted)
+            if not page:
+                raise NodeFailed(f"{name}: has no entry {first}")
+            length += sum(len(entry.body) for entry in page)
+            if length > STRETCH_BYTES_MAX:
+                raise NodeFailed(f"{name}: more than {STRETCH_BYTES_MAX} bytes of entries")
+            entries.extend(page)
+        return entries
 
     def _keep(self, place: tuple[int, int], stretch: Stretch) -> None:
         """Keep it for the next who looks, within bounds; the one looked at longest ago goes."""

@@ -1,6 +1,8 @@
 """client.ledger_check: only what f+1 replicas give alike is checked, and nothing else is shown."""
 
+import asyncio
 from collections.abc import AsyncIterator, Sequence
+from typing import Any
 
 import pytest
 
@@ -201,6 +203,53 @@ async def test_what_was_fetched_is_kept_within_bounds(
     assert check._kept_bytes == sum(
         len(e.body) for kept in check._kept.values() for e in kept.entries
     )
+
+
+async def test_many_who_ask_at_once_cost_one_question(network: Network, check: LedgerCheck) -> None:
+    ledger = chain(network, 2 * BLOCK_ENTRIES)
+    serve(network, ledger)
+    await advance(network, check)
+    before = asked_for_entries(network)
+    found = await asyncio.gather(*(check.stretch(1, 10) for _ in range(20)))
+    assert all(stretch.entries == tuple(ledger[:10]) for stretch in found)
+    assert asked_for_entries(network) - before == 1
+
+
+async def test_a_node_that_gives_more_than_can_be_is_passed_over(
+    network: Network, check: LedgerCheck, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ledger = chain(network, 2 * BLOCK_ENTRIES)
+    serve(network, ledger)
+    await advance(network, check)
+    assert check.state.served_by == "replica-0"
+    monkeypatch.setattr(ledger_check, "STRETCH_BYTES_MAX", 100 * BLOCK_ENTRIES)
+    serve(network, chain(network, 2 * BLOCK_ENTRIES, "long" * 100), "replica-0")
+    assert (await check.stretch(1, 10)).entries == tuple(ledger[:10])
+    serve(network, chain(network, 2 * BLOCK_ENTRIES, "long" * 100))
+    with pytest.raises(LedgerAbsent, match="replica-0: more than 5000 bytes of entries"):
+        await check.stretch(51, 60)
+
+
+async def test_a_node_that_hangs_is_met_once(
+    network: Network, nodes: Nodes, check: LedgerCheck, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ledger = chain(network, 2 * BLOCK_ENTRIES)
+    serve(network, ledger)
+    await advance(network, check)
+    monkeypatch.setattr(ledger_check, "STRETCH_SECONDS", 5.0)
+    asked = []
+    page_of = nodes.ledger_page
+
+    async def page_or_nothing(replica: str, *values: Any) -> tuple[list[Entry], int]:
+        asked.append(replica)
+        if replica == "replica-0":
+            await asyncio.Event().wait()
+        return await page_of(replica, *values)
+
+    monkeypatch.setattr(nodes, "ledger_page", page_or_nothing)
+    assert (await check.stretch(1, 10)).entries == tuple(ledger[:10])
+    assert (await check.stretch(51, 60)).entries == tuple(ledger[50:60])
+    assert asked == ["replica-0", "replica-1", "replica-1"]
 
 
 def certify(network: Network, world: World, sequence: int, signers: int = 3) -> None:
