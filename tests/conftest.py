@@ -3,15 +3,22 @@
 The rule: whoever looks for what is left on the engine needs it for himself, so all files with
 tests that use Docker are one after the other; a file's tests share fixtures, so they stay together.
 All tests in a browser share one, and what it looks at.
+
+Timings are never asserted, so hypothesis does not either: how long one example takes, and how long
+it takes to draw one, says how busy the machine is.
 """
 
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 from xdist.scheduler import LoadFileScheduling  # type: ignore[import-untyped]
 
 ROOT = Path(__file__).resolve().parent.parent
 BROWSER = "tests/browser/"
+
+settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("untimed")
 
 
 class _Scheduling(LoadFileScheduling):  # type: ignore[misc]
