@@ -10,6 +10,7 @@ from playwright.async_api import Locator, Page, expect
 
 from ci.operations import Outcome
 from client import log_api
+from client.dashboard import build_logs
 from client.serve import make_runner
 from tests.browser.conftest import VisitorMaker
 from tests.ci.builders import finding
@@ -77,7 +78,9 @@ class Served:
 
 
 @pytest_asyncio.fixture(loop_scope="session")
-async def served(tmp_path: Path) -> AsyncIterator[Served]:
+async def served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Served]:
+    # on a busy machine too the page comes with the logs that there are
+    monkeypatch.setattr(build_logs, "TAIL_TIMEOUT_SECONDS", 60.0)
     network = Network()
     await network.start()
     running = await run_gateway(network, tmp_path)

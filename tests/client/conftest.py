@@ -8,6 +8,13 @@ import pytest
 from tests.client.network import Network, Running, run_gateway
 
 
+@pytest.fixture(autouse=True)
+def _waits_for_nodes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A page does not wait long for a slow node; on a busy machine every node is one."""
+    monkeypatch.setattr("client.api.GLANCE_TIMEOUT_SECONDS", 60.0)
+    monkeypatch.setattr("client.dashboard.build_logs.TAIL_TIMEOUT_SECONDS", 60.0)
+
+
 @pytest.fixture
 async def network() -> AsyncIterator[Network]:
     """Four nodes."""
