@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import pytest_asyncio
-from aiohttp.test_utils import TestServer, unused_port
+from aiohttp.test_utils import TestServer
 from playwright.async_api import Page, expect
 
 from client.dashboard import formats
@@ -17,6 +17,7 @@ from tests.browser.conftest import VisitorMaker
 from tests.client.network import REPOSITORY, Network, Running, run_gateway
 from tests.client.test_api import site_of
 from tests.client.test_gateway import until
+from tests.processes.network import free_ports
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -29,7 +30,7 @@ class Served:
     def __init__(self, running: Running, folder: Path) -> None:
         self.running = running
         self._folder = folder
-        self._port = unused_port()
+        (self._port,) = free_ports(1)
         self.origin = f"http://127.0.0.1:{self._port}"
 
     async def start(self) -> None:
