@@ -22,15 +22,26 @@ def network(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Network]:
         yield made
 
 
+def built_in_one_view(network: Network) -> tuple[str, str]:
+    """A build, and who was the primary all the while: on a busy machine that may change."""
+    for _ in range(5):
+        before = network.status("node1")
+        build = network.post("main")
+        network.complete(build)
+        network.settle()
+        if network.status("node1")["view"] == before["view"] and before["has_entered_view"]:
+            return build, str(before["primary"])
+    raise AssertionError("every build changed the view")
+
+
 @pytest.mark.processes
 def test_diagrams(network: Network) -> None:
     """A simple way to visualise and interact with PBFT, phase by phase.
 
     The diagram of a real build, drawn from what its nodes said, and scenarios of the simulator.
     """
-    build = network.post("main")
-    network.complete(build)
-    network.settle()
+    build, primary = built_in_one_view(network)
+    first, second, third = [name for name in network.node_names if name != primary]
     page = ask(f"{network.gateway_url}/builds/{build}/messages")
     assert page.status == 200
     picture = ask(f"{network.gateway_url}/api/v1/builds/{build}/messages.svg")
@@ -38,12 +49,12 @@ def test_diagrams(network: Network) -> None:
     root = ElementTree.fromstring(picture.body)
     hovers = [title.text or "" for title in root.iter(f"{SVG}title")]
     for kind, source, target in (
-        ("REQUEST", "client", "node0"),
-        ("PRE-PREPARE", "node0", "node1"),
-        ("PREPARE", "node1", "node2"),
-        ("COMMIT", "node3", "node0"),
-        ("ballot", "node2", "node0"),
-        ("REPLY", "node1", "client"),
+        ("REQUEST", "client", primary),
+        ("PRE-PREPARE", primary, first),
+        ("PREPARE", first, second),
+        ("COMMIT", third, primary),
+        ("ballot", second, primary),
+        ("REPLY", first, "client"),
     ):
         said = f"{kind} {source} \u2192 {target}"
         assert any(hover.startswith(said) for hover in hovers), said
