@@ -44,8 +44,8 @@ class Agreement(msgspec.Struct, frozen=True):
     groups: tuple[Group, ...]
 
 
-def stance_of(build: BuildView, replica: str) -> str:
-    """AGREES and so on, of one replica."""
+def stance_of(build: BuildView, replica: str, *, is_collected: bool = False) -> str:
+    """AGREES and so on, of one replica. is_collected: no ballot is waited for any more."""
     verdict = build.verdict
     ballot = next((ballot for ballot in build.ballots if ballot.replica == replica), None)
     if ballot is not None and ballot.abstains is not None:
@@ -58,7 +58,7 @@ def stance_of(build: BuildView, replica: str) -> str:
         return FOUND
     is_cancelled = verdict is not None and verdict.outcome == Outcome.CANCELLED
     is_open = build.status in (BuildStatus.QUEUED, BuildStatus.BUILDING, BuildStatus.DECIDED)
-    return NONE if is_cancelled or not is_open else WAITING
+    return NONE if is_collected or is_cancelled or not is_open else WAITING
 
 
 def agreement_of(
@@ -67,6 +67,8 @@ def agreement_of(
     replicas: Sequence[str],
     quorums: Quorums,
     limits: Limits,
+    *,
+    is_collected: bool = False,
 ) -> Agreement:
     """The build at a glance. cast: the ballots that are here, by replica."""
     agreeing = build.verdict.agreeing if build.verdict is not None else ()
@@ -83,7 +85,8 @@ def agreement_of(
         elif build.verdict is not None and replica in agreeing:
             # its ballot is not here yet; the statement names it
             value = decided
-        grouped.setdefault((stance_of(build, replica), value), []).append(replica)
+        stance = stance_of(build, replica, is_collected=is_collected)
+        grouped.setdefault((stance, value), []).append(replica)
     order = list(SIGNS)
     groups = [_group(stance, value, names, decided) for (stance, value), names in grouped.items()]
     groups.sort(key=lambda group: (order.index(group.stance), -len(group.replicas)))

@@ -116,7 +116,9 @@ class _BuildPage:
             build=build,
             took=duration(build.times.opened, build.times.decided),
             agreement=self._agreement(record, build),
-            columns=replica_columns(build, self._site.cluster.replica_names),
+            columns=replica_columns(
+                build, self._site.cluster.replica_names, is_collected=record.collected
+            ),
             tails=tails,
             compared=compared,
             without_numbers=without_numbers,
@@ -139,7 +141,14 @@ class _BuildPage:
             for ballot in self._site.archive.ballots(record.build)
         }
         cluster = self._site.cluster
-        return agreement_of(build, cast, cluster.replica_names, cluster.quorums, self._limits)
+        return agreement_of(
+            build,
+            cast,
+            cluster.replica_names,
+            cluster.quorums,
+            self._limits,
+            is_collected=record.collected,
+        )
 
     async def _compared(
         self, record: BuildRecord, build: BuildView, *, are_numbers_ignored: bool = False
@@ -160,7 +169,9 @@ class _BuildPage:
             return None
 
 
-def replica_columns(build: BuildView, replicas: tuple[str, ...]) -> list[ReplicaColumn]:
+def replica_columns(
+    build: BuildView, replicas: tuple[str, ...], *, is_collected: bool = False
+) -> list[ReplicaColumn]:
     """One for each replica of the cluster, whether it has said something or not. Pure."""
     ballots = {ballot.replica: ballot for ballot in build.ballots}
     states = {row.replica: row for row in build.replicas}
@@ -169,7 +180,7 @@ def replica_columns(build: BuildView, replicas: tuple[str, ...]) -> list[Replica
         ReplicaColumn(
             replica=replica,
             ballot=ballots.get(replica),
-            stance=stance_of(build, replica),
+            stance=stance_of(build, replica, is_collected=is_collected),
             has_log=replica in build.logs,
             is_signed=replica in signed,
             state=states.get(replica),

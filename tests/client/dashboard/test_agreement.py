@@ -43,7 +43,8 @@ def glance(
     archived = record(build=build, statement=world.find_statement(build), opened_at=1.0, **changes)
     view = build_view(archived, records, [])
     cast = dict(zip(NAMES, ballots, strict=False))
-    return view, agreement_of(view, cast, NAMES, QUORUMS, limits)
+    is_collected = archived.collected
+    return view, agreement_of(view, cast, NAMES, QUORUMS, limits, is_collected=is_collected)
 
 
 def lines(agreement: Agreement) -> list[tuple[str, str, str, str]]:
@@ -72,6 +73,8 @@ def test_a_red_build_takes_fewer() -> None:
         "This verdict took 2 equal findings of 4 replicas. 2 of 4 agree with it."
     )
     assert lines(agreement)[1] == ("none yet", "replica-2, replica-3", "", "")
+    _, agreement = glance([FAILED, FAILED], collected=True)
+    assert lines(agreement)[1] == ("none", "replica-2, replica-3", "", ""), "no longer waited for"
 
 
 def test_those_who_dissent_differently_stand_apart() -> None:

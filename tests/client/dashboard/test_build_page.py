@@ -277,6 +277,8 @@ def test_a_column_for_every_replica() -> None:
     names = ("replica-0", "replica-1", "replica-2", "replica-9")
     columns = replica_columns(view, names)
     assert [column.stance for column in columns] == ["agrees", "dissents", "agrees", "none yet"]
+    columns = replica_columns(view, names, is_collected=True)
+    assert [column.stance for column in columns] == ["agrees", "dissents", "agrees", "none"]
     assert [column.is_signed for column in columns] == [True, False, False, False]
     assert [column.ballot is not None for column in columns] == [True, True, False, False]
     assert [column.duration for column in columns] == ["357 ms", "357 ms", None, None]
