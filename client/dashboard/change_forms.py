@@ -19,7 +19,7 @@ from aiohttp import web
 
 from client.api import ApiError, Site
 from client.change_api import Gatekeeper
-from client.dashboard.pages import CONTENT_SECURITY_POLICY, Pages
+from client.dashboard.pages import FORM_POLICY, Pages
 
 COOKIE = "pbft_ci_form"
 CSRF_FIELD = "csrf"
@@ -30,7 +30,6 @@ FORM_TYPE = "application/x-www-form-urlencoded"
 
 # A page with a form may send it to us. Under `no-referrer`, which the other pages have, a browser
 # would call the origin of the form's page `null` (Fetch standard, "append a request `Origin`").
-FORM_POLICY = CONTENT_SECURITY_POLICY.replace("form-action 'none'", "form-action 'self'")
 HEADERS = {
     "Content-Security-Policy": FORM_POLICY,
     "Referrer-Policy": "same-origin",

@@ -12,9 +12,8 @@ from ci.limits import decode_limits
 from client.api import ApiError, Site
 from client.archive import BuildRecord
 from client.dashboard.agreement import ABSTAINS, Group
-from client.dashboard.change_forms import FORM_POLICY
 from client.dashboard.log_comparison import Comparison, KeptLog, compare_logs
-from client.dashboard.pages import Pages
+from client.dashboard.pages import FORM_POLICY, Pages
 from common.log_pieces import read_layout
 
 PATH = "/builds/{build}/compare"
