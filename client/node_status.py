@@ -13,6 +13,7 @@ Word = Annotated[str, msgspec.Meta(pattern=r"\A[A-Za-z0-9_.+-]{0,64}\Z")]
 Sentence = Annotated[str, msgspec.Meta(max_length=200)]
 Number = Annotated[int, msgspec.Meta(ge=0, le=2**62)]
 Seconds = Annotated[float, msgspec.Meta(ge=0, le=1e12)]
+FaultKinds = Annotated[dict[Word, Sentence], msgspec.Meta(max_length=50)]
 Names = Annotated[tuple[Word, ...], msgspec.Meta(max_length=1000)]
 
 
@@ -85,7 +86,7 @@ class NodeStatus(msgspec.Struct, frozen=True):
     dissenting_nodes: Names = ()
     evidence: dict[Word, Number] = {}
     fault_injection: Word | None = None
-    fault_kinds: dict[Word, Sentence] | None = None
+    fault_kinds: FaultKinds | None = None
     open_builds: Number | None = None
     builds_removed: Number | None = None
     ledger_index: Number | None = None

@@ -33,6 +33,7 @@ def test_what_an_older_node_does_not_say_is_null_and_what_a_newer_one_says_is_le
         {"evidence": {"node1": -1}},
         {"fault_kinds": {"lying": "x" * 201}},
         {"fault_kinds": {"'onclick='": "it"}},
+        {"fault_kinds": {f"fault{number}": "it" for number in range(51)}},
         {"view": -1},
         {"view": 2**63},
         {"view": "3"},
