@@ -7,6 +7,7 @@ stands at the side, and a long gap is a band that says how long it is.
 """
 
 import math
+import re
 from collections.abc import Iterable, Mapping
 from xml.sax.saxutils import escape, quoteattr
 
@@ -40,6 +41,8 @@ KIND_EVERY_PIXELS = 46.0
 # Marks of something that should not be.
 WRONG_KINDS = ("wrong", "fork", "dissent")
 REASON_EVERY_PIXELS = 26.0
+# What XML has no way to write (XML 1.0, 2.2): with one of them the file could not be opened.
+_NOT_XML = re.compile("[^\t\n\r -\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
 class Arrow(msgspec.Struct, frozen=True, kw_only=True):
@@ -158,7 +161,7 @@ def draw(diagram: Diagram) -> str:
         *_reasons(shown, columns, heights, places),
         "</svg>",
     ]
-    return "\n".join(parts)
+    return _NOT_XML.sub("\ufffd", "\n".join(parts))
 
 
 def kinds_in(diagram: Diagram) -> dict[str, str]:

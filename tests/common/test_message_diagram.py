@@ -246,6 +246,12 @@ def test_text_of_strangers_stays_text() -> None:
     assert bad in texts(ElementTree.fromstring(picture))
 
 
+def test_what_xml_cannot_hold_does_not_spoil_the_file() -> None:
+    bad = "a\x00b\x1bc\ufffed\ud800e"
+    root = drawn(arrows=(arrow(0.0, 0.1, text=bad, kind=bad, refused=bad),))
+    assert any("a\ufffdb\ufffdc\ufffdd\ufffde" in title for title in titles(root))
+
+
 def test_a_flood_does_not_make_the_page_endless() -> None:
     root = drawn(arrows=tuple(arrow(n / 1000, n / 1000 + 0.01) for n in range(ARROWS_MAX + 500)))
     assert len(titles(root)) == ARROWS_MAX + 1
