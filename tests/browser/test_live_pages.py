@@ -104,6 +104,27 @@ async def test_rows_come_change_and_go_under_ones_hands(
     assert await page.input_value("#branch") == "half a na"
 
 
+async def test_a_page_that_could_not_be_fetched_is_fetched_again(
+    served: Served, visit: VisitorMaker
+) -> None:
+    """Nothing else may happen for long: whoever looks must not take an old page for a live one."""
+    page = await (await visit(served.origin)).open("/")
+    await expect(page.locator(STATE)).to_have_text("live")
+    await page.evaluate(
+        """() => {
+          const fetch_really = window.fetch;
+          window.fetch = () => {
+            window.fetch = fetch_really;
+            return Promise.resolve(new Response("", {status: 503}));
+          };
+        }"""
+    )
+    served.add("first")
+    await expect(page.locator(STATE)).to_contain_text("not connected")
+    await expect(page.locator("tbody tr")).to_have_count(1)
+    await expect(page.locator(STATE)).to_have_text("live")
+
+
 async def test_what_a_visitor_unfolded_and_what_scripts_fill_stays(
     served: Served, visit: VisitorMaker
 ) -> None:

@@ -11,7 +11,9 @@
   let after = page.after;
   let source = null;
   let timer = null;
+  let retry = null;
   let is_fetching = false;
+  let is_behind = false;  // the page could not be fetched when it should have been
   let is_stale = false;
 
   if (!document.querySelector("[data-live]")) return;
@@ -103,16 +105,25 @@
       is_stale = false;
       try {
         const answer = await fetch(location.href, {cache: "no-store", redirect: "error"});
-        if (answer.ok) renew(new DOMParser().parseFromString(await answer.text(), "text/html"));
-        if (source && source.readyState === EventSource.OPEN) say("live", "live");
+        if (!answer.ok) throw new Error(answer.statusText);
+        renew(new DOMParser().parseFromString(await answer.text(), "text/html"));
+        is_behind = false;
       } catch {
-        lost();
+        is_behind = true;
       }
     }
     is_fetching = false;
+    clearTimeout(retry);
+    if (is_behind) {
+      lost();
+      if (source) retry = setTimeout(fetch_page, 1000 * again_seconds);
+    } else if (source && source.readyState === EventSource.OPEN) {
+      say("live", "live");
+    }
   };
   const stop = () => {
     clearTimeout(timer);
+    clearTimeout(retry);
     if (source) source.close();
     source = null;
   };
@@ -121,7 +132,7 @@
     const query = new URLSearchParams({after});
     if (page.build) query.set("build", page.build);
     source = new EventSource(`/events?${query}`);
-    source.addEventListener("open", () => say("live", "live"));
+    source.addEventListener("open", () => is_behind ? fetch_page() : say("live", "live"));
     source.addEventListener("changed", (event) => {
       after = event.lastEventId;
       fetch_page();
