@@ -22,7 +22,7 @@ from typing import Any, Literal
 from playwright.sync_api import Browser, sync_playwright
 
 from common.config import ConfigError
-from scripts.chromium import ARGUMENTS, chromium_program
+from scripts.chromium import ARGUMENTS, NoBrowser, chromium_program
 from scripts.configuration import Configuration, write_configuration
 from scripts.example_repository import GitFailed, write_repository
 from scripts.folders import ROOT, RUN, exclusive
@@ -323,9 +323,10 @@ def _get(url: str, body: bytes | None = None) -> bytes:
 @contextlib.contextmanager
 def running_browser() -> Iterator[Browser]:
     """Chromium, as long as the block lasts. Raises NoPicture."""
-    program = chromium_program()
-    if program is None:
-        raise NoPicture("there is no Chromium here; install chromium")
+    try:
+        program = chromium_program()
+    except NoBrowser as error:
+        raise NoPicture(str(error)) from error
     with sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=program, args=list(ARGUMENTS))
         try:

@@ -185,13 +185,19 @@ unpack_all() {
 }
 
 # A browser for the tests of the pages, where there is none (as root only): Debian's Chromium
-# without its windows, which needs neither a desktop nor a message bus. Without one those tests are
-# skipped and counted.
+# without its windows, which needs neither a desktop nor a message bus. What drives it, a Node.js
+# that comes with playwright, needs a library that a bare system lacks. Without both those tests
+# are skipped and counted.
 set_up_browser() {
+    local missing=()
     set_up_requirements requirements-browser.txt
-    if command -v chromium >/dev/null || command -v chromium-headless-shell >/dev/null; then return; fi
-    if ! is_debian || [[ "$(id -u)" -ne 0 ]] || ! (install_packages chromium-headless-shell); then
-        say "there is no Chromium: the tests of the pages in a browser are skipped"
+    if ! command -v chromium >/dev/null && ! command -v chromium-headless-shell >/dev/null; then
+        missing+=(chromium-headless-shell)
+    fi
+    if ! "$VENV_PYTHON" -m playwright --version >/dev/null 2>&1; then missing+=(libatomic1); fi
+    if [[ ${#missing[@]} -eq 0 ]]; then return; fi
+    if ! is_debian || [[ "$(id -u)" -ne 0 ]] || ! (install_packages "${missing[@]}"); then
+        say "there is no ${missing[*]}: the tests of the pages in a browser are skipped"
     fi
 }
 

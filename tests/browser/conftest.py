@@ -11,7 +11,7 @@ import pytest
 import pytest_asyncio
 from playwright.async_api import Browser
 
-from scripts.chromium import chromium_program
+from scripts.chromium import NoBrowser, chromium_program
 from tests.browser.chromium import Visitor, chromium
 from tests.browser.site import Site
 
@@ -21,9 +21,10 @@ VisitorMaker = Callable[..., Awaitable[Visitor]]
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def browser() -> AsyncIterator[Browser]:
     """Chromium; where there is none, the tests are skipped."""
-    path = chromium_program()
-    if path is None:
-        pytest.skip("no Chromium here: install chromium, or run scripts/test.sh as root")
+    try:
+        path = chromium_program()
+    except NoBrowser as error:
+        pytest.skip(str(error))
     async with chromium(path) as started:
         yield started
 
