@@ -7,6 +7,7 @@ So whatever is read here is proved.
 
 import logging
 import sqlite3
+from collections.abc import Iterable
 
 from ci.ledger import VerdictEntry, decode_entry, genesis_head, next_head
 from ci.ledger_gap import LedgerGap, LedgerPage, WrongEntries, shrink
@@ -63,15 +64,7 @@ class LedgerTable:
             " ORDER BY position",
             (first, end),
         )
-        entries: list[Entry] = []
-        size = 0
-        for row in rows:
-            entry = Entry(*row)
-            size += len(entry.body)
-            if entries and bytes_max is not None and size > bytes_max:
-                break
-            entries.append(entry)
-        return entries
+        return _take(rows, bytes_max)
 
     def page_from(self, first: int, count: int, bytes_max: int) -> LedgerPage:
         """As `entries`, with the head before them."""
@@ -93,16 +86,11 @@ class LedgerTable:
             " ORDER BY position DESC",
             (first, last),
         )
-        entries: list[Entry] = []
-        size = 0
-        for row in rows:
-            entry = Entry(*row)
-            size += len(entry.body)
-            if entry.index != last - len(entries) or (entries and size > bytes_max):
-                break
-            entries.append(entry)
+        entries = _take(rows, bytes_max)
+        if not entries or entries[0].index != last:
+            return LedgerPage(b"", ())
         entries.reverse()
-        before = self._head_at(entries[0].index - 1) if entries else None
+        before = self._head_at(entries[0].index - 1)
         return LedgerPage(before or b"", tuple(entries))
 
     def newest(self, count: int) -> list[Entry]:
@@ -289,3 +277,16 @@ class LedgerTable:
             self._database.execute(
                 "INSERT INTO verdicts VALUES (?, ?)", (bytes.fromhex(decoded.build), entry.index)
             )
+
+
+def _take(rows: Iterable[tuple[int, bytes, bytes]], bytes_max: int | None) -> list[Entry]:
+    """The first of them: at least one, and after it no more than these bytes together."""
+    entries: list[Entry] = []
+    size = 0
+    for row in rows:
+        entry = Entry(*row)
+        size += len(entry.body)
+        if entries and bytes_max is not None and size > bytes_max:
+            break
+        entries.append(entry)
+    return entries

@@ -10,6 +10,7 @@ from ci.operations import Outcome
 from client.api import BuildPage, Site
 from client.build_filter import BRANCH_CHARACTERS_MAX, OUTCOMES, BuildFilter, read_filter
 from client.dashboard import formats
+from client.dashboard.agreement import ABSTAINS, AGREES, DISSENTS, FOUND, NONE, stance_of
 from client.dashboard.pages import FORM_POLICY, Pages
 from client.view import BuildStatus, BuildView
 
@@ -24,7 +25,7 @@ BRANCHES_MAX = 30
 class ReplicaMark(msgspec.Struct, frozen=True):
     """How one replica stands to a build, at a glance; `text` says it in words.
 
-    stance: agrees, dissents, abstains, found (a ballot that no verdict counts), or none.
+    stance: as `client.dashboard.agreement` has it.
     """
 
     replica: str
@@ -115,7 +116,7 @@ def build_row(build: BuildView, replicas: Sequence[str]) -> BuildRow:
         event=None if build.event == "push" else _event(build),
         marks=marks,
         agreement=_agreement(build, marks),
-        apart=tuple(mark.text for mark in marks if mark.stance in ("dissents", "abstains")),
+        apart=tuple(mark.text for mark in marks if mark.stance in (DISSENTS, ABSTAINS)),
         took=formats.duration(build.times.opened, build.times.decided),
         began=build.times.opened if is_building else None,
     )
@@ -131,22 +132,18 @@ def short_repository(url: str) -> str:
 
 
 def _mark(build: BuildView, replica: str) -> ReplicaMark:
-    verdict = build.verdict
-    ballot = next((ballot for ballot in build.ballots if ballot.replica == replica), None)
-    if verdict is not None and replica in verdict.agreeing:
-        return ReplicaMark(replica, "agrees", f"{replica} agrees")
-    if verdict is not None and replica in verdict.dissenting:
-        return ReplicaMark(replica, "dissents", f"{replica} dissents")
-    if ballot is not None and ballot.abstains is not None:
-        return ReplicaMark(replica, "abstains", f"{replica} abstains")
-    if ballot is not None and ballot.outcome is not None:
-        return ReplicaMark(replica, "found", f"{replica} found {formats.words(ballot.outcome)}")
-    return ReplicaMark(replica, "none", f"{replica}: no ballot")
+    # The list tells who has said something, not whether the others still may.
+    stance = stance_of(build, replica, is_collected=True)
+    text = f"{replica}: no ballot" if stance == NONE else f"{replica} {stance}"
+    if stance == FOUND:
+        ballot = next(ballot for ballot in build.ballots if ballot.replica == replica)
+        text = f"{replica} found {formats.words(ballot.outcome or 'nothing')}"
+    return ReplicaMark(replica, stance, text)
 
 
 def _agreement(build: BuildView, marks: Sequence[ReplicaMark]) -> str | None:
-    agreeing = sum(mark.stance == "agrees" for mark in marks)
-    cast = sum(mark.stance != "none" for mark in marks)
+    agreeing = sum(mark.stance == AGREES for mark in marks)
+    cast = sum(mark.stance != NONE for mark in marks)
     if build.verdict is None:
         return f"{cast} of {len(marks)} so far" if build.status is BuildStatus.BUILDING else None
     if build.verdict.outcome == Outcome.CANCELLED:
