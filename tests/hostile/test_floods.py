@@ -9,7 +9,8 @@ pytestmark = [pytest.mark.docker, pytest.mark.timeout(300)]
 
 async def test_a_fork_bomb(arena: Arena) -> None:
     result = await arena.run("b() { b | b & }; b; sleep 2; exit 4")
-    assert result.words == ("failed", 4)
+    # 2: the bomb was so quick that the shell itself could not fork its `sleep` any more
+    assert result.words in (("failed", 4), ("failed", 2))
     assert "can't fork" in result.log
 
 
