@@ -44,14 +44,16 @@ class Told(msgspec.Struct, frozen=True):
 class DissentView(msgspec.Struct, frozen=True):
     """One replica's history.
 
-    dissents, abstentions: in the whole ledger, as far as it is checked. recent_*: in the newest
-    verdicts. newest: some of both, the newest first.
+    dissents, abstentions: in the whole ledger, as far as it is checked. recent_verdicts: how many
+    verdicts recent_dissents and recent_abstentions are out of: the newest, or all where there are
+    few. newest: some of both, the newest first.
     """
 
     dissents: int = 0
     abstentions: int = 0
     recent_dissents: int = 0
     recent_abstentions: int = 0
+    recent_verdicts: int = 0
     newest: tuple[Told, ...] = ()
 
 
@@ -95,6 +97,7 @@ class DissentHistory:
             abstentions=self._counts.get((replica, True), 0),
             recent_dissents=self._recently(replica, abstained=False),
             recent_abstentions=self._recently(replica, abstained=True),
+            recent_verdicts=min(self.verdicts, RECENT_VERDICTS),
             newest=tuple(reversed(self._newest.get(replica, ()))),
         )
 

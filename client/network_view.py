@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
-from client.dissent import RECENT_VERDICTS, DissentView
+from client.dissent import DissentView
 from client.ledger_check import LedgerState
 from client.node_status import NodeStatus, PeerStatus
 from client.proofs import ProofView
@@ -205,17 +205,20 @@ def _dissenting(replicas: Sequence[ReplicaState]) -> list[str]:
     clauses = []
     for replica in replicas:
         dissent = replica.dissent
-        if dissent.recent_dissents:
-            clauses.append(
-                f"{replica.replica} disagreed with {dissent.recent_dissents}"
-                f" of the newest {RECENT_VERDICTS} verdicts"
-            )
-        if dissent.recent_abstentions:
-            clauses.append(
-                f"{replica.replica} could not build {dissent.recent_abstentions}"
-                f" of the newest {RECENT_VERDICTS} builds"
-            )
+        for verb, count, what in (
+            ("disagreed with", dissent.recent_dissents, "verdict"),
+            ("could not build", dissent.recent_abstentions, "build"),
+        ):
+            if count:
+                newest = _of_the_newest(count, dissent.recent_verdicts, what)
+                clauses.append(f"{replica.replica} {verb} {newest}")
     return clauses
+
+
+def _of_the_newest(count: int, newest: int, what: str) -> str:
+    if newest == 1:
+        return f"the newest {what}"
+    return f"{count} of the newest {newest} {what}s"
 
 
 def _all(names: Sequence[str]) -> str:

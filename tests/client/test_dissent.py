@@ -28,6 +28,7 @@ def test_dissent_counts_before_and_after_the_verdict_and_abstention_apart() -> N
         world.cast(unable, index, said)
     history = history_of(world.ledger)
     assert history.verdicts == 3
+    assert {history.of(f"replica-{index}").recent_verdicts for index in range(4)} == {3}
     first, second, third, last = (history.of(f"replica-{index}") for index in range(4))
     assert (first.dissents, first.abstentions, first.recent_dissents) == (1, 0, 1)
     assert (first.newest[0].build, first.newest[0].found) == (early.hex(), "failed 1")
@@ -52,6 +53,7 @@ def test_what_is_long_ago_is_counted_and_no_longer_recent() -> None:
             world.cast(build, index, PASSED)
     told = history_of(world.ledger).of("replica-0")
     assert (told.dissents, told.recent_dissents) == (TOLD_MAX + 2, 0)
+    assert told.recent_verdicts == RECENT_VERDICTS
 
 
 def test_a_copy_goes_its_own_way() -> None:

@@ -77,12 +77,16 @@ def test_two_are_down_and_builds_wait() -> None:
 
 
 def test_one_disagrees() -> None:
-    dissenting = state("node3", dissent=DissentView(dissents=9, recent_dissents=2))
+    lately = DissentView(dissents=9, recent_dissents=2, recent_verdicts=20)
+    dissenting = state("node3", dissent=lately)
     level, sentence, _ = said_of(dissenting)
     assert (level, sentence) == ("warning", "node3 disagreed with 2 of the newest 20 verdicts.")
-    unable = state("node3", dissent=DissentView(abstentions=9, recent_abstentions=1))
+    lately = DissentView(abstentions=9, recent_abstentions=1, recent_verdicts=7)
+    unable = state("node3", dissent=lately)
     level, sentence, _ = said_of(unable)
-    assert (level, sentence) == ("warning", "node3 could not build 1 of the newest 20 builds.")
+    assert (level, sentence) == ("warning", "node3 could not build 1 of the newest 7 builds.")
+    only = state("node3", dissent=DissentView(1, 0, recent_dissents=1, recent_verdicts=1))
+    assert said_of(only)[1] == "node3 disagreed with the newest verdict."
     long_ago = state("node3", dissent=DissentView(dissents=9))
     assert said_of(long_ago)[0] == "good"
 

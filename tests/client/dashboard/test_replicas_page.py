@@ -106,7 +106,7 @@ async def test_dissent_and_abstention_are_told_with_their_builds(
     assert f'<a href="/builds/{second}">master' in told
     assert "could not build: &lt;img/src=x&gt;" in told
     assert "<img" not in text
-    assert "replica-1 disagreed with 1 of the newest 20 verdicts" in text
+    assert "replica-1 disagreed with 1 of the newest 2 verdicts" in text
 
 
 async def test_proof_is_told_with_both_messages(running: Running, client: Client) -> None:
