@@ -91,9 +91,14 @@ def heard_by(replica: str, statuses: Mapping[str, NodeStatus]) -> tuple[HeardBy,
     return tuple(found)
 
 
-def summary(replicas: Sequence[ReplicaState], needed: int, alarm: str | None) -> tuple[str, str]:
-    """(level, sentence): who is down, disagrees or misbehaves, the gravest first."""
-    bad = [*_proved(replicas), *_unreachable(replicas), *_differing(replicas)]
+def summary(
+    replicas: Sequence[ReplicaState], needed: int, alarm: str | None, now: str
+) -> tuple[str, str]:
+    """(level, sentence): who is down, disagrees or misbehaves, the gravest first.
+
+    now: ISO 8601, UTC, as `iso_seconds` writes it.
+    """
+    bad = [*_proved(replicas), *_unreachable(replicas, now), *_differing(replicas)]
     if alarm is not None:
         bad.insert(0, alarm)
     warnings = [*_standing(replicas), *_injected(replicas), *_dissenting(replicas)]
@@ -127,6 +132,12 @@ def iso_seconds(seconds: float) -> str:
     return moment.isoformat(timespec="seconds").replace("+00:00", "Z")
 
 
+def time_of_day(at: str, now: str) -> str:
+    """A moment (ISO 8601, UTC) as "17:20:03 UTC"; with its date, where `now` is another day."""
+    date, time = at[:10], at[11:19]
+    return f"{time} UTC" if date == now[:10] else f"{date} {time} UTC"
+
+
 def _answering(replicas: Sequence[ReplicaState]) -> int:
     return sum(replica.reach in (Reach.UP, Reach.LATE) for replica in replicas)
 
@@ -146,14 +157,16 @@ def _proved(replicas: Sequence[ReplicaState]) -> list[str]:
     return [f"{_all(names)} {is_proved} proved to have signed contradictions"] if names else []
 
 
-def _unreachable(replicas: Sequence[ReplicaState]) -> list[str]:
+def _unreachable(replicas: Sequence[ReplicaState], now: str) -> list[str]:
     down = [replica for replica in replicas if replica.reach is Reach.DOWN]
     since: dict[str | None, list[str]] = {}
     for replica in down:
         since.setdefault(replica.since, []).append(replica.replica)
     clauses = []
     for at, names in since.items():
-        when = "since before this gateway started" if at is None else f"since {at[11:19]} UTC"
+        when = (
+            "since before this gateway started" if at is None else f"since {time_of_day(at, now)}"
+        )
         clauses.append(f"{_all(names)} {_plural(len(names), 'is', 'are')} down {when}")
     return clauses
 

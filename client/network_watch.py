@@ -154,7 +154,7 @@ class NetworkWatch:
             )
             for name, known in self._known.items()
         )
-        level, sentence = summary(replicas, quorums.strong, ledger.alarm)
+        level, sentence = summary(replicas, quorums.strong, ledger.alarm, iso_seconds(time.time()))
         return NetworkView(
             cluster=self._cluster.id.hex(),
             faults_max=quorums.faults_max,

@@ -3,6 +3,7 @@
 The switch is there only where nodes say that their operators allow it.
 """
 
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,7 +14,7 @@ from client.api import GLANCE_TIMEOUT_SECONDS, ApiError, Site
 from client.archive import BuildRecord
 from client.dashboard.change_forms import ChangeForms
 from client.dashboard.pages import Pages
-from client.network_view import NetworkView
+from client.network_view import NetworkView, iso_seconds, time_of_day
 from client.nodes import NodeFailed
 from common.logs import escape_controls
 
@@ -57,6 +58,7 @@ class _ReplicasPage:
         values: dict[str, Any] = {
             "refresh_seconds": REFRESH_SECONDS if faults is None else REFRESH_WITH_FORM_SECONDS,
             "view": view,
+            "time_of_day": lambda at: time_of_day(at, iso_seconds(time.time())),
             "builds": self._builds(view),
             "faults": faults,
             "done": DONE.get(request.query.get(DONE_QUERY, "")),

@@ -12,11 +12,13 @@ from client.network_view import (
     heard_by,
     iso_seconds,
     summary,
+    time_of_day,
 )
 from client.node_status import NodeStatus, PeerStatus
 from client.proofs import ProofView
 
 WELL = NodeStatus(status="normal", view=0, in_sync=True, behind_by=0, ledger_missing=0)
+NOW = "2026-01-31T18:00:00Z"
 PROOF = ProofView("node1", "node1 signed two different Commit messages", "one", "other")
 
 
@@ -46,7 +48,7 @@ def four(*changed: ReplicaState) -> list[ReplicaState]:
 
 def said_of(*changed: ReplicaState) -> tuple[str, str, str]:
     replicas = four(*changed)
-    level, sentence = summary(replicas, 3, None)
+    level, sentence = summary(replicas, 3, None, NOW)
     return level, sentence, consequence(replicas, 3)
 
 
@@ -65,6 +67,12 @@ def test_one_is_down() -> None:
         "node2 is down since 17:20:03 UTC.",
         "Builds are decided: it takes 3 of 4 replicas, and just so many are sound.",
     )
+
+
+def test_one_that_was_down_the_day_before_is_told_with_the_date() -> None:
+    down = state("node2", None, since="2026-01-30T23:59:59Z", connected=False)
+    assert said_of(down)[1] == "node2 is down since 2026-01-30 23:59:59 UTC."
+    assert time_of_day("2026-01-31T00:00:00Z", NOW) == "00:00:00 UTC"
 
 
 def test_two_are_down_and_builds_wait() -> None:
@@ -104,7 +112,7 @@ def test_the_gravest_comes_first() -> None:
         "node3 misbehaves on purpose (lying)."
     )
     assert then == "Builds may wait: it takes 3 of 4 replicas, and 1 is sound."
-    assert summary(four(), 3, "more than f lie")[1] == "more than f lie."
+    assert summary(four(), 3, "more than f lie", NOW)[1] == "more than f lie."
 
 
 @pytest.mark.parametrize(
