@@ -330,7 +330,7 @@ def verify_envelope(
         raise ValueError(f"a threshold of {threshold}: at least {cluster.quorums.weak}")
     payload, replicas = open_envelope(data, cluster, verify)
     if len(replicas) < threshold:
-        raise InvalidEnvelope(f"signed by {len(replicas)} replicas; {threshold} are needed")
+        raise InvalidEnvelope(f"too few replicas signed it: {len(replicas)}, not {threshold}")
     try:
         statement = parse_statement(payload)
     except InvalidStatement as error:

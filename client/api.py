@@ -335,7 +335,7 @@ async def show_attestation(site: Site, request: web.Request) -> web.Response:
     needed = site.cluster.quorums.weak
     if len(signatures) < needed:
         raise ApiError(
-            404, f"{len(signatures)} of {needed} signatures are here; the others are asked for"
+            404, f"signatures here: {len(signatures)} of {needed}; the rest is asked for"
         )
     return json_response(
         envelope(record.statement, signatures),

@@ -20,6 +20,7 @@ from ci.ledger_proof import LedgerProof, ProvedLedger, check_ledger_proof
 from client.dissent import DissentHistory
 from client.node_status import NodeStatus
 from client.nodes import NodeFailed, Nodes, NotThere, ServedLedgerProof
+from common.english import counted
 from common.keys import verify
 from common.logs import log_text
 from pbft.codec import MalformedMessage, decode_signed
@@ -170,7 +171,9 @@ class LedgerCheck:
         weak = self._cluster.quorums.weak
         self._there_are = claimed[weak - 1] if len(claimed) >= weak else None
         if self._there_are is None:
-            self._problem = f"{len(claimed)} replicas answer; it takes {weak} that say the same"
+            self._problem = (
+                f"too few replicas answer: {len(claimed)}; it takes {weak} that say the same"
+            )
             return
         self._note_heads(statuses)
         while self._index < self._there_are and self._problem is None:
@@ -321,8 +324,8 @@ class LedgerCheck:
             return
         self._alarm = (
             f"{', '.join(proved.replicas)} signed another head for entry {proved.index} than"
-            f" {self._cluster.quorums.weak} replicas answer with: somebody stands between this"
-            " gateway and them, or more replicas are faulty than this cluster tolerates"
+            f" {counted(self._cluster.quorums.weak, 'replica')} answered with: somebody stands"
+            " between this gateway and them, or more are faulty than this cluster tolerates"
         )
 
     async def _head_at(self, index: int) -> bytes:

@@ -10,6 +10,7 @@ from client.dissent import DissentView
 from client.ledger_check import LedgerState
 from client.node_status import NodeStatus, PeerStatus
 from client.proofs import ProofView
+from common.english import counted, plural
 
 # Replicas greet each other every second; so long without a word is more than a busy moment.
 HEARD_SECONDS_MAX = 10.0
@@ -106,6 +107,8 @@ def summary(
     if not clauses:
         if any(replica.reach is Reach.UNKNOWN for replica in replicas):
             return "warning", "The replicas are being asked."
+        if len(replicas) == 1:
+            return "good", "The only replica answers and is in step."
         return "good", f"All {len(replicas)} replicas answer, are in step, and agree."
     is_grave = bool(bad) or _answering(replicas) < needed
     return "bad" if is_grave else "warning", "; ".join(clauses) + "."
@@ -115,15 +118,25 @@ def consequence(replicas: Sequence[ReplicaState], needed: int) -> str:
     """What it means for builds that so many answer, and that some of them misbehave."""
     answering = _answering(replicas)
     sound = sum(_is_sound(replica) for replica in replicas)
+    if len(replicas) == 1:
+        return _consequence_of_one(answering, sound)
     takes = f"it takes {needed} of {len(replicas)} replicas"
     if answering < needed:
-        return f"Builds wait: {takes}, and {answering} {_plural(answering, 'answers', 'answer')}."
+        return f"Builds wait: {takes}, and {answering} {plural(answering, 'answers', 'answer')}."
     if sound < needed:
-        return f"Builds may wait: {takes}, and {sound} {_plural(sound, 'is', 'are')} sound."
+        return f"Builds may wait: {takes}, and {sound} {plural(sound, 'is', 'are')} sound."
     spare = sound - needed
     if spare == 0:
         return f"Builds are decided: {takes}, and just so many are sound."
-    return f"Builds are decided, and still would be with {_plural(spare, 'one', str(spare))} down."
+    return f"Builds are decided, and still would be with {plural(spare, 'one', str(spare))} down."
+
+
+def _consequence_of_one(answering: int, sound: int) -> str:
+    if not answering:
+        return "Builds wait: the only replica does not answer."
+    if not sound:
+        return "Builds may wait: the only replica is not sound."
+    return "Builds are decided by the only replica, and nobody checks what it says."
 
 
 def iso_seconds(seconds: float) -> str:
@@ -153,7 +166,7 @@ def _is_sound(replica: ReplicaState) -> bool:
 
 def _proved(replicas: Sequence[ReplicaState]) -> list[str]:
     names = [replica.replica for replica in replicas if replica.proofs]
-    is_proved = _plural(len(names), "is", "are")
+    is_proved = plural(len(names), "is", "are")
     return [f"{_all(names)} {is_proved} proved to have signed contradictions"] if names else []
 
 
@@ -167,14 +180,14 @@ def _unreachable(replicas: Sequence[ReplicaState], now: str) -> list[str]:
         when = (
             "since before this gateway started" if at is None else f"since {time_of_day(at, now)}"
         )
-        clauses.append(f"{_all(names)} {_plural(len(names), 'is', 'are')} down {when}")
+        clauses.append(f"{_all(names)} {plural(len(names), 'is', 'are')} down {when}")
     return clauses
 
 
 def _differing(replicas: Sequence[ReplicaState]) -> list[str]:
     names = [r.replica for r in replicas if r.ledger_differs_at is not None]
     return (
-        [f"{_all(names)} {_plural(len(names), 'gives', 'give')} another ledger than the others"]
+        [f"{_all(names)} {plural(len(names), 'gives', 'give')} another ledger than the others"]
         if names
         else []
     )
@@ -185,11 +198,11 @@ def _standing(replicas: Sequence[ReplicaState]) -> list[str]:
     clauses = []
     without_link = [r.replica for r in replicas if r.reach is Reach.UP and not r.connected]
     if without_link:
-        answer = _plural(len(without_link), "answers", "answer")
+        answer = plural(len(without_link), "answers", "answer")
         clauses.append(f"{_all(without_link)} {answer}, but without a link")
     late = [replica.replica for replica in replicas if replica.reach is Reach.LATE]
     if late:
-        clauses.append(f"{_all(late)} {_plural(len(late), 'answers', 'answer')} late")
+        clauses.append(f"{_all(late)} {plural(len(late), 'answers', 'answer')} late")
     by_status: dict[str, list[str]] = {}
     for replica in replicas:
         said = replica.status
@@ -198,11 +211,12 @@ def _standing(replicas: Sequence[ReplicaState]) -> list[str]:
         if said.status not in (None, *STANDING):
             by_status.setdefault(str(said.status).replace("_", " "), []).append(replica.replica)
         elif said.behind_by:
-            clauses.append(f"{replica.replica} is {said.behind_by} numbers behind")
+            clauses.append(f"{replica.replica} is {counted(said.behind_by, 'number')} behind")
         elif said.ledger_missing:
-            clauses.append(f"{replica.replica} lacks {said.ledger_missing} ledger entries")
+            missing = counted(said.ledger_missing, "ledger entry", "ledger entries")
+            clauses.append(f"{replica.replica} lacks {missing}")
     for status, names in by_status.items():
-        clauses.append(f"{_all(names)} {_plural(len(names), 'is', 'are')} in status {status}")
+        clauses.append(f"{_all(names)} {plural(len(names), 'is', 'are')} in status {status}")
     return clauses
 
 
@@ -229,14 +243,8 @@ def _dissenting(replicas: Sequence[ReplicaState]) -> list[str]:
 
 
 def _of_the_newest(count: int, newest: int, what: str) -> str:
-    if newest == 1:
-        return f"the newest {what}"
-    return f"{count} of the newest {newest} {what}s"
+    return f"the newest {what}" if newest == 1 else f"{count} of the newest {newest} {what}s"
 
 
 def _all(names: Sequence[str]) -> str:
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
-
-
-def _plural(count: int, one: str, more: str) -> str:
-    return one if count == 1 else more

@@ -15,6 +15,7 @@ from ci.operations import Operation, encode_operation
 from client.answers import used_up_to
 from client.nodes import NodeFailed, Nodes
 from common.address import Address
+from common.english import counted, plural
 from common.keys import SigningKey, verify
 from common.link import Links
 from pbft.client import Accepted, Client, ClientOutput, make_request
@@ -62,8 +63,8 @@ async def used_numbers(cluster: Cluster, nodes: Nodes, name: str) -> int:
     if len(floors) < quorums.strong:
         failed = [str(error) for error in answers if isinstance(error, NodeFailed)]
         raise NotAsked(
-            f"{len(floors)} of {quorums.replicas} replicas answer, {quorums.strong} are needed: "
-            + "; ".join(failed)
+            f"{len(floors)} of {counted(quorums.replicas, 'replica')} answer,"
+            f" {quorums.strong} {plural(quorums.strong, 'is', 'are')} needed: " + "; ".join(failed)
         )
     return floors[quorums.weak - 1]
 

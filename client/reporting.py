@@ -11,6 +11,7 @@ from ci.operations import Event
 from ci.statement import VerdictFields
 from client.archive import BuildRecord
 from client.database import Database, StorageFailed
+from common.english import counted
 from common.repository_config import GatewayRepository, StatusTarget, status_target
 from common.statuses.reporter import Reporter
 from common.statuses.status import CONTEXT, CommitStatus, State
@@ -44,7 +45,7 @@ class Reports:
     def ordered(self, record: BuildRecord, *, needs_approval: bool) -> None:
         """The network has it open."""
         first = "waits for an operator's approval, then" if needs_approval else "waits"
-        text = f"{first} for a verdict of {self._replicas} replicas"
+        text = f"{first} for a verdict of {counted(self._replicas, 'replica')}"
         self._put(record, State.PENDING, text, is_final=False)
 
     def decided(self, record: BuildRecord, verdict: VerdictFields) -> None:

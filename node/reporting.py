@@ -17,6 +17,7 @@ from ci.ledger import VerdictEntry, decode_entry
 from ci.operations import Event
 from ci.statement import VerdictFields, parse_statement
 from common.config import NodeConfig
+from common.english import counted
 from common.repository_config import StatusTarget, status_target
 from common.statuses.reporter import Reporter
 from common.statuses.status import CONTEXT, CommitStatus, State
@@ -190,6 +191,7 @@ class NodeReports:
 
 
 def _pending_text(build: OpenBuild, replicas: int) -> str:
+    by = counted(replicas, "replica")
     if not build.is_approved:
-        return f"waits for an operator's approval, then for a verdict of {replicas} replicas"
-    return f"waits for a verdict of {replicas} replicas"
+        return f"waits for an operator's approval, then for a verdict of {by}"
+    return f"waits for a verdict of {by}"

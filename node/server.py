@@ -12,6 +12,7 @@ from aiohttp.typedefs import Middleware
 from ci.application import BuildApplication
 from ci.ledger import decode_entry
 from ci.statement import dissenters
+from common.english import counted
 from common.link import LINK_PATH, Links
 from node import log_routes
 from node.artifact_routes import ArtifactRoutes
@@ -135,8 +136,8 @@ class NodeServer:
         found = {
             f"it is in status {core.status}": core.status is not ReplicaStatus.NORMAL,
             "it does not vote": not core.is_voting,
-            f"it is {behind_by} numbers behind": behind_by > 0,
-            f"{missing} ledger entries are missing": missing > 0,
+            f"it is {counted(behind_by, 'number')} behind": behind_by > 0,
+            f"it lacks {counted(missing, 'ledger entry', 'ledger entries')}": missing > 0,
         }
         reasons = [reason for reason, holds in found.items() if holds]
         return web.json_response(

@@ -21,6 +21,7 @@ from common.config import (
     load_cluster_config,
     load_node_config,
 )
+from common.english import counted, plural
 from common.keys import generate_key_files, load_public_key, load_signing_key
 from pbft.quorums import UnsupportedSize, quorums_for
 from scripts.demo_faults import ALLOWED
@@ -192,7 +193,8 @@ def example_configuration(
         raise ConfigError(f"--replicas {replicas}: {error}") from error
     if faulty not in (None, ALLOWED) and replicas < FAULTY_REPLICAS_MIN:
         raise ConfigError(
-            f"--faulty {faulty}: {replicas} replicas tolerate no faulty one; "
+            f"--faulty {faulty}: {counted(replicas, 'replica')}"
+            f" {plural(replicas, 'tolerates', 'tolerate')} no faulty one; "
             "--replicas 4, 7 or 10 is allowed"
         )
     # The same members have the same keys and data, whatever else differs.

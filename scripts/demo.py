@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TextIO, get_args
 
 from common.config import Executor
+from common.english import counted
 from node.fault_injection import DESCRIPTIONS, KINDS
 from scripts.configuration import EXAMPLE_REPLICAS, Configuration, faulty_replica
 from scripts.demo_faults import ALLOWED, how_to_play, what_the_others_saw
@@ -244,7 +245,9 @@ def run(arguments: argparse.Namespace, started: float) -> int:
         Watched(branch, gateway.post_webhook(branch), time.monotonic())
         for branch in branches_for(executor)
     ]
-    print(f"posted {len(watched)} webhooks: {', '.join(item.branch for item in watched)}")
+    print(
+        f"posted {counted(len(watched), 'webhook')}: {', '.join(item.branch for item in watched)}"
+    )
     silent = frozenset({faulty} if faulty and arguments.faulty in ("silent", "garbling") else ())
     try:
         watch(gateway, watched, len(names), silent, began)

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from common.english import counted
 from node.fault_injection import DESCRIPTIONS, KINDS
 
 # The value of `fault_injection` with which nobody misbehaves and everybody may be told to.
@@ -41,14 +42,14 @@ def _seen(fault: str, faulty: str, said: Mapping[str, Any]) -> str:
     if faulty in said["dissenting_nodes"]:
         words.append(f"counts {faulty} as dissenting")
     if fault in ("garbling", "replaying", "equivocating"):
-        words.append(f"refused {counters.get('refused', 0)} messages")
+        words.append(f"refused {counted(counters.get('refused', 0), 'message')}")
     if fault == "silent":
         heard = said["peers"][faulty]["last_heard_seconds"]
         words.append(
             f"never heard from {faulty}" if heard is None else f"heard {faulty} {heard:.0f} s ago"
         )
     if changes := counters.get("new_view", 0):
-        words.append(f"changed the view {changes} times")
+        words.append(f"changed the view {counted(changes, 'time')}")
     words.append(f"executed up to number {said['sequence']}")
     return ", ".join(words)
 

@@ -11,6 +11,7 @@ import docker
 import docker.errors
 
 from common.config import ClientConfig, ConfigError, Executor, NodeConfig
+from common.english import counted, plural
 from node.fault_injection import KINDS
 from scripts.base_image import EXAMPLE_IMAGE, NoBaseImage, ensure_example_image
 from scripts.configuration import (
@@ -157,7 +158,9 @@ def _start_network(arguments: argparse.Namespace) -> int:
         note = " (it was running)" if program.name in already else ""
         print(f"{program.name} answers at {program.listen.url}{note}")
     if len(programs) < FAULTY_REPLICAS_MIN:
-        print(f"warning: {len(programs)} replicas tolerate no faulty one")
+        few = counted(len(programs), "replica")
+        tolerate = plural(len(programs), "tolerates", "tolerate")
+        print(f"warning: {few} {tolerate} no faulty one")
     print(f"logs: log/node*.log; stop: {STOP_COMMAND}")
     return 0
 

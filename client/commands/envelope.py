@@ -28,6 +28,7 @@ from client.commands.targets import (
 )
 from client.nodes import NodeFailed, Nodes
 from common.config import ConfigError
+from common.english import counted
 from common.git_environment import check_commit
 from common.keys import verify
 from common.logs import escape_controls
@@ -165,7 +166,7 @@ async def _attest(options: argparse.Namespace) -> int:
     for failure in failures:
         print(f"no provenance: {failure}", file=sys.stderr)
     print(f"{envelope_file}: signed by {', '.join(verified.replicas)}")
-    print(f"{provenance_file}: provenance of {len(lines)} replicas")
+    print(f"{provenance_file}: provenance of {counted(len(lines), 'replica')}")
     return EXIT_DONE
 
 

@@ -19,6 +19,7 @@ from client.commands.targets import (
     token_flag,
 )
 from client.nodes import NodeFailed, Nodes
+from common.english import counted
 from common.logs import escape_controls
 from pbft.ports import Entry
 
@@ -80,7 +81,7 @@ async def _journal(options: argparse.Namespace) -> int:
             code = max(code, EXIT_NO_ANSWER)
             continue
         text, length, digest = journal_of(ledger)
-        print(f"{name}: {length} strings, digest {digest}")
+        print(f"{name}: {counted(length, 'string')}, digest {digest}")
         print(f"  {escape_controls(text)}")
         if (reason := chain_break(ledger, cluster)) is not None:
             print(f"  its ledger's chain is BROKEN: {reason}")

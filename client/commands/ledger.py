@@ -25,6 +25,7 @@ from client.commands.outcome import EXIT_DONE, EXIT_NOT_PASSED, EXIT_WRONG, Comm
 from client.commands.targets import Commands, cluster_and_addresses, cluster_flag
 from client.ledger_check import read_ledger_proof
 from client.nodes import NodeFailed, Nodes, NotThere
+from common.english import counted
 from common.keys import verify
 from common.logs import escape_controls, log_text
 from pbft.codec import MalformedMessage
@@ -60,10 +61,11 @@ async def _ledger(options: argparse.Namespace) -> int:
         for entry in entries:
             print(f"{entry.index:6}  {entry.head.hex()[:12]}  {_line(entry)}")
     head = entries[-1].head if entries else genesis_head(cluster.id)
+    there_are = counted(len(entries), "entry", "entries")
     if reason is not None:
-        print(f"{name}: the chain of {len(entries)} entries is BROKEN: {reason}")
+        print(f"{name}: the chain of {there_are} is BROKEN: {reason}")
         return EXIT_NOT_PASSED
-    print(f"{name}: the chain of {len(entries)} entries holds, head {head.hex()}")
+    print(f"{name}: the chain of {there_are} holds, head {head.hex()}")
     return report_proof(name, proof, entries, cluster) if options.verify else EXIT_DONE
 
 
@@ -115,14 +117,15 @@ def report_proof(
         return EXIT_NOT_PASSED
     heads = [genesis_head(cluster.id), *(entry.head for entry in entries)]
     if proved.index >= len(heads):
-        print(f"{name}: entry {proved.index} is certified, and only {len(entries)} are here")
+        print(f"{name}: entry {proved.index} is certified, and the last one here is {len(entries)}")
         return EXIT_NOT_PASSED
     if heads[proved.index] != proved.head:
         print(f"{name}: another head is certified for entry {proved.index}: this ledger is FALSE")
         return EXIT_NOT_PASSED
+    later = counted(len(entries) - proved.index, "entry", "entries")
     print(
         f"{name}: certified up to entry {proved.index} by {', '.join(proved.replicas)}"
-        f" (checkpoint {proved.sequence}); {len(entries) - proved.index} entries came later"
+        f" (checkpoint {proved.sequence}); {later} came later"
     )
     return EXIT_DONE
 

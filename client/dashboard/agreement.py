@@ -9,6 +9,7 @@ from ci.operations import Abstain, Ballot, Compared, Finding, Outcome
 from client.dashboard.formats import words
 from client.differences import PARTS
 from client.view import BuildStatus, BuildView
+from common.english import counted, plural
 from pbft.quorums import Quorums
 
 AGREES = "agrees"
@@ -120,14 +121,16 @@ def _text(build: BuildView, quorums: Quorums, limits: Limits) -> str:
     n = quorums.replicas
     verdict = build.verdict
     if verdict is not None and verdict.threshold is not None:
-        agree = "agrees" if len(verdict.agreeing) == 1 else "agree"
+        agree = plural(len(verdict.agreeing), "agrees", "agree")
         return (
-            f"This verdict took {verdict.threshold} equal findings of {n} replicas. "
+            f"This verdict took {_equal_findings(verdict.threshold)} of {counted(n, 'replica')}. "
             f"{len(verdict.agreeing)} of {n} {agree} with it."
         )
     strong = n - quorums.faults_max
     weak = quorums.weak
-    rule = f"“passed” takes {strong} equal findings of {n} replicas, anything else {weak}"
+    rule = f"“passed” takes {_equal_findings(strong)} of {counted(n, 'replica')}"
+    if n > 1:
+        rule += f", anything else {weak}"
     if limits.weak_agreement_allowed:
         rule += " (“passed” too, where the pipeline asks for weak agreement)"
     if verdict is not None and verdict.outcome == Outcome.CANCELLED:
@@ -139,3 +142,7 @@ def _text(build: BuildView, quorums: Quorums, limits: Limits) -> str:
     if build.status is BuildStatus.REFUSED:
         return "The replicas refused to take this build."
     return "No replica was asked for this build."
+
+
+def _equal_findings(count: int) -> str:
+    return "one finding" if count == 1 else f"{count} equal findings"

@@ -18,6 +18,7 @@ from aiohttp import web
 from client.api import ApiError, Handler, Site
 from client.dashboard import formats
 from client.dashboard.changes import Changes
+from common.english import counted
 
 TEMPLATES = Path(__file__).parent / "templates"
 STATIC = Path(__file__).parent / "static"
@@ -53,6 +54,7 @@ class Pages:
         self._environment.filters.update(
             absolute=formats.absolute,
             ago=formats.ago,
+            counted=counted,
             elapsed=formats.elapsed,
             kind=formats.kind,
             sign=formats.sign,

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from common.english import counted
 from common.statuses.status import State
 
 _NO_AGREEMENT = {"disputed": State.ERROR, "cancelled": State.CANCELLED}
@@ -23,10 +24,10 @@ def description_of(
     """One line, as in "3 of 4 replicas: exit 0". found: what there was where nothing was agreed."""
     if outcome == "disputed" and found:
         parts = [f"{count} found {_in_words(what, code)}" for what, code, count in found]
-        return f"disputed among {replicas} replicas: {', '.join(parts)}"
+        return f"disputed among {counted(replicas, 'replica')}: {', '.join(parts)}"
     if outcome in _NO_AGREEMENT:
         return outcome
-    return f"{agreeing} of {replicas} replicas: {_in_words(outcome, exit_code)}"
+    return f"{agreeing} of {counted(replicas, 'replica')}: {_in_words(outcome, exit_code)}"
 
 
 def _in_words(outcome: str, exit_code: int | None) -> str:

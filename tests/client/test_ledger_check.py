@@ -161,7 +161,7 @@ async def test_too_few_answers_and_no_two_alike(network: Network, check: LedgerC
     serve(network, chain(network, 10))
     await advance(network, check, *NAMES[1:])
     assert check.state.index == 0
-    assert "1 replicas answer; it takes 2" in (check.state.problem or "")
+    assert "too few replicas answer: 1; it takes 2" in (check.state.problem or "")
     for name in NAMES:
         serve(network, chain(network, 10, name), name)
     await advance(network, check)

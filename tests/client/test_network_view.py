@@ -84,6 +84,23 @@ def test_two_are_down_and_builds_wait() -> None:
     )
 
 
+def test_there_is_only_one() -> None:
+    def told(replica: ReplicaState) -> tuple[str, str]:
+        return summary([replica], 1, None, NOW)[1], consequence([replica], 1)
+
+    assert told(state("node0")) == (
+        "The only replica answers and is in step.",
+        "Builds are decided by the only replica, and nobody checks what it says.",
+    )
+    down = state("node0", None, since="2026-01-31T17:20:03Z", connected=False)
+    assert told(down) == (
+        "node0 is down since 17:20:03 UTC.",
+        "Builds wait: the only replica does not answer.",
+    )
+    lying = state("node0", msgspec.structs.replace(WELL, fault_injection="lying"))
+    assert told(lying)[1] == "Builds may wait: the only replica is not sound."
+
+
 def test_one_disagrees() -> None:
     lately = DissentView(dissents=9, recent_dissents=2, recent_verdicts=20)
     dissenting = state("node3", dissent=lately)
@@ -121,6 +138,8 @@ def test_the_gravest_comes_first() -> None:
         ({"status": "view_change"}, "node1 is in status view change."),
         ({"status": "recovering"}, "node1 is in status recovering."),
         ({"behind_by": 12, "in_sync": False}, "node1 is 12 numbers behind."),
+        ({"behind_by": 1, "in_sync": False}, "node1 is 1 number behind."),
+        ({"ledger_missing": 1, "in_sync": False}, "node1 lacks 1 ledger entry."),
         ({"ledger_missing": 3, "in_sync": False}, "node1 lacks 3 ledger entries."),
     ],
 )

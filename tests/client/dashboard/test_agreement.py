@@ -129,3 +129,10 @@ def test_every_replica_is_in_one_group_of_its_stance(ballots: list[Ballot]) -> N
     for group in agreement.groups:
         assert {stance_of(view, name) for name in group.replicas} == {group.stance}
         assert group.sign == SIGNS[group.stance]
+
+
+def test_a_network_of_one_replica() -> None:
+    view = build_view(record(), [], [])
+    quorums = quorums_for(1)
+    asked = agreement_of(view, {}, NAMES[:1], quorums, LIMITS, is_collected=False)
+    assert "“passed” takes one finding of 1 replica." in asked.text

@@ -165,7 +165,7 @@ async def test_the_proof_can_be_fetched_and_the_command_copied(
 ) -> None:
     build = await decided_build(running, client)
     text = await page(client, f"/builds/{build}")
-    assert "4 of 4 replicas have signed this verdict; 2 are needed." in text
+    assert "4 of 4 replicas signed this verdict; 2 must." in text
     link = f'<a href="/api/v1/builds/{build}/attestation" download="{build[:12]}.intoto.json">'
     assert link in text
     command = re.search(r"<pre id=\"verify\"[^>]*data-copy>(.*?)</pre>", text, re.DOTALL)

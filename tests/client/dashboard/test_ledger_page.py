@@ -165,7 +165,7 @@ async def test_where_it_cannot_be_verified_it_says_why(running: Running, client:
     assert "<i>" not in text
     for name in ("replica-1", "replica-2", "replica-3"):
         network.nodes[name].is_down = True
-    text = await page_when(client, lambda text: "1 replicas answer" in text)
+    text = await page_when(client, lambda text: "too few replicas answer: 1" in text)
     assert rows(text) == []
 
 
