@@ -40,7 +40,11 @@ class Accepted(msgspec.Struct, frozen=True):
 
 
 class LateReply(msgspec.Struct, frozen=True):
-    """An answer of a kind that is accepted: one that came after, or one that differs from it."""
+    """An answer of a kind that is accepted: one that came after, or one that differs from it.
+
+    One that came after and says the same, with nothing signed apart, is not told: it proves no
+    more than f+1 did, so that its signature is not even checked.
+    """
 
     timestamp: int
     replica: str
@@ -102,6 +106,8 @@ class Client:
         self._settings = settings or ClientSettings()
         self._asking: dict[int, _Asking] = {}
         self._finished: dict[int, _Asking] = {}
+        # In order of `ask`.
+        self._unsent: dict[int, None] = {}
         self._output = ClientOutput()
 
     def ask(self, signed: Signed, last_kinds: frozenset[str], now: float) -> ClientOutput:
@@ -115,6 +121,7 @@ class Client:
         self._asking[request.timestamp] = _Asking(
             signed, digest_of(signed.payload), last_kinds, None, self._settings.resend_seconds
         )
+        self._unsent[request.timestamp] = None
         return self._finish(now)
 
     def receive(self, envelopes: Sequence[Envelope], now: float) -> ClientOutput:
@@ -160,6 +167,13 @@ class Client:
             # A floor may still move until f+1 replicas say the same one.
             is_newer_floor = reply.kind == USED and earlier[0] != reply
             return is_newer_floor and USED not in asking.accepted
+        accepted = asking.accepted.get(reply.kind)
+        if (
+            accepted is not None
+            and not reply.attestation
+            and _compared(reply) == _compared(accepted)
+        ):
+            return False  # beyond f+1: not even verified
         kinds = sum(replica in by_replica for by_replica in asking.replies.values())
         return kinds < KINDS_PER_REPLICA_MAX
 
@@ -224,14 +238,8 @@ class Client:
             asking.delay = self._settings.resend_seconds_max
 
     def _finish(self, now: float) -> ClientOutput:
-        unanswered = [t for t, asking in self._asking.items() if not asking.accepted]
-        lowest = min(unanswered, default=0)
-        for timestamp, asking in self._asking.items():
-            if asking.due is None and timestamp - self._cluster.genesis.client_window < max(
-                lowest, 1
-            ):
-                self._output.messages.append(Send(None, Envelope(asking.signed)))
-                asking.due = now + asking.delay
+        if self._unsent:
+            self._send_first(now)
         output = self._output
         output.deadline = min(
             (asking.due for asking in self._asking.values() if asking.due is not None),
@@ -239,6 +247,17 @@ class Client:
         )
         self._output = ClientOutput()
         return output
+
+    def _send_first(self, now: float) -> None:
+        """Send what was never sent and is within the window above the lowest unanswered number."""
+        unanswered = (t for t, asking in self._asking.items() if not asking.accepted)
+        end = max(min(unanswered, default=1), 1) + self._cluster.genesis.client_window
+        for timestamp in [t for t in self._unsent if t < end]:
+            del self._unsent[timestamp]
+            asking = self._asking.get(timestamp)
+            if asking is not None:  # else the replicas answered what was never asked of them
+                self._output.messages.append(Send(None, Envelope(asking.signed)))
+                asking.due = now + asking.delay
 
 
 def _compared(reply: Reply) -> tuple[bytes, str, bytes, bytes]:
