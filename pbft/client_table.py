@@ -58,9 +58,10 @@ class ClientTable:
 
     def is_executable(self, client: str, timestamp: int) -> bool:
         """Whether a request with that number, ordered now, is executed."""
-        floor = self.floor(client)
+        record = self._records.get(client)
+        floor = record.floor if record else 0
         within = floor < timestamp <= floor + self._window
-        return within and not self.was_executed(client, timestamp)
+        return within and (record is None or timestamp not in record.executed)
 
     def result(self, client: str, timestamp: int) -> StoredResult | None:
         """The kept result of an executed number; None if it is too old or not executed."""

@@ -16,10 +16,10 @@ from pbft.certificates import (
     StableCertificate,
 )
 from pbft.client_table import ClientTable
-from pbft.codec import SIGNING_PREFIX, encode_message
+from pbft.codec import SIGNING_PREFIX, digest_of, encode_message
 from pbft.genesis import Cluster
-from pbft.log import MessageLog, Proposal, Slot
-from pbft.messages import BODY_BYTES_MAX, AnyMessage, Envelope, Reply, Signed, Status
+from pbft.log import MessageLog, OrderedRequest, Proposal, Slot
+from pbft.messages import BODY_BYTES_MAX, AnyMessage, Envelope, Reply, Request, Signed, Status
 from pbft.ports import (
     Announcement,
     Application,
@@ -86,19 +86,28 @@ class PendingRequests:
 
     Of two requests with one number the first to come is kept. Bounded: a client has at most W
     executable numbers, and there are only as many clients as the genesis names.
+    A request comes by itself and, a moment later, in the body of a batch: what was decoded,
+    verified and digested for the first is found again by the exact bytes for the second.
     """
 
     def __init__(self) -> None:
-        self._by_client: dict[str, dict[int, Signed]] = {}
+        self._by_client: dict[str, dict[int, OrderedRequest]] = {}
+        self._by_signature: dict[bytes, OrderedRequest] = {}
+        # At least those that are in no batch under way, in order of arrival.
+        self._fresh: dict[tuple[str, int], None] = {}
         # client -> its lowest pending number
         self.lowest: dict[str, int] = {}
 
-    def add(self, client: str, timestamp: int, signed: Signed) -> bool:
-        """Keep it; False where that number is taken."""
+    def add(self, request: Request, signed: Signed) -> bool:
+        """Keep it; False where that number is taken. The signature is checked."""
+        client, timestamp = request.client, request.timestamp
         numbers = self._by_client.setdefault(client, {})
         if timestamp in numbers:
             return False
-        numbers[timestamp] = signed
+        ordered = OrderedRequest(request, signed, digest_of(signed.payload))
+        numbers[timestamp] = ordered
+        self._by_signature[signed.signature] = ordered
+        self._fresh[client, timestamp] = None
         if timestamp <= self.lowest.setdefault(client, timestamp):
             self.lowest[client] = timestamp
         return True
@@ -106,8 +115,11 @@ class PendingRequests:
     def remove(self, client: str, timestamp: int) -> None:
         """The number was executed, whatever the digest."""
         numbers = self._by_client.get(client)
-        if numbers is None or numbers.pop(timestamp, None) is None:
+        ordered = numbers.pop(timestamp, None) if numbers else None
+        if numbers is None or ordered is None:
             return
+        self._by_signature.pop(ordered.signed.signature, None)
+        self._fresh.pop((client, timestamp), None)
         if not numbers:
             del self._by_client[client]
             del self.lowest[client]
@@ -124,7 +136,34 @@ class PendingRequests:
 
     def get(self, client: str, timestamp: int) -> Signed:
         """The pending request with that number."""
+        return self._by_client[client][timestamp].signed
+
+    def ordered(self, client: str, timestamp: int) -> OrderedRequest:
+        """The same, with what it says and its digest."""
         return self._by_client[client][timestamp]
+
+    def find(self, signed: Signed) -> OrderedRequest | None:
+        """What was read and verified of these exact bytes, where they are pending."""
+        known = self._by_signature.get(signed.signature)
+        return known if known is not None and known.signed == signed else None
+
+    def fresh(self, proposed: set[tuple[str, int]]) -> dict[str, list[int]]:
+        """The numbers in no batch under way, by client, both in order. proposed: those in one."""
+        if not self._fresh:
+            return {}
+        self._fresh = {key: None for key in self._fresh if key not in proposed}
+        found: dict[str, list[int]] = {}
+        for client, timestamp in sorted(self._fresh):
+            found.setdefault(client, []).append(timestamp)
+        return found
+
+    def renew(self) -> None:
+        """No batch is under way any more."""
+        self._fresh = {
+            (client, timestamp): None
+            for client, numbers in self._by_client.items()
+            for timestamp in numbers
+        }
 
     def has(self, client: str, timestamp: int) -> bool:
         """Whether that number of that client is pending."""

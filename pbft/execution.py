@@ -37,7 +37,8 @@ def apply_batch(core: Core, slot: Slot, batch: Batch) -> None:
     skipped = 0
     for ordered in batch.requests:
         request = ordered.request
-        core.proposed.discard(ordered.key)
+        if core.proposed:
+            core.proposed.discard(ordered.key)
         if isinstance(request, Recover):
             _apply_recover(core, slot.sequence, request)
             continue
@@ -80,7 +81,8 @@ def _apply(core: Core, sequence: int, ordered: OrderedRequest, request: Request)
         request.timestamp,
         StoredResult(ordered.digest, applied.kind, applied.subject, applied.result),
     )
-    core.output.records.extend(SavedEntry(entry) for entry in applied.entries)
+    for entry in applied.entries:
+        core.output.records.append(SavedEntry(entry))
     core.output.deliveries.append(ExecutedRequest(sequence, ordered.signed, request, applied))
     core.reply(
         Reply(

@@ -52,7 +52,7 @@ def on_request(core: Core, message: Request, signed: Signed) -> Refusal | None:
     if not core.clients.is_executable(message.client, message.timestamp):
         floor = core.clients.floor(message.client)
         return Refusal(f"number {message.timestamp} is beyond the window above {floor}")
-    core.pending.add(message.client, message.timestamp, signed)
+    core.pending.add(message, signed)
     return None
 
 
@@ -126,12 +126,9 @@ def propose(core: Core, is_null_due: bool) -> Slot | None:
 
 def _collect(core: Core) -> list[OrderedRequest]:
     """Pending requests in rotation over the clients, up to the limits of one batch."""
-    clients = core.pending.clients()
-    later = [client for client in clients if client > core.rotation]
-    queues = {
-        client: [n for n in core.pending.numbers(client) if (client, n) not in core.proposed]
-        for client in later + clients[: len(clients) - len(later)]
-    }
+    fresh = core.pending.fresh(core.proposed)
+    later = [client for client in fresh if client > core.rotation]
+    queues = {client: fresh[client] for client in (*later, *fresh)}
     collected: list[OrderedRequest] = []
     for signed in core.recover_requests.values():
         if (signed.signer, RECOVER_NUMBER) not in core.proposed:
@@ -147,13 +144,11 @@ def _collect(core: Core) -> list[OrderedRequest]:
             break
         for client in round_clients:
             timestamp = queues[client][depth]
-            signed = core.pending.get(client, timestamp)
-            size += len(signed.payload) + 200
+            ordered = core.pending.ordered(client, timestamp)
+            size += len(ordered.signed.payload) + 200
             if collected and (size > bytes_max or len(collected) == BATCH_REQUESTS_MAX):
                 return collected
-            request = core.authenticator.read(signed)
-            assert isinstance(request, Request)
-            collected.append(OrderedRequest(request, signed, digest_of(signed.payload)))
+            collected.append(ordered)
             core.proposed.add((client, timestamp))
             core.rotation = client
         depth += 1
@@ -378,8 +373,11 @@ def read_batch(core: Core, digest: bytes, body: bytes) -> Batch | Refusal:
         signed_requests = decode_batch(body)
     except MalformedMessage as error:
         return Refusal(f"malformed body: {error}")
-    requests = []
+    requests: list[OrderedRequest] = []
     for signed in signed_requests:
+        if known := core.pending.find(signed):
+            requests.append(known)
+            continue
         request = core.authenticator.read(signed)
         if isinstance(request, Refusal):
             return request

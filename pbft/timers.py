@@ -135,10 +135,15 @@ def deadline(core: Core) -> float:
         if timers.view_change_due is not None:
             due = min(due, timers.view_change_due)
     elif timers.waiting and _is_judging(core):
-        is_primary = core.is_primary
+        forwarded = timers.forwarded
+        if core.is_primary or not forwarded:
+            # who waits longest is due first
+            share = 2 if core.is_primary else 0.5
+            return min(
+                due, min(since for _, since in timers.waiting.values()) + timers.timeout * share
+            )
         for client, (lowest, since) in timers.waiting.items():
-            is_forwarded = (client, lowest) in timers.forwarded
-            share = 2 if is_primary else 1 if is_forwarded else 0.5
+            share = 1 if (client, lowest) in forwarded else 0.5
             due = min(due, since + timers.timeout * share)
     return due
 

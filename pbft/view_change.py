@@ -213,6 +213,7 @@ def _enter(core: Core, message: NewView, signed: Signed, order: NewViewOrder) ->
         if checked.message.view > core.view
     }
     core.proposed = set()
+    core.pending.renew()
     core.next_sequence = max(order.sequence_max, core.executed) + 1
     set_proposals(core, message, order)
     core.tell(

@@ -2,8 +2,10 @@
 
 import pytest
 
+from pbft.codec import decode_request, digest_of
 from pbft.core import Core, PendingRequests, ReplicaStatus, Settings
-from pbft.messages import Replies, Reply, Request
+from pbft.log import OrderedRequest
+from pbft.messages import Replies, Reply, Request, Signed
 from pbft.ports import Announcement, Applied
 from pbft.replica import REPLIES_BYTES_MAX, _chunks
 from tests.pbft.world import Journal, World, signer, verify
@@ -14,10 +16,10 @@ WORLD = World()
 def test_pending_requests_are_kept_by_client_and_number_first_come() -> None:
     pending = PendingRequests()
     first, second = WORLD.request(2, b"first"), WORLD.request(2, b"second")
-    assert pending.add("client", 2, first)
-    assert not pending.add("client", 2, second)
-    assert pending.add("client", 1, WORLD.request(1, b""))
-    assert pending.add("other", 1, WORLD.request(1, b"", "other"))
+    assert add(pending, first)
+    assert not add(pending, second)
+    assert add(pending, WORLD.request(1, b""))
+    assert add(pending, WORLD.request(1, b"", "other"))
     assert pending.get("client", 2) == first
     assert pending.clients() == ["client", "other"]
     assert pending.numbers("client") == [1, 2]
@@ -28,6 +30,47 @@ def test_pending_requests_are_kept_by_client_and_number_first_come() -> None:
     pending.remove("stranger", 1)
     assert pending.clients() == ["client"]
     assert pending.numbers("other") == []
+
+
+def add(pending: PendingRequests, signed: Signed) -> bool:
+    return pending.add(decode_request(signed), signed)
+
+
+def test_what_was_verified_of_a_pending_request_is_found_by_its_exact_bytes() -> None:
+    pending = PendingRequests()
+    kept, refused = WORLD.request(2, b"first"), WORLD.request(2, b"second")
+    add(pending, kept)
+    add(pending, refused)
+    known = pending.find(Signed(kept.signer, bytes(bytearray(kept.payload)), kept.signature))
+    assert known == OrderedRequest(decode_request(kept), kept, digest_of(kept.payload))
+    assert pending.ordered("client", 2) == known
+    for other in (
+        refused,
+        Signed("other", kept.payload, kept.signature),
+        Signed(kept.signer, refused.payload, kept.signature),
+        Signed(kept.signer, kept.payload, refused.signature),
+    ):
+        assert pending.find(other) is None
+    pending.remove("client", 2)
+    assert pending.find(kept) is None
+
+
+def test_fresh_are_the_pending_requests_in_no_batch_under_way() -> None:
+    pending = PendingRequests()
+    assert pending.fresh(set()) == {}
+    for signed in (
+        WORLD.request(7, b"", "other"),
+        *(WORLD.request(timestamp, b"") for timestamp in (3, 1, 2)),
+    ):
+        add(pending, signed)
+    assert pending.fresh(set()) == {"client": [1, 2, 3], "other": [7]}
+    proposed = {("client", 2), ("other", 7)}
+    assert pending.fresh(proposed) == {"client": [1, 3]}
+    pending.remove("client", 1)
+    add(pending, WORLD.request(4, b""))
+    assert pending.fresh(proposed) == {"client": [3, 4]}
+    pending.renew()  # a view began
+    assert pending.fresh(set()) == {"client": [2, 3, 4], "other": [7]}
 
 
 def test_a_core_belongs_to_a_replica_of_the_cluster() -> None:
