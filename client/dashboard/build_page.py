@@ -92,12 +92,13 @@ class _BuildPage:
         """GET /builds/<id>."""
         record = self._site.record(request)
         build = await self._site.fresh_view(record)
+        seen = self._pages.seen
         tails = await self._logs.tails(record, build)
         compared = await self._compared(record, build)
         without_numbers = None
         if compared is not None and compared.comparison.first is not None:
             without_numbers = await self._compared(record, build, are_numbers_ignored=True)
-        # From here on nothing is awaited: what comes later is another change.
+        # What the archive has is read once more: the newest that there is.
         record = self._site.record(request)
         build = self._site.view(record)
         # Late ballots and logs still come in after the verdict, until they are given up.
@@ -108,6 +109,7 @@ class _BuildPage:
             request,
             "build.html",
             refresh_seconds=later if is_over(record) else OPEN_REFRESH_SECONDS,
+            seen=seen,
             done=done_text(request),
             can_cancel=Kind.CANCEL in possible,
             can_approve=Kind.APPROVE in possible,

@@ -35,6 +35,7 @@ def add_diagrams(application: web.Application, site: Site, pages: Pages) -> None
 
 async def _show_page(site: Site, pages: Pages, request: web.Request) -> web.Response:
     """GET /builds/<id>/messages."""
+    seen = pages.seen
     record = site.record(request)
     diagram, silent = await _diagram(site, record)
     rows, total = rows_of(diagram) if diagram is not None else ([], 0)
@@ -48,6 +49,7 @@ async def _show_page(site: Site, pages: Pages, request: web.Request) -> web.Resp
         # messages still come until all ballots are in
         is_open=not record.collected,
         refresh_seconds=None,
+        seen=seen,
     )
     response.headers["Content-Security-Policy"] = POLICY
     return response

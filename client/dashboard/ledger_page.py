@@ -63,6 +63,8 @@ class _LedgerPage:
         rows: list[LedgerRow] = []
         absent = served_by = None
         for _ in range(TRIES_MAX):
+            # the ledger may grow while its entries are fetched: that is a change not seen here
+            seen = self._pages.seen
             state = check.state
             place = place_of(before, state.index)
             if place is None:
@@ -79,6 +81,7 @@ class _LedgerPage:
         return self._pages.render(
             "ledger.html",
             refresh_seconds=REFRESH_SECONDS if before is None else None,
+            seen=seen,
             absent=absent,
             is_newest=before is None,
             place=place,

@@ -70,21 +70,28 @@ class Pages:
         """Add the route of the static files."""
         application.router.add_get("/static/{file}", self._show_static)
 
+    @property
+    def seen(self) -> int:
+        """How many changes there were until now: what is read from here on has seen them."""
+        return self._changes.count
+
     def render(
         self,
         template: str,
         status: int = 200,
         *,
         refresh_seconds: int | None = None,
+        seen: int | None = None,
         **values: Any,
     ) -> web.Response:
         """A page of these values, with the headers that all pages have.
 
-        refresh_seconds: without JavaScript the page is loaded anew so often. Between reading the
-        values and this call nothing may be awaited: the page says up to where it has seen all.
+        refresh_seconds: without JavaScript the page is loaded anew so often. The page says up to
+        which change it has seen all. So between reading the values and this call nothing may be
+        awaited; where something is, `seen` is what `self.seen` was before the first value was read.
         """
         text = self._environment.get_template(template).render(
-            changes=self._changes.count,
+            changes=self._changes.count if seen is None else seen,
             navigation=NAVIGATION,
             now=time.time(),
             refresh_seconds=refresh_seconds,

@@ -1,13 +1,8 @@
 """client.dashboard.ledger_page: the checked chain, and what is said where it is not checked."""
 
-import asyncio
 import re
-from collections.abc import AsyncIterator, Callable
-from pathlib import Path
 
 import pytest
-from aiohttp import web
-from aiohttp.test_utils import TestClient
 
 from ci.ledger import (
     AnyEntry,
@@ -18,52 +13,20 @@ from ci.ledger import (
     encode_entry,
     next_head,
 )
-from client import network_watch, nodes
 from client.dashboard.ledger_page import LedgerPlace, place_of
+from client.ledger_check import LedgerCheck, Stretch
 from client.ledger_view import entry_views
 from pbft.ports import Entry
 from tests.ci.builders import FAILED
-from tests.client.network import Network, Running
-from tests.client.test_api import client_of, decided_build
+from tests.client.dashboard.pages import Client, page, page_when
+from tests.client.network import REPOSITORY, Network, Running
+from tests.client.test_api import decided_build
 from tests.client.test_commands import certify
-from tests.client.test_gateway import until
+from tests.client.test_gateway import record_of, until
 from tests.client.test_ledger_check import chain, serve
 
-Client = TestClient[web.Request, web.Application]
+PATH = "/ledger"
 HOSTILE = "<img/src=x>&\"'"
-
-
-@pytest.fixture
-async def client(
-    running: Running, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> AsyncIterator[Client]:
-    """It asks the nodes anew for each page, and waits for them."""
-    monkeypatch.setattr(network_watch, "FRESH_SECONDS", 0.0)
-    monkeypatch.setattr(nodes, "STATUS_TIMEOUT_SECONDS", 60.0)
-    client = await client_of(running, tmp_path)
-    yield client
-    await client.close()
-
-
-async def page(client: Client, path: str = "/ledger", status: int = 200) -> str:
-    answer = await client.get(path)
-    assert answer.status == status
-    policy = answer.headers["Content-Security-Policy"]
-    assert "default-src 'none'" in policy
-    assert "unsafe" not in policy
-    text = await answer.text()
-    assert " style=" not in text
-    return text
-
-
-async def page_when(client: Client, condition: Callable[[str], bool], path: str = "/ledger") -> str:
-    """The page once it shows that: checking takes a moment on a busy machine."""
-    for _ in range(300):
-        text = await page(client, path)
-        if condition(text):
-            return text
-        await asyncio.sleep(0.1)
-    raise AssertionError(text)
 
 
 def claim(network: Network, ledger: list[Entry], *names: str) -> None:
@@ -83,7 +46,7 @@ def row(text: str, index: int) -> str:
 
 
 async def test_an_empty_ledger(client: Client) -> None:
-    text = await page_when(client, lambda text: "The ledger is empty" in text)
+    text = await page_when(client, PATH, lambda text: "The ledger is empty" in text)
     assert "ledger --verify" in text
     assert "<table" not in text
 
@@ -93,7 +56,7 @@ async def test_verdicts_are_shown_with_their_builds(running: Running, client: Cl
     build = await decided_build(running, client, HOSTILE)
     ledger = running.network.nodes["replica-0"].ledger
     await until(lambda: len(ledger) == 2)
-    text = await page_when(client, lambda text: rows(text) == [2, 1])
+    text = await page_when(client, PATH, lambda text: rows(text) == [2, 1])
     assert "Verified by this gateway" in text
     assert "replica-0, replica-1, replica-2, replica-3 gave the same head for entry 2" in text
     assert "No certificate yet" in text
@@ -108,22 +71,47 @@ async def test_verdicts_are_shown_with_their_builds(running: Running, client: Cl
     assert "<img" not in text
 
 
+async def test_what_comes_while_a_page_is_made_is_a_change_that_it_has_not_seen(
+    running: Running, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a page with older rows would wait for the change after that."""
+    await decided_build(running, client)
+    await page_when(client, PATH, lambda text: rows(text) == [2, 1])
+    fetch = LedgerCheck.stretch
+
+    async def fetch_slowly(check: LedgerCheck, first: int, last: int) -> Stretch:
+        found = await fetch(check, first, last)
+        build = await running.gateway.submit(REPOSITORY, "master", None)
+        await until(lambda: record_of(running, build).collected)
+        return found
+
+    def seen_by(text: str) -> int:
+        found = re.search(r'<body data-after="(\d+)"', text)
+        assert found is not None
+        return int(found[1])
+
+    monkeypatch.setattr(LedgerCheck, "stretch", fetch_slowly)
+    text = await page(client, PATH)
+    refused = await page(client, f"{PATH}?before=0", 400)
+    assert seen_by(text) < seen_by(refused), "the second was made at once"
+
+
 async def test_what_a_certificate_covers_is_marked(running: Running, client: Client) -> None:
     await decided_build(running, client)
     node = running.network.nodes["replica-0"]
     await until(lambda: len(node.ledger) == 2)
     certify(running, {"epoch": bytes(8), **node.application.parts()})
     await decided_build(running, client)
-    text = await page_when(client, lambda text: "signed for it (checkpoint 128)" in text)
+    text = await page_when(client, PATH, lambda text: "signed for it (checkpoint 128)" in text)
     assert "Up to entry 2, replica-0, replica-1, replica-2 signed" in text
-    text = await page_when(client, lambda text: rows(text) == [4, 3, 2, 1])
+    text = await page_when(client, PATH, lambda text: rows(text) == [4, 3, 2, 1])
     marks = [re.findall("certified|agreed", row(text, index)) for index in (4, 3, 2, 1)]
     assert marks == [["agreed"], ["agreed"], ["certified"], ["certified"]]
 
 
 async def test_a_long_ledger_is_paged(running: Running, client: Client) -> None:
     claim(running.network, chain(running.network, 137))
-    text = await page_when(client, lambda text: len(rows(text)) == 50)
+    text = await page_when(client, PATH, lambda text: len(rows(text)) == 50)
     assert rows(text) == list(range(137, 87, -1))
     assert "Newer" not in text
     older = re.search(r'<a href="(/ledger\?before=\d+)">Older', text)
@@ -146,11 +134,11 @@ async def test_a_liar_is_named_and_its_entries_are_not_shown(
     network = running.network
     claim(network, chain(network, 10))
     claim(network, chain(network, 10, "false "), "replica-0")
-    text = await page_when(client, lambda text: rows(text) != [])
+    text = await page_when(client, PATH, lambda text: rows(text) != [])
     assert "replica-0 gives another ledger" in text
     assert "false " not in text
     assert "served by replica-1" in text
-    replicas = await page_when(client, lambda text: "replica-0 gives" in text, "/replicas")
+    replicas = await page_when(client, "/replicas", lambda text: "replica-0 gives" in text)
     assert "replica-0 gives another ledger than the others" in replicas
     assert "another head than the others gave for entry 10" in replicas
 
@@ -159,13 +147,13 @@ async def test_where_it_cannot_be_verified_it_says_why(running: Running, client:
     network = running.network
     for name in network.nodes:
         claim(network, chain(network, 10, f"<i>{name}"), name)
-    text = await page_when(client, lambda text: "not verified" in text)
+    text = await page_when(client, PATH, lambda text: "not verified" in text)
     assert "2 equal answers are needed" in text
     assert rows(text) == []
     assert "<i>" not in text
     for name in ("replica-1", "replica-2", "replica-3"):
         network.nodes[name].is_down = True
-    text = await page_when(client, lambda text: "too few replicas answer: 1" in text)
+    text = await page_when(client, PATH, lambda text: "too few replicas answer: 1" in text)
     assert rows(text) == []
 
 
@@ -175,7 +163,7 @@ async def test_entries_that_nobody_gives_any_more_are_said_to_be_missing(
     network = running.network
     ledger = chain(network, 120)
     claim(network, ledger)
-    await page_when(client, lambda text: len(rows(text)) == 50)
+    await page_when(client, PATH, lambda text: len(rows(text)) == 50)
     serve(network, chain(network, 120, "false "))
     text = await page(client, "/ledger?before=51")
     assert "no replica gives entries 1 to 50" in text

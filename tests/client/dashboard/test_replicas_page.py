@@ -1,60 +1,23 @@
 """client.dashboard.replicas_page: who is up, who disagrees, what is proved; and the switch."""
 
-import asyncio
 import re
-from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
-from aiohttp import web
-from aiohttp.test_utils import TestClient
 
 from ci.operations import Abstain
-from client import network_watch, nodes
 from common.address import Address
 from node.fault_injection import KINDS
 from tests.ci.builders import FAILED
 from tests.client.dashboard.forms import csrf_of, send_form
+from tests.client.dashboard.pages import Client, page, page_when
 from tests.client.network import Running
-from tests.client.test_api import client_of, decided_build
+from tests.client.test_api import decided_build
 from tests.client.test_change_api import guarded, token_file
 from tests.client.test_commands import contradictions
 
-Client = TestClient[web.Request, web.Application]
+PATH = "/replicas"
 HOSTILE = "<img/src=x>&\"'"
-
-
-@pytest.fixture
-async def client(
-    running: Running, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> AsyncIterator[Client]:
-    """It asks the nodes anew for each page, and waits for them."""
-    monkeypatch.setattr(network_watch, "FRESH_SECONDS", 0.0)
-    monkeypatch.setattr(nodes, "STATUS_TIMEOUT_SECONDS", 60.0)
-    client = await client_of(running, tmp_path)
-    yield client
-    await client.close()
-
-
-async def page(client: Client, path: str = "/replicas") -> str:
-    answer = await client.get(path)
-    assert answer.status == 200
-    policy = answer.headers["Content-Security-Policy"]
-    assert "default-src 'none'" in policy
-    assert "unsafe" not in policy
-    text = await answer.text()
-    assert " style=" not in text
-    return text
-
-
-async def page_when(client: Client, condition: Callable[[str], bool]) -> str:
-    """The page once it shows that: what nodes say comes a moment later on a busy machine."""
-    for _ in range(300):
-        text = await page(client)
-        if condition(text):
-            return text
-        await asyncio.sleep(0.1)
-    raise AssertionError(text)
 
 
 def card(text: str, replica: str) -> str:
@@ -63,7 +26,7 @@ def card(text: str, replica: str) -> str:
 
 
 async def test_each_replica_is_told_with_where_it_stands(client: Client) -> None:
-    text = await page_when(client, lambda text: "NORMAL" in card(text, "replica-3"))
+    text = await page_when(client, PATH, lambda text: "NORMAL" in card(text, "replica-3"))
     # the fixture's gateway has a link to the first alone
     assert "replica-1, replica-2 and replica-3 answer, but without a link." in text
     assert "Builds are decided, and still would be with one down." in text
@@ -80,9 +43,9 @@ async def test_each_replica_is_told_with_where_it_stands(client: Client) -> None
 async def test_one_that_gives_no_answer_is_said_to_be_down(
     running: Running, client: Client
 ) -> None:
-    await page_when(client, lambda text: "NORMAL" in card(text, "replica-2"))
+    await page_when(client, PATH, lambda text: "NORMAL" in card(text, "replica-2"))
     running.network.nodes["replica-2"].is_down = True
-    text = await page_when(client, lambda text: "No answer" in card(text, "replica-2"))
+    text = await page_when(client, PATH, lambda text: "No answer" in card(text, "replica-2"))
     # with a date where midnight came between
     since = r"since (\d{4}-\d\d-\d\d )?\d\d:\d\d:\d\d UTC"
     assert re.search(f"replica-2 is down {since}", text)
@@ -100,7 +63,9 @@ async def test_dissent_and_abstention_are_told_with_their_builds(
     first = await decided_build(running, client, HOSTILE)
     running.network.nodes["replica-1"].finds = lambda build: (Abstain(HOSTILE), b"")
     second = await decided_build(running, client)
-    text = await page_when(client, lambda text: "could not build 1" in card(text, "replica-1"))
+    text = await page_when(
+        client, PATH, lambda text: "could not build 1" in card(text, "replica-1")
+    )
     told = card(text, "replica-1")
     assert "differed from 1 verdict" in told
     assert f'<a href="/builds/{first}">&lt;img/src=x&gt;' in told
@@ -113,7 +78,7 @@ async def test_dissent_and_abstention_are_told_with_their_builds(
 
 async def test_proof_is_told_with_both_messages(running: Running, client: Client) -> None:
     running.network.nodes["replica-0"].evidence = contradictions(running, "replica-3", 7)
-    text = await page_when(client, lambda text: "7 proofs" in card(text, "replica-3"))
+    text = await page_when(client, PATH, lambda text: "7 proofs" in card(text, "replica-3"))
     assert "replica-3 signed two different Checkpoint messages" in card(text, "replica-3")
     assert "Checkpoint, sequence 1: digest 0000000000000000" in card(text, "replica-3")
     assert "Checkpoint, sequence 1: digest 7878787878787878" in card(text, "replica-3")
@@ -126,7 +91,7 @@ async def test_a_nodes_words_never_become_markup(running: Running, client: Clien
     running.network.nodes["replica-1"].told = {"status": "<script>alert(1)</script>"}
     running.network.nodes["replica-2"].is_fault_allowed = True
     running.network.nodes["replica-2"].told = {"fault_kinds": {"lying": HOSTILE + "\u202e"}}
-    text = await page_when(client, lambda text: "lying" in text)
+    text = await page_when(client, PATH, lambda text: "lying" in text)
     assert "<script>alert" not in text
     assert "<img" not in text
     assert "&lt;img/src=x&gt;&amp;&#34;&#39;\\u202e" in text
@@ -137,7 +102,7 @@ async def test_with_fault_injection_off_there_is_no_switch(
     running: Running, client: Client
 ) -> None:
     build = await decided_build(running, client)
-    text = await page_when(client, lambda text: "NORMAL" in card(text, "replica-3"))
+    text = await page_when(client, PATH, lambda text: "NORMAL" in card(text, "replica-3"))
     assert "<form" not in text
     for word in ("Make one misbehave", "Fault injection", "/replicas/misbehave", *KINDS):
         assert word not in text
@@ -155,7 +120,7 @@ async def test_a_node_is_made_to_misbehave_and_to_stop(running: Running, client:
     build = await decided_build(running, client)
     node = running.network.nodes["replica-3"]
     node.is_fault_allowed = True
-    text = await page_when(client, lambda text: 'action="/replicas/misbehave"' in text)
+    text = await page_when(client, PATH, lambda text: 'action="/replicas/misbehave"' in text)
     assert re.findall(r"<option>([^<]*)</option>", text) == ["replica-3", *KINDS]
     assert f'action="/builds/{build}/rebuild"' in text
     csrf = await csrf_of(client, "/replicas")
@@ -163,12 +128,12 @@ async def test_a_node_is_made_to_misbehave_and_to_stop(running: Running, client:
     answer = await send_form(client, "/replicas/misbehave", fields)
     assert (answer.status, node.fault) == (303, "lying")
     assert "The node was told" in await page(client, answer.headers["Location"])
-    text = await page_when(client, lambda text: "on purpose" in text)
+    text = await page_when(client, PATH, lambda text: "on purpose" in text)
     assert "misbehaves on purpose: lying" in card(text, "replica-3")
     assert "replica-3 misbehaves on purpose (lying)" in text
     answer = await send_form(client, "/replicas/misbehave", {**fields, "fault": ""})
     assert (answer.status, node.fault) == (303, None)
-    await page_when(client, lambda text: "on purpose" not in text)
+    await page_when(client, PATH, lambda text: "on purpose" not in text)
 
 
 @pytest.mark.parametrize(
@@ -185,7 +150,7 @@ async def test_what_is_not_offered_is_refused(
     running: Running, client: Client, changed: dict[str, str], status: int
 ) -> None:
     running.network.nodes["replica-3"].is_fault_allowed = True
-    await page_when(client, lambda text: 'action="/replicas/misbehave"' in text)
+    await page_when(client, PATH, lambda text: 'action="/replicas/misbehave"' in text)
     csrf = await csrf_of(client, "/replicas")
     fields = {"csrf": csrf, "replica": "replica-3", "fault": "lying", **changed}
     answer = await send_form(client, "/replicas/misbehave", fields)
@@ -197,7 +162,7 @@ async def test_what_is_not_offered_is_refused(
 async def test_another_sites_page_cannot_use_the_switch(running: Running, client: Client) -> None:
     node = running.network.nodes["replica-3"]
     node.is_fault_allowed = True
-    await page_when(client, lambda text: 'action="/replicas/misbehave"' in text)
+    await page_when(client, PATH, lambda text: 'action="/replicas/misbehave"' in text)
     csrf = await csrf_of(client, "/replicas")
     fields = {"csrf": csrf, "replica": "replica-3", "fault": "lying"}
     for origin in (None, "https://evil.example"):
@@ -209,7 +174,7 @@ async def test_a_node_that_says_no_after_all(running: Running, client: Client) -
     node = running.network.nodes["replica-3"]
     # it offers, and does not do it
     node.told = {"fault_kinds": {"lying": "it lies"}}
-    await page_when(client, lambda text: 'action="/replicas/misbehave"' in text)
+    await page_when(client, PATH, lambda text: 'action="/replicas/misbehave"' in text)
     csrf = await csrf_of(client, "/replicas")
     fields = {"csrf": csrf, "replica": "replica-3", "fault": "lying"}
     answer = await send_form(client, "/replicas/misbehave", fields)
@@ -223,7 +188,7 @@ async def test_where_the_api_takes_tokens_the_switch_takes_one(
     node = running.network.nodes["replica-3"]
     node.is_fault_allowed = True
     client = await guarded(running, tmp_path, api_token_file=token_file(tmp_path))
-    await page_when(client, lambda text: 'type="password" name="token"' in text)
+    await page_when(client, PATH, lambda text: 'type="password" name="token"' in text)
     csrf = await csrf_of(client, "/replicas")
     fields = {"csrf": csrf, "replica": "replica-3", "fault": "silent"}
     answer = await send_form(client, "/replicas/misbehave", fields)
@@ -238,7 +203,7 @@ async def test_where_nobody_may_change_anything_there_is_a_hint_and_no_form(
 ) -> None:
     running.network.nodes["replica-3"].is_fault_allowed = True
     elsewhere = await guarded(running, tmp_path, listen=Address("192.0.2.1", 8080))
-    text = await page_when(elsewhere, lambda text: "api_token_file" in text)
+    text = await page_when(elsewhere, PATH, lambda text: "api_token_file" in text)
     assert "<form" not in text
     await elsewhere.close()
 
@@ -257,7 +222,7 @@ async def test_what_changes_at_the_nodes_is_told_to_who_follows(
         seen.append(count(text))
         return "NORMAL" in card(text, "replica-3") and seen[-2:] == [seen[-1]] * 2
 
-    before = await page_when(client, is_quiet)
+    before = await page_when(client, PATH, is_quiet)
     running.network.nodes["replica-3"].told = {"view": 7}
-    after = await page_when(client, lambda text: "7, primary" in card(text, "replica-3"))
+    after = await page_when(client, PATH, lambda text: "7, primary" in card(text, "replica-3"))
     assert count(after) > count(before)
