@@ -10,7 +10,7 @@ import hashlib
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 
 import msgspec
 
@@ -158,12 +158,11 @@ class Collector:
         if opened is None:
             return
         known = {ballot.replica for ballot in self._archive.ballots(build)}
-        agreed = agreed_ballots(served, self._cluster.quorums.weak)
+        agreed = agreed_ballots(served, self._cluster.replica_names, self._cluster.quorums.weak)
         new = [
             (replica, signed)
             for replica, signed in agreed
             if replica not in known
-            and self._cluster.replica_index(replica) is not None
             and checked_ballot(signed, replica, build, opened, self._authenticator) is not None
         ]
         if new:
@@ -235,16 +234,19 @@ class Collector:
             _log.error("collecting build %s failed", build.hex()[:12], exc_info=error)
 
 
-def agreed_ballots(served: Iterable[ServedBuild], weak: int) -> list[tuple[str, bytes]]:
+def agreed_ballots(
+    served: Iterable[ServedBuild], replicas: Container[str], weak: int
+) -> list[tuple[str, bytes]]:
     """(replica, encoded Signed Request) for each ballot that `weak` nodes serve equally.
 
+    Ballots of others than these replicas are not looked at.
     Compared is the signed payload: of one payload there may be more than one valid signature.
     """
     seen: dict[tuple[str, bytes], list[bytes]] = {}
     for answer in served:
         of_this_node: set[str] = set()
         for ballot in answer.ballots:
-            if ballot.replica in of_this_node:
+            if ballot.replica in of_this_node or ballot.replica not in replicas:
                 continue
             of_this_node.add(ballot.replica)
             try:

@@ -7,6 +7,7 @@ import pytest
 
 from ci.operations import Abstain, Outcome
 from ci.statement import parse_statement
+from client import collector
 from client.collector import agreed_ballots
 from client.nodes import ServedBallot, ServedBuild
 from client.view import build_view
@@ -14,6 +15,8 @@ from tests.ci.builders import FAILED, PASSED, World
 from tests.client.network import REPOSITORY, Network, Running, passed, run_gateway
 from tests.client.test_gateway import decided, record_of, until
 from tests.client.test_view import signed_ballot
+
+NAMES = ("replica-0", "replica-1", "replica-2", "replica-3")
 
 
 def served(*ballots: tuple[str, bytes]) -> ServedBuild:
@@ -30,16 +33,25 @@ def test_one_node_alone_is_not_enough() -> None:
     never_ordered = signed_ballot(world, 0, build, FAILED)
     liar = served(("replica-0", never_ordered))
     honest = served(("replica-0", ordered))
-    assert agreed_ballots([liar, honest], 2) == []
-    assert agreed_ballots([liar, honest, honest], 2) == [("replica-0", ordered)]
+    assert agreed_ballots([liar, honest], NAMES, 2) == []
+    assert agreed_ballots([liar, honest, honest], NAMES, 2) == [("replica-0", ordered)]
 
 
 def test_one_node_has_one_voice() -> None:
     world = World()
     build = world.open(1)
     signed = signed_ballot(world, 0, build, PASSED)
-    assert agreed_ballots([served(("replica-0", signed), ("replica-0", signed))], 2) == []
-    assert agreed_ballots([served(("replica-0", b"nonsense"))] * 4, 2) == []
+    assert agreed_ballots([served(("replica-0", signed), ("replica-0", signed))], NAMES, 2) == []
+    assert agreed_ballots([served(("replica-0", b"nonsense"))] * 4, NAMES, 2) == []
+
+
+def test_strangers_ballots_are_not_even_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
+    def decode(data: bytes) -> None:
+        raise AssertionError(data)
+
+    monkeypatch.setattr(collector, "decode_signed", decode)
+    told = served(*((f"stranger-{number}", b"x") for number in range(3)))
+    assert agreed_ballots([told] * 4, NAMES, 2) == []
 
 
 async def test_a_log_that_does_not_match_its_ballot_is_not_archived(running: Running) -> None:
