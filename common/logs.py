@@ -30,11 +30,16 @@ class LineFormatter(logging.Formatter):
 
     def __init__(self, name: str) -> None:
         super().__init__(f"%(asctime)s %(levelname)s {name} %(name)s: %(message)s")
+        self._second = -1
+        self._moment = ""
 
     def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:  # noqa: N802 (the base class's name)
         """The record's time in UTC, so that the logs of several machines can be laid together."""
-        moment = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
-        return f"{moment}.{int(record.msecs):03d}Z"
+        second = int(record.created)
+        if second != self._second:
+            self._moment = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
+            self._second = second
+        return f"{self._moment}.{int(record.msecs):03d}Z"
 
     def format(self, record: logging.LogRecord) -> str:
         """The record as one line: whatever would break the line or the terminal is escaped."""
@@ -62,6 +67,34 @@ class JsonFormatter(LineFormatter):
         return json.dumps(fields, ensure_ascii=True)
 
 
+class RotatingFile(logging.handlers.RotatingFileHandler):
+    """The standard library's formats each record twice: to measure it, and to write it."""
+
+    def __init__(self, file: Path) -> None:
+        """Open it, to go on at its end. Raises OSError."""
+        super().__init__(
+            file,
+            maxBytes=LOG_FILE_BYTES_MAX,
+            backupCount=LOG_FILES_KEPT,
+            encoding="utf-8",
+            errors="backslashreplace",
+        )
+        # /dev/stdout and the like are never rotated
+        self._is_regular = file.is_file()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write the record, into a new file where this one would become too long."""
+        try:
+            line = self.format(record) + self.terminator
+            assert self.stream is not None, "open from the beginning"
+            if self._is_regular and self.stream.tell() + len(line) > self.maxBytes:
+                self.doRollover()
+            self.stream.write(line)
+            self.flush()
+        except Exception:  # noqa: BLE001 - as the standard library's: to log must never raise
+            self.handleError(record)
+
+
 FORMATTERS: Mapping[str, type[LineFormatter]] = {"text": LineFormatter, "json": JsonFormatter}
 
 
@@ -79,15 +112,7 @@ def start_logging(log_file: Path | None, name: str, log_format: str = "text") ->
     if log_file is not None:
         try:
             log_file.parent.mkdir(parents=True, exist_ok=True)
-            handlers.append(
-                logging.handlers.RotatingFileHandler(
-                    log_file,
-                    maxBytes=LOG_FILE_BYTES_MAX,
-                    backupCount=LOG_FILES_KEPT,
-                    encoding="utf-8",
-                    errors="backslashreplace",
-                )
-            )
+            handlers.append(RotatingFile(log_file))
         except OSError as error:
             raise ConfigError.at(
                 log_file,
@@ -95,6 +120,8 @@ def start_logging(log_file: Path | None, name: str, log_format: str = "text") ->
                 f"cannot be written ({error.strerror})",
                 "a file in a folder that can be written to",
             ) from error
+    # What no line tells need not be found out for each (Python's HOWTO on logging, "Optimization").
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     formatter = FORMATTERS[log_format](name)
     root = logging.getLogger()
     for old in list(root.handlers):
