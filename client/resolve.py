@@ -2,6 +2,9 @@
 
 Two answers are answers: this commit, or no such branch. Everything else (unreachable, refused,
 timed out) says nothing about the branch, and is asked again later.
+
+The rule: one question asks for all that waits for it when it begins. So a crowd of webhooks costs
+a few git processes, and nobody gets an answer from before it asked.
 """
 
 import asyncio
@@ -11,6 +14,7 @@ import os
 import signal
 import subprocess
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 
 import git
@@ -31,9 +35,12 @@ from common.logs import log_text
 ASK_TIMEOUT_SECONDS = 20.0
 # Each question is a git process that mostly waits for a server; one server that gives no answer
 # must not keep the questions to the others waiting.
-QUESTIONS_PER_REPOSITORY_MAX = 4
+QUESTIONS_PER_REPOSITORY_MAX = 2
 QUESTIONS_AT_ONCE_MAX = 32
+# A command line has room for many more; the server looks each of them up.
+REFERENCES_PER_QUESTION_MAX = 100
 REASON_CHARACTERS_MAX = 300
+STOPPING = "the gateway is stopping"
 
 
 class FoundCommit(msgspec.Struct, frozen=True):
@@ -53,6 +60,10 @@ class Unreachable(msgspec.Struct, frozen=True):
 
 
 Resolution = FoundCommit | NoSuchBranch | Unreachable
+
+
+class _NoAnswer(Exception):
+    """Why the server gave no answer."""
 
 
 class Resolver:
@@ -85,60 +96,95 @@ class Resolver:
         self._running: set[subprocess.Popen[bytes]] = set()
         self._is_closed = False
         self._timeout_seconds = timeout_seconds
-        self._places = {
-            url: asyncio.Semaphore(QUESTIONS_PER_REPOSITORY_MAX) for url in self._entries
+        # by repository: who waits for the next question, by reference
+        self._waiting: dict[str, dict[str, list[asyncio.Future[Resolution]]]] = {
+            url: {} for url in self._entries
         }
+        self._askers: dict[str, set[asyncio.Task[None]]] = {url: set() for url in self._entries}
         self._threads = concurrent.futures.ThreadPoolExecutor(
-            min(QUESTIONS_AT_ONCE_MAX, QUESTIONS_PER_REPOSITORY_MAX * len(self._places)),
+            min(QUESTIONS_AT_ONCE_MAX, QUESTIONS_PER_REPOSITORY_MAX * len(self._entries)),
             thread_name_prefix="resolve",
         )
 
     async def resolve(self, repository: str, branch: str, ref: str | None = None) -> Resolution:
         """Where `ref`, else `branch`, of a configured `repository` points now. Raises nothing."""
-        place = self._places.get(repository)
-        if place is None:
+        waiting = self._waiting.get(repository)
+        if waiting is None:
             return Unreachable("the repository is no longer in this gateway's configuration")
-        loop = asyncio.get_running_loop()
-        async with place:
-            if self._is_closed:
-                return Unreachable("the gateway is stopping")
-            return await loop.run_in_executor(self._threads, self.ask, repository, branch, ref)
-
-    def ask(self, repository: str, branch: str, ref: str | None = None) -> Resolution:
-        """The same for a configured one, blocking; git is killed after `timeout_seconds`.
-
-        ref: a full name, see common.git_environment.check_ref.
-        """
-        entry = self._entries[repository]
-        address = entry.fetched_from
+        if self._is_closed:
+            return Unreachable(STOPPING)
         reference = ref_of(branch, ref)
         if check_ref(reference) is not None:
             # no server can have it; the replicas know the same grammar
             return NoSuchBranch()
-        # a tag may be an object of its own, which leads to the commit: the server shows both
-        peeled = f"{reference}^{{}}"
+        loop = asyncio.get_running_loop()
+        answer: asyncio.Future[Resolution] = loop.create_future()
+        waiting.setdefault(reference, []).append(answer)
+        askers = self._askers[repository]
+        if len(askers) < QUESTIONS_PER_REPOSITORY_MAX:
+            # It begins in the loop's next turn, after all that came in this one.
+            asker = loop.create_task(self._ask_while_anybody_waits(repository))
+            askers.add(asker)
+            asker.add_done_callback(askers.discard)
+        return await answer
+
+    async def _ask_while_anybody_waits(self, repository: str) -> None:
+        loop = asyncio.get_running_loop()
+        waiting = self._waiting[repository]
+        while waiting:
+            names = list(waiting)[:REFERENCES_PER_QUESTION_MAX]
+            answers = {name: waiting.pop(name) for name in names}
+            found: dict[str, Resolution] = dict.fromkeys(names, Unreachable(STOPPING))
+            try:
+                if not self._is_closed:
+                    found = await loop.run_in_executor(self._threads, self.ask, repository, names)
+            finally:
+                # also where the question was called off
+                for name, waiters in answers.items():
+                    for waiter in waiters:
+                        if not waiter.done():
+                            waiter.set_result(found[name])
+
+    def ask(self, repository: str, references: Sequence[str]) -> dict[str, Resolution]:
+        """Where each of these full names of a configured repository points now. Blocking.
+
+        references: see common.git_environment.check_ref. git is killed after `timeout_seconds`.
+        """
+        try:
+            listed = self._list(repository, references)
+        except _NoAnswer as error:
+            return dict.fromkeys(references, Unreachable(_one_line(str(error))))
+        found: dict[str, Resolution] = {}
+        for name in references:
+            commit = listed.get(_peeled(name)) or listed.get(name)
+            found[name] = NoSuchBranch() if commit is None else FoundCommit(commit)
+        return found
+
+    def _list(self, repository: str, references: Sequence[str]) -> dict[str, str]:
+        """What the server lists of these: full name -> object. Raises _NoAnswer."""
+        entry = self._entries[repository]
+        address = entry.fetched_from
         environment = self._environments[repository]
+        patterns = [pattern for name in references for pattern in (name, _peeled(name))]
         try:
             status, output, errors = self._run_git(
-                ["git", "ls-remote", "--", address, reference, peeled], environment
+                ["git", "ls-remote", "--", address, *patterns], environment
             )
         except (git.exc.GitError, OSError, ValueError) as error:
-            return Unreachable(_one_line(f"git could not be run: {error}"))
-        except subprocess.TimeoutExpired:
-            return Unreachable(f"no answer in {self._timeout_seconds:g} s")
+            raise _NoAnswer(f"git could not be run: {error}") from error
+        except subprocess.TimeoutExpired as error:
+            raise _NoAnswer(f"no answer in {self._timeout_seconds:g} s") from error
         if status != 0:
             complaint = hide_secrets(errors, environment)
             login = access_problem(complaint, address, entry.access)
             complaint = complaint if login is None else f"{login} ({complaint})"
-            return Unreachable(_one_line(complaint) or f"git ended with status {status}")
+            raise _NoAnswer(complaint.strip() or f"git ended with status {status}")
         # ls-remote matches the tail of a name, so x/refs/heads/branch could be listed too.
-        listed = {
+        return {
             name: commit
             for commit, _, name in (line.partition("\t") for line in output.splitlines())
             if check_commit(commit) is None
         }
-        found = listed.get(peeled) or listed.get(reference)
-        return NoSuchBranch() if found is None else FoundCommit(found)
 
     def close(self) -> None:
         """Ask nothing more; what is being asked is ended, so that nothing of it stays behind."""
@@ -152,7 +198,7 @@ class Resolver:
         """Exit status, output and errors of one git. Raises subprocess.TimeoutExpired."""
         with self._lock:
             if self._is_closed:
-                raise OSError("the gateway is stopping")
+                raise OSError(STOPPING)
             # A group of its own: git's helper for the protocol has to be ended with it.
             interruptible = git.cmd.Git(str(self._directory)).execute(
                 command, as_process=True, env=environment, start_new_session=True
@@ -170,6 +216,11 @@ class Resolver:
             with self._lock:
                 self._running.discard(process)
         return process.returncode, _text(output), _text(errors)
+
+
+def _peeled(reference: str) -> str:
+    """A tag may be an object of its own, which leads to the commit: the server shows both."""
+    return f"{reference}^{{}}"
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

@@ -6,11 +6,19 @@ import socket
 import subprocess
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
-from client.resolve import FoundCommit, NoSuchBranch, Resolver, Unreachable
+from client.resolve import (
+    QUESTIONS_PER_REPOSITORY_MAX,
+    FoundCommit,
+    NoSuchBranch,
+    Resolution,
+    Resolver,
+    Unreachable,
+)
 from common.config import RepositoryEntry
 
 GIT = {
@@ -146,6 +154,64 @@ async def test_a_silent_server_does_not_keep_the_others_waiting(
         assert time.monotonic() - start < 4, "closing waited for the silent server"
         for answer in await asyncio.gather(*waiting):
             assert isinstance(answer, Unreachable)
+
+
+async def test_a_crowd_is_answered_by_a_few_questions(
+    repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each question asks for all who wait when it begins, each reference once."""
+    asked: list[list[str]] = []
+    ask = Resolver.ask
+
+    def noted(self: Resolver, url: str, names: Sequence[str]) -> dict[str, Resolution]:
+        asked.append(list(names))
+        return ask(self, url, names)
+
+    monkeypatch.setattr(Resolver, "ask", noted)
+    url = f"file://{repository}"
+    resolver = resolver_of(tmp_path, url)
+    names = ["master", "feature/x", "nothing", "no..branch", "master"] * 50
+    crowd = [resolver.resolve(url, name) for name in names]
+    found = await asyncio.gather(*crowd, resolver.resolve(url, "v2", "refs/tags/v2"))
+    head, older = git(repository, "rev-parse", "HEAD"), git(repository, "rev-parse", "HEAD^")
+    expected = [FoundCommit(head), FoundCommit(older), NoSuchBranch(), NoSuchBranch()]
+    assert found == [*(expected + expected[:1]) * 50, FoundCommit(older)]
+    assert asked == [
+        ["refs/heads/master", "refs/heads/feature/x", "refs/heads/nothing", "refs/tags/v2"]
+    ]
+    resolver.close()
+
+
+async def test_nobody_gets_an_answer_from_before_it_asked(
+    repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who comes while a question is under way waits for the next one."""
+    moved = tmp_path / "moved"
+    git(tmp_path, "clone", "--quiet", str(repository), str(moved))
+    begun, go_on = threading.Semaphore(0), threading.Semaphore(0)
+    ask = Resolver.ask
+
+    def slowly(self: Resolver, url: str, names: Sequence[str]) -> dict[str, Resolution]:
+        found = ask(self, url, names)
+        begun.release()
+        assert go_on.acquire(timeout=60)
+        return found
+
+    monkeypatch.setattr(Resolver, "ask", slowly)
+    url = f"file://{moved}"
+    resolver = resolver_of(tmp_path, url)
+    before = git(moved, "rev-parse", "HEAD")
+    early = []
+    for _ in range(QUESTIONS_PER_REPOSITORY_MAX):
+        early.append(asyncio.create_task(resolver.resolve(url, "master")))
+        assert await asyncio.to_thread(begun.acquire, timeout=60)
+    late = [asyncio.create_task(resolver.resolve(url, "master")) for _ in range(5)]
+    git(moved, "commit", "--quiet", "--allow-empty", "-m", "newer")
+    for _ in range(QUESTIONS_PER_REPOSITORY_MAX + 1):
+        go_on.release()
+    assert set(await asyncio.gather(*early)) == {FoundCommit(before)}
+    assert set(await asyncio.gather(*late)) == {FoundCommit(git(moved, "rev-parse", "HEAD"))}
+    resolver.close()
 
 
 def test_remote_helpers_are_refused_at_once(tmp_path: Path) -> None:
