@@ -163,6 +163,14 @@ class Site:
         """
         if request.content_length is not None and request.content_length > bytes_max:
             raise _too_large(bytes_max)
+        if request.content.is_eof():
+            # A short one came with its header: it is in memory already, and nothing is waited for.
+            body = request.content.read_nowait()
+            if len(body) > bytes_max:
+                raise _too_large(bytes_max)
+            if self._bodies_bytes + len(body) > BODIES_BYTES_MAX:
+                raise _too_much()
+            return body
         parts: list[bytes] = []
         length = 0
         try:
@@ -174,7 +182,7 @@ class Site:
                     if length > bytes_max:
                         raise _too_large(bytes_max)
                     if self._bodies_bytes > BODIES_BYTES_MAX:
-                        raise ApiError(503, "too much is being sent at once", RETRY_AFTER_SECONDS)
+                        raise _too_much()
         except TimeoutError as error:
             raise ApiError(408, f"the body did not arrive in {BODY_TIMEOUT_SECONDS:g} s") from error
         finally:
@@ -389,6 +397,10 @@ async def on_append(site: Site, request: web.Request) -> web.Response:
 
 class _AppendBody(msgspec.Struct, frozen=True):
     text: Annotated[str, msgspec.Meta(max_length=APPEND_CHARACTERS_MAX)]
+
+
+def _too_much() -> ApiError:
+    return ApiError(503, "too much is being sent at once", RETRY_AFTER_SECONDS)
 
 
 def _too_large(bytes_max: int) -> ApiError:

@@ -113,13 +113,13 @@ class Archive:
         """Tell this one which builds changed, once that is on disk. It must not raise."""
         self._database.listen(listener)
 
-    def add(self, build: bytes, wanted: WantedBuild, at: float) -> None:
-        """A build was accepted. A commit given with it is a resolved one."""
+    def add(self, build: bytes, wanted: WantedBuild, at: float) -> bool:
+        """A build was accepted. A commit given with it is a resolved one. False: it is here."""
         commit = wanted.commit
         resolved_at = None if commit is None else at
-        self._database.write(
+        touched = self._database.write(
             "INSERT INTO builds (build, repository, branch, commit_hex, received_at, resolved_at, "
-            "event, ref) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            "event, ref) VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
             (
                 build,
                 wanted.repository,
@@ -132,6 +132,7 @@ class Archive:
             ),
             build=build,
         )
+        return touched == 1
 
     def note_skipped(self, build: bytes, reason: str) -> None:
         """The build is never asked for, as whoever pushed wished."""
@@ -276,6 +277,10 @@ class Archive:
         )
         return [StateRecord(*row) for row in rows]
 
+    def has(self, build: bytes) -> bool:
+        """Is there a record of it?"""
+        return bool(self._database.rows("SELECT 1 FROM builds WHERE build = ?", (build,)))
+
     def get(self, build: bytes) -> BuildRecord | None:
         """The record of a build, or None."""
         rows = self._select("WHERE build = ?", (build,))
@@ -310,8 +315,8 @@ class Archive:
 
     def count(self, outcome: str) -> int:
         """How many builds are listed under this outcome."""
-        rows = self._database.rows("SELECT count(*) FROM builds WHERE state = ?", (outcome,))
-        return int(rows[0][0])
+        rows = self._database.rows("SELECT count FROM build_counts WHERE state = ?", (outcome,))
+        return int(rows[0][0]) if rows else 0
 
     def newest_decided(self, repository: str, branch: str) -> BuildRecord | None:
         """The newest build of that branch with a verdict, or None."""
@@ -333,7 +338,7 @@ class Archive:
 
     def counts(self) -> dict[str, int]:
         """How many builds there are: open, refused, skipped, and with an outcome (decided)."""
-        rows = self._database.rows("SELECT state, count(*) FROM builds GROUP BY state")
+        rows = self._database.rows("SELECT state, count FROM build_counts")
         states = {str(state): int(count) for state, count in rows}
         counts = {
             "open": states.pop("queued", 0) + states.pop("building", 0),

@@ -69,7 +69,7 @@ class BuildChanges:
 
     def supersede(self, build: bytes, wanted: WantedBuild) -> None:
         """Cancel what is under way of the same ref: somebody pushed something newer to it."""
-        for row in self._outbox.builds_of(wanted.repository):
+        for row in self._outbox.builds_of_branch(wanted.repository, wanted.branch):
             if row.build != build and _is_same_ref(row.build_wanted, wanted):
                 self.cancel(row.build, f"superseded by {build.hex()}")
 

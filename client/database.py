@@ -135,6 +135,67 @@ CREATE INDEX builds_of_state ON builds (state, number);
 # From which format -> what makes the next one of it.
 MIGRATIONS = {4: _STATE + _LISTS}
 
+# How many rows there are of each sort, and where those of a branch and of a build are, so that
+# nobody has to look through a queue or a history, which may be long. Made anew by each process and
+# kept up by SQLite itself, within the same transaction; it is in memory, nothing of it is in the
+# file, and so its format says nothing of it.
+_COUNTS = """
+PRAGMA temp_store = MEMORY;
+CREATE TEMP TABLE outbox_counts (
+    kind TEXT, state TEXT, repository TEXT, waits_for_approval INTEGER, count INTEGER NOT NULL,
+    PRIMARY KEY (kind, state, repository, waits_for_approval)
+) WITHOUT ROWID;
+INSERT INTO outbox_counts SELECT kind, state, repository, waits_for_approval, count(*)
+    FROM outbox GROUP BY kind, repository, waits_for_approval, state;
+CREATE TEMP TABLE outbox_places (
+    number INTEGER PRIMARY KEY, repository TEXT, branch TEXT, build BLOB
+);
+CREATE INDEX temp.outbox_branch ON outbox_places (repository, branch);
+CREATE INDEX temp.outbox_build ON outbox_places (build);
+INSERT INTO outbox_places SELECT number, repository, branch, build FROM outbox;
+CREATE TEMP TRIGGER outbox_added AFTER INSERT ON main.outbox BEGIN
+    INSERT INTO outbox_places VALUES (NEW.number, NEW.repository, NEW.branch, NEW.build);
+    INSERT INTO outbox_counts
+    VALUES (NEW.kind, NEW.state, NEW.repository, NEW.waits_for_approval, 1)
+    ON CONFLICT DO UPDATE SET count = count + 1;
+END;
+CREATE TEMP TRIGGER outbox_removed AFTER DELETE ON main.outbox BEGIN
+    DELETE FROM outbox_places WHERE number = OLD.number;
+    UPDATE outbox_counts SET count = count - 1 WHERE kind = OLD.kind AND state = OLD.state
+        AND repository = OLD.repository AND waits_for_approval = OLD.waits_for_approval;
+    DELETE FROM outbox_counts WHERE kind = OLD.kind AND state = OLD.state
+        AND repository = OLD.repository AND waits_for_approval = OLD.waits_for_approval
+        AND count = 0;
+END;
+CREATE TEMP TRIGGER outbox_changed AFTER UPDATE ON main.outbox
+WHEN OLD.state <> NEW.state OR OLD.waits_for_approval <> NEW.waits_for_approval BEGIN
+    INSERT INTO outbox_counts
+    VALUES (NEW.kind, NEW.state, NEW.repository, NEW.waits_for_approval, 1)
+    ON CONFLICT DO UPDATE SET count = count + 1;
+    UPDATE outbox_counts SET count = count - 1 WHERE kind = OLD.kind AND state = OLD.state
+        AND repository = OLD.repository AND waits_for_approval = OLD.waits_for_approval;
+    DELETE FROM outbox_counts WHERE kind = OLD.kind AND state = OLD.state
+        AND repository = OLD.repository AND waits_for_approval = OLD.waits_for_approval
+        AND count = 0;
+END;
+CREATE TEMP TABLE build_counts (state TEXT PRIMARY KEY, count INTEGER NOT NULL) WITHOUT ROWID;
+INSERT INTO build_counts SELECT ifnull(state, ''), count(*) FROM builds WHERE TRUE GROUP BY state
+    ON CONFLICT DO UPDATE SET count = count + excluded.count;
+CREATE TEMP TRIGGER build_added AFTER INSERT ON main.builds BEGIN
+    INSERT INTO build_counts VALUES (ifnull(NEW.state, ''), 1)
+    ON CONFLICT DO UPDATE SET count = count + 1;
+END;
+CREATE TEMP TRIGGER build_removed AFTER DELETE ON main.builds BEGIN
+    UPDATE build_counts SET count = count - 1 WHERE state = ifnull(OLD.state, '');
+END;
+CREATE TEMP TRIGGER build_changed AFTER UPDATE ON main.builds
+WHEN OLD.state IS NOT NEW.state BEGIN
+    INSERT INTO build_counts VALUES (ifnull(NEW.state, ''), 1)
+    ON CONFLICT DO UPDATE SET count = count + 1;
+    UPDATE build_counts SET count = count - 1 WHERE state = ifnull(OLD.state, '');
+END;
+"""
+
 
 class StorageFailed(Exception):
     """The disk did not take it (full, gone, read-only); nothing of the transaction happened."""
@@ -225,6 +286,7 @@ class Database:
                 connection.execute("PRAGMA synchronous=FULL")
                 self._check_format(connection)
                 self._check_owner(connection)
+                connection.executescript(_COUNTS)
             except BaseException:
                 connection.close()
                 raise

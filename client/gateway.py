@@ -32,7 +32,7 @@ from client.commit_search import CommitSearch
 from client.database import Database, StorageFailed
 from client.intake import Intake, QueueFull
 from client.numbering import Numbering
-from client.outbox import Kind, Outbox, OutboxRow, State
+from client.outbox import Kind, Outbox, OutboxRow
 from client.reporting import Reports
 from client.resolve import Resolver
 from client.results_file import ResultsFile
@@ -135,15 +135,12 @@ class Gateway:
         """
         self._transport = transport
         self._results.open()
-        rows = self._outbox.unfinished()
         self._intake.note_unfinished(self._outbox)
-        for row in rows:
-            if row.kind is Kind.BUILD and row.state is State.RECEIVED:
-                self._spawn(self._commits.find(row.identity, row.build, row.build_wanted))
+        for row in self._outbox.unresolved_builds():
+            self._spawn(self._commits.find(row.identity, row.build, row.build_wanted))
         # In the order of their numbers: the lowest one decides how far the others may run ahead.
-        for row in sorted(rows, key=lambda row: row.timestamp or 0):
-            if row.state in (State.SIGNED, State.OPENED):
-                self._ask(row)
+        for row in self._outbox.asked():
+            self._ask(row)
         for record in self._archive.to_collect():
             self._collector.follow(record.build)
             self._complete_envelope(record.build)
@@ -188,16 +185,12 @@ class Gateway:
         """
         identity = self._draw(32)
         build = submitted_build_id(self._cluster.id, self._name, wanted.operation(identity))
-        if wanted.delivery is not None and self._archive.get(build) is not None:
-            return Submitted(build, is_new=False)
         added = []
 
         def store() -> None:
-            # The same delivery may have come twice within this turn.
-            if self._archive.get(build) is not None:
+            if not self._archive.add(build, wanted, time.time()):
                 return
             added.append(build)
-            self._archive.add(build, wanted, time.time())
             if skip_reason:
                 self._archive.note_skipped(build, skip_reason)
                 record = self._archive.get(build)
@@ -218,9 +211,13 @@ class Gateway:
             if wanted.commit is None:
                 self._spawn(self._commits.find(identity, build, wanted))
 
-        await self._intake.accept(
-            store, then, wanted.repository, needs_approval=wanted.needs_approval
-        )
+        try:
+            await self._intake.accept(
+                store, then, wanted.repository, needs_approval=wanted.needs_approval
+            )
+        except QueueFull:
+            if not self._archive.has(build):
+                raise
         return Submitted(build, is_new=bool(added))
 
     async def rebuild(self, build: bytes) -> bytes:
@@ -290,14 +287,12 @@ class Gateway:
 
     def on_connected(self, replica: str) -> None:
         """A link to that replica was made: ask what it may have missed or answered in vain."""
-        asked = sorted(
-            (row.timestamp, row.signed)
-            for row in self._outbox.unfinished()
-            if row.timestamp is not None and row.signed is not None
+        window = self._cluster.genesis.client_window
+        asked = [(row.timestamp or 0, row.signed) for row in self._outbox.asked(window)]
+        self._send(
+            replica,
+            [signed for number, signed in asked if signed and number < asked[0][0] + window],
         )
-        if asked:
-            end = asked[0][0] + self._cluster.genesis.client_window
-            self._send(replica, [signed for number, signed in asked if number < end])
         self._send(replica, self._answering.unanswered_by(replica))
 
     def _send(self, replica: str, requests: list[bytes]) -> None:

@@ -1,7 +1,8 @@
 """What waits for the gateway's next commit, and how much may wait: the limits of the queue."""
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable
 
 import msgspec
 
@@ -18,17 +19,11 @@ class QueueFull(Exception):
 
 
 class Arrival(msgspec.Struct):
-    """Something that counts once `store` is committed; `then` comes after that.
-
-    repository: of the build that is asked for; empty for an append, None for anything else.
-    needs_approval: of that build.
-    """
+    """Something that counts once `store` is committed; `then` comes after that."""
 
     store: Callable[[], None]
     then: Callable[[], None]
     stored: asyncio.Future[None]
-    repository: str | None
-    needs_approval: bool = False
 
     def done(self) -> None:
         """It is committed."""
@@ -61,18 +56,23 @@ class Intake:
         self._wake = wake
         self._arrivals: list[Arrival] = []
         # by repository: those that wait for no approval, and those that do
-        self._builds: tuple[Mapping[str, int], Mapping[str, int]] = ({}, {})
+        self._builds: tuple[Counter[str], Counter[str]] = (Counter(), Counter())
+        # the same of what arrived since, and all requests of it
+        self._new_builds: tuple[Counter[str], Counter[str]] = (Counter(), Counter())
+        self._new_requests = 0
         self._is_closed = False
         self.unfinished = 0
 
     def note_unfinished(self, outbox: Outbox) -> None:
         """Count what is under way. Raises StorageFailed."""
-        self.unfinished = outbox.count()
-        self._builds = outbox.unfinished_by_repository()
+        tally = outbox.tally()
+        self.unfinished = tally.total
+        self._builds = (tally.builds(), tally.builds(waits_for_approval=True))
 
     def take(self) -> list[Arrival]:
         """What arrived since the last turn."""
         arrivals, self._arrivals = self._arrivals, []
+        self._new_builds, self._new_requests = (Counter(), Counter()), 0
         return arrivals
 
     def close(self) -> None:
@@ -93,13 +93,12 @@ class Intake:
 
         repository: of a build; empty for an append.
         """
-        waiting = self.unfinished + sum(a.repository is not None for a in self._arrivals)
+        waiting = self.unfinished + self._new_requests
         if waiting >= self._queue_max:
             raise QueueFull(f"{waiting} requests are waiting, the most allowed")
         if repository:
-            waiting = self._builds[needs_approval].get(repository, 0) + sum(
-                (arrival.repository, arrival.needs_approval) == (repository, needs_approval)
-                for arrival in self._arrivals
+            waiting = sum(
+                builds[needs_approval][repository] for builds in (self._builds, self._new_builds)
             )
             if waiting >= (
                 WAITING_FOR_APPROVAL_MAX
@@ -108,11 +107,13 @@ class Intake:
             ):
                 what = "waiting for approval" if needs_approval else "waiting"
                 raise QueueFull(f"{waiting} builds of this repository are {what}, the most allowed")
-        await self._add(Arrival(store, then, self._future(), repository, needs_approval))
+            self._new_builds[needs_approval][repository] += 1
+        self._new_requests += 1
+        await self._add(Arrival(store, then, self._future()))
 
     async def store(self, store: Callable[[], None], then: Callable[[], None]) -> None:
         """Have `store` done in the next commit, and then `then`. Raises StorageFailed."""
-        await self._add(Arrival(store, then, self._future(), None))
+        await self._add(Arrival(store, then, self._future()))
 
     def _future(self) -> asyncio.Future[None]:
         return asyncio.get_running_loop().create_future()
@@ -122,5 +123,5 @@ class Intake:
             raise StorageFailed("the gateway is stopping")
         self._arrivals.append(arrival)
         self._wake()
-        # A caller that hangs up must not take back what the next commit will hold.
-        await asyncio.shield(arrival.stored)
+        # A caller that hangs up cancels this future alone: the next commit will hold the rest.
+        await arrival.stored

@@ -6,15 +6,15 @@ waits a little longer each time.
 """
 
 import time
-from collections import Counter, deque
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Collection
 
 import msgspec
 
 from ci.limits import Limits
 from ci.operations import Append, ApproveBuild, CancelBuild, Operation, encode_operation
 from client.archive import Archive
-from client.outbox import CHANGES, Kind, Outbox, OutboxRow
+from client.outbox import CHANGES, Kind, Outbox, OutboxRow, State, Tally
 from common.fair_turns import FairTurns
 from common.keys import SigningKey
 from pbft.client import make_request
@@ -65,7 +65,8 @@ class Numbering:
 
     def is_anything_waiting(self) -> bool:
         """Does some request wait for its number? Raises StorageFailed."""
-        return any(self._outbox.waiting_for_number(kind, 1) for kind in Kind)
+        tally = self._outbox.tally()
+        return any(tally.has(kind, State.RESOLVED) for kind in Kind)
 
     def number_ready(self, now: float) -> list[OutboxRow]:
         """Give numbers to all changes and appends, and to as many builds as the network will hold
@@ -73,13 +74,16 @@ class Numbering:
 
         Call it inside a transaction. Gives back the signed rows. Raises StorageFailed.
         """
+        tally = self._outbox.tally()
         ready = [
             row
             for kind in (*CHANGES, Kind.APPEND)
+            if tally.has(kind, State.RESOLVED)
             for row in self._outbox.waiting_for_number(kind, self._queue_max)
         ]
-        ready.extend(self._builds_ready(now))
-        ready.extend(self._waiting_ready(now))
+        held = {identity for identity, hold in self._held.items() if hold.until > now}
+        ready.extend(self._builds_ready(tally, held))
+        ready.extend(self._waiting_ready(tally, held))
         signed = [self._outbox.take_number(row, self._sign) for row in ready]
         for row in signed:
             if row.kind is Kind.BUILD:
@@ -87,15 +91,19 @@ class Numbering:
                 self._archive.note_signed(row.build, row.signed, time.time())
         return signed
 
-    def _builds_ready(self, now: float) -> list[OutboxRow]:
-        room = self.undecided_max - self._outbox.count_undecided_builds()
-        counts = self._outbox.waiting_by_repository() if room > 0 else {}
-        held = {identity for identity, hold in self._held.items() if hold.until > now}
+    def _builds_ready(self, tally: Tally, held: Collection[bytes]) -> list[OutboxRow]:
+        open_builds = tally.builds(State.SIGNED, State.OPENED)
+        room = self.undecided_max - open_builds.total()
+        # What finds no room is not looked at: the queue may be long.
+        places = {
+            repository: min(room, self._open_max(repository) - open_builds[repository])
+            for repository in tally.builds(State.RESOLVED)
+        }
+        able = [repository for repository, count in places.items() if count > 0]
         waiting: dict[str, deque[OutboxRow]] = {}
-        for repository in counts:
-            rows = self._outbox.waiting_builds_of(repository, room + len(held))
+        for repository in self._outbox.oldest_first(able):
+            rows = self._outbox.waiting_builds_of(repository, places[repository] + len(held))
             waiting[repository] = deque(row for row in rows if row.identity not in held)
-        open_builds = Counter(self._outbox.undecided_by_repository()) if waiting else Counter()
         ready: list[OutboxRow] = []
         while len(ready) < room:
             able = [
@@ -110,19 +118,24 @@ class Numbering:
             ready.append(waiting[repository].popleft())
         return ready
 
-    def _waiting_ready(self, now: float) -> list[OutboxRow]:
+    def _waiting_ready(self, tally: Tally, held: Collection[bytes]) -> list[OutboxRow]:
         """Builds that wait for approval: strangers ask for them, and take no other's place."""
-        room = self.waiting_max - self._outbox.count_undecided_builds(waits_for_approval=True)
-        if room <= 0:
+        asked = tally.builds(State.SIGNED, State.OPENED, waits_for_approval=True)
+        room = self.waiting_max - asked.total()
+        waiting = tally.builds(State.RESOLVED, waits_for_approval=True)
+        if room <= 0 or not waiting:
             return []
-        rows = self._outbox.waiting_for_approval(room + len(self._held))
-        held = {identity for identity, hold in self._held.items() if hold.until > now}
+        rows = self._outbox.waiting_for_approval(waiting, room + len(held))
         return [row for row in rows if row.identity not in held][:room]
 
     def hold_back(self, identity: bytes, now: float) -> float:
         """Have a request that was refused for want of room wait; the seconds that it waits."""
         last = self._held.get(identity)
         delay = HELD_SECONDS if last is None else min(2 * last.delay_seconds, HELD_SECONDS_MAX)
+        # Whoever was not refused again by then found room, or nobody wants it any more.
+        self._held = {
+            name: hold for name, hold in self._held.items() if hold.until + HELD_SECONDS_MAX > now
+        }
         self._held[identity] = _Hold(now + delay, delay)
         return delay
 

@@ -10,7 +10,8 @@ Every method that changes something must be called inside `Database.transaction`
 """
 
 import enum
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import msgspec
@@ -72,8 +73,42 @@ class OutboxRow(msgspec.Struct, frozen=True, array_like=True):
         return msgspec.structs.replace(wanted, commit=self.commit)
 
 
+class Tally(msgspec.Struct, frozen=True):
+    """How many unfinished rows there are of each sort, however many that is.
+
+    counts: kind, state, repository, whether they wait for approval, and how many there are.
+    """
+
+    counts: tuple[tuple[str, str, str, int, int], ...]
+
+    @property
+    def total(self) -> int:
+        """All of them."""
+        return sum(counted[-1] for counted in self.counts)
+
+    def has(self, kind: Kind, state: State) -> bool:
+        """Is there any of that kind in that state?"""
+        return any(counted[:2] == (kind, state) for counted in self.counts)
+
+    def builds(self, *states: State, waits_for_approval: bool = False) -> Counter[str]:
+        """How many builds are in one of these states (none named: in any), by repository.
+
+        Those that wait for approval are counted apart, as the network does.
+        """
+        found: Counter[str] = Counter()
+        for kind, state, repository, waits, count in self.counts:
+            is_wanted = kind == Kind.BUILD and waits == waits_for_approval
+            if is_wanted and (not states or state in states):
+                found[repository] += count
+        return found
+
+
 # (timestamp, row) -> the encoded Signed Request with that number
 SignRequest = Callable[[int, OutboxRow], bytes]
+
+# The plus keeps SQLite from reading all of a kind instead.
+_OF_BUILD = "number IN (SELECT number FROM outbox_places WHERE build = ?)"
+_WAITING = "WHERE kind = ? AND state = ? AND repository = ? AND waits_for_approval = ?"
 
 _COLUMNS = (
     "number, identity, kind, build, repository, branch, commit_hex, text, state, timestamp, "
@@ -107,21 +142,21 @@ class Outbox:
     def release(self, build: bytes) -> None:
         """received -> resolved: the network has the build that is to be changed."""
         self._database.write(
-            "UPDATE outbox SET state = ? WHERE build = ? AND kind IN (?, ?) AND state = ?",
+            f"UPDATE outbox SET state = ? WHERE {_OF_BUILD} AND +kind IN (?, ?) AND state = ?",  # noqa: S608 - constants only
             (State.RESOLVED, build, *CHANGES, State.RECEIVED),
         )
 
     def note_approved(self, build: bytes) -> None:
         """A build that waited for approval is one of those that are built."""
         self._database.write(
-            "UPDATE outbox SET waits_for_approval = 0 WHERE kind = ? AND build = ?",
-            (Kind.BUILD, build),
+            f"UPDATE outbox SET waits_for_approval = 0 WHERE {_OF_BUILD} AND +kind = ?",  # noqa: S608 - constants only
+            (build, Kind.BUILD),
         )
 
     def drop_waiting(self, build: bytes) -> None:
         """Forget what was to be changed about a build and has no number yet."""
         self._database.write(
-            "DELETE FROM outbox WHERE build = ? AND kind IN (?, ?) AND timestamp IS NULL",
+            f"DELETE FROM outbox WHERE {_OF_BUILD} AND +kind IN (?, ?) AND timestamp IS NULL",  # noqa: S608 - constants only
             (build, *CHANGES),
         )
 
@@ -175,6 +210,16 @@ class Outbox:
         """Every row, oldest first."""
         return self._select("ORDER BY number")
 
+    def unresolved_builds(self) -> list[OutboxRow]:
+        """The builds whose commit is not known yet, oldest first."""
+        return self._select(
+            "WHERE kind = ? AND state = ? ORDER BY number", (Kind.BUILD, State.RECEIVED)
+        )
+
+    def asked(self, rows_max: int = -1) -> list[OutboxRow]:
+        """What the network was asked for, in the order of its numbers; -1: all of it."""
+        return self._select("WHERE timestamp IS NOT NULL ORDER BY timestamp LIMIT ?", (rows_max,))
+
     def waiting_for_number(self, kind: Kind, rows_max: int) -> list[OutboxRow]:
         """The oldest resolved rows of a kind."""
         return self._select(
@@ -184,89 +229,63 @@ class Outbox:
     def waiting_builds_of(self, repository: str, rows_max: int) -> list[OutboxRow]:
         """The oldest resolved builds of a repository that need no approval."""
         return self._select(
-            "WHERE kind = ? AND state = ? AND repository = ? AND NOT waits_for_approval "
-            "ORDER BY number LIMIT ?",
-            (Kind.BUILD, State.RESOLVED, repository, rows_max),
+            f"{_WAITING} ORDER BY number LIMIT ?", (*_waiting_key(repository, False), rows_max)
         )
 
-    def waiting_for_approval(self, rows_max: int) -> list[OutboxRow]:
+    def waiting_for_approval(self, repositories: Iterable[str], rows_max: int) -> list[OutboxRow]:
         """The oldest resolved builds that the network is to hold until they are approved."""
-        return self._select(
-            "WHERE kind = ? AND state = ? AND waits_for_approval ORDER BY number LIMIT ?",
-            (Kind.BUILD, State.RESOLVED, rows_max),
-        )
+        rows = [
+            row
+            for repository in repositories
+            for row in self._select(
+                f"{_WAITING} ORDER BY number LIMIT ?",
+                (*_waiting_key(repository, True), rows_max),
+            )
+        ]
+        return sorted(rows, key=lambda row: row.number)[:rows_max]
 
-    def builds_of(self, repository: str) -> list[OutboxRow]:
-        """All unfinished builds of a repository, oldest first."""
+    def oldest_first(self, repositories: Iterable[str]) -> list[str]:
+        """Repositories with resolved builds, in the order of their oldest ones."""
+
+        def oldest(repository: str) -> int:
+            query = f"SELECT min(number) FROM outbox {_WAITING}"  # noqa: S608 - constants only
+            return self._count(query, _waiting_key(repository, False))
+
+        named = list(repositories)
+        return sorted(named, key=oldest) if len(named) > 1 else named
+
+    def builds_of_branch(self, repository: str, branch: str) -> list[OutboxRow]:
+        """All unfinished builds of a branch, oldest first."""
         return self._select(
-            "WHERE kind = ? AND repository = ? ORDER BY number", (Kind.BUILD, repository)
+            "WHERE number IN (SELECT number FROM outbox_places WHERE repository = ? "
+            "AND branch = ?) AND +kind = ? ORDER BY number",
+            (repository, branch, Kind.BUILD),
         )
 
     def build_row(self, build: bytes) -> OutboxRow | None:
         """The row that asks for a build, or None when that is finished."""
-        rows = self._select("WHERE kind = ? AND build = ?", (Kind.BUILD, build))
+        rows = self._select(f"WHERE {_OF_BUILD} AND +kind = ?", (build, Kind.BUILD))
         return rows[0] if rows else None
 
     def waits_for_approval(self, build: bytes) -> bool:
         """Must an operator still let this build begin?"""
-        query = "SELECT count(*) FROM outbox WHERE kind = ? AND build = ? AND waits_for_approval"
-        return bool(self._count(query, (Kind.BUILD, build)))
+        query = (
+            f"SELECT count(*) FROM outbox WHERE {_OF_BUILD} AND +kind = ? AND waits_for_approval"  # noqa: S608 - constants only
+        )
+        return bool(self._count(query, (build, Kind.BUILD)))
 
     def is_asked(self, kind: Kind, build: bytes) -> bool:
         """Is this change of a build under way already?"""
-        return bool(self._select("WHERE kind = ? AND build = ?", (kind, build)))
+        return bool(self._select(f"WHERE {_OF_BUILD} AND +kind = ?", (build, kind)))
 
     def with_number(self, timestamp: int) -> OutboxRow | None:
         """The row that holds this number, or None when it is finished or took another one."""
         rows = self._select("WHERE timestamp = ?", (timestamp,))
         return rows[0] if rows else None
 
-    def count(self) -> int:
-        """All unfinished rows."""
-        return self._count("SELECT count(*) FROM outbox", ())
-
-    def count_undecided_builds(self, *, waits_for_approval: bool = False) -> int:
-        """Builds that the network may hold open for this gateway: signed or opened.
-
-        Those that wait for approval are counted apart, as the network does.
-        """
-        return self._count(
-            "SELECT count(*) FROM outbox WHERE kind = ? AND state IN (?, ?) "
-            "AND waits_for_approval = ?",
-            (Kind.BUILD, State.SIGNED, State.OPENED, waits_for_approval),
-        )
-
-    def waiting_by_repository(self) -> dict[str, int]:
-        """How many resolved builds wait for their number, by repository, the oldest first.
-
-        Without those that need approval.
-        """
-        return self._count_builds((State.RESOLVED,), "AND waits_for_approval = 0 ")
-
-    def undecided_by_repository(self) -> dict[str, int]:
-        """The same of those that the network may hold open."""
-        return self._count_builds((State.SIGNED, State.OPENED), "AND waits_for_approval = 0 ")
-
-    def unfinished_by_repository(self) -> tuple[dict[str, int], dict[str, int]]:
-        """The same of all, in no order: those that wait for no approval, and those that do."""
-        rows = self._database.rows(
-            "SELECT waits_for_approval, repository, count(*) FROM outbox WHERE kind = ? "
-            "GROUP BY repository, waits_for_approval",
-            (Kind.BUILD,),
-        )
-        counts: tuple[dict[str, int], dict[str, int]] = ({}, {})
-        for waits_for_approval, repository, count in rows:
-            counts[waits_for_approval][repository] = count
-        return counts
-
-    def _count_builds(self, states: tuple[State, ...], condition: str = "") -> dict[str, int]:
-        marks = ", ".join("?" * len(states))
-        rows = self._database.rows(
-            f"SELECT repository, count(*) FROM outbox WHERE kind = ? AND state IN ({marks}) "  # noqa: S608 - constants only
-            f"{condition}GROUP BY repository ORDER BY min(number)",
-            (Kind.BUILD, *states),
-        )
-        return dict(rows)
+    def tally(self) -> Tally:
+        """How many rows there are of each sort; it costs the same however many that is."""
+        return Tally(tuple(self._database.rows("SELECT * FROM outbox_counts")))
 
     def _add(
         self,
@@ -292,3 +311,8 @@ class Outbox:
     def _select(self, condition: str, values: tuple[Any, ...] = ()) -> list[OutboxRow]:
         rows = self._database.rows(f"SELECT {_COLUMNS} FROM outbox {condition}", values)  # noqa: S608 - constants only
         return [msgspec.convert(row, OutboxRow) for row in rows]
+
+
+def _waiting_key(repository: str, waits_for_approval: bool) -> tuple[Any, ...]:
+    """The values for _WAITING."""
+    return (Kind.BUILD, State.RESOLVED, repository, waits_for_approval)

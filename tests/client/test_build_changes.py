@@ -11,7 +11,7 @@ from ci.statement import parse_statement
 from client.archive import BuildRecord
 from client.build_changes import CannotChange, rebuild_of
 from client.intake import QueueFull
-from client.outbox import Kind, Outbox
+from client.outbox import Kind, Outbox, State
 from client.resolve import Unreachable
 from client.view import BuildStatus, build_view
 from client.wanted import WantedBuild
@@ -366,9 +366,10 @@ async def test_what_waits_for_approval_takes_no_others_place(tmp_path: Path) -> 
     await running.gateway.cancel(strangers[1], "spam")
     await until(lambda: record_of(running, strangers[3]).opened_at is not None)
     assert record_of(running, strangers[4]).opened_at is None
-    outbox = Outbox(running.database)
-    assert outbox.count_undecided_builds() == 1
-    assert outbox.count_undecided_builds(waits_for_approval=True) == 2
+    tally = Outbox(running.database).tally()
+    under_way = (State.SIGNED, State.OPENED)
+    assert tally.builds(*under_way).total() == 1
+    assert tally.builds(*under_way, waits_for_approval=True).total() == 2
     await running.close()
     await network.close()
 

@@ -167,7 +167,6 @@ def test_the_format_before_is_taken_over(tmp_path: Path) -> None:
 def test_a_failed_migration_leaves_the_file_as_it_was(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(database_module, "MIGRATIONS", {4: ""})
     Database(tmp_path, CLUSTER, "client").close()
     connection = sqlite3.connect(tmp_path / FILE_NAME)
     connection.execute("PRAGMA user_version=4")

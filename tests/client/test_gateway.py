@@ -417,7 +417,7 @@ async def test_a_verdict_about_another_build_is_not_accepted(running: Running) -
     await until(lambda: "another build" in (record_of(running, build).detail or ""))
     assert record_of(running, build).statement is None
     assert result_ids(running) == [green.hex()]
-    assert Outbox(running.database).count() == 1
+    assert Outbox(running.database).tally().total == 1
 
 
 @pytest.mark.parametrize(

@@ -1,11 +1,14 @@
 """client.main, client.serve, client.index: the gateway as a process, its flags and its errors."""
 
+import http.client
+import itertools
 import json
 import os
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -114,6 +117,42 @@ def test_what_was_accepted_survives_kill_9(place: Place) -> None:
     health = place.health(place.port)
     assert health is not None
     assert health["waiting"] == 1
+
+
+def test_what_a_crowd_was_told_survives_kill_9(place: Place) -> None:
+    """Eight at a time share commits; the gateway is killed while they wait for their answers."""
+    process = place.start()
+    place.wait_up()
+    accepted: list[str] = []
+
+    def post_for_ever(who: int) -> None:
+        for number in itertools.count():
+            body = b'{"branch":"b%d-%d","commit":"%s"}' % (who, number, b"c" * 40)
+            request = urllib.request.Request(f"http://127.0.0.1:{place.port}/webHook", data=body)
+            try:
+                with urllib.request.urlopen(request, timeout=30) as answer:
+                    accepted.append(json.load(answer)["build"])
+            except (OSError, http.client.HTTPException, ValueError):
+                return  # it was killed, perhaps in the middle of its answer
+
+    posters = [threading.Thread(target=post_for_ever, args=(who,)) for who in range(8)]
+    for poster in posters:
+        poster.start()
+    block_until(lambda: len(accepted) >= 40, "some were accepted")
+    process.kill()
+    process.wait()
+    for poster in posters:
+        poster.join()
+    place.start()
+    place.wait_up()
+    for build in accepted:
+        shown = f"http://127.0.0.1:{place.port}/api/v1/builds/{build}"
+        with urllib.request.urlopen(shown, timeout=30) as answer:
+            assert json.load(answer)["status"] == "queued"
+    health = place.health(place.port)
+    assert health is not None
+    assert isinstance(health["waiting"], int)
+    assert health["waiting"] >= len(accepted)
 
 
 def test_the_seeds_flags(place: Place) -> None:

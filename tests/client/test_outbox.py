@@ -1,9 +1,11 @@
 """client.outbox: nothing accepted is lost, no number is used twice, also across kill -9."""
 
+import itertools
 import os
 import signal
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -54,14 +56,14 @@ def test_a_row_goes_through_its_states(database: Database) -> None:
         signed = outbox.take_number(row, sign)
     assert (signed.state, signed.timestamp) == (State.SIGNED, 1)
     assert outbox.with_number(1) == signed
-    assert outbox.count_undecided_builds() == 1
+    assert outbox.tally().builds(State.SIGNED, State.OPENED) == {"r": 1}
     with database.transaction():
         outbox.open(row.identity)
     assert outbox.unfinished()[0].state is State.OPENED
-    assert outbox.count_undecided_builds() == 1
+    assert outbox.tally().builds(State.SIGNED, State.OPENED) == {"r": 1}
     with database.transaction():
         outbox.finish(row.identity)
-    assert (outbox.unfinished(), outbox.count()) == ([], 0)
+    assert (outbox.unfinished(), outbox.tally().total) == ([], 0)
 
 
 def test_numbers_go_on_above_those_that_are_used_and_never_go_back(database: Database) -> None:
@@ -113,7 +115,7 @@ def test_one_identity_is_one_row(database: Database) -> None:
 
     with pytest.raises(StorageFailed):
         add_twice()
-    assert outbox.count() == 0
+    assert outbox.tally().total == 0
 
 
 def test_appends_wait_for_no_commit(database: Database) -> None:
@@ -126,7 +128,7 @@ def test_appends_wait_for_no_commit(database: Database) -> None:
     assert outbox.waiting_for_number(Kind.BUILD, 10) == []
     with database.transaction():
         outbox.take_number(row, sign)
-    assert outbox.count_undecided_builds() == 0
+    assert outbox.tally().builds(State.SIGNED, State.OPENED) == {}
 
 
 WRITER = """
@@ -137,7 +139,7 @@ from client.outbox import Kind, Outbox
 from client.wanted import WantedBuild
 database = Database(Path(sys.argv[1]), bytes(32), "client")
 outbox = Outbox(database)
-start = outbox.count()
+start = outbox.tally().total
 for index in range(start, start + 10**6):
     identity = index.to_bytes(32, "big")
     with database.transaction():
@@ -198,6 +200,8 @@ class OutboxMachine(RuleBasedStateMachine):
         self.outbox = Outbox(self.database)
         self.model: dict[bytes, State] = {}
         self.numbers: set[int] = set()
+        # those that wait for approval
+        self.waiting: set[bytes] = set()
 
     @staticmethod
     def fresh_folder() -> Path:
@@ -215,13 +219,43 @@ class OutboxMachine(RuleBasedStateMachine):
         rows = [identity for identity, state in self.model.items() if state in states]
         return rows[choice % len(rows)] if rows else None
 
-    @rule(is_resolved=st.booleans())
-    def accept(self, is_resolved: bool) -> None:
+    @rule(
+        is_resolved=st.booleans(),
+        repository=st.sampled_from("rs"),
+        branch=st.sampled_from("bc"),
+        needs_approval=st.booleans(),
+    )
+    def accept(self, is_resolved: bool, repository: str, branch: str, needs_approval: bool) -> None:
         identity = os.urandom(32)
         with self.database.transaction():
-            wanted = WantedBuild("r", "b", COMMIT if is_resolved else None)
+            commit = COMMIT if is_resolved else None
+            wanted = WantedBuild(repository, branch, commit, needs_approval=needs_approval)
             self.outbox.add_build(identity, identity, wanted)
+        if needs_approval:
+            self.waiting.add(identity)
         self.model[identity] = State.RESOLVED if is_resolved else State.RECEIVED
+
+    @rule()
+    def fail(self) -> None:
+        """Of a transaction that fails nothing stays, in what is counted either."""
+
+        def change() -> None:
+            with self.database.transaction():
+                self.outbox.add_build(os.urandom(32), b"", WantedBuild("r", "lost", COMMIT))
+                for row in self.outbox.unfinished():
+                    self.outbox.finish(row.identity)
+                raise ZeroDivisionError
+
+        with pytest.raises(ZeroDivisionError):
+            change()
+
+    @rule(choice=st.integers(0, 9))
+    def approve(self, choice: int) -> None:
+        identity = self.some(choice, *State)
+        if identity is not None:
+            with self.database.transaction():
+                self.outbox.note_approved(identity)
+            self.waiting.discard(identity)
 
     @rule(choice=st.integers(0, 9))
     def resolve(self, choice: int) -> None:
@@ -265,6 +299,7 @@ class OutboxMachine(RuleBasedStateMachine):
             with self.database.transaction():
                 self.outbox.finish(identity)
             del self.model[identity]
+            self.waiting.discard(identity)
 
     @rule()
     def reopen(self) -> None:
@@ -280,6 +315,48 @@ class OutboxMachine(RuleBasedStateMachine):
             assert (row.timestamp is None) == (row.state in (State.RECEIVED, State.RESOLVED))
             assert row.timestamp is None or row.signed == sign(row.timestamp, row)
         assert self.numbers == set(range(1, len(self.numbers) + 1))
+        assert [row.number for row in self.outbox.asked()] == [
+            row.number for row in sorted(rows, key=lambda row: row.timestamp or 0) if row.timestamp
+        ]
+        assert self.outbox.unresolved_builds() == [
+            row for row in rows if row.state is State.RECEIVED
+        ]
+
+    @invariant()
+    def the_tally_is_what_one_would_count(self) -> None:
+        rows = self.outbox.unfinished()
+        tally = self.outbox.tally()
+        assert tally.total == len(rows)
+        for states in (tuple(State), (State.RESOLVED,), (State.SIGNED, State.OPENED)):
+            for waits in (False, True):
+                found = [
+                    row.repository
+                    for row in rows
+                    if row.state in states and (row.identity in self.waiting) == waits
+                ]
+                assert tally.builds(*states, waits_for_approval=waits) == Counter(found)
+        assert all(tally.has(row.kind, row.state) for row in rows)
+        assert not tally.has(Kind.APPEND, State.RESOLVED)
+
+    @invariant()
+    def each_list_of_what_waits_has_it_in_its_order(self) -> None:
+        rows = [row for row in self.outbox.unfinished() if row.state is State.RESOLVED]
+        strangers = [row for row in rows if row.identity in self.waiting]
+        others = [row for row in rows if row.identity not in self.waiting]
+        for repository in "rs":
+            assert (
+                self.outbox.waiting_builds_of(repository, 3)
+                == [row for row in others if row.repository == repository][:3]
+            )
+        assert self.outbox.waiting_for_approval("rs", 3) == strangers[:3]
+        repositories = list(dict.fromkeys(row.repository for row in others))
+        assert self.outbox.oldest_first(sorted(repositories)) == repositories
+        for repository, branch in itertools.product("rs", "bc"):
+            assert self.outbox.builds_of_branch(repository, branch) == [
+                row
+                for row in self.outbox.unfinished()
+                if (row.repository, row.branch) == (repository, branch)
+            ]
 
 
 TestOutboxMachine = OutboxMachine.TestCase
