@@ -2,15 +2,22 @@
 
 A replica that took over a state knows the ledger's certified index and head, not the entries that
 led there: that is a gap. It is filled from its end, by entries that are proved (`ci.ledger_gap`).
-So whatever is read here is proved.
+
+The rule: an entry is given out only where it follows from the head before it, so what has rotted
+on the disk is never served. Where that is met it is `suspected`; `node.ledger_walk` finds what is
+damaged, and `forget` makes a gap of it, so that it is fetched again.
 """
 
 import logging
 import sqlite3
-from collections.abc import Iterable
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
 
 from ci.ledger import VerdictEntry, decode_entry, genesis_head, next_head
 from ci.ledger_gap import LedgerGap, LedgerPage, WrongEntries, shrink
+from node.store_damage import Doubt
 from pbft.ports import Entry
 
 LEDGER_SCHEMA = """
@@ -24,29 +31,38 @@ CREATE TABLE gaps (
 );
 """
 
+# What has rotted may be of any type.
+_ENTRY = "position, coalesce(CAST(body AS BLOB), x''), coalesce(CAST(head AS BLOB), x'')"
+# How many places are remembered until they are looked into.
+SUSPECTED_MAX = 1000
+
 _log = logging.getLogger(__name__)
 
 
 class LedgerTable:
     """The ledger of one replica. `save_*` are called inside the store's transaction."""
 
-    def __init__(self, database: sqlite3.Connection, cluster_id: bytes) -> None:
+    def __init__(self, database: sqlite3.Connection, cluster_id: bytes, doubt: Doubt) -> None:
+        """doubt: is told where SQLite finds its file broken. All reads raise as `Doubt.reading`."""
         self._database = database
-        self._genesis = genesis_head(cluster_id)
+        self._doubt = doubt
+        self.genesis = genesis_head(cluster_id)
+        # Entries that were asked for and not given out, since they do not follow.
+        self.suspected: set[int] = set()
 
     # --- reading --------------------------------------------------------------------------------
 
     def end(self) -> tuple[int, bytes]:
         """Index and head of the last entry, be it here or in a gap; 0 for the empty ledger."""
-        row: tuple[int, bytes] | None = self._database.execute(
+        row: tuple[int, bytes] | None = self._row(
             "SELECT position, head FROM ledger ORDER BY position DESC LIMIT 1"
-        ).fetchone()
-        gap: tuple[int, bytes] | None = self._database.execute(
+        )
+        gap: tuple[int, bytes] | None = self._row(
             "SELECT last, head_after FROM gaps ORDER BY first DESC LIMIT 1"
-        ).fetchone()
+        )
         if gap is not None and (row is None or row[0] <= gap[0]):
             return gap
-        return row or (0, self._genesis)
+        return row or (0, self.genesis)
 
     def entries(self, first: int, count: int, bytes_max: int | None = None) -> list[Entry]:
         """At most `count` entries from index `first` on without a hole; none inside a gap.
@@ -54,22 +70,16 @@ class LedgerTable:
         bytes_max: after the first, no more than these together.
         """
         end = first + count - 1
-        gap = self._database.execute(
-            "SELECT first FROM gaps WHERE last >= ? ORDER BY first LIMIT 1", (first,)
-        ).fetchone()
+        gap = self._row("SELECT first FROM gaps WHERE last >= ? ORDER BY first LIMIT 1", (first,))
         if gap is not None:
             end = min(end, gap[0] - 1)
-        rows = self._database.execute(
-            "SELECT position, body, head FROM ledger WHERE position BETWEEN ? AND ?"
-            " ORDER BY position",
-            (first, end),
-        )
-        return _take(rows, bytes_max)
+        found = self._take(first, end, "ASC", bytes_max)
+        return found[: self._following(first - 1, found)]
 
     def page_from(self, first: int, count: int, bytes_max: int) -> LedgerPage:
         """As `entries`, with the head before them."""
         entries = self.entries(first, count, bytes_max)
-        before = self._head_at(first - 1) if entries else None
+        before = self.head_at(first - 1) if entries else None
         return LedgerPage(before or b"", tuple(entries))
 
     def page_up_to(self, last: int, count: int, bytes_max: int) -> LedgerPage:
@@ -77,38 +87,40 @@ class LedgerTable:
 
         bytes_max: before the last, no more than these together with it.
         """
-        gap = self._database.execute(
+        gap = self._row(
             "SELECT last FROM gaps WHERE first <= ? ORDER BY first DESC LIMIT 1", (last,)
-        ).fetchone()
-        first = max(last - count + 1, gap[0] + 1 if gap is not None else 1)
-        rows = self._database.execute(
-            "SELECT position, body, head FROM ledger WHERE position BETWEEN ? AND ?"
-            " ORDER BY position DESC",
-            (first, last),
         )
-        entries = _take(rows, bytes_max)
-        if not entries or entries[0].index != last:
-            return LedgerPage(b"", ())
+        first = max(last - count + 1, gap[0] + 1 if gap is not None else 1)
+        entries = self._take(first, last, "DESC", bytes_max)
         entries.reverse()
-        before = self._head_at(entries[0].index - 1)
+        # What comes after damage is good again: its own chain leads to the last one's head.
+        while entries:
+            following = self._following(entries[0].index - 1, entries)
+            if following == len(entries):
+                break
+            del entries[: following + 1]
+        if not entries or entries[-1].index != last:
+            return LedgerPage(b"", ())
+        before = self.head_at(entries[0].index - 1)
         return LedgerPage(before or b"", tuple(entries))
 
     def newest(self, count: int) -> list[Entry]:
         """The last entries behind all gaps, at most `count`, in order."""
-        last_gap = self._database.execute("SELECT max(last) FROM gaps").fetchone()[0] or 0
+        gap = self._row("SELECT max(last) FROM gaps")
+        last_gap = gap[0] or 0 if gap is not None else 0
         first = max(last_gap + 1, self.end()[0] - count + 1)
         return self.entries(first, count)
 
     def find_statement(self, build: bytes) -> bytes | None:
         """The newest verdict statement of that build."""
-        row = self._database.execute(
-            "SELECT ledger.body FROM verdicts JOIN ledger USING (position) WHERE build = ?"
-            " ORDER BY position DESC LIMIT 1",
+        row = self._row(
+            f"SELECT {_ENTRY} FROM verdicts JOIN ledger USING (position)"  # noqa: S608 - constants
+            " WHERE build = ? ORDER BY position DESC LIMIT 1",
             (build,),
-        ).fetchone()
-        if row is None:
+        )
+        if row is None or not self._following(row[0] - 1, [Entry(*row)]):
             return None
-        entry = decode_entry(row[0])
+        entry = decode_entry(row[1])
         if not isinstance(entry, VerdictEntry) or bytes.fromhex(entry.build) != build:
             # The row that led here is not what was saved: better no answer than another build's.
             return None
@@ -116,17 +128,15 @@ class LedgerTable:
 
     def gap(self) -> LedgerGap | None:
         """The first gap, where there is one."""
-        row = self._database.execute(
+        row = self._row(
             "SELECT first, last, head_before, head_after FROM gaps ORDER BY first LIMIT 1"
-        ).fetchone()
+        )
         return None if row is None else LedgerGap(*row)
 
     def missing(self) -> int:
         """How many entries are still to be fetched, over all gaps."""
-        total: int = self._database.execute(
-            "SELECT coalesce(sum(last - first + 1), 0) FROM gaps"
-        ).fetchone()[0]
-        return total
+        row = self._row("SELECT coalesce(sum(last - first + 1), 0) FROM gaps")
+        return int(row[0]) if row is not None else 0
 
     # --- writing, inside a transaction ----------------------------------------------------------
 
@@ -138,7 +148,7 @@ class LedgerTable:
         """
         end, _ = self.end()
         if entry.index <= end:
-            if self._head_at(entry.index) == entry.head:
+            if self.head_at(entry.index) == entry.head:
                 return
             _log.warning("ledger entry %d was wrong, and is replaced", entry.index)
             self.cut(entry.index)
@@ -153,7 +163,7 @@ class LedgerTable:
         """
         end, end_head = self.end()
         if index <= end:
-            if self._head_at(index) == head:
+            if self.head_at(index) == head:
                 return
             _log.warning("ledger entries after %d are wrong, and are fetched anew", proved[0])
             self.cut(proved[0] + 1)
@@ -192,73 +202,121 @@ class LedgerTable:
             )
         return rest is None
 
-    def forget_damaged(self) -> None:
-        """Make gaps of entries that are not what was saved: they are fetched anew.
+    def forget(self, damaged: LedgerGap) -> bool:
+        """Make a gap of entries that are not what was saved; False: they changed meanwhile.
 
-        A head from which the next entry follows is right; of the last one it shows when execution
-        has come there. Raises WrongEntries where it cannot be told what is right.
+        Damage beside a gap makes that gap larger: what stands at its edge may be what has rotted.
         """
-        index, head = 0, self._genesis
-        for first, last, head_before, head_after in self._gaps():
-            self._repair(index, head, first - 1)
-            if self._head_at(first - 1) != head_before:
-                raise WrongEntries(f"the gap from {first} on does not follow from what is before")
-            # What lies in a gap is not proved: there is nothing, or an older version's pages.
-            self._delete(first, last)
-            index, head = last, head_after
-        self._repair(index, head, None)
+        if self.head_at(damaged.first - 1) != damaged.head_before:
+            return False
+        first, last, before, after = msgspec.structs.astuple(damaged)
+        for gap in self.gaps():
+            if gap.last == damaged.first - 1:
+                first, before = gap.first, gap.head_before
+            if gap.first == damaged.last + 1:
+                last, after = gap.last, gap.head_after
+        if last == damaged.last and self.head_at(last) != after:
+            return False
+        self._delete(first, last)
+        self._database.execute("DELETE FROM gaps WHERE first BETWEEN ? AND ?", (first, last))
+        self._database.execute("INSERT INTO gaps VALUES (?, ?, ?, ?)", (first, last, before, after))
+        _log.error("ledger entries %d to %d are damaged, and are fetched anew", first, last)
+        return True
 
-    def _gaps(self) -> list[tuple[int, int, bytes, bytes]]:
-        rows = self._database.execute(
-            "SELECT first, last, head_before, head_after FROM gaps ORDER BY first"
+    def empty_gaps(self) -> None:
+        """Drop what lies in gaps: it is not proved, be it of a page that was left half there."""
+        for gap in self.gaps():
+            self._delete(gap.first, gap.last)
+
+    def mend(self, gap: LedgerGap) -> None:
+        """The chain led up to this gap: that is the head before it, whatever the gap said."""
+        _log.error("the gap from ledger entry %d on had a wrong head, and is mended", gap.first)
+        self._database.execute(
+            "UPDATE gaps SET head_before = ? WHERE first = ? AND last = ?",
+            (gap.head_before, gap.first, gap.last),
         )
-        return rows.fetchall()
 
-    def _repair(self, index: int, head: bytes, last: int | None) -> None:
-        """Make gaps of what is broken between the proved entry `index` and `last`."""
-        end = self.end()[0] if last is None else last
-        for first, last_broken, head_before, head_after in self._broken(index, head, end):
-            if index > 0 and first == index + 1:
-                raise WrongEntries(f"entry {first} does not follow from the gap before it")
-            _log.error("ledger entries %d to %d are fetched anew", first, last_broken)
-            self._delete(first, last_broken)
-            self._database.execute(
-                "INSERT INTO gaps VALUES (?, ?, ?, ?)",
-                (first, last_broken, head_before, head_after),
-            )
+    # --- for the walk over it -------------------------------------------------------------------
 
-    def _broken(self, index: int, head: bytes, last: int) -> list[tuple[int, int, bytes, bytes]]:
-        """First, last, head before and head after of what does not follow from `index`."""
-        found: list[tuple[int, int, bytes, bytes]] = []
-        since: tuple[int, bytes] | None = None
-        rows = self._database.execute(
-            "SELECT position, body, head FROM ledger WHERE position BETWEEN ? AND ?"
-            " ORDER BY position",
-            (index + 1, last),
+    def rows(self, first: int, last: int, bytes_max: int) -> list[tuple[int, bytes, bytes]]:
+        """Index, body and head of the entries in that range as they stand on the disk, in order.
+
+        bytes_max: of the bodies; the one that goes beyond it is the last.
+        """
+        entries = self._take(first, last, "ASC", bytes_max, is_exceeded=True)
+        return [(entry.index, entry.body, entry.head) for entry in entries]
+
+    def gaps(self) -> list[LedgerGap]:
+        """All gaps, in order."""
+        with self._doubt.reading():
+            rows = self._database.execute(
+                "SELECT first, last, head_before, head_after FROM gaps ORDER BY first"
+            ).fetchall()
+        return [LedgerGap(*row) for row in rows]
+
+    def head_at(self, index: int) -> bytes | None:
+        """The proved head after that entry; None where it is not known."""
+        if index == 0:
+            return self.genesis
+        row = self._row(
+            "SELECT CAST(head_after AS BLOB) FROM gaps WHERE last = ? UNION ALL"
+            " SELECT CAST(head AS BLOB) FROM ledger WHERE position = ?",
+            (index, index),
         )
-        for position, body, row_head in rows:
-            if position != index + 1 or next_head(head, position, body) != row_head:
-                since = since or (index + 1, head)
-            elif since is not None:
-                found.append((since[0], index, since[1], head))
-                since = None
-            index, head = position, row_head
-        if since is not None:
-            found.append((since[0], index, since[1], head))
-        return found
+        return row[0] if row else None
 
     # --- inside ---------------------------------------------------------------------------------
 
-    def _head_at(self, index: int) -> bytes | None:
-        """The proved head after that entry; None where it is not known."""
-        if index == 0:
-            return self._genesis
-        row = self._database.execute(
-            "SELECT head_after FROM gaps WHERE last = ? UNION ALL"
-            " SELECT head FROM ledger WHERE position = ?",
-            (index, index),
-        ).fetchone()
-        return row[0] if row else None
+    def _row(self, query: str, values: Sequence[object] = ()) -> Any:
+        with self._doubt.reading():
+            return self._database.execute(query, values).fetchone()
+
+    def _take(
+        self,
+        first: int,
+        last: int,
+        order: str,
+        bytes_max: int | None,
+        *,
+        is_exceeded: bool = False,
+    ) -> list[Entry]:
+        """Entries in that range: at least one, and after it no more than these bytes together.
+
+        is_exceeded: with the one that goes beyond. Each is read only when it is wanted.
+        """
+        entries: list[Entry] = []
+        size = 0
+        with self._doubt.reading():
+            for row in self._database.execute(
+                f"SELECT {_ENTRY} FROM ledger WHERE position BETWEEN ? AND ?"  # noqa: S608
+                f" ORDER BY position {order}",
+                (first, last),
+            ):
+                entry = Entry(*row)
+                size += len(entry.body)
+                is_beyond = bytes_max is not None and size > bytes_max
+                if is_beyond and entries and not is_exceeded:
+                    break
+                entries.append(entry)
+                if is_beyond:
+                    break
+        return entries
+
+    def _following(self, index: int, entries: Sequence[Entry]) -> int:
+        """How many of these, from the first on, follow from the entry `index` and each other."""
+        head = self.head_at(index)
+        for count, entry in enumerate(entries):
+            if head is None or entry.index != index + 1:
+                follows = False
+            else:
+                follows = next_head(head, entry.index, entry.body) == entry.head
+            if not follows:
+                if len(self.suspected) < SUSPECTED_MAX:
+                    self.suspected.add(entry.index)
+                _log.error("ledger entry %d is not what was saved: it is not used", entry.index)
+                return count
+            index, head = entry.index, entry.head
+        return len(entries)
 
     def _delete(self, first: int, last: int) -> None:
         for table in ("ledger", "verdicts"):
@@ -271,22 +329,10 @@ class LedgerTable:
         """Raises ValueError for a body that is no entry."""
         decoded = decode_entry(entry.body)
         self._database.execute(
-            "INSERT INTO ledger VALUES (?, ?, ?)", (entry.index, entry.body, entry.head)
+            "INSERT OR REPLACE INTO ledger VALUES (?, ?, ?)", (entry.index, entry.body, entry.head)
         )
         if isinstance(decoded, VerdictEntry):
             self._database.execute(
-                "INSERT INTO verdicts VALUES (?, ?)", (bytes.fromhex(decoded.build), entry.index)
+                "INSERT OR IGNORE INTO verdicts VALUES (?, ?)",
+                (bytes.fromhex(decoded.build), entry.index),
             )
-
-
-def _take(rows: Iterable[tuple[int, bytes, bytes]], bytes_max: int | None) -> list[Entry]:
-    """The first of them: at least one, and after it no more than these bytes together."""
-    entries: list[Entry] = []
-    size = 0
-    for row in rows:
-        entry = Entry(*row)
-        size += len(entry.body)
-        if entries and bytes_max is not None and size > bytes_max:
-            break
-        entries.append(entry)
-    return entries

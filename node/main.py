@@ -42,15 +42,10 @@ from node.fault_routes import FaultRoutes
 from node.ledger_catch_up import LedgerCatchUp
 from node.reporting import NodeReports
 from node.runtime import Runtime
+from node.scrub import Scrub
 from node.server import NodeServer
-from node.store import (
-    SaveFailed,
-    Store,
-    StoreDamaged,
-    StoreInUse,
-    StoreNotOurs,
-    StoreUnusable,
-)
+from node.store import SaveFailed, Store, StoreInUse
+from node.store_damage import StoreDamaged, StoreNotOurs, StoreUnusable
 from pbft.core import Settings
 from pbft.genesis import Cluster
 from pbft.replica import DamagedRecords
@@ -109,11 +104,8 @@ class _Node:
         self._config = config
         self._address = addresses[config.name]
         replica = _open_replica(config, cluster, limits, signing_key)
-        self._store, application, self._runtime = (
-            replica.store,
-            replica.application,
-            replica.runtime,
-        )
+        application = replica.application
+        self._store, self._runtime = replica.store, replica.runtime
         self._links = Links(
             cluster=cluster,
             name=config.name,
@@ -145,6 +137,7 @@ class _Node:
         )
         peers = {name: address for name, address in addresses.items() if name != config.name}
         self._ledger_catch_up = LedgerCatchUp(store=self._store, peers=peers)
+        self._scrub = Scrub(self._store)
         self._reports = NodeReports.of(
             config, cluster.quorums.replicas, application, self._store.ledger
         )
@@ -166,6 +159,7 @@ class _Node:
                 is_allowed=config.fault_injection is not None,
                 peers=peers,
             ),
+            scrub=self._scrub,
         )
         _warn(config, cluster)
 
@@ -191,13 +185,14 @@ class _Node:
             self._reports.start()
         _log.info("%s %s listens on %s", self._config.name, VERSION, self._config.listen)
         stopped = asyncio.create_task(stop.wait())
-        works = [self._runtime.task, self._ledger_catch_up.start()]
+        works = [self._runtime.task, self._ledger_catch_up.start(), self._scrub.start()]
         await asyncio.wait([stopped, *works], return_when=asyncio.FIRST_COMPLETED)
         stopped.cancel()
         await door.close()
         await self._close(runner, [work for work in works if work.done()])
 
     async def _close(self, runner: web.AppRunner, failed: list[asyncio.Task[None]]) -> None:
+        await self._scrub.close()
         await self._ledger_catch_up.close()
         if self._reports is not None:
             await self._reports.close()

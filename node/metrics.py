@@ -14,6 +14,7 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 from ci.ledger import VerdictEntry, decode_entry
 from ci.statement import dissenters, parse_statement
+from node.scrub import ScrubProgress
 from pbft.core import Core
 from pbft.ports import Notice, Output
 
@@ -61,6 +62,10 @@ class NodeMetrics:
         self._builds_here = self._gauge("pbftci_builds_here", "Builds of this node", "state")
         self._peers = self._gauge("pbftci_peer_connected", "1 where there is a link", "replica")
         self._disk = self._gauge("pbftci_disk_bytes", "Data directory and its disk", "what")
+        self._ledger = self._gauge("pbftci_ledger_entries", "Entries of the ledger here", "what")
+        self._scrubbed = self._gauge(
+            "pbftci_scrub_passes", "Whole looks through the store since the start"
+        )
         self._began: dict[int, float] = {}
         self._reasons: set[str] = set()
         self._states_seen: set[str] = set()
@@ -114,6 +119,13 @@ class NodeMetrics:
         self._disk.labels("total").set(usage.total)
         databases = sum(file.stat().st_size for file in folder.glob("*.sqlite*"))
         self._disk.labels("databases").set(databases)
+
+    def observe_scrub(self, progress: ScrubProgress, missing: int) -> None:
+        """How far the look through the store is; missing: entries to be fetched."""
+        self._ledger.labels("checked").set(progress.entries_checked)
+        self._ledger.labels("found_damaged").set(progress.damaged_entries)
+        self._ledger.labels("missing").set(missing)
+        self._scrubbed.set(progress.passes)
 
     def text(self) -> bytes:
         """All of it, in Prometheus' text format."""

@@ -10,7 +10,8 @@ import sqlite3
 import msgspec
 
 from ci.ballots import OwnRequest
-from pbft.codec import decode_signed, encode_signed
+from node.store_damage import Doubt
+from pbft.codec import MalformedMessage, decode_signed, encode_signed
 
 OWN_REQUEST_SCHEMA = """
 CREATE TABLE own_requests (
@@ -19,6 +20,11 @@ CREATE TABLE own_requests (
 );
 CREATE UNIQUE INDEX own_requests_by_purpose ON own_requests (purpose, build, opened);
 """
+# Else each look for what is pending reads all that was ever said. Older stores have none.
+OWN_REQUEST_INDEX = (
+    "CREATE INDEX IF NOT EXISTS own_requests_pending ON own_requests (timestamp)"
+    " WHERE NOT is_executed"
+)
 _COLUMNS = "timestamp, purpose, build, opened, signed"
 
 
@@ -34,17 +40,26 @@ class Aside(msgspec.Struct, frozen=True, array_like=True, tag="aside"):
 class OwnRequestTable:
     """The own requests of one replica's store. What changes it is called in a transaction."""
 
-    def __init__(self, database: sqlite3.Connection) -> None:
+    def __init__(self, database: sqlite3.Connection, doubt: Doubt) -> None:
+        """doubt: is told what is found broken while the replica is at work."""
         self._database = database
+        self._doubt = doubt
 
     def find(self, purpose: str, build: bytes, opened: int) -> OwnRequest | None:
-        """What this replica has said, or is saying, about that build."""
-        row = self._database.execute(
-            f"SELECT {_COLUMNS} FROM own_requests"  # noqa: S608 - constants
-            " WHERE purpose = ? AND build = ? AND opened = ?",
-            (purpose, build, opened),
-        ).fetchone()
-        return _own_request(row) if row else None
+        """What this replica has said, or is saying, about that build.
+
+        Raises StoreDamaged, StoreUnusable.
+        """
+        with self._doubt.reading():
+            row = self._database.execute(
+                f"SELECT {_COLUMNS} FROM own_requests"  # noqa: S608 - constants
+                " WHERE purpose = ? AND build = ? AND opened = ?",
+                (purpose, build, opened),
+            ).fetchone()
+        try:
+            return _own_request(row) if row else None
+        except (MalformedMessage, TypeError) as error:
+            raise self._doubt.note(f"a request of this replica's own is broken: {error}") from error
 
     def pending(self) -> list[OwnRequest]:
         """Own requests that were not seen executed, lowest number first."""

@@ -5,10 +5,10 @@ new store says that the replica is recovering. Whenever a crash comes in between
 finds the marker: a store without a word in it must not be taken for that of a new replica.
 """
 
-import os
 import shutil
 from pathlib import Path
 
+from node import folders
 from node.store import DATABASE_NAME, MARK_NAME
 
 MARKER_NAME = "recovery-begun"
@@ -25,7 +25,7 @@ def begin(directory: Path) -> Path:
     """Move the store away; where it went. Raises OSError."""
     first_time = not is_begun(directory)
     (directory / MARKER_NAME).touch()
-    _sync(directory)
+    folders.sync(directory)
     kept = directory / DAMAGED_NAME
     if first_time and kept.exists():
         shutil.rmtree(kept)
@@ -38,20 +38,12 @@ def begin(directory: Path) -> Path:
         else:
             # Of a try that was cut short; the damaged file itself is kept already.
             file.unlink()
-    _sync(kept)
-    _sync(directory)
+    folders.sync(kept)
+    folders.sync(directory)
     return kept
 
 
 def finish(directory: Path) -> None:
     """The new store holds the recovery's first record. Raises OSError."""
     (directory / MARKER_NAME).unlink()
-    _sync(directory)
-
-
-def _sync(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    folders.sync(directory)

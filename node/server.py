@@ -14,9 +14,8 @@ from ci.ledger import decode_entry
 from ci.statement import dissenters
 from common.english import counted
 from common.link import LINK_PATH, Links
-from node import log_routes
+from node import log_routes, standing
 from node.artifact_routes import ArtifactRoutes
-from node.disk_speed import DiskSpeed
 from node.evidence_table import KeptEvidence
 from node.executor import Executor
 from node.fault_injection import Faults
@@ -26,8 +25,8 @@ from node.message_trace import LoggedMessage, kind_of
 from node.metrics import CONTENT_TYPE as METRICS_TYPE
 from node.proof_routes import ProofRoutes
 from node.runtime import Runtime
+from node.scrub import Scrub
 from node.store import Store
-from pbft import view_change
 from pbft.authentication import Authenticator
 from pbft.codec import (
     MalformedMessage,
@@ -35,7 +34,7 @@ from pbft.codec import (
     digest_of,
     encode_signed,
 )
-from pbft.core import Core, ReplicaStatus
+from pbft.core import ReplicaStatus
 from pbft.evidence import check_evidence
 from pbft.genesis import Cluster
 from pbft.messages import Envelope, Replies, Request, Signed
@@ -81,6 +80,7 @@ class NodeServer:
         sign: Sign,
         faults: Faults,
         fault_routes: FaultRoutes,
+        scrub: Scrub,
     ) -> None:
         self._cluster = cluster
         self._name = name
@@ -94,6 +94,7 @@ class NodeServer:
         self._authenticator = Authenticator(cluster, verify)
         self._faults = faults
         self._fault_routes = fault_routes
+        self._scrub = scrub
         self._proofs = ProofRoutes(
             cluster=cluster, name=name, sign=sign, replica=runtime.replica, store=store
         )
@@ -153,6 +154,7 @@ class NodeServer:
         metrics.observe_state(self._runtime.replica.core, self._behind_by(), peers)
         metrics.observe_builds(self._executor.states(), len(self._application.open_builds()))
         metrics.observe_disk(self._store.path.parent)
+        metrics.observe_scrub(self._scrub.progress, missing=self._store.ledger.missing())
         return web.Response(body=metrics.text(), headers={"Content-Type": METRICS_TYPE})
 
     async def _status(self, request: web.Request) -> web.Response:
@@ -170,15 +172,15 @@ class NodeServer:
                 "status": "behind" if is_behind else core.status,
                 "view": core.view,
                 "has_entered_view": core.has_entered,
-                "view_change": _view_change(core),
+                "view_change": standing.view_change(core),
                 "primary": names[core.primary],
                 "is_primary": core.is_primary,
                 "sequence": core.executed,
                 "stable_checkpoint": core.low,
                 "in_sync": behind_by == 0 and missing == 0 and not core.is_diverged,
                 "behind_by": behind_by,
-                "state_transfer": _state_transfer(core),
-                "recovery": _recovery(core),
+                "state_transfer": standing.state_transfer(core),
+                "recovery": standing.recovery(core),
                 "pending_requests": len(core.pending),
                 "f": core.quorums.faults_max,
                 "quorum_size": core.quorums.strong,
@@ -193,10 +195,11 @@ class NodeServer:
                 "ledger_index": self._application.ledger_index,
                 "ledger_head": self._application.ledger_head.hex(),
                 "ledger_missing": missing,
+                "scrub": standing.scrub(self._scrub),
                 "journal_length": self._application.journal_length,
                 "journal_digest": self._application.journal_digest.hex(),
                 "peers": self._peers(),
-                "disk": _disk(self._runtime.disk),
+                "disk": standing.disk(self._runtime.disk),
                 "counters": dict(self._runtime.counters),
             }
         )
@@ -410,49 +413,6 @@ class NodeServer:
                 "head": self._application.ledger_head.hex(),
             }
         )
-
-
-def _view_change(core: Core) -> dict[str, int | list[str]] | None:
-    """The view that is wanted and who asks for it, while no view is entered."""
-    if core.has_entered:
-        return None
-    names = core.cluster.replica_names
-    changes = view_change.supporters(core)
-    return {
-        "view": core.view,
-        "supporters": [names[change.message.replica] for change in changes],
-        "supported_by": len(changes),
-        "needed": core.quorums.strong,
-    }
-
-
-def _disk(disk: DiskSpeed) -> dict[str, float | bool]:
-    now = asyncio.get_running_loop().time()
-    return {
-        "save_seconds": round(disk.last_seconds, 4),
-        "slowest_save_seconds": round(disk.slowest_seconds(now), 4),
-        "is_slow": disk.is_slow(now),
-    }
-
-
-def _state_transfer(core: Core) -> dict[str, int | None] | None:
-    """To which checkpoint, and how many of its parts are here; `parts` is None at the start."""
-    transfer = core.transfer
-    if transfer is None:
-        return None
-    return {
-        "sequence": transfer.certificate.sequence,
-        "parts_here": len(transfer.parts) if transfer.leaves is not None else 0,
-        "parts": None if transfer.leaves is None else len(transfer.leaves),
-    }
-
-
-def _recovery(core: Core) -> dict[str, int | None] | None:
-    """While it votes on nothing: the checkpoint from which it does again, once that is known."""
-    if not core.nonce:
-        return None
-    own = core.recoveries.get(core.index)
-    return {"voting_from": own.voting_from if own is not None else None}
 
 
 def _message_row(logged: LoggedMessage) -> dict[str, str | int | None]:

@@ -10,7 +10,6 @@ damage: nothing is given up for it.
 import contextlib
 import hashlib
 import logging
-import os
 import sqlite3
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -19,19 +18,31 @@ import msgspec
 
 from ci.ballots import OwnRequest
 from ci.ledger import genesis_head
-from ci.ledger_gap import LedgerGap, LedgerPage, WrongEntries
+from ci.ledger_gap import LedgerGap, LedgerPage
 from ci.parts import ledger_position
+from node import folders
 from node.evidence_table import EVIDENCE_SCHEMA, EvidenceTable
 from node.high_water_mark import HighWaterMark, MarkFile
 from node.ledger_table import LEDGER_SCHEMA, LedgerTable
+from node.ledger_walk import LedgerWalk, WalkStep
 from node.own_request_table import (
+    OWN_REQUEST_INDEX,
     OWN_REQUEST_SCHEMA,
     Aside,
     OwnRequestTable,
     aside_of,
 )
+from node.store_damage import (
+    Doubt,
+    StoreDamaged,
+    StoreNotOurs,
+    StoreUnusable,
+    damaged,
+    is_trouble_of_the_disk,
+)
+from node.structure import StoreFile, check_all, check_at_start, is_unreadable
 from node.transaction import transaction
-from pbft.codec import decode_signed, encode_signed
+from pbft.codec import MalformedMessage, decode_signed, encode_signed
 from pbft.messages import Signed
 from pbft.ports import (
     Base,
@@ -72,33 +83,14 @@ CREATE TABLE ballots (
 """
 
 
-_DISK_TROUBLE = {
-    sqlite3.SQLITE_BUSY,
-    sqlite3.SQLITE_CANTOPEN,
-    sqlite3.SQLITE_FULL,
-    sqlite3.SQLITE_IOERR,
-    sqlite3.SQLITE_LOCKED,
-    sqlite3.SQLITE_NOMEM,
-    sqlite3.SQLITE_PERM,
-    sqlite3.SQLITE_PROTOCOL,
-    sqlite3.SQLITE_READONLY,
-}
+# What is read of the ledger at once, when it is checked.
+CHECKED_ENTRIES = 1000
+CHECKED_BYTES = 8 * 1024 * 1024
+
 _ChainedRecord = SavedMessage | SavedPrepared | SavedRecovery | Executed | Base | Aside
 _record_encoder = msgspec.msgpack.Encoder()
 _record_decoder: msgspec.msgpack.Decoder[_ChainedRecord] = msgspec.msgpack.Decoder(_ChainedRecord)
 _log = logging.getLogger(__name__)
-
-
-class StoreDamaged(Exception):
-    """The files are not what this replica saved; the text names the file and what to do."""
-
-
-class StoreNotOurs(StoreDamaged):
-    """The files are whole, but of another cluster, replica or format: a mistake, no damage."""
-
-
-class StoreUnusable(Exception):
-    """The disk cannot be used now (full, input/output error); what is on it may well be whole."""
 
 
 class StoreInUse(Exception):
@@ -118,7 +110,7 @@ class Store:
         Raises StoreDamaged, also where they belong to somebody else; StoreUnusable; StoreInUse;
         OSError.
         """
-        _make_folder(directory)
+        folders.make(directory)
         # What `save` was given last is committed, the mark after it is not on disk yet.
         self._is_committed = False
         # Where the chain will end once the open transaction is committed.
@@ -129,6 +121,8 @@ class Store:
             self._mark_file = MarkFile.open(directory / MARK_NAME, is_exclusive=True)
         except BlockingIOError as error:
             raise StoreInUse(f"{directory} is in use by another process") from error
+        self.doubt = Doubt(self.path)
+        self._file: StoreFile | None = None
         try:
             self._database = sqlite3.connect(self.path, isolation_level=None)
         except sqlite3.OperationalError as error:
@@ -139,8 +133,7 @@ class Store:
         except BaseException:
             # Closed late it would remove a write-ahead log of this name, whosever it is by then.
             with contextlib.suppress(sqlite3.Error):
-                self._database.close()
-            self._mark_file.close()
+                self.close()
             raise
 
     def _open_database(self, cluster_id: bytes, replica: str) -> None:
@@ -151,18 +144,24 @@ class Store:
             self._database.execute(f"PRAGMA journal_size_limit = {LOG_BYTES_KEPT}")
             self._database.execute("PRAGMA synchronous = FULL")
             self._check_owner(cluster_id, replica)
-            self._check_structure()
+            is_thorough = self.doubt.is_noted
+            self._check_structure(is_thorough)
             self._position, self._chain = self._check_chain()
-            self.own_requests = OwnRequestTable(self._database)
+            self._database.execute(OWN_REQUEST_INDEX)
+            self.own_requests = OwnRequestTable(self._database, self.doubt)
             asides = [record for record in self._chained() if isinstance(record, Aside)]
             if not self.own_requests.is_whole(asides):
                 raise self._damaged("a request of this replica's own is not what was saved")
-            self.ledger = LedgerTable(self._database, cluster_id)
+            self.ledger = LedgerTable(self._database, cluster_id, self.doubt)
             with transaction(self._database):
-                self.ledger.forget_damaged()
+                self._check_ledger(is_thorough)
             self.evidence = EvidenceTable(self._database)
-        except (sqlite3.DatabaseError, WrongEntries, ValueError) as error:
-            if _is_trouble_of_the_disk(error):
+            if is_thorough:
+                self.doubt.settle()
+        except OSError as error:
+            raise StoreUnusable(f"{self.path}: {error}") from error
+        except (sqlite3.DatabaseError, ValueError) as error:
+            if is_trouble_of_the_disk(error):
                 raise StoreUnusable(f"{self.path}: {error}") from error
             raise self._damaged(f"it cannot be read ({error})") from error
 
@@ -178,11 +177,20 @@ class Store:
 
     def ballots(self, build: bytes) -> list[tuple[int, str, Signed]]:
         """(opening sequence number, replica, signed request) of all ballots on that build."""
-        rows = self._database.execute(
-            "SELECT opened, replica, signed FROM ballots WHERE build = ? ORDER BY opened, replica",
-            (build,),
-        )
-        return [(opened, replica, decode_signed(signed)) for opened, replica, signed in rows]
+        with self.doubt.reading():
+            rows = self._database.execute(
+                "SELECT opened, replica, signed FROM ballots WHERE build = ?"
+                " ORDER BY opened, replica",
+                (build,),
+            ).fetchall()
+        found = []
+        for opened, replica, signed in rows:
+            try:
+                found.append((opened, replica, decode_signed(signed)))
+            except (MalformedMessage, TypeError):
+                # Its signature would tell: nobody counts it.
+                _log.error("a ballot of %s on build %s is damaged", replica, build.hex()[:12])
+        return found
 
     # --- writing --------------------------------------------------------------------------------
 
@@ -279,6 +287,13 @@ class Store:
         with self._own_transaction():
             return self.ledger.fill(gap, page)
 
+    def repair_ledger(self, step: WalkStep) -> int:
+        """Make gaps of what a walk found damaged; how many entries. Raises SaveFailed."""
+        if not step.damaged and not step.mended:
+            return 0
+        with self._own_transaction():
+            return self._repair(step)
+
     def add_own_request(self, request: OwnRequest, instead_of: int | None = None) -> None:
         """Save a request of this replica's own, its number in the same commit as its bytes.
 
@@ -297,8 +312,13 @@ class Store:
 
     def close(self) -> None:
         """Close the files."""
-        self._database.close()
-        self._mark_file.close()
+        try:
+            self._database.close()
+        finally:
+            if self._file is not None:
+                self._file.close()
+                self._file = None
+            self._mark_file.close()
 
     # --- inside ---------------------------------------------------------------------------------
 
@@ -310,9 +330,11 @@ class Store:
             with transaction(self._database) as database:
                 yield database
         except sqlite3.DatabaseError as error:
-            if _is_trouble_of_the_disk(error):
+            if is_trouble_of_the_disk(error):
                 raise SaveFailed(f"{self.path}: {error}") from error
-            raise self._damaged(f"it cannot be written ({error})") from error
+            raise self.doubt.note(f"it cannot be written ({error})") from error
+        except StoreUnusable as error:
+            raise SaveFailed(str(error)) from error
         self._position, self._chain = self._next
 
     def _check_owner(self, cluster_id: bytes, replica: str) -> None:
@@ -347,17 +369,43 @@ class Store:
         rows = self._database.execute("SELECT body FROM records ORDER BY position")
         return [_record_decoder.decode(body) for (body,) in rows]
 
-    def _check_structure(self) -> None:
-        """Else a broken page would show only when it is used, with the replica at work."""
-        # Twice: a read that failed once is told in the same words as damage.
-        for _ in range(2):
-            (found,) = self._database.execute("PRAGMA integrity_check(1)").fetchone()
-            if found == "ok":
-                return
-        if " get page " in found or " get the page" in found:
-            # A page that cannot be read may be whole.
-            raise StoreUnusable(f"{self.path}: {' '.join(found.split())}")
-        raise self._damaged(f"SQLite's own check says: {' '.join(found.split())}")
+    def _check_structure(self, is_thorough: bool) -> None:
+        """Else a broken page would show only when it is used, with the replica at work.
+
+        Of what grows with the history, `node.scrub` looks at the rest while the replica works.
+        """
+        self._file = StoreFile(self.path)
+        problem = (
+            check_all(self._database) if is_thorough else check_at_start(self._database, self._file)
+        )
+        if problem is None:
+            return
+        if is_unreadable(problem):
+            raise StoreUnusable(f"{self.path}: {problem}")
+        raise self._damaged(f"its structure is broken: {problem}")
+
+    def _check_ledger(self, is_thorough: bool) -> None:
+        """Make gaps of damaged entries among the newest, or all: they are fetched anew.
+
+        The newest are those after the last certified state, which execution comes to again.
+        """
+        self.ledger.empty_gaps()
+        walk = LedgerWalk.from_genesis(self.ledger)
+        if not is_thorough:
+            proved = self._proved_position()
+            if proved[0] <= self.ledger.end()[0]:
+                walk = LedgerWalk(self.ledger, *proved)
+        while not (step := walk.step(CHECKED_ENTRIES, CHECKED_BYTES)).is_at_end:
+            self._repair(step)
+        self._repair(step)
+        for damage in walk.finish():
+            self.ledger.forget(damage)
+
+    def _repair(self, step: WalkStep) -> int:
+        """How many entries it makes gaps of; inside a transaction."""
+        for gap in step.mended:
+            self.ledger.mend(gap)
+        return sum(damage.missing for damage in step.damaged if self.ledger.forget(damage))
 
     def _check_chain(self) -> tuple[int, bytes]:
         """Follow the chain; cut a broken tail above the mark; the last position and digest.
@@ -415,28 +463,7 @@ class Store:
         return 0, self._genesis_head
 
     def _damaged(self, what: str) -> StoreDamaged:
-        return StoreDamaged(
-            f"{self.path}: {what}. This replica may have forgotten what it said, so it must not"
-            " vote again before nothing of that can matter"
-        )
-
-
-def _is_trouble_of_the_disk(error: Exception) -> bool:
-    """Whether it is full, busy or refuses, rather than holding something wrong."""
-    # The low byte is the kind, the others say more about it.
-    return getattr(error, "sqlite_errorcode", 0) & 0xFF in _DISK_TROUBLE
-
-
-def _make_folder(directory: Path) -> None:
-    """Make it, so that it is there after a crash, too. Raises OSError."""
-    missing = [folder for folder in (directory, *directory.parents) if not folder.exists()]
-    directory.mkdir(parents=True, exist_ok=True)
-    for folder in missing:
-        descriptor = os.open(folder.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        return damaged(self.path, what)
 
 
 def _next_chain(chain: bytes, position: int, body: bytes) -> bytes:

@@ -2,6 +2,7 @@
 
 import sqlite3
 from collections.abc import Iterator
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -9,6 +10,8 @@ import pytest
 from ci.ledger import VerdictEntry, encode_entry, genesis_head, next_head
 from ci.ledger_gap import LedgerGap, LedgerPage, WrongEntries
 from node.ledger_table import LEDGER_SCHEMA, LedgerTable
+from node.store import DATABASE_NAME
+from node.store_damage import Doubt
 from pbft.ports import Entry
 from tests.node.chains import chain_of, page_of
 
@@ -17,10 +20,10 @@ CHAIN = chain_of(CLUSTER, 30)
 
 
 @pytest.fixture
-def table() -> Iterator[LedgerTable]:
+def table(tmp_path: Path) -> Iterator[LedgerTable]:
     database = sqlite3.connect(":memory:", isolation_level=None)
     database.executescript(LEDGER_SCHEMA)
-    yield LedgerTable(database, CLUSTER)
+    yield LedgerTable(database, CLUSTER, Doubt(tmp_path / DATABASE_NAME))
     database.close()
 
 

@@ -15,6 +15,7 @@ from ci.operations import Append
 from client.nodes import ServedEvidence, decode_answer
 from common.keys import verify
 from node.fault_routes import FaultRoutes
+from node.scrub import Scrub
 from node.server import NodeServer
 from pbft.authentication import sign_message
 from pbft.certificates import StableCertificate
@@ -54,6 +55,7 @@ def _server(house: House, name: str) -> NodeServer:
         sign=KEYS[name].sign,
         faults=faults,
         fault_routes=FaultRoutes(name=name, faults=faults, is_allowed=True, peers={}),
+        scrub=Scrub(house.stores[name]),
     )
 
 
@@ -79,6 +81,12 @@ async def test_status_has_the_names_of_the_seed(client: Client) -> None:
         "quorum_size": 3,
         "byzantine_nodes": [],
         "status": "normal",
+        "scrub": {
+            "entries_checked": 0,
+            "damaged_entries": 0,
+            "passes": 0,
+            "is_structure_checked": False,
+        },
     }
     assert {key: status[key] for key in wanted} == wanted
 

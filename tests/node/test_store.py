@@ -7,7 +7,8 @@ import pytest
 
 from ci.ballots import OwnRequest
 from ci.ledger import genesis_head
-from node.store import DATABASE_NAME, MARK_NAME, SaveFailed, Store, StoreDamaged
+from node.store import DATABASE_NAME, MARK_NAME, SaveFailed, Store
+from node.store_damage import StoreDamaged
 from pbft.codec import digest_of
 from pbft.messages import PreparedCertificate, Signed
 from pbft.ports import (

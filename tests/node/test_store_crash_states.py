@@ -13,11 +13,14 @@ import pytest
 
 from ci.application import BuildApplication
 from common.keys import verify
+from node.ledger_walk import LedgerWalk
 from node.runtime import Runtime
-from node.store import DATABASE_NAME, MARK_NAME, Store, StoreDamaged
+from node.store import DATABASE_NAME, MARK_NAME, Store
+from node.store_damage import StoreDamaged
+from node.structure import check_all
 from pbft.authentication import Authenticator
 from pbft.codec import decode_signed
-from pbft.ports import Refusal
+from pbft.ports import Entry, Refusal
 from pbft.replica import DamagedRecords
 from tests.node.crash_states import crash_states, final_state
 from tests.node.house import KEYS, NAMES, House
@@ -42,18 +45,46 @@ def _restore(folder: Path, house: House) -> Contents:
     store = Store(folder, house.cluster.id, NAMES[0])
     try:
         contents = contents_of(store)
-        application = BuildApplication(house.cluster, house.limits, store.ledger.find_statement)
-        runtime = Runtime(
-            cluster=house.cluster,
-            name=NAMES[0],
-            signing_key=KEYS[NAMES[0]],
-            store=store,
-            application=application,
-        )
-        runtime.restore()
+        _restore_runtime(store, house)
         return contents
     finally:
         store.close()
+
+
+def _restore_and_scrub(folder: Path, house: House) -> tuple[Contents, list[Entry]]:
+    """The same, and what is in them once all was looked through; before that, what was served."""
+    store = Store(folder, house.cluster.id, NAMES[0])
+    try:
+        contents = contents_of(store)
+        _restore_runtime(store, house)
+        end = store.ledger.end()[0]
+        served = [entry for first in range(1, end + 1) for entry in store.ledger.entries(first, 3)]
+        for last in range(1, end + 1):
+            served += store.ledger.page_up_to(last, 3, 1 << 20).entries
+        problem = check_all(store._database)
+        if problem is not None:
+            raise StoreDamaged(problem)
+        walk = LedgerWalk.from_genesis(store.ledger)
+        is_at_end = False
+        while not is_at_end:
+            step = walk.step(7, 1 << 20)
+            store.repair_ledger(step)
+            is_at_end = step.is_at_end
+        scrubbed = contents_of(store)
+        return {**contents, **{table: scrubbed[table] for table in ("ledger", "gaps")}}, served
+    finally:
+        store.close()
+
+
+def _restore_runtime(store: Store, house: House) -> None:
+    application = BuildApplication(house.cluster, house.limits, store.ledger.find_statement)
+    Runtime(
+        cluster=house.cluster,
+        name=NAMES[0],
+        signing_key=KEYS[NAMES[0]],
+        store=store,
+        application=application,
+    ).restore()
 
 
 # --- the power goes ---------------------------------------------------------------------------
@@ -125,12 +156,14 @@ def _check_flipped_bits(
         state.write(where)
         told = f"seed {seed}, promise {state.promise}, bit {bit} of byte {place} of {name}"
         try:
-            contents = _restore(where, house)
+            contents, served = _restore_and_scrub(where, house)
         except (StoreDamaged, DamagedRecords):
             seen[f"{name}: noticed"] += 1
         else:
             seen[f"{name}: harmless"] += 1
-            _check_that_nothing_is_wrong(contents, workload.promised[state.promise], house, told)
+            promised = workload.promised[state.promise]
+            assert {(e.index, e.body, e.head) for e in served} <= set(promised["ledger"]), told
+            _check_that_nothing_is_wrong(contents, promised, house, told)
         for file in where.iterdir():
             file.unlink()
     return seen
@@ -148,7 +181,7 @@ def _ends_of_turns(workload: Workload) -> list[int]:
 def _check_that_nothing_is_wrong(
     contents: Contents, promised: Contents, house: House, told: str
 ) -> None:
-    """What is not noticed at the start is whole, or is seen to be wrong by whoever uses it."""
+    """What is not noticed is whole, or is seen to be wrong by whoever uses it."""
     assert contents["records"] == promised["records"], told
     # Bodies need no look: each is found by its digest and must have it, and restoring the records
     # needed none that is not here. Old ones may be back, until the next base.
