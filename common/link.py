@@ -72,10 +72,12 @@ class _Link:
 
     def send(self, envelopes: Sequence[Envelope]) -> None:
         """Queue; the oldest is dropped when the peer does not keep up."""
+        queued = 0
         for envelope in envelopes:
             size = len(envelope.signed.payload) + len(envelope.body) + 128
             self._queue.append((envelope, size))
-            self._queued_bytes += size
+            queued += size
+        self._queued_bytes += queued
         while self._queued_bytes > QUEUE_BYTES_MAX:
             self._queued_bytes -= self._queue.popleft()[1]
         self._wake.set()

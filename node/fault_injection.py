@@ -78,6 +78,8 @@ class FaultyLinks:
     def send(self, to: str, envelopes: Sequence[Envelope]) -> None:
         """Send them, or what becomes of them."""
         match self._faults.kind:
+            case None:
+                pass
             case "silent":
                 return
             case "delaying":

@@ -127,12 +127,12 @@ class MessageTrace:
         # by what came and when: the same words may be taken at another time
         self._refusals: collections.OrderedDict[_Arrival, str] = collections.OrderedDict()
         self._builds: collections.OrderedDict[bytes, _Build] = collections.OrderedDict()
-        self._unrefused: list[tuple[Signed, float]] = []
+        self._unread: list[tuple[Sequence[Envelope], float]] = []
 
     def note_received(self, peer: str, envelopes: Sequence[Envelope]) -> None:
         """These came from that peer, for the next turn."""
         now = self._note("received", peer, envelopes)
-        self._unrefused.extend((envelope.signed, now) for envelope in envelopes)
+        self._unread.append((envelopes, now))
 
     def note_sent(self, peer: str, envelopes: Sequence[Envelope]) -> None:
         """These go to that peer; `all`: to every other replica."""
@@ -140,13 +140,16 @@ class MessageTrace:
 
     def note_outputs(self, outputs: Iterable[Output]) -> None:
         """What the turn gave that took in all that was received before."""
-        received, self._unrefused = self._unrefused, []
+        unread, self._unread = self._unread, []
+        received: list[tuple[Signed, float]] | None = None
         now = self._clock()
         for output in outputs:
             for notice in output.notices:
                 if notice.event in _MARKED:
                     self._moments.append(Moment(now, notice.event, notice.details))
                 elif notice.event == "refused":
+                    if received is None:
+                        received = [(e.signed, at) for envelopes, at in unread for e in envelopes]
                     self._note_refusal(received, notice.details)
             for delivery in output.deliveries:
                 self._note_delivery(delivery)
@@ -189,13 +192,14 @@ class MessageTrace:
 
     def _note(self, direction: str, peer: str, envelopes: Sequence[Envelope]) -> float:
         now = self._clock()
+        keep = self._messages.append
         for envelope in envelopes:
             signed = envelope.signed
             if len(signed.payload) <= PAYLOAD_BYTES_MAX:
-                self._messages.append(LoggedMessage(now, direction, peer, signed))
+                keep(LoggedMessage(now, direction, peer, signed))
             elif (heading := _heading(signed)) is not None:
                 short = msgspec.structs.replace(signed, payload=b"")
-                self._messages.append(LoggedMessage(now, direction, peer, short, heading))
+                keep(LoggedMessage(now, direction, peer, short, heading))
         return now
 
     def _note_refusal(

@@ -66,6 +66,8 @@ class NodeMetrics:
         self._scrubbed = self._gauge(
             "pbftci_scrub_passes", "Whole looks through the store since the start"
         )
+        # `labels` looks its child up under a lock; of these there are several in each turn.
+        self._notice_counts: dict[str, Counter] = {}
         self._began: dict[int, float] = {}
         self._reasons: set[str] = set()
         self._states_seen: set[str] = set()
@@ -140,7 +142,10 @@ class NodeMetrics:
         return Gauge(name, what, labels, registry=self._registry)
 
     def _observe(self, notice: Notice, now: float) -> None:
-        self._notices.labels(notice.event).inc()
+        count = self._notice_counts.get(notice.event)
+        if count is None:
+            count = self._notice_counts[notice.event] = self._notices.labels(notice.event)
+        count.inc()
         sequence = notice.details.get("sequence")
         match notice.event:
             case "pre_prepared" if isinstance(sequence, int):

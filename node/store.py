@@ -207,7 +207,7 @@ class Store:
         arguments.
         """
         if not self._is_committed:
-            self._commit(records, ballots, self.evidence.new(evidence))
+            self._commit(records, ballots, self.evidence.new(evidence) if evidence else [])
             self._is_committed = True
         self.mark()
         self._is_committed = False
@@ -245,11 +245,13 @@ class Store:
                     self._insert(record)
             if self._next == before:
                 self._insert(Aside())
-            database.executemany(
-                "INSERT OR IGNORE INTO ballots VALUES (?, ?, ?, ?)",
-                [(b, opened, name, encode_signed(signed)) for b, opened, name, signed in ballots],
-            )
-            self.evidence.save(evidence)
+            if ballots:
+                database.executemany(
+                    "INSERT OR IGNORE INTO ballots VALUES (?, ?, ?, ?)",
+                    [(b, opened, name, encode_signed(s)) for b, opened, name, s in ballots],
+                )
+            if evidence:
+                self.evidence.save(evidence)
         self.evidence.saved(evidence)
 
     def _insert(self, record: _ChainedRecord) -> None:

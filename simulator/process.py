@@ -1,7 +1,8 @@
 """One replica's process: the turn loop of the node in virtual time, and how it dies.
 
 The order is that of `pbft.ports.Output`: save, send, apply, tell, arm. While a save is under way
-or refused, nothing is fed in and nothing is sent. A crash may come at any point in between.
+or refused, nothing is fed in and nothing is sent; what may wait is saved with what comes next, or
+after a while. A crash may come at any point in between.
 """
 
 import enum
@@ -18,7 +19,7 @@ from pbft.authentication import Authenticator
 from pbft.core import Settings
 from pbft.genesis import Cluster
 from pbft.messages import Envelope, Signed
-from pbft.ports import Output, Record, Send
+from pbft.ports import Output, Record, Send, may_wait
 from pbft.replica import DamagedRecords, Replica
 from simulator.ballots import BallotBox
 from simulator.builds import BuildTruth
@@ -117,6 +118,7 @@ class Process:
         self._update_at = 0
         self._outputs: list[Output] | None = None  # of the turn that is being saved
         self._is_written = False
+        self._waiting: list[Record] = []  # executed, and not on disk yet
         self._free_at = 0
         self._turn_is_due = False
         self._busy = int(world.faults.turn_seconds * SECOND)
@@ -235,6 +237,7 @@ class Process:
         self._greet = {}
         self._outputs = None
         self._is_written = False
+        self._waiting = []
         self._turn_is_due = False
         self.is_paused = False
         self.crash_point = None
@@ -330,14 +333,18 @@ class Process:
             self._free_at = self.world.scheduler.now + self._busy
         self._observer.on_turn(self, outputs, doing == "expire")
         self._outputs = outputs
-        if len(outputs) == 1 and not outputs[0].records:
+        records: list[Record] = []
+        for output in outputs:
+            records += output.records
+        if self.world.cluster.quorums.faults_max and may_wait(records):
+            self._waiting += records
             self._finish()
         else:
             self._save()
 
     def _save(self) -> None:
         assert self._outputs is not None
-        records: list[Record] = []
+        records = list(self._waiting)
         for output in self._outputs:
             records += output.records
         if not records:
@@ -387,6 +394,8 @@ class Process:
             return
         self.disk.set_mark()
         self._is_written = False
+        self._waiting = []
+        self._observer.on_saved(self)
         self._has_begun_recovery = False
         if self.crash_point is CrashPoint.BEFORE_SEND:
             self._crash_here()
@@ -394,17 +403,14 @@ class Process:
         self._finish()
 
     def _finish(self) -> None:
-        """Everything is on disk: send, apply, arm."""
+        """Everything that must be is on disk: send, apply, arm."""
         outputs, self._outputs = self._outputs, None
         assert outputs is not None
         messages: list[Send] = []
-        has_records = has_deliveries = False
+        has_deliveries = False
         for output in outputs:
             messages += output.messages
-            has_records = has_records or bool(output.records)
             has_deliveries = has_deliveries or bool(output.deliveries)
-        if has_records:
-            self._observer.on_saved(self)
         is_last = bool(messages) and self.crash_point is CrashPoint.WHILE_SENDING
         if is_last:
             messages = messages[: self.chance.randrange(len(messages))]
@@ -449,6 +455,9 @@ class Process:
             self._ballots.update(self.clock.seconds(scheduler.now))
         if not self.is_paused:
             self.pages.update()
+            if self._waiting and self._outputs is None:
+                self._outputs = []
+                self._save()
         scheduler.after(UPDATE_SECONDS, self._update, boot)
 
     def _build_later(self, delay: float, key: Key, attempt: int) -> None:
