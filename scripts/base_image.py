@@ -12,6 +12,8 @@ import docker
 import docker.errors
 import requests
 
+from scripts.folders import RUN, exclusive
+
 EXAMPLE_IMAGE = "pbft-ci-example/busybox:1"
 UPSTREAM_IMAGE = "busybox:1.36"
 # a registry that cannot be reached may keep the engine waiting for minutes
@@ -30,6 +32,15 @@ def ensure_example_image(client: docker.DockerClient) -> str:
     one (PULL_SECONDS_MAX at most), else makes EXAMPLE_IMAGE out of this machine's own BusyBox.
     Raises NoBaseImage; docker.errors.DockerException where the engine does not answer.
     """
+    for name in (EXAMPLE_IMAGE, UPSTREAM_IMAGE):
+        if has_image(client, name):
+            return name
+    # two may find it missing at once: then the second takes what the first made
+    with exclusive(RUN / "base-image.lock"):
+        return _make_example_image(client)
+
+
+def _make_example_image(client: docker.DockerClient) -> str:
     for name in (EXAMPLE_IMAGE, UPSTREAM_IMAGE):
         if has_image(client, name):
             return name

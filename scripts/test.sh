@@ -3,6 +3,11 @@
 set -euo pipefail
 source "$(dirname -- "$(readlink -f -- "${BASH_SOURCE[0]}")")/setup.sh"
 
+MEMORY_FOLDER=/dev/shm
+# All that the tests write is about 1 GiB; the tests themselves and their builds need memory too.
+FOLDER_KIBIBYTES_MIN=$((4 * 1024 * 1024))
+MEMORY_KIBIBYTES_MIN=$((6 * 1024 * 1024))
+
 if wants_help "$@"; then
     cat <<'END'
 usage: ./scripts/test.sh [--full] [--without-docker] [arguments of pytest]
@@ -14,6 +19,26 @@ Example: ./scripts/test.sh tests/pbft -k checkpoint
 END
     exit 0
 fi
+
+# True where the folders of the tests may lie in memory: there thousands of syncs cost nothing. No
+# test cuts the power: what a disk may lose is tried with a recorded one.
+has_memory_to_spare() {
+    local folder memory
+    folder="$(df --output=avail -k "$MEMORY_FOLDER" 2>/dev/null | tail -n 1)" || return 1
+    memory="$(awk '$1 == "MemAvailable:" {print $2}' /proc/meminfo)" || return 1
+    [[ -w "$MEMORY_FOLDER" ]] && ((folder >= FOLDER_KIBIBYTES_MIN && memory >= MEMORY_KIBIBYTES_MIN))
+}
+
+started_engine=no
+folder_in_memory=""
+clean_up() {
+    if [[ "$started_engine" == "yes" ]]; then
+        "$VENV_PYTHON" -m scripts.docker_engine stop >/dev/null 2>&1 || true
+    fi
+    if [[ -n "$folder_in_memory" ]]; then rm -rf "$folder_in_memory"; fi
+}
+trap clean_up EXIT
+
 docker=with_docker
 selection=(-m "not long")
 arguments=()
@@ -34,9 +59,7 @@ set_up_browser
 if [[ "$is_full" == "yes" ]]; then set_up_full_tests; fi
 if [[ "$docker" == "with_docker" ]]; then
     # An engine that was started for the tests ends with them; one that ran before stays.
-    if ! "$VENV_PYTHON" -m scripts.docker_engine running; then
-        trap '"$VENV_PYTHON" -m scripts.docker_engine stop >/dev/null 2>&1 || true' EXIT
-    fi
+    if ! "$VENV_PYTHON" -m scripts.docker_engine running; then started_engine=yes; fi
     if ! DOCKER_HOST="$("$VENV_PYTHON" -m scripts.docker_engine ensure)"; then
         fail "the tests need Docker; without it: ./scripts/test.sh --without-docker"
     fi
@@ -51,8 +74,13 @@ if [[ "$is_full" == "yes" ]] && ((${#arguments[@]} == 0)); then
     if [[ "$docker" == "without_docker" ]]; then options+=(--without-docker); fi
     "$VENV_PYTHON" -m bench all "${options[@]}" || code=1
 fi
-# Most tests wait for disks, containers and each other: two workers take little more than half the time.
-workers=(--numprocesses 2)
-if ((${#arguments[@]})); then workers=(); fi
+# Most tests wait, for containers and for each other: three workers keep two cores busy.
+workers=(--numprocesses 3)
+if ((${#arguments[@]})); then
+    workers=()
+elif has_memory_to_spare; then
+    folder_in_memory="$(mktemp -d "$MEMORY_FOLDER/pbft-ci-tests.XXXXXX")"
+    export PYTEST_DEBUG_TEMPROOT="$folder_in_memory"
+fi
 "$VENV_PYTHON" -m pytest "${workers[@]}" "${selection[@]}" "${arguments[@]}" || code=$?
 exit "$code"

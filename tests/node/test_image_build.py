@@ -13,14 +13,13 @@ pytestmark = pytest.mark.docker
 
 
 async def test_a_volume_of_an_image_is_no_folder_of_the_host(room: Room) -> None:
-    volumes_before = {volume.id for volume in room.engine.volumes.list()}
+    # run_files looks for what is left, volumes too
     dockerfile = (
         f"FROM {room.image}\nVOLUME /data\n"
         'CMD ["sh", "-c", "touch /data/x && ! head -c 70000000 /dev/zero >/data/big"]\n'
     )
     compared, log = await room.run_files({"Dockerfile": dockerfile}, {"memory_bytes": 256 * 2**20})
     assert compared.exit_code == 0, log
-    assert {volume.id for volume in room.engine.volumes.list()} <= volumes_before
 
 
 async def test_dockerfile_is_built_and_run(room: Room) -> None:
