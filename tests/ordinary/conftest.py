@@ -1,11 +1,13 @@
 """What ordinary projects need: images, a package registry, and the operator's settings for it."""
 
 import os
+import secrets
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import SplitResult, urlsplit
 
 import docker
 import pytest
@@ -28,6 +30,8 @@ CA_FILES = (
     "/etc/ssl/certs/ca-certificates.crt",
 )
 REGISTRY_SECONDS_MAX = 60
+# where pip looks if nobody says otherwise
+PUBLIC_INDEX = "https://pypi.org/simple"
 
 
 @pytest.fixture(scope="session")
@@ -48,8 +52,13 @@ class Registry:
 
 
 @pytest.fixture(scope="session")
-def registry(tmp_path_factory: pytest.TempPathFactory) -> Registry:
-    """Skips where no registry answers this machine itself."""
+def registry(
+    docker_engine: docker.DockerClient, debian_image: str, tmp_path_factory: pytest.TempPathFactory
+) -> Registry:
+    """Skips where no registry answers this machine itself, or a container on its engine.
+
+    Beside another engine our own makes no rules for the way out: see scripts/docker_engine.py.
+    """
     ca_file = next((Path(file) for file in CA_FILES if file and Path(file).is_file()), None)
     environment: dict[str, str] = {}
     asked = subprocess.run(
@@ -79,10 +88,35 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> Registry:
         is_reached = False
     if not is_reached:
         pytest.skip("no package registry can be reached from this machine")
+    problem = way_out(
+        docker_engine, debian_image, urlsplit(environment.get("PIP_INDEX_URL", PUBLIC_INDEX))
+    )
+    if problem:
+        pytest.skip(f"containers on this engine reach no package registry: {problem}")
     settings: dict[str, object] = {"network_allowed": True}
     if ca_file is not None:
         settings["build_ca_file"] = ca_file
     return Registry(settings, environment)
+
+
+def way_out(engine: docker.DockerClient, image: str, url: SplitResult) -> str:
+    """What keeps a container with a network like a build's from that server; "": nothing."""
+    name = f"pbft-ci-tests-{secrets.token_hex(8)}"
+    port = url.port or (443 if url.scheme == "https" else 80)
+    connect = f"import socket; socket.create_connection(({url.hostname!r}, {port}), 20)"
+    network = engine.networks.create(name, driver="bridge")
+    try:
+        engine.containers.run(
+            image, ["python3", "-c", connect], network=name, name=name, remove=True
+        )
+    except docker.errors.ContainerError as error:
+        said = error.stderr.decode(errors="replace") if isinstance(error.stderr, bytes) else ""
+        return said.strip().rpartition("\n")[2] or str(error)
+    except docker.errors.APIError as error:
+        return str(error.explanation or error)
+    finally:
+        network.remove()
+    return ""
 
 
 @pytest.fixture(scope="session")
