@@ -132,19 +132,21 @@ apt_get() {
 # are skipped and counted.
 set_up_full_tests() {
     local packages=()
-    command -v ssh-keygen >/dev/null || packages+=(openssh-client)
     command -v openssl >/dev/null || packages+=(openssl)
     # Ordinary projects are built in an image of Debian, which it makes.
     command -v mmdebstrap >/dev/null || packages+=(mmdebstrap)
     if is_debian && [[ "$(id -u)" -eq 0 ]] && ((${#packages[@]})); then install_packages "${packages[@]}"; fi
 }
 
-# The servers that the tests of private repositories and of images start, where they are missing.
-# They are unpacked and not installed, so that no server starts on this machine by itself. Without
-# them those tests are skipped and counted.
+# The servers that the tests of private repositories and of images start, where they are missing,
+# and the client of one. They are unpacked and not installed, so that no server starts on this
+# machine by itself. Without them those tests are skipped and counted.
 set_up_servers() {
     unpack sshd openssh-server libwrap0
     unpack docker-registry docker-registry
+    unpack ssh openssh-client
+    # git looks for it in the path
+    export PATH="$PATH:$ROOT/run/ssh/usr/bin"
 }
 
 # $1: a program; the others: Debian's packages of it, which go into run/$1.
