@@ -2,15 +2,13 @@
 
 import os
 import platform
-import subprocess
 from pathlib import Path
 
 import msgspec
 
+from common.source_commit import source_commit
 from common.version import VERSION
 from scripts.folders import ROOT
-
-GIT_SECONDS_MAX = 10
 
 
 class Machine(msgspec.Struct, frozen=True, kw_only=True):
@@ -41,7 +39,7 @@ def read_machine(folder: Path) -> Machine:
         kernel=platform.release(),
         python=platform.python_version(),
         version=VERSION,
-        commit=_commit(),
+        commit=source_commit(ROOT),
         load=round(os.getloadavg()[0], 2),
         file_system=file_system(folder, Path("/proc/self/mounts").read_text(encoding="utf-8")),
     )
@@ -62,22 +60,3 @@ def file_system(folder: Path, mounts: str) -> str:
 def _processor(text: str) -> str:
     names = [line.partition(":")[2] for line in text.splitlines() if line.startswith("model name")]
     return names[0].strip() if names else platform.machine()
-
-
-def _commit() -> str:
-    try:
-        commit = _git("rev-parse", "--short", "HEAD")
-        return commit + ("+" if _git("status", "--porcelain", "--untracked-files=no") else "")
-    except (OSError, subprocess.SubprocessError):
-        return ""
-
-
-def _git(*arguments: str) -> str:
-    return subprocess.run(
-        ["git", *arguments],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=True,
-        timeout=GIT_SECONDS_MAX,
-    ).stdout.strip()

@@ -17,6 +17,8 @@ from pathlib import Path
 
 import msgspec
 
+from common.source_commit import source_commit
+from common.version import VERSION
 from simulator import explore, lab, marks
 from simulator.campaign import Failure, Summary, Task, long_gate, run_seed, run_seeds, run_tasks
 from simulator.mutants import run_mutants, unbroken
@@ -89,6 +91,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _run(parsed: argparse.Namespace) -> int:
+    source = _source()
     seeds = range(parsed.first, parsed.first + parsed.seeds)
     summary = run_seeds(
         seeds,
@@ -98,22 +101,34 @@ def _run(parsed: argparse.Namespace) -> int:
         stop_at_failure=parsed.stop,
     )
     print(_table(summary))
-    for failure in summary.failures:
-        print(failure)
+    _print_failures(summary, source)
     is_covered = not parsed.coverage or _is_covered(summary)
     return 0 if is_covered and not summary.failures else 1
 
 
 def _gate(parsed: argparse.Namespace) -> int:
     """What test.sh --full asserts of the simulator's runs."""
+    source = _source()
     tasks = long_gate()
     summary = run_tasks(
         tasks, processes=parsed.processes, on_progress=lambda done: _show(done, len(tasks))
     )
     print(_table(summary))
+    _print_failures(summary, source)
+    return 0 if _is_covered(summary) and not summary.failures else 1
+
+
+def _source() -> str:
+    """What runs: asked for before it does, for a checkout may go on meanwhile."""
+    commit = source_commit(Path(__file__).resolve().parent)
+    return f"version {VERSION}" + (f", commit {commit}" if commit else "")
+
+
+def _print_failures(summary: Summary, source: str) -> None:
     for failure in summary.failures:
         print(failure)
-    return 0 if _is_covered(summary) and not summary.failures else 1
+    if summary.failures:
+        print(f"Another commit draws other runs from the same seeds; these are of {source}.")
 
 
 def _is_covered(summary: Summary) -> bool:

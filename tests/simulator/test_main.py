@@ -7,6 +7,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from common.version import VERSION
 from scripts.folders import ROOT
 from simulator import campaign, main
 from simulator.campaign import Failure, Task
@@ -32,6 +33,7 @@ def test_a_violation_prints_the_command_that_shows_it(
     printed = capsys.readouterr().out
     assert "seed 5, step 17: invariant 1 agreement: r1 at 3" in printed
     assert "python -m simulator replay 5 --replicas 7" in printed
+    assert f"these are of version {VERSION}" in printed
     monkeypatch.setattr("simulator.main.long_gate", lambda: [Task(8, is_directed=True)])
     assert main.main(["gate", "--processes", "1"]) == 1
     printed = capsys.readouterr().out
