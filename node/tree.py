@@ -84,6 +84,11 @@ class TreeEntry(msgspec.Struct, frozen=True):
         """Whether it is a symbolic link."""
         return self.kind == "blob" and self.mode & _KIND_MASK == _LINK_KIND
 
+    @property
+    def is_folder(self) -> bool:
+        """Whether it is a folder in a work tree, as another repository's commit is."""
+        return not (self.is_file or self.is_link)
+
 
 class TreePart(msgspec.Struct, frozen=True):
     """Entries that are read from one mirror; their paths are those of the whole tree."""
@@ -174,7 +179,7 @@ def check_tree(entries: tuple[TreeEntry, ...], bytes_max: int) -> TreeRefused | 
             shown = entry.path.encode("unicode_escape", "backslashreplace").decode()[:100]
             return TreeRefused(f"path {shown} {problem}")
         seen.add(entry.path)
-        if not (entry.is_file or entry.is_link):
+        if entry.is_folder:
             folders.add(entry.path)
     return None
 
@@ -182,6 +187,8 @@ def check_tree(entries: tuple[TreeEntry, ...], bytes_max: int) -> TreeRefused | 
 def export_tree(parts: tuple[TreePart, ...], target: Path, commit_seconds: int, stop: Stop) -> None:
     """Write the entries of all parts, checked together by check_tree, to one tar file.
 
+    Folders come once more at its end: a tar that does not put that off by itself gives a folder its
+    time before it puts something into it, and then it has another one on every replica.
     Raises CorruptMirror, Stopped, OwnTrouble, and OSError (disk full).
     """
     with tarfile.open(
@@ -195,6 +202,10 @@ def export_tree(parts: tuple[TreePart, ...], target: Path, commit_seconds: int, 
         for part in parts:
             with blamed(part.folder):
                 _export_part(part, archive, commit_seconds, stop)
+        for part in parts:
+            for entry in part.entries:
+                if entry.is_folder:
+                    archive.addfile(_header(entry, commit_seconds))
 
 
 def _export_part(part: TreePart, archive: tarfile.TarFile, commit_seconds: int, stop: Stop) -> None:
@@ -209,7 +220,7 @@ def _export_part(part: TreePart, archive: tarfile.TarFile, commit_seconds: int, 
         for entry in part.entries:
             stop.check()
             header = _header(entry, commit_seconds)
-            if not (entry.is_file or entry.is_link):
+            if entry.is_folder:
                 archive.addfile(header)
                 continue
             content = _open_object(process.stdin, process.stdout, entry, stop)
