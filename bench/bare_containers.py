@@ -108,7 +108,6 @@ class BareContainers:
             environment={"CI": "true", "HOME": HOME},
             entrypoint=("sh", "-e", "-c", _UNPACK_AND_RUN, "pbft-ci"),
             command=tuple(c for step in pipeline.steps for c in step.commands),
-            # with none, the container has a standard input
             seconds=None,
             memory_bytes=container_memory_bytes(pipeline.resources.memory_bytes, limits),
             cpus=pipeline.resources.cpus,
@@ -118,6 +117,7 @@ class BareContainers:
                 HOME: limits.home_bytes,
                 TEMPORARY: limits.temporary_bytes,
             },
+            has_input=True,
         )
 
     def _run(self, order: ContainerOrder, tree: Path) -> None:

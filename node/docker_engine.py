@@ -56,6 +56,20 @@ class Image(msgspec.Struct, frozen=True):
     bytes: int
 
 
+class Remains(msgspec.Struct):
+    """What a build has on the engine, in the order in which it was made.
+
+    containers, networks: ids. is_certain: there is nothing else; not so after trouble, when the
+    engine may have made something and its answer was lost. is_building: it may still be building
+    an image.
+    """
+
+    containers: list[str] = []
+    networks: list[str] = []
+    is_certain: bool = False
+    is_building: bool = False
+
+
 class ImageAbsent(msgspec.Struct, frozen=True):
     """The registry answered that there is no such image."""
 
@@ -185,6 +199,20 @@ class DockerEngine:
                     return False
                 raise
         return True
+
+    def remove_certain(self, remains: Remains) -> None:
+        """Remove what is known to be all of a build, with the volumes that the containers made.
+
+        Raises what the library raises.
+        """
+        client = self.client()
+        # the last one first: the first keeps the volumes of the others
+        while remains.containers:
+            client.remove_container(remains.containers[-1], force=True, v=True)
+            remains.containers.pop()
+        while remains.networks:
+            client.remove_network(remains.networks[-1])
+            remains.networks.pop()
 
     def remove(self, is_ours: Callable[[Mapping[str, str]], bool]) -> int:
         """Remove everything whose labels are ours, and all images that descend from ours.

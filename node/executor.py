@@ -11,7 +11,7 @@ import secrets
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 
 import msgspec
@@ -43,7 +43,7 @@ from node.build_log import BuildLog
 from node.checkout import Checkout, NotThere
 from node.dockerfile import DOCKERFILE
 from node.fair_places import FairPlaces
-from node.kept_builds import KeptBuilds, remove_folder
+from node.kept_builds import WORK_FOLDER, KeptBuilds, remove_folder
 from node.mirror import NotAFile, Source
 from node.process_sandbox import ProcessSandbox
 from node.run_result import NETWORK_WAS_OFF, Origin, RunResult, Sandbox, Work
@@ -127,6 +127,8 @@ class Executor:
         # another one after each start, when a build begins its log anew
         self.run_id = secrets.token_hex(8)
         self._tasks: set[asyncio.Task[object]] = set()
+        # of the builds that have their ballot already; each still holds its place
+        self._tidying: dict[_Key, asyncio.Task[None]] = {}
         self._sweeper: asyncio.Task[None] | None = None
         self._is_closed = False
 
@@ -148,11 +150,19 @@ class Executor:
             task.cancel()
         if tasks:
             await asyncio.wait(tasks)
+        await self.settle()
         await self._sandbox.close()
         self._threads.shutdown(wait=False)
 
+    async def settle(self) -> None:
+        """Wait until nothing is left of the builds that have their ballots."""
+        while self._tidying:
+            await asyncio.wait(tuple(self._tidying.values()))
+
     async def build(self, order: BuildOrder) -> Ballot:
         """The ballot of this replica on a build. May be cancelled; nothing is left of it then.
+
+        What is left of it after a finding is removed behind it: nobody's ballot waits for that.
 
         Waits for a place, checks out, runs; what is this node's own trouble is tried again until
         abstain_after_seconds have passed since it began. Raises nothing but CancelledError.
@@ -198,21 +208,29 @@ class Executor:
         return self._states.get((build, opened), "none")
 
     def states(self) -> list[str]:
-        """The states of all builds that are at hand here, as `state` says them."""
-        return list(self._states.values())
+        """The states of all builds that are at hand here, as `state` says them; or "removing"."""
+        return [*self._states.values(), *("removing" for _ in self._tidying)]
 
     async def _build(self, order: BuildOrder, key: _Key) -> Ballot:
-        """Tries until there is a ballot. A place is held only while something is done."""
+        """Tries until there is a ballot. A place is held only while something is done.
+
+        That includes the removal of what is left of a build: there are never more than the places.
+        """
         log: BuildLog | None = None
         give_up_at: float | None = None
         pause_seconds = RETRY_SECONDS_MIN
         try:
+            if key in self._tidying:
+                await asyncio.wait([self._tidying[key]])
             while True:
                 self._states[key] = "waiting"
-                async with self._places.place(order.repository):
+                async with AsyncExitStack() as held:
+                    await held.enter_async_context(self._places.place(order.repository))
                     try:
                         log = self._logs[key] = log or self._open_log(order)
-                        return await self._try(order, key, log)
+                        finding = await self._try(order, key, log)
+                        self._tidy_behind(key, held.pop_all())
+                        return finding
                     except OwnTrouble as error:
                         trouble = error
                 now = time.monotonic()
@@ -235,12 +253,15 @@ class Executor:
                 log.close()
 
     async def _try(self, order: BuildOrder, key: _Key, log: BuildLog) -> Finding:
-        """One try from the checkout to the finding. Raises OwnTrouble."""
+        """One try from the checkout to the finding, which is to be tidied up behind it.
+
+        Raises OwnTrouble: then it is tidied up already, as when it is cancelled.
+        """
 
         def show_state(state: str) -> None:
             self._states[key] = state
 
-        folder = self._folder(order.build, order.opened) / "work"
+        folder = self._work_folder(key)
         try:
             folder.mkdir()
             found = await self._find(order, folder, log, show_state)
@@ -255,9 +276,11 @@ class Executor:
                 log.note(NETWORK_WAS_OFF)
             log_sha256, log_bytes = log.finish()
         except OSError as error:
+            await self._tidy(key)
             raise OwnTrouble(f"this machine: {error}") from error
-        finally:
-            await in_thread(self._threads, lambda stop: self._tidy(folder))
+        except BaseException:
+            await self._tidy(key)
+            raise
         return Finding(
             Compared(
                 outcome=found.result.outcome,
@@ -357,13 +380,37 @@ class Executor:
             await in_thread(self._threads, lambda stop: self.kept.sweep(self._is_running))
             await asyncio.sleep(SWEEP_AGAIN_SECONDS)
 
-    def _tidy(self, folder: Path) -> None:
+    def _tidy_behind(self, key: _Key, held: AsyncExitStack) -> None:
+        """Tidy up while the ballot is on its way, and let go of the place after that."""
+
+        async def tidy() -> None:
+            try:
+                async with held:
+                    await self._tidy(key)
+            except Exception:  # noqa: BLE001 (nobody waits for it: told here, and the next start removes it)
+                _log.exception("build %s: a fault of our own after its end", key[0].hex())
+            finally:
+                del self._tidying[key]
+
+        self._tidying[key] = asyncio.create_task(tidy(), name=f"tidy {key[0].hex()[:12]}")
+
+    async def _tidy(self, key: _Key) -> None:
+        """Leave nothing of a try but its log and what it made."""
+        try:
+            await self._sandbox.remove(_name(*key))
+        finally:
+            await in_thread(self._threads, lambda stop: self._remove_work(key))
+
+    def _remove_work(self, key: _Key) -> None:
         """Remove a work folder, and the folders of builds that are kept no longer."""
-        remove_folder(folder)
+        remove_folder(self._work_folder(key))
         self.kept.sweep(self._is_running)
 
+    def _work_folder(self, key: _Key) -> Path:
+        return self._folder(*key) / WORK_FOLDER
+
     def _is_running(self, name: str) -> bool:
-        return name in {_name(*key) for key in tuple(self._states)}
+        return name in {_name(*key) for key in (*tuple(self._states), *tuple(self._tidying))}
 
 
 def _origin(order: BuildOrder, commit_seconds: int) -> Origin:

@@ -72,6 +72,9 @@ class ProcessSandbox:
             return RunResult(Outcome.PASSED, 0)
         return await in_thread(self._threads, lambda stop: self._run(work, pipeline, steps, stop))
 
+    async def remove(self, label: str) -> None:
+        """Nothing is left of a build but its work folder, which is its caller's."""
+
     def _run(
         self, work: Work, pipeline: Pipeline, steps: tuple[Step, ...], stop: Stop
     ) -> RunResult:

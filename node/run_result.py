@@ -139,7 +139,10 @@ class Sandbox(Protocol):
         """Remove what a crash left behind."""
 
     async def run(self, work: Work) -> RunResult:
-        """Run it to its end; nothing of it is left afterwards, also when cancelled."""
+        """Run it to its end. Whatever comes of it, also when cancelled, `remove` is to follow."""
+
+    async def remove(self, label: str) -> None:
+        """Leave nothing of a build that was run; what was never run is nothing to do."""
 
     async def close(self) -> None:
         """Let go of connections; no build is running any more."""

@@ -15,7 +15,8 @@ from ci.limits import Limits
 from ci.operations import Outcome
 from common.config import NodeConfig
 from common.pipeline import Pipeline, PipelineInvalid
-from node.container import HOME, TEMPORARY, ContainerEnd, ContainerOrder, run_container
+from node.container import HOME, TEMPORARY, ContainerOrder
+from node.container_run import ContainerEnd, run_container
 from node.docker_engine import (
     BUILD_LABEL,
     CLUSTER_LABEL,
@@ -23,6 +24,7 @@ from node.docker_engine import (
     DockerEngine,
     Image,
     ImageAbsent,
+    Remains,
     engine_errors,
 )
 from node.dockerfile import PreparedDockerfile, prepare_dockerfile
@@ -39,6 +41,8 @@ QUIET_ROUNDS = 2
 QUIET_ROUND_SECONDS = 0.3
 REMOVAL_ROUNDS_MAX = 10
 CA_BYTES_MAX = 4 * 2**20
+# of images that do not unpack a tree by themselves, as long as this process lives
+WITHOUT_TAR_MAX = 1000
 
 _log = logging.getLogger(__name__)
 
@@ -62,7 +66,9 @@ class DockerSandbox:
         self._threads = threads
         self._engine = DockerEngine(config.docker_host, connections_max)
         self._images = Images(self._engine, config)
-        self._running: set[str] = set()
+        # of the builds that are not removed yet
+        self._remains: dict[str, Remains] = {}
+        self._without_tar: set[str] = set()
         # whether something of a build that is over may still be on the engine
         self._has_leftovers = True
 
@@ -83,26 +89,32 @@ class DockerSandbox:
         self._engine.close()
 
     async def run(self, work: Work) -> RunResult:
-        """Run the work to its end; no container and no image of it stays, also when cancelled."""
-        self._running.add(work.label)
-        was_broken_off = True
-        try:
-            if self._has_leftovers:
-                await self._remove_leftovers()
-            if isinstance(work.job, Pipeline):
-                result = await self._run_pipeline(work, work.job)
-            else:
-                result = await self._run_dockerfile(work, work.job)
-            was_broken_off = result.outcome is not Outcome.PASSED
+        """Run the work to its end; its containers and images stay until `remove`."""
+        assert work.label not in self._remains, "what was run is removed before it is run again"
+        remains = self._remains[work.label] = Remains()
+        if self._has_leftovers:
+            await self._remove_leftovers()
+        if not isinstance(work.job, Pipeline):
+            remains.is_building = True
+            result = await self._run_dockerfile(work, work.job, remains)
+            remains.is_building = result.outcome is not Outcome.PASSED
             return result
-        finally:
-            try:
-                await self._remove_build(work, was_broken_off)
-            finally:
-                self._running.remove(work.label)
-                await self._release_images(work)
+        result = await self._run_pipeline(work, work.job, remains)
+        remains.is_certain = True
+        return result
 
-    async def _run_pipeline(self, work: Work, pipeline: Pipeline) -> RunResult:
+    async def remove(self, label: str) -> None:
+        """Remove everything of a build; no container and no image of it stays."""
+        remains = self._remains.get(label)
+        if remains is None:
+            return
+        try:
+            await self._remove_build(label, remains)
+        finally:
+            del self._remains[label]
+            await self._release_images(label)
+
+    async def _run_pipeline(self, work: Work, pipeline: Pipeline, remains: Remains) -> RunResult:
         steps = work.wanted_steps(pipeline)
         if not steps:
             return RunResult(Outcome.PASSED, 0)
@@ -112,12 +124,16 @@ class DockerSandbox:
             work.log.note(f"no image {pipeline.image}: {image.problem}")
             return RunResult(Outcome.IMAGE_UNAVAILABLE)
         work.log.note(f"image {pipeline.image}, {image.digest or 'made locally: ' + image.id}")
+        if len(self._without_tar) >= WITHOUT_TAR_MAX:
+            self._without_tar.clear()
         grounds = Grounds(
             name=self._container_name(work),
             labels=self._labels(work.label),
             limits=self._limits,
             network_allowed=self._config.network_allowed,
             ca_bundle=await in_thread(self._threads, lambda stop: self._ca_bundle()),
+            without_tar=self._without_tar,
+            remains=remains,
         )
         return await self._call(
             lambda stop: run_pipeline(
@@ -125,7 +141,7 @@ class DockerSandbox:
             )
         )
 
-    async def _run_dockerfile(self, work: Work, data: bytes) -> RunResult:
+    async def _run_dockerfile(self, work: Work, data: bytes, remains: Remains) -> RunResult:
         prepared = prepare_dockerfile(data, self._labels(work.label))
         if isinstance(prepared, PipelineInvalid):
             return RunResult(Outcome.PIPELINE_INVALID, problem=prepared.text)
@@ -163,7 +179,7 @@ class DockerSandbox:
             pids=limits.pids_max,
             temporary={HOME: limits.home_bytes, TEMPORARY: limits.temporary_bytes},
         )
-        return _result(await self._run_container(order, work), image.id)
+        return _result(await self._run_container(order, work, remains), image.id)
 
     async def _build_image(
         self, prepared: PreparedDockerfile, work: Work
@@ -228,26 +244,32 @@ class DockerSandbox:
         except TimeoutError as error:
             raise OwnTrouble(f"image {name} was not pulled within {seconds} s") from error
 
-    async def _run_container(self, order: ContainerOrder, work: Work) -> ContainerEnd:
+    async def _run_container(
+        self, order: ContainerOrder, work: Work, remains: Remains
+    ) -> ContainerEnd:
         return await self._call(
-            lambda stop: run_container(self._engine.client(), order, work.log, stop)
+            lambda stop: run_container(self._engine.client(), order, work.log, stop, remains)
         )
 
-    async def _remove_build(self, work: Work, was_broken_off: bool) -> None:
+    async def _remove_build(self, label: str, remains: Remains) -> None:
         """Remove everything of one build, and look again where the engine may still be at it."""
-        label = work.label
         is_ours = self._owns(lambda build: build == label)
-        needs_quiet = was_broken_off and not isinstance(work.job, Pipeline)
         try:
-            quiet_rounds = QUIET_ROUNDS if needs_quiet else 0
+            if remains.is_certain:
+                try:
+                    await self._call(lambda stop: self._engine.remove_certain(remains))
+                    return
+                except OwnTrouble as trouble:
+                    _log.warning("build %s is looked for on the engine: %s", label, trouble.reason)
+            quiet_rounds = QUIET_ROUNDS if remains.is_building else 0
             await self._call(lambda stop: self._remove(is_ours, quiet_rounds))
         except OwnTrouble as trouble:
             self._has_leftovers = True
             _log.warning("leftovers of build %s stay for now: %s", label, trouble.reason)
 
-    async def _release_images(self, work: Work) -> None:
+    async def _release_images(self, label: str) -> None:
         """Let go of what the build ran in, and remove what has been kept for too long."""
-        self._images.release(work.label)
+        self._images.release(label)
         try:
             await self._call(self._images.tidy)
         except (OwnTrouble, OSError) as trouble:
@@ -256,7 +278,7 @@ class DockerSandbox:
     async def _remove_leftovers(self) -> None:
         """Remove all of this replica's but the builds that run now. Raises OwnTrouble."""
         self._has_leftovers = False
-        is_ours = self._owns(lambda build: build not in self._running)
+        is_ours = self._owns(lambda build: build not in self._remains)
         try:
             found = await self._call(lambda stop: self._remove(is_ours, 1))
         except BaseException:

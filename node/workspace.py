@@ -3,7 +3,7 @@
 They are volumes of the engine that live in memory, so a full one is an error that every replica
 sees alike, no quota of a disk is needed, and nothing of a build ever reaches a disk of the host.
 Such a volume is there only while a container uses it: a small one, the keeper, does so from before
-the first step to behind the last. Removing all of it is the caller's, by label.
+the first step to behind the last. The volumes are made and removed along with the keeper.
 """
 
 import tarfile
@@ -24,15 +24,10 @@ from node.artifacts import (
     check_on_the_way,
     take_from_archive,
 )
-from node.container import (
-    HOME,
-    ContainerOrder,
-    create_container,
-    file_system_options,
-)
-from node.docker_engine import Image
+from node.container import HOME, OWNER, ContainerOrder, create_container, file_system_options
+from node.docker_engine import Image, Remains
 from node.threads import Stop
-from node.tree import BUILD_USER_ID, WORKSPACE
+from node.tree import WORKSPACE
 from node.trouble import OwnTrouble
 
 TRUST = "/pbft-ci"
@@ -60,32 +55,15 @@ def make_workspace(
     labels: Mapping[str, str],
     limits: Limits,
     ca_bundle: bytes | None,
+    remains: Remains,
 ) -> Workspace:
     """The file systems, empty but for the certificates, and the keeper that runs.
 
     Raises what the library raises.
     """
     sizes = {WORKSPACE: limits.workspace_bytes, HOME: limits.home_bytes}
-    # for everybody: an engine that maps users has another number for the build's
-    owner = f"uid={BUILD_USER_ID},gid={BUILD_USER_ID},mode=1777"
     if ca_bundle is not None:
         sizes[TRUST] = TRUST_BYTES
-    volumes: dict[str, tuple[str, bool]] = {}
-    for path, size in sizes.items():
-        volume = f"{name}{path.replace('/', '-')}"
-        # root's own: the keeper has it writable, so that the engine can put something in
-        rights = "mode=0755" if path == TRUST else owner
-        client.create_volume(
-            volume,
-            driver="local",
-            driver_opts={
-                "type": "tmpfs",
-                "device": "tmpfs",
-                "o": f"nosuid,nodev,{rights},{file_system_options(size)}",
-            },
-            labels=dict(labels),
-        )
-        volumes[path] = (volume, True)
     keeper = create_container(
         client,
         ContainerOrder(
@@ -101,14 +79,25 @@ def make_workspace(
             cpus=limits.cpus,
             pids=KEEPER_PIDS,
             temporary={},
-            volumes=volumes,
+            new_volumes={path: _volume_options(path, size) for path, size in sizes.items()},
+            has_input=True,
         ),
     )
+    remains.containers.append(keeper)
     client.start(keeper)
     if ca_bundle is not None:
-        volumes[TRUST] = (volumes[TRUST][0], False)
         client.put_archive(keeper, TRUST, _archive("ca.pem", ca_bundle))
-    return Workspace(keeper, volumes)
+    mounts = client.inspect_container(keeper)["Mounts"]
+    names = {mount["Destination"]: mount["Name"] for mount in mounts if mount["Type"] == "volume"}
+    return Workspace(keeper, {path: (names[path], path != TRUST) for path in sizes})
+
+
+def _volume_options(path: str, size: int) -> str:
+    # The certificates are root's own: the keeper has them writable, so that the engine can put
+    # them in. What the build writes to is for everybody: an engine that maps users has another
+    # number for the build's.
+    rights = "mode=0755" if path == TRUST else f"{OWNER},mode=1777"
+    return f"nosuid,nodev,{rights},{file_system_options(size)}"
 
 
 def fill_workspace(client: docker.APIClient, workspace: Workspace, tree: Path, stop: Stop) -> None:

@@ -11,9 +11,17 @@ from pathlib import Path
 import docker
 import pytest
 
-from ci.operations import Abstain, CastBallot, Outcome, decode_operation, encode_operation
+from ci.operations import (
+    Abstain,
+    CastBallot,
+    Finding,
+    Outcome,
+    decode_operation,
+    encode_operation,
+)
 from node.docker_engine import BUILD_LABEL
 from node.executor import BuildOrder
+from node.process_sandbox import ProcessSandbox
 from tests.node.conftest import (
     Builder,
     BuilderMaker,
@@ -307,3 +315,36 @@ async def test_two_at_once_in_containers(
         await asyncio.sleep(0.05)
     assert max(counts) == 2
     assert all(not isinstance(task.result(), Abstain) for task in tasks)
+
+
+async def test_a_build_keeps_its_place_until_nothing_is_left_of_it(
+    repository: GitRepository,
+    make_config: ConfigMaker,
+    make_builder: BuilderMaker,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its ballot is there before; the next build waits, and so does the same one."""
+    may_end, removed = asyncio.Event(), []
+
+    async def remove(self: ProcessSandbox, label: str) -> None:
+        await may_end.wait()
+        removed.append(label)
+
+    monkeypatch.setattr(ProcessSandbox, "remove", remove)
+    config = make_config(repository.url, executor="process", builds_at_once=1)
+    builder = await make_builder(config)
+    commit = repository.commit({".pbft-ci.yml": pipeline("any", "true")})
+    first, second = (builder.order(repository.url, commit) for _ in range(2))
+    assert isinstance(await builder.build(first), Finding)
+    work = builder.executor.log_path(first.build, first.opened).parent / "work"
+    tasks = [asyncio.create_task(builder.build(order)) for order in (second, first)]
+    await asyncio.sleep(0)
+    await until(lambda: builder.executor.states() == ["waiting", "waiting", "removing"])
+    assert not removed
+    assert work.exists()
+    may_end.set()
+    assert all(isinstance(found, Finding) for found in await asyncio.gather(*tasks))
+    await builder.executor.settle()
+    assert len(removed) == 3
+    assert not work.exists()
+    assert not builder.executor.states()

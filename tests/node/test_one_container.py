@@ -1,0 +1,207 @@
+"""A pipeline of one step in one container that takes its tree itself, and when that will not do."""
+
+import asyncio
+import io
+import os
+import secrets
+import sys
+import tarfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Protocol
+
+import pytest
+
+import node.container_run
+from ci.operations import Outcome
+from common.pipeline import PIPELINE_FILE
+from node.docker_engine import BUILD_LABEL, CLUSTER_LABEL
+from node.executor import BuildOrder
+from tests.node.conftest import Builder, Room, new_things, pipeline, things_of, things_on, until
+from tests.node.test_sandbox import CRASH
+from tests.node.test_steps import steps
+
+pytestmark = pytest.mark.docker
+
+# A name is whatever git takes: options, quotes, lines, bytes that are no text, and very long ones.
+NAMES = (
+    "-rf",
+    "--checkpoint-action=exec=sh x",
+    "a 'quote\" $(false) `false` \\ *",
+    "two\nlines",
+    os.fsdecode(b"bytes \xff\xfe"),
+    "/".join(["a folder with a long name " + "x" * 60] * 4) + "/file",
+    "@LongLink",
+)
+# All that a program can see of a tree but the times of links, which not every tar sets, and the
+# mode of the uppermost folder: the engine makes it, or the volume has it.
+LOOK = (
+    "find . ! -name . ! -type l -print0 | xargs -0 stat -c %Y | sort -u >/tmp/times",
+    'test "$(cat /tmp/times)" = "$SOURCE_DATE_EPOCH"',
+    "find . ! -name . -print0 | sort -z | xargs -0 stat -c '%n %A %u %g %s %N'",
+    f"find . -type f ! -name {PIPELINE_FILE} -print0 | sort -z | xargs -0 cat",
+    "grep -E ' (/workspace|/home/build) ' /proc/mounts | sed 's/^[^ ]* //' | sort",
+    "stat -c '%n %u %g' . $HOME; id; umask; pwd",
+    "env | sort | grep -vE '^(PBFTCI_BUILD|PBFTCI_COMMIT|SOURCE)'",
+    'echo "$0 $#"; ls -l /proc/self/fd/0 | sed "s/.*0 -> //"; cat',
+)
+
+
+class ImageMaker(Protocol):
+    def __call__(self, instead: str) -> str:
+        """An image whose shell does this where it is asked to unpack a tree."""
+
+
+@pytest.fixture
+def image_with(room: Room) -> Iterator[ImageMaker]:
+    made: list[str] = []
+
+    def make(instead: str) -> str:
+        shell = (
+            f'#!/bin/busybox sh\ncase "$2" in *"tar -x"*) {instead};; esac\n'
+            'exec /bin/busybox sh "$@"\n'
+        )
+        dockerfile = f"FROM {room.image}\nCOPY sh /other/sh\nENV PATH=/other:/bin\n"
+        context = io.BytesIO()
+        with tarfile.open(fileobj=context, mode="w") as archive:
+            for name, text in (("Dockerfile", dockerfile), ("sh", shell)):
+                header = tarfile.TarInfo(name)
+                header.size, header.mode = len(text), 0o755
+                archive.addfile(header, io.BytesIO(text.encode()))
+        context.seek(0)
+        tag = f"pbft-ci-test/shell:{secrets.token_hex(4)}"
+        room.engine.images.build(fileobj=context, custom_context=True, tag=tag, rm=True)
+        made.append(tag)
+        return tag
+
+    yield make
+    for tag in made:
+        room.engine.images.remove(tag, force=True)
+
+
+def containers_made(room: Room, builder: Builder, order: BuildOrder) -> int:
+    """How many there have been of a build, by the engine's own account."""
+    labels = [
+        f"{CLUSTER_LABEL}={builder.cluster_id.hex()}",
+        f"{BUILD_LABEL}={order.build.hex()}-{order.opened}",
+    ]
+    events = room.engine.api.events(
+        since=0,
+        until=int(time.time()) + 1,
+        filters={"label": labels, "type": "container", "event": "create"},
+        decode=True,
+    )
+    return sum(1 for _ in events)
+
+
+async def looked_at(room: Room, text: str) -> tuple[list[str], int]:
+    """What the commands of a pipeline say of a tree with all kinds of names in it.
+
+    And how many containers that took.
+    """
+    files: dict[str, str | bytes] = {name: f"content of {name!r}\n" for name in NAMES}
+    links = {"link": "two\nlines", "out": "../etc/passwd", "away": "/etc/group"}
+    commit = room.repository.commit(files | {".pbft-ci.yml": text}, links)
+    builder = await room.make_builder(room.make_config(room.repository.url))
+    order = builder.order(room.repository.url, commit)
+    finding = await builder.find(order)
+    log = builder.log(order)
+    assert finding.compared.outcome is Outcome.PASSED, log
+    assert not things_of(room.engine, builder.cluster_id)
+    # the pipeline files are not the same
+    said = [line for line in log.split("\n") if PIPELINE_FILE not in line]
+    own = [line for line in said if not line.startswith("[pbft-ci]")]
+    return own, containers_made(room, builder, order)
+
+
+async def test_a_step_alone_sees_what_it_sees_among_others(room: Room) -> None:
+    """Its tree came another way; neither the tree nor anything around it shows."""
+    entry: dict[str, object] = {"commands": LOOK}
+    alone, one = await looked_at(room, steps(room.image, entry))
+    among, three = await looked_at(room, steps(room.image, entry, {"commands": ["true"]}))
+    assert alone[:-1] == among[: among.index("+ true")]
+    assert (one, three) == (1, 3)
+
+
+@pytest.mark.parametrize(
+    "instead",
+    [
+        "exit 127",
+        "echo strange >strange; exit 1",
+        "echo 'I am no ordinary shell'",
+        "exec sleep 600",
+        "kill -9 $$",
+    ],
+)
+async def test_an_image_that_does_not_take_a_tree_gets_it_from_the_engine(
+    room: Room, image_with: ImageMaker, monkeypatch: pytest.MonkeyPatch, instead: str
+) -> None:
+    if "sleep" in instead:
+        monkeypatch.setattr(node.container_run, "TREE_SECONDS_MAX", 1.0)
+    image = image_with(instead)
+    text = pipeline(image, "ls -A", "cat file; exit 3")
+    commit = room.repository.commit({".pbft-ci.yml": text, "file": "content"})
+    builder = await room.make_builder(room.make_config(room.repository.url))
+    orders = [builder.order(room.repository.url, commit) for _ in range(2)]
+    for order in orders:
+        finding = await builder.find(order)
+        log = builder.log(order)
+        assert finding.compared.exit_code == 3, log
+        assert "+ ls -A\n.pbft-ci.yml\nfile\n" in log
+        assert not things_of(room.engine, builder.cluster_id)
+    # the first one, the keeper and the step; then it is known
+    assert [containers_made(room, builder, order) for order in orders] == [3, 2]
+
+
+async def test_cancelling_while_the_tree_is_put_in(room: Room, image_with: ImageMaker) -> None:
+    image = image_with("exec sleep 600")
+    before = things_on(room.engine)
+    builder = await room.make_builder(room.make_config(room.repository.url))
+    commit = room.repository.commit({".pbft-ci.yml": pipeline(image, "echo never")})
+    order = builder.order(room.repository.url, commit)
+    task = asyncio.create_task(builder.build(order))
+    await until(lambda: is_running(room, builder.cluster_id))
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asyncio.wait_for(task, 60)
+    assert not new_things(room.engine, before, builder.cluster_id)
+    assert "never" not in builder.log(order)
+
+
+def is_running(room: Room, cluster_id: bytes) -> bool:
+    """Whether a container of that cluster runs."""
+    label = f"{CLUSTER_LABEL}={cluster_id.hex()}"
+    return bool(room.engine.api.containers(filters={"label": label}))
+
+
+async def test_a_node_that_is_killed_while_the_tree_is_put_in(
+    room: Room, image_with: ImageMaker, tmp_path: Path
+) -> None:
+    image = image_with("exec sleep 600")
+    before = things_on(room.engine)
+    cluster_id = secrets.token_bytes(32)
+    commit = room.repository.commit({".pbft-ci.yml": pipeline(image, "echo never")})
+    arguments = (str(tmp_path), room.repository.url, commit, cluster_id.hex())
+    process = await asyncio.create_subprocess_exec(sys.executable, "-c", CRASH, *arguments)
+    await until(lambda: is_running(room, cluster_id))
+    process.kill()
+    await process.wait()
+    assert new_things(room.engine, before, cluster_id)
+    await room.make_builder(room.make_config(room.repository.url), cluster_id)
+    assert not new_things(room.engine, before, cluster_id)
+
+
+async def test_what_is_left_of_a_build_is_removed_behind_its_ballot(room: Room) -> None:
+    """And whoever closes the executor waits for it."""
+    before = things_on(room.engine)
+    builder = await room.make_builder(room.make_config(room.repository.url))
+    commit = room.repository.commit({".pbft-ci.yml": pipeline(room.image, "true")})
+    order = builder.order(room.repository.url, commit)
+    await builder.build(order)
+    assert builder.state(order) == "none"
+    assert builder.executor.states() == ["removing"]
+    await builder.executor.close()
+    assert not builder.executor.states()
+    assert not new_things(room.engine, before, builder.cluster_id)
+    assert not (builder.executor.log_path(order.build, order.opened).parent / "work").exists()
