@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 import msgspec
 
 from ci.builds import Asker, OpenBuild, encode_build
+from ci.executors import drawn_executors, first_executors, is_anybody_expected
 from ci.ledger import (
     AnyEntry,
     AppendEntry,
@@ -232,6 +233,7 @@ class BuildApplication:
                 ref=operation.ref,
                 delivery=operation.delivery,
                 is_approved=not operation.needs_approval,
+                executors=drawn_executors(self._cluster, self._limits, self.ledger_head, build_id),
             )
             return opened
         if _asked(operation) != _asked(build):
@@ -378,7 +380,11 @@ class BuildApplication:
     def _settle(self, build: OpenBuild, verdict: Verdict) -> Applied:
         """Write the verdict into the ledger, tell all askers, and begin the closing."""
         index = self.ledger_index + 1
-        statement = statement_bytes(self._cluster, build, verdict, index, self.ledger_head)
+        agreement = verdict.compared.agreement if verdict.compared is not None else None
+        executors = first_executors(build.executors, agreement, self._thresholds)
+        statement = statement_bytes(
+            self._cluster, build, verdict, index, self.ledger_head, executors
+        )
         entry = self._write(
             VerdictEntry(
                 build=build.id.hex(),
@@ -402,11 +408,10 @@ class BuildApplication:
     def _close_finished(self, build: OpenBuild) -> None:
         """Close a decided build from which nothing more is to be waited for."""
         assert build.verdict is not None
-        quorums = self._cluster.quorums
         if (
             build.verdict.outcome is Outcome.CANCELLED
-            or len(build.ballots) == quorums.replicas
-            or len(build.reports) >= quorums.strong
+            or not is_anybody_expected(build, self._thresholds)
+            or len(build.reports) >= self._cluster.quorums.strong
         ):
             self._close(build)
 

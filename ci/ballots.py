@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Mapping
 import msgspec
 
 from ci.builds import OpenBuild
+from ci.duties import Duties, Key
 from ci.operations import Operation, decode_operation, encode_operation
 from pbft.client import make_request
 from pbft.client_table import ClientTable
@@ -25,9 +26,6 @@ BALLOT = "ballot"
 VERDICT_DEADLINE = "no verdict at the deadline"
 LATE_BALLOTS_DEADLINE = "late ballots are missing at the deadline"
 RESEND_SECONDS = 2.0
-
-# A build: its id, and the sequence number that opened it.
-Key = tuple[bytes, int]
 
 
 class OwnRequest(msgspec.Struct, frozen=True):
@@ -50,6 +48,7 @@ class OwnRequests:
 
     builds, clients: the replicated state of the own replica, read only.
     deadline_seconds: how long after its own ballot a build may go without what it waits for.
+    duties: kept up to date by whoever calls; whether all others are to build yet.
     """
 
     def __init__(
@@ -61,7 +60,9 @@ class OwnRequests:
         deadline_seconds: float,
         builds: Callable[[], Mapping[bytes, OpenBuild]],
         clients: Callable[[], ClientTable],
+        duties: Duties,
     ) -> None:
+        self._duties = duties
         self._cluster = cluster
         self._name = name
         self._sign = sign
@@ -137,12 +138,13 @@ class OwnRequests:
         """(purpose, build) of the deadlines that have passed and are not reported in the state.
 
         There is one before a build's verdict and one after it. The wait begins when our own ballot
-        is seen executed, and anew at the verdict.
+        is seen executed and all others are to build, too; and anew at the verdict, then also for
+        who stood by and will cast no ballot.
         """
         waiting: dict[tuple[Key, str], float] = {}
         overdue = []
         for build in self._builds().values():
-            if self._name not in build.ballots or self._name in build.reports:
+            if self._name in build.reports or not self._is_waiting(build, now):
                 continue
             key = (build.id, build.opened)
             purpose = LATE_BALLOTS_DEADLINE if build.is_decided else VERDICT_DEADLINE
@@ -151,6 +153,14 @@ class OwnRequests:
                 overdue.append((purpose, key))
         self._waiting = waiting
         return overdue
+
+    def _is_waiting(self, build: OpenBuild, now: float) -> bool:
+        """Whether a deadline of ours runs for this build."""
+        if build.is_decided and build.executors:
+            return True
+        if self._name not in build.ballots:
+            return False
+        return build.is_decided or self._duties.is_everybody_called(build, now)
 
     def _is_settled(self, request: OwnRequest) -> bool:
         """Whether there is nothing more to say, now that the request's number is executed.

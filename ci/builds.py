@@ -56,6 +56,7 @@ class OpenBuild(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fie
     is_approved: False while it waits for an operator; then nobody owes anything on it.
     verdict, verdict_index, statement: None, 0 and empty while undecided; then the verdict, the
         index of its ledger entry and the statement's bytes.
+    executors: who builds first, in the order drawn (ci.executors); empty: every replica.
     """
 
     id: BuildId
@@ -74,6 +75,7 @@ class OpenBuild(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fie
     ref: FullRef | None = None
     delivery: Delivery | None = None
     is_approved: bool = True
+    executors: tuple[str, ...] = ()
 
     @property
     def is_decided(self) -> bool:
@@ -136,8 +138,14 @@ class OpenBuild(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fie
 
 
 def encode_build(build: OpenBuild) -> bytes:
-    """The bytes of a build in the replicated state; equal builds have equal bytes."""
-    return msgspec.msgpack.encode(build)
+    """The bytes of a build in the replicated state; equal builds have equal bytes.
+
+    `executors`, the last field, is left out where it is empty: so it is as versions that knew no
+    executors wrote it, on disk and under the digests of checkpoints.
+    """
+    if build.executors:
+        return msgspec.msgpack.encode(build)
+    return msgspec.msgpack.encode(msgspec.structs.astuple(build)[:-1])
 
 
 def decode_build(data: bytes) -> OpenBuild:

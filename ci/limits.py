@@ -1,8 +1,10 @@
 """The operators' limits for builds: part of the genesis, so equal on all replicas."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
+
+ALL = "all"
 
 
 class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -22,6 +24,8 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         do not count as undecided ones above.
     artifacts_max, artifact_bytes_max: files that a pipeline may name, and all their bytes.
     weak_agreement_allowed: may a pipeline ask to be `passed` by f + 1 replicas?
+    executors: `all`: every replica builds everything; `minimal`: as many as a verdict needs, and
+        the others when those do not agree (ci.executors).
     """
 
     build_seconds_max: Annotated[int, msgspec.Meta(ge=1, le=86400)] = 600
@@ -41,11 +45,19 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     artifacts_max: Annotated[int, msgspec.Meta(ge=0, le=64)] = 64
     artifact_bytes_max: Annotated[int, msgspec.Meta(ge=0, le=2**40)] = 64 * 2**20
     weak_agreement_allowed: bool = False
+    executors: Literal["all", "minimal"] = "all"
 
 
 def encode_limits(limits: Limits) -> bytes:
-    """The bytes that go into `Genesis.application`."""
-    return msgspec.msgpack.encode(limits)
+    """The bytes that go into `Genesis.application`.
+
+    `executors` is left out where it is `all`: a genesis from before there was a choice means that,
+    and its digest, the cluster's id, stays what it was.
+    """
+    fields = msgspec.structs.asdict(limits)
+    if limits.executors == ALL:
+        del fields["executors"]
+    return msgspec.msgpack.encode(fields)
 
 
 def decode_limits(data: bytes) -> Limits:

@@ -85,7 +85,7 @@ class Abstention(msgspec.Struct, frozen=True):
     reason: str
 
 
-class VerdictFields(msgspec.Struct, frozen=True, rename="camel"):
+class VerdictFields(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
     """Our extension of the predicate.
 
     repository, branch, commit, ref, event: as requested; the commit is None where the branch had
@@ -96,6 +96,8 @@ class VerdictFields(msgspec.Struct, frozen=True, rename="camel"):
     found, abstained: all ballots before the verdict; without_ballot: the replicas that had cast
         none by then.
     ledger_index, previous_head: the verdict's entry in the ledger, and the head before it (hex).
+    executors: who was to build first; left out where every replica was. The others stood by, so
+        it says nothing of them that they are among those without a ballot.
     """
 
     cluster_id: str
@@ -119,6 +121,7 @@ class VerdictFields(msgspec.Struct, frozen=True, rename="camel"):
     without_ballot: tuple[str, ...]
     ledger_index: int
     previous_head: str
+    executors: tuple[str, ...] = ()
 
 
 class Predicate(msgspec.Struct, frozen=True):
@@ -205,8 +208,12 @@ def statement_bytes(
     verdict: Verdict,
     ledger_index: int,
     previous_head: bytes,
+    executors: tuple[str, ...] = (),
 ) -> bytes:
-    """The statement about this build, decided now, whose entry in the ledger has that index."""
+    """The statement about this build, decided now, whose entry in the ledger has that index.
+
+    executors: those that this agreement needs; empty: every replica builds.
+    """
     compared = verdict.compared
     statement = StatementView(
         type=STATEMENT_TYPE,
@@ -243,6 +250,7 @@ def statement_bytes(
                 ),
                 ledger_index=ledger_index,
                 previous_head=previous_head.hex(),
+                executors=executors,
             ),
         ),
     )

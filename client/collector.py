@@ -15,7 +15,8 @@ from collections.abc import Callable, Container, Iterable, Sequence
 import msgspec
 
 from ci.limits import Limits
-from ci.operations import Finding, Outcome
+from ci.operations import Abstain, Finding, Outcome
+from ci.statement import VerdictFields
 from client.archive import Archive, BallotRecord, StateRecord
 from client.database import Database, StorageFailed
 from client.nodes import NodeFailed, Nodes, NotThere, ServedBuild
@@ -116,7 +117,7 @@ class Collector:
                     # at once what is known, and again when all were asked
                     self._keep_states(build)
                 async with self._rounds:
-                    is_complete = await self._round(build, verdict.opened)
+                    is_complete = await self._round(build, verdict)
                 if not are_states_kept:
                     self._keep_states(build)
                     are_states_kept = True
@@ -129,17 +130,27 @@ class Collector:
             await asyncio.sleep(delay)
             delay = min(2 * delay, AGAIN_SECONDS_MAX)
 
-    async def _round(self, build: bytes, opened: int) -> bool:
+    async def _round(self, build: bytes, verdict: VerdictFields) -> bool:
         """Fetch what is missing, once. Is it all there now?"""
-        replicas = len(self._cluster.replica_names)
-        if len(self._archive.ballots(build)) < replicas:
+        opened = verdict.opened
+        if not self._has_all(verdict, self._archive.ballots(build)):
             await self._fetch_ballots(build, opened)
         ballots = self._archive.ballots(build)
         missing = [ballot for ballot in ballots if _has_log(ballot) and not ballot.log_archived]
         fetched = await asyncio.gather(
             *(self._fetch_log(build, opened, ballot) for ballot in missing)
         )
-        return len(ballots) == replicas and all(fetched)
+        return self._has_all(verdict, ballots) and all(fetched)
+
+    def _has_all(self, verdict: VerdictFields, ballots: Sequence[BallotRecord]) -> bool:
+        """Whether no further ballot is to be waited for: who stood by is called only by a doubt."""
+        if not verdict.executors:
+            return len(ballots) == len(self._cluster.replica_names)
+        cast = {ballot.replica: read_ballot(ballot.signed) for ballot in ballots}
+        found = {ballot.compared for ballot in cast.values() if isinstance(ballot, Finding)}
+        is_doubted = len(found) > 1 or any(isinstance(b, Abstain) for b in cast.values())
+        asked = self._cluster.replica_names if is_doubted else verdict.executors
+        return all(name in cast for name in asked)
 
     async def _fetch_ballots(self, build: bytes, opened: int | None) -> None:
         answers = await asyncio.gather(

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import msgspec
 
+from ci.executors import STAND_BY
 from ci.operations import (
     Abstain,
     Ballot,
@@ -50,6 +51,7 @@ class VerdictView(msgspec.Struct, frozen=True):
 
     Neither holds a replica that abstained; for disputed and cancelled there is no value to agree
     with, so both are empty. threshold: how many equal ballots it took, null for those two.
+    executors: who was to build first, while the others stood by; empty: every replica was.
     """
 
     outcome: str
@@ -58,6 +60,7 @@ class VerdictView(msgspec.Struct, frozen=True):
     dissenting: tuple[str, ...]
     ledger_index: int
     threshold: int | None
+    executors: tuple[str, ...]
 
 
 class BallotView(msgspec.Struct, frozen=True):
@@ -81,8 +84,8 @@ class BallotView(msgspec.Struct, frozen=True):
 class ReplicaView(msgspec.Struct, frozen=True):
     """What one replica does about a build, or did when it was last asked.
 
-    state: its ballot in words, else its own words; null: it never said anything. seen: when it
-    said so; null for a ballot. problem: why it gives no answer now.
+    state: its ballot in words, else its own words; null: it never said anything; `stand-by`: it
+    need not build. seen: when it said so; null for a ballot. problem: why it gives no answer now.
     """
 
     replica: str
@@ -178,7 +181,7 @@ def build_view(
         rebuild_of=None if record.rebuild_of is None else record.rebuild_of.hex(),
         rebuilds=tuple(build.hex() for build in rebuilds),
         logs=tuple(ballot.replica for ballot in ballots if ballot.log_archived),
-        replicas=tuple(_replica_view(state, cast.get(state.replica)) for state in states),
+        replicas=tuple(_replica_view(state, cast.get(state.replica), verdict) for state in states),
         differences=differences_of(cast),
         artifacts=artifact_views(verdict.artifacts if verdict else ()),
         artifact_differences=file_differences(verdict, cast),
@@ -286,13 +289,28 @@ def _verdict_view(verdict: VerdictFields, cast: dict[str, Ballot]) -> VerdictVie
         dissenting=tuple(sorted(dissenting)),
         ledger_index=verdict.ledger_index,
         threshold=verdict.threshold,
+        executors=verdict.executors,
     )
 
 
-def _replica_view(state: StateRecord, ballot: Ballot | None) -> ReplicaView:
+def stood_by(verdict: VerdictFields | VerdictView, replica: str) -> bool:
+    """Whether one without a ballot was not asked for one, as far as the verdict tells.
+
+    A dispute may be for want of it.
+    """
+    is_spared = bool(verdict.executors) and replica not in verdict.executors
+    return is_spared and verdict.outcome != Outcome.DISPUTED
+
+
+def _replica_view(
+    state: StateRecord, ballot: Ballot | None, verdict: VerdictFields | None
+) -> ReplicaView:
     if ballot is None:
+        words = state.state
+        if words in (None, "none") and verdict is not None and stood_by(verdict, state.replica):
+            words = STAND_BY
         seen = iso_time(state.seen_at)
-        return ReplicaView(state.replica, False, state.state, seen, state.problem)
+        return ReplicaView(state.replica, False, words, seen, state.problem)
     if isinstance(ballot, Abstain):
         words = f"abstains: {ballot.reason}"
     else:

@@ -83,7 +83,7 @@ class ClusterConfig(msgspec.Struct, frozen=True):
     checkpoint_interval: Annotated[int, msgspec.Meta(ge=1, le=65536)] = 128
     window: Annotated[int, msgspec.Meta(ge=2, le=131072)] = 256
     client_window: Annotated[int, msgspec.Meta(ge=1, le=65536)] = 256
-    limits: dict[str, bool | int | float] = msgspec.field(default_factory=dict)
+    limits: dict[str, bool | int | float | str] = msgspec.field(default_factory=dict)
 
     @property
     def members(self) -> tuple[ReplicaEntry | ClientEntry, ...]:
@@ -140,6 +140,8 @@ class NodeConfig(msgspec.Struct, frozen=True):
     images_days_max, images_bytes_max: of what this node pulled, what was used last is kept;
         mirrors_days_max, mirrors_bytes_max: of its mirrors of repositories likewise.
     abstain_after_seconds: how long trouble of this node's own is retried before it abstains.
+    stand_by_seconds: with `executors: minimal` in the cluster file, how long at least after the
+        first ballot on a build a node that stands by waits for the verdict before it builds too.
     builds_kept_max, builds_bytes_max, builds_days_max: how many builds' logs and artifacts are
         kept, of what size in all, and for how long; the oldest go first.
     view_change_seconds: how long a request may wait for its order before this replica asks for
@@ -176,6 +178,7 @@ class NodeConfig(msgspec.Struct, frozen=True):
     mirrors_bytes_max: Annotated[int, msgspec.Meta(ge=0)] = 20 * 2**30
     log_format: LogFormat = "text"
     abstain_after_seconds: Annotated[int, msgspec.Meta(ge=1, le=86400)] = 120
+    stand_by_seconds: Annotated[float, msgspec.Meta(ge=0, le=86400)] = 10.0
     pull_timeout_seconds: Annotated[int, msgspec.Meta(ge=1, le=86400)] = 300
     checkout_timeout_seconds: Annotated[int, msgspec.Meta(ge=1, le=86400)] = 300
     view_change_seconds: Annotated[float, msgspec.Meta(ge=0.1, le=3600)] = 4.0

@@ -146,7 +146,7 @@ def _allowed(kind: Any) -> str:
         bool: "true or false",
         str: "text",
     }
-    return words_for.get(plain, "a mapping from names to numbers")
+    return words_for.get(plain, "a mapping from names to values")
 
 
 def _allowed_number(words: str, meta: msgspec.Meta | None) -> str:

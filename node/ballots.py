@@ -8,10 +8,16 @@ import asyncio
 import logging
 from collections.abc import Callable
 
+import msgspec
+
 from ci.application import BuildApplication
-from ci.ballots import BALLOT, Key, OwnRequests
+from ci.ballots import BALLOT, OwnRequests
+from ci.builds import OpenBuild
+from ci.duties import Duties, Key
+from ci.executors import Call, Patience
 from ci.limits import Limits
 from ci.operations import Ballot, CastBallot, Finding, Operation, ReportDeadline
+from ci.verdict import Thresholds
 from node.debts import owed_builds
 from node.executor import BuildOrder, Executor
 from node.fault_injection import Faults, told_ballot
@@ -31,6 +37,7 @@ class BallotBox:
 
     send: hands a signed request to all replicas, this one included.
     clients: the client table of the own replica, read only.
+    stand_by_seconds: how patient it is as a stand-by (ci.executors.Patience).
     """
 
     def __init__(
@@ -46,8 +53,14 @@ class BallotBox:
         clients: Callable[[], ClientTable],
         send: Callable[[Signed], None],
         faults: Faults,
+        stand_by_seconds: float,
     ) -> None:
         self._name = name
+        self._duties = Duties(
+            name,
+            Thresholds(cluster.quorums, limits.weak_agreement_allowed),
+            Patience(stand_by_seconds, limits.build_seconds_max),
+        )
         self._store = store
         self._executor = executor
         self._application = application
@@ -61,6 +74,7 @@ class BallotBox:
             deadline_seconds=limits.deadline_seconds,
             builds=application.open_builds,
             clients=clients,
+            duties=self._duties,
         )
 
     def start(self, now: float) -> None:
@@ -74,14 +88,13 @@ class BallotBox:
         Called after every turn that executed something, and every second.
         """
         builds = self._application.open_builds()
+        self._duties.update(builds.values(), now)
         owed = owed_builds(builds, self._name, self._has_cast)
         for key in self._running.keys() - owed.keys():
             self._running.pop(key).cancel()
         for key, order in owed.items():
             if key not in self._running:
-                self._running[key] = asyncio.create_task(
-                    self._build(key, order), name=f"build {order.build.hex()[:12]}"
-                )
+                self._begin(key, order, builds[key[0]], now)
         self._report_deadlines(now)
         self._resend(now)
 
@@ -95,9 +108,24 @@ class BallotBox:
     def _has_cast(self, key: Key) -> bool:
         return self._store.own_requests.find(BALLOT, *key) is not None
 
+    def _begin(self, key: Key, order: BuildOrder, build: OpenBuild, now: float) -> None:
+        """Begin what this replica owes, unless it stands by."""
+        reason = self._duties.call(build, now)
+        if reason is None:
+            return
+        if reason not in (Call.EVERYBODY, Call.EXECUTOR):
+            _log.info("build %s: no stand-by any more, %s", order.build.hex()[:12], reason)
+        order = msgspec.structs.replace(order, is_spare=self._duties.is_spare(build, now))
+        self._running[key] = asyncio.create_task(
+            self._build(key, order), name=f"build {order.build.hex()[:12]}"
+        )
+
     async def _build(self, key: Key, order: BuildOrder) -> None:
         try:
             found = await self._executor.build(order)
+            if found is None:
+                self._duties.note_weak(key)
+                return
             ballot = told_ballot(found, self._faults.kind)
             _log.info("build %s: %s", order.build.hex()[:12], _in_words(ballot))
             operation = CastBallot(order.build, order.opened, ballot)

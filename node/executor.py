@@ -74,6 +74,7 @@ class BuildOrder(msgspec.Struct, frozen=True):
     """A build that this replica owes. commit is None where the request says "no such branch".
 
     ref: the full ref that the commit must be on; None: refs/heads/<branch>.
+    is_spare: where the pipeline asks for weak agreement, others are to build it and not this one.
     """
 
     build: bytes
@@ -83,6 +84,11 @@ class BuildOrder(msgspec.Struct, frozen=True):
     commit: str | None
     event: Event = Event.PUSH
     ref: str | None = None
+    is_spare: bool = False
+
+
+class _NotNeeded(Exception):
+    """The pipeline asks for weak agreement, and this replica is not among those who build first."""
 
 
 class _Found(msgspec.Struct, frozen=True):
@@ -159,9 +165,10 @@ class Executor:
         while self._tidying:
             await asyncio.wait(tuple(self._tidying.values()))
 
-    async def build(self, order: BuildOrder) -> Ballot:
+    async def build(self, order: BuildOrder) -> Ballot | None:
         """The ballot of this replica on a build. May be cancelled; nothing is left of it then.
 
+        None: the order is of one to spare, and the pipeline asks for weak agreement.
         What is left of it after a finding is removed behind it: nobody's ballot waits for that.
 
         Waits for a place, checks out, runs; what is this node's own trouble is tried again until
@@ -176,6 +183,8 @@ class Executor:
         self._tasks.add(task)
         try:
             return await self._build(order, key)
+        except _NotNeeded:
+            return None
         except Exception:  # noqa: BLE001 (one build's fault in our code must not end the node)
             _log.exception("build %s: a fault of our own", order.build.hex())
             return Abstain("a fault in this node's software; its log has the details")
@@ -255,7 +264,7 @@ class Executor:
     async def _try(self, order: BuildOrder, key: _Key, log: BuildLog) -> Finding:
         """One try from the checkout to the finding, which is to be tidied up behind it.
 
-        Raises OwnTrouble: then it is tidied up already, as when it is cancelled.
+        Raises OwnTrouble, _NotNeeded: then it is tidied up already, as when it is cancelled.
         """
 
         def show_state(state: str) -> None:
@@ -304,7 +313,7 @@ class Executor:
     async def _find(
         self, order: BuildOrder, folder: Path, log: BuildLog, show_state: Callable[[str], None]
     ) -> _Found:
-        """Check out and run. Raises OwnTrouble, OSError."""
+        """Check out and run. Raises OwnTrouble, _NotNeeded, OSError."""
         began_at = time.monotonic()
         show_state("checkout")
         log.note(f"{order.repository} branch {order.branch} commit {order.commit or 'none'}")
@@ -320,6 +329,9 @@ class Executor:
         for line in source.modules:
             log.note(line)
         job, pipeline_sha256 = self._job(source)
+        if order.is_spare and isinstance(job, Pipeline) and job.agreement == Agreement.WEAK:
+            log.note("the pipeline asks for weak agreement: this replica stands by")
+            raise _NotNeeded
         if isinstance(job, PipelineInvalid):
             result = RunResult(Outcome.PIPELINE_INVALID, problem=job.text)
         else:

@@ -14,7 +14,7 @@ import uvloop
 from aiohttp import web
 
 from ci.application import BuildApplication
-from ci.limits import Limits, encode_limits
+from ci.limits import ALL, Limits, encode_limits
 from common.address import Address
 from common.config import (
     ConfigError,
@@ -64,6 +64,7 @@ def main(arguments: list[str] | None = None) -> int:
         cluster_config = load_cluster_config(config.cluster_file)
         limits = cluster_config.limits_as(Limits)
         cluster = cluster_config.cluster(encode_limits(limits))
+        _check_stand_by(config, limits)
         entry = cluster_config.replica_entry(config.name, config.file)
         check_listen(config.listen, config.plaintext_allowed, config.file)
         signing_key = load_signing_key(config.private_key_file)
@@ -134,6 +135,7 @@ class _Node:
             clients=lambda: self._runtime.replica.core.clients,
             send=self._runtime.ask,
             faults=self._faults,
+            stand_by_seconds=config.stand_by_seconds,
         )
         peers = {name: address for name, address in addresses.items() if name != config.name}
         self._ledger_catch_up = LedgerCatchUp(store=self._store, peers=peers)
@@ -329,6 +331,19 @@ def _unrestored(
         ),
     )
     return _OpenReplica(store, application, runtime)
+
+
+def _check_stand_by(config: NodeConfig, limits: Limits) -> None:
+    """Who stands by must have time to build before the others give up. Raises ConfigError."""
+    most = limits.deadline_seconds / 2
+    if limits.executors != ALL and config.stand_by_seconds > most:
+        raise ConfigError.at(
+            config.file,
+            "stand_by_seconds",
+            f"{config.stand_by_seconds:g} is more than half of deadline_seconds in"
+            f" {config.cluster_file}",
+            f"at most {most:g} is allowed with executors: {limits.executors}",
+        )
 
 
 def _warn(config: NodeConfig, cluster: Cluster) -> None:

@@ -16,6 +16,7 @@ from common.english import counted
 from common.link import LINK_PATH, Links
 from node import log_routes, standing
 from node.artifact_routes import ArtifactRoutes
+from node.debts import state_of
 from node.evidence_table import KeptEvidence
 from node.executor import Executor
 from node.fault_injection import Faults
@@ -367,7 +368,7 @@ class NodeServer:
             {
                 "build": build.hex(),
                 "opened": opened,
-                "state": self._executor.state(build, opened),
+                "state": state_of(is_open, self._name, self._executor.state(build, opened)),
                 "decided": is_open.is_decided if is_open else True,
                 "ballots": [
                     {

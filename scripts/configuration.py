@@ -239,6 +239,7 @@ def _as_in(example: Configuration) -> dict[str, Mapping[str, object]]:
         "builds_at_once",
         "allow_dockerfile",
         "abstain_after_seconds",
+        "stand_by_seconds",
         "pull_timeout_seconds",
         "checkout_timeout_seconds",
         "view_change_seconds",

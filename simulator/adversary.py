@@ -7,6 +7,7 @@ waiting for at that moment (`forgeries`).
 
 from collections.abc import Callable
 
+from ci.builds import OpenBuild
 from ci.ledger import next_head
 from ci.ledger_gap import LedgerPage
 from ci.operations import Abstain, Agreement, Ballot, Finding
@@ -24,6 +25,7 @@ from pbft.messages import (
     ViewChange,
 )
 from pbft.ports import Entry, Send
+from simulator.ballots import Told
 from simulator.builds import artifact, finding
 from simulator.chance import Chance, stream
 from simulator.fault_record import FaultRecord
@@ -54,6 +56,9 @@ BEHAVIOURS = (
 )
 # Those that came later are drawn apart, so that older seeds stay what they were.
 MORE_BEHAVIOURS = (*FLOODS, "twin")
+# What an executor can do to a build that waits for it, where not all build. A liar does so only
+# to the builds that it was drawn for: it is the adversary who has corrupted just those.
+BALLOT_BEHAVIOURS = ("lying executor", "silent executor", "late executor", "abstaining executor")
 REMEMBERED_MAX = 256
 ROUNDS = 8
 
@@ -118,6 +123,7 @@ class Adversary:
         self.twins: dict[str, Process] = {}
         self._sides: dict[str, dict[str, None]] = {}
         self._is_healed = False
+        self._late: dict[tuple[str, bytes, int], None] = {}
         self._floods = Flooder(
             forger, scheduler, targets, stream(seed, "floods"), network.send, process, self._injects
         )
@@ -166,28 +172,38 @@ class Adversary:
         if not self._is_healed:
             self._scheduler.after(2 + 6 * liar.chance.random(), self._forget, liar)
 
-    def told(self, name: str) -> Callable[[Ballot], Ballot]:
+    def told(self, name: str) -> Callable[[Ballot, OpenBuild], Told]:
         """What that replica says of what its container showed."""
 
-        def tell(found: Ballot) -> Ballot:
+        def tell(found: Ballot, build: OpenBuild) -> Told:
             liar = self.liars.get(name)
-            if liar is None or "false ballot" not in liar.ways:
+            if liar is None:
+                return found
+            if name in build.executors:
+                for way in BALLOT_BEHAVIOURS:
+                    if way in liar.ways and self._injects(way):
+                        return self._told_by_executor(liar, way, found, build)
+            if "false ballot" not in liar.ways:
                 return found
             if isinstance(found, Abstain) or not self._injects("false ballot"):
                 return found
-            assert isinstance(found, Finding)
-            compared = found.compared
-            lie = liar.chance.choice(("outcome", "outcome", "agreement", "artifact"))
-            if lie == "outcome" or compared.exit_code != 0:
-                exit_code = 1 if compared.exit_code == 0 else 0
-                return finding(compared.commit, exit_code, name)
-            if lie == "agreement":
-                artifacts = compared.artifacts
-                return finding(compared.commit, 0, name, Agreement.WEAK, artifacts)
-            artifacts = (artifact("dist/0", 9),)
-            return finding(compared.commit, 0, name, compared.agreement, artifacts)
+            return _false_finding(liar, found)
 
         return tell
+
+    def _told_by_executor(self, liar: Liar, way: str, found: Ballot, build: OpenBuild) -> Told:
+        match way:
+            case "silent executor":
+                return None
+            case "abstaining executor":
+                return Abstain("it does not want to")
+            case "late executor":
+                key = (liar.name, build.id, build.opened)
+                if key in self._late:
+                    return found
+                self._late[key] = None
+                return 10 * liar.chance.random()
+        return found if isinstance(found, Abstain) else _false_finding(liar, found)
 
     # --- what the real core of a liar wants to say ----------------------------------------------
 
@@ -392,3 +408,16 @@ class Adversary:
             return False
         self.counts[kind] = self.counts.get(kind, 0) + 1
         return True
+
+
+def _false_finding(liar: Liar, found: Finding) -> Finding:
+    compared = found.compared
+    lie = liar.chance.choice(("outcome", "outcome", "agreement", "artifact"))
+    if lie == "outcome" or compared.exit_code != 0:
+        exit_code = 1 if compared.exit_code == 0 else 0
+        return finding(compared.commit, exit_code, liar.name)
+    if lie == "agreement":
+        artifacts = compared.artifacts
+        return finding(compared.commit, 0, liar.name, Agreement.WEAK, artifacts)
+    artifacts = (artifact("dist/0", 9),)
+    return finding(compared.commit, 0, liar.name, compared.agreement, artifacts)

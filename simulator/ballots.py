@@ -7,22 +7,37 @@ they are sent. What is to be said, under which number and how often, is `ci.ball
 from collections.abc import Callable
 
 from ci.application import BuildApplication
-from ci.ballots import BALLOT, Key, OwnRequests
+from ci.ballots import BALLOT, OwnRequests
+from ci.builds import OpenBuild
+from ci.duties import Duties, Key
+from ci.executors import Call, Patience
 from ci.limits import Limits
-from ci.operations import Ballot, CastBallot, Operation, ReportDeadline
+from ci.operations import Agreement, Ballot, CastBallot, Operation, ReportDeadline
+from ci.verdict import Thresholds
 from pbft.client_table import ClientTable
 from pbft.genesis import Cluster
 from pbft.messages import Signed
 from pbft.ports import Sign
 from simulator.builds import BuildTruth
+from simulator.marks import Marks
 from simulator.storage import Disk, SaveFailed
+
+Told = Ballot | float | None
+# The marks of simulator.marks that stand for the end of standing by.
+MARKS = {
+    Call.DIFFERING: "a stand-by takes over: ballots differ",
+    Call.ABSTENTION: "a stand-by takes over: an abstention",
+    Call.REPORT: "a stand-by takes over: a report of the deadline",
+    Call.DELAY: "a stand-by takes over: the delay",
+}
 
 
 class BallotBox:
     """The debts of one replica from one start to its next crash.
 
     later: (seconds, build key, attempt): call `on_built` with them then.
-    told: what the replica says of what it found (a faulty one lies here).
+    told: what the replica says of what it found (a faulty one lies here): a ballot, None for
+        nothing at all, or how many seconds later it says it.
     """
 
     def __init__(
@@ -38,9 +53,17 @@ class BallotBox:
         clients: ClientTable,
         send: Callable[[Signed], None],
         later: Callable[[float, Key, int], None],
-        told: Callable[[Ballot], Ballot],
+        told: Callable[[Ballot, OpenBuild], Told],
         attempt: int,
+        stand_by_seconds: float,
+        marks: Marks,
     ) -> None:
+        self._marks = marks
+        self._duties = Duties(
+            name,
+            Thresholds(cluster.quorums, limits.weak_agreement_allowed),
+            Patience(stand_by_seconds, limits.build_seconds_max),
+        )
         self._name = name
         self._disk = disk
         self._truth = truth
@@ -58,25 +81,48 @@ class BallotBox:
             deadline_seconds=limits.deadline_seconds,
             builds=application.open_builds,
             clients=lambda: clients,
+            duties=self._duties,
         )
         self._requests.take_up(disk.own_pending.values())
 
     def update(self, now: float) -> None:
         """Begin what is owed, say what is overdue, send again what is not executed."""
         builds = self._application.open_builds()
+        self._duties.update(builds.values(), now)
         for build in builds.values():
-            key = (build.id, build.opened)
-            if not build.is_approved or self._name in build.ballots or key in self._running:
-                continue
-            if (BALLOT, *key) in self._disk.own_requests:
-                continue
-            self._running[key] = None
-            duration = self._truth.duration_seconds(build.id, self._name, self._attempt)
-            self._later(duration, key, self._attempt)
+            if self._name not in build.ballots and not self.has_begun(build):
+                self._begin(build, now)
         for key in list(self._found):
             self._cast_found(key, now)
         self._report_deadlines(now)
         self._resend(now)
+
+    def has_begun(self, build: OpenBuild) -> bool:
+        """Whether it builds, or has built, that build."""
+        key = (build.id, build.opened)
+        return key in self._running or (BALLOT, *key) in self._disk.own_requests
+
+    def _begin(self, build: OpenBuild, now: float) -> None:
+        """Begin what this replica owes, unless it stands by."""
+        reason = self._duties.call(build, now)
+        key = (build.id, build.opened)
+        if reason is Call.EXECUTOR and self._is_left_to_others(build, now):
+            self._duties.note_weak(key)
+            self._marks.hit("an executor leaves a weak build to others")
+            reason = self._duties.call(build, now)
+        if reason is None:
+            return
+        if reason in MARKS:
+            self._marks.hit(MARKS[reason])
+        self._running[key] = None
+        duration = self._truth.duration_seconds(build.id, self._name, self._attempt)
+        self._later(duration, key, self._attempt)
+
+    def _is_left_to_others(self, build: OpenBuild, now: float) -> bool:
+        """Whether it reads in the pipeline that fewer are needed."""
+        if build.commit is None or not self._duties.is_spare(build, now):
+            return False
+        return self._truth.agreement(build.id) is Agreement.WEAK
 
     def on_built(self, key: Key, now: float) -> None:
         """The container of that build is done."""
@@ -85,8 +131,12 @@ class BallotBox:
             self._running.pop(key, None)
             return
         found = self._truth.run(*key, build.commit, self._name, self._attempt)
-        self._found[key] = self._told(found)
-        self._cast_found(key, now)
+        told = self._told(found, build)
+        if isinstance(told, float):
+            self._later(told, key, self._attempt)
+        elif told is not None:
+            self._found[key] = told
+            self._cast_found(key, now)
 
     def _cast_found(self, key: Key, now: float) -> None:
         if self._cast(BALLOT, key, CastBallot(*key, self._found[key]), now):

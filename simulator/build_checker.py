@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+from ci.builds import OpenBuild
 from ci.ledger import (
     LateBallotEntry,
     VerdictEntry,
@@ -9,7 +10,7 @@ from ci.ledger import (
     genesis_head,
     recorded_artifacts,
 )
-from ci.limits import Limits
+from ci.limits import ALL, Limits
 from ci.operations import (
     Abstain,
     Agreement,
@@ -68,6 +69,7 @@ class BuildChecker:
         self._cluster_id = cluster.id
         self._quorums = cluster.quorums
         self._is_weak_allowed = limits.weak_agreement_allowed
+        self._is_minimal = limits.executors != ALL
         self._replicas = cluster.replica_names
         self._truth = truth
         self._correct = dict.fromkeys(correct)
@@ -137,6 +139,21 @@ class BuildChecker:
         elif key not in self.verdicts:
             self._reports.setdefault(key, {})[replica] = None
 
+    def on_standing_by(self, replica: str, builds: list[OpenBuild]) -> None:
+        """These builds a correct replica has not begun, by what it knows of them now."""
+        for build in builds:
+            if build.is_decided or not build.is_approved or replica in build.ballots:
+                continue
+            found = [b.compared for b in build.ballots.values() if isinstance(b, Finding)]
+            has_abstained = len(found) < len(build.ballots)
+            if has_abstained or any(value != found[0] for value in found):
+                self._violate("35 stand-bys take over", f"{replica} waits for {build.id.hex()}")
+            is_weak = self._is_weak_allowed and build.commit is not None
+            is_weak = is_weak and self._truth.agreement(build.id) is Agreement.WEAK
+            needed = self._quorums.weak if is_weak else len(build.executors)
+            if replica in build.executors[:needed]:
+                self._violate("36 executors build", f"{replica} waits with {build.id.hex()}")
+
     def on_entry(self, entry: Entry) -> None:
         """A ledger entry was written, for the first time in this world.
 
@@ -166,13 +183,29 @@ class BuildChecker:
         if mark is not None:
             self._marks.hit(mark)
         listed = [ballot.replica for ballot in decoded.ballots]
+        if verdict.executors and len(listed) < self._quorums.replicas:
+            self._marks.hit("a build is decided while others stand by")
         if (verdict.build, verdict.opened) != (decoded.build, decoded.opened):
             self._violate("23 a verdict is final", "the statement is about another build")
         cast = self._ballots.get(key, {})
         if listed != list(cast)[: len(listed)]:
             self._violate("21 a quorum of ballots", f"{listed} where {list(cast)} voted")
+        self._check_executors(verdict)
         self._check_quorum(key, verdict, {name: cast[name] for name in listed})
         self._check_backing(key, verdict)
+
+    def _check_executors(self, verdict: VerdictFields) -> None:
+        """Never fewer than a verdict takes, each once; none are named where all build."""
+        if not self._is_minimal:
+            if verdict.executors:
+                self._violate("36 executors build", "executors where every replica builds")
+            return
+        is_weak = self._is_weak_allowed and verdict.agreement is Agreement.WEAK
+        faults_max = self._quorums.faults_max
+        needed = faults_max + 1 if is_weak else self._quorums.replicas - faults_max
+        known = [name for name in self._replicas if name in verdict.executors]
+        if len(known) != needed or len(verdict.executors) != needed:
+            self._violate("36 executors build", f"{verdict.executors} where it takes {needed}")
 
     def _check_quorum(self, key: Key, verdict: VerdictFields, cast: dict[str, Ballot]) -> None:
         counts: dict[Compared, int] = {}

@@ -63,6 +63,10 @@ class BuildTruth:
         seen.append(ballot)
         return ballot
 
+    def agreement(self, build: bytes) -> Agreement:
+        """What the build's pipeline file asks for, as every checkout shows it."""
+        return self._pipeline(build, stream(self._seed, "a look at the file"))[0]
+
     def _pipeline(self, build: bytes, own: Chance) -> tuple[Agreement, tuple[Artifact, ...]]:
         """What the build's pipeline file asks for, and what one container makes of it."""
         faults = self._faults

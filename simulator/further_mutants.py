@@ -7,6 +7,7 @@ _CORE = "pbft/core.py"
 _CATCH_UP = "pbft/catch_up.py"
 _CHECKPOINT = "pbft/checkpoint.py"
 _APPLICATION = "ci/application.py"
+_EXECUTORS = "ci/executors.py"
 _CLIENTS = "pbft/client_table.py"
 _RECOVERY = "pbft/recovery.py"
 _REPLICA = "pbft/replica.py"
@@ -210,5 +211,55 @@ FURTHER_MUTANTS: tuple[Mutant, ...] = (
         old="        core.accuse(message.replica, earlier[1], signed)\n",
         new="",
         test="tests/paper/test_section_4_3_garbage_collection.py",
+    ),
+    # --- who builds -----------------------------------------------------------------------------
+    Mutant(
+        name="69 who stands by never begins where ballots differ",
+        file=_EXECUTORS,
+        old="        return Call.DIFFERING\n",
+        new="        return None\n",
+    ),
+    Mutant(
+        name="70 who stands by never begins after an abstention",
+        file=_EXECUTORS,
+        old="        return Call.ABSTENTION\n",
+        new="        return None\n",
+    ),
+    Mutant(
+        name="71 who stands by waits for ever",
+        file=_EXECUTORS,
+        old="    return Call.DELAY if patience.is_over(waited) else None",
+        new="    return None",
+    ),
+    Mutant(
+        name="72 too few executors are drawn",
+        file=_EXECUTORS,
+        old="    return tuple(order[: quorums.replicas - quorums.faults_max])",
+        new="    return tuple(order[: quorums.weak])",
+    ),
+    Mutant(
+        name="73 executors are drawn from a replica's own state",
+        file=_APPLICATION,
+        old="executors=drawn_executors(self._cluster, self._limits, self.ledger_head, build_id)",
+        new='executors=drawn_executors(self._cluster, self._limits, b"%d" % id(self), build_id)',
+    ),
+    Mutant(
+        name="74 an executor that has not begun does not begin",
+        file=_EXECUTORS,
+        old="        return Call.EXECUTOR\n",
+        new="        return Call.EXECUTOR if waited.open_seconds > 2 else None\n",
+    ),
+    Mutant(
+        name="75 weak agreement spares executors where it is not allowed",
+        file=_EXECUTORS,
+        old="    is_weak = agreement is Agreement.WEAK and thresholds.is_weak_agreement_allowed\n",
+        new="    is_weak = agreement is Agreement.WEAK\n",
+    ),
+    Mutant(
+        name="76 the deadline runs while others stand by",
+        file="ci/ballots.py",
+        old="        return build.is_decided or self._duties.is_everybody_called(build, now)",
+        new="        return True",
+        test="tests/ci/test_ballots.py",
     ),
 )

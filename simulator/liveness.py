@@ -1,8 +1,10 @@
 """What must be reached once the faults are over: every request answered, every replica in step."""
 
+import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from ci.limits import ALL
 from pbft.recovery import are_nulls_owed
 from simulator.parameters import Parameters
 
@@ -50,6 +52,11 @@ def bound_seconds(parameters: Parameters) -> float:
     failed_views = FAILED_VIEWS_FACTOR * max(1.0, order_seconds / first) if is_slow else 1
     work = numbers / 2 * order_seconds * failed_views
     ends = parameters.builds.seconds_max + 2 * parameters.deadline_seconds
+    if parameters.executors != ALL:
+        # Those that stand by begin when nothing came for so long, and then take a build's time;
+        # who reports the deadline waits for them.
+        patience = math.ceil(parameters.builds.seconds_max) + parameters.stand_by_seconds
+        ends += patience + parameters.builds.seconds_max
     return SETTLING_SECONDS + timeouts + ends + work
 
 

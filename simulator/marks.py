@@ -84,6 +84,12 @@ OTHERS = (
     "a ballot comes after the verdict and agrees",
     "a ballot comes after the verdict and dissents",
     "a replica abstains",
+    "a stand-by takes over: ballots differ",
+    "a stand-by takes over: an abstention",
+    "a stand-by takes over: a report of the deadline",
+    "a stand-by takes over: the delay",
+    "a build is decided while others stand by",
+    "an executor leaves a weak build to others",
     "a client is told that its number was used",
 )
 ALL = (*REFUSALS, *EVENTS.values(), *OTHERS)

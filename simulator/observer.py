@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING, Protocol
 
+from ci.builds import OpenBuild
 from pbft.messages import Envelope
 from pbft.ports import Entry, Output
 
@@ -26,6 +27,9 @@ class Observer(Protocol):
 
     def on_ledger(self, process: "Process", entries: tuple[Entry, ...]) -> None:
         """A gap in the ledger was closed by these entries, which peers gave."""
+
+    def on_standing_by(self, process: "Process", builds: list[OpenBuild]) -> None:
+        """These open builds, where not all begin at once, it has not begun."""
 
     def on_crash(self, process: "Process") -> None:
         """The process died at its crash point."""

@@ -3,9 +3,11 @@
 Each fault class is there or not, and then has an intensity of its own: runs differ in kind.
 """
 
+from typing import Literal
+
 import msgspec
 
-from simulator.adversary import BEHAVIOURS, MORE_BEHAVIOURS
+from simulator.adversary import BALLOT_BEHAVIOURS, BEHAVIOURS, MORE_BEHAVIOURS
 from simulator.builds import BuildFaults
 from simulator.chance import Chance, stream
 from simulator.gateways import Workload
@@ -46,6 +48,7 @@ class Parameters(
     only_faults: the names of the faults that happen (simulator.fault_record); None: all that chance
         brings.
     healed_delay_seconds: the delay of messages in the liveness mode.
+    stand_by_seconds: how patient replicas are that stand by, where `executors` is `minimal`.
     """
 
     seed: int
@@ -77,6 +80,8 @@ class Parameters(
     open_builds_max: int = 64
     closing_builds_max: int = 8
     weak_agreement_allowed: bool = False
+    executors: Literal["all", "minimal"] = "all"
+    stand_by_seconds: float = 1.0
     is_deep: bool = False
     only_faults: tuple[str, ...] | None = None
 
@@ -112,7 +117,7 @@ def draw(seed: int, replicas: int | None = None) -> Parameters:
     # costs failed views.
     is_slow = size == 4 and chance.happens(0.06)
     faulty = sorted({*byzantine, *rotten, *wiped})
-    return Parameters(
+    drawn = Parameters(
         seed=seed,
         replicas=size,
         checkpoint_interval=interval,
@@ -161,10 +166,32 @@ def draw(seed: int, replicas: int | None = None) -> Parameters:
         weak_agreement_allowed=forge.happens(0.5),
         is_deep=chance.happens(0.25),
     )
+    return _with_executors(drawn)
+
+
+def _with_executors(drawn: Parameters) -> Parameters:
+    """In some runs not all build first, and liars misuse that others wait for their ballots.
+
+    Drawn apart: a run in which all build is what its seed always was.
+    """
+    first = stream(drawn.seed, "parameters of who builds first")
+    if not first.happens(0.4):
+        return drawn
+    return msgspec.structs.replace(
+        drawn,
+        executors="minimal",
+        stand_by_seconds=first.choice((0.5, 2.0)),
+        byzantine={i: (*ways, *_ballot_ways(first)) for i, ways in drawn.byzantine.items()},
+    )
 
 
 def _more_ways(later: Chance, ways: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(dict.fromkeys((*ways, *later.some(MORE_BEHAVIOURS, 0.08))))
+
+
+def _ballot_ways(first: Chance) -> tuple[str, ...]:
+    """How a liar misuses that its ballot is waited for."""
+    return (first.choice(BALLOT_BEHAVIOURS),) if first.happens(0.7) else ()
 
 
 def _size(chance: Chance) -> int:

@@ -11,7 +11,8 @@ from collections.abc import Callable
 import msgspec
 
 from ci.application import BuildApplication
-from ci.ballots import Key
+from ci.builds import OpenBuild
+from ci.duties import Key
 from ci.ledger_gap import LedgerGap
 from ci.limits import Limits
 from ci.operations import Ballot
@@ -21,7 +22,7 @@ from pbft.genesis import Cluster
 from pbft.messages import Envelope, Signed
 from pbft.ports import Output, Record, Send, may_wait
 from pbft.replica import DamagedRecords, Replica
-from simulator.ballots import BallotBox
+from simulator.ballots import BallotBox, Told
 from simulator.builds import BuildTruth
 from simulator.chance import Chance
 from simulator.clock import Clock
@@ -69,6 +70,7 @@ class World(msgspec.Struct, frozen=True):
     truth: BuildTruth
     faults: ProcessFaults
     marks: Marks = msgspec.field(default_factory=Marks)
+    stand_by_seconds: float = 1.0
 
 
 class Process:
@@ -88,7 +90,7 @@ class Process:
         send: Callable[["Process", Send], None],
         connect: Callable[["Process"], None],
         fetch: Callable[["Process", str, LedgerGap, int], None],
-        told: Callable[[Ballot], Ballot] = lambda ballot: ballot,
+        told: Callable[[Ballot, OpenBuild], Told] = lambda ballot, build: ballot,
         *,
         looks_before: bool = False,
     ) -> None:
@@ -204,19 +206,22 @@ class Process:
         self._has_begun_recovery = False
 
     def _ballot_box(self, application: BuildApplication, replica: Replica) -> BallotBox:
+        world = self.world
         return BallotBox(
-            cluster=self.world.cluster,
+            cluster=world.cluster,
             name=self.name,
-            sign=self.world.signatures.signer(self.name),
-            limits=self.world.limits,
+            sign=world.signatures.signer(self.name),
+            limits=world.limits,
             disk=self.disk,
-            truth=self.world.truth,
+            truth=world.truth,
             application=application,
             clients=replica.core.clients,
             send=self.ask,
             later=self._build_later,
             told=self._told,
             attempt=self.boots,
+            stand_by_seconds=world.stand_by_seconds,
+            marks=world.marks,
         )
 
     def crash(self) -> None:
@@ -451,8 +456,14 @@ class Process:
         if boot != self.boots or self.replica is None:
             return
         scheduler = self.world.scheduler
-        if not self.is_paused and self._ballots is not None:
+        if not self.is_paused and self._ballots is not None and self.application is not None:
             self._ballots.update(self.clock.seconds(scheduler.now))
+            waiting = [
+                build
+                for build in self.application.open_builds().values()
+                if build.executors and not self._ballots.has_begun(build)
+            ]
+            self._observer.on_standing_by(self, waiting)
         if not self.is_paused:
             self.pages.update()
             if self._waiting and self._outputs is None:

@@ -1,11 +1,13 @@
 """One run: replicas, clients, network and faults of one seed, first for safety, then healed."""
 
+import math
 from collections.abc import Callable
 
 import msgspec
 
+from ci.builds import OpenBuild
 from ci.ledger_gap import LedgerGap
-from ci.limits import Limits, encode_limits
+from ci.limits import ALL, Limits, encode_limits
 from ci.operations import ApproveBuild, CancelBuild
 from pbft.codec import decode_message
 from pbft.core import Settings
@@ -136,13 +138,20 @@ class Simulation:
 
     def _limits(self) -> Limits:
         parameters = self.parameters
-        return Limits(
+        limits = Limits(
             deadline_seconds=parameters.deadline_seconds,
             open_builds_max=parameters.open_builds_max,
             open_builds_per_client_max=parameters.open_builds_max,
             closing_builds_max=parameters.closing_builds_max,
             waiting_builds_per_client_max=parameters.open_builds_max,
             weak_agreement_allowed=parameters.weak_agreement_allowed,
+        )
+        if parameters.executors == ALL:
+            return limits
+        # Who stands by waits so long for a build without any ballot: not for most of the run.
+        longest = math.ceil(parameters.builds.seconds_max)
+        return msgspec.structs.replace(
+            limits, executors=parameters.executors, build_seconds_max=longest
         )
 
     def _cluster(self) -> Cluster:
@@ -187,6 +196,7 @@ class Simulation:
             self.truth,
             self.parameters.processes,
             self.marks,
+            self.parameters.stand_by_seconds,
         )
         chance = stream(self.parameters.seed, f"process {name}")
         told = self.adversary.told(name)
@@ -424,6 +434,11 @@ class Simulation:
         self.ledger_entries_fetched += len(entries)
         if process.name in self.correct or process.name in self.damaged:
             self.checkers.executions.on_fetched(process.name, entries)
+
+    def on_standing_by(self, process: Process, builds: list[OpenBuild]) -> None:
+        """A replica looked at what it owes."""
+        if process.name in self.correct:
+            self.builds.on_standing_by(process.name, builds)
 
     def on_crash(self, process: Process) -> None:
         """A process died at its crash point."""

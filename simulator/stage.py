@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 import msgspec
 
 from ci.application import BuildApplication
+from ci.builds import OpenBuild
 from ci.ledger_gap import LedgerGap
 from ci.limits import Limits, encode_limits
 from ci.operations import Append, Operation, decode_operation
@@ -341,6 +342,9 @@ class Stage:
 
     def on_boot(self, process: Process, restored: Output) -> None:
         """Said by `start`."""
+
+    def on_standing_by(self, process: Process, builds: list[OpenBuild]) -> None:
+        """Nothing to see."""
 
     def on_ledger(self, process: Process, entries: tuple[Entry, ...]) -> None:
         """No ledger is fetched here."""

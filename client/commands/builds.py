@@ -5,6 +5,7 @@ import asyncio
 import time
 from typing import Any
 
+from ci.executors import STAND_BY
 from client.commands.artifacts import difference_lines
 from client.commands.gateway_api import GatewayApi, run
 from client.commands.outcome import (
@@ -139,6 +140,8 @@ def _replica_text(row: dict[str, Any]) -> str:
     if row["has_ballot"]:
         return escape_controls(row["state"])
     words = "no ballot" if row["state"] in (None, "none") else f"no ballot: {row['state']}"
+    if row["state"] == STAND_BY:
+        words = f"{STAND_BY}: it need not build"
     if row["problem"]:
         when = f" (last seen {row['seen']})" if row["seen"] else ""
         words += f"{when}; {row['problem']}"

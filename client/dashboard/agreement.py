@@ -4,11 +4,12 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
+from ci.executors import STAND_BY
 from ci.limits import Limits
 from ci.operations import Abstain, Ballot, Compared, Finding, Outcome
 from client.dashboard.formats import words
 from client.differences import PARTS
-from client.view import BuildStatus, BuildView
+from client.view import BuildStatus, BuildView, stood_by
 from common.english import counted, plural
 from pbft.quorums import Quorums
 
@@ -17,11 +18,21 @@ DISSENTS = "dissents"
 ABSTAINS = "abstains"
 # a ballot, and no verdict that it could agree with
 FOUND = "found"
+# no ballot, and none is asked for: others build first
+STANDS_BY = STAND_BY
 # no ballot, while there may be one; and where there will be none
 WAITING = "none yet"
 NONE = "none"
 
-SIGNS = {AGREES: "✓", DISSENTS: "✗", ABSTAINS: "⊘", FOUND: "•", WAITING: "…", NONE: "-"}
+SIGNS = {
+    AGREES: "✓",
+    DISSENTS: "✗",
+    ABSTAINS: "⊘",
+    FOUND: "•",
+    STANDS_BY: "○",
+    WAITING: "…",
+    NONE: "-",
+}
 
 
 class Group(msgspec.Struct, frozen=True):
@@ -58,8 +69,17 @@ def stance_of(build: BuildView, replica: str, *, is_collected: bool = False) -> 
     if ballot is not None:
         return FOUND
     is_cancelled = verdict is not None and verdict.outcome == Outcome.CANCELLED
+    if not is_cancelled and _stands_by(build, replica):
+        return STANDS_BY
     is_open = build.status in (BuildStatus.QUEUED, BuildStatus.BUILDING, BuildStatus.DECIDED)
     return NONE if is_collected or is_cancelled or not is_open else WAITING
+
+
+def _stands_by(build: BuildView, replica: str) -> bool:
+    row = next((row for row in build.replicas if row.replica == replica), None)
+    if row is not None:
+        return row.state == STAND_BY
+    return build.verdict is not None and stood_by(build.verdict, replica)
 
 
 def agreement_of(
@@ -103,6 +123,8 @@ def _group(stance: str, value: object, names: list[str], decided: Compared | Non
         return Group(stance, replicas, _says(value), why)
     if stance == ABSTAINS:
         return Group(stance, replicas, "could not build", str(value))
+    if stance == STANDS_BY:
+        return Group(stance, replicas, "need not build", "")
     return Group(stance, replicas, "", "")
 
 

@@ -10,7 +10,15 @@ from ci.operations import Outcome
 from client.api import BuildPage, Site
 from client.build_filter import BRANCH_CHARACTERS_MAX, OUTCOMES, BuildFilter, read_filter
 from client.dashboard import formats
-from client.dashboard.agreement import ABSTAINS, AGREES, DISSENTS, FOUND, NONE, stance_of
+from client.dashboard.agreement import (
+    ABSTAINS,
+    AGREES,
+    DISSENTS,
+    FOUND,
+    NONE,
+    STANDS_BY,
+    stance_of,
+)
 from client.dashboard.pages import FORM_POLICY, Pages
 from client.view import BuildStatus, BuildView
 
@@ -143,7 +151,7 @@ def _mark(build: BuildView, replica: str) -> ReplicaMark:
 
 def _agreement(build: BuildView, marks: Sequence[ReplicaMark]) -> str | None:
     agreeing = sum(mark.stance == AGREES for mark in marks)
-    cast = sum(mark.stance != NONE for mark in marks)
+    cast = sum(mark.stance not in (NONE, STANDS_BY) for mark in marks)
     if build.verdict is None:
         return f"{cast} of {len(marks)} so far" if build.status is BuildStatus.BUILDING else None
     if build.verdict.outcome == Outcome.CANCELLED:

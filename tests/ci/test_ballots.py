@@ -5,27 +5,34 @@ from ci.ballots import (
     LATE_BALLOTS_DEADLINE,
     RESEND_SECONDS,
     VERDICT_DEADLINE,
-    Key,
     OwnRequest,
     OwnRequests,
 )
+from ci.duties import Duties, Key
+from ci.executors import Patience
+from ci.limits import Limits
 from ci.operations import CastBallot, Noop, ReportDeadline, encode_operation
+from ci.verdict import Thresholds
 from pbft.client_table import ClientTable, StoredResult
 from pbft.codec import decode_request, digest_of
-from tests.ci.builders import PASSED, World, signing_key
+from tests.ci.builders import FAILED, GATEWAY, PASSED, World, signing_key
 
 WINDOW = 4
 DEADLINE_SECONDS = 60.0
+STAND_BY_SECONDS = 20.0
 
 
 class Own:
     """The own requests of replica 0 of a world, and a client table that a test fills by hand."""
 
-    def __init__(self) -> None:
-        self.world = World()
+    def __init__(self, limits: Limits | None = None) -> None:
+        self.world = World(limits=limits)
         self.name = self.world.replica(0)
         self.clients = ClientTable(WINDOW)
         self.last_timestamp = 0
+        self.identity = 0
+        thresholds = Thresholds(self.world.cluster.quorums)
+        self.duties = Duties(self.name, thresholds, Patience(STAND_BY_SECONDS, 100.0))
         self.requests = OwnRequests(
             cluster=self.world.cluster,
             name=self.name,
@@ -33,11 +40,13 @@ class Own:
             deadline_seconds=DEADLINE_SECONDS,
             builds=self.world.application.open_builds,
             clients=lambda: self.clients,
+            duties=self.duties,
         )
 
     def open_build(self) -> Key:
         """A build is opened; its key."""
-        self.world.submit()
+        self.identity += 1
+        self.world.submit(self.identity)
         (build,) = self.world.application.open_builds().values()
         return (build.id, build.opened)
 
@@ -134,3 +143,36 @@ def test_a_deadline_runs_from_our_own_ballot_and_anew_from_the_verdict() -> None
     assert own.requests.overdue(late) == [(LATE_BALLOTS_DEADLINE, key)]
     own.world.apply(own.name, ReportDeadline(*key))
     assert own.requests.overdue(late) == [], "it is reported"
+
+
+def test_where_some_stand_by_the_deadline_runs_once_they_are_called() -> None:
+    own = Own(Limits(executors="minimal"))
+    key = own.open_build()
+    build = own.world.application.open_builds()[key[0]]
+    while own.name not in build.executors:  # another build, until replica 0 is drawn
+        own.world.cancel(key[0], GATEWAY)
+        key = own.open_build()
+        build = own.world.application.open_builds()[key[0]]
+
+    def overdue(now: float) -> list[tuple[str, Key]]:
+        own.duties.update(own.world.application.open_builds().values(), now)
+        return own.requests.overdue(now)
+
+    assert overdue(0.0) == []
+    own.ballot(0, key)
+    assert overdue(1.0) == []
+    assert overdue(1.0 + STAND_BY_SECONDS) == [], "from here on the others have as long"
+    assert overdue(STAND_BY_SECONDS + DEADLINE_SECONDS) == []
+    assert overdue(1.0 + STAND_BY_SECONDS + DEADLINE_SECONDS) == [(VERDICT_DEADLINE, key)]
+
+
+def test_who_stood_by_reports_too_that_a_decided_build_is_over() -> None:
+    own = Own(Limits(executors="minimal"))
+    key = own.open_build()
+    for replica in (1, 2):
+        own.world.apply(own.world.replica(replica), CastBallot(*key, FAILED))
+    (build,) = own.world.application.open_builds().values()
+    assert build.is_decided
+    assert own.name not in build.ballots
+    assert own.requests.overdue(0.0) == []
+    assert own.requests.overdue(DEADLINE_SECONDS) == [(LATE_BALLOTS_DEADLINE, key)]

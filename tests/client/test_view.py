@@ -90,6 +90,7 @@ def test_the_json_has_the_documented_names() -> None:
     assert set(value) == names
     assert set(value["verdict"]) == {
         *("outcome", "exit_code", "agreeing", "dissenting", "ledger_index", "threshold"),
+        "executors",
     }
     assert set(value["ballots"][0]) == {
         *("replica", "outcome", "exit_code", "commit", "log_sha256", "abstains"),

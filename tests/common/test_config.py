@@ -2,7 +2,7 @@
 
 import re
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 import pytest
@@ -225,7 +225,7 @@ def test_a_wrong_line_in_a_node_file(tmp_path: Path, old: str, new: str, line: s
     ("text", "line"),
     [
         (CLUSTER + "window: 255", "window: 255 is less than twice checkpoint_interval; at least "),
-        (CLUSTER + "limits: [1]", "limits: is a list; a mapping from names to numbers is needed"),
+        (CLUSTER + "limits: [1]", "limits: is a list; a mapping from names to values is needed"),
         (CLUSTER.replace("name: node1", "name: node0"), "name: node0 is there twice; each member"),
         (CLUSTER.replace("name: client", "name: node0"), "name: node0 is there twice; each member"),
         (CLUSTER.replace(":10001", ":10000"), "address: 127.0.0.1:10000 is there twice; each repl"),
@@ -290,6 +290,7 @@ class Rules(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     memory_bytes: Annotated[int, msgspec.Meta(ge=16)] = 20
     cpus: Annotated[float, msgspec.Meta(gt=0, le=8)] = 1.0
+    executors: Literal["all", "minimal"] = "all"
 
 
 def limited(folder: Path, limits: str) -> ClusterConfig:
@@ -299,9 +300,15 @@ def limited(folder: Path, limits: str) -> ClusterConfig:
 
 def test_limits_as_the_rules_that_know_them(tmp_path: Path) -> None:
     assert limited(tmp_path, "cpus: 2").limits_as(Rules) == Rules(20, 2.0)
+    assert limited(tmp_path, "executors: minimal").limits_as(Rules).executors == "minimal"
     for text, line in (
         ("memory_bytes: 15", "limits.memory_bytes: is 15; a whole number from 16 is needed"),
         ("cpus: 9", "limits.cpus: is 9; a number above 0 to 8 is needed"),
+        ("memory_bytes: '16'", "limits.memory_bytes: is '16'; a whole number from 16 is needed"),
+        (
+            "executors: minimum",
+            "limits.executors: is 'minimum' (did you mean minimal?); one of all,",
+        ),
         ("memory_byte: 16", "limits.memory_byte: there is no such key (did you mean memory_bytes"),
     ):
         with pytest.raises(ConfigError) as caught:

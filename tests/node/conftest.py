@@ -161,7 +161,9 @@ class Builder:
         return BuildOrder(identity, number, repository, branch, commit)
 
     async def build(self, order: BuildOrder) -> Ballot:
-        return await self.executor.build(order)
+        ballot = await self.executor.build(order)
+        assert ballot is not None, "only an order to spare may have none"
+        return ballot
 
     async def find(self, order: BuildOrder) -> Finding:
         """The finding, once nothing else is left; an abstention fails the test with its reason."""

@@ -15,6 +15,7 @@ from aiohttp import web
 from ci.application import BuildApplication
 from ci.limits import Limits, encode_limits
 from ci.operations import (
+    Agreement,
     Ballot,
     Compared,
     Evidence,
@@ -57,10 +58,14 @@ def make_cluster(limits: Limits) -> Cluster:
     )
 
 
-def finding(outcome: Outcome = Outcome.PASSED, exit_code: int | None = 0) -> Finding:
+def finding(
+    outcome: Outcome = Outcome.PASSED,
+    exit_code: int | None = 0,
+    agreement: Agreement = Agreement.DEFAULT,
+) -> Finding:
     """A finding about COMMIT."""
     return Finding(
-        Compared(outcome, exit_code, COMMIT, "cd" * 32, None),
+        Compared(outcome, exit_code, COMMIT, "cd" * 32, None, agreement),
         Evidence("ef" * 32, 10, None, 1, 2, "test"),
     )
 
@@ -75,10 +80,13 @@ class ScriptedExecutor:
         self.allowed.set()
         self.asked: list[BuildOrder] = []
         self.cancelled: list[BuildOrder] = []
+        # as one that reads `agreement: weak`: it leaves what it need not build
+        self.stands_by = False
+        self.left = 0
         self.kept = KeptBuilds(folder, KeepRules(), time.time)
         self.run_id = "run1"
 
-    async def build(self, order: BuildOrder) -> Ballot:
+    async def build(self, order: BuildOrder) -> Ballot | None:
         """As Executor.build."""
         self.asked.append(order)
         try:
@@ -86,6 +94,9 @@ class ScriptedExecutor:
         except asyncio.CancelledError:
             self.cancelled.append(order)
             raise
+        if self.stands_by and order.is_spare:
+            self.left += 1
+            return None
         return self.ballot
 
     def state(self, build: bytes, opened: int) -> str:
@@ -127,9 +138,14 @@ class House:
     """The four, and the client's signed requests."""
 
     def __init__(
-        self, folder: Path, limits: Limits | None = None, settings: Settings | None = None
+        self,
+        folder: Path,
+        limits: Limits | None = None,
+        settings: Settings | None = None,
+        stand_by_seconds: float = 600.0,
     ) -> None:
         self.folder = folder
+        self.stand_by_seconds = stand_by_seconds
         self.settings = settings
         self.limits = limits or Limits()
         self.cluster = make_cluster(self.limits)
@@ -173,6 +189,7 @@ class House:
             clients=lambda: runtime.replica.core.clients,
             send=runtime.ask,
             faults=faults,
+            stand_by_seconds=self.stand_by_seconds,
         )
         self.runtimes[name] = runtime
         links = FaultyLinks(FunctionLinks(self, name), faults, self.cluster, name, KEYS[name].sign)

@@ -1,0 +1,169 @@
+"""Who builds first, and when the others follow: `executors: minimal`.
+
+Agreement is of all n replicas; a verdict takes the ballots of fewer (Yin et al. 2003; Wood et al.
+2011). With `executors: minimal` as many replicas as the rule for `passed` needs begin at once: the
+executors of a build. The others stand by. That is advice to the shells and no rule of counting:
+whoever casts a ballot is counted, so the verdict's safety is that of `executors: all`.
+
+The executors are drawn when the build is opened, from the ledger's head before it and the build's
+id, and are part of the build's replicated state. While all of them find the same, their ballots
+are enough; as soon as two differ or one abstains, they may not be, and the state shows it to
+everybody: all that stand by begin. What no state shows, an executor that says nothing, is left to
+a delay by each replica's own clock.
+"""
+
+import enum
+import hashlib
+
+import msgspec
+
+from ci.builds import OpenBuild
+from ci.limits import Limits
+from ci.operations import Abstain, Agreement
+from ci.verdict import Thresholds
+from pbft.genesis import Cluster
+from pbft.quorums import Quorums
+
+MINIMAL = "minimal"
+# What a replica that need not build a build says of it, where others say what they do.
+STAND_BY = "stand-by"
+# Beyond what the first ballot took: machines differ by less, and it is no whole build's time.
+SHARE_OF_THE_FIRST = 0.5
+
+
+class Call(enum.StrEnum):
+    """Why a replica begins a build. The first two hold from its opening, the others for those
+    that stand by."""
+
+    EVERYBODY = "every replica builds"
+    EXECUTOR = "it is an executor"
+    DIFFERING = "two ballots differ"
+    ABSTENTION = "a replica abstained"
+    REPORT = "a replica reported the deadline"
+    DELAY = "there is no verdict in time"
+
+
+class Waited(msgspec.Struct, frozen=True):
+    """How long, in seconds by the own clock, a build is seen open and approved, and how long with
+    a ballot; None: it has none."""
+
+    open_seconds: float = 0.0
+    ballot_seconds: float | None = None
+
+
+class Patience(msgspec.Struct, frozen=True):
+    """How long one replica that stands by waits for a verdict, in seconds.
+
+    stand_by_seconds: at least so long after the first ballot. build_seconds_max: the longest
+        build, and so much more where there is no ballot at all.
+    """
+
+    stand_by_seconds: float
+    build_seconds_max: float
+
+    def is_over(self, waited: Waited) -> bool:
+        """Whether the executors had their time: the first ballot tells how long a build takes."""
+        if waited.ballot_seconds is None:
+            return waited.open_seconds >= self.build_seconds_max + self.stand_by_seconds
+        first_took = waited.open_seconds - waited.ballot_seconds
+        return waited.ballot_seconds >= max(self.stand_by_seconds, SHARE_OF_THE_FIRST * first_took)
+
+
+def drawn_executors(
+    cluster: Cluster, limits: Limits, ledger_head: bytes, build_id: bytes
+) -> tuple[str, ...]:
+    """The n - f executors of a build that opens now, in the order drawn; empty: all build.
+
+    ledger_head, build_id: 32 bytes each; the head is that before the build.
+    """
+    if limits.executors != MINIMAL:
+        return ()
+
+    def drawn(name: str) -> bytes:
+        seed = b"pbft-ci executors\0" + ledger_head + build_id
+        return hashlib.sha256(seed + name.encode()).digest()
+
+    quorums = cluster.quorums
+    order = sorted(cluster.replica_names, key=drawn)
+    return tuple(order[: quorums.replicas - quorums.faults_max])
+
+
+def first_executors(
+    executors: tuple[str, ...], agreement: Agreement | None, thresholds: Thresholds
+) -> tuple[str, ...]:
+    """Those of a build's executors whom this agreement needs: f + 1 of them under `weak`.
+
+    agreement: what the pipeline asks for; None: not known. A replica believes only its own
+    reading of the file, or a verdict.
+    """
+    is_weak = agreement is Agreement.WEAK and thresholds.is_weak_agreement_allowed
+    return executors[: thresholds.quorums.weak] if is_weak else executors
+
+
+def call(
+    build: OpenBuild,
+    replica: str,
+    thresholds: Thresholds,
+    patience: Patience,
+    waited: Waited,
+    agreement: Agreement | None = None,
+) -> Call | None:
+    """Why this replica is to begin that build now, if it did not before; None: it is not.
+
+    agreement: what the replica read in the build's pipeline; None: it has not. Once begun, it goes
+    on to its ballot, also beyond the verdict, for as long as the build is there.
+    """
+    if not build.is_approved:
+        return None
+    if not build.executors:
+        return Call.EVERYBODY
+    if build.is_decided:
+        return None
+    if replica in first_executors(build.executors, agreement, thresholds):
+        return Call.EXECUTOR
+    return takeover(build, patience, waited)
+
+
+def takeover(build: OpenBuild, patience: Patience, waited: Waited) -> Call | None:
+    """Why those that stand by begin an undecided build; None: its executors may be enough."""
+    if any(isinstance(ballot, Abstain) for ballot in build.ballots.values()):
+        return Call.ABSTENTION
+    if are_ballots_different(build):
+        return Call.DIFFERING
+    if build.reports:
+        return Call.REPORT
+    return Call.DELAY if patience.is_over(waited) else None
+
+
+def are_ballots_different(build: OpenBuild) -> bool:
+    """Whether two findings of a build have another compared value."""
+    found = [b.compared for b in build.ballots.values() if not isinstance(b, Abstain)]
+    return any(compared != found[0] for compared in found)
+
+
+def is_spare(build: OpenBuild, replica: str, thresholds: Thresholds) -> bool:
+    """Whether this executor need not build where it reads that the pipeline asks for `weak`."""
+    weak = first_executors(build.executors, Agreement.WEAK, thresholds)
+    return replica in build.executors and replica not in weak
+
+
+def is_anybody_expected(build: OpenBuild, thresholds: Thresholds) -> bool:
+    """Whether a late ballot may still come to a decided build, as far as the state tells.
+
+    Where the executors were not enough, all others began too. One that began by its own delay is
+    not waited for, and is broken off when the last executor has cast its ballot.
+    """
+    assert build.verdict is not None
+    quorums: Quorums = thresholds.quorums
+    if len(build.ballots) == quorums.replicas:
+        return False
+    is_everybody_called = not build.executors or (
+        are_ballots_different(build)
+        or any(isinstance(ballot, Abstain) for ballot in build.ballots.values())
+    )
+    if is_everybody_called:
+        return True
+    compared = build.verdict.compared
+    agreement = compared.agreement if compared is not None else None
+    first = first_executors(build.executors, agreement, thresholds)
+    return any(name not in build.ballots for name in first)

@@ -1,0 +1,388 @@
+"""With `executors: minimal` some build first; the others begin when those may not be enough."""
+
+import hashlib
+
+import pytest
+
+from ci.builds import OpenBuild, decode_build, encode_build
+from ci.duties import Duties
+from ci.executors import Call, Patience, drawn_executors
+from ci.ledger import genesis_head
+from ci.limits import Limits, decode_limits, encode_limits
+from ci.operations import Agreement, Ballot, Finding, Outcome
+from ci.statement import VerdictFields, parse_statement
+from ci.verdict import Thresholds
+from tests.ci.builders import (
+    ABSTAIN,
+    FAILED,
+    GATEWAY,
+    OPERATOR,
+    PASSED,
+    World,
+    cluster_of,
+    finding,
+)
+
+MINIMAL = Limits(executors="minimal")
+WEAK_MINIMAL = Limits(executors="minimal", weak_agreement_allowed=True)
+WEAK = finding(agreement=Agreement.WEAK)
+BUILD_SECONDS_MAX = 100.0
+STAND_BY_SECONDS = 10.0
+
+
+class Minimal(World):
+    """A world with a build that its executors build first, and the duties of every replica."""
+
+    def __init__(
+        self, replicas: int = 4, limits: Limits = MINIMAL, *, needs_approval: bool = False
+    ) -> None:
+        super().__init__(cluster_of(replicas, limits), limits)
+        self.id = self.open(needs_approval=needs_approval)
+        thresholds = Thresholds(self.cluster.quorums, limits.weak_agreement_allowed)
+        patience = Patience(STAND_BY_SECONDS, BUILD_SECONDS_MAX)
+        self.duties = {
+            name: Duties(name, thresholds, patience) for name in self.cluster.replica_names
+        }
+        self.executors = self.build.executors
+
+    @property
+    def build(self) -> OpenBuild:
+        """The open build."""
+        return self.application.open_builds()[self.id]
+
+    @property
+    def stand_bys(self) -> list[str]:
+        """Who is no executor."""
+        return [name for name in self.cluster.replica_names if name not in self.executors]
+
+    def vote(self, name: str, ballot: Ballot) -> None:
+        """A replica casts a ballot."""
+        assert self.cast(self.id, self.cluster.replica_names.index(name), ballot).kind == "done"
+
+    def calls(self, now: float = 0.0) -> dict[str, Call | None]:
+        """Who is to begin the build at that time by every clock, and why."""
+        found = {}
+        for name, duties in self.duties.items():
+            duties.update(self.application.open_builds().values(), now)
+            found[name] = duties.call(self.build, now)
+        return found
+
+    def calls_of_stand_bys(self, now: float = 0.0) -> set[Call | None]:
+        """The same of those that stand by."""
+        calls = self.calls(now)
+        return {calls[name] for name in self.stand_bys}
+
+    @property
+    def verdict(self) -> VerdictFields:
+        """The newest verdict."""
+        return parse_statement(bytes(self.verdict_entries()[-1].statement)).verdict
+
+
+# --- who builds first ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("replicas", [1, 2, 3, 4, 7, 10, 13])
+def test_as_many_as_green_needs_are_drawn_each_once(replicas: int) -> None:
+    world = Minimal(replicas)
+    quorums = world.cluster.quorums
+    assert len(set(world.executors)) == quorums.replicas - quorums.faults_max
+    assert set(world.executors) <= set(world.cluster.replica_names)
+    calls = world.calls()
+    assert [name for name, reason in calls.items() if reason is Call.EXECUTOR] == [
+        name for name in world.cluster.replica_names if name in world.executors
+    ]
+    assert world.calls_of_stand_bys() <= {None}
+
+
+def test_they_follow_from_the_ledger_and_the_build_alone() -> None:
+    cluster = cluster_of(4, MINIMAL)
+    head, build = genesis_head(cluster.id), hashlib.sha256(b"a build").digest()
+    drawn = drawn_executors(cluster, MINIMAL, head, build)
+    assert drawn == drawn_executors(cluster, MINIMAL, head, build)
+    heads = [hashlib.sha256(b"%d" % number).digest() for number in range(64)]
+    by_head = [drawn_executors(cluster, MINIMAL, other, build) for other in heads]
+    by_build = [drawn_executors(cluster, MINIMAL, head, other) for other in heads]
+    for draws in (by_head, by_build):
+        for name in cluster.replica_names:
+            # 48 of 64 are expected; in all draws equal would be 0 or 64
+            assert 30 <= sum(name in executors for executors in draws) <= 62
+
+
+def test_they_are_drawn_from_the_head_before_the_build_and_stay() -> None:
+    world = Minimal()
+    drawn = [world.build.executors]
+    head = genesis_head(world.cluster.id)
+    assert drawn == [drawn_executors(world.cluster, MINIMAL, head, world.id)]
+    world.open(1)
+    world.cancel(world.id, OPERATOR)
+    before = world.application.ledger_head
+    other = world.open(2)
+    executors = world.application.open_builds()[other].executors
+    assert executors == drawn_executors(world.cluster, MINIMAL, before, other)
+    world.submit(2)
+    world.restart()
+    assert world.application.open_builds()[other].executors == executors
+
+
+def test_where_all_build_there_are_none() -> None:
+    world = Minimal(limits=Limits())
+    assert world.build.executors == ()
+    assert set(world.calls().values()) == {Call.EVERYBODY}
+
+
+# --- when the others begin ----------------------------------------------------------------------
+
+
+def test_equal_ballots_of_the_executors_are_enough_and_close_the_build() -> None:
+    world = Minimal()
+    for name in world.executors:
+        assert world.calls_of_stand_bys() == {None}
+        world.vote(name, PASSED)
+    verdict = world.verdict
+    assert (verdict.outcome, set(verdict.agreeing)) == (Outcome.PASSED, set(world.executors))
+    assert verdict.executors == world.executors
+    assert list(verdict.without_ballot) == world.stand_bys
+    assert world.application.open_builds() == {}
+
+
+@pytest.mark.parametrize(
+    ("ballots", "reason"),
+    [((PASSED, FAILED), Call.DIFFERING), ((ABSTAIN,), Call.ABSTENTION)],
+    ids=["two that differ", "an abstention"],
+)
+def test_where_ballots_show_that_more_are_needed_all_begin_at_once(
+    ballots: tuple[Ballot, ...], reason: Call
+) -> None:
+    world = Minimal(7)
+    for name, ballot in zip(world.executors, ballots, strict=False):
+        world.vote(name, ballot)
+    assert world.calls_of_stand_bys() == {reason}
+    world.restart()
+    assert world.calls_of_stand_bys() == {reason}, "a node that starts again sees it too"
+
+
+def test_a_ballot_of_one_that_stands_by_counts_and_may_differ() -> None:
+    world = Minimal()
+    world.vote(world.stand_bys[0], FAILED)
+    world.vote(world.executors[0], FAILED)
+    assert world.verdict.outcome is Outcome.FAILED
+
+
+def test_a_report_of_the_deadline_calls_all() -> None:
+    world = Minimal()
+    world.vote(world.executors[0], PASSED)
+    world.report(world.id, world.cluster.replica_names.index(world.executors[0]))
+    assert world.calls_of_stand_bys() == {Call.REPORT}
+
+
+def test_after_the_first_ballot_the_others_have_a_delay() -> None:
+    world = Minimal()
+    assert world.calls_of_stand_bys(0.0) == {None}
+    world.vote(world.executors[0], PASSED)
+    assert world.calls_of_stand_bys(4.0) == {None}
+    assert world.calls_of_stand_bys(4.0 + STAND_BY_SECONDS - 0.1) == {None}
+    assert world.calls_of_stand_bys(4.0 + STAND_BY_SECONDS) == {Call.DELAY}
+
+
+def test_after_a_long_first_build_the_delay_is_half_of_it() -> None:
+    world = Minimal()
+    assert world.calls_of_stand_bys(0.0) == {None}
+    world.vote(world.executors[0], PASSED)
+    assert world.calls_of_stand_bys(60.0) == {None}
+    assert world.calls_of_stand_bys(89.9) == {None}
+    assert world.calls_of_stand_bys(90.0) == {Call.DELAY}
+
+
+def test_without_any_ballot_the_executors_have_the_longest_build_and_the_delay() -> None:
+    world = Minimal()
+    start = 1000.0
+    assert world.calls_of_stand_bys(start) == {None}
+    end = start + BUILD_SECONDS_MAX + STAND_BY_SECONDS
+    assert world.calls_of_stand_bys(end - 0.1) == {None}
+    assert world.calls_of_stand_bys(end) == {Call.DELAY}
+
+
+def test_while_a_build_waits_for_approval_nobody_begins_and_no_delay_runs() -> None:
+    world = Minimal(needs_approval=True)
+    assert set(world.calls(0.0).values()) == {None}
+    assert set(world.calls(1e6).values()) == {None}
+    world.approve(world.id)
+    assert world.calls_of_stand_bys(1e6) == {None}
+    assert Call.EXECUTOR in world.calls(1e6).values()
+
+
+def test_a_build_that_opens_again_has_executors_and_a_delay_of_its_own() -> None:
+    world = Minimal()
+    world.vote(world.executors[0], ABSTAIN)
+    assert world.calls_of_stand_bys(0.0) == {Call.ABSTENTION}
+    world.cancel(world.id, OPERATOR)
+    assert world.application.open_builds() == {}
+    for number in range(1, 1100):
+        world.cancel(world.open(number), GATEWAY)
+    world.submit()
+    world.executors = world.build.executors
+    assert world.build.opened > 1
+    assert world.calls_of_stand_bys(1e6) == {None}
+
+
+def test_after_the_verdict_nobody_begins() -> None:
+    world = Minimal()
+    for name in world.executors[:2]:
+        world.vote(name, FAILED)
+    assert world.verdict.outcome is Outcome.FAILED
+    assert set(world.calls(1e6).values()) == {None}
+    world.vote(world.executors[2], FAILED)
+    assert len(world.late_ballots()) == 1
+    assert world.application.open_builds() == {}, "no other ballot is to come"
+
+
+def test_where_all_were_called_all_are_waited_for() -> None:
+    world = Minimal(7)
+    first, *others = world.executors
+    world.vote(first, FAILED)
+    for name in others:
+        world.vote(name, PASSED)
+    world.vote(world.stand_bys[0], PASSED)
+    assert world.verdict.outcome is Outcome.PASSED
+    assert world.build.is_decided
+    world.vote(world.stand_bys[1], PASSED)
+    assert world.application.open_builds() == {}
+
+
+def test_a_build_that_lacks_an_executor_ends_by_reports_also_of_those_that_stood_by() -> None:
+    world = Minimal()
+    for name in world.executors[:2]:
+        world.vote(name, FAILED)
+    for name in world.cluster.replica_names[:3]:
+        assert world.build.is_decided
+        world.report(world.id, world.cluster.replica_names.index(name))
+    assert world.application.open_builds() == {}
+
+
+# --- weak agreement -----------------------------------------------------------------------------
+
+
+def test_who_reads_weak_in_the_pipeline_leaves_it_to_f_plus_1() -> None:
+    world = Minimal(limits=WEAK_MINIMAL)
+    first, second, third = world.executors
+    world.calls()
+    assert [world.duties[n].is_spare(world.build, 0.0) for n in world.executors] == [
+        False,
+        False,
+        True,
+    ]
+    assert not any(world.duties[name].is_spare(world.build, 0.0) for name in world.stand_bys)
+    world.duties[third].note_weak((world.id, world.build.opened))
+    assert [world.calls()[name] for name in world.executors] == [
+        Call.EXECUTOR,
+        Call.EXECUTOR,
+        None,
+    ]
+    world.vote(first, WEAK)
+    assert world.calls()[third] is None
+    assert world.calls(STAND_BY_SECONDS)[third] is Call.DELAY
+    world.vote(second, WEAK)
+    assert world.verdict.outcome is Outcome.PASSED
+    assert world.verdict.executors == (first, second)
+    assert world.application.open_builds() == {}, "the third is not waited for"
+
+
+def test_a_spare_executor_takes_over_like_one_that_stands_by() -> None:
+    world = Minimal(limits=WEAK_MINIMAL)
+    first, _, third = world.executors
+    world.calls()
+    world.duties[third].note_weak((world.id, world.build.opened))
+    world.vote(first, PASSED)
+    assert world.calls()[third] is None, "a liar's default agreement alone shows nothing"
+    world.vote(world.executors[1], WEAK)
+    assert world.calls()[third] is Call.DIFFERING
+    assert not world.duties[third].is_spare(world.build, 0.0), "it goes through with it"
+
+
+def test_where_weak_is_not_allowed_nobody_is_spare() -> None:
+    world = Minimal()
+    assert not any(duties.is_spare(world.build, 0.0) for duties in world.duties.values())
+
+
+# --- every order of every ballot ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("limits", [MINIMAL, WEAK_MINIMAL], ids=["strong", "weak allowed"])
+@pytest.mark.parametrize("seed", range(40))
+def test_whatever_f_liars_say_a_verdict_comes(seed: int, limits: Limits) -> None:
+    """All correct replicas find the same; who is faulty and what it says is drawn."""
+    replicas = (4, 7, 10)[seed % 3]
+    world = Minimal(replicas, limits)
+    truth = WEAK if limits is WEAK_MINIMAL and seed % 2 else PASSED
+
+    def drawn(what: str) -> int:
+        return hashlib.sha256(f"{seed} {what}".encode()).digest()[0]
+
+    order = sorted(world.cluster.replica_names, key=lambda name: drawn(f"order {name}"))
+    faulty = order[: world.cluster.quorums.faults_max]
+    lies: list[Ballot | None] = [ABSTAIN, FAILED, None, truth, finding(artifacts=())]
+    begun: set[str] = set()
+    now = 0.0
+    while world.application.open_builds() and not world.build.is_decided:
+        for name, reason in world.calls(now).items():
+            spare = world.duties[name].is_spare(world.build, now)
+            if reason is Call.EXECUTOR and spare and truth is WEAK:
+                world.duties[name].note_weak((world.id, world.build.opened))
+            elif reason is not None:
+                begun.add(name)
+        voters = [name for name in order if name in begun and name not in world.build.ballots]
+        votes = {n: lies[drawn(f"lie {n}") % 5] if n in faulty else truth for n in voters}
+        speaking = [name for name in voters if votes[name] is not None]
+        if speaking:
+            ballot = votes[speaking[0]]
+            assert ballot is not None
+            world.vote(speaking[0], ballot)
+        else:
+            now += 1.0
+            assert now < 200, "no verdict, and nobody begins"
+    assert isinstance(truth, Finding)
+    assert world.verdict.outcome == truth.compared.outcome
+
+
+# --- formats ------------------------------------------------------------------------------------
+
+
+def test_what_all_build_is_written_as_before_there_were_executors() -> None:
+    """Digests from the version before: its data directories open, and it agrees on checkpoints."""
+    limits = hashlib.sha256(encode_limits(Limits())).hexdigest()
+    assert limits == "d77cc20afd982bb540d46efcd6d40180be2721a7d94da1522774c81058a3a478"
+    world = World()
+    build = world.open()
+    world.cast(build, 0, PASSED)
+    world.cast(build, 3, ABSTAIN)
+    world.report(build, 1)
+    world.open(1, needs_approval=True)
+    decided = world.open(2)
+    world.cast(decided, 0, FAILED)
+    world.cast(decided, 1, FAILED)
+    state = hashlib.sha256()
+    for name, part in world.application.parts().items():
+        state.update(name.encode() + part)
+    digest = "acd151ad3341831f4c9d27e982f945b0463610657f9b7139cf23589867b39bba"
+    assert state.hexdigest() == digest
+    world.restart()
+
+
+def test_a_genesis_without_executors_means_all() -> None:
+    assert decode_limits(encode_limits(Limits())).executors == "all"
+    assert decode_limits(encode_limits(MINIMAL)) == MINIMAL
+    assert cluster_of(4, MINIMAL).id != cluster_of(4).id
+
+
+def test_a_build_with_executors_comes_back() -> None:
+    world = Minimal()
+    data = encode_build(world.build)
+    assert decode_build(data) == world.build
+    assert decode_build(data).executors == world.executors
+
+
+def test_a_compared_value_is_what_ballots_differ_in_not_their_evidence() -> None:
+    world = Minimal()
+    world.vote(world.executors[0], finding(log="one log"))
+    world.vote(world.executors[1], finding(log="another log"))
+    assert world.calls_of_stand_bys() == {None}
