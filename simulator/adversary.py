@@ -10,7 +10,7 @@ from collections.abc import Callable
 from ci.builds import OpenBuild
 from ci.ledger import next_head
 from ci.ledger_gap import LedgerPage
-from ci.operations import Abstain, Agreement, Ballot, Finding
+from ci.operations import Abstain, Agreement, Ballot, Finding, ReportDeadline
 from pbft.codec import MalformedMessage, decode_message
 from pbft.messages import (
     AnyMessage,
@@ -58,7 +58,13 @@ BEHAVIOURS = (
 MORE_BEHAVIOURS = (*FLOODS, "twin")
 # What an executor can do to a build that waits for it, where not all build. A liar does so only
 # to the builds that it was drawn for: it is the adversary who has corrupted just those.
-BALLOT_BEHAVIOURS = ("lying executor", "silent executor", "late executor", "abstaining executor")
+BALLOT_BEHAVIOURS = (
+    "lying executor",
+    "silent executor",
+    "late executor",
+    "abstaining executor",
+    "reporting executor",
+)
 REMEMBERED_MAX = 256
 ROUNDS = 8
 
@@ -195,6 +201,9 @@ class Adversary:
         match way:
             case "silent executor":
                 return None
+            case "reporting executor":
+                # the deadline, at once, and never a ballot
+                return ReportDeadline(build.id, build.opened)
             case "abstaining executor":
                 return Abstain("it does not want to")
             case "late executor":

@@ -7,7 +7,7 @@ they are sent. What is to be said, under which number and how often, is `ci.ball
 from collections.abc import Callable
 
 from ci.application import BuildApplication
-from ci.ballots import BALLOT, OwnRequests
+from ci.ballots import BALLOT, VERDICT_DEADLINE, OwnRequests
 from ci.builds import OpenBuild
 from ci.duties import Duties, Key
 from ci.executors import Call, Patience
@@ -22,7 +22,7 @@ from simulator.builds import BuildTruth
 from simulator.marks import Marks
 from simulator.storage import Disk, SaveFailed
 
-Told = Ballot | float | None
+Told = Ballot | ReportDeadline | float | None
 # The marks of simulator.marks that stand for the end of standing by.
 MARKS = {
     Call.DIFFERING: "a stand-by takes over: ballots differ",
@@ -36,8 +36,8 @@ class BallotBox:
     """The debts of one replica from one start to its next crash.
 
     later: (seconds, build key, attempt): call `on_built` with them then.
-    told: what the replica says of what it found (a faulty one lies here): a ballot, None for
-        nothing at all, or how many seconds later it says it.
+    told: what the replica says of what it found (a faulty one lies here): a ballot, a report of
+        the deadline instead, None for nothing at all, or how many seconds later it says it.
     """
 
     def __init__(
@@ -134,6 +134,8 @@ class BallotBox:
         told = self._told(found, build)
         if isinstance(told, float):
             self._later(told, key, self._attempt)
+        elif isinstance(told, ReportDeadline):
+            self._cast(VERDICT_DEADLINE, key, told, now)
         elif told is not None:
             self._found[key] = told
             self._cast_found(key, now)
