@@ -102,6 +102,11 @@ class BallotBox:
         key = (build.id, build.opened)
         return key in self._running or (BALLOT, *key) in self._disk.own_requests
 
+    def left_alone(self) -> list[OpenBuild]:
+        """The builds, of those that not all begin at once, that it has not begun."""
+        builds = self._application.open_builds().values()
+        return [build for build in builds if build.executors and not self.has_begun(build)]
+
     def _begin(self, build: OpenBuild, now: float) -> None:
         """Begin what this replica owes, unless it stands by."""
         reason = self._duties.call(build, now)

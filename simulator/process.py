@@ -456,14 +456,9 @@ class Process:
         if boot != self.boots or self.replica is None:
             return
         scheduler = self.world.scheduler
-        if not self.is_paused and self._ballots is not None and self.application is not None:
+        if not self.is_paused and self._ballots is not None:
             self._ballots.update(self.clock.seconds(scheduler.now))
-            waiting = [
-                build
-                for build in self.application.open_builds().values()
-                if build.executors and not self._ballots.has_begun(build)
-            ]
-            self._observer.on_standing_by(self, waiting)
+            self._observer.on_standing_by(self, self._ballots.left_alone())
         if not self.is_paused:
             self.pages.update()
             if self._waiting and self._outputs is None:
