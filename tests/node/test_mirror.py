@@ -1,16 +1,19 @@
 """Mirrors that live long: what they prove alone, damage, locks, names, several builds at once."""
 
 import asyncio
+import random
 import shutil
 import subprocess
 from pathlib import Path
 
+import msgspec
 import pytest
 
-from node.checkout import Checkout
+from common.config import RepositoryEntry
+from node.checkout import Checkout, NotThere
 from node.mirror import Source
 from node.trouble import OwnTrouble
-from tests.node.conftest import GitRepository
+from tests.node.conftest import CheckoutMaker, ConfigMaker, GitRepository
 
 NOWHERE = "f" * 40
 
@@ -79,6 +82,66 @@ async def test_a_corrupt_mirror_is_made_anew(
         found = await checkout.check_out(repository.url, "refs/heads/main", commit, target)
         assert isinstance(found, Source)
     assert mirrors(tmp_path) == [mirror]
+
+
+async def test_whichever_bit_of_a_mirror_is_flipped_the_tree_is_the_same(
+    repository: GitRepository, checkout: Checkout, target: Path, tmp_path: Path
+) -> None:
+    """What git cannot read, or reads otherwise, is fetched anew."""
+    # more than a hundred objects come as a pack
+    files = {f"b/{number}": str(number) for number in range(100)}
+    lines = [f"line {number} of many\n" for number in range(300)]
+    repository.commit({**files, "a": "".join(lines)})
+    commit = repository.commit({**files, "a": "".join(lines[::-1])})
+
+    async def tree() -> bytes:
+        found = await checkout.check_out(repository.url, "refs/heads/main", commit, target)
+        assert isinstance(found, Source)
+        assert found.tree == target
+        return await asyncio.to_thread(target.read_bytes)
+
+    right = await tree()
+    mirror = only_mirror(tmp_path)
+    chance = random.Random(20261121)
+    made_anew = 0
+    for _ in range(20):
+        packed = list(mirror.glob("objects/pack/*.[ip]*"))
+        file = chance.choice(sorted(packed))
+        data = bytearray(file.read_bytes())
+        place, bit = chance.randrange(len(data)), chance.randrange(8)
+        data[place] ^= 1 << bit
+        file.chmod(0o600)
+        file.write_bytes(bytes(data))
+        born = mirror.stat().st_ino
+        assert await tree() == right, f"bit {bit} of byte {place} of {file.name}"
+        made_anew += mirror.stat().st_ino != born
+        # one flip at a time
+        shutil.rmtree(mirror)
+        assert await tree() == right
+    assert made_anew > 0
+
+
+async def test_repositories_of_equal_names_share_nothing(
+    repository: GitRepository,
+    make_config: ConfigMaker,
+    make_checkout: CheckoutMaker,
+    target: Path,
+    tmp_path: Path,
+) -> None:
+    """A commit that one of them has is not there for the other."""
+    other = GitRepository(tmp_path / "other")
+    ours, theirs = repository.commit({"a": "ours"}), other.commit({"a": "theirs"})
+    config = make_config(repository.url)
+    both = (*config.repositories, RepositoryEntry(url=other.url))
+    checkout = make_checkout(msgspec.structs.replace(config, repositories=both))
+    for there, commit, text in ((repository, ours, b"ours"), (other, theirs, b"theirs")):
+        found = await checkout.check_out(there.url, "refs/heads/main", commit, target)
+        assert isinstance(found, Source)
+        assert text in await asyncio.to_thread(target.read_bytes)
+    assert len(mirrors(tmp_path)) == 2
+    for there, commit in ((repository, theirs), (other, ours)):
+        found = await checkout.check_out(there.url, "refs/heads/main", commit, target)
+        assert isinstance(found, NotThere)
 
 
 async def test_a_lost_commit_is_never_taken_for_an_answer(
