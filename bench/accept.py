@@ -17,12 +17,13 @@ import msgspec
 
 from bench.context import Context
 from bench.figures import percentile, ratios, spread
-from bench.network import CLIENT, Network, free_ports, network, pipeline
+from bench.network import CLIENT, Network, network, pipeline
 from bench.one_row_server import HOST
 from bench.process_use import cpu_seconds
 from bench.rows import Row, Target
 from bench.webhooks import post_at_rate, push_webhook
 from common.address import Address
+from scripts.free_ports import free_ports
 from scripts.processes import Processes, Program
 
 NAME = "accept"

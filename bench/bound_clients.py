@@ -25,8 +25,9 @@ from bench.bound import (
     make_word,
 )
 from bench.closed_loop import ClosedLoop
-from bench.network import BenchFailed, free_ports
+from bench.network import BenchFailed
 from common.keys import verify
+from scripts.free_ports import free_ports
 from scripts.processes import Processes
 
 LINKED_SECONDS = 60.0

@@ -4,9 +4,7 @@ import asyncio
 import contextlib
 import json
 import os
-import random
 import signal
-import socket
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -22,13 +20,11 @@ from pbft.genesis import Cluster
 from scripts.base_image import EXAMPLE_IMAGE
 from scripts.configuration import Configuration, write_configuration
 from scripts.example_repository import write_repository
+from scripts.free_ports import free_ports
 from scripts.network import client_program, node_programs
 from scripts.processes import Processes, Program
 
 CLIENT = "client"
-# Below the range from which the kernel takes ports for outgoing connections: a killed node finds
-# its own port free again.
-PORTS = range(12_000, 32_000)
 READY_SECONDS = 120.0
 ANSWER_SECONDS = 30.0
 POLL_SECONDS = 0.02
@@ -39,22 +35,6 @@ _opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 class BenchFailed(Exception):
     """A bench that could not be run to its end; the text says why."""
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports of 127.0.0.1 that nobody listens on now. Raises BenchFailed."""
-    found: list[int] = []
-    for port in random.SystemRandom().sample(PORTS, 500):
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-        found.append(port)
-        if len(found) == count:
-            return found
-    raise BenchFailed(f"no {count} free ports between {PORTS.start} and {PORTS.stop}")
 
 
 def pipeline(*commands: str, image: str = EXAMPLE_IMAGE) -> dict[str, str]:

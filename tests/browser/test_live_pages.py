@@ -13,11 +13,11 @@ from client.dashboard import formats
 from client.serve import make_runner
 from client.view import iso_time
 from client.wanted import WantedBuild
+from scripts.free_ports import free_ports
 from tests.browser.conftest import VisitorMaker
 from tests.client.network import REPOSITORY, Network, Running, run_gateway
 from tests.client.test_api import site_of
 from tests.client.test_gateway import until
-from tests.processes.network import free_ports
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 

@@ -16,18 +16,11 @@ from pathlib import Path
 import pytest
 
 from scripts.configuration import write_configuration
+from scripts.free_ports import free_ports
 from tests.waiting import block_until
 
 ROOT = Path(__file__).resolve().parents[2]
 PYTHON = [sys.executable, "-m", "client"]
-
-
-def free_ports(count: int) -> list[int]:
-    listeners = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [int(listener.getsockname()[1]) for listener in listeners]
-    for listener in listeners:
-        listener.close()
-    return ports
 
 
 class Place:

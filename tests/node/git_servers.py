@@ -21,6 +21,7 @@ from typing import Self
 import pytest
 
 from scripts.folders import ROOT
+from scripts.free_ports import free_ports
 from tests.waiting import block_until
 
 HOST = "127.0.0.1"
@@ -175,9 +176,7 @@ class SshServer:
         self._program = find_sshd()
         self.folder = folder
         folder.mkdir()
-        with socket.socket() as probe:
-            probe.bind((HOST, 0))
-            self.port: int = probe.getsockname()[1]
+        (self.port,) = free_ports(1)
         self.user_key_file = make_ssh_key(folder / "user")
         host_key_file = make_ssh_key(folder / "host")
         host_key = host_key_file.with_suffix(".pub").read_text()

@@ -25,7 +25,7 @@ import requests
 import yaml
 
 from scripts.folders import ROOT
-from tests.processes.network import free_ports
+from scripts.free_ports import free_ports
 from tests.waiting import block_until
 
 HOST = "127.0.0.1"

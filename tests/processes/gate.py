@@ -9,7 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from tests.processes.network import free_ports
+from scripts.free_ports import free_ports
 from tests.waiting import block_until
 
 HOST = "127.0.0.1"

@@ -7,9 +7,7 @@ import base64
 import contextlib
 import json
 import os
-import random
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -30,12 +28,10 @@ from scripts.base_image import EXAMPLE_IMAGE
 from scripts.configuration import write_configuration
 from scripts.example_repository import write_repository
 from scripts.folders import ROOT
+from scripts.free_ports import free_ports
 from scripts.processes import answers
 
 CLIENT = "client"
-# Below the range from which the kernel takes ports for outgoing connections: a killed node finds
-# its own port free again.
-PORTS = range(12_000, 32_000)
 READY_SECONDS = 60.0
 VERDICT_SECONDS = 90.0
 STOP_SECONDS = 20.0
@@ -81,22 +77,6 @@ def ask(url: str, body: bytes | None = None, seconds: float = ANSWER_SECONDS) ->
         if type(error).__module__ == "http.client":
             raise NoAnswer(f"{url}: {error!r}") from error
         raise
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports of 127.0.0.1 that nobody listens on now, each another one."""
-    found: list[int] = []
-    for port in random.SystemRandom().sample(PORTS, 500):
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-        found.append(port)
-        if len(found) == count:
-            return found
-    raise AssertionError(f"no {count} free ports")
 
 
 def pipeline(

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from common.version import VERSION
-from tests.processes.network import CLIENT, Network, ask, free_ports, pipeline
+from scripts.free_ports import free_ports
+from tests.processes.network import CLIENT, Network, ask, pipeline
 from tests.processes.programs import Ended, run
 from tests.waiting import block_until
 

@@ -11,7 +11,8 @@ import yaml
 
 from common.config import NodeConfig, load_node_config
 from node.store import DATABASE_NAME
-from tests.processes.network import Network, free_ports, pipeline
+from scripts.free_ports import free_ports
+from tests.processes.network import Network, pipeline
 from tests.processes.programs import start
 
 pytestmark = pytest.mark.processes

@@ -13,6 +13,7 @@ import yaml
 
 from common.keys import generate_key_files
 from scripts.folders import ROOT
+from scripts.free_ports import free_ports
 from tests.client.forges.deliveries import SECRET, body_of, openssl_hmac
 from tests.forge_server import TOKEN, ForgeServer, Status
 from tests.forge_server import Answer as Unavailable
@@ -23,7 +24,6 @@ from tests.processes.network import (
     Network,
     NoAnswer,
     ask,
-    free_ports,
     pipeline,
     verdict_entries,
 )

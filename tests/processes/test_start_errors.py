@@ -9,7 +9,8 @@ import pytest
 import yaml
 
 from common.config import load_client_config, load_node_config
-from tests.processes.network import CLIENT, Network, free_ports, pipeline
+from scripts.free_ports import free_ports
+from tests.processes.network import CLIENT, Network, pipeline
 from tests.processes.programs import Ended, run, start
 
 pytestmark = pytest.mark.processes

@@ -10,9 +10,10 @@ from common.config import Address
 from scripts import network
 from scripts.configuration import write_configuration
 from scripts.docker_engine import Engine
+from scripts.free_ports import free_ports
 from scripts.network import Prepared, client_program, node_programs, start, stop
 from scripts.processes import Processes, Program, StartFailed, answers
-from tests.scripts.test_processes import HEALTHY, free_port, healthy
+from tests.scripts.test_processes import HEALTHY, healthy
 
 
 @pytest.fixture
@@ -83,7 +84,7 @@ def test_another_configuration_is_not_taken_for_this_one(
     prepared: Prepared, processes: Processes
 ) -> None:
     start(prepared, [healthy("node0")], processes)
-    port = free_port()
+    (port,) = free_ports(1)
     other = Program(
         "node0",
         (sys.executable, "-c", HEALTHY, str(port)),

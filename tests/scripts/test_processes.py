@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from common.config import Address
+from scripts.free_ports import free_ports
 from scripts.processes import (
     Processes,
     Program,
@@ -45,13 +46,6 @@ time.sleep(300)
 """
 
 
-def free_port() -> int:
-    """A port that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 def program(name: str, code: str, *arguments: str, port: int, log: Path | None = None) -> Program:
     """A Python program that is supposed to listen there."""
     return Program(
@@ -65,7 +59,7 @@ def program(name: str, code: str, *arguments: str, port: int, log: Path | None =
 
 def healthy(name: str) -> Program:
     """A program that comes up."""
-    port = free_port()
+    port = free_ports(1)[0]
     return program(name, HEALTHY, str(port), port=port)
 
 
@@ -177,7 +171,7 @@ def test_an_ended_process_is_not_running_although_nobody_waited_for_it(
 
 def test_a_program_that_ends_is_named_with_what_it_said(processes: Processes) -> None:
     code = "import sys; print('first', flush=True); sys.exit('listen: 5 is wrong\\x1b[2J')"
-    bad = program("bad", code, port=free_port())
+    bad = program("bad", code, port=free_ports(1)[0])
     with pytest.raises(StartFailed) as caught:
         processes.start([healthy("good"), bad])
     lines = str(caught.value).splitlines()
@@ -187,7 +181,7 @@ def test_a_program_that_ends_is_named_with_what_it_said(processes: Processes) ->
 
 
 def test_a_program_that_says_one_line_is_one_line(processes: Processes) -> None:
-    bad = program("bad", "import sys; sys.exit('/x.yml: name: is wrong')", port=free_port())
+    bad = program("bad", "import sys; sys.exit('/x.yml: name: is wrong')", port=free_ports(1)[0])
     with pytest.raises(StartFailed) as caught:
         processes.start([bad])
     assert str(caught.value) == "bad: ended with exit code 1: /x.yml: name: is wrong"
@@ -198,7 +192,7 @@ def test_a_program_that_does_not_answer_is_named_with_its_log(
 ) -> None:
     log = tmp_path / "deaf.log"
     log.write_text("".join(f"line {index}\n" for index in range(100)))
-    port = free_port()
+    port = free_ports(1)[0]
     deaf = program("deaf", "import time; time.sleep(300)", port=port, log=log)
     with pytest.raises(StartFailed) as caught:
         processes.start([deaf], ready_seconds_max=0.3)
@@ -230,7 +224,7 @@ def test_an_address_of_another_machine_is_one_line() -> None:
 
 
 def test_a_missing_program_is_one_line(processes: Processes) -> None:
-    missing = Program("x", ("/nowhere/x",), Address("127.0.0.1", free_port()), Path("/x.yml"))
+    missing = Program("x", ("/nowhere/x",), Address("127.0.0.1", free_ports(1)[0]), Path("/x.yml"))
     with pytest.raises(StartFailed, match="x: cannot start /nowhere/x: No such file"):
         processes.start([missing])
 

@@ -15,7 +15,7 @@ from typing import Self
 
 from common.logs import STDERR_VARIABLE
 from scripts.folders import ROOT
-from tests.processes.network import free_ports
+from scripts.free_ports import free_ports
 
 SCRIPT_SECONDS = 110
 STOP_SECONDS = 20
