@@ -54,6 +54,7 @@ class BareContainers:
         self._engine = DockerEngine(engine.host, 2 * at_once * len(network.nodes))
         self._image = self._find_image(engine.image)
         self._numbers = itertools.count(1)
+        self._turns = itertools.cycle(range(len(network.nodes)))
         self._lanes = [
             _Lane(node, folder / f"lane{index}", self._limits, self._threads)
             for index, node in enumerate(network.nodes)
@@ -75,11 +76,10 @@ class BareContainers:
             await in_thread(self._threads, lambda stop: self._run(order, tree))
             tree.unlink()
 
-    async def build_in_all(self, branch: str, commit: str) -> None:
-        """One in each lane at once. Raises BenchFailed."""
-        await asyncio.gather(
-            *(self.build(lane, branch, commit) for lane in range(len(self._lanes)))
-        )
+    async def build_in(self, count: int, branch: str, commit: str) -> None:
+        """One in each of so many lanes at once, which take turns. Raises BenchFailed."""
+        lanes = [next(self._turns) for _ in range(count)]
+        await asyncio.gather(*(self.build(lane, branch, commit) for lane in lanes))
 
     def close(self) -> None:
         """Remove what is left, and let go of the engine."""

@@ -108,6 +108,11 @@ class BuildApplication:
         self.ledger_index = 0
         self.ledger_head = genesis_head(cluster.id)
 
+    @property
+    def executors(self) -> str:
+        """`all` or `minimal`: who builds first."""
+        return self._limits.executors
+
     def open_builds(self) -> Mapping[bytes, OpenBuild]:
         """Undecided and closing builds by id, the first opened first. For the shell to read."""
         return dict(sorted(self._builds.items(), key=lambda item: (item[1].opened, item[0])))

@@ -10,6 +10,7 @@ from aiohttp import web
 from aiohttp.typedefs import Middleware
 
 from ci.application import BuildApplication
+from ci.executors import STAND_BY
 from ci.ledger import decode_entry
 from ci.statement import dissenters
 from common.english import counted
@@ -192,6 +193,8 @@ class NodeServer:
                 "fault_injection": self._faults.kind,
                 "fault_kinds": self._fault_routes.kinds,
                 "open_builds": len(self._application.open_builds()),
+                "executors": self._application.executors,
+                "standing_by": self._standing_by(),
                 "builds_removed": self._executor.kept.removed_count,
                 "ledger_index": self._application.ledger_index,
                 "ledger_head": self._application.ledger_head.hex(),
@@ -203,6 +206,13 @@ class NodeServer:
                 "disk": standing.disk(self._runtime.disk),
                 "counters": dict(self._runtime.counters),
             }
+        )
+
+    def _standing_by(self) -> int:
+        """How many open builds this replica need not build."""
+        return sum(
+            state_of(build, self._name, self._executor.state(build.id, build.opened)) == STAND_BY
+            for build in self._application.open_builds().values()
         )
 
     def _behind_by(self) -> int:

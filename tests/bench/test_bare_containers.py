@@ -61,7 +61,7 @@ async def test_all_lanes_build_and_nothing_stays(
     house = _house(tmp_path, engine)
     bare = BareContainers(tmp_path / "bare", house, engine, label)
     try:
-        await bare.build_in_all("good", house.commits["good"])
+        await bare.build_in(4, "good", house.commits["good"])
         with pytest.raises(BenchFailed, match=r"ended with 3.*so it is"):
             await bare.build(0, "bad", house.commits["bad"])
         assert _containers(client, label) == []

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import docker
+import msgspec
 import pytest
 
 from ci.operations import (
@@ -188,6 +189,34 @@ async def test_a_server_that_comes_back_in_time_is_a_finding(
     ballot = await asyncio.wait_for(task, 60)
     assert not isinstance(ballot, Abstain)
     assert ballot.compared.outcome is Outcome.PASSED
+
+
+async def test_an_order_to_spare_is_left_where_the_pipeline_asks_for_weak_agreement(
+    repository: GitRepository,
+    make_config: ConfigMaker,
+    make_builder: BuilderMaker,
+    tmp_path: Path,
+) -> None:
+    config = make_config(repository.url, executor="process")
+    builder = await make_builder(config, weak_agreement_allowed=True, executors="minimal")
+    sign = tmp_path / "sign"
+    weak = repository.commit({".pbft-ci.yml": pipeline("any", f"touch {sign}", agreement="weak")})
+    spare = msgspec.structs.replace(builder.order(repository.url, weak), is_spare=True)
+    assert await builder.executor.build(spare) is None
+    assert not sign.exists()
+    assert "this replica stands by" in builder.log(spare)
+    assert builder.state(spare) == "none"
+    await builder.executor.settle()
+    needed = msgspec.structs.replace(spare, is_spare=False)
+    found = await builder.find(needed)
+    assert (found.compared.outcome, found.compared.agreement) == (Outcome.PASSED, "weak")
+    assert sign.exists()
+    assert "stands by" not in builder.log(needed), "its log begins anew"
+    strong = repository.commit({".pbft-ci.yml": pipeline("any", "exit 0")})
+    for commit, branch in ((strong, "main"), (None, "nowhere")):
+        order = builder.order(repository.url, commit, branch)
+        spare = msgspec.structs.replace(order, is_spare=True)
+        assert isinstance(await builder.build(spare), Finding)
 
 
 async def test_two_at_once_and_the_others_wait(

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from ci.executors import STAND_BY
@@ -49,6 +50,8 @@ async def test_three_build_and_the_fourth_does_not(house: House) -> None:
     assert state_of(build, stand_by, "none") == STAND_BY
     assert state_of(build, executors[0], "none") == "none"
     assert state_of(build, stand_by, "building") == "building"
+    waiting = msgspec.structs.replace(build, is_approved=False)
+    assert state_of(waiting, stand_by, "none") == "none"
     for name in executors:
         house.executors[name].allowed.set()
     assert b'"outcome":"passed"' in await _decided(house)
