@@ -8,7 +8,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -403,9 +403,17 @@ class Archive:
         assert _REPLICA_NAME.fullmatch(replica), "a replica's name is checked before it is a path"
         return self._logs / build.hex() / (replica + LOG_SUFFIX)
 
-    def write_log(self, build: bytes, replica: str, log: bytes) -> None:
-        """Put a log into its file: complete or absent, also after a crash. Raises OSError."""
-        file = self.log_file(build, replica)
+    def write_logs(self, build: bytes, logs: Mapping[str, bytes]) -> None:
+        """Put logs, by replica, into their files: each complete or absent, also after a crash.
+
+        Raises OSError; then the caller writes all of them again. Blocking.
+        """
+        for replica, log in logs.items():
+            self._write_log(self.log_file(build, replica), log)
+        sync_directory(self._logs / build.hex())
+        sync_directory(self._logs)
+
+    def _write_log(self, file: Path, log: bytes) -> None:
         file.parent.mkdir(parents=True, exist_ok=True)
         descriptor, name = tempfile.mkstemp(prefix=f".{file.name}.", dir=file.parent)
         try:
@@ -417,8 +425,6 @@ class Archive:
         except BaseException:
             os.unlink(name)
             raise
-        sync_directory(file.parent)
-        sync_directory(self._logs)
 
     def _select(self, condition: str, values: tuple[Any, ...] = ()) -> list[BuildRecord]:
         rows = self._database.rows(f"SELECT {_COLUMNS} FROM builds {condition}", values)  # noqa: S608 - constants only

@@ -32,6 +32,8 @@ AGAIN_SECONDS_MAX = 30.0
 LATE_SECONDS = 300.0
 CANCELLED_SECONDS = 10.0
 ROUNDS_AT_ONCE_MAX = 8
+# Logs that come within this time are synchronised and noted together.
+LOGS_TOGETHER_SECONDS = 0.5
 GLANCE_SECONDS = 2.0
 GLANCES_KEPT = 1024
 # A node's own words; they are shown on one line.
@@ -121,7 +123,9 @@ class Collector:
                 if not are_states_kept:
                     self._keep_states(build)
                     are_states_kept = True
-                if is_complete or loop.time() >= until:
+                if is_complete:
+                    return
+                if loop.time() >= until:
                     with self._database.transaction():
                         self._archive.note_collected(build)
                     return
@@ -131,16 +135,31 @@ class Collector:
             delay = min(2 * delay, AGAIN_SECONDS_MAX)
 
     async def _round(self, build: bytes, verdict: VerdictFields) -> bool:
-        """Fetch what is missing, once. Is it all there now?"""
+        """Fetch what is missing, once. Is it all there, and noted to be?"""
         opened = verdict.opened
         if not self._has_all(verdict, self._archive.ballots(build)):
             await self._fetch_ballots(build, opened)
         ballots = self._archive.ballots(build)
-        missing = [ballot for ballot in ballots if _has_log(ballot) and not ballot.log_archived]
-        fetched = await asyncio.gather(
-            *(self._fetch_log(build, opened, ballot) for ballot in missing)
-        )
-        return self._has_all(verdict, ballots) and all(fetched)
+        has_all_ballots = self._has_all(verdict, ballots)
+        wanted = [ballot for ballot in ballots if _has_log(ballot) and not ballot.log_archived]
+        missing = {ballot.replica for ballot in wanted}
+        pending = {
+            asyncio.ensure_future(self._fetch_log(build, opened, ballot)) for ballot in wanted
+        }
+        if not pending and has_all_ballots:
+            await self._keep_logs(build, {}, is_complete=True)
+        try:
+            while pending:
+                # All that are quick go to the disk together; a slow one does not hold them up.
+                done, pending = await asyncio.wait(pending, timeout=LOGS_TOGETHER_SECONDS)
+                logs = dict(found for task in done if (found := task.result()) is not None)
+                missing -= logs.keys()
+                is_complete = has_all_ballots and not missing
+                await self._keep_logs(build, logs, is_complete=is_complete)
+        finally:
+            for task in pending:
+                task.cancel()
+        return has_all_ballots and not missing
 
     def _has_all(self, verdict: VerdictFields, ballots: Sequence[BallotRecord]) -> bool:
         """Whether no further ballot is to be waited for: who stood by is called only by a doubt."""
@@ -151,6 +170,17 @@ class Collector:
         is_doubted = len(found) > 1 or any(isinstance(b, Abstain) for b in cast.values())
         asked = self._cluster.replica_names if is_doubted else verdict.executors
         return all(name in cast for name in asked)
+
+    async def _keep_logs(self, build: bytes, logs: dict[str, bytes], *, is_complete: bool) -> None:
+        """Archive these logs; is_complete: nothing more is waited for, then."""
+        if logs:
+            await asyncio.to_thread(self._archive.write_logs, build, logs)
+        if logs or is_complete:
+            with self._database.transaction():
+                for replica in logs:
+                    self._archive.note_log(build, replica)
+                if is_complete:
+                    self._archive.note_collected(build)
 
     async def _fetch_ballots(self, build: bytes, opened: int | None) -> None:
         answers = await asyncio.gather(
@@ -215,29 +245,28 @@ class Collector:
             return None
         return counted[0][0]
 
-    async def _fetch_log(self, build: bytes, opened: int, ballot: BallotRecord) -> bool:
-        """Archive one log. Is it there now?"""
+    async def _fetch_log(
+        self, build: bytes, opened: int, ballot: BallotRecord
+    ) -> tuple[str, bytes] | None:
+        """A replica and its log, if it serves the one that its ballot names."""
         finding = read_ballot(ballot.signed)
         assert isinstance(finding, Finding)
         bytes_max = self._limits.log_bytes_max + LOG_BYTES_EXTRA
         try:
             log = await self._nodes.log(ballot.replica, build, opened, bytes_max)
         except NotThere:
-            return False
+            return None
         except NodeFailed as error:
             _log.info("log of build %s: %s", build.hex()[:12], error)
-            return False
+            return None
         if hashlib.sha256(log).hexdigest() != finding.evidence.log_sha256:
             _log.warning(
                 "log of build %s: what %s serves is not what its ballot names",
                 build.hex()[:12],
                 ballot.replica,
             )
-            return False
-        await asyncio.to_thread(self._archive.write_log, build, ballot.replica, log)
-        with self._database.transaction():
-            self._archive.note_log(build, ballot.replica)
-        return True
+            return None
+        return ballot.replica, log
 
     def _on_done(self, build: bytes, task: asyncio.Task[None]) -> None:
         self._following.pop(build, None)

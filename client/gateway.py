@@ -48,6 +48,8 @@ from pbft.messages import Envelope
 STORAGE_AGAIN_SECONDS = 1.0
 # The loop's timers may fire a millisecond early; what is held back would then miss its turn.
 TIMER_PRECISION_SECONDS = 0.01
+# Nobody waits for more replies than were needed: those of some replicas share a commit.
+LATE_REPLIES_SECONDS = 0.1
 # Before asking again for signatures that the replies to an accepted verdict lacked.
 ATTEST_AGAIN_SECONDS = 5.0
 
@@ -376,10 +378,12 @@ class Gateway:
             self._transport.send(name, envelopes)
         for notice in output.notices:
             _log.info("%s: %s", notice.event, log_text(str(notice.details)))
-        if output.accepted or output.late:
-            self._answers.extend(output.accepted)
-            self._answers.extend(output.late)
+        self._answers.extend(output.accepted)
+        self._answers.extend(output.late)
+        if output.accepted:
             self._wake()
+        elif output.late:
+            self._wake_later(LATE_REPLIES_SECONDS)
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

@@ -105,11 +105,14 @@ def test_the_first_ballot_stays(archive: Archive, database: Database) -> None:
 
 
 def test_a_log_is_written_whole(archive: Archive, tmp_path: Path) -> None:
-    archive.write_log(build_id(1), "node0", b"one")
-    archive.write_log(build_id(1), "node0", b"two")
+    archive.write_logs(build_id(1), {"node0": b"one"})
+    archive.write_logs(build_id(1), {"node0": b"two"})
     file = archive.log_file(build_id(1), "node0")
     assert file.read_bytes() == b"two"
     assert [path.name for path in file.parent.iterdir()] == ["node0.log"]
+    archive.write_logs(build_id(1), {"node1": b"three", "node2": b"four"})
+    assert archive.log_file(build_id(1), "node1").read_bytes() == b"three"
+    assert archive.log_file(build_id(1), "node2").read_bytes() == b"four"
     assert file.is_relative_to(tmp_path)
 
 
@@ -121,7 +124,7 @@ def test_a_log_that_cannot_be_written_leaves_nothing(
 
     monkeypatch.setattr("client.archive.os.fsync", failing)
     with pytest.raises(OSError, match="no space"):
-        archive.write_log(build_id(1), "node0", b"log")
+        archive.write_logs(build_id(1), {"node0": b"log"})
     assert list(archive.log_file(build_id(1), "node0").parent.iterdir()) == []
 
 

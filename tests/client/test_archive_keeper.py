@@ -38,7 +38,7 @@ class Shelf:
                 self.archive.note_collected(build)
             else:
                 Outbox(self.database).add_build(bytes([number]) * 32, build, WANTED)
-        self.archive.write_log(build, "node0", b"log")
+        self.archive.write_logs(build, {"node0": b"log"})
         return build
 
     async def sweep(self, rules: KeepRules | None = None) -> int:
@@ -103,7 +103,7 @@ async def test_many_go_in_several_commits(shelf: Shelf, monkeypatch: pytest.Monk
 async def test_logs_that_a_crash_left_without_their_build_go(shelf: Shelf) -> None:
     kept = shelf.add(1, 1)
     orphan = bytes([9]) * 32
-    shelf.archive.write_log(orphan, "node0", b"log")
+    shelf.archive.write_logs(orphan, {"node0": b"log"})
     (shelf.folder / "logs" / "something else").mkdir()
     assert await shelf.sweep() == 0
     assert not shelf.archive.log_file(orphan, "node0").exists()

@@ -1,6 +1,7 @@
 """client.collector: only ballots that f+1 nodes serve, only logs that a ballot names."""
 
 import asyncio
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -79,6 +80,36 @@ async def test_a_log_that_is_too_long_is_not_read(running: Running) -> None:
     await until(lambda: log_path in network.nodes["replica-1"].served)
     await until(lambda: sum(ballot.log_archived for ballot in running.archive.ballots(build)) == 3)
     assert not running.archive.log_file(build, "replica-1").exists()
+
+
+async def test_a_slow_log_does_not_hold_up_the_others(
+    running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is there is kept, each once; the slow one, and the end of it all, come later."""
+    go_on = asyncio.Event()
+    get_log, write_logs = running.nodes.log, running.archive.write_logs
+    written: list[set[str]] = []
+
+    async def log(replica: str, build: bytes, opened: int, bytes_max: int) -> bytes:
+        if replica == "replica-1":
+            await go_on.wait()
+        return await get_log(replica, build, opened, bytes_max)
+
+    def write(build: bytes, logs: Mapping[str, bytes]) -> None:
+        written.append(set(logs))
+        write_logs(build, logs)
+
+    monkeypatch.setattr(running.nodes, "log", log)
+    monkeypatch.setattr(running.archive, "write_logs", write)
+    monkeypatch.setattr("client.collector.LOGS_TOGETHER_SECONDS", 0.05)
+    build = await running.gateway.submit(REPOSITORY, "master", None)
+    await until(lambda: any(ballot.log_archived for ballot in running.archive.ballots(build)))
+    assert not record_of(running, build).collected
+    assert "replica-1" not in written[0]
+    go_on.set()
+    await until(lambda: record_of(running, build).collected)
+    assert running.archive.log_file(build, "replica-1").exists()
+    assert sorted(name for names in written for name in names) == list(NAMES)
 
 
 async def test_an_abstention_has_no_log(running: Running) -> None:
