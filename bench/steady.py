@@ -58,8 +58,7 @@ async def run(context: Context) -> list[Row]:
         await house.start()
         await house.linked()
         async with askers(house, names) as clients:
-            samples, builds = await _load(context, house, clients, 60 * minutes)
-            answers = sum(len(client.answers) for client in clients)
+            samples, builds, answers = await _load(context, house, clients, 60 * minutes)
     growths = {name: growth(found) for name, found in samples.items()}
     worst = max(growths, key=lambda name: growths[name].memory)
     nodes = [grown for name, grown in growths.items() if name != CLIENT]
@@ -108,21 +107,27 @@ def growth(samples: list[Sample]) -> Growth:
 
 async def _load(
     context: Context, house: Network, clients: Sequence[ClosedLoop], seconds: float
-) -> tuple[dict[str, list[Sample]], int]:
-    """The samples of each process, and how many builds were decided meanwhile."""
+) -> tuple[dict[str, list[Sample]], int, int]:
+    """The samples of each process, and how many builds and requests were answered meanwhile."""
     pids = {name: house.pid(name) for name in house.programs}
     samples: dict[str, list[Sample]] = {name: [] for name in pids}
     decided: list[str] = []
     building = [asyncio.create_task(_build(house, decided)) for _ in range(BUILDS_AT_ONCE)]
     for client in clients:
         client.start_asking()
+    answers = 0
     began = time.monotonic()
     try:
         while (at := time.monotonic() - began) < seconds:
             for name, pid in pids.items():
                 samples[name].append(read_sample(pid, at))
+            answers += take_answers(clients)
             if len(samples[CLIENT]) % SAID_EVERY == 0:
-                context.say(f"{at:.0f} s of {seconds:.0f}")
+                shown = ", ".join(
+                    f"{name} {found[-1].resident_bytes / 2**20:.0f} MiB"
+                    for name, found in samples.items()
+                )
+                context.say(f"{at:.0f} s of {seconds:.0f}: {answers} requests; {shown}")
             for task in building:
                 if task.done():
                     task.result()
@@ -132,7 +137,15 @@ async def _load(
             task.cancel()
         await asyncio.gather(*building, return_exceptions=True)
     await asyncio.gather(*(client.stop_asking() for client in clients))
-    return samples, len(decided)
+    return samples, len(decided), answers + take_answers(clients)
+
+
+def take_answers(clients: Sequence[ClosedLoop]) -> int:
+    """How many answers came since the last time; of an hour's millions nothing is kept."""
+    count = sum(len(client.answers) for client in clients)
+    for client in clients:
+        client.answers.clear()
+    return count
 
 
 def read_sample(pid: int, at: float) -> Sample:

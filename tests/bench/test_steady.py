@@ -4,7 +4,8 @@ import os
 
 import pytest
 
-from bench.steady import Sample, growth, read_sample
+from bench.closed_loop import ClosedLoop
+from bench.steady import Sample, growth, read_sample, take_answers
 
 MEBIBYTE = 2**20
 
@@ -32,6 +33,23 @@ def test_a_leak_is_growth() -> None:
 
 def test_descriptors_that_come_and_go_are_no_growth() -> None:
     assert growth(_samples([100.0] * 60, [10, 30] * 30)).descriptors == 1.0
+
+
+class _Client(ClosedLoop):
+    def send_request(self, number: int) -> None:
+        """Nobody is asked."""
+
+
+def test_answers_are_counted_once_and_not_kept() -> None:
+    clients = [_Client("a", 3), _Client("b", 1)]
+    for client in clients:
+        client.start_asking()
+    for number in (1, 2, 3):
+        clients[0].note_answer(number)
+    clients[1].note_answer(1)
+    assert take_answers(clients) == 4
+    assert take_answers(clients) == 0
+    assert not any(client.answers for client in clients)
 
 
 def test_a_process_can_be_looked_at() -> None:
