@@ -373,11 +373,22 @@ class Archive:
         )
         return [BallotRecord(replica, signed, bool(archived)) for replica, signed, archived in rows]
 
-    def finished_builds(self) -> list[tuple[bytes, float]]:
-        """(build, when it was received) of those for which nothing more is waited for."""
+    def count_finished(self) -> int:
+        """How many builds there are for which nothing more is waited for."""
         rows = self._database.rows(
-            "SELECT build, received_at FROM builds WHERE collected = 1 AND build NOT IN "
-            "(SELECT build FROM outbox)"
+            "SELECT (SELECT total(count) FROM build_counts) "
+            "- (SELECT total(count) FROM outbox_counts WHERE kind = 'build') "
+            "- (SELECT count(*) FROM builds WHERE statement IS NOT NULL AND collected = 0)"
+        )
+        return int(rows[0][0])
+
+    def oldest_finished(self, builds_max: int) -> list[tuple[bytes, float]]:
+        """(build, when it was received) of the oldest for which nothing more is waited for."""
+        rows = self._database.rows(
+            "SELECT build, received_at FROM builds WHERE collected = 1 AND NOT EXISTS "
+            "(SELECT 1 FROM outbox_places WHERE outbox_places.build = builds.build) "
+            "ORDER BY number LIMIT ?",
+            (builds_max,),
         )
         return [(bytes(build), float(at)) for build, at in rows]
 
@@ -391,12 +402,12 @@ class Archive:
         for build in builds:
             shutil.rmtree(self._logs / build.hex(), ignore_errors=True)
 
-    def orphaned_logs(self) -> list[bytes]:
-        """Whose logs are here and whose records are not: a crash came between the two."""
+    def logged_builds(self) -> list[bytes]:
+        """The builds whose logs are here, though their records may not be. Blocking."""
         if not self._logs.is_dir():
             return []
-        names = [name for name in os.listdir(self._logs) if _BUILD_NAME.fullmatch(name)]
-        return [bytes.fromhex(name) for name in names if self.get(bytes.fromhex(name)) is None]
+        names = os.listdir(self._logs)
+        return [bytes.fromhex(name) for name in names if _BUILD_NAME.fullmatch(name)]
 
     def log_file(self, build: bytes, replica: str) -> Path:
         """Where the archived log of that replica is, if it is."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -98,6 +99,33 @@ async def test_many_go_in_several_commits(shelf: Shelf, monkeypatch: pytest.Monk
         shelf.add(number, 1)
     assert await shelf.sweep(KeepRules(items_max=1)) == 6
     assert shelf.left() == [7]
+
+
+async def test_a_sweep_reads_no_more_of_a_long_history(
+    shelf: Shelf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each of its steps reads a few rows, however many builds there are."""
+    monkeypatch.setattr("client.archive_keeper.REMOVED_AT_ONCE_MAX", 3)
+    monkeypatch.setattr("client.archive_keeper.LOOKED_AT_ONCE_MAX", 3)
+    for number in range(1, 10):
+        shelf.add(number, 1, is_finished=number != 1)
+    read: list[int] = []
+    rows = shelf.database.rows
+
+    def counted(*arguments: Any) -> list[tuple[Any, ...]]:
+        found = rows(*arguments)
+        read.append(len(found))
+        return found
+
+    monkeypatch.setattr(shelf.database, "rows", counted)
+    assert shelf.archive.count_finished() == 8
+    assert await shelf.sweep(KeepRules(items_max=100, seconds_max=2 * DAY_SECONDS)) == 0
+    assert max(read) == 3
+    assert await shelf.sweep(KeepRules(items_max=4)) == 4
+    assert shelf.archive.count_finished() == 4
+    assert await shelf.sweep(KeepRules(seconds_max=1)) == 4
+    assert shelf.left() == [1]
+    assert max(read) == 3
 
 
 async def test_logs_that_a_crash_left_without_their_build_go(shelf: Shelf) -> None:
