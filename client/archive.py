@@ -231,7 +231,9 @@ class Archive:
     def note_collected(self, build: bytes) -> None:
         """Nothing more is waited for."""
         self._database.write(
-            "UPDATE builds SET collected = 1 WHERE build = ?", (build,), build=build
+            "UPDATE builds SET collected = 1 WHERE build = ? AND NOT collected",
+            (build,),
+            build=build,
         )
 
     def put_reply(self, build: bytes, reply: ReplyRecord) -> None:

@@ -123,9 +123,7 @@ class Collector:
                 if not are_states_kept:
                     self._keep_states(build)
                     are_states_kept = True
-                if is_complete:
-                    return
-                if loop.time() >= until:
+                if is_complete or loop.time() >= until:
                     with self._database.transaction():
                         self._archive.note_collected(build)
                     return
@@ -135,7 +133,7 @@ class Collector:
             delay = min(2 * delay, AGAIN_SECONDS_MAX)
 
     async def _round(self, build: bytes, verdict: VerdictFields) -> bool:
-        """Fetch what is missing, once. Is it all there, and noted to be?"""
+        """Fetch what is missing, once. Is it all there now?"""
         opened = verdict.opened
         if not self._has_all(verdict, self._archive.ballots(build)):
             await self._fetch_ballots(build, opened)
@@ -146,16 +144,15 @@ class Collector:
         pending = {
             asyncio.ensure_future(self._fetch_log(build, opened, ballot)) for ballot in wanted
         }
-        if not pending and has_all_ballots:
-            await self._keep_logs(build, {}, is_complete=True)
+        # what the others did is kept before it is over (`_follow`)
+        may_end = has_all_ballots and verdict.outcome is not Outcome.DISPUTED
         try:
             while pending:
                 # All that are quick go to the disk together; a slow one does not hold them up.
                 done, pending = await asyncio.wait(pending, timeout=LOGS_TOGETHER_SECONDS)
                 logs = dict(found for task in done if (found := task.result()) is not None)
                 missing -= logs.keys()
-                is_complete = has_all_ballots and not missing
-                await self._keep_logs(build, logs, is_complete=is_complete)
+                await self._keep_logs(build, logs, is_complete=may_end and not missing)
         finally:
             for task in pending:
                 task.cancel()
@@ -172,7 +169,7 @@ class Collector:
         return all(name in cast for name in asked)
 
     async def _keep_logs(self, build: bytes, logs: dict[str, bytes], *, is_complete: bool) -> None:
-        """Archive these logs; is_complete: nothing more is waited for, then."""
+        """Archive these logs; is_complete: nothing more is waited for then, in the same commit."""
         if logs:
             await asyncio.to_thread(self._archive.write_logs, build, logs)
         if logs or is_complete:
