@@ -13,7 +13,8 @@ from aiohttp import web
 from aiohttp.test_utils import TestClient
 
 from ci.operations import Ballot
-from client.live_logs import Position
+from client.build_output import BuildOutput, Span
+from client.live_logs import PART_BYTES, Position
 from common.log_pieces import read_piece
 from tests.client.network import Node, Running, passed
 from tests.client.test_api import client_of, post
@@ -136,6 +137,29 @@ async def test_a_log_is_followed_from_before_it_begins_to_its_end(build: Build) 
     build.end()
     assert await follower.until("end") == {"text": "the log is complete"}
     assert follower.text == "first red\nsecond\n"
+
+
+async def test_a_log_that_is_much_work_is_read_in_parts(
+    build: Build, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between them other requests get their turn; what is shown is the same."""
+    sizes: list[int] = []
+    take = BuildOutput.take
+
+    def noted(output: BuildOutput, data: bytes, *, is_last: bool = False) -> list[Span]:
+        sizes.append(len(data))
+        return take(output, data, is_last=is_last)
+
+    data = b"".join(b"\x1b[1;3%dm\xe2\x82\xac%d\r" % (i % 8, i) for i in range(4_000))
+    expected = "".join(span.text for span in BuildOutput().take(data, is_last=True))
+    monkeypatch.setattr(BuildOutput, "take", noted)
+    build.write(data)
+    build.end()
+    follower = await follow(build)
+    await follower.until("end")
+    assert follower.text == expected
+    assert sum(sizes) >= len(data)
+    assert max(sizes) <= PART_BYTES
 
 
 async def test_who_comes_back_misses_nothing_and_gets_nothing_twice(build: Build) -> None:
