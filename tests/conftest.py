@@ -26,27 +26,34 @@ NETWORKS = "tests/processes/"
 # ... but for those that do, and those that push images to a registry and have them pulled.
 ALONE = ("new_things", "RegistryServer")
 
-# What takes longer than half a minute, the longest first; all else follows. A wrong place costs
-# time and nothing else.
+# What takes longest, the longest first; all else follows. A wrong place costs time and nothing
+# else; what has no place may be left to one worker at the end.
 LONGEST = (
     DOCKER,
     "tests/simulator/test_long_gate.py",
     BROWSER,
-    "tests/processes/test_chaos.py",
-    "tests/processes/test_view_change.py",
-    "tests/node/test_store_refusals.py",
     "tests/node/test_store_crash_states.py",
+    "tests/node/test_store_refusals.py",
+    "tests/processes/test_chaos.py",
+    "tests/simulator/test_campaign.py",
+    "tests/processes/test_view_change.py",
+    "tests/processes/test_load.py",
     "tests/processes/test_life.py",
-    "tests/processes/test_command_line.py",
     "tests/processes/test_faults.py",
     "tests/paper/test_traps_of_crashes_and_floods.py",
+    "tests/processes/test_command_line.py",
     "tests/processes/test_damage.py",
-    "tests/processes/test_start_errors.py",
     "tests/processes/test_forges.py",
-    "tests/pbft/test_random_schedules.py",
+    "tests/processes/test_start_errors.py",
+    "tests/client/test_database_crash_states.py",
+    "tests/processes/test_windows.py",
+    "tests/processes/test_kill.py",
     "tests/client/test_openapi.py",
+    "tests/seeds/test_s5_see_and_play.py",
+    "tests/pbft/test_random_schedules.py",
+    "tests/processes/test_split.py",
     "tests/client/test_main.py",
-    "tests/seeds/test_s1_pbft_ci.py",
+    "tests/processes/test_real_builds.py",
     "tests/seeds/test_s4_http_interface.py",
 )
 

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import DOCKER, LONGEST
+
 ROOT = Path(__file__).resolve().parent.parent
 FUNCTION_LINES_MAX = 70
 FILE_LINES_MAX = 480
@@ -95,3 +97,8 @@ def test_nothing_secret_or_generated_is_in_the_checkout() -> None:
 def test_each_test_folder_is_a_package() -> None:
     for folder in {path.parent for path in _tracked("tests/*.py")}:
         assert (folder / "__init__.py").is_file(), folder
+
+
+def test_what_is_to_begin_first_is_there() -> None:
+    """Else a file that was renamed would begin last."""
+    assert all((ROOT / scope).exists() for scope in LONGEST if scope != DOCKER)
