@@ -147,12 +147,12 @@ class BuildChecker:
             found = [b.compared for b in build.ballots.values() if isinstance(b, Finding)]
             has_abstained = len(found) < len(build.ballots)
             if has_abstained or any(value != found[0] for value in found):
-                self._violate("35 stand-bys take over", f"{replica} waits for {build.id.hex()}")
+                self._violate("36 stand-bys take over", f"{replica} waits for {build.id.hex()}")
             is_weak = self._is_weak_allowed and build.commit is not None
             is_weak = is_weak and self._truth.agreement(build.id) is Agreement.WEAK
             needed = self._quorums.weak if is_weak else len(build.executors)
             if replica in build.executors[:needed]:
-                self._violate("36 executors build", f"{replica} waits with {build.id.hex()}")
+                self._violate("37 executors build", f"{replica} waits with {build.id.hex()}")
 
     def on_entry(self, entry: Entry) -> None:
         """A ledger entry was written, for the first time in this world.
@@ -198,14 +198,14 @@ class BuildChecker:
         """Never fewer than a verdict takes, each once; none are named where all build."""
         if not self._is_minimal:
             if verdict.executors:
-                self._violate("36 executors build", "executors where every replica builds")
+                self._violate("37 executors build", "executors where every replica builds")
             return
         is_weak = self._is_weak_allowed and verdict.agreement is Agreement.WEAK
         faults_max = self._quorums.faults_max
         needed = faults_max + 1 if is_weak else self._quorums.replicas - faults_max
         known = [name for name in self._replicas if name in verdict.executors]
         if len(known) != needed or len(verdict.executors) != needed:
-            self._violate("36 executors build", f"{verdict.executors} where it takes {needed}")
+            self._violate("37 executors build", f"{verdict.executors} where it takes {needed}")
 
     def _check_quorum(self, key: Key, verdict: VerdictFields, cast: dict[str, Ballot]) -> None:
         counts: dict[Compared, int] = {}

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 
-from simulator.adversary import BEHAVIOURS
+from simulator.adversary import BALLOT_BEHAVIOURS, BEHAVIOURS
 from simulator.floods import FLOODS
 from simulator.parameters import Parameters, decode_parameters, draw, encode_parameters
 
@@ -45,10 +45,11 @@ def test_at_most_f_replicas_are_faulty() -> None:
         (lambda p: p.newer, 0.2, 0.35),
         (lambda p: p.cheats, 0.4, 0.6),
         (lambda p: p.left_out and p.left_out_one_way, 0.05, 0.3),
+        (lambda p: p.executors == "minimal", 0.35, 0.45),
     ],
     ids=[
         "lies", "bad disks", "kills", "partitions", "pauses", "full disks", "clocks", "kills again",
-        "wire", "newer versions", "cheats", "cut off one way",
+        "wire", "newer versions", "cheats", "cut off one way", "not all build",
     ],
 )  # fmt: skip
 def test_a_kind_of_fault_has_its_share(
@@ -63,6 +64,14 @@ def test_of_the_runs_with_liars_a_third_has_twins_and_each_way_is_there() -> Non
     assert 0.25 < sum("twin" in way for way in ways) / len(lying) < 0.45
     for wanted in (*BEHAVIOURS, *FLOODS):
         assert sum(wanted in way for way in ways) > len(lying) / 25, wanted
+
+
+def test_liars_misuse_that_others_wait_where_not_all_build() -> None:
+    minimal = [p for p in DRAWN if p.byzantine and p.executors == "minimal"]
+    for wanted in BALLOT_BEHAVIOURS:
+        having = [p for p in DRAWN if any(wanted in ways for ways in p.byzantine.values())]
+        assert len(having) > len(minimal) / 20, wanted
+        assert all(p in minimal for p in having)
 
 
 def test_parameters_come_back_from_their_text() -> None:
