@@ -79,7 +79,8 @@ workers=(--numprocesses 3)
 if ((${#arguments[@]})); then
     workers=()
 elif has_memory_to_spare; then
-    folder_in_memory="$(mktemp -d "$MEMORY_FOLDER/pbft-ci-tests.XXXXXX")"
+    # A short name: sockets of Unix have paths of 107 bytes at most.
+    folder_in_memory="$(mktemp -d "$MEMORY_FOLDER/pbft.XXXX")"
     export PYTEST_DEBUG_TEMPROOT="$folder_in_memory"
 fi
 "$VENV_PYTHON" -m pytest "${workers[@]}" "${selection[@]}" "${arguments[@]}" || code=$?
