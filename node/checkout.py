@@ -48,6 +48,8 @@ from node.trouble import OwnTrouble
 # A forge may tell of a push a moment before it serves it.
 ASKED_AGAIN_SECONDS = 10.0
 ASKED_AGAIN_EVERY_SECONDS = 1.0
+# how often mirrors are looked for that have become too old
+TIDY_AGAIN_SECONDS = 600.0
 
 _log = logging.getLogger(__name__)
 
@@ -81,6 +83,9 @@ class Checkout:
         self._workspace_bytes = workspace_bytes
         self._threads = threads
         self._asked_again_seconds = asked_again_seconds
+        # Mirrors are measured file by file: only where they may be too much, or may be too old.
+        self._has_grown = False
+        self._tidy_at = 0.0
 
     def start(self) -> None:
         """Make the folders, and drop what this process inherited that would steer git.
@@ -121,7 +126,8 @@ class Checkout:
             with ExitStack() as in_use:
                 found = await self._try(_Need(entry, reference, commit), target, in_use)
             if not isinstance(found, NotThere):
-                await self._tidy()
+                if self._has_grown or time.monotonic() >= self._tidy_at:
+                    await self._tidy()
                 return found
             now = time.monotonic()
             if asked_until is None:
@@ -227,18 +233,24 @@ class Checkout:
         in_use.enter_context(self._shelf.using(folder))
         mirror = Mirror(folder, self._remote(need.entry), need.reference, need.commit)
         async with self._shelf.lock(folder):
-            problem = await self._in_thread(mirror.prove, ends_at)
+            try:
+                problem = await self._in_thread(mirror.prove, ends_at)
+            finally:
+                self._has_grown |= mirror.has_fetched
         if problem is not None:
             return NotThere(problem)
         return await self._in_thread(mirror.look, ends_at)
 
     async def _tidy(self) -> None:
         """Remove mirrors that are too old or too much; what fails is tried with the next build."""
+        self._has_grown = False
+        self._tidy_at = time.monotonic() + TIDY_AGAIN_SECONDS
         try:
             kept = await self._in_thread(lambda stop: self._shelf.measure())
             withdrawn = self._shelf.withdraw(kept)
             await self._in_thread(lambda stop: self._shelf.remove(withdrawn))
         except OwnTrouble as trouble:
+            self._has_grown = True
             _log.warning("old mirrors stay for now: %s", trouble.reason)
 
     async def _check_absent(self, remote: Remote, reference: str) -> NotThere:

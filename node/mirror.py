@@ -120,6 +120,8 @@ class Mirror:
         self._remote = remote
         self._theirs = reference
         self._commit = commit
+        # whether `prove` took something from the server
+        self.has_fetched = False
         self._environment = mirror_environment(remote.environment, folder)
         # a name of its own: branches `a` and `a/b` may follow each other in a mirror's life
         self._reference = (
@@ -190,6 +192,7 @@ class Mirror:
 
     def _fetch(self, *references: str, stop: Stop) -> GitAnswer:
         self._remove_locks()
+        self.has_fetched = True
         return self._git(
             stop,
             *("fetch", "--quiet", "--force", "--no-tags", "--no-recurse-submodules"),
@@ -211,10 +214,11 @@ class Mirror:
         if listed.exit_code != 0 or len(words) != 2 or not words[0].isdigit():
             raise CorruptMirror(listed.problem or "the commit cannot be read")
         paths = (PIPELINE_FILE, DOCKERFILE, MODULES_FILE)
-        top = list_tree(self._commit, paths, self._environment, stop)
+        entries = top = list_tree(self._commit, (), self._environment, stop)
+        if isinstance(top, TreeRefused):
+            top = list_tree(self._commit, paths, self._environment, stop)
         assert not isinstance(top, TreeRefused), "three entries are never too many"
-        by_path = {entry.path: entry for entry in top}
-        entries = list_tree(self._commit, (), self._environment, stop)
+        by_path = {entry.path: entry for entry in top if entry.path in paths}
         return Listing(
             pipeline=self._file(by_path.get(PIPELINE_FILE), PIPELINE_BYTES_MAX, stop),
             dockerfile=self._file(by_path.get(DOCKERFILE), DOCKERFILE_BYTES_MAX, stop),

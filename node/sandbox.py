@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from pathlib import Path
 from typing import TypeVar
 
 import msgspec
@@ -131,7 +132,7 @@ class DockerSandbox:
             labels=self._labels(work.label),
             limits=self._limits,
             network_allowed=self._config.network_allowed,
-            ca_bundle=await in_thread(self._threads, lambda stop: self._ca_bundle()),
+            ca_bundle=await self._ca_bundle(),
             without_tar=self._without_tar,
             remains=remains,
         )
@@ -336,19 +337,12 @@ class DockerSandbox:
                 machine_bytes // 2**20,
             )
 
-    def _ca_bundle(self) -> bytes | None:
+    async def _ca_bundle(self) -> bytes | None:
         """The operator's authorities, read for each build: they may have been renewed."""
         file = self._config.build_ca_file
         if file is None:
             return None
-        try:
-            with file.open("rb") as stream:
-                data = stream.read(CA_BYTES_MAX + 1)
-        except OSError as error:
-            raise OwnTrouble(f"build_ca_file: {file}: {error.strerror}") from error
-        if len(data) > CA_BYTES_MAX:
-            raise OwnTrouble(f"build_ca_file: {file} has more than {CA_BYTES_MAX} bytes")
-        return data
+        return await in_thread(self._threads, lambda stop: _read_bundle(file))
 
     def _container_name(self, work: Work) -> str:
         """For people who look at `docker ps`; the label is what counts."""
@@ -364,6 +358,17 @@ class DockerSandbox:
                 return work(stop)
 
         return await in_thread(self._threads, translated, timeout_seconds=timeout_seconds)
+
+
+def _read_bundle(file: Path) -> bytes:
+    try:
+        with file.open("rb") as stream:
+            data = stream.read(CA_BYTES_MAX + 1)
+    except OSError as error:
+        raise OwnTrouble(f"build_ca_file: {file}: {error.strerror}") from error
+    if len(data) > CA_BYTES_MAX:
+        raise OwnTrouble(f"build_ca_file: {file} has more than {CA_BYTES_MAX} bytes")
+    return data
 
 
 def _result(end: ContainerEnd, image_id: str) -> RunResult:
