@@ -31,7 +31,7 @@ STEP_ENTRIES = 64
 STEP_BYTES = 512 * 1024
 # After each step it rests: at least so long, and so many times as long as the step took.
 REST_SECONDS_MIN = 0.005
-REST_TIMES = 9
+REST_TIMES = 19
 LOOK_SECONDS = 1.0
 # The kernel gives other work the processor first; the same number as of `nice`.
 NICENESS = 19
