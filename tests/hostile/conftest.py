@@ -145,6 +145,8 @@ class Arena:
         ]
         asked = (*hostile, builder.order(self.neighbour.url, quiet))
         *ballots, neighbour = await asyncio.gather(*(builder.build(order) for order in asked))
+        # what is left of a build is removed behind its ballot
+        await builder.executor.settle()
         assert isinstance(neighbour, Finding), neighbour
         assert neighbour.compared.exit_code == 0, builder.log(asked[-1])
         assert "\nthe neighbour is well\n" in builder.log(asked[-1])
