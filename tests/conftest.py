@@ -40,6 +40,7 @@ LONGEST = (
     "tests/processes/test_load.py",
     "tests/processes/test_life.py",
     "tests/processes/test_faults.py",
+    "tests/processes/test_minimal.py",
     "tests/paper/test_traps_of_crashes_and_floods.py",
     "tests/processes/test_command_line.py",
     "tests/processes/test_damage.py",
