@@ -192,15 +192,27 @@ async def test_a_node_that_is_killed_while_the_tree_is_put_in(
     assert not new_things(room.engine, before, cluster_id)
 
 
-async def test_what_is_left_of_a_build_is_removed_behind_its_ballot(room: Room) -> None:
+async def test_what_is_left_of_a_build_is_removed_behind_its_ballot(
+    room: Room, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """And whoever closes the executor waits for it."""
     before = things_on(room.engine)
     builder = await room.make_builder(room.make_config(room.repository.url))
     commit = room.repository.commit({".pbft-ci.yml": pipeline(room.image, "true")})
     order = builder.order(room.repository.url, commit)
+    may_remove = asyncio.Event()
+    tidy = builder.executor._tidy
+
+    async def tidy_later(key: tuple[bytes, int]) -> None:
+        await may_remove.wait()
+        await tidy(key)
+
+    # else it may be done before anybody looks
+    monkeypatch.setattr(builder.executor, "_tidy", tidy_later)
     await builder.build(order)
     assert builder.state(order) == "none"
     assert builder.executor.states() == ["removing"]
+    asyncio.get_running_loop().call_later(0.1, may_remove.set)
     await builder.executor.close()
     assert not builder.executor.states()
     assert not new_things(room.engine, before, builder.cluster_id)
