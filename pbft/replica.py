@@ -299,6 +299,9 @@ class Replica:
 
     def _propose(self, now: float) -> None:
         core = self.core
+        core.timers.is_null_waiting = False
+        if not core.is_primary:
+            return
         is_null_wanted = False
         while normal_case.may_propose(core):
             is_null_wanted = recovery.is_null_wanted(core)

@@ -341,7 +341,9 @@ class Process:
         records: list[Record] = []
         for output in outputs:
             records += output.records
-        if self.world.cluster.quorums.faults_max and may_wait(records):
+        if not records:
+            self._finish()
+        elif self.world.cluster.quorums.faults_max and may_wait(records):
             self._waiting += records
             self._finish()
         else:
