@@ -58,7 +58,7 @@ FURTHER_MUTANTS: tuple[Mutant, ...] = (
         new="",
     ),
     Mutant(
-        name="69 what is said waits for the next save, too",
+        name="77 what is said waits for the next save, too",
         file="pbft/ports.py",
         old="    return all(isinstance(record, Executed) for record in records)",
         new="    return True",
