@@ -40,7 +40,7 @@ from node.store_damage import (
     damaged,
     is_trouble_of_the_disk,
 )
-from node.structure import StoreFile, check_all, check_at_start, is_unreadable
+from node.structure import StoreFile, check_all, check_at_start, check_schema, is_unreadable
 from node.transaction import transaction
 from pbft.codec import MalformedMessage, decode_signed, encode_signed
 from pbft.messages import Signed
@@ -160,7 +160,8 @@ class Store:
                 self.doubt.settle()
         except OSError as error:
             raise StoreUnusable(f"{self.path}: {error}") from error
-        except (sqlite3.DatabaseError, ValueError) as error:
+        except (sqlite3.DatabaseError, ValueError, TypeError) as error:
+            # What has rotted may be of another type.
             if is_trouble_of_the_disk(error):
                 raise StoreUnusable(f"{self.path}: {error}") from error
             raise self._damaged(f"it cannot be read ({error})") from error
@@ -377,9 +378,11 @@ class Store:
         Of what grows with the history, `node.scrub` looks at the rest while the replica works.
         """
         self._file = StoreFile(self.path)
-        problem = (
-            check_all(self._database) if is_thorough else check_at_start(self._database, self._file)
-        )
+        problem = check_schema(self._database, _SCHEMA, OWN_REQUEST_INDEX)
+        if problem is None and is_thorough:
+            problem = check_all(self._database)
+        elif problem is None:
+            problem = check_at_start(self._database, self._file)
         if problem is None:
             return
         if is_unreadable(problem):

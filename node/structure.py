@@ -42,6 +42,19 @@ def check_at_start(database: sqlite3.Connection, file: "StoreFile") -> str | Non
         return check_all(database)
 
 
+def check_schema(database: sqlite3.Connection, schema: str, optional: str) -> str | None:
+    """What is wrong with the definitions of the tables; None: they are those of this schema.
+
+    optional: what a store may have beside it. A bit in a definition changes what rows are read as.
+    """
+    wanted, allowed = _definitions(schema), _definitions(f"{schema};{optional}")
+    found = _defined(database)
+    if not wanted <= found or not found <= allowed:
+        names = sorted(str(name) for name, _ in (wanted - found) | (found - allowed))
+        return f"the definition of {names[0]} is not what was saved"
+    return None
+
+
 def check_all(database: sqlite3.Connection) -> str | None:
     """What SQLite finds wrong in the whole file; None: nothing. Raises sqlite3.Error."""
     return _said(database, "PRAGMA integrity_check(1)")
@@ -146,6 +159,21 @@ def _check_bounded(database: sqlite3.Connection) -> str | None:
         if problem is not None:
             return f"{table}: {problem}"
     return None
+
+
+def _definitions(schema: str) -> set[tuple[object, ...]]:
+    database = sqlite3.connect(":memory:")
+    try:
+        database.executescript(schema)
+        return _defined(database)
+    finally:
+        database.close()
+
+
+def _defined(database: sqlite3.Connection) -> set[tuple[object, ...]]:
+    """Names and definitions, however their lines are broken."""
+    rows = database.execute("SELECT name, type || ' ' || tbl_name || ' ' || sql FROM sqlite_schema")
+    return {(name, None if text is None else " ".join(str(text).split())) for name, text in rows}
 
 
 def _said(database: sqlite3.Connection, question: str) -> str | None:

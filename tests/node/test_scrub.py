@@ -365,6 +365,39 @@ async def test_it_is_broken_off_at_once(store: Store) -> None:
         assert scrub.progress.passes == 0
 
 
+# --- definitions --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("old", "new"), [("INTEGER", "INTEGDR"), ("position", "pisition")])
+@pytest.mark.parametrize("table", ["ledger", "records", "own_requests", "ballots"])
+def test_a_definition_that_rotted_is_damage(folder: Path, table: str, old: str, new: str) -> None:
+    database = sqlite3.connect(folder / DATABASE_NAME)
+    database.execute("PRAGMA writable_schema = ON")
+    with database:
+        changed = database.execute(
+            "UPDATE sqlite_schema SET sql = replace(sql, ?, ?) WHERE name = ?", (old, new, table)
+        )
+        assert changed.rowcount == 1
+        (text,) = database.execute(
+            "SELECT sql FROM sqlite_schema WHERE name = ?", (table,)
+        ).fetchone()
+    database.close()
+    if new not in text:
+        Store(folder, CLUSTER, "node0").close()
+        return
+    with pytest.raises(StoreDamaged, match=DATABASE_NAME):
+        Store(folder, CLUSTER, "node0")
+
+
+def test_a_store_without_the_later_index_gets_it(folder: Path) -> None:
+    _change(folder, "DROP INDEX own_requests_pending")
+    Store(folder, CLUSTER, "node0").close()
+    database = sqlite3.connect(folder / DATABASE_NAME)
+    found = database.execute("SELECT 1 FROM sqlite_schema WHERE name = 'own_requests_pending'")
+    assert found.fetchone()
+    database.close()
+
+
 # --- free pages ---------------------------------------------------------------------------------
 
 
