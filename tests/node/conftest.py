@@ -161,7 +161,9 @@ class Builder:
         return BuildOrder(identity, number, repository, branch, commit)
 
     async def build(self, order: BuildOrder) -> Ballot:
+        """The ballot, once nothing else is left of any build."""
         ballot = await self.executor.build(order)
+        await self.executor.settle()
         assert ballot is not None, "only an order to spare may have none"
         return ballot
 

@@ -364,9 +364,10 @@ async def test_a_build_keeps_its_place_until_nothing_is_left_of_it(
     builder = await make_builder(config)
     commit = repository.commit({".pbft-ci.yml": pipeline("any", "true")})
     first, second = (builder.order(repository.url, commit) for _ in range(2))
-    assert isinstance(await builder.build(first), Finding)
+    assert isinstance(await builder.executor.build(first), Finding)
     work = builder.executor.log_path(first.build, first.opened).parent / "work"
-    tasks = [asyncio.create_task(builder.build(order)) for order in (second, first)]
+    running = [builder.executor.build(order) for order in (second, first)]
+    tasks = [asyncio.create_task(each) for each in running]
     await asyncio.sleep(0)
     await until(lambda: builder.executor.states() == ["waiting", "waiting", "removing"])
     assert not removed

@@ -210,7 +210,7 @@ async def test_what_is_left_of_a_build_is_removed_behind_its_ballot(
 
     # else it may be done before anybody looks
     monkeypatch.setattr(builder.executor, "_tidy", tidy_later)
-    await builder.build(order)
+    await builder.executor.build(order)
     assert builder.state(order) == "none"
     assert builder.executor.states() == ["removing"]
     asyncio.get_running_loop().call_later(0.1, may_remove.set)

@@ -38,6 +38,7 @@ TICK_SECONDS = 0.05
 # Far more than 200 webhooks take on two busy cores.
 CHAOS_SECONDS_MAX = 900.0
 SETTLE_SECONDS = 180.0
+REMOVED_SECONDS_MAX = 60.0
 
 EXPECTED = {"green": ("passed", 0), "red": ("failed", 3), "slow": ("passed", 0)}
 # What a node or the gateway writes only where something is wrong with it, not with its world.
@@ -223,7 +224,11 @@ def left_on_engine(network: Network, engine: docker.DockerClient | None) -> list
     """A line where containers or images of the network are still there. None: no engine."""
     if engine is None:
         return []
-    left = things_of(engine, bytes.fromhex(network.status(network.node_names[0])["cluster"]))
+    cluster = bytes.fromhex(network.status(network.node_names[0])["cluster"])
+    ends_at = time.monotonic() + REMOVED_SECONDS_MAX
+    # what a build leaves is removed behind its ballot
+    while (left := things_of(engine, cluster)) and time.monotonic() < ends_at:
+        time.sleep(TICK_SECONDS)
     return [f"left on the engine: {sorted(left)}"] if left else []
 
 
