@@ -1,9 +1,8 @@
 """How long the disk takes for one save, against the timer that depends on it.
 
 From a request to its execution there are four saves one after another: the primary's PRE-PREPARE,
-a backup's PREPARE and COMMIT, and the execution, where it writes to the ledger; and each may have
-to wait for one that is under way. So a timer of less than eight saves deposes honest primaries,
-and two more are for the network.
+a backup's PREPARE and COMMIT, and the execution; and each may have to wait for one that is under
+way. So a timer of less than eight saves deposes honest primaries, and two more are for the network.
 """
 
 import collections

@@ -2,12 +2,11 @@
 
 The rule is the order of `pbft.ports.Output`: everything that a turn says is on disk, in one
 transaction, before any of it is sent. If saving fails, nothing is fed in and nothing is sent
-until it succeeds. What a turn only executed waits for the next transaction, for a second at most.
+until it succeeds.
 """
 
 import asyncio
 import collections
-import contextlib
 import logging
 from collections.abc import Sequence
 
@@ -25,7 +24,7 @@ from node.store import SaveFailed, Store
 from pbft.core import Settings
 from pbft.genesis import Cluster
 from pbft.messages import Envelope, Signed, Status
-from pbft.ports import Evidence, ExecutedRequest, Notice, Output, Record, may_wait
+from pbft.ports import ExecutedRequest, Notice, Output
 from pbft.replica import Replica
 
 # Messages that may wait for a turn; beyond this no link is read.
@@ -77,8 +76,6 @@ class Runtime:
         self._clock = AwakeClock()
         self._inbox: list[Envelope] = []
         self._greet: list[str] = []
-        # Not on disk yet: they go in front of the next records.
-        self._waiting: list[Record] = []
         self._wake = asyncio.Event()
         self._turn_done = asyncio.Event()
         self._deadline = 0.0
@@ -129,9 +126,6 @@ class Runtime:
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
-        if self._waiting:
-            with contextlib.suppress(SaveFailed):
-                self._store.save(self._waiting, [])
 
     # --- what comes in --------------------------------------------------------------------------
 
@@ -191,8 +185,6 @@ class Runtime:
             executed = any(output.deliveries for output in outputs)
             if executed or now >= self._update_due:
                 assert self._ballots is not None
-                if not executed:
-                    await self._put_on_disk([], [], [])
                 self._ballots.update(now)
                 self._update_due = now + UPDATE_SECONDS
             self._turn_done.set()
@@ -224,22 +216,6 @@ class Runtime:
         evidence = [item for output in outputs for item in output.evidence]
         if not records and not evidence:
             return
-        can_be_outvoted = self._cluster.quorums.faults_max > 0
-        if can_be_outvoted and not ballots and not evidence and may_wait(records):
-            self._waiting += records
-            return
-        await self._put_on_disk(records, ballots, evidence)
-
-    async def _put_on_disk(
-        self,
-        records: list[Record],
-        ballots: list[tuple[bytes, int, str, Signed]],
-        evidence: list[Evidence],
-    ) -> None:
-        """These, after what waited for them; returns when they are there."""
-        records = self._waiting + records
-        if not records and not evidence:
-            return
         loop = asyncio.get_running_loop()
         while True:
             began_at = loop.time()
@@ -250,7 +226,6 @@ class Runtime:
                 _log.error("nothing is sent until this can be saved: %s", error)
                 await asyncio.sleep(SAVE_RETRY_SECONDS)
             else:
-                self._waiting = []
                 self._note_save(loop.time() - began_at, loop.time())
                 return
 

@@ -3,10 +3,9 @@
 `Output` is an ordering contract, after etcd's Ready: save `records` in one transaction, then
 send `messages`, then hand on `deliveries`, then tell `notices`, then arm one timer for
 `deadline`. If saving fails, nothing of the Output may happen: keep it, feed nothing, retry.
-Records that `may_wait` are the one exception: the shell may save them before its next ones.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
 import msgspec
@@ -138,18 +137,6 @@ class Base(msgspec.Struct, frozen=True, array_like=True, tag="base"):
 
 
 Record = SavedMessage | SavedBody | SavedPrepared | SavedRecovery | Executed | SavedEntry | Base
-
-
-def may_wait(records: Sequence[Record]) -> bool:
-    """Whether these may be saved in front of the next ones, after what follows them was done.
-
-    That a number was executed says nothing that is not decided already: the certificates of f+1
-    correct replicas, on their disks before their COMMITs left, let nothing else be decided there
-    (4.4), and executing it again gives the same replies. Not so with a vote, a body, or an entry
-    of the ledger, which others are shown. Only where a failure can be outvoted: n >= 4.
-    """
-    return all(isinstance(record, Executed) for record in records)
-
 
 # --- the rest of the output ---------------------------------------------------------------------
 

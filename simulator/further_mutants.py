@@ -58,12 +58,6 @@ FURTHER_MUTANTS: tuple[Mutant, ...] = (
         new="",
     ),
     Mutant(
-        name="77 what is said waits for the next save, too",
-        file="pbft/ports.py",
-        old="    return all(isinstance(record, Executed) for record in records)",
-        new="    return True",
-    ),
-    Mutant(
         name="48 a real process sends what it has not saved",
         file="node/runtime.py",
         old="            await self._save(outputs)\n",

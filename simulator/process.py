@@ -1,8 +1,7 @@
 """One replica's process: the turn loop of the node in virtual time, and how it dies.
 
 The order is that of `pbft.ports.Output`: save, send, apply, tell, arm. While a save is under way
-or refused, nothing is fed in and nothing is sent; what may wait is saved with what comes next, or
-after a while. A crash may come at any point in between.
+or refused, nothing is fed in and nothing is sent. A crash may come at any point in between.
 """
 
 import enum
@@ -20,7 +19,7 @@ from pbft.authentication import Authenticator
 from pbft.core import Settings
 from pbft.genesis import Cluster
 from pbft.messages import Envelope, Signed
-from pbft.ports import Output, Record, Send, may_wait
+from pbft.ports import Output, Record, Send
 from pbft.replica import DamagedRecords, Replica
 from simulator.ballots import BallotBox, Told
 from simulator.builds import BuildTruth
@@ -120,7 +119,6 @@ class Process:
         self._update_at = 0
         self._outputs: list[Output] | None = None  # of the turn that is being saved
         self._is_written = False
-        self._waiting: list[Record] = []  # executed, and not on disk yet
         self._free_at = 0
         self._turn_is_due = False
         self._busy = int(world.faults.turn_seconds * SECOND)
@@ -242,7 +240,6 @@ class Process:
         self._greet = {}
         self._outputs = None
         self._is_written = False
-        self._waiting = []
         self._turn_is_due = False
         self.is_paused = False
         self.crash_point = None
@@ -338,20 +335,14 @@ class Process:
             self._free_at = self.world.scheduler.now + self._busy
         self._observer.on_turn(self, outputs, doing == "expire")
         self._outputs = outputs
-        records: list[Record] = []
-        for output in outputs:
-            records += output.records
-        if not records:
-            self._finish()
-        elif self.world.cluster.quorums.faults_max and may_wait(records):
-            self._waiting += records
+        if len(outputs) == 1 and not outputs[0].records:
             self._finish()
         else:
             self._save()
 
     def _save(self) -> None:
         assert self._outputs is not None
-        records = list(self._waiting)
+        records: list[Record] = []
         for output in self._outputs:
             records += output.records
         if not records:
@@ -401,8 +392,6 @@ class Process:
             return
         self.disk.set_mark()
         self._is_written = False
-        self._waiting = []
-        self._observer.on_saved(self)
         self._has_begun_recovery = False
         if self.crash_point is CrashPoint.BEFORE_SEND:
             self._crash_here()
@@ -410,14 +399,17 @@ class Process:
         self._finish()
 
     def _finish(self) -> None:
-        """Everything that must be is on disk: send, apply, arm."""
+        """Everything is on disk: send, apply, arm."""
         outputs, self._outputs = self._outputs, None
         assert outputs is not None
         messages: list[Send] = []
-        has_deliveries = False
+        has_records = has_deliveries = False
         for output in outputs:
             messages += output.messages
+            has_records = has_records or bool(output.records)
             has_deliveries = has_deliveries or bool(output.deliveries)
+        if has_records:
+            self._observer.on_saved(self)
         is_last = bool(messages) and self.crash_point is CrashPoint.WHILE_SENDING
         if is_last:
             messages = messages[: self.chance.randrange(len(messages))]
@@ -463,9 +455,6 @@ class Process:
             self._observer.on_standing_by(self, self._ballots.left_alone())
         if not self.is_paused:
             self.pages.update()
-            if self._waiting and self._outputs is None:
-                self._outputs = []
-                self._save()
         scheduler.after(UPDATE_SECONDS, self._update, boot)
 
     def _build_later(self, delay: float, key: Key, attempt: int) -> None:

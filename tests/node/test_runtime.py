@@ -1,19 +1,17 @@
 """The loop keeps the order of an Output: what is said is on disk first."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from ci.operations import Append, Noop
+from ci.operations import Append
 from node.message_trace import MESSAGES_MAX
 from node.store import SaveFailed, Store
 from pbft.authentication import sign_message
 from pbft.codec import decode_message, encode_message
 from pbft.core import Settings
-from pbft.messages import Checkpoint, Envelope, Replies, Reply, Signed, Status
-from pbft.ports import Executed, Output, Record, SavedMessage
+from pbft.messages import Checkpoint, Envelope, Replies, Signed, Status
 from tests.node.house import KEYS, NAMES, House
 from tests.waiting import wait_until
 
@@ -223,85 +221,3 @@ async def _executed_at_least(house: House, appends: int) -> None:
         lambda: all(house.applications[name].journal_length >= appends for name in house.runtimes),
         f"{appends} appends",
     )
-
-
-async def test_what_a_turn_only_executed_waits_for_the_next_records_and_not_for_ever(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """It says nothing that is not decided already: pbft.ports.may_wait."""
-    monkeypatch.setattr("node.runtime.UPDATE_SECONDS", 1000.0)
-    house = House(tmp_path)
-    house.start("node1")
-    runtime, store = house.runtimes["node1"], house.stores["node1"]
-    await wait_until(lambda: runtime._update_due > 0, "the first turn")
-    executed = [Executed(sequence, bytes(32), ()) for sequence in range(4)]
-    vote = SavedMessage(_checkpoint(house, "node1", bytes(32)))
-    await runtime._save([Output(records=[executed[0]])])
-    assert store.records() == []
-    await runtime._save([Output(records=[vote]), Output(records=[executed[1]])])
-    assert store.records() == [executed[0], vote, executed[1]]
-    await runtime._save([Output(records=[executed[2]])])
-    assert store.records() == [executed[0], vote, executed[1]]
-    runtime._update_due = 0.0
-    runtime._wake.set()
-    await wait_until(lambda: store.records()[3:] == [executed[2]], "it is saved by itself")
-    await runtime._save([Output(records=[executed[3]])])
-    await house.close()
-    reopened = Store(tmp_path / "node1", house.cluster.id, "node1")
-    assert reopened.records()[4:] == [executed[3]], "a stop in peace leaves nothing behind"
-    reopened.close()
-
-
-async def test_replicas_killed_before_what_they_executed_was_saved_execute_the_same_again(
-    house: House, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """All four at once: nobody is left who would know that it was decided."""
-    house.ask(Append("first"))
-    await _executed(house, 1)
-    real_save = Store.save
-
-    def without_execution(store: Store, records: Sequence[Record], *others: Any) -> None:
-        kept = [r for r in records if not (isinstance(r, Executed) and r.sequence == 2)]
-        real_save(store, kept, *others)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Store, "save", without_execution)
-        signed = house.ask(Noop())
-        await _answered(house, 2)
-        replies = _replies(house)
-        for name in NAMES:
-            await house.stop(name)
-    for name in NAMES:
-        house.start(name)
-        assert house.runtimes[name].replica.core.executed == 1
-    await _executed(house, 2)
-    house.sent.clear()
-    for runtime in house.runtimes.values():
-        runtime.on_envelopes("client", [Envelope(signed)])
-    await _answered(house, 1)
-    assert set(_replies(house)) <= set(replies), "and say what they said before"
-
-
-def _replies(house: House) -> list[tuple[str, Reply]]:
-    """Who said what to the client."""
-    messages = [
-        (sender, decode_message(envelope.signed.payload))
-        for sender, to, envelope in house.sent
-        if to == "client"
-    ]
-    return [
-        (sender, reply)
-        for sender, message in messages
-        if isinstance(message, Replies)
-        for reply in message.replies
-    ]
-
-
-async def _answered(house: House, count: int) -> None:
-    """So many replies of each."""
-
-    def has_them() -> bool:
-        by = [sender for sender, _ in _replies(house)]
-        return all(by.count(name) >= count for name in NAMES)
-
-    await wait_until(has_them, f"{count} replies of each")
