@@ -32,10 +32,10 @@ class ImageGrowth:
 
     def written_bytes(self) -> int:
         """What all instructions so far have written: the finished ones, and the one that runs."""
-        containers: list[dict[str, Any]] = self._client.containers(
-            all=True, size=True, filters=self._filters
-        )
         images: list[dict[str, Any]] = self._client.images(all=True, filters=self._filters)
+        # After the images, and only those that run: what has ended may be an image meanwhile, and
+        # must not count twice.
+        containers: list[dict[str, Any]] = self._client.containers(size=True, filters=self._filters)
         size_of = {image["Id"]: int(image["Size"]) for image in images}
         # the first one of a stage only adds the labels to an image that others have made
         finished = sum(
