@@ -123,10 +123,17 @@ class Resolver:
         askers = self._askers[repository]
         if len(askers) < QUESTIONS_PER_REPOSITORY_MAX:
             # It begins in the loop's next turn, after all that came in this one.
-            asker = loop.create_task(self._ask_while_anybody_waits(repository))
-            askers.add(asker)
-            asker.add_done_callback(askers.discard)
+            askers.add(loop.create_task(self._ask(repository)))
         return await answer
+
+    async def _ask(self, repository: str) -> None:
+        asker = asyncio.current_task()
+        assert asker is not None
+        try:
+            await self._ask_while_anybody_waits(repository)
+        finally:
+            # Not by a callback, which comes a turn later: who asks in between would wait for it.
+            self._askers[repository].discard(asker)
 
     async def _ask_while_anybody_waits(self, repository: str) -> None:
         loop = asyncio.get_running_loop()

@@ -1,6 +1,7 @@
 """client.resolve: a commit, no such branch, or no answer, told apart with a real git."""
 
 import asyncio
+import concurrent.futures
 import os
 import socket
 import subprocess
@@ -8,6 +9,7 @@ import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -217,3 +219,46 @@ async def test_nobody_gets_an_answer_from_before_it_asked(
 def test_remote_helpers_are_refused_at_once(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="remote helpers"):
         resolver_of(tmp_path, "https://example.org/r.git", "ext::/bin/sh")
+
+
+_Answer = concurrent.futures.Future[dict[str, Resolution]]
+
+
+class _Held(concurrent.futures.Executor):
+    """Threads that begin nothing: a test answers what they were asked."""
+
+    def __init__(self) -> None:
+        self._asked: asyncio.Queue[_Answer] = asyncio.Queue()
+
+    def submit(self, *_: object, **__: object) -> Any:
+        answer: _Answer = concurrent.futures.Future()
+        self._asked.put_nowait(answer)
+        return answer
+
+    async def next(self) -> _Answer:
+        """The answer to the next question, which was or will be asked."""
+        return await asyncio.wait_for(self._asked.get(), 60)
+
+
+async def test_who_asks_as_the_last_question_ends_is_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the very turn of the loop in which all askers have found nobody waiting."""
+    url = "https://example.org/r.git"
+    resolver = resolver_of(tmp_path, url)
+    held = _Held()
+    monkeypatch.setattr(resolver, "_threads", held)
+    found: dict[str, Resolution] = {"refs/heads/master": FoundCommit("1" * 40)}
+    early, answers = [], []
+    for _ in range(QUESTIONS_PER_REPOSITORY_MAX):
+        early.append(asyncio.create_task(resolver.resolve(url, "master")))
+        answers.append(await held.next())
+    for answer in answers:
+        answer.set_result(found)
+    # now the askers are to go on in the next turn, and the late one right behind them
+    await asyncio.sleep(0)
+    late = asyncio.create_task(resolver.resolve(url, "master"))
+    await asyncio.gather(*early)
+    (await held.next()).set_result(found)
+    assert await late == found["refs/heads/master"]
+    resolver.close()
