@@ -86,7 +86,9 @@ class RotatingFile(logging.handlers.RotatingFileHandler):
         """Write the record, into a new file where this one would become too long."""
         try:
             line = self.format(record) + self.terminator
-            assert self.stream is not None, "open from the beginning"
+            if self.stream is None:
+                # the last rollover closed the old one, and could not open another
+                self.stream = self._open()
             if self._is_regular and self.stream.tell() + len(line) > self.maxBytes:
                 self.doRollover()
             self.stream.write(line)

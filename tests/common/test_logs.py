@@ -86,6 +86,23 @@ def test_the_files_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert all(file.stat().st_size <= 2000 for file in files)
 
 
+def test_it_goes_on_once_a_new_file_can_be_opened_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One file is full while the folder is gone: what came meanwhile is lost, and no more."""
+    monkeypatch.setattr(logs, "LOG_FILE_BYTES_MAX", 500)
+    monkeypatch.setenv(STDERR_VARIABLE, "no")
+    folder, away = tmp_path / "log", tmp_path / "away"
+    start_logging(folder / "a.log", "a")
+    logger = logging.getLogger("x")
+    folder.rename(away)
+    logger.info("y" * 600)
+    assert "FileNotFoundError" in capsys.readouterr().err
+    away.rename(folder)
+    logger.info("here again")
+    assert (folder / "a.log").read_text().endswith("here again\n")
+
+
 def test_a_file_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "log").write_text("")
     with pytest.raises(ConfigError, match=r"log/a\.log: log_file: cannot be written"):
