@@ -6,9 +6,9 @@ from pathlib import Path
 
 import msgspec
 
-from common.source_commit import source_commit
 from common.version import VERSION
 from scripts.folders import ROOT
+from simulator.source_commit import source_commit
 
 
 class Machine(msgspec.Struct, frozen=True, kw_only=True):

@@ -17,7 +17,6 @@ from pathlib import Path
 
 import msgspec
 
-from common.source_commit import source_commit
 from common.version import VERSION
 from simulator import explore, lab, marks
 from simulator.campaign import Failure, Summary, Task, long_gate, run_seed, run_seeds, run_tasks
@@ -27,6 +26,7 @@ from simulator.never_reached import contradicted, unexplained
 from simulator.parameters import decode_parameters, draw, encode_parameters
 from simulator.shrink import shrink
 from simulator.simulation import Simulation
+from simulator.source_commit import source_commit
 from simulator.transcripts import write_all
 from simulator.violation import Violation
 

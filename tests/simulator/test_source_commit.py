@@ -1,4 +1,4 @@
-"""common.source_commit: the commit that is checked out, and whether it was changed."""
+"""simulator.source_commit: the commit that is checked out, and whether it was changed."""
 
 import os
 import subprocess
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from common.source_commit import source_commit
+from simulator.source_commit import source_commit
 
 
 def git(folder: Path, *arguments: str) -> str:
