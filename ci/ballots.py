@@ -48,7 +48,7 @@ class OwnRequests:
 
     builds, clients: the replicated state of the own replica, read only.
     deadline_seconds: how long after its own ballot a build may go without what it waits for.
-    duties: kept up to date by whoever calls; whether all others are to build yet.
+    duties: kept up to date by whoever calls; whether all others had time to build yet.
     """
 
     def __init__(
@@ -138,8 +138,8 @@ class OwnRequests:
         """(purpose, build) of the deadlines that have passed and are not reported in the state.
 
         There is one before a build's verdict and one after it. The wait begins when our own ballot
-        is seen executed and all others are to build, too; and anew at the verdict, then also for
-        who stood by and will cast no ballot.
+        is seen executed and all others had time to build, too; and anew at the verdict, then also
+        for who stood by and will cast no ballot.
         """
         waiting: dict[tuple[Key, str], float] = {}
         overdue = []
@@ -160,7 +160,7 @@ class OwnRequests:
             return True
         if self._name not in build.ballots:
             return False
-        return build.is_decided or self._duties.is_everybody_called(build, now)
+        return build.is_decided or self._duties.has_everybody_had_time(build, now)
 
     def _is_settled(self, request: OwnRequest) -> bool:
         """Whether there is nothing more to say, now that the request's number is executed.

@@ -25,19 +25,27 @@ class Duties:
         self._patience = patience
         self._opened: dict[Key, float] = {}
         self._voted: dict[Key, float] = {}
+        self._called: dict[Key, float] = {}
         self._weak: dict[Key, None] = {}
 
     def update(self, builds: Iterable[OpenBuild], now: float) -> None:
         """Take in what the state shows now; clocks of what is over are forgotten."""
         opened: dict[Key, float] = {}
         voted: dict[Key, float] = {}
+        waiting: dict[Key, OpenBuild] = {}
         for build in builds:
             if build.executors and build.is_approved and not build.is_decided:
                 key = (build.id, build.opened)
+                waiting[key] = build
                 opened[key] = self._opened.get(key, now)
                 if build.ballots:
                     voted[key] = self._voted.get(key, now)
         self._opened, self._voted = opened, voted
+        self._called = {
+            key: self._called.get(key, now)
+            for key, build in waiting.items()
+            if takeover(build, self._patience, self._waited(key, now)) is not None
+        }
         self._weak = {key: None for key in self._weak if key in opened}
 
     def call(self, build: OpenBuild, now: float) -> Call | None:
@@ -53,6 +61,17 @@ class Duties:
             return True
         waited = self._waited((build.id, build.opened), now)
         return takeover(build, self._patience, waited) is not None
+
+    def has_everybody_had_time(self, build: OpenBuild, now: float) -> bool:
+        """Whether those that stand by were called so long ago that they could have built it.
+
+        They begin when the others are done: without that time, f liars who report the deadline
+        could end each build that takes longer than it.
+        """
+        if not build.executors:
+            return True
+        called = self._called.get((build.id, build.opened))
+        return called is not None and now - called >= self._patience.build_seconds_max
 
     def is_spare(self, build: OpenBuild, now: float) -> bool:
         """Whether it may leave this build, which it begins as an executor, where it is `weak`."""

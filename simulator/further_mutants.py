@@ -252,7 +252,7 @@ FURTHER_MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         name="76 the deadline runs while others stand by",
         file="ci/ballots.py",
-        old="        return build.is_decided or self._duties.is_everybody_called(build, now)",
+        old="        return build.is_decided or self._duties.has_everybody_had_time(build, now)",
         new="        return True",
         test="tests/ci/test_ballots.py",
     ),

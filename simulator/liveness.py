@@ -54,9 +54,9 @@ def bound_seconds(parameters: Parameters) -> float:
     ends = parameters.builds.seconds_max + 2 * parameters.deadline_seconds
     if parameters.executors != ALL:
         # Those that stand by begin when nothing came for so long, and then take a build's time;
-        # who reports the deadline waits for them.
-        patience = math.ceil(parameters.builds.seconds_max) + parameters.stand_by_seconds
-        ends += patience + parameters.builds.seconds_max
+        # who reports the deadline waits for them as long as the longest build may take.
+        longest = math.ceil(parameters.builds.seconds_max)
+        ends += longest + parameters.stand_by_seconds + longest
     return SETTLING_SECONDS + timeouts + ends + work
 
 

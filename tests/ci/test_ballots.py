@@ -20,6 +20,7 @@ from tests.ci.builders import FAILED, GATEWAY, PASSED, World, signing_key
 WINDOW = 4
 DEADLINE_SECONDS = 60.0
 STAND_BY_SECONDS = 20.0
+BUILD_SECONDS_MAX = 100.0
 
 
 class Own:
@@ -32,7 +33,7 @@ class Own:
         self.last_timestamp = 0
         self.identity = 0
         thresholds = Thresholds(self.world.cluster.quorums)
-        self.duties = Duties(self.name, thresholds, Patience(STAND_BY_SECONDS, 100.0))
+        self.duties = Duties(self.name, thresholds, Patience(STAND_BY_SECONDS, BUILD_SECONDS_MAX))
         self.requests = OwnRequests(
             cluster=self.world.cluster,
             name=self.name,
@@ -145,7 +146,7 @@ def test_a_deadline_runs_from_our_own_ballot_and_anew_from_the_verdict() -> None
     assert own.requests.overdue(late) == [], "it is reported"
 
 
-def test_where_some_stand_by_the_deadline_runs_once_they_are_called() -> None:
+def test_where_some_stand_by_the_deadline_runs_once_they_had_time() -> None:
     own = Own(Limits(executors="minimal"))
     key = own.open_build()
     build = own.world.application.open_builds()[key[0]]
@@ -161,9 +162,14 @@ def test_where_some_stand_by_the_deadline_runs_once_they_are_called() -> None:
     assert overdue(0.0) == []
     own.ballot(0, key)
     assert overdue(1.0) == []
-    assert overdue(1.0 + STAND_BY_SECONDS) == [], "from here on the others have as long"
-    assert overdue(STAND_BY_SECONDS + DEADLINE_SECONDS) == []
-    assert overdue(1.0 + STAND_BY_SECONDS + DEADLINE_SECONDS) == [(VERDICT_DEADLINE, key)]
+    called = 1.0 + STAND_BY_SECONDS
+    assert overdue(called) == []
+    assert DEADLINE_SECONDS < BUILD_SECONDS_MAX
+    assert overdue(called + DEADLINE_SECONDS) == [], "they began when we were done"
+    assert overdue(called + BUILD_SECONDS_MAX) == [], "from here on they have as long as anybody"
+    late = called + BUILD_SECONDS_MAX + DEADLINE_SECONDS
+    assert overdue(late - 1.0) == []
+    assert overdue(late) == [(VERDICT_DEADLINE, key)]
 
 
 def test_who_stood_by_reports_too_that_a_decided_build_is_over() -> None:
