@@ -98,7 +98,7 @@ class LedgerWalk:
         """Go on behind a gap: what is in it is fetched from the peers, who prove it."""
         if self._broken_since is not None:
             self._close()
-        elif gap.head_before != self._head:
-            # The chain has led here.
+        elif gap.first == self.index + 1 and gap.head_before != self._head:
+            # The chain has led here. Where the walk begins inside, it knows another entry's head.
             self._mended.append(LedgerGap(gap.first, gap.last, self._head, gap.head_after))
         self.index, self._head = gap.last, gap.head_after

@@ -164,3 +164,16 @@ def test_an_empty_ledger_is_whole(database: sqlite3.Connection, tmp_path: Path) 
     assert walk.step(5, 5).is_at_end
     assert walk.finish() == ()
     assert table.genesis == genesis_head(CLUSTER)
+
+
+def test_a_walk_that_begins_inside_a_gap_leaves_it_as_it_is(
+    database: sqlite3.Connection, tmp_path: Path
+) -> None:
+    """A start walks from the certified position; damage beside it may have made a gap across it."""
+    table = _table(database, tmp_path)
+    assert table.forget(LedgerGap(9, 12, CHAIN[7].head, CHAIN[11].head))
+    walk = LedgerWalk(table, 10, CHAIN[9].head)
+    step = walk.step(1000, 1 << 20)
+    assert (step.mended, step.damaged, step.is_at_end) == ((), (), True)
+    _fetch(table)
+    assert table.entries(1, 100) == CHAIN
