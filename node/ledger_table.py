@@ -185,8 +185,12 @@ class LedgerTable:
     def fill(self, gap: LedgerGap, page: LedgerPage) -> bool:
         """Put a page into the gap, at its end; whether that closed it.
 
+        Nothing is kept where the gap is another one by now: `forget` may have made it larger, and
+        what came to it would be missing without a gap that says so.
         Raises WrongEntries where it does not belong there; then nothing may be kept of this.
         """
+        if gap not in self.gaps():
+            return False
         rest = shrink(gap, page)
         for entry in page.entries:
             try:

@@ -147,3 +147,17 @@ def test_a_page_is_bounded_in_bytes_but_never_empty(table: LedgerTable) -> None:
     assert table.entries(1, 100, bytes_max=1) == CHAIN[:1]
     assert table.entries(1, 100, bytes_max=3 * size) == CHAIN[:3]
     assert table.entries(1, 0) == []
+
+
+@pytest.mark.parametrize("first", [4, 6])
+def test_a_page_for_a_gap_that_grew_meanwhile_changes_nothing(
+    table: LedgerTable, first: int
+) -> None:
+    gap = _with_gap(table, 4, 7, 10)
+    assert table.forget(LedgerGap(8, 8, CHAIN[6].head, CHAIN[7].head))
+    grown = _gap(table)
+    assert (grown.first, grown.last) == (4, 8)
+    assert not table.fill(gap, _page(first, 7))
+    assert _gap(table) == grown
+    assert table.fill(grown, _page(4, 8))
+    assert table.entries(1, 100) == CHAIN[:10]
