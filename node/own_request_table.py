@@ -70,11 +70,15 @@ class OwnRequestTable:
         return [_own_request(row) for row in rows]
 
     def last_timestamp(self) -> int:
-        """The highest number that this replica gave to a request of its own."""
-        row = self._database.execute(
-            "SELECT max(coalesce((SELECT value FROM meta WHERE name = 'timestamp'), 0),"
-            " coalesce((SELECT max(timestamp) FROM own_requests), 0))"
-        ).fetchone()
+        """The highest number that this replica gave to a request of its own.
+
+        Raises StoreDamaged, StoreUnusable.
+        """
+        with self._doubt.reading():
+            row = self._database.execute(
+                "SELECT max(coalesce((SELECT value FROM meta WHERE name = 'timestamp'), 0),"
+                " coalesce((SELECT max(timestamp) FROM own_requests), 0))"
+            ).fetchone()
         return int(row[0])
 
     def asides(self) -> list[Aside]:

@@ -449,3 +449,13 @@ def test_an_own_request_takes_another_number(tmp_path: Path) -> None:
     store = _open(tmp_path)
     assert store.own_requests.pending() == [again]
     assert store.own_requests.last_timestamp() == 4
+
+
+def test_a_number_that_cannot_be_read_is_looked_into(tmp_path: Path) -> None:
+    """Else the ballot would be tried, and its build run, again and again."""
+    store = _open(tmp_path)
+    store._database.execute("DROP TABLE own_requests")
+    with pytest.raises(StoreDamaged):
+        store.own_requests.last_timestamp()
+    assert store.doubt.reason is not None
+    store.close()
