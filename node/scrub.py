@@ -33,6 +33,7 @@ STEP_BYTES = 512 * 1024
 REST_SECONDS_MIN = 0.005
 REST_TIMES = 19
 LOOK_SECONDS = 1.0
+INTERRUPT_SECONDS = 0.05
 # The kernel gives other work the processor first; the same number as of `nice`.
 NICENESS = 19
 
@@ -171,8 +172,10 @@ class _StructureCheck:
 
     def stop(self) -> None:
         """Break it off, and wait until it has ended."""
-        self._connection.interrupt()
-        self._thread.join()
+        # Again and again: what has not begun to run is not interrupted, and the thread may be slow.
+        while self._thread.is_alive():
+            self._connection.interrupt()
+            self._thread.join(INTERRUPT_SECONDS)
         self._connection.close()
 
     def _run(self) -> None:

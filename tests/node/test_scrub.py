@@ -5,6 +5,7 @@ import hashlib
 import random
 import shutil
 import sqlite3
+import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -364,6 +365,25 @@ async def test_it_is_broken_off_at_once(store: Store) -> None:
         await scrub.close()
         assert task.cancelled()
         assert scrub.progress.passes == 0
+
+
+async def test_what_begins_late_is_broken_off_too(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a busy machine, where a thread of the lowest priority has to wait for its turn."""
+
+    def check(connection: sqlite3.Connection) -> str | None:
+        time.sleep(0.2)
+        endless = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT 1 FROM n) SELECT max(i) FROM n"
+        return str(connection.execute(endless).fetchone())
+
+    monkeypatch.setattr("node.scrub.check_all", check)
+    scrub = Scrub(store)
+    task = scrub.start()
+    await asyncio.sleep(0)
+    async with asyncio.timeout(10):
+        await scrub.close()
+    assert task.cancelled()
 
 
 # --- definitions --------------------------------------------------------------------------------
