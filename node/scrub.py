@@ -184,5 +184,5 @@ class _StructureCheck:
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
         try:
             self._answer.set_result(check_all(self._connection))
-        except sqlite3.Error as error:
+        except Exception as error:  # noqa: BLE001 - whoever waits is told, also of our own faults
             self._answer.set_exception(error)

@@ -367,6 +367,18 @@ async def test_it_is_broken_off_at_once(store: Store) -> None:
         assert scrub.progress.passes == 0
 
 
+async def test_a_fault_of_our_own_in_the_thread_is_told(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def check(connection: sqlite3.Connection) -> str | None:
+        raise MemoryError
+
+    monkeypatch.setattr("node.scrub.check_all", check)
+    async with asyncio.timeout(10):
+        with pytest.raises(MemoryError):
+            await Scrub(store).start()
+
+
 async def test_what_begins_late_is_broken_off_too(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
