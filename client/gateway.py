@@ -6,6 +6,7 @@ that arrives within one turn of the loop shares one commit.
 """
 
 import asyncio
+import contextlib
 import functools
 import logging
 import time
@@ -347,6 +348,9 @@ class Gateway:
             _log.error("%s; trying again", error)
             for arrival in arrivals:
                 arrival.fail(error)
+            # What was not committed waits no longer; the counts of what does are in memory.
+            with contextlib.suppress(StorageFailed):
+                self._intake.note_unfinished(self._outbox)
             self._wake_later(STORAGE_AGAIN_SECONDS)
             return
         self._reports.wake()
