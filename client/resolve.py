@@ -10,6 +10,7 @@ a few git processes, and nobody gets an answer from before it asked.
 import asyncio
 import concurrent.futures
 import contextlib
+import logging
 import os
 import signal
 import subprocess
@@ -41,6 +42,8 @@ QUESTIONS_AT_ONCE_MAX = 32
 REFERENCES_PER_QUESTION_MAX = 100
 REASON_CHARACTERS_MAX = 300
 STOPPING = "the gateway is stopping"
+
+_log = logging.getLogger(__name__)
 
 
 class FoundCommit(msgspec.Struct, frozen=True):
@@ -145,6 +148,10 @@ class Resolver:
             try:
                 if not self._is_closed:
                     found = await loop.run_in_executor(self._threads, self.ask, repository, names)
+            except Exception as error:  # noqa: BLE001 - told in full; those who wait are asked for next
+                _log.exception("%s could not be asked", repository)
+                problem = Unreachable(_one_line(f"it could not be asked: {error}"))
+                found = dict.fromkeys(names, problem)
             finally:
                 # also where the question was called off
                 for name, waiters in answers.items():

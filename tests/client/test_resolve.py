@@ -15,6 +15,7 @@ import pytest
 
 from client.resolve import (
     QUESTIONS_PER_REPOSITORY_MAX,
+    REFERENCES_PER_QUESTION_MAX,
     FoundCommit,
     NoSuchBranch,
     Resolution,
@@ -261,4 +262,25 @@ async def test_who_asks_as_the_last_question_ends_is_asked_for(
     await asyncio.gather(*early)
     (await held.next()).set_result(found)
     assert await late == found["refs/heads/master"]
+    resolver.close()
+
+
+class _NoThreads(concurrent.futures.Executor):
+    """What the standard library's does where the machine gives no more threads."""
+
+    def submit(self, *_: object, **__: object) -> Any:
+        raise RuntimeError("can't start new thread")
+
+
+async def test_a_question_that_cannot_be_asked_leaves_nobody_waiting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor those who are beyond it: there are more of them than all questions at once hold."""
+    url = "https://example.org/r.git"
+    resolver = resolver_of(tmp_path, url)
+    monkeypatch.setattr(resolver, "_threads", _NoThreads())
+    count = REFERENCES_PER_QUESTION_MAX * QUESTIONS_PER_REPOSITORY_MAX + 1
+    crowd = (resolver.resolve(url, f"b{number}") for number in range(count))
+    found = await asyncio.wait_for(asyncio.gather(*crowd), 20)
+    assert set(found) == {Unreachable("it could not be asked: can't start new thread")}
     resolver.close()
