@@ -6,6 +6,7 @@ and its image's own tar unpacks it: that is a third of the work for the engine. 
 none, or anything else is strange before the first command runs, the step is run like the others.
 """
 
+import posixpath
 import time
 from collections.abc import Mapping, MutableSet
 
@@ -99,10 +100,14 @@ def _is_short(
 ) -> bool:
     """Whether nothing has to be there before the container is, or after it."""
     needs_trust = _is_online(steps[0], grounds) and grounds.ca_bundle is not None
+    # What the image declares below the workspace lies over that part of the tree, and would be
+    # unpacked into here.
+    is_covered = any(posixpath.normpath(path).startswith(f"{WORKSPACE}/") for path in image.volumes)
     return (
         len(steps) == 1
         and not pipeline.artifacts
         and not needs_trust
+        and not is_covered
         and image.id not in grounds.without_tar
         and can_hand_in(client)
     )

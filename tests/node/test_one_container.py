@@ -54,16 +54,15 @@ class ImageMaker(Protocol):
         """An image whose shell does this where it is asked to unpack a tree."""
 
 
-@pytest.fixture
-def image_with(room: Room) -> Iterator[ImageMaker]:
-    made: list[str] = []
+class Images:
+    """Images on the engine, of a Dockerfile and a file beside it each."""
 
-    def make(instead: str) -> str:
-        shell = (
-            f'#!/bin/busybox sh\ncase "$2" in *"tar -x"*) {instead};; esac\n'
-            'exec /bin/busybox sh "$@"\n'
-        )
-        dockerfile = f"FROM {room.image}\nCOPY sh /other/sh\nENV PATH=/other:/bin\n"
+    def __init__(self, room: Room) -> None:
+        self._room = room
+        self._made: list[str] = []
+
+    def build(self, dockerfile: str, shell: str = "") -> str:
+        """The name of an image."""
         context = io.BytesIO()
         with tarfile.open(fileobj=context, mode="w") as archive:
             for name, text in (("Dockerfile", dockerfile), ("sh", shell)):
@@ -72,13 +71,32 @@ def image_with(room: Room) -> Iterator[ImageMaker]:
                 archive.addfile(header, io.BytesIO(text.encode()))
         context.seek(0)
         tag = f"pbft-ci-test/shell:{secrets.token_hex(4)}"
-        room.engine.images.build(fileobj=context, custom_context=True, tag=tag, rm=True)
-        made.append(tag)
+        self._room.engine.images.build(fileobj=context, custom_context=True, tag=tag, rm=True)
+        self._made.append(tag)
         return tag
 
-    yield make
-    for tag in made:
-        room.engine.images.remove(tag, force=True)
+    def remove(self) -> None:
+        for tag in self._made:
+            self._room.engine.images.remove(tag, force=True)
+
+
+@pytest.fixture
+def images(room: Room) -> Iterator[Images]:
+    made = Images(room)
+    yield made
+    made.remove()
+
+
+@pytest.fixture
+def image_with(room: Room, images: Images) -> ImageMaker:
+    def make(instead: str) -> str:
+        shell = (
+            f'#!/bin/busybox sh\ncase "$2" in *"tar -x"*) {instead};; esac\n'
+            'exec /bin/busybox sh "$@"\n'
+        )
+        return images.build(f"FROM {room.image}\nCOPY sh /other/sh\nENV PATH=/other:/bin\n", shell)
+
+    return make
 
 
 @pytest.fixture
@@ -119,6 +137,27 @@ async def test_a_step_alone_sees_what_it_sees_among_others(room: Room, made: lis
     among = await looked_at(room, steps(room.image, entry, {"commands": ["true"]}))
     assert len(made) == 1 + 3
     assert alone[:-1] == among[: among.index("+ true")]
+
+
+async def test_what_an_image_lays_over_the_tree_covers_it_both_ways(
+    room: Room, images: Images
+) -> None:
+    """A volume that it declares is an empty file system; the tree does not go into it."""
+    image = images.build(f"FROM {room.image}\nVOLUME /workspace/data\n")
+    look: dict[str, object] = {"commands": ["ls -A data | wc -l", "ls"]}
+    files: dict[str, str | bytes] = {"data/file": "covered", "other/file": "x"}
+    said = []
+    for entries in ([look], [look, {"commands": ["true"]}]):
+        builder = await room.make_builder(room.make_config(room.repository.url))
+        text = steps(image, *entries)
+        commit = room.repository.commit({".pbft-ci.yml": text, **files})
+        order = builder.order(room.repository.url, commit)
+        finding = await builder.find(order)
+        log = builder.log(order)
+        assert finding.compared.exit_code == 0, log
+        said.append(log[log.index("+ ls -A") : log.index("other")])
+    assert said[0] == said[1]
+    assert "\n0\n" in said[0]
 
 
 @pytest.mark.parametrize(
