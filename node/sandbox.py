@@ -92,9 +92,10 @@ class DockerSandbox:
     async def run(self, work: Work) -> RunResult:
         """Run the work to its end; its containers and images stay until `remove`."""
         assert work.label not in self._remains, "what was run is removed before it is run again"
-        remains = self._remains[work.label] = Remains()
         if self._has_leftovers:
+            # also of an earlier try of this build: its names would be taken
             await self._remove_leftovers()
+        remains = self._remains[work.label] = Remains()
         if not isinstance(work.job, Pipeline):
             remains.is_building = True
             result = await self._run_dockerfile(work, work.job, remains)

@@ -12,7 +12,9 @@ import docker
 import pytest
 
 from ci.operations import Abstain, Finding, Outcome
+from common.pipeline import ONLY_STEP
 from node.docker_engine import BUILD_LABEL, CLUSTER_LABEL, REPLICA_LABEL
+from node.sandbox import DockerSandbox
 from tests.node.conftest import (
     BuilderMaker,
     ConfigMaker,
@@ -243,6 +245,28 @@ async def test_start_removes_what_a_crash_left_but_nothing_of_others(room: Room)
             except docker.errors.NotFound:
                 assert container_id == own
     assert not new_things(room.engine, before, mine)
+
+
+async def test_what_an_earlier_try_left_is_not_in_the_way_of_the_next(room: Room) -> None:
+    """It has the same names; the engine did not remove it when it was asked to."""
+    before = things_on(room.engine)
+    builder = await room.make_builder(room.make_config(room.repository.url))
+    commit = room.repository.commit({".pbft-ci.yml": pipeline(room.image, "true")})
+    order = builder.order(room.repository.url, commit)
+    label = f"{order.build.hex()}-{order.opened}"
+    labels = {
+        CLUSTER_LABEL: builder.cluster_id.hex(),
+        REPLICA_LABEL: "node0",
+        BUILD_LABEL: label,
+    }
+    name = f"pbft-ci-{builder.cluster_id.hex()[:8]}-node0-{label}-1-{ONLY_STEP}"
+    room.engine.containers.create(room.image, ["true"], name=name, labels=labels)
+    sandbox = builder.executor._sandbox
+    assert isinstance(sandbox, DockerSandbox)
+    sandbox._has_leftovers = True
+    await builder.find(order)
+    assert "trouble" not in builder.log(order)
+    assert not new_things(room.engine, before, builder.cluster_id)
 
 
 CRASH = """
