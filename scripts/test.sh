@@ -21,9 +21,10 @@ END
 fi
 
 # True where the folders of the tests may lie in memory: there thousands of syncs cost nothing. No
-# test cuts the power: what a disk may lose is tried with a recorded one.
+# test cuts the power: what a disk may lose is tried with a recorded one. Tests start programs there.
 has_memory_to_spare() {
     local folder memory
+    if grep -Eqs "^[^ ]+ $MEMORY_FOLDER [^ ]+ ([^ ]*,)?noexec[, ]" /proc/self/mounts; then return 1; fi
     folder="$(df --output=avail -k "$MEMORY_FOLDER" 2>/dev/null | tail -n 1)" || return 1
     memory="$(awk '$1 == "MemAvailable:" {print $2}' /proc/meminfo)" || return 1
     [[ -w "$MEMORY_FOLDER" ]] && ((folder >= FOLDER_KIBIBYTES_MIN && memory >= MEMORY_KIBIBYTES_MIN))
