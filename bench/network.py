@@ -28,6 +28,7 @@ CLIENT = "client"
 READY_SECONDS = 120.0
 ANSWER_SECONDS = 30.0
 POLL_SECONDS = 0.02
+_BUILDS_HERE = "pbftci_builds_here{"
 
 # A proxy of the caller's environment must not be asked for an address of this machine.
 _opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
@@ -188,6 +189,11 @@ class Network:
         """GET a path of a node or the client, as JSON. Raises BenchFailed."""
         return await asyncio.to_thread(ask, f"{self.programs[name].listen.url}{path}")
 
+    async def metrics(self, name: str) -> str:
+        """GET /metrics of a node or the client. Raises BenchFailed."""
+        url = f"{self.programs[name].listen.url}/metrics"
+        return (await asyncio.to_thread(_fetch, url)).decode()
+
     async def post(self, branch: str) -> str:
         """POST /webHook as the seed's curl does; the build's id. Raises BenchFailed."""
         body = json.dumps({"branch": branch}).encode()
@@ -223,14 +229,27 @@ class Network:
 
 def ask(url: str, body: bytes | None = None) -> Any:
     """GET, or POST where there is a body; the answer as JSON. Blocking. Raises BenchFailed."""
+    try:
+        return json.loads(_fetch(url, body))
+    except ValueError as error:
+        raise BenchFailed(f"{url}: {error}") from error
+
+
+def builds_at_hand(metrics: str) -> int:
+    """How many builds a node has at hand by its metrics, those included that it removes."""
+    lines = metrics.splitlines()
+    return sum(int(float(line.split()[-1])) for line in lines if line.startswith(_BUILDS_HERE))
+
+
+def _fetch(url: str, body: bytes | None = None) -> bytes:
     request = urllib.request.Request(url, data=body)  # noqa: S310 - our own processes
     try:
         with _opener.open(request, timeout=ANSWER_SECONDS) as response:
-            return json.loads(response.read())
+            return bytes(response.read())
     except urllib.error.HTTPError as error:
         with error:
             raise BenchFailed(f"{url}: {error.code} {error.read()[:500]!r}") from error
-    except (OSError, ValueError) as error:
+    except OSError as error:
         raise BenchFailed(f"{url}: {error}") from error
 
 

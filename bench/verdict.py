@@ -15,7 +15,7 @@ from bench.bare_containers import BareContainers
 from bench.context import Context
 from bench.engine import ReadyEngine, ready_engine
 from bench.figures import ratios, spread
-from bench.network import BenchFailed, Network, network, pipeline
+from bench.network import BenchFailed, Network, builds_at_hand, network, pipeline
 from bench.rows import Row, Target
 from ci.executors import MINIMAL
 from ci.limits import ALL
@@ -142,10 +142,14 @@ def _verdicts(house: Network) -> int:
 
 
 async def _until_quiet(house: Network) -> None:
+    """Wait for the last ballots, and for what is removed behind them: the next one is timed."""
+
     async def is_quiet() -> bool:
         for name in house.node_names:
             if (await house.get(name, "/pbft/status"))["open_builds"]:
                 return False
+            if builds_at_hand(await house.metrics(name)):
+                return False
         return True
 
-    await house.until(is_quiet, "the last ballots", QUIET_SECONDS_MAX)
+    await house.until(is_quiet, "the last ballots and removals", QUIET_SECONDS_MAX)
