@@ -1,5 +1,8 @@
 """The least that four machines do for one build: a checkout, one hardened container, its removal.
 
+The container is removed behind its end, as the product removes its own behind the ballot, and has
+its place until then.
+
 Each lane stands for a replica: it has a mirror of its own, and checks the commit out with the
 node's own code. The container is made by the node's own function (node.container), so its walls
 are the same by construction; its order is that of a step of the product's pipelines. It takes the
@@ -13,7 +16,7 @@ import itertools
 import shutil
 import socket
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 
 import docker
@@ -59,13 +62,15 @@ class BareContainers:
             _Lane(node, folder / f"lane{index}", self._limits, self._threads)
             for index, node in enumerate(network.nodes)
         ]
+        self._removing: set[asyncio.Task[None]] = set()
 
     async def build(self, lane: int, branch: str, commit: str) -> None:
-        """One checkout, container and removal, once that lane has a place. Raises BenchFailed."""
+        """One checkout and container, once that lane has a place. Raises BenchFailed."""
         place = self._lanes[lane]
         number = next(self._numbers)
         tree = place.folder / f"{number}.tar"
-        async with place.places:
+        async with AsyncExitStack() as held:
+            await held.enter_async_context(place.places)
             source = await place.checkout.check_out(place.url, f"refs/heads/{branch}", commit, tree)
             if not isinstance(source, Source) or not isinstance(source.pipeline, bytes):
                 raise BenchFailed(f"{branch} cannot be checked out: {source}")
@@ -73,13 +78,26 @@ class BareContainers:
             if not isinstance(pipeline, Pipeline):
                 raise BenchFailed(f"{PIPELINE_FILE}: {pipeline.text}")
             order = self._order(pipeline, number)
-            await in_thread(self._threads, lambda stop: self._run(order, tree))
-            tree.unlink()
+            container = await in_thread(self._threads, lambda stop: self._run(order, tree))
+            removal = self._remove_behind(container, tree, held.pop_all())
+            self._removing.add(asyncio.create_task(removal))
 
     async def build_in(self, count: int, branch: str, commit: str) -> None:
-        """One in each of so many lanes at once, which take turns. Raises BenchFailed."""
+        """One in each of so many lanes at once, which take turns, until the last has ended.
+
+        Raises BenchFailed.
+        """
         lanes = [next(self._turns) for _ in range(count)]
         await asyncio.gather(*(self.build(lane, branch, commit) for lane in lanes))
+
+    async def settle(self) -> None:
+        """Wait until all that ended is removed."""
+        removing, self._removing = self._removing, set()
+        await asyncio.gather(*removing)
+
+    async def _remove_behind(self, container: str, tree: Path, held: AsyncExitStack) -> None:
+        async with held:
+            await in_thread(self._threads, lambda stop: self._remove(container, tree))
 
     def close(self) -> None:
         """Remove what is left, and let go of the engine."""
@@ -120,8 +138,11 @@ class BareContainers:
             has_input=True,
         )
 
-    def _run(self, order: ContainerOrder, tree: Path) -> None:
-        """Create, attach, start, feed, read to the end, wait, remove. Blocking."""
+    def _run(self, order: ContainerOrder, tree: Path) -> str:
+        """Create, attach, start, feed, read to the end, wait: its id. Blocking.
+
+        Raises BenchFailed; it is removed then.
+        """
         client = self._engine.client()
         container = create_container(client, order)
         try:
@@ -146,9 +167,16 @@ class BareContainers:
             if code != 0:
                 raise BenchFailed(f"a bare container ended with {code}: {output[-500:]!r}")
         except OSError as error:
+            self._remove(container, tree)
             raise BenchFailed(f"a bare container did not end: {error}") from error
-        finally:
-            client.remove_container(container, force=True, v=True)
+        except BenchFailed:
+            self._remove(container, tree)
+            raise
+        return container
+
+    def _remove(self, container: str, tree: Path) -> None:
+        self._engine.client().remove_container(container, force=True, v=True)
+        tree.unlink()
 
 
 class _Lane:

@@ -2,8 +2,8 @@
 
 Product and reference run on the same engine, one after the other. The product's time ends when
 the gateway has written the verdict to results.jsonl: f+1 equal signed replies are accepted and on
-its disk. The reference's ends when the last of its containers is removed: the product, too,
-casts no ballot before its build's containers are.
+its disk. The reference's ends when the last of its containers has. Neither waits for the removal
+of the last ones, and both have removed everything before the other's time begins.
 """
 
 import asyncio
@@ -75,14 +75,17 @@ async def _measure(
         # mirrors are made, images and caches are warm; where not all build, on all by then
         await _builds(house, 1 if executors == ALL else WARM_BUILDS)
         await asyncio.gather(*(one_bare() for _ in house.node_names))
+        await bare.settle()
         one = await context.pairs(
-            1 if context.is_quick else 15, lambda: _builds(house, 1), lambda: _timed(one_bare)
+            1 if context.is_quick else 15,
+            lambda: _builds(house, 1),
+            lambda: _timed(one_bare, bare),
         )
         context.say(f"{webhooks} webhooks at once, executors: {executors}")
         many = await context.pairs(
             1 if context.is_quick else 3,
             lambda: _builds(house, webhooks),
-            lambda: _timed(many_bare),
+            lambda: _timed(many_bare, bare),
         )
     finally:
         await asyncio.to_thread(bare.close)
@@ -111,10 +114,13 @@ async def _measure(
     ]
 
 
-async def _timed(work: Callable[[], Awaitable[None]]) -> float:
+async def _timed(work: Callable[[], Awaitable[None]], bare: BareContainers) -> float:
+    """Seconds until the last container has ended; then all is quiet again."""
     began = time.monotonic()
     await work()
-    return time.monotonic() - began
+    seconds = time.monotonic() - began
+    await bare.settle()
+    return seconds
 
 
 async def _builds(house: Network, count: int) -> float:

@@ -62,6 +62,7 @@ async def test_all_lanes_build_and_nothing_stays(
     bare = BareContainers(tmp_path / "bare", house, engine, label)
     try:
         await bare.build_in(4, "good", house.commits["good"])
+        await bare.settle()
         with pytest.raises(BenchFailed, match=r"ended with 3.*so it is"):
             await bare.build(0, "bad", house.commits["bad"])
         assert _containers(client, label) == []
