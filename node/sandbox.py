@@ -19,6 +19,7 @@ from common.pipeline import Pipeline, PipelineInvalid
 from node.container import HOME, TEMPORARY, ContainerOrder
 from node.container_run import ContainerEnd, run_container
 from node.docker_engine import (
+    ANSWER_SECONDS_MAX,
     BUILD_LABEL,
     CLUSTER_LABEL,
     REPLICA_LABEL,
@@ -41,6 +42,8 @@ from node.trouble import OwnTrouble
 QUIET_ROUNDS = 2
 QUIET_ROUND_SECONDS = 0.3
 REMOVAL_ROUNDS_MAX = 10
+# After a crash the engine still does what it was asked for last, if it has as much to do as it may.
+LOOK_AGAIN_SECONDS = float(ANSWER_SECONDS_MAX)
 CA_BYTES_MAX = 4 * 2**20
 # of images that do not unpack a tree by themselves, as long as this process lives
 WITHOUT_TAR_MAX = 1000
@@ -72,6 +75,7 @@ class DockerSandbox:
         self._without_tar: set[str] = set()
         # whether something of a build that is over may still be on the engine
         self._has_leftovers = True
+        self._looking_again: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         """Remove what a crash left behind; where the engine is down, before the next build.
@@ -84,9 +88,13 @@ class DockerSandbox:
             await self._call(lambda stop: self._compare_memory())
         except OwnTrouble as trouble:
             _log.warning("leftovers of earlier builds stay for now: %s", trouble.reason)
+        self._looking_again = asyncio.create_task(self._look_again(), name="leftovers")
 
     async def close(self) -> None:
         """Let go of the connections."""
+        if self._looking_again is not None:
+            self._looking_again.cancel()
+            await asyncio.wait([self._looking_again])
         self._engine.close()
 
     async def run(self, work: Work) -> RunResult:
@@ -276,6 +284,14 @@ class DockerSandbox:
             await self._call(self._images.tidy)
         except (OwnTrouble, OSError) as trouble:
             _log.warning("images that were kept too long stay for now: %s", trouble)
+
+    async def _look_again(self) -> None:
+        """Remove what the engine made after `start` had looked: a crash ended who had asked."""
+        await asyncio.sleep(LOOK_AGAIN_SECONDS)
+        try:
+            await self._remove_leftovers()
+        except OwnTrouble as trouble:
+            _log.warning("leftovers of earlier builds stay for now: %s", trouble.reason)
 
     async def _remove_leftovers(self) -> None:
         """Remove all of this replica's but the builds that run now. Raises OwnTrouble."""

@@ -247,6 +247,27 @@ async def test_start_removes_what_a_crash_left_but_nothing_of_others(room: Room)
     assert not new_things(room.engine, before, mine)
 
 
+async def test_what_the_engine_makes_late_for_one_that_crashed_goes_too(
+    room: Room, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was asked for it before the crash; and a build that runs by now is left alone."""
+    monkeypatch.setattr("node.sandbox.LOOK_AGAIN_SECONDS", 2.0)
+    before = things_on(room.engine)
+    builder = await room.make_builder(room.make_config(room.repository.url))
+    labels = {
+        CLUSTER_LABEL: builder.cluster_id.hex(),
+        REPLICA_LABEL: "node0",
+        BUILD_LABEL: f"{secrets.token_hex(32)}-1",
+    }
+    late = room.engine.containers.create(room.image, ["true"], labels=labels)
+    commit = room.repository.commit({".pbft-ci.yml": pipeline(room.image, "sleep 4; exit 5")})
+    finding = await builder.find(builder.order(room.repository.url, commit))
+    assert finding.compared.exit_code == 5
+    with pytest.raises(docker.errors.NotFound):
+        late.reload()
+    assert not new_things(room.engine, before, builder.cluster_id)
+
+
 async def test_what_an_earlier_try_left_is_not_in_the_way_of_the_next(room: Room) -> None:
     """It has the same names; the engine did not remove it when it was asked to."""
     before = things_on(room.engine)
