@@ -6,6 +6,7 @@ and its image's own tar unpacks it: that is a third of the work for the engine. 
 none, or anything else is strange before the first command runs, the step is run like the others.
 """
 
+import hashlib
 import posixpath
 import time
 from collections.abc import Mapping, MutableSet
@@ -55,8 +56,9 @@ CA_VARIABLES = (
 class Grounds(msgspec.Struct, frozen=True):
     """What a pipeline runs on here. name: the beginning of all names on the engine.
 
-    network_allowed, ca_bundle: the operator's own settings. without_tar: ids of images that did not
-    take a tree; shared by all builds, and added to. remains: of this build; added to.
+    network_allowed, ca_bundle: the operator's own settings. without_tar: where an image did not
+    take a tree (_surroundings); shared by all builds, and added to. remains: of this build; added
+    to.
     """
 
     name: str
@@ -86,7 +88,7 @@ def run_pipeline(
             return _run_alone(client, pipeline, steps[0], image, work, grounds, stop)
         except TreeNotTaken as problem:
             client.remove_container(grounds.remains.containers.pop(), force=True, v=True)
-            grounds.without_tar.add(image.id)
+            grounds.without_tar.add(_surroundings(pipeline, steps[0], image))
             work.log.note(f"the image's tar does not unpack the tree ({problem}): the engine does")
     return _run_steps(client, pipeline, steps, image, work, grounds, stop)
 
@@ -108,9 +110,16 @@ def _is_short(
         and not pipeline.artifacts
         and not needs_trust
         and not is_covered
-        and image.id not in grounds.without_tar
+        and _surroundings(pipeline, steps[0], image) not in grounds.without_tar
         and can_hand_in(client)
     )
+
+
+def _surroundings(pipeline: Pipeline, step: Step, image: Image) -> str:
+    """All that decides whether the image's tar unpacks a tree: what a pipeline sets may be why it
+    does not, and must not count against the builds of others."""
+    own = msgspec.json.encode((step.environment, pipeline.resources))
+    return f"{image.id} {hashlib.sha256(own).hexdigest()}"
 
 
 def _run_alone(

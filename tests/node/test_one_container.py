@@ -194,6 +194,22 @@ async def test_an_image_that_does_not_take_a_tree_gets_it_from_the_engine(
     assert len(made) == 3 + 2
 
 
+async def test_what_a_pipeline_sets_does_not_count_against_others(
+    room: Room, made: list[str]
+) -> None:
+    """Without a tar in its PATH a build goes the long way; the next one of the image does not."""
+    builder = await room.make_builder(room.make_config(room.repository.url))
+    poor: dict[str, object] = {"commands": ["true"], "environment": {"PATH": "/nowhere"}}
+    plain: dict[str, object] = {"commands": ["true"]}
+    counts = []
+    for entry in (poor, plain, poor):
+        commit = room.repository.commit({".pbft-ci.yml": steps(room.image, entry)})
+        before = len(made)
+        await builder.find(builder.order(room.repository.url, commit))
+        counts.append(len(made) - before)
+    assert counts == [3, 1, 2]
+
+
 async def test_cancelling_while_the_tree_is_put_in(room: Room, image_with: ImageMaker) -> None:
     image = image_with("exec sleep 600")
     before = things_on(room.engine)
