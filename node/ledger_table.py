@@ -160,10 +160,11 @@ class LedgerTable:
 
         proved: what the certified state before it said. Where we have no entry at the index,
         there is a gap from here on; where we have another one, all since `proved` may be wrong.
+        Where a gap was made of it, that is two gaps now: what comes after is there, or executed.
         """
         end, end_head = self.end()
         if index <= end:
-            if self.head_at(index) == head:
+            if self.head_at(index) == head or self._divide(index, head):
                 return
             _log.warning("ledger entries after %d are wrong, and are fetched anew", proved[0])
             self.cut(proved[0] + 1)
@@ -321,6 +322,19 @@ class LedgerTable:
                 return count
             index, head = entry.index, entry.head
         return len(entries)
+
+    def _divide(self, index: int, head: bytes) -> bool:
+        """Make two gaps of the one that has this entry, not as its last; False: none has."""
+        gap = next((gap for gap in self.gaps() if gap.first <= index < gap.last), None)
+        if gap is None:
+            return False
+        self._database.execute(
+            "UPDATE gaps SET last = ?, head_after = ? WHERE first = ?", (index, head, gap.first)
+        )
+        self._database.execute(
+            "INSERT INTO gaps VALUES (?, ?, ?, ?)", (index + 1, gap.last, head, gap.head_after)
+        )
+        return True
 
     def _delete(self, first: int, last: int) -> None:
         for table in ("ledger", "verdicts"):

@@ -161,3 +161,19 @@ def test_a_page_for_a_gap_that_grew_meanwhile_changes_nothing(
     assert _gap(table) == grown
     assert table.fill(grown, _page(4, 8))
     assert table.entries(1, 100) == CHAIN[:10]
+
+
+def test_a_certified_head_inside_a_gap_divides_it(table: LedgerTable) -> None:
+    for entry in CHAIN[:12]:
+        table.save_entry(entry)
+    assert table.forget(LedgerGap(6, 8, CHAIN[4].head, CHAIN[7].head))
+    table.save_position(7, CHAIN[6].head, (4, CHAIN[3].head))
+    table.save_entry(CHAIN[12])
+    assert table.missing() == 3
+    assert table.gaps() == [
+        LedgerGap(6, 7, CHAIN[4].head, CHAIN[6].head),
+        LedgerGap(8, 8, CHAIN[6].head, CHAIN[7].head),
+    ]
+    while (gap := table.gap()) is not None:
+        table.fill(gap, _page(gap.last, gap.last))
+    assert table.entries(1, 100) == CHAIN[:13]
