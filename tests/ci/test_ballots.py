@@ -12,6 +12,7 @@ from ci.duties import Duties, Key
 from ci.executors import Patience
 from ci.limits import Limits
 from ci.operations import CastBallot, Noop, ReportDeadline, encode_operation
+from ci.statement import parse_statement
 from ci.verdict import Thresholds
 from pbft.client_table import ClientTable, StoredResult
 from pbft.codec import decode_request, digest_of
@@ -24,11 +25,16 @@ BUILD_SECONDS_MAX = 100.0
 
 
 class Own:
-    """The own requests of replica 0 of a world, and a client table that a test fills by hand."""
+    """The own requests of a replica of a world, and a client table that a test fills by hand.
 
-    def __init__(self, limits: Limits | None = None) -> None:
-        self.world = World(limits=limits)
-        self.name = self.world.replica(0)
+    name: replica 0 where it is left out.
+    """
+
+    def __init__(
+        self, limits: Limits | None = None, *, name: str | None = None, world: World | None = None
+    ) -> None:
+        self.world = world or World(limits=limits)
+        self.name = name or self.world.replica(0)
         self.clients = ClientTable(WINDOW)
         self.last_timestamp = 0
         self.identity = 0
@@ -182,3 +188,27 @@ def test_who_stood_by_reports_too_that_a_decided_build_is_over() -> None:
     assert own.name not in build.ballots
     assert own.requests.overdue(0.0) == []
     assert own.requests.overdue(DEADLINE_SECONDS) == [(LATE_BALLOTS_DEADLINE, key)]
+
+
+def test_a_silent_executor_that_reports_ends_no_build_that_takes_longer_than_the_deadline() -> None:
+    world = World(limits=Limits(executors="minimal"))
+    world.submit(1)
+    (build,) = world.application.open_builds().values()
+    liar, names = build.executors[0], world.cluster.replica_names
+    own = {name: Own(name=name, world=world) for name in names if name != liar}
+    begun: dict[str, float] = {}
+    for second in range(400):
+        now = float(second)
+        for name, one in own.items():
+            (build,) = world.application.open_builds().values() or (build,)
+            if build.is_decided:
+                break
+            one.duties.update([build], now)
+            if one.duties.call(build, now) is not None:
+                begun.setdefault(name, now)
+            if name not in build.ballots and now - begun.get(name, now) >= BUILD_SECONDS_MAX - 1:
+                world.apply(name, CastBallot(build.id, build.opened, PASSED))
+            for _, key in one.requests.overdue(now):
+                world.apply(name, ReportDeadline(*key))
+                world.apply(liar, ReportDeadline(*key))
+    assert parse_statement(bytes(world.verdict_entries()[0].statement)).verdict.outcome == "passed"
