@@ -36,11 +36,12 @@ class CommitSearch:
     async def find(self, identity: bytes, build: bytes, wanted: WantedBuild) -> None:
         """Find it and keep it, or that there is no such ref; unless the build is cancelled."""
         delay = AGAIN_SECONDS
-        while self._outbox.build_row(build) is not None:
-            found = await self._resolver.resolve(wanted.repository, wanted.branch, wanted.ref)
-            note = functools.partial(self._note, identity, build, found, delay)
+        while True:
             try:
-                await self._store(note)
+                if self._outbox.build_row(build) is None:
+                    return
+                found = await self._resolver.resolve(wanted.repository, wanted.branch, wanted.ref)
+                await self._store(functools.partial(self._note, identity, build, found, delay))
             except StorageFailed as error:
                 _log.error("build %s: %s; trying again", build.hex()[:12], error)
             else:
