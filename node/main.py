@@ -307,7 +307,7 @@ def _restored(
     except SaveFailed as error:
         replica.store.close()
         raise StoreUnusable(str(error)) from error
-    except StoreDamaged:
+    except (StoreDamaged, StoreUnusable):
         replica.store.close()
         raise
     return replica

@@ -85,7 +85,10 @@ class Runtime:
         self._task: asyncio.Task[None] | None = None
 
     def restore(self) -> None:
-        """Continue from the disk. Raises pbft.replica.DamagedRecords, node.store.StoreDamaged."""
+        """Continue from the disk.
+
+        Raises pbft.replica.DamagedRecords, node.store.StoreDamaged, node.store.StoreUnusable.
+        """
         output = self.replica.restore(self._store.records(), self._store.bodies())
         core = self.replica.core
         self._store.agree_ledger(self._application.ledger_index, self._application.ledger_head)

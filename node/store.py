@@ -82,6 +82,7 @@ CREATE TABLE ballots (
 ) WITHOUT ROWID;
 """
 
+_BODIES = "SELECT digest, body FROM bodies WHERE typeof(digest) || typeof(body) = 'blobblob'"
 
 # What is read of the ledger at once, when it is checked.
 CHECKED_ENTRIES = 1000
@@ -173,8 +174,12 @@ class Store:
         return [record for record in self._chained() if not isinstance(record, Aside)]
 
     def bodies(self) -> dict[bytes, bytes]:
-        """The saved bodies by digest; whoever uses one checks it against its digest."""
-        return dict(self._database.execute("SELECT digest, body FROM bodies"))
+        """The saved bodies by digest; whoever uses one checks it against its digest.
+
+        What a flipped bit calls text is none. Raises StoreDamaged, StoreUnusable.
+        """
+        with self.doubt.reading():
+            return dict(self._database.execute(_BODIES))
 
     def ballots(self, build: bytes) -> list[tuple[int, str, Signed]]:
         """(opening sequence number, replica, signed request) of all ballots on that build."""

@@ -42,11 +42,20 @@ Contents = dict[str, list[tuple[Any, ...]]]
 
 
 def contents_of(store: Store) -> Contents:
-    """All rows of all tables."""
-    return {
-        table: store._database.execute(f"SELECT * FROM {table} ORDER BY {order}").fetchall()
-        for table, order in TABLES.items()
-    }
+    """All rows of all tables, as bytes and numbers.
+
+    A flipped bit may call a row's bytes text, which need not be UTF-8: whether that is seen is
+    asked of the store's own reads.
+    """
+    cursor = store._database.cursor()
+    factory, store._database.text_factory = store._database.text_factory, bytes
+    try:
+        return {
+            table: cursor.execute(f"SELECT * FROM {table} ORDER BY {order}").fetchall()
+            for table, order in TABLES.items()
+        }
+    finally:
+        store._database.text_factory = factory
 
 
 @dataclass

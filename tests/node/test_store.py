@@ -88,6 +88,20 @@ def test_a_base_forgets_what_is_older_but_not_the_ledger(tmp_path: Path) -> None
         store.agree_ledger(2, entry.head)
 
 
+@pytest.mark.parametrize("column", ["digest", "body"])
+def test_a_body_that_became_text_is_none(tmp_path: Path, column: str) -> None:
+    """One bit of a row's header says so, and SQLite's own check finds nothing wrong with it."""
+    wrong, right = b"\xff\xfe no text", b"body"
+    store = _open(tmp_path)
+    store.save([SavedBody(1, digest_of(body), body) for body in (wrong, right)], [])
+    store.close()
+    rotten = digest_of(wrong).hex()
+    _damage(
+        tmp_path, f"UPDATE bodies SET {column} = CAST({column} AS TEXT) WHERE digest = x'{rotten}'"
+    )
+    assert _open(tmp_path).bodies() == {digest_of(right): right}
+
+
 def test_a_body_under_several_numbers_is_kept_for_the_highest(tmp_path: Path) -> None:
     store = _open(tmp_path)
     digest = digest_of(b"body")
