@@ -346,11 +346,18 @@ def test_one_delivery_through_two_gateways_is_one_build_for_both(
         return bool(ask(f"{url}/api/v1/builds/{build}").json()["status"] == "decided")
 
     network.wait_until(is_decided, "the verdict at the second gateway", 90)
-    verdicts = [
-        ask(f"{base}/api/v1/builds/{build}").json()["verdict"]
-        for base in (network.gateway_url, url)
-    ]
-    assert verdicts[0] == verdicts[1]
+
+    def have_all_ballots() -> bool:
+        # The last one may come after the verdict, to one gateway before the other.
+        verdicts = [
+            ask(f"{base}/api/v1/builds/{build}").json()["verdict"]
+            for base in (network.gateway_url, url)
+        ]
+        return verdicts[0] == verdicts[1] and len(verdicts[0]["agreeing"]) == len(
+            network.configuration.nodes
+        )
+
+    network.wait_until(have_all_ballots, "equal verdicts at both gateways", 90)
     assert [entry.build for entry in verdict_entries(network.settle())] == [build]
 
 
