@@ -106,6 +106,9 @@ class BallotBox:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     def _has_cast(self, key: Key) -> bool:
+        # Who is at it has not, and ends as it does: so a turn asks the disk nothing about a queue.
+        if key in self._running:
+            return False
         return self._store.own_requests.find(BALLOT, *key) is not None
 
     def _begin(self, key: Key, order: BuildOrder, build: OpenBuild, now: float) -> None:
