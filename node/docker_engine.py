@@ -4,8 +4,10 @@ Four replicas may share one engine. What belongs to a build is known by its labe
 descent from an image that carries them, so no replica ever touches what is another's.
 """
 
+import asyncio
 import os
 import re
+import socket
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -61,13 +63,14 @@ class Remains(msgspec.Struct):
 
     containers, networks: ids. is_certain: there is nothing else; not so after trouble, when the
     engine may have made something and its answer was lost. is_building: it may still be building
-    an image.
+    an image. builder: ends when the engine has answered to that build.
     """
 
     containers: list[str] = []
     networks: list[str] = []
     is_certain: bool = False
     is_building: bool = False
+    builder: asyncio.Task[Any] | None = None
 
 
 class ImageAbsent(msgspec.Struct, frozen=True):
@@ -94,23 +97,38 @@ class DockerEngine:
             return self._client
 
     @contextmanager
-    def stream_client(self, stop: Stop) -> Iterator[docker.APIClient]:
+    def stream_client(self, stop: Stop, given_up: Stop | None = None) -> Iterator[docker.APIClient]:
         """A connection of its own for one answer that goes on for long; `stop` breaks it off.
 
-        An engine gives up a build whose client has gone.
+        An engine gives up a build whose client has gone. given_up: tells it to do so, and leaves
+        the rest of its answer to be read: that ends when the engine has really given up.
         """
+        given_up = given_up or Stop()
         client = self._connect()
         responses: list[Any] = []
-        # requests' own hook: the library keeps the response of a build to itself
-        client.hooks["response"].append(lambda response, **_: responses.append(response))
 
         def break_off() -> None:
             for response in responses:
                 with suppress(ValueError, RuntimeError, OSError):
                     response.raw.shutdown()
 
+        def end_requests() -> None:
+            for response in responses:
+                if not _end_requests(response):
+                    break_off()
+
+        def keep(response: Any, **_: Any) -> None:
+            responses.append(response)
+            # the answer began too late for whoever called these
+            if given_up.is_set:
+                end_requests()
+            if stop.is_set:
+                break_off()
+
+        # requests' own hook: the library keeps the response of a build to itself
+        client.hooks["response"].append(keep)
         try:
-            with stop.interrupting(break_off):
+            with stop.interrupting(break_off), given_up.interrupting(end_requests):
                 yield client
         finally:
             client.close()
@@ -297,6 +315,19 @@ def digest_of(name: str, repository_digests: list[str]) -> str | None:
     if asked in digests:
         return asked
     return digests[0] if digests else None
+
+
+def _end_requests(response: Any) -> bool:
+    """Say that no request will come any more, like one who has gone; False where that cannot be."""
+    connection = getattr(response.raw.connection, "sock", None)
+    if not isinstance(connection, socket.socket):
+        return False
+    try:
+        # that of a socket below TLS too: TLS's own would end the reading as well
+        socket.socket.shutdown(connection, socket.SHUT_WR)
+    except OSError:
+        return False
+    return True
 
 
 def _repository(name: str) -> str:

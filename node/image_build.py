@@ -60,9 +60,14 @@ def build_image(
     labels: Mapping[str, str],
     limits: Limits,
     log: BuildLog,
+    given_up: Stop,
     stop: Stop,
 ) -> BuiltImage | RunResult:
     """The image, or how the build of it failed. The tree file is made the build's context.
+
+    given_up: nobody wants the image any more. The engine is told so, and this goes on until it has
+    really ended the build: the instruction that copies files is not broken off, and makes a layer.
+    stop: does not wait for that either.
 
     Raises Stopped, OwnTrouble, OSError and what the library raises.
     """
@@ -71,7 +76,7 @@ def build_image(
     started_at = time.time()
     image_id: str | None = None
     try:
-        with engine.stream_client(stop) as client, tree.open("rb") as context:
+        with engine.stream_client(stop, given_up) as client, tree.open("rb") as context:
             # limits that the engine takes and the library has no argument for
             client.params = {
                 "cpuperiod": str(CPU_PERIOD_MICROSECONDS),
@@ -94,15 +99,19 @@ def build_image(
                 timeout=limits.build_seconds_max + 60,
                 decode=True,
             ):
+                if given_up.is_set:
+                    continue
                 log.write(_shown(message))
                 if "errorDetail" in message or "error" in message:
                     return _failure(engine, prepared, message, labels, started_at)
                 image_id = (message.get("aux") or {}).get("ID", image_id)
     except docker.errors.APIError as error:
+        given_up.check()
         stop.check()
         return _failure(
             engine, prepared, {"error": str(error.explanation or error)}, labels, started_at
         )
+    given_up.check()
     stop.check()
     if image_id is None:
         raise OwnTrouble("the Docker engine broke off the build")

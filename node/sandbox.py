@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -38,6 +38,8 @@ from node.run_result import RunResult, Work, build_environment, result_of_exit
 from node.threads import Stop, in_thread
 from node.trouble import OwnTrouble
 
+# How long the engine may take to end a build that was given up; less than a stop of the node may.
+BUILDER_SECONDS_MAX = 15.0
 # A build that was broken off may leave one more layer behind a moment later.
 QUIET_ROUNDS = 2
 QUIET_ROUND_SECONDS = 0.3
@@ -75,7 +77,7 @@ class DockerSandbox:
         self._without_tar: set[str] = set()
         # whether something of a build that is over may still be on the engine
         self._has_leftovers = True
-        self._looking_again: asyncio.Task[None] | None = None
+        self._looking_again: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
         """Remove what a crash left behind; where the engine is down, before the next build.
@@ -88,13 +90,12 @@ class DockerSandbox:
             await self._call(lambda stop: self._compare_memory())
         except OwnTrouble as trouble:
             _log.warning("leftovers of earlier builds stay for now: %s", trouble.reason)
-        self._looking_again = asyncio.create_task(self._look_again(), name="leftovers")
+        self._look_again_later()
 
     async def close(self) -> None:
         """Let go of the connections."""
-        if self._looking_again is not None:
-            self._looking_again.cancel()
-            await asyncio.wait([self._looking_again])
+        for task in tuple(self._looking_again):
+            await _end(task)
         self._engine.close()
 
     async def run(self, work: Work) -> RunResult:
@@ -163,7 +164,7 @@ class DockerSandbox:
                 return RunResult(Outcome.IMAGE_UNAVAILABLE)
         work.show_state("building")
         ends_at = time.monotonic() + self._limits.build_seconds_max
-        built = await self._build_image(prepared, work)
+        built = await self._build_image(prepared, work, remains)
         if isinstance(built, RunResult):
             is_red = built.outcome in (Outcome.FAILED, Outcome.TIMED_OUT)
             return msgspec.structs.replace(built, network_was_off=is_red)
@@ -192,15 +193,20 @@ class DockerSandbox:
         return _result(await self._run_container(order, work, remains), image.id)
 
     async def _build_image(
-        self, prepared: PreparedDockerfile, work: Work
+        self, prepared: PreparedDockerfile, work: Work, remains: Remains
     ) -> BuiltImage | RunResult:
-        """The built image; a build that takes too long is broken off and timed out."""
+        """The built image; a build that takes too long is given up and timed out.
+
+        The engine goes on with the instruction that it is at; `remove` waits for the end of that.
+        """
         build_hex, _, opened = work.label.partition("-")
         # the last part cannot be guessed: another build must not name this one's image
         tag = (
             f"pbft-ci-build/{self._cluster[:16]}:{self._config.name}."
             f"{build_hex[:16]}-{opened}.{secrets.token_hex(8)}"
         )
+
+        given_up = Stop()
 
         def build(stop: Stop) -> BuiltImage | RunResult:
             return build_image(
@@ -211,6 +217,7 @@ class DockerSandbox:
                 self._labels(work.label),
                 self._limits,
                 work.log,
+                given_up,
                 stop,
             )
 
@@ -220,9 +227,16 @@ class DockerSandbox:
             lambda stop: ImageGrowth(self._engine.client(), self._labels(work.label))
         )
         watching = asyncio.create_task(self._call(partial(growth.wait_for, bytes_max)))
-        building = asyncio.create_task(self._call(build, timeout_seconds=limits.build_seconds_max))
+        building: asyncio.Task[BuiltImage | RunResult] = asyncio.create_task(self._call(build))
+        remains.builder = building
         try:
-            await asyncio.wait({watching, building}, return_when=asyncio.FIRST_COMPLETED)
+            done, _ = await asyncio.wait(
+                {watching, building},
+                timeout=limits.build_seconds_max,
+                return_when=asyncio.FIRST_COMPLETED,
+            )
+            if not done:
+                return RunResult(Outcome.TIMED_OUT)
             if not watching.done():
                 built = await building
                 written_bytes = await self._call(lambda stop: growth.written_bytes())
@@ -232,16 +246,9 @@ class DockerSandbox:
                 await watching
             problem = f"Dockerfile: the build wrote more than {bytes_max} bytes into its image"
             return RunResult(Outcome.FAILED, 1, problem=problem)
-        except TimeoutError:
-            return RunResult(Outcome.TIMED_OUT)
         finally:
-            for task in (watching, building):
-                task.cancel()
-            await asyncio.wait({watching, building})
-            # looked at, so that asyncio does not complain about what nobody saw
-            for task in (watching, building):
-                if not task.cancelled():
-                    task.exception()
+            given_up.set()
+            await _end(watching)
 
     async def _image(self, name: str, work: Work, *, is_base: bool = False) -> Image | ImageAbsent:
         """The image that the name means now, on the engine. is_base: a Dockerfile names it."""
@@ -271,6 +278,10 @@ class DockerSandbox:
                     return
                 except OwnTrouble as trouble:
                     _log.warning("build %s is looked for on the engine: %s", label, trouble.reason)
+            if remains.builder is not None and not await _has_ended(remains.builder):
+                _log.warning("build %s stays on the engine, which is still at it", label)
+                self._look_again_later()
+                return
             quiet_rounds = QUIET_ROUNDS if remains.is_building else 0
             await self._call(lambda stop: self._remove(is_ours, quiet_rounds))
         except OwnTrouble as trouble:
@@ -285,8 +296,13 @@ class DockerSandbox:
         except (OwnTrouble, OSError) as trouble:
             _log.warning("images that were kept too long stay for now: %s", trouble)
 
+    def _look_again_later(self) -> None:
+        task = asyncio.create_task(self._look_again(), name="leftovers")
+        self._looking_again.add(task)
+        task.add_done_callback(self._looking_again.discard)
+
     async def _look_again(self) -> None:
-        """Remove what the engine made after `start` had looked: a crash ended who had asked."""
+        """Remove what the engine made after we had looked: for one that crashed, or very slowly."""
         await asyncio.sleep(LOOK_AGAIN_SECONDS)
         try:
             await self._remove_leftovers()
@@ -375,6 +391,28 @@ class DockerSandbox:
                 return work(stop)
 
         return await in_thread(self._threads, translated, timeout_seconds=timeout_seconds)
+
+
+async def _end(task: "asyncio.Task[Any]") -> None:
+    """Cancel a task whose result nobody wants, and wait for its end."""
+    task.cancel()
+    await asyncio.wait({task})
+    # looked at, so that asyncio does not complain about what nobody saw
+    if not task.cancelled():
+        task.exception()
+
+
+async def _has_ended(builder: "asyncio.Task[Any]") -> bool:
+    """Wait until the engine makes no more layers of a build, and not for ever.
+
+    Before anything of it is removed: a layer that is finished without its parents is an image of
+    its own, and where the Dockerfile changed the labels nothing tells any more whose.
+    """
+    try:
+        done, _ = await asyncio.wait({builder}, timeout=BUILDER_SECONDS_MAX)
+    finally:
+        await _end(builder)
+    return bool(done)
 
 
 def _read_bundle(file: Path) -> bytes:

@@ -7,7 +7,7 @@ import pytest
 
 from ci.operations import Outcome
 from node.docker_engine import BUILD_LABEL, CLUSTER_LABEL, REPLICA_LABEL
-from tests.node.conftest import Room, new_things, things_on
+from tests.node.conftest import Room, new_things, things_on, until
 
 pytestmark = pytest.mark.docker
 
@@ -66,6 +66,34 @@ async def test_dockerfile_build_that_takes_too_long(room: Room) -> None:
         {"build_seconds_max": 4},
     )
     assert compared.outcome is Outcome.TIMED_OUT, log
+
+
+@pytest.mark.parametrize("patience_seconds", [15.0, 0.1])
+async def test_a_layer_that_the_engine_finishes_after_the_build_was_stopped(
+    room: Room, monkeypatch: pytest.MonkeyPatch, patience_seconds: float
+) -> None:
+    """It never breaks off a COPY. Such a layer is known by its parents alone: they go with it."""
+    monkeypatch.setattr("node.sandbox.BUILDER_SECONDS_MAX", patience_seconds)
+    owner = secrets.token_hex(8)
+    dockerfile = f"FROM {room.image}\nLABEL {CLUSTER_LABEL}={owner}\nCOPY . /x\nRUN sleep 600\n"
+    files: dict[str, str | bytes] = {f"{number}": str(number) for number in range(1000)}
+    commit = room.repository.commit(files | {"Dockerfile": dockerfile, "big": b"x" * 30_000_000})
+    builder = await room.make_builder(room.make_config(room.repository.url))
+    order = builder.order(room.repository.url, commit)
+    task = asyncio.create_task(builder.build(order))
+    path = builder.executor.log_path(order.build, order.opened)
+    await until(lambda: path.exists() and " : COPY . /x" in path.read_text())
+    # it adds up what it copies, and then begins the layer
+    await asyncio.sleep(0.5)
+    monkeypatch.setattr("node.sandbox.LOOK_AGAIN_SECONDS", 5.0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asyncio.wait_for(task, 30)
+    if patience_seconds < 1:
+        await until(lambda: owner not in things_on(room.engine).values())
+    for _ in range(3):
+        assert owner not in things_on(room.engine).values()
+        await asyncio.sleep(1)
 
 
 async def test_labels_that_a_dockerfile_changes_do_not_hide_its_layers(room: Room) -> None:
