@@ -61,13 +61,19 @@ class CheckpointVotes:
         if len(own) > self._kept_per_replica:
             del own[next(iter(own))]
 
-    def certificate(self, sequence: int) -> StableCertificate | None:
-        """The proof that the checkpoint at this number is stable, where there is one."""
+    def certificate(
+        self, sequence: int, also: tuple[Checkpoint, Signed] | None = None
+    ) -> StableCertificate | None:
+        """The proof that the checkpoint at this number is stable, where there is one.
+
+        also: a vote for it that counts as well, unless its replica's is here.
+        """
+        found = [votes[sequence] for votes in self._votes.values() if sequence in votes]
+        if also is not None and self.vote_of(sequence, also[0].replica) is None:
+            found.append(also)
         by_digest: dict[bytes, list[Signed]] = {}
-        for votes in self._votes.values():
-            if sequence in votes:
-                message, signed = votes[sequence]
-                by_digest.setdefault(message.digest, []).append(signed)
+        for message, signed in found:
+            by_digest.setdefault(message.digest, []).append(signed)
         for digest, signed_votes in by_digest.items():
             if len(signed_votes) >= self._quorums.strong:
                 return StableCertificate(sequence, digest, tuple(signed_votes))

@@ -5,7 +5,7 @@ import msgspec
 from pbft.certificates import StableCertificate, state_digest
 from pbft.core import Core, Recovery
 from pbft.messages import Checkpoint, Signed
-from pbft.ports import Base, Refusal, SavedMessage, SavedRecovery
+from pbft.ports import SENT_BACK, Base, Refusal, SavedMessage, SavedRecovery
 
 RECOVERIES_PART = "recoveries"
 
@@ -72,16 +72,32 @@ def on_checkpoint(core: Core, message: Checkpoint, signed: Signed) -> Refusal | 
     return None
 
 
-def stabilise(core: Core, sequence: int) -> bool:
+def on_own_checkpoint(core: Core, message: Checkpoint, signed: Signed) -> Refusal | None:
+    """A CHECKPOINT of our own that a peer sends back (replica.Replica._on_own).
+
+    Accepted if: its number is a multiple of K above the stable one; we have none for it; and with
+    it `strong` replicas have sent CHECKPOINT for that state.
+    """
+    if message.sequence <= core.low or message.sequence % core.interval != 0:
+        return SENT_BACK
+    if core.checkpoint_votes.certificate(message.sequence, (message, signed)) is None:
+        return SENT_BACK
+    return core.authenticator.check(signed, message)
+
+
+def stabilise(
+    core: Core, sequence: int, sent_back: tuple[Checkpoint, Signed] | None = None
+) -> bool:
     """Make the checkpoint at `sequence` stable if `strong` replicas proved it; whether it did.
 
+    sent_back: a word of our own that counts, too, if we have none for that number.
     Moves the water marks only to a state that we have executed ourselves; a certificate above
     that says how far behind we are. A certificate for another digest than our own says that our
     state is wrong: the replica then votes on nothing more, loudly.
     """
     if sequence <= core.low:
         return False
-    certificate = core.checkpoint_votes.certificate(sequence)
+    certificate = core.checkpoint_votes.certificate(sequence, sent_back)
     if certificate is None:
         return False
     snapshot = core.snapshots.get(sequence)

@@ -18,6 +18,7 @@ from pbft.log import (
     NULL_BATCH,
     RECOVER_NUMBER,
     Batch,
+    Decided,
     OrderedRequest,
     Prepared,
     Proposal,
@@ -33,7 +34,7 @@ from pbft.messages import (
     Request,
     Signed,
 )
-from pbft.ports import Announcement, Refusal, SavedBody, SavedMessage, SavedPrepared
+from pbft.ports import SENT_BACK, Announcement, Refusal, SavedBody, SavedMessage, SavedPrepared
 
 
 def on_request(core: Core, message: Request, signed: Signed) -> Refusal | None:
@@ -319,6 +320,26 @@ def on_commit(core: Core, message: Commit, signed: Signed) -> Refusal | Slot | N
     if slot.decided is not None:
         return Refusal("the replica sent COMMIT for another digest than the decided one")
     slot.add_commit(message, signed, core.quorums)
+    return slot
+
+
+def on_own_commit(core: Core, message: Commit, signed: Signed) -> Refusal | Slot:
+    """A COMMIT of our own that a peer sends back (replica.Replica._on_own).
+
+    Accepted if: h < n <= H; we do not have it; and with it `strong` replicas have sent COMMIT for
+    one view and digest.
+    """
+    slot = core.log.find(message.sequence)
+    if slot is None or slot.decided is not None or not core.within_water_marks(message.sequence):
+        return SENT_BACK
+    if slot.commit_of(core.index, message.view) == message:
+        return SENT_BACK
+    others = slot.matching_commits(message.view, message.digest)
+    if len(others) + 1 < core.quorums.strong:
+        return SENT_BACK
+    if refusal := core.authenticator.check(signed, message):
+        return refusal
+    slot.decided = Decided(message.digest, (*others, signed))
     return slot
 
 

@@ -170,6 +170,9 @@ class Refusal(msgspec.Struct, frozen=True):
     reason: str
 
 
+SENT_BACK = Refusal("a message of our own, sent back to us")
+
+
 class Evidence(msgspec.Struct, frozen=True, array_like=True):
     """Two messages that one correct replica never signs both: proof of misbehaviour."""
 

@@ -41,7 +41,7 @@ from pbft.messages import (
     Status,
     ViewChange,
 )
-from pbft.ports import Application, Output, Record, Refusal, Sign, Verify
+from pbft.ports import SENT_BACK, Application, Output, Record, Refusal, Sign, Verify
 from pbft.restoring import DamagedRecords as DamagedRecords
 
 REPLIES_BYTES_MAX = 1024 * 1024
@@ -120,7 +120,7 @@ class Replica:
         if isinstance(message, Request):
             return normal_case.on_request(core, message, signed)
         if signed.signer == core.name:
-            return Refusal("a message of our own, sent back to us")
+            return self._on_own(message, signed)
         if isinstance(message, SLOT_MESSAGES):
             touched = self._on_slot_message(message, envelope)
             if isinstance(touched, Slot):
@@ -136,6 +136,26 @@ class Replica:
         if isinstance(message, NewView):
             return self._on_new_view(message, signed, now)
         return self._on_catch_up(message, envelope, now)
+
+    def _on_own(self, message: AnyMessage, signed: Signed) -> Refusal | None:
+        """What we said, sent back to us. It is no news but where this disk forgot it.
+
+        A disk that was set back may not show that it forgets. What the peers decided then may be
+        proved by f of them and our own forgotten word: without it we could never follow.
+        It counts in such a certificate and nowhere else; we do not say it again.
+        """
+        if isinstance(message, Commit):
+            slot = normal_case.on_own_commit(self.core, message, signed)
+            if isinstance(slot, Refusal):
+                return slot
+            self._advance(slot)
+            return None
+        if isinstance(message, Checkpoint):
+            refusal = checkpoint.on_own_checkpoint(self.core, message, signed)
+            if refusal is None:
+                self._stabilise(message.sequence, (message, signed))
+            return refusal
+        return SENT_BACK
 
     def _on_slot_message(
         self, message: PrePrepare | Prepare | Commit, envelope: Envelope
@@ -193,8 +213,8 @@ class Replica:
                 checkpoint.take(self.core, executed)
                 self._stabilise(executed)
 
-    def _stabilise(self, sequence: int) -> None:
-        if checkpoint.stabilise(self.core, sequence):
+    def _stabilise(self, sequence: int, sent_back: tuple[Checkpoint, Signed] | None = None) -> None:
+        if checkpoint.stabilise(self.core, sequence, sent_back):
             # A peer that saw this checkpoint before us may have sent what we had to refuse as
             # above the water marks: hearing from us, it sends it again.
             self.core.status_due = 0.0
@@ -273,9 +293,13 @@ class Replica:
 
     def _learn_stable(self, message: ViewChange) -> None:
         """A VIEW-CHANGE proves a stable checkpoint that we may not know of."""
-        for signed in message.certificate:
+        name = self.core.name
+        # Ours last: it counts where it completes a certificate.
+        for signed in sorted(message.certificate, key=lambda signed: signed.signer == name):
             vote = self.core.authenticator.read(signed)
-            if isinstance(vote, Checkpoint) and signed.signer != self.core.name:
+            if isinstance(vote, Checkpoint) and signed.signer == name:
+                self._on_own(vote, signed)
+            elif isinstance(vote, Checkpoint):
                 self._on_checkpoint(vote, signed)
 
     def _on_entered(self, now: float) -> None:

@@ -44,4 +44,7 @@ REVERTS: dict[str, Revert] = {
     "a slot that was never executed here is sent again": _rewrite(
         catch_up, "_send_slots", "slot.committed_local()", "slot.decided is not None"
     ),
+    "our own forgotten word counts in the others' certificate": _rewrite(
+        Replica, "_on_own", "isinstance(message, Commit)", "False"
+    ),
 }
