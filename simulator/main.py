@@ -20,6 +20,7 @@ import msgspec
 from common.version import VERSION
 from simulator import explore, lab, marks
 from simulator.campaign import Failure, Summary, Task, long_gate, run_seed, run_seeds, run_tasks
+from simulator.compiled import CompilerFailed, write_compiled
 from simulator.mutants import run_mutants, unbroken
 from simulator.mutation import MUTANTS
 from simulator.never_reached import contradicted, unexplained
@@ -64,6 +65,8 @@ def main(arguments: Sequence[str]) -> int:
     mutants.add_argument("--processes", type=int, default=1)
     texts = commands.add_parser("transcripts", help="write the readable transcripts anew")
     texts.add_argument("folder", type=Path)
+    faster = commands.add_parser("compile", help="write a copy that runs faster (takes minutes)")
+    faster.add_argument("folder", type=Path)
     explore.add_commands(commands)
     lab.add(commands)
     parsed = parser.parse_args(arguments)
@@ -84,6 +87,8 @@ def main(arguments: Sequence[str]) -> int:
             for path in write_all(parsed.folder):
                 print(path)
             return 0
+        case "compile":
+            return _compile(parsed.folder)
         case "twins" | "byzzfuzz":
             return explore.run_command(parsed, print, _show_progress)
         case _:
@@ -116,6 +121,16 @@ def _gate(parsed: argparse.Namespace) -> int:
     print(_table(summary))
     _print_failures(summary, source)
     return 0 if _is_covered(summary) and not summary.failures else 1
+
+
+def _compile(folder: Path) -> int:
+    try:
+        count = write_compiled(folder)
+    except (OSError, CompilerFailed) as error:
+        print(f"{folder}: {error}")
+        return 1
+    print(f"{count} modules compiled: cd {folder} && {sys.executable} -m simulator run --first ...")
+    return 0
 
 
 def _source() -> str:

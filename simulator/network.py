@@ -134,8 +134,8 @@ class Network:
         scheduler.at(arrival, self._arrive, link, envelope, True)
         is_repeated = faults.repetition and chance.random() < faults.repetition
         if is_repeated and self._injects("repeated", link):
-            delay = int(chance.random() * REPEATED_WITHIN_SECONDS * SECOND)
-            self._scheduler.at(self._scheduler.now + delay, self._arrive, link, envelope, False)
+            later = int(chance.random() * REPEATED_WITHIN_SECONDS * SECOND)
+            self._scheduler.at(self._scheduler.now + later, self._arrive, link, envelope, False)
         if faults.replay:
             self._replay(link, envelope)
 

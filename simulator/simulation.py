@@ -175,7 +175,7 @@ class Simulation:
     def _settings(self) -> Settings:
         known = {field.name for field in msgspec.structs.fields(Settings)}
         base = self.parameters.view_change_seconds
-        wanted = {
+        wanted: dict[str, object] = {
             "pipeline_depth": self.parameters.pipeline_depth,
             "batch_bytes_max": self.parameters.batch_bytes_max,
             "status_seconds": self.parameters.status_seconds,
