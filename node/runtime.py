@@ -43,6 +43,7 @@ _LOUD = {
     "recovering": logging.ERROR,
     "recovered": logging.WARNING,
     "equivocation": logging.ERROR,
+    "forgot": logging.ERROR,
     "diverged": logging.CRITICAL,
 }
 

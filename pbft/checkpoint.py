@@ -75,14 +75,19 @@ def on_checkpoint(core: Core, message: Checkpoint, signed: Signed) -> Refusal | 
 def on_own_checkpoint(core: Core, message: Checkpoint, signed: Signed) -> Refusal | None:
     """A CHECKPOINT of our own that a peer sends back (replica.Replica._on_own).
 
-    Accepted if: its number is a multiple of K above the stable one; we have none for it; and with
-    it `strong` replicas have sent CHECKPOINT for that state.
+    Accepted if: its number is a multiple of K above what we know to be stable or certified; we
+    have none for it; and with it `strong` replicas have sent CHECKPOINT for that state.
     """
-    if message.sequence <= core.low or message.sequence % core.interval != 0:
+    if message.sequence <= max(core.low, core.certified.sequence):
+        return SENT_BACK
+    if message.sequence % core.interval != 0:
         return SENT_BACK
     if core.checkpoint_votes.certificate(message.sequence, (message, signed)) is None:
         return SENT_BACK
-    return core.authenticator.check(signed, message)
+    if refusal := core.authenticator.check(signed, message):
+        return refusal
+    core.tell("forgot", kind="CHECKPOINT", sequence=message.sequence)
+    return None
 
 
 def stabilise(

@@ -340,6 +340,7 @@ def on_own_commit(core: Core, message: Commit, signed: Signed) -> Refusal | Slot
     if refusal := core.authenticator.check(signed, message):
         return refusal
     slot.decided = Decided(message.digest, (*others, signed))
+    core.tell("forgot", kind="COMMIT", view=message.view, sequence=message.sequence)
     return slot
 
 

@@ -256,4 +256,18 @@ FURTHER_MUTANTS: tuple[Mutant, ...] = (
         new="        return True",
         test="tests/ci/test_ballots.py",
     ),
+    Mutant(
+        name="77 our own COMMIT that is sent back counts twice",
+        file="pbft/normal_case.py",
+        old="    if slot.commit_of(core.index, message.view) == message:\n",
+        new="    if False:\n",
+        test="tests/pbft/test_forgotten_words.py",
+    ),
+    Mutant(
+        name="78 our own forgotten word is refused",
+        file="pbft/replica.py",
+        old="        if isinstance(message, Commit):\n            slot = normal_case.on_own",
+        new="        if False:\n            slot = normal_case.on_own",
+        test="tests/pbft/test_forgotten_words.py",
+    ),
 )

@@ -37,6 +37,9 @@ def test_it_executes_what_was_committed_with_its_own_forgotten_word() -> None:
     world.run(4)
     assert world.executed() == dict.fromkeys(world.names, 1)
     assert len(world.said("r2", Commit)) == said, "it counts, and is not said again"
+    assert [(told["kind"], told["sequence"]) for told in world.told("r2", "forgot")] == [
+        ("COMMIT", 1)
+    ]
     check_safety(world)
 
 
@@ -48,6 +51,7 @@ def test_it_finds_a_checkpoint_that_is_stable_with_its_own_forgotten_word() -> N
     world.run(8)
     assert world.executed() == dict.fromkeys(world.names, 6)
     assert world.core("r2").low == 6
+    assert [told["kind"] for told in world.told("r2", "forgot")] == ["CHECKPOINT"]
     check_safety(world)
 
 
