@@ -142,8 +142,11 @@ class Replica:
 
         A disk that was set back may not show that it forgets. What the peers decided then may be
         proved by f of them and our own forgotten word: without it we could never follow.
-        It counts in such a certificate and nowhere else; we do not say it again.
+        It counts in such a certificate and nowhere else, and not while we recover: then no word
+        of ours counts, and the others order what we wait for.
         """
+        if self.core.nonce:
+            return SENT_BACK
         if isinstance(message, Commit):
             slot = normal_case.on_own_commit(self.core, message, signed)
             if isinstance(slot, Refusal):

@@ -270,4 +270,11 @@ FURTHER_MUTANTS: tuple[Mutant, ...] = (
         new="        if False:\n            slot = normal_case.on_own",
         test="tests/pbft/test_forgotten_words.py",
     ),
+    Mutant(
+        name="79 our own forgotten word counts while we recover",
+        file="pbft/replica.py",
+        old="        if self.core.nonce:\n            return SENT_BACK\n",
+        new="",
+        test="tests/pbft/test_forgotten_words.py",
+    ),
 )

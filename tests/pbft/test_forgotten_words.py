@@ -80,6 +80,17 @@ def test_it_counts_for_nothing_but_the_end_of_a_certificate(others: int) -> None
     assert world.refuse("r3", world.prepare(1, message.digest, 3)) == SENT_BACK
 
 
+def test_while_it_recovers_no_word_of_its_own_counts() -> None:
+    world = World(checkpoint_interval=2, window=4)
+    world.replicas["r3"].begin_recovery(bytes(31) + b"n", world.now)
+    message = world.pre_prepare(1, [world.request(1, b"x")])[0]
+    for replica in (0, 1):
+        world.give("r3", world.commit(1, message.digest, replica))
+        world.give("r3", world.checkpoint(2, STATE, replica))
+    assert world.refuse("r3", world.commit(1, message.digest, 3)) == SENT_BACK
+    assert world.refuse("r3", world.checkpoint(2, STATE, 3)) == SENT_BACK
+
+
 def test_nobody_else_can_put_it_there() -> None:
     world = World(checkpoint_interval=2, window=4)
     message = world.pre_prepare(1, [world.request(1, b"x")])[0]
