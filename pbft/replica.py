@@ -141,7 +141,7 @@ class Replica:
         """What we said, sent back to us. It is no news but where this disk forgot it.
 
         A disk that was set back may not show that it forgets. What the peers decided then may be
-        proved by f of them and our own forgotten word: without it we could never follow.
+        proved by 2f of them and our own forgotten word: without it we could never follow.
         It counts in such a certificate and nowhere else, and not while we recover: then no word
         of ours counts, and the others order what we wait for.
         """
