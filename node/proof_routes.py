@@ -12,24 +12,24 @@ from ci.operations import Ballot, CastBallot, decode_operation
 from ci.provenance import provenance_bytes
 from ci.statement import envelope, keyid_for, pae, parse_statement
 from node.http_answers import http_error, number
+from node.runtime import Runtime
 from node.store import Store
 from pbft.codec import decode_request, encode_signed
 from pbft.genesis import Cluster
 from pbft.ports import Sign
-from pbft.replica import Replica
 
 
 class ProofRoutes:
     """The routes under which a node proves things."""
 
     def __init__(
-        self, *, cluster: Cluster, name: str, sign: Sign, replica: Replica, store: Store
+        self, *, cluster: Cluster, name: str, sign: Sign, runtime: Runtime, store: Store
     ) -> None:
         """sign: with this replica's key, as it signs everything."""
         self._cluster = cluster
         self._name = name
         self._sign = sign
-        self._replica = replica
+        self._runtime = runtime
         self._store = store
 
     def routes(self) -> list[web.RouteDef]:
@@ -72,7 +72,13 @@ class ProofRoutes:
 
     async def _ledger_proof(self, request: web.Request) -> web.Response:
         """The newest stable checkpoint's certificate, opened up to the ledger's head."""
-        core = self._replica.core
+        if self._runtime.is_unsaved:
+            # Our own CHECKPOINT may be in it.
+            raise http_error(
+                web.HTTPServiceUnavailable,
+                "this replica's disk refuses what it said last: ask another one, or once more",
+            )
+        core = self._runtime.replica.core
         certificate = core.stable
         if not certificate.checkpoints:
             raise http_error(

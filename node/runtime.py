@@ -70,6 +70,8 @@ class Runtime:
         self.has_room = asyncio.Event()
         self.has_room.set()
         self.counters: collections.Counter[str] = collections.Counter()
+        # The disk refused what the last turn said: nothing of it may be shown until it is saved.
+        self.is_unsaved = False
         self.metrics = NodeMetrics(replica=name, cluster=cluster.id.hex(), version=VERSION)
         self.trace = MessageTrace(name)
         # By replica: its last STATUS that was checked, and when it came, in monotonic seconds.
@@ -227,9 +229,11 @@ class Runtime:
                 self._store.save(records, ballots, evidence)
             except SaveFailed as error:
                 self.counters["saves_failed"] += 1
+                self.is_unsaved = True
                 _log.error("nothing is sent until this can be saved: %s", error)
                 await asyncio.sleep(SAVE_RETRY_SECONDS)
             else:
+                self.is_unsaved = False
                 self._note_save(loop.time() - began_at, loop.time())
                 return
 

@@ -98,7 +98,7 @@ class NodeServer:
         self._fault_routes = fault_routes
         self._scrub = scrub
         self._proofs = ProofRoutes(
-            cluster=cluster, name=name, sign=sign, replica=runtime.replica, store=store
+            cluster=cluster, name=name, sign=sign, runtime=runtime, store=store
         )
 
     def application(self, middlewares: Iterable[Middleware] = ()) -> web.Application:

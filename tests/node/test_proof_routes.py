@@ -1,6 +1,6 @@
 """What a node proves: its own finding of a build, and the head of its ledger."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,9 @@ from ci.statement import parse_statement
 from client.nodes import ServedLedgerProof, decode_answer
 from common.keys import verify
 from node.proof_routes import ProofRoutes
+from node.store import SaveFailed, Store
 from pbft.codec import decode_signed
+from pbft.ports import Base, Record
 from tests.node.house import KEYS, NAMES, House
 from tests.waiting import wait_until
 
@@ -42,12 +44,20 @@ async def client(house: House) -> AsyncIterator[Client]:
             cluster=house.cluster,
             name="node1",
             sign=KEYS["node1"].sign,
-            replica=house.runtimes["node1"].replica,
+            runtime=house.runtimes["node1"],
             store=house.stores["node1"],
         ).routes()
     )
     async with TestClient(TestServer(application)) as client:
         yield client
+
+
+async def _fill_an_interval(house: House) -> None:
+    """Execute as many numbers as there are to the first checkpoint, one request in each."""
+    core = house.runtimes["node1"].replica.core
+    for number in range(core.interval):
+        house.ask(Append(f"string {number}"))
+        await wait_until(lambda wanted=number: core.executed > wanted, "the string")  # type: ignore[misc]
 
 
 async def test_provenance_is_this_replicas_own_word(house: House, client: Client) -> None:
@@ -84,9 +94,7 @@ async def test_the_ledger_is_proved_from_the_first_stable_checkpoint_on(
     assert answer.status == 404
     assert "no checkpoint is stable yet" in (await answer.json())["error"]
     core = house.runtimes["node1"].replica.core
-    for number in range(core.interval):
-        house.ask(Append(f"string {number}"))
-        await wait_until(lambda wanted=number: core.executed > wanted, "the string")  # type: ignore[misc]
+    await _fill_an_interval(house)
     await wait_until(lambda: core.low > 0, "a stable checkpoint")
     served = decode_answer(
         await (await client.get("/ledger/proof")).read(), ServedLedgerProof, "node1"
@@ -101,3 +109,28 @@ async def test_the_ledger_is_proved_from_the_first_stable_checkpoint_on(
     assert isinstance(proved, ProvedLedger)
     entry = house.stores["node1"].ledger.entries(proved.index, 1)[0]
     assert (proved.index > 0, entry.head) == (True, proved.head)
+
+
+async def test_nothing_is_proved_by_a_checkpoint_that_is_not_on_disk_yet(
+    house: House, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runtime, store = house.runtimes["node1"], house.stores["node1"]
+    monkeypatch.setattr("node.runtime.SAVE_RETRY_SECONDS", 0.02)
+    real_commit = Store._commit
+    is_full = True
+
+    def commit(which: Store, records: Sequence[Record], *rest: object) -> None:
+        if which is store and is_full and any(isinstance(record, Base) for record in records):
+            raise SaveFailed("no space left on device")
+        real_commit(which, records, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Store, "_commit", commit)
+    core = runtime.replica.core
+    await _fill_an_interval(house)
+    await wait_until(lambda: core.low > 0 and runtime.is_unsaved, "a base that is not saved")
+    answer = await client.get("/ledger/proof")
+    assert answer.status == 503
+    assert "ask another one" in (await answer.json())["error"]
+    is_full = False
+    await wait_until(lambda: not runtime.is_unsaved, "the base on disk")
+    assert (await client.get("/ledger/proof")).status == 200
