@@ -1,6 +1,7 @@
 """The invariants of safety, checked at every turn of every correct replica.
 
-Each has a number and a name. Whoever breaks one ends the run.
+Each has a number and a name. Whoever breaks one ends the run. What a turn said and executed counts
+once it is on disk: a replica that dies before has told it to nobody, and never did it.
 """
 
 import traceback
@@ -48,6 +49,8 @@ from simulator.word_checker import WordChecker
 # Of the turns of a deep run, those that are looked at with a picture before and after.
 PICTURED_EVERY = 31
 REPAIRS = ("diverged", "state_transferred")
+# What a turn gave, and whether the last of it is that of an expired timer.
+Turn = tuple[list[Output], bool]
 
 
 class Checkers:
@@ -72,6 +75,8 @@ class Checkers:
         self._builds = builds
         self._is_deep = is_deep
         self._picture: tuple[object, ...] | None = None
+        # By replica: its last turn with records, until that is on disk.
+        self._unsaved: dict[str, Turn] = {}
         self._views = ViewChecker(cluster, self.history, self._reader.holds, self.violate, marks)
         self._quorums = cluster.quorums
         self._standing: dict[str, Standing] = {
@@ -112,22 +117,19 @@ class Checkers:
         """
         assert process.replica is not None
         core = process.replica.core
-        standing = self._standing[process.name]
-        executed_before = standing.executed
         caused = 0
         for output in outputs:
             caused += len(output.messages)
             for notice in output.notices:
                 if notice.event in REPAIRS:
                     self._check_repair(process, notice)
-            if output.records or output.deliveries:
-                is_own_decision = has_expired and output is outputs[-1]
-                self._check_records(process, standing, output, is_own_decision)
             if output.evidence:
                 self._check_evidence(process, output.evidence)
-        self._check_position(process, core, standing)
-        if standing.executed > executed_before:
-            self._check_state(process, core)
+        turn = (outputs, has_expired)
+        if any(output.records for output in outputs):
+            self._unsaved[process.name] = turn
+        else:
+            self._check_turn(process, turn)
         if self._picture is not None:
             self._check_refusal(process, core, outputs)
         now = process.clock.seconds(self._scheduler.now)
@@ -136,6 +138,32 @@ class Checkers:
             self.violate("30 a timer is armed", f"{process.name}: {deadline} at {now}")
         if caused > self._caused_max * len(outputs):
             self.violate("29 bounded amplification", f"{process.name}: {caused} at once")
+
+    def on_saved(self, process: Process) -> None:
+        """A turn is on disk; from here on it may be seen by others."""
+        assert process.replica is not None
+        core = process.replica.core
+        standing = self._standing[process.name]
+        executed_before = standing.executed
+        self._check_turn(process, self._unsaved.pop(process.name))
+        if standing.executed > executed_before:
+            self._check_state(process, core)
+        standing.saved = core.executed
+        standing.saved_view = core.view
+
+    def _check_turn(self, process: Process, turn: Turn) -> None:
+        """Of a replica that has done nothing since."""
+        assert process.replica is not None
+        standing = self._standing[process.name]
+        self._check_outputs(process, standing, turn)
+        self._check_position(process, process.replica.core, standing)
+
+    def _check_outputs(self, process: Process, standing: "Standing", turn: Turn) -> None:
+        outputs, has_expired = turn
+        for output in outputs:
+            if output.records or output.deliveries:
+                is_own_decision = has_expired and output is outputs[-1]
+                self._check_records(process, standing, output, is_own_decision)
 
     def _check_repair(self, process: Process, notice: Notice) -> None:
         """A correct replica's state is never wrong, so fetching one only ever helps it on."""
@@ -348,6 +376,9 @@ class Checkers:
         assert process.replica is not None
         core = process.replica.core
         standing = self._standing[process.name]
+        unsaved = self._unsaved.pop(process.name, None)
+        if unsaved is not None and process.has_kept_turn:
+            self._check_outputs(process, standing, unsaved)
         if core.executed < standing.saved:
             self.violate(
                 "2 ledger prefix",
@@ -366,13 +397,6 @@ class Checkers:
             if golden is None or golden.digest != effect_digest(deliveries):
                 self.violate("18 one state per number", f"{process.name} executes {sequence} anew")
         self._check_state(process, core)
-
-    def on_saved(self, process: Process) -> None:
-        """A turn is on disk; from here on it may be seen by others."""
-        assert process.replica is not None
-        standing = self._standing[process.name]
-        standing.saved = process.replica.core.executed
-        standing.saved_view = process.replica.core.view
 
     def on_failure(self, process: Process, doing: str, error: Exception) -> None:
         """The core raised something: it never may, whatever came in."""

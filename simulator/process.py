@@ -104,6 +104,8 @@ class Process:
         self.damages = 0
         self.is_paused = False
         self.crash_point: CrashPoint | None = None
+        # The process died while it saved a turn, and that turn is on its disk.
+        self.has_kept_turn = False
         self.saves_failed = 0
         self._has_begun_recovery = False
         self._observer = observer
@@ -227,6 +229,8 @@ class Process:
         if self.replica is None:
             return
         became = self.disk.crash(self.chance)
+        is_on_disk = self._is_written or became == "kept"
+        self.has_kept_turn = self._outputs is not None and is_on_disk
         if became == "torn":
             self.world.marks.hit("a torn transaction is cut")
         elif became == "kept":
@@ -391,11 +395,11 @@ class Process:
             self._crash_here()
             return
         self.disk.set_mark()
-        self._is_written = False
         self._has_begun_recovery = False
         if self.crash_point is CrashPoint.BEFORE_SEND:
             self._crash_here()
             return
+        self._is_written = False
         self._finish()
 
     def _finish(self) -> None:

@@ -8,7 +8,10 @@ from types import FunctionType
 import pytest
 
 from pbft import catch_up, view_change
+from pbft.ports import Output
 from pbft.replica import Replica
+from simulator.checkers import Checkers
+from simulator.process import Process
 
 Revert = Callable[[pytest.MonkeyPatch], None]
 
@@ -26,6 +29,24 @@ def _rewrite(owner: object, name: str, old: str, new: str) -> Revert:
         monkeypatch.setattr(owner, name, made[name])
 
     return revert
+
+
+def _count_turns_before_they_are_saved(monkeypatch: pytest.MonkeyPatch) -> None:
+    on_turn = Checkers.on_turn
+
+    def on_turn_at_once(
+        self: Checkers, process: Process, outputs: list[Output], has_expired: bool
+    ) -> None:
+        on_turn(self, process, outputs, has_expired)
+        unsaved = self._unsaved.pop(process.name, None)
+        if unsaved is not None:
+            self._check_turn(process, unsaved)
+
+    def on_saved(self: Checkers, process: Process) -> None:
+        """Nothing is left to be counted."""
+
+    monkeypatch.setattr(Checkers, "on_turn", on_turn_at_once)
+    monkeypatch.setattr(Checkers, "on_saved", on_saved)
 
 
 REVERTS: dict[str, Revert] = {
@@ -47,4 +68,5 @@ REVERTS: dict[str, Revert] = {
     "our own forgotten word counts in the others' certificate": _rewrite(
         Replica, "_on_own", "isinstance(message, Commit)", "False"
     ),
+    "a turn counts once it is on disk": _count_turns_before_they_are_saved,
 }
