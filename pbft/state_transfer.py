@@ -60,21 +60,25 @@ def _ask(core: Core, transfer: Transfer) -> None:
 
 
 def on_fetch_state(core: Core, message: FetchState, signed: Signed, now: float) -> Refusal | None:
-    """A peer asks for our last stable state. Answered if the signature holds and we are there.
+    """A peer asks for a state. Answered if the signature holds and we keep the one of that number.
 
-    A peer that asks for an older one learns of the newer by our STATUS. Bounded in bytes per peer
-    and time: what is left out is asked for again, of the next peer.
+    We keep our last stable one, and those above it that lack a certificate here. The peer may be
+    the only one to have that: who said the last CHECKPOINT of it may be gone, and as long as the
+    peer is behind, nothing above makes it superfluous. A peer that asks for an older state learns
+    of the newer by our STATUS. Bounded in bytes per peer and time: what is left out is asked for
+    again, of the next peer.
     """
     if refusal := core.authenticator.check(signed, message):
         return refusal
-    if message.sequence != core.low or not core.stable_parts:
+    sequence = message.sequence
+    parts = _kept_state(core, sequence)
+    if not parts:
         return None
     if not core.may_send_more(message.replica, now):
         return Refusal("more was asked for than is sent again at once")
-    parts = core.stable_parts
     if not message.names:
         leaves = tuple((name, digest_of(parts[name])) for name in sorted(parts))
-        core.send(signed.signer, core.sign(StateLeaves(core.low, leaves, core.index)))
+        core.send(signed.signer, core.sign(StateLeaves(sequence, leaves, core.index)))
         core.note_sent(message.replica, LEAF_BYTES * len(leaves), now)
         return None
     chunk: list[tuple[str, bytes]] = []
@@ -83,7 +87,7 @@ def on_fetch_state(core: Core, message: FetchState, signed: Signed, now: float) 
         if name not in parts:
             continue
         if chunk and size + len(parts[name]) > PARTS_BYTES_PER_MESSAGE:
-            _send_parts(core, signed.signer, chunk)
+            _send_parts(core, signed.signer, sequence, chunk)
             core.note_sent(message.replica, size, now)
             chunk, size = [], 0
             if not core.may_send_more(message.replica, now):
@@ -91,13 +95,21 @@ def on_fetch_state(core: Core, message: FetchState, signed: Signed, now: float) 
         chunk.append((name, parts[name]))
         size += len(parts[name])
     if chunk:
-        _send_parts(core, signed.signer, chunk)
+        _send_parts(core, signed.signer, sequence, chunk)
         core.note_sent(message.replica, size, now)
     return None
 
 
-def _send_parts(core: Core, to: str, chunk: list[tuple[str, bytes]]) -> None:
-    core.send(to, core.sign(StateParts(core.low, tuple(chunk), core.index)))
+def _kept_state(core: Core, sequence: int) -> dict[str, bytes]:
+    """The parts of the state of that number; empty where it is not kept."""
+    if sequence == core.low:
+        return core.stable_parts
+    _, parts = core.snapshots.get(sequence, (b"", {}))
+    return parts
+
+
+def _send_parts(core: Core, to: str, sequence: int, chunk: list[tuple[str, bytes]]) -> None:
+    core.send(to, core.sign(StateParts(sequence, tuple(chunk), core.index)))
 
 
 def on_state_leaves(

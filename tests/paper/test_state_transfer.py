@@ -114,6 +114,27 @@ def test_an_idle_cluster_brings_a_new_replica_up_to_date() -> None:
     assert world.core("r3").status is ReplicaStatus.NORMAL
 
 
+def test_who_alone_has_a_certificate_gets_that_state_of_those_that_lack_it() -> None:
+    """r1's CHECKPOINT came to r3 alone, and r1 is gone: nobody else can make that state stable."""
+    world = behind(5)
+    world.ask(6, b"6")
+    world.deliver(lambda m: not (isinstance(m.payload, Checkpoint) and m.payload.sequence == 6))
+    world.drop(lambda message: True)
+    last_words = world.sign("r1", world.said("r1", Checkpoint)[-1])
+    world.crash("r1")
+    assert {world.core(name).low for name in ("r0", "r2")} == {4}
+    world.give("r3", last_words)
+    world.connect("r3")
+    world.run(4)
+    assert world.told("r3", "state_transferred") == [{"sequence": 6, "executed": 0}]
+    world.ask(7, b"7")
+    world.ask(8, b"8")
+    world.run(2)
+    assert world.executed() == {"r0": 8, "r2": 8, "r3": 8}
+    assert {core.low for core in map(world.core, ("r0", "r2", "r3"))} == {8}
+    check_safety(world)
+
+
 def test_a_replica_comes_back_while_the_others_go_on() -> None:
     """Checkpoints move on while it fetches; it is not chasing them for ever."""
     world = behind(9, WithParts)
