@@ -58,7 +58,7 @@ from ci.statement import pae, statement_bytes, submitted_build_id
 from ci.verdict import CANCELLED, Thresholds, Verdict, decide
 from pbft.genesis import REPLICA_ROLE, Cluster
 from pbft.messages import Request
-from pbft.ports import Announcement, Applied, Entry
+from pbft.ports import Announcement, Applied, Entry, Refusal
 
 GATEWAY_ROLE = "gateway"
 OPERATOR_ROLE = "operator"
@@ -87,7 +87,8 @@ class BuildApplication:
     """pbft.ports.Application for builds.
 
     find_statement: build id -> the newest verdict statement of that build in the ledger, or
-        None. Used by `recall` alone.
+        None. missing_entries: how many entries the ledger lacks here for now. Both are used by
+        `recall` alone.
     """
 
     def __init__(
@@ -95,11 +96,13 @@ class BuildApplication:
         cluster: Cluster,
         limits: Limits,
         find_statement: Callable[[bytes], bytes | None],
+        missing_entries: Callable[[], int] = lambda: 0,
     ) -> None:
         self._cluster = cluster
         self._limits = limits
         self._thresholds = Thresholds(cluster.quorums, limits.weak_agreement_allowed)
         self._find_statement = find_statement
+        self._missing_entries = missing_entries
         self._builds: dict[bytes, OpenBuild] = {}
         self._closed: dict[bytes, None] = {}  # an ordered set, the oldest first
         self._deliveries: dict[bytes, None] = {}  # likewise
@@ -133,7 +136,7 @@ class BuildApplication:
             return _refused(f"this takes the role {' or '.join(sorted(needed))}")
         return self._dispatch(operation, request, request_digest, sequence)
 
-    def recall(self, request: Request, request_digest: bytes) -> Announcement | None:
+    def recall(self, request: Request, request_digest: bytes) -> Announcement | Refusal | None:
         """What is to be said of a request that asked for a build: its verdict, or that it is open.
 
         The second matters where the client table has forgotten the first answer.
@@ -151,6 +154,8 @@ class BuildApplication:
         if statement:
             return _announcement(asker, build_id, statement)
         if build is None:
+            if self._missing_entries():
+                return Refusal("the verdict may be among the entries that the ledger lacks here")
             return None
         return Announcement(
             asker.client, asker.timestamp, asker.request_digest, "opened", build_id, build_id

@@ -318,7 +318,8 @@ def _unrestored(
 ) -> _OpenReplica:
     """A replica that has read nothing yet. Raises StoreDamaged, StoreUnusable, ConfigError."""
     store = _open_store(config, cluster)
-    application = BuildApplication(cluster, limits, store.ledger.find_statement)
+    ledger = store.ledger
+    application = BuildApplication(cluster, limits, ledger.find_statement, ledger.missing)
     runtime = Runtime(
         cluster=cluster,
         name=config.name,

@@ -34,7 +34,15 @@ from pbft.messages import (
     Request,
     Signed,
 )
-from pbft.ports import SENT_BACK, Announcement, Refusal, SavedBody, SavedMessage, SavedPrepared
+from pbft.ports import (
+    SENT_BACK,
+    Announcement,
+    Refusal,
+    SavedBody,
+    SavedEntry,
+    SavedMessage,
+    SavedPrepared,
+)
 
 
 def on_request(core: Core, message: Request, signed: Signed) -> Refusal | None:
@@ -48,8 +56,7 @@ def on_request(core: Core, message: Request, signed: Signed) -> Refusal | None:
     if core.is_diverged:
         return Refusal("no answers while diverged")
     if core.clients.was_executed(message.client, message.timestamp):
-        _answer_again(core, message, signed)
-        return None
+        return _answer_again(core, message, signed)
     if not core.clients.is_executable(message.client, message.timestamp):
         floor = core.clients.floor(message.client)
         return Refusal(f"number {message.timestamp} is beyond the window above {floor}")
@@ -57,7 +64,7 @@ def on_request(core: Core, message: Request, signed: Signed) -> Refusal | None:
     return None
 
 
-def _answer_again(core: Core, message: Request, signed: Signed) -> None:
+def _answer_again(core: Core, message: Request, signed: Signed) -> Refusal | None:
     digest = digest_of(signed.payload)
     kept = core.clients.result(message.client, message.timestamp)
     if kept is not None:
@@ -72,15 +79,21 @@ def _answer_again(core: Core, message: Request, signed: Signed) -> None:
             )
         )
         if kept.request_digest != digest:
-            return
+            return None
     announcement = core.application.recall(message, digest)
+    if isinstance(announcement, Refusal):
+        return announcement if kept is None else None
     if announcement is not None and (kept is None or _follows(announcement, kept)):
         core.announce(announcement)
+    elif kept is None and any(isinstance(record, SavedEntry) for record in core.output.records):
+        # Not to be found before it is saved: with a liar's word, ours would make it forgotten.
+        return Refusal("the answer may be in what this turn decided: ask again")
     elif kept is None:
         # Too old to remember. A client that lost its counter learns from f+1 equal answers where
         # to go on; the digest of nothing says that it was not this request that was executed.
         floor = str(core.clients.floor(message.client)).encode()
         core.reply(Reply(message.client, message.timestamp, bytes(32), "used", b"", floor))
+    return None
 
 
 def _follows(announcement: Announcement, kept: StoredResult) -> bool:

@@ -61,8 +61,8 @@ class Application(Protocol):
     def apply(self, request: Request, request_digest: bytes, sequence: int) -> Applied:
         """Apply one ordered operation. Never raises: what cannot be done has kind `refused`."""
 
-    def recall(self, request: Request, request_digest: bytes) -> Announcement | None:
-        """The later answer to an executed request, where there is one by now.
+    def recall(self, request: Request, request_digest: bytes) -> "Announcement | Refusal | None":
+        """The later answer to an executed request; None: there is none; Refusal: it is not known.
 
         It may read the ledger (through what the shell handed in); `apply` may not.
         """

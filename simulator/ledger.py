@@ -44,6 +44,10 @@ class Ledger:
         """The newest verdict statement of that build."""
         return self._statements.get(build, (0, None))[1]
 
+    def missing(self) -> int:
+        """How many entries are still to be fetched, over all gaps."""
+        return sum(gap.last - gap.first + 1 for gap in self.gaps)
+
     # --- writing --------------------------------------------------------------------------------
 
     def save_entry(self, entry: Entry) -> None:

@@ -176,8 +176,10 @@ class Process:
 
     def _make_replica(self) -> tuple[Replica, BuildApplication]:
         world = self.world
-        find_statement = self.disk.ledger.find_statement
-        application = BuildApplication(world.cluster, world.limits, find_statement)
+        ledger = self.disk.ledger
+        application = BuildApplication(
+            world.cluster, world.limits, ledger.find_statement, ledger.missing
+        )
         sign, verify = world.signatures.signer(self.name), world.signatures.verify
         replica = Replica(world.cluster, self.name, sign, verify, application, world.settings)
         # A payload is read once in this world, not once per replica.

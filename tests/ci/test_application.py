@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from ci.application import ASKINGS_PER_CLIENT_MAX, CLOSED_BUILDS_MAX
+from ci.application import ASKINGS_PER_CLIENT_MAX, CLOSED_BUILDS_MAX, BuildApplication
 from ci.builds import Asker, encode_build
 from ci.ledger import AppendEntry, CancelEntry, VerdictEntry, decode_entry
 from ci.limits import Limits
@@ -24,7 +24,7 @@ from ci.operations import (
 )
 from ci.parts import BUILD_PART_PREFIX
 from ci.statement import build_id_for, pae, parse_statement
-from pbft.ports import Applied
+from pbft.ports import Announcement, Applied, Refusal
 from tests.ci.builders import (
     ABSTAIN,
     COMMIT,
@@ -380,12 +380,12 @@ def test_recall_says_that_a_build_is_open_then_finds_its_verdict(world: World) -
     request, digest = world.request(GATEWAY, submit)
     build = world.application.apply(request, digest, 1).result
     opened = world.application.recall(request, digest)
-    assert opened is not None
+    assert isinstance(opened, Announcement)
     assert (opened.kind, opened.result, opened.to_sign) == ("opened", opened.subject, b"")
     world.cast(build, 0, FAILED)
     world.cast(build, 1, FAILED)
     closing = world.application.recall(request, digest)
-    assert closing is not None
+    assert isinstance(closing, Announcement)
     assert (closing.client, closing.timestamp, closing.request_digest) == (GATEWAY, 1, digest)
     assert (closing.kind, closing.subject) == ("decided", build)
     assert closing.to_sign == pae(closing.result)
@@ -393,6 +393,19 @@ def test_recall_says_that_a_build_is_open_then_finds_its_verdict(world: World) -
     world.cast(build, 3, FAILED)
     assert build not in world.application.open_builds()
     assert world.application.recall(request, digest) == closing
+
+
+def test_recall_tells_nothing_while_the_ledger_lacks_entries(world: World) -> None:
+    missing = 1
+    application = BuildApplication(
+        world.cluster, world.limits, world.find_statement, lambda: missing
+    )
+    submit = encode_operation(SubmitBuild(b"i" * 32, "r", "b", COMMIT))
+    asked = world.request(GATEWAY, submit)
+    assert isinstance(application.recall(*asked), Refusal)
+    assert application.recall(*world.request(GATEWAY, encode_operation(Append("text")))) is None
+    missing = 0
+    assert application.recall(*asked) is None
 
 
 def test_recall_knows_nothing_of_what_asks_for_no_build(world: World) -> None:

@@ -8,7 +8,7 @@ from ci.application import ASKINGS_PER_CLIENT_MAX, CLOSED_BUILDS_MAX, DELIVERIES
 from ci.limits import Limits
 from ci.operations import Delivery, Event, Outcome, SubmitBuild, encode_operation
 from ci.statement import build_id_for, parse_statement, submitted_build_id
-from pbft.ports import Applied
+from pbft.ports import Announcement, Applied
 from tests.ci.builders import (
     ABSTAIN,
     FAILED,
@@ -108,7 +108,7 @@ def test_a_redelivery_of_a_decided_build_is_answered_with_its_old_statement(worl
     assert world.application.apply(request, digest, 99) == Applied("opened", build, build)
     assert build not in world.application.open_builds()
     told = world.application.recall(request, digest)
-    assert told is not None
+    assert isinstance(told, Announcement)
     assert (told.client, told.kind, told.result) == (OTHER_GATEWAY, "decided", statement)
 
 

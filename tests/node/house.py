@@ -167,7 +167,10 @@ class House:
         """Start or restart a replica from its folder."""
         faults = self.faults[name] = Faults(fault)
         store = self.stores[name] = Store(self.folder / name, self.cluster.id, name)
-        application = BuildApplication(self.cluster, self.limits, store.ledger.find_statement)
+        ledger = store.ledger
+        application = BuildApplication(
+            self.cluster, self.limits, ledger.find_statement, ledger.missing
+        )
         self.applications[name] = application
         runtime = Runtime(
             cluster=self.cluster,

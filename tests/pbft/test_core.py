@@ -5,10 +5,10 @@ import pytest
 from pbft.codec import decode_request, digest_of
 from pbft.core import Core, PendingRequests, ReplicaStatus, Settings
 from pbft.log import OrderedRequest
-from pbft.messages import Replies, Reply, Request, Signed
-from pbft.ports import Announcement, Applied
+from pbft.messages import Commit, Envelope, Replies, Reply, Request, Signed
+from pbft.ports import Announcement, Applied, Refusal
 from pbft.replica import REPLIES_BYTES_MAX, _chunks
-from tests.pbft.world import Journal, World, signer, verify
+from tests.pbft.world import Journal, Message, World, signer, verify
 
 WORLD = World()
 
@@ -125,6 +125,13 @@ class Announcing(Journal):
         )
 
 
+class Forgetful(Journal):
+    """Its ledger lacks what it should read."""
+
+    def recall(self, request: Request, request_digest: bytes) -> Refusal:
+        return Refusal("not known now")
+
+
 def announced(world: World, name: str, since: int = 0) -> list[tuple[str, int, str, bytes]]:
     return [
         (message.receiver, reply.timestamp, reply.kind, reply.attestation)
@@ -185,3 +192,33 @@ def test_a_new_core_knows_nothing() -> None:
     assert not core.is_primary
     assert core.primary == 0
     assert len(core.log) == len(core.pending) == 0
+
+
+def test_nothing_is_called_forgotten_whose_answer_is_not_saved_yet() -> None:
+    """What a turn decides is in no ledger before it is over: then it cannot be found there."""
+    world = World(client_window=2)
+    for timestamp in (1, 2, 3):
+        world.ask(timestamp, b"%d" % timestamp)
+        world.deliver()
+    world.ask(4, b"4")
+    world.deliver(lambda m: m.receiver != "r1" or not isinstance(m.payload, Commit))
+    commits = [m for m in world.under_way if m.receiver == "r1"]
+    world.drop(lambda message: True)
+    again = Message("client", "r1", Envelope(world.request(1, b"1")))
+    world.deliver_together([*commits, again])
+    assert world.executed()["r1"] == 4
+    assert "used" not in {kind for _, _, kind, _ in announced(world, "r1")}
+    assert "this turn decided" in world.refusals("r1")[-1]
+    world.deliver_one(again)
+    assert announced(world, "r1")[-1] == ("client", 1, "used", b"")
+
+
+def test_nothing_is_called_forgotten_that_the_application_does_not_know_now() -> None:
+    world = World(client_window=2, application=lambda name: Forgetful())
+    for timestamp in (1, 2, 3, 4):
+        world.ask(timestamp, b"%d" % timestamp)
+        world.deliver()
+    since = len(world.sent)
+    assert world.refuse("r1", world.request(1, b"1")) == "not known now"
+    world.give("r1", world.request(4, b"4"))
+    assert announced(world, "r1", since) == [("client", 4, "done", b"")]

@@ -36,6 +36,7 @@ from pbft.ports import (
     Entry,
     Output,
     Record,
+    Refusal,
     SavedBody,
     SavedEntry,
     Sign,
@@ -79,7 +80,7 @@ class Journal:
         entry = Entry(self.count, request.operation, self.head)
         return Applied("done", b"", self.head, (entry,))
 
-    def recall(self, request: Request, request_digest: bytes) -> Announcement | None:
+    def recall(self, request: Request, request_digest: bytes) -> Announcement | Refusal | None:
         """Nothing has a second answer here."""
         return None
 
