@@ -277,4 +277,25 @@ FURTHER_MUTANTS: tuple[Mutant, ...] = (
         new="",
         test="tests/pbft/test_forgotten_words.py",
     ),
+    Mutant(
+        name="80 a state is given only where it is stable",
+        file="pbft/state_transfer.py",
+        old='    _, parts = core.snapshots.get(sequence, (b"", {}))\n    return parts\n',
+        new="    return {}\n",
+        test="tests/paper/test_state_transfer.py",
+    ),
+    Mutant(
+        name="81 what this turn decided is called forgotten",
+        file="pbft/normal_case.py",
+        old="    elif kept is None and any(isinstance(record, SavedEntry) for",
+        new="    elif kept is None and all(record is None for",
+        test="tests/pbft/test_core.py",
+    ),
+    Mutant(
+        name="82 what a gap in the ledger may hold is called forgotten",
+        file=_APPLICATION,
+        old="            if self._missing_entries():\n",
+        new="            if False:\n",
+        test="tests/ci/test_application.py",
+    ),
 )
