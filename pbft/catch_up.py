@@ -30,6 +30,7 @@ def greet(core: Core, peer: str) -> None:
         core.peer_places.pop(index, None)
         core.answered_at.pop(index, None)
         core.view_sent.pop(index, None)
+        core.checkpoints_sent.pop(index, None)
         core.send(peer, _own_status(core))
 
 
@@ -45,18 +46,15 @@ def on_status(core: Core, message: Status, signed: Signed, now: float) -> Refusa
     and with slots, if it makes no progress or is far behind: decided ones that it did not
     execute, and our own words about open ones.
     What it said once can be sent again by anybody, so only something higher than ever counts as
-    progress, and slots are re-sent to a peer at most twice per status_seconds, bounded in bytes.
+    progress, and all of it is re-sent to a peer at most twice per status_seconds, slots bounded in
+    bytes.
     """
     if refusal := core.authenticator.check(signed, message):
         return refusal
     core.peer_status[message.replica] = message
     to = signed.signer
     _send_view(core, to, message, now)
-    if message.stable < core.low:
-        for checkpoint in core.stable.checkpoints:
-            core.send(to, checkpoint)
-    for checkpoint in core.checkpoint_votes.own_above(core.index, max(core.low, message.stable)):
-        core.send(to, checkpoint)
+    _send_checkpoints(core, to, message, now)
     if message.executed < core.kept_above:
         return None  # what it lacks is collected: it needs the state, not messages
     if _deserves_slots(core, message, now) and _send_slots(core, to, message.executed):
@@ -124,6 +122,26 @@ def _send_view(core: Core, to: str, message: Status, now: float) -> None:
     elif message.view < core.view or (message.view == core.view and not message.has_entered):
         core.send(to, core.view_changes[core.index].signed)
         core.view_sent[message.replica] = (place, now)
+
+
+def _send_checkpoints(core: Core, to: str, message: Status, now: float) -> None:
+    """The certificate, if the peer's is below ours, and our own words above: at once, then now
+    and then, whatever it says.
+    """
+    own = core.checkpoint_votes.own_above(core.index, core.low)
+    place = (core.low, len(own))
+    sent = core.checkpoints_sent.get(message.replica)
+    pause = core.settings.status_seconds / 2
+    if sent is not None and sent[0] == place and now - sent[1] < pause:
+        return
+    if message.stable < core.low:
+        words = [*core.stable.checkpoints, *own]
+    else:
+        words = core.checkpoint_votes.own_above(core.index, message.stable)
+    for checkpoint in words:
+        core.send(to, checkpoint)
+    if words:
+        core.checkpoints_sent[message.replica] = (place, now)
 
 
 def _send_decided(core: Core, to: str, slot: Slot) -> int:

@@ -266,6 +266,9 @@ class Core:
         self.answered_at: dict[int, float] = {}  # catch_up: when each peer was last re-sent slots
         # catch_up: per peer, which view it was last sent the proof of, and when
         self.view_sent: dict[int, tuple[tuple[int, bool], float]] = {}
+        # catch_up: per peer, our stable checkpoint and the count of our words above it when it was
+        # last sent any of them, and when
+        self.checkpoints_sent: dict[int, tuple[tuple[int, int], float]] = {}
         self._spent: dict[int, tuple[float, int]] = {}  # per peer: since when, how many bytes
         self.peer_status: dict[int, Status] = {}  # catch_up: each peer's last STATUS, for people
         self.timers = Timers(settings.view_change_seconds)  # timers

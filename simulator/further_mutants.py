@@ -298,4 +298,11 @@ FURTHER_MUTANTS: tuple[Mutant, ...] = (
         new="            if False:\n",
         test="tests/ci/test_application.py",
     ),
+    Mutant(
+        name="83 each STATUS gets the checkpoints again",
+        file="pbft/catch_up.py",
+        old="        core.checkpoints_sent[message.replica] = (place, now)\n",
+        new="        pass\n",
+        test="tests/pbft/test_catch_up.py",
+    ),
 )

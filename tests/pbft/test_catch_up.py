@@ -132,6 +132,33 @@ def test_slots_are_resent_at_most_twice_per_status_interval() -> None:
     assert answered == pytest.approx([10.0, 10.5, 11.0, 11.5, 12.0])
 
 
+def test_checkpoints_are_resent_at_most_twice_per_status_interval() -> None:
+    """Whatever a peer says of its own, as often as it likes."""
+    world = World(checkpoint_interval=2, window=8, settings=Settings(status_seconds=1.0))
+    ask_many(world, 1, 4)
+    assert world.core("r0").low == 4
+    answered = []
+    for step in range(41):
+        world.now = 10.0 + step / 20
+        since = len(world.sent)
+        world.give("r0", world.sign("r3", status(world, 3, 0, step % 4)))
+        if any(isinstance(m.payload, Checkpoint) for m in sent_to(world, "r0", "r3", since)):
+            answered.append(world.now)
+    assert answered == pytest.approx([10.0, 10.5, 11.0, 11.5, 12.0])
+
+
+def test_a_new_checkpoint_of_ones_own_is_sent_at_once() -> None:
+    world = World(checkpoint_interval=2, window=8)
+    without(world, "r3")
+    for timestamp in (1, 2, 3, 4):
+        world.ask(timestamp, b"%d" % timestamp)
+        world.deliver(lambda m: m.receiver != "r3" and not isinstance(m.payload, Checkpoint))
+        since = len(world.sent)
+        world.give("r0", world.sign("r3", status(world, 3, 0)))
+        again = [m for m in sent_to(world, "r0", "r3", since) if isinstance(m.payload, Checkpoint)]
+        assert len(again) == {2: 1, 4: 2}.get(timestamp, 0)
+
+
 def test_a_peer_that_counts_views_up_gets_no_more_than_others() -> None:
     """T2: 'has just come to a view' is said by a stranger; it may not open the tap."""
     world = World()
@@ -248,6 +275,7 @@ def test_the_checkpoint_certificate_is_sent_to_whoever_is_below_it_even_if_it_ex
     world.give("r0", world.sign("r3", status(world, 3, 1)))
     world.under_way.clear()
     since = len(world.sent)
+    world.now += world.settings.status_seconds
     world.give("r0", world.sign("r3", status(world, 3, 2)))
     assert len(sent_to(world, "r0", "r3", since)) == 3
     world.deliver()

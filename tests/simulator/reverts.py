@@ -7,7 +7,7 @@ from types import FunctionType
 
 import pytest
 
-from pbft import catch_up, normal_case, state_transfer, view_change
+from pbft import catch_up, view_change
 from pbft.ports import Output
 from pbft.replica import Replica
 from simulator.checkers import Checkers
@@ -68,11 +68,8 @@ REVERTS: dict[str, Revert] = {
     "our own forgotten word counts in the others' certificate": _rewrite(
         Replica, "_on_own", "isinstance(message, Commit)", "False"
     ),
-    "a state is given that has a certificate elsewhere": _rewrite(
-        state_transfer, "_kept_state", "core.snapshots.get(sequence, ", "{}.get(0, "
-    ),
-    "what a turn decides is not called forgotten": _rewrite(
-        normal_case, "_answer_again", "isinstance(record, SavedEntry)", "False"
+    "checkpoints are sent again now and then": _rewrite(
+        catch_up, "_send_checkpoints", "core.checkpoints_sent[message.replica]", "_"
     ),
     "a turn counts once it is on disk": _count_turns_before_they_are_saved,
 }
