@@ -179,7 +179,9 @@ class Client:
 
     def _count(self, reply: Reply, signed: Signed) -> None:
         timestamp = reply.timestamp
-        asking = self._asking.get(timestamp) or self._finished[timestamp]
+        asking = self._asking.get(timestamp) or self._finished.get(timestamp)
+        if asking is None:
+            return  # what the same message answered before has pushed it out
         by_replica = asking.replies.setdefault(reply.kind, {})
         if signed.signer in by_replica and reply.kind != USED:
             return  # twice in one message

@@ -37,6 +37,7 @@ from pbft.messages import (
 from pbft.ports import (
     SENT_BACK,
     Announcement,
+    Base,
     Refusal,
     SavedBody,
     SavedEntry,
@@ -80,20 +81,31 @@ def _answer_again(core: Core, message: Request, signed: Signed) -> Refusal | Non
         )
         if kept.request_digest != digest:
             return None
+    if _is_answer_unsaved(core, kept):
+        return Refusal("the answer may be in what is not saved yet: ask again")
     announcement = core.application.recall(message, digest)
     if isinstance(announcement, Refusal):
         return announcement if kept is None else None
     if announcement is not None and (kept is None or _follows(announcement, kept)):
         core.announce(announcement)
-    elif kept is None and any(isinstance(record, SavedEntry) for record in core.output.records):
-        # Not to be found before it is saved: with a liar's word, ours would make it forgotten.
-        return Refusal("the answer may be in what this turn decided: ask again")
     elif kept is None:
         # Too old to remember. A client that lost its counter learns from f+1 equal answers where
         # to go on; the digest of nothing says that it was not this request that was executed.
         floor = str(core.clients.floor(message.client)).encode()
         core.reply(Reply(message.client, message.timestamp, bytes(32), "used", b"", floor))
     return None
+
+
+def _is_answer_unsaved(core: Core, kept: StoredResult | None) -> bool:
+    """Whether the ledger, which knows what is saved, is not what this turn has come to.
+
+    What the turn decided cannot be found there: called forgotten by us and by a liar, it would be.
+    Of a state that it adopted the ledger has another past.
+    """
+    return any(
+        isinstance(record, Base) or (kept is None and isinstance(record, SavedEntry))
+        for record in core.output.records
+    )
 
 
 def _follows(announcement: Announcement, kept: StoredResult) -> bool:

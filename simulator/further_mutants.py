@@ -287,8 +287,8 @@ FURTHER_MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         name="81 what this turn decided is called forgotten",
         file="pbft/normal_case.py",
-        old="    elif kept is None and any(isinstance(record, SavedEntry) for",
-        new="    elif kept is None and all(record is None for",
+        old="(kept is None and isinstance(record, SavedEntry))",
+        new="False",
         test="tests/pbft/test_core.py",
     ),
     Mutant(
@@ -304,5 +304,12 @@ FURTHER_MUTANTS: tuple[Mutant, ...] = (
         old="        core.checkpoints_sent[message.replica] = (place, now)\n",
         new="        pass\n",
         test="tests/pbft/test_catch_up.py",
+    ),
+    Mutant(
+        name="84 what an adopted state knows is called forgotten",
+        file="pbft/normal_case.py",
+        old="        isinstance(record, Base) or (kept",
+        new="        (kept",
+        test="tests/paper/test_state_transfer.py",
     ),
 )

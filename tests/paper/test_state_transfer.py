@@ -9,8 +9,10 @@ from pbft.core import ReplicaStatus, Settings
 from pbft.messages import (
     Checkpoint,
     Commit,
+    Envelope,
     FetchState,
     Prepare,
+    Replies,
     StateLeaves,
     StateParts,
     ViewChange,
@@ -34,10 +36,15 @@ class WithParts(Journal):
         return {**super().parts(), **cells}
 
 
-def behind(requests: int = 9, application: type[Journal] = Journal) -> World:
+def behind(
+    requests: int = 9, application: type[Journal] = Journal, client_window: int = 64
+) -> World:
     """r3 slept while the others made checkpoints and forgot the messages below them."""
     world = World(
-        checkpoint_interval=2, window=4, client_window=64, application=lambda name: application()
+        checkpoint_interval=2,
+        window=4,
+        client_window=client_window,
+        application=lambda name: application(),
     )
     world.crash("r3")
     for timestamp in range(1, requests + 1):
@@ -87,6 +94,23 @@ def test_a_replica_that_was_away_for_windows_comes_back_with_the_state() -> None
     world.run(1)
     assert Prepare(0, 10, world.said("r3", Prepare)[-1].digest, 3) in world.said("r3", Prepare)
     check_safety(world)
+
+
+def test_nothing_is_called_forgotten_in_the_turn_that_adopts_a_state() -> None:
+    """Of what was decided meanwhile the ledger knows not even the gap, before it is saved."""
+    world = behind(client_window=2)
+    world.connect("r3")
+    for _ in range(4):
+        world.deliver(lambda m: not isinstance(m.payload, StateParts))
+        world.tick()
+    parts = [m for m in world.under_way if isinstance(m.payload, StateParts)]
+    again = Message("client", "r3", Envelope(world.request(1, b"1")))
+    world.deliver_together([*parts, again])
+    assert world.told("r3", "state_transferred")
+    assert "not saved yet" in world.refusals("r3")[-1]
+    assert world.said("r3", Replies) == []
+    world.deliver_one(again)
+    assert [reply.kind for said in world.said("r3", Replies) for reply in said.replies] == ["used"]
 
 
 def test_the_fetched_state_is_a_new_base_on_disk() -> None:
@@ -207,8 +231,8 @@ def test_a_replica_that_stands_still_below_a_certificate_asks_for_the_leaves() -
 # --- serving ------------------------------------------------------------------------------------
 
 
-def test_only_the_stable_state_is_served_and_only_to_replicas() -> None:
-    """What has a certificate, that is; a forged request is refused."""
+def test_only_a_state_that_is_kept_is_served_and_only_to_replicas() -> None:
+    """An older one is forgotten, between checkpoints none is kept; a forged request is refused."""
     world = behind()
     for sequence in (6, 9, 10):
         asked = world.sign("r3", FetchState(sequence, (), 3))

@@ -297,6 +297,20 @@ def test_a_late_reply_with_a_bad_signature_is_not_told(late: Reply) -> None:
     assert reasons(output) == ["bad signature"]
 
 
+def test_a_late_reply_that_its_own_message_pushes_out_is_not_told(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A replica that was away answers old and new requests in one message."""
+    monkeypatch.setattr(client_module, "FINISHED_KEPT", 1)
+    client = asking()
+    give(client, *(from_replica(i, reply()) for i in (0, 1)))
+    client.ask(operation(2), LAST, 0.0)
+    give(client, from_replica(0, reply(2)))
+    output = give(client, from_replica(2, reply(2), reply(result=b"dissent")))
+    assert [accepted.timestamp for accepted in output.accepted] == [2]
+    assert output.late == []
+
+
 def test_replies_beyond_f_plus_1_that_add_nothing_are_not_even_verified() -> None:
     """DESIGN section 5; with 64 clients these signatures were a quarter of their CPU time."""
     verified: list[bytes] = []

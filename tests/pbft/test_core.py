@@ -208,7 +208,7 @@ def test_nothing_is_called_forgotten_whose_answer_is_not_saved_yet() -> None:
     world.deliver_together([*commits, again])
     assert world.executed()["r1"] == 4
     assert "used" not in {kind for _, _, kind, _ in announced(world, "r1")}
-    assert "this turn decided" in world.refusals("r1")[-1]
+    assert "not saved yet" in world.refusals("r1")[-1]
     world.deliver_one(again)
     assert announced(world, "r1")[-1] == ("client", 1, "used", b"")
 
