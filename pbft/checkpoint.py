@@ -113,9 +113,11 @@ def stabilise(
         return False
     digest, parts = snapshot
     if digest != certificate.digest:
+        if sequence > core.certified.sequence:
+            # The newest that is known: nobody keeps an older state once a later one is stable.
+            core.certified = certificate
         if not core.is_diverged:
             core.is_diverged = True
-            core.certified = certificate
             core.tell(
                 "diverged",
                 sequence=sequence,
@@ -130,6 +132,8 @@ def stabilise(
 def adopt_stable(core: Core, certificate: StableCertificate, parts: dict[str, bytes]) -> None:
     """Move the water marks to a proved state that is ours; what is older is forgotten (4.3)."""
     sequence = certificate.sequence
+    if sequence >= core.certified.sequence:
+        core.is_diverged = False  # it was wrong before, and is right by now
     core.stable = certificate
     core.stable_parts = parts
     core.log.forget_up_to(core.kept_above)

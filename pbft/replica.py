@@ -217,6 +217,7 @@ class Replica:
                 self._stabilise(executed)
 
     def _stabilise(self, sequence: int, sent_back: tuple[Checkpoint, Signed] | None = None) -> None:
+        was_diverged = self.core.is_diverged
         if checkpoint.stabilise(self.core, sequence, sent_back):
             # A peer that saw this checkpoint before us may have sent what we had to refuse as
             # above the water marks: hearing from us, it sends it again.
@@ -226,6 +227,9 @@ class Replica:
                 slot = self.core.log.find(sequence)
                 if slot is not None:  # what comes before it may have made a later one stable
                     normal_case.accept_proposal(self.core, slot)
+                    self._advance(slot)
+            if was_diverged:
+                for slot in list(self.core.log.above(self.core.low)):
                     self._advance(slot)
 
     def _adopt_state(self, now: float) -> None:
