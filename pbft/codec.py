@@ -9,12 +9,21 @@ import hashlib
 
 import msgspec
 
-from pbft.messages import BODY_BYTES_MAX, AnyMessage, Envelope, Recover, Request, Signed
+from pbft.messages import (
+    BODY_BYTES_MAX,
+    AnyMessage,
+    Envelope,
+    Recover,
+    Request,
+    Signed,
+    ViewChange,
+)
 
 FRAME_BYTES_MAX = 32 * 1024 * 1024
 BATCH_REQUESTS_MAX = 4096
 SIGNING_PREFIX = b"pbft-ci 1 "
 
+_VIEW_CHANGE = ViewChange.__name__.lower()
 _encoder = msgspec.msgpack.Encoder()
 _message_decoder: msgspec.msgpack.Decoder[AnyMessage] = msgspec.msgpack.Decoder(AnyMessage)
 _signed_decoder = msgspec.msgpack.Decoder(Signed)
@@ -32,7 +41,13 @@ def digest_of(data: bytes) -> bytes:
 
 
 def encode_message(message: AnyMessage) -> bytes:
-    """The payload bytes of a message."""
+    """The payload bytes of a message.
+
+    `recovered`, the last field of a VIEW-CHANGE, is left out at 0: so it is as versions that did
+    not know it wrote it, on disk as well.
+    """
+    if isinstance(message, ViewChange) and not message.recovered:
+        return _encoder.encode((_VIEW_CHANGE, *msgspec.structs.astuple(message)[:-1]))
     return _encoder.encode(message)
 
 
@@ -42,7 +57,7 @@ def decode_message(payload: bytes) -> AnyMessage:
         message = _message_decoder.decode(payload)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise MalformedMessage(str(error)) from error
-    if _encoder.encode(message) != payload:
+    if encode_message(message) != payload:
         raise MalformedMessage("not the one encoding of this message")
     return message
 

@@ -104,7 +104,8 @@ class ViewChange(Message, frozen=True):
     """<VIEW-CHANGE, v+1, n, C, P, i>: a replica leaves for `view` (4.4).
 
     `stable` is its last stable checkpoint, `certificate` its proof (C; empty at 0), `prepared`
-    what it prepared above (P), in order of sequence numbers.
+    what it prepared above (P), in order of sequence numbers. `recovered` is T of the replica's last
+    RECOVER that it executed (4.3), 0 where there is none: so it is not from before that.
     """
 
     view: Annotated[int, msgspec.Meta(ge=1, le=2**62)]
@@ -112,6 +113,7 @@ class ViewChange(Message, frozen=True):
     certificate: Annotated[tuple[Signed, ...], msgspec.Meta(max_length=1024)]
     prepared: Annotated[tuple[PreparedCertificate, ...], msgspec.Meta(max_length=131072)]
     replica: ReplicaIndex
+    recovered: Number = 0
 
 
 class NewView(Message, frozen=True):

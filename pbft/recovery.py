@@ -83,8 +83,16 @@ def drop_void(core: Core) -> None:
 
 
 def check_void(core: Core, message: ViewChange) -> Refusal | None:
-    """A VIEW-CHANGE that a replica sent before it lost what it had said counts no more."""
+    """A VIEW-CHANGE that a replica sent before it lost what it had said counts no more.
+
+    One with this recovery's own T in it was sent after it was ordered. That is not always by a
+    replica that recovers: an old RECOVER that nobody had ordered may be, by whoever kept it.
+    """
     done = core.recoveries.get(message.replica)
-    if done is not None and message.stable < done.voting_from:
+    if (
+        done is not None
+        and message.stable < done.voting_from
+        and message.recovered != done.voting_from
+    ):
         return Refusal("a VIEW-CHANGE from before the replica's recovery")
     return None

@@ -37,7 +37,15 @@ def start(core: Core, view: int, reason: str) -> None:
         slot.leave_view()
         if slot.prepared is not None:
             prepared.append(slot.prepared.certificate)
-    message = ViewChange(view, core.low, core.stable.checkpoints, tuple(prepared), core.index)
+    done = core.recoveries.get(core.index)
+    message = ViewChange(
+        view,
+        core.low,
+        core.stable.checkpoints,
+        tuple(prepared),
+        core.index,
+        done.voting_from if done else 0,
+    )
     signed = core.sign(message)
     checked = check_view_change(message, signed, core.cluster, core.authenticator)
     assert not isinstance(checked, Refusal), f"our own VIEW-CHANGE: {checked.reason}"
