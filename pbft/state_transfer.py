@@ -31,7 +31,9 @@ def consider(core: Core) -> None:
         return
     transfer = core.transfer
     if transfer is None:
-        if not stands_still and not core.is_diverged:
+        # Below that no correct peer keeps slots: who still sends some may do so to keep us there.
+        is_collected = core.executed < target.sequence - core.interval
+        if not stands_still and not core.is_diverged and not is_collected:
             return
         transfer = core.transfer = Transfer(target)
         core.tell("state_transfer", sequence=target.sequence, executed=core.executed)
