@@ -151,11 +151,12 @@ class BuildApplication:
         build = self._builds.get(build_id)
         statement = self._find_statement(build_id) if build is None else build.statement
         asker = Asker(request.client, request.timestamp, request_digest)
+        if build is None and self._missing_entries():
+            # Also where one is found: the build may have been opened and decided again since.
+            return Refusal("the verdict may be among the entries that the ledger lacks here")
         if statement:
             return _announcement(asker, build_id, statement)
         if build is None:
-            if self._missing_entries():
-                return Refusal("the verdict may be among the entries that the ledger lacks here")
             return None
         return Announcement(
             asker.client, asker.timestamp, asker.request_digest, "opened", build_id, build_id

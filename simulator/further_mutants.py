@@ -294,8 +294,8 @@ FURTHER_MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         name="82 what a gap in the ledger may hold is called forgotten",
         file=_APPLICATION,
-        old="            if self._missing_entries():\n",
-        new="            if False:\n",
+        old="        if build is None and self._missing_entries():\n",
+        new="        if False:\n",
         test="tests/ci/test_application.py",
     ),
     Mutant(
@@ -311,5 +311,40 @@ FURTHER_MUTANTS: tuple[Mutant, ...] = (
         old="        isinstance(record, Base) or (kept",
         new="        (kept",
         test="tests/paper/test_state_transfer.py",
+    ),
+    Mutant(
+        name="85 an old RECOVER makes a healthy replica's VIEW-CHANGE void",
+        file="pbft/recovery.py",
+        old="        and message.recovered != done.voting_from\n",
+        new="",
+        test="tests/pbft/test_nobody_waits_for_ever.py",
+    ),
+    Mutant(
+        name="86 a wrong state is repaired from the first wrong checkpoint only",
+        file=_CHECKPOINT,
+        old="        if sequence > core.certified.sequence:\n            # The newest",
+        new="        if not core.is_diverged:\n            # The newest",
+        test="tests/pbft/test_nobody_waits_for_ever.py",
+    ),
+    Mutant(
+        name="87 a state that is right again stays diverged",
+        file=_CHECKPOINT,
+        old="        core.is_diverged = False  # it was wrong",
+        new="        pass  # it was wrong",
+        test="tests/pbft/test_nobody_waits_for_ever.py",
+    ),
+    Mutant(
+        name="88 who is fed slowly never asks for the state",
+        file="pbft/state_transfer.py",
+        old="        is_collected = core.executed < target.sequence - core.interval",
+        new="        is_collected = False",
+        test="tests/pbft/test_nobody_waits_for_ever.py",
+    ),
+    Mutant(
+        name="89 an old verdict is told while a newer one may be missing",
+        file=_APPLICATION,
+        old="        if build is None and self._missing_entries():\n",
+        new="        if build is None and not statement and self._missing_entries():\n",
+        test="tests/ci/test_deliveries.py",
     ),
 )

@@ -4,11 +4,16 @@ import hashlib
 
 import pytest
 
-from ci.application import ASKINGS_PER_CLIENT_MAX, CLOSED_BUILDS_MAX, DELIVERIES_MAX
+from ci.application import (
+    ASKINGS_PER_CLIENT_MAX,
+    CLOSED_BUILDS_MAX,
+    DELIVERIES_MAX,
+    BuildApplication,
+)
 from ci.limits import Limits
 from ci.operations import Delivery, Event, Outcome, SubmitBuild, encode_operation
 from ci.statement import build_id_for, parse_statement, submitted_build_id
-from pbft.ports import Announcement, Applied
+from pbft.ports import Announcement, Applied, Refusal
 from tests.ci.builders import (
     ABSTAIN,
     FAILED,
@@ -110,6 +115,18 @@ def test_a_redelivery_of_a_decided_build_is_answered_with_its_old_statement(worl
     told = world.application.recall(request, digest)
     assert isinstance(told, Announcement)
     assert (told.client, told.kind, told.result) == (OTHER_GATEWAY, "decided", statement)
+
+
+def test_an_old_verdict_is_not_told_while_the_ledger_may_have_a_newer_one(world: World) -> None:
+    """Given up, then asked for again by another gateway: the same id, another opening."""
+    build = open_delivery(world)
+    world.cancel(build, GATEWAY)
+    asked = encode_operation(submit_build(6, delivery=delivery()))
+    again = world.request(OTHER_GATEWAY, asked)
+    told = world.application.recall(*again)
+    assert isinstance(told, Announcement)
+    with_gap = BuildApplication(world.cluster, world.limits, world.find_statement, lambda: 1)
+    assert isinstance(with_gap.recall(*again), Refusal)
 
 
 def test_the_last_deliveries_are_remembered_whatever_plain_posts_come(world: World) -> None:

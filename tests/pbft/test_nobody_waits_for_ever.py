@@ -1,0 +1,164 @@
+"""States in which correct replicas once stood still although at most f were faulty."""
+
+from collections.abc import Mapping
+
+from pbft.core import ReplicaStatus
+from pbft.messages import (
+    Body,
+    Checkpoint,
+    Commit,
+    FetchState,
+    PrePrepare,
+    Recover,
+    Request,
+    Signed,
+    ViewChange,
+)
+from pbft.ports import Applied
+from tests.paper.test_recovery import ask, lose_disk, small
+from tests.paper.test_state_transfer import behind
+from tests.pbft.world import Journal, World
+
+
+class WrongOnce(Journal):
+    """One operation went wrong in memory."""
+
+    def apply(self, request: Request, request_digest: bytes, sequence: int) -> Applied:
+        applied = super().apply(request, request_digest, sequence)
+        if sequence == 1:
+            self.head = bytes(32)
+        return applied
+
+
+class WrongForAWhile(Journal):
+    """Its state is wrong up to the third operation, and right again after that."""
+
+    def parts(self) -> dict[str, bytes]:
+        parts = super().parts()
+        return {**parts, "journal": bytes(1) + parts["journal"]} if 0 < self.count < 4 else parts
+
+
+def world_with(application: type[Journal]) -> World:
+    """r3 has that application, and hears of the checkpoints 2 and 4 when it has executed 5."""
+    world = World(
+        checkpoint_interval=2,
+        window=8,
+        application=lambda name: application() if name == "r3" else Journal(),
+    )
+    for timestamp in range(1, 6):
+        world.ask(timestamp, b"%d" % timestamp)
+        world.deliver(lambda m: m.receiver != "r3" or not isinstance(m.payload, Checkpoint))
+    held = [m for m in world.under_way if m.receiver == "r3"]
+    world.drop(lambda m: m.receiver == "r3")
+    assert world.executed() == dict.fromkeys(world.names, 5)
+    for message in held:
+        world.deliver_one(message)
+    return world
+
+
+# --- a wrong state ------------------------------------------------------------------------------
+
+
+def test_a_wrong_state_is_repaired_from_the_newest_checkpoint_that_is_wrong_too() -> None:
+    """Nobody keeps the state at which it was found to be wrong."""
+    world = world_with(WrongOnce)
+    assert world.told("r3", "diverged")
+    assert world.core("r0").low == 4
+    world.run(10)
+    assert world.core("r3").status is ReplicaStatus.NORMAL
+    assert world.applications["r3"].head == world.applications["r0"].head
+    world.crash("r2")
+    world.ask(6, b"6")
+    world.run(10)
+    assert world.executed() == {"r0": 6, "r1": 6, "r3": 6}
+
+
+def test_a_state_that_is_right_again_is_diverged_no_more() -> None:
+    world = world_with(WrongForAWhile)
+    world.run(4)
+    core = world.core("r3")
+    assert (core.status, core.low, core.executed) == (ReplicaStatus.NORMAL, 4, 5)
+    world.ask(6, b"6")
+    world.run(4)
+    assert set(world.executed().values()) == {6}
+
+
+# --- an old RECOVER -----------------------------------------------------------------------------
+
+
+def old_recover_of_a_healthy_replica(world: World) -> Signed:
+    """r3 lost its disk twice; its first RECOVER was ordered by nobody, and somebody kept it."""
+    ask(world, 1, 5)
+    lose_disk(world, nonce=1)
+    kept: list[Signed] = []
+    for _ in range(2):
+        world.tick()
+        kept += [m.envelope.signed for m in world.under_way if isinstance(m.payload, Recover)]
+        world.drop(lambda m: isinstance(m.payload, Recover))
+        world.deliver(lambda m: not isinstance(m.payload, Recover))
+        world.drop(lambda m: isinstance(m.payload, Recover))
+    lose_disk(world, nonce=2)
+    world.run(30)
+    assert world.core("r3").status is ReplicaStatus.NORMAL
+    assert world.core("r3").recoveries[3].nonces == (bytes([2]) * 32,)
+    return kept[0]
+
+
+def test_an_old_recover_that_is_ordered_late_makes_no_healthy_replica_mute() -> None:
+    """It fixes another T. Until that is stable the primary stops, and all others are needed."""
+    world = small()
+    old = old_recover_of_a_healthy_replica(world)
+    for name in ("r0", "r1", "r2"):
+        world.give(name, old)
+    world.deliver()
+    assert len(world.core("r3").recoveries[3].nonces) == 2
+    primary = world.names[world.core("r1").primary]
+    assert primary != "r3"
+    assert world.core("r1").low < world.core("r1").recoveries[3].voting_from
+    world.crash(primary)
+    world.ask(6, b"6")
+    world.run(60)
+    assert len(world.client_output.accepted) == 6
+    assert world.said("r3", ViewChange)[-1].recovered > 0
+
+
+# --- a peer that feeds ----------------------------------------------------------------------------
+
+
+def words_by_number(world: World) -> Mapping[int, list[tuple[Signed, bytes]]]:
+    """What makes a replica execute each number, in the order in which it is taken in."""
+    commits: dict[int, dict[str, tuple[Signed, bytes]]] = {}
+    bodies: dict[int, tuple[Signed, bytes]] = {}
+    checkpoints: dict[int, dict[str, tuple[Signed, bytes]]] = {}
+    for message in world.sent:
+        said, signed = message.payload, message.envelope.signed
+        if isinstance(said, Commit):
+            commits.setdefault(said.sequence, {})[signed.signer] = (signed, b"")
+        elif isinstance(said, Checkpoint):
+            checkpoints.setdefault(said.sequence, {})[signed.signer] = (signed, b"")
+        elif isinstance(said, PrePrepare):
+            body = world.sign("r2", Body(said.sequence, said.digest, 2))
+            bodies[said.sequence] = (body, message.envelope.body)
+    return {
+        number: [*commits[number].values(), body, *checkpoints.get(number, {}).values()]
+        for number, body in bodies.items()
+    }
+
+
+def test_a_peer_that_gives_one_old_number_a_second_keeps_nobody_from_the_state() -> None:
+    """r2 votes no more, and makes r3 execute, slowly, what is collected everywhere else."""
+    world = behind(60)
+    archive = words_by_number(world)
+    world.connect("r3")
+    world.deliver()
+    world.crash("r2")
+    world.ask(61, b"61")
+    for number in range(1, 6):
+        for signed, body in archive[number]:
+            world.give("r3", signed, body)
+        assert world.executed()["r3"] == number or world.said("r3", FetchState)
+        world.tick()
+        world.deliver()
+    assert world.said("r3", FetchState)
+    world.run(10)
+    assert world.executed() == {"r0": 61, "r1": 61, "r3": 61}
