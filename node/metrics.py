@@ -9,11 +9,12 @@ import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 from ci.ledger import VerdictEntry, decode_entry
 from ci.statement import dissenters, parse_statement
+from node.durations import Durations
 from node.scrub import ScrubProgress
 from pbft.core import Core
 from pbft.ports import Notice, Output
@@ -35,19 +36,17 @@ class NodeMetrics:
         self._registry = CollectorRegistry()
         info = self._gauge("pbftci_info", "Who this is; always 1", "replica", "cluster", "version")
         info.labels(replica, cluster, version).set(1)
-        self._phase_seconds = Histogram(
+        self._phases = Durations(
             "pbftci_phase_seconds",
             "From accepting a PRE-PREPARE until the batch is prepared, and until it is executed",
-            ("phase",),
-            buckets=PHASE_BUCKETS,
-            registry=self._registry,
+            PHASE_BUCKETS,
+            "phase",
         )
-        self._save_seconds = Histogram(
-            "pbftci_save_seconds",
-            "Until a turn's records were on disk",
-            buckets=SAVE_BUCKETS,
-            registry=self._registry,
+        self._registry.register(self._phases)
+        self._saves = Durations(
+            "pbftci_save_seconds", "Until a turn's records were on disk", SAVE_BUCKETS
         )
+        self._registry.register(self._saves)
         self._notices = self._counter("pbftci_notices_total", "What the replica told", "event")
         self._refusals = self._counter(
             "pbftci_refusals_total", "Messages that were not accepted", "reason"
@@ -66,8 +65,10 @@ class NodeMetrics:
         self._scrubbed = self._gauge(
             "pbftci_scrub_passes", "Whole looks through the store since the start"
         )
-        # `labels` looks its child up under a lock; of these there are several in each turn.
-        self._notice_counts: dict[str, Counter] = {}
+        # What came since the last `text`: raising the library's counters takes a lock each, and of
+        # these there are several in each turn.
+        self._notices_new: dict[str, int] = {}
+        self._requests_new = 0
         self._began: dict[int, float] = {}
         self._reasons: set[str] = set()
         self._states_seen: set[str] = set()
@@ -83,7 +84,7 @@ class NodeMetrics:
 
     def observe_save(self, seconds: float) -> None:
         """A turn was saved in that time."""
-        self._save_seconds.observe(seconds)
+        self._saves.note(seconds)
 
     def observe_state(self, core: Core, behind_by: int, peers: dict[str, bool]) -> None:
         """Where the replica stands at the moment of the question."""
@@ -131,6 +132,11 @@ class NodeMetrics:
 
     def text(self) -> bytes:
         """All of it, in Prometheus' text format."""
+        for event, count in self._notices_new.items():
+            self._notices.labels(event).inc(count)
+            self._notices_new[event] = 0
+        self._requests.inc(self._requests_new)
+        self._requests_new = 0
         return generate_latest(self._registry)
 
     # --- inside ---------------------------------------------------------------------------------
@@ -142,10 +148,12 @@ class NodeMetrics:
         return Gauge(name, what, labels, registry=self._registry)
 
     def _observe(self, notice: Notice, now: float) -> None:
-        count = self._notice_counts.get(notice.event)
-        if count is None:
-            count = self._notice_counts[notice.event] = self._notices.labels(notice.event)
-        count.inc()
+        try:
+            self._notices_new[notice.event] += 1
+        except KeyError:
+            # Now is when the library's counter begins.
+            self._notices.labels(notice.event)
+            self._notices_new[notice.event] = 1
         sequence = notice.details.get("sequence")
         match notice.event:
             case "pre_prepared" if isinstance(sequence, int):
@@ -154,14 +162,14 @@ class NodeMetrics:
                     del self._began[next(iter(self._began))]
             case "prepared" if sequence in self._began:
                 assert isinstance(sequence, int)
-                self._phase_seconds.labels("prepared").observe(now - self._began[sequence])
+                self._phases.note(now - self._began[sequence], "prepared")
             case "executed":
                 assert isinstance(sequence, int)
                 began = self._began.pop(sequence, None)
                 if began is not None:
-                    self._phase_seconds.labels("executed").observe(now - began)
+                    self._phases.note(now - began, "executed")
                 requests = notice.details.get("requests")
-                self._requests.inc(requests if isinstance(requests, int) else 0)
+                self._requests_new += requests if isinstance(requests, int) else 0
             case "view_change":
                 self._views.inc()
             case "refused":
