@@ -6,7 +6,7 @@ memory alone and bounded; a message is decoded only when somebody asks.
 
 import collections
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import msgspec
 
@@ -138,9 +138,11 @@ class MessageTrace:
         """These go to that peer; `all`: to every other replica."""
         self._note("sent", peer, envelopes)
 
-    def note_outputs(self, outputs: Iterable[Output]) -> None:
+    def note_outputs(self, outputs: Sequence[Output]) -> None:
         """What the turn gave that took in all that was received before."""
         unread, self._unread = self._unread, []
+        if not outputs:
+            return
         received: list[tuple[Signed, float]] | None = None
         now = self._clock()
         for output in outputs:

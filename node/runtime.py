@@ -83,6 +83,7 @@ class Runtime:
         self._turn_done = asyncio.Event()
         self._deadline = 0.0
         self._update_due = 0.0
+        self._alarm: asyncio.TimerHandle | None = None
         self._links: Speaker | None = None
         self._ballots: BallotBox | None = None
         self._task: asyncio.Task[None] | None = None
@@ -129,6 +130,8 @@ class Runtime:
 
     async def close(self) -> None:
         """End the loop."""
+        if self._alarm is not None:
+            self._alarm.cancel()
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
@@ -172,21 +175,22 @@ class Runtime:
     async def _run(self) -> None:
         loop = asyncio.get_running_loop()
         while True:
-            due = min(self._clock.monotonic(self._deadline), self._update_due)
-            try:
-                async with asyncio.timeout_at(due):
-                    await self._wake.wait()
-            except TimeoutError:
-                pass
+            self._set_alarm(min(self._clock.monotonic(self._deadline), self._update_due))
+            if self._wake.is_set():
+                # Let the links read and write even when the inbox is never empty.
+                await asyncio.sleep(0)
+            else:
+                await self._wake.wait()
             self._wake.clear()
             now = loop.time()
             outputs = self._one_turn(self._clock.read(now, self._deadline or now))
             self._note_heard(now)
-            await self._save(outputs)
-            self._send(outputs)
-            self._tell(outputs)
-            now = loop.time()
-            self.metrics.observe_outputs(outputs, now)
+            if outputs:
+                await self._save(outputs)
+                self._send(outputs)
+                self._tell(outputs)
+                now = loop.time()
+                self.metrics.observe_outputs(outputs, now)
             self.trace.note_outputs(outputs)
             executed = any(output.deliveries for output in outputs)
             if executed or now >= self._update_due:
@@ -194,10 +198,25 @@ class Runtime:
                 self._ballots.update(now)
                 self._update_due = now + UPDATE_SECONDS
             self._turn_done.set()
-            # Let the links read and write even when the inbox is never empty.
-            await asyncio.sleep(0)
+
+    def _set_alarm(self, due: float) -> None:
+        """Wake the loop when that is due.
+
+        What is due moves with most turns, and nearly always away: so an alarm that rings too early
+        stays. Then the loop wakes for nothing, which costs less than a new alarm in each turn.
+        """
+        if self._alarm is not None:
+            if self._alarm.when() <= due:
+                return
+            self._alarm.cancel()
+        self._alarm = asyncio.get_running_loop().call_at(due, self._ring)
+
+    def _ring(self) -> None:
+        self._alarm = None
+        self._wake.set()
 
     def _one_turn(self, now: float) -> list[Output]:
+        """What the core says to what came and is due, where it says anything."""
         inbox, self._inbox = self._inbox, []
         greet, self._greet = self._greet, []
         self.has_room.set()
@@ -208,7 +227,7 @@ class Runtime:
             outputs.append(self.replica.expire(now))
         if outputs and outputs[-1].deadline is not None:
             self._deadline = outputs[-1].deadline
-        return outputs
+        return [output for output in outputs if _says_anything(output)]
 
     def _note_heard(self, now: float) -> None:
         for replica, status in self.replica.core.peer_status.items():
@@ -218,10 +237,10 @@ class Runtime:
 
     async def _save(self, outputs: list[Output]) -> None:
         records = [record for output in outputs for record in output.records]
-        ballots = [b for output in outputs for d in output.deliveries for b in _ballots_in(d)]
         evidence = [item for output in outputs for item in output.evidence]
         if not records and not evidence:
             return
+        ballots = [b for output in outputs for d in output.deliveries for b in _ballots_in(d)]
         loop = asyncio.get_running_loop()
         while True:
             began_at = loop.time()
@@ -279,6 +298,12 @@ class Runtime:
                     _log.log(level, "%s", _in_words(notice))
             for delivery in output.deliveries:
                 _tell_delivery(delivery)
+
+
+def _says_anything(output: Output) -> bool:
+    return bool(
+        output.records or output.messages or output.deliveries or output.notices or output.evidence
+    )
 
 
 def _ballots_in(delivery: ExecutedRequest) -> list[tuple[bytes, int, str, Signed]]:

@@ -1,5 +1,6 @@
 """The loop keeps the order of an Output: what is said is on disk first."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -114,6 +115,21 @@ async def test_the_inbox_has_a_limit(house: House, monkeypatch: pytest.MonkeyPat
         house.ask(Append(f"{number}"))
     assert not runtime.has_room.is_set()
     await wait_until(runtime.has_room.is_set, "room again")
+
+
+async def test_what_is_due_sooner_is_not_missed(house: House) -> None:
+    """An alarm that rings too early stays; one that would ring too late does not."""
+    runtime = house.runtimes["node0"]
+    await runtime.turn()
+    loop = asyncio.get_running_loop()
+    runtime._set_alarm(loop.time() + 60)
+    first = runtime._alarm
+    assert first is not None
+    assert first.when() < loop.time() + 2, "the loop looks around each second"
+    runtime._set_alarm(first.when() - 0.1)
+    assert runtime._alarm is not None
+    assert runtime._alarm.when() == first.when() - 0.1
+    assert first.cancelled()
 
 
 def _checkpoint(house: House, name: str, digest: bytes) -> Signed:
