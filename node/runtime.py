@@ -8,6 +8,7 @@ until it succeeds.
 import asyncio
 import collections
 import logging
+import time
 from collections.abc import Sequence
 
 from ci.application import BuildApplication
@@ -241,9 +242,9 @@ class Runtime:
         if not records and not evidence:
             return
         ballots = [b for output in outputs for d in output.deliveries for b in _ballots_in(d)]
-        loop = asyncio.get_running_loop()
         while True:
-            began_at = loop.time()
+            # The loop's clock has but milliseconds.
+            began_at = time.monotonic()
             try:
                 self._store.save(records, ballots, evidence)
             except SaveFailed as error:
@@ -253,7 +254,8 @@ class Runtime:
                 await asyncio.sleep(SAVE_RETRY_SECONDS)
             else:
                 self.is_unsaved = False
-                self._note_save(loop.time() - began_at, loop.time())
+                ended_at = time.monotonic()
+                self._note_save(ended_at - began_at, ended_at)
                 return
 
     def _note_save(self, seconds: float, now: float) -> None:
