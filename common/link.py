@@ -289,7 +289,8 @@ class Links:
             _log.info("link with %s ended", peer)
 
     async def _read_frames(self, peer: str, websocket: _WebSocket) -> None:
-        async for message in websocket:
+        while True:
+            message = await websocket.receive()
             if message.type is not aiohttp.WSMsgType.BINARY:
                 break
             try:
