@@ -123,7 +123,8 @@ def retry_after_seconds(headers: Mapping[str, str], now: float) -> float | None:
     if value:
         try:
             at = email.utils.parsedate_to_datetime(value)
-        except ValueError:
+        except (ValueError, OverflowError):
+            # Overflow: numbers that no date has, as a year or as an offset.
             return None
         if at.tzinfo is None:
             at = at.replace(tzinfo=datetime.UTC)
