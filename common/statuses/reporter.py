@@ -115,8 +115,16 @@ class Reporter:
             (secret,) = read_secrets(target.token_file, "status token", secrets_max=1)
         except ConfigError as error:
             return WrongToken(str(error))
+        try:
+            return await self._post(target, secret.decode("ascii"), status)
+        except Exception:  # noqa: BLE001 - told in full; it is tried again, and others get their turn
+            _log.exception("a commit status could not be posted by a fault of our own")
+            return Later("a fault of this program, see above")
+
+    async def _post(self, target: StatusTarget, token: str, status: CommitStatus) -> Meaning:
+        assert self._session is not None
         forge = FORGES[target.forge]
-        request = forge.request(target.api_url, target.project, secret.decode("ascii"), status)
+        request = forge.request(target.api_url, target.project, token, status)
         try:
             answer = await ask(
                 self._session,
@@ -178,6 +186,9 @@ class _Worker:
                 await self._post_next()
             except self._reporter.storage_failed as error:
                 _log.error("commit statuses: %s; trying again", error)
+                await asyncio.sleep(STORAGE_AGAIN_SECONDS)
+            except Exception:  # noqa: BLE001 - told in full; without this task nothing is posted
+                _log.exception("commit statuses of %s: trying again", self._repository)
                 await asyncio.sleep(STORAGE_AGAIN_SECONDS)
 
     async def _post_next(self) -> None:

@@ -9,7 +9,10 @@ import pytest
 from ci.operations import Delivery, Event, Outcome
 from client.wanted import WantedBuild
 from common.config import GatewayRepository
+from common.statuses import gitea as gitea_module
 from common.statuses import reporter as reporter_module
+from common.statuses.status import CommitStatus, StatusRequest
+from common.statuses.status_queue import StatusQueue, WaitingStatus
 from tests.ci.builders import COMMIT, FAILED, finding
 from tests.client.network import Network, Running, run_gateway
 from tests.client.test_gateway import until
@@ -158,6 +161,57 @@ async def test_trouble_of_the_forge_is_waited_out(
     assert forge.wrong == []
     states = [status.state for status in forge.statuses]
     assert states in (["success"], ["pending", "success"])
+
+
+async def test_a_fault_of_our_own_with_one_status_does_not_hold_up_the_others(
+    network: Network,
+    tmp_path: Path,
+    gitea: ForgeServer,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(reporter_module, "RETRY_SECONDS", 0.02)
+    request_of = gitea_module.request
+
+    def request(api_url: str, project: str, token: str, status: CommitStatus) -> StatusRequest:
+        if status.commit == COMMIT:
+            raise ZeroDivisionError
+        return request_of(api_url, project, token, status)
+
+    monkeypatch.setattr(gitea_module, "request", request)
+    running = await start(network, tmp_path, gitea)
+    await running.gateway.submit(URL, "main", COMMIT)
+    await until(lambda: "a fault of this program" in caplog.text)
+    await running.gateway.submit(URL, "main", OTHER_COMMIT)
+    await until(lambda: any(status.commit == OTHER_COMMIT for status in gitea.statuses))
+    assert "ZeroDivisionError" in caplog.text
+    monkeypatch.setattr(gitea_module, "request", request_of)
+    await until(lambda: any(status.commit == COMMIT for status in gitea.statuses))
+    await running.close()
+
+
+async def test_statuses_are_posted_after_any_fault_of_their_worker(
+    network: Network,
+    tmp_path: Path,
+    gitea: ForgeServer,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(reporter_module, "STORAGE_AGAIN_SECONDS", 0.02)
+    next_of = StatusQueue.next
+    faults = [ZeroDivisionError(), ZeroDivisionError()]
+
+    def next_or_fault(queue: StatusQueue, repository: str) -> WaitingStatus | None:
+        if faults:
+            raise faults.pop()
+        return next_of(queue, repository)
+
+    monkeypatch.setattr(StatusQueue, "next", next_or_fault)
+    running = await start(network, tmp_path, gitea)
+    await running.gateway.submit(URL, "main", COMMIT)
+    await until(lambda: bool(gitea.statuses) and gitea.statuses[-1].state == "success")
+    await running.close()
+    assert caplog.text.count("Traceback") == 2
 
 
 async def test_retry_after_is_kept_to(network: Network, tmp_path: Path, gitea: ForgeServer) -> None:
