@@ -19,7 +19,7 @@ from ci.ledger import genesis_head, verify_chain
 from ci.ledger_proof import LedgerProof, ProvedLedger, check_ledger_proof
 from client.dissent import DissentHistory
 from client.node_status import NodeStatus
-from client.nodes import NodeFailed, Nodes, NotThere, ServedLedgerProof
+from client.nodes import NodeFailed, Nodes, ServedLedgerProof, Unreadable
 from common.english import counted
 from common.keys import verify
 from common.logs import log_text
@@ -303,10 +303,10 @@ class LedgerCheck:
             try:
                 served = await self._nodes.ledger_proof(name)
                 proved = check_ledger_proof(read_ledger_proof(served), self._cluster, verify)
-            except NotThere:
-                continue
-            except (NodeFailed, MalformedMessage):
+            except (Unreadable, MalformedMessage):
                 proved = Refusal("it cannot be read")
+            except NodeFailed:
+                continue  # it gave none: the same one is asked for in the next round
             if isinstance(proved, Refusal):
                 # asked again when it has another one
                 self._refused_proofs[name] = newer[name] or 0

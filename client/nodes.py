@@ -54,6 +54,10 @@ class NotThere(NodeFailed):
     """The node answered that it has no such thing (404)."""
 
 
+class Unreadable(NodeFailed):
+    """The node answered, and not in the form of what was asked for."""
+
+
 class ServedBallot(msgspec.Struct, frozen=True):
     """A replica's name and its encoded Signed Request, in base64 on the wire."""
 
@@ -429,8 +433,8 @@ class Nodes:
 
 
 def decode_answer(data: bytes, kind: type[_Answer], replica: str) -> _Answer:
-    """A node's JSON. Raises NodeFailed, naming the replica (or the file) that it came from."""
+    """A node's JSON. Raises Unreadable, naming the replica (or the file) that it came from."""
     try:
         return decode_json(data, kind)
     except NoAnswer as error:
-        raise NodeFailed(f"{replica}: {error}") from error
+        raise Unreadable(f"{replica}: {error}") from error

@@ -12,7 +12,7 @@ from ci.operations import Append
 from client import ledger_check
 from client.ledger_check import BLOCK_ENTRIES, LedgerAbsent, LedgerCheck
 from client.node_status import NodeStatus
-from client.nodes import Nodes
+from client.nodes import Nodes, ServedLedgerProof, decode_answer
 from pbft.authentication import sign_message
 from pbft.certificates import state_digest
 from pbft.codec import encode_message
@@ -303,6 +303,41 @@ async def test_a_certificate_with_too_few_signatures_is_none(
     certify(network, world, 256)
     await advance(network, check)
     assert check.state.certified == 130
+
+
+async def test_one_that_gives_no_certificate_now_is_asked_again(
+    network: Network, check: LedgerCheck, world: World
+) -> None:
+    """Also on an idle cluster, where no newer checkpoint ever comes."""
+    certify(network, world, 128)
+    node = network.nodes["replica-2"]
+    node.is_down = True
+    await advance(network, check)
+    assert (check.state.index, check.state.certified) == (130, None)
+    node.is_down = False
+    await advance(network, check)
+    assert check.state.certified == 130
+
+
+async def test_a_certificate_that_cannot_be_read_is_not_asked_for_again(
+    network: Network,
+    nodes: Nodes,
+    check: LedgerCheck,
+    world: World,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    certify(network, world, 128)
+    asked = []
+
+    async def ledger_proof(replica: str) -> ServedLedgerProof:
+        asked.append(replica)
+        return decode_answer(b"nonsense", ServedLedgerProof, replica)
+
+    monkeypatch.setattr(nodes, "ledger_proof", ledger_proof)
+    await advance(network, check)
+    await advance(network, check)
+    assert asked == ["replica-2"]
+    assert check.state.certified is None
 
 
 async def test_a_certificate_over_another_ledger_is_an_alarm(
