@@ -186,7 +186,11 @@ class Links:
             return websocket
         finally:
             self._handshakes -= 1
-        await self._serve(peer, websocket)
+        try:
+            await self._serve(peer, websocket)
+        except Exception:  # noqa: BLE001 - told in full; the peer dials again
+            _log.exception("the link with %s ended by a fault of our own", peer)
+            await websocket.close(code=aiohttp.WSCloseCode.INTERNAL_ERROR)
         return websocket
 
     # --- the handshake --------------------------------------------------------------------------
@@ -270,6 +274,8 @@ class Links:
             _log.warning("no link to %s at %s: %s", peer, address, error)
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
             _log.debug("no link to %s at %s: %s", peer, address, error)
+        except Exception:  # noqa: BLE001 - told in full; without this task there is no link again
+            _log.exception("the link to %s at %s ended by a fault of our own", peer, address)
         return False
 
     async def _serve(self, peer: str, websocket: _WebSocket) -> None:

@@ -1,7 +1,7 @@
 """Links prove who is at either end, carry messages, come back, and refuse everybody else."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 import aiohttp
 import pytest
@@ -170,6 +170,57 @@ async def test_nonsense_in_the_handshake_ends_the_link(server: _Server, words: b
         answer = await websocket.receive(timeout=10)
         assert answer.type in (aiohttp.WSMsgType.CLOSE, aiohttp.WSMsgType.CLOSED)
     assert not server.end.links.connected()
+
+
+class _FaultOnce:
+    """A callback that has a fault of our own the first time; after that it does its work."""
+
+    def __init__(self, work: Callable[..., None]) -> None:
+        self._work = work
+        self.calls = 0
+
+    def __call__(self, *values: object) -> None:
+        self.calls += 1
+        if self.calls == 1:
+            raise ZeroDivisionError
+        self._work(*values)
+
+
+async def test_a_fault_when_a_link_was_made_ends_that_link_alone(
+    server: _Server, caplog: pytest.LogCaptureFixture
+) -> None:
+    client = _End("client", {"r0": server.address})
+    fault = _FaultOnce(client.connections.append)
+    client.links._on_connected = fault
+    await client.links.start()
+    await wait_until(lambda: client.connections == ["r0"], "the link again")
+    assert fault.calls == 2
+    assert "ZeroDivisionError" in caplog.text
+    assert "the link to r0" in caplog.text
+    await client.links.close()
+
+
+@pytest.mark.parametrize("is_dialling", [True, False])
+async def test_a_fault_with_what_came_ends_that_link_alone(
+    server: _Server, caplog: pytest.LogCaptureFixture, is_dialling: bool
+) -> None:
+    client = _End("client", {"r0": server.address})
+    taking, sending, to = (
+        (client, server.end, "client") if is_dialling else (server.end, client, "r0")
+    )
+    fault = _FaultOnce(taking.links._on_envelopes)
+    taking.links._on_envelopes = fault
+    await client.links.start()
+    await wait_until(lambda: to in sending.links.connected(), "the link")
+    sending.links.send(to, [_envelope(1)])
+    await wait_until(lambda: len(client.connections) == 2, "the link again")
+    await wait_until(lambda: to in sending.links.connected(), "the link again")
+    sending.links.send(to, [_envelope(2)])
+    await wait_until(lambda: bool(taking.received), "the next message")
+    assert taking.received[-1][1] == _envelope(2)
+    assert "ended by a fault of our own" in caplog.text
+    assert "ZeroDivisionError" in caplog.text
+    await client.links.close()
 
 
 async def test_no_frame_is_read_while_there_is_no_room(server: _Server) -> None:
