@@ -285,7 +285,7 @@ class Links:
         if replaced is not None:
             # The peer came back before we noticed that it had gone.
             await replaced.websocket.close()
-        writer = asyncio.create_task(link.write(), name=f"writer to {peer}")
+        writer = asyncio.create_task(self._write(peer, link), name=f"writer to {peer}")
         _log.info("linked with %s", peer)
         try:
             if self._on_connected is not None:
@@ -297,6 +297,16 @@ class Links:
             if self._links.get(peer) is link:
                 del self._links[peer]
             _log.info("link with %s ended", peer)
+
+    async def _write(self, peer: str, link: _Link) -> None:
+        """Write what is queued; a link that nothing is written to any more is ended."""
+        try:
+            await link.write()
+        except ConnectionError:
+            pass  # whoever reads from it meets its end
+        except Exception:  # noqa: BLE001 - told in full; the link is made anew
+            _log.exception("nothing was written to %s any more by a fault of our own", peer)
+            await link.websocket.close()
 
     async def _read_frames(self, peer: str, websocket: _WebSocket) -> None:
         while True:

@@ -223,6 +223,35 @@ async def test_a_fault_with_what_came_ends_that_link_alone(
     await client.links.close()
 
 
+@pytest.mark.parametrize("is_dialling", [True, False])
+async def test_a_fault_with_what_is_sent_ends_that_link_alone(
+    server: _Server,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    is_dialling: bool,
+) -> None:
+    client = _End("client", {"r0": server.address})
+    sending, taking, to = (
+        (client, server.end, "r0") if is_dialling else (server.end, client, "client")
+    )
+    await client.links.start()
+    await wait_until(lambda: to in sending.links.connected(), "the link")
+
+    def fault(frame: object) -> bytes:
+        monkeypatch.undo()
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("common.link.encode_frame", fault)
+    sending.links.send(to, [_envelope(1)])
+    await wait_until(lambda: len(client.connections) == 2, "the link again")
+    await wait_until(lambda: to in sending.links.connected(), "the link again")
+    sending.links.send(to, [_envelope(2)])
+    await wait_until(lambda: bool(taking.received), "the next message")
+    assert taking.received[-1][1] == _envelope(2)
+    assert "ZeroDivisionError" in caplog.text
+    await client.links.close()
+
+
 async def test_no_frame_is_read_while_there_is_no_room(server: _Server) -> None:
     client = _End("client", {"r0": server.address})
     await client.links.start()
