@@ -19,7 +19,7 @@ from client.view import accepted_verdict, iso_time
 from common.keys import verify
 from common.logs import log_text
 from pbft.client import Accepted, LateReply
-from pbft.codec import decode_signed, digest_of
+from pbft.codec import decode_request, decode_signed, digest_of
 from pbft.genesis import Cluster
 
 # pbft.client reports late replies of the last 256 finished numbers.
@@ -130,6 +130,16 @@ class Answers:
         """Are there signatures of f+1 replicas over the accepted statement?"""
         attested = [reply.attestation for reply in self._archive.replies(build)]
         return len(attested) - attested.count(None) >= self._cluster.quorums.weak
+
+    def request_for_signatures(self, build: bytes) -> bytes | None:
+        """The request of a decided build, to be asked again; None: its envelope is complete."""
+        record = self._archive.get(build)
+        assert record is not None
+        assert record.request is not None, "what was decided was asked for"
+        if self.is_envelope_complete(build):
+            return None
+        self.expect_more(decode_request(decode_signed(record.request)).timestamp, build)
+        return record.request
 
     def _take_in_first(self, row: OutboxRow, answer: Accepted) -> list[Effect]:
         assert row.signed is not None

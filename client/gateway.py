@@ -42,7 +42,7 @@ from common.keys import SigningKey, verify
 from common.logs import log_text
 from common.repository_config import GatewayRepository
 from pbft.client import Accepted, Client, ClientOutput, LateReply
-from pbft.codec import decode_request, decode_signed
+from pbft.codec import decode_signed
 from pbft.genesis import Cluster
 from pbft.messages import Envelope
 
@@ -291,12 +291,17 @@ class Gateway:
     def on_connected(self, replica: str) -> None:
         """A link to that replica was made: ask what it may have missed or answered in vain."""
         window = self._cluster.genesis.client_window
-        asked = [(row.timestamp or 0, row.signed) for row in self._outbox.asked(window)]
+        try:
+            asked = [(row.timestamp or 0, row.signed) for row in self._outbox.asked(window)]
+            unanswered = self._answering.unanswered_by(replica)
+        except StorageFailed as error:
+            _log.error("%s; what %s may have missed is sent again later", error, replica)
+            return
         self._send(
             replica,
             [signed for number, signed in asked if signed and number < asked[0][0] + window],
         )
-        self._send(replica, self._answering.unanswered_by(replica))
+        self._send(replica, unanswered)
 
     def _send(self, replica: str, requests: list[bytes]) -> None:
         assert self._transport is not None, "start comes first"
@@ -429,19 +434,26 @@ class Gateway:
 
         Another replica's reply, or the same one's next, completes the envelope.
         """
-        if not self._answering.is_envelope_complete(build):
-            self._spawn(self._ask_for_attestations(build))
+        try:
+            if self._answering.is_envelope_complete(build):
+                return
+        except StorageFailed as error:
+            _log.error("%s; looking at its signatures later", error)
+        find = functools.partial(self._answering.request_for_signatures, build)
+        self._spawn(self._ask_again(ATTEST_AGAIN_SECONDS, find))
 
-    async def _ask_for_attestations(self, build: bytes) -> None:
-        await asyncio.sleep(ATTEST_AGAIN_SECONDS)
-        record = self._archive.get(build)
-        assert record is not None
-        assert record.request is not None, "what was decided was asked for"
-        if self._answering.is_envelope_complete(build):
-            return
-        signed = decode_signed(record.request)
-        self._answering.expect_more(decode_request(signed).timestamp, build)
-        self._handle(self._client.ask(signed, LAST_KINDS[Kind.BUILD], self._now()))
+    async def _ask_again(self, seconds: float, find: Callable[[], bytes | None]) -> None:
+        """After so long, ask for the build whose request `find` gives then; None: no more."""
+        while True:
+            await asyncio.sleep(seconds)
+            try:
+                request = find()
+                break
+            except StorageFailed as error:
+                _log.error("%s; trying again", error)
+        if request is not None:
+            signed = decode_signed(request)
+            self._handle(self._client.ask(signed, LAST_KINDS[Kind.BUILD], self._now()))
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)
