@@ -101,11 +101,7 @@ class Collector:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _follow(self, build: bytes) -> None:
-        record = self._archive.get(build)
-        assert record is not None
-        assert record.statement is not None
-        verdict = accepted_verdict(record.statement, self._cluster.id, build)
-        assert verdict is not None, "the archive holds accepted statements only"
+        verdict = await self._verdict(build)
         loop = asyncio.get_running_loop()
         patience = self._limits.build_seconds_max + LATE_SECONDS
         if verdict.outcome is Outcome.CANCELLED:
@@ -131,6 +127,23 @@ class Collector:
                 _log.error("build %s: %s; trying again", build.hex()[:12], error)
             await asyncio.sleep(delay)
             delay = min(2 * delay, AGAIN_SECONDS_MAX)
+
+    async def _verdict(self, build: bytes) -> VerdictFields:
+        """The verdict of a decided build, as soon as the disk gives it."""
+        delay = AGAIN_SECONDS
+        while True:
+            try:
+                record = self._archive.get(build)
+                break
+            except StorageFailed as error:
+                _log.error("build %s: %s; trying again", build.hex()[:12], error)
+            await asyncio.sleep(delay)
+            delay = min(2 * delay, AGAIN_SECONDS_MAX)
+        assert record is not None
+        assert record.statement is not None
+        verdict = accepted_verdict(record.statement, self._cluster.id, build)
+        assert verdict is not None, "the archive holds accepted statements only"
+        return verdict
 
     async def _round(self, build: bytes, verdict: VerdictFields) -> bool:
         """Fetch what is missing, once. Is it all there now?"""

@@ -8,7 +8,7 @@ import pytest
 
 from client.database import StorageFailed
 from tests.client.network import REPOSITORY, Running
-from tests.client.test_gateway import altered_reply, decided, until
+from tests.client.test_gateway import altered_reply, decided, record_of, until
 
 
 class UnreadableDisk:
@@ -38,7 +38,7 @@ async def test_a_link_that_is_made_while_the_disk_cannot_be_read(
     await decided(running, await running.gateway.submit(REPOSITORY, "master", None))
 
 
-async def test_signatures_are_asked_for_also_after_the_disk_could_not_be_read(
+async def test_a_build_is_collected_also_after_the_disk_could_not_be_read(
     running: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It goes bad as soon as the verdict is on it, and is good again a moment later."""
@@ -58,5 +58,6 @@ async def test_signatures_are_asked_for_also_after_the_disk_could_not_be_read(
     build = await running.gateway.submit(REPOSITORY, "master", None)
     await until(lambda: disk.failures > 2 and not disk.is_bad)
     await until(lambda: running.gateway._answering.is_envelope_complete(build))
+    await until(lambda: record_of(running, build).collected)
     assert running.gateway.task is not None
     assert not running.gateway.task.done()
