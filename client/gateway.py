@@ -36,7 +36,7 @@ from client.numbering import Numbering
 from client.outbox import Kind, Outbox, OutboxRow
 from client.reporting import Reports
 from client.resolve import Resolver
-from client.results_file import ResultsFile
+from client.results_file import ResultsFile, ResultsWriter
 from client.wanted import Submitted, WantedBuild
 from common.keys import SigningKey, verify
 from common.logs import log_text
@@ -120,6 +120,7 @@ class Gateway:
         self._client = Client(cluster, name, verify)
         self._transport: Transport | None = None
         self._intake = Intake(queue_max, self._configured, self._wake)
+        self._results_writer = ResultsWriter(results, self._store, self._spawn)
         self._commits = CommitSearch(resolver, self._outbox, archive, self._store)
         self._answers: deque[Accepted | LateReply] = deque()
         self._appends: dict[bytes, asyncio.Future[AppendResult]] = {}
@@ -138,6 +139,7 @@ class Gateway:
         """
         self._transport = transport
         self._results.open()
+        self._results_writer.forget_soon()
         self._intake.note_unfinished(self._outbox)
         for row in self._outbox.unresolved_builds():
             self._spawn(self._commits.find(row.identity, row.build, row.build_wanted))
@@ -339,6 +341,7 @@ class Gateway:
         try:
             if arrivals or answers or self._numbering.is_anything_waiting():
                 with self._database.transaction():
+                    self._results.forget_written()
                     for arrival in arrivals:
                         arrival.store()
                     for answer in answers:
@@ -414,7 +417,7 @@ class Gateway:
                     future.set_result(effect.result)
             case VerdictArchived():
                 self._numbering.forget(effect.identity)
-                self._write_results()
+                self._results_writer.write()
                 self._collector.follow(effect.build)
                 self._complete_envelope(effect.build)
                 self._wake()  # there may be room for another build now
@@ -422,12 +425,6 @@ class Gateway:
                 self._complete_envelope(effect.build)
             case HoldBack():
                 pass  # its row is held back since the turn that took its refusal in
-
-    def _write_results(self) -> None:
-        try:
-            self._results.write()
-        except (OSError, StorageFailed) as error:
-            _log.error("results file: %s; the line is written with the next one", error)
 
     def _complete_envelope(self, build: bytes) -> None:
         """Ask again where f+1 replicas agree, but fewer gave a signature that holds.

@@ -1,19 +1,28 @@
 """`log/results.jsonl`: one line per accepted verdict, exactly once, also across kill -9.
 
-The line is kept in the database in the same commit as the verdict; the file follows. Which line
-was written last is remembered there too, with the next commit. So after a crash only lines
-after that one are in question, and the end of the file tells which of them it has. An operator
-may move the file away at any time: nothing old is written again.
+The line is kept in the database in the same commit as the verdict; the file follows. What is in
+it is forgotten there a moment later, in a commit that is made for something else where there is
+one. So after a crash only the lines of that moment are in question, and the end of the file tells
+which of them it has. An operator may move the file away at any time: nothing old is written again,
+but for lines of the moment before a crash, where the file was moved before the next start.
 """
 
+import asyncio
+import logging
 import os
+from collections.abc import Awaitable, Callable, Coroutine
 from pathlib import Path
+from typing import Any
 
 from client.archive import sync_directory
 from client.database import Database, StorageFailed
 
 # More than the lines that one transaction can leave in question.
 TAIL_BYTES = 4 * 1024 * 1024
+# Replies that come late make a commit by then, which forgets the line too; this is for the rest.
+FORGET_SECONDS = 0.2
+
+_log = logging.getLogger(__name__)
 
 
 class ResultsFile:
@@ -27,7 +36,7 @@ class ResultsFile:
     def open(self) -> None:
         """Find out where a crash left the file, and complete it. Raises OSError, StorageFailed."""
         self._file.parent.mkdir(parents=True, exist_ok=True)
-        # Rows up to the mark are deleted with the commit that moved it: what is left is in doubt.
+        # What is known to be in the file is deleted soon after: what is left is in doubt.
         present = self._lines_at_end()
         for number, line in self._lines_after(0):
             if line not in present:
@@ -40,7 +49,7 @@ class ResultsFile:
 
         line: without its line end.
         """
-        self._forget_written()
+        self.forget_written()
         self._database.write(
             "INSERT INTO results (build, line) VALUES (?, ?) ON CONFLICT DO NOTHING", (build, line)
         )
@@ -78,9 +87,10 @@ class ResultsFile:
         """Write what is left and remember it. Raises OSError, StorageFailed."""
         self.write()
         with self._database.transaction():
-            self._forget_written()
+            self.forget_written()
 
-    def _forget_written(self) -> None:
+    def forget_written(self) -> None:
+        """Keep no line any more that is in the file; call it inside a transaction."""
         self._database.write("DELETE FROM results WHERE number <= ?", (self._written,))
 
     def _lines_after(self, number: int) -> list[tuple[int, bytes]]:
@@ -109,4 +119,46 @@ class ResultsFile:
             os.close(descriptor)
 
 
-__all__ = ["ResultsFile", "StorageFailed"]
+class ResultsWriter:
+    """Keeps one gateway's file up with its verdicts.
+
+    store: has something done in the next commit. spawn: runs something beside the rest.
+    """
+
+    def __init__(
+        self,
+        results: ResultsFile,
+        store: Callable[[Callable[[], None]], Awaitable[None]],
+        spawn: Callable[[Coroutine[Any, Any, None]], None],
+    ) -> None:
+        self._results = results
+        self._store = store
+        self._spawn = spawn
+        self._is_waiting = False
+
+    def write(self) -> None:
+        """Write what is kept, and have it forgotten a moment later."""
+        try:
+            self._results.write()
+        except (OSError, StorageFailed) as error:
+            _log.error("results file: %s; the line is written with the next one", error)
+            return
+        self.forget_soon()
+
+    def forget_soon(self) -> None:
+        """Have what is in the file forgotten, with all that is written until then."""
+        if not self._is_waiting:
+            self._is_waiting = True
+            self._spawn(self._forget())
+
+    async def _forget(self) -> None:
+        await asyncio.sleep(FORGET_SECONDS)
+        # before it is stored: a line that is written from now on may come too late for this
+        self._is_waiting = False
+        try:
+            await self._store(self._results.forget_written)
+        except StorageFailed as error:
+            _log.error("results file: %s; what is in it is forgotten with the next line", error)
+
+
+__all__ = ["ResultsFile", "ResultsWriter", "StorageFailed"]

@@ -1,11 +1,15 @@
 """client.results_file: every line exactly once, wherever a crash strikes."""
 
+import asyncio
+from collections.abc import Callable, Coroutine
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from client.database import Database
-from client.results_file import ResultsFile
+from client.database import Database, StorageFailed
+from client.results_file import ResultsFile, ResultsWriter
+from tests.waiting import wait_until
 
 CLUSTER = bytes(32)
 
@@ -96,6 +100,71 @@ def test_a_file_that_was_moved_away_starts_empty(gateway: Gateway) -> None:
     gateway.add("c")
     gateway.results.write()
     assert gateway.lines() == ["c"]
+
+
+@pytest.mark.parametrize("is_forgotten", [True, False])
+def test_a_file_that_was_moved_away_after_a_crash(gateway: Gateway, is_forgotten: bool) -> None:
+    """Nothing old is written again, but for what was written in the moment before the crash."""
+    gateway.add("a")
+    gateway.results.write()
+    if is_forgotten:
+        with gateway.database.transaction():
+            gateway.results.forget_written()
+    gateway.crash()
+    gateway.file.rename(gateway.file.with_suffix(".old"))
+    gateway.start()
+    gateway.add("b")
+    gateway.results.write()
+    assert gateway.lines() == (["b"] if is_forgotten else ["a", "b"])
+
+
+async def test_what_is_written_is_forgotten_soon_and_in_one_commit(gateway: Gateway) -> None:
+    commits: list[int] = []
+    tasks: list[asyncio.Task[None]] = []
+
+    def kept() -> int:
+        return len(gateway.database.rows("SELECT * FROM results"))
+
+    async def store(change: Callable[[], None]) -> None:
+        with gateway.database.transaction():
+            change()
+        commits.append(kept())
+
+    def spawn(work: Coroutine[Any, Any, None]) -> None:
+        tasks.append(asyncio.ensure_future(work))
+
+    writer = ResultsWriter(gateway.results, store, spawn)
+    for name in ("a", "b", "c"):
+        gateway.add(name)
+        writer.write()
+    assert kept() == 1
+    await wait_until(lambda: commits == [0], "the commit that forgets them")
+    gateway.add("d")
+    writer.write()
+    await wait_until(lambda: commits == [0, 0], "the next one")
+    await asyncio.gather(*tasks)
+    assert gateway.lines() == ["a", "b", "c", "d"]
+
+
+async def test_a_disk_that_takes_no_commit_costs_no_line(
+    gateway: Gateway, caplog: pytest.LogCaptureFixture
+) -> None:
+    tasks: list[asyncio.Task[None]] = []
+
+    async def store(change: Callable[[], None]) -> None:
+        raise StorageFailed("disk full")
+
+    def spawn(work: Coroutine[Any, Any, None]) -> None:
+        tasks.append(asyncio.ensure_future(work))
+
+    writer = ResultsWriter(gateway.results, store, spawn)
+    gateway.add("a")
+    writer.write()
+    await wait_until(lambda: "disk full" in caplog.text, "the complaint")
+    gateway.add("b")
+    writer.write()
+    await asyncio.gather(*tasks)
+    assert gateway.lines() == ["a", "b"]
 
 
 def test_a_write_that_fails_is_done_later(gateway: Gateway, tmp_path: Path) -> None:
