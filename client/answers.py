@@ -12,7 +12,7 @@ import msgspec
 from ci.statement import pae
 from client.archive import Archive, ReplyRecord
 from client.build_changes import BuildChanges
-from client.outbox import CHANGES, Kind, Outbox, OutboxRow
+from client.outbox import CHANGES, Kind, Outbox, OutboxRow, State
 from client.reporting import Reports
 from client.results_file import ResultsFile
 from client.view import accepted_verdict, iso_time
@@ -67,7 +67,13 @@ class HoldBack(msgspec.Struct, frozen=True):
     identity: bytes
 
 
-Effect = AppendAnswered | VerdictArchived | RepliesAdded | HoldBack
+class AskAgain(msgspec.Struct, frozen=True):
+    """The network opened the build of this number, and says that it has forgotten it."""
+
+    timestamp: int
+
+
+Effect = AppendAnswered | VerdictArchived | RepliesAdded | HoldBack | AskAgain
 
 
 class _Journal(msgspec.Struct, frozen=True):
@@ -141,11 +147,15 @@ class Answers:
         self.expect_more(decode_request(decode_signed(record.request)).timestamp, build)
         return record.request
 
+    def request_for_verdict(self, timestamp: int) -> bytes | None:
+        """The request of that number, to be asked again; None: its verdict came meanwhile."""
+        row = self._outbox.with_number(timestamp)
+        return None if row is None else row.signed
+
     def _take_in_first(self, row: OutboxRow, answer: Accepted) -> list[Effect]:
         assert row.signed is not None
         if answer.request_digest != digest_of(decode_signed(row.signed).payload):
-            self._take_in_used_number(row, answer)
-            return []
+            return self._take_in_used_number(row, answer)
         if answer.kind == "refused":
             return self._take_in_refusal(row, answer.result.decode("utf-8", "replace"))
         if row.kind is Kind.APPEND and answer.kind == "appended":
@@ -173,16 +183,27 @@ class Answers:
         if record is not None:
             self._reports.ordered(record, needs_approval=needs_approval)
 
-    def _take_in_used_number(self, row: OutboxRow, answer: Accepted) -> None:
+    def _take_in_used_number(self, row: OutboxRow, answer: Accepted) -> list[Effect]:
         """This gateway's counter was lost once: the number belongs to an older request.
 
         Where the replicas remember that request they name it, and the next number is tried;
         where it is too old for that they say up to which number all are used. At least one
         correct replica said so, and such a floor only rises: it cannot be too high.
+
+        Where f+1 replicas have opened a build under this number it is this build's: then those
+        that answered have lost what became of it. It keeps its number, since there is a verdict,
+        also on a build that was withdrawn; it is asked for until f+1 others give it.
         """
         floor = used_up_to(answer)
         if floor is not None:
             self._outbox.continue_above(floor)
+        if row.state is State.OPENED:
+            _log.warning(
+                "build %s: replicas that opened it have forgotten it; asking again",
+                row.build.hex()[:12],
+            )
+            self._archive.note_detail(row.build, "replicas have forgotten it; asking again")
+            return [AskAgain(answer.timestamp)]
         _log.warning(
             "request number %d was used before; %s",
             answer.timestamp,
@@ -191,6 +212,7 @@ class Answers:
         self._outbox.take_back(row.identity)
         if row.kind is Kind.BUILD:
             self._changes.end_if_withdrawn(row)
+        return []
 
     def _take_in_refusal(self, row: OutboxRow, reason: str) -> list[Effect]:
         shown = log_text(reason)

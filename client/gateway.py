@@ -21,6 +21,7 @@ from client.answers import (
     Answers,
     AppendAnswered,
     AppendResult,
+    AskAgain,
     Effect,
     HoldBack,
     RepliesAdded,
@@ -53,6 +54,8 @@ TIMER_PRECISION_SECONDS = 0.01
 LATE_REPLIES_SECONDS = 0.1
 # Before asking again for signatures that the replies to an accepted verdict lacked.
 ATTEST_AGAIN_SECONDS = 5.0
+# As long as pbft.client waits at most before it asks again.
+FORGOTTEN_AGAIN_SECONDS = 15.0
 
 LAST_KINDS = {
     Kind.BUILD: frozenset({"decided", "refused"}),
@@ -423,6 +426,10 @@ class Gateway:
                 self._wake()  # there may be room for another build now
             case RepliesAdded():
                 self._complete_envelope(effect.build)
+            case AskAgain():
+                # pbft.client asks no more for a number that was used
+                find = functools.partial(self._answering.request_for_verdict, effect.timestamp)
+                self._spawn(self._ask_again(FORGOTTEN_AGAIN_SECONDS, find))
             case HoldBack():
                 pass  # its row is held back since the turn that took its refusal in
 
