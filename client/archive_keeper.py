@@ -101,4 +101,6 @@ class ArchiveKeeper:
                 await self.sweep()
             except (StorageFailed, OSError) as error:
                 _log.error("old builds stay for now: %s", error)
+            except Exception:  # noqa: BLE001 - told in full; without this task nothing is removed
+                _log.exception("old builds stay for now, by a fault of our own")
             await asyncio.sleep(SWEEP_SECONDS)

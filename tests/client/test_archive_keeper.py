@@ -12,6 +12,7 @@ from client.database import Database
 from client.outbox import Outbox
 from client.wanted import WantedBuild
 from common.retention import DAY_SECONDS, KeepRules
+from tests.waiting import wait_until
 
 CLUSTER = bytes(range(32))
 NOW = 1_700_000_000.0
@@ -126,6 +127,26 @@ async def test_a_sweep_reads_no_more_of_a_long_history(
     assert await shelf.sweep(KeepRules(seconds_max=1)) == 4
     assert shelf.left() == [1]
     assert max(read) == 3
+
+
+async def test_sweeps_go_on_after_any_fault(
+    shelf: Shelf, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("client.archive_keeper.SWEEP_SECONDS", 0.01)
+    shelf.add(1, 10)
+    count, faults = shelf.archive.count_finished, [ZeroDivisionError()]
+
+    def count_or_fault() -> int:
+        if faults:
+            raise faults.pop()
+        return count()
+
+    monkeypatch.setattr(shelf.archive, "count_finished", count_or_fault)
+    keeper = ArchiveKeeper(shelf.database, shelf.archive, KeepRules(items_max=0), lambda: shelf.now)
+    keeper.start()
+    await wait_until(lambda: keeper.removed_count == 1, "a sweep after the fault")
+    await keeper.close()
+    assert "ZeroDivisionError" in caplog.text
 
 
 async def test_logs_that_a_crash_left_without_their_build_go(shelf: Shelf) -> None:
