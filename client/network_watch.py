@@ -91,7 +91,6 @@ class NetworkWatch:
     def start(self) -> None:
         """Begin to look, for as long as the gateway runs."""
         self._task = asyncio.get_running_loop().create_task(self._run(), name="network watch")
-        self._task.add_done_callback(_log_fault)
 
     async def close(self) -> None:
         """Stop."""
@@ -173,14 +172,17 @@ class NetworkWatch:
         loop = asyncio.get_running_loop()
         asked_at = float("-inf")
         while True:
-            linked = self._connected()
-            seconds = ASK_FOLLOWED_SECONDS if self.is_followed() else ASK_SECONDS
-            if linked != self._linked or loop.time() >= asked_at + seconds:
-                is_new = linked != self._linked
-                self._linked, asked_at = linked, loop.time()
-                await self._ask_all(0.0 if is_new else LINK_SECONDS)
-                self.ledger.advance(self._statuses())
-            self._tell()
+            try:
+                linked = self._connected()
+                seconds = ASK_FOLLOWED_SECONDS if self.is_followed() else ASK_SECONDS
+                if linked != self._linked or loop.time() >= asked_at + seconds:
+                    is_new = linked != self._linked
+                    self._linked, asked_at = linked, loop.time()
+                    await self._ask_all(0.0 if is_new else LINK_SECONDS)
+                    self.ledger.advance(self._statuses())
+                self._tell()
+            except Exception:  # noqa: BLE001 - told in full; without this task nobody looks
+                _log.exception("the replicas were not looked at, by a fault of our own")
             await asyncio.sleep(LINK_SECONDS)
 
     async def _ask_all(self, fresh_seconds: float) -> None:
@@ -287,12 +289,6 @@ class NetworkWatch:
         if now != self._told:
             self._told = now
             self.on_change()
-
-
-def _log_fault(task: asyncio.Task[None]) -> None:
-    """It ends by a fault of our own alone; the pages still ask when somebody looks."""
-    if not task.cancelled() and (error := task.exception()) is not None:
-        _log.error("the replicas are no longer watched", exc_info=error)
 
 
 def _notable(known: _Known) -> tuple[object, ...]:

@@ -9,6 +9,7 @@ import client.nodes
 from client import network_watch
 from client.network_view import NetworkView, Reach, ReplicaState
 from client.network_watch import NetworkWatch
+from client.node_status import NodeStatus
 from client.nodes import Nodes
 from pbft.messages import Signed
 from tests.ci.builders import FAILED
@@ -194,6 +195,24 @@ async def test_what_changes_is_told_once(
     network.nodes["replica-2"].told = {"view": 7}
     await look_until(watch, lambda view: view_number(view, "replica-2") == 7)
     assert len(told) > count
+
+
+async def test_the_replicas_are_looked_at_after_any_fault(
+    watch: NetworkWatch, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(network_watch, "LINK_SECONDS", 0.01)
+    monkeypatch.setattr(network_watch, "ASK_SECONDS", 0.02)
+    status_of, faults = watch._nodes.status, [ZeroDivisionError()]
+
+    async def status_or_fault(replica: str) -> NodeStatus:
+        if faults:
+            raise faults.pop()
+        return await status_of(replica)
+
+    monkeypatch.setattr(watch._nodes, "status", status_or_fault)
+    watch.start()
+    await until(lambda: all(replica.reach is Reach.UP for replica in watch.view().replicas))
+    assert "ZeroDivisionError" in caplog.text
 
 
 async def test_many_who_look_at_once_cost_the_nodes_one_question(
