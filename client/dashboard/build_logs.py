@@ -6,6 +6,7 @@ pages would leave none for a third.
 
 import asyncio
 import contextlib
+import logging
 import os
 from collections.abc import AsyncGenerator, Sequence
 from pathlib import Path
@@ -37,6 +38,8 @@ _END = 10**18 - 1
 # In the place of a position: this log is complete on the page.
 _NOT_FOLLOWED = "-"
 _POSITIONS_CHARACTERS_MAX = 8000
+
+_log = logging.getLogger(__name__)
 
 
 class LogTail(msgspec.Struct, frozen=True):
@@ -188,6 +191,10 @@ class BuildLogs:
                     await queue.put((index, event))
         except (OSError, StorageFailed) as error:
             text = f"the gateway cannot read it: {error}"
+            await queue.put((index, LogEvent("end", {"text": text}, start)))
+        except Exception:  # noqa: BLE001 - told in full; the page would wait for ever
+            _log.exception("a log is not followed any more, by a fault of our own")
+            text = "the gateway cannot follow it: its log says why"
             await queue.put((index, LogEvent("end", {"text": text}, start)))
 
     async def _near_end(self, build: bytes, replica: str) -> Position:

@@ -175,6 +175,8 @@ async def _every(seconds: float, look: Callable[[], Awaitable[None]]) -> None:
             await look()
         except StorageFailed as error:
             _log.error("%s", error)
+        except Exception:  # noqa: BLE001 - told in full; the pages that live wait for this task
+            _log.exception("what pages follow was not looked at, by a fault of our own")
         await asyncio.sleep(seconds)
 
 

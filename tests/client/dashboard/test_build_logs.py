@@ -11,6 +11,8 @@ from aiohttp.test_utils import TestClient
 
 from client import log_api
 from client.dashboard.build_logs import TAIL_BYTES, TAIL_KEPT_SECONDS, TAIL_LINES
+from client.live_logs import LiveLogs
+from common.log_pieces import ServedPiece
 from tests.client.dashboard.test_build_page import finds
 from tests.client.network import Running, passed
 from tests.client.test_api import client_of, decided_build
@@ -247,3 +249,23 @@ async def test_each_log_takes_a_place_among_the_followers(
             return
         await asyncio.sleep(0.05)
     raise AssertionError("who is gone holds a place")
+
+
+async def test_a_fault_of_our_own_ends_one_log_and_says_so(
+    logs: Logs, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    logs.write("replica-1", b"one\n")
+    piece_of = LiveLogs.piece
+
+    async def piece_or_fault(self: LiveLogs, build: bytes, replica: str, *more: int) -> ServedPiece:
+        if replica == "replica-2":
+            raise ZeroDivisionError
+        return await piece_of(self, build, replica, *more)
+
+    monkeypatch.setattr(LiveLogs, "piece", piece_or_fault)
+    followed = await logs.follow()
+    await followed.until_texts({"replica-1": "one\n"})
+    while not followed.ended:
+        await followed.next()
+    assert followed.ended == {"replica-2": "the gateway cannot follow it: its log says why"}
+    assert "ZeroDivisionError" in caplog.text

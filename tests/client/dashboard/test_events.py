@@ -126,3 +126,21 @@ def test_many_followers_together_are_told_no_more_often_than_some() -> None:
     for followers in (1, 10, 50, events.FOLLOWERS_MAX):
         rate = followers / events.pause_seconds(followers)
         assert rate <= events.EVENTS_PER_SECOND_MAX
+
+
+async def test_what_is_looked_at_is_looked_at_after_any_fault(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    looks = 0
+
+    async def look() -> None:
+        nonlocal looks
+        looks += 1
+        if looks == 1:
+            raise ZeroDivisionError
+
+    task = asyncio.ensure_future(events._every(0.01, look))
+    await until(lambda: looks > 2)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    assert "ZeroDivisionError" in caplog.text
