@@ -8,6 +8,7 @@ import logging
 import os
 import shutil
 import stat
+import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -89,15 +90,34 @@ def _size(folder: Path) -> int:
 
 
 def remove_folder(folder: Path) -> None:
-    """Remove a folder, also where a build took away the permission to look into parts of it."""
+    """Remove a folder, whatever a build made of it; never raises.
 
-    def open_up(function: Callable[..., object], path: str, _: object) -> None:
-        with suppress(OSError):
-            os.chmod(os.path.dirname(path), stat.S_IRWXU)
-            if not os.path.islink(path):
-                os.chmod(path, stat.S_IRWXU)
-            function(path)
-
-    shutil.rmtree(folder, onerror=open_up)
-    if folder.exists():
+    It may have taken away the permission to look into parts of it, or nested them deeper than
+    Python can follow.
+    """
+    with suppress(OSError, RecursionError):
+        shutil.rmtree(folder)
+        return
+    with suppress(OSError):
+        os.chmod(folder.parent, stat.S_IRWXU)
+    if not os.path.lexists(folder):
+        return
+    with suppress(OSError):
+        if folder.is_symlink():
+            # Never what it points to: that is not the build's.
+            folder.unlink()
+        else:
+            _run("chmod", "-R", "u+rwx", "--", folder)
+            _run("rm", "-rf", "--", folder)
+    if os.path.lexists(folder):
         _log.warning("cannot be removed: %s", folder)
+
+
+def _run(*command: str | Path) -> None:
+    subprocess.run(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        check=False,
+    )

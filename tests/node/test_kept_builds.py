@@ -1,14 +1,19 @@
 """node.kept_builds: folders of builds go by age, number and size, with a clock of the test's."""
 
 import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from common.retention import DAY_SECONDS, KeepRules
-from node.kept_builds import SWEEP_SECONDS, KeptBuilds
+from node.kept_builds import SWEEP_SECONDS, KeptBuilds, remove_folder
 
 NOW = 1_700_000_000.0
+NOBODY = 65534
 
 
 class Disk:
@@ -104,6 +109,68 @@ def test_folders_that_a_build_closed_up_go_too(tmp_path: Path) -> None:
     (tmp_path / "closed" / "artifacts" / "x").mkdir()
     (tmp_path / "closed" / "artifacts").chmod(0)
     assert disk.sweep() == set()
+
+
+@contextmanager
+def ordinary_user(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Work in that folder, and not as root, whom no permission hinders."""
+    monkeypatch.chdir(folder)
+    if os.geteuid() != 0:
+        yield
+        return
+    os.chown(folder, NOBODY, -1)
+    os.setresuid(NOBODY, NOBODY, 0)
+    try:
+        yield
+    finally:
+        os.setresuid(0, 0, 0)
+
+
+@pytest.mark.parametrize(
+    "closed",
+    [
+        "mkdir x; touch x/f; chmod 0 x",
+        "mkdir x; chmod 0 x",
+        "mkdir -p x/y; touch x/y/f; chmod 400 x",
+        "mkdir -p x/y/z; touch x/y/z/f; chmod 0 x/y/z; chmod 100 x/y; chmod 200 x",
+        "mkdir x; touch x/f; chmod 0 x .. .",
+    ],
+)
+def test_what_an_ordinary_user_may_not_look_into_goes_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, closed: str
+) -> None:
+    with ordinary_user(tmp_path, monkeypatch):
+        work = Path("build", "work")
+        work.mkdir(parents=True)
+        subprocess.run(closed, shell=True, cwd=work, check=True)
+        remove_folder(work)
+        assert os.listdir("build") == []
+
+
+def test_what_is_nested_deeper_than_python_follows_goes_too(tmp_path: Path) -> None:
+    work = tmp_path / "work"
+    work.mkdir()
+    folder = os.open(work, os.O_RDONLY)
+    for _ in range(sys.getrecursionlimit() + 100):
+        os.mkdir("d", dir_fd=folder)
+        outer, folder = folder, os.open("d", os.O_RDONLY, dir_fd=folder)
+        os.close(outer)
+    os.close(folder)
+    try:
+        remove_folder(work)
+        assert not work.exists()
+    finally:
+        # pytest could not clean up after itself either
+        subprocess.run(["rm", "-rf", work], check=True)
+
+
+def test_what_a_link_in_place_of_the_folder_points_to_stays_as_it_is(tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir(mode=0o500)
+    work = tmp_path / "work"
+    work.symlink_to(tmp_path / "other")
+    remove_folder(work)
+    assert not work.is_symlink()
+    assert (tmp_path / "other").stat().st_mode & 0o777 == 0o500
 
 
 def test_a_folder_that_is_not_there_is_no_error(tmp_path: Path) -> None:
