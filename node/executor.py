@@ -285,10 +285,11 @@ class Executor:
                 log.note(NETWORK_WAS_OFF)
             log_sha256, log_bytes = log.finish()
         except OSError as error:
-            await self._tidy(key)
+            await self._tidy_or_tell(key)
             raise OwnTrouble(f"this machine: {error}") from error
         except BaseException:
-            await self._tidy(key)
+            # A cancel above all: what else goes wrong must not take its place.
+            await self._tidy_or_tell(key)
             raise
         return Finding(
             Compared(
@@ -389,7 +390,10 @@ class Executor:
     async def _sweep(self) -> None:
         """What is too old goes also where no build comes to an end."""
         while True:
-            await in_thread(self._threads, lambda stop: self.kept.sweep(self._is_running))
+            try:
+                await in_thread(self._threads, lambda stop: self.kept.sweep(self._is_running))
+            except Exception:  # noqa: BLE001 (nobody waits for it: told here, and tried again)
+                _log.exception("old logs: a fault of our own")
             await asyncio.sleep(SWEEP_AGAIN_SECONDS)
 
     def _tidy_behind(self, key: _Key, held: AsyncExitStack) -> None:
@@ -398,13 +402,18 @@ class Executor:
         async def tidy() -> None:
             try:
                 async with held:
-                    await self._tidy(key)
-            except Exception:  # noqa: BLE001 (nobody waits for it: told here, and the next start removes it)
-                _log.exception("build %s: a fault of our own after its end", key[0].hex())
+                    await self._tidy_or_tell(key)
             finally:
                 del self._tidying[key]
 
         self._tidying[key] = asyncio.create_task(tidy(), name=f"tidy {key[0].hex()[:12]}")
+
+    async def _tidy_or_tell(self, key: _Key) -> None:
+        """As `_tidy`; raises nothing but CancelledError."""
+        try:
+            await self._tidy(key)
+        except Exception:  # noqa: BLE001 (told here, and the next start removes it)
+            _log.exception("build %s: a fault of our own after its end", key[0].hex())
 
     async def _tidy(self, key: _Key) -> None:
         """Leave nothing of a try but its log and what it made."""

@@ -22,6 +22,7 @@ from ci.operations import (
 )
 from node.docker_engine import BUILD_LABEL
 from node.executor import BuildOrder
+from node.kept_builds import KeptBuilds
 from node.process_sandbox import ProcessSandbox
 from tests.node.conftest import (
     Builder,
@@ -264,6 +265,64 @@ async def test_close_ends_all_builds(repository: GitRepository, builder: Builder
     await until(lambda: [builder.state(order) for order in orders].count("building") == 2)
     await asyncio.wait_for(builder.executor.close(), 20)
     assert all(task.cancelled() for task in tasks)
+
+
+async def test_a_fault_in_tidying_up_takes_no_cancels_place(
+    repository: GitRepository,
+    builder: Builder,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Else a shutdown would be an abstention, where the build is owed again after it."""
+
+    async def fail(self: ProcessSandbox, label: str) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(ProcessSandbox, "remove", fail)
+    commit = repository.commit({".pbft-ci.yml": pipeline("any", "sleep 600")})
+    order = builder.order(repository.url, commit)
+    task = asyncio.create_task(builder.build(order))
+    await until(lambda: builder.state(order) == "building")
+    await asyncio.wait_for(builder.executor.close(), 20)
+    assert task.cancelled()
+    assert "ZeroDivisionError" in caplog.text
+
+
+async def test_a_fault_in_tidying_up_leaves_the_nodes_own_trouble_as_it_is(
+    repository: GitRepository,
+    make_config: ConfigMaker,
+    make_builder: BuilderMaker,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def fail(self: ProcessSandbox, *_: object) -> None:
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(ProcessSandbox, "run", fail)
+    monkeypatch.setattr(ProcessSandbox, "remove", lambda self, label: 1 / 0)
+    config = make_config(repository.url, executor="process", abstain_after_seconds=1)
+    builder = await make_builder(config)
+    commit = repository.commit({".pbft-ci.yml": pipeline("any", "true")})
+    ballot = await builder.build(builder.order(repository.url, commit))
+    assert ballot == Abstain("this machine: no space left on device")
+
+
+async def test_the_sweep_goes_on_after_a_fault_of_our_own(
+    make_config: ConfigMaker,
+    make_builder: BuilderMaker,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr("node.executor.SWEEP_AGAIN_SECONDS", 0.01)
+    swept = []
+
+    def sweep(self: KeptBuilds, is_in_use: object) -> None:
+        swept.append(self)
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(KeptBuilds, "sweep", sweep)
+    await make_builder(make_config(executor="process"))
+    await until(lambda: len(swept) >= 3)
+    assert "ZeroDivisionError" in caplog.text
 
 
 async def test_start_removes_work_folders_and_keeps_logs(
