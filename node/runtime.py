@@ -71,7 +71,8 @@ class Runtime:
         self.has_room = asyncio.Event()
         self.has_room.set()
         self.counters: collections.Counter[str] = collections.Counter()
-        # The disk refused what the last turn said: nothing of it may be shown until it is saved.
+        # What the last turn said is not on disk yet: nothing of it may be shown until it is saved.
+        # Seen from outside only while the disk refuses it, or once the loop has ended by a fault.
         self.is_unsaved = False
         self.metrics = NodeMetrics(replica=name, cluster=cluster.id.hex(), version=VERSION)
         self.trace = MessageTrace(name)
@@ -184,6 +185,7 @@ class Runtime:
                 await self._wake.wait()
             self._wake.clear()
             now = loop.time()
+            self.is_unsaved = True
             outputs = self._one_turn(self._clock.read(now, self._deadline or now))
             self._note_heard(now)
             if outputs:
@@ -193,6 +195,7 @@ class Runtime:
                 now = loop.time()
                 self.metrics.observe_outputs(outputs, now)
             self.trace.note_outputs(outputs)
+            self.is_unsaved = False
             executed = any(output.deliveries for output in outputs)
             if executed or now >= self._update_due:
                 assert self._ballots is not None
@@ -249,11 +252,9 @@ class Runtime:
                 self._store.save(records, ballots, evidence)
             except SaveFailed as error:
                 self.counters["saves_failed"] += 1
-                self.is_unsaved = True
                 _log.error("nothing is sent until this can be saved: %s", error)
                 await asyncio.sleep(SAVE_RETRY_SECONDS)
             else:
-                self.is_unsaved = False
                 ended_at = time.monotonic()
                 self._note_save(ended_at - began_at, ended_at)
                 return

@@ -73,6 +73,23 @@ async def test_nothing_is_sent_while_the_disk_refuses(
     assert house.runtimes["node1"].counters["saves_failed"] == 5
 
 
+@pytest.mark.parametrize("place", ["turn", "save"])
+async def test_what_a_fault_of_our_own_left_unsaved_is_not_shown(
+    house: House, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    def fail(*_: object) -> None:
+        raise AssertionError("a fault of our own")
+
+    runtime = house.runtimes["node1"]
+    if place == "turn":
+        monkeypatch.setattr(runtime.replica, "receive", fail)
+    else:
+        monkeypatch.setattr(house.stores["node1"], "save", fail)
+    house.ask(Append("hello"))
+    await wait_until(runtime.task.done, "the end of the loop")
+    assert runtime.is_unsaved
+
+
 @pytest.mark.parametrize("name", NAMES)
 async def test_a_replica_that_was_stopped_goes_on_from_its_disk(house: House, name: str) -> None:
     house.ask(Append("one"))
