@@ -74,6 +74,7 @@ class Runtime:
         # What the last turn said is not on disk yet: nothing of it may be shown until it is saved.
         # Seen from outside only while the disk refuses it, or once the loop has ended by a fault.
         self.is_unsaved = False
+        self._turns_begun = 0
         self.metrics = NodeMetrics(replica=name, cluster=cluster.id.hex(), version=VERSION)
         self.trace = MessageTrace(name)
         # By replica: its last STATUS that was checked, and when it came, in monotonic seconds.
@@ -168,9 +169,12 @@ class Runtime:
 
     async def turn(self) -> None:
         """Wait until what is in the inbox now has been taken in."""
-        self._turn_done.clear()
-        self._wake.set()
-        await self._turn_done.wait()
+        # A turn that waits for the disk took in what was there before.
+        next_turn = self._turns_begun + 1
+        while self._turns_begun < next_turn or self.is_unsaved:
+            self._turn_done.clear()
+            self._wake.set()
+            await self._turn_done.wait()
 
     # --- the loop -------------------------------------------------------------------------------
 
@@ -186,6 +190,7 @@ class Runtime:
             self._wake.clear()
             now = loop.time()
             self.is_unsaved = True
+            self._turns_begun += 1
             outputs = self._one_turn(self._clock.read(now, self._deadline or now))
             self._note_heard(now)
             if outputs:

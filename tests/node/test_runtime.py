@@ -73,6 +73,37 @@ async def test_nothing_is_sent_while_the_disk_refuses(
     assert house.runtimes["node1"].counters["saves_failed"] == 5
 
 
+async def test_a_turn_that_waits_for_the_disk_did_not_take_in_what_came_after_it(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("node.runtime.SAVE_RETRY_SECONDS", 0.02)
+    runtime = house.runtimes["node0"]
+    real_commit = Store._commit
+    is_full = True
+
+    def full(store: Store, *arguments: object) -> None:
+        if store is house.stores["node0"] and is_full:
+            raise SaveFailed("no space left on device")
+        real_commit(store, *arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Store, "_commit", full)
+    house.ask(Append("one"))
+    await wait_until(lambda: runtime.is_unsaved, "a turn that is not saved")
+    signed = house.request(Append("two"))
+    runtime.on_envelopes("http", [Envelope(signed)])
+
+    async def is_known_after_turn() -> bool:
+        await runtime.turn()
+        return runtime.replica.core.pending.find(signed) is not None
+
+    turn = asyncio.create_task(is_known_after_turn())
+    refused = runtime.counters["saves_failed"]
+    await wait_until(lambda: runtime.counters["saves_failed"] > refused + 1, "further refusals")
+    assert not turn.done()
+    is_full = False
+    assert await turn
+
+
 @pytest.mark.parametrize("place", ["turn", "save"])
 async def test_what_a_fault_of_our_own_left_unsaved_is_not_shown(
     house: House, monkeypatch: pytest.MonkeyPatch, place: str
