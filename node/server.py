@@ -51,6 +51,8 @@ PAGE_BYTES_MAX = 8 * 1024 * 1024
 # Ledger entries that the status looks back on for dissent.
 RECENT_ENTRIES = 100
 
+DISK_REFUSES = "its disk refuses what it said last, so it says nothing more"
+
 _UNSIGNED = (
     'this takes {"signed": base64 of a signed message} by a member of the cluster;'
     " unsigned operations go to the gateway, or: python -m client sign TEXT | curl -d @- URL"
@@ -141,6 +143,7 @@ class NodeServer:
             "it does not vote": not core.is_voting,
             f"it is {counted(behind_by, 'number')} behind": behind_by > 0,
             f"it lacks {counted(missing, 'ledger entry', 'ledger entries')}": missing > 0,
+            DISK_REFUSES: self._runtime.is_unsaved,
         }
         reasons = [reason for reason, holds in found.items() if holds]
         return web.json_response(
@@ -164,14 +167,14 @@ class NodeServer:
         names = self._cluster.replica_names
         behind_by = self._behind_by()
         missing = self._store.ledger.missing()
-        is_behind = behind_by > 0 and core.status is ReplicaStatus.NORMAL
+        is_mute = self._runtime.is_unsaved
         return web.json_response(
             {
                 "node_id": self._name,
                 "version": self._version,
                 "cluster": self._cluster.id.hex(),
                 "epoch": self._cluster.epoch,
-                "status": "behind" if is_behind else core.status,
+                "status": standing.status(core, behind_by, is_mute=is_mute),
                 "view": core.view,
                 "has_entered_view": core.has_entered,
                 "view_change": standing.view_change(core),
@@ -179,7 +182,7 @@ class NodeServer:
                 "is_primary": core.is_primary,
                 "sequence": core.executed,
                 "stable_checkpoint": core.low,
-                "in_sync": behind_by == 0 and missing == 0 and not core.is_diverged,
+                "in_sync": not (behind_by or missing or core.is_diverged or is_mute),
                 "behind_by": behind_by,
                 "state_transfer": standing.state_transfer(core),
                 "recovery": standing.recovery(core),

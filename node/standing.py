@@ -6,8 +6,17 @@ import msgspec
 
 from node.disk_speed import DiskSpeed
 from node.scrub import Scrub
-from pbft.core import Core
+from pbft.core import Core, ReplicaStatus
 from pbft.view_change import supporters
+
+
+def status(core: Core, behind_by: int, *, is_mute: bool) -> str:
+    """One word for it. is_mute: its disk refuses what it said last."""
+    if is_mute:
+        return "disk_refuses"
+    if behind_by > 0 and core.status is ReplicaStatus.NORMAL:
+        return "behind"
+    return core.status
 
 
 def view_change(core: Core) -> dict[str, int | list[str]] | None:

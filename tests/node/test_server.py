@@ -17,6 +17,7 @@ from common.keys import verify
 from node.fault_routes import FaultRoutes
 from node.scrub import Scrub
 from node.server import NodeServer
+from node.store import SaveFailed, Store
 from pbft.authentication import sign_message
 from pbft.certificates import StableCertificate
 from pbft.codec import decode_request, decode_signed, digest_of, encode_message, encode_signed
@@ -57,6 +58,21 @@ def _server(house: House, name: str) -> NodeServer:
         fault_routes=FaultRoutes(name=name, faults=faults, is_allowed=True, peers={}),
         scrub=Scrub(house.stores[name]),
     )
+
+
+class FullDisk:
+    """Refuses what one store is to save, while it is full."""
+
+    def __init__(self, store: Store, patch: pytest.MonkeyPatch) -> None:
+        self.is_full = True
+        real_save = store.save
+
+        def save(*arguments: Any) -> None:
+            if self.is_full:
+                raise SaveFailed("no space left on device")
+            real_save(*arguments)
+
+        patch.setattr(store, "save", save)
 
 
 @pytest.fixture
@@ -405,6 +421,32 @@ async def test_ready_means_in_step_and_voting(house: House, client: Client) -> N
     assert answer.status == 503
     assert "it does not vote" in (await answer.json())["reasons"]
     house.runtimes["node0"].replica.core.nonce = b""
+
+
+@pytest.fixture
+async def full_disk(house: House, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[FullDisk]:
+    """A disk of node0's that refuses the vote for an append."""
+    monkeypatch.setattr("node.runtime.SAVE_RETRY_SECONDS", 0.02)
+    disk = FullDisk(house.stores["node0"], monkeypatch)
+    house.ask(Append("hello"))
+    await wait_until(lambda: house.runtimes["node0"].is_unsaved, "a turn that is not saved")
+    yield disk
+    disk.is_full = False
+
+
+async def test_a_node_that_its_disk_made_mute_says_so(
+    house: House, client: Client, full_disk: FullDisk
+) -> None:
+    answer = await client.get("/readyz")
+    assert answer.status == 503
+    reasons = (await answer.json())["reasons"]
+    assert reasons == ["its disk refuses what it said last, so it says nothing more"]
+    status = await (await client.get("/pbft/status")).json()
+    assert (status["status"], status["in_sync"]) == ("disk_refuses", False)
+    full_disk.is_full = False
+    await wait_until(lambda: not house.runtimes["node0"].is_unsaved, "the vote on disk")
+    await wait_until(lambda: house.applications["node0"].journal_length == 1, "the append")
+    assert (await _status(house, "node0"))["status"] == "normal"
 
 
 async def test_metrics_tell_where_the_replica_stands(house: House, client: Client) -> None:
