@@ -321,7 +321,7 @@ class NodeServer:
             raise http_error(web.HTTPBadRequest, reason)
         if refusal := self._authenticator.check(envelope.signed, message):
             raise http_error(web.HTTPUnauthorized, f"{refusal.reason}; {_UNSIGNED}")
-        self._runtime.on_envelopes("http", [envelope])
+        self._hand_on(envelope)
         await self._runtime.turn()
         digest = digest_of(envelope.signed.payload)
         return web.json_response(
@@ -339,7 +339,7 @@ class NodeServer:
             raise http_error(web.HTTPBadRequest, message.reason)
         if refusal := self._authenticator.check(envelope.signed, message):
             raise http_error(web.HTTPUnauthorized, refusal.reason)
-        self._runtime.on_envelopes("http", [envelope])
+        self._hand_on(envelope)
         return web.json_response({"status": "received"}, status=202)
 
     async def _read_signed(self, request: web.Request) -> Envelope:
@@ -358,6 +358,17 @@ class NodeServer:
             ) from None
         except MalformedMessage as error:
             raise http_error(web.HTTPBadRequest, f"`signed` is malformed: {error}") from None
+
+    def _hand_on(self, envelope: Envelope) -> None:
+        """Give it to the next turn, where there is room, as on a link. Raises 503."""
+        if self._runtime.is_unsaved:
+            reason = DISK_REFUSES
+        elif not self._runtime.has_room.is_set():
+            reason = "more waits here than a turn takes in"
+        else:
+            self._runtime.on_envelopes("http", [envelope])
+            return
+        raise http_error(web.HTTPServiceUnavailable, f"{reason}: ask another one, or once more")
 
     def _sequence_of(self, digest: bytes) -> int | None:
         """The number that this replica knows for a request; a backup often knows none yet."""

@@ -449,6 +449,27 @@ async def test_a_node_that_its_disk_made_mute_says_so(
     assert (await _status(house, "node0"))["status"] == "normal"
 
 
+async def test_nothing_is_taken_over_http_while_nothing_is_taken_in(
+    house: House, client: Client, full_disk: FullDisk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else what waits would grow without bound."""
+    runtime = house.runtimes["node0"]
+    body = _body(house.request(Append("over HTTP")))
+    for path in ("/pbft/request", "/pbft/message"):
+        answer = await client.post(path, json=body)
+        assert answer.status == 503
+        assert "its disk refuses" in (await answer.json())["error"]
+    monkeypatch.setattr(runtime, "is_unsaved", False)
+    runtime.has_room.clear()
+    for path in ("/pbft/request", "/pbft/message"):
+        answer = await client.post(path, json=body)
+        assert answer.status == 503
+        assert "more waits here" in (await answer.json())["error"]
+    full_disk.is_full = False
+    await wait_until(runtime.has_room.is_set, "a turn")
+    assert (await client.post("/pbft/request", json=body)).status == 200
+
+
 async def test_metrics_tell_where_the_replica_stands(house: House, client: Client) -> None:
     house.submit(1)
     await wait_until(lambda: house.verdicts("node0") == 1, "the verdict")
