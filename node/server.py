@@ -415,8 +415,13 @@ class NodeServer:
     async def _ledger(self, request: web.Request) -> web.Response:
         """GET /ledger?from=&limit=, or ?to=&limit= for those before; `before`: the head there."""
         limit = number(request, "limit", 100, 1, LEDGER_PAGE_MAX)
-        ledger, end = self._store.ledger, self._application.ledger_index
+        ledger = self._store.ledger
         # What a wrong state left beyond the present end is not shown.
+        end, head = self._application.ledger_index, self._application.ledger_head
+        saved_end, _ = ledger.end()
+        if saved_end < end:
+            # Nor what was executed and is not on disk yet.
+            end, head = saved_end, ledger.head_at(saved_end) or b""
         if "to" in request.query:
             last = number(request, "to", 1, 1, 2**62)
             page = ledger.page_up_to(last, limit if last <= end else 0, PAGE_BYTES_MAX)
@@ -434,8 +439,8 @@ class NodeServer:
                     }
                     for entry in page.entries
                 ],
-                "index": self._application.ledger_index,
-                "head": self._application.ledger_head.hex(),
+                "index": end,
+                "head": head.hex(),
             }
         )
 

@@ -2,7 +2,7 @@
 
 import base64
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from pbft.codec import decode_request, decode_signed, digest_of, encode_message,
 from pbft.core import Settings, Transfer
 from pbft.evidence import check_evidence
 from pbft.messages import Checkpoint, Signed
-from pbft.ports import Entry, Evidence
+from pbft.ports import Entry, Evidence, Record, SavedEntry
 from tests.node.house import KEYS, NAMES, FunctionLinks, House
 from tests.waiting import wait_until
 
@@ -61,16 +61,18 @@ def _server(house: House, name: str) -> NodeServer:
 
 
 class FullDisk:
-    """Refuses what one store is to save, while it is full."""
+    """Refuses what one store is to save, while it is full; refused: only with such a record."""
 
-    def __init__(self, store: Store, patch: pytest.MonkeyPatch) -> None:
+    def __init__(
+        self, store: Store, patch: pytest.MonkeyPatch, refused: type[object] = object
+    ) -> None:
         self.is_full = True
         real_save = store.save
 
-        def save(*arguments: Any) -> None:
-            if self.is_full:
+        def save(records: Sequence[Record], *rest: Any) -> None:
+            if self.is_full and any(isinstance(record, refused) for record in records):
                 raise SaveFailed("no space left on device")
-            real_save(*arguments)
+            real_save(records, *rest)
 
         patch.setattr(store, "save", save)
 
@@ -468,6 +470,26 @@ async def test_nothing_is_taken_over_http_while_nothing_is_taken_in(
     full_disk.is_full = False
     await wait_until(runtime.has_room.is_set, "a turn")
     assert (await client.post("/pbft/request", json=body)).status == 200
+
+
+async def test_the_ledger_ends_where_it_is_on_disk(
+    house: House, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a sound ledger would look as if it ended too early."""
+    monkeypatch.setattr("node.runtime.SAVE_RETRY_SECONDS", 0.02)
+    house.ask(Append("saved"))
+    await wait_until(lambda: house.stores["node0"].ledger.end()[0] == 1, "an entry on disk")
+    disk = FullDisk(house.stores["node0"], monkeypatch, refused=SavedEntry)
+    house.ask(Append("not saved"))
+    await wait_until(lambda: house.applications["node0"].ledger_index == 2, "two executed")
+    page = await (await client.get("/ledger")).json()
+    assert (page["index"], [row["index"] for row in page["entries"]]) == (1, [1])
+    assert page["head"] == page["entries"][0]["head"]
+    disk.is_full = False
+    await wait_until(lambda: house.stores["node0"].ledger.end()[0] == 2, "both on disk")
+    page = await (await client.get("/ledger")).json()
+    assert (page["index"], len(page["entries"])) == (2, 2)
+    assert page["head"] == house.applications["node0"].ledger_head.hex()
 
 
 async def test_metrics_tell_where_the_replica_stands(house: House, client: Client) -> None:
