@@ -190,11 +190,11 @@ class _Node:
         await self._executor.start()
         self._runtime.start(self._spoken_links, self._ballots)
         await self._links.start()
-        if self._reports is not None:
-            self._reports.start()
         _log.info("%s %s listens on %s", self._config.name, VERSION, self._config.listen)
         stopped = asyncio.create_task(stop.wait())
         works = [self._runtime.task, self._ledger_catch_up.start(), self._scrub.start()]
+        if self._reports is not None:
+            works.append(self._reports.start())
         await asyncio.wait([stopped, *works], return_when=asyncio.FIRST_COMPLETED)
         stopped.cancel()
         await door.close()

@@ -24,6 +24,7 @@ from common.statuses.status import CONTEXT, CommitStatus, State
 from common.statuses.words import description_of, state_of
 from node.ledger_table import LedgerTable
 from node.status_file import StatusFile
+from node.store_damage import StoreUnusable
 
 LOOK_SECONDS = 0.5
 PAGE_ENTRIES = 100
@@ -79,12 +80,10 @@ class NodeReports:
             directory=config.data_directory,
         )
 
-    def start(self) -> None:
-        """Begin to tell."""
-        # What was decided while this node was down makes its beginning old news.
-        self._try_to_update()
-        self.reporter.start()
+    def start(self) -> asyncio.Task[None]:
+        """Begin to tell; the task ends before `close` with StoreDamaged, or by a fault of ours."""
         self._task = asyncio.create_task(self._run(), name="commit statuses")
+        return self._task
 
     async def close(self) -> None:
         """Stop; what is not told is told after the next start."""
@@ -95,7 +94,10 @@ class NodeReports:
         self._file.close()
 
     def update(self) -> None:
-        """Put what is new into the queue. Raises sqlite3.Error; then it is new the next time."""
+        """Put what is new into the queue.
+
+        Raises sqlite3.Error, StoreUnusable: then it is new the next time. Raises StoreDamaged.
+        """
         is_new = self._note_open_builds()
         while self._note_verdicts():
             is_new = True
@@ -103,6 +105,9 @@ class NodeReports:
             self.reporter.wake()
 
     async def _run(self) -> None:
+        # What was decided while this node was down makes its beginning old news.
+        self._try_to_update()
+        self.reporter.start()
         while True:
             await asyncio.sleep(LOOK_SECONDS)
             self._try_to_update()
@@ -110,7 +115,7 @@ class NodeReports:
     def _try_to_update(self) -> None:
         try:
             self.update()
-        except sqlite3.Error as error:
+        except (sqlite3.Error, StoreUnusable) as error:
             _log.error("commit statuses: %s; trying again", error)
 
     def _note_open_builds(self) -> bool:

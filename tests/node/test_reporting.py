@@ -1,5 +1,7 @@
 """A replica tells the forges what it executed itself, under its own name, once and in order."""
 
+import asyncio
+import itertools
 import sqlite3
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -11,6 +13,8 @@ from common.config_error import ConfigError
 from common.repository_config import StatusTarget
 from node.reporting import NodeReports
 from node.status_file import FILE_NAME, StatusFile
+from node.store_damage import StoreDamaged, StoreUnusable
+from pbft.ports import Entry
 from tests.forge_server import TOKEN, Answer, ForgeServer
 from tests.node.house import COMMIT, NAMES, House
 from tests.waiting import wait_until
@@ -136,6 +140,53 @@ async def test_what_waits_for_approval_is_told_so(house: House, tmp_path: Path) 
     assert waiting is not None
     assert waiting.status.description.startswith("waits for an operator's approval")
     assert waiting.status.ref is None
+
+
+async def test_a_disk_that_cannot_be_read_now_is_tried_again(
+    house: House, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("node.reporting.LOOK_SECONDS", 0.02)
+    ledger = house.stores["node0"].ledger
+    real_entries, refused = ledger.entries, 0
+
+    def entries(*arguments: int) -> list[Entry]:
+        nonlocal refused
+        refused += 1
+        if refused <= 3:
+            raise StoreUnusable("input/output error")
+        return real_entries(*arguments)
+
+    monkeypatch.setattr(ledger, "entries", entries)
+    with ForgeServer("gitea") as forge:
+        reports = reports_of(house, "node0", forge, tmp_path / "a")
+        task = reports.start()
+        allow(house)
+        house.submit()
+        await wait_until(lambda: "success" in {s.state for s in forge.statuses}, "the verdict")
+        assert refused > 3
+        assert not task.done()
+        await reports.close()
+
+
+async def test_a_store_that_is_damaged_ends_its_task(
+    house: House, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And so the node: see test_main.py."""
+
+    monkeypatch.setattr("node.reporting.LOOK_SECONDS", 0.02)
+    reads = itertools.count()
+
+    def entries(*_: int) -> list[Entry]:
+        if next(reads) == 0:
+            return []
+        raise StoreDamaged("its structure is broken")
+
+    monkeypatch.setattr(house.stores["node0"].ledger, "entries", entries)
+    with ForgeServer("gitea") as forge:
+        reports = reports_of(house, "node0", forge, tmp_path / "a")
+        with pytest.raises(StoreDamaged):
+            await asyncio.wait_for(reports.start(), 20)
+        await reports.close()
 
 
 def test_a_file_of_a_newer_format_or_none_of_ours_is_refused_by_name(tmp_path: Path) -> None:

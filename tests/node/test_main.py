@@ -1,0 +1,57 @@
+"""What a node's parts do together, in this process; tests/processes starts real programs."""
+
+import asyncio
+import itertools
+import socket
+from pathlib import Path
+
+import pytest
+
+from ci.limits import Limits
+from common.address import Address
+from common.config import RepositoryEntry
+from node.ledger_table import LedgerTable
+from node.main import _Node
+from node.store_damage import StoreDamaged
+from pbft.ports import Entry
+from tests.forge_server import TOKEN
+from tests.node.conftest import ConfigMaker
+from tests.node.house import KEYS, NAMES, make_cluster
+
+
+async def test_a_node_ends_where_its_commit_statuses_meet_damage(
+    make_config: ConfigMaker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rather than to go on without them, and to tell nobody."""
+
+    reads = itertools.count()
+
+    def entries(*_: object) -> list[Entry]:
+        if next(reads) == 0:
+            return []
+        raise StoreDamaged("its structure is broken")
+
+    token = tmp_path / "token"
+    token.write_text(TOKEN)
+    token.chmod(0o600)
+    repository = RepositoryEntry(
+        "https://example.org/owner/name.git",
+        forge="gitea",
+        api_url="http://127.0.0.1:9/api/v1",
+        status_token_file=token,
+    )
+    address = Address("127.0.0.1", _unused_port())
+    config = make_config(repository, executor="process", listen=address)
+    addresses = dict.fromkeys(NAMES, address)
+    limits = Limits()
+    node = _Node(config, make_cluster(limits), limits, addresses, KEYS["node0"])
+    monkeypatch.setattr(LedgerTable, "entries", entries)
+    with pytest.raises(StoreDamaged, match="its structure is broken"):
+        await asyncio.wait_for(node.run(), 20)
+
+
+def _unused_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
