@@ -9,6 +9,7 @@ import asyncio
 import logging
 import sqlite3
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from ci.application import BuildApplication
@@ -45,14 +46,19 @@ class NodeReports:
         replicas: int,
         application: BuildApplication,
         ledger: LedgerTable,
+        is_unsaved: Callable[[], bool],
         directory: Path,
     ) -> None:
-        """targets: by repository. directory: where its file is. Raises ConfigError."""
+        """targets: by repository. directory: where its file is. Raises ConfigError.
+
+        is_unsaved: says whether the application is ahead of what is on disk.
+        """
         self._context = f"{CONTEXT}/{name}"
         self._public_url = None if public_url is None else public_url.rstrip("/")
         self._replicas = replicas
         self._application = application
         self._ledger = ledger
+        self._is_unsaved = is_unsaved
         self._file = StatusFile(directory, application.ledger_index)
         self.reporter = Reporter(
             targets=targets, database=self._file, clock=time.time, storage_failed=sqlite3.Error
@@ -63,7 +69,12 @@ class NodeReports:
 
     @classmethod
     def of(
-        cls, config: NodeConfig, replicas: int, application: BuildApplication, ledger: LedgerTable
+        cls,
+        config: NodeConfig,
+        replicas: int,
+        application: BuildApplication,
+        ledger: LedgerTable,
+        is_unsaved: Callable[[], bool],
     ) -> "NodeReports | None":
         """For the repositories with a token; None where there is none. Raises ConfigError."""
         targets = {entry.url: status_target(entry) for entry in config.repositories}
@@ -77,6 +88,7 @@ class NodeReports:
             replicas=replicas,
             application=application,
             ledger=ledger,
+            is_unsaved=is_unsaved,
             directory=config.data_directory,
         )
 
@@ -94,10 +106,12 @@ class NodeReports:
         self._file.close()
 
     def update(self) -> None:
-        """Put what is new into the queue.
+        """Put what is new into the queue, and is on disk.
 
         Raises sqlite3.Error, StoreUnusable: then it is new the next time. Raises StoreDamaged.
         """
+        if self._is_unsaved():
+            return
         is_new = self._note_open_builds()
         while self._note_verdicts():
             is_new = True

@@ -3,8 +3,9 @@
 import asyncio
 import itertools
 import sqlite3
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,8 +14,9 @@ from common.config_error import ConfigError
 from common.repository_config import StatusTarget
 from node.reporting import NodeReports
 from node.status_file import FILE_NAME, StatusFile
+from node.store import SaveFailed
 from node.store_damage import StoreDamaged, StoreUnusable
-from pbft.ports import Entry
+from pbft.ports import Entry, Executed, Record
 from tests.forge_server import TOKEN, Answer, ForgeServer
 from tests.node.house import COMMIT, NAMES, House
 from tests.waiting import wait_until
@@ -47,6 +49,7 @@ def reports_of(house: House, name: str, forge: ForgeServer, folder: Path) -> Nod
         replicas=4,
         application=house.applications[name],
         ledger=house.stores[name].ledger,
+        is_unsaved=lambda: house.runtimes[name].is_unsaved,
         directory=folder,
     )
 
@@ -105,6 +108,34 @@ async def test_what_was_decided_while_it_was_down_is_told_later_and_only_once(
         assert reports.reporter.queue.count() == 0
         await reports.close()
     assert [status.state for status in forge.statuses] == ["success"]
+
+
+async def test_what_is_not_on_disk_yet_is_told_to_nobody(
+    house: House, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A crash now would forget that the build was opened."""
+    monkeypatch.setattr("node.runtime.SAVE_RETRY_SECONDS", 0.02)
+    runtime, store = house.runtimes["node0"], house.stores["node0"]
+    real_save, is_full = store.save, True
+
+    def save(records: Sequence[Record], *rest: Any) -> None:
+        if is_full and any(isinstance(record, Executed) for record in records):
+            raise SaveFailed("no space left on device")
+        real_save(records, *rest)
+
+    monkeypatch.setattr(store, "save", save)
+    house.submit()
+    await wait_until(lambda: bool(house.applications["node0"].open_builds()), "an open build")
+    assert runtime.is_unsaved
+    with ForgeServer("gitea") as forge:
+        reports = reports_of(house, "node0", forge, tmp_path / "a")
+        reports.update()
+        assert reports.reporter.queue.count() == 0
+        is_full = False
+        await wait_until(lambda: not runtime.is_unsaved, "the build on disk")
+        reports.update()
+        assert reports.reporter.queue.count() == 1
+        await reports.close()
 
 
 async def test_a_new_file_does_not_tell_old_verdicts(house: House, tmp_path: Path) -> None:
