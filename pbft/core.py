@@ -228,7 +228,6 @@ class Core:
         self.authenticator = Authenticator(cluster, verify)
         self.interval = cluster.genesis.checkpoint_interval
         self.window = cluster.genesis.window
-
         self.view = 0  # view_change
         # view_change: false from our VIEW-CHANGE for `view` until its NEW-VIEW
         self.has_entered = True
@@ -254,7 +253,7 @@ class Core:
         self.clients = ClientTable(cluster.genesis.client_window)  # execution, state_transfer
         self.stable: StableCertificate = GENESIS_CERTIFICATE  # checkpoint, state_transfer
         self.stable_parts: dict[str, bytes] = {}  # checkpoint: the state at `stable`
-        # checkpoint: the highest number above our own execution that a certificate was seen for
+        # checkpoint: the newest certificate of a state that is above ours, or that ours is not
         self.certified: StableCertificate = GENESIS_CERTIFICATE
         kept = self.window // self.interval + 2
         self.checkpoint_votes = CheckpointVotes(cluster.quorums, kept)  # checkpoint
@@ -266,15 +265,13 @@ class Core:
         self.answered_at: dict[int, float] = {}  # catch_up: when each peer was last re-sent slots
         # catch_up: per peer, which view it was last sent the proof of, and when
         self.view_sent: dict[int, tuple[tuple[int, bool], float]] = {}
-        # catch_up: per peer, our stable checkpoint and the count of our words above it when it was
-        # last sent any of them, and when
+        # catch_up: per peer, of which (stable checkpoint, words above it) it was last sent, and when
         self.checkpoints_sent: dict[int, tuple[tuple[int, int], float]] = {}
         self._spent: dict[int, tuple[float, int]] = {}  # per peer: since when, how many bytes
         self.peer_status: dict[int, Status] = {}  # catch_up: each peer's last STATUS, for people
         self.timers = Timers(settings.view_change_seconds)  # timers
         self.transfer: Transfer | None = None  # state_transfer
         self.executed_at_tick = 0  # state_transfer: what was executed at the last STATUS
-
         self.output = Output()
         self.replies: dict[str, list[Reply]] = {}
         self._sign = sign
