@@ -138,6 +138,10 @@ class LedgerTable:
         row = self._row("SELECT coalesce(sum(last - first + 1), 0) FROM gaps")
         return int(row[0]) if row is not None else 0
 
+    def not_given_out(self) -> int:
+        """How many entries are not given out for now: those missing and those suspected."""
+        return self.missing() + len(self.suspected)
+
     # --- writing, inside a transaction ----------------------------------------------------------
 
     def save_entry(self, entry: Entry) -> None:

@@ -330,7 +330,7 @@ def _unrestored(
     """A replica that has read nothing yet. Raises StoreDamaged, StoreUnusable, ConfigError."""
     store = _open_store(config, cluster)
     ledger = store.ledger
-    application = BuildApplication(cluster, limits, ledger.find_statement, ledger.missing)
+    application = BuildApplication(cluster, limits, ledger.find_statement, ledger.not_given_out)
     runtime = Runtime(
         cluster=cluster,
         name=config.name,

@@ -140,6 +140,16 @@ def test_a_statement_in_a_gap_is_found_once_it_is_here(table: LedgerTable) -> No
     assert table.find_statement(bytes.fromhex("ab" * 32)) == b'{"verdict":1}'
 
 
+def test_a_statement_that_has_rotted_counts_as_not_given_out(table: LedgerTable) -> None:
+    """Nobody may conclude from its absence that there was no verdict."""
+    body = encode_entry(VerdictEntry("ab" * 32, 1, (), (), (), msgspec.Raw(b'{"verdict":1}')))
+    table.save_entry(Entry(1, body, next_head(genesis_head(CLUSTER), 1, body)))
+    assert table.not_given_out() == 0
+    table._database.execute("UPDATE ledger SET body = ?", (body.replace(b'":1}', b'":2}'),))
+    assert table.find_statement(bytes.fromhex("ab" * 32)) is None
+    assert (table.missing(), table.not_given_out()) == (0, 1)
+
+
 def test_a_page_is_bounded_in_bytes_but_never_empty(table: LedgerTable) -> None:
     for entry in CHAIN:
         table.save_entry(entry)

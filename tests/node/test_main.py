@@ -8,15 +8,18 @@ from pathlib import Path
 import pytest
 
 from ci.limits import Limits
+from ci.operations import SubmitBuild, encode_operation
 from common.address import Address
 from common.config import RepositoryEntry
 from node.ledger_table import LedgerTable
-from node.main import _Node
+from node.main import _Node, _open_replica
 from node.store_damage import StoreDamaged
-from pbft.ports import Entry
+from pbft.client import make_request
+from pbft.codec import decode_request, digest_of
+from pbft.ports import Entry, Refusal
 from tests.forge_server import TOKEN
 from tests.node.conftest import ConfigMaker
-from tests.node.house import KEYS, NAMES, make_cluster
+from tests.node.house import COMMIT, KEYS, NAMES, make_cluster
 
 
 async def test_a_node_ends_where_its_commit_statuses_meet_damage(
@@ -48,6 +51,24 @@ async def test_a_node_ends_where_its_commit_statuses_meet_damage(
     monkeypatch.setattr(LedgerTable, "entries", entries)
     with pytest.raises(StoreDamaged, match="its structure is broken"):
         await asyncio.wait_for(node.run(), 20)
+
+
+def test_nothing_is_called_forgotten_while_an_entry_is_suspected(make_config: ConfigMaker) -> None:
+    limits = Limits()
+    cluster = make_cluster(limits)
+    operation = encode_operation(
+        SubmitBuild(bytes(32), "https://example.org/r.git", "main", COMMIT)
+    )
+    signed = make_request("client", 1, operation, cluster, KEYS["client"].sign)
+    replica = _open_replica(make_config(), cluster, limits, KEYS["node0"])
+
+    def recall() -> object:
+        return replica.application.recall(decode_request(signed), digest_of(signed.payload))
+
+    assert recall() is None
+    replica.store.ledger.suspected.add(1)
+    assert isinstance(recall(), Refusal)
+    replica.store.close()
 
 
 def _unused_port() -> int:
