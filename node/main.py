@@ -154,7 +154,18 @@ class _Node:
             self._store.ledger,
             lambda: self._runtime.is_unsaved,
         )
-        self._server = NodeServer(
+        self._server = self._make_server(cluster, application, signing_key, peers)
+        _warn(config, cluster)
+
+    def _make_server(
+        self,
+        cluster: Cluster,
+        application: BuildApplication,
+        signing_key: SigningKey,
+        peers: dict[str, Address],
+    ) -> NodeServer:
+        config = self._config
+        return NodeServer(
             cluster=cluster,
             name=config.name,
             version=VERSION,
@@ -174,7 +185,6 @@ class _Node:
             ),
             scrub=self._scrub,
         )
-        _warn(config, cluster)
 
     async def run(self) -> None:
         """Serve until SIGTERM or SIGINT. Raises _CannotListen."""

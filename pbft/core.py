@@ -265,7 +265,7 @@ class Core:
         self.answered_at: dict[int, float] = {}  # catch_up: when each peer was last re-sent slots
         # catch_up: per peer, which view it was last sent the proof of, and when
         self.view_sent: dict[int, tuple[tuple[int, bool], float]] = {}
-        # catch_up: per peer, of which (stable checkpoint, words above it) it was last sent, and when
+        # catch_up: per peer, of what (stable checkpoint, words above) it was last sent, and when
         self.checkpoints_sent: dict[int, tuple[tuple[int, int], float]] = {}
         self._spent: dict[int, tuple[float, int]] = {}  # per peer: since when, how many bytes
         self.peer_status: dict[int, Status] = {}  # catch_up: each peer's last STATUS, for people
