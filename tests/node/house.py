@@ -25,13 +25,16 @@ from ci.operations import (
     SubmitBuild,
     encode_operation,
 )
-from common.keys import SigningKey
+from common.keys import SigningKey, verify
 from common.retention import KeepRules
 from node.ballots import BallotBox
 from node.executor import BuildOrder
 from node.fault_injection import Faults, FaultyLinks
+from node.fault_routes import FaultRoutes
 from node.kept_builds import KeptBuilds
 from node.runtime import Runtime
+from node.scrub import Scrub
+from node.server import NodeServer
 from node.store import Store
 from pbft.client import make_request
 from pbft.core import Settings
@@ -254,3 +257,23 @@ class House:
         """How many ledger entries of verdicts a replica has."""
         entries = self.stores[name].ledger.entries(1, 10_000)
         return sum(entry.body.startswith(b'{"type":"verdict"') for entry in entries)
+
+
+def server_of(house: House, name: str) -> NodeServer:
+    """The routes of one of its nodes."""
+    faults = house.faults[name]
+    return NodeServer(
+        cluster=house.cluster,
+        name=name,
+        version="test",
+        runtime=house.runtimes[name],
+        application=house.applications[name],
+        store=house.stores[name],
+        executor=house.executors[name],  # type: ignore[arg-type]
+        links=FunctionLinks(house, name),  # type: ignore[arg-type]
+        verify=verify,
+        sign=KEYS[name].sign,
+        faults=faults,
+        fault_routes=FaultRoutes(name=name, faults=faults, is_allowed=True, peers={}),
+        scrub=Scrub(house.stores[name]),
+    )

@@ -2,7 +2,7 @@
 
 import base64
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -14,18 +14,14 @@ from ci.ledger import genesis_head, verify_chain
 from ci.operations import Append
 from client.nodes import ServedEvidence, decode_answer
 from common.keys import verify
-from node.fault_routes import FaultRoutes
-from node.scrub import Scrub
-from node.server import NodeServer
-from node.store import SaveFailed, Store
 from pbft.authentication import sign_message
 from pbft.certificates import StableCertificate
 from pbft.codec import decode_request, decode_signed, digest_of, encode_message, encode_signed
 from pbft.core import Settings, Transfer
 from pbft.evidence import check_evidence
 from pbft.messages import Checkpoint, Signed
-from pbft.ports import Entry, Evidence, Record, SavedEntry
-from tests.node.house import KEYS, NAMES, FunctionLinks, House
+from pbft.ports import Entry, Evidence
+from tests.node.house import KEYS, NAMES, House, server_of
 from tests.waiting import wait_until
 
 Client = TestClient[Any, Any]
@@ -41,46 +37,10 @@ async def house(tmp_path: Path) -> AsyncIterator[House]:
     await house.close()
 
 
-def _server(house: House, name: str) -> NodeServer:
-    faults = house.faults[name]
-    return NodeServer(
-        cluster=house.cluster,
-        name=name,
-        version="test",
-        runtime=house.runtimes[name],
-        application=house.applications[name],
-        store=house.stores[name],
-        executor=house.executors[name],  # type: ignore[arg-type]
-        links=FunctionLinks(house, name),  # type: ignore[arg-type]
-        verify=verify,
-        sign=KEYS[name].sign,
-        faults=faults,
-        fault_routes=FaultRoutes(name=name, faults=faults, is_allowed=True, peers={}),
-        scrub=Scrub(house.stores[name]),
-    )
-
-
-class FullDisk:
-    """Refuses what one store is to save, while it is full; refused: only with such a record."""
-
-    def __init__(
-        self, store: Store, patch: pytest.MonkeyPatch, refused: type[object] = object
-    ) -> None:
-        self.is_full = True
-        real_save = store.save
-
-        def save(records: Sequence[Record], *rest: Any) -> None:
-            if self.is_full and any(isinstance(record, refused) for record in records):
-                raise SaveFailed("no space left on device")
-            real_save(records, *rest)
-
-        patch.setattr(store, "save", save)
-
-
 @pytest.fixture
 async def client(house: House) -> AsyncIterator[Client]:
     """An HTTP client of node0, the primary."""
-    async with TestClient(TestServer(_server(house, "node0").application())) as client:
+    async with TestClient(TestServer(server_of(house, "node0").application())) as client:
         yield client
 
 
@@ -111,7 +71,7 @@ async def test_status_has_the_names_of_the_seed(client: Client) -> None:
 
 async def test_a_node_that_misbehaves_on_purpose_says_so(house: House) -> None:
     house.faults["node1"].switch("lying")
-    async with TestClient(TestServer(_server(house, "node1").application())) as client:
+    async with TestClient(TestServer(server_of(house, "node1").application())) as client:
         status = await (await client.get("/pbft/status")).json()
     assert status["byzantine_nodes"] == ["node1"]
     assert status["fault_injection"] == "lying"
@@ -127,7 +87,7 @@ async def test_who_differs_from_a_verdict_is_named(tmp_path: Path) -> None:
     house.submit()
     await wait_until(lambda: house.verdicts("node0") == 1, "the verdict")
     await wait_until(lambda: not house.applications["node0"].open_builds(), "all ballots")
-    async with TestClient(TestServer(_server(house, "node0").application())) as client:
+    async with TestClient(TestServer(server_of(house, "node0").application())) as client:
         status = await (await client.get("/pbft/status")).json()
     assert status["dissenting_nodes"] == ["node2"]
     assert status["byzantine_nodes"] == []
@@ -245,7 +205,7 @@ async def test_the_ledger_is_paged_and_its_chain_holds(client: Client, house: Ho
 
 
 async def _status(house: House, name: str) -> dict[str, Any]:
-    async with TestClient(TestServer(_server(house, name).application())) as client:
+    async with TestClient(TestServer(server_of(house, name).application())) as client:
         value: dict[str, Any] = await (await client.get("/pbft/status")).json()
     return value
 
@@ -423,73 +383,6 @@ async def test_ready_means_in_step_and_voting(house: House, client: Client) -> N
     assert answer.status == 503
     assert "it does not vote" in (await answer.json())["reasons"]
     house.runtimes["node0"].replica.core.nonce = b""
-
-
-@pytest.fixture
-async def full_disk(house: House, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[FullDisk]:
-    """A disk of node0's that refuses the vote for an append."""
-    monkeypatch.setattr("node.runtime.SAVE_RETRY_SECONDS", 0.02)
-    disk = FullDisk(house.stores["node0"], monkeypatch)
-    house.ask(Append("hello"))
-    await wait_until(lambda: house.runtimes["node0"].is_unsaved, "a turn that is not saved")
-    yield disk
-    disk.is_full = False
-
-
-async def test_a_node_that_its_disk_made_mute_says_so(
-    house: House, client: Client, full_disk: FullDisk
-) -> None:
-    answer = await client.get("/readyz")
-    assert answer.status == 503
-    reasons = (await answer.json())["reasons"]
-    assert reasons == ["its disk refuses what it said last, so it says nothing more"]
-    status = await (await client.get("/pbft/status")).json()
-    assert (status["status"], status["in_sync"]) == ("disk_refuses", False)
-    full_disk.is_full = False
-    await wait_until(lambda: not house.runtimes["node0"].is_unsaved, "the vote on disk")
-    await wait_until(lambda: house.applications["node0"].journal_length == 1, "the append")
-    assert (await _status(house, "node0"))["status"] == "normal"
-
-
-async def test_nothing_is_taken_over_http_while_nothing_is_taken_in(
-    house: House, client: Client, full_disk: FullDisk, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Else what waits would grow without bound."""
-    runtime = house.runtimes["node0"]
-    body = _body(house.request(Append("over HTTP")))
-    for path in ("/pbft/request", "/pbft/message"):
-        answer = await client.post(path, json=body)
-        assert answer.status == 503
-        assert "its disk refuses" in (await answer.json())["error"]
-    monkeypatch.setattr(runtime, "is_unsaved", False)
-    runtime.has_room.clear()
-    for path in ("/pbft/request", "/pbft/message"):
-        answer = await client.post(path, json=body)
-        assert answer.status == 503
-        assert "more waits here" in (await answer.json())["error"]
-    full_disk.is_full = False
-    await wait_until(runtime.has_room.is_set, "a turn")
-    assert (await client.post("/pbft/request", json=body)).status == 200
-
-
-async def test_the_ledger_ends_where_it_is_on_disk(
-    house: House, client: Client, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Else a sound ledger would look as if it ended too early."""
-    monkeypatch.setattr("node.runtime.SAVE_RETRY_SECONDS", 0.02)
-    house.ask(Append("saved"))
-    await wait_until(lambda: house.stores["node0"].ledger.end()[0] == 1, "an entry on disk")
-    disk = FullDisk(house.stores["node0"], monkeypatch, refused=SavedEntry)
-    house.ask(Append("not saved"))
-    await wait_until(lambda: house.applications["node0"].ledger_index == 2, "two executed")
-    page = await (await client.get("/ledger")).json()
-    assert (page["index"], [row["index"] for row in page["entries"]]) == (1, [1])
-    assert page["head"] == page["entries"][0]["head"]
-    disk.is_full = False
-    await wait_until(lambda: house.stores["node0"].ledger.end()[0] == 2, "both on disk")
-    page = await (await client.get("/ledger")).json()
-    assert (page["index"], len(page["entries"])) == (2, 2)
-    assert page["head"] == house.applications["node0"].ledger_head.hex()
 
 
 async def test_metrics_tell_where_the_replica_stands(house: House, client: Client) -> None:
