@@ -60,7 +60,7 @@ FURTHER_MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         name="48 a real process sends what it has not saved",
         file="node/runtime.py",
-        old="            await self._save(outputs)\n",
+        old="                await self._save(outputs)\n",
         new="",
         test="tests/node/test_runtime.py",
     ),
@@ -74,8 +74,8 @@ FURTHER_MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         name="50 VIEW-CHANGEs from before a recovery count",
         file=_RECOVERY,
-        old="    if done is not None and message.stable < done.voting_from:",
-        new="    if False:",
+        old='        return Refusal("a VIEW-CHANGE from before the replica\'s recovery")\n',
+        new="        pass\n",
         test="tests/paper/test_recovery.py",
     ),
     Mutant(
