@@ -186,7 +186,11 @@ def adopt(core: Core) -> dict[str, bytes]:
 
 
 def forget_executed(core: Core) -> None:
-    """Requests that the adopted state has executed are pending no more."""
+    """Requests that the adopted state has executed are pending no more, nor in a batch under way.
+
+    What is in no batch above it is free to be ordered: the next RECOVER of a replica too, whose
+    earlier one was skipped.
+    """
     for client in core.pending.clients():
         for timestamp in core.pending.numbers(client):
             if not core.clients.is_executable(client, timestamp):
@@ -196,3 +200,9 @@ def forget_executed(core: Core) -> None:
         done = core.recoveries.get(replica)
         if done is not None and isinstance(message, Recover) and message.nonce in done.nonces:
             del core.recover_requests[replica]
+    core.proposed &= {
+        ordered.key
+        for slot in core.log.above(core.executed)
+        for batch in slot.batches.values()
+        for ordered in batch.requests
+    }

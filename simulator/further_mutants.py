@@ -347,4 +347,11 @@ FURTHER_MUTANTS: tuple[Mutant, ...] = (
         new="        if build is None and not statement and self._missing_entries():\n",
         test="tests/ci/test_deliveries.py",
     ),
+    Mutant(
+        name="90 a RECOVER that a fetched state skips stays in a batch under way",
+        file="pbft/state_transfer.py",
+        old="    core.proposed &= {",
+        new="    core.proposed |= {",
+        test="tests/pbft/test_nobody_waits_for_ever.py",
+    ),
 )

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 from pbft.core import ReplicaStatus
+from pbft.log import RECOVER_NUMBER
 from pbft.messages import (
     Body,
     Checkpoint,
@@ -120,6 +121,17 @@ def test_an_old_recover_that_is_ordered_late_makes_no_healthy_replica_mute() -> 
     world.run(60)
     assert len(world.client_output.accepted) == 6
     assert world.said("r3", ViewChange)[-1].recovered > 0
+
+
+def test_a_recover_that_a_fetched_state_skips_is_no_longer_in_a_batch_under_way() -> None:
+    """Else the next RECOVER of that replica would wait for another primary."""
+    world = behind()
+    core = world.core("r3")
+    core.proposed = {("r2", RECOVER_NUMBER), ("client", 3)}
+    world.connect("r3")
+    world.run(5)
+    assert world.told("r3", "state_transferred")
+    assert core.proposed == set()
 
 
 # --- a peer that feeds ----------------------------------------------------------------------------
