@@ -73,6 +73,8 @@ class BuildChecker:
         self._replicas = cluster.replica_names
         self._truth = truth
         self._correct = dict.fromkeys(correct)
+        # Of those, who remembers all that it said.
+        self._remembering = dict.fromkeys(correct)
         self._violate = violate
         self._ballots: dict[Key, dict[str, Ballot]] = {}
         self._reports: dict[Key, dict[str, None]] = {}
@@ -83,9 +85,13 @@ class BuildChecker:
         # the one opening of a build that came to a verdict other than by cancelling
         self._final: dict[bytes, int] = {}
 
-    def is_correct(self, member: str) -> bool:
-        """Whether this member follows the rules."""
-        return member in self._correct
+    def is_remembering(self, member: str) -> bool:
+        """Whether this member follows the rules, and never lost what it said."""
+        return member in self._remembering
+
+    def on_loss(self, replica: str) -> None:
+        """A replica lost what it said, its ballots too: it may cast others, which do not count."""
+        self._remembering.pop(replica, None)
 
     def on_own_request(self, process: Process, request: Request) -> None:
         """A correct replica sends a request of its own."""
@@ -94,7 +100,7 @@ class BuildChecker:
             return
         key = (process.name, (operation.build, operation.opened))
         said = request.operation + request.timestamp.to_bytes(8, "big")
-        if self._cast.setdefault(key, said) != said:
+        if self._cast.setdefault(key, said) != said and self.is_remembering(process.name):
             self._violate("24 one ballot per build", f"{process.name} votes twice")
         seen = self._truth.observed.get(key[1], {}).get(process.name, [])
         if operation.ballot not in seen:

@@ -283,7 +283,7 @@ class Checkers:
             proof = check_evidence(first, second, self._cluster, self._reader.verify)
             if isinstance(proof, Refusal):
                 self.violate("35 evidence is true", f"{process.name}: {proof.reason}")
-            elif self._builds.is_correct(first.signer):
+            elif self._builds.is_remembering(first.signer):
                 self.violate(
                     "35 evidence is true", f"{process.name} against a correct one: {proof}"
                 )
@@ -397,6 +397,13 @@ class Checkers:
             if golden is None or golden.digest != effect_digest(deliveries):
                 self.violate("18 one state per number", f"{process.name} executes {sequence} anew")
         self._check_state(process, core)
+
+    def on_loss(self, name: str) -> None:
+        """A replica found its disk damaged: it begins from nothing, and its words still count."""
+        self._unsaved.pop(name, None)
+        self._standing[name] = Standing(self._standing[name].index)
+        self.words.on_loss(name)
+        self._builds.on_loss(name)
 
     def on_failure(self, process: Process, doing: str, error: Exception) -> None:
         """The core raised something: it never may, whatever came in."""

@@ -86,7 +86,7 @@ class ExecutionChecker:
         payload = delivery.signed.payload
         if self._reader.decode(payload) != request or not self._reader.holds(delivery.signed):
             self._violate("7 validity", f"{key} at {delivery.sequence} is not its client's")
-        if self._builds.is_correct(request.client) and payload not in history.issued:
+        if self._builds.is_remembering(request.client) and payload not in history.issued:
             self._violate("7 validity", f"{key} at {delivery.sequence} was never asked for")
         after = history.asked_after.get(key)
         if after is not None and position <= after:

@@ -60,8 +60,9 @@ class History:
         self.ledger: list[Entry] = []
         # (replica, its life, payload) -> how often that request was handed on
         self.forwarded: dict[tuple[str, int, bytes], int] = {}
-        # replica -> the highest number that it voted on before its disk was damaged
-        self.said_before_loss: dict[str, int] = {}
+        # replica -> the highest number that it voted on, ever and before its disk was damaged
+        self.voted_up_to: dict[str, int] = {}
+        self.lost_up_to: dict[str, int] = {}
         # payloads that correct members really asked for
         self.issued: dict[bytes, None] = {}
         # the last position of all requests that were answered, by time of asking others

@@ -44,7 +44,8 @@ def bound_seconds(parameters: Parameters) -> float:
     recovering = parameters.rotten or any(
         "recover flood" in ways or parameters.adaptive for ways in parameters.byzantine.values()
     )
-    nulls = 2 * (parameters.window + parameters.checkpoint_interval) if recovering else 0
+    recoveries = 2 + parameters.plan.further_losses
+    nulls = recoveries * (parameters.window + parameters.checkpoint_interval) if recovering else 0
     numbers = parameters.window + asked * (1 + built * parameters.workload.builds) + nulls
     # A client waits while the others that are asking are served before it.
     clients = parameters.gateways + parameters.cheats + (parameters.replicas if built else 0)
@@ -71,8 +72,7 @@ class Liveness:
         self._violate = violate
         parameters = simulation.parameters
         out = [simulation.names[index] for index in parameters.left_out]
-        damaged = [simulation.names[index] for index in parameters.rotten]
-        self._core = [n for n in (*simulation.correct, *damaged) if n not in out]
+        self._core = [n for n in (*simulation.correct, *simulation.forgetful) if n not in out]
         self.bound_seconds = bound_seconds(parameters)
         self._views_before = self._highest_view()
         self._events_before = simulation.scheduler.events

@@ -15,7 +15,7 @@ from simulator.storage import ROTTEN_MARK
 class Nemesis:
     """What goes wrong around the replicas.
 
-    processes: of all replicas, by name. connect: make the links of these two members anew.
+    processes: of all replicas, by name. set_back: told of each whose disk may forget unnoticed.
     """
 
     def __init__(
@@ -28,7 +28,9 @@ class Nemesis:
         processes: dict[str, Process],
         members: Sequence[str],
         record: FaultRecord,
+        set_back: Callable[[str], None] = lambda name: None,
     ) -> None:
+        self._set_back = set_back
         self._record = record
         self._plan = plan
         self._scheduler = scheduler
@@ -42,7 +44,12 @@ class Nemesis:
         self._disk_chance = stream(seed, "disk")
         self._clock_chance = stream(seed, "clock")
         self._recovery_chance = stream(seed, "recovery")
+        self._loss_chance = stream(seed, "further losses")
         self._is_over = False
+        # Whose disks may be damaged now, and whether they have found out; whose ever were.
+        self._losing: dict[str, bool] = {}
+        self.damaged: dict[str, None] = {}
+        self._further_losses = plan.further_losses
         self.counts: dict[str, int] = {}
         if plan.clock_skew:
             for process in processes.values():
@@ -60,6 +67,7 @@ class Nemesis:
             if rate > 0:
                 self._again(rate, chance, action)
         for name in rotten:
+            self._losing[name] = False
             self._later(self._disk_chance, 5.0, self._rot, name)
         for name in wiped:
             self._later(self._disk_chance, 5.0, self._wipe, name)
@@ -160,20 +168,66 @@ class Nemesis:
     def _accept(self, process: Process) -> None:
         process.disk.refuses = False
 
-    def _rot(self, name: str) -> None:
+    def on_loss(self, name: str) -> None:
+        """A replica found that it lost what it said."""
+        self._losing[name] = True
+
+    def on_vote_regained(self, name: str, others: Sequence[str]) -> None:
+        """A replica that may have lost what it said votes: maybe it is another one's turn to lose.
+
+        others: who follows the rules, this one too.
+        """
+        if self._is_over or not self._further_losses or not self._losing.get(name):
+            return
+        self._further_losses -= 1
+        del self._losing[name]
+        following = self._loss_chance.choice([o for o in others if o not in self._losing])
+        self._losing[following] = False
+        self._later(self._loss_chance, 0.5, self._rot, following)
+
+    def damage_another(self, names: Sequence[str]) -> bool:
+        """All are in step again: damage the disk of one of them, where that is still to come."""
+        if not self._further_losses or any(name not in names for name in self._losing):
+            return False
+        self._further_losses -= 1
+        name = self._loss_chance.choice(list(names))
         process = self._processes[name]
-        damage = process.disk.rot(self._disk_chance)
-        if damage is None:
+        if not self._record.allows("damage another") or not self._damage(process):
+            return False
+        self._losing[name] = False
+        self._scheduler.after(self._loss_chance.exponential(1.0), self._start, process)
+        return True
+
+    def _rot(self, name: str) -> None:
+        if name not in self._losing:
+            return
+        process = self._processes[name]
+        damage = self._damage(process)
+        if not damage:
             self._later(self._disk_chance, 2.0, self._rot, name)
             return
-        self._count(f"disk rots: {'mark' if damage == ROTTEN_MARK else 'records'}")
-        self._trace.event(f"the disk of {name} rots: {damage}")
-        process.crash()
         self._later(self._disk_chance, 1.0, self._start, process)
         if damage == ROTTEN_MARK:
             self._later(self._disk_chance, 4.0, self._rot, name)
         for _ in range(self._plan.recovery_crashes):
             self._later(self._recovery_chance, 1.5, self._crash_in_recovery, process)
+
+    def _damage(self, process: Process) -> str:
+        """Damage a disk and kill the process; says how, nothing where there is nothing to damage.
+
+        Where nobody may notice what is lost, the replica is faulty from now on.
+        """
+        is_guarded = process.disk.is_guarded
+        damage = process.disk.rot(self._disk_chance)
+        if damage is None:
+            return ""
+        if not is_guarded:
+            self._set_back(process.name)
+        self._count(f"disk rots: {'mark' if damage == ROTTEN_MARK else 'records'}")
+        self._trace.event(f"the disk of {process.name} rots: {damage}")
+        self.damaged[process.name] = None
+        process.crash()
+        return damage
 
     def _crash_in_recovery(self, process: Process) -> None:
         """A replica that lost what it said is killed again before it may vote."""

@@ -25,6 +25,9 @@ class Observer(Protocol):
     def on_boot(self, process: "Process", restored: Output) -> None:
         """The process started from its disk."""
 
+    def on_loss(self, process: "Process") -> None:
+        """The process found its disk damaged, and is about to begin from nothing."""
+
     def on_ledger(self, process: "Process", entries: tuple[Entry, ...]) -> None:
         """A gap in the ledger was closed by these entries, which peers gave."""
 

@@ -22,6 +22,8 @@ class FaultPlan(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     crash_points: share of crashes that wait for a point between saving and sending.
     down_seconds: mean time until a restart. clock_skew: clocks run at 0.7 to 1.3 and jump.
     recovery_crashes: how often a replica that lost what it said is killed again, at most.
+    further_losses: how often, once such a replica has recovered, the disk of any other one that
+        follows the rules is damaged in its place: never of more at a time.
     """
 
     crashes: float = 0.0
@@ -31,6 +33,7 @@ class FaultPlan(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     partitions: float = 0.0
     refusals: float = 0.0
     recovery_crashes: int = 0
+    further_losses: int = 0
     clock_skew: bool = False
 
 
@@ -166,7 +169,7 @@ def draw(seed: int, replicas: int | None = None) -> Parameters:
         weak_agreement_allowed=forge.happens(0.5),
         is_deep=chance.happens(0.25),
     )
-    return _with_executors(drawn)
+    return _with_further_losses(_with_executors(drawn))
 
 
 def _with_executors(drawn: Parameters) -> Parameters:
@@ -183,6 +186,19 @@ def _with_executors(drawn: Parameters) -> Parameters:
         stand_by_seconds=first.choice((0.5, 2.0)),
         byzantine={i: (*ways, *_ballot_ways(first)) for i, ways in drawn.byzantine.items()},
     )
+
+
+def _with_further_losses(drawn: Parameters) -> Parameters:
+    """In some runs one replica loses what it said, recovers, and then another one does.
+
+    Drawn apart, as above. Who stays away for ever cannot be followed by another.
+    """
+    losses = stream(drawn.seed, "parameters of further losses")
+    if not drawn.rotten or set(drawn.rotten) & set(drawn.left_out) or not losses.happens(0.5):
+        return drawn
+    plan = msgspec.structs.replace(drawn.plan, further_losses=losses.choice((1, 1, 2)))
+    # Each recovery takes a few seconds.
+    return msgspec.structs.replace(drawn, plan=plan, safety_seconds=losses.choice((20.0, 30.0)))
 
 
 def _more_ways(later: Chance, ways: tuple[str, ...]) -> tuple[str, ...]:

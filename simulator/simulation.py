@@ -84,20 +84,18 @@ class Simulation:
         self.limits = self._limits()
         self.signatures = signatures(seed, self.scheduler)
         self.cluster = self._cluster()
-        self.faulty = tuple(self.names[index] for index in parameters.faulty)
+        # Whose disk was damaged where that may not be noticed.
+        self.forgetful: dict[str, None] = {}
+        # Who follows the rules: those too whose disks are damaged, for they notice.
         # In the order of their numbers; a dict, because every message looks here.
-        self.correct = dict.fromkeys(name for name in self.names if name not in self.faulty)
-        self.damaged = tuple(self.names[index] for index in parameters.rotten)
+        lawless = {self.names[index] for index in (*parameters.byzantine, *parameters.wiped)}
+        self.correct = dict.fromkeys(name for name in self.names if name not in lawless)
         self.marks = Marks()
         self.truth = BuildTruth(seed, parameters.builds)
         self.builds = BuildChecker(
-            self.cluster,
-            self.limits,
-            self.truth,
-            (*self.correct, *self.gateway_names),
-            self._violate,
-            self.marks,
-        )
+            self.cluster, self.limits, self.truth, (*self.correct, *self.gateway_names),
+            self._violate, self.marks,
+        )  # fmt: skip
         self.reader = Reader(self.cluster, self.signatures.verify)
         self.authenticator = SharedAuthenticator(self.cluster, self.signatures.verify)
         self.checkers = Checkers(
@@ -121,7 +119,7 @@ class Simulation:
         self.processes = {name: self._process(name) for name in self.names}
         self.nemesis = Nemesis(
             seed, parameters.plan, self.scheduler, self.trace, self.network, self.processes,
-            (*self.names, *self.gateway_names, *self.cheat_names), self.record,
+            (*self.names, *self.gateway_names, *self.cheat_names), self.record, self._set_back,
         )  # fmt: skip
         self.gateways = {name: self._gateway(name) for name in self.gateway_names}
         self.cheats = {name: self._cheat(name) for name in self.cheat_names}
@@ -286,6 +284,12 @@ class Simulation:
         self.adversary.heal()
         left_out = [self.names[index] for index in parameters.left_out]
         self.nemesis.cut_off(left_out, parameters.left_out_one_way)
+        others = tuple(name for name in self.correct if name not in left_out)
+        self._converge()
+        while self.nemesis.damage_another(others):
+            self._converge()
+
+    def _converge(self) -> None:
         liveness = Liveness(self, self._violate)
         end = self.scheduler.now + int(liveness.bound_seconds * SECOND)
         while not liveness.is_done() and self.scheduler.now < end:
@@ -349,8 +353,6 @@ class Simulation:
         elif name in self.adversary.liars:
             self.adversary.send(process, send)
             return
-        elif name in self.damaged:
-            self.checkers.words.on_sent_by_damaged(process, send)
         if send.to is not None:
             self.network.send(name, send.to, send.envelope)
             return
@@ -400,7 +402,7 @@ class Simulation:
 
     def before_turn(self, process: Process, inbox: list[Envelope]) -> None:
         """A replica is about to be fed."""
-        if len(inbox) == 1:
+        if len(inbox) == 1 and process.name in self.correct:
             self.checkers.before_turn(process)
 
     def on_turn(self, process: Process, outputs: list[Output], has_expired: bool) -> None:
@@ -428,11 +430,28 @@ class Simulation:
         """A turn is on disk."""
         if process.name in self.correct:
             self.checkers.on_saved(process)
+            if process.damages and process.replica is not None and not process.replica.core.nonce:
+                self.nemesis.on_vote_regained(process.name, tuple(self.correct))
+
+    def _set_back(self, name: str) -> None:
+        if name in self.correct:
+            del self.correct[name]
+            self.forgetful[name] = None
+            self.checkers.on_loss(name)
+
+    def on_loss(self, process: Process) -> None:
+        """A replica found its disk damaged."""
+        if process.name not in self.correct:
+            return
+        if process.name not in self.nemesis.damaged:
+            self._violate("26 what was lost is noticed", f"{process.name} lost nothing")
+        self.nemesis.on_loss(process.name)
+        self.checkers.on_loss(process.name)
 
     def on_ledger(self, process: Process, entries: tuple[Entry, ...]) -> None:
         """A peer's entries are in a replica's ledger."""
         self.ledger_entries_fetched += len(entries)
-        if process.name in self.correct or process.name in self.damaged:
+        if process.name in self.correct or process.name in self.forgetful:
             self.checkers.executions.on_fetched(process.name, entries)
 
     def on_standing_by(self, process: Process, builds: list[OpenBuild]) -> None:

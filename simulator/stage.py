@@ -343,6 +343,9 @@ class Stage:
     def on_boot(self, process: Process, restored: Output) -> None:
         """Said by `start`."""
 
+    def on_loss(self, process: Process) -> None:
+        """Disks have no faults here."""
+
     def on_standing_by(self, process: Process, builds: list[OpenBuild]) -> None:
         """Nothing to see."""
 

@@ -92,6 +92,12 @@ class Disk:
         readable = [mark for mark in self._marks if mark is not None]
         return max(readable, default=None)
 
+    @property
+    def is_guarded(self) -> bool:
+        """Whether whatever is lost now is noticed: the mark is at the last record."""
+        is_marked = self.mark is not None and self.mark[0] == self._position
+        return is_marked and self._written is None
+
     def _apply(self, records: Sequence[Record]) -> None:
         for record in records:
             if isinstance(record, SavedBody):
@@ -220,6 +226,8 @@ class Disk:
         if position < marked:
             raise DiskDamaged(f"records end at {position}, but {marked} were saved")
         self._position, self._chain = position, chain
+        if not self.is_guarded and not self.refuses:
+            self.set_mark()  # a slot that was read no more is one again
         return records, {digest: body for digest, (_, body) in self.bodies.items()}
 
 

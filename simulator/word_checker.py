@@ -70,6 +70,7 @@ class WordChecker:
             self.violate("28 input totality", f"{process.name} sends nonsense: {error}")
             return
         if isinstance(message, PrePrepare | Prepare | Commit):
+            self._check_loss(process.name, message)
             self._check_vote(process, signed, message)
         elif isinstance(message, Checkpoint):
             self._check_checkpoint(process, signed, message)
@@ -81,25 +82,17 @@ class WordChecker:
             self.history.issue(signed)
             self._builds.on_own_request(process, message)
 
-    def on_sent_by_damaged(self, process: Process, send: Send) -> None:
-        """A message leaves a replica that follows the rules, on a disk that may lose what it said.
-
-        After a loss it votes on no number again on which it may have voted before.
-        """
-        signed = send.envelope.signed
-        if signed.signer != process.name:
-            return
-        message = self._reader.decode(signed.payload)
-        if not isinstance(message, PrePrepare | Prepare | Commit):
-            return
-        if process.damages == 0:
-            highest = self.history.said_before_loss.get(process.name, 0)
-            self.history.said_before_loss[process.name] = max(highest, message.sequence)
-        elif message.sequence <= self.history.said_before_loss.get(process.name, 0):
-            self.violate(
-                "26 what was lost is noticed",
-                f"{process.name} votes on {message.sequence} again after it lost its words",
-            )
+    def on_loss(self, name: str) -> None:
+        """A replica lost what it said: it may say of views what it said otherwise before."""
+        self._said[name] = {}
+        history = self.history
+        history.lost_up_to[name] = history.voted_up_to.get(name, 0)
+        index = self._cluster.replica_index(name)
+        history.said = {
+            key: word
+            for key, word in history.said.items()
+            if key[1] != index or key[0] not in (ViewChange.__name__, NewView.__name__)
+        }
 
     def _check_forwarding(self, process: Process, signed: Signed, receiver: str) -> None:
         """A client's request is handed on once in each view of a replica's life."""
@@ -123,6 +116,16 @@ class WordChecker:
             return
         self._check_written_ahead(process, signed, message.sequence, kind)
         self._note_vote(process, message)
+
+    def _check_loss(self, name: str, message: PrePrepare | Prepare | Commit) -> None:
+        """After a loss it votes on no number again on which it may have voted before."""
+        history = self.history
+        history.voted_up_to[name] = max(history.voted_up_to.get(name, 0), message.sequence)
+        if message.sequence <= history.lost_up_to.get(name, 0):
+            self.violate(
+                "26 what was lost is noticed",
+                f"{name} votes on {message.sequence} again after it lost its words",
+            )
 
     def _note_vote(self, process: Process, message: PrePrepare | Prepare | Commit) -> None:
         history = self.history

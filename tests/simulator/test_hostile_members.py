@@ -4,7 +4,8 @@ import pytest
 
 from pbft.authentication import Authenticator
 from pbft.genesis import Cluster
-from pbft.ports import Refusal
+from pbft.messages import Commit, Envelope
+from pbft.ports import Refusal, Send
 from simulator.floods import FLOODS
 from simulator.gateways import Workload
 from simulator.network import LinkFaults
@@ -13,6 +14,7 @@ from simulator.scheduler import SECOND, Scheduler
 from simulator.signatures import Oracle
 from simulator.simulation import Simulation
 from simulator.version_skew import newer_words
+from simulator.violation import Violation
 
 CALM = Workload(requests=6, builds=0.3, spread_seconds=3.0)
 
@@ -84,6 +86,37 @@ def test_a_replica_that_is_killed_again_and_again_while_it_recovers_comes_back()
         simulation = world(seed, rotten=(2,), plan=plan, safety_seconds=12.0)
         crashed += simulation.run().faults.get("crash in recovery", 0)
     assert crashed > 2
+
+
+def test_one_replica_after_the_other_loses_what_it_said_and_each_recovers() -> None:
+    """Never two at a time, while there are other faults and after them."""
+    damaged: dict[str, None] = {}
+    for seed in range(4):
+        plan = FaultPlan(further_losses=3)
+        simulation = world(seed, rotten=(2,), plan=plan, safety_seconds=30.0)
+        result = simulation.run()
+        assert result.notices.get("recovered", 0) == result.notices.get("recovering", 0)
+        damaged.update(simulation.nemesis.damaged)
+        assert simulation.nemesis._further_losses == 0
+    assert set(damaged) == {"r0", "r1", "r2", "r3"}
+
+
+def test_a_replica_that_lost_nothing_and_recovers_is_a_violation() -> None:
+    simulation = world()
+    with pytest.raises(Violation, match="26 what was lost is noticed"):
+        simulation.on_loss(simulation.processes["r1"])
+
+
+def test_a_vote_on_a_number_that_may_have_been_voted_on_before_a_loss_is_a_violation() -> None:
+    simulation = world()
+    simulation.run()
+    process = simulation.processes["r1"]
+    assert process.replica is not None
+    number = simulation.checkers.history.voted_up_to["r1"]
+    simulation.checkers.on_loss("r1")
+    vote = process.replica.core.sign(Commit(9, number, bytes(32), 1))
+    with pytest.raises(Violation, match="26 what was lost is noticed"):
+        simulation.checkers.words.on_sent(process, Send(None, Envelope(vote)))
 
 
 def test_a_clock_that_jumps_by_hours_and_drifts_changes_views_at_most() -> None:

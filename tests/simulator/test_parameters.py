@@ -41,6 +41,7 @@ def test_at_most_f_replicas_are_faulty() -> None:
         (lambda p: p.plan.refusals, 0.4, 0.6),
         (lambda p: p.plan.clock_skew, 0.25, 0.35),
         (lambda p: p.plan.recovery_crashes, 0.4, 0.6),
+        (lambda p: p.plan.further_losses, 0.03, 0.15),
         (lambda p: p.links.on_the_wire, 0.05, 0.15),
         (lambda p: p.newer, 0.2, 0.35),
         (lambda p: p.cheats, 0.4, 0.6),
@@ -48,8 +49,9 @@ def test_at_most_f_replicas_are_faulty() -> None:
         (lambda p: p.executors == "minimal", 0.35, 0.45),
     ],
     ids=[
-        "lies", "bad disks", "kills", "partitions", "pauses", "full disks", "clocks", "kills again",
-        "wire", "newer versions", "cheats", "cut off one way", "not all build",
+        "lies", "bad disks", "kills", "partitions", "pauses", "full disks", "clocks",
+        "kills again", "one after the other", "wire", "newer versions", "cheats",
+        "cut off one way", "not all build",
     ],
 )  # fmt: skip
 def test_a_kind_of_fault_has_its_share(

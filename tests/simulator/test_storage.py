@@ -58,9 +58,11 @@ def test_every_damage_below_the_mark_is_noticed() -> None:
         assert told is not None
         kinds["row" if "row" in told else told.split()[-1]] = None
         if told == ROTTEN_MARK:
-            # Nothing is lost, and the mark before the last one still guards what it covers.
+            # Nothing is lost, and from the next start on all of it is guarded again.
+            assert not disk.is_guarded
             assert len(disk.open()[0]) == 6
-            del disk.rows[-2:]
+            assert disk.is_guarded
+            del disk.rows[-1:]
         with pytest.raises(DiskDamaged):
             disk.open()
     assert sorted(kinds) == ["read", "row"]
