@@ -25,6 +25,7 @@ PHASES = ("prepared", "executed")
 # Sequence numbers whose phases are being timed: more than any window has.
 TIMED_SEQUENCES_MAX = 4096
 REASONS_MAX = 64
+RELAYED = "not over its signer's link"
 PHASE_BUCKETS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10)
 SAVE_BUCKETS = (0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 5)
 
@@ -81,6 +82,10 @@ class NodeMetrics:
             for delivery in output.deliveries:
                 for entry in delivery.applied.entries:
                     self._observe_entry(entry.body)
+
+    def observe_relayed(self, count: int) -> None:
+        """So many messages were dropped because others than their signers brought them."""
+        self._refusals.labels(self._reason(RELAYED)).inc(count)
 
     def observe_save(self, seconds: float) -> None:
         """A turn was saved in that time."""

@@ -22,6 +22,7 @@ from node.fault_injection import Speaker
 from node.message_trace import MessageTrace
 from node.metrics import NodeMetrics
 from node.store import SaveFailed, Store
+from pbft.authentication import without_relayed
 from pbft.core import Settings
 from pbft.genesis import Cluster
 from pbft.messages import Envelope, Signed, Status
@@ -142,9 +143,16 @@ class Runtime:
     # --- what comes in --------------------------------------------------------------------------
 
     def on_envelopes(self, peer: str, envelopes: Sequence[Envelope]) -> None:
-        """Messages from a link or an HTTP request, for the next turn."""
-        self._inbox.extend(envelopes)
-        self.trace.note_received(peer, envelopes)
+        """Messages from a link or an HTTP request, for the next turn.
+
+        Those that only their signers may bring are dropped and counted, if another one does.
+        """
+        taken = without_relayed(peer, envelopes)
+        if dropped := len(envelopes) - len(taken):
+            self.counters["relayed"] += dropped
+            self.metrics.observe_relayed(dropped)
+        self._inbox.extend(taken)
+        self.trace.note_received(peer, taken)
         if len(self._inbox) >= INBOX_MESSAGES_MAX:
             self.has_room.clear()
         self._wake.set()

@@ -29,7 +29,7 @@ from node.proof_routes import ProofRoutes
 from node.runtime import Runtime
 from node.scrub import Scrub
 from node.store import Store
-from pbft.authentication import Authenticator
+from pbft.authentication import Authenticator, is_relayed
 from pbft.codec import (
     MalformedMessage,
     decode_signed,
@@ -50,6 +50,9 @@ EVIDENCE_PAGE_MAX = 100
 PAGE_BYTES_MAX = 8 * 1024 * 1024
 # Ledger entries that the status looks back on for dissent.
 RECENT_ENTRIES = 100
+
+# Whoever asks over HTTP proved no name; no member has this one.
+NO_PEER = ""
 
 DISK_REFUSES = "its disk refuses what it said last, so it says nothing more"
 
@@ -337,6 +340,8 @@ class NodeServer:
         message = self._authenticator.read(envelope.signed)
         if isinstance(message, Refusal):
             raise http_error(web.HTTPBadRequest, message.reason)
+        if is_relayed(NO_PEER, envelope.signed):
+            raise http_error(web.HTTPBadRequest, "this counts only over its signer's own link")
         if refusal := self._authenticator.check(envelope.signed, message):
             raise http_error(web.HTTPUnauthorized, refusal.reason)
         self._hand_on(envelope)

@@ -4,13 +4,35 @@ The rule: a message is read by its signed payload only; the signer's name outsid
 a hint for the key, and must be the sender that the payload names (TRAPS 7c, 19).
 """
 
-from pbft.codec import MalformedMessage, decode_message, digest_of, signing_bytes
+from collections.abc import Sequence
+
+from pbft.codec import (
+    MalformedMessage,
+    beginning_of,
+    decode_message,
+    digest_of,
+    signing_bytes,
+)
 from pbft.genesis import Cluster
-from pbft.messages import AnyMessage, Hello, Request, Signed
+from pbft.messages import (
+    AnyMessage,
+    Envelope,
+    FetchBody,
+    FetchState,
+    Hello,
+    Message,
+    Replies,
+    Request,
+    Signed,
+    Status,
+)
 from pbft.ports import Refusal, Sign, Verify
 
 # Enough for the requests and votes of a full window of slots at n = 13.
 REMEMBERED_MAX = 65_536
+# They are about the moment and one receiver: where I stand, send me that, this is your answer.
+_FROM_THEIR_SIGNERS_ONLY: tuple[type[Message], ...] = (Status, FetchBody, FetchState, Replies)
+_BEGINNINGS = tuple(beginning_of(kind) for kind in _FROM_THEIR_SIGNERS_ONLY)
 
 
 class Authenticator:
@@ -60,3 +82,21 @@ def sign_message(
 ) -> Signed:
     """The signed form of a message whose payload bytes are given."""
     return Signed(signer, payload, sign(signing_bytes(message, payload, cluster.id, cluster.epoch)))
+
+
+def is_relayed(peer: str, signed: Signed) -> bool:
+    """Whether this is a word that counts only from its signer, and came from another peer.
+
+    peer: who is at the other end of the link. No correct replica passes such words on. If they
+    counted, a faulty one could send an old STATUS or FETCH-BODY of another replica at the right
+    moments: the answers to it, which are bounded per replica and time, would be used up by what
+    that replica has, and it would never get what it lacks.
+    Reads only how the payload begins: a large one that is relayed rightly is decoded once, by the
+    core. What begins so and is malformed is lost here instead of refused there.
+    """
+    return signed.signer != peer and signed.payload.startswith(_BEGINNINGS)
+
+
+def without_relayed(peer: str, envelopes: Sequence[Envelope]) -> list[Envelope]:
+    """What a link brought, in its order, but for what `is_relayed` says."""
+    return [envelope for envelope in envelopes if not is_relayed(peer, envelope.signed)]

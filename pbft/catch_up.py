@@ -45,7 +45,8 @@ def on_status(core: Core, message: Status, signed: Signed, now: float) -> Refusa
     if the peer has not come as far; with the checkpoint certificate if the peer's is below ours;
     and with slots, if it makes no progress or is far behind: decided ones that it did not
     execute, and our own words about open ones.
-    What it said once can be sent again by anybody, so only something higher than ever counts as
+    It comes over the peer's own link, or the shell drops it (`authentication.is_relayed`). What the
+    peer said once may come again all the same, so only something higher than ever counts as
     progress, and all of it is re-sent to a peer at most twice per status_seconds, slots bounded in
     bytes.
     """

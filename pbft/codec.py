@@ -13,6 +13,7 @@ from pbft.messages import (
     BODY_BYTES_MAX,
     AnyMessage,
     Envelope,
+    Message,
     Recover,
     Request,
     Signed,
@@ -60,6 +61,17 @@ def decode_message(payload: bytes) -> AnyMessage:
     if encode_message(message) != payload:
         raise MalformedMessage("not the one encoding of this message")
     return message
+
+
+def beginning_of(kind: type[Message]) -> bytes:
+    """The bytes with which each payload of this type begins, and no payload of another one.
+
+    Only for types whose fields are all required: an array's head counts its items.
+    """
+    tag = kind.__name__.lower()
+    head_and_rest = _encoder.encode((tag, *(None for _ in kind.__struct_fields__)))
+    # One byte counts the items, one the characters of the tag: there are few of both.
+    return head_and_rest[: 2 + len(tag)]
 
 
 def signing_bytes(message: AnyMessage, payload: bytes, cluster_id: bytes, epoch: int) -> bytes:

@@ -12,7 +12,7 @@ from node.store import SaveFailed, Store
 from pbft.authentication import sign_message
 from pbft.codec import decode_message, encode_message
 from pbft.core import Settings
-from pbft.messages import Checkpoint, Envelope, Replies, Signed, Status
+from pbft.messages import Checkpoint, Commit, Envelope, Replies, Signed, Status
 from tests.node.house import KEYS, NAMES, House
 from tests.waiting import wait_until
 
@@ -214,12 +214,45 @@ async def test_what_peers_say_is_known_once_it_is_checked(house: House) -> None:
     assert runtime.last_heard(1) is None, "a replica is not its own peer"
     lie = Status(9, True, 0, 99, 2)
     forged = Signed("node2", encode_message(lie), bytes(64))
-    runtime.on_envelopes("node3", [Envelope(forged)])
+    runtime.on_envelopes("node2", [Envelope(forged)])
     await runtime.turn()
     heard = runtime.last_heard(2)
     assert heard is not None
     assert heard[0].executed == 1
     assert 0 <= heard[1] < 20
+
+
+async def test_a_status_counts_only_over_the_link_of_its_signer(house: House) -> None:
+    """A faulty peer would use up with an old one what its signer is sent."""
+    house.ask(Append("hello"))
+    await _executed(house, 1)
+    runtime = house.runtimes["node0"]
+
+    def knows_node3() -> bool:
+        heard = runtime.last_heard(3)
+        return heard is not None and heard[0].executed == 1
+
+    await wait_until(knows_node3, "the STATUS of node3")
+    message, sign = Status(0, True, 0, 0, 3), KEYS["node3"].sign
+    old = sign_message(message, encode_message(message), "node3", house.cluster, sign)
+
+    async def is_answered(peer: str) -> bool:
+        since = len(house.sent)
+        runtime.on_envelopes(peer, [Envelope(old)])
+        await runtime.turn()
+        return any(
+            (sender, to) == ("node0", "node3")
+            and isinstance(decode_message(envelope.signed.payload), Commit)
+            for sender, to, envelope in house.sent[since:]
+        )
+
+    for number, peer in enumerate(("node2", "client", "http"), 1):
+        assert not await is_answered(peer)
+        assert runtime.counters["relayed"] == number
+    assert knows_node3()
+    assert b'reason="not over its signer\'s link"} 3.0' in runtime.metrics.text()
+    assert await is_answered("node3")
+    assert runtime.counters["relayed"] == 3
 
 
 async def test_a_primary_that_is_gone_is_replaced_and_a_restart_stays_in_the_view(

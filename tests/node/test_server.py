@@ -19,7 +19,7 @@ from pbft.certificates import StableCertificate
 from pbft.codec import decode_request, decode_signed, digest_of, encode_message, encode_signed
 from pbft.core import Settings, Transfer
 from pbft.evidence import check_evidence
-from pbft.messages import Checkpoint, Signed
+from pbft.messages import Checkpoint, Signed, Status
 from pbft.ports import Entry, Evidence
 from tests.node.house import KEYS, NAMES, House, server_of
 from tests.waiting import wait_until
@@ -138,6 +138,17 @@ async def test_a_message_over_http_is_taken(client: Client, house: House) -> Non
     answer = await client.post("/pbft/message", json=_body(signed))
     assert answer.status == 202
     await wait_until(lambda: house.applications["node0"].journal_length == 1, "the append")
+
+
+async def test_what_counts_only_over_its_signers_link_is_refused_over_http(
+    client: Client, house: House
+) -> None:
+    """Else anybody could send an old STATUS of a replica again."""
+    old, sign = Status(0, True, 0, 0, 3), KEYS["node3"].sign
+    signed = sign_message(old, encode_message(old), "node3", house.cluster, sign)
+    answer = await client.post("/pbft/message", json=_body(signed))
+    assert answer.status == 400
+    assert "its signer's own link" in (await answer.json())["error"]
 
 
 async def test_the_last_messages_are_json(client: Client, house: House) -> None:

@@ -1,16 +1,39 @@
 """Signatures: what is read before the check, what is remembered, and real Ed25519."""
 
+from typing import get_args
+
 import pytest
 from nacl.exceptions import BadSignatureError
 from nacl.signing import SigningKey, VerifyKey
 
 from pbft import authentication
-from pbft.authentication import Authenticator, sign_message
+from pbft.authentication import Authenticator, is_relayed, sign_message, without_relayed
 from pbft.client import Client, make_request
 from pbft.codec import encode_message
 from pbft.core import Settings
 from pbft.genesis import FORMAT_VERSION, Cluster, Genesis, Member
-from pbft.messages import Hello, Prepare, Request, Signed
+from pbft.messages import (
+    AnyMessage,
+    Body,
+    Checkpoint,
+    Commit,
+    Envelope,
+    FetchBody,
+    FetchState,
+    Hello,
+    NewView,
+    Prepare,
+    PrePrepare,
+    Recover,
+    Replies,
+    Reply,
+    Request,
+    Signed,
+    StateLeaves,
+    StateParts,
+    Status,
+    ViewChange,
+)
 from pbft.ports import Refusal
 from pbft.replica import Replica
 from tests.pbft.world import Journal, World, signer, verify
@@ -104,6 +127,51 @@ def test_malformed_payloads_are_refused_with_a_reason() -> None:
     read = Authenticator(World().cluster, verify).read(Signed("r2", b"noise", bytes(64)))
     assert isinstance(read, Refusal)
     assert read.reason.startswith("malformed")
+
+
+EVERY_KIND: tuple[AnyMessage, ...] = (
+    Request("r3", 1, b"x"),
+    PrePrepare(0, 1, bytes(32), 3),
+    Prepare(0, 1, bytes(32), 3),
+    Commit(0, 1, bytes(32), 3),
+    Checkpoint(8, bytes(32), 3),
+    ViewChange(1, 0, (), (), 3),
+    ViewChange(1, 0, (), (), 3, 8),
+    NewView(1, (), (), 3),
+    Status(0, True, 0, 0, 3),
+    Status(2**40, False, 2**62, 300, 3),
+    FetchBody(1, bytes(32), 3),
+    Body(1, bytes(32), 3),
+    FetchState(8, (), 3),
+    FetchState(8, tuple(f"part {n}" for n in range(100)), 3),
+    StateLeaves(8, (), 3),
+    StateParts(8, (), 3),
+    Recover(bytes(32), 3),
+    Replies((), 3),
+    Replies((Reply("client", 1, bytes(32), "done", b"", b""),) * 20, 3),
+    Hello(bytes(32), "r1"),
+)
+
+
+@pytest.mark.parametrize("message", EVERY_KIND, ids=lambda message: type(message).__name__)
+def test_where_i_stand_and_send_me_that_come_from_their_signers_only(message: AnyMessage) -> None:
+    """All else proves itself, whoever brings it: requests, votes, certificates, bodies."""
+    signed = World().sign("r3", message)
+    assert not is_relayed("r3", signed)
+    expected = isinstance(message, Status | FetchBody | FetchState | Replies)
+    assert [is_relayed(peer, signed) for peer in ("r2", "client", "")] == [expected] * 3
+
+
+def test_every_kind_is_tried() -> None:
+    assert {type(message) for message in EVERY_KIND} == set(get_args(AnyMessage))
+
+
+def test_without_what_is_relayed_the_rest_keeps_its_order() -> None:
+    world = World()
+    own, others = world.sign("r2", Status(0, True, 0, 0, 2)), world.sign("r3", EVERY_KIND[8])
+    vote, noise = world.sign("r3", EVERY_KIND[2]), Signed("r3", b"noise", bytes(64))
+    came = [Envelope(signed) for signed in (vote, others, own, noise, others)]
+    assert without_relayed("r2", came) == [Envelope(signed) for signed in (vote, own, noise)]
 
 
 # --- with real keys -----------------------------------------------------------------------------

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from pbft.core import ReplicaStatus
+from pbft.core import ReplicaStatus, Settings
 from pbft.log import RECOVER_NUMBER
 from pbft.messages import (
     Body,
@@ -13,12 +13,13 @@ from pbft.messages import (
     Recover,
     Request,
     Signed,
+    Status,
     ViewChange,
 )
 from pbft.ports import Applied
 from tests.paper.test_recovery import ask, lose_disk, small
 from tests.paper.test_state_transfer import behind
-from tests.pbft.world import Journal, World
+from tests.pbft.world import Journal, Message, World
 
 
 class WrongOnce(Journal):
@@ -174,3 +175,23 @@ def test_a_peer_that_gives_one_old_number_a_second_keeps_nobody_from_the_state()
     assert world.said("r3", FetchState)
     world.run(10)
     assert world.executed() == {"r0": 61, "r1": 61, "r3": 61}
+
+
+def test_a_peer_that_repeats_an_old_status_of_another_keeps_no_help_from_it() -> None:
+    """r2 votes no more; what r0 and r1 re-send for the old STATUS, r3 has since long."""
+    settings = Settings(resend_slots_max=2)
+    world = World(checkpoint_interval=32, window=64, settings=settings)
+    world.tick()
+    old = next(m for m in world.sent if m.sender == "r3" and isinstance(m.payload, Status))
+    world.run(1)
+    for timestamp in range(1, 9):
+        world.ask(timestamp, b"%d" % timestamp)
+        world.deliver(lambda m: m.receiver != "r3")
+    world.drop(lambda m: m.receiver == "r3")
+    world.crash("r2")
+    for _ in range(60):
+        world.tick(settings.status_seconds / 2)
+        for name in ("r0", "r1"):
+            world.deliver_one(Message("r2", name, old.envelope))
+        world.deliver()
+    assert world.executed() == {"r0": 8, "r1": 8, "r3": 8}
