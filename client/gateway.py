@@ -42,6 +42,7 @@ from client.wanted import Submitted, WantedBuild
 from common.keys import SigningKey, verify
 from common.logs import log_text
 from common.repository_config import GatewayRepository
+from pbft.authentication import without_relayed
 from pbft.client import Accepted, Client, ClientOutput, LateReply
 from pbft.codec import decode_signed
 from pbft.genesis import Cluster
@@ -290,8 +291,9 @@ class Gateway:
         return future
 
     def receive(self, replica: str, envelopes: Sequence[Envelope]) -> None:
-        """Take what a replica's link brought."""
-        self._handle(self._client.receive(envelopes, self._now()))
+        """Take what a replica's link brought, of replies only that replica's own."""
+        own = without_relayed(replica, envelopes)
+        self._handle(self._client.receive(own, self._now()))
 
     def on_connected(self, replica: str) -> None:
         """A link to that replica was made: ask what it may have missed or answered in vain."""

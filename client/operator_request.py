@@ -18,6 +18,7 @@ from common.address import Address
 from common.english import counted, plural
 from common.keys import SigningKey, verify
 from common.link import Links
+from pbft.authentication import without_relayed
 from pbft.client import Accepted, Client, ClientOutput, make_request
 from pbft.codec import digest_of
 from pbft.genesis import Cluster
@@ -133,7 +134,8 @@ class _OperatorRequest:
         raise NotAsked(f"{TRIES_MAX} numbers were used already; somebody else uses this key")
 
     def _receive(self, replica: str, envelopes: Sequence[Envelope]) -> None:
-        self._handle(self._client.receive(envelopes, self._now()))
+        own = without_relayed(replica, envelopes)
+        self._handle(self._client.receive(own, self._now()))
 
     def _on_connected(self, replica: str) -> None:
         if self._asked is not None:

@@ -251,6 +251,26 @@ async def test_one_replica_alone_cannot_move_the_counter(network: Network, tmp_p
     await second.close()
 
 
+async def test_replies_count_only_over_the_link_of_their_signer(running: Running) -> None:
+    """Correct replicas never pass them on."""
+    network = running.network
+    names = network.cluster.replica_names
+    brought: list[str] = []
+
+    def by_another(name: str, envelope: Envelope) -> None:
+        running.gateway.receive(names[names.index(name) - 1], [envelope])
+        brought.append(name)
+
+    network.alter = by_another
+    answer = await running.gateway.append("hello")
+    await until(lambda: set(brought) == set(names))
+    assert not running.gateway._answers, "what is accepted waits here for a turn"
+    await asyncio.sleep(0.1)
+    assert not answer.done()
+    network.alter = lambda name, envelope: envelope
+    assert (await asyncio.wait_for(answer, WAIT_SECONDS)).length == 1
+
+
 async def test_a_role_that_is_missing_is_a_refusal_that_people_can_read(
     network: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
