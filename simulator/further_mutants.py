@@ -354,4 +354,11 @@ FURTHER_MUTANTS: tuple[Mutant, ...] = (
         new="    core.proposed |= {",
         test="tests/pbft/test_nobody_waits_for_ever.py",
     ),
+    Mutant(
+        name="91 an old STATUS counts whoever sends it again",
+        file="pbft/authentication.py",
+        old="    return signed.signer != peer and signed",
+        new="    return False and signed",
+        test="tests/pbft/test_nobody_waits_for_ever.py",
+    ),
 )

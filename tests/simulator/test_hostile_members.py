@@ -2,9 +2,10 @@
 
 import pytest
 
-from pbft.authentication import Authenticator
+from pbft.authentication import Authenticator, sign_message
+from pbft.codec import encode_message
 from pbft.genesis import Cluster
-from pbft.messages import Commit, Envelope
+from pbft.messages import Commit, Envelope, Replies, Status
 from pbft.ports import Refusal, Send
 from simulator.floods import FLOODS
 from simulator.gateways import Workload
@@ -32,6 +33,25 @@ def test_a_flood_stops_nobody(way: str, faulty: int) -> None:
     result = simulation.run()
     assert result.faults[way] > 5
     assert all(not gateway.unfinished for gateway in simulation.gateways.values())
+
+
+def test_another_replicas_status_is_not_taken_from_a_liar() -> None:
+    """Neither does a client take another replica's replies: as the shells."""
+    simulation = world()
+    for process in simulation.processes.values():
+        process.boot()
+    arrived: list[str] = []
+    for name in ("r0", "gateway0"):
+        member = simulation.processes.get(name) or simulation.gateways[name]
+        member.arrive = lambda envelope: arrived.append(envelope.signed.signer)  # type: ignore[method-assign]
+    for receiver, message in (("r0", Status(0, True, 0, 0, 3)), ("gateway0", Replies((), 3))):
+        payload = encode_message(message)
+        sign = simulation.signatures.signer("r3")
+        envelope = Envelope(sign_message(message, payload, "r3", simulation.cluster, sign))
+        simulation._deliver("r2", receiver, envelope)
+        assert not arrived
+        simulation._deliver("r3", receiver, envelope)
+        assert arrived.pop() == "r3"
 
 
 def test_a_flood_of_recovers_costs_a_bounded_rate_of_null_requests() -> None:
