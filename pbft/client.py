@@ -3,6 +3,10 @@
 Sans IO, as the core. A request's number and bytes are on disk before it comes here (`ask`); a
 number is sent only once the number W before it was answered, so that no replica has to refuse it.
 A request may be answered more than once: a build is first `opened`, later `decided`.
+
+A replica has one word on each kind of answer: its newest one until that kind is accepted, for what
+a correct replica says may change with its state (a refusal's reason, a floor), and who kept the
+first ones might never see f+1 that are equal. It takes back nobody's word but its own.
 """
 
 from collections.abc import Sequence
@@ -15,8 +19,6 @@ from pbft.genesis import Cluster
 from pbft.messages import Envelope, Replies, Reply, Request, Signed
 from pbft.ports import Notice, Refusal, Send, Sign, Verify
 
-# The kind of answer to a number that is too old to be remembered: the result is the floor.
-USED = "used"
 # Finished requests whose late replies are still reported.
 FINISHED_KEPT = 256
 # Kinds of answer to one request that are kept apart; correct replicas use two or three.
@@ -149,42 +151,36 @@ class Client:
             return message
         if not isinstance(message, Replies):
             return None  # a replica's STATUS is meant for its peers
-        wanted = [reply for reply in message.replies if self._is_wanted(reply, signed.signer)]
-        if not wanted:
+        if not any(self._is_wanted(reply, signed.signer) for reply in message.replies):
             return None
         if refusal := self._authenticator.check(signed, message):
             return refusal
-        for reply in wanted:
-            self._count(reply, signed)
+        for reply in message.replies:
+            # Asked anew: what the same message said before may have settled it.
+            if self._is_wanted(reply, signed.signer):
+                self._count(reply, signed)
         return None
 
     def _is_wanted(self, reply: Reply, replica: str) -> bool:
-        asking = self._asking.get(reply.timestamp) or self._finished.get(reply.timestamp)
+        asking = self._under_way(reply.timestamp)
         if asking is None or reply.client != self._name:
             return False
         earlier = asking.replies.get(reply.kind, {}).get(replica)
-        if earlier is not None:
-            # A floor may still move until f+1 replicas say the same one.
-            is_newer_floor = reply.kind == USED and earlier[0] != reply
-            return is_newer_floor and USED not in asking.accepted
         accepted = asking.accepted.get(reply.kind)
-        if (
-            accepted is not None
-            and not reply.attestation
-            and _compared(reply) == _compared(accepted)
-        ):
-            return False  # beyond f+1: not even verified
+        if accepted is not None:
+            # Each replica's word is told once; what says nothing new is not even verified.
+            is_new = bool(reply.attestation) or _compared(reply) != _compared(accepted)
+            if earlier is not None or not is_new:
+                return False
+        elif earlier is not None:
+            return earlier[0] != reply
         kinds = sum(replica in by_replica for by_replica in asking.replies.values())
         return kinds < KINDS_PER_REPLICA_MAX
 
     def _count(self, reply: Reply, signed: Signed) -> None:
-        timestamp = reply.timestamp
-        asking = self._asking.get(timestamp) or self._finished.get(timestamp)
-        if asking is None:
-            return  # what the same message answered before has pushed it out
+        asking = self._under_way(reply.timestamp)
+        assert asking is not None, "only what is wanted is counted"
         by_replica = asking.replies.setdefault(reply.kind, {})
-        if signed.signer in by_replica and reply.kind != USED:
-            return  # twice in one message
         by_replica[signed.signer] = (reply, signed)
         accepted = asking.accepted.get(reply.kind)
         if accepted is not None:
@@ -197,6 +193,9 @@ class Client:
         }
         if len(equal) >= self._cluster.quorums.weak:
             self._accept(asking, reply, equal)
+
+    def _under_way(self, timestamp: int) -> _Asking | None:
+        return self._asking.get(timestamp) or self._finished.get(timestamp)
 
     def _report_late(self, reply: Reply, signed: Signed, agrees: bool) -> None:
         self._output.late.append(

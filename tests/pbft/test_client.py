@@ -172,12 +172,40 @@ def test_one_replica_counts_once_however_often_it_answers() -> None:
     assert give(client, from_replica(0, reply(attestation=b"x"))).accepted == []
 
 
-def test_a_replica_that_lies_first_has_had_its_word() -> None:
+def test_an_answer_that_changes_with_the_state_is_accepted_once_f_plus_1_say_the_same() -> None:
+    """Correct replicas refuse with another reason once the state went on; two of four are heard."""
     client = asking()
-    give(client, from_replica(0, reply(result=b"lie")))
-    assert give(client, from_replica(0, reply())).accepted == []
+    early, later = (reply(kind="refused", result=text) for text in (b"not open", b"decided"))
+    assert give(client, from_replica(0, early)).accepted == []
+    assert give(client, from_replica(1, later)).accepted == []
+    (accepted,) = give(client, from_replica(0, later)).accepted
+    assert accepted.result == b"decided"
+    assert [name for name, *_ in accepted.replies] == ["r0", "r1"]
+
+
+def test_a_word_that_was_taken_back_counts_no_more() -> None:
+    client = asking()
+    give(client, from_replica(0, reply()))
+    give(client, from_replica(0, reply(result=b"other")))
     assert give(client, from_replica(1, reply())).accepted == []
-    assert len(give(client, from_replica(2, reply())).accepted) == 1
+    output = give(client, from_replica(2, reply()))
+    assert [name for name, *_ in output.accepted[0].replies] == ["r1", "r2"]
+    assert [(late.replica, late.result) for late in output.late] == [("r0", b"other")]
+
+
+def test_of_two_answers_in_one_message_the_later_one_counts() -> None:
+    client = asking()
+    give(client, from_replica(0, reply(result=b"first"), reply(result=b"second")))
+    assert give(client, from_replica(1, reply(result=b"first"))).accepted == []
+    assert len(give(client, from_replica(2, reply(result=b"second"))).accepted) == 1
+
+
+def test_what_a_message_says_after_the_answer_that_it_decides_is_not_told() -> None:
+    client = asking()
+    give(client, from_replica(0, reply()))
+    output = give(client, from_replica(1, reply(), reply(result=b"other")))
+    assert [accepted.result for accepted in output.accepted] == [b"result"]
+    assert output.late == []
 
 
 def test_f_liars_who_agree_are_not_believed() -> None:
@@ -349,13 +377,26 @@ def test_late_replies_are_told_for_the_newest_finished_numbers(
     assert late == [0, 1, 1]
 
 
+def test_a_liar_whose_late_replies_all_differ_is_told_once() -> None:
+    """Whether it spoke before the others agreed or not."""
+    client = asking()
+    give(client, from_replica(2, reply(result=b"lie")))
+    output = give(client, *(from_replica(i, reply()) for i in (0, 1)))
+    assert [late.replica for late in output.late] == ["r2"]
+    lies = [reply(result=b"lie %d" % number, attestation=b"x" * 64) for number in range(50)]
+    told = [give(client, from_replica(i, lie)).late for lie in lies for i in (2, 3)]
+    assert [late.replica for lates in told for late in lates] == ["r3"]
+
+
 # --- bounds -------------------------------------------------------------------------------------
 
 
-def test_a_replica_that_invents_kinds_is_heard_for_a_few_and_bars_nobody() -> None:
+@pytest.mark.parametrize("per_message", [1, 10])
+def test_a_replica_that_invents_kinds_is_heard_for_a_few_and_bars_nobody(per_message: int) -> None:
     client = asking()
-    for number in range(100):
-        give(client, from_replica(0, reply(kind=f"kind {number}")))
+    invented = [reply(kind=f"kind {number}") for number in range(100)]
+    for first in range(0, 100, per_message):
+        give(client, from_replica(0, *invented[first : first + per_message]))
     kinds = client._asking[1].replies
     assert len(kinds) == client_module.KINDS_PER_REPLICA_MAX
     output = give(client, *(from_replica(i, reply()) for i in (1, 2)))
