@@ -1,14 +1,19 @@
 """Fetches the ledger entries that a replica lacks after it took over a state.
 
 The rule: nobody is believed. They are fetched backwards from the head that the certified state
-names, so each page is proved as it comes (`ci.ledger_gap`); a peer that gives anything else is left
-for the next one, and spoils nothing. What a page brought is on disk before the next one is asked
-for, so memory is bounded and a restart goes on where it stopped.
+names, so each page is proved as it comes (`ci.ledger_gap`); a peer that gives anything else spoils
+nothing. What a page brought is on disk before the next one is asked for, so memory is bounded and
+a restart goes on where it stopped.
+
+Peers take turns after each page, be it good or not: the one that took least of our time is next.
+So who is silent, or gives one entry just before it would be too late, takes no more time than any
+other, and the honest ones give what they can in theirs.
 """
 
 import asyncio
 import logging
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from typing import Annotated
 
 import aiohttp
@@ -52,11 +57,19 @@ class _ServedPage(msgspec.Struct, frozen=True):
 class LedgerCatchUp:
     """Fills the gaps of one replica's ledger."""
 
-    def __init__(self, *, store: Store, peers: Mapping[str, Address]) -> None:
+    def __init__(
+        self,
+        *,
+        store: Store,
+        peers: Mapping[str, Address],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         """peers: where the other replicas' HTTP is."""
         self._store = store
         self._peers = dict(peers)
-        self._names = list(peers)
+        self._clock = clock
+        # Seconds of ours that each peer took.
+        self._taken = dict.fromkeys(peers, 0.0)
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> asyncio.Task[None]:
@@ -74,15 +87,19 @@ class LedgerCatchUp:
         async with bounded_session() as session:
             while True:
                 gap = self._store.ledger.gap()
-                if gap is None or not self._names:
+                if gap is None or not self._peers:
                     await asyncio.sleep(LOOK_SECONDS)
-                elif not await self._fetch_page(session, gap):
-                    self._names.append(self._names.pop(0))
+                    continue
+                name = min(self._taken, key=lambda name: self._taken[name])
+                began_at = self._clock()
+                if not await self._fetch_page(session, name, gap):
                     await asyncio.sleep(AGAIN_SECONDS)
+                # Where our own process was stopped meanwhile, that is no time of the peer's.
+                taken = min(self._clock() - began_at, ANSWER_TIMEOUT_SECONDS)
+                self._taken[name] += taken
 
-    async def _fetch_page(self, session: aiohttp.ClientSession, gap: LedgerGap) -> bool:
-        """One page from the peer whose turn it is; whether to go on with it."""
-        name = self._names[0]
+    async def _fetch_page(self, session: aiohttp.ClientSession, name: str, gap: LedgerGap) -> bool:
+        """One page from that peer; whether it helped."""
         try:
             page = await self._ask(session, name, gap)
             if not page.entries:
