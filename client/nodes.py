@@ -17,6 +17,7 @@ from ci.ledger import RecordedArtifact
 from client.node_status import NodeStatus
 from common.bounded_http import Answer, NoAnswer, NotInTime, ask, bounded_session, decode_json, save
 from common.config import Address
+from common.english import counted
 from common.log_pieces import ServedPiece, read_piece
 from common.logs import log_text
 from pbft.ports import Entry
@@ -330,7 +331,8 @@ class Nodes:
     async def ledger(self, replica: str) -> list[Entry]:
         """A node's whole ledger as it was when the first page came. Raises NodeFailed.
 
-        The chain is not checked here.
+        The chain is not checked here. A sound node that took over a state lacks entries until it
+        has fetched them; the error says so then.
         """
         entries: list[Entry] = []
         end: int | None = None
@@ -338,9 +340,27 @@ class Nodes:
             page, index = await self.ledger_page(replica, len(entries) + 1, LEDGER_PAGE_ENTRIES)
             end = index if end is None else end
             if not page and len(entries) < end:
-                raise NodeFailed(f"{replica}: its ledger ends before entry {end}")
+                raise NodeFailed(await self._why_absent(replica, len(entries) + 1, end))
             entries.extend(page)
         return entries[:end]
+
+    async def _why_absent(self, replica: str, index: int, end: int) -> str:
+        """Why a node does not give that entry of its `end`, by its own word; and what to do."""
+        try:
+            missing = (await self.status(replica)).ledger_missing
+        except NodeFailed:
+            missing = None
+        if missing:
+            lacks = counted(missing, "ledger entry", "ledger entries")
+            return (
+                f"{replica}: it lacks {lacks}, the first is entry {index}, and is still fetching"
+                " from its peers: ask it again in a while, or another node now"
+            )
+        return (
+            f"{replica}: it says that its ledger has {counted(end, 'entry', 'entries')} and does"
+            f" not give entry {index}: ask it again in a minute, or another node now; if that"
+            " stays so, look at its log"
+        )
 
     async def ledger_page(
         self,

@@ -77,7 +77,7 @@ async def _journal(options: argparse.Namespace) -> int:
     code = EXIT_DONE
     for name, ledger in ledgers.items():
         if isinstance(ledger, NodeFailed):
-            print(f"{name}: no answer ({ledger})")
+            print(f"{name}: no ledger ({ledger})")
             code = max(code, EXIT_NO_ANSWER)
             continue
         text, length, digest = journal_of(ledger)

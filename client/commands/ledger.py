@@ -51,11 +51,11 @@ async def _ledger(options: argparse.Namespace) -> int:
         )
     async with Nodes(addresses) as nodes:
         wanted = (str(options.node),) if options.node else nodes.names
-        name, proof = "", None
+        proof = None
         if options.verify:
-            # before the entries: so they reach as far as the checkpoint
-            name, proof = await _first_proof(nodes, wanted)
-        name, entries = await first_ledger(nodes, (name,) if name else wanted)
+            name, proof, entries = await _first_with_proof(nodes, wanted)
+        else:
+            name, entries = await first_ledger(nodes, wanted)
     reason = chain_break(entries, cluster)
     if not options.verify:
         for entry in entries:
@@ -77,7 +77,7 @@ async def first_ledger(nodes: Nodes, names: tuple[str, ...]) -> tuple[str, list[
             return name, await nodes.ledger(name)
         except NodeFailed as error:
             failures.append(str(error))
-    raise CommandFailed("no node gave its ledger: " + "; ".join(failures))
+    raise CommandFailed(_nobody(names, "its ledger", failures))
 
 
 def chain_break(entries: list[Entry], cluster: Cluster) -> str | None:
@@ -86,22 +86,38 @@ def chain_break(entries: list[Entry], cluster: Cluster) -> str | None:
     return None if broken is None else f"at entry {broken.index}: {broken.reason}"
 
 
-async def _first_proof(nodes: Nodes, names: tuple[str, ...]) -> tuple[str, LedgerProof | None]:
-    """The proof of the first node that answers; None where it has no stable checkpoint yet.
+async def _first_with_proof(
+    nodes: Nodes, names: tuple[str, ...]
+) -> tuple[str, LedgerProof | None, list[Entry]]:
+    """The first node that gives its ledger and its proof; None where it has no proof yet.
 
     Raises CommandFailed.
     """
     failures = []
     for name in names:
         try:
-            proof = read_ledger_proof(await nodes.ledger_proof(name))
-        except NotThere:
-            return name, None
-        except (NodeFailed, MalformedMessage) as error:
+            # before the entries: so they reach as far as the checkpoint
+            proof = await _proof(nodes, name)
+            return name, proof, await nodes.ledger(name)
+        except NodeFailed as error:
+            failures.append(log_text(str(error)))
+        except MalformedMessage as error:
             failures.append(f"{name}: {log_text(str(error))}")
-        else:
-            return name, proof
-    raise CommandFailed("no node gave its ledger's proof: " + "; ".join(failures))
+    raise CommandFailed(_nobody(names, "its ledger with its proof", failures))
+
+
+async def _proof(nodes: Nodes, name: str) -> LedgerProof | None:
+    """None: no checkpoint is stable there yet. Raises NodeFailed, MalformedMessage."""
+    try:
+        return read_ledger_proof(await nodes.ledger_proof(name))
+    except NotThere:
+        return None
+
+
+def _nobody(names: tuple[str, ...], what: str, failures: list[str]) -> str:
+    if len(names) == 1:
+        return failures[0]  # it names the node; the others were not asked
+    return f"no node gave {what}: {'; '.join(failures)}"
 
 
 def report_proof(

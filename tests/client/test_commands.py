@@ -188,13 +188,30 @@ async def test_a_node_that_is_down_is_named(terminal: Terminal, running: Running
     running.network.nodes["replica-0"].is_down = True
     code, out, _ = await terminal.look("journal", "--all")
     assert code == 3
-    assert "replica-0: no answer" in out
+    assert "replica-0: no ledger (replica-0: " in out
     code, out, _ = await terminal.look("journal")
     assert code == 0
     assert "one" in out
     code, _, err = await terminal.look("ledger", "--node", "replica-0")
     assert code == 3
     assert "replica-0" in err
+
+
+async def test_a_node_that_still_fetches_entries_is_passed_over(
+    terminal: Terminal, running: Running
+) -> None:
+    await terminal.ask("append", "one")
+    node = running.network.nodes["replica-0"]
+    node.ledger.clear()
+    node.told["ledger_missing"] = 1
+    reason = "replica-0: it lacks 1 ledger entry, the first is entry 1"
+    for options in ([], ["--verify"]):
+        code, out, _ = await terminal.look("ledger", *options)
+        assert (code, "replica-1: the chain of 1 entry holds" in out) == (0, True)
+        code, _, err = await terminal.look("ledger", "--node", "replica-0", *options)
+        assert (code, "no node" in err, reason in err) == (3, False, True)
+    code, out, _ = await terminal.look("journal", "--all")
+    assert (code, f"replica-0: no ledger ({reason}" in out) == (3, True)
 
 
 async def test_the_ledger_is_printed_and_verified(terminal: Terminal, running: Running) -> None:

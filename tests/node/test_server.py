@@ -12,7 +12,8 @@ from aiohttp.test_utils import TestClient, TestServer
 
 from ci.ledger import genesis_head, verify_chain
 from ci.operations import Append
-from client.nodes import ServedEvidence, decode_answer
+from client.nodes import NodeFailed, Nodes, ServedEvidence, decode_answer
+from common.address import Address
 from common.keys import verify
 from pbft.authentication import sign_message
 from pbft.certificates import StableCertificate
@@ -381,6 +382,24 @@ async def test_the_ledger_is_not_served_inside_a_gap_or_beyond_its_end(
     assert len((await (await client.get("/ledger?from=1")).json())["entries"]) == 1
     assert (await (await client.get("/ledger?from=2")).json())["entries"] == []
     assert (await (await client.get("/ledger?from=99")).json())["entries"] == []
+
+
+async def test_a_client_of_a_ledger_with_a_gap_is_told_what_to_do(
+    client: Client, house: House
+) -> None:
+    """A node that took over a state fetches old entries for a while; nothing is wrong with it."""
+    house.ask(Append("hello"))
+    await wait_until(lambda: house.applications["node0"].journal_length == 1, "the append")
+    ledger = house.stores["node0"].ledger
+    address = Address("127.0.0.1", int(client.server.port or 0))
+    async with Nodes({"node0": address}) as nodes:
+        assert [entry.index for entry in await nodes.ledger("node0")] == [1]
+        ledger.save_position(9, bytes(32), ledger.end())
+        house.applications["node0"].ledger_index = 9
+        with pytest.raises(
+            NodeFailed, match="lacks 8 ledger entries, the first is entry 2, and is"
+        ):
+            await nodes.ledger("node0")
 
 
 async def test_ready_means_in_step_and_voting(house: House, client: Client) -> None:
