@@ -82,6 +82,8 @@ class Replica:
             catch_up.send_status(self.core, now)
             state_transfer.consider(self.core)
             recovery.ask(self.core)
+            # A disk that was set back may have forgotten that it is done.
+            recovery.finish(self.core)
         return self._finish(now)
 
     def greet(self, peer: str, now: float) -> Output:

@@ -361,4 +361,11 @@ FURTHER_MUTANTS: tuple[Mutant, ...] = (
         new="    return False and signed",
         test="tests/pbft/test_nobody_waits_for_ever.py",
     ),
+    Mutant(
+        name="92 who forgot that it has recovered recovers for ever",
+        file="pbft/replica.py",
+        old="            recovery.finish(self.core)\n        return",
+        new="        return",
+        test="tests/pbft/test_nobody_waits_for_ever.py",
+    ),
 )

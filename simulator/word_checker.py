@@ -174,6 +174,11 @@ class WordChecker:
             self.violate("25 written before it is sent", f"{process.name}: {key}")
         if isinstance(message, ViewChange):
             self._views.on_view_change(process.name, message)
+            for word in message.certificate:
+                # Whoever was killed before it sent its own CHECKPOINT says it here first.
+                checkpoint = self._reader.decode(word.payload)
+                if word.signer == process.name and isinstance(checkpoint, Checkpoint):
+                    self._check_checkpoint(process, word, checkpoint)
             return
         for pre_prepare_signed in message.pre_prepares:
             pre_prepare = self._reader.decode(pre_prepare_signed.payload)

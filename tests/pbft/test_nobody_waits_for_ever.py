@@ -16,7 +16,7 @@ from pbft.messages import (
     Status,
     ViewChange,
 )
-from pbft.ports import Applied
+from pbft.ports import Applied, SavedRecovery
 from tests.paper.test_recovery import ask, lose_disk, small
 from tests.paper.test_state_transfer import behind
 from tests.pbft.world import Journal, Message, World
@@ -133,6 +133,24 @@ def test_a_recover_that_a_fetched_state_skips_is_no_longer_in_a_batch_under_way(
     world.run(5)
     assert world.told("r3", "state_transferred")
     assert core.proposed == set()
+
+
+def test_who_forgot_that_it_has_recovered_votes_again_on_an_idle_cluster() -> None:
+    """Its disk was set back, unnoticed, to before the last record of its recovery."""
+    world = small()
+    ask(world, 1, 5)
+    lose_disk(world)
+    world.run(20)
+    assert world.core("r3").status is ReplicaStatus.NORMAL
+    world.crash("r3")
+    records = world.disks["r3"].records
+    assert records.count(SavedRecovery(b"")) == 1
+    records.remove(SavedRecovery(b""))
+    records.append(SavedRecovery(bytes([1]) * 32))
+    world.start("r3")
+    assert world.core("r3").status is ReplicaStatus.RECOVERING
+    world.run(3)
+    assert world.core("r3").status is ReplicaStatus.NORMAL
 
 
 # --- a peer that feeds ----------------------------------------------------------------------------

@@ -12,6 +12,7 @@ from pbft.ports import Output
 from pbft.replica import Replica
 from simulator.checkers import Checkers
 from simulator.process import Process
+from simulator.word_checker import WordChecker
 
 Revert = Callable[[pytest.MonkeyPatch], None]
 
@@ -70,6 +71,12 @@ REVERTS: dict[str, Revert] = {
     ),
     "checkpoints are sent again now and then": _rewrite(
         catch_up, "_send_checkpoints", "core.checkpoints_sent[message.replica]", "_"
+    ),
+    "who forgot that it has recovered finds out": _rewrite(
+        Replica, "expire", "recovery.finish(self.core)", "pass"
+    ),
+    "a CHECKPOINT may first be said in a VIEW-CHANGE": _rewrite(
+        WordChecker, "_check_view_message", "word.signer == process.name", "False"
     ),
     "a turn counts once it is on disk": _count_turns_before_they_are_saved,
 }
