@@ -96,8 +96,12 @@ class Liveness:
         views = self._highest_view() - self._views_before
         faults_max = simulation.cluster.quorums.faults_max
         # One view may have been failing already, one more may have a primary that is behind.
+        # A proposal that came before its receiver's window moved is sent again a STATUS later: in
+        # a window of few numbers that happens often, and where the first timer is no longer than
+        # that it costs a view each time.
         is_calm = (
             not parameters.byzantine
+            and 2 * parameters.status_seconds <= parameters.view_change_seconds
             and parameters.healed_delay_seconds < 0.05
             and parameters.processes.slow_syncs == 0
             and parameters.processes.turn_seconds < 0.01

@@ -11,6 +11,7 @@ from pbft import catch_up, view_change
 from pbft.ports import Output
 from pbft.replica import Replica
 from simulator.checkers import Checkers
+from simulator.liveness import Liveness
 from simulator.process import Process
 from simulator.word_checker import WordChecker
 
@@ -77,6 +78,9 @@ REVERTS: dict[str, Revert] = {
     ),
     "a CHECKPOINT may first be said in a VIEW-CHANGE": _rewrite(
         WordChecker, "_check_view_message", "word.signer == process.name", "False"
+    ),
+    "a proposal that comes too early may cost a view": _rewrite(
+        Liveness, "check", "2 * parameters.status_seconds <= parameters.view_change_seconds", "True"
     ),
     "a turn counts once it is on disk": _count_turns_before_they_are_saved,
 }
