@@ -229,14 +229,14 @@ class Core:
         self.interval = cluster.genesis.checkpoint_interval
         self.window = cluster.genesis.window
         self.view = 0  # view_change
-        # view_change: false from our VIEW-CHANGE for `view` until its NEW-VIEW
-        self.has_entered = True
+        self.has_entered = True  # view_change: false from our VIEW-CHANGE until its NEW-VIEW
         self.is_diverged = False  # checkpoint, state_transfer: our state is not the certified one
         # view_change, of the current NEW-VIEW: min-s, up to which no PRE-PREPARE is accepted, and O
         self.floor = 0
         self.ordered: dict[int, Proposal] = {}
-        # view_change: of each replica the VIEW-CHANGE for the highest view, checked
+        # view_change, checked: each replica's for the highest view; beside a later one that for ours
         self.view_changes: dict[int, CheckedViewChange] = {}
+        self.overtaken_view_changes: dict[int, CheckedViewChange] = {}
         self.new_view: Signed | None = None  # view_change: the one that began the current view
         self.view_records: list[SavedMessage] = []  # view_change: saved again after a new base
         # recovery: of our own RECOVER, while we vote on nothing because we lost what we said

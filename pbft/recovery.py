@@ -52,11 +52,28 @@ def on_recover(core: Core, message: Recover, signed: Signed) -> Refusal | None:
     """
     if refusal := core.authenticator.check(signed, message):
         return refusal
-    done = core.recoveries.get(message.replica)
-    if done is not None and (message.nonce in done.nonces or done.voting_from > core.executed):
+    if not _is_wanted(core, message):
         return Refusal("a RECOVER that is executed, or while another one is under way")
     core.recover_requests[message.replica] = signed
     return None
+
+
+def _is_wanted(core: Core, message: Recover) -> bool:
+    """Whether it is not executed, nor another one of the same replica under way."""
+    done = core.recoveries.get(message.replica)
+    return done is None or (message.nonce not in done.nonces and done.voting_from <= core.executed)
+
+
+def drop_unwanted(core: Core) -> None:
+    """Forget the RECOVERs that a fetched state has executed, or in whose place it has another one.
+
+    The others refuse those: whoever went on waiting for their order would leave a good primary.
+    """
+    for replica, signed in list(core.recover_requests.items()):
+        message = core.authenticator.read(signed)
+        assert isinstance(message, Recover)
+        if not _is_wanted(core, message):
+            del core.recover_requests[replica]
 
 
 def is_null_wanted(core: Core) -> bool:
@@ -79,6 +96,11 @@ def drop_void(core: Core) -> None:
         replica: checked
         for replica, checked in core.view_changes.items()
         if replica == core.index or check_void(core, checked.message) is None
+    }
+    core.overtaken_view_changes = {
+        replica: checked
+        for replica, checked in core.overtaken_view_changes.items()
+        if check_void(core, checked.message) is None
     }
 
 

@@ -160,6 +160,9 @@ class Replica:
             if refusal is None:
                 self._stabilise(message.sequence, (message, signed))
             return refusal
+        if isinstance(message, Recover):
+            # The backups time it, whoever kept it: as the primary we would be deposed for it.
+            return recovery.on_recover(self.core, message, signed)
         return SENT_BACK
 
     def _on_slot_message(
@@ -248,6 +251,7 @@ class Replica:
         checkpoint.restore_state(core, parts)
         checkpoint.adopt_stable(core, certificate, parts)
         state_transfer.forget_executed(core)
+        recovery.drop_unwanted(core)
         timers.on_state_adopted(core, now)
         recovery.drop_void(core)
         recovery.finish(core)

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pbft.certificates import leaves_digest
 from pbft.codec import digest_of
 from pbft.core import Core, Transfer
-from pbft.messages import FetchState, Recover, Signed, StateLeaves, StateParts
+from pbft.messages import FetchState, Signed, StateLeaves, StateParts
 from pbft.ports import Refusal
 
 # Names asked for at once, so that an answer is a few messages.
@@ -195,11 +195,6 @@ def forget_executed(core: Core) -> None:
         for timestamp in core.pending.numbers(client):
             if not core.clients.is_executable(client, timestamp):
                 core.pending.remove(client, timestamp)
-    for replica, signed in list(core.recover_requests.items()):
-        message = core.authenticator.read(signed)
-        done = core.recoveries.get(replica)
-        if done is not None and isinstance(message, Recover) and message.nonce in done.nonces:
-            del core.recover_requests[replica]
     core.proposed &= {
         ordered.key
         for slot in core.log.above(core.executed)

@@ -28,6 +28,7 @@ def start(core: Core, view: int, reason: str) -> None:
     assert view > core.view
     core.view = view
     core.has_entered = False
+    core.overtaken_view_changes = {}
     core.new_view = None
     core.ordered = {}
     core.timers.view_change_due = None
@@ -59,13 +60,15 @@ def on_view_change(core: Core, message: ViewChange, signed: Signed) -> Refusal |
     """A replica's VIEW-CHANGE (4.4).
 
     Accepted if: it is for a view that we have not entered; its sender sent none for a later
-    view; the signature holds; and every certificate in it proves what it says. A bad one is
-    refused by itself and spoils no other.
+    view, or it is for the very view that we are changing to; the signature holds; and every
+    certificate in it proves what it says. A bad one is refused by itself and spoils no other.
     """
     if message.view < core.view or (message.view == core.view and core.has_entered):
         return Refusal("a VIEW-CHANGE for a view that is left or entered already")
     earlier = core.view_changes.get(message.replica)
-    if earlier is not None and (earlier.message.view > message.view or earlier.message == message):
+    if earlier is not None and earlier.message.view > message.view:
+        return _take_overtaken(core, message, signed)
+    if earlier is not None and earlier.message == message:
         return None
     checked = check_view_change(message, signed, core.cluster, core.authenticator)
     if isinstance(checked, Refusal):
@@ -74,6 +77,21 @@ def on_view_change(core: Core, message: ViewChange, signed: Signed) -> Refusal |
         core.accuse(message.replica, earlier.signed, signed)
         return Refusal("another VIEW-CHANGE of this replica for this view came before")
     core.view_changes[message.replica] = checked
+    return None
+
+
+def _take_overtaken(core: Core, message: ViewChange, signed: Signed) -> Refusal | None:
+    """One for the view that we change to counts, whatever its sender asked for beside it.
+
+    Who was faulty may have asked for a view that is far away. Repaired, it is needed where another
+    one fails, and its word would not be heard until that view.
+    """
+    if message.view != core.view or message.replica in core.overtaken_view_changes:
+        return None
+    checked = check_view_change(message, signed, core.cluster, core.authenticator)
+    if isinstance(checked, Refusal):
+        return checked
+    core.overtaken_view_changes[message.replica] = checked
     return None
 
 
@@ -97,11 +115,9 @@ def supporters(core: Core) -> list[CheckedViewChange]:
     """The VIEW-CHANGEs for the view that we are changing to, by replica."""
     if core.has_entered:
         return []
-    return [
-        core.view_changes[replica]
-        for replica in sorted(core.view_changes)
-        if core.view_changes[replica].message.view == core.view
-    ]
+    asking = {r: c for r, c in core.view_changes.items() if c.message.view == core.view}
+    asking.update(core.overtaken_view_changes)
+    return [asking[replica] for replica in sorted(asking)]
 
 
 def has_everybody_left(core: Core) -> bool:
@@ -220,6 +236,7 @@ def _enter(core: Core, message: NewView, signed: Signed, order: NewViewOrder) ->
         for replica, checked in core.view_changes.items()
         if checked.message.view > core.view
     }
+    core.overtaken_view_changes = {}
     core.proposed = set()
     core.pending.renew()
     core.next_sequence = max(order.sequence_max, core.executed) + 1

@@ -338,7 +338,9 @@ class Checkers:
             self.violate("17 bounded logs", f"{process.name} keeps {numbers} at {core.low}")
         commits = max((len(v) for slot in slots for v in slot.commits.values()), default=0)
         bodies = max((len(b.body) for slot in slots for b in slot.batches.values()), default=0)
-        voices = max(len(core.view_changes), len(core.recover_requests))
+        voices = max(
+            len(core.view_changes), len(core.overtaken_view_changes), len(core.recover_requests)
+        )
         if (
             commits > COMMIT_VIEWS_KEPT
             or bodies > self._cluster.body_bytes_max

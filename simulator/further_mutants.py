@@ -368,4 +368,18 @@ FURTHER_MUTANTS: tuple[Mutant, ...] = (
         new="        return",
         test="tests/pbft/test_nobody_waits_for_ever.py",
     ),
+    Mutant(
+        name="98 who asked for a far view is not heard in a nearer one",
+        file="pbft/view_change.py",
+        old="    core.overtaken_view_changes[message.replica] = checked\n",
+        new="",
+        test="tests/pbft/test_nobody_waits_for_ever.py",
+    ),
+    Mutant(
+        name="99 a primary does not order its own old RECOVER",
+        file="pbft/replica.py",
+        old="            return recovery.on_recover(self.core, message, signed)\n        return SENT",
+        new="            return SENT_BACK\n        return SENT",
+        test="tests/pbft/test_nobody_waits_for_ever.py",
+    ),
 )

@@ -32,6 +32,7 @@ def picture(core: Core) -> tuple[object, ...]:
         {index: core.checkpoint_votes.own_above(index, 0) for index in range(core.index + 8)},
         sorted(core.snapshots),
         dict(core.view_changes),
+        dict(core.overtaken_view_changes),
         dict(core.recoveries),
         dict(core.recover_requests),
     )

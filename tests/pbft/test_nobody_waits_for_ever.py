@@ -2,7 +2,9 @@
 
 from collections.abc import Mapping
 
-from pbft.core import ReplicaStatus, Settings
+import pytest
+
+from pbft.core import Recovery, ReplicaStatus, Settings
 from pbft.log import RECOVER_NUMBER
 from pbft.messages import (
     Body,
@@ -19,6 +21,7 @@ from pbft.messages import (
 from pbft.ports import Applied, SavedRecovery
 from tests.paper.test_recovery import ask, lose_disk, small
 from tests.paper.test_state_transfer import behind
+from tests.pbft.forge import view_change
 from tests.pbft.world import Journal, Message, World
 
 
@@ -122,6 +125,60 @@ def test_an_old_recover_that_is_ordered_late_makes_no_healthy_replica_mute() -> 
     world.run(60)
     assert len(world.client_output.accepted) == 6
     assert world.said("r3", ViewChange)[-1].recovered > 0
+
+
+def test_an_old_recover_of_the_primary_does_not_depose_it() -> None:
+    """The backups time it and hand it on, whoever gave it to them: so the primary orders it."""
+    world = small()
+    ask(world, 1, 5)
+    old = world.sign("r0", Recover(bytes([9]) * 32, 0))
+    for name in ("r1", "r2", "r3"):
+        world.give(name, old)
+    world.run(20)
+    assert {world.core(name).view for name in world.names} == {0}
+    assert all(not world.core(name).recover_requests for name in world.names)
+    ask(world, 6, 8)
+    assert len(world.client_output.accepted) == 8
+
+
+def test_a_recover_that_a_fetched_state_makes_superfluous_is_waited_for_no_more() -> None:
+    """The others refuse it while an earlier one of the replica is under way."""
+    world = behind()
+    core = world.core("r3")
+    core.recover_requests = {2: world.sign("r2", Recover(bytes([2]) * 32, 2))}
+    for name in ("r0", "r1", "r2"):
+        world.core(name).recoveries[2] = Recovery((bytes([1]) * 32,), 1000)
+    world.ask(10, b"10")
+    world.ask(11, b"11")
+    world.deliver()
+    world.connect("r3")
+    world.run(5)
+    assert world.told("r3", "state_transferred")
+    assert core.recoveries[2].voting_from == 1000
+    assert core.recover_requests == {}
+
+
+# --- VIEW-CHANGEs for a far view -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("replicas", "planted"), [(4, (3,)), (7, (5, 6))])
+def test_who_once_asked_for_a_far_view_counts_in_the_next_one(
+    replicas: int, planted: tuple[int, ...]
+) -> None:
+    """It was faulty then, and is needed now that others are away."""
+    world = small(replicas)
+    ask(world, 1, 3)
+    for index in planted:
+        far = view_change(world, index, view=2**40)
+        for name in world.names:
+            if world.cluster.replica_index(name) != index:
+                world.give(name, far)
+    for index in range(len(planted)):
+        world.crash(world.names[index])
+    world.ask(4, b"4")
+    world.run(30)
+    assert len(world.client_output.accepted) == 4
+    assert max(world.core(name).view for name in world.replicas) <= len(planted)
 
 
 def test_a_recover_that_a_fetched_state_skips_is_no_longer_in_a_batch_under_way() -> None:

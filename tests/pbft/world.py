@@ -428,6 +428,7 @@ def picture(replica: Replica) -> dict[str, object]:
     return {
         "view": (core.view, core.has_entered, core.floor, core.new_view),
         "view_changes": dict(core.view_changes),
+        "overtaken_view_changes": dict(core.overtaken_view_changes),
         "view_records": list(core.view_records),
         "status": (core.status, core.is_diverged, core.nonce),
         "recovery": (dict(core.recoveries), dict(core.recover_requests)),
