@@ -234,7 +234,7 @@ class Core:
         # view_change, of the current NEW-VIEW: min-s, up to which no PRE-PREPARE is accepted, and O
         self.floor = 0
         self.ordered: dict[int, Proposal] = {}
-        # view_change, checked: each replica's for the highest view; beside a later one that for ours
+        # view_change, checked: each replica's for the highest view, beside a later one our view's
         self.view_changes: dict[int, CheckedViewChange] = {}
         self.overtaken_view_changes: dict[int, CheckedViewChange] = {}
         self.new_view: Signed | None = None  # view_change: the one that began the current view
