@@ -378,8 +378,8 @@ FURTHER_MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         name="99 a primary does not order its own old RECOVER",
         file="pbft/replica.py",
-        old="            # The backups time it, whoever kept it: as the primary we would be deposed",
-        new="            return SENT_BACK\n            # as the primary we would be deposed",
+        old="            # The backups time it, whoever kept it: as the primary we would be",
+        new="            return SENT_BACK\n            # as the primary we would be",
         test="tests/pbft/test_nobody_waits_for_ever.py",
     ),
 )
