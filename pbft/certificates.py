@@ -2,6 +2,8 @@
 
 The rule: a certificate counts each replica once, and every message in it is checked as if it had
 come alone; what the certificate is said to be about is read from the messages, never beside them.
+One inside a VIEW-CHANGE holds nothing twice and nothing beyond what it may need: the new primary
+puts it into its NEW-VIEW, which must not be larger than `genesis.new_view_bytes` reckons.
 """
 
 from collections.abc import Iterable, Mapping
@@ -110,19 +112,25 @@ def state_digest(parts: Mapping[str, bytes]) -> bytes:
 def check_stable(
     certificate: Iterable[Signed], sequence: int, cluster: Cluster, authenticator: Authenticator
 ) -> Refusal | bytes:
-    """The state digest that `strong` CHECKPOINTs of distinct replicas prove for that number."""
-    by_digest: dict[bytes, set[int]] = {}
+    """The state digest that `strong` CHECKPOINTs of distinct replicas prove for that number.
+
+    There may be one of each replica, and no replica's twice.
+    """
+    replicas: set[int] = set()
+    digests: set[bytes] = set()
     for signed in certificate:
         message = authenticator.read(signed)
         if not isinstance(message, Checkpoint) or message.sequence != sequence:
             return Refusal("the checkpoint certificate holds something else")
+        if message.replica in replicas:
+            return Refusal("the checkpoint certificate holds a replica twice")
         if authenticator.check(signed, message):
             return Refusal("a signature in the checkpoint certificate does not hold")
-        by_digest.setdefault(message.digest, set()).add(message.replica)
-    for digest, replicas in by_digest.items():
-        if len(replicas) >= cluster.quorums.strong and len(by_digest) == 1:
-            return digest
-    return Refusal("too few replicas in the checkpoint certificate")
+        replicas.add(message.replica)
+        digests.add(message.digest)
+    if len(replicas) < cluster.quorums.strong or len(digests) != 1:
+        return Refusal("too few replicas in the checkpoint certificate")
+    return digests.pop()
 
 
 def check_prepared(
@@ -130,9 +138,13 @@ def check_prepared(
 ) -> Refusal | PrePrepare:
     """The PRE-PREPARE that this proves to be prepared (an element of P, 4.4).
 
-    It holds if the PRE-PREPARE is its view's primary's, and `prepares` distinct backups signed a
-    PREPARE with the same view, number and digest.
+    It holds if the PRE-PREPARE is its view's primary's, and it has just `prepares` PREPAREs, of
+    distinct backups, with the same view, number and digest.
     """
+    if len(certificate.prepares) < cluster.quorums.prepares:
+        return Refusal("too few backups in a prepared certificate")
+    if len(certificate.prepares) > cluster.quorums.prepares:
+        return Refusal("a prepared certificate with more PREPAREs than it needs")
     pre_prepare = authenticator.read(certificate.pre_prepare)
     if not isinstance(pre_prepare, PrePrepare):
         return Refusal("a prepared certificate without a PRE-PREPARE")
@@ -146,6 +158,8 @@ def check_prepared(
         prepare = authenticator.read(signed)
         if not isinstance(prepare, Prepare) or prepare.replica == primary:
             return Refusal("a prepared certificate holds something other than PREPAREs of backups")
+        if prepare.replica in backups:
+            return Refusal("a prepared certificate holds a backup twice")
         same = (
             prepare.view == pre_prepare.view
             and prepare.sequence == pre_prepare.sequence
@@ -156,8 +170,6 @@ def check_prepared(
         if authenticator.check(signed, prepare):
             return Refusal("a signature in a prepared certificate does not hold")
         backups.add(prepare.replica)
-    if len(backups) < cluster.quorums.prepares:
-        return Refusal("too few backups in a prepared certificate")
     return pre_prepare
 
 

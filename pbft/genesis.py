@@ -21,7 +21,7 @@ WINDOW_BYTES_MAX = 256 * 1024 * 1024
 BODY_BYTES_LEAST = 2 * REQUEST_BYTES_MAX
 
 # What a signed PRE-PREPARE, PREPARE or CHECKPOINT takes beside its signer's name, and what goes
-# around certificates and messages, at most (tests/pbft/test_genesis.py measures it).
+# around certificates and messages beside it, at most (tests/pbft/test_genesis.py measures it).
 VOTE_BYTES = 140
 AROUND_BYTES = 300
 
@@ -111,12 +111,17 @@ class Cluster:
 
 
 def new_view_bytes(genesis: Genesis, window: int) -> int:
-    """The most a NEW-VIEW can have: `strong` VIEW-CHANGEs with a certificate per slot, and O."""
+    """The most a NEW-VIEW can have: `strong` VIEW-CHANGEs with a certificate per slot, and O.
+
+    So it is whatever liars say: `certificates.check_view_change` refuses what is larger. A
+    checkpoint's certificate may have a vote of each replica, a prepared one has just `prepares`.
+    """
     quorums = quorums_for(len(genesis.replicas))
-    vote = VOTE_BYTES + max(len(member.name.encode()) for member in genesis.replicas)
+    name = max(len(member.name.encode()) for member in genesis.replicas)
+    vote = VOTE_BYTES + name
     certificate = (1 + quorums.prepares) * vote + 8
-    view_change = AROUND_BYTES + quorums.strong * vote + window * certificate
-    return AROUND_BYTES + quorums.strong * view_change + window * vote
+    view_change = AROUND_BYTES + name + quorums.replicas * vote + window * certificate
+    return AROUND_BYTES + name + quorums.strong * view_change + window * vote
 
 
 def window_max(genesis: Genesis) -> int:

@@ -5,6 +5,7 @@ from simulator.mutants import Mutant
 _NORMAL = "pbft/normal_case.py"
 _CORE = "pbft/core.py"
 _CATCH_UP = "pbft/catch_up.py"
+_CERTIFICATES = "pbft/certificates.py"
 _CHECKPOINT = "pbft/checkpoint.py"
 _APPLICATION = "ci/application.py"
 _EXECUTORS = "ci/executors.py"
@@ -367,6 +368,20 @@ FURTHER_MUTANTS: tuple[Mutant, ...] = (
         old="            recovery.finish(self.core)\n        return",
         new="        return",
         test="tests/pbft/test_nobody_waits_for_ever.py",
+    ),
+    Mutant(
+        name="93 a prepared certificate may be padded",
+        file=_CERTIFICATES,
+        old="    if len(certificate.prepares) > cluster.quorums.prepares:\n",
+        new="    if False:\n",
+        test="tests/pbft/test_certificates.py",
+    ),
+    Mutant(
+        name="94 a checkpoint's certificate may be padded",
+        file=_CERTIFICATES,
+        old="        if message.replica in replicas:\n",
+        new="        if False:\n",
+        test="tests/pbft/test_certificates.py",
     ),
     Mutant(
         name="98 who asked for a far view is not heard in a nearer one",

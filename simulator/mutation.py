@@ -165,8 +165,8 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         name="17 certificates with f PREPAREs",
         file=_CERTIFICATES,
-        old="    if len(backups) < cluster.quorums.prepares:",
-        new="    if len(backups) < cluster.quorums.faults_max:",
+        old="    if len(certificate.prepares) < cluster.quorums.prepares:",
+        new="    if len(certificate.prepares) < cluster.quorums.faults_max:",
         test="tests/paper/test_section_4_4_view_changes.py",
     ),
     Mutant(

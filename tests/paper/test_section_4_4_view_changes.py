@@ -327,7 +327,8 @@ def test_another_view_change_for_the_same_view_is_refused_and_proves_a_lie() -> 
 CERTIFICATES: dict[str, tuple[Callable[[World], tuple[Signed, ...]], str]] = {
     "nothing": (lambda w: (), "too few replicas"),
     "2f replicas": (lambda w: proof(w, 8, replicas=(0, 1)), "too few replicas"),
-    "one replica three times": (lambda w: proof(w, 8, replicas=(0, 1, 1)), "too few replicas"),
+    "one replica twice": (lambda w: proof(w, 8, replicas=(0, 1, 1)), "a replica twice"),
+    "2f+1 and one of them again": (lambda w: proof(w, 8, replicas=(0, 1, 2, 1)), "a replica twice"),
     "another number": (lambda w: proof(w, 16), "holds something else"),
     "one of another number": (
         lambda w: (*proof(w, 8, replicas=(0, 1)), w.checkpoint(16, FALSE, 2)),
@@ -355,7 +356,7 @@ CERTIFICATES: dict[str, tuple[Callable[[World], tuple[Signed, ...]], str]] = {
 
 @pytest.mark.parametrize("case", CERTIFICATES)
 def test_view_change_refused_whose_checkpoint_is_not_proved(case: str) -> None:
-    """C: 2f+1 valid CHECKPOINTs of distinct replicas for n, with one digest."""
+    """C: 2f+1 valid CHECKPOINTs or more, of distinct replicas, for n, with one digest."""
     world = World()
     made, reason = CERTIFICATES[case]
     assert reason in world.refuse("r1", right(world, certificate=made(world)))
@@ -376,7 +377,9 @@ def changed(world: World, **changes: object) -> PreparedCertificate:
 PREPARED: dict[str, tuple[Callable[[World], PreparedCertificate], str]] = {
     "too few backups": (lambda w: certificate(w, 9, backups=(1,)), "too few backups"),
     "no backups": (lambda w: certificate(w, 9, backups=()), "too few backups"),
-    "one backup twice": (lambda w: certificate(w, 9, backups=(1, 1)), "too few backups"),
+    "one backup twice": (lambda w: certificate(w, 9, backups=(1, 1)), "a backup twice"),
+    "each backup twice": (lambda w: certificate(w, 9, backups=(1, 2, 1, 2)), "more PREPAREs than"),
+    "a backup more": (lambda w: certificate(w, 9, backups=(1, 2, 3)), "more PREPAREs than"),
     "the primary's PREPARE": (lambda w: certificate(w, 9, backups=(0, 1)), "PREPAREs of backups"),
     "COMMITs": (
         lambda w: changed(w, prepares=tuple(w.commit(9, FALSE, i) for i in (1, 2))),
@@ -431,7 +434,8 @@ PREPARED: dict[str, tuple[Callable[[World], PreparedCertificate], str]] = {
 
 @pytest.mark.parametrize("case", PREPARED)
 def test_view_change_refused_with_a_certificate_that_does_not_hold(case: str) -> None:
-    """P: a valid PRE-PREPARE and 2f matching, valid PREPAREs of different backups; n < n' <= H."""
+    """P: a valid PRE-PREPARE and just 2f matching, valid PREPAREs of different backups, not one
+    more: n < n' <= H."""
     world = World(checkpoint_interval=8, window=16)
     made, reason = PREPARED[case]
     assert reason in world.refuse("r1", right(world, prepared=(made(world),)))
@@ -453,6 +457,14 @@ def test_the_last_number_of_the_window_may_be_prepared() -> None:
     world = World(checkpoint_interval=8, window=16)
     world.give("r1", right(world, prepared=(certificate(world, 24),)))
     assert world.core("r1").view_changes[2].prepared == ((24, 0, FALSE),)
+
+
+def test_all_replicas_may_prove_a_checkpoint() -> None:
+    """C: 2f+1 suffice; whoever heard of more has them all in it."""
+    world = World()
+    proved = proof(world, 8, replicas=(0, 1, 2, 3))
+    world.give("r1", right(world, certificate=proved))
+    assert world.core("r1").view_changes[2].message.certificate == proved
 
 
 def test_a_view_change_teaches_a_stable_checkpoint() -> None:

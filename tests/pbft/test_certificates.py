@@ -1,14 +1,18 @@
-"""Checkpoint votes, how they are counted and bounded, and the digest of the state."""
+"""Checkpoint votes, how they are counted and bounded, certificates, the digest of the state."""
 
 from itertools import permutations
 
 import msgspec
+import pytest
 
-from pbft.certificates import CheckpointVotes, state_digest
+from pbft.authentication import Authenticator
+from pbft.certificates import CheckpointVotes, check_prepared, check_stable, state_digest
 from pbft.codec import digest_of
 from pbft.messages import Checkpoint
+from pbft.ports import Refusal
 from pbft.quorums import quorums_for
-from tests.pbft.world import World
+from tests.pbft.forge import certificate, proof
+from tests.pbft.world import World, verify
 
 A, B = bytes(32), bytes(31) + b"\x01"
 WORLD = World(7)
@@ -92,6 +96,56 @@ def test_own_above_is_in_order_of_the_numbers() -> None:
     for sequence in (6, 2, 4):
         add(kept, sequence, A, 1)
     assert kept.own_above(1, 2) == [WORLD.checkpoint(n, A, 1) for n in (4, 6)]
+
+
+def refusal(found: object) -> str:
+    """Why it was refused; empty where it was not."""
+    return found.reason if isinstance(found, Refusal) else ""
+
+
+@pytest.mark.parametrize("replicas", [4, 7])
+def test_a_prepared_certificate_has_just_as_many_prepares_as_it_needs(replicas: int) -> None:
+    """Whatever is beyond that makes the NEW-VIEW larger that it ends up in."""
+    world = World(replicas)
+    cluster, authenticator = world.cluster, Authenticator(world.cluster, verify)
+    needed = list(range(1, 1 + cluster.quorums.prepares))
+    for backups, reason in (
+        (needed, ""),
+        (needed * 2, "more PREPAREs than"),
+        ([*needed, needed[-1] + 1], "more PREPAREs than"),
+        (needed[:-1], "too few backups"),
+        ([*needed[:-1], needed[0]], "a backup twice"),
+    ):
+        found = check_prepared(certificate(world, 3, backups=backups), cluster, authenticator)
+        assert reason in refusal(found)
+        assert bool(reason) == isinstance(found, Refusal)
+
+
+@pytest.mark.parametrize("replicas", [4, 7])
+def test_a_checkpoint_certificate_has_no_replica_twice_and_may_have_each(replicas: int) -> None:
+    world = World(replicas)
+    cluster, authenticator = world.cluster, Authenticator(world.cluster, verify)
+    strong = list(range(cluster.quorums.strong))
+    for voters, reason in (
+        (strong, ""),
+        (list(range(replicas)), ""),
+        ([*strong, strong[-1]], "a replica twice"),
+        (strong * 2, "a replica twice"),
+        (strong[:-1], "too few replicas"),
+    ):
+        found = check_stable(proof(world, 8, B, voters), 8, cluster, authenticator)
+        assert reason in refusal(found)
+        assert bool(reason) == isinstance(found, Refusal)
+
+
+def test_a_certificate_of_our_own_is_accepted_with_all_the_votes_that_are_here() -> None:
+    kept = votes(7)
+    add(kept, 8, A, *range(7))
+    own = kept.certificate(8)
+    assert own is not None
+    assert len(own.checkpoints) == 7
+    authenticator = Authenticator(WORLD.cluster, verify)
+    assert check_stable(own.checkpoints, 8, WORLD.cluster, authenticator) == A
 
 
 def test_the_state_digest_is_a_root_over_the_parts() -> None:

@@ -122,36 +122,61 @@ def test_the_larger_the_window_the_smaller_a_body(
     assert bytes_max >= 2 * REQUEST_BYTES_MAX
 
 
-def genesis_of(replicas: int, name_characters: int) -> Genesis:
+def genesis_of(replicas: int, name_characters: int, filled_with: str = "x") -> Genesis:
     """With replicas whose names are that long."""
-    names = [f"r{number:02}".ljust(name_characters, "x") for number in range(replicas)]
+    names = [f"r{number:02}".ljust(name_characters, filled_with) for number in range(replicas)]
     members = tuple(Member(name, public_key(name), ("replica",)) for name in names)
     return changed(replicas=members)
 
 
-@pytest.mark.parametrize(("replicas", "name_characters"), [(1, 5), (4, 5), (4, 64), (13, 64)])
-def test_the_largest_new_view_is_not_larger_than_was_reckoned(
-    replicas: int, name_characters: int
-) -> None:
-    """The largest numbers, a certificate for every slot of the window."""
-    assert name_characters <= NAME_CHARACTERS_MAX
-    genesis = genesis_of(replicas, name_characters)
+def largest_new_view(genesis: Genesis, window: int) -> NewView:
+    """The largest numbers, a vote of each replica for the checkpoint, all slots prepared."""
     quorums = Cluster(genesis).quorums
-    window, large = 300, 2**63 - 1
-    name = genesis.replicas[0].name
+    large, replica = 2**62, 1023
+    name = genesis.replicas[-1].name
 
     def signed(message: AnyMessage) -> Signed:
         return Signed(name, encode_message(message), bytes(64))
 
-    pre_prepare = signed(PrePrepare(large, large, bytes(32), 99))
-    prepare = signed(Prepare(large, large, bytes(32), 99))
-    checkpoint = signed(Checkpoint(large, bytes(32), 99))
+    pre_prepare = signed(PrePrepare(large, large, bytes(32), replica))
+    prepare = signed(Prepare(large, large, bytes(32), replica))
+    checkpoint = signed(Checkpoint(large, bytes(32), replica))
     prepared = PreparedCertificate(pre_prepare, (prepare,) * quorums.prepares)
-    change = ViewChange(large, large, (checkpoint,) * quorums.strong, (prepared,) * window, 99)
-    new_view = NewView(large, (signed(change),) * quorums.strong, (pre_prepare,) * window, 99)
-    measured = len(encode_message(new_view))
-    reckoned = new_view_bytes(genesis, window)
-    assert measured <= reckoned < 1.2 * measured
+    change = ViewChange(
+        large, large, (checkpoint,) * quorums.replicas, (prepared,) * window, replica, large
+    )
+    changes = (signed(change),) * quorums.strong
+    return NewView(large, changes, (pre_prepare,) * window, replica)
+
+
+@pytest.mark.parametrize(
+    ("replicas", "name_characters", "filled_with"),
+    [(1, 5, "x"), (4, 5, "x"), (4, 64, "x"), (13, 64, "x"), (4, 64, "\U0001f99c")],
+)
+def test_the_largest_new_view_is_not_larger_than_was_reckoned(
+    replicas: int, name_characters: int, filled_with: str
+) -> None:
+    assert name_characters <= NAME_CHARACTERS_MAX
+    genesis = genesis_of(replicas, name_characters, filled_with)
+    for window in (2, 300):
+        measured = len(encode_message(largest_new_view(genesis, window)))
+        assert measured <= new_view_bytes(genesis, window) < 1.2 * measured + 1500
+
+
+@pytest.mark.parametrize("replicas", [4, 7])
+@pytest.mark.parametrize("name_characters", [5, NAME_CHARACTERS_MAX])
+def test_the_largest_new_view_that_a_genesis_admits_is_decoded(
+    replicas: int, name_characters: int
+) -> None:
+    """By the real sizes: a few slots are encoded, and as many more reckoned as the window has."""
+    admitted = window_max(genesis_of(replicas, name_characters))
+    genesis = msgspec.structs.replace(genesis_of(replicas, name_characters), window=admitted)
+    Cluster(genesis)
+    few, more = (len(encode_message(largest_new_view(genesis, n))) for n in (1000, 1010))
+    per_slot, rest = divmod(more - few, 10)
+    # Between these numbers the head of an array is of one size, so nothing else grows.
+    assert (rest, 1000 < admitted < 2**16) == (0, True)
+    assert few + (admitted - 1000) * per_slot <= PAYLOAD_BYTES_MAX
 
 
 def test_a_window_with_which_no_view_could_change_is_refused() -> None:

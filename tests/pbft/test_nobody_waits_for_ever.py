@@ -1,16 +1,21 @@
 """States in which correct replicas once stood still although at most f were faulty."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+
+import msgspec
+import pytest
 
 import pytest
 
 from pbft.core import Recovery, ReplicaStatus, Settings
+from pbft.genesis import new_view_bytes
 from pbft.log import RECOVER_NUMBER
 from pbft.messages import (
     Body,
     Checkpoint,
     Commit,
     FetchState,
+    NewView,
     PrePrepare,
     Recover,
     Request,
@@ -21,7 +26,8 @@ from pbft.messages import (
 from pbft.ports import Applied, SavedRecovery
 from tests.paper.test_recovery import ask, lose_disk, small
 from tests.paper.test_state_transfer import behind
-from tests.pbft.forge import view_change
+from tests.pbft.checks import check_safety
+from tests.pbft.forge import certificate, proof, view_change
 from tests.pbft.world import Journal, Message, World
 
 
@@ -270,3 +276,55 @@ def test_a_peer_that_repeats_an_old_status_of_another_keeps_no_help_from_it() ->
             world.deliver_one(Message("r2", name, old.envelope))
         world.deliver()
     assert world.executed() == {"r0": 8, "r1": 8, "r3": 8}
+
+
+# --- what is too large to be sent -----------------------------------------------------------------
+
+# As many signed messages as a certificate may have when it is decoded.
+COPIES = 512
+
+
+def padded_prepared(world: World) -> Signed:
+    """r3 says what it prepared, each PREPARE many times over."""
+    good = certificate(world, 1, world.said("r0", PrePrepare)[0].digest)
+    padded = msgspec.structs.replace(good, prepares=good.prepares * COPIES)
+    return view_change(world, 3, prepared=[padded])
+
+
+def padded_checkpoint(world: World) -> Signed:
+    """r3 proves a checkpoint, by each replica many times over."""
+    return view_change(world, 3, stable=8, stable_proof=proof(world, 8) * (COPIES // 2))
+
+
+@pytest.mark.parametrize("padded", [padded_prepared, padded_checkpoint])
+def test_a_padded_view_change_does_not_end_up_in_a_new_view(
+    padded: Callable[[World], Signed],
+) -> None:
+    """With a window of these, nobody could decode the NEW-VIEW, again in each view; nor could its
+    primary at its next start."""
+    world = World()
+    world.ask(1, b"prepared")
+    world.deliver(lambda m: not isinstance(m.payload, Commit))
+    world.drop(lambda m: True)
+    lie = padded(world)
+    assert len(lie.payload) > new_view_bytes(world.cluster.genesis, 1)
+    world.crash("r3")
+    for name in ("r0", "r1", "r2"):
+        world.give(name, world.request(1, b"waits", "other"))
+    # Nothing of the primary's comes through until the others have left.
+    while not world.said("r2", ViewChange):
+        world.tick()
+        world.drop(lambda m: "r0" in (m.sender, m.receiver))
+        world.deliver()
+    assert "certificate" in world.refuse("r1", lie)
+    assert world.said("r1", NewView) == []
+    world.run(4)
+    (message,) = world.said("r1", NewView)
+    assert [signed.signer for signed in message.view_changes] == ["r1", "r0", "r2"]
+    (sent, *_) = (m.envelope.signed for m in world.sent if isinstance(m.payload, NewView))
+    assert len(sent.payload) <= new_view_bytes(world.cluster.genesis, world.cluster.genesis.window)
+    assert set(world.executed().values()) == {2}
+    world.crash("r1")
+    world.start("r1")
+    assert (world.core("r1").view, world.core("r1").executed) == (1, 2)
+    check_safety(world, ("r0", "r1", "r2"))
