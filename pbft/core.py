@@ -193,6 +193,13 @@ class Timers(msgspec.Struct):
     is_null_waiting: bool = False
 
 
+class AskedAgain(msgspec.Struct):
+    """What one client asked again in the turn under way: which numbers, and what that cost."""
+
+    numbers: set[int] = set()
+    cost_bytes: int = 0
+
+
 class Transfer(msgspec.Struct):
     """A state transfer under way: to which checkpoint, its leaves once known, the parts so far."""
 
@@ -274,6 +281,7 @@ class Core:
         self.executed_at_tick = 0  # state_transfer: what was executed at the last STATUS
         self.output = Output()
         self.replies: dict[str, list[Reply]] = {}
+        self.asked_again: dict[str, AskedAgain] = {}  # normal_case, by client, of this turn
         self._sign = sign
 
     # --- where this replica stands --------------------------------------------------------------

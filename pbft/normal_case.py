@@ -13,7 +13,7 @@ from pbft.codec import (
     digest_of,
     encode_batch,
 )
-from pbft.core import Core
+from pbft.core import AskedAgain, Core
 from pbft.log import (
     NULL_BATCH,
     RECOVER_NUMBER,
@@ -45,6 +45,12 @@ from pbft.ports import (
     SavedPrepared,
 )
 
+# What may be looked up for one client in one turn. All that ask anew get their answers, a few
+# hundred verdicts in each turn; who sends requests of others again holds up no vote for long.
+AGAIN_BYTES_MAX = 1024 * 1024
+# A look into the ledger and a signature count as so many bytes, whatever comes of it.
+LOOK_UP_BYTES = 1024
+
 
 def on_request(core: Core, message: Request, signed: Signed) -> Refusal | None:
     """A client's REQUEST (4.1).
@@ -66,6 +72,15 @@ def on_request(core: Core, message: Request, signed: Signed) -> Refusal | None:
 
 
 def _answer_again(core: Core, message: Request, signed: Signed) -> Refusal | None:
+    """Answer an executed number: once in a turn, for anybody may send a request without end.
+
+    Within the client's window the kept answer is always given. What has to be looked up is bounded
+    per client and turn: a client that asks for more asks for the rest again.
+    """
+    again = core.asked_again.setdefault(message.client, AskedAgain())
+    if message.timestamp in again.numbers:
+        return None
+    again.numbers.add(message.timestamp)
     digest = digest_of(signed.payload)
     kept = core.clients.result(message.client, message.timestamp)
     if kept is not None:
@@ -81,11 +96,16 @@ def _answer_again(core: Core, message: Request, signed: Signed) -> Refusal | Non
         )
         if kept.request_digest != digest:
             return None
+    if again.cost_bytes >= AGAIN_BYTES_MAX:
+        return Refusal("more was asked again than is looked up at once: ask again later")
+    again.cost_bytes += LOOK_UP_BYTES
     if _is_answer_unsaved(core, kept):
         return Refusal("the answer may be in what is not saved yet: ask again")
     announcement = core.application.recall(message, digest)
     if isinstance(announcement, Refusal):
         return announcement if kept is None else None
+    if announcement is not None:
+        again.cost_bytes += len(announcement.result)
     if announcement is not None and (kept is None or _follows(announcement, kept)):
         core.announce(announcement)
     elif kept is None:

@@ -358,6 +358,7 @@ class Replica:
                 for chunk in _chunks(replies):
                     core.send(client, core.sign(Replies(chunk, core.index)))
             core.replies = {}
+        core.asked_again = {}
         output = core.output
         output.deadline = timers.deadline(core)
         core.output = Output()

@@ -397,4 +397,18 @@ FURTHER_MUTANTS: tuple[Mutant, ...] = (
         new="            return SENT_BACK\n            # as the primary we would be",
         test="tests/pbft/test_nobody_waits_for_ever.py",
     ),
+    Mutant(
+        name="95 each copy of an executed request is answered",
+        file=_NORMAL,
+        old="    again.numbers.add(message.timestamp)\n",
+        new="",
+        test="tests/pbft/test_bounds.py",
+    ),
+    Mutant(
+        name="95b what is looked up in one turn has no bound",
+        file=_NORMAL,
+        old="    if again.cost_bytes >= AGAIN_BYTES_MAX:\n",
+        new="    if False:\n",
+        test="tests/pbft/test_bounds.py",
+    ),
 )

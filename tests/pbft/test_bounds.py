@@ -1,0 +1,106 @@
+"""What a faulty member can make a replica do, by sending things without end, is bounded."""
+
+from collections.abc import Sequence
+
+import pytest
+
+from pbft import normal_case
+from pbft.codec import decode_message
+from pbft.messages import Envelope, Replies, Request, Signed
+from pbft.ports import Announcement, Output
+from tests.pbft.world import Journal, World
+
+STATEMENT = bytes(5000)
+
+
+class Recalling(Journal):
+    """Has a long second answer to every request, and counts how often it is looked up."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.looked_up = 0
+
+    def recall(self, request: Request, request_digest: bytes) -> Announcement:
+        self.looked_up += 1
+        return Announcement(
+            request.client, request.timestamp, request_digest, "decided", b"", STATEMENT
+        )
+
+
+def having_executed(last: int, client_window: int) -> tuple[World, list[Recalling]]:
+    """A world in which numbers up to `last` are executed, and its applications."""
+    made: list[Recalling] = []
+
+    def application(name: str) -> Journal:
+        made.append(Recalling())
+        return made[-1]
+
+    world = World(client_window=client_window, application=application)
+    for timestamp in range(1, last + 1):
+        world.ask(timestamp, b"%d" % timestamp)
+        world.deliver()
+    return world, made
+
+
+def receive(world: World, name: str, requests: Sequence[Signed]) -> Output:
+    """One turn with all of these."""
+    return world.replicas[name].receive([Envelope(signed) for signed in requests], world.now)
+
+
+def answers(output: Output) -> list[tuple[int, str]]:
+    found = [decode_message(send.envelope.signed.payload) for send in output.messages]
+    return [(r.timestamp, r.kind) for m in found if isinstance(m, Replies) for r in m.replies]
+
+
+# --- requests that were executed ----------------------------------------------------------------
+
+
+def test_a_request_that_comes_many_times_in_one_turn_is_answered_once() -> None:
+    world, made = having_executed(3, client_window=2)
+    looked_up = made[1].looked_up
+    output = receive(world, "r1", [world.request(1, b"1"), world.request(3, b"3")] * 1000)
+    assert answers(output) == [(1, "decided"), (3, "done"), (3, "decided")]
+    assert made[1].looked_up == looked_up + 2
+    assert output.notices == []
+    output = receive(world, "r1", [world.request(1, b"1")])
+    assert answers(output) == [(1, "decided")]
+
+
+def test_a_forged_copy_keeps_no_answer_from_its_client() -> None:
+    world, _ = having_executed(1, client_window=2)
+    true = world.request(1, b"1")
+    forged = Signed(true.signer, true.payload, bytes(64))
+    assert answers(receive(world, "r1", [forged, true])) == [(1, "done"), (1, "decided")]
+
+
+def test_what_is_looked_up_for_one_client_in_one_turn_is_bounded(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Kept answers are always given, others' turns are their own, and the rest comes in turn."""
+    monkeypatch.setattr(normal_case, "AGAIN_BYTES_MAX", 30_000)
+    world, made = having_executed(40, client_window=4)
+    world.ask(1, b"", "other")
+    world.deliver()
+    looked_up = made[1].looked_up
+    unanswered = list(range(1, 41))
+    requests = {timestamp: world.request(timestamp, b"%d" % timestamp) for timestamp in unanswered}
+    other = world.request(1, b"", "other")
+    output = receive(world, "r1", [*requests.values(), other])
+    decided = [timestamp for timestamp, kind in answers(output) if kind == "decided"]
+    done = [timestamp for timestamp, kind in answers(output) if kind == "done"]
+    assert decided == [1, 2, 3, 4, 5, 1]
+    assert done == [37, 38, 39, 40, 1]
+    assert made[1].looked_up == looked_up + 6
+    reasons = [str(notice.details["reason"]) for notice in output.notices]
+    assert len(reasons) == 35
+    assert set(reasons) == {
+        "more was asked again than is looked up at once: ask again later",
+    }
+    turns = 0
+    while unanswered:
+        output = receive(world, "r1", [requests[timestamp] for timestamp in unanswered])
+        for timestamp, kind in answers(output):
+            if kind == "decided":
+                unanswered.remove(timestamp)
+        turns += 1
+    assert turns == 8
