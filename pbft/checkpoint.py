@@ -36,6 +36,7 @@ def take(core: Core, sequence: int) -> None:
     parts = state_parts(core)
     digest = state_digest(parts)
     core.snapshots[sequence] = (digest, parts)
+    core.leaves.pop(sequence, None)
     if core.nonce:
         return  # we lost what we said: no word of ours counts until we vote again
     if core.checkpoint_votes.vote_of(sequence, core.index) is not None:
@@ -136,6 +137,7 @@ def adopt_stable(core: Core, certificate: StableCertificate, parts: dict[str, by
         core.is_diverged = False  # it was wrong before, and is right by now
     core.stable = certificate
     core.stable_parts = parts
+    core.leaves = {}
     core.log.forget_up_to(core.kept_above)
     own_later = core.checkpoint_votes.own_above(core.index, sequence)
     core.checkpoint_votes.forget_up_to(sequence)

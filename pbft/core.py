@@ -266,6 +266,8 @@ class Core:
         self.checkpoint_votes = CheckpointVotes(cluster.quorums, kept)  # checkpoint
         # checkpoint: number -> (state digest, parts), until a checkpoint at or above is stable
         self.snapshots: dict[int, tuple[bytes, dict[str, bytes]]] = {}
+        # state_transfer: the leaves of those states that a peer asked for; emptied by checkpoint
+        self.leaves: dict[int, tuple[tuple[str, bytes], ...]] = {}
         self.status_due = 0.0  # catch_up
         # catch_up: the furthest that each peer said: ((view, has entered it), executed)
         self.peer_places: dict[int, tuple[tuple[int, bool], int]] = {}

@@ -7,7 +7,7 @@ after the other is asked, and what does not fit is asked for again.
 
 from collections.abc import Callable
 
-from pbft.certificates import leaves_digest
+from pbft.certificates import leaves_digest, state_leaves
 from pbft.codec import digest_of
 from pbft.core import Core, Transfer
 from pbft.messages import FetchState, Signed, StateLeaves, StateParts
@@ -79,7 +79,9 @@ def on_fetch_state(core: Core, message: FetchState, signed: Signed, now: float) 
     if not core.may_send_more(message.replica, now):
         return Refusal("more was asked for than is sent again at once")
     if not message.names:
-        leaves = tuple((name, digest_of(parts[name])) for name in sorted(parts))
+        leaves = core.leaves.get(sequence)
+        if leaves is None:  # hashing the whole state costs far more than what is charged for
+            leaves = core.leaves[sequence] = state_leaves(parts)
         core.send(signed.signer, core.sign(StateLeaves(sequence, leaves, core.index)))
         core.note_sent(message.replica, LEAF_BYTES * len(leaves), now)
         return None

@@ -411,4 +411,11 @@ FURTHER_MUTANTS: tuple[Mutant, ...] = (
         new="    if False:\n",
         test="tests/pbft/test_bounds.py",
     ),
+    Mutant(
+        name="95c the leaves of states that are gone are kept",
+        file=_CHECKPOINT,
+        old="    core.leaves = {}\n",
+        new="",
+        test="tests/pbft/test_bounds.py",
+    ),
 )

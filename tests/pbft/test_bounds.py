@@ -4,9 +4,10 @@ from collections.abc import Sequence
 
 import pytest
 
-from pbft import normal_case
-from pbft.codec import decode_message
-from pbft.messages import Envelope, Replies, Request, Signed
+from pbft import certificates, normal_case, state_transfer
+from pbft.certificates import state_leaves
+from pbft.codec import decode_message, digest_of
+from pbft.messages import Envelope, FetchState, Replies, Request, Signed, StateLeaves
 from pbft.ports import Announcement, Output
 from tests.pbft.world import Journal, World
 
@@ -104,3 +105,36 @@ def test_what_is_looked_up_for_one_client_in_one_turn_is_bounded(
                 unanswered.remove(timestamp)
         turns += 1
     assert turns == 8
+
+
+# --- the leaves of a state ----------------------------------------------------------------------
+
+
+def test_a_state_is_hashed_once_however_often_its_leaves_are_asked_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Also where the next one has taken its place."""
+    hashed: list[bytes] = []
+
+    def counted(data: bytes) -> bytes:
+        hashed.append(data)
+        return digest_of(data)
+
+    world = World(checkpoint_interval=2, window=4)
+    for stable in (2, 4):
+        for timestamp in (stable - 1, stable):
+            world.ask(timestamp, b"%d" % timestamp)
+            world.deliver()
+        core = world.core("r0")
+        assert core.low == stable
+        leaves = StateLeaves(stable, state_leaves(core.stable_parts), 0)
+        asked = world.sign("r3", FetchState(stable, (), 3))
+        with monkeypatch.context() as patch:
+            for module in (certificates, state_transfer):
+                patch.setattr(module, "digest_of", counted)
+            outputs = [world.give("r0", asked) for _ in range(20)]
+        for output in outputs:
+            assert decode_message(output.messages[0].envelope.signed.payload) == leaves
+        assert len(hashed) == len(core.stable_parts)
+        assert set(core.leaves) == {stable}
+        hashed.clear()
