@@ -23,15 +23,22 @@ def send_status(core: Core, now: float) -> None:
             core.broadcast(core.sign(FetchBody(slot.sequence, digest, core.index)))
 
 
-def greet(core: Core, peer: str) -> None:
-    """Say to one peer where we stand, on connect; what it says first is answered at once."""
+def greet(core: Core, peer: str, now: float) -> None:
+    """Say to one peer where we stand, on connect; what it says first is answered at once.
+
+    That at most twice per status_seconds: who dials again and again gets no more than others.
+    """
     index = core.cluster.replica_index(peer)
-    if index is not None:
+    if index is None:
+        return
+    greeted_at = core.greeted_at.get(index)
+    if greeted_at is None or now - greeted_at >= core.settings.status_seconds / 2:
+        core.greeted_at[index] = now
         core.peer_places.pop(index, None)
         core.answered_at.pop(index, None)
         core.view_sent.pop(index, None)
         core.checkpoints_sent.pop(index, None)
-        core.send(peer, _own_status(core))
+    core.send(peer, _own_status(core))
 
 
 def _own_status(core: Core) -> Signed:
@@ -47,8 +54,8 @@ def on_status(core: Core, message: Status, signed: Signed, now: float) -> Refusa
     execute, and our own words about open ones.
     It comes over the peer's own link, or the shell drops it (`authentication.is_relayed`). What the
     peer said once may come again all the same, so only something higher than ever counts as
-    progress, and all of it is re-sent to a peer at most twice per status_seconds, slots bounded in
-    bytes.
+    progress, and all of it is re-sent to a peer at most twice per status_seconds and once more on a
+    new link (`greet`), slots bounded in bytes.
     """
     if refusal := core.authenticator.check(signed, message):
         return refusal

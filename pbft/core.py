@@ -271,6 +271,8 @@ class Core:
         self.status_due = 0.0  # catch_up
         # catch_up: the furthest that each peer said: ((view, has entered it), executed)
         self.peer_places: dict[int, tuple[tuple[int, bool], int]] = {}
+        # catch_up: when what each peer was sent was last forgotten for a new link of its
+        self.greeted_at: dict[int, float] = {}
         self.answered_at: dict[int, float] = {}  # catch_up: when each peer was last re-sent slots
         # catch_up: per peer, which view it was last sent the proof of, and when
         self.view_sent: dict[int, tuple[tuple[int, bool], float]] = {}

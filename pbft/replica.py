@@ -88,7 +88,7 @@ class Replica:
 
     def greet(self, peer: str, now: float) -> Output:
         """A link to that peer was made: say where we stand."""
-        catch_up.greet(self.core, peer)
+        catch_up.greet(self.core, peer, now)
         return self._finish(now)
 
     def restore(self, records: Sequence[Record], bodies: dict[bytes, bytes]) -> Output:

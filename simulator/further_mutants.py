@@ -418,4 +418,11 @@ FURTHER_MUTANTS: tuple[Mutant, ...] = (
         new="",
         test="tests/pbft/test_bounds.py",
     ),
+    Mutant(
+        name="96 each new link is sent everything again",
+        file=_CATCH_UP,
+        old="        core.greeted_at[index] = now\n",
+        new="",
+        test="tests/pbft/test_bounds.py",
+    ),
 )

@@ -7,7 +7,18 @@ import pytest
 from pbft import certificates, normal_case, state_transfer
 from pbft.certificates import state_leaves
 from pbft.codec import decode_message, digest_of
-from pbft.messages import Envelope, FetchState, Replies, Request, Signed, StateLeaves
+from pbft.core import Settings
+from pbft.messages import (
+    Checkpoint,
+    Commit,
+    Envelope,
+    FetchState,
+    Replies,
+    Request,
+    Signed,
+    StateLeaves,
+    Status,
+)
 from pbft.ports import Announcement, Output
 from tests.pbft.world import Journal, World
 
@@ -138,3 +149,28 @@ def test_a_state_is_hashed_once_however_often_its_leaves_are_asked_for(
         assert len(hashed) == len(core.stable_parts)
         assert set(core.leaves) == {stable}
         hashed.clear()
+
+
+# --- links that are made again ------------------------------------------------------------------
+
+
+def test_a_peer_that_dials_again_and_again_is_sent_no_more_for_it() -> None:
+    """Slots and checkpoints, twice per `status_seconds`."""
+    world = World(checkpoint_interval=2, window=8, settings=Settings(status_seconds=1.0))
+    for timestamp in (1, 2, 3, 4):
+        world.ask(timestamp, b"%d" % timestamp)
+        world.deliver()
+    assert world.core("r0").low == 4
+    said = world.sign("r3", Status(0, True, 0, 2, 3))
+    sent: list[tuple[float, type]] = []
+    for step in range(100):
+        world.now = 10.0 + step / 100
+        world.replicas["r0"].greet("r3", world.now)
+        for send in world.give("r0", said).messages:
+            if send.to == "r3":
+                message = decode_message(send.envelope.signed.payload)
+                if isinstance(message, Checkpoint | Commit):
+                    sent.append((world.now, type(message)))
+    times = sorted({now for now, _ in sent})
+    assert times == pytest.approx([10.0, 10.5])
+    assert {kind for _, kind in sent} == {Checkpoint, Commit}
