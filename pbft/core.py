@@ -279,6 +279,7 @@ class Core:
         # catch_up: per peer, of what (stable checkpoint, words above) it was last sent, and when
         self.checkpoints_sent: dict[int, tuple[tuple[int, int], float]] = {}
         self._spent: dict[int, tuple[float, int]] = {}  # per peer: since when, how many bytes
+        self._accused: dict[int, int] = {}  # per replica: how often it contradicted itself
         self.peer_status: dict[int, Status] = {}  # catch_up: each peer's last STATUS, for people
         self.timers = Timers(settings.view_change_seconds)  # timers
         self.transfer: Transfer | None = None  # state_transfer
@@ -365,9 +366,16 @@ class Core:
         self.output.records.append(SavedMessage(signed))
 
     def accuse(self, replica: int, first: Signed, second: Signed) -> None:
-        """Keep two messages of one replica that contradict each other; both are checked."""
+        """Keep two messages of one replica that contradict each other; both are checked.
+
+        Told the 1st, 2nd, 4th, 8th ... time: who lies in each message must not turn over the log.
+        """
         self.output.evidence.append(Evidence(replica, first, second))
-        self.tell("equivocation", replica=replica)
+        count = self._accused[replica] = self._accused.get(replica, 0) + 1
+        if count == 1:
+            self.tell("equivocation", replica=replica)
+        elif count.bit_count() == 1:
+            self.tell("equivocation", replica=replica, times=count)
 
     def reply(self, reply: Reply) -> None:
         """Answer a client at the end of this turn. Replicas read their own state instead."""

@@ -425,4 +425,11 @@ FURTHER_MUTANTS: tuple[Mutant, ...] = (
         new="",
         test="tests/pbft/test_bounds.py",
     ),
+    Mutant(
+        name="97 each contradiction is told",
+        file=_CORE,
+        old="        elif count.bit_count() == 1:\n",
+        new="        else:\n",
+        test="tests/pbft/test_bounds.py",
+    ),
 )

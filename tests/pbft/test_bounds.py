@@ -174,3 +174,22 @@ def test_a_peer_that_dials_again_and_again_is_sent_no_more_for_it() -> None:
     times = sorted({now for now, _ in sent})
     assert times == pytest.approx([10.0, 10.5])
     assert {kind for _, kind in sent} == {Checkpoint, Commit}
+
+
+# --- contradictions -----------------------------------------------------------------------------
+
+
+def test_who_contradicts_itself_in_each_message_makes_few_lines() -> None:
+    """The pairs are kept, as far as the shell has room; of the others one hears at once."""
+    world = World(checkpoint_interval=2, window=8)
+    words = [world.checkpoint(2, bytes([digest]) * 32, 2) for digest in (1, 2)]
+    for number in range(1, 101):
+        output = world.give("r1", words[number % 2])
+        assert len(output.evidence) == (number > 1)
+    for digest in (1, 2):
+        world.give("r1", world.commit(1, bytes([digest]) * 32, 3))
+    assert world.told("r1", "equivocation") == [
+        {"replica": 2},
+        *({"replica": 2, "times": 2**power} for power in range(1, 7)),
+        {"replica": 3},
+    ]
