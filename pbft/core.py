@@ -269,6 +269,17 @@ class Core:
         # state_transfer: the leaves of those states that a peer asked for; emptied by checkpoint
         self.leaves: dict[int, tuple[tuple[str, bytes], ...]] = {}
         self.status_due = 0.0  # catch_up
+        self._begin_with_peers()
+        self.timers = Timers(settings.view_change_seconds)  # timers
+        self.transfer: Transfer | None = None  # state_transfer
+        self.executed_at_tick = 0  # state_transfer: what was executed at the last STATUS
+        self.output = Output()
+        self.replies: dict[str, list[Reply]] = {}
+        self.asked_again: dict[str, AskedAgain] = {}  # normal_case, by client, of this turn
+        self._sign = sign
+
+    def _begin_with_peers(self) -> None:
+        """What is noted of each peer: nothing yet."""
         # catch_up: the furthest that each peer said: ((view, has entered it), executed)
         self.peer_places: dict[int, tuple[tuple[int, bool], int]] = {}
         # catch_up: when what each peer was sent was last forgotten for a new link of its
@@ -281,13 +292,6 @@ class Core:
         self._spent: dict[int, tuple[float, int]] = {}  # per peer: since when, how many bytes
         self._accused: dict[int, int] = {}  # per replica: how often it contradicted itself
         self.peer_status: dict[int, Status] = {}  # catch_up: each peer's last STATUS, for people
-        self.timers = Timers(settings.view_change_seconds)  # timers
-        self.transfer: Transfer | None = None  # state_transfer
-        self.executed_at_tick = 0  # state_transfer: what was executed at the last STATUS
-        self.output = Output()
-        self.replies: dict[str, list[Reply]] = {}
-        self.asked_again: dict[str, AskedAgain] = {}  # normal_case, by client, of this turn
-        self._sign = sign
 
     # --- where this replica stands --------------------------------------------------------------
 
