@@ -23,7 +23,7 @@ per request:
 - messages 8: the request to 4 replicas, 4 replies. A frame holds all that goes to one peer in a
   turn.
 
-The product writes twice per turn (SQLite's log, then its high-water mark) and once more for what
+The product writes each turn a second time (SQLite's log, without a flush) and saves once more what
 was executed; that is no part of the bound.
 """
 

@@ -36,7 +36,7 @@ from client.database import Database
 from client.wanted import WantedBuild
 from common.keys import SigningKey, load_signing_key, verify
 from common.version import VERSION
-from node.store import DATABASE_NAME, MARK_NAME, Store
+from node.store import DATABASE_NAME, REDO_NAME, Store
 from pbft.authentication import sign_message
 from pbft.certificates import state_digest
 from pbft.checkpoint import state_parts
@@ -232,7 +232,7 @@ def _copy(house: Network, source: str, name: str) -> None:
     """The same for another replica: all but its name and its own requests is equal."""
     directory = house.data_directory(name)
     directory.mkdir(parents=True, exist_ok=True)
-    for file in (DATABASE_NAME, MARK_NAME):
+    for file in (DATABASE_NAME, REDO_NAME):
         shutil.copyfile(house.data_directory(source) / file, directory / file)
         (directory / file).chmod(0o600)
     with sqlite3.connect(directory / DATABASE_NAME) as database:

@@ -148,7 +148,8 @@ class LedgerTable:
         """Append what execution gave.
 
         An entry that is here already is the same, or it and those after it came from a state
-        that was found to be wrong and was replaced: then they go.
+        that was found to be wrong and was replaced: then they go. Raises ValueError where entries
+        are missing before it: only what has rotted leads to that.
         """
         end, _ = self.end()
         if entry.index <= end:
@@ -156,7 +157,8 @@ class LedgerTable:
                 return
             _log.warning("ledger entry %d was wrong, and is replaced", entry.index)
             self.cut(entry.index)
-        assert self.end()[0] + 1 == entry.index, "entries are saved in order"
+        if self.end()[0] + 1 != entry.index:
+            raise ValueError(f"ledger entry {entry.index} does not follow the last one")
         self._insert(entry)
 
     def save_position(self, index: int, head: bytes, proved: tuple[int, bytes]) -> None:

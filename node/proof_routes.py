@@ -63,7 +63,7 @@ class ProofRoutes:
 
     def _own_ballot(self, build: bytes, opened: int) -> Ballot | None:
         """The ballot of this replica that was ordered."""
-        for ballot_opened, replica, signed in self._store.ballots(build):
+        for ballot_opened, replica, signed in self._store.ballots.of(build):
             if replica == self._name and ballot_opened == opened:
                 operation = decode_operation(decode_request(signed).operation)
                 assert isinstance(operation, CastBallot), "what the store keeps as a ballot"

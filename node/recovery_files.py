@@ -9,7 +9,7 @@ import shutil
 from pathlib import Path
 
 from node import folders
-from node.store import DATABASE_NAME, MARK_NAME
+from node.store import DATABASE_NAME, REDO_NAME
 
 MARKER_NAME = "recovery-begun"
 # What is left of the store that was damaged last, for study.
@@ -30,7 +30,7 @@ def begin(directory: Path) -> Path:
     if first_time and kept.exists():
         shutil.rmtree(kept)
     kept.mkdir(exist_ok=True)
-    for file in [*sorted(directory.glob(f"{DATABASE_NAME}*")), directory / MARK_NAME]:
+    for file in [*sorted(directory.glob(f"{DATABASE_NAME}*")), directory / REDO_NAME]:
         if not file.exists():
             continue
         if first_time or not (kept / file.name).exists():

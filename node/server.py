@@ -388,7 +388,7 @@ class NodeServer:
     async def _build(self, request: web.Request) -> web.Response:
         """The newest opening of a build: this replica's state of it, everybody's signed ballots."""
         build = bytes.fromhex(request.match_info["build"])
-        ballots = self._store.ballots(build)
+        ballots = self._store.ballots.of(build)
         is_open = self._application.open_builds().get(build)
         opened = is_open.opened if is_open else max((b[0] for b in ballots), default=None)
         if opened is None:

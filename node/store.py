@@ -1,14 +1,13 @@
 """What a replica must not forget, in SQLite: records, bodies, its own requests; ledger, evidence.
 
-The rule: `save` returns when everything is on disk (synchronous=FULL, then the high-water mark),
-and only then may anything be sent. Records form a hash chain. When the database is opened, a
-torn tail above the mark is cut; damage at or below it means that this replica may have forgotten
-what it said, and is an error that names the file. A disk that is full or gives errors is not
-damage: nothing is given up for it.
+The rule: `save` returns when everything is on disk, twice in the redo log or flushed in SQLite, and
+only then may anything be sent. Records form a hash chain. When the files are opened, what SQLite
+lost is done again from the redo log, and a torn tail above its end is cut; damage at or below it
+means that this replica may have forgotten what it said, and is an error that names the file. A
+disk that is full or gives errors is not damage: nothing is given up for it.
 """
 
 import contextlib
-import hashlib
 import logging
 import sqlite3
 from collections.abc import Iterator, Sequence
@@ -21,46 +20,41 @@ from ci.ledger import genesis_head
 from ci.ledger_gap import LedgerGap, LedgerPage
 from ci.parts import ledger_position
 from node import folders
-from node.evidence_table import EVIDENCE_SCHEMA, EvidenceTable
-from node.high_water_mark import HighWaterMark, MarkFile
-from node.ledger_table import LEDGER_SCHEMA, LedgerTable
+from node.ballot_table import BallotTable, ExecutedBallot
+from node.evidence_table import EvidenceTable
+from node.ledger_table import LedgerTable
 from node.ledger_walk import LedgerWalk, WalkStep
 from node.own_request_table import (
     OWN_REQUEST_INDEX,
-    OWN_REQUEST_SCHEMA,
     Aside,
     OwnRequestTable,
     aside_of,
 )
+from node.record_chain import (
+    NO_CHAIN,
+    BrokenChain,
+    ChainedRecord,
+    WrongChain,
+    decode_record,
+    encode_record,
+    follow,
+    next_chain,
+)
+from node.redo_log import RedoEntry, RedoLog
 from node.store_damage import (
     Doubt,
     StoreDamaged,
-    StoreNotOurs,
     StoreUnusable,
     damaged,
     is_trouble_of_the_disk,
 )
+from node.store_schema import SCHEMA, check_owner, is_empty, make_tables
 from node.structure import StoreFile, check_all, check_at_start, check_schema, is_unreadable
 from node.transaction import transaction
-from pbft.codec import MalformedMessage, decode_signed, encode_signed
-from pbft.messages import Signed
-from pbft.ports import (
-    Base,
-    Evidence,
-    Executed,
-    Record,
-    SavedBody,
-    SavedEntry,
-    SavedMessage,
-    SavedPrepared,
-    SavedRecovery,
-)
+from pbft.ports import Base, Evidence, Record, SavedBody, SavedEntry
 
-# 2: prepared certificates, COMMITs with what they decided, evidence, gaps in the ledger.
-FORMAT_VERSION = 2
 DATABASE_NAME = "replica.sqlite3"
-MARK_NAME = "high-water-mark"
-NO_CHAIN = bytes(32)
+REDO_NAME = "redo-log"
 # Free pages beyond as many as are used and these (4 MiB) go back to the disk, some at each base:
 # the next window wants most of them again, so not all, and not so many that the replica stalls.
 SPARE_PAGES = 1024
@@ -68,30 +62,25 @@ RETURNED_PAGES_MAX = 2048
 # SQLite's write-ahead log is cut to this size when it begins anew.
 LOG_BYTES_KEPT = 16 * 1024 * 1024
 
-_SCHEMA = f"""
-{LEDGER_SCHEMA}
-{EVIDENCE_SCHEMA}
-{OWN_REQUEST_SCHEMA}
-CREATE TABLE meta (name TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
-CREATE TABLE records (position INTEGER PRIMARY KEY, body BLOB NOT NULL, chain BLOB NOT NULL);
-CREATE TABLE bodies (digest BLOB PRIMARY KEY, sequence INTEGER NOT NULL, body BLOB NOT NULL);
-CREATE INDEX bodies_by_sequence ON bodies (sequence);
-CREATE TABLE ballots (
-  build BLOB NOT NULL, opened INTEGER NOT NULL, replica TEXT NOT NULL, signed BLOB NOT NULL,
-  PRIMARY KEY (build, opened, replica)
-) WITHOUT ROWID;
-"""
-
 _BODIES = "SELECT digest, body FROM bodies WHERE typeof(digest) || typeof(body) = 'blobblob'"
 
 # What is read of the ledger at once, when it is checked.
 CHECKED_ENTRIES = 1000
 CHECKED_BYTES = 8 * 1024 * 1024
 
-_ChainedRecord = SavedMessage | SavedPrepared | SavedRecovery | Executed | Base | Aside
-_record_encoder = msgspec.msgpack.Encoder()
-_record_decoder: msgspec.msgpack.Decoder[_ChainedRecord] = msgspec.msgpack.Decoder(_ChainedRecord)
 _log = logging.getLogger(__name__)
+
+
+class _Saved(msgspec.Struct, frozen=True, array_like=True):
+    """What one `save` was given, as the redo log keeps it."""
+
+    records: tuple[Record, ...]
+    ballots: tuple[ExecutedBallot, ...]
+    evidence: tuple[Evidence, ...]
+
+
+_saved_encoder = msgspec.msgpack.Encoder()
+_saved_decoder = msgspec.msgpack.Decoder(_Saved)
 
 
 class StoreInUse(Exception):
@@ -99,7 +88,7 @@ class StoreInUse(Exception):
 
 
 class SaveFailed(Exception):
-    """Nothing of this save is on disk (disk full, input/output error); it may be tried again."""
+    """The disk refuses (full, input/output error): nothing is promised, and it may be repeated."""
 
 
 class Store:
@@ -112,22 +101,30 @@ class Store:
         OSError.
         """
         folders.make(directory)
-        # What `save` was given last is committed, the mark after it is not on disk yet.
+        # What `save` was given last is committed, but `mark` did not succeed yet.
         self._is_committed = False
+        # The last save that SQLite has and need not have on disk.
+        self._unmarked: RedoEntry | None = None
+        self._is_flushing: bool | None = None
+        # What SQLite shows need not be what a power cut leaves: a commit was refused, of which
+        # something is on disk, or a process was killed. The next flushed commit settles it.
+        self._is_doubtful = True
         # Where the chain will end once the open transaction is committed.
         self._next = (0, NO_CHAIN)
         self._genesis_head = genesis_head(cluster_id)
         self.path = directory / DATABASE_NAME
         try:
-            self._mark_file = MarkFile.open(directory / MARK_NAME, is_exclusive=True)
+            self._redo = RedoLog.open(directory / REDO_NAME)
         except BlockingIOError as error:
             raise StoreInUse(f"{directory} is in use by another process") from error
+        except OSError as error:
+            raise StoreUnusable(f"{directory / REDO_NAME}: {error}") from error
         self.doubt = Doubt(self.path)
         self._file: StoreFile | None = None
         try:
             self._database = sqlite3.connect(self.path, isolation_level=None)
         except sqlite3.OperationalError as error:
-            self._mark_file.close()
+            self._redo.close()
             raise StoreUnusable(f"{self.path}: {error}") from error
         try:
             self._open_database(cluster_id, replica)
@@ -143,7 +140,7 @@ class Store:
             self._database.execute("PRAGMA auto_vacuum = INCREMENTAL")
             self._database.execute("PRAGMA journal_mode = WAL")
             self._database.execute(f"PRAGMA journal_size_limit = {LOG_BYTES_KEPT}")
-            self._database.execute("PRAGMA synchronous = FULL")
+            self._flush_commits(True)
             self._check_owner(cluster_id, replica)
             is_thorough = self.doubt.is_noted
             self._check_structure(is_thorough)
@@ -156,10 +153,12 @@ class Store:
             self.ledger = LedgerTable(self._database, cluster_id, self.doubt)
             with transaction(self._database):
                 self._check_ledger(is_thorough)
+            self.ballots = BallotTable(self._database, self.doubt)
             self.evidence = EvidenceTable(self._database)
+            self._do_again()
             if is_thorough:
                 self.doubt.settle()
-        except OSError as error:
+        except (OSError, SaveFailed) as error:
             raise StoreUnusable(f"{self.path}: {error}") from error
         except (sqlite3.DatabaseError, ValueError, TypeError) as error:
             # What has rotted may be of another type.
@@ -181,34 +180,16 @@ class Store:
         with self.doubt.reading():
             return dict(self._database.execute(_BODIES))
 
-    def ballots(self, build: bytes) -> list[tuple[int, str, Signed]]:
-        """(opening sequence number, replica, signed request) of all ballots on that build."""
-        with self.doubt.reading():
-            rows = self._database.execute(
-                "SELECT opened, replica, signed FROM ballots WHERE build = ?"
-                " ORDER BY opened, replica",
-                (build,),
-            ).fetchall()
-        found = []
-        for opened, replica, signed in rows:
-            try:
-                found.append((opened, replica, decode_signed(signed)))
-            except (MalformedMessage, TypeError):
-                # Its signature would tell: nobody counts it.
-                _log.error("a ballot of %s on build %s is damaged", replica, build.hex()[:12])
-        return found
-
     # --- writing --------------------------------------------------------------------------------
 
     def save(
         self,
         records: Sequence[Record],
-        ballots: Sequence[tuple[bytes, int, str, Signed]],
+        ballots: Sequence[ExecutedBallot],
         evidence: Sequence[Evidence] = (),
     ) -> None:
-        """Put what one turn gave on disk, in one transaction, then the mark.
+        """Put what one turn gave on disk, all of it or nothing. ballots: those executed in it.
 
-        ballots: (build, opening sequence number, replica, signed request) executed in this turn.
         Raises SaveFailed: then nothing may be sent, and the next call must bear the same
         arguments.
         """
@@ -219,24 +200,47 @@ class Store:
         self._is_committed = False
 
     def mark(self) -> None:
-        """Put the mark on disk where it is not at the last record. Raises SaveFailed."""
-        mark = self._mark_file.mark
-        if mark is not None and mark.position == self._position:
+        """Let the redo log reach the last record, where it does not. Raises SaveFailed."""
+        if self._redo.position == self._position:
             return
+        entry = self._unmarked
+        if entry is None or entry.ends != self._position:
+            # Only commits that are not flushed leave an entry: SQLite has the others on disk.
+            if self._is_doubtful:
+                with self._own_transaction():
+                    self._insert(Aside())
+            entry = RedoEntry(self._position, self._position, self._chain)
         try:
-            self._mark_file.write(HighWaterMark(self._position, self._chain))
+            self._redo.append(entry)
         except OSError as error:
-            raise SaveFailed(f"{self.path.with_name(MARK_NAME)}: {error}") from error
+            raise SaveFailed(f"{self.path.with_name(REDO_NAME)}: {error}") from error
 
     def _commit(
         self,
         records: Sequence[Record],
-        ballots: Sequence[tuple[bytes, int, str, Signed]],
+        ballots: Sequence[ExecutedBallot],
         evidence: Sequence[Evidence],
     ) -> None:
+        """In SQLite, on disk there only if the redo log does not take it."""
         if not records and not ballots and not evidence:
             return
-        with self._own_transaction() as database:
+        begins, content = self._position, b""
+        if self._redo.position == begins and self._redo.takes(0) and not self._is_doubtful:
+            content = _saved_encoder.encode(_Saved(tuple(records), tuple(ballots), tuple(evidence)))
+        is_redone = bool(content) and self._redo.takes(len(content))
+        self._apply(records, ballots, evidence, is_flushed=not is_redone)
+        if is_redone:
+            self._unmarked = RedoEntry(begins, self._position, self._chain, content)
+
+    def _apply(
+        self,
+        records: Sequence[Record],
+        ballots: Sequence[ExecutedBallot],
+        evidence: Sequence[Evidence],
+        *,
+        is_flushed: bool,
+    ) -> None:
+        with self._own_transaction(is_flushed=is_flushed) as database:
             before = self._next
             for record in records:
                 if isinstance(record, SavedBody):
@@ -252,22 +256,19 @@ class Store:
             if self._next == before:
                 self._insert(Aside())
             if ballots:
-                database.executemany(
-                    "INSERT OR IGNORE INTO ballots VALUES (?, ?, ?, ?)",
-                    [(b, opened, name, encode_signed(s)) for b, opened, name, s in ballots],
-                )
+                self.ballots.save(ballots)
             if evidence:
                 self.evidence.save(evidence)
         self.evidence.saved(evidence)
 
-    def _insert(self, record: _ChainedRecord) -> None:
+    def _insert(self, record: ChainedRecord) -> None:
         position, chain = self._next
-        body = _record_encoder.encode(record)
+        body = encode_record(record)
         if isinstance(record, Base):
             self._begin_generation(record)
             chain = NO_CHAIN
         position += 1
-        chain = _next_chain(chain, position, body)
+        chain = next_chain(chain, position, body)
         self._database.execute("INSERT INTO records VALUES (?, ?, ?)", (position, body, chain))
         self._next = (position, chain)
         if isinstance(record, Base):
@@ -326,56 +327,65 @@ class Store:
             if self._file is not None:
                 self._file.close()
                 self._file = None
-            self._mark_file.close()
+            self._redo.close()
 
     # --- inside ---------------------------------------------------------------------------------
 
+    def _flush_commits(self, is_flushed: bool) -> None:
+        """Whether the commits to come, and all before them, are on disk when they return."""
+        if is_flushed != self._is_flushing:
+            self._database.execute(f"PRAGMA synchronous = {'FULL' if is_flushed else 'NORMAL'}")
+            self._is_flushing = is_flushed
+
     @contextlib.contextmanager
-    def _own_transaction(self) -> Iterator[sqlite3.Connection]:
+    def _own_transaction(self, *, is_flushed: bool = True) -> Iterator[sqlite3.Connection]:
         """One transaction. Raises SaveFailed, and StoreDamaged where SQLite cannot go on."""
         self._next = (self._position, self._chain)
         try:
+            self._flush_commits(is_flushed)
             with transaction(self._database) as database:
                 yield database
         except sqlite3.DatabaseError as error:
+            self._is_doubtful = True
             if is_trouble_of_the_disk(error):
                 raise SaveFailed(f"{self.path}: {error}") from error
             raise self.doubt.note(f"it cannot be written ({error})") from error
         except StoreUnusable as error:
+            self._is_doubtful = True
             raise SaveFailed(str(error)) from error
+        if is_flushed and self._next[0] != self._position:
+            self._is_doubtful = False
         self._position, self._chain = self._next
 
-    def _check_owner(self, cluster_id: bytes, replica: str) -> None:
-        wanted = {"cluster": cluster_id, "replica": replica.encode()}
-        if self._database.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] == 0:
-            if self._mark_file.mark is not None:
-                raise self._damaged("it is empty, but the high-water mark beside it is not")
-            # In one transaction: a crash must not leave a store that belongs to nobody.
-            with transaction(self._database) as database:
-                for statement in _SCHEMA.split(";"):
-                    database.execute(statement)
-                database.execute(
-                    "INSERT INTO meta VALUES ('format', ?)", (str(FORMAT_VERSION).encode(),)
-                )
-                database.executemany("INSERT INTO meta VALUES (?, ?)", wanted.items())
-        meta = dict(self._database.execute("SELECT name, value FROM meta"))
-        version = int(meta.get("format", b"0"))
-        if version != FORMAT_VERSION:
-            raise StoreNotOurs(
-                f"{self.path}: format {version}, this version reads {FORMAT_VERSION} and carries"
-                " nothing over; use the version that wrote it, or begin a new cluster, all"
-                " replicas with a data_directory of their own"
-            )
-        for name, value in wanted.items():
-            if meta.get(name) != value:
-                raise StoreNotOurs(
-                    f"{self.path}: it belongs to another {name}; a changed cluster.yml or key is"
-                    " a new cluster: give it a data_directory of its own"
-                )
+    def _do_again(self) -> None:
+        """What the redo log has and SQLite lost. Raises StoreDamaged, SaveFailed."""
+        lost = [entry for entry in self._redo.entries if entry.ends > self._position]
+        for entry in lost:
+            if entry.begins != self._position or not entry.content:
+                break
+            saved = _saved_decoder.decode(entry.content)
+            self._apply(saved.records, saved.ballots, saved.evidence, is_flushed=False)
+            if (self._position, self._chain) != (entry.ends, entry.chain):
+                raise self._damaged(f"record {self._position} is not what the redo log says")
+        if self._redo.is_broken:
+            raise self._damaged(f"an entry of {REDO_NAME} is not what was saved")
+        if self._position < self._redo.position:
+            marked = self._redo.position
+            raise self._damaged(f"its records end at {self._position}, but {marked} were saved")
+        if lost:
+            _log.warning("%s: the last %d saves are done again", self.path, len(lost))
 
-    def _chained(self) -> list[_ChainedRecord]:
+    def _check_owner(self, cluster_id: bytes, replica: str) -> None:
+        owner = {"cluster": cluster_id, "replica": replica.encode()}
+        if is_empty(self._database):
+            if self._redo.end is not None:
+                raise self._damaged(f"it is empty, but {REDO_NAME} beside it is not")
+            make_tables(self._database, owner)
+        check_owner(self._database, self.path, owner)
+
+    def _chained(self) -> list[ChainedRecord]:
         rows = self._database.execute("SELECT body FROM records ORDER BY position")
-        return [_record_decoder.decode(body) for (body,) in rows]
+        return [decode_record(body) for (body,) in rows]
 
     def _check_structure(self, is_thorough: bool) -> None:
         """Else a broken page would show only when it is used, with the replica at work.
@@ -383,7 +393,7 @@ class Store:
         Of what grows with the history, `node.scrub` looks at the rest while the replica works.
         """
         self._file = StoreFile(self.path)
-        problem = check_schema(self._database, _SCHEMA, OWN_REQUEST_INDEX)
+        problem = check_schema(self._database, SCHEMA, OWN_REQUEST_INDEX)
         if problem is None and is_thorough:
             problem = check_all(self._database)
         elif problem is None:
@@ -423,32 +433,19 @@ class Store:
         What is above the mark was told to nobody. But if it begins with a base, all that was said
         before is in it alone: then it cannot be done without.
         """
-        mark = self._mark_file.mark
-        marked = mark.position if mark else 0
-        position, chain = 0, NO_CHAIN
-        first: int | None = None
         rows = self._database.execute("SELECT position, body, chain FROM records ORDER BY position")
-        for row_position, body, row_chain in rows.fetchall():
-            if first is None:
-                first = row_position
-                position = row_position - 1
-            is_next = row_position == position + 1
-            if not is_next or _next_chain(chain, row_position, body) != row_chain:
-                if mark is None or row_position <= marked or first > marked:
-                    raise self._damaged(f"record {row_position} is not what was saved")
-                return self._cut_above(mark)
-            position, chain = row_position, row_chain
-            if mark is not None and position == marked and chain != mark.chain:
-                raise self._damaged(f"record {position} is not what the high-water mark says")
-        if position < marked:
-            raise self._damaged(f"its records end at {position}, but {marked} were saved")
-        return position, chain
-
-    def _cut_above(self, mark: HighWaterMark) -> tuple[int, bytes]:
-        """Drop the transactions above the mark; what is the last position and digest then."""
-        _log.warning("%s: records after %d are torn, and are dropped", self.path, mark.position)
-        self._database.execute("DELETE FROM records WHERE position > ?", (mark.position,))
-        return mark.position, mark.chain
+        end = self._redo.end
+        marked = None if end is None else (end.ends, end.chain)
+        try:
+            return follow(rows.fetchall(), marked)
+        except WrongChain as error:
+            raise self._damaged(str(error)) from error
+        except BrokenChain as error:
+            if marked is None or error.position <= marked[0] or error.first > marked[0]:
+                raise self._damaged(str(error)) from error
+            _log.warning("%s: records after %d are torn, and are dropped", self.path, marked[0])
+            self._database.execute("DELETE FROM records WHERE position > ?", (marked[0],))
+            return marked
 
     def _begin_generation(self, base: Base) -> None:
         """Forget what is older than this base, after comparing the ledger with what it says."""
@@ -467,14 +464,10 @@ class Store:
         row = self._database.execute(
             "SELECT body FROM records ORDER BY position LIMIT 1"
         ).fetchone()
-        record = _record_decoder.decode(row[0]) if row else None
+        record = decode_record(row[0]) if row else None
         if isinstance(record, Base):
             return ledger_position(record.parts)
         return 0, self._genesis_head
 
     def _damaged(self, what: str) -> StoreDamaged:
         return damaged(self.path, what)
-
-
-def _next_chain(chain: bytes, position: int, body: bytes) -> bytes:
-    return hashlib.sha256(chain + position.to_bytes(8, "big") + body).digest()

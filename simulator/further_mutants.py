@@ -432,4 +432,18 @@ FURTHER_MUTANTS: tuple[Mutant, ...] = (
         new="        else:\n",
         test="tests/pbft/test_bounds.py",
     ),
+    Mutant(
+        name="100 a refused commit may come back before what was saved in its place",
+        file="node/store.py",
+        old=" and not self._is_doubtful:",
+        new=":",
+        test="tests/node/test_store_refusals.py",
+    ),
+    Mutant(
+        name="101 an entry of another generation is one of this one",
+        file="node/redo_log.py",
+        old="    if secret is not None and head[8:24] != secret:\n        return None\n",
+        new="",
+        test="tests/node/test_redo_log.py",
+    ),
 )

@@ -243,8 +243,8 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     Mutant(
         name="24d the store ignores a torn tail",
-        file="node/store.py",
-        old="if not is_next or _next_chain(chain, row_position, body) != row_chain:",
+        file="node/record_chain.py",
+        old="if not is_next or next_chain(chain, row_position, body) != row_chain:",
         new="if not is_next:",
         test="tests/node/test_store.py",
     ),

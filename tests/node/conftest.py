@@ -29,6 +29,7 @@ from common.config import NodeConfig, RepositoryEntry
 from node.checkout import Checkout
 from node.docker_engine import CLUSTER_LABEL
 from node.executor import BuildOrder, Executor
+from node.redo_log import PAGE_BYTES
 from scripts.base_image import ensure_example_image
 
 WITHOUT_DOCKER = "PBFT_CI_WITHOUT_DOCKER"
@@ -38,6 +39,15 @@ PATIENCE_SECONDS = 30.0
 WORKSPACE_BYTES = 2**20
 
 _numbers = itertools.count(1)
+
+
+@pytest.fixture(scope="module")
+def small_redo_log() -> Iterator[None]:
+    """So small that a short run goes through its areas several times."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("node.redo_log.AREA_BYTES", 16 * PAGE_BYTES)
+        patch.setattr("node.redo_log.CONTENT_BYTES_MAX", 2 * PAGE_BYTES)
+        yield
 
 
 @pytest.fixture(scope="session")

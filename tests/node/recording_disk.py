@@ -1,4 +1,4 @@
-"""Records what SQLite and the mark file do to the disk, and lets the disk refuse.
+"""Records what SQLite and the redo log do to the disk, and lets the disk refuse.
 
 The recorder is a VFS in front of SQLite's own (https://www.sqlite.org/vfs.html), made with
 ctypes and registered as the default in the very library that Python's sqlite3 uses: the code
@@ -388,7 +388,7 @@ class RecordingVfs:
 
 
 class RecordingOs:
-    """The `os` of node.high_water_mark, in front of the real one."""
+    """The `os` of node.redo_log, in front of the real one."""
 
     def __init__(self, recorder: Recorder) -> None:
         self._recorder = recorder
@@ -444,7 +444,7 @@ def recording(folder: Path) -> Iterator[Recorder]:
     vfs.register()
     try:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("node.high_water_mark.os", RecordingOs(recorder))
+            patch.setattr("node.redo_log.os", RecordingOs(recorder))
             yield recorder
     finally:
         vfs.recorder = None

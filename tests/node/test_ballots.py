@@ -44,7 +44,7 @@ async def test_every_replica_builds_and_casts_one_ballot(house: House) -> None:
     await _closed(house)
     for name in NAMES:
         assert len(house.executors[name].asked) == 1
-        ballots = house.stores[name].ballots(house.executors[name].asked[0].build)
+        ballots = house.stores[name].ballots.of(house.executors[name].asked[0].build)
         assert [replica for _, replica, _ in ballots] == list(NAMES)
     assert len({a.ledger_head for a in house.applications.values()}) == 1
 
@@ -157,7 +157,7 @@ async def test_a_ballot_whose_number_was_used_before_is_cast_under_another(house
     build = house.executors["node2"].asked[0].build
     assert len(house.executors["node2"].asked) == 1
     assert store.own_requests.last_timestamp() == 6
-    ballot = [signed for _, replica, signed in store.ballots(build) if replica == "node2"]
+    ballot = [signed for _, replica, signed in store.ballots.of(build) if replica == "node2"]
     assert [decode_request(signed).timestamp for signed in ballot] == [6]
     await wait_until(lambda: store.own_requests.pending() == [], "nothing to send again")
 

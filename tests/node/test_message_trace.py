@@ -68,7 +68,7 @@ async def test_a_build_is_its_request_its_ballots_and_their_phases(tmp_path: Pat
         entry = decode_entry(store.ledger.entries(1, 1)[0].body)
         assert isinstance(entry, VerdictEntry)
         build = bytes.fromhex(entry.build)
-        await wait_until(lambda: len(store.ballots(build)) == 4, "all ballots")
+        await wait_until(lambda: len(store.ballots.of(build)) == 4, "all ballots")
         trace = house.runtimes["node1"].trace.of_build(build)
         assert trace is not None
         kinds = {row.kind for row in trace.messages}

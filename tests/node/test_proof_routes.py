@@ -71,7 +71,7 @@ async def test_provenance_is_this_replicas_own_word(house: House, client: Client
         if isinstance(body := decode_entry(entry.body), VerdictEntry)
     )
     build = bytes.fromhex(verdict.build)
-    await wait_until(lambda: "node1" in {b[1] for b in store.ballots(build)}, "node1's ballot")
+    await wait_until(lambda: "node1" in {b[1] for b in store.ballots.of(build)}, "node1's ballot")
     data = store.ledger.find_statement(build)
     assert data is not None
     statement = parse_statement(data)

@@ -6,9 +6,9 @@ import pytest
 
 from node import recovery_files
 from node.recovery_files import DAMAGED_NAME
-from node.store import DATABASE_NAME, MARK_NAME
+from node.store import DATABASE_NAME, REDO_NAME
 
-NAMES = (DATABASE_NAME, f"{DATABASE_NAME}-wal", MARK_NAME)
+NAMES = (DATABASE_NAME, f"{DATABASE_NAME}-wal", REDO_NAME)
 
 
 def _write(folder: Path, text: str) -> None:

@@ -141,7 +141,7 @@ def _check_what_is_served(store: Store, told: str) -> None:
     for index in range(1, COUNT + 1):
         assert store.ledger.find_statement(_build(index)) in (None, _statement(index)), told
         # Who counts a ballot reads build and opening in what is signed, not in the row.
-        for _, _, signed in store.ballots(_build(index)):
+        for _, _, signed in store.ballots.of(_build(index)):
             is_signed = hashlib.sha512(signed.payload).digest() == signed.signature
             assert signed == _signed(index) or not is_signed, told
 
@@ -319,7 +319,7 @@ async def test_whoever_meets_a_broken_page_ends_the_node(
     store = Store(folder, CLUSTER, "node0")
     task = Scrub(store).start()
     with pytest.raises(StoreDamaged):
-        store.ballots(_build(4))
+        store.ballots.of(_build(4))
     with pytest.raises(StoreDamaged, match="cannot be read"):
         await task
     store.close()

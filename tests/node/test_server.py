@@ -173,7 +173,7 @@ async def test_ballots_of_a_build_come_with_their_signatures(client: Client, hou
     house.submit()
     await wait_until(lambda: house.verdicts("node0") == 1, "the verdict")
     build = house.executors["node0"].asked[0].build
-    await wait_until(lambda: len(house.stores["node0"].ballots(build)) == 4, "four ballots")
+    await wait_until(lambda: len(house.stores["node0"].ballots.of(build)) == 4, "four ballots")
     answer = await (await client.get(f"/builds/{build.hex()}")).json()
     assert [ballot["replica"] for ballot in answer["ballots"]] == list(NAMES)
     assert answer["decided"] is True

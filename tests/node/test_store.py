@@ -1,13 +1,15 @@
 """The store gives back what it saved, cuts a torn tail, and refuses damage by name."""
 
 import sqlite3
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
 from ci.ballots import OwnRequest
 from ci.ledger import genesis_head
-from node.store import DATABASE_NAME, MARK_NAME, SaveFailed, Store
+from node.redo_log import CONTENT_BYTES_MAX
+from node.store import DATABASE_NAME, REDO_NAME, SaveFailed, Store
 from node.store_damage import StoreDamaged
 from pbft.codec import digest_of
 from pbft.messages import PreparedCertificate, Signed
@@ -68,7 +70,7 @@ def test_bodies_and_ballots_come_back(tmp_path: Path) -> None:
     store.close()
     store = _open(tmp_path)
     assert store.bodies() == {digest_of(body): body}
-    assert store.ballots(bytes(32)) == [(7, "node1", _signed(1))]
+    assert store.ballots.of(bytes(32)) == [(7, "node1", _signed(1))]
 
 
 def test_a_base_forgets_what_is_older_but_not_the_ledger(tmp_path: Path) -> None:
@@ -128,11 +130,11 @@ def test_a_base_above_the_mark_is_not_cut_into(tmp_path: Path) -> None:
     """What was said before it is in its own transaction alone: without a part of that, damage."""
     store = _open(tmp_path)
     store.save([_message(1), _message(2)], [])
-    mark = (tmp_path / MARK_NAME).read_bytes()
+    mark = (tmp_path / REDO_NAME).read_bytes()
     base = Base(8, 4, (), ledger_parts(0, genesis_head(CLUSTER)))
     store.save([base, _message(3), _message(4)], [])
     store.close()
-    (tmp_path / MARK_NAME).write_bytes(mark)  # killed between commit and mark
+    (tmp_path / REDO_NAME).write_bytes(mark)  # killed between commit and mark
     _damage(tmp_path, "UPDATE records SET body = zeroblob(8) WHERE position = 5")
     with pytest.raises(StoreDamaged, match="record 5 is not what was saved"):
         _open(tmp_path)
@@ -141,10 +143,10 @@ def test_a_base_above_the_mark_is_not_cut_into(tmp_path: Path) -> None:
 def test_half_of_a_torn_transaction_is_not_kept(tmp_path: Path) -> None:
     store = _open(tmp_path)
     store.save([_message(1)], [])
-    mark = (tmp_path / MARK_NAME).read_bytes()
+    mark = (tmp_path / REDO_NAME).read_bytes()
     store.save([_message(2), _message(3), _message(4)], [])
     store.close()
-    (tmp_path / MARK_NAME).write_bytes(mark)
+    (tmp_path / REDO_NAME).write_bytes(mark)
     _damage(tmp_path, "UPDATE records SET body = zeroblob(8) WHERE position = 3")
     store = _open(tmp_path)
     assert store.records() == [_message(1)]
@@ -159,7 +161,7 @@ def test_without_a_mark_nothing_is_cut(tmp_path: Path) -> None:
     store.save([_message(1)], [])
     store.save([_message(2)], [])
     store.close()
-    (tmp_path / MARK_NAME).unlink()
+    (tmp_path / REDO_NAME).unlink()
     _damage(tmp_path, "UPDATE records SET body = zeroblob(8) WHERE position = 2")
     with pytest.raises(StoreDamaged, match="record 2"):
         _open(tmp_path)
@@ -168,17 +170,16 @@ def test_without_a_mark_nothing_is_cut(tmp_path: Path) -> None:
 def test_what_was_committed_but_not_marked_is_kept(tmp_path: Path) -> None:
     store = _open(tmp_path)
     store.save([_message(1)], [])
-    mark = (tmp_path / MARK_NAME).read_bytes()
+    mark = (tmp_path / REDO_NAME).read_bytes()
     store.save([_message(2)], [])
     store.close()
-    (tmp_path / MARK_NAME).write_bytes(mark)  # killed between commit and mark
+    (tmp_path / REDO_NAME).write_bytes(mark)  # killed between commit and mark
     assert _open(tmp_path).records() == [_message(1), _message(2)]
 
 
 @pytest.mark.parametrize(
     "statement",
     [
-        "DELETE FROM records WHERE position = 3",
         "DELETE FROM records WHERE position = 2",
         "DELETE FROM records",
         "UPDATE records SET body = zeroblob(8) WHERE position = 2",
@@ -196,6 +197,63 @@ def test_damage_below_the_mark_is_an_error_that_names_the_file(
     _damage(tmp_path, statement)
     with pytest.raises(StoreDamaged, match=DATABASE_NAME):
         _open(tmp_path)
+
+
+@pytest.mark.parametrize("first", [2, 3, 7])
+def test_saves_that_sqlite_lost_are_done_again(tmp_path: Path, first: int) -> None:
+    """Of the records below, all since the start are in the redo log but for the first save."""
+    body = b"body"
+    store = _open(tmp_path)
+    store.save([_message(1)], [])
+    for number in range(2, 8):
+        store.save([SavedBody(number, digest_of(body), body), _message(number)], [])
+    store.close()
+    _damage(tmp_path, f"DELETE FROM records WHERE position >= {first}")
+    _damage(tmp_path, "DELETE FROM bodies")
+    store = _open(tmp_path)
+    assert store.records() == [_message(number) for number in range(1, 8)]
+    assert store.bodies() == {digest_of(body): body}
+    store.save([_message(8)], [])
+    store.close()
+    assert _open(tmp_path).records() == [_message(number) for number in range(1, 9)]
+
+
+def test_a_last_record_under_another_number_is_damage(tmp_path: Path) -> None:
+    """It is missing where it was, whatever stands behind."""
+    store = _open(tmp_path)
+    store.save([_message(1)], [])
+    store.save([_message(2)], [])
+    store.close()
+    _damage(tmp_path, "UPDATE records SET position = 66 WHERE position = 2")
+    with pytest.raises(StoreDamaged, match="record 2 is not what was saved"):
+        _open(tmp_path)
+
+
+def test_what_is_larger_than_the_redo_log_takes_is_flushed_in_sqlite(tmp_path: Path) -> None:
+    store = _open(tmp_path)
+    store.save([_message(1)], [])
+    body = bytes(CONTENT_BYTES_MAX)
+    store.save([SavedBody(1, digest_of(body), body), _message(2)], [])
+    store.save([_message(3)], [])
+    store.close()
+    _damage(tmp_path, "DELETE FROM records WHERE position = 3")
+    _open(tmp_path).close()
+    _damage(tmp_path, "DELETE FROM records WHERE position >= 2")
+    with pytest.raises(StoreDamaged, match="records end at 1, but 3 were saved"):
+        _open(tmp_path)
+
+
+def test_a_redo_log_that_gives_other_records_is_damage(tmp_path: Path) -> None:
+    """Of this replica, but of another database."""
+    for folder, text in (("one", b"a"), ("other", b"b")):
+        store = _open(tmp_path / folder)
+        store.save([SavedMessage(Signed("node0", text, bytes(64)))], [])
+        store.save([_message(2)], [])
+        store.close()
+    (tmp_path / "one" / REDO_NAME).write_bytes((tmp_path / "other" / REDO_NAME).read_bytes())
+    _damage(tmp_path / "one", "DELETE FROM records WHERE position = 2")
+    with pytest.raises(StoreDamaged, match="record 2 is not what the redo log says"):
+        _open(tmp_path / "one")
 
 
 def test_a_lost_database_beside_its_mark_is_damage(tmp_path: Path) -> None:
@@ -228,21 +286,28 @@ def test_a_file_of_nonsense_is_damage_or_harmless(tmp_path: Path, offset: int) -
 
 
 def test_a_truncated_write_ahead_log_is_never_taken_for_everything(tmp_path: Path) -> None:
-    """What was saved and then lost is noticed, at whatever byte the log was cut."""
+    """What was saved and then lost is done again or noticed, at whatever byte the log was cut."""
     store = _open(tmp_path)
     for number in range(1, 6):
         store.save([_message(number)], [])
-    names = [DATABASE_NAME, DATABASE_NAME + "-wal", MARK_NAME]
+    names = [DATABASE_NAME, DATABASE_NAME + "-wal", REDO_NAME]
     copies = {name: (tmp_path / name).read_bytes() for name in names}
     store.close()
     whole = copies[DATABASE_NAME + "-wal"]
+    outcomes: Counter[str] = Counter()
     for length in range(0, len(whole), max(1, len(whole) // 40)):
         folder = tmp_path / f"cut-{length}"
         folder.mkdir()
         for name, data in copies.items():
             (folder / name).write_bytes(data[:length] if name.endswith("-wal") else data)
-        with pytest.raises(StoreDamaged):
-            _open(folder)
+        try:
+            records = _open(folder).records()
+        except StoreDamaged:
+            outcomes["noticed"] += 1
+        else:
+            outcomes["done again"] += 1
+            assert records == [_message(number) for number in range(1, 6)]
+    assert set(outcomes) == {"noticed", "done again"}
 
 
 def test_another_cluster_or_replica_is_refused(tmp_path: Path) -> None:
@@ -369,7 +434,7 @@ def test_a_mark_that_fails_is_repeated_without_saving_twice(
         def no_space(*_: object) -> int:
             raise OSError(28, "No space left on device")
 
-        patch.setattr("node.high_water_mark.os.pwrite", no_space)
+        patch.setattr("node.redo_log.os.pwrite", no_space)
         with pytest.raises(SaveFailed):
             store.save([_message(1)], [])
     store.save([_message(1)], [])

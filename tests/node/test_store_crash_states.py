@@ -16,7 +16,7 @@ from ci.application import BuildApplication
 from common.keys import verify
 from node.ledger_walk import LedgerWalk
 from node.runtime import Runtime
-from node.store import DATABASE_NAME, MARK_NAME, Store
+from node.store import DATABASE_NAME, REDO_NAME, Store
 from node.store_damage import StoreDamaged
 from node.structure import check_all
 from pbft.authentication import Authenticator
@@ -31,9 +31,11 @@ from tests.thoroughness import times
 
 SEED = 20261121
 
+pytestmark = pytest.mark.usefixtures("small_redo_log")
+
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Workload, House]:
+def run(tmp_path_factory: pytest.TempPathFactory, small_redo_log: None) -> tuple[Workload, House]:
     """One recorded run for all tests."""
     return record_replica(tmp_path_factory.mktemp("recorded"))
 
@@ -144,7 +146,7 @@ def test_the_recorded_run_does_all_that_a_store_is_for(run: tuple[Workload, Hous
     assert len(last["ledger"]) >= 62
     assert any(contents["gaps"] for contents in workload.promised)
     files = {getattr(operation, "file", None) for operation in workload.operations}
-    assert {DATABASE_NAME, f"{DATABASE_NAME}-wal", MARK_NAME} <= files
+    assert {DATABASE_NAME, f"{DATABASE_NAME}-wal", REDO_NAME} <= files
 
 
 # --- bits rot ---------------------------------------------------------------------------------

@@ -13,18 +13,20 @@ import pytest
 
 from ci.ballots import OwnRequest
 from ci.operations import Append
-from node.store import SaveFailed, Store
+from node.store import DATABASE_NAME, SaveFailed, Store
 from node.store_damage import StoreUnusable
 from pbft.codec import decode_message, digest_of
 from pbft.core import Settings
 from pbft.messages import Commit, Envelope, Prepare, PrePrepare, Signed
 from pbft.ports import Base, Evidence, SavedBody, SavedEntry, SavedMessage
 from tests.node.chains import chain_of, ledger_parts
-from tests.node.crash_states import crash_states
+from tests.node.crash_states import crash_states, final_state
 from tests.node.house import NAMES, FunctionLinks, House
-from tests.node.recording_disk import recording
+from tests.node.recording_disk import Synced, recording
 from tests.node.store_workload import Contents, Watch, Workload, contents_of
 from tests.waiting import wait_until
+
+pytestmark = pytest.mark.usefixtures("small_redo_log")
 
 CLUSTER = bytes(range(32))
 ENTRIES = chain_of(CLUSTER, 6)
@@ -131,6 +133,42 @@ def _check_refusals(tmp_path: Path, error_number: int, count: int, every: int) -
             store.close()
             states += 1
     assert states > 20
+
+
+def test_what_was_refused_does_not_come_back_before_what_was_saved_then(tmp_path: Path) -> None:
+    """A refused commit may be on disk, and what came in its place in memory only."""
+    wal = f"{DATABASE_NAME}-wal"
+    own, later = _own(1), _save(SavedMessage(_signed(3)))
+    refused = 0
+    for first in range(20):
+        folder = tmp_path / f"{first}"
+        with recording(folder) as recorder:
+            store = Store(folder, CLUSTER, "node0")
+            _save(SavedMessage(_signed(1)))(store)
+            _save(SavedMessage(_signed(2)))(store)
+            recorder.fail(first, 1, errno.EIO)
+            try:
+                own(store)
+            except SaveFailed:
+                refused += 1
+            recorder.fail(0, 0, errno.EIO)
+            cut = len(recorder.operations)
+            later(store)
+            records = store.records()
+            operations = list(recorder.operations)
+            store.close()
+        synced = max(n for n, o in enumerate(operations) if o == Synced(wal))
+        kept = [
+            operation
+            for number, operation in enumerate(operations)
+            if number < max(cut, synced) or getattr(operation, "file", None) != wal
+        ]
+        left = tmp_path / f"{first}-left"
+        final_state(kept).write(left)
+        store = Store(left, CLUSTER, "node0")
+        assert store.records() == records
+        store.close()
+    assert refused > 2
 
 
 @pytest.mark.parametrize("error_number", [errno.ENOSPC, errno.EIO])

@@ -5,8 +5,6 @@ from collections.abc import Callable, Mapping
 import msgspec
 import pytest
 
-import pytest
-
 from pbft.core import Recovery, ReplicaStatus, Settings
 from pbft.genesis import new_view_bytes
 from pbft.log import RECOVER_NUMBER

@@ -13,7 +13,6 @@ from pbft.replica import Replica
 from simulator.checkers import Checkers
 from simulator.liveness import Liveness
 from simulator.process import Process
-from simulator.word_checker import WordChecker
 
 Revert = Callable[[pytest.MonkeyPatch], None]
 
@@ -75,9 +74,6 @@ REVERTS: dict[str, Revert] = {
     ),
     "who forgot that it has recovered finds out": _rewrite(
         Replica, "expire", "recovery.finish(self.core)", "pass"
-    ),
-    "a CHECKPOINT may first be said in a VIEW-CHANGE": _rewrite(
-        WordChecker, "_check_view_message", "word.signer == process.name", "False"
     ),
     "a proposal that comes too early may cost a view": _rewrite(
         Liveness, "check", "2 * parameters.status_seconds <= parameters.view_change_seconds", "True"

@@ -5,7 +5,7 @@ import pytest
 from pbft.authentication import Authenticator, sign_message
 from pbft.codec import encode_message
 from pbft.genesis import Cluster
-from pbft.messages import Commit, Envelope, Replies, Status
+from pbft.messages import Commit, Envelope, Replies, Status, ViewChange
 from pbft.ports import Refusal, Send
 from simulator.floods import FLOODS
 from simulator.gateways import Workload
@@ -137,6 +137,24 @@ def test_a_vote_on_a_number_that_may_have_been_voted_on_before_a_loss_is_a_viola
     vote = process.replica.core.sign(Commit(9, number, bytes(32), 1))
     with pytest.raises(Violation, match="26 what was lost is noticed"):
         simulation.checkers.words.on_sent(process, Send(None, Envelope(vote)))
+
+
+def test_a_checkpoint_that_is_first_said_in_a_view_change_counts() -> None:
+    """Its replica was killed before it sent it by itself (seed 6022911)."""
+    simulation = world()
+    simulation.run()
+    process = simulation.processes["r1"]
+    assert process.replica is not None
+    core = process.replica.core
+    history = simulation.checkers.history
+    claim = (core.low, core.stable.digest)
+    history.checkpoints[claim] &= ~2
+    del history.said["Checkpoint", 1, 0, core.low]
+    prepared = tuple(s.prepared.certificate for s in core.log.above(core.low) if s.prepared)
+    signed = core.sign(ViewChange(99, core.low, core.stable.checkpoints, prepared, 1))
+    process.disk.saved_payloads[signed.payload] = None
+    simulation.checkers.words.on_sent(process, Send(None, Envelope(signed)))
+    assert history.checkpoints[claim] & 2
 
 
 def test_a_clock_that_jumps_by_hours_and_drifts_changes_views_at_most() -> None:
