@@ -1,7 +1,7 @@
 """The chain of a replica's records: each has the digest of all before it (node.store)."""
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import msgspec
 
@@ -44,12 +44,11 @@ def next_chain(chain: bytes, position: int, body: bytes) -> bytes:
 
 
 def follow(
-    rows: Iterable[tuple[int, bytes, bytes]], marked: tuple[int, bytes] | None
+    rows: Iterable[tuple[int, bytes, bytes]], marks: Mapping[int, bytes]
 ) -> tuple[int, bytes]:
     """The last position and the digest there, of rows (position, body, chain) in order.
 
-    marked: a position and the digest that is known to be right there, where that is reached.
-    Raises BrokenChain, WrongChain.
+    marks: by position, digests that are known to be right. Raises BrokenChain, WrongChain.
     """
     position, chain = 0, NO_CHAIN
     first: int | None = None
@@ -61,6 +60,6 @@ def follow(
         if not is_next or next_chain(chain, row_position, body) != row_chain:
             raise BrokenChain(first, position + 1)
         position, chain = row_position, row_chain
-        if marked is not None and position == marked[0] and chain != marked[1]:
+        if marks.get(position, chain) != chain:
             raise WrongChain(f"record {position} is not what the redo log says")
     return position, chain

@@ -114,6 +114,7 @@ class Store:
         self._genesis_head = genesis_head(cluster_id)
         self.path = directory / DATABASE_NAME
         try:
+            # Before SQLite, whose first flush of its log flushes the folder, too.
             self._redo = RedoLog.open(directory / REDO_NAME)
         except BlockingIOError as error:
             raise StoreInUse(f"{directory} is in use by another process") from error
@@ -200,7 +201,10 @@ class Store:
         self._is_committed = False
 
     def mark(self) -> None:
-        """Let the redo log reach the last record, where it does not. Raises SaveFailed."""
+        """Let the redo log reach the last record, where it does not.
+
+        Raises SaveFailed, and StoreDamaged where SQLite cannot go on.
+        """
         if self._redo.position == self._position:
             return
         entry = self._unmarked
@@ -334,6 +338,7 @@ class Store:
     def _flush_commits(self, is_flushed: bool) -> None:
         """Whether the commits to come, and all before them, are on disk when they return."""
         if is_flushed != self._is_flushing:
+            self._is_flushing = None  # until it is done
             self._database.execute(f"PRAGMA synchronous = {'FULL' if is_flushed else 'NORMAL'}")
             self._is_flushing = is_flushed
 
@@ -341,20 +346,20 @@ class Store:
     def _own_transaction(self, *, is_flushed: bool = True) -> Iterator[sqlite3.Connection]:
         """One transaction. Raises SaveFailed, and StoreDamaged where SQLite cannot go on."""
         self._next = (self._position, self._chain)
+        was_doubtful, self._is_doubtful = self._is_doubtful, True
         try:
             self._flush_commits(is_flushed)
             with transaction(self._database) as database:
                 yield database
         except sqlite3.DatabaseError as error:
-            self._is_doubtful = True
             if is_trouble_of_the_disk(error):
                 raise SaveFailed(f"{self.path}: {error}") from error
             raise self.doubt.note(f"it cannot be written ({error})") from error
         except StoreUnusable as error:
-            self._is_doubtful = True
             raise SaveFailed(str(error)) from error
-        if is_flushed and self._next[0] != self._position:
-            self._is_doubtful = False
+        # One that changed nothing overwrites nothing.
+        is_settled = is_flushed and self._next[0] != self._position
+        self._is_doubtful = was_doubtful and not is_settled
         self._position, self._chain = self._next
 
     def _do_again(self) -> None:
@@ -435,17 +440,16 @@ class Store:
         """
         rows = self._database.execute("SELECT position, body, chain FROM records ORDER BY position")
         end = self._redo.end
-        marked = None if end is None else (end.ends, end.chain)
         try:
-            return follow(rows.fetchall(), marked)
+            return follow(rows.fetchall(), {e.ends: e.chain for e in self._redo.entries})
         except WrongChain as error:
             raise self._damaged(str(error)) from error
         except BrokenChain as error:
-            if marked is None or error.position <= marked[0] or error.first > marked[0]:
+            if end is None or error.position <= end.ends or error.first > end.ends:
                 raise self._damaged(str(error)) from error
-            _log.warning("%s: records after %d are torn, and are dropped", self.path, marked[0])
-            self._database.execute("DELETE FROM records WHERE position > ?", (marked[0],))
-            return marked
+            _log.warning("%s: records after %d are torn, and are dropped", self.path, end.ends)
+            self._database.execute("DELETE FROM records WHERE position > ?", (end.ends,))
+            return end.ends, end.chain
 
     def _begin_generation(self, base: Base) -> None:
         """Forget what is older than this base, after comparing the ledger with what it says."""

@@ -218,6 +218,21 @@ def test_saves_that_sqlite_lost_are_done_again(tmp_path: Path, first: int) -> No
     assert _open(tmp_path).records() == [_message(number) for number in range(1, 9)]
 
 
+def test_a_database_of_another_history_is_damage_though_a_base_follows(tmp_path: Path) -> None:
+    """The chain begins anew with a base: what was before it is compared, too."""
+    base = Base(8, 4, (), ledger_parts(0, genesis_head(CLUSTER)))
+    for folder, text in (("one", b"a"), ("other", b"b")):
+        store = _open(tmp_path / folder)
+        store.save([_message(1)], [])
+        store.save([SavedMessage(Signed("node0", text, bytes(64)))], [])
+        if folder == "other":
+            store.save([base], [])
+        store.close()
+    (tmp_path / "one" / REDO_NAME).write_bytes((tmp_path / "other" / REDO_NAME).read_bytes())
+    with pytest.raises(StoreDamaged, match="record 2 is not what the redo log says"):
+        _open(tmp_path / "one")
+
+
 def test_a_last_record_under_another_number_is_damage(tmp_path: Path) -> None:
     """It is missing where it was, whatever stands behind."""
     store = _open(tmp_path)
@@ -252,7 +267,7 @@ def test_a_redo_log_that_gives_other_records_is_damage(tmp_path: Path) -> None:
         store.close()
     (tmp_path / "one" / REDO_NAME).write_bytes((tmp_path / "other" / REDO_NAME).read_bytes())
     _damage(tmp_path / "one", "DELETE FROM records WHERE position = 2")
-    with pytest.raises(StoreDamaged, match="record 2 is not what the redo log says"):
+    with pytest.raises(StoreDamaged, match="record 1 is not what the redo log says"):
         _open(tmp_path / "one")
 
 
