@@ -175,7 +175,10 @@ class Links:
         )
         self._handshakes += 1
         try:
-            await websocket.prepare(request)
+            try:
+                await websocket.prepare(request)
+            except OSError:  # a time-out of the system's own, too: it cannot even be closed
+                return websocket
             async with asyncio.timeout(HANDSHAKE_SECONDS):
                 peer = await self._accept(websocket)
         except ConnectionError:

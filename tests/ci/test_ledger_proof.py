@@ -60,7 +60,7 @@ def test_fewer_than_2f_plus_1_prove_nothing(world: World, proof: LedgerProof) ->
     two = proof.checkpoints[:2]
     assert "too few" in reason(msgspec.structs.replace(proof, checkpoints=two), world)
     again = (*two, two[0])
-    assert "too few" in reason(msgspec.structs.replace(proof, checkpoints=again), world)
+    assert "twice" in reason(msgspec.structs.replace(proof, checkpoints=again), world)
     assert reason(msgspec.structs.replace(proof, checkpoints=()), world)
 
 

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Callable
 import aiohttp
 import pytest
 from aiohttp import web
+from aiohttp.test_utils import make_mocked_request
 
 from common.address import Address
 from common.keys import SigningKey
@@ -250,6 +251,21 @@ async def test_a_fault_with_what_is_sent_ends_that_link_alone(
     assert taking.received[-1][1] == _envelope(2)
     assert "ZeroDivisionError" in caplog.text
     await client.links.close()
+
+
+async def test_who_is_gone_before_the_link_is_made_leaves_no_trace(
+    server: _Server, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The system says of a connection that it took too long, too."""
+    errors: list[OSError] = [ConnectionResetError(), TimeoutError(110, "Connection timed out")]
+
+    async def fail(*_: object) -> None:
+        raise errors.pop()
+
+    monkeypatch.setattr("common.link.web.WebSocketResponse.prepare", fail)
+    while errors:
+        await server.end.links.handle(make_mocked_request("GET", "/link"))
+    assert not caplog.records
 
 
 async def test_no_frame_is_read_while_there_is_no_room(server: _Server) -> None:

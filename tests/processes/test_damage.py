@@ -10,7 +10,8 @@ import pytest
 import yaml
 
 from common.config import NodeConfig, load_node_config
-from node.store import DATABASE_NAME
+from node.redo_log import RedoLog
+from node.store import DATABASE_NAME, REDO_NAME
 from scripts.free_ports import free_ports
 from tests.processes.network import Network, pipeline
 from tests.processes.programs import start
@@ -35,12 +36,19 @@ def flip_a_byte_of_a_record(folder: Path) -> None:
     file.write_bytes(data)
 
 
-def lose_the_last_records(folder: Path) -> None:
-    """What SQLite itself does, without a word, where its write-ahead log has a flipped bit."""
+def lose_the_records(folder: Path) -> None:
+    """More than the redo log still has."""
     with contextlib.closing(sqlite3.connect(folder / DATABASE_NAME)) as database, database:
-        database.execute(
-            "DELETE FROM records WHERE position > (SELECT max(position) - 3 FROM records)"
-        )
+        database.execute("DELETE FROM records")
+
+
+def lose_the_last_saves(folder: Path) -> None:
+    """What a power cut takes of its log SQLite drops without a word."""
+    redo = RedoLog.open(folder / REDO_NAME)
+    redo.close()
+    left = [entry for entry in redo.entries if entry.content][-3].begins
+    with contextlib.closing(sqlite3.connect(folder / DATABASE_NAME)) as database, database:
+        database.execute("DELETE FROM records WHERE position > ?", (left,))
 
 
 def lose_the_database(folder: Path) -> None:
@@ -71,7 +79,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Network:
     "damage",
     [
         flip_a_byte_of_a_record,
-        lose_the_last_records,
+        lose_the_records,
         lose_the_database,
         nonsense,
         lose_a_ledger_entry,
@@ -96,12 +104,23 @@ def test_a_node_whose_disk_forgot_something_says_so_and_recovers(
     assert "restored: view 0, executed 0, " in again.errors
 
 
+def test_what_a_power_cut_took_from_sqlite_is_done_again(finished: Network, tmp_path: Path) -> None:
+    config = copy_of_node2(finished, tmp_path)
+    lose_the_last_saves(config.data_directory)
+    ended = start(*command(config), listen=config.listen)
+    assert ended.code is None, ended.errors
+    assert "the last 3 saves are done again" in ended.errors
+    assert "CRITICAL" not in ended.errors
+    assert "restored: view 0, executed " in ended.errors
+    assert "executed 0, " not in ended.errors
+
+
 def test_where_f_is_0_nobody_can_vouch_for_what_was_lost(tmp_path: Path) -> None:
     with Network(tmp_path, BRANCHES, replicas=1) as network:
         network.start()
         network.complete(network.post("green"), ballots=1)
         network.stop("node0")
-        lose_the_last_records(network.data_directory("node0"))
+        lose_the_records(network.data_directory("node0"))
         network.spawn("node0")
         assert network.processes["node0"].wait(20) == 1
         log = network.configuration.nodes[0].log_file.read_text()
@@ -109,7 +128,7 @@ def test_where_f_is_0_nobody_can_vouch_for_what_was_lost(tmp_path: Path) -> None
         del network.processes["node0"]
 
 
-@pytest.mark.parametrize("damage", [lose_the_last_records, lose_the_database])
+@pytest.mark.parametrize("damage", [lose_the_records, lose_the_database])
 def test_a_damaged_replica_votes_again_once_nothing_lost_can_matter(
     tmp_path: Path, damage: Callable[[Path], None]
 ) -> None:
