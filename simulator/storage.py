@@ -1,5 +1,7 @@
 """A simulated disk with the semantics of the node's store: transactions, a hash chain, a mark.
 
+The mark stands for the end that the node's redo log tells; that the redo log also does again what
+SQLite lost is not in here, so this disk loses more than the real one (tests/node has that).
 A transaction is written (volatile), then on disk, then marked; a crash in between loses it, tears
 it or keeps it. Rows form a hash chain; the high-water mark is kept apart. When the disk is opened,
 what is broken above the mark is cut, and what is broken or missing at or below it is damage: the
