@@ -121,14 +121,14 @@ def test_a_backup_that_falls_asleep_again_and_again_changes_nothing(
 ) -> None:
     """It wakes to requests that waited for longer than its timer, and blames nobody for it."""
     network = patient(make_network)
-    network.rewrite("node2", lambda settings: settings.update(view_change_seconds=0.5))
+    network.rewrite("node2", lambda settings: settings.update(view_change_seconds=1.0))
     network.start()
     with Load(network, "a") as load:
         load.wait_for_answers(10, GO_ON_SECONDS)
         began = time.monotonic()
-        for _ in range(12):
+        for _ in range(8):
             network.processes["node2"].send_signal(signal.SIGSTOP)
-            time.sleep(1.2)
+            time.sleep(1.5)
             network.processes["node2"].send_signal(signal.SIGCONT)
             load.wait_for_answers(20, GO_ON_SECONDS)
             network.wait_until(
