@@ -117,8 +117,9 @@ class BuildChecker:
         if isinstance(operation, CancelBuild):
             self._cancelled[operation.build] = None
         if isinstance(operation, SubmitBuild) and operation.needs_approval:
-            # where this joins a build that is open, no build has this key
-            self._approved[delivery.applied.subject, delivery.sequence] = False
+            # Where this joins a build that is open, no build has this key - or the one that was
+            # opened in the same batch, and may have been approved in it since.
+            self._approved.setdefault((delivery.applied.subject, delivery.sequence), False)
         if isinstance(operation, SubmitBuild):
             if delivery.applied.subject in self._asked:
                 self._marks.hit("a build is asked for by two clients or twice")

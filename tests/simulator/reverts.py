@@ -10,6 +10,7 @@ import pytest
 from pbft import catch_up, view_change
 from pbft.ports import Output
 from pbft.replica import Replica
+from simulator.build_checker import BuildChecker
 from simulator.checkers import Checkers
 from simulator.liveness import Liveness
 from simulator.process import Process
@@ -77,6 +78,12 @@ REVERTS: dict[str, Revert] = {
     ),
     "a proposal that comes too early may cost a view": _rewrite(
         Liveness, "check", "2 * parameters.status_seconds <= parameters.view_change_seconds", "True"
+    ),
+    "an approval counts for the rest of its batch": _rewrite(
+        BuildChecker,
+        "on_execution",
+        "self._approved.setdefault((delivery.applied.subject, delivery.sequence), False)",
+        "self._approved[delivery.applied.subject, delivery.sequence] = False",
     ),
     "a turn counts once it is on disk": _count_turns_before_they_are_saved,
 }
