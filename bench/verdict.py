@@ -10,6 +10,7 @@ import asyncio
 import secrets
 import time
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 
 from bench.bare_containers import BareContainers
 from bench.context import Context
@@ -25,7 +26,9 @@ NAME = "verdict"
 BRANCH = "master"
 WEBHOOKS = 40
 WEBHOOKS_QUICK = 3
-POLL_SECONDS = 0.002
+# The bench runs on the machine that it measures: looking more often would take from the product.
+POLL_SECONDS = 0.004
+MANY_POLL_SECONDS = 0.04
 VERDICT_SECONDS_MAX = 600.0
 QUIET_SECONDS_MAX = 120.0
 ONE_TARGET = Target(1.15)
@@ -125,13 +128,19 @@ async def _timed(work: Callable[[], Awaitable[None]], bare: BareContainers) -> f
 
 async def _builds(house: Network, count: int) -> float:
     """Seconds from so many webhooks at once to the last verdict; then all is quiet again."""
-    wanted = _verdicts(house) + count
+    results = house.configuration.client.results_file
+    size = _size(results)
     began = time.monotonic()
     builds = await asyncio.gather(*(house.post(BRANCH) for _ in range(count)))
-    while _verdicts(house) < wanted:
+    missing = count
+    while missing > 0:
         if time.monotonic() > began + VERDICT_SECONDS_MAX:
             raise BenchFailed(f"{count} builds: no verdicts within {VERDICT_SECONDS_MAX:g} s")
-        await asyncio.sleep(POLL_SECONDS)
+        await asyncio.sleep(POLL_SECONDS if missing == 1 else MANY_POLL_SECONDS)
+        if _size(results) > size:
+            added = results.read_bytes()[size:]
+            size += len(added)
+            missing -= added.count(b"\n")
     seconds = time.monotonic() - began
     for build in builds:
         outcome = (await house.build(build))["verdict"]["outcome"]
@@ -141,10 +150,9 @@ async def _builds(house: Network, count: int) -> float:
     return seconds
 
 
-def _verdicts(house: Network) -> int:
-    """How many verdicts the gateway has accepted: looked up without asking it for anything."""
-    file = house.configuration.client.results_file
-    return file.read_bytes().count(b"\n") if file.exists() else 0
+def _size(results: Path) -> int:
+    """Bytes of what the gateway has accepted: looked up without asking it for anything."""
+    return results.stat().st_size if results.exists() else 0
 
 
 async def _until_quiet(house: Network) -> None:
