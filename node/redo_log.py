@@ -13,8 +13,10 @@ are two areas with a generation of entries in each: the older one stays until th
 the newer one is safe.
 """
 
+import errno
 import fcntl
 import hashlib
+import logging
 import os
 from pathlib import Path
 from typing import Self
@@ -71,6 +73,7 @@ class _Frame(msgspec.Struct):
     size: int
 
 
+_log = logging.getLogger(__name__)
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(RedoEntry)
 
@@ -108,9 +111,7 @@ class RedoLog:
                 _write(descriptor, bytes(size - there), there)
             # A process that was killed may have written what was never flushed.
             os.fdatasync(descriptor)
-            data = os.pread(descriptor, size, 0)
-            if len(data) != size:
-                raise OSError(f"only {len(data)} of {size} bytes can be read")
+            data = _read_file(descriptor, size)
         except OSError:
             os.close(descriptor)
             raise
@@ -176,6 +177,36 @@ def _write(descriptor: int, data: bytes, offset: int) -> None:
     written = os.pwrite(descriptor, data, offset)
     if written != len(data):
         raise OSError(f"only {written} of {len(data)} bytes were written")
+
+
+def _read_file(descriptor: int, size: int) -> bytes:
+    """The whole file, with zeros for pages of one half that the disk cannot read.
+
+    Such a page is known to be damaged, where a torn one is not: so where both halves have some,
+    nobody takes an entry for torn that may have been acknowledged. Raises OSError then.
+    """
+    data = bytearray()
+    unreadable: list[int] = []
+    while len(data) < size:
+        # as far as it gets: a read that meets such a page ends before it
+        try:
+            read = os.pread(descriptor, size - len(data), len(data))
+        except OSError as error:
+            if error.errno != errno.EIO:
+                raise
+            read = b""
+        data += read
+        if len(data) < size and not read:
+            unreadable.append(len(data))
+            data += bytes(PAGE_BYTES - len(data) % PAGE_BYTES)
+    if len({offset * 2 // size for offset in unreadable}) > 1:
+        raise OSError(errno.EIO, "the disk cannot read pages of both copies of its entries")
+    if unreadable:
+        _log.error(
+            "the disk cannot read the redo log at %s: its other copy serves; look after the disk",
+            ", ".join(map(str, unreadable[:8])),
+        )
+    return bytes(data)
 
 
 def _frame_bytes(body_bytes: int) -> int:

@@ -1,7 +1,9 @@
 """The redo log gives back every entry that was acknowledged, whatever single fault comes to it."""
 
+import errno
 import hashlib
 import itertools
+import os
 import random
 from pathlib import Path
 
@@ -202,14 +204,51 @@ def _refuse(_: int) -> None:
     raise OSError("refused")
 
 
-def test_what_cannot_be_read_whole_is_not_taken_for_a_shorter_file(
+def _with_bad_pages(monkeypatch: pytest.MonkeyPatch, *pages: int) -> None:
+    """The disk cannot read these: as the kernel does, a read ends before one, or fails at it."""
+    pread = os.pread
+    bad = [page * PAGE_BYTES for page in pages]
+
+    def failing(descriptor: int, count: int, offset: int) -> bytes:
+        ahead = min((page for page in bad if page + PAGE_BYTES > offset), default=SIZE)
+        if ahead <= offset:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return pread(descriptor, min(count, ahead - offset), offset)
+
+    monkeypatch.setattr(os, "pread", failing)
+
+
+@pytest.mark.parametrize("copy", range(COPIES))
+def test_pages_of_one_copy_that_the_disk_cannot_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, copy: int
+) -> None:
+    entries = _write(tmp_path / "log", 9)
+    first = copy * SIZE // COPIES // PAGE_BYTES
+    last = first + SIZE // COPIES // PAGE_BYTES - 1
+    _with_bad_pages(monkeypatch, first, first + 4, first + 5, last)
+    assert _read(tmp_path / "log") == (entries, False)
+
+
+def test_pages_of_both_copies_that_the_disk_cannot_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The kernel gives what comes before a page that cannot be read."""
-    _write(tmp_path / "log", 4)
+    """Not even where they are of different entries: one fault is what it is made for."""
+    _write(tmp_path / "log", 9)
     data = (tmp_path / "log").read_bytes()
-    with monkeypatch.context() as patch:
-        patch.setattr("node.redo_log.os.pread", lambda *_: data[: 3 * PAGE_BYTES])
-        with pytest.raises(OSError, match=r"only 12288 of \d+ bytes can be read"):
-            RedoLog.open(tmp_path / "log")
+    _with_bad_pages(monkeypatch, 1, SIZE // COPIES // PAGE_BYTES + 7)
+    with pytest.raises(OSError, match="both copies"):
+        RedoLog.open(tmp_path / "log")
     assert (tmp_path / "log").read_bytes() == data
+
+
+def test_another_fault_of_the_disk_is_told_as_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _write(tmp_path / "log", 2)
+
+    def refusing(descriptor: int, count: int, offset: int) -> bytes:
+        raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+
+    monkeypatch.setattr(os, "pread", refusing)
+    with pytest.raises(OSError, match=os.strerror(errno.EBADF)):
+        RedoLog.open(tmp_path / "log")
