@@ -289,7 +289,7 @@ def say_where(configuration: Configuration) -> None:
     """Say where people find what is left running."""
     url = configuration.client.listen.url
     print(f"dashboard:  {url}/")
-    print(f'build:      curl -d \'{{"branch":"master"}}\' {url}/webHook')
+    print("build:      .venv/bin/python -m client submit master --wait")
     print("logs:       log/node*.log, log/client.log; verdicts: log/results.jsonl")
     print("stop:       ./stopNetwork.sh --all")
 

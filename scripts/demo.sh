@@ -25,14 +25,18 @@ if wants_help "$@"; then
 fi
 
 docker=with_docker
-installed="Debian packages that are missing (git, python3-venv, docker.io, iptables, busybox-static)"
+installed="Debian packages that are missing (git, python3, python3-venv, docker.io, iptables,
+apparmor, busybox-static)"
+engine="
+on a Docker engine that runs already: an image with BusyBox, and what builds need while they run;"
 if [[ " $* " == *" --executor process "* || " $* " == *" --executor=process "* ]]; then
     docker=without_docker
-    installed="Debian packages that are missing (git, python3-venv)"
+    installed="Debian packages that are missing (git, python3, python3-venv)"
+    engine=""
 fi
 cat <<END
-This may change, and nothing else: $installed,
-and in $ROOT: .venv/, run/, log/.
+This may change, and nothing else: $installed;$engine
+in $ROOT: .venv/, run/, log/.
 END
 set_up "$docker"
 exec "$VENV_PYTHON" -m scripts.demo "$@"

@@ -13,7 +13,7 @@ MEANS = {
     "lying": "A ballot that differs is dissent and proves nothing: a broken compiler differs too.",
     "silent": "The others are enough for every quorum; f + 1 silent ones would stop everything.",
     "equivocating": "Two signed contradictions prove who made them, whatever else is true: check "
-    "them with `python -m client evidence`.",
+    "them with `.venv/bin/python -m client evidence`.",
     "delaying": "Late is not wrong: the others had their quorums before its words came.",
     "garbling": "What bears no good signature was said by nobody: it is refused and not counted.",
     "replaying": "A signature says who spoke, never when: what is executed is not executed again.",

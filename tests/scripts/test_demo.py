@@ -7,6 +7,7 @@ import pytest
 
 from node.fault_injection import DESCRIPTIONS, KINDS
 from scripts import demo
+from scripts.configuration import read_configuration
 from scripts.demo import (
     EXPECTED,
     Progress,
@@ -15,11 +16,13 @@ from scripts.demo import (
     duration,
     is_as_expected,
     remarks,
+    say_where,
     started_time,
     table,
     watch,
 )
 from scripts.demo_faults import MEANS, what_the_others_saw
+from scripts.folders import EXAMPLE_CONFIG
 from scripts.gateway import BuildView, Found, Gateway, GatewayFailed
 
 NODES = ["node0", "node1", "node2", "node3"]
@@ -195,6 +198,16 @@ def status(**changed: object) -> dict[str, object]:
         "peers": {"node3": {"last_heard_seconds": None}},
         **changed,
     }
+
+
+def test_the_commands_that_are_printed_need_no_other_python(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """A fresh Debian has no `python`, and the packages are in .venv alone."""
+    say_where(read_configuration(EXAMPLE_CONFIG))
+    text = capsys.readouterr().out + "".join(MEANS.values())
+    assert text.count("python -m client") == text.count(".venv/bin/python -m client") == 2
+    assert "curl" not in text
 
 
 def test_every_fault_is_explained_and_so_is_what_the_others_saw() -> None:

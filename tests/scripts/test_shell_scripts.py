@@ -1,6 +1,7 @@
 """The scripts that people type: they work from anywhere and explain themselves."""
 
 import os
+import re
 import subprocess
 from pathlib import Path
 
@@ -94,6 +95,15 @@ def test_what_is_missing_is_named_with_the_exact_command(tmp_path: Path) -> None
     wanted = "apt-get update && apt-get install -y --no-install-recommends git docker.io"
     assert wanted in done.stderr
     assert "./scripts/demo.sh --executor process" in done.stderr
+
+
+def test_the_demo_names_every_package_that_it_may_install() -> None:
+    text = (ROOT / "scripts" / "setup.sh").read_text()
+    functions = text.split("\nmissing_packages() {")[1].split("\ninstall_packages() {")[0]
+    packages = set(re.findall(r"echo ([a-z][a-z0-9.-]*)", functions))
+    assert packages > {"git", "python3-venv", "docker.io"}
+    said = (ROOT / "scripts" / "demo.sh").read_text().partition("installed=")[2]
+    assert all(package in said for package in packages | {"python3, "})
 
 
 def test_other_systems_are_told_the_names(tmp_path: Path) -> None:
