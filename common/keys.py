@@ -5,6 +5,7 @@ library for verifying, because the rules for odd signatures differ between libra
 """
 
 import os
+import shlex
 import stat
 import tempfile
 from pathlib import Path
@@ -22,7 +23,13 @@ KEY_FILE_BYTES_MAX = 16 * 1024
 PRIVATE_MODE = 0o600
 PUBLIC_MODE = 0o644
 
-_MAKE_KEYS = "make it with `python -m scripts.configuration` (the start scripts do so)"
+# How whoever has no such file gets one; the start scripts make those of the example themselves.
+_REMEDIES = {
+    "private key": "make it with `openssl genpkey -algorithm ed25519 -out {file}`"
+    " (the start scripts make the example's)",
+    "public key": "get it from whose key it is, who makes it with"
+    " `openssl pkey -in PRIVATE -pubout -out {file}` (the start scripts make the example's)",
+}
 
 
 class SigningKey:
@@ -105,7 +112,8 @@ def _read_ecc(file: Path, what: str, *, secret: bool = False) -> ECC.EccKey:
             mode = stat.S_IMODE(os.fstat(stream.fileno()).st_mode)
             pem = stream.read(KEY_FILE_BYTES_MAX)
     except FileNotFoundError as error:
-        raise ConfigError.at(file, "", f"there is no such {what} file", _MAKE_KEYS) from error
+        remedy = _REMEDIES[what].format(file=shlex.quote(str(file)))
+        raise ConfigError.at(file, "", f"there is no such {what} file", remedy) from error
     except OSError as error:
         raise ConfigError.at(
             file, "", f"cannot be read ({error.strerror})", f"a {what} file in PEM is needed"

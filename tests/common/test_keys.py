@@ -1,6 +1,10 @@
 """Key files: what is made, what is refused, and whether the signatures are Ed25519's."""
 
+import re
+import shlex
+import shutil
 import stat
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -91,8 +95,22 @@ def test_a_private_key_that_others_may_read_is_refused(files: tuple[Path, Path])
 def test_a_missing_key_names_the_file_and_the_remedy(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"x\.pem: there is no such private key file; make it"):
         load_signing_key(tmp_path / "x.pem")
-    with pytest.raises(ConfigError, match=r"x\.pem: there is no such public key file; make it"):
+    with pytest.raises(ConfigError, match=r"x\.pem: there is no such public key file; get it"):
         load_public_key(tmp_path / "x.pem")
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl is not installed")
+def test_the_commands_that_the_errors_name_make_a_pair(tmp_path: Path) -> None:
+    """Each operator makes one key alone: nothing of the others is needed for it."""
+    private_file, public_file = tmp_path / "a key.pem", tmp_path / "public.pem"
+    for load, file in ((load_signing_key, private_file), (load_public_key, public_file)):
+        with pytest.raises(ConfigError) as missing:
+            load(file)
+        command = re.search("`(openssl .*)`", str(missing.value))
+        assert command is not None
+        words = [private_file if word == "PRIVATE" else word for word in shlex.split(command[1])]
+        subprocess.run(words, check=True, capture_output=True, timeout=60)
+    assert load_signing_key(private_file).public_key == load_public_key(public_file)
 
 
 def test_the_wrong_half_is_named(files: tuple[Path, Path]) -> None:
