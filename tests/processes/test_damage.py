@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from common.config import NodeConfig, load_node_config
+from node.recovery_files import MARKER_NAME
 from node.redo_log import RedoLog
 from node.store import DATABASE_NAME, REDO_NAME
 from scripts.free_ports import free_ports
@@ -102,6 +103,22 @@ def test_a_node_whose_disk_forgot_something_says_so_and_recovers(
     assert again.code is None, again.errors
     assert "CRITICAL" not in again.errors, "what was lost is noted once"
     assert "restored: view 0, executed 0, " in again.errors
+
+
+def test_a_new_disk_recovers_where_the_operator_says_that_it_is_one(
+    finished: Network, tmp_path: Path
+) -> None:
+    """docs/OPERATING.md, Backup: nothing is left that shows that this replica spoke before."""
+    config = copy_of_node2(finished, tmp_path)
+    shutil.rmtree(config.data_directory)
+    config.data_directory.mkdir()
+    (config.data_directory / MARKER_NAME).touch()
+    ended = start(*command(config), listen=config.listen)
+    assert ended.code is None, ended.errors
+    told = [line for line in ended.errors.splitlines() if " CRITICAL " in line]
+    assert len(told) == 1
+    assert "recovering: it votes on nothing for now" in told[0]
+    assert not (config.data_directory / MARKER_NAME).exists()
 
 
 def test_what_a_power_cut_took_from_sqlite_is_done_again(finished: Network, tmp_path: Path) -> None:
