@@ -7,7 +7,6 @@ descent from an image that carries them, so no replica ever touches what is anot
 import asyncio
 import os
 import re
-import socket
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -20,6 +19,7 @@ import docker.utils
 import msgspec
 import urllib3.exceptions
 
+from node.engine_client import Connections, EngineClient
 from node.threads import Stop
 from node.trouble import OwnTrouble
 
@@ -30,7 +30,7 @@ BUILD_LABEL = "pbft-ci.build"
 # for one ordinary answer of the engine; builds and pulls have limits of their own
 ANSWER_SECONDS_MAX = 60
 
-# for one question to a registry, which the engine passes on; a build that is cancelled waits for it
+# for one question to a registry, which the engine passes on
 REGISTRY_SECONDS_MAX = 30
 
 # What registries answer for a manifest or a repository that is not there. "denied" is not among
@@ -105,30 +105,12 @@ class DockerEngine:
         """
         given_up = given_up or Stop()
         client = self._connect()
-        responses: list[Any] = []
-
-        def break_off() -> None:
-            for response in responses:
-                with suppress(ValueError, RuntimeError, OSError):
-                    response.raw.shutdown()
-
-        def end_requests() -> None:
-            for response in responses:
-                if not _end_requests(response):
-                    break_off()
-
-        def keep(response: Any, **_: Any) -> None:
-            responses.append(response)
-            # the answer began too late for whoever called these
-            if given_up.is_set:
-                end_requests()
-            if stop.is_set:
-                break_off()
-
-        # requests' own hook: the library keeps the response of a build to itself
-        client.hooks["response"].append(keep)
+        connections = Connections(client)
         try:
-            with stop.interrupting(break_off), given_up.interrupting(end_requests):
+            with (
+                stop.interrupting(connections.break_off),
+                given_up.interrupting(connections.end_requests),
+            ):
                 yield client
         finally:
             client.close()
@@ -176,14 +158,17 @@ class DockerEngine:
             raise OwnTrouble(f"the registry gives {name} a digest of an unknown form")
         return digest
 
-    def pull(self, name: str, login: Mapping[str, str], stop: Stop) -> ImageAbsent | None:
+    def pull(
+        self, name: str, login: Mapping[str, str], silence_seconds_max: int, stop: Stop
+    ) -> ImageAbsent | None:
         """Get an image from its registry; ImageAbsent where the registry has none.
 
-        login: for that registry, empty for none. Raises OwnTrouble for every other answer and for
-        none, Stopped.
+        login: for that registry, empty for none. silence_seconds_max: the engine says nothing while
+        it waits for a registry. Raises OwnTrouble for every other answer and for none, Stopped.
         """
         try:
             with self.stream_client(stop) as client:
+                client.timeout = silence_seconds_max
                 pulled = client.pull(name, stream=True, decode=True, auth_config=dict(login))
                 for message in pulled:
                     if "error" in message:
@@ -272,11 +257,11 @@ class DockerEngine:
             return None
         return found
 
-    def _connect(self) -> docker.APIClient:
+    def _connect(self) -> EngineClient:
         environment = dict(os.environ)
         if self._docker_host is not None:
             environment["DOCKER_HOST"] = self._docker_host
-        return docker.APIClient(
+        return EngineClient(
             **docker.utils.kwargs_from_env(environment=environment),
             timeout=ANSWER_SECONDS_MAX,
             max_pool_size=self._connections_max,
@@ -315,19 +300,6 @@ def digest_of(name: str, repository_digests: list[str]) -> str | None:
     if asked in digests:
         return asked
     return digests[0] if digests else None
-
-
-def _end_requests(response: Any) -> bool:
-    """Say that no request will come any more, like one who has gone; False where that cannot be."""
-    connection = getattr(response.raw.connection, "sock", None)
-    if not isinstance(connection, socket.socket):
-        return False
-    try:
-        # that of a socket below TLS too: TLS's own would end the reading as well
-        socket.socket.shutdown(connection, socket.SHUT_WR)
-    except OSError:
-        return False
-    return True
 
 
 def _repository(name: str) -> str:

@@ -104,7 +104,8 @@ class Images:
             found = self._engine.find_image(reference)
             if found is None:
                 note(f"pulling {name}" if name == reference else f"pulling {name}, {reference}")
-                absent = self._engine.pull(reference, logins.login_for(name), stop)
+                seconds_max = self._config.pull_timeout_seconds
+                absent = self._engine.pull(reference, logins.login_for(name), seconds_max, stop)
                 if absent is not None:
                     return absent
                 found = self._engine.find_image(reference)

@@ -317,7 +317,7 @@ def test_images_are_kept_for_their_days(
         f"{registry.host}/{name[:-2]}@{digest}" for name, digest in zip(names, digests, strict=True)
     ]
     # somebody else pulled the last one
-    assert engine.pull(references[2], {}, Stop()) is None
+    assert engine.pull(references[2], {}, 60, Stop()) is None
     images = Images(engine, config, clock)
     for index, name in enumerate(names):
         obtained(images, f"{registry.host}/{name}", f"build{index}")
