@@ -132,6 +132,10 @@ def list_tree(
         return TreeRefused(f"the list of its files is longer than {LISTING_BYTES_MAX} bytes")
     if answer.exit_code != 0:
         raise CorruptMirror(answer.problem)
+    # counted before it is read: the longest list has nearly a million entries
+    count = answer.output.count(b"\0")
+    if count > ENTRIES_MAX:
+        return _too_many(count)
     entries: list[TreeEntry] = []
     for line in answer.output.split(b"\0")[:-1]:
         found = _ENTRY.fullmatch(line)
@@ -166,7 +170,7 @@ def read_blob(entry: TreeEntry, environment: Mapping[str, str], stop: Stop) -> b
 def check_tree(entries: tuple[TreeEntry, ...], bytes_max: int) -> TreeRefused | None:
     """Why these entries are not exported; bytes_max: of the workspace they have to fit into."""
     if len(entries) > ENTRIES_MAX:
-        return TreeRefused(f"has {len(entries)} entries; at most {ENTRIES_MAX}")
+        return _too_many(len(entries))
     needed_bytes = sum(-(-entry.size // PAGE_BYTES) * PAGE_BYTES for entry in entries)
     if needed_bytes > bytes_max:
         return TreeRefused(f"needs {needed_bytes} bytes; the workspace has {bytes_max}")
@@ -244,6 +248,10 @@ def append_to_tree(tree: Path, files: Mapping[str, bytes]) -> None:
             header = tarfile.TarInfo(name)
             header.size, header.mode = len(data), 0o644
             archive.addfile(header, io.BytesIO(data))
+
+
+def _too_many(count: int) -> TreeRefused:
+    return TreeRefused(f"has {count} entries; at most {ENTRIES_MAX}")
 
 
 def _check_entry(entry: TreeEntry) -> str | None:

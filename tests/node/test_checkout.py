@@ -7,10 +7,12 @@ import shutil
 import socket
 import tarfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from common.config import RepositoryEntry
+from node import tree
 from node.checkout import Checkout, NotThere
 from node.mirror import NotAFile, Source
 from node.tree import TreeRefused
@@ -380,6 +382,32 @@ async def test_a_tree_that_is_too_large(
     found = await checkout.check_out(repository.url, "refs/heads/main", too_large, target)
     assert isinstance(found, Source)
     assert isinstance(found.tree, TreeRefused)
+
+
+async def test_a_tree_of_too_many_entries_is_counted_before_it_is_read(
+    repository: GitRepository, checkout: Checkout, target: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tree, "ENTRIES_MAX", 4)
+    made: list[str] = []
+    really = tree.TreeEntry
+
+    def make(*fields: Any) -> tree.TreeEntry:
+        made.append(fields[-1])
+        return really(*fields)
+
+    monkeypatch.setattr(tree, "TreeEntry", make)
+    files: dict[str, str | bytes] = {".pbft-ci.yml": "image: a\n", "a": "", "folder/b": ""}
+    fitting = repository.commit(files)
+    found = await checkout.check_out(repository.url, "refs/heads/main", fitting, target)
+    assert isinstance(found, Source)
+    assert found.tree == target
+    made.clear()
+    too_many = repository.commit(files | {"folder/c": ""})
+    found = await checkout.check_out(repository.url, "refs/heads/main", too_many, target)
+    assert isinstance(found, Source)
+    assert found.tree == TreeRefused("has 5 entries; at most 4")
+    assert found.pipeline == b"image: a\n"
+    assert made == [".pbft-ci.yml"]
 
 
 @pytest.mark.parametrize("name", [b"..", b".", b".git", b".GIT", b"a/b"])
