@@ -30,15 +30,21 @@ class BuildLog:
         self._tail_bytes = 0
         self._cut_bytes = 0
         self._last = b"\n"
+        self._is_finishing = False
         self._lock = threading.Lock()
         path.parent.mkdir(parents=True, exist_ok=True)
         # unbuffered: whoever reads along sees each piece of the head at once
         self._file: BinaryIO | None = path.open("wb", buffering=0)
 
+    @property
+    def is_open(self) -> bool:
+        """Whether it is neither finished nor closed."""
+        return self._file is not None
+
     def write(self, data: bytes) -> None:
-        """Output of the build. Raises OSError (disk full)."""
+        """Output of the build, before `finish`. Raises OSError (disk full)."""
         with self._lock:
-            if self._file is None or not data:
+            if self._file is None or self._is_finishing or not data:
                 return
             self._last = data[-1:]
             taken = data[: self._head_bytes_max - self._head_bytes]
@@ -74,16 +80,20 @@ class BuildLog:
     def finish(self) -> tuple[str, int]:
         """Complete and close the file: (SHA-256 in hex, size) of the whole. Raises OSError."""
         with self._lock:
-            if self._file is not None:
+            file = self._file
+            self._is_finishing = True
+        try:
+            if file is not None:
+                # without the lock: who reads along meanwhile has the head and the tail as before
                 if self._cut_bytes:
-                    _write_all(self._file, marker(self._cut_bytes))
+                    _write_all(file, marker(self._cut_bytes))
                 for chunk in self._tail:
-                    _write_all(self._file, chunk)
-                self._tail.clear()
-                self._file.close()
-                self._file = None
-        with self.path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
+                    _write_all(file, chunk)
+                self.close()
+        finally:
+            self._is_finishing = False
+        with self.path.open("rb") as finished:
+            digest = hashlib.file_digest(finished, "sha256").hexdigest()
         return digest, self.path.stat().st_size
 
     def close(self) -> None:

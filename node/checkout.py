@@ -169,7 +169,9 @@ class Checkout:
             return parts
         if not isinstance(parts, TreeRefused):
             entries = tuple(entry for part in parts for entry in part.entries)
-            refused = check_tree(entries, self._workspace_bytes)
+            refused = await self._in_thread(
+                lambda stop: check_tree(entries, self._workspace_bytes), ends_at
+            )
             if refused is None:
                 export = partial(export_tree, parts, target, top.commit_seconds)
                 await self._in_thread(export, ends_at)

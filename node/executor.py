@@ -254,12 +254,14 @@ class Executor:
                 await asyncio.sleep(min(pause_seconds, give_up_at - now))
                 pause_seconds = min(2 * pause_seconds, RETRY_SECONDS_MAX)
         finally:
-            self._logs.pop(key, None)
-            if log is not None:
+            try:
                 # after a finding it is finished already
-                with suppress(OSError):
-                    log.finish()
-                log.close()
+                if log is not None and log.is_open:
+                    await self._finish(log)
+            finally:
+                self._logs.pop(key, None)
+                if log is not None:
+                    log.close()
 
     async def _try(self, order: BuildOrder, key: _Key, log: BuildLog) -> Finding:
         """One try from the checkout to the finding, which is to be tidied up behind it.
@@ -283,7 +285,7 @@ class Executor:
             log.note(_in_words(found.result))
             if found.result.network_was_off:
                 log.note(NETWORK_WAS_OFF)
-            log_sha256, log_bytes = log.finish()
+            log_sha256, log_bytes = await in_thread(self._threads, lambda stop: log.finish())
         except OSError as error:
             await self._tidy_or_tell(key)
             raise OwnTrouble(f"this machine: {error}") from error
@@ -329,7 +331,8 @@ class Executor:
             return _Found(result, None, Agreement.DEFAULT, checked_out_at - began_at, 0.0)
         for line in source.modules:
             log.note(line)
-        job, pipeline_sha256 = self._job(source)
+        # a stranger's file may take long to read
+        job, pipeline_sha256 = await in_thread(self._threads, lambda stop: self._job(source))
         if order.is_spare and isinstance(job, Pipeline) and job.agreement == Agreement.WEAK:
             log.note("the pipeline asks for weak agreement: this replica stands by")
             raise _NotNeeded
@@ -378,6 +381,11 @@ class Executor:
             return BuildLog(self.log_path(order.build, order.opened), self._limits.log_bytes_max)
         except OSError as error:
             raise OwnTrouble(f"this machine: {error}") from error
+
+    async def _finish(self, log: BuildLog) -> None:
+        """Complete a log where the disk takes it."""
+        with suppress(OSError):
+            await in_thread(self._threads, lambda stop: log.finish())
 
     def _note(self, log: BuildLog, text: str) -> None:
         """A line in the build's log where the disk takes it; the trouble may be the disk."""

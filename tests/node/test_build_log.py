@@ -2,12 +2,16 @@
 
 import hashlib
 import tempfile
+import threading
 from pathlib import Path
+from typing import BinaryIO
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from common.log_pieces import LogPiece
+from node import build_log
 from node.build_log import BuildLog
 
 
@@ -128,3 +132,31 @@ def _kept(log: BuildLog, piece_bytes: int, whole: bytes) -> list[tuple[int, byte
         offset = piece.end
     assert piece.total == len(whole)
     return stretches
+
+
+def test_it_can_be_read_while_it_is_finished(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever reads along does not wait for a disk that takes the tail slowly."""
+    log = BuildLog(tmp_path / "log", 4096)
+    log.write(b"x" * 10_000)
+    before = [log.read(offset, 100) for offset in (0, 9_950)]
+    meanwhile: list[LogPiece] = []
+    write_all = build_log._write_all
+
+    def write_slowly(file: BinaryIO, data: bytes | bytearray) -> None:
+        reader = threading.Thread(
+            target=lambda: meanwhile.extend(log.read(offset, 100) for offset in (0, 9_950)),
+            daemon=True,
+        )
+        reader.start()
+        reader.join(10)
+        log.write(b"too late")
+        write_all(file, data)
+
+    monkeypatch.setattr(build_log, "_write_all", write_slowly)
+    _, size = log.finish()
+    assert size <= 4096
+    assert meanwhile[:2] == before
+    assert b"too late" not in (tmp_path / "log").read_bytes()
+    assert not log.is_open

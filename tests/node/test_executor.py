@@ -4,14 +4,18 @@ import asyncio
 import hashlib
 import socket
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import docker
 import msgspec
 import pytest
 
+import node.checkout
+import node.executor
 from ci.operations import (
     Abstain,
     CastBallot,
@@ -20,6 +24,7 @@ from ci.operations import (
     decode_operation,
     encode_operation,
 )
+from node.build_log import BuildLog
 from node.docker_engine import BUILD_LABEL
 from node.executor import BuildOrder
 from node.kept_builds import KeptBuilds
@@ -88,6 +93,33 @@ async def test_the_finding_is_complete(repository: GitRepository, builder: Build
     assert evidence.checkout_milliseconds > 0
     cast = CastBallot(order.build, order.opened, finding)
     assert decode_operation(encode_operation(cast)) == cast
+
+
+async def test_what_may_take_long_is_not_done_on_the_loop(
+    repository: GitRepository, builder: Builder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A hostile file, a hostile tree and a long log hold up this build and nothing else."""
+    found: dict[str, bool] = {}
+
+    def watch(where: Any, name: str) -> None:
+        really = getattr(where, name)
+
+        def watched(*arguments: Any) -> Any:
+            found[name] = threading.current_thread() is threading.main_thread()
+            return really(*arguments)
+
+        monkeypatch.setattr(where, name, watched)
+
+    watch(node.executor, "parse_pipeline")
+    watch(node.checkout, "check_tree")
+    watch(BuildLog, "finish")
+    commit = repository.commit({".pbft-ci.yml": pipeline("any", "exit 0")})
+    await builder.find(builder.order(repository.url, commit))
+    assert found == {"parse_pipeline": False, "check_tree": False, "finish": False}
+    found.clear()
+    abstained = await builder.build(builder.order("https://example.org/unlisted", commit))
+    assert isinstance(abstained, Abstain)
+    assert found == {"finish": False}
 
 
 async def test_the_path_of_the_log(builder: Builder, tmp_path: Path) -> None:
