@@ -15,6 +15,8 @@ LIST_PATH = "/builds/{build:[0-9a-f]{64}}/artifacts"
 FILE_PATH = LIST_PATH + "/{path:.+}"
 # What is sent at once; each holds a file open and a chunk in memory.
 SENDING_MAX = 16
+# Who does not take a chunk within this time has no place any longer.
+CHUNK_SECONDS_MAX = 30.0
 
 
 class Kept(Protocol):
@@ -69,8 +71,13 @@ class ArtifactRoutes:
                 await response.prepare(request)
                 with path.open("rb") as file:
                     while chunk := await asyncio.to_thread(file.read, CHUNK_BYTES):
-                        await response.write(chunk)
-                await response.write_eof()
+                        async with asyncio.timeout(CHUNK_SECONDS_MAX):
+                            await response.write(chunk)
+                async with asyncio.timeout(CHUNK_SECONDS_MAX):
+                    await response.write_eof()
+        except TimeoutError:
+            if request.transport is not None:
+                request.transport.abort()
         finally:
             self._sending -= 1
         return response
