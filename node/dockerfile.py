@@ -1,5 +1,10 @@
 """A repository's Dockerfile, made ready for the engine's builder. Pure.
 
+Builders differ in what continues a line, in what is a comment, and in how a flag may be spelled. So
+the builder never gets the repository's own lines: it gets each instruction as it is understood
+here, in one line, and what might be understood in two ways is refused. Then no FROM, no COPY --from
+and no ADD of a URL can hide from this module and show itself to the builder.
+
 The classic builder knows labels only at the end of a build. So that nothing of a build that was
 killed half-way is ever lost, a LABEL instruction goes in behind each FROM: then every intermediate
 image and container of the build carries this replica's labels, and can be found and removed.
@@ -7,7 +12,7 @@ image and container of the build carries this replica's labels, and can be found
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import msgspec
 
@@ -16,15 +21,35 @@ from common.pipeline_values import is_image_name
 
 DOCKERFILE = "Dockerfile"
 DOCKERFILE_BYTES_MAX = 64 * 1024
+# the builder takes no line of 64 KiB
+INSTRUCTION_BYTES_MAX = 60_000
 
-_DIRECTIVE = re.compile(r"#\s*([A-Za-z][A-Za-z0-9]*)\s*=\s*(\S+)\s*")
-_INSTRUCTION = re.compile(r"\s*(?:ONBUILD\s+)*([A-Za-z]+)(.*)", re.IGNORECASE | re.DOTALL)
-_BASE = re.compile(r"\s*(?:--\S+\s+)*(\S+)(?:\s+AS\s+(\S+))?\s*", re.IGNORECASE)
+# the tab is the only one that all builders take for the same
+_CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f]")
+_DIRECTIVE = re.compile(r"#\s*([A-Za-z][A-Za-z0-9]*)\s*=\s*(\S.*)")
+# any other line of that form is an ordinary comment, and the first such line ends them
+_DIRECTIVES = ("check", "escape", "syntax")
+_WORD = re.compile(r"[A-Za-z]+")
+_BLANKS = re.compile(r"[ \t]+")
+_FLAG = re.compile(r"""--([a-z]+)(?:=([^\s"'\\`]*|"[^\s"'\\`]*"))?""")
+_FROM = re.compile(
+    r"(?:--platform=[A-Za-z0-9/._${}:-]+[ \t]+)?([^\s-]\S*)"
+    r"(?:[ \t]+AS[ \t]+([A-Za-z][A-Za-z0-9_.-]*))?",
+    re.IGNORECASE | re.ASCII,
+)
+_ARGUMENT = re.compile(
+    r"""([A-Za-z_][A-Za-z0-9_]*)(?:=("[^"\\`]*"|'[^'\\`]*'|[^\s"'\\`]*))?(?:[ \t]+|\Z)"""
+)
+_VARIABLE = re.compile(
+    r"\$(?:([A-Za-z_][A-Za-z0-9_]*)|\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^{}$]*))?\})"
+)
 # The engine itself fetches the URLs of ADD, from its own network. Without ':', quotes, variables
 # and escapes there is no way to write one.
-_LOCAL_ADD = re.compile(r"(?:\s+--chown=[A-Za-z0-9_.:-]+)?(?:\s+[A-Za-z0-9_./*?@+,=~-]+)+\s*")
-_COPY_FROM = re.compile(r"(?:\s+--\S+)*?\s+--from=(\S+)\s.*", re.DOTALL)
-_ADD_PROBLEM = "ADD takes plain file names in one line (no URLs, variables, quotes); use COPY"
+_LOCAL_ADD = re.compile(
+    r"(?:--chown=[A-Za-z0-9_.:-]+[ \t]+)?[A-Za-z0-9_./*?@+,=~-]+(?:[ \t]+[A-Za-z0-9_./*?@+,=~-]+)*"
+)
+_STAGE_NUMBER = re.compile(r"[0-9]{1,3}")
+_HEREDOC = re.compile(r"(?:\A|\s)[0-9]*<<-?[^\s<-]")
 _ERROR_LINE = re.compile(r"(dockerfile parse error line )(\d+)", re.IGNORECASE)
 
 
@@ -48,99 +73,231 @@ class PreparedDockerfile(msgspec.Struct, frozen=True):
         return _ERROR_LINE.sub(correct, message)
 
 
+class _NotTaken(Exception):
+    """Why the Dockerfile is not taken, in words for its author."""
+
+
+class _Instruction(msgspec.Struct, frozen=True):
+    """line, last_line: 1-based. parts: its lines, without comments and empty ones, blanks cut."""
+
+    line: int
+    last_line: int
+    parts: tuple[str, ...]
+
+
 def prepare_dockerfile(
     data: bytes, labels: Mapping[str, str]
 ) -> PreparedDockerfile | PipelineInvalid:
     """The Dockerfile with our labels behind each FROM, or why it is not taken."""
+    texts: dict[int, str] = {}
+    from_ends: set[int] = set()
+    reader = _Reader()
+    line: int | None = None
     try:
-        lines = [line.removesuffix("\r") for line in data.decode().split("\n")]
-    except UnicodeDecodeError:
-        return _invalid("not UTF-8")
-    # physical lines too: builders differ in what continues a line
-    for number, line in enumerate(lines, 1):
-        if not _adds_only_files(line):
-            return _invalid(_ADD_PROBLEM, number)
+        lines = _lines(data)
+        escape = _escape_character(lines)
+        for instruction in _instructions(lines, escape):
+            line = instruction.line
+            text, is_from = reader.read(_joined(instruction.parts, escape))
+            texts[line] = text
+            if is_from:
+                from_ends.add(instruction.last_line)
+        line = None
+        if not from_ends:
+            raise _NotTaken("has no FROM instruction")
+    except _NotTaken as refusal:
+        return PipelineInvalid(str(refusal), line, file=DOCKERFILE)
     label_text = "LABEL " + " ".join(
         f"{json.dumps(key)}={json.dumps(value)}" for key, value in labels.items()
     )
-    escape = _escape_character(lines)
+    # every instruction stays in its line, for the builder's messages
     output: list[str] = []
     label_lines: list[int] = []
-    bases: list[str] = []
-    stages: set[str] = set()
-    index = 0
-    while index < len(lines):
-        end, text = _logical_line(lines, index, escape)
-        output += lines[index:end]
-        found = _INSTRUCTION.fullmatch(text)
-        name = found[1].upper() if found else ""
-        if found and name == "FROM":
-            base = _BASE.fullmatch(found[2])
-            if base is not None:
-                if _is_image(base[1], stages):
-                    if not is_image_name(base[1]):
-                        return _invalid("FROM does not name an image", index + 1)
-                    bases.append(base[1])
-                if base[2]:
-                    stages.add(base[2].lower())
+    for number in range(1, len(lines) + 1):
+        output.append(texts.get(number, ""))
+        if number in from_ends:
             output.append(label_text)
             label_lines.append(len(output))
-        copied = _COPY_FROM.fullmatch(found[2]) if found and name == "COPY" else None
-        if copied and not copied[1].isdigit() and _is_image(copied[1], stages):
-            if not is_image_name(copied[1]):
-                return _invalid("COPY --from does not name an image", index + 1)
-            bases.append(copied[1])
-        index = end
-    if not label_lines:
-        return _invalid("has no FROM instruction")
+    if escape == "`":
+        # where a directive was, the first line is a comment
+        output[0] = "# escape=`"
     return PreparedDockerfile(
-        ("\n".join(output) + "\n").encode(), tuple(dict.fromkeys(bases)), tuple(label_lines)
+        ("\n".join(output) + "\n").encode(), tuple(dict.fromkeys(reader.bases)), tuple(label_lines)
     )
 
 
-def _adds_only_files(line: str) -> bool:
-    """False where a line is an ADD that might fetch something."""
-    found = _INSTRUCTION.fullmatch(line)
-    return found is None or found[1].upper() != "ADD" or _LOCAL_ADD.fullmatch(found[2]) is not None
+class _Reader:
+    """What the instructions so far say of images: bases, in order, and the stages' names."""
+
+    def __init__(self) -> None:
+        self.bases: list[str] = []
+        self._stages: set[str] = set()
+        self._has_from = False
+        # of ARG before the first FROM; a "$" in it stands for what is not known
+        self._arguments: dict[str, str] = {}
+        self._knows_arguments = True
+
+    def read(self, text: str) -> tuple[str, bool]:
+        """The next instruction as the builder gets it, and whether it is a FROM. Raises _NotTaken.
+
+        text: in one line, and stripped.
+        """
+        word, rest = _word_and_rest(text)
+        if word == "FROM":
+            return self._read_from(rest), True
+        if word == "ARG" and not self._has_from:
+            self._read_arguments(rest)
+        if word == "ONBUILD":
+            # its own instruction is read where another stage begins with this one
+            word, rest = _word_and_rest(rest)
+        if word == "ADD" and _LOCAL_ADD.fullmatch(rest) is None:
+            raise _NotTaken("ADD takes plain file names (no URLs, variables, quotes); use COPY")
+        if word == "COPY":
+            self._read_copy(rest)
+        is_json = rest.startswith("[") and rest.endswith("]")
+        if word in ("COPY", "RUN") and not is_json and _HEREDOC.search(rest):
+            raise _NotTaken(
+                "heredocs (<<) are not taken, because the engine's builder has none: put the lines"
+                " into a file of the repository"
+            )
+        return text, False
+
+    def _read_from(self, rest: str) -> str:
+        """FROM with the image's name written out; of the platform that the engine has."""
+        self._has_from = True
+        found = _FROM.fullmatch(rest)
+        if found is None:
+            raise _NotTaken("FROM takes an image and a name for the stage: FROM image AS name")
+        base = self._expanded(found[1])
+        if "$" in base or ("$" in found[1] and not self._knows_arguments):
+            raise _NotTaken(
+                "FROM takes variables as $NAME, ${NAME} and ${NAME:-default}, of an ARG with a"
+                " plain default before the first FROM; write the image's name out"
+            )
+        self._need("FROM", base)
+        if found[2]:
+            self._stages.add(found[2].lower())
+            return f"FROM {base} AS {found[2]}"
+        return f"FROM {base}"
+
+    def _read_copy(self, rest: str) -> None:
+        while rest.startswith("--"):
+            flag, *more = _BLANKS.split(rest, maxsplit=1)
+            found = _FLAG.fullmatch(flag)
+            if found is None or not flag.isascii():
+                raise _NotTaken("the flags of COPY are taken as --name=value, without escapes")
+            source = found[2] or ""
+            if found[1] == "from" and _STAGE_NUMBER.fullmatch(source) is None:
+                self._need("COPY --from", source)
+            rest = more[0] if more else ""
+
+    def _read_arguments(self, rest: str) -> None:
+        """Remember the defaults that FROM may use."""
+        start = 0
+        while start < len(rest):
+            found = _ARGUMENT.match(rest, start)
+            if found is None:
+                self._knows_arguments = False
+                return
+            start = found.end()
+            value = found[2]
+            if value is None:
+                self._arguments.pop(found[1], None)
+            elif value.startswith("'"):
+                self._arguments[found[1]] = value[1:-1]
+            else:
+                quote = '"' if value.startswith('"') else ""
+                plain = value.removeprefix(quote).removesuffix(quote)
+                self._arguments[found[1]] = self._expanded(plain)
+
+    def _expanded(self, text: str) -> str:
+        """The text with the variables that are known; the others stay, with their "$"."""
+
+        def value(found: re.Match[str]) -> str:
+            known = self._arguments.get(found[1] or found[2])
+            if found[3] is not None:
+                return known or found[3]
+            return found[0] if known is None else known
+
+        return _VARIABLE.sub(value, text)
+
+    def _need(self, where: str, name: str) -> None:
+        """An instruction uses this image or stage. Raises _NotTaken."""
+        if name == "scratch" or name.lower() in self._stages:
+            return
+        if not is_image_name(name):
+            raise _NotTaken(f"{where} does not name an image")
+        self.bases.append(name)
+
+
+def _lines(data: bytes) -> list[str]:
+    try:
+        lines = [line.removesuffix("\r") for line in data.decode().split("\n")]
+    except UnicodeDecodeError:
+        raise _NotTaken("not UTF-8") from None
+    if lines[0].startswith("\ufeff"):
+        raise _NotTaken("begins with a byte order mark; save it as UTF-8 without one")
+    for number, line in enumerate(lines, 1):
+        found = _CONTROL.search(line)
+        if found is not None:
+            raise _NotTaken(f"line {number} has a control character, U+{ord(found[0]):04X}")
+    return lines
 
 
 def _escape_character(lines: list[str]) -> str:
     """The character that continues a line: from the directives at the very top."""
+    escape = ""
     for line in lines:
         found = _DIRECTIVE.fullmatch(line.strip())
-        if found is None:
+        if found is None or found[1].lower() not in _DIRECTIVES:
             break
-        if found[1].lower() == "escape" and found[2] == "`":
-            return "`"
-    return "\\"
+        if found[1].lower() == "escape":
+            if escape or found[2] not in ("\\", "`"):
+                raise _NotTaken("takes the directive escape once, with \\ or `")
+            escape = found[2]
+    return escape or "\\"
 
 
-def _logical_line(lines: list[str], start: int, escape: str) -> tuple[int, str]:
-    """Where the instruction that begins at `start` ends, and its text in one line."""
-    first = lines[start].strip()
-    if not first or first.startswith("#"):
-        return start + 1, ""
-    parts: list[str] = []
-    index = start
+def _instructions(lines: list[str], escape: str) -> Iterator[_Instruction]:
+    """The instructions with the lines that they go on over, as all builders take them apart."""
+    index = 0
     while index < len(lines):
-        line = lines[index]
-        index += 1
-        stripped = line.strip()
-        if index - 1 > start and (not stripped or stripped.startswith("#")):
-            # the builder skips comments and empty lines inside an instruction
-            continue
-        continued = line.rstrip(" \t")
-        if not continued.endswith(escape):
+        start = index
+        parts: list[str] = []
+        is_continued = True
+        while is_continued and index < len(lines):
+            line = lines[index]
+            index += 1
+            stripped = line.strip()
+            if not stripped or stripped.startswith("#"):
+                if not parts:
+                    break
+                # the builder skips comments and empty lines inside an instruction
+                continue
+            line = line.rstrip(" \t")
+            is_continued = line.endswith(escape)
             parts.append(line)
-            break
-        parts.append(continued[:-1])
-    return index, "".join(parts)
+        if parts:
+            yield _Instruction(start + 1, index, tuple(parts))
 
 
-def _is_image(base: str, stages: set[str]) -> bool:
-    """Whether this names an image that we can look for; one with variables is the builder's."""
-    return "$" not in base and base != "scratch" and base.lower() not in stages
+def _joined(parts: tuple[str, ...], escape: str) -> str:
+    """An instruction in one line. Raises _NotTaken where builders differ in what it is."""
+    if any(part.endswith(escape * 2) for part in parts):
+        raise _NotTaken(
+            f"a line ends with {escape * 2}: builders differ in whether the next one belongs to it"
+        )
+    joined = "".join(part.removesuffix(escape) for part in parts).strip()
+    if joined.endswith(escape):
+        raise _NotTaken(f"an instruction ends with {escape}, which continues with nothing")
+    if len(joined.encode()) > INSTRUCTION_BYTES_MAX:
+        raise _NotTaken(f"an instruction has more than {INSTRUCTION_BYTES_MAX} bytes")
+    return joined
 
 
-def _invalid(problem: str, line: int | None = None) -> PipelineInvalid:
-    return PipelineInvalid(problem, line, file=DOCKERFILE)
+def _word_and_rest(text: str) -> tuple[str, str]:
+    """The instruction's name in capitals, and what comes behind it. Raises _NotTaken."""
+    word, *rest = _BLANKS.split(text, maxsplit=1)
+    if _WORD.fullmatch(word) is None:
+        raise _NotTaken(f"unknown instruction: {word[:40]}")
+    return word.upper(), rest[0] if rest else ""

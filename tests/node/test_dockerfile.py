@@ -1,6 +1,8 @@
 """The Dockerfile as text: what is added to it, and what is not taken."""
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from common.pipeline import PipelineInvalid
 from node.dockerfile import PreparedDockerfile, prepare_dockerfile
@@ -18,16 +20,23 @@ def test_labels_come_behind_each_from() -> None:
     text = "# c\nARG V=1\nFROM a:1 AS first\nRUN x\nfrom --platform=linux/amd64 b\nRUN y\n"
     label = 'LABEL "pbft-ci.build"="b"'
     assert prepared(text).text.decode().rstrip("\n").split("\n") == [
-        "# c",
+        "",
         "ARG V=1",
         "FROM a:1 AS first",
         label,
         "RUN x",
-        "from --platform=linux/amd64 b",
+        # of the platform that the engine has: for any other it would pull an image by itself
+        "FROM b",
         label,
         "RUN y",
     ]
     assert prepared(text).bases == ("a:1", "b")
+
+
+def instructions(text: str) -> list[str]:
+    """What the builder gets, without empty lines and our own."""
+    lines = prepared(text).text.decode().split("\n")
+    return [line for line in lines if line and not line.startswith('LABEL "pbft-ci.build"=')]
 
 
 def test_from_over_several_lines_and_inside_others() -> None:
@@ -35,15 +44,84 @@ def test_from_over_several_lines_and_inside_others() -> None:
     found = prepared(text)
     assert found.bases == ("a:1",)
     assert found.label_lines == (5, 9)
+    assert instructions(text) == ["FROM a:1 AS one", "RUN echo FROM nothing", "FROM one"]
 
 
 def test_the_other_escape_character() -> None:
-    found = prepared("# escape=`\nFROM a\nRUN x `\nFROM b\n")
-    assert found.label_lines == (3,)
+    text = "# escape=`\nFROM a\nRUN x `\nFROM b\nWORKDIR C:\\\nRUN y\n"
+    assert prepared(text).label_lines == (3,)
+    expected = ["# escape=`", "FROM a", "RUN x FROM b", "WORKDIR C:\\", "RUN y"]
+    assert instructions(text) == expected
+    # an ordinary comment ends the directives
+    assert instructions("# x=1\n# escape=`\nFROM a\nRUN x `\nRUN y\n")[1:] == ["RUN x `", "RUN y"]
 
 
-def test_bases_that_nobody_looks_for_beforehand() -> None:
-    assert prepared("ARG B=x\nFROM $B\nFROM scratch\n").bases == ()
+def test_ordinary_dockerfiles() -> None:
+    """Each instruction in one line, with what the builders make of it themselves."""
+    text = (
+        "# syntax=docker/dockerfile:1\r\n\r\n# A comment, with an ümlaut \\\r\nARG V=3\r\n"
+        "FROM python:${V} AS build\r\nWORKDIR /app\r\n\r\n"
+        "RUN apk \\\r\n    # what is needed\r\n\r\n    add \\  \r\n  --no-cache curl && \\\r\n"
+        "\techo 'a\\b' \"$X\" <<< y >&2\r\n"
+        'COPY --chown="$USER" --from=build /a /b\r\nONBUILD RUN x\r\nENV A=b \\\r\n C=d\r\n'
+        'CMD ["sh", "-c", "cat <<EOF"]'
+    )
+    assert instructions(text) == [
+        "ARG V=3",
+        "FROM python:3 AS build",
+        "WORKDIR /app",
+        "RUN apk     add   --no-cache curl && \techo 'a\\b' \"$X\" <<< y >&2",
+        'COPY --chown="$USER" --from=build /a /b',
+        "ONBUILD RUN x",
+        "ENV A=b  C=d",
+        'CMD ["sh", "-c", "cat <<EOF"]',
+    ]
+    assert prepared(text).bases == ("python:3",)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "base", "expected"),
+    [
+        ("ARG V=3", "a:$V", "a:3"),
+        ("ARG V=3", "a:${V}-slim", "a:3-slim"),
+        ('ARG V="3"', "a:${V:-4}", "a:3"),
+        ("ARG V='3'", "a:$V", "a:3"),
+        ("ARG V", "a:${V:-4}", "a:4"),
+        ("ARG V=", "a:${V:-4}", "a:4"),
+        ("ARG V=", "a${V}", "a"),
+        ("ARG V=3\nARG V=4", "a:$V", "a:4"),
+        ("ARG V=3 W=b", "$W:$V", "b:3"),
+        ("ARG H=h.example:1\nARG I=$H/a\nARG J=${I}:${T:-5}", "$J", "h.example:1/a:5"),
+        ("ARG V=scratch", "$V", None),
+    ],
+)
+def test_variables_of_a_base(arguments: str, base: str, expected: str | None) -> None:
+    """It is looked for, pulled and recorded like any other; the builder never looks for one."""
+    text = f"{arguments}\nFROM {base} AS one\nFROM one\n"
+    assert prepared(text).bases == (() if expected is None else (expected,))
+    assert f"FROM {expected or 'scratch'} AS one" in instructions(text)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "base"),
+    [
+        ("", "a:$V"),
+        ("ARG V", "a:$V"),
+        ("ARG V=3\nARG V", "a:$V"),
+        ("FROM b\nARG V=3", "a:$V"),
+        ("ARG V=$W", "a:$V"),
+        ("ARG V=$W", "a:${V:-3}"),
+        ("ARG V='$W'\nARG W=3", "a:$V"),
+        ("ARG V=3", "a:${V#x}"),
+        ("ARG V=3", "a:${V:+x}"),
+        ('ARG X="a\\"b" V=3', "a:${V:-4}"),
+        ("ARG V=3", "a:$1"),
+    ],
+)
+def test_variables_that_are_not_known(arguments: str, base: str) -> None:
+    found = prepare_dockerfile(f"{arguments}\nFROM {base}\n".encode(), LABELS)
+    assert isinstance(found, PipelineInvalid)
+    assert "ARG with a plain default before the first FROM" in found.text
 
 
 def test_images_that_are_copied_from_are_looked_for_too() -> None:
@@ -70,6 +148,33 @@ def test_line_numbers_of_errors_are_those_of_the_file() -> None:
         "FROM a\nCOPY --from=Not_An_Image! / /\n",
         "\udcff",
         "FROM a\nADD http://x/y /z\n",
+        "FROM a\nAD\\\nD http://169.254.169.254/latest /y\nCMD x\n",
+        "FROM a\nONBUILD AD\\\nD http://x/y /z\n",
+        "FROM a\nONBUILD \\\n# c\n ADD http://x/y /z\n",
+        "FROM a\nONBUILD -- ADD http://x/y /z\n",
+        "FROM a\nONBU\u0130LD ADD http://x/y /z\n",
+        # a builder takes this for the end of the line, another one does not
+        "FROM a\nRUN echo \\\\\nFROM evil/x\n",
+        "# escape=`\nFROM a\nRUN echo ``\nFROM evil/x\n",
+        "FROM a\nRUN x \\ \\",
+        "\ufeffFROM a\nFROM b\n",
+        "FROM b\n\ufeffFROM a\n",
+        "FROM a\nRUN x \\\n\x1c# \\\nFROM evil/x\n",
+        "FROM a\nRUN x\rFROM evil/x\n",
+        "FROM a\nRUN x \\\n\x85# \\\nFROM evil/x\n",
+        "FROM a\nRUN cat <<EOF\nFROM evil/x\nEOF\n",
+        "FROM a\nCOPY <<-'EOF' /x\nEOF\n",
+        "FROM --platform=a\\ b AS evil\n",
+        "FROM -- evil/x\n",
+        "FROM a b\n",
+        "FROM a AS b\u0130\n",
+        "FROM a\nCOPY --fr\\om=evil/x / /\n",
+        'FROM a\nCOPY --fr"om=evil/x" / /\n',
+        "FROM a\nCOPY -- --from=evil/x / /\n",
+        "FROM a\nCOPY --from=$X / /\n",
+        "FROM a\nONBUILD COPY --fr\\om=evil/x / /\n",
+        "# escape=x\nFROM a\n",
+        "FROM a\nRUN " + "x" * 60_000,
         "FROM a\nADD $URL /z\n",
         'FROM a\nADD ["h\\u0074tp://x", "/z"]\n',
         "FROM a\nadd ht\\tp:\\//x /z\n",
@@ -85,6 +190,62 @@ def test_dockerfiles_that_are_not_taken(text: str) -> None:
     assert "Dockerfile" in found.text
 
 
+def test_a_number_that_no_stage_has_is_an_image() -> None:
+    assert prepared("FROM a\nCOPY --from=9999 / /\nONBUILD COPY --from=b / /\n").bases == (
+        "a",
+        "9999",
+        "b",
+    )
+
+
+def test_what_is_wrong_is_said_with_its_line() -> None:
+    found = prepare_dockerfile(b"FROM a\n\nRUN x \\\n y \\\\\nRUN z\n", LABELS)
+    assert isinstance(found, PipelineInvalid)
+    assert found.text.startswith("Dockerfile:3: a line ends with \\\\: builders differ")
+
+
 def test_add_of_plain_files_is_taken() -> None:
     found = prepared("FROM a\nADD --chown=1:1 x.tar.gz a/b* /target/\nADD . /src\n")
     assert list(found.bases) == ["a"]
+
+
+_WORDS = (
+    "\n",
+    "\\\n",
+    "FR",
+    "OM",
+    "AD",
+    "D",
+    " http://x/y /z",
+    "FROM a",
+    "ADD x /y",
+    "COPY ",
+    "--from=b",
+)
+_MORE_WORDS = ("ONBUILD ", "RUN x", "<<E", "# escape=`\n", "ARG V=")
+_PIECES = st.sampled_from((*"\\`#<\"'$ \t\n\r\ufeff\x1c\xa0{}-", *_WORDS, *_MORE_WORDS))
+
+
+@given(st.lists(_PIECES, max_size=30).map("".join))
+def test_whatever_is_taken_is_one_instruction_in_each_line(text: str) -> None:
+    found = prepare_dockerfile(f"{text}\nFROM a\n".encode(), LABELS)
+    if isinstance(found, PipelineInvalid):
+        return
+    lines = found.text.decode().split("\n")
+    escape = "`" if lines[0].startswith("#") else "\\"
+    for number, line in enumerate(lines):
+        if number == 0 and line == "# escape=`":
+            continue
+        assert not line.rstrip().endswith(escape)
+        assert line == line.strip()
+        assert not line.startswith("#")
+        words = line.upper().split()
+        is_trigger = words[:1] == ["ONBUILD"]
+        assert "ADD" not in words[: 1 + is_trigger] or ":" not in line
+        if words[:1] == ["FROM"]:
+            following = next(later for later in lines[number + 1 :] if later)
+            assert following.startswith('LABEL "pbft-ci.build"=')
+    # what it means does not change where it is read once more
+    again = prepare_dockerfile(found.text, {})
+    assert isinstance(again, PreparedDockerfile)
+    assert again.bases == found.bases

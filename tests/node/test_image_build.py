@@ -105,6 +105,14 @@ async def test_labels_that_a_dockerfile_changes_do_not_hide_its_layers(room: Roo
     assert compared.exit_code == 3
 
 
+async def test_a_base_with_a_variable(room: Room) -> None:
+    name, _, tag = room.image.partition(":")
+    text = f'ARG V={tag}\nFROM {name}:${{V}}\nARG V\nRUN test "$V" = {tag}\nCMD exit 5\n'
+    compared, log = await room.run_files({"Dockerfile": text})
+    assert compared.exit_code == 5, log
+    assert f" : FROM {room.image}\n" in log
+
+
 async def test_dockerfile_must_be_allowed(room: Room) -> None:
     builder = await room.make_builder(room.make_config(room.repository.url, allow_dockerfile=False))
     commit = room.repository.commit({"Dockerfile": f"FROM {room.image}\n"})

@@ -130,7 +130,9 @@ async def test_images_from_elsewhere(
         assert isinstance(await builder.build(builder.order(repository.url, commit)), Finding)
 
 
+@pytest.mark.parametrize("base", ["FROM {name}:1", "ARG V=1\nFROM {name}:${{V}}"])
 async def test_a_base_of_a_dockerfile_that_was_moved(
+    base: str,
     registry: RegistryServer,
     base_image: str,
     repository: GitRepository,
@@ -138,9 +140,10 @@ async def test_a_base_of_a_dockerfile_that_was_moved(
     make_builder: BuilderMaker,
     docker_engine: docker.DockerClient,
 ) -> None:
-    name = f"{unique_name()}:1"
+    repository_name = unique_name()
+    name = f"{repository_name}:1"
     builder = await make_builder(make_config(repository.url, images_bytes_max=0))
-    dockerfile = f"FROM {registry.host}/{name}\nCMD true\n"
+    dockerfile = base.format(name=f"{registry.host}/{repository_name}") + "\nCMD true\n"
     commit = repository.commit({"Dockerfile": dockerfile})
     ids = set()
     for content in ("old", "new"):
