@@ -48,6 +48,7 @@ class Image(msgspec.Struct, frozen=True):
     """An image on the engine. digest: the registry's, None for one that never was in a registry.
 
     volumes: paths that it declares as volumes. has_command: whether it says what to run.
+    has_triggers: whether its ONBUILD instructions run in a build upon it.
     bytes: with all its layers, also those that it shares.
     """
 
@@ -55,6 +56,7 @@ class Image(msgspec.Struct, frozen=True):
     digest: str | None
     volumes: tuple[str, ...]
     has_command: bool
+    has_triggers: bool
     bytes: int
 
 
@@ -318,6 +320,7 @@ def _image(found: dict[str, Any], digest: str | None) -> Image:
         digest=digest,
         volumes=tuple(settings.get("Volumes") or {}),
         has_command=bool(settings.get("Cmd") or settings.get("Entrypoint")),
+        has_triggers=bool(settings.get("OnBuild")),
         bytes=int(found.get("Size") or 0),
     )
 

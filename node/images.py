@@ -119,9 +119,14 @@ class Images:
     def obtain_base(
         self, name: str, build: str, note: Callable[[str], None], stop: Stop
     ) -> Image | ImageAbsent:
-        """The same for an image that a Dockerfile names: the builder looks for it by that name."""
+        """The same for an image that a Dockerfile names: the builder looks for it by that name.
+
+        One with triggers does not get the name: a build that was already let go on might use it.
+        """
         found = self.obtain(name, build, note, stop)
         if isinstance(found, ImageAbsent) or "@" in name or found.digest is None:
+            return found
+        if found.has_triggers:
             return found
         local = self._engine.find_image(name)
         if local is None or local.id != found.id:

@@ -162,6 +162,13 @@ class DockerSandbox:
             if isinstance(base, ImageAbsent):
                 work.log.note(f"no image {name}: {base.problem}")
                 return RunResult(Outcome.IMAGE_UNAVAILABLE)
+            if base.has_triggers:
+                # they are instructions that we have not read, such as ADD with a URL
+                problem = (
+                    f"Dockerfile: image {name} has ONBUILD instructions, which are not taken; name"
+                    " an image without, and write them into this Dockerfile"
+                )
+                return RunResult(Outcome.PIPELINE_INVALID, problem=problem)
         work.show_state("building")
         ends_at = time.monotonic() + self._limits.build_seconds_max
         built = await self._build_image(prepared, work, remains)

@@ -1,6 +1,7 @@
 """Dockerfiles built and run on a real engine: how they end, and that replicas stay apart."""
 
 import asyncio
+import io
 import secrets
 
 import pytest
@@ -103,6 +104,22 @@ async def test_labels_that_a_dockerfile_changes_do_not_hide_its_layers(room: Roo
     )
     compared, _ = await room.run_files({"Dockerfile": dockerfile})
     assert compared.exit_code == 3
+
+
+@pytest.mark.parametrize("trigger", ["ADD http://127.0.0.1/x /x", "RUN true"])
+async def test_a_base_with_triggers(room: Room, trigger: str) -> None:
+    """They run at FROM, and nobody has read them."""
+    base = f"pbft-ci-test/{secrets.token_hex(4)}:1"
+    text = f"FROM {room.image}\nONBUILD {trigger}\n"
+    await asyncio.to_thread(
+        room.engine.images.build, fileobj=io.BytesIO(text.encode()), tag=base, rm=True
+    )
+    try:
+        compared, log = await room.run_files({"Dockerfile": f"FROM {base}\nCMD true\n"})
+    finally:
+        await asyncio.to_thread(room.engine.images.remove, base)
+    assert compared.outcome is Outcome.PIPELINE_INVALID
+    assert f"image {base} has ONBUILD instructions" in log
 
 
 async def test_a_base_with_a_variable(room: Room) -> None:

@@ -279,6 +279,24 @@ def test_a_name_that_somebody_else_gave_away_meanwhile(
     assert local.id == base.id
 
 
+def test_a_base_with_triggers_does_not_get_its_name(
+    registry: RegistryServer, base_image: str, engine: DockerEngine, config: NodeConfig
+) -> None:
+    """The name may be that of an image which another build was just allowed to build upon."""
+    name = f"{unique_name()}:1"
+    images = Images(engine, config)
+    registry.push(name, base_image, "old")
+    old = images.obtain_base(f"{registry.host}/{name}", "b", say_nothing, Stop())
+    assert isinstance(old, Image)
+    assert not old.has_triggers
+    registry.push(name, base_image, "new\nONBUILD ADD http://127.0.0.1/x /x")
+    new = images.obtain_base(f"{registry.host}/{name}", "c", say_nothing, Stop())
+    assert isinstance(new, Image)
+    assert new.has_triggers
+    named = engine.find_image(f"{registry.host}/{name}")
+    assert named is None or named.id == old.id
+
+
 class Clock:
     """Seconds that a test sets."""
 
