@@ -222,21 +222,12 @@ class DockerEngine:
     def remove(self, is_ours: Callable[[Mapping[str, str]], bool]) -> int:
         """Remove everything whose labels are ours, and all images that descend from ours.
 
-        A Dockerfile can change its labels later on, but not what its layers were built upon.
         Returns how many there were: containers, images, volumes, networks. Raises what the library
         raises.
         """
         client = self.client()
         images: list[dict[str, Any]] = client.images(all=True)
-        ours = {image["Id"] for image in images if is_ours(image["Labels"] or {})}
-        children: dict[str, list[str]] = {}
-        for image in images:
-            children.setdefault(image["ParentId"], []).append(image["Id"])
-        pending = list(ours)
-        while pending:
-            new = set(children.get(pending.pop(), [])) - ours
-            ours |= new
-            pending += new
+        ours = images_of(images, is_ours)
         containers = [
             container["Id"]
             for container in client.containers(all=True)
@@ -285,6 +276,28 @@ def engine_errors() -> Iterator[None]:
         is_local = isinstance(error, OSError) and error.errno is not None
         whose = "this machine" if is_local else "the Docker engine"
         raise OwnTrouble(f"{whose}: {error}") from error
+
+
+def images_of(
+    images: Iterable[Mapping[str, Any]], is_ours: Callable[[Mapping[str, str]], bool]
+) -> set[str]:
+    """The ids of images, of all that an engine listed, that are ours or descend from one of ours.
+
+    A Dockerfile can change its labels later on, but not what its layers were built upon.
+    """
+    ours: set[str] = set()
+    pending: list[str] = []
+    children: dict[str, list[str]] = {}
+    for image in images:
+        children.setdefault(image["ParentId"], []).append(image["Id"])
+        if is_ours(image["Labels"] or {}):
+            pending.append(image["Id"])
+    while pending:
+        image_id = pending.pop()
+        if image_id not in ours:
+            ours.add(image_id)
+            pending += children.get(image_id, [])
+    return ours
 
 
 def digest_of(name: str, repository_digests: list[str]) -> str | None:

@@ -1,7 +1,8 @@
 """How much a build of an image has written so far, and an end to it where it is too much. Blocking.
 
 The classic builder has no limit of its own: what an instruction writes is in a layer on the disk of
-the engine. So it is measured while it grows, by the labels that every layer of the build carries.
+the engine. So it is measured while it grows: what carries the build's labels, and what was built
+upon that, since a Dockerfile can change its labels.
 """
 
 import shutil
@@ -11,6 +12,7 @@ from typing import Any
 
 import docker
 
+from node.docker_engine import images_of
 from node.threads import Stop
 from node.trouble import OwnTrouble
 
@@ -20,30 +22,45 @@ FREE_BYTES_MIN = 2**30
 
 
 class ImageGrowth:
-    """Measures one build. labels: of all its layers and containers."""
+    """Measures one build. labels: of its first layers."""
 
     def __init__(self, client: docker.APIClient, labels: Mapping[str, str]) -> None:
         """Asks the engine where its disk is. Raises what the library raises."""
         self._client = client
-        self._filters = {"label": [f"{name}={value}" for name, value in labels.items()]}
+        self._labels = dict(labels)
         root = Path(client.info().get("DockerRootDir") or "/nowhere")
         # an engine on another machine has its disk there
         self._root = root if root.is_dir() else None
 
     def written_bytes(self) -> int:
         """What all instructions so far have written: the finished ones, and the one that runs."""
-        images: list[dict[str, Any]] = self._client.images(all=True, filters=self._filters)
+        images: list[dict[str, Any]] = self._client.images(all=True)
+        ours = images_of(images, self._is_ours)
         # After the images, and only those that run: what has ended may be an image meanwhile, and
         # must not count twice.
-        containers: list[dict[str, Any]] = self._client.containers(size=True, filters=self._filters)
-        size_of = {image["Id"]: int(image["Size"]) for image in images}
+        containers = [
+            container["Id"]
+            for container in self._client.containers()
+            if container["ImageID"] in ours or self._is_ours(container["Labels"] or {})
+        ]
+        size_of = {image["Id"]: int(image["Size"]) for image in images if image["Id"] in ours}
         # the first one of a stage only adds the labels to an image that others have made
         finished = sum(
-            max(0, int(image["Size"]) - size_of[image["ParentId"]])
+            max(0, size_of[image["Id"]] - size_of[image["ParentId"]])
             for image in images
-            if image["ParentId"] in size_of
+            if image["Id"] in ours and image["ParentId"] in ours
         )
-        return finished + sum(int(container.get("SizeRw") or 0) for container in containers)
+        return finished + self._written_in(containers)
+
+    def _written_in(self, containers: list[str]) -> int:
+        """What those of these that still run have written; the engine reads their files for it."""
+        if not containers:
+            return 0
+        running = self._client.containers(size=True, filters={"id": containers})
+        return sum(int(container.get("SizeRw") or 0) for container in running)
+
+    def _is_ours(self, labels: Mapping[str, str]) -> bool:
+        return self._labels.items() <= labels.items()
 
     def wait_for(self, bytes_max: int, stop: Stop) -> None:
         """Return once more than this is written.

@@ -12,6 +12,8 @@ pytestmark = [pytest.mark.docker, pytest.mark.timeout(300)]
     [
         ("RUN cat /dev/zero >/big",),
         ("RUN head -c 30000000 /dev/zero >/big; sleep 2",) * 3,
+        # measured by what it was built upon: the labels say nothing any more
+        ("LABEL pbft-ci.build=x", "RUN head -c 200000000 /dev/zero >/big; sleep 2"),
         # COPY has no container that could be measured while it runs
         ("COPY big /a", "COPY big /b", "COPY big /c", "RUN sleep 2"),
     ],
