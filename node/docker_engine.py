@@ -65,7 +65,7 @@ class Remains(msgspec.Struct):
 
     containers, networks: ids. is_certain: there is nothing else; not so after trouble, when the
     engine may have made something and its answer was lost. is_building: it may still be building
-    an image. builder: ends when the engine has answered to that build.
+    an image. builder: ends when the engine has answered to that build. tag: of its image.
     """
 
     containers: list[str] = []
@@ -73,6 +73,7 @@ class Remains(msgspec.Struct):
     is_certain: bool = False
     is_building: bool = False
     builder: asyncio.Task[Any] | None = None
+    tag: str | None = None
 
 
 class ImageAbsent(msgspec.Struct, frozen=True):

@@ -213,6 +213,7 @@ class DockerSandbox:
             f"{build_hex[:16]}-{opened}.{secrets.token_hex(8)}"
         )
 
+        remains.tag = tag
         given_up = Stop()
 
         def build(stop: Stop) -> BuiltImage | RunResult:
@@ -291,6 +292,10 @@ class DockerSandbox:
                 return
             quiet_rounds = QUIET_ROUNDS if remains.is_building else 0
             await self._call(lambda stop: self._remove(is_ours, quiet_rounds))
+            if remains.tag is not None:
+                # also where its labels tell nothing: it has the name from us
+                names = (remains.tag,)
+                await self._call(lambda stop: self._engine.remove_names(names))
         except OwnTrouble as trouble:
             self._has_leftovers = True
             _log.warning("leftovers of build %s stay for now: %s", label, trouble.reason)

@@ -8,6 +8,7 @@ import pytest
 
 from ci.operations import Outcome
 from node.docker_engine import BUILD_LABEL, CLUSTER_LABEL, REPLICA_LABEL
+from node.dockerfile import PreparedDockerfile
 from tests.node.conftest import Room, new_things, things_on, until
 
 pytestmark = pytest.mark.docker
@@ -104,6 +105,20 @@ async def test_labels_that_a_dockerfile_changes_do_not_hide_its_layers(room: Roo
     )
     compared, _ = await room.run_files({"Dockerfile": dockerfile})
     assert compared.exit_code == 3
+
+
+async def test_an_image_that_has_none_of_our_labels(
+    room: Room, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Should a FROM ever be overlooked: the image goes by its name, and its layers with it."""
+
+    def overlook(data: bytes, labels: object) -> PreparedDockerfile:
+        return PreparedDockerfile(data, (), ())
+
+    monkeypatch.setattr("node.sandbox.prepare_dockerfile", overlook)
+    text = f"FROM {room.image}\nRUN echo x >/x\nCMD exit 4\n"
+    compared, _ = await room.run_files({"Dockerfile": text})
+    assert compared.exit_code == 4
 
 
 @pytest.mark.parametrize("trigger", ["ADD http://127.0.0.1/x /x", "RUN true"])
