@@ -1,6 +1,8 @@
 """client.forges.signatures: vectors of the forges' documents, and of the openssl command."""
 
 import base64
+import hmac
+from typing import Any
 
 import pytest
 
@@ -102,6 +104,22 @@ def test_one_good_signature_of_several_suffices() -> None:
 def test_a_timestamp_that_is_no_number_is_wrong(timestamp: str) -> None:
     headers = signing_headers(KEY, BODY) | {"webhook-timestamp": timestamp}
     assert check(headers) is Proof.WRONG
+
+
+def test_many_signatures_do_not_have_the_body_hashed_as_often(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    hashed = []
+    real_new = hmac.new
+
+    def new(key: bytes, start: bytes, digest: Any) -> hmac.HMAC:
+        hashed.append(key)
+        return real_new(key, start, digest)
+
+    headers = signing_headers(KEY, BODY) | {"webhook-signature": " ".join(["v1,AAAA"] * 16)}
+    monkeypatch.setattr(hmac, "new", new)
+    assert check(headers) is Proof.WRONG
+    assert hashed == [KEY]
 
 
 @pytest.mark.parametrize("missing", ["webhook-id", "webhook-timestamp", "webhook-signature"])
