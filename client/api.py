@@ -21,8 +21,8 @@ from client.build_filter import InvalidFilter, read_filter
 from client.collector import Collector
 from client.database import StorageFailed
 from client.forges.delivery import Delivery
-from client.forges.event import BODY_BYTES_MAX, Refusal, too_large
-from client.forges.reception import Answered, Source, receive
+from client.forges.event import Refusal, too_large
+from client.forges.reception import Answered, Reception, Source, body_bytes_max, receive
 from client.gateway import Gateway
 from client.intake import QueueFull
 from client.network_watch import NetworkWatch
@@ -275,13 +275,7 @@ async def on_webhook(site: Site, request: web.Request) -> web.Response:
 
     200: nothing new is built (a ping, a deletion, a redelivery ...), and why.
     """
-    body = await site.read_body(request, BODY_BYTES_MAX)
-    received = receive(
-        Delivery.of(request.headers.items(), body),
-        site.sources,
-        now=time.time(),
-        config_file=site.config.file.name,
-    )
+    received = await _receive(site, request)
     if isinstance(received, Refusal):
         _log.warning("a webhook was refused (%d): %s", received.status, received.text)
         raise ApiError(received.status, received.text)
@@ -297,6 +291,18 @@ async def on_webhook(site: Site, request: web.Request) -> web.Response:
         detail = "this delivery was received before; it is this build"
     status = 200 if detail else 202
     return json_response(Accepted(submitted.build.hex(), url, detail), status, {"Location": url})
+
+
+async def _receive(site: Site, request: web.Request) -> Reception:
+    """What the webhook comes to; its body, which may be large, is not kept beyond that."""
+    headers = Delivery.of(request.headers.items(), b"")
+    body = await site.read_body(request, body_bytes_max(headers))
+    return receive(
+        Delivery(headers.headers, body),
+        site.sources,
+        now=time.time(),
+        config_file=site.config.file.name,
+    )
 
 
 async def show_builds(site: Site, request: web.Request) -> web.Response:
@@ -404,9 +410,7 @@ def _too_much() -> ApiError:
 
 
 def _too_large(bytes_max: int) -> ApiError:
-    if bytes_max == BODY_BYTES_MAX:
-        return ApiError(413, too_large().text)
-    return ApiError(413, f"the body has more than {bytes_max} bytes; send less")
+    return ApiError(413, too_large(bytes_max).text)
 
 
 def queue_full(error: QueueFull) -> ApiError:

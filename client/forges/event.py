@@ -15,6 +15,9 @@ from common.logs import log_text
 
 # GitHub and GitLab send no more (FACTS 3.1, 3.2).
 BODY_BYTES_MAX = 25 * 1024 * 1024
+# A branch, a URL and a commit, however they are escaped, and what else a script may add. It is
+# decoded before it is known who sent it, and into objects: many times its size.
+PLAIN_BODY_BYTES_MAX = 64 * 1024
 # SubmitBuild takes no more.
 URL_CHARACTERS_MAX = 1024
 SHOWN_CHARACTERS_MAX = 80
@@ -80,11 +83,10 @@ def malformed(where: str, wrong: str, remedy: str) -> Refusal:
     return Refusal(BAD_REQUEST, f"{where} {wrong}; {remedy}")
 
 
-def too_large() -> Refusal:
+def too_large(bytes_max: int) -> Refusal:
     """The answer to a body over the limit."""
-    return Refusal(
-        TOO_LARGE, f"the body has more than {BODY_BYTES_MAX} bytes; send no more than 25 MB"
-    )
+    remedy = "send no more than 25 MB" if bytes_max == BODY_BYTES_MAX else "send less"
+    return Refusal(TOO_LARGE, f"the body has more than {bytes_max} bytes; {remedy}")
 
 
 def read_payload(kind: type[_Payload], content: bytes, forge: str) -> _Payload | Refusal:

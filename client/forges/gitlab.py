@@ -60,8 +60,8 @@ class Project(msgspec.Struct, frozen=True):
         return given_urls(self.git_http_url, self.git_ssh_url, self.web_url)
 
 
-class Commit(msgspec.Struct, frozen=True):
-    """One of `commits`, or a merge request's `last_commit`."""
+class Commit(msgspec.Struct, frozen=True, gc=False):
+    """One of `commits`, or a merge request's `last_commit`. There may be very many in a body."""
 
     id: str
     message: str = ""

@@ -19,6 +19,7 @@ from client.forges.event import (
     BAD_REQUEST,
     BODY_BYTES_MAX,
     NOT_FOUND,
+    PLAIN_BODY_BYTES_MAX,
     UNAUTHORIZED,
     Action,
     ForgeEvent,
@@ -77,8 +78,9 @@ def receive(
 
     now: seconds since 1970; config_file: its name, for what an operator has to put right.
     """
-    if len(delivery.body) > BODY_BYTES_MAX:
-        return too_large()
+    bytes_max = body_bytes_max(delivery)
+    if len(delivery.body) > bytes_max:
+        return too_large(bytes_max)
     name = forge_of(delivery)
     forge = FORGES[name]
     duplicate = delivery.duplicate(forge.HEADERS)
@@ -111,6 +113,11 @@ def forge_of(delivery: Delivery) -> str:
     if delivery.has(gitlab.EVENT_HEADER):
         return "gitlab"
     return "github" if delivery.has(github.EVENT_HEADER) else PLAIN
+
+
+def body_bytes_max(delivery: Delivery) -> int:
+    """How long a body with these headers may be."""
+    return PLAIN_BODY_BYTES_MAX if forge_of(delivery) == PLAIN else BODY_BYTES_MAX
 
 
 def delivery_identity(forge: str, repository: str, ref: str, after: str) -> bytes:

@@ -14,7 +14,7 @@ from ci.operations import Outcome
 from ci.statement import verify_envelope
 from client.api import Site
 from client.database import StorageFailed
-from client.forges.event import BODY_BYTES_MAX
+from client.forges.event import PLAIN_BODY_BYTES_MAX
 from client.resolve import Unreachable
 from client.serve import make_runner
 from common.address import Address
@@ -134,7 +134,7 @@ async def test_a_body_that_is_announced_too_large_is_not_read(client: Client) ->
     reader, writer = await asyncio.open_connection("127.0.0.1", client.port)
     writer.write(
         b"POST /webHook HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n"
-        % (BODY_BYTES_MAX + 1)
+        % (PLAIN_BODY_BYTES_MAX + 1)
     )
     status = await asyncio.wait_for(reader.readline(), 10)
     assert b" 413 " in status
@@ -144,7 +144,7 @@ async def test_a_body_that_is_announced_too_large_is_not_read(client: Client) ->
 async def test_a_body_that_turns_out_too_large_is_refused(
     client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("client.api.BODY_BYTES_MAX", 1000)
+    monkeypatch.setattr("client.forges.reception.PLAIN_BODY_BYTES_MAX", 1000)
 
     async def chunks() -> AsyncIterator[bytes]:
         for _ in range(20):

@@ -41,6 +41,25 @@ def test_bytes_that_are_no_utf8_are_not_replaced() -> None:
     assert Delivery.of([], b"payload=%ff%fe+%2B").form_payload() == b"\xff\xfe +"
 
 
+@pytest.mark.parametrize("value", [b"=", b"%", b"%%", b"%4", b"%g1", b"%\n", b"a=\n", b"%3d="])
+def test_what_is_not_encoded_as_a_forms_field_is_refused(value: bytes) -> None:
+    answer = Delivery.of([], b"payload=" + value).form_payload()
+    assert isinstance(answer, Refusal)
+    assert answer.status == 400
+    assert "not escaped" in answer.text
+
+
+@given(st.binary(), st.sampled_from([b"%%%02x", b"%%%02X"]))
+def test_every_byte_may_be_escaped(content: bytes, escape: bytes) -> None:
+    form = b"payload=" + b"".join(escape % byte for byte in content)
+    assert Delivery.of([], form).form_payload() == content
+
+
+def test_the_content_is_found_once() -> None:
+    delivery = Delivery.of([], b"payload=%7B%7D")
+    assert delivery.content() is delivery.content()
+
+
 def test_two_payloads_are_refused() -> None:
     answer = Delivery.of([], b"payload=%7B%7D&payload=%7B%7D").form_payload()
     assert isinstance(answer, Refusal)

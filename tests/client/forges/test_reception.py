@@ -2,6 +2,7 @@
 
 import base64
 import json
+import tracemalloc
 
 import pytest
 from hypothesis import given, settings
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 from ci.operations import Event, decode_operation, encode_operation
 from client.forges import reception
 from client.forges.delivery import Delivery
-from client.forges.event import BODY_BYTES_MAX, Refusal
+from client.forges.event import BODY_BYTES_MAX, PLAIN_BODY_BYTES_MAX, Refusal
 from client.forges.reception import (
     Answered,
     Ordered,
@@ -398,7 +399,64 @@ def test_a_header_that_counts_twice_is_refused(name: str) -> None:
 
 def test_a_body_over_25_megabytes_is_too_large() -> None:
     assert BODY_BYTES_MAX == 25 * 1024 * 1024
-    assert refused(Delivery.of([], b" " * (BODY_BYTES_MAX + 1))).status == 413
+    for header in ("X-GitHub-Event", "X-GitLab-Event", "X-Gitea-Event"):
+        delivery = Delivery.of([(header, "push")], b" " * (BODY_BYTES_MAX + 1))
+        assert refused(delivery).status == 413
+
+
+def test_a_plain_body_is_small() -> None:
+    spaces = PLAIN_BODY_BYTES_MAX - len('{"branch": "m", "a": ""}')
+    assert refused(plain({"branch": "m", "a": " " * (spaces + 1)}, SECRET)).status == 413
+    assert isinstance(received(plain({"branch": "m", "a": " " * spaces}, SECRET)), Ordered)
+
+
+HOSTILE_BYTES = 2 * 1024 * 1024
+WRONG = "sha256=" + "0" * 64
+
+
+@pytest.mark.parametrize(
+    ("headers", "start", "piece", "end"),
+    [
+        ({"X-GitHub-Event": "push", "X-Hub-Signature-256": WRONG}, b"payload=", b"%61", b""),
+        ({"X-Gitea-Event": "push", "X-Gitea-Signature": WRONG}, b"payload=", b"%61", b""),
+        ({"X-GitHub-Event": "push", "X-Hub-Signature-256": WRONG}, b"payload=", b"=", b""),
+        ({"X-GitHub-Event": "ping"}, b'{"a":[', b"[],", b"[]]}"),
+        ({"X-Hub-Signature-256": WRONG}, b'{"branch":"m","a":[', b"[],", b"[]]}"),
+        (
+            {"X-Gitlab-Event": "Push Hook"},
+            b'{"object_kind":"push","ref":"refs/heads/m","after":"0","project":{},"commits":[',
+            b'{"id":""},',
+            b'{"id":""}]}',
+        ),
+    ],
+)
+def test_a_strangers_body_costs_a_few_times_its_size(
+    headers: dict[str, str], start: bytes, piece: bytes, end: bytes
+) -> None:
+    body = start + piece * (HOSTILE_BYTES // len(piece)) + end
+    delivery = Delivery.of(headers.items(), body)
+    tracemalloc.start()
+    try:
+        refused(delivery, STRANGER, source())
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 8 * len(body)
+
+
+def test_a_form_is_decoded_once_however_many_secrets_there_are(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    decoded = []
+
+    def form_payload(delivery: Delivery) -> bytes:
+        decoded.append(delivery)
+        return body_of("gitea-push")
+
+    monkeypatch.setattr(Delivery, "form_payload", form_payload)
+    others = [source("gitea", url=f"https://h/{n}", secrets=(b"x%d" % n,)) for n in range(3)]
+    assert refused(gitea("gitea-push", "push", is_form=True), *others).status == 401
+    assert len(decoded) == 1
 
 
 HEADERS = st.dictionaries(
@@ -423,7 +481,7 @@ def test_any_delivery_gets_an_answer_and_none_without_a_secret_a_build(
     sources = [source("github"), source("gitlab"), source("gitea")]
     answer = receive(Delivery.of(headers.items(), body), sources, now=NOW, config_file="client.yml")
     assert isinstance(answer, Refusal)
-    assert answer.status in (400, 401)
+    assert answer.status in (400, 401, 413)
     assert answer.text.isprintable()
     assert GITLAB_URL not in answer.text
 
