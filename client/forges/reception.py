@@ -89,12 +89,10 @@ def receive(
     event: ForgeEvent | Refusal = forge.parse(delivery)
     if isinstance(event, Refusal):
         return event
-    source = _source_of(event, sources, name)
+    named = _named(event, sources, name)
+    source = _sender(delivery, name, named, sources, now)
     if isinstance(source, Refusal):
         return source
-    refusal = _check_sender(delivery, name, source, sources, now)
-    if refusal is not None:
-        return refusal
     if source is None and event.repositories:
         return _unknown_repository(event, name, config_file)
     if event.action is Action.PING:
@@ -131,43 +129,58 @@ def delivery_identity(forge: str, repository: str, ref: str, after: str) -> byte
     return hashlib.sha256(b"pbft-ci delivery\0" + forge.encode() + b"\0" + parts).digest()
 
 
-def _source_of(event: ForgeEvent, sources: Sequence[Source], name: str) -> Source | Refusal | None:
-    """The configured repository that is meant; None: none, or the sender names none."""
+def _named(event: ForgeEvent, sources: Sequence[Source], name: str) -> list[Source]:
+    """The configured repositories that are meant: none, one, or those of several URLs."""
     if name == PLAIN and not event.repositories:
-        return sources[0]
-    found = [source for source in sources if not source.names.isdisjoint(event.repositories)]
-    if len(found) > 1:
+        return [sources[0]]
+    return [source for source in sources if not source.names.isdisjoint(event.repositories)]
+
+
+def _sender(
+    delivery: Delivery, name: str, named: list[Source], sources: Sequence[Source], now: float
+) -> Source | Refusal | None:
+    """The repository whose secret the sender knows, or whose sender may be anybody; else 401.
+
+    What else is listed under one of the sender's URLs counts only for who knows its secret, too:
+    to everybody else a listed one is like one that is not. Where no configured repository is meant
+    any of the secrets will do (None): its owner is no stranger, and may be told that the
+    repository is not listed.
+    """
+    if not named:
+        affordable = _affordable(delivery, sources)
+        if any(_may_ask(delivery, name, source, now) for source in affordable):
+            return None
+        return _stranger(delivery, name, now)
+    own = [source for source in named if _may_ask(delivery, name, source, now)]
+    if not own:
+        return _stranger(delivery, name, now)
+    if len(own) > 1:
         return malformed(
             "the repository's URLs", "are those of two repositories", "send one repository's"
         )
-    return found[0] if found else None
-
-
-def _check_sender(
-    delivery: Delivery, name: str, source: Source | None, sources: Sequence[Source], now: float
-) -> Refusal | None:
-    """401 unless the sender knows the repository's secret, or may be anybody.
-
-    Where no configured repository is meant any of the secrets will do: its owner is no stranger,
-    and may be told that the repository is not listed.
-    """
-    candidates = _affordable(delivery, sources) if source is None else [source]
-    reason = FORGES[name].check_signature(delivery, (), now).reason
-    for candidate in candidates:
-        check: SignatureCheck = FORGES[name].check_signature(delivery, candidate.secrets, now)
-        is_known = check.proof is Proof.VALID and bool(candidate.secrets)
-        is_open = candidate.entry.unsigned_allowed and (
-            check.proof is Proof.MISSING or not candidate.secrets
+    entry = own[0].entry
+    if name not in (PLAIN, entry.forge):
+        return Refusal(
+            BAD_REQUEST,
+            f"this is a webhook of {name}, but the repository is configured with `forge: "
+            f"{entry.forge or 'null'}`; set `forge: {name}` if it is hosted there",
         )
-        if not is_known and not is_open:
-            continue
-        if source is not None and name not in (PLAIN, candidate.entry.forge):
-            return Refusal(
-                BAD_REQUEST,
-                f"this is a webhook of {name}, but the repository is configured with `forge: "
-                f"{candidate.entry.forge or 'null'}`; set `forge: {name}` if it is hosted there",
-            )
-        return None
+    return own[0]
+
+
+def _may_ask(delivery: Delivery, name: str, source: Source, now: float) -> bool:
+    """Whether the sender knows one of the repository's secrets, or may be anybody."""
+    if not source.secrets:
+        return source.entry.unsigned_allowed
+    check: SignatureCheck = FORGES[name].check_signature(delivery, source.secrets, now)
+    if check.proof is Proof.MISSING:
+        return source.entry.unsigned_allowed
+    return check.proof is Proof.VALID
+
+
+def _stranger(delivery: Delivery, name: str, now: float) -> Refusal:
+    """401, and what is wrong with the signature; never which repositories there are."""
+    reason = FORGES[name].check_signature(delivery, (), now).reason
     return Refusal(
         UNAUTHORIZED,
         f"{reason}; the secret of the webhook at the forge must be the one in this repository's "

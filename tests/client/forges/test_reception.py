@@ -265,6 +265,17 @@ def test_urls_of_two_repositories_are_refused() -> None:
     assert refused(github("github-push", "push"), *two).status == 400
 
 
+def test_a_listed_repository_beside_another_one_does_not_show_to_strangers() -> None:
+    """One body, two URLs: a repository that is known to be listed, and a guess."""
+    secret = source(url="git@github.com:Codertocat/hello-world.git", secrets=(OTHER_SECRET,))
+    unsigned = github("github-push", "push", X_Hub_Signature_256="(none)")
+    for known in (source(), source(secrets=(), unsigned_allowed=True)):
+        for delivery in (unsigned, github("github-push", "push", b"guess")):
+            assert received(delivery, known, secret) == received(delivery, known, STRANGER)
+    owned = received(github("github-push", "push"), source(), secret)
+    assert owned == received(github("github-push", "push"), source()), "nor to another's owner"
+
+
 def test_a_hook_of_an_organization_pings_with_any_known_secret() -> None:
     ping = github("github-ping-organization", "ping")
     assert received(ping, STRANGER, source()) == Answered("pong: this webhook is set up")
