@@ -18,7 +18,7 @@ from client.api import Accepted, ApiError, Handler, Site, json_response, on_appe
 from client.build_changes import CANCELLED, REASON_CHARACTERS_MAX, CannotChange
 from client.intake import QueueFull
 from common.config import ClientConfig
-from common.secret_file import read_secrets
+from common.secret_file import read_bearer_tokens
 
 BODY_BYTES_MAX = 16 * 1024
 # Anybody's loop of rebuilds must not be worth trying tokens.
@@ -39,7 +39,9 @@ class Gatekeeper:
     def __init__(self, config: ClientConfig) -> None:
         """Raises ConfigError where the token file cannot be used."""
         file = config.api_token_file
-        self._tokens: Sequence[bytes] = () if file is None else read_secrets(file, "API token")
+        self._tokens: Sequence[bytes] = (
+            () if file is None else read_bearer_tokens(file, "API token")
+        )
         self._is_loopback = config.listen.is_loopback
 
     def guard(self, change: Change) -> Handler:

@@ -9,6 +9,8 @@ from common.config_error import ConfigError
 SECRET_FILE_BYTES_MAX = 16 * 1024
 # A new secret beside the old one while a forge is being told; nobody needs more at once.
 SECRETS_MAX = 4
+# With `Bearer ` before it within what of a header is looked at.
+BEARER_TOKEN_CHARACTERS_MAX = 1000
 
 
 def read_secrets(file: Path, what: str, secrets_max: int = SECRETS_MAX) -> tuple[bytes, ...]:
@@ -47,3 +49,27 @@ def read_secrets(file: Path, what: str, secrets_max: int = SECRETS_MAX) -> tuple
                 file, f"secret {number}", "is not printable ASCII", "letters, digits, punctuation"
             )
     return secrets
+
+
+def read_bearer_tokens(file: Path, what: str) -> tuple[bytes, ...]:
+    """As read_secrets, for what comes in `Authorization: Bearer TOKEN`.
+
+    Raises ConfigError for a token with a space inside too, or a longer one than is looked at:
+    nobody could ever show it.
+    """
+    tokens = read_secrets(file, what)
+    for number, token in enumerate(tokens, 1):
+        wrong = ""
+        if b" " in token:
+            wrong = "has a space inside"
+        elif len(token) > BEARER_TOKEN_CHARACTERS_MAX:
+            wrong = f"has {len(token)} characters"
+        if wrong:
+            raise ConfigError.at(
+                file,
+                f"{what} {number}",
+                wrong,
+                f"a token is one word of at most {BEARER_TOKEN_CHARACTERS_MAX} characters "
+                "(openssl rand -hex 32 makes one)",
+            )
+    return tokens

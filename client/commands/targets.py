@@ -7,7 +7,7 @@ from typing import Any
 from ci.limits import Limits, encode_limits
 from common.address import Address
 from common.config import ClientConfig, ConfigError, load_client_config, load_cluster_config
-from common.secret_file import read_secrets
+from common.secret_file import read_bearer_tokens, read_secrets
 from pbft.genesis import Cluster
 
 DEFAULT_GATEWAY = "http://127.0.0.1:8080"
@@ -58,7 +58,7 @@ def api_token(options: argparse.Namespace) -> bytes | None:
     if file is None:
         config = _config_if_any(options)
         file = None if config is None else config.api_token_file
-    return None if file is None else read_secrets(file, "API token")[0]
+    return None if file is None else read_bearer_tokens(file, "API token")[0]
 
 
 def webhook_secret(options: argparse.Namespace, repository: str | None) -> bytes | None:

@@ -178,3 +178,11 @@ async def test_a_token_file_that_others_may_read_is_refused(
     file.chmod(0o644)
     with pytest.raises(ConfigError, match="others may read this API token"):
         await guarded(running, tmp_path, api_token_file=file)
+
+
+async def test_a_token_that_nobody_could_show_is_refused_at_the_start(
+    running: Running, tmp_path: Path
+) -> None:
+    file = token_file(tmp_path, "two words\n")
+    with pytest.raises(ConfigError, match="has a space inside"):
+        await guarded(running, tmp_path, api_token_file=file)

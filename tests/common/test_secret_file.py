@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from common.config_error import ConfigError
-from common.secret_file import read_secrets
+from common.secret_file import read_bearer_tokens, read_secrets
 
 
 def written(folder: Path, data: bytes, mode: int = 0o600) -> Path:
@@ -59,3 +59,15 @@ def test_a_file_that_is_not_there(tmp_path: Path) -> None:
         read_secrets(tmp_path / "secret", "token")
     with pytest.raises(ConfigError, match="cannot be read"):
         read_secrets(tmp_path, "token")
+
+
+def test_a_bearer_token_is_one_word(tmp_path: Path) -> None:
+    assert read_bearer_tokens(written(tmp_path, b" a-b \n" + b"x" * 1000), "API token") == (
+        b"a-b",
+        b"x" * 1000,
+    )
+    for wrong, word in ((b"good\nhidden words", "a space"), (b"good\n" + b"x" * 1001, "1001")):
+        with pytest.raises(ConfigError, match=word) as caught:
+            read_bearer_tokens(written(tmp_path, wrong), "API token")
+        assert "API token 2" in str(caught.value)
+        assert "hidden" not in str(caught.value)
