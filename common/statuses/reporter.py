@@ -1,7 +1,8 @@
 """Posts what is in the queue: one worker per repository, one post at a time, until it is heard.
 
 What a forge cannot take now is tried again, with back-off, across restarts, for a day. A wrong
-token is told once and then tried again rarely, or when its file has changed.
+token is told once and then tried again rarely, or when its file has changed. What a token does not
+see is tried again as rarely, and nothing else waits for it: it may be one commit that is gone.
 """
 
 import asyncio
@@ -23,6 +24,7 @@ from common.statuses.status import (
     Posted,
     Rejected,
     StatusRequest,
+    Unseen,
     WrongToken,
 )
 from common.statuses.status_queue import Database, StatusQueue, WaitingStatus
@@ -213,22 +215,29 @@ class _Worker:
             _log.warning(
                 "%s: %s; again in %g s", _shown(waiting), meaning.reason, round(again_seconds)
             )
+        elif isinstance(meaning, Unseen):
+            again_seconds = WRONG_TOKEN_SECONDS
+            self._tell(meaning.reason)
         self._reporter.settle(waiting, meaning, again_seconds)
         if isinstance(meaning, WrongToken):
             await self._wait_for_token(meaning, token_version)
         elif isinstance(meaning, Later):
             # The forge or the way to it is in trouble: what else waits would fare no better.
             await asyncio.sleep(again_seconds)
-        else:
+        elif not isinstance(meaning, Unseen):
             self._told = ""
+
+    def _tell(self, reason: str) -> None:
+        """Say what is wrong with a token, once."""
+        if reason != self._told:
+            self._told = reason
+            _log.error("commit statuses of %s: %s", self._repository, reason)
 
     async def _wait_for_token(
         self, meaning: WrongToken, refused: tuple[int, int, int] | None
     ) -> None:
         """Say once what is wrong; then wait for another token, or an hour."""
-        if meaning.reason != self._told:
-            self._told = meaning.reason
-            _log.error("commit statuses of %s: %s", self._repository, meaning.reason)
+        self._tell(meaning.reason)
         end = self._reporter.now + WRONG_TOKEN_SECONDS
         # Nothing tells that a file has changed: it is looked at.
         while self._reporter.now < end and _version_of(self._target) == refused:  # noqa: ASYNC110

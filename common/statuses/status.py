@@ -15,6 +15,9 @@ CONTEXT = "pbft-ci"
 # A forge that asks for more than this is asked again after this.
 RETRY_AFTER_SECONDS_MAX = 3600.0
 SHOWN_CHARACTERS_MAX = 200
+# GitHub's secondary limits may come without Retry-After; then it asks for at least a minute.
+RATE_LIMIT_SECONDS = 60.0
+RATE_LIMIT_WORDS = b"rate limit"
 
 
 class State(enum.StrEnum):
@@ -67,13 +70,22 @@ class WrongToken(msgspec.Struct, frozen=True):
     reason: str
 
 
+class Unseen(msgspec.Struct, frozen=True):
+    """No such repository or commit, or none that this token may see: forges tell no difference.
+
+    Others of the repository may fare better; this one may, with another token or another right.
+    """
+
+    reason: str
+
+
 class Rejected(msgspec.Struct, frozen=True):
     """The forge will never take this one."""
 
     reason: str
 
 
-Meaning = Posted | Later | WrongToken | Rejected
+Meaning = Posted | Later | WrongToken | Unseen | Rejected
 
 
 def json_body(fields: Mapping[str, str | None]) -> bytes:
@@ -95,6 +107,8 @@ def common_meaning(
     """
     said = f"{status}: {log_text(data.decode('utf-8', 'replace'), SHOWN_CHARACTERS_MAX)}"
     wait = retry_after_seconds(headers, now)
+    if wait is None and status in (403, 429) and RATE_LIMIT_WORDS in data.lower():
+        wait = RATE_LIMIT_SECONDS
     if 200 <= status < 300:
         return Posted()
     if status == 429 or (status == 403 and wait is not None):
@@ -108,7 +122,7 @@ def common_meaning(
     if 300 <= status < 400:
         return Rejected(f"{said}; a redirect is not followed: is `api_url` right?")
     if status == 404:
-        return Rejected(
+        return Unseen(
             f"{said}; no such repository or commit for this token: is `project` right, and does "
             f"the token have {scope}?"
         )

@@ -303,6 +303,34 @@ async def test_what_the_forge_will_never_take_is_given_up(
     assert "given up" in caplog.text
 
 
+async def test_what_the_token_does_not_see_holds_up_nothing(
+    network: Network, tmp_path: Path, gitea: ForgeServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A commit that is gone is 404 as well."""
+    gitea.answer_with = lambda number: Answer(404, "Not Found") if number == 1 else None
+    running = await start(network, tmp_path, gitea)
+    await running.gateway.submit(URL, "main", COMMIT)
+    await until(lambda: gitea.requests == 1)
+    await running.gateway.submit(URL, "main", OTHER_COMMIT)
+    await until(lambda: any(status.commit == OTHER_COMMIT for status in gitea.statuses))
+    await running.close()
+    assert "given up" not in caplog.text
+    told = [r for r in caplog.records if "does the token have" in r.getMessage()]
+    assert len(told) == 1
+
+
+async def test_what_the_token_does_not_see_is_tried_again(
+    network: Network, tmp_path: Path, gitea: ForgeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """GitHub answers 404 for a private repository that the token may not see (yet)."""
+    monkeypatch.setattr(reporter_module, "WRONG_TOKEN_SECONDS", 0.05)
+    gitea.answer_with = lambda number: Answer(404, "Not Found") if number < 5 else None
+    running = await start(network, tmp_path, gitea)
+    await running.gateway.submit(URL, "main", COMMIT)
+    await until(lambda: bool(gitea.statuses) and gitea.statuses[-1].state == "success")
+    await running.close()
+
+
 async def test_a_redirect_is_not_followed_with_the_token(
     network: Network, tmp_path: Path, gitea: ForgeServer
 ) -> None:

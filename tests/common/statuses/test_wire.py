@@ -15,6 +15,7 @@ from common.statuses.status import (
     Posted,
     Rejected,
     State,
+    Unseen,
     WrongToken,
 )
 from common.statuses.words import description_of, state_of
@@ -100,7 +101,8 @@ def test_what_the_answers_mean(forge: str) -> None:
     assert meaning(forge, 200) == Posted()
     for status in (500, 502, 503, 504, 408, 409):
         assert isinstance(meaning(forge, status), Later)
-    for status in (400, 404, 410, 422, 302):
+    assert isinstance(meaning(forge, 404), Unseen)
+    for status in (400, 410, 422, 302):
         assert isinstance(meaning(forge, status), Rejected)
     for status in (401, 403):
         assert isinstance(meaning(forge, status), WrongToken)
@@ -127,6 +129,10 @@ def test_githubs_rate_limits_are_no_wrong_token() -> None:
     secondary = meaning("github", 403, retry_after="60")
     assert isinstance(secondary, Later)
     assert secondary.seconds == 60.0
+    for status in (403, 429):
+        bare = meaning("github", status, {"message": "You have exceeded a secondary rate limit."})
+        assert isinstance(bare, Later), "GitHub documents no header for every one of them"
+        assert bare.seconds == 60.0
     left = meaning("github", 403, x_ratelimit_remaining="4999", x_ratelimit_reset=reset)
     assert isinstance(left, WrongToken)
 
