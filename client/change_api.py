@@ -2,7 +2,8 @@
 
 Without `api_token_file` they are open to whoever is on this machine, and to nobody else: then the
 gateway has to listen on loopback (and what a browser sends for a foreign page is refused before
-it comes here, common.http_door). With it, they take one of its tokens as a Bearer token.
+it comes here, common.http_door), be called by a loopback name, and not by a proxy. With it, they
+take one of its tokens as a Bearer token.
 """
 
 import functools
@@ -18,6 +19,7 @@ from client.api import Accepted, ApiError, Handler, Site, json_response, on_appe
 from client.build_changes import CANCELLED, REASON_CHARACTERS_MAX, CannotChange
 from client.intake import QueueFull
 from common.config import ClientConfig
+from common.http_door import is_asked_on_this_machine
 from common.secret_file import read_bearer_tokens
 
 BODY_BYTES_MAX = 16 * 1024
@@ -59,29 +61,34 @@ class Gatekeeper:
         """Whether it takes a token to change something."""
         return bool(self._tokens)
 
-    @property
-    def is_open(self) -> bool:
-        """Whether anybody at all may change something."""
-        return self.needs_token or self._is_loopback
+    def is_open_to(self, request: web.Request) -> bool:
+        """Whether anybody at all may change something by the way that this request came."""
+        return self.needs_token or (self._is_loopback and is_asked_on_this_machine(request))
 
     def check(self, request: web.Request) -> None:
         """Raises ApiError (401, 403) for whoever may not."""
         found = _BEARER.fullmatch(request.headers.get("Authorization", "")[:TOKEN_CHARACTERS_MAX])
         given = "" if found is None else found[1]
-        self._check_token(given, "this takes one of the API's tokens: Authorization: Bearer TOKEN")
+        self._check_token(
+            request, given, "this takes one of the API's tokens: Authorization: Bearer TOKEN"
+        )
 
-    def check_form(self, token: str) -> None:
+    def check_form(self, request: web.Request, token: str) -> None:
         """The same for a form of ours, with the token that was typed into it. Raises ApiError."""
         self._check_token(
+            request,
             token.strip()[:TOKEN_CHARACTERS_MAX],
             "that is none of the API's tokens, so nothing was changed. Go back and type one; they "
             "are in the file that `api_token_file:` names in the gateway's configuration",
         )
 
-    def _check_token(self, given: str, refusal: str) -> None:
-        if not self.is_open:
+    def _check_token(self, request: web.Request, given: str, refusal: str) -> None:
+        if not self.is_open_to(request):
             raise ApiError(
-                403, "changes from other machines need `api_token_file:` in the configuration"
+                403,
+                "changes from other machines, or by way of a proxy, need `api_token_file:` in the "
+                "gateway's configuration; without it they are made on its own machine, by "
+                "http://localhost",
             )
         # each is compared, so that the time says nothing of which one was close
         matches = [hmac.compare_digest(given.encode(), token) for token in self._tokens]

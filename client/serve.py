@@ -8,6 +8,7 @@ import os
 import signal
 from collections.abc import AsyncIterator
 from typing import NamedTuple
+from urllib.parse import urlsplit
 
 from aiohttp import web
 
@@ -37,6 +38,7 @@ from common.git_environment import is_foreign_variable
 from common.http_door import (
     HEADER_TIMEOUT_SECONDS,
     Door,
+    is_loopback_host,
     known_hosts,
     refuse_foreign_pages,
 )
@@ -167,6 +169,14 @@ def _log_start(site: Site) -> None:
 
 def _warn(config: ClientConfig) -> None:
     """Say what an operator should not have missed."""
+    public = urlsplit(config.public_url or config.listen.url).hostname
+    if config.api_token_file is None and config.listen.is_loopback and not is_loopback_host(public):
+        _log.warning(
+            "nobody may cancel, rebuild, approve or append by way of %s: set api_token_file. "
+            "Without it these are open to whoever calls this gateway by a loopback name, and a "
+            "proxy that does not pass the Host header on does that for everybody",
+            config.public_url,
+        )
     is_reached = not config.listen.is_loopback or config.public_url is not None
     for entry in config.repositories:
         if entry.unsigned_allowed and is_reached:

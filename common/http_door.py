@@ -31,6 +31,8 @@ _FULL = (
 )
 
 _LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
+# What proxies add of those whom they speak for; somebody on this machine sends none of them.
+_PROXY_HEADERS = ("Forwarded", "Via", "X-Forwarded-For", "X-Forwarded-Host", "X-Real-IP")
 
 
 class Limits(msgspec.Struct, frozen=True):
@@ -114,6 +116,25 @@ def is_this_machine(peer: str) -> bool:
     """Whether an address (as text) is a loopback one."""
     try:
         return ipaddress.ip_address(peer).is_loopback
+    except ValueError:
+        return False
+
+
+def is_loopback_host(host: str | None) -> bool:
+    """Whether a URL's host means the machine that one is on."""
+    return host is not None and (host.lower() in _LOOPBACK_NAMES or is_this_machine(host))
+
+
+def is_asked_on_this_machine(request: web.Request) -> bool:
+    """Whether a request that came to a loopback address is one of this machine's own.
+
+    It calls the server by a loopback name, and no proxy says that it speaks for somebody. One that
+    calls it so and says nothing cannot be told from a person here.
+    """
+    if any(name in request.headers for name in _PROXY_HEADERS):
+        return False
+    try:
+        return is_loopback_host(urlsplit("//" + request.headers.get("Host", "")).hostname)
     except ValueError:
         return False
 

@@ -42,7 +42,7 @@ _COOKIE_VALUE = re.compile(r"[0-9a-f]{64}")
 class FormValues(msgspec.Struct, frozen=True):
     """What a template needs for its forms (templates/form.html).
 
-    is_open: may anybody change something from a page at all? needs_token: by typing a token.
+    is_open: may anybody change something from this page at all? needs_token: by typing a token.
     csrf: the hidden field's value.
     """
 
@@ -78,7 +78,7 @@ class ChangeForms:
         if is_new:
             cookie = self._draw(32).hex()
         form = FormValues(
-            self._gatekeeper.is_open, self._gatekeeper.needs_token, self._csrf(cookie)
+            self._gatekeeper.is_open_to(request), self._gatekeeper.needs_token, self._csrf(cookie)
         )
         response = self._pages.render(template, status, form=form, **values)
         response.headers.update(HEADERS)
@@ -103,7 +103,7 @@ class ChangeForms:
             raise ApiError(415, f"a form is sent as {FORM_TYPE}")
         fields = _read_fields(await self._site.read_body(request, FORM_BYTES_MAX))
         self._check_csrf(request.cookies.get(COOKIE, ""), fields.pop(CSRF_FIELD, ""))
-        self._gatekeeper.check_form(fields.pop(TOKEN_FIELD, ""))
+        self._gatekeeper.check_form(request, fields.pop(TOKEN_FIELD, ""))
         return fields
 
     def _check_origin(self, request: web.Request) -> None:

@@ -162,6 +162,43 @@ async def test_without_tokens_only_this_machine_may(
     await client.close()
 
 
+PROXIED = (
+    {"Host": "ci.example.org"},
+    {"Host": "CI.example.org:443"},
+    {"X-Forwarded-For": "203.0.113.7"},
+    {"Forwarded": "for=203.0.113.7"},
+    {"X-Real-IP": "203.0.113.7"},
+    {"X-Forwarded-Host": "ci.example.org"},
+    {"Via": "1.1 proxy"},
+)
+
+
+@pytest.mark.parametrize("path", CHANGES)
+async def test_without_tokens_nobody_may_by_way_of_a_proxy(
+    running: Running, client: Client, path: str
+) -> None:
+    for headers in PROXIED:
+        url = "/api/v1/" + path.format("0" * 64)
+        answer = await client.post(url, data=b"{}", headers=headers)
+        assert answer.status == 403, headers
+        assert "api_token_file" in (await answer.json())["error"]
+
+
+@pytest.mark.parametrize("host", ["localhost", "LOCALHOST:8080", "127.0.0.1:8080", "[::1]:8080"])
+async def test_without_tokens_this_machine_may_by_each_of_its_names(
+    client: Client, host: str
+) -> None:
+    assert (await change(client, "0" * 64, "cancel", Host=host))[0] == 404, "it came through"
+
+
+async def test_with_a_token_one_may_by_way_of_a_proxy(running: Running, tmp_path: Path) -> None:
+    client = await guarded(running, tmp_path, api_token_file=token_file(tmp_path))
+    for headers in PROXIED:
+        given = headers | {"Authorization": "Bearer old-token"}
+        assert (await change(client, "0" * 64, "cancel", **given))[0] == 404, "it came through"
+    await client.close()
+
+
 async def test_a_page_from_elsewhere_cannot_make_a_browser_change_something(
     running: Running, client: Client
 ) -> None:

@@ -92,6 +92,21 @@ def test_it_serves_and_stops_when_told(place: Place, number: signal.Signals) -> 
     assert "stopping" in (place.folder / "log" / "client.log").read_text()
 
 
+@pytest.mark.parametrize(
+    ("public_url", "is_warned"), [("https://ci.example.org", True), ("http://localhost:80", False)]
+)
+def test_a_public_address_without_tokens_is_warned_of(
+    place: Place, public_url: str, is_warned: bool
+) -> None:
+    with place.config.open("a") as stream:
+        stream.write(f"\npublic_url: {public_url}\n")
+    place.start()
+    place.wait_up()
+    log = place.folder / "log" / "client.log"
+    block_until(lambda: "webhooks at" in log.read_text(), "it says where it is")
+    assert ("set api_token_file" in log.read_text()) is is_warned
+
+
 def test_what_was_accepted_survives_kill_9(place: Place) -> None:
     first = place.start()
     place.wait_up()

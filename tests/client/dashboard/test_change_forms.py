@@ -65,7 +65,8 @@ async def test_a_form_of_our_page_is_taken(running: Running, client: Client) -> 
     assert is_withdrawn(running, build)
 
 
-async def test_a_form_is_taken_by_the_public_address(running: Running, client: Client) -> None:
+async def test_a_form_is_taken_by_the_public_address(running: Running, tmp_path: Path) -> None:
+    client = await guarded(running, tmp_path, api_token_file=token_file(tmp_path))
     build = await open_build(running, client)
     answer = await client.get(f"/builds/{build}", headers={"Host": "ci.example.org"})
     # a client without TLS keeps no cookie that is for TLS alone
@@ -73,16 +74,34 @@ async def test_a_form_is_taken_by_the_public_address(running: Running, client: C
     csrf = (await answer.text()).split('name="csrf" value="')[1][:64]
     headers = {"Host": "ci.example.org", "Cookie": f"pbft_ci_form={cookie}"}
     path = f"/builds/{build}/cancel"
-    answer = await send_form(
-        client, path, {"csrf": csrf}, origin="http://ci.example.org", headers=headers
-    )
+    fields = {"csrf": csrf, "token": "old-token"}
+    answer = await send_form(client, path, fields, origin="http://ci.example.org", headers=headers)
     assert answer.status == 403, "whoever can read what travels to it can write to it"
     assert not is_withdrawn(running, build)
-    answer = await send_form(
-        client, path, {"csrf": csrf}, origin="https://ci.example.org", headers=headers
-    )
+    answer = await send_form(client, path, fields, origin="https://ci.example.org", headers=headers)
     assert answer.status == 303
     assert is_withdrawn(running, build)
+    await client.close()
+
+
+async def test_without_tokens_no_form_is_taken_by_the_public_address(
+    running: Running, client: Client
+) -> None:
+    build = await open_build(running, client)
+    csrf = await csrf_of(client, f"/builds/{build}")
+    answer = await client.get(f"/builds/{build}", headers={"Host": "ci.example.org"})
+    assert 'name="csrf"' not in await answer.text(), "the page there has none"
+    cookie = client.session.cookie_jar.filter_cookies(client.make_url("/"))["pbft_ci_form"].value
+    answer = await send_form(
+        client,
+        f"/builds/{build}/cancel",
+        {"csrf": csrf},
+        origin="https://ci.example.org",
+        headers={"Host": "ci.example.org", "Cookie": f"pbft_ci_form={cookie}"},
+    )
+    assert answer.status == 403
+    assert "api_token_file" in await answer.text()
+    assert not is_withdrawn(running, build)
 
 
 @pytest.mark.parametrize(
