@@ -27,6 +27,7 @@ from client.gateway import Gateway
 from client.intake import QueueFull
 from client.network_watch import NetworkWatch
 from client.nodes import STATUS_TIMEOUT_SECONDS, Nodes
+from client.refusal_log import RefusalLog
 from client.view import BuildView, build_view
 from common.config import ClientConfig
 from common.secret_file import read_secrets
@@ -116,6 +117,7 @@ class Site:
             )
             for entry in config.repositories
         )
+        self.refusals = RefusalLog()
         self._bodies_bytes = 0
 
     def record(self, request: web.Request) -> BuildRecord:
@@ -277,7 +279,7 @@ async def on_webhook(site: Site, request: web.Request) -> web.Response:
     """
     received = await _receive(site, request)
     if isinstance(received, Refusal):
-        _log.warning("a webhook was refused (%d): %s", received.status, received.text)
+        site.refusals.note(received)
         raise ApiError(received.status, received.text)
     if isinstance(received, Answered):
         return json_response({"detail": received.detail})

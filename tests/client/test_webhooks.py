@@ -75,6 +75,15 @@ async def client(running: Running, tmp_path: Path) -> AsyncIterator[Client]:
     await client.close()
 
 
+async def test_a_strangers_webhooks_do_not_fill_the_log(
+    client: Client, caplog: pytest.LogCaptureFixture
+) -> None:
+    for _ in range(20):
+        assert (await post(client, github("github-push", "push", b"guess")))[0] == 401
+    said = [record for record in caplog.records if "was refused" in record.getMessage()]
+    assert len(said) == 5
+
+
 async def post(client: Client, delivery: Delivery) -> tuple[int, dict[str, Any]]:
     headers = [(name, value) for name, values in delivery.headers.items() for value in values]
     answer = await client.post("/webHook", data=delivery.body, headers=headers)
