@@ -1,9 +1,10 @@
 """client.forges.delivery: headers that count are there once, and bytes stay the bytes they are."""
 
-from urllib.parse import quote_plus
+import re
+from urllib.parse import quote_plus, unquote_to_bytes
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from client.forges.delivery import Delivery
@@ -53,6 +54,17 @@ def test_what_is_not_encoded_as_a_forms_field_is_refused(value: bytes) -> None:
 def test_every_byte_may_be_escaped(content: bytes, escape: bytes) -> None:
     form = b"payload=" + b"".join(escape % byte for byte in content)
     assert Delivery.of([], form).form_payload() == content
+
+
+@settings(max_examples=500, deadline=None)
+@given(st.lists(st.sampled_from([b"%", b"%4", b"%41", b"4", b"g", b"\r", b"\n", b"+", b" ", b"_"])))
+def test_a_field_is_decoded_as_urllib_does_or_refused(pieces: list[bytes]) -> None:
+    value = b"".join(pieces)
+    answer = Delivery.of([], b"payload=" + value).form_payload()
+    if re.search(rb"%(?![0-9A-Fa-f]{2})", value):
+        assert isinstance(answer, Refusal)
+    else:
+        assert answer == unquote_to_bytes(value.replace(b"+", b" "))
 
 
 def test_the_content_is_found_once() -> None:
