@@ -351,7 +351,10 @@ class Archive:
 
     def decided_after(self, decided_at: float) -> list[BuildRecord]:
         """Builds whose verdict was accepted after that time, oldest first."""
-        return self._select("WHERE decided_at > ? ORDER BY decided_at", (decided_at,))
+        # What ended before the network was asked has such a time too, and no verdict.
+        return self._select(
+            "WHERE decided_at > ? AND statement IS NOT NULL ORDER BY decided_at", (decided_at,)
+        )
 
     def to_collect(self) -> list[BuildRecord]:
         """Decided builds whose ballots and logs are still waited for, oldest first."""

@@ -67,6 +67,17 @@ def test_a_builds_life(archive: Archive, database: Database) -> None:
     assert archive.to_collect() == []
 
 
+def test_what_ended_before_the_network_was_asked_is_no_verdict(
+    archive: Archive, database: Database
+) -> None:
+    """The metrics would count it as a fast one."""
+    with database.transaction():
+        archive.note_withdrawn(build_id(1), "not wanted")
+        archive.note_never_asked(build_id(1), 500.0)
+        archive.note_decided(build_id(2), b"{}", 501.0)
+    assert [record.build for record in archive.decided_after(0.0)] == [build_id(2)]
+
+
 def test_an_unknown_build_is_none(archive: Archive) -> None:
     assert archive.get(bytes(31) + b"x") is None
 
