@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 
 from ci.operations import Event
-from client.build_filter import ALL, BuildFilter
+from client.build_filter import ALL, BuildFilter, condition_of
 from client.database import Database
 from client.wanted import WantedBuild
 
@@ -283,6 +283,15 @@ class Archive:
         """Is there a record of it?"""
         return bool(self._database.rows("SELECT 1 FROM builds WHERE build = ?", (build,)))
 
+    def newest_of_commit(self, wanted: WantedBuild, commit: str) -> int | None:
+        """The number of the newest build of that commit on the same ref, or None."""
+        rows = self._database.rows(
+            "SELECT max(number) FROM builds WHERE repository = ? AND branch = ? AND event = ? "
+            "AND ref IS ? AND commit_hex = ?",
+            (wanted.repository, wanted.branch, wanted.event, wanted.ref, commit),
+        )
+        return None if rows[0][0] is None else int(rows[0][0])
+
     def get(self, build: bytes) -> BuildRecord | None:
         """The record of a build, or None."""
         rows = self._select("WHERE build = ?", (build,))
@@ -292,7 +301,7 @@ class Archive:
         self, before: int | None, records_max: int, only: BuildFilter = ALL
     ) -> list[BuildRecord]:
         """The newest records of a list with a number below `before` (None: of all)."""
-        condition, values = _condition(before, only)
+        condition, values = condition_of(before, only)
         return self._select(f"{condition}ORDER BY number DESC LIMIT ?", (*values, records_max))
 
     def repositories(self, repositories_max: int) -> list[str]:
@@ -308,7 +317,7 @@ class Archive:
 
     def newest_branches(self, repository: str | None, builds_max: int) -> list[str]:
         """The branches of the newest builds, without doubles, the newest first."""
-        condition, values = _condition(None, BuildFilter(repository=repository))
+        condition, values = condition_of(None, BuildFilter(repository=repository))
         rows = self._database.rows(
             f"SELECT branch FROM builds {condition}ORDER BY number DESC LIMIT ?",  # noqa: S608 - constants only
             (*values, builds_max),
@@ -445,25 +454,6 @@ class Archive:
     def _select(self, condition: str, values: tuple[Any, ...] = ()) -> list[BuildRecord]:
         rows = self._database.rows(f"SELECT {_COLUMNS} FROM builds {condition}", values)  # noqa: S608 - constants only
         return [msgspec.convert(row, BuildRecord, strict=False) for row in rows]
-
-
-def _condition(before: int | None, only: BuildFilter) -> tuple[str, tuple[str | int, ...]]:
-    """The WHERE of a list, or nothing, and its values."""
-    terms: list[tuple[str, str | int]] = []
-    if only.repository is not None:
-        terms.append(("repository = ?", only.repository))
-    if only.branch is not None:
-        terms.append(("branch = ?", only.branch))
-    if only.outcome is not None:
-        # With a repository or a branch the list is read in the order of that one's index, which
-        # has the state too; the plus keeps SQLite from taking the index of the states instead.
-        terms.append(("+state = ?" if terms else "state = ?", only.outcome))
-    if before is not None:
-        terms.append(("number < ?", before))
-    if not terms:
-        return "", ()
-    text = " AND ".join(term for term, _ in terms)
-    return f"WHERE {text} ", tuple(value for _, value in terms)
 
 
 def sync_directory(directory: Path) -> None:

@@ -5,10 +5,13 @@ turn, by a request in the outbox; it is sent once the build is known to be open,
 the network would know no such build.
 """
 
+import hashlib
 import time
 from collections.abc import Callable
 
-from ci.operations import Event, Outcome, SubmitBuild, decode_operation
+import msgspec
+
+from ci.operations import Delivery, Event, Outcome, SubmitBuild, decode_operation
 from ci.statement import parse_statement
 from client.archive import Archive, BuildRecord
 from client.outbox import Kind, Outbox, OutboxRow, State
@@ -17,6 +20,7 @@ from client.wanted import WantedBuild
 from pbft.codec import decode_request, decode_signed
 
 CANCELLED = "cancelled"
+SUPERSEDED = "superseded by "
 REASON_CHARACTERS_MAX = 200
 
 
@@ -67,11 +71,48 @@ class BuildChanges:
         self._ask(Kind.APPROVE, row)
         self._archive.note_detail(build, "approved; the network is being told")
 
+    def pushed_again(
+        self, wanted: WantedBuild, id_of: Callable[[WantedBuild], bytes]
+    ) -> tuple[WantedBuild, bool]:
+        """What a delivery asks for, and whether it may be newer than all that is here of its ref.
+
+        A ref that is moved away from a commit and back to it comes with the delivery that the
+        commit had. Where that one's build was withdrawn meanwhile it asks for another, whose
+        delivery follows from that build: so it is one build however often, and through whichever
+        gateway, it is told. What the ref pointed at before says which it is: a build that came
+        later than the withdrawn one, or earlier, and then it is that old delivery once more.
+        Where nobody can tell it is built, for it may be the head, and supersedes nothing.
+        """
+        is_newest = True
+        while wanted.delivery is not None:
+            record = self._archive.get(id_of(wanted))
+            if record is None or not _is_given_up(record):
+                break
+            before = wanted.before and self._archive.newest_of_commit(wanted, wanted.before)
+            if before:
+                is_old = before < record.number
+            else:
+                is_newest = False
+                is_old = not (record.withdrawn or "").startswith(SUPERSEDED)
+            if is_old:
+                break
+            identity = hashlib.sha256(b"pbft-ci pushed again\0" + record.build).digest()
+            delivery = Delivery(wanted.delivery.forge, identity)
+            wanted = msgspec.structs.replace(wanted, delivery=delivery)
+        return wanted, is_newest
+
     def supersede(self, build: bytes, wanted: WantedBuild) -> None:
-        """Cancel what is under way of the same ref: somebody pushed something newer to it."""
+        """Cancel what is under way of the same ref: somebody pushed something newer to it.
+
+        Forges deliver side by side: what was pushed onto this very commit is newer than it.
+        """
         for row in self._outbox.builds_of_branch(wanted.repository, wanted.branch):
-            if row.build != build and _is_same_ref(row.build_wanted, wanted):
-                self.cancel(row.build, f"superseded by {build.hex()}")
+            other = row.build_wanted
+            if row.build == build or not _is_same_ref(other, wanted):
+                continue
+            is_newer = other.before is not None and other.before == wanted.commit
+            if not is_newer or other.commit == wanted.before:
+                self.cancel(row.build, SUPERSEDED + build.hex())
 
     def possible(self, build: bytes) -> frozenset[Kind]:
         """Which of CANCEL and APPROVE would change something about this build now."""
@@ -139,6 +180,15 @@ def _how(record: BuildRecord) -> str:
     if record.statement is not None:
         return str(parse_statement(record.statement).verdict.outcome)
     return record.refused or record.skipped or record.withdrawn or Outcome.CANCELLED
+
+
+def _is_given_up(record: BuildRecord) -> bool:
+    """Was it withdrawn, so that there is no verdict on its commit, or will be none?"""
+    if record.withdrawn is None or record.refused is not None:
+        return False
+    if record.statement is None:
+        return True
+    return parse_statement(record.statement).verdict.outcome is Outcome.CANCELLED
 
 
 def _is_same_ref(one: WantedBuild, other: WantedBuild) -> bool:

@@ -55,3 +55,22 @@ def _text(query: Mapping[str, str], name: str, characters_max: int) -> str | Non
     if len(text) > characters_max:
         raise InvalidFilter(f"`{name}` has at most {characters_max} characters")
     return text or None
+
+
+def condition_of(before: int | None, only: BuildFilter) -> tuple[str, tuple[str | int, ...]]:
+    """The WHERE of a list, or nothing, and its values."""
+    terms: list[tuple[str, str | int]] = []
+    if only.repository is not None:
+        terms.append(("repository = ?", only.repository))
+    if only.branch is not None:
+        terms.append(("branch = ?", only.branch))
+    if only.outcome is not None:
+        # With a repository or a branch the list is read in the order of that one's index, which
+        # has the state too; the plus keeps SQLite from taking the index of the states instead.
+        terms.append(("+state = ?" if terms else "state = ?", only.outcome))
+    if before is not None:
+        terms.append(("number < ?", before))
+    if not terms:
+        return "", ()
+    text = " AND ".join(term for term, _ in terms)
+    return f"WHERE {text} ", tuple(value for _, value in terms)

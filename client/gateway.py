@@ -189,14 +189,19 @@ class Gateway:
 
         again: the build that this one does again. Where that is configured, a build cancels the
         older ones of its ref; one that is done again never does.
-        A delivery that is here already is the build that it was. Raises QueueFull and
-        StorageFailed; then nothing was accepted.
+        A delivery that is here already is the build that it was (but BuildChanges.pushed_again).
+        Raises QueueFull and StorageFailed; then nothing was accepted.
         """
         identity = self._draw(32)
-        build = submitted_build_id(self._cluster.id, self._name, wanted.operation(identity))
         added = []
 
+        def id_of(wanted: WantedBuild) -> bytes:
+            return submitted_build_id(self._cluster.id, self._name, wanted.operation(identity))
+
         def store() -> None:
+            nonlocal wanted
+            wanted, is_newest = self._changes.pushed_again(wanted, id_of)
+            build = id_of(wanted)
             if not self._archive.add(build, wanted, time.time()):
                 return
             added.append(build)
@@ -209,25 +214,25 @@ class Gateway:
             self._outbox.add_build(identity, build, wanted)
             if again is not None:
                 self._archive.note_rebuild(build, again)
-            elif self._configured(wanted.repository).supersede:
+            elif is_newest and self._configured(wanted.repository).supersede:
                 self._changes.supersede(build, wanted)
 
         def then() -> None:
-            if not added:
-                return
-            what = f"skipped ({skip_reason})" if skip_reason else "accepted"
-            _log.info("build %s %s: %s", build.hex()[:12], what, log_text(wanted.branch))
-            if wanted.commit is None:
-                self._spawn(self._commits.find(identity, build, wanted))
+            for build in added:
+                what = f"skipped ({skip_reason})" if skip_reason else "accepted"
+                _log.info("build %s %s: %s", build.hex()[:12], what, log_text(wanted.branch))
+                if wanted.commit is None:
+                    self._spawn(self._commits.find(identity, build, wanted))
 
         try:
             await self._intake.accept(
                 store, then, wanted.repository, needs_approval=wanted.needs_approval
             )
         except QueueFull:
-            if not self._archive.has(build):
+            wanted, _ = self._changes.pushed_again(wanted, id_of)
+            if not self._archive.has(id_of(wanted)):
                 raise
-        return Submitted(build, is_new=bool(added))
+        return Submitted(id_of(wanted), is_new=bool(added))
 
     async def rebuild(self, build: bytes) -> bytes:
         """Accept a new build of the same commit; its id. Raises CannotChange, and as `order`."""

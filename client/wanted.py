@@ -9,6 +9,7 @@ class WantedBuild(msgspec.Struct, frozen=True):
     """A build to ask the network for; the fields are those of ci.operations.SubmitBuild.
 
     `commit` None: whatever the branch points at by now; a delivery always names one.
+    `before`: what the ref pointed at until then, where the forge says so; the network is not told.
     """
 
     repository: str
@@ -18,6 +19,7 @@ class WantedBuild(msgspec.Struct, frozen=True):
     ref: str | None = None
     delivery: Delivery | None = None
     needs_approval: bool = False
+    before: str | None = None
 
     def operation(self, identity: bytes) -> SubmitBuild:
         """The operation that asks for it; identity: 32 random bytes."""

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from ci.limits import Limits
-from ci.operations import CancelBuild, Event, Outcome, SubmitBuild, decode_operation
+from ci.operations import CancelBuild, Delivery, Event, Outcome, SubmitBuild, decode_operation
 from ci.statement import parse_statement
 from client.archive import BuildRecord
 from client.build_changes import CannotChange, rebuild_of
@@ -287,6 +287,115 @@ async def test_other_refs_events_and_repositories_are_left_alone(
     again = (await running.gateway.order(others[1])).build
     assert record_of(running, builds[1]).withdrawn == f"superseded by {again.hex()}"
     assert record_of(running, newest).withdrawn is None
+    await running.close()
+
+
+def pushed(commit: str, before: str | None = None, event: Event = Event.PUSH) -> WantedBuild:
+    """A push as a forge delivers it: known by (ref, commit), whatever was there before."""
+    delivery = Delivery("github", bytes.fromhex(commit[:2]) * 32)
+    return WantedBuild(REPOSITORY, "main", commit, event=event, delivery=delivery, before=before)
+
+
+A, B, C, D = (letter * 40 for letter in "abcd")
+
+
+async def ordered(running: Running, wanted: WantedBuild) -> tuple[bytes, bool]:
+    submitted = await running.gateway.order(wanted)
+    return submitted.build, submitted.is_new
+
+
+@pytest.mark.parametrize("is_open", [True, False])
+async def test_a_commit_that_is_pushed_again_is_built_again(
+    network: Network, tmp_path: Path, is_open: bool
+) -> None:
+    """Pushed away and back, more than once; each delivered twice, it is one build each time."""
+    nobody_finishes(network)
+    running = await superseding(network, tmp_path)
+    if not is_open:
+        running.gateway._numbering.undecided_max = 0
+    builds = []
+    for wanted in (pushed(A, "0" * 40), pushed(B, A), pushed(A, B), pushed(B, A), pushed(A, B)):
+        build, is_new = await ordered(running, wanted)
+        assert is_new
+        assert await ordered(running, wanted) == (build, False)
+        builds.append(build)
+        if is_open:
+            await until(lambda: record_of(running, builds[-1]).opened_at is not None)
+    assert len(set(builds)) == 5
+    newest = builds.pop()
+    assert record_of(running, newest).withdrawn is None
+    for build, newer in zip(builds, (*builds[1:], newest), strict=True):
+        assert record_of(running, build).withdrawn == f"superseded by {newer.hex()}"
+    await running.close()
+
+
+async def test_an_old_delivery_that_comes_again_supersedes_nothing(
+    network: Network, tmp_path: Path
+) -> None:
+    nobody_finishes(network)
+    running = await superseding(network, tmp_path)
+    for wanted in (pushed(A), pushed(B, A), pushed(C, B)):
+        newest, _ = await ordered(running, wanted)
+    assert (await ordered(running, pushed(B, A)))[1] is False, "A was here before it"
+    again, is_new = await ordered(running, pushed(A))
+    assert is_new, "it may be the head: nobody knows what was there before"
+    assert (await ordered(running, pushed(A))) == (again, False)
+    assert record_of(running, newest).withdrawn is None
+    assert record_of(running, again).withdrawn is None
+    await running.close()
+
+
+async def test_what_a_person_cancelled_stays_so_until_it_is_pushed_again(
+    network: Network, tmp_path: Path
+) -> None:
+    nobody_finishes(network)
+    running = await superseding(network, tmp_path)
+    build, _ = await ordered(running, pushed(A))
+    await running.gateway.cancel(build, "not wanted")
+    assert await ordered(running, pushed(A)) == (build, False)
+    await ordered(running, pushed(B, A))
+    assert await ordered(running, pushed(A)) == (build, False)
+    assert (await ordered(running, pushed(A, B)))[1]
+    await running.close()
+
+
+async def test_a_commit_that_is_pushed_again_is_refused_where_the_queue_is_full(
+    network: Network, tmp_path: Path
+) -> None:
+    """The forge is not told that the build which was withdrawn is this one."""
+    nobody_finishes(network)
+    running = await superseding(network, tmp_path)
+    first, _ = await ordered(running, pushed(A))
+    second, _ = await ordered(running, pushed(B, A))
+    running.gateway._intake._queue_max = 0
+    assert await ordered(running, pushed(B, A)) == (second, False)
+    with pytest.raises(QueueFull):
+        await ordered(running, pushed(A, B))
+    assert record_of(running, first).withdrawn is not None
+    await running.close()
+
+
+async def test_an_older_push_that_is_delivered_later_leaves_the_newer_alone(
+    network: Network, tmp_path: Path
+) -> None:
+    nobody_finishes(network)
+    running = await superseding(network, tmp_path)
+    newer, _ = await ordered(running, pushed(D, before=C))
+    await ordered(running, pushed(C, before=B))
+    assert record_of(running, newer).withdrawn is None
+    back, _ = await ordered(running, pushed(C[:-1] + "0", before=D))
+    assert record_of(running, newer).withdrawn == f"superseded by {back.hex()}"
+    await running.close()
+
+
+async def test_a_push_back_to_a_commit_that_was_never_told_supersedes(
+    network: Network, tmp_path: Path
+) -> None:
+    nobody_finishes(network)
+    running = await superseding(network, tmp_path)
+    first, _ = await ordered(running, pushed(B, before=A))
+    back, _ = await ordered(running, pushed(A, before=B))
+    assert record_of(running, first).withdrawn == f"superseded by {back.hex()}"
     await running.close()
 
 
