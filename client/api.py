@@ -150,11 +150,7 @@ class Site:
     async def fresh_view(self, record: BuildRecord) -> BuildView:
         """The same, with the ballots that an open build has so far."""
         if record.opened_at is not None and record.statement is None:
-            try:
-                async with asyncio.timeout(GLANCE_TIMEOUT_SECONDS):
-                    await self.collector.glance(record.build)
-            except TimeoutError:
-                _log.debug("the nodes took too long to tell what they have")
+            await self.collector.glance(record.build, GLANCE_TIMEOUT_SECONDS)
             record = self.archive.get(record.build) or record
         return self.view(record)
 

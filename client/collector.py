@@ -34,6 +34,8 @@ CANCELLED_SECONDS = 10.0
 ROUNDS_AT_ONCE_MAX = 8
 # Logs that come within this time are synchronised and noted together.
 LOGS_TOGETHER_SECONDS = 0.5
+# The same for what nodes say of a build.
+ANSWERS_TOGETHER_SECONDS = 0.25
 GLANCE_SECONDS = 2.0
 GLANCES_KEPT = 1024
 # A node's own words; they are shown on one line.
@@ -59,6 +61,9 @@ class Collector:
         self._rounds = asyncio.Semaphore(ROUNDS_AT_ONCE_MAX)
         self._following: dict[bytes, asyncio.Task[None]] = {}
         self._glanced: dict[bytes, float] = {}
+        self._glances: set[asyncio.Task[None]] = set()
+        # Who has not answered yet about which build: it is not asked once more meanwhile.
+        self._asked: set[tuple[bytes, str]] = set()
         # What each replica said last of a build, by build: of the builds that were looked at last.
         self._states: dict[bytes, dict[str, StateRecord]] = {}
         self._listeners: list[Callable[[bytes], None]] = []
@@ -74,18 +79,21 @@ class Collector:
             self._following[build] = task
             task.add_done_callback(lambda done: self._on_done(build, done))
 
-    async def glance(self, build: bytes) -> None:
-        """Fetch the ballots that an open build has so far; at most every two seconds."""
-        now = asyncio.get_running_loop().time()
-        if self._glanced.get(build, 0.0) + GLANCE_SECONDS > now:
+    async def glance(self, build: bytes, seconds: float | None = None) -> None:
+        """Fetch the ballots that an open build has so far; at most every two seconds.
+
+        Returns after so many seconds at most; what comes later is taken in all the same.
+        """
+        loop = asyncio.get_running_loop()
+        if self._glanced.get(build, 0.0) + GLANCE_SECONDS > loop.time():
             return
-        self._glanced[build] = now
+        self._glanced[build] = loop.time()
         if len(self._glanced) > GLANCES_KEPT:
             del self._glanced[next(iter(self._glanced))]
-        try:
-            await self._fetch_ballots(build, None)
-        except StorageFailed as error:
-            _log.error("%s", error)
+        task = loop.create_task(self._fetch_ballots(build, None))
+        self._glances.add(task)
+        task.add_done_callback(lambda done: self._on_glanced(build, done))
+        await asyncio.wait([task], timeout=seconds)
 
     def states(self, build: bytes) -> list[StateRecord]:
         """What each replica said last of a build; of one that was never asked, nothing."""
@@ -95,7 +103,7 @@ class Collector:
 
     async def close(self) -> None:
         """Stop; the next start goes on."""
-        tasks = list(self._following.values())
+        tasks = [*self._following.values(), *self._glances]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -193,17 +201,36 @@ class Collector:
                     self._archive.note_collected(build)
 
     async def _fetch_ballots(self, build: bytes, opened: int | None) -> None:
-        answers = await asyncio.gather(
-            *(self._nodes.build(name, build) for name in self._nodes.names),
-            return_exceptions=True,
-        )
+        """Ask the nodes; each answer counts when it comes, however long another one takes."""
+        names = [name for name in self._nodes.names if (build, name) not in self._asked]
+        pending = {asyncio.ensure_future(self._ask(name, build)) for name in names}
         served: list[ServedBuild] = []
-        for name, answer in zip(self._nodes.names, answers, strict=True):
-            if isinstance(answer, ServedBuild):
-                served.append(answer)
-            elif not isinstance(answer, NodeFailed):
-                raise answer
-            self._note_state(build, name, answer)
+        try:
+            while pending:
+                done, pending = await asyncio.wait(pending, timeout=ANSWERS_TOGETHER_SECONDS)
+                for name, answer in [task.result() for task in done]:
+                    if isinstance(answer, ServedBuild):
+                        served.append(answer)
+                    self._note_state(build, name, answer)
+                if done:
+                    self._keep_ballots(build, opened, served)
+        finally:
+            for task in pending:
+                task.cancel()
+
+    async def _ask(self, name: str, build: bytes) -> tuple[str, ServedBuild | NodeFailed]:
+        self._asked.add((build, name))
+        try:
+            return name, await self._nodes.build(name, build)
+        except NodeFailed as error:
+            return name, error
+        finally:
+            self._asked.discard((build, name))
+
+    def _keep_ballots(
+        self, build: bytes, opened: int | None, served: Sequence[ServedBuild]
+    ) -> None:
+        """Archive the ballots that enough of these answers have."""
         if opened is None:
             opened = self._agreed_opening(served)
         if opened is None:
@@ -277,6 +304,15 @@ class Collector:
             )
             return None
         return ballot.replica, log
+
+    def _on_glanced(self, build: bytes, task: asyncio.Task[None]) -> None:
+        self._glances.discard(task)
+        if task.cancelled() or (error := task.exception()) is None:
+            return
+        if isinstance(error, StorageFailed):
+            _log.error("%s", error)
+        else:
+            _log.error("looking at build %s failed", build.hex()[:12], exc_info=error)
 
     def _on_done(self, build: bytes, task: asyncio.Task[None]) -> None:
         self._following.pop(build, None)

@@ -155,7 +155,8 @@ class Events:
             for record in records
             if record is not None and record.opened_at is not None and not is_over(record)
         }
-        await asyncio.gather(*(self._site.collector.glance(build) for build in open_builds))
+        glance = self._site.collector.glance
+        await asyncio.gather(*(glance(build, GLANCE_SECONDS) for build in open_builds))
 
     async def _let_go(self, application: web.Application) -> None:
         tasks = (*self._tasks, *self._watching)

@@ -1,6 +1,7 @@
 """client.collector: only ballots that f+1 nodes serve, only logs that a ballot names."""
 
 import asyncio
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from client.nodes import ServedBallot, ServedBuild
 from client.view import build_view
 from tests.ci.builders import FAILED, PASSED, World
 from tests.client.network import REPOSITORY, Network, Running, passed, run_gateway
+from tests.client.test_api import client_of
 from tests.client.test_gateway import decided, record_of, until
 from tests.client.test_view import signed_ballot
 
@@ -158,6 +160,53 @@ async def test_a_glance_shows_an_open_build_and_is_not_repeated_at_once(running:
         ("replica-0", "passed")
     ]
     assert nodes[0].served.count(f"/builds/{build.hex()}") == 1
+
+
+def freeze(running: Running, monkeypatch: pytest.MonkeyPatch, frozen: str) -> list[str]:
+    """Have that node take questions and answer none; gives whom was asked about builds."""
+    asked: list[str] = []
+    get_build = running.nodes.build
+
+    async def build_of(replica: str, build: bytes) -> ServedBuild:
+        asked.append(replica)
+        if replica == frozen:
+            await asyncio.Event().wait()
+        return await get_build(replica, build)
+
+    monkeypatch.setattr(running.nodes, "build", build_of)
+    return asked
+
+
+async def test_a_node_that_hangs_hides_no_other(
+    running: Running, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The page of an open build waits for a second, and shows who answered until then."""
+    monkeypatch.setattr("client.api.GLANCE_TIMEOUT_SECONDS", 0.6)
+    monkeypatch.setattr("client.collector.ANSWERS_TOGETHER_SECONDS", 0.05)
+    nodes = list(running.network.nodes.values())
+    for node in nodes[1:]:
+        node.finds = lambda build: None
+    build = await running.gateway.submit(REPOSITORY, "master", None)
+    await until(lambda: record_of(running, build).opened_at is not None)
+    await until(lambda: all(len(node.ballots.get(build, [])) == 1 for node in nodes))
+    asked = freeze(running, monkeypatch, "replica-3")
+    client = await client_of(running, tmp_path)
+
+    async def cast() -> list[str]:
+        async with client.get(f"/api/v1/builds/{build.hex()}") as answer:
+            return [ballot["replica"] for ballot in (await answer.json())["ballots"]]
+
+    found = await cast()
+    said = {state.replica: state.state for state in running.collector.states(build)}
+    assert found == ["replica-0"]
+    assert said == {**dict.fromkeys(NAMES, "none"), "replica-3": None}
+    # those that answer are asked again while the other one still hangs
+    running.collector._glanced.clear()
+    nodes[1].finds = lambda build: passed()
+    await until(lambda: all(len(node.ballots[build]) == 2 for node in nodes))
+    assert await cast() == ["replica-0", "replica-1"]
+    assert Counter(asked) == {"replica-0": 2, "replica-1": 2, "replica-2": 2, "replica-3": 1}
+    await client.close()
 
 
 async def test_what_a_replica_did_last_is_kept_where_a_build_is_disputed(
