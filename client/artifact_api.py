@@ -20,6 +20,8 @@ LIST_PATH = "/api/v1/builds/{build}/artifacts"
 FILE_PATH = LIST_PATH + "/{path:.+}"
 CHUNK_BYTES = 256 * 1024
 AGAIN_SECONDS = 5
+# A reader who takes nothing for so long is let go: few downloads have a place at once.
+WRITE_TIMEOUT_SECONDS = 30.0
 
 _PLAIN_NAME = re.compile(r"[^A-Za-z0-9._+-]")
 
@@ -115,9 +117,16 @@ async def _stream(
 ) -> web.StreamResponse:
     response = web.StreamResponse(headers=headers)
     # Whoever asked may be gone by now; then there is nobody to tell.
-    with contextlib.suppress(ConnectionResetError):
+    with contextlib.suppress(ConnectionError):
         await response.prepare(request)
-        while chunk := await asyncio.to_thread(file.read, CHUNK_BYTES):
-            await response.write(chunk)
-        await response.write_eof()
+        try:
+            while chunk := await asyncio.to_thread(file.read, CHUNK_BYTES):
+                async with asyncio.timeout(WRITE_TIMEOUT_SECONDS):
+                    await response.write(chunk)
+            async with asyncio.timeout(WRITE_TIMEOUT_SECONDS):
+                await response.write_eof()
+        except TimeoutError:
+            # What is buffered would keep the connection: it is cut, so the file is seen to lack.
+            if request.transport is not None:
+                request.transport.abort()
     return response

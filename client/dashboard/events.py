@@ -79,7 +79,7 @@ class Events:
             )
             response.headers["X-Content-Type-Options"] = "nosniff"
             # Whoever followed may be gone by now; then there is nobody to tell.
-            with contextlib.suppress(ConnectionResetError, TimeoutError):
+            with contextlib.suppress(ConnectionError, TimeoutError):
                 await response.prepare(request)
                 async with response:
                     await self._tell(response, follower)
