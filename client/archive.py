@@ -330,20 +330,23 @@ class Archive:
         return int(rows[0][0]) if rows else 0
 
     def newest_decided(self, repository: str, branch: str) -> BuildRecord | None:
-        """The newest build of that branch with a verdict, or None."""
+        """The newest build of what was pushed to that branch with a verdict, or None.
+
+        A request into it and a tag of its name say nothing of the branch.
+        """
         rows = self._select(
-            "WHERE repository = ? AND branch = ? AND statement IS NOT NULL "
+            "WHERE repository = ? AND branch = ? AND event = ? AND statement IS NOT NULL "
             "ORDER BY number DESC LIMIT 1",
-            (repository, branch),
+            (repository, branch, Event.PUSH),
         )
         return rows[0] if rows else None
 
     def has_open(self, repository: str, branch: str) -> bool:
-        """Whether a build of that branch waits for its verdict."""
+        """Whether a build of what was pushed to that branch waits for its verdict."""
         rows = self._database.rows(
-            "SELECT 1 FROM builds WHERE repository = ? AND branch = ? AND statement IS NULL "
-            "AND refused IS NULL LIMIT 1",
-            (repository, branch),
+            "SELECT 1 FROM builds WHERE repository = ? AND branch = ? AND event = ? "
+            "AND state IN ('queued', 'building') LIMIT 1",
+            (repository, branch, Event.PUSH),
         )
         return bool(rows)
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from ci.operations import Event
 from client.archive import Archive, ReplyRecord
 from client.database import Database
 from client.wanted import WantedBuild
@@ -76,6 +77,36 @@ def test_what_ended_before_the_network_was_asked_is_no_verdict(
         archive.note_never_asked(build_id(1), 500.0)
         archive.note_decided(build_id(2), b"{}", 501.0)
     assert [record.build for record in archive.decided_after(0.0)] == [build_id(2)]
+
+
+def test_a_branch_is_what_was_pushed_to_it(archive: Archive, database: Database) -> None:
+    """Its badge shows nothing else, and is not for ever yellow for what is never built."""
+
+    def add(index: int, event: Event, ref: str | None = None) -> bytes:
+        archive.add(build_id(index), WantedBuild("r", "main", COMMIT, event, ref), 200.0)
+        return build_id(index)
+
+    with database.transaction():
+        for index, event in enumerate((Event.PULL_REQUEST, Event.TAG), 10):
+            build = add(index, event, "refs/tags/main")
+            assert not archive.has_open("r", "main")
+            archive.note_decided(build, b"{}", 201.0)
+        archive.note_skipped(add(12, Event.PUSH), "[skip ci]")
+        archive.note_refused(add(13, Event.PUSH), "no")
+        archive.note_never_asked(add(14, Event.PUSH), 202.0)
+        assert not archive.has_open("r", "main")
+        assert archive.newest_decided("r", "main") is None
+        pushed = add(15, Event.PUSH)
+        assert archive.has_open("r", "main")
+        archive.note_opened(pushed, 203.0)
+        assert archive.has_open("r", "main")
+        archive.note_decided(pushed, b"{}", 204.0)
+        add(16, Event.PULL_REQUEST, "refs/pull/1/head")
+        archive.note_decided(build_id(16), b"{}", 205.0)
+    assert not archive.has_open("r", "main")
+    newest = archive.newest_decided("r", "main")
+    assert newest is not None
+    assert newest.build == pushed
 
 
 def test_an_unknown_build_is_none(archive: Archive) -> None:
