@@ -138,9 +138,11 @@ class Answers:
         return len(attested) - attested.count(None) >= self._cluster.quorums.weak
 
     def request_for_signatures(self, build: bytes) -> bytes | None:
-        """The request of a decided build, to be asked again; None: its envelope is complete."""
+        """The request of a decided build, to be asked again; None: its envelope is complete, or
+        the archive has forgotten the build (ArchiveKeeper)."""
         record = self._archive.get(build)
-        assert record is not None
+        if record is None:
+            return None
         assert record.request is not None, "what was decided was asked for"
         if self.is_envelope_complete(build):
             return None

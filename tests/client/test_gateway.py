@@ -415,6 +415,17 @@ async def test_signatures_that_the_replies_lacked_are_asked_for_again(
     assert result_ids(running) == [build.hex()]
 
 
+async def test_no_signatures_are_asked_for_of_a_build_that_was_swept_away(
+    running: Running,
+) -> None:
+    """The archive's keeper may come in the seconds before they are asked for."""
+    build = await running.gateway.submit(REPOSITORY, "master", None)
+    await until(lambda: record_of(running, build).collected)
+    with running.database.transaction():
+        running.archive.remove(build)
+    assert running.gateway._answering.request_for_signatures(build) is None
+
+
 async def test_a_verdict_about_another_build_is_not_accepted(running: Running) -> None:
     """Even where all replicas said so (which more than f faulty ones could)."""
     network = running.network
