@@ -14,8 +14,8 @@ from client.database import Database, StorageFailed
 from common.english import counted
 from common.repository_config import GatewayRepository, StatusTarget, status_target
 from common.statuses.reporter import Reporter
-from common.statuses.status import CONTEXT, CommitStatus, State
-from common.statuses.words import description_of, state_of
+from common.statuses.status import CommitStatus, State
+from common.statuses.words import context_of, description_of, state_of
 
 
 def make_reporter(repositories: Sequence[GatewayRepository], database: Database) -> Reporter:
@@ -46,7 +46,7 @@ class Reports:
         """The network has it open."""
         first = "waits for an operator's approval, then" if needs_approval else "waits"
         text = f"{first} for a verdict of {counted(self._replicas, 'replica')}"
-        self._put(record, State.PENDING, text, is_final=False)
+        self._put(record, State.PENDING, text, is_final=False, is_waiting=needs_approval)
 
     def decided(self, record: BuildRecord, verdict: VerdictFields) -> None:
         """Its verdict was accepted."""
@@ -76,18 +76,32 @@ class Reports:
         """The transaction is on disk."""
         self._reporter.wake()
 
-    def _put(self, record: BuildRecord, state: State, description: str, *, is_final: bool) -> None:
+    def _put(
+        self,
+        record: BuildRecord,
+        state: State,
+        description: str,
+        *,
+        is_final: bool,
+        is_waiting: bool = False,
+    ) -> None:
         if record.commit is None or record.repository not in self._reporter.repositories:
             return
+        is_pull_request = record.event is Event.PULL_REQUEST
         status = CommitStatus(
             commit=record.commit,
-            context=CONTEXT,
+            context=context_of(None, is_pull_request=is_pull_request),
             state=state,
             description=description,
             target_url=f"{self._public_url}/builds/{record.build.hex()}",
             # The head of a pull request is on no branch of its repository.
-            ref=None if record.event is Event.PULL_REQUEST else record.branch,
+            ref=None if is_pull_request else record.branch,
         )
         self._reporter.queue.put(
-            record.repository, record.number, status, is_final=is_final, now=time.time()
+            record.repository,
+            record.number,
+            status,
+            is_final=is_final,
+            now=time.time(),
+            is_waiting=is_waiting,
         )

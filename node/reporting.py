@@ -1,4 +1,5 @@
-"""This replica's own commit statuses, `pbft-ci/<node>`, posted with its operator's own token.
+"""This replica's own commit statuses, `pbft-ci/<node>` (of requests `pbft-ci/<node>/pr`), posted
+with its operator's own token.
 
 With `report: replicas` no gateway stands between a replica and the forge: each says what it
 executed itself. What is told follows the replicated state and the ledger, so that a crash forgets
@@ -21,8 +22,8 @@ from common.config import NodeConfig
 from common.english import counted
 from common.repository_config import StatusTarget, status_target
 from common.statuses.reporter import Reporter
-from common.statuses.status import CONTEXT, CommitStatus, State
-from common.statuses.words import description_of, state_of
+from common.statuses.status import CommitStatus, State
+from common.statuses.words import context_of, description_of, state_of
 from node.ledger_table import LedgerTable
 from node.status_file import StatusFile
 from node.store_damage import StoreUnusable
@@ -53,7 +54,7 @@ class NodeReports:
 
         is_unsaved: says whether the application is ahead of what is on disk.
         """
-        self._context = f"{CONTEXT}/{name}"
+        self._name = name
         self._public_url = None if public_url is None else public_url.rstrip("/")
         self._replicas = replicas
         self._application = application
@@ -171,8 +172,10 @@ class NodeReports:
             build.opened,
             build.id.hex(),
             (State.PENDING, text),
-            None if build.event is Event.PULL_REQUEST else build.branch,
+            build.branch,
             is_final=False,
+            is_pull_request=build.event is Event.PULL_REQUEST,
+            is_waiting=not build.is_approved,
         )
 
     def _put_verdict(self, verdict: VerdictFields) -> None:
@@ -186,8 +189,9 @@ class NodeReports:
             verdict.opened,
             verdict.build,
             (state_of(verdict.outcome), text),
-            None if verdict.event is Event.PULL_REQUEST else verdict.branch,
+            verdict.branch,
             is_final=True,
+            is_pull_request=verdict.event is Event.PULL_REQUEST,
         )
 
     def _queue(
@@ -197,16 +201,27 @@ class NodeReports:
         opened: int,
         build: str,
         said: tuple[State, str],
-        ref: str | None,
+        branch: str,
         *,
         is_final: bool,
+        is_pull_request: bool,
+        is_waiting: bool = False,
     ) -> None:
         if commit is None or repository not in self.reporter.repositories:
             return
         url = None if self._public_url is None else f"{self._public_url}/builds/{build}"
         state, text = said
-        status = CommitStatus(commit, self._context, state, text, url, ref)
-        self.reporter.queue.put(repository, opened, status, is_final=is_final, now=time.time())
+        context = context_of(self._name, is_pull_request=is_pull_request)
+        ref = None if is_pull_request else branch
+        status = CommitStatus(commit, context, state, text, url, ref)
+        self.reporter.queue.put(
+            repository,
+            opened,
+            status,
+            is_final=is_final,
+            now=time.time(),
+            is_waiting=is_waiting,
+        )
 
 
 def _pending_text(build: OpenBuild, replicas: int) -> str:

@@ -1,8 +1,9 @@
 """The statuses that are to be posted, in a database: one row per repository, commit and context.
 
 The rule: a row holds the newest word on its commit, and a word never gives way to an older one. A
-newer build is newer; of one build the verdict is newer than its beginning. So a crash between a
-post and its note makes the same post once more, never another one.
+newer build is newer; of one build the verdict is newer than its beginning. What nobody may build
+yet takes back no final word. So a crash between a post and its note makes the same post once more,
+never another one.
 """
 
 from collections.abc import Sequence
@@ -83,15 +84,19 @@ class StatusQueue:
         *,
         is_final: bool,
         now: float,
+        is_waiting: bool = False,
     ) -> bool:
-        """Have this said; False where something newer is said of that commit already."""
+        """Have this said; False where something newer is said of that commit already.
+
+        is_waiting: it is not built before an operator approves, and may never be.
+        """
         touched = self._database.write(
             "INSERT INTO statuses (repository, commit_hex, context, build_number, is_final, "
             "status, since) VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET "
             "build_number = excluded.build_number, is_final = excluded.is_final, "
             "status = excluded.status, since = excluded.since, attempts = 0, is_settled = 0, "
             "given_up = NULL WHERE (excluded.build_number, excluded.is_final) > "
-            "(statuses.build_number, statuses.is_final)",
+            "(statuses.build_number, statuses.is_final) AND NOT (statuses.is_final AND ?)",
             (
                 repository,
                 status.commit,
@@ -100,6 +105,7 @@ class StatusQueue:
                 is_final,
                 msgspec.msgpack.encode(status),
                 now,
+                is_waiting,
             ),
         )
         if touched:

@@ -3,12 +3,22 @@
 from collections.abc import Sequence
 
 from common.english import counted
-from common.statuses.status import State
+from common.statuses.status import CONTEXT, State
 
 _NO_AGREEMENT = {"disputed": State.ERROR, "cancelled": State.CANCELLED}
 
 # How many found it, and what: ("passed", 0, 3).
 Found = tuple[str, int | None, int]
+
+
+def context_of(name: str | None, *, is_pull_request: bool) -> str:
+    """Under which name a status stands. name: of the node that posts it, None: the gateway.
+
+    A request has names of its own: of one commit, a push and a request are two builds, and
+    anybody can open a request with a commit that was pushed.
+    """
+    parts = (CONTEXT, name, "pr" if is_pull_request else None)
+    return "/".join(part for part in parts if part is not None)
 
 
 def state_of(outcome: str) -> State:

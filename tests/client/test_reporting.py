@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from msgspec.structs import asdict
 
 from ci.operations import Delivery, Event, Outcome
 from client.wanted import WantedBuild
@@ -127,6 +128,32 @@ async def test_what_waits_for_approval_is_pending(
     await running.close()
     assert gitea.statuses[0].state == "pending"
     assert "approval" in gitea.statuses[0].description
+
+
+async def test_a_request_says_nothing_under_the_name_of_pushes(
+    network: Network, tmp_path: Path, gitea: ForgeServer
+) -> None:
+    """Anybody can open one with a commit that was pushed: that stays as red as it is."""
+    for node in network.nodes.values():
+        node.finds = lambda build: (
+            (FAILED if build.event is Event.PUSH else finding()),
+            b"log",
+        )
+    running = await start(network, tmp_path, gitea)
+    await running.gateway.order(WantedBuild(URL, "main", COMMIT))
+    await until(lambda: bool(gitea.statuses) and gitea.statuses[-1].state == "failure")
+    request = WantedBuild(
+        URL, "main", COMMIT, event=Event.PULL_REQUEST, ref="refs/pull/1/head", needs_approval=True
+    )
+    build = (await running.gateway.order(request)).build
+    await until(lambda: gitea.statuses[-1].context == "pbft-ci/pr")
+    assert gitea.statuses[-1].state == "pending"
+    await running.gateway.cancel(build, "spam")
+    await running.gateway.order(WantedBuild(**{**asdict(request), "needs_approval": False}))
+    await until(lambda: gitea.statuses[-1].state == "success")
+    await running.close()
+    said = {status.context: status.state for status in gitea.statuses}
+    assert said == {"pbft-ci": "failure", "pbft-ci/pr": "success"}
 
 
 async def test_a_branch_that_does_not_exist_has_no_commit_to_report_on(

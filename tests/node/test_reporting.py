@@ -170,7 +170,7 @@ async def test_what_waits_for_approval_is_told_so(house: House, tmp_path: Path) 
         await reports.close()
     assert waiting is not None
     assert waiting.status.description.startswith("waits for an operator's approval")
-    assert waiting.status.ref is None
+    assert (waiting.status.ref, waiting.status.context) == (None, "pbft-ci/node0/pr")
 
 
 async def test_a_disk_that_cannot_be_read_now_is_tried_again(

@@ -105,6 +105,24 @@ def test_what_waits_survives_a_restart(tmp_path: Path) -> None:
     database.close()
 
 
+def test_what_waits_for_approval_takes_back_no_final_word(database: Database) -> None:
+    """Anybody can ask for that: a required check would be open again, for as long as they like."""
+    queue = StatusQueue(database)
+
+    def put_waiting(number: int) -> bool:
+        said = status("waits for approval")
+        with database.transaction():
+            return queue.put("r", number, said, is_final=False, now=1.0, is_waiting=True)
+
+    assert put_waiting(1)
+    assert put_waiting(2)
+    put(database, 2, is_final=True, text="green")
+    assert not put_waiting(3)
+    assert next_of(database).status.description == "green"
+    put(database, 3, is_final=True, text="red")
+    assert next_of(database).status.description == "red", "its verdict is a newer word"
+
+
 def test_repositories_and_contexts_are_apart(database: Database) -> None:
     queue = StatusQueue(database)
     with database.transaction():
