@@ -20,6 +20,7 @@ from ci.statement import VerdictFields
 from client.archive import Archive, BallotRecord, StateRecord
 from client.database import Database, StorageFailed
 from client.nodes import NodeFailed, Nodes, NotThere, ServedBuild
+from client.outbox import Outbox
 from client.view import accepted_verdict, checked_ballot, read_ballot
 from common.keys import verify
 from pbft.authentication import Authenticator
@@ -57,6 +58,7 @@ class Collector:
         self._nodes = nodes
         self._database = database
         self._archive = archive
+        self._outbox = Outbox(database)
         self._authenticator = Authenticator(cluster, verify)
         self._rounds = asyncio.Semaphore(ROUNDS_AT_ONCE_MAX)
         self._following: dict[bytes, asyncio.Task[None]] = {}
@@ -230,7 +232,8 @@ class Collector:
     def _keep_ballots(
         self, build: bytes, opened: int | None, served: Sequence[ServedBuild]
     ) -> None:
-        """Archive the ballots that enough of these answers have."""
+        """Archive the ballots that enough of these answers have, and an operator's approval."""
+        self._note_approval(build, served)
         if opened is None:
             opened = self._agreed_opening(served)
         if opened is None:
@@ -247,6 +250,17 @@ class Collector:
             with self._database.transaction():
                 for replica, signed in new:
                     self._archive.put_ballot(build, replica, signed)
+
+    def _note_approval(self, build: bytes, served: Sequence[ServedBuild]) -> None:
+        """An operator approves with a key of their own as well: the network alone knows then.
+
+        Nobody's ballot counts before that, so one that is served says the same.
+        """
+        said = sum(answer.approved or bool(answer.ballots) for answer in served)
+        if said >= self._cluster.quorums.weak and self._outbox.waits_for_approval(build):
+            with self._database.transaction():
+                self._outbox.note_approved(build)
+                self._archive.clear_detail(build)
 
     def _note_state(self, build: bytes, replica: str, answer: ServedBuild | NodeFailed) -> None:
         states = self._states.setdefault(build, {})

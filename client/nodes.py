@@ -67,13 +67,17 @@ class ServedBallot(msgspec.Struct, frozen=True):
 
 
 class ServedBuild(msgspec.Struct, frozen=True):
-    """GET /builds/<id>. `opened`: the sequence number that opened it. `state`: the node's own."""
+    """GET /builds/<id>. `opened`: the sequence number that opened it. `state`: the node's own.
+
+    `approved`: it waits for no operator (any more); an older node does not say so.
+    """
 
     build: str
     opened: int
     state: str
     ballots: tuple[ServedBallot, ...]
     decided: bool
+    approved: bool = False
 
 
 class ServedLedger(msgspec.Struct, frozen=True):

@@ -399,6 +399,7 @@ class NodeServer:
                 "opened": opened,
                 "state": state_of(is_open, self._name, self._executor.state(build, opened)),
                 "decided": is_open.is_decided if is_open else True,
+                "approved": is_open.is_approved if is_open else True,
                 "ballots": [
                     {
                         "replica": replica,

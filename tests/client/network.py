@@ -156,6 +156,7 @@ class Node:
                 "opened": is_open.opened if is_open else ballots[0][0],
                 "state": "building" if build in self.growing else "none",
                 "decided": is_open is None or is_open.is_decided,
+                "approved": is_open is None or is_open.is_approved,
                 "ballots": [
                     {
                         "replica": replica,

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from ci.limits import Limits
@@ -11,6 +12,7 @@ from ci.statement import parse_statement
 from client.archive import BuildRecord
 from client.build_changes import CannotChange, rebuild_of
 from client.intake import QueueFull
+from client.nodes import ServedBuild
 from client.outbox import Kind, Outbox, State
 from client.resolve import Unreachable
 from client.view import BuildStatus, build_view
@@ -445,6 +447,39 @@ async def test_another_gateway_cannot_approve_and_can_cancel(running: Running) -
     record = await decided(running, build)
     assert outcome_of(record) is Outcome.CANCELLED
     assert rebuild_of(record).needs_approval, "nobody has approved that commit"
+
+
+async def test_an_approval_with_an_operators_own_key_is_seen_at_the_nodes(
+    network: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """f+1 of them say so: the page no longer tells that it waits, and it gives its place back."""
+    monkeypatch.setattr("client.collector.GLANCE_SECONDS", 0.0)
+    nobody_finishes(network)
+    running = await run_gateway(network, tmp_path)
+    build = await open_build(running, needs_approval=True)
+    nodes = list(network.nodes.values())
+
+    def is_open_everywhere() -> bool:
+        return all(build in node.application.open_builds() for node in nodes)
+
+    await until(is_open_everywhere)
+    approving: set[str] = set()
+    get_build = running.nodes.build
+
+    async def build_of(replica: str, build: bytes) -> ServedBuild:
+        answer = await get_build(replica, build)
+        assert not answer.approved
+        return msgspec.structs.replace(answer, approved=replica in approving)
+
+    monkeypatch.setattr(running.nodes, "build", build_of)
+    for name, waits in ((None, True), ("replica-0", True), ("replica-1", False)):
+        approving |= {name} if name is not None else set()
+        await running.collector.glance(build)
+        assert running.gateway.waits_for_approval(build) is waits
+        assert bool(record_of(running, build).detail) is waits
+    tally = Outbox(running.database).tally()
+    assert tally.builds(waits_for_approval=True).total() == 0
+    await running.close()
 
 
 async def test_what_waits_for_approval_takes_no_others_place(tmp_path: Path) -> None:

@@ -175,6 +175,7 @@ async def test_ballots_of_a_build_come_with_their_signatures(client: Client, hou
     build = house.executors["node0"].asked[0].build
     await wait_until(lambda: len(house.stores["node0"].ballots.of(build)) == 4, "four ballots")
     answer = await (await client.get(f"/builds/{build.hex()}")).json()
+    assert answer["approved"] is True
     assert [ballot["replica"] for ballot in answer["ballots"]] == list(NAMES)
     assert answer["decided"] is True
     for ballot in answer["ballots"]:
