@@ -53,6 +53,7 @@ class ForgeEvent(msgspec.Struct, frozen=True, kw_only=True):
     stable_identity: what stays the same when this is delivered again, by whomever: (ref, what it
         points at after the event). None for what is a new build each time (a plain POST).
     is_from_fork: a pull request whose author need not be one of the repository's.
+    before: what the ref pointed at until then; None where nobody says so, or it was not there.
     """
 
     action: Action
@@ -64,6 +65,7 @@ class ForgeEvent(msgspec.Struct, frozen=True, kw_only=True):
     commit: str | None = None
     stable_identity: tuple[str, str] | None = None
     is_from_fork: bool = False
+    before: str | None = None
 
 
 class Refusal(msgspec.Struct, frozen=True):
@@ -113,11 +115,17 @@ def skip_marker(message: str | None) -> str | None:
 
 
 def pushed_ref(
-    ref: str, after: str, tagged: str, message: str | None, repositories: tuple[str, ...]
+    ref: str,
+    after: str,
+    tagged: str,
+    message: str | None,
+    repositories: tuple[str, ...],
+    *,
+    before: str | None,
 ) -> ForgeEvent | Refusal:
     """A pushed branch or tag, in any forge's words.
 
-    after: what the ref points at now; tagged: the commit that a tag is of, which for an annotated
+    before, after: what the ref pointed at, and points at now; tagged: the commit that a tag is of, which for an annotated
         tag is not `after`. message: of the commit, where the forge tells it.
     """
     commit = tagged
@@ -147,6 +155,7 @@ def pushed_ref(
         ref=None if event is Event.PUSH else ref,
         commit=commit,
         stable_identity=(ref, after),
+        before=_known_commit(before),
     )
 
 
@@ -158,8 +167,9 @@ def pull_request(
     message: str | None,
     is_from_fork: bool,
     repositories: tuple[str, ...],
+    before: str | None = None,
 ) -> ForgeEvent | Refusal:
-    """A pull or merge request whose head is now `commit`, in any forge's words."""
+    """A pull or merge request whose head was `before` and is `commit`, in any forge's words."""
     refusal = check_ref_name("the base branch", base) or check_commit_id("the head", commit)
     if refusal is not None:
         return refusal
@@ -174,7 +184,15 @@ def pull_request(
         commit=commit,
         stable_identity=(ref, commit),
         is_from_fork=is_from_fork,
+        before=_known_commit(before),
     )
+
+
+def _known_commit(commit: str | None) -> str | None:
+    """A full commit id, or None: only the order of builds depends on it, so nobody is refused."""
+    if commit is None or is_all_zeros(commit) or check_commit(commit) is not None:
+        return None
+    return commit
 
 
 def check_ref_name(where: str, name: str) -> Refusal | None:

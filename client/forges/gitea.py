@@ -121,8 +121,10 @@ def _push(content: bytes) -> ForgeEvent | Refusal:
         return ignored(urls, "a test delivery: it names no commit")
     head = payload.head_commit
     if head is None or is_all_zeros(payload.after):
-        return pushed_ref(payload.ref, payload.after, payload.after, None, urls)
-    return pushed_ref(payload.ref, payload.after, head.id, head.message, urls)
+        tagged, message = payload.after, None
+    else:
+        tagged, message = head.id, head.message
+    return pushed_ref(payload.ref, payload.after, tagged, message, urls, before=payload.before)
 
 
 def _pull_request(content: bytes) -> ForgeEvent | Refusal:

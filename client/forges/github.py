@@ -61,6 +61,7 @@ class PushPayload(msgspec.Struct, frozen=True):
     ref: str
     after: str
     repository: Repository
+    before: str | None = None
     deleted: bool = False
     head_commit: Commit | None = None
 
@@ -86,12 +87,13 @@ class PullRequest(msgspec.Struct, frozen=True):
 
 
 class PullRequestPayload(msgspec.Struct, frozen=True):
-    """The fields of a pull_request event that count."""
+    """The fields of a pull_request event that count. `before`: of the head, where it changed."""
 
     action: str
     number: int
     pull_request: PullRequest
     repository: Repository
+    before: str | None = None
 
 
 class AnyPayload(msgspec.Struct, frozen=True):
@@ -148,7 +150,7 @@ def _push(content: bytes) -> ForgeEvent | Refusal:
     head = payload.head_commit
     message = None if head is None else head.message
     commit = payload.after if head is None else head.id
-    return pushed_ref(payload.ref, payload.after, commit, message, urls)
+    return pushed_ref(payload.ref, payload.after, commit, message, urls, before=payload.before)
 
 
 def _pull_request(content: bytes) -> ForgeEvent | Refusal:
@@ -168,6 +170,7 @@ def _pull_request(content: bytes) -> ForgeEvent | Refusal:
         message=None,
         is_from_fork=is_fork(head.repo, payload.repository),
         repositories=urls,
+        before=payload.before,
     )
 
 

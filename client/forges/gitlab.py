@@ -73,6 +73,7 @@ class PushPayload(msgspec.Struct, frozen=True):
     ref: str
     after: str
     project: Project
+    before: str | None = None
     checkout_sha: str | None = None
     commits: tuple[Commit, ...] = ()
 
@@ -149,7 +150,9 @@ def _push(content: bytes) -> ForgeEvent | Refusal:
         return payload
     commit = payload.checkout_sha or payload.after
     message = next((c.message for c in payload.commits if c.id == commit), None)
-    return pushed_ref(payload.ref, payload.after, commit, message, payload.project.urls)
+    return pushed_ref(
+        payload.ref, payload.after, commit, message, payload.project.urls, before=payload.before
+    )
 
 
 def _merge_request(content: bytes) -> ForgeEvent | Refusal:
@@ -172,4 +175,5 @@ def _merge_request(content: bytes) -> ForgeEvent | Refusal:
         message=request.last_commit.message,
         is_from_fork=source is None or source != target,
         repositories=urls,
+        before=request.oldrev,
     )

@@ -218,6 +218,7 @@ def _wanted(event: ForgeEvent, name: str, entry: GatewayRepository) -> Reception
         commit=event.commit,
         event=event.event,
         ref=event.ref,
+        before=event.before,
     )
     if name == PLAIN or event.stable_identity is None:
         return Ordered(build)

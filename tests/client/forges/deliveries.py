@@ -17,6 +17,8 @@ NOW = 1_760_000_000.0
 # The commits of the fixtures.
 BEFORE = "4c1e1ed50d4d2c94bdf6cf2d5dbeaf8e0a2c8f11"
 PUSHED = "9bd1ab0dc28e7ac4f6ee7cc2bdc4cd9f4d7c3a52"
+# What the ref pointed at until then.
+BEFORE = "4c1e1ed50d4d2c94bdf6cf2d5dbeaf8e0a2c8f11"
 TAG_OBJECT = "1f0e7f6a5b3c2d4e5f60718293a4b5c6d7e8f901"
 FORK = "c0ffee0123456789abcdef0123456789abcdef01"
 

@@ -12,6 +12,7 @@ from client.forges.gitea import check_signature, parse
 from client.forges.reception import forge_of
 from client.forges.signatures import Proof
 from tests.client.forges.deliveries import (
+    BEFORE,
     FORK,
     GITEA_URL,
     NOW,
@@ -49,6 +50,7 @@ def test_a_push(is_form: bool, is_forgejo: bool) -> None:
         branch="main",
         commit=PUSHED,
         stable_identity=("refs/heads/main", PUSHED),
+        before=BEFORE,
     )
 
 

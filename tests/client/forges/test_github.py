@@ -10,6 +10,7 @@ from client.forges.event import Action, ForgeEvent, Refusal
 from client.forges.github import check_signature, parse
 from client.forges.signatures import Proof
 from tests.client.forges.deliveries import (
+    BEFORE,
     FORK,
     GITHUB_URL,
     NOW,
@@ -51,6 +52,7 @@ def test_a_push(is_form: bool) -> None:
         ref=None,
         commit=PUSHED,
         stable_identity=("refs/heads/main", PUSHED),
+        before=BEFORE,
     )
 
 
@@ -219,3 +221,15 @@ def test_the_legacy_signature_counts_for_nothing() -> None:
     answer = check_signature(delivery, (SECRET,), NOW)
     assert answer.proof is Proof.WRONG
     assert "SHA-1" in answer.reason
+
+
+@pytest.mark.parametrize("before", ["0" * 40, "", "HEAD", None, PUSHED.upper()])
+def test_what_is_no_commit_before_a_push_is_left_out(before: str | None) -> None:
+    """A new branch says zeros; and nobody is refused for what only orders builds."""
+    event = event_of(changed("github-push", "push", before=before))
+    assert (event.action, event.commit, event.before) == (Action.BUILD, PUSHED, None)
+
+
+def test_a_pull_request_whose_head_changed_says_from_where() -> None:
+    assert event_of(github("github-pull-request-fork", "pull_request")).before == BEFORE
+    assert event_of(github("github-pull-request", "pull_request")).before is None

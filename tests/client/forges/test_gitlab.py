@@ -11,6 +11,7 @@ from client.forges.event import Action, ForgeEvent, Refusal
 from client.forges.gitlab import check_signature, parse
 from client.forges.signatures import Proof
 from tests.client.forges.deliveries import (
+    BEFORE,
     FORK,
     GITLAB_URL,
     NOW,
@@ -53,6 +54,7 @@ def test_a_push() -> None:
         branch="master",
         commit=PUSHED,
         stable_identity=("refs/heads/master", PUSHED),
+        before=BEFORE,
     )
 
 
@@ -87,6 +89,7 @@ def test_a_merge_request() -> None:
 def test_a_merge_request_of_a_fork_with_new_commits() -> None:
     event = event_of(gitlab("gitlab-merge-request-fork", "Merge Request Hook"))
     assert (event.action, event.commit, event.is_from_fork) == (Action.BUILD, FORK, True)
+    assert event.before == BEFORE
     assert event.repositories == URLS
 
 

@@ -22,6 +22,7 @@ from client.forges.reception import (
     receive,
 )
 from tests.client.forges.deliveries import (
+    BEFORE,
     FORK,
     GITEA_URL,
     GITHUB_URL,
@@ -81,6 +82,7 @@ def test_a_push_of_each_forge_is_ordered(delivery: Delivery, sender: Source) -> 
     build = ordered(delivery, STRANGER, sender).build
     assert (build.repository, build.commit) == (sender.entry.url, PUSHED)
     assert (build.event, build.ref, build.needs_approval) == (Event.PUSH, None, False)
+    assert build.before == BEFORE
     assert build.delivery is not None
     assert build.delivery.forge == sender.entry.forge
 
