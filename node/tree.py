@@ -23,6 +23,8 @@ from node.threads import Stop
 ENTRIES_MAX = 100_000
 LISTING_BYTES_MAX = 64 * 2**20
 PATH_BYTES_MAX = 4000
+# of a file's or a folder's own name; Linux has no file system that takes more
+NAME_BYTES_MAX = 255
 LINK_BYTES_MAX = 4000
 # what is read from git and written at once: in tarfile's 16 KiB the same takes twice the time
 COPIED_BYTES = 2**20
@@ -261,6 +263,8 @@ def _check_entry(entry: TreeEntry) -> str | None:
     for part in entry.path.split("/"):
         if part in ("", ".", "..") or part.lower() == ".git":
             return "has a part that is '.', '..' or '.git'"
+        if len(part.encode(errors="surrogateescape")) > NAME_BYTES_MAX:
+            return f"has a part of more than {NAME_BYTES_MAX} bytes"
     if entry.is_link and not 1 <= entry.size <= LINK_BYTES_MAX:
         return f"is a link of {entry.size} bytes; at most {LINK_BYTES_MAX}"
     if entry.kind == "blob" and not (entry.is_file or entry.is_link):

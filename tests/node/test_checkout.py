@@ -432,6 +432,26 @@ async def test_trees_that_no_file_system_should_be_given(
     assert list(target.parent.glob("*.tar")) == []
 
 
+@pytest.mark.parametrize("is_folder", [False, True])
+async def test_a_name_that_no_file_system_takes(
+    repository: GitRepository, checkout: Checkout, target: Path, is_folder: bool
+) -> None:
+    """Refused by the rule, not where it is unpacked: that would be each replica's own trouble."""
+    blob = repository.git("hash-object", "-w", "--stdin", data=b"x")
+    inner = repository.git("mktree", data=f"100644 blob {blob}\tf\n".encode())
+    kind = f"040000 tree {inner}" if is_folder else f"100644 blob {blob}"
+    # in bytes, not in letters
+    for name, is_taken in (("n" * 255, True), ("n" * 256, False), ("\u00e4" * 128, False)):
+        tree = repository.git("mktree", "-z", data=f"{kind}\t{name}\0".encode())
+        commit = repository.git("commit-tree", "-m", "x", tree)
+        repository.git("update-ref", "refs/heads/main", commit)
+        found = await checkout.check_out(repository.url, "refs/heads/main", commit, target)
+        assert isinstance(found, Source)
+        assert isinstance(found.tree, TreeRefused) is not is_taken
+        if isinstance(found.tree, TreeRefused):
+            assert "255 bytes" in found.tree.problem
+
+
 async def test_the_nodes_own_environment_does_not_steer_git(
     repository: GitRepository,
     make_config: ConfigMaker,
