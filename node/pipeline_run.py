@@ -88,8 +88,12 @@ def run_pipeline(
             return _run_alone(client, pipeline, steps[0], image, work, grounds, stop)
         except TreeNotTaken as problem:
             client.remove_container(grounds.remains.containers.pop(), force=True, v=True)
-            grounds.without_tar.add(_surroundings(pipeline, steps[0], image))
             work.log.note(f"the image's tar does not unpack the tree ({problem}): the engine does")
+        result = _run_steps(client, pipeline, steps, image, work, grounds, stop)
+        # Only now: a tree that the engine does not unpack either says nothing about the image, and
+        # must not send the builds of others the long way.
+        grounds.without_tar.add(_surroundings(pipeline, steps[0], image))
+        return result
     return _run_steps(client, pipeline, steps, image, work, grounds, stop)
 
 
