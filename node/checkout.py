@@ -268,7 +268,8 @@ class Checkout:
             protocol = protocol_of(url)
         except ValueError as error:
             raise OwnTrouble(f"repositories: {error}", is_lasting=True) from error
-        return Remote(url, entry.access, git_environment([protocol], self._home, url, entry.access))
+        environment = git_environment([protocol], self._home, url, entry.access)
+        return Remote(url, entry.access, environment, entry.url)
 
     def _mirror_folder(self, entry: RepositoryEntry, commit: str) -> Path:
         """A repository's mirror; one for each kind of object id that it may have."""

@@ -77,15 +77,21 @@ class Listing(msgspec.Struct, frozen=True):
 class Remote(msgspec.Struct, frozen=True):
     """A repository's server, as git is to reach it.
 
-    environment: of common.git_environment, for this url alone. url: checked already.
+    environment: of common.git_environment, for this url alone. url: checked already. name: the
+    repository's own URL, which is shown to all; `url` may be an address that is the operator's own.
     """
 
     url: str
     access: GitAccess
     environment: Mapping[str, str]
+    name: str
 
     def trouble(self, what: str, complaint: str) -> OwnTrouble:
         """What git complains of as this node's own trouble; a login that failed by its file."""
+        if self.url != self.name:
+            # of a folder of this machine git says the path alone
+            path = self.url.removeprefix("file://")
+            complaint = re.sub(rf"(file://)?{re.escape(path)}", lambda _: self.name, complaint)
         problem = access_problem(complaint, self.url, self.access)
         return OwnTrouble(f"{what}: {complaint}" if problem is None else f"{problem} ({complaint})")
 
@@ -174,7 +180,7 @@ class Mirror:
         known = ("rev-parse", "--quiet", "--verify", f"{self._reference}^{{commit}}")
         if self._git(stop, *known).exit_code == 0:
             return self._check_kind(stop)
-        absent = f"{self._remote.url} has no commit {self._commit}"
+        absent = f"{self._remote.name} has no commit {self._commit}"
         fetched = self._fetch(f"+{self._commit}:{self._reference}", stop=stop)
         if fetched.exit_code == 0:
             return self._check_kind(stop)

@@ -311,6 +311,34 @@ async def test_a_mirror_of_the_operators_own(
     )
 
 
+async def test_where_the_operator_fetches_from_is_told_to_nobody(
+    repository: GitRepository, make_config: ConfigMaker, make_checkout: CheckoutMaker, target: Path
+) -> None:
+    """Reasons are in the ledger, and what the server answered is in the log."""
+    repository.commit({"a": "1"})
+    module = GitRepository(repository.folder.with_name("secret-module"))
+    text = '[submodule "m"]\n\tpath = lib\n\turl = https://example.invalid/module\n'
+    (repository.folder / ".gitmodules").write_text(text)
+    repository.git("add", ".gitmodules")
+    repository.git("update-index", "--add", "--cacheinfo", f"160000,{ELSEWHERE},lib")
+    repository.git("commit", "--quiet", "--message=module")
+    commit = repository.git("rev-parse", "HEAD")
+    names = ("https://example.invalid/main", "https://example.invalid/module")
+    entries = [
+        RepositoryEntry(name, fetch_url=there.url)
+        for name, there in zip(names, (repository, module), strict=True)
+    ]
+    checkout = make_checkout(make_config(*entries))
+    found = await checkout.check_out(names[0], "refs/heads/main", commit, target)
+    assert isinstance(found, NotThere)
+    assert names[1] in found.problem
+    assert "secret-module" not in found.problem
+    module.folder.rename(repository.folder.with_name("gone"))
+    with pytest.raises(OwnTrouble, match=names[1]) as trouble:
+        await checkout.check_out(names[0], "refs/heads/main", commit, target)
+    assert "secret-module" not in trouble.value.reason
+
+
 async def test_a_server_that_is_down(
     make_config: ConfigMaker, make_checkout: CheckoutMaker, target: Path
 ) -> None:
