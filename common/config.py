@@ -304,11 +304,26 @@ def _repositories(entries: tuple[_Repository, ...], file: Path) -> tuple[_Reposi
                 fetch_url=None
                 if entry.fetch_url is None
                 else _url(entry.fetch_url, file, f"{key}.fetch_url"),
+                submodule_of=None
+                if entry.submodule_of is None
+                else tuple(
+                    _url(url, file, f"{key}.submodule_of[{place}]")
+                    for place, url in enumerate(entry.submodule_of)
+                ),
             )
         )
     _check_distinct([entry.url for entry in found], file, "repositories", "list each once")
+    listed = {entry.url for entry in found}
     for index, entry in enumerate(found):
         check_access(entry.access, entry.fetched_from, file, f"repositories[{index}]")
+        for place, url in enumerate(entry.submodule_of or ()):
+            if url not in listed:
+                raise ConfigError.at(
+                    file,
+                    f"repositories[{index}].submodule_of[{place}]",
+                    f"{url} is not on the list{nearest(url, sorted(listed))}",
+                    "the url of another entry of repositories is needed",
+                )
     return tuple(found)
 
 

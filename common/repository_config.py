@@ -42,6 +42,8 @@ class RepositoryEntry(msgspec.Struct, frozen=True):
     api_url: the forge's API; None means that of github.com or gitlab.com.
     project: how that API calls it, `owner/name`; None means what the path of `url` says.
     status_token_file: a token that may post commit statuses; readable by its owner alone.
+    submodule_of: the repositories in whose builds it may be a submodule; None: in all, but where a
+        login is needed, in none. For nodes alone.
     The others: see common.git_environment.GitAccess.
     """
 
@@ -56,6 +58,7 @@ class RepositoryEntry(msgspec.Struct, frozen=True):
     api_url: str | None = None
     project: str | None = None
     status_token_file: Path | None = None
+    submodule_of: tuple[str, ...] | None = None
 
     @property
     def fetched_from(self) -> str:
@@ -72,6 +75,18 @@ class RepositoryEntry(msgspec.Struct, frozen=True):
             https_user=self.https_user,
             ca_file=self.ca_file,
         )
+
+    @property
+    def has_login(self) -> bool:
+        """Whether it is fetched as somebody, who may be let in where strangers are not."""
+        url = self.fetched_from
+        if self.ssh_key_file is not None or self.https_token_file is not None:
+            return True
+        if "://" not in url:
+            # a path, or host:path over ssh, which without a key of the entry takes the user's own
+            return not url.startswith("/")
+        parts = urlsplit(url)
+        return parts.scheme == "ssh" or "@" in parts.netloc
 
 
 class GatewayRepository(RepositoryEntry, frozen=True):
@@ -169,6 +184,13 @@ def check_gateway_repositories(entries: Sequence[GatewayRepository], file: Path)
         if entry.report == "gateway" and entry.status_token_file is None:
             raise ConfigError.at(
                 file, f"{key}.status_token_file", "is missing", "report: gateway needs it"
+            )
+        if entry.submodule_of is not None:
+            raise ConfigError.at(
+                file,
+                f"{key}.submodule_of",
+                "is for nodes",
+                "leave it out: a gateway builds nothing",
             )
         if not entry.events:
             raise ConfigError.at(file, f"{key}.events", "is empty", "at least one is needed")

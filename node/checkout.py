@@ -208,7 +208,7 @@ class Checkout:
             if len(parts) + len(pending) + len(wanted) > MODULES_MAX + 1:
                 return TreeRefused(f"has more than {MODULES_MAX} submodules")
             for module in wanted:
-                need = self._module_need(prefix + module.path, module)
+                need = self._module_need(url, prefix + module.path, module)
                 path = shown_path(prefix + module.path)
                 modules.append(f"submodule {path}: {module.address} commit {module.commit}")
                 found = await self._look(need, in_use, ends_at)
@@ -218,8 +218,12 @@ class Checkout:
                 pending.append((place, depth + 1, module.address, found))
         return tuple(parts)
 
-    def _module_need(self, path: str, module: WantedModule) -> "_Need":
-        """Raises OwnTrouble where it is not on the list: others may well have it on theirs."""
+    def _module_need(self, top: str, path: str, module: WantedModule) -> "_Need":
+        """Raises OwnTrouble where this operator's list does not give it: others' may well do.
+
+        top: the repository that is built. Who may push there, or may see its builds, can read what
+        is in its tree, by whatever way that came in.
+        """
         listed = self._listed.get(plain_address(module.address))
         if listed is None:
             raise OwnTrouble(
@@ -227,7 +231,18 @@ class Checkout:
                 " replica's list: add it to repositories",
                 is_lasting=True,
             )
-        return _Need(self._repositories[listed], None, module.commit)
+        entry = self._repositories[listed]
+        allowed = entry.submodule_of
+        if allowed is None and not entry.has_login:
+            return _Need(entry, None, module.commit)
+        if top not in (listed, *(allowed or ())):
+            raise OwnTrouble(
+                f"submodule {shown_path(path)} comes from {module.address}, which this replica does"
+                f" not give to builds of {top}: add that url to its submodule_of, if whoever pushes"
+                " there or sees its builds may read all of it",
+                is_lasting=True,
+            )
+        return _Need(entry, None, module.commit)
 
     async def _look(self, need: "_Need", in_use: ExitStack, ends_at: float) -> Listing | NotThere:
         """What a commit consists of, after it is proved to be where it should be."""

@@ -208,6 +208,12 @@ def test_a_wrong_value_in_a_node_file(tmp_path: Path, added: str, line: str) -> 
         ("url: example.git", "uri: x", "repositories[0].uri: there is no such key (did you mean "),
         ("url: example.git", "fetch_url: x", "repositories[0].url: is missing; text is needed"),
         ("url: example.git", "url: ''", "repositories[0].url: is empty or not printable; a URL"),
+        (
+            '{url: "git@git.example.org:a/b.git"',
+            '{url: "git@git.example.org:a/b.git", submodule_of: ["https://git.example.org/a"]',
+            "repositories[2].submodule_of[0]: https://git.example.org/a is not on the list (did you"
+            " mean https://git.example.org/a.git?)",
+        ),
         ("  - url: example.git", "  - example.git", "repositories[0]: is 'example.git'; a mapping"),
         (
             "git@git.example.org:a/b.git",
@@ -219,6 +225,14 @@ def test_a_wrong_value_in_a_node_file(tmp_path: Path, added: str, line: str) -> 
 def test_a_wrong_line_in_a_node_file(tmp_path: Path, old: str, new: str, line: str) -> None:
     assert old in NODE
     assert error_of(tmp_path, NODE.replace(old, new)).startswith(line)
+
+
+def test_whose_submodule_a_repository_may_be(tmp_path: Path) -> None:
+    """By a path, as a repository is listed."""
+    text = NODE.replace('a/b.git"}', 'a/b.git", submodule_of: [example.git]}')
+    found = load_node_config(written(tmp_path, text)).repositories
+    assert found[0].submodule_of is None
+    assert found[2].submodule_of == (found[0].url,)
 
 
 @pytest.mark.parametrize(

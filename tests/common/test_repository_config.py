@@ -101,6 +101,10 @@ def test_what_is_not_said_is_safe(tmp_path: Path) -> None:
             "repositories[0].events: is",
         ),
         (
+            "{url: 'https://h/o/r', unsigned_allowed: true, submodule_of: ['https://h/o/r']}",
+            "repositories[0].submodule_of: is for nodes",
+        ),
+        (
             "{url: 'https://h/o/r', unsigned_allowed: true, events: [pull]}",
             "repositories[0].events[0]: is 'pull'",
         ),
@@ -166,3 +170,23 @@ def test_a_node_has_a_target_and_none_of_the_gateways_keys(tmp_path: Path) -> No
 )
 def test_the_project_is_in_the_url(url: str, project: str | None) -> None:
     assert project_of(url) == project
+
+
+@pytest.mark.parametrize(
+    ("entry", "has_login"),
+    [
+        (RepositoryEntry("https://a.example/b"), False),
+        (RepositoryEntry("https://a.example/b", ca_file=Path("/ca")), False),
+        (RepositoryEntry("https://a.example/b", fetch_url="file:///b"), False),
+        (RepositoryEntry("/b"), False),
+        (RepositoryEntry("https://a.example/b", https_token_file=Path("/token")), True),
+        (RepositoryEntry("https://user:word@a.example/b"), True),
+        (RepositoryEntry("https://a.example/b", fetch_url="git@a.example:b"), True),
+        (RepositoryEntry("ssh://a.example/b", ssh_key_file=Path("/key")), True),
+        # the keys of the node's user
+        (RepositoryEntry("ssh://a.example/b"), True),
+        (RepositoryEntry("a.example:b"), True),
+    ],
+)
+def test_what_is_fetched_as_somebody(entry: RepositoryEntry, has_login: bool) -> None:
+    assert entry.has_login is has_login

@@ -104,7 +104,12 @@ async def test_a_private_module_over_https_with_its_own_login(
     with HttpsGitServer(tmp_path / "https", tmp_path, "module-token") as server:
         url = f"{server.url}/library/.git"
         commit = add_module(repository, "lib", wanted, url=url)
-        entry = RepositoryEntry(url, https_token_file=token, ca_file=server.ca_file)
+        entry = RepositoryEntry(
+            url,
+            https_token_file=token,
+            ca_file=server.ca_file,
+            submodule_of=(repository.url,),
+        )
         checkout = make_checkout(make_config(repository.url, entry))
         assert isinstance(await checkout.check_out(repository.url, MAIN, commit, target), Source)
         assert contents(target)["lib/code"] == "1"
@@ -128,7 +133,12 @@ async def test_a_server_that_gives_no_commit_by_its_id(
     with HttpsGitServer(tmp_path / "https", tmp_path, "module-token") as server:
         server.is_old = True
         url = f"{server.url}/library/.git"
-        entry = RepositoryEntry(url, https_token_file=token, ca_file=server.ca_file)
+        entry = RepositoryEntry(
+            url,
+            https_token_file=token,
+            ca_file=server.ca_file,
+            submodule_of=(repository.url,),
+        )
         checkout = make_checkout(make_config(repository.url, entry))
         commit = add_module(repository, "lib", wanted, url=url)
         assert isinstance(await checkout.check_out(repository.url, MAIN, commit, target), Source)
@@ -171,6 +181,64 @@ async def test_a_module_that_is_not_on_the_list(
         with pytest.raises(OwnTrouble, match=r"submodule lib .*add it to repositories") as trouble:
             await checkout.check_out(repository.url, MAIN, commit, target)
         assert trouble.value.is_lasting
+
+
+@pytest.mark.parametrize("is_nested", [False, True])
+async def test_a_private_repository_is_not_given_to_whoever_names_it(
+    repository: GitRepository,
+    library: GitRepository,
+    make_config: ConfigMaker,
+    make_checkout: CheckoutMaker,
+    target: Path,
+    tmp_path: Path,
+    is_nested: bool,
+) -> None:
+    """Who pushes to one repository of the list would else read the others in a build's log.
+
+    Nested, too: what counts is what is built, not what the way to the private one leads through.
+    """
+    token = tmp_path / "token"
+    token.write_text("module-token")
+    token.chmod(0o600)
+    middle = GitRepository(tmp_path / "middle")
+    secret = library.commit({"code": "secret"})
+    middle.commit({"b": "x"})
+    within = add_module(middle, "in", secret, url="../library")
+    repository.commit({"a": "x"})
+    if is_nested:
+        commit = add_module(repository, "lib", within, url="../middle")
+    else:
+        commit = add_module(repository, "lib", secret, url="../library")
+    asked = (repository.url, MAIN, commit, target)
+
+    def checkout_with(*parents: str) -> Checkout:
+        entry = RepositoryEntry(library.url, https_token_file=token, submodule_of=parents or None)
+        return make_checkout(make_config(repository.url, middle.url, entry))
+
+    for checkout in (checkout_with(), checkout_with(middle.url)):
+        with pytest.raises(OwnTrouble, match=r"submodule lib.* add that url to its submod") as told:
+            await checkout.check_out(*asked)
+        assert told.value.is_lasting
+        # where it belongs it is there
+        assert isinstance(await checkout.check_out(library.url, MAIN, secret, target), Source)
+    assert isinstance(await checkout_with(repository.url).check_out(*asked), Source)
+    assert contents(target)["lib/in/code" if is_nested else "lib/code"] == "secret"
+
+
+async def test_a_public_repository_that_is_kept_for_some(
+    repository: GitRepository,
+    library: GitRepository,
+    make_config: ConfigMaker,
+    make_checkout: CheckoutMaker,
+    target: Path,
+) -> None:
+    wanted = library.commit({"code": "1"})
+    repository.commit({"a": "x"})
+    commit = add_module(repository, "lib", wanted, url="../library")
+    entry = RepositoryEntry(library.url, submodule_of=())
+    checkout = make_checkout(make_config(repository.url, entry))
+    with pytest.raises(OwnTrouble, match="submodule_of"):
+        await checkout.check_out(repository.url, MAIN, commit, target)
 
 
 @pytest.mark.parametrize(
