@@ -30,6 +30,7 @@ from common.git_environment import (
     is_foreign_variable,
     protocol_of,
 )
+from node.fetch_bounds import FETCH_BYTES_MIN
 from node.git_process import OutputTooLong
 from node.gitmodules import (
     MODULE_DEPTH_MAX,
@@ -78,6 +79,7 @@ class Checkout:
         self._shelf = MirrorShelf(
             config.data_directory / "mirrors", config.mirrors_bytes_max, config.mirrors_days_max
         )
+        self._fetch_bytes_max = max(config.mirrors_bytes_max, FETCH_BYTES_MIN)
         self._home = config.data_directory / "git-home"
         self._timeout_seconds = config.checkout_timeout_seconds
         self._workspace_bytes = workspace_bytes
@@ -123,16 +125,20 @@ class Checkout:
             return await self._check_absent(remote, reference)
         asked_until: float | None = None
         while True:
-            with ExitStack() as in_use:
-                found = await self._try(_Need(entry, reference, commit), target, in_use)
+            try:
+                with ExitStack() as in_use:
+                    found = await self._try(_Need(entry, reference, commit), target, in_use)
+            except OwnTrouble:
+                await self._tidy_where_due()
+                raise
             if not isinstance(found, NotThere):
-                if self._has_grown or time.monotonic() >= self._tidy_at:
-                    await self._tidy()
+                await self._tidy_where_due()
                 return found
             now = time.monotonic()
             if asked_until is None:
                 asked_until = now + self._asked_again_seconds
             if now >= asked_until:
+                await self._tidy_where_due()
                 return found
             await asyncio.sleep(min(ASKED_AGAIN_EVERY_SECONDS, asked_until - now))
 
@@ -248,7 +254,9 @@ class Checkout:
         """What a commit consists of, after it is proved to be where it should be."""
         folder = self._mirror_folder(need.entry, need.commit)
         in_use.enter_context(self._shelf.using(folder))
-        mirror = Mirror(folder, self._remote(need.entry), need.reference, need.commit)
+        mirror = Mirror(
+            folder, self._remote(need.entry), need.reference, need.commit, self._fetch_bytes_max
+        )
         async with self._shelf.lock(folder):
             try:
                 problem = await self._in_thread(mirror.prove, ends_at)
@@ -258,8 +266,10 @@ class Checkout:
             return NotThere(problem)
         return await self._in_thread(mirror.look, ends_at)
 
-    async def _tidy(self) -> None:
+    async def _tidy_where_due(self) -> None:
         """Remove mirrors that are too old or too much; what fails is tried with the next build."""
+        if not self._has_grown and time.monotonic() < self._tidy_at:
+            return
         self._has_grown = False
         self._tidy_at = time.monotonic() + TIDY_AGAIN_SECONDS
         try:

@@ -2,8 +2,10 @@
 
 import os
 import selectors
+import shutil
 import signal
 import subprocess
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -18,6 +20,16 @@ from node.trouble import OwnTrouble, one_line
 
 STANDARD_ERROR_BYTES_MAX = 8 * 1024
 CHUNK_BYTES = 64 * 1024
+# how often a git with bounds is looked after
+CHECK_SECONDS = 0.25
+
+# A shell sets the limits for git and all that it starts. What Python could do between fork and exec
+# is not safe where there are threads, and after that git has its children already. A limit of the
+# machine that is lower stays.
+_WITH_LIMITS = (
+    'ulimit -c 0; ulimit -f "$1" 2>/dev/null || :; ulimit -d "$2" 2>/dev/null || :; shift 2;'
+    ' exec "$@"'
+)
 
 
 class GitAnswer(msgspec.Struct, frozen=True):
@@ -26,6 +38,18 @@ class GitAnswer(msgspec.Struct, frozen=True):
     exit_code: int
     output: bytes
     problem: str
+
+
+class Bounds(msgspec.Struct, frozen=True):
+    """What git and the processes that it starts may take.
+
+    file_bytes_max: of each file that is written. memory_bytes_max: of each process. check: called
+    at once and then every CHECK_SECONDS; where it raises OwnTrouble or OSError, git is ended.
+    """
+
+    file_bytes_max: int
+    memory_bytes_max: int
+    check: Callable[[], None]
 
 
 class OutputTooLong(Exception):
@@ -38,12 +62,16 @@ def run_git(
     environment: Mapping[str, str],
     stop: Stop,
     output_bytes_max: int = 64 * 1024,
+    bounds: Bounds | None = None,
 ) -> GitAnswer:
     """Run `git arguments...` to its end. `stop` kills it and all its children.
 
-    Raises Stopped, OutputTooLong, and OwnTrouble where git cannot be started.
+    Raises Stopped, OutputTooLong, OwnTrouble where git cannot be started, and what the bounds'
+    check raises: then, and when stopped, all its children have ended, too.
     """
-    with git_process(arguments, environment=environment, stop=stop) as process:
+    trouble: OwnTrouble | OSError | None = None
+    check_at = time.monotonic()
+    with git_process(arguments, environment=environment, stop=stop, bounds=bounds) as process:
         assert process.stdout is not None
         assert process.stderr is not None
         output, problem = bytearray(), bytearray()
@@ -51,7 +79,15 @@ def run_git(
             selector.register(process.stdout, selectors.EVENT_READ, output)
             selector.register(process.stderr, selectors.EVENT_READ, problem)
             while selector.get_map():
-                for key, _ in selector.select():
+                if bounds is not None and trouble is None and time.monotonic() >= check_at:
+                    try:
+                        bounds.check()
+                    except (OwnTrouble, OSError) as error:
+                        # its children have its pipes: those end when the last one has
+                        trouble = error
+                        _killer(process)()
+                    check_at = time.monotonic() + CHECK_SECONDS
+                for key, _ in selector.select(None if bounds is None else CHECK_SECONDS):
                     chunk = os.read(key.fd, CHUNK_BYTES)
                     if not chunk:
                         selector.unregister(key.fileobj)
@@ -61,6 +97,8 @@ def run_git(
                 del problem[:-STANDARD_ERROR_BYTES_MAX]
         exit_code = process.wait()
     stop.check()
+    if trouble is not None:
+        raise trouble
     complaint = hide_secrets(problem.decode(errors="replace"), environment)
     return GitAnswer(exit_code, bytes(output), one_line(complaint))
 
@@ -72,9 +110,19 @@ def git_process(
     environment: Mapping[str, str],
     stop: Stop,
     standard_input: int = subprocess.DEVNULL,
+    bounds: Bounds | None = None,
 ) -> Iterator["subprocess.Popen[bytes]"]:
-    """A running git in a session of its own, killed with its children when the block ends."""
+    """A running git in a session of its own, killed with its children when the block ends.
+
+    bounds: only their limits; whoever uses the process has to call their check.
+    """
     command = [git.Git.GIT_PYTHON_GIT_EXECUTABLE or "git", *arguments]
+    if bounds is not None:
+        if shutil.which(command[0]) is None:
+            raise OwnTrouble(f"git cannot be started: there is no {command[0]}")
+        # a shell counts files in blocks of 512 bytes, memory in KiB
+        limits = (str(bounds.file_bytes_max // 512 + 1), str(bounds.memory_bytes_max // 1024))
+        command = ["sh", "-c", _WITH_LIMITS, "sh", *limits, *command]
     try:
         started = git.Git(os.sep).execute(
             command,

@@ -7,6 +7,7 @@ import hashlib
 import re
 import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
@@ -15,8 +16,10 @@ from common.credentials import access_problem
 from common.git_environment import GitAccess
 from common.pipeline import PIPELINE_BYTES_MAX, PIPELINE_FILE
 from node.dockerfile import DOCKERFILE, DOCKERFILE_BYTES_MAX
+from node.fetch_bounds import fetch_bounds, remove_leftovers
 from node.git_process import GitAnswer, mirror_environment, run_git
 from node.gitmodules import MODULES_FILE, MODULES_FILE_BYTES_MAX, parse_listing
+from node.mirror_shelf import DRAFT
 from node.threads import Stop
 from node.tree import (
     CorruptMirror,
@@ -120,9 +123,20 @@ def throw_away(folder: Path, stop: Stop) -> None:
 class Mirror:
     """One commit in one mirror: of a branch, tag or request, or by its id alone."""
 
-    def __init__(self, folder: Path, remote: Remote, reference: str | None, commit: str) -> None:
-        """reference: the full name at the server; it and the commit are checked already."""
+    def __init__(
+        self,
+        folder: Path,
+        remote: Remote,
+        reference: str | None,
+        commit: str,
+        fetch_bytes_max: int,
+    ) -> None:
+        """reference: the full name at the server; it and the commit are checked already.
+
+        fetch_bytes_max: what one fetch may add to the mirror.
+        """
         self.folder = folder
+        self._fetch_bytes_max = fetch_bytes_max
         self._remote = remote
         self._theirs = reference
         self._commit = commit
@@ -197,14 +211,29 @@ class Mirror:
         return self._check_kind(stop)
 
     def _fetch(self, *references: str, stop: Stop) -> GitAnswer:
-        self._remove_locks()
+        """Leaves nothing of a fetch that failed but objects that came whole."""
+        remove_leftovers(self.folder)
         self.has_fetched = True
-        return self._git(
-            stop,
+        options = (
             *("fetch", "--quiet", "--force", "--no-tags", "--no-recurse-submodules"),
             *("--no-write-fetch-head", "--no-show-forced-updates", "--", self._remote.url),
-            *references,
         )
+        bounds = fetch_bounds(self.folder, self._fetch_bytes_max)
+        is_whole = False
+        try:
+            answer = run_git(
+                [*options, *references], environment=self._environment, stop=stop, bounds=bounds
+            )
+            is_whole = answer.exit_code == 0
+            if not is_whole:
+                # git does not always say that it was a limit; what it had written does
+                bounds.check()
+        finally:
+            if not is_whole:
+                # what cannot be removed now is removed before the next fetch
+                with suppress(OSError):
+                    remove_leftovers(self.folder)
+        return answer
 
     def _trouble(self, fetched: GitAnswer, stop: Stop) -> OwnTrouble | CorruptMirror:
         """Why a fetch failed: a mirror that is damaged, or the server."""
@@ -254,7 +283,7 @@ class Mirror:
         """An empty mirror where there is none; it appears at its place only when complete."""
         if self.folder.exists():
             return
-        draft = self.folder.with_suffix(".new")
+        draft = self.folder.with_suffix(DRAFT)
         if draft.exists():
             shutil.rmtree(draft)
         kind = "sha256" if len(self._commit) == 64 else "sha1"
@@ -288,12 +317,6 @@ class Mirror:
         if entry.size > bytes_max:
             return NotAFile(f"has {entry.size} bytes; at most {bytes_max}")
         return read_blob(entry, self._environment, stop)
-
-    def _remove_locks(self) -> None:
-        """A git that was killed leaves its locks and half of a pack; nobody else writes here."""
-        for pattern in ("*.lock", "refs/pbft-ci*/**/*.lock", "objects/pack/tmp_*", "gc.pid"):
-            for leftover in self.folder.glob(pattern):
-                leftover.unlink()
 
     def _git(self, stop: Stop, *arguments: str) -> GitAnswer:
         return run_git(arguments, environment=self._environment, stop=stop)

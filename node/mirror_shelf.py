@@ -12,7 +12,11 @@ from pathlib import Path
 
 import msgspec
 
+from node.fetch_bounds import remove_leftovers, size_bytes
+
 SECONDS_PER_DAY = 86_400
+# of a mirror that is not complete yet
+DRAFT = ".new"
 _REMOVED = ".removed"
 
 _log = logging.getLogger(__name__)
@@ -39,9 +43,12 @@ class MirrorShelf:
         self._uses: Counter[Path] = Counter()
 
     def start(self) -> None:
-        """Make the folder, and remove what was on its way out. Raises OSError."""
+        """Make the folder; remove what was on its way out or in when the node ended. OSError."""
         self._folder.mkdir(parents=True, exist_ok=True)
-        self.remove(tuple(self._folder.glob(f"*{_REMOVED}")))
+        for pattern in (_REMOVED, DRAFT):
+            self.remove(tuple(self._folder.glob(f"*{pattern}")))
+        for mirror in self._folder.glob("*.git"):
+            remove_leftovers(mirror)
 
     def place(self, name: str) -> Path:
         """Where the mirror of that name is, or will be."""
@@ -69,7 +76,7 @@ class MirrorShelf:
         for mirror in self._folder.glob("*.git"):
             # another checkout may be throwing one away
             with suppress(OSError):
-                kept.append(_Kept(mirror, mirror.stat().st_mtime, _size_bytes(mirror)))
+                kept.append(_Kept(mirror, mirror.stat().st_mtime, size_bytes(mirror)))
         return tuple(sorted(kept, key=lambda entry: entry.used_at))
 
     def withdraw(self, kept: tuple[_Kept, ...]) -> tuple[Path, ...]:
@@ -100,12 +107,3 @@ class MirrorShelf:
         """Delete them. Raises OSError."""
         for folder in withdrawn:
             shutil.rmtree(folder)
-
-
-def _size_bytes(folder: Path) -> int:
-    total = 0
-    for parent, _, files in os.walk(folder):
-        for name in files:
-            with suppress(OSError):
-                total += os.lstat(os.path.join(parent, name)).st_size
-    return total

@@ -17,6 +17,7 @@ from typing import IO
 
 import msgspec
 
+from node.fetch_bounds import check_free
 from node.git_process import OutputTooLong, git_process, run_git
 from node.threads import Stop
 
@@ -197,8 +198,10 @@ def export_tree(parts: tuple[TreePart, ...], target: Path, commit_seconds: int, 
 
     Folders come once more at its end: a tar that does not put that off by itself gives a folder its
     time before it puts something into it, and then it has another one on every replica.
-    Raises CorruptMirror, Stopped, OwnTrouble, and OSError (disk full).
+    Raises CorruptMirror, Stopped, OwnTrouble (also where too little of the disk would stay free),
+    and OSError.
     """
+    check_free(target.parent, sum(entry.size for part in parts for entry in part.entries))
     with tarfile.TarFile(
         target,
         "w",
