@@ -101,6 +101,11 @@ class Remote(msgspec.Struct, frozen=True):
 
 def has_reference(remote: Remote, reference: str, stop: Stop) -> bool:
     """Whether the server says that it has it. Raises OwnTrouble where it says nothing."""
+    return tip_of(remote, reference, stop) is not None
+
+
+def tip_of(remote: Remote, reference: str, stop: Stop) -> str | None:
+    """The id that it has at the server; None: it is not there. OwnTrouble where it says nothing."""
     answer = run_git(
         ["ls-remote", "--quiet", "--exit-code", "--", remote.url, reference],
         environment=remote.environment,
@@ -108,10 +113,14 @@ def has_reference(remote: Remote, reference: str, stop: Stop) -> bool:
         output_bytes_max=ANSWER_BYTES_MAX,
     )
     if answer.exit_code == _ANSWERED_NOTHING:
-        return False
+        return None
     if answer.exit_code != 0:
         raise remote.trouble("the git server did not answer", answer.problem)
-    return any(line.endswith(b"\t" + reference.encode()) for line in answer.output.splitlines())
+    for line in answer.output.splitlines():
+        object_id, _, name = line.partition(b"\t")
+        if name == reference.encode():
+            return object_id.decode(errors="replace")
+    return None
 
 
 def throw_away(folder: Path, stop: Stop) -> None:
@@ -153,8 +162,10 @@ class Mirror:
     def prove(self, stop: Stop) -> str | None:
         """None where the commit is reachable from the reference, else what the answer was.
 
-        Without a reference: None where the server has the commit. Asks the server only where the
-        mirror does not prove it yet. Raises OwnTrouble, CorruptMirror, Stopped, OSError.
+        Without a reference: None where the server has the commit; it is asked only where the mirror
+        does not have it. What the mirror has of a reference counts only while the server's leads to
+        the same: else a replica with an older mirror would prove what another one's does not.
+        Raises OwnTrouble, CorruptMirror, Stopped, OSError.
         """
         with blamed(self.folder):
             self._make(stop)
@@ -168,7 +179,7 @@ class Mirror:
             return self._look(stop)
 
     def _prove_by_reference(self, theirs: str, stop: Stop) -> str | None:
-        if self._is_reachable(stop) is True:
+        if self._is_reachable(stop) is True and self._is_tip(theirs, stop):
             return self._check_kind(stop)
         fetched = self._fetch(f"+{theirs}:{self._reference}", stop=stop)
         if fetched.exit_code != 0:
@@ -300,6 +311,12 @@ class Mirror:
         """None: git cannot tell: the reference, the commit or something between is missing."""
         answer = self._git(stop, "merge-base", "--is-ancestor", self._commit, self._reference)
         return {0: True, 1: False}.get(answer.exit_code)
+
+    def _is_tip(self, theirs: str, stop: Stop) -> bool:
+        """Whether the server's reference is still what was fetched; it may have been set back."""
+        known = self._git(stop, "rev-parse", "--quiet", "--verify", self._reference)
+        tip = tip_of(self._remote, theirs, stop)
+        return known.exit_code == 0 and known.output.decode(errors="replace").strip() == tip
 
     def _check_kind(self, stop: Stop) -> str | None:
         """A tag's id leads to a commit too, but is none."""

@@ -11,7 +11,9 @@ import pytest
 
 from common.config import RepositoryEntry
 from node.checkout import Checkout, NotThere
-from node.mirror import Source
+from node.git_process import GitAnswer
+from node.mirror import Mirror, Source
+from node.threads import Stop
 from node.trouble import OwnTrouble
 from tests.node.conftest import CheckoutMaker, ConfigMaker, GitRepository
 
@@ -40,20 +42,70 @@ def loosen(mirror: Path) -> Path:
     return mirror / "objects"
 
 
-async def test_what_the_mirror_proves_is_not_asked_for(
-    repository: GitRepository, checkout: Checkout, target: Path
+async def test_what_the_mirror_has_is_not_sent_again(
+    repository: GitRepository,
+    checkout: Checkout,
+    target: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    fetches = []
+    fetch = Mirror._fetch
+
+    def counted(mirror: Mirror, *references: str, stop: Stop) -> GitAnswer:
+        fetches.append(references)
+        return fetch(mirror, *references, stop=stop)
+
+    monkeypatch.setattr(Mirror, "_fetch", counted)
     first = repository.commit({"a": "1"})
     second = repository.commit({"a": "2"})
-    assert isinstance(
-        await checkout.check_out(repository.url, "refs/heads/main", second, target), Source
-    )
+    for commit in (second, first, second):
+        found = await checkout.check_out(repository.url, "refs/heads/main", commit, target)
+        assert isinstance(found, Source)
+    assert len(fetches) == 1
+    # what nobody answers is no answer
     repository.folder.rename(repository.folder.with_name("gone"))
-    assert isinstance(
-        await checkout.check_out(repository.url, "refs/heads/main", first, target), Source
-    )
     with pytest.raises(OwnTrouble):
-        await checkout.check_out(repository.url, "refs/heads/main", NOWHERE, target)
+        await checkout.check_out(repository.url, "refs/heads/main", second, target)
+
+
+@pytest.mark.parametrize("change", ["set back", "gone", "tag"])
+async def test_an_older_mirror_answers_as_a_new_one(
+    repository: GitRepository,
+    make_config: ConfigMaker,
+    make_checkout: CheckoutMaker,
+    target: Path,
+    tmp_path: Path,
+    change: str,
+) -> None:
+    """Else honest replicas would differ about a commit that is built again after a force-push."""
+    reference = "refs/tags/v1" if change == "tag" else "refs/heads/main"
+    kept = repository.commit({"a": "1"})
+    dropped = repository.commit({"a": "2"})
+    repository.git("tag", "--annotate", "--message=x", "v1", dropped)
+    old, new = (
+        make_checkout(make_config(repository.url, data_directory=tmp_path / name))
+        for name in ("old", "new")
+    )
+    for commit in (dropped, kept):
+        found = await old.check_out(repository.url, reference, commit, target)
+        assert isinstance(found, Source)
+    repository.git("checkout", "--quiet", "--detach", kept)
+    if change == "gone":
+        repository.git("update-ref", "-d", reference)
+    elif change == "tag":
+        repository.git("tag", "--force", "v1", kept)
+    else:
+        repository.git("update-ref", reference, kept)
+    answers = [
+        await checkout.check_out(repository.url, reference, dropped, target)
+        for checkout in (old, new, old)
+    ]
+    assert isinstance(answers[0], NotThere)
+    assert answers[1:] == [answers[0]] * 2
+    if change != "gone":
+        for checkout in (old, new):
+            found = await checkout.check_out(repository.url, reference, kept, target)
+            assert isinstance(found, Source)
 
 
 @pytest.mark.parametrize("damage", ["objects", "one object", "reference", "half made"])
