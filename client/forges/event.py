@@ -125,8 +125,8 @@ def pushed_ref(
 ) -> ForgeEvent | Refusal:
     """A pushed branch or tag, in any forge's words.
 
-    before, after: what the ref pointed at, and points at now; tagged: the commit that a tag is of, which for an annotated
-        tag is not `after`. message: of the commit, where the forge tells it.
+    before, after: what the ref pointed at, and points at now; tagged: the commit that a tag is of,
+        which for an annotated tag is not `after`. message: of the commit, where the forge tells it.
     """
     commit = tagged
     if ref.startswith(BRANCH_PREFIX):
