@@ -48,7 +48,7 @@ def test_a_tree_that_nobody_unpacks_does_not_count_against_the_image(
     assert isinstance(asked, Pipeline)
     without_tar: set[str] = set()
     grounds = Grounds("name", {}, limits, False, None, without_tar, Remains(containers=["first"]))
-    image = Image("id", None, (), has_command=True, bytes=1)
+    image = Image("id", None, (), has_command=True, has_triggers=False, bytes=1)
     try:
         run_pipeline(Engine(), asked, asked.steps, image, Order(), grounds, Stop())  # type: ignore[arg-type]
     except OSError:
