@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping
 import msgspec
 
 from common.pipeline import PipelineInvalid
-from common.pipeline_values import is_image_name
+from common.pipeline_values import IMAGE_CHARACTERS_MAX, is_image_name
 
 DOCKERFILE = "Dockerfile"
 DOCKERFILE_BYTES_MAX = 64 * 1024
@@ -203,12 +203,15 @@ class _Reader:
             value = found[2]
             if value is None:
                 self._arguments.pop(found[1], None)
-            elif value.startswith("'"):
-                self._arguments[found[1]] = value[1:-1]
+                continue
+            if value.startswith("'"):
+                value = value[1:-1]
             else:
                 quote = '"' if value.startswith('"') else ""
-                plain = value.removeprefix(quote).removesuffix(quote)
-                self._arguments[found[1]] = self._expanded(plain)
+                value = self._expanded(value.removeprefix(quote).removesuffix(quote))
+            # Nothing longer is part of an image's name; each may hold the one before many times.
+            is_short = len(value) <= IMAGE_CHARACTERS_MAX
+            self._arguments[found[1]] = value if is_short else "$"
 
     def _expanded(self, text: str) -> str:
         """The text with the variables that are known; the others stay, with their "$"."""

@@ -1,5 +1,7 @@
 """The Dockerfile as text: what is added to it, and what is not taken."""
 
+import tracemalloc
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -122,6 +124,21 @@ def test_variables_that_are_not_known(arguments: str, base: str) -> None:
     found = prepare_dockerfile(f"{arguments}\nFROM {base}\n".encode(), LABELS)
     assert isinstance(found, PipelineInvalid)
     assert "ARG with a plain default before the first FROM" in found.text
+
+
+@pytest.mark.parametrize("first", ["x", "'" + "x" * 20_000 + "'"])
+def test_variables_that_hold_each_other_do_not_grow_without_bound(first: str) -> None:
+    """Twenty lines of a hundred times the one before would be 100 ** 20 characters."""
+    arguments = f"ARG a0={first}\n"
+    arguments += "".join(f"ARG a{number}={f'$a{number - 1}' * 100}\n" for number in range(1, 21))
+    tracemalloc.start()
+    try:
+        found = prepare_dockerfile(f"{arguments}FROM {'$a20' * 10_000}\n".encode(), LABELS)
+        peak_bytes = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert isinstance(found, PipelineInvalid)
+    assert peak_bytes < 32 * 2**20
 
 
 def test_images_that_are_copied_from_are_looked_for_too() -> None:
