@@ -356,6 +356,7 @@ async def test_what_the_token_does_not_see_is_tried_again(
     await running.gateway.submit(URL, "main", COMMIT)
     await until(lambda: bool(gitea.statuses) and gitea.statuses[-1].state == "success")
     await running.close()
+    assert gitea.requests >= 5, "four were answered 404"
 
 
 async def test_a_redirect_is_not_followed_with_the_token(
