@@ -54,6 +54,7 @@ from ci.parts import (
     decode_build_part,
     decode_part,
 )
+from ci.room import joining_refusal, opening_refusal
 from ci.statement import pae, statement_bytes, submitted_build_id
 from ci.verdict import CANCELLED, Thresholds, Verdict, decide
 from pbft.genesis import REPLICA_ROLE, Cluster
@@ -73,9 +74,6 @@ ROLES: Mapping[type, frozenset[str]] = {
     Append: frozenset({GATEWAY_ROLE}),
 }
 
-# An honest gateway asks once, and again only after it lost its counter. Of each client, so that
-# none can use up the places of another that got the same delivery.
-ASKINGS_PER_CLIENT_MAX = 16
 # Closed builds that are remembered, so that their ids do not build again. 34 bytes of state each.
 CLOSED_BUILDS_MAX = 1024
 # The same of builds that a forge's delivery asked for, apart: plain POSTs cannot push them out,
@@ -220,8 +218,8 @@ class BuildApplication:
         """Opens a build, or adds an asker to the build of this id.
 
         Accepted if the build is closed and remembered (`recall` has its verdict); or is open,
-        asks for the same, and this client asked for it fewer than ASKINGS_PER_CLIENT_MAX times;
-        or is new and there is room for it: see `_opening_refusal`.
+        asks for the same, and has room for this asker: see `ci.room`; or is new and there is
+        room for it: see there.
         """
         build_id = submitted_build_id(self._cluster.id, asker.client, operation)
         opened = Applied("opened", build_id, build_id)
@@ -229,7 +227,8 @@ class BuildApplication:
             return opened
         build = self._builds.get(build_id)
         if build is None:
-            reason = self._opening_refusal(asker.client, operation.needs_approval)
+            is_waiting = operation.needs_approval
+            reason = opening_refusal(self._builds, self._limits, asker.client, is_waiting)
             if reason:
                 return _refused(reason)
             self._builds[build_id] = OpenBuild(
@@ -249,9 +248,8 @@ class BuildApplication:
             return opened
         if _asked(operation) != _asked(build):
             return _refused("this identity already asks for another build")
-        askings = sum(other.client == asker.client for other in build.askers)
-        if askings >= ASKINGS_PER_CLIENT_MAX:
-            return _refused(f"this client asked for this build {askings} times already")
+        if reason := joining_refusal(build, self._builds, self._limits, asker.client):
+            return _refused(reason)
         self._builds[build_id] = build.with_asker(asker)
         if not build.is_decided:
             return opened
@@ -355,27 +353,6 @@ class BuildApplication:
         return Applied("appended", b"", result, entries=(entry,))
 
     # --- transitions ----------------------------------------------------------------------------
-
-    def _opening_refusal(self, client: str, needs_approval: bool) -> str | None:
-        """Why there is no room for one more build of this client.
-
-        Builds that wait for approval have a cap of their own: anybody can make a gateway ask for
-        them, and that must not keep others from building. Approval moves one over whatever the
-        other caps say, for an operator wants it.
-        """
-        if needs_approval:
-            waiting = [build for build in self._builds.values() if not build.is_approved]
-            asked = sum(build.has_asker(client) for build in waiting)
-            if asked >= self._limits.waiting_builds_per_client_max:
-                return f"{asked} builds of this client wait for approval"
-            return None
-        undecided = [b for b in self._builds.values() if not b.is_decided and b.is_approved]
-        if len(undecided) >= self._limits.open_builds_max:
-            return f"{self._limits.open_builds_max} builds are open, the most at once"
-        asked = sum(build.has_asker(client) for build in undecided)
-        if asked >= self._limits.open_builds_per_client_max:
-            return f"{self._limits.open_builds_per_client_max} builds of this client are open"
-        return None
 
     def _open_build(self, build_id: bytes, opened: int) -> OpenBuild | None:
         """That very build, if ballots and reports can be about it."""

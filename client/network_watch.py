@@ -22,7 +22,7 @@ from client.network_view import (
     summary,
 )
 from client.node_status import NodeStatus, foreign_words
-from client.nodes import NodeFailed, Nodes
+from client.nodes import NodeFailed, Nodes, evidence_bytes_max
 from client.proofs import ProofView, pair_key, read_proof
 from common.logs import log_text
 from pbft.genesis import Cluster
@@ -39,7 +39,6 @@ FAILURES_MAX = 3
 EVIDENCE_AGAIN_SECONDS = 30.0
 EVIDENCE_PAGES_MAX = 50
 EVIDENCE_PAGE_PAIRS = 20
-EVIDENCE_PAGE_BYTES_MAX = 16 * 1024 * 1024
 PROOFS_SHOWN_MAX = 5
 
 _log = logging.getLogger(__name__)
@@ -237,14 +236,16 @@ class NetworkWatch:
         known.reach = reach
 
     async def _ask_for_evidence(self, name: str, known: _Known, status: NodeStatus) -> None:
-        """Fetch and check all the evidence of a node that says it has other than before."""
+        """Fetch and check all the evidence of a node that says it has other than before.
+
+        What came before a page that failed is shown too, and the node is asked again later.
+        """
         proofs: dict[bytes, ProofView] = {}
+        bytes_max = evidence_bytes_max(self._cluster)
         after = 0
         try:
             for _ in range(EVIDENCE_PAGES_MAX):
-                page = await self._nodes.evidence_page(
-                    name, after, EVIDENCE_PAGE_PAIRS, EVIDENCE_PAGE_BYTES_MAX
-                )
+                page = await self._nodes.evidence_page(name, after, EVIDENCE_PAGE_PAIRS, bytes_max)
                 for pair in page.evidence[:EVIDENCE_PAGE_PAIRS]:
                     proof = read_proof(pair, self._cluster)
                     if not isinstance(proof, Refusal):
@@ -254,8 +255,9 @@ class NetworkWatch:
                 after = page.next
         except NodeFailed as error:
             _log.info("evidence of %s: %s", name, error)
-            return
-        known.evidence, known.proofs = dict(status.evidence), proofs
+            known.proofs |= proofs
+        else:
+            known.evidence, known.proofs = dict(status.evidence), proofs
         self._tell()
 
     # --- what is made of it ---------------------------------------------------------------------

@@ -20,6 +20,7 @@ from common.config import Address
 from common.english import counted
 from common.log_pieces import ServedPiece, read_piece
 from common.logs import log_text
+from pbft.genesis import Cluster
 from pbft.ports import Entry
 
 ANSWER_TIMEOUT_SECONDS = 10.0
@@ -35,8 +36,8 @@ BUILD_BYTES_MAX = 4 * 1024 * 1024
 LEDGER_BYTES_MAX = 256 * 1024 * 1024
 LEDGER_PAGE_ENTRIES = 200
 HEAD_BYTES = 32
-# One pair of messages may have 16 MB, and a third more in base64.
-EVIDENCE_BYTES_MAX = 64 * 1024 * 1024
+# A node's page of evidence has so many bytes of messages, or one pair whatever its size.
+EVIDENCE_PAGE_MESSAGE_BYTES = 8 * 1024 * 1024
 MESSAGES_BYTES_MAX = 16 * 1024 * 1024
 # A node keeps half as many messages, and half as many moments; a text is some hundred long.
 TRACE_ROWS_MAX = 8192
@@ -45,6 +46,15 @@ PROVENANCE_BYTES_MAX = 256 * 1024
 LEDGER_PROOF_BYTES_MAX = 16 * 1024 * 1024
 
 _Answer = TypeVar("_Answer")
+
+
+def evidence_bytes_max(cluster: Cluster) -> int:
+    """The most bytes that an honest node's page of evidence has.
+
+    Nothing signed is larger than a NEW-VIEW, and none of these than the cluster's window allows.
+    """
+    messages = max(EVIDENCE_PAGE_MESSAGE_BYTES, 2 * cluster.new_view_bytes_max)
+    return messages * 4 // 3 + 1024 * 1024  # in base64, and what stands beside it
 
 
 class NodeFailed(Exception):
@@ -314,18 +324,22 @@ class Nodes:
         )
         return decode_answer(data, ServedClient, replica).floor
 
-    async def evidence(self, replica: str, pairs_max: int) -> list[ServedPair]:
-        """A node's proof of misbehaviour, oldest first. Raises NodeFailed. Nothing is checked."""
+    async def evidence(self, replica: str, pairs_max: int, bytes_max: int) -> list[ServedPair]:
+        """A node's proof of misbehaviour, oldest first. Raises NodeFailed. Nothing is checked.
+
+        bytes_max: of each page, see `evidence_bytes_max`.
+        """
         pairs: list[ServedPair] = []
         after: int | None = 0
         while after is not None and len(pairs) < pairs_max:
-            page = await self.evidence_page(replica, after, min(100, pairs_max - len(pairs)))
+            pairs_wanted = min(100, pairs_max - len(pairs))
+            page = await self.evidence_page(replica, after, pairs_wanted, bytes_max)
             pairs.extend(page.evidence)
             after = page.next if page.next is None or page.next > after else None
         return pairs
 
     async def evidence_page(
-        self, replica: str, after: int, pairs_max: int, bytes_max: int = EVIDENCE_BYTES_MAX
+        self, replica: str, after: int, pairs_max: int, bytes_max: int
     ) -> ServedEvidence:
         """A node's evidence after that number, oldest first. Raises NodeFailed."""
         query = {"after": str(after), "limit": str(pairs_max)}

@@ -167,6 +167,9 @@ class Links:
         """The aiohttp handler of GET /link: the accepting end."""
         if self._handshakes >= HANDSHAKES_MAX:
             raise web.HTTPServiceUnavailable(text="too many links are being made; try again\n")
+        if self._has_room is not None and not self._has_room.is_set():
+            # Each link may hold one frame that waits for room: who dials again gets no second one.
+            raise web.HTTPServiceUnavailable(text="there is no room for messages; try again\n")
         websocket = web.WebSocketResponse(
             timeout=1.0,
             heartbeat=HEARTBEAT_SECONDS,

@@ -29,8 +29,10 @@ from pbft.messages import Envelope, Signed, Status
 from pbft.ports import ExecutedRequest, Notice, Output
 from pbft.replica import Replica
 
-# Messages that may wait for a turn; beyond this no link is read.
+# What may wait for a turn; beyond this no link is read. A frame that was read is taken whole, and
+# so it goes over by one of each link.
 INBOX_MESSAGES_MAX = 20_000
+INBOX_BYTES_MAX = 128 * 1024 * 1024
 UPDATE_SECONDS = 1.0
 SAVE_RETRY_SECONDS = 1.0
 
@@ -82,6 +84,7 @@ class Runtime:
         self._heard: dict[int, tuple[Status, float]] = {}
         self._clock = AwakeClock()
         self._inbox: list[Envelope] = []
+        self._inbox_bytes = 0
         self._greet: list[str] = []
         self._wake = asyncio.Event()
         self._turn_done = asyncio.Event()
@@ -152,8 +155,9 @@ class Runtime:
             self.counters["relayed"] += dropped
             self.metrics.observe_relayed(dropped)
         self._inbox.extend(taken)
+        self._inbox_bytes += sum(len(item.signed.payload) + len(item.body) for item in taken)
         self.trace.note_received(peer, taken)
-        if len(self._inbox) >= INBOX_MESSAGES_MAX:
+        if len(self._inbox) >= INBOX_MESSAGES_MAX or self._inbox_bytes >= INBOX_BYTES_MAX:
             self.has_room.clear()
         self._wake.set()
 
@@ -234,7 +238,7 @@ class Runtime:
 
     def _one_turn(self, now: float) -> list[Output]:
         """What the core says to what came and is due, where it says anything."""
-        inbox, self._inbox = self._inbox, []
+        inbox, self._inbox, self._inbox_bytes = self._inbox, [], 0
         greet, self._greet = self._greet, []
         self.has_room.set()
         outputs = [self.replica.greet(peer, now) for peer in greet]

@@ -20,6 +20,9 @@ WINDOW_BYTES_MAX = 256 * 1024 * 1024
 # The largest request has room in a batch, and twice that, however large the window is.
 BODY_BYTES_LEAST = 2 * REQUEST_BYTES_MAX
 
+# Each client that ever asked for something is a part of the replicated state.
+CLIENTS_MAX = 1024
+
 # What a signed PRE-PREPARE, PREPARE or CHECKPOINT takes beside its signer's name, and what goes
 # around certificates and messages beside it, at most (tests/pbft/test_genesis.py measures it).
 VOTE_BYTES = 140
@@ -68,6 +71,8 @@ class Cluster:
         self.id: bytes = hashlib.sha256(b"pbft-ci genesis\0" + self.encoded).digest()
         self.epoch = 0
         self.quorums: Quorums = quorums_for(len(genesis.replicas))
+        # The payload of a right NEW-VIEW has no more; a larger one is refused.
+        self.new_view_bytes_max: int = new_view_bytes(genesis, genesis.window)
         self.replica_names: tuple[str, ...] = tuple(member.name for member in genesis.replicas)
         self._members = {member.name: member for member in (*genesis.replicas, *genesis.clients)}
         self._replica_index = {name: index for index, name in enumerate(self.replica_names)}
@@ -139,6 +144,11 @@ def _check(genesis: Genesis) -> None:
     names = [member.name for member in (*genesis.replicas, *genesis.clients)]
     if len(set(names)) != len(names):
         raise InvalidGenesis("two members of the genesis have one name")
+    if len(genesis.clients) > CLIENTS_MAX:
+        raise InvalidGenesis(
+            f"{len(genesis.clients)} clients: at most {CLIENTS_MAX} are allowed, or the state could"
+            " become too large to be fetched"
+        )
     keys = [member.public_key for member in (*genesis.replicas, *genesis.clients)]
     if len(set(keys)) != len(keys):
         raise InvalidGenesis("two members of the genesis have one public key")

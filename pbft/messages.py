@@ -16,6 +16,8 @@ BODY_BYTES_MAX = 4 * 1024 * 1024
 # A payload: the largest is a NEW-VIEW, `strong` VIEW-CHANGEs with up to a window of certificates.
 PAYLOAD_BYTES_MAX = 24 * 1024 * 1024
 REPLIES_MAX = 4096
+# Parts of the replicated state; an application must hold fewer.
+STATE_LEAVES_MAX = 65_536
 
 Name = Annotated[str, msgspec.Meta(min_length=1, max_length=NAME_CHARACTERS_MAX)]
 Number = Annotated[int, msgspec.Meta(ge=0, le=2**62)]
@@ -166,7 +168,9 @@ class StateLeaves(Message, frozen=True):
     """The leaves of the state at a stable checkpoint: (name, SHA-256) of every part, sorted."""
 
     sequence: Number
-    leaves: Annotated[tuple[tuple[PartName, Digest], ...], msgspec.Meta(max_length=65536)]
+    leaves: Annotated[
+        tuple[tuple[PartName, Digest], ...], msgspec.Meta(max_length=STATE_LEAVES_MAX)
+    ]
     replica: ReplicaIndex
 
 

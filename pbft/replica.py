@@ -287,6 +287,9 @@ class Replica:
             self._on_entered(now)
 
     def _on_new_view(self, message: NewView, signed: Signed, now: float) -> Refusal | None:
+        if len(signed.payload) > self.core.cluster.new_view_bytes_max:
+            # Also as a second one: whoever reads the proof of it has to take in both.
+            return Refusal("a NEW-VIEW larger than a right one can be")
         if not catch_up.has_begun_elsewhere(self.core, message.view):
             # A view that `strong` replicas are in has begun, whatever it was made of.
             for change_signed in message.view_changes:

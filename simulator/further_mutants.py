@@ -446,4 +446,18 @@ FURTHER_MUTANTS: tuple[Mutant, ...] = (
         new="",
         test="tests/node/test_redo_log.py",
     ),
+    Mutant(
+        name="102 asking for a build that waits counts for nothing",
+        file="ci/room.py",
+        old="    if askings or build.is_approved:\n",
+        new="    if True:\n",
+        test="tests/ci/test_approval.py",
+    ),
+    Mutant(
+        name="103 a NEW-VIEW of any size is taken",
+        file=_REPLICA,
+        old="        if len(signed.payload) > self.core.cluster.new_view_bytes_max:\n",
+        new="        if False:\n",
+        test="tests/pbft/test_bounds.py",
+    ),
 )

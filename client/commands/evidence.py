@@ -12,12 +12,12 @@ from client.commands.gateway_api import run
 from client.commands.outcome import EXIT_DONE, EXIT_NOT_PASSED, EXIT_WRONG, CommandFailed
 from client.commands.targets import Commands, cluster_and_addresses, cluster_flag
 from client.nodes import (
-    EVIDENCE_BYTES_MAX,
     NodeFailed,
     Nodes,
     ServedEvidence,
     ServedPair,
     decode_answer,
+    evidence_bytes_max,
 )
 from client.proofs import check_pair
 from common.logs import log_text
@@ -25,6 +25,8 @@ from pbft.genesis import Cluster
 from pbft.ports import Refusal
 
 PAIRS_PER_NODE_MAX = 1000
+# What `--json` prints of all nodes together.
+FILE_BYTES_MAX = 256 * 1024 * 1024
 
 
 def add(commands: Commands, common: argparse.ArgumentParser) -> None:
@@ -73,7 +75,7 @@ def report(cluster: Cluster, pairs: Iterable[ServedPair]) -> int:
 
 async def _fetch(options: argparse.Namespace) -> list[ServedPair]:
     """What the nodes have, each pair once. Raises CommandFailed where none answers."""
-    _, addresses = cluster_and_addresses(options)
+    cluster, addresses = cluster_and_addresses(options)
     if options.node is not None and options.node not in addresses:
         names = ", ".join(addresses)
         raise CommandFailed(
@@ -82,7 +84,11 @@ async def _fetch(options: argparse.Namespace) -> list[ServedPair]:
     async with Nodes(addresses) as nodes:
         wanted = (str(options.node),) if options.node else nodes.names
         answers = await asyncio.gather(
-            *(nodes.evidence(name, PAIRS_PER_NODE_MAX) for name in wanted), return_exceptions=True
+            *(
+                nodes.evidence(name, PAIRS_PER_NODE_MAX, evidence_bytes_max(cluster))
+                for name in wanted
+            ),
+            return_exceptions=True,
         )
     pairs: dict[frozenset[bytes], ServedPair] = {}
     failures = []
@@ -104,14 +110,14 @@ async def _fetch(options: argparse.Namespace) -> list[ServedPair]:
 def _read(file: str, cluster: Cluster) -> ServedEvidence:
     try:
         if file == "-":
-            data = sys.stdin.buffer.read(EVIDENCE_BYTES_MAX + 1)
+            data = sys.stdin.buffer.read(FILE_BYTES_MAX + 1)
         else:
             with Path(file).open("rb") as stream:
-                data = stream.read(EVIDENCE_BYTES_MAX + 1)
+                data = stream.read(FILE_BYTES_MAX + 1)
     except OSError as error:
         raise CommandFailed(f"{file}: cannot be read ({error.strerror})", EXIT_WRONG) from error
-    if len(data) > EVIDENCE_BYTES_MAX:
-        raise CommandFailed(f"{file}: more than {EVIDENCE_BYTES_MAX} bytes", EXIT_WRONG)
+    if len(data) > FILE_BYTES_MAX:
+        raise CommandFailed(f"{file}: more than {FILE_BYTES_MAX} bytes", EXIT_WRONG)
     try:
         evidence = decode_answer(data, ServedEvidence, file)
     except NodeFailed as error:

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from ci.application import ASKINGS_PER_CLIENT_MAX, CLOSED_BUILDS_MAX, BuildApplication
+from ci.application import CLOSED_BUILDS_MAX, BuildApplication
 from ci.builds import Asker, encode_build
 from ci.ledger import AppendEntry, CancelEntry, VerdictEntry, decode_entry
 from ci.limits import Limits
@@ -23,6 +23,7 @@ from ci.operations import (
     encode_operation,
 )
 from ci.parts import BUILD_PART_PREFIX
+from ci.room import ASKINGS_PER_CLIENT_MAX
 from ci.statement import build_id_for, pae, parse_statement
 from pbft.ports import Announcement, Applied, Refusal
 from tests.ci.builders import (

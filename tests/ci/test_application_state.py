@@ -1,5 +1,6 @@
 """The replicated application under random histories and strange bytes, and its state in parts."""
 
+import hashlib
 import os
 import subprocess
 import sys
@@ -23,7 +24,13 @@ from ci.parts import (
     CorruptState,
     ledger_position,
 )
+from ci.room import BUILDS_MAX
 from ci.statement import parse_statement, submitted_build_id
+from pbft.checkpoint import RECOVERIES_PART
+from pbft.client_table import PART_PREFIX
+from pbft.codec import decode_message, encode_message
+from pbft.genesis import CLIENTS_MAX
+from pbft.messages import PAYLOAD_BYTES_MAX, STATE_LEAVES_MAX, StateLeaves
 from pbft.ports import Applied
 from tests.ci.builders import (
     ABSTAIN,
@@ -151,6 +158,9 @@ def test_random_histories(steps: list[Step]) -> None:
     builds = straight.application.open_builds().values()
     assert sum(not build.is_decided and build.is_approved for build in builds) <= 3 + 2
     assert all(build.is_approved or not build.ballots for build in builds)
+    waiting = [build for build in builds if not build.is_approved]
+    for client in (GATEWAY, OTHER_GATEWAY):
+        assert sum(build.has_asker(client) for build in waiting) <= 1
     assert sum(build.is_decided for build in builds) <= 1
     assert verify_chain(straight.ledger, genesis_head(straight.cluster.id)) is None
     verdicts = [(entry.build, entry.opened) for entry in straight.verdict_entries()]
@@ -163,6 +173,39 @@ def test_random_histories(steps: list[Step]) -> None:
             assert len(view.agreeing) == view.threshold
     for late in straight.late_ballots():
         assert (late.build, late.opened) in verdicts
+
+
+def test_the_state_holds_so_many_builds_whatever_the_limits_add_up_to(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("ci.room.BUILDS_MAX", 3)
+    world = World()
+    world.open(0)
+    world.open(1, needs_approval=True)
+    last = world.open(2, client=OTHER_GATEWAY)
+    for needs_approval in (False, True):
+        refused = world.submit(3, client=OTHER_GATEWAY, needs_approval=needs_approval)
+        assert reason_of(refused) == "3 builds are held, the most of all clients together"
+    world.open(2, client=OTHER_GATEWAY)
+    world.cancel(last, OTHER_GATEWAY)
+    world.open(3)
+
+
+def test_the_leaves_of_the_largest_state_fit_into_one_message() -> None:
+    """Else no replica could fetch it."""
+    clients = [f"c{number:063}" for number in range(CLIENTS_MAX)]
+    replicas = [f"r{number:063}" for number in range(1024)]
+    names = {
+        *World().application.parts(),
+        RECOVERIES_PART,
+        *(BUILD_PART_PREFIX + hashlib.sha256(b"%d" % n).hexdigest() for n in range(BUILDS_MAX)),
+        *(PART_PREFIX + name for name in (*clients, *replicas)),
+    }
+    leaves = StateLeaves(2**62, tuple((name, bytes(32)) for name in sorted(names)), 1023)
+    encoded = encode_message(leaves)
+    assert decode_message(encoded) == leaves
+    assert BUILDS_MAX + CLIENTS_MAX < len(names) <= STATE_LEAVES_MAX
+    assert len(encoded) < PAYLOAD_BYTES_MAX
 
 
 _FIXED_HISTORY = """

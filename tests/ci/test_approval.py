@@ -115,3 +115,33 @@ def test_waiting_builds_have_a_cap_of_their_own_and_keep_nobody_from_building() 
     assert world.approve(first) == Applied("done", first, entries=(world.ledger[-1],))
     world.open(3, needs_approval=True)
     assert "3 builds are open" in reason_of(world.submit(8, client=OTHER_GATEWAY))
+
+
+def test_asking_for_a_build_that_waits_counts_as_much_as_opening_it() -> None:
+    """Else two gateways have any number wait: one opens, both ask, the first withdraws."""
+    limits = Limits(waiting_builds_per_client_max=2)
+    world = World(cluster_of(4, limits), limits)
+
+    def asked(number: int) -> dict[str, Any]:
+        return {"needs_approval": True, "delivery": Delivery("gitea", b"%032d" % number)}
+
+    refusals = 0
+    for number in range(10):
+        if world.submit(number, **asked(number)).kind == "refused":
+            break
+        joined = world.submit(number, client=OTHER_GATEWAY, **asked(number))
+        if joined.kind == "refused":
+            assert reason_of(joined) == "2 builds of this client wait for approval"
+            refusals += 1
+        else:
+            world.cancel(joined.result, GATEWAY)
+    waiting = world.application.open_builds().values()
+    assert len(waiting) == 2 * 2
+    assert refusals == 2
+    for client in (GATEWAY, OTHER_GATEWAY):
+        assert sum(build.has_asker(client) for build in waiting) == 2
+    # who asked already may ask again, and an approved one is joined as ever
+    (first, *_) = waiting
+    assert world.submit(0, client=OTHER_GATEWAY, **asked(0)).result == first.id
+    world.approve(first.id)
+    assert world.submit(0, **asked(0)).result == first.id

@@ -5,13 +5,13 @@ import hashlib
 import pytest
 
 from ci.application import (
-    ASKINGS_PER_CLIENT_MAX,
     CLOSED_BUILDS_MAX,
     DELIVERIES_MAX,
     BuildApplication,
 )
 from ci.limits import Limits
 from ci.operations import Delivery, Event, Outcome, SubmitBuild, encode_operation
+from ci.room import ASKINGS_PER_CLIENT_MAX
 from ci.statement import build_id_for, parse_statement, submitted_build_id
 from pbft.ports import Announcement, Applied, Refusal
 from tests.ci.builders import (

@@ -10,7 +10,7 @@ from client import network_watch
 from client.network_view import NetworkView, Reach, ReplicaState
 from client.network_watch import NetworkWatch
 from client.node_status import NodeStatus
-from client.nodes import Nodes
+from client.nodes import NodeFailed, Nodes, ServedEvidence
 from pbft.messages import Signed
 from tests.ci.builders import FAILED
 from tests.client.network import REPOSITORY, Network, Running
@@ -159,6 +159,30 @@ async def test_evidence_is_checked_here(watch: NetworkWatch, running: Running) -
     assert "two different Checkpoint messages" in proofs.proofs[0].proves
     assert proofs.proofs[0].first.startswith("Checkpoint, sequence 1: digest 00")
     assert "replica-3 is proved to have signed contradictions" in view.sentence
+
+
+async def test_what_came_before_a_page_that_failed_is_shown(
+    watch: NetworkWatch, running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A node shows one page and no other; what it showed convicts all the same."""
+    node = running.network.nodes["replica-0"]
+    node.evidence = contradictions(running, "replica-3", 4)
+    ask, pages = watch._nodes.evidence_page, []
+
+    async def page(replica: str, after: int, pairs_max: int, bytes_max: int) -> ServedEvidence:
+        pages.append(after)
+        if after:
+            raise NodeFailed("the answer is too long")
+        return await ask(replica, after, pairs_max, bytes_max)
+
+    monkeypatch.setattr(watch._nodes, "evidence_page", page)
+    view = await look_until(watch, lambda view: of(view, "replica-3").proofs_count > 0)
+    # two to a page
+    assert of(view, "replica-3").proofs_count == 2
+    # and it is asked again, for all of it
+    await look_until(watch, lambda view: len(pages) >= 4)
+    monkeypatch.setattr(watch._nodes, "evidence_page", ask)
+    await look_until(watch, lambda view: of(view, "replica-3").proofs_count == 4)
 
 
 async def test_what_a_node_calls_evidence_convicts_nobody(

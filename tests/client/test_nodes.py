@@ -3,12 +3,17 @@
 import base64
 from collections.abc import AsyncIterator
 
+import msgspec
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
-from client.nodes import NodeFailed, Nodes, NotThere
+from client.nodes import NodeFailed, Nodes, NotThere, evidence_bytes_max
 from common.address import Address
+from pbft.codec import decode_signed, encode_signed
+from pbft.genesis import Cluster, window_max
+from pbft.messages import Signed
+from tests.ci.builders import cluster_of
 
 
 class Script:
@@ -132,3 +137,19 @@ async def test_a_node_that_is_down_is_a_failure(unused_tcp_port: int) -> None:
     async with Nodes({"node0": Address("127.0.0.1", unused_tcp_port)}) as nodes:
         with pytest.raises(NodeFailed, match="node0"):
             await nodes.status("node0")
+
+
+@pytest.mark.parametrize("window", [256, 0])
+async def test_a_page_has_room_for_the_largest_proof(
+    script: tuple[Script, Nodes], window: int
+) -> None:
+    """Two NEW-VIEWs, as large as the cluster's window allows."""
+    node, nodes = script
+    genesis = cluster_of().genesis
+    cluster = Cluster(msgspec.structs.replace(genesis, window=window or window_max(genesis)))
+    largest = Signed("replica-0", bytes(cluster.new_view_bytes_max), bytes(64))
+    message = base64.b64encode(encode_signed(largest)).decode()
+    pair = {"number": 1, "replica": "replica-0", "proves": "", "first": message, "second": message}
+    node.answer = web.json_response({"cluster": "00", "evidence": [pair], "next": None})
+    (served,) = await nodes.evidence("node0", 10, evidence_bytes_max(cluster))
+    assert decode_signed(served.first) == largest

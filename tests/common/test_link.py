@@ -282,6 +282,20 @@ async def test_no_frame_is_read_while_there_is_no_room(server: _Server) -> None:
     await client.links.close()
 
 
+async def test_no_link_is_made_while_there_is_no_room(server: _Server) -> None:
+    """Each holds a frame that waits: a peer that dials again and again would fill the memory."""
+    server.end.has_room.clear()
+    async with aiohttp.ClientSession() as session:
+        with pytest.raises(aiohttp.WSServerHandshakeError) as refused:
+            await session.ws_connect(server.address.url + LINK_PATH)
+    assert refused.value.status == 503
+    client = _End("client", {"r0": server.address})
+    await client.links.start()
+    server.end.has_room.set()
+    await wait_until(lambda: client.links.connected() == {"r0"}, "the link")
+    await client.links.close()
+
+
 async def test_what_a_peer_does_not_read_is_bounded(
     server: _Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:

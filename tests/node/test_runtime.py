@@ -165,6 +165,21 @@ async def test_the_inbox_has_a_limit(house: House, monkeypatch: pytest.MonkeyPat
     await wait_until(runtime.has_room.is_set, "room again")
 
 
+async def test_the_inbox_has_a_limit_of_bytes_too(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A few messages may be as large as many: no link is read while they wait for the disk."""
+    monkeypatch.setattr("node.runtime.INBOX_BYTES_MAX", 3000)
+    runtime = house.runtimes["node0"]
+    for number in range(2):
+        assert runtime.has_room.is_set()
+        house.ask(Append(f"{number}" * 1500))
+    assert not runtime.has_room.is_set()
+    await wait_until(runtime.has_room.is_set, "room again")
+    house.ask(Append("2" * 1500))
+    assert runtime.has_room.is_set()
+
+
 async def test_what_is_due_sooner_is_not_missed(house: House) -> None:
     """An alarm that rings too early stays; one that would ring too late does not."""
     runtime = house.runtimes["node0"]

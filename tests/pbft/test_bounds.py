@@ -13,6 +13,7 @@ from pbft.messages import (
     Commit,
     Envelope,
     FetchState,
+    NewView,
     Replies,
     Request,
     Signed,
@@ -20,6 +21,7 @@ from pbft.messages import (
     Status,
 )
 from pbft.ports import Announcement, Output
+from tests.pbft.forge import drive_into_view, drive_into_view_change
 from tests.pbft.world import Journal, World
 
 STATEMENT = bytes(5000)
@@ -193,3 +195,28 @@ def test_who_contradicts_itself_in_each_message_makes_few_lines() -> None:
         *({"replica": 2, "times": 2**power} for power in range(1, 7)),
         {"replica": 3},
     ]
+
+
+def test_a_new_view_larger_than_a_right_one_can_be_is_no_evidence() -> None:
+    """Both messages of a proof travel: what a primary puts into its second one has a bound."""
+    world = World()
+    drive_into_view(world, "r2")
+    largest = world.cluster.new_view_bytes_max
+
+    def second(junk_bytes: int) -> Signed:
+        junk = Signed("r3", bytes(junk_bytes), bytes(64))
+        return world.sign("r1", NewView(1, (junk,), (), 1))
+
+    fits = largest - (len(second(largest).payload) - largest)
+    assert world.give("r2", second(fits + 1)).evidence == []
+    assert "larger than a right one can be" in world.refusals("r2")[-1]
+    (proof,) = world.give("r2", second(fits)).evidence
+    assert len(proof.second.payload) == largest
+
+
+def test_a_first_new_view_that_is_too_large_is_refused_before_it_is_looked_into() -> None:
+    world = World()
+    drive_into_view_change(world, "r2")
+    junk = Signed("r3", bytes(world.cluster.new_view_bytes_max), bytes(64))
+    refusal = world.refuse("r2", world.sign("r1", NewView(1, (junk,), (), 1)))
+    assert "larger than a right one can be" in refusal

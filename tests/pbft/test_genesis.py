@@ -5,6 +5,7 @@ import pytest
 
 from pbft.codec import encode_message
 from pbft.genesis import (
+    CLIENTS_MAX,
     Cluster,
     Genesis,
     InvalidGenesis,
@@ -120,6 +121,13 @@ def test_the_larger_the_window_the_smaller_a_body(
     cluster = Cluster(changed(checkpoint_interval=interval, window=window))
     assert cluster.body_bytes_max == bytes_max
     assert bytes_max >= 2 * REQUEST_BYTES_MAX
+
+
+def test_more_clients_than_a_state_has_room_for_are_refused() -> None:
+    clients = tuple(Member(f"c{i}", public_key(f"c{i}"), ()) for i in range(CLIENTS_MAX + 1))
+    Cluster(changed(clients=clients[:-1]))
+    with pytest.raises(InvalidGenesis, match=f"{CLIENTS_MAX + 1} clients: at most {CLIENTS_MAX}"):
+        Cluster(changed(clients=clients))
 
 
 def genesis_of(replicas: int, name_characters: int, filled_with: str = "x") -> Genesis:
