@@ -119,6 +119,9 @@ class Collector:
         until = loop.time() + patience
         delay = AGAIN_SECONDS
         are_states_kept = verdict.outcome is not Outcome.DISPUTED
+        if verdict.without_ballot and are_states_kept:
+            # A verdict comes before the last ballot: asked at once, all are asked again for it.
+            await asyncio.sleep(AGAIN_SECONDS)
         while True:
             try:
                 if not are_states_kept:

@@ -21,6 +21,9 @@ from node.threads import Stop, Stopped
 
 # how late a stop or the end of the time may be noticed
 POLL_SECONDS = 0.2
+# the same once it has closed its output: mostly it has ended then, and each question that gets no
+# answer in time costs a connection, and another question
+END_POLL_SECONDS = 2.0
 CHUNK_BYTES = 64 * 1024
 # of the whole tree; a shell that takes longer hangs, or has a crumb of a CPU
 TREE_SECONDS_MAX = 60.0
@@ -172,7 +175,7 @@ def _wait(client: docker.APIClient, container_id: str, ends_at: float, stop: Sto
     while True:
         stop.check()
         # asked once more when the time is over: it may have ended just then
-        seconds = max(min(ends_at - time.monotonic(), POLL_SECONDS), POLL_SECONDS / 10)
+        seconds = max(min(ends_at - time.monotonic(), END_POLL_SECONDS), POLL_SECONDS / 10)
         try:
             # a fraction of a second is as good as a whole one
             answer = client.wait(container_id, timeout=seconds)  # type: ignore[arg-type]
