@@ -1,10 +1,7 @@
 """The routes of artifacts at the gateway: the agreed list, and files checked against it."""
 
-import asyncio
 import base64
-import contextlib
 import re
-from typing import BinaryIO
 from urllib.parse import quote
 
 from aiohttp import web
@@ -15,13 +12,11 @@ from client.api import ApiError, Site, json_response
 from client.archive import BuildRecord
 from client.artifacts import Artifacts, NoneRight, TooMany
 from common.bounded_http import CannotWrite
+from common.sent_file import send_file
 
 LIST_PATH = "/api/v1/builds/{build}/artifacts"
 FILE_PATH = LIST_PATH + "/{path:.+}"
-CHUNK_BYTES = 256 * 1024
 AGAIN_SECONDS = 5
-# A reader who takes nothing for so long is let go: few downloads have a place at once.
-WRITE_TIMEOUT_SECONDS = 30.0
 
 _PLAIN_NAME = re.compile(r"[^A-Za-z0-9._+-]")
 
@@ -73,7 +68,7 @@ class ArtifactApi:
             async with self._artifacts.fetched(
                 record.build, opened, artifact, verdict.agreeing
             ) as file:
-                return await _stream(request, file, headers)
+                return await send_file(request, file, headers)
         except TooMany as error:
             raise ApiError(503, str(error), AGAIN_SECONDS) from error
         except NoneRight as error:
@@ -110,23 +105,3 @@ def _headers(artifact: RecordedArtifact) -> dict[str, str]:
         "X-Content-Type-Options": "nosniff",
         "Content-Security-Policy": "default-src 'none'; sandbox",
     }
-
-
-async def _stream(
-    request: web.Request, file: BinaryIO, headers: dict[str, str]
-) -> web.StreamResponse:
-    response = web.StreamResponse(headers=headers)
-    # Whoever asked may be gone by now; then there is nobody to tell.
-    with contextlib.suppress(ConnectionError):
-        await response.prepare(request)
-        try:
-            while chunk := await asyncio.to_thread(file.read, CHUNK_BYTES):
-                async with asyncio.timeout(WRITE_TIMEOUT_SECONDS):
-                    await response.write(chunk)
-            async with asyncio.timeout(WRITE_TIMEOUT_SECONDS):
-                await response.write_eof()
-        except TimeoutError:
-            # What is buffered would keep the connection: it is cut, so the file is seen to lack.
-            if request.transport is not None:
-                request.transport.abort()
-    return response

@@ -1,22 +1,20 @@
 """A node's copies of the files that builds made, over HTTP. Whoever asks checks them himself."""
 
-import asyncio
-import contextlib
+import os
 from pathlib import Path
 from typing import Protocol
 
 import msgspec
 from aiohttp import web
 
-from node.artifacts import CHUNK_BYTES, kept_artifacts, kept_file
+from common.sent_file import send_file
+from node.artifacts import kept_artifacts, kept_file
 from node.http_answers import http_error, number
 
 LIST_PATH = "/builds/{build:[0-9a-f]{64}}/artifacts"
 FILE_PATH = LIST_PATH + "/{path:.+}"
 # What is sent at once; each holds a file open and a chunk in memory.
 SENDING_MAX = 16
-# Who does not take a chunk within this time has no place any longer.
-CHUNK_SECONDS_MAX = 30.0
 
 
 class Kept(Protocol):
@@ -56,31 +54,18 @@ class ArtifactRoutes:
         if self._sending >= SENDING_MAX:
             raise http_error(web.HTTPServiceUnavailable, f"{SENDING_MAX} are being sent already")
         path, artifact = found
-        response = web.StreamResponse(
-            headers={
-                "Content-Type": "application/octet-stream",
-                "X-Content-Type-Options": "nosniff",
-                "Content-Length": str(path.stat().st_size),
-                "ETag": f'"{artifact.sha256}"',
-            }
-        )
         self._sending += 1
         try:
-            # Whoever asked may be gone by now.
-            with contextlib.suppress(ConnectionResetError):
-                await response.prepare(request)
-                with path.open("rb") as file:
-                    while chunk := await asyncio.to_thread(file.read, CHUNK_BYTES):
-                        async with asyncio.timeout(CHUNK_SECONDS_MAX):
-                            await response.write(chunk)
-                async with asyncio.timeout(CHUNK_SECONDS_MAX):
-                    await response.write_eof()
-        except TimeoutError:
-            if request.transport is not None:
-                request.transport.abort()
+            with path.open("rb") as file:
+                headers = {
+                    "Content-Type": "application/octet-stream",
+                    "X-Content-Type-Options": "nosniff",
+                    "Content-Length": str(os.fstat(file.fileno()).st_size),
+                    "ETag": f'"{artifact.sha256}"',
+                }
+                return await send_file(request, file, headers)
         finally:
             self._sending -= 1
-        return response
 
     def _folder(self, request: web.Request) -> Path:
         build = bytes.fromhex(request.match_info["build"])

@@ -1,21 +1,19 @@
 """Artifacts at the gateway: what is agreed on is served, whoever of the agreeing gives it right."""
 
 import asyncio
-import contextlib
 import hashlib
-import io
 import json
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
-from aiohttp import ClientSession, web
+from aiohttp import ClientSession
 from yarl import URL
 
 from ci.limits import Limits
 from ci.operations import Ballot, Finding
-from client import artifact_api, artifacts
+from client import artifacts
 from client.artifact_view import FileDifference, FoundFile, file_differences
 from client.commands.artifacts import difference_lines
 from client.main import main
@@ -242,46 +240,6 @@ async def test_so_many_are_fetched_at_once(
     status, headers, _ = await fetch(client, build, "log")
     assert (status, "Retry-After" in headers) == (503, True)
     assert list((tmp_path / "data" / artifacts.SPOOL_FOLDER).iterdir()) == []
-
-
-@pytest.mark.parametrize("is_gone", [False, True])
-async def test_who_reads_nothing_or_goes_away_is_let_go(
-    is_gone: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Few downloads have a place at once; and whoever breaks one off is no fault of ours."""
-    monkeypatch.setattr(artifact_api, "WRITE_TIMEOUT_SECONDS", 30.0 if is_gone else 0.3)
-    ended: asyncio.Future[BaseException | None] = asyncio.get_running_loop().create_future()
-
-    async def send(request: web.Request) -> web.StreamResponse:
-        try:
-            response = await artifact_api._stream(request, io.BytesIO(bytes(2**26)), {})
-        except BaseException as error:
-            ended.set_result(error)
-            raise
-        ended.set_result(None)
-        return response
-
-    application = web.Application()
-    application.router.add_get("/", send)
-    # as the gateway does: what TestServer runs cancels a handler whose caller is gone
-    runner = web.AppRunner(application)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    async with contextlib.AsyncExitStack() as stack:
-        stack.push_async_callback(runner.cleanup)
-        reader, writer = await asyncio.open_connection(*runner.addresses[0], limit=1024)
-        writer.write(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
-        await reader.readline()
-        if is_gone:
-            await asyncio.sleep(0.3)
-            writer.transport.abort()
-        async with asyncio.timeout(20):
-            assert await ended is None
-        if not is_gone:
-            # what was sent until then, and no whole file
-            with contextlib.suppress(ConnectionError):
-                assert len(await reader.read(-1)) < 2**26
-        writer.close()
 
 
 async def test_an_open_build_has_no_artifacts(running: Running, client: Client) -> None:
