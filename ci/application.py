@@ -54,14 +54,13 @@ from ci.parts import (
     decode_build_part,
     decode_part,
 )
-from ci.room import joining_refusal, opening_refusal
+from ci.room import GATEWAY_ROLE, approval_refusal, joining_refusal, opening_refusal
 from ci.statement import pae, statement_bytes, submitted_build_id
 from ci.verdict import CANCELLED, Thresholds, Verdict, decide
 from pbft.genesis import REPLICA_ROLE, Cluster
 from pbft.messages import Request
 from pbft.ports import Announcement, Applied, Entry, Refusal
 
-GATEWAY_ROLE = "gateway"
 OPERATOR_ROLE = "operator"
 
 # Who may ask for what; a noop is anybody's.
@@ -332,10 +331,12 @@ class BuildApplication:
         return msgspec.structs.replace(settled, entries=(cancel, *settled.entries))
 
     def _on_approve_build(self, operation: ApproveBuild, client: str) -> Applied:
-        """Lets a build begin. Accepted if it is undecided and waits for approval."""
+        """Lets a build begin. Accepted if it waits for approval and there is room (`ci.room`)."""
         build = self._builds.get(operation.build)
         if build is None or build.is_decided or build.is_approved:
             return _refused("no such build that waits for approval")
+        if reason := approval_refusal(self._builds, self._limits):
+            return _refused(reason)
         self._builds[build.id] = build.with_approval()
         entry = self._write(ApproveEntry(build.id.hex(), build.opened, client))
         return Applied("done", build.id, entries=(entry,))

@@ -1,21 +1,66 @@
-"""Whether the replicated state has room for what a client asks: one more build, one more asker.
+"""Whether the replicated state has room for what a client asks: a build, an asker, an approval.
 
-The rule: whoever asks uses up places of its own and of no other client, and no faulty clients
-together make a state that is too large to be fetched. Reasons are fixed texts, for replicas compare
-them.
+The rule: whoever asks uses up places of its own and of no other client, and all places together
+make no state that is too large to be saved or fetched: `room_refusal` refuses limits that would.
+Reasons are fixed texts, for replicas compare them.
 """
 
 from collections.abc import Mapping
 
 from ci.builds import OpenBuild
 from ci.limits import Limits
+from pbft.genesis import Cluster
+
+GATEWAY_ROLE = "gateway"
 
 # An honest gateway asks once, and again only after it lost its counter. Of each client, so that
 # none can use up the places of another that got the same delivery.
 ASKINGS_PER_CLIENT_MAX = 16
-# Builds that the state holds at once, of all clients, whatever the limits add up to: each is a leaf
-# of the state, and all leaves must fit into one message (pbft.messages.STATE_LEAVES_MAX).
-BUILDS_MAX = 60_000
+# Operators want what they approve, full or not, but not without end: this many times the builds
+# that may be open at once.
+APPROVED_OVER_OPEN_MAX = 2
+
+# What a whole state may have, encoded: the store saves it as one value, which SQLite bounds.
+STATE_BYTES_MAX = 800_000_000
+# Of that, at most (tests/ci/test_room.py measures it): a ballot with all its artifacts; one asking
+# beside its client's name; what else a build has, with its verdict and statement; an answer that is
+# kept for a client, of which there are two windows.
+BALLOT_BYTES = 32 * 1024
+ASKING_BYTES = 64
+BUILD_BYTES = 96 * 1024
+ANSWER_BYTES = 384
+
+
+def builds_max(cluster: Cluster, limits: Limits) -> int:
+    """How many builds a state holds at most: waiting, open, and still taking late ballots."""
+    gateways = sum(GATEWAY_ROLE in member.roles for member in cluster.genesis.clients)
+    return (
+        gateways * limits.waiting_builds_per_client_max
+        + APPROVED_OVER_OPEN_MAX * limits.open_builds_max
+        + limits.closing_builds_max
+    )
+
+
+def room_refusal(cluster: Cluster, limits: Limits) -> str | None:
+    """Why these rules could make too large a state, and what to change; None: they cannot."""
+    genesis = cluster.genesis
+    askings = ASKINGS_PER_CLIENT_MAX * sum(
+        ASKING_BYTES + len(member.name.encode())
+        for member in genesis.clients
+        if GATEWAY_ROLE in member.roles
+    )
+    build_bytes = BUILD_BYTES + len(genesis.replicas) * BALLOT_BYTES + askings
+    builds_bytes = builds_max(cluster, limits) * build_bytes
+    members = len(genesis.clients) + len(genesis.replicas)
+    answers_bytes = members * 2 * genesis.client_window * ANSWER_BYTES
+    if builds_bytes + answers_bytes <= STATE_BYTES_MAX:
+        return None
+    return (
+        f"the state could have {builds_max(cluster, limits)} builds of {build_bytes // 1024} KiB"
+        f" ({builds_bytes // 10**6} MB) and {answers_bytes // 10**6} MB of answers, more than"
+        f" {STATE_BYTES_MAX // 10**6} MB: lower limits.waiting_builds_per_client_max (for each"
+        " gateway), limits.open_builds_max, limits.closing_builds_max or client_window"
+    )
 
 
 def opening_refusal(
@@ -24,14 +69,11 @@ def opening_refusal(
     """Why there is no room for one more build of this client; None: there is.
 
     Builds that wait for approval have a cap of their own: anybody can make a gateway ask for
-    them, and that must not keep others from building. Approval moves one over whatever the
-    other caps say, for an operator wants it.
+    them, and that must not keep others from building. Approval moves one over: `approval_refusal`.
     """
-    if len(builds) >= BUILDS_MAX:
-        return f"{BUILDS_MAX} builds are held, the most of all clients together"
     if needs_approval:
         return _waiting_refusal(builds, limits, client)
-    undecided = [b for b in builds.values() if not b.is_decided and b.is_approved]
+    undecided = _undecided(builds)
     if len(undecided) >= limits.open_builds_max:
         return f"{limits.open_builds_max} builds are open, the most at once"
     asked = sum(build.has_asker(client) for build in undecided)
@@ -54,6 +96,18 @@ def joining_refusal(
     if askings or build.is_approved:
         return None
     return _waiting_refusal(builds, limits, client)
+
+
+def approval_refusal(builds: Mapping[bytes, OpenBuild], limits: Limits) -> str | None:
+    """Why no build can be approved now; None: one can."""
+    open_max = APPROVED_OVER_OPEN_MAX * limits.open_builds_max
+    if len(_undecided(builds)) >= open_max:
+        return f"{open_max} builds are open, the most at once"
+    return None
+
+
+def _undecided(builds: Mapping[bytes, OpenBuild]) -> list[OpenBuild]:
+    return [build for build in builds.values() if not build.is_decided and build.is_approved]
 
 
 def _waiting_refusal(builds: Mapping[bytes, OpenBuild], limits: Limits, client: str) -> str | None:

@@ -5,6 +5,7 @@ is said about their ledger and their ballots is checked (client.ledger_check), a
 """
 
 import asyncio
+import itertools
 import logging
 import time
 from collections.abc import Callable
@@ -241,21 +242,20 @@ class NetworkWatch:
         What came before a page that failed is shown too, and the node is asked again later.
         """
         proofs: dict[bytes, ProofView] = {}
-        bytes_max = evidence_bytes_max(self._cluster)
-        after = 0
+        pages = self._nodes.evidence_pages(
+            name, EVIDENCE_PAGES_MAX, EVIDENCE_PAGE_PAIRS, evidence_bytes_max(self._cluster)
+        )
         try:
-            for _ in range(EVIDENCE_PAGES_MAX):
-                page = await self._nodes.evidence_page(name, after, EVIDENCE_PAGE_PAIRS, bytes_max)
-                for pair in page.evidence[:EVIDENCE_PAGE_PAIRS]:
+            async for page in pages:
+                for pair in page[:EVIDENCE_PAGE_PAIRS]:
                     proof = read_proof(pair, self._cluster)
                     if not isinstance(proof, Refusal):
                         proofs[pair_key(pair)] = proof
-                if page.next is None or page.next <= after:
-                    break
-                after = page.next
         except NodeFailed as error:
             _log.info("evidence of %s: %s", name, error)
-            known.proofs |= proofs
+            kept_max = EVIDENCE_PAGES_MAX * EVIDENCE_PAGE_PAIRS
+            # the newest first: nobody makes us keep more by signing more
+            known.proofs = dict(itertools.islice((proofs | known.proofs).items(), kept_max))
         else:
             known.evidence, known.proofs = dict(status.evidence), proofs
         self._tell()

@@ -5,7 +5,7 @@ ledger is a hash chain. Every answer is bounded in time and size; a node that gi
 nonsense, is a NodeFailed.
 """
 
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from types import TracebackType
 from typing import Annotated, BinaryIO, Self, TypeVar
 from urllib.parse import quote
@@ -324,27 +324,23 @@ class Nodes:
         )
         return decode_answer(data, ServedClient, replica).floor
 
-    async def evidence(self, replica: str, pairs_max: int, bytes_max: int) -> list[ServedPair]:
-        """A node's proof of misbehaviour, oldest first. Raises NodeFailed. Nothing is checked.
+    async def evidence_pages(
+        self, replica: str, pages_max: int, pairs_max: int, bytes_max: int
+    ) -> AsyncIterator[tuple[ServedPair, ...]]:
+        """A node's proof of misbehaviour, oldest first, in pages. Nothing of it is checked.
 
-        bytes_max: of each page, see `evidence_bytes_max`.
+        pairs_max, bytes_max: asked for in a page, and taken of it; see `evidence_bytes_max`.
+        Raises NodeFailed, perhaps after some pages.
         """
-        pairs: list[ServedPair] = []
-        after: int | None = 0
-        while after is not None and len(pairs) < pairs_max:
-            pairs_wanted = min(100, pairs_max - len(pairs))
-            page = await self.evidence_page(replica, after, pairs_wanted, bytes_max)
-            pairs.extend(page.evidence)
-            after = page.next if page.next is None or page.next > after else None
-        return pairs
-
-    async def evidence_page(
-        self, replica: str, after: int, pairs_max: int, bytes_max: int
-    ) -> ServedEvidence:
-        """A node's evidence after that number, oldest first. Raises NodeFailed."""
-        query = {"after": str(after), "limit": str(pairs_max)}
-        data = await self._get(replica, "/pbft/evidence", query, bytes_max, LOG_TIMEOUT_SECONDS)
-        return decode_answer(data, ServedEvidence, replica)
+        after = 0
+        for _ in range(pages_max):
+            query = {"after": str(after), "limit": str(pairs_max)}
+            data = await self._get(replica, "/pbft/evidence", query, bytes_max, LOG_TIMEOUT_SECONDS)
+            page = decode_answer(data, ServedEvidence, replica)
+            yield page.evidence
+            if page.next is None or page.next <= after:
+                return
+            after = page.next
 
     async def ledger(self, replica: str) -> list[Entry]:
         """A node's whole ledger as it was when the first page came. Raises NodeFailed.

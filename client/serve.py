@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 from aiohttp import web
 
 from ci.limits import Limits, decode_limits, encode_limits
+from ci.room import room_refusal
 from client.api import Site, add_routes, errors_as_json
 from client.archive import Archive
 from client.archive_keeper import ArchiveKeeper
@@ -192,6 +193,8 @@ def read_member(config: ClientConfig) -> Member:
     cluster_config = load_cluster_config(config.cluster_file)
     limits = cluster_config.limits_as(Limits)
     cluster = cluster_config.cluster(encode_limits(limits))
+    if reason := room_refusal(cluster, limits):
+        raise ConfigError(f"{cluster_config.file}: {reason}")
     cluster_config.client_entry(config.name, config.file)
     signing_key = load_signing_key(config.private_key_file)
     if signing_key.public_key != cluster.public_key(config.name):

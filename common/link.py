@@ -6,6 +6,7 @@ cannot be delivered is dropped, because the protocol sends again what is still n
 """
 
 import asyncio
+import collections
 import contextlib
 import logging
 import os
@@ -19,6 +20,7 @@ import msgspec
 from aiohttp import web
 
 from common.address import Address
+from common.http_door import is_this_machine
 from common.keys import SigningKey, verify
 from pbft.authentication import Authenticator, sign_message
 from pbft.codec import FRAME_BYTES_MAX, MalformedMessage, decode_frame, encode_frame, encode_message
@@ -29,7 +31,10 @@ from pbft.ports import Refusal
 LINK_VERSION = 1
 LINK_PATH = "/link"
 HANDSHAKE_SECONDS = 5.0
-HANDSHAKES_MAX = 64
+# Of strangers, until they prove who they are: each may have sent one frame of the largest size.
+HANDSHAKES_MAX = 16
+# of one address that is not this machine
+HANDSHAKES_PER_PEER_MAX = 4
 HEARTBEAT_SECONDS = 10.0
 RECONNECT_SECONDS = 0.1
 RECONNECT_SECONDS_MAX = 2.0
@@ -130,7 +135,8 @@ class Links:
         self._on_connected = on_connected
         self._has_room = has_room
         self._links: dict[str, _Link] = {}
-        self._handshakes = 0
+        # by address, those under way with who dialled
+        self._handshakes: collections.Counter[str] = collections.Counter()
         self._tasks: list[asyncio.Task[None]] = []
         self._session: aiohttp.ClientSession | None = None
 
@@ -165,10 +171,14 @@ class Links:
 
     async def handle(self, request: web.Request) -> web.WebSocketResponse:
         """The aiohttp handler of GET /link: the accepting end."""
-        if self._handshakes >= HANDSHAKES_MAX:
+        remote = request.remote or ""
+        is_crowd = not is_this_machine(remote) and (
+            self._handshakes[remote] >= HANDSHAKES_PER_PEER_MAX
+        )
+        if is_crowd or self._handshakes.total() >= HANDSHAKES_MAX:
             raise web.HTTPServiceUnavailable(text="too many links are being made; try again\n")
-        if self._has_room is not None and not self._has_room.is_set():
-            # Each link may hold one frame that waits for room: who dials again gets no second one.
+        if not self._may_read():
+            # Each link may hold a frame that waits for room: who dials again gets no second one.
             raise web.HTTPServiceUnavailable(text="there is no room for messages; try again\n")
         websocket = web.WebSocketResponse(
             timeout=1.0,
@@ -176,7 +186,7 @@ class Links:
             max_msg_size=FRAME_BYTES_MAX,
             compress=False,
         )
-        self._handshakes += 1
+        self._handshakes[remote] += 1
         try:
             try:
                 await websocket.prepare(request)
@@ -191,13 +201,21 @@ class Links:
             await websocket.close(code=aiohttp.WSCloseCode.POLICY_VIOLATION)
             return websocket
         finally:
-            self._handshakes -= 1
+            self._handshakes[remote] -= 1
+            if not self._handshakes[remote]:
+                del self._handshakes[remote]
+        if not self._may_read():
+            await websocket.close(code=aiohttp.WSCloseCode.TRY_AGAIN_LATER)
+            return websocket
         try:
             await self._serve(peer, websocket)
         except Exception:  # noqa: BLE001 - told in full; the peer dials again
             _log.exception("the link with %s ended by a fault of our own", peer)
             await websocket.close(code=aiohttp.WSCloseCode.INTERNAL_ERROR)
         return websocket
+
+    def _may_read(self) -> bool:
+        return self._has_room is None or self._has_room.is_set()
 
     # --- the handshake --------------------------------------------------------------------------
 

@@ -16,6 +16,7 @@ from aiohttp import web
 
 from ci.application import BuildApplication
 from ci.limits import ALL, Limits, encode_limits
+from ci.room import room_refusal
 from common.address import Address
 from common.config import (
     ConfigError,
@@ -68,6 +69,8 @@ def main(arguments: list[str] | None = None) -> int:
         cluster_config = load_cluster_config(config.cluster_file)
         limits = cluster_config.limits_as(Limits)
         cluster = cluster_config.cluster(encode_limits(limits))
+        if reason := room_refusal(cluster, limits):
+            raise ConfigError(f"{cluster_config.file}: {reason}")
         _check_stand_by(config, limits)
         entry = cluster_config.replica_entry(config.name, config.file)
         check_listen(config.listen, config.plaintext_allowed, config.file)

@@ -85,7 +85,7 @@ class Runtime:
         self._clock = AwakeClock()
         self._inbox: list[Envelope] = []
         self._inbox_bytes = 0
-        self._greet: list[str] = []
+        self._greet: dict[str, None] = {}  # an ordered set
         self._wake = asyncio.Event()
         self._turn_done = asyncio.Event()
         self._deadline = 0.0
@@ -163,7 +163,7 @@ class Runtime:
 
     def on_connected(self, peer: str) -> None:
         """A link was made."""
-        self._greet.append(peer)
+        self._greet[peer] = None
         self._wake.set()
 
     def ask(self, signed: Signed) -> None:
@@ -239,7 +239,7 @@ class Runtime:
     def _one_turn(self, now: float) -> list[Output]:
         """What the core says to what came and is due, where it says anything."""
         inbox, self._inbox, self._inbox_bytes = self._inbox, [], 0
-        greet, self._greet = self._greet, []
+        greet, self._greet = self._greet, {}
         self.has_room.set()
         outputs = [self.replica.greet(peer, now) for peer in greet]
         if inbox:

@@ -44,6 +44,8 @@ from pbft.ports import Refusal, Sign, Verify
 
 MESSAGE_BYTES_MAX = 16 * 1024 * 1024
 BODY_TIMEOUT_SECONDS = 30.0
+# Bodies that are read at once: whoever sends one has proved nothing yet.
+BODIES_MAX = 8
 LEDGER_PAGE_MAX = 500
 EVIDENCE_PAGE_MAX = 100
 # A page of the ledger or of evidence is cut before it is larger, but never to nothing.
@@ -102,6 +104,7 @@ class NodeServer:
         self._faults = faults
         self._fault_routes = fault_routes
         self._scrub = scrub
+        self._bodies = asyncio.Semaphore(BODIES_MAX)
         self._proofs = ProofRoutes(
             cluster=cluster, name=name, sign=sign, runtime=runtime, store=store
         )
@@ -348,8 +351,11 @@ class NodeServer:
         return web.json_response({"status": "received"}, status=202)
 
     async def _read_signed(self, request: web.Request) -> Envelope:
+        if self._bodies.locked():
+            reason = f"{BODIES_MAX} messages are being read already: try again"
+            raise http_error(web.HTTPServiceUnavailable, reason)
         try:
-            async with asyncio.timeout(BODY_TIMEOUT_SECONDS):
+            async with self._bodies, asyncio.timeout(BODY_TIMEOUT_SECONDS):
                 data = await request.read()
         except TimeoutError:
             reason = f"the body did not come within {BODY_TIMEOUT_SECONDS:g} s"

@@ -460,4 +460,11 @@ FURTHER_MUTANTS: tuple[Mutant, ...] = (
         new="        if False:\n",
         test="tests/pbft/test_bounds.py",
     ),
+    Mutant(
+        name="104 an operator approves without end",
+        file="ci/room.py",
+        old="    if len(_undecided(builds)) >= open_max:\n",
+        new="    if False:\n",
+        test="tests/ci/test_room.py",
+    ),
 )

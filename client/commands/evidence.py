@@ -24,9 +24,12 @@ from common.logs import log_text
 from pbft.genesis import Cluster
 from pbft.ports import Refusal
 
-PAIRS_PER_NODE_MAX = 1000
-# What `--json` prints of all nodes together.
-FILE_BYTES_MAX = 256 * 1024 * 1024
+# Of one node: it keeps 100 pairs or 32 MiB of each replica.
+PAGES_MAX = 200
+PAGE_PAIRS = 50
+NODE_BYTES_MAX = 512 * 1024 * 1024
+# What `--json` prints of all nodes together, in base64.
+FILE_BYTES_MAX = 2**30
 
 
 def add(commands: Commands, common: argparse.ArgumentParser) -> None:
@@ -83,28 +86,36 @@ async def _fetch(options: argparse.Namespace) -> list[ServedPair]:
         )
     async with Nodes(addresses) as nodes:
         wanted = (str(options.node),) if options.node else nodes.names
-        answers = await asyncio.gather(
-            *(
-                nodes.evidence(name, PAIRS_PER_NODE_MAX, evidence_bytes_max(cluster))
-                for name in wanted
-            ),
-            return_exceptions=True,
-        )
+        answers = await asyncio.gather(*(_of_node(nodes, name, cluster) for name in wanted))
     pairs: dict[frozenset[bytes], ServedPair] = {}
-    failures = []
-    for answer in answers:
-        if isinstance(answer, NodeFailed):
-            failures.append(str(answer))
-        elif isinstance(answer, BaseException):
-            raise answer
-        else:
-            for pair in answer:
-                pairs.setdefault(frozenset((pair.first, pair.second)), pair)
-    if len(failures) == len(answers):
+    for found, _ in answers:
+        for pair in found:
+            pairs.setdefault(frozenset((pair.first, pair.second)), pair)
+    failures = [failure for _, failure in answers if failure is not None]
+    if len(failures) == len(answers) and not pairs:
         raise CommandFailed("no node gave its evidence: " + "; ".join(failures))
     for failure in failures:
         print(failure, file=sys.stderr)
     return list(pairs.values())
+
+
+async def _of_node(
+    nodes: Nodes, name: str, cluster: Cluster
+) -> tuple[list[ServedPair], str | None]:
+    """What a node gives, and why there may be more."""
+    pairs: list[ServedPair] = []
+    taken_bytes = 0
+    try:
+        async for page in nodes.evidence_pages(
+            name, PAGES_MAX, PAGE_PAIRS, evidence_bytes_max(cluster)
+        ):
+            taken_bytes += sum(len(pair.first) + len(pair.second) for pair in page)
+            if taken_bytes > NODE_BYTES_MAX:
+                return pairs, f"{name}: more than {NODE_BYTES_MAX // 2**20} MiB of evidence"
+            pairs.extend(page)
+    except NodeFailed as error:
+        return pairs, str(error)
+    return pairs, None
 
 
 def _read(file: str, cluster: Cluster) -> ServedEvidence:

@@ -1,6 +1,5 @@
 """The replicated application under random histories and strange bytes, and its state in parts."""
 
-import hashlib
 import os
 import subprocess
 import sys
@@ -24,13 +23,8 @@ from ci.parts import (
     CorruptState,
     ledger_position,
 )
-from ci.room import BUILDS_MAX
+from ci.room import builds_max
 from ci.statement import parse_statement, submitted_build_id
-from pbft.checkpoint import RECOVERIES_PART
-from pbft.client_table import PART_PREFIX
-from pbft.codec import decode_message, encode_message
-from pbft.genesis import CLIENTS_MAX
-from pbft.messages import PAYLOAD_BYTES_MAX, STATE_LEAVES_MAX, StateLeaves
 from pbft.ports import Applied
 from tests.ci.builders import (
     ABSTAIN,
@@ -156,7 +150,8 @@ def test_random_histories(steps: list[Step]) -> None:
             reason_of(applied)
             assert straight.application.parts() == before
     builds = straight.application.open_builds().values()
-    assert sum(not build.is_decided and build.is_approved for build in builds) <= 3 + 2
+    assert sum(not build.is_decided and build.is_approved for build in builds) <= 2 * 3
+    assert len(builds) <= builds_max(straight.cluster, straight.limits)
     assert all(build.is_approved or not build.ballots for build in builds)
     waiting = [build for build in builds if not build.is_approved]
     for client in (GATEWAY, OTHER_GATEWAY):
@@ -173,39 +168,6 @@ def test_random_histories(steps: list[Step]) -> None:
             assert len(view.agreeing) == view.threshold
     for late in straight.late_ballots():
         assert (late.build, late.opened) in verdicts
-
-
-def test_the_state_holds_so_many_builds_whatever_the_limits_add_up_to(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr("ci.room.BUILDS_MAX", 3)
-    world = World()
-    world.open(0)
-    world.open(1, needs_approval=True)
-    last = world.open(2, client=OTHER_GATEWAY)
-    for needs_approval in (False, True):
-        refused = world.submit(3, client=OTHER_GATEWAY, needs_approval=needs_approval)
-        assert reason_of(refused) == "3 builds are held, the most of all clients together"
-    world.open(2, client=OTHER_GATEWAY)
-    world.cancel(last, OTHER_GATEWAY)
-    world.open(3)
-
-
-def test_the_leaves_of_the_largest_state_fit_into_one_message() -> None:
-    """Else no replica could fetch it."""
-    clients = [f"c{number:063}" for number in range(CLIENTS_MAX)]
-    replicas = [f"r{number:063}" for number in range(1024)]
-    names = {
-        *World().application.parts(),
-        RECOVERIES_PART,
-        *(BUILD_PART_PREFIX + hashlib.sha256(b"%d" % n).hexdigest() for n in range(BUILDS_MAX)),
-        *(PART_PREFIX + name for name in (*clients, *replicas)),
-    }
-    leaves = StateLeaves(2**62, tuple((name, bytes(32)) for name in sorted(names)), 1023)
-    encoded = encode_message(leaves)
-    assert decode_message(encoded) == leaves
-    assert BUILDS_MAX + CLIENTS_MAX < len(names) <= STATE_LEAVES_MAX
-    assert len(encoded) < PAYLOAD_BYTES_MAX
 
 
 _FIXED_HISTORY = """

@@ -481,6 +481,15 @@ def test_which_refusals_are_temporary() -> None:
     waiting = World(limits=Limits(waiting_builds_per_client_max=1))
     waiting.open(1, needs_approval=True)
     assert is_temporary(waiting.submit(2, needs_approval=True).result.decode())
+    approved = World(limits=Limits(open_builds_max=1))
+    for number in range(3):
+        approved.open(number, needs_approval=True)
+    assert [approved.approve(build).kind for build in approved.application.open_builds()][:2] == [
+        "done",
+        "done",
+    ]
+    (waits,) = [b for b in approved.application.open_builds().values() if not b.is_approved]
+    assert is_temporary(approved.approve(waits.id).result.decode())
     asked = World()
     asked.open(1)
     assert not is_temporary(asked.submit(1, branch="other").result.decode())

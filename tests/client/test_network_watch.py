@@ -10,7 +10,7 @@ from client import network_watch
 from client.network_view import NetworkView, Reach, ReplicaState
 from client.network_watch import NetworkWatch
 from client.node_status import NodeStatus
-from client.nodes import NodeFailed, Nodes, ServedEvidence
+from client.nodes import NodeFailed, Nodes, ServedPair
 from pbft.messages import Signed
 from tests.ci.builders import FAILED
 from tests.client.network import REPOSITORY, Network, Running
@@ -164,25 +164,31 @@ async def test_evidence_is_checked_here(watch: NetworkWatch, running: Running) -
 async def test_what_came_before_a_page_that_failed_is_shown(
     watch: NetworkWatch, running: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A node shows one page and no other; what it showed convicts all the same."""
+    """A node shows one page and no other, each time of fresh pairs: they convict all the same, and
+    no more of them are kept than a whole answer may have."""
+    monkeypatch.setattr(network_watch, "EVIDENCE_PAGES_MAX", 2)
+    monkeypatch.setattr(network_watch, "EVIDENCE_PAGE_PAIRS", 2)
     node = running.network.nodes["replica-0"]
-    node.evidence = contradictions(running, "replica-3", 4)
-    ask, pages = watch._nodes.evidence_page, []
+    node.evidence = contradictions(running, "replica-3", 9)
+    ask, asked = watch._nodes.evidence_pages, []
 
-    async def page(replica: str, after: int, pairs_max: int, bytes_max: int) -> ServedEvidence:
-        pages.append(after)
-        if after:
+    async def pages(
+        replica: str, pages_max: int, pairs_max: int, bytes_max: int
+    ) -> AsyncIterator[tuple[ServedPair, ...]]:
+        asked.append(replica)
+        async for page in ask(replica, 1, pairs_max, bytes_max):
+            yield page
+            node.evidence = node.evidence[1:] + node.evidence[:1]
             raise NodeFailed("the answer is too long")
-        return await ask(replica, after, pairs_max, bytes_max)
 
-    monkeypatch.setattr(watch._nodes, "evidence_page", page)
-    view = await look_until(watch, lambda view: of(view, "replica-3").proofs_count > 0)
-    # two to a page
-    assert of(view, "replica-3").proofs_count == 2
+    monkeypatch.setattr(watch._nodes, "evidence_pages", pages)
+    await look_until(watch, lambda view: of(view, "replica-3").proofs_count == 2)
+    await look_until(watch, lambda view: len(asked) >= 6)
+    assert of(watch.view(), "replica-3").proofs_count == 4
     # and it is asked again, for all of it
-    await look_until(watch, lambda view: len(pages) >= 4)
-    monkeypatch.setattr(watch._nodes, "evidence_page", ask)
-    await look_until(watch, lambda view: of(view, "replica-3").proofs_count == 4)
+    monkeypatch.setattr(watch._nodes, "evidence_pages", ask)
+    node.evidence = node.evidence[:3]
+    await look_until(watch, lambda view: of(view, "replica-3").proofs_count == 3)
 
 
 async def test_what_a_node_calls_evidence_convicts_nobody(

@@ -151,5 +151,6 @@ async def test_a_page_has_room_for_the_largest_proof(
     message = base64.b64encode(encode_signed(largest)).decode()
     pair = {"number": 1, "replica": "replica-0", "proves": "", "first": message, "second": message}
     node.answer = web.json_response({"cluster": "00", "evidence": [pair], "next": None})
-    (served,) = await nodes.evidence("node0", 10, evidence_bytes_max(cluster))
+    pages = [p async for p in nodes.evidence_pages("node0", 2, 10, evidence_bytes_max(cluster))]
+    ((served,),) = pages
     assert decode_signed(served.first) == largest

@@ -282,6 +282,48 @@ async def test_no_frame_is_read_while_there_is_no_room(server: _Server) -> None:
     await client.links.close()
 
 
+@pytest.mark.parametrize(("is_here", "places"), [(True, 16), (False, 4)])
+async def test_strangers_have_few_places(
+    server: _Server, is_here: bool, places: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody has proved anything before the handshake is over. From elsewhere there are fewer."""
+    monkeypatch.setattr("common.link.is_this_machine", lambda peer: is_here)
+    url = server.address.url + LINK_PATH
+    async with aiohttp.ClientSession() as session:
+        mute = [await session.ws_connect(url) for _ in range(places)]
+        with pytest.raises(aiohttp.WSServerHandshakeError) as refused:
+            await session.ws_connect(url)
+        assert refused.value.status == 503
+        for websocket in mute:
+            await websocket.close()
+        client = _End("client", {"r0": server.address})
+        await client.links.start()
+        await wait_until(lambda: client.links.connected() == {"r0"}, "the link")
+        await client.links.close()
+    await wait_until(lambda: not server.end.links._handshakes, "all places free")
+
+
+async def test_who_is_proved_when_there_is_no_room_any_more_gets_no_link(server: _Server) -> None:
+    """Else each handshake under way when the room went would be a link with a frame that waits."""
+    has_proved = server.end.links._accept
+
+    async def accept(websocket: object) -> str:
+        peer = await has_proved(websocket)  # type: ignore[arg-type]
+        server.end.has_room.clear()
+        return peer
+
+    server.end.links._accept = accept  # type: ignore[method-assign]
+    client = _End("client", {"r0": server.address})
+    await client.links.start()
+    await wait_until(lambda: not server.end.has_room.is_set(), "the end of the handshake")
+    await wait_until(lambda: not client.links.connected(), "the end of the link")
+    assert not server.end.links.connected()
+    server.end.links._accept = has_proved  # type: ignore[method-assign]
+    server.end.has_room.set()
+    await wait_until(lambda: server.end.links.connected() == {"client"}, "the link")
+    await client.links.close()
+
+
 async def test_no_link_is_made_while_there_is_no_room(server: _Server) -> None:
     """Each holds a frame that waits: a peer that dials again and again would fill the memory."""
     server.end.has_room.clear()

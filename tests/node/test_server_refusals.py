@@ -1,5 +1,6 @@
-"""What a node says and takes over HTTP while its disk refuses writes."""
+"""What a node says and takes over HTTP while its disk refuses writes, or strangers crowd it."""
 
+import asyncio
 import base64
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
@@ -9,6 +10,7 @@ import pytest
 from aiohttp.test_utils import TestClient, TestServer
 
 from ci.operations import Append
+from node.server import BODIES_MAX
 from node.store import SaveFailed, Store
 from pbft.codec import encode_signed
 from pbft.ports import Record, SavedEntry
@@ -119,3 +121,28 @@ async def test_the_ledger_ends_where_it_is_on_disk(
     page = await (await client.get("/ledger")).json()
     assert (page["index"], len(page["entries"])) == (2, 2)
     assert page["head"] == house.applications["node0"].ledger_head.hex()
+
+
+async def test_few_bodies_are_read_at_once(house: House, client: Client) -> None:
+    """Whoever sends one has proved nothing yet, and it may be large."""
+    body = base64.b64encode(encode_signed(house.request(Append("over HTTP"))))
+    asked = {"signed": body.decode()}
+    slow = [await asyncio.open_connection(client.host, client.port) for _ in range(BODIES_MAX)]
+    for _, writer in slow:
+        writer.write(b"POST /pbft/message HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n")
+
+    async def post_until(wanted: int) -> str:
+        while True:
+            async with client.post("/pbft/request", json=asked) as answer:
+                if answer.status == wanted:
+                    return await answer.text()
+            await asyncio.sleep(0.02)
+
+    async with asyncio.timeout(20):
+        assert f"{BODIES_MAX} messages are being read already" in await post_until(503)
+        for _, writer in slow:
+            writer.write(b"no signed")
+        await post_until(200)
+    for reader, writer in slow:
+        assert await reader.readline() == b"HTTP/1.1 401 Unauthorized\r\n"
+        writer.close()
