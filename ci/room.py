@@ -106,6 +106,11 @@ def approval_refusal(builds: Mapping[bytes, OpenBuild], limits: Limits) -> str |
     return None
 
 
+def is_temporary(reason: str) -> bool:
+    """Does a refusal only say that there is no room now, so that asking again later may help?"""
+    return " builds " in reason and reason.endswith(("at once", "are open", "wait for approval"))
+
+
 def _undecided(builds: Mapping[bytes, OpenBuild]) -> list[OpenBuild]:
     return [build for build in builds.values() if not build.is_decided and build.is_approved]
 

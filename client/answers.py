@@ -9,6 +9,7 @@ import time
 
 import msgspec
 
+from ci.room import is_temporary
 from ci.statement import pae
 from client.archive import Archive, ReplyRecord
 from client.build_changes import BuildChanges
@@ -310,11 +311,6 @@ def used_up_to(answer: Accepted) -> int | None:
         return None
     floor = int(text)
     return floor if floor >= answer.timestamp else None
-
-
-def is_temporary(reason: str) -> bool:
-    """Does this refusal (ci.application) only say that too many builds are open, or wait?"""
-    return " builds " in reason and reason.endswith(("at once", "are open", "wait for approval"))
 
 
 def _append_result(result: bytes) -> AppendResult:

@@ -7,6 +7,7 @@ import msgspec
 
 from ci.operations import (
     Append,
+    ApproveBuild,
     CancelBuild,
     Delivery,
     Event,
@@ -15,6 +16,7 @@ from ci.operations import (
     SubmitBuild,
     encode_operation,
 )
+from ci.room import is_temporary
 from ci.statement import submitted_build_id
 from pbft.client import Accepted, Client, ClientOutput, ClientSettings, make_request
 from pbft.genesis import Cluster
@@ -24,6 +26,9 @@ from simulator.chance import Chance
 from simulator.clock import Clock
 from simulator.scheduler import Scheduler
 from simulator.signatures import Signatures
+
+# An operator who is told that there is no room now.
+APPROVE_AGAIN_SECONDS = 2.0
 
 REPOSITORY = "https://forge.example/project.git"
 
@@ -167,12 +172,20 @@ class Gateway:
             needs_approval = getattr(asked.operation, "needs_approval", False)
             if answer.kind == "opened" and needs_approval:
                 self._waits(answer.subject)
+            self._again_if_full(asked, answer)
             if answer.kind in asked.last_kinds:
                 asked.finished_at = self._scheduler.now
                 self.unfinished.pop(answer.timestamp, None)
             self._accepted(asked, answer)
         if output.deadline is not None:
             self._arm(output.deadline)
+
+    def _again_if_full(self, asked: Asked, answer: Accepted) -> None:
+        """An operator who was told that too many builds are open approves it again later."""
+        is_approval = isinstance(asked.operation, ApproveBuild)
+        if is_approval and answer.kind == "refused" and is_temporary(answer.result.decode()):
+            delay = APPROVE_AGAIN_SECONDS
+            self._scheduler.after(delay, self.ask, asked.operation, asked.last_kinds)
 
     def _arm(self, deadline: float) -> None:
         at = self._clock.when(deadline, self._scheduler.now)

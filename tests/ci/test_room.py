@@ -26,6 +26,7 @@ from ci.room import (
     BUILD_BYTES,
     STATE_BYTES_MAX,
     builds_max,
+    is_temporary,
     room_refusal,
 )
 from pbft.client_table import ClientTable, StoredResult
@@ -153,3 +154,28 @@ def test_no_more_is_approved_than_twice_what_may_be_open() -> None:
     assert held <= builds_max(world.cluster, limits) == 2 * 3 + 2 * 2 + limits.closing_builds_max
     world.cancel(waiting[0], GATEWAY)
     assert world.approve(waiting[2]).kind == "done"
+
+
+def test_which_refusals_are_temporary() -> None:
+    full = World(limits=Limits(open_builds_max=1))
+    full.open(1)
+    assert is_temporary(full.submit(2).result.decode())
+    mine = World(limits=Limits(open_builds_per_client_max=1))
+    mine.open(1)
+    assert is_temporary(mine.submit(2).result.decode())
+    waiting = World(limits=Limits(waiting_builds_per_client_max=1))
+    waiting.open(1, needs_approval=True)
+    assert is_temporary(waiting.submit(2, needs_approval=True).result.decode())
+    approved = World(limits=Limits(open_builds_max=1))
+    for number in range(3):
+        approved.open(number, needs_approval=True)
+    assert [approved.approve(build).kind for build in approved.application.open_builds()][:2] == [
+        "done",
+        "done",
+    ]
+    (waits,) = [b for b in approved.application.open_builds().values() if not b.is_approved]
+    assert is_temporary(approved.approve(waits.id).result.decode())
+    asked = World()
+    asked.open(1)
+    assert not is_temporary(asked.submit(1, branch="other").result.decode())
+    assert not is_temporary(asked.submit(3, client=asked.replica(0)).result.decode())

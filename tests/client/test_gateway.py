@@ -14,7 +14,7 @@ from ci.builds import OpenBuild
 from ci.limits import Limits
 from ci.operations import Finding, Outcome
 from ci.statement import pae
-from client.answers import is_temporary, used_up_to
+from client.answers import used_up_to
 from client.archive import BuildRecord
 from client.intake import QueueFull
 from client.outbox import Outbox
@@ -25,7 +25,7 @@ from pbft.authentication import sign_message
 from pbft.client import Accepted
 from pbft.codec import decode_message, decode_request, encode_message
 from pbft.messages import Envelope, Replies, Reply
-from tests.ci.builders import COMMIT, GATEWAY, World, finding
+from tests.ci.builders import COMMIT, GATEWAY, finding
 from tests.client.network import (
     REPOSITORY,
     FixedResolver,
@@ -468,29 +468,3 @@ async def test_a_verdict_about_another_build_is_not_accepted(running: Running) -
 )
 def test_how_far_the_numbers_are_used(kind: str, result: bytes, floor: int | None) -> None:
     assert used_up_to(Accepted(7, bytes(32), kind, b"", result, ())) == floor
-
-
-def test_which_refusals_are_temporary() -> None:
-    """The reasons are those that ci.application really gives."""
-    full = World(limits=Limits(open_builds_max=1))
-    full.open(1)
-    assert is_temporary(full.submit(2).result.decode())
-    mine = World(limits=Limits(open_builds_per_client_max=1))
-    mine.open(1)
-    assert is_temporary(mine.submit(2).result.decode())
-    waiting = World(limits=Limits(waiting_builds_per_client_max=1))
-    waiting.open(1, needs_approval=True)
-    assert is_temporary(waiting.submit(2, needs_approval=True).result.decode())
-    approved = World(limits=Limits(open_builds_max=1))
-    for number in range(3):
-        approved.open(number, needs_approval=True)
-    assert [approved.approve(build).kind for build in approved.application.open_builds()][:2] == [
-        "done",
-        "done",
-    ]
-    (waits,) = [b for b in approved.application.open_builds().values() if not b.is_approved]
-    assert is_temporary(approved.approve(waits.id).result.decode())
-    asked = World()
-    asked.open(1)
-    assert not is_temporary(asked.submit(1, branch="other").result.decode())
-    assert not is_temporary(asked.submit(3, client=asked.replica(0)).result.decode())

@@ -12,6 +12,7 @@ from pbft.ports import Output
 from pbft.replica import Replica
 from simulator.build_checker import BuildChecker
 from simulator.checkers import Checkers
+from simulator.gateways import Gateway
 from simulator.liveness import Liveness
 from simulator.process import Process
 
@@ -84,6 +85,9 @@ REVERTS: dict[str, Revert] = {
         "on_execution",
         "self._approved.setdefault((delivery.applied.subject, delivery.sequence), False)",
         "self._approved[delivery.applied.subject, delivery.sequence] = False",
+    ),
+    "an operator approves again what there was no room for": _rewrite(
+        Gateway, "_take", "self._again_if_full(asked, answer)", "pass"
     ),
     "a turn counts once it is on disk": _count_turns_before_they_are_saved,
 }
