@@ -181,7 +181,8 @@ MUTANTS: tuple[Mutant, ...] = (
         file=_CERTIFICATES,
         old="view > best[sequence][0])",
         new="view < best[sequence][0])",
-        test="tests/paper/test_section_4_4_new_views.py",
+        test="tests/paper/test_traps_of_view_changes.py"
+        "::test_celo_f_locked_on_a_and_2f_on_b_go_on_with_b",
     ),
     Mutant(
         name="20 gaps in O are left out",

@@ -115,22 +115,39 @@ def test_besu_an_older_rounds_prepared_block_is_not_taken() -> None:
 
 
 def test_celo_f_locked_on_a_and_2f_on_b_go_on_with_b() -> None:
-    """r0 prepared A in view 0, r1 and r2 B in view 1; r3 is silent. There is no lock to fight."""
+    """r0 prepared A in view 0, r1 and r2 B in view 1; r3 is silent, so V is of these three. View 2
+    begins with B, the newer one; r0 votes for it and A comes after it. There is no lock to fight.
+    """
     world = small()
     world.crash("r3")
     world.give("r0", world.request(1, b"A"))
+    a = world.said("r0", PrePrepare)[0].digest
     for replica in (1, 2):
-        world.give("r0", world.prepare(1, world.said("r0", PrePrepare)[0].digest, replica))
-    assert world.core("r0").log.slot(1).prepared is not None
-    b = [prepare_at_view_1(world, name) for name in ("r1", "r2")]
-    assert b[0] == b[1]
+        world.give("r0", world.prepare(1, a, replica))
+    b = prepare_at_view_1(world, "r1")
+    assert b == prepare_at_view_1(world, "r2")
+    prepared = [world.core(name).log.slot(1).prepared for name in ("r0", "r1", "r2")]
+    assert [(p.view, p.digest) for p in prepared if p] == [(0, a), (1, b), (1, b)]
+    # Nobody was answered, so A is asked for everywhere, and both who are in view 1 leave it.
+    for name in world.replicas:
+        world.give(name, world.request(1, b"A"))
     world.under_way.clear()
-    for name in ("r0", "r1", "r2"):
-        world.give(name, world.request(1, b"C", "other"))
-    world.run(40)
-    assert {tuple(world.applications[n].operations)[:1] for n in world.replicas} == {(b"B",)}
-    assert set(world.executed().values()) == {world.core("r0").executed}
-    assert operations(world, "r0", "r1", "r2") == {(b"B", b"C")}
+    world.expire("r2", 2 * SETTINGS.view_change_seconds)
+    world.expire("r1")
+    world.deliver(lambda m: isinstance(m.payload, ViewChange | NewView))
+    (begun,) = world.said("r2", NewView)
+    assert [signed.signer for signed in begun.view_changes] == ["r2", "r0", "r1"]
+    assert [checked(world, signed).prepared for signed in begun.view_changes] == [
+        ((1, 1, b),),
+        ((1, 0, a),),
+        ((1, 1, b),),
+    ]
+    assert begun.pre_prepares == (world.sign("r2", PrePrepare(2, 1, b, 2)),)
+    assert {(r.core.view, r.core.has_entered) for r in world.replicas.values()} == {(2, True)}
+    world.run(10)
+    assert {replica.core.view for replica in world.replicas.values()} == {2}
+    assert operations(world, "r0", "r1", "r2") == {(b"B", b"A")}
+    check_safety(world, ("r0", "r1", "r2"))
 
 
 def prepare_at_view_1(world: World, name: str) -> bytes:
@@ -139,13 +156,14 @@ def prepare_at_view_1(world: World, name: str) -> bytes:
     if name == "r1":
         for replica in (2, 3):
             world.give("r1", view_change(world, replica, 1))
-        world.give("r1", world.request(1, b"B"))
+        world.give("r1", world.request(1, b"B", "other"))
         digest = world.said("r1", PrePrepare)[-1].digest
         for replica in (2, 3):
             world.give("r1", world.prepare(1, digest, replica, 1))
         return digest
     world.give(name, new_view(world, 1, changes))
-    message, signed, body = world.pre_prepare(1, [world.request(1, b"B")], view=1, replica=1)
+    request = world.request(1, b"B", "other")
+    message, signed, body = world.pre_prepare(1, [request], view=1, replica=1)
     world.give(name, signed, body)
     world.give(name, world.prepare(1, message.digest, 3, 1))
     slot = world.core(name).log.slot(1)
