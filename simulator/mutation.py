@@ -371,6 +371,15 @@ MUTANTS: tuple[Mutant, ...] = (
         new="        words = own\n",
     ),
     Mutant(
+        name="36b of the stable certificate one's own CHECKPOINT alone is sent again",
+        file="pbft/catch_up.py",
+        old="        words = [*core.stable.checkpoints, *own]\n",
+        new="        mine = core.cluster.replica_names[core.index]\n"
+        "        words = [c for c in core.stable.checkpoints if c.signer == mine] + own\n",
+        test="tests/paper/test_traps_of_view_changes.py"
+        "::test_a_certificate_that_is_sent_again_lets_a_replica_move_that_lost_the_checkpoints",
+    ),
+    Mutant(
         name="37 NEW-VIEW with too few VIEW-CHANGEs",
         file=_VIEW,
         old="    if len(changes) < cluster.quorums.strong"
