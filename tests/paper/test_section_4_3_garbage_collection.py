@@ -361,7 +361,10 @@ def test_ten_windows_leave_no_more_on_disk_than_one() -> None:
 
 
 def test_the_primary_that_moved_first_is_not_held_up_by_the_others_window() -> None:
-    """TRAPS 10: a PRE-PREPARE above the others' windows is sent again when they have moved."""
+    """TRAPS 10: a PRE-PREPARE above the others' windows is sent again when they have moved.
+
+    Nobody's timer expires until then: another view would order it too.
+    """
     world = small()
     ask(world, 1, 3)
     for timestamp in (4, 5, 6, 7):
@@ -373,6 +376,7 @@ def test_the_primary_that_moved_first_is_not_held_up_by_the_others_window() -> N
     world.run(4)
     assert set(world.executed().values()) == {7}
     assert len(world.client_output.accepted) == 7
+    assert {replica.core.view for replica in world.replicas.values()} == {0}
 
 
 # --- states that differ -------------------------------------------------------------------------
