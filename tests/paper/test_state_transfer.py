@@ -174,8 +174,8 @@ def test_a_replica_comes_back_while_the_others_go_on() -> None:
     check_safety(world)
 
 
-def test_all_but_one_are_new() -> None:
-    """f replicas of seven lost nothing but time: two at once."""
+def test_f_of_seven_that_were_away_catch_up_at_once() -> None:
+    """Two at once; they lost nothing but time."""
     world = World(7, checkpoint_interval=2, window=4, client_window=64)
     for name in ("r5", "r6"):
         world.crash(name)
