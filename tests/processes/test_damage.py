@@ -10,9 +10,21 @@ import pytest
 import yaml
 
 from common.config import NodeConfig, load_node_config
+from node.capture import read_capture
 from node.recovery_files import MARKER_NAME
 from node.redo_log import RedoLog
 from node.store import DATABASE_NAME, REDO_NAME
+from pbft.codec import decode_message
+from pbft.messages import (
+    AnyMessage,
+    Checkpoint,
+    Commit,
+    NewView,
+    Prepare,
+    PrePrepare,
+    Recover,
+    ViewChange,
+)
 from scripts.free_ports import free_ports
 from tests.processes.network import Network, pipeline
 from tests.processes.programs import start
@@ -20,6 +32,9 @@ from tests.processes.programs import start
 pytestmark = pytest.mark.processes
 
 BRANCHES = {"green": pipeline("echo green")}
+CRITICAL = " CRITICAL "
+VOTES = {PrePrepare, Prepare, Commit, Checkpoint, ViewChange, NewView}
+GO_ON_SECONDS = 40.0
 
 
 def flip_a_byte_of_a_record(folder: Path) -> None:
@@ -93,7 +108,7 @@ def test_a_node_whose_disk_forgot_something_says_so_and_recovers(
     damage(config.data_directory)
     ended = start(*command(config), listen=config.listen)
     assert ended.code is None, ended.errors
-    told = [line for line in ended.errors.splitlines() if " CRITICAL " in line]
+    told = [line for line in ended.errors.splitlines() if CRITICAL in line]
     assert len(told) == 2
     assert str(config.data_directory / DATABASE_NAME) in told[0]
     assert "must not vote again" in told[0]
@@ -115,7 +130,7 @@ def test_a_new_disk_recovers_where_the_operator_says_that_it_is_one(
     (config.data_directory / MARKER_NAME).touch()
     ended = start(*command(config), listen=config.listen)
     assert ended.code is None, ended.errors
-    told = [line for line in ended.errors.splitlines() if " CRITICAL " in line]
+    told = [line for line in ended.errors.splitlines() if CRITICAL in line]
     assert len(told) == 1
     assert "recovering: it votes on nothing for now" in told[0]
     assert not (config.data_directory / MARKER_NAME).exists()
@@ -173,12 +188,61 @@ def test_a_damaged_replica_votes_again_once_nothing_lost_can_matter(
         network.settle(("node0", "node1", "node2"), are_builds_closed=False)
 
 
+def test_beyond_f_damaged_disks_the_nodes_say_so_and_decide_nothing(tmp_path: Path) -> None:
+    """Two of four: nobody can vouch for them, so neither votes again, and no build is decided."""
+    with Network(
+        tmp_path, BRANCHES, is_captured=True, overrides={"node": {"view_change_seconds": 1}}
+    ) as network:
+        network.start()
+        network.complete(network.post("green"))
+        ledger = network.settle()
+        damaged, others = ("node2", "node3"), ("node0", "node1")
+        for name in damaged:
+            network.kill(name)
+            lose_the_records(network.data_directory(name))
+            network.capture_file(name).unlink()
+        network.start(*damaged)
+        for config in network.configuration.nodes:
+            told = [line for line in config.log_file.read_text().splitlines() if CRITICAL in line]
+            assert len(told) == (2 if config.name in damaged else 0)
+            assert all(str(config.data_directory) in line for line in told)
+        build = network.post("green")
+        # The other two wait in vain for a third: that is as far as they can come.
+        network.wait_until(
+            lambda: all(
+                (network.status(name)["view_change"] or {}).get("supported_by") == len(others)
+                for name in others
+            ),
+            "both others ask for another primary",
+            GO_ON_SECONDS,
+        )
+        for name in damaged:
+            ready = network.node(name, "/readyz")
+            assert ready.status == 503
+            assert "it is in status recovering" in ready.json()["reasons"]
+            said = said_by(network, name)
+            assert Recover in said
+            assert not said & VOTES
+        assert all(network.node(name, "/readyz").status == 503 for name in others)
+        assert network.build(build)["verdict"] is None
+        assert [network.ledger(name) for name in others] == [ledger] * len(others)
+
+
 def test_the_same_node_undamaged_does_start(finished: Network, tmp_path: Path) -> None:
     """So that the tests above prove something."""
     config = copy_of_node2(finished, tmp_path)
     ended = start(*command(config), listen=config.listen)
     assert ended.code is None, ended.errors
     assert "restored: view 0, executed " in ended.errors
+
+
+def said_by(network: Network, name: str) -> set[type[AnyMessage]]:
+    """The types of what a node signed itself and sent, by its capture."""
+    return {
+        type(decode_message(signed.payload))
+        for _, signed in read_capture(network.capture_file(name))
+        if signed.signer == name
+    }
 
 
 def copy_of_node2(network: Network, folder: Path) -> NodeConfig:
