@@ -358,6 +358,14 @@ MUTANTS: tuple[Mutant, ...] = (
         new="    if False:\n",
     ),
     Mutant(
+        name="34b the VIEW-CHANGE is not sent again",
+        file="pbft/catch_up.py",
+        old="        core.send(to, core.view_changes[core.index].signed)\n",
+        new="        pass\n",
+        test="tests/paper/test_traps_of_view_changes.py"
+        "::test_trap_16_view_changes_that_some_links_lost_come_again_without_traffic",
+    ),
+    Mutant(
         name="35 min-s is not adopted as a floor",
         file=_VIEW,
         old="    core.floor = order.sequence_min\n",

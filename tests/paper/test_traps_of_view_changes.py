@@ -385,6 +385,39 @@ def test_trap_16_a_torn_view_change_heals_without_traffic(seed: int) -> None:
     check_safety(world)
 
 
+LINKS = list(itertools.permutations(("r1", "r2", "r3"), 2))
+
+
+@pytest.mark.parametrize("lost", range(1, len(LINKS) + 1))
+def test_trap_16_view_changes_that_some_links_lost_come_again_without_traffic(lost: int) -> None:
+    """r0 is dead, so the VIEW-CHANGEs of all others are needed. Whichever one-way links lose
+    everything until the timers have expired: once they heal, all come to one view.
+    """
+    for links in itertools.combinations(LINKS, lost):
+        check_healing(links)
+
+
+def check_healing(links: tuple[tuple[str, str], ...]) -> None:
+    """The links lose everything for three times T, and nobody asks again for what waits."""
+    world = small()
+    world.ask(1, b"x")
+    world.crash("r0")
+    world.deliver()
+    for _ in range(12):
+        world.tick()
+        world.deliver(lambda m: m.sender != "client" and (m.sender, m.receiver) not in links)
+        world.under_way.clear()
+    assert any(world.said(name, ViewChange) for name in world.replicas), links
+    for _ in range(12):
+        world.tick()
+        world.deliver(lambda m: m.sender != "client")
+    places = {(replica.core.view, replica.core.has_entered) for replica in world.replicas.values()}
+    assert len(places) == 1, (links, places)
+    assert places.pop()[1], links
+    assert operations(world, "r1", "r2", "r3") == {(b"x",)}, links
+    check_safety(world)
+
+
 # --- 23: small-scope faults ---------------------------------------------------------------------
 
 
