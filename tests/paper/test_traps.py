@@ -25,7 +25,7 @@ from pbft.messages import (
     StateParts,
 )
 from tests.pbft.checks import check_safety
-from tests.pbft.forge import SAID
+from tests.pbft.forge import SAID, certificate, new_view, view_change
 from tests.pbft.world import World, picture
 
 FALSE = bytes(31) + b"\x01"
@@ -242,7 +242,7 @@ def test_trap_12_a_number_far_in_the_future_locks_nobody_out() -> None:
 
 
 def test_trap_12_a_request_under_two_numbers_is_executed_once() -> None:
-    """(d) as far as it goes without a view change: a faulty primary orders it twice."""
+    """(d) within a view: a faulty primary orders it twice."""
     world = small()
     world.crash("r0")
     for sequence in (1, 2):
@@ -254,6 +254,53 @@ def test_trap_12_a_request_under_two_numbers_is_executed_once() -> None:
     assert set(world.executed().values()) == {2}
     assert world.applications["r2"].operations == [b"x"]
     check_safety(world)
+
+
+def test_trap_12_a_request_under_two_numbers_of_two_views_is_executed_once() -> None:
+    """(d) across a view change: executed at 1 in view 0, and the faulty primary of view 1, whose
+    NEW-VIEW keeps it there, orders it at 2 as well.
+    """
+    world = small()
+    ask(world, 1, 1)
+    digest = world.said("r0", PrePrepare)[0].digest
+    prepared = [certificate(world, 1, digest)]
+    changes = [view_change(world, i, 1, prepared=prepared) for i in (0, 1, 2)]
+    for name in ("r0", "r1"):
+        world.crash(name)
+    message, signed, body = world.pre_prepare(2, [world.request(1, b"1")], view=1, replica=1)
+    for name in ("r2", "r3"):
+        world.give(name, new_view(world, 1, changes))
+        assert world.core(name).has_entered
+        world.give(name, signed, body)
+        for replica in (0, 1):
+            world.give(name, world.commit(2, message.digest, replica, 1))
+    world.deliver()
+    assert world.executed() == {"r2": 2, "r3": 2}
+    for name in ("r2", "r3"):
+        assert world.told(name, "executed")[-1]["skipped"] == 1
+        assert world.applications[name].operations == [b"1"]
+    check_safety(world, ("r2", "r3"))
+
+
+def test_trap_12_the_cache_survives_a_state_transfer() -> None:
+    """(e) what others executed is answered from the fetched state, and not executed again."""
+    world = small()
+    world.crash("r3")
+    ask(world, 1, 8)
+    world.start("r3")
+    world.connect("r3")
+    world.run(4)
+    assert world.told("r3", "state_transferred") == [{"sequence": 8, "executed": 0}]
+    assert world.core("r3").clients.floor("client") == 8
+    before = picture(world.replicas["r3"])
+    for timestamp in (1, 8):
+        world.sent.clear()
+        for name in ("r0", "r3"):
+            world.give(name, world.request(timestamp, b"%d" % timestamp))
+        (ours,) = world.said("r0", Replies)
+        (theirs,) = world.said("r3", Replies)
+        assert theirs.replies == ours.replies
+    assert picture(world.replicas["r3"]) == before
 
 
 def test_trap_12_the_cache_survives_a_restart_of_everybody() -> None:
