@@ -6,6 +6,7 @@ from pbft.client import Accepted
 from pbft.codec import MalformedMessage, digest_of
 from pbft.genesis import Cluster
 from pbft.messages import (
+    AnyMessage,
     Checkpoint,
     Commit,
     FetchBody,
@@ -71,10 +72,13 @@ class WordChecker:
             return
         if isinstance(message, PrePrepare | Prepare | Commit):
             self._check_loss(process.name, message)
+            self._check_silence(process, message)
             self._check_vote(process, signed, message)
         elif isinstance(message, Checkpoint):
+            self._check_silence(process, message)
             self._check_checkpoint(process, signed, message)
         elif isinstance(message, ViewChange | NewView):
+            self._check_silence(process, message)
             self._check_view_message(process, signed, message)
         elif isinstance(message, FetchBody):
             self._marks.hit("a body is asked for")
@@ -116,6 +120,21 @@ class WordChecker:
             return
         self._check_written_ahead(process, signed, message.sequence, kind)
         self._note_vote(process, message)
+
+    def _check_silence(self, process: Process, message: AnyMessage) -> None:
+        """Who lost its words signs none of these until all of them are below its stable checkpoint.
+
+        Its RECOVER, STATUS, what it fetches and serves, and others' words it may send.
+        """
+        assert process.replica is not None
+        core = process.replica.core
+        lost_up_to = self.history.lost_up_to.get(process.name, 0)
+        if core.nonce or core.low < lost_up_to:
+            self.violate(
+                "26 what was lost is noticed",
+                f"{process.name} lost its words up to {lost_up_to}, and at {core.low}"
+                f" {'recovers' if core.nonce else 'has recovered'}: {type(message).__name__}",
+            )
 
     def _check_loss(self, name: str, message: PrePrepare | Prepare | Commit) -> None:
         """After a loss it votes on no number again on which it may have voted before."""

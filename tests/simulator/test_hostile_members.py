@@ -4,8 +4,22 @@ import pytest
 
 from pbft.authentication import Authenticator, sign_message
 from pbft.codec import encode_message
+from pbft.core import Core
 from pbft.genesis import Cluster
-from pbft.messages import Commit, Envelope, Replies, Status, ViewChange
+from pbft.messages import (
+    AnyMessage,
+    Checkpoint,
+    Commit,
+    Envelope,
+    FetchBody,
+    NewView,
+    Prepare,
+    PrePrepare,
+    Recover,
+    Replies,
+    Status,
+    ViewChange,
+)
 from pbft.ports import Refusal, Send
 from simulator.floods import FLOODS
 from simulator.gateways import Workload
@@ -135,8 +149,51 @@ def test_a_vote_on_a_number_that_may_have_been_voted_on_before_a_loss_is_a_viola
     number = simulation.checkers.history.voted_up_to["r1"]
     simulation.checkers.on_loss("r1")
     vote = process.replica.core.sign(Commit(9, number, bytes(32), 1))
-    with pytest.raises(Violation, match="26 what was lost is noticed"):
+    with pytest.raises(Violation, match=f"26 what was lost is noticed: r1 votes on {number} again"):
         simulation.checkers.words.on_sent(process, Send(None, Envelope(vote)))
+
+
+def words_above(core: Core, number: int) -> tuple[AnyMessage, ...]:
+    """One of r1 of each type of vote, about what it said nothing about before it lost its words."""
+    nothing = bytes(32)
+    return (
+        PrePrepare(9, number, nothing, 1),
+        Prepare(9, number, nothing, 1),
+        Commit(9, number, nothing, 1),
+        Checkpoint(number, nothing, 1),
+        ViewChange(9, core.low, core.stable.checkpoints, (), 1),
+        NewView(9, (), (), 1),
+    )
+
+
+@pytest.mark.parametrize("way", ["it recovers", "it ended its recovery early"])
+@pytest.mark.parametrize("place", range(6))
+def test_a_vote_of_a_replica_that_recovers_is_a_violation(place: int, way: str) -> None:
+    """Also one on what it never said anything about."""
+    simulation = world()
+    simulation.run()
+    process = simulation.processes["r1"]
+    assert process.replica is not None
+    core = process.replica.core
+    number = 100 * core.interval
+    word = words_above(core, number)[place]
+    simulation.checkers.on_loss("r1")
+    lost = simulation.checkers.history.lost_up_to
+    assert 0 < lost["r1"] < number
+    if way == "it recovers":
+        core.nonce = bytes(32)
+        lost["r1"] = core.low
+    else:
+        assert core.low < lost["r1"]
+    say = simulation.checkers.words.on_sent
+    for allowed in (Recover(bytes(32), 1), Status(9, True, 0, 0, 1), FetchBody(9, bytes(32), 1)):
+        say(process, Send(None, Envelope(core.sign(allowed))))
+    certificate = [signed for signed in core.stable.checkpoints if signed.signer != "r1"]
+    for signed in certificate:
+        say(process, Send("r2", Envelope(signed)))
+    name = type(word).__name__
+    with pytest.raises(Violation, match=f"26 what was lost is noticed: r1 lost .*: {name}"):
+        say(process, Send(None, Envelope(core.sign(word))))
 
 
 def test_a_checkpoint_that_is_first_said_in_a_view_change_counts() -> None:
