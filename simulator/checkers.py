@@ -42,12 +42,15 @@ from simulator.picture import picture
 from simulator.process import Process
 from simulator.reader import Reader
 from simulator.scheduler import Scheduler
+from simulator.timer_checker import TimerChecker
 from simulator.view_checker import ViewChecker
 from simulator.violation import Violation
 from simulator.word_checker import WordChecker
 
 # Of the turns of a deep run, those that are looked at with a picture before and after.
 PICTURED_EVERY = 31
+# Of all turns, those after which more is looked at.
+COUNTED_EVERY = 31
 REPAIRS = ("diverged", "state_transferred")
 # What a turn gave, and whether the last of it is that of an expired timer.
 Turn = tuple[list[Output], bool]
@@ -88,6 +91,7 @@ class Checkers:
         self.words = WordChecker(
             cluster, self.history, self._reader, builds, self._views, self.violate, marks
         )
+        self._timers = TimerChecker(cluster.quorums.strong, self.violate)
         resent = 64 * (cluster.quorums.replicas + 1)
         self._caused_max = resent + 8 * cluster.genesis.window * cluster.quorums.replicas
 
@@ -132,10 +136,9 @@ class Checkers:
             self._check_turn(process, turn)
         if self._picture is not None:
             self._check_refusal(process, core, outputs)
-        now = process.clock.seconds(self._scheduler.now)
-        deadline = outputs[-1].deadline
-        if deadline is None or deadline > now + core.settings.status_seconds + 1e-6:
-            self.violate("30 a timer is armed", f"{process.name}: {deadline} at {now}")
+        self._timers.on_turn(process, outputs, process.clock.seconds(self._scheduler.now))
+        if self._scheduler.events % COUNTED_EVERY == 0:
+            self._timers.check_numbers(process.name, core)
         if caused > self._caused_max * len(outputs):
             self.violate("29 bounded amplification", f"{process.name}: {caused} at once")
 
@@ -378,6 +381,7 @@ class Checkers:
         assert process.replica is not None
         core = process.replica.core
         standing = self._standing[process.name]
+        self._timers.on_start(process.name)
         unsaved = self._unsaved.pop(process.name, None)
         if unsaved is not None and process.has_kept_turn:
             self._check_outputs(process, standing, unsaved)
@@ -404,6 +408,7 @@ class Checkers:
         """A replica found its disk damaged: it begins from nothing, and its words still count."""
         self._unsaved.pop(name, None)
         self._standing[name] = Standing(self._standing[name].index)
+        self._timers.on_start(name)
         self.words.on_loss(name)
         self._builds.on_loss(name)
 
