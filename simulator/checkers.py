@@ -12,7 +12,6 @@ from pbft.codec import decode_batch, digest_of
 from pbft.core import Core
 from pbft.evidence import check_evidence
 from pbft.genesis import Cluster
-from pbft.log import COMMIT_VIEWS_KEPT
 from pbft.messages import (
     Checkpoint,
     Commit,
@@ -34,6 +33,7 @@ from pbft.ports import (
     SavedEntry,
     SavedMessage,
 )
+from simulator.bounds_checker import BoundsChecker
 from simulator.build_checker import BuildChecker
 from simulator.execution_checker import ExecutionChecker
 from simulator.history import History, effect_digest
@@ -49,7 +49,7 @@ from simulator.word_checker import WordChecker
 
 # Of the turns of a deep run, those that are looked at with a picture before and after.
 PICTURED_EVERY = 31
-# Of all turns, those after which more is looked at.
+# Of all turns, those after which everything that is kept is counted.
 COUNTED_EVERY = 31
 REPAIRS = ("diverged", "state_transferred")
 # What a turn gave, and whether the last of it is that of an expired timer.
@@ -91,6 +91,7 @@ class Checkers:
         self.words = WordChecker(
             cluster, self.history, self._reader, builds, self._views, self.violate, marks
         )
+        self._bounds = BoundsChecker(cluster, self.violate)
         self._timers = TimerChecker(cluster.quorums.strong, self.violate)
         resent = 64 * (cluster.quorums.replicas + 1)
         self._caused_max = resent + 8 * cluster.genesis.window * cluster.quorums.replicas
@@ -138,6 +139,7 @@ class Checkers:
             self._check_refusal(process, core, outputs)
         self._timers.on_turn(process, outputs, process.clock.seconds(self._scheduler.now))
         if self._scheduler.events % COUNTED_EVERY == 0:
+            self._bounds.check(process.name, core)
             self._timers.check_numbers(process.name, core)
         if caused > self._caused_max * len(outputs):
             self.violate("29 bounded amplification", f"{process.name}: {caused} at once")
@@ -332,29 +334,7 @@ class Checkers:
             if core.low < standing.low or core.low % core.interval != 0:
                 self.violate("15 stable checkpoints", f"{process.name} at {core.low}")
             standing.low = core.low
-            self._check_bounds(process, core)
-
-    def _check_bounds(self, process: Process, core: Core) -> None:
-        slots = list(core.log.above(0))
-        numbers = [slot.sequence for slot in slots]
-        if any(not core.kept_above < number <= core.high for number in numbers):
-            self.violate("17 bounded logs", f"{process.name} keeps {numbers} at {core.low}")
-        commits = max((len(v) for slot in slots for v in slot.commits.values()), default=0)
-        bodies = max((len(b.body) for slot in slots for b in slot.batches.values()), default=0)
-        voices = max(
-            len(core.view_changes), len(core.overtaken_view_changes), len(core.recover_requests)
-        )
-        if (
-            commits > COMMIT_VIEWS_KEPT
-            or bodies > self._cluster.body_bytes_max
-            or voices > self._quorums.replicas
-        ):
-            self.violate("17 bounded logs", f"{process.name}: {commits}, {bodies}, {voices}")
-        if len(core.snapshots) > core.window // core.interval + 1:
-            self.violate("17 bounded logs", f"{process.name} keeps {len(core.snapshots)} states")
-        clients = len(self._cluster.genesis.clients) + self._quorums.replicas
-        if len(core.pending) > clients * self._cluster.genesis.client_window:
-            self.violate("17 bounded logs", f"{process.name} has {len(core.pending)} pending")
+            self._bounds.check(process.name, core)
 
     def _check_state(self, process: Process, core: Core) -> None:
         snapshot = core.snapshots.get(core.executed)
