@@ -147,11 +147,12 @@ def _print_failures(summary: Summary, source: str) -> None:
 
 
 def _is_covered(summary: Summary) -> bool:
-    """Whether all cells and marks were reached but for those with a rule, which were not."""
+    """Whether all cells, marks and faults were reached but for what has a rule, which was not."""
     holes = [
         ("cells that were never reached, without a reason:", unexplained(summary.cells)),
         ("cells that were reached although a rule says no:", contradicted(summary.cells)),
         ("marks that were never hit:", marks.unseen(summary.marks)),
+        ("faults that were never injected:", marks.never_injected(summary.faults)),
     ]
     for title, found in holes:
         if found:

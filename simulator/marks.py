@@ -1,7 +1,8 @@
 """Marks: what must happen sometimes in a long campaign, or the campaign proves nothing about it.
 
 A mark is set where a replica tells of something (`Notice`), where a checker sees it in what is
-executed, or where a fault is made. A mark without a hit in the long gate fails it.
+executed, or where a fault is made. A mark without a hit in the long gate fails it, and so does a
+kind of fault that no run had.
 """
 
 from collections.abc import Iterable
@@ -74,6 +75,7 @@ OTHERS = (
     "a body is asked for",
     "a torn transaction is cut",
     "a transaction is kept that nobody saw saved",
+    "a save that the disk refused is tried again",
     "a replica starts again while it is changing the view",
     "a replica starts again while it is recovering",
     "a build is asked for by two clients or twice",
@@ -92,6 +94,70 @@ OTHERS = (
     "an executor leaves a weak build to others",
     "a client is told that its number was used",
 )
+# What goes wrong, by the names under which the runs count it: each is injected in the long gate.
+FAULTS = (
+    "abstaining executor",
+    "amnesia",
+    "byzzfuzz digest",
+    "byzzfuzz old",
+    "byzzfuzz omit",
+    "byzzfuzz sequence",
+    "byzzfuzz view",
+    "censored",
+    "clock jump",
+    "corrupted",
+    "crash",
+    "crash before_mark",
+    "crash before_save",
+    "crash before_send",
+    "crash in recovery",
+    "crash while_saving",
+    "crash while_sending",
+    "cut",
+    "delay",
+    "disk refuses",
+    "disk rots: mark",
+    "disk rots: records",
+    "disk wiped",
+    "double signing",
+    "equivocate",
+    "false ballot",
+    "false content",
+    "false ledger",
+    "false state",
+    "false view",
+    "huge bodies",
+    "late executor",
+    "ledger entries fetched",
+    "lost",
+    "lying executor",
+    "mute",
+    "newer version",
+    "omit",
+    "overflowed",
+    "partition bridge",
+    "partition isolate",
+    "partition one way",
+    "partition split",
+    "partition swizzle",
+    "pause",
+    "recover flood",
+    "repeated",
+    "replay",
+    "replayed",
+    "reporting executor",
+    "restart",
+    "saves failed",
+    "silent executor",
+    "spikes",
+    "status flood",
+    "targeted forgeries",
+    "undecodable",
+    "victim",
+    "wrong digest",
+    "wrong sequence",
+    "wrong view",
+)
 ALL = (*REFUSALS, *EVENTS.values(), *OTHERS)
 
 
@@ -99,6 +165,12 @@ def unseen(marks: Iterable[str]) -> list[str]:
     """The marks that have no hit."""
     hit = dict.fromkeys(marks)
     return [mark for mark in ALL if mark not in hit]
+
+
+def never_injected(faults: Iterable[str]) -> list[str]:
+    """The faults of which no run had one."""
+    injected = dict.fromkeys(faults)
+    return [fault for fault in FAULTS if fault not in injected]
 
 
 class Marks:

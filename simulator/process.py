@@ -391,6 +391,7 @@ class Process:
 
     def _save_again(self, boot: int) -> None:
         if boot == self.boots and self._outputs is not None:
+            self.world.marks.hit("a save that the disk refused is tried again")
             self._save()
 
     def _mark(self) -> None:

@@ -37,6 +37,12 @@ def test_every_mark_is_hit(summary: Summary) -> None:
     assert marks.unseen(summary.marks) == []
 
 
+@pytest.mark.timeout(7200)
+def test_every_kind_of_fault_is_injected(summary: Summary) -> None:
+    assert marks.never_injected(summary.faults) == []
+    assert sorted(summary.faults) == sorted(marks.FAULTS), "a kind that nobody has listed"
+
+
 @pytest.mark.timeout(1800)
 def test_traces_are_equal_in_processes_with_other_hash_seeds() -> None:
     first = hashes("1", TRACED_SEEDS)
