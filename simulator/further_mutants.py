@@ -437,14 +437,15 @@ FURTHER_MUTANTS: tuple[Mutant, ...] = (
         file="node/store.py",
         old=" and not self._is_doubtful:",
         new=":",
-        test="tests/node/test_store_refusals.py",
+        test="tests/node/test_store_refusals.py"
+        "::test_what_was_refused_does_not_come_back_before_what_was_saved_then",
     ),
     Mutant(
         name="101 an entry of another generation is one of this one",
         file="node/redo_log.py",
         old="    if secret is not None and head[8:24] != secret:\n        return None\n",
         new="",
-        test="tests/node/test_redo_log.py",
+        test="tests/node/test_redo_log.py::test_a_full_area_is_followed_by_the_other_one",
     ),
     Mutant(
         name="102 asking for a build that waits counts for nothing",

@@ -7,7 +7,7 @@
     python -m simulator transcripts tests/simulator/transcripts
     python -m simulator twins --views 3    python -m simulator byzzfuzz --first 1 --seeds 1000
 
-Exit code 1 where an invariant was broken, or a mutant survived.
+Exit code 1 where an invariant was broken, a mutant survived, or its test fails without it.
 """
 
 import argparse
@@ -21,7 +21,7 @@ from common.version import VERSION
 from simulator import explore, lab, marks
 from simulator.campaign import Failure, Summary, Task, long_gate, run_seed, run_seeds, run_tasks
 from simulator.compiled import CompilerFailed, write_compiled
-from simulator.mutants import run_mutants, unbroken
+from simulator.mutants import failing_tests, run_mutants, unbroken
 from simulator.mutation import MUTANTS
 from simulator.never_reached import contradicted, unexplained
 from simulator.parameters import decode_parameters, draw, encode_parameters
@@ -248,6 +248,9 @@ def _mutants(parsed: argparse.Namespace) -> int:
     seeds = range(parsed.first, parsed.first + parsed.seeds)
     if broken := unbroken(seeds, parsed.processes):
         print(f"without any mutant: {broken}")
+        return 1
+    if failing := failing_tests(chosen):
+        print("without any mutant:", *failing, sep="\n  ")
         return 1
     survivors = 0
     for mutant, killer in run_mutants(chosen, seeds, parsed.processes):

@@ -3,6 +3,7 @@
 Each mutant is a textual patch of a real source file. It is applied to a copy in a temporary
 folder; there, seeds are run in another process until one breaks an invariant, or the directed
 test that is named is run. What nobody notices is a hole in the checkers, or an equivalent.
+A seed or a test that fails in a copy without any mutant proves nothing: those are looked for first.
 Mutants are tried side by side, each in one process, with the seeds first that noticed it before.
 """
 
@@ -34,7 +35,8 @@ class Mutant(msgspec.Struct, frozen=True, kw_only=True):
 
     replicas: the size of the network; None: of any size, as drawn.
     seeds: those that noticed it when this was written, where few do: they are tried first.
-    test: a directed test that notices it, where seeds do so too rarely or cannot.
+    test: a directed test that notices it, where seeds do so too rarely or cannot: a file of them,
+        or one of a file, where the others take long; as an argument of pytest.
     equivalent: the proof that it changes nothing that matters; then nobody need notice.
     """
 
@@ -72,6 +74,22 @@ def unbroken(seeds: range, processes: int) -> str | None:
     with tempfile.TemporaryDirectory(prefix="pbft-ci-mutant-") as folder:
         copy = _copied(Path(folder), FOR_SEEDS)
         return _killing_seed("the source", 4, copy, seeds, processes)
+
+
+def failing_tests(mutants: Sequence[Mutant]) -> list[str]:
+    """Of the tests that these name, those that fail without any mutant, as pytest tells them.
+
+    In a copy as a mutant has it, which lacks what is not in FOR_SEEDS and FOR_TESTS.
+    """
+    tests = sorted({mutant.test for mutant in mutants if mutant.test and not mutant.equivalent})
+    if not tests:
+        return []
+    with tempfile.TemporaryDirectory(prefix="pbft-ci-mutant-") as folder:
+        done = _pytest(_copied(Path(folder), (*FOR_SEEDS, *FOR_TESTS)), *tests)
+    if done.returncode == 0:
+        return []
+    said = [*done.stdout.splitlines(), *done.stderr.splitlines()]
+    return [line for line in said if line.startswith(("FAILED", "ERROR"))] or said[-5:]
 
 
 def _killer(mutant: Mutant, seeds: range) -> str | None:
@@ -119,10 +137,14 @@ def _killing_seed(
 
 
 def _killing_test(mutant: Mutant, copy: Path) -> str | None:
-    done = _run(["-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", mutant.test], copy)
+    done = _pytest(copy, "-x", mutant.test)
     if done.returncode > 1:
         raise RuntimeError(f"{mutant.name}: {mutant.test} does not run: {done.stdout[-400:]}")
     return f"test {mutant.test}" if done.returncode == 1 else None
+
+
+def _pytest(copy: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return _run(["-m", "pytest", "-q", "-p", "no:cacheprovider", *arguments], copy)
 
 
 def _run(arguments: list[str], folder: Path) -> subprocess.CompletedProcess[str]:

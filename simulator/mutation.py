@@ -247,7 +247,7 @@ MUTANTS: tuple[Mutant, ...] = (
         file="node/record_chain.py",
         old="if not is_next or next_chain(chain, row_position, body) != row_chain:",
         new="if not is_next:",
-        test="tests/node/test_store.py",
+        test="tests/node/test_store.py::test_a_tail_above_the_mark_that_breaks_the_chain_is_cut",
     ),
     Mutant(
         name="25 f equal ballots decide",

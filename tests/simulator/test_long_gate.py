@@ -4,7 +4,7 @@ import pytest
 
 from simulator import marks
 from simulator.campaign import Summary, long_gate, run_tasks
-from simulator.mutants import run_mutants, unbroken
+from simulator.mutants import failing_tests, run_mutants, unbroken
 from simulator.mutation import MUTANTS
 from simulator.never_reached import contradicted, unexplained
 from tests.simulator.test_simulation import hashes
@@ -53,6 +53,7 @@ def test_traces_are_equal_in_processes_with_other_hash_seeds() -> None:
 @pytest.mark.timeout(7200)
 def test_every_mutant_is_noticed() -> None:
     assert unbroken(MUTANT_SEEDS, processes=2) is None
+    assert failing_tests(MUTANTS) == []
     survivors = [
         mutant.name
         for mutant, killer in run_mutants(MUTANTS, MUTANT_SEEDS, processes=2)
