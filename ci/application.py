@@ -7,7 +7,7 @@ holds the index and the head. Reasons are fixed texts, for replies are compared 
 """
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
 
@@ -158,6 +158,30 @@ class BuildApplication:
         return Announcement(
             asker.client, asker.timestamp, asker.request_digest, "opened", build_id, build_id
         )
+
+    def may_wait(self, requests: Sequence[Request]) -> bool:
+        """Whether all of these are ballots, and no build has its verdict with them.
+
+        A ballot without which no verdict is late only shows that it is there, and after the verdict
+        nobody waits for it. Whatever else may not be what it seems: it is not kept.
+        """
+        cast: dict[bytes, list[tuple[str, Ballot]]] = {}
+        for request in requests:
+            try:
+                operation = decode_operation(request.operation)
+            except MalformedOperation:
+                return False
+            if not isinstance(operation, CastBallot):
+                return False
+            build = self._open_build(operation.build, operation.opened)
+            if build is None:
+                return False
+            if not build.is_decided:
+                earlier = cast.setdefault(build.id, list(build.ballots.items()))
+                earlier.append((request.client, operation.ballot))
+                if decide(earlier, len(build.reports), self._thresholds) is not None:
+                    return False
+        return True
 
     def parts(self) -> dict[str, bytes]:
         """The whole state: one part per open build, and those that `ci.parts` names."""

@@ -28,6 +28,8 @@ from pbft.codec import MalformedMessage, decode_signed
 from pbft.genesis import Cluster
 
 AGAIN_SECONDS = 0.25
+# A verdict comes before the last ballot, which the primary may keep for a moment.
+LAST_BALLOT_SECONDS = 0.5
 AGAIN_SECONDS_MAX = 30.0
 # Beyond the time that a replica may still be building: for one that is being restarted.
 LATE_SECONDS = 300.0
@@ -120,8 +122,8 @@ class Collector:
         delay = AGAIN_SECONDS
         are_states_kept = verdict.outcome is not Outcome.DISPUTED
         if verdict.without_ballot and are_states_kept:
-            # A verdict comes before the last ballot: asked at once, all are asked again for it.
-            await asyncio.sleep(AGAIN_SECONDS)
+            # Asked at once, all would be asked again for it.
+            await asyncio.sleep(LAST_BALLOT_SECONDS)
         while True:
             try:
                 if not are_states_kept:

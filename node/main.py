@@ -54,6 +54,9 @@ from pbft.replica import DamagedRecords
 
 DEFAULT_CONFIG = Path(__file__).resolve().parent.parent / "example-config" / "node0.yml"
 SHUTDOWN_SECONDS = 5.0
+# What a ballot that settles nothing may wait for others: more than replicas of equal speed are
+# apart with a build, less than people notice.
+BATCH_DELAY_SECONDS = 0.25
 # Python's collector looks when there are so many objects more than before. It is not needed for
 # messages: they go by themselves, most of them at the next checkpoint.
 COLLECTED_OBJECTS_MIN = 10_000
@@ -353,6 +356,7 @@ def _unrestored(
         settings=Settings(
             view_change_seconds=config.view_change_seconds,
             view_change_seconds_max=config.view_change_seconds_max,
+            batch_delay_seconds=min(BATCH_DELAY_SECONDS, config.view_change_seconds / 8),
         ),
     )
     return _OpenReplica(store, application, runtime)

@@ -5,6 +5,7 @@ never call each other, `replica` does. Each field says which part writes it.
 """
 
 import enum
+from collections.abc import Iterator
 
 import msgspec
 
@@ -41,6 +42,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     pipeline_depth: sequence numbers in flight before the primary collects a batch.
     batch_bytes_max: bytes of requests in one batch; at most half of the cluster's body_bytes_max
         are used.
+    batch_delay_seconds: how long the primary keeps requests that nobody waits for, until one goes
+        with them that somebody does; at most a quarter of view_change_seconds. 0: not at all.
     status_seconds: how often a replica says where it stands.
     resend_slots_max, resend_bytes_max: what is re-sent to a peer in answer to a STATUS of its.
     view_change_seconds: how long a request may wait for its order before its replica asks for
@@ -51,6 +54,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     pipeline_depth: int = 4
     batch_bytes_max: int = 2 * 1024 * 1024
+    batch_delay_seconds: float = 0.0
     status_seconds: float = 1.0
     resend_slots_max: int = 128
     resend_bytes_max: int = 4 * 1024 * 1024
@@ -147,6 +151,14 @@ class PendingRequests:
         known = self._by_signature.get(signed.signature)
         return known if known is not None and known.signed == signed else None
 
+    def unproposed(self, proposed: set[tuple[str, int]]) -> Iterator[Request]:
+        """Those in no batch under way, in order of arrival. proposed: those in one."""
+        for client, timestamp in self._fresh:
+            if (client, timestamp) not in proposed:
+                request = self._by_client[client][timestamp].request
+                assert isinstance(request, Request)
+                yield request
+
     def fresh(self, proposed: set[tuple[str, int]]) -> dict[str, list[int]]:
         """The numbers in no batch under way, by client, both in order. proposed: those in one."""
         if not self._fresh:
@@ -181,6 +193,7 @@ class Timers(msgspec.Struct):
     with since when it is that. forwarded: requests handed on to the primary of this view.
     view_change_due: when the view that is being changed to has failed. null_due: the primary
     gives no null request before; is_null_waiting: it owes one, and waits for nothing but that.
+    batch_due: until when the primary keeps what may wait; None: it keeps nothing.
     """
 
     timeout: float
@@ -191,6 +204,7 @@ class Timers(msgspec.Struct):
     view_change_due: float | None = None
     null_due: float = 0.0
     is_null_waiting: bool = False
+    batch_due: float | None = None
 
 
 class AskedAgain(msgspec.Struct):
@@ -226,6 +240,7 @@ class Core:
         # A batch may go over its limit by one request and what encoding adds.
         assert settings.batch_bytes_max <= BODY_BYTES_MAX // 2
         assert settings.null_seconds <= settings.view_change_seconds / 2
+        assert settings.batch_delay_seconds <= settings.view_change_seconds / 4
         self.cluster = cluster
         self.quorums = cluster.quorums
         self.name = name

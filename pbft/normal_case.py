@@ -4,6 +4,8 @@ The rule: every guard comes before the first change, and what a replica says (an
 it) is among the records of the turn in which it is sent.
 """
 
+import itertools
+
 from pbft.client_table import StoredResult
 from pbft.codec import (
     BATCH_REQUESTS_MAX,
@@ -50,6 +52,8 @@ from pbft.ports import (
 AGAIN_BYTES_MAX = 1024 * 1024
 # A look into the ledger and a signature count as so many bytes, whatever comes of it.
 LOOK_UP_BYTES = 1024
+# So many requests are worth a batch. They are looked at in each turn that the primary keeps them.
+KEPT_REQUESTS_MAX = 32
 
 
 def on_request(core: Core, message: Request, signed: Signed) -> Refusal | None:
@@ -140,6 +144,20 @@ def may_propose(core: Core) -> bool:
     if core.next_sequence - 1 - core.executed >= core.settings.pipeline_depth:
         return False
     return core.within_water_marks(core.next_sequence)
+
+
+def may_wait(core: Core) -> bool:
+    """As primary: whether there are requests to propose, few, and nobody waits for any of them.
+
+    The paper proposes at once (4.2). Each number costs all replicas its votes and saves, so what
+    settles nothing by itself goes with what does (docs/decisions/0017).
+    """
+    if core.settings.batch_delay_seconds == 0 or core.recover_requests:
+        return False
+    kept = list(itertools.islice(core.pending.unproposed(core.proposed), KEPT_REQUESTS_MAX + 1))
+    if not 0 < len(kept) <= KEPT_REQUESTS_MAX:
+        return False
+    return core.application.may_wait(kept)
 
 
 def propose(core: Core, is_null_due: bool) -> Slot | None:

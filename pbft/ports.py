@@ -5,7 +5,7 @@ send `messages`, then hand on `deliveries`, then tell `notices`, then arm one ti
 `deadline`. If saving fails, nothing of the Output may happen: keep it, feed nothing, retry.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 import msgspec
@@ -65,6 +65,12 @@ class Application(Protocol):
         """The later answer to an executed request; None: there is none; Refusal: it is not known.
 
         It may read the ledger (through what the shell handed in); `apply` may not.
+        """
+
+    def may_wait(self, requests: Sequence[Request]) -> bool:
+        """Whether nobody waits for what these requests, ordered together now, would bring about.
+
+        Only a primary asks, about when it orders them: it changes nothing, and replicas may differ.
         """
 
     def parts(self) -> dict[str, bytes]:

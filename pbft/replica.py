@@ -340,11 +340,14 @@ class Replica:
     def _propose(self, now: float) -> None:
         core = self.core
         core.timers.is_null_waiting = False
-        if not core.is_primary:
-            return
+        is_keeping = False
         is_null_wanted = False
         while normal_case.may_propose(core):
             is_null_wanted = recovery.is_null_wanted(core)
+            is_keeping = not is_null_wanted and normal_case.may_wait(core)
+            is_keeping = is_keeping and timers.may_keep(core, now)
+            if is_keeping:
+                break
             slot = normal_case.propose(core, is_null_wanted and timers.is_null_due(core, now))
             if slot is None:
                 break
@@ -353,6 +356,8 @@ class Replica:
             self._advance(slot)
             is_null_wanted = False
         core.timers.is_null_waiting = is_null_wanted
+        if not is_keeping:
+            core.timers.batch_due = None
 
     def _take_output(self) -> Output:
         core = self.core

@@ -125,10 +125,20 @@ def on_null_proposed(core: Core, now: float) -> None:
     core.timers.null_due = now + core.settings.null_seconds
 
 
+def may_keep(core: Core, now: float) -> bool:
+    """Whether the primary may go on keeping what nobody waits for; its time begins with this."""
+    timers = core.timers
+    if timers.batch_due is None:
+        timers.batch_due = now + core.settings.batch_delay_seconds
+    return now < timers.batch_due
+
+
 def deadline(core: Core) -> float:
     """When there is something to do at the latest."""
     due = core.status_due
     timers = core.timers
+    if timers.batch_due is not None:
+        due = min(due, timers.batch_due)
     if timers.is_null_waiting:
         due = min(due, timers.null_due)
     if not core.has_entered:

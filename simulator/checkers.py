@@ -92,7 +92,7 @@ class Checkers:
             cluster, self.history, self._reader, builds, self._views, self.violate, marks
         )
         self._bounds = BoundsChecker(cluster, self.violate)
-        self._timers = TimerChecker(cluster.quorums.strong, self.violate)
+        self._timers = TimerChecker(cluster.quorums.strong, self.violate, marks)
         resent = 64 * (cluster.quorums.replicas + 1)
         self._caused_max = resent + 8 * cluster.genesis.window * cluster.quorums.replicas
 

@@ -20,6 +20,7 @@ COMPILED_ROOMS = ("pbft", "ci", "simulator")
 LEFT_AS_THEY_ARE = frozenset(
     f"simulator.{name}"
     for name in [
+        "bounds_mutants",
         "bsmr",
         "byzzfuzz",
         "campaign",

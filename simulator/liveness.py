@@ -52,6 +52,8 @@ def bound_seconds(parameters: Parameters) -> float:
     is_slow = order_seconds * (1 + clients / 2) > first / 2
     failed_views = FAILED_VIEWS_FACTOR * max(1.0, order_seconds / first) if is_slow else 1
     work = numbers / 2 * order_seconds * failed_views
+    # The primary keeps ballots before and after the one that settles a build.
+    work += 2 * asked * parameters.workload.builds * parameters.batch_delay_seconds
     ends = parameters.builds.seconds_max + 2 * parameters.deadline_seconds
     if parameters.executors != ALL:
         # Those that stand by begin when nothing came for so long, and then take a build's time;

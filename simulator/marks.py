@@ -72,6 +72,7 @@ OTHERS = (
     "an executed request is ordered again and skipped",
     "a replica executes while it is changing the view",
     "a request is handed on to the primary",
+    "the primary keeps what nobody waits for",
     "a body is asked for",
     "a torn transaction is cut",
     "a transaction is kept that nobody saw saved",

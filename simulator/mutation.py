@@ -1,5 +1,6 @@
 """The mutants: faults that implementations of PBFT really had, as patches of this one."""
 
+from simulator.bounds_mutants import BOUNDS_MUTANTS
 from simulator.further_mutants import FURTHER_MUTANTS
 from simulator.mutants import Mutant
 
@@ -415,4 +416,5 @@ MUTANTS: tuple[Mutant, ...] = (
         test="tests/paper/test_section_4_5_liveness.py",  # a client that reaches only a backup
     ),
     *FURTHER_MUTANTS,
+    *BOUNDS_MUTANTS,
 )

@@ -61,6 +61,7 @@ class Parameters(
     client_window: int = 8
     pipeline_depth: int = 4
     batch_bytes_max: int = 2 * 1024 * 1024
+    batch_delay_seconds: float = 0.0
     status_seconds: float = 1.0
     view_change_seconds: float = 2.0
     gateways: int = 2
@@ -128,6 +129,7 @@ def draw(seed: int, replicas: int | None = None) -> Parameters:
         client_window=chance.choice((2, 8, 64)),
         pipeline_depth=chance.choice((1, 2, 4, 8)),
         batch_bytes_max=chance.choice((600, 2000, 2 * 1024 * 1024)),
+        batch_delay_seconds=stream(seed, "batch delay").choice((0.0, 0.05, 0.25)),
         status_seconds=chance.choice((0.3, 1.0, 1.0)) if size == 4 else 1.0,
         view_change_seconds=timeout,
         gateways=chance.randint(1, 3),

@@ -177,6 +177,7 @@ class Simulation:
         wanted: dict[str, object] = {
             "pipeline_depth": self.parameters.pipeline_depth,
             "batch_bytes_max": self.parameters.batch_bytes_max,
+            "batch_delay_seconds": self.parameters.batch_delay_seconds,
             "status_seconds": self.parameters.status_seconds,
             "view_change_seconds": base,
             "view_change_seconds_max": 8 * base,

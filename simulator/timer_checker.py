@@ -10,6 +10,7 @@ from pbft.core import Core
 from pbft.log import RECOVER_NUMBER
 from pbft.ports import Output
 from pbft.timers import RECOVERY
+from simulator.marks import Marks
 from simulator.process import Process
 
 # A new primary has its full time, and nobody is judged by what it may have executed.
@@ -20,12 +21,14 @@ ROUNDING_SECONDS = 1e-6
 class Waits:
     """What one replica waits for in this life of its, in seconds of its own clock."""
 
-    __slots__ = ("numbers", "since", "view", "view_due")
+    __slots__ = ("kept_since", "numbers", "since", "view", "view_due")
 
     def __init__(self) -> None:
         # By client, or who recovers: the number that is waited for, and since when it is that.
         self.numbers: dict[str, int] = {}
         self.since: dict[str, float] = {}
+        # As primary: since when there is something to propose, and room for it.
+        self.kept_since: float | None = None
         # The view that `strong` replicas were last seen to have left for, and when it has failed.
         self.view = 0
         self.view_due = 0.0
@@ -34,9 +37,10 @@ class Waits:
 class TimerChecker:
     """Looks at each deadline. violate: (invariant, details) ends the run."""
 
-    def __init__(self, strong: int, violate: Callable[[str, str], None]) -> None:
+    def __init__(self, strong: int, violate: Callable[[str, str], None], marks: Marks) -> None:
         self._strong = strong
         self._violate = violate
+        self._marks = marks
         self._waits: dict[str, Waits] = {}
 
     def on_start(self, name: str) -> None:
@@ -54,6 +58,13 @@ class TimerChecker:
             due = min(due, self._view_due(waits, process.name, core, now))
         elif waits.since and _is_judging(core):
             due = min(due, _primary_due(waits, core))
+        if core.is_primary and _may_propose(core):
+            self._marks.hit("the primary keeps what nobody waits for")
+            if waits.kept_since is None:
+                waits.kept_since = now
+            due = min(due, waits.kept_since + core.settings.batch_delay_seconds)
+        else:
+            waits.kept_since = None
         deadline = outputs[-1].deadline
         if deadline is None or deadline > due + ROUNDING_SECONDS:
             self._fail(process.name, f"{deadline} at {now}, {due} is due")
@@ -121,6 +132,22 @@ def _is_judging(core: Core) -> bool:
     """Who does not vote, or is behind, leaves nobody."""
     is_behind = core.transfer is not None or core.certified.sequence > core.executed
     return not (core.is_diverged or core.nonce or is_behind)
+
+
+def _may_propose(core: Core) -> bool:
+    """Whether there is a request in no batch, and both pipeline and window have room for one."""
+    in_flight = core.next_sequence - 1 - core.executed
+    return (
+        core.has_entered
+        and not (core.is_diverged or core.nonce)
+        and in_flight < core.settings.pipeline_depth
+        and core.low < core.next_sequence <= core.high
+        and any(
+            (client, number) not in core.proposed
+            for client in core.pending.clients()
+            for number in core.pending.numbers(client)
+        )
+    )
 
 
 def _primary_due(waits: Waits, core: Core) -> float:

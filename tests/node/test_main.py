@@ -71,6 +71,17 @@ def test_nothing_is_called_forgotten_while_an_entry_is_suspected(make_config: Co
     replica.store.close()
 
 
+@pytest.mark.parametrize(("patience", "delay"), [(4.0, 0.25), (0.4, 0.05)])
+def test_ballots_are_kept_for_a_moment_that_is_short_beside_the_timer(
+    make_config: ConfigMaker, patience: float, delay: float
+) -> None:
+    config = make_config(view_change_seconds=patience)
+    replica = _open_replica(config, make_cluster(Limits()), Limits(), KEYS["node0"])
+    settings = replica.runtime.replica.core.settings
+    replica.store.close()
+    assert settings.batch_delay_seconds == pytest.approx(delay)
+
+
 def _unused_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

@@ -64,6 +64,9 @@ def verify(key: bytes, message: bytes, signature: bytes) -> bool:
     return signature == hashlib.sha512(key + message).digest()
 
 
+MAY_WAIT = b"may wait "
+
+
 class Journal:
     """The smallest application: every operation is appended to a hash-chained list."""
 
@@ -83,6 +86,10 @@ class Journal:
     def recall(self, request: Request, request_digest: bytes) -> Announcement | Refusal | None:
         """Nothing has a second answer here."""
         return None
+
+    def may_wait(self, requests: Sequence[Request]) -> bool:
+        """What says so in its operation."""
+        return all(request.operation.startswith(MAY_WAIT) for request in requests)
 
     def parts(self) -> dict[str, bytes]:
         """The head and the count stand for the whole list."""

@@ -25,6 +25,7 @@ def world() -> Simulation:
             plan=FaultPlan(crashes=0.3, partitions=0.2),
             byzantine={0: ("omit",)},
             view_change_seconds=1.0,
+            batch_delay_seconds=0.25,
             safety_seconds=10.0,
         )
     )
@@ -61,6 +62,11 @@ def anew_with_each_batch(core: Core, now: float, are_nulls_owed: bool) -> None:
         timers.on_state_adopted(core, now)
 
 
+def kept_for_ever(core: Core, now: float) -> bool:
+    """What nobody waits for is kept until somebody waits for something, and no alarm is set."""
+    return True
+
+
 @pytest.mark.parametrize(
     ("name", "fault"),
     [
@@ -68,8 +74,15 @@ def anew_with_each_batch(core: Core, now: float, are_nulls_owed: bool) -> None:
         ("on_view_wanted", never_for_a_view),
         ("on_view_wanted", again_and_again),
         ("update", anew_with_each_batch),
+        ("may_keep", kept_for_ever),
     ],
-    ids=["only the STATUS", "none for a view", "one that moves on", "waits that begin anew"],
+    ids=[
+        "only the STATUS",
+        "none for a view",
+        "one that moves on",
+        "waits that begin anew",
+        "kept for ever",
+    ],
 )
 def test_a_timer_that_is_not_armed_in_time_is_a_violation(
     name: str, fault: Callable[..., object], monkeypatch: pytest.MonkeyPatch
