@@ -162,8 +162,8 @@ class BuildApplication:
     def may_wait(self, requests: Sequence[Request]) -> bool:
         """Whether all of these are ballots, and no build has its verdict with them.
 
-        A ballot without which no verdict is late only shows that it is there, and after the verdict
-        nobody waits for it. Whatever else may not be what it seems: it is not kept.
+        Nobody waits for a ballot that settles nothing yet, nor for one after the verdict. Somebody
+        may wait for what cannot be read, or is about a build that is not open here.
         """
         cast: dict[bytes, list[tuple[str, Ballot]]] = {}
         for request in requests:

@@ -344,8 +344,9 @@ class Replica:
         is_null_wanted = False
         while normal_case.may_propose(core):
             is_null_wanted = recovery.is_null_wanted(core)
-            is_keeping = not is_null_wanted and normal_case.may_wait(core)
-            is_keeping = is_keeping and timers.may_keep(core, now)
+            # Null requests are waited for, and go behind what is pending.
+            may_wait = not is_null_wanted and normal_case.may_wait(core)
+            is_keeping = may_wait and timers.may_keep(core, now)
             if is_keeping:
                 break
             slot = normal_case.propose(core, is_null_wanted and timers.is_null_due(core, now))

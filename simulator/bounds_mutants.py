@@ -98,8 +98,8 @@ BOUNDS_MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         name="107 what is kept holds up null requests",
         file=_REPLICA,
-        old="            is_keeping = not is_null_wanted and normal_case.may_wait(core)\n",
-        new="            is_keeping = normal_case.may_wait(core)\n",
+        old="may_wait = not is_null_wanted and normal_case.may_wait(core)",
+        new="may_wait = normal_case.may_wait(core)",
         test="tests/paper/test_section_4_2_kept_requests.py",
     ),
 )
