@@ -74,7 +74,12 @@ class Duties:
         return called is not None and now - called >= self._patience.build_seconds_max
 
     def is_spare(self, build: OpenBuild, now: float) -> bool:
-        """Whether it may leave this build, which it begins as an executor, where it is `weak`."""
+        """Whether it may leave this build, which it begins as an executor, where it is `weak`.
+
+        After the verdict it may not: that says whose ballots are waited for.
+        """
+        if build.is_decided:
+            return False
         is_first_try = is_spare(build, self._name, self._thresholds)
         return is_first_try and not self.is_everybody_called(build, now)
 

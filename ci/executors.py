@@ -112,33 +112,40 @@ def call(
 
     agreement: what the replica read in the build's pipeline; None: it has not. Once begun, it goes
     on to its ballot, also beyond the verdict, for as long as the build is there.
+
+    Of a decided build, those begin whose ballots it stays open for (`is_anybody_expected`): one
+    that is late, or was started again, would otherwise be waited for until the deadline.
     """
     if not build.is_approved:
         return None
     if not build.executors:
         return Call.EVERYBODY
     if build.is_decided:
-        return None
-    if replica in first_executors(build.executors, agreement, thresholds):
+        executors = _decided_executors(build, thresholds)
+    else:
+        executors = first_executors(build.executors, agreement, thresholds)
+    if replica in executors:
         return Call.EXECUTOR
-    return takeover(build, patience, waited)
+    return doubt(build) if build.is_decided else takeover(build, patience, waited)
 
 
 def takeover(build: OpenBuild, patience: Patience, waited: Waited) -> Call | None:
     """Why those that stand by begin an undecided build; None: its executors may be enough."""
-    if any(isinstance(ballot, Abstain) for ballot in build.ballots.values()):
-        return Call.ABSTENTION
-    if are_ballots_different(build):
-        return Call.DIFFERING
+    if (reason := doubt(build)) is not None:
+        return reason
     if build.reports:
         return Call.REPORT
     return Call.DELAY if patience.is_over(waited) else None
 
 
-def are_ballots_different(build: OpenBuild) -> bool:
-    """Whether two findings of a build have another compared value."""
+def doubt(build: OpenBuild) -> Call | None:
+    """What a build's ballots show that calls every replica; None: nothing."""
+    if any(isinstance(ballot, Abstain) for ballot in build.ballots.values()):
+        return Call.ABSTENTION
     found = [b.compared for b in build.ballots.values() if not isinstance(b, Abstain)]
-    return any(compared != found[0] for compared in found)
+    if any(compared != found[0] for compared in found):
+        return Call.DIFFERING
+    return None
 
 
 def is_spare(build: OpenBuild, replica: str, thresholds: Thresholds) -> bool:
@@ -150,20 +157,20 @@ def is_spare(build: OpenBuild, replica: str, thresholds: Thresholds) -> bool:
 def is_anybody_expected(build: OpenBuild, thresholds: Thresholds) -> bool:
     """Whether a late ballot may still come to a decided build, as far as the state tells.
 
-    Where the executors were not enough, all others began too. One that began by its own delay is
-    not waited for, and is broken off when the last executor has cast its ballot.
+    Where the executors were not enough, all others are called too. One that began by its own delay
+    is not waited for, and is broken off when the last executor has cast its ballot.
     """
-    assert build.verdict is not None
     quorums: Quorums = thresholds.quorums
     if len(build.ballots) == quorums.replicas:
         return False
-    is_everybody_called = not build.executors or (
-        are_ballots_different(build)
-        or any(isinstance(ballot, Abstain) for ballot in build.ballots.values())
-    )
-    if is_everybody_called:
+    if not build.executors or doubt(build) is not None:
         return True
+    return any(name not in build.ballots for name in _decided_executors(build, thresholds))
+
+
+def _decided_executors(build: OpenBuild, thresholds: Thresholds) -> tuple[str, ...]:
+    """The executors that a decided build needed: no replica's own reading counts any more."""
+    assert build.verdict is not None
     compared = build.verdict.compared
     agreement = compared.agreement if compared is not None else None
-    first = first_executors(build.executors, agreement, thresholds)
-    return any(name not in build.ballots for name in first)
+    return first_executors(build.executors, agreement, thresholds)

@@ -147,19 +147,27 @@ class BuildChecker:
             self._reports.setdefault(key, {})[replica] = None
 
     def on_standing_by(self, replica: str, builds: list[OpenBuild]) -> None:
-        """These builds a correct replica has not begun, by what it knows of them now."""
+        """These builds a correct replica has not begun, by what it knows of them now.
+
+        Also decided ones: they stay open for those ballots, so whoever is late begins as well.
+        """
         for build in builds:
-            if build.is_decided or not build.is_approved or replica in build.ballots:
+            if not build.is_approved or replica in build.ballots:
                 continue
             found = [b.compared for b in build.ballots.values() if isinstance(b, Finding)]
             has_abstained = len(found) < len(build.ballots)
             if has_abstained or any(value != found[0] for value in found):
                 self._violate("36 stand-bys take over", f"{replica} waits for {build.id.hex()}")
-            is_weak = self._is_weak_allowed and build.commit is not None
-            is_weak = is_weak and self._truth.agreement(build.id) is Agreement.WEAK
-            needed = self._quorums.weak if is_weak else len(build.executors)
-            if replica in build.executors[:needed]:
+            if replica in self._executors_needed(build):
                 self._violate("37 executors build", f"{replica} waits with {build.id.hex()}")
+
+    def _executors_needed(self, build: OpenBuild) -> tuple[str, ...]:
+        """Those whose ballots a build is there for, before its verdict and after it."""
+        if build.is_decided:
+            return parse_statement(build.statement).verdict.executors
+        is_weak = self._is_weak_allowed and build.commit is not None
+        is_weak = is_weak and self._truth.agreement(build.id) is Agreement.WEAK
+        return build.executors[: self._quorums.weak if is_weak else len(build.executors)]
 
     def on_entry(self, entry: Entry) -> None:
         """A ledger entry was written, for the first time in this world.

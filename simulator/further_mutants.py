@@ -251,6 +251,12 @@ FURTHER_MUTANTS: tuple[Mutant, ...] = (
         new="    is_weak = agreement is Agreement.WEAK\n",
     ),
     Mutant(
+        name="75b an executor that is late leaves a decided build to its deadline",
+        file=_EXECUTORS,
+        old="        executors = _decided_executors(build, thresholds)\n",
+        new="        executors = ()\n",
+    ),
+    Mutant(
         name="76 the deadline runs while others stand by",
         file="ci/ballots.py",
         old="        return build.is_decided or self._duties.has_everybody_had_time(build, now)",

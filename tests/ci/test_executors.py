@@ -225,15 +225,64 @@ def test_a_build_that_opens_again_has_executors_and_a_delay_of_its_own() -> None
     assert world.calls_of_stand_bys(1e6) == {None}
 
 
-def test_after_the_verdict_nobody_begins() -> None:
+def test_after_the_verdict_only_those_begin_that_it_stays_open_for() -> None:
+    """An executor that sees opening and verdict at once casts its ballot too: nobody knows that
+    it has not begun, and the build would be open until the deadline."""
     world = Minimal()
     for name in world.executors[:2]:
         world.vote(name, FAILED)
     assert world.verdict.outcome is Outcome.FAILED
-    assert set(world.calls(1e6).values()) == {None}
-    world.vote(world.executors[2], FAILED)
+    late = world.executors[2]
+    for now in (0.0, 1e6):
+        calls = world.calls(now)
+        assert calls[late] is Call.EXECUTOR
+        assert {calls[name] for name in world.stand_bys} == {None}
+    world.vote(late, FAILED)
     assert len(world.late_ballots()) == 1
     assert world.application.open_builds() == {}, "no other ballot is to come"
+
+
+@pytest.mark.parametrize(
+    ("ballot", "reason"), [(PASSED, Call.DIFFERING), (ABSTAIN, Call.ABSTENTION)]
+)
+def test_after_the_verdict_a_doubt_calls_those_that_stood_by(ballot: Ballot, reason: Call) -> None:
+    world = Minimal()
+    for name in world.executors[:2]:
+        world.vote(name, FAILED)
+    world.vote(world.executors[2], ballot)
+    assert world.calls_of_stand_bys() == {reason}
+    world.vote(world.stand_bys[0], FAILED)
+    assert world.application.open_builds() == {}
+
+
+def test_after_a_weak_verdict_the_third_executor_does_not_begin() -> None:
+    """Its own reading counts no more, nor is it asked to look."""
+    world = Minimal(7, WEAK_MINIMAL)
+    for name in (*world.stand_bys, world.executors[0]):
+        world.vote(name, WEAK)
+    assert world.verdict.outcome is Outcome.PASSED
+    calls = world.calls()
+    needed = world.executors[1:3]
+    assert world.verdict.executors == world.executors[:3]
+    assert [calls[name] for name in needed] == [Call.EXECUTOR] * 2
+    assert not any(world.duties[name].is_spare(world.build, 0.0) for name in world.executors)
+    assert {calls[name] for name in world.executors[3:]} == {None}
+    for name in needed:
+        world.vote(name, WEAK)
+    assert world.application.open_builds() == {}
+
+
+def test_who_read_weak_builds_where_the_verdict_says_strong() -> None:
+    """It does not leave again what is waited for."""
+    world = Minimal(limits=WEAK_MINIMAL)
+    first, second, third = world.executors
+    world.calls()
+    world.duties[third].note_weak((world.id, world.build.opened))
+    for name in (first, second):
+        world.vote(name, FAILED)
+    assert world.verdict.executors == world.executors
+    assert world.calls()[third] is Call.EXECUTOR
+    assert not world.duties[third].is_spare(world.build, 0.0)
 
 
 def test_where_all_were_called_all_are_waited_for() -> None:

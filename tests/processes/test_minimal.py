@@ -117,6 +117,23 @@ def test_who_stands_by_takes_over_from_one_that_lies(make_network: NetworkMaker)
     assert all(is_drawn.values())
 
 
+def test_an_executor_that_comes_after_the_verdict_casts_its_ballot_too(
+    make_network: NetworkMaker,
+) -> None:
+    """Two of three are enough for `failed`; the build stays open for the third's ballot."""
+    network = minimal_network(make_network, BRANCHES)
+    network.start("node0", "node1", "node2", "client")
+    builds = [network.post("red") for _ in range(8)]
+    views = [network.verdict(build) for build in builds]
+    late = [v["id"] for v in views if "node3" in v["verdict"]["executors"]]
+    assert late, "one of eight draws three of four with node3, all but once in 65,536"
+    network.start("node3")
+    for build in late:
+        view = network.complete(build, ballots=3)
+        assert "node3" in view["verdict"]["agreeing"]
+    network.settle()
+
+
 def test_an_executor_that_starts_late_is_done_without_and_builds_later_ones(
     make_network: NetworkMaker,
 ) -> None:
