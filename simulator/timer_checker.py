@@ -21,14 +21,16 @@ ROUNDING_SECONDS = 1e-6
 class Waits:
     """What one replica waits for in this life of its, in seconds of its own clock."""
 
-    __slots__ = ("kept_since", "numbers", "since", "view", "view_due")
+    __slots__ = ("kept_for", "kept_since", "numbers", "since", "view", "view_due")
 
     def __init__(self) -> None:
         # By client, or who recovers: the number that is waited for, and since when it is that.
         self.numbers: dict[str, int] = {}
         self.since: dict[str, float] = {}
-        # As primary: since when there is something to propose, and room for it.
+        # As primary: since when there is something to propose, and room for it; and the number
+        # that it would get.
         self.kept_since: float | None = None
+        self.kept_for = 0
         # The view that `strong` replicas were last seen to have left for, and when it has failed.
         self.view = 0
         self.view_due = 0.0
@@ -60,8 +62,10 @@ class TimerChecker:
             due = min(due, _primary_due(waits, core))
         if core.is_primary and _may_propose(core):
             self._marks.hit("the primary keeps what nobody waits for")
-            if waits.kept_since is None:
+            # A turn after a pause may propose what was kept, and then keep what came meanwhile.
+            if waits.kept_since is None or waits.kept_for != core.next_sequence:
                 waits.kept_since = now
+                waits.kept_for = core.next_sequence
             due = min(due, waits.kept_since + core.settings.batch_delay_seconds)
         else:
             waits.kept_since = None

@@ -57,6 +57,29 @@ KEPT = {
         open_builds_max=3,
         weak_agreement_allowed=True,
     ),
+    # Invariant 30, by the checker's own fault: one turn proposed what r0 had kept, and kept what
+    # had come while it was busy; the checker saw something kept all the time.
+    "kept anew in the turn that proposed": Parameters(
+        seed=9205839,
+        checkpoint_interval=8,
+        window=16,
+        client_window=2,
+        pipeline_depth=2,
+        batch_bytes_max=2000,
+        batch_delay_seconds=0.05,
+        workload=Workload(requests=14, builds=0.2, spread_seconds=8.0, deliveries=0.0, waiting=0.0),
+        processes=ProcessFaults(slow_syncs=0.0, slow_sync_seconds=0.2, turn_seconds=0.05),
+        builds=BuildFaults(
+            flaky=0.0, artifacts=0.0, unreproducible=0.0, abstentions=0.0, seconds_max=5.0
+        ),
+        left_out_one_way="mute",
+        safety_seconds=5.0,
+        healed_delay_seconds=0.1,
+        deadline_seconds=8,
+        open_builds_max=3,
+        weak_agreement_allowed=True,
+        only_faults=(),
+    ),
 }
 
 
