@@ -127,6 +127,7 @@ FURTHER_MUTANTS: tuple[Mutant, ...] = (
         file="ci/verdict.py",
         old="    return DISPUTED if deadline_reports >= quorums.strong else None",
         new="    return DISPUTED if deadline_reports >= quorums.weak else None",
+        seeds=(21,),
     ),
     Mutant(
         name="58 any client may cancel any build",

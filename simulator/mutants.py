@@ -5,8 +5,11 @@ folder; there, seeds are run in another process until one breaks an invariant, o
 test that is named is run. What nobody notices is a hole in the checkers, or an equivalent.
 A seed or a test that fails in a copy without any mutant proves nothing: those are looked for first.
 Mutants are tried side by side, each in one process, with the seeds first that noticed it before.
+Their copies are links to one copy that has Python's bytecode: to make that anew for each was most
+of their time.
 """
 
+import importlib.util
 import os
 import shutil
 import subprocess
@@ -24,6 +27,9 @@ ROOT = Path(__file__).resolve().parent.parent
 FOR_SEEDS = ("pbft", "ci", "common", "simulator")
 FOR_TESTS = ("node", "client", "scripts", "tests", "example-config", "pyproject.toml")
 TIMEOUT_SECONDS = 1800
+# With the plugins alone that tests use: to load all that are installed takes longer than a test.
+PLUGINS = ("pytest_asyncio.plugin", "pytest_aiohttp.plugin", "pytest_timeout", "xdist.plugin")
+PYTEST = ("-m", "pytest", "-q", "-p", "no:cacheprovider", *(f"-p{name}" for name in PLUGINS))
 
 
 class PatchDoesNotApply(Exception):
@@ -65,8 +71,14 @@ def run_mutants(
 
     processes: how many mutants are tried at a time. They come in their order.
     """
-    with ThreadPoolExecutor(processes) as pool:
-        yield from zip(mutants, pool.map(partial(_killer, seeds=seeds), mutants), strict=True)
+    with (
+        tempfile.TemporaryDirectory(prefix="pbft-ci-mutants-") as folder,
+        ThreadPoolExecutor(processes) as pool,
+    ):
+        source = _copied(Path(folder), (*FOR_SEEDS, *FOR_TESTS))
+        _write_bytecode(source, mutants)
+        killers = pool.map(partial(_killer, source=source, seeds=seeds), mutants)
+        yield from zip(mutants, killers, strict=True)
 
 
 def unbroken(seeds: range, processes: int) -> str | None:
@@ -81,8 +93,7 @@ def failing_tests(mutants: Sequence[Mutant]) -> list[str]:
 
     In a copy as a mutant has it, which lacks what is not in FOR_SEEDS and FOR_TESTS.
     """
-    tests = sorted({mutant.test for mutant in mutants if mutant.test and not mutant.equivalent})
-    if not tests:
+    if not (tests := _named_tests(mutants)):
         return []
     with tempfile.TemporaryDirectory(prefix="pbft-ci-mutant-") as folder:
         done = _pytest(_copied(Path(folder), (*FOR_SEEDS, *FOR_TESTS)), *tests)
@@ -92,13 +103,34 @@ def failing_tests(mutants: Sequence[Mutant]) -> list[str]:
     return [line for line in said if line.startswith(("FAILED", "ERROR"))] or said[-5:]
 
 
-def _killer(mutant: Mutant, seeds: range) -> str | None:
+def _named_tests(mutants: Sequence[Mutant]) -> list[str]:
+    return sorted({mutant.test for mutant in mutants if mutant.test and not mutant.equivalent})
+
+
+def _write_bytecode(source: Path, mutants: Sequence[Mutant]) -> None:
+    """Have all imported there that the mutants' seeds and tests import. A failure shows later."""
+    _run(["-m", "simulator", "--help"], source, writes_bytecode=True)
+    if tests := _named_tests(mutants):
+        _run([*PYTEST, "--collect-only", *tests], source, writes_bytecode=True)
+
+
+def _broken_copy(mutant: Mutant, source: Path, folder: Path) -> Path:
+    text = patched(mutant)
+    shutil.copytree(source, folder, copy_function=os.link, dirs_exist_ok=True)
+    file = folder / mutant.file
+    # The links lead to the source, which is every mutant's.
+    Path(importlib.util.cache_from_source(str(file))).unlink(missing_ok=True)
+    file.unlink()
+    file.write_text(text)
+    return folder
+
+
+def _killer(mutant: Mutant, source: Path, seeds: range) -> str | None:
     if mutant.equivalent:
         patched(mutant)
         return None
     with tempfile.TemporaryDirectory(prefix="pbft-ci-mutant-") as folder:
-        copy = _copied(Path(folder), (*FOR_SEEDS, *FOR_TESTS) if mutant.test else FOR_SEEDS)
-        (copy / mutant.file).write_text(patched(mutant))
+        copy = _broken_copy(mutant, source, Path(folder))
         if mutant.test:
             return _killing_test(mutant, copy)
         for seed in mutant.seeds:
@@ -144,11 +176,18 @@ def _killing_test(mutant: Mutant, copy: Path) -> str | None:
 
 
 def _pytest(copy: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return _run(["-m", "pytest", "-q", "-p", "no:cacheprovider", *arguments], copy)
+    return _run([*PYTEST, *arguments], copy)
 
 
-def _run(arguments: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": "1"}
+def _run(
+    arguments: list[str], folder: Path, *, writes_bytecode: bool = False
+) -> subprocess.CompletedProcess[str]:
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(folder),
+        "PYTHONDONTWRITEBYTECODE": "" if writes_bytecode else "1",
+        "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
+    }
     return subprocess.run(
         [sys.executable, *arguments],
         cwd=folder,

@@ -156,6 +156,7 @@ MUTANTS: tuple[Mutant, ...] = (
         file=_CERTIFICATES,
         old="        if not same:\n",
         new="        if False:\n",
+        seeds=(48,),
     ),
     Mutant(
         name="16b certificates: signatures are not checked",
@@ -176,6 +177,7 @@ MUTANTS: tuple[Mutant, ...] = (
         old="    return _check_pre_prepares(message, message.pre_prepares, order, authenticator)"
         " or order",
         new="    return order",
+        seeds=(48,),
     ),
     Mutant(
         name="19 the lowest view wins in O",
@@ -343,6 +345,7 @@ MUTANTS: tuple[Mutant, ...] = (
         file=_VIEW,
         old="    return views[0] if len(views) >= core.quorums.weak else None",
         new="    return None",
+        seeds=(86,),
     ),
     Mutant(
         name="33 no back-off",
