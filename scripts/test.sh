@@ -12,7 +12,8 @@ if wants_help "$@"; then
     cat <<'END'
 usage: ./scripts/test.sh [--full] [--without-docker] [arguments of pytest]
 
-  --full             the long tests too, and every bench once (python -m bench all --quick)
+  --full             the long tests too, in place of a short one that they contain, and every bench
+                     once (python -m bench all --quick)
   --without-docker   skip (and count) the tests that need Docker; otherwise they fail without it
 
 Example: ./scripts/test.sh tests/pbft -k checkpoint
@@ -47,7 +48,7 @@ is_full=no
 for argument in "$@"; do
     case "$argument" in
         --full)
-            selection=()
+            selection=(-m "not short")
             is_full=yes
             ;;
         --without-docker) docker=without_docker ;;

@@ -1,4 +1,4 @@
-"""The gate of every test run: three hundred seeds of all sizes, and how they are added up."""
+"""The gate of a short test run: three hundred seeds of all sizes, and how they are added up."""
 
 import pytest
 
@@ -18,6 +18,7 @@ from simulator.simulation import Result
 SEEDS = 300
 
 
+@pytest.mark.short
 @pytest.mark.timeout(1800)
 def test_seeds_of_all_sizes_break_no_invariant() -> None:
     summary = run_seeds(range(1, SEEDS + 1), processes=2)
