@@ -80,6 +80,26 @@ KEPT = {
         weak_agreement_allowed=True,
         only_faults=(),
     ),
+    # Invariant 32: a mark that could be read no more, and then a misdirected write: r1 forgot,
+    # unnoticed, that it had begun view 1. All was done, so nobody left that view for it.
+    "a primary that forgot that it began its view": Parameters(
+        seed=9302745,
+        checkpoint_interval=2,
+        window=4,
+        client_window=2,
+        pipeline_depth=1,
+        status_seconds=0.3,
+        view_change_seconds=4.0,
+        workload=Workload(requests=16, builds=0.5),
+        builds=BuildFaults(weak=0.5, artifacts=0.5, seconds_max=0.5),
+        plan=FaultPlan(further_losses=2),
+        rotten=(0,),
+        left_out_one_way="deaf",
+        safety_seconds=30.0,
+        deadline_seconds=3,
+        closing_builds_max=2,
+        weak_agreement_allowed=True,
+    ),
 }
 
 
