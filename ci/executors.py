@@ -121,12 +121,11 @@ def call(
     if not build.executors:
         return Call.EVERYBODY
     if build.is_decided:
-        executors = _decided_executors(build, thresholds)
-    else:
-        executors = first_executors(build.executors, agreement, thresholds)
-    if replica in executors:
+        is_executor = replica in _decided_executors(build, thresholds)
+        return Call.EXECUTOR if is_executor else doubt(build)
+    if replica in first_executors(build.executors, agreement, thresholds):
         return Call.EXECUTOR
-    return doubt(build) if build.is_decided else takeover(build, patience, waited)
+    return takeover(build, patience, waited)
 
 
 def takeover(build: OpenBuild, patience: Patience, waited: Waited) -> Call | None:

@@ -254,8 +254,8 @@ FURTHER_MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         name="75b an executor that is late leaves a decided build to its deadline",
         file=_EXECUTORS,
-        old="        executors = _decided_executors(build, thresholds)\n",
-        new="        executors = ()\n",
+        old="        return Call.EXECUTOR if is_executor else doubt(build)\n",
+        new="        return doubt(build)\n",
     ),
     Mutant(
         name="76 the deadline runs while others stand by",
