@@ -34,6 +34,7 @@ LONGEST = (
     BROWSER,
     "tests/node/test_store_crash_states.py",
     "tests/node/test_store_refusals.py",
+    "tests/node/test_scrub.py",
     "tests/processes/test_chaos.py",
     "tests/simulator/test_campaign.py",
     "tests/processes/test_view_change.py",
