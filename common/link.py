@@ -169,7 +169,7 @@ class Links:
         """The peers that a proven link exists to."""
         return frozenset(self._links)
 
-    async def handle(self, request: web.Request) -> web.WebSocketResponse:
+    async def handle(self, request: web.Request) -> web.StreamResponse:
         """The aiohttp handler of GET /link: the accepting end."""
         remote = request.remote or ""
         is_crowd = not is_this_machine(remote) and (
@@ -190,8 +190,9 @@ class Links:
         try:
             try:
                 await websocket.prepare(request)
-            except OSError:  # a time-out of the system's own, too: it cannot even be closed
-                return websocket
+            except OSError:  # a time-out of the system's own, too
+                # One that was never begun cannot be ended, and aiohttp ends what it is given.
+                return web.Response(status=503)
             async with asyncio.timeout(HANDSHAKE_SECONDS):
                 peer = await self._accept(websocket)
         except ConnectionError:

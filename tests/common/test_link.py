@@ -12,6 +12,7 @@ from common.address import Address
 from common.keys import SigningKey
 from common.link import LINK_PATH, Links
 from pbft.client import make_request
+from pbft.codec import decode_frame
 from pbft.genesis import FORMAT_VERSION, Cluster, Genesis, Member
 from pbft.messages import Envelope
 from tests.waiting import wait_until
@@ -268,14 +269,39 @@ async def test_who_is_gone_before_the_link_is_made_leaves_no_trace(
     assert not caplog.records
 
 
-async def test_no_frame_is_read_while_there_is_no_room(server: _Server) -> None:
+async def test_a_connection_that_is_lost_before_the_link_is_made_leaves_no_trace(
+    server: _Server, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """In a real server, which goes on with what the handler gave it."""
+
+    async def fail(*_: object) -> None:
+        raise ConnectionResetError("Cannot write to closing transport")
+
+    monkeypatch.setattr("common.link.web.WebSocketResponse._write_headers", fail)
+    async with aiohttp.ClientSession() as session:
+        with pytest.raises(aiohttp.WSServerHandshakeError):
+            await session.ws_connect(server.address.url + LINK_PATH)
+    assert not caplog.records
+
+
+async def test_no_frame_is_taken_in_while_there_is_no_room(
+    server: _Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoded: list[bytes] = []
+
+    def noted(data: bytes) -> tuple[Envelope, ...]:
+        decoded.append(data)
+        return decode_frame(data)
+
+    monkeypatch.setattr("common.link.decode_frame", noted)
     client = _End("client", {"r0": server.address})
     await client.links.start()
     await wait_until(lambda: client.links.connected() == {"r0"}, "the link")
     await wait_until(lambda: server.end.links.connected() == {"client"}, "the link")
     server.end.has_room.clear()
     client.links.send("r0", [_envelope(1)])
-    await asyncio.sleep(0.1)  # not for luck: nothing may come of it however long it takes
+    # in the turn of the loop in which it is read it is taken in, or waits for room
+    await wait_until(lambda: bool(decoded), "the frame")
     assert not server.end.received
     server.end.has_room.set()
     await wait_until(lambda: bool(server.end.received), "the message")
