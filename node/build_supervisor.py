@@ -4,7 +4,8 @@ A program of its own, `python -I -S build_supervisor.py COMMAND...`, which impor
 The rule: its standard input is a pipe whose other end the node alone holds. When that closes, be
 it by the node or because the node is no more, all that the command started is killed, and the
 same when the command has ended. Processes that left the command's group or were orphaned are
-found, too: the kernel makes them children of this one. SIGTERM goes on to the command's group.
+found, too: the kernel makes them children of this one. SIGTERM goes on to the command's group;
+one that comes before the command has begun is noted, and goes on once it has.
 """
 
 import ctypes
@@ -30,12 +31,15 @@ _libc = ctypes.CDLL(None, use_errno=True)
 def main(command: list[str]) -> int:
     """Run the command; its exit code, 128 + n where signal n ended it."""
     process: subprocess.Popen[bytes] | None = None
+    noted: list[int] = []
 
     def hand_on(number: int, _: FrameType | None) -> None:
+        # Without its number nobody would find the command, which may run already: an exit here
+        # would leave behind what it started.
         if process is None:
-            sys.exit(SIGNAL_CODE + number)
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, number)
+            noted.append(number)
+        else:
+            _send(process.pid, number)
 
     child_ended, wake = os.pipe()
     os.set_blocking(wake, False)
@@ -50,6 +54,8 @@ def main(command: list[str]) -> int:
         # Should this supervisor be killed, the command is not to go on without it.
         preexec_fn=lambda: _control(PR_SET_PDEATHSIG, signal.SIGKILL),  # noqa: PLW1509
     )
+    for number in noted:
+        _send(process.pid, number)
     _wait(process.pid, child_ended)
     _kill_all(process.pid)
     code = process.wait()
@@ -59,6 +65,12 @@ def main(command: list[str]) -> int:
 def _control(option: int, value: int) -> None:
     if _libc.prctl(option, value, 0, 0, 0) != 0:
         raise OSError(ctypes.get_errno(), "prctl")
+
+
+def _send(group: int, number: int) -> None:
+    """Send a signal to a process group, if it is still there."""
+    with suppress(ProcessLookupError):
+        os.killpg(group, number)
 
 
 def _wait(pid: int, child_ended: int) -> None:
@@ -85,8 +97,7 @@ def _has_ended(pid: int) -> bool:
 
 def _kill_all(pid: int) -> None:
     """Kill the process's group, then all that is left below us, until nothing is."""
-    with suppress(ProcessLookupError):
-        os.killpg(pid, signal.SIGKILL)
+    _send(pid, signal.SIGKILL)
     until = time.monotonic() + KILL_SECONDS
     while (children := _children() - {pid}) and time.monotonic() < until:
         for child in children:

@@ -9,9 +9,11 @@ from pathlib import Path
 import pytest
 
 from node import build_supervisor
+from tests.node.conftest import end_processes_in
 from tests.node.test_process_sandbox import is_running
 from tests.waiting import block_until
 
+ROOT = Path(build_supervisor.__file__).parent.parent
 WAIT_SECONDS = 30
 
 
@@ -97,3 +99,44 @@ def test_a_request_to_end_reaches_the_command(tmp_path: Path) -> None:
     number_in(tmp_path / "ready")
     os.kill(process.pid, signal.SIGTERM)
     assert process.wait(WAIT_SECONDS) == 5
+
+
+# The supervisor itself, with its SIGTERM before or after the command has begun (and has its
+# three children), but in either case before it knows the command's number.
+STOPPED_EARLY = """
+import os, signal, subprocess, sys, time
+from node import build_supervisor
+
+start, when = subprocess.Popen, sys.argv[1]
+
+def start_and_be_stopped(*arguments, **settings):
+    if when == "before":
+        os.kill(os.getpid(), signal.SIGTERM)
+    process = start(*arguments, **settings)
+    if when == "after":
+        while not os.path.exists("all-run"):
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGTERM)
+    return process
+
+subprocess.Popen = start_and_be_stopped
+sys.exit(build_supervisor.main(sys.argv[2:]))
+"""
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_request_to_end_that_comes_while_the_command_is_started(
+    tmp_path: Path, when: str
+) -> None:
+    script = (
+        f"{CHILDREN} until [ -s in-group -a -s in-session -a -s orphan ]; do :; done;"
+        " touch all-run; wait"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", STOPPED_EARLY, when, "/bin/sh", "-c", script],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdin=subprocess.PIPE,
+    )
+    assert process.wait(WAIT_SECONDS) == 128 + signal.SIGTERM
+    assert end_processes_in(tmp_path) == {}
