@@ -45,9 +45,13 @@ class Task(msgspec.Struct, frozen=True):
         return directed(self.seed) if self.is_directed else draw(self.seed, self.replicas)
 
 
-# What `test.sh --full` runs: (first seed, seeds, replicas), and so many directed ones.
+# What `scripts/campaign.sh` runs: (first seed, seeds, replicas), and so many directed ones.
 LONG_GATE = ((1, 2000, 4), (1, 200, 7), (1, 40, 10))
 DIRECTED_SEEDS = 64
+# Of a commit's hash: so many seeds that two commits seldom have the same, and few enough to type.
+FRESH_SEED_DIGITS = 8
+# Of a hundred fresh runs, so many have so many replicas: (replicas, runs).
+FRESH_SIZES = ((13, 1), (10, 4), (7, 15), (4, 80))
 
 
 def long_gate() -> list[Task]:
@@ -58,6 +62,18 @@ def long_gate() -> list[Task]:
         for seed in range(first, first + seeds)
     ]
     return [Task(seed, is_directed=True) for seed in range(DIRECTED_SEEDS)] + drawn
+
+
+def fresh_tasks(hundreds: int, commit: str) -> list[Task]:
+    """So many hundred runs, of seeds of this commit; of those from 1 if it is not known ("").
+
+    Each commit tries other seeds. FRESH_SIZES are drawn about as often, but a run of 13 replicas
+    takes ten times as long as one of 4: with sizes that are drawn, one commit waits thrice as long
+    as another. The largest come first, so that no process ends alone.
+    """
+    first = int(commit[:FRESH_SEED_DIGITS], 16) if commit else 1
+    sizes = [size for size, count in FRESH_SIZES for _ in range(count * hundreds)]
+    return [Task(first + number, size) for number, size in enumerate(sizes)]
 
 
 class Summary(msgspec.Struct):
@@ -137,13 +153,15 @@ def run_tasks(
     *,
     processes: int = 1,
     on_progress: Callable[[Summary], None] = lambda summary: None,
+    on_result: Callable[[Task, Result | Failure], None] = lambda task, result: None,
     stop_at_failure: bool = False,
 ) -> Summary:
-    """Run all of these tasks. on_progress is called after each."""
+    """Run all of these tasks. on_result and on_progress are called after each."""
     summary = Summary()
     began = time.monotonic()
-    for result in _results(tasks, processes):
+    for task, result in _results(tasks, processes):
         summary.add(result)
+        on_result(task, result)
         summary.seconds = time.monotonic() - began
         on_progress(summary)
         if stop_at_failure and summary.failures:
@@ -151,9 +169,13 @@ def run_tasks(
     return summary
 
 
-def _results(tasks: Sequence[Task], processes: int) -> Iterator[Result | Failure]:
+def _results(tasks: Sequence[Task], processes: int) -> Iterator[tuple[Task, Result | Failure]]:
     if processes == 1:
-        yield from map(run_task, tasks)
+        yield from map(_run_named, tasks)
         return
     with multiprocessing.get_context("spawn").Pool(processes) as pool:
-        yield from pool.imap_unordered(run_task, tasks, chunksize=4)
+        yield from pool.imap_unordered(_run_named, tasks, chunksize=4)
+
+
+def _run_named(task: Task) -> tuple[Task, Result | Failure]:
+    return task, run_task(task)

@@ -2,6 +2,7 @@
 
     python -m simulator run --first 1 --seeds 300 [--processes 2] [--replicas 7]
     python -m simulator gate               python -m simulator shrink SEED
+    python -m simulator cover
     python -m simulator replay SEED [--replicas 4 | --directed | --parameters FILE]
     python -m simulator mutants            python -m simulator hash --first 1 --seeds 10
     python -m simulator transcripts tests/simulator/transcripts
@@ -18,15 +19,16 @@ from pathlib import Path
 import msgspec
 
 from common.version import VERSION
-from simulator import explore, lab, marks
+from simulator import cover, explore, lab, marks
 from simulator.campaign import Failure, Summary, Task, long_gate, run_seed, run_seeds, run_tasks
 from simulator.compiled import CompilerFailed, write_compiled
-from simulator.mutants import failing_tests, run_mutants, unbroken
+from simulator.cover import encode_cover, smallest_cover
+from simulator.mutants import failing_without, is_unrecorded, run_mutants
 from simulator.mutation import MUTANTS
 from simulator.never_reached import contradicted, unexplained
 from simulator.parameters import decode_parameters, draw, encode_parameters
 from simulator.shrink import shrink
-from simulator.simulation import Simulation
+from simulator.simulation import Result, Simulation
 from simulator.source_commit import source_commit
 from simulator.transcripts import write_all
 from simulator.violation import Violation
@@ -50,8 +52,12 @@ def main(arguments: Sequence[str]) -> int:
     smaller = commands.add_parser("shrink", help="find a small run that fails alike")
     for command in (replay, smaller):
         command.add_argument("seed", type=int)
-    gate = commands.add_parser("gate", help="the runs of test.sh --full, with their coverage")
-    gate.add_argument("--processes", type=int, default=2)
+    gate = commands.add_parser("gate", help="the runs of scripts/campaign.sh, with their coverage")
+    anew = commands.add_parser(
+        "cover", help="run the gate; write anew which runs test.sh --full has"
+    )
+    for command in (gate, anew):
+        command.add_argument("--processes", type=int, default=2)
     replay.add_argument("--directed", action="store_true", help="a directed run, not a drawn one")
     replay.add_argument(
         "--parameters", type=Path, default=None, help="of this file instead, as shrink prints them"
@@ -73,8 +79,8 @@ def main(arguments: Sequence[str]) -> int:
     match parsed.command:
         case "run":
             return _run(parsed)
-        case "gate":
-            return _gate(parsed)
+        case "gate" | "cover":
+            return _gate(parsed.processes, writes_cover=parsed.command == "cover")
         case "hash":
             return _hash(parsed)
         case "replay":
@@ -111,16 +117,32 @@ def _run(parsed: argparse.Namespace) -> int:
     return 0 if is_covered and not summary.failures else 1
 
 
-def _gate(parsed: argparse.Namespace) -> int:
-    """What test.sh --full asserts of the simulator's runs."""
+def _gate(processes: int, *, writes_cover: bool) -> int:
+    """Run the whole gate and print its coverage; write its cover, if nothing is wrong with it."""
     source = _source()
     tasks = long_gate()
+    results: dict[Task, Result] = {}
+
+    def keep(task: Task, result: Result | Failure) -> None:
+        if isinstance(result, Result):
+            results[task] = result
+
     summary = run_tasks(
-        tasks, processes=parsed.processes, on_progress=lambda done: _show(done, len(tasks))
+        tasks,
+        processes=processes,
+        on_progress=lambda done: _show(done, len(tasks)),
+        on_result=keep,
     )
     print(_table(summary))
     _print_failures(summary, source)
-    return 0 if _is_covered(summary) and not summary.failures else 1
+    if not _is_covered(summary) or summary.failures:
+        return 1
+    if writes_cover:
+        chosen = smallest_cover({task: results[task] for task in tasks})
+        cover.FILE.write_bytes(encode_cover(chosen))
+        events = sum(results[task].events for task in chosen)
+        print(f"{cover.FILE}: {len(chosen)} of {len(tasks)} runs, {events:,} events")
+    return 0
 
 
 def _compile(folder: Path) -> int:
@@ -246,17 +268,19 @@ def _shrink(parsed: argparse.Namespace) -> int:
 def _mutants(parsed: argparse.Namespace) -> int:
     chosen = [mutant for mutant in MUTANTS if parsed.only in mutant.name]
     seeds = range(parsed.first, parsed.first + parsed.seeds)
-    if broken := unbroken(seeds, parsed.processes):
-        print(f"without any mutant: {broken}")
-        return 1
-    if failing := failing_tests(chosen):
+    if failing := failing_without(chosen):
         print("without any mutant:", *failing, sep="\n  ")
         return 1
     survivors = 0
+    unrecorded = []
     for mutant, killer in run_mutants(chosen, seeds, parsed.processes):
         is_expected = killer is not None or mutant.equivalent
         survivors += not is_expected
         told = killer or (f"equivalent: {mutant.equivalent}" if mutant.equivalent else "SURVIVED")
         print(f"{mutant.name}: {told}", flush=True)
+        if killer is not None and is_unrecorded(mutant, killer):
+            unrecorded.append(mutant.name)
+    if unrecorded:
+        print("found by a search, so record the seeds in Mutant.seeds:", *unrecorded, sep="\n  ")
     print(f"{len(chosen)} mutants, {survivors} survived")
     return 1 if survivors else 0

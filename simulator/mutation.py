@@ -19,30 +19,35 @@ MUTANTS: tuple[Mutant, ...] = (
         file="pbft/quorums.py",
         old="    return Quorums(replicas, faults_max, strong, weak, prepares=strong - 1)",
         new="    return Quorums(replicas, faults_max, strong - 1, weak, prepares=strong - 2)",
+        seeds=(2,),
     ),
     Mutant(
         name="02 f prepares are enough",
         file=_LOG,
         old="len(self.matching_prepares()) >= quorums.prepares",
         new="len(self.matching_prepares()) >= quorums.faults_max",
+        seeds=(2,),
     ),
     Mutant(
         name="03 f+1 commits decide",
         file=_LOG,
         old="if len(matching) >= quorums.strong:",
         new="if len(matching) >= quorums.weak:",
+        seeds=(1,),
     ),
     Mutant(
         name="04 the body's digest is not checked",
         file=_NORMAL,
         old="    if digest_of(body) != digest:\n        return Refusal",
         new="    if False:\n        return Refusal",
+        seeds=(16,),
     ),
     Mutant(
         name="05 a request's signature in a batch is not checked",
         file=_NORMAL,
         old='            return Refusal(f"a request in the body: {refusal.reason}")',
         new="            pass",
+        seeds=(5,),
     ),
     Mutant(
         name="06 a COMMIT's signature is not checked",
@@ -55,6 +60,7 @@ MUTANTS: tuple[Mutant, ...] = (
             "    if slot.decided"
         ),
         new="    if slot.decided",
+        seeds=(5,),
     ),
     Mutant(
         name="06b a PREPARE's signature is not checked",
@@ -65,6 +71,7 @@ MUTANTS: tuple[Mutant, ...] = (
             "    slot.prepares[message.replica]"
         ),
         new="    slot.prepares[message.replica]",
+        seeds=(5,),
     ),
     Mutant(
         name="07 anybody may send PRE-PREPARE",
@@ -74,6 +81,7 @@ MUTANTS: tuple[Mutant, ...] = (
             '        return Refusal("a PRE-PREPARE from a replica that is not the primary")\n'
         ),
         new="",
+        seeds=(5,),
     ),
     Mutant(
         name="08 a second PRE-PREPARE replaces the first",
@@ -85,6 +93,7 @@ MUTANTS: tuple[Mutant, ...] = (
             "    elif proposal is not None:\n"
             "        return _second_pre_prepare"
         ),
+        seeds=(5,),
     ),
     Mutant(
         name="08b what O orders above the window binds nobody",
@@ -102,24 +111,28 @@ MUTANTS: tuple[Mutant, ...] = (
             '        return Refusal("a PREPARE from the primary")\n'
         ),
         new="",
+        seeds=(5,),
     ),
     Mutant(
         name="10 the view of a PREPARE is ignored",
         file=_NORMAL,
         old="    if message.view != core.view:",
         new="    if message.view != core.view and isinstance(message, PrePrepare):",
+        seeds=(2,),
     ),
     Mutant(
         name="11 the digest of a PREPARE is ignored",
         file=_LOG,
         old="for vote, s in self.prepares.values() if vote.digest == self.accepted]",
         new="for vote, s in self.prepares.values()]",
+        seeds=(5,),
     ),
     Mutant(
         name="12 the digest of a COMMIT is ignored",
         file=_LOG,
         old="if view in views and views[view][0].digest == digest",
         new="if view in views",
+        seeds=(5,),
     ),
     Mutant(
         name="12b the view of a COMMIT is ignored",
@@ -129,6 +142,7 @@ MUTANTS: tuple[Mutant, ...] = (
         new="            vote[1]\n            for views in self.commits.values()\n"
         "            for vote in list(views.values())[:1]\n"
         "            if vote[0].digest == digest",
+        seeds=(2,),
     ),
     Mutant(
         name="13 one voice counts again and again",
@@ -136,12 +150,14 @@ MUTANTS: tuple[Mutant, ...] = (
         old="        views = self.commits.setdefault(message.replica, {})\n",
         new="        place = message.replica + 100 * len(self.commits)\n"
         "        views = self.commits.setdefault(place, {})\n",
+        seeds=(2,),
     ),
     Mutant(
         name="14 VIEW-CHANGE without what was prepared",
         file=_VIEW,
         old="            prepared.append(slot.prepared.certificate)",
         new="            pass",
+        seeds=(2,),
     ),
     Mutant(
         name="15 the certificates of a VIEW-CHANGE are not checked",
@@ -150,6 +166,7 @@ MUTANTS: tuple[Mutant, ...] = (
         new="        if isinstance(pre_prepare, Refusal):\n"
         "            pre_prepare = authenticator.read(certificate.pre_prepare)\n"
         "            assert isinstance(pre_prepare, PrePrepare)\n",
+        seeds=(7,),
     ),
     Mutant(
         name="16 certificates: the PREPAREs may be about something else",
@@ -163,6 +180,7 @@ MUTANTS: tuple[Mutant, ...] = (
         file=_CERTIFICATES,
         old="        if authenticator.check(signed, prepare):\n",
         new="        if False:\n",
+        seeds=(14,),
     ),
     Mutant(
         name="17 certificates with f PREPAREs",
@@ -192,24 +210,28 @@ MUTANTS: tuple[Mutant, ...] = (
         file=_CERTIFICATES,
         old="            for sequence in range(sequence_min + 1, sequence_max + 1)",
         new="            for sequence in sorted(best)",
+        seeds=(2,),
     ),
     Mutant(
         name="21 numbers start anew in a new view",
         file=_VIEW,
         old="    core.next_sequence = max(order.sequence_max, core.executed) + 1",
         new="    core.next_sequence = core.executed + 1",
+        seeds=(2,),
     ),
     Mutant(
         name="22 f checkpoints are stable",
         file=_CERTIFICATES,
         old="            if len(signed_votes) >= self._quorums.strong:",
         new="            if len(signed_votes) >= self._quorums.faults_max:",
+        seeds=(2,),
     ),
     Mutant(
         name="22b the digest of a checkpoint is ignored",
         file=_CERTIFICATES,
         old="by_digest.setdefault(message.digest, []).append(signed)",
         new="by_digest.setdefault(bytes(32), []).append(signed)",
+        seeds=(2,),
     ),
     Mutant(
         name="23 a fetched part is not checked",
@@ -217,6 +239,7 @@ MUTANTS: tuple[Mutant, ...] = (
         old="        if transfer.leaves.get(name) == digest_of(data):",
         new="        if name in transfer.leaves:",
         replicas=7,  # there a liar and a replica that fetches a state come together often
+        seeds=(1,),
     ),
     Mutant(
         name="23b the fetched leaves are not checked",
@@ -231,6 +254,7 @@ MUTANTS: tuple[Mutant, ...] = (
         old="    slot.prepares[core.index] = (prepare, signed)\n"
         "    core.save(slot, SavedMessage(signed))\n",
         new="    slot.prepares[core.index] = (prepare, signed)\n",
+        seeds=(1,),
     ),
     Mutant(
         name="24b amnesia: COMMIT is not saved",
@@ -238,12 +262,14 @@ MUTANTS: tuple[Mutant, ...] = (
         old="    slot.add_commit(commit, signed, core.quorums)\n"
         "    core.save(slot, SavedMessage(signed))\n",
         new="    slot.add_commit(commit, signed, core.quorums)\n",
+        seeds=(1,),
     ),
     Mutant(
         name="24c amnesia: VIEW-CHANGE is not saved",
         file="pbft/core.py",
         old="        self.output.records.append(SavedMessage(signed))\n\n    def accuse",
         new="\n    def accuse",
+        seeds=(2,),
     ),
     Mutant(
         name="24d the store ignores a torn tail",
@@ -257,12 +283,14 @@ MUTANTS: tuple[Mutant, ...] = (
         file="ci/verdict.py",
         old="        return self.quorums.weak\n",
         new="        return self.quorums.faults_max\n",
+        seeds=(5,),
     ),
     Mutant(
         name="25b f+1 equal ballots make green",
         file="ci/verdict.py",
         old="            return self.quorums.replicas - self.quorums.faults_max\n",
         new="            return self.quorums.weak\n",
+        seeds=(2,),
     ),
     Mutant(
         name="25c a replica votes as often as it likes",
@@ -306,12 +334,14 @@ MUTANTS: tuple[Mutant, ...] = (
         file="pbft/client.py",
         old="        if len(equal) >= self._cluster.quorums.weak:",
         new="        if len(equal) >= 1:",
+        seeds=(1,),
     ),
     Mutant(
         name="27 requests are executed again",
         file=_EXECUTION,
         old="        if core.clients.is_executable(request.client, request.timestamp):",
         new="        if request.timestamp > 0:",
+        seeds=(6,),
     ),
     Mutant(
         name="28 execution out of order",
@@ -321,24 +351,28 @@ MUTANTS: tuple[Mutant, ...] = (
         new="    later = core.log.above(core.executed)\n"
         "    slot = next((s for s in later if s.committed_local()), None)\n"
         "    if slot is None:\n        return None\n    core.executed = slot.sequence - 1\n",
+        seeds=(2,),
     ),
     Mutant(
         name="29 no water marks",
         file="pbft/core.py",
         old="        return self.low < sequence <= self.high",
         new="        return self.low < sequence",
+        seeds=(2,),
     ),
     Mutant(
         name="30 no garbage collection",
         file=_CHECKPOINT,
         old="    core.log.forget_up_to(core.kept_above)\n",
         new="",
+        seeds=(2,),
     ),
     Mutant(
         name="31 one VIEW-CHANGE drags others along",
         file=_VIEW,
         old="    return views[0] if len(views) >= core.quorums.weak else None",
         new="    return views[0] if views else None",
+        seeds=(7,),
     ),
     Mutant(
         name="32 nobody joins a view change",
@@ -360,6 +394,7 @@ MUTANTS: tuple[Mutant, ...] = (
         file=_TIMERS,
         old="    if core.timers.view_change_due is None:\n",
         new="    if False:\n",
+        seeds=(2,),
     ),
     Mutant(
         name="34b the VIEW-CHANGE is not sent again",
@@ -381,6 +416,7 @@ MUTANTS: tuple[Mutant, ...] = (
         file="pbft/catch_up.py",
         old="        words = [*core.stable.checkpoints, *own]\n",
         new="        words = own\n",
+        seeds=(9,),
     ),
     Mutant(
         name="36b of the stable certificate one's own CHECKPOINT alone is sent again",
@@ -397,12 +433,14 @@ MUTANTS: tuple[Mutant, ...] = (
         old="    if len(changes) < cluster.quorums.strong"
         " or len(changes) != len(message.view_changes):",
         new="    if len(changes) < cluster.quorums.weak:",
+        seeds=(7,),
     ),
     Mutant(
         name="38 votes go on while changing the view",
         file="pbft/core.py",
         old="        return self.has_entered and not self.is_diverged and not self.nonce",
         new="        return not self.is_diverged and not self.nonce",
+        seeds=(2,),
     ),
     Mutant(
         name="39 a replica that lost its words votes at once",

@@ -16,6 +16,14 @@ def source_commit(folder: Path) -> str:
     return f"{commit}+" if is_changed else commit
 
 
+def commit_hash(folder: Path) -> str:
+    """The whole hash of the commit that is checked out there; "": not known."""
+    try:
+        return _git(folder, "rev-parse", "HEAD")
+    except (OSError, subprocess.SubprocessError):
+        return ""
+
+
 def _git(folder: Path, *arguments: str) -> str:
     return subprocess.run(
         ["git", *arguments],

@@ -9,7 +9,7 @@ import pytest
 
 from common.version import VERSION
 from scripts.folders import ROOT
-from simulator import campaign, main
+from simulator import campaign, cover, main
 from simulator.campaign import Failure, Task
 from simulator.parameters import Parameters
 from simulator.shrink import Shrunk
@@ -40,6 +40,38 @@ def test_a_violation_prints_the_command_that_shows_it(
     assert "python -m simulator replay 8 --directed" in printed
     assert "cells that were never reached, without a reason:" in printed
     assert "marks that were never hit:" in printed
+
+
+@pytest.fixture(name="cover_file")
+def fixture_cover_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A gate of three runs, of which one reaches nothing of its own, and a file for its cover."""
+    tasks = [Task(3, 4), Task(3, 4), Task(1, is_directed=True)]
+    monkeypatch.setattr(main, "long_gate", lambda: tasks)
+    monkeypatch.setattr(cover, "FILE", tmp_path / "cover.json")
+    return tmp_path / "cover.json"
+
+
+def test_cover_writes_runs_that_reach_what_the_gate_does(
+    cover_file: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert main.main(["cover", "--processes", "1"]) == 1
+    assert not cover_file.exists(), "these reach too little"
+    monkeypatch.setattr(main, "_is_covered", lambda summary: True)
+    assert main.main(["gate", "--processes", "1"]) == 0
+    assert not cover_file.exists()
+    assert main.main(["cover", "--processes", "1"]) == 0
+    assert cover.read_cover(cover_file) == [Task(3, 4), Task(1, is_directed=True)]
+    assert capsys.readouterr().out.splitlines()[-1].startswith(f"{cover_file}: 2 of 3 runs, ")
+
+
+def test_a_gate_that_breaks_an_invariant_writes_no_cover(
+    cover_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failure = Failure(3, 4, 17, "1 agreement", "r1 at 3")
+    monkeypatch.setattr(campaign, "run_task", lambda task: failure)
+    monkeypatch.setattr(main, "_is_covered", lambda summary: True)
+    assert main.main(["cover", "--processes", "1"]) == 1
+    assert not cover_file.exists()
 
 
 def test_replay_prints_the_trace(capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from simulator.source_commit import source_commit
+from simulator.source_commit import commit_hash, source_commit
 
 
 def git(folder: Path, *arguments: str) -> str:
@@ -33,8 +33,10 @@ def test_a_checkout_is_named_and_a_change_is_marked(tmp_path: Path) -> None:
     found = source_commit(tmp_path)
     assert len(found) >= 4
     assert commit.startswith(found)
+    assert commit_hash(tmp_path) == commit
     file.write_text("two")
     assert source_commit(tmp_path) == f"{found}+"
+    assert commit_hash(tmp_path) == commit
 
 
 def test_where_nothing_is_checked_out_none_is_named(
@@ -42,6 +44,6 @@ def test_where_nothing_is_checked_out_none_is_named(
 ) -> None:
     # whatever the folder of the tests lies in
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
-    assert source_commit(tmp_path) == ""
+    assert source_commit(tmp_path) == commit_hash(tmp_path) == ""
     monkeypatch.setenv("PATH", "")
-    assert source_commit(tmp_path) == ""
+    assert source_commit(tmp_path) == commit_hash(tmp_path) == ""

@@ -1,0 +1,20 @@
+#!/usr/bin/env bash
+# The simulator's whole gate: by hand, and before a release.
+set -euo pipefail
+source "$(dirname -- "$(readlink -f -- "${BASH_SOURCE[0]}")")/setup.sh"
+
+if wants_help "$@"; then
+    cat <<'END'
+usage: ./scripts/campaign.sh [--processes N]
+
+Runs the simulator's whole gate (python -m simulator gate): 2,304 runs, some minutes. Exit code 0
+only if no invariant is broken, every cell of coverage is reached or has a rule, and every mark and
+kind of fault has occurred. ./scripts/test.sh --full runs a few of them that reach the same, and
+others.
+
+  --processes N   2 by default
+END
+    exit 0
+fi
+set_up without_docker
+exec "$VENV_PYTHON" -m simulator gate "$@"
