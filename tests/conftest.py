@@ -1,42 +1,43 @@
 """Which tests may run beside each other, where there are several workers, and in which order.
 
-The rule: who looks for what is left on the engine, or makes things there without a label, needs it
-for himself, so those tests are one after the other. The others of a file share fixtures, so they
-stay together. All tests in a browser share one, and what it looks at. What takes longest begins
-first, so that no worker is left with it at the end.
+The rule: the tests of a file share fixtures, so they stay together. All tests in a browser share
+one, and what it looks at. Tests that use the Docker engine share it: each looks there for what is
+its own, by a label or a name that nobody else has. What takes longest begins first, so that no
+worker is left with it at the end.
 
 Timings are never asserted, so hypothesis does not either: how long one example takes, and how long
 it takes to draw one, says how busy the machine is.
 """
 
-import ast
-import functools
-from pathlib import Path
+import os
 
 import pytest
 from hypothesis import HealthCheck, settings
 from xdist.scheduler import LoadFileScheduling  # type: ignore[import-untyped]
 
-ROOT = Path(__file__).resolve().parent.parent
+from tests import forked
+from tests.costs import Costs
+from tests.leftovers import RUN_VARIABLE, Leftovers
+
 BROWSER = "tests/browser/"
-DOCKER = "docker"
 ENGINE_FIXTURE = "docker_engine"
-# Whole networks label all that they make on the engine, and do not look at it ...
-NETWORKS = "tests/processes/"
-# ... but for those that do, and those that push images to a registry and have them pulled.
-ALONE = ("new_things", "RegistryServer")
 
 # What takes longest, the longest first; all else follows. A wrong place costs time and nothing
 # else; what has no place may be left to one worker at the end.
 LONGEST = (
-    DOCKER,
     "tests/simulator/test_long_gate.py",
     BROWSER,
+    "tests/node/test_sandbox.py",
     "tests/node/test_store_crash_states.py",
     "tests/node/test_store_refusals.py",
     "tests/node/test_scrub.py",
+    "tests/node/test_one_container.py",
+    "tests/node/test_images.py",
     "tests/processes/test_chaos.py",
     "tests/simulator/test_campaign.py",
+    "tests/node/test_steps.py",
+    "tests/node/test_image_build.py",
+    "tests/hostile/test_trees.py",
     "tests/processes/test_view_change.py",
     "tests/processes/test_load.py",
     "tests/processes/test_life.py",
@@ -65,32 +66,23 @@ settings.load_profile("untimed")
 
 def scope_of(nodeid: str) -> str:
     """What a test runs together with: its file, or more than that."""
-    file, _, name = nodeid.partition("::")
-    if file.startswith(BROWSER):
-        return BROWSER
-    tests = tests_alone_on_the_engine(file)
-    return DOCKER if tests is None or name.partition("[")[0] in tests else file
+    file = nodeid.partition("::")[0]
+    return BROWSER if file.startswith(BROWSER) else file
 
 
-@functools.cache
-def tests_alone_on_the_engine(file: str) -> frozenset[str] | None:
-    """The names of a file's tests that need the engine for themselves; None: all do.
+def pytest_configure(config: pytest.Config) -> None:
+    """Measure what tests cost; once a run, look for what it left.
 
-    Read from its source, for whoever hands tests out to workers has nothing but their names.
+    A test that runs pytest itself is within such a run: what is there meanwhile is others'.
     """
-    source = (ROOT / file).read_text()
-    if file.startswith(NETWORKS) and not any(word in source for word in ALONE):
-        return frozenset()
-    found = set()
-    for node in ast.parse(source).body:
-        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "pytestmark":
-            if "mark.docker" in ast.unparse(node.value):
-                return None
-        elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and any(
-            "mark.docker" in ast.unparse(decorator) for decorator in node.decorator_list
-        ):
-            found.add(node.name)
-    return frozenset(found)
+    config.pluginmanager.register(Costs())
+    if not hasattr(config, "workerinput") and RUN_VARIABLE not in os.environ:
+        config.pluginmanager.register(Leftovers())
+
+
+def pytest_sessionfinish() -> None:
+    """End the programs that tests forked, before it is looked for what is left."""
+    forked.stop_server()
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

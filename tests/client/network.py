@@ -77,6 +77,8 @@ class Node:
         self.is_down = False
         self.finds: Callable[[OpenBuild], tuple[Ballot, bytes] | None] = lambda build: passed()
         self.served: list[str] = []
+        # how often somebody looked into a log of its builds
+        self.looks = 0
         self.evidence: list[tuple[Signed, Signed]] = []
         self.ledger_proof: LedgerProof | None = None
         self.signs_provenance_as = name
@@ -189,6 +191,7 @@ class Node:
 
     def read_log(self, build: bytes, opened: int, offset: int, bytes_max: int) -> LogPiece | None:
         """As node.executor.Executor."""
+        self.looks += 1
         log = self.logs.get(build)
         if log is None:
             return None

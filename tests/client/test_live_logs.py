@@ -14,8 +14,8 @@ from aiohttp.test_utils import TestClient
 
 from ci.operations import Ballot
 from client.build_output import BuildOutput, Span
-from client.live_logs import PART_BYTES, Position
-from common.log_pieces import read_piece
+from client.live_logs import PART_BYTES, LiveLogs, Position
+from common.log_pieces import ServedPiece, read_piece
 from tests.client.network import Node, Running, passed
 from tests.client.test_api import client_of, post
 from tests.client.test_gateway import record_of, until
@@ -244,13 +244,27 @@ async def test_a_replica_that_begins_anew_again_and_again_is_followed_no_longer(
 async def test_a_replica_that_does_not_wait_cannot_keep_the_gateway_busy(
     build: Build, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    again_seconds = 0.2
+    monkeypatch.setattr("client.live_logs.AGAIN_SECONDS", again_seconds)
     monkeypatch.setattr("node.log_routes._is_nothing_new", lambda piece, offset: False)
+    loop = asyncio.get_running_loop()
+    asked: list[float] = []
+    ask = LiveLogs.piece
+
+    async def noted(self: LiveLogs, *arguments: Any) -> ServedPiece:
+        asked.append(loop.time())
+        return await ask(self, *arguments)
+
+    monkeypatch.setattr(LiveLogs, "piece", noted)
     build.write(b"text")
     follower = await follow(build)
     await follower.until_text("text")
-    asked = build.node.served.count(f"/builds/{build.id.hex()}/log")
-    await asyncio.sleep(1.5)
-    assert build.node.served.count(f"/builds/{build.id.hex()}/log") - asked <= 3
+    # the questions from here on find nothing
+    asked.clear()
+    await until(lambda: len(asked) >= 4)
+    gaps = [later - earlier for earlier, later in itertools.pairwise(asked)]
+    # however slow this machine is; a timer of the loop may be a moment early
+    assert min(gaps) > 0.9 * again_seconds
     build.write(b" more")
     await follower.until_text("more")
 
@@ -278,11 +292,14 @@ async def test_a_piece_says_where_it_is(build: Build) -> None:
 async def test_a_piece_can_be_waited_for(build: Build) -> None:
     build.write(b"0")
     question = asyncio.create_task(build.client.get(f"{build.path}?from=1&wait=20"))
-    await asyncio.sleep(0.3)
+    # once as it came, and at least once more, in vain
+    await until(lambda: build.node.looks >= 3)
     assert not question.done()
+    looks = build.node.looks
     build.write(b"1")
-    answer = await asyncio.wait_for(question, 20)
+    answer = await question
     assert await answer.read() == b"1"
+    assert build.node.looks == looks + 1
 
 
 @pytest.mark.parametrize("query", ["from=-1", "from=x", "from=1e3", "wait=21", "from=" + "9" * 30])

@@ -17,10 +17,12 @@ import pytest
 
 from scripts.configuration import write_configuration
 from scripts.free_ports import free_ports
+from tests import forked
+from tests.forked import Process
+from tests.processes.programs import STOP_SECONDS, Ended, run
 from tests.waiting import block_until
 
 ROOT = Path(__file__).resolve().parents[2]
-PYTHON = [sys.executable, "-m", "client"]
 
 
 class Place:
@@ -39,24 +41,19 @@ class Place:
             client_port=self.port,
         )
         self.config = folder / "config" / "client.yml"
-        self.started: list[subprocess.Popen[str]] = []
+        self.errors = folder / "errors.txt"
+        self.started: list[Process] = []
 
-    def start(self, *flags: str) -> subprocess.Popen[str]:
-        process = subprocess.Popen(
-            [*PYTHON, "--config", str(self.config), *flags],
-            cwd=ROOT,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        self.started.append(process)
-        return process
+    def start(self, *flags: str) -> Process:
+        """A gateway in the background; what it says on standard error is in `errors`."""
+        command = ["-m", "client", "--config", str(self.config), *flags]
+        with open(os.devnull, "r+") as nothing, self.errors.open("ab") as errors:
+            self.started.append(forked.start(command, (nothing, nothing, errors), os.environ))
+        return self.started[-1]
 
-    def run(self, *flags: str) -> subprocess.CompletedProcess[str]:
-        command = [*PYTHON, "--config", str(self.config), *flags]
-        return subprocess.run(
-            command, cwd=ROOT, capture_output=True, text=True, timeout=30, check=False
-        )
+    def run(self, *flags: str) -> Ended:
+        """The gateway, until it ends by itself."""
+        return run("-m", "client", "--config", str(self.config), *flags)
 
     def health(self, port: int) -> dict[str, object] | None:
         try:
@@ -76,9 +73,8 @@ def place(tmp_path: Path) -> Iterator[Place]:
     place = Place(tmp_path)
     yield place
     for process in place.started:
-        if process.poll() is None:
-            process.kill()
-        process.communicate()
+        process.kill()
+        process.wait(STOP_SECONDS)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -86,9 +82,8 @@ def test_it_serves_and_stops_when_told(place: Place, number: signal.Signals) -> 
     process = place.start()
     place.wait_up()
     process.send_signal(number)
-    _, errors = process.communicate(timeout=20)
-    assert process.returncode == 0
-    assert "Traceback" not in errors
+    assert process.wait(STOP_SECONDS) == 0
+    assert "Traceback" not in place.errors.read_text()
     assert "stopping" in (place.folder / "log" / "client.log").read_text()
 
 
@@ -116,7 +111,7 @@ def test_what_was_accepted_survives_kill_9(place: Place) -> None:
         assert answer.status == 202
         build = json.load(answer)["build"]
     first.kill()
-    first.wait()
+    first.wait(STOP_SECONDS)
     place.start()
     place.wait_up()
     shown = f"http://127.0.0.1:{place.port}/api/v1/builds/{build}"
@@ -148,7 +143,7 @@ def test_what_a_crowd_was_told_survives_kill_9(place: Place) -> None:
         poster.start()
     block_until(lambda: len(accepted) >= 40, "some were accepted")
     process.kill()
-    process.wait()
+    process.wait(STOP_SECONDS)
     for poster in posters:
         poster.join()
     place.start()
@@ -174,8 +169,8 @@ def test_the_seeds_flags(place: Place) -> None:
     )
     place.wait_up(port)
     process.terminate()
-    _, errors = process.communicate(timeout=20)
-    assert process.returncode == 0
+    assert process.wait(STOP_SECONDS) == 0
+    errors = place.errors.read_text()
     assert log.exists()
     for flag in ("--pbftHost", "--pbftPort"):
         assert [line for line in errors.splitlines() if line.startswith(f"{flag} has no meaning")]
@@ -183,19 +178,19 @@ def test_the_seeds_flags(place: Place) -> None:
 
 def test_a_port_in_use_is_one_line(place: Place) -> None:
     with socket.create_server(("127.0.0.1", place.port)):
-        answer = place.run()
-    assert answer.returncode == 3
-    assert f"127.0.0.1:{place.port} is in use" in answer.stderr
-    assert "Traceback" not in answer.stderr
+        ended = place.run()
+    assert ended.code == 3
+    assert f"127.0.0.1:{place.port} is in use" in ended.errors
+    assert "Traceback" not in ended.errors
 
 
 def test_starting_twice_is_one_line(place: Place) -> None:
     place.start()
     place.wait_up()
-    answer = place.run("--webHookPort", str(free_ports(1)[0]))
-    assert answer.returncode == 2
-    assert "another gateway is using" in answer.stderr
-    assert answer.stderr.count("\n") == 1
+    ended = place.run("--webHookPort", str(free_ports(1)[0]))
+    assert ended.code == 2
+    assert "another gateway is using" in ended.errors
+    assert ended.errors.count("\n") == 1
 
 
 @pytest.mark.parametrize(
@@ -206,16 +201,16 @@ def test_starting_twice_is_one_line(place: Place) -> None:
     ],
 )
 def test_a_wrong_flag_is_one_line(place: Place, flags: list[str], words: str) -> None:
-    answer = place.run(*flags)
-    assert answer.returncode == 2
-    assert words in answer.stderr
-    assert answer.stderr.count("\n") == 1
+    ended = place.run(*flags)
+    assert ended.code == 2
+    assert words in ended.errors
+    assert ended.errors.count("\n") == 1
 
 
 def test_another_members_key_is_one_line(place: Place) -> None:
-    answer = place.run("--pkLoc", str(place.folder / "keys" / "node0.private.pem"))
-    assert answer.returncode == 2
-    assert "is not the private key of client" in answer.stderr
+    ended = place.run("--pkLoc", str(place.folder / "keys" / "node0.private.pem"))
+    assert ended.code == 2
+    assert "is not the private key of client" in ended.errors
 
 
 @pytest.mark.parametrize(
@@ -229,11 +224,11 @@ def test_a_wrong_configuration_is_one_line(place: Place, line: str, words: str) 
         if not kept.startswith(line.split(":")[0])
     ]
     place.config.write_text("\n".join([*kept, line]) + "\n")
-    answer = place.run()
-    assert answer.returncode == 2
-    assert str(place.config) in answer.stderr
-    assert words in answer.stderr
-    assert answer.stderr.count("\n") == 1
+    ended = place.run()
+    assert ended.code == 2
+    assert str(place.config) in ended.errors
+    assert words in ended.errors
+    assert ended.errors.count("\n") == 1
 
 
 @pytest.mark.parametrize("start", [["client/index.py"], ["./client/index.py"], ["-m", "client"]])

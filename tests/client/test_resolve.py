@@ -6,7 +6,6 @@ import os
 import socket
 import subprocess
 import threading
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -128,17 +127,19 @@ async def test_a_server_that_says_nothing_is_given_up_in_time(tmp_path: Path) ->
     thread = threading.Thread(target=lambda: accepted.append(listener.accept()[0]), daemon=True)
     thread.start()
     url = f"http://127.0.0.1:{listener.getsockname()[1]}/r.git"
-    resolver = resolver_of(tmp_path, url, seconds=1)
-    start = time.monotonic()
-    found = await resolver.resolve(url, "master")
-    assert isinstance(found, Unreachable)
-    assert 0.9 < time.monotonic() - start < 9
-    thread.join(5)
+    # the first is enough, but where the machine is so busy that git takes longer to begin
+    for seconds in (1, 4, 16, 64):
+        resolver = resolver_of(tmp_path, url, seconds=seconds)
+        found = await resolver.resolve(url, "master")
+        resolver.close()
+        assert found == Unreachable(f"no answer in {seconds} s")
+        thread.join(1)
+        if accepted:
+            break
     assert accepted, "git never connected"
     for connection in accepted:
         connection.close()
     listener.close()
-    resolver.close()
 
 
 async def test_a_silent_server_does_not_keep_the_others_waiting(
@@ -147,14 +148,14 @@ async def test_a_silent_server_does_not_keep_the_others_waiting(
     with socket.create_server(("127.0.0.1", 0)) as listener:
         silent = f"http://127.0.0.1:{listener.getsockname()[1]}/r.git"
         good = f"file://{repository}"
-        resolver = Resolver((RepositoryEntry(silent), RepositoryEntry(good)), tmp_path / "home", 8)
+        entries = (RepositoryEntry(silent), RepositoryEntry(good))
+        # whoever waited for the silent server would be ended by this test's own time limit
+        resolver = Resolver(entries, tmp_path / "home", 600)
         waiting = [asyncio.create_task(resolver.resolve(silent, f"b{i}")) for i in range(20)]
-        found = await asyncio.wait_for(resolver.resolve(good, "master"), 6)
+        found = await resolver.resolve(good, "master")
         assert isinstance(found, FoundCommit)
         assert not any(task.done() for task in waiting)
-        start = time.monotonic()
         resolver.close()
-        assert time.monotonic() - start < 4, "closing waited for the silent server"
         for answer in await asyncio.gather(*waiting):
             assert isinstance(answer, Unreachable)
 

@@ -10,6 +10,7 @@ from aiohttp.test_utils import TestClient, TestServer
 
 from common import sent_file
 from common.sent_file import CHUNK_BYTES, send_file
+from tests.waiting import wait_until
 
 
 @pytest.mark.parametrize("length", [0, 1, CHUNK_BYTES, 3 * CHUNK_BYTES + 7])
@@ -31,10 +32,13 @@ async def test_who_reads_nothing_or_goes_away_is_let_go(
     is_gone: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Few downloads have a place at once; and whoever breaks one off is no fault of ours."""
-    monkeypatch.setattr(sent_file, "WRITE_TIMEOUT_SECONDS", 30.0 if is_gone else 0.3)
+    monkeypatch.setattr(sent_file, "WRITE_TIMEOUT_SECONDS", 600.0 if is_gone else 0.3)
     ended: asyncio.Future[BaseException | None] = asyncio.get_running_loop().create_future()
+    transports: list[asyncio.Transport] = []
 
     async def send(request: web.Request) -> web.StreamResponse:
+        assert isinstance(request.transport, asyncio.Transport)
+        transports.append(request.transport)
         try:
             response = await send_file(request, io.BytesIO(bytes(2**26)), {})
         except BaseException as error:
@@ -55,9 +59,14 @@ async def test_who_reads_nothing_or_goes_away_is_let_go(
         writer.write(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
         await reader.readline()
         if is_gone:
-            await asyncio.sleep(0.3)
+            (transport,) = transports
+            _, full_bytes = transport.get_write_buffer_limits()
+            await wait_until(
+                lambda: transport.get_write_buffer_size() > full_bytes, "it waits for the reader"
+            )
             writer.transport.abort()
-        async with asyncio.timeout(20):
+        # in time: where somebody is gone, before the time of one who reads nothing is over
+        async with asyncio.timeout(60):
             assert await ended is None
         if not is_gone:
             # what was sent until then, and no whole file

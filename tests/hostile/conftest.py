@@ -24,7 +24,7 @@ from tests.node.conftest import (
     make_config,
     pipeline,
     repository,
-    things_on,
+    things_of,
 )
 from tests.waiting import block_until
 
@@ -130,7 +130,6 @@ class Arena:
 
     async def run_all(self, orders: Sequence[Order], **limits: object) -> list[Result]:
         """Build all of these at once, beside the neighbour's; then look for what is left."""
-        before = await asyncio.to_thread(things_on, self.engine)
         mounts = mounted()
         config = self.make_config(
             self.repository.url,
@@ -152,7 +151,7 @@ class Arena:
         assert neighbour.compared.exit_code == 0, builder.log(asked[-1])
         assert "\nthe neighbour is well\n" in builder.log(asked[-1])
         names = {order.build.hex() for order in hostile}
-        await asyncio.to_thread(self._look, builder, before, mounts, names)
+        await asyncio.to_thread(self._look, builder, mounts, names)
         results: list[Result] = []
         for order, ballot in zip(hostile, ballots, strict=True):
             log = builder.log(order)
@@ -163,18 +162,10 @@ class Arena:
             results.append(Result(ballot, log))
         return results
 
-    def _look(
-        self, builder: Builder, before: dict[str, str | None], mounts: set[str], builds: set[str]
-    ) -> None:
+    def _look(self, builder: Builder, mounts: set[str], builds: set[str]) -> None:
         """Nothing is left: on the engine, of processes, mounts and files."""
         cluster_id = builder.cluster_id
-        # others share the engine, and what they make has no label or another one
-        ours = {
-            thing
-            for thing, owner in things_on(self.engine).items()
-            if owner == cluster_id.hex() and thing not in before
-        }
-        assert not ours
+        assert not things_of(self.engine, cluster_id)
         # One that is being ended may have much memory to give back.
         block_until(
             lambda: not any(processes_of(build) for build in builds), "the end of all processes", 30

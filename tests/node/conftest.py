@@ -5,13 +5,14 @@ tests that need one are skipped, with that reason.
 """
 
 import asyncio
-import hashlib
+import contextlib
 import itertools
 import json
 import os
 import secrets
+import signal
 import subprocess
-from collections.abc import AsyncIterator, Awaitable, Callable, Container, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -31,10 +32,11 @@ from node.docker_engine import CLUSTER_LABEL
 from node.executor import BuildOrder, Executor
 from node.redo_log import PAGE_BYTES
 from scripts.base_image import ensure_example_image
+from tests.leftovers import WITHOUT_DOCKER
 
-WITHOUT_DOCKER = "PBFT_CI_WITHOUT_DOCKER"
 # generous: the machine may be busy with other tests
 PATIENCE_SECONDS = 30.0
+# longer than what lies on the engine for the sake of one test; less than what a test may take
 # what the tests of checkouts give a tree
 WORKSPACE_BYTES = 2**20
 
@@ -166,9 +168,8 @@ class Builder:
 
     def order(self, repository: str, commit: str | None, branch: str = "main") -> BuildOrder:
         """An order with a build id of its own."""
-        number = next(_numbers)
-        identity = hashlib.sha256(f"{number}".encode()).digest()
-        return BuildOrder(identity, number, repository, branch, commit)
+        # Other workers have the same numbers, and some things are looked for by the build alone.
+        return BuildOrder(secrets.token_bytes(32), next(_numbers), repository, branch, commit)
 
     async def build(self, order: BuildOrder) -> Ballot:
         """The ballot, once nothing else is left of any build."""
@@ -242,13 +243,19 @@ def things_of(engine: docker.DockerClient, cluster_id: bytes) -> set[str]:
     return {thing for thing, owner in things_on(engine).items() if owner == cluster_id.hex()}
 
 
-def new_things(engine: docker.DockerClient, before: Container[str], cluster_id: bytes) -> set[str]:
-    """What is there now and was not before; other clusters may be at work on the same engine."""
-    return {
-        thing
-        for thing, owner in things_on(engine).items()
-        if thing not in before and owner in (None, cluster_id.hex())
-    }
+def made_by(engine: docker.DockerClient, image: str) -> str:
+    """The instructions that an image was made by; "" where there is no such image."""
+    try:
+        layers = engine.api.history(image)  # type: ignore[no-untyped-call]
+    except docker.errors.APIError:
+        return ""
+    return " ".join(str(layer["CreatedBy"]) for layer in layers)
+
+
+def images_made_by(engine: docker.DockerClient, word: str) -> set[str]:
+    """The ids of all images with this word in one of their instructions, whatever their labels."""
+    ids = [image["Id"] for image in engine.api.images(all=True)]
+    return {image_id for image_id in ids if word in made_by(engine, image_id)}
 
 
 async def until(condition: Callable[[], bool], seconds: float = PATIENCE_SECONDS) -> float:
@@ -259,6 +266,32 @@ async def until(condition: Callable[[], bool], seconds: float = PATIENCE_SECONDS
         assert loop.time() - began_at < seconds, "the condition did not come true in time"
         await asyncio.sleep(0.02)
     return loop.time() - began_at
+
+
+def processes_in(folder: Path) -> dict[int, str]:
+    """The commands of the processes at work in a folder or below, be it removed or not.
+
+    Those that a build started are there, whoever their parent is by now.
+    """
+    found = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            # one that has ended meanwhile, or waits to be collected, is nowhere at work
+            with contextlib.suppress(OSError):
+                place = os.readlink(entry / "cwd").removesuffix(" (deleted)")
+                if Path(place).is_relative_to(folder):
+                    words = (entry / "cmdline").read_bytes().split(b"\0")
+                    found[int(entry.name)] = b" ".join(words).decode().strip()
+    return found
+
+
+def end_processes_in(folder: Path) -> dict[int, str]:
+    """Kill those of `processes_in`, so that a failing test leaves none either; which they were."""
+    found = processes_in(folder)
+    for pid in found:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    return found
 
 
 class Room:
@@ -288,13 +321,11 @@ class Room:
     async def run_files(
         self, files: dict[str, str | bytes], limits: dict[str, object] | None = None
     ) -> tuple[Compared, str]:
-        """Run a commit with these files, and check that the engine is as it was before."""
-        before = await asyncio.to_thread(things_on, self.engine)
+        """Run a commit with these files, and check that the engine has nothing of it any more."""
         builder = await self.make_builder(self.make_config(self.repository.url), **(limits or {}))
         order = builder.order(self.repository.url, self.repository.commit(files))
         finding = await builder.find(order)
-        left = await asyncio.to_thread(new_things, self.engine, before, builder.cluster_id)
-        assert not left
+        assert not await asyncio.to_thread(things_of, self.engine, builder.cluster_id)
         was_run = finding.compared.outcome is not Outcome.PIPELINE_INVALID
         assert not was_run or finding.evidence.build_milliseconds > 0
         return finding.compared, builder.log(order)

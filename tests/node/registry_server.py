@@ -92,7 +92,10 @@ class RegistryServer:
             archive.addfile(header, io.BytesIO(text))
         whole = f"{self.host}/{name}"
         layer.seek(0)
-        image, _ = self._engine.images.build(fileobj=layer, custom_context=True, tag=whole, rm=True)
+        # without a cache: else another test's image, which it may be removing, would be the same
+        image, _ = self._engine.images.build(
+            fileobj=layer, custom_context=True, tag=whole, rm=True, nocache=True
+        )
         try:
             repository, _, tag = whole.rpartition(":")
             for line in self._engine.api.push(
@@ -131,8 +134,9 @@ class RegistryServer:
     def names_on_engine(self) -> set[str]:
         """What of this registry is on the engine."""
         names = set()
-        for image in self._engine.images.list():
-            names |= {*image.tags, *(image.attrs.get("RepoDigests") or [])}
+        # `images.list` of the library fails where another test removes one meanwhile
+        for image in self._engine.api.images():
+            names |= {*(image["RepoTags"] or ()), *(image["RepoDigests"] or ())}
         return {name for name in names if name.startswith(f"{self.host}/")}
 
     def start(self) -> None:

@@ -25,6 +25,7 @@ from ci.operations import (
     encode_operation,
 )
 from node.build_log import BuildLog
+from node.checkout import Checkout
 from node.docker_engine import BUILD_LABEL
 from node.executor import BuildOrder
 from node.kept_builds import KeptBuilds
@@ -34,7 +35,9 @@ from tests.node.conftest import (
     BuilderMaker,
     ConfigMaker,
     GitRepository,
+    end_processes_in,
     pipeline,
+    processes_in,
     until,
 )
 
@@ -158,19 +161,42 @@ async def test_what_cannot_be_run_is_the_repositorys_affair(
     assert said in builder.log(order)
 
 
+class HurriedClock:
+    """Stands for the module `time` in node.checkout: each try there takes half a second longer."""
+
+    def __init__(self) -> None:
+        self.tries = 0
+
+    def monotonic(self) -> float:
+        """The machine's time, and what the tries took longer."""
+        return time.monotonic() + self.tries / 2
+
+
 async def test_no_such_branch_is_found_at_once_and_a_lost_commit_after_10_seconds(
-    repository: GitRepository, builder: Builder
+    repository: GitRepository, builder: Builder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    clock = HurriedClock()
+    seen_at: list[float] = []
+    check_out = Checkout._try
+
+    async def noted(self: Checkout, *arguments: Any) -> object:
+        found = await check_out(self, *arguments)
+        clock.tries += 1
+        seen_at.append(clock.monotonic())
+        return found
+
+    monkeypatch.setattr("node.checkout.time", clock)
+    monkeypatch.setattr("node.checkout.ASKED_AGAIN_EVERY_SECONDS", 0.01)
+    monkeypatch.setattr(Checkout, "_try", noted)
     repository.commit({"a": "1"})
-    began_at = time.monotonic()
     absent = await builder.find(builder.order(repository.url, None, "nothing"))
     assert absent.compared.outcome is Outcome.CHECKOUT_FAILED
     assert (absent.compared.exit_code, absent.compared.commit) == (128, None)
-    assert time.monotonic() - began_at < 9
-    began_at = time.monotonic()
+    assert not seen_at
     lost = await builder.find(builder.order(repository.url, "f" * 40))
     assert (lost.compared.exit_code, lost.compared.commit) == (128, "f" * 40)
-    assert time.monotonic() - began_at >= 10
+    assert seen_at[-1] - seen_at[0] >= 10
+    assert seen_at[-2] - seen_at[0] < 10
 
 
 async def test_an_option_for_a_branch(repository: GitRepository, builder: Builder) -> None:
@@ -290,18 +316,34 @@ async def test_a_build_in_trouble_holds_no_place(
         await asyncio.wait_for(task, 20)
 
 
-async def test_close_ends_all_builds(repository: GitRepository, builder: Builder) -> None:
-    commit = repository.commit({".pbft-ci.yml": pipeline("any", "sleep 600")})
+# In the shell's group, and out of it.
+SLEEPS = ("setsid sleep 600 &", "sleep 600")
+
+
+def sleepers_in(folder: Path) -> int:
+    """How many of them there are."""
+    return list(processes_in(folder).values()).count("sleep 600")
+
+
+@pytest.mark.parametrize("have_begun", [False, True])
+async def test_close_ends_all_builds(
+    repository: GitRepository, builder: Builder, tmp_path: Path, have_begun: bool
+) -> None:
+    commit = repository.commit({".pbft-ci.yml": pipeline("any", *SLEEPS)})
     orders = [builder.order(repository.url, commit) for _ in range(3)]
     tasks = [asyncio.create_task(builder.build(order)) for order in orders]
     await until(lambda: [builder.state(order) for order in orders].count("building") == 2)
+    if have_begun:
+        await until(lambda: sleepers_in(tmp_path) == 2 * len(SLEEPS))
     await asyncio.wait_for(builder.executor.close(), 20)
     assert all(task.cancelled() for task in tasks)
+    assert end_processes_in(tmp_path) == {}
 
 
 async def test_a_fault_in_tidying_up_takes_no_cancels_place(
     repository: GitRepository,
     builder: Builder,
+    tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
@@ -311,13 +353,14 @@ async def test_a_fault_in_tidying_up_takes_no_cancels_place(
         raise ZeroDivisionError
 
     monkeypatch.setattr(ProcessSandbox, "remove", fail)
-    commit = repository.commit({".pbft-ci.yml": pipeline("any", "sleep 600")})
+    commit = repository.commit({".pbft-ci.yml": pipeline("any", *SLEEPS)})
     order = builder.order(repository.url, commit)
     task = asyncio.create_task(builder.build(order))
-    await until(lambda: builder.state(order) == "building")
+    await until(lambda: sleepers_in(tmp_path) == len(SLEEPS))
     await asyncio.wait_for(builder.executor.close(), 20)
     assert task.cancelled()
     assert "ZeroDivisionError" in caplog.text
+    assert end_processes_in(tmp_path) == {}
 
 
 async def test_a_fault_in_tidying_up_leaves_the_nodes_own_trouble_as_it_is(

@@ -12,6 +12,7 @@ from aiohttp.test_utils import TestClient, TestServer
 from common.log_pieces import LogPiece, kept_sizes, read_log_file
 from node import log_routes
 from node.build_log import BuildLog
+from tests.waiting import wait_until
 
 Client = TestClient[Any, Any]
 
@@ -26,6 +27,8 @@ class OneLog:
         self.run_id = "run1"
         self.path = folder / "log"
         self.log: BuildLog | None = None
+        # how often somebody looked into it
+        self.looks = 0
 
     def log_path(self, build: bytes, opened: int) -> Path:
         """As Executor.log_path."""
@@ -33,6 +36,7 @@ class OneLog:
 
     def read_log(self, build: bytes, opened: int, offset: int, bytes_max: int) -> LogPiece | None:
         """As Executor.read_log."""
+        self.looks += 1
         if (build, opened) != (BUILD, 7):
             return None
         if self.log is not None:
@@ -90,25 +94,31 @@ async def test_waiting_ends_with_the_next_bytes(client: Client, logs: OneLog) ->
     log = logs.begin()
     log.write(b"one")
     question = asyncio.create_task(piece_of(client, "from=3&wait=20"))
-    await asyncio.sleep(0.3)
+    # once as it came, and at least once more, in vain
+    await wait_until(lambda: logs.looks >= 3, "it waits")
     assert not question.done()
+    looks = logs.looks
     log.write(b"two")
-    data, headers = await asyncio.wait_for(question, 10)
+    data, headers = await question
     assert (data, headers["offset"]) == (b"two", "3")
+    assert logs.looks == looks + 1
 
 
 async def test_waiting_ends_with_the_log(client: Client, logs: OneLog) -> None:
     logs.begin().write(b"one")
     question = asyncio.create_task(piece_of(client, "from=3&wait=20"))
-    await asyncio.sleep(0.3)
+    await wait_until(lambda: logs.looks >= 3, "it waits")
+    assert not question.done()
+    looks = logs.looks
     logs.end()
-    data, headers = await asyncio.wait_for(question, 10)
+    data, headers = await question
     assert (data, headers["growing"]) == (b"", "no")
+    assert logs.looks == looks + 1
 
 
 async def test_a_wait_is_bounded(client: Client, logs: OneLog) -> None:
     logs.begin().write(b"one")
-    data, headers = await asyncio.wait_for(piece_of(client, "from=3&wait=1"), 15)
+    data, headers = await piece_of(client, "from=3&wait=1")
     assert (data, headers["growing"]) == (b"", "yes")
     answer = await client.get(f"/builds/{BUILD.hex()}/log?opened=7&from=3&wait=3600")
     assert answer.status == 400
@@ -117,8 +127,9 @@ async def test_a_wait_is_bounded(client: Client, logs: OneLog) -> None:
 
 async def test_a_log_that_was_begun_anew_is_no_reason_to_wait(client: Client, logs: OneLog) -> None:
     logs.begin().write(b"one")
-    _, headers = await asyncio.wait_for(piece_of(client, "from=1000&wait=20"), 10)
+    _, headers = await piece_of(client, "from=1000&wait=20")
     assert (headers["total"], headers["growing"]) == ("3", "yes")
+    assert logs.looks == 1
 
 
 async def test_only_so_many_may_wait(
@@ -178,7 +189,7 @@ async def test_who_hangs_up_does_not_keep_a_place(
     monkeypatch.setattr("node.log_routes.WAITING_MAX", 1)
     logs.begin()
     question = asyncio.create_task(piece_of(client, "from=0&wait=20"))
-    await asyncio.sleep(0.3)
+    await wait_until(lambda: logs.looks >= 2, "it waits")
     question.cancel()
     await asyncio.gather(question, return_exceptions=True)
     statuses: list[int] = []

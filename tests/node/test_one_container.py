@@ -19,7 +19,7 @@ from ci.operations import Outcome
 from common.pipeline import PIPELINE_FILE
 from node.container import ContainerOrder, create_container
 from node.docker_engine import CLUSTER_LABEL
-from tests.node.conftest import Room, new_things, pipeline, things_of, things_on, until
+from tests.node.conftest import Room, pipeline, things_of, until
 from tests.node.test_sandbox import CRASH
 from tests.node.test_steps import steps
 
@@ -212,7 +212,6 @@ async def test_what_a_pipeline_sets_does_not_count_against_others(
 
 async def test_cancelling_while_the_tree_is_put_in(room: Room, image_with: ImageMaker) -> None:
     image = image_with("exec sleep 600")
-    before = things_on(room.engine)
     builder = await room.make_builder(room.make_config(room.repository.url))
     commit = room.repository.commit({".pbft-ci.yml": pipeline(image, "echo never")})
     order = builder.order(room.repository.url, commit)
@@ -221,7 +220,7 @@ async def test_cancelling_while_the_tree_is_put_in(room: Room, image_with: Image
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await asyncio.wait_for(task, 60)
-    assert not new_things(room.engine, before, builder.cluster_id)
+    assert not things_of(room.engine, builder.cluster_id)
     assert "never" not in builder.log(order)
 
 
@@ -235,7 +234,6 @@ async def test_a_node_that_is_killed_while_the_tree_is_put_in(
     room: Room, image_with: ImageMaker, tmp_path: Path
 ) -> None:
     image = image_with("exec sleep 600")
-    before = things_on(room.engine)
     cluster_id = secrets.token_bytes(32)
     commit = room.repository.commit({".pbft-ci.yml": pipeline(image, "echo never")})
     arguments = (str(tmp_path), room.repository.url, commit, cluster_id.hex())
@@ -243,16 +241,15 @@ async def test_a_node_that_is_killed_while_the_tree_is_put_in(
     await until(lambda: is_running(room, cluster_id))
     process.kill()
     await process.wait()
-    assert new_things(room.engine, before, cluster_id)
+    assert things_of(room.engine, cluster_id)
     await room.make_builder(room.make_config(room.repository.url), cluster_id)
-    assert not new_things(room.engine, before, cluster_id)
+    assert not things_of(room.engine, cluster_id)
 
 
 async def test_what_is_left_of_a_build_is_removed_behind_its_ballot(
     room: Room, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And whoever closes the executor waits for it."""
-    before = things_on(room.engine)
     builder = await room.make_builder(room.make_config(room.repository.url))
     commit = room.repository.commit({".pbft-ci.yml": pipeline(room.image, "true")})
     order = builder.order(room.repository.url, commit)
@@ -271,5 +268,5 @@ async def test_what_is_left_of_a_build_is_removed_behind_its_ballot(
     asyncio.get_running_loop().call_later(0.1, may_remove.set)
     await builder.executor.close()
     assert not builder.executor.states()
-    assert not new_things(room.engine, before, builder.cluster_id)
+    assert not things_of(room.engine, builder.cluster_id)
     assert not (builder.executor.log_path(order.build, order.opened).parent / "work").exists()

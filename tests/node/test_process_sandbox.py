@@ -90,7 +90,7 @@ async def test_the_whole_group_is_killed(
         assert not isinstance(ballot, Abstain)
         expected = Outcome.TIMED_OUT if how == "time" else Outcome.FAILED
         assert ballot.compared.outcome is expected
-    await until(lambda: not is_running(child), seconds=5)
+    await until(lambda: not is_running(child))
 
 
 async def test_a_long_log_is_cut(repository: GitRepository, builder: Builder) -> None:

@@ -114,8 +114,8 @@ def registry(docker_engine: docker.DockerClient, base_image: str) -> Iterator[Re
     made = Registry(docker_engine, base_image)
     yield made
     made.close()
-    for image in docker_engine.images.list():
-        for name in (*image.tags, *(image.attrs.get("RepoDigests") or [])):
+    for image in docker_engine.api.images():
+        for name in (*(image["RepoTags"] or ()), *(image["RepoDigests"] or ())):
             if name.startswith(f"{made.host}/"):
                 # its other name may have gone with the first
                 with suppress(docker.errors.ImageNotFound):

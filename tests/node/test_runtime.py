@@ -217,6 +217,8 @@ async def test_a_contradiction_is_kept_with_both_originals(house: House) -> None
 
 
 async def test_what_peers_say_is_known_once_it_is_checked(house: House) -> None:
+    loop = asyncio.get_running_loop()
+    began_at = loop.time()
     house.ask(Append("hello"))
     await _executed(house, 1)
     runtime = house.runtimes["node1"]
@@ -234,7 +236,7 @@ async def test_what_peers_say_is_known_once_it_is_checked(house: House) -> None:
     heard = runtime.last_heard(2)
     assert heard is not None
     assert heard[0].executed == 1
-    assert 0 <= heard[1] < 20
+    assert 0 <= heard[1] <= loop.time() - began_at
 
 
 async def test_a_status_counts_only_over_the_link_of_its_signer(house: House) -> None:

@@ -5,7 +5,7 @@ import hashlib
 import random
 import shutil
 import sqlite3
-import time
+import threading
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -388,16 +388,26 @@ async def test_what_begins_late_is_broken_off_too(
 ) -> None:
     """As on a busy machine, where a thread of the lowest priority has to wait for its turn."""
 
+    was_interrupted = threading.Event()
+    join = threading.Thread.join
+
     def check(connection: sqlite3.Connection) -> str | None:
-        time.sleep(0.2)
+        assert was_interrupted.wait(60)
         endless = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT 1 FROM n) SELECT max(i) FROM n"
         return str(connection.execute(endless).fetchone())
 
+    def join_and_tell(thread: threading.Thread, timeout: float | None = None) -> None:
+        # what waits for the thread has interrupted nothing: the query is not there yet
+        join(thread, timeout)
+        if thread.name == "structure check":
+            was_interrupted.set()
+
     monkeypatch.setattr("node.scrub.check_all", check)
+    monkeypatch.setattr(threading.Thread, "join", join_and_tell)
     scrub = Scrub(store)
     task = scrub.start()
     await asyncio.sleep(0)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         await scrub.close()
     assert task.cancelled()
 

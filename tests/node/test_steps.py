@@ -9,7 +9,7 @@ import pytest
 from ci.operations import Abstain, Event, Outcome
 from node.executor import BuildOrder
 from node.run_result import GRACE_SECONDS, NETWORK_WAS_OFF
-from tests.node.conftest import Builder, Room, new_things, pipeline, things_on, until
+from tests.node.conftest import Builder, Room, pipeline, things_of, until
 
 pytestmark = pytest.mark.docker
 
@@ -225,11 +225,10 @@ async def test_a_network_of_its_own_for_the_step_that_asks(room: Room, tmp_path:
         },
         {"commands": ['test "$(ls /sys/class/net)" = lo', 'test -z "$PIP_CERT"']},
     )
-    before = things_on(room.engine)
     order = builder.order(room.repository.url, room.repository.commit({".pbft-ci.yml": text}))
     finding = await builder.find(order)
     assert finding.compared.exit_code == 0, builder.log(order)
-    assert not new_things(room.engine, before, builder.cluster_id)
+    assert not things_of(room.engine, builder.cluster_id)
 
 
 async def test_builds_with_a_network_do_not_see_each_other(room: Room) -> None:
@@ -259,7 +258,6 @@ async def test_builds_with_a_network_do_not_see_each_other(room: Room) -> None:
 
 async def cancelled(room: Room, *commands: str) -> tuple[str, float]:
     """Cancel a build that says "started": its log, and how long everything of it was there."""
-    before = things_on(room.engine)
     builder: Builder = await room.make_builder(room.make_config(room.repository.url))
     commit = room.repository.commit({".pbft-ci.yml": pipeline(room.image, *commands)})
     order = builder.order(room.repository.url, commit)
@@ -267,7 +265,7 @@ async def cancelled(room: Room, *commands: str) -> tuple[str, float]:
     path = builder.executor.log_path(order.build, order.opened)
     await until(lambda: path.exists() and "\nstarted\n" in path.read_text())
     task.cancel()
-    seconds = await until(lambda: not new_things(room.engine, before, builder.cluster_id))
+    seconds = await until(lambda: not things_of(room.engine, builder.cluster_id))
     with pytest.raises(asyncio.CancelledError):
         await task
     return builder.log(order), seconds

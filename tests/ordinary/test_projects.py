@@ -9,7 +9,7 @@ import pytest
 
 from ci.limits import Limits
 from ci.operations import Outcome
-from tests.node.conftest import GitRepository, Room, new_things, things_on
+from tests.node.conftest import GitRepository, Room, things_of
 from tests.ordinary.conftest import Registry
 from tests.ordinary.test_documented import generous
 
@@ -22,13 +22,11 @@ async def build(
     room: Room, files: dict[str, str | bytes], settings: dict[str, object] | None = None
 ) -> tuple[Outcome, int | None, str]:
     """Outcome, exit code and log of a commit under the default limits; nothing is left of it."""
-    before = await asyncio.to_thread(things_on, room.engine)
     config = room.make_config(room.repository.url, **(settings or {}))
     builder = await room.make_builder(config, **generous())
     order = builder.order(room.repository.url, room.repository.commit(files))
     finding = await builder.find(order)
-    left = await asyncio.to_thread(new_things, room.engine, before, builder.cluster_id)
-    assert not left
+    assert not await asyncio.to_thread(things_of, room.engine, builder.cluster_id)
     return finding.compared.outcome, finding.compared.exit_code, builder.log(order)
 
 
@@ -36,6 +34,7 @@ def pipeline(image: str, *commands: str, **more: object) -> str:
     return json.dumps({"image": image, "commands": commands, **more})
 
 
+@pytest.mark.long
 @pytest.mark.timeout(600)
 async def test_a_build_that_writes_a_gigabyte(room: Room) -> None:
     commands = (
@@ -52,6 +51,7 @@ async def test_a_build_that_writes_a_gigabyte(room: Room) -> None:
     assert (outcome, code) == (Outcome.PASSED, 0), log
 
 
+@pytest.mark.long
 @pytest.mark.timeout(600)
 async def test_a_build_with_200_megabytes_of_output(room: Room) -> None:
     commands = ("yes 123456789 | head -c 200000000", "echo; echo the end; exit 3")

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from scripts.base_image import EXAMPLE_IMAGE
-from tests.node.conftest import WITHOUT_DOCKER, base_image, docker_engine
+from tests.leftovers import WITHOUT_DOCKER
+from tests.node.conftest import base_image, docker_engine
 from tests.processes.network import Network
 
 __all__ = ["base_image", "docker_engine"]

@@ -10,12 +10,14 @@ from typing import Self
 from tests.processes.network import Network, NoAnswer, ask
 
 APPEND_SECONDS = 120.0
-# More than one, so that the group always has something to order.
+# More than one, so that the group nearly always has something to order.
 APPENDERS = 3
+# So that a loaded network is not a loaded machine: without it they keep all cores busy.
+PAUSE_SECONDS = 0.03
 
 
 class Load:
-    """Appends without a pause, from several threads. Use it as a context manager."""
+    """Appends again and again, from several threads. Use it as a context manager."""
 
     def __init__(self, network: Network, name: str) -> None:
         self._network = network
@@ -67,7 +69,7 @@ class Load:
 
     def _append_all(self, thread: int) -> None:
         number = 0
-        while not self._stop.is_set():
+        while not self._stop.wait(PAUSE_SECONDS):
             number += 1
             text = f"{self._name}-{thread}-{number};"
             body = json.dumps({"text": text}).encode()

@@ -9,7 +9,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 import urllib.error
 import urllib.request
@@ -27,9 +26,10 @@ from pbft.ports import Entry
 from scripts.base_image import EXAMPLE_IMAGE
 from scripts.configuration import write_configuration
 from scripts.example_repository import write_repository
-from scripts.folders import ROOT
 from scripts.free_ports import free_ports
 from scripts.processes import answers
+from tests import forked
+from tests.forked import Process
 
 CLIENT = "client"
 READY_SECONDS = 60.0
@@ -103,11 +103,13 @@ class Network:
         executor: str = "process",
         overrides: Mapping[str, Mapping[str, object]] | None = None,
         is_captured: bool = False,
+        is_forked: bool = True,
     ) -> None:
         """Write configuration, keys and repository; nothing is started yet.
 
         branches: name -> path -> text, see `pipeline`. overrides: as write_configuration takes
-        them. is_captured: each node appends what it sends to `capture_file(name)`.
+        them. is_captured: each node appends what it sends to `capture_file(name)`. is_forked:
+        processes are forked where their imports are done; else each is a `python -m`.
         """
         self.folder = folder
         self.repository = folder / "repository.git"
@@ -130,7 +132,8 @@ class Network:
             executor=executor,
             overrides=changes,
         )
-        self.processes: dict[str, subprocess.Popen[bytes]] = {}
+        self.processes: dict[str, Process] = {}
+        self._is_forked = is_forked
         self.gateway_url = self.configuration.client.listen.url
         self._listen = {config.name: config.listen for config in self.configuration.processes}
         (folder / "output").mkdir()
@@ -157,9 +160,9 @@ class Network:
         return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
 
     def command(self, name: str) -> list[str]:
-        """How a node or the client is started."""
+        """How a node or the client is started: what comes after `python`."""
         module = "client" if name == CLIENT else "node"
-        return [sys.executable, "-m", module, "--config", str(self.config_file(name))]
+        return ["-m", module, "--config", str(self.config_file(name))]
 
     def rewrite(self, name: str, change: Callable[[dict[str, Any]], None]) -> None:
         """Change the configuration file of a node, the client, or the cluster."""
@@ -182,16 +185,12 @@ class Network:
     def spawn(self, name: str) -> None:
         """Start one and do not wait."""
         assert not self.is_running(name), f"{name} runs already"
-        with self._output_file(name).open("ab") as output:
-            self.processes[name] = subprocess.Popen(
+        start = forked.start if self._is_forked else forked.start_python
+        with self._output_file(name).open("ab") as output, open(os.devnull) as nothing:
+            self.processes[name] = start(
                 self.command(name),
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                cwd=ROOT,
-                env={**os.environ, STDERR_VARIABLE: "no"},
-                # Ctrl-C is for whoever runs us: we end these in order ourselves
-                start_new_session=True,
+                (nothing, output, output),
+                {**os.environ, STDERR_VARIABLE: "no"},
             )
 
     def wait_until_ready(self, names: Iterable[str], seconds: float = READY_SECONDS) -> None:

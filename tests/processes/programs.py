@@ -1,15 +1,15 @@
 """Our programs run as a person runs them: a command, its exit code, what it says."""
 
 import os
-import subprocess
-import sys
 import tempfile
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from common.address import Address
 from common.logs import STDERR_VARIABLE
-from scripts.folders import ROOT
 from scripts.processes import answers
+from tests import forked
+from tests.forked import Process
 from tests.waiting import block_until
 
 RUN_SECONDS = 60
@@ -26,19 +26,12 @@ class Ended:
     errors: str
 
 
-def run(*command: str, text: str = "") -> Ended:
-    """Run to the end. command: what comes after `python`. text: its standard input."""
-    done = subprocess.run(
-        [sys.executable, *command],
-        check=False,
-        cwd=ROOT,
-        input=text,
-        capture_output=True,
-        text=True,
-        timeout=RUN_SECONDS,
-        env=environment(),
-    )
-    return Ended(done.returncode, done.stdout, done.stderr)
+def run(*command: str, text: str = "", seconds: float = RUN_SECONDS) -> Ended:
+    """Run to the end. command: what comes after `python`. text: its standard input.
+
+    Raises subprocess.TimeoutExpired after so many seconds.
+    """
+    return _ended(command, text, lambda process: process.wait(seconds))
 
 
 def start(*command: str, listen: Address) -> Ended:
@@ -46,20 +39,28 @@ def start(*command: str, listen: Address) -> Ended:
 
     command: what comes after `python`.
     """
-    with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as errors:
-        process = subprocess.Popen(
-            [sys.executable, *command],
-            cwd=ROOT,
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=errors,
-            env=environment(),
+
+    def code_or_none(process: Process) -> int | None:
+        block_until(
+            lambda: process.poll() is not None or answers(listen), str(command), START_SECONDS
         )
+        return process.poll()
+
+    return _ended(command, "", code_or_none)
+
+
+def _ended(command: Sequence[str], text: str, code_of: Callable[[Process], int | None]) -> Ended:
+    with (
+        tempfile.TemporaryFile("w+") as typed,
+        tempfile.TemporaryFile() as output,
+        tempfile.TemporaryFile() as errors,
+    ):
+        typed.write(text)
+        typed.seek(0)
+        files = (typed, output, errors)
+        process = forked.start(command, files, environment())
         try:
-            block_until(
-                lambda: process.poll() is not None or answers(listen), str(command), START_SECONDS
-            )
-            code = process.poll()
+            code = code_of(process)
         finally:
             process.terminate()
             process.wait(STOP_SECONDS)

@@ -3,8 +3,6 @@
 import base64
 import hashlib
 import json
-import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,8 +13,8 @@ import pytest
 import yaml
 
 from ci.statement import parse_statement
-from scripts.folders import ROOT
-from tests.processes.network import CLIENT, VERDICT_SECONDS, Network, ask, verdict_entries
+from tests.processes.network import CLIENT, Network, ask, verdict_entries
+from tests.processes.programs import Ended, run
 
 pytestmark = [pytest.mark.processes, pytest.mark.docker]
 
@@ -68,17 +66,9 @@ class Job:
         (folder,) = (self.network.data_directory(name) / "builds").glob(f"{build}-*")
         return folder / "artifacts" / hashlib.sha256(content).hexdigest()
 
-    def command(self, *words: str) -> subprocess.CompletedProcess[str]:
+    def command(self, *words: str) -> Ended:
         """`python -m client ...` of this network."""
-        config = str(self.network.config_file(CLIENT))
-        return subprocess.run(
-            [sys.executable, "-m", "client", *words, "--config", config],
-            capture_output=True,
-            text=True,
-            cwd=ROOT,
-            timeout=VERDICT_SECONDS,
-            check=False,
-        )
+        return run("-m", "client", *words, "--config", str(self.network.config_file(CLIENT)))
 
 
 @pytest.fixture(scope="module")
@@ -163,10 +153,10 @@ def test_files_that_differ_are_shown_one_by_one(job: Job) -> None:
     assert difference["path"] == "random"
     assert len({found["sha256"] for found in difference["found"]}) == 4
     printed = job.command("status", view["id"])
-    assert printed.returncode == 1, printed.stderr
-    assert "differs     random" in printed.stdout
+    assert printed.code == 1, printed
+    assert "differs     random" in printed.output
     for found in difference["found"]:
-        assert found["sha256"] in printed.stdout
+        assert found["sha256"] in printed.output
     page = ask(f"{job.network.gateway_url}/builds/{view['id']}").body.decode()
     assert "Files that differ" in page
     assert job.fetch("differs", "same")[0] == 404
@@ -182,7 +172,7 @@ def test_a_file_that_was_not_made_fails_the_build_and_the_log_says_so(job: Job) 
 def test_the_command_fetches_what_the_network_agreed_on(job: Job, tmp_path: Path) -> None:
     build = job.views["weak"]["id"]
     done = job.command("artifacts", build, "--output", str(tmp_path))
-    assert done.returncode == 0, done.stderr
+    assert done.code == 0, done
     content = MADE["dist/one"]
-    assert done.stdout == f"{hashlib.sha256(content).hexdigest()}  dist/one\n"
+    assert done.output == f"{hashlib.sha256(content).hexdigest()}  dist/one\n"
     assert (tmp_path / "dist" / "one").read_bytes() == content

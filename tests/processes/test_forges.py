@@ -1,8 +1,8 @@
 """A forge's webhook through real processes: build, commit statuses, redelivery, forks, pings."""
 
 import json
+import os
 import subprocess
-import sys
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,11 +12,12 @@ import pytest
 import yaml
 
 from common.keys import generate_key_files
-from scripts.folders import ROOT
 from scripts.free_ports import free_ports
+from tests import forked
 from tests.client.forges.deliveries import SECRET, body_of, openssl_hmac
 from tests.forge_server import TOKEN, ForgeServer, Status
 from tests.forge_server import Answer as Unavailable
+from tests.forked import Process
 from tests.processes.conftest import Engine, NetworkMaker
 from tests.processes.network import (
     CLIENT,
@@ -27,6 +28,7 @@ from tests.processes.network import (
     pipeline,
     verdict_entries,
 )
+from tests.processes.programs import run
 
 pytestmark = pytest.mark.processes
 
@@ -225,8 +227,7 @@ def test_a_forks_pull_request_waits_for_an_operator_and_is_then_built(
     assert (view["status"], view["ballots"], view["event"]) == ("building", [], "pull_request")
     for name in network.node_names:
         assert json.loads(network.node(name, f"/builds/{build}").body)["ballots"] == []
-    command = [*network.command(CLIENT), "approve", build]
-    subprocess.run(command, check=True, capture_output=True, timeout=120)
+    assert run(*network.command(CLIENT), "approve", build).code == 0
     assert network.verdict(build)["verdict"]["outcome"] == "passed"
     wait_for_statuses(
         network,
@@ -237,8 +238,7 @@ def test_a_forks_pull_request_waits_for_an_operator_and_is_then_built(
     # approved or not: what a fork's file asks for is held to the cluster's limits
     greedy = deliver(network, "pull_request", fork_pull_request(4, network.commits["greedy"]))
     build = greedy.json()["build"]
-    command = [*network.command(CLIENT), "approve", build]
-    subprocess.run(command, check=True, capture_output=True, timeout=120)
+    assert run(*network.command(CLIENT), "approve", build).code == 0
     assert network.verdict(build)["verdict"]["outcome"] == "pipeline_invalid"
 
 
@@ -274,15 +274,8 @@ def test_the_client_submits_signed_where_nothing_unsigned_is_taken(
     )
     hooked(network, forge, tmp_path, "none")
     network.start()
-    command = network.command("client")
-    ran = subprocess.run(
-        [*command, "submit", "master", "--wait"],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert ran.returncode == 0, ran.stderr
+    ended = run(*network.command(CLIENT), "submit", "master", "--wait")
+    assert ended.code == 0, ended
     settings = yaml.safe_load(network.config_file("client").read_text())
     assert "unsigned_allowed" not in settings["repositories"][0]
     unsigned = deliver(network, "push", push("master", network.commits["master"]), b"guess")
@@ -292,7 +285,7 @@ def test_the_client_submits_signed_where_nothing_unsigned_is_taken(
 @pytest.fixture
 def second_gateway(tmp_path: Path) -> Iterator[Callable[[Network], str]]:
     """Start another gateway of the network, under a name of its own; its URL."""
-    started: list[subprocess.Popen[bytes]] = []
+    started: list[Process] = []
 
     def start(network: Network) -> str:
         settings = yaml.safe_load(network.config_file(CLIENT).read_text())
@@ -307,12 +300,9 @@ def second_gateway(tmp_path: Path) -> Iterator[Callable[[Network], str]]:
         }
         file = network.config_file("second")
         file.write_text(yaml.safe_dump(settings))
-        command = [sys.executable, "-m", "client", "--config", str(file)]
-        started.append(
-            subprocess.Popen(
-                command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-            )
-        )
+        command = ["-m", "client", "--config", str(file)]
+        with open(os.devnull, "r+") as nothing:
+            started.append(forked.start(command, (nothing,) * 3, os.environ))
         url = f"http://127.0.0.1:{port}"
         network.wait_until(lambda: ask(f"{url}/healthz").status == 200, "the second gateway", 60)
         return url

@@ -1,5 +1,6 @@
 """The life of a build on real nodes: followed, cancelled, done again, superseded, given up."""
 
+import contextlib
 import http.client
 import json
 import re
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import docker
+import docker.errors
 import pytest
 
 from client.build_output import BuildOutput
@@ -16,7 +18,7 @@ from common.keys import generate_key_files
 from node.docker_engine import BUILD_LABEL, CLUSTER_LABEL, REPLICA_LABEL
 from tests.forge_server import ForgeServer
 from tests.processes.conftest import Engine, NetworkMaker
-from tests.processes.network import CLIENT, Network, ask, pipeline, verdict_entries
+from tests.processes.network import CLIENT, VERDICT_SECONDS, Network, ask, pipeline, verdict_entries
 from tests.processes.programs import Ended, run
 from tests.processes.test_forges import deliver, forge, fork_pull_request, hooked
 from tests.waiting import block_until
@@ -71,6 +73,11 @@ def wait_for_states(
     )
 
 
+def has_ended(network: Network, name: str, build: str) -> bool:
+    """Whether a node is no longer at a build, which it has begun."""
+    return bool(network.node(name, f"/builds/{build}").json()["state"] == "none")
+
+
 def all_are(state: str) -> Callable[[dict[str, dict[str, Any]]], bool]:
     return lambda rows: (
         bool(rows) and all(str(row["state"]).startswith(state) for row in rows.values())
@@ -93,6 +100,37 @@ class Containers:
             if labels.get(BUILD_LABEL, "").startswith(build):
                 found.setdefault(labels[REPLICA_LABEL], []).append(row["Id"])
         return found
+
+
+class Gate:
+    """Builds that wait for it go on once it is open: in containers, or on this machine itself."""
+
+    def __init__(self, folder: Path, engine: docker.DockerClient | None) -> None:
+        self._engine = engine
+        self._file = folder / "go" if engine is None else Path("/tmp/go")
+        # for the commands of a pipeline
+        self.wait = f"until test -e {self._file}; do sleep 0.05; done"
+
+    def open(self, network: Network, build: str) -> None:
+        """Let go on what waits now; in a container that begins later it is still shut."""
+        if self._engine is None:
+            self._file.touch()
+            return
+        for ids in Containers(self._engine, network).of(build).values():
+            for container in ids:
+                # one that has not begun, or has ended
+                with contextlib.suppress(docker.errors.APIError):
+                    made = self._engine.api.exec_create(container, ["touch", str(self._file)])
+                    self._engine.api.exec_start(made["Id"])
+
+    def open_for_all(self, network: Network, build: str) -> None:
+        """Let them all go on, until each replica has cast its ballot."""
+
+        def have_all_ended() -> bool:
+            self.open(network, build)
+            return len(network.build(build)["ballots"]) == len(network.node_names)
+
+        network.wait_until(have_all_ended, "all ballots", VERDICT_SECONDS)
 
 
 class Events:
@@ -133,11 +171,23 @@ class Events:
 
 
 def test_a_log_is_followed_while_it_grows_across_lost_connections(
-    engine: Engine, make_network: NetworkMaker
+    engine: Engine,
+    make_network: NetworkMaker,
+    tmp_path: Path,
+    request: pytest.FixtureRequest,
 ) -> None:
     lines = 30
-    loop = f"for i in $(seq 1 {lines}); do printf '\\033[32mline %s\\033[0m\\n' $i; sleep 0.2; done"
-    network = make_network({"master": pipeline(loop, image=engine.image)}, executor=engine.executor)
+    is_in_containers = engine.executor == "docker"
+    gate = Gate(tmp_path, request.getfixturevalue("docker_engine") if is_in_containers else None)
+    written = "printf '\\033[32mline %s\\033[0m\\n' $i"
+    commands = (
+        f"for i in $(seq 1 12); do {written}; sleep 0.1; done",
+        gate.wait,
+        f"for i in $(seq 13 {lines}); do {written}; done",
+    )
+    network = make_network(
+        {"master": pipeline(*commands, image=engine.image)}, executor=engine.executor
+    )
     network.start()
     build = network.post("master")
     path = f"/api/v1/builds/{build}/replicas/node2/log/events"
@@ -152,10 +202,12 @@ def test_a_log_is_followed_while_it_grows_across_lost_connections(
         events.close()
     assert network.build(build)["logs"] == [], "it was followed while it grew"
     events = Events(network, path, last_id)
+    gate.open(network, build)
     while kind != "end":
         kind = events.next()
     texts.append(events.text)
 
+    gate.open_for_all(network, build)
     network.complete(build)
     archived = ask(f"{network.gateway_url}/api/v1/builds/{build}/log/node2").body
     output = BuildOutput()
@@ -317,7 +369,7 @@ def test_a_newer_push_supersedes_a_running_and_a_queued_build(make_network: Netw
 def test_a_crowd_of_one_repository_does_not_delay_another(
     make_network: NetworkMaker, tmp_path: Path
 ) -> None:
-    """Thirty of one are queued on nodes with one place each; the other's is soon among them."""
+    """Sixteen of one are queued on nodes with one place each; the other's is soon among them."""
     other = make_network({"master": pipeline("true")})
     network = make_network(
         {"master": pipeline("sleep 0.2")}, overrides={"node": {"builds_at_once": 1}}
@@ -333,27 +385,28 @@ def test_a_crowd_of_one_repository_does_not_delay_another(
     for name in network.node_names:
         network.rewrite(name, add_node)
     network.start()
-    crowd = [network.post("master") for _ in range(30)]
+    crowd = [network.post("master") for _ in range(16)]
     late = network.post("master", repoCloneUrl=other.repository.as_uri())
     network.verdicts([*crowd, late], 240)
     order = [entry.build for entry in verdict_entries(network.settle())]
-    assert len(order) == 31
+    assert len(order) == 17
     # Those that had a place when it came, and a few while the replicas were not in step.
-    assert order.index(late) < 15, order.index(late)
+    assert order.index(late) < 10, order.index(late)
 
 
 # --- given up -------------------------------------------------------------------------------------
 
 
 def test_a_build_that_nobody_finishes_is_disputed_and_says_who_did_what(
-    make_network: NetworkMaker,
+    make_network: NetworkMaker, tmp_path: Path
 ) -> None:
     """One finds it passed, one lies, one may not build it, one dies in the middle."""
     overrides: dict[str, dict[str, object]] = {
         "cluster": {"limits": {"deadline_seconds": 2}},
         "node2": {"fault_injection": "lying"},
     }
-    network = make_network({"master": pipeline("sleep 4")}, overrides=overrides)
+    gate = Gate(tmp_path, None)
+    network = make_network({"master": pipeline(gate.wait)}, overrides=overrides)
 
     def build_nothing(settings: dict[str, Any]) -> None:
         settings["repositories"][0]["url"] = "https://example.org/another.git"
@@ -363,6 +416,7 @@ def test_a_build_that_nobody_finishes_is_disputed_and_says_who_did_what(
     build = network.post("master")
     wait_for_states(network, build, lambda rows: rows["node3"]["state"] == "building")
     network.kill("node3")
+    gate.open(network, build)
     view = network.verdict(build)
     assert view["verdict"]["outcome"] == "disputed"
 
@@ -392,11 +446,12 @@ def test_a_build_that_nobody_finishes_is_disputed_and_says_who_did_what(
 
 
 def test_with_two_of_four_stopped_a_build_waits_and_is_decided_once_one_is_back(
-    make_network: NetworkMaker,
+    make_network: NetworkMaker, tmp_path: Path
 ) -> None:
     """Nothing can be ordered by two of four, not even that a deadline passed."""
+    gate = Gate(tmp_path, None)
     network = make_network(
-        {"master": pipeline("sleep 2")}, overrides={"cluster": {"limits": {"deadline_seconds": 1}}}
+        {"master": pipeline(gate.wait)}, overrides={"cluster": {"limits": {"deadline_seconds": 1}}}
     )
     network.start()
     build = network.post("master")
@@ -406,7 +461,14 @@ def test_with_two_of_four_stopped_a_build_waits_and_is_decided_once_one_is_back(
     wait_for_states(
         network, build, lambda rows: bool(rows["node2"]["problem"] and rows["node3"]["problem"])
     )
-    printed = command(network, "wait", build, "--timeout", "3")
+    gate.open(network, build)
+    network.wait_until(
+        lambda: all(has_ended(network, name, build) for name in ("node0", "node1")),
+        "both have built it",
+        VERDICT_SECONDS,
+    )
+    # nothing but time passes the deadline, and the command waits besides
+    printed = command(network, "wait", build, "--timeout", "2")
     assert printed.code == 4
     assert re.search(r"node3 +no ballot: building", command(network, "status", build).output)
     network.start("node3")
@@ -417,8 +479,9 @@ def test_with_two_of_four_stopped_a_build_waits_and_is_decided_once_one_is_back(
 def test_a_node_that_is_killed_in_mid_build_builds_again_after_its_start(
     docker_engine: docker.DockerClient, base_image: str, make_network: NetworkMaker
 ) -> None:
+    gate = Gate(Path(), docker_engine)
     network = make_network(
-        {"master": pipeline("echo begun", "sleep 8", image=base_image)}, executor="docker"
+        {"master": pipeline("echo begun", gate.wait, image=base_image)}, executor="docker"
     )
     network.start()
     containers = Containers(docker_engine, network)
@@ -433,6 +496,7 @@ def test_a_node_that_is_killed_in_mid_build_builds_again_after_its_start(
         "the leftover is gone",
         60,
     )
+    gate.open_for_all(network, build)
     view = network.complete(build)
     assert view["verdict"]["outcome"] == "passed"
     assert {ballot["replica"] for ballot in view["ballots"]} == set(network.node_names)

@@ -1,7 +1,6 @@
 """Builds that want too much: time, log, processes. Each ends by its limit, and others go on."""
 
 import hashlib
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,7 +8,7 @@ import docker
 import pytest
 
 from tests.node.conftest import things_of
-from tests.processes.network import Network, ask, pipeline
+from tests.processes.network import VERDICT_SECONDS, Network, ask, pipeline
 from tests.waiting import block_until
 
 pytestmark = [pytest.mark.processes, pytest.mark.docker]
@@ -18,6 +17,7 @@ LOG_BYTES_MAX = 256 * 1024
 WRITTEN_BYTES = 100 * 1024 * 1024
 # A node with its libraries takes about 60 MB. The log of one build must not show beside that.
 MEMORY_BYTES_MAX = 200 * 1024 * 1024
+# A bomb burns for so long on four nodes.
 TIMEOUT_SECONDS = 4
 
 
@@ -52,13 +52,11 @@ def _nothing_is_left(network: Network, docker_engine: docker.DockerClient) -> It
     """After each test no container and no image of this network is there any more."""
     yield
     cluster_id = bytes.fromhex(network.status("node0")["cluster"])
-    block_until(lambda: not things_of(docker_engine, cluster_id), "nothing is left", 20)
+    block_until(lambda: not things_of(docker_engine, cluster_id), "nothing is left")
 
 
 def test_a_build_over_its_time_is_timed_out(network: Network) -> None:
-    began_at = time.monotonic()
     view = network.complete(network.post("slow"))
-    assert time.monotonic() - began_at < 60
     assert (view["verdict"]["outcome"], view["verdict"]["exit_code"]) == ("timed_out", None)
     assert sorted(view["verdict"]["agreeing"]) == list(network.node_names)
     log = read_log(network, view["id"], "node0")
@@ -83,7 +81,9 @@ def test_a_hundred_megabytes_of_log_are_cut(network: Network) -> None:
 
 def test_a_fork_bomb_harms_nobody_else(network: Network) -> None:
     bomb = network.post("bomb")
-    network.wait_until(lambda: network.build(bomb)["status"] == "building", "the bomb burns", 20)
+    network.wait_until(
+        lambda: network.build(bomb)["status"] == "building", "the bomb burns", VERDICT_SECONDS
+    )
     green = network.verdict(network.post("green"))
     assert (green["verdict"]["outcome"], green["verdict"]["exit_code"]) == ("passed", 0)
     view = network.complete(bomb)

@@ -19,7 +19,7 @@ from ci.statement import parse_statement
 from common.keys import load_public_key
 from pbft.ports import Entry
 from scripts.example_repository import FEATURE_EXIT_CODE, example_branches
-from tests.node.conftest import new_things, things_on
+from tests.node.conftest import things_of
 from tests.processes.network import Network, ask, verdict_entries
 from tests.waiting import block_until
 
@@ -49,9 +49,9 @@ def job(
 ) -> Iterator[Job]:
     """A network that was asked for the four branches and has finished them all."""
     folder = tmp_path_factory.mktemp("main-job")
-    before = things_on(docker_engine)
     branches = example_branches(base_image)
-    with Network(folder, branches, executor="docker") as network:
+    # The one network whose processes are started as its users start them.
+    with Network(folder, branches, executor="docker", is_forked=False) as network:
         network.start()
         builds = {branch: network.post(branch) for branch in EXPECTED}
         views = {branch: network.complete(build) for branch, build in builds.items()}
@@ -61,12 +61,12 @@ def job(
 
         def is_tidy() -> bool:
             left.clear()
-            left.update(new_things(docker_engine, before, cluster_id))
+            left.update(things_of(docker_engine, cluster_id))
             return not left
 
         # test_nothing_is_left_on_the_engine names what is left
         with contextlib.suppress(AssertionError):
-            block_until(is_tidy, "an engine as it was before", 20)
+            block_until(is_tidy, "an engine without ours")
         yield Job(network, views, ledger, left)
 
 

@@ -1,7 +1,10 @@
 """The scripts that people type: they work from anywhere and explain themselves."""
 
+import fcntl
+import hashlib
 import os
 import re
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -13,6 +16,7 @@ SCRIPTS = (
     "scripts/demo.sh",
     "scripts/startClient.sh",
     "scripts/test.sh",
+    "scripts/campaign.sh",
     "scripts/check.sh",
     "scripts/screenshots.sh",
     "startNetwork.sh",
@@ -159,3 +163,50 @@ def test_where_no_browser_can_be_had_the_tests_go_on(tmp_path: Path, user: int) 
     assert (done.returncode, done.stdout) == (0, "went on\n")
     assert "the tests of the pages in a browser are skipped" in done.stderr
     assert ("could not install chromium-headless-shell" in done.stderr) is (user == 0)
+
+
+PRETENDED_PYTHON = """#!/bin/bash
+[[ "$2" == mypy ]] || exit 0
+echo "${*:3}" >>mypy-calls
+[[ -n "${3-}" ]] || exit 0
+mkdir -p "$4" && touch "$4/kept"
+exit "$MYPY_EXIT"
+"""
+
+
+@pytest.mark.parametrize(
+    ("mypy_exit", "is_held", "own_runs", "code"),
+    [(0, False, 0, 0), (1, False, 0, 1), (2, False, 1, 0), (0, True, 1, 0)],
+    ids=["good", "errors", "damaged", "in use"],
+)
+def test_what_mypy_found_out_is_kept_outside_of_the_checkout(
+    tmp_path: Path, mypy_exit: int, is_held: bool, own_runs: int, code: int
+) -> None:
+    """Not where another check is at it; and where mypy fails with it, it goes."""
+    checkout, kept = tmp_path / "checkout", tmp_path / "cache" / "pbft-ci"
+    (checkout / ".venv/bin").mkdir(parents=True)
+    (checkout / "scripts").mkdir()
+    kept.mkdir(parents=True)
+    for name in ("check.sh", "setup.sh"):
+        shutil.copy(ROOT / "scripts" / name, checkout / "scripts")
+    for name in ("requirements", "requirements-browser"):
+        content = (ROOT / f"{name}.txt").read_bytes()
+        (checkout / f"{name}.txt").write_bytes(content)
+        digest = hashlib.sha256(content).hexdigest()
+        (checkout / ".venv" / f"{name}.sha256").write_text(f"{digest}\n")
+    python = checkout / ".venv/bin/python"
+    python.write_text(PRETENDED_PYTHON)
+    python.chmod(0o755)
+    with (kept / "mypy.lock").open("w") as lock:
+        if is_held:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        done = run(
+            [str(checkout / "scripts/check.sh")],
+            tmp_path,
+            XDG_CACHE_HOME=str(kept.parent),
+            MYPY_EXIT=str(mypy_exit),
+        )
+    assert done.returncode == code, done.stderr
+    calls = (checkout / "mypy-calls").read_text().splitlines()
+    assert calls == [f"--cache-dir {kept}/mypy"] * (not is_held) + [""] * own_runs
+    assert (kept / "mypy/kept").exists() == (own_runs == 0)

@@ -1,0 +1,32 @@
+"""Each bench runs to its end in its smallest form. How fast it is asserts nothing."""
+
+import pytest
+
+from bench.benches import BENCHES, Bench
+from tests.processes import programs
+
+pytestmark = [pytest.mark.long, pytest.mark.timeout(900)]
+
+
+def check(bench: Bench) -> None:
+    """Run it as a person does."""
+    ended = programs.run("-m", "bench", bench.name, "--quick", seconds=bench.quick_seconds_max + 60)
+    assert ended.code == 0, ended.errors
+    _, _, *rows = ended.output.splitlines()
+    assert rows, ended.output
+
+
+@pytest.mark.docker
+@pytest.mark.usefixtures("docker_engine")
+@pytest.mark.parametrize(
+    "bench", [b for b in BENCHES.values() if b.needs_docker], ids=lambda b: b.name
+)
+def test_a_bench_with_containers_runs_to_its_end(bench: Bench) -> None:
+    check(bench)
+
+
+@pytest.mark.parametrize(
+    "bench", [b for b in BENCHES.values() if not b.needs_docker], ids=lambda b: b.name
+)
+def test_a_bench_runs_to_its_end(bench: Bench) -> None:
+    check(bench)
