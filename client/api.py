@@ -21,7 +21,7 @@ from client.build_filter import InvalidFilter, read_filter
 from client.collector import Collector
 from client.database import StorageFailed
 from client.forges.delivery import Delivery
-from client.forges.event import Refusal, too_large
+from client.forges.event import Refusal
 from client.forges.reception import Answered, Reception, Source, body_bytes_max, receive
 from client.gateway import Gateway
 from client.intake import QueueFull
@@ -30,10 +30,10 @@ from client.nodes import STATUS_TIMEOUT_SECONDS, Nodes
 from client.refusal_log import RefusalLog
 from client.view import BuildView, build_view
 from common.config import ClientConfig
+from common.request_body import Bodies, BodyRefused
 from common.secret_file import read_secrets
 from pbft.genesis import Cluster
 
-BODY_TIMEOUT_SECONDS = 30.0
 APPEND_TIMEOUT_SECONDS = 30.0
 # A glance at the nodes must not make a page wait for one that is down.
 GLANCE_TIMEOUT_SECONDS = 1.0
@@ -118,7 +118,7 @@ class Site:
             for entry in config.repositories
         )
         self.refusals = RefusalLog()
-        self._bodies_bytes = 0
+        self._bodies = Bodies(BODIES_BYTES_MAX)
 
     def record(self, request: web.Request) -> BuildRecord:
         """The build that the path names. Raises ApiError."""
@@ -155,37 +155,11 @@ class Site:
         return self.view(record)
 
     async def read_body(self, request: web.Request, bytes_max: int) -> bytes:
-        """A request's whole body.
-
-        Raises ApiError: too long (413), too slow (408), or too much is being sent by all (503).
-        """
-        if request.content_length is not None and request.content_length > bytes_max:
-            raise _too_large(bytes_max)
-        if request.content.is_eof():
-            # A short one came with its header: it is in memory already, and nothing is waited for.
-            body = request.content.read_nowait()
-            if len(body) > bytes_max:
-                raise _too_large(bytes_max)
-            if self._bodies_bytes + len(body) > BODIES_BYTES_MAX:
-                raise _too_much()
-            return body
-        parts: list[bytes] = []
-        length = 0
+        """A request's whole body, as common.request_body.Bodies reads it. Raises ApiError."""
         try:
-            async with asyncio.timeout(BODY_TIMEOUT_SECONDS):
-                async for part in request.content.iter_any():
-                    parts.append(part)
-                    length += len(part)
-                    self._bodies_bytes += len(part)
-                    if length > bytes_max:
-                        raise _too_large(bytes_max)
-                    if self._bodies_bytes > BODIES_BYTES_MAX:
-                        raise _too_much()
-        except TimeoutError as error:
-            raise ApiError(408, f"the body did not arrive in {BODY_TIMEOUT_SECONDS:g} s") from error
-        finally:
-            self._bodies_bytes -= length
-        return b"".join(parts)
+            return await self._bodies.read(request, bytes_max)
+        except BodyRefused as error:
+            raise ApiError(error.status, error.text, error.retry_after_seconds) from error
 
     def page(self, request: web.Request) -> BuildPage:
         """The builds that an address asks for. Raises ApiError.
@@ -401,14 +375,6 @@ async def on_append(site: Site, request: web.Request) -> web.Response:
 
 class _AppendBody(msgspec.Struct, frozen=True):
     text: Annotated[str, msgspec.Meta(max_length=APPEND_CHARACTERS_MAX)]
-
-
-def _too_much() -> ApiError:
-    return ApiError(503, "too much is being sent at once", RETRY_AFTER_SECONDS)
-
-
-def _too_large(bytes_max: int) -> ApiError:
-    return ApiError(413, too_large(bytes_max).text)
 
 
 def queue_full(error: QueueFull) -> ApiError:

@@ -37,7 +37,6 @@ from common.address import Address
 from common.config import ClientConfig, ConfigError, load_cluster_config
 from common.git_environment import is_foreign_variable
 from common.http_door import (
-    HEADER_TIMEOUT_SECONDS,
     Door,
     is_loopback_host,
     known_hosts,
@@ -47,9 +46,6 @@ from common.keys import SigningKey, load_signing_key
 from common.link import Links
 from common.retention import DAY_SECONDS, KeepRules
 from pbft.genesis import Cluster
-
-LINGERING_SECONDS = 1.0
-SHUTDOWN_SECONDS = 5.0
 
 _log = logging.getLogger(__name__)
 
@@ -138,12 +134,9 @@ async def running_gateway(config: ClientConfig, version: str) -> AsyncIterator[G
             connected=links.connected,
             version=version,
         )
-        runner = make_runner(site)
-        await runner.setup()
+        door = Door(make_application(site))
         stack.push_async_callback(gateway.close)
-        stack.push_async_callback(runner.cleanup)
-        door = Door(runner)
-        stack.push_async_callback(door.close)
+        stack.push_async_callback(door.end)
         await listen(door, config)
         _warn(config)
         gateway.start(links)
@@ -208,8 +201,8 @@ def read_member(config: ClientConfig) -> Member:
     return Member(cluster, limits, addresses, signing_key)
 
 
-def make_runner(site: Site) -> web.AppRunner:
-    """The HTTP application of a site, ready to listen."""
+def make_application(site: Site) -> web.Application:
+    """The HTTP application of a site."""
     hosts = known_hosts(site.config.listen, site.config.public_url)
     metrics = GatewayMetrics(
         name=site.config.name,
@@ -233,16 +226,7 @@ def make_runner(site: Site) -> web.AppRunner:
     log_api.add_routes(application)
     ArtifactApi(site, Artifacts(site.nodes, site.config.data_directory)).add_routes(application)
     add_dashboard(application, site, gatekeeper, log_api)
-    return web.AppRunner(
-        application,
-        access_log=None,
-        keepalive_timeout=HEADER_TIMEOUT_SECONDS,
-        # the webhook's body is what was signed: the bytes as they came
-        auto_decompress=False,
-        shutdown_timeout=SHUTDOWN_SECONDS,
-        # the rest of a body that was refused is waited for no longer than this
-        lingering_time=LINGERING_SECONDS,
-    )
+    return application
 
 
 async def listen(door: Door, config: ClientConfig) -> None:

@@ -16,6 +16,7 @@ from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
 from common.address import Address
+from common.request_body import refuse_unwanted_bodies
 
 # A connection that has not sent a whole header by then is closed; so is an idle one.
 HEADER_TIMEOUT_SECONDS = 20.0
@@ -23,6 +24,8 @@ CONNECTIONS_MAX = 1000
 # Of one address that is not this machine: behind a proxy on this machine all come from it.
 CONNECTIONS_PER_PEER_MAX = 100
 BACKLOG = 128
+SHUTDOWN_SECONDS = 5.0
+LINGERING_SECONDS = 1.0
 
 _FULL = (
     b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 10\r\nConnection: close\r\n"
@@ -43,16 +46,37 @@ class Limits(msgspec.Struct, frozen=True):
 
 
 class Door:
-    """Listens for an application that an AppRunner has set up, and counts who comes in."""
+    """Serves an application over HTTP, and counts who comes in.
 
-    def __init__(self, runner: web.AppRunner, limits: Limits | None = None) -> None:
-        self._runner = runner
+    No server of ours is made otherwise, so what it refuses is refused everywhere.
+    """
+
+    def __init__(
+        self,
+        application: web.Application,
+        limits: Limits | None = None,
+        header_seconds: float = HEADER_TIMEOUT_SECONDS,
+    ) -> None:
+        """header_seconds: a connection that has not sent a whole header by then is closed."""
+        application.middlewares.append(refuse_unwanted_bodies)
+        self._runner = web.AppRunner(
+            application,
+            access_log=None,
+            keepalive_timeout=header_seconds,
+            # A small body may be large inside; and what a webhook's signature is over is the
+            # bytes as they came.
+            auto_decompress=False,
+            shutdown_timeout=SHUTDOWN_SECONDS,
+            # the rest of a body that was refused is waited for no longer than this
+            lingering_time=LINGERING_SECONDS,
+        )
         self._limits = limits or Limits()
         self._server: asyncio.Server | None = None
         self.refused = 0
 
     async def open(self, listen: Address) -> None:
-        """Listen at that address. Raises OSError."""
+        """Start the application, and listen at that address. Raises OSError."""
+        await self._runner.setup()
         loop = asyncio.get_running_loop()
         self._server = await loop.create_server(
             lambda: _Visitor(self), listen.host, listen.port, backlog=BACKLOG, reuse_address=True
@@ -68,10 +92,15 @@ class Door:
         """How many are open."""
         return len(self._handlers())
 
-    async def close(self) -> None:
-        """Let nobody in any more. `AppRunner.cleanup` ends those who are in."""
+    def close(self) -> None:
+        """Let nobody in any more; those who are in stay."""
         if self._server is not None:
             self._server.close()
+
+    async def end(self) -> None:
+        """End the application and all connections."""
+        self.close()
+        await self._runner.cleanup()
 
     def has_room(self, peer: str) -> bool:
         """Whether one more from that address (as text) may come in."""

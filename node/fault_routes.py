@@ -6,15 +6,18 @@ node passes it on to that one, which has to allow it too.
 
 import json
 from collections.abc import Mapping
+from functools import partial
 
 import msgspec
 from aiohttp import web
 
 from common.address import Address
 from common.bounded_http import NoAnswer, ask, bounded_session
+from common.request_body import Bodies
 from node.fault_injection import DESCRIPTIONS, KINDS, Faults
-from node.http_answers import http_error
+from node.http_answers import http_error, read_body
 
+WANTED_BYTES_MAX = 4096
 ANSWER_BYTES_MAX = 64 * 1024
 ANSWER_SECONDS = 5.0
 
@@ -46,18 +49,19 @@ class FaultRoutes:
         """The faults that this node can be told to have, and what each does; None: it is off."""
         return DESCRIPTIONS if self._is_allowed else None
 
-    def routes(self) -> list[web.RouteDef]:
-        """To be added to the node's application."""
-        return [web.post("/pbft/simulate-byzantine", self._simulate)]
+    def routes(self, bodies: Bodies) -> list[web.RouteDef]:
+        """To be added to the node's application; bodies: reads those of its requests."""
+        return [web.post("/pbft/simulate-byzantine", partial(self._simulate, bodies))]
 
-    async def _simulate(self, request: web.Request) -> web.Response:
+    async def _simulate(self, bodies: Bodies, request: web.Request) -> web.Response:
         if not self._is_allowed:
             raise http_error(
                 web.HTTPForbidden,
                 "fault injection is off here; set fault_injection: allowed in the node's file",
             )
+        body = await read_body(bodies, request, WANTED_BYTES_MAX)
         try:
-            wanted = msgspec.json.decode(await request.read(), type=_Wanted)
+            wanted = msgspec.json.decode(body, type=_Wanted)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             reason = f'{error}; send {{"node_id": "{self._name}", "fault": "lying"}}'
             raise http_error(web.HTTPBadRequest, reason) from None

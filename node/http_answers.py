@@ -1,7 +1,22 @@
-"""What all routes of a node's HTTP share: numbers from the query, and one form of error."""
+"""What all routes of a node's HTTP share: what is read of a request, and one form of error."""
 
 import msgspec
 from aiohttp import web
+
+from common.request_body import Bodies, BodyRefused
+
+
+class _TooLarge(web.HTTPClientError):
+    """413; aiohttp's own takes no text."""
+
+    status_code = 413
+
+
+_BODY_ERRORS: dict[int, type[web.HTTPException]] = {
+    408: web.HTTPRequestTimeout,
+    413: _TooLarge,
+    503: web.HTTPServiceUnavailable,
+}
 
 
 def number(request: web.Request, name: str, default: int, low: int, high: int) -> int:
@@ -12,6 +27,14 @@ def number(request: web.Request, name: str, default: int, low: int, high: int) -
     if not text.isascii() or not text.isdigit() or len(text) > 19 or not low <= int(text) <= high:
         raise http_error(web.HTTPBadRequest, f"?{name}= takes a number from {low} to {high}")
     return int(text)
+
+
+async def read_body(bodies: Bodies, request: web.Request, bytes_max: int) -> bytes:
+    """A request's whole body. Raises an HTTP error where it is refused."""
+    try:
+        return await bodies.read(request, bytes_max)
+    except BodyRefused as error:
+        raise http_error(_BODY_ERRORS[error.status], error.text) from None
 
 
 def http_error(kind: type[web.HTTPException], reason: str) -> web.HTTPException:

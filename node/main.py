@@ -12,7 +12,6 @@ from pathlib import Path
 
 import msgspec
 import uvloop
-from aiohttp import web
 
 from ci.application import BuildApplication
 from ci.limits import ALL, Limits, encode_limits
@@ -26,7 +25,6 @@ from common.config import (
     load_node_config,
 )
 from common.http_door import (
-    HEADER_TIMEOUT_SECONDS,
     Door,
     known_hosts,
     refuse_foreign_pages,
@@ -53,7 +51,6 @@ from pbft.genesis import Cluster
 from pbft.replica import DamagedRecords
 
 DEFAULT_CONFIG = Path(__file__).resolve().parent.parent / "example-config" / "node0.yml"
-SHUTDOWN_SECONDS = 5.0
 # What a ballot that settles nothing may wait for others: more than replicas of equal speed are
 # apart with a build, less than people notice.
 BATCH_DELAY_SECONDS = 0.25
@@ -198,14 +195,7 @@ class _Node:
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, stop.set)
         hosts = known_hosts(self._config.listen, None, self._address)
-        runner = web.AppRunner(
-            self._server.application([refuse_foreign_pages(hosts)]),
-            access_log=None,
-            keepalive_timeout=HEADER_TIMEOUT_SECONDS,
-            shutdown_timeout=SHUTDOWN_SECONDS,
-        )
-        await runner.setup()
-        door = Door(runner)
+        door = Door(self._server.application([refuse_foreign_pages(hosts)]))
         await _listen(door, self._config)
         await self._executor.start()
         self._runtime.start(self._spoken_links, self._ballots)
@@ -217,10 +207,10 @@ class _Node:
             works.append(self._reports.start())
         await asyncio.wait([stopped, *works], return_when=asyncio.FIRST_COMPLETED)
         stopped.cancel()
-        await door.close()
-        await self._close(runner, [work for work in works if work.done()])
+        door.close()
+        await self._close(door, [work for work in works if work.done()])
 
-    async def _close(self, runner: web.AppRunner, failed: list[asyncio.Task[None]]) -> None:
+    async def _close(self, door: Door, failed: list[asyncio.Task[None]]) -> None:
         await self._scrub.close()
         await self._ledger_catch_up.close()
         if self._reports is not None:
@@ -229,7 +219,7 @@ class _Node:
         await self._executor.close()
         await self._links.close()
         await self._runtime.close()
-        await runner.cleanup()
+        await door.end()
         self._store.close()
         for work in failed:
             # A fault of our own: say it, rather than go on in a state nobody has thought of.

@@ -1,9 +1,7 @@
 """What a node answers over HTTP: links, status, messages, evidence, builds, logs, the ledger."""
 
-import asyncio
 import base64
 from collections.abc import Iterable
-from typing import Annotated
 
 import msgspec
 from aiohttp import web
@@ -15,6 +13,7 @@ from ci.ledger import decode_entry
 from ci.statement import dissenters
 from common.english import counted
 from common.link import LINK_PATH, Links
+from common.request_body import Bodies
 from node import log_routes, standing
 from node.artifact_routes import ArtifactRoutes
 from node.debts import state_of
@@ -22,7 +21,7 @@ from node.evidence_table import KeptEvidence
 from node.executor import Executor
 from node.fault_injection import Faults
 from node.fault_routes import FaultRoutes
-from node.http_answers import http_error, number
+from node.http_answers import http_error, number, read_body
 from node.message_trace import LoggedMessage, kind_of
 from node.metrics import CONTENT_TYPE as METRICS_TYPE
 from node.proof_routes import ProofRoutes
@@ -39,13 +38,21 @@ from pbft.codec import (
 from pbft.core import ReplicaStatus
 from pbft.evidence import check_evidence
 from pbft.genesis import Cluster
-from pbft.messages import Envelope, Replies, Request, Signed
+from pbft.messages import (
+    BODY_BYTES_MAX,
+    PAYLOAD_BYTES_MAX,
+    REQUEST_BYTES_MAX,
+    Envelope,
+    Replies,
+    Request,
+    Signed,
+)
 from pbft.ports import Refusal, Sign, Verify
 
-MESSAGE_BYTES_MAX = 16 * 1024 * 1024
-BODY_TIMEOUT_SECONDS = 30.0
-# Bodies that are read at once: whoever sends one has proved nothing yet.
-BODIES_MAX = 8
+# What a signed message takes beside its payload.
+_SIGNED_OVERHEAD_BYTES = 1024
+# What all who post something may have in memory together: none of them has proved anything yet.
+BODIES_BYTES_MAX = 96 * 1024 * 1024
 LEDGER_PAGE_MAX = 500
 EVIDENCE_PAGE_MAX = 100
 # A page of the ledger or of evidence is cut before it is larger, but never to nothing.
@@ -67,8 +74,18 @@ _UNSIGNED = (
 class _SignedBody(msgspec.Struct, forbid_unknown_fields=True):
     """POST /pbft/request and /pbft/message: a signed message, and a PRE-PREPARE's body."""
 
-    signed: Annotated[bytes, msgspec.Meta(max_length=MESSAGE_BYTES_MAX)]
-    body: Annotated[bytes, msgspec.Meta(max_length=MESSAGE_BYTES_MAX)] = b""
+    signed: bytes
+    body: bytes = b""
+
+
+def _posted_bytes(*sizes: int) -> int:
+    """How long a _SignedBody is in JSON whose parts have at most these sizes."""
+    return sum((size + 2) // 3 * 4 for size in sizes) + _SIGNED_OVERHEAD_BYTES
+
+
+# Of each route its own: a request is small, and of messages a NEW-VIEW is the largest.
+POSTED_REQUEST_BYTES_MAX = _posted_bytes(REQUEST_BYTES_MAX + _SIGNED_OVERHEAD_BYTES)
+POSTED_MESSAGE_BYTES_MAX = _posted_bytes(PAYLOAD_BYTES_MAX + _SIGNED_OVERHEAD_BYTES, BODY_BYTES_MAX)
 
 
 class NodeServer:
@@ -104,14 +121,14 @@ class NodeServer:
         self._faults = faults
         self._fault_routes = fault_routes
         self._scrub = scrub
-        self._bodies = asyncio.Semaphore(BODIES_MAX)
+        self._bodies = Bodies(BODIES_BYTES_MAX)
         self._proofs = ProofRoutes(
             cluster=cluster, name=name, sign=sign, runtime=runtime, store=store
         )
 
     def application(self, middlewares: Iterable[Middleware] = ()) -> web.Application:
         """The aiohttp application."""
-        app = web.Application(client_max_size=2 * MESSAGE_BYTES_MAX, middlewares=middlewares)
+        app = web.Application(middlewares=middlewares)
         app.add_routes(
             [
                 web.get(LINK_PATH, self._links.handle),
@@ -130,7 +147,7 @@ class NodeServer:
                 web.get("/ledger", self._ledger),
                 web.get("/builds/{build:[0-9a-f]{64}}/messages", self._build_messages),
                 *self._proofs.routes(),
-                *self._fault_routes.routes(),
+                *self._fault_routes.routes(self._bodies),
             ]
         )
         return app
@@ -320,7 +337,7 @@ class NodeServer:
     # --- messages over HTTP ---------------------------------------------------------------------
 
     async def _post_request(self, request: web.Request) -> web.Response:
-        envelope = await self._read_signed(request)
+        envelope = await self._read_signed(request, POSTED_REQUEST_BYTES_MAX)
         message = self._authenticator.read(envelope.signed)
         if isinstance(message, Refusal) or not isinstance(message, Request):
             reason = message.reason if isinstance(message, Refusal) else "not a request"
@@ -339,7 +356,7 @@ class NodeServer:
         )
 
     async def _post_message(self, request: web.Request) -> web.Response:
-        envelope = await self._read_signed(request)
+        envelope = await self._read_signed(request, POSTED_MESSAGE_BYTES_MAX)
         message = self._authenticator.read(envelope.signed)
         if isinstance(message, Refusal):
             raise http_error(web.HTTPBadRequest, message.reason)
@@ -350,16 +367,8 @@ class NodeServer:
         self._hand_on(envelope)
         return web.json_response({"status": "received"}, status=202)
 
-    async def _read_signed(self, request: web.Request) -> Envelope:
-        if self._bodies.locked():
-            reason = f"{BODIES_MAX} messages are being read already: try again"
-            raise http_error(web.HTTPServiceUnavailable, reason)
-        try:
-            async with self._bodies, asyncio.timeout(BODY_TIMEOUT_SECONDS):
-                data = await request.read()
-        except TimeoutError:
-            reason = f"the body did not come within {BODY_TIMEOUT_SECONDS:g} s"
-            raise http_error(web.HTTPRequestTimeout, reason) from None
+    async def _read_signed(self, request: web.Request, bytes_max: int) -> Envelope:
+        data = await read_body(self._bodies, request, bytes_max)
         try:
             body = msgspec.json.decode(data, type=_SignedBody)
             return Envelope(decode_signed(body.signed), body.body)

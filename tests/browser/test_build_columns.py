@@ -11,7 +11,7 @@ from playwright.async_api import Locator, Page, expect
 from ci.operations import Outcome
 from client import log_api
 from client.dashboard import build_logs
-from client.serve import make_runner
+from client.serve import make_application
 from tests.browser.conftest import VisitorMaker
 from tests.ci.builders import finding
 from tests.client.dashboard.test_build_page import finds, with_log
@@ -39,7 +39,7 @@ class Served:
 
     async def start(self, folder: Path) -> None:
         """Serve, and have one build open."""
-        self._server = TestServer(make_runner(site_of(self.running, folder)).app)
+        self._server = TestServer(make_application(site_of(self.running, folder)))
         await self._server.start_server()
         nobody_finishes(self.running.network)
         self.build = await self.running.gateway.submit(REPOSITORY, "live", "c" * 40)

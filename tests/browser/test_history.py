@@ -10,7 +10,7 @@ from aiohttp.test_utils import TestServer
 from playwright.async_api import expect
 
 from client.archive import ReplyRecord
-from client.serve import make_runner
+from client.serve import make_application
 from client.wanted import WantedBuild
 from tests.browser.conftest import VisitorMaker
 from tests.ci.builders import COMMIT, FAILED, PASSED
@@ -50,7 +50,7 @@ async def origin(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[str]
     await network.start()
     running = await run_gateway(network, folder)
     fill(running)
-    async with TestServer(make_runner(site_of(running, folder)).app) as server:
+    async with TestServer(make_application(site_of(running, folder))) as server:
         yield str(server.make_url("")).rstrip("/")
     await running.close()
     await network.close()

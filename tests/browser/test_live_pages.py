@@ -10,7 +10,7 @@ from aiohttp.test_utils import TestServer
 from playwright.async_api import Page, expect
 
 from client.dashboard import formats
-from client.serve import make_runner
+from client.serve import make_application
 from client.view import iso_time
 from client.wanted import WantedBuild
 from scripts.free_ports import free_ports
@@ -35,8 +35,8 @@ class Served:
 
     async def start(self) -> None:
         """Serve, at the same address as before."""
-        runner = make_runner(site_of(self.running, self._folder))
-        self._server = TestServer(runner.app, port=self._port)
+        application = make_application(site_of(self.running, self._folder))
+        self._server = TestServer(application, port=self._port)
         await self._server.start_server()
 
     async def stop(self) -> None:

@@ -9,7 +9,7 @@ import pytest_asyncio
 from aiohttp.test_utils import TestServer
 from playwright.async_api import Page, expect
 
-from client.serve import make_runner
+from client.serve import make_application
 from tests.browser.conftest import VisitorMaker
 from tests.client.network import REPOSITORY, Network, Running, run_gateway
 from tests.client.test_api import site_of
@@ -37,7 +37,7 @@ async def origin(running: Running, tmp_path: Path) -> AsyncIterator[str]:
     """Where it is served."""
     site = site_of(running, tmp_path)
     site.config = msgspec.structs.replace(site.config, api_token_file=token_file(tmp_path))
-    async with TestServer(make_runner(site).app) as server:
+    async with TestServer(make_application(site)) as server:
         yield str(server.make_url("")).rstrip("/")
 
 

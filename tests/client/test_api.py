@@ -16,9 +16,10 @@ from client.api import Site
 from client.database import StorageFailed
 from client.forges.event import PLAIN_BODY_BYTES_MAX
 from client.resolve import Unreachable
-from client.serve import make_runner
+from client.serve import make_application
 from common.address import Address
 from common.config import ClientConfig, GatewayRepository
+from common.http_door import Door
 from common.keys import verify
 from tests.ci.builders import COMMIT, FAILED, GATEWAY
 from tests.client.network import (
@@ -62,8 +63,7 @@ def site_of(
 
 
 async def client_of(running: Running, folder: Path) -> Client:
-    runner = make_runner(site_of(running, folder))
-    client: Client = TestClient(TestServer(runner.app))
+    client: Client = TestClient(TestServer(make_application(site_of(running, folder))))
     await client.start_server()
     return client
 
@@ -157,7 +157,7 @@ async def test_a_body_that_turns_out_too_large_is_refused(
 async def test_a_body_that_stops_half_way_does_not_stay(
     client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("client.api.BODY_TIMEOUT_SECONDS", 0.3)
+    monkeypatch.setattr("common.request_body.BODY_TIMEOUT_SECONDS", 0.3)
     reader, writer = await asyncio.open_connection("127.0.0.1", client.port)
     writer.write(b"POST /webHook HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n{")
     status = await asyncio.wait_for(reader.readline(), 10)
@@ -166,10 +166,11 @@ async def test_a_body_that_stops_half_way_does_not_stay(
 
 
 async def test_what_all_send_together_is_bounded(
-    client: Client, monkeypatch: pytest.MonkeyPatch
+    running: Running, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One sends half of what all may have in memory, and then waits: the next one is refused."""
     monkeypatch.setattr("client.api.BODIES_BYTES_MAX", 1000)
+    client = await client_of(running, tmp_path)
     reader, writer = await asyncio.open_connection("127.0.0.1", client.port)
     writer.write(b"POST /webHook HTTP/1.1\r\nHost: localhost\r\nContent-Length: 700\r\n\r\n")
     writer.write(b" " * 600)
@@ -188,22 +189,18 @@ async def test_what_all_send_together_is_bounded(
     assert b" 202 " in await asyncio.wait_for(reader.readline(), 10)
     writer.close()
     assert not await refused()
+    await client.close()
 
 
-async def test_a_header_that_stops_half_way_does_not_stay(
-    running: Running, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("client.serve.HEADER_TIMEOUT_SECONDS", 0.3)
-    runner = make_runner(site_of(running, tmp_path))
-    await runner.setup()
-    server_site = web.TCPSite(runner, "127.0.0.1", 0)
-    await server_site.start()
-    port = runner.addresses[0][1]
+async def test_a_header_that_stops_half_way_does_not_stay(running: Running, tmp_path: Path) -> None:
+    door = Door(make_application(site_of(running, tmp_path)), header_seconds=0.3)
+    await door.open(Address("127.0.0.1", 0))
+    port = door.sockets[0].getsockname()[1]
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     writer.write(b"POST /webHook HTTP/1.1\r\nHost: localhost\r\nX-Half")
     assert await asyncio.wait_for(reader.read(), 10) == b""
     writer.close()
-    await runner.cleanup()
+    await door.end()
 
 
 async def test_a_full_queue_says_when_to_come_back(network: Network, tmp_path: Path) -> None:

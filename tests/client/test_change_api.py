@@ -9,7 +9,7 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 
-from client.serve import make_runner
+from client.serve import make_application
 from common.address import Address
 from common.config import ConfigError
 from tests.client.network import Network, Running, run_gateway
@@ -117,7 +117,7 @@ async def test_more_than_one_repository_may_have_is_429(network: Network, tmp_pa
 async def guarded(running: Running, folder: Path, **changes: Any) -> Client:
     site = site_of(running, folder)
     site.config = msgspec.structs.replace(site.config, **changes)
-    client: Client = TestClient(TestServer(make_runner(site).app))
+    client: Client = TestClient(TestServer(make_application(site)))
     await client.start_server()
     return client
 

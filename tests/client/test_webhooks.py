@@ -11,7 +11,7 @@ from aiohttp.test_utils import TestClient, TestServer
 from ci.builds import OpenBuild
 from ci.operations import Ballot, SubmitBuild, decode_operation
 from client.forges.delivery import Delivery
-from client.serve import make_runner
+from client.serve import make_application
 from common.config_error import ConfigError
 from common.repository_config import GatewayRepository
 from pbft.codec import decode_request, decode_signed
@@ -63,7 +63,7 @@ async def client_of(running: Running, folder: Path) -> Client:
         for url, forge in ((GITHUB_URL, "github"), (GITLAB_URL, "gitlab"), (GITEA_URL, "gitea"))
     )
     site = site_of(running, folder, repositories)
-    client: Client = TestClient(TestServer(make_runner(site).app))
+    client: Client = TestClient(TestServer(make_application(site)))
     await client.start_server()
     return client
 

@@ -44,13 +44,10 @@ async def running() -> AsyncIterator[Running]:
     hosts = known_hosts(Address("127.0.0.1", 1), "https://ci.example.org/x")
     application = web.Application(middlewares=[refuse_foreign_pages(hosts)])
     application.router.add_route("*", "/", answer)
-    runner = web.AppRunner(application, access_log=None, keepalive_timeout=HEADER_SECONDS)
-    await runner.setup()
-    door = Door(runner, Limits(connections_max=6))
+    door = Door(application, Limits(connections_max=6), HEADER_SECONDS)
     await door.open(Address("127.0.0.1", 0))
     yield Running(door, door.sockets[0].getsockname()[1])
-    await door.close()
-    await runner.cleanup()
+    await door.end()
 
 
 @pytest.mark.parametrize(
@@ -138,6 +135,6 @@ def test_loopback_is_told_from_elsewhere() -> None:
 
 async def test_one_foreign_address_cannot_take_all_the_room(running: Running) -> None:
     """The count is by address; here everybody is on loopback, so it is asked for directly."""
-    door = Door(running.door._runner, Limits(connections_max=100, per_peer_max=0))
+    door = Door(web.Application(), Limits(connections_max=100, per_peer_max=0))
     assert door.has_room("127.0.0.1")
     assert not door.has_room("192.0.2.1")

@@ -8,6 +8,7 @@ from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 
 from common.address import Address
+from common.request_body import Bodies
 from node.fault_injection import DESCRIPTIONS, KINDS, Faults
 from node.fault_routes import FaultRoutes
 
@@ -29,7 +30,7 @@ class Pair:
 
 def served(routes: FaultRoutes) -> TestServer:
     application = web.Application()
-    application.add_routes(routes.routes())
+    application.add_routes(routes.routes(Bodies(4096)))
     return TestServer(application)
 
 

@@ -10,11 +10,14 @@ import pytest
 from aiohttp.test_utils import TestClient, TestServer
 
 from ci.operations import Append
-from node.server import BODIES_MAX
+from node.fault_routes import WANTED_BYTES_MAX
+from node.server import POSTED_MESSAGE_BYTES_MAX, POSTED_REQUEST_BYTES_MAX
 from node.store import SaveFailed, Store
+from pbft.client import make_request
 from pbft.codec import encode_signed
+from pbft.messages import REQUEST_BYTES_MAX
 from pbft.ports import Record, SavedEntry
-from tests.node.house import NAMES, House, server_of
+from tests.node.house import KEYS, NAMES, House, server_of
 from tests.waiting import wait_until
 
 Client = TestClient[Any, Any]
@@ -123,26 +126,50 @@ async def test_the_ledger_ends_where_it_is_on_disk(
     assert page["head"] == house.applications["node0"].ledger_head.hex()
 
 
-async def test_few_bodies_are_read_at_once(house: House, client: Client) -> None:
-    """Whoever sends one has proved nothing yet, and it may be large."""
-    body = base64.b64encode(encode_signed(house.request(Append("over HTTP"))))
-    asked = {"signed": body.decode()}
-    slow = [await asyncio.open_connection(client.host, client.port) for _ in range(BODIES_MAX)]
-    for _, writer in slow:
-        writer.write(b"POST /pbft/message HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n")
+async def test_what_all_post_together_is_bounded(
+    house: House, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever posts has proved nothing yet: one that sent half of it leaves no room for another."""
+    monkeypatch.setattr("node.server.BODIES_BYTES_MAX", 1000)
+    async with TestClient(TestServer(server_of(house, "node1").application())) as other:
+        reader, writer = await asyncio.open_connection(other.host, other.port)
+        writer.write(b"POST /pbft/message HTTP/1.1\r\nHost: x\r\nContent-Length: 801\r\n\r\n")
+        writer.write(b" " * 800)
+        body = b"x" * 600
 
-    async def post_until(wanted: int) -> str:
-        while True:
-            async with client.post("/pbft/request", json=asked) as answer:
-                if answer.status == wanted:
-                    return await answer.text()
-            await asyncio.sleep(0.02)
+        async def post_until(wanted: int) -> str:
+            while True:
+                async with other.post("/pbft/request", data=body) as answer:
+                    if answer.status == wanted:
+                        return await answer.text()
+                await asyncio.sleep(0.02)
 
-    async with asyncio.timeout(20):
-        assert f"{BODIES_MAX} messages are being read already" in await post_until(503)
-        for _, writer in slow:
-            writer.write(b"no signed")
-        await post_until(200)
-    for reader, writer in slow:
-        assert await reader.readline() == b"HTTP/1.1 401 Unauthorized\r\n"
+        async with asyncio.timeout(20):
+            assert "too much is being sent at once" in await post_until(503)
+            writer.write(b" ")
+            assert await reader.readline() == b"HTTP/1.1 401 Unauthorized\r\n"
+            await post_until(401)
         writer.close()
+
+
+@pytest.mark.parametrize("path", ["/pbft/request", "/pbft/message", "/pbft/simulate-byzantine"])
+async def test_a_body_over_the_limit_of_its_route_is_not_read(client: Client, path: str) -> None:
+    """Only its length is sent: whoever waited for the rest would not answer."""
+    limits = {
+        "/pbft/request": POSTED_REQUEST_BYTES_MAX,
+        "/pbft/message": POSTED_MESSAGE_BYTES_MAX,
+        "/pbft/simulate-byzantine": WANTED_BYTES_MAX,
+    }
+    reader, writer = await asyncio.open_connection(client.host, client.port)
+    head = f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: {limits[path] + 1}\r\n\r\n"
+    writer.write(head.encode())
+    async with asyncio.timeout(20):
+        assert b" 413 " in await reader.readline()
+    writer.close()
+
+
+async def test_the_largest_request_fits(client: Client, house: House) -> None:
+    """Whatever the replicas would order can be posted."""
+    signed = make_request("client", 1, bytes(REQUEST_BYTES_MAX), house.cluster, KEYS["client"].sign)
+    body = {"signed": base64.b64encode(encode_signed(signed)).decode()}
+    assert (await client.post("/pbft/request", json=body)).status == 200

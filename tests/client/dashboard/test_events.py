@@ -10,7 +10,7 @@ from aiohttp import ClientResponse, web
 from aiohttp.test_utils import TestClient, TestServer
 
 from client.dashboard import events
-from client.serve import make_runner
+from client.serve import make_application
 from tests.client.network import REPOSITORY, Running
 from tests.client.test_api import client_of, site_of
 from tests.client.test_gateway import record_of, until
@@ -85,7 +85,7 @@ async def test_an_open_build_is_looked_at_while_it_is_followed(
 
 async def test_a_lost_link_is_told(running: Running, tmp_path: Path) -> None:
     site = site_of(running, tmp_path)
-    client: Client = TestClient(TestServer(make_runner(site).app))
+    client: Client = TestClient(TestServer(make_application(site)))
     await client.start_server()
     async with client.get("/events?build=" + "0" * 64) as answer:
         site.connected = lambda: frozenset({"replica-0", "replica-1"})

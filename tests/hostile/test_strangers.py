@@ -1,0 +1,88 @@
+"""Strangers at the ports of real nodes and a real gateway: nobody can be stopped without a key."""
+
+import asyncio
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from common.address import Address
+from tests.processes.network import CLIENT, Network, pipeline
+
+pytestmark = pytest.mark.processes
+
+# A request that is honest takes a few KiB; what is unpacked would take 1,000 MiB.
+GROWTH_BYTES_MAX = 32 * 2**20
+ANSWER_SECONDS = 60.0
+
+
+@pytest.fixture(scope="module")
+def network(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Network]:
+    """Four nodes and a gateway that build by processes."""
+    folder = tmp_path_factory.mktemp("strangers")
+    with Network(folder, {"green": pipeline("true")}) as made:
+        made.start()
+        yield made
+
+
+def address_of(network: Network, name: str) -> Address:
+    """Where a node or the gateway listens."""
+    return network._listen[name]
+
+
+def memory_bytes_most(pid: int) -> int:
+    """The most that a process ever had in memory."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    (line,) = (line for line in lines if line.startswith("VmHWM:"))
+    return int(line.split()[1]) * 1024
+
+
+def packed_zeros(mebibytes: int) -> bytes:
+    """So many MiB of zeros as gzip packs them; the same MiB again and again, made once."""
+    packer = zlib.compressobj(9, zlib.DEFLATED, 31)
+    first = packer.compress(bytes(2**20)) + packer.flush(zlib.Z_FULL_FLUSH)
+    again = packer.compress(bytes(2**20)) + packer.flush(zlib.Z_FULL_FLUSH)
+    return first + again * (mebibytes - 1) + packer.flush()
+
+
+async def say(address: Address, data: bytes) -> int:
+    """The status of the answer to these bytes, on a connection of their own."""
+    reader, writer = await asyncio.open_connection(address.host, address.port)
+    try:
+        writer.write(data)
+        line = await reader.readline()
+        return int(line.split()[1])
+    finally:
+        writer.close()
+
+
+@pytest.mark.parametrize(
+    ("name", "path"),
+    [("node0", "/pbft/request"), ("node0", "/pbft/message"), (CLIENT, "/webHook")],
+)
+async def test_nothing_is_unpacked(network: Network, name: str, path: str) -> None:
+    """1 MB that would be 1,000 MiB, eight at a time."""
+    body = packed_zeros(1000)
+    assert 2**19 < len(body) < 2**21
+    head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Encoding: gzip\r\n"
+    request = f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
+    before = memory_bytes_most(network.processes[name].pid)
+    async with asyncio.timeout(ANSWER_SECONDS):
+        address = address_of(network, name)
+        statuses = await asyncio.gather(*(say(address, request) for _ in range(8)))
+    assert memory_bytes_most(network.processes[name].pid) - before < GROWTH_BYTES_MAX
+    assert statuses == [415] * 8
+
+
+@pytest.mark.parametrize("name", ["node0", CLIENT])
+async def test_no_route_waits_for_a_body_without_end(network: Network, name: str) -> None:
+    """1 TB is announced and nothing sent: whoever waited for it would not answer."""
+    paths = ["/pbft/request", "/pbft/message", "/pbft/simulate-byzantine", "/healthz", "/ledger"]
+    paths += ["/link", "/webHook", "/api/v1/append", "/api/v1/builds", "/replicas", "/nowhere"]
+    announced = f"HTTP/1.1\r\nHost: localhost\r\nContent-Length: {10**12}\r\n\r\n"
+    asked = [f"{method} {path} {announced}" for method in ("GET", "POST", "PUT") for path in paths]
+    address = address_of(network, name)
+    async with asyncio.timeout(ANSWER_SECONDS):
+        statuses = await asyncio.gather(*(say(address, text.encode()) for text in asked))
+    assert {status // 100 for status in statuses} == {4}
