@@ -8,10 +8,12 @@ from collections.abc import Mapping
 from typing import Any
 
 import docker
+import docker.errors
 import docker.types
 import msgspec
 
 from node.docker_engine import Image
+from node.hosts_file import HOST_NAME, hosts_mount, is_missing, write_hosts_file
 from node.tree import BUILD_USER_ID
 
 HOME = "/home/build"
@@ -28,6 +30,13 @@ OUT_OF_MEMORY_SCORE = 500
 BYTES_PER_FILE = 8192
 # so that a small file system still takes a tree of many empty files
 FILES_MIN = 120_000
+# a network namespace that has no way out, and that other containers can join
+JOINABLE = "none"
+# An engine leaves ::1 and the host's own name out of a namespace that it makes.
+_LOOPBACK: Mapping[str, Any] = {
+    "extra_hosts": {HOST_NAME: "127.0.0.1"},
+    "sysctls": {"net.ipv6.conf.lo.disable_ipv6": "0"},
+}
 # of a file system that is the build's own; beside it, its folder in the image may say who may what
 OWNER = f"uid={BUILD_USER_ID},gid={BUILD_USER_ID}"
 
@@ -42,7 +51,8 @@ class ContainerOrder(msgspec.Struct, frozen=True):
     new_volumes: shared file systems that are made and removed along with this container, by path:
     the options of a file system in memory.
     has_input: whether its standard input is open; whoever attaches to it may close it.
-    network: the name of the engine's network, None for none.
+    network: the name of the engine's network, None for none. JOINABLE costs the engine as much as
+    a network does.
     """
 
     image: Image
@@ -65,12 +75,33 @@ class ContainerOrder(msgspec.Struct, frozen=True):
 
 def create_container(client: docker.APIClient, order: ContainerOrder) -> str:
     """The id of a container that is made and not started. Raises what the library raises."""
+    if order.network is not None:
+        return _create(client, order, None)
+    hosts = hosts_mount(client)
+    try:
+        return _create(client, order, hosts)
+    except docker.errors.APIError as error:
+        if not is_missing(hosts, error):
+            raise
+    write_hosts_file(client, order.image.id, order.labels)
+    return _create(client, order, hosts)
+
+
+def file_system_options(bytes_max: int) -> str:
+    """Options of a file system in memory that limit its size."""
+    files_max = FILES_MIN + bytes_max // BYTES_PER_FILE
+    return f"size={bytes_max},nr_inodes={files_max}"
+
+
+def _create(
+    client: docker.APIClient, order: ContainerOrder, hosts: docker.types.Mount | None
+) -> str:
     created: dict[str, Any] = client.create_container(
         image=order.image.id,
         name=order.name,
         command=list(order.command) if order.command is not None else None,
         entrypoint=list(order.entrypoint) if order.entrypoint is not None else None,
-        hostname="pbft-ci",
+        hostname=HOST_NAME,
         user=f"{BUILD_USER_ID}:{BUILD_USER_ID}",
         # so that the init process hands a signal on to all, not to the shell alone
         environment=dict(order.environment) | {"TINI_KILL_PROCESS_GROUP": "1"},
@@ -80,19 +111,15 @@ def create_container(client: docker.APIClient, order: ContainerOrder) -> str:
         network_disabled=order.network is None,
         # an image's own health check would be one more process that nobody asked for
         healthcheck={"test": ["NONE"]},
-        host_config=_host_config(client, order),
+        host_config=_host_config(client, order, hosts),
     )
     container_id: str = created["Id"]
     return container_id
 
 
-def file_system_options(bytes_max: int) -> str:
-    """Options of a file system in memory that limit its size."""
-    files_max = FILES_MIN + bytes_max // BYTES_PER_FILE
-    return f"size={bytes_max},nr_inodes={files_max}"
-
-
-def _host_config(client: docker.APIClient, order: ContainerOrder) -> dict[str, Any]:
+def _host_config(
+    client: docker.APIClient, order: ContainerOrder, hosts: docker.types.Mount | None
+) -> dict[str, Any]:
     """The walls around the build; the same for every image and every pipeline."""
     flags = "rw,exec,nosuid,nodev,mode=1777"
     temporary = {
@@ -112,9 +139,15 @@ def _host_config(client: docker.APIClient, order: ContainerOrder) -> dict[str, A
         network_mode=order.network or "none",
         read_only=True,
         tmpfs=temporary,
-        mounts=[*_shared(order.volumes), *_made_along(order.new_volumes, order.labels)],
-        # a first process that reaps orphans and makes a missing program an exit code
-        init=True,
+        mounts=[
+            *_shared(order.volumes),
+            *_made_along(order.new_volumes, order.labels),
+            *([] if hosts is None else [hosts]),
+        ],
+        **(_LOOPBACK if order.network == JOINABLE else {}),
+        # A first process that reaps orphans and makes a missing program an exit code. What others
+        # are to join must not start without its program.
+        init=order.network != JOINABLE,
         ipc_mode="private",
         shm_size=SHARED_BYTES,
         mem_limit=memory_bytes,

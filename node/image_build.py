@@ -2,7 +2,7 @@
 
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -14,13 +14,19 @@ import msgspec
 from ci.limits import Limits
 from ci.operations import Outcome
 from node.build_log import BuildLog
-from node.container import CPU_PERIOD_MICROSECONDS, OPEN_FILES_MAX
-from node.docker_engine import BUILD_LABEL, DockerEngine, says_absent
+from node.container import (
+    CPU_PERIOD_MICROSECONDS,
+    JOINABLE,
+    OPEN_FILES_MAX,
+    create_container,
+)
+from node.docker_engine import BUILD_LABEL, DockerEngine, Image, says_absent
 from node.dockerfile import PreparedDockerfile
 from node.run_result import RunResult, result_of_exit
 from node.threads import Stop
 from node.tree import append_to_tree
 from node.trouble import OwnTrouble
+from node.workspace import keeper_order
 
 # The builder removes both from the context before the first instruction sees it.
 _DOCKERFILE_NAME = ".pbft-ci.dockerfile"
@@ -46,6 +52,10 @@ _MACHINE = re.compile(
 )
 
 
+# The engine's own namespace without a network: its lo has no ::1, and no name but localhost.
+NO_NETWORK = "none"
+
+
 class BuiltImage(msgspec.Struct, frozen=True):
     """The image that came out."""
 
@@ -59,12 +69,14 @@ def build_image(
     tag: str,
     labels: Mapping[str, str],
     limits: Limits,
+    network: str,
     log: BuildLog,
     given_up: Stop,
     stop: Stop,
 ) -> BuiltImage | RunResult:
     """The image, or how the build of it failed. The tree file is made the build's context.
 
+    network: of its instructions, as `join_loopback` says.
     given_up: nobody wants the image any more. The engine is told so, and this goes on until it has
     really ended the build: the instruction that copies files is not broken off, and makes a layer.
     stop: does not wait for that either.
@@ -91,7 +103,7 @@ def build_image(
                 nocache=True,
                 rm=True,
                 forcerm=True,
-                network_mode="none",
+                network_mode=network,
                 container_limits={
                     "memory": limits.memory_bytes,
                     "memswap": limits.memory_bytes,
@@ -116,6 +128,30 @@ def build_image(
     if image_id is None:
         raise OwnTrouble("the Docker engine broke off the build")
     return BuiltImage(image_id)
+
+
+def join_loopback(
+    client: docker.APIClient,
+    bases: Iterable[Image],
+    name: str,
+    labels: Mapping[str, str],
+    limits: Limits,
+) -> str:
+    """The network of a Dockerfile's instructions: a container's, which runs until it is removed.
+
+    A builder has no settings for lo and for names, so the instructions join a container that has
+    them. It is made from the first base with a shell. NO_NETWORK if there is none, or if the kernel
+    has no IPv6. Raises what the library raises.
+    """
+    for base in bases:
+        order = msgspec.structs.replace(keeper_order(base, name, labels, limits), network=JOINABLE)
+        keeper = create_container(client, order)
+        with suppress(docker.errors.APIError):
+            client.start(keeper)
+            if client.inspect_container(keeper)["State"]["Running"]:
+                return f"container:{keeper}"
+        client.remove_container(keeper, force=True, v=True)
+    return NO_NETWORK
 
 
 def _ulimits() -> str:

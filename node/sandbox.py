@@ -30,7 +30,7 @@ from node.docker_engine import (
     engine_errors,
 )
 from node.dockerfile import PreparedDockerfile, prepare_dockerfile
-from node.image_build import BuiltImage, build_image
+from node.image_build import BuiltImage, build_image, join_loopback
 from node.image_growth import ImageGrowth
 from node.images import Images, isolate_from_user
 from node.pipeline_run import Grounds, container_memory_bytes, run_pipeline
@@ -157,6 +157,7 @@ class DockerSandbox:
         if isinstance(prepared, PipelineInvalid):
             return RunResult(Outcome.PIPELINE_INVALID, problem=prepared.text)
         work.show_state("image")
+        bases: list[Image] = []
         for name in prepared.bases:
             base = await self._image(name, work, is_base=True)
             if isinstance(base, ImageAbsent):
@@ -169,9 +170,19 @@ class DockerSandbox:
                     " an image without, and write them into this Dockerfile"
                 )
                 return RunResult(Outcome.PIPELINE_INVALID, problem=problem)
+            bases.append(base)
         work.show_state("building")
+        network = await self._call(
+            lambda stop: join_loopback(
+                self._engine.client(),
+                bases,
+                self._container_name(work),
+                self._labels(work.label),
+                self._limits,
+            )
+        )
         ends_at = time.monotonic() + self._limits.build_seconds_max
-        built = await self._build_image(prepared, work, remains)
+        built = await self._build_image(prepared, network, work, remains)
         if isinstance(built, RunResult):
             is_red = built.outcome in (Outcome.FAILED, Outcome.TIMED_OUT)
             return msgspec.structs.replace(built, network_was_off=is_red)
@@ -200,7 +211,7 @@ class DockerSandbox:
         return _result(await self._run_container(order, work, remains), image.id)
 
     async def _build_image(
-        self, prepared: PreparedDockerfile, work: Work, remains: Remains
+        self, prepared: PreparedDockerfile, network: str, work: Work, remains: Remains
     ) -> BuiltImage | RunResult:
         """The built image; a build that takes too long is given up and timed out.
 
@@ -224,6 +235,7 @@ class DockerSandbox:
                 tag,
                 self._labels(work.label),
                 self._limits,
+                network,
                 work.log,
                 given_up,
                 stop,

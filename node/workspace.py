@@ -64,25 +64,11 @@ def make_workspace(
     sizes = {WORKSPACE: limits.workspace_bytes, HOME: limits.home_bytes}
     if ca_bundle is not None:
         sizes[TRUST] = TRUST_BYTES
-    keeper = create_container(
-        client,
-        ContainerOrder(
-            image=image,
-            name=f"{name}-keeper",
-            labels=labels,
-            environment={},
-            # a shell that waits for a line which never comes; it is no safer than any other step
-            entrypoint=("sh", "-c", "read -r pbft_ci_line"),
-            command=(),
-            seconds=None,
-            memory_bytes=KEEPER_MEMORY_BYTES,
-            cpus=limits.cpus,
-            pids=KEEPER_PIDS,
-            temporary={},
-            new_volumes={path: _volume_options(path, size) for path, size in sizes.items()},
-            has_input=True,
-        ),
+    order = msgspec.structs.replace(
+        keeper_order(image, name, labels, limits),
+        new_volumes={path: _volume_options(path, size) for path, size in sizes.items()},
     )
+    keeper = create_container(client, order)
     remains.containers.append(keeper)
     client.start(keeper)
     if ca_bundle is not None:
@@ -90,6 +76,27 @@ def make_workspace(
     mounts = client.inspect_container(keeper)["Mounts"]
     names = {mount["Destination"]: mount["Name"] for mount in mounts if mount["Type"] == "volume"}
     return Workspace(keeper, {path: (names[path], path != TRUST) for path in sizes})
+
+
+def keeper_order(
+    image: Image, name: str, labels: Mapping[str, str], limits: Limits
+) -> ContainerOrder:
+    """A container that runs until it is removed, for what others share; it needs a shell."""
+    return ContainerOrder(
+        image=image,
+        name=f"{name}-keeper",
+        labels=labels,
+        environment={},
+        # a shell that waits for a line which never comes; it is no safer than any other step
+        entrypoint=("sh", "-c", "read -r pbft_ci_line"),
+        command=(),
+        seconds=None,
+        memory_bytes=KEEPER_MEMORY_BYTES,
+        cpus=limits.cpus,
+        pids=KEEPER_PIDS,
+        temporary={},
+        has_input=True,
+    )
 
 
 def _volume_options(path: str, size: int) -> str:

@@ -17,6 +17,7 @@ import docker.errors
 import pytest
 
 from node.docker_engine import CLUSTER_LABEL
+from node.hosts_file import VOLUME
 
 # Who really has no engine says so.
 WITHOUT_DOCKER = "PBFT_CI_WITHOUT_DOCKER"
@@ -96,7 +97,8 @@ def _engine() -> docker.DockerClient | None:
 def things_on(engine: docker.DockerClient | None) -> dict[str, str]:
     """What is on the engine, in words, by id: containers, networks, volumes, and nobody's images.
 
-    Images that have a name or a cluster's label are kept for the next build, by rules of their own.
+    Images that have a name or a cluster's label are kept for the next build, by rules of their own;
+    so is the one volume with the file of node.hosts_file.
     """
     if engine is None:
         return {}
@@ -107,7 +109,7 @@ def things_on(engine: docker.DockerClient | None) -> dict[str, str]:
             ("container", api.containers(all=True)),
             ("image", [image for image in api.images(all=True) if _is_nobodys(image)]),
             ("network", api.networks()),
-            ("volume", api.volumes()["Volumes"] or ()),
+            ("volume", [entry for entry in api.volumes()["Volumes"] or () if not _is_kept(entry)]),
         )
         for entry in listed
     }
@@ -117,6 +119,10 @@ def _is_nobodys(image: Mapping[str, Any]) -> bool:
     names = [*(image["RepoTags"] or ()), *(image["RepoDigests"] or ())]
     is_named = any(not name.startswith("<none>") for name in names)
     return not is_named and CLUSTER_LABEL not in (image["Labels"] or {})
+
+
+def _is_kept(volume: Mapping[str, Any]) -> bool:
+    return bool(volume["Name"] == VOLUME)
 
 
 def _in_words(kind: str, entry: Mapping[str, Any]) -> str:

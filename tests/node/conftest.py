@@ -130,6 +130,17 @@ def pipeline(image: str, *commands: str, **more: Any) -> str:
     return json.dumps({"image": image, "commands": commands, **more})
 
 
+# A server on all addresses of lo, asked under each of its names.
+ASK_LOOPBACK = (
+    'for name in localhost 127.0.0.1 ::1 "$(hostname)"; do'
+    " nc -l -p 8000 -e echo heard & server=$!; reply=; tries=0;"
+    ' while test "$reply" != heard && test $tries -lt 50; do'
+    ' reply=$(nc -w 1 "$name" 8000 </dev/null || true); tries=$((tries + 1)); sleep 0.1; done;'
+    " kill $server 2>/dev/null || true; wait;"
+    ' echo "$name said $reply"; test "$reply" = heard || exit 9; done'
+)
+
+
 ConfigMaker = Callable[..., NodeConfig]
 CheckoutMaker = Callable[..., Checkout]
 

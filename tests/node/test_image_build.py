@@ -2,6 +2,7 @@
 
 import asyncio
 import io
+import json
 import secrets
 
 import pytest
@@ -9,7 +10,7 @@ import pytest
 from ci.operations import Outcome
 from node.docker_engine import BUILD_LABEL, CLUSTER_LABEL, REPLICA_LABEL
 from node.dockerfile import PreparedDockerfile
-from tests.node.conftest import Room, images_made_by, things_of, things_on, until
+from tests.node.conftest import ASK_LOOPBACK, Room, images_made_by, things_of, things_on, until
 
 pytestmark = pytest.mark.docker
 
@@ -25,14 +26,16 @@ async def test_a_volume_of_an_image_is_no_folder_of_the_host(room: Room) -> None
 
 
 async def test_dockerfile_is_built_and_run(room: Room) -> None:
+    command = f"id -u; ! touch /source/x; touch /tmp/x; cat /source/word; {ASK_LOOPBACK}; exit 6"
     dockerfile = (
-        f"FROM {room.image} AS first\nRUN echo in the build && id -u\n"
+        f"FROM {room.image} AS first\nRUN echo in the build && id -u\nRUN {ASK_LOOPBACK}\n"
         f"FROM {room.image}\nCOPY --from=first /etc/passwd /p\nCOPY . /source\n"
         "RUN ls -A /source && test ! -e /source/.pbft-ci.dockerfile\n"
-        'CMD ["sh", "-c", "id -u; ! touch /source/x; touch /tmp/x; cat /source/word; exit 6"]\n'
+        f"CMD {json.dumps(['sh', '-c', command])}\n"
     )
     compared, log = await room.run_files({"Dockerfile": dockerfile, "word": "the word\n"})
     assert (compared.outcome, compared.exit_code) == (Outcome.FAILED, 6)
+    assert log.count("localhost said heard") == log.count("pbft-ci said heard") == 2
     assert compared.image_digest is None
     assert "in the build\n0\n" in log
     assert "65534\n" in log

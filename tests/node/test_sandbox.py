@@ -16,6 +16,7 @@ from common.pipeline import ONLY_STEP
 from node.docker_engine import BUILD_LABEL, CLUSTER_LABEL, REPLICA_LABEL
 from node.sandbox import DockerSandbox
 from tests.node.conftest import (
+    ASK_LOOPBACK,
     BuilderMaker,
     ConfigMaker,
     Room,
@@ -131,7 +132,7 @@ async def test_a_fork_bomb_harms_nobody_else(
 
 
 async def test_the_walls(room: Room) -> None:
-    """Nobody's user, no capabilities, no network, a read-only root, bounded file systems."""
+    """Nobody's user, no capabilities, no network but lo, a read-only root, bounded file systems."""
     compared, log = await room.run(
         'test "$(id -u):$(id -g)" = 65534:65534',
         "grep -q 'CapBnd:\t0000000000000000' /proc/self/status",
@@ -140,6 +141,7 @@ async def test_the_walls(room: Room) -> None:
         "! touch /bin/x",
         "! touch /etc/x",
         'test "$(ls /sys/class/net)" = lo',
+        ASK_LOOPBACK,
         "! nc -w 2 1.1.1.1 80 </dev/null",
         "! head -c 70000000 /dev/zero >/tmp/big",
         "rm /tmp/big",
