@@ -36,6 +36,8 @@ class Outcome(enum.StrEnum):
     CHECKOUT_FAILED = "checkout_failed"
     PIPELINE_INVALID = "pipeline_invalid"
     IMAGE_UNAVAILABLE = "image_unavailable"
+    # no step of the pipeline is for this event and branch: nothing ran, so nothing passed
+    SKIPPED = "skipped"
     DISPUTED = "disputed"
     CANCELLED = "cancelled"
 

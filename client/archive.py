@@ -351,7 +351,8 @@ class Archive:
         return bool(rows)
 
     def counts(self) -> dict[str, int]:
-        """How many builds there are: open, refused, skipped, and with an outcome (decided)."""
+        """How many builds there are: open, refused, skipped (by its author or by the replicas),
+        and with another outcome (decided)."""
         rows = self._database.rows("SELECT state, count FROM build_counts")
         states = {str(state): int(count) for state, count in rows}
         counts = {

@@ -9,8 +9,9 @@ from ci.operations import Outcome
 REPOSITORY_CHARACTERS_MAX = 1024
 BRANCH_CHARACTERS_MAX = 255
 # What a build without a verdict is listed as: its status (client.view.BuildStatus).
-STATUSES = ("queued", "building", "refused", "skipped")
-# With a verdict: its outcome. Cancelled is either, before or after the network was asked.
+STATUSES = ("queued", "building", "refused")
+# With a verdict: its outcome. Cancelled and skipped are either, before or after the network was
+# asked.
 OUTCOMES: tuple[str, ...] = (*Outcome, *STATUSES)
 
 

@@ -34,8 +34,8 @@ class BuildStatus(enum.StrEnum):
     """How far a build is.
 
     `refused`: the network took the request and will not build it. `skipped`: the commit asks for
-    no build. `cancelled`: it was cancelled before the network was asked for it; where the network
-    had it, the verdict says so.
+    no build. `cancelled`: it was cancelled before the network was asked for it. Where the network
+    had it, the verdict says that it was cancelled or skipped.
     """
 
     QUEUED = "queued"

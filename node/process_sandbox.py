@@ -69,7 +69,7 @@ class ProcessSandbox:
         work.log.note(WARNING)
         steps = work.wanted_steps(pipeline)
         if not steps:
-            return RunResult(Outcome.PASSED, 0)
+            return RunResult(Outcome.SKIPPED)
         return await in_thread(self._threads, lambda stop: self._run(work, pipeline, steps, stop))
 
     async def remove(self, label: str) -> None:

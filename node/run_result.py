@@ -69,7 +69,7 @@ class Work(msgspec.Struct, frozen=True):
             else:
                 self.log.note(f"step {step.name}: not for this branch and event (when:)")
         if not wanted:
-            self.log.note("no step is for this branch and event: nothing to do")
+            self.log.note("no step is for this branch and event: nothing is run, nothing passes")
         return tuple(wanted)
 
     def begin_step(self, step: Step, number: int, count: int) -> None:

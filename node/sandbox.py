@@ -128,7 +128,7 @@ class DockerSandbox:
     async def _run_pipeline(self, work: Work, pipeline: Pipeline, remains: Remains) -> RunResult:
         steps = work.wanted_steps(pipeline)
         if not steps:
-            return RunResult(Outcome.PASSED, 0)
+            return RunResult(Outcome.SKIPPED)
         work.show_state("image")
         image = await self._image(pipeline.image, work)
         if isinstance(image, ImageAbsent):

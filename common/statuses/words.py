@@ -6,6 +6,7 @@ from common.english import counted
 from common.statuses.status import CONTEXT, State
 
 _NO_AGREEMENT = {"disputed": State.ERROR, "cancelled": State.CANCELLED}
+_SKIPPED = "skipped"
 
 # How many found it, and what: ("passed", 0, 3).
 Found = tuple[str, int | None, int]
@@ -22,9 +23,11 @@ def context_of(name: str | None, *, is_pull_request: bool) -> str:
 
 
 def state_of(outcome: str) -> State:
-    """`success` for passed alone."""
+    """`success` for passed alone; what nothing was run for is told as `[skip ci]` is."""
     if outcome == "passed":
         return State.SUCCESS
+    if outcome == _SKIPPED:
+        return State.SKIPPED
     return _NO_AGREEMENT.get(outcome, State.FAILURE)
 
 
@@ -43,4 +46,6 @@ def description_of(
 def _in_words(outcome: str, exit_code: int | None) -> str:
     if outcome in ("passed", "failed"):
         return f"exit {exit_code}"
+    if outcome == _SKIPPED:
+        return "skipped, no step is for this"
     return outcome.replace("_", " ")

@@ -103,6 +103,7 @@ PASSED = finding()
 FAILED = finding(Outcome.FAILED, 1)
 FAILED_2 = finding(Outcome.FAILED, 2)
 TIMED_OUT = finding(Outcome.TIMED_OUT, None)
+SKIPPED = finding(Outcome.SKIPPED, None)
 ABSTAIN = Abstain("no engine")
 
 

@@ -7,7 +7,7 @@ from ci.builds import Asker, MalformedBuild, OpenBuild, decode_build, encode_bui
 from ci.limits import Limits
 from ci.operations import Agreement, Finding, Outcome
 from ci.verdict import DISPUTED
-from tests.ci.builders import ABSTAIN, COMMIT, FAILED, PASSED, TIMED_OUT, artifact, finding
+from tests.ci.builders import ABSTAIN, COMMIT, FAILED, PASSED, SKIPPED, TIMED_OUT, artifact, finding
 
 OTHER_COMMIT = "d" * 40
 
@@ -32,6 +32,7 @@ def build_of(commit: str | None = COMMIT) -> OpenBuild:
         finding(Outcome.FAILED, 255),
         TIMED_OUT,
         finding(Outcome.OUT_OF_MEMORY, None),
+        SKIPPED,
         finding(Outcome.CHECKOUT_FAILED, 128),
         finding(Outcome.PIPELINE_INVALID, None),
         finding(Outcome.IMAGE_UNAVAILABLE, None, pipeline_sha256=None),
@@ -57,6 +58,7 @@ def test_an_abstention_can_always_count() -> None:
         (finding(Outcome.FAILED, None), "exit code None does not go with failed"),
         (finding(Outcome.TIMED_OUT, 137), "exit code 137 does not go with timed_out"),
         (finding(Outcome.OUT_OF_MEMORY, 137), "exit code 137 does not go with out_of_memory"),
+        (finding(Outcome.SKIPPED, 0), "exit code 0 does not go with skipped"),
         (finding(Outcome.CHECKOUT_FAILED, None), "exit code None does not go with"),
         (finding(Outcome.CHECKOUT_FAILED, 1), "exit code 1 does not go with"),
         (finding(Outcome.PIPELINE_INVALID, 1), "exit code 1 does not go with"),

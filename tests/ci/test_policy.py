@@ -6,7 +6,7 @@ import pytest
 from ci.operations import Outcome
 from ci.policy import Policy, artifacts, is_green, mismatches, proved_commits
 from ci.statement import StatementView, Subject, parse_statement
-from tests.ci.builders import COMMIT, FAILED, PASSED, World, finding
+from tests.ci.builders import COMMIT, FAILED, PASSED, SKIPPED, World, finding
 
 REPOSITORY = "https://example.org/r.git"
 
@@ -70,3 +70,4 @@ def test_a_commit_that_was_only_asked_for_is_not_proved() -> None:
 def test_only_passed_is_green() -> None:
     assert is_green(statement_of(PASSED, PASSED, PASSED))
     assert not is_green(statement_of(FAILED, FAILED))
+    assert not is_green(statement_of(SKIPPED, SKIPPED))

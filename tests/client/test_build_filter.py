@@ -78,11 +78,11 @@ def test_what_a_build_is_listed_as_is_what_it_is_shown_as(
 ) -> None:
     rows = database.rows("SELECT number, state FROM builds")
     assert dict(rows) == {number: shown_as(archive, number) for number, _ in rows}
-    assert {state for _, state in rows} == {*STATUSES, "cancelled", "passed", "failed"}
+    assert {state for _, state in rows} == {*STATUSES, "cancelled", "skipped", "passed", "failed"}
 
 
 def test_the_names_are_those_of_the_views() -> None:
-    statuses = {status.value for status in BuildStatus} - {"decided", "cancelled"}
+    statuses = {status.value for status in BuildStatus} - {"decided", "cancelled", "skipped"}
     assert set(STATUSES) == statuses
     assert set(OUTCOMES) == statuses | {outcome.value for outcome in Outcome}
 

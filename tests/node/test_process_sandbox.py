@@ -15,6 +15,7 @@ from tests.node.conftest import (
     pipeline,
     until,
 )
+from tests.node.test_steps import steps
 
 
 @pytest.fixture
@@ -46,6 +47,16 @@ async def test_exit_codes(repository: GitRepository, builder: Builder, code: int
     assert "+ cat folder/file\ncontent\n" in log
     assert "WITHOUT ISOLATION" in log
     assert not (builder.executor.log_path(order.build, order.opened).parent / "work").exists()
+
+
+async def test_where_no_step_is_for_the_branch_nothing_passes(
+    repository: GitRepository, builder: Builder
+) -> None:
+    """The audit's attack: what fails on main was green on any branch that its steps are not for."""
+    text = steps("any", {"commands": ["exit 1"], "when": {"branch": "other", "event": "push"}})
+    commit = repository.commit({".pbft-ci.yml": text})
+    found = (await builder.find(builder.order(repository.url, commit))).compared
+    assert (found.outcome, found.exit_code) == (Outcome.SKIPPED, None)
 
 
 async def test_the_environment_is_not_the_nodes_own(

@@ -110,16 +110,16 @@ async def test_when(room: Room) -> None:
     assert "step s2: not for this branch and event" in log
 
 
-async def test_nothing_to_do_is_passed_and_says_so(room: Room) -> None:
+async def test_nothing_to_do_is_skipped_and_never_passed(room: Room) -> None:
     """No image is asked for: there may be none on this machine."""
     text = steps("127.0.0.1:1/none", {"commands": ["exit 9"], "when": {"event": "tag"}})
     commit = room.repository.commit({".pbft-ci.yml": text})
     builder = await room.make_builder(room.make_config(room.repository.url))
     order = builder.order(room.repository.url, commit)
     finding = await builder.find(order)
-    assert (finding.compared.outcome, finding.compared.exit_code) == (Outcome.PASSED, 0)
+    assert (finding.compared.outcome, finding.compared.exit_code) == (Outcome.SKIPPED, None)
     assert finding.compared.image_digest is None
-    assert "nothing to do" in builder.log(order)
+    assert "nothing passes" in builder.log(order)
     tag = BuildOrder(
         b"t" * 32, 1, room.repository.url, "main", commit, event=Event.TAG, ref="refs/heads/main"
     )

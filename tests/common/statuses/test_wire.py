@@ -182,6 +182,7 @@ def test_gitlab_told_what_it_has_already() -> None:
         ("timed_out", None, 2, State.FAILURE, "2 of 4 replicas: timed out"),
         ("out_of_memory", None, 4, State.FAILURE, "4 of 4 replicas: out of memory"),
         ("checkout_failed", 128, 2, State.FAILURE, "2 of 4 replicas: checkout failed"),
+        ("skipped", None, 2, State.SKIPPED, "2 of 4 replicas: skipped, no step is for this"),
         ("cancelled", None, 0, State.CANCELLED, "cancelled"),
         ("disputed", None, 0, State.ERROR, "disputed"),
     ],
