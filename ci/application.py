@@ -54,6 +54,7 @@ from ci.parts import (
     decode_build_part,
     decode_part,
 )
+from ci.references import reference_refusal
 from ci.room import GATEWAY_ROLE, approval_refusal, joining_refusal, opening_refusal
 from ci.statement import pae, statement_bytes, submitted_build_id
 from ci.verdict import CANCELLED, Thresholds, Verdict, decide
@@ -240,10 +241,13 @@ class BuildApplication:
     def _on_submit_build(self, operation: SubmitBuild, asker: Asker, sequence: int) -> Applied:
         """Opens a build, or adds an asker to the build of this id.
 
-        Accepted if the build is closed and remembered (`recall` has its verdict); or is open,
+        Accepted if event, ref and branch are one claim (`ci.references`), and then if the build is
+        closed and remembered (`recall` has its verdict); or is open,
         asks for the same, and has room for this asker: see `ci.room`; or is new and there is
         room for it: see there.
         """
+        if reason := reference_refusal(operation.event, operation.branch, operation.ref):
+            return _refused(reason)
         build_id = submitted_build_id(self._cluster.id, asker.client, operation)
         opened = Applied("opened", build_id, build_id)
         if build_id in self._closed or build_id in self._deliveries:

@@ -3,8 +3,9 @@
 Other repositories inside a tree (submodules) come from their own entries on the operator's list,
 through their own mirrors and with their own logins.
 
-Two kinds of bad news, never mixed: the server *answered* that there is no such branch or commit
-(`NotThere`, which honest replicas see alike), and everything else (`OwnTrouble`).
+Two kinds of bad news, never mixed: what the server *answered* and honest replicas see alike
+whenever they ask (`NotThere`), and everything else (`OwnTrouble`): also a commit that is not where
+the request says, since a branch or tag may have been moved meanwhile.
 """
 
 import asyncio
@@ -58,9 +59,15 @@ Result = TypeVar("Result")
 
 
 class NotThere(msgspec.Struct, frozen=True):
-    """The server answered that the branch or tag is not there or does not lead to the commit."""
+    """The server's answer shows that this cannot be built.
+
+    is_lasting: whenever it is asked it answers so, which makes it a finding. Else a reference may
+    have been moved or deleted between the push and the question, or between the questions of two
+    replicas, so that correct ones differ: then it says nothing of the build.
+    """
 
     problem: str
+    is_lasting: bool = True
 
 
 class Checkout:
@@ -107,8 +114,10 @@ class Checkout:
 
         reference: a full name, see common.git_environment.check_ref. The tree goes to `target`.
 
-        The answer "not there" is asked for again for asked_again_seconds where a commit is named.
-        Without a commit the only good answer is NotThere. Raises OwnTrouble.
+        The answer "not there" is asked for again for asked_again_seconds where a commit is named;
+        what is then still not where the request says is OwnTrouble, because references move
+        (docs/PROTOCOL.md, What is agreed about a build). Without a commit the only good answer is
+        NotThere. Raises OwnTrouble.
         """
         entry = self._repositories.get(repository)
         if entry is None:
@@ -139,6 +148,12 @@ class Checkout:
                 asked_until = now + self._asked_again_seconds
             if now >= asked_until:
                 await self._tidy_where_due()
+                if not found.is_lasting:
+                    raise OwnTrouble(
+                        f"{found.problem}, now: it never was, or was moved since; ask for what is"
+                        " there",
+                        is_lasting=True,
+                    )
                 return found
             await asyncio.sleep(min(ASKED_AGAIN_EVERY_SECONDS, asked_until - now))
 
@@ -219,7 +234,7 @@ class Checkout:
                 modules.append(f"submodule {path}: {module.address} commit {module.commit}")
                 found = await self._look(need, in_use, ends_at)
                 if isinstance(found, NotThere):
-                    return NotThere(f"submodule {path}: {found.problem}")
+                    return NotThere(f"submodule {path}: {found.problem}", found.is_lasting)
                 place = f"{prefix}{module.path}/"
                 pending.append((place, depth + 1, module.address, found))
         return tuple(parts)
@@ -263,7 +278,7 @@ class Checkout:
             finally:
                 self._has_grown |= mirror.has_fetched
         if problem is not None:
-            return NotThere(problem)
+            return NotThere(problem.problem, problem.is_lasting)
         return await self._in_thread(mirror.look, ends_at)
 
     async def _tidy_where_due(self) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import msgspec
 
+from ci.references import BRANCH_PREFIX
 from common.credentials import access_problem
 from common.git_environment import GitAccess
 from common.pipeline import PIPELINE_BYTES_MAX, PIPELINE_FILE
@@ -62,6 +63,16 @@ class Source(msgspec.Struct, frozen=True):
     tree: Path | TreeRefused
     commit_seconds: int
     modules: tuple[str, ...] = ()
+
+
+class Mismatch(msgspec.Struct, frozen=True):
+    """What the server answered is not what was asked for.
+
+    is_lasting: no reference that moves can make it otherwise, so every replica finds the same.
+    """
+
+    problem: str
+    is_lasting: bool = False
 
 
 class Listing(msgspec.Struct, frozen=True):
@@ -129,6 +140,10 @@ def throw_away(folder: Path, stop: Stop) -> None:
         shutil.rmtree(folder)
 
 
+def _not_at(reference: str, is_branch: bool) -> Mismatch:
+    return Mismatch(f"the commit is not {'on' if is_branch else 'that of'} {reference}")
+
+
 class Mirror:
     """One commit in one mirror: of a branch, tag or request, or by its id alone."""
 
@@ -159,12 +174,14 @@ class Mirror:
             else f"refs/pbft-ci/{hashlib.sha256(reference.encode()).hexdigest()}"
         )
 
-    def prove(self, stop: Stop) -> str | None:
-        """None where the commit is reachable from the reference, else what the answer was.
+    def prove(self, stop: Stop) -> Mismatch | None:
+        """None where the commit is where the reference says, else what the answer was.
 
-        Without a reference: None where the server has the commit; it is asked only where the mirror
-        does not have it. What the mirror has of a reference counts only while the server's leads to
-        the same: else a replica with an older mirror would prove what another one's does not.
+        On a branch: its head or an ancestor of it. A tag, a request's head: what it points to now,
+        and nothing before. Without a reference: None where the server has the commit; it is asked
+        only where the mirror does not have it. What the mirror has of a reference counts only while
+        the server's leads to the same: else a replica with an older mirror would prove what another
+        one's does not.
         Raises OwnTrouble, CorruptMirror, Stopped, OSError.
         """
         with blamed(self.folder):
@@ -178,26 +195,28 @@ class Mirror:
         with blamed(self.folder):
             return self._look(stop)
 
-    def _prove_by_reference(self, theirs: str, stop: Stop) -> str | None:
-        if self._is_reachable(stop) is True and self._is_tip(theirs, stop):
-            return self._check_kind(stop)
-        fetched = self._fetch(f"+{theirs}:{self._reference}", stop=stop)
-        if fetched.exit_code != 0:
-            if not has_reference(self._remote, theirs, stop):
-                return f"the server has no {theirs}"
-            raise self._trouble(fetched, stop)
-        is_reachable = self._is_reachable(stop)
-        if (
-            is_reachable is None
-            and self._git(stop, "rev-list", "--quiet", self._reference).exit_code
-        ):
-            # the walk broke off: the commit may be on the part that cannot be read
-            raise CorruptMirror("the history cannot be read")
-        if not is_reachable:
-            return f"the commit is not on {theirs}"
-        return self._check_kind(stop)
+    def _prove_by_reference(self, theirs: str, stop: Stop) -> Mismatch | None:
+        is_branch = theirs.startswith(BRANCH_PREFIX)
+        is_there = self._is_reachable if is_branch else self._is_pointed_to
+        if is_there(stop) is not True or not self._is_tip(theirs, stop):
+            fetched = self._fetch(f"+{theirs}:{self._reference}", stop=stop)
+            if fetched.exit_code != 0:
+                if not has_reference(self._remote, theirs, stop):
+                    return Mismatch(f"the server has no {theirs}")
+                raise self._trouble(fetched, stop)
+            is_found = is_there(stop)
+            if (
+                is_found is None
+                and self._git(stop, "rev-list", "--quiet", self._reference).exit_code
+            ):
+                # the walk broke off: the commit may be on the part that cannot be read
+                raise CorruptMirror("the history cannot be read")
+            if not is_found:
+                return _not_at(theirs, is_branch)
+        # a mirror that has the tag itself must not know more than one that has it not
+        return None if self._check_kind(stop) is None else _not_at(theirs, is_branch)
 
-    def _prove_by_id(self, stop: Stop) -> str | None:
+    def _prove_by_id(self, stop: Stop) -> Mismatch | None:
         """A server may refuse to hand out a commit by its id: then all that has a name is fetched.
 
         A reference of our own says that the commit is here with all that it leads to.
@@ -205,7 +224,8 @@ class Mirror:
         known = ("rev-parse", "--quiet", "--verify", f"{self._reference}^{{commit}}")
         if self._git(stop, *known).exit_code == 0:
             return self._check_kind(stop)
-        absent = f"{self._remote.name} has no commit {self._commit}"
+        # It is asked for by its id alone, of a repository beside the one that is built.
+        absent = Mismatch(f"{self._remote.name} has no commit {self._commit}", is_lasting=True)
         fetched = self._fetch(f"+{self._commit}:{self._reference}", stop=stop)
         if fetched.exit_code == 0:
             return self._check_kind(stop)
@@ -312,18 +332,29 @@ class Mirror:
         answer = self._git(stop, "merge-base", "--is-ancestor", self._commit, self._reference)
         return {0: True, 1: False}.get(answer.exit_code)
 
+    def _is_pointed_to(self, stop: Stop) -> bool | None:
+        """Whether the reference leads to this very commit; None: git cannot tell."""
+        pointed = self._git(
+            stop, "rev-parse", "--quiet", "--verify", f"{self._reference}^{{commit}}"
+        )
+        if pointed.exit_code != 0:
+            return None
+        return pointed.output.decode(errors="replace").strip() == self._commit
+
     def _is_tip(self, theirs: str, stop: Stop) -> bool:
         """Whether the server's reference is still what was fetched; it may have been set back."""
         known = self._git(stop, "rev-parse", "--quiet", "--verify", self._reference)
         tip = tip_of(self._remote, theirs, stop)
         return known.exit_code == 0 and known.output.decode(errors="replace").strip() == tip
 
-    def _check_kind(self, stop: Stop) -> str | None:
+    def _check_kind(self, stop: Stop) -> Mismatch | None:
         """A tag's id leads to a commit too, but is none."""
         answer = self._git(stop, "cat-file", "-t", self._commit)
         if answer.exit_code != 0:
             raise CorruptMirror(answer.problem)
-        return None if answer.output == b"commit\n" else "the id is not that of a commit"
+        if answer.output == b"commit\n":
+            return None
+        return Mismatch("the id is not that of a commit", is_lasting=True)
 
     def _file(self, entry: TreeEntry | None, bytes_max: int, stop: Stop) -> bytes | NotAFile | None:
         """A file from git's objects, never from a work tree: a link there could lead anywhere."""

@@ -31,6 +31,12 @@ from simulator.signatures import Signatures
 APPROVE_AGAIN_SECONDS = 2.0
 
 REPOSITORY = "https://forge.example/project.git"
+# What a forge tells of the branch main: an event, and the ref that goes with it.
+_ASKED_FOR = (
+    (Event.PUSH, None),
+    (Event.TAG, "refs/tags/main"),
+    (Event.PULL_REQUEST, "refs/pull/7/head"),
+)
 
 
 class Workload(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -133,10 +139,12 @@ class Gateway:
             needs_approval = self._chance.happens(workload.waiting)
             return msgspec.structs.replace(asked, needs_approval=needs_approval)
         key = hashlib.sha256(b"delivery %d" % (number // 2)).digest()
+        event, ref = _ASKED_FOR[key[0] % 3]
         return msgspec.structs.replace(
             asked,
             commit=key.hex()[:40],
-            event=(Event.PUSH, Event.TAG, Event.PULL_REQUEST)[key[0] % 3],
+            event=event,
+            ref=ref,
             delivery=Delivery("github", key),
             needs_approval=key[1] < 256 * workload.waiting,
         )

@@ -74,13 +74,17 @@ def test_a_build_has_no_more_bytes_than_is_reckoned() -> None:
         return len(encode_build(build))
 
     build = world.open(
-        repository="r" * 1024, branch="\U0001f99c" * 255, ref="refs/heads/" + "x" * 1013
+        repository="r" * 1024,
+        branch="\U0001f99c" * 255,
+        ref="refs/heads/" + "\U0001f99c" * 255,
     )
     for number in range(ASKINGS_PER_CLIENT_MAX):
         before = size()
         if number:
             world.open(
-                repository="r" * 1024, branch="\U0001f99c" * 255, ref="refs/heads/" + "x" * 1013
+                repository="r" * 1024,
+                branch="\U0001f99c" * 255,
+                ref="refs/heads/" + "\U0001f99c" * 255,
             )
             assert size() - before <= ASKING_BYTES + len(GATEWAY)
     for replica in range(2):

@@ -26,6 +26,14 @@ from tests.node.conftest import (
 )
 
 ELSEWHERE = "f" * 40
+MOVED = "or was moved since"
+
+
+async def is_moved(checkout: Checkout, url: str, reference: str, commit: str, target: Path) -> bool:
+    """Whether the answer is that a reference does not lead there now, which is no finding."""
+    with pytest.raises(OwnTrouble, match=MOVED) as trouble:
+        await checkout.check_out(url, reference, commit, target)
+    return trouble.value.is_lasting
 
 
 def unused_port() -> int:
@@ -146,32 +154,36 @@ async def test_repositories_with_long_ids(
 async def test_a_commit_that_is_not_on_the_branch(
     repository: GitRepository, checkout: Checkout, target: Path
 ) -> None:
+    """It may have been, until somebody pushed with force: no finding about it is right."""
     repository.commit({"a": "1"})
     repository.git("checkout", "--quiet", "-b", "other")
     commit = repository.commit({"a": "2"})
-    found = await checkout.check_out(repository.url, "refs/heads/main", commit, target)
-    assert isinstance(found, NotThere)
+    asked = (checkout, repository.url, "refs/heads/main", commit, target)
+    assert await is_moved(*asked)
     assert isinstance(
         await checkout.check_out(repository.url, "refs/heads/other", commit, target), Source
     )
     # now that its objects are in the mirror it is still not on the branch
-    found = await checkout.check_out(repository.url, "refs/heads/main", commit, target)
-    assert isinstance(found, NotThere)
+    assert await is_moved(*asked)
 
 
 async def test_a_branch_or_a_commit_that_does_not_exist(
     repository: GitRepository, checkout: Checkout, target: Path
 ) -> None:
     commit = repository.commit({"a": "1"})
-    for branch, asked in (("nothing", commit), ("main", ELSEWHERE), ("nothing", None)):
-        found = await checkout.check_out(repository.url, f"refs/heads/{branch}", asked, target)
-        assert isinstance(found, NotThere), branch
+    for branch, asked in (("nothing", commit), ("main", ELSEWHERE)):
+        assert await is_moved(checkout, repository.url, f"refs/heads/{branch}", asked, target)
+    found = await checkout.check_out(repository.url, "refs/heads/nothing", None, target)
+    assert isinstance(found, NotThere)
 
 
 async def test_tags_and_requests(
     repository: GitRepository, checkout: Checkout, target: Path
 ) -> None:
-    """A commit that no branch leads to, from each other place that may be asked for."""
+    """A commit that no branch leads to, from each other place that may be asked for.
+
+    A commit before it is neither the tag's nor the head of the request.
+    """
     main = repository.commit({"a": "1"})
     repository.git("checkout", "--quiet", "--detach")
     commit = repository.commit({"a": "2"})
@@ -181,14 +193,14 @@ async def test_tags_and_requests(
     repository.git("update-ref", "refs/merge-requests/8/head", commit)
     places = ["refs/tags/plain", "refs/tags/annotated", "refs/pull/7/head"]
     for reference in (*places, "refs/merge-requests/8/head"):
-        for asked in (commit, main):
-            found = await checkout.check_out(repository.url, reference, asked, target)
-            assert isinstance(found, Source), reference
-    assert isinstance(
-        await checkout.check_out(repository.url, "refs/heads/main", commit, target), NotThere
-    )
-    # neither by the short name of a tag, nor where nothing is, nor at what is never asked for
-    for reference in ("refs/heads/plain", "refs/pull/9/head", "refs/notes/x", "plain"):
+        found = await checkout.check_out(repository.url, reference, commit, target)
+        assert isinstance(found, Source), reference
+        assert await is_moved(checkout, repository.url, reference, main, target)
+    # neither by the short name of a tag, nor where nothing is
+    for reference in ("refs/heads/main", "refs/heads/plain", "refs/pull/9/head"):
+        assert await is_moved(checkout, repository.url, reference, commit, target)
+    # nor at what is never asked for
+    for reference in ("refs/notes/x", "plain"):
         found = await checkout.check_out(repository.url, reference, commit, target)
         assert isinstance(found, NotThere), reference
 
@@ -205,6 +217,7 @@ async def test_a_tag_that_was_moved(
     repository.git("tag", "--force", "v1", second)
     found = await checkout.check_out(repository.url, "refs/tags/v1", second, target)
     assert isinstance(found, Source)
+    assert await is_moved(checkout, repository.url, "refs/tags/v1", first, target)
 
 
 async def test_a_tag_of_something_else_than_a_commit(
@@ -212,8 +225,7 @@ async def test_a_tag_of_something_else_than_a_commit(
 ) -> None:
     commit = repository.commit({"a": "1"})
     repository.git("tag", "tree", f"{commit}^{{tree}}")
-    found = await checkout.check_out(repository.url, "refs/tags/tree", commit, target)
-    assert isinstance(found, NotThere)
+    assert await is_moved(checkout, repository.url, "refs/tags/tree", commit, target)
 
 
 async def test_a_branch_whose_name_ends_like_the_one_asked_for(
@@ -234,9 +246,13 @@ async def test_the_id_of_a_tag_is_no_commit(
     assert tag != commit
     mirror_filler = await checkout.check_out(repository.url, "refs/heads/main", commit, target)
     assert isinstance(mirror_filler, Source)
+    assert await is_moved(checkout, repository.url, "refs/heads/main", tag, target)
+    # also where the mirror has the tag itself
     assert isinstance(
-        await checkout.check_out(repository.url, "refs/heads/main", tag, target), NotThere
+        await checkout.check_out(repository.url, "refs/tags/v1", commit, target), Source
     )
+    for reference in ("refs/heads/main", "refs/tags/v1"):
+        assert await is_moved(checkout, repository.url, reference, tag, target)
 
 
 async def test_a_request_without_commit_for_a_branch_that_exists_now(
