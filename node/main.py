@@ -48,7 +48,7 @@ from node.store import SaveFailed, Store, StoreInUse
 from node.store_damage import StoreDamaged, StoreNotOurs, StoreUnusable
 from pbft.core import Settings
 from pbft.genesis import Cluster
-from pbft.replica import DamagedRecords
+from pbft.replica import DamagedRecords, OlderRecords
 
 DEFAULT_CONFIG = Path(__file__).resolve().parent.parent / "example-config" / "node0.yml"
 # What a ballot that settles nothing may wait for others: more than replicas of equal speed are
@@ -321,6 +321,12 @@ def _restored(
     except DamagedRecords as error:
         replica.store.close()
         raise StoreDamaged(f"{replica.store.path}: {error}") from error
+    except OlderRecords as error:
+        replica.store.close()
+        raise StoreNotOurs(
+            f"{replica.store.path}: {error}; run the version that wrote it until no replica"
+            " recovers, then stop all replicas and start this version"
+        ) from error
     except SaveFailed as error:
         replica.store.close()
         raise StoreUnusable(str(error)) from error

@@ -98,7 +98,8 @@ class Runtime:
     def restore(self) -> None:
         """Continue from the disk.
 
-        Raises pbft.replica.DamagedRecords, node.store.StoreDamaged, node.store.StoreUnusable.
+        Raises pbft.replica.DamagedRecords, pbft.replica.OlderRecords, node.store.StoreDamaged,
+        node.store.StoreUnusable.
         """
         output = self.replica.restore(self._store.records(), self._store.bodies())
         core = self.replica.core

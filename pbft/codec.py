@@ -32,8 +32,16 @@ _frame_decoder = msgspec.msgpack.Decoder(tuple[Envelope, ...])
 _batch_decoder = msgspec.msgpack.Decoder(tuple[Signed, ...])
 
 
+# How the RECOVERs of versions began that named no checkpoint: with one item less.
+_RECOVER_WITHOUT_CHECKPOINT = b"\x93\xa7recover"
+
+
 class MalformedMessage(ValueError):
     """Bytes that are not a message of this protocol; the text says what was wrong."""
+
+
+class OlderForm(MalformedMessage):
+    """What an older version put into a batch, and this one does not execute."""
 
 
 def digest_of(data: bytes) -> bytes:
@@ -136,7 +144,12 @@ def decode_batch(body: bytes) -> tuple[Signed, ...]:
 
 
 def decode_ordered(signed: Signed) -> Request | Recover:
-    """What may stand in a batch. Raises MalformedMessage where it is something else."""
+    """What may stand in a batch. Raises MalformedMessage where it is something else.
+
+    Raises OlderForm, which is one, where it is a RECOVER of an older version.
+    """
+    if signed.payload.startswith(_RECOVER_WITHOUT_CHECKPOINT):
+        raise OlderForm("a RECOVER of an older version")
     message = decode_message(signed.payload)
     if not isinstance(message, Request | Recover):
         raise MalformedMessage(f"{type(message).__name__} where a Request was expected")

@@ -20,7 +20,16 @@ from pbft.client_table import ClientTable
 from pbft.codec import SIGNING_PREFIX, digest_of, encode_message
 from pbft.genesis import Cluster
 from pbft.log import MessageLog, OrderedRequest, Proposal, Slot
-from pbft.messages import BODY_BYTES_MAX, AnyMessage, Envelope, Reply, Request, Signed, Status
+from pbft.messages import (
+    BODY_BYTES_MAX,
+    AnyMessage,
+    Envelope,
+    Recover,
+    Reply,
+    Request,
+    Signed,
+    Status,
+)
 from pbft.ports import (
     Announcement,
     Application,
@@ -28,12 +37,17 @@ from pbft.ports import (
     Executed,
     Notice,
     Output,
+    Refusal,
     SavedMessage,
     SavedPrepared,
     Send,
     Sign,
     Verify,
 )
+
+# A RECOVER counts for so many windows above the checkpoint that it names. A replica that fetches
+# the state of that checkpoint, while the others go on, has time to have its RECOVER ordered.
+RECOVER_AGE_WINDOWS = 16
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
@@ -74,11 +88,11 @@ class ReplicaStatus(enum.StrEnum):
 
 
 class Recovery(msgspec.Struct, frozen=True, array_like=True):
-    """What was executed of a replica's RECOVERs.
+    """The last RECOVER of a replica that counted when it was executed.
 
-    nonces: the last ones, so that an old RECOVER sent again counts for nothing. voting_from: T,
-    the first checkpoint at least L above it. Once T is stable, nothing that the replica may have
-    said before can matter any more: it votes again.
+    nonces: its nonce (states of older versions have up to 16). voting_from: T, the first
+    checkpoint at least L above it. Once T is stable, nothing that the replica may have said before
+    can matter any more: it votes again.
     """
 
     nonces: tuple[bytes, ...]
@@ -264,7 +278,7 @@ class Core:
         # recovery: of our own RECOVER, while we vote on nothing because we lost what we said
         self.nonce = b""
         self.recover_requests: dict[int, Signed] = {}  # recovery: RECOVERs to be ordered
-        # execution, part of the replicated state: by replica, its last RECOVER that was executed
+        # execution, part of the replicated state: by replica, its last RECOVER that counted
         self.recoveries: dict[int, Recovery] = {}
         self.log = MessageLog()  # slots by normal_case; emptied by checkpoint
         self.pending = PendingRequests()  # filled by normal_case; emptied by execution
@@ -332,6 +346,23 @@ class Core:
     def within_water_marks(self, sequence: int) -> bool:
         """h < n <= H (4.2)."""
         return self.low < sequence <= self.high
+
+    def recover_refusal(self, message: Recover, sequence: int) -> Refusal | None:
+        """Why a RECOVER counts for nothing if it is ordered at `sequence`; None if it counts.
+
+        It counts if the checkpoint that it names is below `sequence`, by RECOVER_AGE_WINDOWS
+        windows at most, and not below the T of the same replica's last RECOVER that counted.
+        So one that counted never does again, nor any that was signed before: T is above all that
+        they can name. Only replicated state decides, and nothing has to be remembered.
+        """
+        earlier = self.recoveries.get(message.replica)
+        if earlier is not None and message.stable < earlier.voting_from:
+            return Refusal("a RECOVER that is executed, or while another one is under way")
+        if message.stable >= sequence:
+            return Refusal("a RECOVER that names a checkpoint above all that is executed")
+        if sequence - message.stable > RECOVER_AGE_WINDOWS * self.window:
+            return Refusal("a RECOVER that names a checkpoint too far below")
+        return None
 
     @property
     def primary(self) -> int:

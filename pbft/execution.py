@@ -10,9 +10,6 @@ from pbft.log import Batch, OrderedRequest, Slot
 from pbft.messages import Recover, Reply, Request
 from pbft.ports import Applied, Executed, ExecutedRequest, SavedEntry
 
-# RECOVERs of one replica that are remembered.
-NONCES_KEPT = 16
-
 
 def execute_next(core: Core) -> int | None:
     """Execute the next sequence number if its batch is committed; the number, or None.
@@ -61,16 +58,13 @@ def apply_batch(core: Core, slot: Slot, batch: Batch) -> None:
 def _apply_recover(core: Core, sequence: int, message: Recover) -> None:
     """Fix T for a replica that lost what it said: the first checkpoint at least L above (4.3).
 
-    One RECOVER at a time: until T is executed, another of the same replica changes nothing.
+    An old one changes nothing, nor another of the same replica before that has T stable.
     """
     core.recover_requests.pop(message.replica, None)
-    earlier = core.recoveries.get(message.replica)
-    nonces = earlier.nonces if earlier else ()
-    if message.nonce in nonces or (earlier and earlier.voting_from >= sequence):
+    if core.recover_refusal(message, sequence) is not None:
         return
     voting_from = -(-(sequence + core.window) // core.interval) * core.interval
-    nonces = (*nonces[1 - NONCES_KEPT :], message.nonce)
-    core.recoveries[message.replica] = Recovery(nonces, voting_from)
+    core.recoveries[message.replica] = Recovery((message.nonce,), voting_from)
     core.tell("recover", replica=message.replica, sequence=sequence, voting_from=voting_from)
 
 

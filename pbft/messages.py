@@ -185,11 +185,14 @@ class StateParts(Message, frozen=True):
 class Recover(Message, frozen=True):
     """A replica lost what it had said, and asks to take part again (DESIGN: Durable).
 
-    Ordered like a request; `nonce` is drawn anew each time, so an old one counts for nothing.
+    Ordered like a request. `nonce` is drawn anew for each loss: by it the replica knows its own.
+    `stable` is its last stable checkpoint, which says how old the RECOVER is
+    (`core.Core.recover_refusal`).
     """
 
     nonce: Digest
     replica: ReplicaIndex
+    stable: Number
 
 
 class Reply(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):

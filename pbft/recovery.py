@@ -22,9 +22,13 @@ def begin(core: Core, nonce: bytes) -> None:
 
 
 def ask(core: Core) -> None:
-    """At every STATUS: send our RECOVER until it is executed."""
+    """At every STATUS: send our RECOVER until it is executed.
+
+    It names our last stable checkpoint. Where that is too old for it to count, the others prove a
+    newer one to us in answer to the STATUS, and it is sent again once we have that state.
+    """
     if core.nonce and not _is_executed(core):
-        core.broadcast(core.sign(Recover(core.nonce, core.index)))
+        core.broadcast(core.sign(Recover(core.nonce, core.index, core.low)))
 
 
 def finish(core: Core) -> bool:
@@ -47,32 +51,26 @@ def _is_executed(core: Core) -> bool:
 def on_recover(core: Core, message: Recover, signed: Signed) -> Refusal | None:
     """A replica's RECOVER.
 
-    Accepted if the signature holds, and it is not executed yet, nor another one of the same
-    replica under way. One per replica is kept, to be ordered.
+    Accepted if the signature holds, and it would count as the next request that is executed
+    (`Core.recover_refusal`). One per replica is kept, to be ordered.
     """
     if refusal := core.authenticator.check(signed, message):
         return refusal
-    if not _is_wanted(core, message):
-        return Refusal("a RECOVER that is executed, or while another one is under way")
+    if refusal := core.recover_refusal(message, core.executed + 1):
+        return refusal
     core.recover_requests[message.replica] = signed
     return None
 
 
-def _is_wanted(core: Core, message: Recover) -> bool:
-    """Whether it is not executed, nor another one of the same replica under way."""
-    done = core.recoveries.get(message.replica)
-    return done is None or (message.nonce not in done.nonces and done.voting_from <= core.executed)
-
-
 def drop_unwanted(core: Core) -> None:
-    """Forget the RECOVERs that a fetched state has executed, or in whose place it has another one.
+    """Forget the RECOVERs that count no more, after anything was executed or a state was fetched.
 
     The others refuse those: whoever went on waiting for their order would leave a good primary.
     """
     for replica, signed in list(core.recover_requests.items()):
         message = core.authenticator.read(signed)
         assert isinstance(message, Recover)
-        if not _is_wanted(core, message):
+        if core.recover_refusal(message, core.executed + 1):
             del core.recover_requests[replica]
 
 

@@ -43,6 +43,7 @@ from pbft.messages import (
 )
 from pbft.ports import SENT_BACK, Application, Output, Record, Refusal, Sign, Verify
 from pbft.restoring import DamagedRecords as DamagedRecords
+from pbft.restoring import OlderRecords as OlderRecords
 
 REPLIES_BYTES_MAX = 1024 * 1024
 # What the votes of a slot are about.
@@ -79,9 +80,8 @@ class Replica:
             timers.back_off(self.core)
             self._leave_for(self.core.view + 1, "the primary had its time", now)
         if now >= self.core.status_due:
-            catch_up.send_status(self.core, now)
+            self._send_status(now)
             state_transfer.consider(self.core)
-            recovery.ask(self.core)
             # A disk that was set back may have forgotten that it is done.
             recovery.finish(self.core)
         return self._finish(now)
@@ -97,7 +97,7 @@ class Replica:
         records: all records from the last Base on (or all there are), in order, without bodies
         and ledger entries; bodies: the saved bodies by digest.
         Gives back an Output with the deliveries of what was executed again, and nothing to send.
-        Raises DamagedRecords.
+        Raises DamagedRecords, OlderRecords.
         """
         restoring.restore(self.core, records, bodies)
         output = self._take_output()
@@ -217,6 +217,7 @@ class Replica:
         while (executed := execution.execute_next(self.core)) is not None:
             timers.on_progress(self.core)
             recovery.drop_void(self.core)
+            recovery.drop_unwanted(self.core)
             if executed % self.core.interval == 0:
                 checkpoint.take(self.core, executed)
                 self._stabilise(executed)
@@ -333,9 +334,14 @@ class Replica:
         core = self.core
         self._propose(now)
         if core.status_due == 0.0:
-            catch_up.send_status(core, now)
+            self._send_status(now)
         timers.update(core, now, recovery.are_nulls_owed(core))
         return self._take_output()
+
+    def _send_status(self, now: float) -> None:
+        """Say where we stand; while we recover, ask with that to take part again."""
+        catch_up.send_status(self.core, now)
+        recovery.ask(self.core)
 
     def _propose(self, now: float) -> None:
         core = self.core

@@ -14,7 +14,13 @@ from pbft.certificates import (
     state_digest,
 )
 from pbft.checkpoint import restore_state, take
-from pbft.codec import MalformedMessage, decode_batch, decode_ordered, digest_of
+from pbft.codec import (
+    MalformedMessage,
+    OlderForm,
+    decode_batch,
+    decode_ordered,
+    digest_of,
+)
 from pbft.core import Core
 from pbft.execution import apply_batch
 from pbft.log import NULL_REQUEST, Batch, Decided, OrderedRequest, Prepared, Proposal, Slot
@@ -27,8 +33,12 @@ class DamagedRecords(Exception):
     """Records that cannot be what this replica saved; the text says which."""
 
 
+class OlderRecords(Exception):
+    """Whole records of an older version, which this one cannot go on from; the text says why."""
+
+
 def restore(core: Core, records: Sequence[Record], bodies: dict[bytes, bytes]) -> None:
-    """Bring a new core to where the records end. Raises DamagedRecords.
+    """Bring a new core to where the records end. Raises DamagedRecords, OlderRecords.
 
     records: in order, without bodies and ledger entries; bodies: by digest.
     """
@@ -182,6 +192,8 @@ def _restore_batch(slot: Slot, digest: bytes, bodies: dict[bytes, bytes]) -> Non
             OrderedRequest(decode_ordered(request), request, digest_of(request.payload))
             for request in decode_batch(body)
         )
+    except OlderForm as error:
+        raise OlderRecords(f"sequence number {slot.sequence} has {error}") from error
     except MalformedMessage as error:
         raise DamagedRecords(f"the body of {slot.sequence}: {error}") from error
     slot.batches[digest] = Batch(digest, body, requests)

@@ -7,7 +7,6 @@ before garbage collection has taken it away.
 from collections.abc import Callable, Iterator
 
 from pbft.core import Core
-from pbft.execution import NONCES_KEPT
 from pbft.genesis import Cluster
 from pbft.log import COMMIT_VIEWS_KEPT, Slot
 
@@ -70,7 +69,7 @@ class BoundsChecker:
             said = core.checkpoint_votes.own_above(index, -1)
             yield f"CHECKPOINTs of r{index}", len(said), core.window // core.interval + 2
         nonces = max((len(done.nonces) for done in core.recoveries.values()), default=0)
-        yield "nonces of a replica", nonces, NONCES_KEPT
+        yield "nonces of a replica", nonces, 1
         states = core.window // core.interval + 1
         yield "states", len(core.snapshots), states
         yield "states whose leaves are kept", len(core.leaves), states + 1

@@ -114,8 +114,14 @@ class Flooder:
 
     def _recovers(self, name: str) -> None:
         """It claims again and again to have lost everything, by another nonce each time."""
+        replica = self._process(self._chance.choice(self._targets)).replica
+        if replica is None:
+            return
+        core = replica.core
         for _ in range(RECOVERS):
-            message = Recover(self._chance.randbytes(32), self._forger.index(name))
+            # The newest checkpoint, so that it counts, or one that is too old or not reached yet.
+            stable = self._chance.choice((core.low, core.low, 0, core.low + core.interval))
+            message = Recover(self._chance.randbytes(32), self._forger.index(name), stable)
             envelope = self._forger.say(name, message)
             for target in self._targets:
                 self._send(name, target, envelope)

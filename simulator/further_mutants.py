@@ -109,6 +109,41 @@ FURTHER_MUTANTS: tuple[Mutant, ...] = (
         new="",
         test="tests/paper/test_recovery.py",
     ),
+    Mutant(
+        name="53b a RECOVER that counted counts again",
+        file=_CORE,
+        old="        if earlier is not None and message.stable < earlier.voting_from:\n",
+        new="        if earlier is not None and message.nonce in earlier.nonces:\n",
+        test="tests/paper/test_recovery.py",
+    ),
+    Mutant(
+        name="53c a RECOVER never grows too old",
+        file=_CORE,
+        old="        if sequence - message.stable > RECOVER_AGE_WINDOWS * self.window:\n",
+        new="        if False:\n",
+        test="tests/paper/test_recovery.py",
+    ),
+    Mutant(
+        name="53d a RECOVER may name a checkpoint of the future",
+        file=_CORE,
+        old="        if message.stable >= sequence:\n",
+        new="        if False:\n",
+        test="tests/paper/test_recovery.py",
+    ),
+    Mutant(
+        name="53e a RECOVER that grew too old is waited for",
+        file=_REPLICA,
+        old="            recovery.drop_unwanted(self.core)\n",
+        new="",
+        test="tests/paper/test_recovery.py",
+    ),
+    Mutant(
+        name="53f who recovers names the checkpoint that it knew at first",
+        file=_RECOVERY,
+        old="Recover(core.nonce, core.index, core.low)",
+        new="Recover(core.nonce, core.index, 0)",
+        test="tests/paper/test_recovery.py",
+    ),
     # --- clients ------------------------------------------------------------------------------
     Mutant(
         name="54 the floor of a client skips holes",

@@ -372,7 +372,8 @@ class RushingForger(Forger):
     def _recover_again(self, core: Core) -> list[Envelope]:
         """A replica that claims again and again to have lost everything."""
         name = self._chance.choice(self.names)
-        return [self.say(name, Recover(self._chance.randbytes(32), self.index(name)))]
+        nonce = self._chance.randbytes(32)
+        return [self.say(name, Recover(nonce, self.index(name), core.low))]
 
     def _honest(self) -> list[str]:
         return [name for name in self._cluster.replica_names if name not in self.names]

@@ -62,7 +62,7 @@ def sweep(core: Core, index: int, name: str) -> list[AnyMessage]:
         FetchState(core.low, (), index),
         StateLeaves(core.certified.sequence, (), index),
         StateParts(core.certified.sequence, (), index),
-        Recover(NULL_REQUEST, index),
+        Recover(NULL_REQUEST, index, core.low),
         Replies((), index),
     ]
     return said

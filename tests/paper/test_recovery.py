@@ -2,15 +2,19 @@
 
 import pytest
 
-from pbft.core import ReplicaStatus, Settings
+from pbft.certificates import state_leaves
+from pbft.core import RECOVER_AGE_WINDOWS, ReplicaStatus, Settings
 from pbft.messages import (
     Checkpoint,
     Commit,
+    FetchState,
     NewView,
     Prepare,
     PrePrepare,
     Recover,
     Signed,
+    StateLeaves,
+    StateParts,
     ViewChange,
 )
 from pbft.ports import Base, SavedRecovery
@@ -61,8 +65,8 @@ def votes(world: World, name: str, since: int = 0) -> list[object]:
     ]
 
 
-def recover(world: World, replica: int = 3, nonce: int = 1) -> Signed:
-    return world.sign(world.names[replica], Recover(bytes([nonce]) * 32, replica))
+def recover(world: World, replica: int = 3, nonce: int = 1, stable: int = 0) -> Signed:
+    return world.sign(world.names[replica], Recover(bytes([nonce]) * 32, replica, stable))
 
 
 # --- the whole of it ----------------------------------------------------------------------------
@@ -228,8 +232,8 @@ def test_recover_refused_that_is_forged_or_of_another() -> None:
     world = small()
     good = recover(world)
     assert world.refuse("r1", Signed("r3", good.payload, bytes(64))) == "bad signature"
-    assert "not the replica" in world.refuse("r1", world.sign("r2", Recover(bytes(32), 3)))
-    assert "not the replica" in world.refuse("r1", world.sign("client", Recover(bytes(32), 3)))
+    assert "not the replica" in world.refuse("r1", world.sign("r2", Recover(bytes(32), 3, 0)))
+    assert "not the replica" in world.refuse("r1", world.sign("client", Recover(bytes(32), 3, 0)))
 
 
 def test_an_executed_recover_fixes_t_in_the_state_of_all() -> None:
@@ -255,7 +259,7 @@ def test_one_recovery_at_a_time_per_replica(nonce: int) -> None:
 
 
 def test_an_old_recover_that_is_sent_again_counts_for_nothing() -> None:
-    """Nonces are remembered, so a recorded RECOVER opens nothing."""
+    """It names a checkpoint below its own T, so a recorded RECOVER opens nothing."""
     world = small()
     ask(world, 1, 1)
     lose_disk(world)
@@ -267,6 +271,95 @@ def test_an_old_recover_that_is_sent_again_counts_for_nothing() -> None:
         world.give(name, recover(world))
     world.run(4)
     assert world.core("r1").recoveries[3] == before
+
+
+def test_all_recovers_of_the_past_sent_again_for_ever_keep_nobody_mute() -> None:
+    """However many there are: none counts a second time, and none is ordered."""
+    world = small()
+    for nonce in range(1, 18):
+        ask(world, nonce, nonce)
+        lose_disk(world, nonce=nonce)
+        world.run(12)
+        assert world.core("r3").status is ReplicaStatus.NORMAL, nonce
+    past = {m.envelope.signed: None for m in world.sent if isinstance(m.payload, Recover)}
+    assert len({signed.payload for signed in past}) >= 17
+    lose_disk(world, nonce=18)
+    rounds = 0
+    while world.core("r3").nonce:
+        rounds += 1
+        assert rounds < 20, "r3 stays mute"
+        for signed in past:
+            for name in world.names[:3]:
+                world.give(name, signed)
+        world.deliver()
+        world.tick()
+        world.deliver()
+    executed = world.core("r0").executed
+    for signed in past:
+        for name in world.names[:3]:
+            assert "RECOVER" in world.refuse(name, signed)
+    world.run(4)
+    assert world.core("r0").executed == executed, "no null requests are owed any more"
+    check_safety(world)
+
+
+def test_a_recover_of_an_old_loss_that_nobody_ordered_grows_too_old() -> None:
+    """It counts for RECOVER_AGE_WINDOWS windows above its checkpoint, for all replicas alike."""
+    world = small()
+    oldest = RECOVER_AGE_WINDOWS * world.cluster.genesis.window
+    ask(world, 1, oldest - 1)
+    assert world.executed()["r1"] == oldest - 1
+    world.give("r1", recover(world))
+    assert set(world.core("r1").recover_requests) == {3}
+    # The primary, which was not given it, orders something else: nobody may wait for it any more.
+    ask(world, oldest, oldest)
+    assert world.core("r1").recover_requests == {}
+    assert "too far below" in world.refuse("r1", recover(world))
+    execute(world, oldest + 1, [recover(world)])
+    assert world.executed()["r1"] == oldest + 1
+    assert world.core("r1").recoveries == {}
+    assert {world.core(name).view for name in world.names} == {0}
+
+
+def test_a_recover_counts_until_its_last_number() -> None:
+    world = small()
+    oldest = RECOVER_AGE_WINDOWS * world.cluster.genesis.window
+    ask(world, 1, oldest - 1)
+    execute(world, oldest, [recover(world)])
+    assert world.core("r1").recoveries[3].voting_from == oldest + 4
+
+
+def test_a_recover_that_names_a_checkpoint_of_the_future_counts_for_nothing() -> None:
+    """A faulty one could keep it in store, and it would never be too old."""
+    world = small()
+    early = recover(world, stable=2)
+    assert "above all that is executed" in world.refuse("r1", early)
+    execute(world, 1, [early])
+    assert world.executed()["r1"] == 1
+    assert world.core("r1").recoveries == {}
+
+
+def test_who_lost_its_disk_names_the_checkpoint_that_the_others_prove_to_it() -> None:
+    """An old certificate, with its state, keeps it from that no longer than until the next one."""
+    world = small()
+    ask(world, 1, 4)
+    old = world.core("r0").stable
+    parts = world.core("r0").stable_parts
+    ask(world, 5, 60)
+    lose_disk(world)
+    for signed in old.checkpoints:
+        world.give("r3", signed)
+    world.expire("r3", 1.0)
+    assert world.said("r3", FetchState)[-1].sequence == 4
+    world.give("r3", world.sign("r2", StateLeaves(4, state_leaves(parts), 2)))
+    world.give("r3", world.sign("r2", StateParts(4, tuple(parts.items()), 2)))
+    assert world.core("r3").low == 4
+    assert world.said("r3", Recover)[-1].stable == 4
+    world.run(12)
+    assert world.core("r3").status is ReplicaStatus.NORMAL
+    named = [message.stable for message in world.said("r3", Recover)]
+    assert named == sorted(named)
+    assert world.core("r0").recoveries[3].voting_from == 66, "ordered at 61, and not before"
 
 
 def test_one_recover_per_replica_is_kept_however_many_it_sends() -> None:
@@ -295,7 +388,7 @@ def test_a_replica_that_recovers_again_and_again_costs_null_requests_at_a_bounde
     pause = world.settings.null_seconds
     for nonce in range(1, 101):
         for name in world.names[:3]:
-            world.give(name, recover(world, nonce=nonce))
+            world.give(name, recover(world, nonce=nonce, stable=world.core("r0").low))
         world.deliver()
         world.tick(pause)
         world.deliver()

@@ -102,7 +102,7 @@ def test_a_request_to_recover_is_not_kept_nor_what_it_needs() -> None:
     """The null requests up to the T of one that recovers are waited for by it."""
     world = made()
     given(world, 1)
-    world.give("r0", world.sign("r3", Recover(b"n" * 32, 3)))
+    world.give("r0", world.sign("r3", Recover(b"n" * 32, 3, 0)))
     assert proposed(world) == 1
     world.deliver()
     assert batches(world)[0] == 2

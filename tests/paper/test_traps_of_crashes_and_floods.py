@@ -442,7 +442,7 @@ def test_trap_20_a_flood_of_future_views_and_numbers_leaves_nothing() -> None:
             ViewChange(max(view, 1), 0, (), (), 2),
             NewView(max(view, 1), (), (), 2),
             FetchState(near, (), 2),
-            Recover(digest, 2),
+            Recover(digest, 2, near),
         ]
         signed = world.sign("r2", random_source.choice(words))
         world.replicas["r1"].receive([Envelope(signed)], world.now)

@@ -49,7 +49,7 @@ SAID: list[AnyMessage] = [
     FetchState(1, (), 2),
     StateLeaves(1, (), 2),
     StateParts(1, (), 2),
-    Recover(FALSE, 2),
+    Recover(FALSE, 2, 0),
     Replies((), 2),
 ]
 

@@ -146,7 +146,7 @@ EVERY_KIND: tuple[AnyMessage, ...] = (
     FetchState(8, tuple(f"part {n}" for n in range(100)), 3),
     StateLeaves(8, (), 3),
     StateParts(8, (), 3),
-    Recover(bytes(32), 3),
+    Recover(bytes(32), 3, 0),
     Replies((), 3),
     Replies((Reply("client", 1, bytes(32), "done", b"", b""),) * 20, 3),
     Hello(bytes(32), "r1"),

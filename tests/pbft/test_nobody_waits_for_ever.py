@@ -22,7 +22,7 @@ from pbft.messages import (
     ViewChange,
 )
 from pbft.ports import Applied, SavedRecovery
-from tests.paper.test_recovery import ask, lose_disk, small
+from tests.paper.test_recovery import ask, execute, lose_disk, small
 from tests.paper.test_state_transfer import behind
 from tests.pbft.checks import check_safety
 from tests.pbft.forge import certificate, proof, view_change
@@ -113,14 +113,26 @@ def old_recover_of_a_healthy_replica(world: World) -> Signed:
     return kept[0]
 
 
-def test_an_old_recover_that_is_ordered_late_makes_no_healthy_replica_mute() -> None:
-    """It fixes another T. Until that is stable the primary stops, and all others are needed."""
+def test_an_old_recover_that_is_ordered_late_counts_for_nothing() -> None:
+    """It names a checkpoint below the T of the recovery that counted since."""
     world = small()
     old = old_recover_of_a_healthy_replica(world)
-    for name in ("r0", "r1", "r2"):
-        world.give(name, old)
-    world.deliver()
-    assert len(world.core("r3").recoveries[3].nonces) == 2
+    before = world.core("r1").recoveries[3]
+    assert "a RECOVER that is executed" in world.refuse("r1", old)
+    number = world.executed()["r1"] + 1
+    execute(world, number, [old])
+    assert world.executed()["r1"] == number
+    assert world.core("r1").recoveries[3] == before
+
+
+def test_a_t_that_an_older_version_fixed_late_makes_no_healthy_replica_mute() -> None:
+    """There an old RECOVER could count. Until T is stable the primary stops, and all others are
+    needed."""
+    world = small()
+    old_recover_of_a_healthy_replica(world)
+    for name in world.names:
+        core = world.core(name)
+        core.recoveries[3] = Recovery((bytes([1]) * 32,), core.executed + 6)
     primary = world.names[world.core("r1").primary]
     assert primary != "r3"
     assert world.core("r1").low < world.core("r1").recoveries[3].voting_from
@@ -135,7 +147,7 @@ def test_an_old_recover_of_the_primary_does_not_depose_it() -> None:
     """The backups time it and hand it on, whoever gave it to them: so the primary orders it."""
     world = small()
     ask(world, 1, 5)
-    old = world.sign("r0", Recover(bytes([9]) * 32, 0))
+    old = world.sign("r0", Recover(bytes([9]) * 32, 0, world.core("r1").low))
     for name in ("r1", "r2", "r3"):
         world.give(name, old)
     world.run(20)
@@ -149,7 +161,7 @@ def test_a_recover_that_a_fetched_state_makes_superfluous_is_waited_for_no_more(
     """The others refuse it while an earlier one of the replica is under way."""
     world = behind()
     core = world.core("r3")
-    core.recover_requests = {2: world.sign("r2", Recover(bytes([2]) * 32, 2))}
+    core.recover_requests = {2: world.sign("r2", Recover(bytes([2]) * 32, 2, 0))}
     for name in ("r0", "r1", "r2"):
         world.core(name).recoveries[2] = Recovery((bytes([1]) * 32,), 1000)
     world.ask(10, b"10")

@@ -2,15 +2,20 @@
 
 from collections.abc import Callable
 
+import msgspec
 import pytest
 
+from pbft.checkpoint import restore_state, state_parts
+from pbft.codec import digest_of, encode_batch
 from pbft.messages import PrePrepare, Signed
 from pbft.ports import Base, Executed, SavedBody, SavedEntry, SavedMessage
-from pbft.replica import DamagedRecords
+from pbft.replica import DamagedRecords, OlderRecords
 from tests.pbft.checks import check_safety
 from tests.pbft.world import World
 
 WORLD = World()
+# The recoveries of a state: by replica, the nonces that were remembered, and T.
+OLDER = [(3, (tuple(bytes([n]) * 32 for n in range(16)), 24))]
 
 
 def world_after(requests: int) -> World:
@@ -250,3 +255,29 @@ def test_ledger_entries_and_bodies_are_not_among_the_records() -> None:
     world = world_after(5)
     assert not any(isinstance(r, SavedEntry | SavedBody) for r in world.disks["r1"].records)
     assert [entry.body for entry in world.disks["r1"].entries] == [b"1", b"2", b"3", b"4", b"5"]
+
+
+# --- what older versions wrote --------------------------------------------------------------------
+
+
+def test_a_recover_of_an_older_version_is_refused_by_name() -> None:
+    """It named no checkpoint. Executed by another rule, it would give another state."""
+    world = World()
+    payload = msgspec.msgpack.encode(("recover", bytes(32), 3))
+    body = encode_batch((Signed("r3", payload, bytes(64)),))
+    digest = digest_of(body)
+    commits = tuple(world.commit(1, digest, replica) for replica in (0, 1, 2))
+    disk = world.disks["r1"]
+    disk.save([SavedBody(1, digest, body), Executed(1, digest, commits)])
+    world.crash("r1")
+    with pytest.raises(OlderRecords, match="sequence number 1 has a RECOVER of an older version"):
+        world.start("r1")
+
+
+def test_a_state_of_an_older_version_keeps_its_digest() -> None:
+    """It remembered 16 nonces of each replica."""
+    world = World()
+    parts = {**state_parts(world.core("r1")), "recoveries": msgspec.msgpack.encode(OLDER)}
+    restore_state(world.core("r2"), parts)
+    assert world.core("r2").recoveries[3].voting_from == 24
+    assert state_parts(world.core("r2")) == parts

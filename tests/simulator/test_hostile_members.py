@@ -186,7 +186,7 @@ def test_a_vote_of_a_replica_that_recovers_is_a_violation(place: int, way: str) 
     else:
         assert core.low < lost["r1"]
     say = simulation.checkers.words.on_sent
-    for allowed in (Recover(bytes(32), 1), Status(9, True, 0, 0, 1), FetchBody(9, bytes(32), 1)):
+    for allowed in (Recover(bytes(32), 1, 0), Status(9, True, 0, 0, 1), FetchBody(9, bytes(32), 1)):
         say(process, Send(None, Envelope(core.sign(allowed))))
     certificate = [signed for signed in core.stable.checkpoints if signed.signer != "r1"]
     for signed in certificate:
