@@ -1,69 +1,67 @@
 """Authenticated links: one long-lived WebSocket to every peer, many signed messages per frame.
 
-Both ends prove who they are by signing a challenge of the other's (`Hello`) with the key that
-the genesis pins. A link makes nothing trusted: every message on it bears its own signature. What
-cannot be delivered is dropped, because the protocol sends again what is still needed.
+Both ends prove who they are (common.handshake) in the headers of HTTP, before there is a link:
+whoever proved nothing sends no frame. A link makes nothing trusted: every message on it bears its
+own signature. What cannot be delivered is dropped, because the protocol sends again what is still
+needed.
+
+    GET /link                                   -> 401, WWW-Authenticate: PBFT-CI-Link <offer>
+    GET /link, Authorization: PBFT-CI-Link <proof> -> 101, PBFT-CI-Link-Proof: <proof>, frames
 """
 
 import asyncio
-import collections
 import contextlib
 import logging
-import os
 import random
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from typing import TypeVar
+from typing import Any
 
 import aiohttp
-import msgspec
 from aiohttp import web
 
 from common.address import Address
-from common.http_door import is_this_machine
-from common.keys import SigningKey, verify
-from pbft.authentication import Authenticator, sign_message
-from pbft.codec import FRAME_BYTES_MAX, MalformedMessage, decode_frame, encode_frame, encode_message
+from common.handshake import Handshakes, LinkRefused
+from common.keys import SigningKey
+from common.logs import log_text
+from pbft.codec import FRAME_BYTES_MAX, MalformedMessage, decode_frame, encode_frame
 from pbft.genesis import Cluster
-from pbft.messages import Digest, Envelope, Hello, Name, Signed
-from pbft.ports import Refusal
+from pbft.messages import Envelope
 
-LINK_VERSION = 1
 LINK_PATH = "/link"
 HANDSHAKE_SECONDS = 5.0
-# Of strangers, until they prove who they are: each may have sent one frame of the largest size.
-HANDSHAKES_MAX = 16
-# of one address that is not this machine
-HANDSHAKES_PER_PEER_MAX = 4
 HEARTBEAT_SECONDS = 10.0
 RECONNECT_SECONDS = 0.1
 RECONNECT_SECONDS_MAX = 2.0
 QUEUE_BYTES_MAX = 64 * 1024 * 1024
 FRAME_BYTES_WANTED = 1024 * 1024
+# Of refused links one in so long is logged.
+TOLD_SECONDS = 1.0
+
+_SCHEME = "PBFT-CI-Link"
+_PROOF_HEADER = "PBFT-CI-Link-Proof"
+_OTHER = "does another program, or another version of this one, answer there?"
 
 _log = logging.getLogger(__name__)
 
 
-class LinkRefused(Exception):
-    """The other end is not who it must be; the text says why."""
+class _Dialled(aiohttp.ClientWebSocketResponse):
+    """The dialler's end, with the header in which the other end proves itself."""
+
+    def __init__(
+        self,
+        reader: Any,
+        writer: Any,
+        protocol: str | None,
+        response: aiohttp.ClientResponse,
+        *rest: Any,
+        **named: Any,
+    ) -> None:
+        super().__init__(reader, writer, protocol, response, *rest, **named)
+        self.proof = response.headers.get(_PROOF_HEADER, "")
 
 
-class _Greeting(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
-    """The first words of either end: who speaks, and what the other has to sign."""
-
-    version: int
-    cluster_id: Digest
-    name: Name
-    challenge: Digest
-
-
-class _Answer(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
-    """The proof: a signed Hello with the other end's challenge."""
-
-    hello: Signed
-
-
-_WebSocket = aiohttp.ClientWebSocketResponse | web.WebSocketResponse
+_WebSocket = _Dialled | web.WebSocketResponse
 
 
 class _Link:
@@ -127,22 +125,20 @@ class Links:
         on_connected: Callable[[str], None] | None = None,
         has_room: asyncio.Event | None = None,
     ) -> None:
-        self._cluster = cluster
         self._name = name
-        self._signing_key = signing_key
+        self._handshakes = Handshakes(cluster, name, signing_key)
         self._dial = dict(dial)
         self._on_envelopes = on_envelopes
         self._on_connected = on_connected
         self._has_room = has_room
         self._links: dict[str, _Link] = {}
-        # by address, those under way with who dialled
-        self._handshakes: collections.Counter[str] = collections.Counter()
+        self._told_at = -TOLD_SECONDS
         self._tasks: list[asyncio.Task[None]] = []
         self._session: aiohttp.ClientSession | None = None
 
     async def start(self) -> None:
         """Begin to connect; returns at once."""
-        self._session = aiohttp.ClientSession()
+        self._session = aiohttp.ClientSession(auto_decompress=False, ws_response_class=_Dialled)
         self._tasks = [
             asyncio.create_task(self._keep_connected(peer, address), name=f"link to {peer}")
             for peer, address in self._dial.items()
@@ -171,43 +167,30 @@ class Links:
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         """The aiohttp handler of GET /link: the accepting end."""
-        remote = request.remote or ""
-        is_crowd = not is_this_machine(remote) and (
-            self._handshakes[remote] >= HANDSHAKES_PER_PEER_MAX
-        )
-        if is_crowd or self._handshakes.total() >= HANDSHAKES_MAX:
-            raise web.HTTPServiceUnavailable(text="too many links are being made; try again\n")
         if not self._may_read():
             # Each link may hold a frame that waits for room: who dials again gets no second one.
             raise web.HTTPServiceUnavailable(text="there is no room for messages; try again\n")
+        now = asyncio.get_running_loop().time()
+        scheme, _, proof = request.headers.get("Authorization", "").partition(" ")
+        if scheme != _SCHEME:
+            return self._offer(now, "prove which member of the cluster this is")
+        try:
+            peer, answer = self._handshakes.accept(proof, now)
+        except LinkRefused as error:
+            self._tell_refused(request, error, now)
+            return self._offer(now, str(error))
         websocket = web.WebSocketResponse(
             timeout=1.0,
             heartbeat=HEARTBEAT_SECONDS,
             max_msg_size=FRAME_BYTES_MAX,
             compress=False,
         )
-        self._handshakes[remote] += 1
+        websocket.headers[_PROOF_HEADER] = answer
         try:
-            try:
-                await websocket.prepare(request)
-            except OSError:  # a time-out of the system's own, too
-                # One that was never begun cannot be ended, and aiohttp ends what it is given.
-                return web.Response(status=503)
-            async with asyncio.timeout(HANDSHAKE_SECONDS):
-                peer = await self._accept(websocket)
-        except ConnectionError:
-            return websocket  # whoever began it is gone
-        except (TimeoutError, LinkRefused) as error:
-            _log.warning("a link from %s was refused: %s", request.remote, error or "too slow")
-            await websocket.close(code=aiohttp.WSCloseCode.POLICY_VIOLATION)
-            return websocket
-        finally:
-            self._handshakes[remote] -= 1
-            if not self._handshakes[remote]:
-                del self._handshakes[remote]
-        if not self._may_read():
-            await websocket.close(code=aiohttp.WSCloseCode.TRY_AGAIN_LATER)
-            return websocket
+            await websocket.prepare(request)
+        except OSError:  # a time-out of the system's own, too
+            # One that was never begun cannot be ended, and aiohttp ends what it is given.
+            return web.Response(status=503)
         try:
             await self._serve(peer, websocket)
         except Exception:  # noqa: BLE001 - told in full; the peer dials again
@@ -215,60 +198,18 @@ class Links:
             await websocket.close(code=aiohttp.WSCloseCode.INTERNAL_ERROR)
         return websocket
 
+    def _offer(self, now: float, reason: str) -> web.Response:
+        offer = f"{_SCHEME} {self._handshakes.offer(now)}"
+        return web.json_response({"error": reason}, status=401, headers={"WWW-Authenticate": offer})
+
+    def _tell_refused(self, request: web.Request, error: LinkRefused, now: float) -> None:
+        """Anybody can be refused as often as he likes: one of a second is logged."""
+        if now - self._told_at >= TOLD_SECONDS:
+            self._told_at = now
+            _log.warning("a link from %s was refused: %s", request.remote, log_text(str(error)))
+
     def _may_read(self) -> bool:
         return self._has_room is None or self._has_room.is_set()
-
-    # --- the handshake --------------------------------------------------------------------------
-
-    async def _accept(self, websocket: _WebSocket) -> str:
-        challenge = os.urandom(32)
-        greeting = await self._read_greeting(websocket)
-        await websocket.send_bytes(self._greeting(challenge))
-        await websocket.send_bytes(self._answer(greeting))
-        await self._check_answer(websocket, greeting.name, challenge)
-        return greeting.name
-
-    async def _introduce(self, websocket: _WebSocket, peer: str) -> None:
-        challenge = os.urandom(32)
-        await websocket.send_bytes(self._greeting(challenge))
-        greeting = await self._read_greeting(websocket)
-        if greeting.name != peer:
-            raise LinkRefused(f"{greeting.name!r} answers where {peer!r} should")
-        await self._check_answer(websocket, peer, challenge)
-        await websocket.send_bytes(self._answer(greeting))
-
-    def _greeting(self, challenge: bytes) -> bytes:
-        return msgspec.msgpack.encode(
-            _Greeting(LINK_VERSION, self._cluster.id, self._name, challenge)
-        )
-
-    def _answer(self, greeting: _Greeting) -> bytes:
-        hello = Hello(greeting.challenge, greeting.name)
-        signed = sign_message(
-            hello, encode_message(hello), self._name, self._cluster, self._signing_key.sign
-        )
-        return msgspec.msgpack.encode(_Answer(signed))
-
-    async def _read_greeting(self, websocket: _WebSocket) -> _Greeting:
-        greeting = await _read(websocket, _Greeting)
-        if greeting.version != LINK_VERSION:
-            raise LinkRefused(f"link version {greeting.version}; this one speaks {LINK_VERSION}")
-        if greeting.cluster_id != self._cluster.id:
-            raise LinkRefused(f"{greeting.name!r} belongs to another cluster")
-        if greeting.name == self._name or self._cluster.public_key(greeting.name) is None:
-            raise LinkRefused(f"{greeting.name!r} is not another member of the cluster")
-        return greeting
-
-    async def _check_answer(self, websocket: _WebSocket, peer: str, challenge: bytes) -> None:
-        answer = await _read(websocket, _Answer)
-        authenticator = Authenticator(self._cluster, verify)
-        message = authenticator.read(answer.hello)
-        if isinstance(message, Refusal) or not isinstance(message, Hello):
-            raise LinkRefused("an answer that is no Hello")
-        if message.challenge != challenge or message.to != self._name:
-            raise LinkRefused("a Hello for somebody else")
-        if answer.hello.signer != peer or authenticator.check(answer.hello, message):
-            raise LinkRefused(f"{peer!r} did not prove that it has its key")
 
     # --- a live link ----------------------------------------------------------------------------
 
@@ -283,16 +224,10 @@ class Links:
 
     async def _connect_once(self, peer: str, address: Address) -> bool:
         """Connect and serve the link to its end; whether there was one."""
-        assert self._session is not None
         try:
-            async with self._session.ws_connect(
-                address.url + LINK_PATH,
-                heartbeat=HEARTBEAT_SECONDS,
-                max_msg_size=FRAME_BYTES_MAX,
-                timeout=aiohttp.ClientWSTimeout(ws_close=1.0),
-            ) as websocket:
-                async with asyncio.timeout(HANDSHAKE_SECONDS):
-                    await self._introduce(websocket, peer)
+            async with asyncio.timeout(HANDSHAKE_SECONDS):
+                websocket = await self._dialled(peer, address)
+            async with websocket:
                 await self._serve(peer, websocket)
                 return True
         except LinkRefused as error:
@@ -302,6 +237,32 @@ class Links:
         except Exception:  # noqa: BLE001 - told in full; without this task there is no link again
             _log.exception("the link to %s at %s ended by a fault of our own", peer, address)
         return False
+
+    async def _dialled(self, peer: str, address: Address) -> _Dialled:
+        """A link to that peer, which proved itself. Raises LinkRefused, and what aiohttp raises."""
+        assert self._session is not None
+        url = address.url + LINK_PATH
+        async with self._session.get(url, allow_redirects=False) as response:
+            scheme, _, offer = response.headers.get("WWW-Authenticate", "").partition(" ")
+            if response.status == 503:
+                raise ConnectionError("it has no room for a link now")
+            if response.status != 401 or scheme != _SCHEME:
+                raise LinkRefused(f"{response.status} where a challenge should be; {_OTHER}")
+        dialling = self._handshakes.answer(offer, peer)
+        websocket = await self._session.ws_connect(
+            url,
+            headers={"Authorization": f"{_SCHEME} {dialling.proof}"},
+            heartbeat=HEARTBEAT_SECONDS,
+            max_msg_size=FRAME_BYTES_MAX,
+            timeout=aiohttp.ClientWSTimeout(ws_close=1.0),
+        )
+        try:
+            assert isinstance(websocket, _Dialled), "the session makes no others"
+            self._handshakes.complete(dialling, websocket.proof)
+        except LinkRefused:
+            await websocket.close()
+            raise
+        return websocket
 
     async def _serve(self, peer: str, websocket: _WebSocket) -> None:
         link = _Link(websocket)
@@ -346,16 +307,3 @@ class Links:
             if self._has_room is not None:
                 await self._has_room.wait()
             self._on_envelopes(peer, envelopes)
-
-
-_Words = TypeVar("_Words", _Greeting, _Answer)
-
-
-async def _read(websocket: _WebSocket, wanted: type[_Words]) -> _Words:
-    message = await websocket.receive()
-    if message.type is not aiohttp.WSMsgType.BINARY:
-        raise LinkRefused("the other end closed the link")
-    try:
-        return msgspec.msgpack.decode(message.data, type=wanted)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise LinkRefused(f"not the words of this protocol: {error}") from error

@@ -5,7 +5,7 @@ checked. Fields carry the names of the paper (OSDI'99, section 4). Sizes that a 
 have a limit here, so that decoding alone refuses them.
 """
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 
@@ -220,10 +220,17 @@ class Replies(Message, frozen=True):
 
 
 class Hello(Message, frozen=True):
-    """Proves to the other end of a link who is at this one: signs the challenge it was sent."""
+    """Proves to the other end of a link who is at this one, which is the dialler or the acceptor.
 
-    challenge: Digest
-    to: Name
+    Both ends sign the same names and challenges; `role` is the signer's, so that neither end's
+    proof can be passed for the other's.
+    """
+
+    role: Literal["dialler", "acceptor"]
+    dialler: Name
+    acceptor: Name
+    dialler_challenge: Digest
+    acceptor_challenge: Digest
 
 
 AnyMessage = (

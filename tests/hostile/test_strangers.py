@@ -5,9 +5,14 @@ import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
+import aiohttp
 import pytest
+from msgspec import msgpack
 
+from client.serve import read_member
 from common.address import Address
+from common.handshake import Handshakes
+from common.keys import SigningKey
 from tests.processes.network import CLIENT, Network, pipeline
 
 pytestmark = pytest.mark.processes
@@ -86,3 +91,66 @@ async def test_no_route_waits_for_a_body_without_end(network: Network, name: str
     async with asyncio.timeout(ANSWER_SECONDS):
         statuses = await asyncio.gather(*(say(address, text.encode()) for text in asked))
     assert {status // 100 for status in statuses} == {4}
+
+
+async def link_by_reflection(network: Network, victim: str, other: str) -> str:
+    """Try to be `other` at `victim` without a key; what it came to.
+
+    As it once went: the victim's challenge is handed to `other`, under the victim's name, and
+    whoever signs it there has proved for us that we are `other`.
+    """
+    cluster = bytes.fromhex(network.status(victim)["cluster"])
+    urls = {name: address_of(network, name).url + "/link" for name in (victim, other)}
+    async with aiohttp.ClientSession() as session:
+        try:
+            to_victim = await session.ws_connect(urls[victim])
+        except aiohttp.WSServerHandshakeError as error:
+            return f"refused with {error.status}"
+        await to_victim.send_bytes(msgpack.encode([1, cluster, other, bytes(32)]))
+        challenge = msgpack.decode((await to_victim.receive(10)).data)[3]
+        to_other = await session.ws_connect(urls[other])
+        await to_other.send_bytes(msgpack.encode([1, cluster, victim, challenge]))
+        await to_other.receive(10)
+        await to_victim.send_bytes((await to_other.receive(10)).data)
+        # the victim's own proof, and then the first frame of a link
+        await to_victim.receive(10)
+        return (await to_victim.receive(10)).type.name
+
+
+async def offer_of(session: aiohttp.ClientSession, url: str) -> str:
+    """What a node asks a stranger to sign."""
+    async with session.get(url) as response:
+        assert response.status == 401
+        return response.headers["WWW-Authenticate"]
+
+
+async def test_nobody_is_linked_by_what_another_node_says(network: Network) -> None:
+    """Neither as it once went, nor with anything that nodes give to strangers."""
+    assert await link_by_reflection(network, "node0", "node1") == "refused with 401"
+    cluster = read_member(network.configuration.client).cluster
+    urls = {name: address_of(network, name).url + "/link" for name in ("node0", "node1")}
+    async with aiohttp.ClientSession() as session:
+        handed_on = [await offer_of(session, url) for url in urls.values()]
+        # one who has a key, but not node1's
+        stranger = Handshakes(cluster, "node1", SigningKey(bytes(32)))
+        offer = (await offer_of(session, urls["node0"])).removeprefix("PBFT-CI-Link ")
+        handed_on.append(f"PBFT-CI-Link {stranger.answer(offer, 'node0').proof}")
+        for proof in handed_on:
+            with pytest.raises(aiohttp.WSServerHandshakeError) as refused:
+                await session.ws_connect(urls["node0"], headers={"Authorization": proof})
+            assert refused.value.status == 401
+
+
+async def test_a_proof_that_was_seen_on_its_way_makes_no_second_link(network: Network) -> None:
+    """A member's own, by somebody who reads what passes: it has its link already."""
+    client = read_member(network.configuration.client)
+    member = Handshakes(client.cluster, network.configuration.client.name, client.signing_key)
+    url = address_of(network, "node0").url + "/link"
+    async with aiohttp.ClientSession() as session:
+        offer = (await offer_of(session, url)).removeprefix("PBFT-CI-Link ")
+        headers = {"Authorization": f"PBFT-CI-Link {member.answer(offer, 'node0').proof}"}
+        websocket = await session.ws_connect(url, headers=headers)
+        with pytest.raises(aiohttp.WSServerHandshakeError) as refused:
+            await session.ws_connect(url, headers=headers)
+        assert refused.value.status == 401
+        await websocket.close()

@@ -366,5 +366,6 @@ def test_a_replica_takes_no_messages_that_are_meant_for_others(kind: str) -> Non
     """HELLO belongs to links, REPLY to clients."""
     world = World()
     reply = Reply("client", 1, FALSE, "done", b"", b"")
-    message = Hello(FALSE, "r1") if kind == "hello" else Replies((reply,), 2)
+    hello = Hello("dialler", "r2", "r1", FALSE, FALSE)
+    message = hello if kind == "hello" else Replies((reply,), 2)
     assert "a replica takes no" in world.refuse("r1", world.sign("r2", message))

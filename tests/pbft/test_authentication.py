@@ -113,7 +113,7 @@ def test_the_oldest_is_forgotten_first(monkeypatch: pytest.MonkeyPatch) -> None:
         ("stranger", VOTE, "not the replica"),
         ("r2", Request("client", 1, b""), "not the client"),
         ("stranger", Request("stranger", 1, b""), "unknown signer"),
-        ("stranger", Hello(bytes(32), "r1"), "unknown signer"),
+        ("stranger", Hello("dialler", "stranger", "r1", bytes(32), bytes(32)), "unknown signer"),
     ],
 )
 def test_who_may_say_what(name: str, message: Prepare | Request | Hello, reason: str) -> None:
@@ -149,7 +149,7 @@ EVERY_KIND: tuple[AnyMessage, ...] = (
     Recover(bytes(32), 3, 0),
     Replies((), 3),
     Replies((Reply("client", 1, bytes(32), "done", b"", b""),) * 20, 3),
-    Hello(bytes(32), "r1"),
+    Hello("dialler", "r3", "r1", bytes(32), bytes(32)),
 )
 
 

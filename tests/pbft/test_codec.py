@@ -69,7 +69,7 @@ any_message: st.SearchStrategy[AnyMessage] = st.one_of(
     st.builds(Checkpoint, numbers, digests, indexes),
     st.builds(Status, numbers, st.booleans(), numbers, numbers, indexes),
     st.builds(Replies, st.lists(replies, max_size=4).map(tuple), indexes),
-    st.builds(Hello, digests, names),
+    st.builds(Hello, st.sampled_from(["dialler", "acceptor"]), names, names, digests, digests),
 )
 any_signed = st.builds(Signed, names, st.binary(max_size=300), st.binary(min_size=64, max_size=64))
 # What a stranger may send: noise, and things that are well-formed MessagePack of another shape.
