@@ -18,10 +18,10 @@ from common.config_error import nearest
 from common.config_reader import absolute_path, read_file, read_struct
 from common.credentials import check_access
 from common.keys import load_public_key
-from common.registry_logins import read_registry_logins
+from common.registry_logins import DOCKER_HUB, check_places, read_registry_logins
 from common.repository_config import GatewayRepository as GatewayRepository
 from common.repository_config import RepositoryEntry as RepositoryEntry
-from common.repository_config import check_gateway_repositories, check_status
+from common.repository_config import check_gateway_repositories, check_local_images, check_status
 from pbft.genesis import FORMAT_VERSION, REPLICA_ROLE, Cluster, Genesis, InvalidGenesis, Member
 from pbft.quorums import UnsupportedSize, quorums_for
 
@@ -134,7 +134,7 @@ class NodeConfig(msgspec.Struct, frozen=True):
     docker_host: None means DOCKER_HOST or the default socket.
     log_format: `json` writes one object per line, for programs that collect logs.
     registry_auth_file: logins for image registries, as `docker login` writes them.
-    images_from: the registries, or folders in them, whose images may be used; None: any.
+    images_from: the registries, or folders in them, whose images may be used; no others are asked.
     network_allowed: whether a step that asks for a network gets one.
     build_ca_file: the authorities that steps with a network trust, as PEM; None: the image's own.
     images_days_max, images_bytes_max: of what this node pulled, what was used last is kept;
@@ -169,7 +169,7 @@ class NodeConfig(msgspec.Struct, frozen=True):
     builds_days_max: Annotated[float, msgspec.Meta(gt=0, le=36500)] = 90
     allow_dockerfile: bool = False
     registry_auth_file: Path | None = None
-    images_from: tuple[ImagePlace, ...] | None = None
+    images_from: tuple[ImagePlace, ...] = (DOCKER_HUB,)
     images_days_max: Annotated[int, msgspec.Meta(ge=1, le=36500)] = 30
     images_bytes_max: Annotated[int, msgspec.Meta(ge=0)] = 20 * 2**30
     network_allowed: bool = False
@@ -253,6 +253,7 @@ def load_node_config(path: Path) -> NodeConfig:
     """A node's file. Raises ConfigError."""
     config = read_file(NodeConfig, path)
     check_listen(config.listen, config.plaintext_allowed, config.file)
+    check_places(config.images_from, config.file, "images_from")
     if config.registry_auth_file is not None:
         read_registry_logins(config.registry_auth_file, config.file, "registry_auth_file")
     if config.view_change_seconds_max < config.view_change_seconds:
@@ -297,6 +298,7 @@ def _repositories(entries: tuple[_Repository, ...], file: Path) -> tuple[_Reposi
     for index, entry in enumerate(entries):
         key = f"repositories[{index}]"
         check_status(entry, file, key)
+        check_local_images(entry, file, key)
         found.append(
             msgspec.structs.replace(
                 entry,

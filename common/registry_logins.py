@@ -1,6 +1,7 @@
-"""The operator's logins for image registries: a file as `docker login` writes it, and no other.
+"""The registries of images: which one a name means, which are taken from, and the logins for them.
 
-An image's registry gets its own entry and nothing of the rest.
+Logins are in a file as `docker login` writes it. An image's registry gets its own entry and nothing
+of the rest.
 """
 
 import base64
@@ -11,7 +12,7 @@ from pathlib import Path
 import msgspec
 
 from common.config_error import ConfigError
-from common.credentials import HIDDEN, check_secret_file
+from common.credentials import check_secret_file
 
 DOCKER_HUB = "docker.io"
 _NAMES_OF_DOCKER_HUB = frozenset({"docker.io", "index.docker.io", "registry-1.docker.io"})
@@ -40,14 +41,6 @@ class RegistryLogins(msgspec.Struct, frozen=True):
     def login_for(self, image: str) -> dict[str, str]:
         """The login for an image's registry; empty where there is none."""
         return dict(self.by_host.get(registry_of(image) or DOCKER_HUB, {}))
-
-    def hide(self, text: str) -> str:
-        """The text without any secret of these."""
-        for login in self.by_host.values():
-            for name, value in login.items():
-                if name not in ("username", "serveraddress"):
-                    text = text.replace(value, HIDDEN)
-        return text
 
 
 NO_LOGINS = RegistryLogins({})
@@ -83,25 +76,56 @@ def read_registry_logins(path: Path, file: Path, key: str) -> RegistryLogins:
 def registry_of(image: str) -> str | None:
     """The registry host that an image's name begins with, None where it has none.
 
-    Docker's own rule: a first part with a dot or a port, or `localhost`.
+    Docker's own rule: a first part with a dot or a port, or `localhost`. Newer engines also take a
+    first part with a capital letter for a host; older ones refuse such a name.
     """
     first, slash, _ = image.partition("/")
-    if slash and ("." in first or ":" in first or first == "localhost"):
+    is_host = "." in first or ":" in first or first == "localhost" or first != first.lower()
+    if slash and is_host:
         return DOCKER_HUB if first in _NAMES_OF_DOCKER_HUB else first
     return None
 
 
-def is_from(image: str, places: Sequence[str]) -> bool:
-    """Whether an image is of one of these registries or of a folder in them."""
+def full_name(image: str) -> str:
+    """An image's name with all that may be left out: the registry, `library/`, the tag `latest`."""
     host = registry_of(image)
-    path = image.partition("@")[0]
-    if host is None:
-        path = f"{DOCKER_HUB}/{path}" if "/" in path else f"{DOCKER_HUB}/library/{path}"
-    else:
-        path = f"{host}/{path.partition('/')[2]}"
-    head, slash, last = path.rpartition("/")
+    path, at, digest = image.partition("@")
+    if host is not None:
+        path = path.partition("/")[2]
+    if host in (None, DOCKER_HUB) and "/" not in path:
+        path = f"library/{path}"
+    path = f"{host or DOCKER_HUB}/{path}"
+    if not at and ":" not in path.rpartition("/")[2]:
+        path += ":latest"
+    return path + at + digest
+
+
+def is_from(image: str, places: Sequence[str]) -> bool:
+    """Whether an image is of one of these registries or of a folder in them.
+
+    A host is compared as text: one address has many names, and only those that are listed count.
+    """
+    head, slash, last = full_name(image).partition("@")[0].rpartition("/")
     repository = head + slash + last.partition(":")[0]
     return any(f"{repository}/".startswith(f"{place}/") for place in places)
+
+
+def check_places(places: Sequence[str], file: Path, key: str) -> None:
+    """Refuse a place that no image's name could ever mean. Raises ConfigError.
+
+    file and key: where the places are configured.
+    """
+    for index, place in enumerate(places):
+        first = place.partition("/")[0]
+        host = registry_of(f"{first}/image")
+        if host != first:
+            meant = f"{host}{place[len(first) :]}" if host else f"{DOCKER_HUB}/{place}"
+            raise ConfigError.at(
+                file,
+                f"{key}[{index}]",
+                f"{place} does not begin with a registry's host as images' names do",
+                f"did you mean {meant}?",
+            )
 
 
 def _host(name: str) -> str:

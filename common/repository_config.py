@@ -14,6 +14,7 @@ import msgspec
 from common.address import Address
 from common.config_error import ConfigError
 from common.git_environment import GitAccess
+from common.pipeline_values import is_image_name
 
 ForgeKind = Literal["github", "gitlab", "gitea"]
 EventKind = Literal["push", "tag", "pull_request"]
@@ -44,6 +45,8 @@ class RepositoryEntry(msgspec.Struct, frozen=True):
     status_token_file: a token that may post commit statuses; readable by its owner alone.
     submodule_of: the repositories in whose builds it may be a submodule; None: in all, but where a
         login is needed, in none. For nodes alone.
+    local_images: images that its builds may use as they are on this operator's engine, by name.
+        For nodes alone.
     The others: see common.git_environment.GitAccess.
     """
 
@@ -59,6 +62,7 @@ class RepositoryEntry(msgspec.Struct, frozen=True):
     project: str | None = None
     status_token_file: Path | None = None
     submodule_of: tuple[str, ...] | None = None
+    local_images: tuple[str, ...] = ()
 
     @property
     def fetched_from(self) -> str:
@@ -164,6 +168,18 @@ def check_status(entry: RepositoryEntry, file: Path, key: str) -> None:
         )
 
 
+def check_local_images(entry: RepositoryEntry, file: Path, key: str) -> None:
+    """Refuse what is no image's name. Raises ConfigError."""
+    for place, name in enumerate(entry.local_images):
+        if not is_image_name(name) or "@" in name:
+            raise ConfigError.at(
+                file,
+                f"{key}.local_images[{place}]",
+                f"{name!a} is not an image's name with a tag",
+                "a name as pipelines have it is needed, as in team/tools:1",
+            )
+
+
 def check_gateway_repositories(entries: Sequence[GatewayRepository], file: Path) -> None:
     """Refuse what no webhook could use, or what would be ambiguous. Raises ConfigError."""
     names: dict[str, int] = {}
@@ -185,13 +201,14 @@ def check_gateway_repositories(entries: Sequence[GatewayRepository], file: Path)
             raise ConfigError.at(
                 file, f"{key}.status_token_file", "is missing", "report: gateway needs it"
             )
-        if entry.submodule_of is not None:
-            raise ConfigError.at(
-                file,
-                f"{key}.submodule_of",
-                "is for nodes",
-                "leave it out: a gateway builds nothing",
-            )
+        for name, is_set in (
+            ("submodule_of", entry.submodule_of is not None),
+            ("local_images", bool(entry.local_images)),
+        ):
+            if is_set:
+                raise ConfigError.at(
+                    file, f"{key}.{name}", "is for nodes", "leave it out: a gateway builds nothing"
+                )
         if not entry.events:
             raise ConfigError.at(file, f"{key}.events", "is empty", "at least one is needed")
         for name, values, most in (

@@ -20,6 +20,7 @@ import msgspec
 import urllib3.exceptions
 
 from node.engine_client import Connections, EngineClient
+from node.registry_answers import ImageAbsent, absent_or_trouble
 from node.threads import Stop
 from node.trouble import OwnTrouble
 
@@ -32,12 +33,6 @@ ANSWER_SECONDS_MAX = 60
 
 # for one question to a registry, which the engine passes on
 REGISTRY_SECONDS_MAX = 30
-
-# What registries answer for a manifest or a repository that is not there. "denied" is not among
-# them: it may also mean that this operator lacks a login.
-_ABSENT = re.compile(
-    r"manifest unknown|manifest for \S+ not found|name unknown|repository name not known", re.I
-)
 
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 
@@ -74,12 +69,6 @@ class Remains(msgspec.Struct):
     is_building: bool = False
     builder: asyncio.Task[Any] | None = None
     tag: str | None = None
-
-
-class ImageAbsent(msgspec.Struct, frozen=True):
-    """The registry answered that there is no such image."""
-
-    problem: str
 
 
 class DockerEngine:
@@ -145,17 +134,18 @@ class DockerEngine:
         return None if found is None else _image(found, None)
 
     def registry_digest(self, name: str, login: Mapping[str, str], stop: Stop) -> str | ImageAbsent:
-        """The digest ("sha256:...") that a registry gives a tag right now; asked by the engine.
+        """The digest ("sha256:...") that a registry gives a name right now; asked by the engine.
 
-        Of an image for several platforms it is that of the list of them, as in RepoDigests, so that
-        machines of different kinds compare the same. Raises OwnTrouble for every answer but these.
+        A name with a digest has that one, if the registry has it. Of an image for several platforms
+        it is that of the list of them, as in RepoDigests, so that machines of different kinds
+        compare the same. Raises RegistryRefuses, and OwnTrouble for every other answer.
         """
         try:
             with self.stream_client(stop) as client:
                 client.timeout = REGISTRY_SECONDS_MAX
                 answer = client.inspect_distribution(name, auth_config=dict(login))  # type: ignore[no-untyped-call]
         except docker.errors.APIError as error:
-            return _absent_or_trouble(name, str(error.explanation or error))
+            return absent_or_trouble(name, str(error.explanation or error))
         digest = str(answer["Descriptor"]["digest"])
         if _DIGEST.fullmatch(digest) is None:
             raise OwnTrouble(f"the registry gives {name} a digest of an unknown form")
@@ -167,7 +157,8 @@ class DockerEngine:
         """Get an image from its registry; ImageAbsent where the registry has none.
 
         login: for that registry, empty for none. silence_seconds_max: the engine says nothing while
-        it waits for a registry. Raises OwnTrouble for every other answer and for none, Stopped.
+        it waits for a registry. Raises RegistryRefuses, OwnTrouble for every other answer and for
+        none, Stopped.
         """
         try:
             with self.stream_client(stop) as client:
@@ -175,20 +166,14 @@ class DockerEngine:
                 pulled = client.pull(name, stream=True, decode=True, auth_config=dict(login))
                 for message in pulled:
                     if "error" in message:
-                        return _absent_or_trouble(name, str(message["error"]))
+                        return absent_or_trouble(name, str(message["error"]))
         except docker.errors.APIError as error:
-            return _absent_or_trouble(name, str(error.explanation or error))
+            return absent_or_trouble(name, str(error.explanation or error))
         except _LIBRARY_ERRORS:
             stop.check()
             raise
         stop.check()
         return None
-
-    def tag(self, image_id: str, name: str) -> None:
-        """Give an image a name, taking it from whichever has it. Raises what the library raises."""
-        repository, _, tag = name.rpartition("/")[2].partition(":")
-        folder = name.rpartition("/")[0]
-        self.client().tag(image_id, f"{folder}/{repository}" if folder else repository, tag or None)
 
     def remove_names(self, names: Iterable[str]) -> bool:
         """Take names from an image, which goes with its last one; whether all are gone now.
@@ -354,17 +339,6 @@ def _remove_shared(client: docker.APIClient, is_ours: Callable[[Mapping[str, str
         with suppress(docker.errors.NotFound), _already_in_progress():
             client.remove_network(network)
     return len(volumes) + len(networks)
-
-
-def says_absent(message: str) -> bool:
-    """Whether a registry's answer means that it has no such image."""
-    return _ABSENT.search(message) is not None
-
-
-def _absent_or_trouble(name: str, message: str) -> ImageAbsent:
-    if says_absent(message):
-        return ImageAbsent(message)
-    raise OwnTrouble(f"image {name} cannot be pulled: {message}")
 
 
 @contextmanager

@@ -8,6 +8,10 @@ and no ADD of a URL can hide from this module and show itself to the builder.
 The classic builder knows labels only at the end of a build. So that nothing of a build that was
 killed half-way is ever lost, a LABEL instruction goes in behind each FROM: then every intermediate
 image and container of the build carries this replica's labels, and can be found and removed.
+
+The builder takes any image of the engine by its name, and pulls what it does not find. So where the
+images of a Dockerfile are known, it gets their ids instead of their names: it can then use nothing
+else, whoever gives a name to another image meanwhile.
 """
 
 import json
@@ -86,12 +90,15 @@ class _Instruction(msgspec.Struct, frozen=True):
 
 
 def prepare_dockerfile(
-    data: bytes, labels: Mapping[str, str]
+    data: bytes, labels: Mapping[str, str], image_ids: Mapping[str, str] | None = None
 ) -> PreparedDockerfile | PipelineInvalid:
-    """The Dockerfile with our labels behind each FROM, or why it is not taken."""
+    """The Dockerfile with our labels behind each FROM, or why it is not taken.
+
+    image_ids: the image of each base, once they are known; the builder then gets these.
+    """
     texts: dict[int, str] = {}
     from_ends: set[int] = set()
-    reader = _Reader()
+    reader = _Reader(image_ids or {})
     line: int | None = None
     try:
         lines = _lines(data)
@@ -129,8 +136,9 @@ def prepare_dockerfile(
 class _Reader:
     """What the instructions so far say of images: bases, in order, and the stages' names."""
 
-    def __init__(self) -> None:
+    def __init__(self, image_ids: Mapping[str, str]) -> None:
         self.bases: list[str] = []
+        self._image_ids = image_ids
         self._stages: set[str] = set()
         self._has_from = False
         # of ARG before the first FROM; a "$" in it stands for what is not known
@@ -147,13 +155,15 @@ class _Reader:
             return self._read_from(rest), True
         if word == "ARG" and not self._has_from:
             self._read_arguments(rest)
+        trigger = ""
         if word == "ONBUILD":
             # its own instruction is read where another stage begins with this one
+            trigger = "ONBUILD "
             word, rest = _word_and_rest(rest)
         if word == "ADD" and _LOCAL_ADD.fullmatch(rest) is None:
             raise _NotTaken("ADD takes plain file names (no URLs, variables, quotes); use COPY")
         if word == "COPY":
-            self._read_copy(rest)
+            text = f"{trigger}COPY {self._read_copy(rest)}".rstrip()
         is_json = rest.startswith("[") and rest.endswith("]")
         if word in ("COPY", "RUN") and not is_json and _HEREDOC.search(rest):
             raise _NotTaken(
@@ -174,13 +184,15 @@ class _Reader:
                 "FROM takes variables as $NAME, ${NAME} and ${NAME:-default}, of an ARG with a"
                 " plain default before the first FROM; write the image's name out"
             )
-        self._need("FROM", base)
+        image = self._needed("FROM", base)
         if found[2]:
             self._stages.add(found[2].lower())
-            return f"FROM {base} AS {found[2]}"
-        return f"FROM {base}"
+            return f"FROM {image} AS {found[2]}"
+        return f"FROM {image}"
 
-    def _read_copy(self, rest: str) -> None:
+    def _read_copy(self, rest: str) -> str:
+        """What comes behind COPY, as the builder gets it."""
+        flags = ""
         while rest.startswith("--"):
             flag, *more = _BLANKS.split(rest, maxsplit=1)
             found = _FLAG.fullmatch(flag)
@@ -188,8 +200,11 @@ class _Reader:
                 raise _NotTaken("the flags of COPY are taken as --name=value, without escapes")
             source = found[2] or ""
             if found[1] == "from" and _STAGE_NUMBER.fullmatch(source) is None:
-                self._need("COPY --from", source)
+                image = self._needed("COPY --from", source)
+                flag = flag if image == source else f"--from={image}"
+            flags += f"{flag} "
             rest = more[0] if more else ""
+        return flags + rest
 
     def _read_arguments(self, rest: str) -> None:
         """Remember the defaults that FROM may use."""
@@ -224,13 +239,14 @@ class _Reader:
 
         return _VARIABLE.sub(value, text)
 
-    def _need(self, where: str, name: str) -> None:
-        """An instruction uses this image or stage. Raises _NotTaken."""
+    def _needed(self, where: str, name: str) -> str:
+        """An instruction uses this image or stage: what the builder gets. Raises _NotTaken."""
         if name == "scratch" or name.lower() in self._stages:
-            return
+            return name
         if not is_image_name(name):
             raise _NotTaken(f"{where} does not name an image")
         self.bases.append(name)
+        return self._image_ids.get(name, name)
 
 
 def _lines(data: bytes) -> list[str]:

@@ -20,7 +20,7 @@ from node.container import (
     OPEN_FILES_MAX,
     create_container,
 )
-from node.docker_engine import BUILD_LABEL, DockerEngine, Image, says_absent
+from node.docker_engine import BUILD_LABEL, DockerEngine, Image
 from node.dockerfile import PreparedDockerfile
 from node.run_result import RunResult, result_of_exit
 from node.threads import Stop
@@ -38,6 +38,10 @@ _INVALID = re.compile(
     r"|no build stage in current context|failed to parse|invalid reference format"
     r"|No image was generated",
     re.IGNORECASE,
+)
+# It never has to pull anything, since it gets ids of images that are on the engine.
+_PULLED = re.compile(
+    r"pull access denied|manifest (for|unknown)|toomanyrequests|registry|https?://"
 )
 # Failures of an instruction that come without an exit code, and the code that a shell would give.
 _NOT_EXECUTABLE = re.compile(r"OCI runtime create failed.*permission denied", re.DOTALL)
@@ -164,11 +168,8 @@ def _ulimits() -> str:
 
 
 def _shown(message: Mapping[str, Any]) -> bytes:
-    """What of the builder's message goes into the log; progress bars do not."""
-    text = message.get("stream") or ""
-    if "status" in message and "progressDetail" not in message:
-        text = f"{message['status']}\n"
-    return str(text).encode(errors="backslashreplace")
+    """What of the builder's message goes into the log: what instructions say."""
+    return str(message.get("stream") or "").encode(errors="backslashreplace")
 
 
 def _failure(
@@ -192,12 +193,13 @@ def _failure(
     for pattern, exit_code in ((_INSTRUCTION_FAILED, 1), (_NOT_EXECUTABLE, 126), (_NOT_FOUND, 127)):
         if pattern.search(text):
             return RunResult(Outcome.FAILED, exit_code, problem=text)
-    if says_absent(text):
-        return RunResult(Outcome.IMAGE_UNAVAILABLE, problem=text)
     if _INVALID.search(text):
         return RunResult(
             Outcome.PIPELINE_INVALID, problem=f"Dockerfile: {prepared.original_lines(text)}"
         )
+    if _PULLED.search(text):
+        # The builder looks for what it does not find at Docker Hub, and tells what that answers.
+        raise OwnTrouble("an image that the Dockerfile names went away while it was built")
     raise OwnTrouble(f"the Docker engine could not build the Dockerfile: {text}")
 
 

@@ -2,19 +2,19 @@
 
 A tag means what its registry says at the time of the build, asked anew for each build, and the
 image is then used by its digest: what a tag on the engine points at has no say, so that a moved tag
-is noticed and several nodes may share an engine. A digest means itself, and is asked for only where
-the engine does not have it. A name without a registry host that is on the engine was put there by
-the operator, and is used as it is.
+is noticed and several nodes may share an engine. A digest means itself, and its registry is not
+asked for it again where this node pulled it. What else is on the engine is the operator's, and is
+used only where the operator lists it for the repository (local_images). No registry is asked, by
+the engine or anybody, that the operator does not list (images_from).
 
 Blocking; for threads. What this node pulled is written down, and it alone is ever removed.
 """
 
 import logging
 import os
-import re
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -26,11 +26,13 @@ from common.registry_logins import (
     DOCKER_HUB,
     NO_LOGINS,
     RegistryLogins,
+    full_name,
     is_from,
     read_registry_logins,
     registry_of,
 )
-from node.docker_engine import DockerEngine, Image, ImageAbsent
+from node.docker_engine import DockerEngine, Image
+from node.registry_answers import ImageAbsent, RegistryRefuses
 from node.threads import Stop
 from node.trouble import OwnTrouble
 
@@ -39,19 +41,13 @@ SECONDS_PER_DAY = 86_400
 # Without a record of its own an image would never be removed; so many are more than any disk holds.
 RECORDS_MAX = 10_000
 
-_REFUSED = re.compile(
-    r"unauthorized|authentication required|no basic auth credentials|access denied|is denied"
-    r"|incorrect username or password|status: 40[13]|40[13] (Unauthorized|Forbidden)",
-    re.IGNORECASE,
-)
-
 _log = logging.getLogger(__name__)
 
 
 class PulledImage(msgspec.Struct):
     """An image that this node pulled. reference: repository@digest. Times: Unix seconds.
 
-    tags: names that this node gave it, for Dockerfiles that are built upon it.
+    tags: names that an older release of this node gave it; they go with it.
     """
 
     reference: str
@@ -77,19 +73,25 @@ class Images:
         self._in_use: dict[str, set[str]] = {}
 
     def obtain(
-        self, name: str, build: str, note: Callable[[str], None], stop: Stop
+        self,
+        name: str,
+        build: str,
+        local_images: Sequence[str],
+        note: Callable[[str], None],
+        stop: Stop,
     ) -> Image | ImageAbsent:
         """The image that a name means now, on the engine; kept there until `release(build)`.
 
-        note: takes a line for the build's log. Raises OwnTrouble, Stopped, OSError and what the
-        library raises.
+        local_images: of the repository that is built. note: takes a line for the build's log.
+        Raises OwnTrouble, Stopped, OSError and what the library raises.
         """
-        if "@" not in name and registry_of(name) is None:
+        if full_name(name) in map(full_name, local_images):
             local = self._engine.find_image(name)
-            if local is not None and not self._tagged(name, local.id):
-                return local
-        places = self._config.images_from
-        if places is not None and not is_from(name, places):
+            if local is None:
+                # Whoever has this name at a registry must not take its place.
+                raise OwnTrouble(f"image {name} is one of local_images and not on the engine")
+            return local
+        if not is_from(name, self._config.images_from):
             raise OwnTrouble(
                 f"image {name} is of none of the places that this replica takes images from:"
                 " images_from",
@@ -112,30 +114,8 @@ class Images:
                 if found is None:
                     raise OwnTrouble(f"image {name} is not there after it was pulled")
                 self._record(reference, found)
-        except OwnTrouble as trouble:
-            raise self._explained(name, trouble, logins) from trouble
-        return found
-
-    def obtain_base(
-        self, name: str, build: str, note: Callable[[str], None], stop: Stop
-    ) -> Image | ImageAbsent:
-        """The same for an image that a Dockerfile names: the builder looks for it by that name.
-
-        One with triggers does not get the name: a build that was already let go on might use it.
-        """
-        found = self.obtain(name, build, note, stop)
-        if isinstance(found, ImageAbsent) or "@" in name or found.digest is None:
-            return found
-        if found.has_triggers:
-            return found
-        local = self._engine.find_image(name)
-        if local is None or local.id != found.id:
-            self._engine.tag(found.id, name)
-            with self._lock:
-                record = self._records().get(_with_digest(name, found.digest))
-                if record is not None and name not in record.tags:
-                    record.tags.append(name)
-                    self._save()
+        except RegistryRefuses as refusal:
+            raise self._explained(name, logins) from refusal
         return found
 
     def release(self, build: str) -> None:
@@ -170,9 +150,16 @@ class Images:
                     self._save()
 
     def _reference(self, name: str, logins: RegistryLogins, stop: Stop) -> str | ImageAbsent:
-        """repository@digest of what a name means now: its registry's word, or its own."""
+        """repository@digest of what a name means now: its registry's word, or its own.
+
+        That an image is on the engine does not say that this build may have it: the operator may
+        have pulled it with a login that is not this node's.
+        """
         if "@" in name:
-            return name
+            reference = _with_digest(name, name.partition("@")[2])
+            with self._lock:
+                if reference in self._records():
+                    return reference
         digest = self._engine.registry_digest(name, logins.login_for(name), stop)
         stop.check()
         return digest if isinstance(digest, ImageAbsent) else _with_digest(name, digest)
@@ -187,18 +174,16 @@ class Images:
         except ConfigError as error:
             raise OwnTrouble(str(error)) from error
 
-    def _explained(self, name: str, trouble: OwnTrouble, logins: RegistryLogins) -> OwnTrouble:
-        """The trouble, by the file where it is about the login, and without what is in it."""
-        said = logins.hide(trouble.reason)
-        if _REFUSED.search(said) is None:
-            return OwnTrouble(said, is_lasting=trouble.is_lasting)
+    def _explained(self, name: str, logins: RegistryLogins) -> OwnTrouble:
+        """What to do where a registry lets nobody in, by the file and without what is in it."""
         host = registry_of(name) or DOCKER_HUB
         file = self._config.registry_auth_file
         if logins.login_for(name):
-            return OwnTrouble(f"{host} did not accept registry_auth_file {file} ({said})")
+            return OwnTrouble(f"{host} did not accept registry_auth_file {file} for {name}")
         where = f"put one into registry_auth_file {file}" if file else "set registry_auth_file"
         return OwnTrouble(
-            f"{host} wants a login for {name}, or has no such image: {where} ({said})"
+            f"{host} wants a login for {name}, or has no such image: {where}; an image that is on"
+            " the engine alone must be one of the repository's local_images"
         )
 
     def _use(self, build: str, reference: str) -> None:
@@ -222,14 +207,6 @@ class Images:
     def _points_at(self, tag: str, image_id: str) -> bool:
         found = self._engine.find_image(tag)
         return found is not None and found.id == image_id
-
-    def _tagged(self, name: str, image_id: str) -> bool:
-        """Whether this node gave that image the name; another image has it from somebody else."""
-        with self._lock:
-            return any(
-                name in record.tags and record.image_id == image_id
-                for record in self._records().values()
-            )
 
     def _records(self) -> dict[str, PulledImage]:
         """With the lock held. A file that cannot be read counts as empty: nothing is removed."""
@@ -269,5 +246,6 @@ def isolate_from_user(folder: Path) -> None:
 
 
 def _with_digest(name: str, digest: str) -> str:
+    name = name.partition("@")[0]
     head, slash, last = name.rpartition("/")
     return f"{head}{slash}{last.partition(':')[0]}@{digest}"

@@ -25,7 +25,6 @@ from node.docker_engine import (
     REPLICA_LABEL,
     DockerEngine,
     Image,
-    ImageAbsent,
     Remains,
     engine_errors,
 )
@@ -34,6 +33,7 @@ from node.image_build import BuiltImage, build_image, join_loopback
 from node.image_growth import ImageGrowth
 from node.images import Images, isolate_from_user
 from node.pipeline_run import Grounds, container_memory_bytes, run_pipeline
+from node.registry_answers import ImageAbsent
 from node.run_result import RunResult, Work, build_environment, result_of_exit
 from node.threads import Stop, in_thread
 from node.trouble import OwnTrouble
@@ -72,6 +72,7 @@ class DockerSandbox:
         self._threads = threads
         self._engine = DockerEngine(config.docker_host, connections_max)
         self._images = Images(self._engine, config)
+        self._local_images = {entry.url: entry.local_images for entry in config.repositories}
         # of the builds that are not removed yet
         self._remains: dict[str, Remains] = {}
         self._without_tar: set[str] = set()
@@ -131,10 +132,8 @@ class DockerSandbox:
             return RunResult(Outcome.SKIPPED)
         work.show_state("image")
         image = await self._image(pipeline.image, work)
-        if isinstance(image, ImageAbsent):
-            work.log.note(f"no image {pipeline.image}: {image.problem}")
+        if image is None:
             return RunResult(Outcome.IMAGE_UNAVAILABLE)
-        work.log.note(f"image {pipeline.image}, {image.digest or 'made locally: ' + image.id}")
         if len(self._without_tar) >= WITHOUT_TAR_MAX:
             self._without_tar.clear()
         grounds = Grounds(
@@ -157,12 +156,12 @@ class DockerSandbox:
         if isinstance(prepared, PipelineInvalid):
             return RunResult(Outcome.PIPELINE_INVALID, problem=prepared.text)
         work.show_state("image")
-        bases: list[Image] = []
+        bases: dict[str, Image] = {}
         for name in prepared.bases:
-            base = await self._image(name, work, is_base=True)
-            if isinstance(base, ImageAbsent):
-                work.log.note(f"no image {name}: {base.problem}")
+            base = await self._image(name, work)
+            if base is None:
                 return RunResult(Outcome.IMAGE_UNAVAILABLE)
+            bases[name] = base
             if base.has_triggers:
                 # they are instructions that we have not read, such as ADD with a URL
                 problem = (
@@ -170,12 +169,15 @@ class DockerSandbox:
                     " an image without, and write them into this Dockerfile"
                 )
                 return RunResult(Outcome.PIPELINE_INVALID, problem=problem)
-            bases.append(base)
+        prepared = prepare_dockerfile(
+            data, self._labels(work.label), {name: base.id for name, base in bases.items()}
+        )
+        assert isinstance(prepared, PreparedDockerfile), "it was taken a moment ago"
         work.show_state("building")
         network = await self._call(
             lambda stop: join_loopback(
                 self._engine.client(),
-                bases,
+                tuple(bases.values()),
                 self._container_name(work),
                 self._labels(work.label),
                 self._limits,
@@ -270,16 +272,22 @@ class DockerSandbox:
             given_up.set()
             await _end(watching)
 
-    async def _image(self, name: str, work: Work, *, is_base: bool = False) -> Image | ImageAbsent:
-        """The image that the name means now, on the engine. is_base: a Dockerfile names it."""
-        obtain = self._images.obtain_base if is_base else self._images.obtain
+    async def _image(self, name: str, work: Work) -> Image | None:
+        """The image that the name means now, on the engine; None where its registry has none."""
         seconds = self._config.pull_timeout_seconds
+        local = self._local_images.get(work.origin.repository, ())
         try:
-            return await self._call(
-                lambda stop: obtain(name, work.label, work.log.note, stop), timeout_seconds=seconds
+            image = await self._call(
+                lambda stop: self._images.obtain(name, work.label, local, work.log.note, stop),
+                timeout_seconds=seconds,
             )
         except TimeoutError as error:
             raise OwnTrouble(f"image {name} was not pulled within {seconds} s") from error
+        if isinstance(image, ImageAbsent):
+            work.log.note(f"no image {name}: its registry has none of that name")
+            return None
+        work.log.note(f"image {name}, {image.digest or 'made locally: ' + image.id}")
+        return image
 
     async def _run_container(
         self, order: ContainerOrder, work: Work, remains: Remains

@@ -24,6 +24,7 @@ from common.config import (
 from common.english import counted, plural
 from common.keys import generate_key_files, load_public_key, load_signing_key
 from pbft.quorums import UnsupportedSize, quorums_for
+from scripts.base_image import EXAMPLE_IMAGE, UPSTREAM_IMAGE
 from scripts.demo_faults import ALLOWED
 from scripts.folders import EXAMPLE_CONFIG, LOG, RUN
 
@@ -145,7 +146,10 @@ def write_configuration(
     )
     shared: dict[str, object] = {
         "cluster_file": "cluster.yml",
-        "repositories": [{"url": str(repository)} for repository in repositories],
+        "repositories": [
+            {"url": str(repository), "local_images": [EXAMPLE_IMAGE, UPSTREAM_IMAGE]}
+            for repository in repositories
+        ],
     }
     for name, listen in zip((*names, "client"), (*addresses, f"{HOST}:{client_port}"), strict=True):
         settings = shared | {

@@ -143,6 +143,9 @@ def test_a_node_file(tmp_path: Path) -> None:
     assert (config.executor, config.docker_host, config.builds_at_once) == ("docker", None, 2)
     assert (config.allow_dockerfile, config.fault_injection) == (False, None)
     assert (config.view_change_seconds, config.view_change_seconds_max) == (4.0, 64.0)
+    # what an older file does not say is safe
+    assert config.images_from == ("docker.io",)
+    assert {entry.local_images for entry in config.repositories} == {()}
 
 
 def test_the_patience_of_a_node(tmp_path: Path) -> None:
@@ -184,6 +187,15 @@ def test_a_client_file(tmp_path: Path) -> None:
         ),
         ("allow_dockerfile: 1", "allow_dockerfile: is 1; true or false is needed"),
         ("docker_host: 5", "docker_host: is 5; text is needed"),
+        # once this meant any place
+        ("images_from:", "images_from: is empty; a list is needed"),
+        ("images_from: [https://a.example]", "images_from[0]: is 'https://a.example'; a registry"),
+        (
+            "images_from: [ghcr.io, python]",
+            "images_from[1]: python does not begin with a registry's host as images' names do; did"
+            " you mean docker.io/python?",
+        ),
+        ("images_from: [index.docker.io/team]", "images_from[0]: index.docker.io/team does not"),
         ("view_change_seconds: 0", "view_change_seconds: is 0; a number from 0.1 to 3600"),
         ("view_change_seconds: soon", "view_change_seconds: is 'soon'; a number from 0.1 to"),
         ("abstain_after_seconds:", "abstain_after_seconds: is empty; a whole number from 1 to"),
@@ -213,6 +225,11 @@ def test_a_wrong_value_in_a_node_file(tmp_path: Path, added: str, line: str) -> 
             '{url: "git@git.example.org:a/b.git", submodule_of: ["https://git.example.org/a"]',
             "repositories[2].submodule_of[0]: https://git.example.org/a is not on the list (did you"
             " mean https://git.example.org/a.git?)",
+        ),
+        (
+            "url: example.git",
+            "url: example.git\n    local_images: [a:1, 'b c']",
+            "repositories[0].local_images[1]: 'b c' is not an image's name with a tag; a name as",
         ),
         ("  - url: example.git", "  - example.git", "repositories[0]: is 'example.git'; a mapping"),
         (

@@ -105,6 +105,10 @@ def test_what_is_not_said_is_safe(tmp_path: Path) -> None:
             "repositories[0].submodule_of: is for nodes",
         ),
         (
+            "{url: 'https://h/o/r', unsigned_allowed: true, local_images: ['a:1']}",
+            "repositories[0].local_images: is for nodes",
+        ),
+        (
             "{url: 'https://h/o/r', unsigned_allowed: true, events: [pull]}",
             "repositories[0].events[0]: is 'pull'",
         ),

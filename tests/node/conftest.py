@@ -31,12 +31,14 @@ from node.checkout import Checkout
 from node.docker_engine import CLUSTER_LABEL
 from node.executor import BuildOrder, Executor
 from node.redo_log import PAGE_BYTES
-from scripts.base_image import ensure_example_image
+from scripts.base_image import EXAMPLE_IMAGE, UPSTREAM_IMAGE, ensure_example_image
 from tests.leftovers import WITHOUT_DOCKER
 
 # generous: the machine may be busy with other tests
 PATIENCE_SECONDS = 30.0
 # longer than what lies on the engine for the sake of one test; less than what a test may take
+# the images of the tests that are on the engine alone
+LOCAL_IMAGES = (EXAMPLE_IMAGE, UPSTREAM_IMAGE)
 # what the tests of checkouts give a tree
 WORKSPACE_BYTES = 2**20
 
@@ -147,11 +149,19 @@ CheckoutMaker = Callable[..., Checkout]
 
 @pytest.fixture
 def make_config(tmp_path: Path) -> ConfigMaker:
-    """A node's configuration: `make_config(url, ..., key=value)`."""
+    """A node's configuration: `make_config(url, ..., key=value)`.
 
-    def make(*urls: str | RepositoryEntry, **settings: Any) -> NodeConfig:
+    local_images: more of them, for each entry that is given as a URL.
+    """
+
+    def make(
+        *urls: str | RepositoryEntry, local_images: tuple[str, ...] = (), **settings: Any
+    ) -> NodeConfig:
+        local = (*LOCAL_IMAGES, *local_images)
         entries = tuple(
-            entry if isinstance(entry, RepositoryEntry) else RepositoryEntry(entry)
+            entry
+            if isinstance(entry, RepositoryEntry)
+            else RepositoryEntry(entry, local_images=local)
             for entry in urls
         )
         defaults: dict[str, Any] = {
@@ -306,7 +316,10 @@ def end_processes_in(folder: Path) -> dict[int, str]:
 
 
 class Room:
-    """A repository, a builder and the engine that they use."""
+    """A repository, a builder and the engine that they use.
+
+    local_images: more that its configurations allow.
+    """
 
     def __init__(
         self,
@@ -319,8 +332,13 @@ class Room:
         self.engine = engine
         self.image = image
         self.repository = repository
-        self.make_config = make_config
         self.make_builder = make_builder
+        self.local_images: list[str] = []
+        self._make_config = make_config
+
+    def make_config(self, *urls: str, **settings: Any) -> NodeConfig:
+        """A node's configuration, as the fixture of that name makes it."""
+        return self._make_config(*urls, local_images=tuple(self.local_images), **settings)
 
     async def run(
         self, *commands: str, limits: dict[str, object] | None = None, **more: object

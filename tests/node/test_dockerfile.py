@@ -35,6 +35,29 @@ def test_labels_come_behind_each_from() -> None:
     assert prepared(text).bases == ("a:1", "b")
 
 
+def test_the_builder_gets_ids_where_they_are_known() -> None:
+    """By a name it would take whatever has that name, or pull it."""
+    text = (
+        "ARG V=1\nFROM a:${V} AS one\nFROM one\nCOPY --chown=1:1 --from=b x y\n"
+        "COPY --from=one x y\nCOPY --from=0 x y\nONBUILD COPY --from=b --chown=1 x y\nFROM c\n"
+    )
+    ids = {"a:1": "sha256:aa", "b": "sha256:bb"}
+    found = prepare_dockerfile(text.encode(), LABELS, ids)
+    assert isinstance(found, PreparedDockerfile)
+    lines = found.text.decode().split("\n")
+    assert [line for line in lines if line and not line.startswith("LABEL")] == [
+        "ARG V=1",
+        "FROM sha256:aa AS one",
+        "FROM one",
+        "COPY --chown=1:1 --from=sha256:bb x y",
+        "COPY --from=one x y",
+        "COPY --from=0 x y",
+        "ONBUILD COPY --from=sha256:bb --chown=1 x y",
+        "FROM c",
+    ]
+    assert found.bases == ("a:1", "b", "c")
+
+
 def instructions(text: str) -> list[str]:
     """What the builder gets, without empty lines and our own."""
     lines = prepared(text).text.decode().split("\n")

@@ -1,16 +1,19 @@
 """An engine that never answers: whatever is asked of it ends by itself, or is broken off."""
 
 import asyncio
+import json
 import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import docker.errors
 import pytest
 import requests
 
 from ci.operations import Abstain
+from common.config import NodeConfig
 from node.docker_engine import DockerEngine
 from node.engine_client import Connections, EngineClient
 from node.threads import Stop, Stopped
@@ -24,11 +27,25 @@ from tests.node.conftest import (
 )
 from tests.node.silent_engine import SilentEngine
 
-# a digest: no question to the registry comes before the pull
+# a digest that was pulled before: no question to the registry comes before the pull
 IMAGE = f"evil.example/x@sha256:{'ab' * 32}"
 PULL = "/images/create"
 
 EngineMaker = Callable[..., SilentEngine]
+
+
+@pytest.fixture
+def make_config(make_config: ConfigMaker) -> ConfigMaker:
+    """A node that takes images from there, and has pulled this one before."""
+
+    def make(*urls: str, **settings: Any) -> NodeConfig:
+        config = make_config(*urls, images_from=("evil.example",), **settings)
+        config.data_directory.mkdir()
+        record = {"reference": IMAGE, "image_id": "i", "image_bytes": 1, "used_at": 1.0}
+        (config.data_directory / "pulled-images.json").write_text(json.dumps([record]))
+        return config
+
+    return make
 
 
 @pytest.fixture

@@ -129,7 +129,7 @@ async def test_an_image_that_has_none_of_our_labels(
 ) -> None:
     """Should a FROM ever be overlooked: the image goes by its name, and its layers with it."""
 
-    def overlook(data: bytes, labels: object) -> PreparedDockerfile:
+    def overlook(data: bytes, labels: object, image_ids: object = None) -> PreparedDockerfile:
         return PreparedDockerfile(data, (), ())
 
     monkeypatch.setattr("node.sandbox.prepare_dockerfile", overlook)
@@ -144,6 +144,7 @@ async def test_an_image_that_has_none_of_our_labels(
 async def test_a_base_with_triggers(room: Room, trigger: str) -> None:
     """They run at FROM, and nobody has read them."""
     base = f"pbft-ci-test/{secrets.token_hex(4)}:1"
+    room.local_images.append(base)
     text = f"FROM {room.image}\nONBUILD {trigger}\n"
     await asyncio.to_thread(
         room.engine.images.build, fileobj=io.BytesIO(text.encode()), tag=base, rm=True
@@ -161,7 +162,9 @@ async def test_a_base_with_a_variable(room: Room) -> None:
     text = f'ARG V={tag}\nFROM {name}:${{V}}\nARG V\nRUN test "$V" = {tag}\nCMD exit 5\n'
     compared, log = await room.run_files({"Dockerfile": text})
     assert compared.exit_code == 5, log
-    assert f" : FROM {room.image}\n" in log
+    image_id = str(room.engine.images.get(room.image).id)
+    assert f"image {room.image}, made locally: {image_id}\n" in log
+    assert f" : FROM {image_id}\n" in log
 
 
 async def test_dockerfile_must_be_allowed(room: Room) -> None:

@@ -14,7 +14,14 @@ from common.config import NodeConfig
 from node.docker_engine import DockerEngine, Image
 from node.images import Images
 from node.threads import Stop
-from tests.node.conftest import BuilderMaker, ConfigMaker, GitRepository, pipeline
+from node.trouble import OwnTrouble
+from tests.node.conftest import (
+    LOCAL_IMAGES,
+    BuilderMaker,
+    ConfigMaker,
+    GitRepository,
+    pipeline,
+)
 from tests.node.registry_server import PASSWORD, RegistryServer, unique_name
 
 pytestmark = pytest.mark.docker
@@ -46,7 +53,7 @@ def say_nothing(_: str) -> None:
 
 
 def obtained(images: Images, name: str, build: str = "b") -> Image:
-    found = images.obtain(name, build, say_nothing, Stop())
+    found = images.obtain(name, build, LOCAL_IMAGES, say_nothing, Stop())
     assert isinstance(found, Image), found
     return found
 
@@ -61,7 +68,7 @@ async def test_two_tags_and_a_moved_one(
     name = unique_name()
     old = await asyncio.to_thread(registry.push, f"{name}:1", base_image, "old")
     other = await asyncio.to_thread(registry.push, f"{name}:2", base_image, "other")
-    builder = await make_builder(make_config(repository.url))
+    builder = await make_builder(make_config(repository.url, images_from=(registry.host,)))
 
     async def digest(tag: str) -> str | None:
         text = pipeline(f"{registry.host}/{name}{tag}", "true")
@@ -90,7 +97,7 @@ async def test_an_image_for_several_platforms(
     name = unique_name()
     one = await asyncio.to_thread(registry.push, f"{name}:one", base_image, "one")
     both = await asyncio.to_thread(registry.push_list, f"{name}:both", one)
-    builder = await make_builder(make_config(repository.url))
+    builder = await make_builder(make_config(repository.url, images_from=(registry.host,)))
     for asked in (":both", f"@{both}", ":both"):
         text = pipeline(f"{registry.host}/{name}{asked}", "true")
         commit = repository.commit({".pbft-ci.yml": text})
@@ -142,7 +149,9 @@ async def test_a_base_of_a_dockerfile_that_was_moved(
 ) -> None:
     repository_name = unique_name()
     name = f"{repository_name}:1"
-    builder = await make_builder(make_config(repository.url, images_bytes_max=0))
+    builder = await make_builder(
+        make_config(repository.url, images_from=(registry.host,), images_bytes_max=0)
+    )
     dockerfile = base.format(name=f"{registry.host}/{repository_name}") + "\nCMD true\n"
     commit = repository.commit({"Dockerfile": dockerfile})
     ids = set()
@@ -175,7 +184,12 @@ async def test_a_private_registry(
     commit = repository.commit({".pbft-ci.yml": pipeline(image, "env; cat /content || true")})
 
     async def ballot(file: Path | None, asked: str = commit) -> tuple[Finding | Abstain, str]:
-        config = make_config(repository.url, registry_auth_file=file, abstain_after_seconds=1)
+        config = make_config(
+            repository.url,
+            images_from=(private.host,),
+            registry_auth_file=file,
+            abstain_after_seconds=1,
+        )
         builder = await make_builder(config)
         order = builder.order(repository.url, asked)
         found = await builder.build(order)
@@ -203,7 +217,7 @@ async def test_a_private_registry(
         found, log = await ballot(good, commit)
         assert isinstance(found, Finding), found
         assert found.compared.outcome is Outcome.IMAGE_UNAVAILABLE
-        assert "manifest unknown" in log
+        assert "its registry has none of that name" in log
     # not there, and down: two different things
     await asyncio.to_thread(private.stop)
     found, _ = await ballot(good, commit)
@@ -230,7 +244,9 @@ async def test_the_users_own_docker_configuration_does_not_count(
     file.write_text(json.dumps(settings))
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.delenv("DOCKER_CONFIG", raising=False)
-    builder = await make_builder(make_config(repository.url, abstain_after_seconds=1))
+    builder = await make_builder(
+        make_config(repository.url, images_from=(private.host,), abstain_after_seconds=1)
+    )
     commit = repository.commit({".pbft-ci.yml": pipeline(f"{private.host}/{name}", "true")})
     assert isinstance(await builder.build(builder.order(repository.url, commit)), Abstain)
     commit = repository.commit({".pbft-ci.yml": pipeline(base_image, "env")})
@@ -241,7 +257,7 @@ async def test_the_users_own_docker_configuration_does_not_count(
     assert "proxy.invalid" not in builder.log(order)
 
 
-def test_a_name_without_a_registry_is_the_operators_own(
+def test_a_local_image_is_the_operators_own(
     base_image: str, engine: DockerEngine, make_config: ConfigMaker
 ) -> None:
     images = Images(engine, make_config())
@@ -252,49 +268,58 @@ def test_a_name_without_a_registry_is_the_operators_own(
     assert engine.find_image(base_image) == found
 
 
-def test_a_name_that_somebody_else_gave_away_meanwhile(
+def test_a_local_image_that_is_gone_is_not_looked_for_elsewhere(
+    registry: RegistryServer, base_image: str, engine: DockerEngine, config: NodeConfig
+) -> None:
+    """Whoever has its name at a registry would else be run in its place."""
+    name = f"{registry.host}/{unique_name()}:1"
+    registry.push(name.partition("/")[2], base_image, "other")
+    images = Images(engine, msgspec.structs.replace(config, images_from=(registry.host,)))
+    with pytest.raises(OwnTrouble, match="one of local_images and not on the engine"):
+        images.obtain(name, "b", (name,), say_nothing, Stop())
+
+
+def test_a_digest_that_only_the_engine_has(
+    private: RegistryServer,
+    base_image: str,
+    engine: DockerEngine,
+    make_config: ConfigMaker,
+    tmp_path: Path,
+) -> None:
+    """The operator pulled it with a login of his own; digests are no secrets."""
+    repository = unique_name()
+    digest = private.push(f"{repository}:1", base_image, "own")
+    name = f"{private.host}/{repository}@{digest}"
+    assert engine.pull(name, private.login, 60, Stop()) is None
+    without = make_config(images_from=(private.host,))
+    without.data_directory.mkdir()
+    with pytest.raises(OwnTrouble, match="wants a login"):
+        Images(engine, without).obtain(name, "b", (), say_nothing, Stop())
+    login = private.auth_file(tmp_path / "auth.json")
+    images = Images(engine, msgspec.structs.replace(without, registry_auth_file=login))
+    assert obtained(images, name).digest == digest
+
+
+def test_a_name_that_an_older_release_gave_goes_with_its_image(
     registry: RegistryServer,
     base_image: str,
     engine: DockerEngine,
     config: NodeConfig,
+    docker_engine: docker.DockerClient,
 ) -> None:
-    """A name that this node gave an image for a Dockerfile, until the operator takes it."""
-    name = f"{unique_name()}:1"
-    whole = f"{registry.host}/{name}"
-    registry.push(name, base_image, "pulled")
+    """Where it still is that image's: the operator may have given it to another."""
+    taken, own = (f"{registry.host}/{unique_name()}:1" for _ in range(2))
+    config = msgspec.structs.replace(config, images_from=(registry.host,), images_bytes_max=0)
+    registry.push(taken.partition("/")[2], base_image, "pulled")
     images = Images(engine, config)
-    found = images.obtain_base(whole, "b", say_nothing, Stop())
-    assert isinstance(found, Image)
-    assert engine.find_image(whole) is not None
-    base = engine.find_image(base_image)
-    assert base is not None
-    engine.tag(base.id, whole)
-    images.release("b")
-    images = Images(engine, msgspec.structs.replace(config, images_bytes_max=0))
-    images.tidy(Stop())
-    # the image that was pulled is gone, and the operator's name is still there
-    assert engine.find_image(f"{whole.rpartition(':')[0]}@{found.digest}") is None
-    local = engine.find_image(whole)
-    assert local is not None
-    assert local.id == base.id
-
-
-def test_a_base_with_triggers_does_not_get_its_name(
-    registry: RegistryServer, base_image: str, engine: DockerEngine, config: NodeConfig
-) -> None:
-    """The name may be that of an image which another build was just allowed to build upon."""
-    name = f"{unique_name()}:1"
-    images = Images(engine, config)
-    registry.push(name, base_image, "old")
-    old = images.obtain_base(f"{registry.host}/{name}", "b", say_nothing, Stop())
-    assert isinstance(old, Image)
-    assert not old.has_triggers
-    registry.push(name, base_image, "new\nONBUILD ADD http://127.0.0.1/x /x")
-    new = images.obtain_base(f"{registry.host}/{name}", "c", say_nothing, Stop())
-    assert isinstance(new, Image)
-    assert new.has_triggers
-    named = engine.find_image(f"{registry.host}/{name}")
-    assert named is None or named.id == old.id
+    found = obtained(images, taken)
+    docker_engine.api.tag(found.id, taken.rpartition(":")[0], "1")
+    docker_engine.api.tag(base_image, own.rpartition(":")[0], "1")
+    file = config.data_directory / "pulled-images.json"
+    (record,) = json.loads(file.read_text())
+    file.write_text(json.dumps([record | {"tags": [taken, own]}]))
+    Images(engine, config).tidy(Stop())
+    assert registry.names_on_engine() == {own}
 
 
 class Clock:
@@ -339,6 +364,7 @@ def test_images_are_kept_for_their_days(
     ]
     # somebody else pulled the last one
     assert engine.pull(references[2], {}, 60, Stop()) is None
+    config = msgspec.structs.replace(config, images_from=(registry.host,))
     images = Images(engine, config, clock)
     for index, name in enumerate(names):
         obtained(images, f"{registry.host}/{name}", f"build{index}")
@@ -379,7 +405,7 @@ def test_the_least_recently_used_go_first(
         references.append(f"{registry.host}/{name[:-2]}@{digest}")
     base = engine.find_image(base_image)
     assert base is not None
-    config = make_config(images_bytes_max=base.bytes * 5 // 2)
+    config = make_config(images_from=(registry.host,), images_bytes_max=base.bytes * 5 // 2)
     config.data_directory.mkdir()
     images = Images(engine, config, clock)
     for name in names:
@@ -398,7 +424,7 @@ def test_an_image_that_a_container_needs_stays(
     make_config: ConfigMaker,
     docker_engine: docker.DockerClient,
 ) -> None:
-    config = make_config(images_bytes_max=0)
+    config = make_config(images_from=(registry.host,), images_bytes_max=0)
     config.data_directory.mkdir()
     images = Images(engine, config)
     name = unique_name()

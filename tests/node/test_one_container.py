@@ -73,6 +73,7 @@ class Images:
         tag = f"pbft-ci-test/shell:{secrets.token_hex(4)}"
         self._room.engine.images.build(fileobj=context, custom_context=True, tag=tag, rm=True)
         self._made.append(tag)
+        self._room.local_images.append(tag)
         return tag
 
     def remove(self) -> None:
@@ -236,7 +237,7 @@ async def test_a_node_that_is_killed_while_the_tree_is_put_in(
     image = image_with("exec sleep 600")
     cluster_id = secrets.token_bytes(32)
     commit = room.repository.commit({".pbft-ci.yml": pipeline(image, "echo never")})
-    arguments = (str(tmp_path), room.repository.url, commit, cluster_id.hex())
+    arguments = (str(tmp_path), room.repository.url, commit, cluster_id.hex(), image)
     process = await asyncio.create_subprocess_exec(sys.executable, "-c", CRASH, *arguments)
     await until(lambda: is_running(room, cluster_id))
     process.kill()

@@ -156,7 +156,7 @@ async def test_the_walls(room: Room) -> None:
 
 async def test_an_image_that_is_not_there_and_a_registry_that_is_down(room: Room) -> None:
     builder = await room.make_builder(
-        room.make_config(room.repository.url, abstain_after_seconds=1)
+        room.make_config(room.repository.url, images_from=("127.0.0.1:1",), abstain_after_seconds=1)
     )
     text = pipeline("127.0.0.1:1/nobody/nothing:1", "true")
     order = builder.order(room.repository.url, room.repository.commit({".pbft-ci.yml": text}))
@@ -179,6 +179,7 @@ async def test_the_id_of_an_image_is_no_name(room: Room) -> None:
 
 async def test_an_image_without_a_shell_is_a_failed_build(room: Room) -> None:
     name = f"pbft-ci-test/empty:{secrets.token_hex(4)}"
+    room.local_images.append(name)
     repository, _, tag = name.partition(":")
     room.engine.api.import_image_from_data(b"\0" * 10240, repository=repository, tag=tag)
     try:
@@ -291,11 +292,11 @@ from common.address import Address
 from node.executor import BuildOrder, Executor
 from pathlib import Path
 
-async def main(folder, url, commit, cluster):
+async def main(folder, url, commit, cluster, image):
     path = Path(folder)
     config = NodeConfig(
         path, path, "node0", path, Address("127.0.0.1", 1), path / "data", path,
-        (RepositoryEntry(url),), allow_dockerfile=True,
+        (RepositoryEntry(url, local_images=(image,)),), allow_dockerfile=True,
     )
     executor = Executor(
         config=config, limits=Limits(), cluster_id=bytes.fromhex(cluster), version="test"
@@ -318,7 +319,7 @@ async def test_a_node_that_is_killed_leaves_nothing_after_its_next_start(
         else {"Dockerfile": f"FROM {room.image}\nRUN true\nRUN echo started; sleep 600\n"}
     )
     commit = room.repository.commit(files)
-    arguments = (str(tmp_path), room.repository.url, commit, cluster_id.hex())
+    arguments = (str(tmp_path), room.repository.url, commit, cluster_id.hex(), room.image)
     process = await asyncio.create_subprocess_exec(sys.executable, "-c", CRASH, *arguments)
     log = tmp_path / "data" / "builds" / f"{'00' * 32}-1" / "log"
     await until(lambda: log.exists() and "\nstarted\n" in log.read_text())

@@ -9,7 +9,7 @@ from ci.limits import Limits
 from ci.operations import Outcome
 from common.pipeline import Pipeline, parse_pipeline
 from tests.node.conftest import Room
-from tests.ordinary.conftest import Registry
+from tests.ordinary.conftest import NAMED_IMAGES, Registry
 from tests.ordinary.documented import blocks, examples
 from tests.processes.network import Network
 
@@ -37,6 +37,7 @@ def test_the_pipeline_files_are_valid(name: str) -> None:
 async def test_an_example_is_green(room: Room, name: str) -> None:
     """Those that need no registry; where there is one, four nodes build all of them, below."""
     files: dict[str, str | bytes] = dict(EXAMPLES[name])
+    room.local_images += NAMED_IMAGES
     builder = await room.make_builder(room.make_config(room.repository.url), **generous())
     order = builder.order(room.repository.url, room.repository.commit(files))
     finding = await builder.find(order)
@@ -51,8 +52,10 @@ async def test_an_example_is_green(room: Room, name: str) -> None:
 def test_four_nodes_agree_on_the_examples(tmp_path: Path, registry: Registry) -> None:
     projects: dict[str, dict[str, Any]] = {name: dict(files) for name, files in EXAMPLES.items()}
     settings = with_registry(projects["Python"], registry)
+    entry = {"url": str(tmp_path / "n" / "repository.git"), "local_images": list(NAMED_IMAGES)}
     overrides: dict[str, dict[str, object]] = {
-        "node": {name: as_text(value) for name, value in settings.items()},
+        "node": {name: as_text(value) for name, value in settings.items()}
+        | {"repositories": [entry]},
         "cluster": {"limits": {"build_seconds_max": 600, "deadline_seconds": 900}},
     }
     with Network(tmp_path / "n", projects, executor="docker", overrides=overrides) as network:

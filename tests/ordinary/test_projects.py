@@ -86,6 +86,7 @@ async def test_a_repository_of_100_megabytes(room: Room) -> None:
 async def test_a_python_project_with_packages_and_tests(
     room: Room, debian_image: str, registry: Registry
 ) -> None:
+    room.local_images.append(debian_image)
     files: dict[str, str | bytes] = {
         "requirements.txt": "pytest\nsix\n",
         "test_it.py": "import six\n\ndef test_it(tmp_path):\n    assert six.PY3\n"
@@ -116,6 +117,7 @@ async def test_a_python_project_with_packages_and_tests(
 @pytest.mark.long
 @pytest.mark.timeout(900)
 async def test_a_c_project_with_make_check(room: Room, debian_image: str) -> None:
+    room.local_images.append(debian_image)
     files: dict[str, str | bytes] = {
         "Makefile": "all: sum\nsum: sum.o main.o\n\t$(CC) -o $@ $^\n"
         'check: all\n\t./check.sh "$$(./sum 2 3)"\n',

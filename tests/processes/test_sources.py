@@ -57,7 +57,9 @@ def test_a_tag_that_is_moved_while_four_nodes_build(
     with RegistryServer(tmp_path / "registry", docker_engine) as registry:
         old = registry.push(name, base_image, "old")
         network = make_network(
-            {"green": pipeline("true", image=f"{registry.host}/{name}")}, executor="docker"
+            {"green": pipeline("true", image=f"{registry.host}/{name}")},
+            executor="docker",
+            overrides={"node": {"images_from": [registry.host]}},
         )
         # the network first: it is closed before its images are taken away
         with network, GitServer(network.repository) as server, Gate(server.connect) as gate:
@@ -188,7 +190,7 @@ def test_secrets_are_nowhere_but_in_their_files(
         network = make_network(
             {"red": pipeline(*commands, image=f"{registry.host}/{name}")},
             executor="docker",
-            overrides={"node": {"registry_auth_file": str(logins)}},
+            overrides={"node": {"images_from": [registry.host], "registry_auth_file": str(logins)}},
             is_captured=True,
         )
         with (
