@@ -12,6 +12,9 @@ image and container of the build carries this replica's labels, and can be found
 The builder takes any image of the engine by its name, and pulls what it does not find. So where the
 images of a Dockerfile are known, it gets their ids instead of their names: it can then use nothing
 else, whoever gives a name to another image meanwhile.
+
+A volume of an image is a folder on the engine's disk while an instruction runs, and nobody can
+measure it. So RUN is not taken in a stage that has one.
 """
 
 import json
@@ -57,6 +60,13 @@ _HEREDOC = re.compile(r"(?:\A|\s)[0-9]*<<-?[^\s<-]")
 _ERROR_LINE = re.compile(r"(dockerfile parse error line )(\d+)", re.IGNORECASE)
 
 
+class BaseImage(msgspec.Struct, frozen=True):
+    """An image that a Dockerfile names: its id on the engine, and the volumes that it declares."""
+
+    id: str
+    volumes: tuple[str, ...] = ()
+
+
 class PreparedDockerfile(msgspec.Struct, frozen=True):
     """text: what the builder gets. bases: images that must be on the engine first, in order.
 
@@ -90,15 +100,15 @@ class _Instruction(msgspec.Struct, frozen=True):
 
 
 def prepare_dockerfile(
-    data: bytes, labels: Mapping[str, str], image_ids: Mapping[str, str] | None = None
+    data: bytes, labels: Mapping[str, str], bases: "Mapping[str, BaseImage] | None" = None
 ) -> PreparedDockerfile | PipelineInvalid:
     """The Dockerfile with our labels behind each FROM, or why it is not taken.
 
-    image_ids: the image of each base, once they are known; the builder then gets these.
+    bases: the images of its bases by name, once they are known; the builder then gets their ids.
     """
     texts: dict[int, str] = {}
     from_ends: set[int] = set()
-    reader = _Reader(image_ids or {})
+    reader = _Reader(bases or {})
     line: int | None = None
     try:
         lines = _lines(data)
@@ -133,13 +143,23 @@ def prepare_dockerfile(
     )
 
 
-class _Reader:
-    """What the instructions so far say of images: bases, in order, and the stages' names."""
+class _Stage(msgspec.Struct):
+    """volume: what declares one in it, if anything does. has_trigger: whether it has ONBUILD RUN,
+    which runs where another stage begins with this one."""
 
-    def __init__(self, image_ids: Mapping[str, str]) -> None:
+    volume: str | None = None
+    has_trigger: bool = False
+
+
+class _Reader:
+    """What the instructions so far say of images: bases, in order, and the stages."""
+
+    def __init__(self, known_bases: Mapping[str, BaseImage]) -> None:
         self.bases: list[str] = []
-        self._image_ids = image_ids
-        self._stages: set[str] = set()
+        self._known_bases = known_bases
+        # by name, and the one that the next instruction is of
+        self._stages: dict[str, _Stage] = {}
+        self._stage = _Stage()
         self._has_from = False
         # of ARG before the first FROM; a "$" in it stands for what is not known
         self._arguments: dict[str, str] = {}
@@ -162,6 +182,11 @@ class _Reader:
             word, rest = _word_and_rest(rest)
         if word == "ADD" and _LOCAL_ADD.fullmatch(rest) is None:
             raise _NotTaken("ADD takes plain file names (no URLs, variables, quotes); use COPY")
+        if word == "VOLUME":
+            self._stage.volume = "VOLUME"
+        if word == "RUN":
+            self._check_volume()
+            self._stage.has_trigger |= bool(trigger)
         if word == "COPY":
             text = f"{trigger}COPY {self._read_copy(rest)}".rstrip()
         is_json = rest.startswith("[") and rest.endswith("]")
@@ -185,10 +210,31 @@ class _Reader:
                 " plain default before the first FROM; write the image's name out"
             )
         image = self._needed("FROM", base)
+        self._begin_stage(base)
         if found[2]:
-            self._stages.add(found[2].lower())
+            self._stages[found[2].lower()] = self._stage
             return f"FROM {image} AS {found[2]}"
         return f"FROM {image}"
+
+    def _begin_stage(self, base: str) -> None:
+        """The stage's own base may have volumes, and triggers that run now. Raises _NotTaken."""
+        before = self._stages.get(base.lower())
+        known = self._known_bases.get(base)
+        if before is not None:
+            self._stage = _Stage(before.volume)
+            if before.has_trigger:
+                self._check_volume()
+        else:
+            has_volumes = known is not None and known.volumes
+            self._stage = _Stage(f"the image {base}" if has_volumes else None)
+
+    def _check_volume(self) -> None:
+        if self._stage.volume is not None:
+            raise _NotTaken(
+                f"RUN is not taken where {self._stage.volume} has declared a volume before: what is"
+                " written there has no limit. Put VOLUME behind the last RUN, or name an image"
+                " without volumes"
+            )
 
     def _read_copy(self, rest: str) -> str:
         """What comes behind COPY, as the builder gets it."""
@@ -246,7 +292,8 @@ class _Reader:
         if not is_image_name(name):
             raise _NotTaken(f"{where} does not name an image")
         self.bases.append(name)
-        return self._image_ids.get(name, name)
+        known = self._known_bases.get(name)
+        return name if known is None else known.id
 
 
 def _lines(data: bytes) -> list[str]:

@@ -16,6 +16,7 @@ from ci.limits import Limits
 from ci.operations import Outcome
 from common.config import NodeConfig
 from common.pipeline import Pipeline, PipelineInvalid
+from node.builder_watch import BuilderWatch, too_many_bytes
 from node.container import HOME, TEMPORARY, ContainerOrder
 from node.container_run import ContainerEnd, run_container
 from node.docker_engine import (
@@ -28,9 +29,8 @@ from node.docker_engine import (
     Remains,
     engine_errors,
 )
-from node.dockerfile import PreparedDockerfile, prepare_dockerfile
+from node.dockerfile import BaseImage, PreparedDockerfile, prepare_dockerfile
 from node.image_build import BuiltImage, build_image, join_loopback
-from node.image_growth import ImageGrowth
 from node.images import Images, isolate_from_user
 from node.pipeline_run import Grounds, container_memory_bytes, run_pipeline
 from node.registry_answers import ImageAbsent
@@ -169,10 +169,10 @@ class DockerSandbox:
                     " an image without, and write them into this Dockerfile"
                 )
                 return RunResult(Outcome.PIPELINE_INVALID, problem=problem)
-        prepared = prepare_dockerfile(
-            data, self._labels(work.label), {name: base.id for name, base in bases.items()}
-        )
-        assert isinstance(prepared, PreparedDockerfile), "it was taken a moment ago"
+        known = {name: BaseImage(base.id, base.volumes) for name, base in bases.items()}
+        prepared = prepare_dockerfile(data, self._labels(work.label), known)
+        if isinstance(prepared, PipelineInvalid):
+            return RunResult(Outcome.PIPELINE_INVALID, problem=prepared.text)
         work.show_state("building")
         network = await self._call(
             lambda stop: join_loopback(
@@ -245,10 +245,12 @@ class DockerSandbox:
 
         limits = self._limits
         bytes_max = limits.workspace_bytes + limits.home_bytes + limits.temporary_bytes
-        growth = await self._call(
-            lambda stop: ImageGrowth(self._engine.client(), self._labels(work.label))
+        watch = await self._call(
+            lambda stop: BuilderWatch(self._engine.client(), self._labels(work.label))
         )
-        watching = asyncio.create_task(self._call(partial(growth.wait_for, bytes_max)))
+        watching = asyncio.create_task(
+            self._call(partial(watch.wait_for_excess, bytes_max, limits.pids_max))
+        )
         building: asyncio.Task[BuiltImage | RunResult] = asyncio.create_task(self._call(build))
         remains.builder = building
         try:
@@ -261,12 +263,12 @@ class DockerSandbox:
                 return RunResult(Outcome.TIMED_OUT)
             if not watching.done():
                 built = await building
-                written_bytes = await self._call(lambda stop: growth.written_bytes())
+                written_bytes = await self._call(lambda stop: watch.written_bytes())
                 if written_bytes <= bytes_max:
                     return built
+                problem = too_many_bytes(bytes_max)
             else:
-                await watching
-            problem = f"Dockerfile: the build wrote more than {bytes_max} bytes into its image"
+                problem = await watching
             return RunResult(Outcome.FAILED, 1, problem=problem)
         finally:
             given_up.set()

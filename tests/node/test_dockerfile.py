@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from common.pipeline import PipelineInvalid
-from node.dockerfile import PreparedDockerfile, prepare_dockerfile
+from node.dockerfile import BaseImage, PreparedDockerfile, prepare_dockerfile
 
 LABELS = {"pbft-ci.build": "b"}
 
@@ -41,7 +41,7 @@ def test_the_builder_gets_ids_where_they_are_known() -> None:
         "ARG V=1\nFROM a:${V} AS one\nFROM one\nCOPY --chown=1:1 --from=b x y\n"
         "COPY --from=one x y\nCOPY --from=0 x y\nONBUILD COPY --from=b --chown=1 x y\nFROM c\n"
     )
-    ids = {"a:1": "sha256:aa", "b": "sha256:bb"}
+    ids = {"a:1": BaseImage("sha256:aa"), "b": BaseImage("sha256:bb", ("/not-its-base",))}
     found = prepare_dockerfile(text.encode(), LABELS, ids)
     assert isinstance(found, PreparedDockerfile)
     lines = found.text.decode().split("\n")
@@ -56,6 +56,32 @@ def test_the_builder_gets_ids_where_they_are_known() -> None:
         "FROM c",
     ]
     assert found.bases == ("a:1", "b", "c")
+
+
+@pytest.mark.parametrize(
+    ("text", "is_taken"),
+    [
+        ("FROM a\nRUN x\nVOLUME /data\nCOPY b /data\nCMD y", True),
+        ("FROM a\nVOLUME /data\nRUN x", False),
+        ("FROM a\nvolume [ \\\n'/data']\nrun x", False),
+        ("FROM v\nCOPY b /data\nCMD x", True),
+        ("FROM v\nRUN x", False),
+        ("FROM a\nCOPY --from=v b /data\nRUN x", True),
+        ("FROM a AS one\nVOLUME /data\nFROM a\nRUN x", True),
+        ("FROM a AS one\nVOLUME /data\nFROM ONE AS two\nFROM two\nRUN x", False),
+        ("FROM v AS one\nFROM a\nCOPY --from=one b /\nRUN x\nFROM one", True),
+        ("FROM a AS one\nONBUILD RUN x\nVOLUME /data\nFROM one", False),
+        ("FROM a AS one\nONBUILD VOLUME /data\nFROM one\nRUN x", False),
+        ("FROM a AS one\nVOLUME /data\nONBUILD RUN x\nFROM one", False),
+        ("FROM a AS one\nVOLUME /data\nFROM a AS one\nRUN x", True),
+    ],
+)
+def test_nothing_runs_where_a_volume_is(text: str, is_taken: bool) -> None:
+    """It would be a folder on the engine's disk, and count nowhere."""
+    bases = {"a": BaseImage("sha256:aa"), "v": BaseImage("sha256:bb", ("/data",))}
+    found = prepare_dockerfile(f"{text}\n".encode(), LABELS, bases)
+    assert isinstance(found, PreparedDockerfile) is is_taken
+    assert is_taken or "has declared a volume before" in getattr(found, "text", "")
 
 
 def instructions(text: str) -> list[str]:

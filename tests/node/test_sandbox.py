@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import json
 import os
 import secrets
 import sys
@@ -131,27 +132,101 @@ async def test_a_fork_bomb_harms_nobody_else(
     assert "can't fork" in builder.log(orders[0])
 
 
-async def test_the_walls(room: Room) -> None:
-    """Nobody's user, no capabilities, no network but lo, a read-only root, bounded file systems."""
-    compared, log = await room.run(
-        'test "$(id -u):$(id -g)" = 65534:65534',
-        "grep -q 'CapBnd:\t0000000000000000' /proc/self/status",
-        "grep -q 'NoNewPrivs:\t1' /proc/self/status",
-        "grep -q 'Seccomp:\t2' /proc/self/status",
-        "! touch /bin/x",
-        "! touch /etc/x",
-        'test "$(ls /sys/class/net)" = lo',
-        ASK_LOOPBACK,
-        "! nc -w 2 1.1.1.1 80 </dev/null",
-        "! head -c 70000000 /dev/zero >/tmp/big",
-        "rm /tmp/big",
-        "! head -c 20000000 /dev/zero >big",
-        "rm big",
-        "test $(ulimit -n) = 16384",
-        "test ! -e /var/run/docker.sock",
-        limits={"workspace_bytes": 16 * 2**20, "memory_bytes": 256 * 2**20},
+# around whatever runs; each line is a command of a shell that stops at the first that fails
+WALLS = (
+    "grep -q 'Seccomp:\t2' /proc/self/status",
+    'test "$(ls /sys/class/net)" = lo',
+    ASK_LOOPBACK,
+    "! nc -w 2 1.1.1.1 80 </dev/null",
+    "test $(ulimit -n) = 16384",
+    "test $(ulimit -c) = 0",
+    "test ! -e /var/run/docker.sock",
+    "! cat /dev/mem 2>/dev/null",
+)
+# around what is not an instruction of a Dockerfile
+WALLS_OF_NOBODY = (
+    'test "$(id -u):$(id -g)" = 65534:65534',
+    "grep -q 'CapBnd:\t0000000000000000' /proc/self/status",
+    "grep -q 'NoNewPrivs:\t1' /proc/self/status",
+    "! touch /bin/x",
+    "! touch /etc/x",
+    "! head -c 70000000 /dev/zero >/tmp/big",
+    "rm /tmp/big",
+    "! head -c 20000000 /dev/zero >$HOME/big",
+    "rm $HOME/big",
+)
+# The log is cut, processes are refused, and the time ends it.
+FLOODS = (
+    "head -c 1000000 /dev/zero | tr '\\0' x; echo",
+    "(for i in $(seq 100); do sleep 600 & done) || true",
+    "echo all walls stand",
+    "exec sleep 600",
+)
+WALL_LIMITS: dict[str, object] = {
+    "build_seconds_max": 10,
+    "pids_max": 32,
+    "memory_bytes": 256 * 2**20,
+    "workspace_bytes": 16 * 2**20,
+    "log_bytes_max": 64 * 1024,
+}
+
+
+@pytest.mark.parametrize("kind", ["step", "CMD"])
+async def test_the_walls(room: Room, kind: str) -> None:
+    """Nobody's user, no capabilities, no network but lo, a read-only root, bounded file systems.
+
+    And so many processes, so much output, so much time.
+    """
+    commands = (*WALLS, *WALLS_OF_NOBODY, *FLOODS)
+    files: dict[str, str | bytes] = {}
+    if kind == "step":
+        files[".pbft-ci.yml"] = pipeline(
+            room.image, *commands[:-4], "! head -c 20000000 /dev/zero >big", "rm big", *FLOODS
+        )
+    else:
+        script = json.dumps(["sh", "-e", "-c", "\n".join(commands)])
+        files["Dockerfile"] = f"FROM {room.image}\nCMD {script}\n"
+    compared, log = await room.run_files(files, WALL_LIMITS)
+    assert (compared.outcome, compared.exit_code) == (Outcome.TIMED_OUT, None), log
+    assert "can't fork" in log
+    assert "all walls stand" in log
+    assert len(log) <= 64 * 1024
+
+
+async def test_the_walls_of_an_instruction(room: Room) -> None:
+    """RUN is root with the engine's own capabilities: all else is as for a step (OPERATING.md)."""
+    flood, _, stand, wait = FLOODS
+    lines = "".join(f"RUN {command}\n" for command in (*WALLS, flood, f"{stand}; {wait}"))
+    text = f"FROM {room.image}\nRUN test $(id -u) = 0\n{lines}CMD true\n"
+    compared, log = await room.run_files({"Dockerfile": text}, WALL_LIMITS)
+    assert (compared.outcome, compared.exit_code) == (Outcome.TIMED_OUT, None), log
+    assert "\nall walls stand\n" in log
+    assert len(log) <= 64 * 1024
+
+
+@pytest.mark.parametrize(
+    ("instruction", "problem"),
+    [
+        # without an end: what is measured ends it
+        (
+            "RUN for i in $(seq 40); do sleep 600 & done; wait",
+            "an instruction has more than 32 processes",
+        ),
+        (
+            "RUN for i in $(seq 40); do head -c 9000000 /dev/zero >$i; done; sleep 600",
+            "the build wrote more than 100663296 bytes into its image",
+        ),
+    ],
+)
+async def test_walls_of_an_instruction_that_are_measured(
+    room: Room, instruction: str, problem: str
+) -> None:
+    text = f"FROM {room.image}\n{instruction}\nCMD true\n"
+    compared, log = await room.run_files(
+        {"Dockerfile": text}, WALL_LIMITS | {"build_seconds_max": 60}
     )
-    assert compared.exit_code == 0, log
+    assert (compared.outcome, compared.exit_code) == (Outcome.FAILED, 1), log
+    assert f"[pbft-ci] Dockerfile: {problem}\n" in log
 
 
 async def test_an_image_that_is_not_there_and_a_registry_that_is_down(room: Room) -> None:

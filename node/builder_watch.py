@@ -1,16 +1,19 @@
-"""How much a build of an image has written so far, and an end to it where it is too much. Blocking.
+"""What a build of an image uses, and an end to it where it is too much. Blocking.
 
-The classic builder has no limit of its own: what an instruction writes is in a layer on the disk of
-the engine. So it is measured while it grows: what carries the build's labels, and what was built
-upon that, since a Dockerfile can change its labels.
+The classic builder limits memory and processors, but neither what an instruction writes, which is
+in a layer on the disk of the engine, nor how many processes it has. So both are measured while they
+grow: of what carries the build's labels, and of what was built upon that, since a Dockerfile can
+change its labels.
 """
 
 import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import docker
+import docker.errors
 
 from node.docker_engine import images_of
 from node.threads import Stop
@@ -21,7 +24,7 @@ POLL_SECONDS = 0.5
 FREE_BYTES_MIN = 2**30
 
 
-class ImageGrowth:
+class BuilderWatch:
     """Measures one build. labels: of its first layers."""
 
     def __init__(self, client: docker.APIClient, labels: Mapping[str, str]) -> None:
@@ -31,6 +34,7 @@ class ImageGrowth:
         root = Path(client.info().get("DockerRootDir") or "/nowhere")
         # an engine on another machine has its disk there
         self._root = root if root.is_dir() else None
+        self._running: list[str] = []
 
     def written_bytes(self) -> int:
         """What all instructions so far have written: the finished ones, and the one that runs."""
@@ -38,7 +42,7 @@ class ImageGrowth:
         ours = images_of(images, self._is_ours)
         # After the images, and only those that run: what has ended may be an image meanwhile, and
         # must not count twice.
-        containers = [
+        self._running = [
             container["Id"]
             for container in self._client.containers()
             if container["ImageID"] in ours or self._is_ours(container["Labels"] or {})
@@ -50,7 +54,7 @@ class ImageGrowth:
             for image in images
             if image["Id"] in ours and image["ParentId"] in ours
         )
-        return finished + self._written_in(containers)
+        return finished + self._written_in(self._running)
 
     def _written_in(self, containers: list[str]) -> int:
         """What those of these that still run have written; the engine reads their files for it."""
@@ -62,13 +66,27 @@ class ImageGrowth:
     def _is_ours(self, labels: Mapping[str, str]) -> bool:
         return self._labels.items() <= labels.items()
 
-    def wait_for(self, bytes_max: int, stop: Stop) -> None:
-        """Return once more than this is written.
+    def _has_more_processes(self, most: int) -> bool:
+        """Whether one of the containers that ran a moment ago has more processes and threads."""
+        for container in self._running:
+            # it may have ended meanwhile
+            with suppress(docker.errors.APIError):
+                stats = self._client.stats(container, stream=False, one_shot=True)
+                if int(stats.get("pids_stats", {}).get("current") or 0) > most:
+                    return True
+        return False
+
+    def wait_for_excess(self, bytes_max: int, processes_max: int, stop: Stop) -> str:
+        """Return once there is more than one of these, with what is too much.
 
         Raises Stopped, OwnTrouble where the engine's disk is nearly full (which says nothing of
         the build), and what the library raises.
         """
-        while self.written_bytes() <= bytes_max:
+        while True:
+            if self.written_bytes() > bytes_max:
+                return too_many_bytes(bytes_max)
+            if self._has_more_processes(processes_max):
+                return f"Dockerfile: an instruction has more than {processes_max} processes"
             if self._root is not None and shutil.disk_usage(self._root).free < FREE_BYTES_MIN:
                 raise OwnTrouble(
                     f"less than {FREE_BYTES_MIN // 2**20} MiB are free on the disk of the Docker"
@@ -76,3 +94,8 @@ class ImageGrowth:
                 )
             stop.wait(POLL_SECONDS)
             stop.check()
+
+
+def too_many_bytes(bytes_max: int) -> str:
+    """What is said of a build that wrote more than that."""
+    return f"Dockerfile: the build wrote more than {bytes_max} bytes into its image"
