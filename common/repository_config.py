@@ -43,8 +43,8 @@ class RepositoryEntry(msgspec.Struct, frozen=True):
     api_url: the forge's API; None means that of github.com or gitlab.com.
     project: how that API calls it, `owner/name`; None means what the path of `url` says.
     status_token_file: a token that may post commit statuses; readable by its owner alone.
-    submodule_of: the repositories in whose builds it may be a submodule; None: in all, but where a
-        login is needed, in none. For nodes alone.
+    submodule_of: the repositories in whose builds it may be a submodule; None: in all, but where it
+        is fetched with a login or from a disk, in none. For nodes alone.
     local_images: images that its builds may use as they are on this operator's engine, by name.
         For nodes alone.
     The others: see common.git_environment.GitAccess.
@@ -81,16 +81,17 @@ class RepositoryEntry(msgspec.Struct, frozen=True):
         )
 
     @property
-    def has_login(self) -> bool:
-        """Whether it is fetched as somebody, who may be let in where strangers are not."""
+    def needs_consent(self) -> bool:
+        """Whether this operator can fetch it where strangers cannot: as somebody who is let in, or
+        from a disk."""
         url = self.fetched_from
         if self.ssh_key_file is not None or self.https_token_file is not None:
             return True
         if "://" not in url:
             # a path, or host:path over ssh, which without a key of the entry takes the user's own
-            return not url.startswith("/")
+            return True
         parts = urlsplit(url)
-        return parts.scheme == "ssh" or "@" in parts.netloc
+        return parts.scheme in ("file", "ssh") or "@" in parts.netloc
 
 
 class GatewayRepository(RepositoryEntry, frozen=True):

@@ -254,7 +254,7 @@ class Checkout:
             )
         entry = self._repositories[listed]
         allowed = entry.submodule_of
-        if allowed is None and not entry.has_login:
+        if allowed is None and not entry.needs_consent:
             return _Need(entry, None, module.commit)
         if top not in (listed, *(allowed or ())):
             raise OwnTrouble(

@@ -177,12 +177,15 @@ def test_the_project_is_in_the_url(url: str, project: str | None) -> None:
 
 
 @pytest.mark.parametrize(
-    ("entry", "has_login"),
+    ("entry", "needs_consent"),
     [
         (RepositoryEntry("https://a.example/b"), False),
         (RepositoryEntry("https://a.example/b", ca_file=Path("/ca")), False),
-        (RepositoryEntry("https://a.example/b", fetch_url="file:///b"), False),
-        (RepositoryEntry("/b"), False),
+        (RepositoryEntry("https://a.example/b", fetch_url="https://mirror.example/b"), False),
+        (RepositoryEntry("https://a.example/b", fetch_url="file:///b"), True),
+        (RepositoryEntry("file:///b", fetch_url="https://a.example/b"), False),
+        (RepositoryEntry("file:///b"), True),
+        (RepositoryEntry("/b"), True),
         (RepositoryEntry("https://a.example/b", https_token_file=Path("/token")), True),
         (RepositoryEntry("https://user:word@a.example/b"), True),
         (RepositoryEntry("https://a.example/b", fetch_url="git@a.example:b"), True),
@@ -192,5 +195,5 @@ def test_the_project_is_in_the_url(url: str, project: str | None) -> None:
         (RepositoryEntry("a.example:b"), True),
     ],
 )
-def test_what_is_fetched_as_somebody(entry: RepositoryEntry, has_login: bool) -> None:
-    assert entry.has_login is has_login
+def test_what_strangers_cannot_fetch(entry: RepositoryEntry, needs_consent: bool) -> None:
+    assert entry.needs_consent is needs_consent

@@ -336,7 +336,7 @@ class Room:
         self.local_images: list[str] = []
         self._make_config = make_config
 
-    def make_config(self, *urls: str, **settings: Any) -> NodeConfig:
+    def make_config(self, *urls: str | RepositoryEntry, **settings: Any) -> NodeConfig:
         """A node's configuration, as the fixture of that name makes it."""
         return self._make_config(*urls, local_images=tuple(self.local_images), **settings)
 

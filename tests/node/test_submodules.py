@@ -54,8 +54,9 @@ def both(
     make_config: ConfigMaker,
     make_checkout: CheckoutMaker,
 ) -> Checkout:
-    """A Checkout that lists the repository and the library."""
-    return make_checkout(make_config(repository.url, library.url))
+    """A Checkout that lists the repository and the library, which may be in it."""
+    entry = RepositoryEntry(library.url, submodule_of=(repository.url,))
+    return make_checkout(make_config(repository.url, entry))
 
 
 @pytest.mark.parametrize("where", ["relative", "with an end that does not matter"])
@@ -213,7 +214,8 @@ async def test_a_private_repository_is_not_given_to_whoever_names_it(
 
     def checkout_with(*parents: str) -> Checkout:
         entry = RepositoryEntry(library.url, https_token_file=token, submodule_of=parents or None)
-        return make_checkout(make_config(repository.url, middle.url, entry))
+        between = RepositoryEntry(middle.url, submodule_of=(repository.url,))
+        return make_checkout(make_config(repository.url, between, entry))
 
     for checkout in (checkout_with(), checkout_with(middle.url)):
         with pytest.raises(OwnTrouble, match=r"submodule lib.* add that url to its submod") as told:
@@ -223,6 +225,33 @@ async def test_a_private_repository_is_not_given_to_whoever_names_it(
         assert isinstance(await checkout.check_out(library.url, MAIN, secret, target), Source)
     assert isinstance(await checkout_with(repository.url).check_out(*asked), Source)
     assert contents(target)["lib/in/code" if is_nested else "lib/code"] == "secret"
+
+
+@pytest.mark.parametrize("is_mirrored", [False, True])
+async def test_a_repository_of_this_machine_is_not_given_to_whoever_names_it(
+    repository: GitRepository,
+    library: GitRepository,
+    make_config: ConfigMaker,
+    make_checkout: CheckoutMaker,
+    target: Path,
+    is_mirrored: bool,
+) -> None:
+    """Another one of the list on the operator's disk: its name can be guessed."""
+    secret = library.commit({"code": "secret"})
+    repository.commit({"a": "x"})
+    url = "https://git.example.org/library" if is_mirrored else library.url
+    address = url if is_mirrored else "../library.git"
+    commit = add_module(repository, "lib", secret, url=address)
+
+    def checkout_with(submodule_of: tuple[str, ...] | None) -> Checkout:
+        entry = RepositoryEntry(url, fetch_url=library.url, submodule_of=submodule_of)
+        return make_checkout(make_config(repository.url, entry))
+
+    with pytest.raises(OwnTrouble, match=r"submodule lib .* add that url to its submodule_of"):
+        await checkout_with(None).check_out(repository.url, MAIN, commit, target)
+    allowing = checkout_with((repository.url,))
+    assert isinstance(await allowing.check_out(repository.url, MAIN, commit, target), Source)
+    assert contents(target)["lib/code"] == "secret"
 
 
 async def test_a_public_repository_that_is_kept_for_some(
@@ -335,7 +364,9 @@ async def test_modules_in_modules(
     for index in reversed(range(levels)):
         repositories[index].commit({"file": str(index)})
         commit = add_module(repositories[index], "m", commit, url=f"../level{index + 1}")
-    checkout = make_checkout(make_config(*(repository.url for repository in repositories)))
+    top = repositories[0].url
+    entries = (RepositoryEntry(other.url, submodule_of=(top,)) for other in repositories[1:])
+    checkout = make_checkout(make_config(top, *entries))
     found = await checkout.check_out(repositories[0].url, MAIN, commit, target)
     assert isinstance(found, Source)
     if levels == 4:

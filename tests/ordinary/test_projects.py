@@ -9,6 +9,7 @@ import pytest
 
 from ci.limits import Limits
 from ci.operations import Outcome
+from common.config import RepositoryEntry
 from tests.node.conftest import GitRepository, Room, things_of
 from tests.ordinary.conftest import Registry
 from tests.ordinary.test_documented import generous
@@ -148,8 +149,10 @@ async def test_a_project_with_submodules(room: Room, tmp_path: Path) -> None:
     (room.repository.folder / ".pbft-ci.yml").write_text(text)
     room.repository.git("add", ".pbft-ci.yml")
     commit = add_module(room.repository, library, "lib")
-    urls = (room.repository.url, library.url, deep.url)
-    builder = await room.make_builder(room.make_config(*urls), **generous())
+    consent = (room.repository.url,)
+    entries = [RepositoryEntry(part.url, submodule_of=consent) for part in (library, deep)]
+    config = room.make_config(room.repository.url, *entries)
+    builder = await room.make_builder(config, **generous())
     order = builder.order(room.repository.url, commit)
     finding = await builder.find(order)
     log = builder.log(order)

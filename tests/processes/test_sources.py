@@ -307,7 +307,10 @@ def test_a_build_with_a_submodule(
     commit_with_module(network.repository, "green", files, module)
     for node in ("node0", "node1", "node2"):
         network.rewrite(
-            node, lambda settings: settings["repositories"].append({"url": str(library)})
+            node,
+            lambda settings: settings["repositories"].append(
+                {"url": str(library), "submodule_of": [str(network.repository)]}
+            ),
         )
     network.start()
     view = network.complete(network.post("green"))
