@@ -144,9 +144,14 @@ def _send_checkpoints(core: Core, to: str, message: Status, now: float) -> None:
         return
     if message.stable < core.low:
         words = [*core.stable.checkpoints, *own]
+        if core.nonce:
+            # One from before our loss may be among them. We say nothing again until we may vote.
+            words = [signed for signed in words if signed.signer != core.name]
     else:
         words = core.checkpoint_votes.own_above(core.index, message.stable)
-    for checkpoint in words:
+    # The peer's own last: it counts there only where it completes a certificate, and a liar may
+    # take back its own of the certificate before.
+    for checkpoint in sorted(words, key=lambda signed: signed.signer == to):
         core.send(to, checkpoint)
     if words:
         core.checkpoints_sent[message.replica] = (place, now)

@@ -87,7 +87,8 @@ def on_own_checkpoint(core: Core, message: Checkpoint, signed: Signed) -> Refusa
         return SENT_BACK
     if refusal := core.authenticator.check(signed, message):
         return refusal
-    core.tell("forgot", kind="CHECKPOINT", sequence=message.sequence)
+    if not core.nonce:
+        core.tell("forgot", kind="CHECKPOINT", sequence=message.sequence)
     return None
 
 

@@ -144,9 +144,14 @@ class Replica:
 
         A disk that was set back may not show that it forgets. What the peers decided then may be
         proved by 2f of them and our own forgotten word: without it we could never follow.
-        It counts in such a certificate and nowhere else, and not while we recover: then no word
-        of ours counts, and the others order what we wait for.
+        It counts in such a certificate and nowhere else. While we recover, only a CHECKPOINT does:
+        our RECOVER needs the state of a stable checkpoint, and the others order the rest.
         """
+        if isinstance(message, Checkpoint):
+            refusal = checkpoint.on_own_checkpoint(self.core, message, signed)
+            if refusal is None:
+                self._stabilise(message.sequence, (message, signed))
+            return refusal
         if self.core.nonce:
             return SENT_BACK
         if isinstance(message, Commit):
@@ -155,11 +160,6 @@ class Replica:
                 return slot
             self._advance(slot)
             return None
-        if isinstance(message, Checkpoint):
-            refusal = checkpoint.on_own_checkpoint(self.core, message, signed)
-            if refusal is None:
-                self._stabilise(message.sequence, (message, signed))
-            return refusal
         if isinstance(message, Recover):
             # The backups time it, whoever kept it: as the primary we would be deposed for it.
             return recovery.on_recover(self.core, message, signed)

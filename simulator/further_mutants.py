@@ -334,10 +334,32 @@ FURTHER_MUTANTS: tuple[Mutant, ...] = (
         test="tests/pbft/test_forgotten_words.py",
     ),
     Mutant(
-        name="79 our own forgotten word counts while we recover",
+        name="79 our own forgotten COMMIT counts while we recover",
         file="pbft/replica.py",
         old="        if self.core.nonce:\n            return SENT_BACK\n",
         new="",
+        test="tests/pbft/test_forgotten_words.py",
+    ),
+    Mutant(
+        name="79b our own forgotten CHECKPOINT proves no state while we recover",
+        file="pbft/replica.py",
+        old="        if isinstance(message, Checkpoint):\n            refusal = checkpoint.on_own",
+        new="        if isinstance(message, Checkpoint) and not self.core.nonce:\n"
+        "            refusal = checkpoint.on_own",
+        test="tests/pbft/test_forgotten_words.py",
+    ),
+    Mutant(
+        name="79d a certificate is sent with its receiver's own word in front",
+        file="pbft/catch_up.py",
+        old="sorted(words, key=lambda signed: signed.signer == to)",
+        new="sorted(words, key=lambda signed: signed.signer != to)",
+        test="tests/pbft/test_forgotten_words.py",
+    ),
+    Mutant(
+        name="79c who recovers says its old CHECKPOINT again",
+        file="pbft/catch_up.py",
+        old="            words = [signed for signed in words if signed.signer != core.name]\n",
+        new="            pass\n",
         test="tests/pbft/test_forgotten_words.py",
     ),
     Mutant(

@@ -2,7 +2,9 @@
 
 import pytest
 
-from pbft.messages import Checkpoint, Commit, ViewChange
+from pbft.core import RECOVER_AGE_WINDOWS
+from pbft.messages import Checkpoint, Commit, Status, ViewChange
+from tests.paper.test_recovery import lose_disk
 from tests.pbft.checks import check_safety
 from tests.pbft.world import Disk, World
 
@@ -55,6 +57,19 @@ def test_it_finds_a_checkpoint_that_is_stable_with_its_own_forgotten_word() -> N
     check_safety(world)
 
 
+@pytest.mark.parametrize("name", ["r0", "r1", "r2"])
+def test_a_certificate_is_sent_with_the_receivers_own_word_at_its_end(name: str) -> None:
+    """Else a liar that takes back its own CHECKPOINT before each answer keeps it incomplete."""
+    world = World(checkpoint_interval=2, window=4)
+    _decided_without_r3(world, 2)
+    _forget(world, name)
+    world.under_way.clear()
+    world.give("r3", world.sign(name, Status(0, True, 0, 0, world.names.index(name))))
+    sent = [m.envelope.signed.signer for m in world.under_way if isinstance(m.payload, Checkpoint)]
+    assert set(sent) >= {"r0", "r1", "r2"}
+    assert sent[-1] == name
+
+
 @pytest.mark.parametrize("first", [0, 1, 2])
 def test_a_view_change_proves_its_checkpoint_in_whatever_order_its_votes_are(first: int) -> None:
     world = World(checkpoint_interval=2, window=4)
@@ -80,15 +95,35 @@ def test_it_counts_for_nothing_but_the_end_of_a_certificate(others: int) -> None
     assert world.refuse("r3", world.prepare(1, message.digest, 3)) == SENT_BACK
 
 
-def test_while_it_recovers_no_word_of_its_own_counts() -> None:
+def test_while_it_recovers_no_commit_of_its_own_counts() -> None:
     world = World(checkpoint_interval=2, window=4)
     world.replicas["r3"].begin_recovery(bytes(31) + b"n", world.now)
     message = world.pre_prepare(1, [world.request(1, b"x")])[0]
     for replica in (0, 1):
         world.give("r3", world.commit(1, message.digest, replica))
-        world.give("r3", world.checkpoint(2, STATE, replica))
     assert world.refuse("r3", world.commit(1, message.digest, 3)) == SENT_BACK
-    assert world.refuse("r3", world.checkpoint(2, STATE, 3)) == SENT_BACK
+
+
+def test_while_it_recovers_its_own_checkpoint_still_proves_a_state_and_is_not_said_again() -> None:
+    """r3 fetched that state and never said it: there is no certificate without r2's own word."""
+    world = World(checkpoint_interval=2, window=4)
+    _decided_without_r3(world, 4 * RECOVER_AGE_WINDOWS + 2)
+    assert {signed.signer for signed in world.core("r3").stable.checkpoints} == {"r0", "r1", "r2"}
+    lose_disk(world, "r2")
+    since = len(world.sent)
+    world.deliver()
+    for _ in range(12):
+        world.tick()
+        world.deliver()
+        if not world.core("r2").nonce:
+            break
+        # Somebody is further below, and is sent the certificate.
+        world.give("r2", world.sign("r3", Status(0, True, 0, 0, 3)))
+        own = [m for m in world.sent[since:] if m.sender == "r2" == m.envelope.signed.signer]
+        assert not any(isinstance(m.payload, Checkpoint) for m in own)
+    assert not world.core("r2").nonce
+    assert world.told("r2", "forgot") == []
+    check_safety(world)
 
 
 def test_nobody_else_can_put_it_there() -> None:
