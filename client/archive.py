@@ -173,11 +173,12 @@ class Archive:
         )
         return [bytes(row[0]) for row in rows]
 
-    def note_resolved(self, build: bytes, commit: str | None, at: float) -> None:
-        """The branch points at this commit, or does not exist."""
+    def note_resolved(self, build: bytes, wanted: WantedBuild, at: float) -> None:
+        """The ref points at its commit, or (None) does not exist; it may be a tag by now."""
         self._database.write(
-            "UPDATE builds SET commit_hex = ?, resolved_at = ?, detail = NULL WHERE build = ?",
-            (commit, at, build),
+            "UPDATE builds SET commit_hex = ?, event = ?, ref = ?, resolved_at = ?, "
+            "detail = NULL WHERE build = ?",
+            (wanted.commit, wanted.event, wanted.ref, at, build),
             build=build,
         )
 

@@ -6,10 +6,12 @@ import logging
 import time
 from collections.abc import Awaitable, Callable
 
+import msgspec
+
 from client.archive import Archive
 from client.database import StorageFailed
 from client.outbox import Outbox
-from client.resolve import FoundCommit, Resolution, Resolver, Unreachable
+from client.resolve import FoundCommit, NoSuchBranch, Resolution, Resolver, Unreachable
 from client.wanted import WantedBuild
 
 AGAIN_SECONDS = 1.0
@@ -34,14 +36,22 @@ class CommitSearch:
         self._store = store
 
     async def find(self, identity: bytes, build: bytes, wanted: WantedBuild) -> None:
-        """Find it and keep it, or that there is no such ref; unless the build is cancelled."""
+        """Find it and keep it, or that there is no such ref; unless the build is cancelled.
+
+        If there is no branch of that name, the tag of that name is built.
+        """
         delay = AGAIN_SECONDS
         while True:
             try:
                 if self._outbox.build_row(build) is None:
                     return
                 found = await self._resolver.resolve(wanted.repository, wanted.branch, wanted.ref)
-                await self._store(functools.partial(self._note, identity, build, found, delay))
+                if isinstance(found, NoSuchBranch) and wanted.ref is None:
+                    tag = wanted.as_tag()
+                    found = await self._resolver.resolve(tag.repository, tag.branch, tag.ref)
+                    wanted = wanted if isinstance(found, NoSuchBranch) else tag
+                note = functools.partial(self._note, identity, build, wanted, found, delay)
+                await self._store(note)
             except StorageFailed as error:
                 _log.error("build %s: %s; trying again", build.hex()[:12], error)
             else:
@@ -51,7 +61,14 @@ class CommitSearch:
             await asyncio.sleep(delay)
             delay = min(2 * delay, AGAIN_SECONDS_MAX)
 
-    def _note(self, identity: bytes, build: bytes, found: Resolution, delay: float) -> None:
+    def _note(
+        self,
+        identity: bytes,
+        build: bytes,
+        wanted: WantedBuild,
+        found: Resolution,
+        delay: float,
+    ) -> None:
         if self._outbox.build_row(build) is None:
             return  # it was cancelled meanwhile
         if isinstance(found, Unreachable):
@@ -62,5 +79,6 @@ class CommitSearch:
             )
             return
         commit = found.commit if isinstance(found, FoundCommit) else None
-        self._outbox.resolve(identity, commit)
-        self._archive.note_resolved(build, commit, time.time())
+        wanted = msgspec.structs.replace(wanted, commit=commit)
+        self._outbox.resolve(identity, wanted)
+        self._archive.note_resolved(build, wanted, time.time())

@@ -160,11 +160,13 @@ class Outbox:
             (build, *CHANGES),
         )
 
-    def resolve(self, identity: bytes, commit: str | None) -> None:
-        """received -> resolved: the branch points at this commit, or (None) there is no branch."""
+    def resolve(self, identity: bytes, wanted: WantedBuild) -> None:
+        """received -> resolved: the ref points at its commit, or (None) there is no such ref."""
+        encoded = msgspec.msgpack.encode(wanted)
         self._database.write(
-            "UPDATE outbox SET state = ?, commit_hex = ? WHERE identity = ? AND state = ?",
-            (State.RESOLVED, commit, identity, State.RECEIVED),
+            "UPDATE outbox SET state = ?, commit_hex = ?, wanted = ? WHERE identity = ? "
+            "AND state = ?",
+            (State.RESOLVED, wanted.commit, encoded, identity, State.RECEIVED),
         )
 
     def take_number(self, row: OutboxRow, sign: SignRequest) -> OutboxRow:

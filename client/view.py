@@ -11,11 +11,12 @@ from ci.operations import (
     Abstain,
     Ballot,
     CastBallot,
+    Compared,
     MalformedOperation,
     Outcome,
     decode_operation,
 )
-from ci.statement import InvalidStatement, VerdictFields, parse_statement
+from ci.statement import FoundValue, InvalidStatement, VerdictFields, parse_statement
 from client.archive import BallotRecord, BuildRecord, ReplyRecord, StateRecord
 from client.artifact_view import (
     ArtifactView,
@@ -84,8 +85,9 @@ class BallotView(msgspec.Struct, frozen=True):
 class ReplicaView(msgspec.Struct, frozen=True):
     """What one replica does about a build, or did when it was last asked.
 
-    state: its ballot in words, else its own words; null: it never said anything; `stand-by`: it
-    need not build. seen: when it said so; null for a ballot. problem: why it gives no answer now.
+    has_ballot: its ballot is here, or the accepted statement names it. state: that ballot in words,
+    else its own words; null: it never said anything; `stand-by`: it need not build. seen: when it
+    said so; null for a ballot. problem: why it gives no answer now.
     """
 
     replica: str
@@ -305,18 +307,37 @@ def stood_by(verdict: VerdictFields | VerdictView, replica: str) -> bool:
 def _replica_view(
     state: StateRecord, ballot: Ballot | None, verdict: VerdictFields | None
 ) -> ReplicaView:
+    recorded = None if verdict is None else _recorded(verdict, state.replica)
+    if ballot is None and recorded is not None:
+        # its signed ballot is not here yet
+        return ReplicaView(state.replica, True, recorded, None, state.problem)
     if ballot is None:
         words = state.state
         if words in (None, "none") and verdict is not None and stood_by(verdict, state.replica):
             words = STAND_BY
         seen = iso_time(state.seen_at)
         return ReplicaView(state.replica, False, words, seen, state.problem)
-    if isinstance(ballot, Abstain):
-        words = f"abstains: {ballot.reason}"
-    else:
-        code = ballot.compared.exit_code
-        words = f"found {ballot.compared.outcome}" + ("" if code is None else f" {code}")
+    words = _abstains(ballot.reason) if isinstance(ballot, Abstain) else _found(ballot.compared)
     return ReplicaView(state.replica, True, words, None, state.problem)
+
+
+def _recorded(verdict: VerdictFields, replica: str) -> str | None:
+    """What the statement says of this replica's ballot, in words; None: it had none by then."""
+    for found in verdict.found:
+        if replica in found.replicas:
+            return _found(found)
+    for abstention in verdict.abstained:
+        if replica == abstention.replica:
+            return _abstains(abstention.reason)
+    return None
+
+
+def _found(value: Compared | FoundValue) -> str:
+    return f"found {value.outcome}" + ("" if value.exit_code is None else f" {value.exit_code}")
+
+
+def _abstains(reason: str) -> str:
+    return f"abstains: {reason}"
 
 
 def _ballot_view(replica: str, ballot: Ballot) -> BallotView:

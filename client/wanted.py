@@ -3,6 +3,7 @@
 import msgspec
 
 from ci.operations import Delivery, Event, SubmitBuild
+from common.git_environment import TAG_PREFIX
 
 
 class WantedBuild(msgspec.Struct, frozen=True):
@@ -20,6 +21,10 @@ class WantedBuild(msgspec.Struct, frozen=True):
     delivery: Delivery | None = None
     needs_approval: bool = False
     before: str | None = None
+
+    def as_tag(self) -> "WantedBuild":
+        """The same of the tag that has the branch's name."""
+        return msgspec.structs.replace(self, event=Event.TAG, ref=TAG_PREFIX + self.branch)
 
     def operation(self, identity: bytes) -> SubmitBuild:
         """The operation that asks for it; identity: 32 random bytes."""

@@ -302,14 +302,14 @@ def _repositories(entries: tuple[_Repository, ...], file: Path) -> tuple[_Reposi
         found.append(
             msgspec.structs.replace(
                 entry,
-                url=_url(entry.url, file, f"{key}.url"),
+                url=url_of(entry.url, file, f"{key}.url"),
                 fetch_url=None
                 if entry.fetch_url is None
-                else _url(entry.fetch_url, file, f"{key}.fetch_url"),
+                else url_of(entry.fetch_url, file, f"{key}.fetch_url"),
                 submodule_of=None
                 if entry.submodule_of is None
                 else tuple(
-                    _url(url, file, f"{key}.submodule_of[{place}]")
+                    url_of(url, file, f"{key}.submodule_of[{place}]")
                     for place, url in enumerate(entry.submodule_of)
                 ),
             )
@@ -329,8 +329,8 @@ def _repositories(entries: tuple[_Repository, ...], file: Path) -> tuple[_Reposi
     return tuple(found)
 
 
-def _url(text: str, file: Path, key: str) -> str:
-    """A URL as it is; a path, relative to the file's folder, as file:///..."""
+def url_of(text: str, file: Path, key: str) -> str:
+    """A URL as it is; a path, relative to the file's folder, as file:///... Raises ConfigError."""
     if not text.strip() or not text.isprintable():
         raise ConfigError.at(file, key, "is empty or not printable", "a URL or a path is needed")
     if "://" in text or _SSH_SHORT_FORM.fullmatch(text):

@@ -81,8 +81,8 @@ _SETTINGS = {
 
 # Full names of what may be built, beside branches: tags, and the heads of pull and merge requests.
 _REQUEST_HEAD = re.compile(r"refs/(pull|merge-requests)/[1-9][0-9]{0,17}/head")
-_BRANCH_PREFIX = "refs/heads/"
-_TAG_PREFIX = "refs/tags/"
+BRANCH_PREFIX = "refs/heads/"
+TAG_PREFIX = "refs/tags/"
 
 _COMMIT = re.compile(r"[0-9a-f]{40}([0-9a-f]{24})?")
 _HELPER = re.compile(r"[A-Za-z0-9+.-]+::")
@@ -161,7 +161,7 @@ def check_ref(text: str) -> str | None:
 
     refs/heads/<branch>, refs/tags/<tag>, refs/pull/<n>/head, refs/merge-requests/<n>/head.
     """
-    for prefix in (_BRANCH_PREFIX, _TAG_PREFIX):
+    for prefix in (BRANCH_PREFIX, TAG_PREFIX):
         if text.startswith(prefix):
             return check_branch_name(text.removeprefix(prefix))
     if _REQUEST_HEAD.fullmatch(text):
@@ -171,7 +171,7 @@ def check_ref(text: str) -> str | None:
 
 def ref_of(branch: str, ref: str | None) -> str:
     """The full name that a commit must be reachable from: `ref`, else the branch."""
-    return ref if ref is not None else _BRANCH_PREFIX + branch
+    return ref if ref is not None else BRANCH_PREFIX + branch
 
 
 def is_foreign_variable(name: str) -> bool:

@@ -16,7 +16,13 @@ from client.commands.outcome import (
     PASSED,
     CommandFailed,
 )
-from client.commands.targets import Commands, gateway_flag, gateway_url, webhook_secret
+from client.commands.targets import (
+    Commands,
+    gateway_flag,
+    gateway_url,
+    repository_url,
+    webhook_secret,
+)
 from common.logs import escape_controls
 
 WAIT_TIMEOUT_SECONDS = 1800.0
@@ -28,9 +34,19 @@ OVER = ("decided", "refused", "skipped", "cancelled")
 
 def add(commands: Commands, common: argparse.ArgumentParser) -> None:
     """Add the commands of this module."""
-    submit = commands.add_parser("submit", parents=[common], help="ask for a build of a branch")
-    submit.add_argument("branch", metavar="BRANCH")
-    submit.add_argument("--repository", metavar="URL", help="default: the first configured one")
+    submit = commands.add_parser(
+        "submit", parents=[common], help="ask for a build of a branch or a tag"
+    )
+    submit.add_argument(
+        "branch",
+        metavar="NAME",
+        help="a branch; if there is none of that name, a tag; refs/tags/NAME is always the tag",
+    )
+    submit.add_argument(
+        "--repository",
+        metavar="URL",
+        help="as the configuration lists it, or a path (default: the first configured one)",
+    )
     submit.add_argument("--commit", metavar="ID", help="a full commit id on that branch")
     submit.add_argument("--wait", action="store_true", help="wait for the verdict")
     _timeout_flag(submit)
@@ -58,9 +74,10 @@ def _timeout_flag(parser: argparse.ArgumentParser) -> None:
 
 
 async def _submit(options: argparse.Namespace) -> int:
-    secret = webhook_secret(options, options.repository)
+    repository = repository_url(options)
+    secret = webhook_secret(options, repository)
     async with GatewayApi(gateway_url(options), secret) as gateway:
-        accepted = await gateway.submit(options.branch, options.repository, options.commit)
+        accepted = await gateway.submit(options.branch, repository, options.commit)
         print(accepted["build"], flush=True)
         if not options.wait:
             return EXIT_DONE
@@ -87,7 +104,8 @@ async def _list(options: argparse.Namespace) -> int:
         state = _verdict_text(verdict) if verdict else build["status"]
         branch = escape_controls(build["branch"])
         commit = (build["commit"] or "-")[:12]
-        print(f"{build['id'][:12]}  {state:22}  {commit:12}  {branch}")
+        detail = f"  ({escape_controls(build['detail'])})" if build["detail"] else ""
+        print(f"{build['id'][:12]}  {state:22}  {commit:12}  {branch}{detail}")
     return EXIT_DONE
 
 

@@ -6,7 +6,13 @@ from typing import Any
 
 from ci.limits import Limits, encode_limits
 from common.address import Address
-from common.config import ClientConfig, ConfigError, load_client_config, load_cluster_config
+from common.config import (
+    ClientConfig,
+    ConfigError,
+    load_client_config,
+    load_cluster_config,
+    url_of,
+)
 from common.secret_file import read_bearer_tokens, read_secrets
 from pbft.genesis import Cluster
 
@@ -59,6 +65,24 @@ def api_token(options: argparse.Namespace) -> bytes | None:
         config = _config_if_any(options)
         file = None if config is None else config.api_token_file
     return None if file is None else read_bearer_tokens(file, "API token")[0]
+
+
+def repository_url(options: argparse.Namespace) -> str | None:
+    """`--repository` as the gateway knows it; None: not given. Raises ConfigError.
+
+    A path is first what the configuration means by the same text (from its own folder), then, if
+    that is not on its list, what the shell means by it.
+    """
+    text: str | None = options.repository
+    if text is None:
+        return None
+    config = _config_if_any(options)
+    here = url_of(text, Path.cwd() / "--repository", "--repository")
+    if config is None:
+        return here
+    listed = {url for entry in config.repositories for url in (entry.url, *entry.aliases)}
+    there = url_of(text, config.file, "--repository")
+    return here if there not in listed and here in listed else there
 
 
 def webhook_secret(options: argparse.Namespace, repository: str | None) -> bytes | None:

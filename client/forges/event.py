@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from ci.operations import Event
-from common.git_environment import check_branch_name, check_commit
+from common.git_environment import BRANCH_PREFIX, TAG_PREFIX, check_branch_name, check_commit
 from common.logs import log_text
 
 # GitHub and GitLab send no more (FACTS 3.1, 3.2).
@@ -26,9 +26,6 @@ BAD_REQUEST = 400
 UNAUTHORIZED = 401
 NOT_FOUND = 404
 TOO_LARGE = 413
-
-BRANCH_PREFIX = "refs/heads/"
-TAG_PREFIX = "refs/tags/"
 
 _SKIP_MARKER = re.compile(r"\[(skip ci|ci skip)\]", re.IGNORECASE)
 

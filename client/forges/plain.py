@@ -1,5 +1,6 @@
 """The plain webhook of people and scripts: {"branch", "repoCloneUrl"?, "commit"?}.
 
+`branch` is a branch's name, or the full name of a branch or a tag (refs/heads/..., refs/tags/...).
 Each POST is a new build. The body is read as JSON whatever its content type says (curl says it is
 a form), then as a form with a field `payload`.
 """
@@ -8,6 +9,7 @@ from typing import Any
 
 import msgspec
 
+from ci.operations import Event
 from client.forges.delivery import EXAMPLE, Delivery
 from client.forges.event import (
     URL_CHARACTERS_MAX,
@@ -21,7 +23,7 @@ from client.forges.event import (
 )
 from client.forges.github import SIGNATURE_HEADER
 from client.forges.github import check_signature as check_signature
-from common.git_environment import check_branch_name
+from common.git_environment import BRANCH_PREFIX, TAG_PREFIX, check_branch_name
 
 # SubmitBuild takes no more.
 BRANCH_CHARACTERS_MAX = 255
@@ -39,9 +41,10 @@ def parse(delivery: Delivery) -> ForgeEvent | Refusal:
         return value
     if not isinstance(value, dict):
         return malformed("the body", f"is {kind_of(value)}", f"send an object: {EXAMPLE}")
-    branch = _branch_of(value)
-    if isinstance(branch, Refusal):
-        return branch
+    named = _ref_of(value)
+    if isinstance(named, Refusal):
+        return named
+    event, branch = named
     repository = value.get("repoCloneUrl")
     if repository is not None and not isinstance(repository, str):
         return malformed(
@@ -63,7 +66,9 @@ def parse(delivery: Delivery) -> ForgeEvent | Refusal:
     return ForgeEvent(
         action=Action.BUILD,
         repositories=() if repository is None else (repository,),
+        event=event,
         branch=branch,
+        ref=TAG_PREFIX + branch if event is Event.TAG else None,
         commit=commit,
     )
 
@@ -83,7 +88,8 @@ def _json_of(delivery: Delivery) -> Any | Refusal:
         return malformed(where, f"is not JSON: {error}", f"send {EXAMPLE}")
 
 
-def _branch_of(value: dict[str, Any]) -> str | Refusal:
+def _ref_of(value: dict[str, Any]) -> tuple[Event, str] | Refusal:
+    """Whether it is a branch or a tag, and its short name."""
     branch = value.get("branch")
     if branch is None:
         return malformed("`branch`", "is missing", f"send {EXAMPLE}")
@@ -95,6 +101,14 @@ def _branch_of(value: dict[str, Any]) -> str | Refusal:
             f"has {len(branch)} characters",
             f"at most {BRANCH_CHARACTERS_MAX} are allowed",
         )
+    if branch.startswith("refs/") and not branch.startswith((BRANCH_PREFIX, TAG_PREFIX)):
+        return malformed(
+            f"`branch` ({shown(branch)})",
+            "is the full name of neither a branch nor a tag",
+            "send the short name, refs/heads/NAME or refs/tags/NAME",
+        )
+    event = Event.TAG if branch.startswith(TAG_PREFIX) else Event.PUSH
+    branch = branch.removeprefix(TAG_PREFIX if event is Event.TAG else BRANCH_PREFIX)
     reason = check_branch_name(branch)
     if reason is not None:
         return malformed(
@@ -102,4 +116,4 @@ def _branch_of(value: dict[str, Any]) -> str | Refusal:
             f"is not a branch name that git allows: {reason}",
             "send the short name, as `git branch` prints it",
         )
-    return branch
+    return event, branch

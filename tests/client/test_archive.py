@@ -49,7 +49,7 @@ def test_a_builds_life(archive: Archive, database: Database) -> None:
     assert record is not None
     assert (record.detail, record.commit, record.resolved_at) == ("waiting", None, None)
     with database.transaction():
-        archive.note_resolved(build, COMMIT, 1.0)
+        archive.note_resolved(build, WantedBuild("r", "b", COMMIT), 1.0)
         archive.note_signed(build, b"request", 2.0)
         archive.note_opened(build, 3.0)
         archive.note_opened(build, 9.0)

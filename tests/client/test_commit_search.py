@@ -6,11 +6,14 @@ from typing import Any
 
 import pytest
 
+from ci.operations import Event
+from ci.statement import parse_statement
 from client import commit_search
 from client.database import Database, StorageFailed
+from client.resolve import FoundCommit, NoSuchBranch
 from tests.ci.builders import COMMIT
-from tests.client.network import REPOSITORY, Network, run_gateway
-from tests.client.test_gateway import record_of, until
+from tests.client.network import REPOSITORY, FixedResolver, Network, run_gateway
+from tests.client.test_gateway import decided, record_of, until
 
 
 async def test_a_disk_that_cannot_be_read_ends_no_search(
@@ -32,4 +35,17 @@ async def test_a_disk_that_cannot_be_read_ends_no_search(
     build = await running.gateway.submit(REPOSITORY, "master", None)
     await until(lambda: record_of(running, build).commit == COMMIT)
     assert failed
+    await running.close()
+
+
+async def test_a_name_that_only_a_tag_has_is_built_as_that_tag(
+    network: Network, tmp_path: Path
+) -> None:
+    resolver = FixedResolver(NoSuchBranch(), FoundCommit(COMMIT))
+    running = await run_gateway(network, tmp_path, resolver)
+    build = await running.gateway.submit(REPOSITORY, "v9", None)
+    record = await decided(running, build)
+    assert (record.event, record.ref, record.commit) == (Event.TAG, "refs/tags/v9", COMMIT)
+    verdict = parse_statement(record.statement or b"").verdict
+    assert (verdict.event, verdict.branch, verdict.ref) == (Event.TAG, "v9", "refs/tags/v9")
     await running.close()

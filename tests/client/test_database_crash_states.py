@@ -58,7 +58,7 @@ def _steps(outbox: Outbox, database: Database) -> list[Callable[[], object]]:
         for behind, step in enumerate(
             (
                 add,
-                lambda n: outbox.resolve(name(n), "ab" * 20),
+                lambda n: outbox.resolve(name(n), WantedBuild("r", "b", "ab" * 20)),
                 take_number,
                 lambda n: outbox.open(name(n)),
                 lambda n: outbox.finish(name(n)),

@@ -49,7 +49,7 @@ def test_a_row_goes_through_its_states(database: Database) -> None:
     (row,) = outbox.unfinished()
     assert (row.state, row.timestamp, row.commit) == (State.RECEIVED, None, None)
     with database.transaction():
-        outbox.resolve(row.identity, COMMIT)
+        outbox.resolve(row.identity, WantedBuild("r", "b", COMMIT))
     (row,) = outbox.waiting_for_number(Kind.BUILD, 10)
     assert (row.state, row.commit) == (State.RESOLVED, COMMIT)
     with database.transaction():
@@ -262,7 +262,7 @@ class OutboxMachine(RuleBasedStateMachine):
         identity = self.some(choice, State.RECEIVED)
         if identity is not None:
             with self.database.transaction():
-                self.outbox.resolve(identity, COMMIT)
+                self.outbox.resolve(identity, WantedBuild("r", "b", COMMIT))
             self.model[identity] = State.RESOLVED
 
     @rule()

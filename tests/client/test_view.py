@@ -4,7 +4,7 @@ import msgspec
 import pytest
 
 from ci.operations import Abstain, Ballot, CastBallot, Outcome, encode_operation
-from client.archive import BallotRecord, BuildRecord, ReplyRecord
+from client.archive import BallotRecord, BuildRecord, ReplyRecord, StateRecord
 from client.view import (
     BuildStatus,
     accepted_verdict,
@@ -75,6 +75,19 @@ def test_status(changes: dict[str, object], status: BuildStatus) -> None:
     view = build_view(record(**changes), [], [])
     assert view.status is status
     assert view.verdict is None
+
+
+def test_a_ballot_that_only_the_statement_names_is_not_called_missing() -> None:
+    """It is collected a moment later; until then the replica's last word is older than that."""
+    world, build, statement, records = decided([PASSED, FAILED, PASSED, PASSED])
+    names = [world.replica(index) for index in range(4)]
+    says = [StateRecord(name, "building", 1.0, None) for name in names]
+    view = build_view(record(build=build, statement=statement), records[:1], [], says)
+    assert view.verdict is not None
+    assert view.verdict.agreeing == (names[0], names[2], names[3])
+    assert [(row.has_ballot, row.seen) for row in view.replicas] == [(True, None)] * 4
+    found = [row.state for row in view.replicas]
+    assert found == ["found passed 0", "found failed 1", "found passed 0", "found passed 0"]
 
 
 def test_the_json_has_the_documented_names() -> None:

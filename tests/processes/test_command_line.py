@@ -1,6 +1,7 @@
 """The command line against a running network: what it prints, and its exit codes."""
 
 import json
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -71,6 +72,18 @@ def test_submit_without_waiting_prints_the_id(network: Network) -> None:
     ended = client(network, "submit", "green", "--commit", network.commits["green"])
     assert ended.code == 0
     assert network.verdict(ended.output.strip())["verdict"]["outcome"] == "passed"
+
+
+def test_a_tag_is_built_by_hand(network: Network) -> None:
+    """By its full name; and by its own, since no branch has it. The path is that of client.yml."""
+    author = ("-c", "user.name=a", "-c", "user.email=a@example.org")
+    tag = ("tag", "-a", "-m", "nine", "v9", network.commits["green"])
+    subprocess.run(["git", *author, *tag], cwd=network.repository, check=True)
+    for name in ("v9", "refs/tags/v9"):
+        ended = client(network, "submit", name, "--repository", str(network.repository), "--wait")
+        assert ended.code == 0, ended
+        assert "ref         refs/tags/v9 (tag)\n" in ended.output
+        assert f"commit      {network.commits['green']}\n" in ended.output
 
 
 def test_a_repository_that_is_not_configured_is_refused(network: Network) -> None:

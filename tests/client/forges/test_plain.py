@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from ci.operations import SubmitBuild, decode_operation, encode_operation
+from ci.operations import Event, SubmitBuild, decode_operation, encode_operation
 from client.forges.delivery import Delivery
 from client.forges.event import Action, ForgeEvent, Refusal
 from client.forges.plain import parse
@@ -96,6 +96,26 @@ def test_all_fields() -> None:
 
 
 @pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("refs/heads/v9", wanted("v9")),
+        (
+            "refs/tags/v9",
+            ForgeEvent(
+                action=Action.BUILD,
+                repositories=(),
+                event=Event.TAG,
+                branch="v9",
+                ref="refs/tags/v9",
+            ),
+        ),
+    ],
+)
+def test_a_full_name_of_a_branch_or_a_tag(name: str, expected: ForgeEvent) -> None:
+    assert parse_webhook(json.dumps({"branch": name}).encode()) == expected
+
+
+@pytest.mark.parametrize(
     ("body", "word"),
     [
         (b"", "empty"),
@@ -117,6 +137,8 @@ def test_all_fields() -> None:
         (b'{"branch": "m", "repoCloneUrl": ""}', "`repoCloneUrl` has 0"),
         (b'{"branch": "m", "commit": "abc"}', "`commit`"),
         (b'{"branch": "m", "commit": "' + COMMIT.upper().encode() + b'"}', "`commit`"),
+        (b'{"branch": "refs/pull/3/head"}', "neither a branch nor a tag"),
+        (b'{"branch": "refs/tags/"}', "`branch`"),
         (b"payload=%7B", "field `payload`"),
     ],
 )
