@@ -181,7 +181,6 @@ def adopt(core: Core) -> dict[str, bytes]:
     core.tell("state_transferred", sequence=sequence, executed=core.executed)
     core.executed = sequence
     core.next_sequence = max(core.next_sequence, sequence + 1)
-    core.snapshots = {}
     core.is_diverged = False
     core.transfer = None
     return transfer.parts

@@ -1,6 +1,7 @@
 """The mutants: faults that implementations of PBFT really had, as patches of this one."""
 
 from simulator.bounds_mutants import BOUNDS_MUTANTS
+from simulator.edges_mutants import EDGES_MUTANTS
 from simulator.further_mutants import FURTHER_MUTANTS
 from simulator.mutants import Mutant
 
@@ -458,4 +459,5 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     *FURTHER_MUTANTS,
     *BOUNDS_MUTANTS,
+    *EDGES_MUTANTS,
 )

@@ -4,11 +4,12 @@ import sqlite3
 from collections import Counter
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from ci.ballots import OwnRequest
 from ci.ledger import genesis_head
-from node.redo_log import CONTENT_BYTES_MAX
+from node.redo_log import CONTENT_BYTES_MAX, RedoLog
 from node.store import DATABASE_NAME, REDO_NAME, SaveFailed, Store
 from node.store_damage import StoreDamaged
 from pbft.codec import digest_of
@@ -269,6 +270,22 @@ def test_a_redo_log_that_gives_other_records_is_damage(tmp_path: Path) -> None:
     _damage(tmp_path / "one", "DELETE FROM records WHERE position = 2")
     with pytest.raises(StoreDamaged, match="record 1 is not what the redo log says"):
         _open(tmp_path / "one")
+
+
+def test_what_is_done_again_must_come_to_the_same_chain(tmp_path: Path) -> None:
+    """PROTOCOL, What is on disk: else the records are not those that were acknowledged."""
+    store = _open(tmp_path)
+    store.save([_message(1)], [])
+    store.save([_message(2)], [])
+    store.close()
+    log = RedoLog.open(tmp_path / REDO_NAME)
+    mark, save = log.entries
+    log.append(mark)
+    log.append(msgspec.structs.replace(save, chain=bytes(32)))
+    log.close()
+    _damage(tmp_path, "DELETE FROM records WHERE position = 2")
+    with pytest.raises(StoreDamaged, match="record 2 is not what the redo log says"):
+        _open(tmp_path)
 
 
 def test_a_lost_database_beside_its_mark_is_damage(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from pbft.codec import digest_of
 from pbft.core import Settings
 from pbft.messages import Body, Checkpoint, Commit, Prepare, PrePrepare, Request, Status
 from tests.pbft.checks import check_safety
+from tests.pbft.forge import drive_into_view
 from tests.pbft.world import Message, World
 
 FALSE = bytes(31) + b"\x01"
@@ -168,6 +169,21 @@ def test_a_peer_that_counts_views_up_gets_no_more_than_others() -> None:
     for view in range(100):
         since = len(world.sent)
         world.give("r0", world.sign("r3", Status(view, True, 0, 0, 3)))
+        answered += any(isinstance(m.payload, Commit) for m in sent_to(world, "r0", "r3", since))
+    assert 1 <= answered <= 4
+
+
+def test_a_peer_that_comes_and_goes_gets_no_more_than_others() -> None:
+    """PROTOCOL, Catch-up: only something higher than ever counts as progress."""
+    world = World()
+    ask_many(world, 1, 3)
+    drive_into_view(world, "r0", 2)
+    answered = 0
+    world.now += 1.0
+    for step in range(100):
+        since = len(world.sent)
+        said = Status(1 + step % 2, step % 3 == 0, 0, step % 2, 3)
+        world.give("r0", world.sign("r3", said))
         answered += any(isinstance(m.payload, Commit) for m in sent_to(world, "r0", "r3", since))
     assert 1 <= answered <= 4
 

@@ -1,16 +1,19 @@
 """Continuing from what was saved: what is taken back, and what damage is noticed."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import msgspec
 import pytest
 
 from pbft.checkpoint import restore_state, state_parts
 from pbft.codec import digest_of, encode_batch
-from pbft.messages import PrePrepare, Signed
+from pbft.core import Settings
+from pbft.log import NULL_REQUEST
+from pbft.messages import Checkpoint, NewView, PrePrepare, Signed, ViewChange
 from pbft.ports import Base, Executed, SavedBody, SavedEntry, SavedMessage
 from pbft.replica import DamagedRecords, OlderRecords
 from tests.pbft.checks import check_safety
+from tests.pbft.forge import drive_into_view, drive_into_view_change, view_change
 from tests.pbft.world import World
 
 WORLD = World()
@@ -281,3 +284,53 @@ def test_a_state_of_an_older_version_keeps_its_digest() -> None:
     restore_state(world.core("r2"), parts)
     assert world.core("r2").recoveries[3].voting_from == 24
     assert state_parts(world.core("r2")) == parts
+
+
+def leave(world: World, name: str, others: Sequence[int], view: int) -> None:
+    """These others say that they leave for that view."""
+    for other in others:
+        world.give(name, view_change(world, other, view))
+
+
+def test_a_view_change_that_was_restarted_has_not_progressed() -> None:
+    """PROTOCOL, 4.4: the wait "doubles with each view that fails", killed in between or not."""
+    world = World(settings=Settings(view_change_seconds=4.0, status_seconds=100.0))
+    leave(world, "r0", (2, 3), 1)
+    restart(world, "r0")
+    leave(world, "r0", (1, 2, 3), 1)
+    world.expire("r0", 4.0)
+    assert world.core("r0").view == 2
+    leave(world, "r0", (1, 3), 2)
+    world.expire("r0", 7.5)
+    assert world.core("r0").view == 2
+    world.expire("r0", 0.5)
+    assert world.core("r0").view == 3
+
+
+@pytest.mark.parametrize("is_entered", [False, True])
+@pytest.mark.parametrize("is_restarted", [False, True])
+def test_of_all_views_that_were_left_and_entered_the_last_word_is_kept(
+    is_restarted: bool, is_entered: bool
+) -> None:
+    """PROTOCOL, What is on disk: a base is followed by one word about the view, the last."""
+    world = World(checkpoint_interval=2, window=4)
+    for view in (2, 3):
+        drive_into_view_change(world, "r1", view)
+        drive_into_view(world, "r1", view)
+    drive_into_view_change(world, "r1", 4)
+    if is_entered:
+        drive_into_view(world, "r1", 4)
+    if is_restarted:
+        restart(world)
+    for sequence in (1, 2):
+        for replica in (0, 2, 3):
+            world.give("r1", world.commit(sequence, NULL_REQUEST, replica))
+    (said,) = world.said("r1", Checkpoint)
+    for replica in (0, 2):
+        world.give("r1", world.checkpoint(2, said.digest, replica))
+    base, *others = world.disks["r1"].records
+    assert isinstance(base, Base)
+    read = world.core("r1").authenticator.read
+    words = [read(record.signed) for record in others if isinstance(record, SavedMessage)]
+    (last,) = (word for word in words if isinstance(word, ViewChange | NewView))
+    assert (type(last), last.view) == (NewView if is_entered else ViewChange, 4)
