@@ -22,6 +22,7 @@ from node.container import HOME, TEMPORARY, ContainerOrder
 from node.container_output import UNPACK, TreeNotTaken
 from node.container_run import ContainerEnd, can_hand_in, run_container
 from node.docker_engine import Image, Remains
+from node.egress_filter import bridge_name
 from node.run_result import (
     NETWORK_WAS_OFF,
     RUN_COMMANDS,
@@ -280,14 +281,20 @@ def _judged(result: RunResult, step: Step, is_online: bool) -> RunResult:
 
 
 def _network(client: docker.APIClient, grounds: Grounds) -> str:
-    """The network of this build alone, made once: it reaches out, and no other build is on it."""
+    """The network of this build alone, made once: it reaches out, and no other build is on it.
+
+    Its bridge has a name by which an operator's egress filter knows it.
+    """
     name = f"{grounds.name}-network"
     if grounds.remains.networks:
         return name
     made = client.create_network(
         name,
         driver="bridge",
-        options={"com.docker.network.bridge.enable_icc": "false"},
+        options={
+            "com.docker.network.bridge.enable_icc": "false",
+            "com.docker.network.bridge.name": bridge_name(),
+        },
         labels=dict(grounds.labels),
     )
     grounds.remains.networks.append(made["Id"])

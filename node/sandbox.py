@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import os
 import secrets
 import time
 from collections.abc import Callable, Mapping
@@ -30,6 +31,7 @@ from node.docker_engine import (
     engine_errors,
 )
 from node.dockerfile import BaseImage, PreparedDockerfile, prepare_dockerfile
+from node.egress_filter import log_egress_filter
 from node.image_build import BuiltImage, build_image, join_loopback
 from node.images import Images, isolate_from_user
 from node.pipeline_run import Grounds, container_memory_bytes, run_pipeline
@@ -47,6 +49,7 @@ REMOVAL_ROUNDS_MAX = 10
 # After a crash the engine still does what it was asked for last, if it has as much to do as it may.
 LOOK_AGAIN_SECONDS = float(ANSWER_SECONDS_MAX)
 CA_BYTES_MAX = 4 * 2**20
+LOCAL_ENGINE = "unix://"
 # of images that do not unpack a tree by themselves, as long as this process lives
 WITHOUT_TAR_MAX = 1000
 
@@ -86,6 +89,10 @@ class DockerSandbox:
         Raises OSError.
         """
         isolate_from_user(self._config.data_directory / "docker-config")
+        if self._config.network_allowed:
+            host = self._config.docker_host or os.environ.get("DOCKER_HOST") or LOCAL_ENGINE
+            is_engine_here = host.startswith(LOCAL_ENGINE)
+            await in_thread(self._threads, lambda stop: log_egress_filter(is_engine_here))
         try:
             await self._remove_leftovers()
             await self._call(lambda stop: self._compare_memory())

@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 
 from ci.operations import Abstain, Event, Outcome
+from node.docker_engine import CLUSTER_LABEL
+from node.egress_filter import BRIDGE_PREFIX
 from node.executor import BuildOrder
 from node.run_result import GRACE_SECONDS, NETWORK_WAS_OFF
 from tests.node.conftest import Builder, Room, pipeline, things_of, until
@@ -247,6 +249,12 @@ async def test_builds_with_a_network_do_not_see_each_other(room: Room) -> None:
     await until(lambda: path.exists() and "+ nc -l" in path.read_text())
     address = path.read_text().partition("\naddress ")[2].partition("\n")[0]
     assert address
+    # the operator's egress filter knows it by the name of its bridge
+    (network,) = room.engine.networks.list(
+        filters={"label": f"{CLUSTER_LABEL}={builder.cluster_id.hex()}"}
+    )
+    bridge = network.attrs["Options"]["com.docker.network.bridge.name"]
+    assert bridge.startswith(BRIDGE_PREFIX)
     text = pipeline(room.image, f"! nc -w 3 {address} 8000 </dev/null", network=True)
     second = builder.order(room.repository.url, room.repository.commit({".pbft-ci.yml": text}))
     finding = await builder.find(second)
