@@ -4,7 +4,7 @@ from collections.abc import Awaitable, Callable
 
 import msgspec
 
-from bench import accept, failover, history, messages, noop, repository, steady, verdict
+from bench import accept, failover, history, messages, noop, repository, steady, strangers, verdict
 from bench.context import Context
 from bench.rows import Row
 
@@ -50,6 +50,11 @@ BENCHES = {
             name=history.NAME,
             what="100,000 builds beside 100: restart, memory, pages, ordering",
             run=history.run,
+        ),
+        Bench(
+            name=strangers.NAME,
+            what="honest requests beside 5,000 connections held half open",
+            run=strangers.run,
         ),
         Bench(
             name=steady.NAME,

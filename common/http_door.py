@@ -3,11 +3,17 @@
 aiohttp bounds sizes, and (by `keepalive_timeout`) how long a connection may take to send a whole
 header. Added here: how many connections there may be in all and from one address, and that a
 browser on this machine cannot be made to speak to a loopback server on behalf of a foreign page.
+
+The rule for a full house: whoever comes is let in, and the oldest goes of those that keep us
+waiting, for a whole request or for somebody to read an answer. A request that is whole is never
+cut off for a newcomer. Links of members, once proved, are not counted and never go.
 """
 
 import asyncio
 import ipaddress
+import resource
 import socket
+from collections import Counter, OrderedDict
 from typing import cast
 from urllib.parse import urlsplit
 
@@ -23,7 +29,11 @@ HEADER_TIMEOUT_SECONDS = 20.0
 CONNECTIONS_MAX = 1000
 # Of one address that is not this machine: behind a proxy on this machine all come from it.
 CONNECTIONS_PER_PEER_MAX = 100
+# Of answers that are not read; each may be a page of the ledger (8 MiB).
+UNREAD_BYTES_MAX = 256 * 1024 * 1024
 BACKLOG = 128
+# What a process has open beside connections to it: databases, pipes of builds, its own connections.
+OTHER_FILES_MAX = 1000
 SHUTDOWN_SECONDS = 5.0
 LINGERING_SECONDS = 1.0
 
@@ -39,10 +49,12 @@ _PROXY_HEADERS = ("Forwarded", "Via", "X-Forwarded-For", "X-Forwarded-Host", "X-
 
 
 class Limits(msgspec.Struct, frozen=True):
-    """How many connections are open at once, in all and from one foreign address."""
+    """How many connections are open at once, in all and from one foreign address, and how many
+    bytes of answers may wait in memory for those who do not read them."""
 
     connections_max: int = CONNECTIONS_MAX
     per_peer_max: int = CONNECTIONS_PER_PEER_MAX
+    unread_bytes_max: int = UNREAD_BYTES_MAX
 
 
 class Door:
@@ -58,6 +70,7 @@ class Door:
         header_seconds: float = HEADER_TIMEOUT_SECONDS,
     ) -> None:
         """header_seconds: a connection that has not sent a whole header by then is closed."""
+        application.middlewares.insert(0, self._follow)
         application.middlewares.append(refuse_unwanted_bodies)
         self._runner = web.AppRunner(
             application,
@@ -72,14 +85,28 @@ class Door:
         )
         self._limits = limits or Limits()
         self._server: asyncio.Server | None = None
+        # By aiohttp's end of it: all that are open, but for members' links.
+        self._connections: dict[web.RequestHandler, _Connection] = {}
+        self._by_peer: Counter[str] = Counter()
+        # Those that keep us waiting, who has longest first: for a whole request, and for somebody
+        # to read an answer.
+        self._unfinished: OrderedDict[_Connection, None] = OrderedDict()
+        self._unread: OrderedDict[_Connection, None] = OrderedDict()
+        self.admitted = 0
         self.refused = 0
+        self.sent_away = 0
 
     async def open(self, listen: Address) -> None:
         """Start the application, and listen at that address. Raises OSError."""
+        _allow_open_files(self._limits.connections_max + OTHER_FILES_MAX)
         await self._runner.setup()
         loop = asyncio.get_running_loop()
         self._server = await loop.create_server(
-            lambda: _Visitor(self), listen.host, listen.port, backlog=BACKLOG, reuse_address=True
+            lambda: _Connection(self),
+            listen.host,
+            listen.port,
+            backlog=BACKLOG,
+            reuse_address=True,
         )
 
     @property
@@ -89,8 +116,8 @@ class Door:
 
     @property
     def connections(self) -> int:
-        """How many are open."""
-        return len(self._handlers())
+        """How many are open, but for members' links."""
+        return len(self._connections)
 
     def close(self) -> None:
         """Let nobody in any more; those who are in stay."""
@@ -102,43 +129,157 @@ class Door:
         self.close()
         await self._runner.cleanup()
 
-    def has_room(self, peer: str) -> bool:
-        """Whether one more from that address (as text) may come in."""
-        handlers = self._handlers()
-        if len(handlers) >= self._limits.connections_max:
-            return False
-        if is_this_machine(peer):
-            return True
-        same = sum(_peer_of(handler.transport) == peer for handler in handlers)
-        return same < self._limits.per_peer_max
+    # --- what connections tell ------------------------------------------------------------------
 
-    def admit(self, transport: asyncio.Transport) -> None:
-        """Hand the connection over to aiohttp, or answer 503 and close it."""
-        if not self.has_room(_peer_of(transport)):
+    def admit(self, connection: "_Connection") -> web.RequestHandler | None:
+        """aiohttp's end for a new connection; None: there is no room, and nobody to send away."""
+        peer = connection.peer
+        if not is_this_machine(peer) and self._by_peer[peer] >= self._limits.per_peer_max:
+            found = self._send_away(self._oldest(peer))
+        elif len(self._connections) >= self._limits.connections_max:
+            found = self._send_away(self._oldest())
+        else:
+            found = True
+        if not found:
             self.refused += 1
-            transport.write(_FULL)
-            transport.close()
-            return
+            return None
         assert self._runner.server is not None, "the runner is set up"
         handler = self._runner.server()
-        transport.set_protocol(handler)
-        handler.connection_made(transport)
+        self.admitted += 1
+        self._connections[handler] = connection
+        self._by_peer[peer] += 1
+        self._unfinished[connection] = None
+        return handler
 
-    def _handlers(self) -> list[web.RequestHandler]:
-        server = self._runner.server
-        return server.connections if server is not None else []
+    def forget(self, connection: "_Connection") -> None:
+        """A connection has ended, or is a member's link from now on."""
+        if connection.handler is None or self._connections.pop(connection.handler, None) is None:
+            return
+        self._unfinished.pop(connection, None)
+        self._unread.pop(connection, None)
+        self._by_peer[connection.peer] -= 1
+        if not self._by_peer[connection.peer]:
+            del self._by_peer[connection.peer]
+
+    def note_unread(self, connection: "_Connection") -> None:
+        """Its other end does not read as fast as it is answered."""
+        if connection.handler not in self._connections:
+            return
+        self._unread[connection] = None
+        while sum(each.unread_bytes for each in self._unread) > self._limits.unread_bytes_max:
+            self._send_away(next(iter(self._unread)))
+
+    def note_read(self, connection: "_Connection") -> None:
+        """Its other end has read most of what it was answered."""
+        self._unread.pop(connection, None)
+
+    def _oldest(self, peer: str | None = None) -> "_Connection | None":
+        """Who has kept us waiting longest, of all or of one address."""
+        for waiting in (self._unfinished, self._unread):
+            for connection in waiting:
+                if peer in (None, connection.peer):
+                    return connection
+        return None
+
+    def _send_away(self, connection: "_Connection | None") -> bool:
+        if connection is None:
+            return False
+        self.sent_away += 1
+        self.forget(connection)
+        connection.abort()
+        return True
+
+    @web.middleware
+    async def _follow(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """Note when a request is whole, and when it was answered."""
+        connection = self._connections.get(request.protocol)
+        if connection is None:
+            return await handler(request)
+        request[_CONNECTION] = connection
+        is_answered = False
+
+        def on_whole() -> None:
+            if not is_answered:
+                self._unfinished.pop(connection, None)
+
+        request.content.on_eof(on_whole)
+        try:
+            return await handler(request)
+        finally:
+            is_answered = True
+            if request.protocol in self._connections:
+                self._unfinished[connection] = None
+                self._unfinished.move_to_end(connection)
 
 
-class _Visitor(asyncio.Protocol):
-    """A connection until it is known who it is from."""
+class _Connection(asyncio.Protocol):
+    """One connection: aiohttp's end of it, and what the door has to know."""
 
     def __init__(self, door: Door) -> None:
-        self._door = door
+        self.door = door
+        self.peer = ""
+        self.handler: web.RequestHandler | None = None
+        self._transport: asyncio.Transport | None = None
+
+    @property
+    def unread_bytes(self) -> int:
+        """What waits in memory for the other end to read."""
+        return 0 if self._transport is None else self._transport.get_write_buffer_size()
+
+    def abort(self) -> None:
+        """End it at once, whatever is still to be sent."""
+        if self._transport is not None:
+            self._transport.abort()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Decide at once: nothing of what it sends was read yet."""
         # uvloop's is none by its class
-        self._door.admit(cast("asyncio.Transport", transport))
+        self._transport = cast("asyncio.Transport", transport)
+        self.peer = _peer_of(transport)
+        self.handler = self.door.admit(self)
+        if self.handler is None:
+            self._transport.write(_FULL)
+            self._transport.close()
+        else:
+            self.handler.connection_made(transport)
+
+    def data_received(self, data: bytes) -> None:
+        """For aiohttp."""
+        if self.handler is not None:
+            self.handler.data_received(data)
+
+    def eof_received(self) -> None:
+        """For aiohttp."""
+        if self.handler is not None:
+            self.handler.eof_received()
+
+    def pause_writing(self) -> None:
+        """More waits to be sent than the other end reads."""
+        if self.handler is not None:
+            self.handler.pause_writing()
+            self.door.note_unread(self)
+
+    def resume_writing(self) -> None:
+        """It was read."""
+        if self.handler is not None:
+            self.handler.resume_writing()
+            self.door.note_read(self)
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """It is over."""
+        self.door.forget(self)
+        if self.handler is not None:
+            self.handler.connection_lost(error)
+
+
+_CONNECTION = web.RequestKey("connection", _Connection)
+
+
+def give_own_place(request: web.Request) -> None:
+    """The connection of this request is a member's link from now on: it is counted no more."""
+    connection = request.get(_CONNECTION)
+    if connection is not None:
+        connection.door.forget(connection)
 
 
 def is_this_machine(peer: str) -> bool:
@@ -217,6 +358,14 @@ def _is_known(url: str, hosts: frozenset[str]) -> bool:
     except ValueError:
         return False
     return host is not None and host.lower() in hosts
+
+
+def _allow_open_files(count: int) -> None:
+    """So many, where the system lets this process have them: it often begins with fewer."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY and soft < count:
+        most = count if hard == resource.RLIM_INFINITY else min(count, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 
 
 def _peer_of(transport: asyncio.BaseTransport | None) -> str:

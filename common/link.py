@@ -22,6 +22,7 @@ from aiohttp import web
 
 from common.address import Address
 from common.handshake import Handshakes, LinkRefused
+from common.http_door import give_own_place
 from common.keys import SigningKey
 from common.logs import log_text
 from pbft.codec import FRAME_BYTES_MAX, MalformedMessage, decode_frame, encode_frame
@@ -191,6 +192,7 @@ class Links:
         except OSError:  # a time-out of the system's own, too
             # One that was never begun cannot be ended, and aiohttp ends what it is given.
             return web.Response(status=503)
+        give_own_place(request)
         try:
             await self._serve(peer, websocket)
         except Exception:  # noqa: BLE001 - told in full; the peer dials again

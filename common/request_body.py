@@ -38,7 +38,8 @@ class Bodies:
     async def read(self, request: web.Request, bytes_max: int) -> bytes:
         """The whole body, as its bytes came.
 
-        Raises BodyRefused: too long (413), too slow (408), or too much is sent by all (503).
+        Raises BodyRefused: too long (413), too slow (408), cut off (400), or too much is sent by
+        all (503).
         """
         if (request.content_length or 0) > bytes_max:
             raise _too_large(bytes_max)
@@ -65,6 +66,9 @@ class Bodies:
         except TimeoutError as error:
             text = f"the body did not arrive in {BODY_TIMEOUT_SECONDS:g} s"
             raise BodyRefused(408, text) from error
+        except (ConnectionError, web.RequestPayloadError) as error:
+            # Nobody may be there to hear it; but it is no fault of ours that belongs in the log.
+            raise BodyRefused(400, "the body ended early, or is malformed") from error
         finally:
             self._bytes -= length
         return b"".join(parts)

@@ -13,6 +13,7 @@ class _TooLarge(web.HTTPClientError):
 
 
 _BODY_ERRORS: dict[int, type[web.HTTPException]] = {
+    400: web.HTTPBadRequest,
     408: web.HTTPRequestTimeout,
     413: _TooLarge,
     503: web.HTTPServiceUnavailable,

@@ -165,6 +165,22 @@ async def test_a_body_that_stops_half_way_does_not_stay(
     writer.close()
 
 
+async def test_a_body_that_is_cut_off_is_no_fault_of_ours(
+    client: Client, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Strangers must not be able to fill the log with a trace for each."""
+    half = b"POST /webHook HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n{"
+    for end in (asyncio.StreamWriter.write_eof, lambda writer: writer.transport.abort()):
+        _, writer = await asyncio.open_connection("127.0.0.1", client.port)
+        writer.write(half)
+        # by an answer of the same loop later it was taken in
+        assert (await get(client, "/healthz"))[0] == 200
+        end(writer)
+        assert (await get(client, "/healthz"))[0] == 200
+        writer.close()
+    assert "Traceback" not in caplog.text
+
+
 async def test_what_all_send_together_is_bounded(
     running: Running, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -7,21 +7,70 @@ import pytest
 from aiohttp import web
 
 from common.address import Address
-from common.http_door import Door, Limits, is_this_machine, known_hosts, refuse_foreign_pages
+from common.http_door import (
+    Door,
+    Limits,
+    give_own_place,
+    is_this_machine,
+    known_hosts,
+    refuse_foreign_pages,
+)
 from tests.waiting import wait_until
 
 HEADER_SECONDS = 1.0
+LARGE_BYTES = 8 * 2**20
+
+
+Connection = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
 class Running:
-    """A server behind a door on loopback."""
+    """A server behind a door on loopback: six connections in all, four of a foreign address."""
 
-    def __init__(self, door: Door, port: int) -> None:
-        self.door = door
-        self.port = port
+    def __init__(self, unread_bytes_max: int = 8 * LARGE_BYTES) -> None:
+        self.waiting = 0
+        self.may_answer = asyncio.Event()
+        hosts = known_hosts(Address("127.0.0.1", 1), "https://ci.example.org/x")
+        application = web.Application(middlewares=[refuse_foreign_pages(hosts)])
+        application.router.add_route("*", "/", self._answer)
+        application.router.add_get("/wait", self._wait)
+        application.router.add_get("/member", self._be_member)
+        application.router.add_get("/large", self._send_much)
+        application.router.add_post("/read", self._read)
+        self.door = Door(application, Limits(6, 4, unread_bytes_max), HEADER_SECONDS)
 
-    async def connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        return await asyncio.open_connection("127.0.0.1", self.port)
+    async def _answer(self, request: web.Request) -> web.Response:
+        return web.Response(text="here")
+
+    async def _wait(self, request: web.Request) -> web.Response:
+        self.waiting += 1
+        await self.may_answer.wait()
+        return web.Response()
+
+    async def _be_member(self, request: web.Request) -> web.Response:
+        give_own_place(request)
+        return await self._wait(request)
+
+    async def _send_much(self, request: web.Request) -> web.Response:
+        # more than the system's own buffers take
+        return web.Response(body=bytes(LARGE_BYTES))
+
+    async def _read(self, request: web.Request) -> web.Response:
+        return web.Response(body=await request.read())
+
+    async def connect(self) -> Connection:
+        port = self.door.sockets[0].getsockname()[1]
+        return await asyncio.open_connection("127.0.0.1", port, limit=1024)
+
+    async def hold(self, count: int, sent: bytes) -> list[Connection]:
+        """So many connections, one after the other, that each sent this."""
+        held = []
+        for _ in range(count):
+            before = self.door.admitted
+            held.append(await self.connect())
+            held[-1][1].write(sent)
+            await wait_until(lambda before=before: self.door.admitted > before, "a connection")  # type: ignore[misc]
+        return held
 
     async def ask(self, *headers: str, method: str = "GET") -> tuple[int, bytes]:
         """Status and body of a request with these headers, on a connection of its own."""
@@ -34,20 +83,18 @@ class Running:
         return int(head.split()[1]), body
 
 
+async def close(held: list[Connection]) -> None:
+    """Hang up, whatever the other end says to that."""
+    for _, writer in held:
+        writer.transport.abort()
+
+
 @pytest.fixture
 async def running() -> AsyncIterator[Running]:
-    """Six connections in all."""
-
-    async def answer(request: web.Request) -> web.Response:
-        return web.Response(text="here")
-
-    hosts = known_hosts(Address("127.0.0.1", 1), "https://ci.example.org/x")
-    application = web.Application(middlewares=[refuse_foreign_pages(hosts)])
-    application.router.add_route("*", "/", answer)
-    door = Door(application, Limits(connections_max=6), HEADER_SECONDS)
-    await door.open(Address("127.0.0.1", 0))
-    yield Running(door, door.sockets[0].getsockname()[1])
-    await door.end()
+    running = Running()
+    await running.door.open(Address("127.0.0.1", 0))
+    yield running
+    await running.door.end()
 
 
 @pytest.mark.parametrize(
@@ -96,17 +143,83 @@ async def test_behind_a_public_address_every_name_is_its_own() -> None:
     assert refuse_foreign_pages(None) is not None
 
 
-async def test_one_too_many_is_told_so_and_room_comes_back(running: Running) -> None:
-    held = [await running.connect() for _ in range(6)]
-    await wait_until(lambda: running.door.connections == 6, "six connections")
+HALF = {
+    "nothing": b"",
+    "half a header": b"GET / HTTP/1.1\r\nHost: localh",
+    "half a body": b"POST /read HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\nhalf",
+    "an answer that is not read": b"GET /large HTTP/1.1\r\nHost: localhost\r\n\r\n",
+    "one request, and silence": b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n",
+}
+
+
+@pytest.mark.parametrize("sent", HALF.values(), ids=HALF)
+async def test_the_oldest_that_is_unfinished_goes_when_the_house_is_full(
+    running: Running, sent: bytes
+) -> None:
+    held = await running.hold(6, sent)
+    for _ in range(3):
+        assert await running.ask("Host: localhost") == (200, b"here")
+        await wait_until(lambda: running.door.connections <= 6, "room")
+    assert running.door.refused == 0
+    assert 1 <= running.door.sent_away <= 3
+    # the youngest is here yet
+    assert not held[-1][0].at_eof()
+    await close(held)
+
+
+async def test_a_whole_request_is_not_cut_off_for_a_newcomer(running: Running) -> None:
+    held = await running.hold(6, b"GET /wait HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    await wait_until(lambda: running.waiting == 6, "six requests")
     status, body = await running.ask("Host: localhost")
-    assert (status, running.door.refused) == (503, 1)
+    assert (status, running.door.refused, running.door.sent_away) == (503, 1, 0)
     assert b"too many connections" in body
-    held[0][1].close()
-    await wait_until(lambda: running.door.connections < 6, "room")
+    running.may_answer.set()
+    for reader, _ in held:
+        assert b" 200 " in await asyncio.wait_for(reader.readline(), 20)
     assert (await running.ask("Host: localhost"))[0] == 200
-    for _, writer in held[1:]:
-        writer.close()
+    await close(held)
+
+
+async def test_members_have_places_of_their_own(running: Running) -> None:
+    """As many as they are, they take nobody's, and nobody takes theirs."""
+    members = await running.hold(8, b"GET /member HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    await wait_until(lambda: running.waiting == 8, "eight members")
+    assert running.door.connections == 0
+    strangers = await running.hold(7, HALF["half a header"])
+    assert (await running.ask("Host: localhost"))[0] == 200
+    running.may_answer.set()
+    for reader, _ in members:
+        assert b" 200 " in await asyncio.wait_for(reader.readline(), 20)
+    await close(members)
+    await close(strangers)
+
+
+async def test_what_is_not_read_is_bounded() -> None:
+    """Each answer is nearly as large as all together may be that wait for their readers."""
+    running = Running(unread_bytes_max=LARGE_BYTES)
+    await running.door.open(Address("127.0.0.1", 0))
+    held = await running.hold(3, HALF["an answer that is not read"])
+    await wait_until(lambda: running.door.sent_away >= 2, "two sent away")
+    assert (await running.ask("Host: localhost"))[0] == 200
+    await close(held)
+    await running.door.end()
+
+
+async def test_one_foreign_address_cannot_take_all_the_room(
+    running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its own oldest goes; while all of its requests are whole, nobody's."""
+    monkeypatch.setattr("common.http_door.is_this_machine", lambda peer: False)
+    held = await running.hold(4, HALF["half a header"])
+    assert (await running.ask("Host: localhost"))[0] == 200
+    assert (running.door.sent_away, running.door.refused) == (1, 0)
+    await close(held)
+    await wait_until(lambda: running.door.connections == 0, "all gone")
+    held = await running.hold(4, b"GET /wait HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    await wait_until(lambda: running.waiting == 4, "four requests")
+    assert (await running.ask("Host: localhost"))[0] == 503
+    running.may_answer.set()
+    await close(held)
 
 
 @pytest.mark.parametrize("sent", [b"", b"GET / HT", b"GET / HTTP/1.1\r\nHost: localhost\r\nA: "])
@@ -131,10 +244,3 @@ def test_loopback_is_told_from_elsewhere() -> None:
     assert is_this_machine("::1")
     assert not is_this_machine("192.0.2.1")
     assert not is_this_machine("")
-
-
-async def test_one_foreign_address_cannot_take_all_the_room(running: Running) -> None:
-    """The count is by address; here everybody is on loopback, so it is asked for directly."""
-    door = Door(web.Application(), Limits(connections_max=100, per_peer_max=0))
-    assert door.has_room("127.0.0.1")
-    assert not door.has_room("192.0.2.1")

@@ -154,3 +154,33 @@ async def test_a_proof_that_was_seen_on_its_way_makes_no_second_link(network: Ne
             await session.ws_connect(url, headers=headers)
         assert refused.value.status == 401
         await websocket.close()
+
+
+@pytest.mark.parametrize(
+    ("name", "sent"),
+    [
+        ("node0", b"GET /healthz HTTP/1.1\r\nHost: localh"),
+        ("node0", b"GET /link HTTP/1.1\r\nHost: localhost\r\n\r\n"),
+        (CLIENT, b"POST /webHook HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\nhalf"),
+    ],
+    ids=["half a header", "a silent link", "half a body"],
+)
+async def test_who_holds_a_thousand_connections_open_keeps_nobody_out(
+    network: Network, name: str, sent: bytes
+) -> None:
+    """One that is half done is worth less than one that comes; links of members stay."""
+    address = address_of(network, name)
+    linked = network.status("node0")["peers"]
+    held = [await asyncio.open_connection(address.host, address.port) for _ in range(1010)]
+    for _, writer in held:
+        writer.write(sent)
+    async with asyncio.timeout(ANSWER_SECONDS):
+        for _ in range(3):
+            answers = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+            assert await say(address, answers) == 200
+    now = network.status("node0")["peers"]
+    for _, writer in held:
+        writer.transport.abort()
+    assert {peer: found["connected"] for peer, found in now.items()} == {
+        peer: found["connected"] for peer, found in linked.items()
+    }
