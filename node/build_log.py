@@ -2,10 +2,13 @@
 
 A build may write without end; what is kept is the first half and the last half of the limit, with
 one line between them that says how many bytes were cut. Memory holds the last half at most.
+
+If a build looks for git's history, which no build has, the log says so behind that line.
 """
 
 import hashlib
 import os
+import re
 import threading
 from collections import deque
 from pathlib import Path
@@ -15,6 +18,16 @@ from common.log_pieces import LogPiece, kept_sizes, marker, read_log_file
 
 # small writes are gathered up to this size, so that memory is not spent on bookkeeping
 CHUNK_BYTES = 16 * 1024
+NO_GIT = (
+    '.git is not there, in no build: see "There is no .git" in docs/PIPELINES.md; tools that ask'
+    " git for a version take it from the environment, such as SETUPTOOLS_SCM_PRETEND_VERSION"
+)
+# What git says, and what tools say that found no git.
+_LOOKS_FOR_GIT = re.compile(
+    rb"not a git repository|setuptools-scm was unable to detect|upstream git repository"
+)
+# as long as what is looked for, which may come in two pieces
+_KEPT_BYTES = 64
 
 
 class BuildLog:
@@ -30,6 +43,8 @@ class BuildLog:
         self._tail_bytes = 0
         self._cut_bytes = 0
         self._last = b"\n"
+        # the end of what was written before; None: the line about git is there
+        self._before: bytes | None = b""
         self._is_finishing = False
         self._lock = threading.Lock()
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -46,17 +61,39 @@ class BuildLog:
         with self._lock:
             if self._file is None or self._is_finishing or not data:
                 return
-            self._last = data[-1:]
-            taken = data[: self._head_bytes_max - self._head_bytes]
-            if taken:
-                _write_all(self._file, taken)
-                self._head_bytes += len(taken)
-            self._keep_tail(data[len(taken) :])
+            if self._before is None:
+                self._add(self._file, data)
+                return
+            seen = self._before + data
+            found = _LOOKS_FOR_GIT.search(seen)
+            if found is None:
+                self._before = seen[-_KEPT_BYTES:]
+                self._add(self._file, data)
+                return
+            end = seen.find(b"\n", found.end()) + 1 - len(self._before)
+            end = end if end > 0 else len(data)
+            self._before = None
+            self._add(self._file, data[:end])
+            self._add(self._file, self._noted(NO_GIT))
+            self._add(self._file, data[end:])
 
     def note(self, text: str) -> None:
         """One line of this node's own, marked as such. Raises OSError (disk full)."""
+        self.write(self._noted(text))
+
+    def _noted(self, text: str) -> bytes:
         start = "" if self._last == b"\n" else "\n"
-        self.write(f"{start}[pbft-ci] {text}\n".encode(errors="backslashreplace"))
+        return f"{start}[pbft-ci] {text}\n".encode(errors="backslashreplace")
+
+    def _add(self, file: BinaryIO, data: bytes) -> None:
+        if not data:
+            return
+        self._last = data[-1:]
+        taken = data[: self._head_bytes_max - self._head_bytes]
+        if taken:
+            _write_all(file, taken)
+            self._head_bytes += len(taken)
+        self._keep_tail(data[len(taken) :])
 
     def read(self, offset: int, bytes_max: int) -> LogPiece:
         """What is here from that byte of the whole output on, at most bytes_max. Raises OSError.

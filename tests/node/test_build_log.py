@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from common.log_pieces import LogPiece
 from node import build_log
-from node.build_log import BuildLog
+from node.build_log import NO_GIT, BuildLog
 
 
 def finished(path: Path, bytes_max: int, pieces: list[bytes]) -> bytes:
@@ -44,6 +44,26 @@ def test_notes_begin_on_a_line_of_their_own(tmp_path: Path) -> None:
     log.finish()
     text = (tmp_path / "log").read_text()
     assert text == "[pbft-ci] one\nno end of line\n[pbft-ci] two\n"
+
+
+@pytest.mark.parametrize("size", [1, 7, 1000])
+def test_the_first_message_about_git_is_followed_by_a_line_about_it(
+    tmp_path: Path, size: int
+) -> None:
+    said = b"a\nfatal: not a git repository (or any of the parent directories): .git\nb\n"
+    log = BuildLog(tmp_path / "log", 4096)
+    for place in range(0, len(said), size):
+        log.write(said[place : place + size])
+    log.write(said)
+    log.finish()
+    text = (tmp_path / "log").read_text()
+    assert text.count(NO_GIT) == 1
+    assert text.startswith("a\nfatal: not a git repository")
+    line = next(line for line in text.splitlines() if NO_GIT in line)
+    assert line == f"[pbft-ci] {NO_GIT}"
+    assert text.replace(f"{line}\n", "").replace("\n", "") == 2 * said.decode().replace("\n", "")
+    if size == 1000:
+        assert text.splitlines()[2] == line
 
 
 def test_nothing_is_taken_after_the_end(tmp_path: Path) -> None:
