@@ -5,13 +5,16 @@ single keys are read in common/pipeline_values.py; docs/PIPELINES.md is the refe
 docs/pipeline.schema.json the one for editors.
 """
 
+from contextlib import suppress
 from typing import Protocol
 
 import msgspec
 
 from common.logs import log_text
 from common.pipeline_values import (
+    PROBLEMS_MAX,
     Place,
+    TooManyProblems,
     WrongValue,
     check_keys,
     read_artifacts,
@@ -136,7 +139,7 @@ class PipelineInvalid(msgspec.Struct, frozen=True):
     """Why the repository's own file cannot be run; the same on every replica.
 
     line: 1-based; None where no line is to blame. key: the key that is wrong, nearest: the known
-    key that looks most like it.
+    key that looks most like it. others: what else is wrong, in the order of the lines.
     """
 
     problem: str
@@ -144,6 +147,13 @@ class PipelineInvalid(msgspec.Struct, frozen=True):
     key: str | None = None
     nearest: str | None = None
     file: str = PIPELINE_FILE
+    others: "tuple[PipelineInvalid, ...]" = ()
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """A line for each thing that is wrong."""
+        others = (msgspec.structs.replace(other, file=self.file) for other in self.others)
+        return (self.text, *(other.text for other in others))
 
     @property
     def text(self) -> str:
@@ -156,16 +166,35 @@ class PipelineInvalid(msgspec.Struct, frozen=True):
 
 
 def parse_pipeline(data: bytes, limits: PipelineLimits) -> Pipeline | PipelineInvalid:
-    """The pipeline in these bytes, or why there is none."""
+    """The pipeline in these bytes, or all that is wrong with it."""
     try:
         value, line_of = load_yaml(data, bytes_max=PIPELINE_BYTES_MAX)
     except YamlError as error:
         return PipelineInvalid(str(error), error.line)
-    try:
-        return _pipeline(Place(value), limits)
-    except WrongValue as wrong:
-        line = None if wrong.path is None else line_of(wrong.path)
-        return PipelineInvalid(str(wrong), line, wrong.key, wrong.nearest)
+    root = Place(value)
+    pipeline = None
+    with suppress(TooManyProblems):
+        try:
+            pipeline = _pipeline(root, limits)
+        except WrongValue as wrong:
+            root.note(wrong)
+    if not root.problems:
+        assert pipeline is not None, "what cannot be read says why"
+        return pipeline
+    found = [
+        PipelineInvalid(
+            str(wrong),
+            None if wrong.path is None else line_of(wrong.path),
+            wrong.key,
+            wrong.nearest,
+        )
+        for wrong in root.problems
+    ]
+    # what no line is to blame for comes last
+    found.sort(key=lambda problem: (problem.line is None, problem.line or 0))
+    if len(found) == PROBLEMS_MAX:
+        found.append(PipelineInvalid("more is wrong, and not looked for"))
+    return msgspec.structs.replace(found[0], others=tuple(found[1:]))
 
 
 def matches(glob: str, branch: str) -> bool:
@@ -204,40 +233,49 @@ def _skipped(branch: str, places: set[int], stops_at_slash: bool) -> set[int]:
 
 
 def _pipeline(root: Place, limits: PipelineLimits) -> Pipeline:
-    """Raises WrongValue."""
-    check_keys(root, KEYS, "the file", "a mapping with the keys image and commands (or steps)")
-    if "image" not in root:
-        raise WrongValue("is missing", None, "image")
+    """The pipeline, if nothing was noted. Raises WrongValue, TooManyProblems."""
+    expected = "a mapping with the keys image and commands (or steps)"
+    check_keys(root, KEYS, "the file", expected, ("image",))
     if "steps" in root and "commands" in root:
-        raise root.at("commands").wrong(_TOO_MANY_WAYS)
+        root.note(root.at("commands").wrong(_TOO_MANY_WAYS))
+    elif "steps" not in root and "commands" not in root:
+        unknown = {problem.nearest for problem in root.problems}
+        if unknown.isdisjoint(("commands", "steps")):
+            problem = "is missing (or steps, each with commands of its own)"
+            root.note(WrongValue(problem, None, "commands"))
     seconds = _seconds(root, limits.build_seconds_max, limits.build_seconds_max)
     environment = _environment(root, {})
-    network = read_flag(root.at("network")) if "network" in root else False
+    network = root.read("network", read_flag, otherwise=False)
+    commands = root.read("commands", read_commands, ())
+    steps: tuple[Step, ...] = (
+        Step(ONLY_STEP, commands, tuple(environment.items()), seconds, network),
+    )
     if "steps" in root:
-        steps = _steps(root.at("steps"), limits, seconds, environment, network)
-    elif "commands" in root:
-        commands = read_commands(root.at("commands"))
-        steps = (Step(ONLY_STEP, commands, tuple(environment.items()), seconds, network),)
-    else:
-        raise WrongValue("is missing (or steps, each with commands of its own)", None, "commands")
-    agreement = "default"
-    if "agreement" in root:
-        agreement = read_choice(root.at("agreement"), AGREEMENTS)
-        if agreement == "weak" and not limits.weak_agreement_allowed:
-            problem = "weak is not allowed in this network (weak_agreement_allowed in its genesis)"
-            raise root.at("agreement").wrong(problem)
+        steps = root.read(
+            "steps", lambda place: _steps(place, limits, seconds, environment, network), ()
+        )
     return Pipeline(
-        image=read_image(root.at("image")),
+        image=root.read("image", read_image, ""),
         steps=steps,
         timeout_seconds=seconds,
-        resources=_resources(root, limits),
-        artifacts=(
-            read_artifacts(root.at("artifacts"), limits.artifacts_max)
-            if "artifacts" in root
-            else ()
+        resources=root.read(
+            "resources",
+            lambda place: _resources(place, limits),
+            Resources(limits.memory_bytes, limits.cpus, limits.pids_max),
         ),
-        agreement=agreement,
+        artifacts=root.read(
+            "artifacts", lambda place: read_artifacts(place, limits.artifacts_max), ()
+        ),
+        agreement=root.read("agreement", lambda place: _agreement(place, limits), "default"),
     )
+
+
+def _agreement(place: Place, limits: PipelineLimits) -> str:
+    agreement = read_choice(place, AGREEMENTS)
+    if agreement == "weak" and not limits.weak_agreement_allowed:
+        problem = "weak is not allowed in this network (weak_agreement_allowed in its genesis)"
+        raise place.wrong(problem)
+    return agreement
 
 
 def _steps(
@@ -247,65 +285,78 @@ def _steps(
     environment: dict[str, str],
     network: bool,
 ) -> tuple[Step, ...]:
-    entries = place.items(STEPS_MAX, "steps, each with name and commands")
     steps: list[Step] = []
-    for entry in entries:
-        check_keys(entry, STEP_KEYS, "a step", "a mapping with the keys name and commands")
-        for key in ("name", "commands"):
-            if key not in entry:
-                raise WrongValue("is missing in this step", entry.path, key)
-        name = read_step_name(entry.at("name"))
-        if name in {step.name for step in steps}:
-            raise entry.at("name").wrong("must be another one: a step before has this name")
-        branches, events = _when(entry)
-        steps.append(
-            Step(
-                name=name,
-                commands=read_commands(entry.at("commands")),
-                environment=tuple(_environment(entry, environment).items()),
-                timeout_seconds=_seconds(entry, limits.build_seconds_max, seconds),
-                network=read_flag(entry.at("network")) if "network" in entry else network,
-                branches=branches,
-                events=events,
-            )
-        )
+    names: set[str] = set()
+    for entry in place.items(STEPS_MAX, "steps, each with name and commands"):
+        try:
+            step = _step(entry, limits, seconds, environment, network)
+        except WrongValue as wrong:
+            place.note(wrong)
+            continue
+        if step.name in names:
+            place.note(entry.at("name").wrong("must be another one: a step before has this name"))
+        if step.name:
+            names.add(step.name)
+        steps.append(step)
     return tuple(steps)
 
 
-def _when(step: Place) -> tuple[tuple[str, ...] | None, tuple[str, ...] | None]:
-    if "when" not in step:
-        return None, None
-    place = step.at("when")
+def _step(
+    entry: Place,
+    limits: PipelineLimits,
+    seconds: int,
+    environment: dict[str, str],
+    network: bool,
+) -> Step:
+    expected = "a mapping with the keys name and commands"
+    check_keys(entry, STEP_KEYS, "a step", expected, ("name", "commands"))
+    branches, events = entry.read("when", _when, (None, None))
+    return Step(
+        name=entry.read("name", read_step_name, ""),
+        commands=entry.read("commands", read_commands, ()),
+        environment=tuple(_environment(entry, environment).items()),
+        timeout_seconds=_seconds(entry, limits.build_seconds_max, seconds),
+        network=entry.read("network", read_flag, network),
+        branches=branches,
+        events=events,
+    )
+
+
+_Patterns = tuple[str, ...] | None
+
+
+def _when(place: Place) -> tuple[_Patterns, _Patterns]:
     check_keys(place, WHEN_KEYS, "when", "a mapping with the keys branch and event")
-    branches = read_patterns(place.at("branch")) if "branch" in place else None
-    if "event" not in place:
-        return branches, None
-    event = place.at("event")
-    entries = event.one_or_more(len(EVENTS), "events")
-    return branches, tuple(read_choice(entry, EVENTS) for entry in entries)
+    return (
+        place.read("branch", read_patterns, None),
+        place.read("event", _events, None),
+    )
+
+
+def _events(place: Place) -> tuple[str, ...]:
+    entries = place.one_or_more(len(EVENTS), "events")
+    return tuple(read_choice(entry, EVENTS) for entry in entries)
 
 
 def _seconds(place: Place, seconds_max: int, default: int) -> int:
-    if "timeout_seconds" not in place:
-        return default
-    return read_number(place.at("timeout_seconds"), 1, seconds_max, " of seconds")
+    return place.read(
+        "timeout_seconds",
+        lambda value: read_number(value, 1, seconds_max, " of seconds"),
+        default,
+    )
 
 
 def _environment(place: Place, inherited: dict[str, str]) -> dict[str, str]:
-    if "environment" not in place:
-        return inherited
-    return inherited | read_environment(place.at("environment"))
+    return inherited | place.read("environment", read_environment, {})
 
 
-def _resources(root: Place, limits: PipelineLimits) -> Resources:
+def _resources(place: Place, limits: PipelineLimits) -> Resources:
     memory_bytes, cpus, pids = limits.memory_bytes, limits.cpus, limits.pids_max
-    if "resources" in root:
-        place = root.at("resources")
-        check_keys(place, RESOURCE_KEYS, "resources", "a mapping with memory, cpus, pids")
-        if "memory" in place:
-            memory_bytes = read_memory(place.at("memory"), MEMORY_BYTES_MIN, memory_bytes)
-        if "cpus" in place:
-            cpus = read_cpus(place.at("cpus"), cpus)
-        if "pids" in place:
-            pids = read_number(place.at("pids"), PIDS_MIN, pids, "")
-    return Resources(memory_bytes, cpus, pids)
+    check_keys(place, RESOURCE_KEYS, "resources", "a mapping with memory, cpus, pids")
+    return Resources(
+        place.read(
+            "memory", lambda value: read_memory(value, MEMORY_BYTES_MIN, memory_bytes), memory_bytes
+        ),
+        place.read("cpus", lambda value: read_cpus(value, cpus), cpus),
+        place.read("pids", lambda value: read_number(value, PIDS_MIN, pids, ""), pids),
+    )

@@ -1,8 +1,12 @@
-"""The values of a pipeline file's single keys: what is allowed, and the words where it is not."""
+"""The values of a pipeline file's single keys: what is allowed, and the words where it is not.
+
+What is wrong is noted, and the rest is read on, so that a file's author sees all of it at once.
+"""
 
 import difflib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar
 
 COMMANDS_MAX = 256
 VARIABLES_MAX = 128
@@ -34,8 +38,56 @@ _SIZE = re.compile(r"([1-9][0-9]{0,15}) ?(KiB|MiB|GiB)")
 _CONTROL = re.compile(r"[\x00-\x20\x7f]")
 _UNIT_BYTES = {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
 _SHOWN_CHARACTERS_MAX = 60
+# a file may have 20,000 wrong keys; each costs a search for the nearest one
+PROBLEMS_MAX = 20
+
+# What other CI servers have, by their keys, and what to write here.
+ADVICE = {
+    **dict.fromkeys(
+        ("services", "service"),
+        "start it in the commands of the step that needs it, on 127.0.0.1",
+    ),
+    **dict.fromkeys(
+        ("matrix", "strategy", "parallel"), "write a step for each, one after the other"
+    ),
+    **dict.fromkeys(
+        ("secrets", "secret", "from_secret"),
+        "there are none in builds: what needs one is done after the verdict",
+    ),
+    **dict.fromkeys(
+        ("settings", "plugins", "uses", "with"), "there are no plugins: write the commands"
+    ),
+    **dict.fromkeys(
+        ("cache", "caches", "volumes", "workspace"),
+        "nothing is kept between builds; the steps of one share /workspace and $HOME",
+    ),
+    **dict.fromkeys(
+        ("depends_on", "needs", "jobs", "stages", "stage", "pipeline", "workflows"),
+        "write one list of steps, which run in order",
+    ),
+    **dict.fromkeys(("failure", "allow_failure", "ignore"), "command || true lets a command fail"),
+    **dict.fromkeys(
+        ("clone", "skip_clone", "git"), "the files are there, and no .git: see PIPELINES.md"
+    ),
+    **dict.fromkeys(
+        ("on", "only", "except", "trigger", "cron", "schedule"),
+        "say it in a step's when: branch and event",
+    ),
+    **dict.fromkeys(("if", "rules", "condition"), "write when: with branch and event"),
+    **dict.fromkeys(
+        ("script", "run", "before_script", "after_script", "entrypoint"), "write commands"
+    ),
+    **dict.fromkeys(("env", "variables"), "write environment"),
+    **dict.fromkeys(("privileged", "detach", "devices"), "a build has no privileges"),
+    "runs-on": "write image",
+    "image": "one image is for all steps: write it at the top",
+    "when": "it belongs to a step",
+    "timeout_minutes": "write timeout_seconds",
+}
 
 Path = tuple[str | int, ...]
+_Value = TypeVar("_Value")
+_Other = TypeVar("_Other")
 
 
 class WrongValue(ValueError):
@@ -50,12 +102,20 @@ class WrongValue(ValueError):
         self.nearest = nearest
 
 
+class TooManyProblems(Exception):
+    """There are PROBLEMS_MAX; more are not looked for."""
+
+
 class Place:
     """A value and the way to it, so that an error can name the line and the key."""
 
-    def __init__(self, value: object, path: Path = ()) -> None:
+    def __init__(
+        self, value: object, path: Path = (), problems: list[WrongValue] | None = None
+    ) -> None:
+        """problems: what is wrong in the whole file; added to."""
         self.value = value
         self.path = path
+        self.problems: list[WrongValue] = [] if problems is None else problems
 
     def __contains__(self, key: str) -> bool:
         return isinstance(self.value, dict) and key in self.value
@@ -63,7 +123,28 @@ class Place:
     def at(self, key: str) -> "Place":
         """What is behind a key that is there."""
         assert isinstance(self.value, dict), "looked at only where the keys were checked"
-        return Place(self.value[key], (*self.path, key))
+        return Place(self.value[key], (*self.path, key), self.problems)
+
+    def read(
+        self, key: str, read: "Callable[[Place], _Value]", otherwise: _Other
+    ) -> _Value | _Other:
+        """What is behind a key; `otherwise` if it is not there, or is wrong, which is noted.
+
+        Raises TooManyProblems.
+        """
+        if key not in self:
+            return otherwise
+        try:
+            return read(self.at(key))
+        except WrongValue as wrong:
+            self.note(wrong)
+            return otherwise
+
+    def note(self, wrong: WrongValue) -> None:
+        """Add to what is wrong. Raises TooManyProblems."""
+        self.problems.append(wrong)
+        if len(self.problems) == PROBLEMS_MAX:
+            raise TooManyProblems
 
     def wrong(self, problem: str) -> WrongValue:
         """The error that blames this value, under the nearest key above it."""
@@ -74,7 +155,10 @@ class Place:
         """The entries of a list that must not be empty. Raises WrongValue."""
         if not isinstance(self.value, list) or not 1 <= len(self.value) <= count_max:
             raise self.wrong(f"must be a list of 1 to {count_max} {what}")
-        return [Place(entry, (*self.path, index)) for index, entry in enumerate(self.value)]
+        return [
+            Place(entry, (*self.path, index), self.problems)
+            for index, entry in enumerate(self.value)
+        ]
 
     def one_or_more(self, count_max: int, what: str) -> "list[Place]":
         """The entries of a list, or the one value that stands there alone. Raises WrongValue."""
@@ -87,16 +171,32 @@ class Place:
             yield key, self.at(key)
 
 
-def check_keys(place: Place, known: Sequence[str], where: str, expected: str) -> None:
-    """Raise WrongValue where this is no mapping, or has a key that is not known."""
+def check_keys(
+    place: Place, known: Sequence[str], where: str, expected: str, needed: Sequence[str] = ()
+) -> None:
+    """Note each key that is not known, and each needed one that is not there.
+
+    Raises WrongValue if this is no mapping, TooManyProblems.
+    """
     if not isinstance(place.value, dict):
         raise place.wrong(f"must be {expected}")
+    meant: set[str | None] = set()
     for key in place.value:
-        if key not in known:
-            near = difflib.get_close_matches(key, known, n=1, cutoff=0.0)
-            problem = f"is not known; the keys of {where} are {', '.join(known)}"
-            nearest = near[0] if near else None
-            raise WrongValue(problem, (*place.path, key), _shown(key), nearest)
+        if key in known:
+            continue
+        shown, path = _shown(key), (*place.path, key)
+        if key in ADVICE:
+            place.note(WrongValue(f"is not there; {ADVICE[key]}", path, shown))
+            continue
+        near = difflib.get_close_matches(key, known, n=1)
+        nearest = near[0] if near else None
+        meant.add(nearest)
+        problem = f"is not known; the keys of {where} are {', '.join(known)}"
+        place.note(WrongValue(problem, path, shown, nearest))
+    for key in needed:
+        if key not in place and key not in meant:
+            where = " in this step" if place.path else ""
+            place.note(WrongValue(f"is missing{where}", place.path or None, key))
 
 
 def is_image_name(text: str) -> bool:
@@ -105,7 +205,7 @@ def is_image_name(text: str) -> bool:
 
 
 def read_image(place: Place) -> str:
-    """The name of an image. Raises WrongValue, as all of these do."""
+    """The name of an image. Raises WrongValue and TooManyProblems, as all of these do."""
     if isinstance(place.value, str) and is_image_name(place.value):
         return place.value
     raise place.wrong("must be the name of an image, such as busybox:1.36 or name@sha256:<digest>")
@@ -117,7 +217,8 @@ def read_commands(place: Place) -> tuple[str, ...]:
     for number, entry in enumerate(place.items(COMMANDS_MAX, "commands"), 1):
         command = entry.value
         if not isinstance(command, str) or not command.strip() or not _is_passable(command):
-            raise entry.wrong(f"command {number} must be text; put it in quotes")
+            entry.note(entry.wrong(f"command {number} must be text; put it in quotes"))
+            continue
         commands.append(command)
     return tuple(commands)
 
@@ -133,10 +234,12 @@ def read_environment(place: Place) -> dict[str, str]:
                 f"must be the name of a variable: up to {NAME_CHARACTERS_MAX} letters, digits"
                 " and '_', no digit first"
             )
-            raise WrongValue(problem, entry.path, _shown(name))
+            entry.note(WrongValue(problem, entry.path, _shown(name)))
+            continue
         if name.startswith(OWN_VARIABLES):
             problem = f"is not yours to set: {OWN_VARIABLES}... say what is built"
-            raise WrongValue(problem, entry.path, name)
+            entry.note(WrongValue(problem, entry.path, name))
+            continue
         value = entry.value
         if (
             not isinstance(value, str)
@@ -144,7 +247,8 @@ def read_environment(place: Place) -> dict[str, str]:
             or not _is_passable(value)
         ):
             problem = f"must be text of at most {VALUE_CHARACTERS_MAX} characters; put it in quotes"
-            raise WrongValue(problem, entry.path, name)
+            entry.note(WrongValue(problem, entry.path, name))
+            continue
         found[name] = value
     return found
 
@@ -220,10 +324,11 @@ def read_patterns(place: Place) -> tuple[str, ...]:
             or _CONTROL.search(entry.value)
             or not _is_passable(entry.value)
         ):
-            raise entry.wrong(
+            problem = (
                 f"must be the name of a branch, at most {PATTERN_CHARACTERS_MAX} characters, no"
                 " blanks"
             )
+            entry.note(entry.wrong(problem))
     return tuple(str(entry.value) for entry in entries)
 
 
@@ -239,14 +344,16 @@ def read_artifacts(place: Place, count_max: int) -> tuple[str, ...]:
             or not {".", ".."}.isdisjoint(path.split("/"))
             or "**" in path
         ):
-            raise entry.wrong(
+            problem = (
                 f"must be a path in the workspace of at most {PATH_CHARACTERS_MAX} letters, digits"
                 " and ._+@=~,:-/*? such as dist/app.tar.gz or dist/*.whl, without '.' and '..'"
                 " between slashes; a folder stands for all files below it, and ** is not known"
             )
-        if path in paths:
-            raise entry.wrong("is there twice")
-        paths.add(path)
+            entry.note(entry.wrong(problem))
+        elif path in paths:
+            entry.note(entry.wrong("is there twice"))
+        else:
+            paths.add(path)
     return tuple(sorted(paths))
 
 

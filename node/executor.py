@@ -337,7 +337,10 @@ class Executor:
             log.note("the pipeline asks for weak agreement: this replica stands by")
             raise _NotNeeded
         if isinstance(job, PipelineInvalid):
-            result = RunResult(Outcome.PIPELINE_INVALID, problem=job.text)
+            *others, last = job.texts
+            for text in others:
+                log.note(text)
+            result = RunResult(Outcome.PIPELINE_INVALID, problem=last)
         else:
             assert isinstance(source.tree, Path), "a refused tree has no job"
             result = await self._sandbox.run(

@@ -1,7 +1,9 @@
 """lint: check a pipeline file offline, in the words that the nodes would use."""
 
 import argparse
+import re
 import sys
+import tomllib
 from pathlib import Path
 
 import msgspec
@@ -11,7 +13,24 @@ from client.commands.outcome import EXIT_DONE, EXIT_NOT_PASSED, EXIT_WRONG, Comm
 from client.commands.targets import Commands
 from common.config import load_cluster_config
 from common.logs import escape_controls
-from common.pipeline import PIPELINE_BYTES_MAX, PIPELINE_FILE, PipelineInvalid, parse_pipeline
+from common.pipeline import (
+    PIPELINE_BYTES_MAX,
+    PIPELINE_FILE,
+    Pipeline,
+    PipelineInvalid,
+    parse_pipeline,
+)
+
+PROJECT_BYTES_MAX = 256 * 1024
+# What asks git for a version while it builds a package, and the variable that gives it one.
+VERSIONS_FROM_GIT = {
+    "setuptools-scm": "SETUPTOOLS_SCM_PRETEND_VERSION",
+    "hatch-vcs": "SETUPTOOLS_SCM_PRETEND_VERSION",
+    "flit-scm": "SETUPTOOLS_SCM_PRETEND_VERSION",
+    "pbr": "PBR_VERSION",
+    "poetry-dynamic-versioning": "POETRY_DYNAMIC_VERSIONING_BYPASS",
+}
+_NAME = re.compile(r"[A-Za-z0-9._-]*")
 
 
 def add(commands: Commands, common: argparse.ArgumentParser) -> None:
@@ -20,9 +39,9 @@ def add(commands: Commands, common: argparse.ArgumentParser) -> None:
         "lint",
         parents=[common],
         help="check a pipeline file, offline",
-        description="Exit code 0: valid; 1: not valid, and the line says why; 2: it cannot be"
-        " read. Sizes and times are checked against the limits of --cluster, else against the"
-        " default ones.",
+        description="Exit code 0: valid; 1: not valid, and a line for each mistake says why; 2: it"
+        " cannot be read. Sizes and times are checked against the limits of --cluster, else against"
+        " the default ones.",
     )
     parser.add_argument(
         "file",
@@ -43,11 +62,35 @@ def _lint(options: argparse.Namespace) -> int:
     name = "stdin" if options.file == "-" else escape_controls(options.file)
     found = parse_pipeline(_read(options.file), limits)
     if isinstance(found, PipelineInvalid):
-        print(msgspec.structs.replace(found, file=name).text)
+        print("\n".join(msgspec.structs.replace(found, file=name).texts))
         return EXIT_NOT_PASSED
     steps = ", ".join(step.name for step in found.steps)
     print(f"{name}: valid: image {found.image}; steps {steps}")
+    if options.file != "-":
+        _warn_of_versions(Path(options.file).parent / "pyproject.toml", found)
     return EXIT_DONE
+
+
+def _warn_of_versions(file: Path, pipeline: Pipeline) -> None:
+    """Say if a project asks git for its version, and no step sets a variable that gives it one."""
+    try:
+        with file.open("rb") as stream:
+            text = stream.read(PROJECT_BYTES_MAX).decode()
+        needed = tomllib.loads(text)["build-system"]["requires"]
+        tools = {_NAME.match(entry)[0].lower() for entry in needed}  # type: ignore[index]
+    except (OSError, ValueError, LookupError, TypeError):
+        # no such project, or one that its own tools will complain about
+        return
+    variables = {name for step in pipeline.steps for name, _ in step.environment}
+    for tool in sorted(re.sub(r"[-_.]+", "-", tool) for tool in tools):
+        variable = VERSIONS_FROM_GIT.get(tool)
+        if variable is None or any(name.startswith(variable) for name in variables):
+            continue
+        print(
+            f"{escape_controls(str(file))}: warning: {tool} asks git for the version, and a build"
+            f' has no .git: set {variable} in environment ("There is no .git" in'
+            " docs/PIPELINES.md)"
+        )
 
 
 def _read(file: str) -> bytes:

@@ -35,6 +35,39 @@ def test_a_wrong_file_in_the_words_of_the_nodes(
     assert found.text.endswith('did you mean "commands"?')
 
 
+def test_each_mistake_has_a_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "pipeline.yml"
+    file.write_text("image: a\nservices: [b]\nmatrix: {c: [d]}\ncommands: [x, 5]\n")
+    assert main(["lint", str(file)]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.removeprefix(f"{file}:").partition(":")[0] for line in lines] == ["2", "3", "4"]
+
+
+@pytest.mark.parametrize(
+    ("requires", "environment", "is_warned"),
+    [
+        ('["hatchling", "hatch-vcs>=0.4"]', "{}", True),
+        ('["setuptools_scm[toml] >= 8"]', "{A: b}", True),
+        ('["hatch-vcs"]', "{SETUPTOOLS_SCM_PRETEND_VERSION_FOR_X: '1.0'}", False),
+        ('["setuptools>=61"]', "{}", False),
+        ("5", "{}", False),
+    ],
+)
+def test_a_version_that_git_is_asked_for_is_warned_of(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    requires: str,
+    environment: str,
+    is_warned: bool,
+) -> None:
+    (tmp_path / "pyproject.toml").write_text(f"[build-system]\nrequires = {requires}\n")
+    file = tmp_path / ".pbft-ci.yml"
+    file.write_text(f"image: a\ncommands: [x]\nenvironment: {environment}\n")
+    assert main(["lint", str(file)]) == 0
+    said = capsys.readouterr().out
+    assert ("SETUPTOOLS_SCM_PRETEND_VERSION" in said and "warning" in said) == is_warned
+
+
 def test_a_file_that_cannot_be_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["lint", str(tmp_path / "nothing")]) == 2
     assert "cannot be read" in capsys.readouterr().err

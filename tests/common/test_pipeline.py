@@ -25,7 +25,7 @@ from common.pipeline import (
     matches,
     parse_pipeline,
 )
-from common.pipeline_values import COMMANDS_MAX, is_image_name
+from common.pipeline_values import ADVICE, COMMANDS_MAX, PROBLEMS_MAX, is_image_name
 from common.yaml_text import YamlError, load_yaml
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -82,7 +82,7 @@ VALID = [
 BROKEN: list[tuple[str, int | None, str | None, str | None]] = [
     ("image: a\ncommand: [x]\n", 2, "command", "commands"),
     ("image: a\ncommands: [x]\ntimeout: 5\n", 3, "timeout", "timeout_seconds"),
-    ("Image: a\n", 1, "Image", "image"),
+    ("Image: a\ncommands: [x]\n", 1, "Image", "image"),
     ("image: a\n", None, "commands", None),
     ("commands: [a]\n", None, "image", None),
     ("image: a\ncommands: []\n", 2, "commands", None),
@@ -98,8 +98,8 @@ BROKEN: list[tuple[str, int | None, str | None, str | None]] = [
     ("image: a\ncommands: [x]\ntimeout_seconds: 1.5\n", 3, "timeout_seconds", None),
     ("- image\n", 1, None, None),
     ("", 1, None, None),
-    ("image: a\nprivileged: true\ncommands: [x]\n", 2, "privileged", ""),
-    ("image: a\ncommands: [x]\nvolumes: [/:/host]\n", 3, "volumes", ""),
+    ("image: a\nprivileged: true\ncommands: [x]\n", 2, "privileged", None),
+    ("image: a\ncommands: [x]\nvolumes: [/:/host]\n", 3, "volumes", None),
     ("image: a\ncommands: [x]\nsteps: [{name: b, commands: [y]}]\n", 2, "commands", None),
     ("image: a\nsteps: []\n", 2, "steps", None),
     ("image: a\nsteps: {name: x}\n", 2, "steps", None),
@@ -110,7 +110,7 @@ BROKEN: list[tuple[str, int | None, str | None, str | None]] = [
     ("image: a\nsteps:\n - {name: a b, commands: [x]}\n", 3, "name", None),
     ("image: a\nsteps:\n - {name: -x, commands: [x]}\n", 3, "name", None),
     ("image: a\nsteps:\n - {name: 1, commands: [x]}\n", 3, "name", None),
-    ("image: a\nsteps:\n - name: x\n   commands: [y]\n   image: b\n", 5, "image", "name"),
+    ("image: a\nsteps:\n - name: x\n   commands: [y]\n   image: b\n", 5, "image", None),
     (
         "image: a\nsteps:\n - name: x\n   commands: [y]\n   when:\n    branches: m\n",
         6,
@@ -210,16 +210,74 @@ def test_what_is_wrong_is_named_and_wrong_for_the_schema_too(
     found = parse_pipeline(text.encode(), LIMITS)
     assert isinstance(found, PipelineInvalid)
     assert (found.line, found.key) == (line, key), found.text
-    if nearest == "":
-        # nothing is near; some known key is named all the same
-        assert found.nearest in KEYS
-    else:
-        assert found.nearest == nearest
+    assert found.nearest == nearest
+    assert not found.others
     assert found.text.startswith(".pbft-ci.yml")
     if key is not None:
         assert f'"{key}"' in found.text
     with pytest.raises(jsonschema.ValidationError):
         jsonschema.validate(plain(text), SCHEMA)
+
+
+ALL_WRONG = """image: a b
+services: [postgres]
+steps:
+  - name: x
+    comands: [y]
+    environment: {PORT: 1, PBFTCI_X: "", A: b}
+    when: {branches: m, event: merge}
+  - {name: z, commands: [4, y, ""], matrix: {a: [1]}}
+  - z
+resources: {cpu: 1, pids: 1}
+"""
+
+
+def test_all_that_is_wrong_is_said_at_once_in_the_order_of_the_lines() -> None:
+    found = parse_pipeline(ALL_WRONG.encode(), LIMITS)
+    assert isinstance(found, PipelineInvalid)
+    problems = [(problem.line, problem.key) for problem in (found, *found.others)]
+    assert problems == [
+        (1, "image"),
+        (2, "services"),
+        (5, "comands"),
+        (6, "PORT"),
+        (6, "PBFTCI_X"),
+        (7, "branches"),
+        (7, "event"),
+        (8, "matrix"),
+        (8, "commands"),
+        (8, "commands"),
+        (9, "steps"),
+        (10, "cpu"),
+        (10, "pids"),
+    ]
+    assert len(found.texts) == len(problems)
+
+
+@pytest.mark.parametrize(
+    ("key", "instead"),
+    [("services", "127.0.0.1"), ("matrix", "a step for each"), ("secrets", "after the verdict")],
+)
+def test_what_other_servers_have_is_named_with_what_to_write_instead(
+    key: str, instead: str
+) -> None:
+    found = parse_pipeline(f"image: a\ncommands: [x]\n{key}: [y]\n".encode(), LIMITS)
+    assert isinstance(found, PipelineInvalid)
+    assert found.text.startswith(f'.pbft-ci.yml:3: key "{key}": is not there; ')
+    assert instead in found.text
+    assert "did you mean" not in found.text
+
+
+def test_advice_is_for_no_key_that_is_known_everywhere() -> None:
+    assert ADVICE.keys() & {*KEYS, *STEP_KEYS, *WHEN_KEYS, *RESOURCE_KEYS} == {"image", "when"}
+
+
+def test_of_very_many_wrong_keys_a_few_are_said() -> None:
+    text = "image: a\ncommands: [x]\n" + "".join(f"k{n}: 1\n" for n in range(5000))
+    found = parse_pipeline(text.encode(), LIMITS)
+    assert isinstance(found, PipelineInvalid)
+    assert len(found.texts) == PROBLEMS_MAX + 1
+    assert "more is wrong" in found.texts[-1]
 
 
 @pytest.mark.parametrize(("text", "line", "key"), BROKEN_HERE)
