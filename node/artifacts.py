@@ -1,9 +1,9 @@
 """The files that a build made: chosen in its workspace, copied, hashed, kept. Blocking.
 
 The rule: a pattern means the files that it matches and everything below the folders that it
-matches. Whatever it means must be plain files, and at least one; else the build has failed, on
-every replica alike. What is kept bears its SHA-256 as its name: no name that a build chose ever
-becomes one on this machine's disk.
+matches. Whatever it means must be plain files, each under one name, and at least one; else the
+build has failed, on every replica alike. What is kept bears its SHA-256 as its name: no name that a
+build chose ever becomes one on this machine's disk.
 """
 
 import hashlib
@@ -11,6 +11,7 @@ import os
 import re
 import stat
 import tarfile
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, BinaryIO, Protocol, cast
@@ -113,6 +114,11 @@ class Collector:
             self._taken[found.path] = self._copy(found, content, stop)
         self._matched.update(wanted)
 
+    def equal_files(self) -> tuple[str, ...]:
+        """The paths of all that has the same content as another; sorted."""
+        count = Counter(artifact.sha256 for artifact in self._taken.values())
+        return tuple(sorted(path for path, taken in self._taken.items() if count[taken.sha256] > 1))
+
     def finish(self) -> tuple[Artifact, ...]:
         """All that was taken, by path; on disk, with an index. Raises ArtifactsWrong, OSError."""
         for pattern in self._patterns:
@@ -204,12 +210,13 @@ def take_from_folder(collector: Collector, workspace: Path, stop: Stop) -> None:
 
     No link is followed. Raises what `Collector.offer` does.
     """
+    names: dict[tuple[int, int], str] = {}
     for root in collector.roots:
         for folder in collector.folders_on_the_way(root):
             status = _status(workspace / folder)
             if status is not None:
                 check_on_the_way(folder, _kind_of_mode(status.st_mode))
-        for count, found in enumerate(_below(workspace, root)):
+        for count, found in enumerate(_below(workspace, root, names)):
             stop.check()
             if count == ENTRIES_MAX:
                 raise ArtifactsWrong(root, f"there are more than {ENTRIES_MAX} files to search")
@@ -297,9 +304,11 @@ def _file_reader(path: Path) -> Reader:
     return lambda: os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb")
 
 
-def _below(workspace: Path, root: str) -> Iterator[Found]:
-    """This path and everything below."""
-    names: set[tuple[int, int]] = set()
+def _below(workspace: Path, root: str, names: dict[tuple[int, int], str]) -> Iterator[Found]:
+    """This path and everything below, in the order in which an engine gives it.
+
+    names: the first path of each file that has several; added to.
+    """
     waiting = [root]
     while waiting:
         path = waiting.pop()
@@ -308,12 +317,12 @@ def _below(workspace: Path, root: str) -> Iterator[Found]:
             continue
         kind = _kind_of_mode(status.st_mode)
         if kind == "file" and status.st_nlink > 1:
-            identity = (status.st_dev, status.st_ino)
-            kind = SECOND_NAME if identity in names else kind
-            names.add(identity)
+            first = names.setdefault((status.st_dev, status.st_ino), path)
+            kind = kind if path == first else SECOND_NAME
         yield Found(path, kind, status.st_size if kind == "file" else 0)
         if kind == "folder":
-            waiting += [_joined(path, name) for name in os.listdir(workspace / path)]
+            names_in = sorted(os.listdir(workspace / path), reverse=True)
+            waiting += [_joined(path, name) for name in names_in]
 
 
 def _status(path: Path) -> os.stat_result | None:

@@ -7,6 +7,7 @@ the first step to behind the last. The volumes are made and removed along with t
 """
 
 import tarfile
+import time
 from collections.abc import Generator, Iterable, Mapping
 from pathlib import Path
 from typing import IO, Any, cast
@@ -18,8 +19,10 @@ import msgspec
 from ci.limits import Limits
 from ci.operations import Artifact
 from node.artifacts import (
+    SECOND_NAME,
     SPECIAL_FILE,
     SYMBOLIC_LINK,
+    ArtifactsWrong,
     Collector,
     check_on_the_way,
     take_from_archive,
@@ -36,6 +39,21 @@ TRUST_BYTES = 8 * 2**20
 KEEPER_MEMORY_BYTES = 32 * 2**20
 KEEPER_PIDS = 16
 CHUNK_BYTES = 256 * 1024
+# for a few builtin commands of a shell
+QUESTION_SECONDS_MAX = 30.0
+QUESTION_POLL_SECONDS = 0.02
+# Ends with the place of the first argument that is the same file as one before it, 0 for none.
+# There are fewer arguments than exit codes (ci.limits).
+_FIND_SECOND_NAME = """n=0
+for later do
+  n=$((n + 1)); m=0
+  for earlier do
+    m=$((m + 1))
+    if [ $m -ge $n ]; then break; fi
+    if [ "./$later" -ef "./$earlier" ]; then exit $n; fi
+  done
+done
+exit 0"""
 _NO_PROGRAM = (126, 127)
 _GO_FOLDER = 1 << 31
 _GO_SYMBOLIC_LINK = 1 << 27
@@ -149,7 +167,35 @@ def take_artifacts(
         if wanted is not None:
             stream = cast(IO[bytes], _Stream(wanted[0], stop))
             take_from_archive(collector, root, stream, stop, limits.workspace_bytes)
+    second = _second_name(client, workspace, collector.equal_files(), stop)
+    if second is not None:
+        raise ArtifactsWrong(second, f"is {SECOND_NAME}, no plain file")
     return collector.finish()
+
+
+def _second_name(
+    client: docker.APIClient, workspace: Workspace, paths: tuple[str, ...], stop: Stop
+) -> str | None:
+    """Which of these is another name of the file of one before it; None: none, or nobody knows.
+
+    An archive shows that of the names in it alone. So the keeper's shell is asked about those with
+    equal content, by a test that has no output and needs no program.
+    """
+    if not paths:
+        return None
+    started = client.exec_create(
+        workspace.keeper, ["sh", "-c", _FIND_SECOND_NAME, "pbft-ci", *paths], workdir=WORKSPACE
+    )
+    client.exec_start(started["Id"], detach=True)
+    ends_at = time.monotonic() + QUESTION_SECONDS_MAX
+    while time.monotonic() < ends_at:
+        state = client.exec_inspect(started["Id"])
+        if not state["Running"]:
+            number = int(state["ExitCode"] or 0)
+            return paths[number - 1] if 1 <= number <= len(paths) else None
+        stop.wait(QUESTION_POLL_SECONDS)
+        stop.check()
+    raise OwnTrouble("the container that keeps the workspace does not answer")
 
 
 def _archive_of(

@@ -226,15 +226,20 @@ def test_links_of_this_machine_lead_nowhere(tmp_path: Path) -> None:
             ("link/secret", "artifact link: is a symbolic link, no folder"),
             ("link/*", "is a symbolic link"),
             ("file", "is a symbolic link"),
-            ("real", "is a second name of another file"),
+            ("real", "artifact real/two: is a second name of another file"),
+            ("real/one\nreal/two", "artifact real/two: is a second name of another file"),
+            ("real/two\nreal/one", "artifact real/one: is a second name of another file"),
             ("pipe", "is a special file"),
             ("gone/*", "artifact gone/*: the build did not make it"),
         ]
     ):
-        collector = Collector(tmp_path / f"made {number}", [pattern], LIMITS)
+        collector = Collector(tmp_path / f"made {number}", pattern.split("\n"), LIMITS)
         with pytest.raises(ArtifactsWrong) as refused:
             take_all(collector, workspace)
         assert said in str(refused.value)
+    # under one of its names a file is one
+    collector = Collector(tmp_path / "made", ["real/two"], LIMITS)
+    assert [found.path for found in take_all(collector, workspace)] == ["real/two"]
 
 
 def test_what_is_kept_is_found_by_path_and_named_by_digest(tmp_path: Path) -> None:
@@ -374,6 +379,8 @@ async def test_containers_make_artifacts_in_any_step(room: Room) -> None:
         ("mkfifo out", "artifact out: is a special file"),
         ("mkdir out; ln -s ../fine out/l", "artifact out/l: is a symbolic link"),
         ("mkdir out; echo 1 >out/a; ln out/a out/b", "is a second name of another file"),
+        ("ln fine out", "artifact out: is a second name of another file"),
+        ("mkdir out; cp fine out/a; ln fine out/b", "artifact out/b: is a second name of another"),
         ("mkdir out; : >\"out/$(printf 'a\\nb')\"", "has a character"),
         ("truncate -s 1000G out", "more than 67108864 bytes"),
         ("mkdir out; cd out; for i in $(seq 70); do : >$i; done", "one more than 64 files"),
