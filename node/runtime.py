@@ -8,6 +8,7 @@ until it succeeds.
 import asyncio
 import collections
 import logging
+import os
 import time
 from collections.abc import Sequence
 
@@ -101,7 +102,8 @@ class Runtime:
         Raises pbft.replica.DamagedRecords, pbft.replica.OlderRecords, node.store.StoreDamaged,
         node.store.StoreUnusable.
         """
-        output = self.replica.restore(self._store.records(), self._store.bodies())
+        nonce = os.urandom(32)
+        output = self.replica.restore(self._store.records(), self._store.bodies(), nonce)
         core = self.replica.core
         self._store.agree_ledger(self._application.ledger_index, self._application.ledger_head)
         # A crash may have come between saving and handing on.

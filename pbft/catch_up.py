@@ -124,12 +124,21 @@ def _send_view(core: Core, to: str, message: Status, now: float) -> None:
         message.view == core.view and (message.has_entered or not core.has_entered)
     )
     if core.has_entered:
-        if not has_come_as_far and core.new_view is not None:
+        is_needless = has_come_as_far or _forgot_our_view(core, message.replica)
+        if not is_needless and core.new_view is not None:
             core.send(to, core.new_view)
             core.view_sent[message.replica] = (place, now)
     elif message.view < core.view or (message.view == core.view and not message.has_entered):
         core.send(to, core.view_changes[core.index].signed)
         core.view_sent[message.replica] = (place, now)
+
+
+def _forgot_our_view(core: Core, replica: int) -> bool:
+    """Whether that replica began the view that we are in, and recovers: it takes no part in it."""
+    if core.primary != replica:
+        return False
+    done = core.recoveries.get(replica)
+    return replica in core.recover_requests or (done is not None and done.voting_from > core.low)
 
 
 def _send_checkpoints(core: Core, to: str, message: Status, now: float) -> None:

@@ -277,6 +277,8 @@ class Core:
         self.view_records: list[SavedMessage] = []  # view_change: saved again after a new base
         # recovery: of our own RECOVER, while we vote on nothing because we lost what we said
         self.nonce = b""
+        # replica: for that, if the others show that the records we were restored from forgot a word
+        self.spare_nonce = b""
         self.recover_requests: dict[int, Signed] = {}  # recovery: RECOVERs to be ordered
         # execution, part of the replicated state: by replica, its last RECOVER that counted
         self.recoveries: dict[int, Recovery] = {}

@@ -16,9 +16,28 @@ def begin(core: Core, nonce: bytes) -> None:
     """Lose the right to vote, and ask for it. `nonce`: 32 random bytes."""
     assert core.quorums.faults_max > 0, "with f = 0 nobody can vouch for what was lost"
     assert len(nonce) == 32
-    core.nonce = nonce
+    leave_all_views(core, nonce)
     core.output.records.append(SavedRecovery(nonce))
     core.tell("recovering", nonce=nonce.hex())
+
+
+def leave_all_views(core: Core, nonce: bytes) -> None:
+    """Recover by that nonce, in no view that we said anything about: as a new replica in view 0.
+
+    What was executed, and what we know that we said in slots, stays.
+    """
+    core.nonce = nonce
+    core.view = 0
+    core.has_entered = True
+    core.floor = 0
+    core.ordered = {}
+    core.view_changes = {}
+    core.overtaken_view_changes = {}
+    core.new_view = None
+    core.view_records = []
+    core.timers.view_change_due = None
+    for slot in core.log.above(0):
+        slot.leave_view()
 
 
 def ask(core: Core) -> None:

@@ -91,15 +91,20 @@ class Replica:
         catch_up.greet(self.core, peer, now)
         return self._finish(now)
 
-    def restore(self, records: Sequence[Record], bodies: dict[bytes, bytes]) -> Output:
+    def restore(
+        self, records: Sequence[Record], bodies: dict[bytes, bytes], nonce: bytes
+    ) -> Output:
         """Continue from what was saved: call once, before anything else.
 
         records: all records from the last Base on (or all there are), in order, without bodies
-        and ledger entries; bodies: the saved bodies by digest.
+        and ledger entries; bodies: the saved bodies by digest. nonce: 32 random bytes; the replica
+        recovers by them if the others show that the records forgot something that it said.
         Gives back an Output with the deliveries of what was executed again, and nothing to send.
         Raises DamagedRecords, OlderRecords.
         """
+        assert len(nonce) == 32
         restoring.restore(self.core, records, bodies)
+        self.core.spare_nonce = nonce
         output = self._take_output()
         return Output(deliveries=output.deliveries, notices=output.notices)
 
@@ -163,7 +168,39 @@ class Replica:
         if isinstance(message, Recover):
             # The backups time it, whoever kept it: as the primary we would be deposed for it.
             return recovery.on_recover(self.core, message, signed)
+        if isinstance(message, NewView):
+            return self._on_own_new_view(message, signed)
         return SENT_BACK
+
+    def _on_own_new_view(self, message: NewView, signed: Signed) -> Refusal | None:
+        """A NEW-VIEW that we forgot: what else we said in that view is lost with it. We recover.
+
+        Not if it is from before a recovery of ours: nothing of that matters any more, and whoever
+        kept it could make us mute for ever. Nor with f = 0, for nobody could vouch for us.
+        """
+        core = self.core
+        if len(signed.payload) > core.cluster.new_view_bytes_max or not core.spare_nonce:
+            return SENT_BACK
+        if core.quorums.faults_max == 0 or self._void_in(message, core.index) is not None:
+            return SENT_BACK
+        if refusal := view_change.check_forgotten(core, message, signed):
+            return refusal
+        core.tell("forgot", kind="NEW-VIEW", view=message.view)
+        recovery.begin(core, core.spare_nonce)
+        core.spare_nonce = b""
+        # Hearing from us, the others need not send it again.
+        core.status_due = 0.0
+        return None
+
+    def _void_in(self, message: NewView, sender: int | None = None) -> Refusal | None:
+        """Why a VIEW-CHANGE in it, or that of `sender`, counts no more; None if all count."""
+        for signed in message.view_changes:
+            change = self.core.authenticator.read(signed)
+            if not isinstance(change, ViewChange) or sender not in (None, change.replica):
+                continue
+            if refusal := recovery.check_void(self.core, change):
+                return refusal
+        return None
 
     def _on_slot_message(
         self, message: PrePrepare | Prepare | Commit, envelope: Envelope
@@ -291,14 +328,10 @@ class Replica:
         if len(signed.payload) > self.core.cluster.new_view_bytes_max:
             # Also as a second one: whoever reads the proof of it has to take in both.
             return Refusal("a NEW-VIEW larger than a right one can be")
-        if not catch_up.has_begun_elsewhere(self.core, message.view):
-            # A view that `strong` replicas are in has begun, whatever it was made of.
-            for change_signed in message.view_changes:
-                change = self.core.authenticator.read(change_signed)
-                if isinstance(change, ViewChange) and (
-                    refusal := recovery.check_void(self.core, change)
-                ):
-                    return refusal
+        # A view that `strong` replicas are in has begun, whatever it was made of.
+        has_begun = catch_up.has_begun_elsewhere(self.core, message.view)
+        if not has_begun and (refusal := self._void_in(message)):
+            return refusal
         if refusal := view_change.on_new_view(self.core, message, signed):
             return refusal
         for change_signed in message.view_changes:

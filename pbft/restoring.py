@@ -26,6 +26,7 @@ from pbft.execution import apply_batch
 from pbft.log import NULL_REQUEST, Batch, Decided, OrderedRequest, Prepared, Proposal, Slot
 from pbft.messages import Checkpoint, Commit, NewView, Prepare, PrePrepare, Signed, ViewChange
 from pbft.ports import Base, Executed, Record, Refusal, SavedMessage, SavedPrepared, SavedRecovery
+from pbft.recovery import leave_all_views
 from pbft.view_change import check_new_view, set_proposals
 
 
@@ -49,6 +50,8 @@ def restore(core: Core, records: Sequence[Record], bodies: dict[bytes, bytes]) -
         elif isinstance(record, SavedMessage):
             _restore_message(core, record, bodies)
         elif isinstance(record, SavedRecovery):
+            if record.nonce:
+                leave_all_views(core, record.nonce)
             core.nonce = record.nonce
         elif isinstance(record, SavedPrepared):
             _restore_prepared(core, record)

@@ -17,7 +17,7 @@ from pbft.core import Core
 from pbft.genesis import Cluster
 from pbft.log import NULL_REQUEST, Proposal
 from pbft.messages import NewView, PrePrepare, Signed, ViewChange
-from pbft.ports import Refusal
+from pbft.ports import SENT_BACK, Refusal
 
 
 def start(core: Core, view: int, reason: str) -> None:
@@ -183,6 +183,21 @@ def _second_new_view(core: Core, message: NewView, signed: Signed) -> Refusal:
             return refusal
         core.accuse(message.replica, first, signed)
     return Refusal("a NEW-VIEW for a view that is left or entered already")
+
+
+def check_forgotten(core: Core, message: NewView, signed: Signed) -> Refusal | None:
+    """Whether a NEW-VIEW of our own proves that we forgot that we said it; None if it does.
+
+    It does if it is for a view above ours, or for ours and not the one that we entered by; and if
+    it is right in every part.
+    """
+    if message.view < core.view:
+        return SENT_BACK
+    known = core.new_view
+    if message.view == core.view and known is not None and known.payload == signed.payload:
+        return SENT_BACK
+    order = check_new_view(message, signed, core.cluster, core.authenticator)
+    return order if isinstance(order, Refusal) else None
 
 
 def check_new_view(

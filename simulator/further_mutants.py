@@ -363,6 +363,42 @@ FURTHER_MUTANTS: tuple[Mutant, ...] = (
         test="tests/pbft/test_forgotten_words.py",
     ),
     Mutant(
+        name="79e our own forgotten NEW-VIEW proves nothing",
+        file=_REPLICA,
+        old="            return self._on_own_new_view(message, signed)\n",
+        new="            return SENT_BACK\n",
+        test="tests/pbft/test_forgotten_words.py",
+    ),
+    Mutant(
+        name="79f a NEW-VIEW from before a recovery of ours makes us mute",
+        file=_REPLICA,
+        old="core.quorums.faults_max == 0 or self._void_in(message, core.index) is not None:",
+        new="core.quorums.faults_max == 0:",
+        test="tests/pbft/test_forgotten_words.py",
+    ),
+    Mutant(
+        name="79g a NEW-VIEW is sent again to its primary while that recovers",
+        file=_CATCH_UP,
+        old=" or _forgot_our_view(core, message.replica)",
+        new="",
+        test="tests/pbft/test_forgotten_words.py",
+    ),
+    Mutant(
+        name="79h who recovers goes on in the views that it had left for",
+        file="pbft/restoring.py",
+        old="                leave_all_views(core, record.nonce)\n",
+        new="                pass\n",
+        test="tests/pbft/test_forgotten_words.py",
+    ),
+    Mutant(
+        name="79i another NEW-VIEW of ours for the view that we are in proves nothing",
+        file="pbft/view_change.py",
+        old="    if message.view == core.view and known is not None"
+        " and known.payload == signed.payload:\n",
+        new="    if message.view == core.view and core.has_entered:\n",
+        test="tests/pbft/test_forgotten_words.py",
+    ),
+    Mutant(
         name="80 a state is given only where it is stable",
         file="pbft/state_transfer.py",
         old='    _, parts = core.snapshots.get(sequence, (b"", {}))\n    return parts\n',

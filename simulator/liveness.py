@@ -128,8 +128,7 @@ class Liveness:
         """Equal state everywhere, and one view: but for at most f who left for a later one alone.
 
         They do not vote, and cannot come back; they follow by COMMITs, and as soon as the others'
-        timers expire too, the next view has all. So it is with a primary whose disk forgot,
-        unnoticed, that it began the view: its own NEW-VIEW, sent back to it, counts for nothing.
+        timers expire too, the next view has all.
         """
         simulation = self._simulation
         standings: list[tuple[int | None, dict[str, bytes], tuple[int, bytes]]] = []
@@ -166,10 +165,6 @@ class Liveness:
             standings = [(None, parts, end) for _, parts, end in standings]
         if any(standing != standings[0] for standing in standings):
             return "32 replicas converge", f"{numbers}"
-        newest = max(entered.values(), default=0)
-        primary = simulation.cluster.replica_names[simulation.cluster.primary(newest)]
-        if primary in simulation.forgetful and entered.get(primary) != newest:
-            entered.pop(primary, None)
         views = sorted({*entered.values()})
         faults_max = simulation.cluster.quorums.faults_max
         if len(views) != 1 or len(leavers) > faults_max or any(v < views[0] for v in leavers):

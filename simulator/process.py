@@ -23,7 +23,7 @@ from pbft.ports import Output, Record, Send
 from pbft.replica import DamagedRecords, Replica
 from simulator.ballots import BallotBox, Told
 from simulator.builds import BuildTruth
-from simulator.chance import Chance
+from simulator.chance import Chance, stream
 from simulator.clock import Clock
 from simulator.ledger_pages import LedgerPages
 from simulator.marks import Marks
@@ -144,7 +144,7 @@ class Process:
             return
         replica, application = self._make_replica()
         try:
-            restored = replica.restore(*self.disk.open())
+            restored = replica.restore(*self.disk.open(), self._nonce())
             self.disk.agree_ledger(application.ledger_index, application.ledger_head)
         except (DamagedRecords, DiskDamaged) as error:
             self._recover(str(error))
@@ -174,6 +174,10 @@ class Process:
         self._outputs = [output]
         self._save()
         self._go_on()
+
+    def _nonce(self) -> bytes:
+        """Of a recovery that this life may need; its own stream, so that no other one shifts."""
+        return stream(self.boots, f"nonce of {self.name}").randbytes(32)
 
     def _make_replica(self) -> tuple[Replica, BuildApplication]:
         world = self.world

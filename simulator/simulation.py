@@ -416,6 +416,8 @@ class Simulation:
         for output in outputs:
             for notice in output.notices:
                 counts[notice.event] = counts.get(notice.event, 0) + 1
+                if notice.event == "forgot" and process.name in self.correct:
+                    self._violate("26 what was lost is noticed", f"{process.name} lost nothing")
                 if is_marked and process.replica is not None:
                     self.marks.on_notice(process.replica.core, notice)
                 if self.trace.is_read:

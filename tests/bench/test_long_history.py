@@ -33,7 +33,7 @@ def test_every_replica_restores_it_and_the_ledgers_are_equal(house: Network) -> 
         application = BuildApplication(cluster, Limits(), store.ledger.find_statement)
         sign = load_signing_key(node.private_key_file).sign
         replica = Replica(cluster, node.name, sign, verify, application)
-        replica.restore(store.records(), store.bodies())
+        replica.restore(store.records(), store.bodies(), bytes(32))
         store.agree_ledger(application.ledger_index, application.ledger_head)
         assert replica.core.executed == 256
         assert replica.core.clients.floor(CLIENT) == BUILDS

@@ -1,11 +1,17 @@
 """A disk that was set back without showing it: what others prove with our own forgotten word."""
 
+from collections.abc import Sequence
+
+import msgspec
 import pytest
 
-from pbft.core import RECOVER_AGE_WINDOWS
-from pbft.messages import Checkpoint, Commit, Status, ViewChange
-from tests.paper.test_recovery import lose_disk
+from pbft.codec import decode_message
+from pbft.core import RECOVER_AGE_WINDOWS, ReplicaStatus
+from pbft.messages import Checkpoint, Commit, NewView, Signed, Status, ViewChange
+from pbft.ports import Base, Record, SavedMessage
+from tests.paper.test_recovery import ask, lose_disk, small, votes
 from tests.pbft.checks import check_safety
+from tests.pbft.forge import view_change
 from tests.pbft.world import Disk, World
 
 STATE = bytes(31) + b"\x02"
@@ -153,3 +159,132 @@ def test_what_is_here_already_does_not_count_twice() -> None:
     assert len(slot.matching_commits(0, digest)) == 2, "our own, and r0's"
     assert world.refuse("r3", world.commit(1, digest, 3)) == SENT_BACK
     assert world.executed()["r3"] == 0
+
+
+# --- a NEW-VIEW -----------------------------------------------------------------------------------
+
+
+def view_1_of_r1() -> tuple[World, Signed]:
+    """r1 began view 1, and all are in it, with nothing left to do; its NEW-VIEW."""
+    world = small()
+    ask(world, 1, 3)
+    world.crash("r0")
+    ask(world, 4, 4)
+    world.run(10)
+    world.start("r0")
+    world.connect("r0")
+    world.run(4)
+    assert {world.core(name).view for name in world.names} == {1}
+    (signed,) = {
+        m.envelope.signed: None
+        for m in world.sent
+        if isinstance(m.payload, NewView) and m.envelope.signed.signer == "r1"
+    }
+    return world, signed
+
+
+def view_changes_for_1(world: World) -> dict[str, Signed]:
+    """By replica, as they were sent."""
+    return {
+        m.envelope.signed.signer: m.envelope.signed
+        for m in world.sent
+        if isinstance(m.payload, ViewChange) and m.payload.view == 1
+    }
+
+
+def forget_new_view(world: World, instead: Sequence[Record] = ()) -> None:
+    """r1's disk is set back to before it began view 1."""
+    world.crash("r1")
+    disk = world.disks["r1"]
+    is_new_view = [
+        isinstance(r, SavedMessage) and isinstance(decode_message(r.signed.payload), NewView)
+        for r in disk.records
+    ]
+    disk.records = [*disk.records[: is_new_view.index(True)], *instead]
+    world.start("r1")
+
+
+def test_a_forgotten_new_view_makes_its_primary_recover_on_an_idle_cluster() -> None:
+    """It is told once, shown few times, and the others leave its view for its RECOVER."""
+    world, new_view = view_1_of_r1()
+    forget_new_view(world)
+    since = len(world.sent)
+    world.connect("r1")
+    world.run(1)
+    assert world.core("r1").status is ReplicaStatus.RECOVERING
+    world.run(30)
+    assert [told["kind"] for told in world.told("r1", "forgot")] == ["NEW-VIEW"]
+    shown = [m for m in world.sent[since:] if m.envelope.signed == new_view]
+    assert len(shown) <= 2 * len(world.names), "each peer at once, and on a new link"
+    assert {world.core(name).status for name in world.names} == {ReplicaStatus.NORMAL}
+    assert {world.core(name).view for name in world.names} == {2}
+    assert len(set(world.executed().values())) == 1
+    ask(world, 5, 6)
+    assert len(world.client_output.accepted) == 6
+    check_safety(world)
+
+
+def test_it_says_nothing_between_the_proof_and_the_end_of_its_recovery() -> None:
+    """Also if it is killed at once: that it recovers is on its disk, which has its VIEW-CHANGE."""
+    world, new_view = view_1_of_r1()
+    forget_new_view(world, [SavedMessage(view_changes_for_1(world)["r1"])])
+    assert (world.core("r1").view, world.core("r1").has_entered) == (1, False)
+    world.give("r1", new_view)
+    assert world.core("r1").status is ReplicaStatus.RECOVERING
+    world.crash("r1")
+    world.start("r1")
+    assert world.core("r1").status is ReplicaStatus.RECOVERING
+    assert (world.core("r1").view, world.core("r1").has_entered) == (0, True)
+    since = len(world.sent)
+    world.connect("r1")
+    world.ask(5, b"5")
+    for _ in range(30):
+        world.tick()
+        world.deliver()
+        if not world.core("r1").nonce:
+            break
+        assert votes(world, "r1", since) == []
+    assert world.core("r1").status is ReplicaStatus.NORMAL
+    check_safety(world)
+
+
+def test_a_new_view_from_before_a_recovery_makes_nobody_mute() -> None:
+    """Whoever kept it could else send it again after each recovery."""
+    world, new_view = view_1_of_r1()
+    lose_disk(world, "r1")
+    world.run(30)
+    assert world.core("r1").status is ReplicaStatus.NORMAL
+    # Set back to before it knew of the view that it is in by now.
+    world.crash("r1")
+    world.disks["r1"].records = [r for r in world.disks["r1"].records if isinstance(r, Base)]
+    world.start("r1")
+    assert world.core("r1").view == 0
+    assert world.refuse("r1", new_view) == SENT_BACK
+    assert world.core("r1").status is ReplicaStatus.NORMAL
+
+
+def test_who_forgot_it_and_began_the_view_otherwise_recovers_when_it_is_shown() -> None:
+    """VIEW-CHANGEs that are sent again make it give numbers twice, until then."""
+    world, new_view = view_1_of_r1()
+    changes = view_changes_for_1(world)
+    forget_new_view(world, [SavedMessage(changes["r1"])])
+    for signed in (changes["r3"], view_change(world, 0, 1)):
+        world.give("r1", signed)
+    assert (world.core("r1").view, world.core("r1").has_entered) == (1, True)
+    assert world.core("r1").new_view not in (None, new_view)
+    world.give("r1", new_view)
+    assert world.core("r1").status is ReplicaStatus.RECOVERING
+
+
+def test_a_new_view_that_it_knows_or_that_is_not_right_proves_nothing() -> None:
+    world, new_view = view_1_of_r1()
+    assert world.refuse("r1", new_view) == SENT_BACK
+    message = decode_message(new_view.payload)
+    assert isinstance(message, NewView)
+    forget_new_view(world)
+    bad = msgspec.structs.replace(new_view, signature=bytes(64))
+    assert "bad signature" in world.refuse("r1", bad)
+    few = world.sign("r1", msgspec.structs.replace(message, view_changes=message.view_changes[:2]))
+    assert "too few" in world.refuse("r1", few)
+    world.core("r1").view = 2
+    assert world.refuse("r1", new_view) == SENT_BACK

@@ -211,7 +211,9 @@ class World:
             self.cluster, name, signer(name), verify, self.applications[name], self.settings
         )
         disk = self.disks[name]
-        restored = replica.restore(disk.records, {d: body for d, (_, body) in disk.bodies.items()})
+        bodies = {digest: body for digest, (_, body) in disk.bodies.items()}
+        nonce = digest_of(f"{name} {self.now} {len(disk.records)}".encode())
+        restored = replica.restore(disk.records, bodies, nonce)
         self.outputs[name].append(restored)
         self.replicas[name] = replica
 
