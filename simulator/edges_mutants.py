@@ -12,12 +12,17 @@ _RECOVERY = "pbft/recovery.py"
 _REPLICA = "pbft/replica.py"
 _RESTORING = "pbft/restoring.py"
 _STORE = "node/store.py"
+_TIMERS = "pbft/timers.py"
+_TRANSFER = "pbft/state_transfer.py"
+_VIEW = "pbft/view_change.py"
 
+_BOUNDS_TEST = "tests/pbft/test_bounds.py::"
 _CATCH_UP_TEST = "tests/pbft/test_catch_up.py::"
 _RECOVERY_TEST = "tests/paper/test_edges_of_recovery.py::"
 _REPAIR_TEST = "tests/paper/test_edges_of_repair.py::"
 _RESTORE_TEST = "tests/pbft/test_restore.py::"
 _STORE_TEST = "tests/node/test_store.py::"
+_VIEW_TEST = "tests/paper/test_edges_of_view_changes.py::"
 
 EDGES_MUTANTS: tuple[Mutant, ...] = (
     # --- recovery -----------------------------------------------------------------------------
@@ -135,6 +140,27 @@ EDGES_MUTANTS: tuple[Mutant, ...] = (
         test=_REPAIR_TEST + "test_of_a_wrong_past_no_state_stays",
     ),
     Mutant(
+        name="E13b a repaired replica says another CHECKPOINT",
+        file=_CHECKPOINT,
+        old="    if core.checkpoint_votes.vote_of(sequence, core.index) is not None:\n",
+        new="    if False:\n",
+        test=_REPAIR_TEST + "test_of_a_wrong_past_no_state_stays",
+    ),
+    Mutant(
+        name="E13c a replica that is diverged judges the primary",
+        file=_TIMERS,
+        old="    return core.is_voting and core.transfer",
+        new="    return core.has_entered and not core.nonce and core.transfer",
+        test=_REPAIR_TEST + "test_who_is_diverged_leaves_no_view",
+    ),
+    Mutant(
+        name="E13d a state that was right once is taken for a right one",
+        file=_CHECKPOINT,
+        old="    if sequence >= core.certified.sequence:\n",
+        new="    if True:\n",
+        test=_REPAIR_TEST + "test_a_state_that_was_right_once_is_diverged_all_the_same",
+    ),
+    Mutant(
         name="E14 a replica whose state is right again does not go on by itself",
         file=_REPLICA,
         old="            if was_diverged:\n",
@@ -147,6 +173,126 @@ EDGES_MUTANTS: tuple[Mutant, ...] = (
         old="            self._advance(slot)\n\n    # --- view changes",
         new="\n    # --- view changes",
         test=_REPAIR_TEST + "test_a_replica_that_fetched_a_state_goes_on_by_itself",
+    ),
+    Mutant(
+        name="E19 parts that are here are fetched again for a newer state",
+        file=_TRANSFER,
+        old="    known = {**own(), **transfer.parts}\n",
+        new="    known = {**own()}\n",
+        test=_REPAIR_TEST + "test_parts_that_are_here_stay_good_when_a_newer_state_is_fetched",
+    ),
+    Mutant(
+        name="E20 a primary that fetched a state goes on below it",
+        file=_TRANSFER,
+        old="    core.next_sequence = max(core.next_sequence, sequence + 1)\n",
+        new="",
+        test=_VIEW_TEST + "test_a_primary_that_fetched_a_state_goes_on_above_it",
+    ),
+    Mutant(
+        name="E21 who fetched a state waits for bodies that do not come",
+        file=_REPLICA,
+        old="            normal_case.accept_proposal(core, slot)\n"
+        "            self._advance(slot)\n\n    # --- view",
+        new="            self._advance(slot)\n\n    # --- view",
+        test=_VIEW_TEST + "test_who_fetched_a_state_votes_on_what_its_view_began_with",
+    ),
+    Mutant(
+        name="E21b who comes so far by itself votes on nothing that its view began with",
+        file=_REPLICA,
+        old="            for sequence in view_change.take_proposals(self.core):\n",
+        new="            for sequence in ():\n",
+        test=_VIEW_TEST + "test_who_comes_so_far_by_itself_votes_on_what_its_view_began_with",
+    ),
+    # --- views --------------------------------------------------------------------------------
+    Mutant(
+        name="E22 a VIEW-CHANGE beside one for a far view is not checked",
+        file=_VIEW,
+        old="        return checked\n    core.overtaken_view_changes[message.replica] = checked\n",
+        new="        checked = CheckedViewChange(message, signed, ())\n"
+        "    core.overtaken_view_changes[message.replica] = checked\n",
+        test=_VIEW_TEST + "test_a_view_change_beside_one_for_a_far_view_is_checked_like_any_other",
+    ),
+    Mutant(
+        name="E23 who left for a later view is forgotten with a view that begins",
+        file=_VIEW,
+        old="        if checked.message.view > core.view\n    }\n    core.overtaken",
+        new="        if False\n    }\n    core.overtaken",
+        test=_VIEW_TEST + "test_who_left_for_a_later_view_counts_in_the_view_that_was_entered",
+    ),
+    Mutant(
+        name="E24 what an earlier view ordered binds in the next",
+        file=_VIEW,
+        old="        slot.leave_view()\n    core.ordered = {}\n    for",
+        new="        slot.leave_view()\n    for",
+        test=_VIEW_TEST + "test_what_an_earlier_view_ordered_binds_nobody_in_the_next",
+    ),
+    Mutant(
+        name="E25 the wait comes down at once",
+        file=_TIMERS,
+        old="max(core.settings.view_change_seconds, core.timers.timeout / 2)\n",
+        new="core.settings.view_change_seconds\n",
+        test=_VIEW_TEST + "test_the_wait_comes_down_by_half_with_each_batch",
+    ),
+    Mutant(
+        name="E26 a RECOVER is handed on again and again",
+        file=_TIMERS,
+        old="        or (client.startswith(RECOVERY) and timed.get(client) == number)\n",
+        new="",
+        test=_VIEW_TEST + "test_a_recover_is_handed_on_to_the_primary_once_per_view",
+    ),
+    # --- what is sent again -------------------------------------------------------------------
+    Mutant(
+        name="E27 each STATUS gets the proof of the view again",
+        file=_CATCH_UP,
+        old="    if sent is not None and sent[0] == place and now - sent[1] < pause:\n"
+        "        return\n    has_come",
+        new="    has_come",
+        test=_BOUNDS_TEST
+        + "test_the_proof_of_a_view_is_sent_again_at_most_twice_per_status_interval",
+    ),
+    Mutant(
+        name="E28 bodies are sent again without bound",
+        file=_CATCH_UP,
+        old="        core.note_sent(message.replica, len(slot.batches[message.digest].body)"
+        ", now)\n",
+        new="",
+        test=_BOUNDS_TEST + "test_what_a_peer_fetches_again_and_again_is_bounded",
+    ),
+    Mutant(
+        name="E28b leaves are sent again without bound",
+        file=_TRANSFER,
+        old="        core.note_sent(message.replica, LEAF_BYTES * len(leaves), now)\n",
+        new="",
+        test=_BOUNDS_TEST + "test_what_a_peer_fetches_again_and_again_is_bounded",
+    ),
+    Mutant(
+        name="E28c parts are sent again without bound",
+        file=_TRANSFER,
+        old="        core.note_sent(message.replica, size, now)\n    return None\n",
+        new="    return None\n",
+        test=_BOUNDS_TEST + "test_what_a_peer_fetches_again_and_again_is_bounded",
+    ),
+    Mutant(
+        name="E28d one question for parts has no bound",
+        file=_TRANSFER,
+        old="            if not core.may_send_more(message.replica, now):\n"
+        "                return None\n",
+        new="",
+        test=_BOUNDS_TEST + "test_what_a_peer_fetches_again_and_again_is_bounded",
+    ),
+    Mutant(
+        name="E28e all parts go in one message",
+        file=_TRANSFER,
+        old="        if chunk and size + len(parts[name]) > PARTS_BYTES_PER_MESSAGE:\n",
+        new="        if False:\n",
+        test=_BOUNDS_TEST + "test_large_parts_are_cut_into_messages",
+    ),
+    Mutant(
+        name="E29 a RECOVER that was executed is sent again",
+        file=_RECOVERY,
+        old="    if core.nonce and not _is_executed(core):\n",
+        new="    if core.nonce:\n",
+        test=_RECOVERY_TEST + "test_it_votes_again_once_t_is_stable_and_not_once_t_is_executed",
     ),
     # --- restarts -----------------------------------------------------------------------------
     Mutant(

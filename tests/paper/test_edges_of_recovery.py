@@ -1,7 +1,7 @@
 """What is left behind by a recovery: rules of docs/PROTOCOL.md that show only at its edges."""
 
 from pbft.core import ReplicaStatus
-from pbft.messages import Body, Checkpoint, NewView, Signed, Status, ViewChange
+from pbft.messages import Body, Checkpoint, NewView, Recover, Signed, Status, ViewChange
 from tests.paper.test_recovery import (
     ask,
     execute,
@@ -33,10 +33,12 @@ def test_it_votes_again_once_t_is_stable_and_not_once_t_is_executed() -> None:
         world.drop(is_late)
         world.deliver(lambda message: not is_late(message))
         if step == 8:
+            asked = len(world.sent)
             world.ask(6, b"6")
     assert world.core("r3").recoveries[3].voting_from == 10
     assert world.core("r3").executed == 11
     assert world.core("r3").status is ReplicaStatus.RECOVERING
+    assert not any(isinstance(m.payload, Recover) for m in world.sent[asked:]), "it was executed"
     assert votes(world, "r3", since) == []
     world.run(4)
     assert world.core("r3").status is ReplicaStatus.NORMAL

@@ -93,6 +93,38 @@ def test_a_wrong_state_is_replaced_by_the_newest_whatever_order_certificates_com
     assert world.said("r3", FetchState) == [FetchState(4, (), 3)]
 
 
+class Pages(Journal):
+    """Each operation is a part of its own."""
+
+    def parts(self) -> dict[str, bytes]:
+        pages = {f"page/{n}": text for n, text in enumerate(self.operations)}
+        return {**super().parts(), **pages}
+
+
+def test_parts_that_are_here_stay_good_when_a_newer_state_is_fetched() -> None:
+    """PROTOCOL, State transfer: "then the parts that it has not got". Else a replica could chase
+    the others' checkpoints for ever."""
+    world = behind(8, Pages)
+    fetching(world)
+    world.deliver(lambda m: isinstance(m.payload, FetchState | StateLeaves))
+    parts = next(m.payload.parts for m in world.under_way if isinstance(m.payload, StateParts))
+    given = {name: data for name, data in parts if name in ("page/0", "page/1")}
+    assert len(given) == 2
+    world.give("r3", world.sign("r0", StateParts(8, tuple(given.items()), 0)))
+    world.under_way.clear()
+    for timestamp in (9, 10):
+        world.ask(timestamp, b"%d" % timestamp)
+        world.deliver(lambda m: m.receiver != "r3")
+    world.under_way.clear()
+    hears_certificate(world)
+    asked = len(world.said("r3", FetchState))
+    world.expire("r3", 1.0)
+    world.deliver(lambda m: isinstance(m.payload, FetchState | StateLeaves))
+    names = {name for m in world.said("r3", FetchState)[asked:] for name in m.names}
+    assert "page/9" in names
+    assert not names & given.keys()
+
+
 # --- what a fetched state makes superfluous -------------------------------------------------------
 
 
@@ -163,6 +195,46 @@ def test_of_a_wrong_past_no_state_stays() -> None:
     world.run(2)
     assert world.core("r3").low == 6
     assert len(world.told("r3", "diverged")) == 1
+    said = [message for message in world.said("r3", Checkpoint) if message.sequence == 6]
+    assert len(said) == 1, "what it said it cannot take back"
+
+
+class WrongFromThree(Journal):
+    """The third operation went wrong in memory."""
+
+    def apply(self, request: Request, request_digest: bytes, sequence: int) -> Applied:
+        applied = super().apply(request, request_digest, sequence)
+        if sequence == 3:
+            self.head = bytes(32)
+        return applied
+
+
+def test_a_state_that_was_right_once_is_diverged_all_the_same() -> None:
+    """PROTOCOL, 4.3: only "a later certificate" for its own digest ends that, no older one."""
+    world = wrong_r3(5, application=WrongFromThree)
+    words = {sequence: said_of_checkpoint(world, sequence) for sequence in (2, 4)}
+    world.under_way.clear()
+    for sequence in (4, 2):
+        for signed in words[sequence]:
+            world.give("r3", signed)
+    assert world.core("r3").low == 2
+    assert world.core("r3").is_diverged
+    assert not world.core("r3").is_voting
+
+
+def test_who_is_diverged_leaves_no_view() -> None:
+    """PROTOCOL, 4.3: "no vote more until the state is fetched", nor a judgment of the primary."""
+    world = wrong_r3(5)
+    world.give("r3", world.request(9, b"9"))
+    words = said_of_checkpoint(world, 4)
+    world.under_way.clear()
+    for signed in words:
+        world.give("r3", signed)
+    core = world.core("r3")
+    assert (core.is_diverged, core.transfer) == (True, None)
+    core.status_due = world.now + 10 * WAIT
+    assert world.expire("r3", 3 * WAIT).deadline == core.status_due
+    assert world.said("r3", ViewChange) == []
 
 
 # --- going on -------------------------------------------------------------------------------------

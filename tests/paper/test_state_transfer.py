@@ -256,22 +256,6 @@ def test_parts_are_served_by_name_once_each_in_bounded_messages() -> None:
     assert [name for name, _ in parts.parts] == ["journal", "epoch"]
 
 
-def test_big_parts_are_cut_into_messages() -> None:
-    """A state may be much bigger than a frame."""
-
-    class Big(Journal):
-        def parts(self) -> dict[str, bytes]:
-            return {**super().parts(), **{f"big/{n}": bytes(300_000) for n in range(5)}}
-
-    world = behind(9, Big)
-    world.connect("r3")
-    world.run(4)
-    assert world.executed()["r3"] == 9
-    served = [m for name in world.names for m in world.said(name, StateParts)]
-    assert served
-    assert all(sum(len(data) for _, data in m.parts) <= 512 * 1024 for m in served)
-
-
 # --- what is not believed -----------------------------------------------------------------------
 
 

@@ -1,6 +1,6 @@
 """What a faulty member can make a replica do, by sending things without end, is bounded."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import pytest
 
@@ -12,13 +12,17 @@ from pbft.messages import (
     Checkpoint,
     Commit,
     Envelope,
+    FetchBody,
     FetchState,
     NewView,
+    PrePrepare,
     Replies,
     Request,
     Signed,
     StateLeaves,
+    StateParts,
     Status,
+    ViewChange,
 )
 from pbft.ports import Announcement, Output
 from tests.pbft.forge import drive_into_view, drive_into_view_change
@@ -151,6 +155,88 @@ def test_a_state_is_hashed_once_however_often_its_leaves_are_asked_for(
         assert len(hashed) == len(core.stable_parts)
         assert set(core.leaves) == {stable}
         hashed.clear()
+
+
+# --- what is fetched and sent again ---------------------------------------------------------------
+
+
+class Big(Journal):
+    """Five large parts that change with each operation."""
+
+    def parts(self) -> dict[str, bytes]:
+        large = {f"large/{n}": bytes([self.count]) * 300_000 for n in range(5)}
+        return {**super().parts(), **large}
+
+
+ONE_BODY = 1000
+
+
+def fetch_body(world: World) -> Signed:
+    return world.sign("r3", FetchBody(1, world.said("r0", PrePrepare)[0].digest, 3))
+
+
+def fetch_state(*names: str) -> Callable[[World], Signed]:
+    return lambda world: world.sign("r3", FetchState(2, names, 3))
+
+
+@pytest.mark.parametrize(
+    ("question", "bytes_max", "answers"),
+    [
+        (fetch_body, 2 * ONE_BODY, 2),
+        (fetch_state(), 2 * 9 * state_transfer.LEAF_BYTES, 2),
+        (fetch_state("journal"), 60, 2),
+        (fetch_state(*(f"large/{n}" for n in range(5))), 1, 1),
+    ],
+    ids=["a body", "leaves", "a small part", "large parts"],
+)
+def test_what_a_peer_fetches_again_and_again_is_bounded(
+    question: Callable[[World], Signed], bytes_max: int, answers: int
+) -> None:
+    """PROTOCOL, Bounds: so many bytes and one answer over it, per half `status_seconds`."""
+    settings = Settings(status_seconds=1.0, resend_bytes_max=bytes_max)
+    world = World(
+        checkpoint_interval=2, window=4, settings=settings, application=lambda name: Big()
+    )
+    for timestamp in (1, 2):
+        world.ask(timestamp, b"%d" % timestamp + bytes(ONE_BODY))
+        world.deliver()
+    asked = question(world)
+    for half in range(3):
+        world.now = 10.0 + half / 2
+        outputs = [world.give("r0", asked) for _ in range(10)]
+        assert sum(len(output.messages) for output in outputs) == answers
+        assert "more was asked for" in world.refusals("r0")[-1]
+
+
+def test_large_parts_are_cut_into_messages() -> None:
+    """A state may be much bigger than a frame."""
+    world = World(checkpoint_interval=2, window=4, application=lambda name: Big())
+    for timestamp in (1, 2):
+        world.ask(timestamp, b"%d" % timestamp)
+        world.deliver()
+    world.give("r0", fetch_state(*(f"large/{n}" for n in range(5)))(world))
+    said = world.said("r0", StateParts)
+    assert [len(message.parts) for message in said] == [1, 1, 1, 1, 1]
+
+
+@pytest.mark.parametrize("kind", [NewView, ViewChange])
+def test_the_proof_of_a_view_is_sent_again_at_most_twice_per_status_interval(
+    kind: type[NewView | ViewChange],
+) -> None:
+    """PROTOCOL, Bounds: "and the NEW-VIEW", which may be as large as all else together."""
+    world = World(settings=Settings(status_seconds=1.0))
+    if kind is NewView:
+        drive_into_view(world, "r0", 2)
+    else:
+        drive_into_view_change(world, "r0", 2)
+    answered = []
+    for step in range(41):
+        world.now = 10.0 + step / 20
+        said = world.sign("r3", Status(step % 2, step % 3 == 0, 0, 0, 3))
+        sent = [decode_message(s.envelope.signed.payload) for s in world.give("r0", said).messages]
+        if any(isinstance(message, kind) for message in sent):
+            answered.append(world.now)
+    assert answered == pytest.approx([10.0, 10.5, 11.0, 11.5, 12.0])
 
 
 # --- links that are made again ------------------------------------------------------------------
