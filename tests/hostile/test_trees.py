@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 
 from ci.operations import Abstain
-from tests.hostile.conftest import Arena, Order
+from tests.hostile.conftest import SECRET, Arena, Order
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(300)]
 
@@ -48,16 +48,23 @@ async def test_pipeline_files_that_are_links(arena: Arena) -> None:
         assert "not a plain file" in result.log
 
 
-async def test_artifacts_that_lead_away(arena: Arena) -> None:
-    result = await arena.run(
-        f"mkdir d; ln -s {arena.secret} d/a; ln -s {arena.folder} e", artifacts=["d/a"]
-    )
-    assert result.words == ("failed", 1)
-    assert "artifact d/a: is a symbolic link, no plain file" in result.log
-    name = arena.secret.name
-    result = await arena.run(f"ln -s {arena.folder} e", artifacts=[f"e/{name}"])
-    assert result.words == ("failed", 1)
-    assert "artifact e: is a symbolic link, no folder" in result.log
+async def test_artifacts_that_are_other_files(arena: Arena) -> None:
+    """Links that lead away, and two names of one file."""
+    builds = {
+        f"mkdir d; ln -s {arena.secret} d/a": (["d/a"], "d/a: is a symbolic link, no plain file"),
+        f"ln -s {arena.folder} e": ([f"e/{arena.secret.name}"], "e: is a symbolic link, no folder"),
+        "echo 1 >a; ln a b": (["a", "b"], "b: is a second name of another file"),
+    }
+    orders = [
+        Order(
+            arena.repository.commit({".pbft-ci.yml": arena.pipeline(command, artifacts=patterns)})
+        )
+        for command, (patterns, _) in builds.items()
+    ]
+    results = await arena.run_all(orders)
+    for (_, problem), result in zip(builds.values(), results, strict=True):
+        assert result.words == ("failed", 1)
+        assert f"artifact {problem}" in result.log
 
 
 async def test_submodules(arena: Arena) -> None:
@@ -68,19 +75,24 @@ async def test_submodules(arena: Arena) -> None:
     # nobody lists it, and who does not list it cannot say anything about it
     unlisted = "https://127.0.0.1:1/x.git"
     orders = [Order(with_module(arena, url)) for url in (*refused, unlisted)]
-    *results, last = await arena.run_all(orders)
+    # another one of the list, which is not for those who may push to this one
+    secret = arena.neighbour.commit({"x": SECRET})
+    orders.append(Order(with_module(arena, f"../{arena.neighbour.folder.name}", secret)))
+    *results, last, other = await arena.run_all(orders)
     for url, result in zip(refused, results, strict=True):
         assert result.words == ("pipeline_invalid", None), (url, result.log)
     assert isinstance(last.ballot, Abstain)
     assert unlisted in last.ballot.reason
+    assert isinstance(other.ballot, Abstain)
+    assert "submodule_of" in other.ballot.reason
 
 
-def with_module(arena: Arena, url: str) -> str:
-    """A commit with a submodule that comes from there."""
+def with_module(arena: Arena, url: str, inner: str | None = None) -> str:
+    """A commit that prints a submodule which comes from there. inner: the submodule's commit."""
     repository = arena.repository
-    inner = repository.commit({"x": "1"})
+    inner = inner or repository.commit({"x": "1"})
     modules = f'[submodule "x"]\n\tpath = lib\n\turl = "{url}"\n\tupdate = checkout\n'
-    repository.commit({".gitmodules": modules, ".pbft-ci.yml": arena.pipeline("true")})
+    repository.commit({".gitmodules": modules, ".pbft-ci.yml": arena.pipeline("cat lib/x")})
     repository.git("update-index", "--add", "--cacheinfo", f"160000,{inner},lib")
     repository.git("commit", "--quiet", "--message=module")
     return repository.git("rev-parse", "HEAD")
@@ -201,7 +213,7 @@ BOMBS = [
     ("image: a\n<<: {commands: [x]}\n", "merge keys"),
     ("image: a\x00b\n", "character"),
     ("\udcff", "not UTF-8"),
-    ("image: a\ncommands: ['\\x1b[2J']\nprivileged: true\n", "is not known"),
+    ("image: a\ncommands: ['\\x1b[2J']\nprivileged: true\n", "is not there; a build has no privileges"),
 ]
 
 
