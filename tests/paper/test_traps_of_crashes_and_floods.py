@@ -22,6 +22,7 @@ from pbft.messages import (
     Checkpoint,
     Commit,
     Envelope,
+    FetchBody,
     FetchState,
     NewView,
     Prepare,
@@ -265,6 +266,64 @@ def test_trap_19_nothing_happens_before_the_signature_is_checked() -> None:
         signed = Signed(name, encode_message(message), bytes(64))
         assert world.refuse("r1", signed) == "bad signature"
     assert world.told("r1", "equivocation") == []
+
+
+def of_r2(world: World, kind: type[AnyMessage]) -> tuple[AnyMessage, bytes]:
+    """A message of that type that counts if r2 says it, or the primary or a client; its body."""
+    pre_prepare, _, body = world.pre_prepare(4, [world.request(4, b"4")], view=0, replica=0)
+    digest = world.said("r0", PrePrepare)[-1].digest
+    changes = [view_change(world, replica, 2) for replica in (0, 2, 3)]
+    messages: list[AnyMessage] = [
+        Request("client", 4, b"4"),
+        pre_prepare,
+        Prepare(0, 4, FALSE, 2),
+        Commit(0, 4, FALSE, 2),
+        Checkpoint(4, FALSE, 2),
+        ViewChange(1, 0, (), (), 2),
+        NewView(2, tuple(changes), (), 2),
+        Status(0, True, 2, 3, 2),
+        FetchBody(3, digest, 2),
+        FetchState(2, (), 2),
+        Recover(FALSE, 2, 2),
+    ]
+    (message,) = (message for message in messages if type(message) is kind)
+    return message, body if kind is PrePrepare else b""
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        Request,
+        PrePrepare,
+        Prepare,
+        Commit,
+        Checkpoint,
+        ViewChange,
+        NewView,
+        Status,
+        FetchBody,
+        FetchState,
+        Recover,
+    ],
+)
+def test_trap_19_nobody_says_anything_in_the_name_of_another(kind: type[AnyMessage]) -> None:
+    """Signed by nobody, with one's own key, with what the other signed for something else, or for
+    another cluster: nothing happens. Signed by the one that it names, the same counts."""
+    world, other = small(), World(7)
+    ask(world, 1, 3)
+    message, body = of_r2(world, kind)
+    name = {Request: "client", PrePrepare: "r0"}.get(kind, "r2")
+    payload = encode_message(message)
+    for signature in (
+        bytes(64),
+        world.sign("r3", message).signature,
+        world.sign(name, Replies((), 2)).signature,
+        world.sign(name, message, other.cluster).signature,
+    ):
+        assert world.refuse("r1", Signed(name, payload, signature), body) == "bad signature"
+    refused = len(world.refusals("r1"))
+    world.give("r1", world.sign(name, message), body)
+    assert len(world.refusals("r1")) == refused
 
 
 # --- 20: memory ---------------------------------------------------------------------------------
