@@ -13,7 +13,7 @@ APPEND_SECONDS = 120.0
 # More than one, so that the group nearly always has something to order.
 APPENDERS = 3
 # So that a loaded network is not a loaded machine: without it they keep all cores busy.
-PAUSE_SECONDS = 0.03
+PAUSE_SECONDS = 0.06
 
 
 class Load:

@@ -32,7 +32,7 @@ TIMER_SECONDS = 2.0
 # A view change has more to it than an append: proofs, links, and all that waited meanwhile.
 USUAL_WAITS_MAX = 20
 # The answers from which the usual wait is measured.
-USUAL_ANSWERS = 50
+USUAL_ANSWERS = 25
 # Longer than the moment between a look at a node and the signal that stops it.
 SLEEPER_TIMER_SECONDS = 1.5
 DEADLINE_MARGIN_SECONDS = 0.1
@@ -139,7 +139,7 @@ def test_the_primary_asleep_and_awake_again(
         network.wait_until(
             lambda: network.status("node0")["view"] >= 1, "node0 in the new view", GO_ON_SECONDS
         )
-        load.wait_for_answers(50, GO_ON_SECONDS)
+        load.wait_for_answers(20, GO_ON_SECONDS)
     print_wait(capsys, "primary stopped", waited, usual)
     assert waited < wait_max(max(views), usual)
     check_nothing_is_lost(network, load, builds)
@@ -266,14 +266,14 @@ def test_a_wiped_data_directory(
         builds = [network.post("green") for _ in range(3)]
         network.verdicts(builds)
         network.wait_until(
-            lambda: network.status("node0")["stable_checkpoint"] >= 64, "checkpoints", 60
+            lambda: network.status("node0")["stable_checkpoint"] >= 32, "checkpoints", 60
         )
         wiped = time.monotonic()
         network.kill("node3")
         shutil.rmtree(network.data_directory("node3"))
         network.start("node3")
         network.wait_until(
-            lambda: network.status("node3")["sequence"] > 64, "node3 has the state", GO_ON_SECONDS
+            lambda: network.status("node3")["sequence"] > 32, "node3 has the state", GO_ON_SECONDS
         )
         network.wait_until(
             lambda: network.status("node3")["ledger_missing"] == 0, "the ledger", GO_ON_SECONDS
@@ -298,7 +298,7 @@ def test_the_gateway_loses_its_data_after_more_requests_than_are_remembered(
     network = patient(make_network, client_window=16)
     network.start()
     with Load(network, "a") as load:
-        load.wait_for_answers(60, GO_ON_SECONDS)
+        load.wait_for_answers(30, GO_ON_SECONDS)
     network.settle()
     network.stop(CLIENT)
     shutil.rmtree(network.data_directory(CLIENT))
