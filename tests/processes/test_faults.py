@@ -12,6 +12,7 @@ import pytest
 
 from ci.ledger import LateBallotEntry, decode_entry
 from pbft.ports import Entry
+from scripts.base_image import EXAMPLE_IMAGE
 from tests.node.conftest import things_of
 from tests.processes.conftest import Engine, NetworkMaker
 from tests.processes.gate import Gate, GitServer
@@ -23,10 +24,10 @@ pytestmark = pytest.mark.processes
 HONEST = ["node0", "node1", "node2"]
 
 
-def two_branches(engine: Engine) -> dict[str, dict[str, str]]:
+def two_branches(image: str = EXAMPLE_IMAGE) -> dict[str, dict[str, str]]:
     return {
-        "green": pipeline("echo green", image=engine.image),
-        "red": pipeline("echo red", "exit 3", image=engine.image),
+        "green": pipeline("echo green", image=image),
+        "red": pipeline("echo red", "exit 3", image=image),
     }
 
 
@@ -34,9 +35,9 @@ def outcome(view: dict[str, Any]) -> tuple[str, int | None]:
     return view["verdict"]["outcome"], view["verdict"]["exit_code"]
 
 
-def test_one_node_down_and_back(engine: Engine, make_network: NetworkMaker) -> None:
+def test_one_node_down_and_back(make_network: NetworkMaker) -> None:
     """Three decide; the fourth, once it is there, catches up and casts its ballots too."""
-    network = make_network(two_branches(engine), executor=engine.executor)
+    network = make_network(two_branches())
     network.start(*HONEST, "client")
     builds = {branch: network.post(branch) for branch in ("green", "red", "none")}
     views = {branch: network.complete(build, ballots=3) for branch, build in builds.items()}
@@ -54,7 +55,7 @@ def test_one_node_down_and_back(engine: Engine, make_network: NetworkMaker) -> N
 
 def test_a_liar_is_outvoted_and_named(engine: Engine, make_network: NetworkMaker) -> None:
     network = make_network(
-        two_branches(engine),
+        two_branches(engine.image),
         executor=engine.executor,
         overrides={"node3": {"fault_injection": "lying"}},
     )
@@ -73,10 +74,9 @@ def test_a_liar_is_outvoted_and_named(engine: Engine, make_network: NetworkMaker
     assert network.status("node0")["byzantine_nodes"] == []
 
 
-def test_a_silent_node_is_done_without(engine: Engine, make_network: NetworkMaker) -> None:
+def test_a_silent_node_is_done_without(make_network: NetworkMaker) -> None:
     network = make_network(
-        two_branches(engine),
-        executor=engine.executor,
+        two_branches(),
         overrides={"node3": {"fault_injection": "silent"}},
     )
     network.start()
@@ -120,10 +120,10 @@ def test_a_node_without_its_engine_abstains(
 
 @pytest.mark.parametrize("tries", [3, pytest.param(6, marks=pytest.mark.long)])
 def test_a_git_server_that_two_replicas_cannot_reach_for_a_while(
-    engine: Engine, make_network: NetworkMaker, tries: int
+    make_network: NetworkMaker, tries: int
 ) -> None:
     """To one the server is off, to the other it says nothing. Neither calls the build failed."""
-    network = make_network(two_branches(engine), executor=engine.executor)
+    network = make_network(two_branches())
     with (
         GitServer(network.repository) as server,
         Gate(server.connect) as off,

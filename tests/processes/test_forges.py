@@ -198,16 +198,14 @@ def test_a_push_is_built_and_reported_and_its_redelivery_is_the_same_build(
 
 @pytest.mark.timeout(300)
 def test_a_forks_pull_request_waits_for_an_operator_and_is_then_built(
-    engine: Engine, make_network: NetworkMaker, forge: ForgeServer, tmp_path: Path
+    make_network: NetworkMaker, forge: ForgeServer, tmp_path: Path
 ) -> None:
     branches = {
-        "master": pipeline("exit 0", image=engine.image),
-        "changes": pipeline("true", image=engine.image),
-        "greedy": pipeline("true", image=engine.image, timeout_seconds=1_000_000),
+        "master": pipeline("exit 0"),
+        "changes": pipeline("true"),
+        "greedy": pipeline("true", timeout_seconds=1_000_000),
     }
-    network = make_network(
-        branches, executor=engine.executor, overrides=clients(tmp_path, CLIENT, roles=ROLES)
-    )
+    network = make_network(branches, overrides=clients(tmp_path, CLIENT, roles=ROLES))
     head = network.commits["changes"]
     for number, branch in ((3, "changes"), (4, "greedy")):
         ref = ["update-ref", f"refs/pull/{number}/head", network.commits[branch]]
@@ -244,11 +242,9 @@ def test_a_forks_pull_request_waits_for_an_operator_and_is_then_built(
 
 @pytest.mark.timeout(300)
 def test_with_report_replicas_each_node_posts_its_own(
-    engine: Engine, make_network: NetworkMaker, forge: ForgeServer, tmp_path: Path
+    make_network: NetworkMaker, forge: ForgeServer, tmp_path: Path
 ) -> None:
-    network = make_network(
-        {"master": pipeline("exit 0", image=engine.image)}, executor=engine.executor
-    )
+    network = make_network({"master": pipeline("exit 0")})
     hooked(network, forge, tmp_path, "replicas")
     network.start()
     assert deliver(network, "push", push("master", network.commits["master"])).status == 202
@@ -267,11 +263,9 @@ def test_with_report_replicas_each_node_posts_its_own(
 
 
 def test_the_client_submits_signed_where_nothing_unsigned_is_taken(
-    engine: Engine, make_network: NetworkMaker, forge: ForgeServer, tmp_path: Path
+    make_network: NetworkMaker, forge: ForgeServer, tmp_path: Path
 ) -> None:
-    network = make_network(
-        {"master": pipeline("exit 0", image=engine.image)}, executor=engine.executor
-    )
+    network = make_network({"master": pipeline("exit 0")})
     hooked(network, forge, tmp_path, "none")
     network.start()
     ended = run(*network.command(CLIENT), "submit", "master", "--wait")
@@ -315,15 +309,13 @@ def second_gateway(tmp_path: Path) -> Iterator[Callable[[Network], str]]:
 
 @pytest.mark.timeout(300)
 def test_one_delivery_through_two_gateways_is_one_build_for_both(
-    engine: Engine,
     make_network: NetworkMaker,
     forge: ForgeServer,
     tmp_path: Path,
     second_gateway: Callable[[Network], str],
 ) -> None:
     network = make_network(
-        {"master": pipeline("exit 0", image=engine.image)},
-        executor=engine.executor,
+        {"master": pipeline("exit 0")},
         overrides=clients(tmp_path, CLIENT, "second"),
     )
     hooked(network, forge, tmp_path, "none")
@@ -357,11 +349,9 @@ def test_one_delivery_through_two_gateways_is_one_build_for_both(
 
 @pytest.mark.timeout(300)
 def test_a_status_that_the_forge_did_not_take_survives_a_kill(
-    engine: Engine, make_network: NetworkMaker, forge: ForgeServer, tmp_path: Path
+    make_network: NetworkMaker, forge: ForgeServer, tmp_path: Path
 ) -> None:
-    network = make_network(
-        {"master": pipeline("exit 3", image=engine.image)}, executor=engine.executor
-    )
+    network = make_network({"master": pipeline("exit 3")})
     hooked(network, forge, tmp_path, "gateway")
     forge.answer_with = lambda number: Unavailable(503, "down")
     network.start()

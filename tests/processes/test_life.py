@@ -292,12 +292,12 @@ def test_an_operators_key_is_refused_where_it_is_none(
 
 
 def test_an_operator_approves_a_strangers_pull_request(
-    engine: Engine, make_network: NetworkMaker, forge: ForgeServer, tmp_path: Path
+    make_network: NetworkMaker, forge: ForgeServer, tmp_path: Path
 ) -> None:
     private_key, cluster = with_operator(tmp_path)
-    branches = {"master": pipeline("true", image=engine.image)}
-    branches["changes"] = pipeline("echo of a stranger", image=engine.image)
-    network = make_network(branches, executor=engine.executor, overrides={"cluster": cluster})
+    branches = {"master": pipeline("true")}
+    branches["changes"] = pipeline("echo of a stranger")
+    network = make_network(branches, overrides={"cluster": cluster})
     head = network.commits["changes"]
     subprocess.run(
         ["git", "-C", str(network.repository), "update-ref", "refs/pull/3/head", head], check=True

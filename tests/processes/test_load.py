@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from tests.processes.conftest import Engine, NetworkMaker
+from tests.processes.conftest import NetworkMaker
 from tests.processes.network import CLIENT, pipeline, verdict_entries
 from tests.processes.webhook_load import builds_of, hook, make_webhooks, send_at_rate
 
@@ -19,10 +19,10 @@ LOAD_PER_SECOND = 200.0
 
 @pytest.mark.timeout(300)
 def test_a_dozen_webhooks_at_once_get_a_dozen_verdicts(
-    engine: Engine, make_network: NetworkMaker
+    make_network: NetworkMaker,
 ) -> None:
-    branches = {f"branch-{n}": pipeline(f"exit {n}", image=engine.image) for n in range(3)}
-    network = make_network(branches, executor=engine.executor)
+    branches = {f"branch-{n}": pipeline(f"exit {n}") for n in range(3)}
+    network = make_network(branches)
     network.start()
     posted = [f"branch-{n % 3}" for n in range(WEBHOOKS)]
     with ThreadPoolExecutor(WEBHOOKS) as threads:

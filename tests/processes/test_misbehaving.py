@@ -6,7 +6,7 @@ from urllib.parse import urlencode, urlsplit
 
 import pytest
 
-from tests.processes.conftest import Engine, NetworkMaker
+from tests.processes.conftest import NetworkMaker
 from tests.processes.network import Network, ask, pipeline
 
 pytestmark = pytest.mark.processes
@@ -61,11 +61,10 @@ def card(page: str, name: str) -> str:
 
 
 def test_a_node_lies_when_it_is_told_to_and_its_dissent_is_shown(
-    engine: Engine, make_network: NetworkMaker
+    make_network: NetworkMaker,
 ) -> None:
     network = make_network(
-        {"master": pipeline("echo green", image=engine.image)},
-        executor=engine.executor,
+        {"master": pipeline("echo green")},
         overrides={
             "node3": {"fault_injection": "allowed"},
             "cluster": {"checkpoint_interval": 4, "window": 16},

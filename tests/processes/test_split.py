@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.processes.conftest import Engine, NetworkMaker
+from tests.processes.conftest import NetworkMaker
 from tests.processes.network import Network, pipeline
 
 pytestmark = pytest.mark.processes
@@ -12,18 +12,14 @@ pytestmark = pytest.mark.processes
 
 @pytest.mark.parametrize("liars", [("node2", "node3"), ("node0", "node1"), ("node0", "node3")])
 def test_two_liars_are_more_than_f_but_never_make_red_of_it_green(
-    engine: Engine, make_network: NetworkMaker, liars: tuple[str, str]
+    make_network: NetworkMaker, liars: tuple[str, str]
 ) -> None:
     """More than f faults: anything but `passed` may come out, and `passed` may not.
 
     The green build ends as the liars say (f+1 equal ballots of failed), the red one as it is.
     """
     network = make_network(
-        {
-            "green": pipeline("echo green", image=engine.image),
-            "red": pipeline("exit 7", image=engine.image),
-        },
-        executor=engine.executor,
+        {"green": pipeline("echo green"), "red": pipeline("exit 7")},
         overrides={name: {"fault_injection": "lying"} for name in liars},
     )
     network.start()
