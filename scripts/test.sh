@@ -59,6 +59,10 @@ for argument in "$@"; do
     esac
 done
 set_up "$docker"
+if ((!${#arguments[@]})) && [[ ! -d tests/__pycache__ ]]; then
+    # A new clone: else each of the workers compiles all tests for itself.
+    PBFT_CI_TEST_RUN=compile "$VENV_PYTHON" -m pytest --collect-only -q >/dev/null 2>&1 &
+fi
 set_up_servers
 set_up_browser
 if [[ "$is_full" == "yes" ]]; then set_up_full_tests; fi
@@ -72,6 +76,8 @@ if [[ "$docker" == "with_docker" ]]; then
 else
     export PBFT_CI_WITHOUT_DOCKER=1
 fi
+# for what compiles
+wait
 code=0
 # Most tests wait, for containers and for each other: five workers keep two cores busy.
 workers=(--numprocesses "$((5 * $(nproc) / 2))")
