@@ -1,8 +1,9 @@
-"""Strangers who hold thousands of connections half open: what do honest requests wait meanwhile?
+"""Strangers who hold connections half open, or follow a dear log: what do honest requests wait?
 
 Each kind of stranger in turn opens so many connections to one node of a running network, and opens
 again, at a steady rate, those that the node hangs up on. Meanwhile somebody asks the node on a new
-connection each time; the same was asked before, with nobody else there.
+connection each time; the same was asked before, with nobody else there. Then the gateway is asked
+so while as many as it lets in follow a log that is all escape sequences, from its beginning.
 """
 
 import asyncio
@@ -15,7 +16,7 @@ from collections.abc import AsyncIterator, Sequence
 
 from bench.context import Context
 from bench.figures import spread
-from bench.network import BenchFailed, Network, network
+from bench.network import BenchFailed, Network, network, pipeline
 from bench.rows import Row, Target
 from common.address import Address
 
@@ -31,7 +32,15 @@ AGAIN_SECONDS = 0.1
 ANSWER_SECONDS = 30.0
 # Other files that this process has open.
 FILES = 200
+VERDICT_SECONDS_MAX = 120.0
 WAIT = Target(2.0)
+
+DEAR = "dear"
+# of the 100 that the gateway lets follow
+FOLLOWERS = 95
+QUICK_FOLLOWERS = 10
+LOG_BYTES = 4_000_000
+QUICK_LOG_BYTES = 100_000
 
 _BODY = b"POST /pbft/message HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100000\r\n\r\n"
 _METRICS = b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n"
@@ -50,7 +59,8 @@ async def run(context: Context) -> list[Row]:
     requests = QUICK_REQUESTS if context.is_quick else REQUESTS
     count = _allowed(wanted)
     rows = []
-    with network(context, NAME) as house:
+    size = QUICK_LOG_BYTES if context.is_quick else LOG_BYTES
+    with network(context, NAME, branches={DEAR: _dear_log(size)}) as house:
         await house.start()
         await house.linked()
         node = house.nodes[0]
@@ -75,7 +85,62 @@ async def run(context: Context) -> list[Row]:
                     note="" if count == wanted else f"{wanted} need more open files (ulimit -n)",
                 )
             )
+        rows.append(await _beside_followers(context, house, requests))
     return rows
+
+
+def _dear_log(size: int) -> dict[str, str]:
+    """A build whose output changes its colour with every character."""
+    line = r"printf '\033[31mx\033[32my\033[33mz\033[34mu\033[35mv'"
+    return pipeline(f'yes "$({line})" | head -c {size}')
+
+
+async def _beside_followers(context: Context, house: Network, requests: int) -> Row:
+    """Requests to the gateway while all follow one log, from its beginning to its end."""
+    build = await house.post(DEAR)
+
+    async def is_archived() -> bool:
+        return set((await house.build(build))["logs"]) == set(house.node_names)
+
+    await house.until(is_archived, "the logs of a build", VERDICT_SECONDS_MAX)
+    gateway = house.configuration.client.listen
+    followers = QUICK_FOLLOWERS if context.is_quick else FOLLOWERS
+    path = f"/api/v1/builds/{build}/replicas/{house.node_names[0]}/log/events"
+    quiet = await _ask(gateway, requests)
+    following = [asyncio.create_task(_follow(gateway, path)) for _ in range(followers)]
+    crowded: list[float] = []
+    while len(crowded) < requests or not all(task.done() for task in following):
+        crowded += await _ask(gateway, 10)
+    read = sum([await task for task in following])
+    context.say(f"{followers} followers read {read / 2**20:.0f} MiB: p99 {_p99(crowded):.3f} s")
+    return Row(
+        bench=NAME,
+        what=f"p99 of honest requests beside {followers} who follow a log of escape sequences",
+        against="with nobody else",
+        ratio=spread([_p99(crowded) / _p99(quiet)]),
+        figures={
+            "quiet p99 ms": _p99(quiet) * 1000,
+            "p50 ms": statistics.median(crowded) * 1000,
+            "p99 ms": _p99(crowded) * 1000,
+            "most ms": max(crowded) * 1000,
+        },
+    )
+
+
+async def _follow(address: Address, path: str) -> int:
+    """Read a log's events to their end; how many bytes they were. Raises BenchFailed."""
+    reader, writer = await asyncio.open_connection(address.host, address.port)
+    writer.write(f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+    count, last = 0, b""
+    while part := await reader.read(2**18):
+        count += len(part)
+        last = (last + part)[-200:]
+        if b"event: end" in last:
+            break
+    writer.close()
+    if b"event: end" not in last:
+        raise BenchFailed(f"a log was not followed to its end: {last!r}")
+    return count
 
 
 def _allowed(wanted: int) -> int:

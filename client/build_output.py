@@ -7,6 +7,7 @@ cut and however long it is.
 """
 
 import codecs
+import copy
 import html
 import re
 from collections.abc import Iterable, Iterator
@@ -58,6 +59,14 @@ class BuildOutput:
         self._background: str | None = None
         self._flags: set[str] = set()
         self._is_line_begun = False
+
+    def copy(self) -> "BuildOutput":
+        """Another one that has taken the same bytes."""
+        other = copy.copy(self)
+        other._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+        other._decoder.setstate(self._decoder.getstate())
+        other._flags = set(self._flags)
+        return other
 
     @property
     def held_bytes(self) -> int:

@@ -6,6 +6,7 @@ one follower is given, and how often a replica may begin its log anew.
 """
 
 import asyncio
+import functools
 from collections.abc import AsyncGenerator
 from typing import Any
 
@@ -14,16 +15,14 @@ import msgspec
 from ci.limits import Limits
 from ci.statement import parse_statement
 from client.archive import Archive, BuildRecord
-from client.build_output import BuildOutput, Span
+from client.build_output import BuildOutput
+from client.log_steps import PIECE_BYTES_MAX, LogSteps, Place
 from client.nodes import NodeFailed, Nodes, NotThere
 from client.view import is_over
 from common.log_pieces import LogPiece, ServedPiece, read_log_file
 
 # The `run` of a log that is archived: no replica can begin it anew.
 ARCHIVED = "archive"
-PIECE_BYTES_MAX = 64 * 1024
-# The worst that a build can write costs 1.2 s per MiB to read: so many at a time cost 20 ms.
-PART_BYTES = 16 * 1024
 WAIT_SECONDS = 15
 # Nothing tells when a replica takes up a build, or comes back: it is asked.
 AGAIN_SECONDS = 1.0
@@ -77,6 +76,7 @@ class LiveLogs:
         self._archive = archive
         # which opening of a build a replica has, while no verdict says it
         self._openings: dict[tuple[bytes, str], int] = {}
+        self.steps = LogSteps()
 
     async def piece(
         self, build: bytes, replica: str, offset: int, wait_seconds: int
@@ -123,10 +123,13 @@ class LiveLogs:
         """The log as it comes, from a position to its end. Raises OSError, StorageFailed."""
         output = BuildOutput()
         position = start
+        is_whole = not start.offset
         given_bytes, restarts, told = 0, 0, ""
         while given_bytes < FOLLOWED_BYTES_MAX and restarts < RESTARTS_MAX:
+            place = Place(build, replica, position.run, position.offset, is_whole)
+            ask = functools.partial(self.piece, build, replica, position.offset, WAIT_SECONDS)
             try:
-                served = await self.piece(build, replica, position.offset, WAIT_SECONDS)
+                step = await self.steps.step(place, output, ask)
             except LogAbsent as error:
                 yield LogEvent("end", {"text": str(error)}, position)
                 return
@@ -139,37 +142,36 @@ class LiveLogs:
                     yield LogEvent("state", {"text": f"{told}; asking again"}, position)
                 await asyncio.sleep(AGAIN_SECONDS)
                 continue
-            piece = served.piece
-            if _is_begun_anew(position, served):
+            piece, run = step.served.piece, step.served.run
+            if _is_begun_anew(position, step.served):
                 restarts += 1
-                output = BuildOutput()
-                position = Position(0, served.run)
+                output, is_whole = BuildOutput(), True
+                position = Position(0, run)
                 yield LogEvent("restart", {}, position)
                 continue
-            if piece.data and piece.offset > position.offset:
+            if step.bytes_count and piece.offset > position.offset:
                 gap = {"first": position.offset, "end": piece.offset}
-                position = Position(piece.offset, served.run)
-                output = BuildOutput()
+                position = Position(piece.offset, run)
                 yield LogEvent("dropped", gap, position)
-            position = Position(max(position.offset, piece.end), served.run)
-            is_end = not piece.data and not piece.is_growing
-            spans = await _taken(output, piece.data, is_last=is_end)
-            given_bytes += len(piece.data)
+            end = piece.offset + step.bytes_count
+            position = Position(max(position.offset, end), run)
+            output = step.output
+            given_bytes += step.bytes_count
             told = ""
-            if piece.data or spans:
-                if len(piece.data) < SMALL_PIECE_BYTES:
+            if step.bytes_count or step.has_spans:
+                if step.bytes_count < SMALL_PIECE_BYTES:
                     # what comes in drops is given on in larger ones
                     await asyncio.sleep(SMALL_PIECE_SECONDS)
                 data = {
                     "offset": piece.offset,
-                    "next": piece.end,
+                    "next": end,
                     "total": piece.total,
-                    "spans": spans,
+                    "spans": step.spans,
                 }
                 # whoever goes on from here has a new reader, which holds nothing
-                resumed = Position(position.offset - output.held_bytes, served.run)
+                resumed = Position(position.offset - output.held_bytes, run)
                 yield LogEvent("output", data, resumed)
-            if is_end:
+            if step.is_end:
                 yield LogEvent("end", {"text": "the log is complete"}, position)
                 return
         yield LogEvent("end", {"text": f"more of {replica} is not followed"}, position)
@@ -192,16 +194,6 @@ class LiveLogs:
             if len(self._openings) > OPENINGS_KEPT:
                 del self._openings[next(iter(self._openings))]
         return self._openings[key]
-
-
-async def _taken(output: BuildOutput, data: bytes, *, is_last: bool) -> list[Span]:
-    """What the next bytes show; others get their turn between parts of them."""
-    spans = output.take(data[:PART_BYTES], is_last=is_last and len(data) <= PART_BYTES)
-    for begin in range(PART_BYTES, len(data), PART_BYTES):
-        await asyncio.sleep(0)
-        end = begin + PART_BYTES
-        spans += output.take(data[begin:end], is_last=is_last and len(data) <= end)
-    return spans
 
 
 def _is_begun_anew(position: Position, served: ServedPiece) -> bool:

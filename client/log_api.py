@@ -12,6 +12,7 @@ from aiohttp_sse import EventSourceResponse
 from client.api import ApiError, Site
 from client.live_logs import LiveLogs, LogAbsent, LogEvent, Position
 from client.nodes import NodeFailed
+from common.http_door import is_this_machine
 from common.log_pieces import piece_headers
 
 HEARTBEAT_SECONDS = 10.0
@@ -19,8 +20,10 @@ HEARTBEAT_SECONDS = 10.0
 RETRY_MILLISECONDS = 2000
 # A follower who reads nothing for so long is let go.
 SEND_TIMEOUT_SECONDS = 30.0
-# As many connections to nodes as a session of aiohttp has.
+# As many connections to nodes as a session of aiohttp has; of one address that is not this machine
+# fewer, but enough for two pages of the largest clusters.
 FOLLOWERS_MAX = 100
+FOLLOWERS_PER_PEER_MAX = 32
 WAIT_SECONDS_MAX = 20
 AGAIN_SECONDS = 2
 
@@ -33,8 +36,8 @@ class LogApi:
     def __init__(self, site: Site, logs: LiveLogs) -> None:
         self._site = site
         self.logs = logs
-        # how many logs each of them follows
-        self._followers: dict[asyncio.Task[Any], int] = {}
+        # from where, and how many logs each of them follows
+        self._followers: dict[asyncio.Task[Any], tuple[str, int]] = {}
 
     def add_routes(self, application: web.Application) -> None:
         """Add them, and let go of all followers when the application stops."""
@@ -53,7 +56,7 @@ class LogApi:
         offset = _number(request, "from", 10**18 - 1)
         wait_seconds = _number(request, "wait", WAIT_SECONDS_MAX)
         try:
-            async with self._place():
+            async with self._place(request):
                 served = await self.logs.piece(record.build, replica, offset, wait_seconds)
         except LogAbsent as error:
             raise ApiError(404, str(error)) from error
@@ -85,7 +88,7 @@ class LogApi:
 
         logs_count: how many logs they are of. The events are closed. Raises ApiError (503).
         """
-        async with contextlib.aclosing(events), self._place(logs_count):
+        async with contextlib.aclosing(events), self._place(request, logs_count):
             response = EventSourceResponse(
                 send_timeout=SEND_TIMEOUT_SECONDS, ping_interval=HEARTBEAT_SECONDS
             )
@@ -95,23 +98,24 @@ class LogApi:
                 await response.prepare(request)
                 async with response:
                     async for event, identity in events:
-                        await response.send(
-                            msgspec.json.encode(event.data).decode(),
-                            id=identity,
-                            event=event.kind,
-                            retry=RETRY_MILLISECONDS,
-                        )
                         if not response.is_connected():
                             break
+                        await _send_event(response, request, event, identity)
         return response
 
     @contextlib.asynccontextmanager
-    async def _place(self, logs_count: int = 1) -> AsyncIterator[None]:
-        if sum(self._followers.values()) + logs_count > FOLLOWERS_MAX:
+    async def _place(self, request: web.Request, logs_count: int = 1) -> AsyncIterator[None]:
+        peer = request.remote or ""
+        held = self._followers.values()
+        if sum(count for _, count in held) + logs_count > FOLLOWERS_MAX:
             raise ApiError(503, f"{FOLLOWERS_MAX} logs are followed already", AGAIN_SECONDS)
+        own = sum(count for other, count in held if other == peer)
+        if not is_this_machine(peer) and own + logs_count > FOLLOWERS_PER_PEER_MAX:
+            text = f"{FOLLOWERS_PER_PEER_MAX} logs are followed already from {peer}"
+            raise ApiError(503, text, AGAIN_SECONDS)
         task = asyncio.current_task()
         assert task is not None
-        self._followers[task] = logs_count
+        self._followers[task] = peer, logs_count
         try:
             yield
         finally:
@@ -122,6 +126,26 @@ class LogApi:
         for task in followers:
             task.cancel()
         await asyncio.gather(*followers, return_exceptions=True)
+        await self.logs.steps.close()
+
+
+async def _send_event(
+    response: EventSourceResponse, request: web.Request, event: LogEvent, identity: str
+) -> None:
+    """As EventSourceResponse.send, which would look for line ends in all that is shown.
+
+    There are none in JSON, nor in positions and kinds; and a log may have a hundred followers.
+    """
+    head = f"id: {identity}\r\nevent: {event.kind}\r\nretry: {RETRY_MILLISECONDS}\r\ndata: "
+    data = msgspec.json.encode(event.data)
+    try:
+        async with asyncio.timeout(SEND_TIMEOUT_SECONDS):
+            await response.write(b"".join((head.encode(), data, b"\r\n\r\n")))
+    except TimeoutError:
+        # What is buffered would keep the connection.
+        if request.transport is not None:
+            request.transport.abort()
+        raise
 
 
 async def _with_positions(

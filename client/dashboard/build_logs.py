@@ -6,8 +6,8 @@ pages would leave none for a third.
 
 import asyncio
 import contextlib
+import functools
 import logging
-import os
 from collections.abc import AsyncGenerator, Sequence
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from client.live_logs import LiveLogs, LogAbsent, LogEvent, Position
 from client.log_api import LogApi
 from client.nodes import NodeFailed
 from client.view import BuildView
+from common.log_pieces import ServedPiece
 
 EVENTS_PATH = "/builds/{build}/logs/events"
 # What a page shows of each log: all columns together are small beside what a browser can take.
@@ -87,7 +88,7 @@ class BuildLogs:
         if replica in build.logs:
             file = self._site.archive.log_file(record.build, replica)
             try:
-                return await asyncio.to_thread(_read_end, file)
+                return await self._logs.steps.render(functools.partial(_read_end, file))
             except OSError:
                 return _nothing("the log is no longer kept here", None)
         if record.collected or record.skipped or record.refused or record.is_never_asked:
@@ -121,12 +122,7 @@ class BuildLogs:
         served = await self._logs.piece(build, replica, near_end.offset, 0)
         if not served.piece.data:
             return _nothing("nothing yet", str(near_end))
-        output = BuildOutput()
-        data = _last_lines(served.piece.data, is_cut=served.piece.offset > 0)
-        spans = output.take(data)
-        position = Position(served.piece.end - output.held_bytes, served.run)
-        is_cut = len(data) < served.piece.end
-        return LogTail(html_of(spans), is_cut, "so far", str(position))
+        return await self._logs.steps.render(functools.partial(_tail_of, served))
 
     async def _follow(self, request: web.Request) -> web.StreamResponse:
         """GET /builds/<id>/logs/events?at=<positions>: what is added to each log.
@@ -209,10 +205,26 @@ def _nothing(text: str, position: str | None) -> LogTail:
     return LogTail("", False, text, position)
 
 
+def _tail_of(served: ServedPiece) -> LogTail:
+    """The end of a log that grows, by the piece at its end."""
+    output = BuildOutput()
+    data = _last_lines(served.piece.data, is_cut=served.piece.offset > 0)
+    spans = output.take(data)
+    position = Position(served.piece.end - output.held_bytes, served.run)
+    is_cut = len(data) < served.piece.end
+    return LogTail(html_of(spans), is_cut, "so far", str(position))
+
+
 def _read_end(file: Path) -> LogTail:
     """The end of an archived log. Raises OSError."""
+    found = file.stat()
+    return _rendered_end(file, found.st_size, found.st_mtime_ns)
+
+
+@functools.lru_cache(TAILS_KEPT)
+def _rendered_end(file: Path, size: int, changed: int) -> LogTail:
+    """Of that file with that size, changed then. Many look at one build: it is rendered once."""
     with file.open("rb") as stream:
-        size = stream.seek(0, os.SEEK_END)
         stream.seek(max(0, size - TAIL_BYTES))
         data = _last_lines(stream.read(TAIL_BYTES), is_cut=size > TAIL_BYTES)
     spans = BuildOutput().take(data, is_last=True)

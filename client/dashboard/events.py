@@ -21,8 +21,11 @@ from client.build_filter import BuildFilter
 from client.dashboard.changes import Changes, Follower, TooManyFollowers
 from client.database import StorageFailed
 from client.view import is_over
+from common.http_door import is_this_machine
 
 FOLLOWERS_MAX = 200
+# of one address that is not this machine
+FOLLOWERS_PER_PEER_MAX = 64
 # At most two a second to each follower; and in all so few that fetching the pages, which follows,
 # leaves the gateway its time for builds: a page costs it some ten milliseconds.
 EVENT_SECONDS = 0.5
@@ -56,7 +59,8 @@ class Events:
     def __init__(self, site: Site, changes: Changes) -> None:
         self._site = site
         self._changes = changes
-        self._tasks: set[asyncio.Task[Any]] = set()
+        # from where each follows
+        self._tasks: dict[asyncio.Task[Any], str] = {}
         self._watching: list[asyncio.Task[None]] = []
 
     def add_routes(self, application: web.Application) -> None:
@@ -73,7 +77,7 @@ class Events:
         build = _build(request)
         last = request.headers.get("Last-Event-ID", request.query.get("after", ""))
         after = int(last) if _COUNT.fullmatch(last) else None
-        async with self._place(build, after) as follower:
+        async with self._place(request.remote or "", build, after) as follower:
             response = EventSourceResponse(
                 send_timeout=SEND_TIMEOUT_SECONDS, ping_interval=HEARTBEAT_SECONDS
             )
@@ -101,19 +105,25 @@ class Events:
             await asyncio.sleep(pause_seconds(len(self._changes.followers)))
 
     @contextlib.asynccontextmanager
-    async def _place(self, build: bytes | None, after: int | None) -> AsyncIterator[Follower]:
+    async def _place(
+        self, peer: str, build: bytes | None, after: int | None
+    ) -> AsyncIterator[Follower]:
+        own = sum(other == peer for other in self._tasks.values())
+        if not is_this_machine(peer) and own >= FOLLOWERS_PER_PEER_MAX:
+            text = f"{FOLLOWERS_PER_PEER_MAX} pages are followed from {peer}"
+            raise ApiError(503, text, AGAIN_SECONDS)
         try:
             follower = self._changes.follow(build, after)
         except TooManyFollowers as error:
             raise ApiError(503, f"{FOLLOWERS_MAX} pages are followed", AGAIN_SECONDS) from error
         task = asyncio.current_task()
         assert task is not None
-        self._tasks.add(task)
+        self._tasks[task] = peer
         self._begin_to_watch()
         try:
             yield follower
         finally:
-            self._tasks.discard(task)
+            del self._tasks[task]
             self._changes.leave(follower)
             if not self._changes.followers:
                 self._end_to_watch()

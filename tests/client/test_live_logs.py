@@ -3,6 +3,7 @@
 import asyncio
 import itertools
 import json
+import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,8 @@ from aiohttp.test_utils import TestClient
 
 from ci.operations import Ballot
 from client.build_output import BuildOutput, Span
-from client.live_logs import PART_BYTES, LiveLogs, Position
+from client.live_logs import LiveLogs, Position
+from client.log_steps import PART_BYTES
 from common.log_pieces import ServedPiece, read_piece
 from tests.client.network import Node, Running, passed
 from tests.client.test_api import client_of, post
@@ -22,6 +24,7 @@ from tests.client.test_gateway import record_of, until
 
 Client = TestClient[web.Request, web.Application]
 REPLICA = "replica-1"
+STEP_BYTES = 8 * 1024
 
 
 @pytest.fixture
@@ -139,27 +142,63 @@ async def test_a_log_is_followed_from_before_it_begins_to_its_end(build: Build) 
     assert follower.text == "first red\nsecond\n"
 
 
-async def test_a_log_that_is_much_work_is_read_in_parts(
+class Renderer:
+    """What is rendered, counted: how many bytes, in parts of which sizes, by which threads."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.sizes: list[int] = []
+        self.threads: set[str] = set()
+        take = BuildOutput.take
+
+        def noted(output: BuildOutput, data: bytes, *, is_last: bool = False) -> list[Span]:
+            self.sizes.append(len(data))
+            self.threads.add(threading.current_thread().name)
+            return take(output, data, is_last=is_last)
+
+        monkeypatch.setattr(BuildOutput, "take", noted)
+
+
+def escape_sequences(count: int) -> bytes:
+    """Output that is much work for its length, and what a page shows of it changes all the time."""
+    return b"".join(b"\x1b[1;3%dm\xe2\x82\xac%d\r" % (i % 8, i) for i in range(count))
+
+
+async def test_a_log_that_is_much_work_is_rendered_beside_the_loop_and_once(
     build: Build, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Between them other requests get their turn; what is shown is the same."""
-    sizes: list[int] = []
-    take = BuildOutput.take
-
-    def noted(output: BuildOutput, data: bytes, *, is_last: bool = False) -> list[Span]:
-        sizes.append(len(data))
-        return take(output, data, is_last=is_last)
-
-    data = b"".join(b"\x1b[1;3%dm\xe2\x82\xac%d\r" % (i % 8, i) for i in range(4_000))
+    """However many follow it, and wherever they begin: what is shown to each is the same."""
+    monkeypatch.setattr("client.log_steps.PIECE_BYTES_MAX", STEP_BYTES)
+    data = escape_sequences(1_500)
+    assert 2 * STEP_BYTES < len(data) < 3 * STEP_BYTES
     expected = "".join(span.text for span in BuildOutput().take(data, is_last=True))
-    monkeypatch.setattr(BuildOutput, "take", noted)
+    renderer = Renderer(monkeypatch)
     build.write(data)
     build.end()
-    follower = await follow(build)
-    await follower.until("end")
-    assert follower.text == expected
-    assert sum(sizes) >= len(data)
-    assert max(sizes) <= PART_BYTES
+    beginnings = [0] * 10 + [STEP_BYTES - 1000 - n for n in range(10)]
+    followers = [await follow(build, query=f"?from={n}") for n in beginnings]
+    await asyncio.gather(*(follower.until("end") for follower in followers))
+    assert {follower.text for follower in followers[:10]} == {expected}
+    for follower in followers[10:]:
+        assert follower.text.endswith(expected[-STEP_BYTES // 2 :])
+    # Those from the beginning once; those from elsewhere their first bytes each, the rest once;
+    # and both once more where the log was archived meanwhile.
+    assert sum(renderer.sizes) <= 4 * len(data) + 10 * 1010
+    assert {name.rpartition("_")[0] for name in renderer.threads} == {"logs"}
+    assert max(renderer.sizes) <= PART_BYTES
+
+
+async def test_followers_of_a_growing_log_share_one_question(build: Build) -> None:
+    build.write(b"one\n")
+    followers = [await follow(build) for _ in range(20)]
+    await asyncio.gather(*(follower.until_text("one\n") for follower in followers))
+    served = len(build.node.served)
+    build.write(b"two\n")
+    await asyncio.gather(*(follower.until_text("two\n") for follower in followers))
+    build.end()
+    await asyncio.gather(*(follower.until("end") for follower in followers))
+    assert {follower.text for follower in followers} == {"one\ntwo\n"}
+    # the collector asks, too
+    assert len(build.node.served) - served < 20
 
 
 async def test_who_comes_back_misses_nothing_and_gets_nothing_twice(build: Build) -> None:
@@ -318,6 +357,20 @@ async def test_no_such_replica_and_no_such_build(build: Build) -> None:
     assert "there are replica-0" in (await answer.json())["error"]
     answer = await build.client.get(build.path.replace(build.id.hex(), "0" * 64))
     assert answer.status == 404
+
+
+async def test_one_foreign_address_has_few_followers(
+    build: Build, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("client.log_api.FOLLOWERS_PER_PEER_MAX", 2)
+    monkeypatch.setattr("client.log_api.is_this_machine", lambda peer: False)
+    build.write(b"text")
+    followers = [await follow(build) for _ in range(2)]
+    answer = await build.client.get(f"{build.path}/events")
+    assert answer.status == 503
+    assert "followed already from 127.0.0.1" in (await answer.json())["error"]
+    for follower in followers:
+        follower._response.close()
 
 
 async def test_followers_are_bounded_and_give_their_places_back(
