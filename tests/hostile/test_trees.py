@@ -213,7 +213,10 @@ BOMBS = [
     ("image: a\n<<: {commands: [x]}\n", "merge keys"),
     ("image: a\x00b\n", "character"),
     ("\udcff", "not UTF-8"),
-    ("image: a\ncommands: ['\\x1b[2J']\nprivileged: true\n", "is not there; a build has no privileges"),
+    (
+        "image: a\ncommands: ['\\x1b[2J']\nprivileged: true\n",
+        "is not there; a build has no privileges",
+    ),
 ]
 
 

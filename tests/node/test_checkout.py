@@ -341,7 +341,7 @@ async def test_where_the_operator_fetches_from_is_told_to_nobody(
     commit = repository.git("rev-parse", "HEAD")
     names = ("https://example.invalid/main", "https://example.invalid/module")
     entries = [
-        RepositoryEntry(name, fetch_url=there.url)
+        RepositoryEntry(name, fetch_url=there.url, submodule_of=names[:1])
         for name, there in zip(names, (repository, module), strict=True)
     ]
     checkout = make_checkout(make_config(*entries))
