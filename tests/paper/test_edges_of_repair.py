@@ -195,8 +195,27 @@ def test_of_a_wrong_past_no_state_stays() -> None:
     world.run(2)
     assert world.core("r3").low == 6
     assert len(world.told("r3", "diverged")) == 1
-    said = [message for message in world.said("r3", Checkpoint) if message.sequence == 6]
+    said = {message for message in world.said("r3", Checkpoint) if message.sequence == 6}
     assert len(said) == 1, "what it said it cannot take back"
+
+
+def test_what_was_said_of_a_wrong_past_is_said_after_a_restart_too() -> None:
+    """PROTOCOL, 4.3: "It says no second CHECKPOINT for a number, though the first was wrong"."""
+    world = wrong_r3(7, without=6)
+    for signed in said_of_checkpoint(world, 4):
+        world.give("r3", signed)
+    for _ in range(3):
+        world.tick()
+        world.deliver(lambda m: not isinstance(m.payload, Checkpoint))
+    world.under_way.clear()
+    assert (world.core("r3").low, world.core("r3").executed) == (4, 7)
+    world.crash("r3")
+    world.make_application = lambda name: Journal()
+    world.start("r3")
+    world.connect("r3")
+    world.run(2)
+    assert world.core("r3").low == 6
+    assert len({m for m in world.said("r3", Checkpoint) if m.sequence == 6}) == 1
 
 
 class WrongFromThree(Journal):

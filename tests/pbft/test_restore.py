@@ -5,11 +5,21 @@ from collections.abc import Callable, Sequence
 import msgspec
 import pytest
 
+from pbft.certificates import leaves_digest
 from pbft.checkpoint import restore_state, state_parts
 from pbft.codec import digest_of, encode_batch
 from pbft.core import Settings
 from pbft.log import NULL_REQUEST
-from pbft.messages import Checkpoint, NewView, PrePrepare, Signed, ViewChange
+from pbft.messages import (
+    Checkpoint,
+    FetchState,
+    NewView,
+    PrePrepare,
+    Signed,
+    StateLeaves,
+    StateParts,
+    ViewChange,
+)
 from pbft.ports import Base, Executed, SavedBody, SavedEntry, SavedMessage
 from pbft.replica import DamagedRecords, OlderRecords
 from tests.pbft.checks import check_safety
@@ -334,3 +344,15 @@ def test_of_all_views_that_were_left_and_entered_the_last_word_is_kept(
     words = [read(record.signed) for record in others if isinstance(record, SavedMessage)]
     (last,) = (word for word in words if isinstance(word, ViewChange | NewView))
     assert (type(last), last.view) == (NewView if is_entered else ViewChange, 4)
+
+
+def test_a_restarted_replica_gives_its_stable_state() -> None:
+    """PROTOCOL, State transfer: "A peer gives its last stable state", restarted or not."""
+    world = world_after(3)
+    restart(world, "r1")
+    world.give("r1", world.sign("r3", FetchState(2, (), 3)))
+    world.give("r1", world.sign("r3", FetchState(2, ("journal",), 3)))
+    (leaves,) = world.said("r1", StateLeaves)
+    (parts,) = world.said("r1", StateParts)
+    assert leaves_digest(leaves.leaves) == world.core("r0").stable.digest
+    assert dict(parts.parts)["journal"] == world.core("r0").stable_parts["journal"]
