@@ -2,12 +2,14 @@
 
 The rule: a pattern means the files that it matches and everything below the folders that it
 matches. Whatever it means must be plain files, each under one name, and at least one; else the
-build has failed, on every replica alike. What is kept bears its SHA-256 as its name: no name that a
-build chose ever becomes one on this machine's disk.
+build has failed, on every replica alike. A symbolic link is taken as the plain file that it points
+to, if that is in the workspace and only real folders are on the way to it. What is kept bears its
+SHA-256 as its name: no name that a build chose ever becomes one on this machine's disk.
 """
 
 import hashlib
 import os
+import posixpath
 import re
 import stat
 import tarfile
@@ -30,6 +32,8 @@ CHUNK_BYTES = 256 * 1024
 ENTRIES_MAX = 200_000
 # how often a path may be compared with a pattern: a microsecond or two each, whatever they are
 COMPARISONS_MAX = 1_000_000
+# from one link to the next; a library has two
+LINKS_MAX = 8
 ARTIFACTS_FOLDER = "artifacts"
 INDEX = "index.json"
 # 64 paths of 255 bytes, digests and lengths
@@ -49,11 +53,15 @@ class ArtifactsWrong(Exception):
 
 
 class Found(msgspec.Struct, frozen=True):
-    """Something in the workspace. kind: `file`, `folder`, or what else it is, for people."""
+    """Something in the workspace. kind: `file`, `folder`, or what else it is, for people.
+
+    target: what a symbolic link says, as it says it.
+    """
 
     path: str
     kind: str
     length: int
+    target: str = ""
 
 
 class Reader(Protocol):
@@ -79,45 +87,108 @@ class Collector:
         self._taken: dict[str, Artifact] = {}
         self._matched: set[str] = set()
         self._bytes = 0
+        # what links that were seen point to; those that a pattern means, with the patterns
+        self._links: dict[str, str] = {}
+        self._wanted_links: dict[str, list[str]] = {}
+        # what links point to and was looked for, and the plain files that were there
+        self._targets: set[str] = set()
+        self._aside: dict[str, Artifact] = {}
 
-    @property
-    def roots(self) -> tuple[str, ...]:
-        """Where in the workspace to look, each once: a pattern up to its first glob."""
-        return tuple(dict.fromkeys(_root(pattern) for pattern in self._patterns))
+    def roots(self) -> Iterator[str]:
+        """Where in the workspace to look, each once: a pattern up to its first glob.
+
+        Then what the links point to that were found there. Raises ArtifactsWrong.
+        """
+        yield from dict.fromkeys(_root(pattern) for pattern in self._patterns)
+        for path, wanted in self._wanted_links.items():
+            while (target := self._end_of(path)) not in self._targets:
+                self._targets.add(target)
+                if target not in self._taken:
+                    yield target
+            content = self._taken.get(target) or self._aside.get(target)
+            if content is None:
+                raise ArtifactsWrong(
+                    path, f"is {SYMBOLIC_LINK} to {log_text(target)}, where no plain file is"
+                )
+            self._check_bytes(path, content.length)
+            self._bytes += content.length
+            self._taken[path] = Artifact(path, content.sha256, content.length)
+            self._matched.update(wanted)
 
     def folders_on_the_way(self, root: str) -> tuple[str, ...]:
         """What must be a folder (see check_on_the_way): what the root is in, and it where a
         pattern goes on below it."""
         parts = root.split("/") if root else []
-        depths = len(parts) + (root not in self._patterns)
+        is_file = root in self._patterns or root in self._targets
+        depths = len(parts) + (not is_file)
         return tuple("/".join(parts[:depth]) for depth in range(1, depths))
 
     def offer(self, found: Found, read: Reader, stop: Stop) -> None:
         """Take it if a pattern means it. Raises ArtifactsWrong, OwnTrouble, Stopped, OSError."""
         wanted = [pattern for pattern in self._patterns if self._means(pattern, found.path)]
-        if not wanted or found.kind == "folder" or found.path in self._taken:
+        is_target = found.path in self._targets
+        if not (wanted or is_target) or found.kind == "folder":
             return
-        if found.kind != "file":
-            raise ArtifactsWrong(found.path, f"is {found.kind}, no plain file")
+        if found.path in self._taken or found.path in self._aside:
+            return
         problem = path_problem(found.path)
+        if found.kind == SYMBOLIC_LINK and problem is None:
+            self._links[found.path] = found.target
+            if wanted and not is_target:
+                self._wanted_links[found.path] = wanted
+                self._check_count(found.path)
+            return
+        if found.kind not in ("file", SYMBOLIC_LINK):
+            raise ArtifactsWrong(
+                found.path, f"is {found.kind}, no plain file; copy it (cp) or pack it (tar)"
+            )
         if problem is not None:
             raise ArtifactsWrong(found.path, problem)
-        if len(self._taken) == self._limits.artifacts_max:
-            most = self._limits.artifacts_max
-            raise ArtifactsWrong(found.path, f"is one more than {most} files; pack them into one")
+        if wanted:
+            self._check_count(found.path, 1)
         # before anything is read: a file with holes may seem to have terabytes
-        self._bytes += found.length
-        if self._bytes > self._limits.artifact_bytes_max:
-            most = self._limits.artifact_bytes_max
-            raise ArtifactsWrong(found.path, f"more than {most} bytes with those before it")
+        self._check_bytes(found.path, found.length)
         with read() as content:
-            self._taken[found.path] = self._copy(found, content, stop)
-        self._matched.update(wanted)
+            copied = self._copy(found, content, stop)
+        if wanted:
+            self._bytes += found.length
+            self._taken[found.path] = copied
+            self._matched.update(wanted)
+        else:
+            self._aside[found.path] = copied
+
+    def _check_bytes(self, path: str, length: int) -> None:
+        most = self._limits.artifact_bytes_max
+        if self._bytes + length > most:
+            raise ArtifactsWrong(path, f"more than {most} bytes with those before it")
+
+    def _check_count(self, path: str, more: int = 0) -> None:
+        links = len(self._wanted_links.keys() - self._taken.keys())
+        if len(self._taken) + links + more > self._limits.artifacts_max:
+            most = self._limits.artifacts_max
+            raise ArtifactsWrong(path, f"is one more than {most} files; pack them into one")
+
+    def _end_of(self, link: str) -> str:
+        """The path that a link comes to, over the links that were seen. Raises ArtifactsWrong."""
+        path = link
+        for _ in range(LINKS_MAX):
+            if path not in self._links:
+                return path
+            target = self._links[path]
+            path = posixpath.normpath(posixpath.join(posixpath.dirname(path), target))
+            if target.startswith("/") or path_problem(path) is not None:
+                raise ArtifactsWrong(
+                    link,
+                    f"is {SYMBOLIC_LINK} to {log_text(target)}; only what leads to a file in the"
+                    " workspace, by a relative path, is taken: copy the file (cp -L)",
+                )
+        raise ArtifactsWrong(link, f"is the first of more than {LINKS_MAX} links; copy the file")
 
     def equal_files(self) -> tuple[str, ...]:
-        """The paths of all that has the same content as another; sorted."""
-        count = Counter(artifact.sha256 for artifact in self._taken.values())
-        return tuple(sorted(path for path, taken in self._taken.items() if count[taken.sha256] > 1))
+        """The paths of all files, not links, that have the same content as another; sorted."""
+        files = {p: taken.sha256 for p, taken in self._taken.items() if p not in self._wanted_links}
+        count = Counter(files.values())
+        return tuple(sorted(path for path, sha256 in files.items() if count[sha256] > 1))
 
     def finish(self) -> tuple[Artifact, ...]:
         """All that was taken, by path; on disk, with an index. Raises ArtifactsWrong, OSError."""
@@ -198,7 +269,7 @@ def take_from_archive(
                 if seen_bytes > most:
                     raise ArtifactsWrong(root or "*", f"there are more than {most} bytes to search")
                 path = _joined(parent, member.name) if root else member.name.partition("/")[2]
-                found = Found(path, _kind_of_member(member), member.size)
+                found = Found(path, _kind_of_member(member), member.size, member.linkname)
                 collector.offer(found, _member_reader(archive, member), stop)
     except tarfile.TarError as error:
         raise OwnTrouble(f"the engine's archive cannot be read: {error}") from error
@@ -211,7 +282,7 @@ def take_from_folder(collector: Collector, workspace: Path, stop: Stop) -> None:
     No link is followed. Raises what `Collector.offer` does.
     """
     names: dict[tuple[int, int], str] = {}
-    for root in collector.roots:
+    for root in collector.roots():
         for folder in collector.folders_on_the_way(root):
             status = _status(workspace / folder)
             if status is not None:
@@ -319,7 +390,8 @@ def _below(workspace: Path, root: str, names: dict[tuple[int, int], str]) -> Ite
         if kind == "file" and status.st_nlink > 1:
             first = names.setdefault((status.st_dev, status.st_ino), path)
             kind = kind if path == first else SECOND_NAME
-        yield Found(path, kind, status.st_size if kind == "file" else 0)
+        target = os.readlink(workspace / path) if kind == SYMBOLIC_LINK else ""
+        yield Found(path, kind, status.st_size if kind == "file" else 0, target)
         if kind == "folder":
             names_in = sorted(os.listdir(workspace / path), reverse=True)
             waiting += [_joined(path, name) for name in names_in]

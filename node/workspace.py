@@ -156,7 +156,7 @@ def take_artifacts(
     The engine reads it, so the image needs no tar, and nobody can write meanwhile: no step runs
     any more. Raises ArtifactsWrong, OwnTrouble, Stopped, OSError and what the library raises.
     """
-    for root in collector.roots:
+    for root in collector.roots():
         for folder in collector.folders_on_the_way(root):
             # asked for only to learn what it is: that is said before the first piece
             found = _archive_of(client, workspace, folder)

@@ -143,7 +143,7 @@ def test_the_same_is_taken_from_a_folder_of_this_machine(tmp_path: Path) -> None
 def test_where_patterns_look(tmp_path: Path) -> None:
     patterns = ["a/b.txt", "a/*.txt", "*.whl", "?/b", "a/c/*", "a/c/d*"]
     collector = Collector(tmp_path / "made", patterns, LIMITS)
-    assert collector.roots == ("a/b.txt", "a", "", "a/c")
+    assert list(collector.roots()) == ["a/b.txt", "a", "", "a/c"]
 
 
 @pytest.mark.parametrize(
@@ -151,8 +151,7 @@ def test_where_patterns_look(tmp_path: Path) -> None:
     [
         ([], "artifact out: the build did not make it"),
         ([("out", "d")], "artifact out: the build did not make it"),
-        ([("out", "->/etc/passwd")], "artifact out: is a symbolic link, no plain file"),
-        ([("out/x", b""), ("out/l", "->x")], "artifact out/l: is a symbolic link"),
+        ([("out/" + "l" * n, "->x") for n in range(1, 6)], "one more than 4 files"),
         ([("out/x", b"1"), ("out/z", "=>out/x")], "artifact out/z: is a second name of another"),
         ([("out", "p")], "artifact out: is a special file"),
         ([("out", "c")], "artifact out: is a special file"),
@@ -218,6 +217,19 @@ def test_links_of_this_machine_lead_nowhere(tmp_path: Path) -> None:
     (tmp_path / "secret").write_text("secret")
     (workspace / "link").symlink_to(tmp_path)
     (workspace / "file").symlink_to(tmp_path / "secret")
+    links = {
+        "up": "../secret",
+        "real/up": "../../secret",
+        "through": "link/secret",
+        "gone": "nowhere",
+        "folder": "empty",
+        "loop": "pool",
+        "pool": "./loop",
+        "fifo": "pipe",
+    }
+    for name, target in links.items():
+        (workspace / name).symlink_to(target)
+    (workspace / "empty").mkdir()
     (workspace / "real" / "one").write_text("1")
     os.link(workspace / "real" / "one", workspace / "real" / "two")
     os.mkfifo(workspace / "pipe")
@@ -225,12 +237,19 @@ def test_links_of_this_machine_lead_nowhere(tmp_path: Path) -> None:
         [
             ("link/secret", "artifact link: is a symbolic link, no folder"),
             ("link/*", "is a symbolic link"),
-            ("file", "is a symbolic link"),
+            ("file", "artifact file: is a symbolic link to /"),
+            ("up", "artifact up: is a symbolic link to ../secret; only what leads to a file in"),
+            ("real/up", "artifact real/up: is a symbolic link to ../../secret; only what leads"),
+            ("through", "artifact link: is a symbolic link, no folder"),
+            ("gone", "artifact gone: is a symbolic link to nowhere, where no plain file is"),
+            ("folder", "artifact folder: is a symbolic link to empty, where no plain file is"),
+            ("loop", "artifact loop: is the first of more than 8 links; copy the file"),
+            ("fifo", "artifact pipe: is a special file, no plain file; copy it (cp)"),
             ("real", "artifact real/two: is a second name of another file"),
             ("real/one\nreal/two", "artifact real/two: is a second name of another file"),
             ("real/two\nreal/one", "artifact real/one: is a second name of another file"),
             ("pipe", "is a special file"),
-            ("gone/*", "artifact gone/*: the build did not make it"),
+            ("none/*", "artifact none/*: the build did not make it"),
         ]
     ):
         collector = Collector(tmp_path / f"made {number}", pattern.split("\n"), LIMITS)
@@ -240,6 +259,29 @@ def test_links_of_this_machine_lead_nowhere(tmp_path: Path) -> None:
     # under one of its names a file is one
     collector = Collector(tmp_path / "made", ["real/two"], LIMITS)
     assert [found.path for found in take_all(collector, workspace)] == ["real/two"]
+
+
+def test_a_link_is_taken_as_the_plain_file_that_it_points_to(tmp_path: Path) -> None:
+    """As `make install` leaves a library: two links, the first by way of the second."""
+    workspace = tmp_path / "workspace"
+    (workspace / "lib" / "old").mkdir(parents=True)
+    (workspace / "lib" / "old" / "real.so").write_bytes(b"x" * 30)
+    (workspace / "lib" / "x.so.1.7").write_bytes(b"y" * 20)
+    (workspace / "lib" / "x.so.1").symlink_to("x.so.1.7")
+    (workspace / "lib" / "x.so").symlink_to("x.so.1")
+    # none of the patterns means what this one points to
+    (workspace / "x.so.0").symlink_to("lib/../lib/old/real.so")
+    collector = Collector(tmp_path / "made", ["lib/x.so*", "x.so.?"], LIMITS)
+    assert take_all(collector, workspace) == (
+        artifact("lib/x.so", b"y" * 20),
+        artifact("lib/x.so.1", b"y" * 20),
+        artifact("lib/x.so.1.7", b"y" * 20),
+        artifact("x.so.0", b"x" * 30),
+    )
+    few = Limits(artifacts_max=4, artifact_bytes_max=89)
+    collector = Collector(tmp_path / "too much", ["lib/x.so*", "x.so.?"], few)
+    with pytest.raises(ArtifactsWrong, match="more than 89 bytes"):
+        take_all(collector, workspace)
 
 
 def test_what_is_kept_is_found_by_path_and_named_by_digest(tmp_path: Path) -> None:
@@ -307,6 +349,14 @@ async def fixture_process_builder(
 MAKE = ("mkdir -p dist/sub", "echo one >dist/one", "echo two >'dist/sub/t wo'", "echo x >x.log")
 
 
+# one link points to a file that no pattern means, by way of another link
+MORE = (
+    "head -c 3000000 /dev/zero >dist/big",
+    "ln -s big dist/link",
+    "mkdir other; echo aside >other/file; ln -s other/file next; ln -s ../next dist/z",
+)
+
+
 async def test_processes_make_artifacts(
     process_builder: Builder, repository: GitRepository
 ) -> None:
@@ -351,7 +401,7 @@ async def test_containers_make_artifacts_in_any_step(room: Room) -> None:
             "image": room.image,
             "steps": [
                 {"name": "make", "commands": MAKE},
-                {"name": "more", "commands": ["head -c 3000000 /dev/zero >dist/big"]},
+                {"name": "more", "commands": MORE},
             ],
             "artifacts": ["dist", "*.log"],
         }
@@ -359,8 +409,10 @@ async def test_containers_make_artifacts_in_any_step(room: Room) -> None:
     found, order = await find(builder, room.repository, text)
     expected = {
         "dist/big": bytes(3_000_000),
+        "dist/link": bytes(3_000_000),
         "dist/one": b"one\n",
         "dist/sub/t wo": b"two\n",
+        "dist/z": b"aside\n",
         "x.log": b"x\n",
     }
     assert found.compared.artifacts == tuple(
@@ -375,9 +427,9 @@ async def test_containers_make_artifacts_in_any_step(room: Room) -> None:
     [
         ("true", "artifact out: the build did not make it"),
         ("mkdir out", "artifact out: the build did not make it"),
-        ("ln -s /etc/passwd out", "artifact out: is a symbolic link, no plain file"),
+        ("ln -s /etc/passwd out", "artifact out: is a symbolic link to /etc/passwd; only what"),
         ("mkfifo out", "artifact out: is a special file"),
-        ("mkdir out; ln -s ../fine out/l", "artifact out/l: is a symbolic link"),
+        ("mkdir out; ln -s ../../etc/passwd out/l", "artifact out/l: is a symbolic link to ../../"),
         ("mkdir out; echo 1 >out/a; ln out/a out/b", "is a second name of another file"),
         ("ln fine out", "artifact out: is a second name of another file"),
         ("mkdir out; cp fine out/a; ln fine out/b", "artifact out/b: is a second name of another"),
