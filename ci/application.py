@@ -270,6 +270,7 @@ class BuildApplication:
                 ref=operation.ref,
                 delivery=operation.delivery,
                 is_approved=not operation.needs_approval,
+                public_url=operation.public_url,
                 executors=drawn_executors(self._cluster, self._limits, self.ledger_head, build_id),
             )
             return opened

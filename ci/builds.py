@@ -14,6 +14,7 @@ from ci.limits import Limits
 from ci.operations import (
     CHECKOUT_FAILED_EXIT_CODE,
     FINDING_OUTCOMES,
+    TESTED_OUTCOMES,
     Abstain,
     Ballot,
     BuildId,
@@ -23,6 +24,7 @@ from ci.operations import (
     Event,
     FullRef,
     Outcome,
+    PageUrl,
 )
 from ci.verdict import Verdict
 from pbft.messages import Digest
@@ -52,7 +54,7 @@ class OpenBuild(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fie
     ballots: by replica, in their order; one voice is one vote by construction.
     reports: the replicas that said that the deadline passed: before the verdict, that it is
         overdue; after it (they start anew), that no late ballot need be waited for.
-    event, ref, delivery: as in the request that opened it.
+    event, ref, delivery, public_url: as in the request that opened it.
     is_approved: False while it waits for an operator; then nobody owes anything on it.
     verdict, verdict_index, statement: None, 0 and empty while undecided; then the verdict, the
         index of its ledger entry and the statement's bytes.
@@ -75,6 +77,7 @@ class OpenBuild(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fie
     ref: FullRef | None = None
     delivery: Delivery | None = None
     is_approved: bool = True
+    public_url: PageUrl | None = None
     executors: tuple[str, ...] = ()
 
     @property
@@ -132,20 +135,16 @@ class OpenBuild(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fie
             return f"{compared.outcome} without a commit"
         if compared.image_digest is not None and not _IMAGE_DIGEST.fullmatch(compared.image_digest):
             return "the image digest is not 1 to 512 visible ASCII characters"
+        if reason := _steps_refusal(compared):
+            return reason
         if compared.artifacts and compared.outcome is not Outcome.PASSED:
             return f"{compared.outcome} with artifacts"
         return artifacts_refusal(compared.artifacts, limits)
 
 
 def encode_build(build: OpenBuild) -> bytes:
-    """The bytes of a build in the replicated state; equal builds have equal bytes.
-
-    `executors`, the last field, is left out where it is empty: so it is as versions that knew no
-    executors wrote it, on disk and under the digests of checkpoints.
-    """
-    if build.executors:
-        return msgspec.msgpack.encode(build)
-    return msgspec.msgpack.encode(msgspec.structs.astuple(build)[:-1])
+    """The bytes of a build in the replicated state; equal builds have equal bytes."""
+    return msgspec.msgpack.encode(build)
 
 
 def decode_build(data: bytes) -> OpenBuild:
@@ -157,6 +156,21 @@ def decode_build(data: bytes) -> OpenBuild:
     if encode_build(build) != data:
         raise MalformedBuild("not the one encoding of this build")
     return build
+
+
+def _steps_refusal(compared: Compared) -> str | None:
+    """Why this outcome cannot be that of these steps; None: it can.
+
+    What was tested was said by a pipeline file or a Dockerfile, which has no steps; where no step
+    is wanted nothing was run, and only there.
+    """
+    outcome, steps = compared.outcome, compared.steps
+    if outcome in TESTED_OUTCOMES and compared.pipeline_sha256 is None:
+        return f"{outcome} without a pipeline file"
+    is_skipped = bool(steps) and not any(step.is_wanted for step in steps)
+    if is_skipped is not (outcome is Outcome.SKIPPED):
+        return f"{outcome} with {'no' if is_skipped else 'a'} step that is wanted"
+    return None
 
 
 def _has_fitting_exit_code(compared: Compared) -> bool:

@@ -11,10 +11,13 @@ from collections.abc import Iterable, Mapping
 import msgspec
 
 from ci.artifacts import artifacts_sha256
-from ci.operations import Agreement, Artifact, Ballot, Finding
+from ci.operations import Agreement, Artifact, Ballot, Compared, Finding, Outcome
 from pbft.ports import Entry
 
 ABSTAINED = "abstained"
+STEP_RAN = "ran"
+STEP_SELECTED = "selected"
+STEP_SKIPPED = "skipped by when"
 
 
 class MalformedEntry(ValueError):
@@ -37,11 +40,22 @@ class RecordedArtifact(msgspec.Struct, frozen=True):
     length: int
 
 
+class RecordedStep(msgspec.Struct, frozen=True):
+    """A step of a build's pipeline.
+
+    state: `ran` (to its end, with 0: the build passed), `skipped by when`, or `selected`: `when`
+    let it run, in a build that did not pass and may have ended before it.
+    """
+
+    name: str
+    state: str
+
+
 class RecordedBallot(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A ballot: fields of Compared and Evidence, or outcome `abstained` and the reason.
 
     artifacts_sha256: of the whole list, as `ci.artifacts` makes it. The list itself is in the
-    statement of a verdict, and here in a late ballot.
+    statement of a verdict, and here in a late ballot; so are the steps.
     """
 
     replica: str
@@ -53,6 +67,7 @@ class RecordedBallot(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     agreement: str = Agreement.DEFAULT
     artifacts_sha256: str | None = None
     artifacts: tuple[RecordedArtifact, ...] = ()
+    steps: tuple[RecordedStep, ...] = ()
     log_sha256: str | None = None
     log_bytes: int | None = None
     image_id: str | None = None
@@ -167,6 +182,15 @@ def recorded_artifacts(artifacts: Iterable[Artifact]) -> tuple[RecordedArtifact,
     return tuple(RecordedArtifact(a.path, a.sha256, a.length) for a in artifacts)
 
 
+def recorded_steps(compared: Compared) -> tuple[RecordedStep, ...]:
+    """What became of each step, as far as replicas agree on it."""
+    wanted = STEP_RAN if compared.outcome is Outcome.PASSED else STEP_SELECTED
+    return tuple(
+        RecordedStep(step.name, wanted if step.is_wanted else STEP_SKIPPED)
+        for step in compared.steps
+    )
+
+
 def recorded_ballot(replica: str, ballot: Ballot, *, is_late: bool = False) -> RecordedBallot:
     """A ballot as it stands in the ledger. A late one is in no statement, so it says all."""
     if isinstance(ballot, Finding):
@@ -176,6 +200,7 @@ def recorded_ballot(replica: str, ballot: Ballot, *, is_late: bool = False) -> R
             **msgspec.structs.asdict(ballot.evidence),
             "artifacts_sha256": artifacts_sha256(artifacts),
             "artifacts": recorded_artifacts(artifacts) if is_late else (),
+            "steps": recorded_steps(ballot.compared) if is_late else (),
         }
         return msgspec.convert({"replica": replica, **found}, RecordedBallot)
     return RecordedBallot(replica=replica, outcome=ABSTAINED, reason=ballot.reason)

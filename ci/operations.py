@@ -16,10 +16,16 @@ BuildId = Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
 Sha256Hex = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")]
 CommitHex = Annotated[str, msgspec.Meta(pattern=r"^([0-9a-f]{40}|[0-9a-f]{64})\Z")]
 Text = Annotated[str, msgspec.Meta(max_length=1024)]
+# An image's id, a version: a ballot has room for the names of all its artifacts and steps beside.
+ShortText = Annotated[str, msgspec.Meta(max_length=256)]
 # Nothing that git would take for anything but one full name of a ref (git-check-ref-format).
 FullRef = Annotated[
     str, msgspec.Meta(max_length=1024, pattern=r"^refs/[^\x00-\x20\x7f~^:?*\[\\]+\Z")
 ]
+# A gateway's public address; visible ASCII, because the statement repeats it.
+PageUrl = Annotated[str, msgspec.Meta(max_length=256, pattern=r"^https?://[!-~]+\Z")]
+StepName = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}\Z")]
+STEPS_MAX = 64
 
 
 class MalformedOperation(ValueError):
@@ -44,6 +50,10 @@ class Outcome(enum.StrEnum):
 
 CHECKOUT_FAILED_EXIT_CODE = 128
 FINDING_OUTCOMES = frozenset(Outcome) - {Outcome.DISPUTED, Outcome.CANCELLED}
+# Those in which what the pipeline file says was run, so that they say how it ended.
+TESTED_OUTCOMES = frozenset(
+    {Outcome.PASSED, Outcome.FAILED, Outcome.TIMED_OUT, Outcome.OUT_OF_MEMORY}
+)
 
 
 class Event(enum.StrEnum):
@@ -70,6 +80,17 @@ class Artifact(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fiel
     length: Annotated[int, msgspec.Meta(ge=0, le=2**53)]
 
 
+class Step(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """A step of the pipeline. `is_wanted`: its `when` has it run for the build's event and branch.
+
+    So what is wanted follows from the pipeline file and the request, and is equal for builds that
+    end in different steps.
+    """
+
+    name: StepName
+    is_wanted: bool
+
+
 class Compared(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
     """What must be equal as a whole for two findings to count together.
 
@@ -80,6 +101,7 @@ class Compared(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fiel
     that has none (made locally) and for a Dockerfile.
     `agreement` is what the pipeline file asks for, `default` where there is none that is valid.
     `artifacts` are the files that the pipeline names, sorted by path; none but for `passed`.
+    `steps` are those of the pipeline in their order; none where there is no valid pipeline file.
     """
 
     outcome: Outcome
@@ -89,6 +111,7 @@ class Compared(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fiel
     image_digest: Text | None
     agreement: Agreement = Agreement.DEFAULT
     artifacts: tuple[Artifact, ...] = ()
+    steps: Annotated[tuple[Step, ...], msgspec.Meta(max_length=STEPS_MAX)] = ()
 
 
 class Evidence(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
@@ -96,10 +119,10 @@ class Evidence(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fiel
 
     log_sha256: Sha256Hex
     log_bytes: Annotated[int, msgspec.Meta(ge=0, le=2**53)]
-    image_id: Text | None
+    image_id: ShortText | None
     checkout_milliseconds: Annotated[int, msgspec.Meta(ge=0, le=2**53)]
     build_milliseconds: Annotated[int, msgspec.Meta(ge=0, le=2**53)]
-    version: Text
+    version: ShortText
 
 
 class Finding(
@@ -143,6 +166,7 @@ class SubmitBuild(
     `ref`: the full ref that the commit must be on, where that is not refs/heads/<branch>.
     `delivery`: of a forge; then the build's id is the delivery's, else the identity's.
     `needs_approval`: nobody builds it until an operator approves.
+    `public_url`: where the gateway that opens the build shows it, for people; its own word.
     """
 
     identity: Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
@@ -153,6 +177,7 @@ class SubmitBuild(
     ref: FullRef | None = None
     delivery: Delivery | None = None
     needs_approval: bool = False
+    public_url: PageUrl | None = None
 
 
 class CastBallot(

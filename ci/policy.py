@@ -6,6 +6,7 @@ matched by digest, and the name beside it only helps people (in-toto Statement v
 
 import msgspec
 
+from ci.ledger import STEP_RAN
 from ci.operations import Outcome
 from ci.statement import StatementView
 
@@ -15,11 +16,17 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
 
     repository: the URL as it is in requests. commit: the full id, in lower case.
     artifact_sha256: of a file that must be an agreed artifact (hex).
+    ref, event: what the commit was proved to be on, by its full name, and what asked for the build.
+    pipeline_sha256: of the pipeline file (hex). steps: names of steps that must have run.
     """
 
     repository: str | None = None
     commit: str | None = None
     artifact_sha256: str | None = None
+    ref: str | None = None
+    event: str | None = None
+    pipeline_sha256: str | None = None
+    steps: tuple[str, ...] = ()
 
 
 def mismatches(statement: StatementView, policy: Policy) -> list[str]:
@@ -31,6 +38,20 @@ def mismatches(statement: StatementView, policy: Policy) -> list[str]:
     if policy.commit is not None and policy.commit not in proved_commits(statement):
         proved = ", ".join(proved_commits(statement)) or "no commit"
         found.append(f"it is about {proved}, not {policy.commit}")
+    if policy.ref is not None and verdict.full_ref != policy.ref:
+        found.append(f"it is about {verdict.full_ref}, not {policy.ref}")
+    if policy.event is not None and verdict.event != policy.event:
+        found.append(f"the event is {verdict.event}, not {policy.event}")
+    if policy.pipeline_sha256 is not None:
+        pipeline = pipeline_sha256(statement)
+        if pipeline != policy.pipeline_sha256:
+            found.append(f"the pipeline file is {pipeline or '-'}, not {policy.pipeline_sha256}")
+    states = {step.name: step.state for step in verdict.steps}
+    found += [
+        f"the step {name} {_not_run(states.get(name))}"
+        for name in policy.steps
+        if states.get(name) != STEP_RAN
+    ]
     if policy.artifact_sha256 is not None:
         known = artifacts(statement).values()
         if policy.artifact_sha256 not in known:
@@ -52,3 +73,18 @@ def proved_commits(statement: StatementView) -> tuple[str, ...]:
 def artifacts(statement: StatementView) -> dict[str, str]:
     """Path -> SHA-256 (hex) of the agreed artifacts; the first subject is the request."""
     return {s.name: s.digest["sha256"] for s in statement.subject[1:] if "sha256" in s.digest}
+
+
+def pipeline_sha256(statement: StatementView) -> str | None:
+    """The SHA-256 (hex) of the agreed pipeline file; None: nothing was agreed on, or there is none.
+
+    Of older versions it is in the configuration of the test result alone.
+    """
+    if statement.verdict.pipeline_sha256 is not None:
+        return statement.verdict.pipeline_sha256
+    found = (subject.digest.get("sha256") for subject in statement.predicate.configuration)
+    return next(found, None)
+
+
+def _not_run(state: str | None) -> str:
+    return "is not named" if state is None else f"was {state}, and is not shown to have run"

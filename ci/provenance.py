@@ -116,7 +116,7 @@ def provenance_bytes(
                 build_type=BUILD_TYPE,
                 external_parameters={
                     "repository": verdict.repository,
-                    "ref": verdict.ref or f"refs/heads/{verdict.branch}",
+                    "ref": verdict.full_ref,
                     "event": verdict.event,
                 },
                 internal_parameters={},
@@ -167,8 +167,7 @@ def verify_provenance(
 
 def _dependencies(verdict: VerdictFields, compared: Compared) -> tuple[Resource, ...]:
     assert compared.commit is not None
-    ref = verdict.ref or f"refs/heads/{verdict.branch}"
-    uri = f"git+{verdict.repository}@{ref}"
+    uri = f"git+{verdict.repository}@{verdict.full_ref}"
     dependencies = [Resource(uri=uri, digest={"gitCommit": compared.commit})]
     name, separator, digest = (compared.image_digest or "").rpartition("@sha256:")
     if separator:

@@ -27,7 +27,7 @@ STATE_BYTES_MAX = 800_000_000
 # kept for a client, of which there are two windows.
 BALLOT_BYTES = 32 * 1024
 ASKING_BYTES = 64
-BUILD_BYTES = 96 * 1024
+BUILD_BYTES = 104 * 1024
 ANSWER_BYTES = 384
 
 

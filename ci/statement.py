@@ -5,6 +5,10 @@ later ballot. Its bytes are JSON in the order of the structs below: one encoding
 signs them (as DSSE prescribes: PAE), so the f+1 replies that a client accepts make an envelope
 that anybody with the replicas' public keys can verify offline.
 in-toto Statement v1, predicate test-result v0.1, DSSE v1.0.2.
+
+The rule: a test result is issued of what was tested alone. Where nothing ran to an end that says
+anything of the commit (cancelled, disputed, skipped, no checkout, ...) the predicate is one of our
+own, so that nobody who reads test results takes it for tests that failed.
 """
 
 import base64
@@ -22,10 +26,21 @@ from ci.ledger import (
     AnyEntry,
     LateBallotEntry,
     RecordedArtifact,
+    RecordedStep,
     VerdictEntry,
     recorded_artifacts,
+    recorded_steps,
 )
-from ci.operations import Abstain, Agreement, Compared, Event, Outcome, SubmitBuild
+from ci.operations import (
+    TESTED_OUTCOMES,
+    Abstain,
+    Agreement,
+    Compared,
+    Event,
+    Outcome,
+    SubmitBuild,
+)
+from ci.references import full_ref, target_of
 from ci.verdict import Verdict
 from pbft.genesis import Cluster
 from pbft.messages import REQUEST_BYTES_MAX
@@ -33,7 +48,9 @@ from pbft.ports import Verify
 
 PAYLOAD_TYPE = "application/vnd.in-toto+json"
 STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
-PREDICATE_TYPE = "https://in-toto.io/attestation/test-result/v0.1"
+TEST_RESULT_TYPE = "https://in-toto.io/attestation/test-result/v0.1"
+# Of all other outcomes: a predicate with `pbftci_verdict` (VerdictFields), and `url`.
+OUTCOME_TYPE = "urn:pbft-ci:outcome:v1"
 
 # A statement travels as the result of a reply; its base64 takes a third more, a signature 200.
 ENVELOPE_BYTES_MAX = 1024 * 1024
@@ -64,7 +81,8 @@ class FoundValue(msgspec.Struct, frozen=True, rename="camel"):
     """One compared value, and the replicas that found it before the verdict.
 
     artifacts_sha256: of the whole list (`ci.artifacts`). The list is left out (empty) where
-    many values have long ones: see FOUND_ARTIFACTS_MAX.
+    many values have long ones: see FOUND_ARTIFACTS_MAX. steps_sha256: of its steps in MessagePack;
+    None where it has none.
     """
 
     outcome: Outcome
@@ -76,6 +94,7 @@ class FoundValue(msgspec.Struct, frozen=True, rename="camel"):
     artifacts_sha256: str | None
     artifacts: tuple[RecordedArtifact, ...]
     replicas: tuple[str, ...]
+    steps_sha256: str | None = None
 
 
 class Abstention(msgspec.Struct, frozen=True):
@@ -89,7 +108,9 @@ class VerdictFields(msgspec.Struct, frozen=True, rename="camel", omit_defaults=T
     """Our extension of the predicate.
 
     repository, branch, commit, ref, event: as requested; the commit is None where the branch had
-        none, the ref where it is refs/heads/<branch>.
+        none. The ref is a full name (None in statements of older versions where it is
+        refs/heads/<branch>); a tag's branch is its name. target: of a pull request, the full name
+        of the branch that it is for, which is `branch`; git does not show it.
     agreement: what the agreed pipeline file asks for, None where nothing is agreed on; threshold:
         how many of the `replicas` this outcome took, None for disputed and cancelled.
     agreeing: the replicas whose equal ballots decided; artifacts: what they made, all alike.
@@ -98,6 +119,8 @@ class VerdictFields(msgspec.Struct, frozen=True, rename="camel", omit_defaults=T
     ledger_index, previous_head: the verdict's entry in the ledger, and the head before it (hex).
     executors: who was to build first; left out where every replica was. The others stood by, so
         it says nothing of them that they are among those without a ballot.
+    pipeline_sha256: of the pipeline file (or the Dockerfile), where the replicas agreed on it.
+    steps: of that file, in their order; none of a Dockerfile, and where nothing was agreed on.
     """
 
     cluster_id: str
@@ -122,13 +145,25 @@ class VerdictFields(msgspec.Struct, frozen=True, rename="camel", omit_defaults=T
     ledger_index: int
     previous_head: str
     executors: tuple[str, ...] = ()
+    target: str | None = None
+    pipeline_sha256: str | None = None
+    steps: tuple[RecordedStep, ...] = ()
+
+    @property
+    def full_ref(self) -> str:
+        """The ref that the commit was proved to be on."""
+        return full_ref(self.branch, self.ref)
 
 
-class Predicate(msgspec.Struct, frozen=True):
-    """test-result v0.1; the configuration is the pipeline file, where the replicas agreed on it."""
+class Predicate(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """test-result v0.1; the configuration is the pipeline file. Or our own, without those two.
 
-    result: Literal["PASSED", "FAILED"]
-    configuration: tuple[Subject, ...]
+    url: the build's page, where the gateway that asked for the build says it is; no replica did.
+    """
+
+    result: Literal["PASSED", "FAILED"] | None = None
+    configuration: tuple[Subject, ...] = ()
+    url: str | None = None
     verdict: VerdictFields = msgspec.field(name="pbftci_verdict")
 
 
@@ -215,13 +250,18 @@ def statement_bytes(
     executors: those that this agreement needs; empty: every replica builds.
     """
     compared = verdict.compared
+    is_tested = verdict.outcome in TESTED_OUTCOMES
+    result: Literal["PASSED", "FAILED"] = (
+        "PASSED" if verdict.outcome is Outcome.PASSED else "FAILED"
+    )
     statement = StatementView(
         type=STATEMENT_TYPE,
         subject=_subjects(build, compared),
-        predicate_type=PREDICATE_TYPE,
+        predicate_type=TEST_RESULT_TYPE if is_tested else OUTCOME_TYPE,
         predicate=Predicate(
-            result="PASSED" if verdict.outcome is Outcome.PASSED else "FAILED",
-            configuration=_configuration(compared),
+            result=result if is_tested else None,
+            configuration=_configuration(compared) if is_tested else (),
+            url=None if build.public_url is None else f"{build.public_url}/builds/{build.id.hex()}",
             verdict=VerdictFields(
                 cluster_id=cluster.id.hex(),
                 epoch=cluster.epoch,
@@ -230,7 +270,7 @@ def statement_bytes(
                 repository=build.repository,
                 branch=build.branch,
                 commit=build.commit,
-                ref=build.ref,
+                ref=full_ref(build.branch, build.ref),
                 event=build.event,
                 outcome=verdict.outcome,
                 exit_code=compared.exit_code if compared else None,
@@ -251,10 +291,20 @@ def statement_bytes(
                 ledger_index=ledger_index,
                 previous_head=previous_head.hex(),
                 executors=executors,
+                target=target_of(build.event, build.branch),
+                pipeline_sha256=compared.pipeline_sha256 if compared else None,
+                steps=recorded_steps(compared) if compared else (),
             ),
         ),
     )
     return msgspec.json.encode(statement)
+
+
+def steps_sha256(compared: Compared) -> str | None:
+    """The SHA-256 (hex) of a finding's steps, as a statement's found values name it."""
+    if not compared.steps:
+        return None
+    return hashlib.sha256(msgspec.msgpack.encode(compared.steps)).hexdigest()
 
 
 def parse_statement(data: bytes) -> StatementView:
@@ -268,11 +318,18 @@ def parse_statement(data: bytes) -> StatementView:
         statement = _statement_decoder.decode(data)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise InvalidStatement(str(error)) from error
-    if statement.type != STATEMENT_TYPE or statement.predicate_type != PREDICATE_TYPE:
-        raise InvalidStatement("not an in-toto v1 statement with a test result")
-    is_passed = statement.verdict.outcome is Outcome.PASSED
-    if (statement.predicate.result == "PASSED") != is_passed:
-        raise InvalidStatement("result and outcome contradict each other")
+    if statement.type != STATEMENT_TYPE:
+        raise InvalidStatement("not an in-toto v1 statement")
+    outcome, result = statement.verdict.outcome, statement.predicate.result
+    if statement.predicate_type == TEST_RESULT_TYPE:
+        # Older versions issued one of every outcome: then all but passed was FAILED.
+        if result is None or (result == "PASSED") != (outcome is Outcome.PASSED):
+            raise InvalidStatement("result and outcome contradict each other")
+    elif statement.predicate_type == OUTCOME_TYPE:
+        if result is not None or outcome in TESTED_OUTCOMES:
+            raise InvalidStatement(f"{outcome} is a test result, and the predicate is of none")
+    else:
+        raise InvalidStatement("its predicate is neither a test result nor an outcome of ours")
     return statement
 
 
@@ -396,6 +453,7 @@ def _found_values(build: OpenBuild) -> tuple[FoundValue, ...]:
                 artifacts_sha256=artifacts_sha256(compared.artifacts),
                 artifacts=recorded_artifacts(listed),
                 replicas=tuple(replicas),
+                steps_sha256=steps_sha256(compared),
             )
         )
     return tuple(values)

@@ -7,7 +7,7 @@ import msgspec
 from ci.artifacts import artifact_differences, artifacts_sha256
 from ci.ledger import RecordedArtifact
 from ci.operations import Artifact, Ballot, Compared, Finding, Outcome
-from ci.statement import FoundValue, VerdictFields
+from ci.statement import FoundValue, VerdictFields, steps_sha256
 
 
 class ArtifactView(msgspec.Struct, frozen=True):
@@ -62,9 +62,13 @@ def file_differences(
 def is_found_value(compared: Compared, found: FoundValue) -> bool:
     """Is this what the statement's value stands for, as a whole?"""
     fields = msgspec.structs.asdict(compared)
-    artifacts = fields.pop("artifacts")
-    return artifacts_sha256(artifacts) == found.artifacts_sha256 and all(
-        getattr(found, field) == value for field, value in fields.items()
+    # of lists the statement has the digests
+    for of_list in ("artifacts", "steps"):
+        del fields[of_list]
+    return (
+        artifacts_sha256(compared.artifacts) == found.artifacts_sha256
+        and steps_sha256(compared) == found.steps_sha256
+        and all(getattr(found, field) == value for field, value in fields.items())
     )
 
 

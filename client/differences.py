@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import msgspec
 
-from ci.operations import Abstain, Ballot
+from ci.operations import Abstain, Ballot, Step
 
 # Of ci.operations.Compared, and what people call it. The artifacts are told file by file elsewhere.
 PARTS = {
@@ -14,6 +14,7 @@ PARTS = {
     "pipeline_sha256": "pipeline file (SHA-256)",
     "image_digest": "image (the registry's digest)",
     "agreement": "agreement asked for",
+    "steps": "steps, and which of them `when` lets run",
 }
 
 
@@ -42,10 +43,18 @@ def differences_of(ballots: Mapping[str, Ballot]) -> tuple[Difference, ...]:
         found: dict[str | None, list[str]] = {}
         for replica, ballot in sorted(ballots.items()):
             if not isinstance(ballot, Abstain):
-                value = getattr(ballot.compared, part)
-                found.setdefault(None if value is None else str(value), []).append(replica)
+                value = _text(getattr(ballot.compared, part))
+                found.setdefault(value, []).append(replica)
         if len(found) > 1:
             values = sorted(found.items(), key=lambda item: (-len(item[1]), item[1]))
             told = tuple(FoundBy(value, tuple(replicas)) for value, replicas in values)
             differences.append(Difference(part, name, told))
     return tuple(differences)
+
+
+def _text(value: str | int | tuple[Step, ...] | None) -> str | None:
+    if value is None or value == ():
+        return None
+    if isinstance(value, tuple):
+        return ", ".join(s.name if s.is_wanted else f"{s.name} (skipped)" for s in value)
+    return str(value)

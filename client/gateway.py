@@ -94,8 +94,11 @@ class Gateway:
         queue_max: int,
         draw: Callable[[int], bytes],
         repositories: Sequence[GatewayRepository] = (),
+        public_url: str | None = None,
     ) -> None:
         """draw: gives that many random bytes (os.urandom).
+
+        public_url: the operator's own word on where people find this gateway; without a slash.
 
         repositories: what is configured for each; others are treated as by default.
         """
@@ -119,6 +122,7 @@ class Gateway:
             archive=archive,
             queue_max=queue_max,
             open_max=lambda repository: self._configured(repository).open_builds_max,
+            public_url=public_url,
         )
         self._answering = Answers(cluster, self._outbox, archive, results, reports, self._changes)
         self._client = Client(cluster, name, verify)

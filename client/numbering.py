@@ -46,8 +46,13 @@ class Numbering:
         archive: Archive,
         queue_max: int,
         open_max: Callable[[str], int],
+        public_url: str | None,
     ) -> None:
-        """open_max: how many builds of a repository the network is given at once."""
+        """open_max: how many builds of a repository the network is given at once.
+
+        public_url: where people find this gateway's builds, for the statements; None: nowhere.
+        """
+        self._public_url = public_url
         self._name = name
         self._cluster = cluster
         self._signing_key = signing_key
@@ -144,12 +149,12 @@ class Numbering:
         self._held.pop(identity, None)
 
     def _sign(self, timestamp: int, row: OutboxRow) -> bytes:
-        encoded = encode_operation(_operation(row))
+        encoded = encode_operation(_operation(row, self._public_url))
         sign = self._signing_key.sign
         return encode_signed(make_request(self._name, timestamp, encoded, self._cluster, sign))
 
 
-def _operation(row: OutboxRow) -> Operation:
+def _operation(row: OutboxRow, public_url: str | None) -> Operation:
     match row.kind:
         case Kind.APPEND:
             return Append(row.text)
@@ -158,4 +163,4 @@ def _operation(row: OutboxRow) -> Operation:
         case Kind.APPROVE:
             return ApproveBuild(row.build)
         case Kind.BUILD:
-            return row.build_wanted.operation(row.identity)
+            return row.build_wanted.operation(row.identity, public_url)

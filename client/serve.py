@@ -114,6 +114,7 @@ async def running_gateway(config: ClientConfig, version: str) -> AsyncIterator[G
             queue_max=config.queue_max,
             draw=os.urandom,
             repositories=config.repositories,
+            public_url=None if config.public_url is None else public_url,
         )
         links = Links(
             cluster=cluster,

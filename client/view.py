@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import msgspec
 
 from ci.executors import STAND_BY
+from ci.ledger import RecordedStep
 from ci.operations import (
     Abstain,
     Ballot,
@@ -53,6 +54,8 @@ class VerdictView(msgspec.Struct, frozen=True):
     Neither holds a replica that abstained; for disputed and cancelled there is no value to agree
     with, so both are empty. threshold: how many equal ballots it took, null for those two.
     executors: who was to build first, while the others stood by; empty: every replica was.
+    pipeline_sha256: of the agreed pipeline file; steps: those of it, none where nothing is agreed
+    on. ref: the full name that the commit was proved to be on.
     """
 
     outcome: str
@@ -62,6 +65,9 @@ class VerdictView(msgspec.Struct, frozen=True):
     ledger_index: int
     threshold: int | None
     executors: tuple[str, ...]
+    ref: str
+    pipeline_sha256: str | None
+    steps: tuple[RecordedStep, ...]
 
 
 class BallotView(msgspec.Struct, frozen=True):
@@ -292,6 +298,9 @@ def _verdict_view(verdict: VerdictFields, cast: dict[str, Ballot]) -> VerdictVie
         ledger_index=verdict.ledger_index,
         threshold=verdict.threshold,
         executors=verdict.executors,
+        ref=verdict.full_ref,
+        pipeline_sha256=verdict.pipeline_sha256,
+        steps=verdict.steps,
     )
 
 

@@ -26,8 +26,8 @@ class WantedBuild(msgspec.Struct, frozen=True):
         """The same of the tag that has the branch's name."""
         return msgspec.structs.replace(self, event=Event.TAG, ref=TAG_PREFIX + self.branch)
 
-    def operation(self, identity: bytes) -> SubmitBuild:
-        """The operation that asks for it; identity: 32 random bytes."""
+    def operation(self, identity: bytes, public_url: str | None = None) -> SubmitBuild:
+        """The operation that asks for it; identity: 32 random bytes. public_url: the gateway's."""
         return SubmitBuild(
             identity=identity,
             repository=self.repository,
@@ -37,6 +37,7 @@ class WantedBuild(msgspec.Struct, frozen=True):
             ref=self.ref,
             delivery=self.delivery,
             needs_approval=self.needs_approval,
+            public_url=public_url,
         )
 
 

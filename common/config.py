@@ -35,6 +35,15 @@ _SSH_SHORT_FORM = re.compile(r"[\w.-]+@[\w.-]+:.+")
 
 _Kind = TypeVar("_Kind")
 
+# Statements repeat it (ci.operations.PageUrl).
+PublicUrl = Annotated[
+    str,
+    msgspec.Meta(
+        max_length=256,
+        pattern=r"^https?://[!-~]+\Z",
+        description="http:// or https:// and visible ASCII, up to 256 characters",
+    ),
+]
 MemberName = Annotated[
     str,
     msgspec.Meta(pattern=_NAME, description="up to 64 of: letters, digits, '-', '_', '.'"),
@@ -186,7 +195,7 @@ class NodeConfig(msgspec.Struct, frozen=True):
     fault_injection: FaultKind | None = None
     capture_file: Path | None = None
     plaintext_allowed: bool = False
-    public_url: str | None = None
+    public_url: PublicUrl | None = None
 
 
 class ClientConfig(msgspec.Struct, frozen=True):
@@ -215,7 +224,7 @@ class ClientConfig(msgspec.Struct, frozen=True):
     archive_days_max: Annotated[float, msgspec.Meta(gt=0, le=36500)] = 365
     archive_builds_max: Annotated[int, msgspec.Meta(ge=1, le=10_000_000)] = 10_000
     api_token_file: Path | None = None
-    public_url: str | None = None
+    public_url: PublicUrl | None = None
     plaintext_allowed: bool = False
 
 

@@ -27,6 +27,7 @@ from ci.operations import (
     Evidence,
     Finding,
     Outcome,
+    Step,
 )
 from common.config import NodeConfig
 from common.git_environment import ref_of
@@ -97,6 +98,7 @@ class _Found(msgspec.Struct, frozen=True):
     result: RunResult
     pipeline_sha256: str | None
     agreement: Agreement
+    steps: tuple[Step, ...]
     checkout_seconds: float
     build_seconds: float
 
@@ -302,6 +304,7 @@ class Executor:
                 image_digest=found.result.image_digest,
                 agreement=found.agreement,
                 artifacts=found.result.artifacts,
+                steps=found.steps,
             ),
             Evidence(
                 log_sha256=log_sha256,
@@ -328,7 +331,7 @@ class Executor:
             result = RunResult(
                 Outcome.CHECKOUT_FAILED, CHECKOUT_FAILED_EXIT_CODE, problem=source.problem
             )
-            return _Found(result, None, Agreement.DEFAULT, checked_out_at - began_at, 0.0)
+            return _Found(result, None, Agreement.DEFAULT, (), checked_out_at - began_at, 0.0)
         for line in source.modules:
             log.note(line)
         # a stranger's file may take long to read
@@ -359,6 +362,7 @@ class Executor:
             result,
             pipeline_sha256,
             Agreement(job.agreement) if isinstance(job, Pipeline) else Agreement.DEFAULT,
+            _steps(job, order) if isinstance(job, Pipeline) else (),
             checked_out_at - began_at,
             ended_at - checked_out_at,
         )
@@ -455,6 +459,12 @@ def _origin(order: BuildOrder, commit_seconds: int) -> Origin:
         event=order.event,
         commit=order.commit,
         commit_seconds=commit_seconds,
+    )
+
+
+def _steps(pipeline: Pipeline, order: BuildOrder) -> tuple[Step, ...]:
+    return tuple(
+        Step(step.name, step.is_wanted(order.branch, order.event)) for step in pipeline.steps
     )
 
 

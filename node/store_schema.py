@@ -11,8 +11,9 @@ from node.own_request_table import OWN_REQUEST_SCHEMA
 from node.store_damage import StoreNotOurs
 from node.transaction import transaction
 
-# 3: a redo log beside it instead of a high-water mark.
-FORMAT_VERSION = 3
+# 4: statements name event, ref, target and steps: what older versions executed would be executed
+# again with another ledger.
+FORMAT_VERSION = 4
 
 SCHEMA = f"""
 {LEDGER_SCHEMA}

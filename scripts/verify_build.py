@@ -2,14 +2,16 @@
 """Verify a PBFT/CI verdict before deploying: one file that needs Python and PyNaCl, nothing else.
 
     pip install pynacl
-    python verify_build.py build.intoto.json --trust trust.json --commit SHA [--artifact FILE]
+    python verify_build.py build.intoto.json --trust trust.json --repository URL --commit SHA
+        [--ref refs/heads/main] [--event push] [--step test] [--artifact FILE]
 
 `trust.json` holds the cluster's id and the replicas' public keys; `python -m client trust` makes
 it from the cluster file. Get it once, from somebody you trust, and keep it beside the pipeline:
 whoever can change it decides what you deploy.
 
 Exit code 0: signed by f+1 replicas or more, passed, and about what was asked for; 1: it holds,
-and the build did not pass; 2: it proves nothing, or is about something else. The same rules as
+and the build did not pass; 2: it proves nothing, or is about something else. Repository and commit
+have to be asked for, else any green of the cluster would do (`--any` only shows it). The rules of
 `python -m client verify`; a test holds the two against each other.
 DSSE v1.0.2 (protocol, threshold), in-toto Statement v1.
 """
@@ -28,7 +30,10 @@ from nacl.signing import VerifyKey
 
 PAYLOAD_TYPE = "application/vnd.in-toto+json"
 STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
-PREDICATE_TYPE = "https://in-toto.io/attestation/test-result/v0.1"
+TEST_RESULT_TYPE = "https://in-toto.io/attestation/test-result/v0.1"
+# of an outcome that is no test result: cancelled, disputed, skipped, ...
+OUTCOME_TYPE = "urn:pbft-ci:outcome:v1"
+TESTED = ("passed", "failed", "timed_out", "out_of_memory")
 ENVELOPE_BYTES_MAX = 1024 * 1024
 TRUST_BYTES_MAX = 1024 * 1024
 SIGNATURES_MAX = 256
@@ -53,12 +58,25 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--trust", required=True, metavar="FILE", help="the cluster's public keys")
     parser.add_argument("--repository", metavar="URL", help="it must be about this repository")
     parser.add_argument("--commit", metavar="SHA", help="it must be about this full commit id")
+    parser.add_argument("--ref", metavar="REF", help="of this full ref, as refs/heads/main")
+    parser.add_argument(
+        "--event", choices=("push", "tag", "pull_request"), help="it must be asked for by this"
+    )
+    parser.add_argument(
+        "--pipeline-sha256", metavar="HEX", help="the pipeline file must have this SHA-256"
+    )
+    parser.add_argument(
+        "--step", action="append", default=[], metavar="NAME", help="this step must have run"
+    )
+    parser.add_argument("--any", action="store_true", help="take whatever build it is about")
     parser.add_argument("--artifact", metavar="PATH", help="this file must be an agreed artifact")
     parser.add_argument(
         "--threshold", type=int, metavar="N", help="signatures needed (default: f+1, the least)"
     )
     options = parser.parse_args(arguments)
     try:
+        if not options.any and (options.repository is None or options.commit is None):
+            raise Invalid("add --repository URL and --commit SHA, or --any to see what it is about")
         trust = read_trust(Path(options.trust))
         threshold = trust["faults_max"] + 1 if options.threshold is None else options.threshold
         payload, signers = verify_signatures(Path(options.envelope), trust, threshold)
@@ -67,6 +85,11 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"invalid: {error}", file=sys.stderr)
         return EXIT_INVALID
     print(f"valid: {verdict['outcome']}, signed by {', '.join(signers)}")
+    for name in ("repository", "commit", "event", "ref", "target", "pipeline"):
+        if verdict[name] is not None:
+            print(f"{name}: {shown(verdict[name])}")
+    for name, state in verdict["steps"].items():
+        print(f"step {shown(name)}: {shown(state)}")
     return EXIT_PASSED if verdict["outcome"] == "passed" else EXIT_NOT_PASSED
 
 
@@ -122,33 +145,61 @@ def verify_signatures(file: Path, trust: dict[str, Any], threshold: int) -> tupl
 def verify_statement(
     payload: bytes, trust: dict[str, Any], options: argparse.Namespace
 ) -> dict[str, Any]:
-    """The verdict, if the statement is one of this cluster and about what was asked for."""
+    """What the statement says, if it is one of this cluster and about what was asked for."""
     statement = read_json(payload, "the statement")
     try:
-        subjects = statement["subject"]
-        verdict: dict[str, Any] = statement["predicate"]["pbftci_verdict"]
-        is_passed = verdict["outcome"] == "passed"
-        is_ours = (
-            statement["_type"] == STATEMENT_TYPE
-            and statement["predicateType"] == PREDICATE_TYPE
-            and (statement["predicate"]["result"] == "PASSED") == is_passed
-        )
+        subjects, predicate = statement["subject"], statement["predicate"]
+        verdict: dict[str, Any] = predicate["pbftci_verdict"]
+        configuration = predicate.get("configuration") or [{"digest": {}}]
         commits = [s["digest"]["gitCommit"] for s in subjects if "gitCommit" in s["digest"]]
         artifacts = [s["digest"]["sha256"] for s in subjects[1:] if "sha256" in s["digest"]]
-        cluster, repository = verdict["clusterId"], verdict["repository"]
-    except (KeyError, TypeError, IndexError) as error:
+        said: dict[str, Any] = {
+            "outcome": verdict["outcome"],
+            "repository": verdict["repository"],
+            "commit": verdict["commit"],
+            "event": verdict["event"],
+            # of older versions: None for a branch
+            "ref": verdict["ref"] or f"refs/heads/{verdict['branch']}",
+            "target": verdict.get("target"),
+            "pipeline": verdict.get("pipelineSha256") or configuration[0]["digest"].get("sha256"),
+            "steps": {step["name"]: step["state"] for step in verdict.get("steps", [])},
+        }
+        cluster = verdict["clusterId"]
+        is_ours = is_right_predicate(statement["predicateType"], predicate, said["outcome"])
+    except (KeyError, TypeError, IndexError, AttributeError) as error:
         raise Invalid(f"the statement lacks {error}") from error
-    if not is_ours:
-        raise Invalid("not an in-toto v1 statement with a test result")
+    if statement.get("_type") != STATEMENT_TYPE or not is_ours:
+        raise Invalid("not an in-toto v1 statement with a test result or an outcome")
     if cluster != trust["cluster"]:
         raise Invalid("the statement is of another cluster")
-    if options.repository is not None and options.repository != repository:
-        raise Invalid(f"it is about the repository {repository!r}")
     if options.commit is not None and options.commit.lower() not in commits:
         raise Invalid(f"it is about {', '.join(commits) or 'no commit'}, not {options.commit}")
+    for name, wanted in (
+        ("repository", options.repository),
+        ("ref", options.ref),
+        ("event", options.event),
+        ("pipeline", options.pipeline_sha256 and options.pipeline_sha256.lower()),
+    ):
+        if wanted is not None and said[name] != wanted:
+            raise Invalid(f"its {name} is {said[name]!r}, not {wanted!r}")
+    for name in options.step:
+        if said["steps"].get(name) != "ran":
+            raise Invalid(f"the step {name!r} is not shown to have run")
     if options.artifact is not None and sha256_of(Path(options.artifact)) not in artifacts:
         raise Invalid(f"{options.artifact} is none of its {len(artifacts)} artifacts")
-    return verdict
+    return said
+
+
+def is_right_predicate(kind: str, predicate: dict[str, Any], outcome: str) -> bool:
+    """Does the predicate go with the outcome? Older versions made a test result of each."""
+    if kind == TEST_RESULT_TYPE:
+        return bool((predicate["result"] == "PASSED") == (outcome == "passed"))
+    return kind == OUTCOME_TYPE and outcome not in TESTED
+
+
+def shown(text: object) -> str:
+    """A stranger's text for a terminal."""
+    return str(text) if str(text).isprintable() else ascii(text)
 
 
 def holds(public_key: bytes, message: bytes, signature: bytes) -> bool:

@@ -7,7 +7,8 @@ import json
 import sys
 from pathlib import Path
 
-from ci.policy import Policy, artifacts, is_green, mismatches
+from ci.operations import Event
+from ci.policy import Policy, artifacts, is_green, mismatches, pipeline_sha256
 from ci.provenance import InvalidProvenance, verify_provenance
 from ci.statement import (
     ENVELOPE_BYTES_MAX,
@@ -58,14 +59,29 @@ def add(commands: Commands, common: argparse.ArgumentParser) -> None:
         parents=[common],
         help="check a downloaded verdict offline",
         description="Exit code 0: signed by f+1 replicas, passed, and about what was asked for; "
-        "1: it holds, and the build did not pass; 2: it proves nothing, or is about another "
-        "repository, commit or artifact.",
+        "1: it holds, and the build did not pass; 2: it proves nothing, or is about something "
+        "else than was asked for. Without --repository and --commit nothing was asked for.",
     )
     check.add_argument("file", metavar="FILE", help="the envelope; - reads it from stdin")
     check.add_argument("--repository", metavar="URL", help="it must be about this repository")
     check.add_argument("--commit", metavar="SHA", help="it must be about this full commit id")
     check.add_argument(
+        "--ref", metavar="REF", help="the commit must be of this full ref, as refs/heads/main"
+    )
+    check.add_argument(
+        "--event", choices=[event.value for event in Event], help="it must be asked for by this"
+    )
+    check.add_argument(
+        "--pipeline-sha256", metavar="HEX", help="the pipeline file must have this SHA-256"
+    )
+    check.add_argument(
+        "--step", action="append", default=[], metavar="NAME", help="this step must have run"
+    )
+    check.add_argument(
         "--artifact", type=Path, metavar="PATH", help="this file must be an agreed artifact"
+    )
+    check.add_argument(
+        "--any", action="store_true", help="take whatever build it is about, and show it"
     )
     check.add_argument(
         "--threshold", type=int, metavar="N", help="signatures needed (default: f+1, the least)"
@@ -82,6 +98,13 @@ def add(commands: Commands, common: argparse.ArgumentParser) -> None:
 
 
 def _verify(options: argparse.Namespace) -> int:
+    missing = missing_flags(options)
+    if missing:
+        raise CommandFailed(
+            f"a proof is worth something only for the build you mean: add {missing} (and --ref,"
+            " --event, --step to say which build of it), or --any to see what it is about",
+            EXIT_WRONG,
+        )
     cluster, _ = cluster_and_addresses(options)
     policy = _policy(options)
     data = _read(options.file)
@@ -92,6 +115,17 @@ def _verify(options: argparse.Namespace) -> int:
         problems = "; ".join(escape_controls(line) for line in found)
         raise CommandFailed(f"{options.file}: not what was asked for: {problems}", EXIT_WRONG)
     return EXIT_DONE if is_green(verified.statement) else EXIT_NOT_PASSED
+
+
+def missing_flags(options: argparse.Namespace) -> str:
+    """What has to be added for a verdict to be about a build that the consumer named; or nothing.
+
+    Without them any green of the cluster would do, of whatever repository.
+    """
+    if options.any:
+        return ""
+    given = {"--repository URL": options.repository, "--commit SHA": options.commit}
+    return " and ".join(flag for flag, value in given.items() if value is None)
 
 
 def _checked(data: bytes, file: str, cluster: Cluster, threshold: int | None) -> VerifiedEnvelope:
@@ -107,9 +141,14 @@ def _policy(options: argparse.Namespace) -> Policy:
     commit = None if options.commit is None else str(options.commit).lower()
     if commit is not None and (problem := check_commit(commit)) is not None:
         raise CommandFailed(f"--commit: {problem}", EXIT_WRONG)
+    pipeline = options.pipeline_sha256
     return Policy(
         repository=options.repository,
         commit=commit,
+        ref=options.ref,
+        event=options.event,
+        pipeline_sha256=None if pipeline is None else str(pipeline).lower(),
+        steps=tuple(options.step),
         artifact_sha256=None if options.artifact is None else _sha256_of(options.artifact),
     )
 
@@ -120,8 +159,13 @@ def _print(verified: VerifiedEnvelope) -> None:
     print(f"valid       signed by {', '.join(verified.replicas)}")
     print(f"verdict     {verdict.outcome}{code}")
     print(f"repository  {escape_controls(verdict.repository)}")
-    print(f"branch      {escape_controls(verdict.branch)} (as requested)")
     print(f"commit      {verdict.commit or '-'}")
+    target = "" if verdict.target is None else f", for {escape_controls(verdict.target)}"
+    print(f"event       {verdict.event}{target}")
+    print(f"ref         {escape_controls(verdict.full_ref)}")
+    print(f"pipeline    {pipeline_sha256(verified.statement) or '-'}")
+    for step in verdict.steps:
+        print(f"step        {escape_controls(step.name)}: {step.state}")
     print(f"build       {verdict.build}")
     rule = f" ({verdict.agreement} agreement)" if verdict.agreement else ""
     print(f"agreeing    {', '.join(verdict.agreeing) or '-'}{rule}")

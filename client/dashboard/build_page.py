@@ -1,10 +1,12 @@
 """One build: the verdict and who agrees, a column per replica with its log, where they differ."""
 
 import re
+import shlex
 
 import msgspec
 from aiohttp import web
 
+from ci.ledger import STEP_RAN
 from ci.limits import decode_limits
 from client.api import ApiError, Site
 from client.archive import BuildRecord
@@ -192,11 +194,29 @@ def replica_columns(
 
 
 def verify_command(site: Site, build: BuildView) -> str:
-    """What to type to check the verdict without trusting the gateway."""
+    """What to type to check the verdict without trusting the gateway.
+
+    Whoever copies it should compare what it asks for with what they mean to use: this page is the
+    gateway's word.
+    """
     url = f"{site.public_url}/api/v1/builds/{build.id}/attestation"
-    return (
-        f"curl -s {url} > verdict.intoto.json\n"
-        "python -m client verify verdict.intoto.json --cluster cluster.yml"
+    asked = [("--repository", build.repository)]
+    if build.commit is not None:
+        asked.append(("--commit", build.commit))
+    if build.verdict is not None:
+        asked += [("--ref", build.verdict.ref), ("--event", build.event)]
+        if build.verdict.pipeline_sha256 is not None:
+            asked.append(("--pipeline-sha256", build.verdict.pipeline_sha256))
+        asked += [("--step", step.name) for step in build.verdict.steps if step.state == STEP_RAN]
+    flags = [f"{flag} {shlex.quote(value)}" for flag, value in asked]
+    if build.commit is None:
+        flags.append("--any")
+    return " \\\n  ".join(
+        (
+            f"curl -s {url} > verdict.intoto.json\n"
+            "python -m client verify verdict.intoto.json --cluster cluster.yml",
+            *flags,
+        )
     )
 
 

@@ -23,6 +23,7 @@ from ci.operations import (
     Operation,
     Outcome,
     ReportDeadline,
+    Step,
     SubmitBuild,
     encode_operation,
 )
@@ -90,11 +91,14 @@ def finding(
     image_digest: str | None = None,
     agreement: Agreement = Agreement.DEFAULT,
     artifacts: tuple[Artifact, ...] = (),
+    steps: tuple[Step, ...] = (),
     log: str = "log",
 ) -> Finding:
     """A finding; passed unless told otherwise."""
     return Finding(
-        Compared(outcome, exit_code, commit, pipeline_sha256, image_digest, agreement, artifacts),
+        Compared(
+            outcome, exit_code, commit, pipeline_sha256, image_digest, agreement, artifacts, steps
+        ),
         Evidence(hashlib.sha256(log.encode()).hexdigest(), len(log), None, 12, 345, "test"),
     )
 
@@ -103,7 +107,7 @@ PASSED = finding()
 FAILED = finding(Outcome.FAILED, 1)
 FAILED_2 = finding(Outcome.FAILED, 2)
 TIMED_OUT = finding(Outcome.TIMED_OUT, None)
-SKIPPED = finding(Outcome.SKIPPED, None)
+SKIPPED = finding(Outcome.SKIPPED, None, steps=(Step("release", False),))
 ABSTAIN = Abstain("no engine")
 
 

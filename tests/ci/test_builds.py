@@ -5,11 +5,12 @@ import pytest
 
 from ci.builds import Asker, MalformedBuild, OpenBuild, decode_build, encode_build
 from ci.limits import Limits
-from ci.operations import Agreement, Finding, Outcome
+from ci.operations import Agreement, Finding, Outcome, Step
 from ci.verdict import DISPUTED
 from tests.ci.builders import ABSTAIN, COMMIT, FAILED, PASSED, SKIPPED, TIMED_OUT, artifact, finding
 
 OTHER_COMMIT = "d" * 40
+BOTH = (Step("test", True), Step("release", False))
 
 
 def build_of(commit: str | None = COMMIT) -> OpenBuild:
@@ -33,6 +34,7 @@ def build_of(commit: str | None = COMMIT) -> OpenBuild:
         TIMED_OUT,
         finding(Outcome.OUT_OF_MEMORY, None),
         SKIPPED,
+        finding(steps=BOTH),
         finding(Outcome.CHECKOUT_FAILED, 128),
         finding(Outcome.PIPELINE_INVALID, None),
         finding(Outcome.IMAGE_UNAVAILABLE, None, pipeline_sha256=None),
@@ -59,6 +61,11 @@ def test_an_abstention_can_always_count() -> None:
         (finding(Outcome.TIMED_OUT, 137), "exit code 137 does not go with timed_out"),
         (finding(Outcome.OUT_OF_MEMORY, 137), "exit code 137 does not go with out_of_memory"),
         (finding(Outcome.SKIPPED, 0), "exit code 0 does not go with skipped"),
+        (finding(Outcome.SKIPPED, None), "skipped with a step that is wanted"),
+        (finding(Outcome.SKIPPED, None, steps=BOTH), "skipped with a step that is wanted"),
+        (finding(steps=BOTH[1:]), "passed with no step that is wanted"),
+        (finding(Outcome.FAILED, 1, steps=BOTH[1:]), "failed with no step that is wanted"),
+        (finding(pipeline_sha256=None), "passed without a pipeline file"),
         (finding(Outcome.CHECKOUT_FAILED, None), "exit code None does not go with"),
         (finding(Outcome.CHECKOUT_FAILED, 1), "exit code 1 does not go with"),
         (finding(Outcome.PIPELINE_INVALID, 1), "exit code 1 does not go with"),

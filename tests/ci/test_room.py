@@ -17,6 +17,7 @@ from ci.operations import (
     Evidence,
     Finding,
     Outcome,
+    Step,
 )
 from ci.room import (
     ANSWER_BYTES,
@@ -44,6 +45,7 @@ from tests.ci.builders import (
 )
 
 LONG_TEXT = "\U0001f99c" * 1024
+SHORT_TEXT = LONG_TEXT[:256]
 
 
 def with_gateways(count: int, limits: Limits) -> Cluster:
@@ -58,10 +60,11 @@ def largest_ballot(number: int) -> Ballot:
         Artifact(f"{index:02}/" + "x" * 252, hashlib.sha256(b"%d" % index).hexdigest(), 2**20)
         for index in range(64)
     )
+    steps = tuple(Step(f"{index:02}" + "s" * 62, True) for index in range(64))
     compared = Compared(
-        Outcome.PASSED, 0, COMMIT, PIPELINE_SHA256, "x" * 512, Agreement.DEFAULT, artifacts
+        Outcome.PASSED, 0, COMMIT, PIPELINE_SHA256, "x" * 512, Agreement.DEFAULT, artifacts, steps
     )
-    evidence = Evidence("0" * 64, 2**53, LONG_TEXT, 2**53, 2**53, f"{number}" + LONG_TEXT[1:])
+    evidence = Evidence("0" * 64, 2**53, SHORT_TEXT, 2**53, 2**53, f"{number}" + SHORT_TEXT[1:])
     return Finding(compared, evidence)
 
 
@@ -77,6 +80,7 @@ def test_a_build_has_no_more_bytes_than_is_reckoned() -> None:
         repository="r" * 1024,
         branch="\U0001f99c" * 255,
         ref="refs/heads/" + "\U0001f99c" * 255,
+        public_url="https://" + "u" * 248,
     )
     for number in range(ASKINGS_PER_CLIENT_MAX):
         before = size()

@@ -1,9 +1,11 @@
 """Statements and envelopes: what stands in them, and who can verify them."""
 
 import base64
+import hashlib
 import json
 from typing import Any
 
+import msgspec
 import pytest
 from securesystemslib.dsse import Envelope as IndependentEnvelope
 from securesystemslib.exceptions import VerificationError
@@ -13,12 +15,14 @@ from securesystemslib.signer._utils import compute_default_keyid
 from ci.artifacts import artifacts_sha256
 from ci.ledger import recorded_artifacts
 from ci.limits import Limits
-from ci.operations import Abstain, Agreement, Ballot, Outcome
+from ci.operations import Abstain, Agreement, Ballot, Event, Finding, Outcome, Step
 from ci.statement import (
     ENVELOPE_BYTES_MAX,
     FOUND_ARTIFACTS_MAX,
+    OUTCOME_TYPE,
     PAYLOAD_TYPE,
     SIGNATURES_MAX,
+    TEST_RESULT_TYPE,
     Abstention,
     InvalidEnvelope,
     InvalidStatement,
@@ -36,8 +40,10 @@ from tests.ci.builders import (
     COMMIT,
     FAILED,
     GATEWAY,
+    OPERATOR,
     PASSED,
     PIPELINE_SHA256,
+    SKIPPED,
     TIMED_OUT,
     World,
     artifact,
@@ -48,11 +54,9 @@ from tests.ci.builders import (
 )
 
 
-def statement_after(
-    world: World, *ballots: Ballot, branch: str = "master", commit: str | None = COMMIT
-) -> bytes:
+def statement_after(world: World, *ballots: Ballot, **asked: object) -> bytes:
     """The statement on a build with these ballots, of which the last must decide."""
-    build = world.open(branch=branch, commit=commit)
+    build = world.open(**asked)  # type: ignore[arg-type]
     for index, ballot in enumerate(ballots):
         assert not world.verdict_entries(), "decided before the last ballot"
         world.cast(build, index, ballot)
@@ -90,7 +94,11 @@ def fixture_statement(world: World) -> bytes:
 
 def test_a_green_statement_says_all_of_it(world: World) -> None:
     head = world.application.ledger_head
-    statement = json.loads(statement_after(world, PASSED, FAILED, PASSED, PASSED))
+    steps = (Step("test", True), Step("release", False))
+    green, red = finding(steps=steps), finding(Outcome.FAILED, 1)
+    statement = json.loads(
+        statement_after(world, green, red, green, green, public_url="https://ci.example.org/x")
+    )
     entry = world.verdict_entries()[0]
     assert statement == {
         "_type": "https://in-toto.io/Statement/v1",
@@ -102,6 +110,7 @@ def test_a_green_statement_says_all_of_it(world: World) -> None:
         "predicate": {
             "result": "PASSED",
             "configuration": [{"name": "pipeline", "digest": {"sha256": PIPELINE_SHA256}}],
+            "url": f"https://ci.example.org/x/builds/{entry.build}",
             "pbftci_verdict": {
                 "clusterId": world.cluster.id.hex(),
                 "epoch": 0,
@@ -110,7 +119,7 @@ def test_a_green_statement_says_all_of_it(world: World) -> None:
                 "repository": "https://example.org/r.git",
                 "branch": "master",
                 "commit": COMMIT,
-                "ref": None,
+                "ref": "refs/heads/master",
                 "event": "push",
                 "outcome": "passed",
                 "exitCode": 0,
@@ -130,6 +139,7 @@ def test_a_green_statement_says_all_of_it(world: World) -> None:
                         "artifactsSha256": None,
                         "artifacts": [],
                         "replicas": ["replica-0", "replica-2", "replica-3"],
+                        "stepsSha256": hashlib.sha256(msgspec.msgpack.encode(steps)).hexdigest(),
                     },
                     {
                         "outcome": "failed",
@@ -141,20 +151,87 @@ def test_a_green_statement_says_all_of_it(world: World) -> None:
                         "artifactsSha256": None,
                         "artifacts": [],
                         "replicas": ["replica-1"],
+                        "stepsSha256": None,
                     },
                 ],
                 "abstained": [],
                 "withoutBallot": [],
                 "ledgerIndex": 1,
                 "previousHead": head.hex(),
+                "pipelineSha256": PIPELINE_SHA256,
+                "steps": [
+                    {"name": "test", "state": "ran"},
+                    {"name": "release", "state": "skipped by when"},
+                ],
             },
         },
     }
 
 
-def test_all_but_passed_is_failed_and_a_dispute_says_who_found_what(world: World) -> None:
+@pytest.mark.parametrize(
+    ("outcome", "exit_code"), [("failed", 1), ("timed_out", None), ("out_of_memory", None)]
+)
+def test_what_was_tested_and_did_not_pass_is_a_failed_test_result(
+    world: World, outcome: str, exit_code: int | None
+) -> None:
+    """Of its steps nobody says that they ran: the build may have ended before."""
+    red = finding(Outcome(outcome), exit_code, steps=(Step("test", True), Step("release", False)))
+    view = parse_statement(statement_after(world, red, red))
+    assert (view.predicate_type, view.predicate.result) == (TEST_RESULT_TYPE, "FAILED")
+    assert view.predicate.configuration[0].digest == {"sha256": PIPELINE_SHA256}
+    assert [step.state for step in view.verdict.steps] == ["selected", "skipped by when"]
+
+
+@pytest.mark.parametrize(
+    "found",
+    [
+        SKIPPED,
+        finding(Outcome.CHECKOUT_FAILED, 128, pipeline_sha256=None),
+        finding(Outcome.PIPELINE_INVALID, None),
+        finding(Outcome.IMAGE_UNAVAILABLE, None),
+    ],
+)
+def test_where_nothing_was_tested_there_is_no_test_result(world: World, found: Finding) -> None:
+    statement = statement_after(world, found, found)
+    view = parse_statement(statement)
+    assert view.predicate_type == OUTCOME_TYPE
+    assert json.loads(statement)["predicate"].keys() == {"pbftci_verdict"}
+    assert view.verdict.outcome is found.compared.outcome
+    assert view.verdict.pipeline_sha256 == found.compared.pipeline_sha256
+
+
+def test_a_cancelled_build_is_no_failed_test(world: World) -> None:
+    world.cancel(world.open(public_url="http://ci"), OPERATOR)
+    predicate = json.loads(bytes(world.verdict_entries()[0].statement))["predicate"]
+    assert predicate.keys() == {"pbftci_verdict", "url"}
+    assert predicate["pbftci_verdict"]["outcome"] == "cancelled"
+
+
+def test_a_pull_requests_statement_names_its_ref_and_its_target(world: World) -> None:
+    asked = {"event": Event.PULL_REQUEST, "ref": "refs/pull/7/head"}
+    verdict = parse_statement(statement_after(world, PASSED, PASSED, PASSED, **asked)).verdict
+    assert (verdict.event, verdict.full_ref) == (Event.PULL_REQUEST, "refs/pull/7/head")
+    assert verdict.target == "refs/heads/master"
+
+
+def test_a_statement_of_the_version_before_is_read(world: World, statement: bytes) -> None:
+    """Its ref is None for a branch, and every outcome was a test result."""
+    new = json.loads(statement)
+    verdict = new["predicate"]["pbftci_verdict"]
+    assert verdict.pop("pipelineSha256") == PIPELINE_SHA256
+    for value in verdict["found"]:
+        del value["stepsSha256"]
+    verdict["ref"] = None
+    old = parse_statement(as_json(new)).verdict
+    assert (old.full_ref, old.steps, old.target) == ("refs/heads/master", (), None)
+    verdict["outcome"], new["predicate"]["result"] = "cancelled", "FAILED"
+    new["predicate"]["configuration"] = []
+    assert parse_statement(as_json(new)).verdict.outcome is Outcome.CANCELLED
+
+
+def test_a_dispute_says_who_found_what(world: World) -> None:
     view = parse_statement(statement_after(world, PASSED, ABSTAIN, FAILED, TIMED_OUT))
-    assert view.predicate.result == "FAILED"
+    assert (view.predicate_type, view.predicate.result) == (OUTCOME_TYPE, None)
     assert view.verdict.outcome is Outcome.DISPUTED
     assert (view.verdict.exit_code, view.verdict.threshold) == (None, None)
     assert view.verdict.agreeing == ()
@@ -232,9 +309,16 @@ def test_the_longest_statement_fits_into_a_reply() -> None:
         if index % 2:
             return Abstain('"' * 1024)
         made = tuple(artifact(path, b"%d" % index) for path in paths)
-        return finding(image_digest='"' * 512, artifacts=made)
+        return finding(image_digest='"' * 512, artifacts=made, steps=steps)
 
-    build = world.open(repository='"' * 1024, branch='"' * 255)
+    steps = tuple(Step(f"{number:02}" + "s" * 62, number == 1) for number in range(64))
+    long_ref = "refs/heads/" + "\U0001f99c" * 255
+    build = world.open(
+        repository='"' * 1024,
+        branch="\U0001f99c" * 255,
+        ref=long_ref,
+        public_url="http://" + '"' * 249,
+    )
     for index in range(64):
         world.cast(build, index, ballot_of(index))
         if world.verdict_entries():
@@ -288,6 +372,8 @@ def test_strange_bytes_are_no_statement(data: bytes) -> None:
         (b'"result":"PASSED"', b'"result":"FAILED"'),
         (b'"outcome":"passed","exitCode":0,"agree', b'"outcome":"failed","exitCode":0,"agree'),
         (b'"result":"PASSED"', b'"result":"WARNED"'),
+        (b'"result":"PASSED",', b""),
+        (TEST_RESULT_TYPE.encode(), OUTCOME_TYPE.encode()),
     ],
 )
 def test_a_statement_that_contradicts_itself_is_none(

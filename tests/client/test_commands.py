@@ -25,7 +25,7 @@ from pbft.certificates import state_digest
 from pbft.codec import encode_message
 from pbft.messages import Checkpoint, Signed
 from pbft.ports import Entry
-from tests.ci.builders import COMMIT, FAILED, World
+from tests.ci.builders import COMMIT, FAILED, PIPELINE_SHA256, World
 from tests.client.cluster_file import write_cluster
 from tests.client.network import REPOSITORY, Running, key_of, passed
 from tests.client.test_api import client_of
@@ -33,6 +33,7 @@ from tests.client.test_gateway import until
 
 Client = TestClient[web.Request, web.Application]
 Answer = tuple[int, str, str]
+RIGHT = ("--repository", REPOSITORY, "--commit", COMMIT)
 
 
 class Terminal:
@@ -249,17 +250,24 @@ async def test_verify_says_passed_not_passed_and_not_valid(
         return file
 
     green = await envelope("green")
-    code, out, _ = await terminal.look("verify", str(green))
+    code, _, err = await terminal.look("verify", str(green))
+    assert (code, "add --repository URL and --commit SHA" in err) == (2, True)
+    code, _, err = await terminal.look("verify", str(green), "--commit", COMMIT)
+    assert (code, "add --repository URL (" in err) == (2, True)
+    code, out, _ = await terminal.look("verify", str(green), "--any")
     assert code == 0
+    assert "event       push\n" in out
+    assert "ref         refs/heads/green\n" in out
+    assert f"pipeline    {PIPELINE_SHA256}\n" in out
     assert "passed 0" in out
     finds_failed(running)
     red = await envelope("red")
-    assert (await terminal.look("verify", str(red)))[0] == 1
+    assert (await terminal.look("verify", str(red), "--any"))[0] == 1
     green.write_bytes(green.read_bytes().replace(b'"payload":"e', b'"payload":"f'))
-    code, out, err = await terminal.look("verify", str(green))
+    code, out, err = await terminal.look("verify", str(green), "--any")
     assert (code, out) == (2, "")
     assert "not valid" in err
-    assert (await terminal.look("verify", str(tmp_path / "none")))[0] == 2
+    assert (await terminal.look("verify", str(tmp_path / "none"), "--any"))[0] == 2
 
 
 async def test_verify_names_the_state_of_each_replica_in_a_dispute(
@@ -277,7 +285,7 @@ async def test_verify_names_the_state_of_each_replica_in_a_dispute(
     async with client.get(f"/api/v1/builds/{build}/attestation") as answer:
         (tmp_path / "disputed.json").write_bytes(await answer.read())
     await client.close()
-    code, out, _ = await terminal.look("verify", str(tmp_path / "disputed.json"))
+    code, out, _ = await terminal.look("verify", str(tmp_path / "disputed.json"), "--any")
     assert code == 1
     assert "disputed" in out
     for node in others:
@@ -303,7 +311,7 @@ async def test_attest_writes_the_envelope_and_what_each_replica_says(
     command = ("attest", build[:12], "--output", str(file), "--cluster")
     code, out, err = await terminal.ask(*command, str(terminal.cluster_file))
     assert code == 0, err
-    assert (await terminal.look("verify", str(file), "--commit", COMMIT))[0] == 0
+    assert (await terminal.look("verify", str(file), *RIGHT))[0] == 0
     lines = (tmp_path / "proof.provenance.intoto.jsonl").read_bytes().splitlines()
     assert [json.loads(line)["payloadType"] for line in lines] == [PAYLOAD_TYPE] * 2
     assert "replica-1: not signed by replica-1" in err
@@ -321,12 +329,23 @@ async def test_verify_refuses_another_subject(
     file = tmp_path / "proof.intoto.json"
     flags = ("--output", str(file), "--cluster", str(terminal.cluster_file))
     assert (await terminal.ask("attest", build, *flags))[0] == 0
-    for wrong in (("--commit", "d" * 40), ("--repository", "https://example.org/other")):
-        code, _, err = await terminal.look("verify", str(file), *wrong)
+    right: tuple[str, ...] = (*RIGHT, "--ref", "refs/heads/master", "--event", "push")
+    right += ("--pipeline-sha256", PIPELINE_SHA256.upper())
+    assert (await terminal.look("verify", str(file), *right))[0] == 0
+    for wrong in (
+        ("--commit", "d" * 40),
+        ("--repository", "https://example.org/other"),
+        ("--ref", "refs/heads/main"),
+        ("--ref", "master"),
+        ("--event", "tag"),
+        ("--pipeline-sha256", "d" * 64),
+        ("--step", "release"),
+    ):
+        code, _, err = await terminal.look("verify", str(file), *right, *wrong)
         assert (code, wrong[1] in err) == (2, True)
-    code, _, err = await terminal.look("verify", str(file), "--commit", "abc")
+    code, _, err = await terminal.look("verify", str(file), "--any", "--commit", "abc")
     assert (code, "--commit" in err) == (2, True)
-    code, _, err = await terminal.look("verify", str(file), "--threshold", "1")
+    code, _, err = await terminal.look("verify", str(file), "--any", "--threshold", "1")
     assert (code, "--threshold" in err) == (2, True)
 
 

@@ -1,6 +1,6 @@
 """What a dispute is about."""
 
-from ci.operations import Abstain, Ballot, Compared, Evidence, Finding, Outcome
+from ci.operations import Abstain, Ballot, Compared, Evidence, Finding, Outcome, Step
 from client.differences import FoundBy, differences_of
 
 EVIDENCE = Evidence("ef" * 32, 10, None, 1, 2, "test")
@@ -39,3 +39,15 @@ def test_each_part_that_differs_with_who_found_what() -> None:
             FoundBy(None, ("b",)),
         ),
     }
+
+
+def test_the_steps_that_were_to_run_are_told_by_name() -> None:
+    one, other = (
+        Finding(Compared(Outcome.PASSED, 0, "ab" * 20, "cd" * 32, None, steps=steps), EVIDENCE)
+        for steps in ((Step("test", True), Step("release", False)), (Step("test", True),))
+    )
+    (difference,) = differences_of({"a": one, "b": one, "c": other})
+    assert difference.values == (
+        FoundBy("test, release (skipped)", ("a", "b")),
+        FoundBy("test", ("c",)),
+    )

@@ -1,5 +1,6 @@
 """The command line against a running network: what it prints, and its exit codes."""
 
+import asyncio
 import json
 import subprocess
 from collections.abc import Iterator
@@ -7,7 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from ci.operations import Event, SubmitBuild
+from client.operator_request import ask_as_operator
+from client.serve import read_member
+from common.config import load_client_config
 from common.version import VERSION
+from scripts.base_image import EXAMPLE_IMAGE
 from scripts.free_ports import free_ports
 from tests.processes.network import CLIENT, Network, ask, pipeline
 from tests.processes.programs import Ended, run
@@ -23,6 +29,20 @@ def network(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Network]:
         "green": pipeline("echo a green line"),
         "red": pipeline("echo a red line", "exit 3"),
         "slow": pipeline("sleep 20"),
+        "nothing": {
+            ".pbft-ci.yml": json.dumps(
+                {
+                    "image": EXAMPLE_IMAGE,
+                    "steps": [
+                        {
+                            "name": "test",
+                            "commands": ["exit 1"],
+                            "when": {"branch": "main", "event": "push"},
+                        }
+                    ],
+                }
+            )
+        },
     }
     overrides = {"cluster": {"checkpoint_interval": 4, "window": 16}}
     folder = tmp_path_factory.mktemp("command-line")
@@ -34,7 +54,7 @@ def network(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Network]:
 @pytest.fixture(scope="module")
 def builds(network: Network) -> dict[str, str]:
     """Ids of finished builds, by branch."""
-    posted = {branch: network.post(branch) for branch in ("green", "red")}
+    posted = {branch: network.post(branch) for branch in ("green", "red", "nothing")}
     for build in posted.values():
         network.complete(build)
     return posted
@@ -54,6 +74,7 @@ def client(network: Network, *arguments: str, text: str = "") -> Ended:
     [
         ("green", 0, "passed 0"),
         ("red", 1, "failed 3"),
+        ("nothing", 1, "skipped"),
         ("no-such-branch", 1, "checkout_failed 128"),
     ],
 )
@@ -169,7 +190,37 @@ def test_the_ledger_is_printed_and_verified(
     assert len(verified.output.splitlines()) == 2
 
 
+# --- what a request claims -----------------------------------------------------------------------
+
+
+def test_a_gateways_key_asks_for_no_tag_that_is_a_branch(network: Network) -> None:
+    """The audit's attack: it was ledgered as passed for `when: {branch: main, event: tag}`."""
+    config = load_client_config(network.config_file(CLIENT))
+    member = read_member(config)
+    lie = SubmitBuild(
+        identity=bytes(32),
+        repository=network.repository.as_uri(),
+        branch="green",
+        commit=network.commits["green"],
+        event=Event.TAG,
+        ref="refs/heads/green",
+    )
+    answer = asyncio.run(
+        ask_as_operator(member.cluster, member.addresses, config.name, member.signing_key, lie)
+    )
+    assert answer.kind == "refused"
+    assert "the event is tag, and the ref is not" in (answer.reason or "")
+
+
 # --- envelopes -----------------------------------------------------------------------------------
+
+
+def of_branch(network: Network, branch: str) -> tuple[str, ...]:
+    """What a consumer asks for who means that branch's commit."""
+    return (
+        *("--repository", network.repository.as_uri(), "--commit", network.commits[branch]),
+        *("--ref", f"refs/heads/{branch}", "--event", "push"),
+    )
 
 
 def download(network: Network, build: str, file: Path) -> None:
@@ -179,7 +230,8 @@ def download(network: Network, build: str, file: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("branch", "code", "verdict"), [("green", 0, "passed 0"), ("red", 1, "failed 3")]
+    ("branch", "code", "verdict"),
+    [("green", 0, "passed 0"), ("red", 1, "failed 3"), ("nothing", 1, "skipped")],
 )
 def test_an_envelope_is_verified_offline(
     network: Network,
@@ -191,15 +243,18 @@ def test_an_envelope_is_verified_offline(
 ) -> None:
     file = tmp_path / "envelope.json"
     download(network, builds[branch], file)
-    ended = client(network, "verify", str(file))
+    asked = of_branch(network, branch)
+    assert client(network, "verify", str(file)).code == 2
+    ended = client(network, "verify", str(file), *asked)
     assert ended.code == code, ended
     assert f"verdict     {verdict}\n" in ended.output
     assert builds[branch] in ended.output
-    piped = client(network, "verify", "-", text=file.read_text())
+    piped = client(network, "verify", "-", *asked, text=file.read_text())
     assert (piped.code, piped.output) == (ended.code, ended.output)
     # no configuration of a client is needed, only the cluster's public keys
     alone = run(
-        "-m", "client", "verify", str(file), "--cluster", str(network.config_file("cluster"))
+        *("-m", "client", "verify", str(file), *asked),
+        *("--cluster", str(network.config_file("cluster"))),
     )
     assert (alone.code, alone.output) == (ended.code, ended.output)
 
@@ -217,11 +272,11 @@ def test_an_envelope_that_proves_nothing(
         {},
     ):
         file.write_text(json.dumps(broken))
-        ended = client(network, "verify", str(file))
+        ended = client(network, "verify", str(file), "--any")
         assert ended.code == 2, ended
         assert ended.output == ""
         assert "not valid" in ended.errors
-    ended = client(network, "verify", str(tmp_path / "none.json"))
+    ended = client(network, "verify", str(tmp_path / "none.json"), "--any")
     assert ended.code == 2
 
 
@@ -268,18 +323,18 @@ def test_a_verdict_is_proved_to_a_consumer_who_has_only_the_keys(
     assert ended.code == 0
     trust.write_text(ended.output)
     cluster = str(network.configuration.cluster.file)
-    for branch, code in (("green", 0), ("red", 1)):
+    for branch, code in (("green", 0), ("red", 1), ("nothing", 1)):
         file = tmp_path / f"{branch}.intoto.json"
         ended = client(network, "attest", builds[branch], "--output", str(file))
         assert ended.code == 0, ended
         lines = (tmp_path / f"{branch}.provenance.intoto.jsonl").read_text().splitlines()
         assert len(lines) == len(network.node_names)
-        commit = ("--commit", network.commits[branch])
+        commit = of_branch(network, branch)
         ended = run("-m", "client", "verify", str(file), "--cluster", cluster, *commit)
         assert ended.code == code, ended
         alone = run("scripts/verify_build.py", str(file), "--trust", str(trust), *commit)
         assert alone.code == code, alone
-        other = ("--commit", "d" * 40)
+        other = (*commit, "--commit", "d" * 40)
         assert run("-m", "client", "verify", str(file), "--cluster", cluster, *other).code == 2
 
 

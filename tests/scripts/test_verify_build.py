@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from ci.operations import Ballot
+from ci.operations import Ballot, Event, Step
 from ci.statement import InvalidEnvelope, envelope, keyid_for, pae, verify_envelope
 from client.commands.envelope import trust_of
 from client.main import main
@@ -20,7 +20,18 @@ from common.address import Address
 from common.keys import verify
 from pbft.genesis import Cluster
 from scripts import verify_build
-from tests.ci.builders import COMMIT, FAILED, PASSED, World, cluster_of, signing_key
+from tests.ci.builders import (
+    COMMIT,
+    FAILED,
+    OPERATOR,
+    PASSED,
+    PIPELINE_SHA256,
+    SKIPPED,
+    World,
+    cluster_of,
+    finding,
+    signing_key,
+)
 from tests.client.cluster_file import write_cluster
 from tests.client.network import key_of
 
@@ -40,7 +51,11 @@ class Consumer:
         self.trust_file.write_text(json.dumps(trust_of(cluster)))
 
     def both(self, data: bytes, *flags: str) -> int:
-        """The exit code of both programs, which must be the same."""
+        """The exit code of both programs, which must be the same, for whatever build it is."""
+        return self.asked(data, "--any", *flags)
+
+    def asked(self, data: bytes, *flags: str) -> int:
+        """The same with these flags alone."""
         file = self.folder / "build.intoto.json"
         file.write_bytes(data)
         whole = main(["verify", str(file), "--cluster", str(self.cluster_file), *flags])
@@ -48,8 +63,8 @@ class Consumer:
         assert alone == whole
         return whole
 
-    def statement(self, *ballots: Ballot) -> bytes:
-        build = self.world.open(len(self.world.ledger))
+    def statement(self, *ballots: Ballot, **asked: object) -> bytes:
+        build = self.world.open(len(self.world.ledger), **asked)  # type: ignore[arg-type]
         for index, ballot in enumerate(ballots):
             self.world.cast(build, index, ballot)
         return bytes(self.world.verdict_entries()[-1].statement)
@@ -114,6 +129,76 @@ def test_repository_commit_and_artifact_must_match(consumer: Consumer, tmp_path:
     file.write_bytes(b"built")
     assert consumer.both(green, "--artifact", str(file)) == 2
     assert consumer.both(green, "--artifact", str(tmp_path / "none")) == 2
+
+
+def test_what_is_not_asked_for_is_not_proved(
+    consumer: Consumer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Without a repository and a commit any green of the cluster would do."""
+    statement = consumer.statement(PASSED, PASSED, PASSED)
+    green = as_bytes(signed(statement, 0, 1))
+    repository = ("--repository", consumer.repository(statement))
+    for flags in ((), repository, ("--commit", COMMIT), ("--ref", "refs/heads/master")):
+        assert consumer.asked(green, *flags) == 2
+        assert capsys.readouterr().err.count("--any") == 2
+    assert consumer.asked(green, *repository, "--commit", COMMIT) == 0
+
+
+def test_event_ref_pipeline_and_steps_must_match(
+    consumer: Consumer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    steps = (Step("test", True), Step("release", False))
+    green = finding(steps=steps)
+    pushed = as_bytes(signed(consumer.statement(green, green, green), 0, 1))
+    asked = {"event": Event.PULL_REQUEST, "ref": "refs/pull/7/head"}
+    request = as_bytes(signed(consumer.statement(green, green, green, **asked), 0, 1))
+    right: tuple[str, ...] = ("--ref", "refs/heads/master", "--event", "push")
+    right += ("--pipeline-sha256", PIPELINE_SHA256.upper(), "--step", "test")
+    assert consumer.both(pushed, *right) == 0
+    assert consumer.both(request, *right) == 2
+    assert consumer.both(request, "--ref", "refs/pull/7/head", "--event", "pull_request") == 0
+    for out in capsys.readouterr().out.split("valid")[-2:]:
+        assert "refs/heads/master" in out, "the target is shown"
+        assert "skipped by when" in out
+    for wrong in (
+        ("--ref", "refs/heads/main"),
+        ("--event", "tag"),
+        ("--pipeline-sha256", "d" * 64),
+        ("--step", "release"),
+        ("--step", "other"),
+    ):
+        assert consumer.both(pushed, *right, *wrong) == 2
+
+
+def test_nothing_that_is_no_test_result_is_passed(consumer: Consumer) -> None:
+    """Nor is it a test that failed, for whoever reads test results."""
+    assert consumer.both(as_bytes(signed(consumer.statement(SKIPPED, SKIPPED), 0, 1))) == 1
+    consumer.world.cancel(consumer.world.open(9), OPERATOR)
+    cancelled = bytes(consumer.world.verdict_entries()[-1].statement)
+    assert consumer.both(as_bytes(signed(cancelled, 0, 1))) == 1
+    green = consumer.statement(PASSED, PASSED, PASSED)
+    for old, new in (
+        (b'"result":"PASSED"', b'"result":"FAILED"'),
+        (b"attestation/test-result/v0.1", b"attestation/test-result/v9"),
+        (b"https://in-toto.io/attestation/test-result/v0.1", b"urn:pbft-ci:outcome:v1"),
+    ):
+        assert old in green
+        assert consumer.both(as_bytes(signed(green.replace(old, new), 0, 1))) == 2
+
+
+def test_a_statement_of_the_version_before_is_verified(consumer: Consumer) -> None:
+    """Its ref is None for a branch, it names no steps, and all outcomes were test results."""
+    new = json.loads(consumer.statement(PASSED, PASSED, PASSED))
+    verdict = new["predicate"]["pbftci_verdict"]
+    del verdict["pipelineSha256"]
+    verdict["ref"] = None
+    old = as_bytes(signed(as_bytes(new), 0, 1))
+    right = ("--ref", "refs/heads/master", "--pipeline-sha256", PIPELINE_SHA256)
+    assert consumer.both(old, *right) == 0
+    assert consumer.both(old, *right, "--step", "test") == 2
+    verdict["outcome"], new["predicate"]["result"] = "cancelled", "FAILED"
+    new["predicate"]["configuration"] = []
+    assert consumer.both(as_bytes(signed(as_bytes(new), 0, 1))) == 1
 
 
 def test_another_clusters_verdict_is_refused(consumer: Consumer) -> None:
@@ -228,7 +313,7 @@ def test_a_trust_file_that_makes_no_sense_is_refused(
     consumer.trust_file.write_text(json.dumps({**trust, **change}))
     file = consumer.folder / "e.json"
     file.write_bytes(as_bytes(signed(consumer.statement(PASSED, PASSED, PASSED), 0, 1, 2)))
-    assert verify_build.main([str(file), "--trust", str(consumer.trust_file)]) == 2
+    assert verify_build.main([str(file), "--trust", str(consumer.trust_file), "--any"]) == 2
 
 
 def test_two_names_for_one_key_would_count_twice(consumer: Consumer) -> None:
@@ -237,7 +322,7 @@ def test_two_names_for_one_key_would_count_twice(consumer: Consumer) -> None:
     consumer.trust_file.write_text(json.dumps(trust))
     file = consumer.folder / "e.json"
     file.write_bytes(as_bytes(signed(consumer.statement(PASSED, PASSED, PASSED), 0)))
-    assert verify_build.main([str(file), "--trust", str(consumer.trust_file)]) == 2
+    assert verify_build.main([str(file), "--trust", str(consumer.trust_file), "--any"]) == 2
 
 
 def test_it_runs_alone(consumer: Consumer, tmp_path: Path) -> None:
@@ -248,11 +333,24 @@ def test_it_runs_alone(consumer: Consumer, tmp_path: Path) -> None:
     file = tmp_path / "e.json"
     file.write_bytes(as_bytes(signed(consumer.statement(PASSED, PASSED, PASSED), 0, 3)))
     done = subprocess.run(
-        [sys.executable, "-I", str(script), str(file), "--trust", str(consumer.trust_file)],
+        [
+            *(sys.executable, "-I", str(script), str(file), "--any"),
+            *("--trust", str(consumer.trust_file)),
+        ],
         cwd=script.parent,
         capture_output=True,
         text=True,
         timeout=60,
         check=False,
     )
-    assert (done.returncode, done.stdout) == (0, "valid: passed, signed by replica-0, replica-3\n")
+    assert (done.returncode, done.stdout.splitlines()) == (
+        0,
+        [
+            "valid: passed, signed by replica-0, replica-3",
+            "repository: https://example.org/r.git",
+            f"commit: {COMMIT}",
+            "event: push",
+            "ref: refs/heads/master",
+            f"pipeline: {PIPELINE_SHA256}",
+        ],
+    )

@@ -11,12 +11,12 @@ from aiohttp import web
 from aiohttp.test_utils import TestClient
 
 from ci.builds import OpenBuild
-from ci.operations import Abstain, Ballot, Finding, Outcome
+from ci.operations import Abstain, Ballot, Finding, Outcome, Step
 from client.archive import ReplyRecord
 from client.dashboard.build_page import replica_columns
 from client.resolve import Unreachable
 from client.view import build_view
-from tests.ci.builders import FAILED, PASSED, artifact, finding
+from tests.ci.builders import COMMIT, FAILED, PASSED, PIPELINE_SHA256, artifact, finding
 from tests.client.dashboard.test_pages import page
 from tests.client.network import REPOSITORY, FixedResolver, Network, Running, run_gateway
 from tests.client.test_api import client_of, decided_build
@@ -163,6 +163,9 @@ async def test_artifacts_that_differ_are_at_the_same_place(
 async def test_the_proof_can_be_fetched_and_the_command_copied(
     running: Running, client: Client
 ) -> None:
+    steps = (Step("test", True), Step("release", False))
+    for node in running.network.nodes.values():
+        node.finds = lambda build: (finding(steps=steps), b"log")
     build = await decided_build(running, client)
     text = await page(client, f"/builds/{build}")
     assert "4 of 4 replicas signed this verdict; 2 must." in text
@@ -172,6 +175,15 @@ async def test_the_proof_can_be_fetched_and_the_command_copied(
     assert command is not None
     assert command[1].startswith(f"curl -s https://ci.example.org/api/v1/builds/{build}/attest")
     assert "python -m client verify verdict.intoto.json" in command[1]
+    flags = [line.strip(" \\") for line in command[1].splitlines()[2:]]
+    assert flags == [
+        f"--repository {REPOSITORY}",
+        f"--commit {COMMIT}",
+        "--ref refs/heads/master",
+        "--event push",
+        f"--pipeline-sha256 {PIPELINE_SHA256}",
+        "--step test",
+    ]
 
 
 async def test_an_open_build_refreshes_itself(network: Network, tmp_path: Path) -> None:
