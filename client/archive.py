@@ -38,6 +38,7 @@ class BuildRecord(msgspec.Struct, frozen=True, array_like=True):
     event, ref: as in the request. skipped: why it was never asked for, or None.
     withdrawn: why this gateway took its asking back, or None. is_never_asked: and that was before
         the network was asked. rebuild_of: the build that this one does again.
+    author: whose pull request it is, as the forge says; None: it says nobody, or it is none.
     """
 
     number: int
@@ -61,6 +62,7 @@ class BuildRecord(msgspec.Struct, frozen=True, array_like=True):
     withdrawn: str | None = None
     is_never_asked: bool = False
     rebuild_of: bytes | None = None
+    author: str | None = None
 
 
 class ReplyRecord(msgspec.Struct, frozen=True):
@@ -98,7 +100,7 @@ class StateRecord(msgspec.Struct, frozen=True):
 _COLUMNS = (
     "number, build, repository, branch, commit_hex, detail, refused, request, statement, "
     "received_at, resolved_at, signed_at, opened_at, decided_at, collected, "
-    "event, ref, skipped, withdrawn, never_asked, rebuild_of"
+    "event, ref, skipped, withdrawn, never_asked, rebuild_of, author"
 )
 
 
@@ -119,7 +121,7 @@ class Archive:
         resolved_at = None if commit is None else at
         touched = self._database.write(
             "INSERT INTO builds (build, repository, branch, commit_hex, received_at, resolved_at, "
-            "event, ref) VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
+            "event, ref, author) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
             (
                 build,
                 wanted.repository,
@@ -129,6 +131,7 @@ class Archive:
                 resolved_at,
                 wanted.event,
                 wanted.ref,
+                wanted.author,
             ),
             build=build,
         )

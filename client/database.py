@@ -17,7 +17,7 @@ from typing import Any
 from common.config import ConfigError
 from common.statuses.status_queue import SCHEMA as STATUSES_SCHEMA
 
-FORMAT_VERSION = 5
+FORMAT_VERSION = 6
 FIRST_FORMAT_VERSION = 4
 # "PBFT" in ASCII: says in the file's header whose format the version counts.
 APPLICATION_ID = 0x50424654
@@ -133,7 +133,7 @@ CREATE INDEX builds_of_any_branch ON builds (branch, number, state);
 CREATE INDEX builds_of_state ON builds (state, number);
 """
 # From which format -> what makes the next one of it.
-MIGRATIONS = {4: _STATE + _LISTS}
+MIGRATIONS = {4: _STATE + _LISTS, 5: "ALTER TABLE builds ADD COLUMN author TEXT;"}
 
 # How many rows there are of each sort, and where those of a branch and of a build are, so that
 # nobody has to look through a queue or a history, which may be long. Made anew by each process and

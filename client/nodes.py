@@ -76,10 +76,21 @@ class ServedBallot(msgspec.Struct, frozen=True):
     signed: bytes
 
 
+class AskedBuild(msgspec.Struct, frozen=True):
+    """What a build is of, as the replicas ordered it; `ref`: the full name."""
+
+    repository: str
+    commit: str | None
+    event: str
+    ref: str
+    branch: str
+
+
 class ServedBuild(msgspec.Struct, frozen=True):
     """GET /builds/<id>. `opened`: the sequence number that opened it. `state`: the node's own.
 
-    `approved`: it waits for no operator (any more); an older node does not say so.
+    `approved`: it waits for no operator (any more); an older node does not say so. `asked`: what
+    for, of a build that is open.
     """
 
     build: str
@@ -88,6 +99,7 @@ class ServedBuild(msgspec.Struct, frozen=True):
     ballots: tuple[ServedBallot, ...]
     decided: bool
     approved: bool = False
+    asked: AskedBuild | None = None
 
 
 class ServedLedger(msgspec.Struct, frozen=True):

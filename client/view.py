@@ -126,6 +126,7 @@ class BuildView(msgspec.Struct, frozen=True):
 
     withdrawn: why this gateway took its asking back (cancelled, superseded by another).
     rebuild_of, rebuilds: the build that this one does again, and those that did this one again.
+    author: whose pull request it is, as the forge says.
     """
 
     id: str
@@ -134,6 +135,7 @@ class BuildView(msgspec.Struct, frozen=True):
     commit: str | None
     event: str
     ref: str | None
+    author: str | None
     status: BuildStatus
     verdict: VerdictView | None
     ballots: tuple[BallotView, ...]
@@ -170,6 +172,7 @@ def build_view(
         commit=record.commit,
         event=record.event,
         ref=record.ref,
+        author=record.author,
         status=_status(record),
         verdict=_verdict_view(verdict, cast) if verdict else None,
         ballots=tuple(_ballot_view(replica, ballot) for replica, ballot in cast.items()),

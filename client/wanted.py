@@ -10,7 +10,8 @@ class WantedBuild(msgspec.Struct, frozen=True):
     """A build to ask the network for; the fields are those of ci.operations.SubmitBuild.
 
     `commit` None: whatever the branch points at by now; a delivery always names one.
-    `before`: what the ref pointed at until then, where the forge says so; the network is not told.
+    `before`: what the ref pointed at until then, where the forge says so; `author`: of a request,
+    likewise. The network is told of neither.
     """
 
     repository: str
@@ -21,6 +22,7 @@ class WantedBuild(msgspec.Struct, frozen=True):
     delivery: Delivery | None = None
     needs_approval: bool = False
     before: str | None = None
+    author: str | None = None
 
     def as_tag(self) -> "WantedBuild":
         """The same of the tag that has the branch's name."""

@@ -8,8 +8,10 @@ from aiohttp import web
 from aiohttp.typedefs import Middleware
 
 from ci.application import BuildApplication
+from ci.builds import OpenBuild
 from ci.executors import STAND_BY
 from ci.ledger import decode_entry
+from ci.references import full_ref
 from ci.statement import dissenters
 from common.english import counted
 from common.link import LINK_PATH, Links
@@ -415,6 +417,7 @@ class NodeServer:
                 "state": state_of(is_open, self._name, self._executor.state(build, opened)),
                 "decided": is_open.is_decided if is_open else True,
                 "approved": is_open.is_approved if is_open else True,
+                "asked": _asked(is_open) if is_open else None,
                 "ballots": [
                     {
                         "replica": replica,
@@ -487,3 +490,14 @@ def _message_row(logged: LoggedMessage) -> dict[str, str | int | None]:
     if isinstance(message, Replies):
         row["replies"] = len(message.replies)
     return row
+
+
+def _asked(build: OpenBuild) -> dict[str, str | None]:
+    """What an open build is of, for whoever is to approve it."""
+    return {
+        "repository": build.repository,
+        "commit": build.commit,
+        "event": build.event,
+        "ref": full_ref(build.branch, build.ref),
+        "branch": build.branch,
+    }

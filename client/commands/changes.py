@@ -2,14 +2,19 @@
 
 import argparse
 import asyncio
+import sys
+from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 
-from ci.operations import ApproveBuild, CancelBuild, Operation
+from ci.operations import ApproveBuild, CancelBuild, Event, Operation
+from ci.references import full_ref
 from client.commands.builds import WAIT_TIMEOUT_SECONDS, print_build, wait_for
 from client.commands.gateway_api import BUILD_ID_CHARACTERS, GatewayApi, run
 from client.commands.outcome import (
     EXIT_DONE,
     EXIT_NO_ANSWER,
+    EXIT_NOT_PASSED,
     EXIT_TOO_LATE,
     EXIT_WRONG,
     CommandFailed,
@@ -23,8 +28,9 @@ from client.commands.targets import (
     gateway_url,
     token_flag,
 )
+from client.nodes import AskedBuild, Nodes, ServedBuild
 from client.operator_request import NotAsked, ask_as_operator, operator_name
-from common.config import OPERATOR_ROLE
+from common.config import OPERATOR_ROLE, ConfigError
 from common.keys import load_signing_key
 from common.logs import escape_controls
 
@@ -43,6 +49,7 @@ def add(commands: Commands, common: argparse.ArgumentParser) -> None:
     approve = commands.add_parser(
         "approve", parents=[common], help="let a build begin that waits for approval"
     )
+    approve.add_argument("--yes", action="store_true", help="do not ask: what it is was looked at")
     actions = ((cancel, _cancel), (rebuild, _rebuild), (approve, _approve))
     for parser, action in actions:
         parser.add_argument("build", metavar="BUILD", help="its id, or the beginning of it")
@@ -78,12 +85,74 @@ async def _rebuild(options: argparse.Namespace) -> int:
 
 
 async def _approve(options: argparse.Namespace) -> int:
+    """Whoever approves lets a stranger's code run: they see whose and which before they sign."""
     if options.operator_key is not None:
+        await _show_ordered(options)
+        _ask_whether(options)
         return await _ask_as_operator(options, ApproveBuild)
     async with GatewayApi(gateway_url(options), token=api_token(options)) as gateway:
-        build = await gateway.approve(await gateway.full_id(options.build))
+        build = await gateway.build(options.build)
+        asked = AskedBuild(
+            build["repository"],
+            build["commit"],
+            build["event"],
+            full_ref(build["branch"], build["ref"]),
+            build["branch"],
+        )
+        _show(build["id"], asked, build["author"], "as the gateway says")
+        _ask_whether(options)
+        build = await gateway.approve(build["id"])
     print_build(build)
     return EXIT_DONE
+
+
+async def _show_ordered(options: argparse.Namespace) -> None:
+    """What f + 1 replicas say that they will build; the author is the gateway's word, if any."""
+    cluster, addresses = cluster_and_addresses(options)
+    build = await _whole_id(options)
+    async with Nodes(addresses) as nodes:
+        answers = await asyncio.gather(
+            *(nodes.build(name, bytes.fromhex(build)) for name in nodes.names),
+            return_exceptions=True,
+        )
+    said = Counter(
+        answer.asked
+        for answer in answers
+        if isinstance(answer, ServedBuild) and answer.build == build and answer.asked is not None
+    )
+    agreed = [asked for asked, count in said.items() if count >= cluster.quorums.weak]
+    if not agreed:
+        raise CommandFailed(
+            f"{cluster.quorums.weak} replicas do not say the same of that build: is it open?",
+            EXIT_NO_ANSWER,
+        )
+    author = None
+    with suppress(CommandFailed, ConfigError):
+        async with GatewayApi(gateway_url(options)) as gateway:
+            author = (await gateway.build(build))["author"]
+    _show(build, agreed[0], author, f"as {cluster.quorums.weak} replicas say")
+
+
+def _show(build: str, asked: AskedBuild, author: str | None, whose_word: str) -> None:
+    target = f" for {escape_controls(asked.branch)}" if asked.event == Event.PULL_REQUEST else ""
+    print(f"build       {build} ({whose_word})")
+    print(f"repository  {escape_controls(asked.repository)}")
+    print(f"commit      {asked.commit or '-'}")
+    print(f"request     {escape_controls(asked.ref)}{target} ({asked.event})")
+    print(f"author      {escape_controls(author or 'not known')} (as the forge told the gateway)")
+    sys.stdout.flush()
+
+
+def _ask_whether(options: argparse.Namespace) -> None:
+    """Raises CommandFailed where it is not to be, or nobody can be asked."""
+    if options.yes:
+        return
+    if not sys.stdin.isatty():
+        raise CommandFailed(
+            "nobody can be asked here: add --yes, if this is what you want built", EXIT_WRONG
+        )
+    if input("approve it? [y/N] ").strip().lower() not in ("y", "yes"):
+        raise CommandFailed("not approved", EXIT_NOT_PASSED)
 
 
 async def _ask_as_operator(

@@ -21,6 +21,7 @@ PLAIN_BODY_BYTES_MAX = 64 * 1024
 # SubmitBuild takes no more.
 URL_CHARACTERS_MAX = 1024
 SHOWN_CHARACTERS_MAX = 80
+AUTHOR_CHARACTERS_MAX = 255
 
 BAD_REQUEST = 400
 UNAUTHORIZED = 401
@@ -48,7 +49,9 @@ class ForgeEvent(msgspec.Struct, frozen=True, kw_only=True):
     repositories: every URL by which the sender calls the repository; empty where it names none.
     event, branch, ref, commit: as in ci.operations.SubmitBuild; `ref` is None for a branch.
     stable_identity: what stays the same when this is delivered again, by whomever: (ref, what it
-        points at after the event). None for what is a new build each time (a plain POST).
+        points at after the event), and of a request that got another target also when. None for
+        what is a new build each time (a plain POST).
+    author: whose request it is, by their name at the forge; None: nobody says.
     is_from_fork: a pull request whose author need not be one of the repository's.
     before: what the ref pointed at until then; None where nobody says so, or it was not there.
     """
@@ -60,7 +63,8 @@ class ForgeEvent(msgspec.Struct, frozen=True, kw_only=True):
     branch: str = ""
     ref: str | None = None
     commit: str | None = None
-    stable_identity: tuple[str, str] | None = None
+    stable_identity: tuple[str, ...] | None = None
+    author: str | None = None
     is_from_fork: bool = False
     before: str | None = None
 
@@ -164,9 +168,16 @@ def pull_request(
     message: str | None,
     is_from_fork: bool,
     repositories: tuple[str, ...],
+    author: str | None,
     before: str | None = None,
+    retargeted_at: str | None = None,
 ) -> ForgeEvent | Refusal:
-    """A pull or merge request whose head was `before` and is `commit`, in any forge's words."""
+    """A pull or merge request whose head was `before` and is `commit`, in any forge's words.
+
+    retargeted_at: when it got the base that it has, in the forge's words, where this says so. Then
+    it is a build of its own, also where it had that base before: in between it was built for
+    another one, which is what its status shows.
+    """
     refusal = check_ref_name("the base branch", base) or check_commit_id("the head", commit)
     if refusal is not None:
         return refusal
@@ -179,7 +190,8 @@ def pull_request(
         branch=base,
         ref=ref,
         commit=commit,
-        stable_identity=(ref, commit),
+        stable_identity=(ref, commit, *(() if retargeted_at is None else (base, retargeted_at))),
+        author=None if author is None else author[:AUTHOR_CHARACTERS_MAX],
         is_from_fork=is_from_fork,
         before=_known_commit(before),
     )

@@ -18,7 +18,15 @@ from client.forges.event import (
     read_payload,
     shown,
 )
-from client.forges.github import AnyPayload, Commit, Repository, is_fork
+from client.forges.github import (
+    EDITED,
+    AnyPayload,
+    Changed,
+    Commit,
+    Repository,
+    User,
+    is_fork,
+)
 from client.forges.signatures import Proof, SignatureCheck, is_hmac_hex
 
 NAME = "Gitea or Forgejo"
@@ -68,6 +76,19 @@ class PullRequest(msgspec.Struct, frozen=True):
 
     head: Head
     base: Base
+    user: User | None = None
+    updated_at: str | None = None
+
+    @property
+    def author(self) -> str | None:
+        """Who opened it; None: it does not say."""
+        return self.user.login or None if self.user is not None else None
+
+
+class Changes(msgspec.Struct, frozen=True):
+    """`changes` of an edited pull request; `ref`: its base was another one."""
+
+    ref: Changed | None = None
 
 
 class PullRequestPayload(msgspec.Struct, frozen=True):
@@ -77,6 +98,7 @@ class PullRequestPayload(msgspec.Struct, frozen=True):
     number: int
     pull_request: PullRequest
     repository: Repository
+    changes: Changes | None = None
 
 
 def check_signature(delivery: Delivery, secrets: tuple[bytes, ...], now: float) -> SignatureCheck:
@@ -132,18 +154,23 @@ def _pull_request(content: bytes) -> ForgeEvent | Refusal:
     if isinstance(payload, Refusal):
         return payload
     urls = payload.repository.urls
-    if payload.action not in BUILT_ACTIONS:
+    changes = payload.changes
+    is_retargeted = payload.action == EDITED and changes is not None and changes.ref is not None
+    if payload.action not in BUILT_ACTIONS and not is_retargeted:
         return ignored(urls, f"the pull request was {shown(payload.action)}: its head is the same")
     if payload.number < 1:
         return malformed("`number`", "is not that of a pull request", f"is this {NAME}?")
-    head = payload.pull_request.head
+    request = payload.pull_request
+    head = request.head
     return pull_request(
         ref=f"refs/pull/{payload.number}/head",
-        base=payload.pull_request.base.ref,
+        base=request.base.ref,
         commit=head.sha,
         message=None,
         is_from_fork=head.is_from_fork(payload.repository),
         repositories=urls,
+        author=request.author,
+        retargeted_at=(request.updated_at or "") if is_retargeted else None,
     )
 
 

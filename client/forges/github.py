@@ -31,6 +31,8 @@ SIGNATURE_PREFIX = "sha256="
 
 # A pull request's head is another one, or it is there for the first time.
 BUILT_ACTIONS = frozenset({"opened", "reopened", "synchronize"})
+# A new title as well; where the base is another one, `changes` has the old one.
+EDITED = "edited"
 
 
 class Repository(msgspec.Struct, frozen=True):
@@ -79,11 +81,34 @@ class Base(msgspec.Struct, frozen=True):
     ref: str
 
 
+class User(msgspec.Struct, frozen=True):
+    """`user` of a pull request."""
+
+    login: str = ""
+
+
 class PullRequest(msgspec.Struct, frozen=True):
     """`pull_request`."""
 
     head: Head
     base: Base
+    user: User | None = None
+    updated_at: str | None = None
+
+    @property
+    def author(self) -> str | None:
+        """Who opened it; None: it does not say."""
+        return self.user.login or None if self.user is not None else None
+
+
+class Changed(msgspec.Struct, frozen=True):
+    """That something changed; what it was before is not looked at."""
+
+
+class Changes(msgspec.Struct, frozen=True):
+    """`changes` of an edited pull request."""
+
+    base: Changed | None = None
 
 
 class PullRequestPayload(msgspec.Struct, frozen=True):
@@ -94,6 +119,7 @@ class PullRequestPayload(msgspec.Struct, frozen=True):
     pull_request: PullRequest
     repository: Repository
     before: str | None = None
+    changes: Changes | None = None
 
 
 class AnyPayload(msgspec.Struct, frozen=True):
@@ -158,19 +184,24 @@ def _pull_request(content: bytes) -> ForgeEvent | Refusal:
     if isinstance(payload, Refusal):
         return payload
     urls = payload.repository.urls
-    if payload.action not in BUILT_ACTIONS:
+    changes = payload.changes
+    is_retargeted = payload.action == EDITED and changes is not None and changes.base is not None
+    if payload.action not in BUILT_ACTIONS and not is_retargeted:
         return ignored(urls, f"the pull request was {shown(payload.action)}: its head is the same")
     if payload.number < 1:
         return malformed("`number`", "is not that of a pull request", f"is this {NAME}?")
-    head = payload.pull_request.head
+    request = payload.pull_request
+    head = request.head
     return pull_request(
         ref=f"refs/pull/{payload.number}/head",
-        base=payload.pull_request.base.ref,
+        base=request.base.ref,
         commit=head.sha,
         message=None,
         is_from_fork=is_fork(head.repo, payload.repository),
         repositories=urls,
+        author=request.author,
         before=payload.before,
+        retargeted_at=(request.updated_at or "") if is_retargeted else None,
     )
 
 

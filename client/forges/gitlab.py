@@ -41,7 +41,8 @@ HEADERS = (
     "content-type",
 )
 
-# `update` is sent for a new title as well; only one with new commits has `oldrev`.
+# `update` is sent for a new title as well; only one with new commits has `oldrev`, and only one
+# with another target has that in `changes`.
 BUILT_ACTIONS = frozenset({"open", "reopen"})
 
 
@@ -88,6 +89,23 @@ class MergeRequest(msgspec.Struct, frozen=True):
     target_project_id: int | None = None
     action: str = ""
     oldrev: str | None = None
+    updated_at: str | None = None
+
+
+class Changed(msgspec.Struct, frozen=True):
+    """That something changed; what it was before is not looked at."""
+
+
+class Changes(msgspec.Struct, frozen=True):
+    """`changes` of an updated merge request."""
+
+    target_branch: Changed | None = None
+
+
+class User(msgspec.Struct, frozen=True):
+    """`user`: whose doing the event is."""
+
+    username: str = ""
 
 
 class MergeRequestPayload(msgspec.Struct, frozen=True):
@@ -95,6 +113,8 @@ class MergeRequestPayload(msgspec.Struct, frozen=True):
 
     object_attributes: MergeRequest
     project: Project
+    changes: Changes | None = None
+    user: User | None = None
 
 
 class AnyPayload(msgspec.Struct, frozen=True):
@@ -160,8 +180,10 @@ def _merge_request(content: bytes) -> ForgeEvent | Refusal:
     if isinstance(payload, Refusal):
         return payload
     request, urls = payload.object_attributes, payload.project.urls
-    is_changed = request.action == "update" and request.oldrev is not None
-    if request.action not in BUILT_ACTIONS and not is_changed:
+    is_update, changes = request.action == "update", payload.changes
+    is_changed = is_update and request.oldrev is not None
+    is_retargeted = is_update and changes is not None and changes.target_branch is not None
+    if request.action not in BUILT_ACTIONS and not (is_changed or is_retargeted):
         return ignored(
             urls, f"the merge request's action is {shown(request.action)}: its head is the same"
         )
@@ -175,5 +197,7 @@ def _merge_request(content: bytes) -> ForgeEvent | Refusal:
         message=request.last_commit.message,
         is_from_fork=source is None or source != target,
         repositories=urls,
+        author=None if payload.user is None else payload.user.username or None,
         before=request.oldrev,
+        retargeted_at=(request.updated_at or "") if is_retargeted else None,
     )

@@ -118,14 +118,12 @@ def body_bytes_max(delivery: Delivery) -> int:
     return PLAIN_BODY_BYTES_MAX if forge_of(delivery) == PLAIN else BODY_BYTES_MAX
 
 
-def delivery_identity(forge: str, repository: str, ref: str, after: str) -> bytes:
+def delivery_identity(forge: str, repository: str, *stable: str) -> bytes:
     """SHA-256 of what stays the same when a delivery comes again, through whichever gateway.
 
     The forge's own delivery id is no part of it: nothing vouches for that header.
     """
-    parts = b"".join(
-        b"%d:%b," % (len(p), p) for p in (s.encode() for s in (repository, ref, after))
-    )
+    parts = b"".join(b"%d:%b," % (len(p), p) for p in (s.encode() for s in (repository, *stable)))
     return hashlib.sha256(b"pbft-ci delivery\0" + forge.encode() + b"\0" + parts).digest()
 
 
@@ -219,6 +217,7 @@ def _wanted(event: ForgeEvent, name: str, entry: GatewayRepository) -> Reception
         event=event.event,
         ref=event.ref,
         before=event.before,
+        author=event.author,
     )
     if name == PLAIN or event.stable_identity is None:
         return Ordered(build)

@@ -97,7 +97,7 @@ def test_the_json_has_the_documented_names() -> None:
     value = msgspec.json.decode(msgspec.json.encode(view))
     names = {
         *("id", "repository", "branch", "commit", "status", "verdict", "ballots", "replies"),
-        *("times", "detail", "logs", "replicas", "event", "ref", "differences"),
+        *("times", "detail", "logs", "replicas", "event", "ref", "author", "differences"),
         *("artifacts", "artifact_differences", "withdrawn", "rebuild_of", "rebuilds"),
     }
     assert set(value) == names

@@ -123,6 +123,7 @@ def fork_pull_request(number: int, commit: str) -> bytes:
     body = json.loads(body_of("github-pull-request-fork"))
     body |= {"number": number}
     body["pull_request"]["head"]["sha"] = commit
+    body["pull_request"]["user"]["login"] = "Bertha"
     body["pull_request"]["base"]["ref"] = "master"
     return json.dumps(body).encode()
 
@@ -225,7 +226,7 @@ def test_a_forks_pull_request_waits_for_an_operator_and_is_then_built(
     assert (view["status"], view["ballots"], view["event"]) == ("building", [], "pull_request")
     for name in network.node_names:
         assert json.loads(network.node(name, f"/builds/{build}").body)["ballots"] == []
-    assert run(*network.command(CLIENT), "approve", build).code == 0
+    assert run(*network.command(CLIENT), "approve", build, "--yes").code == 0
     assert network.verdict(build)["verdict"]["outcome"] == "passed"
     wait_for_statuses(
         network,
@@ -236,7 +237,7 @@ def test_a_forks_pull_request_waits_for_an_operator_and_is_then_built(
     # approved or not: what a fork's file asks for is held to the cluster's limits
     greedy = deliver(network, "pull_request", fork_pull_request(4, network.commits["greedy"]))
     build = greedy.json()["build"]
-    assert run(*network.command(CLIENT), "approve", build).code == 0
+    assert run(*network.command(CLIENT), "approve", build, "--yes").code == 0
     assert network.verdict(build)["verdict"]["outcome"] == "pipeline_invalid"
 
 

@@ -282,8 +282,8 @@ def test_an_operators_key_is_refused_where_it_is_none(
         ended = command(network, "cancel", build, "--operator-key", str(private_key))
         assert ended.code == 3
         assert "no such undecided build" in ended.errors
-    ended = command(network, "approve", build, "--operator-key", str(private_key))
-    assert "no such build that waits for approval" in ended.errors
+    ended = command(network, "approve", build, "--operator-key", str(private_key), "--yes")
+    assert (ended.code, "is it open?" in ended.errors) == (3, True), ended
     network.stop("node1")
     network.stop("node2")
     ended = command(network, "cancel", build, "--operator-key", str(private_key))
@@ -306,10 +306,22 @@ def test_an_operator_approves_a_strangers_pull_request(
     network.start()
     build = str(deliver(network, "pull_request", fork_pull_request(3, head)).json()["build"])
     network.wait_until(lambda: network.build(build)["status"] == "building", "it is open", 60)
-    ended = command(network, "approve", build)
+    # whoever signs sees what it is first, and is asked; here nobody can be
+    shown = [
+        f"repository  {network.repository.as_uri()}",
+        f"commit      {head}",
+        "request     refs/pull/3/head for master (pull_request)",
+        "author      Bertha (as the forge told the gateway)",
+    ]
+    for key in ((), ("--operator-key", str(private_key))):
+        ended = command(network, "approve", build, *key)
+        assert ended.code == 2, ended
+        assert ended.output.splitlines()[1:] == shown
+        assert "add --yes" in ended.errors
+    ended = command(network, "approve", build, "--yes")
     assert ended.code == 3
     assert "client is no operator of this cluster" in ended.errors
-    ended = command(network, "approve", build, "--operator-key", str(private_key))
+    ended = command(network, "approve", build, "--operator-key", str(private_key), "--yes")
     assert ended.code == 0, ended
     view = network.verdict(build)
     assert (view["verdict"]["outcome"], view["commit"]) == ("passed", head)

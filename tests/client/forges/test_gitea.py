@@ -99,6 +99,19 @@ def test_a_request_by_agit_claims_the_repository_and_counts_as_a_forks(ref: str)
     assert event_of(delivery).is_from_fork
 
 
+def test_a_pull_request_with_another_base_is_a_build_of_its_own() -> None:
+    body = json.loads(body_of("gitea-pull-request"))
+    body |= {"action": "edited", "changes": {"ref": {"from": "dev"}}}
+    delivery = Delivery.of([("X-Gitea-Event", "pull_request")], json.dumps(body).encode())
+    event = event_of(delivery)
+    assert (event.action, event.branch, event.commit) == (Action.BUILD, "main", PUSHED)
+    moment = body["pull_request"]["updated_at"]
+    assert event.stable_identity == ("refs/pull/2/head", PUSHED, "main", moment)
+    body["changes"] = {"title": {"from": "x"}}
+    retitled = Delivery.of([("X-Gitea-Event", "pull_request")], json.dumps(body).encode())
+    assert event_of(retitled).action is Action.IGNORED
+
+
 def test_a_pull_request_whose_head_is_the_same() -> None:
     event = event_of(gitea("gitea-pull-request-labelled", "pull_request"))
     assert event.action is Action.IGNORED

@@ -95,6 +95,7 @@ def test_a_pull_request_of_the_repository_itself() -> None:
         ref="refs/pull/2/head",
         commit=PUSHED,
         stable_identity=("refs/pull/2/head", PUSHED),
+        author="Codertocat",
         is_from_fork=False,
     )
 
@@ -113,6 +114,31 @@ def test_a_pull_request_whose_head_is_the_same_builds_nothing(action: str) -> No
     event = event_of(changed("github-pull-request", "pull_request", action=action))
     assert event.action is Action.IGNORED
     assert action in event.reason
+
+
+def test_a_pull_request_with_another_base_is_a_build_of_its_own() -> None:
+    """Also where it had that base before: in between it was built, and told, for another one."""
+    changes = {"base": {"ref": {"from": "dev"}, "sha": {"from": BEFORE}}}
+    body = json.loads(body_of("github-pull-request"))
+    identities = []
+    for moment in ("2019-05-15T15:20:33Z", "2019-05-15T15:21:33Z"):
+        body["pull_request"]["updated_at"] = moment
+        event = event_of(
+            changed(
+                *("github-pull-request", "pull_request"),
+                action="edited",
+                changes=changes,
+                pull_request=body["pull_request"],
+            )
+        )
+        assert (event.action, event.branch, event.commit) == (Action.BUILD, "main", PUSHED)
+        identities.append(event.stable_identity)
+    assert identities[0] == ("refs/pull/2/head", PUSHED, "main", "2019-05-15T15:20:33Z")
+    assert identities[1] != identities[0]
+    retitled = changed(
+        "github-pull-request", "pull_request", action="edited", changes={"title": {"from": "x"}}
+    )
+    assert event_of(retitled).action is Action.IGNORED
 
 
 @pytest.mark.parametrize("action", ["opened", "reopened", "synchronize"])

@@ -83,6 +83,7 @@ def test_a_merge_request() -> None:
         ref="refs/merge-requests/1/head",
         commit=PUSHED,
         stable_identity=("refs/merge-requests/1/head", PUSHED),
+        author="root",
     )
 
 
@@ -96,6 +97,18 @@ def test_a_merge_request_of_a_fork_with_new_commits() -> None:
 def test_an_update_without_new_commits_builds_nothing() -> None:
     event = event_of(gitlab("gitlab-merge-request-retitled", "Merge Request Hook"))
     assert event.action is Action.IGNORED
+
+
+def test_an_update_of_the_target_is_a_build_of_its_own() -> None:
+    body = json.loads(body_of("gitlab-merge-request-retitled"))
+    assert body["object_attributes"]["action"] == "update"
+    body["changes"] = {"target_branch": {"previous": "dev", "current": "master"}}
+    body["object_attributes"]["updated_at"] = "2026-01-02 03:04:05 UTC"
+    delivery = Delivery.of([("X-Gitlab-Event", "Merge Request Hook")], json.dumps(body).encode())
+    event = event_of(delivery)
+    assert (event.action, event.branch) == (Action.BUILD, "master")
+    assert event.stable_identity is not None
+    assert event.stable_identity[2:] == ("master", "2026-01-02 03:04:05 UTC")
 
 
 @pytest.mark.parametrize(
