@@ -1,11 +1,12 @@
 """Attempts to get out of the container, or to stay in it."""
 
 import asyncio
+import secrets
 from collections.abc import Callable
 
 import pytest
 
-from tests.hostile.conftest import Arena, Order, addresses, is_root, processes_of
+from tests.hostile.conftest import LIMITS, Arena, Order, addresses, is_root, processes_of
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(300)]
 
@@ -104,3 +105,46 @@ async def test_that_daemons_would_be_found(arena: Arena) -> None:
     with pytest.raises(asyncio.CancelledError):
         await task
     assert not processes_of(order.build.hex())
+
+
+async def test_another_builds_files_and_servers(arena: Arena) -> None:
+    """Of one that runs meanwhile on the same node, in every place that a build can write to."""
+    config = arena.make_config(arena.repository.url, builds_at_once=2)
+    builder = await arena.make_builder(config, **LIMITS)
+    first, second = secrets.token_hex(8), secrets.token_hex(8)
+    hidden = arena.repository.commit(
+        {
+            ".pbft-ci.yml": arena.pipeline(
+                f"for p in . $HOME /tmp /dev/shm; do echo {first}{second} >$p/{first}; done",
+                "nc -l -p 8000 -e echo heard & echo hidden; sleep 600",
+                timeout_seconds=LIMITS["build_seconds_max"],
+            )
+        }
+    )
+    order = builder.order(arena.repository.url, hidden)
+    task = asyncio.create_task(builder.build(order))
+    path = builder.executor.log_path(order.build, order.opened)
+    while not (path.exists() and "\nhidden\n" in path.read_text()):  # noqa: ASYNC110
+        await asyncio.sleep(0.05)
+    # its own file shows that the search finds what is there; the word is in no file of the commit
+    search = arena.repository.commit(
+        {
+            ".pbft-ci.yml": arena.pipeline(
+                f"word={first}; word=${{word}}{second}; echo $word >/tmp/own",
+                "found=$(find / '(' -path /proc -o -path /sys ')' -prune -o -type f"
+                ' -exec grep -ls "$word" {} + 2>/dev/null || true)',
+                'echo "found $found"; test "$found" = /tmp/own',
+                f'test -z "$(find / -name {first} 2>/dev/null)"',
+                "! nc -w 2 localhost 8000 </dev/null",
+                'test "$(cat /proc/net/unix | wc -l)" = 1',
+                "exit 7",
+            )
+        }
+    )
+    asked = builder.order(arena.repository.url, search)
+    finding = await builder.find(asked)
+    assert not task.done()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert finding.compared.exit_code == 7, builder.log(asked)

@@ -95,6 +95,16 @@ def test_submit_without_waiting_prints_the_id(network: Network) -> None:
     assert network.verdict(ended.output.strip())["verdict"]["outcome"] == "passed"
 
 
+def test_a_commit_of_another_branch_is_built_by_nobody(network: Network) -> None:
+    """Though it would pass, and every replica can fetch it: all prove the branch, and abstain."""
+    ended = client(network, "submit", "red", "--commit", network.commits["green"], "--wait")
+    assert ended.code == 1, ended
+    assert "verdict     disputed\n" in ended.output
+    build = network.complete(ended.output.splitlines()[0])
+    assert len(build["ballots"]) >= 2
+    assert all("refs/heads/red" in ballot["abstains"] for ballot in build["ballots"])
+
+
 def test_a_tag_is_built_by_hand(network: Network) -> None:
     """By its full name; and by its own, since no branch has it. The path is that of client.yml."""
     author = ("-c", "user.name=a", "-c", "user.email=a@example.org")
