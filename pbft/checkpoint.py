@@ -140,14 +140,34 @@ def adopt_stable(core: Core, certificate: StableCertificate, parts: dict[str, by
     core.stable_parts = parts
     core.leaves = {}
     core.log.forget_up_to(core.kept_above)
-    own_later = core.checkpoint_votes.own_above(core.index, sequence)
     core.checkpoint_votes.forget_up_to(sequence)
     core.snapshots = {n: kept for n, kept in core.snapshots.items() if n > sequence}
+    replaced, compared = _own_words(core)
     core.output.records.append(Base(sequence, core.kept_above, certificate.checkpoints, parts))
     if core.nonce:
         core.output.records.append(SavedRecovery(core.nonce))
     core.output.records.extend(core.view_records)
-    core.output.records.extend(SavedMessage(signed) for signed in own_later)
+    core.output.records.extend(SavedMessage(signed) for signed in replaced)
     for slot in core.log.above(core.kept_above):
         core.output.records.extend(slot.records)
+    core.output.records.extend(SavedMessage(signed) for signed in compared)
     core.tell("stable", sequence=sequence, digest=certificate.digest.hex())
+
+
+def _own_words(core: Core) -> tuple[list[Signed], list[Signed]]:
+    """Our CHECKPOINTs above the stable one: of a state that was replaced, and of the one we have.
+
+    After a restart, what is executed again is compared with those behind it (restoring). A word of
+    a wrong state stands before: it is kept, so that we do not say another, and proves no damage.
+    """
+    replaced: list[Signed] = []
+    compared: list[Signed] = []
+    for signed in core.checkpoint_votes.own_above(core.index, core.low):
+        message = core.authenticator.read(signed)
+        assert isinstance(message, Checkpoint)
+        state = core.snapshots.get(message.sequence)
+        # What is above a state that was just fetched is not executed anew yet.
+        is_executed = message.sequence <= core.executed
+        is_ours = is_executed and state is not None and state[0] == message.digest
+        (compared if is_ours else replaced).append(signed)
+    return replaced, compared

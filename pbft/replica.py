@@ -281,10 +281,12 @@ class Replica:
         if not state_transfer.is_complete(core):
             return
         assert core.transfer is not None
-        if core.transfer.certificate.sequence <= core.executed and not core.is_diverged:
+        certificate = core.transfer.certificate
+        # What we executed is wrong while we are diverged; what is stable never is.
+        right_up_to = core.low if core.is_diverged else core.executed
+        if certificate.sequence <= right_up_to:
             core.transfer = None  # meanwhile we came further by ourselves
             return
-        certificate = core.transfer.certificate
         parts = state_transfer.adopt(core)
         checkpoint.restore_state(core, parts)
         checkpoint.adopt_stable(core, certificate, parts)

@@ -243,10 +243,30 @@ FURTHER_MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         name="67 an older state replaces a newer one",
         file=_REPLICA,
-        old="        if core.transfer.certificate.sequence <= core.executed"
-        " and not core.is_diverged:\n",
+        old="        if certificate.sequence <= right_up_to:\n",
         new="        if False:\n",
         test="tests/paper/test_state_transfer.py",
+    ),
+    Mutant(
+        name="67b who is diverged takes a state below its stable checkpoint",
+        file=_REPLICA,
+        old="        right_up_to = core.low if core.is_diverged else core.executed\n",
+        new="        right_up_to = 0 if core.is_diverged else core.executed\n",
+        test="tests/pbft/test_nobody_waits_for_ever.py",
+    ),
+    Mutant(
+        name="67c CHECKPOINTs of ours behind a base are not compared",
+        file=_CHECKPOINT,
+        old="        (compared if is_ours else replaced).append(signed)\n",
+        new="        replaced.append(signed)\n",
+        test="tests/pbft/test_restore.py",
+    ),
+    Mutant(
+        name="67d a CHECKPOINT of a wrong state that was repaired is damage",
+        file=_CHECKPOINT,
+        old="        (compared if is_ours else replaced).append(signed)\n",
+        new="        compared.append(signed)\n",
+        test="tests/pbft/test_restore.py",
     ),
     Mutant(
         name="68 one digest per checkpoint is not proved against who says two",

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 import msgspec
 import pytest
 
+from pbft.certificates import state_leaves
 from pbft.core import Recovery, ReplicaStatus, Settings
 from pbft.genesis import new_view_bytes
 from pbft.log import RECOVER_NUMBER
@@ -18,6 +19,8 @@ from pbft.messages import (
     Recover,
     Request,
     Signed,
+    StateLeaves,
+    StateParts,
     Status,
     ViewChange,
 )
@@ -90,6 +93,50 @@ def test_a_state_that_is_right_again_is_diverged_no_more() -> None:
     world.ask(6, b"6")
     world.run(4)
     assert set(world.executed().values()) == {6}
+
+
+class WrongTwice(Journal):
+    """Its state is wrong at the checkpoints 4 and 8, and right between them."""
+
+    def parts(self) -> dict[str, bytes]:
+        parts = super().parts()
+        return {**parts, "journal": bytes(1) + parts["journal"]} if self.count in (4, 8) else parts
+
+
+def test_a_wrong_state_is_not_repaired_from_below_the_stable_checkpoint() -> None:
+    """The state that was fetched first comes when a later one has become stable."""
+    world = World(
+        checkpoint_interval=2,
+        window=16,
+        application=lambda name: WrongTwice() if name == "r3" else Journal(),
+    )
+    held: dict[int, list[Message]] = {}
+    older: dict[str, bytes] = {}
+    for timestamp in range(1, 10):
+        world.ask(timestamp, b"%d" % timestamp)
+        world.deliver(lambda m: m.receiver != "r3" or not isinstance(m.payload, Checkpoint))
+        if world.core("r0").low == 4:
+            older = world.core("r0").stable_parts
+    for message in world.under_way:
+        assert isinstance(message.payload, Checkpoint)
+        held.setdefault(message.payload.sequence, []).append(message)
+    world.under_way.clear()
+    core = world.core("r3")
+    for message in held[4]:
+        world.deliver_one(message)
+    world.expire("r3", 1.0)
+    assert core.transfer is not None
+    assert core.transfer.certificate.sequence == 4
+    for message in [*held[8], *held[6]]:
+        world.deliver_one(message)
+    assert (core.low, core.is_diverged) == (6, True)
+    world.give("r3", world.sign("r2", StateLeaves(4, state_leaves(older), 2)))
+    world.give("r3", world.sign("r2", StateParts(4, tuple(older.items()), 2)))
+    assert core.low == 6
+    world.under_way.clear()
+    world.run(10)
+    assert (core.status, core.low) == (ReplicaStatus.NORMAL, 8)
+    assert world.applications["r3"].head == world.applications["r0"].head
 
 
 # --- an old RECOVER -----------------------------------------------------------------------------

@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from pbft.certificates import leaves_digest
-from pbft.checkpoint import restore_state, state_parts
+from pbft.checkpoint import adopt_stable, restore_state, state_parts
 from pbft.codec import digest_of, encode_batch
 from pbft.core import Settings
 from pbft.log import NULL_REQUEST
@@ -15,16 +15,25 @@ from pbft.messages import (
     FetchState,
     NewView,
     PrePrepare,
+    Request,
     Signed,
     StateLeaves,
     StateParts,
     ViewChange,
 )
-from pbft.ports import Base, Executed, SavedBody, SavedEntry, SavedMessage
+from pbft.ports import (
+    Applied,
+    Base,
+    Executed,
+    Output,
+    SavedBody,
+    SavedEntry,
+    SavedMessage,
+)
 from pbft.replica import DamagedRecords, OlderRecords
 from tests.pbft.checks import check_safety
 from tests.pbft.forge import drive_into_view, drive_into_view_change, view_change
-from tests.pbft.world import World
+from tests.pbft.world import Journal, World
 
 WORLD = World()
 # The recoveries of a state: by replica, the nonces that were remembered, and T.
@@ -268,6 +277,69 @@ def test_ledger_entries_and_bodies_are_not_among_the_records() -> None:
     world = world_after(5)
     assert not any(isinstance(r, SavedEntry | SavedBody) for r in world.disks["r1"].records)
     assert [entry.body for entry in world.disks["r1"].entries] == [b"1", b"2", b"3", b"4", b"5"]
+
+
+# --- our own CHECKPOINTs --------------------------------------------------------------------------
+
+
+class WrongAt3(Journal):
+    """Its third operation gives something else."""
+
+    def apply(self, request: Request, request_digest: bytes, sequence: int) -> Applied:
+        applied = super().apply(request, request_digest, sequence)
+        if sequence == 3:
+            self.head = bytes(32)
+        return applied
+
+
+def beyond_a_base(application: Callable[[str], Journal] = lambda name: Journal()) -> World:
+    """r3 has executed 5, and hears then that checkpoint 2 is stable: its own of 4 is behind it."""
+    world = World(checkpoint_interval=2, window=8, application=application)
+    for timestamp in range(1, 6):
+        world.ask(timestamp, b"%d" % timestamp)
+        world.deliver(lambda m: m.receiver != "r3" or not isinstance(m.payload, Checkpoint))
+    held = list(world.under_way)
+    world.under_way.clear()
+    for message in held:
+        if isinstance(message.payload, Checkpoint) and message.payload.sequence == 2:
+            world.deliver_one(message)
+    assert (world.core("r3").low, world.core("r3").executed) == (2, 5)
+    return world
+
+
+def test_what_is_executed_again_behind_a_base_is_what_our_checkpoint_says() -> None:
+    world = beyond_a_base()
+    restart(world, "r3")
+    assert world.executed()["r3"] == 5
+    world.crash("r3")
+    world.make_application = lambda name: WrongAt3()
+    with pytest.raises(DamagedRecords, match="executing again to 4 gave another state"):
+        world.start("r3")
+
+
+def test_a_checkpoint_of_a_wrong_state_that_was_repaired_is_no_damage() -> None:
+    """It stays said: another one for that number would contradict it."""
+    world = beyond_a_base(lambda name: WrongAt3() if name == "r3" else Journal())
+    own = world.core("r3").checkpoint_votes.vote_of(4, 3)
+    assert own is not None
+    world.crash("r3")
+    # The state at 2 was right; what is executed again above it is right this time.
+    world.make_application = lambda name: Journal()
+    disk = world.disks["r3"]
+    said = [r for r in disk.records if isinstance(r, SavedMessage) and r.signed == own[1]]
+    disk.records = [disk.records[0], *said, *(r for r in disk.records[1:] if r not in said)]
+    world.start("r3")
+    core = world.core("r3")
+    assert core.executed == 5
+    core.output = Output()
+    restarted = core.checkpoint_votes.vote_of(4, 3)
+    assert restarted == own
+    assert core.snapshots[4][0] != own[0].digest
+    adopt_stable(core, core.stable, core.stable_parts)
+    disk.save(core.output.records)
+    restart(world, "r3")
+    assert world.core("r3").executed == 5
+    assert world.core("r3").checkpoint_votes.vote_of(4, 3) == own
 
 
 # --- what older versions wrote --------------------------------------------------------------------
