@@ -13,6 +13,7 @@ from pathlib import Path
 import nacl.exceptions
 import nacl.signing
 from Crypto.PublicKey import ECC
+from Crypto.Signature import eddsa
 
 from common.config_error import ConfigError
 
@@ -104,6 +105,11 @@ def load_public_key(public_file: Path) -> bytes:
             public_file, "", "holds a private key", "a public Ed25519 key in PEM is needed here"
         )
     return bytes(key.public_key().export_key(format="raw"))
+
+
+def public_key_pem(public_key: bytes) -> str:
+    """An Ed25519 public key (32 bytes) as PEM, without a line feed at its end."""
+    return eddsa.import_public_key(public_key).export_key(format="PEM")
 
 
 def _read_ecc(file: Path, what: str, *, secret: bool = False) -> ECC.EccKey:

@@ -16,6 +16,7 @@ from ci.statement import (
     StatementView,
     VerdictFields,
     VerifiedEnvelope,
+    keyid_for,
     verify_envelope,
 )
 from client.commands.gateway_api import GatewayApi, run
@@ -31,11 +32,12 @@ from client.nodes import NodeFailed, Nodes
 from common.config import ConfigError
 from common.english import counted
 from common.git_environment import check_commit
-from common.keys import verify
+from common.keys import public_key_pem, verify
 from common.logs import escape_controls
 from pbft.genesis import Cluster
 
 TRUST_FORMAT = 1
+KEY_TYPE = "ed25519"
 
 
 def add(commands: Commands, common: argparse.ArgumentParser) -> None:
@@ -247,12 +249,26 @@ def _trust(options: argparse.Namespace) -> int:
 
 
 def trust_of(cluster: Cluster) -> dict[str, object]:
-    """What scripts/verify_build.py has to trust: the replicas' keys, and how many may lie."""
+    """What scripts/verify_build.py has to trust: the replicas' keys, and how many may lie.
+
+    `keys` has the same once more, as other people's verifiers take it: by the key ids that are in
+    the envelopes, as securesystemslib reads them, and in PEM.
+    """
     return {
         "format": TRUST_FORMAT,
         "cluster": cluster.id.hex(),
         "faults_max": cluster.quorums.faults_max,
         "replicas": {member.name: member.public_key.hex() for member in cluster.genesis.replicas},
+        "keys": {
+            keyid_for(member.public_key): {
+                "keytype": KEY_TYPE,
+                "scheme": KEY_TYPE,
+                "keyval": {"public": member.public_key.hex()},
+                "name": member.name,
+                "pem": public_key_pem(member.public_key),
+            }
+            for member in cluster.genesis.replicas
+        },
     }
 
 

@@ -4,6 +4,7 @@ import base64
 import contextlib
 import json
 import random
+import re
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator
@@ -11,13 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from securesystemslib.exceptions import VerificationError
 
 from ci.operations import Ballot, Event, Step
 from ci.statement import InvalidEnvelope, envelope, keyid_for, pae, verify_envelope
 from client.commands.envelope import trust_of
 from client.main import main
 from common.address import Address
-from common.keys import verify
+from common.keys import load_public_key, verify
 from pbft.genesis import Cluster
 from scripts import verify_build
 from tests.ci.builders import (
@@ -354,3 +356,26 @@ def test_it_runs_alone(consumer: Consumer, tmp_path: Path) -> None:
             f"pipeline: {PIPELINE_SHA256}",
         ],
     )
+
+
+def test_other_peoples_verifiers_take_the_trust_file_as_it_is(
+    consumer: Consumer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The lines are those of the page, run as they stand there."""
+    page = (SCRIPT.parent.parent / "docs" / "OPERATING.md").read_text()
+    (lines,) = re.findall(r"```python\n(import json\n.*?)```", page, re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    green = signed(consumer.statement(PASSED, PASSED, PASSED), 0, 1)
+    Path("build.intoto.json").write_bytes(as_bytes(green))
+    read: dict[str, Any] = {}
+    exec(lines, read)
+    assert read["statement"]["predicate"]["result"] == "PASSED"
+    Path("build.intoto.json").write_bytes(
+        as_bytes({**green, "signatures": green["signatures"][:1]})
+    )
+    with pytest.raises(VerificationError):
+        exec(lines, {})
+    for key in json.loads(consumer.trust_file.read_text())["keys"].values():
+        file = tmp_path / "key.pem"
+        file.write_text(key["pem"])
+        assert load_public_key(file).hex() == key["keyval"]["public"]
