@@ -13,6 +13,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import docker
 import docker.errors
+import msgspec
 import pytest
 
 from ci.operations import Abstain, Outcome
@@ -144,6 +145,28 @@ async def test_an_image_is_pulled_and_its_digest_is_compared(
     # but what a tag means, nobody else can say
     commit = repository.commit({".pbft-ci.yml": pipeline(f"{name}:1", "exit 5")})
     assert isinstance(await builder.build(builder.order(repository.url, commit)), Abstain)
+
+
+async def test_two_replicas_that_get_different_images_for_one_tag_do_not_agree(
+    registry: Registry,
+    repository: GitRepository,
+    make_config: ConfigMaker,
+    make_builder: BuilderMaker,
+) -> None:
+    """A registry that answers each with another manifest: all else that they find is the same."""
+    name = f"{registry.host}/{registry.repository}:1"
+    commit = repository.commit({".pbft-ci.yml": pipeline(name, "true")})
+    first, second = registry.manifest, registry.manifest + b"\n"
+    found = []
+    for node, manifest in (("node0", first), ("node1", second)):
+        registry.manifest, registry.digest = manifest, digest_of(manifest)
+        config = make_config(repository.url, name=node, images_from=(registry.host,))
+        builder = await make_builder(config)
+        finding = await builder.find(builder.order(repository.url, commit))
+        found.append(finding.compared)
+    assert [compared.image_digest for compared in found] == [digest_of(first), digest_of(second)]
+    assert found[0] != found[1]
+    assert found[0] == msgspec.structs.replace(found[1], image_digest=digest_of(first))
 
 
 @pytest.mark.parametrize("kind", ["pipeline", "dockerfile", "copy from"])
