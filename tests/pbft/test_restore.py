@@ -11,14 +11,20 @@ from pbft.codec import digest_of, encode_batch
 from pbft.core import Settings
 from pbft.log import NULL_REQUEST
 from pbft.messages import (
+    AnyMessage,
+    Body,
     Checkpoint,
+    Commit,
     FetchState,
     NewView,
+    Prepare,
+    PreparedCertificate,
     PrePrepare,
     Request,
     Signed,
     StateLeaves,
     StateParts,
+    Status,
     ViewChange,
 )
 from pbft.ports import (
@@ -29,10 +35,11 @@ from pbft.ports import (
     SavedBody,
     SavedEntry,
     SavedMessage,
+    SavedPrepared,
 )
 from pbft.replica import DamagedRecords, OlderRecords
 from tests.pbft.checks import check_safety
-from tests.pbft.forge import drive_into_view, drive_into_view_change, view_change
+from tests.pbft.forge import drive_into_view, drive_into_view_change, prepare_at, view_change
 from tests.pbft.world import Journal, World
 
 WORLD = World()
@@ -428,3 +435,81 @@ def test_a_restarted_replica_gives_its_stable_state() -> None:
     (parts,) = world.said("r1", StateParts)
     assert leaves_digest(leaves.leaves) == world.core("r0").stable.digest
     assert dict(parts.parts)["journal"] == world.core("r0").stable_parts["journal"]
+
+
+def resent(world: World, name: str, said: Status) -> list[AnyMessage]:
+    """What that replica sends r3 again for its STATUS."""
+    since = len(world.sent)
+    world.give(name, world.sign("r3", said))
+    return [m.payload for m in world.sent[since:] if (m.sender, m.receiver) == (name, "r3")]
+
+
+def test_a_restarted_replica_sends_again_what_it_sent_before() -> None:
+    """PROTOCOL, Catch-up: "the COMMITs and bodies of decided slots, their own words about open
+    ones", restarted or not."""
+    world = World()
+    world.ask(1, b"1")
+    world.deliver(lambda m: m.receiver != "r3")
+    _, signed, body = world.pre_prepare(2, [world.request(2, b"2")])
+    world.give("r1", signed, body)
+    restart(world)
+    again = resent(world, "r1", Status(0, True, 0, 0, 3))
+    kinds = [(type(said), said.sequence) for said in again if not isinstance(said, Status)]  # type: ignore[union-attr]
+    assert kinds == [(Commit, 1), (Commit, 1), (Commit, 1), (Body, 1), (Prepare, 2)]
+
+
+def test_a_restarted_replica_proves_its_view_again() -> None:
+    """PROTOCOL, Catch-up: "the NEW-VIEW of their view", restarted or not."""
+    world = World()
+    drive_into_view(world, "r1", 2)
+    restart(world)
+    again = resent(world, "r1", Status(0, True, 0, 0, 3))
+    assert [said.view for said in again if isinstance(said, NewView)] == [2]
+
+
+def test_what_was_accepted_in_an_earlier_view_is_not_accepted_in_the_present_one() -> None:
+    """PROTOCOL, What is on disk: a base is followed by the word about the view, and what was said
+    about slots in views before it."""
+    world = World(checkpoint_interval=2, window=4)
+    message, signed, body = world.pre_prepare(3, [world.request(3, b"3")])
+    world.give("r1", signed, body)
+    drive_into_view(world, "r1", 2)
+    for sequence in (1, 2):
+        for replica in (0, 2, 3):
+            world.give("r1", world.commit(sequence, NULL_REQUEST, replica))
+    (said,) = world.said("r1", Checkpoint)
+    for replica in (0, 2):
+        world.give("r1", world.checkpoint(2, said.digest, replica))
+    assert world.core("r1").low == 2
+    restart(world)
+    assert message.digest in world.core("r1").log.slot(3).batches
+    other, signed, body = world.pre_prepare(3, [world.request(4, b"4")], view=2, replica=2)
+    world.give("r1", signed, body)
+    assert world.said("r1", Prepare)[-1] == Prepare(2, 3, other.digest, 1)
+    assert world.told("r1", "equivocation") == []
+
+
+def forged(signed: Signed) -> Signed:
+    return Signed(signed.signer, signed.payload, bytes(64))
+
+
+@pytest.mark.parametrize("kind", ["certificate", "VIEW-CHANGE", "NEW-VIEW"])
+def test_a_saved_word_that_does_not_hold_is_damage(kind: str) -> None:
+    """PROTOCOL, What is on disk: what is left out would be forgotten without a word."""
+    world = World()
+    if kind == "certificate":
+        prepare_at(world, "r1", 1, b"x")
+    elif kind == "VIEW-CHANGE":
+        drive_into_view_change(world, "r1", 2)
+    else:
+        drive_into_view(world, "r1", 2)
+    records = world.disks["r1"].records
+    for place, record in enumerate(records):
+        if isinstance(record, SavedPrepared):
+            prepares = tuple(map(forged, record.certificate.prepares))
+            certificate = PreparedCertificate(record.certificate.pre_prepare, prepares)
+            records[place] = SavedPrepared(certificate)
+        elif isinstance(record, SavedMessage) and kind != "certificate":
+            records[place] = SavedMessage(forged(record.signed))
+    with pytest.raises(DamagedRecords, match=kind):
+        restart(world)
