@@ -29,7 +29,7 @@ from tests.ci.builders import COMMIT, FAILED, PIPELINE_SHA256, World
 from tests.client.cluster_file import write_cluster
 from tests.client.network import REPOSITORY, Running, key_of, passed
 from tests.client.test_api import client_of
-from tests.client.test_gateway import until
+from tests.client.test_gateway import record_of, until
 
 Client = TestClient[web.Request, web.Application]
 Answer = tuple[int, str, str]
@@ -120,6 +120,20 @@ async def test_waiting_has_an_end(terminal: Terminal, running: Running) -> None:
     assert code == 4
     assert "no verdict in 0.5 s" in err
     assert (await terminal.ask("status", out.strip()))[0] == 4
+
+
+async def test_the_list_says_what_a_build_waits_for(terminal: Terminal, running: Running) -> None:
+    for node in running.network.nodes.values():
+        node.finds = lambda build: None
+    build = await running.gateway.submit(REPOSITORY, "master", None)
+    await until(lambda: record_of(running, build).opened_at is not None)
+    with running.database.transaction():
+        running.archive.note_detail(build, "it waits for an operator")
+    code, out, _ = await terminal.ask("list")
+    assert code == 0
+    (line,) = out.splitlines()
+    assert line.startswith(f"{build.hex()[:12]}  building ")
+    assert line.endswith("master  (it waits for an operator)")
 
 
 async def test_submit_without_waiting_prints_the_id(terminal: Terminal) -> None:
