@@ -6,6 +6,7 @@ wrong; 3 the gateway or a node gave no answer, or refused; 4 no verdict yet, or 
 """
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from client.serve import AddressInUse, serve
 from common.address import Address
 from common.config import ClientConfig, ConfigError, load_client_config
 from common.logs import FORMATTERS, start_logging
+from common.secret_file import PRIVATE_UMASK
 from common.version import VERSION
 
 DEFAULT_CONFIG = Path(__file__).resolve().parent.parent / "example-config" / "client.yml"
@@ -89,6 +91,7 @@ def _serve(options: argparse.Namespace) -> int:
                 f"--{flag} has no meaning today: replies come back over the gateway's own links",
                 file=sys.stderr,
             )
+    os.umask(PRIVATE_UMASK)
     start_logging(config.log_file, config.name, config.log_format)
     try:
         uvloop.run(serve(config, VERSION))

@@ -39,7 +39,7 @@ from common.git_environment import is_foreign_variable
 from common.http_door import (
     Door,
     is_loopback_host,
-    known_hosts,
+    own_names,
     refuse_foreign_pages,
 )
 from common.keys import SigningKey, load_signing_key
@@ -204,7 +204,7 @@ def read_member(config: ClientConfig) -> Member:
 
 def make_application(site: Site) -> web.Application:
     """The HTTP application of a site."""
-    hosts = known_hosts(site.config.listen, site.config.public_url)
+    own = own_names(site.config.listen, site.config.public_url)
     metrics = GatewayMetrics(
         name=site.config.name,
         version=site.version,
@@ -214,7 +214,7 @@ def make_application(site: Site) -> web.Application:
         unfinished=lambda: site.gateway.unfinished,
     )
     application = web.Application(
-        middlewares=[metrics.middleware(), errors_as_json, refuse_foreign_pages(hosts)]
+        middlewares=[metrics.middleware(), errors_as_json, refuse_foreign_pages(own)]
     )
     add_routes(application, site)
     metrics.add_to(application)

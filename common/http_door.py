@@ -14,7 +14,7 @@ import ipaddress
 import resource
 import socket
 from collections import Counter, OrderedDict
-from typing import cast
+from typing import NamedTuple, cast
 from urllib.parse import urlsplit
 
 import msgspec
@@ -44,8 +44,17 @@ _FULL = (
 )
 
 _LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
+_PORTS = {"http": 80, "https": 443}
 # What proxies add of those whom they speak for; somebody on this machine sends none of them.
 _PROXY_HEADERS = ("Forwarded", "Via", "X-Forwarded-For", "X-Forwarded-Host", "X-Real-IP")
+
+
+class Origin(NamedTuple):
+    """Who a page belongs to (RFC 6454): all three count. The host is in lower case."""
+
+    scheme: str
+    host: str
+    port: int
 
 
 class Limits(msgspec.Struct, frozen=True):
@@ -298,9 +307,11 @@ def is_loopback_host(host: str | None) -> bool:
 def is_asked_on_this_machine(request: web.Request) -> bool:
     """Whether a request that came to a loopback address is one of this machine's own.
 
-    It calls the server by a loopback name, and no proxy says that it speaks for somebody. One that
-    calls it so and says nothing cannot be told from a person here.
+    It comes from a loopback address, calls the server by a loopback name, and no proxy says that it
+    speaks for somebody. One that calls it so and says nothing cannot be told from a person here.
     """
+    if not is_this_machine(request.remote or ""):
+        return False
     if any(name in request.headers for name in _PROXY_HEADERS):
         return False
     try:
@@ -309,55 +320,91 @@ def is_asked_on_this_machine(request: web.Request) -> bool:
         return False
 
 
-def known_hosts(
-    listen: Address, public_url: str | None, address: Address | None = None
-) -> frozenset[str] | None:
-    """The names under which a server on loopback is called; None: it is not on loopback.
+class OwnNames(msgspec.Struct, frozen=True):
+    """How a server is called by those who mean it.
+
+    hosts: names, in lower case. public_origin: of the proxy in front of it, if there is one.
+    takes_numbers: whether every IP address is one of its own: it is reached from elsewhere.
+    """
+
+    hosts: frozenset[str]
+    public_origin: Origin | None = None
+    takes_numbers: bool = False
+
+    def has_host(self, host: str | None) -> bool:
+        """Whether that name, or address as text, is one of its own."""
+        if host is None:
+            return False
+        if host.lower() in self.hosts:
+            return True
+        return self.takes_numbers and _is_number(host)
+
+
+def own_names(listen: Address, public_url: str | None, address: Address | None = None) -> OwnNames:
+    """The names under which a server is called.
 
     public_url, address: where a proxy or a tunnel in front of it is reached.
     """
-    if not listen.is_loopback:
-        return None
     names = {*_LOOPBACK_NAMES, listen.host.lower()}
-    if public_url is not None and (host := urlsplit(public_url).hostname) is not None:
-        names.add(host.lower())
+    public = None if public_url is None else origin_of(public_url)
+    if public is not None:
+        names.add(public.host)
     if address is not None:
         names.add(address.host.lower())
-    return frozenset(names)
+    return OwnNames(frozenset(names), public, takes_numbers=not listen.is_loopback)
 
 
-def refuse_foreign_pages(hosts: frozenset[str] | None) -> Middleware:
-    """A middleware: 403 for a Host or an Origin that is none of `hosts`; None lets all pass.
+def origin_of(url: str) -> Origin | None:
+    """Scheme, host and port of a URL; None where it has none, such as the origin `null`."""
+    try:
+        parts = urlsplit(url)
+        port = parts.port or _PORTS.get(parts.scheme)
+    except ValueError:
+        return None
+    if parts.hostname is None or port is None:
+        return None
+    return Origin(parts.scheme, parts.hostname.lower(), port)
 
-    A page from elsewhere can make a browser on this machine call a loopback address (by its
+
+def refuse_foreign_pages(own: OwnNames) -> Middleware:
+    """A middleware: 403 for a Host that is none of our names, and for another page's Origin.
+
+    A page from elsewhere can make a browser call a server that it cannot reach itself (by its
     number, or by a name that its owner points there: DNS rebinding); a browser always says which
     name it called (RFC 9110, 7.2), and for requests that change something whose page it was
-    (Fetch standard, "Origin").
+    (Fetch standard, "Origin"). That must be a page of ours: of the address that was called, with
+    its port, or of the proxy in front of us.
     """
 
     @web.middleware
     async def refuse(request: web.Request, handler: Handler) -> web.StreamResponse:
-        if hosts is not None:
-            for name, text in (
-                ("Host", "//" + request.headers.get("Host", "")),
-                ("Origin", request.headers.get("Origin", "")),
-            ):
-                if text and not _is_known(text, hosts):
-                    return web.json_response(
-                        {"error": f"{name}: this server is on loopback; call it as localhost"},
-                        status=403,
-                    )
+        called = origin_of("http://" + request.headers.get("Host", ""))
+        if called is None or not own.has_host(called.host):
+            return _foreign(
+                "Host: this server is not called that; call it as localhost or by its IP address,"
+                " or set public_url (gateway), address in cluster.yml (node)"
+            )
+        origin = request.headers.get("Origin")
+        if origin is not None and origin_of(origin) not in (called, own.public_origin):
+            return _foreign(
+                f"Origin: this was sent from {origin[:200]}, and is taken from this server's own pages"
+                " alone; the address of a proxy in front of it has to be its public_url"
+            )
         return await handler(request)
 
     return refuse
 
 
-def _is_known(url: str, hosts: frozenset[str]) -> bool:
+def _foreign(text: str) -> web.Response:
+    return web.json_response({"error": text}, status=403)
+
+
+def _is_number(host: str) -> bool:
     try:
-        host = urlsplit(url).hostname
+        ipaddress.ip_address(host)
     except ValueError:
         return False
-    return host is not None and host.lower() in hosts
+    return True
 
 
 def _allow_open_files(count: int) -> None:

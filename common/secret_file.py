@@ -6,6 +6,9 @@ from pathlib import Path
 
 from common.config_error import ConfigError
 
+# Of all that nodes and gateways write: code and what builds print may be private, too.
+PRIVATE_UMASK = 0o077
+
 SECRET_FILE_BYTES_MAX = 16 * 1024
 # A new secret beside the old one while a forge is being told; nobody needs more at once.
 SECRETS_MAX = 4

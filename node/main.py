@@ -26,12 +26,13 @@ from common.config import (
 )
 from common.http_door import (
     Door,
-    known_hosts,
+    own_names,
     refuse_foreign_pages,
 )
 from common.keys import SigningKey, load_signing_key, verify
 from common.link import Links
 from common.logs import FORMATTERS, start_logging
+from common.secret_file import PRIVATE_UMASK
 from common.version import VERSION
 from node import recovery_files
 from node.ballots import BallotBox
@@ -80,6 +81,7 @@ def main(arguments: list[str] | None = None) -> int:
                 f"{config.file}: private_key_file: {config.private_key_file} is not the key of"
                 f" {config.name} in {entry.public_key_file}; the two must be one pair"
             )
+        os.umask(PRIVATE_UMASK)
         start_logging(config.log_file, config.name, config.log_format)
     except ConfigError as error:
         print(error, file=sys.stderr)
@@ -194,8 +196,8 @@ class _Node:
         stop = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, stop.set)
-        hosts = known_hosts(self._config.listen, None, self._address)
-        door = Door(self._server.application([refuse_foreign_pages(hosts)]))
+        own = own_names(self._config.listen, None, self._address)
+        door = Door(self._server.application([refuse_foreign_pages(own)]))
         await _listen(door, self._config)
         await self._executor.start()
         self._runtime.start(self._spoken_links, self._ballots)

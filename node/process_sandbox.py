@@ -168,6 +168,8 @@ def _run_shell(
         stderr=subprocess.STDOUT,
         # what ends the node from a terminal is not for the build
         start_new_session=True,
+        # as in a container: the node's own files are nobody else's business, a build's are
+        umask=0o022,
     )
     assert process.stdin is not None
     assert process.stdout is not None

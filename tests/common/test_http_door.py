@@ -12,7 +12,7 @@ from common.http_door import (
     Limits,
     give_own_place,
     is_this_machine,
-    known_hosts,
+    own_names,
     refuse_foreign_pages,
 )
 from tests.waiting import wait_until
@@ -30,8 +30,8 @@ class Running:
     def __init__(self, unread_bytes_max: int = 8 * LARGE_BYTES) -> None:
         self.waiting = 0
         self.may_answer = asyncio.Event()
-        hosts = known_hosts(Address("127.0.0.1", 1), "https://ci.example.org/x")
-        application = web.Application(middlewares=[refuse_foreign_pages(hosts)])
+        own = own_names(Address("127.0.0.1", 1), "https://ci.example.org/x")
+        application = web.Application(middlewares=[refuse_foreign_pages(own)])
         application.router.add_route("*", "/", self._answer)
         application.router.add_get("/wait", self._wait)
         application.router.add_get("/member", self._be_member)
@@ -105,7 +105,12 @@ async def running() -> AsyncIterator[Running]:
         ("Host: [::1]:8080",),
         ("Host: LOCALHOST",),
         ("Host: ci.example.org",),
-        ("Host: localhost", "Origin: http://127.0.0.1:8080"),
+        ("Host: localhost:8080", "Origin: http://localhost:8080"),
+        ("Host: localhost", "Origin: http://localhost:80"),
+        ("Host: [::1]:8080", "Origin: http://[::1]:8080"),
+        ("Host: ci.example.org", "Origin: https://ci.example.org"),
+        # by a proxy that puts its own name for this server there
+        ("Host: localhost:8080", "Origin: https://CI.example.org:443"),
     ],
 )
 async def test_its_own_names_are_let_in(running: Running, headers: tuple[str, ...]) -> None:
@@ -120,6 +125,12 @@ async def test_its_own_names_are_let_in(running: Running, headers: tuple[str, ..
         ("Host: 127.0.0.1.evil.example.org",),
         ("Host: localhost", "Origin: https://evil.example.org"),
         ("Host: localhost", "Origin: null"),
+        ("Host: localhost:8080", "Origin: http://localhost:3000"),
+        ("Host: localhost:8080", "Origin: https://localhost:8080"),
+        ("Host: localhost:8080", "Origin: http://127.0.0.1:8080"),
+        ("Host: localhost", "Origin: http://ci.example.org"),
+        ("Host: localhost", "Origin: https://ci.example.org:8443"),
+        ("Host: localhost:x",),
         ("Host: localhost", "Origin: http://[localhost"),
         ("Host:",),
     ],
@@ -129,18 +140,24 @@ async def test_a_foreign_host_or_origin_is_refused(
 ) -> None:
     status, body = await running.ask(*headers)
     assert status == 403
-    assert b"localhost" in body
+    assert (b"Origin: " if headers[1:] else b"call it as localhost") in body
 
 
 def test_a_node_behind_a_tunnel_is_called_by_its_address_in_the_cluster() -> None:
-    hosts = known_hosts(Address("127.0.0.1", 1), None, Address("node1.example", 443))
-    assert hosts is not None
-    assert {"node1.example", "localhost"} <= hosts
+    own = own_names(Address("127.0.0.1", 1), None, Address("node1.example", 443))
+    assert own.has_host("NODE1.example")
+    assert own.has_host("localhost")
+    assert not own.has_host("192.0.2.1")
 
 
-async def test_behind_a_public_address_every_name_is_its_own() -> None:
-    assert known_hosts(Address("0.0.0.0", 80), None) is None
-    assert refuse_foreign_pages(None) is not None
+@pytest.mark.parametrize("listen", ["0.0.0.0", "192.0.2.1", "node1.example"])
+def test_beyond_loopback_a_server_has_numbers_and_the_names_that_it_was_given(listen: str) -> None:
+    """A page whose name is pointed at us (DNS rebinding) calls us by that name, not a number."""
+    own = own_names(Address(listen, 80), "https://ci.example.org", Address("n1.example", 80))
+    for host in (listen, "192.0.2.7", "::1", "localhost", "ci.example.org", "n1.example"):
+        assert own.has_host(host), host
+    for foreign in ("evil.example.org", "192.0.2.1.evil.example.org", "", None):
+        assert not own.has_host(foreign), foreign
 
 
 HALF = {

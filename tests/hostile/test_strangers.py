@@ -184,3 +184,13 @@ async def test_who_holds_a_thousand_connections_open_keeps_nobody_out(
     assert {peer: found["connected"] for peer, found in now.items()} == {
         peer: found["connected"] for peer, found in linked.items()
     }
+
+
+def test_what_nodes_and_gateways_write_is_for_their_users_alone(network: Network) -> None:
+    """Databases, logs, mirrors: code and what builds print may be private."""
+    network.complete(network.post("green"))
+    written = [network.folder / "log", *map(network.data_directory, (*network.node_names, CLIENT))]
+    files = [file for folder in written for file in folder.rglob("*") if not file.is_symlink()]
+    names = {file.name for file in files}
+    assert {"replica.sqlite3", "redo-log", "node0.log", "client.log", "HEAD"} <= names, names
+    assert {oct(file.stat().st_mode & 0o077) for file in files} == {"0o0"}

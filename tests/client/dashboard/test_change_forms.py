@@ -108,11 +108,11 @@ async def test_without_tokens_no_form_is_taken_by_the_public_address(
     ("origin", "reason"),
     [
         (None, "did not say which page"),
-        ("null", "on loopback"),
+        ("null", "was sent from null"),
         ("https://127.0.0.1", "was sent from https://127.0.0.1"),
         ("http://127.0.0.1:1", "was sent from http://127.0.0.1:1"),
         ("http://localhost", "was sent from http://localhost"),
-        ("https://evil.example", "on loopback"),
+        ("https://evil.example", "was sent from https://evil.example"),
     ],
 )
 async def test_another_origins_page_is_refused(
