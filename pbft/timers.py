@@ -13,13 +13,18 @@ from pbft.ports import Send
 
 # No member's name begins like this.
 RECOVERY = "\0recovery "
+# All null requests that are owed up to the next T, as one request.
+NULLS = "\0nulls"
+# For those a primary has the time of so many requests, and twice what their pace takes.
+NULLS_TIMEOUTS = 8
 
 
 def update(core: Core, now: float, are_nulls_owed: bool) -> None:
     """At the end of a turn: see which numbers wait, and since when.
 
     A RECOVER is timed as if it were the only request of a client; the null requests that are owed
-    up to some T, as one whose number is the next sequence number.
+    up to some T, as one whose number is the next sequence number. Together they are timed too: else
+    a slow primary could take almost the whole timeout for each of them.
     """
     timers = core.timers
     timed = core.pending.lowest
@@ -50,6 +55,8 @@ def _with_recoveries(core: Core, are_nulls_owed: bool) -> dict[str, int]:
         timed[RECOVERY + signed.signer] = RECOVER_NUMBER
     if are_nulls_owed:
         timed[RECOVERY] = core.executed + 1
+        ends = (done.voting_from for done in core.recoveries.values())
+        timed[NULLS] = min(end for end in ends if end > core.executed)
     return timed
 
 
@@ -97,13 +104,25 @@ def failed_view(core: Core, now: float) -> bool:
         return timers.view_change_due is not None and now >= timers.view_change_due
     if not _is_judging(core):
         return False
-    if core.is_primary:
-        return any(now >= since + 2 * timers.timeout for _, since in timers.waiting.values())
-    for client, (lowest, since) in timers.waiting.items():
-        if now >= since + timers.timeout / 2 and (client, lowest) not in timers.forwarded:
+    share = 2 if core.is_primary else 1
+    for client, (lowest, since) in () if core.is_primary else timers.waiting.items():
+        is_new = client != NULLS and (client, lowest) not in timers.forwarded
+        if is_new and now >= since + timers.timeout / 2:
             timers.forwarded.add((client, lowest))
             _forward(core, client, lowest)
-    return any(now >= since + timers.timeout for _, since in timers.waiting.values())
+    return any(
+        now >= since + share * _patience(core, client)
+        for client, (_, since) in timers.waiting.items()
+    )
+
+
+def _patience(core: Core, client: str) -> float:
+    """How long what is waited for of that client may take, before the primary has had its time."""
+    timeout = core.timers.timeout
+    if client != NULLS:
+        return timeout
+    owed_most = core.window + core.interval
+    return NULLS_TIMEOUTS * timeout + 2 * owed_most * core.settings.null_seconds
 
 
 def back_off(core: Core) -> None:
@@ -146,15 +165,17 @@ def deadline(core: Core) -> float:
             due = min(due, timers.view_change_due)
     elif timers.waiting and _is_judging(core):
         forwarded = timers.forwarded
-        if core.is_primary or not forwarded:
+        has_nulls = NULLS in timers.waiting
+        if not has_nulls and (core.is_primary or not forwarded):
             # who waits longest is due first
             share = 2 if core.is_primary else 0.5
             return min(
                 due, min(since for _, since in timers.waiting.values()) + timers.timeout * share
             )
         for client, (lowest, since) in timers.waiting.items():
-            share = 1 if (client, lowest) in forwarded else 0.5
-            due = min(due, since + timers.timeout * share)
+            is_handed_on = client == NULLS or (client, lowest) in forwarded
+            share = 2 if core.is_primary else 1 if is_handed_on else 0.5
+            due = min(due, since + _patience(core, client) * share)
     return due
 
 

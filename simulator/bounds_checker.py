@@ -75,8 +75,8 @@ class BoundsChecker:
         yield "states whose leaves are kept", len(core.leaves), states + 1
         yield "numbers ordered by a NEW-VIEW", len(core.ordered), core.window
         yield "pending requests", len(core.pending), self._requests
-        # Each client, each RECOVER, and the null requests that are owed.
-        waited_for = self._clients + replicas + 1
+        # Each client, each RECOVER, and the null requests that are owed: the next, and all of them.
+        waited_for = self._clients + replicas + 2
         yield "numbers that are timed", len(core.timers.timed), waited_for
         yield "numbers that are waited for", len(core.timers.waiting), waited_for
         yield "requests handed on", len(core.timers.forwarded), self._requests + replicas

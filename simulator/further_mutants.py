@@ -144,6 +144,20 @@ FURTHER_MUTANTS: tuple[Mutant, ...] = (
         new="Recover(core.nonce, core.index, 0)",
         test="tests/paper/test_recovery.py",
     ),
+    Mutant(
+        name="53g a primary may take its time for each null request that is owed",
+        file=_TIMERS,
+        old="        timed[NULLS] = min(end for end in ends if end > core.executed)\n",
+        new="",
+        test="tests/paper/test_recovery.py",
+    ),
+    Mutant(
+        name="53h the pace of null requests is not reckoned with",
+        file=_TIMERS,
+        old=" + 2 * owed_most * core.settings.null_seconds",
+        new="",
+        test="tests/paper/test_recovery.py",
+    ),
     # --- clients ------------------------------------------------------------------------------
     Mutant(
         name="54 the floor of a client skips holes",
@@ -206,9 +220,8 @@ FURTHER_MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         name="62 a primary never judges itself",
         file=_TIMERS,
-        old="        return any(now >= since + 2 * timers.timeout"
-        " for _, since in timers.waiting.values())",
-        new="        return False",
+        old="    share = 2 if core.is_primary else 1\n",
+        new="    if core.is_primary:\n        return False\n    share = 1\n",
         test="tests/paper/test_section_4_5_liveness.py",
     ),
     Mutant(

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pbft.core import Core
 from pbft.log import RECOVER_NUMBER
 from pbft.ports import Output
-from pbft.timers import RECOVERY
+from pbft.timers import NULLS, NULLS_TIMEOUTS, RECOVERY
 from simulator.marks import Marks
 from simulator.process import Process
 
@@ -129,6 +129,11 @@ def _with_recoveries(core: Core) -> dict[str, int]:
         numbers[RECOVERY + signed.signer] = RECOVER_NUMBER
     if any(done.voting_from > core.executed for done in core.recoveries.values()):
         numbers[RECOVERY] = core.executed + 1
+        numbers[NULLS] = min(
+            done.voting_from
+            for done in core.recoveries.values()
+            if done.voting_from > core.executed
+        )
     return numbers
 
 
@@ -157,10 +162,15 @@ def _may_propose(core: Core) -> bool:
 def _primary_due(waits: Waits, core: Core) -> float:
     """When the replica is to hand something on, or to leave its view."""
     timeout = core.timers.timeout
-    if core.is_primary:
-        return min(waits.since.values()) + 2 * timeout
+    pace = 2 * (core.window + core.interval) * core.settings.null_seconds
     handed_on = core.timers.forwarded
-    return min(
-        since + timeout * (1 if (client, waits.numbers[client]) in handed_on else 0.5)
-        for client, since in waits.since.items()
-    )
+    dues = []
+    for client, since in waits.since.items():
+        if client == NULLS:
+            dues.append(since + (NULLS_TIMEOUTS * timeout + pace) * (2 if core.is_primary else 1))
+        elif core.is_primary:
+            dues.append(since + 2 * timeout)
+        else:
+            is_handed_on = (client, waits.numbers[client]) in handed_on
+            dues.append(since + timeout * (1 if is_handed_on else 0.5))
+    return min(dues)

@@ -4,6 +4,7 @@ import pytest
 
 from pbft.certificates import state_leaves
 from pbft.core import RECOVER_AGE_WINDOWS, ReplicaStatus, Settings
+from pbft.log import NULL_REQUEST
 from pbft.messages import (
     Checkpoint,
     Commit,
@@ -554,3 +555,32 @@ def test_null_requests_that_a_recovery_waits_for_are_timed() -> None:
     assert world.said("r1", ViewChange) == []
     world.expire("r1", 0.25)
     assert [message.view for message in world.said("r1", ViewChange)] == [1]
+
+
+def test_null_requests_that_come_slowly_are_not_waited_for_for_ever() -> None:
+    """Almost the whole timeout for each of them is 25 minutes with the default window."""
+    world = World(checkpoint_interval=8, window=64, settings=Settings(view_change_seconds=4.0))
+    execute(world, 1, [recover(world)])
+    number = 1
+    while not world.said("r1", ViewChange):
+        number += 1
+        assert number < 14, "it waits for each null request alone"
+        world.expire("r1", 3.5)
+        for replica in (0, 2, 3):
+            world.give("r1", world.commit(number, NULL_REQUEST, replica))
+    assert world.core("r1").executed >= 8, "8 times what a request may take, and their pace"
+
+
+def test_null_requests_at_their_pace_depose_nobody() -> None:
+    """Also in a large window, and with a timeout that they take many times."""
+    settings = Settings(view_change_seconds=0.5, null_seconds=0.05, status_seconds=0.1)
+    world = World(checkpoint_interval=8, window=200, settings=settings)
+    for name in world.names[:3]:
+        world.give(name, recover(world))
+    world.deliver()
+    while world.core("r1").executed < 201:
+        world.tick(0.05)
+        world.deliver()
+        assert world.now < 15
+    assert world.now > 8 * settings.view_change_seconds
+    assert {world.core(name).view for name in world.names} == {0}
