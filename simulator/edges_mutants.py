@@ -11,6 +11,7 @@ _EXECUTION = "pbft/execution.py"
 _RECOVERY = "pbft/recovery.py"
 _REPLICA = "pbft/replica.py"
 _RESTORING = "pbft/restoring.py"
+_RECOVERY_FILES = "node/recovery_files.py"
 _STORE = "node/store.py"
 _TIMERS = "pbft/timers.py"
 _TRANSFER = "pbft/state_transfer.py"
@@ -18,6 +19,7 @@ _VIEW = "pbft/view_change.py"
 
 _BOUNDS_TEST = "tests/pbft/test_bounds.py::"
 _CATCH_UP_TEST = "tests/pbft/test_catch_up.py::"
+_FILES_TEST = "tests/node/test_recovery_files.py::"
 _RECOVERY_TEST = "tests/paper/test_edges_of_recovery.py::"
 _REPAIR_TEST = "tests/paper/test_edges_of_repair.py::"
 _RESTORE_TEST = "tests/pbft/test_restore.py::"
@@ -407,5 +409,40 @@ EDGES_MUTANTS: tuple[Mutant, ...] = (
         old="            if (self._position, self._chain) != (entry.ends, entry.chain):\n",
         new="            if self._position != entry.ends:\n",
         test=_STORE_TEST + "test_what_is_done_again_must_come_to_the_same_chain",
+    ),
+    Mutant(
+        name="E30 an entry of the redo log that cannot be read is left out",
+        file=_STORE,
+        old="        if self._redo.is_broken:\n",
+        new="        if False:\n",
+        test=_STORE_TEST + "test_an_acknowledged_save_that_neither_file_has_is_damage",
+    ),
+    Mutant(
+        name="E31 what is saved beside the records is not in the redo log",
+        file=_STORE,
+        old="            if self._next == before:\n                self._insert(Aside())\n",
+        new="",
+        test=_STORE_TEST + "test_what_is_saved_beside_the_records_is_done_again_too",
+    ),
+    Mutant(
+        name="E32 an own request is what stands there under its build",
+        file="node/own_request_table.py",
+        old="            if row is None or _digest(*row) != digest:\n",
+        new="            if row is None:\n",
+        test=_STORE_TEST + "test_a_lost_own_request_is_damage",
+    ),
+    Mutant(
+        name="E33 the marker of a recovery is not on disk before the files are moved",
+        file=_RECOVERY_FILES,
+        old="    (directory / MARKER_NAME).touch()\n    folders.sync(directory)\n",
+        new="    (directory / MARKER_NAME).touch()\n",
+        test=_FILES_TEST + "test_each_step_is_on_disk_before_the_next",
+    ),
+    Mutant(
+        name="E33b the moved files are not on disk before the new store",
+        file=_RECOVERY_FILES,
+        old="    folders.sync(kept)\n    folders.sync(directory)\n    return kept",
+        new="    return kept",
+        test=_FILES_TEST + "test_each_step_is_on_disk_before_the_next",
     ),
 )

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from node import recovery_files
+from node import folders, recovery_files
 from node.recovery_files import DAMAGED_NAME
 from node.store import DATABASE_NAME, REDO_NAME
 
@@ -74,3 +74,31 @@ def test_a_crash_while_files_are_moved(
     kept = recovery_files.begin(tmp_path)
     assert _texts(tmp_path) == {}
     assert _texts(kept) == dict.fromkeys(NAMES, "damaged")
+
+
+def test_each_step_is_on_disk_before_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """PROTOCOL, Recovery: the marker is on disk before the damaged files are moved away, and goes
+    only when the new store says that the replica recovers."""
+    _write(tmp_path, "damaged")
+    kept = tmp_path / DAMAGED_NAME
+    synced: list[tuple[str, bool, int, int]] = []
+    sync = folders.sync
+
+    def noted(directory: Path) -> None:
+        sync(directory)
+        is_marked = recovery_files.is_begun(tmp_path)
+        synced.append((directory.name, is_marked, len(_texts(tmp_path)), len(_texts(kept))))
+
+    monkeypatch.setattr(folders, "sync", noted)
+    recovery_files.begin(tmp_path)
+    assert synced == [
+        (tmp_path.name, True, 3, 0),
+        (DAMAGED_NAME, True, 0, 3),
+        (tmp_path.name, True, 0, 3),
+    ]
+    synced.clear()
+    _write(tmp_path, "new")
+    recovery_files.finish(tmp_path)
+    assert synced == [(tmp_path.name, False, 3, 3)]

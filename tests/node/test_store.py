@@ -9,7 +9,14 @@ import pytest
 
 from ci.ballots import OwnRequest
 from ci.ledger import genesis_head
-from node.redo_log import CONTENT_BYTES_MAX, RedoLog
+from node.redo_log import (
+    AREA_BYTES,
+    AREAS,
+    CONTENT_BYTES_MAX,
+    COPIES,
+    PAGE_BYTES,
+    RedoLog,
+)
 from node.store import DATABASE_NAME, REDO_NAME, SaveFailed, Store
 from node.store_damage import StoreDamaged
 from pbft.codec import digest_of
@@ -288,6 +295,37 @@ def test_what_is_done_again_must_come_to_the_same_chain(tmp_path: Path) -> None:
         _open(tmp_path)
 
 
+def test_an_acknowledged_save_that_neither_file_has_is_damage(tmp_path: Path) -> None:
+    """PROTOCOL, What is on disk: what was acknowledged and cannot be read is not left out."""
+    store = _open(tmp_path)
+    for number in range(1, 5):
+        store.save([_message(number)], [])
+    store.close()
+    data = bytearray((tmp_path / REDO_NAME).read_bytes())
+    for copy in range(COPIES):
+        # both copies of the third save; of the fourth none is broken
+        data[AREAS * copy * AREA_BYTES + 2 * PAGE_BYTES + 40] ^= 1
+    (tmp_path / REDO_NAME).write_bytes(data)
+    _damage(tmp_path, "DELETE FROM records WHERE position > 2")
+    with pytest.raises(StoreDamaged, match="an entry of redo-log is not what was saved"):
+        _open(tmp_path)
+
+
+def test_what_is_saved_beside_the_records_is_done_again_too(tmp_path: Path) -> None:
+    """PROTOCOL, What is on disk: the chain "also counts what is saved beside them"."""
+    body = b"body"
+    store = _open(tmp_path)
+    store.save([_message(1)], [])
+    store.save([SavedBody(2, digest_of(body), body)], [(bytes(32), 7, "node1", _signed(1))])
+    store.close()
+    for table in ("bodies", "ballots"):
+        _damage(tmp_path, f"DELETE FROM {table}")
+    _damage(tmp_path, "DELETE FROM records WHERE position > 1")
+    store = _open(tmp_path)
+    assert store.bodies() == {digest_of(body): body}
+    assert store.ballots.of(bytes(32)) == [(7, "node1", _signed(1))]
+
+
 def test_a_lost_database_beside_its_mark_is_damage(tmp_path: Path) -> None:
     store = _open(tmp_path)
     store.save([_message(1)], [])
@@ -474,7 +512,15 @@ def test_a_mark_that_fails_is_repeated_without_saving_twice(
     assert _open(tmp_path).records() == [_message(1)]
 
 
-def test_a_lost_own_request_is_damage(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "how",
+    [
+        "DELETE FROM own_requests WHERE timestamp = 2",
+        "UPDATE own_requests SET signed = signed || x'00' WHERE timestamp = 2",
+        "UPDATE own_requests SET timestamp = 3 WHERE timestamp = 2",
+    ],
+)
+def test_a_lost_own_request_is_damage(tmp_path: Path, how: str) -> None:
     """Its number and its ballot would be given a second time, and otherwise."""
     store = _open(tmp_path)
     for number in (1, 2):
@@ -484,7 +530,7 @@ def test_a_lost_own_request_is_damage(tmp_path: Path) -> None:
     store.save([Base(8, 4, (), ledger_parts(0, genesis_head(CLUSTER)))], [])
     store.close()
     _open(tmp_path).close()
-    _damage(tmp_path, "DELETE FROM own_requests WHERE timestamp = 2")
+    _damage(tmp_path, how)
     with pytest.raises(StoreDamaged, match="own"):
         _open(tmp_path)
 
