@@ -445,4 +445,12 @@ EDGES_MUTANTS: tuple[Mutant, ...] = (
         new="    return kept",
         test=_FILES_TEST + "test_each_step_is_on_disk_before_the_next",
     ),
+    Mutant(
+        name="E34 a rotten index gives another build's statement",
+        file="node/ledger_table.py",
+        old=" or bytes.fromhex(entry.build) != build:\n",
+        new=":\n",
+        test="tests/node/test_ledger_table.py"
+        "::test_a_row_that_leads_to_another_builds_statement_gives_none",
+    ),
 )

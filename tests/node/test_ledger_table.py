@@ -150,6 +150,15 @@ def test_a_statement_that_has_rotted_counts_as_not_given_out(table: LedgerTable)
     assert (table.missing(), table.not_given_out()) == (0, 1)
 
 
+def test_a_row_that_leads_to_another_builds_statement_gives_none(table: LedgerTable) -> None:
+    """The index has no chain of its own: what has rotted in it must not turn red into green."""
+    body = encode_entry(VerdictEntry("ab" * 32, 1, (), (), (), msgspec.Raw(b'{"verdict":1}')))
+    table.save_entry(Entry(1, body, next_head(genesis_head(CLUSTER), 1, body)))
+    other = bytes.fromhex("cd" * 32)
+    table._database.execute("UPDATE verdicts SET build = ?", (other,))
+    assert table.find_statement(other) is None
+
+
 def test_a_page_is_bounded_in_bytes_but_never_empty(table: LedgerTable) -> None:
     for entry in CHAIN:
         table.save_entry(entry)
