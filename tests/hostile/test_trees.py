@@ -176,9 +176,9 @@ async def test_names_with_line_ends_and_control_characters(arena: Arena) -> None
 
 @pytest.mark.parametrize(("length", "outcome"), [(3_900, "passed"), (4_100, "pipeline_invalid")])
 async def test_deep_paths(arena: Arena, length: int, outcome: str) -> None:
-    # Busybox's tar looks up all folders above each one anew, so long names and not many folders.
-    path = "deep/deeper/deepest/" * (length // 20) + "f"
-    text = arena.pipeline("find . -name f | wc -l", "rm -r deep && mkdir x && cd x", deeper())
+    # Busybox's tar looks up all folders above each one anew, so not a folder for each letter.
+    path = "deeper/deeper-than-before/" * (length // 26) + "f"
+    text = arena.pipeline("find . -name f | wc -l", "rm -r deeper && mkdir x && cd x", deeper())
     stream = (
         b"blob\nmark :1\ndata %d\n%s\ncommit refs/heads/main\ncommitter a <a@example.org> 1 +0000\n"
         b"data 1\nx\nM 100644 :1 .pbft-ci.yml\nM 100644 :1 %s\n"
@@ -191,7 +191,8 @@ async def test_deep_paths(arena: Arena, length: int, outcome: str) -> None:
 
 def deeper() -> str:
     """A path deeper than any program can name at once, made step by step."""
-    return "i=0; while [ $i -lt 3000 ]; do mkdir d && cd d || break; i=$((i+1)); done; true"
+    name = 100 * "d"
+    return f"for i in $(seq 60); do mkdir {name} && cd -P {name} || exit 9; done"
 
 
 BOMBS = [
