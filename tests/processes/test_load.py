@@ -12,7 +12,7 @@ from tests.processes.webhook_load import builds_of, hook, make_webhooks, send_at
 pytestmark = pytest.mark.processes
 
 WEBHOOKS = 12
-# A second and a half of 200 per second; `python -m tests.processes.webhook_load` measures for longer.
+# At 200 per second; `python -m tests.processes.webhook_load` measures for longer.
 LOAD_WEBHOOKS = 300
 LOAD_PER_SECOND = 200.0
 
