@@ -6,13 +6,14 @@ it by the node or because the node is no more, all that the command started is k
 same when the command has ended. Processes that left the command's group or were orphaned are
 found, too: the kernel makes them children of this one. SIGTERM goes on to the command's group;
 one that comes before the command has begun is noted, and goes on once it has.
+
+Each step of a build starts one, so it imports little: subprocess would cost as much as Python.
 """
 
 import ctypes
 import os
 import select
 import signal
-import subprocess
 import sys
 import time
 from contextlib import suppress
@@ -24,22 +25,24 @@ PR_SET_CHILD_SUBREAPER = 36
 KILL_SECONDS = 5.0
 KILL_POLL_SECONDS = 0.01
 SIGNAL_CODE = 128
+# What a shell gives where it finds no such program.
+NOT_FOUND_CODE = 127
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def main(command: list[str]) -> int:
     """Run the command; its exit code, 128 + n where signal n ended it."""
-    process: subprocess.Popen[bytes] | None = None
+    pid: int | None = None
     noted: list[int] = []
 
     def hand_on(number: int, _: FrameType | None) -> None:
         # Without its number nobody would find the command, which may run already: an exit here
         # would leave behind what it started.
-        if process is None:
+        if pid is None:
             noted.append(number)
         else:
-            _send(process.pid, number)
+            _send(pid, number)
 
     child_ended, wake = os.pipe()
     os.set_blocking(wake, False)
@@ -47,19 +50,36 @@ def main(command: list[str]) -> int:
     signal.signal(signal.SIGCHLD, lambda number, frame: None)
     signal.signal(signal.SIGTERM, hand_on)
     _control(PR_SET_CHILD_SUBREAPER, 1)
-    process = subprocess.Popen(
-        command,
-        stdin=subprocess.DEVNULL,
-        start_new_session=True,
-        # Should this supervisor be killed, the command is not to go on without it.
-        preexec_fn=lambda: _control(PR_SET_PDEATHSIG, signal.SIGKILL),  # noqa: PLW1509
-    )
+    pid = start(command)
     for number in noted:
-        _send(process.pid, number)
-    _wait(process.pid, child_ended)
-    _kill_all(process.pid)
-    code = process.wait()
+        _send(pid, number)
+    _wait(pid, child_ended)
+    _kill_all(pid)
+    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
     return code if code >= 0 else SIGNAL_CODE - code
+
+
+def start(command: list[str]) -> int:
+    """Begin the command in a session of its own; its process number, once the program runs."""
+    # The kernel closes the command's end as its program begins.
+    has_begun, begins = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            os.setsid()
+            # Should this supervisor be killed, the command is not to go on without it.
+            _control(PR_SET_PDEATHSIG, signal.SIGKILL)
+            os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+            # Python ignores both, and a program goes on ignoring what is ignored as it begins.
+            signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+            signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
+            os.execvp(command[0], command)  # noqa: S606 (a list, and no shell)
+        finally:
+            os._exit(NOT_FOUND_CODE)
+    os.close(begins)
+    os.read(has_begun, 1)
+    os.close(has_begun)
+    return pid
 
 
 def _control(option: int, value: int) -> None:

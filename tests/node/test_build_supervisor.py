@@ -45,7 +45,10 @@ def children(folder: Path) -> list[int]:
     return [number_in(folder / name) for name in ("in-group", "in-session", "orphan")]
 
 
-@pytest.mark.parametrize(("script", "code"), [("exit 0", 0), ("exit 7", 7), ("kill -9 $$", 137)])
+@pytest.mark.parametrize(
+    ("script", "code"),
+    [("exit 0", 0), ("exit 7", 7), ("kill -9 $$", 137), ("kill -PIPE $$", 141)],
+)
 def test_the_exit_code_is_handed_on(tmp_path: Path, script: str, code: int) -> None:
     assert start(tmp_path, script).wait(WAIT_SECONDS) == code
 
@@ -104,22 +107,22 @@ def test_a_request_to_end_reaches_the_command(tmp_path: Path) -> None:
 # The supervisor itself, with its SIGTERM before or after the command has begun (and has its
 # three children), but in either case before it knows the command's number.
 STOPPED_EARLY = """
-import os, signal, subprocess, sys, time
+import os, signal, sys, time
 from node import build_supervisor
 
-start, when = subprocess.Popen, sys.argv[1]
+start, when = build_supervisor.start, sys.argv[1]
 
-def start_and_be_stopped(*arguments, **settings):
+def start_and_be_stopped(command):
     if when == "before":
         os.kill(os.getpid(), signal.SIGTERM)
-    process = start(*arguments, **settings)
+    pid = start(command)
     if when == "after":
         while not os.path.exists("all-run"):
             time.sleep(0.01)
         os.kill(os.getpid(), signal.SIGTERM)
-    return process
+    return pid
 
-subprocess.Popen = start_and_be_stopped
+build_supervisor.start = start_and_be_stopped
 sys.exit(build_supervisor.main(sys.argv[2:]))
 """
 
