@@ -167,7 +167,7 @@ MUTANTS: tuple[Mutant, ...] = (
         new="        if isinstance(pre_prepare, Refusal):\n"
         "            pre_prepare = authenticator.read(certificate.pre_prepare)\n"
         "            assert isinstance(pre_prepare, PrePrepare)\n",
-        seeds=(7,),
+        seeds=(14,),
     ),
     Mutant(
         name="16 certificates: the PREPAREs may be about something else",
