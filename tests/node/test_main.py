@@ -5,6 +5,7 @@ import itertools
 import socket
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from ci.limits import Limits
@@ -13,10 +14,12 @@ from common.address import Address
 from common.config import RepositoryEntry
 from node.ledger_table import LedgerTable
 from node.main import _Node, _open_replica
-from node.store_damage import StoreDamaged
+from node.store_damage import StoreDamaged, StoreNotOurs
+from pbft.authentication import sign_message
 from pbft.client import make_request
-from pbft.codec import decode_request, digest_of
-from pbft.ports import Entry, Refusal
+from pbft.codec import decode_request, digest_of, encode_batch, encode_message
+from pbft.messages import Commit, Signed
+from pbft.ports import Entry, Executed, Refusal, SavedBody
 from tests.forge_server import TOKEN
 from tests.node.conftest import ConfigMaker
 from tests.node.house import COMMIT, KEYS, NAMES, make_cluster
@@ -80,6 +83,28 @@ def test_ballots_are_kept_for_a_moment_that_is_short_beside_the_timer(
     settings = replica.runtime.replica.core.settings
     replica.store.close()
     assert settings.batch_delay_seconds == pytest.approx(delay)
+
+
+def test_a_store_that_waits_to_execute_a_recover_of_an_older_version_is_refused_in_one_line(
+    make_config: ConfigMaker,
+) -> None:
+    """It is whole, so the replica does not recover: else all of a cluster might, at once."""
+    config, limits = make_config(), Limits()
+    cluster = make_cluster(limits)
+    recover = msgspec.msgpack.encode(("recover", bytes(32), 3))
+    body = encode_batch((Signed("node3", recover, bytes(64)),))
+    digest = digest_of(body)
+    commits = []
+    for index, name in enumerate(NAMES[:3]):
+        commit = Commit(0, 1, digest, index)
+        payload = encode_message(commit)
+        commits.append(sign_message(commit, payload, name, cluster, KEYS[name].sign))
+    replica = _open_replica(config, cluster, limits, KEYS["node0"])
+    replica.store.save([SavedBody(1, digest, body), Executed(1, digest, tuple(commits))], [])
+    replica.store.close()
+    with pytest.raises(StoreNotOurs, match="run the version that wrote it until") as refused:
+        _open_replica(config, cluster, limits, KEYS["node0"])
+    assert "\n" not in str(refused.value)
 
 
 def _unused_port() -> int:
