@@ -387,8 +387,8 @@ def refuse_foreign_pages(own: OwnNames) -> Middleware:
         origin = request.headers.get("Origin")
         if origin is not None and origin_of(origin) not in (called, own.public_origin):
             return _foreign(
-                f"Origin: this was sent from {origin[:200]}, and is taken from this server's own pages"
-                " alone; the address of a proxy in front of it has to be its public_url"
+                f"Origin: this was sent from {origin[:200]}, and is taken from this server's own"
+                " pages alone; the address of a proxy in front of it has to be its public_url"
             )
         return await handler(request)
 
