@@ -1,9 +1,11 @@
 """The routes that change something, and who may use them: cancel, rebuild, approve, append.
 
-Without `api_token_file` they are open to whoever is on this machine, and to nobody else: then the
-gateway has to listen on loopback (and what a browser sends for a foreign page is refused before
-it comes here, common.http_door), be called by a loopback name, and not by a proxy. With it, they
-take one of its tokens as a Bearer token.
+With `api_token_file` they take one of its tokens as a Bearer token. Without it they are open to
+whoever is on this machine, and to nobody else: the gateway has to listen on loopback (and what a
+browser sends for a foreign page is refused before it comes here, common.http_door), and to be
+called by a loopback name, and not by a proxy that says so. A proxy on this machine that says
+nothing cannot be told from a person here, so where `public_url` names anything but this machine
+nobody changes anything without a token.
 """
 
 import functools
@@ -19,7 +21,7 @@ from client.api import Accepted, ApiError, Handler, Site, json_response, on_appe
 from client.build_changes import CANCELLED, REASON_CHARACTERS_MAX, CannotChange
 from client.intake import QueueFull
 from common.config import ClientConfig
-from common.http_door import is_asked_on_this_machine
+from common.http_door import is_asked_on_this_machine, is_loopback_host, origin_of
 from common.secret_file import read_bearer_tokens
 
 BODY_BYTES_MAX = 16 * 1024
@@ -35,6 +37,14 @@ class _Reason(msgspec.Struct, frozen=True):
     reason: Annotated[str, msgspec.Meta(min_length=1, max_length=REASON_CHARACTERS_MAX)] = CANCELLED
 
 
+def is_for_others(config: ClientConfig) -> bool:
+    """Whether the gateway's own operator says that more than this machine reaches it."""
+    if not config.listen.is_loopback or config.public_url is None:
+        return not config.listen.is_loopback
+    public = origin_of(config.public_url)
+    return public is None or not is_loopback_host(public.host)
+
+
 class Gatekeeper:
     """Decides who may change something."""
 
@@ -44,7 +54,7 @@ class Gatekeeper:
         self._tokens: Sequence[bytes] = (
             () if file is None else read_bearer_tokens(file, "API token")
         )
-        self._is_loopback = config.listen.is_loopback
+        self._is_for_others = is_for_others(config)
 
     def guard(self, change: Change) -> Handler:
         """The handler, for those who may."""
@@ -63,7 +73,8 @@ class Gatekeeper:
 
     def is_open_to(self, request: web.Request) -> bool:
         """Whether anybody at all may change something by the way that this request came."""
-        return self.needs_token or (self._is_loopback and is_asked_on_this_machine(request))
+        is_open_here = not self._is_for_others and is_asked_on_this_machine(request)
+        return self.needs_token or is_open_here
 
     def check(self, request: web.Request) -> None:
         """Raises ApiError (401, 403) for whoever may not."""
@@ -86,9 +97,10 @@ class Gatekeeper:
         if not self.is_open_to(request):
             raise ApiError(
                 403,
-                "changes from other machines, or by way of a proxy, need `api_token_file:` in the "
-                "gateway's configuration; without it they are made on its own machine, by "
-                "http://localhost",
+                "changes need `api_token_file:` in the gateway's configuration where it listens "
+                "beyond loopback, has a `public_url`, or is asked by another machine or a proxy: "
+                "put a token into a file (openssl rand -hex 32), chmod 600, name the file there, "
+                "and show the token as Authorization: Bearer TOKEN, as the command line does",
             )
         # each is compared, so that the time says nothing of which one was close
         matches = [hmac.compare_digest(given.encode(), token) for token in self._tokens]

@@ -8,7 +8,6 @@ import os
 import signal
 from collections.abc import AsyncIterator
 from typing import NamedTuple
-from urllib.parse import urlsplit
 
 from aiohttp import web
 
@@ -20,7 +19,7 @@ from client.archive_keeper import ArchiveKeeper
 from client.artifact_api import ArtifactApi
 from client.artifacts import Artifacts
 from client.badge_api import BadgeApi
-from client.change_api import ChangeApi, Gatekeeper
+from client.change_api import ChangeApi, Gatekeeper, is_for_others
 from client.collector import Collector
 from client.dashboard import add_dashboard
 from client.database import Database
@@ -36,12 +35,7 @@ from client.results_file import ResultsFile
 from common.address import Address
 from common.config import ClientConfig, ConfigError, load_cluster_config
 from common.git_environment import is_foreign_variable
-from common.http_door import (
-    Door,
-    is_loopback_host,
-    own_names,
-    refuse_foreign_pages,
-)
+from common.http_door import Door, own_names, refuse_foreign_pages
 from common.keys import SigningKey, load_signing_key
 from common.link import Links
 from common.retention import DAY_SECONDS, KeepRules
@@ -164,13 +158,11 @@ def _log_start(site: Site) -> None:
 
 def _warn(config: ClientConfig) -> None:
     """Say what an operator should not have missed."""
-    public = urlsplit(config.public_url or config.listen.url).hostname
-    if config.api_token_file is None and config.listen.is_loopback and not is_loopback_host(public):
+    if config.api_token_file is None and is_for_others(config):
         _log.warning(
-            "nobody may cancel, rebuild, approve or append by way of %s: set api_token_file. "
-            "Without it these are open to whoever calls this gateway by a loopback name, and a "
-            "proxy that does not pass the Host header on does that for everybody",
-            config.public_url,
+            "nobody may cancel, rebuild, approve or append, not on this machine either, while "
+            "more than this machine reaches %s: set api_token_file",
+            config.public_url or config.listen.url,
         )
     is_reached = not config.listen.is_loopback or config.public_url is not None
     for entry in config.repositories:

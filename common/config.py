@@ -206,7 +206,8 @@ class ClientConfig(msgspec.Struct, frozen=True):
     queue_max: accepted webhooks that may wait; beyond it the answer is 429.
     public_url: how people reach the gateway, for links in statuses; None means `listen`.
     api_token_file: up to four tokens, one per line, readable by their owner alone; whoever changes
-        builds over the API needs one. None: whoever is on this machine may, nobody else.
+        builds over the API needs one. None: whoever is on this machine may, nobody else, and
+        nobody at all where `public_url` or `listen` is for others too.
     archive_days_max, archive_builds_max: how long and how many finished builds are kept.
     """
 

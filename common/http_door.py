@@ -308,7 +308,8 @@ def is_asked_on_this_machine(request: web.Request) -> bool:
     """Whether a request that came to a loopback address is one of this machine's own.
 
     It comes from a loopback address, calls the server by a loopback name, and no proxy says that it
-    speaks for somebody. One that calls it so and says nothing cannot be told from a person here.
+    speaks for somebody. A proxy on this machine that rewrites `Host` and says nothing cannot be
+    told from a person here: client.change_api asks for tokens where there may be one.
     """
     if not is_this_machine(request.remote or ""):
         return False

@@ -48,7 +48,7 @@ def site_of(
         log_file=folder / "log",
         results_file=running.results_file,
         repositories=listed or repositories(),
-        public_url="https://ci.example.org/",
+        public_url="http://localhost:8080/",
     )
     return Site(
         config=config,
@@ -103,7 +103,7 @@ async def test_a_webhook_is_accepted(
     answer = await client.post(path, data=b'{"branch":"master"}', headers=headers)
     assert answer.status == 202
     accepted = await answer.json()
-    assert accepted["url"] == f"https://ci.example.org/builds/{accepted['build']}"
+    assert accepted["url"] == f"http://localhost:8080/builds/{accepted['build']}"
     assert running.archive.get(bytes.fromhex(accepted["build"])) is not None
 
 

@@ -69,7 +69,7 @@ async def test_a_rebuild_is_linked_both_ways(running: Running, client: Client) -
     status, accepted = await change(client, build, "rebuild")
     assert status == 202
     again = accepted["build"]
-    assert accepted["url"] == f"https://ci.example.org/builds/{again}"
+    assert accepted["url"] == f"http://localhost:8080/builds/{again}"
     views = [await (await client.get(f"/api/v1/builds/{id}")).json() for id in (build, again)]
     assert views[0]["rebuilds"] == [again]
     assert views[1]["rebuild_of"] == build
@@ -162,9 +162,8 @@ async def test_without_tokens_only_this_machine_may(
     await client.close()
 
 
+PUBLIC_URL = "https://ci.example.org/"
 PROXIED = (
-    {"Host": "ci.example.org"},
-    {"Host": "CI.example.org:443"},
     {"X-Forwarded-For": "203.0.113.7"},
     {"Forwarded": "for=203.0.113.7"},
     {"X-Real-IP": "203.0.113.7"},
@@ -174,14 +173,28 @@ PROXIED = (
 
 
 @pytest.mark.parametrize("path", CHANGES)
-async def test_without_tokens_nobody_may_by_way_of_a_proxy(
-    running: Running, client: Client, path: str
+async def test_without_tokens_nobody_may_by_way_of_a_proxy_that_says_so(
+    client: Client, path: str
 ) -> None:
     for headers in PROXIED:
         url = "/api/v1/" + path.format("0" * 64)
         answer = await client.post(url, data=b"{}", headers=headers)
         assert answer.status == 403, headers
         assert "api_token_file" in (await answer.json())["error"]
+
+
+@pytest.mark.parametrize("path", CHANGES)
+async def test_without_tokens_nobody_may_where_there_is_a_public_url(
+    running: Running, tmp_path: Path, path: str
+) -> None:
+    """A proxy that rewrites `Host` and adds no header looks like a person on this machine."""
+    client = await guarded(running, tmp_path, public_url=PUBLIC_URL)
+    for host in ("localhost", "127.0.0.1:8080", "[::1]", "ci.example.org", "CI.example.org:443"):
+        url = "/api/v1/" + path.format("0" * 64)
+        answer = await client.post(url, data=b"{}", headers={"Host": host})
+        assert answer.status == 403, host
+        assert "`public_url`" in (await answer.json())["error"]
+    await client.close()
 
 
 @pytest.mark.parametrize("host", ["localhost", "LOCALHOST:8080", "127.0.0.1:8080", "[::1]:8080"])
@@ -192,8 +205,10 @@ async def test_without_tokens_this_machine_may_by_each_of_its_names(
 
 
 async def test_with_a_token_one_may_by_way_of_a_proxy(running: Running, tmp_path: Path) -> None:
-    client = await guarded(running, tmp_path, api_token_file=token_file(tmp_path))
-    for headers in PROXIED:
+    client = await guarded(
+        running, tmp_path, api_token_file=token_file(tmp_path), public_url=PUBLIC_URL
+    )
+    for headers in (*PROXIED, {"Host": "ci.example.org"}, {"Host": "localhost"}):
         given = headers | {"Authorization": "Bearer old-token"}
         assert (await change(client, "0" * 64, "cancel", **given))[0] == 404, "it came through"
     await client.close()

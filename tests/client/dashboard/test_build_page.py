@@ -173,7 +173,7 @@ async def test_the_proof_can_be_fetched_and_the_command_copied(
     assert link in text
     command = re.search(r"<pre id=\"verify\"[^>]*data-copy>(.*?)</pre>", text, re.DOTALL)
     assert command is not None
-    assert command[1].startswith(f"curl -s https://ci.example.org/api/v1/builds/{build}/attest")
+    assert command[1].startswith(f"curl -s http://localhost:8080/api/v1/builds/{build}/attest")
     assert "python -m client verify verdict.intoto.json" in command[1]
     flags = [line.strip(" \\") for line in command[1].splitlines()[2:]]
     assert flags == [

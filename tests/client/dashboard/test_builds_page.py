@@ -57,7 +57,7 @@ def listed(text: str) -> list[str]:
 async def test_an_empty_table_says_how_to_begin(client: Client) -> None:
     text = await page(client, "/")
     assert "curl -d" in text
-    assert "https://ci.example.org/webHook" in text
+    assert "http://localhost:8080/webHook" in text
     assert "No build matches" not in text
 
 

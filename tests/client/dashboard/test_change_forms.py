@@ -12,7 +12,7 @@ from tests.client.dashboard.forms import csrf_of, send_form
 from tests.client.network import Running
 from tests.client.test_api import client_of
 from tests.client.test_build_changes import nobody_finishes
-from tests.client.test_change_api import guarded, open_build, token_file
+from tests.client.test_change_api import PUBLIC_URL, guarded, open_build, token_file
 from tests.client.test_gateway import record_of
 
 Client = TestClient[web.Request, web.Application]
@@ -50,11 +50,13 @@ async def test_a_page_with_a_form_may_send_it_to_us_alone(running: Running, clie
 
 
 async def test_behind_tls_the_cookie_travels_over_tls_alone(
-    running: Running, client: Client
+    running: Running, tmp_path: Path
 ) -> None:
+    client = await guarded(running, tmp_path, public_url=PUBLIC_URL)
     build = await open_build(running, client)
     answer = await client.get(f"/builds/{build}", headers={"Host": "CI.example.org"})
     assert "Secure" in answer.headers["Set-Cookie"]
+    await client.close()
 
 
 async def test_a_form_of_our_page_is_taken(running: Running, client: Client) -> None:
@@ -66,7 +68,9 @@ async def test_a_form_of_our_page_is_taken(running: Running, client: Client) -> 
 
 
 async def test_a_form_is_taken_by_the_public_address(running: Running, tmp_path: Path) -> None:
-    client = await guarded(running, tmp_path, api_token_file=token_file(tmp_path))
+    client = await guarded(
+        running, tmp_path, api_token_file=token_file(tmp_path), public_url=PUBLIC_URL
+    )
     build = await open_build(running, client)
     answer = await client.get(f"/builds/{build}", headers={"Host": "ci.example.org"})
     # a client without TLS keeps no cookie that is for TLS alone
@@ -84,24 +88,30 @@ async def test_a_form_is_taken_by_the_public_address(running: Running, tmp_path:
     await client.close()
 
 
-async def test_without_tokens_no_form_is_taken_by_the_public_address(
+async def test_without_tokens_no_form_is_taken_by_way_of_a_proxy(
     running: Running, client: Client
 ) -> None:
     build = await open_build(running, client)
     csrf = await csrf_of(client, f"/builds/{build}")
-    answer = await client.get(f"/builds/{build}", headers={"Host": "ci.example.org"})
-    assert 'name="csrf"' not in await answer.text(), "the page there has none"
-    cookie = client.session.cookie_jar.filter_cookies(client.make_url("/"))["pbft_ci_form"].value
-    answer = await send_form(
-        client,
-        f"/builds/{build}/cancel",
-        {"csrf": csrf},
-        origin="https://ci.example.org",
-        headers={"Host": "ci.example.org", "Cookie": f"pbft_ci_form={cookie}"},
-    )
+    proxied = {"X-Forwarded-For": "203.0.113.7"}
+    answer = await client.get(f"/builds/{build}", headers=proxied)
+    assert 'name="csrf"' not in await answer.text(), "the page has none there"
+    answer = await send_form(client, f"/builds/{build}/cancel", {"csrf": csrf}, headers=proxied)
     assert answer.status == 403
     assert "api_token_file" in await answer.text()
     assert not is_withdrawn(running, build)
+
+
+async def test_without_tokens_no_page_has_a_form_where_there_is_a_public_url(
+    running: Running, tmp_path: Path
+) -> None:
+    client = await guarded(running, tmp_path, public_url=PUBLIC_URL)
+    build = await open_build(running, client)
+    for host in ("localhost", "ci.example.org"):
+        answer = await client.get(f"/builds/{build}", headers={"Host": host})
+        assert answer.status == 200
+        assert "<form" not in await answer.text(), host
+    await client.close()
 
 
 @pytest.mark.parametrize(
