@@ -173,9 +173,7 @@ PROXIED = (
 
 
 @pytest.mark.parametrize("path", CHANGES)
-async def test_without_tokens_nobody_may_by_way_of_a_proxy_that_says_so(
-    client: Client, path: str
-) -> None:
+async def test_without_tokens_nobody_may_by_way_of_a_proxy(client: Client, path: str) -> None:
     for headers in PROXIED:
         url = "/api/v1/" + path.format("0" * 64)
         answer = await client.post(url, data=b"{}", headers=headers)
