@@ -17,6 +17,7 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     repository: the URL as it is in requests. commit: the full id, in lower case.
     artifact_sha256: of a file that must be an agreed artifact (hex).
     ref, event: what the commit was proved to be on, by its full name, and what asked for the build.
+    target: the full name of the branch that the pull request is for.
     pipeline_sha256: of the pipeline file (hex). steps: names of steps that must have run.
     """
 
@@ -25,6 +26,7 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     artifact_sha256: str | None = None
     ref: str | None = None
     event: str | None = None
+    target: str | None = None
     pipeline_sha256: str | None = None
     steps: tuple[str, ...] = ()
 
@@ -42,6 +44,8 @@ def mismatches(statement: StatementView, policy: Policy) -> list[str]:
         found.append(f"it is about {verdict.full_ref}, not {policy.ref}")
     if policy.event is not None and verdict.event != policy.event:
         found.append(f"the event is {verdict.event}, not {policy.event}")
+    if policy.target is not None and verdict.target != policy.target:
+        found.append(f"the target is {verdict.target or 'not named'}, not {policy.target}")
     if policy.pipeline_sha256 is not None:
         pipeline = pipeline_sha256(statement)
         if pipeline != policy.pipeline_sha256:

@@ -20,6 +20,11 @@ def full_ref(branch: str, ref: str | None) -> str:
     return BRANCH_PREFIX + branch if ref is None else ref
 
 
+def branch_ref(name: str) -> str:
+    """The full name of a branch that is given by its full or its short name."""
+    return name if name.startswith("refs/") else BRANCH_PREFIX + name
+
+
 def target_of(event: Event, branch: str) -> str | None:
     """The full name of the branch that a pull request is for; None: it is none."""
     return BRANCH_PREFIX + branch if event is Event.PULL_REQUEST else None

@@ -55,7 +55,8 @@ class VerdictView(msgspec.Struct, frozen=True):
     with, so both are empty. threshold: how many equal ballots it took, null for those two.
     executors: who was to build first, while the others stood by; empty: every replica was.
     pipeline_sha256: of the agreed pipeline file; steps: those of it, none where nothing is agreed
-    on. ref: the full name that the commit was proved to be on.
+    on. ref: the full name that the commit was proved to be on. target: of a pull request, the full
+    name of the branch that it is for.
     """
 
     outcome: str
@@ -66,6 +67,7 @@ class VerdictView(msgspec.Struct, frozen=True):
     threshold: int | None
     executors: tuple[str, ...]
     ref: str
+    target: str | None
     pipeline_sha256: str | None
     steps: tuple[RecordedStep, ...]
 
@@ -302,6 +304,7 @@ def _verdict_view(verdict: VerdictFields, cast: dict[str, Ballot]) -> VerdictVie
         threshold=verdict.threshold,
         executors=verdict.executors,
         ref=verdict.full_ref,
+        target=verdict.target,
         pipeline_sha256=verdict.pipeline_sha256,
         steps=verdict.steps,
     )

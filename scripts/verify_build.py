@@ -3,7 +3,7 @@
 
     pip install pynacl
     python verify_build.py build.intoto.json --trust trust.json --repository URL --commit SHA
-        [--ref refs/heads/main] [--event push] [--step test] [--artifact FILE]
+        [--ref refs/heads/main] [--event push] [--target main] [--step test] [--artifact FILE]
 
 `trust.json` holds the cluster's id and the replicas' public keys; `python -m client trust` makes
 it from the cluster file. Get it once, from somebody you trust, and keep it beside the pipeline:
@@ -61,6 +61,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--ref", metavar="REF", help="of this full ref, as refs/heads/main")
     parser.add_argument(
         "--event", choices=("push", "tag", "pull_request"), help="it must be asked for by this"
+    )
+    parser.add_argument(
+        "--target", metavar="BRANCH", help="the pull request must be for this branch, as main"
     )
     parser.add_argument(
         "--pipeline-sha256", metavar="HEX", help="the pipeline file must have this SHA-256"
@@ -178,6 +181,7 @@ def verify_statement(
         ("repository", options.repository),
         ("ref", options.ref),
         ("event", options.event),
+        ("target", None if options.target is None else branch_ref(options.target)),
         ("pipeline", options.pipeline_sha256 and options.pipeline_sha256.lower()),
     ):
         if wanted is not None and said[name] != wanted:
@@ -188,6 +192,11 @@ def verify_statement(
     if options.artifact is not None and sha256_of(Path(options.artifact)) not in artifacts:
         raise Invalid(f"{options.artifact} is none of its {len(artifacts)} artifacts")
     return said
+
+
+def branch_ref(name: str) -> str:
+    """The full name of a branch that is given by its full or its short name."""
+    return name if name.startswith("refs/") else f"refs/heads/{name}"
 
 
 def is_right_predicate(kind: str, predicate: dict[str, Any], outcome: str) -> bool:

@@ -10,6 +10,7 @@ from pathlib import Path
 from ci.operations import Event
 from ci.policy import Policy, artifacts, is_green, mismatches, pipeline_sha256
 from ci.provenance import InvalidProvenance, verify_provenance
+from ci.references import branch_ref
 from ci.statement import (
     ENVELOPE_BYTES_MAX,
     InvalidEnvelope,
@@ -72,6 +73,9 @@ def add(commands: Commands, common: argparse.ArgumentParser) -> None:
     )
     check.add_argument(
         "--event", choices=[event.value for event in Event], help="it must be asked for by this"
+    )
+    check.add_argument(
+        "--target", metavar="BRANCH", help="the pull request must be for this branch, as main"
     )
     check.add_argument(
         "--pipeline-sha256", metavar="HEX", help="the pipeline file must have this SHA-256"
@@ -149,6 +153,7 @@ def _policy(options: argparse.Namespace) -> Policy:
         commit=commit,
         ref=options.ref,
         event=options.event,
+        target=None if options.target is None else branch_ref(options.target),
         pipeline_sha256=None if pipeline is None else str(pipeline).lower(),
         steps=tuple(options.step),
         artifact_sha256=None if options.artifact is None else _sha256_of(options.artifact),

@@ -205,6 +205,8 @@ def verify_command(site: Site, build: BuildView) -> str:
         asked.append(("--commit", build.commit))
     if build.verdict is not None:
         asked += [("--ref", build.verdict.ref), ("--event", build.event)]
+        if build.verdict.target is not None:
+            asked.append(("--target", build.verdict.target))
         if build.verdict.pipeline_sha256 is not None:
             asked.append(("--pipeline-sha256", build.verdict.pipeline_sha256))
         asked += [("--step", step.name) for step in build.verdict.steps if step.state == STEP_RAN]

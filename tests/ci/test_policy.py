@@ -38,6 +38,7 @@ def test_an_empty_policy_takes_everything() -> None:
         (Policy(commit="d" * 40), "d" * 40),
         (Policy(repository="https://example.org/other.git"), "other.git"),
         (Policy(artifact_sha256="e" * 64), "no artifact"),
+        (Policy(target="refs/heads/master"), "not named, not refs/heads/master"),
     ],
 )
 def test_a_mismatch_says_what_was_asked_for(policy: Policy, says: str) -> None:

@@ -3,7 +3,7 @@
 import pytest
 
 from ci.operations import Event
-from ci.references import full_ref, target_of
+from ci.references import branch_ref, full_ref, target_of
 from tests.ci.builders import World, reason_of
 
 FITTING = [
@@ -52,3 +52,8 @@ def test_the_ref_and_the_target_are_full_names() -> None:
     assert full_ref("v1", "refs/tags/v1") == "refs/tags/v1"
     assert target_of(Event.PULL_REQUEST, "main") == "refs/heads/main"
     assert target_of(Event.PUSH, "main") is None
+
+
+def test_a_branch_is_given_by_its_full_or_its_short_name() -> None:
+    assert branch_ref("a/b") == branch_ref("refs/heads/a/b") == "refs/heads/a/b"
+    assert branch_ref("refs/tags/v1") == "refs/tags/v1", "which is no branch"

@@ -103,7 +103,7 @@ def test_the_json_has_the_documented_names() -> None:
     assert set(value) == names
     assert set(value["verdict"]) == {
         *("outcome", "exit_code", "agreeing", "dissenting", "ledger_index", "threshold"),
-        *("executors", "ref", "pipeline_sha256", "steps"),
+        *("executors", "ref", "target", "pipeline_sha256", "steps"),
     }
     assert set(value["ballots"][0]) == {
         *("replica", "outcome", "exit_code", "commit", "log_sha256", "abstains"),

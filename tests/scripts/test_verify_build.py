@@ -172,6 +172,28 @@ def test_event_ref_pipeline_and_steps_must_match(
         assert consumer.both(pushed, *right, *wrong) == 2
 
 
+def test_the_target_of_a_pull_request_must_match(
+    consumer: Consumer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One head, asked for once for each of two branches: nothing but the target differs."""
+    asked = {"event": Event.PULL_REQUEST, "ref": "refs/pull/7/head"}
+    strict, lax, pushed = (
+        as_bytes(signed(consumer.statement(PASSED, PASSED, PASSED, **more), 0, 1))
+        for more in ({"branch": "main", **asked}, {"branch": "lax", **asked}, {"branch": "main"})
+    )
+    right = ("--commit", COMMIT, "--ref", "refs/pull/7/head", "--event", "pull_request")
+    for target in ("main", "refs/heads/main"):
+        assert consumer.both(strict, *right, "--target", target) == 0
+        capsys.readouterr()
+        assert consumer.both(lax, *right, "--target", target) == 2
+        errors = capsys.readouterr().err
+        assert errors.count("refs/heads/lax") == errors.count("refs/heads/main") == 2
+        assert consumer.both(pushed, "--target", target) == 2, "a push has no target"
+    assert consumer.both(lax, *right) == 0
+    for other in ("", "refs/heads/", "heads/main", "refs/tags/main", "Main"):
+        assert consumer.both(strict, *right, "--target", other) == 2
+
+
 def test_nothing_that_is_no_test_result_is_passed(consumer: Consumer) -> None:
     """Nor is it a test that failed, for whoever reads test results."""
     assert consumer.both(as_bytes(signed(consumer.statement(SKIPPED, SKIPPED), 0, 1))) == 1

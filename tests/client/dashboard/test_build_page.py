@@ -11,11 +11,12 @@ from aiohttp import web
 from aiohttp.test_utils import TestClient
 
 from ci.builds import OpenBuild
-from ci.operations import Abstain, Ballot, Finding, Outcome, Step
+from ci.operations import Abstain, Ballot, Event, Finding, Outcome, Step
 from client.archive import ReplyRecord
 from client.dashboard.build_page import replica_columns
 from client.resolve import Unreachable
 from client.view import build_view
+from client.wanted import WantedBuild
 from tests.ci.builders import COMMIT, FAILED, PASSED, PIPELINE_SHA256, artifact, finding
 from tests.client.dashboard.test_pages import page
 from tests.client.network import REPOSITORY, FixedResolver, Network, Running, run_gateway
@@ -57,6 +58,13 @@ def column_of(text: str, replica: str) -> str:
     found = re.search(rf'<article [^>]*data-key="{replica}".*?</article>', text, re.DOTALL)
     assert found is not None
     return words_of(found[0])
+
+
+def command_of(text: str) -> list[str]:
+    """The lines of the command that checks a verdict: fetch it, verify it, a flag each."""
+    found = re.search(r"<pre id=\"verify\"[^>]*data-copy>(.*?)</pre>", text, re.DOTALL)
+    assert found is not None
+    return [line.strip(" \\") for line in found[1].splitlines()]
 
 
 def agreement_of(text: str) -> list[str]:
@@ -171,12 +179,10 @@ async def test_the_proof_can_be_fetched_and_the_command_copied(
     assert "4 of 4 replicas signed this verdict; 2 must." in text
     link = f'<a href="/api/v1/builds/{build}/attestation" download="{build[:12]}.intoto.json">'
     assert link in text
-    command = re.search(r"<pre id=\"verify\"[^>]*data-copy>(.*?)</pre>", text, re.DOTALL)
-    assert command is not None
-    assert command[1].startswith(f"curl -s http://localhost:8080/api/v1/builds/{build}/attest")
-    assert "python -m client verify verdict.intoto.json" in command[1]
-    flags = [line.strip(" \\") for line in command[1].splitlines()[2:]]
-    assert flags == [
+    fetch, check, *_ = command_of(text)
+    assert fetch.startswith(f"curl -s http://localhost:8080/api/v1/builds/{build}/attest")
+    assert check.startswith("python -m client verify verdict.intoto.json")
+    assert command_of(text)[2:] == [
         f"--repository {REPOSITORY}",
         f"--commit {COMMIT}",
         "--ref refs/heads/master",
@@ -184,6 +190,20 @@ async def test_the_proof_can_be_fetched_and_the_command_copied(
         f"--pipeline-sha256 {PIPELINE_SHA256}",
         "--step test",
     ]
+
+
+async def test_the_command_of_a_pull_request_demands_its_target(
+    running: Running, client: Client
+) -> None:
+    """The same head asked for under another target has the same ref."""
+    wanted = WantedBuild(
+        REPOSITORY, "lax", COMMIT, event=Event.PULL_REQUEST, ref="refs/pull/7/head"
+    )
+    build = (await running.gateway.order(wanted)).build
+    await until(lambda: record_of(running, build).collected)
+    flags = command_of(await page(client, f"/builds/{build.hex()}"))
+    assert "--ref refs/pull/7/head" in flags
+    assert "--target refs/heads/lax" in flags
 
 
 async def test_an_open_build_refreshes_itself(network: Network, tmp_path: Path) -> None:
