@@ -5,6 +5,7 @@ import json
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,6 +16,7 @@ from common.config import load_client_config
 from common.version import VERSION
 from scripts.base_image import EXAMPLE_IMAGE
 from scripts.free_ports import free_ports
+from tests.forge_server import TOKEN, ForgeServer
 from tests.processes.network import CLIENT, Network, ask, pipeline
 from tests.processes.programs import Ended, run
 from tests.waiting import block_until
@@ -23,9 +25,18 @@ pytestmark = pytest.mark.processes
 
 
 @pytest.fixture(scope="module")
-def network(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Network]:
+def forge() -> Iterator[ForgeServer]:
+    """Where each node of the network posts its own statuses."""
+    with ForgeServer("gitea") as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def network(tmp_path_factory: pytest.TempPathFactory, forge: ForgeServer) -> Iterator[Network]:
     """A green branch, a red one, and one that is slow."""
     branches = {
+        # a commit that no honest request is about
+        "claimed": pipeline("echo claimed"),
         "green": pipeline("echo a green line"),
         "red": pipeline("echo a red line", "exit 3"),
         "slow": pipeline("sleep 20"),
@@ -46,7 +57,20 @@ def network(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Network]:
     }
     overrides = {"cluster": {"checkpoint_interval": 4, "window": 16}}
     folder = tmp_path_factory.mktemp("command-line")
+    token = folder / "status-token"
+    token.write_text(TOKEN)
+    token.chmod(0o600)
+
+    def report(settings: dict[str, Any]) -> None:
+        settings["public_url"] = made.gateway_url
+        settings["repositories"][0] |= {
+            **{"forge": "gitea", "api_url": forge.api_url, "project": "owner/name"},
+            "status_token_file": str(token),
+        }
+
     with Network(folder, branches, overrides=overrides) as made:
+        for name in made.node_names:
+            made.rewrite(name, report)
         made.start()
         yield made
 
@@ -58,6 +82,20 @@ def builds(network: Network) -> dict[str, str]:
     for build in posted.values():
         network.complete(build)
     return posted
+
+
+def final_states(network: Network, forge: ForgeServer, build: str) -> set[str]:
+    """What the nodes posted of a build, but for `pending`, once each has posted its verdict."""
+
+    def posted() -> set[tuple[str, str]]:
+        url = f"{network.gateway_url}/builds/{build}"
+        said = [status for status in list(forge.statuses) if status.target_url == url]
+        return {(status.context, status.state) for status in said if status.state != "pending"}
+
+    contexts = {f"pbft-ci/{name}" for name in network.node_names}
+    block_until(lambda: {context for context, _ in posted()} == contexts, "a status of each node")
+    assert forge.wrong == []
+    return {state for _, state in posted()}
 
 
 def client(network: Network, *arguments: str, text: str = "") -> Ended:
@@ -95,14 +133,20 @@ def test_submit_without_waiting_prints_the_id(network: Network) -> None:
     assert network.verdict(ended.output.strip())["verdict"]["outcome"] == "passed"
 
 
-def test_a_commit_of_another_branch_is_built_by_nobody(network: Network) -> None:
-    """Though it would pass, and every replica can fetch it: all prove the branch, and abstain."""
+def test_a_commit_of_another_branch_is_built_by_nobody(
+    network: Network, forge: ForgeServer
+) -> None:
+    """Though it would pass, and every replica can fetch it: all prove the branch, and abstain.
+
+    So no node posts that it passed.
+    """
     ended = client(network, "submit", "red", "--commit", network.commits["green"], "--wait")
     assert ended.code == 1, ended
     assert "verdict     disputed\n" in ended.output
     build = network.complete(ended.output.splitlines()[0])
     assert len(build["ballots"]) >= 2
     assert all("refs/heads/red" in ballot["abstains"] for ballot in build["ballots"])
+    assert final_states(network, forge, build["id"]) == {"error"}
 
 
 def test_a_tag_is_built_by_hand(network: Network) -> None:
@@ -203,23 +247,32 @@ def test_the_ledger_is_printed_and_verified(
 # --- what a request claims -----------------------------------------------------------------------
 
 
-def test_a_gateways_key_asks_for_no_tag_that_is_a_branch(network: Network) -> None:
-    """The audit's attack: it was ledgered as passed for `when: {branch: main, event: tag}`."""
+def test_a_gateways_key_asks_for_no_tag_that_is_a_branch(
+    network: Network, forge: ForgeServer
+) -> None:
+    """The audit's attack: it was ledgered as passed for `when: {branch: main, event: tag}`.
+
+    No node posts a status of it, either. Each posts in the order of what it executed, so the
+    verdict of a later build shows that there is none to come; nothing of that one was run, and no
+    node posts that it passed.
+    """
     config = load_client_config(network.config_file(CLIENT))
     member = read_member(config)
     lie = SubmitBuild(
         identity=bytes(32),
         repository=network.repository.as_uri(),
-        branch="green",
-        commit=network.commits["green"],
+        branch="claimed",
+        commit=network.commits["claimed"],
         event=Event.TAG,
-        ref="refs/heads/green",
+        ref="refs/heads/claimed",
     )
     answer = asyncio.run(
         ask_as_operator(member.cluster, member.addresses, config.name, member.signing_key, lie)
     )
     assert answer.kind == "refused"
     assert "the event is tag, and the ref is not" in (answer.reason or "")
+    assert final_states(network, forge, network.post("nothing")) == {"skipped"}
+    assert network.commits["claimed"] not in {status.commit for status in forge.statuses}
 
 
 # --- envelopes -----------------------------------------------------------------------------------
