@@ -9,8 +9,6 @@ nobody changes anything without a token.
 """
 
 import functools
-import hmac
-import re
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Annotated
 
@@ -22,13 +20,12 @@ from client.build_changes import CANCELLED, REASON_CHARACTERS_MAX, CannotChange
 from client.intake import QueueFull
 from common.config import ClientConfig
 from common.http_door import is_asked_on_this_machine, is_loopback_host, origin_of
+from common.http_tokens import bearer_token, is_one_of
 from common.secret_file import read_bearer_tokens
 
 BODY_BYTES_MAX = 16 * 1024
 # Anybody's loop of rebuilds must not be worth trying tokens.
 TOKEN_CHARACTERS_MAX = 1024
-
-_BEARER = re.compile(r"Bearer +([!-~]+) *", re.IGNORECASE)
 
 Change = Callable[[web.Request], Awaitable[web.Response]]
 
@@ -51,9 +48,7 @@ class Gatekeeper:
     def __init__(self, config: ClientConfig) -> None:
         """Raises ConfigError where the token file cannot be used."""
         file = config.api_token_file
-        self._tokens: Sequence[bytes] = (
-            () if file is None else read_bearer_tokens(file, "API token")
-        )
+        self.tokens: Sequence[bytes] = () if file is None else read_bearer_tokens(file, "API token")
         self._is_for_others = is_for_others(config)
 
     def guard(self, change: Change) -> Handler:
@@ -69,7 +64,7 @@ class Gatekeeper:
     @property
     def needs_token(self) -> bool:
         """Whether it takes a token to change something."""
-        return bool(self._tokens)
+        return bool(self.tokens)
 
     def is_open_to(self, request: web.Request) -> bool:
         """Whether anybody at all may change something by the way that this request came."""
@@ -78,22 +73,22 @@ class Gatekeeper:
 
     def check(self, request: web.Request) -> None:
         """Raises ApiError (401, 403) for whoever may not."""
-        found = _BEARER.fullmatch(request.headers.get("Authorization", "")[:TOKEN_CHARACTERS_MAX])
-        given = "" if found is None else found[1]
         self._check_token(
-            request, given, "this takes one of the API's tokens: Authorization: Bearer TOKEN"
+            request,
+            bearer_token(request),
+            "this takes one of the API's tokens: Authorization: Bearer TOKEN",
         )
 
     def check_form(self, request: web.Request, token: str) -> None:
         """The same for a form of ours, with the token that was typed into it. Raises ApiError."""
         self._check_token(
             request,
-            token.strip()[:TOKEN_CHARACTERS_MAX],
+            token.strip()[:TOKEN_CHARACTERS_MAX].encode(),
             "that is none of the API's tokens, so nothing was changed. Go back and type one; they "
             "are in the file that `api_token_file:` names in the gateway's configuration",
         )
 
-    def _check_token(self, request: web.Request, given: str, refusal: str) -> None:
+    def _check_token(self, request: web.Request, given: bytes, refusal: str) -> None:
         if not self.is_open_to(request):
             raise ApiError(
                 403,
@@ -102,9 +97,7 @@ class Gatekeeper:
                 "put a token into a file (openssl rand -hex 32), chmod 600, name the file there, "
                 "and show the token as Authorization: Bearer TOKEN, as the command line does",
             )
-        # each is compared, so that the time says nothing of which one was close
-        matches = [hmac.compare_digest(given.encode(), token) for token in self._tokens]
-        if self._tokens and not any(matches):
+        if self.tokens and not is_one_of(given, self.tokens):
             raise ApiError(401, refusal)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 from aiohttp import web
 
-from client.api import Accepted, BuildPage, json_response
+from client.api import OPEN_ROUTES, Accepted, BuildPage, json_response
 from client.build_filter import (
     BRANCH_CHARACTERS_MAX,
     OUTCOMES,
@@ -28,8 +28,8 @@ SVG = "image/svg+xml"
 class Route(msgspec.Struct, frozen=True, kw_only=True):
     """One route. gives: status -> (content type, schema, what it means); errors: other statuses.
 
-    query: name -> schema. body: the schema of what is sent. is_change: takes a token where one is
-    configured.
+    query: name -> schema. body: the schema of what is sent. All but `OPEN_ROUTES` take a token
+    where some are configured, for changes or for reading.
     """
 
     method: str
@@ -39,7 +39,6 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
     errors: tuple[int, ...] = ()
     query: dict[str, dict[str, Any]] = {}
     body: dict[str, Any] | None = None
-    is_change: bool = False
 
 
 _ERRORS = {
@@ -177,7 +176,6 @@ ROUTES: tuple[Route, ...] = (
         body={"type": "object", "properties": {"reason": {"type": "string", "minLength": 1}}},
         gives={200: (JSON, _BUILD, "The build; it may take the network a moment.")},
         errors=(400, 401, 403, 404, 408, 409, 413, 429, 503),
-        is_change=True,
     ),
     Route(
         method="post",
@@ -185,7 +183,6 @@ ROUTES: tuple[Route, ...] = (
         summary="Build the same commit again",
         gives={202: (JSON, _ACCEPTED, "The new build.")},
         errors=(401, 403, 404, 409, 429, 503),
-        is_change=True,
     ),
     Route(
         method="post",
@@ -193,7 +190,6 @@ ROUTES: tuple[Route, ...] = (
         summary="Let a build begin that waits for approval",
         gives={200: (JSON, _BUILD, "The build.")},
         errors=(401, 403, 404, 409, 429, 503),
-        is_change=True,
     ),
     Route(
         method="post",
@@ -209,7 +205,6 @@ ROUTES: tuple[Route, ...] = (
             202: (JSON, _DETAIL, "On disk, not ordered yet; do not send it again."),
         },
         errors=(400, 401, 403, 408, 409, 413, 429, 503),
-        is_change=True,
     ),
     Route(
         method="get",
@@ -300,7 +295,8 @@ def _operation(route: Route) -> dict[str, Any]:
         for status, (content_type, schema, what) in route.gives.items()
     }
     error = {"$ref": "#/components/schemas/Error"}
-    for status in route.errors:
+    takes_token = route.path not in OPEN_ROUTES
+    for status in sorted({*route.errors, *((401,) if takes_token else ())}):
         responses[str(status)] = {"description": _ERRORS[status], **_content(JSON, error)}
     operation: dict[str, Any] = {"summary": route.summary, "responses": responses}
     parameters = [
@@ -317,7 +313,7 @@ def _operation(route: Route) -> dict[str, Any]:
     if route.body is not None:
         is_needed = bool(route.body.get("required"))
         operation["requestBody"] = {"required": is_needed, **_content(JSON, route.body)}
-    if route.is_change:
+    if takes_token:
         operation["security"] = [{}, {"token": []}]
     return operation
 

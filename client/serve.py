@@ -10,10 +10,11 @@ from collections.abc import AsyncIterator
 from typing import NamedTuple
 
 from aiohttp import web
+from aiohttp.typedefs import Middleware
 
 from ci.limits import Limits, decode_limits, encode_limits
 from ci.room import room_refusal
-from client.api import Site, add_routes, errors_as_json
+from client.api import OPEN_ROUTES, Site, add_routes, errors_as_json
 from client.archive import Archive
 from client.archive_keeper import ArchiveKeeper
 from client.artifact_api import ArtifactApi
@@ -36,9 +37,11 @@ from common.address import Address
 from common.config import ClientConfig, ConfigError, load_cluster_config
 from common.git_environment import is_foreign_variable
 from common.http_door import Door, own_names, refuse_foreign_pages
+from common.http_tokens import ask_for_token
 from common.keys import SigningKey, load_signing_key
 from common.link import Links
 from common.retention import DAY_SECONDS, KeepRules
+from common.secret_file import read_bearer_tokens
 from pbft.genesis import Cluster
 
 _log = logging.getLogger(__name__)
@@ -205,14 +208,19 @@ def make_application(site: Site) -> web.Application:
         connected=site.connected,
         unfinished=lambda: site.gateway.unfinished,
     )
+    gatekeeper = Gatekeeper(site.config)
     application = web.Application(
-        middlewares=[metrics.middleware(), errors_as_json, refuse_foreign_pages(own)]
+        middlewares=[
+            metrics.middleware(),
+            errors_as_json,
+            refuse_foreign_pages(own),
+            *_reading_middlewares(site.config, gatekeeper),
+        ]
     )
     add_routes(application, site)
     metrics.add_to(application)
     add_openapi(application, site.version, site.public_url)
     BadgeApi(site.config.repositories, site.archive).add_to(application)
-    gatekeeper = Gatekeeper(site.config)
     ChangeApi(site, gatekeeper).add_routes(application)
     limits = decode_limits(site.cluster.genesis.application)
     log_api = LogApi(site, LiveLogs(limits, site.nodes, site.archive))
@@ -220,6 +228,15 @@ def make_application(site: Site) -> web.Application:
     ArtifactApi(site, Artifacts(site.nodes, site.config.data_directory)).add_routes(application)
     add_dashboard(application, site, gatekeeper, log_api)
     return application
+
+
+def _reading_middlewares(config: ClientConfig, gatekeeper: Gatekeeper) -> list[Middleware]:
+    """What asks whoever reads for a token, if there is a file with some. Raises ConfigError."""
+    if config.read_token_file is None:
+        return []
+    tokens = read_bearer_tokens(config.read_token_file, "read token")
+    # whoever may change something may see it
+    return [ask_for_token((*tokens, *gatekeeper.tokens), lambda route: route not in OPEN_ROUTES)]
 
 
 async def listen(door: Door, config: ClientConfig) -> None:

@@ -93,6 +93,7 @@ async def save(
     file: BinaryIO,
     *,
     query: Mapping[str, str] | None = None,
+    headers: Mapping[str, str] | None = None,
     length: int,
     timeout_seconds: float,
 ) -> tuple[int, str]:
@@ -103,7 +104,7 @@ async def save(
     """
     async with (
         _bounded(timeout_seconds),
-        session.get(url, params=query, allow_redirects=False) as response,
+        session.get(url, params=query, headers=headers, allow_redirects=False) as response,
     ):
         if response.status != 200:
             return response.status, ""

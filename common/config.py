@@ -160,6 +160,8 @@ class NodeConfig(msgspec.Struct, frozen=True):
     capture_file: everything that this node sends is appended to it, without bound; only for tests.
     plaintext_allowed: must be true to listen where other machines can connect.
     public_url: how people reach a gateway, for links in this replica's commit statuses.
+    read_token_file: tokens as in api_token_file of a gateway, for /metrics and /pbft/log; the
+        other routes are what gateways and peers read. None: whoever reaches the node reads them.
     """
 
     file: Path
@@ -196,6 +198,7 @@ class NodeConfig(msgspec.Struct, frozen=True):
     capture_file: Path | None = None
     plaintext_allowed: bool = False
     public_url: PublicUrl | None = None
+    read_token_file: Path | None = None
 
 
 class ClientConfig(msgspec.Struct, frozen=True):
@@ -208,6 +211,8 @@ class ClientConfig(msgspec.Struct, frozen=True):
     api_token_file: up to four tokens, one per line, readable by their owner alone; whoever changes
         builds over the API needs one. None: whoever is on this machine may, nobody else, and
         nobody at all where `public_url` or `listen` is for others too.
+    read_token_file: the same for whoever reads anything, but for webhooks and health; tokens of
+        api_token_file are taken too. None: whoever reaches the gateway reads.
     archive_days_max, archive_builds_max: how long and how many finished builds are kept.
     """
 
@@ -225,6 +230,7 @@ class ClientConfig(msgspec.Struct, frozen=True):
     archive_days_max: Annotated[float, msgspec.Meta(gt=0, le=36500)] = 365
     archive_builds_max: Annotated[int, msgspec.Meta(ge=1, le=10_000_000)] = 10_000
     api_token_file: Path | None = None
+    read_token_file: Path | None = None
     public_url: PublicUrl | None = None
     plaintext_allowed: bool = False
 

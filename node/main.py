@@ -12,6 +12,7 @@ from pathlib import Path
 
 import msgspec
 import uvloop
+from aiohttp.typedefs import Middleware
 
 from ci.application import BuildApplication
 from ci.limits import ALL, Limits, encode_limits
@@ -29,10 +30,11 @@ from common.http_door import (
     own_names,
     refuse_foreign_pages,
 )
+from common.http_tokens import ask_for_token
 from common.keys import SigningKey, load_signing_key, verify
 from common.link import Links
 from common.logs import FORMATTERS, start_logging
-from common.secret_file import PRIVATE_UMASK
+from common.secret_file import PRIVATE_UMASK, read_bearer_tokens
 from common.version import VERSION
 from node import recovery_files
 from node.ballots import BallotBox
@@ -58,6 +60,8 @@ BATCH_DELAY_SECONDS = 0.25
 # Python's collector looks when there are so many objects more than before. It is not needed for
 # messages: they go by themselves, most of them at the next checkpoint.
 COLLECTED_OBJECTS_MIN = 10_000
+# What only people and Prometheus read; the rest is for gateways and peers, who show no token.
+READ_TOKEN_ROUTES = frozenset({"/metrics", "/pbft/log"})
 
 _log = logging.getLogger(__name__)
 
@@ -192,12 +196,16 @@ class _Node:
         )
 
     async def run(self) -> None:
-        """Serve until SIGTERM or SIGINT. Raises _CannotListen."""
+        """Serve until SIGTERM or SIGINT. Raises _CannotListen, ConfigError."""
         stop = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, stop.set)
         own = own_names(self._config.listen, None, self._address)
-        door = Door(self._server.application([refuse_foreign_pages(own)]))
+        door = Door(
+            self._server.application(
+                [refuse_foreign_pages(own), *reading_middlewares(self._config)]
+            )
+        )
         await _listen(door, self._config)
         await self._executor.start()
         self._runtime.start(self._spoken_links, self._ballots)
@@ -388,6 +396,14 @@ def _warn(config: NodeConfig, cluster: Cluster) -> None:
         _log.warning("fault injection is on: this node is %s", config.fault_injection)
     if config.capture_file:
         _log.warning("everything that is sent is kept in %s, without bound", config.capture_file)
+
+
+def reading_middlewares(config: NodeConfig) -> list[Middleware]:
+    """What asks whoever reads for a token, if there is a file with some. Raises ConfigError."""
+    if config.read_token_file is None:
+        return []
+    tokens = read_bearer_tokens(config.read_token_file, "read token")
+    return [ask_for_token(tokens, lambda route: route in READ_TOKEN_ROUTES)]
 
 
 async def _listen(door: Door, config: NodeConfig) -> None:

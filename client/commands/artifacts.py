@@ -12,7 +12,7 @@ from ci.artifacts import path_problem
 from ci.operations import Artifact
 from client.commands.gateway_api import GatewayApi, run
 from client.commands.outcome import EXIT_DONE, EXIT_NOT_PASSED, EXIT_WRONG, PASSED, CommandFailed
-from client.commands.targets import Commands, gateway_flag, gateway_url
+from client.commands.targets import Commands, gateway_flags, gateway_to_read
 from common.logs import escape_controls, log_text
 
 
@@ -27,12 +27,12 @@ def add(commands: Commands, common: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--output", type=Path, metavar="DIR", help="fetch them all into this folder, checked"
     )
-    gateway_flag(parser)
+    gateway_flags(parser)
     parser.set_defaults(run=lambda options: run(_artifacts(options)))
 
 
 async def _artifacts(options: argparse.Namespace) -> int:
-    async with GatewayApi(gateway_url(options)) as gateway:
+    async with gateway_to_read(options) as gateway:
         build = await gateway.full_id(options.build)
         listed = await gateway.artifacts(build)
         artifacts = _checked(listed)

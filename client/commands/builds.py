@@ -18,8 +18,8 @@ from client.commands.outcome import (
 )
 from client.commands.targets import (
     Commands,
-    gateway_flag,
-    gateway_url,
+    gateway_flags,
+    gateway_to_read,
     repository_url,
     webhook_secret,
 )
@@ -59,7 +59,7 @@ def add(commands: Commands, common: argparse.ArgumentParser) -> None:
     listing.add_argument("--limit", type=int, default=LISTED_BUILDS, metavar="N")
     actions = ((submit, _submit), (status, _status), (wait, _wait), (listing, _list))
     for parser, action in actions:
-        gateway_flag(parser)
+        gateway_flags(parser)
         parser.set_defaults(run=lambda options, action=action: run(action(options)))
 
 
@@ -76,7 +76,7 @@ def _timeout_flag(parser: argparse.ArgumentParser) -> None:
 async def _submit(options: argparse.Namespace) -> int:
     repository = repository_url(options)
     secret = webhook_secret(options, repository)
-    async with GatewayApi(gateway_url(options), secret) as gateway:
+    async with gateway_to_read(options, secret) as gateway:
         accepted = await gateway.submit(options.branch, repository, options.commit)
         print(accepted["build"], flush=True)
         if not options.wait:
@@ -85,19 +85,19 @@ async def _submit(options: argparse.Namespace) -> int:
 
 
 async def _status(options: argparse.Namespace) -> int:
-    async with GatewayApi(gateway_url(options)) as gateway:
+    async with gateway_to_read(options) as gateway:
         build = await gateway.build(options.build)
     print_build(build)
     return _exit_code(build)
 
 
 async def _wait(options: argparse.Namespace) -> int:
-    async with GatewayApi(gateway_url(options)) as gateway:
+    async with gateway_to_read(options) as gateway:
         return await wait_for(gateway, await gateway.full_id(options.build), options.timeout)
 
 
 async def _list(options: argparse.Namespace) -> int:
-    async with GatewayApi(gateway_url(options)) as gateway:
+    async with gateway_to_read(options) as gateway:
         builds = await gateway.builds(max(1, options.limit))
     for build in builds:
         verdict = build["verdict"]

@@ -10,7 +10,7 @@ from pathlib import Path
 from ci.operations import ApproveBuild, CancelBuild, Event, Operation
 from ci.references import full_ref
 from client.commands.builds import WAIT_TIMEOUT_SECONDS, print_build, wait_for
-from client.commands.gateway_api import BUILD_ID_CHARACTERS, GatewayApi, run
+from client.commands.gateway_api import BUILD_ID_CHARACTERS, run
 from client.commands.outcome import (
     EXIT_DONE,
     EXIT_NO_ANSWER,
@@ -21,12 +21,11 @@ from client.commands.outcome import (
 )
 from client.commands.targets import (
     Commands,
-    api_token,
     cluster_and_addresses,
     cluster_flag,
-    gateway_flag,
-    gateway_url,
-    token_flag,
+    gateway_flags,
+    gateway_to_change,
+    gateway_to_read,
 )
 from client.nodes import AskedBuild, Nodes, ServedBuild
 from client.operator_request import NotAsked, ask_as_operator, operator_name
@@ -53,8 +52,7 @@ def add(commands: Commands, common: argparse.ArgumentParser) -> None:
     actions = ((cancel, _cancel), (rebuild, _rebuild), (approve, _approve))
     for parser, action in actions:
         parser.add_argument("build", metavar="BUILD", help="its id, or the beginning of it")
-        gateway_flag(parser)
-        token_flag(parser)
+        gateway_flags(parser)
         parser.set_defaults(run=lambda options, action=action: run(action(options)))
     for parser in (cancel, approve):
         parser.add_argument(
@@ -69,14 +67,14 @@ def add(commands: Commands, common: argparse.ArgumentParser) -> None:
 async def _cancel(options: argparse.Namespace) -> int:
     if options.operator_key is not None:
         return await _ask_as_operator(options, CancelBuild)
-    async with GatewayApi(gateway_url(options), token=api_token(options)) as gateway:
+    async with gateway_to_change(options) as gateway:
         build = await gateway.cancel(await gateway.full_id(options.build), options.reason)
     print_build(build)
     return EXIT_DONE
 
 
 async def _rebuild(options: argparse.Namespace) -> int:
-    async with GatewayApi(gateway_url(options), token=api_token(options)) as gateway:
+    async with gateway_to_change(options) as gateway:
         accepted = await gateway.rebuild(await gateway.full_id(options.build))
         print(accepted["build"], flush=True)
         if not options.wait:
@@ -90,7 +88,7 @@ async def _approve(options: argparse.Namespace) -> int:
         await _show_ordered(options)
         _ask_whether(options)
         return await _ask_as_operator(options, ApproveBuild)
-    async with GatewayApi(gateway_url(options), token=api_token(options)) as gateway:
+    async with gateway_to_change(options) as gateway:
         build = await gateway.build(options.build)
         asked = AskedBuild(
             build["repository"],
@@ -128,7 +126,7 @@ async def _show_ordered(options: argparse.Namespace) -> None:
         )
     author = None
     with suppress(CommandFailed, ConfigError):
-        async with GatewayApi(gateway_url(options)) as gateway:
+        async with gateway_to_read(options) as gateway:
             author = (await gateway.build(build))["author"]
     _show(build, agreed[0], author, f"as {cluster.quorums.weak} replicas say")
 
@@ -184,7 +182,7 @@ async def _whole_id(options: argparse.Namespace) -> str:
     """The id that is meant; only the beginning of one takes a gateway that knows it."""
     text = str(options.build).lower()
     if len(text) != BUILD_ID_CHARACTERS:
-        async with GatewayApi(gateway_url(options)) as gateway:
+        async with gateway_to_read(options) as gateway:
             return await gateway.full_id(text)
     try:
         bytes.fromhex(text)

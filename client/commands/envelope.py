@@ -20,14 +20,14 @@ from ci.statement import (
     keyid_for,
     verify_envelope,
 )
-from client.commands.gateway_api import GatewayApi, run
+from client.commands.gateway_api import run
 from client.commands.outcome import EXIT_DONE, EXIT_NOT_PASSED, EXIT_WRONG, CommandFailed
 from client.commands.targets import (
     Commands,
     cluster_and_addresses,
     cluster_flag,
-    gateway_flag,
-    gateway_url,
+    gateway_flags,
+    gateway_to_read,
 )
 from client.nodes import NodeFailed, Nodes
 from common.config import ConfigError
@@ -54,7 +54,7 @@ def add(commands: Commands, common: argparse.ArgumentParser) -> None:
     attest.add_argument(
         "--output", type=Path, metavar="FILE", help="default: <build>.intoto.json here"
     )
-    gateway_flag(attest)
+    gateway_flags(attest)
     cluster_flag(attest)
     attest.set_defaults(run=lambda options: run(_attest(options)))
     check = commands.add_parser(
@@ -201,7 +201,7 @@ def _states(verdict: VerdictFields) -> list[str]:
 
 async def _attest(options: argparse.Namespace) -> int:
     cluster, addresses = cluster_and_addresses(options)
-    async with GatewayApi(gateway_url(options)) as gateway:
+    async with gateway_to_read(options) as gateway:
         build = await gateway.full_id(options.build)
         data = await gateway.attestation(build)
     verified = _checked(data, f"the attestation of {build[:12]}", cluster, None)

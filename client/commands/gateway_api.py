@@ -43,11 +43,11 @@ class GatewayApi:
     ) -> None:
         """webhook_secret: to sign with where the gateway builds nothing that is not signed.
 
-        token: to show where the gateway lets only those change builds who have one.
+        token: to show where the gateway lets only those read or change builds who have one.
         """
         self._url = url.rstrip("/")
         self._webhook_secret = webhook_secret
-        self._token = token
+        self._shown = {} if token is None else {"Authorization": f"Bearer {token.decode('ascii')}"}
         self._session: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> Self:
@@ -112,7 +112,12 @@ class GatewayApi:
         seconds = ANSWER_TIMEOUT_SECONDS + length / ARTIFACT_BYTES_PER_SECOND_MIN
         try:
             status, digest = await save(
-                self._session, url, file, length=length, timeout_seconds=seconds
+                self._session,
+                url,
+                file,
+                headers=self._shown,
+                length=length,
+                timeout_seconds=seconds,
             )
         except (NoAnswer, CannotWrite) as error:
             raise CommandFailed(f"{path}: {error}") from error
@@ -158,8 +163,6 @@ class GatewayApi:
 
     async def _post(self, path: str, body: Mapping[str, str]) -> dict[str, Any]:
         headers = {"Content-Type": "application/json"}
-        if self._token is not None:
-            headers["Authorization"] = f"Bearer {self._token.decode('ascii')}"
         return _object(await self._ask("POST", path, json.dumps(body).encode(), headers))
 
     async def append(self, text: str) -> dict[str, Any]:
@@ -207,7 +210,7 @@ class GatewayApi:
                 self._url + path,
                 method=method,
                 body=body,
-                headers=headers,
+                headers={**self._shown, **(headers or {})},
                 bytes_max=ANSWER_BYTES_MAX,
                 timeout_seconds=ANSWER_TIMEOUT_SECONDS,
             )

@@ -6,17 +6,15 @@ import sys
 from collections.abc import Iterable, Iterator
 
 from ci.ledger import AppendEntry, MalformedEntry, decode_entry
-from client.commands.gateway_api import GatewayApi, run
+from client.commands.gateway_api import run
 from client.commands.ledger import chain_break, first_ledger
 from client.commands.outcome import EXIT_DONE, EXIT_NO_ANSWER, EXIT_NOT_PASSED
 from client.commands.targets import (
     Commands,
-    api_token,
     cluster_and_addresses,
     cluster_flag,
-    gateway_flag,
-    gateway_url,
-    token_flag,
+    gateway_flags,
+    gateway_to_change,
 )
 from client.nodes import NodeFailed, Nodes
 from common.english import counted
@@ -32,8 +30,7 @@ def add(commands: Commands, common: argparse.ArgumentParser) -> None:
         "append", parents=[common], help="append strings to the replicated journal"
     )
     append.add_argument("texts", metavar="TEXT", nargs="*", help="without: one per line of stdin")
-    gateway_flag(append)
-    token_flag(append)
+    gateway_flags(append)
     append.set_defaults(run=lambda options: run(_append(options)))
     journal = commands.add_parser(
         "journal", parents=[common], help="print the replicated journal and its digest"
@@ -45,7 +42,7 @@ def add(commands: Commands, common: argparse.ArgumentParser) -> None:
 
 async def _append(options: argparse.Namespace) -> int:
     code = EXIT_DONE
-    async with GatewayApi(gateway_url(options), token=api_token(options)) as gateway:
+    async with gateway_to_change(options) as gateway:
         for text in _texts(options.texts):
             answer = await gateway.append(text)
             if "digest" in answer:

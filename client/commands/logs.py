@@ -9,7 +9,7 @@ from typing import Any
 from client.build_output import BuildOutput, Span, terminal_text
 from client.commands.gateway_api import GatewayApi, run
 from client.commands.outcome import EXIT_DONE, EXIT_TOO_LATE, CommandFailed
-from client.commands.targets import Commands, gateway_flag, gateway_url
+from client.commands.targets import Commands, gateway_flags, gateway_to_read
 
 # The gateway lets a question wait for so long.
 WAIT_SECONDS = 15
@@ -34,12 +34,12 @@ def add(commands: Commands, common: argparse.ArgumentParser) -> None:
         help="whose log (default: one that agrees, else the first that has one)",
     )
     parser.add_argument("--follow", action="store_true", help="go on until the log is complete")
-    gateway_flag(parser)
+    gateway_flags(parser)
     parser.set_defaults(run=lambda options: run(_log(options)))
 
 
 async def _log(options: argparse.Namespace) -> int:
-    async with GatewayApi(gateway_url(options)) as gateway:
+    async with gateway_to_read(options) as gateway:
         build = await gateway.build(options.build)
         replica = options.replica_flag or options.replica or _chosen_replica(build)
         printer = _Printer()

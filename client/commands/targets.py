@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from ci.limits import Limits, encode_limits
+from client.commands.gateway_api import GatewayApi
 from common.address import Address
 from common.config import (
     ClientConfig,
@@ -21,12 +22,18 @@ DEFAULT_GATEWAY = "http://127.0.0.1:8080"
 Commands = Any  # argparse keeps the type of add_subparsers to itself
 
 
-def gateway_flag(parser: argparse.ArgumentParser) -> None:
-    """Add --gateway."""
+def gateway_flags(parser: argparse.ArgumentParser) -> None:
+    """Add --gateway and --token-file."""
     parser.add_argument(
         "--gateway",
         metavar="URL",
         help=f"the gateway (default: from the configuration, else {DEFAULT_GATEWAY})",
+    )
+    parser.add_argument(
+        "--token-file",
+        type=Path,
+        metavar="FILE",
+        help="a token to show to the gateway (default: from the configuration, where it has one)",
     )
 
 
@@ -40,31 +47,31 @@ def cluster_flag(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def gateway_url(options: argparse.Namespace) -> str:
-    """The gateway that is meant. Raises ConfigError where a configuration exists and is wrong."""
-    if options.gateway is not None:
-        return str(options.gateway)
+def gateway_to_read(options: argparse.Namespace, webhook_secret: bytes | None = None) -> GatewayApi:
+    """The gateway that is meant, shown the first read token if there is one. Raises ConfigError."""
     config = _config_if_any(options)
-    return DEFAULT_GATEWAY if config is None else config.listen.url
-
-
-def token_flag(parser: argparse.ArgumentParser) -> None:
-    """Add --token-file."""
-    parser.add_argument(
-        "--token-file",
-        type=Path,
-        metavar="FILE",
-        help="a token of the gateway's API (default: from the configuration, where it has one)",
+    file = None if config is None else config.read_token_file
+    return GatewayApi(
+        _gateway_url(options, config), webhook_secret, _first_token(options, file, "read token")
     )
 
 
-def api_token(options: argparse.Namespace) -> bytes | None:
-    """The token to show to the gateway; None: none is configured. Raises ConfigError."""
-    file = options.token_file
-    if file is None:
-        config = _config_if_any(options)
-        file = None if config is None else config.api_token_file
-    return None if file is None else read_bearer_tokens(file, "API token")[0]
+def gateway_to_change(options: argparse.Namespace) -> GatewayApi:
+    """The same with a token of its API, which reads too. Raises ConfigError."""
+    config = _config_if_any(options)
+    file = None if config is None else config.api_token_file or config.read_token_file
+    return GatewayApi(_gateway_url(options, config), token=_first_token(options, file, "API token"))
+
+
+def _gateway_url(options: argparse.Namespace, config: ClientConfig | None) -> str:
+    if options.gateway is not None:
+        return str(options.gateway)
+    return DEFAULT_GATEWAY if config is None else config.listen.url
+
+
+def _first_token(options: argparse.Namespace, configured: Path | None, what: str) -> bytes | None:
+    file = options.token_file or configured
+    return None if file is None else read_bearer_tokens(file, what)[0]
 
 
 def repository_url(options: argparse.Namespace) -> str | None:

@@ -200,6 +200,7 @@ def verify_command(site: Site, build: BuildView) -> str:
     gateway's word.
     """
     url = f"{site.public_url}/api/v1/builds/{build.id}/attestation"
+    shown = "" if site.config.read_token_file is None else '-H "Authorization: Bearer $TOKEN" '
     asked = [("--repository", build.repository)]
     if build.commit is not None:
         asked.append(("--commit", build.commit))
@@ -215,7 +216,7 @@ def verify_command(site: Site, build: BuildView) -> str:
         flags.append("--any")
     return " \\\n  ".join(
         (
-            f"curl -s {url} > verdict.intoto.json\n"
+            f"curl -s {shown}{url} > verdict.intoto.json\n"
             "python -m client verify verdict.intoto.json --cluster cluster.yml",
             *flags,
         )

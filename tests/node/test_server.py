@@ -14,7 +14,9 @@ from ci.ledger import genesis_head, verify_chain
 from ci.operations import Append
 from client.nodes import NodeFailed, Nodes, ServedEvidence, decode_answer
 from common.address import Address
+from common.config import load_node_config
 from common.keys import verify
+from node.main import reading_middlewares
 from pbft.authentication import sign_message
 from pbft.certificates import StableCertificate
 from pbft.codec import decode_request, decode_signed, digest_of, encode_message, encode_signed
@@ -22,6 +24,7 @@ from pbft.core import Settings, Transfer
 from pbft.evidence import check_evidence
 from pbft.messages import Checkpoint, Signed, Status
 from pbft.ports import Entry, Evidence
+from scripts.folders import EXAMPLE_CONFIG
 from tests.node.house import KEYS, NAMES, House, server_of
 from tests.waiting import wait_until
 
@@ -430,3 +433,24 @@ async def test_metrics_tell_where_the_replica_stands(house: House, client: Clien
     assert 'pbftci_peer_connected{replica="node1"} 1.0' in text
     executed = house.runtimes["node0"].replica.core.executed
     assert f'pbftci_state{{what="executed"}} {float(executed)}' in text
+
+
+async def test_with_read_tokens_only_what_members_need_is_read_without_one(
+    house: House, tmp_path: Path
+) -> None:
+    file = tmp_path / "tokens"
+    file.write_text("read-token\n")
+    file.chmod(0o600)
+    configuration = tmp_path / "node0.yml"
+    text = (EXAMPLE_CONFIG / "node0.yml").read_text()
+    configuration.write_text(f"{text}\nread_token_file: {file}\n")
+    asked = reading_middlewares(load_node_config(configuration))
+    async with TestClient(TestServer(server_of(house, "node0").application(asked))) as client:
+        for path in ("/metrics", "/pbft/log"):
+            answer = await client.get(path)
+            assert answer.status == 401
+            assert "read_token_file" in (await answer.json())["error"]
+            shown = {"Authorization": "Bearer read-token"}
+            assert (await client.get(path, headers=shown)).status == 200
+        for path in ("/pbft/status", "/pbft/evidence", "/ledger", "/healthz", "/readyz"):
+            assert (await client.get(path)).status == 200
