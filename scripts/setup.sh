@@ -139,8 +139,9 @@ set_up_full_tests() {
 }
 
 # The servers that the tests of private repositories and of images start, where they are missing,
-# the client of one, and the program that loads the egress filter. They are unpacked and not installed, so that no server starts on this
-# machine by itself. Without them those tests are skipped and counted.
+# the client of one, and the program that loads the egress filter. They are unpacked and not
+# installed, so that no server starts on this machine by itself. Without them those tests are skipped
+# and counted.
 set_up_servers() {
     unpack sshd openssh-server libwrap0
     unpack docker-registry docker-registry
