@@ -14,6 +14,7 @@ from typing import Any
 
 import docker
 import docker.errors
+import requests
 
 from node.docker_engine import images_of
 from node.threads import Stop
@@ -69,8 +70,8 @@ class BuilderWatch:
     def _has_more_processes(self, most: int) -> bool:
         """Whether one of the containers that ran a moment ago has more processes and threads."""
         for container in self._running:
-            # it may have ended meanwhile
-            with suppress(docker.errors.APIError):
+            # It may have ended meanwhile. If it does while the engine looks, the answer is empty.
+            with suppress(docker.errors.APIError, requests.exceptions.JSONDecodeError):
                 stats = self._client.stats(container, stream=False, one_shot=True)
                 if int(stats.get("pids_stats", {}).get("current") or 0) > most:
                     return True
