@@ -78,7 +78,7 @@ FURTHER_MUTANTS: tuple[Mutant, ...] = (
         file=_CORE,
         old="        return self.has_entered and not self.is_diverged and not self.nonce",
         new="        return self.has_entered and not self.is_diverged",
-        seeds=(18,),
+        seeds=(32,),
     ),
     Mutant(
         name="50 VIEW-CHANGEs from before a recovery count",
@@ -301,7 +301,7 @@ FURTHER_MUTANTS: tuple[Mutant, ...] = (
         file=_EXECUTORS,
         old="        return Call.ABSTENTION\n",
         new="        return None\n",
-        seeds=(13,),
+        seeds=(10,),
     ),
     Mutant(
         name="71 who stands by waits for ever",

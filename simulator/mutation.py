@@ -211,7 +211,7 @@ MUTANTS: tuple[Mutant, ...] = (
         file=_CERTIFICATES,
         old="            for sequence in range(sequence_min + 1, sequence_max + 1)",
         new="            for sequence in sorted(best)",
-        seeds=(2,),
+        seeds=(5,),
     ),
     Mutant(
         name="21 numbers start anew in a new view",
@@ -380,7 +380,8 @@ MUTANTS: tuple[Mutant, ...] = (
         file=_VIEW,
         old="    return views[0] if len(views) >= core.quorums.weak else None",
         new="    return None",
-        seeds=(86,),
+        test="tests/paper/test_section_4_5_liveness.py"
+        "::test_f_plus_1_replicas_are_joined_at_the_smallest_view_that_they_name",
     ),
     Mutant(
         name="33 no back-off",
