@@ -118,6 +118,11 @@ class BuildApplication:
         """Undecided and closing builds by id, the first opened first. For the shell to read."""
         return dict(sorted(self._builds.items(), key=lambda item: (item[1].opened, item[0])))
 
+    def is_open(self, build: bytes, opened: int) -> bool:
+        """Is that very build (id and opening) undecided or closing, so that it takes ballots?"""
+        found = self._builds.get(build)
+        return found is not None and found.opened == opened
+
     def apply(self, request: Request, request_digest: bytes, sequence: int) -> Applied:
         """Apply one ordered operation; never raises. The caller has verified the signature.
 

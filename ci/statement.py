@@ -281,7 +281,7 @@ def statement_bytes(
                 artifacts=recorded_artifacts(compared.artifacts if compared else ()),
                 found=_found_values(build),
                 abstained=tuple(
-                    Abstention(replica, _beginning(ballot.reason))
+                    Abstention(replica, beginning_of(ballot.reason))
                     for replica, ballot in build.ballots.items()
                     if isinstance(ballot, Abstain)
                 ),
@@ -305,6 +305,12 @@ def steps_sha256(compared: Compared) -> str | None:
     if not compared.steps:
         return None
     return hashlib.sha256(msgspec.msgpack.encode(compared.steps)).hexdigest()
+
+
+def beginning_of(reason: str) -> str:
+    """A reason, short and without what JSON would make six characters of."""
+    shown = "".join(c if c >= " " else " " for c in reason)
+    return shown.encode()[:REASON_BYTES_MAX].decode(errors="ignore")
 
 
 def parse_statement(data: bytes) -> StatementView:
@@ -389,13 +395,7 @@ def verify_envelope(
     parsed before. Raises InvalidEnvelope; ValueError for a threshold of f or less, since f
     signatures prove nothing.
     """
-    if threshold is None:
-        threshold = cluster.quorums.weak
-    if threshold < cluster.quorums.weak:
-        raise ValueError(f"a threshold of {threshold}: at least {cluster.quorums.weak}")
-    payload, replicas = open_envelope(data, cluster, verify)
-    if len(replicas) < threshold:
-        raise InvalidEnvelope(f"too few replicas signed it: {len(replicas)}, not {threshold}")
+    payload, replicas = open_agreed_envelope(data, cluster, verify, threshold)
     try:
         statement = parse_statement(payload)
     except InvalidStatement as error:
@@ -405,16 +405,36 @@ def verify_envelope(
     return VerifiedEnvelope(statement, payload, replicas)
 
 
-def open_envelope(data: bytes, cluster: Cluster, verify: Verify) -> tuple[bytes, tuple[str, ...]]:
-    """The payload of an envelope (JSON), and the replicas of this genesis that really signed it.
+def open_agreed_envelope(
+    data: bytes, cluster: Cluster, verify: Verify, threshold: int | None = None
+) -> tuple[bytes, tuple[str, ...]]:
+    """The payload that at least `threshold` replicas signed (f+1 where it is None), and who did.
 
-    Nothing of the payload is parsed: how many signatures it takes is the caller's to say. Raises
-    InvalidEnvelope.
+    Nothing of the payload is parsed. Raises InvalidEnvelope; ValueError for a threshold of f or
+    less, since f signatures prove nothing.
+    """
+    if threshold is None:
+        threshold = cluster.quorums.weak
+    if threshold < cluster.quorums.weak:
+        raise ValueError(f"a threshold of {threshold}: at least {cluster.quorums.weak}")
+    payload, signatures = open_envelope(data, cluster, verify)
+    if len(signatures) < threshold:
+        raise InvalidEnvelope(f"too few replicas signed it: {len(signatures)}, not {threshold}")
+    return payload, tuple(signatures)
+
+
+def open_envelope(
+    data: bytes, cluster: Cluster, verify: Verify
+) -> tuple[bytes, Mapping[str, bytes]]:
+    """The payload of an envelope (JSON), and the signature of each replica that really signed it.
+
+    In the order of the genesis. Nothing of the payload is parsed: how many signatures it takes is
+    the caller's to say. Raises InvalidEnvelope.
     """
     read = _read_envelope(data)
     payload = _decode_base64(read.payload)
-    signed_by = _signers(read.signatures, pae(payload), _replica_keys(cluster), verify)
-    return payload, tuple(name for name in cluster.replica_names if name in signed_by)
+    found = _signatures(read.signatures, pae(payload), _replica_keys(cluster), verify)
+    return payload, {name: found[name] for name in cluster.replica_names if name in found}
 
 
 def _subjects(build: OpenBuild, compared: Compared | None) -> tuple[Subject, ...]:
@@ -459,12 +479,6 @@ def _found_values(build: OpenBuild) -> tuple[FoundValue, ...]:
     return tuple(values)
 
 
-def _beginning(reason: str) -> str:
-    """A reason, short and without what JSON would make six characters of."""
-    shown = "".join(c if c >= " " else " " for c in reason)
-    return shown.encode()[:REASON_BYTES_MAX].decode(errors="ignore")
-
-
 def _read_envelope(data: bytes) -> Envelope:
     if len(data) > ENVELOPE_BYTES_MAX:
         raise InvalidEnvelope(f"{len(data)} bytes; at most {ENVELOPE_BYTES_MAX}")
@@ -486,15 +500,15 @@ def _replica_keys(cluster: Cluster) -> dict[str, bytes]:
     }
 
 
-def _signers(
+def _signatures(
     signatures: Iterable[EnvelopeSignature],
     message: bytes,
     keys: Mapping[str, bytes],
     verify: Verify,
-) -> set[str]:
-    """The replicas that signed, each once; the keyid only says whose key to try first."""
+) -> dict[str, bytes]:
+    """A signature of each replica that signed; the keyid only says whose key to try first."""
     keyids = {name: keyid_for(key) for name, key in keys.items()}
-    signed_by: set[str] = set()
+    signed_by: dict[str, bytes] = {}
     for signature in signatures:
         try:
             signature_bytes = _decode_base64(signature.sig)
@@ -502,7 +516,7 @@ def _signers(
             continue  # one spoilt signature must not spoil the others
         for name in sorted(keys, key=lambda name: keyids[name] != signature.keyid):
             if verify(keys[name], message, signature_bytes):
-                signed_by.add(name)
+                signed_by[name] = signature_bytes
                 break
     return signed_by
 

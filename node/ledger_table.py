@@ -1,4 +1,4 @@
-"""The ledger in the store: entries, verdicts by build, and gaps that are still to be filled.
+"""The ledger in the store: entries, a build's verdicts and late ballots, and gaps to be filled.
 
 A replica that took over a state knows the ledger's certified index and head, not the entries that
 led there: that is a gap. It is filled from its end, by entries that are proved (`ci.ledger_gap`).
@@ -11,11 +11,11 @@ damaged, and `forget` makes a gap of it, so that it is fetched again.
 import logging
 import sqlite3
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
-from ci.ledger import VerdictEntry, decode_entry, genesis_head, next_head
+from ci.ledger import LateBallotEntry, VerdictEntry, decode_entry, genesis_head, next_head
 from ci.ledger_gap import LedgerGap, LedgerPage, WrongEntries, shrink
 from node.store_damage import Doubt
 from pbft.ports import Entry
@@ -23,6 +23,9 @@ from pbft.ports import Entry
 LEDGER_SCHEMA = """
 CREATE TABLE ledger (position INTEGER PRIMARY KEY, body BLOB NOT NULL, head BLOB NOT NULL);
 CREATE TABLE verdicts (
+  build BLOB NOT NULL, position INTEGER NOT NULL, PRIMARY KEY (build, position)
+) WITHOUT ROWID;
+CREATE TABLE late_ballots (
   build BLOB NOT NULL, position INTEGER NOT NULL, PRIMARY KEY (build, position)
 ) WITHOUT ROWID;
 CREATE TABLE gaps (
@@ -35,6 +38,11 @@ CREATE TABLE gaps (
 _ENTRY = "position, coalesce(CAST(body AS BLOB), x''), coalesce(CAST(head AS BLOB), x'')"
 # How many places are remembered until they are looked into.
 SUSPECTED_MAX = 1000
+# The tables that find an entry by its build.
+_BY_BUILD = ("verdicts", "late_ballots")
+POSITION_MAX = 2**62
+
+_OfBuild = TypeVar("_OfBuild", VerdictEntry, LateBallotEntry)
 
 _log = logging.getLogger(__name__)
 
@@ -113,18 +121,44 @@ class LedgerTable:
 
     def find_statement(self, build: bytes) -> bytes | None:
         """The newest verdict statement of that build."""
+        found = self.find_verdict(build)
+        return None if found is None else bytes(found[1].statement)
+
+    def find_verdict(
+        self, build: bytes, last: int = POSITION_MAX
+    ) -> tuple[int, VerdictEntry] | None:
+        """The newest verdict of that build among the entries up to index `last`, and its index."""
         row = self._row(
             f"SELECT {_ENTRY} FROM verdicts JOIN ledger USING (position)"  # noqa: S608 - constants
-            " WHERE build = ? ORDER BY position DESC LIMIT 1",
-            (build,),
+            " WHERE build = ? AND position <= ? ORDER BY position DESC LIMIT 1",
+            (build, last),
         )
-        if row is None or not self._following(row[0] - 1, [Entry(*row)]):
+        entry = None if row is None else self._about(build, VerdictEntry, Entry(*row))
+        return None if entry is None else (row[0], entry)
+
+    def late_ballots(
+        self, build: bytes, after: int, count: int
+    ) -> list[tuple[int, LateBallotEntry]] | None:
+        """The first `count` late ballots on that build after index `after`, with their indexes.
+
+        None where entries after that index are missing, or are not what was saved: they may be
+        late ballots as well.
+        """
+        if self._row("SELECT first FROM gaps WHERE last > ?", (after,)) is not None:
             return None
-        entry = decode_entry(row[1])
-        if not isinstance(entry, VerdictEntry) or bytes.fromhex(entry.build) != build:
-            # The row that led here is not what was saved: better no answer than another build's.
-            return None
-        return bytes(entry.statement)
+        with self._doubt.reading():
+            rows = self._database.execute(
+                f"SELECT {_ENTRY} FROM late_ballots JOIN ledger"  # noqa: S608 - constants
+                " USING (position) WHERE build = ? AND position > ? ORDER BY position LIMIT ?",
+                (build, after, count),
+            ).fetchall()
+        found = []
+        for row in rows:
+            entry = self._about(build, LateBallotEntry, Entry(*row))
+            if entry is None:
+                return None
+            found.append((row[0], entry))
+        return found
 
     def gap(self) -> LedgerGap | None:
         """The first gap, where there is one."""
@@ -182,12 +216,12 @@ class LedgerTable:
 
     def cut(self, first: int) -> None:
         """Drop all entries from index `first` on, which lies in no gap."""
-        for statement in (
-            "DELETE FROM ledger WHERE position >= ?",
-            "DELETE FROM verdicts WHERE position >= ?",
-            "DELETE FROM gaps WHERE first >= ?",
-        ):
-            self._database.execute(statement, (first,))
+        for table in ("ledger", *_BY_BUILD):
+            self._database.execute(
+                f"DELETE FROM {table} WHERE position >= ?",  # noqa: S608 - constants
+                (first,),
+            )
+        self._database.execute("DELETE FROM gaps WHERE first >= ?", (first,))
 
     def fill(self, gap: LedgerGap, page: LedgerPage) -> bool:
         """Put a page into the gap, at its end; whether that closed it.
@@ -313,6 +347,16 @@ class LedgerTable:
                     break
         return entries
 
+    def _about(self, build: bytes, kind: type[_OfBuild], entry: Entry) -> _OfBuild | None:
+        """The entry decoded, if it is one of that kind about that build, and as it was saved."""
+        if not self._following(entry.index - 1, [entry]):
+            return None
+        decoded = decode_entry(entry.body)
+        if not isinstance(decoded, kind) or bytes.fromhex(decoded.build) != build:
+            # The row that led here is not what was saved: better no answer than another build's.
+            return None
+        return decoded
+
     def _following(self, index: int, entries: Sequence[Entry]) -> int:
         """How many of these, from the first on, follow from the entry `index` and each other."""
         head = self.head_at(index)
@@ -343,7 +387,7 @@ class LedgerTable:
         return True
 
     def _delete(self, first: int, last: int) -> None:
-        for table in ("ledger", "verdicts"):
+        for table in ("ledger", *_BY_BUILD):
             self._database.execute(
                 f"DELETE FROM {table} WHERE position BETWEEN ? AND ?",  # noqa: S608 - constants
                 (first, last),
@@ -355,8 +399,9 @@ class LedgerTable:
         self._database.execute(
             "INSERT OR REPLACE INTO ledger VALUES (?, ?, ?)", (entry.index, entry.body, entry.head)
         )
-        if isinstance(decoded, VerdictEntry):
+        if isinstance(decoded, VerdictEntry | LateBallotEntry):
+            table = "verdicts" if isinstance(decoded, VerdictEntry) else "late_ballots"
             self._database.execute(
-                "INSERT OR IGNORE INTO verdicts VALUES (?, ?)",
+                f"INSERT OR IGNORE INTO {table} VALUES (?, ?)",  # noqa: S608 - constants
                 (bytes.fromhex(decoded.build), entry.index),
             )

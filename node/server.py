@@ -125,7 +125,12 @@ class NodeServer:
         self._scrub = scrub
         self._bodies = Bodies(BODIES_BYTES_MAX)
         self._proofs = ProofRoutes(
-            cluster=cluster, name=name, sign=sign, runtime=runtime, store=store
+            cluster=cluster,
+            name=name,
+            sign=sign,
+            runtime=runtime,
+            application=application,
+            store=store,
         )
 
     def application(self, middlewares: Iterable[Middleware] = ()) -> web.Application:

@@ -11,9 +11,8 @@ from node.own_request_table import OWN_REQUEST_SCHEMA
 from node.store_damage import StoreNotOurs
 from node.transaction import transaction
 
-# 4: statements name event, ref, target and steps: what older versions executed would be executed
-# again with another ledger.
-FORMAT_VERSION = 4
+# 5: late ballots are found by their build.
+FORMAT_VERSION = 5
 
 SCHEMA = f"""
 {LEDGER_SCHEMA}

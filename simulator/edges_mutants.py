@@ -448,7 +448,7 @@ EDGES_MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         name="E34 a rotten index gives another build's statement",
         file="node/ledger_table.py",
-        old=" or bytes.fromhex(entry.build) != build:\n",
+        old=" or bytes.fromhex(decoded.build) != build:\n",
         new=":\n",
         test="tests/node/test_ledger_table.py"
         "::test_a_row_that_leads_to_another_builds_statement_gives_none",

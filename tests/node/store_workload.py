@@ -30,6 +30,7 @@ TABLES = {
     "own_requests": "timestamp",
     "ledger": "position",
     "verdicts": "build, position",
+    "late_ballots": "build, position",
     "gaps": "first",
     "evidence": "number",
 }

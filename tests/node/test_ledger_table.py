@@ -7,7 +7,14 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from ci.ledger import VerdictEntry, encode_entry, genesis_head, next_head
+from ci.ledger import (
+    LateBallotEntry,
+    RecordedBallot,
+    VerdictEntry,
+    encode_entry,
+    genesis_head,
+    next_head,
+)
 from ci.ledger_gap import LedgerGap, LedgerPage, WrongEntries
 from node.ledger_table import LEDGER_SCHEMA, LedgerTable
 from node.store import DATABASE_NAME
@@ -157,6 +164,32 @@ def test_a_row_that_leads_to_another_builds_statement_gives_none(table: LedgerTa
     other = bytes.fromhex("cd" * 32)
     table._database.execute("UPDATE verdicts SET build = ?", (other,))
     assert table.find_statement(other) is None
+
+
+def test_late_ballots_are_found_by_their_build_and_none_where_some_may_be_missing(
+    table: LedgerTable,
+) -> None:
+    head = genesis_head(CLUSTER)
+    for index, name in enumerate(("ab", "cd", "ab", "ab"), 1):
+        late = LateBallotEntry(name * 32, 1, RecordedBallot(replica="r", outcome="failed"), False)
+        body = encode_entry(late)
+        head = next_head(head, index, body)
+        table.save_entry(Entry(index, body, head))
+    build = bytes.fromhex("ab" * 32)
+
+    def found(after: int = 0, count: int = 9) -> list[int] | None:
+        late = table.late_ballots(build, after, count)
+        return None if late is None else [index for index, _ in late]
+
+    assert (found(), found(after=1), found(count=2)) == ([1, 3, 4], [3, 4], [1, 3])
+    table._database.execute("UPDATE ledger SET body = body || ' ' WHERE position = 3")
+    assert (found(), found(after=3)) == (None, [4])
+    table._database.execute("UPDATE late_ballots SET build = ? WHERE position = 2", (build,))
+    assert found(after=1) is None
+    table.cut(4)
+    assert found(after=3) == []
+    table.save_position(5, b"h" * 32, table.end())
+    assert (found(after=3), found(after=5)) == (None, [])
 
 
 def test_a_page_is_bounded_in_bytes_but_never_empty(table: LedgerTable) -> None:

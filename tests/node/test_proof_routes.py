@@ -1,25 +1,27 @@
-"""What a node proves: its own finding of a build, and the head of its ledger."""
+"""What a node proves: its own finding, who contradicted a verdict later, its ledger's head."""
 
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 
 from ci.ledger import VerdictEntry, decode_entry
 from ci.ledger_proof import LedgerProof, ProvedLedger, check_ledger_proof
-from ci.operations import Append
+from ci.operations import Append, Outcome
 from ci.provenance import verify_provenance
-from ci.statement import parse_statement
+from ci.statement import open_envelope, parse_statement
+from ci.supplement import SupplementFields, SupplementView
 from client.nodes import ServedLedgerProof, decode_answer
 from common.keys import verify
 from node.proof_routes import ProofRoutes
 from node.store import SaveFailed, Store
 from pbft.codec import decode_signed
 from pbft.ports import Base, Record
-from tests.node.house import KEYS, NAMES, House
+from tests.node.house import KEYS, NAMES, House, finding
 from tests.waiting import wait_until
 
 Client = TestClient[Any, Any]
@@ -45,6 +47,7 @@ async def client(house: House) -> AsyncIterator[Client]:
             name="node1",
             sign=KEYS["node1"].sign,
             runtime=house.runtimes["node1"],
+            application=house.applications["node1"],
             store=house.stores["node1"],
         ).routes()
     )
@@ -134,3 +137,47 @@ async def test_nothing_is_proved_by_a_checkpoint_that_is_not_on_disk_yet(
     is_full = False
     await wait_until(lambda: not runtime.is_unsaved, "the base on disk")
     assert (await client.get("/ledger/proof")).status == 200
+
+
+async def test_who_contradicted_a_verdict_later_is_one_text_for_one_entry(
+    house: House, client: Client
+) -> None:
+    """Signed as not final while a ballot may still come, and as final after it."""
+    late = house.executors["node3"]
+    late.allowed.clear()
+    late.ballot = finding(Outcome.FAILED, 1)
+    house.submit(1)
+    await wait_until(lambda: house.verdicts("node1") == 1, "the verdict")
+    ledger = house.stores["node1"].ledger
+    (build,) = house.applications["node1"].open_builds()
+    found = ledger.find_verdict(build)
+    assert found is not None
+    index, verdict = found
+    path = f"/builds/{build.hex()}/supplement?opened={verdict.opened}"
+
+    async def supplement(at: int) -> SupplementFields:
+        answer = await client.get(f"{path}&at={at}")
+        assert answer.status == 200, await answer.text()
+        payload, signatures = open_envelope(await answer.read(), house.cluster, verify)
+        assert tuple(signatures) == ("node1",)
+        return msgspec.json.decode(payload, type=SupplementView).predicate
+
+    early = await supplement(index)
+    assert (early.is_final, early.late_ballots) == (False, ())
+    assert early.without_ballot == ("node3",)
+    answer = await client.get(f"{path}&at={index + 1}")
+    assert (answer.status, f"ends at entry {index}" in await answer.text()) == (409, True)
+    late.allowed.set()
+    await wait_until(lambda: ledger.end()[0] == index + 1, "the late ballot")
+    final = await supplement(index + 1)
+    assert final.is_final
+    assert final.ledger_head == ledger.end()[1].hex()
+    assert [(b.replica, b.stance) for b in final.late_ballots] == [("node3", "contradicts")]
+    assert await supplement(index) == early, "asking again gives the same"
+    for wrong in (f"{path}9&at={index}", f"{path}&at={index - 1}"):
+        assert (await client.get(wrong)).status == 404
+    # what it lacks may be a ballot
+    ledger.save_position(index + 3, b"h" * 32, ledger.end())
+    house.applications["node1"].ledger_index = index + 3
+    answer = await client.get(f"{path}&at={index + 1}")
+    assert (answer.status, "lacks ledger entries" in await answer.text()) == (503, True)
