@@ -14,6 +14,7 @@ import aiohttp
 import msgspec
 
 from ci.ledger import RecordedArtifact
+from ci.statement import ENVELOPE_BYTES_MAX
 from client.node_status import NodeStatus
 from common.bounded_http import Answer, NoAnswer, NotInTime, ask, bounded_session, decode_json, save
 from common.config import Address
@@ -267,6 +268,20 @@ class Nodes:
         """A node's own signed provenance of a build: an envelope, unchecked. Raises NodeFailed."""
         path, query = f"/builds/{build.hex()}/provenance", {"opened": str(opened)}
         return await self._get(replica, path, query, PROVENANCE_BYTES_MAX, ANSWER_TIMEOUT_SECONDS)
+
+    async def supplement(self, replica: str, build: bytes, opened: int, at: int) -> bytes:
+        """A node's signed word on the ballots after a verdict, up to the ledger's entry `at`.
+
+        An envelope, unchecked. Raises NodeFailed.
+        """
+        query = {"opened": str(opened), "at": str(at)}
+        return await self._get(
+            replica,
+            f"/builds/{build.hex()}/supplement",
+            query,
+            ENVELOPE_BYTES_MAX,
+            ANSWER_TIMEOUT_SECONDS,
+        )
 
     async def messages(self, replica: str, build: bytes) -> ServedTrace:
         """What a node still knows of a build's messages; its own word. Raises NodeFailed."""

@@ -4,6 +4,7 @@
     pip install pynacl
     python verify_build.py build.intoto.json --trust trust.json --repository URL --commit SHA
         [--ref refs/heads/main] [--event push] [--target main] [--step test] [--artifact FILE]
+        [--supplement supplement.json] [--no-contradiction]
 
 `trust.json` holds the cluster's id and the replicas' public keys; `python -m client trust` makes
 it from the cluster file. Get it once, from somebody you trust, and keep it beside the pipeline:
@@ -33,6 +34,8 @@ STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
 TEST_RESULT_TYPE = "https://in-toto.io/attestation/test-result/v0.1"
 # of an outcome that is no test result: cancelled, disputed, skipped, ...
 OUTCOME_TYPE = "urn:pbft-ci:outcome:v1"
+# who contradicted a verdict later
+SUPPLEMENT_TYPE = "urn:pbft-ci:late-ballots:v1"
 TESTED = ("passed", "failed", "timed_out", "out_of_memory")
 ENVELOPE_BYTES_MAX = 1024 * 1024
 TRUST_BYTES_MAX = 1024 * 1024
@@ -76,14 +79,29 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--threshold", type=int, metavar="N", help="signatures needed (default: f+1, the least)"
     )
+    parser.add_argument(
+        "--supplement", metavar="FILE", help="show from this file who contradicted it later"
+    )
+    parser.add_argument(
+        "--no-contradiction",
+        action="store_true",
+        help="end with 1 if a replica found something else, or by this --supplement still may",
+    )
     options = parser.parse_args(arguments)
     try:
+        if options.no_contradiction and options.supplement is None:
+            raise Invalid("--no-contradiction takes a --supplement FILE")
         if not options.any and (options.repository is None or options.commit is None):
             raise Invalid("add --repository URL and --commit SHA, or --any to see what it is about")
         trust = read_trust(Path(options.trust))
         threshold = trust["faults_max"] + 1 if options.threshold is None else options.threshold
         payload, signers = verify_signatures(Path(options.envelope), trust, threshold)
         verdict = verify_statement(payload, trust, options)
+        lines: list[str] = []
+        is_uncontradicted = False
+        if options.supplement is not None:
+            later, _ = verify_signatures(Path(options.supplement), trust, threshold)
+            lines, is_uncontradicted = verify_supplement(later, payload)
     except Invalid as error:
         print(f"invalid: {error}", file=sys.stderr)
         return EXIT_INVALID
@@ -93,6 +111,10 @@ def main(arguments: list[str] | None = None) -> int:
             print(f"{name}: {shown(verdict[name])}")
     for name, state in verdict["steps"].items():
         print(f"step {shown(name)}: {shown(state)}")
+    for line in lines:
+        print(line)
+    if options.no_contradiction and not is_uncontradicted:
+        return EXIT_NOT_PASSED
     return EXIT_PASSED if verdict["outcome"] == "passed" else EXIT_NOT_PASSED
 
 
@@ -197,6 +219,34 @@ def verify_statement(
 def branch_ref(name: str) -> str:
     """The full name of a branch that is given by its full or its short name."""
     return name if name.startswith("refs/") else f"refs/heads/{name}"
+
+
+def verify_supplement(payload: bytes, verdict: bytes) -> tuple[list[str], bool]:
+    """What a supplement to that very verdict says, and whether nobody ever contradicted that."""
+    supplement = read_json(payload, "the supplement")
+    try:
+        if (supplement["_type"], supplement["predicateType"]) != (STATEMENT_TYPE, SUPPLEMENT_TYPE):
+            raise Invalid(f"not an in-toto v1 statement with {SUPPLEMENT_TYPE}")
+        said = supplement["predicate"]
+        if said["verdict"]["sha256"] != hashlib.sha256(verdict).hexdigest():
+            raise Invalid("it is the supplement to another verdict")
+        decided = json.loads(verdict)["predicate"]["pbftci_verdict"]
+        agreeing = decided["agreeing"]
+        before = [name for found in decided["found"] for name in found["replicas"]]
+        lines = [
+            f"later: {late['replica']} {late['stance']}: {shown(late['outcome'])}"
+            for late in said["lateBallots"]
+        ]
+        after = [late["replica"] for late in said["lateBallots"] if late["stance"] == "contradicts"]
+        against = [*(name for name in before if name not in agreeing), *after] if agreeing else []
+        is_final = said["final"] is True
+        lines.append(f"contradicted by: {', '.join(against) or '-'}")
+        lines.append(f"without a ballot: {', '.join(said['withoutBallot']) or '-'}")
+        end = f"ballots after ledger entry {said['ledgerIndex']} may contradict it"
+        lines.append("final: no further ballot is taken" if is_final else f"not final: {end}")
+    except (KeyError, TypeError, AttributeError) as error:
+        raise Invalid(f"the supplement lacks {error}") from error
+    return lines, is_final and not against
 
 
 def is_right_predicate(kind: str, predicate: dict[str, Any], outcome: str) -> bool:

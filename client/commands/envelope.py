@@ -1,4 +1,7 @@
-"""attest, verify, trust: a verdict's envelope, from downloading it to checking it offline."""
+"""attest, verify, trust: a verdict's envelope, from downloading it to checking it offline.
+
+And its supplement: who contradicted it later.
+"""
 
 import argparse
 import asyncio
@@ -20,6 +23,12 @@ from ci.statement import (
     keyid_for,
     verify_envelope,
 )
+from ci.supplement import (
+    SupplementFields,
+    VerifiedSupplement,
+    contradicting,
+    verify_supplement,
+)
 from client.commands.gateway_api import run
 from client.commands.outcome import EXIT_DONE, EXIT_NOT_PASSED, EXIT_WRONG, CommandFailed
 from client.commands.targets import (
@@ -30,6 +39,7 @@ from client.commands.targets import (
     gateway_to_read,
 )
 from client.nodes import NodeFailed, Nodes
+from client.supplement import NoSupplement, gather_supplement
 from common.config import ConfigError
 from common.english import counted
 from common.git_environment import check_commit
@@ -53,6 +63,12 @@ def add(commands: Commands, common: argparse.ArgumentParser) -> None:
     attest.add_argument("build", metavar="BUILD", help="its id, or the beginning of it")
     attest.add_argument(
         "--output", type=Path, metavar="FILE", help="default: <build>.intoto.json here"
+    )
+    attest.add_argument(
+        "--supplement",
+        type=Path,
+        metavar="FILE",
+        help="write here what f+1 replicas sign about the ballots after the verdict",
     )
     gateway_flags(attest)
     cluster_flag(attest)
@@ -92,6 +108,14 @@ def add(commands: Commands, common: argparse.ArgumentParser) -> None:
     check.add_argument(
         "--threshold", type=int, metavar="N", help="signatures needed (default: f+1, the least)"
     )
+    check.add_argument(
+        "--supplement", metavar="FILE", help="show from this file who contradicted it later"
+    )
+    check.add_argument(
+        "--no-contradiction",
+        action="store_true",
+        help="end with 1 if a replica found something else, or by this --supplement still may",
+    )
     cluster_flag(check)
     check.set_defaults(run=_verify)
     trust = commands.add_parser(
@@ -111,6 +135,12 @@ def _verify(options: argparse.Namespace) -> int:
             " --event, --step to say which build of it), or --any to see what it is about",
             EXIT_WRONG,
         )
+    if options.no_contradiction and options.supplement is None:
+        raise CommandFailed(
+            "--no-contradiction: a verdict does not say who contradicted it later: add"
+            " --supplement FILE (client attest BUILD --supplement FILE writes it)",
+            EXIT_WRONG,
+        )
     cluster, _ = cluster_and_addresses(options)
     policy = _policy(options)
     data = _read(options.file)
@@ -120,7 +150,17 @@ def _verify(options: argparse.Namespace) -> int:
     if found:
         problems = "; ".join(escape_controls(line) for line in found)
         raise CommandFailed(f"{options.file}: not what was asked for: {problems}", EXIT_WRONG)
-    return EXIT_DONE if is_green(verified.statement) else EXIT_NOT_PASSED
+    is_contradicted = False
+    if options.supplement is not None:
+        supplement = _checked_supplement(options, verified, cluster)
+        _print_supplement(verified.statement.verdict, supplement)
+        is_contradicted = options.no_contradiction and not (
+            supplement.fields.is_final
+            and not contradicting(verified.statement.verdict, supplement.fields)
+        )
+    if is_contradicted or not is_green(verified.statement):
+        return EXIT_NOT_PASSED
+    return EXIT_DONE
 
 
 def missing_flags(options: argparse.Namespace) -> str:
@@ -141,6 +181,16 @@ def _checked(data: bytes, file: str, cluster: Cluster, threshold: int | None) ->
         raise CommandFailed(f"{file}: not valid: {error}", EXIT_WRONG) from error
     except ValueError as error:
         raise CommandFailed(f"--threshold: {error}", EXIT_WRONG) from error
+
+
+def _checked_supplement(
+    options: argparse.Namespace, verdict: VerifiedEnvelope, cluster: Cluster
+) -> VerifiedSupplement:
+    data = _read(options.supplement)
+    try:
+        return verify_supplement(data, verdict, cluster, verify, options.threshold)
+    except InvalidEnvelope as error:
+        raise CommandFailed(f"{options.supplement}: not valid: {error}", EXIT_WRONG) from error
 
 
 def _policy(options: argparse.Namespace) -> Policy:
@@ -199,6 +249,26 @@ def _states(verdict: VerdictFields) -> list[str]:
     return lines
 
 
+def _print_supplement(verdict: VerdictFields, supplement: VerifiedSupplement) -> None:
+    fields = supplement.fields
+    print(f"supplement  signed by {', '.join(supplement.replicas)}")
+    for late in fields.late_ballots:
+        code = "" if late.exit_code is None else f" {late.exit_code}"
+        print(
+            f"later       {late.replica} {late.stance}: {escape_controls(late.outcome)}{code}"
+            f" (ledger entry {late.ledger_index})"
+        )
+    print(f"contradict  {', '.join(contradicting(verdict, fields)) or '-'}")
+    print(f"no ballot   {', '.join(fields.without_ballot) or '-'}")
+    print(_until(fields))
+
+
+def _until(fields: SupplementFields) -> str:
+    if fields.is_final:
+        return "final       no further ballot is taken"
+    return f"not final   ballots after ledger entry {fields.ledger_index} may contradict it"
+
+
 async def _attest(options: argparse.Namespace) -> int:
     cluster, addresses = cluster_and_addresses(options)
     async with gateway_to_read(options) as gateway:
@@ -212,13 +282,27 @@ async def _attest(options: argparse.Namespace) -> int:
     provenance_file = envelope_file.with_name(f"{stem}.provenance.intoto.jsonl")
     async with Nodes(addresses) as nodes:
         lines, failures = await provenance_lines(nodes, cluster, verified.statement)
-    _write(envelope_file, data)
-    _write(provenance_file, b"".join(line + b"\n" for line in lines))
-    for failure in failures:
-        print(f"no provenance: {failure}", file=sys.stderr)
-    print(f"{envelope_file}: signed by {', '.join(verified.replicas)}")
-    print(f"{provenance_file}: provenance of {counted(len(lines), 'replica')}")
+        _write(envelope_file, data)
+        _write(provenance_file, b"".join(line + b"\n" for line in lines))
+        for failure in failures:
+            print(f"no provenance: {failure}", file=sys.stderr)
+        print(f"{envelope_file}: signed by {', '.join(verified.replicas)}")
+        print(f"{provenance_file}: provenance of {counted(len(lines), 'replica')}")
+        if options.supplement is not None:
+            await _attest_supplement(nodes, cluster, verified, options.supplement)
     return EXIT_DONE
+
+
+async def _attest_supplement(
+    nodes: Nodes, cluster: Cluster, verdict: VerifiedEnvelope, file: Path
+) -> None:
+    try:
+        data, supplement = await gather_supplement(nodes, cluster, verdict)
+    except NoSupplement as error:
+        raise CommandFailed(str(error)) from error
+    _write(file, data)
+    print(f"{file}: signed by {', '.join(supplement.replicas)}")
+    print(_until(supplement.fields))
 
 
 async def provenance_lines(

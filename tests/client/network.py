@@ -17,12 +17,13 @@ from aiohttp.test_utils import TestServer
 
 from ci.application import BuildApplication
 from ci.builds import OpenBuild
-from ci.ledger import VerdictEntry, decode_entry
+from ci.ledger import LateBallotEntry, VerdictEntry, decode_entry
 from ci.ledger_proof import LedgerProof
 from ci.limits import Limits
 from ci.operations import Ballot, CastBallot, Finding, decode_operation, encode_operation
 from ci.provenance import provenance_bytes
 from ci.statement import envelope, keyid_for, pae, parse_statement
+from ci.supplement import supplement_bytes
 from client.archive import Archive
 from client.collector import Collector
 from client.database import Database
@@ -82,6 +83,8 @@ class Node:
         self.evidence: list[tuple[Signed, Signed]] = []
         self.ledger_proof: LedgerProof | None = None
         self.signs_provenance_as = name
+        # whether it hides late ballots where it is asked who contradicted a verdict
+        self.hides_late_ballots = False
         # what its status says otherwise
         self.told: dict[str, object] = {}
         self.is_fault_allowed = False
@@ -136,6 +139,7 @@ class Node:
         application.router.add_get("/builds/{build}", self._show_build)
         application.router.add_get("/builds/{build}/log", self._show_log)
         application.router.add_get("/builds/{build}/provenance", self._show_provenance)
+        application.router.add_get("/builds/{build}/supplement", self._show_supplement)
         application.add_routes(ArtifactRoutes(self).routes())
         application.router.add_get("/ledger", self._show_ledger)
         application.router.add_get("/ledger/proof", self._show_ledger_proof)
@@ -230,6 +234,26 @@ class Node:
         payload = provenance_bytes(self.cluster, statement, self.name, operation.ballot)
         assert payload is not None
         key = key_of(self.signs_provenance_as)
+        return web.json_response(
+            envelope(payload, [(keyid_for(key.public_key), key.sign(pae(payload)))])
+        )
+
+    async def _show_supplement(self, request: web.Request) -> web.Response:
+        self._check_up(request)
+        build, at = request.match_info["build"], int(request.query["at"])
+        assert 0 < at <= len(self.ledger)
+        entries = [(entry.index, decode_entry(entry.body)) for entry in self.ledger[:at]]
+        (verdict,) = (e for _, e in entries if isinstance(e, VerdictEntry) and e.build == build)
+        late = [(i, e) for i, e in entries if isinstance(e, LateBallotEntry) and e.build == build]
+        payload = supplement_bytes(
+            self.cluster,
+            verdict,
+            [] if self.hides_late_ballots else late,
+            at,
+            self.ledger[at - 1].head,
+            is_final=not self.application.is_open(bytes.fromhex(build), verdict.opened),
+        )
+        key = key_of(self.name)
         return web.json_response(
             envelope(payload, [(keyid_for(key.public_key), key.sign(pae(payload)))])
         )

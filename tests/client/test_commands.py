@@ -333,6 +333,47 @@ async def test_attest_writes_the_envelope_and_what_each_replica_says(
     assert (await terminal.ask(*command, str(tmp_path / "none")))[0] == 2
 
 
+async def test_a_supplement_names_who_contradicted_later_whatever_a_liar_says(
+    terminal: Terminal, running: Running, tmp_path: Path
+) -> None:
+    nodes = running.network.nodes
+    is_let = False
+    nodes["replica-3"].finds = lambda build: (FAILED, b"log") if is_let else None
+    _, out, _ = await terminal.ask("submit", "master", "--wait")
+    build = out.split()[0]
+    answers = running.gateway._answering
+    await until(lambda: answers.is_envelope_complete(bytes.fromhex(build)))
+    files = [tmp_path / f"{name}.json" for name in ("proof", "early", "final", "none")]
+    proof, early, final, none = map(str, files)
+    flags = ("--output", proof, "--cluster", str(terminal.cluster_file), "--supplement")
+    code, out, err = await terminal.ask("attest", build, *flags, early)
+    assert (code, "not final" in out) == (0, True), err
+    is_let = True
+    await until(lambda: all(len(n.ledger) == 2 for n in nodes.values()))
+    nodes["replica-0"].hides_late_ballots = True
+    nodes["replica-3"].is_down = True
+    nodes["replica-1"].told = {"ledger_index": 1000}
+    code, out, err = await terminal.ask("attest", build, *flags, final)
+    assert (code, "final       no further ballot is taken" in out) == (0, True), err
+    assert f"{final}: signed by replica-1, replica-2" in out
+    for file, later in ((early, "not final"), (final, "replica-3 contradicts: failed 1")):
+        code, out, _ = await terminal.look("verify", proof, *RIGHT, "--supplement", file)
+        assert (code, later in out) == (0, True)
+        strict = (*RIGHT, "--supplement", file, "--no-contradiction")
+        assert (await terminal.look("verify", proof, *strict))[0] == 1
+    code, _, err = await terminal.look("verify", proof, *RIGHT, "--no-contradiction")
+    assert (code, "add --supplement FILE" in err) == (2, True)
+    nodes["replica-2"].is_down = True
+    code, _, err = await terminal.ask("attest", build, *flags, none)
+    assert code == 3
+    assert "1 replica signed one text, 2 are needed" in err
+    assert [file.name for file in files if file.exists()] == [
+        "proof.json",
+        "early.json",
+        "final.json",
+    ]
+
+
 async def test_verify_refuses_another_subject(
     terminal: Terminal, running: Running, tmp_path: Path
 ) -> None:

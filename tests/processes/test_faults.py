@@ -16,7 +16,8 @@ from scripts.base_image import EXAMPLE_IMAGE
 from tests.node.conftest import things_of
 from tests.processes.conftest import Engine, NetworkMaker
 from tests.processes.gate import Gate, GitServer
-from tests.processes.network import VERDICT_SECONDS, Network, pipeline
+from tests.processes.network import CLIENT, VERDICT_SECONDS, Network, pipeline
+from tests.processes.programs import run
 from tests.waiting import block_until
 
 pytestmark = pytest.mark.processes
@@ -53,15 +54,19 @@ def test_one_node_down_and_back(make_network: NetworkMaker) -> None:
     network.settle()
 
 
-def test_a_liar_is_outvoted_and_named(engine: Engine, make_network: NetworkMaker) -> None:
+def test_a_liar_is_outvoted_and_named(
+    engine: Engine, make_network: NetworkMaker, tmp_path: Path
+) -> None:
     network = make_network(
         two_branches(engine.image),
         executor=engine.executor,
         overrides={"node3": {"fault_injection": "lying"}},
     )
     network.start()
+    builds: dict[str, str] = {}
     for branch, right, lie in (("green", "passed", "failed"), ("red", "failed", "passed")):
-        view = network.complete(network.post(branch))
+        builds[branch] = network.post(branch)
+        view = network.complete(builds[branch])
         assert view["verdict"]["outcome"] == right
         assert sorted(view["verdict"]["agreeing"]) == HONEST
         assert view["verdict"]["dissenting"] == ["node3"]
@@ -72,6 +77,24 @@ def test_a_liar_is_outvoted_and_named(engine: Engine, make_network: NetworkMaker
     assert all(ballot.agrees is False for ballot in late)
     assert network.status("node3")["byzantine_nodes"] == ["node3"]
     assert network.status("node0")["byzantine_nodes"] == []
+    check_supplement(network, builds["green"], tmp_path)
+
+
+def check_supplement(network: Network, build: str, folder: Path) -> None:
+    """What f+1 nodes sign of a decided build, checked offline: node3 contradicted its verdict."""
+    proof, supplement = str(folder / "proof.json"), str(folder / "supplement.json")
+    files = ("--output", proof, "--supplement", supplement)
+    ended = run(
+        "-m", "client", "attest", build, "--config", str(network.config_file(CLIENT)), *files
+    )
+    assert ended.code == 0, ended
+    cluster = ("--cluster", str(network.configuration.cluster.file))
+    asked = ("verify", proof, *cluster, "--any", "--supplement", supplement)
+    ended = run("-m", "client", *asked)
+    assert ended.code == 0, ended
+    assert "contradict  node3" in ended.output
+    assert "final       no further ballot" in ended.output
+    assert run("-m", "client", *asked, "--no-contradiction").code == 1
 
 
 def test_a_silent_node_is_done_without(make_network: NetworkMaker) -> None:

@@ -16,6 +16,7 @@ from securesystemslib.exceptions import VerificationError
 
 from ci.operations import Ballot, Event, Step
 from ci.statement import InvalidEnvelope, envelope, keyid_for, pae, verify_envelope
+from ci.supplement import supplement_bytes
 from client.commands.envelope import trust_of
 from client.main import main
 from common.address import Address
@@ -208,6 +209,54 @@ def test_nothing_that_is_no_test_result_is_passed(consumer: Consumer) -> None:
     ):
         assert old in green
         assert consumer.both(as_bytes(signed(green.replace(old, new), 0, 1))) == 2
+
+
+def test_a_supplement_shows_who_contradicted_later(
+    consumer: Consumer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Only a final one, of that very verdict and signed by f+1, says that nobody did."""
+
+    def asked(green: bytes, supplement: bytes, *signers: int) -> tuple[int, int]:
+        file = consumer.folder / "supplement.json"
+        file.write_bytes(as_bytes(signed(supplement, *signers)))
+        flags = ("--supplement", str(file))
+        proof = as_bytes(signed(green, 0, 1))
+        return consumer.both(proof, *flags), consumer.both(proof, *flags, "--no-contradiction")
+
+    greens, supplements = [], []
+    for ballots in (
+        (PASSED, FAILED, PASSED, PASSED),
+        (PASSED,) * 4,
+        (PASSED, PASSED, PASSED, FAILED),
+    ):
+        greens.append(consumer.statement(*ballots))
+        verdict, end = consumer.world.verdict_entries()[-1], consumer.world.ledger[-1]
+        late = [
+            (end.index, entry)
+            for entry in consumer.world.late_ballots()
+            if entry.build == verdict.build
+        ]
+        supplements += [
+            supplement_bytes(
+                consumer.world.cluster, verdict, late, end.index, end.head, is_final=is_final
+            )
+            for is_final in (True, False)
+        ]
+    before, equal, after = greens
+    assert asked(equal, supplements[2], 1, 2) == (0, 0)
+    assert asked(equal, supplements[3], 1, 2) == (0, 1), "more may come"
+    assert capsys.readouterr().out.count("may contradict it") == 4
+    for green, supplement, name in ((before, 0, "replica-1"), (after, 4, "replica-3")):
+        assert asked(green, supplements[supplement], 1, 2) == (0, 1)
+        shown = capsys.readouterr().out
+        assert shown.count(f"contradict  {name}\n") == 2
+        assert shown.count(f"contradicted by: {name}\n") == 2
+    assert asked(equal, supplements[2], 1) == (2, 2)
+    assert asked(after, supplements[2], 1, 2) == (2, 2), "of another build"
+    assert asked(equal, equal, 1, 2) == (2, 2), "a verdict is no supplement"
+    assert consumer.both(supplements[2]) == 2
+    assert consumer.both(as_bytes(signed(supplements[2], 1, 2))) == 2, "nor that a verdict"
+    assert consumer.both(as_bytes(signed(equal, 0, 1)), "--no-contradiction") == 2
 
 
 def test_a_statement_of_the_version_before_is_verified(consumer: Consumer) -> None:
