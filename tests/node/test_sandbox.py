@@ -158,7 +158,8 @@ WALLS_OF_NOBODY = (
 # The log is cut, processes are refused, and the time ends it.
 FLOODS = (
     "head -c 1000000 /dev/zero | tr '\\0' x; echo",
-    "(for i in $(seq 100); do sleep 600 & done) || true",
+    # by the same pipe as the flood, or else it may come into the log among what is cut
+    "(for i in $(seq 100); do sleep 600 & done) 2>&1 || true",
     "echo all walls stand",
     "exec sleep 600",
 )
