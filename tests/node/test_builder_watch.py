@@ -46,6 +46,7 @@ class _Engine(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def client() -> Iterator[docker.APIClient]:
+    _Engine.asked = 0
     with ThreadingHTTPServer(("127.0.0.1", 0), _Engine) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         made = docker.APIClient(f"tcp://127.0.0.1:{server.server_port}", version="1.41")

@@ -16,7 +16,7 @@ from pbft.ports import Applied
 from tests.paper.test_recovery import ask, recover, small
 from tests.paper.test_state_transfer import behind, fetching, hears_certificate
 from tests.pbft.forge import view_change
-from tests.pbft.world import Journal, Message, World
+from tests.pbft.world import Journal, Message, World, WrongOnce
 
 WAIT = 4.0
 
@@ -44,16 +44,6 @@ def test_an_older_certificate_does_not_replace_a_newer_one() -> None:
     for _ in range(2):
         world.expire("r3", 1.0)
     assert world.said("r3", FetchState) == [FetchState(8, (), 3)]
-
-
-class WrongOnce(Journal):
-    """One operation went wrong in memory."""
-
-    def apply(self, request: Request, request_digest: bytes, sequence: int) -> Applied:
-        applied = super().apply(request, request_digest, sequence)
-        if sequence == 1:
-            self.head = bytes(32)
-        return applied
 
 
 def wrong_r3(

@@ -17,29 +17,18 @@ from pbft.messages import (
     NewView,
     PrePrepare,
     Recover,
-    Request,
     Signed,
     StateLeaves,
     StateParts,
     Status,
     ViewChange,
 )
-from pbft.ports import Applied, SavedRecovery
+from pbft.ports import SavedRecovery
 from tests.paper.test_recovery import ask, execute, lose_disk, small
 from tests.paper.test_state_transfer import behind
 from tests.pbft.checks import check_safety
 from tests.pbft.forge import certificate, proof, view_change
-from tests.pbft.world import Journal, Message, World
-
-
-class WrongOnce(Journal):
-    """One operation went wrong in memory."""
-
-    def apply(self, request: Request, request_digest: bytes, sequence: int) -> Applied:
-        applied = super().apply(request, request_digest, sequence)
-        if sequence == 1:
-            self.head = bytes(32)
-        return applied
+from tests.pbft.world import Journal, Message, World, WrongOnce
 
 
 class WrongForAWhile(Journal):

@@ -20,7 +20,6 @@ from pbft.messages import (
     Prepare,
     PreparedCertificate,
     PrePrepare,
-    Request,
     Signed,
     StateLeaves,
     StateParts,
@@ -28,7 +27,6 @@ from pbft.messages import (
     ViewChange,
 )
 from pbft.ports import (
-    Applied,
     Base,
     Executed,
     Output,
@@ -40,7 +38,7 @@ from pbft.ports import (
 from pbft.replica import DamagedRecords, OlderRecords
 from tests.pbft.checks import check_safety
 from tests.pbft.forge import drive_into_view, drive_into_view_change, prepare_at, view_change
-from tests.pbft.world import Journal, World
+from tests.pbft.world import Journal, World, WrongOnce
 
 WORLD = World()
 # The recoveries of a state: by replica, the nonces that were remembered, and T.
@@ -289,14 +287,10 @@ def test_ledger_entries_and_bodies_are_not_among_the_records() -> None:
 # --- our own CHECKPOINTs --------------------------------------------------------------------------
 
 
-class WrongAt3(Journal):
+class WrongAt3(WrongOnce):
     """Its third operation gives something else."""
 
-    def apply(self, request: Request, request_digest: bytes, sequence: int) -> Applied:
-        applied = super().apply(request, request_digest, sequence)
-        if sequence == 3:
-            self.head = bytes(32)
-        return applied
+    wrong_at = 3
 
 
 def beyond_a_base(application: Callable[[str], Journal] = lambda name: Journal()) -> World:

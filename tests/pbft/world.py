@@ -100,6 +100,19 @@ class Journal:
         self.count, self.head = msgspec.msgpack.decode(parts["journal"], type=tuple[int, bytes])
 
 
+class WrongOnce(Journal):
+    """One operation goes wrong in memory: the one of the sequence number `wrong_at`."""
+
+    wrong_at = 1
+
+    def apply(self, request: Request, request_digest: bytes, sequence: int) -> Applied:
+        """As a journal does, but for the head after that operation."""
+        applied = super().apply(request, request_digest, sequence)
+        if sequence == self.wrong_at:
+            self.head = bytes(32)
+        return applied
+
+
 class Disk:
     """What a replica saved, as a store keeps it: from the last base on, entries apart.
 
