@@ -162,7 +162,7 @@ def verify_supplement(
 def contradicting(verdict: VerdictFields, supplement: SupplementFields) -> tuple[str, ...]:
     """The replicas that found something else than was agreed on, before the verdict or after it.
 
-    None where nothing was agreed on.
+    Empty if nothing was agreed on.
     """
     if not verdict.agreeing:
         return ()

@@ -4,9 +4,9 @@ aiohttp bounds sizes, and (by `keepalive_timeout`) how long a connection may tak
 header. Added here: how many connections there may be in all and from one address, and that a
 browser on this machine cannot be made to speak to a loopback server on behalf of a foreign page.
 
-The rule for a full house: whoever comes is let in, and the oldest goes of those that keep us
-waiting, for a whole request or for somebody to read an answer. A request that is whole is never
-cut off for a newcomer. Links of members, once proved, are not counted and never go.
+The rule when all places are taken: a new connection is accepted, and the one is closed that has
+kept the server waiting longest, for a whole request or for its answer to be read. A whole request
+is never cut off for a new connection. Proved links of members are not counted and never closed.
 """
 
 import asyncio
