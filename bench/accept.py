@@ -17,7 +17,7 @@ import msgspec
 
 from bench.context import Context
 from bench.figures import percentile, ratios, spread
-from bench.network import CLIENT, Network, network, pipeline
+from bench.network import CLIENT, Network, open_network, pipeline
 from bench.one_row_server import HOST
 from bench.process_use import cpu_seconds
 from bench.rows import Row, Target
@@ -57,41 +57,41 @@ async def run(context: Context) -> list[Row]:
             "queue_max": QUEUE_MAX,
         }
         overrides = {"client": {"queue_max": QUEUE_MAX}}
-        with network(
+        with open_network(
             context,
             NAME,
             branches=branches,
             gateway_repository=repository,
             overrides=overrides,
-        ) as house:
-            await house.start()
-            await _begin_long_build(house)
-            return await _measure(context, house, secret)
+        ) as network:
+            await network.start()
+            await _begin_long_build(network)
+            return await _measure(context, network, secret)
 
 
-async def _begin_long_build(house: Network) -> None:
-    build = await house.post("master")
+async def _begin_long_build(network: Network) -> None:
+    build = await network.post("master")
 
     async def is_building() -> bool:
-        return bool((await house.build(build))["status"] == "building")
+        return bool((await network.build(build))["status"] == "building")
 
-    await house.until(is_building, "the long build to begin", LONG_BUILD_BEGUN_SECONDS)
+    await network.until(is_building, "the long build to begin", LONG_BUILD_BEGUN_SECONDS)
 
 
-async def _measure(context: Context, house: Network, secret: bytes) -> list[Row]:
+async def _measure(context: Context, network: Network, secret: bytes) -> list[Row]:
     seconds, repetitions = (1.0, 2) if context.is_quick else (5.0, 5)
     count = round(seconds * PER_SECOND)
-    url = house.configuration.client.repositories[0].url
-    commit = house.commits["master"]
+    url = network.configuration.client.repositories[0].url
+    commit = network.commits["master"]
     numbers = itertools.count(1)
 
     def webhooks() -> list[tuple[bytes, dict[str, str]]]:
         return [push_webhook(url, f"branch-{next(numbers)}", commit, secret) for _ in range(count)]
 
-    with _one_row_server(house.folder) as (server_url, server):
+    with _one_row_server(network.folder) as (server_url, server):
 
         async def product() -> _Answered:
-            return await _post(house.gateway_url, webhooks(), house.pid(CLIENT))
+            return await _post(network.gateway_url, webhooks(), network.pid(CLIENT))
 
         async def reference() -> _Answered:
             return await _post(server_url, webhooks(), server)

@@ -12,14 +12,14 @@ from collections.abc import AsyncIterator, Sequence
 from bench.closed_loop import ClosedLoop
 from bench.network import BenchFailed, Network
 from ci.operations import Noop, encode_operation
-from common.keys import load_signing_key, verify
-from common.link import Links
+from common.configuration.keys import load_signing_key, verify
+from common.links.link import Links
 from pbft.client import Client, ClientOutput, ClientSettings, make_request
 from pbft.genesis import Cluster
 from pbft.messages import Envelope
 
 LINKED_SECONDS = 60.0
-EXPIRE_SECONDS = 0.25
+TIMER_SECONDS = 0.25
 LAST_KINDS = frozenset({"done", "refused"})
 
 
@@ -47,9 +47,9 @@ class Asker(ClosedLoop):
         signed = make_request(self.name, number, operation, self._cluster, self._sign)
         self._do(self._client.ask(signed, LAST_KINDS, asyncio.get_running_loop().time()))
 
-    def expire(self, now: float) -> None:
+    def handle_timer(self, now: float) -> None:
         """Ask again for what was not answered in time."""
-        self._do(self._client.expire(now))
+        self._do(self._client.handle_timer(now))
 
     def _receive(self, replica: str, envelopes: Sequence[Envelope]) -> None:
         self._do(self._client.receive(envelopes, asyncio.get_running_loop().time()))
@@ -79,13 +79,13 @@ async def askers(
     cluster = network.cluster
     made = [Asker(network, cluster, name, in_flight) for name in names]
 
-    async def expire() -> None:
+    async def handle_timers() -> None:
         while True:
-            await asyncio.sleep(EXPIRE_SECONDS)
+            await asyncio.sleep(TIMER_SECONDS)
             for asker in made:
-                asker.expire(asyncio.get_running_loop().time())
+                asker.handle_timer(asyncio.get_running_loop().time())
 
-    expiring = asyncio.create_task(expire())
+    handling_timers = asyncio.create_task(handle_timers())
     try:
         for asker in made:
             await asker.links.start()
@@ -100,8 +100,8 @@ async def askers(
             raise BenchFailed(f"no links within {LINKED_SECONDS:g} s") from None
         yield made
     finally:
-        expiring.cancel()
-        await asyncio.gather(expiring, return_exceptions=True)
+        handling_timers.cancel()
+        await asyncio.gather(handling_timers, return_exceptions=True)
         await asyncio.gather(*(asker.links.close() for asker in made))
 
 

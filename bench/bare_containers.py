@@ -26,16 +26,16 @@ import msgspec
 from bench.engine import ReadyEngine
 from bench.network import BenchFailed, Network
 from ci.limits import Limits
-from common.config import NodeConfig
-from common.pipeline import PIPELINE_FILE, Pipeline, parse_pipeline
-from node.checkout import Checkout
-from node.container import HOME, TEMPORARY, ContainerOrder, create_container
-from node.docker_engine import DockerEngine, Image
-from node.mirror import Source
-from node.pipeline_run import container_memory_bytes
-from node.run_result import RUN_COMMANDS
-from node.threads import in_thread
-from node.tree import WORKSPACE
+from common.configuration.config import NodeConfig
+from common.pipeline.pipeline_file import PIPELINE_FILE, Pipeline, parse_pipeline
+from node.sandboxes.containers.container import HOME, TEMPORARY, ContainerOrder, create_container
+from node.sandboxes.containers.docker_engine import DockerEngine, Image
+from node.sandboxes.containers.pipeline_run import container_memory_bytes
+from node.sandboxes.sandbox import RUN_COMMANDS
+from node.sources.checkout import Checkout
+from node.sources.mirror import Source
+from node.sources.tree import WORKSPACE
+from node.work.threads import in_thread
 
 LABEL = "pbft-ci.bench"
 CHUNK_BYTES = 256 * 1024

@@ -39,7 +39,7 @@ import msgspec
 import uvloop
 from aiohttp import web
 
-from common.keys import SigningKey, verify
+from common.configuration.keys import SigningKey, verify
 
 REPLICAS = 4
 FAULTS_MAX = 1

@@ -26,7 +26,7 @@ from bench.bound import (
 )
 from bench.closed_loop import ClosedLoop
 from bench.network import BenchFailed
-from common.keys import verify
+from common.configuration.keys import verify
 from scripts.free_ports import free_ports
 from scripts.processes import Processes
 

@@ -14,7 +14,7 @@ from bench.askers import Asker, askers, client_names
 from bench.closed_loop import answered
 from bench.context import Context
 from bench.figures import spread
-from bench.network import BenchFailed, Network, network
+from bench.network import BenchFailed, Network, open_network
 from bench.rows import Row, Target
 
 NAME = "failover"
@@ -36,19 +36,19 @@ async def run(context: Context) -> list[Row]:
     kills = 1 if context.is_quick else 7
     gaps: list[float] = []
     misses = 0
-    with network(context, NAME, clients=names, overrides={"node": timers}) as house:
-        await house.start(*house.node_names)
-        await house.linked()
-        async with askers(house, names) as clients:
+    with open_network(context, NAME, clients=names, overrides={"node": timers}) as network:
+        await network.start(*network.node_names)
+        await network.linked()
+        async with askers(network, names) as clients:
             while len(gaps) < kills:
-                gap = await _kill_primary(house, clients)
+                gap = await _kill_primary(network, clients)
                 if gap is not None:
                     gaps.append(gap)
                     context.say(f"kill {len(gaps)} of {kills}: {gap:.2f} s without service")
                 elif (misses := misses + 1) > MISSES_MAX:
                     raise BenchFailed("the primary changes by itself, before it can be killed")
                 if len(gaps) < kills:
-                    await _caught_up(house)
+                    await _caught_up(network)
     return [
         Row(
             bench=NAME,
@@ -61,20 +61,20 @@ async def run(context: Context) -> list[Row]:
     ]
 
 
-async def _kill_primary(house: Network, clients: list[Asker]) -> float | None:
+async def _kill_primary(network: Network, clients: list[Asker]) -> float | None:
     """Seconds without service; the killed node runs again afterwards.
 
     None where no view ended by it: on a busy machine the primary may just have become another.
     """
-    status = await house.get(house.node_names[0], "/pbft/status")
+    status = await network.get(network.node_names[0], "/pbft/status")
     primary = str(status["primary"])
-    survivor = next(name for name in house.node_names if name != primary)
+    survivor = next(name for name in network.node_names if name != primary)
     for client in clients:
         client.answers.clear()
         client.start_asking()
     await asyncio.sleep(WARM_SECONDS)
     killed_at = time.monotonic()
-    house.kill(primary)
+    network.kill(primary)
     while not answered(clients, killed_at + TIMER_SECONDS / 2, time.monotonic()):
         if time.monotonic() > killed_at + SERVICE_SECONDS_MAX:
             raise BenchFailed(f"no service {SERVICE_SECONDS_MAX:g} s after {primary} was killed")
@@ -83,20 +83,20 @@ async def _kill_primary(house: Network, clients: list[Asker]) -> float | None:
     await asyncio.gather(*(client.stop_asking() for client in clients))
     times = [at for _, at in answered(clients, 0.0, time.monotonic())]
     gap = max(later - earlier for earlier, later in pairwise(times) if later > killed_at)
-    view = int((await house.get(survivor, "/pbft/status"))["view"])
-    await house.start(primary)
+    view = int((await network.get(survivor, "/pbft/status"))["view"])
+    await network.start(primary)
     return gap if view > int(status["view"]) else None
 
 
-async def _caught_up(house: Network) -> None:
+async def _caught_up(network: Network) -> None:
     """Wait until all nodes are linked, in one view, and stand at one place."""
-    await house.linked()
+    await network.linked()
 
     async def is_equal() -> bool:
         places = set()
-        for name in house.node_names:
-            status = await house.get(name, "/pbft/status")
+        for name in network.node_names:
+            status = await network.get(name, "/pbft/status")
             places.add((status["view"], status["has_entered_view"], status["sequence"]))
         return len(places) == 1
 
-    await house.until(is_equal, "all nodes to stand at one place", CAUGHT_UP_SECONDS_MAX)
+    await network.until(is_equal, "all nodes to stand at one place", CAUGHT_UP_SECONDS_MAX)

@@ -15,7 +15,7 @@ from bench.closed_loop import Load, measure
 from bench.context import Context
 from bench.figures import Spread, percentile, ratios, spread
 from bench.long_history import write_history
-from bench.network import CLIENT, Network, network
+from bench.network import CLIENT, Network, open_network
 from bench.process_use import resident_bytes
 from bench.rows import Row, Target
 
@@ -34,16 +34,16 @@ async def run(context: Context) -> list[Row]:
     names = client_names(1)
     overrides = {CLIENT: {"archive_builds_max": ARCHIVE_BUILDS_MAX}}
     with (
-        network(context, f"{NAME}-few", clients=names, overrides=overrides) as small,
-        network(context, f"{NAME}-many", clients=names, overrides=overrides) as large,
+        open_network(context, f"{NAME}-few", clients=names, overrides=overrides) as small,
+        open_network(context, f"{NAME}-many", clients=names, overrides=overrides) as large,
     ):
         oldest = {}
-        for house, builds in ((small, few), (large, many)):
+        for network, builds in ((small, few), (large, many)):
             context.say(f"making a history of {builds} builds")
-            oldest[house] = await asyncio.to_thread(write_history, house, builds, context.say)
-        for house in (small, large):
-            await house.start()
-            await house.linked()
+            oldest[network] = await asyncio.to_thread(write_history, network, builds, context.say)
+        for network in (small, large):
+            await network.start()
+            await network.linked()
         async with askers(small, names) as of_small, askers(large, names) as of_large:
             ordering = await _compare_ordering(context, of_small, of_large)
         pages = await _compare_pages(
@@ -155,10 +155,10 @@ async def _compare_pages(
     return found
 
 
-async def _paths(house: Network, oldest: str) -> dict[str, str]:
+async def _paths(network: Network, oldest: str) -> dict[str, str]:
     """The URLs to ask for, by what people call them: newest and oldest things of each program."""
-    gateway, node = house.gateway_url, house.programs[NODE].listen.url
-    last = int((await house.get(NODE, "/pbft/status"))["ledger_index"])
+    gateway, node = network.gateway_url, network.programs[NODE].listen.url
+    last = int((await network.get(NODE, "/pbft/status"))["ledger_index"])
     return {
         "builds page": f"{gateway}/",
         "builds API": f"{gateway}/api/v1/builds",
@@ -192,12 +192,12 @@ async def _compare_restarts(
 ) -> Restarts:
     found = Restarts()
 
-    async def restart(house: Network, side: int) -> float:
-        await house.stop(name)
+    async def restart(network: Network, side: int) -> float:
+        await network.stop(name)
         began = time.monotonic()
-        await house.start(name)
+        await network.start(name)
         seconds = time.monotonic() - began
-        found.memory[side].append(float(resident_bytes(house.pid(name))))
+        found.memory[side].append(float(resident_bytes(network.pid(name))))
         return seconds
 
     repetitions = 1 if context.is_quick else 5

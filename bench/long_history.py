@@ -22,21 +22,21 @@ from ci.application import BuildApplication
 from ci.ballots import BALLOT
 from ci.limits import Limits
 from ci.operations import (
+    BuildMetadata,
+    BuildResult,
     CastBallot,
-    Compared,
-    Evidence,
-    Finding,
     Operation,
     Outcome,
+    ResultKey,
     encode_operation,
 )
 from ci.statement import submitted_build_id
-from client.archive import Archive, ReplyRecord
-from client.database import Database
-from client.wanted import WantedBuild
-from common.keys import SigningKey, load_signing_key, verify
+from client.storage.archive import Archive, ReplyRecord
+from client.storage.build_request import BuildRequest
+from client.storage.database import Database
+from common.configuration.keys import SigningKey, load_signing_key, verify
 from common.version import VERSION
-from node.store import DATABASE_NAME, REDO_NAME, Store
+from node.storage.store import DATABASE_NAME, REDO_NAME, Store
 from pbft.authentication import sign_message
 from pbft.certificates import state_digest
 from pbft.checkpoint import state_parts
@@ -44,7 +44,7 @@ from pbft.client import make_request
 from pbft.client_table import StoredResult
 from pbft.codec import digest_of, encode_message, encode_signed
 from pbft.messages import Checkpoint, Request, Signed
-from pbft.ports import Announcement, Applied, Base, Entry, Record, SavedEntry
+from pbft.ports import Applied, CheckpointRecord, DeferredReply, Entry, Record, SavedEntry
 from pbft.replica import Replica
 
 BRANCH = "master"
@@ -60,26 +60,26 @@ class _Built(msgspec.Struct, frozen=True):
     build: bytes
     opened: int
     request: Signed
-    wanted: WantedBuild
+    wanted: BuildRequest
     ballots: tuple[tuple[str, Signed], ...]
     entries: tuple[Entry, ...]
     statement: bytes
     to_sign: bytes
 
 
-def write_history(house: Network, builds: int, say: Callable[[str], None]) -> str:
+def write_history(network: Network, builds: int, say: Callable[[str], None]) -> str:
     """Write the data directories of all nodes and the client; the id of the oldest build.
 
     Nothing may run or have run there. Raises BenchFailed.
     """
     assert builds > 0
-    history = _History(house)
-    first = house.node_names[0]
-    directory = house.data_directory(first)
-    cluster_id = house.cluster.id
+    history = _History(network)
+    first = network.node_names[0]
+    directory = network.data_directory(first)
+    cluster_id = network.cluster.id
     store = Store(directory, cluster_id, first)
-    database = Database(house.data_directory(CLIENT), cluster_id, CLIENT)
-    archive = Archive(database, house.data_directory(CLIENT))
+    database = Database(network.data_directory(CLIENT), cluster_id, CLIENT)
+    archive = Archive(database, network.data_directory(CLIENT))
     oldest = ""
     try:
         began_at = time.time() - SECONDS_APART * builds
@@ -95,30 +95,30 @@ def write_history(house: Network, builds: int, say: Callable[[str], None]) -> st
     finally:
         store.close()
         database.close()
-    for name in house.node_names[1:]:
-        _copy(house, first, name)
-    for name in house.node_names:
-        _make_own(house, name)
+    for name in network.node_names[1:]:
+        _copy(network, first, name)
+    for name in network.node_names:
+        _make_own(network, name)
     return oldest
 
 
 class _History:
     """The replicated state, and the members who bring it forward."""
 
-    def __init__(self, house: Network) -> None:
-        self.cluster = house.cluster
+    def __init__(self, network: Network) -> None:
+        self.cluster = network.cluster
         self.keys: dict[str, SigningKey] = {
             config.name: load_signing_key(config.private_key_file)
-            for config in house.configuration.processes
+            for config in network.configuration.processes
         }
-        self.replicas = house.node_names
-        limits = house.configuration.cluster.limits_as(Limits)
+        self.replicas = network.node_names
+        limits = network.configuration.cluster.limits_as(Limits)
         self._application = BuildApplication(self.cluster, limits, lambda build: None)
         name = self.replicas[0]
         replica = Replica(self.cluster, name, self.keys[name].sign, verify, self._application)
         self._core = replica.core
-        self._commit = house.commits[BRANCH]
-        self._repository = house.configuration.client.repositories[0].url
+        self._commit = network.commits[BRANCH]
+        self._repository = network.configuration.client.repositories[0].url
         self._sequence = 0
 
     def builds(self, count: int) -> Iterator[_Built]:
@@ -126,7 +126,7 @@ class _History:
         for number in range(1, count + 1):
             yield self._build(number)
 
-    def base(self) -> Base:
+    def base(self) -> CheckpointRecord:
         """The state at the next checkpoint, with a certificate of all replicas."""
         interval = self.cluster.genesis.checkpoint_interval
         sequence = -(-self._sequence // interval) * interval
@@ -135,14 +135,16 @@ class _History:
         for index, name in enumerate(self.replicas):
             message = Checkpoint(sequence, state_digest(parts), index)
             certificate.append(self._signed_vote(message, name))
-        return Base(sequence, sequence, tuple(certificate[: self.cluster.quorums.strong]), parts)
+        return CheckpointRecord(
+            sequence, sequence, tuple(certificate[: self.cluster.quorums.strong]), parts
+        )
 
     def _signed_vote(self, message: Checkpoint, name: str) -> Signed:
         payload = encode_message(message)
         return sign_message(message, payload, name, self.cluster, self.keys[name].sign)
 
     def _build(self, number: int) -> _Built:
-        wanted = WantedBuild(self._repository, BRANCH, self._commit)
+        wanted = BuildRequest(self._repository, BRANCH, self._commit)
         operation = wanted.operation(hashlib.sha256(b"identity %d" % number).digest())
         build = submitted_build_id(self.cluster.id, CLIENT, operation)
         self._sequence += 1
@@ -151,14 +153,14 @@ class _History:
         self._sequence += 1
         ballots: list[tuple[str, Signed]] = []
         entries: list[Entry] = []
-        announcements: list[Announcement] = []
+        deferred: list[DeferredReply] = []
         for name in self.replicas:
             signed, applied = self._apply(name, number, self._ballot(build, opened, number))
             ballots.append((name, signed))
             entries += applied.entries
-            announcements += applied.announcements
-        if len(announcements) != 1:
-            raise BenchFailed(f"build {number} was announced {len(announcements)} times")
+            deferred += applied.deferred
+        if len(deferred) != 1:
+            raise BenchFailed(f"build {number} was announced {len(deferred)} times")
         return _Built(
             build,
             opened,
@@ -166,14 +168,16 @@ class _History:
             wanted,
             tuple(ballots),
             tuple(entries),
-            announcements[0].result,
-            announcements[0].to_sign,
+            deferred[0].result,
+            deferred[0].to_sign,
         )
 
     def _ballot(self, build: bytes, opened: int, number: int) -> CastBallot:
-        compared = Compared(Outcome.PASSED, 0, self._commit, _PIPELINE_SHA256, None)
-        evidence = Evidence(_LOG_SHA256, 0, None, 40 + number % 10, 200 + number % 100, VERSION)
-        return CastBallot(build, opened, Finding(compared, evidence))
+        compared = ResultKey(Outcome.PASSED, 0, self._commit, _PIPELINE_SHA256, None)
+        evidence = BuildMetadata(
+            _LOG_SHA256, 0, None, 40 + number % 10, 200 + number % 100, VERSION
+        )
+        return CastBallot(build, opened, BuildResult(compared, evidence))
 
     def _apply(self, member: str, number: int, operation: Operation) -> tuple[Signed, Applied]:
         """What execution does with one ordered request (pbft.execution), without the agreement."""
@@ -185,7 +189,7 @@ class _History:
         if applied.kind == "refused":
             raise BenchFailed(f"{member}'s request {number} was refused: {applied.result!r}")
         result = StoredResult(digest, applied.kind, applied.subject, applied.result)
-        self._core.clients.record(member, number, result)
+        self._core.execution.clients.record(member, number, result)
         return signed, applied
 
 
@@ -228,21 +232,21 @@ def _archive(
             archive.note_collected(built.build)
 
 
-def _copy(house: Network, source: str, name: str) -> None:
+def _copy(network: Network, source: str, name: str) -> None:
     """The same for another replica: all but its name and its own requests is equal."""
-    directory = house.data_directory(name)
+    directory = network.data_directory(name)
     directory.mkdir(parents=True, exist_ok=True)
     for file in (DATABASE_NAME, REDO_NAME):
-        shutil.copyfile(house.data_directory(source) / file, directory / file)
+        shutil.copyfile(network.data_directory(source) / file, directory / file)
         (directory / file).chmod(0o600)
     with sqlite3.connect(directory / DATABASE_NAME) as database:
         database.execute("UPDATE meta SET value = ? WHERE name = 'replica'", (name.encode(),))
     database.close()
 
 
-def _make_own(house: Network, name: str) -> None:
+def _make_own(network: Network, name: str) -> None:
     """A replica's own requests: its ballots, numbered as they were cast, all of them executed."""
-    with sqlite3.connect(house.data_directory(name) / DATABASE_NAME) as database:
+    with sqlite3.connect(network.data_directory(name) / DATABASE_NAME) as database:
         database.execute(
             "INSERT INTO own_requests SELECT row_number() OVER (ORDER BY opened), ?, build, opened,"
             " signed, 1 FROM ballots WHERE replica = ?",

@@ -8,7 +8,7 @@ import msgspec
 
 from common.version import VERSION
 from scripts.folders import ROOT
-from simulator.source_commit import source_commit
+from simulator.campaigns.source_commit import source_commit
 
 
 class Machine(msgspec.Struct, frozen=True, kw_only=True):

@@ -119,9 +119,13 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__.split("\n")[0])
     parser.add_argument("names", nargs="+", metavar="NAME", help="a bench, `all` or `list`")
     parser.add_argument(
-        "--quick", action="store_true", help="the smallest run: does it work? figures say nothing"
+        "--quick",
+        action="store_true",
+        help="do the smallest run, to see that it works; its figures mean nothing",
     )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the report there as well")
+    parser.add_argument(
+        "--json", type=Path, metavar="FILE", help="also write the report to this file"
+    )
     parser.add_argument(
         "--minutes", type=float, help="how long the bench `steady` keeps the network under load"
     )

@@ -20,7 +20,7 @@ from bench.rows import Row, Target
 from ci.application import BuildApplication
 from ci.limits import Limits, encode_limits
 from ci.operations import Noop, encode_operation
-from common.keys import SigningKey, verify
+from common.configuration.keys import SigningKey, verify
 from pbft.client import make_request
 from pbft.codec import decode_message, encode_frame
 from pbft.genesis import FORMAT_VERSION, Cluster, Genesis, Member

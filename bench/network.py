@@ -15,7 +15,7 @@ import yaml
 
 from bench.context import Context
 from ci.limits import Limits, encode_limits
-from common.config import ClusterConfig, NodeConfig
+from common.configuration.config import ClusterConfig, NodeConfig
 from pbft.genesis import Cluster
 from scripts.base_image import EXAMPLE_IMAGE
 from scripts.configuration import Configuration, write_configuration
@@ -254,7 +254,7 @@ def _fetch(url: str, body: bytes | None = None) -> bytes:
 
 
 @contextlib.contextmanager
-def network(context: Context, name: str, **settings: Any) -> Iterator[Network]:
+def open_network(context: Context, name: str, **settings: Any) -> Iterator[Network]:
     """A network in a folder of its own; at the end all of it is stopped and removed.
 
     settings: as `Network` takes them.

@@ -7,7 +7,7 @@ from bench.bound_clients import bound_clients
 from bench.closed_loop import Load, measure
 from bench.context import Context
 from bench.figures import ratios, spread
-from bench.network import Network, network
+from bench.network import Network, open_network
 from bench.rows import Row, Target
 
 NAME = "noop"
@@ -23,12 +23,12 @@ async def run(context: Context) -> list[Row]:
     Raises BenchFailed, StartFailed.
     """
     names = client_names(CLIENTS + 2)
-    with network(context, NAME, clients=names) as house:
-        await house.start(*house.node_names)
-        await house.linked()
-        many = await _compare(context, house, names[:CLIENTS], 1)
-        one = await _compare(context, house, names[CLIENTS : CLIENTS + 1], 1)
-        deep = await _compare(context, house, names[CLIENTS + 1 :], CLIENTS)
+    with open_network(context, NAME, clients=names) as network:
+        await network.start(*network.node_names)
+        await network.linked()
+        many = await _compare(context, network, names[:CLIENTS], 1)
+        one = await _compare(context, network, names[CLIENTS : CLIENTS + 1], 1)
+        deep = await _compare(context, network, names[CLIENTS + 1 :], CLIENTS)
     return [
         _throughput_row(f"noop, {CLIENTS} clients: operations per second", many),
         _latency_row("noop, 1 client: latency, p50", one),
@@ -39,14 +39,14 @@ async def run(context: Context) -> list[Row]:
 _Sides = tuple[list[Load], list[Load]]
 
 
-async def _compare(context: Context, house: Network, names: list[str], in_flight: int) -> _Sides:
+async def _compare(context: Context, network: Network, names: list[str], in_flight: int) -> _Sides:
     """These clients of the product, and as many of the bound, in turn."""
     context.say(f"{len(names)} clients, {in_flight} under way each")
     seconds, repetitions = (1.0, 1) if context.is_quick else (5.0, 5)
-    nodes = [house.pid(name) for name in house.node_names]
+    nodes = [network.pid(name) for name in network.node_names]
     async with (
-        askers(house, names, in_flight) as ours,
-        bound_clients(house.folder, len(names), in_flight) as (theirs, bound),
+        askers(network, names, in_flight) as ours,
+        bound_clients(network.folder, len(names), in_flight) as (theirs, bound),
     ):
         return await context.pairs(
             repetitions,

@@ -1,4 +1,4 @@
-"""The rows as a table for people and as JSON for programs. Pure."""
+"""The rows as a table for people and as JSON for programs."""
 
 import msgspec
 

@@ -14,9 +14,9 @@ from typing import Any
 from bench.big_repository import FILE_BYTES, make_repository, point_branch
 from bench.context import Context
 from bench.figures import spread
-from bench.network import BenchFailed, Network, network
+from bench.network import BenchFailed, Network, open_network
 from bench.rows import Row, Target
-from ci.operations import CastBallot, Finding, decode_operation
+from ci.operations import BuildResult, CastBallot, decode_operation
 from pbft.codec import decode_request, decode_signed
 
 NAME = "repository"
@@ -48,14 +48,14 @@ async def _measure(context: Context, history: int, tree_files: int, count: int) 
             make_repository, place, history=history, tree_files=tree_files, commits=count
         )
         overrides = {"node": {"checkout_timeout_seconds": int(BUILT_SECONDS_MAX)}}
-        with network(context, NAME, repository=place, overrides=overrides) as house:
-            await house.start()
-            await house.linked()
-            clone = await _build(house, first)
+        with open_network(context, NAME, repository=place, overrides=overrides) as network:
+            await network.start()
+            await network.linked()
+            clone = await _build(network, first)
             context.say(f"first clone: {clone:.2f} s")
             checkouts = []
             for commit in later:
-                checkouts.append(await _build(house, commit))
+                checkouts.append(await _build(network, commit))
             context.say(f"later checkouts: {statistics.median(checkouts):.2f} s")
     return Row(
         bench=NAME,
@@ -67,18 +67,18 @@ async def _measure(context: Context, history: int, tree_files: int, count: int) 
     )
 
 
-async def _build(house: Network, commit: str) -> float:
+async def _build(network: Network, commit: str) -> float:
     """Push that commit and have it built; the median of the replicas' seconds for the checkout."""
-    await asyncio.to_thread(point_branch, house.repository, BRANCH, commit)
-    build = await house.post(BRANCH)
+    await asyncio.to_thread(point_branch, network.repository, BRANCH, commit)
+    build = await network.post(BRANCH)
     seconds: list[float] = []
     end = time.monotonic() + BUILT_SECONDS_MAX
-    while len(seconds) < len(house.node_names):
+    while len(seconds) < len(network.node_names):
         if time.monotonic() > end:
             raise BenchFailed(f"build {build}: {len(seconds)} ballots in {BUILT_SECONDS_MAX:g} s")
         await asyncio.sleep(0.1)
-        if (await house.build(build))["status"] == "decided":
-            found = await house.get(house.node_names[0], f"/builds/{build}")
+        if (await network.build(build))["status"] == "decided":
+            found = await network.get(network.node_names[0], f"/builds/{build}")
             seconds = [_checkout_seconds(ballot) for ballot in found["ballots"]]
     return statistics.median(seconds)
 
@@ -86,7 +86,7 @@ async def _build(house: Network, commit: str) -> float:
 def _checkout_seconds(ballot: dict[str, Any]) -> float:
     signed = decode_signed(base64.b64decode(ballot["signed"]))
     operation = decode_operation(decode_request(signed).operation)
-    if not isinstance(operation, CastBallot) or not isinstance(operation.ballot, Finding):
+    if not isinstance(operation, CastBallot) or not isinstance(operation.ballot, BuildResult):
         raise BenchFailed(f"{ballot['replica']} has no finding: {operation}")
     if operation.ballot.compared.outcome != "passed":
         raise BenchFailed(f"{ballot['replica']} found {operation.ballot.compared.outcome}")

@@ -1,4 +1,4 @@
-"""What a bench gives: rows, each a ratio with what it was measured against and its target."""
+"""What a bench gives: rows, each a ratio with what it was measured against and its target. Pure."""
 
 import enum
 

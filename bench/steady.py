@@ -16,7 +16,7 @@ from bench.askers import askers, client_names
 from bench.closed_loop import ClosedLoop
 from bench.context import Context
 from bench.figures import slope, spread
-from bench.network import CLIENT, Network, network
+from bench.network import CLIENT, Network, open_network
 from bench.process_use import descriptors, resident_bytes
 from bench.rows import Row, Target
 
@@ -54,11 +54,11 @@ async def run(context: Context) -> list[Row]:
     """So many minutes of load. Raises BenchFailed, StartFailed."""
     minutes = context.minutes or (QUICK_MINUTES if context.is_quick else MINUTES)
     names = client_names(CLIENTS)
-    with network(context, NAME, clients=names) as house:
-        await house.start()
-        await house.linked()
-        async with askers(house, names) as clients:
-            samples, builds, answers = await _load(context, house, clients, 60 * minutes)
+    with open_network(context, NAME, clients=names) as network:
+        await network.start()
+        await network.linked()
+        async with askers(network, names) as clients:
+            samples, builds, answers = await _load(context, network, clients, 60 * minutes)
     growths = {name: growth(found) for name, found in samples.items()}
     worst = max(growths, key=lambda name: growths[name].memory)
     nodes = [grown for name, grown in growths.items() if name != CLIENT]
@@ -106,13 +106,13 @@ def growth(samples: list[Sample]) -> Growth:
 
 
 async def _load(
-    context: Context, house: Network, clients: Sequence[ClosedLoop], seconds: float
+    context: Context, network: Network, clients: Sequence[ClosedLoop], seconds: float
 ) -> tuple[dict[str, list[Sample]], int, int]:
     """The samples of each process, and how many builds and requests were answered meanwhile."""
-    pids = {name: house.pid(name) for name in house.programs}
+    pids = {name: network.pid(name) for name in network.programs}
     samples: dict[str, list[Sample]] = {name: [] for name in pids}
     decided: list[str] = []
-    building = [asyncio.create_task(_build(house, decided)) for _ in range(BUILDS_AT_ONCE)]
+    building = [asyncio.create_task(_build(network, decided)) for _ in range(BUILDS_AT_ONCE)]
     for client in clients:
         client.start_asking()
     answers = 0
@@ -153,13 +153,13 @@ def read_sample(pid: int, at: float) -> Sample:
     return Sample(at, resident_bytes(pid), descriptors(pid))
 
 
-async def _build(house: Network, decided: list[str]) -> None:
+async def _build(network: Network, decided: list[str]) -> None:
     """One build after the other, for ever."""
     while True:
-        build = await house.post(BRANCH)
+        build = await network.post(BRANCH)
 
         async def is_decided(build: str = build) -> bool:
-            return bool((await house.build(build))["status"] == "decided")
+            return bool((await network.build(build))["status"] == "decided")
 
-        await house.until(is_decided, "a verdict", VERDICT_SECONDS_MAX)
+        await network.until(is_decided, "a verdict", VERDICT_SECONDS_MAX)
         decided.append(build)

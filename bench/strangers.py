@@ -16,7 +16,7 @@ from collections.abc import AsyncIterator, Sequence
 
 from bench.context import Context
 from bench.figures import spread
-from bench.network import BenchFailed, Network, network, pipeline
+from bench.network import BenchFailed, Network, open_network, pipeline
 from bench.rows import Row, Target
 from common.address import Address
 
@@ -60,15 +60,15 @@ async def run(context: Context) -> list[Row]:
     count = _allowed(wanted)
     rows = []
     size = QUICK_LOG_BYTES if context.is_quick else LOG_BYTES
-    with network(context, NAME, branches={DEAR: _dear_log(size)}) as house:
-        await house.start()
-        await house.linked()
-        node = house.nodes[0]
+    with open_network(context, NAME, branches={DEAR: _dear_log(size)}) as network:
+        await network.start()
+        await network.linked()
+        node = network.nodes[0]
         for kind, sent in KINDS.items():
             quiet = await _ask(node.listen, requests)
             async with _held(node.listen, sent, count):
                 crowded = await _ask(node.listen, requests)
-                await _check_links(house)
+                await _check_links(network)
             context.say(f"{count} times {kind}: p99 {_p99(crowded) * 1000:.1f} ms")
             rows.append(
                 Row(
@@ -85,7 +85,7 @@ async def run(context: Context) -> list[Row]:
                     note="" if count == wanted else f"{wanted} need more open files (ulimit -n)",
                 )
             )
-        rows.append(await _beside_followers(context, house, requests))
+        rows.append(await _beside_followers(context, network, requests))
     return rows
 
 
@@ -95,17 +95,17 @@ def _dear_log(size: int) -> dict[str, str]:
     return pipeline(f'yes "$({line})" | head -c {size}')
 
 
-async def _beside_followers(context: Context, house: Network, requests: int) -> Row:
+async def _beside_followers(context: Context, network: Network, requests: int) -> Row:
     """Requests to the gateway while all follow one log, from its beginning to its end."""
-    build = await house.post(DEAR)
+    build = await network.post(DEAR)
 
     async def is_archived() -> bool:
-        return set((await house.build(build))["logs"]) == set(house.node_names)
+        return set((await network.build(build))["logs"]) == set(network.node_names)
 
-    await house.until(is_archived, "the logs of a build", VERDICT_SECONDS_MAX)
-    gateway = house.configuration.client.listen
+    await network.until(is_archived, "the logs of a build", VERDICT_SECONDS_MAX)
+    gateway = network.configuration.client.listen
     followers = QUICK_FOLLOWERS if context.is_quick else FOLLOWERS
-    path = f"/api/v1/builds/{build}/replicas/{house.node_names[0]}/log/events"
+    path = f"/api/v1/builds/{build}/replicas/{network.node_names[0]}/log/events"
     quiet = await _ask(gateway, requests)
     following = [asyncio.create_task(_follow(gateway, path)) for _ in range(followers)]
     crowded: list[float] = []
@@ -225,10 +225,10 @@ async def _ask(address: Address, count: int) -> list[float]:
     return found
 
 
-async def _check_links(house: Network) -> None:
+async def _check_links(network: Network) -> None:
     """Strangers cost no member its link. Raises BenchFailed."""
-    for name in house.node_names:
-        peers = (await house.get(name, "/pbft/status"))["peers"]
+    for name in network.node_names:
+        peers = (await network.get(name, "/pbft/status"))["peers"]
         if lost := [peer for peer, found in peers.items() if not found["connected"]]:
             raise BenchFailed(f"{name} lost its link to {', '.join(lost)}")
 

@@ -16,7 +16,7 @@ from bench.bare_containers import BareContainers
 from bench.context import Context
 from bench.engine import ReadyEngine, ready_engine
 from bench.figures import ratios, spread
-from bench.network import BenchFailed, Network, builds_at_hand, network, pipeline
+from bench.network import BenchFailed, Network, builds_at_hand, open_network, pipeline
 from bench.rows import Row, Target
 from ci.executors import MINIMAL
 from ci.limits import ALL
@@ -45,26 +45,26 @@ async def run(context: Context) -> list[Row]:
     rows = []
     async with ready_engine() as engine:
         for executors in (ALL, MINIMAL):
-            with network(
+            with open_network(
                 context,
                 f"{NAME}-{executors}",
                 executor="docker",
                 branches={BRANCH: pipeline("true", image=engine.image)},
                 environment={"DOCKER_HOST": engine.host},
                 overrides={"cluster": {"limits": {"executors": executors}}},
-            ) as house:
-                await house.start()
-                await house.linked()
-                rows += await _measure(context, house, engine, executors)
+            ) as network:
+                await network.start()
+                await network.linked()
+                rows += await _measure(context, network, engine, executors)
     return rows
 
 
 async def _measure(
-    context: Context, house: Network, engine: ReadyEngine, executors: str
+    context: Context, network: Network, engine: ReadyEngine, executors: str
 ) -> list[Row]:
-    bare = BareContainers(house.folder / "bare", house, engine, secrets.token_hex(4))
-    commit = house.commits[BRANCH]
-    quorums = quorums_for(len(house.node_names))
+    bare = BareContainers(network.folder / "bare", network, engine, secrets.token_hex(4))
+    commit = network.commits[BRANCH]
+    quorums = quorums_for(len(network.node_names))
     builders = quorums.replicas - (quorums.faults_max if executors == MINIMAL else 0)
     webhooks = WEBHOOKS_QUICK if context.is_quick else WEBHOOKS
 
@@ -76,18 +76,18 @@ async def _measure(
 
     try:
         # mirrors are made, images and caches are warm; where not all build, on all by then
-        await _builds(house, 1 if executors == ALL else WARM_BUILDS)
-        await asyncio.gather(*(one_bare() for _ in house.node_names))
+        await _builds(network, 1 if executors == ALL else WARM_BUILDS)
+        await asyncio.gather(*(one_bare() for _ in network.node_names))
         await bare.settle()
         one = await context.pairs(
             1 if context.is_quick else 15,
-            lambda: _builds(house, 1),
+            lambda: _builds(network, 1),
             lambda: _timed(one_bare, bare),
         )
         context.say(f"{webhooks} webhooks at once, executors: {executors}")
         many = await context.pairs(
             1 if context.is_quick else 3,
-            lambda: _builds(house, webhooks),
+            lambda: _builds(network, webhooks),
             lambda: _timed(many_bare, bare),
         )
     finally:
@@ -126,12 +126,12 @@ async def _timed(work: Callable[[], Awaitable[None]], bare: BareContainers) -> f
     return seconds
 
 
-async def _builds(house: Network, count: int) -> float:
+async def _builds(network: Network, count: int) -> float:
     """Seconds from so many webhooks at once to the last verdict; then all is quiet again."""
-    results = house.configuration.client.results_file
+    results = network.configuration.client.results_file
     size = _size(results)
     began = time.monotonic()
-    builds = await asyncio.gather(*(house.post(BRANCH) for _ in range(count)))
+    builds = await asyncio.gather(*(network.post(BRANCH) for _ in range(count)))
     missing = count
     while missing > 0:
         if time.monotonic() > began + VERDICT_SECONDS_MAX:
@@ -143,10 +143,10 @@ async def _builds(house: Network, count: int) -> float:
             missing -= added.count(b"\n")
     seconds = time.monotonic() - began
     for build in builds:
-        outcome = (await house.build(build))["verdict"]["outcome"]
+        outcome = (await network.build(build))["verdict"]["outcome"]
         if outcome != "passed":
             raise BenchFailed(f"build {build}: {outcome} where it should have passed")
-    await _until_quiet(house)
+    await _until_quiet(network)
     return seconds
 
 
@@ -155,15 +155,15 @@ def _size(results: Path) -> int:
     return results.stat().st_size if results.exists() else 0
 
 
-async def _until_quiet(house: Network) -> None:
+async def _until_quiet(network: Network) -> None:
     """Wait for the last ballots, and for what is removed behind them: the next one is timed."""
 
     async def is_quiet() -> bool:
-        for name in house.node_names:
-            if (await house.get(name, "/pbft/status"))["open_builds"]:
+        for name in network.node_names:
+            if (await network.get(name, "/pbft/status"))["open_builds"]:
                 return False
-            if builds_at_hand(await house.metrics(name)):
+            if builds_at_hand(await network.metrics(name)):
                 return False
         return True
 
-    await house.until(is_quiet, "the last ballots and removals", QUIET_SECONDS_MAX)
+    await network.until(is_quiet, "the last ballots and removals", QUIET_SECONDS_MAX)

@@ -11,7 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
 
-from ci.builds import Asker, OpenBuild, encode_build
+from ci.admission import GATEWAY_ROLE, approval_refusal, joining_refusal, opening_refusal
+from ci.builds import OpenBuild, Requester, encode_build
 from ci.executors import drawn_executors, first_executors, is_anybody_expected
 from ci.ledger import (
     AnyEntry,
@@ -32,9 +33,9 @@ from ci.operations import (
     ApproveBuild,
     Ballot,
     BuildId,
+    BuildResult,
     CancelBuild,
     CastBallot,
-    Finding,
     MalformedOperation,
     Noop,
     Operation,
@@ -43,7 +44,8 @@ from ci.operations import (
     SubmitBuild,
     decode_operation,
 )
-from ci.parts import (
+from ci.references import reference_refusal
+from ci.state_partitions import (
     BUILD_PART_PREFIX,
     CLOSED_PART,
     DELIVERIES_PART,
@@ -54,13 +56,11 @@ from ci.parts import (
     decode_build_part,
     decode_part,
 )
-from ci.references import reference_refusal
-from ci.room import GATEWAY_ROLE, approval_refusal, joining_refusal, opening_refusal
 from ci.statement import pae, statement_bytes, submitted_build_id
 from ci.verdict import CANCELLED, Thresholds, Verdict, decide
 from pbft.genesis import REPLICA_ROLE, Cluster
 from pbft.messages import Request
-from pbft.ports import Announcement, Applied, Entry, Refusal
+from pbft.ports import Applied, DeferredReply, Entry, Refusal
 
 OPERATOR_ROLE = "operator"
 
@@ -86,7 +86,7 @@ class BuildApplication:
 
     find_statement: build id -> the newest verdict statement of that build in the ledger, or
         None. missing_entries: how many entries the ledger lacks here for now. Both are used by
-        `recall` alone.
+        `find_deferred` alone.
     """
 
     def __init__(
@@ -139,7 +139,9 @@ class BuildApplication:
             return _refused(f"this takes the role {' or '.join(sorted(needed))}")
         return self._dispatch(operation, request, request_digest, sequence)
 
-    def recall(self, request: Request, request_digest: bytes) -> Announcement | Refusal | None:
+    def find_deferred(
+        self, request: Request, request_digest: bytes
+    ) -> DeferredReply | Refusal | None:
         """What is to be said of a request that asked for a build: its verdict, or that it is open.
 
         The second matters where the client table has forgotten the first answer.
@@ -153,19 +155,19 @@ class BuildApplication:
         build_id = submitted_build_id(self._cluster.id, request.client, operation)
         build = self._builds.get(build_id)
         statement = self._find_statement(build_id) if build is None else build.statement
-        asker = Asker(request.client, request.timestamp, request_digest)
+        asker = Requester(request.client, request.timestamp, request_digest)
         if build is None and self._missing_entries():
             # Also where one is found: the build may have been opened and decided again since.
             return Refusal("the verdict may be among the entries that the ledger lacks here")
         if statement:
-            return _announcement(asker, build_id, statement)
+            return _deferred_reply(asker, build_id, statement)
         if build is None:
             return None
-        return Announcement(
+        return DeferredReply(
             asker.client, asker.timestamp, asker.request_digest, "opened", build_id, build_id
         )
 
-    def may_wait(self, requests: Sequence[Request]) -> bool:
+    def may_delay(self, requests: Sequence[Request]) -> bool:
         """Whether all of these are ballots, and no build has its verdict with them.
 
         Nobody waits for a ballot that settles nothing yet, nor for one after the verdict. Somebody
@@ -190,7 +192,7 @@ class BuildApplication:
         return True
 
     def parts(self) -> dict[str, bytes]:
-        """The whole state: one part per open build, and those that `ci.parts` names."""
+        """The whole state: one part per open build, and those that `ci.state_partitions` names."""
         encode = msgspec.msgpack.encode
         parts = {BUILD_PART_PREFIX + id.hex(): encode_build(b) for id, b in self._builds.items()}
         parts[CLOSED_PART] = encode(tuple(self._closed))
@@ -228,7 +230,7 @@ class BuildApplication:
     ) -> Applied:
         match operation:
             case SubmitBuild():
-                asker = Asker(request.client, request.timestamp, request_digest)
+                asker = Requester(request.client, request.timestamp, request_digest)
                 return self._on_submit_build(operation, asker, sequence)
             case CastBallot():
                 return self._on_cast_ballot(operation, request.client)
@@ -243,12 +245,12 @@ class BuildApplication:
             case Noop():
                 return Applied("done")
 
-    def _on_submit_build(self, operation: SubmitBuild, asker: Asker, sequence: int) -> Applied:
+    def _on_submit_build(self, operation: SubmitBuild, asker: Requester, sequence: int) -> Applied:
         """Opens a build, or adds an asker to the build of this id.
 
         Accepted if event, ref and branch are one claim (`ci.references`), and then if the build is
-        closed and remembered (`recall` has its verdict); or is open,
-        asks for the same, and has room for this asker: see `ci.room`; or is new and there is
+        closed and remembered (`find_deferred` has its verdict); or is open,
+        asks for the same, and has room for this asker: see `ci.admission`; or is new and there is
         room for it: see there.
         """
         if reason := reference_refusal(operation.event, operation.branch, operation.ref):
@@ -286,8 +288,8 @@ class BuildApplication:
         self._builds[build_id] = build.with_asker(asker)
         if not build.is_decided:
             return opened
-        announcement = _announcement(asker, build_id, build.statement)
-        return msgspec.structs.replace(opened, announcements=(announcement,))
+        reply = _deferred_reply(asker, build_id, build.statement)
+        return msgspec.structs.replace(opened, deferred=(reply,))
 
     def _on_cast_ballot(self, operation: CastBallot, replica: str) -> Applied:
         """Counts a ballot as the asking replica's, whoever else it may mention.
@@ -365,7 +367,7 @@ class BuildApplication:
         return msgspec.structs.replace(settled, entries=(cancel, *settled.entries))
 
     def _on_approve_build(self, operation: ApproveBuild, client: str) -> Applied:
-        """Lets a build begin. Accepted if it waits for approval and there is room (`ci.room`)."""
+        """Lets a build begin. accepted if it waits and there is room (`ci.admission`)."""
         build = self._builds.get(operation.build)
         if build is None or build.is_decided or build.is_approved:
             return _refused("no such build that waits for approval")
@@ -425,8 +427,8 @@ class BuildApplication:
         self._builds[build.id] = decided
         self._close_finished(decided)
         self._close_oldest()
-        announcements = tuple(_announcement(asker, build.id, statement) for asker in build.askers)
-        return Applied("done", build.id, entries=(entry,), announcements=announcements)
+        deferred = tuple(_deferred_reply(asker, build.id, statement) for asker in build.askers)
+        return Applied("done", build.id, entries=(entry,), deferred=deferred)
 
     def _close_finished(self, build: OpenBuild) -> None:
         """Close a decided build from which nothing more is to be waited for."""
@@ -469,8 +471,8 @@ def _asked(of: SubmitBuild | OpenBuild) -> tuple[object, ...]:
     return (of.repository, of.branch, of.commit, of.event, of.ref, of.delivery)
 
 
-def _announcement(asker: Asker, build_id: bytes, statement: bytes) -> Announcement:
-    return Announcement(
+def _deferred_reply(asker: Requester, build_id: bytes, statement: bytes) -> DeferredReply:
+    return DeferredReply(
         asker.client,
         asker.timestamp,
         asker.request_digest,
@@ -483,6 +485,6 @@ def _announcement(asker: Asker, build_id: bytes, statement: bytes) -> Announceme
 
 def _agrees(ballot: Ballot, verdict: Verdict) -> bool | None:
     """Does a late ballot agree? None where it neither agrees nor dissents."""
-    if verdict.compared is None or not isinstance(ballot, Finding):
+    if verdict.compared is None or not isinstance(ballot, BuildResult):
         return None
     return ballot.compared == verdict.compared

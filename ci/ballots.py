@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterable, Mapping
 
 import msgspec
 
+from ci.assignments import AssignmentTracker, Key
 from ci.builds import OpenBuild
-from ci.duties import Duties, Key
 from ci.operations import Operation, decode_operation, encode_operation
 from pbft.client import make_request
 from pbft.client_table import ClientTable
@@ -28,7 +28,7 @@ LATE_BALLOTS_DEADLINE = "late ballots are missing at the deadline"
 RESEND_SECONDS = 2.0
 
 
-class OwnRequest(msgspec.Struct, frozen=True):
+class ReplicaRequest(msgspec.Struct, frozen=True):
     """A request of this replica as a client of its group: a ballot, or a deadline report."""
 
     timestamp: int
@@ -43,12 +43,12 @@ class OwnRequest(msgspec.Struct, frozen=True):
         return (self.build, self.opened)
 
 
-class OwnRequests:
+class ReplicaRequests:
     """The own requests of one replica that are under way, and the deadlines that it watches.
 
     builds, clients: the replicated state of the own replica, read only.
     deadline_seconds: how long after its own ballot a build may go without what it waits for.
-    duties: kept up to date by whoever calls; whether all others had time to build yet.
+    assignments: kept up to date by whoever calls; whether all others had time to build yet.
     """
 
     def __init__(
@@ -60,40 +60,42 @@ class OwnRequests:
         deadline_seconds: float,
         builds: Callable[[], Mapping[bytes, OpenBuild]],
         clients: Callable[[], ClientTable],
-        duties: Duties,
+        assignments: AssignmentTracker,
     ) -> None:
-        self._duties = duties
+        self._assignments = assignments
         self._cluster = cluster
         self._name = name
         self._sign = sign
         self._deadline_seconds = deadline_seconds
         self._builds = builds
         self._clients = clients
-        self._pending: dict[int, OwnRequest] = {}
+        self._pending: dict[int, ReplicaRequest] = {}
         self._sent_at: dict[int, float] = {}
         # Since when, by the replica's clock, each deadline runs.
         self._waiting: dict[tuple[Key, str], float] = {}
 
-    def take_up(self, requests: Iterable[OwnRequest]) -> None:
+    def take_up(self, requests: Iterable[ReplicaRequest]) -> None:
         """Those that were under way before this process started."""
         self._pending = {request.timestamp: request for request in requests}
 
-    def make(self, purpose: str, key: Key, operation: Operation, last_timestamp: int) -> OwnRequest:
+    def make(
+        self, purpose: str, key: Key, operation: Operation, last_timestamp: int
+    ) -> ReplicaRequest:
         """A new request, to be saved and then given to `on_saved`; nothing changes here yet.
 
         last_timestamp: the highest number on disk. The request gets the lowest number above that
         which the replicated state does not show as used.
         """
         clients = self._clients()
-        timestamp = max(last_timestamp, clients.floor(self._name)) + 1
+        timestamp = max(last_timestamp, clients.low_timestamp(self._name)) + 1
         while clients.was_executed(self._name, timestamp):
             timestamp += 1
         signed = make_request(
             self._name, timestamp, encode_operation(operation), self._cluster, self._sign
         )
-        return OwnRequest(timestamp, purpose, *key, signed)
+        return ReplicaRequest(timestamp, purpose, *key, signed)
 
-    def on_saved(self, request: OwnRequest, now: float, instead_of: int | None = None) -> None:
+    def on_saved(self, request: ReplicaRequest, now: float, instead_of: int | None = None) -> None:
         """It is on disk, and sent for the first time.
 
         instead_of: the number that it had before, which was used for something else.
@@ -115,7 +117,7 @@ class OwnRequests:
             self._forget(timestamp)
         return done
 
-    def displaced(self) -> list[tuple[OwnRequest, Operation]]:
+    def displaced(self) -> list[tuple[ReplicaRequest, Operation]]:
         """Those whose number was used for something else: to be made again, with another number."""
         clients = self._clients()
         return [
@@ -160,9 +162,9 @@ class OwnRequests:
             return True
         if self._name not in build.ballots:
             return False
-        return build.is_decided or self._duties.has_everybody_had_time(build, now)
+        return build.is_decided or self._assignments.has_everybody_had_time(build, now)
 
-    def _is_settled(self, request: OwnRequest) -> bool:
+    def _is_settled(self, request: ReplicaRequest) -> bool:
         """Whether there is nothing more to say, now that the request's number is executed.
 
         Another request may have had the number. One that is too old to remember is ours, unless

@@ -19,12 +19,12 @@ from ci.operations import (
     Ballot,
     BuildId,
     CommitHex,
-    Compared,
     Delivery,
     Event,
     FullRef,
     Outcome,
     PageUrl,
+    ResultKey,
 )
 from ci.verdict import Verdict
 from pbft.messages import Digest
@@ -38,7 +38,7 @@ class MalformedBuild(ValueError):
     """Bytes that are not the one encoding of an OpenBuild."""
 
 
-class Asker(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+class Requester(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
     """Who waits for the verdict: the request that is answered with it."""
 
     client: str
@@ -67,7 +67,7 @@ class OpenBuild(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fie
     repository: str
     branch: str
     commit: CommitHex | None
-    askers: tuple[Asker, ...]
+    askers: tuple[Requester, ...]
     ballots: Mapping[str, Ballot] = {}
     reports: tuple[str, ...] = ()
     verdict: Verdict | None = None
@@ -89,7 +89,7 @@ class OpenBuild(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fie
         """Did this client ask for this build, and not withdraw?"""
         return any(asker.client == client for asker in self.askers)
 
-    def with_asker(self, asker: Asker) -> "OpenBuild":
+    def with_asker(self, asker: Requester) -> "OpenBuild":
         """This build with one more asker."""
         return msgspec.structs.replace(self, askers=(*self.askers, asker))
 
@@ -158,7 +158,7 @@ def decode_build(data: bytes) -> OpenBuild:
     return build
 
 
-def _steps_refusal(compared: Compared) -> str | None:
+def _steps_refusal(compared: ResultKey) -> str | None:
     """Why this outcome cannot be that of these steps; None: it can.
 
     What was tested was said by a pipeline file or a Dockerfile, which has no steps; where no step
@@ -173,7 +173,7 @@ def _steps_refusal(compared: Compared) -> str | None:
     return None
 
 
-def _has_fitting_exit_code(compared: Compared) -> bool:
+def _has_fitting_exit_code(compared: ResultKey) -> bool:
     match compared.outcome:
         case Outcome.PASSED:
             return compared.exit_code == 0

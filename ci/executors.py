@@ -31,7 +31,7 @@ STAND_BY = "stand-by"
 SHARE_OF_THE_FIRST = 0.5
 
 
-class Call(enum.StrEnum):
+class StartReason(enum.StrEnum):
     """Why a replica begins a build. The first two hold from its opening, the others for those
     that stand by."""
 
@@ -43,7 +43,7 @@ class Call(enum.StrEnum):
     DELAY = "there is no verdict in time"
 
 
-class Waited(msgspec.Struct, frozen=True):
+class BuildAge(msgspec.Struct, frozen=True):
     """How long, in seconds by the own clock, a build is seen open and approved, and how long with
     a ballot; None: it has none."""
 
@@ -51,7 +51,7 @@ class Waited(msgspec.Struct, frozen=True):
     ballot_seconds: float | None = None
 
 
-class Patience(msgspec.Struct, frozen=True):
+class StandbyTimeout(msgspec.Struct, frozen=True):
     """How long one replica that stands by waits for a verdict, in seconds.
 
     stand_by_seconds: at least so long after the first ballot. build_seconds_max: the longest
@@ -61,7 +61,7 @@ class Patience(msgspec.Struct, frozen=True):
     stand_by_seconds: float
     build_seconds_max: float
 
-    def is_over(self, waited: Waited) -> bool:
+    def is_over(self, waited: BuildAge) -> bool:
         """Whether the executors had their time: the first ballot tells how long a build takes."""
         if waited.ballot_seconds is None:
             return waited.open_seconds >= self.build_seconds_max + self.stand_by_seconds
@@ -104,10 +104,10 @@ def call(
     build: OpenBuild,
     replica: str,
     thresholds: Thresholds,
-    patience: Patience,
-    waited: Waited,
+    patience: StandbyTimeout,
+    waited: BuildAge,
     agreement: Agreement | None = None,
-) -> Call | None:
+) -> StartReason | None:
     """Why this replica is to begin that build now, if it did not before; None: it is not.
 
     agreement: what the replica read in the build's pipeline; None: it has not. Once begun, it goes
@@ -119,31 +119,31 @@ def call(
     if not build.is_approved:
         return None
     if not build.executors:
-        return Call.EVERYBODY
+        return StartReason.EVERYBODY
     if build.is_decided:
         is_executor = replica in _decided_executors(build, thresholds)
-        return Call.EXECUTOR if is_executor else doubt(build)
+        return StartReason.EXECUTOR if is_executor else doubt(build)
     if replica in first_executors(build.executors, agreement, thresholds):
-        return Call.EXECUTOR
+        return StartReason.EXECUTOR
     return takeover(build, patience, waited)
 
 
-def takeover(build: OpenBuild, patience: Patience, waited: Waited) -> Call | None:
+def takeover(build: OpenBuild, patience: StandbyTimeout, waited: BuildAge) -> StartReason | None:
     """Why those that stand by begin an undecided build; None: its executors may be enough."""
     if (reason := doubt(build)) is not None:
         return reason
     if build.reports:
-        return Call.REPORT
-    return Call.DELAY if patience.is_over(waited) else None
+        return StartReason.REPORT
+    return StartReason.DELAY if patience.is_over(waited) else None
 
 
-def doubt(build: OpenBuild) -> Call | None:
+def doubt(build: OpenBuild) -> StartReason | None:
     """What a build's ballots show that calls every replica; None: nothing."""
     if any(isinstance(ballot, Abstain) for ballot in build.ballots.values()):
-        return Call.ABSTENTION
+        return StartReason.ABSTENTION
     found = [b.compared for b in build.ballots.values() if not isinstance(b, Abstain)]
     if any(compared != found[0] for compared in found):
-        return Call.DIFFERING
+        return StartReason.DIFFERING
     return None
 
 

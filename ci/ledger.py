@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 import msgspec
 
 from ci.artifacts import artifacts_sha256
-from ci.operations import Agreement, Artifact, Ballot, Compared, Finding, Outcome
+from ci.operations import Agreement, Artifact, Ballot, BuildResult, Outcome, ResultKey
 from pbft.ports import Entry
 
 ABSTAINED = "abstained"
@@ -52,7 +52,7 @@ class RecordedStep(msgspec.Struct, frozen=True):
 
 
 class RecordedBallot(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A ballot: fields of Compared and Evidence, or outcome `abstained` and the reason.
+    """A ballot: fields of ResultKey and BuildMetadata, or outcome `abstained` and the reason.
 
     artifacts_sha256: of the whole list, as `ci.artifacts` makes it. The list itself is in the
     statement of a verdict, and here in a late ballot; so are the steps.
@@ -182,7 +182,7 @@ def recorded_artifacts(artifacts: Iterable[Artifact]) -> tuple[RecordedArtifact,
     return tuple(RecordedArtifact(a.path, a.sha256, a.length) for a in artifacts)
 
 
-def recorded_steps(compared: Compared) -> tuple[RecordedStep, ...]:
+def recorded_steps(compared: ResultKey) -> tuple[RecordedStep, ...]:
     """What became of each step, as far as replicas agree on it."""
     wanted = STEP_RAN if compared.outcome is Outcome.PASSED else STEP_SELECTED
     return tuple(
@@ -193,7 +193,7 @@ def recorded_steps(compared: Compared) -> tuple[RecordedStep, ...]:
 
 def recorded_ballot(replica: str, ballot: Ballot, *, is_late: bool = False) -> RecordedBallot:
     """A ballot as it stands in the ledger. A late one is in no statement, so it says all."""
-    if isinstance(ballot, Finding):
+    if isinstance(ballot, BuildResult):
         artifacts = ballot.compared.artifacts
         found: Mapping[str, object] = {
             **msgspec.structs.asdict(ballot.compared),

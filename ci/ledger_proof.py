@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 import msgspec
 
-from ci.parts import LEDGER_PART, CorruptState, ledger_position
+from ci.state_partitions import LEDGER_PART, CorruptState, ledger_position
 from pbft.authentication import Authenticator
 from pbft.certificates import check_stable, leaves_digest, state_leaves
 from pbft.codec import digest_of

@@ -91,7 +91,7 @@ class Step(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=T
     is_wanted: bool
 
 
-class Compared(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+class ResultKey(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
     """What must be equal as a whole for two findings to count together.
 
     `exit_code` is 0 for passed, 1-255 for failed, 128 for checkout_failed, else None.
@@ -114,7 +114,7 @@ class Compared(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fiel
     steps: Annotated[tuple[Step, ...], msgspec.Meta(max_length=STEPS_MAX)] = ()
 
 
-class Evidence(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+class BuildMetadata(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
     """What is recorded beside a finding and never compared: it differs between honest replicas."""
 
     log_sha256: Sha256Hex
@@ -125,13 +125,13 @@ class Evidence(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fiel
     version: ShortText
 
 
-class Finding(
+class BuildResult(
     msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag="finding"
 ):
     """What a replica found: the build ran (or provably cannot)."""
 
-    compared: Compared
-    evidence: Evidence
+    compared: ResultKey
+    evidence: BuildMetadata
 
 
 class Abstain(
@@ -142,7 +142,7 @@ class Abstain(
     reason: Text
 
 
-Ballot = Finding | Abstain
+Ballot = BuildResult | Abstain
 
 
 class Delivery(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):

@@ -11,7 +11,7 @@ from typing import Annotated
 
 import msgspec
 
-from ci.operations import Abstain, Ballot, Compared, Outcome
+from ci.operations import Abstain, Ballot, Outcome, ResultKey
 from ci.statement import (
     STATEMENT_TYPE,
     InvalidEnvelope,
@@ -165,7 +165,7 @@ def verify_provenance(
     return provenance
 
 
-def _dependencies(verdict: VerdictFields, compared: Compared) -> tuple[Resource, ...]:
+def _dependencies(verdict: VerdictFields, compared: ResultKey) -> tuple[Resource, ...]:
     assert compared.commit is not None
     uri = f"git+{verdict.repository}@{verdict.full_ref}"
     dependencies = [Resource(uri=uri, digest={"gitCommit": compared.commit})]
@@ -177,7 +177,7 @@ def _dependencies(verdict: VerdictFields, compared: Compared) -> tuple[Resource,
     return tuple(dependencies)
 
 
-def _subjects(compared: Compared) -> tuple[Subject, ...]:
+def _subjects(compared: ResultKey) -> tuple[Subject, ...]:
     assert compared.commit is not None
     return (
         Subject("commit", {"gitCommit": compared.commit}),

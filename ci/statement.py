@@ -35,9 +35,9 @@ from ci.operations import (
     TESTED_OUTCOMES,
     Abstain,
     Agreement,
-    Compared,
     Event,
     Outcome,
+    ResultKey,
     SubmitBuild,
 )
 from ci.references import full_ref, target_of
@@ -300,7 +300,7 @@ def statement_bytes(
     return msgspec.json.encode(statement)
 
 
-def steps_sha256(compared: Compared) -> str | None:
+def steps_sha256(compared: ResultKey) -> str | None:
     """The SHA-256 (hex) of a finding's steps, as a statement's found values name it."""
     if not compared.steps:
         return None
@@ -437,7 +437,7 @@ def open_envelope(
     return payload, {name: found[name] for name in cluster.replica_names if name in found}
 
 
-def _subjects(build: OpenBuild, compared: Compared | None) -> tuple[Subject, ...]:
+def _subjects(build: OpenBuild, compared: ResultKey | None) -> tuple[Subject, ...]:
     request = Subject("request", {"sha256": build.request_digest.hex()})
     if compared is None or compared.commit is None:
         return (request,)
@@ -446,14 +446,14 @@ def _subjects(build: OpenBuild, compared: Compared | None) -> tuple[Subject, ...
     return (request, commit, *artifacts)
 
 
-def _configuration(compared: Compared | None) -> tuple[Subject, ...]:
+def _configuration(compared: ResultKey | None) -> tuple[Subject, ...]:
     if compared is None or compared.pipeline_sha256 is None:
         return ()
     return (Subject("pipeline", {"sha256": compared.pipeline_sha256}),)
 
 
 def _found_values(build: OpenBuild) -> tuple[FoundValue, ...]:
-    found: dict[Compared, list[str]] = {}
+    found: dict[ResultKey, list[str]] = {}
     for replica, ballot in build.ballots.items():
         if not isinstance(ballot, Abstain):
             found.setdefault(ballot.compared, []).append(replica)

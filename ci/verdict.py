@@ -24,7 +24,7 @@ from collections.abc import Iterable
 
 import msgspec
 
-from ci.operations import Agreement, Ballot, Compared, Finding, Outcome
+from ci.operations import Agreement, Ballot, BuildResult, Outcome, ResultKey
 from pbft.quorums import Quorums
 
 
@@ -37,7 +37,7 @@ class Verdict(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_field
     """
 
     outcome: Outcome
-    compared: Compared | None = None
+    compared: ResultKey | None = None
     agreeing: tuple[str, ...] = ()
     threshold: int | None = None
 
@@ -55,7 +55,7 @@ class Thresholds(msgspec.Struct, frozen=True):
     quorums: Quorums
     is_weak_agreement_allowed: bool = False
 
-    def equal_ballots(self, compared: Compared) -> int:
+    def equal_ballots(self, compared: ResultKey) -> int:
         """How many equal ballots this value takes."""
         is_weak = compared.agreement is Agreement.WEAK and self.is_weak_agreement_allowed
         if compared.outcome is Outcome.PASSED and not is_weak:
@@ -77,13 +77,13 @@ def decide(
     such a ballot, `strong` deadline reports make it disputed.
     """
     quorums = thresholds.quorums
-    found: dict[Compared, list[str]] = {}
+    found: dict[ResultKey, list[str]] = {}
     voted: set[str] = set()
     for replica, ballot in ballots:
         if replica in voted:
             continue
         voted.add(replica)
-        if isinstance(ballot, Finding):
+        if isinstance(ballot, BuildResult):
             compared = ballot.compared
             agreeing = found.setdefault(compared, [])
             agreeing.append(replica)
@@ -96,7 +96,7 @@ def decide(
 
 
 def _has_reachable_value(
-    found: dict[Compared, list[str]], missing: int, thresholds: Thresholds
+    found: dict[ResultKey, list[str]], missing: int, thresholds: Thresholds
 ) -> bool:
     """Could some value still reach its threshold if every missing ballot were for it?"""
     # A value that nobody has named yet: f + 1 is the lowest threshold that one can have.

@@ -15,12 +15,12 @@ import uvloop
 
 from client.commands import add_commands
 from client.commands.outcome import CommandFailed
-from client.database import StorageFailed
 from client.serve import AddressInUse, serve
+from client.storage.database import StorageFailed
 from common.address import Address
-from common.config import ClientConfig, ConfigError, load_client_config
+from common.configuration.config import ClientConfig, ConfigError, load_client_config
+from common.configuration.secret_file import PRIVATE_UMASK
 from common.logs import FORMATTERS, start_logging
-from common.secret_file import PRIVATE_UMASK
 from common.version import VERSION
 
 DEFAULT_CONFIG = Path(__file__).resolve().parent.parent / "example-config" / "client.yml"
@@ -60,8 +60,8 @@ def build_parser() -> argparse.ArgumentParser:
     """The command line, with the seed's flags."""
     parser = argparse.ArgumentParser(
         prog="python -m client",
-        description="PBFT/CI's client. Without a command: the gateway, which takes webhooks and "
-        "asks the replicas. With one: asks a running gateway, or the nodes.",
+        description="Run PBFT/CI's gateway, which receives webhooks and sends requests to the "
+        "replicas. With a command: ask a running gateway, or the nodes.",
         epilog=EPILOGUE,
     )
     parser.add_argument("--version", action="version", version=f"PBFT/CI {VERSION}")
@@ -77,8 +77,8 @@ def build_parser() -> argparse.ArgumentParser:
     serving.add_argument("--log-format", choices=FORMATTERS, help="default: text")
     serving.add_argument("--pkLoc", type=Path, metavar="FILE", help="private key file")
     serving.add_argument("--webHookPort", type=int, metavar="PORT", help="port for webhooks")
-    serving.add_argument("--pbftHost", metavar="HOST", help="without meaning today")
-    serving.add_argument("--pbftPort", metavar="PORT", help="without meaning today")
+    serving.add_argument("--pbftHost", metavar="HOST", help="accepted and ignored")
+    serving.add_argument("--pbftPort", metavar="PORT", help="accepted and ignored")
     add_commands(parser)
     return parser
 
@@ -88,7 +88,7 @@ def _serve(options: argparse.Namespace) -> int:
     for flag in ("pbftHost", "pbftPort"):
         if getattr(options, flag) is not None:
             print(
-                f"--{flag} has no meaning today: replies come back over the gateway's own links",
+                f"--{flag} is ignored: replies come back over the gateway's own links",
                 file=sys.stderr,
             )
     os.umask(PRIVATE_UMASK)

@@ -12,36 +12,42 @@ from typing import NamedTuple
 from aiohttp import web
 from aiohttp.typedefs import Middleware
 
+from ci.admission import room_refusal
 from ci.limits import Limits, decode_limits, encode_limits
-from ci.room import room_refusal
-from client.api import OPEN_ROUTES, Site, add_routes, errors_as_json
-from client.archive import Archive
-from client.archive_keeper import ArchiveKeeper
-from client.artifact_api import ArtifactApi
-from client.artifacts import Artifacts
-from client.badge_api import BadgeApi
-from client.change_api import ChangeApi, Gatekeeper, is_for_others
-from client.collector import Collector
+from client.api.artifact_routes import ArtifactApi
+from client.api.badge_routes import BadgeApi
+from client.api.change_routes import Authorizer, ChangeApi, is_for_others
+from client.api.log_routes import LogApi
+from client.api.metrics import GatewayMetrics
+from client.api.openapi import add_openapi
+from client.api.routes import OPEN_ROUTES, Site, add_routes, errors_as_json
 from client.dashboard import add_dashboard
-from client.database import Database
-from client.gateway import Gateway
-from client.live_logs import LiveLogs
-from client.log_api import LogApi
-from client.metrics import GatewayMetrics
-from client.nodes import Nodes
-from client.openapi import add_openapi
-from client.reporting import Reports, make_reporter
-from client.resolve import Resolver
-from client.results_file import ResultsFile
+from client.gateway.collector import Collector
+from client.gateway.gateway import Gateway
+from client.gateway.gateway_setup import (
+    GatewayIdentity,
+    GatewayServices,
+    GatewaySettings,
+    GatewayStorage,
+)
+from client.gateway.reporting import Reports, make_reporter
+from client.gateway.resolve import Resolver
+from client.gateway.results_file import ResultsFile
+from client.logs.live_logs import LiveLogs
+from client.network.artifact_fetch import Artifacts
+from client.network.nodes import Nodes
+from client.storage.archive import Archive
+from client.storage.archive_keeper import ArchiveKeeper
+from client.storage.database import Database
 from common.address import Address
-from common.config import ClientConfig, ConfigError, load_cluster_config
-from common.git_environment import is_foreign_variable
-from common.http_door import Door, own_names, refuse_foreign_pages
-from common.http_tokens import ask_for_token
-from common.keys import SigningKey, load_signing_key
-from common.link import Links
+from common.configuration.config import ClientConfig, ConfigError, load_cluster_config
+from common.configuration.keys import SigningKey, load_signing_key
+from common.configuration.secret_file import read_bearer_tokens
+from common.links.link import Links
+from common.repositories.git_environment import is_foreign_variable
 from common.retention import DAY_SECONDS, KeepRules
-from common.secret_file import read_bearer_tokens
+from common.web.http_tokens import ask_for_token
+from common.web.limited_listener import LimitedListener, own_names, refuse_foreign_pages
 from pbft.genesis import Cluster
 
 _log = logging.getLogger(__name__)
@@ -98,20 +104,19 @@ async def running_gateway(config: ClientConfig, version: str) -> AsyncIterator[G
         reporter = make_reporter(config.repositories, database)
         public_url = (config.public_url or config.listen.url).rstrip("/")
         gateway = Gateway(
-            name=config.name,
-            cluster=cluster,
-            limits=limits,
-            signing_key=member.signing_key,
-            database=database,
-            archive=archive,
-            results=ResultsFile(database, config.results_file),
-            reports=Reports(reporter, public_url, cluster.quorums.replicas),
-            resolver=resolver,
-            collector=collector,
-            queue_max=config.queue_max,
+            GatewayIdentity(
+                name=config.name,
+                cluster=cluster,
+                limits=limits,
+                signing_key=member.signing_key,
+                public_url=None if config.public_url is None else public_url,
+            ),
+            GatewayStorage(database, archive, ResultsFile(database, config.results_file)),
+            GatewayServices(
+                Reports(reporter, public_url, cluster.quorums.replicas), resolver, collector
+            ),
+            settings=GatewaySettings(config.queue_max, config.repositories),
             draw=os.urandom,
-            repositories=config.repositories,
-            public_url=None if config.public_url is None else public_url,
         )
         links = Links(
             cluster=cluster,
@@ -132,10 +137,10 @@ async def running_gateway(config: ClientConfig, version: str) -> AsyncIterator[G
             connected=links.connected,
             version=version,
         )
-        door = Door(make_application(site))
+        listener = LimitedListener(make_application(site))
         stack.push_async_callback(gateway.close)
-        stack.push_async_callback(door.end)
-        await listen(door, config)
+        stack.push_async_callback(listener.end)
+        await listen(listener, config)
         _warn(config)
         gateway.start(links)
         reporter.start()
@@ -208,41 +213,41 @@ def make_application(site: Site) -> web.Application:
         connected=site.connected,
         unfinished=lambda: site.gateway.unfinished,
     )
-    gatekeeper = Gatekeeper(site.config)
+    authorizer = Authorizer(site.config)
     application = web.Application(
         middlewares=[
             metrics.middleware(),
             errors_as_json,
             refuse_foreign_pages(own),
-            *_reading_middlewares(site.config, gatekeeper),
+            *_reading_middlewares(site.config, authorizer),
         ]
     )
     add_routes(application, site)
     metrics.add_to(application)
     add_openapi(application, site.version, site.public_url)
     BadgeApi(site.config.repositories, site.archive).add_to(application)
-    ChangeApi(site, gatekeeper).add_routes(application)
+    ChangeApi(site, authorizer).add_routes(application)
     limits = decode_limits(site.cluster.genesis.application)
     log_api = LogApi(site, LiveLogs(limits, site.nodes, site.archive))
     log_api.add_routes(application)
     ArtifactApi(site, Artifacts(site.nodes, site.config.data_directory)).add_routes(application)
-    add_dashboard(application, site, gatekeeper, log_api)
+    add_dashboard(application, site, authorizer, log_api)
     return application
 
 
-def _reading_middlewares(config: ClientConfig, gatekeeper: Gatekeeper) -> list[Middleware]:
+def _reading_middlewares(config: ClientConfig, authorizer: Authorizer) -> list[Middleware]:
     """What asks whoever reads for a token, if there is a file with some. Raises ConfigError."""
     if config.read_token_file is None:
         return []
     tokens = read_bearer_tokens(config.read_token_file, "read token")
     # whoever may change something may see it
-    return [ask_for_token((*tokens, *gatekeeper.tokens), lambda route: route not in OPEN_ROUTES)]
+    return [ask_for_token((*tokens, *authorizer.tokens), lambda route: route not in OPEN_ROUTES)]
 
 
-async def listen(door: Door, config: ClientConfig) -> None:
+async def listen(listener: LimitedListener, config: ClientConfig) -> None:
     """Open the port. Raises AddressInUse."""
     try:
-        await door.open(config.listen)
+        await listener.open(config.listen)
     except OSError as error:
         is_taken = error.errno == errno.EADDRINUSE
         why = "is in use" if is_taken else f"cannot be used ({error})"

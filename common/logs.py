@@ -1,7 +1,7 @@
 """Logging as the nodes and the gateway do it: one line per record, to a file and to stderr.
 
-Text that came from outside goes through `log_text` first, so that nobody can forge a log line
-or send control characters to the terminal of whoever reads the log.
+Text from outside goes through `safe_text.log_text` first, so that nobody can forge a log line or
+send control characters to the terminal of a person who reads the log.
 """
 
 import json
@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from common.config_error import ConfigError
+from common.safe_text import escape_controls
 
 # Five files of this size per process: enough for days, and a bound on the disk they take.
 LOG_FILE_BYTES_MAX = 10 * 1024 * 1024
@@ -21,8 +22,6 @@ LOG_FILES_KEPT = 4
 # Set to "no" by the scripts that start processes in the background: their stderr goes to a file
 # that nothing rotates, so only what is said before logging starts belongs there.
 STDERR_VARIABLE = "PBFT_CI_LOG_TO_STDERR"
-
-_ELLIPSIS = "..."
 
 
 class LineFormatter(logging.Formatter):
@@ -134,28 +133,3 @@ def start_logging(log_file: Path | None, name: str, log_format: str = "text") ->
         handler.setFormatter(formatter)
         root.addHandler(handler)
     root.setLevel(logging.INFO)
-
-
-def log_text(value: str, characters_max: int = 200) -> str:
-    """A stranger's text, made safe for one log line: controls escaped, cut to a length.
-
-    The result has at most `characters_max` characters, with `...` where something was cut.
-    """
-    # Escaping makes text longer, never shorter: what is beyond the limit need not be looked at.
-    escaped = escape_controls(value[: characters_max + 1])
-    if len(escaped) <= characters_max and len(value) <= characters_max:
-        return escaped
-    return escaped[: max(0, characters_max - len(_ELLIPSIS))] + _ELLIPSIS[:characters_max]
-
-
-def escape_controls(text: str) -> str:
-    r"""The text with all that is not printable (controls, line ends, lone surrogates, marks that
-    turn the direction of writing) as escapes such as \n or \x1b."""
-    if text.isprintable():
-        return text
-    return "".join(
-        character
-        if character.isprintable()
-        else character.encode("unicode_escape", "surrogatepass").decode("ascii")
-        for character in text
-    )

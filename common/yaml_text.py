@@ -1,4 +1,4 @@
-"""YAML text to plain values, bounded, with the line of every key.
+"""YAML text to plain values, bounded, with the line of every key. Pure.
 
 The text may come from a stranger: no tags beyond the plain ones, no aliases, no merge keys, no
 duplicate keys, at most DEPTH_MAX levels and NODES_MAX values. Keys are always text: `on:` is the

@@ -8,47 +8,47 @@ import logging
 import os
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
 import uvloop
 from aiohttp.typedefs import Middleware
 
+from ci.admission import room_refusal
 from ci.application import BuildApplication
 from ci.limits import ALL, Limits, encode_limits
-from ci.room import room_refusal
+from ci.operations import Ballot
 from common.address import Address
-from common.config import (
+from common.configuration.config import (
     ConfigError,
     NodeConfig,
     check_listen,
     load_cluster_config,
     load_node_config,
 )
-from common.http_door import (
-    Door,
-    own_names,
-    refuse_foreign_pages,
-)
-from common.http_tokens import ask_for_token
-from common.keys import SigningKey, load_signing_key, verify
-from common.link import Links
+from common.configuration.keys import SigningKey, load_signing_key, verify
+from common.configuration.secret_file import PRIVATE_UMASK, read_bearer_tokens
+from common.links.link import Links
 from common.logs import FORMATTERS, start_logging
-from common.secret_file import PRIVATE_UMASK, read_bearer_tokens
 from common.version import VERSION
-from node import recovery_files
-from node.ballots import BallotBox
-from node.capture import Capture
-from node.executor import Executor
-from node.fault_injection import Faults, FaultyLinks
-from node.fault_routes import FaultRoutes
-from node.ledger_catch_up import LedgerCatchUp
-from node.reporting import NodeReports
-from node.runtime import Runtime
-from node.scrub import Scrub
-from node.server import NodeServer
-from node.store import SaveFailed, Store, StoreInUse
-from node.store_damage import StoreDamaged, StoreNotOurs, StoreUnusable
+from common.web.http_tokens import ask_for_token
+from common.web.limited_listener import LimitedListener, own_names, refuse_foreign_pages
+from driver.build_scheduler import BuildScheduler, SchedulerPorts
+from driver.ports import Identity, SaveFailed
+from node.builds.build_runner import BuildRunner
+from node.builds.build_tasks import BuildTasks, StoreRequests
+from node.diagnostics.capture import Capture
+from node.replica.ledger_catch_up import LedgerCatchUp
+from node.replica.runtime import Runtime
+from node.replica.speaker import Speaker
+from node.statuses.reporting import NodeReports
+from node.storage import recovery_files
+from node.storage.damage import StoreDamaged, StoreNotOurs, StoreUnusable
+from node.storage.scrub import Scrub
+from node.storage.store import Store, StoreInUse
+from node.web.fault_switch import FaultSwitch, NoFaults
+from node.web.server import NodeServer
 from pbft.core import Settings
 from pbft.genesis import Cluster
 from pbft.replica import DamagedRecords, OlderRecords
@@ -132,28 +132,29 @@ class _Node:
             on_connected=self._runtime.on_connected,
             has_room=self._runtime.has_room,
         )
-        allowed = config.fault_injection
-        self._faults = Faults(None if allowed == "allowed" else allowed)
-        self._spoken_links = FaultyLinks(
-            _captured(self._links, config), self._faults, cluster, config.name, signing_key.sign
-        )
-        self._executor = Executor(
+        peers = {name: address for name, address in addresses.items() if name != config.name}
+        self._spoken_links: Speaker = _captured(self._links, config)
+        self._faults: FaultSwitch = NoFaults()
+        bend: Callable[[Ballot], Ballot] | None = None
+        if config.fault_injection is not None:
+            # Loaded here alone, so that no other node has code that lies.
+            from node.faults.faulty_node import FaultyNode
+
+            faulty = FaultyNode(config.fault_injection, cluster, config.name, signing_key, peers)
+            self._spoken_links = faulty.links(self._spoken_links)
+            self._faults, bend = faulty.routes, faulty.bend
+        self._runner = BuildRunner(
             config=config, limits=limits, cluster_id=cluster.id, version=VERSION
         )
-        self._ballots = BallotBox(
-            cluster=cluster,
-            name=config.name,
-            sign=signing_key.sign,
-            limits=limits,
-            store=self._store,
-            executor=self._executor,
-            application=application,
-            clients=lambda: self._runtime.replica.core.clients,
-            send=self._runtime.ask,
-            faults=self._faults,
-            stand_by_seconds=config.stand_by_seconds,
+        self._tasks = BuildTasks(self._runner, bend)
+        self._builds = self._tasks.scheduler = BuildScheduler(
+            Identity(cluster, config.name, signing_key.sign),
+            limits,
+            config.stand_by_seconds,
+            application,
+            self._runtime.replica.core.execution.clients,
+            SchedulerPorts(StoreRequests(self._store), self._tasks, self._runtime, _log),
         )
-        peers = {name: address for name, address in addresses.items() if name != config.name}
         self._ledger_catch_up = LedgerCatchUp(store=self._store, peers=peers)
         self._scrub = Scrub(self._store)
         self._reports = NodeReports.of(
@@ -163,7 +164,7 @@ class _Node:
             self._store.ledger,
             lambda: self._runtime.is_unsaved,
         )
-        self._server = self._make_server(cluster, application, signing_key, peers)
+        self._server = self._make_server(cluster, application, signing_key)
         _warn(config, cluster)
 
     def _make_server(
@@ -171,7 +172,6 @@ class _Node:
         cluster: Cluster,
         application: BuildApplication,
         signing_key: SigningKey,
-        peers: dict[str, Address],
     ) -> NodeServer:
         config = self._config
         return NodeServer(
@@ -181,17 +181,11 @@ class _Node:
             runtime=self._runtime,
             application=application,
             store=self._store,
-            executor=self._executor,
+            runner=self._runner,
             links=self._links,
             verify=verify,
             sign=signing_key.sign,
             faults=self._faults,
-            fault_routes=FaultRoutes(
-                name=config.name,
-                faults=self._faults,
-                is_allowed=config.fault_injection is not None,
-                peers=peers,
-            ),
             scrub=self._scrub,
         )
 
@@ -201,14 +195,14 @@ class _Node:
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, stop.set)
         own = own_names(self._config.listen, None, self._address)
-        door = Door(
+        listener = LimitedListener(
             self._server.application(
                 [refuse_foreign_pages(own), *reading_middlewares(self._config)]
             )
         )
-        await _listen(door, self._config)
-        await self._executor.start()
-        self._runtime.start(self._spoken_links, self._ballots)
+        await _listen(listener, self._config)
+        await self._runner.start()
+        self._runtime.start(self._spoken_links, self._builds)
         await self._links.start()
         _log.info("%s %s listens on %s", self._config.name, VERSION, self._config.listen)
         stopped = asyncio.create_task(stop.wait())
@@ -217,19 +211,19 @@ class _Node:
             works.append(self._reports.start())
         await asyncio.wait([stopped, *works], return_when=asyncio.FIRST_COMPLETED)
         stopped.cancel()
-        door.close()
-        await self._close(door, [work for work in works if work.done()])
+        listener.close()
+        await self._close(listener, [work for work in works if work.done()])
 
-    async def _close(self, door: Door, failed: list[asyncio.Task[None]]) -> None:
+    async def _close(self, listener: LimitedListener, failed: list[asyncio.Task[None]]) -> None:
         await self._scrub.close()
         await self._ledger_catch_up.close()
         if self._reports is not None:
             await self._reports.close()
-        await self._ballots.close()
-        await self._executor.close()
+        await self._tasks.close()
+        await self._runner.close()
         await self._links.close()
         await self._runtime.close()
-        await door.end()
+        await listener.end()
         self._store.close()
         for work in failed:
             # A fault of our own: say it, rather than go on in a state nobody has thought of.
@@ -395,7 +389,7 @@ def _warn(config: NodeConfig, cluster: Cluster) -> None:
     if config.fault_injection:
         _log.warning("fault injection is on: this node is %s", config.fault_injection)
     if config.capture_file:
-        _log.warning("everything that is sent is kept in %s, without bound", config.capture_file)
+        _log.warning("all sent messages are recorded in %s, without limit", config.capture_file)
 
 
 def reading_middlewares(config: NodeConfig) -> list[Middleware]:
@@ -406,10 +400,10 @@ def reading_middlewares(config: NodeConfig) -> list[Middleware]:
     return [ask_for_token(tokens, lambda route: route in READ_TOKEN_ROUTES)]
 
 
-async def _listen(door: Door, config: NodeConfig) -> None:
+async def _listen(listener: LimitedListener, config: NodeConfig) -> None:
     address = config.listen
     try:
-        await door.open(address)
+        await listener.open(address)
     except OSError as error:
         what = "is in use" if error.errno == errno.EADDRINUSE else f"cannot be used ({error})"
         raise _CannotListen(
@@ -423,7 +417,7 @@ async def _listen(door: Door, config: NodeConfig) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="node",
-        description="One replica of PBFT/CI. The configuration file says everything;"
+        description="Run one replica of PBFT/CI. The configuration file has all settings;"
         " the other flags override it.",
     )
     parser.add_argument("--version", action="version", version=f"pbft-ci {VERSION}")
@@ -439,13 +433,13 @@ def _parser() -> argparse.ArgumentParser:
         type=int,
         default=None,
         metavar="N",
-        help="the replica's number: takes example-config/node<N>.yml",
+        help="the replica's number: reads example-config/node<N>.yml",
     )
     parser.add_argument("--host", default=None, help="the address to listen on")
     parser.add_argument("--port", type=int, default=None, help="the port to listen on")
     parser.add_argument("--path", type=Path, default=None, metavar="FILE", help="the log file")
     parser.add_argument(
-        "--log-format", choices=FORMATTERS, help="default: text, or what the file says"
+        "--log-format", choices=FORMATTERS, help="default: as in the file, else text"
     )
     parser.add_argument(
         "--pkLoc", type=Path, default=None, metavar="FILE", help="the private key file"
@@ -455,8 +449,7 @@ def _parser() -> argparse.ArgumentParser:
         nargs="*",
         default=None,
         metavar="HOST:PORT",
-        help="accepted and not used: the addresses are in cluster.yml, beside"
-        " the keys that they must prove",
+        help="accepted and ignored: cluster.yml lists the addresses of the peers and their keys",
     )
     return parser
 
@@ -464,9 +457,7 @@ def _parser() -> argparse.ArgumentParser:
 def _configure(options: argparse.Namespace) -> NodeConfig:
     """The configuration with the flags over it. Raises ConfigError."""
     if options.peerNodeAddrList is not None:
-        print(
-            "--peerNodeAddrList has lost its meaning: cluster.yml lists the peers", file=sys.stderr
-        )
+        print("--peerNodeAddrList is ignored: cluster.yml lists the peers", file=sys.stderr)
     path = options.config or DEFAULT_CONFIG.with_name(f"node{options.id or 0}.yml")
     config = load_node_config(path)
     changes: dict[str, object] = {}

@@ -1,7 +1,7 @@
 """Whether a signed message really comes from the member that it names.
 
 The rule: a message is read by its signed payload only; the signer's name outside is nothing but
-a hint for the key, and must be the sender that the payload names (TRAPS 7c, 19).
+a hint for the key, and must be the sender that the payload names (docs/TRAPS.md 7c, 19).
 """
 
 from collections.abc import Sequence

@@ -17,13 +17,13 @@ FAR_BEHIND = 16
 def send_status(core: Core, now: float) -> None:
     """Say to all where we stand, and when to say it next; ask for the bodies that we lack."""
     core.broadcast(_own_status(core))
-    core.status_due = now + core.settings.status_seconds
+    core.peers.status_due = now + core.settings.status_seconds
     for slot in core.log.above(core.low):
         for digest in slot.missing_bodies():
             core.broadcast(core.sign(FetchBody(slot.sequence, digest, core.index)))
 
 
-def greet(core: Core, peer: str, now: float) -> None:
+def on_peer_connected(core: Core, peer: str, now: float) -> None:
     """Say to one peer where we stand, on connect; what it says first is answered at once.
 
     That at most twice per status_seconds: who dials again and again gets no more than others.
@@ -31,13 +31,13 @@ def greet(core: Core, peer: str, now: float) -> None:
     index = core.cluster.replica_index(peer)
     if index is None:
         return
-    greeted_at = core.greeted_at.get(index)
-    if greeted_at is None or now - greeted_at >= core.settings.status_seconds / 2:
-        core.greeted_at[index] = now
-        core.peer_places.pop(index, None)
-        core.answered_at.pop(index, None)
-        core.view_sent.pop(index, None)
-        core.checkpoints_sent.pop(index, None)
+    connected_at = core.peers.connected_at.get(index)
+    if connected_at is None or now - connected_at >= core.settings.status_seconds / 2:
+        core.peers.connected_at[index] = now
+        core.peers.progress.pop(index, None)
+        core.peers.answered_at.pop(index, None)
+        core.peers.view_sent.pop(index, None)
+        core.peers.checkpoints_sent.pop(index, None)
     core.send(peer, _own_status(core))
 
 
@@ -55,18 +55,18 @@ def on_status(core: Core, message: Status, signed: Signed, now: float) -> Refusa
     It comes over the peer's own link, or the shell drops it (`authentication.is_relayed`). What the
     peer said once may come again all the same, so only something higher than ever counts as
     progress, and all of it is re-sent to a peer at most twice per status_seconds and once more on a
-    new link (`greet`), slots bounded in bytes.
+    new link (`on_peer_connected`), slots bounded in bytes.
     """
     if refusal := core.authenticator.check(signed, message):
         return refusal
-    core.peer_status[message.replica] = message
+    core.peers.status[message.replica] = message
     to = signed.signer
     _send_view(core, to, message, now)
     _send_checkpoints(core, to, message, now)
     if message.executed < core.kept_above:
         return None  # what it lacks is collected: it needs the state, not messages
     if _deserves_slots(core, message, now) and _send_slots(core, to, message.executed):
-        core.answered_at[message.replica] = now
+        core.peers.answered_at[message.replica] = now
     return None
 
 
@@ -78,11 +78,11 @@ def _deserves_slots(core: Core, message: Status, now: float) -> bool:
     """
     # A view that we are not in counts for no more than ours: counting up earns nothing.
     place = min((message.view, message.has_entered), (core.view, core.has_entered))
-    best = core.peer_places.get(message.replica)
-    core.peer_places[message.replica] = max(best or (place, 0), (place, message.executed))
+    best = core.peers.progress.get(message.replica)
+    core.peers.progress[message.replica] = max(best or (place, 0), (place, message.executed))
     if best is not None and place > best[0]:
         return True
-    answered_at = core.answered_at.get(message.replica)
+    answered_at = core.peers.answered_at.get(message.replica)
     if answered_at is not None and now - answered_at < core.settings.status_seconds / 2:
         return False
     makes_progress = best is not None and message.executed > best[1]
@@ -108,7 +108,9 @@ def _send_slots(core: Core, to: str, executed: int) -> int:
 def has_begun_elsewhere(core: Core, view: int) -> bool:
     """Whether `strong` replicas say that they have entered that view (at most f of them lie)."""
     entered = [
-        status for status in core.peer_status.values() if status.view == view and status.has_entered
+        status
+        for status in core.peers.status.values()
+        if status.view == view and status.has_entered
     ]
     return len(entered) >= core.quorums.strong
 
@@ -116,7 +118,7 @@ def has_begun_elsewhere(core: Core, view: int) -> bool:
 def _send_view(core: Core, to: str, message: Status, now: float) -> None:
     """View changes are sent again until they are answered: each at once, then now and then."""
     place = (core.view, core.has_entered)
-    sent = core.view_sent.get(message.replica)
+    sent = core.peers.view_sent.get(message.replica)
     pause = core.settings.status_seconds / 2
     if sent is not None and sent[0] == place and now - sent[1] < pause:
         return
@@ -125,45 +127,45 @@ def _send_view(core: Core, to: str, message: Status, now: float) -> None:
     )
     if core.has_entered:
         is_needless = has_come_as_far or _forgot_our_view(core, message.replica)
-        if not is_needless and core.new_view is not None:
-            core.send(to, core.new_view)
-            core.view_sent[message.replica] = (place, now)
+        if not is_needless and core.views.new_view is not None:
+            core.send(to, core.views.new_view)
+            core.peers.view_sent[message.replica] = (place, now)
     elif message.view < core.view or (message.view == core.view and not message.has_entered):
-        core.send(to, core.view_changes[core.index].signed)
-        core.view_sent[message.replica] = (place, now)
+        core.send(to, core.views.changes[core.index].signed)
+        core.peers.view_sent[message.replica] = (place, now)
 
 
 def _forgot_our_view(core: Core, replica: int) -> bool:
     """Whether that replica began the view that we are in, and recovers: it takes no part in it."""
     if core.primary != replica:
         return False
-    done = core.recoveries.get(replica)
-    return replica in core.recover_requests or (done is not None and done.voting_from > core.low)
+    done = core.execution.recoveries.get(replica)
+    return replica in core.recovery.requests or (done is not None and done.voting_from > core.low)
 
 
 def _send_checkpoints(core: Core, to: str, message: Status, now: float) -> None:
     """The certificate, if the peer's is below ours, and our own words above: at once, then now
     and then, whatever it says.
     """
-    own = core.checkpoint_votes.own_above(core.index, core.low)
+    own = core.checkpoints.votes.own_above(core.index, core.low)
     place = (core.low, len(own))
-    sent = core.checkpoints_sent.get(message.replica)
+    sent = core.peers.checkpoints_sent.get(message.replica)
     pause = core.settings.status_seconds / 2
     if sent is not None and sent[0] == place and now - sent[1] < pause:
         return
     if message.stable < core.low:
-        words = [*core.stable.checkpoints, *own]
-        if core.nonce:
+        words = [*core.checkpoints.stable.checkpoints, *own]
+        if core.is_recovering:
             # One from before our loss may be among them. We say nothing again until we may vote.
             words = [signed for signed in words if signed.signer != core.name]
     else:
-        words = core.checkpoint_votes.own_above(core.index, message.stable)
+        words = core.checkpoints.votes.own_above(core.index, message.stable)
     # The peer's own last: it counts there only where it completes a certificate, and a liar may
     # take back its own of the certificate before.
     for checkpoint in sorted(words, key=lambda signed: signed.signer == to):
         core.send(to, checkpoint)
     if words:
-        core.checkpoints_sent[message.replica] = (place, now)
+        core.peers.checkpoints_sent[message.replica] = (place, now)
 
 
 def _send_decided(core: Core, to: str, slot: Slot) -> int:

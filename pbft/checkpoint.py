@@ -3,9 +3,10 @@
 import msgspec
 
 from pbft.certificates import StableCertificate, state_digest
-from pbft.core import Core, Recovery
+from pbft.core import Core
 from pbft.messages import Checkpoint, Signed
-from pbft.ports import SENT_BACK, Base, Refusal, SavedMessage, SavedRecovery
+from pbft.ports import SENT_BACK, CheckpointRecord, Refusal, SavedMessage, SavedRecovery
+from pbft.state import Recovery
 
 RECOVERIES_PART = "recoveries"
 
@@ -14,17 +15,17 @@ def state_parts(core: Core) -> dict[str, bytes]:
     """The whole replicated state: epoch, client table, and the application's parts."""
     return {
         "epoch": core.cluster.epoch.to_bytes(8, "big"),
-        RECOVERIES_PART: msgspec.msgpack.encode(sorted(core.recoveries.items())),
-        **core.clients.parts(),
+        RECOVERIES_PART: msgspec.msgpack.encode(sorted(core.execution.recoveries.items())),
+        **core.execution.clients.parts(),
         **core.application.parts(),
     }
 
 
 def restore_state(core: Core, parts: dict[str, bytes]) -> None:
     """Replace the whole replicated state by these parts, whose digest is proved."""
-    core.clients.restore(parts)
+    core.execution.clients.restore(parts)
     core.application.restore(parts)
-    core.recoveries = dict(
+    core.execution.recoveries = dict(
         msgspec.msgpack.decode(parts[RECOVERIES_PART], type=list[tuple[int, Recovery]])
     )
 
@@ -35,16 +36,16 @@ def take(core: Core, sequence: int) -> None:
     assert sequence % core.interval == 0
     parts = state_parts(core)
     digest = state_digest(parts)
-    core.snapshots[sequence] = (digest, parts)
-    core.leaves.pop(sequence, None)
-    if core.nonce:
+    core.checkpoints.snapshots[sequence] = (digest, parts)
+    core.transfers.leaves.pop(sequence, None)
+    if core.is_recovering:
         return  # we lost what we said: no word of ours counts until we vote again
-    if core.checkpoint_votes.vote_of(sequence, core.index) is not None:
+    if core.checkpoints.votes.vote_of(sequence, core.index) is not None:
         # Said before a restart or a repair; a second word, if it were another, would be a lie.
         return
     message = Checkpoint(sequence, digest, core.index)
     signed = core.sign(message)
-    core.checkpoint_votes.add(message, signed)
+    core.checkpoints.votes.add(message, signed)
     core.output.records.append(SavedMessage(signed))
     core.broadcast(signed)
 
@@ -60,16 +61,16 @@ def on_checkpoint(core: Core, message: Checkpoint, signed: Signed) -> Refusal | 
         return Refusal("at or below the stable checkpoint")
     if message.sequence % core.interval != 0:
         return Refusal("not a multiple of the checkpoint interval")
-    earlier = core.checkpoint_votes.vote_of(message.sequence, message.replica)
+    earlier = core.checkpoints.votes.vote_of(message.sequence, message.replica)
     if earlier is not None and earlier[0] == message:
         return None
     if refusal := core.authenticator.check(signed, message):
         return refusal
     if earlier is not None:
-        core.accuse(message.replica, earlier[1], signed)
-        if core.checkpoint_votes.certificate(message.sequence) is not None:
+        core.record_equivocation(message.replica, earlier[1], signed)
+        if core.checkpoints.votes.certificate(message.sequence) is not None:
             return Refusal("the replica said another digest for this checkpoint before")
-    core.checkpoint_votes.add(message, signed)
+    core.checkpoints.votes.add(message, signed)
     return None
 
 
@@ -79,16 +80,16 @@ def on_own_checkpoint(core: Core, message: Checkpoint, signed: Signed) -> Refusa
     Accepted if: its number is a multiple of K above what we know to be stable or certified; we
     have none for it; and with it `strong` replicas have sent CHECKPOINT for that state.
     """
-    if message.sequence <= max(core.low, core.certified.sequence):
+    if message.sequence <= max(core.low, core.checkpoints.certified.sequence):
         return SENT_BACK
     if message.sequence % core.interval != 0:
         return SENT_BACK
-    if core.checkpoint_votes.certificate(message.sequence, (message, signed)) is None:
+    if core.checkpoints.votes.certificate(message.sequence, (message, signed)) is None:
         return SENT_BACK
     if refusal := core.authenticator.check(signed, message):
         return refusal
-    if not core.nonce:
-        core.tell("forgot", kind="CHECKPOINT", sequence=message.sequence)
+    if not core.is_recovering:
+        core.emit("forgot", kind="CHECKPOINT", sequence=message.sequence)
     return None
 
 
@@ -104,23 +105,23 @@ def stabilise(
     """
     if sequence <= core.low:
         return False
-    certificate = core.checkpoint_votes.certificate(sequence, sent_back)
+    certificate = core.checkpoints.votes.certificate(sequence, sent_back)
     if certificate is None:
         return False
-    snapshot = core.snapshots.get(sequence)
+    snapshot = core.checkpoints.snapshots.get(sequence)
     if snapshot is None:
-        if sequence > max(core.executed, core.certified.sequence):
-            core.certified = certificate
-            core.tell("behind", certified=sequence, executed=core.executed)
+        if sequence > max(core.executed, core.checkpoints.certified.sequence):
+            core.checkpoints.certified = certificate
+            core.emit("behind", certified=sequence, executed=core.executed)
         return False
     digest, parts = snapshot
     if digest != certificate.digest:
-        if sequence > core.certified.sequence:
+        if sequence > core.checkpoints.certified.sequence:
             # The newest that is known: nobody keeps an older state once a later one is stable.
-            core.certified = certificate
+            core.checkpoints.certified = certificate
         if not core.is_diverged:
-            core.is_diverged = True
-            core.tell(
+            core.checkpoints.is_diverged = True
+            core.emit(
                 "diverged",
                 sequence=sequence,
                 own=digest.hex(),
@@ -134,24 +135,28 @@ def stabilise(
 def adopt_stable(core: Core, certificate: StableCertificate, parts: dict[str, bytes]) -> None:
     """Move the water marks to a proved state that is ours; what is older is forgotten (4.3)."""
     sequence = certificate.sequence
-    if sequence >= core.certified.sequence:
-        core.is_diverged = False  # it was wrong before, and is right by now
-    core.stable = certificate
-    core.stable_parts = parts
-    core.leaves = {}
+    if sequence >= core.checkpoints.certified.sequence:
+        core.checkpoints.is_diverged = False  # it was wrong before, and is right by now
+    core.checkpoints.stable = certificate
+    core.checkpoints.stable_parts = parts
+    core.transfers.leaves = {}
     core.log.forget_up_to(core.kept_above)
-    core.checkpoint_votes.forget_up_to(sequence)
-    core.snapshots = {n: kept for n, kept in core.snapshots.items() if n > sequence}
+    core.checkpoints.votes.forget_up_to(sequence)
+    core.checkpoints.snapshots = {
+        n: kept for n, kept in core.checkpoints.snapshots.items() if n > sequence
+    }
     replaced, compared = _own_words(core)
-    core.output.records.append(Base(sequence, core.kept_above, certificate.checkpoints, parts))
-    if core.nonce:
-        core.output.records.append(SavedRecovery(core.nonce))
-    core.output.records.extend(core.view_records)
+    core.output.records.append(
+        CheckpointRecord(sequence, core.kept_above, certificate.checkpoints, parts)
+    )
+    if core.is_recovering:
+        core.output.records.append(SavedRecovery(core.recovery.nonce))
+    core.output.records.extend(core.views.records)
     core.output.records.extend(SavedMessage(signed) for signed in replaced)
     for slot in core.log.above(core.kept_above):
         core.output.records.extend(slot.records)
     core.output.records.extend(SavedMessage(signed) for signed in compared)
-    core.tell("stable", sequence=sequence, digest=certificate.digest.hex())
+    core.emit("stable", sequence=sequence, digest=certificate.digest.hex())
 
 
 def _own_words(core: Core) -> tuple[list[Signed], list[Signed]]:
@@ -162,10 +167,10 @@ def _own_words(core: Core) -> tuple[list[Signed], list[Signed]]:
     """
     replaced: list[Signed] = []
     compared: list[Signed] = []
-    for signed in core.checkpoint_votes.own_above(core.index, core.low):
+    for signed in core.checkpoints.votes.own_above(core.index, core.low):
         message = core.authenticator.read(signed)
         assert isinstance(message, Checkpoint)
-        state = core.snapshots.get(message.sequence)
+        state = core.checkpoints.snapshots.get(message.sequence)
         # What is above a state that was just fetched is not executed anew yet.
         is_executed = message.sequence <= core.executed
         is_ours = is_executed and state is not None and state[0] == message.digest

@@ -5,8 +5,9 @@ number is sent only once the number W before it was answered, so that no replica
 A request may be answered more than once: a build is first `opened`, later `decided`.
 
 A replica has one word on each kind of answer: its newest one until that kind is accepted, for what
-a correct replica says may change with its state (a refusal's reason, a floor), and who kept the
-first ones might never see f+1 that are equal. It takes back nobody's word but its own.
+a correct replica says may change with its state (a refusal's reason, the timestamp in a `used`
+answer), and who kept the first ones might never see f+1 that are equal. It takes back nobody's word
+but its own.
 """
 
 from collections.abc import Sequence
@@ -17,7 +18,7 @@ from pbft.authentication import Authenticator, sign_message
 from pbft.codec import decode_request, digest_of, encode_message
 from pbft.genesis import Cluster
 from pbft.messages import Envelope, Replies, Reply, Request, Signed
-from pbft.ports import Notice, Refusal, Send, Sign, Verify
+from pbft.ports import Event, Refusal, Send, Sign, Verify
 
 # Finished requests whose late replies are still reported.
 FINISHED_KEPT = 256
@@ -64,7 +65,7 @@ class ClientOutput(msgspec.Struct):
     messages: list[Send] = []
     accepted: list[Accepted] = []
     late: list[LateReply] = []
-    notices: list[Notice] = []
+    events: list[Event] = []
     deadline: float | None = None
 
 
@@ -131,12 +132,12 @@ class Client:
         for envelope in envelopes:
             refusal = self._receive_one(envelope.signed)
             if refusal is not None:
-                self._output.notices.append(
-                    Notice("refused", {"signer": envelope.signed.signer, "reason": refusal.reason})
+                self._output.events.append(
+                    Event("refused", {"signer": envelope.signed.signer, "reason": refusal.reason})
                 )
         return self._finish(now)
 
-    def expire(self, now: float) -> ClientOutput:
+    def handle_timer(self, now: float) -> ClientOutput:
         """Ask again what is due."""
         for asking in self._asking.values():
             if asking.due is not None and asking.due <= now:

@@ -1,8 +1,9 @@
 """What is replicated about clients: which numbers are executed, and the last results.
 
-A client counts its requests 1, 2, 3 ... Per client there is a floor (all up to it are executed),
-the executed numbers above it, and the results above floor - W. A number is executable if
-floor < t <= floor + W and it is not executed yet (DESIGN section 4; the paper's `timestamp`).
+A client counts its requests 1, 2, 3 ... Per client there is `low_timestamp` (all up to it are
+executed), the executed timestamps above it, and the results above low_timestamp - W. A timestamp t
+is executable if low_timestamp < t <= low_timestamp + W and it is not executed yet
+(docs/PROTOCOL.md, 4.1).
 """
 
 from collections.abc import Mapping
@@ -22,9 +23,9 @@ class StoredResult(msgspec.Struct, frozen=True, array_like=True):
 
 
 class ClientRecord(msgspec.Struct, array_like=True):
-    """One client's numbers; `executed` holds those above `floor`."""
+    """One client's numbers; `executed` holds those above `low_timestamp`."""
 
-    floor: int = 0
+    low_timestamp: int = 0
     executed: set[int] = msgspec.field(default_factory=set)
     results: dict[int, StoredResult] = msgspec.field(default_factory=dict)
 
@@ -32,7 +33,7 @@ class ClientRecord(msgspec.Struct, array_like=True):
 class _EncodedRecord(msgspec.Struct, frozen=True, array_like=True):
     """A record with one encoding: everything in order of its number."""
 
-    floor: int
+    low_timestamp: int
     executed: tuple[int, ...]
     results: tuple[tuple[int, StoredResult], ...]
 
@@ -44,23 +45,23 @@ class ClientTable:
         self._window = client_window
         self._records: dict[str, ClientRecord] = {}
 
-    def floor(self, client: str) -> int:
+    def low_timestamp(self, client: str) -> int:
         """All numbers up to this one are executed."""
         record = self._records.get(client)
-        return record.floor if record else 0
+        return record.low_timestamp if record else 0
 
     def was_executed(self, client: str, timestamp: int) -> bool:
         """Whether that number of that client is used up."""
         record = self._records.get(client)
         if record is None:
             return False
-        return timestamp <= record.floor or timestamp in record.executed
+        return timestamp <= record.low_timestamp or timestamp in record.executed
 
     def is_executable(self, client: str, timestamp: int) -> bool:
         """Whether a request with that number, ordered now, is executed."""
         record = self._records.get(client)
-        floor = record.floor if record else 0
-        within = floor < timestamp <= floor + self._window
+        low = record.low_timestamp if record else 0
+        within = low < timestamp <= low + self._window
         return within and (record is None or timestamp not in record.executed)
 
     def result(self, client: str, timestamp: int) -> StoredResult | None:
@@ -74,17 +75,17 @@ class ClientTable:
         record = self._records.setdefault(client, ClientRecord())
         record.executed.add(timestamp)
         record.results[timestamp] = result
-        while record.floor + 1 in record.executed:
-            record.floor += 1
-            record.executed.discard(record.floor)
-            record.results.pop(record.floor - self._window, None)
+        while record.low_timestamp + 1 in record.executed:
+            record.low_timestamp += 1
+            record.executed.discard(record.low_timestamp)
+            record.results.pop(record.low_timestamp - self._window, None)
 
     def parts(self) -> dict[str, bytes]:
         """One part of the replicated state per client."""
         return {
             PART_PREFIX + name: msgspec.msgpack.encode(
                 _EncodedRecord(
-                    record.floor,
+                    record.low_timestamp,
                     tuple(sorted(record.executed)),
                     tuple(sorted(record.results.items())),
                 )
@@ -99,5 +100,5 @@ class ClientTable:
             if name.startswith(PART_PREFIX):
                 encoded = msgspec.msgpack.decode(data, type=_EncodedRecord)
                 self._records[name.removeprefix(PART_PREFIX)] = ClientRecord(
-                    encoded.floor, set(encoded.executed), dict(encoded.results)
+                    encoded.low_timestamp, set(encoded.executed), dict(encoded.results)
                 )

@@ -86,7 +86,7 @@ def signing_bytes(message: AnyMessage, payload: bytes, cluster_id: bytes, epoch:
     """What is signed: a prefix that names the protocol, type, cluster and epoch, then the payload.
 
     The prefix keeps a signature from counting as another type's, another cluster's or another
-    epoch's (TRAPS 4, 19).
+    epoch's (docs/TRAPS.md 4, 19).
     """
     kind = type(message).__name__.encode()
     return SIGNING_PREFIX + kind + b"\0" + cluster_id + epoch.to_bytes(8, "big") + payload

@@ -1,7 +1,7 @@
 """The state of one replica and the few actions that all parts of the protocol share.
 
-The parts (normal_case, execution, checkpoint, catch_up) are functions over this state; they
-never call each other, `replica` does. Each field says which part writes it.
+The parts (normal_case, execution, checkpoint, catch_up and so on) are functions over this state.
+Each of them has a state of its own (pbft/state.py), which it alone writes.
 """
 
 import enum
@@ -11,15 +11,12 @@ import msgspec
 
 from pbft.authentication import Authenticator, sign_message
 from pbft.certificates import (
-    GENESIS_CERTIFICATE,
-    CheckedViewChange,
     CheckpointVotes,
-    StableCertificate,
 )
 from pbft.client_table import ClientTable
 from pbft.codec import SIGNING_PREFIX, digest_of, encode_message
 from pbft.genesis import Cluster
-from pbft.log import MessageLog, OrderedRequest, Proposal, Slot
+from pbft.log import MessageLog, OrderedRequest, Slot
 from pbft.messages import (
     BODY_BYTES_MAX,
     AnyMessage,
@@ -28,14 +25,13 @@ from pbft.messages import (
     Reply,
     Request,
     Signed,
-    Status,
 )
 from pbft.ports import (
-    Announcement,
     Application,
+    DeferredReply,
+    Event,
     Evidence,
     Executed,
-    Notice,
     Output,
     Refusal,
     SavedMessage,
@@ -43,6 +39,17 @@ from pbft.ports import (
     Send,
     Sign,
     Verify,
+)
+from pbft.state import (
+    CheckpointState,
+    ExecutionState,
+    PeerState,
+    ProposerState,
+    RecoveryState,
+    RetransmitBudget,
+    Timers,
+    TransferState,
+    ViewState,
 )
 
 # A RECOVER counts for so many windows above the checkpoint that it names. A replica that fetches
@@ -85,18 +92,6 @@ class ReplicaStatus(enum.StrEnum):
     STATE_TRANSFER = "state_transfer"
     DIVERGED = "diverged"
     RECOVERING = "recovering"
-
-
-class Recovery(msgspec.Struct, frozen=True, array_like=True):
-    """The last RECOVER of a replica that counted when it was executed.
-
-    nonces: its nonce (states of older versions have up to 16). voting_from: T, the first
-    checkpoint at least L above it. Once T is stable, nothing that the replica may have said before
-    can matter any more: it votes again.
-    """
-
-    nonces: tuple[bytes, ...]
-    voting_from: int
 
 
 class PendingRequests:
@@ -199,44 +194,6 @@ class PendingRequests:
         return sum(len(numbers) for numbers in self._by_client.values())
 
 
-class Timers(msgspec.Struct):
-    """Deadlines as numbers; None and absent mean that nothing runs.
-
-    timeout: how long is waited at present. has_progressed: whether anything was executed since
-    the last VIEW-CHANGE of ours. timed: client -> its lowest pending number. waiting: the same,
-    with since when it is that. forwarded: requests handed on to the primary of this view.
-    view_change_due: when the view that is being changed to has failed. null_due: the primary
-    gives no null request before; is_null_waiting: it owes one, and waits for nothing but that.
-    batch_due: until when the primary keeps what may wait; None: it keeps nothing.
-    """
-
-    timeout: float
-    has_progressed: bool = True
-    timed: dict[str, int] = {}
-    waiting: dict[str, tuple[int, float]] = {}
-    forwarded: set[tuple[str, int]] = set()
-    view_change_due: float | None = None
-    null_due: float = 0.0
-    is_null_waiting: bool = False
-    batch_due: float | None = None
-
-
-class AskedAgain(msgspec.Struct):
-    """What one client asked again in the turn under way: which numbers, and what that cost."""
-
-    numbers: set[int] = set()
-    cost_bytes: int = 0
-
-
-class Transfer(msgspec.Struct):
-    """A state transfer under way: to which checkpoint, its leaves once known, the parts so far."""
-
-    certificate: StableCertificate
-    leaves: dict[str, bytes] | None = None
-    parts: dict[str, bytes] = {}
-    attempts: int = 0
-
-
 class Core:
     """All that one replica knows, and the output of the turn that is under way."""
 
@@ -264,72 +221,57 @@ class Core:
         self.authenticator = Authenticator(cluster, verify)
         self.interval = cluster.genesis.checkpoint_interval
         self.window = cluster.genesis.window
-        self.view = 0  # view_change
-        self.has_entered = True  # view_change: false from our VIEW-CHANGE until its NEW-VIEW
-        self.is_diverged = False  # checkpoint, state_transfer: our state is not the certified one
-        # view_change, of the current NEW-VIEW: min-s, up to which no PRE-PREPARE is accepted, and O
-        self.floor = 0
-        self.ordered: dict[int, Proposal] = {}
-        # view_change, checked: each replica's for the highest view, beside a later one our view's
-        self.view_changes: dict[int, CheckedViewChange] = {}
-        self.overtaken_view_changes: dict[int, CheckedViewChange] = {}
-        self.new_view: Signed | None = None  # view_change: the one that began the current view
-        self.view_records: list[SavedMessage] = []  # view_change: saved again after a new base
-        # recovery: of our own RECOVER, while we vote on nothing because we lost what we said
-        self.nonce = b""
-        # replica: for that, if the others show that the records we were restored from forgot a word
-        self.spare_nonce = b""
-        self.recover_requests: dict[int, Signed] = {}  # recovery: RECOVERs to be ordered
-        # execution, part of the replicated state: by replica, its last RECOVER that counted
-        self.recoveries: dict[int, Recovery] = {}
-        self.log = MessageLog()  # slots by normal_case; emptied by checkpoint
-        self.pending = PendingRequests()  # filled by normal_case; emptied by execution
-        self.proposed: set[tuple[str, int]] = set()  # normal_case; emptied by execution
-        self.next_sequence = 1  # normal_case, as primary; view_change
-        self.rotation = ""  # normal_case: the client that was served last
-        self.executed = 0  # execution, state_transfer
-        self.clients = ClientTable(cluster.genesis.client_window)  # execution, state_transfer
-        self.stable: StableCertificate = GENESIS_CERTIFICATE  # checkpoint, state_transfer
-        self.stable_parts: dict[str, bytes] = {}  # checkpoint: the state at `stable`
-        # checkpoint: the newest certificate of a state that is above ours, or that ours is not
-        self.certified: StableCertificate = GENESIS_CERTIFICATE
+        # Shared: slots are made and filled by normal_case, and emptied by checkpoint.
+        self.log = MessageLog()
+        # normal_case: requests that are not executed yet.
+        self.pending = PendingRequests()
+        # normal_case: by client, of the turn under way.
+        self.retransmit_budgets: dict[str, RetransmitBudget] = {}
+        # One state for each part of the protocol; pbft/state.py says which part writes it.
+        self.peers = PeerState()
+        self.views = ViewState()
         kept = self.window // self.interval + 2
-        self.checkpoint_votes = CheckpointVotes(cluster.quorums, kept)  # checkpoint
-        # checkpoint: number -> (state digest, parts), until a checkpoint at or above is stable
-        self.snapshots: dict[int, tuple[bytes, dict[str, bytes]]] = {}
-        # state_transfer: the leaves of those states that a peer asked for; emptied by checkpoint
-        self.leaves: dict[int, tuple[tuple[str, bytes], ...]] = {}
-        self.status_due = 0.0  # catch_up
-        self._begin_with_peers()
-        self.timers = Timers(settings.view_change_seconds)  # timers
-        self.transfer: Transfer | None = None  # state_transfer
-        self.executed_at_tick = 0  # state_transfer: what was executed at the last STATUS
+        self.checkpoints = CheckpointState(CheckpointVotes(cluster.quorums, kept))
+        self.proposer = ProposerState()
+        self.recovery = RecoveryState()
+        self.execution = ExecutionState(ClientTable(cluster.genesis.client_window))
+        self.transfers = TransferState()
+        self.timers = Timers(settings.view_change_seconds)
+        # Of the turn under way; all parts add to them, by the actions below.
         self.output = Output()
         self.replies: dict[str, list[Reply]] = {}
-        self.asked_again: dict[str, AskedAgain] = {}  # normal_case, by client, of this turn
         self._sign = sign
-
-    def _begin_with_peers(self) -> None:
-        """What is noted of each peer: nothing yet."""
-        # catch_up: the furthest that each peer said: ((view, has entered it), executed)
-        self.peer_places: dict[int, tuple[tuple[int, bool], int]] = {}
-        # catch_up: when what each peer was sent was last forgotten for a new link of its
-        self.greeted_at: dict[int, float] = {}
-        self.answered_at: dict[int, float] = {}  # catch_up: when each peer was last re-sent slots
-        # catch_up: per peer, which view it was last sent the proof of, and when
-        self.view_sent: dict[int, tuple[tuple[int, bool], float]] = {}
-        # catch_up: per peer, of what (stable checkpoint, words above) it was last sent, and when
-        self.checkpoints_sent: dict[int, tuple[tuple[int, int], float]] = {}
-        self._spent: dict[int, tuple[float, int]] = {}  # per peer: since when, how many bytes
-        self._accused: dict[int, int] = {}  # per replica: how often it contradicted itself
-        self.peer_status: dict[int, Status] = {}  # catch_up: each peer's last STATUS, for people
+        # Per peer: since when, and how many bytes were re-sent to it.
+        self._spent: dict[int, tuple[float, int]] = {}
+        # Per replica: how often it contradicted itself.
+        self._equivocations: dict[int, int] = {}
 
     # --- where this replica stands --------------------------------------------------------------
 
     @property
+    def view(self) -> int:
+        """v: the view that this replica is in, or has left for."""
+        return self.views.current
+
+    @property
+    def has_entered(self) -> bool:
+        """Whether that view has begun here."""
+        return self.views.has_entered
+
+    @property
+    def executed(self) -> int:
+        """The last sequence number that was executed."""
+        return self.execution.executed
+
+    @property
+    def is_diverged(self) -> bool:
+        """Whether this replica's state is not the certified one."""
+        return self.checkpoints.is_diverged
+
+    @property
     def low(self) -> int:
         """h: the sequence number of the last stable checkpoint."""
-        return self.stable.sequence
+        return self.checkpoints.stable.sequence
 
     @property
     def kept_above(self) -> int:
@@ -357,7 +299,7 @@ class Core:
         So one that counted never does again, nor any that was signed before: T is above all that
         they can name. Only replicated state decides, and nothing has to be remembered.
         """
-        earlier = self.recoveries.get(message.replica)
+        earlier = self.execution.recoveries.get(message.replica)
         if earlier is not None and message.stable < earlier.voting_from:
             return Refusal("a RECOVER that is executed, or while another one is under way")
         if message.stable >= sequence:
@@ -375,21 +317,26 @@ class Core:
     def is_primary(self) -> bool:
         """Whether this replica is it."""
         # As Cluster.primary; asked several times in each turn.
-        return self.view % self.quorums.replicas == self.index
+        return self.views.current % self.quorums.replicas == self.index
+
+    @property
+    def is_recovering(self) -> bool:
+        """Whether this replica votes on nothing because it lost what it sent."""
+        return bool(self.recovery.nonce)
 
     @property
     def is_voting(self) -> bool:
         """Whether this replica takes part in the ordering of its view."""
-        return self.has_entered and not self.is_diverged and not self.nonce
+        return self.has_entered and not self.is_diverged and not self.is_recovering
 
     @property
     def status(self) -> ReplicaStatus:
         """What to tell people: the worst of what is the case."""
         if self.is_diverged:
             return ReplicaStatus.DIVERGED
-        if self.nonce:
+        if self.is_recovering:
             return ReplicaStatus.RECOVERING
-        if self.transfer is not None:
+        if self.transfers.current is not None:
             return ReplicaStatus.STATE_TRANSFER
         return ReplicaStatus.NORMAL if self.has_entered else ReplicaStatus.VIEW_CHANGE
 
@@ -408,47 +355,43 @@ class Core:
         self.output.messages.append(Send(to, Envelope(signed, body)))
 
     def save(self, slot: Slot, record: SavedMessage | SavedPrepared | Executed) -> None:
-        """Record something about a slot; it is recorded again after each new base."""
+        """Record something about a slot; it is recorded again after each new checkpoint record."""
         slot.records.append(record)
         self.output.records.append(record)
 
-    def save_view(self, signed: Signed) -> None:
-        """Record a VIEW-CHANGE of ours, or the NEW-VIEW that we enter: the last of them counts."""
-        self.view_records = [SavedMessage(signed)]
-        self.output.records.append(SavedMessage(signed))
-
-    def accuse(self, replica: int, first: Signed, second: Signed) -> None:
+    def record_equivocation(self, replica: int, first: Signed, second: Signed) -> None:
         """Keep two messages of one replica that contradict each other; both are checked.
 
-        Told the 1st, 2nd, 4th, 8th ... time: who lies in each message must not turn over the log.
+        An event is emitted the 1st, 2nd, 4th, 8th ... time: a replica that lies in each message
+        must not fill the log.
         """
         self.output.evidence.append(Evidence(replica, first, second))
-        count = self._accused[replica] = self._accused.get(replica, 0) + 1
+        count = self._equivocations[replica] = self._equivocations.get(replica, 0) + 1
         if count == 1:
-            self.tell("equivocation", replica=replica)
+            self.emit("equivocation", replica=replica)
         elif count.bit_count() == 1:
-            self.tell("equivocation", replica=replica, times=count)
+            self.emit("equivocation", replica=replica, times=count)
 
     def reply(self, reply: Reply) -> None:
         """Answer a client at the end of this turn. Replicas read their own state instead."""
         if self.cluster.replica_index(reply.client) is None:
             self.replies.setdefault(reply.client, []).append(reply)
 
-    def announce(self, announcement: Announcement) -> None:
+    def reply_deferred(self, reply: DeferredReply) -> None:
         """Answer an earlier request, with a signature over what is to be signed apart."""
-        if self.cluster.replica_index(announcement.client) is not None:
+        if self.cluster.replica_index(reply.client) is not None:
             return
         # What the application has signed must not be taken for a message of the protocol.
-        assert not announcement.to_sign.startswith(SIGNING_PREFIX)
-        attestation = self._sign(announcement.to_sign) if announcement.to_sign else b""
+        assert not reply.to_sign.startswith(SIGNING_PREFIX)
+        attestation = self._sign(reply.to_sign) if reply.to_sign else b""
         self.reply(
             Reply(
-                announcement.client,
-                announcement.timestamp,
-                announcement.request_digest,
-                announcement.kind,
-                announcement.subject,
-                announcement.result,
+                reply.client,
+                reply.timestamp,
+                reply.request_digest,
+                reply.kind,
+                reply.subject,
+                reply.result,
                 attestation,
             )
         )
@@ -466,6 +409,6 @@ class Core:
         since, spent = self._spent.get(peer, (now, 0))
         self._spent[peer] = (since, spent + size)
 
-    def tell(self, event: str, **details: str | int | None) -> None:
-        """Add a notice."""
-        self.output.notices.append(Notice(event, details))
+    def emit(self, name: str, /, **details: str | int | None) -> None:
+        """Add a log event to the output of this turn."""
+        self.output.events.append(Event(name, details))

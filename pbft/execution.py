@@ -5,10 +5,11 @@ client table and the application's state, and nothing else.
 """
 
 from pbft.client_table import StoredResult
-from pbft.core import Core, Recovery
+from pbft.core import Core
 from pbft.log import Batch, OrderedRequest, Slot
 from pbft.messages import Recover, Reply, Request
 from pbft.ports import Applied, Executed, ExecutedRequest, SavedEntry
+from pbft.state import Recovery
 
 
 def execute_next(core: Core) -> int | None:
@@ -34,19 +35,19 @@ def apply_batch(core: Core, slot: Slot, batch: Batch) -> None:
     skipped = 0
     for ordered in batch.requests:
         request = ordered.request
-        if core.proposed:
-            core.proposed.discard(ordered.key)
+        if core.proposer.proposed:
+            core.proposer.proposed.discard(ordered.key)
         if isinstance(request, Recover):
             _apply_recover(core, slot.sequence, request)
             continue
-        if core.clients.is_executable(request.client, request.timestamp):
+        if core.execution.clients.is_executable(request.client, request.timestamp):
             _apply(core, slot.sequence, ordered, request)
         else:
             skipped += 1
         core.pending.remove(request.client, request.timestamp)
-    core.executed = slot.sequence
-    core.next_sequence = max(core.next_sequence, core.executed + 1)
-    core.tell(
+    core.execution.executed = slot.sequence
+    core.proposer.next_sequence = max(core.proposer.next_sequence, core.executed + 1)
+    core.emit(
         "executed",
         view=core.view,
         sequence=slot.sequence,
@@ -60,24 +61,24 @@ def _apply_recover(core: Core, sequence: int, message: Recover) -> None:
 
     An old one changes nothing, nor another of the same replica before that has T stable.
     """
-    core.recover_requests.pop(message.replica, None)
+    core.recovery.requests.pop(message.replica, None)
     if core.recover_refusal(message, sequence) is not None:
         return
     voting_from = -(-(sequence + core.window) // core.interval) * core.interval
-    core.recoveries[message.replica] = Recovery((message.nonce,), voting_from)
-    core.tell("recover", replica=message.replica, sequence=sequence, voting_from=voting_from)
+    core.execution.recoveries[message.replica] = Recovery((message.nonce,), voting_from)
+    core.emit("recover", replica=message.replica, sequence=sequence, voting_from=voting_from)
 
 
 def _apply(core: Core, sequence: int, ordered: OrderedRequest, request: Request) -> None:
     applied: Applied = core.application.apply(request, ordered.digest, sequence)
-    core.clients.record(
+    core.execution.clients.record(
         request.client,
         request.timestamp,
         StoredResult(ordered.digest, applied.kind, applied.subject, applied.result),
     )
     for entry in applied.entries:
         core.output.records.append(SavedEntry(entry))
-    core.output.deliveries.append(ExecutedRequest(sequence, ordered.signed, request, applied))
+    core.output.executed.append(ExecutedRequest(sequence, ordered.signed, request, applied))
     core.reply(
         Reply(
             request.client,
@@ -88,5 +89,5 @@ def _apply(core: Core, sequence: int, ordered: OrderedRequest, request: Request)
             applied.result,
         )
     )
-    for announcement in applied.announcements:
-        core.announce(announcement)
+    for reply in applied.deferred:
+        core.reply_deferred(reply)

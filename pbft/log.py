@@ -87,7 +87,7 @@ class Slot:
         self.prepared: Prepared | None = None
         self.decided: Decided | None = None
         self.batches: dict[bytes, Batch] = {NULL_REQUEST: NULL_BATCH}
-        # What was saved about this slot, in order, to be saved again after a new base.
+        # What was saved about this slot, in order, to be saved again after a new checkpoint record.
         self.records: list[SavedMessage | SavedPrepared | Executed] = []
 
     def leave_view(self) -> None:

@@ -128,7 +128,7 @@ class NewView(Message, frozen=True):
 
 
 class Status(Message, frozen=True):
-    """Where a replica stands, so that its peers re-send what it lacks (DESIGN: catch-up).
+    """Where a replica stands, so that peers re-send what it lacks (docs/PROTOCOL.md, "Catch-up").
 
     `has_entered` is false between the replica's VIEW-CHANGE for `view` and its NEW-VIEW.
     """
@@ -183,7 +183,7 @@ class StateParts(Message, frozen=True):
 
 
 class Recover(Message, frozen=True):
-    """A replica lost what it had said, and asks to take part again (DESIGN: Durable).
+    """A replica lost what it had said, and asks to take part again (docs/PROTOCOL.md, "Recovery").
 
     Ordered like a request. `nonce` is drawn anew for each loss: by it the replica knows its own.
     `stable` is its last stable checkpoint, which says how old the RECOVER is
@@ -213,7 +213,7 @@ class Reply(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=
 
 
 class Replies(Message, frozen=True):
-    """The replies of one turn to one client, under one signature (measured: DESIGN section 5)."""
+    """The replies of one turn to one client, under one signature (measured: docs/FACTS.md)."""
 
     replies: Annotated[tuple[Reply, ...], msgspec.Meta(max_length=REPLIES_MAX)]
     replica: ReplicaIndex

@@ -15,7 +15,7 @@ from pbft.codec import (
     digest_of,
     encode_batch,
 )
-from pbft.core import AskedAgain, Core
+from pbft.core import Core
 from pbft.log import (
     NULL_BATCH,
     RECOVER_NUMBER,
@@ -38,14 +38,15 @@ from pbft.messages import (
 )
 from pbft.ports import (
     SENT_BACK,
-    Announcement,
-    Base,
+    CheckpointRecord,
+    DeferredReply,
     Refusal,
     SavedBody,
     SavedEntry,
     SavedMessage,
     SavedPrepared,
 )
+from pbft.state import RetransmitBudget
 
 # What may be looked up for one client in one turn. All that ask anew get their answers, a few
 # hundred verdicts in each turn; who sends requests of others again holds up no vote for long.
@@ -66,11 +67,11 @@ def on_request(core: Core, message: Request, signed: Signed) -> Refusal | None:
         return refusal
     if core.is_diverged:
         return Refusal("no answers while diverged")
-    if core.clients.was_executed(message.client, message.timestamp):
+    if core.execution.clients.was_executed(message.client, message.timestamp):
         return _answer_again(core, message, signed)
-    if not core.clients.is_executable(message.client, message.timestamp):
-        floor = core.clients.floor(message.client)
-        return Refusal(f"number {message.timestamp} is beyond the window above {floor}")
+    if not core.execution.clients.is_executable(message.client, message.timestamp):
+        low = core.execution.clients.low_timestamp(message.client)
+        return Refusal(f"number {message.timestamp} is beyond the window above {low}")
     core.pending.add(message, signed)
     return None
 
@@ -81,12 +82,12 @@ def _answer_again(core: Core, message: Request, signed: Signed) -> Refusal | Non
     Within the client's window the kept answer is always given. What has to be looked up is bounded
     per client and turn: a client that asks for more asks for the rest again.
     """
-    again = core.asked_again.setdefault(message.client, AskedAgain())
-    if message.timestamp in again.numbers:
+    budget = core.retransmit_budgets.setdefault(message.client, RetransmitBudget())
+    if message.timestamp in budget.timestamps:
         return None
-    again.numbers.add(message.timestamp)
+    budget.timestamps.add(message.timestamp)
     digest = digest_of(signed.payload)
-    kept = core.clients.result(message.client, message.timestamp)
+    kept = core.execution.clients.result(message.client, message.timestamp)
     if kept is not None:
         core.reply(
             Reply(
@@ -100,23 +101,23 @@ def _answer_again(core: Core, message: Request, signed: Signed) -> Refusal | Non
         )
         if kept.request_digest != digest:
             return None
-    if again.cost_bytes >= AGAIN_BYTES_MAX:
+    if budget.cost_bytes >= AGAIN_BYTES_MAX:
         return Refusal("more was asked again than is looked up at once: ask again later")
-    again.cost_bytes += LOOK_UP_BYTES
+    budget.cost_bytes += LOOK_UP_BYTES
     if _is_answer_unsaved(core, kept):
         return Refusal("the answer may be in what is not saved yet: ask again")
-    announcement = core.application.recall(message, digest)
-    if isinstance(announcement, Refusal):
-        return announcement if kept is None else None
-    if announcement is not None:
-        again.cost_bytes += len(announcement.result)
-    if announcement is not None and (kept is None or _follows(announcement, kept)):
-        core.announce(announcement)
+    deferred = core.application.find_deferred(message, digest)
+    if isinstance(deferred, Refusal):
+        return deferred if kept is None else None
+    if deferred is not None:
+        budget.cost_bytes += len(deferred.result)
+    if deferred is not None and (kept is None or _follows(deferred, kept)):
+        core.reply_deferred(deferred)
     elif kept is None:
         # Too old to remember. A client that lost its counter learns from f+1 equal answers where
         # to go on; the digest of nothing says that it was not this request that was executed.
-        floor = str(core.clients.floor(message.client)).encode()
-        core.reply(Reply(message.client, message.timestamp, bytes(32), "used", b"", floor))
+        low = str(core.execution.clients.low_timestamp(message.client)).encode()
+        core.reply(Reply(message.client, message.timestamp, bytes(32), "used", b"", low))
     return None
 
 
@@ -127,37 +128,39 @@ def _is_answer_unsaved(core: Core, kept: StoredResult | None) -> bool:
     Of a state that it adopted the ledger has another past.
     """
     return any(
-        isinstance(record, Base) or (kept is None and isinstance(record, SavedEntry))
+        isinstance(record, CheckpointRecord) or (kept is None and isinstance(record, SavedEntry))
         for record in core.output.records
     )
 
 
-def _follows(announcement: Announcement, kept: StoredResult) -> bool:
+def _follows(reply: DeferredReply, kept: StoredResult) -> bool:
     """A later answer follows an earlier one about the same subject; a refusal has none."""
-    return announcement.subject == kept.subject and announcement.kind != kept.kind
+    return reply.subject == kept.subject and reply.kind != kept.kind
 
 
 def may_propose(core: Core) -> bool:
     """Whether we are a primary whose pipeline and window have room for the next number."""
     if not core.is_primary or not core.is_voting:
         return False
-    if core.next_sequence - 1 - core.executed >= core.settings.pipeline_depth:
+    if core.proposer.next_sequence - 1 - core.executed >= core.settings.pipeline_depth:
         return False
-    return core.within_water_marks(core.next_sequence)
+    return core.within_water_marks(core.proposer.next_sequence)
 
 
-def may_wait(core: Core) -> bool:
+def may_delay(core: Core) -> bool:
     """As primary: whether there are requests to propose, few, and nobody waits for any of them.
 
     The paper proposes at once (4.2). Each number costs all replicas its votes and saves, so what
     settles nothing by itself goes with what does (docs/decisions/0017).
     """
-    if core.settings.batch_delay_seconds == 0 or core.recover_requests:
+    if core.settings.batch_delay_seconds == 0 or core.recovery.requests:
         return False
-    kept = list(itertools.islice(core.pending.unproposed(core.proposed), KEPT_REQUESTS_MAX + 1))
+    kept = list(
+        itertools.islice(core.pending.unproposed(core.proposer.proposed), KEPT_REQUESTS_MAX + 1)
+    )
     if not 0 < len(kept) <= KEPT_REQUESTS_MAX:
         return False
-    return core.application.may_wait(kept)
+    return core.application.may_delay(kept)
 
 
 def propose(core: Core, is_null_due: bool) -> Slot | None:
@@ -177,10 +180,10 @@ def propose(core: Core, is_null_due: bool) -> Slot | None:
         batch = NULL_BATCH
     else:
         return None
-    message = PrePrepare(core.view, core.next_sequence, batch.digest, core.index)
+    message = PrePrepare(core.view, core.proposer.next_sequence, batch.digest, core.index)
     slot = core.log.slot(message.sequence)
     assert slot.proposal is None, "a primary never gives a number twice"
-    core.next_sequence += 1
+    core.proposer.next_sequence += 1
     signed = core.sign(message)
     slot.proposal = Proposal(message, signed)
     accept(core, slot, batch)
@@ -190,14 +193,14 @@ def propose(core: Core, is_null_due: bool) -> Slot | None:
 
 def _collect(core: Core) -> list[OrderedRequest]:
     """Pending requests in rotation over the clients, up to the limits of one batch."""
-    fresh = core.pending.fresh(core.proposed)
-    later = [client for client in fresh if client > core.rotation]
+    fresh = core.pending.fresh(core.proposer.proposed)
+    later = [client for client in fresh if client > core.proposer.rotation]
     queues = {client: fresh[client] for client in (*later, *fresh)}
     collected: list[OrderedRequest] = []
-    for signed in core.recover_requests.values():
-        if (signed.signer, RECOVER_NUMBER) not in core.proposed:
+    for signed in core.recovery.requests.values():
+        if (signed.signer, RECOVER_NUMBER) not in core.proposer.proposed:
             collected.append(OrderedRequest(decode_ordered(signed), signed, b""))
-            core.proposed.add((signed.signer, RECOVER_NUMBER))
+            core.proposer.proposed.add((signed.signer, RECOVER_NUMBER))
     # A batch may go over this by one request and what encoding adds.
     bytes_max = min(core.settings.batch_bytes_max, core.cluster.body_bytes_max // 2)
     size = 0
@@ -213,8 +216,8 @@ def _collect(core: Core) -> list[OrderedRequest]:
             if collected and (size > bytes_max or len(collected) == BATCH_REQUESTS_MAX):
                 return collected
             collected.append(ordered)
-            core.proposed.add((client, timestamp))
-            core.rotation = client
+            core.proposer.proposed.add((client, timestamp))
+            core.proposer.rotation = client
         depth += 1
     return collected
 
@@ -233,10 +236,10 @@ def on_pre_prepare(
         return refusal
     if message.replica != core.primary:
         return Refusal("a PRE-PREPARE from a replica that is not the primary")
-    if message.sequence <= core.floor:
+    if message.sequence <= core.views.min_s:
         return Refusal("at or below the checkpoint that this view began with")
     slot = core.log.slot(message.sequence)
-    proposal = slot.proposal or core.ordered.get(message.sequence)
+    proposal = slot.proposal or core.views.ordered.get(message.sequence)
     if proposal is not None:
         return _second_pre_prepare(core, slot, proposal, message, signed, body)
     if core.is_primary:
@@ -275,7 +278,7 @@ def _second_pre_prepare(
         return slot
     if refusal := core.authenticator.check(signed, message):
         return refusal
-    core.accuse(message.replica, proposal.signed, signed)
+    core.record_equivocation(message.replica, proposal.signed, signed)
     return Refusal("another digest was accepted for this view and number")
 
 
@@ -291,7 +294,7 @@ def accept(core: Core, slot: Slot, batch: Batch) -> None:
     keep_batch(core, slot, batch)
     slot.accepted = batch.digest
     core.save(slot, SavedMessage(proposal.signed))
-    core.tell(
+    core.emit(
         "pre_prepared",
         view=core.view,
         sequence=slot.sequence,
@@ -333,7 +336,7 @@ def accept_proposal(core: Core, slot: Slot) -> None:
         return
     accept(core, slot, batch)
     if core.is_primary and slot.sequence > core.executed:
-        core.proposed.update(ordered.key for ordered in batch.requests)
+        core.proposer.proposed.update(ordered.key for ordered in batch.requests)
 
 
 def on_prepare(core: Core, message: Prepare, signed: Signed) -> Refusal | Slot | None:
@@ -379,7 +382,7 @@ def on_commit(core: Core, message: Commit, signed: Signed) -> Refusal | Slot | N
     if refusal := core.authenticator.check(signed, message):
         return refusal
     if earlier is not None:
-        core.accuse(message.replica, earlier[1], signed)
+        core.record_equivocation(message.replica, earlier[1], signed)
     if slot.decided is not None:
         return Refusal("the replica sent COMMIT for another digest than the decided one")
     slot.add_commit(message, signed, core.quorums)
@@ -403,7 +406,7 @@ def on_own_commit(core: Core, message: Commit, signed: Signed) -> Refusal | Slot
     if refusal := core.authenticator.check(signed, message):
         return refusal
     slot.decided = Decided(message.digest, (*others, signed))
-    core.tell("forgot", kind="COMMIT", view=message.view, sequence=message.sequence)
+    core.emit("forgot", kind="COMMIT", view=message.view, sequence=message.sequence)
     return slot
 
 
@@ -424,7 +427,7 @@ def send_commit(core: Core, slot: Slot) -> None:
     slot.add_commit(commit, signed, core.quorums)
     core.save(slot, SavedMessage(signed))
     core.broadcast(signed)
-    core.tell("prepared", view=core.view, sequence=slot.sequence)
+    core.emit("prepared", view=core.view, sequence=slot.sequence)
 
 
 def _guard(core: Core, message: PrePrepare | Prepare) -> Refusal | None:
@@ -444,7 +447,7 @@ def _second_vote(
         return None
     if refusal := core.authenticator.check(signed, message):
         return refusal
-    core.accuse(message.replica, earlier[1], signed)
+    core.record_equivocation(message.replica, earlier[1], signed)
     return Refusal("the replica voted for another digest before")
 
 

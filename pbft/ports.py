@@ -1,8 +1,8 @@
 """All that the core needs of the world, and all that it gives back.
 
-`Output` is an ordering contract, after etcd's Ready: save `records` in one transaction, then
-send `messages`, then hand on `deliveries`, then tell `notices`, then arm one timer for
-`deadline`. If saving fails, nothing of the Output may happen: keep it, feed nothing, retry.
+`Output` is an ordering contract, after etcd raft's Ready: the shell handles its fields in the
+order in which they stand. If saving fails, nothing after it may happen: the shell keeps the
+Output, feeds nothing to the core, and tries to save again.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -18,7 +18,7 @@ Sign = Callable[[bytes], bytes]
 Verify = Callable[[bytes, bytes, bytes], bool]
 
 
-class Announcement(msgspec.Struct, frozen=True):
+class DeferredReply(msgspec.Struct, frozen=True):
     """A later answer to a request that was executed before: a build's verdict for its asker.
 
     `to_sign` is what the replica signs apart and puts into `Reply.attestation`; empty: nothing.
@@ -37,14 +37,14 @@ class Applied(msgspec.Struct, frozen=True):
     """What applying one operation gave.
 
     `kind`, `subject`, `result` go into the reply; `entries` are appended to the application's
-    ledger, in order; `announcements` answer earlier requests.
+    ledger, in order; `deferred` are the later replies to earlier requests.
     """
 
     kind: str
     subject: bytes = b""
     result: bytes = b""
     entries: tuple["Entry", ...] = ()
-    announcements: tuple[Announcement, ...] = ()
+    deferred: tuple[DeferredReply, ...] = ()
 
 
 class Entry(msgspec.Struct, frozen=True, array_like=True):
@@ -61,13 +61,15 @@ class Application(Protocol):
     def apply(self, request: Request, request_digest: bytes, sequence: int) -> Applied:
         """Apply one ordered operation. Never raises: what cannot be done has kind `refused`."""
 
-    def recall(self, request: Request, request_digest: bytes) -> "Announcement | Refusal | None":
+    def find_deferred(
+        self, request: Request, request_digest: bytes
+    ) -> "DeferredReply | Refusal | None":
         """The later answer to an executed request; None: there is none; Refusal: it is not known.
 
         It may read the ledger (through what the shell handed in); `apply` may not.
         """
 
-    def may_wait(self, requests: Sequence[Request]) -> bool:
+    def may_delay(self, requests: Sequence[Request]) -> bool:
         """Whether nobody waits for what these requests, ordered together now, would bring about.
 
         Only a primary asks, about when it orders them: it changes nothing, and replicas may differ.
@@ -129,7 +131,7 @@ class SavedEntry(msgspec.Struct, frozen=True, array_like=True, tag="entry"):
     entry: Entry
 
 
-class Base(msgspec.Struct, frozen=True, array_like=True, tag="base"):
+class CheckpointRecord(msgspec.Struct, frozen=True, array_like=True, tag="base"):
     """The start of a new generation of records: the state at a stable checkpoint.
 
     All older records (but ledger entries) may be deleted in the same transaction, and bodies of
@@ -142,7 +144,15 @@ class Base(msgspec.Struct, frozen=True, array_like=True, tag="base"):
     parts: dict[str, bytes]
 
 
-Record = SavedMessage | SavedBody | SavedPrepared | SavedRecovery | Executed | SavedEntry | Base
+Record = (
+    SavedMessage
+    | SavedBody
+    | SavedPrepared
+    | SavedRecovery
+    | Executed
+    | SavedEntry
+    | CheckpointRecord
+)
 
 # --- the rest of the output ---------------------------------------------------------------------
 
@@ -163,10 +173,10 @@ class ExecutedRequest(msgspec.Struct, frozen=True):
     applied: Applied
 
 
-class Notice(msgspec.Struct, frozen=True):
-    """Something worth telling: logs, metrics, the dashboard and golden traces print these."""
+class Event(msgspec.Struct, frozen=True):
+    """A log event: logs, metrics, the dashboard and golden traces print these."""
 
-    event: str
+    name: str
     details: dict[str, str | int | None]
 
 
@@ -187,12 +197,25 @@ class Evidence(msgspec.Struct, frozen=True, array_like=True):
     second: Signed
 
 
-class Output(msgspec.Struct):
-    """What one turn of the core asks of its shell, in this order; `deadline` is absolute."""
+class Output(msgspec.Struct, kw_only=True):
+    """What one turn of the core asks of its shell: the order of the fields is the contract."""
 
+    # 1. Durable: both are saved in one transaction, before anything below is done.
+    # What this replica has to remember of what it sends, in the order in which it is restored.
     records: list[Record] = []
-    messages: list[Send] = []
-    deliveries: list[ExecutedRequest] = []
-    notices: list[Notice] = []
+    # Proofs that another replica contradicted itself. They are kept for people: no turn needs them.
     evidence: list[Evidence] = []
+
+    # 2. To send, once 1 is on disk. Messages may be lost, so a crash from here on does no harm.
+    messages: list[Send] = []
+
+    # 3. To apply: what was executed in this turn, in order. The core has applied it to the
+    # application already; the shell follows it (pending builds, ballots, metrics).
+    executed: list[ExecutedRequest] = []
+
+    # 4. To emit: log events. Nothing depends on them.
+    events: list[Event] = []
+
+    # 5. To arm: when `Replica.handle_timer` is due, on the clock that `now` is read from. It
+    # replaces the deadline of earlier Outputs. None, from `restore` alone: the timer stays.
     deadline: float | None = None

@@ -1,4 +1,6 @@
-"""A replica that lost what it had said (DESIGN: Durable; the idea is OSDI'00's proactive recovery).
+"""A replica that lost what it had said (docs/PROTOCOL.md, "Recovery").
+
+The idea is proactive recovery (OSDI'00).
 
 The rule: it votes on nothing until nothing that it may have said before can matter. It has a
 RECOVER ordered; executed at s, that fixes T, the first checkpoint at least L above s. Whatever the
@@ -18,7 +20,7 @@ def begin(core: Core, nonce: bytes) -> None:
     assert len(nonce) == 32
     leave_all_views(core, nonce)
     core.output.records.append(SavedRecovery(nonce))
-    core.tell("recovering", nonce=nonce.hex())
+    core.emit("recovering", nonce=nonce.hex())
 
 
 def leave_all_views(core: Core, nonce: bytes) -> None:
@@ -26,15 +28,15 @@ def leave_all_views(core: Core, nonce: bytes) -> None:
 
     What was executed, and what we know that we said in slots, stays.
     """
-    core.nonce = nonce
-    core.view = 0
-    core.has_entered = True
-    core.floor = 0
-    core.ordered = {}
-    core.view_changes = {}
-    core.overtaken_view_changes = {}
-    core.new_view = None
-    core.view_records = []
+    core.recovery.nonce = nonce
+    core.views.current = 0
+    core.views.has_entered = True
+    core.views.min_s = 0
+    core.views.ordered = {}
+    core.views.changes = {}
+    core.views.overtaken_changes = {}
+    core.views.new_view = None
+    core.views.records = []
     core.timers.view_change_due = None
     for slot in core.log.above(0):
         slot.leave_view()
@@ -46,25 +48,25 @@ def ask(core: Core) -> None:
     It names our last stable checkpoint. Where that is too old for it to count, the others prove a
     newer one to us in answer to the STATUS, and it is sent again once we have that state.
     """
-    if core.nonce and not _is_executed(core):
-        core.broadcast(core.sign(Recover(core.nonce, core.index, core.low)))
+    if core.is_recovering and not _is_executed(core):
+        core.broadcast(core.sign(Recover(core.recovery.nonce, core.index, core.low)))
 
 
 def finish(core: Core) -> bool:
     """Vote again once T is stable; whether that is now."""
-    if not core.nonce or not _is_executed(core):
+    if not core.is_recovering or not _is_executed(core):
         return False
-    if core.low < core.recoveries[core.index].voting_from:
+    if core.low < core.execution.recoveries[core.index].voting_from:
         return False
-    core.nonce = b""
+    core.recovery.nonce = b""
     core.output.records.append(SavedRecovery(b""))
-    core.tell("recovered", stable=core.low)
+    core.emit("recovered", stable=core.low)
     return True
 
 
 def _is_executed(core: Core) -> bool:
-    done = core.recoveries.get(core.index)
-    return done is not None and core.nonce in done.nonces
+    done = core.execution.recoveries.get(core.index)
+    return done is not None and core.recovery.nonce in done.nonces
 
 
 def on_recover(core: Core, message: Recover, signed: Signed) -> Refusal | None:
@@ -77,7 +79,7 @@ def on_recover(core: Core, message: Recover, signed: Signed) -> Refusal | None:
         return refusal
     if refusal := core.recover_refusal(message, core.executed + 1):
         return refusal
-    core.recover_requests[message.replica] = signed
+    core.recovery.requests[message.replica] = signed
     return None
 
 
@@ -86,37 +88,38 @@ def drop_unwanted(core: Core) -> None:
 
     The others refuse those: whoever went on waiting for their order would leave a good primary.
     """
-    for replica, signed in list(core.recover_requests.items()):
+    for replica, signed in list(core.recovery.requests.items()):
         message = core.authenticator.read(signed)
         assert isinstance(message, Recover)
         if core.recover_refusal(message, core.executed + 1):
-            del core.recover_requests[replica]
+            del core.recovery.requests[replica]
 
 
 def is_null_wanted(core: Core) -> bool:
     """Whether the primary owes null requests: some T lies above what is ordered."""
-    if not core.recoveries:
+    if not core.execution.recoveries:
         return False
-    return any(done.voting_from >= core.next_sequence for done in core.recoveries.values())
+    recoveries = core.execution.recoveries.values()
+    return any(done.voting_from >= core.proposer.next_sequence for done in recoveries)
 
 
 def are_nulls_owed(core: Core) -> bool:
     """Whether some T is not executed yet, so that the primary's null requests are waited for."""
-    if not core.recoveries:
+    if not core.execution.recoveries:
         return False
-    return any(done.voting_from > core.executed for done in core.recoveries.values())
+    return any(done.voting_from > core.executed for done in core.execution.recoveries.values())
 
 
 def drop_void(core: Core) -> None:
     """Forget the VIEW-CHANGEs that a recovery has made void, after anything was executed."""
-    core.view_changes = {
+    core.views.changes = {
         replica: checked
-        for replica, checked in core.view_changes.items()
+        for replica, checked in core.views.changes.items()
         if replica == core.index or check_void(core, checked.message) is None
     }
-    core.overtaken_view_changes = {
+    core.views.overtaken_changes = {
         replica: checked
-        for replica, checked in core.overtaken_view_changes.items()
+        for replica, checked in core.views.overtaken_changes.items()
         if check_void(core, checked.message) is None
     }
 
@@ -127,7 +130,7 @@ def check_void(core: Core, message: ViewChange) -> Refusal | None:
     One with this recovery's own T in it was sent after it was ordered. That is not always by a
     replica that recovers: an old RECOVER that nobody had ordered may be, by whoever kept it.
     """
-    done = core.recoveries.get(message.replica)
+    done = core.execution.recoveries.get(message.replica)
     if (
         done is not None
         and message.stable < done.voting_from

@@ -71,24 +71,24 @@ class Replica:
         for envelope in envelopes:
             refusal = self._receive_one(envelope, now)
             if refusal is not None:
-                self.core.tell("refused", signer=envelope.signed.signer, reason=refusal.reason)
+                self.core.emit("refused", signer=envelope.signed.signer, reason=refusal.reason)
         return self._finish(now)
 
-    def expire(self, now: float) -> Output:
+    def handle_timer(self, now: float) -> Output:
         """Do what is due at `now`; the shell calls this when `Output.deadline` is reached."""
         if timers.failed_view(self.core, now):
             timers.back_off(self.core)
             self._leave_for(self.core.view + 1, "the primary had its time", now)
-        if now >= self.core.status_due:
+        if now >= self.core.peers.status_due:
             self._send_status(now)
-            state_transfer.consider(self.core)
+            state_transfer.maybe_start(self.core)
             # A disk that was set back may have forgotten that it is done.
             recovery.finish(self.core)
         return self._finish(now)
 
-    def greet(self, peer: str, now: float) -> Output:
+    def on_peer_connected(self, peer: str, now: float) -> Output:
         """A link to that peer was made: say where we stand."""
-        catch_up.greet(self.core, peer, now)
+        catch_up.on_peer_connected(self.core, peer, now)
         return self._finish(now)
 
     def restore(
@@ -96,17 +96,17 @@ class Replica:
     ) -> Output:
         """Continue from what was saved: call once, before anything else.
 
-        records: all records from the last Base on (or all there are), in order, without bodies
-        and ledger entries; bodies: the saved bodies by digest. nonce: 32 random bytes; the replica
-        recovers by them if the others show that the records forgot something that it said.
-        Gives back an Output with the deliveries of what was executed again, and nothing to send.
-        Raises DamagedRecords, OlderRecords.
+        records: all records from the last CheckpointRecord on (or all there are), in order, without
+        bodies and ledger entries; bodies: the saved bodies by digest. nonce: 32 random bytes; the
+        replica recovers by them if the others show that the records forgot something that it said.
+        Returns an Output with what was executed again and the events, and nothing to send. Raises
+        DamagedRecords, OlderRecords.
         """
         assert len(nonce) == 32
         restoring.restore(self.core, records, bodies)
-        self.core.spare_nonce = nonce
+        self.core.recovery.spare_nonce = nonce
         output = self._take_output()
-        return Output(deliveries=output.deliveries, notices=output.notices)
+        return Output(executed=output.executed, events=output.events)
 
     def begin_recovery(self, nonce: bytes, now: float) -> Output:
         """Start from nothing because what was said is lost, instead of `restore`.
@@ -157,7 +157,7 @@ class Replica:
             if refusal is None:
                 self._stabilise(message.sequence, (message, signed))
             return refusal
-        if self.core.nonce:
+        if self.core.is_recovering:
             return SENT_BACK
         if isinstance(message, Commit):
             slot = normal_case.on_own_commit(self.core, message, signed)
@@ -179,17 +179,17 @@ class Replica:
         kept it could make us mute for ever. Nor with f = 0, for nobody could vouch for us.
         """
         core = self.core
-        if len(signed.payload) > core.cluster.new_view_bytes_max or not core.spare_nonce:
+        if len(signed.payload) > core.cluster.new_view_bytes_max or not core.recovery.spare_nonce:
             return SENT_BACK
         if core.quorums.faults_max == 0 or self._void_in(message, core.index) is not None:
             return SENT_BACK
         if refusal := view_change.check_forgotten(core, message, signed):
             return refusal
-        core.tell("forgot", kind="NEW-VIEW", view=message.view)
-        recovery.begin(core, core.spare_nonce)
-        core.spare_nonce = b""
+        core.emit("forgot", kind="NEW-VIEW", view=message.view)
+        recovery.begin(core, core.recovery.spare_nonce)
+        core.recovery.spare_nonce = b""
         # Hearing from us, the others need not send it again.
-        core.status_due = 0.0
+        core.peers.status_due = 0.0
         return None
 
     def _void_in(self, message: NewView, sender: int | None = None) -> Refusal | None:
@@ -264,7 +264,7 @@ class Replica:
         if checkpoint.stabilise(self.core, sequence, sent_back):
             # A peer that saw this checkpoint before us may have sent what we had to refuse as
             # above the water marks: hearing from us, it sends it again.
-            self.core.status_due = 0.0
+            self.core.peers.status_due = 0.0
             recovery.finish(self.core)
             for sequence in view_change.take_proposals(self.core):
                 slot = self.core.log.find(sequence)
@@ -280,12 +280,12 @@ class Replica:
         core = self.core
         if not state_transfer.is_complete(core):
             return
-        assert core.transfer is not None
-        certificate = core.transfer.certificate
+        assert core.transfers.current is not None
+        certificate = core.transfers.current.certificate
         # What we executed is wrong while we are diverged; what is stable never is.
         right_up_to = core.low if core.is_diverged else core.executed
         if certificate.sequence <= right_up_to:
-            core.transfer = None  # meanwhile we came further by ourselves
+            core.transfers.current = None  # meanwhile we came further by ourselves
             return
         parts = state_transfer.adopt(core)
         checkpoint.restore_state(core, parts)
@@ -295,7 +295,7 @@ class Replica:
         timers.on_state_adopted(core, now)
         recovery.drop_void(core)
         recovery.finish(core)
-        core.status_due = 0.0
+        core.peers.status_due = 0.0
         view_change.take_proposals(core)
         for slot in list(core.log.above(core.low)):
             normal_case.accept_proposal(core, slot)
@@ -358,7 +358,7 @@ class Replica:
         core = self.core
         timers.on_view_entered(core, now)
         # Votes of others may have come before we entered: hearing from us, they send them again.
-        core.status_due = 0.0
+        core.peers.status_due = 0.0
         for slot in list(core.log.above(core.low)):
             normal_case.accept_proposal(core, slot)
             self._advance(slot)
@@ -368,7 +368,7 @@ class Replica:
     def _finish(self, now: float) -> Output:
         core = self.core
         self._propose(now)
-        if core.status_due == 0.0:
+        if core.peers.status_due == 0.0:
             self._send_status(now)
         timers.update(core, now, recovery.are_nulls_owed(core))
         return self._take_output()
@@ -381,14 +381,14 @@ class Replica:
     def _propose(self, now: float) -> None:
         core = self.core
         core.timers.is_null_waiting = False
-        is_keeping = False
+        is_delaying = False
         is_null_wanted = False
         while normal_case.may_propose(core):
             is_null_wanted = recovery.is_null_wanted(core)
             # Null requests are waited for, and go behind what is pending.
-            may_wait = not is_null_wanted and normal_case.may_wait(core)
-            is_keeping = may_wait and timers.may_keep(core, now)
-            if is_keeping:
+            may_delay = not is_null_wanted and normal_case.may_delay(core)
+            is_delaying = may_delay and timers.may_delay_longer(core, now)
+            if is_delaying:
                 break
             slot = normal_case.propose(core, is_null_wanted and timers.is_null_due(core, now))
             if slot is None:
@@ -398,7 +398,7 @@ class Replica:
             self._advance(slot)
             is_null_wanted = False
         core.timers.is_null_waiting = is_null_wanted
-        if not is_keeping:
+        if not is_delaying:
             core.timers.batch_due = None
 
     def _take_output(self) -> Output:
@@ -408,7 +408,7 @@ class Replica:
                 for chunk in _chunks(replies):
                     core.send(client, core.sign(Replies(chunk, core.index)))
             core.replies = {}
-        core.asked_again = {}
+        core.retransmit_budgets = {}
         output = core.output
         output.deadline = timers.deadline(core)
         core.output = Output()

@@ -1,4 +1,4 @@
-"""A replica's state from its own records: the state at the base, then what was said since.
+"""A replica's state from its own records: the last checkpoint record, then what followed it.
 
 The rule: nothing is decided anew. What was executed is executed again, from the certificates that
 were saved with it, and must come to the same; what was said stands in its slot again.
@@ -25,7 +25,15 @@ from pbft.core import Core
 from pbft.execution import apply_batch
 from pbft.log import NULL_REQUEST, Batch, Decided, OrderedRequest, Prepared, Proposal, Slot
 from pbft.messages import Checkpoint, Commit, NewView, Prepare, PrePrepare, Signed, ViewChange
-from pbft.ports import Base, Executed, Record, Refusal, SavedMessage, SavedPrepared, SavedRecovery
+from pbft.ports import (
+    CheckpointRecord,
+    Executed,
+    Record,
+    Refusal,
+    SavedMessage,
+    SavedPrepared,
+    SavedRecovery,
+)
 from pbft.recovery import leave_all_views
 from pbft.view_change import check_new_view, set_proposals
 
@@ -45,42 +53,42 @@ def restore(core: Core, records: Sequence[Record], bodies: dict[bytes, bytes]) -
     """
     assert core.executed == 0
     for record in records:
-        if isinstance(record, Base):
-            _restore_base(core, record)
+        if isinstance(record, CheckpointRecord):
+            _restore_stable(core, record)
         elif isinstance(record, SavedMessage):
             _restore_message(core, record, bodies)
         elif isinstance(record, SavedRecovery):
             if record.nonce:
                 leave_all_views(core, record.nonce)
-            core.nonce = record.nonce
+            core.recovery.nonce = record.nonce
         elif isinstance(record, SavedPrepared):
             _restore_prepared(core, record)
         elif isinstance(record, Executed):
             _restore_executed(core, record, bodies)
     core.log.forget_up_to(core.kept_above)
     last = max((slot.sequence for slot in core.log.above(0) if slot.accepted), default=0)
-    core.next_sequence = max(core.next_sequence, core.executed + 1, last + 1)
+    core.proposer.next_sequence = max(core.proposer.next_sequence, core.executed + 1, last + 1)
     if core.is_primary and core.has_entered:
         for slot in core.log.above(core.executed):
             if slot.accepted is not None:
                 batch = slot.batches[slot.accepted]
-                core.proposed.update(ordered.key for ordered in batch.requests)
+                core.proposer.proposed.update(ordered.key for ordered in batch.requests)
 
 
-def _restore_base(core: Core, base: Base) -> None:
-    restore_state(core, base.parts)
-    core.executed = base.sequence
-    for signed in base.certificate:
+def _restore_stable(core: Core, record: CheckpointRecord) -> None:
+    restore_state(core, record.parts)
+    core.execution.executed = record.sequence
+    for signed in record.certificate:
         message = core.authenticator.read(signed)
         if not isinstance(message, Checkpoint) or core.authenticator.check(signed, message):
             raise DamagedRecords("the saved checkpoint certificate does not hold")
-        core.checkpoint_votes.add(message, signed)
-    certificate = core.checkpoint_votes.certificate(base.sequence)
-    if certificate is None or certificate.digest != state_digest(base.parts):
+        core.checkpoints.votes.add(message, signed)
+    certificate = core.checkpoints.votes.certificate(record.sequence)
+    if certificate is None or certificate.digest != state_digest(record.parts):
         raise DamagedRecords("the saved state does not have the certified digest")
-    core.stable = certificate
-    core.stable_parts = base.parts
-    core.checkpoint_votes.forget_up_to(base.sequence)
+    core.checkpoints.stable = certificate
+    core.checkpoints.stable_parts = record.parts
+    core.checkpoints.votes.forget_up_to(record.sequence)
 
 
 def _restore_message(core: Core, record: SavedMessage, bodies: dict[bytes, bytes]) -> None:
@@ -101,9 +109,9 @@ def _restore_message(core: Core, record: SavedMessage, bodies: dict[bytes, bytes
 
 
 def _restore_checkpoint(core: Core, message: Checkpoint, signed: Signed) -> None:
-    said = core.checkpoint_votes.vote_of(message.sequence, core.index)
+    said = core.checkpoints.votes.vote_of(message.sequence, core.index)
     if said is None:
-        core.checkpoint_votes.add(message, signed)
+        core.checkpoints.votes.add(message, signed)
     elif said[0] != message:
         raise DamagedRecords(f"executing again to {message.sequence} gave another state")
 
@@ -112,11 +120,11 @@ def _restore_view_change(core: Core, message: ViewChange, record: SavedMessage) 
     checked = check_view_change(message, record.signed, core.cluster, core.authenticator)
     if not isinstance(checked, CheckedViewChange):
         raise DamagedRecords(f"our own VIEW-CHANGE: {checked.reason}")
-    core.view = message.view
-    core.has_entered = False
-    core.new_view = None
-    core.view_changes[core.index] = checked
-    core.view_records = [record]
+    core.views.current = message.view
+    core.views.has_entered = False
+    core.views.new_view = None
+    core.views.changes[core.index] = checked
+    core.views.records = [record]
     core.timers.has_progressed = False
     for slot in core.log.above(0):
         slot.leave_view()
@@ -126,13 +134,13 @@ def _restore_new_view(core: Core, message: NewView, record: SavedMessage) -> Non
     order = check_new_view(message, record.signed, core.cluster, core.authenticator)
     if isinstance(order, Refusal):
         raise DamagedRecords(f"the NEW-VIEW that was entered: {order.reason}")
-    core.view = message.view
-    core.has_entered = True
-    core.new_view = record.signed
-    core.floor = order.sequence_min
-    core.view_changes = {}
-    core.view_records = [record]
-    core.next_sequence = max(order.sequence_max, core.executed) + 1
+    core.views.current = message.view
+    core.views.has_entered = True
+    core.views.new_view = record.signed
+    core.views.min_s = order.sequence_min
+    core.views.changes = {}
+    core.views.records = [record]
+    core.proposer.next_sequence = max(order.sequence_max, core.executed) + 1
     set_proposals(core, message, order)
 
 

@@ -9,9 +9,10 @@ from collections.abc import Callable
 
 from pbft.certificates import leaves_digest, state_leaves
 from pbft.codec import digest_of
-from pbft.core import Core, Transfer
+from pbft.core import Core
 from pbft.messages import FetchState, Signed, StateLeaves, StateParts
 from pbft.ports import Refusal
+from pbft.state import Transfer
 
 # Names asked for at once, so that an answer is a few messages.
 NAMES_PER_REQUEST = 256
@@ -20,23 +21,23 @@ PARTS_BYTES_PER_MESSAGE = 512 * 1024
 LEAF_BYTES = 100
 
 
-def consider(core: Core) -> None:
+def maybe_start(core: Core) -> None:
     """At every STATUS: begin a transfer if we are behind and stand still, or go on with one."""
-    stands_still = core.executed == core.executed_at_tick
-    core.executed_at_tick = core.executed
-    target = core.certified
+    stands_still = core.executed == core.transfers.executed_at_tick
+    core.transfers.executed_at_tick = core.executed
+    target = core.checkpoints.certified
     is_needed = target.sequence > core.executed or core.is_diverged
     if not is_needed:
-        core.transfer = None
+        core.transfers.current = None
         return
-    transfer = core.transfer
+    transfer = core.transfers.current
     if transfer is None:
         # Below that no correct peer keeps slots: who still sends some may do so to keep us there.
         is_collected = core.executed < target.sequence - core.interval
         if not stands_still and not core.is_diverged and not is_collected:
             return
-        transfer = core.transfer = Transfer(target)
-        core.tell("state_transfer", sequence=target.sequence, executed=core.executed)
+        transfer = core.transfers.current = Transfer(target)
+        core.emit("state_transfer", sequence=target.sequence, executed=core.executed)
     elif target.sequence > transfer.certificate.sequence:
         # Nobody keeps the older state any more; parts that did not change stay good.
         transfer.certificate = target
@@ -79,9 +80,9 @@ def on_fetch_state(core: Core, message: FetchState, signed: Signed, now: float) 
     if not core.may_send_more(message.replica, now):
         return Refusal("more was asked for than is sent again at once")
     if not message.names:
-        leaves = core.leaves.get(sequence)
+        leaves = core.transfers.leaves.get(sequence)
         if leaves is None:  # hashing the whole state costs far more than what is charged for
-            leaves = core.leaves[sequence] = state_leaves(parts)
+            leaves = core.transfers.leaves[sequence] = state_leaves(parts)
         core.send(signed.signer, core.sign(StateLeaves(sequence, leaves, core.index)))
         core.note_sent(message.replica, LEAF_BYTES * len(leaves), now)
         return None
@@ -107,8 +108,8 @@ def on_fetch_state(core: Core, message: FetchState, signed: Signed, now: float) 
 def _kept_state(core: Core, sequence: int) -> dict[str, bytes]:
     """The parts of the state of that number; empty where it is not kept."""
     if sequence == core.low:
-        return core.stable_parts
-    _, parts = core.snapshots.get(sequence, (b"", {}))
+        return core.checkpoints.stable_parts
+    _, parts = core.checkpoints.snapshots.get(sequence, (b"", {}))
     return parts
 
 
@@ -125,7 +126,7 @@ def on_state_leaves(
     Accepted if they are for the checkpoint that we fetch, and their root is its digest; who sent
     them does not matter.
     """
-    transfer = core.transfer
+    transfer = core.transfers.current
     if transfer is None or message.sequence != transfer.certificate.sequence:
         return Refusal("leaves of a state that is not being fetched")
     if transfer.leaves is not None:
@@ -146,7 +147,7 @@ def on_state_leaves(
 
 def on_state_parts(core: Core, message: StateParts) -> Refusal | None:
     """Parts of the state that we fetch; each is accepted if it has its leaf's digest."""
-    transfer = core.transfer
+    transfer = core.transfers.current
     if transfer is None or message.sequence != transfer.certificate.sequence:
         return Refusal("parts of a state that is not being fetched")
     if transfer.leaves is None:
@@ -164,7 +165,7 @@ def on_state_parts(core: Core, message: StateParts) -> Refusal | None:
 
 def is_complete(core: Core) -> bool:
     """Whether everything is here."""
-    transfer = core.transfer
+    transfer = core.transfers.current
     return (
         transfer is not None
         and transfer.leaves is not None
@@ -174,15 +175,15 @@ def is_complete(core: Core) -> bool:
 
 def adopt(core: Core) -> dict[str, bytes]:
     """Go on from the fetched state, which gives its parts; `checkpoint` restores and keeps it."""
-    transfer = core.transfer
+    transfer = core.transfers.current
     assert transfer is not None
     assert is_complete(core)
     sequence = transfer.certificate.sequence
-    core.tell("state_transferred", sequence=sequence, executed=core.executed)
-    core.executed = sequence
-    core.next_sequence = max(core.next_sequence, sequence + 1)
-    core.is_diverged = False
-    core.transfer = None
+    core.emit("state_transferred", sequence=sequence, executed=core.executed)
+    core.execution.executed = sequence
+    core.proposer.next_sequence = max(core.proposer.next_sequence, sequence + 1)
+    core.checkpoints.is_diverged = False
+    core.transfers.current = None
     return transfer.parts
 
 
@@ -194,9 +195,9 @@ def forget_executed(core: Core) -> None:
     """
     for client in core.pending.clients():
         for timestamp in core.pending.numbers(client):
-            if not core.clients.is_executable(client, timestamp):
+            if not core.execution.clients.is_executable(client, timestamp):
                 core.pending.remove(client, timestamp)
-    core.proposed &= {
+    core.proposer.proposed &= {
         ordered.key
         for slot in core.log.above(core.executed)
         for batch in slot.batches.values()

@@ -28,7 +28,7 @@ def update(core: Core, now: float, are_nulls_owed: bool) -> None:
     """
     timers = core.timers
     timed = core.pending.lowest
-    if core.recover_requests or are_nulls_owed:
+    if core.recovery.requests or are_nulls_owed:
         timed = _with_recoveries(core, are_nulls_owed)
     if timed == timers.timed:
         return
@@ -51,11 +51,11 @@ def update(core: Core, now: float, are_nulls_owed: bool) -> None:
 
 def _with_recoveries(core: Core, are_nulls_owed: bool) -> dict[str, int]:
     timed = dict(core.pending.lowest)
-    for signed in core.recover_requests.values():
+    for signed in core.recovery.requests.values():
         timed[RECOVERY + signed.signer] = RECOVER_NUMBER
     if are_nulls_owed:
         timed[RECOVERY] = core.executed + 1
-        ends = (done.voting_from for done in core.recoveries.values())
+        ends = (done.voting_from for done in core.execution.recoveries.values())
         timed[NULLS] = min(end for end in ends if end > core.executed)
     return timed
 
@@ -102,7 +102,7 @@ def failed_view(core: Core, now: float) -> bool:
     timers = core.timers
     if not core.has_entered:
         return timers.view_change_due is not None and now >= timers.view_change_due
-    if not _is_judging(core):
+    if not _monitors_primary(core):
         return False
     share = 2 if core.is_primary else 1
     for client, (lowest, since) in () if core.is_primary else timers.waiting.items():
@@ -144,7 +144,7 @@ def on_null_proposed(core: Core, now: float) -> None:
     core.timers.null_due = now + core.settings.null_seconds
 
 
-def may_keep(core: Core, now: float) -> bool:
+def may_delay_longer(core: Core, now: float) -> bool:
     """Whether the primary may go on keeping what nobody waits for; its time begins with this."""
     timers = core.timers
     if timers.batch_due is None:
@@ -154,7 +154,7 @@ def may_keep(core: Core, now: float) -> bool:
 
 def deadline(core: Core) -> float:
     """When there is something to do at the latest."""
-    due = core.status_due
+    due = core.peers.status_due
     timers = core.timers
     if timers.batch_due is not None:
         due = min(due, timers.batch_due)
@@ -163,7 +163,7 @@ def deadline(core: Core) -> float:
     if not core.has_entered:
         if timers.view_change_due is not None:
             due = min(due, timers.view_change_due)
-    elif timers.waiting and _is_judging(core):
+    elif timers.waiting and _monitors_primary(core):
         forwarded = timers.forwarded
         has_nulls = NULLS in timers.waiting
         if not has_nulls and (core.is_primary or not forwarded):
@@ -179,8 +179,9 @@ def deadline(core: Core) -> float:
     return due
 
 
-def _is_judging(core: Core) -> bool:
-    return core.is_voting and core.transfer is None and core.certified.sequence <= core.executed
+def _monitors_primary(core: Core) -> bool:
+    is_behind = core.checkpoints.certified.sequence > core.executed
+    return core.is_voting and core.transfers.current is None and not is_behind
 
 
 def _forward(core: Core, client: str, timestamp: int) -> None:
@@ -189,7 +190,7 @@ def _forward(core: Core, client: str, timestamp: int) -> None:
     if client.startswith(RECOVERY):
         # Null requests that are owed are nobody's words: there is nothing to hand on.
         recovering = core.cluster.replica_index(client.removeprefix(RECOVERY))
-        signed = None if recovering is None else core.recover_requests[recovering]
+        signed = None if recovering is None else core.recovery.requests[recovering]
     else:
         signed = core.pending.get(client, timestamp)
     if signed is not None:

@@ -17,7 +17,7 @@ from pbft.core import Core
 from pbft.genesis import Cluster
 from pbft.log import NULL_REQUEST, Proposal
 from pbft.messages import NewView, PrePrepare, Signed, ViewChange
-from pbft.ports import SENT_BACK, Refusal
+from pbft.ports import SENT_BACK, Refusal, SavedMessage
 
 
 def start(core: Core, view: int, reason: str) -> None:
@@ -26,11 +26,11 @@ def start(core: Core, view: int, reason: str) -> None:
     Called when our timer expired, or f+1 others left for views above ours.
     """
     assert view > core.view
-    core.view = view
-    core.has_entered = False
-    core.overtaken_view_changes = {}
-    core.new_view = None
-    core.ordered = {}
+    core.views.current = view
+    core.views.has_entered = False
+    core.views.overtaken_changes = {}
+    core.views.new_view = None
+    core.views.ordered = {}
     core.timers.view_change_due = None
     core.timers.has_progressed = False
     prepared = []
@@ -38,11 +38,11 @@ def start(core: Core, view: int, reason: str) -> None:
         slot.leave_view()
         if slot.prepared is not None:
             prepared.append(slot.prepared.certificate)
-    done = core.recoveries.get(core.index)
+    done = core.execution.recoveries.get(core.index)
     message = ViewChange(
         view,
         core.low,
-        core.stable.checkpoints,
+        core.checkpoints.stable.checkpoints,
         tuple(prepared),
         core.index,
         done.voting_from if done else 0,
@@ -50,10 +50,10 @@ def start(core: Core, view: int, reason: str) -> None:
     signed = core.sign(message)
     checked = check_view_change(message, signed, core.cluster, core.authenticator)
     assert not isinstance(checked, Refusal), f"our own VIEW-CHANGE: {checked.reason}"
-    core.view_changes[core.index] = checked
-    core.save_view(signed)
+    core.views.changes[core.index] = checked
+    _save(core, signed)
     core.broadcast(signed)
-    core.tell("view_change", view=view, reason=reason, prepared=len(prepared))
+    core.emit("view_change", view=view, reason=reason, prepared=len(prepared))
 
 
 def on_view_change(core: Core, message: ViewChange, signed: Signed) -> Refusal | None:
@@ -65,7 +65,7 @@ def on_view_change(core: Core, message: ViewChange, signed: Signed) -> Refusal |
     """
     if message.view < core.view or (message.view == core.view and core.has_entered):
         return Refusal("a VIEW-CHANGE for a view that is left or entered already")
-    earlier = core.view_changes.get(message.replica)
+    earlier = core.views.changes.get(message.replica)
     if earlier is not None and earlier.message.view > message.view:
         return _take_overtaken(core, message, signed)
     if earlier is not None and earlier.message == message:
@@ -74,9 +74,9 @@ def on_view_change(core: Core, message: ViewChange, signed: Signed) -> Refusal |
     if isinstance(checked, Refusal):
         return checked
     if earlier is not None and earlier.message.view == message.view:
-        core.accuse(message.replica, earlier.signed, signed)
+        core.record_equivocation(message.replica, earlier.signed, signed)
         return Refusal("another VIEW-CHANGE of this replica for this view came before")
-    core.view_changes[message.replica] = checked
+    core.views.changes[message.replica] = checked
     return None
 
 
@@ -86,12 +86,12 @@ def _take_overtaken(core: Core, message: ViewChange, signed: Signed) -> Refusal 
     Who was faulty may have asked for a view that is far away. Repaired, it is needed where another
     one fails, and its word would not be heard until that view.
     """
-    if message.view != core.view or message.replica in core.overtaken_view_changes:
+    if message.view != core.view or message.replica in core.views.overtaken_changes:
         return None
     checked = check_view_change(message, signed, core.cluster, core.authenticator)
     if isinstance(checked, Refusal):
         return checked
-    core.overtaken_view_changes[message.replica] = checked
+    core.views.overtaken_changes[message.replica] = checked
     return None
 
 
@@ -101,11 +101,11 @@ def view_to_join(core: Core) -> int | None:
     So at least one correct replica is, and a single one that names a huge view drags nobody.
     A replica that lost what it said asks for no view: it votes on nothing.
     """
-    if core.nonce:
+    if core.is_recovering:
         return None
     views = sorted(
         checked.message.view
-        for replica, checked in core.view_changes.items()
+        for replica, checked in core.views.changes.items()
         if replica != core.index and checked.message.view > core.view
     )
     return views[0] if len(views) >= core.quorums.weak else None
@@ -115,8 +115,8 @@ def supporters(core: Core) -> list[CheckedViewChange]:
     """The VIEW-CHANGEs for the view that we are changing to, by replica."""
     if core.has_entered:
         return []
-    asking = {r: c for r, c in core.view_changes.items() if c.message.view == core.view}
-    asking.update(core.overtaken_view_changes)
+    asking = {r: c for r, c in core.views.changes.items() if c.message.view == core.view}
+    asking.update(core.views.overtaken_changes)
     return [asking[replica] for replica in sorted(asking)]
 
 
@@ -128,7 +128,7 @@ def has_everybody_left(core: Core) -> bool:
     """
     if core.has_entered:
         return False
-    left = [c for c in core.view_changes.values() if c.message.view >= core.view]
+    left = [c for c in core.views.changes.values() if c.message.view >= core.view]
     return len(left) >= core.quorums.strong
 
 
@@ -168,20 +168,20 @@ def on_new_view(core: Core, message: NewView, signed: Signed) -> Refusal | None:
     order = check_new_view(message, signed, core.cluster, core.authenticator)
     if isinstance(order, Refusal):
         return order
-    core.view = message.view
-    core.has_entered = False
+    core.views.current = message.view
+    core.views.has_entered = False
     _enter(core, message, signed, order)
     return None
 
 
 def _second_new_view(core: Core, message: NewView, signed: Signed) -> Refusal:
     """A primary signs one for its view; another one, of whatever content, proves that it lies."""
-    first = core.new_view
+    first = core.views.new_view
     is_its_own = message.replica == core.primary
     if first is not None and is_its_own and first.payload != signed.payload:
         if refusal := core.authenticator.check(signed, message):
             return refusal
-        core.accuse(message.replica, first, signed)
+        core.record_equivocation(message.replica, first, signed)
     return Refusal("a NEW-VIEW for a view that is left or entered already")
 
 
@@ -193,7 +193,7 @@ def check_forgotten(core: Core, message: NewView, signed: Signed) -> Refusal | N
     """
     if message.view < core.view:
         return SENT_BACK
-    known = core.new_view
+    known = core.views.new_view
     if message.view == core.view and known is not None and known.payload == signed.payload:
         return SENT_BACK
     order = check_new_view(message, signed, core.cluster, core.authenticator)
@@ -240,23 +240,29 @@ def _check_pre_prepares(
     return None
 
 
+def _save(core: Core, signed: Signed) -> None:
+    """Record a VIEW-CHANGE of ours, or the NEW-VIEW that we enter: the last of them counts."""
+    core.views.records = [SavedMessage(signed)]
+    core.output.records.append(SavedMessage(signed))
+
+
 def _enter(core: Core, message: NewView, signed: Signed, order: NewViewOrder) -> None:
     """Begin the view: its first PRE-PREPAREs stand, nothing up to min-s will be accepted in it."""
-    core.has_entered = True
-    core.new_view = signed
-    core.floor = order.sequence_min
-    core.save_view(signed)
-    core.view_changes = {
+    core.views.has_entered = True
+    core.views.new_view = signed
+    core.views.min_s = order.sequence_min
+    _save(core, signed)
+    core.views.changes = {
         replica: checked
-        for replica, checked in core.view_changes.items()
+        for replica, checked in core.views.changes.items()
         if checked.message.view > core.view
     }
-    core.overtaken_view_changes = {}
-    core.proposed = set()
+    core.views.overtaken_changes = {}
+    core.proposer.proposed = set()
     core.pending.renew()
-    core.next_sequence = max(order.sequence_max, core.executed) + 1
+    core.proposer.next_sequence = max(order.sequence_max, core.executed) + 1
     set_proposals(core, message, order)
-    core.tell(
+    core.emit(
         "new_view",
         view=core.view,
         primary=core.primary,
@@ -273,10 +279,10 @@ def set_proposals(core: Core, message: NewView, order: NewViewOrder) -> None:
     """
     for slot in core.log.above(0):
         slot.leave_view()
-    core.ordered = {}
+    core.views.ordered = {}
     for (sequence, digest), signed in zip(order.digests, message.pre_prepares, strict=True):
         pre_prepare = PrePrepare(message.view, sequence, digest, message.replica)
-        core.ordered[sequence] = Proposal(pre_prepare, signed)
+        core.views.ordered[sequence] = Proposal(pre_prepare, signed)
     take_proposals(core)
 
 
@@ -287,7 +293,7 @@ def take_proposals(core: Core) -> list[int]:
     it began the view, and it would be deposed for not voting on what it ordered itself.
     """
     taken = []
-    for sequence, proposal in core.ordered.items():
+    for sequence, proposal in core.views.ordered.items():
         if core.within_water_marks(sequence):
             slot = core.log.slot(sequence)
             if slot.proposal is None:

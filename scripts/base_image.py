@@ -102,7 +102,9 @@ def import_busybox(client: docker.DockerClient, name: str) -> None:
         client.containers.run(name, ["true"], remove=True, network_mode="none")
     except (docker.errors.ContainerError, docker.errors.APIError) as error:
         client.images.remove(name, force=True)
-        raise NoBaseImage(f"{LOCAL_BUSYBOX} does not run alone; install busybox-static") from error
+        raise NoBaseImage(
+            f"{LOCAL_BUSYBOX} is not statically linked; install busybox-static"
+        ) from error
 
 
 def _root_file_system(applets: list[str]) -> bytes:
@@ -133,7 +135,7 @@ def _add_file(archive: tarfile.TarFile, name: str, data: bytes, mode: int) -> No
 def main() -> int:
     """`python -m scripts.base_image`: make sure that the image is there and print its name."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--docker-host", help="the engine; default: DOCKER_HOST")
+    parser.add_argument("--docker-host", help="the engine (default: DOCKER_HOST)")
     docker_host: str | None = parser.parse_args().docker_host
     try:
         client = docker.DockerClient(base_url=docker_host) if docker_host else docker.from_env()

@@ -7,12 +7,12 @@ if wants_help "$@"; then
     cat <<'END'
 usage: ./scripts/campaign.sh [--processes N]
 
-Runs the simulator's whole gate (python -m simulator gate): 2,304 runs, some minutes. Exit code 0
-only if no invariant is broken, every cell of coverage is reached or has a rule, and every mark and
-kind of fault has occurred. ./scripts/test.sh --full runs a few of them that reach the same, and
-others.
+Run the simulator's whole gate (python -m simulator gate): 2,304 runs, some minutes. Exit code 0
+only if no run breaks an invariant, every cell of coverage is reached or has a rule, and every
+coverage goal and kind of fault has occurred. ./scripts/test.sh --full does a few of these runs that
+reach the same coverage, and other runs.
 
-  --processes N   2 by default
+  --processes N   run N processes at once (default: 2)
 END
     exit 0
 fi

@@ -5,9 +5,10 @@ source "$(dirname -- "$(readlink -f -- "${BASH_SOURCE[0]}")")/setup.sh"
 
 if wants_help "$@"; then
     cat <<'END'
-usage: ./scripts/check.sh    (ruff check, ruff format --check, mypy --strict)
+usage: ./scripts/check.sh
 
-What mypy found out is kept in ${XDG_CACHE_HOME:-~/.cache}/pbft-ci, also for other checkouts.
+Check style and types: ruff check, ruff format --check, mypy --strict. mypy's cache is in
+${XDG_CACHE_HOME:-~/.cache}/pbft-ci, and all checkouts share it.
 END
     exit 0
 fi
@@ -24,7 +25,7 @@ check_types() {
             # 1: errors in the types. Above: mypy itself failed, as it does with a damaged cache.
             if ((result <= 1)); then return "$result"; fi
             rm -rf "$folder/mypy"
-            say "once more, without what was kept:"
+            say "mypy failed; checking again without its cache:"
         fi
         exec 8>&-
     fi
@@ -32,8 +33,7 @@ check_types() {
 }
 
 set_up without_docker
-# mypy reads their types.
-set_up_requirements requirements-browser.txt
+set_up_requirements requirements-dev.txt
 code=0
 "$VENV_PYTHON" -m ruff check . || code=1
 "$VENV_PYTHON" -m ruff format --check . || code=1

@@ -12,7 +12,7 @@ from pathlib import Path
 import msgspec
 import yaml
 
-from common.config import (
+from common.configuration.config import (
     ClientConfig,
     ClusterConfig,
     ConfigError,
@@ -21,8 +21,8 @@ from common.config import (
     load_cluster_config,
     load_node_config,
 )
+from common.configuration.keys import generate_key_files, load_public_key, load_signing_key
 from common.english import counted, plural
-from common.keys import generate_key_files, load_public_key, load_signing_key
 from pbft.quorums import UnsupportedSize, quorums_for
 from scripts.base_image import EXAMPLE_IMAGE, UPSTREAM_IMAGE
 from scripts.demo_faults import ALLOWED
@@ -304,10 +304,12 @@ def main() -> int:
     """`python -m scripts.configuration`: make what is missing and say where it is."""
     parser = argparse.ArgumentParser(
         prog="python -m scripts.configuration",
-        description="Make missing keys and, for other numbers of replicas, configuration in run/.",
+        description="Make missing keys, and for other --replicas a configuration in run/.",
     )
     parser.add_argument("--replicas", type=int, default=EXAMPLE_REPLICAS, metavar="N")
-    parser.add_argument("--config", type=Path, metavar="FOLDER", help="only make this one's keys")
+    parser.add_argument(
+        "--config", type=Path, metavar="FOLDER", help="only make the keys of this configuration"
+    )
     arguments = parser.parse_args()
     try:
         if arguments.config is not None:

@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TextIO, get_args
 
-from common.config import Executor
+from common.configuration.config import Executor
 from common.english import counted
-from node.fault_injection import DESCRIPTIONS, KINDS
+from node.faults.fault_injection import DESCRIPTIONS, KINDS
 from scripts.configuration import EXAMPLE_REPLICAS, Configuration, faulty_replica
 from scripts.demo_faults import ALLOWED, how_to_play, what_the_others_saw
 from scripts.docker_engine import PROCESS_NAME, WITHOUT_DOCKER, NoEngine, own_processes
@@ -115,7 +115,7 @@ def bring_up(prepared: Prepared, processes: Processes) -> None:
             print(line)
         ours = {}
     if ours:
-        print(f"running already: {', '.join(ours)}")
+        print(f"already running: {', '.join(ours)}")
     missing = [program for program in programs if program.name not in ours]
     if missing:
         print(f"starting {_names(missing)} ...", flush=True)
@@ -233,7 +233,7 @@ def run(arguments: argparse.Namespace, started: float) -> int:
     else:
         print(
             "warning: --executor process runs builds as plain processes, without any isolation; "
-            "the branch 'dockerfile' is left out, because it needs Docker"
+            "the demo leaves out the branch 'dockerfile', which needs Docker"
         )
     if faulty is not None:
         print(f"{faulty} misbehaves on purpose: {DESCRIPTIONS[arguments.faulty]}")
@@ -261,7 +261,7 @@ def run(arguments: argparse.Namespace, started: float) -> int:
     first = min(item.decided for item in watched if item.decided is not None)
     print(f"from start to the first verdict: {duration(first - started)}")
     good = is_as_expected(watched)
-    print("all verdicts are as they should be" if good else "THE VERDICTS ARE NOT AS EXPECTED")
+    print("all verdicts are as expected" if good else "THE VERDICTS ARE NOT AS EXPECTED")
     if not arguments.stop:
         say_where(configuration)
         print(f"messages:   {configuration.client.listen.url}/builds/{watched[0].build}/messages")
@@ -314,12 +314,12 @@ def _parse() -> argparse.Namespace:
     parser.add_argument(
         "--faulty",
         choices=(*KINDS, ALLOWED),
-        help="the last node misbehaves like this; allowed: none does, each may be told to",
+        help="make the last node misbehave; allowed: none does, until somebody injects a fault",
     )
     parser.add_argument(
         "--executor",
         choices=get_args(Executor),
-        help="docker (default), or process: without isolation, for machines without Docker",
+        help="where builds run: docker (default), or process, WITHOUT isolation",
     )
     parser.add_argument("--stop", action="store_true", help="stop everything at the end")
     return parser.parse_args()
@@ -341,7 +341,7 @@ def main() -> int:
     if arguments.stop:
         return _stop_all() or code
     if code != 0 and own_processes().running():
-        print("left running; stop: ./stopNetwork.sh --all", file=sys.stderr)
+        print("still running; to stop it: ./stopNetwork.sh --all", file=sys.stderr)
     return code
 
 

@@ -7,15 +7,15 @@ usage() {
     cat <<'END'
 usage: ./scripts/demo.sh [--replicas N] [--faulty KIND] [--executor docker|process] [--stop]
 
-Starts a client and a network of nodes on this machine, posts four webhooks, and prints what each
-node found and what they agreed on. Exit code 0 only if every verdict is as it should be.
+Start a client and a network of nodes on this machine, post four webhooks, and print each node's
+outcomes and the verdicts. Exit code 0 only if every verdict is as expected.
 
-  --replicas N         1, 3, 4 (default), 7 or 10 nodes
-  --faulty KIND        the last node misbehaves: lying (about the exit code), silent, equivocating,
-                       delaying, garbling (signatures) or replaying; allowed: none does, and each
-                       may be told to while it runs
+  --replicas N         start 1, 3, 4 (default), 7 or 10 nodes
+  --faulty KIND        make the last node misbehave: lying (about the exit code), silent,
+                       equivocating, delaying, garbling (signatures) or replaying; allowed: start
+                       all nodes without a fault, and let people inject one while they run
   --executor process   run builds without Docker and WITHOUT isolation
-  --stop               stop everything at the end; otherwise it is left running
+  --stop               stop everything at the end (default: leave it running)
 END
 }
 
@@ -25,17 +25,17 @@ if wants_help "$@"; then
 fi
 
 docker=with_docker
-installed="Debian packages that are missing (git, python3, python3-venv, docker.io, iptables,
+installed="missing Debian packages (git, python3, python3-venv, docker.io, iptables,
 apparmor, busybox-static)"
 engine="
-on a Docker engine that runs already: an image with BusyBox, and what builds need while they run;"
+on a Docker engine that already runs: an image with BusyBox, and containers and volumes of builds;"
 if [[ " $* " == *" --executor process "* || " $* " == *" --executor=process "* ]]; then
     docker=without_docker
-    installed="Debian packages that are missing (git, python3, python3-venv)"
+    installed="missing Debian packages (git, python3, python3-venv)"
     engine=""
 fi
 cat <<END
-This may change, and nothing else: $installed;$engine
+This changes nothing except: $installed;$engine
 in $ROOT: .venv/, run/, log/.
 END
 set_up "$docker"

@@ -19,7 +19,7 @@ import docker
 import docker.errors
 import requests
 
-from common.logs import log_text
+from common.safe_text import log_text
 from scripts.folders import RUN, exclusive
 from scripts.processes import POLL_SECONDS, Processes, StartFailed, last_lines
 
@@ -72,13 +72,11 @@ class OwnEngine:
         check_socket_path(self._folder)
         program = shutil.which("dockerd", path=_SYSTEM_PATH)
         if program is None:
-            raise NoEngine(
-                "no Docker engine answers and the program dockerd (docker.io) is missing"
-            )
+            raise NoEngine("no Docker engine answers and dockerd is missing; install docker.io")
         if os.geteuid() != 0:
             raise NoEngine(
-                "no Docker engine answers, and only root can start one (members of the group "
-                f"docker may use the engine at {DEFAULT_SOCKET}, where one runs)"
+                "no Docker engine answers, and only root can start one; start this as root, or "
+                f"join the group docker to use an engine that runs at {DEFAULT_SOCKET}"
             )
         print(
             f"starting a Docker engine in {self._folder} (at most {START_SECONDS_MAX:g} s) ...",
@@ -217,7 +215,7 @@ def check_socket_path(folder: Path) -> None:
     length = len(os.fsencode(folder / LONGEST_SOCKET))
     if length > SOCKET_PATH_BYTES_MAX:
         raise NoEngine(
-            f"the path {folder} is too long for a Docker engine of our own: a socket in it would "
+            f"the path {folder} is too long for our own Docker engine: a socket in it would "
             f"have {length} characters, {SOCKET_PATH_BYTES_MAX} are allowed; move the project to a "
             f"folder whose path is {length - SOCKET_PATH_BYTES_MAX} shorter, or set DOCKER_HOST"
         )

@@ -138,9 +138,9 @@ def _git(
             timeout=GIT_SECONDS_MAX,
         )
     except FileNotFoundError as error:
-        raise GitFailed("git is not installed") from error
+        raise GitFailed("git is missing; install git") from error
     except subprocess.TimeoutExpired as error:
-        raise GitFailed(f"git {arguments[0]}: no end within {GIT_SECONDS_MAX} s") from error
+        raise GitFailed(f"git {arguments[0]}: did not end within {GIT_SECONDS_MAX} s") from error
     except subprocess.CalledProcessError as error:
         said = " ".join(error.stderr.decode("utf-8", "replace").split())
         raise GitFailed(f"git {arguments[0]}: {said or 'failed'}") from error
@@ -152,7 +152,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         prog="python -m scripts.example_repository", description="Make the example repository."
     )
-    parser.add_argument("--image", default=EXAMPLE_IMAGE, help="what its builds run in")
+    parser.add_argument("--image", default=EXAMPLE_IMAGE, help="the image of its builds")
     try:
         print(ensure_example_repository(parser.parse_args().image))
     except GitFailed as error:

@@ -20,6 +20,6 @@ def exclusive(lock_file: Path) -> Iterator[None]:
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            print("waiting for another start that is under way ...", flush=True)
+            print("waiting for another start that is running ...", flush=True)
             fcntl.flock(stream, fcntl.LOCK_EX)
         yield

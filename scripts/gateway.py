@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from common.logs import log_text
+from common.safe_text import log_text
 
 ANSWER_SECONDS_MAX = 10
 ANSWER_BYTES_MAX = 4 * 1024 * 1024
@@ -86,7 +86,7 @@ class Gateway:
         except (OSError, http.client.HTTPException, ValueError) as error:
             raise GatewayFailed(f"{path}: no answer from the gateway ({error})") from error
         if not isinstance(answer, dict):
-            raise GatewayFailed(f"{path}: not what a gateway answers: {log_text(str(answer))}")
+            raise GatewayFailed(f"{path}: not a gateway's answer: {log_text(str(answer))}")
         return answer
 
 

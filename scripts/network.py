@@ -10,9 +10,9 @@ from typing import get_args
 import docker
 import docker.errors
 
-from common.config import ClientConfig, ConfigError, Executor, NodeConfig
+from common.configuration.config import ClientConfig, ConfigError, Executor, NodeConfig
 from common.english import counted, plural
-from node.fault_injection import KINDS
+from node.faults.fault_injection import KINDS
 from scripts.base_image import EXAMPLE_IMAGE, NoBaseImage, ensure_example_image
 from scripts.configuration import (
     EXAMPLE_REPLICAS,
@@ -205,19 +205,19 @@ def _parser() -> argparse.ArgumentParser:
         description="Start the example's nodes and return when all answer.",
     )
     starting.add_argument(
-        "--executor", choices=get_args(Executor), help="where builds run; default: docker"
+        "--executor", choices=get_args(Executor), help="where builds run (default: docker)"
     )
     starting.add_argument(
         "--faulty",
         choices=(*KINDS, ALLOWED),
-        help="the last node misbehaves like this; allowed: none does, each may be told to",
+        help="make the last node misbehave; allowed: none does, until somebody injects a fault",
     )
     starting.set_defaults(run=_start_network)
     stopping = actions.add_parser(
         "stop", prog="./stopNetwork.sh", description="Stop the nodes that were started here."
     )
     stopping.add_argument(
-        "--all", action="store_true", help="also the client and the engine in run/docker/"
+        "--all", action="store_true", help="also stop the client and the engine in run/docker/"
     )
     stopping.set_defaults(run=_stop_network)
     client = actions.add_parser(

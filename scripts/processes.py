@@ -20,8 +20,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from common.config import Address
-from common.logs import STDERR_VARIABLE, log_text
+from common.configuration.config import Address
+from common.logs import STDERR_VARIABLE
+from common.safe_text import log_text
 from scripts.folders import ROOT
 
 # A node may have to read its log back first; a minute is far more than that takes.

@@ -21,7 +21,7 @@ from typing import Any, Literal
 
 from playwright.sync_api import Browser, sync_playwright
 
-from common.config import ConfigError
+from common.configuration.config import ConfigError
 from scripts.chromium import ARGUMENTS, NoBrowser, chromium_program
 from scripts.configuration import Configuration, write_configuration
 from scripts.example_repository import GitFailed, write_repository
@@ -37,7 +37,7 @@ CLIENT_PORT = 10890
 GIT_PORT = 10891
 BASE_PORT = 10892
 WIDTH, HEIGHT, HEIGHT_MAX = 1160, 1000, 1400
-# below what a picture ends with; what comes next is not to be seen
+# below what a picture ends with; what comes next did not appear
 MARGIN = 5
 WAIT_SECONDS_MAX = 120.0
 POLL_SECONDS = 0.1
@@ -183,7 +183,7 @@ def take(browser: Browser, url: str, picture: Picture, builds: dict[str, str]) -
         page.locator(picture.ready).first.wait_for()
         box = page.locator(picture.until).last.bounding_box()
         if box is None:
-            raise NoPicture(f"{picture.name}: {picture.until} is not to be seen")
+            raise NoPicture(f"{picture.name}: {picture.until} did not appear")
         height = min(HEIGHT_MAX, int(box["y"] + box["height"]) + MARGIN)
         page.set_viewport_size({"width": WIDTH, "height": height})
         return page.screenshot()
@@ -306,7 +306,7 @@ def _wait(condition: Callable[[], bool], what: str) -> None:
     end = time.monotonic() + WAIT_SECONDS_MAX
     while not condition():
         if time.monotonic() > end:
-            raise NoPicture(f"waited {WAIT_SECONDS_MAX:g} s in vain for {what}")
+            raise NoPicture(f"{what}: not there within {WAIT_SECONDS_MAX:g} s")
         time.sleep(POLL_SECONDS)
 
 
@@ -343,7 +343,7 @@ def _write(file: Path, data: bytes) -> Path:
 def main() -> int:
     """`python -m scripts.screenshots`; ./scripts/screenshots.sh sets the machine up first."""
     parser = argparse.ArgumentParser(prog="./scripts/screenshots.sh", description=__doc__)
-    parser.add_argument("names", nargs="*", metavar="NAME", help="only these, as builds.png")
+    parser.add_argument("names", nargs="*", metavar="NAME", help="take only these, as builds.png")
     parser.add_argument("--folder", type=Path, default=IMAGES, help="default: docs/images")
     arguments = parser.parse_args()
     unknown = set(arguments.names) - set(names())

@@ -3,14 +3,14 @@
 #
 #   source scripts/setup.sh
 #   set_up with_docker | without_docker     # packages, .venv; afterwards: $VENV_PYTHON
-#   set_up_requirements requirements-browser.txt        # more Python packages, into the same .venv
+#   set_up_requirements requirements-dev.txt     # what tests need beside, into the same .venv
 #
 # What may change: Debian packages (as root only), .venv/, run/, log/.
 
 set -euo pipefail
 
 if [[ -z "${BASH_VERSINFO:-}" ]] || ((BASH_VERSINFO[0] < 4)); then
-    echo "bash 4 or newer is needed" >&2
+    echo "this bash is too old; install bash 4 or newer" >&2
     exit 1
 fi
 
@@ -101,7 +101,7 @@ missing_docker_packages() {
 install_packages() {
     local command="apt-get install -y --no-install-recommends $*"
     if ! is_debian; then
-        fail "missing: $*; install what your system calls these packages, then start this again"
+        fail "missing Debian packages: $*; install them under the names of your system, then start this again"
     fi
     if [[ "$(id -u)" -ne 0 ]]; then
         fail "missing packages; as root, run: apt-get update && $command" \
@@ -114,7 +114,7 @@ install_packages() {
         apt_get update >>run/apt.log 2>&1 || true
         if ! apt_get install "$@" >>run/apt.log 2>&1; then
             tail -n 5 run/apt.log >&2
-            fail "could not install $*; all of it is in run/apt.log; try: apt-get update && $command"
+            fail "could not install $*; the whole output is in run/apt.log; try: apt-get update && $command"
         fi
     fi
 }
@@ -163,7 +163,7 @@ unpack() {
         mv "$draft" "run/$program"
     else
         rm -rf "$draft"
-        say "there is no $program: its tests are skipped (see run/$program.log)"
+        say "$program is missing: its tests are skipped (see run/$program.log)"
     fi
 }
 
@@ -194,14 +194,13 @@ unpack_all() {
 # are skipped and counted.
 set_up_browser() {
     local missing=()
-    set_up_requirements requirements-browser.txt
     if ! command -v chromium >/dev/null && ! command -v chromium-headless-shell >/dev/null; then
         missing+=(chromium-headless-shell)
     fi
     if ! "$VENV_PYTHON" -m playwright --version >/dev/null 2>&1; then missing+=(libatomic1); fi
     if [[ ${#missing[@]} -eq 0 ]]; then return; fi
     if ! is_debian || [[ "$(id -u)" -ne 0 ]] || ! (install_packages "${missing[@]}"); then
-        say "there is no ${missing[*]}: the tests of the pages in a browser are skipped"
+        say "missing: ${missing[*]}; the tests of the pages in a browser are skipped"
     fi
 }
 
@@ -217,23 +216,23 @@ make_venv() {
     local python
     if ! { [[ -x "$VENV_PYTHON" ]] && "$VENV_PYTHON" -m pip --version >/dev/null 2>&1; }; then
         python="$(find_python)"
-        [[ -n "$python" ]] || fail "Python 3.11 or newer is needed, and there is none in PATH"
+        [[ -n "$python" ]] || fail "no Python 3.11 or newer in PATH; install one, then start this again"
         say "making .venv with $("$python" --version) ..."
-        "$python" -m venv --clear .venv 9>&- || fail "could not make .venv; python3-venv is needed"
+        "$python" -m venv --clear .venv 9>&- || fail "could not make .venv; install python3-venv, then start this again"
     fi
     pip_install requirements.txt
     stamp >.venv/requirements.sha256
 }
 
-# $1: a file of pinned packages.
+# $1: a file of packages with their versions and hashes: a file that has another hash is refused.
 pip_install() {
     say "installing Python packages into .venv (at most $PIP_SECONDS_MAX s) ..."
     timeout --foreground --kill-after=10 "$PIP_SECONDS_MAX" "$VENV_PYTHON" -m pip install --quiet --no-input \
-        --disable-pip-version-check --timeout 30 --retries 3 -r "$1" 9>&- ||
+        --disable-pip-version-check --timeout 30 --retries 3 --require-hashes -r "$1" 9>&- ||
         fail "pip could not install $1 (see above); start this again to try again"
 }
 
-# $1: a file of more pinned packages, for those scripts that need them.
+# $1: a file of more such packages, for those scripts that need them.
 set_up_requirements() {
     local made=".venv/${1%.txt}.sha256"
     if [[ "$(cat "$made" 2>/dev/null)" == "$(stamp "$1")" ]]; then return; fi
@@ -250,8 +249,8 @@ hold_lock() {
     mkdir -p run log
     exec 9>run/setup.lock
     if ! flock --nonblock 9; then
-        say "waiting for another set-up that is under way (at most $LOCK_SECONDS_MAX s) ..."
-        flock --wait "$LOCK_SECONDS_MAX" 9 || fail "another set-up holds run/setup.lock"
+        say "waiting for another set-up that is running (at most $LOCK_SECONDS_MAX s) ..."
+        flock --wait "$LOCK_SECONDS_MAX" 9 || fail "another set-up still holds run/setup.lock; wait for its end, then start this again"
     fi
 }
 

@@ -1,4 +1,4 @@
-"""Makes a PNG smaller: at most 256 colours. Pure.
+"""Makes a PNG smaller: at most 256 colours.
 
 For pictures of pages, which have few colours: the many that stand for the edges of letters are
 told apart by no eye.

@@ -7,8 +7,9 @@ if wants_help "$@"; then
     cat <<'END'
 usage: ./scripts/startClient.sh [--replicas N]
 
-Runs the client with example-config/client.yml in the foreground, before or after the network.
---replicas N: the client of a network that was started with this number of nodes.
+Run the client with example-config/client.yml in the foreground. You may start it before the network.
+
+  --replicas N   run the client of a network that was started with N nodes
 END
     exit 0
 fi

@@ -15,8 +15,10 @@ if wants_help "$@"; then
     cat <<'END'
 usage: ./scripts/test.sh [--full] [--without-docker] [arguments of pytest]
 
-  --full             the long tests too, in place of a short one that they contain; every bench runs
-                     once then
+Run the tests, without the long ones.
+
+  --full             also run the long tests, instead of the short ones that they contain, and every
+                     bench once
   --without-docker   skip (and count) the tests that need Docker; otherwise they fail without it
 
 Example: ./scripts/test.sh tests/pbft -k checkpoint
@@ -59,6 +61,7 @@ for argument in "$@"; do
     esac
 done
 set_up "$docker"
+set_up_requirements requirements-dev.txt
 if ((!${#arguments[@]})) && [[ ! -d tests/__pycache__ ]]; then
     # A new clone: else each of the workers compiles all tests for itself.
     PBFT_CI_TEST_RUN=compile "$VENV_PYTHON" -m pytest --collect-only -q >/dev/null 2>&1 &

@@ -59,40 +59,48 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("envelope", metavar="ENVELOPE", help="the downloaded build.intoto.json")
     parser.add_argument("--trust", required=True, metavar="FILE", help="the cluster's public keys")
-    parser.add_argument("--repository", metavar="URL", help="it must be about this repository")
-    parser.add_argument("--commit", metavar="SHA", help="it must be about this full commit id")
-    parser.add_argument("--ref", metavar="REF", help="of this full ref, as refs/heads/main")
+    parser.add_argument("--repository", metavar="URL", help="require this repository")
+    parser.add_argument("--commit", metavar="SHA", help="require this full commit id")
+    parser.add_argument("--ref", metavar="REF", help="require this full ref, as refs/heads/main")
     parser.add_argument(
-        "--event", choices=("push", "tag", "pull_request"), help="it must be asked for by this"
+        "--event", choices=("push", "tag", "pull_request"), help="require this event"
     )
     parser.add_argument(
-        "--target", metavar="BRANCH", help="the pull request must be for this branch, as main"
+        "--target", metavar="BRANCH", help="require this target of the pull request, as main"
     )
     parser.add_argument(
-        "--pipeline-sha256", metavar="HEX", help="the pipeline file must have this SHA-256"
+        "--pipeline-sha256", metavar="HEX", help="require this SHA-256 of the pipeline file"
     )
     parser.add_argument(
-        "--step", action="append", default=[], metavar="NAME", help="this step must have run"
-    )
-    parser.add_argument("--any", action="store_true", help="take whatever build it is about")
-    parser.add_argument("--artifact", metavar="PATH", help="this file must be an agreed artifact")
-    parser.add_argument(
-        "--threshold", type=int, metavar="N", help="signatures needed (default: f+1, the least)"
+        "--step", action="append", default=[], metavar="NAME", help="require that this step ran"
     )
     parser.add_argument(
-        "--supplement", metavar="FILE", help="show from this file who contradicted it later"
+        "--any", action="store_true", help="accept any build, and show which build it is"
+    )
+    parser.add_argument(
+        "--artifact", metavar="PATH", help="require that this file is an agreed artifact"
+    )
+    parser.add_argument(
+        "--threshold", type=int, metavar="N", help="require N signatures (default and minimum: f+1)"
+    )
+    parser.add_argument(
+        "--supplement",
+        metavar="FILE",
+        help="show from this file which replicas contradicted it later",
     )
     parser.add_argument(
         "--no-contradiction",
         action="store_true",
-        help="end with 1 if a replica found something else, or by this --supplement still may",
+        help="exit with 1 if a replica contradicted it, or by this --supplement still may",
     )
     options = parser.parse_args(arguments)
     try:
         if options.no_contradiction and options.supplement is None:
-            raise Invalid("--no-contradiction takes a --supplement FILE")
+            raise Invalid("--no-contradiction needs --supplement FILE")
         if not options.any and (options.repository is None or options.commit is None):
-            raise Invalid("add --repository URL and --commit SHA, or --any to see what it is about")
+            raise Invalid(
+                "add --repository URL and --commit SHA, or --any to see which build it is"
+            )
         trust = read_trust(Path(options.trust))
         threshold = trust["faults_max"] + 1 if options.threshold is None else options.threshold
         payload, signers = verify_signatures(Path(options.envelope), trust, threshold)
@@ -122,7 +130,10 @@ def read_trust(file: Path) -> dict[str, Any]:
     """The trusted keys: {"format", "cluster", "faults_max", "replicas": {name: hex}}."""
     trust = read_json(read_file(file, TRUST_BYTES_MAX), str(file))
     if trust.get("format") != TRUST_FORMAT:
-        raise Invalid(f"{file}: not a trust file of format {TRUST_FORMAT}; make it anew")
+        raise Invalid(
+            f"{file}: not a trust file of format {TRUST_FORMAT};"
+            " make it again: python -m client trust"
+        )
     replicas, faults_max = trust.get("replicas"), trust.get("faults_max")
     if not isinstance(replicas, dict) or not isinstance(trust.get("cluster"), str):
         raise Invalid(f"{file}: `replicas` or `cluster` is missing")

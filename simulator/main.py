@@ -1,14 +1,14 @@
-"""The command line: run many seeds, replay one, make one small, and test the tests.
+"""The command line: run many seeds, replay one, make one small.
 
     python -m simulator run --first 1 --seeds 300 [--processes 2] [--replicas 7]
     python -m simulator gate               python -m simulator shrink SEED
     python -m simulator cover
     python -m simulator replay SEED [--replicas 4 | --directed | --parameters FILE]
-    python -m simulator mutants            python -m simulator hash --first 1 --seeds 10
-    python -m simulator transcripts tests/simulator/transcripts
+    python -m simulator hash --first 1 --seeds 10
+    python -m simulator transcripts tests/simulator/campaigns/transcripts
     python -m simulator twins --views 3    python -m simulator byzzfuzz --first 1 --seeds 1000
 
-Exit code 1 where an invariant was broken, a mutant survived, or its test fails without it.
+Exit code 1 where an invariant was broken.
 """
 
 import argparse
@@ -19,26 +19,34 @@ from pathlib import Path
 import msgspec
 
 from common.version import VERSION
-from simulator import cover, explore, lab, marks
-from simulator.campaign import Failure, Summary, Task, long_gate, run_seed, run_seeds, run_tasks
-from simulator.compiled import CompilerFailed, write_compiled
-from simulator.cover import encode_cover, smallest_cover
-from simulator.mutants import failing_without, is_unrecorded, run_mutants
-from simulator.mutation import MUTANTS
-from simulator.never_reached import contradicted, unexplained
-from simulator.parameters import decode_parameters, draw, encode_parameters
-from simulator.shrink import shrink
-from simulator.simulation import Result, Simulation
-from simulator.source_commit import source_commit
-from simulator.transcripts import write_all
-from simulator.violation import Violation
+from simulator.campaigns import cover, explore
+from simulator.campaigns.campaign import (
+    Failure,
+    Summary,
+    Task,
+    long_gate,
+    run_seed,
+    run_seeds,
+    run_tasks,
+)
+from simulator.campaigns.compiled import CompilerFailed, write_compiled
+from simulator.campaigns.cover import encode_cover, smallest_cover
+from simulator.campaigns.never_reached import contradicted, unexplained
+from simulator.campaigns.shrink import shrink
+from simulator.campaigns.simulation import Result, Simulation
+from simulator.campaigns.source_commit import source_commit
+from simulator.campaigns.transcripts import write_all
+from simulator.faults.parameters import decode_parameters, draw, encode_parameters
+from simulator.lab import lab_commands
+from simulator.world import coverage_goals
+from simulator.world.violation import Violation
 
 BAR_CHARACTERS = 30
 
 
 def main(arguments: Sequence[str]) -> int:
     """Run one command; gives the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m simulator", description="PBFT/CI simulated")
+    parser = argparse.ArgumentParser(prog="python -m simulator", description="Simulate PBFT/CI")
     commands = parser.add_subparsers(dest="command", required=True)
     run = commands.add_parser("run", help="run many seeds")
     hashes = commands.add_parser("hash", help="print the trace digest of seeds")
@@ -49,32 +57,34 @@ def main(arguments: Sequence[str]) -> int:
     run.add_argument("--stop", action="store_true", help="stop at the first violation")
     run.add_argument("--coverage", action="store_true", help="fail on cells without a reason")
     replay = commands.add_parser("replay", help="print what happens in one seed")
-    smaller = commands.add_parser("shrink", help="find a small run that fails alike")
+    smaller = commands.add_parser("shrink", help="find a small run that fails in the same way")
     for command in (replay, smaller):
         command.add_argument("seed", type=int)
-    gate = commands.add_parser("gate", help="the runs of scripts/campaign.sh, with their coverage")
+    gate = commands.add_parser(
+        "gate", help="do the runs of scripts/campaign.sh, and check their coverage"
+    )
     anew = commands.add_parser(
-        "cover", help="run the gate; write anew which runs test.sh --full has"
+        "cover", help="run the gate, and write the list of runs for test.sh --full"
     )
     for command in (gate, anew):
         command.add_argument("--processes", type=int, default=2)
-    replay.add_argument("--directed", action="store_true", help="a directed run, not a drawn one")
     replay.add_argument(
-        "--parameters", type=Path, default=None, help="of this file instead, as shrink prints them"
+        "--directed", action="store_true", help="replay a directed run, not a drawn one"
+    )
+    replay.add_argument(
+        "--parameters",
+        type=Path,
+        default=None,
+        help="replay these parameters, as shrink prints them",
     )
     for command in (run, replay, smaller):
         command.add_argument("--replicas", type=int, default=None)
-    mutants = commands.add_parser("mutants", help="break the core on purpose; see who notices")
-    mutants.add_argument("--only", default="", help="only mutants whose name has this")
-    mutants.add_argument("--first", type=int, default=1)
-    mutants.add_argument("--seeds", type=int, default=120, help="seeds tried per mutant")
-    mutants.add_argument("--processes", type=int, default=1)
-    texts = commands.add_parser("transcripts", help="write the readable transcripts anew")
+    texts = commands.add_parser("transcripts", help="write the readable transcripts")
     texts.add_argument("folder", type=Path)
     faster = commands.add_parser("compile", help="write a copy that runs faster (takes minutes)")
     faster.add_argument("folder", type=Path)
     explore.add_commands(commands)
-    lab.add(commands)
+    lab_commands.add(commands)
     parsed = parser.parse_args(arguments)
     match parsed.command:
         case "run":
@@ -87,18 +97,16 @@ def main(arguments: Sequence[str]) -> int:
             return _replay(parsed)
         case "shrink":
             return _shrink(parsed)
-        case name if name in lab.COMMANDS:
-            return lab.run(parsed, print)
+        case name if name in lab_commands.COMMANDS:
+            return lab_commands.run(parsed, print)
         case "transcripts":
             for path in write_all(parsed.folder):
                 print(path)
             return 0
         case "compile":
             return _compile(parsed.folder)
-        case "twins" | "byzzfuzz":
-            return explore.run_command(parsed, print, _show_progress)
         case _:
-            return _mutants(parsed)
+            return explore.run_command(parsed, print, _show_progress)
 
 
 def _run(parsed: argparse.Namespace) -> int:
@@ -169,12 +177,12 @@ def _print_failures(summary: Summary, source: str) -> None:
 
 
 def _is_covered(summary: Summary) -> bool:
-    """Whether all cells, marks and faults were reached but for what has a rule, which was not."""
+    """Whether all cells, goals and faults were reached but for what has a rule, which was not."""
     holes = [
         ("cells that were never reached, without a reason:", unexplained(summary.cells)),
         ("cells that were reached although a rule says no:", contradicted(summary.cells)),
-        ("marks that were never hit:", marks.unseen(summary.marks)),
-        ("faults that were never injected:", marks.never_injected(summary.faults)),
+        ("goals that were never reached:", coverage_goals.unseen(summary.goals)),
+        ("faults that were never injected:", coverage_goals.never_injected(summary.faults)),
     ]
     for title, found in holes:
         if found:
@@ -218,8 +226,9 @@ def _table(summary: Summary) -> str:
         ("coverage cells", str(len(summary.cells))),
     ]
     rows += [(f"fault: {kind}", f"{count:,}") for kind, count in sorted(summary.faults.items())]
-    rows += [(f"notice: {name}", f"{count:,}") for name, count in sorted(summary.notices.items())]
-    rows += [(f"mark: {name}", f"{summary.marks.get(name, 0):,}") for name in marks.ALL]
+    events = sorted(summary.event_counts.items())
+    rows += [(f"event: {name}", f"{count:,}") for name, count in events]
+    rows += [(f"goal: {name}", f"{summary.goals.get(name, 0):,}") for name in coverage_goals.ALL]
     width = max(len(name) for name, _ in rows)
     return "\n".join(f"{name:<{width}}  {value}" for name, value in rows)
 
@@ -263,24 +272,3 @@ def _shrink(parsed: argparse.Namespace) -> int:
     print(f"{shrunk.violation}\n{shrunk.events} events, {shrunk.runs} runs")
     print(f"its parameters, for replay --parameters FILE:\n{encode_parameters(shrunk.parameters)}")
     return 1
-
-
-def _mutants(parsed: argparse.Namespace) -> int:
-    chosen = [mutant for mutant in MUTANTS if parsed.only in mutant.name]
-    seeds = range(parsed.first, parsed.first + parsed.seeds)
-    if failing := failing_without(chosen):
-        print("without any mutant:", *failing, sep="\n  ")
-        return 1
-    survivors = 0
-    unrecorded = []
-    for mutant, killer in run_mutants(chosen, seeds, parsed.processes):
-        is_expected = killer is not None or mutant.equivalent
-        survivors += not is_expected
-        told = killer or (f"equivalent: {mutant.equivalent}" if mutant.equivalent else "SURVIVED")
-        print(f"{mutant.name}: {told}", flush=True)
-        if killer is not None and is_unrecorded(mutant, killer):
-            unrecorded.append(mutant.name)
-    if unrecorded:
-        print("found by a search, so record the seeds in Mutant.seeds:", *unrecorded, sep="\n  ")
-    print(f"{len(chosen)} mutants, {survivors} survived")
-    return 1 if survivors else 0

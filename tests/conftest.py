@@ -9,6 +9,7 @@ Timings are never asserted, so hypothesis does not either: how long one example 
 it takes to draw one, says how busy the machine is.
 """
 
+import gc
 import os
 
 import pytest
@@ -25,18 +26,19 @@ ENGINE_FIXTURE = "docker_engine"
 # What takes longest, the longest first; all else follows. A wrong place costs time and nothing
 # else; what has no place may be left to one worker at the end.
 LONGEST = (
-    "tests/simulator/test_long_gate.py",
+    "tests/mutants/test_mutants.py",
+    "tests/simulator/campaigns/test_long_gate.py",
     BROWSER,
-    "tests/node/test_sandbox.py",
-    "tests/node/test_store_crash_states.py",
-    "tests/node/test_store_refusals.py",
-    "tests/node/test_scrub.py",
-    "tests/node/test_one_container.py",
-    "tests/node/test_images.py",
+    "tests/node/sandboxes/containers/test_docker_sandbox.py",
+    "tests/node/storage/test_store_crash_states.py",
+    "tests/node/storage/test_store_refusals.py",
+    "tests/node/storage/test_scrub.py",
+    "tests/node/sandboxes/containers/test_one_container.py",
+    "tests/node/sandboxes/containers/test_images.py",
     "tests/processes/test_chaos.py",
-    "tests/simulator/test_campaign.py",
-    "tests/node/test_steps.py",
-    "tests/node/test_image_build.py",
+    "tests/simulator/campaigns/test_campaign.py",
+    "tests/node/sandboxes/containers/test_steps.py",
+    "tests/node/sandboxes/containers/test_image_build.py",
     "tests/hostile/test_trees.py",
     "tests/processes/test_view_change.py",
     "tests/processes/test_load.py",
@@ -48,10 +50,10 @@ LONGEST = (
     "tests/processes/test_damage.py",
     "tests/processes/test_forges.py",
     "tests/processes/test_start_errors.py",
-    "tests/client/test_database_crash_states.py",
+    "tests/client/storage/test_database_crash_states.py",
     "tests/processes/test_windows.py",
     "tests/processes/test_kill.py",
-    "tests/client/test_openapi.py",
+    "tests/client/api/test_openapi.py",
     "tests/seeds/test_s5_see_and_play.py",
     "tests/pbft/test_random_schedules.py",
     "tests/processes/test_split.py",
@@ -78,6 +80,18 @@ def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(Costs())
     if not hasattr(config, "workerinput") and RUN_VARIABLE not in os.environ:
         config.pluginmanager.register(Leftovers())
+
+
+def pytest_collection() -> None:
+    """Collect the tests without the collector of garbage: they all stay."""
+    gc.disable()
+
+
+def pytest_collection_finish() -> None:
+    """Leave what was imported and collected out of each round of the collector."""
+    gc.collect()
+    gc.freeze()
+    gc.enable()
 
 
 def pytest_sessionfinish() -> None:

@@ -1,6 +1,6 @@
 """A forge on this machine that takes commit statuses, and refuses what its documents refuse.
 
-It checks what GitHub, GitLab and Gitea demand of a request (FACTS 3.1-3.3): method, path, headers,
+It checks what GitHub, GitLab and Gitea demand of a request (docs/FACTS.md): method, path, headers,
 fields, lengths and states; what is wrong it answers as the forge would, and notes.
 """
 

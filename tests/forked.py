@@ -31,7 +31,7 @@ from typing import IO, Any, NoReturn
 from Crypto.PublicKey import ECC
 
 from scripts.folders import ROOT
-from simulator.forked_python import code_of, leave
+from tests.mutants.forked_python import code_of, leave
 
 PROGRAMS = ("node", "client", "simulator")
 # What one message over such a socket may have, by default, is a little more.

@@ -16,11 +16,14 @@ import docker
 import docker.errors
 import pytest
 
-from node.docker_engine import CLUSTER_LABEL
-from node.hosts_file import VOLUME
+from node.sandboxes.containers.docker_engine import CLUSTER_LABEL
+from node.sandboxes.containers.hosts_file import VOLUME
 
 # Who really has no engine says so.
 WITHOUT_DOCKER = "PBFT_CI_WITHOUT_DOCKER"
+# `ip netns add` mounts this folder over itself on its first use on a machine, and never unmounts it
+# (ip-netns(8)). A namespace that is left has a mount of its own in it.
+NAMES_OF_NAMESPACES = "/run/netns"
 RUN_VARIABLE = "PBFT_CI_TEST_RUN"
 # What ends by itself does so within seconds; on a busy machine it takes longer.
 WAIT_SECONDS = 30.0
@@ -78,10 +81,13 @@ def processes(mark: str) -> dict[int, str]:
     return {pid: command[:COMMAND_CHARACTERS_MAX] for pid, command in found.items()}
 
 
-def mounts() -> frozenset[str]:
-    """Where something is mounted; a namespace that has a name is a mount, too."""
-    lines = Path("/proc/self/mountinfo").read_text().splitlines()
-    return frozenset(line.split(" ")[4] for line in lines)
+def mounts(mountinfo: str | None = None) -> frozenset[str]:
+    """Where something is mounted; a namespace that has a name is a mount, too.
+
+    mountinfo: text as /proc/self/mountinfo has it (proc(5)); None: that file's.
+    """
+    text = Path("/proc/self/mountinfo").read_text() if mountinfo is None else mountinfo
+    return frozenset(line.split(" ")[4] for line in text.splitlines()) - {NAMES_OF_NAMESPACES}
 
 
 def _engine() -> docker.DockerClient | None:

@@ -34,6 +34,13 @@ def test_what_is_mounted_is_known() -> None:
     assert "/proc" in mounts()
 
 
+def test_a_namespace_with_a_name_is_left_and_the_folder_of_names_is_not() -> None:
+    line = "42 28 0:4 / {} rw shared:1 - nsfs nsfs rw"
+    places = ("/run/netns", "/run/netns/left", "/mnt")
+    mounted = mounts("\n".join(line.format(place) for place in places))
+    assert mounted == {"/run/netns/left", "/mnt"}
+
+
 def test_a_run_within_a_run_leaves_the_looking_to_the_outer_one(tmp_path: Path) -> None:
     """What other tests have on the machine while it ends would fail it."""
     (tmp_path / "test_inner.py").write_text(

@@ -10,10 +10,10 @@ import msgspec
 
 from ci.artifacts import path_problem
 from ci.operations import Artifact
-from client.commands.gateway_api import GatewayApi, run
+from client.commands.gateway_client import GatewayApi, run
 from client.commands.outcome import EXIT_DONE, EXIT_NOT_PASSED, EXIT_WRONG, PASSED, CommandFailed
 from client.commands.targets import Commands, gateway_flags, gateway_to_read
-from common.logs import escape_controls, log_text
+from common.safe_text import escape_controls, log_text
 
 
 def add(commands: Commands, common: argparse.ArgumentParser) -> None:
@@ -23,9 +23,12 @@ def add(commands: Commands, common: argparse.ArgumentParser) -> None:
         parents=[common],
         help="list a build's agreed artifacts (as sha256sum does), or fetch them",
     )
-    parser.add_argument("build", metavar="BUILD", help="its id, or the beginning of it")
+    parser.add_argument("build", metavar="BUILD", help="the build's id, or the beginning of it")
     parser.add_argument(
-        "--output", type=Path, metavar="DIR", help="fetch them all into this folder, checked"
+        "--output",
+        type=Path,
+        metavar="DIR",
+        help="fetch all of them into this folder, and check them",
     )
     gateway_flags(parser)
     parser.set_defaults(run=lambda options: run(_artifacts(options)))
@@ -69,7 +72,7 @@ def _checked(listed: dict[str, Any]) -> tuple[Artifact, ...]:
             for entry in listed["artifacts"]
         )
     except (msgspec.ValidationError, KeyError, TypeError) as error:
-        raise CommandFailed(f"the answer is no list of artifacts ({error})") from error
+        raise CommandFailed(f"the gateway's answer is not a list of artifacts ({error})") from error
     for artifact in artifacts:
         problem = path_problem(artifact.path)
         if problem is not None:
@@ -87,7 +90,8 @@ async def _fetch(gateway: GatewayApi, build: str, artifact: Artifact, folder: Pa
             digest = await gateway.artifact(build, artifact.path, artifact.length, opened)
             if digest != artifact.sha256:
                 raise CommandFailed(
-                    f"{artifact.path}: the gateway gave other bytes than it listed", EXIT_WRONG
+                    f"{artifact.path}: the gateway sent bytes that its list does not name",
+                    EXIT_WRONG,
                 )
             file.flush()
             target.unlink(missing_ok=True)

@@ -7,7 +7,7 @@ from typing import Any
 
 from ci.executors import STAND_BY
 from client.commands.artifacts import difference_lines
-from client.commands.gateway_api import GatewayApi, run
+from client.commands.gateway_client import GatewayApi, run
 from client.commands.outcome import (
     EXIT_DONE,
     EXIT_NO_ANSWER,
@@ -23,7 +23,7 @@ from client.commands.targets import (
     repository_url,
     webhook_secret,
 )
-from common.logs import escape_controls
+from common.safe_text import escape_controls
 
 WAIT_TIMEOUT_SECONDS = 1800.0
 POLL_SECONDS = 0.5
@@ -35,17 +35,17 @@ OVER = ("decided", "refused", "skipped", "cancelled")
 def add(commands: Commands, common: argparse.ArgumentParser) -> None:
     """Add the commands of this module."""
     submit = commands.add_parser(
-        "submit", parents=[common], help="ask for a build of a branch or a tag"
+        "submit", parents=[common], help="request a build of a branch or a tag"
     )
     submit.add_argument(
         "branch",
         metavar="NAME",
-        help="a branch; if there is none of that name, a tag; refs/tags/NAME is always the tag",
+        help="a branch or, if no branch has this name, a tag; refs/tags/NAME is always the tag",
     )
     submit.add_argument(
         "--repository",
         metavar="URL",
-        help="as the configuration lists it, or a path (default: the first configured one)",
+        help="its url in the configuration, or a path (default: the first configured one)",
     )
     submit.add_argument("--commit", metavar="ID", help="a full commit id on that branch")
     submit.add_argument("--wait", action="store_true", help="wait for the verdict")
@@ -54,7 +54,7 @@ def add(commands: Commands, common: argparse.ArgumentParser) -> None:
     wait = commands.add_parser("wait", parents=[common], help="wait for a build's verdict")
     _timeout_flag(wait)
     for parser in (status, wait):
-        parser.add_argument("build", metavar="BUILD", help="its id, or the beginning of it")
+        parser.add_argument("build", metavar="BUILD", help="the build's id, or the beginning of it")
     listing = commands.add_parser("list", parents=[common], help="list the newest builds")
     listing.add_argument("--limit", type=int, default=LISTED_BUILDS, metavar="N")
     actions = ((submit, _submit), (status, _status), (wait, _wait), (listing, _list))
@@ -119,7 +119,7 @@ async def wait_for(gateway: GatewayApi, build_id: str, timeout_seconds: float) -
             return _exit_code(build)
         if time.monotonic() >= deadline:
             raise CommandFailed(
-                f"no verdict in {timeout_seconds:g} s; it is {build['status']}"
+                f"no verdict within {timeout_seconds:g} s; the build is {build['status']}"
                 + (f" ({build['detail']})" if build["detail"] else ""),
                 EXIT_TOO_LATE,
             )

@@ -10,7 +10,8 @@ from pathlib import Path
 from ci.operations import ApproveBuild, CancelBuild, Event, Operation
 from ci.references import full_ref
 from client.commands.builds import WAIT_TIMEOUT_SECONDS, print_build, wait_for
-from client.commands.gateway_api import BUILD_ID_CHARACTERS, run
+from client.commands.gateway_client import BUILD_ID_CHARACTERS, run
+from client.commands.operator_request import NotAsked, ask_as_operator, operator_name
 from client.commands.outcome import (
     EXIT_DONE,
     EXIT_NO_ANSWER,
@@ -27,11 +28,10 @@ from client.commands.targets import (
     gateway_to_change,
     gateway_to_read,
 )
-from client.nodes import AskedBuild, Nodes, ServedBuild
-from client.operator_request import NotAsked, ask_as_operator, operator_name
-from common.config import OPERATOR_ROLE, ConfigError
-from common.keys import load_signing_key
-from common.logs import escape_controls
+from client.network.nodes import AskedBuild, Nodes, ServedBuild
+from common.configuration.config import OPERATOR_ROLE, ConfigError
+from common.configuration.keys import load_signing_key
+from common.safe_text import escape_controls
 
 OPERATOR_TIMEOUT_SECONDS = 60.0
 
@@ -39,19 +39,19 @@ OPERATOR_TIMEOUT_SECONDS = 60.0
 def add(commands: Commands, common: argparse.ArgumentParser) -> None:
     """Add the commands of this module."""
     cancel = commands.add_parser("cancel", parents=[common], help="cancel a build")
-    cancel.add_argument("--reason", metavar="TEXT", help="shown with the build")
-    rebuild = commands.add_parser(
-        "rebuild", parents=[common], help="build the same commit once more"
-    )
+    cancel.add_argument("--reason", metavar="TEXT", help="the reason to show with the build")
+    rebuild = commands.add_parser("rebuild", parents=[common], help="build the same commit again")
     rebuild.add_argument("--wait", action="store_true", help="wait for the verdict")
     rebuild.add_argument("--timeout", type=float, default=WAIT_TIMEOUT_SECONDS, metavar="SECONDS")
     approve = commands.add_parser(
-        "approve", parents=[common], help="let a build begin that waits for approval"
+        "approve", parents=[common], help="approve a build that waits for approval"
     )
-    approve.add_argument("--yes", action="store_true", help="do not ask: what it is was looked at")
+    approve.add_argument(
+        "--yes", action="store_true", help="approve without asking for confirmation"
+    )
     actions = ((cancel, _cancel), (rebuild, _rebuild), (approve, _approve))
     for parser, action in actions:
-        parser.add_argument("build", metavar="BUILD", help="its id, or the beginning of it")
+        parser.add_argument("build", metavar="BUILD", help="the build's id, or the beginning of it")
         gateway_flags(parser)
         parser.set_defaults(run=lambda options, action=action: run(action(options)))
     for parser in (cancel, approve):
@@ -59,7 +59,7 @@ def add(commands: Commands, common: argparse.ArgumentParser) -> None:
             "--operator-key",
             type=Path,
             metavar="FILE",
-            help="ask the replicas with this operator's private key, without a gateway",
+            help="sign with this operator's private key, and ask the replicas without a gateway",
         )
         cluster_flag(parser)
 
@@ -97,7 +97,7 @@ async def _approve(options: argparse.Namespace) -> int:
             full_ref(build["branch"], build["ref"]),
             build["branch"],
         )
-        _show(build["id"], asked, build["author"], "as the gateway says")
+        _show(build["id"], asked, build["author"], "according to the gateway")
         _ask_whether(options)
         build = await gateway.approve(build["id"])
     print_build(build)
@@ -121,14 +121,15 @@ async def _show_ordered(options: argparse.Namespace) -> None:
     agreed = [asked for asked, count in said.items() if count >= cluster.quorums.weak]
     if not agreed:
         raise CommandFailed(
-            f"{cluster.quorums.weak} replicas do not say the same of that build: is it open?",
+            f"fewer than {cluster.quorums.weak} replicas report the same about that build;"
+            " check that it is open: client status BUILD",
             EXIT_NO_ANSWER,
         )
     author = None
     with suppress(CommandFailed, ConfigError):
         async with gateway_to_read(options) as gateway:
             author = (await gateway.build(build))["author"]
-    _show(build, agreed[0], author, f"as {cluster.quorums.weak} replicas say")
+    _show(build, agreed[0], author, f"according to {cluster.quorums.weak} replicas")
 
 
 def _show(build: str, asked: AskedBuild, author: str | None, whose_word: str) -> None:
@@ -137,7 +138,7 @@ def _show(build: str, asked: AskedBuild, author: str | None, whose_word: str) ->
     print(f"repository  {escape_controls(asked.repository)}")
     print(f"commit      {asked.commit or '-'}")
     print(f"request     {escape_controls(asked.ref)}{target} ({asked.event})")
-    print(f"author      {escape_controls(author or 'not known')} (as the forge told the gateway)")
+    print(f"author      {escape_controls(author or 'not known')} (according to the forge)")
     sys.stdout.flush()
 
 
@@ -147,7 +148,7 @@ def _ask_whether(options: argparse.Namespace) -> None:
         return
     if not sys.stdin.isatty():
         raise CommandFailed(
-            "nobody can be asked here: add --yes, if this is what you want built", EXIT_WRONG
+            "no terminal to ask for confirmation; add --yes to approve this build", EXIT_WRONG
         )
     if input("approve it? [y/N] ").strip().lower() not in ("y", "yes"):
         raise CommandFailed("not approved", EXIT_NOT_PASSED)
@@ -168,7 +169,7 @@ async def _ask_as_operator(
         raise CommandFailed(str(error)) from error
     except TimeoutError as error:
         raise CommandFailed(
-            f"the replicas did not agree in {OPERATOR_TIMEOUT_SECONDS:g} s", EXIT_TOO_LATE
+            f"the replicas did not agree within {OPERATOR_TIMEOUT_SECONDS:g} s", EXIT_TOO_LATE
         ) from error
     if answer.reason is not None:
         raise CommandFailed(
@@ -187,5 +188,5 @@ async def _whole_id(options: argparse.Namespace) -> str:
     try:
         bytes.fromhex(text)
     except ValueError as error:
-        raise CommandFailed(f"{text!r} is not a build's id", EXIT_WRONG) from error
+        raise CommandFailed(f"{text!r} is not a build id", EXIT_WRONG) from error
     return text

@@ -29,7 +29,7 @@ from ci.supplement import (
     contradicting,
     verify_supplement,
 )
-from client.commands.gateway_api import run
+from client.commands.gateway_client import run
 from client.commands.outcome import EXIT_DONE, EXIT_NOT_PASSED, EXIT_WRONG, CommandFailed
 from client.commands.targets import (
     Commands,
@@ -38,13 +38,13 @@ from client.commands.targets import (
     gateway_flags,
     gateway_to_read,
 )
-from client.nodes import NodeFailed, Nodes
-from client.supplement import NoSupplement, gather_supplement
-from common.config import ConfigError
+from client.network.nodes import NodeFailed, Nodes
+from client.network.supplement import NoSupplement, gather_supplement
+from common.configuration.config import ConfigError
+from common.configuration.keys import public_key_pem, verify
 from common.english import counted
-from common.git_environment import check_commit
-from common.keys import public_key_pem, verify
-from common.logs import escape_controls
+from common.ref_names import check_commit
+from common.safe_text import escape_controls
 from pbft.genesis import Cluster
 
 TRUST_FORMAT = 1
@@ -56,19 +56,22 @@ def add(commands: Commands, common: argparse.ArgumentParser) -> None:
     attest = commands.add_parser(
         "attest",
         parents=[common],
-        help="download a verdict's proof",
-        description="Writes the envelope that f+1 replicas or more signed, and beside it a line "
-        "of SLSA v1 provenance from each replica that ran the build. Both are checked first.",
+        help="download a verdict's signed envelope",
+        description="Check and write the envelope, which at least f+1 replicas signed, and beside "
+        "it a line of SLSA v1 provenance from each replica that ran the build.",
     )
-    attest.add_argument("build", metavar="BUILD", help="its id, or the beginning of it")
+    attest.add_argument("build", metavar="BUILD", help="the build's id, or the beginning of it")
     attest.add_argument(
-        "--output", type=Path, metavar="FILE", help="default: <build>.intoto.json here"
+        "--output",
+        type=Path,
+        metavar="FILE",
+        help="the file to write (default: <build>.intoto.json)",
     )
     attest.add_argument(
         "--supplement",
         type=Path,
         metavar="FILE",
-        help="write here what f+1 replicas sign about the ballots after the verdict",
+        help="also write the ballots after the verdict, signed by f+1 replicas, to this file",
     )
     gateway_flags(attest)
     cluster_flag(attest)
@@ -77,51 +80,52 @@ def add(commands: Commands, common: argparse.ArgumentParser) -> None:
         "verify",
         parents=[common],
         help="check a downloaded verdict offline",
-        description="Exit code 0: signed by f+1 replicas, passed, and about what was asked for; "
-        "1: it holds, and the build did not pass; 2: it proves nothing, or is about something "
-        "else than was asked for. Without --repository and --commit nothing was asked for.",
+        description="Check the signatures and that the verdict matches every option. Exit code "
+        "0: f+1 replicas signed it, the build passed, and every option matches; 1: the "
+        "signatures are valid, and the build did not pass; 2: it proves nothing, or an "
+        "option does not match. --repository and --commit are required.",
     )
     check.add_argument("file", metavar="FILE", help="the envelope; - reads it from stdin")
-    check.add_argument("--repository", metavar="URL", help="it must be about this repository")
-    check.add_argument("--commit", metavar="SHA", help="it must be about this full commit id")
+    check.add_argument("--repository", metavar="URL", help="require this repository")
+    check.add_argument("--commit", metavar="SHA", help="require this full commit id")
+    check.add_argument("--ref", metavar="REF", help="require this full ref, as refs/heads/main")
     check.add_argument(
-        "--ref", metavar="REF", help="the commit must be of this full ref, as refs/heads/main"
+        "--event", choices=[event.value for event in Event], help="require this event"
     )
     check.add_argument(
-        "--event", choices=[event.value for event in Event], help="it must be asked for by this"
+        "--target", metavar="BRANCH", help="require this target of the pull request, as main"
     )
     check.add_argument(
-        "--target", metavar="BRANCH", help="the pull request must be for this branch, as main"
+        "--pipeline-sha256", metavar="HEX", help="require this SHA-256 of the pipeline file"
     )
     check.add_argument(
-        "--pipeline-sha256", metavar="HEX", help="the pipeline file must have this SHA-256"
+        "--step", action="append", default=[], metavar="NAME", help="require that this step ran"
     )
     check.add_argument(
-        "--step", action="append", default=[], metavar="NAME", help="this step must have run"
+        "--artifact", type=Path, metavar="PATH", help="require that this file is an agreed artifact"
     )
     check.add_argument(
-        "--artifact", type=Path, metavar="PATH", help="this file must be an agreed artifact"
+        "--any", action="store_true", help="accept any build, and show which build it is"
     )
     check.add_argument(
-        "--any", action="store_true", help="take whatever build it is about, and show it"
+        "--threshold", type=int, metavar="N", help="require N signatures (default and minimum: f+1)"
     )
     check.add_argument(
-        "--threshold", type=int, metavar="N", help="signatures needed (default: f+1, the least)"
-    )
-    check.add_argument(
-        "--supplement", metavar="FILE", help="show from this file who contradicted it later"
+        "--supplement",
+        metavar="FILE",
+        help="show from this file which replicas contradicted it later",
     )
     check.add_argument(
         "--no-contradiction",
         action="store_true",
-        help="end with 1 if a replica found something else, or by this --supplement still may",
+        help="exit with 1 if a replica contradicted it, or by this --supplement still may",
     )
     cluster_flag(check)
     check.set_defaults(run=_verify)
     trust = commands.add_parser(
         "trust",
         parents=[common],
-        help="print the public keys that scripts/verify_build.py takes",
+        help="print the public keys for scripts/verify_build.py",
     )
     cluster_flag(trust)
     trust.set_defaults(run=_trust)
@@ -131,14 +135,14 @@ def _verify(options: argparse.Namespace) -> int:
     missing = missing_flags(options)
     if missing:
         raise CommandFailed(
-            f"a proof is worth something only for the build you mean: add {missing} (and --ref,"
-            " --event, --step to say which build of it), or --any to see what it is about",
+            f"an envelope proves only the build that you name: add {missing} (and --ref,"
+            " --event, --step to name one of several builds), or --any to see which build it is",
             EXIT_WRONG,
         )
     if options.no_contradiction and options.supplement is None:
         raise CommandFailed(
-            "--no-contradiction: a verdict does not say who contradicted it later: add"
-            " --supplement FILE (client attest BUILD --supplement FILE writes it)",
+            "--no-contradiction: the ballots after the verdict are missing: add --supplement FILE"
+            " (client attest BUILD --supplement FILE writes it)",
             EXIT_WRONG,
         )
     cluster, _ = cluster_and_addresses(options)
@@ -149,7 +153,7 @@ def _verify(options: argparse.Namespace) -> int:
     found = mismatches(verified.statement, policy)
     if found:
         problems = "; ".join(escape_controls(line) for line in found)
-        raise CommandFailed(f"{options.file}: not what was asked for: {problems}", EXIT_WRONG)
+        raise CommandFailed(f"{options.file}: does not match: {problems}", EXIT_WRONG)
     is_contradicted = False
     if options.supplement is not None:
         supplement = _checked_supplement(options, verified, cluster)
@@ -276,7 +280,7 @@ async def _attest(options: argparse.Namespace) -> int:
         data = await gateway.attestation(build)
     verified = _checked(data, f"the attestation of {build[:12]}", cluster, None)
     if verified.statement.verdict.build != build:
-        raise CommandFailed(f"the gateway gave the proof of another build than {build[:12]}")
+        raise CommandFailed(f"the gateway sent the envelope of another build than {build[:12]}")
     envelope_file: Path = options.output or Path(f"{build}.intoto.json")
     stem = envelope_file.name.removesuffix(".json").removesuffix(".intoto")
     provenance_file = envelope_file.with_name(f"{stem}.provenance.intoto.jsonl")

@@ -8,10 +8,10 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
-from client.commands.gateway_api import run
+from client.commands.gateway_client import run
 from client.commands.outcome import EXIT_DONE, EXIT_NOT_PASSED, EXIT_WRONG, CommandFailed
 from client.commands.targets import Commands, cluster_and_addresses, cluster_flag
-from client.nodes import (
+from client.network.nodes import (
     NodeFailed,
     Nodes,
     ServedEvidence,
@@ -19,8 +19,8 @@ from client.nodes import (
     decode_answer,
     evidence_bytes_max,
 )
-from client.proofs import check_pair
-from common.logs import log_text
+from client.network.proofs import check_pair
+from common.safe_text import log_text
 from pbft.genesis import Cluster
 from pbft.ports import Refusal
 
@@ -38,15 +38,15 @@ def add(commands: Commands, common: argparse.ArgumentParser) -> None:
         "evidence",
         parents=[common],
         help="print and check proof of misbehaviour",
-        description="Each piece is two messages that no correct replica signs both; the cluster "
-        "file with its public keys is all that is needed to check one. Exit code 0: all hold; "
-        "1: some do not; 2: the file cannot be read; 3: no node answers.",
+        description="Print and check proofs. A proof is two messages of which a correct replica "
+        "never signs both. The check needs only the cluster file and its public keys. Exit code 0: "
+        "all hold; 1: some do not; 2: the file cannot be read; 3: no node answers.",
     )
     parser.add_argument(
-        "--verify", metavar="FILE", help="check this file, as --json prints it; - reads stdin"
+        "--verify", metavar="FILE", help="check this file, the output of --json; - reads stdin"
     )
     parser.add_argument("--node", metavar="NAME", help="fetch from this node (default: from all)")
-    parser.add_argument("--json", action="store_true", help="print what --verify takes")
+    parser.add_argument("--json", action="store_true", help="print JSON for --verify")
     cluster_flag(parser)
     parser.set_defaults(run=_evidence)
 
@@ -93,7 +93,7 @@ async def _fetch(options: argparse.Namespace) -> list[ServedPair]:
             pairs.setdefault(frozenset((pair.first, pair.second)), pair)
     failures = [failure for _, failure in answers if failure is not None]
     if len(failures) == len(answers) and not pairs:
-        raise CommandFailed("no node gave its evidence: " + "; ".join(failures))
+        raise CommandFailed("no node sent its evidence: " + "; ".join(failures))
     for failure in failures:
         print(failure, file=sys.stderr)
     return list(pairs.values())

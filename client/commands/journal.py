@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterable, Iterator
 
 from ci.ledger import AppendEntry, MalformedEntry, decode_entry
-from client.commands.gateway_api import run
+from client.commands.gateway_client import run
 from client.commands.ledger import chain_break, first_ledger
 from client.commands.outcome import EXIT_DONE, EXIT_NO_ANSWER, EXIT_NOT_PASSED
 from client.commands.targets import (
@@ -16,9 +16,9 @@ from client.commands.targets import (
     gateway_flags,
     gateway_to_change,
 )
-from client.nodes import NodeFailed, Nodes
+from client.network.nodes import NodeFailed, Nodes
 from common.english import counted
-from common.logs import escape_controls
+from common.safe_text import escape_controls
 from pbft.ports import Entry
 
 EMPTY_DIGEST = "-"
@@ -29,13 +29,15 @@ def add(commands: Commands, common: argparse.ArgumentParser) -> None:
     append = commands.add_parser(
         "append", parents=[common], help="append strings to the replicated journal"
     )
-    append.add_argument("texts", metavar="TEXT", nargs="*", help="without: one per line of stdin")
+    append.add_argument(
+        "texts", metavar="TEXT", nargs="*", help="the strings (default: one per line of stdin)"
+    )
     gateway_flags(append)
     append.set_defaults(run=lambda options: run(_append(options)))
     journal = commands.add_parser(
         "journal", parents=[common], help="print the replicated journal and its digest"
     )
-    journal.add_argument("--all", action="store_true", help="on every replica")
+    journal.add_argument("--all", action="store_true", help="print the journal of every replica")
     cluster_flag(journal)
     journal.set_defaults(run=lambda options: run(_journal(options)))
 

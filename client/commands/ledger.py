@@ -20,14 +20,14 @@ from ci.ledger import (
 )
 from ci.ledger_proof import LedgerProof, check_ledger_proof
 from ci.statement import InvalidStatement, parse_statement
-from client.commands.gateway_api import run
+from client.commands.gateway_client import run
 from client.commands.outcome import EXIT_DONE, EXIT_NOT_PASSED, EXIT_WRONG, CommandFailed
 from client.commands.targets import Commands, cluster_and_addresses, cluster_flag
-from client.ledger_check import read_ledger_proof
-from client.nodes import NodeFailed, Nodes, NotThere
+from client.network.ledger_check import read_ledger_proof
+from client.network.nodes import NodeFailed, Nodes, NotThere
+from common.configuration.keys import verify
 from common.english import counted
-from common.keys import verify
-from common.logs import escape_controls, log_text
+from common.safe_text import escape_controls, log_text
 from pbft.codec import MalformedMessage
 from pbft.genesis import Cluster
 from pbft.ports import Entry, Refusal
@@ -36,8 +36,14 @@ from pbft.ports import Entry, Refusal
 def add(commands: Commands, common: argparse.ArgumentParser) -> None:
     """Add the command of this module."""
     parser = commands.add_parser("ledger", parents=[common], help="print a node's ledger")
-    parser.add_argument("--verify", action="store_true", help="print only whether its chain holds")
-    parser.add_argument("--node", metavar="NAME", help="default: the first that answers")
+    parser.add_argument(
+        "--verify",
+        action="store_true",
+        help="check its chain and certificate, and print only the result",
+    )
+    parser.add_argument(
+        "--node", metavar="NAME", help="the node to ask (default: the first that answers)"
+    )
     cluster_flag(parser)
     parser.set_defaults(run=lambda options: run(_ledger(options)))
 

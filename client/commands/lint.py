@@ -11,15 +11,15 @@ import msgspec
 from ci.limits import Limits
 from client.commands.outcome import EXIT_DONE, EXIT_NOT_PASSED, EXIT_WRONG, CommandFailed
 from client.commands.targets import Commands
-from common.config import load_cluster_config
-from common.logs import escape_controls
-from common.pipeline import (
+from common.configuration.config import load_cluster_config
+from common.pipeline.pipeline_file import (
     PIPELINE_BYTES_MAX,
     PIPELINE_FILE,
     Pipeline,
     PipelineInvalid,
     parse_pipeline,
 )
+from common.safe_text import escape_controls
 
 PROJECT_BYTES_MAX = 256 * 1024
 # What asks git for a version while it builds a package, and the variable that gives it one.
@@ -39,9 +39,9 @@ def add(commands: Commands, common: argparse.ArgumentParser) -> None:
         "lint",
         parents=[common],
         help="check a pipeline file, offline",
-        description="Exit code 0: valid; 1: not valid, and a line for each mistake says why; 2: it"
-        " cannot be read. Sizes and times are checked against the limits of --cluster, else against"
-        " the default ones.",
+        description="Check the file, and its sizes and times against the limits of --cluster (else"
+        " against the default limits). Exit code 0: it is valid; 1: it is not valid, with a line"
+        " for each mistake; 2: it cannot be read.",
     )
     parser.add_argument(
         "file",

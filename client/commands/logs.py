@@ -6,10 +6,10 @@ import os
 import sys
 from typing import Any
 
-from client.build_output import BuildOutput, Span, terminal_text
-from client.commands.gateway_api import GatewayApi, run
+from client.commands.gateway_client import GatewayApi, run
 from client.commands.outcome import EXIT_DONE, EXIT_TOO_LATE, CommandFailed
 from client.commands.targets import Commands, gateway_flags, gateway_to_read
+from client.logs.build_output import BuildOutput, Span, terminal_text
 
 # The gateway lets a question wait for so long.
 WAIT_SECONDS = 15
@@ -23,17 +23,17 @@ ARCHIVED_RUNS = frozenset({"", "archive"})
 def add(commands: Commands, common: argparse.ArgumentParser) -> None:
     """Add the command of this module."""
     parser = commands.add_parser(
-        "log", parents=[common], help="print a build's log, archived or as far as it is"
+        "log", parents=[common], help="print a build's log, archived or as far as it is written"
     )
-    parser.add_argument("build", metavar="BUILD", help="its id, or the beginning of it")
+    parser.add_argument("build", metavar="BUILD", help="the build's id, or the beginning of it")
     parser.add_argument("replica", metavar="REPLICA", nargs="?", help="the same as --replica")
     parser.add_argument(
         "--replica",
         dest="replica_flag",
         metavar="NAME",
-        help="whose log (default: one that agrees, else the first that has one)",
+        help="the replica (default: one that agrees, else the first with a log)",
     )
-    parser.add_argument("--follow", action="store_true", help="go on until the log is complete")
+    parser.add_argument("--follow", action="store_true", help="follow the log until it is complete")
     gateway_flags(parser)
     parser.set_defaults(run=lambda options: run(_log(options)))
 
@@ -60,7 +60,7 @@ async def _print_log(
         served = await gateway.log_piece(build, replica, offset, WAIT_SECONDS if is_followed else 0)
         if served is None:
             if loop.time() - heard_at > PATIENCE_SECONDS:
-                raise CommandFailed(f"{replica} gives no answer", EXIT_TOO_LATE)
+                raise CommandFailed(f"{replica} does not answer", EXIT_TOO_LATE)
             await asyncio.sleep(AGAIN_SECONDS)
             continue
         heard_at = loop.time()

@@ -12,13 +12,13 @@ import sys
 from pathlib import Path
 
 from ci.operations import Noop, encode_operation
-from client.commands.gateway_api import run
+from client.commands.gateway_client import run
+from client.commands.operator_request import NotAsked, operator_name, used_numbers
 from client.commands.outcome import EXIT_DONE, EXIT_WRONG, CommandFailed
 from client.commands.targets import Commands, cluster_and_addresses, cluster_flag
-from client.nodes import Nodes
-from client.operator_request import NotAsked, operator_name, used_numbers
-from common.config import OPERATOR_ROLE, load_client_config
-from common.keys import load_signing_key
+from client.network.nodes import Nodes
+from common.configuration.config import OPERATOR_ROLE, load_client_config
+from common.configuration.keys import load_signing_key
 from pbft.client import make_request
 from pbft.codec import encode_signed
 
@@ -31,7 +31,7 @@ def add(commands: Commands, common: argparse.ArgumentParser) -> None:
     sign = commands.add_parser(
         "sign", parents=[common], help="sign an operation for a node's POST /pbft/request"
     )
-    sign.add_argument("operation", metavar="TEXT", help="what is ordered; - reads it from stdin")
+    sign.add_argument("operation", metavar="TEXT", help="the operation; - reads it from stdin")
     sign.add_argument(
         "--operator-key",
         type=Path,

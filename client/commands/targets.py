@@ -5,16 +5,16 @@ from pathlib import Path
 from typing import Any
 
 from ci.limits import Limits, encode_limits
-from client.commands.gateway_api import GatewayApi
+from client.commands.gateway_client import GatewayApi
 from common.address import Address
-from common.config import (
+from common.configuration.config import (
     ClientConfig,
     ConfigError,
     load_client_config,
     load_cluster_config,
     url_of,
 )
-from common.secret_file import read_bearer_tokens, read_secrets
+from common.configuration.secret_file import read_bearer_tokens, read_secrets
 from pbft.genesis import Cluster
 
 DEFAULT_GATEWAY = "http://127.0.0.1:8080"
@@ -33,7 +33,7 @@ def gateway_flags(parser: argparse.ArgumentParser) -> None:
         "--token-file",
         type=Path,
         metavar="FILE",
-        help="a token to show to the gateway (default: from the configuration, where it has one)",
+        help="a token for the gateway (default: from the configuration, if it names one)",
     )
 
 

@@ -4,8 +4,9 @@ import functools
 
 from aiohttp import web
 
-from client.api import Site
-from client.change_api import Gatekeeper
+from client.api.change_routes import Authorizer
+from client.api.log_routes import LogApi
+from client.api.routes import Site
 from client.dashboard.build_forms import add_build_forms
 from client.dashboard.build_logs import BuildLogs
 from client.dashboard.build_page import add_build_page
@@ -17,19 +18,18 @@ from client.dashboard.events import Events, make_changes
 from client.dashboard.ledger_page import add_ledger_page
 from client.dashboard.pages import Pages
 from client.dashboard.replicas_page import add_replicas_page
-from client.log_api import LogApi
 
 
 def add_dashboard(
-    application: web.Application, site: Site, gatekeeper: Gatekeeper, log_api: LogApi
+    application: web.Application, site: Site, authorizer: Authorizer, log_api: LogApi
 ) -> None:
-    """Add all pages, and what they link to. gatekeeper: who may change something."""
+    """Add all pages, and what they link to. authorizer: who may change something."""
     changes = make_changes(site)
     site.network.on_change = functools.partial(changes.note, None)
     site.network.is_followed = lambda: bool(changes.followers)
     pages = Pages(site, changes)
     Events(site, changes).add_routes(application)
-    forms = ChangeForms(site, pages, gatekeeper)
+    forms = ChangeForms(site, pages, authorizer)
     pages.add_static(application)
     add_builds_page(application, site, pages)
     logs = BuildLogs(site, log_api)

@@ -1,4 +1,4 @@
-"""The message diagram of a real build, from what each node saw. Pure.
+"""The message diagram of a real build, from what each node saw.
 
 A message is an arrow where both ends saw it: from when it was sent last before, to when it came.
 The nodes' clocks are their own: between machines whose clocks differ, arrows may lean; none is
@@ -9,9 +9,9 @@ import bisect
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
-from client.nodes import ServedMessage, ServedTrace
-from common.diagram_marks import mark_of
-from common.message_diagram import Arrow, Bar, Diagram, Mark
+from client.network.nodes import ServedMessage, ServedTrace
+from common.diagram.diagram_marks import mark_of
+from common.diagram.message_diagram import Arrow, Bar, Diagram, Mark
 from pbft.quorums import Quorums
 
 ALL = "all"

@@ -5,18 +5,18 @@ After each, 303 to a build's page, which says what was done.
 
 from aiohttp import web
 
-from client.api import ApiError, Site
-from client.build_changes import CANCELLED, REASON_CHARACTERS_MAX
-from client.change_api import approve, cancel, rebuild
+from client.api.change_routes import approve, cancel, rebuild
+from client.api.routes import ApiError, Site
 from client.dashboard.change_forms import ChangeForms
 from client.dashboard.pages import Pages
+from client.gateway.build_changes import CANCELLED, REASON_CHARACTERS_MAX
 
 DONE_QUERY = "done"
 # What a page says after a form was taken. Only these: what an address says is anybody's text.
 DONE = {
-    "cancel": "Your cancelling was taken: nobody here asks for this build any more.",
-    "rebuild": "Your rebuild was taken: this is the new build, of the same commit.",
-    "approve": "Your approval was taken: the replicas are being told to begin.",
+    "cancel": "Cancelled: this gateway no longer requests this build.",
+    "rebuild": "Rebuild accepted: this is the new build of the same commit.",
+    "approve": "Approval accepted: the gateway asks the replicas to begin.",
 }
 
 

@@ -14,14 +14,14 @@ from pathlib import Path
 import msgspec
 from aiohttp import web
 
-from client.api import ApiError, Site
-from client.archive import BuildRecord
-from client.build_output import BuildOutput, html_of
-from client.database import StorageFailed
-from client.live_logs import LiveLogs, LogAbsent, LogEvent, Position
-from client.log_api import LogApi
-from client.nodes import NodeFailed
-from client.view import BuildView
+from client.api.log_routes import LogApi
+from client.api.routes import ApiError, Site
+from client.logs.build_output import BuildOutput, html_of
+from client.logs.live_logs import LiveLogs, LogAbsent, LogEvent, Position
+from client.network.nodes import NodeFailed
+from client.storage.archive import BuildRecord
+from client.storage.database import StorageFailed
+from client.views.build_view import BuildView
 from common.log_pieces import ServedPiece
 
 EVENTS_PATH = "/builds/{build}/logs/events"

@@ -8,17 +8,17 @@ from aiohttp import web
 
 from ci.ledger import STEP_RAN
 from ci.limits import decode_limits
-from client.api import ApiError, Site
-from client.archive import BuildRecord
-from client.dashboard.agreement import SIGNS, Agreement, agreement_of, stance_of
+from client.api.routes import ApiError, Site
 from client.dashboard.build_forms import done_text
 from client.dashboard.build_logs import BuildLogs
 from client.dashboard.change_forms import ChangeForms
 from client.dashboard.compare_page import ComparedLogs, LogComparisons, default_pair
-from client.dashboard.formats import duration, length
 from client.dashboard.pages import Pages
-from client.outbox import Kind
-from client.view import BallotView, BuildView, ReplicaView, is_over, read_ballot
+from client.storage.archive import BuildRecord
+from client.storage.outbox import Kind
+from client.views.agreement import SIGNS, Agreement, agreement_of, stance_of
+from client.views.build_view import BallotView, BuildView, ReplicaView, is_over, read_ballot
+from client.views.formats import duration, length
 
 OPEN_REFRESH_SECONDS = 2
 LATER_REFRESH_SECONDS = 5

@@ -7,20 +7,12 @@ import msgspec
 from aiohttp import web
 
 from ci.operations import Outcome
-from client.api import BuildPage, Site
-from client.build_filter import BRANCH_CHARACTERS_MAX, OUTCOMES, BuildFilter, read_filter
-from client.dashboard import formats
-from client.dashboard.agreement import (
-    ABSTAINS,
-    AGREES,
-    DISSENTS,
-    FOUND,
-    NONE,
-    STANDS_BY,
-    stance_of,
-)
+from client.api.routes import BuildPage, Site
 from client.dashboard.pages import FORM_POLICY, Pages
-from client.view import BuildStatus, BuildView
+from client.storage.build_filter import BRANCH_CHARACTERS_MAX, OUTCOMES, BuildFilter, read_filter
+from client.views import formats
+from client.views.agreement import ABSTAINS, AGREES, DISSENTS, FOUND, NONE, STANDS_BY, stance_of
+from client.views.build_view import BuildStatus, BuildView
 
 # Without JavaScript only; the page of older builds stays as it is.
 REFRESH_SECONDS = 10
@@ -33,7 +25,7 @@ BRANCHES_MAX = 30
 class ReplicaMark(msgspec.Struct, frozen=True):
     """How one replica stands to a build, at a glance; `text` says it in words.
 
-    stance: as `client.dashboard.agreement` has it.
+    stance: as `client.views.agreement` has it.
     """
 
     replica: str

@@ -1,9 +1,9 @@
 """Forms that change something: how a page gets one, and who may send it. No page has another way.
 
-A form is taken from whoever may use the API's changes (client.change_api.Gatekeeper: this machine,
-or somebody with a token, typed into the form), and only where one of our own pages sent it: the
-browser names this gateway as the page's origin, and the form holds what only a reader of the page
-can know, bound to a cookie that no other site's page can have sent along.
+A form is taken from whoever may use the API's changes (client.api.change_routes.Authorizer: this
+machine, or somebody with a token, typed into the form), and only where one of our own pages sent
+it: the browser names this gateway as the page's origin, and the form holds what only a reader of
+the page can know, bound to a cookie that no other site's page can have sent along.
 """
 
 import hashlib
@@ -17,8 +17,8 @@ from urllib.parse import parse_qsl, urlsplit
 import msgspec
 from aiohttp import web
 
-from client.api import ApiError, Site
-from client.change_api import Gatekeeper
+from client.api.change_routes import Authorizer
+from client.api.routes import ApiError, Site
 from client.dashboard.pages import FORM_POLICY, Pages
 
 COOKIE = "pbft_ci_form"
@@ -58,13 +58,13 @@ class ChangeForms:
         self,
         site: Site,
         pages: Pages,
-        gatekeeper: Gatekeeper,
+        authorizer: Authorizer,
         draw: Callable[[int], bytes] = os.urandom,
     ) -> None:
         """draw: gives that many random bytes."""
         self._site = site
         self._pages = pages
-        self._gatekeeper = gatekeeper
+        self._authorizer = authorizer
         self._draw = draw
         self._secret = draw(32)
         self._public = urlsplit(site.config.public_url or "")
@@ -78,7 +78,7 @@ class ChangeForms:
         if is_new:
             cookie = self._draw(32).hex()
         form = FormValues(
-            self._gatekeeper.is_open_to(request), self._gatekeeper.needs_token, self._csrf(cookie)
+            self._authorizer.is_open_to(request), self._authorizer.needs_token, self._csrf(cookie)
         )
         response = self._pages.render(template, status, form=form, **values)
         response.headers.update(HEADERS)
@@ -103,7 +103,7 @@ class ChangeForms:
             raise ApiError(415, f"a form is sent as {FORM_TYPE}")
         fields = _read_fields(await self._site.read_body(request, FORM_BYTES_MAX))
         self._check_csrf(request.cookies.get(COOKIE, ""), fields.pop(CSRF_FIELD, ""))
-        self._gatekeeper.check_form(request, fields.pop(TOKEN_FIELD, ""))
+        self._authorizer.check_form(request, fields.pop(TOKEN_FIELD, ""))
         return fields
 
     def _check_origin(self, request: web.Request) -> None:

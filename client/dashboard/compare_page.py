@@ -9,11 +9,11 @@ import msgspec
 from aiohttp import web
 
 from ci.limits import decode_limits
-from client.api import ApiError, Site
-from client.archive import BuildRecord
-from client.dashboard.agreement import ABSTAINS, Group
-from client.dashboard.log_comparison import Comparison, KeptLog, compare_logs
+from client.api.routes import ApiError, Site
 from client.dashboard.pages import FORM_POLICY, Pages
+from client.logs.log_comparison import Comparison, KeptLog, compare_logs
+from client.storage.archive import BuildRecord
+from client.views.agreement import ABSTAINS, Group
 from common.log_pieces import read_layout
 
 PATH = "/builds/{build}/compare"

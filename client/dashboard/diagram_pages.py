@@ -7,15 +7,15 @@ import hashlib
 
 from aiohttp import web
 
-from client.api import ApiError, Site
-from client.archive import BuildRecord
+from client.api.routes import ApiError, Site
 from client.dashboard.build_diagram import build_diagram
 from client.dashboard.pages import CONTENT_SECURITY_POLICY, Pages
-from client.nodes import NodeFailed, ServedTrace
-from common.diagram_rows import rows_of
-from common.diagram_style import STYLE
-from common.logs import escape_controls
-from common.message_diagram import Diagram, draw
+from client.network.nodes import NodeFailed, ServedTrace
+from client.storage.archive import BuildRecord
+from common.diagram.diagram_rows import rows_of
+from common.diagram.diagram_style import STYLE
+from common.diagram.message_diagram import Diagram, draw
+from common.safe_text import escape_controls
 
 PAGE_PATH = "/builds/{build}/messages"
 SVG_PATH = "/api/v1/builds/{build}/messages.svg"

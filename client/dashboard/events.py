@@ -16,12 +16,12 @@ import msgspec
 from aiohttp import web
 from aiohttp_sse import EventSourceResponse
 
-from client.api import BUILD_ID, ApiError, Site
-from client.build_filter import BuildFilter
-from client.dashboard.changes import Changes, Follower, TooManyFollowers
-from client.database import StorageFailed
-from client.view import is_over
-from common.http_door import is_this_machine
+from client.api.routes import BUILD_ID, ApiError, Site
+from client.dashboard.change_feed import Changes, Follower, TooManyFollowers
+from client.storage.build_filter import BuildFilter
+from client.storage.database import StorageFailed
+from client.views.build_view import is_over
+from common.web.limited_listener import is_this_machine
 
 FOLLOWERS_MAX = 200
 # of one address that is not this machine

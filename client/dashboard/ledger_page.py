@@ -9,10 +9,10 @@ from collections.abc import Sequence
 import msgspec
 from aiohttp import web
 
-from client.api import GLANCE_TIMEOUT_SECONDS, ApiError, Site
+from client.api.routes import GLANCE_TIMEOUT_SECONDS, ApiError, Site
 from client.dashboard.pages import Pages
-from client.ledger_check import LedgerAbsent, LedgerState
-from client.ledger_view import EntryView, entry_views
+from client.network.ledger_check import LedgerAbsent, LedgerState
+from client.views.ledger_view import EntryView, entry_views
 
 PAGE_ENTRIES = 50
 REFRESH_SECONDS = 10

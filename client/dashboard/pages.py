@@ -15,9 +15,9 @@ from typing import Any
 import jinja2
 from aiohttp import web
 
-from client.api import ApiError, Handler, Site
-from client.dashboard import formats
-from client.dashboard.changes import Changes
+from client.api.routes import ApiError, Handler, Site
+from client.dashboard.change_feed import Changes
+from client.views import formats
 from common.english import counted
 
 TEMPLATES = Path(__file__).parent / "templates"

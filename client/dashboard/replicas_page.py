@@ -10,20 +10,20 @@ from typing import Any
 import msgspec
 from aiohttp import web
 
-from client.api import GLANCE_TIMEOUT_SECONDS, ApiError, Site
-from client.archive import BuildRecord
+from client.api.routes import GLANCE_TIMEOUT_SECONDS, ApiError, Site
 from client.dashboard.change_forms import ChangeForms
 from client.dashboard.pages import Pages
-from client.network_view import NetworkView, iso_seconds, time_of_day
-from client.nodes import NodeFailed
-from common.logs import escape_controls
+from client.network.network_view import NetworkView, iso_seconds, time_of_day
+from client.network.nodes import NodeFailed
+from client.storage.archive import BuildRecord
+from common.safe_text import escape_controls
 
 REFRESH_SECONDS = 5
 # Without JavaScript; somebody may be choosing a fault.
 REFRESH_WITH_FORM_SECONDS = 30
 DONE_QUERY = "done"
 # What a page says after a form was taken. Only this: what an address says is anybody's text.
-DONE = {"misbehave": "The node was told. What it does from now on is said below."}
+DONE = {"misbehave": "The node has accepted the change. Its new state is shown below."}
 # The builds among which one to build again is looked for, and the branches that it should be of.
 NEWEST_MAX = 50
 MAIN_BRANCHES = ("master", "main")
@@ -73,7 +73,7 @@ class _ReplicasPage:
         fields = await self._forms.check_form(request)
         faults = fault_choice(await self._site.network.look(GLANCE_TIMEOUT_SECONDS))
         if faults is None:
-            raise ApiError(404, "no replica here can be told to misbehave")
+            raise ApiError(404, "no replica of this network allows fault injection")
         replica, fault = fields.get("replica", ""), fields.get("fault", "")
         if replica not in faults.replicas:
             raise ApiError(400, f"`replica` is one of {', '.join(faults.replicas)}")

@@ -8,26 +8,24 @@ see is tried again as rarely, and nothing else waits for it: it may be one commi
 import asyncio
 import logging
 from collections.abc import Callable, Mapping
-from typing import Protocol
 
 import aiohttp
 
-from common.bounded_http import NoAnswer, ask, bounded_session
 from common.config_error import ConfigError
-from common.repository_config import StatusTarget
-from common.secret_file import read_secrets
-from common.statuses import gitea, github, gitlab
-from common.statuses.status import (
+from common.configuration.secret_file import read_secrets
+from common.forges.registry import statuses_of
+from common.forges.shared.status import (
     CommitStatus,
     Later,
     Meaning,
     Posted,
     Rejected,
-    StatusRequest,
     Unseen,
     WrongToken,
 )
+from common.repositories.repository_config import StatusTarget
 from common.statuses.status_queue import Database, StatusQueue, WaitingStatus
+from common.web.bounded_http import NoAnswer, ask, bounded_session
 
 POST_TIMEOUT_SECONDS = 15.0
 ANSWER_BYTES_MAX = 256 * 1024
@@ -40,21 +38,6 @@ GIVE_UP_SECONDS = 24 * 3600.0
 STORAGE_AGAIN_SECONDS = 5.0
 
 _log = logging.getLogger(__name__)
-
-
-class Forge(Protocol):
-    """What each of the modules github, gitlab and gitea has."""
-
-    def request(
-        self, api_url: str, project: str, token: str, status: CommitStatus
-    ) -> StatusRequest:
-        """The POST for a status."""
-
-    def meaning(self, status: int, headers: Mapping[str, str], data: bytes, now: float) -> Meaning:
-        """What the answer means."""
-
-
-FORGES: dict[str, Forge] = {"github": github, "gitlab": gitlab, "gitea": gitea}
 
 
 class Reporter:
@@ -125,7 +108,7 @@ class Reporter:
 
     async def _post(self, target: StatusTarget, token: str, status: CommitStatus) -> Meaning:
         assert self._session is not None
-        forge = FORGES[target.forge]
+        forge = statuses_of(target.forge)
         request = forge.request(target.api_url, target.project, token, status)
         try:
             answer = await ask(

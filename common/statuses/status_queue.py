@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 import msgspec
 
-from common.statuses.status import CommitStatus
+from common.forges.shared.status import CommitStatus
 
 # Words that nobody has heard yet; the oldest make room.
 WAITING_MAX = 10_000

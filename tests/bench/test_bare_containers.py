@@ -58,13 +58,13 @@ async def test_all_lanes_build_and_nothing_stays(
     tmp_path: Path, engine: ReadyEngine, client: docker.APIClient
 ) -> None:
     label = secrets.token_hex(4)
-    house = _house(tmp_path, engine)
-    bare = BareContainers(tmp_path / "bare", house, engine, label)
+    network = _house(tmp_path, engine)
+    bare = BareContainers(tmp_path / "bare", network, engine, label)
     try:
-        await bare.build_in(4, "good", house.commits["good"])
+        await bare.build_in(4, "good", network.commits["good"])
         await bare.settle()
         with pytest.raises(BenchFailed, match=r"ended with 3.*so it is"):
-            await bare.build(0, "bad", house.commits["bad"])
+            await bare.build(0, "bad", network.commits["bad"])
         assert _containers(client, label) == []
     finally:
         await asyncio.to_thread(bare.close)
@@ -75,9 +75,9 @@ async def test_its_walls_are_those_of_a_step(
     tmp_path: Path, engine: ReadyEngine, client: docker.APIClient
 ) -> None:
     label = secrets.token_hex(4)
-    house = _house(tmp_path, engine)
-    bare = BareContainers(tmp_path / "bare", house, engine, label)
-    building = asyncio.create_task(bare.build(0, "slow", house.commits["slow"]))
+    network = _house(tmp_path, engine)
+    bare = BareContainers(tmp_path / "bare", network, engine, label)
+    building = asyncio.create_task(bare.build(0, "slow", network.commits["slow"]))
     try:
         while not (found := await asyncio.to_thread(_running, client, label)):
             assert not building.done(), building.exception()

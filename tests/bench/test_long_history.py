@@ -9,34 +9,34 @@ from bench.network import CLIENT, Network
 from ci.application import BuildApplication
 from ci.ledger import VerdictEntry, decode_entry, genesis_head, verify_chain
 from ci.limits import Limits
-from client.archive import Archive
-from client.database import Database
-from common.keys import load_signing_key, verify
-from node.store import Store
+from client.storage.archive import Archive
+from client.storage.database import Database
+from common.configuration.keys import load_signing_key, verify
+from node.storage.store import Store
 from pbft.replica import Replica
 
 BUILDS = 70  # with two numbers each, beyond the first checkpoint
 
 
 @pytest.fixture
-def house(tmp_path: Path) -> Network:
+def network(tmp_path: Path) -> Network:
     """A network that has never run."""
     return Network(tmp_path)
 
 
-def test_every_replica_restores_it_and_the_ledgers_are_equal(house: Network) -> None:
-    write_history(house, BUILDS, lambda text: None)
-    cluster = house.cluster
+def test_every_replica_restores_it_and_the_ledgers_are_equal(network: Network) -> None:
+    write_history(network, BUILDS, lambda text: None)
+    cluster = network.cluster
     ledgers = []
-    for node in house.nodes:
-        store = Store(house.data_directory(node.name), cluster.id, node.name)
+    for node in network.nodes:
+        store = Store(network.data_directory(node.name), cluster.id, node.name)
         application = BuildApplication(cluster, Limits(), store.ledger.find_statement)
         sign = load_signing_key(node.private_key_file).sign
         replica = Replica(cluster, node.name, sign, verify, application)
         replica.restore(store.records(), store.bodies(), bytes(32))
         store.agree_ledger(application.ledger_index, application.ledger_head)
         assert replica.core.executed == 256
-        assert replica.core.clients.floor(CLIENT) == BUILDS
+        assert replica.core.execution.clients.low_timestamp(CLIENT) == BUILDS
         assert not application.open_builds()
         assert store.own_requests.pending() == []
         assert store.own_requests.last_timestamp() == BUILDS
@@ -48,10 +48,10 @@ def test_every_replica_restores_it_and_the_ledgers_are_equal(house: Network) -> 
     assert sum(isinstance(entry, VerdictEntry) for entry in verdicts) == BUILDS
 
 
-def test_the_client_has_them_all_decided(house: Network) -> None:
-    oldest = write_history(house, BUILDS, lambda text: None)
-    directory = house.data_directory(CLIENT)
-    database = Database(directory, house.cluster.id, CLIENT)
+def test_the_client_has_them_all_decided(network: Network) -> None:
+    oldest = write_history(network, BUILDS, lambda text: None)
+    directory = network.data_directory(CLIENT)
+    database = Database(directory, network.cluster.id, CLIENT)
     archive = Archive(database, directory)
     assert archive.counts()["decided"] == BUILDS
     assert archive.to_collect() == []

@@ -1,7 +1,7 @@
 """What a bench reads of a node's metrics."""
 
 from bench.network import builds_at_hand
-from node.metrics import NodeMetrics
+from node.diagnostics.metrics import NodeMetrics
 
 
 def test_builds_at_hand_are_those_in_any_state() -> None:

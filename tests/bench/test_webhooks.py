@@ -10,9 +10,9 @@ from bench.accept import _one_row_server
 from bench.network import BenchFailed
 from bench.process_use import cpu_seconds
 from bench.webhooks import post_at_rate, push_webhook
-from client.forges.delivery import Delivery
-from client.forges.reception import Ordered, Source, receive
-from common.repository_config import GatewayRepository
+from client.gateway.webhook_router import Ordered, Source, receive
+from common.forges.shared.delivery import Delivery
+from common.repositories.repository_config import GatewayRepository
 
 URL = "file:///srv/project.git"
 COMMIT = "ab" * 20

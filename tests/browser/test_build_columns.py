@@ -9,16 +9,16 @@ from aiohttp.test_utils import TestServer
 from playwright.async_api import Locator, Page, expect
 
 from ci.operations import Outcome
-from client import log_api
+from client.api import log_routes
 from client.dashboard import build_logs
 from client.serve import make_application
 from tests.browser.conftest import VisitorMaker
 from tests.ci.builders import finding
 from tests.client.dashboard.test_build_page import finds, with_log
-from tests.client.network import REPOSITORY, Network, Running, run_gateway
-from tests.client.test_api import site_of
-from tests.client.test_build_changes import nobody_finishes
-from tests.client.test_gateway import record_of, until
+from tests.client.gateway.test_build_changes import nobody_finishes
+from tests.client.gateway.test_gateway import record_of, until
+from tests.client.running_network import REPOSITORY, Network, Running, run_gateway
+from tests.client.site import site_of
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -161,11 +161,11 @@ async def test_a_page_that_was_hidden_goes_on_from_where_it_was(
 async def test_where_too_many_follow_a_page_tries_again(
     served: Served, visit: VisitorMaker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(log_api, "FOLLOWERS_MAX", 3)
+    monkeypatch.setattr(log_routes, "FOLLOWERS_MAX", 3)
     visitor = await visit(served.origin)
     page = await visitor.open(served.path)
     await expect(page.locator(".tail-state", has_text="trying again")).to_have_count(4)
-    monkeypatch.setattr(log_api, "FOLLOWERS_MAX", 4)
+    monkeypatch.setattr(log_routes, "FOLLOWERS_MAX", 4)
     served.write(FIRST, "now\n")
     await expect(log_of(page, FIRST)).to_have_text("now\n")
     # each refusal is shown on the console; nothing else is

@@ -9,14 +9,14 @@ import pytest_asyncio
 from aiohttp.test_utils import TestServer
 from playwright.async_api import expect
 
-from client.archive import ReplyRecord
 from client.serve import make_application
-from client.wanted import WantedBuild
+from client.storage.archive import ReplyRecord
+from client.storage.build_request import BuildRequest
 from tests.browser.conftest import VisitorMaker
 from tests.ci.builders import COMMIT, FAILED, PASSED
-from tests.client.network import REPOSITORY, Network, Running, run_gateway
-from tests.client.test_api import site_of
-from tests.client.test_view import decided
+from tests.client.running_network import REPOSITORY, Network, Running, run_gateway
+from tests.client.site import site_of
+from tests.client.views.test_build_view import decided
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -32,7 +32,7 @@ def fill(running: Running) -> None:
         for number in range(BUILDS):
             _, _, statement, ballots = red if number % 3 == 0 else green
             build, at = hashlib.sha256(b"%d" % number).digest(), STARTED_AT + 60 * number
-            wanted = WantedBuild(REPOSITORY, f"branch-{number % 7}", COMMIT)
+            wanted = BuildRequest(REPOSITORY, f"branch-{number % 7}", COMMIT)
             running.archive.add(build, wanted, at)
             running.archive.note_opened(build, at)
             running.archive.note_decided(build, statement, at + 5)

@@ -64,7 +64,7 @@ async def test_a_build_is_cancelled_by_its_button(site: Site, visit: VisitorMake
     await page.get_by_label("Reason").fill("not wanted <b>any more</b>")
     await page.get_by_role("button", name="Cancel").click()
     await expect(page.locator("h1")).to_contain_text("cancelled")
-    await expect(page.locator("main")).to_contain_text("Your cancelling was taken")
+    await expect(page.locator("main")).to_contain_text("no longer requests this build")
     await expect(page.locator("main")).to_contain_text("not wanted <b>any more</b>")
     await expect(page.get_by_role("button", name="Cancel")).to_have_count(0)
 
@@ -135,8 +135,8 @@ async def tell(page: Page, fault: str) -> None:
     """Tell the replica that may be told to misbehave like this; empty: no longer."""
     await page.locator("select[name=replica]").select_option(LIAR)
     await page.locator("select[name=fault]").select_option(fault)
-    await page.get_by_role("button", name="Tell it").click()
-    await expect(page.get_by_text("The node was told")).to_be_visible()
+    await page.get_by_role("button", name="Set").click()
+    await expect(page.get_by_text("The node has accepted the change")).to_be_visible()
 
 
 async def test_builds_are_filtered_with_the_keyboard_alone(site: Site, visit: VisitorMaker) -> None:

@@ -9,15 +9,15 @@ import pytest_asyncio
 from aiohttp.test_utils import TestServer
 from playwright.async_api import Page, expect
 
-from client.dashboard import formats
 from client.serve import make_application
-from client.view import iso_time
-from client.wanted import WantedBuild
+from client.storage.build_request import BuildRequest
+from client.views import formats
+from client.views.build_view import iso_time
 from scripts.free_ports import free_ports
 from tests.browser.conftest import VisitorMaker
-from tests.client.network import REPOSITORY, Network, Running, run_gateway
-from tests.client.test_api import site_of
-from tests.client.test_gateway import until
+from tests.client.gateway.test_gateway import until
+from tests.client.running_network import REPOSITORY, Network, Running, run_gateway
+from tests.client.site import site_of
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -46,7 +46,7 @@ class Served:
     def add(self, branch: str) -> str:
         """A build that the network has not taken yet; its id."""
         build = branch.encode().hex().ljust(64, "0")
-        wanted = WantedBuild(REPOSITORY, branch, "c" * 40)
+        wanted = BuildRequest(REPOSITORY, branch, "c" * 40)
         with self.running.database.transaction():
             self.running.archive.add(bytes.fromhex(build), wanted, time.time())
         return build

@@ -11,10 +11,10 @@ from playwright.async_api import Page, expect
 
 from client.serve import make_application
 from tests.browser.conftest import VisitorMaker
-from tests.client.network import REPOSITORY, Network, Running, run_gateway
-from tests.client.test_api import site_of
-from tests.client.test_change_api import token_file
-from tests.client.test_gateway import record_of, until
+from tests.client.api.test_change_routes import token_file
+from tests.client.gateway.test_gateway import record_of, until
+from tests.client.running_network import REPOSITORY, Network, Running, run_gateway
+from tests.client.site import site_of
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -67,6 +67,6 @@ async def test_a_wrong_token_changes_nothing_and_the_right_one_does(
     assert record_of(running, build).withdrawn is None
     await page.go_back()
     await cancel(page, "new-token")
-    await expect(page.locator("main")).to_contain_text("Your cancelling was taken")
+    await expect(page.locator("main")).to_contain_text("no longer requests this build")
     assert record_of(running, build).withdrawn is not None
     assert "new-token" not in page.url + await page.content()

@@ -15,14 +15,14 @@ from ci.operations import (
     ApproveBuild,
     Artifact,
     Ballot,
+    BuildMetadata,
+    BuildResult,
     CancelBuild,
     CastBallot,
-    Compared,
-    Evidence,
-    Finding,
     Operation,
     Outcome,
     ReportDeadline,
+    ResultKey,
     Step,
     SubmitBuild,
     encode_operation,
@@ -93,13 +93,13 @@ def finding(
     artifacts: tuple[Artifact, ...] = (),
     steps: tuple[Step, ...] = (),
     log: str = "log",
-) -> Finding:
+) -> BuildResult:
     """A finding; passed unless told otherwise."""
-    return Finding(
-        Compared(
+    return BuildResult(
+        ResultKey(
             outcome, exit_code, commit, pipeline_sha256, image_digest, agreement, artifacts, steps
         ),
-        Evidence(hashlib.sha256(log.encode()).hexdigest(), len(log), None, 12, 345, "test"),
+        BuildMetadata(hashlib.sha256(log.encode()).hexdigest(), len(log), None, 12, 345, "test"),
     )
 
 
@@ -222,7 +222,7 @@ class World:
 def reason_of(applied: Applied) -> str:
     """The reason of a refusal, which must have had no effect."""
     assert applied.kind == "refused"
-    assert (applied.entries, applied.announcements) == ((), ())
+    assert (applied.entries, applied.deferred) == ((), ())
     return applied.result.decode()
 
 

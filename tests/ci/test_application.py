@@ -1,4 +1,4 @@
-"""The replicated application: roles, caps, ballots, verdicts, closing, cancelling, recall."""
+"""The application: roles, caps, ballots, verdicts, closing, cancelling, deferred replies."""
 
 import hashlib
 import itertools
@@ -6,8 +6,9 @@ import json
 
 import pytest
 
+from ci.admission import ASKINGS_PER_CLIENT_MAX
 from ci.application import CLOSED_BUILDS_MAX, BuildApplication
-from ci.builds import Asker, encode_build
+from ci.builds import Requester, encode_build
 from ci.ledger import AppendEntry, CancelEntry, VerdictEntry, decode_entry
 from ci.limits import Limits
 from ci.operations import (
@@ -22,10 +23,9 @@ from ci.operations import (
     SubmitBuild,
     encode_operation,
 )
-from ci.parts import BUILD_PART_PREFIX
-from ci.room import ASKINGS_PER_CLIENT_MAX
+from ci.state_partitions import BUILD_PART_PREFIX
 from ci.statement import build_id_for, pae, parse_statement
-from pbft.ports import Announcement, Applied, Refusal
+from pbft.ports import Applied, DeferredReply, Refusal
 from tests.ci.builders import (
     ABSTAIN,
     COMMIT,
@@ -40,11 +40,6 @@ from tests.ci.builders import (
     finding,
     reason_of,
 )
-
-
-@pytest.fixture(name="world")
-def fixture_world() -> World:
-    return World()
 
 
 def outcomes(world: World) -> list[Outcome]:
@@ -64,7 +59,7 @@ def test_a_build_opens_at_its_sequence_number(world: World) -> None:
     assert applied == Applied("opened", build_id, build_id)
     build = world.application.open_builds()[build_id]
     assert (build.id, build.opened, build.branch, build.commit) == (build_id, 2, "master", COMMIT)
-    assert build.askers == (Asker(GATEWAY, 2, build.request_digest),)
+    assert build.askers == (Requester(GATEWAY, 2, build.request_digest),)
     assert not build.is_decided
 
 
@@ -74,11 +69,11 @@ def test_one_id_twice_is_one_build_with_two_askers_who_both_hear_the_verdict(wor
     assert len(world.application.open_builds()) == 1
     world.cast(build, 0, FAILED)
     applied = world.cast(build, 1, FAILED)
-    assert [(told.client, told.timestamp) for told in applied.announcements] == [
+    assert [(told.client, told.timestamp) for told in applied.deferred] == [
         (GATEWAY, 1),
         (GATEWAY, 2),
     ]
-    assert len({told.request_digest for told in applied.announcements}) == 2
+    assert len({told.request_digest for told in applied.deferred}) == 2
 
 
 def test_the_same_identity_cannot_ask_for_something_else(world: World) -> None:
@@ -148,7 +143,7 @@ def test_a_verdict_is_announced_with_the_statement_and_what_to_sign(world: World
     verdict = decode_entry(entry.body)
     assert isinstance(verdict, VerdictEntry)
     statement = bytes(verdict.statement)
-    (told,) = applied.announcements
+    (told,) = applied.deferred
     assert (told.client, told.timestamp, told.kind) == (GATEWAY, 1, "decided")
     assert (told.subject, told.result, told.to_sign) == (build, statement, pae(statement))
     view = parse_statement(statement)
@@ -243,7 +238,7 @@ def test_late_ballots_are_recorded_and_change_nothing(world: World) -> None:
     build = decided_build(world)
     statement = world.application.open_builds()[build].statement
     applied = world.cast(build, 2, FAILED)
-    assert applied.announcements == ()
+    assert applied.deferred == ()
     assert world.application.open_builds()[build].statement == statement
     world.cast(build, 3, PASSED)
     assert [(late.ballot.replica, late.agrees) for late in world.late_ballots()] == [
@@ -308,7 +303,7 @@ def test_asking_for_a_closing_build_is_answered_at_once_and_opens_nothing(world:
     build = decided_build(world)
     applied = world.submit()
     assert (applied.kind, applied.result) == ("opened", build)
-    (told,) = applied.announcements
+    (told,) = applied.deferred
     assert (told.timestamp, told.result) == (2, world.find_statement(build))
     assert len(world.verdict_entries()) == 1
 
@@ -339,7 +334,7 @@ def test_a_gateway_cancels_its_own_build(world: World) -> None:
     assert cancel == CancelEntry(build.hex(), 1, GATEWAY)
     assert isinstance(verdict, VerdictEntry)
     assert outcomes(world) == [Outcome.CANCELLED]
-    assert [told.client for told in applied.announcements] == [GATEWAY]
+    assert [told.client for told in applied.deferred] == [GATEWAY]
     assert build not in world.application.open_builds()
 
 
@@ -348,14 +343,16 @@ def test_a_gateway_cannot_cancel_anothers_build_and_an_operator_can(world: World
     assert "did not ask" in reason_of(world.cancel(build, OTHER_GATEWAY))
     assert build in world.application.open_builds()
     applied = world.cancel(build, OPERATOR)
-    assert [told.client for told in applied.announcements] == [GATEWAY]
+    assert [told.client for told in applied.deferred] == [GATEWAY]
     assert outcomes(world) == [Outcome.CANCELLED]
 
 
 def test_a_build_goes_on_while_somebody_asks_for_it(world: World) -> None:
     build = world.open()
     # Ids hold the client's name, so only a crafted state has askers of two clients.
-    shared = world.application.open_builds()[build].with_asker(Asker(OTHER_GATEWAY, 9, b"o" * 32))
+    shared = world.application.open_builds()[build].with_asker(
+        Requester(OTHER_GATEWAY, 9, b"o" * 32)
+    )
     name = BUILD_PART_PREFIX + build.hex()
     world.application.restore({**world.application.parts(), name: encode_build(shared)})
     applied = world.cancel(build, GATEWAY)
@@ -373,43 +370,45 @@ def test_what_is_decided_cannot_be_cancelled(world: World) -> None:
     assert reason_of(world.cancel(b"?" * 32, OPERATOR)) == "no such undecided build"
 
 
-# --- recall ---------------------------------------------------------------------------------------
+# --- find_deferred --------------------------------------------------------------------------------
 
 
-def test_recall_says_that_a_build_is_open_then_finds_its_verdict(world: World) -> None:
+def test_find_deferred_says_that_a_build_is_open_then_finds_its_verdict(world: World) -> None:
     submit = encode_operation(SubmitBuild(b"i" * 32, "r", "b", COMMIT))
     request, digest = world.request(GATEWAY, submit)
     build = world.application.apply(request, digest, 1).result
-    opened = world.application.recall(request, digest)
-    assert isinstance(opened, Announcement)
+    opened = world.application.find_deferred(request, digest)
+    assert isinstance(opened, DeferredReply)
     assert (opened.kind, opened.result, opened.to_sign) == ("opened", opened.subject, b"")
     world.cast(build, 0, FAILED)
     world.cast(build, 1, FAILED)
-    closing = world.application.recall(request, digest)
-    assert isinstance(closing, Announcement)
+    closing = world.application.find_deferred(request, digest)
+    assert isinstance(closing, DeferredReply)
     assert (closing.client, closing.timestamp, closing.request_digest) == (GATEWAY, 1, digest)
     assert (closing.kind, closing.subject) == ("decided", build)
     assert closing.to_sign == pae(closing.result)
     world.cast(build, 2, FAILED)
     world.cast(build, 3, FAILED)
     assert build not in world.application.open_builds()
-    assert world.application.recall(request, digest) == closing
+    assert world.application.find_deferred(request, digest) == closing
 
 
-def test_recall_tells_nothing_while_the_ledger_lacks_entries(world: World) -> None:
+def test_find_deferred_finds_nothing_while_the_ledger_lacks_entries(world: World) -> None:
     missing = 1
     application = BuildApplication(
         world.cluster, world.limits, world.find_statement, lambda: missing
     )
     submit = encode_operation(SubmitBuild(b"i" * 32, "r", "b", COMMIT))
     asked = world.request(GATEWAY, submit)
-    assert isinstance(application.recall(*asked), Refusal)
-    assert application.recall(*world.request(GATEWAY, encode_operation(Append("text")))) is None
+    assert isinstance(application.find_deferred(*asked), Refusal)
+    assert (
+        application.find_deferred(*world.request(GATEWAY, encode_operation(Append("text")))) is None
+    )
     missing = 0
-    assert application.recall(*asked) is None
+    assert application.find_deferred(*asked) is None
 
 
-def test_recall_knows_nothing_of_what_asks_for_no_build(world: World) -> None:
+def test_find_deferred_knows_nothing_of_what_asks_for_no_build(world: World) -> None:
     submit = encode_operation(SubmitBuild(b"i" * 32, "r", "b", COMMIT))
     for client, operation in (
         (GATEWAY, b"\xc1"),
@@ -417,7 +416,7 @@ def test_recall_knows_nothing_of_what_asks_for_no_build(world: World) -> None:
         (GATEWAY, submit),
         ("replica-0", submit),
     ):
-        assert world.application.recall(*world.request(client, operation)) is None
+        assert world.application.find_deferred(*world.request(client, operation)) is None
 
 
 def test_applying_never_reads_the_ledger(world: World) -> None:

@@ -10,11 +10,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ci.admission import builds_max
 from ci.application import BuildApplication
 from ci.ledger import genesis_head, verify_chain
 from ci.limits import Limits
 from ci.operations import Agreement, Append, Ballot, Delivery, Noop, Outcome
-from ci.parts import (
+from ci.state_partitions import (
     BUILD_PART_PREFIX,
     CLOSED_PART,
     DELIVERIES_PART,
@@ -23,7 +24,6 @@ from ci.parts import (
     CorruptState,
     ledger_position,
 )
-from ci.room import builds_max
 from ci.statement import parse_statement, submitted_build_id
 from pbft.ports import Applied
 from tests.ci.builders import (
@@ -45,11 +45,6 @@ from tests.ci.builders import (
 
 WEAK_PASSED = finding(agreement=Agreement.WEAK)
 ROOT = Path(__file__).resolve().parents[2]
-
-
-@pytest.fixture(name="world")
-def fixture_world() -> World:
-    return World()
 
 
 # --- any bytes, any order -------------------------------------------------------------------------

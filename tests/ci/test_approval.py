@@ -8,7 +8,7 @@ from ci.ledger import ApproveEntry, CancelEntry, decode_entry
 from ci.limits import Limits
 from ci.operations import CastBallot, Delivery, Outcome, ReportDeadline
 from ci.statement import parse_statement
-from node.debts import owed_builds
+from driver.build_scheduler import pending_builds
 from pbft.ports import Applied
 from tests.ci.builders import (
     FAILED,
@@ -22,14 +22,8 @@ from tests.ci.builders import (
 )
 
 
-@pytest.fixture(name="world")
-def fixture_world() -> World:
-    return World()
-
-
 def owed(world: World) -> list[bytes]:
-    orders = owed_builds(world.application.open_builds(), "replica-0", lambda _key: False)
-    return [order.build for order in orders.values()]
+    return [key[0] for key in pending_builds(world.application.open_builds(), "replica-0")]
 
 
 def test_nobody_owes_a_build_that_waits_and_everybody_one_that_is_approved(world: World) -> None:
@@ -90,7 +84,7 @@ def test_a_waiting_build_can_be_cancelled(world: World, client: str) -> None:
     applied = world.cancel(build, client)
     cancel, _ = (decode_entry(entry.body) for entry in applied.entries)
     assert cancel == CancelEntry(build.hex(), 1, client)
-    assert [told.client for told in applied.announcements] == [GATEWAY]
+    assert [told.client for told in applied.deferred] == [GATEWAY]
     assert build not in world.application.open_builds()
     verdict = parse_statement(world.find_statement(build) or b"").verdict
     assert verdict.outcome is Outcome.CANCELLED

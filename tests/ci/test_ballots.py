@@ -1,15 +1,15 @@
 """What a replica says as a client: numbers are never used twice, and nothing is said for ever."""
 
+from ci.assignments import AssignmentTracker, Key
 from ci.ballots import (
     BALLOT,
     LATE_BALLOTS_DEADLINE,
     RESEND_SECONDS,
     VERDICT_DEADLINE,
-    OwnRequest,
-    OwnRequests,
+    ReplicaRequest,
+    ReplicaRequests,
 )
-from ci.duties import Duties, Key
-from ci.executors import Patience
+from ci.executors import StandbyTimeout
 from ci.limits import Limits
 from ci.operations import CastBallot, Noop, ReportDeadline, encode_operation
 from ci.statement import parse_statement
@@ -39,15 +39,17 @@ class Own:
         self.last_timestamp = 0
         self.identity = 0
         thresholds = Thresholds(self.world.cluster.quorums)
-        self.duties = Duties(self.name, thresholds, Patience(STAND_BY_SECONDS, BUILD_SECONDS_MAX))
-        self.requests = OwnRequests(
+        self.assignments = AssignmentTracker(
+            self.name, thresholds, StandbyTimeout(STAND_BY_SECONDS, BUILD_SECONDS_MAX)
+        )
+        self.requests = ReplicaRequests(
             cluster=self.world.cluster,
             name=self.name,
             sign=lambda message: bytes(signing_key(self.name).sign(message).signature),
             deadline_seconds=DEADLINE_SECONDS,
             builds=self.world.application.open_builds,
             clients=lambda: self.clients,
-            duties=self.duties,
+            assignments=self.assignments,
         )
 
     def open_build(self) -> Key:
@@ -61,14 +63,14 @@ class Own:
         """A ballot of that replica is executed."""
         self.world.apply(self.world.replica(replica), CastBallot(*key, PASSED))
 
-    def cast(self, key: Key, now: float, instead_of: int | None = None) -> OwnRequest:
+    def cast(self, key: Key, now: float, instead_of: int | None = None) -> ReplicaRequest:
         """Our own ballot is saved and sent."""
         request = self.requests.make(BALLOT, key, CastBallot(*key, PASSED), self.last_timestamp)
         self.last_timestamp = request.timestamp
         self.requests.on_saved(request, now, instead_of)
         return request
 
-    def execute(self, timestamp: int, request: OwnRequest | None) -> None:
+    def execute(self, timestamp: int, request: ReplicaRequest | None) -> None:
         """That number is executed, by this request or by one that nobody remembers."""
         digest = digest_of(request.signed.payload) if request else bytes(32)
         self.clients.record(self.name, timestamp, StoredResult(digest, "done", b"", b""))
@@ -162,7 +164,7 @@ def test_where_some_stand_by_the_deadline_runs_once_they_had_time() -> None:
         build = own.world.application.open_builds()[key[0]]
 
     def overdue(now: float) -> list[tuple[str, Key]]:
-        own.duties.update(own.world.application.open_builds().values(), now)
+        own.assignments.update(own.world.application.open_builds().values(), now)
         return own.requests.overdue(now)
 
     assert overdue(0.0) == []
@@ -203,8 +205,8 @@ def test_a_silent_executor_that_reports_ends_no_build_that_takes_longer_than_the
             (build,) = world.application.open_builds().values() or (build,)
             if build.is_decided:
                 break
-            one.duties.update([build], now)
-            if one.duties.call(build, now) is not None:
+            one.assignments.update([build], now)
+            if one.assignments.call(build, now) is not None:
                 begun.setdefault(name, now)
             if name not in build.ballots and now - begun.get(name, now) >= BUILD_SECONDS_MAX - 1:
                 world.apply(name, CastBallot(build.id, build.opened, PASSED))

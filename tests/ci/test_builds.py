@@ -3,9 +3,9 @@
 import msgspec
 import pytest
 
-from ci.builds import Asker, MalformedBuild, OpenBuild, decode_build, encode_build
+from ci.builds import MalformedBuild, OpenBuild, Requester, decode_build, encode_build
 from ci.limits import Limits
-from ci.operations import Agreement, Finding, Outcome, Step
+from ci.operations import Agreement, BuildResult, Outcome, Step
 from ci.verdict import DISPUTED
 from tests.ci.builders import ABSTAIN, COMMIT, FAILED, PASSED, SKIPPED, TIMED_OUT, artifact, finding
 
@@ -21,7 +21,7 @@ def build_of(commit: str | None = COMMIT) -> OpenBuild:
         repository="https://example.org/r.git",
         branch="master",
         commit=commit,
-        askers=(Asker("gateway", 1, b"r" * 32),),
+        askers=(Requester("gateway", 1, b"r" * 32),),
     )
 
 
@@ -43,7 +43,7 @@ def build_of(commit: str | None = COMMIT) -> OpenBuild:
         finding(artifacts=(artifact("a"), artifact("b/c"))),
     ],
 )
-def test_findings_that_can_count(found: Finding) -> None:
+def test_findings_that_can_count(found: BuildResult) -> None:
     assert build_of().ballot_refusal(found, Limits()) is None
 
 
@@ -83,7 +83,7 @@ def test_an_abstention_can_always_count() -> None:
         (finding(artifacts=(artifact("../a"),)), "plain relative path"),
     ],
 )
-def test_findings_that_cannot_count(found: Finding, reason: str) -> None:
+def test_findings_that_cannot_count(found: BuildResult, reason: str) -> None:
     refusal = build_of().ballot_refusal(found, Limits())
     assert refusal is not None
     assert reason in refusal
@@ -120,7 +120,7 @@ def test_the_verdict_starts_the_reports_anew_and_changes_no_other_build() -> Non
 
 
 def test_askers_come_and_go() -> None:
-    build = build_of().with_asker(Asker("other", 5, b"o" * 32))
+    build = build_of().with_asker(Requester("other", 5, b"o" * 32))
     assert [asker.client for asker in build.without_asker("gateway").askers] == ["other"]
     assert build.without_asker("stranger") == build
 

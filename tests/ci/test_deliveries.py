@@ -2,8 +2,7 @@
 
 import hashlib
 
-import pytest
-
+from ci.admission import ASKINGS_PER_CLIENT_MAX
 from ci.application import (
     CLOSED_BUILDS_MAX,
     DELIVERIES_MAX,
@@ -11,9 +10,8 @@ from ci.application import (
 )
 from ci.limits import Limits
 from ci.operations import Delivery, Event, Outcome, SubmitBuild, encode_operation
-from ci.room import ASKINGS_PER_CLIENT_MAX
 from ci.statement import build_id_for, parse_statement, submitted_build_id
-from pbft.ports import Announcement, Applied, Refusal
+from pbft.ports import Applied, DeferredReply, Refusal
 from tests.ci.builders import (
     ABSTAIN,
     FAILED,
@@ -33,11 +31,6 @@ def delivery(number: int = 0) -> Delivery:
     return Delivery("github", hashlib.sha256(b"delivery %d" % number).digest())
 
 
-@pytest.fixture(name="world")
-def fixture_world() -> World:
-    return World()
-
-
 def open_delivery(world: World, number: int = 0, client: str = GATEWAY, identity: int = 0) -> bytes:
     return world.open(identity, client=client, delivery=delivery(number))
 
@@ -50,8 +43,8 @@ def test_two_gateways_with_one_delivery_ask_for_one_build_and_both_hear_of_it(
     assert len(world.application.open_builds()) == 1
     world.cast(build, 0, FAILED)
     applied = world.cast(build, 1, FAILED)
-    assert [told.client for told in applied.announcements] == [GATEWAY, OTHER_GATEWAY]
-    assert len({told.result for told in applied.announcements}) == 1
+    assert [told.client for told in applied.deferred] == [GATEWAY, OTHER_GATEWAY]
+    assert len({told.result for told in applied.deferred}) == 1
 
 
 def test_the_id_is_the_deliverys_and_not_the_askers(world: World) -> None:
@@ -102,9 +95,7 @@ def test_a_redelivery_of_a_decided_build_is_answered_with_its_old_statement(worl
     world.cast(build, 1, FAILED)
     statement = world.find_statement(build)
     closing = world.submit(5, client=OTHER_GATEWAY, delivery=delivery())
-    assert [(told.client, told.result) for told in closing.announcements] == [
-        (OTHER_GATEWAY, statement)
-    ]
+    assert [(told.client, told.result) for told in closing.deferred] == [(OTHER_GATEWAY, statement)]
     world.cast(build, 2, ABSTAIN)
     world.cast(build, 3, ABSTAIN)
     assert build not in world.application.open_builds()
@@ -112,8 +103,8 @@ def test_a_redelivery_of_a_decided_build_is_answered_with_its_old_statement(worl
     request, digest = world.request(OTHER_GATEWAY, asked)
     assert world.application.apply(request, digest, 99) == Applied("opened", build, build)
     assert build not in world.application.open_builds()
-    told = world.application.recall(request, digest)
-    assert isinstance(told, Announcement)
+    told = world.application.find_deferred(request, digest)
+    assert isinstance(told, DeferredReply)
     assert (told.client, told.kind, told.result) == (OTHER_GATEWAY, "decided", statement)
 
 
@@ -123,10 +114,10 @@ def test_an_old_verdict_is_not_told_while_the_ledger_may_have_a_newer_one(world:
     world.cancel(build, GATEWAY)
     asked = encode_operation(submit_build(6, delivery=delivery()))
     again = world.request(OTHER_GATEWAY, asked)
-    told = world.application.recall(*again)
-    assert isinstance(told, Announcement)
+    told = world.application.find_deferred(*again)
+    assert isinstance(told, DeferredReply)
     with_gap = BuildApplication(world.cluster, world.limits, world.find_statement, lambda: 1)
-    assert isinstance(with_gap.recall(*again), Refusal)
+    assert isinstance(with_gap.find_deferred(*again), Refusal)
 
 
 def test_the_last_deliveries_are_remembered_whatever_plain_posts_come(world: World) -> None:
@@ -149,7 +140,7 @@ def test_the_last_deliveries_are_remembered_whatever_plain_posts_come(world: Wor
 def test_one_gateway_cannot_cancel_what_another_asked_for_too(world: World) -> None:
     build = open_delivery(world)
     open_delivery(world, client=OTHER_GATEWAY)
-    assert world.cancel(build, OTHER_GATEWAY).announcements == ()
+    assert world.cancel(build, OTHER_GATEWAY).deferred == ()
     (asker,) = world.application.open_builds()[build].askers
     assert asker.client == GATEWAY
     assert "did not ask" in reason_of(world.cancel(build, OTHER_GATEWAY))

@@ -4,12 +4,12 @@ import hashlib
 
 import pytest
 
+from ci.assignments import AssignmentTracker
 from ci.builds import OpenBuild, decode_build, encode_build
-from ci.duties import Duties
-from ci.executors import Call, Patience, drawn_executors
+from ci.executors import StandbyTimeout, StartReason, drawn_executors
 from ci.ledger import genesis_head
 from ci.limits import Limits, decode_limits, encode_limits
-from ci.operations import Agreement, Ballot, Finding, Outcome
+from ci.operations import Agreement, Ballot, BuildResult, Outcome
 from ci.statement import VerdictFields, parse_statement
 from ci.verdict import Thresholds
 from tests.ci.builders import (
@@ -31,7 +31,7 @@ STAND_BY_SECONDS = 10.0
 
 
 class Minimal(World):
-    """A world with a build that its executors build first, and the duties of every replica."""
+    """A world with a build that its executors build first, and the assignments of every replica."""
 
     def __init__(
         self, replicas: int = 4, limits: Limits = MINIMAL, *, needs_approval: bool = False
@@ -39,9 +39,10 @@ class Minimal(World):
         super().__init__(cluster_of(replicas, limits), limits)
         self.id = self.open(needs_approval=needs_approval)
         thresholds = Thresholds(self.cluster.quorums, limits.weak_agreement_allowed)
-        patience = Patience(STAND_BY_SECONDS, BUILD_SECONDS_MAX)
-        self.duties = {
-            name: Duties(name, thresholds, patience) for name in self.cluster.replica_names
+        patience = StandbyTimeout(STAND_BY_SECONDS, BUILD_SECONDS_MAX)
+        self.assignments = {
+            name: AssignmentTracker(name, thresholds, patience)
+            for name in self.cluster.replica_names
         }
         self.executors = self.build.executors
 
@@ -59,15 +60,15 @@ class Minimal(World):
         """A replica casts a ballot."""
         assert self.cast(self.id, self.cluster.replica_names.index(name), ballot).kind == "done"
 
-    def calls(self, now: float = 0.0) -> dict[str, Call | None]:
+    def calls(self, now: float = 0.0) -> dict[str, StartReason | None]:
         """Who is to begin the build at that time by every clock, and why."""
         found = {}
-        for name, duties in self.duties.items():
-            duties.update(self.application.open_builds().values(), now)
-            found[name] = duties.call(self.build, now)
+        for name, assignments in self.assignments.items():
+            assignments.update(self.application.open_builds().values(), now)
+            found[name] = assignments.call(self.build, now)
         return found
 
-    def calls_of_stand_bys(self, now: float = 0.0) -> set[Call | None]:
+    def calls_of_stand_bys(self, now: float = 0.0) -> set[StartReason | None]:
         """The same of those that stand by."""
         calls = self.calls(now)
         return {calls[name] for name in self.stand_bys}
@@ -88,7 +89,7 @@ def test_as_many_as_green_needs_are_drawn_each_once(replicas: int) -> None:
     assert len(set(world.executors)) == quorums.replicas - quorums.faults_max
     assert set(world.executors) <= set(world.cluster.replica_names)
     calls = world.calls()
-    assert [name for name, reason in calls.items() if reason is Call.EXECUTOR] == [
+    assert [name for name, reason in calls.items() if reason is StartReason.EXECUTOR] == [
         name for name in world.cluster.replica_names if name in world.executors
     ]
     assert world.calls_of_stand_bys() <= {None}
@@ -127,7 +128,7 @@ def test_they_are_drawn_from_the_head_before_the_build_and_stay() -> None:
 def test_where_all_build_there_are_none() -> None:
     world = Minimal(limits=Limits())
     assert world.build.executors == ()
-    assert set(world.calls().values()) == {Call.EVERYBODY}
+    assert set(world.calls().values()) == {StartReason.EVERYBODY}
 
 
 # --- when the others begin ----------------------------------------------------------------------
@@ -147,11 +148,11 @@ def test_equal_ballots_of_the_executors_are_enough_and_close_the_build() -> None
 
 @pytest.mark.parametrize(
     ("ballots", "reason"),
-    [((PASSED, FAILED), Call.DIFFERING), ((ABSTAIN,), Call.ABSTENTION)],
+    [((PASSED, FAILED), StartReason.DIFFERING), ((ABSTAIN,), StartReason.ABSTENTION)],
     ids=["two that differ", "an abstention"],
 )
 def test_where_ballots_show_that_more_are_needed_all_begin_at_once(
-    ballots: tuple[Ballot, ...], reason: Call
+    ballots: tuple[Ballot, ...], reason: StartReason
 ) -> None:
     world = Minimal(7)
     for name, ballot in zip(world.executors, ballots, strict=False):
@@ -172,7 +173,7 @@ def test_a_report_of_the_deadline_calls_all() -> None:
     world = Minimal()
     world.vote(world.executors[0], PASSED)
     world.report(world.id, world.cluster.replica_names.index(world.executors[0]))
-    assert world.calls_of_stand_bys() == {Call.REPORT}
+    assert world.calls_of_stand_bys() == {StartReason.REPORT}
 
 
 def test_after_the_first_ballot_the_others_have_a_delay() -> None:
@@ -181,7 +182,7 @@ def test_after_the_first_ballot_the_others_have_a_delay() -> None:
     world.vote(world.executors[0], PASSED)
     assert world.calls_of_stand_bys(4.0) == {None}
     assert world.calls_of_stand_bys(4.0 + STAND_BY_SECONDS - 0.1) == {None}
-    assert world.calls_of_stand_bys(4.0 + STAND_BY_SECONDS) == {Call.DELAY}
+    assert world.calls_of_stand_bys(4.0 + STAND_BY_SECONDS) == {StartReason.DELAY}
 
 
 def test_after_a_long_first_build_the_delay_is_half_of_it() -> None:
@@ -190,7 +191,7 @@ def test_after_a_long_first_build_the_delay_is_half_of_it() -> None:
     world.vote(world.executors[0], PASSED)
     assert world.calls_of_stand_bys(60.0) == {None}
     assert world.calls_of_stand_bys(89.9) == {None}
-    assert world.calls_of_stand_bys(90.0) == {Call.DELAY}
+    assert world.calls_of_stand_bys(90.0) == {StartReason.DELAY}
 
 
 def test_without_any_ballot_the_executors_have_the_longest_build_and_the_delay() -> None:
@@ -199,7 +200,7 @@ def test_without_any_ballot_the_executors_have_the_longest_build_and_the_delay()
     assert world.calls_of_stand_bys(start) == {None}
     end = start + BUILD_SECONDS_MAX + STAND_BY_SECONDS
     assert world.calls_of_stand_bys(end - 0.1) == {None}
-    assert world.calls_of_stand_bys(end) == {Call.DELAY}
+    assert world.calls_of_stand_bys(end) == {StartReason.DELAY}
 
 
 def test_while_a_build_waits_for_approval_nobody_begins_and_no_delay_runs() -> None:
@@ -208,13 +209,13 @@ def test_while_a_build_waits_for_approval_nobody_begins_and_no_delay_runs() -> N
     assert set(world.calls(1e6).values()) == {None}
     world.approve(world.id)
     assert world.calls_of_stand_bys(1e6) == {None}
-    assert Call.EXECUTOR in world.calls(1e6).values()
+    assert StartReason.EXECUTOR in world.calls(1e6).values()
 
 
 def test_a_build_that_opens_again_has_executors_and_a_delay_of_its_own() -> None:
     world = Minimal()
     world.vote(world.executors[0], ABSTAIN)
-    assert world.calls_of_stand_bys(0.0) == {Call.ABSTENTION}
+    assert world.calls_of_stand_bys(0.0) == {StartReason.ABSTENTION}
     world.cancel(world.id, OPERATOR)
     assert world.application.open_builds() == {}
     for number in range(1, 1100):
@@ -235,7 +236,7 @@ def test_after_the_verdict_only_those_begin_that_it_stays_open_for() -> None:
     late = world.executors[2]
     for now in (0.0, 1e6):
         calls = world.calls(now)
-        assert calls[late] is Call.EXECUTOR
+        assert calls[late] is StartReason.EXECUTOR
         assert {calls[name] for name in world.stand_bys} == {None}
     world.vote(late, FAILED)
     assert len(world.late_ballots()) == 1
@@ -243,9 +244,11 @@ def test_after_the_verdict_only_those_begin_that_it_stays_open_for() -> None:
 
 
 @pytest.mark.parametrize(
-    ("ballot", "reason"), [(PASSED, Call.DIFFERING), (ABSTAIN, Call.ABSTENTION)]
+    ("ballot", "reason"), [(PASSED, StartReason.DIFFERING), (ABSTAIN, StartReason.ABSTENTION)]
 )
-def test_after_the_verdict_a_doubt_calls_those_that_stood_by(ballot: Ballot, reason: Call) -> None:
+def test_after_the_verdict_a_doubt_calls_those_that_stood_by(
+    ballot: Ballot, reason: StartReason
+) -> None:
     world = Minimal()
     for name in world.executors[:2]:
         world.vote(name, FAILED)
@@ -264,8 +267,8 @@ def test_after_a_weak_verdict_the_third_executor_does_not_begin() -> None:
     calls = world.calls()
     needed = world.executors[1:3]
     assert world.verdict.executors == world.executors[:3]
-    assert [calls[name] for name in needed] == [Call.EXECUTOR] * 2
-    assert not any(world.duties[name].is_spare(world.build, 0.0) for name in world.executors)
+    assert [calls[name] for name in needed] == [StartReason.EXECUTOR] * 2
+    assert not any(world.assignments[name].is_spare(world.build, 0.0) for name in world.executors)
     assert {calls[name] for name in world.executors[3:]} == {None}
     for name in needed:
         world.vote(name, WEAK)
@@ -277,12 +280,12 @@ def test_who_read_weak_builds_where_the_verdict_says_strong() -> None:
     world = Minimal(limits=WEAK_MINIMAL)
     first, second, third = world.executors
     world.calls()
-    world.duties[third].note_weak((world.id, world.build.opened))
+    world.assignments[third].note_weak((world.id, world.build.opened))
     for name in (first, second):
         world.vote(name, FAILED)
     assert world.verdict.executors == world.executors
-    assert world.calls()[third] is Call.EXECUTOR
-    assert not world.duties[third].is_spare(world.build, 0.0)
+    assert world.calls()[third] is StartReason.EXECUTOR
+    assert not world.assignments[third].is_spare(world.build, 0.0)
 
 
 def test_where_all_were_called_all_are_waited_for() -> None:
@@ -315,21 +318,21 @@ def test_who_reads_weak_in_the_pipeline_leaves_it_to_f_plus_1() -> None:
     world = Minimal(limits=WEAK_MINIMAL)
     first, second, third = world.executors
     world.calls()
-    assert [world.duties[n].is_spare(world.build, 0.0) for n in world.executors] == [
+    assert [world.assignments[n].is_spare(world.build, 0.0) for n in world.executors] == [
         False,
         False,
         True,
     ]
-    assert not any(world.duties[name].is_spare(world.build, 0.0) for name in world.stand_bys)
-    world.duties[third].note_weak((world.id, world.build.opened))
+    assert not any(world.assignments[name].is_spare(world.build, 0.0) for name in world.stand_bys)
+    world.assignments[third].note_weak((world.id, world.build.opened))
     assert [world.calls()[name] for name in world.executors] == [
-        Call.EXECUTOR,
-        Call.EXECUTOR,
+        StartReason.EXECUTOR,
+        StartReason.EXECUTOR,
         None,
     ]
     world.vote(first, WEAK)
     assert world.calls()[third] is None
-    assert world.calls(STAND_BY_SECONDS)[third] is Call.DELAY
+    assert world.calls(STAND_BY_SECONDS)[third] is StartReason.DELAY
     world.vote(second, WEAK)
     assert world.verdict.outcome is Outcome.PASSED
     assert world.verdict.executors == (first, second)
@@ -340,17 +343,19 @@ def test_a_spare_executor_takes_over_like_one_that_stands_by() -> None:
     world = Minimal(limits=WEAK_MINIMAL)
     first, _, third = world.executors
     world.calls()
-    world.duties[third].note_weak((world.id, world.build.opened))
+    world.assignments[third].note_weak((world.id, world.build.opened))
     world.vote(first, PASSED)
     assert world.calls()[third] is None, "a liar's default agreement alone shows nothing"
     world.vote(world.executors[1], WEAK)
-    assert world.calls()[third] is Call.DIFFERING
-    assert not world.duties[third].is_spare(world.build, 0.0), "it goes through with it"
+    assert world.calls()[third] is StartReason.DIFFERING
+    assert not world.assignments[third].is_spare(world.build, 0.0), "it goes through with it"
 
 
 def test_where_weak_is_not_allowed_nobody_is_spare() -> None:
     world = Minimal()
-    assert not any(duties.is_spare(world.build, 0.0) for duties in world.duties.values())
+    assert not any(
+        assignments.is_spare(world.build, 0.0) for assignments in world.assignments.values()
+    )
 
 
 # --- every order of every ballot ----------------------------------------------------------------
@@ -374,9 +379,9 @@ def test_whatever_f_liars_say_a_verdict_comes(seed: int, limits: Limits) -> None
     now = 0.0
     while world.application.open_builds() and not world.build.is_decided:
         for name, reason in world.calls(now).items():
-            spare = world.duties[name].is_spare(world.build, now)
-            if reason is Call.EXECUTOR and spare and truth is WEAK:
-                world.duties[name].note_weak((world.id, world.build.opened))
+            spare = world.assignments[name].is_spare(world.build, now)
+            if reason is StartReason.EXECUTOR and spare and truth is WEAK:
+                world.assignments[name].note_weak((world.id, world.build.opened))
             elif reason is not None:
                 begun.add(name)
         voters = [name for name in order if name in begun and name not in world.build.ballots]
@@ -389,7 +394,7 @@ def test_whatever_f_liars_say_a_verdict_comes(seed: int, limits: Limits) -> None
         else:
             now += 1.0
             assert now < 200, "no verdict, and nobody begins"
-    assert isinstance(truth, Finding)
+    assert isinstance(truth, BuildResult)
     assert world.verdict.outcome == truth.compared.outcome
 
 

@@ -4,7 +4,7 @@ import msgspec
 import pytest
 
 from ci.ledger_proof import LedgerProof, ProvedLedger, check_ledger_proof, ledger_proof
-from ci.parts import LEDGER_PART
+from ci.state_partitions import LEDGER_PART
 from pbft.authentication import sign_message
 from pbft.certificates import state_digest
 from pbft.codec import digest_of, encode_message

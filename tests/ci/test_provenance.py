@@ -39,11 +39,6 @@ REPLICA = "replica-1"
 IMAGE = "registry.example/tools/python"
 
 
-@pytest.fixture(name="world")
-def fixture_world() -> World:
-    return World()
-
-
 @pytest.fixture(name="statement")
 def fixture_statement(world: World) -> StatementView:
     build = world.open()

@@ -15,7 +15,7 @@ from securesystemslib.signer._utils import compute_default_keyid
 from ci.artifacts import artifacts_sha256
 from ci.ledger import recorded_artifacts
 from ci.limits import Limits
-from ci.operations import Abstain, Agreement, Ballot, Event, Finding, Outcome, Step
+from ci.operations import Abstain, Agreement, Ballot, BuildResult, Event, Outcome, Step
 from ci.statement import (
     ENVELOPE_BYTES_MAX,
     FOUND_ARTIFACTS_MAX,
@@ -80,11 +80,6 @@ def signed_by(cluster: Cluster, statement: bytes, names: list[str]) -> dict[str,
 
 def as_json(value: object) -> bytes:
     return json.dumps(value).encode()
-
-
-@pytest.fixture(name="world")
-def fixture_world() -> World:
-    return World()
 
 
 @pytest.fixture(name="statement")
@@ -191,7 +186,7 @@ def test_what_was_tested_and_did_not_pass_is_a_failed_test_result(
         finding(Outcome.IMAGE_UNAVAILABLE, None),
     ],
 )
-def test_where_nothing_was_tested_there_is_no_test_result(world: World, found: Finding) -> None:
+def test_where_nothing_was_tested_there_is_no_test_result(world: World, found: BuildResult) -> None:
     statement = statement_after(world, found, found)
     view = parse_statement(statement)
     assert view.predicate_type == OUTCOME_TYPE

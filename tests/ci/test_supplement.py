@@ -20,11 +20,6 @@ from ci.supplement import contradicting, supplement_bytes, verify_supplement
 from tests.ci.builders import ABSTAIN, FAILED, PASSED, World, signing_key, verify
 
 
-@pytest.fixture(name="world")
-def fixture_world() -> World:
-    return World()
-
-
 def build_of(world: World, *ballots: Ballot, identity: int = 0) -> VerdictEntry:
     build = world.open(identity)
     for index, ballot in enumerate(ballots):

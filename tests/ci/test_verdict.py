@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ci.operations import Agreement, Ballot, Finding, Outcome
+from ci.operations import Agreement, Ballot, BuildResult, Outcome
 from ci.verdict import DISPUTED, Thresholds, Verdict, decide
 from pbft.quorums import Quorums, quorums_for
 from tests.ci.builders import ABSTAIN, FAILED, FAILED_2, PASSED, TIMED_OUT, artifact, finding
@@ -131,7 +131,7 @@ def test_every_sequence_of_mixed_ballots_of_four(is_weak_allowed: bool) -> None:
             assert verdict == DISPUTED, letters
             continue
         winner = MIXED[expected]
-        assert isinstance(winner, Finding)
+        assert isinstance(winner, BuildResult)
         assert verdict.compared == winner.compared, letters
         assert len(verdict.agreeing) == verdict.threshold
         if expected in "Pp" or (expected in "Ww" and not is_weak_allowed):
@@ -214,7 +214,7 @@ def test_the_verdict_is_one_and_backed_and_disputes_are_hopeless(
             assert verdict == first
             continue
         counts = Counter(
-            ballot.compared for _, ballot in ballots[:length] if isinstance(ballot, Finding)
+            ballot.compared for _, ballot in ballots[:length] if isinstance(ballot, BuildResult)
         )
         missing = quorums.replicas - length
         reachable = missing >= quorums.weak or any(
@@ -232,7 +232,7 @@ def test_the_verdict_is_one_and_backed_and_disputes_are_hopeless(
             assert [verdict.compared] == won
             assert len(verdict.agreeing) == verdict.threshold
             found = [dict(ballots)[name] for name in verdict.agreeing]
-            assert all(isinstance(b, Finding) and b.compared == verdict.compared for b in found)
+            assert all(isinstance(b, BuildResult) and b.compared == verdict.compared for b in found)
         first = verdict
     assert first is not None, "all ballots are in"
 
@@ -245,7 +245,7 @@ def test_green_has_no_second_quorum_among_all_ballots(
     verdict = decide(ballots, 0, Thresholds(quorums))
     assert verdict is not None
     if verdict.outcome is Outcome.PASSED:
-        counts = Counter(b.compared for _, b in ballots if isinstance(b, Finding))
+        counts = Counter(b.compared for _, b in ballots if isinstance(b, BuildResult))
         assert verdict.compared is not None
         assert counts.pop(verdict.compared) >= quorums.replicas - quorums.faults_max
         assert all(count < quorums.weak for count in counts.values())

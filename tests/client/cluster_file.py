@@ -8,7 +8,7 @@ from Crypto.PublicKey import ECC
 
 from common.address import Address
 from pbft.genesis import Cluster
-from tests.client.network import key_of
+from tests.client.running_network import key_of
 
 
 def write_cluster(folder: Path, cluster: Cluster, addresses: Mapping[str, Address]) -> Path:

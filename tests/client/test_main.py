@@ -173,7 +173,7 @@ def test_the_seeds_flags(place: Place) -> None:
     errors = place.errors.read_text()
     assert log.exists()
     for flag in ("--pbftHost", "--pbftPort"):
-        assert [line for line in errors.splitlines() if line.startswith(f"{flag} has no meaning")]
+        assert [line for line in errors.splitlines() if line.startswith(f"{flag} is ignored")]
 
 
 def test_a_port_in_use_is_one_line(place: Place) -> None:

@@ -7,12 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from common import logs
 from common.config_error import ConfigError
-from common.logs import STDERR_VARIABLE, LineFormatter, log_text, start_logging
+from common.logs import STDERR_VARIABLE, LineFormatter, start_logging
 
 
 @pytest.fixture(autouse=True)
@@ -33,10 +31,10 @@ def test_a_record_is_one_line_with_utc_time_and_milliseconds(
 ) -> None:
     file = tmp_path / "log" / "node0.log"
     start_logging(file, "node0")
-    logging.getLogger("common.link").warning("peer %s is\nback", "node1")
+    logging.getLogger("common.links.link").warning("peer %s is\nback", "node1")
     line = file.read_text()
     assert re.fullmatch(
-        r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z WARNING node0 common\.link: "
+        r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z WARNING node0 common\.links\.link: "
         r"peer node1 is \| back\n",
         line,
     )
@@ -109,30 +107,10 @@ def test_a_file_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
         start_logging(tmp_path / "log" / "a.log", "a")
 
 
-def test_log_text_escapes_what_could_forge_or_hide() -> None:
-    assert log_text("plain text, also äöü and 日本") == "plain text, also äöü and 日本"
-    assert log_text("a\nb\r\x1b[2J\x00") == "a\\nb\\r\\x1b[2J\\x00"
-    assert log_text("\u202egnp") == "\\u202egnp"
-    assert log_text("\ud800") == "\\ud800"
-    assert log_text("x" * 300) == "x" * 197 + "..."
-    assert log_text("x" * 200) == "x" * 200
-
-
-@given(
-    st.text(st.characters(codec=None, exclude_categories=())),
-    st.integers(min_value=0, max_value=50),
-)
-def test_log_text_is_always_one_short_printable_line(text: str, characters_max: int) -> None:
-    safe = log_text(text, characters_max)
-    assert safe.isprintable()
-    assert len(safe) <= characters_max
-    safe.encode("utf-8")
-
-
 def test_json_is_one_object_per_line_whatever_a_stranger_said(tmp_path: Path) -> None:
     file = tmp_path / "a.log"
     start_logging(file, "node0", "json")
-    logger = logging.getLogger("common.link")
+    logger = logging.getLogger("common.links.link")
     logger.warning("peer %s is\nback \x1b[31m\u2028", "node1")
     try:
         raise ValueError("two\nlines")
@@ -143,7 +121,7 @@ def test_json_is_one_object_per_line_whatever_a_stranger_said(tmp_path: Path) ->
     assert first == {
         "level": "WARNING",
         "process": "node0",
-        "logger": "common.link",
+        "logger": "common.links.link",
         "message": "peer node1 is\\nback \\x1b[31m\\u2028",
     }
     assert second["message"] == "oh"

@@ -12,7 +12,7 @@ from pathlib import Path
 import docker
 import pytest
 
-from ci.operations import Abstain, Compared, Finding
+from ci.operations import Abstain, BuildResult, ResultKey
 from tests.node.conftest import (
     Builder,
     BuilderMaker,
@@ -73,13 +73,13 @@ class Order:
 class Result:
     """What a hostile build came to. ballot: a finding, or why there is none."""
 
-    ballot: Finding | Abstain
+    ballot: BuildResult | Abstain
     log: str
 
     @property
-    def compared(self) -> Compared:
+    def compared(self) -> ResultKey:
         """What was found; an abstention fails the test with its reason."""
-        assert isinstance(self.ballot, Finding), (self.ballot, self.log)
+        assert isinstance(self.ballot, BuildResult), (self.ballot, self.log)
         return self.ballot.compared
 
     @property
@@ -146,8 +146,8 @@ class Arena:
         asked = (*hostile, builder.order(self.neighbour.url, quiet))
         *ballots, neighbour = await asyncio.gather(*(builder.build(order) for order in asked))
         # what is left of a build is removed behind its ballot
-        await builder.executor.settle()
-        assert isinstance(neighbour, Finding), neighbour
+        await builder.runner.settle()
+        assert isinstance(neighbour, BuildResult), neighbour
         assert neighbour.compared.exit_code == 0, builder.log(asked[-1])
         assert "\nthe neighbour is well\n" in builder.log(asked[-1])
         names = {order.build.hex() for order in hostile}
@@ -155,8 +155,8 @@ class Arena:
         results: list[Result] = []
         for order, ballot in zip(hostile, ballots, strict=True):
             log = builder.log(order)
-            size = builder.executor.log_path(order.build, order.opened).stat().st_size
-            assert size <= builder.executor._limits.log_bytes_max
+            size = builder.runner.log_path(order.build, order.opened).stat().st_size
+            assert size <= builder.runner._limits.log_bytes_max
             assert "root:x:0:0" not in log
             assert SECRET not in log
             results.append(Result(ballot, log))

@@ -17,8 +17,13 @@ from typing import TypeVar
 
 import pytest
 
-from node import egress_filter
-from node.egress_filter import BRIDGE_PREFIX, TABLE, bridge_name, log_egress_filter
+from node.sandboxes.containers import egress_filter
+from node.sandboxes.containers.egress_filter import (
+    BRIDGE_PREFIX,
+    TABLE,
+    bridge_name,
+    log_egress_filter,
+)
 from scripts.folders import EXAMPLE_CONFIG, ROOT
 
 FILTER = EXAMPLE_CONFIG / "egress.nft"

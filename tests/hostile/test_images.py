@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 import docker
 import pytest
 
-from ci.operations import Abstain, Finding, Outcome
-from common.config import RepositoryEntry
+from ci.operations import Abstain, BuildResult, Outcome
+from common.configuration.config import RepositoryEntry
 from tests.hostile.conftest import Files
 from tests.node.conftest import (
     LOCAL_IMAGES,
@@ -176,7 +176,7 @@ async def test_what_only_the_engine_has(
     (refused, log), (taken, shown) = found
     assert SECRET not in log
     assert isinstance(refused, Abstain) or refused.compared.outcome is Outcome.IMAGE_UNAVAILABLE
-    assert isinstance(taken, Finding), taken
+    assert isinstance(taken, BuildResult), taken
     assert SECRET in shown
 
 

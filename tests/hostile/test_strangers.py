@@ -11,8 +11,8 @@ from msgspec import msgpack
 
 from client.serve import read_member
 from common.address import Address
-from common.handshake import Handshakes
-from common.keys import SigningKey
+from common.configuration.keys import SigningKey
+from common.links.handshake import Handshakes
 from tests.processes.network import CLIENT, Network, pipeline
 
 pytestmark = pytest.mark.processes

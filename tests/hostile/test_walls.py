@@ -97,7 +97,7 @@ async def test_that_daemons_would_be_found(arena: Arena) -> None:
     commit = arena.repository.commit({".pbft-ci.yml": arena.pipeline("echo on; sleep 600")})
     order = builder.order(arena.repository.url, commit)
     task = asyncio.create_task(builder.build(order))
-    path = builder.executor.log_path(order.build, order.opened)
+    path = builder.runner.log_path(order.build, order.opened)
     while not (path.exists() and "\non\n" in path.read_text()):  # noqa: ASYNC110
         await asyncio.sleep(0.05)
     assert processes_of(order.build.hex())
@@ -123,7 +123,7 @@ async def test_another_builds_files_and_servers(arena: Arena) -> None:
     )
     order = builder.order(arena.repository.url, hidden)
     task = asyncio.create_task(builder.build(order))
-    path = builder.executor.log_path(order.build, order.opened)
+    path = builder.runner.log_path(order.build, order.opened)
     while not (path.exists() and "\nhidden\n" in path.read_text()):  # noqa: ASYNC110
         await asyncio.sleep(0.05)
     # its own file shows that the search finds what is there; the word is in no file of the commit

@@ -4,7 +4,7 @@ import msgspec
 
 from ci.ledger import AppendEntry, encode_entry, genesis_head, next_head
 from ci.ledger_gap import LedgerPage
-from ci.parts import LEDGER_PART
+from ci.state_partitions import LEDGER_PART
 from pbft.ports import Entry
 
 

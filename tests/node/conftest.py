@@ -1,4 +1,4 @@
-"""What the tests of builds share: git repositories, a Docker engine, executors.
+"""What the tests of builds share: git repositories, a docker engine, build runners.
 
 An engine must be there; who really has none says so with PBFT_CI_WITHOUT_DOCKER=1, and then the
 tests that need one are skipped, with that reason.
@@ -11,6 +11,7 @@ import json
 import os
 import secrets
 import signal
+import socket
 import subprocess
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -22,17 +23,20 @@ import docker.errors
 import docker.utils
 import pytest
 import pytest_asyncio
+from aiohttp.test_utils import TestClient, TestServer
 
 from ci.limits import Limits
-from ci.operations import Ballot, Compared, Finding, Outcome
+from ci.operations import Ballot, BuildResult, Outcome, ResultKey
 from common.address import Address
-from common.config import NodeConfig, RepositoryEntry
-from node.checkout import Checkout
-from node.docker_engine import CLUSTER_LABEL
-from node.executor import BuildOrder, Executor
-from node.redo_log import PAGE_BYTES
+from common.configuration.config import NodeConfig, RepositoryEntry
+from driver.ports import BuildOrder
+from node.builds.build_runner import BuildRunner
+from node.sandboxes.containers.docker_engine import CLUSTER_LABEL
+from node.sources.checkout import Checkout
+from node.storage.redo_log import PAGE_BYTES
 from scripts.base_image import EXAMPLE_IMAGE, UPSTREAM_IMAGE, ensure_example_image
 from tests.leftovers import WITHOUT_DOCKER
+from tests.node.house import NAMES, Client, House, server_of
 
 # generous: the machine may be busy with other tests
 PATIENCE_SECONDS = 30.0
@@ -49,8 +53,8 @@ _numbers = itertools.count(1)
 def small_redo_log() -> Iterator[None]:
     """So small that a short run goes through its areas several times."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("node.redo_log.AREA_BYTES", 16 * PAGE_BYTES)
-        patch.setattr("node.redo_log.CONTENT_BYTES_MAX", 2 * PAGE_BYTES)
+        patch.setattr("node.storage.redo_log.AREA_BYTES", 16 * PAGE_BYTES)
+        patch.setattr("node.storage.redo_log.CONTENT_BYTES_MAX", 2 * PAGE_BYTES)
         yield
 
 
@@ -181,10 +185,10 @@ def make_config(tmp_path: Path) -> ConfigMaker:
 
 
 class Builder:
-    """An executor, and orders for it."""
+    """A build runner, and orders for it."""
 
-    def __init__(self, executor: Executor, cluster_id: bytes) -> None:
-        self.executor = executor
+    def __init__(self, runner: BuildRunner, cluster_id: bytes) -> None:
+        self.runner = runner
         self.cluster_id = cluster_id
 
     def order(self, repository: str, commit: str | None, branch: str = "main") -> BuildOrder:
@@ -194,23 +198,23 @@ class Builder:
 
     async def build(self, order: BuildOrder) -> Ballot:
         """The ballot, once nothing else is left of any build."""
-        ballot = await self.executor.build(order)
-        await self.executor.settle()
+        ballot = await self.runner.build(order)
+        await self.runner.settle()
         assert ballot is not None, "only an order to spare may have none"
         return ballot
 
-    async def find(self, order: BuildOrder) -> Finding:
+    async def find(self, order: BuildOrder) -> BuildResult:
         """The finding, once nothing else is left; an abstention fails the test with its reason."""
-        ballot = await self.executor.build(order)
-        await self.executor.settle()
-        assert isinstance(ballot, Finding), ballot
+        ballot = await self.runner.build(order)
+        await self.runner.settle()
+        assert isinstance(ballot, BuildResult), ballot
         return ballot
 
     def log(self, order: BuildOrder) -> str:
-        return self.executor.log_path(order.build, order.opened).read_text(errors="replace")
+        return self.runner.log_path(order.build, order.opened).read_text(errors="replace")
 
     def state(self, order: BuildOrder) -> str:
-        return self.executor.state(order.build, order.opened)
+        return self.runner.state(order.build, order.opened)
 
 
 BuilderMaker = Callable[..., Awaitable[Builder]]
@@ -218,7 +222,7 @@ BuilderMaker = Callable[..., Awaitable[Builder]]
 
 @pytest_asyncio.fixture
 async def make_builder() -> AsyncIterator[BuilderMaker]:
-    """A started executor: `await make_builder(config, **limits)`; closed at the end."""
+    """A started build runner: `await make_builder(config, **limits)`; closed at the end."""
     made: list[Builder] = []
 
     async def make(config: NodeConfig, cluster_id: bytes | None = None, **limits: Any) -> Builder:
@@ -230,19 +234,19 @@ async def make_builder() -> AsyncIterator[BuilderMaker]:
             "home_bytes": 16 * 2**20,
             "temporary_bytes": 64 * 2**20,
         }
-        executor = Executor(
+        runner = BuildRunner(
             config=config,
             limits=Limits(**(defaults | limits)),
             cluster_id=cluster,
             version="test",
         )
-        await executor.start()
-        made.append(Builder(executor, cluster))
+        await runner.start()
+        made.append(Builder(runner, cluster))
         return made[-1]
 
     yield make
     for builder in made:
-        await builder.executor.close()
+        await builder.runner.close()
 
 
 def things_on(engine: docker.DockerClient) -> dict[str, str | None]:
@@ -342,14 +346,14 @@ class Room:
 
     async def run(
         self, *commands: str, limits: dict[str, object] | None = None, **more: object
-    ) -> tuple[Compared, str]:
+    ) -> tuple[ResultKey, str]:
         """Run commands as a pipeline: what is compared, and the log."""
         text = pipeline(self.image, *commands, **more)
         return await self.run_files({".pbft-ci.yml": text}, limits)
 
     async def run_files(
         self, files: dict[str, str | bytes], limits: dict[str, object] | None = None
-    ) -> tuple[Compared, str]:
+    ) -> tuple[ResultKey, str]:
         """Run a commit with these files, and check that the engine has nothing of it any more."""
         builder = await self.make_builder(self.make_config(self.repository.url), **(limits or {}))
         order = builder.order(self.repository.url, self.repository.commit(files))
@@ -395,3 +399,28 @@ def checkout(
 @pytest.fixture
 def target(tmp_path: Path) -> Path:
     return tmp_path / "tree.tar"
+
+
+@pytest.fixture
+async def house(tmp_path: Path) -> AsyncIterator[House]:
+    """Four running replicas."""
+    house = House(tmp_path)
+    for name in NAMES:
+        house.start(name)
+    yield house
+    await house.close()
+
+
+@pytest.fixture
+async def client(house: House) -> AsyncIterator[Client]:
+    """An HTTP client of node0, the primary."""
+    async with TestClient(TestServer(server_of(house, "node0").application())) as client:
+        yield client
+
+
+def unused_port() -> int:
+    """A port of loopback on which nothing listens."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port

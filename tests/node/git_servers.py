@@ -44,21 +44,26 @@ def run(*command: str, **more: object) -> bytes:
     return output
 
 
+def self_signed(folder: Path) -> tuple[Path, Path]:
+    """A certificate for HOST that signs itself, and its key, both made in a folder."""
+    if shutil.which("openssl") is None:
+        pytest.skip("openssl is not installed, and a server of TLS needs a certificate")
+    certificate, key = folder / "ca.pem", folder / "server.key"
+    run(
+        *("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256"),
+        *("-nodes", "-days", "3", "-subj", "/CN=test", "-addext", f"subjectAltName=IP:{HOST}"),
+        *("-keyout", str(key), "-out", str(certificate)),
+    )
+    return certificate, key
+
+
 class HttpsGitServer:
     """git's own http-backend behind TLS and a login, for the repositories in a folder."""
 
     def __init__(self, folder: Path, project_root: Path, token: str, user: str = "git") -> None:
         """folder: for the certificate. A repository is at /NAME below project_root."""
-        if shutil.which("openssl") is None:
-            pytest.skip("openssl is not installed, and a server of TLS needs a certificate")
         folder.mkdir()
-        self.ca_file = folder / "ca.pem"
-        key_file = folder / "server.key"
-        run(
-            *("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256"),
-            *("-nodes", "-days", "3", "-subj", "/CN=test", "-addext", f"subjectAltName=IP:{HOST}"),
-            *("-keyout", str(key_file), "-out", str(self.ca_file)),
-        )
+        self.ca_file, key_file = self_signed(folder)
         self.authorizations: list[str | None] = []
         # called in the middle of each request that was let in
         self.on_request: Callable[[], None] = lambda: None

@@ -1,49 +1,56 @@
 """Four runtimes in one process: real stores, real signatures, links that are function calls.
 
-The executor is scripted, because these tests are about the loop and the ballots; containers have
-tests of their own, and tests/processes runs everything for real.
+The build runner is scripted, because these tests are about the loop and the ballots; containers
+have tests of their own, and tests/processes runs everything for real.
 """
 
 import asyncio
+import logging
 import shutil
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from aiohttp import web
+from aiohttp.test_utils import TestClient
 
 from ci.application import BuildApplication
 from ci.limits import Limits, encode_limits
 from ci.operations import (
     Agreement,
     Ballot,
-    Compared,
-    Evidence,
-    Finding,
+    BuildMetadata,
+    BuildResult,
     Operation,
     Outcome,
+    ResultKey,
     SubmitBuild,
     encode_operation,
 )
-from common.keys import SigningKey, verify
+from common.configuration.config import FaultKind
+from common.configuration.keys import SigningKey, verify
 from common.retention import KeepRules
-from node.ballots import BallotBox
-from node.executor import BuildOrder
-from node.fault_injection import Faults, FaultyLinks
-from node.fault_routes import FaultRoutes
-from node.kept_builds import KeptBuilds
-from node.runtime import Runtime
-from node.scrub import Scrub
-from node.server import NodeServer
-from node.store import Store
+from driver.build_scheduler import BuildScheduler, SchedulerPorts
+from driver.ports import BuildOrder, Identity
+from node.builds.build_tasks import BuildTasks, StoreRequests
+from node.faults.faulty_node import FaultyNode
+from node.outputs.kept_builds import KeptBuilds
+from node.replica.runtime import Runtime
+from node.storage.scrub import Scrub
+from node.storage.store import Store
+from node.web.server import NodeServer
 from pbft.client import make_request
 from pbft.core import Settings
 from pbft.genesis import FORMAT_VERSION, Cluster, Genesis, Member
 from pbft.messages import Envelope, Signed
 
+Client = TestClient[Any, Any]
 NAMES = ("node0", "node1", "node2", "node3")
 KEYS = {name: SigningKey(name.encode().ljust(32, b"\0")) for name in (*NAMES, "client")}
 COMMIT = "ab" * 20
+
+_log = logging.getLogger(__name__)
 
 
 def make_cluster(limits: Limits) -> Cluster:
@@ -65,15 +72,15 @@ def finding(
     outcome: Outcome = Outcome.PASSED,
     exit_code: int | None = 0,
     agreement: Agreement = Agreement.DEFAULT,
-) -> Finding:
+) -> BuildResult:
     """A finding about COMMIT."""
-    return Finding(
-        Compared(outcome, exit_code, COMMIT, "cd" * 32, None, agreement),
-        Evidence("ef" * 32, 10, None, 1, 2, "test"),
+    return BuildResult(
+        ResultKey(outcome, exit_code, COMMIT, "cd" * 32, None, agreement),
+        BuildMetadata("ef" * 32, 10, None, 1, 2, "test"),
     )
 
 
-class ScriptedExecutor:
+class ScriptedRunner:
     """Gives the ballot it was told to give, once `allowed` is set."""
 
     def __init__(self, folder: Path) -> None:
@@ -90,7 +97,7 @@ class ScriptedExecutor:
         self.run_id = "run1"
 
     async def build(self, order: BuildOrder) -> Ballot | None:
-        """As Executor.build."""
+        """As BuildRunner.build."""
         self.asked.append(order)
         try:
             await self.allowed.wait()
@@ -103,15 +110,15 @@ class ScriptedExecutor:
         return self.ballot
 
     def state(self, build: bytes, opened: int) -> str:
-        """As Executor.state."""
+        """As BuildRunner.state."""
         return "building"
 
     def states(self) -> list[str]:
-        """As Executor.states."""
+        """As BuildRunner.states."""
         return ["building"] * (len(self.asked) - len(self.cancelled))
 
     def log_path(self, build: bytes, opened: int) -> Path:
-        """As Executor.log_path."""
+        """As BuildRunner.log_path."""
         return self.folder / f"{build.hex()}-{opened}.log"
 
 
@@ -133,7 +140,7 @@ class FunctionLinks:
         return frozenset(self._house.runtimes) - {self._name}
 
     async def handle(self, request: web.Request) -> web.WebSocketResponse:
-        """Links over HTTP have tests of their own (tests/common/test_link.py)."""
+        """Links over HTTP have tests of their own (tests/common/links/test_link.py)."""
         raise web.HTTPNotImplemented
 
 
@@ -155,9 +162,10 @@ class House:
         self.runtimes: dict[str, Runtime] = {}
         self.stores: dict[str, Store] = {}
         self.applications: dict[str, BuildApplication] = {}
-        self.boxes: dict[str, BallotBox] = {}
-        self.faults: dict[str, Faults] = {}
-        self.executors = {name: ScriptedExecutor(folder / name) for name in NAMES}
+        self.tasks: dict[str, BuildTasks] = {}
+        self.schedulers: dict[str, BuildScheduler] = {}
+        self.faulty: dict[str, FaultyNode] = {}
+        self.runners = {name: ScriptedRunner(folder / name) for name in NAMES}
         self.sent: list[tuple[str, str, Envelope]] = []
         self.cut: set[str] = set()
         self._timestamp = 0
@@ -166,9 +174,9 @@ class House:
         """Whether the network loses what one sends to the other."""
         return sender in self.cut or receiver in self.cut
 
-    def start(self, name: str, fault: str | None = None) -> None:
+    def start(self, name: str, fault: FaultKind = "allowed") -> None:
         """Start or restart a replica from its folder."""
-        faults = self.faults[name] = Faults(fault)
+        faulty = self.faulty[name] = FaultyNode(fault, self.cluster, name, KEYS[name], {})
         store = self.stores[name] = Store(self.folder / name, self.cluster.id, name)
         ledger = store.ledger
         application = BuildApplication(
@@ -184,22 +192,17 @@ class House:
             settings=self.settings,
         )
         runtime.restore()
-        box = self.boxes[name] = BallotBox(
-            cluster=self.cluster,
-            name=name,
-            sign=KEYS[name].sign,
-            limits=self.limits,
-            store=store,
-            executor=self.executors[name],  # type: ignore[arg-type]
-            application=application,
-            clients=lambda: runtime.replica.core.clients,
-            send=runtime.ask,
-            faults=faults,
-            stand_by_seconds=self.stand_by_seconds,
+        tasks = self.tasks[name] = BuildTasks(self.runners[name], faulty.bend)  # type: ignore[arg-type]
+        scheduler = self.schedulers[name] = tasks.scheduler = BuildScheduler(
+            Identity(self.cluster, name, KEYS[name].sign),
+            self.limits,
+            self.stand_by_seconds,
+            application,
+            runtime.replica.core.execution.clients,
+            SchedulerPorts(StoreRequests(store), tasks, runtime, _log),
         )
         self.runtimes[name] = runtime
-        links = FaultyLinks(FunctionLinks(self, name), faults, self.cluster, name, KEYS[name].sign)
-        runtime.start(links, box)
+        runtime.start(faulty.links(FunctionLinks(self, name)), scheduler)
         for other in self.runtimes:
             if other != name:
                 self.runtimes[other].on_connected(name)
@@ -208,7 +211,7 @@ class House:
     async def stop(self, name: str) -> None:
         """End a replica without a goodbye."""
         runtime = self.runtimes.pop(name)
-        await self.boxes[name].close()
+        await self.tasks[name].close()
         await runtime.close()
         self.stores[name].close()
 
@@ -261,7 +264,6 @@ class House:
 
 def server_of(house: House, name: str) -> NodeServer:
     """The routes of one of its nodes."""
-    faults = house.faults[name]
     return NodeServer(
         cluster=house.cluster,
         name=name,
@@ -269,11 +271,10 @@ def server_of(house: House, name: str) -> NodeServer:
         runtime=house.runtimes[name],
         application=house.applications[name],
         store=house.stores[name],
-        executor=house.executors[name],  # type: ignore[arg-type]
+        runner=house.runners[name],  # type: ignore[arg-type]
         links=FunctionLinks(house, name),  # type: ignore[arg-type]
         verify=verify,
         sign=KEYS[name].sign,
-        faults=faults,
-        fault_routes=FaultRoutes(name=name, faults=faults, is_allowed=True, peers={}),
+        faults=house.faulty[name].routes,
         scrub=Scrub(house.stores[name]),
     )

@@ -444,7 +444,7 @@ def recording(folder: Path) -> Iterator[Recorder]:
     vfs.register()
     try:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("node.redo_log.os", RecordingOs(recorder))
+            patch.setattr("node.storage.redo_log.os", RecordingOs(recorder))
             yield recorder
     finally:
         vfs.recorder = None

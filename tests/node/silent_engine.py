@@ -1,4 +1,4 @@
-"""An engine on a Unix socket that answers little and holds some questions open for ever.
+"""An engine that answers little and holds some questions open for ever.
 
 It stands for an engine that waits for somebody else, such as a registry that accepts and never says
 a word: the engine itself sends not even a header then.
@@ -6,6 +6,7 @@ a word: the engine itself sends not even a header then.
 
 import json
 import socket
+import ssl
 import threading
 from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -27,22 +28,32 @@ _ANSWERS: dict[str, Any] = {
 class SilentEngine(ThreadingHTTPServer):
     """Knows no image; never answers the questions whose path ends with one of `silent`."""
 
-    address_family = socket.AF_UNIX
     daemon_threads = True
 
-    def __init__(self, path: Path, *silent: str) -> None:
+    def __init__(
+        self, path: Path | None, *silent: str, context: ssl.SSLContext | None = None
+    ) -> None:
+        """path: of its Unix socket, None for TCP. context: its TLS, None for none."""
         self.silent = silent
         # how many of them are held open; the other side may still go away
         self.held = 0
         self.held_ever = 0
         self.lock = threading.Lock()
-        super().__init__(str(path), _Handler)  # type: ignore[arg-type]
+        self.address_family = socket.AF_INET if path is None else socket.AF_UNIX
+        address: Any = ("127.0.0.1", 0) if path is None else str(path)
+        super().__init__(address, _Handler)
         self.host = f"unix://{path}"
+        if path is None:
+            scheme = "http" if context is None else "https"
+            self.host = f"{scheme}://127.0.0.1:{self.server_address[1]}"
+        if context is not None:
+            self.socket = context.wrap_socket(self.socket, server_side=True)
         threading.Thread(target=self.serve_forever, args=(0.05,), daemon=True).start()
 
     def server_bind(self) -> None:
         """The base class asks for the name of a host, and there is none."""
         self.socket.bind(self.server_address)
+        self.server_address = self.socket.getsockname()
 
     def count(self, change: int) -> None:
         """One more is held, or one less."""

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from ci.operations import Append
-from node.store import Store
+from node.storage.store import Store
 from pbft.authentication import sign_message
 from pbft.codec import encode_message
 from pbft.core import Settings
@@ -107,7 +107,7 @@ def record_replica(folder: Path) -> tuple[Workload, House]:
     workload = Workload(folder / NAMES[0])
     house = House(folder, settings=Settings(view_change_seconds=1.0, status_seconds=0.1))
     with recording(workload.folder) as recorder, pytest.MonkeyPatch.context() as patch:
-        patch.setattr("node.store.SPARE_PAGES", 0)
+        patch.setattr("node.storage.store.SPARE_PAGES", 0)
         Watch(recorder, workload, patch)
         asyncio.run(_replica_run(house))
         workload.operations = recorder.operations

@@ -2,7 +2,6 @@
 
 import asyncio
 import itertools
-import socket
 from pathlib import Path
 
 import msgspec
@@ -11,17 +10,17 @@ import pytest
 from ci.limits import Limits
 from ci.operations import SubmitBuild, encode_operation
 from common.address import Address
-from common.config import RepositoryEntry
-from node.ledger_table import LedgerTable
+from common.configuration.config import RepositoryEntry
 from node.main import _Node, _open_replica
-from node.store_damage import StoreDamaged, StoreNotOurs
+from node.storage.damage import StoreDamaged, StoreNotOurs
+from node.storage.ledger_table import LedgerTable
 from pbft.authentication import sign_message
 from pbft.client import make_request
 from pbft.codec import decode_request, digest_of, encode_batch, encode_message
 from pbft.messages import Commit, Signed
 from pbft.ports import Entry, Executed, Refusal, SavedBody
 from tests.forge_server import TOKEN
-from tests.node.conftest import ConfigMaker
+from tests.node.conftest import ConfigMaker, unused_port
 from tests.node.house import COMMIT, KEYS, NAMES, make_cluster
 
 
@@ -46,7 +45,7 @@ async def test_a_node_ends_where_its_commit_statuses_meet_damage(
         api_url="http://127.0.0.1:9/api/v1",
         status_token_file=token,
     )
-    address = Address("127.0.0.1", _unused_port())
+    address = Address("127.0.0.1", unused_port())
     config = make_config(repository, executor="process", listen=address)
     addresses = dict.fromkeys(NAMES, address)
     limits = Limits()
@@ -65,12 +64,12 @@ def test_nothing_is_called_forgotten_while_an_entry_is_suspected(make_config: Co
     signed = make_request("client", 1, operation, cluster, KEYS["client"].sign)
     replica = _open_replica(make_config(), cluster, limits, KEYS["node0"])
 
-    def recall() -> object:
-        return replica.application.recall(decode_request(signed), digest_of(signed.payload))
+    def find_deferred() -> object:
+        return replica.application.find_deferred(decode_request(signed), digest_of(signed.payload))
 
-    assert recall() is None
+    assert find_deferred() is None
     replica.store.ledger.suspected.add(1)
-    assert isinstance(recall(), Refusal)
+    assert isinstance(find_deferred(), Refusal)
     replica.store.close()
 
 
@@ -105,10 +104,3 @@ def test_a_store_that_waits_to_execute_a_recover_of_an_older_version_is_refused_
     with pytest.raises(StoreNotOurs, match="run the version that wrote it until") as refused:
         _open_replica(config, cluster, limits, KEYS["node0"])
     assert "\n" not in str(refused.value)
-
-
-def _unused_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port

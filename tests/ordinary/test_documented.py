@@ -7,7 +7,7 @@ import pytest
 
 from ci.limits import Limits
 from ci.operations import Outcome
-from common.pipeline import Pipeline, parse_pipeline
+from common.pipeline.pipeline_file import Pipeline, parse_pipeline
 from tests.node.conftest import Room
 from tests.ordinary.conftest import NAMED_IMAGES, Registry
 from tests.ordinary.documented import blocks, examples

@@ -9,7 +9,7 @@ import pytest
 
 from ci.limits import Limits
 from ci.operations import Outcome
-from common.config import RepositoryEntry
+from common.configuration.config import RepositoryEntry
 from tests.node.conftest import GitRepository, Room, things_of
 from tests.ordinary.conftest import Registry
 from tests.ordinary.test_documented import generous

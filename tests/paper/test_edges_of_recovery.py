@@ -3,7 +3,6 @@
 from pbft.core import ReplicaStatus
 from pbft.messages import Body, Checkpoint, NewView, Recover, Signed, Status, ViewChange
 from tests.paper.test_recovery import (
-    ask,
     execute,
     lose_disk,
     recover,
@@ -17,9 +16,9 @@ from tests.pbft.world import Message, World
 
 
 def test_it_votes_again_once_t_is_stable_and_not_once_t_is_executed() -> None:
-    """PROTOCOL, Recovery: "so it votes again once T is stable"."""
+    """PROTOCOL.md, Recovery: "so it votes again once T is stable"."""
     world = small()
-    ask(world, 1, 5)
+    world.ask_each(1, 5)
     lose_disk(world)
     since = len(world.sent)
 
@@ -35,7 +34,7 @@ def test_it_votes_again_once_t_is_stable_and_not_once_t_is_executed() -> None:
         if step == 8:
             asked = len(world.sent)
             world.ask(6, b"6")
-    assert world.core("r3").recoveries[3].voting_from == 10
+    assert world.core("r3").execution.recoveries[3].voting_from == 10
     assert world.core("r3").executed == 11
     assert world.core("r3").status is ReplicaStatus.RECOVERING
     assert not any(isinstance(m.payload, Recover) for m in world.sent[asked:]), "it was executed"
@@ -46,17 +45,18 @@ def test_it_votes_again_once_t_is_stable_and_not_once_t_is_executed() -> None:
 
 
 def test_a_recover_that_is_ordered_again_after_t_has_no_effect() -> None:
-    """PROTOCOL, Recovery: "One that counted never counts again", though a liar orders it."""
+    """PROTOCOL.md, Recovery: "A RECOVER that counted cannot count again", though a liar
+    orders it."""
     world = small()
-    ask(world, 1, 1)
+    world.ask_each(1, 1)
     lose_disk(world)
     world.run(20)
-    before = world.core("r1").recoveries[3]
+    before = world.core("r1").execution.recoveries[3]
     assert world.core("r1").executed == before.voting_from
     execute(world, before.voting_from + 1, [recover(world)])
     for name in ("r1", "r2", "r3"):
         assert world.core(name).executed == before.voting_from + 1
-        assert world.core(name).recoveries[3] == before
+        assert world.core(name).execution.recoveries[3] == before
     world.run(4)
     assert set(world.executed().values()) == {before.voting_from + 1}, "no null request is owed"
 
@@ -68,8 +68,9 @@ def says_entered(world: World, replica: int, view: int) -> None:
 
 
 def test_a_view_with_a_void_view_change_has_begun_where_strong_replicas_say_so() -> None:
-    """PROTOCOL, Recovery: a NEW-VIEW with a void VIEW-CHANGE is taken only where `strong` replicas
-    say in their STATUS that they have entered that very view: f of them may lie."""
+    """PROTOCOL.md, Recovery: a NEW-VIEW with a void VIEW-CHANGE is taken only where `strong`
+    replicas say in their STATUS that they have entered that very view: f of them may lie.
+    """
     world = small()
     recovered_elsewhere(world)
     changes = [view_change(world, replica, 5) for replica in (0, 2, 3)]
@@ -101,24 +102,24 @@ def leaves(
 
 
 def test_a_view_change_that_names_another_recovery_than_the_last_one_is_void() -> None:
-    """PROTOCOL, Recovery: "one that bears another T is void"."""
+    """PROTOCOL.md, Recovery: "Any other is void", one with another T too."""
     world = small()
     recovered_elsewhere(world)
-    assert world.core("r1").recoveries[3].voting_from == 6
+    assert world.core("r1").execution.recoveries[3].voting_from == 6
     for recovered in (0, 2, 4):
         said = leaves(world, 5, recovered=recovered)
         assert "before the replica's recovery" in world.refuse("r1", said)
     world.give("r1", leaves(world, 5, recovered=6))
-    assert 3 in world.core("r1").view_changes
+    assert 3 in world.core("r1").views.changes
 
 
 def test_a_view_change_whose_checkpoint_is_at_t_counts() -> None:
-    """PROTOCOL, Recovery: "So does one whose checkpoint is at T or above". Its sender recovered
+    """PROTOCOL.md, Recovery: "or if its checkpoint is at T or above". Its sender recovered
     once more, and names a T that we do not know yet."""
     world = small()
     recovered_elsewhere(world)
     world.give("r1", leaves(world, 5, stable=6, recovered=12))
-    assert 3 in world.core("r1").view_changes
+    assert 3 in world.core("r1").views.changes
 
 
 def executes_recover(world: World, name: str, replica: int) -> None:
@@ -128,16 +129,16 @@ def executes_recover(world: World, name: str, replica: int) -> None:
     for other in others[: world.cluster.quorums.strong]:
         world.give(name, world.commit(1, message.digest, other))
     world.give(name, world.sign("r2", Body(1, message.digest, 2)), body)
-    assert world.core(name).recoveries[replica].voting_from == 6
+    assert world.core(name).execution.recoveries[replica].voting_from == 6
 
 
 def test_a_void_view_change_beside_one_for_a_far_view_is_forgotten_too() -> None:
-    """PROTOCOL, Recovery: "VIEW-CHANGEs from before count no more", wherever they are kept."""
+    """PROTOCOL.md, Recovery: "VIEW-CHANGEs from before count no more", wherever they are kept."""
     world = small(7)
     world.give("r1", leaves(world, 2**40, replica=5))
     for replica in (2, 3, 5):
         world.give("r1", leaves(world, 1, replica=replica))
-    assert 5 in world.core("r1").overtaken_view_changes
+    assert 5 in world.core("r1").views.overtaken_changes
     executes_recover(world, "r1", 5)
     for replica in (0, 4):
         assert world.said("r1", NewView) == []
@@ -147,8 +148,9 @@ def test_a_void_view_change_beside_one_for_a_far_view_is_forgotten_too() -> None
 
 
 def test_ones_own_view_change_stays_though_a_late_recover_makes_it_void() -> None:
-    """PROTOCOL, Recovery: a RECOVER that nobody ordered may be ordered for 16 L numbers more. Its
-    replica, healthy by then, goes on sending what it said."""
+    """PROTOCOL.md, Recovery: a RECOVER that nobody ordered may be ordered for 16 L numbers more.
+    Its replica, healthy by then, goes on sending what it said.
+    """
     world = small()
     drive_into_view_change(world, "r3", 5)
     executes_recover(world, "r3", 3)

@@ -13,7 +13,7 @@ from pbft.messages import (
     ViewChange,
 )
 from pbft.ports import Applied
-from tests.paper.test_recovery import ask, recover, small
+from tests.paper.test_recovery import recover, small
 from tests.paper.test_state_transfer import behind, fetching, hears_certificate
 from tests.pbft.forge import view_change
 from tests.pbft.world import Journal, Message, World, WrongOnce
@@ -35,14 +35,14 @@ def said_of_checkpoint(world: World, sequence: int) -> list[Signed]:
 
 
 def test_an_older_certificate_does_not_replace_a_newer_one() -> None:
-    """PROTOCOL, State transfer: "the newest that has a certificate". Nobody keeps an older one."""
+    """PROTOCOL.md, State transfer: "the newest that has a certificate". No one keeps an old one."""
     world = behind()
     for sequence in (8, 4, 6):
         for signed in said_of_checkpoint(world, sequence):
             world.give("r3", signed)
-    assert world.told("r3", "behind") == [{"certified": 8, "executed": 0}]
+    assert world.emitted("r3", "behind") == [{"certified": 8, "executed": 0}]
     for _ in range(2):
-        world.expire("r3", 1.0)
+        world.handle_timer("r3", 1.0)
     assert world.said("r3", FetchState) == [FetchState(8, (), 3)]
 
 
@@ -70,7 +70,7 @@ def wrong_r3(
 
 
 def test_a_wrong_state_is_replaced_by_the_newest_whatever_order_certificates_come_in() -> None:
-    """PROTOCOL, State transfer: "replaced by the newest that has a certificate"."""
+    """PROTOCOL.md, State transfer: "replaced by the newest that has a certificate"."""
     world = wrong_r3(5)
     words = {n: said_of_checkpoint(world, n) for n in (2, 4)}
     world.under_way.clear()
@@ -79,7 +79,7 @@ def test_a_wrong_state_is_replaced_by_the_newest_whatever_order_certificates_com
             if signed.signer != "r3":
                 world.give("r3", signed)
     assert world.core("r3").is_diverged
-    world.expire("r3", 1.0)
+    world.handle_timer("r3", 1.0)
     assert world.said("r3", FetchState) == [FetchState(4, (), 3)]
 
 
@@ -92,7 +92,7 @@ class Pages(Journal):
 
 
 def test_parts_that_are_here_stay_good_when_a_newer_state_is_fetched() -> None:
-    """PROTOCOL, State transfer: "then the parts that it has not got". Else a replica could chase
+    """PROTOCOL.md, State transfer: "then the parts that it has not got". Else a replica could chase
     the others' checkpoints for ever."""
     world = behind(8, Pages)
     fetching(world)
@@ -108,7 +108,7 @@ def test_parts_that_are_here_stay_good_when_a_newer_state_is_fetched() -> None:
     world.under_way.clear()
     hears_certificate(world)
     asked = len(world.said("r3", FetchState))
-    world.expire("r3", 1.0)
+    world.handle_timer("r3", 1.0)
     world.deliver(lambda m: isinstance(m.payload, FetchState | StateLeaves))
     names = {name for m in world.said("r3", FetchState)[asked:] for name in m.names}
     assert "page/9" in names
@@ -121,33 +121,33 @@ def test_parts_that_are_here_stay_good_when_a_newer_state_is_fetched() -> None:
 def recovered_while_r3_was_away() -> tuple[World, int]:
     """r2's RECOVER was executed, and its T is stable; r3 starts, far behind. T."""
     world = small()
-    ask(world, 1, 3)
+    world.ask_each(1, 3)
     world.crash("r3")
     for name in ("r0", "r1"):
         world.give(name, recover(world, 2))
     world.run(8)
-    voting_from = world.core("r0").recoveries[2].voting_from
+    voting_from = world.core("r0").execution.recoveries[2].voting_from
     assert world.core("r0").low == world.core("r0").executed == voting_from
     world.start("r3")
     return world, voting_from
 
 
 def test_view_changes_that_a_fetched_state_makes_void_are_forgotten() -> None:
-    """PROTOCOL, Recovery: "its VIEW-CHANGEs from before count no more", wherever r3 learns it."""
+    """PROTOCOL.md, Recovery: "Its VIEW-CHANGEs from before count no more", wherever learned."""
     world, voting_from = recovered_while_r3_was_away()
     world.give("r3", view_change(world, 2, 5))
-    assert 2 in world.core("r3").view_changes
+    assert 2 in world.core("r3").views.changes
     world.connect("r3")
     world.run(3)
-    assert world.told("r3", "state_transferred")
+    assert world.emitted("r3", "state_transferred")
     assert world.core("r3").executed == voting_from
-    assert 2 not in world.core("r3").view_changes
+    assert 2 not in world.core("r3").views.changes
     world.give("r3", view_change(world, 0, 5))
     assert world.said("r3", ViewChange) == [], "one that counts is no f+1"
 
 
 def test_who_fetched_a_state_gives_the_primary_its_full_time() -> None:
-    """PROTOCOL, 4.5: "A replica that knows itself to be behind does not judge", nor by the time
+    """PROTOCOL.md, 4.5: "A replica that knows itself to be behind does not judge", nor by the time
     that it was behind."""
     world = behind()
     world.give("r3", world.request(10, b"10"))
@@ -158,39 +158,39 @@ def test_who_fetched_a_state_gives_the_primary_its_full_time() -> None:
         world.drop(lambda m: "r3" in (m.sender, m.receiver))
     world.tick()
     world.deliver(lambda m: not isinstance(m.payload, Commit))
-    assert world.told("r3", "state_transferred")
+    assert world.emitted("r3", "state_transferred")
     assert world.core("r3").status is ReplicaStatus.NORMAL
     assert world.now > WAIT
     for _ in range(3):
-        world.expire("r3", 1.0)
+        world.handle_timer("r3", 1.0)
         assert world.said("r3", ViewChange) == []
-    world.expire("r3", 1.0)
+    world.handle_timer("r3", 1.0)
     assert [message.view for message in world.said("r3", ViewChange)] == [1]
 
 
 def test_of_a_wrong_past_no_state_stays() -> None:
-    """PROTOCOL, State transfer: what was executed above the fetched state is executed anew."""
+    """PROTOCOL.md, State transfer: what was executed above the fetched state is executed anew."""
     world = wrong_r3(7, without=6)
     assert {world.core(name).low for name in world.names} == {0, 4}
     for signed in said_of_checkpoint(world, 4):
         world.give("r3", signed)
     assert world.core("r3").is_diverged
-    assert world.core("r3").snapshots[6] != world.core("r0").snapshots[6]
+    assert world.core("r3").checkpoints.snapshots[6] != world.core("r0").checkpoints.snapshots[6]
     for _ in range(3):
         world.tick()
         world.deliver(lambda m: not isinstance(m.payload, Checkpoint))
-    assert [told["sequence"] for told in world.told("r3", "state_transferred")] == [4]
+    assert [told["sequence"] for told in world.emitted("r3", "state_transferred")] == [4]
     assert world.core("r3").executed == 7
-    assert world.core("r3").snapshots[6] == world.core("r0").snapshots[6]
+    assert world.core("r3").checkpoints.snapshots[6] == world.core("r0").checkpoints.snapshots[6]
     world.run(2)
     assert world.core("r3").low == 6
-    assert len(world.told("r3", "diverged")) == 1
+    assert len(world.emitted("r3", "diverged")) == 1
     said = {message for message in world.said("r3", Checkpoint) if message.sequence == 6}
     assert len(said) == 1, "what it said it cannot take back"
 
 
 def test_what_was_said_of_a_wrong_past_is_said_after_a_restart_too() -> None:
-    """PROTOCOL, 4.3: "It says no second CHECKPOINT for a number, though the first was wrong"."""
+    """PROTOCOL.md, 4.3: "It says no second CHECKPOINT for a number, though the first was wrong"."""
     world = wrong_r3(7, without=6)
     for signed in said_of_checkpoint(world, 4):
         world.give("r3", signed)
@@ -219,7 +219,7 @@ class WrongFromThree(Journal):
 
 
 def test_a_state_that_was_right_once_is_diverged_all_the_same() -> None:
-    """PROTOCOL, 4.3: only "a later certificate" for its own digest ends that, no older one."""
+    """PROTOCOL.md, 4.3: only "a later certificate" for its own digest ends that, no older one."""
     world = wrong_r3(5, application=WrongFromThree)
     words = {sequence: said_of_checkpoint(world, sequence) for sequence in (2, 4)}
     world.under_way.clear()
@@ -232,7 +232,7 @@ def test_a_state_that_was_right_once_is_diverged_all_the_same() -> None:
 
 
 def test_who_is_diverged_leaves_no_view() -> None:
-    """PROTOCOL, 4.3: "no vote more until the state is fetched", nor a judgment of the primary."""
+    """PROTOCOL.md, 4.3: "neither votes nor executes", and judges nobody."""
     world = wrong_r3(5)
     world.give("r3", world.request(9, b"9"))
     words = said_of_checkpoint(world, 4)
@@ -240,9 +240,9 @@ def test_who_is_diverged_leaves_no_view() -> None:
     for signed in words:
         world.give("r3", signed)
     core = world.core("r3")
-    assert (core.is_diverged, core.transfer) == (True, None)
-    core.status_due = world.now + 10 * WAIT
-    assert world.expire("r3", 3 * WAIT).deadline == core.status_due
+    assert (core.is_diverged, core.transfers.current) == (True, None)
+    core.peers.status_due = world.now + 10 * WAIT
+    assert world.handle_timer("r3", 3 * WAIT).deadline == core.peers.status_due
     assert world.said("r3", ViewChange) == []
 
 
@@ -258,7 +258,7 @@ class WrongForAWhile(Journal):
 
 
 def test_a_replica_whose_state_is_right_again_goes_on_by_itself() -> None:
-    """PROTOCOL, 4.3: what was decided while it was `diverged` it executes without another word."""
+    """PROTOCOL.md, 4.3: what was decided while it was `diverged` it executes by itself."""
     world = wrong_r3(5, application=WrongForAWhile)
     world.under_way.clear()
     for signed in said_of_checkpoint(world, 2):
@@ -279,7 +279,7 @@ def test_a_replica_whose_state_is_right_again_goes_on_by_itself() -> None:
 
 
 def test_a_replica_that_fetched_a_state_goes_on_by_itself() -> None:
-    """PROTOCOL, State transfer: what is decided above it, it executes without another word."""
+    """PROTOCOL.md, State transfer: what is decided above it, it executes without another word."""
     world = behind(2)
     world.ask(3, b"3")
     world.deliver(lambda m: not isinstance(m.payload, Status))
@@ -287,5 +287,5 @@ def test_a_replica_that_fetched_a_state_goes_on_by_itself() -> None:
     assert world.core("r3").log.slot(3).committed_local()
     fetching(world)
     world.deliver(lambda m: isinstance(m.payload, FetchState | StateLeaves | StateParts))
-    assert [told["sequence"] for told in world.told("r3", "state_transferred")] == [2]
+    assert [told["sequence"] for told in world.emitted("r3", "state_transferred")] == [2]
     assert world.core("r3").executed == 3

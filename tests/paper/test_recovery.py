@@ -1,4 +1,4 @@
-"""A replica that lost what it had said (DESIGN section 4, Durable; OSDI'00 section 4, recovery)."""
+"""A replica that lost what it had said (docs/PROTOCOL.md, "Recovery"; OSDI'00)."""
 
 import pytest
 
@@ -18,7 +18,7 @@ from pbft.messages import (
     StateParts,
     ViewChange,
 )
-from pbft.ports import Base, SavedRecovery
+from pbft.ports import CheckpointRecord, SavedRecovery
 from pbft.replica import Replica
 from tests.pbft.checks import check_safety
 from tests.pbft.forge import new_view, view_change
@@ -37,14 +37,8 @@ def small(replicas: int = 4) -> World:
     )
 
 
-def ask(world: World, first: int, last: int) -> None:
-    for timestamp in range(first, last + 1):
-        world.ask(timestamp, b"%d" % timestamp)
-        world.deliver()
-
-
 def lose_disk(world: World, name: str = "r3", nonce: int = 1) -> None:
-    """The disk is damaged: a new one, and the replica begins as DESIGN says."""
+    """The disk is damaged: a new one, and the replica begins to recover."""
     if name in world.replicas:
         world.crash(name)
     entries = world.disks[name].entries
@@ -77,7 +71,7 @@ def recover(world: World, replica: int = 3, nonce: int = 1, stable: int = 0) -> 
 def test_a_replica_that_lost_its_disk_recovers_on_an_idle_cluster(replicas: int) -> None:
     """RECOVER is ordered, null requests follow up to T, the state is fetched, it votes again."""
     world = small(replicas)
-    ask(world, 1, 5)
+    world.ask_each(1, 5)
     name = world.names[-1]
     lose_disk(world, name)
     assert world.core(name).status is ReplicaStatus.RECOVERING
@@ -85,12 +79,12 @@ def test_a_replica_that_lost_its_disk_recovers_on_an_idle_cluster(replicas: int)
     core = world.core(name)
     assert core.status is ReplicaStatus.NORMAL
     # Executed at 6: T is the first multiple of 2 at or above 6 + 4.
-    assert core.recoveries[core.index].voting_from == 10
+    assert core.execution.recoveries[core.index].voting_from == 10
     assert core.low >= 10
     assert set(world.executed().values()) == {core.executed}
-    assert world.told(name, "recovered") == [{"stable": 10}]
+    assert world.emitted(name, "recovered") == [{"stable": 10}]
     since = len(world.sent)
-    ask(world, 6, 6)
+    world.ask_each(6, 6)
     assert {type(vote) for vote in votes(world, name, since)} >= {Prepare, Commit}
     assert {replica.core.view for replica in world.replicas.values()} == {0}
 
@@ -98,7 +92,7 @@ def test_a_replica_that_lost_its_disk_recovers_on_an_idle_cluster(replicas: int)
 def test_a_replica_recovers_under_load() -> None:
     """What clients ask fills the numbers up to T; nobody waits for null requests then."""
     world = small()
-    ask(world, 1, 5)
+    world.ask_each(1, 5)
     lose_disk(world)
     for timestamp in range(6, 30):
         world.ask(timestamp, b"%d" % timestamp)
@@ -111,13 +105,13 @@ def test_a_replica_recovers_under_load() -> None:
 def test_it_votes_on_nothing_until_t_is_stable() -> None:
     """Whatever it may have said before, it says nothing that could contradict it."""
     world = small()
-    ask(world, 1, 5)
+    world.ask_each(1, 5)
     lose_disk(world)
     since = len(world.sent)
     for _ in range(30):
         world.tick(0.25)
         world.deliver()
-        if not world.core("r3").nonce:
+        if not world.core("r3").is_recovering:
             break
         assert votes(world, "r3", since) == []
         if world.now < 3:
@@ -128,19 +122,19 @@ def test_it_votes_on_nothing_until_t_is_stable() -> None:
 def test_the_primary_of_the_view_that_lost_its_disk_is_replaced_and_recovers() -> None:
     """It proposes nothing; its RECOVER waits for a primary that orders it."""
     world = small()
-    ask(world, 1, 5)
+    world.ask_each(1, 5)
     lose_disk(world, "r0")
     world.run(30)
     assert world.core("r0").status is ReplicaStatus.NORMAL
     assert {replica.core.view for replica in world.replicas.values()} == {1}
-    ask(world, 6, 8)
+    world.ask_each(6, 8)
     assert len(world.client_output.accepted) == 8
 
 
 def test_two_replicas_of_seven_lose_their_disks_at_once() -> None:
     """Up to f at a time; each one has its own T."""
     world = small(7)
-    ask(world, 1, 5)
+    world.ask_each(1, 5)
     lose_disk(world, "r5", 1)
     lose_disk(world, "r6", 2)
     world.run(25)
@@ -151,13 +145,13 @@ def test_two_replicas_of_seven_lose_their_disks_at_once() -> None:
 def test_one_after_the_other_loses_its_disk() -> None:
     """More than f over time, never more than f at once."""
     world = small()
-    ask(world, 1, 3)
+    world.ask_each(1, 3)
     done = 3
     for nonce, name in enumerate(("r3", "r2", "r0", "r1", "r3"), 1):
         lose_disk(world, name, nonce)
         world.run(30)
         assert world.core(name).status is ReplicaStatus.NORMAL, name
-        ask(world, done + 1, done + 2)
+        world.ask_each(done + 1, done + 2)
         world.run(2)
         done += 2
         assert len(world.client_output.accepted) == done
@@ -167,14 +161,14 @@ def test_one_after_the_other_loses_its_disk() -> None:
 def test_it_may_be_killed_again_and_again_while_it_recovers() -> None:
     """That it lost what it said is on its disk from the first turn on."""
     world = small()
-    ask(world, 1, 5)
+    world.ask_each(1, 5)
     lose_disk(world)
     for _ in range(12):
         world.run(2)
-        was_recovering = bool(world.core("r3").nonce)
+        was_recovering = world.core("r3").is_recovering
         world.crash("r3")
         world.start("r3")
-        assert bool(world.core("r3").nonce) == was_recovering
+        assert world.core("r3").is_recovering == was_recovering
         world.connect("r3")
     world.run(10)
     assert world.core("r3").status is ReplicaStatus.NORMAL
@@ -184,7 +178,7 @@ def test_it_may_be_killed_again_and_again_while_it_recovers() -> None:
 def test_that_it_may_not_vote_is_on_disk_before_its_first_word() -> None:
     """Killed at once, it would otherwise start as one that has never said anything."""
     world = small()
-    ask(world, 1, 5)
+    world.ask_each(1, 5)
     lose_disk(world)
     world.crash("r3")
     world.start("r3")
@@ -195,13 +189,13 @@ def test_that_it_may_not_vote_is_on_disk_before_its_first_word() -> None:
 def test_it_loses_its_disk_again_while_it_recovers() -> None:
     """A new nonce; the first RECOVER counts for nothing any more."""
     world = small()
-    ask(world, 1, 5)
+    world.ask_each(1, 5)
     lose_disk(world, nonce=1)
     world.run(3)
     lose_disk(world, nonce=2)
     world.run(40)
     assert world.core("r3").status is ReplicaStatus.NORMAL
-    assert bytes([2]) * 32 in world.core("r3").recoveries[3].nonces
+    assert bytes([2]) * 32 in world.core("r3").execution.recoveries[3].nonces
 
 
 def test_with_f_0_nobody_can_vouch_for_it() -> None:
@@ -242,8 +236,8 @@ def test_an_executed_recover_fixes_t_in_the_state_of_all() -> None:
     world = small()
     execute(world, 1, [recover(world)])
     for name in ("r1", "r2", "r3"):
-        assert world.core(name).recoveries[3].voting_from == 6
-        assert world.told(name, "recover") == [{"replica": 3, "sequence": 1, "voting_from": 6}]
+        assert world.core(name).execution.recoveries[3].voting_from == 6
+        assert world.emitted(name, "recover") == [{"replica": 3, "sequence": 1, "voting_from": 6}]
 
 
 @pytest.mark.parametrize("nonce", [1, 2])
@@ -255,30 +249,30 @@ def test_one_recovery_at_a_time_per_replica(nonce: int) -> None:
     assert "executed, or while another one is under way" in world.refuse("r1", again)
     execute(world, 2, [again])
     assert world.executed()["r1"] == 2
-    assert world.core("r1").recoveries[3].voting_from == 6
-    assert world.core("r1").recoveries[3].nonces == (bytes([1]) * 32,)
+    assert world.core("r1").execution.recoveries[3].voting_from == 6
+    assert world.core("r1").execution.recoveries[3].nonces == (bytes([1]) * 32,)
 
 
 def test_an_old_recover_that_is_sent_again_counts_for_nothing() -> None:
     """It names a checkpoint below its own T, so a recorded RECOVER opens nothing."""
     world = small()
-    ask(world, 1, 1)
+    world.ask_each(1, 1)
     lose_disk(world)
     world.run(20)
     assert world.core("r3").status is ReplicaStatus.NORMAL
-    before = world.core("r1").recoveries[3]
+    before = world.core("r1").execution.recoveries[3]
     assert "a RECOVER that is executed" in world.refuse("r1", recover(world))
     for name in world.names[:3]:
         world.give(name, recover(world))
     world.run(4)
-    assert world.core("r1").recoveries[3] == before
+    assert world.core("r1").execution.recoveries[3] == before
 
 
 def test_all_recovers_of_the_past_sent_again_for_ever_keep_nobody_mute() -> None:
     """However many there are: none counts a second time, and none is ordered."""
     world = small()
     for nonce in range(1, 18):
-        ask(world, nonce, nonce)
+        world.ask_each(nonce, nonce)
         lose_disk(world, nonce=nonce)
         world.run(12)
         assert world.core("r3").status is ReplicaStatus.NORMAL, nonce
@@ -286,7 +280,7 @@ def test_all_recovers_of_the_past_sent_again_for_ever_keep_nobody_mute() -> None
     assert len({signed.payload for signed in past}) >= 17
     lose_disk(world, nonce=18)
     rounds = 0
-    while world.core("r3").nonce:
+    while world.core("r3").is_recovering:
         rounds += 1
         assert rounds < 20, "r3 stays mute"
         for signed in past:
@@ -308,26 +302,26 @@ def test_a_recover_of_an_old_loss_that_nobody_ordered_grows_too_old() -> None:
     """It counts for RECOVER_AGE_WINDOWS windows above its checkpoint, for all replicas alike."""
     world = small()
     oldest = RECOVER_AGE_WINDOWS * world.cluster.genesis.window
-    ask(world, 1, oldest - 1)
+    world.ask_each(1, oldest - 1)
     assert world.executed()["r1"] == oldest - 1
     world.give("r1", recover(world))
-    assert set(world.core("r1").recover_requests) == {3}
+    assert set(world.core("r1").recovery.requests) == {3}
     # The primary, which was not given it, orders something else: nobody may wait for it any more.
-    ask(world, oldest, oldest)
-    assert world.core("r1").recover_requests == {}
+    world.ask_each(oldest, oldest)
+    assert world.core("r1").recovery.requests == {}
     assert "too far below" in world.refuse("r1", recover(world))
     execute(world, oldest + 1, [recover(world)])
     assert world.executed()["r1"] == oldest + 1
-    assert world.core("r1").recoveries == {}
+    assert world.core("r1").execution.recoveries == {}
     assert {world.core(name).view for name in world.names} == {0}
 
 
 def test_a_recover_counts_until_its_last_number() -> None:
     world = small()
     oldest = RECOVER_AGE_WINDOWS * world.cluster.genesis.window
-    ask(world, 1, oldest - 1)
+    world.ask_each(1, oldest - 1)
     execute(world, oldest, [recover(world)])
-    assert world.core("r1").recoveries[3].voting_from == oldest + 4
+    assert world.core("r1").execution.recoveries[3].voting_from == oldest + 4
 
 
 def test_a_recover_that_names_a_checkpoint_of_the_future_counts_for_nothing() -> None:
@@ -337,20 +331,20 @@ def test_a_recover_that_names_a_checkpoint_of_the_future_counts_for_nothing() ->
     assert "above all that is executed" in world.refuse("r1", early)
     execute(world, 1, [early])
     assert world.executed()["r1"] == 1
-    assert world.core("r1").recoveries == {}
+    assert world.core("r1").execution.recoveries == {}
 
 
 def test_who_lost_its_disk_names_the_checkpoint_that_the_others_prove_to_it() -> None:
     """An old certificate, with its state, keeps it from that no longer than until the next one."""
     world = small()
-    ask(world, 1, 4)
-    old = world.core("r0").stable
-    parts = world.core("r0").stable_parts
-    ask(world, 5, 60)
+    world.ask_each(1, 4)
+    old = world.core("r0").checkpoints.stable
+    parts = world.core("r0").checkpoints.stable_parts
+    world.ask_each(5, 60)
     lose_disk(world)
     for signed in old.checkpoints:
         world.give("r3", signed)
-    world.expire("r3", 1.0)
+    world.handle_timer("r3", 1.0)
     assert world.said("r3", FetchState)[-1].sequence == 4
     world.give("r3", world.sign("r2", StateLeaves(4, state_leaves(parts), 2)))
     world.give("r3", world.sign("r2", StateParts(4, tuple(parts.items()), 2)))
@@ -360,7 +354,9 @@ def test_who_lost_its_disk_names_the_checkpoint_that_the_others_prove_to_it() ->
     assert world.core("r3").status is ReplicaStatus.NORMAL
     named = [message.stable for message in world.said("r3", Recover)]
     assert named == sorted(named)
-    assert world.core("r0").recoveries[3].voting_from == 66, "ordered at 61, and not before"
+    assert world.core("r0").execution.recoveries[3].voting_from == 66, (
+        "ordered at 61, and not before"
+    )
 
 
 def test_one_recover_per_replica_is_kept_however_many_it_sends() -> None:
@@ -368,13 +364,13 @@ def test_one_recover_per_replica_is_kept_however_many_it_sends() -> None:
     world = small()
     for nonce in range(50):
         world.give("r1", recover(world, nonce=nonce))
-    assert len(world.core("r1").recover_requests) == 1
+    assert len(world.core("r1").recovery.requests) == 1
 
 
 def test_null_requests_end_at_t() -> None:
     """Idle again: nothing is ordered any more."""
     world = small()
-    ask(world, 1, 1)
+    world.ask_each(1, 1)
     lose_disk(world)
     world.run(30)
     executed = world.core("r0").executed
@@ -409,12 +405,12 @@ def test_owed_null_requests_come_one_after_the_other_by_the_clock() -> None:
     assert numbers == [1, 2], "the RECOVER, and the first null request at once"
     assert world.outputs["r0"][-1].deadline == pytest.approx(world.now + pause)
     for last in (3, 4, 5, 6):
-        world.expire("r0", pause / 2)
+        world.handle_timer("r0", pause / 2)
         assert world.said("r0", PrePrepare)[-1].sequence == last - 1
-        world.expire("r0", pause / 2)
+        world.handle_timer("r0", pause / 2)
         assert world.said("r0", PrePrepare)[-1].sequence == last
     # Four are in flight: only what is executed makes room, so there is nothing to wait for.
-    assert world.outputs["r0"][-1].deadline == pytest.approx(world.core("r0").status_due)
+    assert world.outputs["r0"][-1].deadline == pytest.approx(world.core("r0").peers.status_due)
 
 
 # --- what it said before ------------------------------------------------------------------------
@@ -442,23 +438,23 @@ def test_an_older_view_change_that_is_stored_already_is_forgotten() -> None:
     old = view_change(world, 3, 5)
     world.give("r1", old)
     recovered_elsewhere(world)
-    assert 3 not in world.core("r1").view_changes
+    assert 3 not in world.core("r1").views.changes
     for replica in (0, 2):
         world.give("r1", view_change(world, replica, 5))
     assert world.core("r1").view == 5
     assert [[s.signer for s in message.view_changes] for message in world.said("r1", NewView)] == [
         ["r1", "r0", "r2"]
     ]
-    assert world.told("r1", "equivocation") == []
+    assert world.emitted("r1", "equivocation") == []
 
 
 def test_a_view_that_began_before_is_entered_all_the_same() -> None:
     """T6: its NEW-VIEW holds the VIEW-CHANGE of the replica that lost its disk later."""
     world = small()
-    ask(world, 1, 1)
+    world.ask_each(1, 1)
     for name in ("r1", "r3"):
         world.give(name, world.request(2, b"2"))
-        world.expire(name, 4.0)
+        world.handle_timer(name, 4.0)
     world.deliver(lambda m: m.receiver in ("r0", "r1"))
     (message,) = world.said("r1", NewView)
     assert {signed.signer for signed in message.view_changes} == {"r0", "r1", "r3"}
@@ -488,7 +484,7 @@ def test_the_recovering_replica_joins_no_view_change_and_begins_none() -> None:
         world.give("r3", view_change(world, replica, 3))
     world.give("r3", world.request(1, b"x"))
     for _ in range(10):
-        world.expire("r3", 4.0)
+        world.handle_timer("r3", 4.0)
     assert world.said("r3", ViewChange) == []
     assert world.said("r3", NewView) == []
     changes = [view_change(world, i, 1) for i in (0, 1, 2)]
@@ -499,7 +495,7 @@ def test_the_recovering_replica_joins_no_view_change_and_begins_none() -> None:
 def test_a_base_keeps_the_recovery() -> None:
     """A new generation of records says that it is still recovering."""
     world = small()
-    ask(world, 1, 9)
+    world.ask_each(1, 9)
     lose_disk(world)
 
     def is_not_recover(message: Message) -> bool:
@@ -511,7 +507,7 @@ def test_a_base_keeps_the_recovery() -> None:
         world.deliver(is_not_recover)
     assert world.core("r3").low == 8
     records = world.disks["r3"].records
-    assert isinstance(records[0], Base)
+    assert isinstance(records[0], CheckpointRecord)
     assert SavedRecovery(bytes([1]) * 32) in records
     world.crash("r3")
     world.start("r3")
@@ -521,10 +517,10 @@ def test_a_base_keeps_the_recovery() -> None:
 def test_safety_over_everything_it_said_before_and_after() -> None:
     """Its words of both lives together contradict nothing, phase by phase."""
     world = small()
-    ask(world, 1, 5)
+    world.ask_each(1, 5)
     lose_disk(world)
     world.run(12)
-    ask(world, 6, 12)
+    world.ask_each(6, 12)
     world.run(4)
     assert set(world.executed().values()) == {world.core("r0").executed}
     check_safety(world)
@@ -541,7 +537,7 @@ def test_a_recovery_is_not_censored_by_serving_others() -> None:
         world.give("r1", world.request(timestamp, b"%d" % timestamp))
         execute(world, timestamp, [world.request(timestamp, b"%d" % timestamp)])
         for _ in range(4):
-            world.expire("r1", 0.25)
+            world.handle_timer("r1", 0.25)
     assert world.executed()["r1"] >= 3
     assert [message.view for message in world.said("r1", ViewChange)] == [1]
 
@@ -551,9 +547,9 @@ def test_null_requests_that_a_recovery_waits_for_are_timed() -> None:
     world = small()
     execute(world, 1, [recover(world)])
     for _ in range(15):
-        world.expire("r1", 0.25)
+        world.handle_timer("r1", 0.25)
     assert world.said("r1", ViewChange) == []
-    world.expire("r1", 0.25)
+    world.handle_timer("r1", 0.25)
     assert [message.view for message in world.said("r1", ViewChange)] == [1]
 
 
@@ -565,7 +561,7 @@ def test_null_requests_that_come_slowly_are_not_waited_for_for_ever() -> None:
     while not world.said("r1", ViewChange):
         number += 1
         assert number < 14, "it waits for each null request alone"
-        world.expire("r1", 3.5)
+        world.handle_timer("r1", 3.5)
         for replica in (0, 2, 3):
             world.give("r1", world.commit(number, NULL_REQUEST, replica))
     assert world.core("r1").executed >= 8, "8 times what a request may take, and their pace"

@@ -1,14 +1,14 @@
 """More disks lost at once than f: nobody can vouch for what was said, so nothing is decided anew.
 
-DESIGN section 4, Durable: up to f at a time recover (test_recovery.py); beyond that the cluster
-stops, loudly, and stays safe.
+docs/PROTOCOL.md, "Recovery": up to f at a time recover (test_recovery.py); beyond that the
+cluster stops, loudly, and stays safe.
 """
 
 import pytest
 
 from pbft.core import ReplicaStatus
 from pbft.messages import Prepare, PrePrepare, ViewChange
-from tests.paper.test_recovery import ask, lose_disk, small, votes
+from tests.paper.test_recovery import lose_disk, small, votes
 from tests.pbft.checks import check_answers, check_safety
 from tests.pbft.world import World
 
@@ -29,7 +29,7 @@ def check_standstill(world: World, lost: tuple[str, ...], since: int) -> None:
     for name in lost:
         assert votes(world, name, since) == []
         assert world.core(name).status is ReplicaStatus.RECOVERING
-        assert world.told(name, "recovered") == []
+        assert world.emitted(name, "recovered") == []
     assert len(world.client_output.accepted) == 5
     assert max(world.executed().values()) == (5 if len(lost) < 4 else 0)
     check_safety(world)
@@ -39,12 +39,12 @@ def check_standstill(world: World, lost: tuple[str, ...], since: int) -> None:
 @pytest.mark.parametrize("lost", TOO_MANY, ids=" ".join)
 def test_beyond_f_at_once_the_cluster_stops_loudly_and_stays_safe(lost: tuple[str, ...]) -> None:
     world = small()
-    ask(world, 1, 5)
+    world.ask_each(1, 5)
     entries = {name: list(world.disks[name].entries) for name in world.names}
     since = len(world.sent)
     lose_disks(world, lost)
-    assert [len(world.told(name, "recovering")) for name in lost] == [1] * len(lost)
-    ask(world, 6, 8)
+    assert [len(world.emitted(name, "recovering")) for name in lost] == [1] * len(lost)
+    world.ask_each(6, 8)
     world.run(60)
     check_standstill(world, lost, since)
     assert {name: world.disks[name].entries for name in world.names} == entries
@@ -60,7 +60,7 @@ def test_beyond_f_at_once_neither_a_restart_nor_time_gives_the_vote_back(
 ) -> None:
     """Killed all together, as an operator may try: their disks still say what is lost."""
     world = small()
-    ask(world, 1, 5)
+    world.ask_each(1, 5)
     since = len(world.sent)
     lose_disks(world, lost)
     world.run(10)
@@ -70,6 +70,6 @@ def test_beyond_f_at_once_neither_a_restart_nor_time_gives_the_vote_back(
         world.start(name)
     for name in world.names:
         world.connect(name)
-    ask(world, 6, 8)
+    world.ask_each(6, 8)
     world.run(60)
     check_standstill(world, lost, since)

@@ -88,11 +88,11 @@ def test_numbers_within_the_window_may_be_executed_in_another_order() -> None:
     world = World(client_window=4)
     execute(world, 3, 1)
     core = world.replicas["r1"].core
-    assert core.clients.floor("client") == 1
-    assert core.clients.was_executed("client", 3)
-    assert not core.clients.was_executed("client", 2)
+    assert core.execution.clients.low_timestamp("client") == 1
+    assert core.execution.clients.was_executed("client", 3)
+    assert not core.execution.clients.was_executed("client", 2)
     execute(world, 2)
-    assert core.clients.floor("client") == 3
+    assert core.execution.clients.low_timestamp("client") == 3
     assert world.applications["r1"].operations == [b"3", b"1", b"2"]
 
 
@@ -153,7 +153,7 @@ def test_results_older_than_the_window_are_forgotten_and_never_executed_again() 
     """4.1: replicas discard requests with a lower timestamp than the last reply's."""
     world = World(client_window=2)
     execute(world, 1, 2, 3)
-    assert world.replicas["r1"].core.clients.result("client", 1) is None
+    assert world.replicas["r1"].core.execution.clients.result("client", 1) is None
     operations = list(world.applications["r1"].operations)
     before = answers(world, "r1")
     world.give("r1", world.request(1, b"1"))
@@ -188,7 +188,7 @@ def test_a_replica_whose_state_is_wrong_gives_no_answers() -> None:
     """4.1: f+1 equal replies are right because correct replicas give right ones."""
     world = World()
     execute(world, 1)
-    world.replicas["r1"].core.is_diverged = True
+    world.replicas["r1"].core.checkpoints.is_diverged = True
     assert world.refuse("r1", world.request(1, b"1")) == "no answers while diverged"
     assert world.refuse("r1", world.request(2, b"2")) == "no answers while diverged"
 
@@ -200,12 +200,12 @@ def test_a_replica_may_be_a_client_and_reads_its_own_state_instead_of_replies() 
         world.give(name, world.request(1, b"ballot", "r2"))
     world.deliver()
     assert set(world.executed().values()) == {1}
-    assert world.replicas["r0"].core.clients.floor("r2") == 1
+    assert world.replicas["r0"].core.execution.clients.low_timestamp("r2") == 1
     assert all(world.said(name, Replies) == [] for name in world.names)
 
 
 def test_the_replies_of_one_turn_to_one_client_are_under_one_signature() -> None:
-    """4.1, with the optimisation that DESIGN section 5 measured."""
+    """4.1, with an optimisation that docs/FACTS.md measured."""
     world = World()
     for timestamp in (1, 2, 3):
         world.give("r1", world.request(timestamp, b"%d" % timestamp))
@@ -285,7 +285,7 @@ def test_the_result_is_equal_on_all_replicas_and_bears_no_view() -> None:
     world = World()
     execute(world, 1, 2)
     assert len({tuple(answers(world, name)) for name in world.names}) == 1
-    parts = [replica.core.clients.parts() for replica in world.replicas.values()]
+    parts = [replica.core.execution.clients.parts() for replica in world.replicas.values()]
     assert all(part == parts[0] for part in parts)
 
 
@@ -297,7 +297,7 @@ def test_a_prepare_of_the_client_is_not_a_thing() -> None:
 
 
 def test_the_cluster_id_is_in_every_signature() -> None:
-    """2: see TRAPS 4; two clusters with the same keys do not accept each other's messages."""
+    """2, docs/TRAPS.md 4: two clusters with the same keys refuse each other's messages."""
     world = World()
     other = Cluster(msgspec.structs.replace(world.cluster.genesis, application=b"other rules"))
     assert public_key("client") == other.public_key("client") == world.cluster.public_key("client")

@@ -20,7 +20,7 @@ def made(settings: Settings = SETTINGS) -> World:
     """A world some time after its beginning: no STATUS is due for long."""
     world = World(settings=settings, window=64, checkpoint_interval=32)
     for name in world.names:
-        world.expire(name)
+        world.handle_timer(name)
     return world
 
 
@@ -38,7 +38,7 @@ def proposed(world: World, primary: str = "r0") -> int:
 
 def batches(world: World) -> list[int]:
     """How many requests each executed batch has."""
-    return [int(str(details["requests"])) for details in world.told("r1", "executed")]
+    return [int(str(details["requests"])) for details in world.emitted("r1", "executed")]
 
 
 def test_without_a_delay_everything_is_proposed_at_once() -> None:
@@ -51,9 +51,9 @@ def test_what_nobody_waits_for_is_kept_and_proposed_when_its_time_is_over() -> N
     world = made()
     assert given(world, 1) == pytest.approx(DELAY)
     assert proposed(world) == 0
-    world.expire("r0", DELAY - 0.01)
+    world.handle_timer("r0", DELAY - 0.01)
     assert proposed(world) == 0
-    world.expire("r0", 0.01)
+    world.handle_timer("r0", 0.01)
     world.deliver()
     assert batches(world) == [1]
 
@@ -63,7 +63,7 @@ def test_the_time_runs_from_the_first_that_is_kept() -> None:
     given(world, 1)
     world.now += 0.2
     assert given(world, 2) == pytest.approx(DELAY - 0.2)
-    world.expire("r0", DELAY - 0.2)
+    world.handle_timer("r0", DELAY - 0.2)
     world.deliver()
     assert batches(world) == [2]
 
@@ -117,7 +117,7 @@ def test_a_full_pipeline_keeps_nothing_and_wakes_nobody() -> None:
     assert given(world, 2) > DELAY
     world.deliver()
     assert batches(world) == [1], "it is kept from when it could go"
-    world.expire("r0", DELAY)
+    world.handle_timer("r0", DELAY)
     world.deliver()
     assert batches(world) == [1, 1]
 
@@ -140,7 +140,7 @@ def test_who_is_no_primary_any_more_keeps_nothing_and_the_next_one_does() -> Non
     before = proposed(world, "r1")
     world.give("r1", world.request(1, MAY_WAIT))
     assert proposed(world, "r1") == before
-    world.expire("r1", DELAY)
+    world.handle_timer("r1", DELAY)
     assert proposed(world, "r1") == before + 1
 
 
@@ -151,7 +151,7 @@ def test_nobody_leaves_a_view_for_what_is_kept() -> None:
         for name in world.names:
             world.give(name, world.request(timestamp, MAY_WAIT))
         for name in world.names:
-            world.expire(name, DELAY / 4)
+            world.handle_timer(name, DELAY / 4)
         world.deliver()
     assert sum(batches(world)) == 19
     assert all(not world.said(name, ViewChange) for name in world.names)

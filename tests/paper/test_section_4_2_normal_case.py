@@ -67,7 +67,7 @@ def test_a_batch_holds_no_more_bytes_than_it_may_but_always_one_request() -> Non
     for timestamp in range(2, 7):
         world.give("r0", world.request(timestamp, bytes(200)))
     world.deliver()
-    batches = [details["requests"] for details in world.told("r2", "executed")]
+    batches = [details["requests"] for details in world.emitted("r2", "executed")]
     assert batches == [1, 2, 2, 1]
 
 
@@ -216,17 +216,17 @@ def test_pre_prepare_refused_with_another_digest_for_the_same_view_and_number() 
     digest = backup_with_pre_prepare(world)
     _, signed, body = world.pre_prepare(1, [world.request(1, b"another")])
     assert "another digest was accepted" in world.refuse("r1", signed, body)
-    assert world.told("r1", "equivocation") == [{"replica": 0}]
+    assert world.emitted("r1", "equivocation") == [{"replica": 0}]
     assert [m.digest for m in world.said("r1", Prepare)] == [digest]
 
 
 def test_a_forged_second_pre_prepare_accuses_nobody() -> None:
-    """Side effects come after the signature check (TRAPS 19): equivocation needs a signature."""
+    """docs/TRAPS.md 19: side effects come after the signature check; only a signature accuses."""
     world = World()
     backup_with_pre_prepare(world)
     _, signed, body = world.pre_prepare(1, [world.request(1, b"another")])
     assert world.refuse("r1", with_bad_signature(signed), body) == "bad signature"
-    assert world.told("r1", "equivocation") == []
+    assert world.emitted("r1", "equivocation") == []
 
 
 def test_pre_prepare_refused_whose_body_has_another_digest() -> None:
@@ -255,7 +255,7 @@ def test_pre_prepare_refused_whose_body_is_not_a_batch(body: bytes) -> None:
 
 
 def test_pre_prepare_refused_whose_batch_has_too_many_requests() -> None:
-    """Bounded (TRAPS 20): a batch of 4,097 is no batch."""
+    """Bounded (docs/TRAPS.md 20): a batch of 4,097 is no batch."""
     world = World()
     body = encode_batch(tuple([world.request(1, b"")] * 4097))
     reason = world.refuse("r1", signed_pre_prepare_over(world, body), body)
@@ -318,7 +318,7 @@ def test_the_null_request_goes_through_the_protocol_and_does_nothing() -> None:
 def test_a_replica_whose_state_is_wrong_votes_on_nothing() -> None:
     """A correct replica votes for what it could execute."""
     world = World()
-    world.replicas["r1"].core.is_diverged = True
+    world.replicas["r1"].core.checkpoints.is_diverged = True
     _, signed, body = world.pre_prepare(1, [world.request(1, b"x")])
     assert (
         world.refuse("r1", signed, body)
@@ -333,7 +333,7 @@ def test_a_pre_prepare_that_came_before_does_nothing() -> None:
     world.give("r1", signed, body)
     before = picture(world.replicas["r1"])
     output = world.give("r1", signed, body)
-    assert (output.records, output.messages, output.notices) == ([], [], [])
+    assert (output.records, output.messages, output.events) == ([], [], [])
     assert picture(world.replicas["r1"]) == before
 
 

@@ -75,7 +75,7 @@ def test_a_second_prepare_for_another_digest_is_refused_and_told() -> None:
     digest = backup_with_pre_prepare(world)
     world.give("r1", world.prepare(1, FALSE, 2))
     assert "voted for another digest" in world.refuse("r1", world.prepare(1, digest, 2))
-    assert world.told("r1", "equivocation") == [{"replica": 2}]
+    assert world.emitted("r1", "equivocation") == [{"replica": 2}]
 
 
 def test_prepared_needs_the_pre_prepare_and_2f_prepares_of_distinct_backups() -> None:
@@ -246,7 +246,7 @@ def test_a_replica_that_commits_to_two_digests_counts_for_one_at_a_time() -> Non
     world.give("r1", world.commit(1, digest, 0))
     world.give("r1", world.commit(1, FALSE, 2))
     world.give("r1", world.commit(1, digest, 2))
-    assert world.told("r1", "equivocation") == [{"replica": 2}]
+    assert world.emitted("r1", "equivocation") == [{"replica": 2}]
     assert world.executed()["r1"] == 0
     world.give("r1", world.commit(1, FALSE, 2))
     world.give("r1", world.commit(1, digest, 3))
@@ -320,9 +320,12 @@ def test_what_is_not_executable_in_a_batch_is_skipped_by_all_alike() -> None:
         world.deliver()
     for name in world.replicas:
         assert world.applications[name].operations == [b"1", b"2", b"3"]
-        assert [details["skipped"] for details in world.told(name, "executed")] == [1, 3]
-        assert not world.replicas[name].core.clients.was_executed("client", 9)
-    assert len({r.core.clients.parts()["client/client"] for r in world.replicas.values()}) == 1
+        assert [details["skipped"] for details in world.emitted(name, "executed")] == [1, 3]
+        assert not world.replicas[name].core.execution.clients.was_executed("client", 9)
+    assert (
+        len({r.core.execution.clients.parts()["client/client"] for r in world.replicas.values()})
+        == 1
+    )
 
 
 @pytest.mark.parametrize("seed", range(25))
@@ -425,7 +428,7 @@ def test_an_equivocating_primary_that_convinces_nobody_decides_nothing() -> None
 
 
 def test_messages_are_read_by_what_is_signed_only() -> None:
-    """2, TRAPS 19: nothing outside the signature but the hint at the key."""
+    """2, docs/TRAPS.md 19: nothing outside the signature but the hint at the key."""
     world = World()
     signed = world.prepare(1, FALSE, 2)
     assert set(signed.__struct_fields__) == {"signer", "payload", "signature"}

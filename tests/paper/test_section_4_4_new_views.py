@@ -117,7 +117,7 @@ def test_o_gives_prepared_numbers_their_digests_and_gaps_the_null_request() -> N
         (1, 4, NULL_REQUEST),
         (1, 5, B),
     ]
-    assert world.core("r1").next_sequence == 6
+    assert world.core("r1").proposer.next_sequence == 6
 
 
 def test_o_begins_above_the_latest_stable_checkpoint_in_v() -> None:
@@ -129,7 +129,7 @@ def test_o_begins_above_the_latest_stable_checkpoint_in_v() -> None:
     world.give("r1", behind)
     (message,) = world.said("r1", NewView)
     assert order_of(message) == [(1, 9, A)]
-    assert world.core("r1").floor == 8
+    assert world.core("r1").views.min_s == 8
 
 
 def test_o_is_empty_where_nothing_was_prepared_above_min_s() -> None:
@@ -140,7 +140,7 @@ def test_o_is_empty_where_nothing_was_prepared_above_min_s() -> None:
     support(world, "r1", (2,))
     (message,) = world.said("r1", NewView)
     assert message.pre_prepares == ()
-    assert (world.core("r1").floor, world.core("r1").next_sequence) == (8, 9)
+    assert (world.core("r1").views.min_s, world.core("r1").proposer.next_sequence) == (8, 9)
 
 
 @pytest.mark.parametrize("highest_first", [True, False])
@@ -244,12 +244,15 @@ def test_numbers_up_to_max_s_are_not_given_again_by_the_new_primary() -> None:
 
 
 def test_min_s_is_a_floor_below_which_nothing_is_accepted_in_the_view() -> None:
-    """SIMULATION: what V says is stable is decided, also where our own water mark is below it."""
+    """What V says is stable is decided, also where our own water mark is below it.
+
+    docs/SIMULATION.md, invariant 14.
+    """
     world = World(checkpoint_interval=2, window=8)
     stable = view_change(world, 0, 1, stable=4, stable_proof=proof(world, 4))
     world.give("r2", new_view(world, 1, [stable, *(view_change(world, i, 1) for i in (1, 3))]))
     core = world.core("r2")
-    assert (core.low, core.executed, core.floor) == (0, 0, 4)
+    assert (core.low, core.executed, core.views.min_s) == (0, 0, 4)
     for sequence in (1, 3, 4):
         _, signed, body = world.pre_prepare(sequence, [world.request(1, b"x")], view=1, replica=1)
         assert "the checkpoint that this view began with" in world.refuse("r2", signed, body)
@@ -259,7 +262,7 @@ def test_min_s_is_a_floor_below_which_nothing_is_accepted_in_the_view() -> None:
         assert [m.sequence for m in world.said("r2", Prepare)] == [5]
         world.crash("r2")
         world.start("r2")
-        assert world.core("r2").floor == 4, "the floor is on disk with the NEW-VIEW"
+        assert world.core("r2").views.min_s == 4, "min-s is on disk with the NEW-VIEW"
 
 
 def test_what_o_orders_above_the_window_binds_a_replica_that_comes_so_far_later() -> None:
@@ -270,7 +273,7 @@ def test_what_o_orders_above_the_window_binds_a_replica_that_comes_so_far_later(
     for timestamp in (1, 2):
         world.ask(timestamp, b"%d" % timestamp)
         world.deliver(lambda message: "r3" not in (message.receiver, message.sender))
-    stable = world.core("r0").stable
+    stable = world.core("r0").checkpoints.stable
     assert stable.sequence == 2
     ordered = [certificate(world, 5, A), certificate(world, 6, B)]
     changes = [
@@ -292,7 +295,7 @@ def test_what_o_orders_above_the_window_binds_a_replica_that_comes_so_far_later(
     assert (core.executed, core.low, core.high) == (2, 2, 6)
     _, other, body = world.pre_prepare(6, [world.request(9, b"other")], view=1, replica=1)
     assert "another digest was accepted" in world.refuse("r3", other, body)
-    assert [told["replica"] for told in world.told("r3", "equivocation")] == [1]
+    assert [told["replica"] for told in world.emitted("r3", "equivocation")] == [1]
     assert 6 not in [m.sequence for m in world.said("r3", Prepare)]
 
 
@@ -441,7 +444,7 @@ def test_the_new_view_that_the_clauses_are_tried_on_is_accepted() -> None:
     world.give("r0", signed)
     assert world.refusals("r0") == []
     core = world.core("r0")
-    assert (core.view, core.has_entered, core.floor) == (5, True, 8)
+    assert (core.view, core.has_entered, core.views.min_s) == (5, True, 8)
     proposals = {s.sequence: s.proposal for s in core.log.above(0) if s.proposal}
     assert {n: p.message for n, p in proposals.items()} == {
         n: PrePrepare(5, n, digest, 1) for n, digest in GOOD_ORDER
@@ -453,7 +456,7 @@ def test_the_new_view_that_the_clauses_are_tried_on_is_accepted() -> None:
 def test_new_view_refused(case: str, has_left: bool) -> None:
     """4.4: a backup accepts it if signed properly, V is valid for v+1, and O is correct.
 
-    It verifies O by the same computation as the primary's (TRAPS 2).
+    It verifies O by the same computation as the primary's (docs/TRAPS.md 2).
     """
     world = World()
     if has_left:
@@ -468,7 +471,7 @@ def test_new_view_refused(case: str, has_left: bool) -> None:
 
 @pytest.mark.parametrize("view", [1, 5])
 def test_new_view_refused_for_a_view_that_is_left_or_entered(view: int) -> None:
-    """TRAPS 5: a recorded NEW-VIEW brings nobody back."""
+    """docs/TRAPS.md 5: a recorded NEW-VIEW brings nobody back."""
     world = World()
     old = new_view(world, view, [view_change(world, i, view) for i in (0, 1, 3)])
     drive_into_view(world, "r2", 5)
@@ -504,7 +507,7 @@ def test_o_above_the_window_of_a_late_primary_stands_once_it_has_caught_up() -> 
     assert world.core("r1").low == 0
     world.connect("r1")
     world.run(8)
-    assert world.told("r1", "state_transferred") == [{"sequence": 16, "executed": 0}]
+    assert world.emitted("r1", "state_transferred") == [{"sequence": 16, "executed": 0}]
     assert {world.executed()[name] for name in ("r1", "r2", "r3")} == {18}
     assert {world.core(name).view for name in ("r1", "r2", "r3")} == {1}
     check_safety(world)

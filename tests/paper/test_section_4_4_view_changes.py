@@ -16,7 +16,7 @@ from pbft.messages import (
     Signed,
     ViewChange,
 )
-from pbft.ports import Base, SavedMessage
+from pbft.ports import CheckpointRecord, SavedMessage
 from tests.pbft.checks import check_safety
 from tests.pbft.forge import (
     FALSE,
@@ -99,7 +99,7 @@ def test_a_view_change_in_which_everything_of_one_type_is_lost_once(lost: type) 
 def leave(world: World, name: str = "r1") -> ViewChange:
     """Its timer expires: a request of a client was not executed in time."""
     world.give(name, world.request(1, b"waits", "other"))
-    world.expire(name, world.settings.view_change_seconds)
+    world.handle_timer(name, world.settings.view_change_seconds)
     return world.said(name, ViewChange)[-1]
 
 
@@ -141,7 +141,7 @@ def test_view_change_has_the_stable_checkpoint_and_its_proof() -> None:
         world.deliver()
     message = leave(world)
     assert message.stable == 2
-    assert message.certificate == world.core("r1").stable.checkpoints
+    assert message.certificate == world.core("r1").checkpoints.stable.checkpoints
     assert len(message.certificate) == 3
     assert len(message.prepared) == 1
 
@@ -176,7 +176,7 @@ def test_view_change_is_saved_before_it_is_sent_and_survives_a_restart() -> None
     world.crash("r1")
     world.start("r1")
     assert (world.core("r1").view, world.core("r1").has_entered) == (1, False)
-    assert world.core("r1").view_changes[1].message == message
+    assert world.core("r1").views.changes[1].message == message
 
 
 @pytest.mark.parametrize("is_entered", [False, True])
@@ -196,7 +196,7 @@ def test_the_view_survives_a_new_base_and_a_restart(is_entered: bool) -> None:
     for message in certificate_messages:
         world.deliver_one(message)
     assert world.core("r3").low == 2
-    assert isinstance(world.disks["r3"].records[0], Base)
+    assert isinstance(world.disks["r3"].records[0], CheckpointRecord)
     world.crash("r3")
     world.start("r3")
     core = world.core("r3")
@@ -217,7 +217,7 @@ def test_a_replica_that_left_takes_no_part_in_the_view_any_more() -> None:
     assert "has not begun" in reason
     assert [*world.said("r1", Prepare), *world.said("r1", Commit)] == said
     world.give("r1", world.checkpoint(8, FALSE, 2))
-    assert world.core("r1").checkpoint_votes.vote_of(8, 2) is not None
+    assert world.core("r1").checkpoints.votes.vote_of(8, 2) is not None
 
 
 def test_commits_of_the_view_that_was_left_still_decide() -> None:
@@ -270,7 +270,7 @@ def test_the_view_change_that_the_clauses_are_tried_on_is_accepted() -> None:
     world = World()
     world.give("r1", right(world))
     assert world.refusals("r1") == []
-    assert world.core("r1").view_changes[2].prepared == ((9, 0, FALSE), (12, 2, FALSE))
+    assert world.core("r1").views.changes[2].prepared == ((9, 0, FALSE), (12, 2, FALSE))
     assert world.core("r1").view == 0, "one of n is not f+1"
 
 
@@ -288,7 +288,7 @@ def test_view_change_refused_that_names_another_replica() -> None:
 
 @pytest.mark.parametrize("view", [1, 2])
 def test_view_change_refused_for_a_view_that_is_entered_or_left(view: int) -> None:
-    """A view is changed to once; TRAPS 5: nothing old moves anybody back."""
+    """A view is changed to once; docs/TRAPS.md 5: nothing old moves anybody back."""
     world = World()
     drive_into_view(world, "r1", 2)
     assert "left or entered" in world.refuse("r1", view_change(world, 2, view))
@@ -303,10 +303,10 @@ def test_a_view_change_that_came_before_or_is_older_than_its_senders_last_does_n
     world.give("r1", right(world))
     for signed in (right(world), view_change(world, 2, 1), view_change(world, 2, 2)):
         output = world.give("r1", signed)
-        assert (output.records, output.messages, output.notices) == ([], [], [])
-    assert world.core("r1").view_changes[2].message.view == 3
+        assert (output.records, output.messages, output.events) == ([], [], [])
+    assert world.core("r1").views.changes[2].message.view == 3
     world.give("r1", view_change(world, 2, 4))
-    assert world.core("r1").view_changes[2].message.view == 4
+    assert world.core("r1").views.changes[2].message.view == 4
 
 
 def test_another_view_change_for_the_same_view_is_refused_and_proves_a_lie() -> None:
@@ -321,7 +321,7 @@ def test_another_view_change_for_the_same_view_is_refused_and_proves_a_lie() -> 
         right(world),
         right(world, prepared=()),
     )
-    assert world.core("r1").view_changes[2].signed == right(world)
+    assert world.core("r1").views.changes[2].signed == right(world)
 
 
 CERTIFICATES: dict[str, tuple[Callable[[World], tuple[Signed, ...]], str]] = {
@@ -456,7 +456,7 @@ def test_the_last_number_of_the_window_may_be_prepared() -> None:
     """h < n <= H: the edge."""
     world = World(checkpoint_interval=8, window=16)
     world.give("r1", right(world, prepared=(certificate(world, 24),)))
-    assert world.core("r1").view_changes[2].prepared == ((24, 0, FALSE),)
+    assert world.core("r1").views.changes[2].prepared == ((24, 0, FALSE),)
 
 
 def test_all_replicas_may_prove_a_checkpoint() -> None:
@@ -464,12 +464,12 @@ def test_all_replicas_may_prove_a_checkpoint() -> None:
     world = World()
     proved = proof(world, 8, replicas=(0, 1, 2, 3))
     world.give("r1", right(world, certificate=proved))
-    assert world.core("r1").view_changes[2].message.certificate == proved
+    assert world.core("r1").views.changes[2].message.certificate == proved
 
 
 def test_a_view_change_teaches_a_stable_checkpoint() -> None:
     """4.4: a replica obtains what it is missing: C proves a checkpoint that it did not see."""
     world = World()
     world.give("r1", right(world, certificate=proof(world, 8, replicas=(0, 2, 3))))
-    assert world.core("r1").certified.sequence == 8
-    assert world.told("r1", "behind") == [{"certified": 8, "executed": 0}]
+    assert world.core("r1").checkpoints.certified.sequence == 8
+    assert world.emitted("r1", "behind") == [{"certified": 8, "executed": 0}]

@@ -26,7 +26,7 @@ def views(world: World) -> set[int]:
 def wait(world: World, name: str, seconds: float, step: float = 0.25) -> None:
     """Let time pass for one replica in small steps."""
     for _ in range(round(seconds / step)):
-        world.expire(name, step)
+        world.handle_timer(name, step)
 
 
 def left(world: World, name: str) -> list[int]:
@@ -52,9 +52,9 @@ def order(world: World, sequence: int, requests: list[Signed], view: int = 0) ->
 def test_a_backup_waits_for_what_it_knows_of_and_leaves_when_the_time_is_over() -> None:
     """4.4: a backup starts a timer when it receives a request and the timer is not running."""
     world = made()
-    world.expire("r1", 100.0)
+    world.handle_timer("r1", 100.0)
     output = world.give("r1", world.request(1, b"x"))
-    assert output.deadline == world.core("r1").status_due
+    assert output.deadline == world.core("r1").peers.status_due
     wait(world, "r1", WAIT - 0.25)
     assert left(world, "r1") == []
     wait(world, "r1", 0.25)
@@ -64,15 +64,15 @@ def test_a_backup_waits_for_what_it_knows_of_and_leaves_when_the_time_is_over() 
 def test_the_deadline_of_the_output_is_the_first_thing_to_do() -> None:
     """The shell arms one timer: for STATUS, for forwarding at half time, for leaving."""
     world = World(settings=Settings(view_change_seconds=WAIT, status_seconds=100.0))
-    world.expire("r1", 10.0)
+    world.handle_timer("r1", 10.0)
     assert world.give("r1", world.request(1, b"x")).deadline == 10.0 + WAIT / 2
-    assert world.expire("r1", WAIT / 2).deadline == 10.0 + WAIT
-    world.expire("r1", WAIT / 2)
+    assert world.handle_timer("r1", WAIT / 2).deadline == 10.0 + WAIT
+    world.handle_timer("r1", WAIT / 2)
     assert left(world, "r1") == [1]
 
 
 def test_nothing_pending_no_timer() -> None:
-    """4.4: the timer stops when there is nothing to wait for; TRAPS 14b."""
+    """4.4: the timer stops when there is nothing to wait for; docs/TRAPS.md 14b."""
     world = made()
     world.ask(1, b"x")
     world.deliver()
@@ -107,7 +107,7 @@ def test_only_the_lowest_number_of_a_client_is_timed_and_a_backlog_deposes_nobod
 
 
 def test_serving_others_censors_nobody() -> None:
-    """4.5.2, TRAPS 14c: the primary orders one client's requests and never the other's."""
+    """4.5.2, docs/TRAPS.md 14c: the primary orders one client's requests and never the other's."""
     world = made(client_window=64)
     world.give("r1", world.request(1, b"censored", "other"))
     for timestamp in range(1, 9):
@@ -193,13 +193,13 @@ def test_a_replica_that_is_behind_does_not_judge() -> None:
 def test_a_replica_that_is_behind_does_not_judge_before_it_fetches_either() -> None:
     """From the moment when it knows of a checkpoint above what it executed."""
     world = World(settings=Settings(view_change_seconds=WAIT, status_seconds=100.0))
-    world.expire("r3")
+    world.handle_timer("r3")
     world.give("r3", world.request(1, b"x"))
     for replica in (0, 1, 2):
         world.give("r3", world.checkpoint(8, bytes(32), replica))
-    output = world.expire("r3", 2 * WAIT)
-    assert world.core("r3").transfer is None
-    assert output.deadline == world.core("r3").status_due
+    output = world.handle_timer("r3", 2 * WAIT)
+    assert world.core("r3").transfers.current is None
+    assert output.deadline == world.core("r3").peers.status_due
     assert left(world, "r3") == []
 
 
@@ -214,13 +214,13 @@ def test_a_replica_that_has_caught_up_gives_the_primary_its_full_time() -> None:
     for message in lost:
         if type(message.payload).__name__ == "Checkpoint":
             world.deliver_one(message)
-    assert world.core("r3").certified.sequence == 8
+    assert world.core("r3").checkpoints.certified.sequence == 8
     wait(world, "r3", 2 * WAIT)
     world.deliver()
     world.tick(0.25)
     world.deliver()
     assert world.core("r3").executed >= 8
-    world.expire("r3")
+    world.handle_timer("r3")
     assert left(world, "r3") == []
     world.run(3)
     assert set(world.executed().values()) == {11}
@@ -277,7 +277,7 @@ def test_a_request_is_handed_on_again_to_the_next_primary() -> None:
 
 
 def test_a_forwarded_request_is_never_forwarded_again() -> None:
-    """SIMULATION: replicas of different views must not play ping-pong with it."""
+    """docs/SIMULATION.md, invariant 29: replicas of different views play no ping-pong with it."""
     world = made()
     drive_into_view(world, "r0", 1)
     drive_into_view(world, "r1", 4)
@@ -287,7 +287,7 @@ def test_a_forwarded_request_is_never_forwarded_again() -> None:
     for _ in range(round(WAIT / 0.25) - 1):
         world.now += 0.25
         for name in world.names:
-            world.expire(name)
+            world.handle_timer(name)
         world.deliver(lambda m: isinstance(m.payload, Request))
     senders = [m.sender for m in forwarded(world)]
     assert len(senders) == len(set(senders)) <= 3
@@ -309,7 +309,7 @@ def test_the_memory_of_what_was_forwarded_is_bounded() -> None:
 
 
 def test_the_timer_of_a_view_change_starts_with_strong_view_changes_and_not_before() -> None:
-    """4.5.2, first: wait for 2f+1 VIEW-CHANGEs for v+1 before timing it; TRAPS 14a."""
+    """4.5.2, first: wait for 2f+1 VIEW-CHANGEs for v+1 before timing it; docs/TRAPS.md 14a."""
     world = made()
     world.give("r2", world.request(1, b"x"))
     wait(world, "r2", WAIT)
@@ -334,7 +334,7 @@ def test_those_that_went_further_count_for_the_timer() -> None:
 
 
 def test_the_wait_doubles_for_each_view_that_fails_up_to_a_cap() -> None:
-    """4.5.2: T, 2T, 4T ...; TRAPS 14a: and is capped."""
+    """4.5.2: T, 2T, 4T ...; docs/TRAPS.md 14a: and is capped."""
     world = made(7)
     for other in (2, 3, 4, 5):
         world.give("r0", view_change(world, other, 1))
@@ -342,7 +342,7 @@ def test_the_wait_doubles_for_each_view_that_fails_up_to_a_cap() -> None:
     since = world.now
     for view in range(2, 7):
         while world.core("r0").view < view:
-            world.expire("r0", 0.5)
+            world.handle_timer("r0", 0.5)
             assert world.now - since < 100
         waits.append(world.now - since)
         since = world.now
@@ -352,7 +352,7 @@ def test_the_wait_doubles_for_each_view_that_fails_up_to_a_cap() -> None:
 
 
 def test_the_wait_comes_down_again_with_progress() -> None:
-    """TRAPS 14a, d: nobody can drive the timeout up and then lead slowly."""
+    """docs/TRAPS.md 14a, d: nobody can drive the timeout up and then lead slowly."""
     world = made(client_window=64)
     world.core("r1").timers.timeout = 20.0
     world.core("r1").timers.has_progressed = False
@@ -383,7 +383,7 @@ def test_two_faulty_primaries_and_then_service_leave_the_wait_where_it_was() -> 
 
 
 def test_a_single_replica_drags_nobody_along() -> None:
-    """TRAPS 5, twin: f replicas may be faulty, however far the view that they name."""
+    """docs/TRAPS.md 5, twin: f replicas may be faulty, however far the view that they name."""
     world = made()
     for view in (1, 2, 7, 2**62):
         world.give("r1", view_change(world, 3, view))
@@ -422,7 +422,7 @@ def test_a_join_lets_everybody_leave_who_waits_for_nothing() -> None:
     world.run(10)
     assert views(world) == {1}
     assert set(world.executed().values()) == {1}
-    assert world.told("r1", "view_change")[0]["reason"] == "f+1 replicas left"
+    assert world.emitted("r1", "view_change")[0]["reason"] == "f+1 replicas left"
 
 
 def test_a_replica_that_left_alone_does_not_stop_the_others_and_executes_with_them() -> None:
@@ -450,7 +450,7 @@ def test_a_replica_that_left_alone_does_not_stop_the_others_and_executes_with_th
 
 
 def test_a_view_change_that_was_heard_unevenly_ends_without_any_traffic() -> None:
-    """TRAPS 16: VIEW-CHANGEs are lost on some links, timers fire, nobody asks anything more."""
+    """docs/TRAPS.md 16: some links lose VIEW-CHANGEs, timers fire, nobody asks anything more."""
     world = made()
     world.ask(1, b"x")
     world.drop(lambda m: m.receiver == "r0")
@@ -496,9 +496,11 @@ def test_being_behind_for_a_moment_at_each_checkpoint_gives_the_primary_no_more_
             if name == "r1" and sequence % 2 == 0:
                 # The certificate of the others is here before r1 executes.
                 for replica in (0, 2, 3):
-                    digest = world.core("r2").snapshots[sequence][0]
+                    digest = world.core("r2").checkpoints.snapshots[sequence][0]
                     world.give("r1", world.checkpoint(sequence, digest, replica))
-                moments += world.core("r1").certified.sequence > world.core("r1").executed
+                moments += (
+                    world.core("r1").checkpoints.certified.sequence > world.core("r1").executed
+                )
             if name != "r0":
                 world.give(name, signed, body)
             for replica in range(4):

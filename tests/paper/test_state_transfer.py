@@ -1,4 +1,4 @@
-"""OSDI'99, section 4.3 (last paragraph) and DESIGN section 4: fetching the state itself."""
+"""OSDI'99, section 4.3 (last paragraph), docs/PROTOCOL.md, "State transfer": fetching a state."""
 
 import pytest
 
@@ -17,7 +17,7 @@ from pbft.messages import (
     StateParts,
     ViewChange,
 )
-from pbft.ports import Base
+from pbft.ports import CheckpointRecord
 from tests.pbft.checks import check_safety
 from tests.pbft.forge import drive_into_view_change
 from tests.pbft.world import Journal, Message, World
@@ -56,7 +56,7 @@ def behind(
 
 
 def hears_certificate(world: World, name: str = "r3") -> None:
-    for signed in world.core("r0").stable.checkpoints:
+    for signed in world.core("r0").checkpoints.stable.checkpoints:
         world.give(name, signed)
 
 
@@ -68,12 +68,12 @@ def fetching(world: World) -> None:
     """r3 knows of the certificate and has asked for the leaves."""
     hears_certificate(world)
     for _ in range(2):
-        world.expire("r3", 1.0)
+        world.handle_timer("r3", 1.0)
     assert world.core("r3").status is ReplicaStatus.STATE_TRANSFER
 
 
 def leaves_of(world: World, name: str = "r0") -> tuple[tuple[str, bytes], ...]:
-    parts = world.core(name).stable_parts
+    parts = world.core(name).checkpoints.stable_parts
     return tuple((part, digest_of(parts[part])) for part in sorted(parts))
 
 
@@ -86,7 +86,7 @@ def test_a_replica_that_was_away_for_windows_comes_back_with_the_state() -> None
     world.connect("r3")
     world.run(4)
     assert set(world.executed().values()) == {9}
-    assert world.told("r3", "state_transferred") == [{"sequence": 8, "executed": 0}]
+    assert world.emitted("r3", "state_transferred") == [{"sequence": 8, "executed": 0}]
     assert world.core("r3").low == 8
     assert world.applications["r3"].head == world.applications["r0"].head
     assert state_parts(world.core("r3")) == state_parts(world.core("r0"))
@@ -106,7 +106,7 @@ def test_nothing_is_called_forgotten_in_the_turn_that_adopts_a_state() -> None:
     parts = [m for m in world.under_way if isinstance(m.payload, StateParts)]
     again = Message("client", "r3", Envelope(world.request(1, b"1")))
     world.deliver_together([*parts, again])
-    assert world.told("r3", "state_transferred")
+    assert world.emitted("r3", "state_transferred")
     assert "not saved yet" in world.refusals("r3")[-1]
     assert world.said("r3", Replies) == []
     world.deliver_one(again)
@@ -118,9 +118,9 @@ def test_the_fetched_state_is_a_new_base_on_disk() -> None:
     world = behind()
     world.connect("r3")
     world.run(4)
-    base = world.disks["r3"].records[0]
-    assert isinstance(base, Base)
-    assert (base.sequence, base.parts) == (8, world.core("r0").stable_parts)
+    record = world.disks["r3"].records[0]
+    assert isinstance(record, CheckpointRecord)
+    assert (record.sequence, record.parts) == (8, world.core("r0").checkpoints.stable_parts)
     world.crash("r3")
     world.start("r3")
     assert world.executed()["r3"] == 9
@@ -150,7 +150,7 @@ def test_who_alone_has_a_certificate_gets_that_state_of_those_that_lack_it() -> 
     world.give("r3", last_words)
     world.connect("r3")
     world.run(4)
-    assert world.told("r3", "state_transferred") == [{"sequence": 6, "executed": 0}]
+    assert world.emitted("r3", "state_transferred") == [{"sequence": 6, "executed": 0}]
     world.ask(7, b"7")
     world.ask(8, b"8")
     world.run(2)
@@ -193,13 +193,13 @@ def test_f_of_seven_that_were_away_catch_up_at_once() -> None:
 
 
 def test_no_state_is_fetched_without_a_certificate() -> None:
-    """TRAPS 11: f faulty replicas' newer checkpoint is no reason."""
+    """docs/TRAPS.md 11: f faulty replicas' newer checkpoint is no reason."""
     world = behind()
     for sequence in (8, 100):
         world.give("r3", world.checkpoint(sequence, FALSE, 0))
         world.give("r3", world.checkpoint(sequence, FALSE, 1))
     for _ in range(5):
-        world.expire("r3", 1.0)
+        world.handle_timer("r3", 1.0)
     assert world.said("r3", FetchState) == []
 
 
@@ -212,10 +212,10 @@ def test_a_replica_that_still_makes_progress_fetches_nothing() -> None:
     held = [m for m in world.under_way if m.receiver == "r3"]
     world.under_way.clear()
     hears_certificate(world)
-    assert world.core("r3").certified.sequence == 8
+    assert world.core("r3").checkpoints.certified.sequence == 8
     for message in held:
         world.deliver_one(message)
-        world.expire("r3", 0.02)
+        world.handle_timer("r3", 0.02)
     assert world.executed()["r3"] == 8
     assert world.said("r3", FetchState) == []
 
@@ -225,7 +225,7 @@ def test_a_replica_that_stands_still_below_a_certificate_asks_for_the_leaves() -
     world = behind()
     fetching(world)
     assert world.said("r3", FetchState) == [FetchState(8, (), 3)]
-    assert world.told("r3", "state_transfer") == [{"sequence": 8, "executed": 0}]
+    assert world.emitted("r3", "state_transfer") == [{"sequence": 8, "executed": 0}]
 
 
 # --- serving ------------------------------------------------------------------------------------
@@ -244,7 +244,7 @@ def test_only_a_state_that_is_kept_is_served_and_only_to_replicas() -> None:
     assert send.to == "r3"
     (leaves,) = world.said("r0", StateLeaves)
     assert leaves == StateLeaves(8, leaves_of(world), 0)
-    assert leaves_digest(leaves.leaves) == world.core("r1").stable.digest
+    assert leaves_digest(leaves.leaves) == world.core("r1").checkpoints.stable.digest
 
 
 def test_parts_are_served_by_name_once_each_in_bounded_messages() -> None:
@@ -295,11 +295,11 @@ def test_a_false_part_is_refused_and_a_true_one_beside_it_is_taken() -> None:
     world = behind()
     fetching(world)
     world.give("r3", world.sign("r1", StateLeaves(8, leaves_of(world), 1)))
-    true = world.core("r0").stable_parts
+    true = world.core("r0").checkpoints.stable_parts
     false = (("journal", b"false"), ("unknown", b""), ("client/client", true["client/client"]))
     world.give("r3", world.sign("r1", StateParts(8, false, 1)))
     assert "2 parts of the state" in world.refusals("r3")[-1]
-    transfer = world.core("r3").transfer
+    transfer = world.core("r3").transfers.current
     assert transfer is not None
     assert "client/client" in transfer.parts
     assert "journal" not in transfer.parts
@@ -362,8 +362,8 @@ def test_a_state_is_not_adopted_once_the_replica_came_further_by_itself() -> Non
     for message in parts:
         world.deliver_one(message)
     assert world.executed()["r3"] == 3
-    assert world.told("r3", "state_transferred") == []
-    assert world.core("r3").transfer is None
+    assert world.emitted("r3", "state_transferred") == []
+    assert world.core("r3").transfers.current is None
     check_safety(world)
 
 
@@ -373,15 +373,15 @@ def test_trap_17_state_transfer_during_a_view_change() -> None:
     drive_into_view_change(world, "r3", 1)
     hears_certificate(world)
     for _ in range(3):
-        world.expire("r3", 1.0)
+        world.handle_timer("r3", 1.0)
         world.deliver(
             lambda m: isinstance(m.payload, FetchState | StateLeaves | StateParts | Commit)
         )
     assert world.executed()["r3"] >= 8
     assert (world.core("r3").view, world.core("r3").has_entered) == (1, False)
     assert world.core("r3").status is ReplicaStatus.VIEW_CHANGE
-    deliveries = [d.sequence for output in world.outputs["r3"] for d in output.deliveries]
-    assert len(deliveries) == len(set(deliveries)), "nothing twice"
+    sequences = [e.sequence for output in world.outputs["r3"] for e in output.executed]
+    assert len(sequences) == len(set(sequences)), "nothing twice"
     world.crash("r0")
     world.ask(10, b"10")
     world.run(14)

@@ -35,12 +35,6 @@ def small() -> World:
     return World(checkpoint_interval=2, window=4, client_window=8)
 
 
-def ask(world: World, first: int, last: int) -> None:
-    for timestamp in range(first, last + 1):
-        world.ask(timestamp, b"%d" % timestamp)
-        world.deliver()
-
-
 # --- 4: domain separation -----------------------------------------------------------------------
 
 
@@ -126,7 +120,7 @@ def test_trap_09_a_gap_in_the_commits_is_closed_at_once() -> None:
         world.give("r1", signed, body)
         for replica in (0, 2, 3):
             output = world.give("r1", world.commit(n, message.digest, replica))
-    assert [delivery.sequence for delivery in output.deliveries] == [1, 2, 3, 4]
+    assert [executed.sequence for executed in output.executed] == [1, 2, 3, 4]
     assert world.applications["r1"].operations == [b"1", b"2", b"3", b"4"]
     replies = [reply for message in world.said("r1", Replies) for reply in message.replies]
     assert [reply.timestamp for reply in replies] == [1, 2, 3, 4]
@@ -182,25 +176,25 @@ def test_trap_11_a_single_peers_newer_checkpoint_is_not_adopted() -> None:
     for replica in (2, 3):
         world.give("r1", world.checkpoint(4, FALSE, replica))
         core = world.replicas["r1"].core
-        assert (core.low, core.certified.sequence, core.executed) == (0, 0, 0)
-    assert world.told("r1", "behind") == []
+        assert (core.low, core.checkpoints.certified.sequence, core.executed) == (0, 0, 0)
+    assert world.emitted("r1", "behind") == []
     world.give("r1", world.checkpoint(4, FALSE, 0))
-    assert world.told("r1", "behind") == [{"certified": 4, "executed": 0}]
+    assert world.emitted("r1", "behind") == [{"certified": 4, "executed": 0}]
 
 
 def test_trap_11_a_differing_state_is_detected_and_stalls_nobody() -> None:
     """One replica's state is changed behind its back: it is told, the others go on."""
     world = small()
-    ask(world, 1, 1)
+    world.ask_each(1, 1)
     world.applications["r2"].count += 1
-    ask(world, 2, 9)
+    world.ask_each(2, 9)
     assert world.replicas["r2"].core.status is ReplicaStatus.DIVERGED
     assert len(world.client_output.accepted) == 9
     world.run(3)
     assert world.replicas["r2"].core.status.value == "normal", "and repaired"
     assert [replica.core.low for replica in world.replicas.values()] == [8, 8, 8, 8]
     assert set(world.executed().values()) == {9}
-    assert len(world.told("r2", "diverged")) == 1
+    assert len(world.emitted("r2", "diverged")) == 1
 
 
 # --- 12: numbers of clients ---------------------------------------------------------------------
@@ -209,7 +203,7 @@ def test_trap_11_a_differing_state_is_detected_and_stalls_nobody() -> None:
 def test_trap_12_an_executed_request_is_answered_and_not_executed_again() -> None:
     """(a) the same number and bytes; (b) a lower number than the last."""
     world = small()
-    ask(world, 1, 3)
+    world.ask_each(1, 3)
     for timestamp in (3, 1):
         before = [picture(replica) for replica in world.replicas.values()]
         for name in world.names:
@@ -230,7 +224,7 @@ def test_trap_12_a_number_far_in_the_future_locks_nobody_out() -> None:
         world.give(name, world.commit(1, message.digest, 0))
     world.deliver()
     assert set(world.executed().values()) == {1}
-    assert world.told("r1", "executed")[0]["skipped"] == 1
+    assert world.emitted("r1", "executed")[0]["skipped"] == 1
     message, signed, body = world.pre_prepare(
         2, [world.request(1, b"mine"), world.request(1, b"other", "other")]
     )
@@ -261,7 +255,7 @@ def test_trap_12_a_request_under_two_numbers_of_two_views_is_executed_once() -> 
     NEW-VIEW keeps it there, orders it at 2 as well.
     """
     world = small()
-    ask(world, 1, 1)
+    world.ask_each(1, 1)
     digest = world.said("r0", PrePrepare)[0].digest
     prepared = [certificate(world, 1, digest)]
     changes = [view_change(world, i, 1, prepared=prepared) for i in (0, 1, 2)]
@@ -277,7 +271,7 @@ def test_trap_12_a_request_under_two_numbers_of_two_views_is_executed_once() -> 
     world.deliver()
     assert world.executed() == {"r2": 2, "r3": 2}
     for name in ("r2", "r3"):
-        assert world.told(name, "executed")[-1]["skipped"] == 1
+        assert world.emitted(name, "executed")[-1]["skipped"] == 1
         assert world.applications[name].operations == [b"1"]
     check_safety(world, ("r2", "r3"))
 
@@ -286,12 +280,12 @@ def test_trap_12_the_cache_survives_a_state_transfer() -> None:
     """(e) what others executed is answered from the fetched state, and not executed again."""
     world = small()
     world.crash("r3")
-    ask(world, 1, 8)
+    world.ask_each(1, 8)
     world.start("r3")
     world.connect("r3")
     world.run(4)
-    assert world.told("r3", "state_transferred") == [{"sequence": 8, "executed": 0}]
-    assert world.core("r3").clients.floor("client") == 8
+    assert world.emitted("r3", "state_transferred") == [{"sequence": 8, "executed": 0}]
+    assert world.core("r3").execution.clients.low_timestamp("client") == 8
     before = picture(world.replicas["r3"])
     for timestamp in (1, 8):
         world.sent.clear()
@@ -306,13 +300,13 @@ def test_trap_12_the_cache_survives_a_state_transfer() -> None:
 def test_trap_12_the_cache_survives_a_restart_of_everybody() -> None:
     """(e) replies are part of the state and of what is executed again."""
     world = small()
-    ask(world, 1, 5)
+    world.ask_each(1, 5)
     for name in world.names:
         world.crash(name)
     for name in world.names:
         world.start(name)
         output = world.give(name, world.request(5, b"5"))
         assert "client" in [send.to for send in output.messages]
-        assert world.replicas[name].core.clients.floor("client") == 5
+        assert world.replicas[name].core.execution.clients.low_timestamp("client") == 5
     operations = [len(disk.entries) for disk in world.disks.values()]
     assert operations == [5, 5, 5, 5]

@@ -1,4 +1,4 @@
-"""How PBFT implementations lose what was prepared, or stop, when the view changes (TRAPS)."""
+"""Traps of docs/TRAPS.md: replicas that lose what was prepared, or stop, when the view changes."""
 
 import itertools
 import random
@@ -85,7 +85,7 @@ def test_trap_01_whichever_2f_plus_1_view_changes_are_taken(excluded: int) -> No
         world.give(name, world.request(1, b"wait", "other"))
     world.under_way.clear()
     for name in ("r2", "r3", "r1"):
-        world.expire(name, 4.0)
+        world.handle_timer(name, 4.0)
     world.give("r0", changes_of(world, "r2"))
     world.give("r0", changes_of(world, "r3"))
     changes = [changes_of(world, name) for name in world.names if name != world.names[excluded]]
@@ -131,8 +131,8 @@ def test_celo_f_locked_on_a_and_2f_on_b_go_on_with_b() -> None:
     for name in world.replicas:
         world.give(name, world.request(1, b"A"))
     world.under_way.clear()
-    world.expire("r2", 2 * SETTINGS.view_change_seconds)
-    world.expire("r1")
+    world.handle_timer("r2", 2 * SETTINGS.view_change_seconds)
+    world.handle_timer("r1")
     world.deliver(lambda m: isinstance(m.payload, ViewChange | NewView))
     (begun,) = world.said("r2", NewView)
     assert [signed.signer for signed in begun.view_changes] == ["r2", "r0", "r1"]
@@ -185,7 +185,7 @@ def test_trap_02_after_a_false_new_view_the_backups_go_on_to_the_next_view(lie: 
     for name in world.replicas:
         world.give(name, world.request(1, b"n", "other"))
     for name in ("r2", "r3"):
-        world.expire(name, 4.0)
+        world.handle_timer(name, 4.0)
     world.deliver(lambda m: isinstance(m.payload, ViewChange))
     changes = [changes_of(world, name) for name in ("r0", "r2", "r3")]
     digests = {
@@ -509,7 +509,7 @@ def test_trap_23_every_pair_of_lies_of_a_backup_about_one_number() -> None:
 def test_a_certificate_that_is_sent_again_lets_a_replica_move_that_lost_the_checkpoints(
     view: int,
 ) -> None:
-    """SIMULATION: the stable certificate is re-sent by whoever has it, also after a view change.
+    """Whoever has the stable certificate re-sends it, also after a view change.
 
     r3 then hears r1 only, so all of it comes from r1. No view changes after the loss, for a
     VIEW-CHANGE proves the stable checkpoint as well.
@@ -530,6 +530,6 @@ def test_a_certificate_that_is_sent_again_lets_a_replica_move_that_lost_the_chec
         world.tick()
         world.deliver(lambda m: m.receiver != "r3" or m.sender == "r1")
     assert world.core("r3").low == 2
-    assert world.core("r3").stable.digest == world.core("r1").stable.digest
+    assert world.core("r3").checkpoints.stable.digest == world.core("r1").checkpoints.stable.digest
     assert {replica.core.view for replica in world.replicas.values()} == {view}
     assert not [m for m in world.sent[since:] if isinstance(m.payload, ViewChange | NewView)]

@@ -25,8 +25,8 @@ def check_agreement(world: World, names: tuple[str, ...]) -> None:
         mine: dict[int, list[bytes]] = {}
         for output in world.outputs[name]:
             of_turn: dict[int, list[bytes]] = {}
-            for delivery in output.deliveries:
-                of_turn.setdefault(delivery.sequence, []).append(delivery.signed.payload)
+            for executed in output.executed:
+                of_turn.setdefault(executed.sequence, []).append(executed.signed.payload)
             for sequence, payloads in of_turn.items():
                 # Executed again after a restart, it is the same again.
                 assert mine.setdefault(sequence, payloads) == payloads
@@ -55,9 +55,9 @@ def check_ledgers(world: World, names: tuple[str, ...]) -> None:
             assert at_index.setdefault(entry.index, entry) == entry, name
         indices = [entry.index for entry in ledger]
         assert indices == sorted(set(indices))
-        if not world.told(name, "state_transferred"):
+        if not world.emitted(name, "state_transferred"):
             assert indices == list(range(1, len(ledger) + 1))
-        if not world.told(name, "diverged"):
+        if not world.emitted(name, "diverged"):
             assert world.disks[name].replaced == []
     for name in names:
         check_numbers(world, name)
@@ -66,14 +66,14 @@ def check_ledgers(world: World, names: tuple[str, ...]) -> None:
 def check_numbers(world: World, name: str) -> None:
     """One number after the other, in every life; further only with a fetched state."""
     highest = 0
-    notices = [notice for output in world.outputs[name] for notice in output.notices]
-    for notice in notices:
-        sequence = notice.details.get("sequence")
-        if notice.event == "executed":
+    events = [event for output in world.outputs[name] for event in output.events]
+    for event in events:
+        sequence = event.details.get("sequence")
+        if event.name == "executed":
             assert isinstance(sequence, int)
             assert sequence <= highest + 1, "a number was left out"
             highest = max(highest, sequence)
-        elif notice.event == "state_transferred":
+        elif event.name == "state_transferred":
             assert isinstance(sequence, int)
             highest = max(highest, sequence)
 

@@ -24,7 +24,7 @@ from pbft.messages import (
     Status,
     ViewChange,
 )
-from pbft.ports import Announcement, Output
+from pbft.ports import DeferredReply, Output
 from tests.pbft.forge import drive_into_view, drive_into_view_change
 from tests.pbft.world import Journal, World
 
@@ -38,9 +38,9 @@ class Recalling(Journal):
         super().__init__()
         self.looked_up = 0
 
-    def recall(self, request: Request, request_digest: bytes) -> Announcement:
+    def find_deferred(self, request: Request, request_digest: bytes) -> DeferredReply:
         self.looked_up += 1
-        return Announcement(
+        return DeferredReply(
             request.client, request.timestamp, request_digest, "decided", b"", STATEMENT
         )
 
@@ -79,7 +79,7 @@ def test_a_request_that_comes_many_times_in_one_turn_is_answered_once() -> None:
     output = receive(world, "r1", [world.request(1, b"1"), world.request(3, b"3")] * 1000)
     assert answers(output) == [(1, "decided"), (3, "done"), (3, "decided")]
     assert made[1].looked_up == looked_up + 2
-    assert output.notices == []
+    assert output.events == []
     output = receive(world, "r1", [world.request(1, b"1")])
     assert answers(output) == [(1, "decided")]
 
@@ -109,7 +109,7 @@ def test_what_is_looked_up_for_one_client_in_one_turn_is_bounded(
     assert decided == [1, 2, 3, 4, 5, 1]
     assert done == [37, 38, 39, 40, 1]
     assert made[1].looked_up == looked_up + 6
-    reasons = [str(notice.details["reason"]) for notice in output.notices]
+    reasons = [str(event.details["reason"]) for event in output.events]
     assert len(reasons) == 35
     assert set(reasons) == {
         "more was asked again than is looked up at once: ask again later",
@@ -144,7 +144,7 @@ def test_a_state_is_hashed_once_however_often_its_leaves_are_asked_for(
             world.deliver()
         core = world.core("r0")
         assert core.low == stable
-        leaves = StateLeaves(stable, state_leaves(core.stable_parts), 0)
+        leaves = StateLeaves(stable, state_leaves(core.checkpoints.stable_parts), 0)
         asked = world.sign("r3", FetchState(stable, (), 3))
         with monkeypatch.context() as patch:
             for module in (certificates, state_transfer):
@@ -152,8 +152,8 @@ def test_a_state_is_hashed_once_however_often_its_leaves_are_asked_for(
             outputs = [world.give("r0", asked) for _ in range(20)]
         for output in outputs:
             assert decode_message(output.messages[0].envelope.signed.payload) == leaves
-        assert len(hashed) == len(core.stable_parts)
-        assert set(core.leaves) == {stable}
+        assert len(hashed) == len(core.checkpoints.stable_parts)
+        assert set(core.transfers.leaves) == {stable}
         hashed.clear()
 
 
@@ -192,7 +192,7 @@ def fetch_state(*names: str) -> Callable[[World], Signed]:
 def test_what_a_peer_fetches_again_and_again_is_bounded(
     question: Callable[[World], Signed], bytes_max: int, answers: int
 ) -> None:
-    """PROTOCOL, Bounds: so many bytes and one answer over it, per half `status_seconds`."""
+    """PROTOCOL.md, Bounds: so many bytes and one answer over it, per half `status_seconds`."""
     settings = Settings(status_seconds=1.0, resend_bytes_max=bytes_max)
     world = World(
         checkpoint_interval=2, window=4, settings=settings, application=lambda name: Big()
@@ -223,7 +223,7 @@ def test_large_parts_are_cut_into_messages() -> None:
 def test_the_proof_of_a_view_is_sent_again_at_most_twice_per_status_interval(
     kind: type[NewView | ViewChange],
 ) -> None:
-    """PROTOCOL, Bounds: "and the NEW-VIEW", which may be as large as all else together."""
+    """PROTOCOL.md, Bounds: "and the NEW-VIEW", which may be as large as all else together."""
     world = World(settings=Settings(status_seconds=1.0))
     if kind is NewView:
         drive_into_view(world, "r0", 2)
@@ -253,7 +253,7 @@ def test_a_peer_that_dials_again_and_again_is_sent_no_more_for_it() -> None:
     sent: list[tuple[float, type]] = []
     for step in range(100):
         world.now = 10.0 + step / 100
-        world.replicas["r0"].greet("r3", world.now)
+        world.replicas["r0"].on_peer_connected("r3", world.now)
         for send in world.give("r0", said).messages:
             if send.to == "r3":
                 message = decode_message(send.envelope.signed.payload)
@@ -276,7 +276,7 @@ def test_who_contradicts_itself_in_each_message_makes_few_lines() -> None:
         assert len(output.evidence) == (number > 1)
     for digest in (1, 2):
         world.give("r1", world.commit(1, bytes([digest]) * 32, 3))
-    assert world.told("r1", "equivocation") == [
+    assert world.emitted("r1", "equivocation") == [
         {"replica": 2},
         *({"replica": 2, "times": 2**power} for power in range(1, 7)),
         {"replica": 3},

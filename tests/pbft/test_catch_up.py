@@ -12,12 +12,6 @@ from tests.pbft.world import Message, World
 FALSE = bytes(31) + b"\x01"
 
 
-def ask_many(world: World, first: int, last: int) -> None:
-    for timestamp in range(first, last + 1):
-        world.ask(timestamp, b"%d" % timestamp)
-        world.deliver()
-
-
 def without(world: World, *names: str) -> None:
     """Deliver everything but what goes to these replicas, and lose that."""
     world.deliver(lambda message: message.receiver not in names)
@@ -35,23 +29,23 @@ def status(world: World, replica: int, executed: int, stable: int = 0) -> Status
 
 def test_a_status_is_sent_at_the_first_turn_and_every_status_seconds() -> None:
     world = World(settings=Settings(status_seconds=2.0))
-    output = world.replicas["r0"].expire(10.0)
+    output = world.replicas["r0"].handle_timer(10.0)
     assert [m.to for m in output.messages] == [None]
     assert output.deadline == 12.0
-    assert world.replicas["r0"].expire(11.9).messages == []
-    assert len(world.replicas["r0"].expire(12.0).messages) == 1
+    assert world.replicas["r0"].handle_timer(11.9).messages == []
+    assert len(world.replicas["r0"].handle_timer(12.0).messages) == 1
 
 
 def test_a_status_says_view_stable_checkpoint_and_last_executed() -> None:
     world = World(checkpoint_interval=2, window=4)
-    ask_many(world, 1, 3)
+    world.ask_each(1, 3)
     world.run(2)
     assert world.said("r1", Status)[-1] == Status(0, True, 2, 3, 1)
 
 
 def test_a_forged_status_is_refused_and_changes_nothing() -> None:
     world = World()
-    ask_many(world, 1, 1)
+    world.ask_each(1, 1)
     forged = world.sign("r2", status(world, 1, 0))
     assert "the signer is not the replica" in world.refuse("r0", forged)
     broken = world.sign("r1", status(world, 1, 0))
@@ -59,13 +53,13 @@ def test_a_forged_status_is_refused_and_changes_nothing() -> None:
     assert world.refuse("r0", broken) == "bad signature"
 
 
-def test_greeting_says_where_we_stand_to_that_peer_only() -> None:
+def test_a_new_link_is_told_where_we_stand_to_that_peer_only() -> None:
     world = World()
-    ask_many(world, 1, 1)
+    world.ask_each(1, 1)
     world.run(1)
-    output = world.replicas["r0"].greet("r1", world.now)
+    output = world.replicas["r0"].on_peer_connected("r1", world.now)
     assert [m.to for m in output.messages] == ["r1"]
-    assert world.replicas["r0"].greet("client", world.now).messages == []
+    assert world.replicas["r0"].on_peer_connected("client", world.now).messages == []
 
 
 def test_a_replica_that_missed_everything_gets_the_commits_and_then_the_body() -> None:
@@ -100,7 +94,7 @@ def test_an_answer_to_a_peer_that_makes_progress_waits() -> None:
     without(world, "r3")
     world.give("r0", world.sign("r3", status(world, 3, 0)))
     world.under_way.clear()
-    ask_many(world, 2, 2)
+    world.ask_each(2, 2)
     since = len(world.sent)
     world.now += 1.0
     world.give("r0", world.sign("r3", status(world, 3, 1)))
@@ -111,7 +105,7 @@ def test_an_answer_to_a_peer_that_makes_progress_waits() -> None:
 
 def test_a_peer_that_is_far_behind_is_helped_although_it_makes_progress() -> None:
     world = World(checkpoint_interval=64, window=128, client_window=128)
-    ask_many(world, 1, 40)
+    world.ask_each(1, 40)
     for executed in (1, 2, 3):
         world.now += 1.0
         since = len(world.sent)
@@ -122,7 +116,7 @@ def test_a_peer_that_is_far_behind_is_helped_although_it_makes_progress() -> Non
 def test_slots_are_resent_at_most_twice_per_status_interval() -> None:
     """However often a peer says where it stands, or anybody says it again."""
     world = World(settings=Settings(status_seconds=1.0))
-    ask_many(world, 1, 3)
+    world.ask_each(1, 3)
     answered = []
     for step in range(41):
         world.now = 10.0 + step / 20
@@ -136,7 +130,7 @@ def test_slots_are_resent_at_most_twice_per_status_interval() -> None:
 def test_checkpoints_are_resent_at_most_twice_per_status_interval() -> None:
     """Whatever a peer says of its own, as often as it likes."""
     world = World(checkpoint_interval=2, window=8, settings=Settings(status_seconds=1.0))
-    ask_many(world, 1, 4)
+    world.ask_each(1, 4)
     assert world.core("r0").low == 4
     answered = []
     for step in range(41):
@@ -163,7 +157,7 @@ def test_a_new_checkpoint_of_ones_own_is_sent_at_once() -> None:
 def test_a_peer_that_counts_views_up_gets_no_more_than_others() -> None:
     """T2: 'has just come to a view' is said by a stranger; it may not open the tap."""
     world = World()
-    ask_many(world, 1, 3)
+    world.ask_each(1, 3)
     answered = 0
     world.now += 1.0
     for view in range(100):
@@ -174,9 +168,9 @@ def test_a_peer_that_counts_views_up_gets_no_more_than_others() -> None:
 
 
 def test_a_peer_that_comes_and_goes_gets_no_more_than_others() -> None:
-    """PROTOCOL, Catch-up: only something higher than ever counts as progress."""
+    """PROTOCOL.md, Catch-up: only something higher than ever counts as progress."""
     world = World()
-    ask_many(world, 1, 3)
+    world.ask_each(1, 3)
     drive_into_view(world, "r0", 2)
     answered = 0
     world.now += 1.0
@@ -191,7 +185,7 @@ def test_a_peer_that_comes_and_goes_gets_no_more_than_others() -> None:
 def test_the_first_status_on_a_new_link_is_answered_at_once() -> None:
     """What was under way on the old link is lost, whatever progress the peer made."""
     world = World()
-    ask_many(world, 1, 3)
+    world.ask_each(1, 3)
     world.give("r0", world.sign("r3", status(world, 3, 0)))
     since = len(world.sent)
     world.give("r0", world.sign("r3", status(world, 3, 1)))
@@ -205,7 +199,7 @@ def test_the_first_status_on_a_new_link_is_answered_at_once() -> None:
 def test_an_old_status_that_somebody_sends_again_keeps_no_help_from_its_sender() -> None:
     """A replayed STATUS between two true ones must not look like progress."""
     world = World()
-    ask_many(world, 1, 3)
+    world.ask_each(1, 3)
     old = world.sign("r3", status(world, 3, 1))
     true = world.sign("r3", status(world, 3, 2))
     world.give("r0", old)
@@ -234,7 +228,7 @@ def test_an_answer_is_bounded_by_bytes() -> None:
 
 def test_an_answer_is_bounded_by_slots() -> None:
     world = World(window=64, checkpoint_interval=32, settings=Settings(resend_slots_max=5))
-    ask_many(world, 1, 20)
+    world.ask_each(1, 20)
     world.now += 1.0
     since = len(world.sent)
     world.give("r0", world.sign("r3", status(world, 3, 0)))
@@ -301,7 +295,7 @@ def test_the_checkpoint_certificate_is_sent_to_whoever_is_below_it_even_if_it_ex
 def test_messages_below_the_kept_slots_are_not_sent() -> None:
     world = World(checkpoint_interval=2, window=4)
     world.crash("r3")
-    ask_many(world, 1, 6)
+    world.ask_each(1, 6)
     assert world.replicas["r0"].core.kept_above == 4
     since = len(world.sent)
     world.give("r0", world.sign("r3", status(world, 3, 3)))
@@ -310,16 +304,16 @@ def test_messages_below_the_kept_slots_are_not_sent() -> None:
     world.start("r3")
     world.connect("r3")
     world.run(4)
-    assert world.told("r3", "behind")
-    assert [details["sequence"] for details in world.told("r3", "state_transferred")] == [6]
+    assert world.emitted("r3", "behind")
+    assert [details["sequence"] for details in world.emitted("r3", "state_transferred")] == [6]
     assert world.executed()["r3"] == 6
 
 
 def test_a_replica_killed_shortly_before_a_checkpoint_catches_up_by_messages() -> None:
     world = World(checkpoint_interval=4, window=8)
-    ask_many(world, 1, 6)
+    world.ask_each(1, 6)
     world.crash("r3")
-    ask_many(world, 7, 9)
+    world.ask_each(7, 9)
     assert world.replicas["r0"].core.low == 8
     world.start("r3")
     world.connect("r3")
@@ -349,7 +343,7 @@ def test_a_false_commit_sent_ahead_does_not_keep_a_replica_from_catching_up() ->
     assert world.executed() == {"r0": 1, "r1": 0, "r2": 1}
     world.run(4)
     assert world.executed() == {"r0": 1, "r1": 1, "r2": 1}
-    assert world.told("r1", "equivocation")
+    assert world.emitted("r1", "equivocation")
     check_safety(world, ("r0", "r1", "r2"))
 
 
@@ -367,13 +361,13 @@ def test_false_checkpoints_sent_ahead_do_not_keep_a_certificate_from_a_replica(
         without(world, "r1")
     assert world.replicas["r0"].core.low == 2
     assert world.executed()["r1"] == 0
-    certificate = world.replicas["r0"].core.stable.checkpoints
+    certificate = world.replicas["r0"].core.checkpoints.stable.checkpoints
     by_r0_r2_r3 = [signed for signed in certificate if signed.signer != "r1"]
     assert len(by_r0_r2_r3) == 3
     for signed in by_r0_r2_r3:
         world.give("r1", signed)
-    assert world.replicas["r1"].core.certified.sequence == 2
-    assert world.told("r1", "behind") == [{"certified": 2, "executed": 0}]
+    assert world.replicas["r1"].core.checkpoints.certified.sequence == 2
+    assert world.emitted("r1", "behind") == [{"certified": 2, "executed": 0}]
 
 
 def test_a_batch_with_another_body_beside_it_is_refused_and_then_taken_with_the_true_one() -> None:
@@ -389,7 +383,7 @@ def test_how_fast_a_replica_catches_up_without_other_traffic() -> None:
     """A hundred slots of one request each within some ten STATUS intervals."""
     world = World(checkpoint_interval=128, window=256, client_window=256)
     world.crash("r3")
-    ask_many(world, 1, 100)
+    world.ask_each(1, 100)
     world.start("r3")
     world.connect("r3")
     ticks = 0

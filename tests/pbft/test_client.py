@@ -47,7 +47,7 @@ def asking(timestamp: int = 1, settings: ClientSettings | None = None) -> Client
 
 
 def reasons(output: ClientOutput) -> list[str]:
-    return [str(notice.details["reason"]) for notice in output.notices]
+    return [str(event.details["reason"]) for event in output.events]
 
 
 # --- asking -------------------------------------------------------------------------------------
@@ -61,15 +61,15 @@ def test_asking_sends_the_request_as_it_is_to_all_replicas() -> None:
 
 def test_it_asks_again_with_a_growing_pause_that_has_a_limit() -> None:
     client = asking(settings=ClientSettings(resend_seconds=1.0, resend_seconds_max=5.0))
-    assert sent(client.expire(0.9)) == []
+    assert sent(client.handle_timer(0.9)) == []
     now, pauses = 0.0, []
     for _ in range(6):
-        deadline = client.expire(now).deadline
+        deadline = client.handle_timer(now).deadline
         assert deadline is not None
         pauses.append(deadline - now)
         now = deadline
         assert sent(client.receive([], now)) == [], "only time makes it ask again"
-        assert sent(client.expire(now)) == [operation(1)]
+        assert sent(client.handle_timer(now)) == [operation(1)]
     assert pauses == [1.0, 2.0, 4.0, 5.0, 5.0, 5.0]
 
 
@@ -260,14 +260,14 @@ def test_every_kind_of_answer_is_accepted_once_and_the_last_kind_ends_it() -> No
     output = give(client, *decided[:2])
     assert [a.kind for a in output.accepted] == ["decided"]
     assert output.deadline is None
-    assert sent(client.expire(1e9)) == []
+    assert sent(client.handle_timer(1e9)) == []
 
 
 def test_after_the_first_answer_it_asks_slowly() -> None:
     client = asking(settings=ClientSettings(resend_seconds=1.0, resend_seconds_max=15.0))
     give(client, *(from_replica(i, reply(kind="opened")) for i in (0, 1)))
-    assert sent(client.expire(1.0)) == [operation(1)]
-    assert client.expire(1.0).deadline == 16.0
+    assert sent(client.handle_timer(1.0)) == [operation(1)]
+    assert client.handle_timer(1.0).deadline == 16.0
 
 
 def test_the_last_answer_may_come_before_the_first() -> None:
@@ -287,7 +287,7 @@ def test_many_answers_in_one_message_are_counted_each() -> None:
 
 
 def test_an_answer_that_names_another_request_says_that_the_number_is_used() -> None:
-    """A client that lost its counter: its own request needs a new number (DESIGN section 4)."""
+    """A client that lost its counter: its own request needs a new number (docs/PROTOCOL.md)."""
     client = asking()
     other = digest_of(b"what was executed under this number before")
     output = give(
@@ -340,7 +340,7 @@ def test_a_late_reply_that_its_own_message_pushes_out_is_not_told(
 
 
 def test_replies_beyond_f_plus_1_that_add_nothing_are_not_even_verified() -> None:
-    """DESIGN section 5; with 64 clients these signatures were a quarter of their CPU time."""
+    """docs/FACTS.md: with 64 clients these signatures were a quarter of their CPU time."""
     verified: list[bytes] = []
 
     def noted(public_key: bytes, message: bytes, signature: bytes) -> bool:
@@ -352,7 +352,7 @@ def test_replies_beyond_f_plus_1_that_add_nothing_are_not_even_verified() -> Non
     replies = [from_replica(i, reply()) for i in range(4)]
     outputs = [give(client, envelope) for envelope in replies]
     assert [len(output.accepted) for output in outputs] == [0, 1, 0, 0]
-    assert [output.late + output.notices for output in outputs] == [[]] * 4
+    assert [output.late + output.events for output in outputs] == [[]] * 4
     assert verified == [envelope.signed.signature for envelope in replies[:2]]
 
 

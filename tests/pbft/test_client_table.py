@@ -1,4 +1,4 @@
-"""The replicated numbers of clients: floor, window, executed numbers, kept results."""
+"""The replicated timestamps of clients: the lowest, window, executed ones, kept results."""
 
 import pytest
 from hypothesis import given, settings
@@ -19,7 +19,7 @@ def execute(table: ClientTable, *timestamps: int, client: str = "c") -> None:
 
 def test_an_unknown_client_starts_at_floor_zero() -> None:
     table = ClientTable(3)
-    assert table.floor("c") == 0
+    assert table.low_timestamp("c") == 0
     assert [table.is_executable("c", t) for t in range(5)] == [False, True, True, True, False]
     assert not table.was_executed("c", 1)
     assert table.was_executed("c", 0) is False
@@ -30,14 +30,14 @@ def test_an_unknown_client_starts_at_floor_zero() -> None:
 def test_the_floor_rises_over_every_executed_number() -> None:
     table = ClientTable(5)
     execute(table, 2, 4, 5)
-    assert table.floor("c") == 0
+    assert table.low_timestamp("c") == 0
     execute(table, 1)
-    assert table.floor("c") == 2
+    assert table.low_timestamp("c") == 2
     assert table.was_executed("c", 4)
     assert not table.is_executable("c", 4)
     assert table.is_executable("c", 7)
     execute(table, 3)
-    assert table.floor("c") == 5
+    assert table.low_timestamp("c") == 5
 
 
 def test_results_are_kept_above_the_floor_minus_the_window() -> None:
@@ -47,7 +47,7 @@ def test_results_are_kept_above_the_floor_minus_the_window() -> None:
     assert table.result("c", 2) == result(2)
     assert table.result("c", 3) == result(3)
     execute(table, 5)
-    assert table.result("c", 2) == result(2), "the floor did not move"
+    assert table.result("c", 2) == result(2), "low_timestamp did not move"
     execute(table, 4)
     assert [table.result("c", t) is not None for t in range(1, 6)] == [False] * 3 + [True] * 2
 
@@ -64,7 +64,11 @@ def test_clients_do_not_touch_each_other() -> None:
     table = ClientTable(2)
     execute(table, 1, 2, client="a")
     execute(table, 1, client="b")
-    assert (table.floor("a"), table.floor("b"), table.floor("c")) == (2, 1, 0)
+    assert (table.low_timestamp("a"), table.low_timestamp("b"), table.low_timestamp("c")) == (
+        2,
+        1,
+        0,
+    )
     assert sorted(table.parts()) == ["client/a", "client/b"]
 
 
@@ -76,18 +80,18 @@ def test_it_is_what_a_plain_set_of_numbers_says(
     table = ClientTable(window)
     done: dict[str, set[int]] = {"a": set(), "b": set()}
     for client, timestamp in attempts:
-        floor = next(n for n in range(100) if n + 1 not in done[client])
-        expected = floor < timestamp <= floor + window and timestamp not in done[client]
+        low = next(n for n in range(100) if n + 1 not in done[client])
+        expected = low < timestamp <= low + window and timestamp not in done[client]
         assert table.is_executable(client, timestamp) == expected
         if expected:
             execute(table, timestamp, client=client)
             done[client].add(timestamp)
     for client, numbers in done.items():
-        floor = next(n for n in range(100) if n + 1 not in numbers)
-        assert table.floor(client) == floor
+        low = next(n for n in range(100) if n + 1 not in numbers)
+        assert table.low_timestamp(client) == low
         for timestamp in range(1, 30):
             assert table.was_executed(client, timestamp) == (timestamp in numbers)
-            is_kept = timestamp in numbers and timestamp > floor - window
+            is_kept = timestamp in numbers and timestamp > low - window
             assert (table.result(client, timestamp) is not None) == is_kept
     restored = ClientTable(window)
     restored.restore({**table.parts(), "other": b"not a client"})
@@ -111,5 +115,5 @@ def test_restoring_replaces_everything() -> None:
     execute(table, 1, client="old")
     execute(other, 1, 2, client="new")
     table.restore(other.parts())
-    assert table.floor("old") == 0
-    assert table.floor("new") == 2
+    assert table.low_timestamp("old") == 0
+    assert table.low_timestamp("new") == 2

@@ -1,4 +1,4 @@
-"""What the parts share: pending requests, water marks, replies and announcements."""
+"""What the parts share: pending requests, water marks, replies and deferred replies."""
 
 import pytest
 
@@ -6,7 +6,7 @@ from pbft.codec import decode_request, digest_of
 from pbft.core import Core, PendingRequests, ReplicaStatus, Settings
 from pbft.log import OrderedRequest
 from pbft.messages import Commit, Envelope, Replies, Reply, Request, Signed
-from pbft.ports import Announcement, Applied, Refusal
+from pbft.ports import Applied, DeferredReply, Refusal
 from pbft.replica import REPLIES_BYTES_MAX, _chunks
 from tests.pbft.world import Journal, Message, World, signer, verify
 
@@ -100,7 +100,7 @@ def test_replies_are_cut_into_messages_of_bounded_bytes_and_number() -> None:
 
 
 class Announcing(Journal):
-    """Answers the request before the last one with each operation, and recalls `known`."""
+    """Answers the request before the last one with each operation, and finds `known`."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -109,18 +109,18 @@ class Announcing(Journal):
     def apply(self, request: Request, request_digest: bytes, sequence: int) -> Applied:
         applied = super().apply(request, request_digest, sequence)
         self.askers.append((request, request_digest))
-        announcements = tuple(
-            Announcement(
+        deferred = tuple(
+            DeferredReply(
                 asker.client, asker.timestamp, digest, "decided", b"build", b"statement", b"PAE"
             )
             for asker, digest in self.askers[-2:-1]
         )
-        return Applied("opened", b"build", b"", applied.entries, announcements)
+        return Applied("opened", b"build", b"", applied.entries, deferred)
 
-    def recall(self, request: Request, request_digest: bytes) -> Announcement | None:
+    def find_deferred(self, request: Request, request_digest: bytes) -> DeferredReply | None:
         if len(self.askers) < 2 or request.timestamp != 1:
             return None
-        return Announcement(
+        return DeferredReply(
             request.client, request.timestamp, request_digest, "decided", b"build", b"statement"
         )
 
@@ -128,7 +128,7 @@ class Announcing(Journal):
 class Forgetful(Journal):
     """Its ledger lacks what it should read."""
 
-    def recall(self, request: Request, request_digest: bytes) -> Refusal:
+    def find_deferred(self, request: Request, request_digest: bytes) -> Refusal:
         return Refusal("not known now")
 
 
@@ -141,7 +141,7 @@ def announced(world: World, name: str, since: int = 0) -> list[tuple[str, int, s
     ]
 
 
-def test_an_announcement_answers_an_earlier_request_with_a_signature_of_its_own() -> None:
+def test_a_deferred_reply_answers_an_earlier_request_with_a_signature_of_its_own() -> None:
     world = World(application=lambda name: Announcing())
     for timestamp in (1, 2):
         world.ask(timestamp, b"%d" % timestamp)
@@ -176,7 +176,7 @@ def test_a_request_that_is_asked_for_again_gets_both_its_answers() -> None:
     ]
 
 
-def test_an_announcement_to_a_replica_is_not_sent() -> None:
+def test_a_deferred_reply_to_a_replica_is_not_sent() -> None:
     world = World(application=lambda name: Announcing())
     for timestamp in (1, 2):
         for name in world.names:

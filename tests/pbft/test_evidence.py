@@ -141,7 +141,7 @@ def test_a_replica_that_hears_both_keeps_both_and_they_are_proof(kind: str) -> N
     assert evidence.replica == (0 if kind == "PRE-PREPARE" else 2)
     proved = check_evidence(evidence.first, evidence.second, world.cluster, verify)
     assert not isinstance(proved, Refusal)
-    assert world.told("r1", "equivocation") == [{"replica": evidence.replica}]
+    assert world.emitted("r1", "equivocation") == [{"replica": evidence.replica}]
 
 
 @pytest.mark.parametrize("kind", CONTRADICTIONS)
@@ -204,7 +204,7 @@ def test_a_second_new_view_for_the_view_that_was_entered_is_kept() -> None:
     assert world.refuse("r2", with_bad_signature(second)) == "bad signature"
     assert kept(world, "r2") == []
     output = world.give("r2", second)
-    assert (output.records, world.core("r2").new_view) == ([], first)
+    assert (output.records, world.core("r2").views.new_view) == ([], first)
     assert kept(world, "r2") == [Evidence(1, first, second)]
     proved = check(first, second)
     assert proved == "r1 signed two different NewView messages for view 1"

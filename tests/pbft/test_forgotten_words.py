@@ -8,8 +8,8 @@ import pytest
 from pbft.codec import decode_message
 from pbft.core import RECOVER_AGE_WINDOWS, ReplicaStatus
 from pbft.messages import Checkpoint, Commit, NewView, Signed, Status, ViewChange
-from pbft.ports import Base, Record, SavedMessage
-from tests.paper.test_recovery import ask, lose_disk, small, votes
+from pbft.ports import CheckpointRecord, Record, SavedMessage
+from tests.paper.test_recovery import lose_disk, small, votes
 from tests.pbft.checks import check_safety
 from tests.pbft.forge import view_change
 from tests.pbft.world import Disk, World
@@ -45,7 +45,7 @@ def test_it_executes_what_was_committed_with_its_own_forgotten_word() -> None:
     world.run(4)
     assert world.executed() == dict.fromkeys(world.names, 1)
     assert len(world.said("r2", Commit)) == said, "it counts, and is not said again"
-    assert [(told["kind"], told["sequence"]) for told in world.told("r2", "forgot")] == [
+    assert [(told["kind"], told["sequence"]) for told in world.emitted("r2", "forgot")] == [
         ("COMMIT", 1)
     ]
     check_safety(world)
@@ -59,7 +59,7 @@ def test_it_finds_a_checkpoint_that_is_stable_with_its_own_forgotten_word() -> N
     world.run(8)
     assert world.executed() == dict.fromkeys(world.names, 6)
     assert world.core("r2").low == 6
-    assert [told["kind"] for told in world.told("r2", "forgot")] == ["CHECKPOINT"]
+    assert [told["kind"] for told in world.emitted("r2", "forgot")] == ["CHECKPOINT"]
     check_safety(world)
 
 
@@ -80,13 +80,13 @@ def test_a_certificate_is_sent_with_the_receivers_own_word_at_its_end(name: str)
 def test_a_view_change_proves_its_checkpoint_in_whatever_order_its_votes_are(first: int) -> None:
     world = World(checkpoint_interval=2, window=4)
     _decided_without_r3(world, 2)
-    votes = world.core("r0").stable.checkpoints
+    votes = world.core("r0").checkpoints.stable.checkpoints
     assert {signed.signer for signed in votes} == {"r0", "r1", "r2"}
     _forget(world, "r2")
     world.under_way.clear()
     change = ViewChange(1, 2, (*votes[first:], *votes[:first]), (), 0)
     world.give("r2", world.sign("r0", change))
-    assert world.core("r2").certified.sequence == 2
+    assert world.core("r2").checkpoints.certified.sequence == 2
 
 
 @pytest.mark.parametrize("others", [0, 1])
@@ -114,21 +114,25 @@ def test_while_it_recovers_its_own_checkpoint_still_proves_a_state_and_is_not_sa
     """r3 fetched that state and never said it: there is no certificate without r2's own word."""
     world = World(checkpoint_interval=2, window=4)
     _decided_without_r3(world, 4 * RECOVER_AGE_WINDOWS + 2)
-    assert {signed.signer for signed in world.core("r3").stable.checkpoints} == {"r0", "r1", "r2"}
+    assert {signed.signer for signed in world.core("r3").checkpoints.stable.checkpoints} == {
+        "r0",
+        "r1",
+        "r2",
+    }
     lose_disk(world, "r2")
     since = len(world.sent)
     world.deliver()
     for _ in range(12):
         world.tick()
         world.deliver()
-        if not world.core("r2").nonce:
+        if not world.core("r2").is_recovering:
             break
         # Somebody is further below, and is sent the certificate.
         world.give("r2", world.sign("r3", Status(0, True, 0, 0, 3)))
         own = [m for m in world.sent[since:] if m.sender == "r2" == m.envelope.signed.signer]
         assert not any(isinstance(m.payload, Checkpoint) for m in own)
-    assert not world.core("r2").nonce
-    assert world.told("r2", "forgot") == []
+    assert not world.core("r2").is_recovering
+    assert world.emitted("r2", "forgot") == []
     check_safety(world)
 
 
@@ -167,9 +171,9 @@ def test_what_is_here_already_does_not_count_twice() -> None:
 def view_1_of_r1() -> tuple[World, Signed]:
     """r1 began view 1, and all are in it, with nothing left to do; its NEW-VIEW."""
     world = small()
-    ask(world, 1, 3)
+    world.ask_each(1, 3)
     world.crash("r0")
-    ask(world, 4, 4)
+    world.ask_each(4, 4)
     world.run(10)
     world.start("r0")
     world.connect("r0")
@@ -213,13 +217,13 @@ def test_a_forgotten_new_view_makes_its_primary_recover_on_an_idle_cluster() -> 
     world.run(1)
     assert world.core("r1").status is ReplicaStatus.RECOVERING
     world.run(30)
-    assert [told["kind"] for told in world.told("r1", "forgot")] == ["NEW-VIEW"]
+    assert [told["kind"] for told in world.emitted("r1", "forgot")] == ["NEW-VIEW"]
     shown = [m for m in world.sent[since:] if m.envelope.signed == new_view]
     assert len(shown) <= 2 * len(world.names), "each peer at once, and on a new link"
     assert {world.core(name).status for name in world.names} == {ReplicaStatus.NORMAL}
     assert {world.core(name).view for name in world.names} == {2}
     assert len(set(world.executed().values())) == 1
-    ask(world, 5, 6)
+    world.ask_each(5, 6)
     assert len(world.client_output.accepted) == 6
     check_safety(world)
 
@@ -241,7 +245,7 @@ def test_it_says_nothing_between_the_proof_and_the_end_of_its_recovery() -> None
     for _ in range(30):
         world.tick()
         world.deliver()
-        if not world.core("r1").nonce:
+        if not world.core("r1").is_recovering:
             break
         assert votes(world, "r1", since) == []
     assert world.core("r1").status is ReplicaStatus.NORMAL
@@ -256,7 +260,9 @@ def test_a_new_view_from_before_a_recovery_makes_nobody_mute() -> None:
     assert world.core("r1").status is ReplicaStatus.NORMAL
     # Set back to before it knew of the view that it is in by now.
     world.crash("r1")
-    world.disks["r1"].records = [r for r in world.disks["r1"].records if isinstance(r, Base)]
+    world.disks["r1"].records = [
+        r for r in world.disks["r1"].records if isinstance(r, CheckpointRecord)
+    ]
     world.start("r1")
     assert world.core("r1").view == 0
     assert world.refuse("r1", new_view) == SENT_BACK
@@ -271,7 +277,7 @@ def test_who_forgot_it_and_began_the_view_otherwise_recovers_when_it_is_shown() 
     for signed in (changes["r3"], view_change(world, 0, 1)):
         world.give("r1", signed)
     assert (world.core("r1").view, world.core("r1").has_entered) == (1, True)
-    assert world.core("r1").new_view not in (None, new_view)
+    assert world.core("r1").views.new_view not in (None, new_view)
     world.give("r1", new_view)
     assert world.core("r1").status is ReplicaStatus.RECOVERING
 
@@ -286,5 +292,5 @@ def test_a_new_view_that_it_knows_or_that_is_not_right_proves_nothing() -> None:
     assert "bad signature" in world.refuse("r1", bad)
     few = world.sign("r1", msgspec.structs.replace(message, view_changes=message.view_changes[:2]))
     assert "too few" in world.refuse("r1", few)
-    world.core("r1").view = 2
+    world.core("r1").views.current = 2
     assert world.refuse("r1", new_view) == SENT_BACK

@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from pbft.certificates import state_leaves
-from pbft.core import Recovery, ReplicaStatus, Settings
+from pbft.core import ReplicaStatus, Settings
 from pbft.genesis import new_view_bytes
 from pbft.log import RECOVER_NUMBER
 from pbft.messages import (
@@ -24,7 +24,8 @@ from pbft.messages import (
     ViewChange,
 )
 from pbft.ports import SavedRecovery
-from tests.paper.test_recovery import ask, execute, lose_disk, small
+from pbft.state import Recovery
+from tests.paper.test_recovery import execute, lose_disk, small
 from tests.paper.test_state_transfer import behind
 from tests.pbft.checks import check_safety
 from tests.pbft.forge import certificate, proof, view_change
@@ -63,7 +64,7 @@ def world_with(application: type[Journal]) -> World:
 def test_a_wrong_state_is_repaired_from_the_newest_checkpoint_that_is_wrong_too() -> None:
     """Nobody keeps the state at which it was found to be wrong."""
     world = world_with(WrongOnce)
-    assert world.told("r3", "diverged")
+    assert world.emitted("r3", "diverged")
     assert world.core("r0").low == 4
     world.run(10)
     assert world.core("r3").status is ReplicaStatus.NORMAL
@@ -105,7 +106,7 @@ def test_a_wrong_state_is_not_repaired_from_below_the_stable_checkpoint() -> Non
         world.ask(timestamp, b"%d" % timestamp)
         world.deliver(lambda m: m.receiver != "r3" or not isinstance(m.payload, Checkpoint))
         if world.core("r0").low == 4:
-            older = world.core("r0").stable_parts
+            older = world.core("r0").checkpoints.stable_parts
     for message in world.under_way:
         assert isinstance(message.payload, Checkpoint)
         held.setdefault(message.payload.sequence, []).append(message)
@@ -113,9 +114,9 @@ def test_a_wrong_state_is_not_repaired_from_below_the_stable_checkpoint() -> Non
     core = world.core("r3")
     for message in held[4]:
         world.deliver_one(message)
-    world.expire("r3", 1.0)
-    assert core.transfer is not None
-    assert core.transfer.certificate.sequence == 4
+    world.handle_timer("r3", 1.0)
+    assert core.transfers.current is not None
+    assert core.transfers.current.certificate.sequence == 4
     for message in [*held[8], *held[6]]:
         world.deliver_one(message)
     assert (core.low, core.is_diverged) == (6, True)
@@ -133,7 +134,7 @@ def test_a_wrong_state_is_not_repaired_from_below_the_stable_checkpoint() -> Non
 
 def old_recover_of_a_healthy_replica(world: World) -> Signed:
     """r3 lost its disk twice; its first RECOVER was ordered by nobody, and somebody kept it."""
-    ask(world, 1, 5)
+    world.ask_each(1, 5)
     lose_disk(world, nonce=1)
     kept: list[Signed] = []
     for _ in range(2):
@@ -145,7 +146,7 @@ def old_recover_of_a_healthy_replica(world: World) -> Signed:
     lose_disk(world, nonce=2)
     world.run(30)
     assert world.core("r3").status is ReplicaStatus.NORMAL
-    assert world.core("r3").recoveries[3].nonces == (bytes([2]) * 32,)
+    assert world.core("r3").execution.recoveries[3].nonces == (bytes([2]) * 32,)
     return kept[0]
 
 
@@ -153,12 +154,12 @@ def test_an_old_recover_that_is_ordered_late_counts_for_nothing() -> None:
     """It names a checkpoint below the T of the recovery that counted since."""
     world = small()
     old = old_recover_of_a_healthy_replica(world)
-    before = world.core("r1").recoveries[3]
+    before = world.core("r1").execution.recoveries[3]
     assert "a RECOVER that is executed" in world.refuse("r1", old)
     number = world.executed()["r1"] + 1
     execute(world, number, [old])
     assert world.executed()["r1"] == number
-    assert world.core("r1").recoveries[3] == before
+    assert world.core("r1").execution.recoveries[3] == before
 
 
 def test_a_t_that_an_older_version_fixed_late_makes_no_healthy_replica_mute() -> None:
@@ -168,10 +169,10 @@ def test_a_t_that_an_older_version_fixed_late_makes_no_healthy_replica_mute() ->
     old_recover_of_a_healthy_replica(world)
     for name in world.names:
         core = world.core(name)
-        core.recoveries[3] = Recovery((bytes([1]) * 32,), core.executed + 6)
+        core.execution.recoveries[3] = Recovery((bytes([1]) * 32,), core.executed + 6)
     primary = world.names[world.core("r1").primary]
     assert primary != "r3"
-    assert world.core("r1").low < world.core("r1").recoveries[3].voting_from
+    assert world.core("r1").low < world.core("r1").execution.recoveries[3].voting_from
     world.crash(primary)
     world.ask(6, b"6")
     world.run(60)
@@ -182,14 +183,14 @@ def test_a_t_that_an_older_version_fixed_late_makes_no_healthy_replica_mute() ->
 def test_an_old_recover_of_the_primary_does_not_depose_it() -> None:
     """The backups time it and hand it on, whoever gave it to them: so the primary orders it."""
     world = small()
-    ask(world, 1, 5)
+    world.ask_each(1, 5)
     old = world.sign("r0", Recover(bytes([9]) * 32, 0, world.core("r1").low))
     for name in ("r1", "r2", "r3"):
         world.give(name, old)
     world.run(20)
     assert {world.core(name).view for name in world.names} == {0}
-    assert all(not world.core(name).recover_requests for name in world.names)
-    ask(world, 6, 8)
+    assert all(not world.core(name).recovery.requests for name in world.names)
+    world.ask_each(6, 8)
     assert len(world.client_output.accepted) == 8
 
 
@@ -197,17 +198,17 @@ def test_a_recover_that_a_fetched_state_makes_superfluous_is_waited_for_no_more(
     """The others refuse it while an earlier one of the replica is under way."""
     world = behind()
     core = world.core("r3")
-    core.recover_requests = {2: world.sign("r2", Recover(bytes([2]) * 32, 2, 0))}
+    core.recovery.requests = {2: world.sign("r2", Recover(bytes([2]) * 32, 2, 0))}
     for name in ("r0", "r1", "r2"):
-        world.core(name).recoveries[2] = Recovery((bytes([1]) * 32,), 1000)
+        world.core(name).execution.recoveries[2] = Recovery((bytes([1]) * 32,), 1000)
     world.ask(10, b"10")
     world.ask(11, b"11")
     world.deliver()
     world.connect("r3")
     world.run(5)
-    assert world.told("r3", "state_transferred")
-    assert core.recoveries[2].voting_from == 1000
-    assert core.recover_requests == {}
+    assert world.emitted("r3", "state_transferred")
+    assert core.execution.recoveries[2].voting_from == 1000
+    assert core.recovery.requests == {}
 
 
 # --- VIEW-CHANGEs for a far view -----------------------------------------------------------------
@@ -219,7 +220,7 @@ def test_who_once_asked_for_a_far_view_counts_in_the_next_one(
 ) -> None:
     """It was faulty then, and is needed now that others are away."""
     world = small(replicas)
-    ask(world, 1, 3)
+    world.ask_each(1, 3)
     for index in planted:
         far = view_change(world, index, view=2**40)
         for name in world.names:
@@ -237,17 +238,17 @@ def test_a_recover_that_a_fetched_state_skips_is_no_longer_in_a_batch_under_way(
     """Else the next RECOVER of that replica would wait for another primary."""
     world = behind()
     core = world.core("r3")
-    core.proposed = {("r2", RECOVER_NUMBER), ("client", 3)}
+    core.proposer.proposed = {("r2", RECOVER_NUMBER), ("client", 3)}
     world.connect("r3")
     world.run(5)
-    assert world.told("r3", "state_transferred")
-    assert core.proposed == set()
+    assert world.emitted("r3", "state_transferred")
+    assert core.proposer.proposed == set()
 
 
 def test_who_forgot_that_it_has_recovered_votes_again_on_an_idle_cluster() -> None:
     """Its disk was set back, unnoticed, to before the last record of its recovery."""
     world = small()
-    ask(world, 1, 5)
+    world.ask_each(1, 5)
     lose_disk(world)
     world.run(20)
     assert world.core("r3").status is ReplicaStatus.NORMAL

@@ -205,15 +205,15 @@ def test_random_schedules(first: int) -> None:
             assert schedule.is_answered(), "not all was answered"
             assert schedule.has_converged(), where(world)
             for name in world.names:
-                assert world.told(name, "diverged") == []
-                assert world.told(name, "equivocation") == []
+                assert world.emitted(name, "diverged") == []
+                assert world.emitted(name, "equivocation") == []
         except Exception as error:
             raise AssertionError(f"seed {seed}: {error!r} {where(world)}") from error
         answered += sum(schedule.asked.values())
         restarts += schedule.restarts
         partitions += schedule.partitions
         views += max(schedule.views_before.values(), default=0)
-        transfers += sum(len(world.told(name, "state_transferred")) for name in world.names)
+        transfers += sum(len(world.emitted(name, "state_transferred")) for name in world.names)
     # The schedules do enough to mean something.
     assert answered > 300
     assert restarts > 30

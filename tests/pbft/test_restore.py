@@ -27,7 +27,7 @@ from pbft.messages import (
     ViewChange,
 )
 from pbft.ports import (
-    Base,
+    CheckpointRecord,
     Executed,
     Output,
     SavedBody,
@@ -62,7 +62,7 @@ def test_what_was_executed_is_executed_again_and_handed_on_and_nothing_is_sent()
     world = world_after(3)
     restart(world)
     output = world.outputs["r1"][-1]
-    assert [delivery.sequence for delivery in output.deliveries] == [3], "2 is in the base"
+    assert [executed.sequence for executed in output.executed] == [3], "2 is in the record"
     assert (output.records, output.messages) == ([], [])
     assert world.applications["r1"].head == world.applications["r0"].head
 
@@ -170,19 +170,19 @@ def test_a_missing_or_changed_body_is_damage() -> None:
         world.start("r1")
 
 
-def damaged_base(world: World, **changes: object) -> None:
+def damaged_checkpoint(world: World, **changes: object) -> None:
     disk = world.disks["r1"]
-    base = disk.records[0]
-    assert isinstance(base, Base)
-    values = {field: getattr(base, field) for field in base.__struct_fields__}
-    disk.records[0] = Base(**{**values, **changes})
+    record = disk.records[0]
+    assert isinstance(record, CheckpointRecord)
+    values = {field: getattr(record, field) for field in record.__struct_fields__}
+    disk.records[0] = CheckpointRecord(**{**values, **changes})
 
 
 def test_a_base_whose_state_has_another_digest_is_damage() -> None:
     world = world_after(2)
-    base = world.disks["r1"].records[0]
-    assert isinstance(base, Base)
-    damaged_base(world, parts={**base.parts, "epoch": b"\x01"})
+    record = world.disks["r1"].records[0]
+    assert isinstance(record, CheckpointRecord)
+    damaged_checkpoint(world, parts={**record.parts, "epoch": b"\x01"})
     with pytest.raises(DamagedRecords, match="certified digest"):
         restart(world)
 
@@ -190,27 +190,27 @@ def test_a_base_whose_state_has_another_digest_is_damage() -> None:
 @pytest.mark.parametrize("kept", [0, 2])
 def test_a_base_without_a_whole_certificate_is_damage(kept: int) -> None:
     world = world_after(2)
-    base = world.disks["r1"].records[0]
-    assert isinstance(base, Base)
-    damaged_base(world, certificate=base.certificate[:kept])
+    record = world.disks["r1"].records[0]
+    assert isinstance(record, CheckpointRecord)
+    damaged_checkpoint(world, certificate=record.certificate[:kept])
     with pytest.raises(DamagedRecords, match="certified digest"):
         restart(world)
 
 
 def test_a_base_whose_certificate_is_forged_is_damage() -> None:
     world = world_after(2)
-    base = world.disks["r1"].records[0]
-    assert isinstance(base, Base)
-    first = base.certificate[0]
+    record = world.disks["r1"].records[0]
+    assert isinstance(record, CheckpointRecord)
+    first = record.certificate[0]
     forged = type(first)(first.signer, first.payload, bytes(64))
-    damaged_base(world, certificate=(forged, *base.certificate[1:]))
+    damaged_checkpoint(world, certificate=(forged, *record.certificate[1:]))
     with pytest.raises(DamagedRecords, match="does not hold"):
         restart(world)
 
 
 def test_a_base_for_another_number_than_its_certificate_is_damage() -> None:
     world = world_after(2)
-    damaged_base(world, sequence=4)
+    damaged_checkpoint(world, sequence=4)
     with pytest.raises(DamagedRecords, match="certified digest"):
         restart(world)
 
@@ -321,7 +321,7 @@ def test_what_is_executed_again_behind_a_base_is_what_our_checkpoint_says() -> N
 def test_a_checkpoint_of_a_wrong_state_that_was_repaired_is_no_damage() -> None:
     """It stays said: another one for that number would contradict it."""
     world = beyond_a_base(lambda name: WrongAt3() if name == "r3" else Journal())
-    own = world.core("r3").checkpoint_votes.vote_of(4, 3)
+    own = world.core("r3").checkpoints.votes.vote_of(4, 3)
     assert own is not None
     world.crash("r3")
     # The state at 2 was right; what is executed again above it is right this time.
@@ -333,14 +333,14 @@ def test_a_checkpoint_of_a_wrong_state_that_was_repaired_is_no_damage() -> None:
     core = world.core("r3")
     assert core.executed == 5
     core.output = Output()
-    restarted = core.checkpoint_votes.vote_of(4, 3)
+    restarted = core.checkpoints.votes.vote_of(4, 3)
     assert restarted == own
-    assert core.snapshots[4][0] != own[0].digest
-    adopt_stable(core, core.stable, core.stable_parts)
+    assert core.checkpoints.snapshots[4][0] != own[0].digest
+    adopt_stable(core, core.checkpoints.stable, core.checkpoints.stable_parts)
     disk.save(core.output.records)
     restart(world, "r3")
     assert world.core("r3").executed == 5
-    assert world.core("r3").checkpoint_votes.vote_of(4, 3) == own
+    assert world.core("r3").checkpoints.votes.vote_of(4, 3) == own
 
 
 # --- what older versions wrote --------------------------------------------------------------------
@@ -365,7 +365,7 @@ def test_a_state_of_an_older_version_keeps_its_digest() -> None:
     world = World()
     parts = {**state_parts(world.core("r1")), "recoveries": msgspec.msgpack.encode(OLDER)}
     restore_state(world.core("r2"), parts)
-    assert world.core("r2").recoveries[3].voting_from == 24
+    assert world.core("r2").execution.recoveries[3].voting_from == 24
     assert state_parts(world.core("r2")) == parts
 
 
@@ -376,17 +376,17 @@ def leave(world: World, name: str, others: Sequence[int], view: int) -> None:
 
 
 def test_a_view_change_that_was_restarted_has_not_progressed() -> None:
-    """PROTOCOL, 4.4: the wait "doubles with each view that fails", killed in between or not."""
+    """PROTOCOL.md, 4.4: the wait "doubles with each view that fails", killed in between or not."""
     world = World(settings=Settings(view_change_seconds=4.0, status_seconds=100.0))
     leave(world, "r0", (2, 3), 1)
     restart(world, "r0")
     leave(world, "r0", (1, 2, 3), 1)
-    world.expire("r0", 4.0)
+    world.handle_timer("r0", 4.0)
     assert world.core("r0").view == 2
     leave(world, "r0", (1, 3), 2)
-    world.expire("r0", 7.5)
+    world.handle_timer("r0", 7.5)
     assert world.core("r0").view == 2
-    world.expire("r0", 0.5)
+    world.handle_timer("r0", 0.5)
     assert world.core("r0").view == 3
 
 
@@ -395,7 +395,7 @@ def test_a_view_change_that_was_restarted_has_not_progressed() -> None:
 def test_of_all_views_that_were_left_and_entered_the_last_word_is_kept(
     is_restarted: bool, is_entered: bool
 ) -> None:
-    """PROTOCOL, What is on disk: a base is followed by one word about the view, the last."""
+    """PROTOCOL.md, What is on disk: one word about the view, the last, follows a checkpoint."""
     world = World(checkpoint_interval=2, window=4)
     for view in (2, 3):
         drive_into_view_change(world, "r1", view)
@@ -411,8 +411,8 @@ def test_of_all_views_that_were_left_and_entered_the_last_word_is_kept(
     (said,) = world.said("r1", Checkpoint)
     for replica in (0, 2):
         world.give("r1", world.checkpoint(2, said.digest, replica))
-    base, *others = world.disks["r1"].records
-    assert isinstance(base, Base)
+    record, *others = world.disks["r1"].records
+    assert isinstance(record, CheckpointRecord)
     read = world.core("r1").authenticator.read
     words = [read(record.signed) for record in others if isinstance(record, SavedMessage)]
     (last,) = (word for word in words if isinstance(word, ViewChange | NewView))
@@ -420,15 +420,15 @@ def test_of_all_views_that_were_left_and_entered_the_last_word_is_kept(
 
 
 def test_a_restarted_replica_gives_its_stable_state() -> None:
-    """PROTOCOL, State transfer: "A peer gives its last stable state", restarted or not."""
+    """PROTOCOL.md, State transfer: "A peer gives its last stable state", restarted or not."""
     world = world_after(3)
     restart(world, "r1")
     world.give("r1", world.sign("r3", FetchState(2, (), 3)))
     world.give("r1", world.sign("r3", FetchState(2, ("journal",), 3)))
     (leaves,) = world.said("r1", StateLeaves)
     (parts,) = world.said("r1", StateParts)
-    assert leaves_digest(leaves.leaves) == world.core("r0").stable.digest
-    assert dict(parts.parts)["journal"] == world.core("r0").stable_parts["journal"]
+    assert leaves_digest(leaves.leaves) == world.core("r0").checkpoints.stable.digest
+    assert dict(parts.parts)["journal"] == world.core("r0").checkpoints.stable_parts["journal"]
 
 
 def resent(world: World, name: str, said: Status) -> list[AnyMessage]:
@@ -439,7 +439,7 @@ def resent(world: World, name: str, said: Status) -> list[AnyMessage]:
 
 
 def test_a_restarted_replica_sends_again_what_it_sent_before() -> None:
-    """PROTOCOL, Catch-up: "the COMMITs and bodies of decided slots, their own words about open
+    """PROTOCOL.md, Catch-up: "the COMMITs and bodies of decided slots, their own words about open
     ones", restarted or not."""
     world = World()
     world.ask(1, b"1")
@@ -453,7 +453,7 @@ def test_a_restarted_replica_sends_again_what_it_sent_before() -> None:
 
 
 def test_a_restarted_replica_proves_its_view_again() -> None:
-    """PROTOCOL, Catch-up: "the NEW-VIEW of their view", restarted or not."""
+    """PROTOCOL.md, Catch-up: "the NEW-VIEW of their view", restarted or not."""
     world = World()
     drive_into_view(world, "r1", 2)
     restart(world)
@@ -462,8 +462,9 @@ def test_a_restarted_replica_proves_its_view_again() -> None:
 
 
 def test_what_was_accepted_in_an_earlier_view_is_not_accepted_in_the_present_one() -> None:
-    """PROTOCOL, What is on disk: a base is followed by the word about the view, and what was said
-    about slots in views before it."""
+    """PROTOCOL.md, What is on disk: after a checkpoint is the word about the view, and what was
+    said about slots in views before it.
+    """
     world = World(checkpoint_interval=2, window=4)
     message, signed, body = world.pre_prepare(3, [world.request(3, b"3")])
     world.give("r1", signed, body)
@@ -480,7 +481,7 @@ def test_what_was_accepted_in_an_earlier_view_is_not_accepted_in_the_present_one
     other, signed, body = world.pre_prepare(3, [world.request(4, b"4")], view=2, replica=2)
     world.give("r1", signed, body)
     assert world.said("r1", Prepare)[-1] == Prepare(2, 3, other.digest, 1)
-    assert world.told("r1", "equivocation") == []
+    assert world.emitted("r1", "equivocation") == []
 
 
 def forged(signed: Signed) -> Signed:
@@ -489,7 +490,7 @@ def forged(signed: Signed) -> Signed:
 
 @pytest.mark.parametrize("kind", ["certificate", "VIEW-CHANGE", "NEW-VIEW"])
 def test_a_saved_word_that_does_not_hold_is_damage(kind: str) -> None:
-    """PROTOCOL, What is on disk: what is left out would be forgotten without a word."""
+    """PROTOCOL.md, What is on disk: what is left out would be forgotten without a word."""
     world = World()
     if kind == "certificate":
         prepare_at(world, "r1", 1, b"x")

@@ -30,9 +30,9 @@ from pbft.messages import (
     Status,
 )
 from pbft.ports import (
-    Announcement,
     Applied,
-    Base,
+    CheckpointRecord,
+    DeferredReply,
     Entry,
     Output,
     Record,
@@ -83,11 +83,13 @@ class Journal:
         entry = Entry(self.count, request.operation, self.head)
         return Applied("done", b"", self.head, (entry,))
 
-    def recall(self, request: Request, request_digest: bytes) -> Announcement | Refusal | None:
+    def find_deferred(
+        self, request: Request, request_digest: bytes
+    ) -> DeferredReply | Refusal | None:
         """Nothing has a second answer here."""
         return None
 
-    def may_wait(self, requests: Sequence[Request]) -> bool:
+    def may_delay(self, requests: Sequence[Request]) -> bool:
         """What says so in its operation."""
         return all(request.operation.startswith(MAY_WAIT) for request in requests)
 
@@ -114,7 +116,7 @@ class WrongOnce(Journal):
 
 
 class Disk:
-    """What a replica saved, as a store keeps it: from the last base on, entries apart.
+    """What a replica saved, as a store keeps it: from the last checkpoint record on, entries apart.
 
     A fetched state brings no ledger entries: the shell fetches those apart, so here a gap stays.
     """
@@ -135,7 +137,7 @@ class Disk:
             elif isinstance(record, SavedEntry):
                 self._save_entry(record.entry)
             else:
-                if isinstance(record, Base):
+                if isinstance(record, CheckpointRecord):
                     self.records = []
                     self.bodies = {
                         d: kept for d, kept in self.bodies.items() if kept[0] > record.kept_above
@@ -239,9 +241,9 @@ class World:
         """All links of a replica are made anew."""
         for other in list(self.replicas):
             if other != name and other in self.replicas and name in self.replicas:
-                self._take(name, self.replicas[name].greet(other, self.now))
+                self._take(name, self.replicas[name].on_peer_connected(other, self.now))
                 if other in self.replicas:
-                    self._take(other, self.replicas[other].greet(name, self.now))
+                    self._take(other, self.replicas[other].on_peer_connected(name, self.now))
 
     # --- messages -------------------------------------------------------------------------------
 
@@ -289,18 +291,26 @@ class World:
         before = picture(self.replicas[receiver])
         output = self.give(receiver, signed, body)
         assert picture(self.replicas[receiver]) == before, "a refused message changed the state"
-        assert (output.records, output.deliveries) == ([], [])
+        assert (output.records, output.executed) == ([], [])
         assert all(
             isinstance(decode_message(send.envelope.signed.payload), Status | FetchBody)
             for send in output.messages
         )
-        (reason,) = (n.details["reason"] for n in output.notices if n.event == "refused")
+        (reason,) = (e.details["reason"] for e in output.events if e.name == "refused")
         return str(reason)
 
     def ask(self, timestamp: int, operation: bytes, client: str = "client") -> None:
         """The client asks all replicas."""
         signed = self.request(timestamp, operation, client)
         self._take_client(client, self.clients[client].ask(signed, frozenset({"done"}), self.now))
+
+    def ask_each(
+        self, first: int, last: int, wanted: Callable[[Message], bool] = lambda message: True
+    ) -> None:
+        """The client asks with each of these timestamps, once what was wanted before is there."""
+        for timestamp in range(first, last + 1):
+            self.ask(timestamp, b"%d" % timestamp)
+            self.deliver(wanted)
 
     def deliver(self, wanted: Callable[[Message], bool] = lambda message: True) -> int:
         """Deliver what is under way and wanted, in order, until nothing more comes of it."""
@@ -322,14 +332,14 @@ class World:
         """Let time pass: every replica and the clients do what is due."""
         self.now += seconds
         for name in list(self.replicas):
-            self._take(name, self.replicas[name].expire(self.now))
+            self._take(name, self.replicas[name].handle_timer(self.now))
         for name, client in self.clients.items():
-            self._take_client(name, client.expire(self.now))
+            self._take_client(name, client.handle_timer(self.now))
 
-    def expire(self, name: str, seconds: float = 0.0) -> Output:
+    def handle_timer(self, name: str, seconds: float = 0.0) -> Output:
         """Let time pass for all, and let that one replica do what is due."""
         self.now += seconds
-        output = self.replicas[name].expire(self.now)
+        output = self.replicas[name].handle_timer(self.now)
         self._take(name, output)
         return output
 
@@ -384,7 +394,7 @@ class World:
     def _take_client(self, name: str, output: ClientOutput) -> None:
         self.client_outputs[name].accepted.extend(output.accepted)
         self.client_outputs[name].late.extend(output.late)
-        self.client_outputs[name].notices.extend(output.notices)
+        self.client_outputs[name].events.extend(output.events)
         for send in output.messages:
             for replica in self.names:
                 message = Message(name, replica, send.envelope)
@@ -401,15 +411,15 @@ class World:
 
     def refusals(self, name: str) -> list[str]:
         """The reasons of all refusals of that replica so far."""
-        return [str(details["reason"]) for details in self.told(name, "refused")]
+        return [str(details["reason"]) for details in self.emitted(name, "refused")]
 
-    def told(self, name: str, event: str) -> list[dict[str, str | int | None]]:
-        """The details of all notices of that kind by that replica so far."""
+    def emitted(self, name: str, kind: str) -> list[dict[str, str | int | None]]:
+        """The details of all events of that kind by that replica so far."""
         return [
-            notice.details
+            event.details
             for output in self.outputs[name]
-            for notice in output.notices
-            if notice.event == event
+            for event in output.events
+            if event.name == kind
         ]
 
     def said(self, name: str, kind: type[M]) -> list[M]:
@@ -446,30 +456,30 @@ def picture(replica: Replica) -> dict[str, object]:
         for slot in core.log.above(0)
         if slot.proposal or slot.prepares or slot.commits or slot.records or len(slot.batches) > 1
     }
-    transfer = core.transfer
+    transfer = core.transfers.current
     return {
-        "view": (core.view, core.has_entered, core.floor, core.new_view),
-        "view_changes": dict(core.view_changes),
-        "overtaken_view_changes": dict(core.overtaken_view_changes),
-        "view_records": list(core.view_records),
-        "status": (core.status, core.is_diverged, core.nonce),
-        "recovery": (dict(core.recoveries), dict(core.recover_requests)),
+        "view": (core.view, core.has_entered, core.views.min_s, core.views.new_view),
+        "view_changes": dict(core.views.changes),
+        "overtaken_view_changes": dict(core.views.overtaken_changes),
+        "view_records": list(core.views.records),
+        "status": (core.status, core.is_diverged, core.recovery.nonce),
+        "recovery": (dict(core.execution.recoveries), dict(core.recovery.requests)),
         "slots": slots,
         "pending": {c: core.pending.numbers(c) for c in core.pending.clients()},
-        "proposed": set(core.proposed),
-        "next_sequence": core.next_sequence,
-        "rotation": core.rotation,
+        "proposed": set(core.proposer.proposed),
+        "next_sequence": core.proposer.next_sequence,
+        "rotation": core.proposer.rotation,
         "executed": core.executed,
-        "clients": core.clients.parts(),
+        "clients": core.execution.clients.parts(),
         "application": core.application.parts(),
-        "stable": core.stable,
-        "certified": core.certified,
+        "stable": core.checkpoints.stable,
+        "certified": core.checkpoints.certified,
         "checkpoints": {
-            index: core.checkpoint_votes.own_above(index, 0)
+            index: core.checkpoints.votes.own_above(index, 0)
             for index in range(core.quorums.replicas)
         },
-        "snapshots": dict(core.snapshots),
-        "peers": (dict(core.peer_places), dict(core.peer_status)),
+        "snapshots": dict(core.checkpoints.snapshots),
+        "peers": (dict(core.peers.progress), dict(core.peers.status)),
         "timers": (
             core.timers.timeout,
             core.timers.has_progressed,

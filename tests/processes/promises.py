@@ -3,7 +3,7 @@
 from collections import defaultdict
 from pathlib import Path
 
-from node.capture import read_capture
+from node.diagnostics.capture import read_capture
 from pbft.codec import decode_message, digest_of
 from pbft.messages import Checkpoint, Commit, NewView, Prepare, PrePrepare, Request, ViewChange
 from tests.processes.network import Network

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from ci.operations import Event, SubmitBuild
-from client.operator_request import ask_as_operator
+from client.commands.operator_request import ask_as_operator
 from client.serve import read_member
-from common.config import load_client_config
+from common.configuration.config import load_client_config
 from common.version import VERSION
 from scripts.base_image import EXAMPLE_IMAGE
 from scripts.free_ports import free_ports
@@ -171,7 +171,7 @@ def test_wait_gives_up_after_its_time(network: Network) -> None:
     build = network.post("slow")
     ended = client(network, "wait", build, "--timeout", "1")
     assert ended.code == 4
-    assert "no verdict in 1 s" in ended.errors
+    assert "no verdict within 1 s" in ended.errors
     assert client(network, "status", build).code == 4
     ended = client(network, "wait", build[:10])
     assert ended.code == 0
@@ -419,7 +419,7 @@ def test_each_nodes_ledger_is_certified(network: Network, builds: dict[str, str]
 def test_a_signed_operation_is_taken_by_any_node_and_an_unsigned_one_by_none(
     network: Network,
 ) -> None:
-    """SEEDS S4: POST /pbft/request."""
+    """tests/seeds/test_s4_http_interface.py: POST /pbft/request."""
     ended = client(network, "sign", '{"operation":"transfer","amount":100}')
     assert ended.code == 0, ended
     url = f"{network.configuration.nodes[0].listen.url}/pbft/request"

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from common.config import NodeConfig, load_node_config
-from node.capture import read_capture
-from node.recovery_files import MARKER_NAME
-from node.redo_log import RedoLog
-from node.store import DATABASE_NAME, REDO_NAME
+from common.configuration.config import NodeConfig, load_node_config
+from node.diagnostics.capture import read_capture
+from node.storage.recovery_files import MARKER_NAME
+from node.storage.redo_log import RedoLog
+from node.storage.store import DATABASE_NAME, REDO_NAME
 from pbft.codec import decode_message
 from pbft.messages import (
     AnyMessage,

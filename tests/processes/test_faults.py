@@ -177,7 +177,7 @@ def test_a_git_server_that_two_replicas_cannot_reach_for_a_while(
             view = network.build(build)
             assert view["status"] == "building"
             assert len(view["ballots"]) <= 2
-            return own_troubles(network, "node2") >= tries
+            return infrastructure_errors(network, "node2") >= tries
 
         network.wait_until(has_tried_in_vain, f"node2 tries {tries} times", VERDICT_SECONDS)
         off.open()
@@ -247,8 +247,8 @@ def executor_state(network: Network, name: str, build: str) -> str:
     return str(answer.json()["state"]) if answer.status == 200 else ""
 
 
-def own_troubles(network: Network, name: str) -> int:
-    """How often the log of a node says that it could not do a build by its own trouble."""
+def infrastructure_errors(network: Network, name: str) -> int:
+    """How often the log of a node says that it could not do a build."""
     log = (network.folder / "log" / f"{name}.log").read_text()
     return len(re.findall(r"WARNING.* build [0-9a-f]{64}: ", log))
 

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 import yaml
 
-from common.keys import generate_key_files
+from common.configuration.keys import generate_key_files
 from scripts.free_ports import free_ports
 from tests import forked
-from tests.client.forges.deliveries import SECRET, body_of, openssl_hmac
+from tests.common.forges.deliveries import SECRET, body_of, openssl_hmac
 from tests.forge_server import TOKEN, ForgeServer, Status
 from tests.forge_server import Answer as Unavailable
 from tests.forked import Process

@@ -13,9 +13,9 @@ import docker
 import docker.errors
 import pytest
 
-from client.build_output import BuildOutput
-from common.keys import generate_key_files
-from node.docker_engine import BUILD_LABEL, CLUSTER_LABEL, REPLICA_LABEL
+from client.logs.build_output import BuildOutput
+from common.configuration.keys import generate_key_files
+from node.sandboxes.containers.docker_engine import BUILD_LABEL, CLUSTER_LABEL, REPLICA_LABEL
 from tests.forge_server import ForgeServer
 from tests.processes.conftest import Engine, NetworkMaker
 from tests.processes.network import CLIENT, VERDICT_SECONDS, Network, ask, pipeline, verdict_entries
@@ -283,7 +283,7 @@ def test_an_operators_key_is_refused_where_it_is_none(
         assert ended.code == 3
         assert "no such undecided build" in ended.errors
     ended = command(network, "approve", build, "--operator-key", str(private_key), "--yes")
-    assert (ended.code, "is it open?" in ended.errors) == (3, True), ended
+    assert (ended.code, "check that it is open" in ended.errors) == (3, True), ended
     network.stop("node1")
     network.stop("node2")
     ended = command(network, "cancel", build, "--operator-key", str(private_key))
@@ -311,7 +311,7 @@ def test_an_operator_approves_a_strangers_pull_request(
         f"repository  {network.repository.as_uri()}",
         f"commit      {head}",
         "request     refs/pull/3/head for master (pull_request)",
-        "author      Bertha (as the forge told the gateway)",
+        "author      Bertha (according to the forge)",
     ]
     for key in ((), ("--operator-key", str(private_key))):
         ended = command(network, "approve", build, *key)

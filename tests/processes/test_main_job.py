@@ -16,7 +16,7 @@ from securesystemslib.signer import Key, SSlibKey  # type: ignore[attr-defined]
 from securesystemslib.signer._utils import compute_default_keyid
 
 from ci.statement import parse_statement
-from common.keys import load_public_key
+from common.configuration.keys import load_public_key
 from pbft.ports import Entry
 from scripts.example_repository import FEATURE_EXIT_CODE, example_branches
 from tests.node.conftest import things_of

@@ -6,8 +6,10 @@ from urllib.parse import urlencode, urlsplit
 
 import pytest
 
+from common.configuration.config import load_node_config
 from tests.processes.conftest import NetworkMaker
 from tests.processes.network import Network, ask, pipeline
+from tests.processes.programs import start
 
 pytestmark = pytest.mark.processes
 
@@ -82,7 +84,7 @@ def test_a_node_lies_when_it_is_told_to_and_its_dissent_is_shown(
     fields = {"replica": "node3", "fault": "lying"}
     status, location = browser.submit(page, "/replicas/misbehave", fields)
     assert (status, location) == (303, "/replicas?done=misbehave")
-    assert "The node was told" in browser.load(location)
+    assert "The node has accepted the change" in browser.load(location)
     network.wait_until(
         lambda: "node3 misbehaves on purpose (lying)" in browser.load("/replicas"),
         "the page says so plainly",
@@ -158,3 +160,24 @@ def test_who_was_not_allowed_to_misbehave_cannot_be_told_to(make_network: Networ
         "all is well",
         SECONDS,
     )
+
+
+@pytest.mark.parametrize("flag", [None, "allowed"])
+def test_only_a_node_with_the_flag_loads_what_misbehaves(
+    make_network: NetworkMaker, flag: str | None
+) -> None:
+    """A real interpreter starts the node, serves, ends and lists its modules."""
+    listing = (
+        "import atexit, sys; from node.main import main;"
+        "atexit.register(lambda: print(*sorted(sys.modules), sep='\\n'));"
+        "sys.exit(main(['--config', sys.argv[1]]))"
+    )
+    network = make_network(
+        {"green": pipeline("true")}, overrides={"node0": {"fault_injection": flag}}
+    )
+    config = load_node_config(network.config_file("node0"))
+    ended = start("-c", listing, str(config.file), listen=config.listen)
+    assert ended.code is None, ended
+    loaded = ended.output.split()
+    assert "node.web.server" in loaded
+    assert any(name.startswith("node.faults") for name in loaded) == (flag is not None)

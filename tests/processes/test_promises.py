@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 
 from common.address import Address
-from common.keys import SigningKey
-from common.link import Links
-from node.capture import Capture
+from common.configuration.keys import SigningKey
+from common.links.link import Links
+from node.diagnostics.capture import Capture
 from pbft.authentication import sign_message
 from pbft.codec import encode_message
 from pbft.genesis import FORMAT_VERSION, Cluster, Genesis, Member

@@ -13,16 +13,16 @@ from typing import Any
 import docker
 import pytest
 
-from node.capture import read_capture
-from node.container import HOME, TEMPORARY
-from node.docker_engine import REPLICA_LABEL
-from node.tree import WORKSPACE
+from node.diagnostics.capture import read_capture
+from node.sandboxes.containers.container import HOME, TEMPORARY
+from node.sandboxes.containers.docker_engine import REPLICA_LABEL
+from node.sources.tree import WORKSPACE
 from pbft.codec import encode_signed
 from scripts.example_repository import write_repository
 from tests.node.conftest import things_of
 from tests.node.git_servers import HttpsGitServer, SshServer
 from tests.node.registry_server import PASSWORD, USER, RegistryServer, unique_name
-from tests.node.test_private_sources import processes_with
+from tests.node.sources.test_private_sources import processes_with
 from tests.processes.conftest import NetworkMaker
 from tests.processes.gate import Gate, GitServer
 from tests.processes.network import CLIENT, Network, ask, pipeline

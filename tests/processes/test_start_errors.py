@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from common.config import load_client_config, load_node_config
+from common.configuration.config import load_client_config, load_node_config
 from scripts.free_ports import free_ports
 from tests.processes.network import CLIENT, Network, pipeline
 from tests.processes.programs import Ended, run, start

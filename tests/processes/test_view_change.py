@@ -16,7 +16,7 @@ import docker
 import pytest
 
 from ci.ledger import AppendEntry, decode_entry
-from common.link import RECONNECT_SECONDS_MAX
+from common.links.link import RECONNECT_SECONDS_MAX
 from pbft.ports import Entry
 from tests.node.conftest import things_of
 from tests.processes.chaos import left_on_engine

@@ -18,7 +18,7 @@ from typing import Any
 
 import aiohttp
 
-from tests.client.forges.deliveries import GITHUB_URL, SECRET, body_of, openssl_hmac
+from tests.common.forges.deliveries import GITHUB_URL, SECRET, body_of, openssl_hmac
 from tests.processes.network import CLIENT, Network, ask, pipeline
 
 ANSWER_SECONDS = 60.0

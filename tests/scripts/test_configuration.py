@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from ci.limits import Limits, encode_limits
-from common.config import (
+from common.configuration.config import (
     ConfigError,
     GatewayRepository,
     RepositoryEntry,
@@ -15,7 +15,7 @@ from common.config import (
     load_cluster_config,
     load_node_config,
 )
-from common.keys import load_public_key, load_signing_key
+from common.configuration.keys import load_public_key, load_signing_key
 from scripts import configuration
 from scripts.configuration import (
     Configuration,

@@ -152,7 +152,7 @@ def test_without_the_program_and_without_root(
     own: OwnEngine, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(docker_engine, "_SYSTEM_PATH", str(tmp_path))
-    with pytest.raises(NoEngine, match=r"the program dockerd \(docker\.io\) is missing"):
+    with pytest.raises(NoEngine, match=r"dockerd is missing; install docker\.io"):
         own.start()
     fake_dockerd(tmp_path, monkeypatch, "")
     monkeypatch.setattr(os, "geteuid", lambda: 1000)

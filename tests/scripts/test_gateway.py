@@ -129,7 +129,7 @@ def test_a_build_is_fetched(server: Server, gateway: Gateway) -> None:
     [
         (429, b'{"error": "full\x1b[2J"}', r"answers 429: .*full\\x1b\[2J"),
         (200, b"nonsense", "no answer from the gateway"),
-        (200, b"[]", "not what a gateway answers"),
+        (200, b"[]", "not a gateway's answer"),
         (200, b'{"status": "queued"}', "not a build"),
         (200, json.dumps({**DECIDED, "ballots": None}).encode(), "not a build"),
         (200, json.dumps({**DECIDED, "verdict": "passed"}).encode(), "not a build"),

@@ -7,7 +7,10 @@ from pathlib import Path
 from scripts.folders import ROOT
 
 DASHBOARD = ROOT / "docs" / "grafana-dashboard.json"
-SOURCES = (ROOT / "node" / "metrics.py", ROOT / "client" / "metrics.py")
+SOURCES = (
+    ROOT / "node" / "diagnostics" / "metrics.py",
+    ROOT / "client" / "api" / "metrics.py",
+)
 _SUFFIXES = ("_bucket", "_sum", "_count")
 
 

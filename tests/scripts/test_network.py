@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from common.config import Address
+from common.configuration.config import Address
 from scripts import network
 from scripts.configuration import write_configuration
 from scripts.docker_engine import Engine

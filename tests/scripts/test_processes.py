@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from common.config import Address
+from common.configuration.config import Address
 from scripts.free_ports import free_ports
 from scripts.processes import (
     Processes,

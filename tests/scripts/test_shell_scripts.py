@@ -113,7 +113,7 @@ def test_the_demo_names_every_package_that_it_may_install() -> None:
 def test_other_systems_are_told_the_names(tmp_path: Path) -> None:
     done = sourced("is_debian() { return 1; }; install_packages git", tmp_path)
     assert done.returncode == 1
-    assert "missing: git; install what your system calls" in done.stderr
+    assert "missing Debian packages: git; install them" in done.stderr
 
 
 def test_an_old_python_is_not_taken(tmp_path: Path) -> None:
@@ -189,7 +189,7 @@ def test_what_mypy_found_out_is_kept_outside_of_the_checkout(
     kept.mkdir(parents=True)
     for name in ("check.sh", "setup.sh"):
         shutil.copy(ROOT / "scripts" / name, checkout / "scripts")
-    for name in ("requirements", "requirements-browser"):
+    for name in ("requirements", "requirements-dev"):
         content = (ROOT / f"{name}.txt").read_bytes()
         (checkout / f"{name}.txt").write_bytes(content)
         digest = hashlib.sha256(content).hexdigest()

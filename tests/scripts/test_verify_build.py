@@ -20,7 +20,7 @@ from ci.supplement import supplement_bytes
 from client.commands.envelope import trust_of
 from client.main import main
 from common.address import Address
-from common.keys import load_public_key, verify
+from common.configuration.keys import load_public_key, verify
 from pbft.genesis import Cluster
 from scripts import verify_build
 from tests.ci.builders import (
@@ -36,7 +36,7 @@ from tests.ci.builders import (
     signing_key,
 )
 from tests.client.cluster_file import write_cluster
-from tests.client.network import key_of
+from tests.client.running_network import key_of
 
 SCRIPT = Path(verify_build.__file__)
 

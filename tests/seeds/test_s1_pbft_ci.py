@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from ci.limits import Limits, encode_limits
-from common.config import load_cluster_config
+from common.configuration.config import load_cluster_config
 from tests.processes.network import NoAnswer, ask
 from tests.seeds.checkout import Checkout
 from tests.waiting import block_until
@@ -146,7 +146,7 @@ def test_logs(checkout: Checkout, builds: dict[str, dict[str, Any]]) -> None:
 def test_flags(checkout: Checkout) -> None:
     """The flags of client/index.py and node/index.py.
 
-    Over the configuration file; what has lost its meaning is accepted.
+    Over the configuration file; flags without a meaning today are accepted.
     """
     for program, flags in (("node", NODE_FLAGS), ("client", CLIENT_FLAGS)):
         told = checkout.run("./.venv/bin/python", f"./{program}/index.py", "-h")

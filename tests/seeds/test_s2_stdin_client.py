@@ -7,8 +7,8 @@ import pytest
 
 from ci.limits import Limits, encode_limits
 from common.address import Address
-from common.keys import SigningKey, load_signing_key
-from common.link import Links
+from common.configuration.keys import SigningKey, load_signing_key
+from common.links.link import Links
 from pbft.genesis import Cluster
 from pbft.messages import Prepare, PrePrepare
 from pbft.ports import SavedMessage
@@ -159,5 +159,5 @@ def test_one_command(tmp_path: Path) -> None:
     with Checkout(tmp_path / "checkout") as checkout:
         done = checkout.run("./scripts/demo.sh", *flags)
         assert done.returncode == 0, done.stdout + done.stderr
-        assert "all verdicts are as they should be" in done.stdout
+        assert "all verdicts are as expected" in done.stdout
         assert "node3 is equivocating" in done.stdout

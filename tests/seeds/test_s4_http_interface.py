@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from node.fault_injection import KINDS
+from node.faults.fault_injection import KINDS
 from scripts.folders import ROOT
 from tests.processes.network import CLIENT, Answer, Network, ask, pipeline
 from tests.processes.programs import run

@@ -10,11 +10,11 @@ import pytest
 from pbft import catch_up, view_change
 from pbft.ports import Output
 from pbft.replica import Replica
-from simulator.build_checker import BuildChecker
-from simulator.checkers import Checkers
-from simulator.gateways import Gateway
-from simulator.liveness import Liveness
-from simulator.process import Process
+from simulator.campaigns.liveness import Liveness
+from simulator.checkers.build_checker import BuildChecker
+from simulator.checkers.checkers import Checkers
+from simulator.world.gateways import Gateway
+from simulator.world.process import Process
 
 Revert = Callable[[pytest.MonkeyPatch], None]
 
@@ -72,10 +72,10 @@ REVERTS: dict[str, Revert] = {
         Replica, "_on_own", "isinstance(message, Commit)", "False"
     ),
     "checkpoints are sent again now and then": _rewrite(
-        catch_up, "_send_checkpoints", "core.checkpoints_sent[message.replica]", "_"
+        catch_up, "_send_checkpoints", "core.peers.checkpoints_sent[message.replica]", "_"
     ),
     "who forgot that it has recovered finds out": _rewrite(
-        Replica, "expire", "recovery.finish(self.core)", "pass"
+        Replica, "handle_timer", "recovery.finish(self.core)", "pass"
     ),
     "a proposal that comes too early may cost a view": _rewrite(
         Liveness, "check", "2 * parameters.status_seconds <= parameters.view_change_seconds", "True"
@@ -83,8 +83,8 @@ REVERTS: dict[str, Revert] = {
     "an approval counts for the rest of its batch": _rewrite(
         BuildChecker,
         "on_execution",
-        "self._approved.setdefault((delivery.applied.subject, delivery.sequence), False)",
-        "self._approved[delivery.applied.subject, delivery.sequence] = False",
+        "self._approved.setdefault((executed.applied.subject, executed.sequence), False)",
+        "self._approved[executed.applied.subject, executed.sequence] = False",
     ),
     "an operator approves again what there was no room for": _rewrite(
         Gateway, "_take", "self._again_if_full(asked, answer)", "pass"

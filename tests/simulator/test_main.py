@@ -9,10 +9,11 @@ import pytest
 
 from common.version import VERSION
 from scripts.folders import ROOT
-from simulator import campaign, cover, main
-from simulator.campaign import Failure, Task
-from simulator.parameters import Parameters
-from simulator.shrink import Shrunk
+from simulator import main
+from simulator.campaigns import campaign, cover
+from simulator.campaigns.campaign import Failure, Task
+from simulator.campaigns.shrink import Shrunk
+from simulator.faults.parameters import Parameters
 
 
 def test_run_prints_a_summary(capsys: pytest.CaptureFixture[str]) -> None:
@@ -39,7 +40,7 @@ def test_a_violation_prints_the_command_that_shows_it(
     printed = capsys.readouterr().out
     assert "python -m simulator replay 8 --directed" in printed
     assert "cells that were never reached, without a reason:" in printed
-    assert "marks that were never hit:" in printed
+    assert "goals that were never reached:" in printed
 
 
 @pytest.fixture(name="cover_file")

@@ -1,4 +1,4 @@
-// Shows a log as it comes: what the events of a log say (client/live_logs.py), as text only.
+// Shows a log as it comes: what the events of a log say (client/logs/live_logs.py), as text only.
 const pieces_max = 20000;  // of a long log a page keeps the newest; all of it is in the archive
 const near_end_pixels = 80;
 const again_seconds = 5;  // until a stream that was refused is asked for again

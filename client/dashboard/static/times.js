@@ -1,6 +1,6 @@
 // Keeps "5 min ago" and "for 12 s" true while a page stays open, by the gateway's clock: `data-ago`
 // on a <time> is how long ago that was, `data-since` how long something goes on. The words are
-// those of client/dashboard/formats.py.
+// those of client/views/formats.py.
 "use strict";
 (() => {
   const behind = Date.now() - 1000 * Number(document.body.dataset.now);

@@ -5,10 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from client import network_watch, nodes
-from tests.client.dashboard.pages import Client
-from tests.client.network import Running
-from tests.client.test_api import client_of
+from client.network import network_watch, nodes
+from tests.client.running_network import Running
+from tests.client.site import Client, client_of
 
 
 @pytest.fixture

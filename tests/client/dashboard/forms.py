@@ -3,10 +3,9 @@
 import re
 from collections.abc import Mapping
 
-from aiohttp import ClientResponse, web
-from aiohttp.test_utils import TestClient
+from aiohttp import ClientResponse
 
-Client = TestClient[web.Request, web.Application]
+from tests.client.site import Client
 
 _CSRF = re.compile(r'<input type="hidden" name="csrf" value="([0-9a-f]{64})">')
 

@@ -3,10 +3,8 @@
 import asyncio
 from collections.abc import Callable
 
-from aiohttp import web
-from aiohttp.test_utils import TestClient
+from tests.client.site import Client
 
-Client = TestClient[web.Request, web.Application]
 POLL_SECONDS = 0.05
 TRIES_MAX = 1200
 

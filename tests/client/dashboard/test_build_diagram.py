@@ -4,7 +4,7 @@ import msgspec
 import pytest
 
 from client.dashboard.build_diagram import build_diagram
-from client.nodes import (
+from client.network.nodes import (
     TRACE_CHARACTERS_MAX,
     TRACE_ROWS_MAX,
     NodeFailed,
@@ -13,7 +13,7 @@ from client.nodes import (
     ServedTrace,
     decode_answer,
 )
-from common.message_diagram import Diagram, draw
+from common.diagram.message_diagram import Diagram, draw
 from pbft.quorums import quorums_for
 
 REPLICAS = ("r0", "r1", "r2", "r3")

@@ -1,30 +1,18 @@
 """client.dashboard.build_forms: cancel, rebuild and approve from a build's page."""
 
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from aiohttp import web
-from aiohttp.test_utils import TestClient
 
-from client.resolve import Unreachable
-from client.wanted import WantedBuild
+from client.gateway.resolve import Unreachable
+from client.storage.build_request import BuildRequest
 from tests.ci.builders import COMMIT
+from tests.client.api.test_change_routes import open_build
 from tests.client.dashboard.forms import csrf_of, send_form
-from tests.client.network import REPOSITORY, FixedResolver, Network, Running, run_gateway
-from tests.client.test_api import client_of, decided_build
-from tests.client.test_build_changes import nobody_finishes, outcome_of
-from tests.client.test_change_api import open_build
-from tests.client.test_gateway import decided, record_of, until
-
-Client = TestClient[web.Request, web.Application]
-
-
-@pytest.fixture
-async def client(running: Running, tmp_path: Path) -> AsyncIterator[Client]:
-    client = await client_of(running, tmp_path)
-    yield client
-    await client.close()
+from tests.client.gateway.test_build_changes import nobody_finishes, outcome_of
+from tests.client.gateway.test_gateway import decided, record_of, until
+from tests.client.running_network import REPOSITORY, FixedResolver, Network, Running, run_gateway
+from tests.client.site import Client, client_of, decided_build
 
 
 async def buttons(client: Client, build: str) -> set[str]:
@@ -46,12 +34,12 @@ async def test_an_open_build_is_cancelled_with_a_reason(running: Running, client
     assert answer.status == 303
     assert answer.headers["Location"] == f"/builds/{build}?done=cancel"
     text = await (await client.get(answer.headers["Location"])).text()
-    assert "Your cancelling was taken" in text
+    assert "Cancelled: this gateway no longer requests this build" in text
     record = await decided(running, bytes.fromhex(build))
     assert outcome_of(record) == "cancelled"
     assert record.withdrawn == "<b>no</b>"
     text = await (await client.get(f"/builds/{build}")).text()
-    assert "Your cancelling was taken" not in text
+    assert "Cancelled: this gateway no longer requests this build" not in text
     assert "&lt;b&gt;no&lt;/b&gt;" in text
 
 
@@ -78,7 +66,7 @@ async def test_a_build_that_is_over_is_built_again(running: Running, client: Cli
     assert answer.headers["Location"] == f"/builds/{again.hex()}?done=rebuild"
     assert record_of(running, again).commit == COMMIT
     text = await (await client.get(answer.headers["Location"])).text()
-    assert "Your rebuild was taken" in text
+    assert "Rebuild accepted" in text
 
 
 async def test_what_cannot_be_done_says_why(running: Running, client: Client) -> None:
@@ -115,7 +103,7 @@ async def test_an_operators_gateway_offers_to_approve(tmp_path: Path) -> None:
     await network.start()
     running = await run_gateway(network, tmp_path)
     client = await client_of(running, tmp_path)
-    wanted = WantedBuild(REPOSITORY, "stranger", COMMIT, needs_approval=True)
+    wanted = BuildRequest(REPOSITORY, "stranger", COMMIT, needs_approval=True)
     build = (await running.gateway.order(wanted)).build.hex()
     assert await buttons(client, build) == {"approve", "cancel"}
     csrf = await csrf_of(client, f"/builds/{build}")
@@ -133,7 +121,7 @@ async def test_another_gateway_says_how_an_operator_approves(
     running: Running, client: Client
 ) -> None:
     nobody_finishes(running.network)
-    wanted = WantedBuild(REPOSITORY, "stranger", COMMIT, needs_approval=True)
+    wanted = BuildRequest(REPOSITORY, "stranger", COMMIT, needs_approval=True)
     build = (await running.gateway.order(wanted)).build.hex()
     assert await buttons(client, build) == {"cancel"}
     text = await (await client.get(f"/builds/{build}")).text()

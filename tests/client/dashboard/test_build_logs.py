@@ -2,34 +2,22 @@
 
 import asyncio
 import re
-from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
-from aiohttp import web
-from aiohttp.test_utils import TestClient
 
-from client import log_api
+from client.api import log_routes
 from client.dashboard.build_logs import TAIL_BYTES, TAIL_KEPT_SECONDS, TAIL_LINES
-from client.live_logs import LiveLogs
+from client.logs.live_logs import LiveLogs
 from common.log_pieces import ServedPiece
+from tests.client.api.test_change_routes import open_build
 from tests.client.dashboard.test_build_page import finds
-from tests.client.network import Running, passed
-from tests.client.test_api import client_of, decided_build
-from tests.client.test_build_changes import nobody_finishes
-from tests.client.test_change_api import open_build
-from tests.client.test_gateway import record_of, until
-from tests.client.test_live_logs import Follower
+from tests.client.gateway.test_build_changes import nobody_finishes
+from tests.client.gateway.test_gateway import record_of, until
+from tests.client.logs.test_live_logs import Follower
+from tests.client.running_network import Running, passed
+from tests.client.site import Client, decided_build
 
-Client = TestClient[web.Request, web.Application]
 NAMES = ("replica-0", "replica-1", "replica-2", "replica-3")
-
-
-@pytest.fixture
-async def client(running: Running, tmp_path: Path) -> AsyncIterator[Client]:
-    client = await client_of(running, tmp_path)
-    yield client
-    await client.close()
 
 
 class Logs:
@@ -229,7 +217,7 @@ async def test_positions_that_are_none_are_refused(logs: Logs, at: str) -> None:
 async def test_each_log_takes_a_place_among_the_followers(
     logs: Logs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(log_api, "FOLLOWERS_MAX", 6)
+    monkeypatch.setattr(log_routes, "FOLLOWERS_MAX", 6)
     merged = await logs.follow()
     path = f"/builds/{logs.build}/logs/events"
     assert (await logs.client.get(path)).status == 503

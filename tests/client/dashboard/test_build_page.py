@@ -2,37 +2,25 @@
 
 import hashlib
 import re
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
-import pytest
-from aiohttp import web
-from aiohttp.test_utils import TestClient
 
 from ci.builds import OpenBuild
-from ci.operations import Abstain, Ballot, Event, Finding, Outcome, Step
-from client.archive import ReplyRecord
+from ci.operations import Abstain, Ballot, BuildResult, Event, Outcome, Step
 from client.dashboard.build_page import replica_columns
-from client.resolve import Unreachable
-from client.view import build_view
-from client.wanted import WantedBuild
+from client.gateway.resolve import Unreachable
+from client.storage.archive import ReplyRecord
+from client.storage.build_request import BuildRequest
+from client.views.build_view import build_view
 from tests.ci.builders import COMMIT, FAILED, PASSED, PIPELINE_SHA256, artifact, finding
 from tests.client.dashboard.test_pages import page
-from tests.client.network import REPOSITORY, FixedResolver, Network, Running, run_gateway
-from tests.client.test_api import client_of, decided_build
-from tests.client.test_build_changes import nobody_finishes
-from tests.client.test_gateway import record_of, until
-from tests.client.test_view import decided, record
-
-Client = TestClient[web.Request, web.Application]
-
-
-@pytest.fixture
-async def client(running: Running, tmp_path: Path) -> AsyncIterator[Client]:
-    client = await client_of(running, tmp_path)
-    yield client
-    await client.close()
+from tests.client.gateway.test_build_changes import nobody_finishes
+from tests.client.gateway.test_gateway import record_of, until
+from tests.client.running_network import REPOSITORY, FixedResolver, Network, Running, run_gateway
+from tests.client.site import Client, client_of, decided_build
+from tests.client.views.test_build_view import decided, record
 
 
 def finds(ballot: Ballot, log: bytes) -> Callable[[OpenBuild], tuple[Ballot, bytes]]:
@@ -40,7 +28,7 @@ def finds(ballot: Ballot, log: bytes) -> Callable[[OpenBuild], tuple[Ballot, byt
     return lambda build: (ballot, log)
 
 
-def with_log(found: Finding, log: bytes) -> Finding:
+def with_log(found: BuildResult, log: bytes) -> BuildResult:
     """The finding with the evidence of that log."""
     evidence = msgspec.structs.replace(
         found.evidence, log_sha256=hashlib.sha256(log).hexdigest(), log_bytes=len(log)
@@ -94,7 +82,7 @@ async def test_a_build_shows_each_replica(running: Running, client: Client) -> N
     )
     assert column_of(text, "replica-1").endswith("Whole log 9 bytes 1 failed")
     assert agreement_of(text) == [
-        "This verdict took 3 equal findings of 4 replicas. 3 of 4 agree with it.",
+        "This verdict needed 3 equal ballots of 4 replicas. 3 of 4 agree with it.",
         "✓ agrees replica-0, replica-2, replica-3 passed, exit code 0",
         "✗ dissents replica-1 failed, exit code 1 another outcome, exit code",
     ]
@@ -132,7 +120,7 @@ async def test_beside_the_first_difference_stands_the_first_that_is_more_than_nu
     build = await decided_build(running, client)
     text = await page(client, f"/builds/{build}")
     assert "The first difference is at line 1 of replica-0" in words_of(text)
-    assert "Numbers left out (times, counts, ids), the first difference is at line 2" in words_of(
+    assert "Without numbers (times, counts, ids), the first difference is at line 2" in words_of(
         text
     )
     link = f"/builds/{build}/compare?left=replica-0&amp;right=replica-3&amp;numbers=ignored#first"
@@ -145,12 +133,12 @@ async def test_the_same_output_with_another_finding_is_told(
     running.network.nodes["replica-3"].finds = lambda build: (FAILED, b"log")
     text = await page(client, f"/builds/{await decided_build(running, client)}")
     assert "Both logs are the same, byte for byte." in text
-    assert "They saw the same output and say different things of it." in text
+    assert "Both logs are the same, but the outcomes differ." in text
 
 
 async def test_where_all_agree_nothing_differs(running: Running, client: Client) -> None:
     text = await page(client, f"/builds/{await decided_build(running, client)}")
-    assert "Where they differ" not in text
+    assert "Where the replicas differ" not in text
     assert "Compare two logs" in text
 
 
@@ -163,7 +151,9 @@ async def test_artifacts_that_differ_are_at_the_same_place(
         node.finds = finds(found, b"log")
     text = await page(client, f"/builds/{await decided_build(running, client)}")
     assert agreement_of(text)[-1] == "✗ dissents replica-3 passed, exit code 0 another artifacts"
-    differences = text[text.index("Where they differ") : text.index("What each replica found")]
+    differences = text[
+        text.index("Where the replicas differ") : text.index("What each replica found")
+    ]
     assert "Files that differ" in differences
     assert "dist/app" in differences
 
@@ -176,7 +166,7 @@ async def test_the_proof_can_be_fetched_and_the_command_copied(
         node.finds = lambda build: (finding(steps=steps), b"log")
     build = await decided_build(running, client)
     text = await page(client, f"/builds/{build}")
-    assert "4 of 4 replicas signed this verdict; 2 must." in text
+    assert "4 of 4 replicas signed this verdict; 2 signatures are needed." in text
     link = f'<a href="/api/v1/builds/{build}/attestation" download="{build[:12]}.intoto.json">'
     assert link in text
     fetch, check, *_ = command_of(text)
@@ -196,7 +186,7 @@ async def test_the_command_of_a_pull_request_demands_its_target(
     running: Running, client: Client
 ) -> None:
     """The same head asked for under another target has the same ref."""
-    wanted = WantedBuild(
+    wanted = BuildRequest(
         REPOSITORY, "lax", COMMIT, event=Event.PULL_REQUEST, ref="refs/pull/7/head"
     )
     build = (await running.gateway.order(wanted)).build
@@ -215,8 +205,8 @@ async def test_an_open_build_refreshes_itself(network: Network, tmp_path: Path) 
     assert 'http-equiv="refresh"' in text
     assert "&lt;b&gt;down&lt;/b&gt;" in text
     assert agreement_of(text) == [
-        "Not decided yet: “passed” takes 3 equal findings of 4 replicas, anything else 2. "
-        "0 of 4 have said something.",
+        "Not decided yet: “passed” needs 3 equal ballots of 4 replicas, anything else 2. "
+        "0 of 4 have cast a ballot.",
         "… none yet replica-0, replica-1, replica-2, replica-3",
     ]
     await client.close()
@@ -297,7 +287,7 @@ async def test_a_superseded_build_links_to_the_one_that_took_its_place(
     text = await page(client, f"/builds/{build.hex()}")
     assert f'<a href="/builds/{"ab" * 32}">' in text
     assert agreement_of(text) == [
-        "Cancelled: nothing was agreed on.",
+        "Cancelled: there was no agreement.",
         "- none replica-0, replica-1, replica-2, replica-3",
     ]
 

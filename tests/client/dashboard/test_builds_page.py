@@ -1,35 +1,23 @@
 """client.dashboard.builds_page: the list, what it is filtered by, and a build at a glance."""
 
 import re
-from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
-from aiohttp import web
-from aiohttp.test_utils import TestClient
 
 from ci.operations import Abstain, Event
-from client.api import PAGE_BUILDS_MAX
-from client.build_filter import OUTCOMES
+from client.api.routes import PAGE_BUILDS_MAX
 from client.dashboard.builds_page import BRANCHES_MAX, BuildRow, build_row, short_repository
 from client.dashboard.pages import STATIC
-from client.view import BuildView, build_view
-from client.wanted import WantedBuild
+from client.storage.build_filter import OUTCOMES
+from client.storage.build_request import BuildRequest
+from client.views.build_view import BuildView, build_view
 from tests.ci.builders import FAILED, PASSED
 from tests.client.dashboard.test_pages import page
-from tests.client.network import REPOSITORY, Running
-from tests.client.test_api import client_of, decided_build
-from tests.client.test_view import decided, record
+from tests.client.running_network import REPOSITORY, Running
+from tests.client.site import Client, decided_build
+from tests.client.views.test_build_view import decided, record
 
-Client = TestClient[web.Request, web.Application]
 FIRST_PAGE_BYTES_MAX = 100_000
-
-
-@pytest.fixture
-async def client(running: Running, tmp_path: Path) -> AsyncIterator[Client]:
-    client = await client_of(running, tmp_path)
-    yield client
-    await client.close()
 
 
 def fill(running: Running, builds: int, branch: str = "branch") -> list[str]:
@@ -39,7 +27,7 @@ def fill(running: Running, builds: int, branch: str = "branch") -> list[str]:
     with running.database.transaction():
         for index in range(builds):
             build = index.to_bytes(32, "big")
-            wanted = WantedBuild(REPOSITORY, f"{branch} {index}", "c" * 40)
+            wanted = BuildRequest(REPOSITORY, f"{branch} {index}", "c" * 40)
             running.archive.add(build, wanted, 1.0 + index)
             running.archive.note_opened(build, 2.0 + index)
             running.archive.note_decided(build, statement, 65.0 + index)
@@ -154,7 +142,7 @@ async def test_what_is_under_way_is_counted(running: Running, client: Client) ->
     with running.database.transaction():
         for index, opened_at in enumerate([None, 1.0, 2.0]):
             build = bytes([index]) * 32
-            running.archive.add(build, WantedBuild(REPOSITORY, "b"), 1.0)
+            running.archive.add(build, BuildRequest(REPOSITORY, "b"), 1.0)
             if opened_at is not None:
                 running.archive.note_opened(build, opened_at)
     text = await page(client, "/")

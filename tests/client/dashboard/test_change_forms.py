@@ -1,28 +1,16 @@
 """client.dashboard.change_forms: only who may change something, and only from a page of ours."""
 
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from aiohttp import web
-from aiohttp.test_utils import TestClient
 
 from common.address import Address
+from tests.client.api.test_change_routes import PUBLIC_URL, guarded, open_build, token_file
 from tests.client.dashboard.forms import csrf_of, send_form
-from tests.client.network import Running
-from tests.client.test_api import client_of
-from tests.client.test_build_changes import nobody_finishes
-from tests.client.test_change_api import PUBLIC_URL, guarded, open_build, token_file
-from tests.client.test_gateway import record_of
-
-Client = TestClient[web.Request, web.Application]
-
-
-@pytest.fixture
-async def client(running: Running, tmp_path: Path) -> AsyncIterator[Client]:
-    client = await client_of(running, tmp_path)
-    yield client
-    await client.close()
+from tests.client.gateway.test_build_changes import nobody_finishes
+from tests.client.gateway.test_gateway import record_of
+from tests.client.running_network import Running
+from tests.client.site import Client, client_of
 
 
 def is_withdrawn(running: Running, build: str) -> bool:

@@ -1,33 +1,22 @@
 """client.dashboard.compare_page: two replicas' logs beside each other, and what is not compared."""
 
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from aiohttp import web
-from aiohttp.test_utils import TestClient
 
 from ci.limits import Limits
 from ci.operations import Abstain
 from client.dashboard import compare_page
-from client.dashboard.agreement import Group
 from client.dashboard.compare_page import default_pair
+from client.views.agreement import Group
 from common.log_pieces import kept_sizes, marker
 from tests.ci.builders import FAILED
 from tests.client.dashboard.test_build_page import finds, with_log, words_of
 from tests.client.dashboard.test_pages import page
-from tests.client.network import Network, Running, run_gateway
-from tests.client.test_api import client_of, decided_build
+from tests.client.running_network import Network, Running, run_gateway
+from tests.client.site import Client, client_of, decided_build
 
-Client = TestClient[web.Request, web.Application]
 LOG_BYTES_MAX = 4096
-
-
-@pytest.fixture
-async def client(running: Running, tmp_path: Path) -> AsyncIterator[Client]:
-    client = await client_of(running, tmp_path)
-    yield client
-    await client.close()
 
 
 async def built(running: Running, client: Client, *logs: bytes) -> str:
@@ -56,7 +45,7 @@ async def test_two_logs_side_by_side(running: Running, client: Client) -> None:
     )
     text = await compare(client, build, "left=replica-1&right=replica-0&numbers=ignored")
     assert "line 4 of replica-1 and line 4 of replica-0" in words_of(text)
-    assert "Numbers were left out of the comparison" in text
+    assert "The comparison ignores numbers" in text
     answer = await client.get(f"/builds/{build}/compare?left=replica-0&right=replica-1")
     assert "form-action 'self'" in answer.headers["Content-Security-Policy"]
 
@@ -66,7 +55,7 @@ async def test_logs_that_are_the_same(running: Running, client: Client) -> None:
     text = await compare(client, build, "left=replica-0&right=replica-1")
     assert "Both logs are the same, byte for byte." in text
     text = await compare(client, build, "left=replica-0&right=replica-2&numbers=ignored")
-    assert "Both logs are the same but for numbers." in text
+    assert "Both logs are the same apart from numbers." in text
     assert "byte for byte" not in text
 
 
@@ -85,7 +74,7 @@ async def test_what_was_not_kept_is_said(network: Network, tmp_path: Path) -> No
     assert "1000 bytes between them are gone and were not compared." in text
     assert "byte for byte" not in text
     text = words_of(await compare(client, build, "left=replica-0&right=replica-2"))
-    assert "these are the ends of both" in text
+    assert "the table shows the ends of both" in text
     assert "replica-2 kept the beginning and the end of its log; 1003 bytes" in text
     assert "line -1 of replica-0 and line -1 of replica-2, counted from the end" in text
     await client.close()
@@ -103,7 +92,7 @@ async def test_of_a_very_long_log_the_middle_is_not_compared_and_that_is_said(
     assert "As far as they were kept and compared, both logs are the same." in text
     assert "replica-0&#39;s log is long: 100 bytes in its middle were not compared" in text
     text = words_of(await compare(client, build, "left=replica-0&right=replica-2"))
-    assert "these are the ends of both" in text
+    assert "the table shows the ends of both" in text
 
 
 @pytest.mark.parametrize(

@@ -2,28 +2,19 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from aiohttp import ClientResponse, web
+from aiohttp import ClientResponse
 from aiohttp.test_utils import TestClient, TestServer
 
 from client.dashboard import events
 from client.serve import make_application
-from tests.client.network import REPOSITORY, Running
-from tests.client.test_api import client_of, site_of
-from tests.client.test_gateway import record_of, until
+from tests.client.gateway.test_gateway import record_of, until
+from tests.client.running_network import REPOSITORY, Running
+from tests.client.site import Client, client_of, site_of
 
-Client = TestClient[web.Request, web.Application]
 SECONDS_MAX = 60
-
-
-@pytest.fixture
-async def client(running: Running, tmp_path: Path) -> AsyncIterator[Client]:
-    client = await client_of(running, tmp_path)
-    yield client
-    await client.close()
 
 
 async def next_event(answer: ClientResponse) -> dict[str, str]:

@@ -14,16 +14,16 @@ from ci.ledger import (
     next_head,
 )
 from client.dashboard.ledger_page import LedgerPlace, place_of
-from client.ledger_check import LedgerCheck, Stretch
-from client.ledger_view import entry_views
+from client.network.ledger_check import LedgerCheck, Stretch
+from client.views.ledger_view import entry_views
 from pbft.ports import Entry
 from tests.ci.builders import FAILED
-from tests.client.dashboard.pages import Client, page, page_when
-from tests.client.network import REPOSITORY, Network, Running
-from tests.client.test_api import decided_build
-from tests.client.test_commands import certify
-from tests.client.test_gateway import record_of, until
-from tests.client.test_ledger_check import chain, serve
+from tests.client.commands.test_commands import certify
+from tests.client.dashboard.pages import page, page_when
+from tests.client.gateway.test_gateway import record_of, until
+from tests.client.network.test_ledger_check import chain, serve
+from tests.client.running_network import REPOSITORY, Network, Running
+from tests.client.site import Client, decided_build
 
 PATH = "/ledger"
 HOSTILE = "<img/src=x>&\"'"
@@ -59,7 +59,7 @@ async def test_verdicts_are_shown_with_their_builds(running: Running, client: Cl
     text = await page_when(client, PATH, lambda text: rows(text) == [2, 1])
     assert "Verified by this gateway" in text
     assert "replica-0, replica-1, replica-2, replica-3 gave the same head for entry 2" in text
-    assert "No certificate yet" in text
+    assert "no certificate yet" in text
     (verdict,) = [row(text, index) for index in (1, 2) if "verdict" in row(text, index)]
     assert f'href="/builds/{build}"' in verdict
     assert "&lt;img/src=x&gt;" in verdict
@@ -140,7 +140,7 @@ async def test_a_liar_is_named_and_its_entries_are_not_shown(
     assert "served by replica-1" in text
     replicas = await page_when(client, "/replicas", lambda text: "replica-0 gives" in text)
     assert "replica-0 gives another ledger than the others" in replicas
-    assert "another head than the others gave for entry 10" in replicas
+    assert "its head for entry 10 differs from the others'" in replicas
 
 
 async def test_where_it_cannot_be_verified_it_says_why(running: Running, client: Client) -> None:

@@ -1,25 +1,10 @@
 """client.dashboard: what people see, and that nothing from outside becomes markup."""
 
 import re
-from collections.abc import AsyncIterator
-from pathlib import Path
-
-import pytest
-from aiohttp import web
-from aiohttp.test_utils import TestClient
 
 from ci.operations import Abstain
-from tests.client.network import Running
-from tests.client.test_api import client_of, decided_build
-
-Client = TestClient[web.Request, web.Application]
-
-
-@pytest.fixture
-async def client(running: Running, tmp_path: Path) -> AsyncIterator[Client]:
-    client = await client_of(running, tmp_path)
-    yield client
-    await client.close()
+from tests.client.running_network import Running
+from tests.client.site import Client, decided_build
 
 
 async def page(client: Client, path: str, status: int = 200) -> str:

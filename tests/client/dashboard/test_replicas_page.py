@@ -7,14 +7,14 @@ import pytest
 
 from ci.operations import Abstain
 from common.address import Address
-from node.fault_injection import KINDS
+from node.faults.fault_injection import KINDS
 from tests.ci.builders import FAILED
+from tests.client.api.test_change_routes import guarded, token_file
+from tests.client.commands.test_commands import contradictions
 from tests.client.dashboard.forms import csrf_of, send_form
-from tests.client.dashboard.pages import Client, page, page_when
-from tests.client.network import Running
-from tests.client.test_api import decided_build
-from tests.client.test_change_api import guarded, token_file
-from tests.client.test_commands import contradictions
+from tests.client.dashboard.pages import page, page_when
+from tests.client.running_network import Running
+from tests.client.site import Client, decided_build
 
 PATH = "/replicas"
 HOSTILE = "<img/src=x>&\"'"
@@ -36,7 +36,7 @@ async def test_each_replica_is_told_with_where_it_stands(client: Client) -> None
         assert "0, primary replica-0" in card(text, name)
         assert "1.2.3" in card(text, name)
     assert "evidence --verify" in text
-    assert "link stands" in card(text, "replica-0")
+    assert "link is up" in card(text, "replica-0")
     assert "link is down" in card(text, "replica-1")
 
 
@@ -50,7 +50,7 @@ async def test_one_that_gives_no_answer_is_said_to_be_down(
     since = r"since (\d{4}-\d\d-\d\d )?\d\d:\d\d:\d\d UTC"
     assert re.search(f"replica-2 is down {since}", text)
     assert re.search(rf'{since} \(<time datetime="', card(text, "replica-2"))
-    assert "What it said last" in card(text, "replica-2")
+    assert "Its last answer" in card(text, "replica-2")
     answer = await (await client.get("/api/v1/network")).json()
     assert answer["sentence"] in text.replace("&#39;", "'")
     assert answer["replicas"][2]["reach"] == "down"
@@ -104,7 +104,7 @@ async def test_with_fault_injection_off_there_is_no_switch(
     build = await decided_build(running, client)
     text = await page_when(client, PATH, lambda text: "NORMAL" in card(text, "replica-3"))
     assert "<form" not in text
-    for word in ("Make one misbehave", "Fault injection", "/replicas/misbehave", *KINDS):
+    for word in ("Make a replica misbehave", "Fault injection", "/replicas/misbehave", *KINDS):
         assert word not in text
     answer = await client.get("/replicas")
     assert "form-action 'none'" in answer.headers["Content-Security-Policy"]
@@ -127,7 +127,7 @@ async def test_a_node_is_made_to_misbehave_and_to_stop(running: Running, client:
     fields = {"csrf": csrf, "replica": "replica-3", "fault": "lying"}
     answer = await send_form(client, "/replicas/misbehave", fields)
     assert (answer.status, node.fault) == (303, "lying")
-    assert "The node was told" in await page(client, answer.headers["Location"])
+    assert "The node has accepted the change" in await page(client, answer.headers["Location"])
     text = await page_when(client, PATH, lambda text: "on purpose" in text)
     assert "misbehaves on purpose: lying" in card(text, "replica-3")
     assert "replica-3 misbehaves on purpose (lying)" in text

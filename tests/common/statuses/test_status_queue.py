@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from client.database import Database
+from client.storage.database import Database
+from common.forges.shared.status import CommitStatus, State
 from common.statuses import status_queue as queue_module
-from common.statuses.status import CommitStatus, State
 from common.statuses.status_queue import StatusQueue, WaitingStatus
 
 COMMIT = "a" * 40

@@ -1,0 +1,245 @@
+"""A running gateway over HTTP, for the commands: its JSON as values, its errors as one line."""
+
+import hashlib
+import hmac
+import json
+from collections.abc import Coroutine, Mapping
+from types import TracebackType
+from typing import Any, BinaryIO, Self, TypeVar
+from urllib.parse import quote
+
+import aiohttp
+import uvloop
+
+from client.commands.outcome import EXIT_TOO_LATE, EXIT_WRONG, CommandFailed
+from common.log_pieces import ServedPiece, read_piece
+from common.web.bounded_http import (
+    Answer,
+    CannotWrite,
+    NoAnswer,
+    NotInTime,
+    ask,
+    bounded_session,
+    decode_json,
+    save,
+)
+
+CONNECT_TIMEOUT_SECONDS = 5.0
+ANSWER_TIMEOUT_SECONDS = 60.0
+ARTIFACT_BYTES_PER_SECOND_MIN = 256 * 1024
+ANSWER_BYTES_MAX = 64 * 1024 * 1024
+BUILD_ID_CHARACTERS = 64
+# The gateway is busy, or it cannot reach the replica now.
+ASK_AGAIN_STATUSES = (502, 503)
+
+_Result = TypeVar("_Result")
+
+
+class GatewayApi:
+    """The API of one gateway. Use it as an async context manager. All calls raise CommandFailed."""
+
+    def __init__(
+        self, url: str, webhook_secret: bytes | None = None, token: bytes | None = None
+    ) -> None:
+        """webhook_secret: to sign with where the gateway builds nothing that is not signed.
+
+        token: to show where the gateway lets only those read or change builds who have one.
+        """
+        self._url = url.rstrip("/")
+        self._webhook_secret = webhook_secret
+        self._shown = {} if token is None else {"Authorization": f"Bearer {token.decode('ascii')}"}
+        self._session: aiohttp.ClientSession | None = None
+
+    async def __aenter__(self) -> Self:
+        self._session = bounded_session(CONNECT_TIMEOUT_SECONDS)
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._session is not None:
+            await self._session.close()
+
+    async def submit(
+        self, branch: str, repository: str | None, commit: str | None
+    ) -> dict[str, Any]:
+        """POST /webHook: {"build", "url"}."""
+        body = {"branch": branch}
+        if repository is not None:
+            body["repoCloneUrl"] = repository
+        if commit is not None:
+            body["commit"] = commit
+        data = json.dumps(body).encode()
+        headers = {"Content-Type": "application/json"}
+        if self._webhook_secret is not None:
+            signature = hmac.new(self._webhook_secret, data, hashlib.sha256).hexdigest()
+            headers["X-Hub-Signature-256"] = f"sha256={signature}"
+        return _object(await self._ask("POST", "/webHook", data, headers))
+
+    async def build(self, build: str) -> dict[str, Any]:
+        """GET /api/v1/builds/<id>. `build` may be the beginning of an id among the newest."""
+        return _object(await self._ask("GET", f"/api/v1/builds/{await self.full_id(build)}"))
+
+    async def builds(self, limit: int) -> list[dict[str, Any]]:
+        """The newest builds, at most `limit`."""
+        builds: list[dict[str, Any]] = []
+        after = ""
+        while len(builds) < limit:
+            query = f"?limit={min(100, limit - len(builds))}{after}"
+            page = _object(await self._ask("GET", f"/api/v1/builds{query}"))
+            builds.extend(page["builds"])
+            if page["next"] is None:
+                break
+            after = f"&after={page['next']}"
+        return builds
+
+    async def log(self, build: str, replica: str) -> bytes:
+        """GET /api/v1/builds/<id>/log/<replica>."""
+        return await self._ask("GET", f"/api/v1/builds/{await self.full_id(build)}/log/{replica}")
+
+    async def artifacts(self, build: str) -> dict[str, Any]:
+        """GET /api/v1/builds/<id>/artifacts: what was agreed on; `build` is a whole id."""
+        return _object(await self._ask("GET", f"/api/v1/builds/{build}/artifacts"))
+
+    async def artifact(self, build: str, path: str, length: int, file: BinaryIO) -> str:
+        """Write GET /api/v1/builds/<id>/artifacts/<path> to a file: its SHA-256 (hex)."""
+        assert self._session is not None, "used outside its context"
+        url = f"{self._url}/api/v1/builds/{build}/artifacts/{quote(path)}"
+        # the gateway fetches the whole of it first, perhaps from several nodes
+        seconds = ANSWER_TIMEOUT_SECONDS + length / ARTIFACT_BYTES_PER_SECOND_MIN
+        try:
+            status, digest = await save(
+                self._session,
+                url,
+                file,
+                headers=self._shown,
+                length=length,
+                timeout_seconds=seconds,
+            )
+        except (NoAnswer, CannotWrite) as error:
+            raise CommandFailed(f"{path}: {error}") from error
+        if status != 200:
+            answer = await self._answer("GET", url.removeprefix(self._url))
+            raise CommandFailed(f"{self._url}: {_error_text(answer.data, answer.status)}")
+        return digest
+
+    async def attestation(self, build: str) -> bytes:
+        """GET /api/v1/builds/<id>/attestation: the envelope, as JSON; `build` is a whole id."""
+        return await self._ask("GET", f"/api/v1/builds/{build}/attestation")
+
+    async def log_piece(
+        self, build: str, replica: str, offset: int, wait_seconds: int
+    ) -> ServedPiece | None:
+        """GET /api/v1/builds/<id>/replicas/<replica>/log; None: ask again in a moment."""
+        query = f"from={offset}&wait={wait_seconds}"
+        path = f"/api/v1/builds/{build}/replicas/{replica}/log?{query}"
+        answer = await self._answer("GET", path)
+        if answer.status in ASK_AGAIN_STATUSES:
+            return None
+        if answer.status >= 400:
+            raise CommandFailed(f"{self._url}: {_error_text(answer.data, answer.status)}")
+        try:
+            return read_piece(answer.headers, answer.data)
+        except ValueError as error:
+            raise CommandFailed(f"{self._url}: {error}; is that a gateway?") from error
+
+    async def cancel(self, build: str, reason: str | None) -> dict[str, Any]:
+        """POST /api/v1/builds/<id>/cancel: the build."""
+        return await self._change(build, "cancel", {} if reason is None else {"reason": reason})
+
+    async def rebuild(self, build: str) -> dict[str, Any]:
+        """POST /api/v1/builds/<id>/rebuild: {"build", "url"}."""
+        return await self._change(build, "rebuild", {})
+
+    async def approve(self, build: str) -> dict[str, Any]:
+        """POST /api/v1/builds/<id>/approve: the build."""
+        return await self._change(build, "approve", {})
+
+    async def _change(self, build: str, what: str, body: Mapping[str, str]) -> dict[str, Any]:
+        return await self._post(f"/api/v1/builds/{build}/{what}", body)
+
+    async def _post(self, path: str, body: Mapping[str, str]) -> dict[str, Any]:
+        headers = {"Content-Type": "application/json"}
+        return _object(await self._ask("POST", path, json.dumps(body).encode(), headers))
+
+    async def append(self, text: str) -> dict[str, Any]:
+        """POST /api/v1/append: the journal's digest and length."""
+        return await self._post("/api/v1/append", {"text": text})
+
+    async def full_id(self, build: str) -> str:
+        """The id that begins with `build`."""
+        text = build.lower()
+        if not text or any(character not in "0123456789abcdef" for character in text):
+            raise CommandFailed(f"{build!r} is not a build id", EXIT_WRONG)
+        if len(text) == BUILD_ID_CHARACTERS:
+            return text
+        ids = [entry["id"] for entry in await self.builds(100) if entry["id"].startswith(text)]
+        if len(ids) != 1:
+            what = "more than one" if ids else "none"
+            raise CommandFailed(
+                f"{what} of the newest 100 builds begins with {text}; give the whole id", EXIT_WRONG
+            )
+        return str(ids[0])
+
+    async def _ask(
+        self,
+        method: str,
+        path: str,
+        body: object = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> bytes:
+        answer = await self._answer(method, path, body, headers)
+        if answer.status >= 400:
+            raise CommandFailed(f"{self._url}: {_error_text(answer.data, answer.status)}")
+        return answer.data
+
+    async def _answer(
+        self,
+        method: str,
+        path: str,
+        body: object = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> Answer:
+        assert self._session is not None, "used outside its context"
+        try:
+            return await ask(
+                self._session,
+                self._url + path,
+                method=method,
+                body=body,
+                headers={**self._shown, **(headers or {})},
+                bytes_max=ANSWER_BYTES_MAX,
+                timeout_seconds=ANSWER_TIMEOUT_SECONDS,
+            )
+        except NotInTime as error:
+            raise CommandFailed(
+                f"the gateway at {self._url} did not answer in {ANSWER_TIMEOUT_SECONDS:g} s",
+                EXIT_TOO_LATE,
+            ) from error
+        except NoAnswer as error:
+            raise CommandFailed(
+                f"no gateway answers at {self._url} ({error}); "
+                "start it with scripts/startClient.sh, or name it with --gateway"
+            ) from error
+
+
+def run(work: Coroutine[Any, Any, _Result]) -> _Result:
+    """Run a command's work to its end."""
+    return uvloop.run(work)
+
+
+def _object(data: bytes) -> dict[str, Any]:
+    try:
+        return decode_json(data, dict[str, Any])
+    except NoAnswer as error:
+        raise CommandFailed("the answer is not a JSON object; is that a gateway?") from error
+
+
+def _error_text(data: bytes, status: int) -> str:
+    try:
+        return str(decode_json(data, dict[str, Any])["error"])
+    except (NoAnswer, KeyError):
+        return f"answered with status {status}"

@@ -1,0 +1,166 @@
+"""One operation asked of the network with an operator's key, without a gateway.
+
+An operator keeps no record of the numbers it has used: it asks the replicas. The (f+1)-th
+greatest of the low timestamps that `strong` replicas name is one that a correct replica has
+reached, so all up to it is used; from there numbers are tried one after the other.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import Mapping, Sequence
+
+import msgspec
+
+from ci.operations import Operation, encode_operation
+from client.gateway.answers import used_up_to
+from client.network.nodes import NodeFailed, Nodes
+from common.address import Address
+from common.configuration.keys import SigningKey, verify
+from common.english import counted, plural
+from common.links.link import Links
+from pbft.authentication import without_relayed
+from pbft.client import Accepted, Client, ClientOutput, make_request
+from pbft.codec import digest_of
+from pbft.genesis import Cluster
+from pbft.messages import Envelope, Signed
+
+# Numbers that others used meanwhile, or that the low timestamp lay below: at most a window of them.
+TRIES_MAX = 1024
+
+
+class NotAsked(Exception):
+    """The network cannot be asked in this way; the text says why."""
+
+
+class OperatorAnswer(msgspec.Struct, frozen=True):
+    """What f+1 replicas answered. reason: why they refused, or None."""
+
+    kind: str
+    reason: str | None
+
+
+async def ask_as_operator(
+    cluster: Cluster,
+    addresses: Mapping[str, Address],
+    name: str,
+    signing_key: SigningKey,
+    operation: Operation,
+) -> OperatorAnswer:
+    """Ask until f+1 replicas answer; whoever waits no longer cancels this. Raises NotAsked."""
+    async with Nodes(addresses) as nodes:
+        used = await used_numbers(cluster, nodes, name)
+    request = _OperatorRequest(cluster, addresses, name, signing_key)
+    async with request:
+        return await request.ask(encode_operation(operation), used + 1)
+
+
+async def used_numbers(cluster: Cluster, nodes: Nodes, name: str) -> int:
+    """Up to which number all of that client's numbers are used. Raises NotAsked."""
+    answers = await asyncio.gather(
+        *(nodes.client_floor(replica, name) for replica in nodes.names), return_exceptions=True
+    )
+    reached = sorted(
+        (timestamp for timestamp in answers if isinstance(timestamp, int)), reverse=True
+    )
+    quorums = cluster.quorums
+    if len(reached) < quorums.strong:
+        failed = [str(error) for error in answers if isinstance(error, NodeFailed)]
+        raise NotAsked(
+            f"{len(reached)} of {counted(quorums.replicas, 'replica')} answer,"
+            f" {quorums.strong} {plural(quorums.strong, 'is', 'are')} needed: " + "; ".join(failed)
+        )
+    return reached[quorums.weak - 1]
+
+
+def operator_name(cluster: Cluster, signing_key: SigningKey, role: str) -> str:
+    """Which client of the cluster has this key. Raises NotAsked where none has, or not the role."""
+    for member in cluster.genesis.clients:
+        if member.public_key == signing_key.public_key:
+            if role not in member.roles:
+                raise NotAsked(f"{member.name} has not the role {role} in the cluster file")
+            return member.name
+    raise NotAsked("no client of the cluster file has this key")
+
+
+class _OperatorRequest:
+    """Links to all replicas for as long as one operation takes. An async context manager."""
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        addresses: Mapping[str, Address],
+        name: str,
+        signing_key: SigningKey,
+    ) -> None:
+        self._cluster = cluster
+        self._name = name
+        self._signing_key = signing_key
+        self._client = Client(cluster, name, verify)
+        self._links = Links(
+            cluster=cluster,
+            name=name,
+            signing_key=signing_key,
+            dial=addresses,
+            on_envelopes=self._receive,
+            on_connected=self._on_connected,
+        )
+        self._asked: Signed | None = None
+        self._answers: asyncio.Queue[Accepted] = asyncio.Queue()
+        self._timer: asyncio.TimerHandle | None = None
+
+    async def __aenter__(self) -> "_OperatorRequest":
+        await self._links.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        await self._links.close()
+
+    async def ask(self, operation: bytes, number: int) -> OperatorAnswer:
+        """Ask with this number, or with the first above it that is free. Raises NotAsked."""
+        for _ in range(TRIES_MAX):
+            signed = make_request(
+                self._name, number, operation, self._cluster, self._signing_key.sign
+            )
+            self._asked = signed
+            last_kinds = frozenset({"done", "refused"})
+            self._handle(self._client.ask(signed, last_kinds, self._now()))
+            answer = await self._answers.get()
+            while answer.timestamp != number:
+                answer = await self._answers.get()
+            if answer.request_digest == digest_of(signed.payload):
+                reason = answer.result.decode("utf-8", "replace")
+                return OperatorAnswer(answer.kind, reason if answer.kind == "refused" else None)
+            number = max(number, used_up_to(answer) or 0) + 1
+        raise NotAsked(f"{TRIES_MAX} numbers were used already; somebody else uses this key")
+
+    def _receive(self, replica: str, envelopes: Sequence[Envelope]) -> None:
+        own = without_relayed(replica, envelopes)
+        self._handle(self._client.receive(own, self._now()))
+
+    def _on_connected(self, replica: str) -> None:
+        if self._asked is not None:
+            self._links.send(replica, [Envelope(self._asked)])
+
+    def _handle(self, output: ClientOutput) -> None:
+        for message in output.messages:
+            for name in self._cluster.replica_names:
+                if message.to in (None, name):
+                    self._links.send(name, [message.envelope])
+        for accepted in output.accepted:
+            self._answers.put_nowait(accepted)
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if output.deadline is not None:
+            loop = asyncio.get_running_loop()
+            self._timer = loop.call_at(output.deadline, self._expire)
+
+    def _expire(self) -> None:
+        self._timer = None
+        with contextlib.suppress(asyncio.CancelledError):
+            self._handle(self._client.handle_timer(self._now()))
+
+    def _now(self) -> float:
+        return asyncio.get_running_loop().time()

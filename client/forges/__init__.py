@@ -1,1 +1,0 @@
-"""What the forges send: one module per forge, each from raw headers and body to one event."""

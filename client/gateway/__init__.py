@@ -1,0 +1,1 @@
+"""The gateway at work, from an accepted webhook to an archived verdict."""

@@ -1,0 +1,451 @@
+"""The gateway at work: from an accepted webhook to an archived verdict.
+
+The rule: commit, then say. A 202 is answered when the row is on disk; a request is sent when its
+timestamp and bytes are; the outbox forgets a request in the commit that archives its answer. All
+that arrives within one turn of the loop shares one commit.
+"""
+
+import asyncio
+import contextlib
+import functools
+import logging
+from collections import deque
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, Protocol
+
+from ci.application import OPERATOR_ROLE
+from client.gateway.answers import (
+    Answers,
+    AppendAnswered,
+    AppendResult,
+    AskAgain,
+    Effect,
+    HoldBack,
+    RepliesAdded,
+    VerdictArchived,
+)
+from client.gateway.build_changes import BuildChanges, CannotChange, rebuild_of
+from client.gateway.commit_search import CommitSearch
+from client.gateway.gateway_setup import (
+    GatewayIdentity,
+    GatewayServices,
+    GatewaySettings,
+    GatewayStorage,
+)
+from client.gateway.results_file import ResultsWriter
+from client.gateway.timestamp_allocator import TimestampAllocator
+from client.gateway.write_applier import WriteApplier
+from client.gateway.write_queue import PendingWrite, QueueFull, WriteQueue
+from client.gateway.writes import (
+    AddAppend,
+    AddBuild,
+    ApproveWrite,
+    BuildAdded,
+    BuildKnown,
+    CancelWrite,
+    ChangeRefused,
+)
+from client.storage.build_request import BuildRequest, Submitted
+from client.storage.database import StorageFailed
+from client.storage.outbox import Kind, Outbox, OutboxRow
+from common.configuration.keys import verify
+from common.repositories.repository_config import GatewayRepository
+from common.safe_text import log_text
+from pbft.authentication import without_relayed
+from pbft.client import Accepted, Client, ClientOutput, LateReply
+from pbft.codec import decode_signed
+from pbft.messages import Envelope
+
+STORAGE_AGAIN_SECONDS = 1.0
+# The loop's timers may fire a millisecond early; what is held back would then miss its turn.
+TIMER_PRECISION_SECONDS = 0.01
+# Nobody waits for more replies than were needed: those of some replicas share a commit.
+LATE_REPLIES_SECONDS = 0.1
+# Before asking again for signatures that the replies to an accepted verdict lacked.
+ATTEST_AGAIN_SECONDS = 5.0
+# As long as pbft.client waits at most before it asks again.
+FORGOTTEN_AGAIN_SECONDS = 15.0
+
+LAST_KINDS = {
+    Kind.BUILD: frozenset({"decided", "refused"}),
+    Kind.APPEND: frozenset({"appended", "refused"}),
+    Kind.CANCEL: frozenset({"done", "refused"}),
+    Kind.APPROVE: frozenset({"done", "refused"}),
+}
+
+_log = logging.getLogger(__name__)
+
+
+class Transport(Protocol):
+    """What carries messages to the replicas (common.link.Links)."""
+
+    def send(self, to: str, envelopes: Sequence[Envelope]) -> None:
+        """Queue them for that replica, or drop them: the protocol sends again."""
+
+
+class Gateway:
+    """One gateway. Everything happens in the event loop's thread, but for git and the nodes."""
+
+    def __init__(
+        self,
+        identity: GatewayIdentity,
+        storage: GatewayStorage,
+        services: GatewayServices,
+        *,
+        settings: GatewaySettings,
+        draw: Callable[[int], bytes],
+    ) -> None:
+        """draw: gives that many random bytes (os.urandom)."""
+        archive, results, reports = storage.archive, storage.results, services.reports
+        self._name = identity.name
+        self._cluster = cluster = identity.cluster
+        self._database = storage.database
+        self._archive = archive
+        self._results = results
+        self._reports = reports
+        self._collector = services.collector
+        self._draw = draw
+        self._repositories = {entry.url: entry for entry in settings.repositories}
+        self._outbox = Outbox(storage.database)
+        self._changes = BuildChanges(self._outbox, archive, draw)
+        self._allocator = TimestampAllocator(
+            identity,
+            self._outbox,
+            archive,
+            queue_max=settings.queue_max,
+            open_max=lambda repository: self._configured(repository).open_builds_max,
+        )
+        self._answering = Answers(cluster, self._outbox, archive, results, reports, self._changes)
+        self._client = Client(cluster, identity.name, verify)
+        self._transport: Transport | None = None
+        self._write_queue = WriteQueue(settings.queue_max, self._configured, self._wake)
+        self._applier = WriteApplier(
+            identity,
+            storage,
+            outbox=self._outbox,
+            changes=self._changes,
+            reports=reports,
+            configured=self._configured,
+        )
+        self._results_writer = ResultsWriter(results, self._write_queue.put, self._spawn)
+        self._commits = CommitSearch(services.resolver, self._outbox, self._write_queue.put)
+        self._answers: deque[Accepted | LateReply] = deque()
+        self._appends: dict[bytes, asyncio.Future[AppendResult]] = {}
+        self._awake = asyncio.Event()
+        self._timer: asyncio.TimerHandle | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._is_closed = False
+        self.task: asyncio.Task[None] | None = None
+
+    # --- the surface ----------------------------------------------------------------------------
+
+    def start(self, transport: Transport) -> None:
+        """Go on with everything that is unfinished. Raises StorageFailed, OSError.
+
+        From then on `task` runs; it ends before `close` only by a fault of our own.
+        """
+        self._transport = transport
+        self._results.open()
+        self._results_writer.forget_soon()
+        self._write_queue.note_unfinished(self._outbox)
+        for row in self._outbox.unresolved_builds():
+            self._spawn(self._commits.find(row.identity, row.build, row.build_request))
+        # In the order of their timestamps: the lowest one decides how far the others may run ahead.
+        for row in self._outbox.asked():
+            self._ask(row)
+        for record in self._archive.to_collect():
+            self._collector.follow(record.build)
+            self._complete_envelope(record.build)
+        self.task = asyncio.get_running_loop().create_task(self._work(), name="gateway")
+        self._wake()
+
+    async def close(self) -> None:
+        """Stop asking. What is unfinished stays in the outbox for the next start."""
+        self._is_closed = True
+        if self._timer is not None:
+            self._timer.cancel()
+        tasks = [*self._tasks, *([self.task] if self.task is not None else [])]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        self._write_queue.close()
+        for future in self._appends.values():
+            future.cancel()
+        try:
+            self._results.close()
+        except (OSError, StorageFailed) as error:
+            _log.warning("results file: %s; it is completed at the next start", error)
+
+    @property
+    def unfinished(self) -> int:
+        """How many accepted requests have no answer yet."""
+        return self._write_queue.unfinished
+
+    async def submit(self, repository: str, branch: str, commit: str | None) -> bytes:
+        """Accept a new build of a branch; see `order`."""
+        return (await self.order(BuildRequest(repository, branch, commit))).build
+
+    async def order(
+        self, request: BuildRequest, skip_reason: str = "", again: bytes | None = None
+    ) -> Submitted:
+        """Accept a build, once the row is on disk; or only keep that it is skipped, and why.
+
+        again: the build that this one does again. Where that is configured, a build cancels the
+        older ones of its ref; one that is done again never does.
+        A delivery that is here already is the build that it was (but BuildChanges.pushed_again).
+        Raises QueueFull and StorageFailed; then nothing was accepted.
+        """
+        write = AddBuild(self._draw(32), request, skip_reason, again)
+        try:
+            result = await self._write_queue.accept(write)
+        except QueueFull:
+            known = self._applier.known_build(write)
+            if known is None:
+                raise
+            return Submitted(known, is_new=False)
+        assert isinstance(result, BuildAdded | BuildKnown)
+        return Submitted(result.build, is_new=isinstance(result, BuildAdded))
+
+    async def rebuild(self, build: bytes) -> bytes:
+        """Accept a new build of the same commit; its id. Raises CannotChange, and as `order`."""
+        record = self._archive.get(build)
+        if record is None:
+            raise CannotChange("there is no such build here")
+        return (await self.order(rebuild_of(record), again=build)).build
+
+    async def cancel(self, build: bytes, reason: str) -> None:
+        """Withdraw our asking for a build; where we are an operator that ends it at once.
+
+        What the network was not asked for is over when this returns. Raises CannotChange,
+        StorageFailed.
+        """
+        await self._change(CancelWrite(build, reason))
+        _log.info("build %s: %s", build.hex()[:12], log_text(reason))
+
+    async def approve(self, build: bytes) -> None:
+        """Let a build begin that waits for approval. Raises CannotChange, StorageFailed."""
+        if OPERATOR_ROLE not in self._cluster.roles(self._name):
+            raise CannotChange(f"{self._name} is no operator of this cluster")
+        await self._change(ApproveWrite(build))
+
+    def possible_changes(self, build: bytes) -> frozenset[Kind]:
+        """Which of CANCEL and APPROVE this gateway could do to the build now."""
+        possible = self._changes.possible(build)
+        is_operator = OPERATOR_ROLE in self._cluster.roles(self._name)
+        return possible if is_operator else possible - {Kind.APPROVE}
+
+    def waits_for_approval(self, build: bytes) -> bool:
+        """Must an operator still let this build begin, here or with a key of their own?"""
+        return Kind.APPROVE in self._changes.possible(build)
+
+    async def _change(self, write: CancelWrite | ApproveWrite) -> None:
+        result = await self._write_queue.put(write)
+        if isinstance(result, ChangeRefused):
+            raise CannotChange(result.reason)
+
+    async def append(self, text: str) -> asyncio.Future[AppendResult]:
+        """Accept a string for the journal; the future has the network's answer.
+
+        Raises QueueFull and StorageFailed; then nothing was accepted.
+        """
+        identity = self._draw(32)
+        future: asyncio.Future[AppendResult] = asyncio.get_running_loop().create_future()
+        self._appends[identity] = future
+        try:
+            await self._write_queue.accept(AddAppend(identity, text))
+        except (QueueFull, StorageFailed):
+            self._appends.pop(identity, None)
+            raise
+        return future
+
+    def receive(self, replica: str, envelopes: Sequence[Envelope]) -> None:
+        """Take what a replica's link brought, of replies only that replica's own."""
+        own = without_relayed(replica, envelopes)
+        self._handle(self._client.receive(own, self._now()))
+
+    def on_connected(self, replica: str) -> None:
+        """A link to that replica was made: ask what it may have missed or answered in vain."""
+        window = self._cluster.genesis.client_window
+        try:
+            asked = [(row.timestamp or 0, row.signed) for row in self._outbox.asked(window)]
+            unanswered = self._answering.unanswered_by(replica)
+        except StorageFailed as error:
+            _log.error("%s; what %s may have missed is sent again later", error, replica)
+            return
+        self._send(
+            replica,
+            [signed for timestamp, signed in asked if signed and timestamp < asked[0][0] + window],
+        )
+        self._send(replica, unanswered)
+
+    def _send(self, replica: str, requests: list[bytes]) -> None:
+        assert self._transport is not None, "start comes first"
+        if requests:
+            envelopes = [Envelope(decode_signed(request)) for request in requests]
+            self._transport.send(replica, envelopes)
+
+    # --- one turn: one commit -------------------------------------------------------------------
+
+    def _configured(self, repository: str) -> GatewayRepository:
+        return self._repositories.get(repository) or GatewayRepository(repository)
+
+    def _wake(self) -> None:
+        self._awake.set()
+
+    def _wake_later(self, seconds: float) -> None:
+        asyncio.get_running_loop().call_later(seconds, self._wake)
+
+    async def _work(self) -> None:
+        while True:
+            await self._awake.wait()
+            self._awake.clear()
+            self._turn()
+
+    def _turn(self) -> None:
+        """Commit what arrived, take in the answers, give timestamps to what may go; then ask."""
+        writes = self._write_queue.take()
+        answers = list(self._answers)
+        effects: list[Effect] = []
+        signed: list[OutboxRow] = []
+        now = self._now()
+        try:
+            if writes or answers or self._allocator.is_anything_waiting():
+                with self._database.transaction():
+                    self._results.forget_written()
+                    for pending in writes:
+                        pending.result = self._applier.apply(pending.write)
+                    for answer in answers:
+                        effects.extend(self._answering.take_in(answer))
+                    for effect in effects:
+                        if isinstance(effect, HoldBack):
+                            delay = self._allocator.hold_back(effect.identity, now)
+                            self._wake_later(delay + TIMER_PRECISION_SECONDS)
+                    signed = self._allocator.allocate_ready(now)
+                    self._write_queue.note_unfinished(self._outbox)
+        except StorageFailed as error:
+            _log.error("%s; trying again", error)
+            for pending in writes:
+                pending.fail(error)
+            # What was not committed waits no longer; the counts of what does are in memory.
+            with contextlib.suppress(StorageFailed):
+                self._write_queue.note_unfinished(self._outbox)
+            self._wake_later(STORAGE_AGAIN_SECONDS)
+            return
+        self._reports.wake()
+        for _ in answers:
+            self._answers.popleft()
+        for row in signed:
+            self._ask(row)
+        for pending in writes:
+            pending.note_committed()
+            self._after_write(pending)
+        for effect in effects:
+            self._follow_up(effect)
+
+    # --- asking ---------------------------------------------------------------------------------
+
+    def _ask(self, row: OutboxRow) -> None:
+        assert row.signed is not None
+        signed = decode_signed(row.signed)
+        self._handle(self._client.ask(signed, LAST_KINDS[row.kind], self._now()))
+
+    def _handle(self, output: ClientOutput) -> None:
+        """Do what the core asks: send, take in what was accepted, arm the one timer."""
+        assert self._transport is not None, "start comes first"
+        by_replica: dict[str, list[Envelope]] = {}
+        for message in output.messages:
+            names = self._cluster.replica_names if message.to is None else (message.to,)
+            for name in names:
+                by_replica.setdefault(name, []).append(message.envelope)
+        for name, envelopes in by_replica.items():
+            self._transport.send(name, envelopes)
+        for event in output.events:
+            _log.info("%s: %s", event.name, log_text(str(event.details)))
+        self._answers.extend(output.accepted)
+        self._answers.extend(output.late)
+        if output.accepted:
+            self._wake()
+        elif output.late:
+            self._wake_later(LATE_REPLIES_SECONDS)
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if output.deadline is not None and not self._is_closed:
+            loop = asyncio.get_running_loop()
+            self._timer = loop.call_at(output.deadline, self._expire)
+
+    def _expire(self) -> None:
+        self._timer = None
+        self._handle(self._client.handle_timer(self._now()))
+
+    # --- after the commit -----------------------------------------------------------------------
+
+    def _after_write(self, pending: PendingWrite) -> None:
+        """Log a build that was added, and search for its commit if it names none."""
+        write, added = pending.write, pending.result
+        if not (isinstance(write, AddBuild) and isinstance(added, BuildAdded)):
+            return
+        what = f"skipped ({write.skip_reason})" if write.skip_reason else "accepted"
+        _log.info("build %s %s: %s", added.build.hex()[:12], what, log_text(added.request.branch))
+        if added.request.commit is None:
+            self._spawn(self._commits.find(write.identity, added.build, added.request))
+
+    def _follow_up(self, effect: Effect) -> None:
+        match effect:
+            case AppendAnswered():
+                future = self._appends.pop(effect.identity, None)
+                if future is not None and not future.done():
+                    future.set_result(effect.result)
+            case VerdictArchived():
+                self._allocator.forget(effect.identity)
+                self._results_writer.write()
+                self._collector.follow(effect.build)
+                self._complete_envelope(effect.build)
+                self._wake()  # there may be room for another build now
+            case RepliesAdded():
+                self._complete_envelope(effect.build)
+            case AskAgain():
+                # pbft.client asks no more for a timestamp that was used
+                find = functools.partial(self._answering.request_for_verdict, effect.timestamp)
+                self._spawn(self._ask_again(FORGOTTEN_AGAIN_SECONDS, find))
+            case HoldBack():
+                pass  # its row is held back since the turn that took its refusal in
+
+    def _complete_envelope(self, build: bytes) -> None:
+        """Ask again where f+1 replicas agree, but fewer gave a signature that holds.
+
+        Another replica's reply, or the same one's next, completes the envelope.
+        """
+        try:
+            if self._answering.is_envelope_complete(build):
+                return
+        except StorageFailed as error:
+            _log.error("%s; looking at its signatures later", error)
+        find = functools.partial(self._answering.request_for_signatures, build)
+        self._spawn(self._ask_again(ATTEST_AGAIN_SECONDS, find))
+
+    async def _ask_again(self, seconds: float, find: Callable[[], bytes | None]) -> None:
+        """After so long, ask for the build whose request `find` gives then; None: no more."""
+        while True:
+            await asyncio.sleep(seconds)
+            try:
+                request = find()
+                break
+            except StorageFailed as error:
+                _log.error("%s; trying again", error)
+        if request is not None:
+            signed = decode_signed(request)
+            self._handle(self._client.ask(signed, LAST_KINDS[Kind.BUILD], self._now()))
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._on_task_done)
+
+    def _on_task_done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            _log.error("a task of the gateway failed", exc_info=error)
+
+    def _now(self) -> float:
+        return asyncio.get_running_loop().time()

@@ -1,0 +1,107 @@
+"""What a gateway tells the forges of its builds, kept in the transaction that makes it true.
+
+A build is `pending` once the network has ordered it, and final only on an accepted verdict. A
+status is only as good as the machine that posts it; the envelope is the proof.
+"""
+
+import time
+from collections.abc import Sequence
+
+from ci.operations import Event
+from ci.statement import VerdictFields
+from client.storage.archive import BuildRecord
+from client.storage.database import Database, StorageFailed
+from common.english import counted
+from common.forges.shared.status import CommitStatus, State
+from common.repositories.repository_config import GatewayRepository, StatusTarget, status_target
+from common.statuses.reporter import Reporter
+from common.statuses.status_texts import context_of, description_of, state_of
+
+
+def make_reporter(repositories: Sequence[GatewayRepository], database: Database) -> Reporter:
+    """A reporter for the repositories with `report: gateway`."""
+    targets: dict[str, StatusTarget] = {}
+    for entry in repositories:
+        target = status_target(entry)
+        if entry.report == "gateway" and target is not None:
+            targets[entry.url] = target
+    return Reporter(
+        targets=targets, database=database, clock=time.time, storage_failed=StorageFailed
+    )
+
+
+class Reports:
+    """Puts into the queue what is to be said; every method inside a transaction of the gateway.
+
+    A repository that nobody reports of, and a build without a commit, are passed over.
+    """
+
+    def __init__(self, reporter: Reporter, public_url: str, replicas: int) -> None:
+        """public_url: without a slash at its end. replicas: how many there are."""
+        self._reporter = reporter
+        self._public_url = public_url
+        self._replicas = replicas
+
+    def ordered(self, record: BuildRecord, *, needs_approval: bool) -> None:
+        """The network has it open."""
+        first = "waits for an operator's approval, then" if needs_approval else "waits"
+        text = f"{first} for a verdict of {counted(self._replicas, 'replica')}"
+        self._put(record, State.PENDING, text, is_final=False, is_waiting=needs_approval)
+
+    def decided(self, record: BuildRecord, verdict: VerdictFields) -> None:
+        """Its verdict was accepted."""
+        found = [(value.outcome, value.exit_code, len(value.replicas)) for value in verdict.found]
+        self._put(
+            record,
+            state_of(verdict.outcome),
+            description_of(
+                verdict.outcome,
+                verdict.exit_code,
+                len(verdict.agreeing),
+                verdict.replicas,
+                found,
+            ),
+            is_final=True,
+        )
+
+    def refused(self, record: BuildRecord, reason: str) -> None:
+        """The network will not build it."""
+        self._put(record, State.ERROR, f"refused: {reason}", is_final=True)
+
+    def skipped(self, record: BuildRecord, reason: str) -> None:
+        """Its author wants no build."""
+        self._put(record, State.SKIPPED, f"skipped: {reason}", is_final=True)
+
+    def wake(self) -> None:
+        """The transaction is on disk."""
+        self._reporter.wake()
+
+    def _put(
+        self,
+        record: BuildRecord,
+        state: State,
+        description: str,
+        *,
+        is_final: bool,
+        is_waiting: bool = False,
+    ) -> None:
+        if record.commit is None or record.repository not in self._reporter.repositories:
+            return
+        is_pull_request = record.event is Event.PULL_REQUEST
+        status = CommitStatus(
+            commit=record.commit,
+            context=context_of(None, is_pull_request=is_pull_request),
+            state=state,
+            description=description,
+            target_url=f"{self._public_url}/builds/{record.build.hex()}",
+            # The head of a pull request is on no branch of its repository.
+            ref=None if is_pull_request else record.branch,
+        )
+        self._reporter.queue.put(
+            record.repository,
+            record.number,
+            status,
+            is_final=is_final,
+            now=time.time(),
+            is_waiting=is_waiting,
+        )

@@ -1,0 +1,1 @@
+"""The logs of builds, made safe to show, followed live and compared."""

@@ -1,0 +1,1 @@
+"""What the gateway asks the nodes, and how it checks their answers."""

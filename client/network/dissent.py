@@ -1,0 +1,126 @@
+"""Who differed from verdicts, and who could not build: told by the ledger, entry by entry. Pure.
+
+A replica that dissents is called dissenting; nothing here makes it faulty.
+"""
+
+from collections import deque
+
+import msgspec
+
+from ci.ledger import (
+    ABSTAINED,
+    AnyEntry,
+    LateBallotEntry,
+    MalformedEntry,
+    RecordedBallot,
+    VerdictEntry,
+    decode_entry,
+)
+from ci.statement import InvalidStatement, dissenters
+from common.safe_text import log_text
+from pbft.ports import Entry
+
+# Of each replica, the newest are told one by one, the others only counted.
+TOLD_MAX = 8
+# What "lately" means, in verdicts.
+RECENT_VERDICTS = 20
+REASON_CHARACTERS_MAX = 200
+
+
+class Told(msgspec.Struct, frozen=True):
+    """One ballot that differed from a verdict, or an abstention.
+
+    build: its id (hex). found: the outcome and exit code, or the reason, in its words.
+    entry: its index in the ledger. verdicts: how many there were by then.
+    """
+
+    build: str
+    abstained: bool
+    found: str
+    entry: int
+    verdicts: int
+
+
+class DissentView(msgspec.Struct, frozen=True):
+    """One replica's history.
+
+    dissents, abstentions: in the whole ledger, as far as it is checked. recent_verdicts: how many
+    verdicts recent_dissents and recent_abstentions are out of: the newest, or all where there are
+    few. newest: some of both, the newest first.
+    """
+
+    dissents: int = 0
+    abstentions: int = 0
+    recent_dissents: int = 0
+    recent_abstentions: int = 0
+    recent_verdicts: int = 0
+    newest: tuple[Told, ...] = ()
+
+
+class DissentHistory:
+    """Counts as entries are fed to it, in their order."""
+
+    def __init__(self) -> None:
+        self.verdicts = 0
+        self._counts: dict[tuple[str, bool], int] = {}
+        self._newest: dict[str, deque[Told]] = {}
+        # When each of the recent ones was, in verdicts; at most one per verdict and replica.
+        self._recent: dict[tuple[str, bool], deque[int]] = {}
+
+    def copy(self) -> "DissentHistory":
+        """One that goes its own way from here."""
+        other = DissentHistory()
+        other.verdicts = self.verdicts
+        other._counts = dict(self._counts)
+        other._newest = {name: told.copy() for name, told in self._newest.items()}
+        other._recent = {key: recent.copy() for key, recent in self._recent.items()}
+        return other
+
+    def feed(self, entry: Entry) -> None:
+        """Take in the next entry. One that this version cannot read tells nothing."""
+        try:
+            body = decode_entry(entry.body)
+            dissenting = dissenters(body)
+        except (MalformedEntry, InvalidStatement):
+            return
+        if isinstance(body, VerdictEntry):
+            self.verdicts += 1
+        for ballot in _ballots(body):
+            if ballot.outcome == ABSTAINED or ballot.replica in dissenting:
+                assert isinstance(body, VerdictEntry | LateBallotEntry), "it has ballots"
+                self._note(body.build, ballot, entry.index)
+
+    def of(self, replica: str) -> DissentView:
+        """What there is about one replica."""
+        return DissentView(
+            dissents=self._counts.get((replica, False), 0),
+            abstentions=self._counts.get((replica, True), 0),
+            recent_dissents=self._recently(replica, abstained=False),
+            recent_abstentions=self._recently(replica, abstained=True),
+            recent_verdicts=min(self.verdicts, RECENT_VERDICTS),
+            newest=tuple(reversed(self._newest.get(replica, ()))),
+        )
+
+    def _note(self, build: str, ballot: RecordedBallot, index: int) -> None:
+        abstained = ballot.outcome == ABSTAINED
+        code = "" if ballot.exit_code is None else f" {ballot.exit_code}"
+        found = (ballot.reason or "") if abstained else f"{ballot.outcome}{code}"
+        told = Told(build, abstained, log_text(found, REASON_CHARACTERS_MAX), index, self.verdicts)
+        key = (ballot.replica, abstained)
+        self._counts[key] = self._counts.get(key, 0) + 1
+        self._newest.setdefault(ballot.replica, deque(maxlen=TOLD_MAX)).append(told)
+        self._recent.setdefault(key, deque(maxlen=RECENT_VERDICTS)).append(self.verdicts)
+
+    def _recently(self, replica: str, *, abstained: bool) -> int:
+        since = self.verdicts - RECENT_VERDICTS
+        return sum(at > since for at in self._recent.get((replica, abstained), ()))
+
+
+def _ballots(body: AnyEntry) -> tuple[RecordedBallot, ...]:
+    match body:
+        case VerdictEntry():
+            return body.ballots
+        case LateBallotEntry():
+            return (body.ballot,)
+        case _:
+            return ()

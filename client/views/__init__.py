@@ -1,0 +1,1 @@
+"""Builds and the ledger as plain values, for the API and the pages."""

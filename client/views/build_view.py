@@ -1,0 +1,372 @@
+"""A build as the API and the pages show it: records and signed ballots to plain values."""
+
+import datetime
+import enum
+from collections.abc import Sequence
+
+import msgspec
+
+from ci.executors import STAND_BY
+from ci.ledger import RecordedStep
+from ci.operations import (
+    Abstain,
+    Ballot,
+    CastBallot,
+    MalformedOperation,
+    Outcome,
+    ResultKey,
+    decode_operation,
+)
+from ci.statement import FoundValue, InvalidStatement, VerdictFields, parse_statement
+from client.storage.archive import BallotRecord, BuildRecord, ReplyRecord, StateRecord
+from client.views.artifact_view import (
+    ArtifactView,
+    FileDifference,
+    artifact_views,
+    file_differences,
+    is_found_value,
+)
+from client.views.differences import Difference, differences_of
+from pbft.authentication import Authenticator
+from pbft.codec import MalformedMessage, decode_request, decode_signed
+from pbft.messages import Request
+
+
+class BuildStatus(enum.StrEnum):
+    """How far a build is.
+
+    `refused`: the network took the request and will not build it. `skipped`: the commit asks for
+    no build. `cancelled`: it was cancelled before the network was asked for it. Where the network
+    had it, the verdict says that it was cancelled or skipped.
+    """
+
+    QUEUED = "queued"
+    BUILDING = "building"
+    DECIDED = "decided"
+    REFUSED = "refused"
+    SKIPPED = "skipped"
+    CANCELLED = "cancelled"
+
+
+class VerdictView(msgspec.Struct, frozen=True):
+    """The accepted verdict; dissenting and agreeing count the ballots after it too.
+
+    Neither holds a replica that abstained; for disputed and cancelled there is no value to agree
+    with, so both are empty. threshold: how many equal ballots it took, null for those two.
+    executors: who was to build first, while the others stood by; empty: every replica was.
+    pipeline_sha256: of the agreed pipeline file; steps: those of it, none where nothing is agreed
+    on. ref: the full name that the commit was proved to be on. target: of a pull request, the full
+    name of the branch that it is for.
+    """
+
+    outcome: str
+    exit_code: int | None
+    agreeing: tuple[str, ...]
+    dissenting: tuple[str, ...]
+    ledger_index: int
+    threshold: int | None
+    executors: tuple[str, ...]
+    ref: str
+    target: str | None
+    pipeline_sha256: str | None
+    steps: tuple[RecordedStep, ...]
+
+
+class BallotView(msgspec.Struct, frozen=True):
+    """One replica's ballot. `abstains`: its reason, and then all else is null.
+
+    From log_bytes on it is what that replica says alone: the length of its log, and what time it
+    took for the checkout and for the build.
+    """
+
+    replica: str
+    outcome: str | None
+    exit_code: int | None
+    commit: str | None
+    log_sha256: str | None
+    abstains: str | None
+    log_bytes: int | None
+    checkout_milliseconds: int | None
+    build_milliseconds: int | None
+
+
+class ReplicaView(msgspec.Struct, frozen=True):
+    """What one replica does about a build, or did when it was last asked.
+
+    has_ballot: its ballot is here, or the accepted statement names it. state: that ballot in words,
+    else its own words; null: it never said anything; `stand-by`: it need not build. seen: when it
+    said so; null for a ballot. problem: why it gives no answer now.
+    """
+
+    replica: str
+    has_ballot: bool
+    state: str | None
+    seen: str | None
+    problem: str | None
+
+
+class ReplyView(msgspec.Struct, frozen=True):
+    """One replica's reply: agrees with the accepted verdict, its signature over it holds."""
+
+    replica: str
+    agrees: bool
+    signed: bool
+
+
+class TimesView(msgspec.Struct, frozen=True):
+    """When the gateway saw each step: ISO 8601, UTC, by its own clock; null: not yet."""
+
+    received: str | None
+    resolved: str | None
+    signed: str | None
+    opened: str | None
+    decided: str | None
+
+
+class BuildView(msgspec.Struct, frozen=True):
+    """GET /api/v1/builds/<id>. `detail`: what it waits for, or why it was refused, in one line.
+
+    withdrawn: why this gateway took its asking back (cancelled, superseded by another).
+    rebuild_of, rebuilds: the build that this one does again, and those that did this one again.
+    author: whose pull request it is, as the forge says.
+    """
+
+    id: str
+    repository: str
+    branch: str
+    commit: str | None
+    event: str
+    ref: str | None
+    author: str | None
+    status: BuildStatus
+    verdict: VerdictView | None
+    ballots: tuple[BallotView, ...]
+    replies: tuple[ReplyView, ...]
+    times: TimesView
+    detail: str | None
+    withdrawn: str | None
+    rebuild_of: str | None
+    rebuilds: tuple[str, ...]
+    # the replicas whose log can be downloaded here
+    logs: tuple[str, ...]
+    replicas: tuple[ReplicaView, ...]
+    # what the findings disagree about; empty where all are the same
+    differences: tuple[Difference, ...]
+    # agreed on by the verdict; the differences are those of all ballots that are here
+    artifacts: tuple[ArtifactView, ...]
+    artifact_differences: tuple[FileDifference, ...]
+
+
+def build_view(
+    record: BuildRecord,
+    ballots: list[BallotRecord],
+    replies: list[ReplyRecord],
+    states: Sequence[StateRecord] = (),
+    rebuilds: Sequence[bytes] = (),
+) -> BuildView:
+    """What people and programs are shown of a build. states: of all replicas."""
+    cast = {ballot.replica: read_ballot(ballot.signed) for ballot in ballots}
+    verdict = parse_statement(record.statement).verdict if record.statement else None
+    return BuildView(
+        id=record.build.hex(),
+        repository=record.repository,
+        branch=record.branch,
+        commit=record.commit,
+        event=record.event,
+        ref=record.ref,
+        author=record.author,
+        status=_status(record),
+        verdict=_verdict_view(verdict, cast) if verdict else None,
+        ballots=tuple(_ballot_view(replica, ballot) for replica, ballot in cast.items()),
+        replies=tuple(
+            ReplyView(reply.replica, reply.agrees, reply.attestation is not None)
+            for reply in replies
+        ),
+        times=TimesView(
+            received=iso_time(record.received_at),
+            resolved=iso_time(record.resolved_at),
+            signed=iso_time(record.signed_at),
+            opened=iso_time(record.opened_at),
+            decided=iso_time(record.decided_at),
+        ),
+        detail=_detail(record),
+        withdrawn=record.withdrawn,
+        rebuild_of=None if record.rebuild_of is None else record.rebuild_of.hex(),
+        rebuilds=tuple(build.hex() for build in rebuilds),
+        logs=tuple(ballot.replica for ballot in ballots if ballot.log_archived),
+        replicas=tuple(_replica_view(state, cast.get(state.replica), verdict) for state in states),
+        differences=differences_of(cast),
+        artifacts=artifact_views(verdict.artifacts if verdict else ()),
+        artifact_differences=file_differences(verdict, cast),
+    )
+
+
+def is_over(record: BuildRecord) -> bool:
+    """Is there nothing more to come but late ballots and logs?"""
+    return _status(record) not in (BuildStatus.QUEUED, BuildStatus.BUILDING)
+
+
+def read_ballot(signed: bytes) -> Ballot:
+    """The ballot in an encoded Signed Request that `checked_ballot` let into the archive."""
+    operation = decode_operation(decode_request(decode_signed(signed)).operation)
+    assert isinstance(operation, CastBallot), "only ballots are kept as ballots"
+    return operation.ballot
+
+
+def checked_ballot(
+    signed: bytes, replica: str, build: bytes, opened: int, authenticator: Authenticator
+) -> CastBallot | None:
+    """The ballot in these bytes, if this replica signed it for this build; else None.
+
+    Checked: a Signed Request whose signer is `replica`, its signature, and a CastBallot that
+    names this build and opening.
+    """
+    try:
+        decoded = decode_signed(signed)
+        message = authenticator.read(decoded)
+        if not isinstance(message, Request) or decoded.signer != replica:
+            return None
+        operation = decode_operation(message.operation)
+    except (MalformedMessage, MalformedOperation):
+        return None
+    if not isinstance(operation, CastBallot):
+        return None
+    if operation.build != build or operation.opened != opened:
+        return None
+    if authenticator.check(decoded, message) is not None:
+        return None
+    return operation
+
+
+def accepted_verdict(statement: bytes, cluster_id: bytes, build: bytes) -> VerdictFields | None:
+    """The verdict of a statement about just this build of this cluster; else None."""
+    try:
+        verdict = parse_statement(statement).verdict
+    except InvalidStatement:
+        return None
+    if verdict.build != build.hex() or verdict.cluster_id != cluster_id.hex():
+        return None
+    return verdict
+
+
+def iso_time(seconds: float | None) -> str | None:
+    """Seconds since 1970 as ISO 8601 with milliseconds, UTC."""
+    if seconds is None:
+        return None
+    moment = datetime.datetime.fromtimestamp(seconds, datetime.UTC)
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _status(record: BuildRecord) -> BuildStatus:
+    if record.statement is not None:
+        return BuildStatus.DECIDED
+    if record.refused is not None:
+        return BuildStatus.REFUSED
+    if record.skipped is not None:
+        return BuildStatus.SKIPPED
+    if record.is_never_asked:
+        return BuildStatus.CANCELLED
+    return BuildStatus.QUEUED if record.opened_at is None else BuildStatus.BUILDING
+
+
+def _detail(record: BuildRecord) -> str | None:
+    """One line on what it waits for, or why it ended without a finding."""
+    if record.withdrawn is not None and record.statement is None and not record.is_never_asked:
+        return f"{record.withdrawn}; the network is being told"
+    is_cancelled = record.statement is not None and (
+        parse_statement(record.statement).verdict.outcome is Outcome.CANCELLED
+    )
+    withdrawn = record.withdrawn if is_cancelled or record.is_never_asked else None
+    return record.refused or record.skipped or withdrawn or record.detail
+
+
+def _verdict_view(verdict: VerdictFields, cast: dict[str, Ballot]) -> VerdictView:
+    decided = next(
+        (found for found in verdict.found if set(verdict.agreeing) & set(found.replicas)), None
+    )
+    agreeing = list(verdict.agreeing)
+    dissenting: list[str] = []
+    if decided is not None:
+        for found in verdict.found:
+            if found is not decided:
+                dissenting.extend(found.replicas)
+        for replica, ballot in cast.items():
+            if isinstance(ballot, Abstain) or replica in agreeing or replica in dissenting:
+                continue
+            is_equal = is_found_value(ballot.compared, decided)
+            (agreeing if is_equal else dissenting).append(replica)
+    return VerdictView(
+        outcome=verdict.outcome,
+        exit_code=verdict.exit_code,
+        agreeing=tuple(agreeing),
+        dissenting=tuple(sorted(dissenting)),
+        ledger_index=verdict.ledger_index,
+        threshold=verdict.threshold,
+        executors=verdict.executors,
+        ref=verdict.full_ref,
+        target=verdict.target,
+        pipeline_sha256=verdict.pipeline_sha256,
+        steps=verdict.steps,
+    )
+
+
+def stood_by(verdict: VerdictFields | VerdictView, replica: str) -> bool:
+    """Whether one without a ballot was not asked for one, as far as the verdict tells.
+
+    A dispute may be for want of it.
+    """
+    is_spared = bool(verdict.executors) and replica not in verdict.executors
+    return is_spared and verdict.outcome != Outcome.DISPUTED
+
+
+def _replica_view(
+    state: StateRecord, ballot: Ballot | None, verdict: VerdictFields | None
+) -> ReplicaView:
+    recorded = None if verdict is None else _recorded(verdict, state.replica)
+    if ballot is None and recorded is not None:
+        # its signed ballot is not here yet
+        return ReplicaView(state.replica, True, recorded, None, state.problem)
+    if ballot is None:
+        words = state.state
+        if words in (None, "none") and verdict is not None and stood_by(verdict, state.replica):
+            words = STAND_BY
+        seen = iso_time(state.seen_at)
+        return ReplicaView(state.replica, False, words, seen, state.problem)
+    words = _abstains(ballot.reason) if isinstance(ballot, Abstain) else _found(ballot.compared)
+    return ReplicaView(state.replica, True, words, None, state.problem)
+
+
+def _recorded(verdict: VerdictFields, replica: str) -> str | None:
+    """What the statement says of this replica's ballot, in words; None: it had none by then."""
+    for found in verdict.found:
+        if replica in found.replicas:
+            return _found(found)
+    for abstention in verdict.abstained:
+        if replica == abstention.replica:
+            return _abstains(abstention.reason)
+    return None
+
+
+def _found(value: ResultKey | FoundValue) -> str:
+    return f"found {value.outcome}" + ("" if value.exit_code is None else f" {value.exit_code}")
+
+
+def _abstains(reason: str) -> str:
+    return f"abstains: {reason}"
+
+
+def _ballot_view(replica: str, ballot: Ballot) -> BallotView:
+    if isinstance(ballot, Abstain):
+        return BallotView(replica, None, None, None, None, ballot.reason, None, None, None)
+    compared, evidence = ballot.compared, ballot.evidence
+    return BallotView(
+        replica,
+        compared.outcome,
+        compared.exit_code,
+        compared.commit,
+        evidence.log_sha256,
+        None,
+        evidence.log_bytes,
+        evidence.checkout_milliseconds,
+        evidence.build_milliseconds,
+    )

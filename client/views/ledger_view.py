@@ -1,0 +1,101 @@
+"""A ledger's entries as the page shows them: plain values, every text short and printable. Pure."""
+
+from collections.abc import Iterable, Iterator
+
+import msgspec
+
+from ci.ledger import (
+    AnyEntry,
+    AppendEntry,
+    ApproveEntry,
+    CancelEntry,
+    LateBallotEntry,
+    MalformedEntry,
+    VerdictEntry,
+    decode_entry,
+)
+from ci.statement import InvalidStatement, dissenters, parse_statement
+from common.safe_text import log_text
+from pbft.ports import Entry
+
+TEXT_CHARACTERS_MAX = 300
+_STANCES = {True: "agrees", False: "dissents", None: "counts for neither side"}
+
+
+class EntryView(msgspec.Struct, frozen=True, kw_only=True):
+    """One entry. Heads are in hexadecimal: the one after this entry, and the one before it.
+
+    kind: verdict, late ballot, cancel, approve, append, or unknown. agreeing, dissenting: the
+    replicas, of a verdict. by: the client that asked for it, or the replica whose ballot it is.
+    text: what else there is to say, in a line.
+    """
+
+    index: int
+    kind: str
+    head: str
+    previous: str
+    build: str | None = None
+    repository: str | None = None
+    branch: str | None = None
+    outcome: str | None = None
+    exit_code: int | None = None
+    agreeing: tuple[str, ...] = ()
+    dissenting: tuple[str, ...] = ()
+    by: str | None = None
+    text: str = ""
+
+
+def entry_views(entries: Iterable[Entry], head_before: bytes) -> Iterator[EntryView]:
+    """The entries in their order. head_before: the head before the first of them."""
+    for entry in entries:
+        yield _entry_view(entry, head_before)
+        head_before = entry.head
+
+
+def _entry_view(entry: Entry, head_before: bytes) -> EntryView:
+    bare = EntryView(
+        index=entry.index, kind="unknown", head=entry.head.hex(), previous=head_before.hex()
+    )
+    try:
+        return _told(bare, decode_entry(entry.body))
+    except (MalformedEntry, InvalidStatement) as error:
+        text = f"this version cannot read it: {error}"
+        return msgspec.structs.replace(bare, text=log_text(text, TEXT_CHARACTERS_MAX))
+
+
+def _told(bare: EntryView, body: AnyEntry) -> EntryView:
+    fields: dict[str, object]
+    match body:
+        case VerdictEntry():
+            verdict = parse_statement(bytes(body.statement)).verdict
+            fields = {
+                "kind": "verdict",
+                "build": body.build,
+                "repository": log_text(verdict.repository, TEXT_CHARACTERS_MAX),
+                "branch": log_text(verdict.branch, TEXT_CHARACTERS_MAX),
+                "outcome": str(verdict.outcome),
+                "exit_code": verdict.exit_code,
+                "agreeing": verdict.agreeing,
+                "dissenting": tuple(sorted(dissenters(body))),
+            }
+        case LateBallotEntry():
+            ballot = body.ballot
+            code = "" if ballot.exit_code is None else f" {ballot.exit_code}"
+            found = f"{ballot.outcome.replace('_', ' ')}{code}"
+            fields = {
+                "kind": "late ballot",
+                "build": body.build,
+                "by": log_text(ballot.replica),
+                "text": f"{log_text(found)}: {_STANCES[body.agrees]}",
+            }
+        case CancelEntry():
+            fields = {"kind": "cancel", "build": body.build, "by": log_text(body.client)}
+        case ApproveEntry():
+            fields = {"kind": "approve", "build": body.build, "by": log_text(body.client)}
+        case AppendEntry():
+            fields = {
+                "kind": "append",
+                "by": log_text(body.client),
+                "text": log_text(body.text, TEXT_CHARACTERS_MAX),
+            }
+    return msgspec.structs.replace(bare, **fields)

@@ -1,0 +1,384 @@
+"""The YAML configuration files as typed values: a cluster, one node, the client.
+
+Each wrong value is one line: "file: key: what is wrong; what is allowed". Paths in a file are
+relative to that file's folder and come out absolute. Nothing here is replicated: what all
+replicas must agree on goes from `ClusterConfig` into the genesis, by `cluster`.
+"""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Literal, TypeVar
+
+import msgspec
+
+from common.address import Address as Address
+from common.config_error import ConfigError as ConfigError
+from common.config_error import nearest
+from common.configuration.config_reader import absolute_path, read_file, read_struct
+from common.configuration.keys import load_public_key
+from common.configuration.registry_logins import DOCKER_HUB, check_places, read_registry_logins
+from common.repositories.credentials import check_access
+from common.repositories.repository_config import GatewayRepository as GatewayRepository
+from common.repositories.repository_config import RepositoryEntry as RepositoryEntry
+from common.repositories.repository_config import (
+    check_gateway_repositories,
+    check_local_images,
+    check_status,
+)
+from pbft.genesis import FORMAT_VERSION, REPLICA_ROLE, Cluster, Genesis, InvalidGenesis, Member
+from pbft.quorums import UnsupportedSize, quorums_for
+
+GATEWAY_ROLE = "gateway"
+OPERATOR_ROLE = "operator"
+
+# A member's name is in file names, container labels and log lines, so it stays plain.
+_NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$"
+# What git reads as host:path over ssh.
+_SSH_SHORT_FORM = re.compile(r"[\w.-]+@[\w.-]+:.+")
+
+_Kind = TypeVar("_Kind")
+
+# Statements repeat it (ci.operations.PageUrl).
+PublicUrl = Annotated[
+    str,
+    msgspec.Meta(
+        max_length=256,
+        pattern=r"^https?://[!-~]+\Z",
+        description="http:// or https:// and visible ASCII, up to 256 characters",
+    ),
+]
+MemberName = Annotated[
+    str,
+    msgspec.Meta(pattern=_NAME, description="up to 64 of: letters, digits, '-', '_', '.'"),
+]
+ImagePlace = Annotated[
+    str,
+    msgspec.Meta(
+        pattern=r"^[a-zA-Z0-9.-]+(:[0-9]+)?(/[a-z0-9._-]+)*$",
+        max_length=255,
+        description="a registry or a folder in it, as docker.io or ghcr.io/team",
+    ),
+]
+Role = Literal["gateway", "operator"]
+Executor = Literal["docker", "process"]
+LogFormat = Literal["text", "json"]
+FaultKind = Literal[
+    "allowed", "lying", "silent", "equivocating", "delaying", "garbling", "replaying"
+]
+
+
+class ReplicaEntry(msgspec.Struct, frozen=True):
+    """A replica as the cluster file lists it; the address is where the others reach it."""
+
+    name: MemberName
+    public_key_file: Path
+    address: Address
+
+
+class ClientEntry(msgspec.Struct, frozen=True):
+    """A client as the cluster file lists it, and what it may ask for."""
+
+    name: MemberName
+    public_key_file: Path
+    roles: tuple[Role, ...]
+
+
+class ClusterConfig(msgspec.Struct, frozen=True):
+    """cluster.yml: who takes part, by which rules. Equal for all but for addresses and paths.
+
+    `limits` are the keys of ci.limits.Limits as they are in the file; `limits_as` checks them.
+    """
+
+    file: Path
+    replicas: tuple[ReplicaEntry, ...]
+    clients: tuple[ClientEntry, ...]
+    checkpoint_interval: Annotated[int, msgspec.Meta(ge=1, le=65536)] = 128
+    window: Annotated[int, msgspec.Meta(ge=2, le=131072)] = 256
+    client_window: Annotated[int, msgspec.Meta(ge=1, le=65536)] = 256
+    limits: dict[str, bool | int | float | str] = msgspec.field(default_factory=dict)
+
+    @property
+    def members(self) -> tuple[ReplicaEntry | ClientEntry, ...]:
+        """The replicas, then the clients."""
+        return (*self.replicas, *self.clients)
+
+    def cluster(self, application: bytes) -> Cluster:
+        """The cluster that this file describes, with the public keys of all members read.
+
+        application: the encoded rules of the replicated application. Raises ConfigError.
+        """
+        genesis = Genesis(
+            format_version=FORMAT_VERSION,
+            replicas=tuple(
+                Member(entry.name, load_public_key(entry.public_key_file), (REPLICA_ROLE,))
+                for entry in self.replicas
+            ),
+            clients=tuple(
+                Member(entry.name, load_public_key(entry.public_key_file), entry.roles)
+                for entry in self.clients
+            ),
+            checkpoint_interval=self.checkpoint_interval,
+            window=self.window,
+            client_window=self.client_window,
+            application=application,
+        )
+        try:
+            return Cluster(genesis)
+        except InvalidGenesis as error:
+            raise ConfigError(f"{self.file}: {error}") from error
+
+    def limits_as(self, kind: type[_Kind]) -> _Kind:
+        """`limits` as the struct that knows them (ci.limits.Limits). Raises ConfigError."""
+        return read_struct(kind, self.limits, self.file, "limits")
+
+    def replica_entry(self, name: str, file: Path) -> ReplicaEntry:
+        """The replica of that name; `file` (which names it) is in the error. Raises ConfigError."""
+        return _entry(self.replicas, name, file, "a replica", self.file)
+
+    def client_entry(self, name: str, file: Path) -> ClientEntry:
+        """The client of that name; `file` (which names it) is in the error. Raises ConfigError."""
+        return _entry(self.clients, name, file, "a client", self.file)
+
+
+class NodeConfig(msgspec.Struct, frozen=True):
+    """node*.yml: one replica as its operator runs it. Times in seconds.
+
+    docker_host: None means DOCKER_HOST or the default socket.
+    log_format: `json` writes one object per line, for programs that collect logs.
+    registry_auth_file: logins for image registries, as `docker login` writes them.
+    images_from: the registries, or folders in them, whose images may be used; no others are asked.
+    network_allowed: whether a step that asks for a network gets one.
+    build_ca_file: the authorities that steps with a network trust, as PEM; None: the image's own.
+    images_days_max, images_bytes_max: of what this node pulled, what was used last is kept;
+        mirrors_days_max, mirrors_bytes_max: of its mirrors of repositories likewise.
+    abstain_after_seconds: how long an infrastructure error is retried before it abstains.
+    stand_by_seconds: with `executors: minimal` in the cluster file, how long at least after the
+        first ballot on a build a node that stands by waits for the verdict before it builds too.
+    builds_kept_max, builds_bytes_max, builds_days_max: how many builds' logs and artifacts are
+        kept, of what size in all, and for how long; the oldest go first.
+    view_change_seconds: how long a request may wait for its order before this replica asks for
+        another primary; doubled for each primary that fails, up to view_change_seconds_max.
+    fault_injection: how this node misbehaves on purpose, only for demonstrations; `allowed`: not
+        yet, but POST /pbft/simulate-byzantine may make it.
+    capture_file: everything that this node sends is appended to it, without bound; only for tests.
+    plaintext_allowed: must be true to listen where other machines can connect.
+    public_url: how people reach a gateway, for links in this replica's commit statuses.
+    read_token_file: tokens as in api_token_file of a gateway, for /metrics and /pbft/log; the
+        other routes are what gateways and peers read. None: whoever reaches the node reads them.
+    """
+
+    file: Path
+    cluster_file: Path
+    name: MemberName
+    private_key_file: Path
+    listen: Address
+    data_directory: Path
+    log_file: Path
+    repositories: tuple[RepositoryEntry, ...]
+    executor: Executor = "docker"
+    docker_host: str | None = None
+    builds_at_once: Annotated[int, msgspec.Meta(ge=1, le=256)] = 2
+    builds_kept_max: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)] = 1000
+    builds_bytes_max: Annotated[int, msgspec.Meta(ge=1)] = 10 * 2**30
+    builds_days_max: Annotated[float, msgspec.Meta(gt=0, le=36500)] = 90
+    allow_dockerfile: bool = False
+    registry_auth_file: Path | None = None
+    images_from: tuple[ImagePlace, ...] = (DOCKER_HUB,)
+    images_days_max: Annotated[int, msgspec.Meta(ge=1, le=36500)] = 30
+    images_bytes_max: Annotated[int, msgspec.Meta(ge=0)] = 20 * 2**30
+    network_allowed: bool = False
+    build_ca_file: Path | None = None
+    mirrors_days_max: Annotated[int, msgspec.Meta(ge=1, le=36500)] = 90
+    mirrors_bytes_max: Annotated[int, msgspec.Meta(ge=0)] = 20 * 2**30
+    log_format: LogFormat = "text"
+    abstain_after_seconds: Annotated[int, msgspec.Meta(ge=1, le=86400)] = 120
+    stand_by_seconds: Annotated[float, msgspec.Meta(ge=0, le=86400)] = 10.0
+    pull_timeout_seconds: Annotated[int, msgspec.Meta(ge=1, le=86400)] = 300
+    checkout_timeout_seconds: Annotated[int, msgspec.Meta(ge=1, le=86400)] = 300
+    view_change_seconds: Annotated[float, msgspec.Meta(ge=0.1, le=3600)] = 4.0
+    view_change_seconds_max: Annotated[float, msgspec.Meta(ge=0.1, le=86400)] = 64.0
+    fault_injection: FaultKind | None = None
+    capture_file: Path | None = None
+    plaintext_allowed: bool = False
+    public_url: PublicUrl | None = None
+    read_token_file: Path | None = None
+
+
+class ClientConfig(msgspec.Struct, frozen=True):
+    """client.yml: the gateway.
+
+    repositories: the first is built where a POST names none; `GatewayRepository` says what each
+        may be asked for.
+    queue_max: accepted webhooks that may wait; beyond it the answer is 429.
+    public_url: how people reach the gateway, for links in statuses; None means `listen`.
+    api_token_file: up to four tokens, one per line, readable by their owner alone; whoever changes
+        builds over the API needs one. None: whoever is on this machine may, nobody else, and
+        nobody at all where `public_url` or `listen` is for others too.
+    read_token_file: the same for whoever reads anything, but for webhooks and health; tokens of
+        api_token_file are taken too. None: whoever reaches the gateway reads.
+    archive_days_max, archive_builds_max: how long and how many finished builds are kept.
+    """
+
+    file: Path
+    cluster_file: Path
+    name: MemberName
+    private_key_file: Path
+    listen: Address
+    data_directory: Path
+    log_file: Path
+    results_file: Path
+    repositories: tuple[GatewayRepository, ...]
+    log_format: LogFormat = "text"
+    queue_max: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)] = 1000
+    archive_days_max: Annotated[float, msgspec.Meta(gt=0, le=36500)] = 365
+    archive_builds_max: Annotated[int, msgspec.Meta(ge=1, le=10_000_000)] = 10_000
+    api_token_file: Path | None = None
+    read_token_file: Path | None = None
+    public_url: PublicUrl | None = None
+    plaintext_allowed: bool = False
+
+
+def load_cluster_config(path: Path) -> ClusterConfig:
+    """The cluster file. Raises ConfigError; key files are not read yet (`cluster` does that)."""
+    config = read_file(ClusterConfig, path)
+    file = config.file
+    try:
+        quorums_for(len(config.replicas))
+    except UnsupportedSize as error:
+        allowed = "1, 2, 3, 4, 7, 10 ... are allowed"
+        raise ConfigError.at(file, "replicas", str(error), allowed) from error
+    _check_distinct(
+        [entry.name for entry in config.members], file, "name", "each member has its own"
+    )
+    addresses = [str(entry.address) for entry in config.replicas]
+    _check_distinct(addresses, file, "address", "each replica has its own")
+    _check_distinct(
+        [str(entry.public_key_file) for entry in config.members],
+        file,
+        "public_key_file",
+        "a key shared by two members would count twice",
+    )
+    if config.window < 2 * config.checkpoint_interval:
+        raise ConfigError.at(
+            file,
+            "window",
+            f"{config.window} is less than twice checkpoint_interval",
+            f"at least {2 * config.checkpoint_interval} is allowed",
+        )
+    return config
+
+
+def load_node_config(path: Path) -> NodeConfig:
+    """A node's file. Raises ConfigError."""
+    config = read_file(NodeConfig, path)
+    check_listen(config.listen, config.plaintext_allowed, config.file)
+    check_places(config.images_from, config.file, "images_from")
+    if config.registry_auth_file is not None:
+        read_registry_logins(config.registry_auth_file, config.file, "registry_auth_file")
+    if config.view_change_seconds_max < config.view_change_seconds:
+        raise ConfigError.at(
+            config.file,
+            "view_change_seconds_max",
+            f"{config.view_change_seconds_max:g} is less than view_change_seconds",
+            f"at least {config.view_change_seconds:g} is allowed",
+        )
+    return msgspec.structs.replace(
+        config, repositories=_repositories(config.repositories, config.file)
+    )
+
+
+def load_client_config(path: Path) -> ClientConfig:
+    """The client's file. Raises ConfigError."""
+    config = read_file(ClientConfig, path)
+    check_listen(config.listen, config.plaintext_allowed, config.file)
+    if not config.repositories:
+        raise ConfigError.at(config.file, "repositories", "is empty", "at least one is needed")
+    repositories = _repositories(config.repositories, config.file)
+    check_gateway_repositories(repositories, config.file)
+    return msgspec.structs.replace(config, repositories=repositories)
+
+
+def check_listen(listen: Address, plaintext_allowed: bool, file: Path) -> None:
+    """Refuse to listen without TLS where other machines can connect. Raises ConfigError."""
+    if not listen.is_loopback and not plaintext_allowed:
+        raise ConfigError.at(
+            file,
+            "listen",
+            f"{listen} can be reached by other machines, and the connection is not encrypted",
+            "use a loopback address, or set plaintext_allowed: true where the network is your own",
+        )
+
+
+_Repository = TypeVar("_Repository", bound=RepositoryEntry)
+
+
+def _repositories(entries: tuple[_Repository, ...], file: Path) -> tuple[_Repository, ...]:
+    found = []
+    for index, entry in enumerate(entries):
+        key = f"repositories[{index}]"
+        check_status(entry, file, key)
+        check_local_images(entry, file, key)
+        found.append(
+            msgspec.structs.replace(
+                entry,
+                url=url_of(entry.url, file, f"{key}.url"),
+                fetch_url=None
+                if entry.fetch_url is None
+                else url_of(entry.fetch_url, file, f"{key}.fetch_url"),
+                submodule_of=None
+                if entry.submodule_of is None
+                else tuple(
+                    url_of(url, file, f"{key}.submodule_of[{place}]")
+                    for place, url in enumerate(entry.submodule_of)
+                ),
+            )
+        )
+    _check_distinct([entry.url for entry in found], file, "repositories", "list each once")
+    listed = {entry.url for entry in found}
+    for index, entry in enumerate(found):
+        check_access(entry.access, entry.fetched_from, file, f"repositories[{index}]")
+        for place, url in enumerate(entry.submodule_of or ()):
+            if url not in listed:
+                raise ConfigError.at(
+                    file,
+                    f"repositories[{index}].submodule_of[{place}]",
+                    f"{url} is not on the list{nearest(url, sorted(listed))}",
+                    "the url of another entry of repositories is needed",
+                )
+    return tuple(found)
+
+
+def url_of(text: str, file: Path, key: str) -> str:
+    """A URL as it is; a path, relative to the file's folder, as file:///... Raises ConfigError."""
+    if not text.strip() or not text.isprintable():
+        raise ConfigError.at(file, key, "is empty or not printable", "a URL or a path is needed")
+    if "://" in text or _SSH_SHORT_FORM.fullmatch(text):
+        return text
+    return absolute_path(text, file).as_uri()
+
+
+def _check_distinct(values: Sequence[str], file: Path, key: str, allowed: str) -> None:
+    seen: set[str] = set()
+    for value in values:
+        if value in seen:
+            raise ConfigError.at(file, key, f"{value} is there twice", allowed)
+        seen.add(value)
+
+
+_Entry = TypeVar("_Entry", ReplicaEntry, ClientEntry)
+
+
+def _entry(
+    entries: tuple[_Entry, ...], name: str, file: Path, what: str, cluster_file: Path
+) -> _Entry:
+    for entry in entries:
+        if entry.name == name:
+            return entry
+    names = [entry.name for entry in entries]
+    raise ConfigError.at(
+        file,
+        "name",
+        f"'{name}' is not {what} of {cluster_file}{nearest(name, names)}",
+        f"there are: {', '.join(names) or 'none'}",
+    )

@@ -1,0 +1,1 @@
+"""Message diagrams as SVG and as text."""

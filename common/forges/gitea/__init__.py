@@ -1,0 +1,1 @@
+"""Gitea and Forgejo: their webhooks, their commit statuses."""

@@ -1,0 +1,1 @@
+"""GitHub: its webhooks, its commit statuses."""

@@ -1,0 +1,1 @@
+"""GitLab: its webhooks, its commit statuses."""

@@ -1,0 +1,1 @@
+"""The plain webhook of people and scripts."""

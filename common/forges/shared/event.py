@@ -1,0 +1,254 @@
+"""What a webhook comes to, whichever forge sent it: one small type, and refusals that help.
+
+The rule: whatever the bytes are, the answer is a value. Nothing in here does IO or knows the time.
+"""
+
+import enum
+import re
+from typing import Any, TypeVar
+
+import msgspec
+
+from ci.operations import Event
+from common.ref_names import BRANCH_PREFIX, TAG_PREFIX, check_branch_name, check_commit
+from common.safe_text import log_text
+
+# GitHub and GitLab send no more (docs/FACTS.md).
+BODY_BYTES_MAX = 25 * 1024 * 1024
+# A branch, a URL and a commit, however they are escaped, and what else a script may add. It is
+# decoded before it is known who sent it, and into objects: many times its size.
+PLAIN_BODY_BYTES_MAX = 64 * 1024
+# SubmitBuild takes no more.
+URL_CHARACTERS_MAX = 1024
+SHOWN_CHARACTERS_MAX = 80
+AUTHOR_CHARACTERS_MAX = 255
+
+BAD_REQUEST = 400
+UNAUTHORIZED = 401
+NOT_FOUND = 404
+TOO_LARGE = 413
+
+_SKIP_MARKER = re.compile(r"\[(skip ci|ci skip)\]", re.IGNORECASE)
+
+_Payload = TypeVar("_Payload", bound=msgspec.Struct)
+
+
+class Action(enum.StrEnum):
+    """What an event asks for."""
+
+    BUILD = "build"
+    IGNORED = "ignored"
+    SKIPPED = "skipped"
+    PING = "ping"
+
+
+class ForgeEvent(msgspec.Struct, frozen=True, kw_only=True):
+    """One event of one repository.
+
+    event, branch, ref and commit are as in ci.operations.SubmitBuild.
+    """
+
+    # what it asks for
+    action: Action
+    # every URL by which the sender calls the repository; empty if it names none
+    repositories: tuple[str, ...]
+    # why nothing is built, if the action is not BUILD
+    reason: str = ""
+    event: Event = Event.PUSH
+    branch: str = ""
+    # None for a branch
+    ref: str | None = None
+    commit: str | None = None
+    # what stays the same when this is delivered again, by whomever: (ref, what it points at
+    # after the event), and of a request that got another target also when. None for what is a new
+    # build each time (a plain POST)
+    stable_identity: tuple[str, ...] | None = None
+    # whose request it is, by their name at the forge; None: it does not say
+    author: str | None = None
+    # a pull request whose author need not be one of the repository's
+    is_from_fork: bool = False
+    # what the ref pointed at until then; None: it does not say, or the ref was not there
+    before: str | None = None
+
+
+class Refusal(msgspec.Struct, frozen=True):
+    """Why nothing will be built: the HTTP status, and what was wrong, where, what to do."""
+
+    status: int
+    text: str
+
+
+def ignored(repositories: tuple[str, ...], reason: str) -> ForgeEvent:
+    """An event that was understood and asks for nothing."""
+    return ForgeEvent(action=Action.IGNORED, repositories=repositories, reason=reason)
+
+
+def malformed(where: str, wrong: str, remedy: str) -> Refusal:
+    """A refusal of a body that says nothing that can be built."""
+    return Refusal(BAD_REQUEST, f"{where} {wrong}; {remedy}")
+
+
+def too_large(bytes_max: int) -> Refusal:
+    """The answer to a body over the limit."""
+    remedy = "send no more than 25 MB" if bytes_max == BODY_BYTES_MAX else "send less"
+    return Refusal(TOO_LARGE, f"the body has more than {bytes_max} bytes; {remedy}")
+
+
+def read_payload(kind: type[_Payload], content: bytes, forge: str) -> _Payload | Refusal:
+    """The JSON that a forge sent, as the fields of it that count. Unknown fields are skipped."""
+    try:
+        return msgspec.json.decode(content, type=kind)
+    except (ValueError, RecursionError) as error:
+        return malformed(
+            "the body",
+            f"is not what {forge} documents for this event: {log_text(str(error))}",
+            f"is this really a webhook of {forge}?",
+        )
+
+
+def is_all_zeros(commit: str) -> bool:
+    """Whether this is git's id for "nothing": what a deleted or new ref points at."""
+    return bool(commit) and not commit.strip("0")
+
+
+def skip_marker(message: str | None) -> str | None:
+    """The `[skip ci]` or `[ci skip]` in a commit's message, as it is there; None: none."""
+    found = _SKIP_MARKER.search(message or "")
+    return found[0] if found else None
+
+
+def pushed_ref(
+    ref: str,
+    after: str,
+    tagged: str,
+    message: str | None,
+    repositories: tuple[str, ...],
+    *,
+    before: str | None,
+) -> ForgeEvent | Refusal:
+    """A pushed branch or tag, in any forge's words.
+
+    before, after: what the ref pointed at, and points at now; tagged: the commit that a tag is of,
+        which for an annotated tag is not `after`. message: of the commit, where the forge tells it.
+    """
+    commit = tagged
+    if ref.startswith(BRANCH_PREFIX):
+        event, name = Event.PUSH, ref.removeprefix(BRANCH_PREFIX)
+        commit = after
+    elif ref.startswith(TAG_PREFIX):
+        event, name = Event.TAG, ref.removeprefix(TAG_PREFIX)
+    else:
+        return ignored(repositories, f"{shown(ref)} is neither a branch nor a tag")
+    refusal = check_ref_name("`ref`", name) or check_commit_id("`after`", after)
+    if refusal is not None:
+        return refusal
+    if is_all_zeros(after):
+        what = "branch" if event is Event.PUSH else "tag"
+        return ignored(repositories, f"nothing is left of the {what} {shown(name)}")
+    refusal = check_commit_id("the commit", commit)
+    if refusal is not None:
+        return refusal
+    marker = skip_marker(message)
+    return ForgeEvent(
+        action=Action.BUILD if marker is None else Action.SKIPPED,
+        reason="" if marker is None else f"the commit's message says {marker}",
+        repositories=repositories,
+        event=event,
+        branch=name,
+        ref=None if event is Event.PUSH else ref,
+        commit=commit,
+        stable_identity=(ref, after),
+        before=_known_commit(before),
+    )
+
+
+def pull_request(
+    *,
+    ref: str,
+    base: str,
+    commit: str,
+    message: str | None,
+    is_from_fork: bool,
+    repositories: tuple[str, ...],
+    author: str | None,
+    before: str | None = None,
+    retargeted_at: str | None = None,
+) -> ForgeEvent | Refusal:
+    """A pull or merge request whose head was `before` and is `commit`, in any forge's words.
+
+    retargeted_at: when it got the base that it has, in the forge's words, where this says so. Then
+    it is a build of its own, also where it had that base before: in between it was built for
+    another one, which is what its status shows.
+    """
+    refusal = check_ref_name("the base branch", base) or check_commit_id("the head", commit)
+    if refusal is not None:
+        return refusal
+    marker = skip_marker(message)
+    return ForgeEvent(
+        action=Action.BUILD if marker is None else Action.SKIPPED,
+        reason="" if marker is None else f"the commit's message says {marker}",
+        repositories=repositories,
+        event=Event.PULL_REQUEST,
+        branch=base,
+        ref=ref,
+        commit=commit,
+        stable_identity=(ref, commit, *(() if retargeted_at is None else (base, retargeted_at))),
+        author=None if author is None else author[:AUTHOR_CHARACTERS_MAX],
+        is_from_fork=is_from_fork,
+        before=_known_commit(before),
+    )
+
+
+def _known_commit(commit: str | None) -> str | None:
+    """A full commit id, or None: only the order of builds depends on it, so nobody is refused."""
+    if commit is None or is_all_zeros(commit) or check_commit(commit) is not None:
+        return None
+    return commit
+
+
+def check_ref_name(where: str, name: str) -> Refusal | None:
+    """A refusal where this is no name that git allows for a branch or a tag."""
+    reason = check_branch_name(name)
+    if reason is None:
+        return None
+    return malformed(
+        f"{where} ({shown(name)})",
+        f"is not a name that git allows: {reason}",
+        "name a branch or a tag as git does",
+    )
+
+
+def check_commit_id(where: str, commit: str) -> Refusal | None:
+    """A refusal where this is no full commit id."""
+    if check_commit(commit) is None:
+        return None
+    return malformed(
+        where,
+        "is not a full commit id",
+        "all 40 (or 64) lower-case hexadecimal digits are needed",
+    )
+
+
+def given_urls(*urls: str | None) -> tuple[str, ...]:
+    """The URLs that are there, each once, and none that is longer than a request may hold."""
+    return tuple(dict.fromkeys(url for url in urls if url and len(url) <= URL_CHARACTERS_MAX))
+
+
+def kind_of(value: object) -> str:
+    """What a JSON value is, in words."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return "a boolean"
+    if isinstance(value, (int, float)):
+        return "a number"
+    if isinstance(value, str):
+        return "a string"
+    return "a list" if isinstance(value, list) else "an object"
+
+
+def shown(text: Any) -> str:
+    """A stranger's text as one short line in quotes; nothing in it can reach a terminal."""
+    text = str(text)
+    cut = text if len(text) <= SHOWN_CHARACTERS_MAX else text[:SHOWN_CHARACTERS_MAX] + "..."
+    return ascii(cut)

@@ -1,0 +1,156 @@
+"""How the two ends of a link prove who they are, before there is a link. No IO.
+
+Four messages, of which docs/PROTOCOL.md says what each end knows after it:
+
+1. the dialler asks;
+2. the acceptor offers a challenge, and signs nothing;
+3. the dialler proves itself: it signs both names, both challenges and its role (`Hello`);
+4. the acceptor proves itself likewise.
+
+The rule: who was dialled keeps nothing for a stranger, and signs nothing for one. A challenge says
+itself when it was made, under a key of this process, so none has to be remembered; and of each
+member only a proof with a newer challenge than its last one counts, so that none counts twice.
+"""
+
+import base64
+import hashlib
+import hmac
+import os
+from typing import TypeVar
+
+import msgspec
+
+from common.configuration.keys import SigningKey, verify
+from pbft.authentication import Authenticator, sign_message
+from pbft.codec import encode_message
+from pbft.genesis import Cluster
+from pbft.messages import Digest, Hello, Name, Signed
+from pbft.ports import Refusal
+
+LINK_VERSION = 2
+# From a challenge to the proof with it.
+PROOF_SECONDS = 2.0
+# A proof is a few hundred bytes; what is longer is not looked at.
+PROOF_BYTES_MAX = 4096
+
+_TIME_BYTES = 8
+
+
+class LinkRefused(Exception):
+    """The other end is not who it must be; the text says why."""
+
+
+class _Offer(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """Message 2: who was dialled, and what the dialler has to sign."""
+
+    version: int
+    cluster_id: Digest
+    name: Name
+    challenge: Digest
+
+
+class Dialling(msgspec.Struct, frozen=True):
+    """A handshake under way, at the dialler's end. proof: message 3."""
+
+    hello: Hello
+    proof: str
+
+
+class Handshakes:
+    """One member's end of all its handshakes."""
+
+    def __init__(self, cluster: Cluster, name: str, signing_key: SigningKey) -> None:
+        self._cluster = cluster
+        self._name = name
+        self._signing_key = signing_key
+        self._authenticator = Authenticator(cluster, verify)
+        self._secret = os.urandom(32)
+        self._offered = 0
+        # of each member, when the challenge was made that it last proved itself with
+        self._proved: dict[str, int] = {}
+
+    def offer(self, now: float) -> str:
+        """Message 2, to whoever asks."""
+        # two in one microsecond are told apart, too
+        self._offered = max(int(now * 1_000_000), self._offered + 1)
+        challenge = self._challenge(self._offered.to_bytes(_TIME_BYTES, "big"))
+        return _text(_Offer(LINK_VERSION, self._cluster.id, self._name, challenge))
+
+    def answer(self, text: str, peer: str) -> Dialling:
+        """Message 3, to the offer of who should be that peer. Raises LinkRefused."""
+        offer = _read(text, _Offer)
+        if offer.version != LINK_VERSION:
+            raise LinkRefused(f"link version {offer.version}; this one speaks {LINK_VERSION}")
+        if offer.cluster_id != self._cluster.id:
+            raise LinkRefused(f"{offer.name!r} belongs to another cluster")
+        if offer.name != peer:
+            raise LinkRefused(f"{offer.name!r} answers where {peer!r} should")
+        hello = Hello("dialler", self._name, peer, os.urandom(32), offer.challenge)
+        return Dialling(hello, self._signed(hello))
+
+    def accept(self, text: str, now: float) -> tuple[str, str]:
+        """Who dialled, and message 4, where message 3 proves it. Raises LinkRefused."""
+        signed, hello = self._read_proof(text)
+        if (hello.role, hello.acceptor) != ("dialler", self._name):
+            raise LinkRefused("a proof for somebody else")
+        if hello.dialler == self._name:
+            raise LinkRefused("a proof of this one itself")
+        made_at = int.from_bytes(hello.acceptor_challenge[:_TIME_BYTES], "big")
+        mine = self._challenge(hello.acceptor_challenge[:_TIME_BYTES])
+        if not hmac.compare_digest(mine, hello.acceptor_challenge):
+            raise LinkRefused("a proof with another challenge")
+        if now - made_at / 1_000_000 > PROOF_SECONDS:
+            raise LinkRefused(f"a proof that took longer than {PROOF_SECONDS:g} s")
+        if made_at <= self._proved.get(hello.dialler, -1):
+            raise LinkRefused("a proof that was used before")
+        self._check(signed, hello)
+        self._proved[hello.dialler] = made_at
+        return hello.dialler, self._signed(msgspec.structs.replace(hello, role="acceptor"))
+
+    def complete(self, dialling: Dialling, text: str) -> None:
+        """Take message 4. Raises LinkRefused where the other end did not prove itself."""
+        signed, hello = self._read_proof(text)
+        if hello != msgspec.structs.replace(dialling.hello, role="acceptor"):
+            raise LinkRefused("a proof for somebody else")
+        self._check(signed, hello)
+
+    def _challenge(self, made_at: bytes) -> bytes:
+        mark = hmac.new(self._secret, made_at, hashlib.sha256).digest()
+        return made_at + mark[: 32 - _TIME_BYTES]
+
+    def _signed(self, hello: Hello) -> str:
+        key = self._signing_key.sign
+        return _text(sign_message(hello, encode_message(hello), self._name, self._cluster, key))
+
+    def _read_proof(self, text: str) -> tuple[Signed, Hello]:
+        """What is said to be signed by a member, for the end that it is at. Raises LinkRefused."""
+        signed = _read(text, Signed)
+        hello = self._authenticator.read(signed)
+        if isinstance(hello, Refusal):
+            raise LinkRefused(f"no proof: {hello.reason}")
+        if not isinstance(hello, Hello):
+            raise LinkRefused("no proof: another message")
+        if signed.signer != (hello.dialler if hello.role == "dialler" else hello.acceptor):
+            raise LinkRefused("a proof of one member that is signed by another")
+        return signed, hello
+
+    def _check(self, signed: Signed, hello: Hello) -> None:
+        """Raises LinkRefused where the signature is not that member's."""
+        if self._authenticator.check(signed, hello) is not None:
+            raise LinkRefused(f"{signed.signer!r} did not prove that it has its key")
+
+
+_Words = TypeVar("_Words", _Offer, Signed)
+
+
+def _text(value: _Offer | Signed) -> str:
+    return base64.b64encode(msgspec.msgpack.encode(value)).decode()
+
+
+def _read(text: str, wanted: type[_Words]) -> _Words:
+    if len(text) > PROOF_BYTES_MAX:
+        raise LinkRefused(f"more than {PROOF_BYTES_MAX} bytes for a proof")
+    try:
+        return msgspec.msgpack.decode(base64.b64decode(text, validate=True), type=wanted)
+    except (msgspec.MsgspecError, ValueError) as error:
+        raise LinkRefused(f"not the words of this protocol: {error}") from error

@@ -1,0 +1,311 @@
+"""Authenticated links: one long-lived WebSocket to every peer, many signed messages per frame.
+
+Both ends prove who they are (common.handshake) in the headers of HTTP, before there is a link:
+whoever proved nothing sends no frame. A link makes nothing trusted: every message on it bears its
+own signature. What cannot be delivered is dropped, because the protocol sends again what is still
+needed.
+
+    GET /link                                   -> 401, WWW-Authenticate: PBFT-CI-Link <offer>
+    GET /link, Authorization: PBFT-CI-Link <proof> -> 101, PBFT-CI-Link-Proof: <proof>, frames
+"""
+
+import asyncio
+import contextlib
+import logging
+import random
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import aiohttp
+from aiohttp import web
+
+from common.address import Address
+from common.configuration.keys import SigningKey
+from common.links.handshake import Handshakes, LinkRefused
+from common.safe_text import log_text
+from common.web.limited_listener import give_own_place
+from pbft.codec import FRAME_BYTES_MAX, MalformedMessage, decode_frame, encode_frame
+from pbft.genesis import Cluster
+from pbft.messages import Envelope
+
+LINK_PATH = "/link"
+HANDSHAKE_SECONDS = 5.0
+HEARTBEAT_SECONDS = 10.0
+RECONNECT_SECONDS = 0.1
+RECONNECT_SECONDS_MAX = 2.0
+QUEUE_BYTES_MAX = 64 * 1024 * 1024
+FRAME_BYTES_WANTED = 1024 * 1024
+# Of refused links one in so long is logged.
+TOLD_SECONDS = 1.0
+
+_SCHEME = "PBFT-CI-Link"
+_PROOF_HEADER = "PBFT-CI-Link-Proof"
+_OTHER = "does another program, or another version of this one, answer there?"
+
+_log = logging.getLogger(__name__)
+
+
+class _Dialled(aiohttp.ClientWebSocketResponse):
+    """The dialler's end, with the header in which the other end proves itself."""
+
+    def __init__(
+        self,
+        reader: Any,
+        writer: Any,
+        protocol: str | None,
+        response: aiohttp.ClientResponse,
+        *rest: Any,
+        **named: Any,
+    ) -> None:
+        super().__init__(reader, writer, protocol, response, *rest, **named)
+        self.proof = response.headers.get(_PROOF_HEADER, "")
+
+
+_WebSocket = _Dialled | web.WebSocketResponse
+
+
+class _Link:
+    """One live link: a queue of envelopes that one task writes in frames."""
+
+    def __init__(self, websocket: _WebSocket) -> None:
+        self.websocket = websocket
+        self._queue: deque[tuple[Envelope, int]] = deque()
+        self._queued_bytes = 0
+        # What the writer waits for while the queue is empty. An Event would do: its wait asks the
+        # kernel which process this is, and a frame would cost a third more here.
+        self._arrival: asyncio.Future[None] | None = None
+
+    def send(self, envelopes: Sequence[Envelope]) -> None:
+        """Queue; the oldest is dropped when the peer does not keep up."""
+        queued = 0
+        for envelope in envelopes:
+            size = len(envelope.signed.payload) + len(envelope.body) + 128
+            self._queue.append((envelope, size))
+            queued += size
+        self._queued_bytes += queued
+        while self._queued_bytes > QUEUE_BYTES_MAX:
+            self._queued_bytes -= self._queue.popleft()[1]
+        if self._arrival is not None and not self._arrival.done():
+            self._arrival.set_result(None)
+
+    async def write(self) -> None:
+        """Send what is queued, for ever."""
+        loop = asyncio.get_running_loop()
+        while True:
+            while not self._queue:
+                self._arrival = loop.create_future()
+                await self._arrival
+            frame: list[Envelope] = []
+            size = 0
+            while self._queue and size < FRAME_BYTES_WANTED:
+                envelope, envelope_bytes = self._queue.popleft()
+                frame.append(envelope)
+                size += envelope_bytes
+            self._queued_bytes -= size
+            await self.websocket.send_bytes(encode_frame(frame))
+
+
+class Links:
+    """The links of one member of the cluster, by the names of its peers.
+
+    dial: the peers that this member connects to; others connect to it (`handle`).
+    on_envelopes: called with the peer's name and what came in one frame.
+    on_connected: called with the peer's name when a link to it is made.
+    has_room: while it is not set, no further frame is read from any link.
+    """
+
+    def __init__(
+        self,
+        *,
+        cluster: Cluster,
+        name: str,
+        signing_key: SigningKey,
+        dial: Mapping[str, Address],
+        on_envelopes: Callable[[str, tuple[Envelope, ...]], None],
+        on_connected: Callable[[str], None] | None = None,
+        has_room: asyncio.Event | None = None,
+    ) -> None:
+        self._name = name
+        self._handshakes = Handshakes(cluster, name, signing_key)
+        self._dial = dict(dial)
+        self._on_envelopes = on_envelopes
+        self._on_connected = on_connected
+        self._has_room = has_room
+        self._links: dict[str, _Link] = {}
+        self._told_at = -TOLD_SECONDS
+        self._tasks: list[asyncio.Task[None]] = []
+        self._session: aiohttp.ClientSession | None = None
+
+    async def start(self) -> None:
+        """Begin to connect; returns at once."""
+        self._session = aiohttp.ClientSession(auto_decompress=False, ws_response_class=_Dialled)
+        self._tasks = [
+            asyncio.create_task(self._keep_connected(peer, address), name=f"link to {peer}")
+            for peer, address in self._dial.items()
+        ]
+
+    async def close(self) -> None:
+        """End all links."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        for link in list(self._links.values()):
+            with contextlib.suppress(ConnectionError, asyncio.TimeoutError):
+                await asyncio.wait_for(link.websocket.close(), timeout=1)
+        if self._session is not None:
+            await self._session.close()
+
+    def send(self, to: str, envelopes: Sequence[Envelope]) -> None:
+        """Queue for that peer; dropped while there is no link to it."""
+        link = self._links.get(to)
+        if link is not None:
+            link.send(envelopes)
+
+    def connected(self) -> frozenset[str]:
+        """The peers that a proven link exists to."""
+        return frozenset(self._links)
+
+    async def handle(self, request: web.Request) -> web.StreamResponse:
+        """The aiohttp handler of GET /link: the accepting end."""
+        if not self._may_read():
+            # Each link may hold a frame that waits for room: who dials again gets no second one.
+            raise web.HTTPServiceUnavailable(text="there is no room for messages; try again\n")
+        now = asyncio.get_running_loop().time()
+        scheme, _, proof = request.headers.get("Authorization", "").partition(" ")
+        if scheme != _SCHEME:
+            return self._offer(now, "prove which member of the cluster this is")
+        try:
+            peer, answer = self._handshakes.accept(proof, now)
+        except LinkRefused as error:
+            self._tell_refused(request, error, now)
+            return self._offer(now, str(error))
+        websocket = web.WebSocketResponse(
+            timeout=1.0,
+            heartbeat=HEARTBEAT_SECONDS,
+            max_msg_size=FRAME_BYTES_MAX,
+            compress=False,
+        )
+        websocket.headers[_PROOF_HEADER] = answer
+        try:
+            await websocket.prepare(request)
+        except OSError:  # a time-out of the system's own, too
+            # One that was never begun cannot be ended, and aiohttp ends what it is given.
+            return web.Response(status=503)
+        give_own_place(request)
+        try:
+            await self._serve(peer, websocket)
+        except Exception:  # noqa: BLE001 - told in full; the peer dials again
+            _log.exception("the link with %s ended by a fault of our own", peer)
+            await websocket.close(code=aiohttp.WSCloseCode.INTERNAL_ERROR)
+        return websocket
+
+    def _offer(self, now: float, reason: str) -> web.Response:
+        offer = f"{_SCHEME} {self._handshakes.offer(now)}"
+        return web.json_response({"error": reason}, status=401, headers={"WWW-Authenticate": offer})
+
+    def _tell_refused(self, request: web.Request, error: LinkRefused, now: float) -> None:
+        """Anybody can be refused as often as he likes: one of a second is logged."""
+        if now - self._told_at >= TOLD_SECONDS:
+            self._told_at = now
+            _log.warning("a link from %s was refused: %s", request.remote, log_text(str(error)))
+
+    def _may_read(self) -> bool:
+        return self._has_room is None or self._has_room.is_set()
+
+    # --- a live link ----------------------------------------------------------------------------
+
+    async def _keep_connected(self, peer: str, address: Address) -> None:
+        delay = RECONNECT_SECONDS
+        while True:
+            if await self._connect_once(peer, address):
+                delay = RECONNECT_SECONDS
+            # Spread out, so that peers that lost one machine do not all come back at once.
+            await asyncio.sleep(delay * random.uniform(0.5, 1.0))  # noqa: S311
+            delay = min(2 * delay, RECONNECT_SECONDS_MAX)
+
+    async def _connect_once(self, peer: str, address: Address) -> bool:
+        """Connect and serve the link to its end; whether there was one."""
+        try:
+            async with asyncio.timeout(HANDSHAKE_SECONDS):
+                websocket = await self._dialled(peer, address)
+            async with websocket:
+                await self._serve(peer, websocket)
+                return True
+        except LinkRefused as error:
+            _log.warning("no link to %s at %s: %s", peer, address, error)
+        except (aiohttp.ClientError, OSError, TimeoutError) as error:
+            _log.debug("no link to %s at %s: %s", peer, address, error)
+        except Exception:  # noqa: BLE001 - told in full; without this task there is no link again
+            _log.exception("the link to %s at %s ended by a fault of our own", peer, address)
+        return False
+
+    async def _dialled(self, peer: str, address: Address) -> _Dialled:
+        """A link to that peer, which proved itself. Raises LinkRefused, and what aiohttp raises."""
+        assert self._session is not None
+        url = address.url + LINK_PATH
+        async with self._session.get(url, allow_redirects=False) as response:
+            scheme, _, offer = response.headers.get("WWW-Authenticate", "").partition(" ")
+            if response.status == 503:
+                raise ConnectionError("it has no room for a link now")
+            if response.status != 401 or scheme != _SCHEME:
+                raise LinkRefused(f"{response.status} where a challenge should be; {_OTHER}")
+        dialling = self._handshakes.answer(offer, peer)
+        websocket = await self._session.ws_connect(
+            url,
+            headers={"Authorization": f"{_SCHEME} {dialling.proof}"},
+            heartbeat=HEARTBEAT_SECONDS,
+            max_msg_size=FRAME_BYTES_MAX,
+            timeout=aiohttp.ClientWSTimeout(ws_close=1.0),
+        )
+        try:
+            assert isinstance(websocket, _Dialled), "the session makes no others"
+            self._handshakes.complete(dialling, websocket.proof)
+        except LinkRefused:
+            await websocket.close()
+            raise
+        return websocket
+
+    async def _serve(self, peer: str, websocket: _WebSocket) -> None:
+        link = _Link(websocket)
+        replaced = self._links.get(peer)
+        self._links[peer] = link
+        if replaced is not None:
+            # The peer came back before we noticed that it had gone.
+            await replaced.websocket.close()
+        writer = asyncio.create_task(self._write(peer, link), name=f"writer to {peer}")
+        _log.info("linked with %s", peer)
+        try:
+            if self._on_connected is not None:
+                self._on_connected(peer)
+            await self._read_frames(peer, websocket)
+        finally:
+            writer.cancel()
+            await asyncio.gather(writer, return_exceptions=True)
+            if self._links.get(peer) is link:
+                del self._links[peer]
+            _log.info("link with %s ended", peer)
+
+    async def _write(self, peer: str, link: _Link) -> None:
+        """Write what is queued; a link that nothing is written to any more is ended."""
+        try:
+            await link.write()
+        except ConnectionError:
+            pass  # whoever reads from it meets its end
+        except Exception:  # noqa: BLE001 - told in full; the link is made anew
+            _log.exception("nothing was written to %s any more by a fault of our own", peer)
+            await link.websocket.close()
+
+    async def _read_frames(self, peer: str, websocket: _WebSocket) -> None:
+        while True:
+            message = await websocket.receive()
+            if message.type is not aiohttp.WSMsgType.BINARY:
+                break
+            try:
+                envelopes = decode_frame(message.data)
+            except MalformedMessage as error:
+                _log.warning("%s sent a malformed frame, the link is ended: %s", peer, error)
+                break
+            if self._has_room is not None:
+                await self._has_room.wait()
+            self._on_envelopes(peer, envelopes)

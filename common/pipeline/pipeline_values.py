@@ -1,0 +1,370 @@
+"""The values of a pipeline file's keys: what each allows, and the error otherwise. Pure.
+
+What is wrong is noted, and the rest is read on, so that a file's author sees all of it at once.
+"""
+
+import difflib
+import re
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar
+
+COMMANDS_MAX = 256
+VARIABLES_MAX = 128
+PATTERNS_MAX = 32
+IMAGE_CHARACTERS_MAX = 255
+NAME_CHARACTERS_MAX = 64
+VALUE_CHARACTERS_MAX = 4096
+PATTERN_CHARACTERS_MAX = 255
+PATH_CHARACTERS_MAX = 255
+CPUS_MIN = 0.01
+# they say what is built, so nobody may say something else
+OWN_VARIABLES = "PBFTCI_"
+
+# Docker's reference grammar: [host[:port]/]path[:tag][@digest]
+_PART = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
+_HOST = (
+    r"(?:[a-zA-Z0-9](?:[a-zA-Z0-9-]*[a-zA-Z0-9])?)(?:\.[a-zA-Z0-9](?:[a-zA-Z0-9-]*[a-zA-Z0-9])?)*"
+)
+_IMAGE = re.compile(
+    rf"(?:{_HOST}(?::[0-9]{{1,5}})?/)?{_PART}(?:/{_PART})*"
+    r"(?::[A-Za-z0-9_][A-Za-z0-9_.-]{0,127})?(?:@sha256:[0-9a-f]{64})?"
+)
+_STEP_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+# Fewer characters than ci.artifacts allows: nothing that a shell or a URL would have to quote.
+_PATH = re.compile(r"[A-Za-z0-9._+@=~,:*?-]+(?:/[A-Za-z0-9._+@=~,:*?-]+)*")
+_SIZE = re.compile(r"([1-9][0-9]{0,15}) ?(KiB|MiB|GiB)")
+# not str.isprintable: its table of Unicode differs between versions of Python
+_CONTROL = re.compile(r"[\x00-\x20\x7f]")
+_UNIT_BYTES = {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
+_SHOWN_CHARACTERS_MAX = 60
+# a file may have 20,000 wrong keys; each costs a search for the nearest one
+PROBLEMS_MAX = 20
+
+# What other CI servers have, by their keys, and what to write here.
+ADVICE = {
+    **dict.fromkeys(
+        ("services", "service"),
+        "start it in the commands of the step that needs it, on 127.0.0.1",
+    ),
+    **dict.fromkeys(
+        ("matrix", "strategy", "parallel"), "write a step for each, one after the other"
+    ),
+    **dict.fromkeys(
+        ("secrets", "secret", "from_secret"),
+        "there are none in builds: what needs one is done after the verdict",
+    ),
+    **dict.fromkeys(
+        ("settings", "plugins", "uses", "with"), "there are no plugins: write the commands"
+    ),
+    **dict.fromkeys(
+        ("cache", "caches", "volumes", "workspace"),
+        "nothing is kept between builds; the steps of one share /workspace and $HOME",
+    ),
+    **dict.fromkeys(
+        ("depends_on", "needs", "jobs", "stages", "stage", "pipeline", "workflows"),
+        "write one list of steps, which run in order",
+    ),
+    **dict.fromkeys(("failure", "allow_failure", "ignore"), "command || true lets a command fail"),
+    **dict.fromkeys(
+        ("clone", "skip_clone", "git"), "the files are there, and no .git: see PIPELINES.md"
+    ),
+    **dict.fromkeys(
+        ("on", "only", "except", "trigger", "cron", "schedule"),
+        "say it in a step's when: branch and event",
+    ),
+    **dict.fromkeys(("if", "rules", "condition"), "write when: with branch and event"),
+    **dict.fromkeys(
+        ("script", "run", "before_script", "after_script", "entrypoint"), "write commands"
+    ),
+    **dict.fromkeys(("env", "variables"), "write environment"),
+    **dict.fromkeys(("privileged", "detach", "devices"), "a build has no privileges"),
+    "runs-on": "write image",
+    "image": "one image is for all steps: write it at the top",
+    "when": "it belongs to a step",
+    "timeout_minutes": "write timeout_seconds",
+}
+
+Path = tuple[str | int, ...]
+_Value = TypeVar("_Value")
+_Other = TypeVar("_Other")
+
+
+class WrongValue(ValueError):
+    """What is wrong at a place of the file. path None: no line is to blame."""
+
+    def __init__(
+        self, problem: str, path: Path | None, key: str | None, nearest: str | None = None
+    ) -> None:
+        super().__init__(problem)
+        self.path = path
+        self.key = key
+        self.nearest = nearest
+
+
+class TooManyProblems(Exception):
+    """There are PROBLEMS_MAX; more are not looked for."""
+
+
+class Place:
+    """A value and the way to it, so that an error can name the line and the key."""
+
+    def __init__(
+        self, value: object, path: Path = (), problems: list[WrongValue] | None = None
+    ) -> None:
+        """problems: what is wrong in the whole file; added to."""
+        self.value = value
+        self.path = path
+        self.problems: list[WrongValue] = [] if problems is None else problems
+
+    def __contains__(self, key: str) -> bool:
+        return isinstance(self.value, dict) and key in self.value
+
+    def at(self, key: str) -> "Place":
+        """What is behind a key that is there."""
+        assert isinstance(self.value, dict), "looked at only where the keys were checked"
+        return Place(self.value[key], (*self.path, key), self.problems)
+
+    def read(
+        self, key: str, read: "Callable[[Place], _Value]", otherwise: _Other
+    ) -> _Value | _Other:
+        """What is behind a key; `otherwise` if it is not there, or is wrong, which is noted.
+
+        Raises TooManyProblems.
+        """
+        if key not in self:
+            return otherwise
+        try:
+            return read(self.at(key))
+        except WrongValue as wrong:
+            self.note(wrong)
+            return otherwise
+
+    def note(self, wrong: WrongValue) -> None:
+        """Add to what is wrong. Raises TooManyProblems."""
+        self.problems.append(wrong)
+        if len(self.problems) == PROBLEMS_MAX:
+            raise TooManyProblems
+
+    def wrong(self, problem: str) -> WrongValue:
+        """The error that blames this value, under the nearest key above it."""
+        keys = [part for part in self.path if isinstance(part, str)]
+        return WrongValue(problem, self.path, keys[-1] if keys else None)
+
+    def items(self, count_max: int, what: str) -> "list[Place]":
+        """The entries of a list that must not be empty. Raises WrongValue."""
+        if not isinstance(self.value, list) or not 1 <= len(self.value) <= count_max:
+            raise self.wrong(f"must be a list of 1 to {count_max} {what}")
+        return [
+            Place(entry, (*self.path, index), self.problems)
+            for index, entry in enumerate(self.value)
+        ]
+
+    def one_or_more(self, count_max: int, what: str) -> "list[Place]":
+        """The entries of a list, or the one value that stands there alone. Raises WrongValue."""
+        return [self] if isinstance(self.value, str) else self.items(count_max, what)
+
+    def entries(self) -> "Iterator[tuple[str, Place]]":
+        """The keys of a mapping with what is behind them."""
+        assert isinstance(self.value, dict), "checked by the caller"
+        for key in self.value:
+            yield key, self.at(key)
+
+
+def check_keys(
+    place: Place, known: Sequence[str], where: str, expected: str, needed: Sequence[str] = ()
+) -> None:
+    """Note each key that is not known, and each needed one that is not there.
+
+    Raises WrongValue if this is no mapping, TooManyProblems.
+    """
+    if not isinstance(place.value, dict):
+        raise place.wrong(f"must be {expected}")
+    meant: set[str | None] = set()
+    for key in place.value:
+        if key in known:
+            continue
+        shown, path = _shown(key), (*place.path, key)
+        if key in ADVICE:
+            place.note(WrongValue(f"is not there; {ADVICE[key]}", path, shown))
+            continue
+        near = difflib.get_close_matches(key, known, n=1)
+        nearest = near[0] if near else None
+        meant.add(nearest)
+        problem = f"is not known; the keys of {where} are {', '.join(known)}"
+        place.note(WrongValue(problem, path, shown, nearest))
+    for key in needed:
+        if key not in place and key not in meant:
+            where = " in this step" if place.path else ""
+            place.note(WrongValue(f"is missing{where}", place.path or None, key))
+
+
+def is_image_name(text: str) -> bool:
+    """Whether this follows Docker's grammar for a reference to an image."""
+    return len(text) <= IMAGE_CHARACTERS_MAX and _IMAGE.fullmatch(text) is not None
+
+
+def read_image(place: Place) -> str:
+    """The name of an image. Raises WrongValue and TooManyProblems, as all of these do."""
+    if isinstance(place.value, str) and is_image_name(place.value):
+        return place.value
+    raise place.wrong("must be the name of an image, such as busybox:1.36 or name@sha256:<digest>")
+
+
+def read_commands(place: Place) -> tuple[str, ...]:
+    """A list of commands for a shell."""
+    commands: list[str] = []
+    for number, entry in enumerate(place.items(COMMANDS_MAX, "commands"), 1):
+        command = entry.value
+        if not isinstance(command, str) or not command.strip() or not _is_passable(command):
+            entry.note(entry.wrong(f"command {number} must be text; put it in quotes"))
+            continue
+        commands.append(command)
+    return tuple(commands)
+
+
+def read_environment(place: Place) -> dict[str, str]:
+    """Variables and their values; a number is text only in quotes, so that 010 stays 010."""
+    if not isinstance(place.value, dict) or len(place.value) > VARIABLES_MAX:
+        raise place.wrong(f"must be a mapping of at most {VARIABLES_MAX} names to texts")
+    found: dict[str, str] = {}
+    for name, entry in place.entries():
+        if len(name) > NAME_CHARACTERS_MAX or _VARIABLE.fullmatch(name) is None:
+            problem = (
+                f"must be the name of a variable: up to {NAME_CHARACTERS_MAX} letters, digits"
+                " and '_', no digit first"
+            )
+            entry.note(WrongValue(problem, entry.path, _shown(name)))
+            continue
+        if name.startswith(OWN_VARIABLES):
+            problem = f"is not yours to set: {OWN_VARIABLES}... say what is built"
+            entry.note(WrongValue(problem, entry.path, name))
+            continue
+        value = entry.value
+        if (
+            not isinstance(value, str)
+            or len(value) > VALUE_CHARACTERS_MAX
+            or not _is_passable(value)
+        ):
+            problem = f"must be text of at most {VALUE_CHARACTERS_MAX} characters; put it in quotes"
+            entry.note(WrongValue(problem, entry.path, name))
+            continue
+        found[name] = value
+    return found
+
+
+def read_step_name(place: Place) -> str:
+    """What a step is called."""
+    name = place.value
+    if (
+        isinstance(name, str)
+        and len(name) <= NAME_CHARACTERS_MAX
+        and _STEP_NAME.fullmatch(name) is not None
+    ):
+        return name
+    raise place.wrong(
+        f"must be up to {NAME_CHARACTERS_MAX} of: letters, digits, '-', '_', '.'; the first one a"
+        " letter or a digit"
+    )
+
+
+def read_flag(place: Place) -> bool:
+    """true or false."""
+    if isinstance(place.value, bool):
+        return place.value
+    raise place.wrong("must be true or false")
+
+
+def read_number(place: Place, least: int, most: int, of_what: str) -> int:
+    """A whole number; true is none, though Python takes it for 1."""
+    value = place.value
+    if isinstance(value, int) and not isinstance(value, bool) and least <= value <= most:
+        return value
+    raise place.wrong(f"must be a whole number{of_what} from {least} to {most}")
+
+
+def read_cpus(place: Place, most: float) -> float:
+    """How many processors, perhaps parts of one."""
+    value = place.value
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    # nan is in no range
+    if is_number and CPUS_MIN <= value <= most:  # type: ignore[operator]  # it is a number
+        return float(value)  # type: ignore[arg-type]
+    raise place.wrong(f"must be a number from {CPUS_MIN:g} to {most:g}")
+
+
+def read_memory(place: Place, least: int, most: int) -> int:
+    """A size: a whole number of bytes, or text such as "512 MiB". KB and MB have two meanings."""
+    value = place.value
+    if isinstance(value, str):
+        found = _SIZE.fullmatch(value)
+        value = None if found is None else int(found[1]) * _UNIT_BYTES[found[2]]
+    if isinstance(value, int) and not isinstance(value, bool) and least <= value <= most:
+        return value
+    raise place.wrong(
+        f'must be a size from "{least // 2**20} MiB" to "{most // 2**20} MiB" (KiB, MiB or GiB), or'
+        " a whole number of bytes"
+    )
+
+
+def read_choice(place: Place, choices: Sequence[str]) -> str:
+    """One of a few words."""
+    if isinstance(place.value, str) and place.value in choices:
+        return place.value
+    raise place.wrong(f"must be {' or '.join(choices)}")
+
+
+def read_patterns(place: Place) -> tuple[str, ...]:
+    """Globs for the names of branches."""
+    entries = place.one_or_more(PATTERNS_MAX, "names of branches, with * where anything may be")
+    for entry in entries:
+        if (
+            not isinstance(entry.value, str)
+            or not 1 <= len(entry.value) <= PATTERN_CHARACTERS_MAX
+            or _CONTROL.search(entry.value)
+            or not _is_passable(entry.value)
+        ):
+            problem = (
+                f"must be the name of a branch, at most {PATTERN_CHARACTERS_MAX} characters, no"
+                " blanks"
+            )
+            entry.note(entry.wrong(problem))
+    return tuple(str(entry.value) for entry in entries)
+
+
+def read_artifacts(place: Place, count_max: int) -> tuple[str, ...]:
+    """Paths of files and folders, sorted; `*` and `?` stand for what is between two slashes."""
+    paths: set[str] = set()
+    for entry in place.items(count_max, "paths of files or folders in the workspace"):
+        path = entry.value
+        if (
+            not isinstance(path, str)
+            or len(path) > PATH_CHARACTERS_MAX
+            or _PATH.fullmatch(path) is None
+            or not {".", ".."}.isdisjoint(path.split("/"))
+            or "**" in path
+        ):
+            problem = (
+                f"must be a path in the workspace of at most {PATH_CHARACTERS_MAX} letters, digits"
+                " and ._+@=~,:-/*? such as dist/app.tar.gz or dist/*.whl, without '.' and '..'"
+                " between slashes; a folder stands for all files below it, and ** is not known"
+            )
+            entry.note(entry.wrong(problem))
+        elif path in paths:
+            entry.note(entry.wrong("is there twice"))
+        else:
+            paths.add(path)
+    return tuple(sorted(paths))
+
+
+def _is_passable(text: str) -> bool:
+    """Whether a program can be given this as an argument: no NUL, nothing that is not UTF-8."""
+    try:
+        return b"\0" not in text.encode()
+    except UnicodeEncodeError:
+        return False
+
+
+def _shown(key: str) -> str:
+    """A stranger's key, for an error of one line."""
+    return key.encode("unicode_escape").decode("ascii")[:_SHOWN_CHARACTERS_MAX]

@@ -1,0 +1,1 @@
+"""HTTP with limits: servers that many may reach, and answers from machines that nobody trusts."""

@@ -1,0 +1,163 @@
+"""Answers over HTTP from machines that nobody trusts: bounded in time and size, one kind of error.
+
+The rule: no redirect is followed, and no answer is read beyond its limit, whatever it announces.
+"""
+
+import asyncio
+import hashlib
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from typing import BinaryIO, TypeVar
+
+import aiohttp
+import msgspec
+
+from common.safe_text import log_text
+
+CONNECT_TIMEOUT_SECONDS = 3.0
+# of what is written to a file at once
+CHUNK_BYTES = 256 * 1024
+
+_Value = TypeVar("_Value")
+
+
+class NoAnswer(Exception):
+    """No answer, or none that can be used; the text says why in one line."""
+
+
+class NotReached(NoAnswer):
+    """There is nobody at that address, or the way to it is cut."""
+
+
+class NotInTime(NoAnswer):
+    """The answer was not complete within its time."""
+
+
+class CannotWrite(Exception):
+    """This machine does not take what came; the text says why."""
+
+
+class Answer(msgspec.Struct, frozen=True):
+    """An answer, whole. Header names are looked up without regard to case."""
+
+    status: int
+    headers: Mapping[str, str]
+    data: bytes
+
+
+def bounded_session(
+    connect_timeout_seconds: float = CONNECT_TIMEOUT_SECONDS,
+) -> aiohttp.ClientSession:
+    """A session for `ask`; whoever opens it closes it. Nothing is unpacked: a small answer may
+    be large inside."""
+    return aiohttp.ClientSession(
+        timeout=aiohttp.ClientTimeout(total=None, sock_connect=connect_timeout_seconds),
+        auto_decompress=False,
+    )
+
+
+async def ask(
+    session: aiohttp.ClientSession,
+    url: str,
+    *,
+    method: str = "GET",
+    query: Mapping[str, str] | None = None,
+    body: object = None,
+    headers: Mapping[str, str] | None = None,
+    bytes_max: int,
+    timeout_seconds: float,
+) -> Answer:
+    """The whole answer, of any status. body: bytes as they are, anything else as JSON.
+
+    Raises NotReached, NotInTime, and NoAnswer for one that is longer than bytes_max or broken.
+    """
+    async with (
+        _bounded(timeout_seconds),
+        session.request(
+            method,
+            url,
+            params=query,
+            data=body if isinstance(body, bytes) else None,
+            json=None if isinstance(body, bytes) else body,
+            headers=headers,
+            allow_redirects=False,
+        ) as response,
+    ):
+        data = await _read(response, bytes_max)
+        return Answer(response.status, response.headers, data)
+
+
+async def save(
+    session: aiohttp.ClientSession,
+    url: str,
+    file: BinaryIO,
+    *,
+    query: Mapping[str, str] | None = None,
+    headers: Mapping[str, str] | None = None,
+    length: int,
+    timeout_seconds: float,
+) -> tuple[int, str]:
+    """Write the answer to a file: its status and, where that is 200, the SHA-256 (hex) of it.
+
+    length: of the answer in bytes; nothing beyond it is read. Raises NotReached, NotInTime,
+    NoAnswer, also where the length is another, and CannotWrite.
+    """
+    async with (
+        _bounded(timeout_seconds),
+        session.get(url, params=query, headers=headers, allow_redirects=False) as response,
+    ):
+        if response.status != 200:
+            return response.status, ""
+        digest = hashlib.sha256()
+        received = 0
+        async for part in response.content.iter_chunked(CHUNK_BYTES):
+            received += len(part)
+            if received > length:
+                raise NoAnswer(f"more than the {length} bytes that it should have")
+            digest.update(part)
+            await _write(file, part)
+        if received < length:
+            raise NoAnswer(f"{received} of the {length} bytes that it should have")
+        return 200, digest.hexdigest()
+
+
+async def _write(file: BinaryIO, part: bytes) -> None:
+    try:
+        await asyncio.to_thread(file.write, part)
+    except OSError as error:
+        raise CannotWrite(str(error)) from error
+
+
+def decode_json(data: bytes, kind: type[_Value]) -> _Value:
+    """A JSON answer as that type. Raises NoAnswer."""
+    try:
+        return msgspec.json.decode(data, type=kind)
+    except (ValueError, RecursionError) as error:
+        raise NoAnswer(f"an answer that cannot be read: {log_text(str(error))}") from error
+
+
+@asynccontextmanager
+async def _bounded(timeout_seconds: float) -> AsyncIterator[None]:
+    """What goes wrong while asking, as a NoAnswer."""
+    try:
+        async with asyncio.timeout(timeout_seconds):
+            yield
+    except TimeoutError as error:
+        raise NotInTime(f"no whole answer in {timeout_seconds:g} s") from error
+    except aiohttp.ClientConnectorError as error:
+        raise NotReached(log_text(error.strerror or "connection failed")) from error
+    except aiohttp.InvalidURL as error:
+        raise NotReached("not a URL") from error
+    except (aiohttp.ClientError, OSError, ValueError) as error:
+        raise NoAnswer(log_text(str(error) or type(error).__name__)) from error
+
+
+async def _read(response: aiohttp.ClientResponse, bytes_max: int) -> bytes:
+    parts: list[bytes] = []
+    length = 0
+    async for part in response.content.iter_any():
+        length += len(part)
+        if length > bytes_max:
+            raise NoAnswer(f"an answer longer than {bytes_max} bytes")
+        parts.append(part)
+    return b"".join(parts)

@@ -1,0 +1,1 @@
+"""One replica's turns, its ballots, and the ledger entries it lacks; node and simulator run it."""

@@ -1,0 +1,1 @@
+"""Which builds this replica runs, in which order, and the ballots that it casts about them."""

@@ -1,0 +1,456 @@
+"""Runs a pending build on this node, from its order to a ballot.
+
+A finding is what the build came to, and honest replicas find the same. An infrastructure error is
+retried with growing pauses, and becomes an Abstain that gives the reason.
+"""
+
+import asyncio
+import hashlib
+import logging
+import secrets
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AsyncExitStack, suppress
+from pathlib import Path
+
+import msgspec
+
+from ci.limits import Limits
+from ci.operations import (
+    CHECKOUT_FAILED_EXIT_CODE,
+    Abstain,
+    Agreement,
+    Ballot,
+    BuildMetadata,
+    BuildResult,
+    Outcome,
+    ResultKey,
+    Step,
+)
+from common.configuration.config import NodeConfig
+from common.log_pieces import LogPiece, read_log_file
+from common.pipeline.pipeline_file import PIPELINE_FILE, Pipeline, PipelineInvalid, parse_pipeline
+from common.ref_names import ref_of
+from common.retention import DAY_SECONDS, KeepRules
+from driver.ports import BuildOrder
+from node.outputs.artifact_store import ARTIFACTS_FOLDER, keep_artifacts
+from node.outputs.build_log import BuildLog
+from node.outputs.kept_builds import WORK_FOLDER, KeptBuilds, remove_folder
+from node.sandboxes.containers.docker_sandbox import DockerSandbox
+from node.sandboxes.process_sandbox import ProcessSandbox
+from node.sandboxes.sandbox import NETWORK_WAS_OFF, Origin, RunResult, Sandbox, Work
+from node.sources.checkout import Checkout, NotThere
+from node.sources.dockerfile import DOCKERFILE
+from node.sources.mirror import NotAFile, Source
+from node.sources.tree import TreeRefused
+from node.work.fair_semaphore import FairSemaphore
+from node.work.infrastructure_error import InfrastructureError
+from node.work.threads import in_thread
+
+RETRY_SECONDS_MIN = 1.0
+# a git server or an engine that is back should be noticed before people give up
+RETRY_SECONDS_MAX = 8.0
+# how often old logs are looked for where nothing is built
+SWEEP_AGAIN_SECONDS = 600.0
+
+_log = logging.getLogger(__name__)
+
+_Key = tuple[bytes, int]
+
+_WHAT_TO_ADD = f"add {PIPELINE_FILE} with image: and commands: (docs/PIPELINES.md)"
+_NOTHING_TO_RUN = f"the commit has neither this file nor a {DOCKERFILE}; {_WHAT_TO_ADD}"
+_NO_DOCKERFILES = (
+    f"the commit has no such file, and this operator builds no {DOCKERFILE} (allow_dockerfile);"
+    f" {_WHAT_TO_ADD}"
+)
+
+
+class _NotNeeded(Exception):
+    """The pipeline asks for weak agreement, and this replica is not among those who build first."""
+
+
+class _Found(msgspec.Struct, frozen=True):
+    """What one try found, before it is put into a ballot."""
+
+    result: RunResult
+    pipeline_sha256: str | None
+    agreement: Agreement
+    steps: tuple[Step, ...]
+    checkout_seconds: float
+    build_seconds: float
+
+
+class BuildRunner:
+    """Runs builds, `builds_at_once` at a time; the others wait."""
+
+    def __init__(
+        self, *, config: NodeConfig, limits: Limits, cluster_id: bytes, version: str
+    ) -> None:
+        """Starts nothing yet. version: of this software, for the evidence."""
+        self._config = config
+        self._limits = limits
+        self._version = version
+        rules = KeepRules(
+            items_max=config.builds_kept_max,
+            bytes_max=config.builds_bytes_max,
+            seconds_max=config.builds_days_max * DAY_SECONDS,
+        )
+        self.kept = KeptBuilds(config.data_directory / "builds", rules, time.time)
+        # a build needs two threads at a time; one more for what is being tidied up
+        thread_count = 3 * config.builds_at_once + 1
+        self._threads = ThreadPoolExecutor(thread_count, thread_name_prefix="build")
+        self._checkout = Checkout(config, limits.workspace_bytes, self._threads)
+        self._sandbox: Sandbox = (
+            ProcessSandbox(self._threads, limits)
+            if config.executor == "process"
+            else DockerSandbox(config, limits, cluster_id, self._threads, thread_count)
+        )
+        self._slots = FairSemaphore(config.builds_at_once)
+        self._states: dict[_Key, str] = {}
+        # of the builds that run now; a finished log is its file
+        self._logs: dict[_Key, BuildLog] = {}
+        # another one after each start, when a build begins its log anew
+        self.run_id = secrets.token_hex(8)
+        self._tasks: set[asyncio.Task[object]] = set()
+        # of the builds that have their ballot already; each still holds its slot
+        self._tidying: dict[_Key, asyncio.Task[None]] = {}
+        self._sweeper: asyncio.Task[None] | None = None
+        self._is_closed = False
+
+    async def start(self) -> None:
+        """Remove what a crash left behind: work folders, containers, images. Raises OSError."""
+        await in_thread(self._threads, lambda stop: self.kept.start())
+        self._checkout.start()
+        self._sweeper = asyncio.create_task(self._sweep(), name="sweeper")
+        await self._sandbox.start()
+
+    async def close(self) -> None:
+        """Stop all builds and wait until nothing of them is left. Their callers see a cancel."""
+        self._is_closed = True
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+            await asyncio.wait([self._sweeper])
+        tasks = tuple(self._tasks - {asyncio.current_task()})
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
+        await self.settle()
+        await self._sandbox.close()
+        self._threads.shutdown(wait=False)
+
+    async def settle(self) -> None:
+        """Wait until nothing is left of the builds that have their ballots."""
+        while self._tidying:
+            await asyncio.wait(tuple(self._tidying.values()))
+
+    async def build(self, order: BuildOrder) -> Ballot | None:
+        """The ballot of this replica on a build. May be cancelled; nothing is left of it then.
+
+        None: the order is of one to spare, and the pipeline asks for weak agreement.
+        What is left of it after a finding is removed behind it: nobody's ballot waits for that.
+
+        Waits for a slot, checks out, runs. After an infrastructure error it tries again until
+        abstain_after_seconds have passed since it began. Raises nothing but CancelledError.
+        """
+        key = (order.build, order.opened)
+        assert not self._is_closed, "no build after close"
+        assert key not in self._states, "a build is run once at a time"
+        task = asyncio.current_task()
+        assert task is not None
+        self._states[key] = "waiting"
+        self._tasks.add(task)
+        try:
+            return await self._build(order, key)
+        except _NotNeeded:
+            return None
+        except Exception:  # noqa: BLE001 (one build's fault in our code must not end the node)
+            _log.exception("build %s: a fault of our own", order.build.hex())
+            return Abstain("a fault in this node's software; its log has the details")
+        finally:
+            self._tasks.discard(task)
+            del self._states[key]
+
+    def log_path(self, build: bytes, opened: int) -> Path:
+        """Where this replica's log of the build is, or will be. Bytes of strangers."""
+        return self._folder(build, opened) / "log"
+
+    def artifacts_path(self, build: bytes, opened: int) -> Path:
+        """The folder of what this replica's build made, or will be; see node.artifacts."""
+        return self._folder(build, opened) / ARTIFACTS_FOLDER
+
+    def read_log(self, build: bytes, opened: int, offset: int, bytes_max: int) -> LogPiece | None:
+        """A piece of the log, also while the build runs or waits; None: there is none. OSError."""
+        key = (build, opened)
+        if key in self._logs:
+            return self._logs[key].read(offset, bytes_max)
+        if key in self._states:
+            return LogPiece(0, b"", 0, None, True)
+        path = self.log_path(build, opened)
+        if not path.is_file():
+            return None
+        return read_log_file(path, self._limits.log_bytes_max, offset, bytes_max)
+
+    def state(self, build: bytes, opened: int) -> str:
+        """waiting | checkout | image | building | retrying: <reason> | none"""
+        return self._states.get((build, opened), "none")
+
+    def states(self) -> list[str]:
+        """The states of all builds that are at hand here, as `state` says them; or "removing"."""
+        return [*self._states.values(), *("removing" for _ in self._tidying)]
+
+    async def _build(self, order: BuildOrder, key: _Key) -> Ballot:
+        """Tries until there is a ballot. A slot is held only while something is done.
+
+        That includes the removal of what is left of a build: there are never more than the slots.
+        """
+        log: BuildLog | None = None
+        give_up_at: float | None = None
+        pause_seconds = RETRY_SECONDS_MIN
+        try:
+            if key in self._tidying:
+                await asyncio.wait([self._tidying[key]])
+            while True:
+                self._states[key] = "waiting"
+                async with AsyncExitStack() as held:
+                    await held.enter_async_context(self._slots.hold(order.repository))
+                    try:
+                        log = self._logs[key] = log or self._open_log(order)
+                        finding = await self._try(order, key, log)
+                        self._tidy_behind(key, held.pop_all())
+                        return finding
+                    except InfrastructureError as error:
+                        failure = error
+                now = time.monotonic()
+                if give_up_at is None:
+                    give_up_at = now + self._config.abstain_after_seconds
+                _log.warning("build %s: %s", order.build.hex(), failure.reason)
+                if log is not None:
+                    self._note(log, f"infrastructure error: {failure.reason}")
+                if failure.is_permanent or now >= give_up_at:
+                    return Abstain(failure.reason)
+                self._states[key] = f"retrying: {failure.reason}"
+                await asyncio.sleep(min(pause_seconds, give_up_at - now))
+                pause_seconds = min(2 * pause_seconds, RETRY_SECONDS_MAX)
+        finally:
+            try:
+                # after a finding it is finished already
+                if log is not None and log.is_open:
+                    await self._finish(log)
+            finally:
+                self._logs.pop(key, None)
+                if log is not None:
+                    log.close()
+
+    async def _try(self, order: BuildOrder, key: _Key, log: BuildLog) -> BuildResult:
+        """One try from the checkout to the finding, which is to be tidied up behind it.
+
+        Raises InfrastructureError, _NotNeeded: then it is tidied up already, as when it is
+        cancelled.
+        """
+
+        def show_state(state: str) -> None:
+            self._states[key] = state
+
+        folder = self._work_folder(key)
+        try:
+            folder.mkdir()
+            found = await self._find(order, folder, log, show_state)
+            if found.result.artifacts:
+                made, kept = folder / ARTIFACTS_FOLDER, self.artifacts_path(*key)
+                # before the log is finished: where the disk fails, all is tried again
+                await in_thread(self._threads, lambda stop: keep_artifacts(made, kept))
+            if found.result.problem is not None:
+                log.note(found.result.problem)
+            log.note(_in_words(found.result))
+            if found.result.network_was_off:
+                log.note(NETWORK_WAS_OFF)
+            log_sha256, log_bytes = await in_thread(self._threads, lambda stop: log.finish())
+        except OSError as error:
+            await self._tidy_or_tell(key)
+            raise InfrastructureError(f"this machine: {error}") from error
+        except BaseException:
+            # A cancel above all: what else goes wrong must not take its place.
+            await self._tidy_or_tell(key)
+            raise
+        return BuildResult(
+            ResultKey(
+                outcome=found.result.outcome,
+                exit_code=found.result.exit_code,
+                commit=order.commit,
+                pipeline_sha256=found.pipeline_sha256,
+                image_digest=found.result.image_digest,
+                agreement=found.agreement,
+                artifacts=found.result.artifacts,
+                steps=found.steps,
+            ),
+            BuildMetadata(
+                log_sha256=log_sha256,
+                log_bytes=log_bytes,
+                image_id=found.result.image_id,
+                checkout_milliseconds=round(1000 * found.checkout_seconds),
+                build_milliseconds=round(1000 * found.build_seconds),
+                version=self._version,
+            ),
+        )
+
+    async def _find(
+        self, order: BuildOrder, folder: Path, log: BuildLog, show_state: Callable[[str], None]
+    ) -> _Found:
+        """Check out and run. Raises InfrastructureError, _NotNeeded, OSError."""
+        began_at = time.monotonic()
+        show_state("checkout")
+        log.note(f"{order.repository} branch {order.branch} commit {order.commit or 'none'}")
+        source = await self._checkout.check_out(
+            order.repository, ref_of(order.branch, order.ref), order.commit, folder / "tree.tar"
+        )
+        checked_out_at = time.monotonic()
+        if isinstance(source, NotThere):
+            result = RunResult(
+                Outcome.CHECKOUT_FAILED, CHECKOUT_FAILED_EXIT_CODE, problem=source.problem
+            )
+            return _Found(result, None, Agreement.DEFAULT, (), checked_out_at - began_at, 0.0)
+        for line in source.modules:
+            log.note(line)
+        # a stranger's file may take long to read
+        job, pipeline_sha256 = await in_thread(self._threads, lambda stop: self._job(source))
+        if order.is_spare and isinstance(job, Pipeline) and job.agreement == Agreement.WEAK:
+            log.note("the pipeline asks for weak agreement: this replica stands by")
+            raise _NotNeeded
+        if isinstance(job, PipelineInvalid):
+            *others, last = job.texts
+            for text in others:
+                log.note(text)
+            result = RunResult(Outcome.PIPELINE_INVALID, problem=last)
+        else:
+            assert isinstance(source.tree, Path), "a refused tree has no job"
+            result = await self._sandbox.run(
+                Work(
+                    label=_name(order.build, order.opened),
+                    tree=source.tree,
+                    folder=folder,
+                    job=job,
+                    origin=_origin(order, source.commit_seconds),
+                    log=log,
+                    show_state=show_state,
+                )
+            )
+        ended_at = time.monotonic()
+        return _Found(
+            result,
+            pipeline_sha256,
+            Agreement(job.agreement) if isinstance(job, Pipeline) else Agreement.DEFAULT,
+            _steps(job, order) if isinstance(job, Pipeline) else (),
+            checked_out_at - began_at,
+            ended_at - checked_out_at,
+        )
+
+    def _job(self, source: Source) -> tuple[Pipeline | bytes | PipelineInvalid, str | None]:
+        """What to run, and the SHA-256 of the file that says so (None where it is no file)."""
+        name, data = PIPELINE_FILE, source.pipeline
+        if data is None:
+            name, data = DOCKERFILE, source.dockerfile
+        if data is None or (name == DOCKERFILE and not self._config.allow_dockerfile):
+            return PipelineInvalid(_NOTHING_TO_RUN if data is None else _NO_DOCKERFILES), None
+        if isinstance(data, NotAFile):
+            return PipelineInvalid(data.problem, file=name), None
+        digest = hashlib.sha256(data).hexdigest()
+        if isinstance(source.tree, TreeRefused):
+            return PipelineInvalid(f"the tree {source.tree.problem}", file="the commit"), digest
+        if name == DOCKERFILE:
+            return data, digest
+        return parse_pipeline(data, self._limits), digest
+
+    def _open_log(self, order: BuildOrder) -> BuildLog:
+        try:
+            return BuildLog(self.log_path(order.build, order.opened), self._limits.log_bytes_max)
+        except OSError as error:
+            raise InfrastructureError(f"this machine: {error}") from error
+
+    async def _finish(self, log: BuildLog) -> None:
+        """Complete a log where the disk takes it."""
+        with suppress(OSError):
+            await in_thread(self._threads, lambda stop: log.finish())
+
+    def _note(self, log: BuildLog, text: str) -> None:
+        """A line in the build's log where the disk takes it; the failure may be the disk."""
+        with suppress(OSError):
+            log.note(text)
+
+    def _folder(self, build: bytes, opened: int) -> Path:
+        return self.kept.path(_name(build, opened))
+
+    async def _sweep(self) -> None:
+        """What is too old goes also where no build comes to an end."""
+        while True:
+            try:
+                await in_thread(self._threads, lambda stop: self.kept.sweep(self._is_running))
+            except Exception:  # noqa: BLE001 (nobody waits for it: told here, and tried again)
+                _log.exception("old logs: a fault of our own")
+            await asyncio.sleep(SWEEP_AGAIN_SECONDS)
+
+    def _tidy_behind(self, key: _Key, held: AsyncExitStack) -> None:
+        """Tidy up while the ballot is on its way, and give the slot back after that."""
+
+        async def tidy() -> None:
+            try:
+                async with held:
+                    await self._tidy_or_tell(key)
+            finally:
+                del self._tidying[key]
+
+        self._tidying[key] = asyncio.create_task(tidy(), name=f"tidy {key[0].hex()[:12]}")
+
+    async def _tidy_or_tell(self, key: _Key) -> None:
+        """As `_tidy`; raises nothing but CancelledError."""
+        try:
+            await self._tidy(key)
+        except Exception:  # noqa: BLE001 (told here, and the next start removes it)
+            _log.exception("build %s: a fault of our own after its end", key[0].hex())
+
+    async def _tidy(self, key: _Key) -> None:
+        """Leave nothing of a try but its log and what it made."""
+        try:
+            await self._sandbox.remove(_name(*key))
+        finally:
+            await in_thread(self._threads, lambda stop: self._remove_work(key))
+
+    def _remove_work(self, key: _Key) -> None:
+        """Remove a work folder, and the folders of builds that are kept no longer."""
+        remove_folder(self._work_folder(key))
+        self.kept.sweep(self._is_running)
+
+    def _work_folder(self, key: _Key) -> Path:
+        return self._folder(*key) / WORK_FOLDER
+
+    def _is_running(self, name: str) -> bool:
+        return name in {_name(*key) for key in (*tuple(self._states), *tuple(self._tidying))}
+
+
+def _origin(order: BuildOrder, commit_seconds: int) -> Origin:
+    assert order.commit is not None, "nothing is checked out without a commit"
+    return Origin(
+        build=order.build.hex(),
+        repository=order.repository,
+        branch=order.branch,
+        ref=order.ref or f"refs/heads/{order.branch}",
+        event=order.event,
+        commit=order.commit,
+        commit_seconds=commit_seconds,
+    )
+
+
+def _steps(pipeline: Pipeline, order: BuildOrder) -> tuple[Step, ...]:
+    return tuple(
+        Step(step.name, step.is_wanted(order.branch, order.event)) for step in pipeline.steps
+    )
+
+
+def _name(build: bytes, opened: int) -> str:
+    return f"{build.hex()}-{opened}"
+
+
+def _in_words(result: RunResult) -> str:
+    code = "" if result.exit_code is None else f", exit code {result.exit_code}"
+    return f"{result.outcome}{code}"

@@ -1,0 +1,200 @@
+"""GET /metrics: a replica's numbers for Prometheus, from the same events as its log.
+
+Names follow Prometheus' conventions (base units, `_total` for counters). Labels have few values:
+texts that others choose are cut to their fixed beginning, and beyond a number of them become
+`other`, so that nobody can fill the memory of whoever collects this.
+"""
+
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.exposition import CONTENT_TYPE_LATEST
+
+from ci.ledger import VerdictEntry, decode_entry
+from ci.statement import dissenters, parse_statement
+from node.storage.scrub import ScrubProgress
+from pbft.core import Core
+from pbft.ports import Event, Output
+
+CONTENT_TYPE = CONTENT_TYPE_LATEST
+
+PHASES = ("prepared", "executed")
+# Sequence numbers whose phases are being timed: more than any window has.
+TIMED_SEQUENCES_MAX = 4096
+REASONS_MAX = 64
+RELAYED = "not over its signer's link"
+PHASE_BUCKETS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10)
+SAVE_BUCKETS = (0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 5)
+
+
+class NodeMetrics:
+    """The numbers of one replica. `observe_*` are called by the runtime, `text` when asked."""
+
+    def __init__(self, *, replica: str, cluster: str, version: str) -> None:
+        self._registry = CollectorRegistry()
+        info = self._gauge("pbftci_info", "Who this is; always 1", "replica", "cluster", "version")
+        info.labels(replica, cluster, version).set(1)
+        self._phases = Histogram(
+            "pbftci_phase_seconds",
+            "From accepting a PRE-PREPARE until the batch is prepared, and until it is executed",
+            ["phase"],
+            buckets=PHASE_BUCKETS,
+            registry=self._registry,
+        )
+        self._saves = Histogram(
+            "pbftci_save_seconds",
+            "Until a turn's records were on disk",
+            buckets=SAVE_BUCKETS,
+            registry=self._registry,
+        )
+        self._events = self._counter("pbftci_notices_total", "What the replica told", "event")
+        self._refusals = self._counter(
+            "pbftci_refusals_total", "Messages that were not accepted", "reason"
+        )
+        self._requests = self._counter("pbftci_requests_executed_total", "Requests in batches")
+        self._views = self._counter("pbftci_view_changes_total", "Views that were left")
+        self._builds = self._counter("pbftci_builds_total", "Verdicts in the ledger", "outcome")
+        self._dissent = self._counter(
+            "pbftci_dissent_total", "Ballots that differed from a verdict", "replica"
+        )
+        self._state = self._gauge("pbftci_state", "Where the replica stands", "what")
+        self._builds_here = self._gauge("pbftci_builds_here", "Builds of this node", "state")
+        self._peers = self._gauge("pbftci_peer_connected", "1 where there is a link", "replica")
+        self._disk = self._gauge("pbftci_disk_bytes", "Data directory and its disk", "what")
+        self._ledger = self._gauge("pbftci_ledger_entries", "Entries of the ledger here", "what")
+        self._scrubbed = self._gauge(
+            "pbftci_scrub_passes", "Whole looks through the store since the start"
+        )
+        # What came since the last `text`: raising the library's counters takes a lock each, and of
+        # these there are several in each turn.
+        self._new_events: dict[str, int] = {}
+        self._requests_new = 0
+        self._began: dict[int, float] = {}
+        self._reasons: set[str] = set()
+        self._states_seen: set[str] = set()
+
+    def observe_outputs(self, outputs: Iterable[Output], now: float) -> None:
+        """Take in what a turn gave. now: monotonic seconds."""
+        for output in outputs:
+            for event in output.events:
+                self._observe(event, now)
+            for executed in output.executed:
+                for entry in executed.applied.entries:
+                    self._observe_entry(entry.body)
+
+    def observe_relayed(self, count: int) -> None:
+        """So many messages were dropped because others than their signers brought them."""
+        self._refusals.labels(self._reason(RELAYED)).inc(count)
+
+    def observe_save(self, seconds: float) -> None:
+        """A turn was saved in that time."""
+        self._saves.observe(seconds)
+
+    def observe_state(self, core: Core, behind_by: int, peers: dict[str, bool]) -> None:
+        """Where the replica stands at the moment of the question."""
+        for what, value in (
+            ("view", core.view),
+            ("has_entered_view", core.has_entered),
+            ("is_primary", core.is_primary),
+            ("executed", core.executed),
+            ("stable_checkpoint", core.low),
+            ("behind_by", behind_by),
+            ("pending_requests", len(core.pending)),
+            ("is_voting", core.is_voting),
+            ("is_diverged", core.is_diverged),
+        ):
+            self._state.labels(what).set(float(value))
+        for name, is_connected in peers.items():
+            self._peers.labels(name).set(float(is_connected))
+
+    def observe_builds(self, states: Iterable[str], open_builds: int) -> None:
+        """states: of each build that this node has at hand; open_builds: of the network."""
+        counts: dict[str, int] = dict.fromkeys(self._states_seen, 0)
+        for state in states:
+            # "retrying: <reason>" is one state
+            kind = state.partition(":")[0]
+            counts[kind] = counts.get(kind, 0) + 1
+        self._states_seen.update(counts)
+        for kind, count in counts.items():
+            self._builds_here.labels(kind).set(count)
+        self._state.labels("open_builds").set(open_builds)
+
+    def observe_disk(self, folder: Path) -> None:
+        """How much room the data directory's disk has, and its databases take."""
+        usage = shutil.disk_usage(folder)
+        self._disk.labels("free").set(usage.free)
+        self._disk.labels("total").set(usage.total)
+        databases = sum(file.stat().st_size for file in folder.glob("*.sqlite*"))
+        self._disk.labels("databases").set(databases)
+
+    def observe_scrub(self, progress: ScrubProgress, missing: int) -> None:
+        """How far the look through the store is; missing: entries to be fetched."""
+        self._ledger.labels("checked").set(progress.entries_checked)
+        self._ledger.labels("found_damaged").set(progress.damaged_entries)
+        self._ledger.labels("missing").set(missing)
+        self._scrubbed.set(progress.passes)
+
+    def text(self) -> bytes:
+        """All of it, in Prometheus' text format."""
+        for name, count in self._new_events.items():
+            self._events.labels(name).inc(count)
+            self._new_events[name] = 0
+        self._requests.inc(self._requests_new)
+        self._requests_new = 0
+        return generate_latest(self._registry)
+
+    # --- inside ---------------------------------------------------------------------------------
+
+    def _counter(self, name: str, what: str, *labels: str) -> Counter:
+        return Counter(name, what, labels, registry=self._registry)
+
+    def _gauge(self, name: str, what: str, *labels: str) -> Gauge:
+        return Gauge(name, what, labels, registry=self._registry)
+
+    def _observe(self, event: Event, now: float) -> None:
+        try:
+            self._new_events[event.name] += 1
+        except KeyError:
+            # Now is when the library's counter begins.
+            self._events.labels(event.name)
+            self._new_events[event.name] = 1
+        sequence = event.details.get("sequence")
+        match event.name:
+            case "pre_prepared" if isinstance(sequence, int):
+                self._began[sequence] = now
+                if len(self._began) > TIMED_SEQUENCES_MAX:
+                    del self._began[next(iter(self._began))]
+            case "prepared" if sequence in self._began:
+                assert isinstance(sequence, int)
+                self._phases.labels("prepared").observe(now - self._began[sequence])
+            case "executed":
+                assert isinstance(sequence, int)
+                began = self._began.pop(sequence, None)
+                if began is not None:
+                    self._phases.labels("executed").observe(now - began)
+                requests = event.details.get("requests")
+                self._requests_new += requests if isinstance(requests, int) else 0
+            case "view_change":
+                self._views.inc()
+            case "refused":
+                self._refusals.labels(self._reason(str(event.details.get("reason")))).inc()
+
+    def _reason(self, text: str) -> str:
+        """The fixed beginning of a reason; `other` where there are too many of them."""
+        reason = text.partition(":")[0][:80]
+        if reason in self._reasons:
+            return reason
+        if len(self._reasons) >= REASONS_MAX:
+            return "other"
+        self._reasons.add(reason)
+        return reason
+
+    def _observe_entry(self, body: bytes) -> None:
+        entry = decode_entry(body)
+        if isinstance(entry, VerdictEntry):
+            outcome = parse_statement(bytes(entry.statement)).verdict.outcome
+            self._builds.labels(outcome.value).inc()
+        for replica in sorted(dissenters(entry)):
+            self._dissent.labels(replica).inc()

@@ -1,0 +1,1 @@
+"""One replica at work: the loop around the protocol, and what it fetches to keep up."""

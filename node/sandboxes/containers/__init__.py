@@ -1,0 +1,1 @@
+"""Builds in Docker containers: the engine, images, and the limits around every step."""

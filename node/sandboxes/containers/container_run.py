@@ -1,0 +1,203 @@
+"""Runs one container from start to end: tree handed in, output, time limit, grace. Blocking."""
+
+import select
+import socket
+import ssl
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import docker
+import docker.errors
+import msgspec
+
+from node.outputs.build_log import BuildLog
+from node.sandboxes.containers.container import ContainerOrder, create_container
+from node.sandboxes.containers.container_output import ContainerOutput, TreeNotTaken
+from node.sandboxes.containers.docker_engine import EngineResources
+from node.sandboxes.sandbox import GRACE_SECONDS
+from node.work.threads import Stop, Stopped
+
+# how late a stop or the end of the time may be noticed
+POLL_SECONDS = 0.2
+# the same once it has closed its output: mostly it has ended then, and each question that gets no
+# answer in time costs a connection, and another question
+END_POLL_SECONDS = 2.0
+CHUNK_BYTES = 64 * 1024
+# of the whole tree; a shell that takes longer hangs, or has a crumb of a CPU
+TREE_SECONDS_MAX = 60.0
+# the engine may learn of an out-of-memory kill a moment after the exit
+OUT_OF_MEMORY_SECONDS = 0.5
+_KILLED_EXIT_CODE = 137
+
+
+class ContainerEnd(msgspec.Struct, frozen=True):
+    """How a container ended; exit_code is None where its time was over."""
+
+    exit_code: int | None
+    is_out_of_memory: bool
+
+
+def run_container(
+    client: docker.APIClient,
+    order: ContainerOrder,
+    log: BuildLog,
+    stop: Stop,
+    resources: EngineResources,
+    tree: Path | None = None,
+) -> ContainerEnd:
+    """Run a container to its end or to the end of its time.
+
+    resources: gets its id; removing it is the caller's.
+    tree: a tar file that its entrypoint unpacks from its standard input, as UNPACK of
+    node.container_output does; the time begins after that.
+
+    When stopped, the processes in it are asked to end before they are killed. Raises TreeNotTaken,
+    Stopped, OSError (log disk full) and what the library raises.
+    """
+    assert order.seconds is not None, "what is waited for has a time"
+    container_id = create_container(client, order)
+    resources.containers.append(container_id)
+    stream = client.attach_socket(
+        container_id, params={"stdin": int(tree is not None), "stdout": 1, "stderr": 1, "stream": 1}
+    )
+    # the library hands out a file around the socket, which has to be closed as well
+    connection: socket.socket = getattr(stream, "_sock", stream)
+    connection.setblocking(False)
+    output = ContainerOutput(log, is_tree_expected=tree is not None)
+    try:
+        stop.check()
+        client.start(container_id)
+        if tree is not None:
+            _hand_in(connection, tree, output, stop)
+        ends_at = time.monotonic() + order.seconds
+        _read_output(connection, ends_at, output, stop)
+        code = _wait(client, container_id, ends_at, stop)
+        is_killed = bool(code) and _is_out_of_memory(client, container_id, stop)
+    except Stopped:
+        # with nobody left to read, a program that still writes would not get to its end
+        if output.has_begun:
+            with suppress(docker.errors.APIError, OSError):
+                _end_gently(client, container_id, connection, output, log)
+        raise
+    finally:
+        stream.close()
+        connection.close()
+    if code is None:
+        # removing it kills it as well; this is sooner
+        with suppress(docker.errors.APIError):
+            client.kill(container_id)
+    return ContainerEnd(code, is_killed)
+
+
+def can_hand_in(client: docker.APIClient) -> bool:
+    """Whether an input can be ended without ending the output: not over TLS, nor over SSH."""
+    return client.base_url.startswith(("http+docker://localhost", "http://"))
+
+
+def _hand_in(connection: socket.socket, tree: Path, output: ContainerOutput, stop: Stop) -> None:
+    """Send the tree, until the container says that it has it. Raises TreeNotTaken."""
+    ends_at = time.monotonic() + TREE_SECONDS_MAX
+    poll = select.poll()
+    is_open = True
+    with tree.open("rb") as file:
+        piece = memoryview(b"")
+        while not output.has_begun:
+            stop.check()
+            if time.monotonic() >= ends_at:
+                raise TreeNotTaken(f"it was not unpacked within {TREE_SECONDS_MAX:g} s")
+            if is_open and not piece:
+                piece = memoryview(file.read(CHUNK_BYTES))
+            try:
+                if piece:
+                    piece = piece[connection.send(piece) :]
+                elif is_open:
+                    connection.shutdown(socket.SHUT_WR)
+                    is_open = False
+            except BlockingIOError:
+                pass
+            except OSError:
+                # nobody reads any more; what it said comes first
+                piece, is_open = memoryview(b""), False
+            if _read_some(connection, output) == 0:
+                raise TreeNotTaken("the container ended before it was unpacked")
+            poll.register(connection, select.POLLIN | (select.POLLOUT if is_open else 0))
+            if not output.has_begun:
+                poll.poll(1000 * POLL_SECONDS)
+
+
+def _read_output(
+    connection: socket.socket, ends_at: float, output: ContainerOutput, stop: Stop | None
+) -> None:
+    """Take the output, until the container closes it or its time is over."""
+    poll = select.poll()
+    poll.register(connection, select.POLLIN)
+    while time.monotonic() < ends_at:
+        if stop is not None:
+            stop.check()
+        taken = _read_some(connection, output)
+        if taken is None:
+            poll.poll(1000 * POLL_SECONDS)
+        elif not taken:
+            return
+
+
+def _read_some(connection: socket.socket, output: ContainerOutput) -> int | None:
+    """How many bytes there were to take: 0 at the end, None where there are none yet."""
+    try:
+        data = connection.recv(CHUNK_BYTES)
+    except (BlockingIOError, ssl.SSLWantReadError):
+        return None
+    except ConnectionResetError:
+        return 0
+    output.take(data)
+    return len(data)
+
+
+def _end_gently(
+    client: docker.APIClient,
+    container_id: str,
+    connection: socket.socket,
+    output: ContainerOutput,
+    log: BuildLog,
+) -> None:
+    """Ask all processes of a container to end, and take their last words for a while."""
+    client.kill(container_id, signal="SIGTERM")
+    log.note(f"asked to stop; {GRACE_SECONDS} s until it is killed")
+    _read_output(connection, time.monotonic() + GRACE_SECONDS, output, None)
+    # ended by itself, perhaps
+    client.kill(container_id)
+
+
+def _wait(client: docker.APIClient, container_id: str, ends_at: float, stop: Stop) -> int | None:
+    """The exit code of the ended container, None where its time was over first."""
+    while True:
+        stop.check()
+        # asked once more when the time is over: it may have ended just then
+        seconds = max(min(ends_at - time.monotonic(), END_POLL_SECONDS), POLL_SECONDS / 10)
+        try:
+            # a fraction of a second is as good as a whole one
+            answer = client.wait(container_id, timeout=seconds)  # type: ignore[arg-type]
+            return int(answer["StatusCode"])
+        except docker.errors.APIError:
+            raise
+        except OSError:
+            # It did not answer in time; whether the engine is there at all is asked apart.
+            state = client.inspect_container(container_id)["State"]
+        if state["Status"] in ("exited", "dead"):
+            return int(state["ExitCode"])
+        if time.monotonic() >= ends_at:
+            return None
+
+
+def _is_out_of_memory(client: docker.APIClient, container_id: str, stop: Stop) -> bool:
+    """Whether a container that ended with an error had something killed for lack of memory."""
+    late_until = time.monotonic() + OUT_OF_MEMORY_SECONDS
+    while True:
+        state: dict[str, Any] = client.inspect_container(container_id)["State"]
+        if state["OOMKilled"] or state["ExitCode"] != _KILLED_EXIT_CODE:
+            return bool(state["OOMKilled"])
+        if time.monotonic() >= late_until:
+            return False
+        stop.wait(POLL_SECONDS / 4)

@@ -1,0 +1,148 @@
+"""The port of every sandbox: what it is given to run, and what comes of it."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Protocol
+
+import msgspec
+
+from ci.operations import Artifact, Outcome
+from common.pipeline.pipeline_file import Pipeline, Step
+from node.outputs.artifact_store import ARTIFACTS_FOLDER
+from node.outputs.build_log import BuildLog
+
+# Runs its arguments as commands, one after the other in one shell that stops at the first failure
+# (`sh -e -c RUN_COMMANDS name command...`). `for` takes its list before the first command can
+# change "$@". A shell with a trap waits for the program that it runs before it ends, so a program
+# that gets the same signal has its time of grace.
+RUN_COMMANDS = """trap 'exit 143' TERM
+for pbft_ci_command do
+  printf '+ %s\\n' "$pbft_ci_command"
+  eval "$pbft_ci_command"
+done"""
+# between the signal that asks a build to end and the one that ends it
+GRACE_SECONDS = 2
+
+NETWORK_WAS_OFF = "network was off; see network:"
+
+
+class Origin(msgspec.Struct, frozen=True):
+    """What is built, as the request says it: the same on every replica."""
+
+    build: str
+    repository: str
+    branch: str
+    ref: str
+    event: str
+    commit: str
+    commit_seconds: int
+
+
+class Work(msgspec.Struct, frozen=True):
+    """A checked-out build, ready to run.
+
+    label: the build's own name, unique on this replica (hex of the id, opening sequence).
+    tree: a tar file of the commit's tree. folder: the build's work folder, removed afterwards.
+    job: the pipeline, or the bytes of the Dockerfile where there is no pipeline file.
+    show_state: tells people where the build is.
+    """
+
+    label: str
+    tree: Path
+    folder: Path
+    job: Pipeline | bytes
+    origin: Origin
+    log: BuildLog
+    show_state: Callable[[str], None]
+
+    @property
+    def artifacts_folder(self) -> Path:
+        """Where what the build made is collected."""
+        return self.folder / ARTIFACTS_FOLDER
+
+    def wanted_steps(self, pipeline: Pipeline) -> tuple[Step, ...]:
+        """The steps that are run for this branch and event; a line in the log for each other."""
+        wanted: list[Step] = []
+        for step in pipeline.steps:
+            if step.is_wanted(self.origin.branch, self.origin.event):
+                wanted.append(step)
+            else:
+                self.log.note(f"step {step.name}: not for this branch and event (when:)")
+        if not wanted:
+            self.log.note("no step is for this branch and event: nothing is run, nothing passes")
+        return tuple(wanted)
+
+    def begin_step(self, step: Step, number: int, count: int) -> None:
+        """Tell people which step begins; number counts from 1."""
+        self.log.note(f"step {step.name} ({number} of {count})")
+        self.show_state("building" if count == 1 else f"building: {step.name}")
+
+
+class RunResult(msgspec.Struct, frozen=True):
+    """How a run ended. exit_code only for passed and failed; problem: a line for the log.
+
+    network_was_off: what ended red had no network. artifacts: sorted by path, only for passed.
+    """
+
+    outcome: Outcome
+    exit_code: int | None = None
+    image_digest: str | None = None
+    image_id: str | None = None
+    problem: str | None = None
+    network_was_off: bool = False
+    artifacts: tuple[Artifact, ...] = ()
+
+
+def result_of_exit(code: int, image_digest: str | None, image_id: str | None) -> RunResult:
+    """Passed for 0, failed for anything else; a code beyond a byte counts as 255."""
+    outcome = Outcome.PASSED if code == 0 else Outcome.FAILED
+    exit_code = code if 0 <= code <= 255 else 255
+    return RunResult(outcome, exit_code, image_digest, image_id)
+
+
+def build_environment(home: str, origin: Origin, step: Step | None) -> dict[str, str]:
+    """The variables that a step sees, the same on every replica but for HOME.
+
+    The pipeline's own win over ours, but for PBFTCI_..., which it cannot set. step None: a
+    Dockerfile's image.
+    """
+    environment = {
+        "CI": "true",
+        "HOME": home,
+        "TZ": "UTC",
+        "LC_ALL": "C.UTF-8",
+        "SOURCE_DATE_EPOCH": str(origin.commit_seconds),
+    }
+    if step is not None:
+        environment |= dict(step.environment)
+    return environment | {
+        "PBFTCI": "true",
+        "PBFTCI_BUILD": origin.build,
+        "PBFTCI_REPOSITORY": origin.repository,
+        "PBFTCI_BRANCH": origin.branch,
+        "PBFTCI_REF": origin.ref,
+        "PBFTCI_EVENT": origin.event,
+        "PBFTCI_COMMIT": origin.commit,
+        "PBFTCI_STEP": "" if step is None else step.name,
+    }
+
+
+def artifacts_wrong(problem: str, image_digest: str | None, image_id: str | None) -> RunResult:
+    """A build that passed but did not make what its pipeline names has failed, on every replica."""
+    return RunResult(Outcome.FAILED, 1, image_digest, image_id, problem=problem)
+
+
+class Sandbox(Protocol):
+    """Where builds run. All three raise nothing but InfrastructureError and CancelledError."""
+
+    async def start(self) -> None:
+        """Remove what a crash left behind."""
+
+    async def run(self, work: Work) -> RunResult:
+        """Run it to its end. Whatever comes of it, also when cancelled, `remove` is to follow."""
+
+    async def remove(self, label: str) -> None:
+        """Leave nothing of a build that was run; what was never run is nothing to do."""
+
+    async def close(self) -> None:
+        """Let go of connections; no build is running any more."""

@@ -1,0 +1,352 @@
+"""From an order to the files of its commit, through one bare mirror per repository.
+
+Other repositories inside a tree (submodules) come from their own entries on the operator's list,
+through their own mirrors and with their own logins.
+
+A checkout fails in one of two ways. `NotThere` is what the server *answered*; honest replicas get
+the same answer whenever they ask. `InfrastructureError` is everything else. A commit that is not
+where the request says belongs there too, since a branch or tag may have moved meanwhile.
+"""
+
+import asyncio
+import hashlib
+import logging
+import os
+import time
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+
+from common.configuration.config import NodeConfig, RepositoryEntry
+from common.ref_names import check_commit, check_ref
+from common.repositories.git_environment import git_environment, is_foreign_variable, protocol_of
+from node.sources.fetch_bounds import FETCH_BYTES_MIN
+from node.sources.git_process import OutputTooLong
+from node.sources.gitmodules import (
+    MODULE_DEPTH_MAX,
+    MODULES_MAX,
+    WantedModule,
+    plain_address,
+    shown_path,
+    wanted_modules,
+)
+from node.sources.mirror import Listing, Mirror, Remote, Source, has_reference, throw_away
+from node.sources.mirror_cache import MirrorCache
+from node.sources.tree import (
+    ENTRIES_MAX,
+    CorruptMirror,
+    TreePart,
+    TreeRefused,
+    check_tree,
+    export_tree,
+)
+from node.work.infrastructure_error import InfrastructureError
+from node.work.threads import Stop, in_thread
+
+# A forge may tell of a push a moment before it serves it.
+ASKED_AGAIN_SECONDS = 10.0
+ASKED_AGAIN_EVERY_SECONDS = 1.0
+# how often mirrors are looked for that have become too old
+TIDY_AGAIN_SECONDS = 600.0
+
+_log = logging.getLogger(__name__)
+
+Result = TypeVar("Result")
+
+
+class NotThere(msgspec.Struct, frozen=True):
+    """The server's answer shows that this cannot be built.
+
+    is_permanent: whenever it is asked it answers so, which makes it a finding. Else a reference may
+    have been moved or deleted between the push and the question, or between the questions of two
+    replicas, so that correct ones differ: then it says nothing of the build.
+    """
+
+    problem: str
+    is_permanent: bool = True
+
+
+class Checkout:
+    """Checks commits out. Each mirror is written by one build at a time."""
+
+    def __init__(
+        self,
+        config: NodeConfig,
+        workspace_bytes: int,
+        threads: ThreadPoolExecutor,
+        asked_again_seconds: float = ASKED_AGAIN_SECONDS,
+    ) -> None:
+        """workspace_bytes: a larger tree is refused. asked_again_seconds: see check_out."""
+        self._repositories = {entry.url: entry for entry in config.repositories}
+        self._listed = {plain_address(url): url for url in self._repositories}
+        self._mirrors = MirrorCache(
+            config.data_directory / "mirrors", config.mirrors_bytes_max, config.mirrors_days_max
+        )
+        self._fetch_bytes_max = max(config.mirrors_bytes_max, FETCH_BYTES_MIN)
+        self._home = config.data_directory / "git-home"
+        self._timeout_seconds = config.checkout_timeout_seconds
+        self._workspace_bytes = workspace_bytes
+        self._threads = threads
+        self._asked_again_seconds = asked_again_seconds
+        # Mirrors are measured file by file: only where they may be too much, or may be too old.
+        self._has_grown = False
+        self._tidy_at = 0.0
+
+    def start(self) -> None:
+        """Make the folders, and drop what this process inherited that would steer git.
+
+        Raises OSError.
+        """
+        self._mirrors.start()
+        self._home.mkdir(parents=True, exist_ok=True)
+        for name in [name for name in os.environ if is_foreign_variable(name)]:
+            _log.warning("the environment variable %s would steer git and is dropped", name)
+            del os.environ[name]
+
+    async def check_out(
+        self, repository: str, reference: str, commit: str | None, target: Path
+    ) -> Source | NotThere:
+        """The files of `commit`, proved to be reachable from `reference`; the tree as a tar file.
+
+        reference: a full name, see common.git_environment.check_ref. The tree goes to `target`.
+
+        The answer "not there" is asked for again for asked_again_seconds where a commit is named;
+        what is then still not where the request says raises InfrastructureError, because references
+        move (docs/PROTOCOL.md, What is agreed about a build). Without a commit the only good answer
+        is NotThere.
+        """
+        entry = self._repositories.get(repository)
+        if entry is None:
+            raise InfrastructureError(
+                "the repository is not on this replica's list", is_permanent=True
+            )
+        # no server can have what breaks the grammar, and every replica knows the same grammar
+        problem = check_ref(reference)
+        if problem is not None:
+            return NotThere(f"nothing can have this name: {problem}")
+        problem = None if commit is None else check_commit(commit)
+        if problem is not None:
+            return NotThere(problem)
+        remote = self._remote(entry)
+        if commit is None:
+            return await self._check_absent(remote, reference)
+        asked_until: float | None = None
+        while True:
+            try:
+                with ExitStack() as in_use:
+                    found = await self._try(_Need(entry, reference, commit), target, in_use)
+            except InfrastructureError:
+                await self._tidy_where_due()
+                raise
+            if not isinstance(found, NotThere):
+                await self._tidy_where_due()
+                return found
+            now = time.monotonic()
+            if asked_until is None:
+                asked_until = now + self._asked_again_seconds
+            if now >= asked_until:
+                await self._tidy_where_due()
+                if not found.is_permanent:
+                    raise InfrastructureError(
+                        f"{found.problem}, now: it never was, or was moved since; ask for what is"
+                        " there",
+                        is_permanent=True,
+                    )
+                return found
+            await asyncio.sleep(min(ASKED_AGAIN_EVERY_SECONDS, asked_until - now))
+
+    async def _try(self, need: "_Need", target: Path, in_use: ExitStack) -> Source | NotThere:
+        """One try. A mirror that turns out to be corrupt is made anew, each once.
+
+        in_use: keeps the mirrors that are read.
+        """
+        ends_at = time.monotonic() + self._timeout_seconds
+        made_anew: set[Path] = set()
+        while True:
+            try:
+                return await self._gather(need, target, in_use, ends_at)
+            except CorruptMirror as error:
+                folder = error.folder
+                assert folder is not None, "whoever reads a mirror says which"
+                if folder in made_anew:
+                    raise InfrastructureError(f"the mirror cannot be read: {error}") from error
+                _log.warning("mirror %s is corrupt and made anew: %s", folder.name, error)
+                async with self._mirrors.lock(folder):
+                    await self._in_thread(partial(throw_away, folder), ends_at)
+                made_anew.add(folder)
+
+    async def _gather(
+        self, need: "_Need", target: Path, in_use: ExitStack, ends_at: float
+    ) -> Source | NotThere:
+        """Everything that the commit consists of, in one tar file. Raises CorruptMirror."""
+        top = await self._look(need, in_use, ends_at)
+        if isinstance(top, NotThere):
+            return top
+        modules: list[str] = []
+        parts = await self._parts(need.entry.url, top, modules, in_use, ends_at)
+        if isinstance(parts, NotThere):
+            return parts
+        if not isinstance(parts, TreeRefused):
+            entries = tuple(entry for part in parts for entry in part.entries)
+            refused = await self._in_thread(
+                lambda stop: check_tree(entries, self._workspace_bytes), ends_at
+            )
+            if refused is None:
+                export = partial(export_tree, parts, target, top.commit_seconds)
+                await self._in_thread(export, ends_at)
+                return Source(
+                    top.pipeline, top.dockerfile, target, top.commit_seconds, tuple(modules)
+                )
+            parts = refused
+        return Source(top.pipeline, top.dockerfile, parts, top.commit_seconds)
+
+    async def _parts(
+        self, url: str, top: Listing, modules: list[str], in_use: ExitStack, ends_at: float
+    ) -> tuple[TreePart, ...] | TreeRefused | NotThere:
+        """The tree and, level by level, the other repositories in it. Raises CorruptMirror.
+
+        modules: gets a line about each of them.
+        """
+        parts: list[TreePart] = []
+        entry_count = 0
+        # (where it is, how deep, what it came from, what it is)
+        pending = deque([("", 0, url, top)])
+        while pending:
+            prefix, depth, parent, listing = pending.popleft()
+            if isinstance(listing.part, TreeRefused):
+                return listing.part
+            parts.append(listing.part.below(prefix))
+            entry_count += len(listing.part.entries)
+            if entry_count > ENTRIES_MAX:
+                return TreeRefused(f"has more than {ENTRIES_MAX} entries")
+            wanted = wanted_modules(listing.part, listing.modules, parent)
+            if isinstance(wanted, TreeRefused):
+                return wanted
+            if wanted and depth == MODULE_DEPTH_MAX:
+                return TreeRefused(f"has submodules more than {MODULE_DEPTH_MAX} levels deep")
+            if len(parts) + len(pending) + len(wanted) > MODULES_MAX + 1:
+                return TreeRefused(f"has more than {MODULES_MAX} submodules")
+            for module in wanted:
+                need = self._module_need(url, prefix + module.path, module)
+                path = shown_path(prefix + module.path)
+                modules.append(f"submodule {path}: {module.address} commit {module.commit}")
+                found = await self._look(need, in_use, ends_at)
+                if isinstance(found, NotThere):
+                    return NotThere(f"submodule {path}: {found.problem}", found.is_permanent)
+                place = f"{prefix}{module.path}/"
+                pending.append((place, depth + 1, module.address, found))
+        return tuple(parts)
+
+    def _module_need(self, top: str, path: str, module: WantedModule) -> "_Need":
+        """What a submodule needs.
+
+        Raises InfrastructureError if this operator's list does not give it; another's may.
+
+        top: the repository that is built. Who may push there, or may see its builds, can read what
+        is in its tree, by whatever way that came in.
+        """
+        listed = self._listed.get(plain_address(module.address))
+        if listed is None:
+            raise InfrastructureError(
+                f"submodule {shown_path(path)} comes from {module.address}, which is not on this"
+                " replica's list: add it to repositories",
+                is_permanent=True,
+            )
+        entry = self._repositories[listed]
+        allowed = entry.submodule_of
+        if allowed is None and not entry.needs_consent:
+            return _Need(entry, None, module.commit)
+        if top not in (listed, *(allowed or ())):
+            raise InfrastructureError(
+                f"submodule {shown_path(path)} comes from {module.address}, which this replica does"
+                f" not give to builds of {top}: add that url to its submodule_of, if whoever pushes"
+                " there or sees its builds may read all of it",
+                is_permanent=True,
+            )
+        return _Need(entry, None, module.commit)
+
+    async def _look(self, need: "_Need", in_use: ExitStack, ends_at: float) -> Listing | NotThere:
+        """What a commit consists of, after it is proved to be where it should be."""
+        folder = self._mirror_folder(need.entry, need.commit)
+        in_use.enter_context(self._mirrors.using(folder))
+        mirror = Mirror(
+            folder, self._remote(need.entry), need.reference, need.commit, self._fetch_bytes_max
+        )
+        async with self._mirrors.lock(folder):
+            try:
+                problem = await self._in_thread(mirror.prove, ends_at)
+            finally:
+                self._has_grown |= mirror.has_fetched
+        if problem is not None:
+            return NotThere(problem.problem, problem.is_permanent)
+        return await self._in_thread(mirror.look, ends_at)
+
+    async def _tidy_where_due(self) -> None:
+        """Remove mirrors that are too old or too much; what fails is tried with the next build."""
+        if not self._has_grown and time.monotonic() < self._tidy_at:
+            return
+        self._has_grown = False
+        self._tidy_at = time.monotonic() + TIDY_AGAIN_SECONDS
+        try:
+            kept = await self._in_thread(lambda stop: self._mirrors.measure())
+            withdrawn = self._mirrors.withdraw(kept)
+            await self._in_thread(lambda stop: self._mirrors.remove(withdrawn))
+        except InfrastructureError as error:
+            self._has_grown = True
+            _log.warning("old mirrors stay for now: %s", error.reason)
+
+    async def _check_absent(self, remote: Remote, reference: str) -> NotThere:
+        """The request says that there is no such branch: NotThere where the server agrees."""
+        if await self._in_thread(lambda stop: has_reference(remote, reference, stop)):
+            raise InfrastructureError(f"{reference} exists now; ask again", is_permanent=True)
+        return NotThere(f"the server has no {reference}")
+
+    def _remote(self, entry: RepositoryEntry) -> Remote:
+        """Only the one protocol of the operator's own entry is allowed."""
+        url = entry.fetched_from
+        try:
+            protocol = protocol_of(url)
+        except ValueError as error:
+            raise InfrastructureError(f"repositories: {error}", is_permanent=True) from error
+        environment = git_environment([protocol], self._home, url, entry.access)
+        return Remote(url, entry.access, environment, entry.url)
+
+    def _mirror_folder(self, entry: RepositoryEntry, commit: str) -> Path:
+        """A repository's mirror; one for each kind of object id that it may have."""
+        kind = "sha256-" if len(commit) == 64 else ""
+        return self._mirrors.path_of(kind + hashlib.sha256(entry.fetched_from.encode()).hexdigest())
+
+    async def _in_thread(
+        self, work: Callable[[Stop], Result], ends_at: float | None = None
+    ) -> Result:
+        """Blocking work within the time for checkouts.
+
+        Raises InfrastructureError for a full disk too.
+        """
+        seconds: float = self._timeout_seconds
+        if ends_at is not None:
+            seconds = max(0.0, ends_at - time.monotonic())
+        try:
+            return await in_thread(self._threads, work, timeout_seconds=seconds)
+        except TimeoutError as error:
+            raise InfrastructureError(
+                f"the checkout took more than {self._timeout_seconds} s"
+            ) from error
+        except OutputTooLong as error:
+            raise InfrastructureError("git answered with more than is taken") from error
+        except OSError as error:
+            raise InfrastructureError(f"the checkout failed on this machine: {error}") from error
+
+
+class _Need(msgspec.Struct, frozen=True):
+    """A commit of a repository; reference None: by its id alone."""
+
+    entry: RepositoryEntry
+    reference: str | None
+    commit: str

@@ -1,0 +1,1 @@
+"""A node's own commit statuses: what is to be posted, and what was."""

@@ -1,0 +1,231 @@
+"""Posts this replica's own commit statuses, `pbft-ci/<node>` (of requests `pbft-ci/<node>/pr`).
+
+With `report: replicas` no gateway stands between a replica and the forge: each replica posts, with
+its operator's own token, what it executed itself. The statuses follow from the replicated state and
+the ledger, so that a crash loses none. A build is pending while it is open here, and final once its
+verdict is in the ledger.
+"""
+
+import asyncio
+import logging
+import sqlite3
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from ci.application import BuildApplication
+from ci.builds import OpenBuild
+from ci.ledger import VerdictEntry, decode_entry
+from ci.operations import Event
+from ci.statement import VerdictFields, parse_statement
+from common.configuration.config import NodeConfig
+from common.english import counted
+from common.forges.shared.status import CommitStatus, State
+from common.repositories.repository_config import StatusTarget, status_target
+from common.statuses.reporter import Reporter
+from common.statuses.status_texts import context_of, description_of, state_of
+from node.statuses.status_file import StatusFile
+from node.storage.damage import StoreUnusable
+from node.storage.ledger_table import LedgerTable
+
+LOOK_SECONDS = 0.5
+PAGE_ENTRIES = 100
+PAGE_BYTES_MAX = 8 * 1024 * 1024
+
+_log = logging.getLogger(__name__)
+
+
+class NodeReports:
+    """What one replica tells the forges."""
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        targets: dict[str, StatusTarget],
+        public_url: str | None,
+        replicas: int,
+        application: BuildApplication,
+        ledger: LedgerTable,
+        is_unsaved: Callable[[], bool],
+        directory: Path,
+    ) -> None:
+        """targets: by repository. directory: where its file is. Raises ConfigError.
+
+        is_unsaved: says whether the application is ahead of what is on disk.
+        """
+        self._name = name
+        self._public_url = None if public_url is None else public_url.rstrip("/")
+        self._replicas = replicas
+        self._application = application
+        self._ledger = ledger
+        self._is_unsaved = is_unsaved
+        self._file = StatusFile(directory, application.ledger_index)
+        self.reporter = Reporter(
+            targets=targets, database=self._file, clock=time.time, storage_failed=sqlite3.Error
+        )
+        # Builds that are pending in the file already, by (id, opening sequence).
+        self._pending: set[tuple[bytes, int]] = set()
+        self._task: asyncio.Task[None] | None = None
+
+    @classmethod
+    def of(
+        cls,
+        config: NodeConfig,
+        replicas: int,
+        application: BuildApplication,
+        ledger: LedgerTable,
+        is_unsaved: Callable[[], bool],
+    ) -> "NodeReports | None":
+        """For the repositories with a token; None where there is none. Raises ConfigError."""
+        targets = {entry.url: status_target(entry) for entry in config.repositories}
+        wanted = {url: target for url, target in targets.items() if target is not None}
+        if not wanted:
+            return None
+        return cls(
+            name=config.name,
+            targets=wanted,
+            public_url=config.public_url,
+            replicas=replicas,
+            application=application,
+            ledger=ledger,
+            is_unsaved=is_unsaved,
+            directory=config.data_directory,
+        )
+
+    def start(self) -> asyncio.Task[None]:
+        """Begin to tell; the task ends before `close` with StoreDamaged, or by a fault of ours."""
+        self._task = asyncio.create_task(self._run(), name="commit statuses")
+        return self._task
+
+    async def close(self) -> None:
+        """Stop; what is not told is told after the next start."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+        await self.reporter.close()
+        self._file.close()
+
+    def update(self) -> None:
+        """Put what is new into the queue, and is on disk.
+
+        Raises sqlite3.Error, StoreUnusable: then it is new the next time. Raises StoreDamaged.
+        """
+        if self._is_unsaved():
+            return
+        is_new = self._note_open_builds()
+        while self._note_verdicts():
+            is_new = True
+        if is_new:
+            self.reporter.wake()
+
+    async def _run(self) -> None:
+        # What was decided while this node was down makes its beginning old news.
+        self._try_to_update()
+        self.reporter.start()
+        while True:
+            await asyncio.sleep(LOOK_SECONDS)
+            self._try_to_update()
+
+    def _try_to_update(self) -> None:
+        try:
+            self.update()
+        except (sqlite3.Error, StoreUnusable) as error:
+            _log.error("commit statuses: %s; trying again", error)
+
+    def _note_open_builds(self) -> bool:
+        """Undecided builds that nobody was told of; True where there was one."""
+        builds = self._application.open_builds().values()
+        undecided = {(build.id, build.opened): build for build in builds if not build.is_decided}
+        self._pending &= undecided.keys()
+        new = [build for key, build in undecided.items() if key not in self._pending]
+        if not new:
+            return False
+        with self._file.transaction():
+            for build in new:
+                self._put(build, _pending_text(build, self._replicas))
+        self._pending |= undecided.keys()
+        return True
+
+    def _note_verdicts(self) -> bool:
+        """A page of the ledger; True where there may be another one.
+
+        Entries that are still fetched after a state transfer are told when they are here.
+        """
+        told = self._file.told
+        entries = self._ledger.entries(told + 1, PAGE_ENTRIES, PAGE_BYTES_MAX)
+        if not entries or entries[0].index != told + 1:
+            return False
+        with self._file.transaction():
+            for entry in entries:
+                body = decode_entry(entry.body)
+                if isinstance(body, VerdictEntry):
+                    verdict = parse_statement(bytes(body.statement)).verdict
+                    self._put_verdict(verdict)
+            self._file.note_told(entries[-1].index)
+        return True
+
+    def _put(self, build: OpenBuild, text: str) -> None:
+        self._queue(
+            build.repository,
+            build.commit,
+            build.opened,
+            build.id.hex(),
+            (State.PENDING, text),
+            build.branch,
+            is_final=False,
+            is_pull_request=build.event is Event.PULL_REQUEST,
+            is_waiting=not build.is_approved,
+        )
+
+    def _put_verdict(self, verdict: VerdictFields) -> None:
+        found = [(value.outcome, value.exit_code, len(value.replicas)) for value in verdict.found]
+        text = description_of(
+            verdict.outcome, verdict.exit_code, len(verdict.agreeing), verdict.replicas, found
+        )
+        self._queue(
+            verdict.repository,
+            verdict.commit,
+            verdict.opened,
+            verdict.build,
+            (state_of(verdict.outcome), text),
+            verdict.branch,
+            is_final=True,
+            is_pull_request=verdict.event is Event.PULL_REQUEST,
+        )
+
+    def _queue(
+        self,
+        repository: str,
+        commit: str | None,
+        opened: int,
+        build: str,
+        said: tuple[State, str],
+        branch: str,
+        *,
+        is_final: bool,
+        is_pull_request: bool,
+        is_waiting: bool = False,
+    ) -> None:
+        if commit is None or repository not in self.reporter.repositories:
+            return
+        url = None if self._public_url is None else f"{self._public_url}/builds/{build}"
+        state, text = said
+        context = context_of(self._name, is_pull_request=is_pull_request)
+        ref = None if is_pull_request else branch
+        status = CommitStatus(commit, context, state, text, url, ref)
+        self.reporter.queue.put(
+            repository,
+            opened,
+            status,
+            is_final=is_final,
+            now=time.time(),
+            is_waiting=is_waiting,
+        )
+
+
+def _pending_text(build: OpenBuild, replicas: int) -> str:
+    by = counted(replicas, "replica")
+    if not build.is_approved:
+        return f"waits for an operator's approval, then for a verdict of {by}"
+    return f"waits for a verdict of {by}"

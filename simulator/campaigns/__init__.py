@@ -1,0 +1,1 @@
+"""Many runs: seeds, exhaustive explorations, coverage, and making a failing run small."""

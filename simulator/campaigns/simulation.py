@@ -1,0 +1,480 @@
+"""One run: replicas, clients, network and faults of one seed, first for safety, then healed."""
+
+import math
+from collections.abc import Callable
+
+import msgspec
+
+from ci.builds import OpenBuild
+from ci.limits import ALL, Limits, encode_limits
+from ci.operations import ApproveBuild, CancelBuild
+from driver.ledger_fetcher import PageRequest
+from pbft.authentication import is_relayed
+from pbft.codec import decode_message
+from pbft.core import Settings
+from pbft.genesis import FORMAT_VERSION, Cluster, Genesis, Member
+from pbft.messages import Envelope, Status
+from pbft.ports import Entry, Output, Send
+from simulator.campaigns.coverage import Coverage
+from simulator.campaigns.liveness import Liveness
+from simulator.checkers.build_checker import BuildChecker
+from simulator.checkers.checkers import Checkers
+from simulator.faults.adversary import Adversary
+from simulator.faults.equivocating_client import EquivocatingClient
+from simulator.faults.nemesis import Nemesis
+from simulator.faults.parameters import Parameters
+from simulator.faults.rushing import RushingForger
+from simulator.faults.version_skew import newer_words
+from simulator.world.builds import BuildTruth
+from simulator.world.coverage_goals import CoverageGoals
+from simulator.world.fault_record import FaultRecord
+from simulator.world.gateways import Gateway
+from simulator.world.ledger import PAGE_ENTRIES
+from simulator.world.network import LinkFaults, Network
+from simulator.world.process import Process, World
+from simulator.world.reader import Reader, SharedAuthenticator
+from simulator.world.run_trace import Trace
+from simulator.world.scheduler import SECOND, Scheduler
+from simulator.world.seeded_random import stream
+from simulator.world.signatures import Oracle, SignaturesMaker
+from simulator.world.violation import Violation
+
+OPERATOR = "operator"
+# Every replica says something to every other one every second.
+STEPS_PER_PAIR_MAX = 25_000
+
+
+class Result(msgspec.Struct, frozen=True, kw_only=True):
+    """What one run came to."""
+
+    seed: int
+    replicas: int
+    events: int
+    virtual_seconds: float
+    executed: int
+    verdicts: int
+    views: int
+    faults: dict[str, int]
+    cells: dict[str, int]
+    event_counts: dict[str, int]
+    goals: dict[str, int]
+    trace: str
+
+
+class Simulation:
+    """The run of these parameters. `tell` gets a readable trace, line by line."""
+
+    def __init__(
+        self,
+        parameters: Parameters,
+        *,
+        tell: Callable[[str], None] | None = None,
+        signatures: SignaturesMaker = Oracle,
+        keeps_faults: bool = False,
+    ) -> None:
+        self.parameters = parameters
+        self.record = FaultRecord(parameters.only_faults, is_kept=keeps_faults)
+        self.scheduler = Scheduler()
+        self.trace = Trace(self.scheduler, tell)
+        seed = parameters.seed
+        self.names = tuple(f"r{index}" for index in range(parameters.replicas))
+        gateways = tuple(f"gateway{i}" for i in range(parameters.gateways))
+        # somebody has to let begin what waits
+        self.gateway_names = (*gateways, OPERATOR) if parameters.workload.waiting else gateways
+        self.cheat_names = tuple(f"cheat{i}" for i in range(parameters.cheats))
+        self.limits = self._limits()
+        self.signatures = signatures(seed, self.scheduler)
+        self.cluster = self._cluster()
+        # Whose disk was damaged where that may not be noticed.
+        self.forgetful: dict[str, None] = {}
+        # Who follows the rules: those too whose disks are damaged, for they notice.
+        # In the order of their numbers; a dict, because every message looks here.
+        lawless = {self.names[index] for index in (*parameters.byzantine, *parameters.wiped)}
+        self.correct = dict.fromkeys(name for name in self.names if name not in lawless)
+        self.goals = CoverageGoals()
+        self.truth = BuildTruth(seed, parameters.builds)
+        self.builds = BuildChecker(
+            self.cluster, self.limits, self.truth, (*self.correct, *self.gateway_names),
+            self._violate, self.goals,
+        )  # fmt: skip
+        self.reader = Reader(self.cluster, self.signatures.verify)
+        self.authenticator = SharedAuthenticator(self.cluster, self.signatures.verify)
+        self.checkers = Checkers(
+            seed, self.cluster, self.scheduler, self.reader, self.builds, self.goals,
+            is_deep=parameters.is_deep,
+        )  # fmt: skip
+        self.coverage = Coverage(self.reader.decode)
+        self.network = Network(
+            seed, self.scheduler, self.trace, parameters.links, self._deliver, self.record
+        )
+        liars = {self.names[index]: ways for index, ways in parameters.byzantine.items()}
+        forger = self.forger = RushingForger(
+            self.cluster, self.signatures, tuple(liars), stream(seed, "forger")
+        )
+        self.adversary = Adversary(
+            seed, liars, forger, self.scheduler, self.trace, self.network,
+            tuple(name for name in self.names if name not in liars),
+            self.gateway_names, self._find_process, parameters.view_change_seconds,
+            self.record,
+        )  # fmt: skip
+        self.processes = {name: self._process(name) for name in self.names}
+        self.nemesis = Nemesis(
+            seed, parameters.plan, self.scheduler, self.trace, self.network, self.processes,
+            (*self.names, *self.gateway_names, *self.cheat_names), self.record, self._set_back,
+        )  # fmt: skip
+        self.gateways = {name: self._gateway(name) for name in self.gateway_names}
+        self.cheats = {name: self._equivocating_client(name) for name in self.cheat_names}
+        self.newer = {
+            name: newer_words(name, self.cluster, self.signatures.signer(name))
+            for name in map(self.names.__getitem__, parameters.newer)
+        }
+        self.event_counts: dict[str, int] = {}
+        self.extra_faults: dict[str, int] = {}
+        self.ledger_entries_fetched = 0
+        self._ledger_chance = stream(seed, "ledger")
+
+    # --- making ---------------------------------------------------------------------------------
+
+    def _limits(self) -> Limits:
+        parameters = self.parameters
+        limits = Limits(
+            deadline_seconds=parameters.deadline_seconds,
+            open_builds_max=parameters.open_builds_max,
+            open_builds_per_client_max=parameters.open_builds_max,
+            closing_builds_max=parameters.closing_builds_max,
+            waiting_builds_per_client_max=parameters.open_builds_max,
+            weak_agreement_allowed=parameters.weak_agreement_allowed,
+        )
+        if parameters.executors == ALL:
+            return limits
+        # Who stands by waits so long for a build without any ballot: not for most of the run.
+        longest = math.ceil(parameters.builds.seconds_max)
+        return msgspec.structs.replace(
+            limits, executors=parameters.executors, build_seconds_max=longest
+        )
+
+    def _cluster(self) -> Cluster:
+        parameters = self.parameters
+        key = self.signatures.public_key
+        return Cluster(
+            Genesis(
+                FORMAT_VERSION,
+                tuple(Member(name, key(name), ("replica",)) for name in self.names),
+                tuple(
+                    Member(name, key(name), ("operator" if name == OPERATOR else "gateway",))
+                    for name in (*self.gateway_names, *self.cheat_names)
+                ),
+                parameters.checkpoint_interval,
+                parameters.window,
+                parameters.client_window,
+                encode_limits(self.limits),
+            )
+        )
+
+    def _settings(self) -> Settings:
+        known = {field.name for field in msgspec.structs.fields(Settings)}
+        base = self.parameters.view_change_seconds
+        wanted: dict[str, object] = {
+            "pipeline_depth": self.parameters.pipeline_depth,
+            "batch_bytes_max": self.parameters.batch_bytes_max,
+            "batch_delay_seconds": self.parameters.batch_delay_seconds,
+            "status_seconds": self.parameters.status_seconds,
+            "view_change_seconds": base,
+            "view_change_seconds_max": 8 * base,
+        }
+        return msgspec.convert({k: v for k, v in wanted.items() if k in known}, Settings)
+
+    def _process(self, name: str) -> Process:
+        world = World(
+            self.cluster,
+            self.limits,
+            self._settings(),
+            self.scheduler,
+            self.trace,
+            self.signatures,
+            self.authenticator,
+            self.truth,
+            self.parameters.processes,
+            self.goals,
+            self.parameters.stand_by_seconds,
+        )
+        chance = stream(self.parameters.seed, f"process {name}")
+        told = self.adversary.told(name)
+        is_correct = name in self.correct
+        return Process(
+            world,
+            name,
+            chance,
+            self,
+            self._send,
+            self._connect,
+            self._fetch_ledger,
+            told,
+            looks_before=self.parameters.is_deep and is_correct,
+        )
+
+    def _find_process(self, name: str) -> Process:
+        return self.processes[name]
+
+    def _gateway(self, name: str) -> Gateway:
+        return Gateway(
+            name,
+            self.cluster,
+            self.signatures,
+            self.scheduler,
+            stream(self.parameters.seed, f"workload {name}"),
+            self._send_from_gateway,
+            self.checkers.messages.on_answer,
+            self._approve,
+            self.checkers.messages.on_asked,
+            resend_seconds=1.0,
+        )
+
+    def _approve(self, build: bytes) -> None:
+        """Some time after a build opened that waits for it, the operator lets it begin, or not."""
+        seconds = stream(self.parameters.seed, f"approval {build.hex()}").random() * 3
+        operation = CancelBuild(build) if build[0] % 8 == 0 else ApproveBuild(build)
+        last = frozenset({"done", "refused"})
+        self.scheduler.after(seconds, self.gateways[OPERATOR].ask, operation, last)
+
+    def _equivocating_client(self, name: str) -> EquivocatingClient:
+        def injects() -> bool:
+            return self._injects("double signing")
+
+        return EquivocatingClient(
+            name, self.cluster, self.signatures, self.scheduler,
+            stream(self.parameters.seed, f"cheat {name}"), self.network.send, injects,
+            timestamps=2 * self.parameters.workload.requests,
+        )  # fmt: skip
+
+    # --- running --------------------------------------------------------------------------------
+
+    def run(self) -> Result:
+        """Safety mode, then liveness mode. Raises Violation."""
+        parameters = self.parameters
+        for process in self.processes.values():
+            process.boot()
+        for gateway in self.gateways.values():
+            if gateway.name != OPERATOR:
+                gateway.plan(parameters.workload)
+        for cheat in self.cheats.values():
+            cheat.start()
+        self.nemesis.start(
+            [self.names[index] for index in parameters.rotten],
+            [self.names[index] for index in parameters.wiped],
+        )
+        self.adversary.start(parameters.adaptive, self._process)
+        self._run_until(int(parameters.safety_seconds * SECOND))
+        self._run_healed()
+        return self._result()
+
+    def _run_until(self, end: int) -> None:
+        scheduler = self.scheduler
+        events_max = STEPS_PER_PAIR_MAX * len(self.names) ** 2
+        scheduler.run_until(end, events_max)
+        if scheduler.events > events_max:
+            self._violate("34 no storm", f"{scheduler.events} events in {scheduler.seconds} s")
+
+    def _run_healed(self) -> None:
+        parameters = self.parameters
+        self.network.faults = LinkFaults(
+            delay_seconds=parameters.healed_delay_seconds / 2,
+            delay_mean_seconds=parameters.healed_delay_seconds / 4,
+            on_the_wire=parameters.links.on_the_wire,
+        )
+        self.nemesis.heal()
+        self.adversary.heal()
+        left_out = [self.names[index] for index in parameters.left_out]
+        self.nemesis.cut_off(left_out, parameters.left_out_one_way)
+        others = tuple(name for name in self.correct if name not in left_out)
+        self._converge()
+        while self.nemesis.damage_another(others):
+            self._converge()
+
+    def _converge(self) -> None:
+        liveness = Liveness(self, self._violate)
+        end = self.scheduler.now + int(liveness.bound_seconds * SECOND)
+        while not liveness.is_done() and self.scheduler.now < end:
+            self._run_until(self.scheduler.now + SECOND)
+        liveness.check()
+
+    def _result(self) -> Result:
+        faults = {
+            **self.network.counts,
+            **self.nemesis.counts,
+            **self.adversary.counts,
+            **self.extra_faults,
+        }
+        if self.ledger_entries_fetched:
+            faults["ledger entries fetched"] = self.ledger_entries_fetched
+        refused = sum(process.saves_failed for process in self.processes.values())
+        if refused:
+            faults["saves failed"] = refused
+        cores = [p.replica.core for p in self.processes.values() if p.replica is not None]
+        return Result(
+            seed=self.parameters.seed,
+            replicas=self.parameters.replicas,
+            events=self.scheduler.events,
+            virtual_seconds=self.scheduler.seconds,
+            executed=max(self.checkers.history.executed, default=0),
+            verdicts=len(self.builds.verdicts),
+            views=max((core.view for core in cores), default=0),
+            faults=faults,
+            cells=self.coverage.cells,
+            event_counts=self.event_counts,
+            goals=self.goals.counts,
+            trace=self.trace.digest,
+        )
+
+    def _violate(self, invariant: str, details: str) -> None:
+        raise Violation(self.parameters.seed, self.scheduler.events, invariant, details)
+
+    # --- what happens ---------------------------------------------------------------------------
+
+    def _connect(self, process: Process) -> None:
+        self.nemesis.connect(process)
+
+    def _deliver(self, sender: str, receiver: str, envelope: Envelope) -> None:
+        if is_relayed(sender, envelope.signed):
+            return  # as the shells of replicas and clients do
+        process = self.processes.get(receiver)
+        if process is None:
+            client = self.gateways.get(receiver) or self.cheats[receiver]
+            client.arrive(envelope)
+        elif receiver in self.adversary.liars:
+            if not self.adversary.hear(receiver, envelope):
+                return
+            for instance in self.adversary.instances(receiver, sender):
+                instance.arrive(envelope)
+        elif (replica := process.replica) is not None:
+            self.coverage.see(replica.core, envelope.signed.payload)
+            process.arrive(envelope)
+
+    def _send(self, process: Process, send: Send) -> None:
+        name = process.name
+        if name in self.correct:
+            self.checkers.messages.on_sent(process, send)
+        elif name in self.adversary.liars:
+            self.adversary.send(process, send)
+            return
+        if send.to is not None:
+            self.network.send(name, send.to, send.envelope)
+            return
+        newer = self._newer_words(name, send)
+        for other in self.names:
+            if other != name:
+                self.network.send(name, other, send.envelope)
+                for envelope in newer:
+                    self.network.send(name, other, envelope)
+
+    def _newer_words(self, name: str, send: Send) -> list[Envelope]:
+        """With each STATUS, one thing that a replica of the next version says beside it."""
+        words = self.newer.get(name)
+        if words is None or not isinstance(decode_message(send.envelope.signed.payload), Status):
+            return []
+        said = self.extra_faults.get("newer version", 0)
+        return [words[said % len(words)]] if self._injects("newer version") else []
+
+    def _injects(self, kind: str) -> bool:
+        if not self.record.allows(kind):
+            return False
+        self.extra_faults[kind] = self.extra_faults.get(kind, 0) + 1
+        return True
+
+    def _fetch_ledger(self, process: Process, request: PageRequest) -> None:
+        """An HTTP request to a peer: over the same links, but lost only where one is cut."""
+        faults = self.network.faults
+        mean = 2 * (faults.delay_seconds + faults.delay_mean_seconds)
+        if self.network.is_whole(process.name, request.peer):
+            delay = self._ledger_chance.exponential(mean)
+            self.scheduler.after(delay, self._serve_ledger, process, request)
+
+    def _serve_ledger(self, process: Process, request: PageRequest) -> None:
+        server, gap = self.processes[request.peer], request.gap
+        is_whole = self.network.is_whole(process.name, server.name)
+        if server.is_up and not server.is_paused and is_whole:
+            page = server.disk.ledger.page_up_to(gap.last, min(PAGE_ENTRIES, gap.missing))
+            process.pages.on_page(request, self.adversary.page(server.name, page))
+
+    def _send_from_gateway(self, name: str, send: Send) -> None:
+        for other in self.names if send.to is None else (send.to,):
+            self.network.send(name, other, send.envelope)
+
+    # --- the observer of the processes ----------------------------------------------------------
+
+    def before_turn(self, process: Process, inbox: list[Envelope]) -> None:
+        """A replica is about to be fed."""
+        if len(inbox) == 1 and process.name in self.correct:
+            self.checkers.before_turn(process)
+
+    def on_turn(self, process: Process, outputs: list[Output], has_expired: bool) -> None:
+        """A replica was fed."""
+        counts = self.event_counts
+        is_marked = process.name not in self.adversary.liars
+        for output in outputs:
+            for event in output.events:
+                counts[event.name] = counts.get(event.name, 0) + 1
+                if event.name == "forgot" and process.name in self.correct:
+                    self._violate("26 what was lost is noticed", f"{process.name} lost nothing")
+                if is_marked and process.replica is not None:
+                    self.goals.on_event(process.replica.core, event)
+                if self.trace.is_read:
+                    self.trace.note(process.name, event)
+        if process.name in self.correct:
+            self.checkers.on_turn(process, outputs, has_expired)
+
+    def on_boot(self, process: Process, restored: Output) -> None:
+        """A replica started."""
+        if process.name not in self.adversary.liars and process.replica is not None:
+            self.goals.on_boot(process.replica.core)
+        if process.name in self.correct:
+            self.checkers.on_boot(process, restored)
+
+    def on_saved(self, process: Process) -> None:
+        """A turn is on disk."""
+        if process.name in self.correct:
+            self.checkers.on_saved(process)
+            if (
+                process.damages
+                and process.replica is not None
+                and not process.replica.core.is_recovering
+            ):
+                self.nemesis.on_vote_regained(process.name, tuple(self.correct))
+
+    def _set_back(self, name: str) -> None:
+        if name in self.correct:
+            del self.correct[name]
+            self.forgetful[name] = None
+            self.checkers.on_loss(name)
+
+    def on_loss(self, process: Process) -> None:
+        """A replica found its disk damaged."""
+        if process.name not in self.correct:
+            return
+        if process.name not in self.nemesis.damaged:
+            self._violate("26 what was lost is noticed", f"{process.name} lost nothing")
+        self.nemesis.on_loss(process.name)
+        self.checkers.on_loss(process.name)
+
+    def on_ledger(self, process: Process, entries: tuple[Entry, ...]) -> None:
+        """A peer's entries are in a replica's ledger."""
+        self.ledger_entries_fetched += len(entries)
+        if process.name in self.correct or process.name in self.forgetful:
+            self.checkers.executions.on_fetched(process.name, entries)
+
+    def on_standing_by(self, process: Process, builds: list[OpenBuild]) -> None:
+        """A replica looked at what it owes."""
+        if process.name in self.correct:
+            self.builds.on_standing_by(process.name, builds)
+
+    def on_crash(self, process: Process) -> None:
+        """A process died at its crash point."""
+        self.nemesis.restart_later(process)
+
+    def on_failure(self, process: Process, doing: str, error: Exception) -> None:
+        """The core raised something."""
+        if process.name in self.adversary.liars:
+            process.crash()  # it contradicts itself; only correct replicas must never fall
+            self.nemesis.restart_later(process)
+            return
+        self.checkers.on_failure(process, doing, error)

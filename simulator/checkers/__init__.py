@@ -1,0 +1,1 @@
+"""The invariants, each checked at every turn of every correct replica."""

@@ -1,0 +1,1 @@
+"""What goes wrong: crashes, cuts and slow disks, and the members that lie."""

@@ -1,0 +1,283 @@
+"""What one seed stands for: sizes, settings, and which faults happen how often (swarm testing).
+
+Each fault class is there or not, and then has an intensity of its own: runs differ in kind.
+"""
+
+from typing import Literal
+
+import msgspec
+
+from simulator.faults.adversary import BALLOT_BEHAVIOURS, BEHAVIOURS, MORE_BEHAVIOURS
+from simulator.world.builds import BuildFaults
+from simulator.world.gateways import Workload
+from simulator.world.network import LinkFaults
+from simulator.world.process import ProcessFaults
+from simulator.world.seeded_random import SeededRandom, stream
+
+
+class FaultPlan(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """How often things happen while the run is in its safety mode, per second of the world.
+
+    crashes, pauses, partitions, refusals (of disks to save): mean number per second.
+    crash_points: share of crashes that wait for a point between saving and sending.
+    down_seconds: mean time until a restart. clock_skew: clocks run at 0.7 to 1.3 and jump.
+    recovery_crashes: how often a replica that lost what it said is killed again, at most.
+    further_losses: how often, once such a replica has recovered, the disk of any other one that
+        follows the rules is damaged in its place: never of more at a time.
+    """
+
+    crashes: float = 0.0
+    crash_points: float = 0.5
+    down_seconds: float = 1.0
+    pauses: float = 0.0
+    partitions: float = 0.0
+    refusals: float = 0.0
+    recovery_crashes: int = 0
+    further_losses: int = 0
+    clock_skew: bool = False
+
+
+class Parameters(
+    msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True
+):
+    """All that a run is made of. faulty: replica index -> what is wrong with it.
+
+    byzantine: index -> the ways in which that replica misbehaves.
+    rotten, wiped: indexes whose disk is damaged or emptied; both count among the f faulty ones.
+    left_out: indexes of faulty replicas that stay cut off for ever in the liveness mode.
+    left_out_one_way: `deaf` or `mute`: they are cut off in that direction only.
+    newer: indexes of correct replicas of the next version, which say things unknown to this one.
+    cheats: faulty clients, which sign two operations with one number.
+    only_faults: the names of the faults that happen (simulator.fault_record); None: all that chance
+        brings.
+    healed_delay_seconds: the delay of messages in the liveness mode.
+    stand_by_seconds: how patient replicas are that stand by, where `executors` is `minimal`.
+    """
+
+    seed: int
+    replicas: int = 4
+    checkpoint_interval: int = 4
+    window: int = 8
+    client_window: int = 8
+    pipeline_depth: int = 4
+    batch_bytes_max: int = 2 * 1024 * 1024
+    batch_delay_seconds: float = 0.0
+    status_seconds: float = 1.0
+    view_change_seconds: float = 2.0
+    gateways: int = 2
+    workload: Workload = Workload()
+    links: LinkFaults = LinkFaults()
+    processes: ProcessFaults = ProcessFaults()
+    builds: BuildFaults = BuildFaults()
+    plan: FaultPlan = FaultPlan()
+    byzantine: dict[int, tuple[str, ...]] = {}
+    adaptive: bool = False
+    rotten: tuple[int, ...] = ()
+    wiped: tuple[int, ...] = ()
+    left_out: tuple[int, ...] = ()
+    left_out_one_way: str = ""
+    newer: tuple[int, ...] = ()
+    cheats: int = 0
+    safety_seconds: float = 10.0
+    healed_delay_seconds: float = 0.02
+    deadline_seconds: int = 6
+    open_builds_max: int = 64
+    closing_builds_max: int = 8
+    weak_agreement_allowed: bool = False
+    executors: Literal["all", "minimal"] = "all"
+    stand_by_seconds: float = 1.0
+    is_deep: bool = False
+    only_faults: tuple[str, ...] | None = None
+
+    @property
+    def faulty(self) -> tuple[int, ...]:
+        """The indexes of all replicas for which nothing is promised."""
+        return tuple(sorted({*self.byzantine, *self.rotten, *self.wiped}))
+
+
+def encode_parameters(parameters: Parameters) -> str:
+    """As JSON, without what is as usual: for a file that keeps a finding."""
+    return msgspec.json.encode(parameters).decode()
+
+
+def decode_parameters(data: bytes | str) -> Parameters:
+    """The inverse; what is left out is as usual. Raises msgspec.MsgspecError."""
+    return msgspec.json.decode(data, type=Parameters)
+
+
+def draw(seed: int, replicas: int | None = None) -> Parameters:
+    """The parameters of a seed; replicas: where the size is wanted, not drawn."""
+    chance = stream(seed, "parameters")
+    # apart, so that what a seed was kept for stays as it was drawn
+    forge = stream(seed, "parameters of what is built")
+    drawn_size = _size(chance)
+    size = replicas if replicas is not None else drawn_size
+    interval = chance.choice((2, 4, 8))
+    timeout = chance.choice((1.0, 2.0, 4.0))
+    later = stream(seed, "later parameters")
+    byzantine, rotten, wiped = _faulty(chance, size)
+    byzantine = {index: _more_ways(later, ways) for index, ways in byzantine.items()}
+    # An order takes longer than the first timeout, so that it has to grow: few requests, for each
+    # costs failed views.
+    is_slow = size == 4 and chance.happens(0.06)
+    faulty = sorted({*byzantine, *rotten, *wiped})
+    drawn = Parameters(
+        seed=seed,
+        replicas=size,
+        checkpoint_interval=interval,
+        window=interval * chance.choice((2, 4)),
+        client_window=chance.choice((2, 8, 64)),
+        pipeline_depth=chance.choice((1, 2, 4, 8)),
+        batch_bytes_max=chance.choice((600, 2000, 2 * 1024 * 1024)),
+        batch_delay_seconds=stream(seed, "batch delay").choice((0.0, 0.05, 0.25)),
+        status_seconds=chance.choice((0.3, 1.0, 1.0)) if size == 4 else 1.0,
+        view_change_seconds=timeout,
+        gateways=chance.randint(1, 3),
+        workload=Workload(
+            requests=chance.randint(1, 4 if is_slow else 16),
+            builds=chance.choice((0.0, 0.2, 0.5)),
+            spread_seconds=chance.choice((0.5, 2.0, 8.0)),
+            deliveries=forge.choice((0.0, 0.0, 0.5)),
+            waiting=forge.choice((0.0, 0.0, 0.3)),
+        ),
+        links=_links(chance),
+        processes=ProcessFaults(
+            slow_syncs=chance.choice((0.0, 0.0, 0.1, 0.5)),
+            slow_sync_seconds=chance.choice((0.01, 0.2)),
+            turn_seconds=chance.choice((0.0, 0.0, 0.002, 0.05)),
+        ),
+        builds=BuildFaults(
+            flaky=chance.choice((0.0, 0.3)),
+            abstentions=chance.choice((0.0, 0.2)),
+            seconds_max=chance.choice((0.5, 5.0)),
+            weak=forge.choice((0.0, 0.5)),
+            artifacts=forge.choice((0.0, 0.5)),
+            unreproducible=forge.choice((0.0, 0.3)),
+        ),
+        plan=msgspec.structs.replace(_plan(chance), recovery_crashes=later.choice((0, 0, 1, 3))),
+        byzantine=byzantine,
+        adaptive=bool(byzantine) and chance.happens(0.5),
+        rotten=rotten,
+        wiped=wiped,
+        newer=tuple(later.some(range(size), 0.5)) if later.happens(0.3) else (),
+        cheats=later.choice((0, 0, 1, 2)),
+        left_out_one_way=later.choice(("", "", "deaf", "mute")),
+        left_out=tuple(i for i in faulty if chance.happens(0.3)),
+        safety_seconds=chance.choice((2.0, 5.0, 10.0, 20.0)),
+        healed_delay_seconds=1.2 * timeout if is_slow else chance.choice((0.02, 0.02, 0.1, 0.3)),
+        deadline_seconds=chance.choice((3, 8)),
+        open_builds_max=chance.choice((3, 64)),
+        closing_builds_max=chance.choice((2, 8)),
+        weak_agreement_allowed=forge.happens(0.5),
+        is_deep=chance.happens(0.25),
+    )
+    return _with_further_losses(_with_executors(drawn))
+
+
+def _with_executors(drawn: Parameters) -> Parameters:
+    """In some runs not all build first, and liars misuse that others wait for their ballots.
+
+    Drawn apart: a run in which all build is what its seed always was.
+    """
+    first = stream(drawn.seed, "parameters of who builds first")
+    if not first.happens(0.4):
+        return drawn
+    return msgspec.structs.replace(
+        drawn,
+        executors="minimal",
+        stand_by_seconds=first.choice((0.5, 2.0)),
+        byzantine={i: (*ways, *_ballot_ways(first)) for i, ways in drawn.byzantine.items()},
+    )
+
+
+def _with_further_losses(drawn: Parameters) -> Parameters:
+    """In some runs one replica loses what it said, recovers, and then another one does.
+
+    Drawn apart, as above. Who stays away for ever cannot be followed by another.
+    """
+    losses = stream(drawn.seed, "parameters of further losses")
+    if not drawn.rotten or set(drawn.rotten) & set(drawn.left_out) or not losses.happens(0.5):
+        return drawn
+    plan = msgspec.structs.replace(drawn.plan, further_losses=losses.choice((1, 1, 2)))
+    # Each recovery takes a few seconds.
+    return msgspec.structs.replace(drawn, plan=plan, safety_seconds=losses.choice((20.0, 30.0)))
+
+
+def _more_ways(later: SeededRandom, ways: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys((*ways, *later.some(MORE_BEHAVIOURS, 0.08))))
+
+
+def _ballot_ways(first: SeededRandom) -> tuple[str, ...]:
+    """How a liar misuses that its ballot is waited for."""
+    return (first.choice(BALLOT_BEHAVIOURS),) if first.happens(0.7) else ()
+
+
+def _size(chance: SeededRandom) -> int:
+    drawn = chance.random()
+    if drawn < 0.70:
+        return 4
+    if drawn < 0.90:
+        return 7
+    return 10 if drawn < 0.98 else 13
+
+
+def _links(chance: SeededRandom) -> LinkFaults:
+    def maybe(most: float) -> float:
+        drawn = chance.random() * most
+        return drawn if chance.random() < 0.5 else 0.0
+
+    return LinkFaults(
+        delay_seconds=0.001,
+        delay_mean_seconds=chance.choice((0.005, 0.02, 0.1, 0.4)),
+        loss=maybe(0.3),
+        repetition=maybe(0.2),
+        spikes=maybe(0.1),
+        replay=maybe(0.5) if chance.random() < 0.5 else 0.0,
+        in_flight_max=chance.choice((0, 0, 20, 5, 2)),
+        in_order=chance.random() < 0.3,
+        corruption=maybe(0.1),
+        on_the_wire=chance.random() < 0.1,
+    )
+
+
+def _plan(chance: SeededRandom) -> FaultPlan:
+    def maybe(most: float) -> float:
+        drawn = chance.random() * most
+        return drawn if chance.random() < 0.5 else 0.0
+
+    return FaultPlan(
+        crashes=maybe(1.5),
+        crash_points=chance.choice((0.0, 0.5, 1.0)),
+        down_seconds=chance.choice((0.1, 1.0, 4.0)),
+        pauses=maybe(0.5) if chance.random() < 0.6 else 0.0,
+        partitions=maybe(0.5),
+        refusals=maybe(0.5),
+        clock_skew=chance.random() < 0.3,
+    )
+
+
+def _faulty(
+    chance: SeededRandom, size: int
+) -> tuple[dict[int, tuple[str, ...]], tuple[int, ...], tuple[int, ...]]:
+    """Which replicas misbehave, rot or are wiped: together at most f."""
+    faults_max = (size - 1) // 3
+    indexes = list(range(size))
+    chance.shuffle(indexes)
+    if chance.random() < 0.6:
+        indexes.remove(0)
+        indexes.insert(0, 0)  # the first primary
+    chosen = indexes[: chance.randint(0, faults_max) if chance.random() < 0.5 else faults_max]
+    byzantine: dict[int, tuple[str, ...]] = {}
+    rotten: list[int] = []
+    wiped: list[int] = []
+    for place, index in enumerate(chosen):
+        # A lying and a forgetful replica together, where the network is large enough for both.
+        drawn = 0.7 if place == 1 and chance.random() < 0.4 else chance.random()
+        if drawn < 0.65:
+            ways = chance.some(BEHAVIOURS, 0.25)
+            byzantine[index] = tuple(ways) or (chance.choice(BEHAVIOURS),)
+        elif drawn < 0.88:
+            rotten.append(index)
+        else:
+            wiped.append(index)
+    return dict(sorted(byzantine.items())), tuple(sorted(rotten)), tuple(sorted(wiped))

@@ -1,0 +1,1 @@
+"""Scenarios for people: scripted runs, shown step by step."""

@@ -1,0 +1,113 @@
+"""What builds come to in a simulated world: the truth, known beforehand by build and replica."""
+
+import hashlib
+
+import msgspec
+
+from ci.operations import (
+    Abstain,
+    Agreement,
+    Artifact,
+    Ballot,
+    BuildMetadata,
+    BuildResult,
+    Outcome,
+    ResultKey,
+)
+from simulator.world.seeded_random import SeededRandom, stream
+
+
+class BuildFaults(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """flaky: share of builds that come out differently here and there; abstentions: share of
+    ballots of a replica in trouble; seconds_max: the longest build; weak: share of pipelines that
+    ask for weak agreement; artifacts: of those that name artifacts; unreproducible: share of
+    artifacts that differ from one container to the next."""
+
+    flaky: float = 0.0
+    weak: float = 0.0
+    artifacts: float = 0.0
+    unreproducible: float = 0.0
+    abstentions: float = 0.0
+    seconds_max: float = 5.0
+
+
+class BuildTruth:
+    """The container of every replica. One replica that builds again may find something else."""
+
+    def __init__(self, seed: int, faults: BuildFaults) -> None:
+        self._seed = seed
+        self._faults = faults
+        # (build, opening) -> replica -> all that its container really showed
+        self.observed: dict[tuple[bytes, int], dict[str, list[Ballot]]] = {}
+
+    def duration_seconds(self, build: bytes, replica: str, attempt: int) -> float:
+        """How long that build takes there."""
+        chance = stream(self._seed, f"duration {build.hex()} {replica} {attempt}")
+        return 0.1 + chance.random() * self._faults.seconds_max
+
+    def run(
+        self, build: bytes, opened: int, commit: str | None, replica: str, attempt: int
+    ) -> Ballot:
+        """What the replica's container shows."""
+        own = stream(self._seed, f"build {build.hex()} {replica} {attempt}")
+        if own.happens(self._faults.abstentions):
+            ballot: Ballot = Abstain("docker is down")
+        else:
+            shared = stream(self._seed, f"build {build.hex()}")
+            is_flaky = shared.happens(self._faults.flaky)
+            chance = own if is_flaky else shared
+            exit_code = chance.choice((0, 0, 0, 1, 2, None))
+            agreement, artifacts = self._pipeline(build, own)
+            ballot = finding(commit, exit_code, replica, agreement, artifacts)
+        seen = self.observed.setdefault((build, opened), {}).setdefault(replica, [])
+        seen.append(ballot)
+        return ballot
+
+    def agreement(self, build: bytes) -> Agreement:
+        """What the build's pipeline file asks for, as every checkout shows it."""
+        return self._pipeline(build, stream(self._seed, "a look at the file"))[0]
+
+    def _pipeline(self, build: bytes, own: SeededRandom) -> tuple[Agreement, tuple[Artifact, ...]]:
+        """What the build's pipeline file asks for, and what one container makes of it."""
+        faults = self._faults
+        file = stream(self._seed, f"pipeline {build.hex()}")
+        agreement = Agreement.WEAK if file.happens(faults.weak) else Agreement.DEFAULT
+        if not file.happens(faults.artifacts):
+            return agreement, ()
+        differs = [file.happens(faults.unreproducible) for _ in range(file.randint(1, 3))]
+        contents = [own.randint(1, 3) if different else 0 for different in differs]
+        return agreement, tuple(
+            artifact(f"dist/{place}", content) for place, content in enumerate(contents)
+        )
+
+
+def artifact(path: str, content: int) -> Artifact:
+    """A file of one byte."""
+    return Artifact(path, hashlib.sha256(bytes([content])).hexdigest(), 1)
+
+
+def finding(
+    commit: str | None,
+    exit_code: int | None,
+    replica: str,
+    agreement: Agreement = Agreement.DEFAULT,
+    artifacts: tuple[Artifact, ...] = (),
+) -> BuildResult:
+    """A finding with this exit code; None: the build timed out, or there was no commit.
+
+    Where there was one, the pipeline's agreement; and the artifacts of a build that passed.
+    """
+    outcome = Outcome.PASSED if exit_code == 0 else Outcome.FAILED
+    if commit is None:
+        outcome, exit_code = Outcome.CHECKOUT_FAILED, 128
+    elif exit_code is None:
+        outcome = Outcome.TIMED_OUT
+    log = hashlib.sha256(f"log of {replica}".encode()).hexdigest()
+    pipeline = hashlib.sha256(b"pipeline").hexdigest() if commit else None
+    if commit is None:
+        agreement = Agreement.DEFAULT
+    made = artifacts if outcome is Outcome.PASSED else ()
+    return BuildResult(
+        ResultKey(outcome, exit_code, commit, pipeline, None, agreement, made),
+        BuildMetadata(log, 10, None, 1, 2, "simulated"),
+    )

@@ -1,0 +1,106 @@
+"""Signatures in a simulated world: an ideal oracle, or real keys that the caller hands in.
+
+The oracle signs with a secret that only it knows and remembers when each signature was first
+made, so that nobody can use a signature before somebody who holds the key made it.
+"""
+
+import hashlib
+from collections.abc import Callable
+from typing import Protocol
+
+from pbft.ports import Sign, Verify
+from simulator.world.scheduler import Scheduler
+
+
+class Signatures(Protocol):
+    """Keys of all members of one world."""
+
+    def public_key(self, name: str) -> bytes:
+        """The public key (32 bytes) of that member."""
+
+    def signer(self, name: str) -> Sign:
+        """Signing with the key of that member."""
+
+    @property
+    def verify(self) -> Verify:
+        """(public key, message, signature) -> does it hold?"""
+
+
+class Oracle:
+    """Ideal signatures: what was not signed does not verify, whatever its bytes."""
+
+    def __init__(self, seed: int, scheduler: Scheduler) -> None:
+        self._secret = hashlib.sha256(b"oracle %d" % seed).digest()
+        self._scheduler = scheduler
+        # signature -> (time of first signing, public key, message)
+        self._made: dict[bytes, tuple[int, bytes, bytes]] = {}
+
+    def public_key(self, name: str) -> bytes:
+        """The public key of that member: its number in this world."""
+        return hashlib.sha256(b"public " + self._secret + name.encode()).digest()
+
+    def signer(self, name: str) -> Sign:
+        """Signing with the key of that member."""
+        public_key = self.public_key(name)
+        key = hashlib.sha256(b"private " + self._secret + name.encode()).digest()
+
+        def sign(message: bytes) -> bytes:
+            signature = hashlib.blake2b(message, key=key).digest()
+            self._made.setdefault(signature, (self._scheduler.now, public_key, message))
+            return signature
+
+        return sign
+
+    @property
+    def verify(self) -> Verify:
+        """Whether that key really signed that message by now."""
+        made = self._made
+        scheduler = self._scheduler
+
+        def verify(public_key: bytes, message: bytes, signature: bytes) -> bool:
+            entry = made.get(signature)
+            if entry is None:
+                return False
+            return entry[1] == public_key and entry[2] == message and entry[0] <= scheduler.now
+
+        return verify
+
+
+class RealKeys:
+    """Real signatures, by functions from outside: this room imports no cryptography.
+
+    make_key: 32 secret bytes -> (public key of 32 bytes, signing function).
+    """
+
+    def __init__(
+        self,
+        seed: int,
+        make_key: Callable[[bytes], tuple[bytes, Sign]],
+        verify: Verify,
+    ) -> None:
+        self._seed = seed
+        self._make_key = make_key
+        self._verify = verify
+        self._keys: dict[str, tuple[bytes, Sign]] = {}
+
+    def _key(self, name: str) -> tuple[bytes, Sign]:
+        if name not in self._keys:
+            secret = hashlib.sha256(f"{self._seed}/key/{name}".encode()).digest()
+            self._keys[name] = self._make_key(secret)
+        return self._keys[name]
+
+    def public_key(self, name: str) -> bytes:
+        """The public key of that member."""
+        return self._key(name)[0]
+
+    def signer(self, name: str) -> Sign:
+        """Signing with the key of that member."""
+        return self._key(name)[1]
+
+    @property
+    def verify(self) -> Verify:
+        """The real verification."""
+        return self._verify
+
+
+SignaturesMaker = Callable[[int, Scheduler], Signatures]

@@ -1,0 +1,270 @@
+"""Webhooks of the forges through the gateway's HTTP: what they are answered, and what is built."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiohttp.test_utils import TestClient, TestServer
+
+from ci.builds import OpenBuild
+from ci.operations import Ballot, SubmitBuild, decode_operation
+from client.serve import make_application
+from common.config_error import ConfigError
+from common.forges.shared.delivery import Delivery
+from common.repositories.repository_config import GatewayRepository
+from pbft.codec import decode_request, decode_signed
+from tests.ci.builders import finding
+from tests.client.gateway.test_gateway import until
+from tests.client.running_network import Network, Running, run_gateway
+from tests.client.site import Client, site_of
+from tests.common.forges.deliveries import (
+    FORK,
+    GITEA_URL,
+    GITHUB_URL,
+    GITLAB_URL,
+    OTHER_SECRET,
+    PUSHED,
+    SECRET,
+    gitea,
+    github,
+    gitlab,
+)
+
+
+def find_what_is_asked_for(build: OpenBuild) -> tuple[Ballot, bytes]:
+    """A green ballot on whatever commit the build names."""
+    return finding(commit=build.commit), b"log"
+
+
+@pytest.fixture
+async def network(network: Network) -> Network:
+    """Nodes that find every commit green."""
+    for node in network.nodes.values():
+        node.finds = find_what_is_asked_for
+    return network
+
+
+def secret_file(folder: Path) -> Path:
+    file = folder / "webhook-secret"
+    file.write_bytes(OTHER_SECRET + b"\n" + SECRET + b"\n")
+    file.chmod(0o600)
+    return file
+
+
+async def client_of(running: Running, folder: Path) -> Client:
+    """A gateway for the repositories of the fixtures."""
+    secret = secret_file(folder)
+    repositories = tuple(
+        GatewayRepository(url, forge=forge, webhook_secret_file=secret)  # type: ignore[arg-type]
+        for url, forge in ((GITHUB_URL, "github"), (GITLAB_URL, "gitlab"), (GITEA_URL, "gitea"))
+    )
+    site = site_of(running, folder, repositories)
+    client: Client = TestClient(TestServer(make_application(site)))
+    await client.start_server()
+    return client
+
+
+@pytest.fixture
+async def client(running: Running, tmp_path: Path) -> AsyncIterator[Client]:
+    client = await client_of(running, tmp_path)
+    yield client
+    await client.close()
+
+
+async def test_a_strangers_webhooks_do_not_fill_the_log(
+    client: Client, caplog: pytest.LogCaptureFixture
+) -> None:
+    for _ in range(20):
+        assert (await post(client, github("github-push", "push", b"guess")))[0] == 401
+    said = [record for record in caplog.records if "was refused" in record.getMessage()]
+    assert len(said) == 5
+
+
+async def post(client: Client, delivery: Delivery) -> tuple[int, dict[str, Any]]:
+    headers = [(name, value) for name, values in delivery.headers.items() for value in values]
+    answer = await client.post("/webHook", data=delivery.body, headers=headers)
+    return answer.status, await answer.json()
+
+
+def asked_for(running: Running, build: str) -> SubmitBuild:
+    """The operation that the network was asked for."""
+    record = running.archive.get(bytes.fromhex(build))
+    assert record is not None
+    assert record.request is not None
+    operation = decode_operation(decode_request(decode_signed(record.request)).operation)
+    assert isinstance(operation, SubmitBuild)
+    return operation
+
+
+async def decided(client: Client, running: Running, build: str) -> dict[str, Any]:
+    def is_decided() -> bool:
+        record = running.archive.get(bytes.fromhex(build))
+        return record is not None and record.statement is not None
+
+    await until(is_decided)
+    value: dict[str, Any] = await (await client.get(f"/api/v1/builds/{build}")).json()
+    return value
+
+
+@pytest.mark.parametrize(
+    ("delivery", "url"),
+    [
+        (github("github-push", "push"), GITHUB_URL),
+        (github("github-push", "push", is_form=True), GITHUB_URL),
+        (gitlab("gitlab-push", "Push Hook"), GITLAB_URL),
+        (gitea("gitea-push", "push", is_form=True), GITEA_URL),
+    ],
+)
+async def test_a_push_of_each_forge_is_built_and_decided(
+    running: Running, client: Client, delivery: Delivery, url: str
+) -> None:
+    status, answer = await post(client, delivery)
+    assert status == 202
+    view = await decided(client, running, answer["build"])
+    assert (view["repository"], view["commit"], view["event"]) == (url, PUSHED, "push")
+    assert view["verdict"]["outcome"] == "passed"
+
+
+async def test_a_redelivery_is_the_same_build_before_and_after_its_verdict(
+    running: Running, client: Client
+) -> None:
+    delivery = github("github-push", "push")
+    status, first = await post(client, delivery)
+    again = [await post(client, delivery) for _ in range(2)]
+    await decided(client, running, first["build"])
+    again.append(await post(client, github("github-push", "push", X_GitHub_Delivery="other")))
+    assert status == 202
+    assert {(status, answer["build"]) for status, answer in again} == {(200, first["build"])}
+    assert all("received before" in answer["detail"] for _, answer in again)
+    assert len(running.archive.page(None, 10)) == 1
+
+
+async def test_a_tag_and_a_merge_request_are_asked_for_by_their_refs(
+    running: Running, client: Client
+) -> None:
+    _, tag = await post(client, github("github-push-tag", "push"))
+    _, request = await post(client, gitlab("gitlab-merge-request", "Merge Request Hook"))
+    for build in (tag["build"], request["build"]):
+        await decided(client, running, build)
+    assert asked_for(running, tag["build"]).ref == "refs/tags/v1.0.0"
+    asked = asked_for(running, request["build"])
+    assert (asked.ref, asked.branch, asked.event) == (
+        "refs/merge-requests/1/head",
+        "master",
+        "pull_request",
+    )
+
+
+async def test_a_forks_pull_request_waits_for_approval(running: Running, client: Client) -> None:
+    status, answer = await post(client, github("github-pull-request-fork", "pull_request"))
+    assert status == 202
+    build = bytes.fromhex(answer["build"])
+
+    def is_open() -> bool:
+        record = running.archive.get(build)
+        return record is not None and record.opened_at is not None
+
+    await until(is_open)
+    asked = asked_for(running, answer["build"])
+    assert (asked.needs_approval, asked.commit) == (True, FORK)
+    value = await (await client.get(f"/api/v1/builds/{answer['build']}")).json()
+    assert "approv" in value["detail"]
+    assert value["verdict"] is None
+    opened = [node.application.open_builds()[build] for node in running.network.nodes.values()]
+    assert all(not build.is_decided and not build.ballots for build in opened)
+
+
+async def test_what_is_skipped_is_kept_and_never_asked_for(
+    running: Running, client: Client
+) -> None:
+    delivery = github("github-push-skip", "push")
+    status, answer = await post(client, delivery)
+    assert status == 200
+    assert "[skip ci]" in answer["detail"]
+    assert (await post(client, delivery))[0] == 200
+    value = await (await client.get(f"/api/v1/builds/{answer['build']}")).json()
+    assert value["status"] == "skipped"
+    assert "[skip ci]" in value["detail"]
+    assert running.network.asked == []
+    assert running.gateway.unfinished == 0
+    page = await (await client.get(f"/builds/{answer['build']}")).text()
+    assert "[skip ci]" in page
+
+
+@pytest.mark.parametrize(
+    "delivery",
+    [
+        github("github-ping", "ping"),
+        github("github-push-deleted", "push"),
+        gitlab("gitlab-push-deleted", "Push Hook"),
+        gitea("gitea-push-deleted", "push"),
+        gitea("gitea-test-delivery", "push"),
+    ],
+)
+async def test_pings_deletions_and_tests_are_answered_200_and_build_nothing(
+    running: Running, client: Client, delivery: Delivery
+) -> None:
+    status, answer = await post(client, delivery)
+    assert status == 200
+    assert answer["detail"]
+    assert running.archive.page(None, 1) == []
+
+
+@pytest.mark.parametrize(
+    ("delivery", "expected"),
+    [
+        (github("github-push", "push", b"guess"), 401),
+        (github("github-push", "push", X_Hub_Signature_256="(none)"), 401),
+        (gitlab("gitlab-push", "Push Hook", b"guess"), 401),
+        (gitea("gitea-push", "push", secret=None), 401),
+        (github("github-push", "push", X_Hub_Signature_256="sha256=é"), 401),
+        (github("github-push", "pull_request"), 400),
+    ],
+)
+async def test_what_proves_nothing_builds_nothing(
+    running: Running, client: Client, delivery: Delivery, expected: int
+) -> None:
+    status, answer = await post(client, delivery)
+    assert status == expected
+    assert "\n" not in answer["error"]
+    assert SECRET.decode() not in answer["error"]
+    assert running.archive.page(None, 1) == []
+
+
+async def test_a_signature_that_is_there_twice_is_refused(client: Client) -> None:
+    delivery = github("github-push", "push")
+    name = "x-hub-signature-256"
+    twice = Delivery(delivery.headers | {name: delivery.headers[name] * 2}, delivery.body)
+    status, answer = await post(client, twice)
+    assert status == 400
+    assert "more than once" in answer["error"]
+
+
+async def test_two_gateways_ask_for_one_build(network: Network, tmp_path: Path) -> None:
+    """The second one, as after a loss of its disk: same name, nothing known."""
+    delivery = gitea("gitea-push", "push")
+    builds = []
+    for name in ("first", "second"):
+        (tmp_path / name).mkdir()
+        running = await run_gateway(network, tmp_path / name)
+        client = await client_of(running, tmp_path / name)
+        status, answer = await post(client, delivery)
+        assert status == 202
+        builds.append(answer["build"])
+        view = await decided(client, running, answer["build"])
+        assert view["verdict"]["outcome"] == "passed"
+        await client.close()
+        await running.close()
+    assert builds[0] == builds[1]
+    assert all(node.application.ledger_index == len(node.ledger) for node in network.nodes.values())
+    verdicts = [e for e in next(iter(network.nodes.values())).ledger if b'"verdict"' in e.body[:64]]
+    assert len(verdicts) <= 1
+
+
+def test_a_secret_that_others_may_read_stops_the_start(running: Running, tmp_path: Path) -> None:
+    file = secret_file(tmp_path)
+    file.chmod(0o644)
+    entry = GatewayRepository(GITHUB_URL, webhook_secret_file=file)
+    with pytest.raises(ConfigError, match="chmod 600"):
+        site_of(running, tmp_path, (entry,))

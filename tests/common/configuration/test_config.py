@@ -1,0 +1,360 @@
+"""Configuration files: what comes out of good ones, and the line that a bad one gives."""
+
+import re
+from pathlib import Path
+from typing import Annotated, Literal
+
+import msgspec
+import pytest
+
+from common.configuration.config import (
+    Address,
+    ClusterConfig,
+    ConfigError,
+    check_listen,
+    load_client_config,
+    load_cluster_config,
+    load_node_config,
+)
+from common.configuration.keys import generate_key_files, load_public_key
+
+CLUSTER = """
+replicas:
+  - {name: node0, public_key_file: keys/node0.pub.pem, address: "127.0.0.1:10000"}
+  - {name: node1, public_key_file: keys/node1.pub.pem, address: 127.0.0.1:10001}
+clients:
+  - {name: client, public_key_file: keys/client.pub.pem, roles: [gateway, operator]}
+"""
+NODE = """
+cluster_file: cluster.yml
+name: node0
+private_key_file: keys/node0.key.pem
+listen: 127.0.0.1:10000
+data_directory: ../data/node0
+log_file: /var/log/node0.log
+repositories:
+  - url: example.git
+  - {url: "https://git.example.org/a.git", fetch_url: ../mirror/a.git}
+  - {url: "git@git.example.org:a/b.git"}
+"""
+CLIENT = """
+cluster_file: cluster.yml
+name: client
+private_key_file: keys/client.key.pem
+listen: localhost:8080
+data_directory: data
+log_file: client.log
+results_file: results.jsonl
+repositories: [{url: "https://git.example.org/a.git", unsigned_allowed: true}]
+"""
+
+
+def written(folder: Path, text: str, name: str = "file.yml") -> Path:
+    """A file with this text."""
+    file = folder / name
+    file.write_text(text)
+    return file
+
+
+def with_keys(folder: Path) -> None:
+    """The key files that CLUSTER names."""
+    for name in ("node0", "node1", "client"):
+        generate_key_files(folder / f"keys/{name}.key.pem", folder / f"keys/{name}.pub.pem")
+
+
+def error_of(folder: Path, text: str, loader: object = load_node_config) -> str:
+    """What the person who typed `text` reads."""
+    file = written(folder, text)
+    assert callable(loader)
+    with pytest.raises(ConfigError) as caught:
+        loader(file)
+    message = str(caught.value)
+    assert "\n" not in message
+    assert message.startswith(f"{file}: ")
+    return message.removeprefix(f"{file}: ")
+
+
+def test_a_cluster_file(tmp_path: Path) -> None:
+    config = load_cluster_config(
+        written(tmp_path, CLUSTER + "limits: {memory_bytes: 5, cpus: 0.5}")
+    )
+    assert [str(entry.address) for entry in config.replicas] == [
+        "127.0.0.1:10000",
+        "127.0.0.1:10001",
+    ]
+    assert config.replicas[0].public_key_file == tmp_path / "keys/node0.pub.pem"
+    assert config.clients[0].roles == ("gateway", "operator")
+    assert (config.checkpoint_interval, config.window, config.client_window) == (128, 256, 256)
+    assert config.limits == {"memory_bytes": 5, "cpus": 0.5}
+
+
+def test_the_cluster_has_the_keys_of_the_files(tmp_path: Path) -> None:
+    config = load_cluster_config(written(tmp_path, CLUSTER))
+    with_keys(tmp_path)
+    cluster = config.cluster(b"rules")
+    assert cluster.replica_names == ("node0", "node1")
+    assert cluster.public_key("node1") == load_public_key(tmp_path / "keys/node1.pub.pem")
+    assert cluster.roles("client") == ("gateway", "operator")
+    assert cluster.genesis.application == b"rules"
+
+
+def test_one_key_for_two_members_is_refused(tmp_path: Path) -> None:
+    config = load_cluster_config(written(tmp_path, CLUSTER))
+    with_keys(tmp_path)
+    keys = tmp_path / "keys"
+    (keys / "node1.pub.pem").write_bytes((keys / "node0.pub.pem").read_bytes())
+    with pytest.raises(ConfigError, match="two members of the genesis have one public key"):
+        config.cluster(b"")
+
+
+def test_a_missing_key_file_is_named(tmp_path: Path) -> None:
+    config = load_cluster_config(written(tmp_path, CLUSTER))
+    with pytest.raises(ConfigError, match=r"keys/node0\.pub\.pem: there is no such public key"):
+        config.cluster(b"")
+
+
+def test_addresses_and_paths_are_not_in_the_genesis(tmp_path: Path) -> None:
+    with_keys(tmp_path)
+    one = load_cluster_config(written(tmp_path, CLUSTER)).cluster(b"")
+    other = load_cluster_config(
+        written(tmp_path, CLUSTER.replace("127.0.0.1:1000", "localhost:2000"))
+    ).cluster(b"")
+    assert one.id == other.id
+
+
+def test_a_node_file(tmp_path: Path) -> None:
+    folder = tmp_path / "config"
+    folder.mkdir()
+    config = load_node_config(written(folder, NODE))
+    assert config.file == folder / "file.yml"
+    assert config.cluster_file == folder / "cluster.yml"
+    assert config.data_directory == tmp_path / "data/node0"
+    assert config.log_file == Path("/var/log/node0.log")
+    assert config.listen == Address("127.0.0.1", 10000)
+    assert [entry.url for entry in config.repositories] == [
+        f"file://{folder}/example.git",
+        "https://git.example.org/a.git",
+        "git@git.example.org:a/b.git",
+    ]
+    assert [entry.fetched_from for entry in config.repositories][1:] == [
+        f"file://{tmp_path}/mirror/a.git",
+        "git@git.example.org:a/b.git",
+    ]
+    assert (config.executor, config.docker_host, config.builds_at_once) == ("docker", None, 2)
+    assert (config.allow_dockerfile, config.fault_injection) == (False, None)
+    assert (config.view_change_seconds, config.view_change_seconds_max) == (4.0, 64.0)
+    # what an older file does not say is safe
+    assert config.images_from == ("docker.io",)
+    assert {entry.local_images for entry in config.repositories} == {()}
+
+
+def test_the_patience_of_a_node(tmp_path: Path) -> None:
+    text = NODE + "view_change_seconds: 0.5\nview_change_seconds_max: 8"
+    config = load_node_config(written(tmp_path, text))
+    assert (config.view_change_seconds, config.view_change_seconds_max) == (0.5, 8.0)
+    assert error_of(tmp_path, NODE + "view_change_seconds: 100") == (
+        "view_change_seconds_max: 64 is less than view_change_seconds; at least 100 is allowed"
+    )
+
+
+def test_a_client_file(tmp_path: Path) -> None:
+    config = load_client_config(written(tmp_path, CLIENT))
+    assert config.results_file == tmp_path / "results.jsonl"
+    assert config.listen.url == "http://localhost:8080"
+    assert (config.queue_max, config.public_url) == (1000, None)
+    assert config.repositories[0].url == "https://git.example.org/a.git"
+
+
+@pytest.mark.parametrize(
+    ("added", "line"),
+    [
+        (
+            "builds_at_onec: 3",
+            "builds_at_onec: there is no such key (did you mean builds_at_once?); the keys are: "
+            "cluster_file, name, private_key_file, listen, data_directory, log_file, ",
+        ),
+        ("file: x", "file: there is no such key (did you mean log_file?); the keys are: "),
+        ("builds_at_once: 0", "builds_at_once: is 0; a whole number from 1 to 256 is needed"),
+        ("builds_at_once: two", "builds_at_once: is 'two'; a whole number from 1 to 256 is needed"),
+        ("builds_at_once: true", "builds_at_once: is true; a whole number from 1 to 256 is needed"),
+        (
+            "executor: dokcer",
+            "executor: is 'dokcer' (did you mean docker?); one of docker, process",
+        ),
+        (
+            "fault_injection: odd",
+            "fault_injection: is 'odd'; one of allowed, lying, silent, ",
+        ),
+        ("allow_dockerfile: 1", "allow_dockerfile: is 1; true or false is needed"),
+        ("docker_host: 5", "docker_host: is 5; text is needed"),
+        # once this meant any place
+        ("images_from:", "images_from: is empty; a list is needed"),
+        ("images_from: [https://a.example]", "images_from[0]: is 'https://a.example'; a registry"),
+        (
+            "images_from: [ghcr.io, python]",
+            "images_from[1]: python does not begin with a registry's host as images' names do; did"
+            " you mean docker.io/python?",
+        ),
+        ("images_from: [index.docker.io/team]", "images_from[0]: index.docker.io/team does not"),
+        ("view_change_seconds: 0", "view_change_seconds: is 0; a number from 0.1 to 3600"),
+        ("view_change_seconds: soon", "view_change_seconds: is 'soon'; a number from 0.1 to"),
+        ("abstain_after_seconds:", "abstain_after_seconds: is empty; a whole number from 1 to"),
+    ],
+)
+def test_a_wrong_value_in_a_node_file(tmp_path: Path, added: str, line: str) -> None:
+    assert error_of(tmp_path, NODE + added).startswith(line)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "line"),
+    [
+        ("name: node0", "", "name: is missing; up to 64 of: letters, digits, '-', '_', '.' is"),
+        ("name: node0", "name: ../x", "name: is '../x'; up to 64 of: letters"),
+        ("listen: 127.0.0.1:10000", "listen: 10000", "listen: is 10000; a host and a port as in"),
+        ("127.0.0.1:10000", "127.0.0.1", "listen: '127.0.0.1' has no port; a host and a port"),
+        ("127.0.0.1:10000", "a:99999", "listen: port 99999 is not between 1 and 65535; a host"),
+        ("127.0.0.1:10000", "'a b:1'", "listen: 'a b' is not a host; a host and a port"),
+        ("127.0.0.1:10000", "'[::zz]:1'", "listen: '[::zz]' is not an IPv6 address; a host"),
+        ("127.0.0.1:10000", "0.0.0.0:10000", "listen: 0.0.0.0:10000 can be reached by other mach"),
+        ("../data/node0", "[a]", "data_directory: is a list; a path is needed"),
+        ("url: example.git", "uri: x", "repositories[0].uri: there is no such key (did you mean "),
+        ("url: example.git", "fetch_url: x", "repositories[0].url: is missing; text is needed"),
+        ("url: example.git", "url: ''", "repositories[0].url: is empty or not printable; a URL"),
+        (
+            '{url: "git@git.example.org:a/b.git"',
+            '{url: "git@git.example.org:a/b.git", submodule_of: ["https://git.example.org/a"]',
+            "repositories[2].submodule_of[0]: https://git.example.org/a is not on the list (did you"
+            " mean https://git.example.org/a.git?)",
+        ),
+        (
+            "url: example.git",
+            "url: example.git\n    local_images: [a:1, 'b c']",
+            "repositories[0].local_images[1]: 'b c' is not an image's name with a tag; a name as",
+        ),
+        ("  - url: example.git", "  - example.git", "repositories[0]: is 'example.git'; a mapping"),
+        (
+            "git@git.example.org:a/b.git",
+            "https://git.example.org/a.git",
+            "repositories: https://git.example.org/a.git is there twice; list each once",
+        ),
+    ],
+)
+def test_a_wrong_line_in_a_node_file(tmp_path: Path, old: str, new: str, line: str) -> None:
+    assert old in NODE
+    assert error_of(tmp_path, NODE.replace(old, new)).startswith(line)
+
+
+def test_whose_submodule_a_repository_may_be(tmp_path: Path) -> None:
+    """By a path, as a repository is listed."""
+    text = NODE.replace('a/b.git"}', 'a/b.git", submodule_of: [example.git]}')
+    found = load_node_config(written(tmp_path, text)).repositories
+    assert found[0].submodule_of is None
+    assert found[2].submodule_of == (found[0].url,)
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        (CLUSTER + "window: 255", "window: 255 is less than twice checkpoint_interval; at least "),
+        (CLUSTER + "limits: [1]", "limits: is a list; a mapping from names to values is needed"),
+        (CLUSTER.replace("name: node1", "name: node0"), "name: node0 is there twice; each member"),
+        (CLUSTER.replace("name: client", "name: node0"), "name: node0 is there twice; each member"),
+        (CLUSTER.replace(":10001", ":10000"), "address: 127.0.0.1:10000 is there twice; each repl"),
+        (CLUSTER.replace("node1.pub", "node0.pub"), "public_key_file: "),
+        (CLUSTER.replace("[gateway,", "[gatewey,"), "clients[0].roles[0]: is 'gatewey' (did you"),
+        ("replicas: []\nclients: []", "replicas: 0 replicas: there must be at least one; "),
+        ("- a", "is a list; a mapping of keys is needed"),
+        ("", "is empty; a mapping of keys is needed"),
+        ("a: [", "line 1: is not YAML: "),
+        ("\x00", "line 1: is not YAML: "),
+        ("window: 1\nwindow: 2", 'line 2: is not YAML: the key "window" is there twice; see '),
+    ],
+)
+def test_a_wrong_cluster_file(tmp_path: Path, text: str, line: str) -> None:
+    assert error_of(tmp_path, text, load_cluster_config).startswith(line)
+
+
+def test_a_number_of_replicas_that_the_protocol_cannot_use(tmp_path: Path) -> None:
+    entries = "".join(
+        f"  - {{name: n{i}, public_key_file: n{i}.pem, address: 'localhost:{i + 1}'}}\n"
+        for i in range(5)
+    )
+    message = error_of(tmp_path, f"replicas:\n{entries}clients: []\n", load_cluster_config)
+    assert message.startswith("replicas: 5 replicas tolerate no more faults than 4")
+
+
+def test_a_client_needs_a_repository(tmp_path: Path) -> None:
+    text = re.sub(r"repositories: .*", "repositories: []", CLIENT)
+    assert error_of(tmp_path, text, load_client_config) == (
+        "repositories: is empty; at least one is needed"
+    )
+
+
+def test_files_that_cannot_be_read(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"none\.yml: there is no such file; "):
+        load_node_config(tmp_path / "none.yml")
+    with pytest.raises(ConfigError, match="cannot be read"):
+        load_node_config(tmp_path)
+    (tmp_path / "binary.yml").write_bytes(b"\xff\xfe\xfa")
+    with pytest.raises(ConfigError, match=r"binary\.yml: line 1: is not YAML: "):
+        load_node_config(tmp_path / "binary.yml")
+
+
+def test_listening_where_others_can_connect_must_be_asked_for(tmp_path: Path) -> None:
+    file = tmp_path / "file.yml"
+    for loopback in ("127.0.0.1:1", "127.8.9.1:1", "localhost:1", "[::1]:1"):
+        check_listen(Address.parse(loopback), False, file)
+    for open_to_all in ("0.0.0.0:1", "[::]:1", "10.0.0.1:1", "example.org:1"):
+        with pytest.raises(ConfigError, match="plaintext_allowed: true"):
+            check_listen(Address.parse(open_to_all), False, file)
+        check_listen(Address.parse(open_to_all), True, file)
+
+
+@pytest.mark.parametrize("text", ["127.0.0.1:10000", "localhost:1", "[::1]:65535", "a.b-c.org:80"])
+def test_an_address_and_its_text_are_inverse(text: str) -> None:
+    assert str(Address.parse(text)) == text
+    assert Address.parse(text).url == f"http://{text}"
+
+
+class Rules(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Stands for ci.limits.Limits, which common/ may not import."""
+
+    memory_bytes: Annotated[int, msgspec.Meta(ge=16)] = 20
+    cpus: Annotated[float, msgspec.Meta(gt=0, le=8)] = 1.0
+    executors: Literal["all", "minimal"] = "all"
+
+
+def limited(folder: Path, limits: str) -> ClusterConfig:
+    """A cluster file with these limits."""
+    return load_cluster_config(written(folder, f"{CLUSTER}limits: {{{limits}}}"))
+
+
+def test_limits_as_the_rules_that_know_them(tmp_path: Path) -> None:
+    assert limited(tmp_path, "cpus: 2").limits_as(Rules) == Rules(20, 2.0)
+    assert limited(tmp_path, "executors: minimal").limits_as(Rules).executors == "minimal"
+    for text, line in (
+        ("memory_bytes: 15", "limits.memory_bytes: is 15; a whole number from 16 is needed"),
+        ("cpus: 9", "limits.cpus: is 9; a number above 0 to 8 is needed"),
+        ("memory_bytes: '16'", "limits.memory_bytes: is '16'; a whole number from 16 is needed"),
+        (
+            "executors: minimum",
+            "limits.executors: is 'minimum' (did you mean minimal?); one of all,",
+        ),
+        ("memory_byte: 16", "limits.memory_byte: there is no such key (did you mean memory_bytes"),
+    ):
+        with pytest.raises(ConfigError) as caught:
+            limited(tmp_path, text).limits_as(Rules)
+        assert str(caught.value).startswith(f"{tmp_path}/file.yml: {line}")
+
+
+def test_entries_by_name(tmp_path: Path) -> None:
+    config = load_cluster_config(written(tmp_path, CLUSTER))
+    file = tmp_path / "node9.yml"
+    assert config.replica_entry("node1", file) is config.replicas[1]
+    assert config.client_entry("client", file) is config.clients[0]
+    with pytest.raises(ConfigError) as caught:
+        config.replica_entry("nod1", file)
+    assert str(caught.value) == (
+        f"{file}: name: 'nod1' is not a replica of {config.file} (did you mean node1?); "
+        "there are: node0, node1"
+    )

@@ -1,0 +1,346 @@
+"""Links prove who is at either end, carry messages, come back, and refuse everybody else."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+
+import aiohttp
+import pytest
+from aiohttp import web
+
+from common.address import Address
+from common.configuration.keys import SigningKey
+from common.links.link import LINK_PATH, Links
+from pbft.client import make_request
+from pbft.codec import decode_frame
+from pbft.genesis import FORMAT_VERSION, Cluster, Genesis, Member
+from pbft.messages import Envelope
+from tests.waiting import wait_until
+
+KEYS = {name: SigningKey(name.encode().ljust(32, b"\0")) for name in ("r0", "client", "stranger")}
+
+
+def _cluster(window: int = 256) -> Cluster:
+    return Cluster(
+        Genesis(
+            FORMAT_VERSION,
+            (Member("r0", KEYS["r0"].public_key, ("replica",)),),
+            (Member("client", KEYS["client"].public_key, ("gateway",)),),
+            128,
+            window,
+            256,
+            b"",
+        )
+    )
+
+
+class _End:
+    """One member's links, and what came in."""
+
+    def __init__(
+        self,
+        name: str,
+        dial: dict[str, Address],
+        *,
+        key: str | None = None,
+        cluster: Cluster | None = None,
+    ) -> None:
+        self.received: list[tuple[str, Envelope]] = []
+        self.connections: list[str] = []
+        self.has_room = asyncio.Event()
+        self.has_room.set()
+        self.links = Links(
+            cluster=cluster or _cluster(),
+            name=name,
+            signing_key=KEYS[key or name],
+            dial=dial,
+            on_envelopes=lambda peer, envelopes: self.received.extend(
+                (peer, envelope) for envelope in envelopes
+            ),
+            on_connected=self.connections.append,
+            has_room=self.has_room,
+        )
+
+
+class _Server:
+    """The accepting end, which can be stopped and started on one port."""
+
+    def __init__(self) -> None:
+        self.end = _End("r0", {})
+        self.address = Address("127.0.0.1", 1)
+        self._runner: web.AppRunner | None = None
+
+    async def start(self) -> None:
+        app = web.Application()
+        app.router.add_get(LINK_PATH, self.end.links.handle)
+        self._runner = web.AppRunner(app, shutdown_timeout=0.1)
+        await self._runner.setup()
+        port = 0 if self.address.port == 1 else self.address.port
+        await web.TCPSite(self._runner, "127.0.0.1", port, reuse_address=True).start()
+        self.address = Address("127.0.0.1", self._runner.addresses[0][1])
+        await self.end.links.start()
+
+    async def stop(self) -> None:
+        await self.end.links.close()
+        if self._runner is not None:
+            await self._runner.cleanup()
+
+
+@pytest.fixture
+async def server() -> AsyncIterator[_Server]:
+    """A listening replica r0."""
+    server = _Server()
+    await server.start()
+    yield server
+    await server.stop()
+
+
+def _envelope(number: int) -> Envelope:
+    return Envelope(make_request("client", number, b"op", _cluster(), KEYS["client"].sign))
+
+
+async def test_messages_travel_both_ways(server: _Server) -> None:
+    client = _End("client", {"r0": server.address})
+    await client.links.start()
+    await wait_until(lambda: client.links.connected() == {"r0"}, "the link")
+    await wait_until(lambda: server.end.links.connected() == {"client"}, "the link")
+    client.links.send("r0", [_envelope(n) for n in range(1, 100)])
+    server.end.links.send("client", [_envelope(7)])
+    await wait_until(lambda: len(server.end.received) == 99, "the messages")
+    await wait_until(lambda: len(client.received) == 1, "the message back")
+    assert server.end.received == [("client", _envelope(n)) for n in range(1, 100)]
+    assert client.received == [("r0", _envelope(7))]
+    await client.links.close()
+
+
+async def test_a_link_comes_back_after_the_peer_was_gone(server: _Server) -> None:
+    client = _End("client", {"r0": server.address})
+    await client.links.start()
+    await wait_until(lambda: client.links.connected() == {"r0"}, "the link")
+    await server.stop()
+    await wait_until(lambda: not client.links.connected(), "the end of the link")
+    client.links.send("r0", [_envelope(1)])  # dropped: there is no link
+    server.end = _End("r0", {})
+    await server.start()
+    await wait_until(lambda: client.connections == ["r0", "r0"], "the link again")
+    client.links.send("r0", [_envelope(2)])
+    await wait_until(lambda: bool(server.end.received), "a message")
+    assert server.end.received == [("client", _envelope(2))]
+    await client.links.close()
+
+
+@pytest.mark.parametrize(
+    ("end", "reason"),
+    [
+        ({"name": "client", "key": "stranger"}, "did not prove"),
+        ({"name": "stranger"}, "unknown signer"),
+        ({"name": "client", "cluster": _cluster(window=512)}, "another cluster"),
+        ({"name": "r0"}, "a proof of this one itself"),
+    ],
+)
+async def test_who_proves_nothing_gets_no_link(
+    server: _Server, end: dict[str, object], reason: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("WARNING")
+    impostor = _End(dial={"r0": server.address}, **end)  # type: ignore[arg-type]
+    await impostor.links.start()
+    await wait_until(lambda: reason in caplog.text, f"the reason {reason!r}")
+    assert not server.end.links.connected()
+    await impostor.links.close()
+
+
+async def test_a_peer_that_is_not_who_was_dialled_gets_no_link(
+    server: _Server, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("WARNING")
+    client = _End("r0", {"client": server.address}, key="r0")
+    await client.links.start()
+    await wait_until(lambda: "no link to client" in caplog.text, "the refusal")
+    assert not client.links.connected()
+    await client.links.close()
+
+
+@pytest.mark.parametrize(
+    "proof",
+    ["", "PBFT-CI-Link", "PBFT-CI-Link ", "PBFT-CI-Link ////", "Bearer x", "PBFT-CI-Link \xff",
+     "PBFT-CI-Link " + "A" * 8000],
+)  # fmt: skip
+async def test_nonsense_for_a_proof_makes_no_link(server: _Server, proof: str) -> None:
+    async with aiohttp.ClientSession() as session:
+        with pytest.raises(aiohttp.WSServerHandshakeError) as refused:
+            await session.ws_connect(
+                server.address.url + LINK_PATH, headers={"Authorization": proof}
+            )
+    assert refused.value.status == 401
+    assert not server.end.links.connected()
+
+
+class _FaultOnce:
+    """A callback that has a fault of our own the first time; after that it does its work."""
+
+    def __init__(self, work: Callable[..., None]) -> None:
+        self._work = work
+        self.calls = 0
+
+    def __call__(self, *values: object) -> None:
+        self.calls += 1
+        if self.calls == 1:
+            raise ZeroDivisionError
+        self._work(*values)
+
+
+async def test_a_fault_when_a_link_was_made_ends_that_link_alone(
+    server: _Server, caplog: pytest.LogCaptureFixture
+) -> None:
+    client = _End("client", {"r0": server.address})
+    fault = _FaultOnce(client.connections.append)
+    client.links._on_connected = fault
+    await client.links.start()
+    await wait_until(lambda: client.connections == ["r0"], "the link again")
+    assert fault.calls == 2
+    assert "ZeroDivisionError" in caplog.text
+    assert "the link to r0" in caplog.text
+    await client.links.close()
+
+
+@pytest.mark.parametrize("is_dialling", [True, False])
+async def test_a_fault_with_what_came_ends_that_link_alone(
+    server: _Server, caplog: pytest.LogCaptureFixture, is_dialling: bool
+) -> None:
+    client = _End("client", {"r0": server.address})
+    taking, sending, to = (
+        (client, server.end, "client") if is_dialling else (server.end, client, "r0")
+    )
+    fault = _FaultOnce(taking.links._on_envelopes)
+    taking.links._on_envelopes = fault
+    await client.links.start()
+    await wait_until(lambda: to in sending.links.connected(), "the link")
+    sending.links.send(to, [_envelope(1)])
+    await wait_until(lambda: len(client.connections) == 2, "the link again")
+    await wait_until(lambda: to in sending.links.connected(), "the link again")
+    sending.links.send(to, [_envelope(2)])
+    await wait_until(lambda: bool(taking.received), "the next message")
+    assert taking.received[-1][1] == _envelope(2)
+    assert "ended by a fault of our own" in caplog.text
+    assert "ZeroDivisionError" in caplog.text
+    await client.links.close()
+
+
+@pytest.mark.parametrize("is_dialling", [True, False])
+async def test_a_fault_with_what_is_sent_ends_that_link_alone(
+    server: _Server,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    is_dialling: bool,
+) -> None:
+    client = _End("client", {"r0": server.address})
+    sending, taking, to = (
+        (client, server.end, "r0") if is_dialling else (server.end, client, "client")
+    )
+    await client.links.start()
+    await wait_until(lambda: to in sending.links.connected(), "the link")
+
+    def fault(frame: object) -> bytes:
+        monkeypatch.undo()
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("common.links.link.encode_frame", fault)
+    sending.links.send(to, [_envelope(1)])
+    await wait_until(lambda: len(client.connections) == 2, "the link again")
+    await wait_until(lambda: to in sending.links.connected(), "the link again")
+    sending.links.send(to, [_envelope(2)])
+    await wait_until(lambda: bool(taking.received), "the next message")
+    assert taking.received[-1][1] == _envelope(2)
+    assert "ZeroDivisionError" in caplog.text
+    await client.links.close()
+
+
+class _LostConnection:
+    """Takes the place of the method that begins a link, and counts how often it was lost."""
+
+    def __init__(self, error: OSError) -> None:
+        self._error = error
+        self.calls = 0
+
+    async def __call__(self, *_: object) -> None:
+        self.calls += 1
+        raise self._error
+
+
+@pytest.mark.parametrize("method", ["prepare", "_write_headers"])
+@pytest.mark.parametrize(
+    "error",
+    [
+        ConnectionResetError("Cannot write to closing transport"),
+        # the system says of a connection that it took too long, too
+        TimeoutError(110, "Connection timed out"),
+    ],
+)
+async def test_a_connection_that_is_lost_before_the_link_is_made_leaves_no_trace(
+    server: _Server,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    method: str,
+    error: OSError,
+) -> None:
+    """In a real server, which goes on with what the handler gave it."""
+    lost = _LostConnection(error)
+    monkeypatch.setattr(f"common.links.link.web.WebSocketResponse.{method}", lost)
+    client = _End("client", {"r0": server.address})
+    await client.links.start()
+    await wait_until(lambda: lost.calls >= 2, "a second attempt")
+    await client.links.close()
+    assert not caplog.records
+    assert not server.end.links.connected()
+
+
+async def test_no_frame_is_taken_in_while_there_is_no_room(
+    server: _Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoded: list[bytes] = []
+
+    def noted(data: bytes) -> tuple[Envelope, ...]:
+        decoded.append(data)
+        return decode_frame(data)
+
+    monkeypatch.setattr("common.links.link.decode_frame", noted)
+    client = _End("client", {"r0": server.address})
+    await client.links.start()
+    await wait_until(lambda: client.links.connected() == {"r0"}, "the link")
+    await wait_until(lambda: server.end.links.connected() == {"client"}, "the link")
+    server.end.has_room.clear()
+    client.links.send("r0", [_envelope(1)])
+    # in the turn of the loop in which it is read it is taken in, or waits for room
+    await wait_until(lambda: bool(decoded), "the frame")
+    assert not server.end.received
+    server.end.has_room.set()
+    await wait_until(lambda: bool(server.end.received), "the message")
+    await client.links.close()
+
+
+async def test_no_link_is_made_while_there_is_no_room(server: _Server) -> None:
+    """Each holds a frame that waits: a peer that dials again and again would fill the memory."""
+    server.end.has_room.clear()
+    async with aiohttp.ClientSession() as session:
+        with pytest.raises(aiohttp.WSServerHandshakeError) as refused:
+            await session.ws_connect(server.address.url + LINK_PATH)
+    assert refused.value.status == 503
+    client = _End("client", {"r0": server.address})
+    await client.links.start()
+    server.end.has_room.set()
+    await wait_until(lambda: client.links.connected() == {"r0"}, "the link")
+    await client.links.close()
+
+
+async def test_what_a_peer_does_not_read_is_bounded(
+    server: _Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("common.links.link.QUEUE_BYTES_MAX", 10_000)
+    client = _End("client", {"r0": server.address})
+    await client.links.start()
+    await wait_until(lambda: client.links.connected() == {"r0"}, "the link")
+    link = client.links._links["r0"]
+    client.links.send("r0", [_envelope(n) for n in range(1, 1000)])
+    assert link._queued_bytes <= 10_000
+    await wait_until(lambda: bool(server.end.received), "the newest messages")
+    assert server.end.received[-1][1] == _envelope(999)
+    await client.links.close()

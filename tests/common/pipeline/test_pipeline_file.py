@@ -1,0 +1,388 @@
+"""The pipeline file as text: what is taken, what is said of the rest; its schema says the same."""
+
+import json
+from pathlib import Path
+
+import jsonschema
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ci.limits import Limits
+from common.pipeline.pipeline_file import (
+    AGREEMENTS,
+    EVENTS,
+    KEYS,
+    PIPELINE_BYTES_MAX,
+    RESOURCE_KEYS,
+    STEP_KEYS,
+    STEPS_MAX,
+    WHEN_KEYS,
+    Pipeline,
+    PipelineInvalid,
+    Resources,
+    Step,
+    matches,
+    parse_pipeline,
+)
+from common.pipeline.pipeline_values import ADVICE, COMMANDS_MAX, PROBLEMS_MAX, is_image_name
+from common.yaml_text import YamlError, load_yaml
+
+ROOT = Path(__file__).resolve().parents[3]
+SCHEMA = json.loads((ROOT / "docs" / "pipeline.schema.json").read_text())
+LIMITS = Limits(build_seconds_max=600, memory_bytes=512 * 2**20, cpus=2.0, pids_max=256)
+ALL = Resources(512 * 2**20, 2.0, 256)
+
+FULL = """
+image: registry.example.org:5000/a/b_c:1.0
+environment:
+  MODE: test
+  PORT: "8080"
+timeout_seconds: 100
+network: true
+resources:
+  memory: 256 MiB
+  cpus: 0.5
+  pids: 64
+artifacts: [dist/b.txt, a.txt]
+agreement: default
+steps:
+  - name: get
+    commands: [make get]
+  - name: test-1.0
+    commands:
+      - make test
+      - |
+        for x in 1 2; do
+          echo $x
+        done
+    environment: {MODE: other, EMPTY: ""}
+    timeout_seconds: 10
+    network: false
+    when:
+      branch: [main, "release/*"]
+      event: push
+"""
+
+VALID = [
+    "image: busybox\ncommands: [make]\n",
+    FULL,
+    "image: a\ncommands: [x]\nresources: {}\n",
+    "image: a\ncommands: [x]\nenvironment: {}\n",
+    "image: a\ncommands: [x]\nresources: {memory: 33554432}\n",
+    "image: a\ncommands: [x]\nresources: {memory: 16MiB, cpus: 2}\n",
+    "image: a\ncommands: [x]\nresources: {memory: 65536 KiB}\n",
+    "image: a\nsteps: [{name: x, commands: [y], when: {}}]\n",
+    "image: a\nsteps: [{name: x, commands: [y], when: {branch: '**', event: [tag, push]}}]\n",
+    "image: a\ncommands: [x]\nartifacts: [a/..b, .x/.y, a-1.0+b@c=d~e.tar.gz]\n",
+    "image: a\ncommands: [x]\nartifacts: [dist, dist/*.whl, '*.log', 'log-?/*']\n",
+]
+
+# text, line, key, nearest: what both the parser and the schema refuse
+BROKEN: list[tuple[str, int | None, str | None, str | None]] = [
+    ("image: a\ncommand: [x]\n", 2, "command", "commands"),
+    ("image: a\ncommands: [x]\ntimeout: 5\n", 3, "timeout", "timeout_seconds"),
+    ("Image: a\ncommands: [x]\n", 1, "Image", "image"),
+    ("image: a\n", None, "commands", None),
+    ("commands: [a]\n", None, "image", None),
+    ("image: a\ncommands: []\n", 2, "commands", None),
+    ("image: a\ncommands: make\n", 2, "commands", None),
+    ("image: a\ncommands:\n - x\n - 5\n", 4, "commands", None),
+    ("image: a\ncommands:\n - x\n - ' '\n", 4, "commands", None),
+    ('image: a\ncommands: ["\\0"]\n', 2, "commands", None),
+    ("image: 5\ncommands: [x]\n", 1, "image", None),
+    ("image: ../x\ncommands: [x]\n", 1, "image", None),
+    ("image: -v/:/x\ncommands: [x]\n", 1, "image", None),
+    ("image: a\ncommands: [x]\ntimeout_seconds: 0\n", 3, "timeout_seconds", None),
+    ("image: a\ncommands: [x]\ntimeout_seconds: true\n", 3, "timeout_seconds", None),
+    ("image: a\ncommands: [x]\ntimeout_seconds: 1.5\n", 3, "timeout_seconds", None),
+    ("- image\n", 1, None, None),
+    ("", 1, None, None),
+    ("image: a\nprivileged: true\ncommands: [x]\n", 2, "privileged", None),
+    ("image: a\ncommands: [x]\nvolumes: [/:/host]\n", 3, "volumes", None),
+    ("image: a\ncommands: [x]\nsteps: [{name: b, commands: [y]}]\n", 2, "commands", None),
+    ("image: a\nsteps: []\n", 2, "steps", None),
+    ("image: a\nsteps: {name: x}\n", 2, "steps", None),
+    ("image: a\nsteps:\n - make\n", 3, "steps", None),
+    ("image: a\nsteps:\n - name: x\n   comands: [y]\n", 4, "comands", "commands"),
+    ("image: a\nsteps:\n - name: x\n", 3, "commands", None),
+    ("image: a\nsteps:\n - commands: [x]\n", 3, "name", None),
+    ("image: a\nsteps:\n - {name: a b, commands: [x]}\n", 3, "name", None),
+    ("image: a\nsteps:\n - {name: -x, commands: [x]}\n", 3, "name", None),
+    ("image: a\nsteps:\n - {name: 1, commands: [x]}\n", 3, "name", None),
+    ("image: a\nsteps:\n - name: x\n   commands: [y]\n   image: b\n", 5, "image", None),
+    (
+        "image: a\nsteps:\n - name: x\n   commands: [y]\n   when:\n    branches: m\n",
+        6,
+        "branches",
+        "branch",
+    ),
+    ("image: a\nsteps:\n - {name: x, commands: [y], when: main}\n", 3, "when", None),
+    ("image: a\nsteps:\n - {name: x, commands: [y], when: {event: merge}}\n", 3, "event", None),
+    ("image: a\nsteps:\n - {name: x, commands: [y], when: {branch: []}}\n", 3, "branch", None),
+    ("image: a\nsteps:\n - {name: x, commands: [y], when: {branch: a b}}\n", 3, "branch", None),
+    ("image: a\nsteps:\n - {name: x, commands: [y], network: 1}\n", 3, "network", None),
+    ("image: a\ncommands: [x]\nnetwork: host\n", 3, "network", None),
+    ("image: a\ncommands: [x]\nenvironment: [A=b]\n", 3, "environment", None),
+    ("image: a\ncommands: [x]\nenvironment:\n  PORT: 8080\n", 4, "PORT", None),
+    ("image: a\ncommands: [x]\nenvironment:\n  1A: b\n", 4, "1A", None),
+    ("image: a\ncommands: [x]\nenvironment:\n  PBFTCI_COMMIT: b\n", 4, "PBFTCI_COMMIT", None),
+    ("image: a\ncommands: [x]\nresources: {memory: 512m}\n", 3, "memory", None),
+    ("image: a\ncommands: [x]\nresources: {memory: 512 MB}\n", 3, "memory", None),
+    ("image: a\ncommands: [x]\nresources: {memory: 1}\n", 3, "memory", None),
+    ("image: a\ncommands: [x]\nresources: {cpu: 1}\n", 3, "cpu", "cpus"),
+    ("image: a\ncommands: [x]\nresources: {cpus: 0}\n", 3, "cpus", None),
+    ("image: a\ncommands: [x]\nresources: {cpus: true}\n", 3, "cpus", None),
+    ("image: a\ncommands: [x]\nresources: {pids: 1}\n", 3, "pids", None),
+    ("image: a\ncommands: [x]\nartifacts: dist\n", 3, "artifacts", None),
+    ("image: a\ncommands: [x]\nartifacts: []\n", 3, "artifacts", None),
+    ("image: a\ncommands: [x]\nartifacts: [/etc/passwd]\n", 3, "artifacts", None),
+    ("image: a\ncommands: [x]\nartifacts: [a/../../b]\n", 3, "artifacts", None),
+    ("image: a\ncommands: [x]\nartifacts: [..]\n", 3, "artifacts", None),
+    ("image: a\ncommands: [x]\nartifacts: [./a]\n", 3, "artifacts", None),
+    ("image: a\ncommands: [x]\nartifacts: [a/]\n", 3, "artifacts", None),
+    ("image: a\ncommands: [x]\nartifacts: [a/**]\n", 3, "artifacts", None),
+    ("image: a\ncommands: [x]\nartifacts: ['[ab]']\n", 3, "artifacts", None),
+    ("image: a\ncommands: [x]\nartifacts: ['a b']\n", 3, "artifacts", None),
+    ("image: a\ncommands: [x]\nartifacts: [a, a]\n", 3, "artifacts", None),
+    ("image: a\ncommands: [x]\nagreement: strong\n", 3, "agreement", None),
+]
+
+# what no schema can say: the network's own limits, and the text itself
+BROKEN_HERE = [
+    ("image: a\ncommands: [x]\ntimeout_seconds: 601\n", 3, "timeout_seconds"),
+    ("image: a\ncommands: [x]\nresources: {memory: 1 GiB}\n", 3, "memory"),
+    ("image: a\ncommands: [x]\nresources: {cpus: 2.5}\n", 3, "cpus"),
+    ("image: a\ncommands: [x]\nresources: {cpus: .nan}\n", 3, "cpus"),
+    ("image: a\ncommands: [x]\nresources: {pids: 257}\n", 3, "pids"),
+    ("image: a\ncommands: [x]\nagreement: weak\n", 3, "agreement"),
+    ("image: a\nsteps:\n - {name: x, commands: [y]}\n - {name: x, commands: [z]}\n", 4, "name"),
+    ("image: a\nimage: b\n", 2, None),
+    ("image: [\n", 2, None),
+    ("image: &a b\ncommands: [*a]\n", 2, None),
+    ("image: !!python/name:os.system a\n", 1, None),
+]
+
+
+def plain(text: str) -> object:
+    """As an editor reads it."""
+    return load_yaml(text.encode())[0]
+
+
+def test_the_smallest_pipeline() -> None:
+    found = parse_pipeline(b"image: busybox\ncommands: [make]\n", LIMITS)
+    assert found == Pipeline("busybox", (Step("build", ("make",), (), 600),), 600, ALL)
+
+
+def test_everything_that_may_be_said() -> None:
+    assert parse_pipeline(FULL.encode(), LIMITS) == Pipeline(
+        image="registry.example.org:5000/a/b_c:1.0",
+        steps=(
+            Step("get", ("make get",), (("MODE", "test"), ("PORT", "8080")), 100, True),
+            Step(
+                "test-1.0",
+                ("make test", "for x in 1 2; do\n  echo $x\ndone\n"),
+                (("MODE", "other"), ("PORT", "8080"), ("EMPTY", "")),
+                10,
+                False,
+                ("main", "release/*"),
+                ("push",),
+            ),
+        ),
+        timeout_seconds=100,
+        resources=Resources(256 * 2**20, 0.5, 64),
+        artifacts=("a.txt", "dist/b.txt"),
+        agreement="default",
+    )
+
+
+@pytest.mark.parametrize("text", VALID)
+def test_what_is_valid_is_so_for_the_schema_too(text: str) -> None:
+    found = parse_pipeline(text.encode(), LIMITS)
+    assert isinstance(found, Pipeline), found.text
+    jsonschema.validate(plain(text), SCHEMA)
+
+
+@pytest.mark.parametrize(("text", "line", "key", "nearest"), BROKEN)
+def test_what_is_wrong_is_named_and_wrong_for_the_schema_too(
+    text: str, line: int | None, key: str | None, nearest: str | None
+) -> None:
+    found = parse_pipeline(text.encode(), LIMITS)
+    assert isinstance(found, PipelineInvalid)
+    assert (found.line, found.key) == (line, key), found.text
+    assert found.nearest == nearest
+    assert not found.others
+    assert found.text.startswith(".pbft-ci.yml")
+    if key is not None:
+        assert f'"{key}"' in found.text
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(plain(text), SCHEMA)
+
+
+ALL_WRONG = """image: a b
+services: [postgres]
+steps:
+  - name: x
+    comands: [y]
+    environment: {PORT: 1, PBFTCI_X: "", A: b}
+    when: {branches: m, event: merge}
+  - {name: z, commands: [4, y, ""], matrix: {a: [1]}}
+  - z
+resources: {cpu: 1, pids: 1}
+"""
+
+
+def test_all_that_is_wrong_is_said_at_once_in_the_order_of_the_lines() -> None:
+    found = parse_pipeline(ALL_WRONG.encode(), LIMITS)
+    assert isinstance(found, PipelineInvalid)
+    problems = [(problem.line, problem.key) for problem in (found, *found.others)]
+    assert problems == [
+        (1, "image"),
+        (2, "services"),
+        (5, "comands"),
+        (6, "PORT"),
+        (6, "PBFTCI_X"),
+        (7, "branches"),
+        (7, "event"),
+        (8, "matrix"),
+        (8, "commands"),
+        (8, "commands"),
+        (9, "steps"),
+        (10, "cpu"),
+        (10, "pids"),
+    ]
+    assert len(found.texts) == len(problems)
+
+
+@pytest.mark.parametrize(
+    ("key", "instead"),
+    [("services", "127.0.0.1"), ("matrix", "a step for each"), ("secrets", "after the verdict")],
+)
+def test_what_other_servers_have_is_named_with_what_to_write_instead(
+    key: str, instead: str
+) -> None:
+    found = parse_pipeline(f"image: a\ncommands: [x]\n{key}: [y]\n".encode(), LIMITS)
+    assert isinstance(found, PipelineInvalid)
+    assert found.text.startswith(f'.pbft-ci.yml:3: key "{key}": is not there; ')
+    assert instead in found.text
+    assert "did you mean" not in found.text
+
+
+def test_advice_is_for_no_key_that_is_known_everywhere() -> None:
+    assert ADVICE.keys() & {*KEYS, *STEP_KEYS, *WHEN_KEYS, *RESOURCE_KEYS} == {"image", "when"}
+
+
+def test_of_very_many_wrong_keys_a_few_are_said() -> None:
+    text = "image: a\ncommands: [x]\n" + "".join(f"k{n}: 1\n" for n in range(5000))
+    found = parse_pipeline(text.encode(), LIMITS)
+    assert isinstance(found, PipelineInvalid)
+    assert len(found.texts) == PROBLEMS_MAX + 1
+    assert "more is wrong" in found.texts[-1]
+
+
+@pytest.mark.parametrize(("text", "line", "key"), BROKEN_HERE)
+def test_what_only_a_node_can_refuse(text: str, line: int, key: str | None) -> None:
+    found = parse_pipeline(text.encode(), LIMITS)
+    assert isinstance(found, PipelineInvalid)
+    assert (found.line, found.key) == (line, key), found.text
+    try:
+        jsonschema.validate(plain(text), SCHEMA)
+    except YamlError:
+        assert key is None
+
+
+def test_weak_agreement_where_the_genesis_allows_it() -> None:
+    limits = Limits(weak_agreement_allowed=True)
+    found = parse_pipeline(b"image: a\ncommands: [x]\nagreement: weak\n", limits)
+    assert isinstance(found, Pipeline)
+    assert found.agreement == "weak"
+
+
+def test_the_schema_knows_the_keys_and_bounds_of_the_parser() -> None:
+    jsonschema.Draft202012Validator.check_schema(SCHEMA)
+    properties, definitions = SCHEMA["properties"], SCHEMA["$defs"]
+    step = definitions["step"]
+    assert tuple(properties) == KEYS
+    assert tuple(step["properties"]) == STEP_KEYS
+    assert tuple(step["properties"]["when"]["properties"]) == WHEN_KEYS
+    assert tuple(properties["resources"]["properties"]) == RESOURCE_KEYS
+    assert tuple(definitions["event"]["enum"]) == EVENTS
+    assert tuple(properties["agreement"]["enum"]) == AGREEMENTS
+    assert properties["steps"]["maxItems"] == STEPS_MAX
+    assert definitions["commands"]["maxItems"] == COMMANDS_MAX
+
+
+def test_bounds() -> None:
+    commands = ", ".join(["x"] * (COMMANDS_MAX + 1))
+    too_many = parse_pipeline(f"image: a\ncommands: [{commands}]\n".encode(), LIMITS)
+    assert isinstance(too_many, PipelineInvalid)
+    steps = ", ".join(f"{{name: s{n}, commands: [x]}}" for n in range(STEPS_MAX + 1))
+    too_many = parse_pipeline(f"image: a\nsteps: [{steps}]\n".encode(), LIMITS)
+    assert isinstance(too_many, PipelineInvalid)
+    too_long = parse_pipeline(b"#" * (PIPELINE_BYTES_MAX + 1), LIMITS)
+    assert isinstance(too_long, PipelineInvalid)
+    assert str(PIPELINE_BYTES_MAX) in too_long.problem
+
+
+@given(st.binary(max_size=300))
+def test_any_bytes_have_an_answer_of_one_line(data: bytes) -> None:
+    found = parse_pipeline(b"image: a\n" + data, LIMITS)
+    if isinstance(found, PipelineInvalid):
+        assert found.text.isprintable()
+
+
+@pytest.mark.parametrize(
+    ("glob", "branch", "is_match"),
+    [
+        ("main", "main", True),
+        ("main", "mainly", False),
+        ("main", "domain", False),
+        ("*", "main", True),
+        ("*", "a/b", False),
+        ("**", "a/b", True),
+        ("release/*", "release/1.0", True),
+        ("release/*", "release/1/0", False),
+        ("release/**", "release/1/0", True),
+        ("**/fix", "a/b/fix", True),
+        ("v?.?", "v1.0", True),
+        ("v?", "v", False),
+        ("?", "/", False),
+        ("a*b*c", "axxbyyc", True),
+        ("[ab]", "a", False),
+        ("[ab]", "[ab]", True),
+        ("*a" * 100 + "b", "a" * 255, False),
+    ],
+)
+def test_globs(glob: str, branch: str, is_match: bool) -> None:
+    assert matches(glob, branch) is is_match
+
+
+@pytest.mark.parametrize(
+    ("branch", "event", "is_wanted"),
+    [
+        ("main", "push", True),
+        ("main", "tag", False),
+        ("release/2", "push", True),
+        ("feature", "push", False),
+    ],
+)
+def test_when(branch: str, event: str, is_wanted: bool) -> None:
+    found = parse_pipeline(FULL.encode(), LIMITS)
+    assert isinstance(found, Pipeline)
+    assert found.steps[0].is_wanted(branch, event)
+    assert found.steps[1].is_wanted(branch, event) is is_wanted
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["a", "a/b", "a:1", "a.b/c", "localhost:5000/a", "Host.org/a", f"a@sha256:{'0' * 64}", "a__b"],
+)
+def test_image_names(name: str) -> None:
+    assert is_image_name(name)
+
+
+@pytest.mark.parametrize(
+    "name", ["", "A", "a:", "a b", "a@sha256:0", "/a", "a//b", "a:b:c:d", "-a", "a\n", "x" * 256]
+)
+def test_names_of_no_image(name: str) -> None:
+    assert not is_image_name(name)

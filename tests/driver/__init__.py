@@ -1,0 +1,1 @@
+"""Tests of driver/, which node and simulator share."""

@@ -1,0 +1,327 @@
+"""The loop keeps the order of an Output: what is said is on disk first."""
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from ci.operations import Append
+from driver.ports import SaveFailed
+from node.diagnostics.message_trace import MESSAGES_MAX
+from node.storage.store import Store
+from pbft.authentication import sign_message
+from pbft.codec import decode_message, encode_message
+from pbft.core import Settings
+from pbft.messages import Checkpoint, Commit, Envelope, Replies, Signed, Status
+from tests.node.house import KEYS, NAMES, House
+from tests.waiting import wait_until
+
+
+async def _executed(house: House, sequence: int) -> None:
+    await wait_until(
+        lambda: all(r.replica.core.executed >= sequence for r in house.runtimes.values()),
+        f"sequence number {sequence} on all",
+    )
+
+
+async def test_requests_are_executed_and_answered(house: House) -> None:
+    house.ask(Append("hello"))
+    await _executed(house, 1)
+    assert {a.journal_length for a in house.applications.values()} == {1}
+
+    def answered() -> set[str]:
+        return {
+            sender
+            for sender, to, envelope in house.sent
+            if to == "client" and isinstance(decode_message(envelope.signed.payload), Replies)
+        }
+
+    await wait_until(lambda: answered() == set(NAMES), "an answer of each")
+
+
+async def test_nothing_is_sent_while_the_disk_refuses(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("node.replica.runtime.SAVE_RETRY_SECONDS", 0.02)
+    refused = 0
+    real_commit = Store._commit
+
+    def full(store: Store, *arguments: object) -> None:
+        nonlocal refused
+        if store is house.stores["node1"] and refused < 5:
+            refused += 1
+            said = [e for sender, _, e in house.sent if sender == "node1"]
+            kinds = {type(decode_message(envelope.signed.payload)) for envelope in said}
+            assert kinds <= {Status}, "a vote left before it was on disk"
+            raise SaveFailed("no space left on device")
+        real_commit(store, *arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Store, "_commit", full)
+    house.ask(Append("hello"))
+    await _executed(house, 1)
+    assert refused == 5
+    assert house.runtimes["node1"].counters["saves_failed"] == 5
+
+
+async def test_a_turn_that_waits_for_the_disk_did_not_take_in_what_came_after_it(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("node.replica.runtime.SAVE_RETRY_SECONDS", 0.02)
+    runtime = house.runtimes["node0"]
+    real_commit = Store._commit
+    is_full = True
+
+    def full(store: Store, *arguments: object) -> None:
+        if store is house.stores["node0"] and is_full:
+            raise SaveFailed("no space left on device")
+        real_commit(store, *arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Store, "_commit", full)
+    house.ask(Append("one"))
+    await wait_until(lambda: runtime.is_unsaved, "a turn that is not saved")
+    signed = house.request(Append("two"))
+    runtime.on_envelopes("http", [Envelope(signed)])
+
+    async def is_known_after_turn() -> bool:
+        await runtime.turn()
+        return runtime.replica.core.pending.find(signed) is not None
+
+    turn = asyncio.create_task(is_known_after_turn())
+    refused = runtime.counters["saves_failed"]
+    await wait_until(lambda: runtime.counters["saves_failed"] > refused + 1, "further refusals")
+    assert not turn.done()
+    is_full = False
+    assert await turn
+
+
+@pytest.mark.parametrize("place", ["turn", "save"])
+async def test_what_a_fault_of_our_own_left_unsaved_is_not_shown(
+    house: House, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    def fail(*_: object) -> None:
+        raise AssertionError("a fault of our own")
+
+    runtime = house.runtimes["node1"]
+    if place == "turn":
+        monkeypatch.setattr(runtime.replica, "receive", fail)
+    else:
+        monkeypatch.setattr(house.stores["node1"], "save", fail)
+    house.ask(Append("hello"))
+    await wait_until(runtime.task.done, "the end of the loop")
+    assert runtime.is_unsaved
+
+
+@pytest.mark.parametrize("name", NAMES)
+async def test_a_replica_that_was_stopped_goes_on_from_its_disk(house: House, name: str) -> None:
+    house.ask(Append("one"))
+    await _executed(house, 1)
+    await house.stop(name)
+    signed = house.ask(Append("two"))
+    house.start(name)
+    for runtime in house.runtimes.values():
+        runtime.on_envelopes("client", [Envelope(signed)])
+    await _executed(house, 2)
+    assert {a.journal_length for a in house.applications.values()} == {2}
+    assert len({a.ledger_head for a in house.applications.values()}) == 1
+
+
+async def test_a_silent_replica_is_done_without(tmp_path: Path) -> None:
+    house = House(tmp_path)
+    for name in NAMES:
+        house.start(name, fault="silent" if name == "node3" else "allowed")
+    house.ask(Append("hello"))
+    await _executed(house, 1)
+    assert not [sender for sender, _, _ in house.sent if sender == "node3"]
+    await house.close()
+
+
+async def test_the_last_messages_are_kept_and_bounded(house: House) -> None:
+    for number in range(40):
+        house.ask(Append(f"{number}"))
+    await wait_until(
+        lambda: all(a.journal_length == 40 for a in house.applications.values()), "40 appends"
+    )
+    kept = list(house.runtimes["node0"].trace.newest())
+    assert 0 < len(kept) <= MESSAGES_MAX
+    assert {logged.direction for logged in kept} == {"received", "sent"}
+
+
+async def test_the_inbox_has_a_limit(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("node.replica.runtime.INBOX_MESSAGES_MAX", 3)
+    runtime = house.runtimes["node0"]
+    for number in range(3):
+        house.ask(Append(f"{number}"))
+    assert not runtime.has_room.is_set()
+    await wait_until(runtime.has_room.is_set, "room again")
+
+
+async def test_the_inbox_has_a_limit_of_bytes_too(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A few messages may be as large as many: no link is read while they wait for the disk."""
+    monkeypatch.setattr("node.replica.runtime.INBOX_BYTES_MAX", 3000)
+    runtime = house.runtimes["node0"]
+    for number in range(2):
+        assert runtime.has_room.is_set()
+        house.ask(Append(f"{number}" * 1500))
+    assert not runtime.has_room.is_set()
+    await wait_until(runtime.has_room.is_set, "room again")
+    house.ask(Append("2" * 1500))
+    assert runtime.has_room.is_set()
+
+
+async def test_what_is_due_sooner_is_not_missed(house: House) -> None:
+    """An alarm that rings too early stays; one that would ring too late does not."""
+    runtime = house.runtimes["node0"]
+    await runtime.turn()
+    loop = asyncio.get_running_loop()
+    runtime._set_alarm(loop.time() + 60)
+    first = runtime._alarm
+    assert first is not None
+    assert first.when() < loop.time() + 2, "the loop looks around each second"
+    runtime._set_alarm(first.when() - 0.1)
+    assert runtime._alarm is not None
+    assert runtime._alarm.when() == first.when() - 0.1
+    assert first.cancelled()
+
+
+def _checkpoint(house: House, name: str, digest: bytes) -> Signed:
+    message = Checkpoint(8, digest, NAMES.index(name))
+    return sign_message(message, encode_message(message), name, house.cluster, KEYS[name].sign)
+
+
+async def test_a_contradiction_is_kept_with_both_originals(house: House) -> None:
+    both = [_checkpoint(house, "node3", bytes([n]) * 32) for n in (1, 2)]
+    runtime = house.runtimes["node0"]
+    for _ in range(3):
+        runtime.on_envelopes("node3", [Envelope(signed) for signed in both])
+    store = house.stores["node0"]
+    await wait_until(lambda: bool(store.evidence.counts()), "evidence")
+    assert store.evidence.counts() == {3: 1}
+    await house.stop("node0")
+    house.start("node0")
+    kept = house.stores["node0"].evidence.page(0, 10, 10**6)
+    assert [(k.evidence.replica, {k.evidence.first, k.evidence.second}) for k in kept] == [
+        (3, set(both))
+    ]
+
+
+async def test_what_peers_say_is_known_once_it_is_checked(house: House) -> None:
+    loop = asyncio.get_running_loop()
+    began_at = loop.time()
+    house.ask(Append("hello"))
+    await _executed(house, 1)
+    runtime = house.runtimes["node1"]
+
+    def knows_all() -> bool:
+        heard = [runtime.last_heard(index) for index in (0, 2, 3)]
+        return all(h is not None and h[0].executed == 1 for h in heard)
+
+    await wait_until(knows_all, "a STATUS of each")
+    assert runtime.last_heard(1) is None, "a replica is not its own peer"
+    lie = Status(9, True, 0, 99, 2)
+    forged = Signed("node2", encode_message(lie), bytes(64))
+    runtime.on_envelopes("node2", [Envelope(forged)])
+    await runtime.turn()
+    heard = runtime.last_heard(2)
+    assert heard is not None
+    assert heard[0].executed == 1
+    assert 0 <= heard[1] <= loop.time() - began_at
+
+
+async def test_a_status_counts_only_over_the_link_of_its_signer(house: House) -> None:
+    """A faulty peer would use up with an old one what its signer is sent."""
+    house.ask(Append("hello"))
+    await _executed(house, 1)
+    runtime = house.runtimes["node0"]
+
+    def knows_node3() -> bool:
+        heard = runtime.last_heard(3)
+        return heard is not None and heard[0].executed == 1
+
+    await wait_until(knows_node3, "the STATUS of node3")
+    message, sign = Status(0, True, 0, 0, 3), KEYS["node3"].sign
+    old = sign_message(message, encode_message(message), "node3", house.cluster, sign)
+
+    async def is_answered(peer: str) -> bool:
+        since = len(house.sent)
+        runtime.on_envelopes(peer, [Envelope(old)])
+        await runtime.turn()
+        return any(
+            (sender, to) == ("node0", "node3")
+            and isinstance(decode_message(envelope.signed.payload), Commit)
+            for sender, to, envelope in house.sent[since:]
+        )
+
+    for number, peer in enumerate(("node2", "client", "http"), 1):
+        assert not await is_answered(peer)
+        assert runtime.counters["relayed"] == number
+    assert knows_node3()
+    assert b'reason="not over its signer\'s link"} 3.0' in runtime.metrics.text()
+    assert await is_answered("node3")
+    assert runtime.counters["relayed"] == 3
+
+
+async def test_a_primary_that_is_gone_is_replaced_and_a_restart_stays_in_the_view(
+    tmp_path: Path,
+) -> None:
+    house = House(tmp_path, settings=Settings(view_change_seconds=0.4, status_seconds=0.1))
+    for name in NAMES:
+        house.start(name)
+    house.ask(Append("one"))
+    await _executed(house, 1)
+    await house.stop("node0")
+    house.ask(Append("two"))
+    await _executed(house, 2)
+    assert {r.replica.core.view for r in house.runtimes.values()} == {1}
+    await house.stop("node2")
+    house.start("node2")
+    core = house.runtimes["node2"].replica.core
+    assert (core.view, core.has_entered, core.executed) == (1, True, 2)
+    house.start("node0")
+    house.ask(Append("three"))
+    await wait_until(
+        lambda: {a.journal_length for a in house.applications.values()} == {3}, "all of it on all"
+    )
+    assert len({a.ledger_head for a in house.applications.values()}) == 1
+    await house.close()
+
+
+async def test_a_replica_whose_disk_was_wiped_gets_the_state_and_notes_what_is_missing(
+    tmp_path: Path,
+) -> None:
+    house = House(tmp_path, settings=Settings(status_seconds=0.1))
+    for name in NAMES:
+        house.start(name)
+    await house.stop("node3")
+    for number in range(40):
+        house.ask(Append(f"{number}"))
+        await _executed_at_least(house, number + 1)
+    house.wipe("node3")
+    house.start("node3")
+
+    def length(name: str) -> int:
+        return house.applications[name].journal_length
+
+    await wait_until(lambda: length("node3") == 40, "the whole state")
+    gap = house.stores["node3"].ledger.gap()
+    assert gap is not None
+    assert gap.first == 1
+    assert house.stores["node3"].ledger.end() == house.stores["node0"].ledger.end()
+    await house.stop("node3")
+    house.start("node3")
+    assert house.stores["node3"].ledger.gap() == gap
+    right = house.stores["node0"].ledger.page_up_to(gap.last, gap.missing, 1 << 20)
+    assert house.stores["node3"].fill_gap(gap, right)
+    house.ask(Append("one more"))
+    await wait_until(lambda: length("node3") == length("node0") == 41, "one more")
+    ledgers = [house.stores[name].ledger.entries(1, 1000) for name in ("node0", "node3")]
+    assert ledgers[0] == ledgers[1]
+    await house.close()
+
+
+async def _executed_at_least(house: House, appends: int) -> None:
+    await wait_until(
+        lambda: all(house.applications[name].journal_length >= appends for name in house.runtimes),
+        f"{appends} appends",
+    )

@@ -1,0 +1,146 @@
+"""Builds as plain processes: the same results without an engine, and what is refused there."""
+
+import asyncio
+import logging
+from pathlib import Path
+
+import pytest
+
+from ci.operations import Abstain, Outcome
+from tests.node.conftest import (
+    Builder,
+    BuilderMaker,
+    ConfigMaker,
+    GitRepository,
+    pipeline,
+    until,
+)
+from tests.node.sandboxes.containers.test_steps import steps
+
+
+@pytest.fixture
+async def builder(
+    repository: GitRepository, make_config: ConfigMaker, make_builder: BuilderMaker
+) -> Builder:
+    config = make_config(repository.url, executor="process", abstain_after_seconds=60)
+    return await make_builder(config, log_bytes_max=64 * 1024)
+
+
+def is_running(pid: int) -> bool:
+    """Whether a process is there and not only waits to be collected."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except FileNotFoundError:
+        return False
+    return state != "Z"
+
+
+@pytest.mark.parametrize("code", [0, 7])
+async def test_exit_codes(repository: GitRepository, builder: Builder, code: int) -> None:
+    text = pipeline("any", "cat folder/file", "cd folder", "test -e file", f"exit {code}")
+    commit = repository.commit({".pbft-ci.yml": text, "folder/file": "content\n"})
+    order = builder.order(repository.url, commit)
+    finding = await builder.find(order)
+    assert finding.compared.exit_code == code
+    assert finding.compared.image_digest is None
+    log = builder.log(order)
+    assert "+ cat folder/file\ncontent\n" in log
+    assert "WITHOUT ISOLATION" in log
+    assert not (builder.runner.log_path(order.build, order.opened).parent / "work").exists()
+
+
+async def test_where_no_step_is_for_the_branch_nothing_passes(
+    repository: GitRepository, builder: Builder
+) -> None:
+    """The audit's attack: what fails on main was green on any branch that its steps are not for."""
+    text = steps("any", {"commands": ["exit 1"], "when": {"branch": "other", "event": "push"}})
+    commit = repository.commit({".pbft-ci.yml": text})
+    found = (await builder.find(builder.order(repository.url, commit))).compared
+    assert (found.outcome, found.exit_code) == (Outcome.SKIPPED, None)
+
+
+async def test_the_environment_is_not_the_nodes_own(
+    repository: GitRepository, builder: Builder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("A_SECRET_OF_THE_NODE", "x")
+    text = pipeline("any", 'test -z "$A_SECRET_OF_THE_NODE"', 'test "$CI" = true', "touch $HOME/x")
+    commit = repository.commit({".pbft-ci.yml": text})
+    finding = await builder.find(builder.order(repository.url, commit))
+    assert finding.compared.exit_code == 0
+
+
+async def test_a_shell_that_is_killed_has_the_code_that_shells_give(
+    repository: GitRepository, builder: Builder
+) -> None:
+    commit = repository.commit({".pbft-ci.yml": pipeline("any", "kill -9 $$")})
+    finding = await builder.find(builder.order(repository.url, commit))
+    assert finding.compared.exit_code == 137
+
+
+@pytest.mark.parametrize("how", ["time", "cancel", "end"])
+async def test_the_whole_group_is_killed(
+    repository: GitRepository, builder: Builder, how: str
+) -> None:
+    """Children in the background go too, when the time is over, on a cancel, and at the end."""
+    last = "exit 3" if how == "end" else "wait"
+    text = pipeline(
+        *("any", "sleep 600 & echo child $!", last), timeout_seconds=2 if how == "time" else 60
+    )
+    order = builder.order(repository.url, repository.commit({".pbft-ci.yml": text}))
+    path = builder.runner.log_path(order.build, order.opened)
+    task = asyncio.create_task(builder.build(order))
+    await until(lambda: path.exists() and "\nchild " in path.read_text())
+    child = int(path.read_text().partition("\nchild ")[2].split()[0])
+    if how == "cancel":
+        assert is_running(child)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await asyncio.wait_for(task, 20)
+    else:
+        ballot = await asyncio.wait_for(task, 20)
+        assert not isinstance(ballot, Abstain)
+        expected = Outcome.TIMED_OUT if how == "time" else Outcome.FAILED
+        assert ballot.compared.outcome is expected
+    await until(lambda: not is_running(child))
+
+
+async def test_a_long_log_is_cut(repository: GitRepository, builder: Builder) -> None:
+    text = pipeline("any", "echo first; head -c 20000000 /dev/zero | tr '\\0' x; echo; echo last")
+    order = builder.order(repository.url, repository.commit({".pbft-ci.yml": text}))
+    finding = await builder.find(order)
+    assert finding.compared.exit_code == 0
+    log = builder.log(order)
+    assert len(log) == finding.evidence.log_bytes <= 64 * 1024
+    assert "\nfirst\n" in log
+    assert "\nlast\n" in log
+    assert "bytes were cut here" in log
+
+
+async def test_a_link_that_leaves_the_tree_is_not_unpacked(
+    repository: GitRepository, builder: Builder
+) -> None:
+    commit = repository.commit(
+        {".pbft-ci.yml": pipeline("any", "true")}, links={"link": "../../../../etc/passwd"}
+    )
+    ballot = await builder.build(builder.order(repository.url, commit))
+    assert isinstance(ballot, Abstain)
+    assert "link" in ballot.reason
+
+
+async def test_a_dockerfile_cannot_be_built(repository: GitRepository, builder: Builder) -> None:
+    commit = repository.commit({"Dockerfile": "FROM busybox\n"})
+    ballot = await builder.build(builder.order(repository.url, commit))
+    assert isinstance(ballot, Abstain)
+    assert "Dockerfile" in ballot.reason
+    assert "executor: process" in ballot.reason
+
+
+async def test_the_node_warns_at_its_start(
+    repository: GitRepository,
+    make_config: ConfigMaker,
+    make_builder: BuilderMaker,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with caplog.at_level(logging.WARNING):
+        await make_builder(make_config(repository.url, executor="process"))
+    assert any("WITHOUT ISOLATION" in record.getMessage() for record in caplog.records)

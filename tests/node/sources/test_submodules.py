@@ -1,0 +1,450 @@
+"""Checkouts of trees with other repositories in them."""
+
+import os
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from common.configuration.config import RepositoryEntry
+from node.sources.checkout import Checkout, NotThere
+from node.sources.mirror import Source
+from node.sources.tree import TreeRefused
+from node.work.infrastructure_error import InfrastructureError
+from tests.node.conftest import CheckoutMaker, ConfigMaker, GitRepository
+from tests.node.git_servers import HttpsGitServer
+
+MAIN = "refs/heads/main"
+ELSEWHERE = "f" * 40
+
+
+def add_module(
+    repository: GitRepository, path: str, commit: str, text: str | None = None, url: str = ""
+) -> str:
+    """A commit on top, with another repository's commit at `path`; its id."""
+    text = text if text is not None else f'[submodule "m"]\n\tpath = {path}\n\turl = {url}\n'
+    file = repository.folder / ".gitmodules"
+    with file.open("a") as stream:
+        stream.write(text)
+    repository.git("add", ".gitmodules")
+    repository.git("update-index", "--add", "--cacheinfo", f"160000,{commit},{path}")
+    repository.git("commit", "--quiet", "--message=module")
+    return repository.git("rev-parse", "HEAD")
+
+
+def contents(target: Path) -> dict[str, str | None]:
+    """The files of a tree by path; None for a folder."""
+    with tarfile.open(target) as archive:
+        found: dict[str, str | None] = {}
+        for member in archive:
+            stream = archive.extractfile(member) if member.isfile() else None
+            found[member.name] = None if stream is None else stream.read().decode()
+        return found
+
+
+@pytest.fixture
+def library(tmp_path: Path) -> GitRepository:
+    return GitRepository(tmp_path / "library")
+
+
+@pytest.fixture
+def both(
+    repository: GitRepository,
+    library: GitRepository,
+    make_config: ConfigMaker,
+    make_checkout: CheckoutMaker,
+) -> Checkout:
+    """A Checkout that lists the repository and the library, which may be in it."""
+    entry = RepositoryEntry(library.url, submodule_of=(repository.url,))
+    return make_checkout(make_config(repository.url, entry))
+
+
+@pytest.mark.parametrize("where", ["relative", "with an end that does not matter"])
+async def test_a_module_of_the_list(
+    repository: GitRepository, library: GitRepository, both: Checkout, target: Path, where: str
+) -> None:
+    # not the tip of any branch
+    wanted = library.commit({"code": "1", "folder/more": "2"})
+    library.commit({"code": "later"})
+    repository.commit({"a": "x", "libs/other": "y"})
+    url = "../library" if where == "relative" else "../library/"
+    commit = add_module(repository, "libs/one", wanted, url=url)
+    found = await both.check_out(repository.url, MAIN, commit, target)
+    assert isinstance(found, Source)
+    address = f"{library.url.rstrip('/')}"
+    assert found.modules == (f"submodule libs/one: {address} commit {wanted}",)
+    assert contents(target) == {
+        ".gitmodules": (repository.folder / ".gitmodules").read_text(),
+        "a": "x",
+        "libs": None,
+        "libs/one": None,
+        "libs/one/code": "1",
+        "libs/one/folder": None,
+        "libs/one/folder/more": "2",
+        "libs/other": "y",
+    }
+    # a second time nothing is asked for
+    library.folder.rename(library.folder.with_name("gone"))
+    assert isinstance(await both.check_out(repository.url, MAIN, commit, target), Source)
+    assert contents(target)["libs/one/code"] == "1"
+
+
+async def test_a_private_module_over_https_with_its_own_login(
+    repository: GitRepository,
+    library: GitRepository,
+    make_config: ConfigMaker,
+    make_checkout: CheckoutMaker,
+    target: Path,
+    tmp_path: Path,
+) -> None:
+    wanted = library.commit({"code": "1"})
+    repository.commit({"a": "x"})
+    token = tmp_path / "token"
+    token.write_text("module-token")
+    token.chmod(0o600)
+    with HttpsGitServer(tmp_path / "https", tmp_path, "module-token") as server:
+        url = f"{server.url}/library/.git"
+        commit = add_module(repository, "lib", wanted, url=url)
+        entry = RepositoryEntry(
+            url,
+            https_token_file=token,
+            ca_file=server.ca_file,
+            submodule_of=(repository.url,),
+        )
+        checkout = make_checkout(make_config(repository.url, entry))
+        assert isinstance(await checkout.check_out(repository.url, MAIN, commit, target), Source)
+        assert contents(target)["lib/code"] == "1"
+
+
+async def test_a_server_that_gives_no_commit_by_its_id(
+    repository: GitRepository,
+    library: GitRepository,
+    make_config: ConfigMaker,
+    make_checkout: CheckoutMaker,
+    target: Path,
+    tmp_path: Path,
+) -> None:
+    """The first version of git's protocol refuses what no branch points at: all is fetched."""
+    wanted = library.commit({"code": "1"})
+    library.commit({"code": "2"})
+    repository.commit({"a": "x"})
+    token = tmp_path / "token"
+    token.write_text("module-token")
+    token.chmod(0o600)
+    with HttpsGitServer(tmp_path / "https", tmp_path, "module-token") as server:
+        server.is_old = True
+        url = f"{server.url}/library/.git"
+        entry = RepositoryEntry(
+            url,
+            https_token_file=token,
+            ca_file=server.ca_file,
+            submodule_of=(repository.url,),
+        )
+        checkout = make_checkout(make_config(repository.url, entry))
+        commit = add_module(repository, "lib", wanted, url=url)
+        assert isinstance(await checkout.check_out(repository.url, MAIN, commit, target), Source)
+        assert contents(target)["lib/code"] == "1"
+        commit = add_module(repository, "lib", ELSEWHERE, url=url)
+        found = await checkout.check_out(repository.url, MAIN, commit, target)
+        assert isinstance(found, NotThere)
+
+
+async def test_a_commit_that_the_server_does_not_have(
+    repository: GitRepository, library: GitRepository, both: Checkout, target: Path
+) -> None:
+    library.commit({"code": "1"})
+    repository.commit({"a": "x"})
+    commit = add_module(repository, "lib", ELSEWHERE, url="../library")
+    found = await both.check_out(repository.url, MAIN, commit, target)
+    assert isinstance(found, NotThere)
+    assert "submodule lib" in found.problem
+
+
+async def test_a_server_that_is_gone(
+    repository: GitRepository, library: GitRepository, both: Checkout, target: Path
+) -> None:
+    wanted = library.commit({"code": "1"})
+    repository.commit({"a": "x"})
+    commit = add_module(repository, "lib", wanted, url="../library")
+    library.folder.rename(library.folder.with_name("gone"))
+    with pytest.raises(InfrastructureError) as error:
+        await both.check_out(repository.url, MAIN, commit, target)
+    assert not error.value.is_permanent
+
+
+async def test_a_module_that_is_not_on_the_list(
+    repository: GitRepository, checkout: Checkout, library: GitRepository, target: Path
+) -> None:
+    wanted = library.commit({"code": "1"})
+    repository.commit({"a": "x"})
+    for url in ("../library", "https://example.org/library.git"):
+        commit = add_module(repository, "lib", wanted, url=url)
+        with pytest.raises(
+            InfrastructureError, match=r"submodule lib .*add it to repositories"
+        ) as error:
+            await checkout.check_out(repository.url, MAIN, commit, target)
+        assert error.value.is_permanent
+
+
+@pytest.mark.parametrize("is_nested", [False, True])
+async def test_a_private_repository_is_not_given_to_whoever_names_it(
+    repository: GitRepository,
+    library: GitRepository,
+    make_config: ConfigMaker,
+    make_checkout: CheckoutMaker,
+    target: Path,
+    tmp_path: Path,
+    is_nested: bool,
+) -> None:
+    """Who pushes to one repository of the list would else read the others in a build's log.
+
+    Nested, too: what counts is what is built, not what the way to the private one leads through.
+    """
+    token = tmp_path / "token"
+    token.write_text("module-token")
+    token.chmod(0o600)
+    middle = GitRepository(tmp_path / "middle")
+    secret = library.commit({"code": "secret"})
+    middle.commit({"b": "x"})
+    within = add_module(middle, "in", secret, url="../library")
+    repository.commit({"a": "x"})
+    if is_nested:
+        commit = add_module(repository, "lib", within, url="../middle")
+    else:
+        commit = add_module(repository, "lib", secret, url="../library")
+    asked = (repository.url, MAIN, commit, target)
+
+    def checkout_with(*parents: str) -> Checkout:
+        entry = RepositoryEntry(library.url, https_token_file=token, submodule_of=parents or None)
+        between = RepositoryEntry(middle.url, submodule_of=(repository.url,))
+        return make_checkout(make_config(repository.url, between, entry))
+
+    for checkout in (checkout_with(), checkout_with(middle.url)):
+        with pytest.raises(
+            InfrastructureError, match=r"submodule lib.* add that url to its submod"
+        ) as told:
+            await checkout.check_out(*asked)
+        assert told.value.is_permanent
+        # where it belongs it is there
+        assert isinstance(await checkout.check_out(library.url, MAIN, secret, target), Source)
+    assert isinstance(await checkout_with(repository.url).check_out(*asked), Source)
+    assert contents(target)["lib/in/code" if is_nested else "lib/code"] == "secret"
+
+
+@pytest.mark.parametrize("is_mirrored", [False, True])
+async def test_a_repository_of_this_machine_is_not_given_to_whoever_names_it(
+    repository: GitRepository,
+    library: GitRepository,
+    make_config: ConfigMaker,
+    make_checkout: CheckoutMaker,
+    target: Path,
+    is_mirrored: bool,
+) -> None:
+    """Another one of the list on the operator's disk: its name can be guessed."""
+    secret = library.commit({"code": "secret"})
+    repository.commit({"a": "x"})
+    url = "https://git.example.org/library" if is_mirrored else library.url
+    address = url if is_mirrored else "../library.git"
+    commit = add_module(repository, "lib", secret, url=address)
+
+    def checkout_with(submodule_of: tuple[str, ...] | None) -> Checkout:
+        entry = RepositoryEntry(url, fetch_url=library.url, submodule_of=submodule_of)
+        return make_checkout(make_config(repository.url, entry))
+
+    with pytest.raises(
+        InfrastructureError, match=r"submodule lib .* add that url to its submodule_of"
+    ):
+        await checkout_with(None).check_out(repository.url, MAIN, commit, target)
+    allowing = checkout_with((repository.url,))
+    assert isinstance(await allowing.check_out(repository.url, MAIN, commit, target), Source)
+    assert contents(target)["lib/code"] == "secret"
+
+
+async def test_a_public_repository_that_is_kept_for_some(
+    repository: GitRepository,
+    library: GitRepository,
+    make_config: ConfigMaker,
+    make_checkout: CheckoutMaker,
+    target: Path,
+) -> None:
+    wanted = library.commit({"code": "1"})
+    repository.commit({"a": "x"})
+    commit = add_module(repository, "lib", wanted, url="../library")
+    entry = RepositoryEntry(library.url, submodule_of=())
+    checkout = make_checkout(make_config(repository.url, entry))
+    with pytest.raises(InfrastructureError, match="submodule_of"):
+        await checkout.check_out(repository.url, MAIN, commit, target)
+
+
+@pytest.mark.parametrize(
+    "url", ["file:///etc", "/etc", "ext::touch {}/owned", "--upload-pack=touch {}/owned", "../.."]
+)
+async def test_addresses_that_every_replica_refuses(
+    repository: GitRepository, both: Checkout, target: Path, tmp_path: Path, url: str
+) -> None:
+    """The same finding everywhere, whatever the operators list, and nothing is run."""
+    repository.commit({"a": "x"})
+    commit = add_module(repository, "lib", ELSEWHERE, url=url.format(tmp_path))
+    found = await both.check_out(repository.url, MAIN, commit, target)
+    assert isinstance(found, Source)
+    assert isinstance(found.tree, TreeRefused)
+    assert "submodule lib" in found.tree.problem
+    assert not (tmp_path / "owned").exists()
+
+
+async def test_files_that_say_nothing_about_a_module(
+    repository: GitRepository, both: Checkout, target: Path
+) -> None:
+    repository.commit({"a": "x"})
+    never = '[submodule "m"]\n\tpath = lib\n\turl = ../library\n\tupdate = none\n'
+    for text in ("", never):
+        commit = add_module(repository, "lib", ELSEWHERE, text)
+        found = await both.check_out(repository.url, MAIN, commit, target)
+        assert isinstance(found, Source)
+        assert contents(target)["lib"] is None
+
+
+@pytest.mark.parametrize("text", ["[submodule", "#" * 70_000, "link"])
+async def test_files_that_are_none(
+    repository: GitRepository, both: Checkout, target: Path, text: str
+) -> None:
+    """Without another repository in the tree nobody looks at them."""
+    if text == "link":
+        # git itself adds no such link
+        blob = repository.git("hash-object", "-w", "--stdin", data=b"/etc/passwd")
+        tree = repository.git(
+            "mktree", "--missing", data=f"120000 blob {blob}\t.gitmodules\n".encode()
+        )
+        plain = repository.git("commit-tree", "-m", "link", tree)
+        repository.git("update-ref", "refs/heads/main", plain)
+    else:
+        plain = repository.commit({"a": "x", ".gitmodules": text})
+    found = await both.check_out(repository.url, MAIN, plain, target)
+    assert isinstance(found, Source)
+    assert found.tree == target
+    listed = repository.git("ls-tree", plain) + f"\n160000 commit {ELSEWHERE}\tlib\n"
+    tree = repository.git("mktree", "--missing", data=listed.encode())
+    commit = repository.git("commit-tree", "-m", "module", "-p", plain, tree)
+    repository.git("update-ref", "refs/heads/main", commit)
+    found = await both.check_out(repository.url, MAIN, commit, target)
+    assert isinstance(found, Source)
+    assert isinstance(found.tree, TreeRefused)
+    assert ".gitmodules" in found.tree.problem
+
+
+async def test_a_file_that_includes_files_of_this_machine(
+    repository: GitRepository,
+    library: GitRepository,
+    both: Checkout,
+    target: Path,
+    tmp_path: Path,
+) -> None:
+    """They are not read: neither what they say counts, nor do they keep git waiting."""
+    wanted = library.commit({"code": "1"})
+    repository.commit({"a": "x"})
+    included = tmp_path / "included"
+    included.write_text('[submodule "m"]\n\tpath = lib\n\turl = ../library\n')
+    os.mkfifo(tmp_path / "pipe")
+    text = "".join(
+        f"[{section}]\n\tpath = {path}\n"
+        for section in ("include", 'includeIf "gitdir:/"')
+        for path in (included, tmp_path / "pipe", "/dev/zero")
+    )
+    commit = add_module(repository, "lib", wanted, text)
+    found = await both.check_out(repository.url, MAIN, commit, target)
+    assert isinstance(found, Source)
+    assert contents(target)["lib"] is None
+    assert found.modules == ()
+
+
+@pytest.mark.parametrize("levels", [4, 5])
+async def test_modules_in_modules(
+    tmp_path: Path,
+    make_config: ConfigMaker,
+    make_checkout: CheckoutMaker,
+    target: Path,
+    levels: int,
+) -> None:
+    repositories = [GitRepository(tmp_path / f"level{index}") for index in range(levels + 1)]
+    commit = repositories[-1].commit({"file": "deep"})
+    for index in reversed(range(levels)):
+        repositories[index].commit({"file": str(index)})
+        commit = add_module(repositories[index], "m", commit, url=f"../level{index + 1}")
+    top = repositories[0].url
+    entries = (RepositoryEntry(other.url, submodule_of=(top,)) for other in repositories[1:])
+    checkout = make_checkout(make_config(top, *entries))
+    found = await checkout.check_out(repositories[0].url, MAIN, commit, target)
+    assert isinstance(found, Source)
+    if levels == 4:
+        assert contents(target)["m/m/m/m/file"] == "deep"
+    else:
+        assert isinstance(found.tree, TreeRefused)
+        assert "levels deep" in found.tree.problem
+
+
+async def test_a_repository_that_contains_itself(
+    repository: GitRepository, both: Checkout, target: Path
+) -> None:
+    """A commit cannot name itself, but one of its past: as deep as its history, so bounded."""
+    commit = repository.commit({"a": "0"})
+    for number in range(6):
+        (repository.folder / ".gitmodules").unlink(missing_ok=True)
+        commit = add_module(repository, "again", commit, url="./../repository")
+        repository.git("tag", f"t{number}")
+    found = await both.check_out(repository.url, MAIN, commit, target)
+    assert isinstance(found, Source)
+    assert isinstance(found.tree, TreeRefused)
+
+
+async def test_very_many_modules(
+    repository: GitRepository, library: GitRepository, both: Checkout, target: Path
+) -> None:
+    wanted = library.commit({"code": "1"})
+    repository.commit({"a": "x"})
+    text = "".join(f'[submodule "{n}"]\n\tpath = m{n}\n\turl = ../library\n' for n in range(65))
+    (repository.folder / ".gitmodules").write_text(text)
+    repository.git("add", ".gitmodules")
+    for number in range(64):
+        repository.git("update-index", "--add", "--cacheinfo", f"160000,{wanted},m{number}")
+    repository.git("commit", "--quiet", "--message=many")
+    commit = repository.git("rev-parse", "HEAD")
+    found = await both.check_out(repository.url, MAIN, commit, target)
+    assert isinstance(found, Source)
+    assert len([name for name in contents(target) if name.endswith("/code")]) == 64
+    commit = add_module(repository, "m64", wanted, "")
+    found = await both.check_out(repository.url, MAIN, commit, target)
+    assert isinstance(found, Source)
+    assert isinstance(found.tree, TreeRefused)
+    assert "more than 64 submodules" in found.tree.problem
+
+
+async def test_all_trees_together_fit_into_the_workspace(
+    repository: GitRepository, library: GitRepository, both: Checkout, target: Path
+) -> None:
+    wanted = library.commit({"code": b"x" * 600_000})
+    repository.commit({"a": b"x" * 600_000})
+    commit = add_module(repository, "lib", wanted, url="../library")
+    found = await both.check_out(repository.url, MAIN, commit, target)
+    assert isinstance(found, Source)
+    assert isinstance(found.tree, TreeRefused)
+
+
+async def test_a_corrupt_mirror_of_a_module_is_made_anew(
+    repository: GitRepository,
+    library: GitRepository,
+    both: Checkout,
+    target: Path,
+    tmp_path: Path,
+) -> None:
+    wanted = library.commit({"code": "1"})
+    repository.commit({"a": "x"})
+    commit = add_module(repository, "lib", wanted, url="../library")
+    assert isinstance(await both.check_out(repository.url, MAIN, commit, target), Source)
+    blob = library.git("rev-parse", f"{wanted}:code")
+    for mirror in (tmp_path / "data" / "mirrors").iterdir():
+        for file in mirror.glob(f"objects/{blob[:2]}/{blob[2:]}"):
+            os.chmod(file, 0o600)
+            file.write_bytes(b"nonsense")
+            break
+    assert isinstance(await both.check_out(repository.url, MAIN, commit, target), Source)
+    assert contents(target)["lib/code"] == "1"

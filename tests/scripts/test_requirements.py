@@ -1,0 +1,41 @@
+"""requirements.txt and requirements-dev.txt hold what pyproject.toml names, with hashes."""
+
+import re
+import tomllib
+
+import pytest
+
+from scripts.folders import ROOT
+
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+NAMED = {
+    "requirements.txt": PROJECT["project"]["dependencies"],
+    "requirements-dev.txt": PROJECT["dependency-groups"]["dev"],
+}
+
+
+def entries(file: str) -> list[str]:
+    """The logical lines of a file, without comments and without other files."""
+    joined = (ROOT / file).read_text().replace("\\\n", " ")
+    return [line for line in joined.splitlines() if line and line.lstrip()[0] not in "#-"]
+
+
+@pytest.mark.parametrize("file", NAMED)
+def test_each_package_has_a_version_and_hashes(file: str) -> None:
+    for entry in entries(file):
+        assert re.fullmatch(
+            r"[\w.-]+==[\w.]+( ; [^#]+?)?(\s+--hash=sha256:[0-9a-f]{64})+\s*", entry
+        )
+
+
+@pytest.mark.parametrize("file", NAMED)
+def test_what_the_project_names_is_there(file: str) -> None:
+    """If not: ./scripts/lock.sh."""
+    assert set(NAMED[file]) <= {entry.partition("==")[0] for entry in entries(file)}
+
+
+def test_what_runs_stands_once() -> None:
+    """requirements-dev.txt includes it, and so cannot name another version."""
+    assert "\n-r requirements.txt\n" in (ROOT / "requirements-dev.txt").read_text()
+    run, dev = ({entry.partition("==")[0] for entry in entries(file)} for file in NAMED)
+    assert not run & dev
