@@ -113,19 +113,18 @@ def deliver(
 
 def push(branch: str, commit: str) -> bytes:
     """GitHub's whole body of a push of this commit to that branch."""
-    body = json.loads(body_of("github-push"))
-    body |= {"ref": f"refs/heads/{branch}", "after": commit}
-    body["head_commit"]["id"] = commit
-    return json.dumps(body).encode()
+    changes = {"ref": f"refs/heads/{branch}", "after": commit, "head_commit.id": commit}
+    return body_of("github-push", changes)
 
 
 def fork_pull_request(number: int, commit: str) -> bytes:
-    body = json.loads(body_of("github-pull-request-fork"))
-    body |= {"number": number}
-    body["pull_request"]["head"]["sha"] = commit
-    body["pull_request"]["user"]["login"] = "Bertha"
-    body["pull_request"]["base"]["ref"] = "master"
-    return json.dumps(body).encode()
+    changes = {
+        "number": number,
+        "pull_request.head.sha": commit,
+        "pull_request.user.login": "Bertha",
+        "pull_request.base.ref": "master",
+    }
+    return body_of("github-pull-request-fork", changes)
 
 
 def wait_for_statuses(

@@ -1,7 +1,12 @@
-"""Deliveries for tests: whole bodies from fixtures/, signed by the openssl command, not by us."""
+"""Deliveries for tests: whole bodies from fixtures/, signed by the openssl command, not by us.
+
+A body that differs from one of fixtures/ in a few values is no file: `DERIVED` has what differs.
+"""
 
 import base64
+import json
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import quote_plus
 
@@ -15,21 +20,162 @@ OTHER_SECRET = b"another secret of this machine"
 NOW = 1_760_000_000.0
 
 # The commits of the fixtures.
-BEFORE = "4c1e1ed50d4d2c94bdf6cf2d5dbeaf8e0a2c8f11"
 PUSHED = "9bd1ab0dc28e7ac4f6ee7cc2bdc4cd9f4d7c3a52"
 # What the ref pointed at until then.
 BEFORE = "4c1e1ed50d4d2c94bdf6cf2d5dbeaf8e0a2c8f11"
 TAG_OBJECT = "1f0e7f6a5b3c2d4e5f60718293a4b5c6d7e8f901"
 FORK = "c0ffee0123456789abcdef0123456789abcdef01"
+# A forge's word for no commit: before a ref is made, and after it is deleted.
+NO_COMMIT = "0" * 40
 
 GITHUB_URL = "https://github.com/Codertocat/hello-world.git"
 GITLAB_URL = "https://gitlab.example.org/mike/diaspora.git"
-GITEA_URL = "https://gitea.example.org/anna/werkzeug.git"
+GITEA_PAGE = "https://gitea.example.org/anna/werkzeug"
+GITEA_URL = f"{GITEA_PAGE}.git"
 
 
-def body_of(name: str) -> bytes:
-    """The bytes of a fixture."""
-    return (FIXTURES / f"{name}.json").read_bytes()
+# The value of a field that a derived body does not have.
+REMOVED = object()
+# Body -> the fixture it comes from, and its other values by their path.
+DERIVED: dict[str, tuple[str, dict[str, object]]] = {
+    "github-push-skip": (
+        "github-push",
+        {
+            "commits.0.message": "Correct a comma [skip ci]",
+            "head_commit.message": "Correct a comma [skip ci]",
+        },
+    ),
+    "github-push-tag": (
+        "github-push",
+        {
+            "ref": "refs/tags/v1.0.0",
+            "before": NO_COMMIT,
+            "after": TAG_OBJECT,
+            "created": True,
+            "base_ref": "refs/heads/main",
+            "compare": "https://github.com/Codertocat/hello-world/compare/"
+            "000000000000...1f0e7f6a5b3c",
+            "commits": [],
+            "head_commit.message": "Release 1.0.0",
+        },
+    ),
+    "github-push-deleted": (
+        "github-push",
+        {
+            "ref": "refs/heads/old",
+            "before": PUSHED,
+            "after": NO_COMMIT,
+            "deleted": True,
+            "compare": "https://github.com/Codertocat/hello-world/compare/"
+            "9bd1ab0dc28e...000000000000",
+            "commits": [],
+            "head_commit": None,
+        },
+    ),
+    "github-pull-request-closed": ("github-pull-request", {"action": "closed"}),
+    "github-pull-request-fork-gone": (
+        "github-pull-request-fork",
+        {
+            "action": "reopened",
+            "pull_request.head.repo": None,
+            # only `synchronize` has them
+            "before": REMOVED,
+            "after": REMOVED,
+        },
+    ),
+    "gitea-push-skip": (
+        "gitea-push",
+        {"commits.0.message": "[CI SKIP] Komma\n", "head_commit.message": "[CI SKIP] Komma\n"},
+    ),
+    "gitea-push-tag": (
+        "gitea-push",
+        {
+            "ref": "refs/tags/v1.0.0",
+            "before": NO_COMMIT,
+            "after": TAG_OBJECT,
+            "compare_url": f"{GITEA_PAGE}/compare/{NO_COMMIT}...{TAG_OBJECT}",
+            "commits.0.message": "Release\n",
+            "head_commit.message": "Release\n",
+        },
+    ),
+    "gitea-push-deleted": (
+        "gitea-push",
+        {
+            "ref": "refs/heads/old",
+            "before": PUSHED,
+            "after": NO_COMMIT,
+            "compare_url": f"{GITEA_PAGE}/compare/{PUSHED}...{NO_COMMIT}",
+            "commits": [],
+            "total_commits": 0,
+            "head_commit": None,
+        },
+    ),
+    "gitea-test-delivery": (
+        "gitea-push",
+        {
+            "before": NO_COMMIT,
+            "after": NO_COMMIT,
+            "compare_url": f"{GITEA_PAGE}/compare/{NO_COMMIT}...{NO_COMMIT}",
+            **{
+                f"{commit}.{field}": value
+                for commit in ("commits.0", "head_commit")
+                for field, value in (
+                    ("id", NO_COMMIT),
+                    ("message", "This is a fake commit"),
+                    ("url", f"{GITEA_PAGE}/commit/{NO_COMMIT}"),
+                )
+            },
+        },
+    ),
+    "gitea-pull-request-labelled": ("gitea-pull-request", {"action": "label_updated"}),
+    "gitlab-push-skip": (
+        "gitlab-push",
+        {
+            "commits.0.message": "Erster Teil",
+            "commits.0.title": "Erster Teil",
+            "commits.1.message": "Zweiter Teil\n\n[ci skip]",
+        },
+    ),
+    "gitlab-push-deleted": (
+        "gitlab-push",
+        {
+            "before": PUSHED,
+            "after": NO_COMMIT,
+            "ref": "refs/heads/old",
+            "checkout_sha": None,
+            "commits": [],
+            "total_commits_count": 0,
+        },
+    ),
+    "gitlab-tag-push": (
+        "gitlab-push",
+        {
+            "object_kind": "tag_push",
+            "event_name": "tag_push",
+            "before": NO_COMMIT,
+            "after": TAG_OBJECT,
+            "ref": "refs/tags/v1.0.0",
+            "commits": [],
+            "total_commits_count": 0,
+        },
+    ),
+    "gitlab-merge-request-retitled": (
+        "gitlab-merge-request",
+        {"object_attributes.action": "update"},
+    ),
+}
+
+
+def body_of(name: str, changes: Mapping[str, object] | None = None) -> bytes:
+    """The body: a fixture or a derived one, as it is or with `changes` (path -> value).
+
+    A path is as in `commits.0.message`; the value REMOVED takes the field out.
+    """
+    if name in DERIVED:
+        base, values = DERIVED[name]
+        return body_of(base, values | dict(changes or {}))
+    body = (FIXTURES / f"{name}.json").read_bytes()
+    return body if changes is None else _with_changes(body, changes)
 
 
 def form_of(body: bytes) -> bytes:
@@ -131,6 +277,21 @@ def source(
         assert forge is not None
         url = known[forge]
     return Source(GatewayRepository(url, forge=forge, **settings), secrets)  # type: ignore[arg-type]
+
+
+def _with_changes(body: bytes, changes: Mapping[str, object]) -> bytes:
+    """The JSON with other values at some paths, written as the fixtures are."""
+    whole = json.loads(body)
+    for path, value in changes.items():
+        *parents, last = (int(part) if part.isdecimal() else part for part in path.split("."))
+        place = whole
+        for parent in parents:
+            place = place[parent]
+        if value is REMOVED:
+            del place[last]
+        else:
+            place[last] = value
+    return json.dumps(whole, ensure_ascii=False, indent=2).encode() + b"\n"
 
 
 def _merged(given: dict[str, str], more: dict[str, str]) -> list[tuple[str, str]]:

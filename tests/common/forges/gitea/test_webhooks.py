@@ -37,6 +37,11 @@ def event_of(delivery: Delivery) -> ForgeEvent:
     return event
 
 
+def changed(changes: dict[str, object]) -> Delivery:
+    """A pull request with other values at some paths, unsigned."""
+    return Delivery.of([("X-Gitea-Event", "pull_request")], body_of("gitea-pull-request", changes))
+
+
 @pytest.mark.parametrize("is_forgejo", [False, True])
 @pytest.mark.parametrize("is_form", [False, True])
 def test_a_push(is_form: bool, is_forgejo: bool) -> None:
@@ -92,23 +97,19 @@ def test_a_pull_request_of_a_fork() -> None:
 @pytest.mark.parametrize("ref", ["refs/pull/2/head", ""])
 def test_a_request_by_agit_claims_the_repository_and_counts_as_a_forks(ref: str) -> None:
     """Whoever may read can make one: its head's repository is the base's, its ref no branch."""
-    body = json.loads(body_of("gitea-pull-request"))
-    body["pull_request"]["head"] |= {"label": "", "ref": ref}
-    assert body["pull_request"]["head"]["repo"] == body["pull_request"]["base"]["repo"]
-    delivery = Delivery.of([("X-Gitea-Event", "pull_request")], json.dumps(body).encode())
+    delivery = changed({"pull_request.head.label": "", "pull_request.head.ref": ref})
+    request = json.loads(delivery.body)["pull_request"]
+    assert request["head"]["repo"] == request["base"]["repo"]
     assert event_of(delivery).is_from_fork
 
 
 def test_a_pull_request_with_another_base_is_a_build_of_its_own() -> None:
-    body = json.loads(body_of("gitea-pull-request"))
-    body |= {"action": "edited", "changes": {"ref": {"from": "dev"}}}
-    delivery = Delivery.of([("X-Gitea-Event", "pull_request")], json.dumps(body).encode())
+    delivery = changed({"action": "edited", "changes": {"ref": {"from": "dev"}}})
     event = event_of(delivery)
     assert (event.action, event.branch, event.commit) == (Action.BUILD, "main", PUSHED)
-    moment = body["pull_request"]["updated_at"]
+    moment = json.loads(delivery.body)["pull_request"]["updated_at"]
     assert event.stable_identity == ("refs/pull/2/head", PUSHED, "main", moment)
-    body["changes"] = {"title": {"from": "x"}}
-    retitled = Delivery.of([("X-Gitea-Event", "pull_request")], json.dumps(body).encode())
+    retitled = changed({"action": "edited", "changes": {"title": {"from": "x"}}})
     assert event_of(retitled).action is Action.IGNORED
 
 
