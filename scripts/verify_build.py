@@ -12,8 +12,10 @@ whoever can change it decides what you deploy.
 
 Exit code 0: signed by f+1 replicas or more, passed, and about what was asked for; 1: it holds,
 and the build did not pass; 2: it proves nothing, or is about something else. Repository and commit
-have to be asked for, else any green of the cluster would do (`--any` only shows it). The rules of
-`python -m client verify`; a test holds the two against each other.
+have to be asked for, else any green of the cluster would do (`--any` only shows it).
+
+The rules are those of `python -m client verify`. This file repeats them instead of importing them,
+so that one file is all there is to read and to copy; a test holds the two against each other.
 DSSE v1.0.2 (protocol, threshold), in-toto Statement v1.
 """
 

@@ -4,6 +4,9 @@ The rule: whatever the bytes are, no span holds a control character but line fee
 nothing that changes the direction of writing or cannot be seen. Colours and weights (SGR) are
 kept as names; every other escape sequence is dropped. Memory is bounded, wherever a sequence is
 cut and however long it is.
+
+Not a terminal emulator such as pyte: it shows the screen at the end, with lines overwritten and
+erased. A log keeps every line.
 """
 
 import codecs

@@ -2,6 +2,9 @@
 
 The struct's types are the description of the file: what a key may hold is read from them, both
 for the check and for the words of the error.
+
+msgspec.convert checks each value, but not the whole file at once: its error lacks the value, the
+nearest key and the name of a key in a mapping, and has the path only as part of its text.
 """
 
 import os

@@ -1,9 +1,9 @@
 """Authenticated links: one long-lived WebSocket to every peer, many signed messages per frame.
 
-Both ends prove who they are (common.handshake) in the headers of HTTP, before there is a link:
-whoever proved nothing sends no frame. A link makes nothing trusted: every message on it bears its
-own signature. What cannot be delivered is dropped, because the protocol sends again what is still
-needed.
+Both ends prove who they are (common.links.handshake) in the headers of HTTP, before there is a
+link: whoever proved nothing sends no frame. A link makes nothing trusted: every message on it bears
+its own signature. What cannot be delivered is dropped, because the protocol sends again what is
+still needed.
 
     GET /link                                   -> 401, WWW-Authenticate: PBFT-CI-Link <offer>
     GET /link, Authorization: PBFT-CI-Link <proof> -> 101, PBFT-CI-Link-Proof: <proof>, frames

@@ -3,6 +3,8 @@
 No work tree, attributes or filters are involved: the tar holds exactly what is in the commit, the
 same on every replica. A tree that is too large, or unfit for a file system, is refused by rules
 that look at the commit alone, so that all replicas refuse the same trees.
+
+Not `git archive`: it obeys attributes that the tree itself sets (export-ignore, export-subst).
 """
 
 import io
