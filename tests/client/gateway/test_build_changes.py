@@ -1,6 +1,7 @@
 """build_changes and the queue: cancel, supersede, approve, rebuild, and whose turn it is."""
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import msgspec
@@ -31,6 +32,34 @@ from tests.client.running_network import (
 )
 
 OTHER = "https://example.org/other.git"
+
+
+@pytest.fixture
+async def superseding(network: Network, tmp_path: Path) -> AsyncIterator[Running]:
+    """A gateway where a push supersedes older builds, on nodes that finish none."""
+    nobody_finishes(network)
+    running = await supersede(network, tmp_path)
+    yield running
+    await running.close()
+
+
+@asynccontextmanager
+async def operated(folder: Path, limits: Limits | None = None) -> AsyncIterator[Running]:
+    """A gateway that is an operator too, on a network of its own."""
+    network = Network(limits=limits, gateway_roles=("gateway", "operator"))
+    await network.start()
+    running = await run_gateway(network, folder)
+    try:
+        yield running
+    finally:
+        await running.close()
+        await network.close()
+
+
+async def supersede(network: Network, folder: Path) -> Running:
+    return await run_gateway(
+        network, folder, configured=[GatewayRepository(REPOSITORY, supersede=True)]
+    )
 
 
 def nobody_finishes(network: Network) -> None:
@@ -245,16 +274,8 @@ def test_what_was_skipped_may_be_built_but_for_a_strangers_request() -> None:
 # --- supersede ------------------------------------------------------------------------------------
 
 
-async def superseding(network: Network, folder: Path) -> Running:
-    configured = [GatewayRepository(REPOSITORY, supersede=True)]
-    return await run_gateway(network, folder, configured=configured)
-
-
-async def test_a_newer_push_supersedes_the_older_ones_of_its_ref(
-    network: Network, tmp_path: Path
-) -> None:
-    nobody_finishes(network)
-    running = await superseding(network, tmp_path)
+async def test_a_newer_push_supersedes_the_older_ones_of_its_ref(superseding: Running) -> None:
+    running = superseding
     running.gateway._allocator.undecided_max = 2
     other_branch = await open_build(running, "other")
     opened = await open_build(running)
@@ -270,14 +291,10 @@ async def test_a_newer_push_supersedes_the_older_ones_of_its_ref(
     await until(lambda: record_of(running, newest).opened_at is not None)
     assert record_of(running, newest).withdrawn is None
     assert record_of(running, other_branch).withdrawn is None
-    await running.close()
 
 
-async def test_other_refs_events_and_repositories_are_left_alone(
-    network: Network, tmp_path: Path
-) -> None:
-    nobody_finishes(network)
-    running = await superseding(network, tmp_path)
+async def test_other_refs_events_and_repositories_are_left_alone(superseding: Running) -> None:
+    running = superseding
     others = [
         BuildRequest(REPOSITORY, "main", COMMIT, event=Event.TAG, ref="refs/tags/main"),
         BuildRequest(REPOSITORY, "main", COMMIT, event=Event.PULL_REQUEST, ref="refs/pull/7/head"),
@@ -289,7 +306,6 @@ async def test_other_refs_events_and_repositories_are_left_alone(
     again = (await running.gateway.order(others[1])).build
     assert record_of(running, builds[1]).withdrawn == f"superseded by {again.hex()}"
     assert record_of(running, newest).withdrawn is None
-    await running.close()
 
 
 def pushed(commit: str, before: str | None = None, event: Event = Event.PUSH) -> BuildRequest:
@@ -299,6 +315,7 @@ def pushed(commit: str, before: str | None = None, event: Event = Event.PUSH) ->
 
 
 A, B, C, D = (letter * 40 for letter in "abcd")
+CANCEL = "a person cancels the newest build"
 
 
 async def ordered(running: Running, wanted: BuildRequest) -> tuple[bytes, bool]:
@@ -307,98 +324,82 @@ async def ordered(running: Running, wanted: BuildRequest) -> tuple[bytes, bool]:
 
 
 @pytest.mark.parametrize("is_open", [True, False])
-async def test_a_commit_that_is_pushed_again_is_built_again(
-    network: Network, tmp_path: Path, is_open: bool
+@pytest.mark.parametrize(
+    ("deliveries", "withdrawn"),
+    [
+        pytest.param(
+            [(A, "0" * 40, 0), (A, "0" * 40, 0), (B, A, 1), (B, A, 1), (A, B, 2), (A, B, 2),
+             (B, A, 3), (B, A, 3), (A, B, 4), (A, B, 4)],
+            {0: 1, 1: 2, 2: 3, 3: 4},
+            id="pushed away and back, more than once, it is built again each time",
+        ),
+        pytest.param(
+            # at the second (B, A), A was here before it; the last ones may be the head, since
+            # nobody knows what was there before
+            [(A, None, 0), (B, A, 1), (C, B, 2), (B, A, 1), (A, None, 3), (A, None, 3)],
+            {0: 1, 1: 2},
+            id="an old delivery that comes again supersedes nothing",
+        ),
+        pytest.param(
+            [(A, None, 0), CANCEL, (A, None, 0), (B, A, 1), (A, None, 0), (A, B, 2)],
+            {0: "not wanted", 1: 2},
+            id="what a person cancelled stays so until it is pushed again",
+        ),
+        pytest.param(
+            [(D, C, 0), (C, B, 1), (C[:-1] + "0", D, 2)],
+            {0: 2, 1: 2},
+            id="an older push that is delivered later leaves the newer alone",
+        ),
+        pytest.param(
+            [(B, A, 0), (A, B, 1)],
+            {0: 1},
+            id="a push back to a commit that was never told supersedes",
+        ),
+    ],
+)  # fmt: skip
+async def test_what_pushes_to_a_branch_supersede(
+    superseding: Running,
+    deliveries: Sequence[tuple[str, str | None, int] | str],
+    withdrawn: dict[int, int | str],
+    is_open: bool,
 ) -> None:
-    """Pushed away and back, more than once; each delivered twice, it is one build each time."""
-    nobody_finishes(network)
-    running = await superseding(network, tmp_path)
+    """deliveries: a commit, what was there before, and which build it is, from 0.
+
+    withdrawn: of these builds, those that were superseded (by which build) or cancelled.
+    """
+    running = superseding
     if not is_open:
         running.gateway._allocator.undecided_max = 0
-    builds = []
-    for wanted in (pushed(A, "0" * 40), pushed(B, A), pushed(A, B), pushed(B, A), pushed(A, B)):
-        build, is_new = await ordered(running, wanted)
-        assert is_new
-        assert await ordered(running, wanted) == (build, False)
-        builds.append(build)
-        if is_open:
-            await until(lambda: record_of(running, builds[-1]).opened_at is not None)
-    assert len(set(builds)) == 5
-    newest = builds.pop()
-    assert record_of(running, newest).withdrawn is None
-    for build, newer in zip(builds, (*builds[1:], newest), strict=True):
-        assert record_of(running, build).withdrawn == f"superseded by {newer.hex()}"
-    await running.close()
-
-
-async def test_an_old_delivery_that_comes_again_supersedes_nothing(
-    network: Network, tmp_path: Path
-) -> None:
-    nobody_finishes(network)
-    running = await superseding(network, tmp_path)
-    for wanted in (pushed(A), pushed(B, A), pushed(C, B)):
-        newest, _ = await ordered(running, wanted)
-    assert (await ordered(running, pushed(B, A)))[1] is False, "A was here before it"
-    again, is_new = await ordered(running, pushed(A))
-    assert is_new, "it may be the head: nobody knows what was there before"
-    assert (await ordered(running, pushed(A))) == (again, False)
-    assert record_of(running, newest).withdrawn is None
-    assert record_of(running, again).withdrawn is None
-    await running.close()
-
-
-async def test_what_a_person_cancelled_stays_so_until_it_is_pushed_again(
-    network: Network, tmp_path: Path
-) -> None:
-    nobody_finishes(network)
-    running = await superseding(network, tmp_path)
-    build, _ = await ordered(running, pushed(A))
-    await running.gateway.cancel(build, "not wanted")
-    assert await ordered(running, pushed(A)) == (build, False)
-    await ordered(running, pushed(B, A))
-    assert await ordered(running, pushed(A)) == (build, False)
-    assert (await ordered(running, pushed(A, B)))[1]
-    await running.close()
+    builds: list[bytes] = []
+    for delivery in deliveries:
+        if isinstance(delivery, str):
+            await running.gateway.cancel(builds[-1], "not wanted")
+            continue
+        commit, before, number = delivery
+        build, is_new = await ordered(running, pushed(commit, before))
+        assert is_new is (number == len(builds))
+        if is_new:
+            builds.append(build)
+            if is_open:
+                await until(lambda: record_of(running, builds[-1]).opened_at is not None)
+        assert build == builds[number]
+    for number, build in enumerate(builds):
+        by = withdrawn.get(number)
+        expected = f"superseded by {builds[by].hex()}" if isinstance(by, int) else by
+        assert record_of(running, build).withdrawn == expected
 
 
 async def test_a_commit_that_is_pushed_again_is_refused_where_the_queue_is_full(
-    network: Network, tmp_path: Path
+    superseding: Running,
 ) -> None:
     """The forge is not told that the build which was withdrawn is this one."""
-    nobody_finishes(network)
-    running = await superseding(network, tmp_path)
-    first, _ = await ordered(running, pushed(A))
-    second, _ = await ordered(running, pushed(B, A))
-    running.gateway._write_queue._queue_max = 0
-    assert await ordered(running, pushed(B, A)) == (second, False)
+    first, _ = await ordered(superseding, pushed(A))
+    second, _ = await ordered(superseding, pushed(B, A))
+    superseding.gateway._write_queue._queue_max = 0
+    assert await ordered(superseding, pushed(B, A)) == (second, False)
     with pytest.raises(QueueFull):
-        await ordered(running, pushed(A, B))
-    assert record_of(running, first).withdrawn is not None
-    await running.close()
-
-
-async def test_an_older_push_that_is_delivered_later_leaves_the_newer_alone(
-    network: Network, tmp_path: Path
-) -> None:
-    nobody_finishes(network)
-    running = await superseding(network, tmp_path)
-    newer, _ = await ordered(running, pushed(D, before=C))
-    await ordered(running, pushed(C, before=B))
-    assert record_of(running, newer).withdrawn is None
-    back, _ = await ordered(running, pushed(C[:-1] + "0", before=D))
-    assert record_of(running, newer).withdrawn == f"superseded by {back.hex()}"
-    await running.close()
-
-
-async def test_a_push_back_to_a_commit_that_was_never_told_supersedes(
-    network: Network, tmp_path: Path
-) -> None:
-    nobody_finishes(network)
-    running = await superseding(network, tmp_path)
-    first, _ = await ordered(running, pushed(B, before=A))
-    back, _ = await ordered(running, pushed(A, before=B))
-    assert record_of(running, first).withdrawn == f"superseded by {back.hex()}"
-    await running.close()
+        await ordered(superseding, pushed(A, B))
+    assert record_of(superseding, first).withdrawn is not None
 
 
 async def test_nothing_is_superseded_unless_it_is_configured_or_by_a_rebuild(
@@ -410,7 +411,7 @@ async def test_nothing_is_superseded_unless_it_is_configured_or_by_a_rebuild(
     await open_build(running)
     assert record_of(running, first).withdrawn is None
     await running.close()
-    running = await superseding(network, tmp_path)
+    running = await supersede(network, tmp_path)
     await running.gateway.rebuild(first)
     assert record_of(running, first).withdrawn is None
     await running.close()
@@ -420,23 +421,19 @@ async def test_nothing_is_superseded_unless_it_is_configured_or_by_a_rebuild(
 
 
 async def test_an_operators_gateway_approves(tmp_path: Path) -> None:
-    network = Network(gateway_roles=("gateway", "operator"))
-    await network.start()
-    running = await run_gateway(network, tmp_path)
-    build = await open_build(running, needs_approval=True)
-    assert "client approve" in (record_of(running, build).detail or "")
-    await running.gateway.approve(build)
-    await running.gateway.approve(build)
-    record = await decided(running, build)
-    assert outcome_of(record) is Outcome.PASSED
-    assert not rebuild_of(record).needs_approval, "the same commit was approved"
-    with pytest.raises(CannotChange, match="over already"):
+    async with operated(tmp_path) as running:
+        build = await open_build(running, needs_approval=True)
+        assert "client approve" in (record_of(running, build).detail or "")
         await running.gateway.approve(build)
-    plain = await open_build(running, "plain")
-    with pytest.raises(CannotChange, match=r"no approval|over already"):
-        await running.gateway.approve(plain)
-    await running.close()
-    await network.close()
+        await running.gateway.approve(build)
+        record = await decided(running, build)
+        assert outcome_of(record) is Outcome.PASSED
+        assert not rebuild_of(record).needs_approval, "the same commit was approved"
+        with pytest.raises(CannotChange, match="over already"):
+            await running.gateway.approve(build)
+        plain = await open_build(running, "plain")
+        with pytest.raises(CannotChange, match=r"no approval|over already"):
+            await running.gateway.approve(plain)
 
 
 async def test_another_gateway_cannot_approve_and_can_cancel(running: Running) -> None:
@@ -482,40 +479,55 @@ async def test_an_approval_with_an_operators_own_key_is_seen_at_the_nodes(
     await running.close()
 
 
+LITTLE_ROOM = Limits(waiting_builds_per_client_max=2, open_builds_per_client_max=2)
+
+
+async def order_strangers(running: Running, count: int) -> list[bytes]:
+    """That many requests that wait for approval."""
+    wanted = BuildRequest(REPOSITORY, "master", COMMIT, needs_approval=True)
+    return [(await running.gateway.order(wanted)).build for _ in range(count)]
+
+
 async def test_what_waits_for_approval_takes_no_others_place(tmp_path: Path) -> None:
     """Anybody can open requests; pushes are built all the same, and the rest wait here."""
-    network = Network(
-        limits=Limits(waiting_builds_per_client_max=2, open_builds_per_client_max=2),
-        gateway_roles=("gateway", "operator"),
-    )
-    await network.start()
-    nobody_finishes(network)
-    running = await run_gateway(network, tmp_path)
-    strangers = [
-        (
-            await running.gateway.order(
-                BuildRequest(REPOSITORY, f"s{number}", COMMIT, needs_approval=True)
-            )
-        ).build
-        for number in range(5)
-    ]
-    await until(lambda: record_of(running, strangers[1]).opened_at is not None)
-    push = await open_build(running, "push")
-    assert record_of(running, strangers[2]).opened_at is None
-    await running.gateway.cancel(push, "done")
-    await decided(running, push)
-    # approved, it is one of those that are built, and another one may wait in its place
-    await running.gateway.approve(strangers[0])
-    await until(lambda: record_of(running, strangers[2]).opened_at is not None)
-    await running.gateway.cancel(strangers[1], "spam")
-    await until(lambda: record_of(running, strangers[3]).opened_at is not None)
-    assert record_of(running, strangers[4]).opened_at is None
-    tally = Outbox(running.database).tally()
-    under_way = (State.SIGNED, State.OPENED)
-    assert tally.builds(*under_way).total() == 1
-    assert tally.builds(*under_way, waits_for_approval=True).total() == 2
-    await running.close()
-    await network.close()
+    async with operated(tmp_path, LITTLE_ROOM) as running:
+        nobody_finishes(running.network)
+        strangers = await order_strangers(running, 5)
+        await until(lambda: record_of(running, strangers[1]).opened_at is not None)
+        push = await open_build(running, "push")
+        assert record_of(running, strangers[2]).opened_at is None
+        await running.gateway.cancel(push, "done")
+        await decided(running, push)
+        # approved, it is one of those that are built, and another one may wait in its place
+        await running.gateway.approve(strangers[0])
+        await until(lambda: record_of(running, strangers[2]).opened_at is not None)
+        await running.gateway.cancel(strangers[1], "spam")
+        await until(lambda: record_of(running, strangers[3]).opened_at is not None)
+        assert record_of(running, strangers[4]).opened_at is None
+        tally = Outbox(running.database).tally()
+        under_way = (State.SIGNED, State.OPENED)
+        assert tally.builds(*under_way).total() == 1
+        assert tally.builds(*under_way, waits_for_approval=True).total() == 2
+
+
+async def test_strangers_requests_that_wait_for_approval_take_nobodys_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("client.gateway.write_queue.WAITING_FOR_APPROVAL_MAX", 5)
+    async with operated(tmp_path, LITTLE_ROOM) as running:
+        strangers = await order_strangers(running, 5)
+        with pytest.raises(QueueFull, match="5 builds of this repository are waiting for approval"):
+            await order_strangers(running, 1)
+        await until(lambda: record_of(running, strangers[0]).opened_at is not None)
+        # the network would refuse more than it lets wait: the others wait here, in their order
+        push = await running.gateway.submit(REPOSITORY, "master", COMMIT)
+        await decided(running, push)
+        assert record_of(running, strangers[4]).signed_at is None
+        # whoever is approved, or given up, makes room for the next
+        for build in strangers:
+            await until(lambda build=build: record_of(running, build).opened_at is not None)  # type: ignore[misc]
+            await running.gateway.approve(build)
+            await decided(running, build)
 
 
 # --- whose turn it is -----------------------------------------------------------------------------
@@ -583,35 +595,3 @@ async def test_a_repository_has_a_queue_of_its_own(network: Network, tmp_path: P
     await decided(running, builds[0])
     await submit_all(running, [REPOSITORY])
     await running.close()
-
-
-async def test_strangers_requests_that_wait_for_approval_take_nobodys_room(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("client.gateway.write_queue.WAITING_FOR_APPROVAL_MAX", 5)
-    limits = Limits(open_builds_per_client_max=2, waiting_builds_per_client_max=2)
-    network = Network(limits=limits, gateway_roles=("gateway", "operator"))
-    await network.start()
-    running = await run_gateway(network, tmp_path)
-    strangers = [
-        (
-            await running.gateway.order(
-                BuildRequest(REPOSITORY, "master", COMMIT, needs_approval=True)
-            )
-        ).build
-        for _ in range(5)
-    ]
-    with pytest.raises(QueueFull, match="5 builds of this repository are waiting for approval"):
-        await running.gateway.order(BuildRequest(REPOSITORY, "master", COMMIT, needs_approval=True))
-    await until(lambda: record_of(running, strangers[0]).opened_at is not None)
-    # the network would refuse more than it lets wait: the others wait here, in their order
-    push = await running.gateway.submit(REPOSITORY, "master", COMMIT)
-    await decided(running, push)
-    assert record_of(running, strangers[4]).signed_at is None
-    # whoever is approved, or given up, makes room for the next
-    for build in strangers:
-        await until(lambda build=build: record_of(running, build).opened_at is not None)  # type: ignore[misc]
-        await running.gateway.approve(build)
-        await decided(running, build)
-    await running.close()
-    await network.close()
