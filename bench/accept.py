@@ -6,24 +6,27 @@ no more to do than before: the time is that of accepting. Each webhook is a sign
 of its own, so each is a build of its own.
 """
 
+import asyncio
 import itertools
 import secrets
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
 from bench.context import Context
 from bench.figures import percentile, ratios, spread
-from bench.network import CLIENT, Network, open_network, pipeline
+from bench.network import open_network
 from bench.one_row_server import HOST
 from bench.process_use import cpu_seconds
 from bench.rows import Row, Target
 from bench.webhooks import post_at_rate, push_webhook
 from common.address import Address
 from scripts.free_ports import free_ports
+from scripts.harness import CLIENT, Network, pipeline
 from scripts.processes import Processes, Program
 
 NAME = "accept"
@@ -43,39 +46,41 @@ class _Answered(msgspec.Struct, frozen=True):
 
 
 async def run(context: Context) -> list[Row]:
-    """p50 and p99 at 200 webhooks a second. Raises BenchFailed, StartFailed."""
+    """p50 and p99 at 200 webhooks a second. Raises BenchFailed, NetworkFailed, StartFailed."""
     secret = secrets.token_hex(16).encode()
-    with context.folder("secret") as folder:
-        secret_file = folder / "webhook-secret"
-        secret_file.touch(mode=0o600)
-        secret_file.write_bytes(secret)
-        branches = {"master": pipeline(f"sleep {LONG_BUILD_SECONDS}")}
-        repository: dict[str, object] = {
+    branches = {"master": pipeline(f"sleep {LONG_BUILD_SECONDS}")}
+    with open_network(context, NAME, branches=branches) as network:
+        _take_webhooks(network, secret)
+        await asyncio.to_thread(network.start)
+        await asyncio.to_thread(_begin_long_build, network)
+        return await _measure(context, network, secret)
+
+
+def _take_webhooks(network: Network, secret: bytes) -> None:
+    """Let the gateway take webhooks that are signed with this secret."""
+    secret_file = network.folder / "webhook-secret"
+    secret_file.touch(mode=0o600)
+    secret_file.write_bytes(secret)
+
+    def change(settings: dict[str, Any]) -> None:
+        settings["queue_max"] = QUEUE_MAX
+        settings["repositories"][0] |= {
             "webhook_secret_file": str(secret_file),
             "forge": "github",
             "open_builds_max": 1,
             "queue_max": QUEUE_MAX,
         }
-        overrides = {"client": {"queue_max": QUEUE_MAX}}
-        with open_network(
-            context,
-            NAME,
-            branches=branches,
-            gateway_repository=repository,
-            overrides=overrides,
-        ) as network:
-            await network.start()
-            await _begin_long_build(network)
-            return await _measure(context, network, secret)
+
+    network.rewrite(CLIENT, change)
 
 
-async def _begin_long_build(network: Network) -> None:
-    build = await network.post("master")
-
-    async def is_building() -> bool:
-        return bool((await network.build(build))["status"] == "building")
-
-    await network.until(is_building, "the long build to begin", LONG_BUILD_BEGUN_SECONDS)
+def _begin_long_build(network: Network) -> None:
+    build = network.post("master")
+    network.wait_until(
+        lambda: network.build(build)["status"] == "building",
+        "the long build to begin",
+        LONG_BUILD_BEGUN_SECONDS,
+    )
 
 
 async def _measure(context: Context, network: Network, secret: bytes) -> list[Row]:
@@ -91,7 +96,7 @@ async def _measure(context: Context, network: Network, secret: bytes) -> list[Ro
     with _one_row_server(network.folder) as (server_url, server):
 
         async def product() -> _Answered:
-            return await _post(network.gateway_url, webhooks(), network.pid(CLIENT))
+            return await _post(network.gateway_url, webhooks(), network.processes[CLIENT].pid)
 
         async def reference() -> _Answered:
             return await _post(server_url, webhooks(), server)

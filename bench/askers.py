@@ -10,13 +10,14 @@ import contextlib
 from collections.abc import AsyncIterator, Sequence
 
 from bench.closed_loop import ClosedLoop
-from bench.network import BenchFailed, Network
+from bench.network import BenchFailed, cluster_of
 from ci.operations import Noop, encode_operation
 from common.configuration.keys import load_signing_key, verify
 from common.links.link import Links
 from pbft.client import Client, ClientOutput, ClientSettings, make_request
 from pbft.genesis import Cluster
 from pbft.messages import Envelope
+from scripts.harness import Network
 
 LINKED_SECONDS = 60.0
 TIMER_SECONDS = 0.25
@@ -76,7 +77,7 @@ async def askers(
 
     Raises BenchFailed.
     """
-    cluster = network.cluster
+    cluster = cluster_of(network)
     made = [Asker(network, cluster, name, in_flight) for name in names]
 
     async def handle_timers() -> None:

@@ -24,7 +24,7 @@ import docker.errors
 import msgspec
 
 from bench.engine import ReadyEngine
-from bench.network import BenchFailed, Network
+from bench.network import BenchFailed
 from ci.limits import Limits
 from common.configuration.config import NodeConfig
 from common.pipeline.pipeline_file import PIPELINE_FILE, Pipeline, parse_pipeline
@@ -36,6 +36,7 @@ from node.sources.checkout import Checkout
 from node.sources.mirror import Source
 from node.sources.tree import WORKSPACE
 from node.work.threads import in_thread
+from scripts.harness import Network
 
 LABEL = "pbft-ci.bench"
 CHUNK_BYTES = 256 * 1024
@@ -52,15 +53,16 @@ class BareContainers:
         """folder: for mirrors and trees. label: of all containers, to remove them by."""
         self._label = label
         self._limits = network.configuration.cluster.limits_as(Limits)
-        at_once = network.nodes[0].builds_at_once
-        self._threads = ThreadPoolExecutor(2 * at_once * len(network.nodes))
-        self._engine = DockerEngine(engine.host, 2 * at_once * len(network.nodes))
+        nodes = network.configuration.nodes
+        at_once = nodes[0].builds_at_once
+        self._threads = ThreadPoolExecutor(2 * at_once * len(nodes))
+        self._engine = DockerEngine(engine.host, 2 * at_once * len(nodes))
         self._image = self._find_image(engine.image)
         self._numbers = itertools.count(1)
-        self._turns = itertools.cycle(range(len(network.nodes)))
+        self._turns = itertools.cycle(range(len(nodes)))
         self._lanes = [
             _Lane(node, folder / f"lane{index}", self._limits, self._threads)
-            for index, node in enumerate(network.nodes)
+            for index, node in enumerate(nodes)
         ]
         self._removing: set[asyncio.Task[None]] = set()
 

@@ -10,13 +10,14 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
-from bench.network import TRIVIAL, BenchFailed
+from bench.network import BenchFailed
+from scripts.harness import pipeline
 
 FILE_BYTES = 2**20
 GIT_SECONDS_MAX = 600
 _WHO = b"PBFT/CI bench <bench@pbft-ci.invalid>"
 _BEGAN_AT = 1704067200
-_PIPELINE_FILE, _PIPELINE = next(iter(TRIVIAL.items()))
+_PIPELINE_FILE, _PIPELINE = next(iter(pipeline("true").items()))
 
 
 def make_repository(folder: Path, *, history: int, tree_files: int, commits: int) -> list[str]:

@@ -14,8 +14,9 @@ from bench.askers import Asker, askers, client_names
 from bench.closed_loop import answered
 from bench.context import Context
 from bench.figures import spread
-from bench.network import BenchFailed, Network, open_network
+from bench.network import BenchFailed, open_network, wait_until_linked
 from bench.rows import Row, Target
+from scripts.harness import Network
 
 NAME = "failover"
 CLIENTS = 8
@@ -30,15 +31,15 @@ POLL_SECONDS = 0.05
 
 
 async def run(context: Context) -> list[Row]:
-    """One kill after another. Raises BenchFailed, StartFailed."""
+    """One kill after another. Raises BenchFailed, NetworkFailed, StartFailed."""
     names = client_names(CLIENTS)
     timers = {"view_change_seconds": TIMER_SECONDS, "view_change_seconds_max": 8 * TIMER_SECONDS}
     kills = 1 if context.is_quick else 7
     gaps: list[float] = []
     misses = 0
     with open_network(context, NAME, clients=names, overrides={"node": timers}) as network:
-        await network.start(*network.node_names)
-        await network.linked()
+        await asyncio.to_thread(network.start, *network.node_names)
+        await asyncio.to_thread(wait_until_linked, network)
         async with askers(network, names) as clients:
             while len(gaps) < kills:
                 gap = await _kill_primary(network, clients)
@@ -48,7 +49,7 @@ async def run(context: Context) -> list[Row]:
                 elif (misses := misses + 1) > MISSES_MAX:
                     raise BenchFailed("the primary changes by itself, before it can be killed")
                 if len(gaps) < kills:
-                    await _caught_up(network)
+                    await asyncio.to_thread(_wait_until_caught_up, network)
     return [
         Row(
             bench=NAME,
@@ -66,7 +67,7 @@ async def _kill_primary(network: Network, clients: list[Asker]) -> float | None:
 
     None where no view ended by it: on a busy machine the primary may just have become another.
     """
-    status = await network.get(network.node_names[0], "/pbft/status")
+    status = await asyncio.to_thread(network.status, network.node_names[0])
     primary = str(status["primary"])
     survivor = next(name for name in network.node_names if name != primary)
     for client in clients:
@@ -74,7 +75,7 @@ async def _kill_primary(network: Network, clients: list[Asker]) -> float | None:
         client.start_asking()
     await asyncio.sleep(WARM_SECONDS)
     killed_at = time.monotonic()
-    network.kill(primary)
+    await asyncio.to_thread(network.kill, primary)
     while not answered(clients, killed_at + TIMER_SECONDS / 2, time.monotonic()):
         if time.monotonic() > killed_at + SERVICE_SECONDS_MAX:
             raise BenchFailed(f"no service {SERVICE_SECONDS_MAX:g} s after {primary} was killed")
@@ -83,20 +84,17 @@ async def _kill_primary(network: Network, clients: list[Asker]) -> float | None:
     await asyncio.gather(*(client.stop_asking() for client in clients))
     times = [at for _, at in answered(clients, 0.0, time.monotonic())]
     gap = max(later - earlier for earlier, later in pairwise(times) if later > killed_at)
-    view = int((await network.get(survivor, "/pbft/status"))["view"])
-    await network.start(primary)
+    view = int((await asyncio.to_thread(network.status, survivor))["view"])
+    await asyncio.to_thread(network.start, primary)
     return gap if view > int(status["view"]) else None
 
 
-async def _caught_up(network: Network) -> None:
+def _wait_until_caught_up(network: Network) -> None:
     """Wait until all nodes are linked, in one view, and stand at one place."""
-    await network.linked()
+    wait_until_linked(network)
 
-    async def is_equal() -> bool:
-        places = set()
-        for name in network.node_names:
-            status = await network.get(name, "/pbft/status")
-            places.add((status["view"], status["has_entered_view"], status["sequence"]))
-        return len(places) == 1
+    def is_equal() -> bool:
+        found = [network.status(name) for name in network.node_names]
+        return len({(s["view"], s["has_entered_view"], s["sequence"]) for s in found}) == 1
 
-    await network.until(is_equal, "all nodes to stand at one place", CAUGHT_UP_SECONDS_MAX)
+    network.wait_until(is_equal, "all nodes to stand at one place", CAUGHT_UP_SECONDS_MAX)

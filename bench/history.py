@@ -7,17 +7,18 @@ how long a request takes to be ordered. The history is made by bench/long_histor
 
 import asyncio
 import time
-import urllib.request
 from functools import partial
+from http import HTTPStatus
 
 from bench.askers import Asker, askers, client_names
 from bench.closed_loop import Load, measure
 from bench.context import Context
 from bench.figures import Spread, percentile, ratios, spread
 from bench.long_history import write_history
-from bench.network import CLIENT, Network, open_network
+from bench.network import BenchFailed, open_network, wait_until_linked
 from bench.process_use import resident_bytes
 from bench.rows import Row, Target
+from scripts.harness import CLIENT, Network, ask
 
 NAME = "history"
 BUILDS = (100, 100_000)
@@ -25,11 +26,10 @@ BUILDS_QUICK = (60, 300)
 ARCHIVE_BUILDS_MAX = 1_000_000
 TARGET = Target(1.5)
 NODE = "node0"
-PAGE_SECONDS_MAX = 30.0
 
 
 async def run(context: Context) -> list[Row]:
-    """Few and many builds side by side. Raises BenchFailed, StartFailed."""
+    """Few and many builds side by side. Raises BenchFailed, NetworkFailed, StartFailed."""
     few, many = BUILDS_QUICK if context.is_quick else BUILDS
     names = client_names(1)
     overrides = {CLIENT: {"archive_builds_max": ARCHIVE_BUILDS_MAX}}
@@ -42,8 +42,8 @@ async def run(context: Context) -> list[Row]:
             context.say(f"making a history of {builds} builds")
             oldest[network] = await asyncio.to_thread(write_history, network, builds, context.say)
         for network in (small, large):
-            await network.start()
-            await network.linked()
+            await asyncio.to_thread(network.start)
+            await asyncio.to_thread(wait_until_linked, network)
         async with askers(small, names) as of_small, askers(large, names) as of_large:
             ordering = await _compare_ordering(context, of_small, of_large)
         pages = await _compare_pages(
@@ -157,8 +157,8 @@ async def _compare_pages(
 
 async def _paths(network: Network, oldest: str) -> dict[str, str]:
     """The URLs to ask for, by what people call them: newest and oldest things of each program."""
-    gateway, node = network.gateway_url, network.programs[NODE].listen.url
-    last = int((await network.get(NODE, "/pbft/status"))["ledger_index"])
+    gateway, node = network.gateway_url, network.configuration.nodes[0].listen.url
+    last = int((await asyncio.to_thread(network.status, NODE))["ledger_index"])
     return {
         "builds page": f"{gateway}/",
         "builds API": f"{gateway}/api/v1/builds",
@@ -177,13 +177,13 @@ async def _page_seconds(url: str, count: int) -> float:
 
 
 def _ask_often(url: str, count: int) -> float:
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     found = []
     for _ in range(count):
         began = time.monotonic()
-        with opener.open(url, timeout=PAGE_SECONDS_MAX) as response:
-            response.read()
+        answer = ask(url)
         found.append(time.monotonic() - began)
+        if answer.status != HTTPStatus.OK:
+            raise BenchFailed(f"{url}: {answer.status}")
     return percentile(found, 0.5)
 
 
@@ -193,11 +193,11 @@ async def _compare_restarts(
     found = Restarts()
 
     async def restart(network: Network, side: int) -> float:
-        await network.stop(name)
+        await asyncio.to_thread(network.stop, name)
         began = time.monotonic()
-        await network.start(name)
+        await asyncio.to_thread(network.start, name)
         seconds = time.monotonic() - began
-        found.memory[side].append(float(resident_bytes(network.pid(name))))
+        found.memory[side].append(float(resident_bytes(network.processes[name].pid)))
         return seconds
 
     repetitions = 1 if context.is_quick else 5

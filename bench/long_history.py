@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import msgspec
 
-from bench.network import CLIENT, BenchFailed, Network
+from bench.network import BenchFailed, cluster_of
 from ci.application import BuildApplication
 from ci.ballots import BALLOT
 from ci.limits import Limits
@@ -46,6 +46,7 @@ from pbft.codec import digest_of, encode_message, encode_signed
 from pbft.messages import Checkpoint, Request, Signed
 from pbft.ports import Applied, CheckpointRecord, DeferredReply, Entry, Record, SavedEntry
 from pbft.replica import Replica
+from scripts.harness import CLIENT, Network
 
 BRANCH = "master"
 AT_ONCE = 1000
@@ -76,7 +77,7 @@ def write_history(network: Network, builds: int, say: Callable[[str], None]) -> 
     history = _History(network)
     first = network.node_names[0]
     directory = network.data_directory(first)
-    cluster_id = network.cluster.id
+    cluster_id = cluster_of(network).id
     store = Store(directory, cluster_id, first)
     database = Database(network.data_directory(CLIENT), cluster_id, CLIENT)
     archive = Archive(database, network.data_directory(CLIENT))
@@ -106,7 +107,7 @@ class _History:
     """The replicated state, and the members who bring it forward."""
 
     def __init__(self, network: Network) -> None:
-        self.cluster = network.cluster
+        self.cluster = cluster_of(network)
         self.keys: dict[str, SigningKey] = {
             config.name: load_signing_key(config.private_key_file)
             for config in network.configuration.processes

@@ -1,5 +1,6 @@
 """`noop` through consensus, beside what it cannot do without (bench/bound.py)."""
 
+import asyncio
 from functools import partial
 
 from bench.askers import askers, client_names
@@ -7,8 +8,9 @@ from bench.bound_clients import bound_clients
 from bench.closed_loop import Load, measure
 from bench.context import Context
 from bench.figures import ratios, spread
-from bench.network import Network, open_network
+from bench.network import open_network, wait_until_linked
 from bench.rows import Row, Target
+from scripts.harness import Network
 
 NAME = "noop"
 CLIENTS = 64
@@ -20,12 +22,12 @@ LATENCY = Target(2.2)
 async def run(context: Context) -> list[Row]:
     """64 clients, one client, and one client with 64 requests under way.
 
-    Raises BenchFailed, StartFailed.
+    Raises BenchFailed, NetworkFailed, StartFailed.
     """
     names = client_names(CLIENTS + 2)
     with open_network(context, NAME, clients=names) as network:
-        await network.start(*network.node_names)
-        await network.linked()
+        await asyncio.to_thread(network.start, *network.node_names)
+        await asyncio.to_thread(wait_until_linked, network)
         many = await _compare(context, network, names[:CLIENTS], 1)
         one = await _compare(context, network, names[CLIENTS : CLIENTS + 1], 1)
         deep = await _compare(context, network, names[CLIENTS + 1 :], CLIENTS)
@@ -43,7 +45,7 @@ async def _compare(context: Context, network: Network, names: list[str], in_flig
     """These clients of the product, and as many of the bound, in turn."""
     context.say(f"{len(names)} clients, {in_flight} under way each")
     seconds, repetitions = (1.0, 1) if context.is_quick else (5.0, 5)
-    nodes = [network.pid(name) for name in network.node_names]
+    nodes = [network.processes[name].pid for name in network.node_names]
     async with (
         askers(network, names, in_flight) as ours,
         bound_clients(network.folder, len(names), in_flight) as (theirs, bound),

@@ -8,16 +8,16 @@ All of them fetch at the same time from one folder on the same disk, as pushes m
 import asyncio
 import base64
 import statistics
-import time
 from typing import Any
 
 from bench.big_repository import FILE_BYTES, make_repository, point_branch
 from bench.context import Context
 from bench.figures import spread
-from bench.network import BenchFailed, Network, open_network
+from bench.network import BenchFailed, open_network, wait_until_linked
 from bench.rows import Row, Target
 from ci.operations import BuildResult, CastBallot, decode_operation
 from pbft.codec import decode_request, decode_signed
+from scripts.harness import Network
 
 NAME = "repository"
 BRANCH = "master"
@@ -31,7 +31,7 @@ SHAPES_QUICK = ((4, 4),)
 
 
 async def run(context: Context) -> list[Row]:
-    """One repository after the other. Raises BenchFailed, StartFailed."""
+    """One repository after the other. Raises BenchFailed, NetworkFailed, StartFailed."""
     rows = []
     for history, tree_files in SHAPES_QUICK if context.is_quick else SHAPES:
         commits = COMMITS_QUICK if context.is_quick else COMMITS
@@ -49,13 +49,13 @@ async def _measure(context: Context, history: int, tree_files: int, count: int) 
         )
         overrides = {"node": {"checkout_timeout_seconds": int(BUILT_SECONDS_MAX)}}
         with open_network(context, NAME, repository=place, overrides=overrides) as network:
-            await network.start()
-            await network.linked()
-            clone = await _build(network, first)
+            await asyncio.to_thread(network.start)
+            await asyncio.to_thread(wait_until_linked, network)
+            clone = await asyncio.to_thread(_build, network, first)
             context.say(f"first clone: {clone:.2f} s")
             checkouts = []
             for commit in later:
-                checkouts.append(await _build(network, commit))
+                checkouts.append(await asyncio.to_thread(_build, network, commit))
             context.say(f"later checkouts: {statistics.median(checkouts):.2f} s")
     return Row(
         bench=NAME,
@@ -67,20 +67,19 @@ async def _measure(context: Context, history: int, tree_files: int, count: int) 
     )
 
 
-async def _build(network: Network, commit: str) -> float:
+def _build(network: Network, commit: str) -> float:
     """Push that commit and have it built; the median of the replicas' seconds for the checkout."""
-    await asyncio.to_thread(point_branch, network.repository, BRANCH, commit)
-    build = await network.post(BRANCH)
-    seconds: list[float] = []
-    end = time.monotonic() + BUILT_SECONDS_MAX
-    while len(seconds) < len(network.node_names):
-        if time.monotonic() > end:
-            raise BenchFailed(f"build {build}: {len(seconds)} ballots in {BUILT_SECONDS_MAX:g} s")
-        await asyncio.sleep(0.1)
-        if (await network.build(build))["status"] == "decided":
-            found = await network.get(network.node_names[0], f"/builds/{build}")
-            seconds = [_checkout_seconds(ballot) for ballot in found["ballots"]]
-    return statistics.median(seconds)
+    point_branch(network.repository, BRANCH, commit)
+    build = network.post(BRANCH)
+    network.verdict(build, BUILT_SECONDS_MAX)
+    ballots: list[dict[str, Any]] = []
+
+    def have_all_voted() -> bool:
+        ballots[:] = network.node(network.node_names[0], f"/builds/{build}").json()["ballots"]
+        return len(ballots) == len(network.node_names)
+
+    network.wait_until(have_all_voted, f"the ballots of build {build}", BUILT_SECONDS_MAX)
+    return statistics.median(_checkout_seconds(ballot) for ballot in ballots)
 
 
 def _checkout_seconds(ballot: dict[str, Any]) -> float:

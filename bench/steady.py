@@ -16,9 +16,10 @@ from bench.askers import askers, client_names
 from bench.closed_loop import ClosedLoop
 from bench.context import Context
 from bench.figures import slope, spread
-from bench.network import CLIENT, Network, open_network
+from bench.network import open_network, wait_until_linked
 from bench.process_use import descriptors, resident_bytes
 from bench.rows import Row, Target
+from scripts.harness import CLIENT, Network
 
 NAME = "steady"
 BRANCH = "master"
@@ -51,12 +52,12 @@ class Growth(msgspec.Struct, frozen=True):
 
 
 async def run(context: Context) -> list[Row]:
-    """So many minutes of load. Raises BenchFailed, StartFailed."""
+    """So many minutes of load. Raises BenchFailed, NetworkFailed, StartFailed."""
     minutes = context.minutes or (QUICK_MINUTES if context.is_quick else MINUTES)
     names = client_names(CLIENTS)
     with open_network(context, NAME, clients=names) as network:
-        await network.start()
-        await network.linked()
+        await asyncio.to_thread(network.start)
+        await asyncio.to_thread(wait_until_linked, network)
         async with askers(network, names) as clients:
             samples, builds, answers = await _load(context, network, clients, 60 * minutes)
     growths = {name: growth(found) for name, found in samples.items()}
@@ -109,7 +110,7 @@ async def _load(
     context: Context, network: Network, clients: Sequence[ClosedLoop], seconds: float
 ) -> tuple[dict[str, list[Sample]], int, int]:
     """The samples of each process, and how many builds and requests were answered meanwhile."""
-    pids = {name: network.pid(name) for name in network.programs}
+    pids = {name: process.pid for name, process in network.processes.items()}
     samples: dict[str, list[Sample]] = {name: [] for name in pids}
     decided: list[str] = []
     building = [asyncio.create_task(_build(network, decided)) for _ in range(BUILDS_AT_ONCE)]
@@ -156,10 +157,6 @@ def read_sample(pid: int, at: float) -> Sample:
 async def _build(network: Network, decided: list[str]) -> None:
     """One build after the other, for ever."""
     while True:
-        build = await network.post(BRANCH)
-
-        async def is_decided(build: str = build) -> bool:
-            return bool((await network.build(build))["status"] == "decided")
-
-        await network.until(is_decided, "a verdict", VERDICT_SECONDS_MAX)
+        build = await asyncio.to_thread(network.post, BRANCH)
+        await asyncio.to_thread(network.verdict, build, VERDICT_SECONDS_MAX)
         decided.append(build)

@@ -16,9 +16,10 @@ from collections.abc import AsyncIterator, Sequence
 
 from bench.context import Context
 from bench.figures import spread
-from bench.network import BenchFailed, Network, open_network, pipeline
+from bench.network import BenchFailed, open_network, wait_until_linked
 from bench.rows import Row, Target
 from common.address import Address
+from scripts.harness import Network, pipeline
 
 NAME = "strangers"
 STRANGERS = 5000
@@ -54,21 +55,21 @@ _HONEST = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\
 
 
 async def run(context: Context) -> list[Row]:
-    """Each kind of stranger at one node. Raises BenchFailed, StartFailed."""
+    """Each kind of stranger at one node. Raises BenchFailed, NetworkFailed, StartFailed."""
     wanted = QUICK_STRANGERS if context.is_quick else STRANGERS
     requests = QUICK_REQUESTS if context.is_quick else REQUESTS
     count = _allowed(wanted)
     rows = []
     size = QUICK_LOG_BYTES if context.is_quick else LOG_BYTES
     with open_network(context, NAME, branches={DEAR: _dear_log(size)}) as network:
-        await network.start()
-        await network.linked()
-        node = network.nodes[0]
+        await asyncio.to_thread(network.start)
+        await asyncio.to_thread(wait_until_linked, network)
+        node = network.configuration.nodes[0]
         for kind, sent in KINDS.items():
             quiet = await _ask(node.listen, requests)
             async with _held(node.listen, sent, count):
                 crowded = await _ask(node.listen, requests)
-                await _check_links(network)
+                await asyncio.to_thread(_check_links, network)
             context.say(f"{count} times {kind}: p99 {_p99(crowded) * 1000:.1f} ms")
             rows.append(
                 Row(
@@ -97,12 +98,8 @@ def _dear_log(size: int) -> dict[str, str]:
 
 async def _beside_followers(context: Context, network: Network, requests: int) -> Row:
     """Requests to the gateway while all follow one log, from its beginning to its end."""
-    build = await network.post(DEAR)
-
-    async def is_archived() -> bool:
-        return set((await network.build(build))["logs"]) == set(network.node_names)
-
-    await network.until(is_archived, "the logs of a build", VERDICT_SECONDS_MAX)
+    build = await asyncio.to_thread(network.post, DEAR)
+    await asyncio.to_thread(network.complete, build, seconds=VERDICT_SECONDS_MAX)
     gateway = network.configuration.client.listen
     followers = QUICK_FOLLOWERS if context.is_quick else FOLLOWERS
     path = f"/api/v1/builds/{build}/replicas/{network.node_names[0]}/log/events"
@@ -225,10 +222,10 @@ async def _ask(address: Address, count: int) -> list[float]:
     return found
 
 
-async def _check_links(network: Network) -> None:
+def _check_links(network: Network) -> None:
     """Strangers cost no member its link. Raises BenchFailed."""
     for name in network.node_names:
-        peers = (await network.get(name, "/pbft/status"))["peers"]
+        peers = network.status(name)["peers"]
         if lost := [peer for peer, found in peers.items() if not found["connected"]]:
             raise BenchFailed(f"{name} lost its link to {', '.join(lost)}")
 

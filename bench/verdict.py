@@ -16,11 +16,12 @@ from bench.bare_containers import BareContainers
 from bench.context import Context
 from bench.engine import ReadyEngine, ready_engine
 from bench.figures import ratios, spread
-from bench.network import BenchFailed, Network, builds_at_hand, open_network, pipeline
+from bench.network import BenchFailed, builds_at_hand, open_network, wait_until_linked
 from bench.rows import Row, Target
 from ci.executors import MINIMAL
 from ci.limits import ALL
 from pbft.quorums import quorums_for
+from scripts.harness import Network, pipeline
 
 NAME = "verdict"
 BRANCH = "master"
@@ -38,9 +39,10 @@ WARM_BUILDS = 8
 
 
 async def run(context: Context) -> list[Row]:
-    """One build at a time, then many webhooks at once. Raises BenchFailed, StartFailed.
+    """One build at a time, then many webhooks at once.
 
-    First with `executors: all`, then with `minimal`, in a network of its own.
+    First with `executors: all`, then with `minimal`, in a network of its own. Raises BenchFailed,
+    NetworkFailed, StartFailed.
     """
     rows = []
     async with ready_engine() as engine:
@@ -53,8 +55,8 @@ async def run(context: Context) -> list[Row]:
                 environment={"DOCKER_HOST": engine.host},
                 overrides={"cluster": {"limits": {"executors": executors}}},
             ) as network:
-                await network.start()
-                await network.linked()
+                await asyncio.to_thread(network.start)
+                await asyncio.to_thread(wait_until_linked, network)
                 rows += await _measure(context, network, engine, executors)
     return rows
 
@@ -131,7 +133,7 @@ async def _builds(network: Network, count: int) -> float:
     results = network.configuration.client.results_file
     size = _size(results)
     began = time.monotonic()
-    builds = await asyncio.gather(*(network.post(BRANCH) for _ in range(count)))
+    builds = await asyncio.gather(*(asyncio.to_thread(network.post, BRANCH) for _ in range(count)))
     missing = count
     while missing > 0:
         if time.monotonic() > began + VERDICT_SECONDS_MAX:
@@ -143,10 +145,10 @@ async def _builds(network: Network, count: int) -> float:
             missing -= added.count(b"\n")
     seconds = time.monotonic() - began
     for build in builds:
-        outcome = (await network.build(build))["verdict"]["outcome"]
+        outcome = (await asyncio.to_thread(network.build, build))["verdict"]["outcome"]
         if outcome != "passed":
             raise BenchFailed(f"build {build}: {outcome} where it should have passed")
-    await _until_quiet(network)
+    await asyncio.to_thread(_wait_until_quiet, network)
     return seconds
 
 
@@ -155,15 +157,14 @@ def _size(results: Path) -> int:
     return results.stat().st_size if results.exists() else 0
 
 
-async def _until_quiet(network: Network) -> None:
+def _wait_until_quiet(network: Network) -> None:
     """Wait for the last ballots, and for what is removed behind them: the next one is timed."""
 
-    async def is_quiet() -> bool:
-        for name in network.node_names:
-            if (await network.get(name, "/pbft/status"))["open_builds"]:
-                return False
-            if builds_at_hand(await network.metrics(name)):
-                return False
-        return True
+    def is_quiet() -> bool:
+        return not any(
+            network.status(name)["open_builds"]
+            or builds_at_hand(network.node(name, "/metrics").body.decode())
+            for name in network.node_names
+        )
 
-    await network.until(is_quiet, "the last ballots and removals", QUIET_SECONDS_MAX)
+    network.wait_until(is_quiet, "the last ballots and removals", QUIET_SECONDS_MAX)

@@ -19,6 +19,7 @@ import urllib.request
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import IO, Any, Protocol
 
 from common.configuration.config import Address
 from common.logs import STDERR_VARIABLE
@@ -69,6 +70,29 @@ class Program:
     listen: Address
     config_file: Path
     log_files: tuple[Path, ...] = ()
+
+
+class Process(Protocol):
+    """A process that was started here; the part of subprocess.Popen that callers use."""
+
+    @property
+    def pid(self) -> int:
+        """Its number."""
+
+    def poll(self) -> int | None:
+        """The exit code, -n where signal n ended it; None while it runs."""
+
+    def wait(self, timeout: float) -> int:
+        """The exit code. Raises subprocess.TimeoutExpired after so many seconds."""
+
+    def send_signal(self, number: int, /) -> None:
+        """Send a signal, if it has not ended."""
+
+    def terminate(self) -> None:
+        """SIGTERM."""
+
+    def kill(self) -> None:
+        """SIGKILL."""
 
 
 class Processes:
@@ -132,19 +156,9 @@ class Processes:
         """Start one process in a session of its own and write its pid file. Raises StartFailed."""
         self._output_folder.mkdir(parents=True, exist_ok=True)
         variables = {**os.environ, STDERR_VARIABLE: "no", **(environment or {})}
-        with self.output_file(name).open("wb") as output:
+        with self.output_file(name).open("wb") as output, open(os.devnull, "rb") as nothing:
             try:
-                process = subprocess.Popen(
-                    list(command),
-                    stdin=subprocess.DEVNULL,
-                    stdout=output,
-                    stderr=subprocess.STDOUT,
-                    env=variables,
-                    # `python -m node` finds our packages there.
-                    cwd=ROOT,
-                    # Ctrl-C in the terminal is for the script, not for what it leaves running.
-                    start_new_session=True,
-                )
+                process = start_process(command, (nothing, output, output), variables)
             except OSError as error:
                 raise StartFailed(f"{name}: cannot start {command[0]}: {error.strerror}") from error
         self.remember(name, process.pid, command)
@@ -250,6 +264,24 @@ class Processes:
         return "\n    ".join([f"{program.name}: {reason}; the end of {source}:", *safe])
 
 
+def start_process(
+    command: Sequence[str], files: Sequence[IO[Any]], environment: Mapping[str, str]
+) -> "subprocess.Popen[bytes]":
+    """Start a program. files: its standard input, output and error. Raises OSError."""
+    stdin, stdout, stderr = files
+    return subprocess.Popen(
+        list(command),
+        stdin=stdin,
+        stdout=stdout,
+        stderr=stderr,
+        env=environment,
+        # `python -m node` finds our packages there.
+        cwd=ROOT,
+        # Ctrl-C in the terminal is for whoever starts it, who ends it in order or leaves it.
+        start_new_session=True,
+    )
+
+
 def boot_id() -> str:
     """Which boot of the machine this is."""
     return _BOOT_ID.read_text(encoding="ascii").strip()
@@ -300,13 +332,17 @@ def answers(address: Address) -> bool:
 
 def last_lines(file: Path) -> list[str]:
     """The last lines of a text file, bounded; none where there is no such file."""
+    return [line for line in last_bytes(file).splitlines() if line.strip()][-LAST_LINES:]
+
+
+def last_bytes(file: Path) -> str:
+    """The end of a text file, bounded; empty if there is no such file."""
     try:
         with file.open("rb") as stream:
             stream.seek(max(0, file.stat().st_size - LAST_BYTES))
-            text = stream.read(LAST_BYTES).decode("utf-8", "replace")
+            return stream.read(LAST_BYTES).decode("utf-8", "replace")
     except OSError:
-        return []
-    return [line for line in text.splitlines() if line.strip()][-LAST_LINES:]
+        return ""
 
 
 def _read(file: Path) -> Identity | None:

@@ -31,6 +31,7 @@ from typing import IO, Any, NoReturn
 from Crypto.PublicKey import ECC
 
 from scripts.folders import ROOT
+from scripts.processes import Process, start_process
 from tests.mutants.forked_python import code_of, leave
 
 PROGRAMS = ("node", "client", "simulator")
@@ -41,7 +42,7 @@ PR_SET_PDEATHSIG = 1
 
 
 class Forked:
-    """A program that was started; the part of subprocess.Popen that tests use."""
+    """A program that was forked; a Process (scripts.processes)."""
 
     def __init__(self, server: "ForkServer", pid: int, handle: int) -> None:
         """handle: a descriptor of the process (pidfd_open), which stays with it."""
@@ -154,8 +155,6 @@ class ForkServer:
         return None
 
 
-Process = Forked | subprocess.Popen[bytes]
-
 _server: ForkServer | None = None
 
 
@@ -185,24 +184,7 @@ def start(
     """
     if command[0] == "-m" and command[1] in PROGRAMS:
         return server().start(command[1], command[2:], files, environment)
-    return start_python(command, files, environment)
-
-
-def start_python(
-    command: Sequence[str], files: Sequence[IO[Any]], environment: Mapping[str, str]
-) -> subprocess.Popen[bytes]:
-    """The same, never forked: a Python of its own."""
-    stdin, stdout, stderr = files
-    return subprocess.Popen(
-        [sys.executable, *command],
-        stdin=stdin,
-        stdout=stdout,
-        stderr=stderr,
-        cwd=ROOT,
-        env=environment,
-        # Ctrl-C is for whoever runs the tests: they end these in order.
-        start_new_session=True,
-    )
+    return start_process((sys.executable, *command), files, environment)
 
 
 def cpu_seconds() -> float:

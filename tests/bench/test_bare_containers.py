@@ -14,7 +14,8 @@ import pytest_asyncio
 
 from bench.bare_containers import LABEL, BareContainers
 from bench.engine import ReadyEngine, ready_engine
-from bench.network import BenchFailed, Network, pipeline
+from bench.network import BenchFailed
+from scripts.harness import Network, pipeline
 
 pytestmark = pytest.mark.docker
 
@@ -42,7 +43,7 @@ def _house(folder: Path, engine: ReadyEngine) -> Network:
         "bad": pipeline("echo so it is >&2; exit 3", image=engine.image),
         "slow": pipeline("sleep 600", image=engine.image),
     }
-    return Network(folder, branches=branches, executor="docker")
+    return Network(folder, branches, executor="docker")
 
 
 def _containers(client: docker.APIClient, label: str) -> list[Any]:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from bench.long_history import write_history
-from bench.network import CLIENT, Network
+from bench.network import cluster_of
 from ci.application import BuildApplication
 from ci.ledger import VerdictEntry, decode_entry, genesis_head, verify_chain
 from ci.limits import Limits
@@ -14,6 +14,7 @@ from client.storage.database import Database
 from common.configuration.keys import load_signing_key, verify
 from node.storage.store import Store
 from pbft.replica import Replica
+from scripts.harness import CLIENT, Network, pipeline
 
 BUILDS = 70  # with two numbers each, beyond the first checkpoint
 
@@ -21,14 +22,14 @@ BUILDS = 70  # with two numbers each, beyond the first checkpoint
 @pytest.fixture
 def network(tmp_path: Path) -> Network:
     """A network that has never run."""
-    return Network(tmp_path)
+    return Network(tmp_path, {"master": pipeline("true")})
 
 
 def test_every_replica_restores_it_and_the_ledgers_are_equal(network: Network) -> None:
     write_history(network, BUILDS, lambda text: None)
-    cluster = network.cluster
+    cluster = cluster_of(network)
     ledgers = []
-    for node in network.nodes:
+    for node in network.configuration.nodes:
         store = Store(network.data_directory(node.name), cluster.id, node.name)
         application = BuildApplication(cluster, Limits(), store.ledger.find_statement)
         sign = load_signing_key(node.private_key_file).sign
@@ -51,7 +52,7 @@ def test_every_replica_restores_it_and_the_ledgers_are_equal(network: Network) -
 def test_the_client_has_them_all_decided(network: Network) -> None:
     oldest = write_history(network, BUILDS, lambda text: None)
     directory = network.data_directory(CLIENT)
-    database = Database(directory, network.cluster.id, CLIENT)
+    database = Database(directory, cluster_of(network).id, CLIENT)
     archive = Archive(database, directory)
     assert archive.counts()["decided"] == BUILDS
     assert archive.to_collect() == []

@@ -17,8 +17,8 @@ import pytest
 
 from scripts.configuration import write_configuration
 from scripts.free_ports import free_ports
+from scripts.processes import Process
 from tests import forked
-from tests.forked import Process
 from tests.processes.programs import STOP_SECONDS, Ended, run
 from tests.waiting import block_until
 

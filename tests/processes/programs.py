@@ -7,9 +7,8 @@ from dataclasses import dataclass
 
 from common.address import Address
 from common.logs import STDERR_VARIABLE
-from scripts.processes import answers
+from scripts.processes import Process, answers
 from tests import forked
-from tests.forked import Process
 from tests.waiting import block_until
 
 RUN_SECONDS = 60

@@ -13,17 +13,16 @@ import yaml
 
 from common.configuration.keys import generate_key_files
 from scripts.free_ports import free_ports
+from scripts.processes import Process
 from tests import forked
 from tests.common.forges.deliveries import SECRET, body_of, openssl_hmac
 from tests.forge_server import TOKEN, ForgeServer, Status
 from tests.forge_server import Answer as Unavailable
-from tests.forked import Process
 from tests.processes.conftest import Engine, NetworkMaker
 from tests.processes.network import (
     CLIENT,
     Answer,
     Network,
-    NoAnswer,
     ask,
     pipeline,
     verdict_entries,
@@ -100,15 +99,7 @@ def deliver(
             "X-Hub-Signature-256": f"sha256={openssl_hmac(secret, body).hex()}",
         },
     )
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    try:
-        with opener.open(request, timeout=20) as response:
-            return Answer(response.status, dict(response.headers), response.read())
-    except urllib.error.HTTPError as error:
-        with error:
-            return Answer(error.code, dict(error.headers), error.read())
-    except OSError as error:
-        raise NoAnswer(str(error)) from error
+    return ask(request)
 
 
 def push(branch: str, commit: str) -> bytes:
