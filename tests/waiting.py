@@ -7,7 +7,7 @@ from collections.abc import Callable
 POLL_SECONDS = 0.02
 
 
-async def wait_until(condition: Callable[[], bool], what: str, seconds: float = 20.0) -> None:
+async def wait_until(condition: Callable[[], bool], what: str, seconds: float = 60.0) -> None:
     """Return once the condition holds. Raises AssertionError naming `what` after `seconds`."""
     end = time.monotonic() + seconds
     while not condition():
@@ -15,7 +15,7 @@ async def wait_until(condition: Callable[[], bool], what: str, seconds: float = 
         await asyncio.sleep(POLL_SECONDS)
 
 
-def block_until(condition: Callable[[], bool], what: str, seconds: float = 60.0) -> None:
+def block_until(condition: Callable[[], bool], what: str, seconds: float = 90.0) -> None:
     """The same for tests that are not asynchronous."""
     end = time.monotonic() + seconds
     while not condition():

@@ -4,7 +4,7 @@ import pytest
 
 from tests.hostile.conftest import Arena
 
-pytestmark = [pytest.mark.docker, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.docker
 
 
 @pytest.mark.parametrize(

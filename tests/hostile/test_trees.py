@@ -7,7 +7,7 @@ import pytest
 from ci.operations import Abstain
 from tests.hostile.conftest import SECRET, Arena, Order
 
-pytestmark = [pytest.mark.docker, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.docker
 
 POINTER = (
     "version https://git-lfs.github.com/spec/v1\noid sha256:" + "0" * 64 + "\nsize 1000000000000\n"

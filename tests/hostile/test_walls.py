@@ -8,7 +8,7 @@ import pytest
 
 from tests.hostile.conftest import LIMITS, Arena, Order, addresses, is_root, processes_of
 
-pytestmark = [pytest.mark.docker, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.docker
 
 
 async def test_looking_for_a_way_out(arena: Arena) -> None:

@@ -16,7 +16,6 @@ def test_each_mutant_applies_to_the_source(mutant: Mutant) -> None:
     assert broken != (ROOT / mutant.file).read_text()
 
 
-@pytest.mark.timeout(300)
 def test_a_broken_core_is_caught() -> None:
     broken = [mutant for mutant in MUTANTS if mutant.name.startswith(("01 ", "03 ", "24 "))]
     assert len(broken) == 3

@@ -101,7 +101,6 @@ BROKEN = Mutant(
 )
 
 
-@pytest.mark.timeout(300)
 def test_a_seed_that_is_recorded_needs_no_search() -> None:
     recorded = msgspec.structs.replace(BROKEN, seeds=(2,))
     # A search would find nothing here.
@@ -111,7 +110,6 @@ def test_a_seed_that_is_recorded_needs_no_search() -> None:
     assert not is_unrecorded(recorded, killer)
 
 
-@pytest.mark.timeout(300)
 def test_a_search_finds_a_seed_that_fails_only_with_the_mutant(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -126,7 +124,6 @@ def test_a_search_finds_a_seed_that_fails_only_with_the_mutant(
     assert tried == [Task(1, 4), Task(2, 4)]
 
 
-@pytest.mark.timeout(300)
 def test_a_search_follows_a_recorded_seed_that_no_longer_notices_it() -> None:
     (mutant,) = (mutant for mutant in MUTANTS if mutant.name.startswith("01 "))
     assert mutant.seeds == (2,)

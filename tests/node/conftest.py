@@ -11,7 +11,6 @@ import json
 import os
 import secrets
 import signal
-import socket
 import subprocess
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -39,8 +38,9 @@ from tests.leftovers import WITHOUT_DOCKER
 from tests.node.house import NAMES, Client, House, server_of
 
 # generous: the machine may be busy with other tests
-PATIENCE_SECONDS = 30.0
-# longer than what lies on the engine for the sake of one test; less than what a test may take
+PATIENCE_SECONDS = 90.0
+# for one answer of an engine that has to do with many tests
+ENGINE_SECONDS = 180
 # the images of the tests that are on the engine alone
 LOCAL_IMAGES = (EXAMPLE_IMAGE, UPSTREAM_IMAGE)
 # what the tests of checkouts give a tree
@@ -64,7 +64,7 @@ def docker_engine() -> Iterator[docker.DockerClient]:
     if os.environ.get(WITHOUT_DOCKER) == "1":
         pytest.skip(f"{WITHOUT_DOCKER}=1: no Docker engine on this machine")
     try:
-        client = docker.from_env(timeout=60)
+        client = docker.from_env(timeout=ENGINE_SECONDS)
         client.ping()
     except docker.errors.DockerException as error:
         pytest.fail(f"no Docker engine ({error}); without one set {WITHOUT_DOCKER}=1")
@@ -416,11 +416,3 @@ async def client(house: House) -> AsyncIterator[Client]:
     """An HTTP client of node0, the primary."""
     async with TestClient(TestServer(server_of(house, "node0").application())) as client:
         yield client
-
-
-def unused_port() -> int:
-    """A port of loopback on which nothing listens."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port

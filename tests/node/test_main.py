@@ -19,8 +19,9 @@ from pbft.client import make_request
 from pbft.codec import decode_request, digest_of, encode_batch, encode_message
 from pbft.messages import Commit, Signed
 from pbft.ports import Entry, Executed, Refusal, SavedBody
+from scripts.free_ports import free_ports
 from tests.forge_server import TOKEN
-from tests.node.conftest import ConfigMaker, unused_port
+from tests.node.conftest import PATIENCE_SECONDS, ConfigMaker
 from tests.node.house import COMMIT, KEYS, NAMES, make_cluster
 
 
@@ -45,14 +46,14 @@ async def test_a_node_ends_where_its_commit_statuses_meet_damage(
         api_url="http://127.0.0.1:9/api/v1",
         status_token_file=token,
     )
-    address = Address("127.0.0.1", unused_port())
+    address = Address("127.0.0.1", free_ports(1)[0])
     config = make_config(repository, executor="process", listen=address)
     addresses = dict.fromkeys(NAMES, address)
     limits = Limits()
     node = _Node(config, make_cluster(limits), limits, addresses, KEYS["node0"])
     monkeypatch.setattr(LedgerTable, "entries", entries)
     with pytest.raises(StoreDamaged, match="its structure is broken"):
-        await asyncio.wait_for(node.run(), 20)
+        await asyncio.wait_for(node.run(), PATIENCE_SECONDS)
 
 
 def test_nothing_is_called_forgotten_while_an_entry_is_suspected(make_config: ConfigMaker) -> None:

@@ -127,7 +127,6 @@ def wait_for_statuses(
     return list(forge.statuses)
 
 
-@pytest.mark.timeout(300)
 def test_a_push_is_built_and_reported_and_its_redelivery_is_the_same_build(
     engine: Engine, make_network: NetworkMaker, forge: ForgeServer, tmp_path: Path
 ) -> None:
@@ -187,7 +186,6 @@ def test_a_push_is_built_and_reported_and_its_redelivery_is_the_same_build(
     assert len(finals) <= len(branches) + 1
 
 
-@pytest.mark.timeout(300)
 def test_a_forks_pull_request_waits_for_an_operator_and_is_then_built(
     make_network: NetworkMaker, forge: ForgeServer, tmp_path: Path
 ) -> None:
@@ -231,7 +229,6 @@ def test_a_forks_pull_request_waits_for_an_operator_and_is_then_built(
     assert network.verdict(build)["verdict"]["outcome"] == "pipeline_invalid"
 
 
-@pytest.mark.timeout(300)
 def test_with_report_replicas_each_node_posts_its_own(
     make_network: NetworkMaker, forge: ForgeServer, tmp_path: Path
 ) -> None:
@@ -298,7 +295,6 @@ def second_gateway(tmp_path: Path) -> Iterator[Callable[[Network], str]]:
         process.wait(20)
 
 
-@pytest.mark.timeout(300)
 def test_one_delivery_through_two_gateways_is_one_build_for_both(
     make_network: NetworkMaker,
     forge: ForgeServer,
@@ -338,7 +334,6 @@ def test_one_delivery_through_two_gateways_is_one_build_for_both(
     assert [entry.build for entry in verdict_entries(network.settle())] == [build]
 
 
-@pytest.mark.timeout(300)
 def test_a_status_that_the_forge_did_not_take_survives_a_kill(
     make_network: NetworkMaker, forge: ForgeServer, tmp_path: Path
 ) -> None:

@@ -23,7 +23,7 @@ from tests.processes.programs import Ended, run
 from tests.processes.test_forges import deliver, forge, fork_pull_request, hooked
 from tests.waiting import block_until
 
-pytestmark = [pytest.mark.processes, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.processes
 
 __all__ = ["forge"]
 

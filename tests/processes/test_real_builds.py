@@ -17,7 +17,6 @@ LONG_SECONDS = 12
 GO_ON_SECONDS = 60.0
 
 
-@pytest.mark.timeout(300)
 def test_trap_15_a_long_build_changes_no_view(engine: Engine, make_network: NetworkMaker) -> None:
     """The timer covers ordering alone, which goes on beside builds; a limit is the pipeline's."""
     network = make_network(
@@ -45,7 +44,6 @@ def test_trap_15_a_long_build_changes_no_view(engine: Engine, make_network: Netw
         assert (status["view"], status["counters"].get("view_change", 0)) == (0, 0), name
 
 
-@pytest.mark.timeout(300)
 def test_trap_21_builds_that_never_agree_are_disputed_and_nobody_is_condemned(
     engine: Engine, make_network: NetworkMaker
 ) -> None:

@@ -29,7 +29,9 @@ from node.outputs.kept_builds import KeptBuilds
 from node.sandboxes.containers.docker_engine import BUILD_LABEL
 from node.sandboxes.process_sandbox import ProcessSandbox
 from node.sources.checkout import Checkout
+from scripts.free_ports import free_ports
 from tests.node.conftest import (
+    PATIENCE_SECONDS,
     Builder,
     BuilderMaker,
     ConfigMaker,
@@ -38,7 +40,6 @@ from tests.node.conftest import (
     pipeline,
     processes_in,
     until,
-    unused_port,
 )
 
 
@@ -211,7 +212,7 @@ async def test_a_repository_that_is_not_listed(builder: Builder, tmp_path: Path)
 async def test_a_server_that_stays_down_is_an_abstention_after_the_configured_time(
     make_config: ConfigMaker, make_builder: BuilderMaker
 ) -> None:
-    url = f"git://127.0.0.1:{unused_port()}/repository"
+    url = f"git://127.0.0.1:{free_ports(1)[0]}/repository"
     builder = await make_builder(make_config(url, executor="process", abstain_after_seconds=3))
     order = builder.order(url, "a" * 40)
     began_at = time.monotonic()
@@ -232,14 +233,14 @@ async def test_a_server_that_comes_back_in_time_is_a_finding(
     serve: Callable[[int], None],
 ) -> None:
     commit = repository.commit({".pbft-ci.yml": pipeline("any", "exit 0")})
-    port = unused_port()
+    (port,) = free_ports(1)
     url = f"git://127.0.0.1:{port}/repository"
     builder = await make_builder(make_config(url, executor="process", abstain_after_seconds=60))
     order = builder.order(url, commit)
     task = asyncio.create_task(builder.build(order))
     await until(lambda: builder.state(order).startswith("retrying: "))
     serve(port)
-    ballot = await asyncio.wait_for(task, 60)
+    ballot = await asyncio.wait_for(task, PATIENCE_SECONDS)
     assert not isinstance(ballot, Abstain)
     assert ballot.compared.outcome is Outcome.PASSED
 
@@ -286,7 +287,7 @@ async def test_two_at_once_and_the_others_wait(
 
     await until(lambda: states() == ["building"] * 2 + ["waiting"] * 3)
     gate.touch()
-    ballots = await asyncio.wait_for(asyncio.gather(*tasks), 60)
+    ballots = await asyncio.wait_for(asyncio.gather(*tasks), PATIENCE_SECONDS)
     assert all(not isinstance(ballot, Abstain) for ballot in ballots)
     assert states() == ["none"] * 5
 
@@ -294,7 +295,7 @@ async def test_two_at_once_and_the_others_wait(
 async def test_a_build_in_trouble_holds_no_place(
     repository: GitRepository, make_config: ConfigMaker, make_builder: BuilderMaker
 ) -> None:
-    down = f"git://127.0.0.1:{unused_port()}/repository"
+    down = f"git://127.0.0.1:{free_ports(1)[0]}/repository"
     config = make_config(
         repository.url, down, executor="process", builds_at_once=1, abstain_after_seconds=600
     )
@@ -303,11 +304,13 @@ async def test_a_build_in_trouble_holds_no_place(
     task = asyncio.create_task(builder.build(stuck))
     await until(lambda: builder.state(stuck).startswith("retrying: "))
     commit = repository.commit({".pbft-ci.yml": pipeline("any", "exit 0")})
-    finding = await asyncio.wait_for(builder.find(builder.order(repository.url, commit)), 60)
+    finding = await asyncio.wait_for(
+        builder.find(builder.order(repository.url, commit)), PATIENCE_SECONDS
+    )
     assert finding.compared.exit_code == 0
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
-        await asyncio.wait_for(task, 20)
+        await asyncio.wait_for(task, PATIENCE_SECONDS)
 
 
 # In the shell's group, and out of it.
@@ -329,7 +332,7 @@ async def test_close_ends_all_builds(
     await until(lambda: [builder.state(order) for order in orders].count("building") == 2)
     if have_begun:
         await until(lambda: sleepers_in(tmp_path) == 2 * len(SLEEPS))
-    await asyncio.wait_for(builder.runner.close(), 20)
+    await asyncio.wait_for(builder.runner.close(), PATIENCE_SECONDS)
     assert all(task.cancelled() for task in tasks)
     assert end_processes_in(tmp_path) == {}
 
@@ -351,7 +354,7 @@ async def test_a_fault_in_tidying_up_takes_no_cancels_place(
     order = builder.order(repository.url, commit)
     task = asyncio.create_task(builder.build(order))
     await until(lambda: sleepers_in(tmp_path) == len(SLEEPS))
-    await asyncio.wait_for(builder.runner.close(), 20)
+    await asyncio.wait_for(builder.runner.close(), PATIENCE_SECONDS)
     assert task.cancelled()
     assert "ZeroDivisionError" in caplog.text
     assert end_processes_in(tmp_path) == {}

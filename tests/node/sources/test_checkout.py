@@ -17,13 +17,14 @@ from node.sources.checkout import Checkout, NotThere
 from node.sources.mirror import NotAFile, Source
 from node.sources.tree import TreeRefused
 from node.work.infrastructure_error import InfrastructureError
+from scripts.free_ports import free_ports
 from tests.node.conftest import (
+    PATIENCE_SECONDS,
     WORKSPACE_BYTES,
     CheckoutMaker,
     ConfigMaker,
     GitRepository,
     until,
-    unused_port,
 )
 
 ELSEWHERE = "f" * 40
@@ -274,7 +275,7 @@ async def test_a_commit_that_comes_while_it_is_asked_for_again(
     # the first answer was no: the branch is in the mirror, without the commit
     await until(lambda: list((tmp_path / "data/mirrors").glob("*.git/refs/pbft-ci/*")) != [])
     repository.git("branch", "--force", "main", "late")
-    assert isinstance(await asyncio.wait_for(task, 30), Source)
+    assert isinstance(await asyncio.wait_for(task, PATIENCE_SECONDS), Source)
 
 
 @pytest.mark.parametrize("branch", ["--upload-pack=touch owned", "-x", "a..b", "a b", "a:b", ""])
@@ -351,7 +352,7 @@ async def test_where_the_operator_fetches_from_is_told_to_nobody(
 async def test_a_server_that_is_down(
     make_config: ConfigMaker, make_checkout: CheckoutMaker, target: Path
 ) -> None:
-    url = f"git://127.0.0.1:{unused_port()}/a"
+    url = f"git://127.0.0.1:{free_ports(1)[0]}/a"
     checkout = make_checkout(make_config(url))
     for commit in ("a" * 40, None):
         with pytest.raises(InfrastructureError) as error:
@@ -381,17 +382,21 @@ async def test_a_server_that_never_answers(
     with socket.create_server(("127.0.0.1", 0)) as server:
         url = f"git://127.0.0.1:{server.getsockname()[1]}/a"
         checkout = make_checkout(
-            make_config(url, checkout_timeout_seconds=600 if is_cancelled else 1)
+            make_config(url, checkout_timeout_seconds=600 if is_cancelled else 3)
         )
         task = asyncio.create_task(checkout.check_out(url, "refs/heads/main", "a" * 40, target))
-        await until(lambda: git_processes(url) != [])
+        # git has come, and may be gone by now if its time is limited
+        server.settimeout(PATIENCE_SECONDS)
+        connection, _ = await asyncio.to_thread(server.accept)
         if is_cancelled:
+            assert git_processes(url) != []
             task.cancel()
             with pytest.raises(asyncio.CancelledError):
-                await asyncio.wait_for(task, 20)
+                await asyncio.wait_for(task, PATIENCE_SECONDS)
         else:
-            with pytest.raises(InfrastructureError, match="1 s"):
-                await asyncio.wait_for(task, 20)
+            with pytest.raises(InfrastructureError, match=" 3 s"):
+                await asyncio.wait_for(task, PATIENCE_SECONDS)
+        connection.close()
         assert git_processes(url) == []
 
 

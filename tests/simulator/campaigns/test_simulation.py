@@ -57,7 +57,6 @@ def hashes(hash_seed: str, seeds: int = 6) -> str:
     return done.stdout
 
 
-@pytest.mark.timeout(300)
 def test_a_seed_is_the_same_run_in_every_process() -> None:
     first = hashes("1")
     assert first.count("\n") == 6
