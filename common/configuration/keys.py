@@ -45,6 +45,11 @@ class SigningKey:
         """The signature over `message`: the same bytes give the same signature (RFC 8032)."""
         return self._key.sign(message).signature
 
+    @property
+    def seed(self) -> bytes:
+        """The secret, for libraries that sign with a key object of their own."""
+        return bytes(self._key)
+
     def __repr__(self) -> str:
         return f"SigningKey(public_key={self.public_key.hex()})"
 

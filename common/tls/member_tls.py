@@ -1,0 +1,92 @@
+"""The TLS of one member: its leaf, renewed each day, and its contexts."""
+
+import ssl
+from collections.abc import Callable
+
+from common.configuration.keys import SigningKey
+from common.tls.certificates import (
+    LEAF_SEED_BYTES,
+    SERIAL_BYTES,
+    Leaf,
+    PeerLeaf,
+    PinnedKeys,
+    host_of,
+    issue_leaf,
+    whose_leaf,
+)
+from common.tls.contexts import dialling_context, listening_context, renewed_context
+
+# A leaf is replaced long before it ends, so that links made with it last for days.
+RENEWAL_SECONDS = 24 * 3600.0
+
+
+class MemberTls:
+    """The TLS of one member: contexts for dialling each other member and for listening.
+
+    Its leaf is renewed each day, when a context is next asked for.
+    """
+
+    def __init__(
+        self,
+        pinned: PinnedKeys,
+        name: str,
+        signing_key: SigningKey,
+        *,
+        clock: Callable[[], float],
+        randomness: Callable[[int], bytes],
+    ) -> None:
+        """clock: seconds since 1970. randomness: so many secret bytes."""
+        self._pinned = pinned
+        self._name = name
+        self._signing_key = signing_key
+        self._clock = clock
+        self._randomness = randomness
+        self._dialling: dict[str, ssl.SSLContext] = {}
+        self._renew()
+        self.listening = renewed_context(self._newest_listening)
+
+    @property
+    def leaf(self) -> Leaf:
+        """What this member shows now."""
+        self._renew_if_due()
+        return self._leaf
+
+    def dialling(self, peer: str) -> ssl.SSLContext:
+        """For a connection to that member, with `host(peer)` as the server's name."""
+        self._renew_if_due()
+        context = self._dialling.get(peer)
+        if context is None:
+            context = self._dialling[peer] = dialling_context(self._pinned, peer, self._leaf)
+        return context
+
+    def host(self, peer: str) -> str:
+        """The server's name to ask for when that member is dialled."""
+        return host_of(self._pinned.cluster_id, peer)
+
+    def whose(self, connection: ssl.SSLObject) -> PeerLeaf:
+        """Which member is at the other end of a connection. Raises NotAMember.
+
+        connection: what asyncio and uvloop give as `ssl_object` of a transport.
+        """
+        return whose_leaf(connection.getpeercert(True), self._pinned, self._clock())
+
+    def _newest_listening(self) -> ssl.SSLContext:
+        self._renew_if_due()
+        return self._listening
+
+    def _renew_if_due(self) -> None:
+        # A clock that was put back counts as well: others might find the leaf not yet valid.
+        if not 0 <= self._clock() - self._renewed_at < RENEWAL_SECONDS:
+            self._renew()
+
+    def _renew(self) -> None:
+        self._renewed_at = self._clock()
+        self._leaf = issue_leaf(
+            self._pinned.cluster_id,
+            self._name,
+            self._signing_key,
+            self._renewed_at,
+            self._randomness(LEAF_SEED_BYTES + SERIAL_BYTES),
+        )
+        self._dialling.clear()
+        self._listening = listening_context(self._pinned, self._leaf)
