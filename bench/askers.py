@@ -13,7 +13,8 @@ from bench.closed_loop import ClosedLoop
 from bench.network import BenchFailed, cluster_of
 from ci.operations import Noop, encode_operation
 from common.configuration.keys import load_signing_key, verify
-from common.links.link import Links
+from common.links.link import Inbox, Links
+from pbft.authentication import Identity
 from pbft.client import Client, ClientOutput, ClientSettings, make_request
 from pbft.genesis import Cluster
 from pbft.messages import Envelope
@@ -35,17 +36,15 @@ class Asker(ClosedLoop):
         self._sign = key.sign
         self._client = Client(cluster, name, verify, ClientSettings())
         self.links = Links(
-            cluster=cluster,
-            name=name,
-            signing_key=key,
+            Identity(cluster, name, key.sign),
             dial={e.name: e.address for e in network.configuration.cluster.replicas},
-            on_envelopes=self._receive,
+            inbox=Inbox(self._receive),
         )
 
     def send_request(self, number: int) -> None:
         """A noop."""
         operation = encode_operation(Noop())
-        signed = make_request(self.name, number, operation, self._cluster, self._sign)
+        signed = make_request(Identity(self._cluster, self.name, self._sign), number, operation)
         self._do(self._client.ask(signed, LAST_KINDS, asyncio.get_running_loop().time()))
 
     def handle_timer(self, now: float) -> None:

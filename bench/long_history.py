@@ -37,7 +37,7 @@ from client.storage.database import Database
 from common.configuration.keys import SigningKey, load_signing_key, verify
 from common.version import VERSION
 from node.storage.store import DATABASE_NAME, REDO_NAME, Store
-from pbft.authentication import sign_message
+from pbft.authentication import Identity, sign_message
 from pbft.certificates import state_digest
 from pbft.checkpoint import state_parts
 from pbft.client import make_request
@@ -116,7 +116,9 @@ class _History:
         limits = network.configuration.cluster.limits_as(Limits)
         self._application = BuildApplication(self.cluster, limits, lambda build: None)
         name = self.replicas[0]
-        replica = Replica(self.cluster, name, self.keys[name].sign, verify, self._application)
+        replica = Replica(
+            Identity(self.cluster, name, self.keys[name].sign), verify, self._application
+        )
         self._core = replica.core
         self._commit = network.commits[BRANCH]
         self._repository = network.configuration.client.repositories[0].url
@@ -142,7 +144,7 @@ class _History:
 
     def _signed_vote(self, message: Checkpoint, name: str) -> Signed:
         payload = encode_message(message)
-        return sign_message(message, payload, name, self.cluster, self.keys[name].sign)
+        return sign_message(message, payload, Identity(self.cluster, name, self.keys[name].sign))
 
     def _build(self, number: int) -> _Built:
         wanted = BuildRequest(self._repository, BRANCH, self._commit)
@@ -184,7 +186,7 @@ class _History:
         """What execution does with one ordered request (pbft.execution), without the agreement."""
         sign = self.keys[member].sign
         encoded = encode_operation(operation)
-        signed = make_request(member, number, encoded, self.cluster, sign)
+        signed = make_request(Identity(self.cluster, member, sign), number, encoded)
         digest = digest_of(signed.payload)
         applied = self._application.apply(Request(member, number, encoded), digest, self._sequence)
         if applied.kind == "refused":

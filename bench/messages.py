@@ -21,6 +21,7 @@ from ci.application import BuildApplication
 from ci.limits import Limits, encode_limits
 from ci.operations import Noop, encode_operation
 from common.configuration.keys import SigningKey, verify
+from pbft.authentication import Identity
 from pbft.client import make_request
 from pbft.codec import decode_message, encode_frame
 from pbft.genesis import FORMAT_VERSION, Cluster, Genesis, Member
@@ -133,7 +134,9 @@ class _World:
             )
         )
         self._replicas = {
-            name: Replica(self._cluster, name, keys[name].sign, verify, self._application())
+            name: Replica(
+                Identity(self._cluster, name, keys[name].sign), verify, self._application()
+            )
             for name in names
         }
         self._sent: set[tuple[str, bytes]] = set()
@@ -144,7 +147,9 @@ class _World:
     def order(self, number: int) -> None:
         """One request to all, until everybody has executed it and nothing is on its way."""
         operation = encode_operation(Noop())
-        signed = make_request(CLIENT, number, operation, self._cluster, self._client_key.sign)
+        signed = make_request(
+            Identity(self._cluster, CLIENT, self._client_key.sign), number, operation
+        )
         for name, replica in self._replicas.items():
             self._take_out(name, replica.receive([Envelope(signed)], 0.0))
         delivered = 0

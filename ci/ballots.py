@@ -15,12 +15,11 @@ import msgspec
 from ci.assignments import AssignmentTracker, Key
 from ci.builds import OpenBuild
 from ci.operations import Operation, decode_operation, encode_operation
+from pbft.authentication import Identity
 from pbft.client import make_request
 from pbft.client_table import ClientTable
 from pbft.codec import decode_request, digest_of
-from pbft.genesis import Cluster
 from pbft.messages import Signed
-from pbft.ports import Sign
 
 BALLOT = "ballot"
 VERDICT_DEADLINE = "no verdict at the deadline"
@@ -54,18 +53,14 @@ class ReplicaRequests:
     def __init__(
         self,
         *,
-        cluster: Cluster,
-        name: str,
-        sign: Sign,
+        identity: Identity,
         deadline_seconds: float,
         builds: Callable[[], Mapping[bytes, OpenBuild]],
         clients: Callable[[], ClientTable],
         assignments: AssignmentTracker,
     ) -> None:
         self._assignments = assignments
-        self._cluster = cluster
-        self._name = name
-        self._sign = sign
+        self._identity = identity
         self._deadline_seconds = deadline_seconds
         self._builds = builds
         self._clients = clients
@@ -79,20 +74,18 @@ class ReplicaRequests:
         self._pending = {request.timestamp: request for request in requests}
 
     def make(
-        self, purpose: str, key: Key, operation: Operation, last_timestamp: int
+        self, purpose: str, key: Key, operation: Operation, *, last_timestamp: int
     ) -> ReplicaRequest:
         """A new request, to be saved and then given to `on_saved`; nothing changes here yet.
 
         last_timestamp: the highest number on disk. The request gets the lowest number above that
         which the replicated state does not show as used.
         """
-        clients = self._clients()
-        timestamp = max(last_timestamp, clients.low_timestamp(self._name)) + 1
-        while clients.was_executed(self._name, timestamp):
+        identity, clients = self._identity, self._clients()
+        timestamp = max(last_timestamp, clients.low_timestamp(identity.name)) + 1
+        while clients.was_executed(identity.name, timestamp):
             timestamp += 1
-        signed = make_request(
-            self._name, timestamp, encode_operation(operation), self._cluster, self._sign
-        )
+        signed = make_request(identity, timestamp, encode_operation(operation))
         return ReplicaRequest(timestamp, purpose, *key, signed)
 
     def on_saved(self, request: ReplicaRequest, now: float, instead_of: int | None = None) -> None:
@@ -111,7 +104,7 @@ class ReplicaRequests:
         done = [
             timestamp
             for timestamp, request in self._pending.items()
-            if clients.was_executed(self._name, timestamp) and self._is_settled(request)
+            if clients.was_executed(self._identity.name, timestamp) and self._is_settled(request)
         ]
         for timestamp in done:
             self._forget(timestamp)
@@ -123,7 +116,7 @@ class ReplicaRequests:
         return [
             (request, decode_operation(decode_request(request.signed).operation))
             for timestamp, request in self._pending.items()
-            if clients.was_executed(self._name, timestamp)
+            if clients.was_executed(self._identity.name, timestamp)
         ]
 
     def due(self, now: float) -> list[Signed]:
@@ -146,7 +139,7 @@ class ReplicaRequests:
         waiting: dict[tuple[Key, str], float] = {}
         overdue = []
         for build in self._builds().values():
-            if self._name in build.reports or not self._is_waiting(build, now):
+            if self._identity.name in build.reports or not self._is_waiting(build, now):
                 continue
             key = (build.id, build.opened)
             purpose = LATE_BALLOTS_DEADLINE if build.is_decided else VERDICT_DEADLINE
@@ -160,7 +153,7 @@ class ReplicaRequests:
         """Whether a deadline of ours runs for this build."""
         if build.is_decided and build.executors:
             return True
-        if self._name not in build.ballots:
+        if self._identity.name not in build.ballots:
             return False
         return build.is_decided or self._assignments.has_everybody_had_time(build, now)
 
@@ -170,14 +163,14 @@ class ReplicaRequests:
         Another request may have had the number. One that is too old to remember is ours, unless
         the build that it is about still waits for it.
         """
-        result = self._clients().result(self._name, request.timestamp)
+        result = self._clients().result(self._identity.name, request.timestamp)
         if result is not None and result.request_digest == digest_of(request.signed.payload):
             return True
         build = self._builds().get(request.build)
         if build is None or build.opened != request.opened:
             return True
         heard = build.ballots if request.purpose == BALLOT else build.reports
-        return self._name in heard
+        return self._identity.name in heard
 
     def _forget(self, timestamp: int) -> None:
         self._pending.pop(timestamp, None)

@@ -43,11 +43,12 @@ from common.address import Address
 from common.configuration.config import ClientConfig, ConfigError, load_cluster_config
 from common.configuration.keys import SigningKey, load_signing_key
 from common.configuration.secret_file import read_bearer_tokens
-from common.links.link import Links
+from common.links.link import Inbox, Links
 from common.repositories.git_environment import is_foreign_variable
 from common.retention import DAY_SECONDS, KeepRules
 from common.web.http_tokens import ask_for_token
 from common.web.limited_listener import LimitedListener, own_names, refuse_foreign_pages
+from pbft.authentication import Identity
 from pbft.genesis import Cluster
 
 _log = logging.getLogger(__name__)
@@ -119,12 +120,9 @@ async def running_gateway(config: ClientConfig, version: str) -> AsyncIterator[G
             draw=os.urandom,
         )
         links = Links(
-            cluster=cluster,
-            name=config.name,
-            signing_key=member.signing_key,
+            Identity(cluster, config.name, member.signing_key.sign),
             dial=member.addresses,
-            on_envelopes=gateway.receive,
-            on_connected=gateway.on_connected,
+            inbox=Inbox(gateway.receive, gateway.on_connected),
         )
         stack.push_async_callback(links.close)
         site = Site(

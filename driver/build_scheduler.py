@@ -21,12 +21,12 @@ from ci.verdict import Thresholds
 from driver.ports import (
     Builder,
     BuildOrder,
-    Identity,
     Log,
     RequestDisk,
     SaveFailed,
     Transport,
 )
+from pbft.authentication import Identity
 from pbft.client_table import ClientTable
 from pbft.messages import Signed
 
@@ -53,11 +53,12 @@ class BuildScheduler:
     def __init__(
         self,
         identity: Identity,
+        application: BuildApplication,
+        ports: SchedulerPorts,
+        *,
+        clients: ClientTable,
         limits: Limits,
         stand_by_seconds: float,
-        application: BuildApplication,
-        clients: ClientTable,
-        ports: SchedulerPorts,
     ) -> None:
         self._name = identity.name
         self._application = application
@@ -71,9 +72,7 @@ class BuildScheduler:
             StandbyTimeout(stand_by_seconds, limits.build_seconds_max),
         )
         self._requests = ReplicaRequests(
-            cluster=identity.cluster,
-            name=identity.name,
-            sign=identity.sign,
+            identity=identity,
             deadline_seconds=limits.deadline_seconds,
             builds=application.open_builds,
             clients=lambda: clients,
@@ -142,7 +141,9 @@ class BuildScheduler:
 
         instead_of: the timestamp that it had before, which was used for something else.
         """
-        request = self._requests.make(purpose, key, operation, self._disk.last_timestamp())
+        request = self._requests.make(
+            purpose, key, operation, last_timestamp=self._disk.last_timestamp()
+        )
         try:
             self._disk.add_request(request, instead_of)
         except SaveFailed as error:

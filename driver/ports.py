@@ -14,21 +14,12 @@ from ci.ballots import ReplicaRequest
 from ci.executors import StartReason
 from ci.ledger_gap import LedgerGap, LedgerPage
 from ci.operations import Event
-from pbft.genesis import Cluster
 from pbft.messages import Signed
-from pbft.ports import Record, Sign
+from pbft.ports import Record
 
 
 class SaveFailed(Exception):
     """The disk refuses (full, input/output error): nothing is promised, and it may be repeated."""
-
-
-class Identity(msgspec.Struct, frozen=True):
-    """Which replica of which cluster this is. sign: with its own key."""
-
-    cluster: Cluster
-    name: str
-    sign: Sign
 
 
 class BuildOrder(msgspec.Struct, frozen=True):

@@ -27,15 +27,15 @@ from common.configuration.config import (
     load_cluster_config,
     load_node_config,
 )
-from common.configuration.keys import SigningKey, load_signing_key, verify
+from common.configuration.keys import SigningKey, load_signing_key
 from common.configuration.secret_file import PRIVATE_UMASK, read_bearer_tokens
-from common.links.link import Links
+from common.links.link import Inbox, Links
 from common.logs import FORMATTERS, start_logging
 from common.version import VERSION
 from common.web.http_tokens import ask_for_token
 from common.web.limited_listener import LimitedListener, own_names, refuse_foreign_pages
 from driver.build_scheduler import BuildScheduler, SchedulerPorts
-from driver.ports import Identity, SaveFailed
+from driver.ports import SaveFailed
 from node.builds.build_runner import BuildRunner
 from node.builds.build_tasks import BuildTasks, StoreRequests
 from node.diagnostics.capture import Capture
@@ -49,6 +49,7 @@ from node.storage.scrub import Scrub
 from node.storage.store import Store, StoreInUse
 from node.web.fault_switch import FaultSwitch, NoFaults
 from node.web.server import NodeServer
+from pbft.authentication import Identity
 from pbft.core import Settings
 from pbft.genesis import Cluster
 from pbft.replica import DamagedRecords, OlderRecords
@@ -120,17 +121,16 @@ class _Node:
     ) -> None:
         self._config = config
         self._address = addresses[config.name]
-        replica = _open_replica(config, cluster, limits, signing_key)
-        application = replica.application
-        self._store, self._runtime = replica.store, replica.runtime
+        identity = Identity(cluster, config.name, signing_key.sign)
+        self._runtime = _open_replica(config, identity, limits)
+        application = self._runtime.application
+        self._store = self._runtime.store
         self._links = Links(
-            cluster=cluster,
-            name=config.name,
-            signing_key=signing_key,
+            identity,
             dial=_dialled(cluster, config.name, addresses),
-            on_envelopes=self._runtime.on_envelopes,
-            on_connected=self._runtime.on_connected,
-            has_room=self._runtime.has_room,
+            inbox=Inbox(
+                self._runtime.on_envelopes, self._runtime.on_connected, self._runtime.has_room
+            ),
         )
         peers = {name: address for name, address in addresses.items() if name != config.name}
         self._spoken_links: Speaker = _captured(self._links, config)
@@ -140,7 +140,7 @@ class _Node:
             # Loaded here alone, so that no other node has code that lies.
             from node.faults.faulty_node import FaultyNode
 
-            faulty = FaultyNode(config.fault_injection, cluster, config.name, signing_key, peers)
+            faulty = FaultyNode(config.fault_injection, identity, peers)
             self._spoken_links = faulty.links(self._spoken_links)
             self._faults, bend = faulty.routes, faulty.bend
         self._runner = BuildRunner(
@@ -148,12 +148,12 @@ class _Node:
         )
         self._tasks = BuildTasks(self._runner, bend)
         self._builds = self._tasks.scheduler = BuildScheduler(
-            Identity(cluster, config.name, signing_key.sign),
-            limits,
-            config.stand_by_seconds,
+            identity,
             application,
-            self._runtime.replica.core.execution.clients,
             SchedulerPorts(StoreRequests(self._store), self._tasks, self._runtime, _log),
+            clients=self._runtime.replica.core.execution.clients,
+            limits=limits,
+            stand_by_seconds=config.stand_by_seconds,
         )
         self._ledger_catch_up = LedgerCatchUp(store=self._store, peers=peers)
         self._scrub = Scrub(self._store)
@@ -164,30 +164,14 @@ class _Node:
             self._store.ledger,
             lambda: self._runtime.is_unsaved,
         )
-        self._server = self._make_server(cluster, application, signing_key)
-        _warn(config, cluster)
-
-    def _make_server(
-        self,
-        cluster: Cluster,
-        application: BuildApplication,
-        signing_key: SigningKey,
-    ) -> NodeServer:
-        config = self._config
-        return NodeServer(
-            cluster=cluster,
-            name=config.name,
-            version=VERSION,
-            runtime=self._runtime,
-            application=application,
-            store=self._store,
+        self._server = NodeServer(
+            self._runtime,
             runner=self._runner,
             links=self._links,
-            verify=verify,
-            sign=signing_key.sign,
             faults=self._faults,
             scrub=self._scrub,
         )
+        _warn(config, cluster)
 
     async def run(self) -> None:
         """Serve until SIGTERM or SIGINT. Raises _CannotListen, ConfigError."""
@@ -275,17 +259,7 @@ def _captured(links: Links, config: NodeConfig) -> Links | Capture:
         ) from error
 
 
-class _OpenReplica(msgspec.Struct, frozen=True):
-    """A replica's store, its application, and the loop over both, before it starts."""
-
-    store: Store
-    application: BuildApplication
-    runtime: Runtime
-
-
-def _open_replica(
-    config: NodeConfig, cluster: Cluster, limits: Limits, signing_key: SigningKey
-) -> _OpenReplica:
+def _open_replica(config: NodeConfig, identity: Identity, limits: Limits) -> Runtime:
     """The replica as its disk has it; where the disk forgot something, one that recovers.
 
     Raises StoreDamaged: the files are somebody else's, or nobody could vouch for what is lost
@@ -295,71 +269,66 @@ def _open_replica(
     directory = config.data_directory
     if not recovery_files.is_begun(directory):
         try:
-            return _restored(config, cluster, limits, signing_key)
+            return _restored(config, identity, limits)
         except StoreNotOurs:
             raise
         except StoreDamaged as error:
-            if cluster.quorums.faults_max == 0:
+            if identity.cluster.quorums.faults_max == 0:
                 raise StoreDamaged(
                     f"{error}. With f = 0 nobody can vouch for it: restore its disk"
                 ) from error
             _log.critical("%s", error)
     try:
         kept = recovery_files.begin(directory)
-        replica = _unrestored(config, cluster, limits, signing_key)
-        replica.runtime.begin_recovery(os.urandom(32))
+        runtime = _unrestored(config, identity, limits)
+        runtime.begin_recovery(os.urandom(32))
         recovery_files.finish(directory)
     except (OSError, SaveFailed) as error:
         raise StoreDamaged(f"{directory}: no recovery can begin here: {error}") from error
     _log.critical("recovering: it votes on nothing for now; the damaged files are in %s", kept)
-    return replica
+    return runtime
 
 
-def _restored(
-    config: NodeConfig, cluster: Cluster, limits: Limits, signing_key: SigningKey
-) -> _OpenReplica:
+def _restored(config: NodeConfig, identity: Identity, limits: Limits) -> Runtime:
     """Continue from the disk. Raises StoreDamaged, StoreUnusable, ConfigError."""
-    replica = _unrestored(config, cluster, limits, signing_key)
+    runtime = _unrestored(config, identity, limits)
     try:
-        replica.runtime.restore()
+        runtime.restore()
     except DamagedRecords as error:
-        replica.store.close()
-        raise StoreDamaged(f"{replica.store.path}: {error}") from error
+        runtime.store.close()
+        raise StoreDamaged(f"{runtime.store.path}: {error}") from error
     except OlderRecords as error:
-        replica.store.close()
+        runtime.store.close()
         raise StoreNotOurs(
-            f"{replica.store.path}: {error}; run the version that wrote it until no replica"
+            f"{runtime.store.path}: {error}; run the version that wrote it until no replica"
             " recovers, then stop all replicas and start this version"
         ) from error
     except SaveFailed as error:
-        replica.store.close()
+        runtime.store.close()
         raise StoreUnusable(str(error)) from error
     except (StoreDamaged, StoreUnusable):
-        replica.store.close()
+        runtime.store.close()
         raise
-    return replica
+    return runtime
 
 
-def _unrestored(
-    config: NodeConfig, cluster: Cluster, limits: Limits, signing_key: SigningKey
-) -> _OpenReplica:
+def _unrestored(config: NodeConfig, identity: Identity, limits: Limits) -> Runtime:
     """A replica that has read nothing yet. Raises StoreDamaged, StoreUnusable, ConfigError."""
-    store = _open_store(config, cluster)
+    store = _open_store(config, identity.cluster)
     ledger = store.ledger
-    application = BuildApplication(cluster, limits, ledger.find_statement, ledger.not_given_out)
-    runtime = Runtime(
-        cluster=cluster,
-        name=config.name,
-        signing_key=signing_key,
-        store=store,
-        application=application,
+    application = BuildApplication(
+        identity.cluster, limits, ledger.find_statement, ledger.not_given_out
+    )
+    return Runtime(
+        identity,
+        store,
+        application,
         settings=Settings(
             view_change_seconds=config.view_change_seconds,
             view_change_seconds_max=config.view_change_seconds_max,
             batch_delay_seconds=min(BATCH_DELAY_SECONDS, config.view_change_seconds / 8),
         ),
     )
-    return _OpenReplica(store, application, runtime)
 
 
 def _check_stand_by(config: NodeConfig, limits: Limits) -> None:

@@ -6,6 +6,8 @@ a hint for the key, and must be the sender that the payload names (docs/TRAPS.md
 
 from collections.abc import Sequence
 
+import msgspec
+
 from pbft.codec import (
     MalformedMessage,
     beginning_of,
@@ -33,6 +35,15 @@ REMEMBERED_MAX = 65_536
 # They are about the moment and one receiver: where I stand, send me that, this is your answer.
 _FROM_THEIR_SIGNERS_ONLY: tuple[type[Message], ...] = (Status, FetchBody, FetchState, Replies)
 _BEGINNINGS = tuple(beginning_of(kind) for kind in _FROM_THEIR_SIGNERS_ONLY)
+
+
+class Identity(msgspec.Struct, frozen=True):
+    """Which member of which cluster this is."""
+
+    cluster: Cluster
+    name: str
+    # with this member's own key
+    sign: Sign
 
 
 class Authenticator:
@@ -77,11 +88,11 @@ class Authenticator:
         return None
 
 
-def sign_message(
-    message: AnyMessage, payload: bytes, signer: str, cluster: Cluster, sign: Sign
-) -> Signed:
+def sign_message(message: AnyMessage, payload: bytes, signer: Identity) -> Signed:
     """The signed form of a message whose payload bytes are given."""
-    return Signed(signer, payload, sign(signing_bytes(message, payload, cluster.id, cluster.epoch)))
+    cluster = signer.cluster
+    signature = signer.sign(signing_bytes(message, payload, cluster.id, cluster.epoch))
+    return Signed(signer.name, payload, signature)
 
 
 def is_relayed(peer: str, signed: Signed) -> bool:

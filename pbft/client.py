@@ -14,11 +14,11 @@ from collections.abc import Sequence
 
 import msgspec
 
-from pbft.authentication import Authenticator, sign_message
+from pbft.authentication import Authenticator, Identity, sign_message
 from pbft.codec import decode_request, digest_of, encode_message
 from pbft.genesis import Cluster
 from pbft.messages import Envelope, Replies, Reply, Request, Signed
-from pbft.ports import Event, Refusal, Send, Sign, Verify
+from pbft.ports import Event, Refusal, Send, Verify
 
 # Finished requests whose late replies are still reported.
 FINISHED_KEPT = 256
@@ -89,12 +89,10 @@ class _Asking(msgspec.Struct):
     accepted: dict[str, Reply] = {}
 
 
-def make_request(
-    client: str, timestamp: int, operation: bytes, cluster: Cluster, sign: Sign
-) -> Signed:
+def make_request(client: Identity, timestamp: int, operation: bytes) -> Signed:
     """The signed REQUEST <o, t, c>."""
-    message = Request(client, timestamp, operation)
-    return sign_message(message, encode_message(message), client, cluster, sign)
+    message = Request(client.name, timestamp, operation)
+    return sign_message(message, encode_message(message), client)
 
 
 class Client:

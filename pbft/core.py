@@ -9,13 +9,12 @@ from collections.abc import Iterator
 
 import msgspec
 
-from pbft.authentication import Authenticator, sign_message
+from pbft.authentication import Authenticator, Identity, sign_message
 from pbft.certificates import (
     CheckpointVotes,
 )
 from pbft.client_table import ClientTable
 from pbft.codec import SIGNING_PREFIX, digest_of, encode_message
-from pbft.genesis import Cluster
 from pbft.log import MessageLog, OrderedRequest, Slot
 from pbft.messages import (
     BODY_BYTES_MAX,
@@ -37,7 +36,6 @@ from pbft.ports import (
     SavedMessage,
     SavedPrepared,
     Send,
-    Sign,
     Verify,
 )
 from pbft.state import (
@@ -199,13 +197,13 @@ class Core:
 
     def __init__(
         self,
-        cluster: Cluster,
-        name: str,
-        sign: Sign,
+        identity: Identity,
         verify: Verify,
         application: Application,
+        *,
         settings: Settings,
     ) -> None:
+        cluster, name = identity.cluster, identity.name
         index = cluster.replica_index(name)
         assert index is not None, f"{name} is not a replica of this cluster"
         # A batch may go over its limit by one request and what encoding adds.
@@ -240,7 +238,7 @@ class Core:
         # Of the turn under way; all parts add to them, by the actions below.
         self.output = Output()
         self.replies: dict[str, list[Reply]] = {}
-        self._sign = sign
+        self._identity = identity
         # Per peer: since when, and how many bytes were re-sent to it.
         self._spent: dict[int, tuple[float, int]] = {}
         # Per replica: how often it contradicted itself.
@@ -344,7 +342,7 @@ class Core:
 
     def sign(self, message: AnyMessage) -> Signed:
         """This replica's signed form of a message."""
-        return sign_message(message, encode_message(message), self.name, self.cluster, self._sign)
+        return sign_message(message, encode_message(message), self._identity)
 
     def broadcast(self, signed: Signed, body: bytes = b"") -> None:
         """Send to all other replicas, after the records of this turn are on disk."""
@@ -383,7 +381,7 @@ class Core:
             return
         # What the application has signed must not be taken for a message of the protocol.
         assert not reply.to_sign.startswith(SIGNING_PREFIX)
-        attestation = self._sign(reply.to_sign) if reply.to_sign else b""
+        attestation = self._identity.sign(reply.to_sign) if reply.to_sign else b""
         self.reply(
             Reply(
                 reply.client,

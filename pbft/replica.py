@@ -17,8 +17,8 @@ from pbft import (
     timers,
     view_change,
 )
+from pbft.authentication import Identity
 from pbft.core import Core, Settings
-from pbft.genesis import Cluster
 from pbft.log import NULL_REQUEST, Slot
 from pbft.messages import (
     AnyMessage,
@@ -41,7 +41,7 @@ from pbft.messages import (
     Status,
     ViewChange,
 )
-from pbft.ports import SENT_BACK, Application, Output, Record, Refusal, Sign, Verify
+from pbft.ports import SENT_BACK, Application, Output, Record, Refusal, Verify
 from pbft.restoring import DamagedRecords as DamagedRecords
 from pbft.restoring import OlderRecords as OlderRecords
 
@@ -55,14 +55,13 @@ class Replica:
 
     def __init__(
         self,
-        cluster: Cluster,
-        name: str,
-        sign: Sign,
+        identity: Identity,
         verify: Verify,
         application: Application,
+        *,
         settings: Settings | None = None,
     ) -> None:
-        self.core = Core(cluster, name, sign, verify, application, settings or Settings())
+        self.core = Core(identity, verify, application, settings=settings or Settings())
 
     # --- the surface ----------------------------------------------------------------------------
 

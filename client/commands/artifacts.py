@@ -87,7 +87,7 @@ async def _fetch(gateway: GatewayApi, build: str, artifact: Artifact, folder: Pa
         _make_folders(folder, target.parent)
         with tempfile.NamedTemporaryFile(dir=target.parent, prefix=".fetching-") as file:
             opened = cast(BinaryIO, file)
-            digest = await gateway.artifact(build, artifact.path, artifact.length, opened)
+            digest = await gateway.artifact(build, artifact.path, artifact.length, file=opened)
             if digest != artifact.sha256:
                 raise CommandFailed(
                     f"{artifact.path}: the gateway sent bytes that its list does not name",

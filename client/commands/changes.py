@@ -32,6 +32,7 @@ from client.network.nodes import AskedBuild, Nodes, ServedBuild
 from common.configuration.config import OPERATOR_ROLE, ConfigError
 from common.configuration.keys import load_signing_key
 from common.safe_text import escape_controls
+from pbft.authentication import Identity
 
 OPERATOR_TIMEOUT_SECONDS = 60.0
 
@@ -164,7 +165,8 @@ async def _ask_as_operator(
     try:
         async with asyncio.timeout(OPERATOR_TIMEOUT_SECONDS):
             name = operator_name(cluster, signing_key, OPERATOR_ROLE)
-            answer = await ask_as_operator(cluster, addresses, name, signing_key, operation)
+            operator = Identity(cluster, name, signing_key.sign)
+            answer = await ask_as_operator(operator, addresses, operation)
     except NotAsked as error:
         raise CommandFailed(str(error)) from error
     except TimeoutError as error:

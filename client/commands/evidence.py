@@ -107,7 +107,7 @@ async def _of_node(
     taken_bytes = 0
     try:
         async for page in nodes.evidence_pages(
-            name, PAGES_MAX, PAGE_PAIRS, evidence_bytes_max(cluster)
+            name, pages_max=PAGES_MAX, pairs_max=PAGE_PAIRS, bytes_max=evidence_bytes_max(cluster)
         ):
             taken_bytes += sum(len(pair.first) + len(pair.second) for pair in page)
             if taken_bytes > NODE_BYTES_MAX:

@@ -15,7 +15,9 @@ from client.commands.outcome import EXIT_TOO_LATE, EXIT_WRONG, CommandFailed
 from common.log_pieces import ServedPiece, read_piece
 from common.web.bounded_http import (
     Answer,
+    AnswerBounds,
     CannotWrite,
+    HttpRequest,
     NoAnswer,
     NotInTime,
     ask,
@@ -77,7 +79,7 @@ class GatewayApi:
         if self._webhook_secret is not None:
             signature = hmac.new(self._webhook_secret, data, hashlib.sha256).hexdigest()
             headers["X-Hub-Signature-256"] = f"sha256={signature}"
-        return _object(await self._ask("POST", "/webHook", data, headers))
+        return _object(await self._ask("POST", "/webHook", body=data, headers=headers))
 
     async def build(self, build: str) -> dict[str, Any]:
         """GET /api/v1/builds/<id>. `build` may be the beginning of an id among the newest."""
@@ -104,7 +106,7 @@ class GatewayApi:
         """GET /api/v1/builds/<id>/artifacts: what was agreed on; `build` is a whole id."""
         return _object(await self._ask("GET", f"/api/v1/builds/{build}/artifacts"))
 
-    async def artifact(self, build: str, path: str, length: int, file: BinaryIO) -> str:
+    async def artifact(self, build: str, path: str, length: int, *, file: BinaryIO) -> str:
         """Write GET /api/v1/builds/<id>/artifacts/<path> to a file: its SHA-256 (hex)."""
         assert self._session is not None, "used outside its context"
         url = f"{self._url}/api/v1/builds/{build}/artifacts/{quote(path)}"
@@ -113,9 +115,8 @@ class GatewayApi:
         try:
             status, digest = await save(
                 self._session,
-                url,
+                HttpRequest(url=url, headers=self._shown),
                 file,
-                headers=self._shown,
                 length=length,
                 timeout_seconds=seconds,
             )
@@ -131,7 +132,7 @@ class GatewayApi:
         return await self._ask("GET", f"/api/v1/builds/{build}/attestation")
 
     async def log_piece(
-        self, build: str, replica: str, offset: int, wait_seconds: int
+        self, build: str, replica: str, *, offset: int, wait_seconds: int
     ) -> ServedPiece | None:
         """GET /api/v1/builds/<id>/replicas/<replica>/log; None: ask again in a moment."""
         query = f"from={offset}&wait={wait_seconds}"
@@ -163,7 +164,9 @@ class GatewayApi:
 
     async def _post(self, path: str, body: Mapping[str, str]) -> dict[str, Any]:
         headers = {"Content-Type": "application/json"}
-        return _object(await self._ask("POST", path, json.dumps(body).encode(), headers))
+        return _object(
+            await self._ask("POST", path, body=json.dumps(body).encode(), headers=headers)
+        )
 
     async def append(self, text: str) -> dict[str, Any]:
         """POST /api/v1/append: the journal's digest and length."""
@@ -188,10 +191,11 @@ class GatewayApi:
         self,
         method: str,
         path: str,
+        *,
         body: object = None,
-        headers: Mapping[str, str] | None = None,
+        headers: Mapping[str, str] = {},
     ) -> bytes:
-        answer = await self._answer(method, path, body, headers)
+        answer = await self._answer(method, path, body=body, headers=headers)
         if answer.status >= 400:
             raise CommandFailed(f"{self._url}: {_error_text(answer.data, answer.status)}")
         return answer.data
@@ -200,19 +204,21 @@ class GatewayApi:
         self,
         method: str,
         path: str,
+        *,
         body: object = None,
-        headers: Mapping[str, str] | None = None,
+        headers: Mapping[str, str] = {},
     ) -> Answer:
         assert self._session is not None, "used outside its context"
         try:
             return await ask(
                 self._session,
-                self._url + path,
-                method=method,
-                body=body,
-                headers={**self._shown, **(headers or {})},
-                bytes_max=ANSWER_BYTES_MAX,
-                timeout_seconds=ANSWER_TIMEOUT_SECONDS,
+                HttpRequest(
+                    method=method,
+                    url=self._url + path,
+                    headers={**self._shown, **headers},
+                    body=body,
+                ),
+                AnswerBounds(ANSWER_BYTES_MAX, ANSWER_TIMEOUT_SECONDS),
             )
         except NotInTime as error:
             raise CommandFailed(

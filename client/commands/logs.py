@@ -57,7 +57,9 @@ async def _print_log(
     loop = asyncio.get_running_loop()
     heard_at = loop.time()
     while True:
-        served = await gateway.log_piece(build, replica, offset, WAIT_SECONDS if is_followed else 0)
+        served = await gateway.log_piece(
+            build, replica, offset=offset, wait_seconds=WAIT_SECONDS if is_followed else 0
+        )
         if served is None:
             if loop.time() - heard_at > PATIENCE_SECONDS:
                 raise CommandFailed(f"{replica} does not answer", EXIT_TOO_LATE)

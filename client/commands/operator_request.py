@@ -17,8 +17,8 @@ from client.network.nodes import NodeFailed, Nodes
 from common.address import Address
 from common.configuration.keys import SigningKey, verify
 from common.english import counted, plural
-from common.links.link import Links
-from pbft.authentication import without_relayed
+from common.links.link import Inbox, Links
+from pbft.authentication import Identity, without_relayed
 from pbft.client import Accepted, Client, ClientOutput, make_request
 from pbft.codec import digest_of
 from pbft.genesis import Cluster
@@ -40,17 +40,12 @@ class OperatorAnswer(msgspec.Struct, frozen=True):
 
 
 async def ask_as_operator(
-    cluster: Cluster,
-    addresses: Mapping[str, Address],
-    name: str,
-    signing_key: SigningKey,
-    operation: Operation,
+    operator: Identity, addresses: Mapping[str, Address], operation: Operation
 ) -> OperatorAnswer:
     """Ask until f+1 replicas answer; whoever waits no longer cancels this. Raises NotAsked."""
     async with Nodes(addresses) as nodes:
-        used = await used_numbers(cluster, nodes, name)
-    request = _OperatorRequest(cluster, addresses, name, signing_key)
-    async with request:
+        used = await used_numbers(operator.cluster, nodes, operator.name)
+    async with _OperatorRequest(operator, addresses) as request:
         return await request.ask(encode_operation(operation), used + 1)
 
 
@@ -85,24 +80,13 @@ def operator_name(cluster: Cluster, signing_key: SigningKey, role: str) -> str:
 class _OperatorRequest:
     """Links to all replicas for as long as one operation takes. An async context manager."""
 
-    def __init__(
-        self,
-        cluster: Cluster,
-        addresses: Mapping[str, Address],
-        name: str,
-        signing_key: SigningKey,
-    ) -> None:
-        self._cluster = cluster
-        self._name = name
-        self._signing_key = signing_key
-        self._client = Client(cluster, name, verify)
+    def __init__(self, operator: Identity, addresses: Mapping[str, Address]) -> None:
+        self._operator = operator
+        self._client = Client(operator.cluster, operator.name, verify)
         self._links = Links(
-            cluster=cluster,
-            name=name,
-            signing_key=signing_key,
+            operator,
             dial=addresses,
-            on_envelopes=self._receive,
-            on_connected=self._on_connected,
+            inbox=Inbox(self._receive, self._on_connected),
         )
         self._asked: Signed | None = None
         self._answers: asyncio.Queue[Accepted] = asyncio.Queue()
@@ -120,9 +104,7 @@ class _OperatorRequest:
     async def ask(self, operation: bytes, number: int) -> OperatorAnswer:
         """Ask with this number, or with the first above it that is free. Raises NotAsked."""
         for _ in range(TRIES_MAX):
-            signed = make_request(
-                self._name, number, operation, self._cluster, self._signing_key.sign
-            )
+            signed = make_request(self._operator, number, operation)
             self._asked = signed
             last_kinds = frozenset({"done", "refused"})
             self._handle(self._client.ask(signed, last_kinds, self._now()))
@@ -145,7 +127,7 @@ class _OperatorRequest:
 
     def _handle(self, output: ClientOutput) -> None:
         for message in output.messages:
-            for name in self._cluster.replica_names:
+            for name in self._operator.cluster.replica_names:
                 if message.to in (None, name):
                     self._links.send(name, [message.envelope])
         for accepted in output.accepted:

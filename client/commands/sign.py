@@ -19,6 +19,7 @@ from client.commands.targets import Commands, cluster_and_addresses, cluster_fla
 from client.network.nodes import Nodes
 from common.configuration.config import OPERATOR_ROLE, load_client_config
 from common.configuration.keys import load_signing_key
+from pbft.authentication import Identity
 from pbft.client import make_request
 from pbft.codec import encode_signed
 
@@ -59,6 +60,6 @@ async def _sign(options: argparse.Namespace) -> int:
             number = await used_numbers(cluster, nodes, name) + 1
     except NotAsked as error:
         raise CommandFailed(str(error)) from error
-    signed = make_request(name, number, encode_operation(Noop(data)), cluster, key.sign)
+    signed = make_request(Identity(cluster, name, key.sign), number, encode_operation(Noop(data)))
     print(json.dumps({"signed": base64.standard_b64encode(encode_signed(signed)).decode()}))
     return EXIT_DONE

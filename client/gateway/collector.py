@@ -309,7 +309,7 @@ class Collector:
         assert isinstance(finding, BuildResult)
         bytes_max = self._limits.log_bytes_max + LOG_BYTES_EXTRA
         try:
-            log = await self._nodes.log(ballot.replica, build, opened, bytes_max)
+            log = await self._nodes.log(ballot.replica, build, opened, bytes_max=bytes_max)
         except NotThere:
             return None
         except NodeFailed as error:

@@ -16,6 +16,7 @@ from client.gateway.gateway_setup import GatewayIdentity
 from client.storage.archive import Archive
 from client.storage.outbox import CHANGES, Kind, Outbox, OutboxRow, State, Tally
 from common.fair_turns import FairTurns
+from pbft.authentication import Identity
 from pbft.client import make_request
 from pbft.codec import encode_signed
 
@@ -141,7 +142,9 @@ class TimestampAllocator:
         own = self._identity
         encoded = encode_operation(_operation(row, own.public_url))
         sign = own.signing_key.sign
-        return encode_signed(make_request(own.name, timestamp, encoded, own.cluster, sign))
+        return encode_signed(
+            make_request(Identity(own.cluster, own.name, sign), timestamp, encoded)
+        )
 
 
 def _operation(row: OutboxRow, public_url: str | None) -> Operation:

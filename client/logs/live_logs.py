@@ -94,7 +94,9 @@ class LiveLogs:
         began_at = loop.time()
         try:
             opened = await self._opening(record, replica)
-            served = await self._nodes.log_piece(replica, build, opened, offset, wait_seconds)
+            served = await self._nodes.log_piece(
+                replica, build, opened, offset=offset, wait_seconds=wait_seconds
+            )
         except NotThere as error:
             self._openings.pop((build, replica), None)
             if is_over(record):

@@ -73,7 +73,9 @@ class Artifacts:
             file.seek(0)
             file.truncate()
             try:
-                digest = await self._nodes.artifact(replica, build, opened, artifact, file)
+                digest = await self._nodes.artifact(
+                    replica, build, opened, artifact=artifact, file=file
+                )
             except NodeFailed as error:
                 failures.append(str(error))
                 continue

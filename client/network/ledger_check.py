@@ -23,6 +23,7 @@ from client.network.nodes import NodeFailed, Nodes, ServedLedgerProof, Unreadabl
 from common.configuration.keys import verify
 from common.english import counted
 from common.safe_text import log_text
+from common.web.bounded_http import AnswerBounds
 from pbft.codec import MalformedMessage, decode_signed
 from pbft.genesis import Cluster
 from pbft.ports import Entry, Refusal
@@ -284,7 +285,7 @@ class LedgerCheck:
 
     async def _page(self, name: str, first: int, entries_max: int) -> list[Entry]:
         page, _ = await self._nodes.ledger_page(
-            name, first, entries_max, PAGE_BYTES_MAX, PAGE_SECONDS
+            name, first, entries_max, bounds=AnswerBounds(PAGE_BYTES_MAX, PAGE_SECONDS)
         )
         return page
 

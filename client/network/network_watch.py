@@ -243,7 +243,10 @@ class NetworkWatch:
         """
         proofs: dict[bytes, ProofView] = {}
         pages = self._nodes.evidence_pages(
-            name, EVIDENCE_PAGES_MAX, EVIDENCE_PAGE_PAIRS, evidence_bytes_max(self._cluster)
+            name,
+            pages_max=EVIDENCE_PAGES_MAX,
+            pairs_max=EVIDENCE_PAGE_PAIRS,
+            bytes_max=evidence_bytes_max(self._cluster),
         )
         try:
             async for page in pages:

@@ -22,6 +22,8 @@ from common.log_pieces import ServedPiece, read_piece
 from common.safe_text import log_text
 from common.web.bounded_http import (
     Answer,
+    AnswerBounds,
+    HttpRequest,
     NoAnswer,
     NotInTime,
     ask,
@@ -43,6 +45,7 @@ STATUS_BYTES_MAX = 1024 * 1024
 BUILD_BYTES_MAX = 4 * 1024 * 1024
 # A page has at most 500 entries; an entry is at most as large as a request, and mostly far less.
 LEDGER_BYTES_MAX = 256 * 1024 * 1024
+LEDGER_BOUNDS = AnswerBounds(LEDGER_BYTES_MAX, LOG_TIMEOUT_SECONDS)
 LEDGER_PAGE_ENTRIES = 200
 HEAD_BYTES = 32
 # A node's page of evidence has so many bytes of messages, or one pair whatever its size.
@@ -229,22 +232,23 @@ class Nodes:
 
     async def build(self, replica: str, build: bytes) -> ServedBuild:
         """What a node knows of a build. Raises NodeFailed."""
-        data = await self._get(
-            replica, f"/builds/{build.hex()}", {}, BUILD_BYTES_MAX, ANSWER_TIMEOUT_SECONDS
-        )
+        bounds = AnswerBounds(BUILD_BYTES_MAX, ANSWER_TIMEOUT_SECONDS)
+        data = await self._get(replica, f"/builds/{build.hex()}", bounds)
         return decode_answer(data, ServedBuild, replica)
 
-    async def log(self, replica: str, build: bytes, opened: int, bytes_max: int) -> bytes:
-        """A node's own log of a build. Raises NodeFailed, also where it is too long."""
-        query = {"opened": str(opened)}
-        path = f"/builds/{build.hex()}/log"
-        return await self._get(replica, path, query, bytes_max, LOG_TIMEOUT_SECONDS)
+    async def log(self, replica: str, build: bytes, opened: int, *, bytes_max: int) -> bytes:
+        """A node's own log of a build. Raises NodeFailed, also if it is too long."""
+        path, query = f"/builds/{build.hex()}/log", {"opened": str(opened)}
+        return await self._get(
+            replica, path, AnswerBounds(bytes_max, LOG_TIMEOUT_SECONDS), query=query
+        )
 
     async def artifact(
         self,
         replica: str,
         build: bytes,
         opened: int,
+        *,
         artifact: RecordedArtifact,
         file: BinaryIO,
     ) -> str:
@@ -258,9 +262,8 @@ class Nodes:
         try:
             status, digest = await save(
                 self._session,
-                self._addresses[replica].url + path,
+                HttpRequest(url=self._addresses[replica].url + path, query={"opened": str(opened)}),
                 file,
-                query={"opened": str(opened)},
                 length=artifact.length,
                 timeout_seconds=seconds,
             )
@@ -275,37 +278,33 @@ class Nodes:
     async def provenance(self, replica: str, build: bytes, opened: int) -> bytes:
         """A node's own signed provenance of a build: an envelope, unchecked. Raises NodeFailed."""
         path, query = f"/builds/{build.hex()}/provenance", {"opened": str(opened)}
-        return await self._get(replica, path, query, PROVENANCE_BYTES_MAX, ANSWER_TIMEOUT_SECONDS)
+        bounds = AnswerBounds(PROVENANCE_BYTES_MAX, ANSWER_TIMEOUT_SECONDS)
+        return await self._get(replica, path, bounds, query=query)
 
-    async def supplement(self, replica: str, build: bytes, opened: int, at: int) -> bytes:
+    async def supplement(self, replica: str, build: bytes, opened: int, *, at: int) -> bytes:
         """A node's signed word on the ballots after a verdict, up to the ledger's entry `at`.
 
         An envelope, unchecked. Raises NodeFailed.
         """
+        path = f"/builds/{build.hex()}/supplement"
         query = {"opened": str(opened), "at": str(at)}
-        return await self._get(
-            replica,
-            f"/builds/{build.hex()}/supplement",
-            query,
-            ENVELOPE_BYTES_MAX,
-            ANSWER_TIMEOUT_SECONDS,
-        )
+        bounds = AnswerBounds(ENVELOPE_BYTES_MAX, ANSWER_TIMEOUT_SECONDS)
+        return await self._get(replica, path, bounds, query=query)
 
     async def messages(self, replica: str, build: bytes) -> ServedTrace:
         """What a node still knows of a build's messages; its own word. Raises NodeFailed."""
-        path = f"/builds/{build.hex()}/messages"
-        data = await self._get(replica, path, {}, MESSAGES_BYTES_MAX, ANSWER_TIMEOUT_SECONDS)
+        bounds = AnswerBounds(MESSAGES_BYTES_MAX, ANSWER_TIMEOUT_SECONDS)
+        data = await self._get(replica, f"/builds/{build.hex()}/messages", bounds)
         return decode_answer(data, ServedTrace, replica)
 
     async def ledger_proof(self, replica: str) -> ServedLedgerProof:
         """The certificate over a node's stable checkpoint, unchecked. Raises NodeFailed."""
-        data = await self._get(
-            replica, "/ledger/proof", {}, LEDGER_PROOF_BYTES_MAX, ANSWER_TIMEOUT_SECONDS
-        )
+        bounds = AnswerBounds(LEDGER_PROOF_BYTES_MAX, ANSWER_TIMEOUT_SECONDS)
+        data = await self._get(replica, "/ledger/proof", bounds)
         return decode_answer(data, ServedLedgerProof, replica)
 
     async def log_piece(
-        self, replica: str, build: bytes, opened: int, offset: int, wait_seconds: int
+        self, replica: str, build: bytes, opened: int, *, offset: int, wait_seconds: int
     ) -> ServedPiece:
         """What a node has of its log from that byte on; it waits so long for more.
 
@@ -315,9 +314,8 @@ class Nodes:
         answer = await self._ask(
             replica,
             f"/builds/{build.hex()}/log",
-            query,
-            LOG_PIECE_BYTES_MAX,
-            wait_seconds + ANSWER_TIMEOUT_SECONDS,
+            AnswerBounds(LOG_PIECE_BYTES_MAX, wait_seconds + ANSWER_TIMEOUT_SECONDS),
+            query=query,
             is_waiting=True,
         )
         try:
@@ -330,9 +328,8 @@ class Nodes:
 
     async def status(self, replica: str) -> NodeStatus:
         """GET /pbft/status. Raises NodeFailed."""
-        data = await self._get(
-            replica, "/pbft/status", {}, STATUS_BYTES_MAX, STATUS_TIMEOUT_SECONDS
-        )
+        bounds = AnswerBounds(STATUS_BYTES_MAX, STATUS_TIMEOUT_SECONDS)
+        data = await self._get(replica, "/pbft/status", bounds)
         return decode_answer(data, NodeStatus, replica)
 
     async def misbehave(self, replica: str, fault: str | None) -> None:
@@ -340,11 +337,13 @@ class Nodes:
 
         A node that does not allow it refuses; its own words are then in the error.
         """
-        body = {"node_id": replica, "fault": fault}
-        path = "/pbft/simulate-byzantine"
-        answer = await self._answer(
-            replica, path, {}, STATUS_BYTES_MAX, ANSWER_TIMEOUT_SECONDS, method="POST", body=body
+        request = HttpRequest(
+            method="POST",
+            url="/pbft/simulate-byzantine",
+            body={"node_id": replica, "fault": fault},
         )
+        bounds = AnswerBounds(STATUS_BYTES_MAX, ANSWER_TIMEOUT_SECONDS)
+        answer = await self._answer(replica, request, bounds)
         if answer.status != 200:
             try:
                 reason = decode_answer(answer.data, ServedError, replica).error
@@ -354,23 +353,23 @@ class Nodes:
 
     async def client_floor(self, replica: str, client: str) -> int:
         """Up to which number all of a client's numbers are used, as a node says. NodeFailed."""
-        data = await self._get(
-            replica, f"/pbft/clients/{client}", {}, STATUS_BYTES_MAX, ANSWER_TIMEOUT_SECONDS
-        )
+        bounds = AnswerBounds(STATUS_BYTES_MAX, ANSWER_TIMEOUT_SECONDS)
+        data = await self._get(replica, f"/pbft/clients/{client}", bounds)
         return decode_answer(data, ServedClient, replica).low_timestamp
 
     async def evidence_pages(
-        self, replica: str, pages_max: int, pairs_max: int, bytes_max: int
+        self, replica: str, *, pages_max: int, pairs_max: int, bytes_max: int
     ) -> AsyncIterator[tuple[ServedPair, ...]]:
         """A node's proof of misbehaviour, oldest first, in pages. Nothing of it is checked.
 
         pairs_max, bytes_max: asked for in a page, and taken of it; see `evidence_bytes_max`.
         Raises NodeFailed, perhaps after some pages.
         """
+        bounds = AnswerBounds(bytes_max, LOG_TIMEOUT_SECONDS)
         after = 0
         for _ in range(pages_max):
             query = {"after": str(after), "limit": str(pairs_max)}
-            data = await self._get(replica, "/pbft/evidence", query, bytes_max, LOG_TIMEOUT_SECONDS)
+            data = await self._get(replica, "/pbft/evidence", bounds, query=query)
             page = decode_answer(data, ServedEvidence, replica)
             yield page.evidence
             if page.next is None or page.next <= after:
@@ -416,15 +415,15 @@ class Nodes:
         replica: str,
         first: int,
         entries_max: int,
-        bytes_max: int = LEDGER_BYTES_MAX,
-        timeout_seconds: float = LOG_TIMEOUT_SECONDS,
+        *,
+        bounds: AnswerBounds = LEDGER_BOUNDS,
     ) -> tuple[list[Entry], int]:
         """A node's ledger from entry `first` on, and the index of its last one; unchecked.
 
         There may be fewer than are asked for. Raises NodeFailed.
         """
         query = {"from": str(first), "limit": str(entries_max)}
-        data = await self._get(replica, "/ledger", query, bytes_max, timeout_seconds)
+        data = await self._get(replica, "/ledger", bounds, query=query)
         page = decode_answer(data, ServedLedger, replica)
         if len(page.entries) > entries_max:
             raise NodeFailed(f"{replica}: more ledger entries than were asked for")
@@ -444,26 +443,24 @@ class Nodes:
         self,
         replica: str,
         path: str,
-        query: Mapping[str, str],
-        bytes_max: int,
-        timeout_seconds: float,
+        bounds: AnswerBounds,
+        *,
+        query: Mapping[str, str] = {},
     ) -> bytes:
-        return (await self._ask(replica, path, query, bytes_max, timeout_seconds)).data
+        return (await self._ask(replica, path, bounds, query=query)).data
 
     async def _ask(
         self,
         replica: str,
         path: str,
-        query: Mapping[str, str],
-        bytes_max: int,
-        timeout_seconds: float,
+        bounds: AnswerBounds,
         *,
+        query: Mapping[str, str],
         is_waiting: bool = False,
     ) -> Answer:
         """The answer to a GET, with status 200."""
-        answer = await self._answer(
-            replica, path, query, bytes_max, timeout_seconds, is_waiting=is_waiting
-        )
+        request = HttpRequest(url=path, query=query)
+        answer = await self._answer(replica, request, bounds, is_waiting=is_waiting)
         if answer.status == 404:
             raise NotThere(f"{replica}: has no {path}")
         if answer.status != 200:
@@ -473,32 +470,21 @@ class Nodes:
     async def _answer(
         self,
         replica: str,
-        path: str,
-        query: Mapping[str, str],
-        bytes_max: int,
-        timeout_seconds: float,
+        request: HttpRequest,
+        bounds: AnswerBounds,
         *,
         is_waiting: bool = False,
-        method: str = "GET",
-        body: object = None,
     ) -> Answer:
-        """The answer, of any status."""
+        """The answer, of any status. request: its URL is a path on the node."""
         session = self._waiting_session if is_waiting else self._session
         assert session is not None, "used outside its context"
         try:
-            return await ask(
-                session,
-                self._addresses[replica].url + path,
-                method=method,
-                query=query,
-                body=body,
-                bytes_max=bytes_max,
-                timeout_seconds=timeout_seconds,
-            )
+            url = self._addresses[replica].url + request.url
+            return await ask(session, msgspec.structs.replace(request, url=url), bounds)
         except NotInTime as error:
-            raise NodeFailed(f"{replica}: no answer in {timeout_seconds:g} s") from error
+            raise NodeFailed(f"{replica}: no answer in {bounds.timeout_seconds:g} s") from error
         except NoAnswer as error:
-            raise NodeFailed(f"{replica}: {path}: {error}") from error
+            raise NodeFailed(f"{replica}: {request.url}: {error}") from error
 
 
 def decode_answer(data: bytes, kind: type[_Answer], replica: str) -> _Answer:

@@ -40,7 +40,7 @@ async def gather_supplement(
     at = max(fields.ledger_index, common_end(ends, cluster.quorums))
     answers = await asyncio.gather(
         *(
-            nodes.supplement(name, bytes.fromhex(fields.build), fields.opened, at)
+            nodes.supplement(name, bytes.fromhex(fields.build), fields.opened, at=at)
             for name in nodes.names
         ),
         return_exceptions=True,

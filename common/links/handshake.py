@@ -20,10 +20,9 @@ from typing import TypeVar
 
 import msgspec
 
-from common.configuration.keys import SigningKey, verify
-from pbft.authentication import Authenticator, sign_message
+from common.configuration.keys import verify
+from pbft.authentication import Authenticator, Identity, sign_message
 from pbft.codec import encode_message
-from pbft.genesis import Cluster
 from pbft.messages import Digest, Hello, Name, Signed
 from pbft.ports import Refusal
 
@@ -59,11 +58,10 @@ class Dialling(msgspec.Struct, frozen=True):
 class Handshakes:
     """One member's end of all its handshakes."""
 
-    def __init__(self, cluster: Cluster, name: str, signing_key: SigningKey) -> None:
-        self._cluster = cluster
-        self._name = name
-        self._signing_key = signing_key
-        self._authenticator = Authenticator(cluster, verify)
+    def __init__(self, identity: Identity) -> None:
+        self._identity = identity
+        self._cluster, self._name = identity.cluster, identity.name
+        self._authenticator = Authenticator(identity.cluster, verify)
         self._secret = os.urandom(32)
         self._offered = 0
         # of each member, when the challenge was made that it last proved itself with
@@ -119,8 +117,7 @@ class Handshakes:
         return made_at + mark[: 32 - _TIME_BYTES]
 
     def _signed(self, hello: Hello) -> str:
-        key = self._signing_key.sign
-        return _text(sign_message(hello, encode_message(hello), self._name, self._cluster, key))
+        return _text(sign_message(hello, encode_message(hello), self._identity))
 
     def _read_proof(self, text: str) -> tuple[Signed, Hello]:
         """What is said to be signed by a member, for the end that it is at. Raises LinkRefused."""

@@ -18,15 +18,15 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import aiohttp
+import msgspec
 from aiohttp import web
 
 from common.address import Address
-from common.configuration.keys import SigningKey
 from common.links.handshake import Handshakes, LinkRefused
 from common.safe_text import log_text
 from common.web.limited_listener import give_own_place
+from pbft.authentication import Identity
 from pbft.codec import FRAME_BYTES_MAX, MalformedMessage, decode_frame, encode_frame
-from pbft.genesis import Cluster
 from pbft.messages import Envelope
 
 LINK_PATH = "/link"
@@ -106,32 +106,27 @@ class _Link:
             await self.websocket.send_bytes(encode_frame(frame))
 
 
+class Inbox(msgspec.Struct, frozen=True):
+    """Where what the links bring goes."""
+
+    # called with the peer's name and what came in one frame
+    on_envelopes: Callable[[str, tuple[Envelope, ...]], None]
+    # called with the peer's name when a link to it is made
+    on_connected: Callable[[str], None] | None = None
+    # while it is not set, no further frame is read from any link
+    has_room: asyncio.Event | None = None
+
+
 class Links:
     """The links of one member of the cluster, by the names of its peers.
 
     dial: the peers that this member connects to; others connect to it (`handle`).
-    on_envelopes: called with the peer's name and what came in one frame.
-    on_connected: called with the peer's name when a link to it is made.
-    has_room: while it is not set, no further frame is read from any link.
     """
 
-    def __init__(
-        self,
-        *,
-        cluster: Cluster,
-        name: str,
-        signing_key: SigningKey,
-        dial: Mapping[str, Address],
-        on_envelopes: Callable[[str, tuple[Envelope, ...]], None],
-        on_connected: Callable[[str], None] | None = None,
-        has_room: asyncio.Event | None = None,
-    ) -> None:
-        self._name = name
-        self._handshakes = Handshakes(cluster, name, signing_key)
+    def __init__(self, identity: Identity, *, dial: Mapping[str, Address], inbox: Inbox) -> None:
+        self._handshakes = Handshakes(identity)
         self._dial = dict(dial)
-        self._on_envelopes = on_envelopes
-        self._on_connected = on_connected
-        self._has_room = has_room
+        self._inbox = inbox
         self._links: dict[str, _Link] = {}
         self._told_at = -TOLD_SECONDS
         self._tasks: list[asyncio.Task[None]] = []
@@ -211,7 +206,7 @@ class Links:
             _log.warning("a link from %s was refused: %s", request.remote, log_text(str(error)))
 
     def _may_read(self) -> bool:
-        return self._has_room is None or self._has_room.is_set()
+        return self._inbox.has_room is None or self._inbox.has_room.is_set()
 
     # --- a live link ----------------------------------------------------------------------------
 
@@ -276,8 +271,8 @@ class Links:
         writer = asyncio.create_task(self._write(peer, link), name=f"writer to {peer}")
         _log.info("linked with %s", peer)
         try:
-            if self._on_connected is not None:
-                self._on_connected(peer)
+            if self._inbox.on_connected is not None:
+                self._inbox.on_connected(peer)
             await self._read_frames(peer, websocket)
         finally:
             writer.cancel()
@@ -306,6 +301,6 @@ class Links:
             except MalformedMessage as error:
                 _log.warning("%s sent a malformed frame, the link is ended: %s", peer, error)
                 break
-            if self._has_room is not None:
-                await self._has_room.wait()
-            self._on_envelopes(peer, envelopes)
+            if self._inbox.has_room is not None:
+                await self._inbox.has_room.wait()
+            self._inbox.on_envelopes(peer, envelopes)

@@ -25,7 +25,7 @@ from common.forges.shared.status import (
 )
 from common.repositories.repository_config import StatusTarget
 from common.statuses.status_queue import Database, StatusQueue, WaitingStatus
-from common.web.bounded_http import NoAnswer, ask, bounded_session
+from common.web.bounded_http import AnswerBounds, HttpRequest, NoAnswer, ask, bounded_session
 
 POST_TIMEOUT_SECONDS = 15.0
 ANSWER_BYTES_MAX = 256 * 1024
@@ -113,12 +113,10 @@ class Reporter:
         try:
             answer = await ask(
                 self._session,
-                request.url,
-                method="POST",
-                body=request.body,
-                headers=request.headers,
-                bytes_max=ANSWER_BYTES_MAX,
-                timeout_seconds=POST_TIMEOUT_SECONDS,
+                HttpRequest(
+                    method="POST", url=request.url, headers=request.headers, body=request.body
+                ),
+                AnswerBounds(ANSWER_BYTES_MAX, POST_TIMEOUT_SECONDS),
             )
         except NoAnswer as error:
             return Later(str(error))

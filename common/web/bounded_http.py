@@ -37,6 +37,25 @@ class CannotWrite(Exception):
     """This machine does not take what came; the text says why."""
 
 
+class HttpRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """What is asked."""
+
+    url: str
+    method: str = "GET"
+    # added to the URL
+    query: Mapping[str, str] = {}
+    headers: Mapping[str, str] = {}
+    # bytes as they are, anything else as JSON; None: no body
+    body: object = None
+
+
+class AnswerBounds(msgspec.Struct, frozen=True):
+    """How long an answer may be, and when all of it must be there."""
+
+    bytes_max: int
+    timeout_seconds: float
+
+
 class Answer(msgspec.Struct, frozen=True):
     """An answer, whole. Header names are looked up without regard to case."""
 
@@ -56,55 +75,50 @@ def bounded_session(
     )
 
 
-async def ask(
-    session: aiohttp.ClientSession,
-    url: str,
-    *,
-    method: str = "GET",
-    query: Mapping[str, str] | None = None,
-    body: object = None,
-    headers: Mapping[str, str] | None = None,
-    bytes_max: int,
-    timeout_seconds: float,
-) -> Answer:
-    """The whole answer, of any status. body: bytes as they are, anything else as JSON.
+async def ask(session: aiohttp.ClientSession, request: HttpRequest, bounds: AnswerBounds) -> Answer:
+    """The whole answer, of any status.
 
-    Raises NotReached, NotInTime, and NoAnswer for one that is longer than bytes_max or broken.
+    Raises NotReached, NotInTime, and NoAnswer for one that is too long or broken.
     """
+    body = request.body
     async with (
-        _bounded(timeout_seconds),
+        _bounded(bounds.timeout_seconds),
         session.request(
-            method,
-            url,
-            params=query,
+            request.method,
+            request.url,
+            params=request.query,
             data=body if isinstance(body, bytes) else None,
             json=None if isinstance(body, bytes) else body,
-            headers=headers,
+            headers=request.headers,
             allow_redirects=False,
         ) as response,
     ):
-        data = await _read(response, bytes_max)
+        data = await _read(response, bounds.bytes_max)
         return Answer(response.status, response.headers, data)
 
 
 async def save(
     session: aiohttp.ClientSession,
-    url: str,
+    request: HttpRequest,
     file: BinaryIO,
     *,
-    query: Mapping[str, str] | None = None,
-    headers: Mapping[str, str] | None = None,
     length: int,
     timeout_seconds: float,
 ) -> tuple[int, str]:
-    """Write the answer to a file: its status and, where that is 200, the SHA-256 (hex) of it.
+    """Write the answer to a file: its status and, if that is 200, the SHA-256 (hex) of it.
 
-    length: of the answer in bytes; nothing beyond it is read. Raises NotReached, NotInTime,
-    NoAnswer, also where the length is another, and CannotWrite.
+    request: its body is not sent. length: of the answer in bytes; nothing beyond it is read. Raises
+    NotReached, NotInTime, NoAnswer, also if the length is another, and CannotWrite.
     """
     async with (
         _bounded(timeout_seconds),
-        session.get(url, params=query, headers=headers, allow_redirects=False) as response,
+        session.request(
+            request.method,
+            request.url,
+            params=request.query,
+            headers=request.headers,
+            allow_redirects=False,
+        ) as response,
     ):
         if response.status != 200:
             return response.status, ""

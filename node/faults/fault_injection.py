@@ -13,11 +13,9 @@ import msgspec
 from ci.operations import Ballot, BuildResult, Outcome, ResultKey, Step
 from common.configuration.config import FaultKind
 from node.replica.speaker import Speaker
-from pbft.authentication import sign_message
+from pbft.authentication import Identity, sign_message
 from pbft.codec import decode_message, digest_of, encode_batch, encode_message
-from pbft.genesis import Cluster
 from pbft.messages import AnyMessage, Checkpoint, Commit, Envelope, Prepare, PrePrepare
-from pbft.ports import Sign
 
 KINDS: tuple[str, ...] = tuple(kind for kind in get_args(FaultKind) if kind != "allowed")
 # What a node with that fault does, for whoever chooses one.
@@ -58,15 +56,11 @@ def told_ballot(ballot: Ballot, fault: str | None) -> Ballot:
 class FaultyLinks:
     """Links that carry what the node says as its fault has it."""
 
-    def __init__(
-        self, links: Speaker, faults: Faults, cluster: Cluster, name: str, sign: Sign
-    ) -> None:
-        """sign: with this node's own key; nobody else's words can be bent."""
+    def __init__(self, links: Speaker, faults: Faults, identity: Identity) -> None:
+        """identity: this node's own; nobody else's words can be bent."""
         self._links = links
         self._faults = faults
-        self._cluster = cluster
-        self._name = name
-        self._sign = sign
+        self._identity = identity
         self._old: collections.deque[Envelope] = collections.deque(maxlen=REPLAYED_KEPT)
 
     def send(self, to: str, envelopes: Sequence[Envelope]) -> None:
@@ -92,11 +86,11 @@ class FaultyLinks:
         self._links.send(to, envelopes)
 
     def _is_second(self, to: str) -> bool:
-        index = self._cluster.replica_index(to)
+        index = self._identity.cluster.replica_index(to)
         return index is not None and index % 2 == 1
 
     def _garbled(self, envelope: Envelope) -> Envelope:
-        if envelope.signed.signer != self._name:
+        if envelope.signed.signer != self._identity.name:
             return envelope
         signature = bytes(byte ^ 0x55 for byte in envelope.signed.signature)
         signed = msgspec.structs.replace(envelope.signed, signature=signature)
@@ -104,7 +98,7 @@ class FaultyLinks:
 
     def _twice(self, envelope: Envelope) -> list[Envelope]:
         """A contradiction of it, properly signed, and then itself."""
-        if envelope.signed.signer != self._name:
+        if envelope.signed.signer != self._identity.name:
             return [envelope]
         message = decode_message(envelope.signed.payload)
         body = b""
@@ -118,7 +112,7 @@ class FaultyLinks:
             case _:
                 return [envelope]
         payload = encode_message(changed)
-        signed = sign_message(changed, payload, self._name, self._cluster, self._sign)
+        signed = sign_message(changed, payload, self._identity)
         return [Envelope(signed, body), envelope]
 
 

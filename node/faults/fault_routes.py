@@ -12,7 +12,7 @@ import msgspec
 from aiohttp import web
 
 from common.address import Address
-from common.web.bounded_http import NoAnswer, ask, bounded_session
+from common.web.bounded_http import AnswerBounds, HttpRequest, NoAnswer, ask, bounded_session
 from common.web.request_body import Bodies
 from node.faults.fault_injection import DESCRIPTIONS, KINDS, Faults
 from node.web.answers import http_error, read_body
@@ -88,11 +88,12 @@ class FaultRoutes:
             async with bounded_session() as session:
                 answer = await ask(
                     session,
-                    f"{address.url}{PATH}",
-                    method="POST",
-                    body=msgspec.structs.asdict(wanted),
-                    bytes_max=ANSWER_BYTES_MAX,
-                    timeout_seconds=ANSWER_SECONDS,
+                    HttpRequest(
+                        method="POST",
+                        url=f"{address.url}{PATH}",
+                        body=msgspec.structs.asdict(wanted),
+                    ),
+                    AnswerBounds(ANSWER_BYTES_MAX, ANSWER_SECONDS),
                 )
         except NoAnswer as error:
             raise http_error(web.HTTPBadGateway, f"{wanted.node_id}: {error}") from error

@@ -5,11 +5,10 @@ from collections.abc import Mapping
 from ci.operations import Ballot
 from common.address import Address
 from common.configuration.config import FaultKind
-from common.configuration.keys import SigningKey
 from node.faults.fault_injection import Faults, FaultyLinks, told_ballot
 from node.faults.fault_routes import FaultRoutes
 from node.replica.speaker import Speaker
-from pbft.genesis import Cluster
+from pbft.authentication import Identity
 
 
 class FaultyNode:
@@ -18,21 +17,17 @@ class FaultyNode:
     def __init__(
         self,
         kind: FaultKind,
-        cluster: Cluster,
-        name: str,
-        signing_key: SigningKey,
+        identity: Identity,
         peers: Mapping[str, Address],
     ) -> None:
         """kind: of the fault that it starts with; `allowed`: none. peers: all other replicas."""
         self.faults = Faults(None if kind == "allowed" else kind)
-        self.routes = FaultRoutes(name=name, faults=self.faults, peers=peers)
-        self._cluster = cluster
-        self._name = name
-        self._sign = signing_key.sign
+        self.routes = FaultRoutes(name=identity.name, faults=self.faults, peers=peers)
+        self._identity = identity
 
     def links(self, links: Speaker) -> FaultyLinks:
         """What sends over `links` as the fault has it."""
-        return FaultyLinks(links, self.faults, self._cluster, self._name, self._sign)
+        return FaultyLinks(links, self.faults, self._identity)
 
     def bend(self, ballot: Ballot) -> Ballot:
         """The ballot that it casts, of the one that it should cast."""

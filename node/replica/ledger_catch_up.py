@@ -16,7 +16,14 @@ import msgspec
 from ci.ledger_gap import LedgerPage, WrongEntries
 from common.address import Address
 from common.safe_text import log_text
-from common.web.bounded_http import NoAnswer, ask, bounded_session, decode_json
+from common.web.bounded_http import (
+    AnswerBounds,
+    HttpRequest,
+    NoAnswer,
+    ask,
+    bounded_session,
+    decode_json,
+)
 from driver.ledger_fetcher import LedgerFetcher, PageRequest
 from driver.ports import SaveFailed
 from node.storage.store import Store
@@ -113,10 +120,8 @@ class LedgerCatchUp:
         try:
             answer = await ask(
                 session,
-                f"{self._peers[request.peer].url}/ledger",
-                query=query,
-                bytes_max=PAGE_BYTES_MAX,
-                timeout_seconds=ANSWER_TIMEOUT_SECONDS,
+                HttpRequest(url=f"{self._peers[request.peer].url}/ledger", query=query),
+                AnswerBounds(PAGE_BYTES_MAX, ANSWER_TIMEOUT_SECONDS),
             )
         except NoAnswer as error:
             raise PeerFailed(str(error)) from error

@@ -12,7 +12,7 @@ import time
 from collections.abc import Sequence
 
 from ci.application import BuildApplication
-from common.configuration.keys import SigningKey, verify
+from common.configuration.keys import verify
 from common.version import VERSION
 from driver.build_scheduler import UPDATE_SECONDS, BuildScheduler
 from driver.ports import SaveFailed
@@ -24,9 +24,8 @@ from node.diagnostics.metrics import NodeMetrics
 from node.replica.awake_clock import AwakeClock
 from node.replica.speaker import Speaker
 from node.storage.store import Store
-from pbft.authentication import without_relayed
+from pbft.authentication import Identity, without_relayed
 from pbft.core import Settings
-from pbft.genesis import Cluster
 from pbft.messages import Envelope, Signed, Status
 from pbft.ports import Event, ExecutedRequest, Output
 from pbft.replica import Replica
@@ -54,24 +53,25 @@ _LOUD = {
 
 
 class Runtime:
-    """One replica at work. `start` after construction, then everything comes over the links."""
+    """One replica at work. `start` after construction, then everything comes over the links.
+
+    store: whoever opened it closes it, after the runtime. application: it changes in a turn only.
+    """
 
     def __init__(
         self,
-        *,
-        cluster: Cluster,
-        name: str,
-        signing_key: SigningKey,
+        identity: Identity,
         store: Store,
         application: BuildApplication,
+        *,
         settings: Settings | None = None,
     ) -> None:
-        self._cluster = cluster
-        self._name = name
-        self._store = store
-        self._application = application
+        self.identity = identity
+        self.store = store
+        self.application = application
+        cluster, name = identity.cluster, identity.name
         self.disk = DiskSpeed((settings or Settings()).view_change_seconds)
-        self.replica = Replica(cluster, name, signing_key.sign, verify, application, settings)
+        self.replica = Replica(identity, verify, application, settings=settings)
         self.has_room = asyncio.Event()
         self.has_room.set()
         self.counters: collections.Counter[str] = collections.Counter()
@@ -96,16 +96,16 @@ class Runtime:
         Raises pbft.replica.DamagedRecords, pbft.replica.OlderRecords, node.store.StoreDamaged,
         node.store.StoreUnusable.
         """
-        output = restore(self.replica, self._application, self._store, os.urandom(32))
+        output = restore(self.replica, self.application, self.store, os.urandom(32))
         # What is executed again after a crash need not have been saved with its ballots.
-        self._store.save([], executed_ballots([output]))
+        self.store.save([], executed_ballots([output]))
         core = self.replica.core
         _log.info(
             "restored: view %d, executed %d, stable %d, ledger %d",
             core.view,
             core.executed,
             core.low,
-            self._application.ledger_index,
+            self.application.ledger_index,
         )
 
     def begin_recovery(self, nonce: bytes) -> None:
@@ -115,7 +115,7 @@ class Runtime:
         """
         turn = self._driver.begin_recovery(nonce, 0.0)
         assert turn.to_save is not None
-        self._store.save(turn.to_save.records, [])
+        self.store.save(turn.to_save.records, [])
         # What it would send is sent again with its first STATUS.
         turn.saved()
 
@@ -175,7 +175,7 @@ class Runtime:
     def ask(self, signed: Signed) -> None:
         """Send a request of our own to all replicas, this one included."""
         envelope = Envelope(signed)
-        self.on_envelopes(self._name, [envelope])
+        self.on_envelopes(self.identity.name, [envelope])
         self._send_to_replicas([envelope])
 
     def last_heard(self, replica: int) -> tuple[Status, float] | None:
@@ -263,7 +263,7 @@ class Runtime:
             # The loop's clock has but milliseconds.
             began_at = time.monotonic()
             try:
-                self._store.save(to_save.records, ballots, to_save.evidence)
+                self.store.save(to_save.records, ballots, to_save.evidence)
             except SaveFailed as error:
                 self.counters["saves_failed"] += 1
                 _log.error("nothing is sent until this can be saved: %s", error)
@@ -302,8 +302,8 @@ class Runtime:
     def _send_to_replicas(self, envelopes: list[Envelope]) -> None:
         assert self._links is not None
         self.trace.note_sent("all", envelopes)
-        for peer in self._cluster.replica_names:
-            if peer != self._name:
+        for peer in self.identity.cluster.replica_names:
+            if peer != self.identity.name:
                 self._links.send(peer, envelopes)
 
     def _tell(self, outputs: list[Output]) -> None:

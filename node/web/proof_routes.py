@@ -7,40 +7,25 @@ import base64
 
 from aiohttp import web
 
-from ci.application import BuildApplication
 from ci.ledger_proof import LedgerProof, ledger_proof
 from ci.operations import Ballot, CastBallot, decode_operation
 from ci.provenance import provenance_bytes
 from ci.statement import envelope, keyid_for, pae, parse_statement
 from ci.supplement import supplement_bytes
 from node.replica.runtime import Runtime
-from node.storage.store import Store
 from node.web.answers import http_error, number
 from pbft.codec import decode_request, encode_signed
-from pbft.genesis import Cluster
-from pbft.ports import Sign
 
 
 class ProofRoutes:
     """The routes under which a node proves things."""
 
-    def __init__(
-        self,
-        *,
-        cluster: Cluster,
-        name: str,
-        sign: Sign,
-        runtime: Runtime,
-        application: BuildApplication,
-        store: Store,
-    ) -> None:
-        """sign: with this replica's key, as it signs everything."""
-        self._cluster = cluster
-        self._name = name
-        self._sign = sign
+    def __init__(self, runtime: Runtime) -> None:
+        identity = runtime.identity
+        self._cluster, self._name, self._sign = identity.cluster, identity.name, identity.sign
         self._runtime = runtime
-        self._application = application
-        self._store = store
+        self._application = runtime.application
+        self._store = runtime.store
 
     def routes(self) -> list[web.RouteDef]:
         """To be added to the node's application."""

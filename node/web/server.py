@@ -7,14 +7,15 @@ import msgspec
 from aiohttp import web
 from aiohttp.typedefs import Middleware
 
-from ci.application import BuildApplication
 from ci.builds import OpenBuild
 from ci.executors import STAND_BY
 from ci.ledger import decode_entry
 from ci.references import full_ref
 from ci.statement import dissenters
+from common.configuration.keys import verify
 from common.english import counted
 from common.links.link import LINK_PATH, Links
+from common.version import VERSION
 from common.web.request_body import Bodies
 from node.builds.build_runner import BuildRunner
 from node.diagnostics.message_trace import LoggedMessage, kind_of
@@ -22,7 +23,6 @@ from node.diagnostics.metrics import CONTENT_TYPE as METRICS_TYPE
 from node.replica.runtime import Runtime
 from node.storage.evidence_table import KeptEvidence
 from node.storage.scrub import Scrub
-from node.storage.store import Store
 from node.web import log_routes, status_json
 from node.web.answers import http_error, number, read_body
 from node.web.artifact_routes import ArtifactRoutes
@@ -38,7 +38,6 @@ from pbft.codec import (
 )
 from pbft.core import ReplicaStatus
 from pbft.evidence import check_evidence
-from pbft.genesis import Cluster
 from pbft.messages import (
     BODY_BYTES_MAX,
     PAYLOAD_BYTES_MAX,
@@ -48,7 +47,7 @@ from pbft.messages import (
     Request,
     Signed,
 )
-from pbft.ports import Refusal, Sign, Verify
+from pbft.ports import Refusal
 
 # What a signed message takes beside its payload.
 _SIGNED_OVERHEAD_BYTES = 1024
@@ -94,41 +93,24 @@ class NodeServer:
 
     def __init__(
         self,
-        *,
-        cluster: Cluster,
-        name: str,
-        version: str,
         runtime: Runtime,
-        application: BuildApplication,
-        store: Store,
+        *,
         runner: BuildRunner,
         links: Links,
-        verify: Verify,
-        sign: Sign,
         faults: FaultSwitch,
         scrub: Scrub,
     ) -> None:
-        self._cluster = cluster
-        self._name = name
-        self._version = version
         self._runtime = runtime
-        self._application = application
-        self._store = store
+        self._cluster, self._name = runtime.identity.cluster, runtime.identity.name
+        self._application = runtime.application
+        self._store = runtime.store
         self._runner = runner
         self._links = links
-        self._verify = verify
-        self._authenticator = Authenticator(cluster, verify)
+        self._authenticator = Authenticator(self._cluster, verify)
         self._faults = faults
         self._scrub = scrub
         self._bodies = Bodies(BODIES_BYTES_MAX)
-        self._proofs = ProofRoutes(
-            cluster=cluster,
-            name=name,
-            sign=sign,
-            runtime=runtime,
-            application=application,
-            store=store,
-        )
+        self._proofs = ProofRoutes(runtime)
 
     def application(self, middlewares: Iterable[Middleware] = ()) -> web.Application:
         """The aiohttp application."""
@@ -198,7 +180,7 @@ class NodeServer:
         return web.json_response(
             {
                 "node_id": self._name,
-                "version": self._version,
+                "version": VERSION,
                 "cluster": self._cluster.id.hex(),
                 "epoch": self._cluster.epoch,
                 "status": status_json.status(core, behind_by, is_mute=is_mute),
@@ -308,7 +290,7 @@ class NodeServer:
 
     def _evidence_row(self, kept: KeptEvidence) -> dict[str, str | int]:
         first, second = kept.evidence.first, kept.evidence.second
-        proved = check_evidence(first, second, self._cluster, self._verify)
+        proved = check_evidence(first, second, self._cluster, verify)
         return {
             "number": kept.number,
             "replica": self._cluster.replica_names[kept.evidence.replica],

@@ -8,6 +8,7 @@ import itertools
 from collections.abc import Callable, Sequence
 
 from ci.operations import Append, encode_operation
+from pbft.authentication import Identity
 from pbft.client import make_request
 from pbft.codec import MalformedMessage, decode_message
 from pbft.genesis import Cluster
@@ -83,7 +84,7 @@ class EquivocatingClient:
 
     def _request(self, timestamp: int, text: str) -> Signed:
         operation = encode_operation(Append(f"{text} {timestamp}"))
-        return make_request(self.name, timestamp, operation, self._cluster, self._sign)
+        return make_request(Identity(self._cluster, self.name, self._sign), timestamp, operation)
 
     def _tell(self, replicas: Sequence[str], signed: Signed) -> None:
         for replica in replicas:

@@ -12,7 +12,7 @@ from ci.operations import (
     Noop,
     encode_operation,
 )
-from pbft.authentication import sign_message
+from pbft.authentication import Identity, sign_message
 from pbft.codec import decode_message, digest_of, encode_batch, encode_message
 from pbft.genesis import Cluster
 from pbft.log import NULL_BODY, NULL_REQUEST
@@ -56,7 +56,7 @@ class Forger:
     def say(self, name: str, message: AnyMessage, body: bytes = b"") -> Envelope:
         """That faulty replica says this, properly signed."""
         payload = encode_message(message)
-        signed = sign_message(message, payload, name, self._cluster, self._signers[name])
+        signed = sign_message(message, payload, Identity(self._cluster, name, self._signers[name]))
         return Envelope(signed, body)
 
     def impute(self, victim: str, message: AnyMessage, body: bytes = b"") -> Envelope:
@@ -65,7 +65,7 @@ class Forger:
         if self._chance.random() < 0.5:
             return Envelope(Signed(victim, payload, self._chance.randbytes(64)), body)
         name = self._chance.choice(self.names)
-        signed = sign_message(message, payload, name, self._cluster, self._signers[name])
+        signed = sign_message(message, payload, Identity(self._cluster, name, self._signers[name]))
         return Envelope(Signed(victim, payload, signed.signature), body)
 
     def index(self, name: str) -> int:

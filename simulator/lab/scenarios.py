@@ -8,6 +8,7 @@ from collections.abc import Callable
 import msgspec
 
 from ci.operations import Append, encode_operation
+from pbft.authentication import Identity
 from pbft.client import make_request
 from pbft.codec import digest_of, encode_batch
 from pbft.messages import (
@@ -74,7 +75,7 @@ def signed_request(scripted: ScriptedCluster, number: int, text: str) -> Signed:
     """A request that the client really signed, for a primary that orders as it likes."""
     operation = encode_operation(Append(text))
     signer = scripted.signatures.signer(CLIENT)
-    return make_request(CLIENT, number, operation, scripted.cluster, signer)
+    return make_request(Identity(scripted.cluster, CLIENT, signer), number, operation)
 
 
 # --- the scripts ----------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from ci.builds import OpenBuild
 from ci.limits import Limits, encode_limits
 from ci.operations import Append, Operation, decode_operation
 from driver.ledger_fetcher import PageRequest
-from pbft.authentication import Authenticator, sign_message
+from pbft.authentication import Authenticator, Identity, sign_message
 from pbft.client import Accepted
 from pbft.codec import MalformedMessage, decode_message, digest_of, encode_message
 from pbft.core import Core, Settings
@@ -225,7 +225,9 @@ class ScriptedCluster:
         """A faulty replica sends this message to those, signed with its own key."""
         assert name in self.faulty, "nobody has a correct replica's key"
         signed = sign_message(
-            message, encode_message(message), name, self.cluster, self.signatures.signer(name)
+            message,
+            encode_message(message),
+            Identity(self.cluster, name, self.signatures.signer(name)),
         )
         for receiver in to:
             self.post(name, receiver, Envelope(signed, body), is_forged=True)

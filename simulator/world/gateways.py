@@ -18,6 +18,7 @@ from ci.operations import (
     encode_operation,
 )
 from ci.statement import submitted_build_id
+from pbft.authentication import Identity
 from pbft.client import Accepted, Client, ClientOutput, ClientSettings, make_request
 from pbft.genesis import Cluster
 from pbft.messages import Envelope, Signed
@@ -153,7 +154,7 @@ class Gateway:
         """Sign the next request, and ask until one of these answers is believed."""
         timestamp = len(self.asked) + 1
         signed = make_request(
-            self.name, timestamp, encode_operation(operation), self._cluster, self._sign
+            Identity(self._cluster, self.name, self._sign), timestamp, encode_operation(operation)
         )
         now = self._scheduler.now
         asked = Asked(self.name, timestamp, signed, operation, last_kinds, now)

@@ -16,10 +16,10 @@ from ci.limits import Limits
 from ci.operations import Ballot
 from driver.build_scheduler import UPDATE_SECONDS, BuildScheduler, SchedulerPorts
 from driver.ledger_fetcher import PageRequest
-from driver.ports import Identity, SaveFailed
+from driver.ports import SaveFailed
 from driver.restoring import restore
 from driver.turn import Turn, TurnDriver, has_executed
-from pbft.authentication import Authenticator
+from pbft.authentication import Authenticator, Identity
 from pbft.core import Settings
 from pbft.genesis import Cluster
 from pbft.messages import Envelope, Signed
@@ -196,7 +196,9 @@ class Process:
             world.cluster, world.limits, ledger.find_statement, ledger.missing
         )
         sign, verify = world.signatures.signer(self.name), world.signatures.verify
-        replica = Replica(world.cluster, self.name, sign, verify, application, world.settings)
+        replica = Replica(
+            Identity(world.cluster, self.name, sign), verify, application, settings=world.settings
+        )
         # A payload is read once in this world, not once per replica.
         replica.core.authenticator = world.authenticator
         return replica, application
@@ -239,11 +241,11 @@ class Process:
         assert self._builder is not None
         return BuildScheduler(
             Identity(world.cluster, self.name, world.signatures.signer(self.name)),
-            world.limits,
-            world.stand_by_seconds,
             application,
-            replica.core.execution.clients,
             SchedulerPorts(self.disk, self._builder, self, world.log),
+            clients=replica.core.execution.clients,
+            limits=world.limits,
+            stand_by_seconds=world.stand_by_seconds,
         )
 
     def crash(self) -> None:

@@ -13,6 +13,7 @@ from client.storage.archive import Archive
 from client.storage.database import Database
 from common.configuration.keys import load_signing_key, verify
 from node.storage.store import Store
+from pbft.authentication import Identity
 from pbft.replica import Replica
 from scripts.harness import CLIENT, Network, pipeline
 
@@ -33,7 +34,7 @@ def test_every_replica_restores_it_and_the_ledgers_are_equal(network: Network) -
         store = Store(network.data_directory(node.name), cluster.id, node.name)
         application = BuildApplication(cluster, Limits(), store.ledger.find_statement)
         sign = load_signing_key(node.private_key_file).sign
-        replica = Replica(cluster, node.name, sign, verify, application)
+        replica = Replica(Identity(cluster, node.name, sign), verify, application)
         replica.restore(store.records(), store.bodies(), bytes(32))
         store.agree_ledger(application.ledger_index, application.ledger_head)
         assert replica.core.executed == 256

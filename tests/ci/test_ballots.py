@@ -14,6 +14,7 @@ from ci.limits import Limits
 from ci.operations import CastBallot, Noop, ReportDeadline, encode_operation
 from ci.statement import parse_statement
 from ci.verdict import Thresholds
+from pbft.authentication import Identity
 from pbft.client_table import ClientTable, StoredResult
 from pbft.codec import decode_request, digest_of
 from tests.ci.builders import FAILED, GATEWAY, PASSED, World, signing_key
@@ -43,9 +44,11 @@ class Own:
             self.name, thresholds, StandbyTimeout(STAND_BY_SECONDS, BUILD_SECONDS_MAX)
         )
         self.requests = ReplicaRequests(
-            cluster=self.world.cluster,
-            name=self.name,
-            sign=lambda message: bytes(signing_key(self.name).sign(message).signature),
+            identity=Identity(
+                self.world.cluster,
+                self.name,
+                lambda message: bytes(signing_key(self.name).sign(message).signature),
+            ),
             deadline_seconds=DEADLINE_SECONDS,
             builds=self.world.application.open_builds,
             clients=lambda: self.clients,
@@ -65,7 +68,9 @@ class Own:
 
     def cast(self, key: Key, now: float, instead_of: int | None = None) -> ReplicaRequest:
         """Our own ballot is saved and sent."""
-        request = self.requests.make(BALLOT, key, CastBallot(*key, PASSED), self.last_timestamp)
+        request = self.requests.make(
+            BALLOT, key, CastBallot(*key, PASSED), last_timestamp=self.last_timestamp
+        )
         self.last_timestamp = request.timestamp
         self.requests.on_saved(request, now, instead_of)
         return request
@@ -102,7 +107,7 @@ def test_a_request_is_sent_again_until_it_is_executed() -> None:
 def test_what_was_under_way_before_a_restart_is_sent_at_once() -> None:
     own = Own()
     key = own.open_build()
-    request = own.requests.make(BALLOT, key, CastBallot(*key, PASSED), 0)
+    request = own.requests.make(BALLOT, key, CastBallot(*key, PASSED), last_timestamp=0)
     own.requests.take_up([request])
     assert own.requests.due(0.5) == [request.signed]
 

@@ -5,7 +5,7 @@ import pytest
 
 from ci.ledger_proof import LedgerProof, ProvedLedger, check_ledger_proof, ledger_proof
 from ci.state_partitions import LEDGER_PART
-from pbft.authentication import sign_message
+from pbft.authentication import Identity, sign_message
 from pbft.certificates import state_digest
 from pbft.codec import digest_of, encode_message
 from pbft.messages import Checkpoint, Signed
@@ -20,7 +20,9 @@ def sign(name: str, digest: bytes, world: World, sequence: int = SEQUENCE) -> Si
     message = Checkpoint(sequence, digest, index)
     key = signing_key(name)
     return sign_message(
-        message, encode_message(message), name, world.cluster, lambda data: key.sign(data).signature
+        message,
+        encode_message(message),
+        Identity(world.cluster, name, lambda data: key.sign(data).signature),
     )
 
 

@@ -47,6 +47,7 @@ from node.faults.fault_injection import DESCRIPTIONS
 from node.web.artifact_routes import ArtifactRoutes
 from node.web.log_routes import LogRoutes
 from node.web.proof_routes import proof_fields
+from pbft.authentication import Identity
 from pbft.client import make_request
 from pbft.codec import decode_request, encode_signed
 from pbft.genesis import Cluster
@@ -71,7 +72,7 @@ class Node:
         self.cluster = cluster
         self.name = name
         self.application = BuildApplication(cluster, limits, self.find_statement)
-        self.replica = Replica(cluster, name, key_of(name).sign, verify, self.application)
+        self.replica = Replica(Identity(cluster, name, key_of(name).sign), verify, self.application)
         self.ledger: list[Entry] = []
         self.ballots: dict[bytes, list[tuple[int, str, Signed]]] = {}
         self.logs: dict[bytes, bytes] = {}
@@ -122,7 +123,9 @@ class Node:
             operation = encode_operation(CastBallot(build.id, build.opened, ballot))
             signed.append(
                 make_request(
-                    self.name, self._timestamp, operation, self.cluster, key_of(self.name).sign
+                    Identity(self.cluster, self.name, key_of(self.name).sign),
+                    self._timestamp,
+                    operation,
                 )
             )
         return signed

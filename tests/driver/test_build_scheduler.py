@@ -10,7 +10,8 @@ from ci.executors import StartReason
 from ci.limits import Limits
 from ci.operations import CastBallot, ReportDeadline, decode_operation
 from driver.build_scheduler import BuildScheduler, SchedulerPorts, pending_builds
-from driver.ports import BuildOrder, Identity, SaveFailed
+from driver.ports import BuildOrder, SaveFailed
+from pbft.authentication import Identity
 from pbft.client_table import ClientTable, StoredResult
 from pbft.codec import decode_request, digest_of
 from pbft.messages import Signed
@@ -76,11 +77,11 @@ class Shell:
         )
         self.scheduler = BuildScheduler(
             identity,
-            self.world.limits,
-            20.0,
             self.world.application,
-            self.clients,
             SchedulerPorts(self.disk, self, self, self),
+            clients=self.clients,
+            limits=self.world.limits,
+            stand_by_seconds=20.0,
         )
         self.scheduler.take_up()
         return self.scheduler

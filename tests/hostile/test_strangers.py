@@ -13,6 +13,7 @@ from client.serve import read_member
 from common.address import Address
 from common.configuration.keys import SigningKey
 from common.links.handshake import Handshakes
+from pbft.authentication import Identity
 from tests.processes.network import CLIENT, Network, pipeline
 
 pytestmark = pytest.mark.processes
@@ -132,7 +133,7 @@ async def test_nobody_is_linked_by_what_another_node_says(network: Network) -> N
     async with aiohttp.ClientSession() as session:
         handed_on = [await offer_of(session, url) for url in urls.values()]
         # one who has a key, but not node1's
-        stranger = Handshakes(cluster, "node1", SigningKey(bytes(32)))
+        stranger = Handshakes(Identity(cluster, "node1", SigningKey(bytes(32)).sign))
         offer = (await offer_of(session, urls["node0"])).removeprefix("PBFT-CI-Link ")
         handed_on.append(f"PBFT-CI-Link {stranger.answer(offer, 'node0').proof}")
         for proof in handed_on:
@@ -144,7 +145,9 @@ async def test_nobody_is_linked_by_what_another_node_says(network: Network) -> N
 async def test_a_proof_that_was_seen_on_its_way_makes_no_second_link(network: Network) -> None:
     """A member's own, by somebody who reads what passes: it has its link already."""
     client = read_member(network.configuration.client)
-    member = Handshakes(client.cluster, network.configuration.client.name, client.signing_key)
+    member = Handshakes(
+        Identity(client.cluster, network.configuration.client.name, client.signing_key.sign)
+    )
     url = address_of(network, "node0").url + "/link"
     async with aiohttp.ClientSession() as session:
         offer = (await offer_of(session, url)).removeprefix("PBFT-CI-Link ")

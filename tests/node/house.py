@@ -29,10 +29,10 @@ from ci.operations import (
     encode_operation,
 )
 from common.configuration.config import FaultKind
-from common.configuration.keys import SigningKey, verify
+from common.configuration.keys import SigningKey
 from common.retention import KeepRules
 from driver.build_scheduler import BuildScheduler, SchedulerPorts
-from driver.ports import BuildOrder, Identity
+from driver.ports import BuildOrder
 from node.builds.build_tasks import BuildTasks, StoreRequests
 from node.faults.faulty_node import FaultyNode
 from node.outputs.kept_builds import KeptBuilds
@@ -40,6 +40,7 @@ from node.replica.runtime import Runtime
 from node.storage.scrub import Scrub
 from node.storage.store import Store
 from node.web.server import NodeServer
+from pbft.authentication import Identity
 from pbft.client import make_request
 from pbft.core import Settings
 from pbft.genesis import FORMAT_VERSION, Cluster, Genesis, Member
@@ -176,30 +177,24 @@ class House:
 
     def start(self, name: str, fault: FaultKind = "allowed") -> None:
         """Start or restart a replica from its folder."""
-        faulty = self.faulty[name] = FaultyNode(fault, self.cluster, name, KEYS[name], {})
+        identity = Identity(self.cluster, name, KEYS[name].sign)
+        faulty = self.faulty[name] = FaultyNode(fault, identity, {})
         store = self.stores[name] = Store(self.folder / name, self.cluster.id, name)
         ledger = store.ledger
         application = BuildApplication(
             self.cluster, self.limits, ledger.find_statement, ledger.not_given_out
         )
         self.applications[name] = application
-        runtime = Runtime(
-            cluster=self.cluster,
-            name=name,
-            signing_key=KEYS[name],
-            store=store,
-            application=application,
-            settings=self.settings,
-        )
+        runtime = Runtime(identity, store, application, settings=self.settings)
         runtime.restore()
         tasks = self.tasks[name] = BuildTasks(self.runners[name], faulty.bend)  # type: ignore[arg-type]
         scheduler = self.schedulers[name] = tasks.scheduler = BuildScheduler(
-            Identity(self.cluster, name, KEYS[name].sign),
-            self.limits,
-            self.stand_by_seconds,
+            identity,
             application,
-            runtime.replica.core.execution.clients,
             SchedulerPorts(StoreRequests(store), tasks, runtime, _log),
+            clients=runtime.replica.core.execution.clients,
+            limits=self.limits,
+            stand_by_seconds=self.stand_by_seconds,
         )
         self.runtimes[name] = runtime
         runtime.start(faulty.links(FunctionLinks(self, name)), scheduler)
@@ -228,11 +223,9 @@ class House:
         """The client's next signed request."""
         self._timestamp += 1
         return make_request(
-            "client",
+            Identity(self.cluster, "client", KEYS["client"].sign),
             self._timestamp,
             encode_operation(operation),
-            self.cluster,
-            KEYS["client"].sign,
         )
 
     def ask(self, operation: Operation) -> Signed:
@@ -245,7 +238,9 @@ class House:
     def own_request(self, name: str, timestamp: int, operation: Operation) -> Signed:
         """What a replica asked under this number, in a life whose disk is lost."""
         operation_bytes = encode_operation(operation)
-        return make_request(name, timestamp, operation_bytes, self.cluster, KEYS[name].sign)
+        return make_request(
+            Identity(self.cluster, name, KEYS[name].sign), timestamp, operation_bytes
+        )
 
     def tell_all(self, sender: str, signed: Signed) -> None:
         """Hand a signed request to all that run."""
@@ -265,16 +260,9 @@ class House:
 def server_of(house: House, name: str) -> NodeServer:
     """The routes of one of its nodes."""
     return NodeServer(
-        cluster=house.cluster,
-        name=name,
-        version="test",
-        runtime=house.runtimes[name],
-        application=house.applications[name],
-        store=house.stores[name],
+        house.runtimes[name],
         runner=house.runners[name],  # type: ignore[arg-type]
         links=FunctionLinks(house, name),  # type: ignore[arg-type]
-        verify=verify,
-        sign=KEYS[name].sign,
         faults=house.faulty[name].routes,
         scrub=Scrub(house.stores[name]),
     )

@@ -14,7 +14,7 @@ import pytest
 
 from ci.operations import Append
 from node.storage.store import Store
-from pbft.authentication import sign_message
+from pbft.authentication import Identity, sign_message
 from pbft.codec import encode_message
 from pbft.core import Settings
 from pbft.messages import Checkpoint, Envelope
@@ -125,7 +125,9 @@ async def _replica_run(house: House) -> None:
         sequence = house.runtimes[NAMES[0]].replica.core.low + 16
         message = Checkpoint(sequence, bytes([number]) * 32, 3)
         encoded = encode_message(message)
-        signed = sign_message(message, encoded, NAMES[3], house.cluster, KEYS[NAMES[3]].sign)
+        signed = sign_message(
+            message, encoded, Identity(house.cluster, NAMES[3], KEYS[NAMES[3]].sign)
+        )
         house.runtimes[NAMES[0]].on_envelopes(NAMES[3], [Envelope(signed)])
     await wait_until(lambda: bool(house.stores[NAMES[0]].evidence.counts()), "evidence")
     # A restart: the log is taken into the database and removed.

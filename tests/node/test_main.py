@@ -14,7 +14,7 @@ from common.configuration.config import RepositoryEntry
 from node.main import _Node, _open_replica
 from node.storage.damage import StoreDamaged, StoreNotOurs
 from node.storage.ledger_table import LedgerTable
-from pbft.authentication import sign_message
+from pbft.authentication import Identity, sign_message
 from pbft.client import make_request
 from pbft.codec import decode_request, digest_of, encode_batch, encode_message
 from pbft.messages import Commit, Signed
@@ -62,16 +62,17 @@ def test_nothing_is_called_forgotten_while_an_entry_is_suspected(make_config: Co
     operation = encode_operation(
         SubmitBuild(bytes(32), "https://example.org/r.git", "main", COMMIT)
     )
-    signed = make_request("client", 1, operation, cluster, KEYS["client"].sign)
-    replica = _open_replica(make_config(), cluster, limits, KEYS["node0"])
+    signed = make_request(Identity(cluster, "client", KEYS["client"].sign), 1, operation)
+    identity = Identity(cluster, "node0", KEYS["node0"].sign)
+    runtime = _open_replica(make_config(), identity, limits)
 
     def find_deferred() -> object:
-        return replica.application.find_deferred(decode_request(signed), digest_of(signed.payload))
+        return runtime.application.find_deferred(decode_request(signed), digest_of(signed.payload))
 
     assert find_deferred() is None
-    replica.store.ledger.suspected.add(1)
+    runtime.store.ledger.suspected.add(1)
     assert isinstance(find_deferred(), Refusal)
-    replica.store.close()
+    runtime.store.close()
 
 
 @pytest.mark.parametrize(("patience", "delay"), [(4.0, 0.25), (0.4, 0.05)])
@@ -79,9 +80,10 @@ def test_ballots_are_kept_for_a_moment_that_is_short_beside_the_timer(
     make_config: ConfigMaker, patience: float, delay: float
 ) -> None:
     config = make_config(view_change_seconds=patience)
-    replica = _open_replica(config, make_cluster(Limits()), Limits(), KEYS["node0"])
-    settings = replica.runtime.replica.core.settings
-    replica.store.close()
+    identity = Identity(make_cluster(Limits()), "node0", KEYS["node0"].sign)
+    runtime = _open_replica(config, identity, Limits())
+    settings = runtime.replica.core.settings
+    runtime.store.close()
     assert settings.batch_delay_seconds == pytest.approx(delay)
 
 
@@ -98,10 +100,11 @@ def test_a_store_that_waits_to_execute_a_recover_of_an_older_version_is_refused_
     for index, name in enumerate(NAMES[:3]):
         commit = Commit(0, 1, digest, index)
         payload = encode_message(commit)
-        commits.append(sign_message(commit, payload, name, cluster, KEYS[name].sign))
-    replica = _open_replica(config, cluster, limits, KEYS["node0"])
-    replica.store.save([SavedBody(1, digest, body), Executed(1, digest, tuple(commits))], [])
-    replica.store.close()
+        commits.append(sign_message(commit, payload, Identity(cluster, name, KEYS[name].sign)))
+    identity = Identity(cluster, "node0", KEYS["node0"].sign)
+    runtime = _open_replica(config, identity, limits)
+    runtime.store.save([SavedBody(1, digest, body), Executed(1, digest, tuple(commits))], [])
+    runtime.store.close()
     with pytest.raises(StoreNotOurs, match="run the version that wrote it until") as refused:
-        _open_replica(config, cluster, limits, KEYS["node0"])
+        _open_replica(config, identity, limits)
     assert "\n" not in str(refused.value)

@@ -2,6 +2,7 @@
 
 import pytest
 
+from pbft.authentication import Identity
 from pbft.certificates import state_leaves
 from pbft.core import RECOVER_AGE_WINDOWS, ReplicaStatus, Settings
 from pbft.log import NULL_REQUEST
@@ -45,7 +46,9 @@ def lose_disk(world: World, name: str = "r3", nonce: int = 1) -> None:
     world.disks[name] = Disk()
     world.disks[name].entries = list(entries)
     application = world.applications[name] = world.make_application(name)
-    replica = Replica(world.cluster, name, signer(name), verify, application, world.settings)
+    replica = Replica(
+        Identity(world.cluster, name, signer(name)), verify, application, settings=world.settings
+    )
     world.replicas[name] = replica
     world._take(name, replica.begin_recovery(bytes([nonce]) * 32, world.now))
     world.connect(name)
@@ -202,7 +205,10 @@ def test_with_f_0_nobody_can_vouch_for_it() -> None:
     """It must not even begin."""
     world = World(3)
     replica = Replica(
-        world.cluster, "r2", signer("r2"), verify, world.make_application("r2"), world.settings
+        Identity(world.cluster, "r2", signer("r2")),
+        verify,
+        world.make_application("r2"),
+        settings=world.settings,
     )
     with pytest.raises(AssertionError, match="with f = 0"):
         replica.begin_recovery(bytes(32), 0.0)

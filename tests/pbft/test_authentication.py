@@ -1,5 +1,6 @@
 """Signatures: what is read before the check, what is remembered, and real Ed25519."""
 
+from functools import partial
 from typing import get_args
 
 import pytest
@@ -7,10 +8,9 @@ from nacl.exceptions import BadSignatureError
 from nacl.signing import SigningKey, VerifyKey
 
 from pbft import authentication
-from pbft.authentication import Authenticator, is_relayed, sign_message, without_relayed
+from pbft.authentication import Authenticator, Identity, is_relayed, sign_message, without_relayed
 from pbft.client import Client, make_request
 from pbft.codec import encode_message
-from pbft.core import Settings
 from pbft.genesis import FORMAT_VERSION, Cluster, Genesis, Member
 from pbft.messages import (
     AnyMessage,
@@ -205,14 +205,16 @@ def test_ed25519_holds_for_the_signed_message_only() -> None:
     cluster = real_cluster()
     authenticator = Authenticator(cluster, ed25519_verify)
     signed = sign_message(
-        VOTE, encode_message(VOTE), "r2", cluster, lambda m: ed25519_sign("r2", m)
+        VOTE, encode_message(VOTE), Identity(cluster, "r2", lambda m: ed25519_sign("r2", m))
     )
     assert accepts(authenticator, signed)
     for position in range(0, 64, 7):
         broken = bytearray(signed.signature)
         broken[position] ^= 1
         assert not accepts(authenticator, Signed("r2", signed.payload, bytes(broken)))
-    by_another = sign_message(VOTE, signed.payload, "r2", cluster, lambda m: ed25519_sign("r3", m))
+    by_another = sign_message(
+        VOTE, signed.payload, Identity(cluster, "r2", lambda m: ed25519_sign("r3", m))
+    )
     assert not accepts(authenticator, by_another)
 
 
@@ -221,7 +223,7 @@ def test_ed25519_signatures_are_not_malleable() -> None:
     order = 2**252 + 27742317777372353535851937790883648493
     cluster = real_cluster()
     signed = sign_message(
-        VOTE, encode_message(VOTE), "r2", cluster, lambda m: ed25519_sign("r2", m)
+        VOTE, encode_message(VOTE), Identity(cluster, "r2", lambda m: ed25519_sign("r2", m))
     )
     scalar = int.from_bytes(signed.signature[32:], "little") + order
     other = signed.signature[:32] + scalar.to_bytes(32, "little")
@@ -232,17 +234,16 @@ def test_a_group_with_real_keys_agrees() -> None:
     cluster = real_cluster()
     replicas = {
         name: Replica(
-            cluster,
-            name,
-            lambda message, name=name: ed25519_sign(name, message),  # type: ignore[misc]
+            Identity(cluster, name, partial(ed25519_sign, name)),
             ed25519_verify,
             Journal(),
-            Settings(),
         )
         for name in cluster.replica_names
     }
     client = Client(cluster, "client", ed25519_verify)
-    request = make_request("client", 1, b"x", cluster, lambda m: ed25519_sign("client", m))
+    request = make_request(
+        Identity(cluster, "client", lambda m: ed25519_sign("client", m)), 1, b"x"
+    )
     queue = [
         (name, send.envelope)
         for send in client.ask(request, frozenset({"done"}), 0.0).messages

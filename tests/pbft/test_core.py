@@ -2,6 +2,7 @@
 
 import pytest
 
+from pbft.authentication import Identity
 from pbft.codec import decode_request, digest_of
 from pbft.core import Core, PendingRequests, ReplicaStatus, Settings
 from pbft.log import OrderedRequest
@@ -75,7 +76,12 @@ def test_fresh_are_the_pending_requests_in_no_batch_under_way() -> None:
 
 def test_a_core_belongs_to_a_replica_of_the_cluster() -> None:
     with pytest.raises(AssertionError, match="client is not a replica"):
-        Core(WORLD.cluster, "client", signer("client"), verify, Journal(), Settings())
+        Core(
+            Identity(WORLD.cluster, "client", signer("client")),
+            verify,
+            Journal(),
+            settings=Settings(),
+        )
 
 
 def test_the_water_marks_and_what_is_kept_below_follow_from_the_stable_checkpoint() -> None:

@@ -12,7 +12,7 @@ from typing import TypeVar
 import msgspec
 
 from pbft import messages
-from pbft.authentication import is_relayed, sign_message
+from pbft.authentication import Identity, is_relayed, sign_message
 from pbft.client import Client, ClientOutput, make_request
 from pbft.codec import decode_message, digest_of, encode_batch, encode_message
 from pbft.core import Core, Settings
@@ -223,7 +223,10 @@ class World:
         """Start or restart a replica from its disk."""
         self.applications[name] = self.make_application(name)
         replica = Replica(
-            self.cluster, name, signer(name), verify, self.applications[name], self.settings
+            Identity(self.cluster, name, signer(name)),
+            verify,
+            self.applications[name],
+            settings=self.settings,
         )
         disk = self.disks[name]
         bodies = {digest: body for digest, (_, body) in disk.bodies.items()}
@@ -250,11 +253,11 @@ class World:
     def sign(self, name: str, message: AnyMessage, cluster: Cluster | None = None) -> Signed:
         """A message signed by that member, as an adversary with its key could."""
         payload = encode_message(message)
-        return sign_message(message, payload, name, cluster or self.cluster, signer(name))
+        return sign_message(message, payload, Identity(cluster or self.cluster, name, signer(name)))
 
     def request(self, timestamp: int, operation: bytes, client: str = "client") -> Signed:
         """A client's signed REQUEST."""
-        return make_request(client, timestamp, operation, self.cluster, signer(client))
+        return make_request(Identity(self.cluster, client, signer(client)), timestamp, operation)
 
     def pre_prepare(
         self, sequence: int, requests: Sequence[Signed], *, view: int = 0, replica: int = 0

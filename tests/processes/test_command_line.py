@@ -14,6 +14,7 @@ from client.commands.operator_request import ask_as_operator
 from client.serve import read_member
 from common.configuration.config import load_client_config
 from common.version import VERSION
+from pbft.authentication import Identity
 from scripts.base_image import EXAMPLE_IMAGE
 from scripts.free_ports import free_ports
 from tests.forge_server import TOKEN, ForgeServer
@@ -266,9 +267,8 @@ def test_a_gateways_key_asks_for_no_tag_that_is_a_branch(
         event=Event.TAG,
         ref="refs/heads/claimed",
     )
-    answer = asyncio.run(
-        ask_as_operator(member.cluster, member.addresses, config.name, member.signing_key, lie)
-    )
+    gateway = Identity(member.cluster, config.name, member.signing_key.sign)
+    answer = asyncio.run(ask_as_operator(gateway, member.addresses, lie))
     assert answer.kind == "refused"
     assert "the event is tag, and the ref is not" in (answer.reason or "")
     assert final_states(network, forge, network.post("nothing")) == {"skipped"}

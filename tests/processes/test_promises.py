@@ -6,9 +6,9 @@ import pytest
 
 from common.address import Address
 from common.configuration.keys import SigningKey
-from common.links.link import Links
+from common.links.link import Inbox, Links
 from node.diagnostics.capture import Capture
-from pbft.authentication import sign_message
+from pbft.authentication import Identity, sign_message
 from pbft.codec import encode_message
 from pbft.genesis import FORMAT_VERSION, Cluster, Genesis, Member
 from pbft.messages import AnyMessage, Checkpoint, Commit, Envelope, Prepare, PrePrepare, Request
@@ -34,16 +34,16 @@ def said(folder: Path, *messages: AnyMessage, signer: str = "node0") -> list[str
     file = folder / "node0.capture"
     dial = {"nobody": Address("127.0.0.1", 1)}
     links = Links(
-        cluster=CLUSTER,
-        name="node0",
-        signing_key=KEYS["node0"],
+        Identity(CLUSTER, "node0", KEYS["node0"].sign),
         dial=dial,
-        on_envelopes=lambda name, envelopes: None,
+        inbox=Inbox(lambda name, envelopes: None),
     )
     capture = Capture(links, file)
     for message in (Prepare(0, 1, ONE, 0), *messages):
         name = "node0" if message is not messages[-1] else signer
-        signed = sign_message(message, encode_message(message), name, CLUSTER, KEYS[name].sign)
+        signed = sign_message(
+            message, encode_message(message), Identity(CLUSTER, name, KEYS[name].sign)
+        )
         capture.send("node2", [Envelope(signed)])
     return broken_promises_of("node0", file)
 

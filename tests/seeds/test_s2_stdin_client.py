@@ -8,7 +8,8 @@ import pytest
 from ci.limits import Limits, encode_limits
 from common.address import Address
 from common.configuration.keys import SigningKey, load_signing_key
-from common.links.link import Links
+from common.links.link import Inbox, Links
+from pbft.authentication import Identity
 from pbft.genesis import Cluster
 from pbft.messages import Prepare, PrePrepare
 from pbft.ports import SavedMessage
@@ -69,11 +70,9 @@ async def test_links(network: Network) -> None:
 
 def _links(cluster: Cluster, name: str, key: SigningKey, address: Address) -> Links:
     return Links(
-        cluster=cluster,
-        name=name,
-        signing_key=key,
+        Identity(cluster, name, key.sign),
         dial={"node0": address},
-        on_envelopes=lambda peer, envelopes: None,
+        inbox=Inbox(lambda peer, envelopes: None),
     )
 
 

@@ -136,11 +136,11 @@ async def test_a_file_is_fetched_with_the_token_too() -> None:
     async with TestServer(application) as server:
         url = str(server.make_url("/"))
         async with GatewayApi(url, token=b"read-token") as gateway:
-            digest = await gateway.artifact("0" * 64, "a.txt", 4, io.BytesIO())
+            digest = await gateway.artifact("0" * 64, "a.txt", 4, file=io.BytesIO())
         assert digest == hashlib.sha256(b"made").hexdigest()
         async with GatewayApi(url) as gateway:
             with pytest.raises(CommandFailed, match="read_token_file"):
-                await gateway.artifact("0" * 64, "a.txt", 4, io.BytesIO())
+                await gateway.artifact("0" * 64, "a.txt", 4, file=io.BytesIO())
 
 
 async def test_the_command_to_copy_shows_the_token(running: Running, client: Client) -> None:

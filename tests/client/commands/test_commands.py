@@ -18,7 +18,7 @@ from client.commands.journal import journal_of
 from client.commands.ledger import chain_break
 from client.commands.logs import _Printer
 from client.main import main
-from pbft.authentication import sign_message
+from pbft.authentication import Identity, sign_message
 from pbft.certificates import state_digest
 from pbft.codec import encode_message
 from pbft.messages import Checkpoint, Signed
@@ -437,7 +437,9 @@ def certify(running: Running, parts: dict[str, bytes], signers: int = 3) -> None
 def checkpoint(running: Running, name: str, sequence: int, digest: bytes) -> Signed:
     cluster = running.network.cluster
     message = Checkpoint(sequence, digest, cluster.replica_names.index(name))
-    return sign_message(message, encode_message(message), name, cluster, key_of(name).sign)
+    return sign_message(
+        message, encode_message(message), Identity(cluster, name, key_of(name).sign)
+    )
 
 
 def contradictions(running: Running, name: str, count: int) -> list[tuple[Signed, Signed]]:

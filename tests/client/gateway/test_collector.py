@@ -95,7 +95,7 @@ async def test_a_slow_log_does_not_hold_up_the_others(
     async def log(replica: str, build: bytes, opened: int, bytes_max: int) -> bytes:
         if replica == "replica-1":
             await go_on.wait()
-        return await get_log(replica, build, opened, bytes_max)
+        return await get_log(replica, build, opened, bytes_max=bytes_max)
 
     def write(build: bytes, logs: Mapping[str, bytes]) -> None:
         written.append(set(logs))

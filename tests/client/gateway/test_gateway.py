@@ -21,7 +21,7 @@ from client.storage.archive import BuildRecord
 from client.storage.outbox import Outbox
 from client.views.build_view import BuildStatus, accepted_verdict, build_view
 from common.configuration.keys import verify
-from pbft.authentication import sign_message
+from pbft.authentication import Identity, sign_message
 from pbft.client import Accepted
 from pbft.codec import decode_message, decode_request, encode_message
 from pbft.messages import Envelope, Replies, Reply
@@ -354,7 +354,7 @@ def altered_reply(
         )
         changed = Replies(replies, message.replica)
         signed = sign_message(
-            changed, encode_message(changed), name, network.cluster, key_of(name).sign
+            changed, encode_message(changed), Identity(network.cluster, name, key_of(name).sign)
         )
         return Envelope(signed)
 

@@ -13,7 +13,7 @@ from client.network import ledger_check
 from client.network.ledger_check import BLOCK_ENTRIES, LedgerAbsent, LedgerCheck
 from client.network.node_status import NodeStatus
 from client.network.nodes import Nodes, ServedLedgerProof, decode_answer
-from pbft.authentication import sign_message
+from pbft.authentication import Identity, sign_message
 from pbft.certificates import state_digest
 from pbft.codec import encode_message
 from pbft.messages import Checkpoint
@@ -240,11 +240,11 @@ async def test_a_node_that_hangs_is_met_once(
     asked = []
     page_of = nodes.ledger_page
 
-    async def page_or_nothing(replica: str, *values: Any) -> tuple[list[Entry], int]:
+    async def page_or_nothing(replica: str, *values: Any, **named: Any) -> tuple[list[Entry], int]:
         asked.append(replica)
         if replica == "replica-0":
             await asyncio.Event().wait()
-        return await page_of(replica, *values)
+        return await page_of(replica, *values, **named)
 
     monkeypatch.setattr(nodes, "ledger_page", page_or_nothing)
     assert (await check.stretch(1, 10)).entries == tuple(ledger[:10])
@@ -262,7 +262,9 @@ def certify(network: Network, world: World, sequence: int, signers: int = 3) -> 
         message = Checkpoint(sequence, digest, index)
         name = cluster.replica_names[index]
         signed.append(
-            sign_message(message, encode_message(message), name, cluster, key_of(name).sign)
+            sign_message(
+                message, encode_message(message), Identity(cluster, name, key_of(name).sign)
+            )
         )
     network.nodes["replica-2"].ledger_proof = ledger_proof(sequence, tuple(signed), parts)
 

@@ -173,10 +173,10 @@ async def test_what_came_before_a_page_that_failed_is_shown(
     ask, asked = watch._nodes.evidence_pages, []
 
     async def pages(
-        replica: str, pages_max: int, pairs_max: int, bytes_max: int
+        replica: str, *, pages_max: int, pairs_max: int, bytes_max: int
     ) -> AsyncIterator[tuple[ServedPair, ...]]:
         asked.append(replica)
-        async for page in ask(replica, 1, pairs_max, bytes_max):
+        async for page in ask(replica, pages_max=1, pairs_max=pairs_max, bytes_max=bytes_max):
             yield page
             node.evidence = node.evidence[1:] + node.evidence[:1]
             raise NodeFailed("the answer is too long")

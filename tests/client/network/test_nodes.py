@@ -65,10 +65,10 @@ async def test_what_is_not_there_and_what_fails(script: tuple[Script, Nodes]) ->
     node, nodes = script
     node.answer = web.Response(status=404)
     with pytest.raises(NotThere):
-        await nodes.log("node0", BUILD, 1, 100)
+        await nodes.log("node0", BUILD, 1, bytes_max=100)
     node.answer = web.Response(status=500)
     with pytest.raises(NodeFailed, match="500"):
-        await nodes.log("node0", BUILD, 1, 100)
+        await nodes.log("node0", BUILD, 1, bytes_max=100)
 
 
 async def test_a_redirect_is_not_followed(script: tuple[Script, Nodes]) -> None:
@@ -82,10 +82,10 @@ async def test_a_redirect_is_not_followed(script: tuple[Script, Nodes]) -> None:
 async def test_a_log_is_bounded(script: tuple[Script, Nodes]) -> None:
     node, nodes = script
     node.answer = web.Response(body=bytes(100))
-    assert await nodes.log("node0", BUILD, 3, 100) == bytes(100)
+    assert await nodes.log("node0", BUILD, 3, bytes_max=100) == bytes(100)
     node.answer = web.Response(body=bytes(101))
     with pytest.raises(NodeFailed, match="longer than 100"):
-        await nodes.log("node0", BUILD, 3, 100)
+        await nodes.log("node0", BUILD, 3, bytes_max=100)
     assert node.asked[0] == f"/builds/{BUILD.hex()}/log?opened=3"
 
 
@@ -151,6 +151,11 @@ async def test_a_page_has_room_for_the_largest_proof(
     message = base64.b64encode(encode_signed(largest)).decode()
     pair = {"number": 1, "replica": "replica-0", "proves": "", "first": message, "second": message}
     node.answer = web.json_response({"cluster": "00", "evidence": [pair], "next": None})
-    pages = [p async for p in nodes.evidence_pages("node0", 2, 10, evidence_bytes_max(cluster))]
+    pages = [
+        p
+        async for p in nodes.evidence_pages(
+            "node0", pages_max=2, pairs_max=10, bytes_max=evidence_bytes_max(cluster)
+        )
+    ]
     ((served,),) = pages
     assert decode_signed(served.first) == largest

@@ -13,7 +13,7 @@ from client.views.build_view import (
     iso_time,
 )
 from common.configuration.keys import verify
-from pbft.authentication import Authenticator
+from pbft.authentication import Authenticator, Identity
 from pbft.client import make_request
 from pbft.codec import decode_signed, encode_signed
 from tests.ci.builders import COMMIT, FAILED, PASSED, World, artifact, finding
@@ -45,7 +45,9 @@ def record(**changes: object) -> BuildRecord:
 def signed_ballot(world: World, index: int, build: bytes, ballot: Ballot, opened: int = 1) -> bytes:
     name = world.replica(index)
     operation = encode_operation(CastBallot(build, opened, ballot))
-    return encode_signed(make_request(name, 1, operation, world.cluster, key_of(name).sign))
+    return encode_signed(
+        make_request(Identity(world.cluster, name, key_of(name).sign), 1, operation)
+    )
 
 
 def decided(ballots: list[Ballot]) -> tuple[World, bytes, bytes, list[BallotRecord]]:
@@ -211,7 +213,7 @@ class TestCheckedBallot:
 
     def test_another_operation(self) -> None:
         name = "replica-1"
-        other = make_request(name, 1, b"nothing", self.world.cluster, key_of(name).sign)
+        other = make_request(Identity(self.world.cluster, name, key_of(name).sign), 1, b"nothing")
         assert self.check(encode_signed(other)) is None
 
 

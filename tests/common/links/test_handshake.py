@@ -5,6 +5,7 @@ import pytest
 
 from common.configuration.keys import SigningKey
 from common.links.handshake import PROOF_SECONDS, Handshakes, LinkRefused
+from pbft.authentication import Identity
 from pbft.genesis import FORMAT_VERSION, Cluster, Genesis, Member
 
 KEYS = {name: SigningKey(name.encode().ljust(32, b"\0")) for name in ("r0", "r1", "client")}
@@ -19,7 +20,7 @@ def cluster_of(window: int = 256, epoch: int = 0) -> Cluster:
 
 
 def end(name: str, cluster: Cluster | None = None) -> Handshakes:
-    return Handshakes(cluster or cluster_of(), name, KEYS[name])
+    return Handshakes(Identity(cluster or cluster_of(), name, KEYS[name].sign))
 
 
 def test_both_ends_know_each_other_after_four_messages() -> None:

@@ -4,12 +4,14 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 
 import aiohttp
+import msgspec
 import pytest
 from aiohttp import web
 
 from common.address import Address
 from common.configuration.keys import SigningKey
-from common.links.link import LINK_PATH, Links
+from common.links.link import LINK_PATH, Inbox, Links
+from pbft.authentication import Identity
 from pbft.client import make_request
 from pbft.codec import decode_frame
 from pbft.genesis import FORMAT_VERSION, Cluster, Genesis, Member
@@ -49,15 +51,15 @@ class _End:
         self.has_room = asyncio.Event()
         self.has_room.set()
         self.links = Links(
-            cluster=cluster or _cluster(),
-            name=name,
-            signing_key=KEYS[key or name],
+            Identity(cluster or _cluster(), name, KEYS[key or name].sign),
             dial=dial,
-            on_envelopes=lambda peer, envelopes: self.received.extend(
-                (peer, envelope) for envelope in envelopes
+            inbox=Inbox(
+                on_envelopes=lambda peer, envelopes: self.received.extend(
+                    (peer, envelope) for envelope in envelopes
+                ),
+                on_connected=self.connections.append,
+                has_room=self.has_room,
             ),
-            on_connected=self.connections.append,
-            has_room=self.has_room,
         )
 
 
@@ -95,7 +97,9 @@ async def server() -> AsyncIterator[_Server]:
 
 
 def _envelope(number: int) -> Envelope:
-    return Envelope(make_request("client", number, b"op", _cluster(), KEYS["client"].sign))
+    return Envelope(
+        make_request(Identity(_cluster(), "client", KEYS["client"].sign), number, b"op")
+    )
 
 
 async def test_messages_travel_both_ways(server: _Server) -> None:
@@ -192,8 +196,9 @@ async def test_a_fault_when_a_link_was_made_ends_that_link_alone(
     server: _Server, caplog: pytest.LogCaptureFixture
 ) -> None:
     client = _End("client", {"r0": server.address})
+    inbox = client.links._inbox
     fault = _FaultOnce(client.connections.append)
-    client.links._on_connected = fault
+    client.links._inbox = msgspec.structs.replace(inbox, on_connected=fault)
     await client.links.start()
     await wait_until(lambda: client.connections == ["r0"], "the link again")
     assert fault.calls == 2
@@ -210,8 +215,9 @@ async def test_a_fault_with_what_came_ends_that_link_alone(
     taking, sending, to = (
         (client, server.end, "client") if is_dialling else (server.end, client, "r0")
     )
-    fault = _FaultOnce(taking.links._on_envelopes)
-    taking.links._on_envelopes = fault
+    inbox = taking.links._inbox
+    fault = _FaultOnce(inbox.on_envelopes)
+    taking.links._inbox = msgspec.structs.replace(inbox, on_envelopes=fault)
     await client.links.start()
     await wait_until(lambda: to in sending.links.connected(), "the link")
     sending.links.send(to, [_envelope(1)])

@@ -11,6 +11,8 @@ from aiohttp.test_utils import TestServer
 
 from common.web.bounded_http import (
     Answer,
+    AnswerBounds,
+    HttpRequest,
     NoAnswer,
     NotInTime,
     NotReached,
@@ -33,7 +35,7 @@ class Peer:
     async def ask(self, bytes_max: int = 100, timeout_seconds: float = 20.0) -> Answer:
         """Its answer."""
         return await ask(
-            self.session, self.url, bytes_max=bytes_max, timeout_seconds=timeout_seconds
+            self.session, HttpRequest(url=self.url), AnswerBounds(bytes_max, timeout_seconds)
         )
 
     async def serve(self, request: web.Request) -> web.StreamResponse:
@@ -111,13 +113,10 @@ async def test_a_method_a_query_a_body_and_headers_are_sent(peer: Peer) -> None:
     peer.handler = echo
     answer = await ask(
         peer.session,
-        peer.url,
-        method="POST",
-        query={"a": "1"},
-        body={"b": 2},
-        headers={"X-A": "c"},
-        bytes_max=100,
-        timeout_seconds=20,
+        HttpRequest(
+            method="POST", url=peer.url, query={"a": "1"}, headers={"X-A": "c"}, body={"b": 2}
+        ),
+        AnswerBounds(100, 20),
     )
     assert answer.data == b'POST /?a=1 c {"b": 2}'
 
@@ -126,7 +125,9 @@ async def test_a_method_a_query_a_body_and_headers_are_sent(peer: Peer) -> None:
 async def test_nobody_there(url: str, unused_tcp_port: int) -> None:
     async with bounded_session() as session:
         with pytest.raises(NotReached):
-            await ask(session, url.format(port=unused_tcp_port), bytes_max=1, timeout_seconds=20)
+            await ask(
+                session, HttpRequest(url=url.format(port=unused_tcp_port)), AnswerBounds(1, 20)
+            )
 
 
 @pytest.mark.parametrize("data", [b"", b"[1", b"\xff", b"[" * 100_000, b'{"a": 1}'])

@@ -9,7 +9,14 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
-from common.web.bounded_http import CannotWrite, NoAnswer, NotReached, bounded_session, save
+from common.web.bounded_http import (
+    CannotWrite,
+    HttpRequest,
+    NoAnswer,
+    NotReached,
+    bounded_session,
+    save,
+)
 
 PIECE = b"x" * 100_000
 
@@ -41,8 +48,8 @@ async def serve(pieces: int, status: int = 200) -> TestServer:
 async def test_an_answer_is_saved_with_its_digest(session: aiohttp.ClientSession) -> None:
     file = io.BytesIO()
     async with await serve(3) as server:
-        url = str(server.make_url("/"))
-        saved = await save(session, url, file, length=3 * len(PIECE), timeout_seconds=20)
+        request = HttpRequest(url=str(server.make_url("/")))
+        saved = await save(session, request, file, length=3 * len(PIECE), timeout_seconds=20)
     assert saved == (200, hashlib.sha256(3 * PIECE).hexdigest())
     assert file.getvalue() == 3 * PIECE
 
@@ -52,7 +59,13 @@ async def test_what_is_longer_is_not_written(session: aiohttp.ClientSession) -> 
     file = io.BytesIO()
     async with await serve(1000) as server:
         with pytest.raises(NoAnswer, match="more than the 150000 bytes"):
-            await save(session, str(server.make_url("/")), file, length=150_000, timeout_seconds=20)
+            await save(
+                session,
+                HttpRequest(url=str(server.make_url("/"))),
+                file,
+                length=150_000,
+                timeout_seconds=20,
+            )
     assert len(file.getvalue()) <= 150_000
 
 
@@ -60,7 +73,11 @@ async def test_what_is_shorter_is_no_answer(session: aiohttp.ClientSession) -> N
     async with await serve(1) as server:
         with pytest.raises(NoAnswer, match="100000 of the 150000 bytes"):
             await save(
-                session, str(server.make_url("/")), io.BytesIO(), length=150_000, timeout_seconds=20
+                session,
+                HttpRequest(url=str(server.make_url("/"))),
+                io.BytesIO(),
+                length=150_000,
+                timeout_seconds=20,
             )
 
 
@@ -68,7 +85,11 @@ async def test_another_status_is_told_and_not_saved(session: aiohttp.ClientSessi
     file = io.BytesIO()
     async with await serve(1, status=404) as server:
         saved = await save(
-            session, str(server.make_url("/")), file, length=150_000, timeout_seconds=20
+            session,
+            HttpRequest(url=str(server.make_url("/"))),
+            file,
+            length=150_000,
+            timeout_seconds=20,
         )
     assert (saved, file.getvalue()) == ((404, ""), b"")
 
@@ -83,11 +104,15 @@ async def test_a_disk_that_takes_nothing_is_not_the_servers_fault(
     async with await serve(1) as server:
         with pytest.raises(CannotWrite, match="No space left"):
             await save(
-                session, str(server.make_url("/")), Full(), length=len(PIECE), timeout_seconds=20
+                session,
+                HttpRequest(url=str(server.make_url("/"))),
+                Full(),
+                length=len(PIECE),
+                timeout_seconds=20,
             )
 
 
 async def test_nobody_there(session: aiohttp.ClientSession, unused_tcp_port: int) -> None:
-    url = f"http://127.0.0.1:{unused_tcp_port}/"
+    request = HttpRequest(url=f"http://127.0.0.1:{unused_tcp_port}/")
     with pytest.raises(NotReached):
-        await save(session, url, io.BytesIO(), length=1, timeout_seconds=5)
+        await save(session, request, io.BytesIO(), length=1, timeout_seconds=5)

@@ -13,7 +13,7 @@ from ci.statement import parse_statement
 from common.configuration.config import FaultKind
 from common.configuration.keys import verify
 from node.faults.fault_injection import DELAY_SECONDS, KINDS, Faults, FaultyLinks, told_ballot
-from pbft.authentication import Authenticator, sign_message
+from pbft.authentication import Authenticator, Identity, sign_message
 from pbft.codec import encode_message
 from pbft.evidence import check_evidence
 from pbft.messages import AnyMessage, Checkpoint, Commit, Envelope, Prepare, PrePrepare
@@ -69,12 +69,12 @@ CLUSTER = make_cluster(Limits())
 
 def said(message: AnyMessage, body: bytes = b"", name: str = "node3") -> Envelope:
     payload = encode_message(message)
-    return Envelope(sign_message(message, payload, name, CLUSTER, KEYS[name].sign), body)
+    return Envelope(sign_message(message, payload, Identity(CLUSTER, name, KEYS[name].sign)), body)
 
 
 def faulty(kind: str | None) -> tuple[Sent, FaultyLinks]:
     sent = Sent()
-    return sent, FaultyLinks(sent, Faults(kind), CLUSTER, "node3", KEYS["node3"].sign)
+    return sent, FaultyLinks(sent, Faults(kind), Identity(CLUSTER, "node3", KEYS["node3"].sign))
 
 
 PREPARE = said(Prepare(0, 1, b"d" * 32, 3))

@@ -9,7 +9,7 @@ from ci.operations import Append
 from driver.ports import SaveFailed
 from node.diagnostics.message_trace import MESSAGES_MAX
 from node.storage.store import Store
-from pbft.authentication import sign_message
+from pbft.authentication import Identity, sign_message
 from pbft.codec import decode_message, encode_message
 from pbft.core import Settings
 from pbft.messages import Checkpoint, Commit, Envelope, Replies, Signed, Status
@@ -187,7 +187,9 @@ async def test_what_is_due_sooner_is_not_missed(house: House) -> None:
 
 def _checkpoint(house: House, name: str, digest: bytes) -> Signed:
     message = Checkpoint(8, digest, NAMES.index(name))
-    return sign_message(message, encode_message(message), name, house.cluster, KEYS[name].sign)
+    return sign_message(
+        message, encode_message(message), Identity(house.cluster, name, KEYS[name].sign)
+    )
 
 
 async def test_a_contradiction_is_kept_with_both_originals(house: House) -> None:
@@ -241,7 +243,7 @@ async def test_a_status_counts_only_over_the_link_of_its_signer(house: House) ->
 
     await wait_until(knows_node3, "the STATUS of node3")
     message, sign = Status(0, True, 0, 0, 3), KEYS["node3"].sign
-    old = sign_message(message, encode_message(message), "node3", house.cluster, sign)
+    old = sign_message(message, encode_message(message), Identity(house.cluster, "node3", sign))
 
     async def is_answered(peer: str) -> bool:
         since = len(house.sent)

@@ -19,7 +19,7 @@ from node.storage.damage import StoreDamaged
 from node.storage.ledger_walk import LedgerWalk
 from node.storage.sqlite_integrity import check_all
 from node.storage.store import DATABASE_NAME, REDO_NAME, Store
-from pbft.authentication import Authenticator
+from pbft.authentication import Authenticator, Identity
 from pbft.codec import decode_signed
 from pbft.ports import Entry, Refusal
 from pbft.replica import DamagedRecords
@@ -93,13 +93,8 @@ def _restore_and_scrub(folder: Path, house: House) -> tuple[Contents, list[Entry
 
 def _restore_runtime(store: Store, house: House) -> None:
     application = BuildApplication(house.cluster, house.limits, store.ledger.find_statement)
-    Runtime(
-        cluster=house.cluster,
-        name=NAMES[0],
-        signing_key=KEYS[NAMES[0]],
-        store=store,
-        application=application,
-    ).restore()
+    identity = Identity(house.cluster, NAMES[0], KEYS[NAMES[0]].sign)
+    Runtime(identity, store, application).restore()
 
 
 # --- the power goes ---------------------------------------------------------------------------

@@ -20,7 +20,7 @@ from node.storage.store import Store
 from node.web.proof_routes import ProofRoutes
 from pbft.codec import decode_signed
 from pbft.ports import CheckpointRecord, Record
-from tests.node.house import KEYS, Client, House, finding
+from tests.node.house import Client, House, finding
 from tests.waiting import wait_until
 
 
@@ -28,16 +28,7 @@ from tests.waiting import wait_until
 async def client(house: House) -> AsyncIterator[Client]:
     """An HTTP client of node1's routes."""
     application = web.Application()
-    application.add_routes(
-        ProofRoutes(
-            cluster=house.cluster,
-            name="node1",
-            sign=KEYS["node1"].sign,
-            runtime=house.runtimes["node1"],
-            application=house.applications["node1"],
-            store=house.stores["node1"],
-        ).routes()
-    )
+    application.add_routes(ProofRoutes(house.runtimes["node1"]).routes())
     async with TestClient(TestServer(application)) as client:
         yield client
 

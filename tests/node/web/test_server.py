@@ -16,7 +16,7 @@ from common.address import Address
 from common.configuration.config import load_node_config
 from common.configuration.keys import verify
 from node.main import reading_middlewares
-from pbft.authentication import sign_message
+from pbft.authentication import Identity, sign_message
 from pbft.certificates import StableCertificate
 from pbft.codec import decode_request, decode_signed, digest_of, encode_message, encode_signed
 from pbft.core import Settings
@@ -130,7 +130,7 @@ async def test_what_counts_only_over_its_signers_link_is_refused_over_http(
 ) -> None:
     """Else anybody could send an old STATUS of a replica again."""
     old, sign = Status(0, True, 0, 0, 3), KEYS["node3"].sign
-    signed = sign_message(old, encode_message(old), "node3", house.cluster, sign)
+    signed = sign_message(old, encode_message(old), Identity(house.cluster, "node3", sign))
     answer = await client.post("/pbft/message", json=_body(signed))
     assert answer.status == 400
     assert "its signer's own link" in (await answer.json())["error"]
@@ -324,7 +324,9 @@ async def test_a_state_transfer_and_missing_entries_are_told(house: House) -> No
 def _contradiction(house: House, name: str, sequence: int) -> tuple[Signed, Signed]:
     messages = [Checkpoint(sequence, bytes([n]) * 32, NAMES.index(name)) for n in (1, 2)]
     one, other = (
-        sign_message(message, encode_message(message), name, house.cluster, KEYS[name].sign)
+        sign_message(
+            message, encode_message(message), Identity(house.cluster, name, KEYS[name].sign)
+        )
         for message in messages
     )
     return one, other

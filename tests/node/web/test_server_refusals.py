@@ -14,6 +14,7 @@ from node.faults.fault_routes import WANTED_BYTES_MAX
 from node.replica.runtime import Runtime
 from node.storage.store import Store
 from node.web.server import POSTED_MESSAGE_BYTES_MAX, POSTED_REQUEST_BYTES_MAX
+from pbft.authentication import Identity
 from pbft.client import make_request
 from pbft.codec import encode_signed
 from pbft.messages import REQUEST_BYTES_MAX
@@ -152,6 +153,8 @@ async def test_a_body_over_the_limit_of_its_route_is_not_read(client: Client, pa
 
 async def test_the_largest_request_fits(client: Client, house: House) -> None:
     """Whatever the replicas would order can be posted."""
-    signed = make_request("client", 1, bytes(REQUEST_BYTES_MAX), house.cluster, KEYS["client"].sign)
+    signed = make_request(
+        Identity(house.cluster, "client", KEYS["client"].sign), 1, bytes(REQUEST_BYTES_MAX)
+    )
     body = {"signed": base64.b64encode(encode_signed(signed)).decode()}
     assert (await client.post("/pbft/request", json=body)).status == 200

@@ -2,7 +2,7 @@
 
 import pytest
 
-from pbft.authentication import Authenticator, sign_message
+from pbft.authentication import Authenticator, Identity, sign_message
 from pbft.codec import encode_message
 from pbft.core import Core
 from pbft.genesis import Cluster
@@ -61,7 +61,9 @@ def test_another_replicas_status_is_not_taken_from_a_liar() -> None:
     for receiver, message in (("r0", Status(0, True, 0, 0, 3)), ("gateway0", Replies((), 3))):
         payload = encode_message(message)
         sign = simulation.signatures.signer("r3")
-        envelope = Envelope(sign_message(message, payload, "r3", simulation.cluster, sign))
+        envelope = Envelope(
+            sign_message(message, payload, Identity(simulation.cluster, "r3", sign))
+        )
         simulation._deliver("r2", receiver, envelope)
         assert not arrived
         simulation._deliver("r3", receiver, envelope)
