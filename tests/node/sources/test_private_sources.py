@@ -2,14 +2,16 @@
 what, and where the secrets are not."""
 
 import asyncio
+import itertools
 import secrets
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from client.gateway.resolve import FoundCommit, Resolver, Unreachable
+from client.gateway.resolve import FoundCommit, Resolution, Resolver, Unreachable
 from common.configuration.config import RepositoryEntry
+from node.sources.checkout import NotThere
 from node.sources.mirror import Source
 from node.work.infrastructure_error import InfrastructureError
 from tests.node.conftest import CheckoutMaker, ConfigMaker, GitRepository
@@ -38,6 +40,61 @@ def https(tmp_path: Path, token: str) -> Iterator[HttpsGitServer]:
 def sshd(tmp_path: Path) -> Iterator[SshServer]:
     with SshServer(tmp_path / "sshd") as server:
         yield server
+
+
+@pytest.fixture
+def commit(repository: GitRepository) -> str:
+    """The commit that all ask for."""
+    return repository.commit({"a": "1"})
+
+
+class Asker:
+    """Asks for repositories as a node does, and as a gateway does."""
+
+    def __init__(
+        self, make_config: ConfigMaker, make_checkout: CheckoutMaker, target: Path, folder: Path
+    ) -> None:
+        self._make_config = make_config
+        self._make_checkout = make_checkout
+        self._target = target
+        self._folder = folder
+
+    async def check_out(
+        self,
+        *entries: RepositoryEntry,
+        commit: str | None,
+        reference: str = MAIN,
+        **settings: object,
+    ) -> Source | NotThere:
+        """What a node has of the last of these entries."""
+        checkout = self._make_checkout(self._make_config(*entries, **settings))
+        return await checkout.check_out(entries[-1].url, reference, commit, self._target)
+
+    async def resolve(self, entry: RepositoryEntry) -> Resolution:
+        """What a gateway finds out about the branch main."""
+        resolver = Resolver((entry,), self._folder / "client-home")
+        try:
+            return await resolver.resolve(entry.url, "main")
+        finally:
+            resolver.close()
+
+
+@pytest.fixture
+def asker(
+    make_config: ConfigMaker, make_checkout: CheckoutMaker, target: Path, tmp_path: Path
+) -> Asker:
+    return Asker(make_config, make_checkout, target, tmp_path)
+
+
+def https_entry(
+    server: HttpsGitServer, token_file: Path | None, *, is_authority_known: bool = True
+) -> RepositoryEntry:
+    """The repository at that server."""
+    return RepositoryEntry(
+        f"{server.url}/repository/.git",
+        https_token_file=token_file,
+        ca_file=server.ca_file if is_authority_known else None,
+    )
 
 
 def secret_file(file: Path, text: str) -> Path:
@@ -69,32 +126,20 @@ def processes_with(text: str) -> list[tuple[str, bytes]]:
 
 
 async def test_https_with_a_token(
-    repository: GitRepository,
-    https: HttpsGitServer,
-    token: str,
-    token_file: Path,
-    make_config: ConfigMaker,
-    make_checkout: CheckoutMaker,
-    target: Path,
-    tmp_path: Path,
+    https: HttpsGitServer, token: str, token_file: Path, commit: str, asker: Asker, tmp_path: Path
 ) -> None:
-    commit = repository.commit({"a": "1"})
-    url = f"{https.url}/repository/.git"
-    entry = RepositoryEntry(url, https_token_file=token_file, ca_file=https.ca_file)
+    entry = https_entry(https, token_file)
     seen: list[tuple[str, bytes]] = []
     at_work: list[tuple[str, bytes]] = []
 
     def look() -> None:
         # now git waits for this answer, and knows the token
         seen.extend(processes_with(token))
-        at_work.extend(found for found in processes_with(url) if found[0] == "cmdline")
+        at_work.extend(found for found in processes_with(entry.url) if found[0] == "cmdline")
 
     https.on_request = look
-    checkout = make_checkout(make_config(entry))
-    assert isinstance(await checkout.check_out(url, MAIN, commit, target), Source)
-    resolver = Resolver((entry,), tmp_path / "client-home")
-    assert await resolver.resolve(url, "main") == FoundCommit(commit)
-    resolver.close()
+    assert isinstance(await asker.check_out(entry, commit=commit), Source)
+    assert await asker.resolve(entry) == FoundCommit(commit)
     assert at_work, "git was never seen at work, so nothing was looked at"
     assert seen == [], "the token is in an argument or a variable of a process"
     assert any(value is not None for value in https.authorizations)
@@ -104,158 +149,99 @@ async def test_https_with_a_token(
 
 @pytest.mark.parametrize("text", ["wrong\n", "\n", ""])
 async def test_a_token_that_the_server_does_not_take(
-    repository: GitRepository,
-    https: HttpsGitServer,
-    make_config: ConfigMaker,
-    make_checkout: CheckoutMaker,
-    target: Path,
-    tmp_path: Path,
-    text: str,
+    https: HttpsGitServer, commit: str, asker: Asker, tmp_path: Path, text: str
 ) -> None:
     """An infrastructure error, for a branch that is there as for one that is not."""
-    commit = repository.commit({"a": "1"})
-    url = f"{https.url}/repository/.git"
     wrong = secret_file(tmp_path / "wrong-token", text)
-    entry = RepositoryEntry(url, https_token_file=wrong, ca_file=https.ca_file)
-    checkout = make_checkout(make_config(entry))
-    for reference in (MAIN, "refs/heads/nothing"):
-        for asked in (commit, None):
-            with pytest.raises(
-                InfrastructureError, match=f"did not accept https_token_file {wrong}"
-            ):
-                await checkout.check_out(url, reference, asked, target)
-    resolver = Resolver((entry,), tmp_path / "client-home")
-    answer = await resolver.resolve(url, "main")
-    resolver.close()
+    entry = https_entry(https, wrong)
+    words = f"did not accept https_token_file {wrong}"
+    for reference, asked in itertools.product((MAIN, "refs/heads/nothing"), (commit, None)):
+        with pytest.raises(InfrastructureError, match=words):
+            await asker.check_out(entry, commit=asked, reference=reference)
+    answer = await asker.resolve(entry)
     assert isinstance(answer, Unreachable)
     assert f"https_token_file {wrong}" in answer.reason
 
 
 async def test_what_a_server_says_back_is_hidden(
-    repository: GitRepository,
-    https: HttpsGitServer,
-    make_config: ConfigMaker,
-    make_checkout: CheckoutMaker,
-    target: Path,
-    tmp_path: Path,
+    https: HttpsGitServer, commit: str, asker: Asker, tmp_path: Path
 ) -> None:
     """git prints the text of a refusal; a server may put in what it was given."""
-    commit = repository.commit({"a": "1"})
-    url = f"{https.url}/repository/.git"
     secret = secrets.token_hex(16)
     https.complaint = f"go away with {secret}".encode()
     wrong = secret_file(tmp_path / "wrong-token", secret)
-    entry = RepositoryEntry(url, https_token_file=wrong, ca_file=https.ca_file)
+    entry = https_entry(https, wrong)
     with pytest.raises(InfrastructureError, match=r"go away with \(hidden\)") as error:
-        await make_checkout(make_config(entry)).check_out(url, MAIN, commit, target)
+        await asker.check_out(entry, commit=commit)
     assert secret not in error.value.reason
-    resolver = Resolver((entry,), tmp_path / "client-home")
-    answer = await resolver.resolve(url, "main")
-    resolver.close()
+    answer = await asker.resolve(entry)
     assert isinstance(answer, Unreachable)
     assert secret not in answer.reason
 
 
-async def test_the_words_for_no_login_and_for_an_unknown_authority(
-    repository: GitRepository,
+@pytest.mark.parametrize(
+    ("has_token", "is_authority_known", "status", "words"),
+    [
+        (False, True, None, "set https_token_file"),
+        (True, False, None, "set ca_file"),
+        *((True, True, status, "did not accept https_token_file") for status in (403, 404)),
+        *((True, True, status, "the git server did not answer") for status in (500, 503)),
+    ],
+)
+async def test_what_may_be_mended_is_no_permanent_error(
     https: HttpsGitServer,
     token_file: Path,
-    make_config: ConfigMaker,
-    make_checkout: CheckoutMaker,
-    target: Path,
+    commit: str,
+    asker: Asker,
+    *,
+    has_token: bool,
+    is_authority_known: bool,
+    status: int | None,
+    words: str,
 ) -> None:
-    commit = repository.commit({"a": "1"})
-    url = f"{https.url}/repository/.git"
-    cases = {
-        RepositoryEntry(url, ca_file=https.ca_file): "set https_token_file",
-        RepositoryEntry(url, https_token_file=token_file): "set ca_file",
-    }
-    for entry, words in cases.items():
-        with pytest.raises(InfrastructureError, match=words) as error:
-            await make_checkout(make_config(entry)).check_out(url, MAIN, commit, target)
-        assert not error.value.is_permanent
-
-
-@pytest.mark.parametrize("status", [403, 404, 500, 503])
-async def test_a_server_that_does_not_answer_the_question(
-    repository: GitRepository,
-    https: HttpsGitServer,
-    token_file: Path,
-    make_config: ConfigMaker,
-    make_checkout: CheckoutMaker,
-    target: Path,
-    status: int,
-) -> None:
-    commit = repository.commit({"a": "1"})
-    url = f"{https.url}/repository/.git"
-    entry = RepositoryEntry(url, https_token_file=token_file, ca_file=https.ca_file)
-    checkout = make_checkout(make_config(entry))
+    """No login, an unknown authority, and a server that does not answer the question."""
+    entry = https_entry(
+        https, token_file if has_token else None, is_authority_known=is_authority_known
+    )
     https.status = status
-    with pytest.raises(InfrastructureError) as error:
-        await checkout.check_out(url, MAIN, commit, target)
+    with pytest.raises(InfrastructureError, match=words) as error:
+        await asker.check_out(entry, commit=commit)
     assert not error.value.is_permanent
     https.status = None
-    assert isinstance(await checkout.check_out(url, MAIN, commit, target), Source)
+    mended = https_entry(https, token_file)
+    assert isinstance(await asker.check_out(mended, commit=commit), Source)
 
 
 async def test_a_token_goes_to_its_own_host_alone(
-    repository: GitRepository,
-    https: HttpsGitServer,
-    token: str,
-    token_file: Path,
-    make_config: ConfigMaker,
-    make_checkout: CheckoutMaker,
-    target: Path,
-    tmp_path: Path,
+    https: HttpsGitServer, token: str, token_file: Path, commit: str, asker: Asker, tmp_path: Path
 ) -> None:
     """The same repository from another server: it asks for a login and gets none."""
-    commit = repository.commit({"a": "1"})
     with HttpsGitServer(tmp_path / "other", tmp_path, token) as other:
-        entries = (
-            RepositoryEntry(
-                f"{https.url}/repository/.git", https_token_file=token_file, ca_file=https.ca_file
-            ),
-            RepositoryEntry(f"{other.url}/repository/.git", ca_file=other.ca_file),
-        )
-        checkout = make_checkout(make_config(*entries))
+        known = https_entry(https, token_file)
+        unknown = https_entry(other, None)
         with pytest.raises(InfrastructureError, match="set https_token_file"):
-            await checkout.check_out(entries[1].url, MAIN, commit, target)
+            await asker.check_out(known, unknown, commit=commit)
         assert set(other.authorizations) == {None}
 
 
 async def test_ssh_with_a_key(
-    repository: GitRepository,
-    sshd: SshServer,
-    make_config: ConfigMaker,
-    make_checkout: CheckoutMaker,
-    target: Path,
-    tmp_path: Path,
+    repository: GitRepository, sshd: SshServer, commit: str, asker: Asker, tmp_path: Path
 ) -> None:
-    commit = repository.commit({"a": "1"})
-    url = sshd.url(repository.folder)
     entry = RepositoryEntry(
-        url, ssh_key_file=sshd.user_key_file, known_hosts_file=sshd.known_hosts_file
+        sshd.url(repository.folder),
+        ssh_key_file=sshd.user_key_file,
+        known_hosts_file=sshd.known_hosts_file,
     )
-    checkout = make_checkout(make_config(entry))
-    assert isinstance(await checkout.check_out(url, MAIN, commit, target), Source)
-    resolver = Resolver((entry,), tmp_path / "client-home")
-    assert await resolver.resolve(url, "main") == FoundCommit(commit)
-    resolver.close()
+    assert isinstance(await asker.check_out(entry, commit=commit), Source)
+    assert await asker.resolve(entry) == FoundCommit(commit)
     secret = sshd.user_key_file.read_text().splitlines()[2].encode()
     kept = [path for path, data in everything_in(tmp_path / "data") if secret in data]
     assert kept == []
 
 
 async def test_ssh_with_wrong_files(
-    repository: GitRepository,
-    sshd: SshServer,
-    make_config: ConfigMaker,
-    make_checkout: CheckoutMaker,
-    target: Path,
-    tmp_path: Path,
+    repository: GitRepository, sshd: SshServer, commit: str, asker: Asker, tmp_path: Path
 ) -> None:
-    commit = repository.commit({"a": "1"})
-    url = sshd.url(repository.folder)
     other_key = make_ssh_key(tmp_path / "other")
     no_key = secret_file(tmp_path / "no-key", "this is no key\n")
     other_hosts = tmp_path / "other_hosts"
@@ -268,22 +254,18 @@ async def test_ssh_with_wrong_files(
         (sshd.user_key_file, other_hosts, f"known_hosts_file {other_hosts}"),
         (sshd.user_key_file, no_hosts, f"known_hosts_file {no_hosts}"),
     )
-    for key, hosts, words in cases:
-        entry = RepositoryEntry(url, ssh_key_file=key, known_hosts_file=hosts)
-        checkout = make_checkout(make_config(entry))
-        for asked in (commit, None):
-            with pytest.raises(InfrastructureError, match=words):
-                await checkout.check_out(url, MAIN, asked, target)
+    for (key, hosts, words), asked in itertools.product(cases, (commit, None)):
+        entry = RepositoryEntry(
+            sshd.url(repository.folder), ssh_key_file=key, known_hosts_file=hosts
+        )
+        with pytest.raises(InfrastructureError, match=words):
+            await asker.check_out(entry, commit=asked)
     # nothing was learned on the way
     assert no_hosts.read_text() == "# nobody\n"
 
 
 async def test_a_forge_that_is_slow_over_ssh_is_given_up_in_time(
-    repository: GitRepository,
-    make_config: ConfigMaker,
-    make_checkout: CheckoutMaker,
-    target: Path,
-    tmp_path: Path,
+    asker: Asker, tmp_path: Path
 ) -> None:
     """Somebody listens and says nothing: the time for checkouts ends it, ssh and all."""
     server = await asyncio.start_server(lambda *_: asyncio.sleep(60), "127.0.0.1", 0)
@@ -293,8 +275,7 @@ async def test_a_forge_that_is_slow_over_ssh_is_given_up_in_time(
     hosts.write_text("# nobody\n")
     url = f"ssh://git@127.0.0.1:{port}/r.git"
     entry = RepositoryEntry(url, ssh_key_file=key, known_hosts_file=hosts)
-    checkout = make_checkout(make_config(entry, checkout_timeout_seconds=1))
     with pytest.raises(InfrastructureError, match="1 s"):
-        await checkout.check_out(url, MAIN, "a" * 40, target)
+        await asker.check_out(entry, commit="a" * 40, checkout_timeout_seconds=1)
     assert [found for found in processes_with(str(key)) if found[0] == "cmdline"] == []
     server.close()

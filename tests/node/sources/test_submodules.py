@@ -42,9 +42,41 @@ def contents(target: Path) -> dict[str, str | None]:
         return found
 
 
+def token_file(folder: Path) -> Path:
+    file = folder / "token"
+    file.write_text("module-token")
+    file.chmod(0o600)
+    return file
+
+
+async def source_of(
+    checkout: Checkout, repository: GitRepository, commit: str, target: Path
+) -> Source:
+    """What is checked out of that commit of the branch main."""
+    found = await checkout.check_out(repository.url, MAIN, commit, target)
+    assert isinstance(found, Source)
+    return found
+
+
+async def refusal_of(
+    checkout: Checkout, repository: GitRepository, commit: str, target: Path
+) -> str:
+    """Why every replica refuses that commit's tree."""
+    found = await source_of(checkout, repository, commit, target)
+    assert isinstance(found.tree, TreeRefused)
+    return found.tree.problem
+
+
 @pytest.fixture
 def library(tmp_path: Path) -> GitRepository:
     return GitRepository(tmp_path / "library")
+
+
+@pytest.fixture
+def wanted(repository: GitRepository, library: GitRepository) -> str:
+    """The library's commit with the file `code`; the repository has a commit too."""
+    repository.commit({"a": "x"})
+    return library.commit({"code": "1"})
 
 
 @pytest.fixture
@@ -69,8 +101,7 @@ async def test_a_module_of_the_list(
     repository.commit({"a": "x", "libs/other": "y"})
     url = "../library" if where == "relative" else "../library/"
     commit = add_module(repository, "libs/one", wanted, url=url)
-    found = await both.check_out(repository.url, MAIN, commit, target)
-    assert isinstance(found, Source)
+    found = await source_of(both, repository, commit, target)
     address = f"{library.url.rstrip('/')}"
     assert found.modules == (f"submodule libs/one: {address} commit {wanted}",)
     assert contents(target) == {
@@ -85,54 +116,26 @@ async def test_a_module_of_the_list(
     }
     # a second time nothing is asked for
     library.folder.rename(library.folder.with_name("gone"))
-    assert isinstance(await both.check_out(repository.url, MAIN, commit, target), Source)
+    await source_of(both, repository, commit, target)
     assert contents(target)["libs/one/code"] == "1"
 
 
+@pytest.mark.parametrize("is_old", [False, True])
 async def test_a_private_module_over_https_with_its_own_login(
     repository: GitRepository,
     library: GitRepository,
+    wanted: str,
     make_config: ConfigMaker,
     make_checkout: CheckoutMaker,
     target: Path,
     tmp_path: Path,
+    is_old: bool,
 ) -> None:
-    wanted = library.commit({"code": "1"})
-    repository.commit({"a": "x"})
-    token = tmp_path / "token"
-    token.write_text("module-token")
-    token.chmod(0o600)
-    with HttpsGitServer(tmp_path / "https", tmp_path, "module-token") as server:
-        url = f"{server.url}/library/.git"
-        commit = add_module(repository, "lib", wanted, url=url)
-        entry = RepositoryEntry(
-            url,
-            https_token_file=token,
-            ca_file=server.ca_file,
-            submodule_of=(repository.url,),
-        )
-        checkout = make_checkout(make_config(repository.url, entry))
-        assert isinstance(await checkout.check_out(repository.url, MAIN, commit, target), Source)
-        assert contents(target)["lib/code"] == "1"
-
-
-async def test_a_server_that_gives_no_commit_by_its_id(
-    repository: GitRepository,
-    library: GitRepository,
-    make_config: ConfigMaker,
-    make_checkout: CheckoutMaker,
-    target: Path,
-    tmp_path: Path,
-) -> None:
-    """The first version of git's protocol refuses what no branch points at: all is fetched."""
-    wanted = library.commit({"code": "1"})
+    """is_old: git's first protocol refuses what no branch points at, so all is fetched."""
     library.commit({"code": "2"})
-    repository.commit({"a": "x"})
-    token = tmp_path / "token"
-    token.write_text("module-token")
-    token.chmod(0o600)
-    with HttpsGitServer(tmp_path / "https", tmp_path, "module-token") as server:
-        server.is_old = True
+    token = token_file(tmp_path)
+    with HttpsGitServer(tmp_path / "https", tmp_path, token.read_text()) as server:
+        server.is_old = is_old
         url = f"{server.url}/library/.git"
         entry = RepositoryEntry(
             url,
@@ -142,18 +145,18 @@ async def test_a_server_that_gives_no_commit_by_its_id(
         )
         checkout = make_checkout(make_config(repository.url, entry))
         commit = add_module(repository, "lib", wanted, url=url)
-        assert isinstance(await checkout.check_out(repository.url, MAIN, commit, target), Source)
+        await source_of(checkout, repository, commit, target)
         assert contents(target)["lib/code"] == "1"
-        commit = add_module(repository, "lib", ELSEWHERE, url=url)
-        found = await checkout.check_out(repository.url, MAIN, commit, target)
-        assert isinstance(found, NotThere)
+        if is_old:
+            commit = add_module(repository, "lib", ELSEWHERE, url=url)
+            found = await checkout.check_out(repository.url, MAIN, commit, target)
+            assert isinstance(found, NotThere)
 
 
+@pytest.mark.usefixtures("wanted")
 async def test_a_commit_that_the_server_does_not_have(
-    repository: GitRepository, library: GitRepository, both: Checkout, target: Path
+    repository: GitRepository, both: Checkout, target: Path
 ) -> None:
-    library.commit({"code": "1"})
-    repository.commit({"a": "x"})
     commit = add_module(repository, "lib", ELSEWHERE, url="../library")
     found = await both.check_out(repository.url, MAIN, commit, target)
     assert isinstance(found, NotThere)
@@ -161,10 +164,8 @@ async def test_a_commit_that_the_server_does_not_have(
 
 
 async def test_a_server_that_is_gone(
-    repository: GitRepository, library: GitRepository, both: Checkout, target: Path
+    repository: GitRepository, library: GitRepository, wanted: str, both: Checkout, target: Path
 ) -> None:
-    wanted = library.commit({"code": "1"})
-    repository.commit({"a": "x"})
     commit = add_module(repository, "lib", wanted, url="../library")
     library.folder.rename(library.folder.with_name("gone"))
     with pytest.raises(InfrastructureError) as error:
@@ -173,10 +174,8 @@ async def test_a_server_that_is_gone(
 
 
 async def test_a_module_that_is_not_on_the_list(
-    repository: GitRepository, checkout: Checkout, library: GitRepository, target: Path
+    repository: GitRepository, checkout: Checkout, wanted: str, target: Path
 ) -> None:
-    wanted = library.commit({"code": "1"})
-    repository.commit({"a": "x"})
     for url in ("../library", "https://example.org/library.git"):
         commit = add_module(repository, "lib", wanted, url=url)
         with pytest.raises(
@@ -200,9 +199,7 @@ async def test_a_private_repository_is_not_given_to_whoever_names_it(
 
     Nested, too: what counts is what is built, not what the way to the private one leads through.
     """
-    token = tmp_path / "token"
-    token.write_text("module-token")
-    token.chmod(0o600)
+    token = token_file(tmp_path)
     middle = GitRepository(tmp_path / "middle")
     secret = library.commit({"code": "secret"})
     middle.commit({"b": "x"})
@@ -231,49 +228,45 @@ async def test_a_private_repository_is_not_given_to_whoever_names_it(
     assert contents(target)["lib/in/code" if is_nested else "lib/code"] == "secret"
 
 
-@pytest.mark.parametrize("is_mirrored", [False, True])
+HTTPS_LIBRARY = "https://git.example.org/library"
+
+
+@pytest.mark.parametrize(
+    ("address", "url", "submodule_of"),
+    [
+        pytest.param("../library.git", None, None, id="one on the operator's disk"),
+        pytest.param(HTTPS_LIBRARY, HTTPS_LIBRARY, None, id="one mirrored on the operator's disk"),
+        pytest.param("../library", None, (), id="one that is kept for none"),
+    ],
+)
 async def test_a_repository_of_this_machine_is_not_given_to_whoever_names_it(
     repository: GitRepository,
     library: GitRepository,
+    wanted: str,
     make_config: ConfigMaker,
     make_checkout: CheckoutMaker,
     target: Path,
-    is_mirrored: bool,
+    address: str,
+    url: str | None,
+    submodule_of: tuple[str, ...] | None,
 ) -> None:
-    """Another one of the list on the operator's disk: its name can be guessed."""
-    secret = library.commit({"code": "secret"})
-    repository.commit({"a": "x"})
-    url = "https://git.example.org/library" if is_mirrored else library.url
-    address = url if is_mirrored else "../library.git"
-    commit = add_module(repository, "lib", secret, url=address)
+    """The name of a repository on the operator's disk can be guessed."""
+    commit = add_module(repository, "lib", wanted, url=address)
 
     def checkout_with(submodule_of: tuple[str, ...] | None) -> Checkout:
-        entry = RepositoryEntry(url, fetch_url=library.url, submodule_of=submodule_of)
+        entry = RepositoryEntry(
+            url or library.url,
+            fetch_url=None if url is None else library.url,
+            submodule_of=submodule_of,
+        )
         return make_checkout(make_config(repository.url, entry))
 
     with pytest.raises(
         InfrastructureError, match=r"submodule lib .* add that url to its submodule_of"
     ):
-        await checkout_with(None).check_out(repository.url, MAIN, commit, target)
-    allowing = checkout_with((repository.url,))
-    assert isinstance(await allowing.check_out(repository.url, MAIN, commit, target), Source)
-    assert contents(target)["lib/code"] == "secret"
-
-
-async def test_a_public_repository_that_is_kept_for_some(
-    repository: GitRepository,
-    library: GitRepository,
-    make_config: ConfigMaker,
-    make_checkout: CheckoutMaker,
-    target: Path,
-) -> None:
-    wanted = library.commit({"code": "1"})
-    repository.commit({"a": "x"})
-    commit = add_module(repository, "lib", wanted, url="../library")
-    entry = RepositoryEntry(library.url, submodule_of=())
-    checkout = make_checkout(make_config(repository.url, entry))
-    with pytest.raises(InfrastructureError, match="submodule_of"):
-        await checkout.check_out(repository.url, MAIN, commit, target)
+        await source_of(checkout_with(submodule_of), repository, commit, target)
+    await source_of(checkout_with((repository.url,)), repository, commit, target)
+    assert contents(target)["lib/code"] == "1"
 
 
 @pytest.mark.parametrize(
@@ -285,10 +278,7 @@ async def test_addresses_that_every_replica_refuses(
     """The same finding everywhere, whatever the operators list, and nothing is run."""
     repository.commit({"a": "x"})
     commit = add_module(repository, "lib", ELSEWHERE, url=url.format(tmp_path))
-    found = await both.check_out(repository.url, MAIN, commit, target)
-    assert isinstance(found, Source)
-    assert isinstance(found.tree, TreeRefused)
-    assert "submodule lib" in found.tree.problem
+    assert "submodule lib" in await refusal_of(both, repository, commit, target)
     assert not (tmp_path / "owned").exists()
 
 
@@ -299,8 +289,7 @@ async def test_files_that_say_nothing_about_a_module(
     never = '[submodule "m"]\n\tpath = lib\n\turl = ../library\n\tupdate = none\n'
     for text in ("", never):
         commit = add_module(repository, "lib", ELSEWHERE, text)
-        found = await both.check_out(repository.url, MAIN, commit, target)
-        assert isinstance(found, Source)
+        await source_of(both, repository, commit, target)
         assert contents(target)["lib"] is None
 
 
@@ -319,29 +308,19 @@ async def test_files_that_are_none(
         repository.git("update-ref", "refs/heads/main", plain)
     else:
         plain = repository.commit({"a": "x", ".gitmodules": text})
-    found = await both.check_out(repository.url, MAIN, plain, target)
-    assert isinstance(found, Source)
+    found = await source_of(both, repository, plain, target)
     assert found.tree == target
     listed = repository.git("ls-tree", plain) + f"\n160000 commit {ELSEWHERE}\tlib\n"
     tree = repository.git("mktree", "--missing", data=listed.encode())
     commit = repository.git("commit-tree", "-m", "module", "-p", plain, tree)
     repository.git("update-ref", "refs/heads/main", commit)
-    found = await both.check_out(repository.url, MAIN, commit, target)
-    assert isinstance(found, Source)
-    assert isinstance(found.tree, TreeRefused)
-    assert ".gitmodules" in found.tree.problem
+    assert ".gitmodules" in await refusal_of(both, repository, commit, target)
 
 
 async def test_a_file_that_includes_files_of_this_machine(
-    repository: GitRepository,
-    library: GitRepository,
-    both: Checkout,
-    target: Path,
-    tmp_path: Path,
+    repository: GitRepository, wanted: str, both: Checkout, target: Path, tmp_path: Path
 ) -> None:
     """They are not read: neither what they say counts, nor do they keep git waiting."""
-    wanted = library.commit({"code": "1"})
-    repository.commit({"a": "x"})
     included = tmp_path / "included"
     included.write_text('[submodule "m"]\n\tpath = lib\n\turl = ../library\n')
     os.mkfifo(tmp_path / "pipe")
@@ -351,8 +330,7 @@ async def test_a_file_that_includes_files_of_this_machine(
         for path in (included, tmp_path / "pipe", "/dev/zero")
     )
     commit = add_module(repository, "lib", wanted, text)
-    found = await both.check_out(repository.url, MAIN, commit, target)
-    assert isinstance(found, Source)
+    found = await source_of(both, repository, commit, target)
     assert contents(target)["lib"] is None
     assert found.modules == ()
 
@@ -391,16 +369,12 @@ async def test_a_repository_that_contains_itself(
         (repository.folder / ".gitmodules").unlink(missing_ok=True)
         commit = add_module(repository, "again", commit, url="./../repository")
         repository.git("tag", f"t{number}")
-    found = await both.check_out(repository.url, MAIN, commit, target)
-    assert isinstance(found, Source)
-    assert isinstance(found.tree, TreeRefused)
+    assert await refusal_of(both, repository, commit, target)
 
 
 async def test_very_many_modules(
-    repository: GitRepository, library: GitRepository, both: Checkout, target: Path
+    repository: GitRepository, wanted: str, both: Checkout, target: Path
 ) -> None:
-    wanted = library.commit({"code": "1"})
-    repository.commit({"a": "x"})
     text = "".join(f'[submodule "{n}"]\n\tpath = m{n}\n\turl = ../library\n' for n in range(65))
     (repository.folder / ".gitmodules").write_text(text)
     repository.git("add", ".gitmodules")
@@ -408,14 +382,10 @@ async def test_very_many_modules(
         repository.git("update-index", "--add", "--cacheinfo", f"160000,{wanted},m{number}")
     repository.git("commit", "--quiet", "--message=many")
     commit = repository.git("rev-parse", "HEAD")
-    found = await both.check_out(repository.url, MAIN, commit, target)
-    assert isinstance(found, Source)
+    await source_of(both, repository, commit, target)
     assert len([name for name in contents(target) if name.endswith("/code")]) == 64
     commit = add_module(repository, "m64", wanted, "")
-    found = await both.check_out(repository.url, MAIN, commit, target)
-    assert isinstance(found, Source)
-    assert isinstance(found.tree, TreeRefused)
-    assert "more than 64 submodules" in found.tree.problem
+    assert "more than 64 submodules" in await refusal_of(both, repository, commit, target)
 
 
 async def test_all_trees_together_fit_into_the_workspace(
@@ -424,27 +394,24 @@ async def test_all_trees_together_fit_into_the_workspace(
     wanted = library.commit({"code": b"x" * 600_000})
     repository.commit({"a": b"x" * 600_000})
     commit = add_module(repository, "lib", wanted, url="../library")
-    found = await both.check_out(repository.url, MAIN, commit, target)
-    assert isinstance(found, Source)
-    assert isinstance(found.tree, TreeRefused)
+    assert await refusal_of(both, repository, commit, target)
 
 
 async def test_a_corrupt_mirror_of_a_module_is_made_anew(
     repository: GitRepository,
     library: GitRepository,
+    wanted: str,
     both: Checkout,
     target: Path,
     tmp_path: Path,
 ) -> None:
-    wanted = library.commit({"code": "1"})
-    repository.commit({"a": "x"})
     commit = add_module(repository, "lib", wanted, url="../library")
-    assert isinstance(await both.check_out(repository.url, MAIN, commit, target), Source)
+    await source_of(both, repository, commit, target)
     blob = library.git("rev-parse", f"{wanted}:code")
     for mirror in (tmp_path / "data" / "mirrors").iterdir():
         for file in mirror.glob(f"objects/{blob[:2]}/{blob[2:]}"):
             os.chmod(file, 0o600)
             file.write_bytes(b"nonsense")
             break
-    assert isinstance(await both.check_out(repository.url, MAIN, commit, target), Source)
+    await source_of(both, repository, commit, target)
     assert contents(target)["lib/code"] == "1"
