@@ -9,6 +9,7 @@ https://www.sqlite.org/fileformat2.html has the layout of the header, of the fre
 pointer map.
 """
 
+import functools
 import os
 import sqlite3
 from pathlib import Path
@@ -161,7 +162,9 @@ def _check_bounded(database: sqlite3.Connection) -> str | None:
     return None
 
 
-def _definitions(schema: str) -> set[tuple[object, ...]]:
+@functools.cache
+def _definitions(schema: str) -> frozenset[tuple[object, ...]]:
+    """What SQLite makes of a schema of ours: the same at each start, so worked out once."""
     database = sqlite3.connect(":memory:")
     try:
         database.executescript(schema)
@@ -170,10 +173,12 @@ def _definitions(schema: str) -> set[tuple[object, ...]]:
         database.close()
 
 
-def _defined(database: sqlite3.Connection) -> set[tuple[object, ...]]:
+def _defined(database: sqlite3.Connection) -> frozenset[tuple[object, ...]]:
     """Names and definitions, however their lines are broken."""
     rows = database.execute("SELECT name, type || ' ' || tbl_name || ' ' || sql FROM sqlite_schema")
-    return {(name, None if text is None else " ".join(str(text).split())) for name, text in rows}
+    return frozenset(
+        (name, None if text is None else " ".join(str(text).split())) for name, text in rows
+    )
 
 
 def _said(database: sqlite3.Connection, question: str) -> str | None:

@@ -5,9 +5,11 @@ power may leave that disk, and from those, flipped bits. The ordinary tests look
 the long ones at many thousands (figures in docs/TESTING.md).
 """
 
+import functools
 import random
 import sqlite3
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -23,7 +25,7 @@ from pbft.authentication import Authenticator, Identity
 from pbft.codec import decode_signed
 from pbft.ports import Entry, Refusal
 from pbft.replica import DamagedRecords
-from tests.node.crash_states import crash_states, final_state
+from tests.node.crash_states import CrashState, crash_states, final_state
 from tests.node.house import KEYS, NAMES, House
 from tests.node.recording_disk import Acknowledged
 from tests.node.store_workload import Contents, Workload, contents_of, record_replica
@@ -31,7 +33,16 @@ from tests.thoroughness import times
 
 SEED = 20261121
 
-pytestmark = pytest.mark.usefixtures("small_redo_log")
+pytestmark = pytest.mark.usefixtures("small_redo_log", "verified_once")
+
+# All states hold the same few hundred signed messages, and each start verifies them all.
+_verify = functools.cache(verify)
+
+
+@pytest.fixture
+def verified_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each signature is verified once for all states; a changed one is verified by itself."""
+    monkeypatch.setattr("node.replica.runtime.verify", _verify)
 
 
 @pytest.fixture(scope="module")
@@ -154,16 +165,16 @@ def _check_flipped_bits(
     workload, house = run
     chance = random.Random(seed)
     ends = _ends_of_turns(workload)
+    state_at = functools.cache(lambda end: final_state(workload.operations[:end]))
     seen: Counter[str] = Counter()
     for number in range(count):
-        state = final_state(workload.operations[: chance.choice(ends)])
+        state: CrashState = state_at(chance.choice(ends))
         name = chance.choice([file for file in sorted(state.files) if state.files[file]])
         data = bytearray(state.files[name])
         place, bit = chance.randrange(len(data)), chance.randrange(8)
         data[place] ^= 1 << bit
-        state.files[name] = bytes(data)
         where = folder / str(number)
-        state.write(where)
+        replace(state, files={**state.files, name: bytes(data)}).write(where)
         told = f"seed {seed}, promise {state.promise}, bit {bit} of byte {place} of {name}"
         try:
             contents, served = _restore_and_scrub(where, house)
@@ -214,7 +225,7 @@ def _check_that_nothing_is_wrong(
 def _is_signed(data: bytes, house: House) -> bool:
     try:
         signed = decode_signed(data)
-        authenticator = Authenticator(house.cluster, verify)
+        authenticator = Authenticator(house.cluster, _verify)
         message = authenticator.read(signed)
         return not isinstance(message, Refusal) and authenticator.check(signed, message) is None
     except ValueError:
