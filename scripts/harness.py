@@ -32,8 +32,8 @@ from scripts.processes import Process, answers, last_bytes, start_process
 CLIENT = "client"
 # Even a node or a client with 100,000 builds behind it answers long before.
 READY_SECONDS = 120.0
-VERDICT_SECONDS = 90.0
-STOP_SECONDS = 20.0
+VERDICT_SECONDS = 180.0
+STOP_SECONDS = 60.0
 POLL_SECONDS = 0.05
 ANSWER_SECONDS = 30.0
 
@@ -158,9 +158,10 @@ class Network:
 
     @property
     def results(self) -> list[dict[str, Any]]:
-        """The lines of results.jsonl."""
+        """The lines of results.jsonl that are whole by now: it is written behind the verdicts."""
         file = self.configuration.client.results_file
-        return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+        lines = file.read_text().splitlines(keepends=True) if file.exists() else []
+        return [json.loads(line) for line in lines if line.endswith("\n")]
 
     def command(self, name: str) -> list[str]:
         """How a node or the client is started: what comes after `python`."""
@@ -297,6 +298,18 @@ class Network:
 
         self.wait_until(is_complete, lambda: f"{ballots} ballots and logs: {view}", seconds)
         return view
+
+    def results_of(self, builds: Iterable[str]) -> list[dict[str, Any]]:
+        """The lines of results.jsonl, once each of these builds has one."""
+        wanted = set(builds)
+
+        def missing() -> set[str]:
+            return wanted - {line["id"] for line in self.results}
+
+        self.wait_until(
+            lambda: not missing(), lambda: f"results of {sorted(missing())}", VERDICT_SECONDS
+        )
+        return self.results
 
     # --- the nodes ------------------------------------------------------------------------------
 

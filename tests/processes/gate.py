@@ -51,7 +51,7 @@ class GitServer:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
-        block_until(self._listens, "git daemon listens", 20)
+        block_until(self._listens, "git daemon listens")
         return self
 
     def __exit__(
@@ -62,7 +62,7 @@ class GitServer:
     ) -> None:
         assert self._process is not None
         self._process.terminate()
-        self._process.wait(10)
+        self._process.wait(60)
 
     def _listens(self) -> bool:
         with contextlib.suppress(OSError), socket.create_connection((HOST, self.port), 1):
@@ -104,8 +104,9 @@ class Gate:
 
     def open(self) -> None:
         """Let connections through from now on; those that were held are cut."""
-        self._cut()
+        # first this: what is accepted in between is carried
         self._is_open = True
+        self._cut()
         if self._listener is None:
             self._listen()
 

@@ -11,9 +11,9 @@ from scripts.processes import Process, answers
 from tests import forked
 from tests.waiting import block_until
 
-RUN_SECONDS = 60
-START_SECONDS = 30
-STOP_SECONDS = 20
+RUN_SECONDS = 120
+START_SECONDS = 120
+STOP_SECONDS = 60
 
 
 @dataclass(frozen=True)

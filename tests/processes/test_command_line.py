@@ -1,6 +1,7 @@
 """The command line against a running network: what it prints, and its exit codes."""
 
 import asyncio
+import base64
 import json
 import subprocess
 from collections.abc import Iterator
@@ -34,13 +35,15 @@ def forge() -> Iterator[ForgeServer]:
 
 @pytest.fixture(scope="module")
 def network(tmp_path_factory: pytest.TempPathFactory, forge: ForgeServer) -> Iterator[Network]:
-    """A green branch, a red one, and one that is slow."""
+    """A green branch, a red one, and one that waits."""
+    folder = tmp_path_factory.mktemp("command-line")
     branches = {
         # a commit that no honest request is about
         "claimed": pipeline("echo claimed"),
         "green": pipeline("echo a green line"),
         "red": pipeline("echo a red line", "exit 3"),
-        "slow": pipeline("sleep 20"),
+        # ends once that file is there
+        "held": pipeline(f"until test -e {folder / 'gate'}; do sleep 0.05; done"),
         "nothing": {
             ".pbft-ci.yml": json.dumps(
                 {
@@ -57,7 +60,6 @@ def network(tmp_path_factory: pytest.TempPathFactory, forge: ForgeServer) -> Ite
         },
     }
     overrides = {"cluster": {"checkpoint_interval": 4, "window": 16}}
-    folder = tmp_path_factory.mktemp("command-line")
     token = folder / "status-token"
     token.write_text(TOKEN)
     token.chmod(0o600)
@@ -169,11 +171,12 @@ def test_a_repository_that_is_not_configured_is_refused(network: Network) -> Non
 
 
 def test_wait_gives_up_after_its_time(network: Network) -> None:
-    build = network.post("slow")
+    build = network.post("held")
     ended = client(network, "wait", build, "--timeout", "1")
     assert ended.code == 4
     assert "no verdict within 1 s" in ended.errors
     assert client(network, "status", build).code == 4
+    (network.folder / "gate").touch()
     ended = client(network, "wait", build[:10])
     assert ended.code == 0
     assert "verdict     passed 0\n" in ended.output
@@ -328,10 +331,11 @@ def test_an_envelope_that_proves_nothing(
     file = tmp_path / "envelope.json"
     download(network, builds["red"], file)
     envelope = json.loads(file.read_text())
+    payload = base64.b64decode(envelope["payload"])
     for broken in (
         {**envelope, "signatures": envelope["signatures"][:1]},
         {**envelope, "signatures": [envelope["signatures"][0]] * 2},
-        {**envelope, "payload": envelope["payload"].replace("A", "B", 1)},
+        {**envelope, "payload": base64.b64encode(payload + b" ").decode()},
         {},
     ):
         file.write_text(json.dumps(broken))

@@ -2,7 +2,9 @@
 
 import contextlib
 import itertools
+import re
 import shutil
+import signal
 import sqlite3
 from collections.abc import Callable
 from pathlib import Path
@@ -35,7 +37,7 @@ pytestmark = pytest.mark.processes
 BRANCHES = {"green": pipeline("echo green")}
 CRITICAL = " CRITICAL "
 VOTES = {PrePrepare, Prepare, Commit, Checkpoint, ViewChange, NewView}
-GO_ON_SECONDS = 40.0
+GO_ON_SECONDS = 180.0
 
 
 def flip_a_byte_of_a_record(folder: Path) -> None:
@@ -46,11 +48,13 @@ def flip_a_byte_of_a_record(folder: Path) -> None:
         (body,) = database.execute(
             "SELECT body FROM records ORDER BY position LIMIT 1 OFFSET 3"
         ).fetchone()
-    data = bytearray(file.read_bytes())
-    # a large record is spread over pages; its beginning is in one
-    place = data.index(body[:40]) + 20
-    data[place] ^= 1
-    file.write_bytes(data)
+    # A large record is spread over pages; its beginning is in one. SQLite may have moved it, and
+    # does not clear the place where it was.
+    beginning = body[:40]
+    damaged = beginning[:20] + bytes([beginning[20] ^ 1]) + beginning[21:]
+    data = file.read_bytes()
+    assert beginning in data
+    file.write_bytes(data.replace(beginning, damaged))
 
 
 def lose_the_records(folder: Path) -> None:
@@ -126,7 +130,7 @@ def test_a_node_whose_disk_forgot_something_says_so_and_recovers(
     again = start(*command(config), listen=config.listen)
     assert again.code is None, again.errors
     assert "CRITICAL" not in again.errors, "what was lost is noted once"
-    assert "restored: view 0, executed 0, " in again.errors
+    assert re.search(r"restored: view \d+, executed 0, ", again.errors)
 
 
 def test_a_new_disk_recovers_where_the_operator_says_that_it_is_one(
@@ -152,8 +156,7 @@ def test_what_a_power_cut_took_from_sqlite_is_done_again(finished: Network, tmp_
     assert ended.code is None, ended.errors
     assert f"the last {lost} saves are done again" in ended.errors
     assert "CRITICAL" not in ended.errors
-    assert "restored: view 0, executed " in ended.errors
-    assert "executed 0, " not in ended.errors
+    assert re.search(r"restored: view \d+, executed [1-9]", ended.errors)
 
 
 def test_where_f_is_0_nobody_can_vouch_for_what_was_lost(tmp_path: Path) -> None:
@@ -163,7 +166,7 @@ def test_where_f_is_0_nobody_can_vouch_for_what_was_lost(tmp_path: Path) -> None
         network.stop("node0")
         lose_the_records(network.data_directory("node0"))
         network.spawn("node0")
-        assert network.processes["node0"].wait(20) == 1
+        assert network.processes["node0"].wait(120) == 1
         log = network.configuration.nodes[0].log_file.read_text()
         assert "With f = 0 nobody can vouch for it" in log
         del network.processes["node0"]
@@ -182,14 +185,24 @@ def test_a_damaged_replica_votes_again_once_nothing_lost_can_matter(
         network.settle()
         network.kill("node2")
         damage(network.data_directory("node2"))
+        others = ("node0", "node1", "node3")
+        # so that it does not recover before anybody looks
+        for name in others:
+            network.processes[name].send_signal(signal.SIGSTOP)
         network.start("node2")
         status = network.status("node2")
         assert status["status"] == "recovering"
         assert set(status["recovery"]) == {"voting_from"}
+        for name in others:
+            network.processes[name].send_signal(signal.SIGCONT)
         network.wait_until(
-            lambda: network.status("node2")["status"] == "normal", "node2 votes again", 60
+            lambda: network.status("node2")["status"] == "normal",
+            "node2 votes again",
+            GO_ON_SECONDS,
         )
-        network.wait_until(lambda: network.status("node2")["in_sync"], "node2 in sync", 60)
+        network.wait_until(
+            lambda: network.status("node2")["in_sync"], "node2 in sync", GO_ON_SECONDS
+        )
         network.kill("node3")
         builds.append(network.post("green"))
         view = network.complete(builds[-1], ballots=3)
@@ -242,7 +255,7 @@ def test_the_same_node_undamaged_does_start(finished: Network, tmp_path: Path) -
     config = copy_of_node2(finished, tmp_path)
     ended = start(*command(config), listen=config.listen)
     assert ended.code is None, ended.errors
-    assert "restored: view 0, executed " in ended.errors
+    assert re.search(r"restored: view \d+, executed ", ended.errors)
 
 
 def said_by(network: Network, name: str) -> set[type[AnyMessage]]:

@@ -21,6 +21,7 @@ from tests.forge_server import Answer as Unavailable
 from tests.processes.conftest import Engine, NetworkMaker
 from tests.processes.network import (
     CLIENT,
+    VERDICT_SECONDS,
     Answer,
     Network,
     ask,
@@ -122,7 +123,7 @@ def wait_for_statuses(
     network: Network, forge: ForgeServer, condition: Callable[[list[Status]], bool], what: str
 ) -> list[Status]:
     network.wait_until(
-        lambda: condition(forge.statuses), lambda: f"{what}: {forge.statuses}, {forge.wrong}", 90
+        lambda: condition(forge.statuses), lambda: f"{what}: {forge.statuses}, {forge.wrong}", 180
     )
     return list(forge.statuses)
 
@@ -286,13 +287,15 @@ def second_gateway(tmp_path: Path) -> Iterator[Callable[[Network], str]]:
         with open(os.devnull, "r+") as nothing:
             started.append(forked.start(command, (nothing,) * 3, os.environ))
         url = f"http://127.0.0.1:{port}"
-        network.wait_until(lambda: ask(f"{url}/healthz").status == 200, "the second gateway", 60)
+        network.wait_until(
+            lambda: ask(f"{url}/healthz").status == 200, "the second gateway", VERDICT_SECONDS
+        )
         return url
 
     yield start
     for process in started:
         process.terminate()
-        process.wait(20)
+        process.wait(60)
 
 
 def test_one_delivery_through_two_gateways_is_one_build_for_both(
@@ -318,7 +321,7 @@ def test_one_delivery_through_two_gateways_is_one_build_for_both(
     def is_decided() -> bool:
         return bool(ask(f"{url}/api/v1/builds/{build}").json()["status"] == "decided")
 
-    network.wait_until(is_decided, "the verdict at the second gateway", 90)
+    network.wait_until(is_decided, "the verdict at the second gateway", VERDICT_SECONDS)
 
     def have_all_ballots() -> bool:
         # The last one may come after the verdict, to one gateway before the other.
@@ -330,7 +333,7 @@ def test_one_delivery_through_two_gateways_is_one_build_for_both(
             network.configuration.nodes
         )
 
-    network.wait_until(have_all_ballots, "equal verdicts at both gateways", 90)
+    network.wait_until(have_all_ballots, "equal verdicts at both gateways", VERDICT_SECONDS)
     assert [entry.build for entry in verdict_entries(network.settle())] == [build]
 
 
@@ -344,7 +347,7 @@ def test_a_status_that_the_forge_did_not_take_survives_a_kill(
     commit = network.commits["master"]
     build = deliver(network, "push", push("master", commit)).json()["build"]
     network.verdict(build)
-    network.wait_until(lambda: forge.requests > 0, "a post in vain", 60)
+    network.wait_until(lambda: forge.requests > 0, "a post in vain", VERDICT_SECONDS)
     network.kill(CLIENT)
     forge.answer_with = lambda number: None
     network.start(CLIENT)

@@ -34,7 +34,7 @@ def test_a_dozen_webhooks_at_once_get_a_dozen_verdicts(
         assert (verdict["outcome"], verdict["exit_code"]) == expected
     ledger = network.settle()
     assert sorted(entry.build for entry in verdict_entries(ledger)) == sorted(builds)
-    assert sorted(line["id"] for line in network.results) == sorted(builds)
+    assert sorted(line["id"] for line in network.results_of(builds)) == sorted(builds)
     assert all(not network.build(build)["verdict"]["dissenting"] for build in builds)
 
 

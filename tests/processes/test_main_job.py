@@ -120,8 +120,9 @@ def test_each_log_is_what_its_ballot_says(job: Job, branch: str) -> None:
 
 
 def test_results_are_appended_to_a_file(job: Job) -> None:
-    lines = {line["branch"]: line for line in job.network.results}
-    assert len(job.network.results) == len(EXPECTED)
+    results = job.network.results_of(view["id"] for view in job.views.values())
+    lines = {line["branch"]: line for line in results}
+    assert len(results) == len(EXPECTED)
     for branch, (outcome, exit_code) in EXPECTED.items():
         assert lines[branch]["id"] == job.views[branch]["id"]
         assert (lines[branch]["outcome"], lines[branch]["exit_code"]) == (outcome, exit_code)
@@ -203,9 +204,11 @@ def test_each_node_tells_its_status_in_the_names_of_the_seed(job: Job) -> None:
     for name in job.network.node_names:
         status = job.network.status(name)
         assert status["node_id"] == name
-        assert status["primary"] == "node0"
-        assert status["is_primary"] is (name == "node0")
-        assert (status["view"], status["f"], status["quorum_size"]) == (0, 1, 3)
+        # on a busy machine not always the first view
+        primary = job.network.node_names[status["view"] % 4]
+        assert status["primary"] == primary
+        assert status["is_primary"] is (name == primary)
+        assert (status["f"], status["quorum_size"]) == (1, 3)
         assert status["sequence"] > 0
         assert status["byzantine_nodes"] == []
 

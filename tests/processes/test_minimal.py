@@ -9,7 +9,7 @@ import yaml
 from ci.executors import STAND_BY
 from ci.limits import Limits
 from tests.processes.conftest import NetworkMaker
-from tests.processes.network import Network, pipeline
+from tests.processes.network import VERDICT_SECONDS, Network, pipeline
 
 pytestmark = pytest.mark.processes
 
@@ -58,7 +58,7 @@ def begun(network: Network, build: str) -> tuple[list[str], list[str]]:
             found.setdefault(str(state), []).append(name)
         return len(found.get("building", [])) == 3 and STAND_BY in found
 
-    network.wait_until(are_three_building, lambda: f"three that build: {found}", 90.0)
+    network.wait_until(are_three_building, lambda: f"three that build: {found}", VERDICT_SECONDS)
     return found["building"], found[STAND_BY]
 
 
@@ -151,7 +151,9 @@ def test_an_executor_that_starts_late_is_done_without_and_builds_later_ones(
             break
     assert "node3" in view["verdict"]["agreeing"]
     network.wait_until(
-        lambda: network.status("node3")["in_sync"], "node3 to have what the others have", 90.0
+        lambda: network.status("node3")["in_sync"],
+        "node3 to have what the others have",
+        VERDICT_SECONDS,
     )
 
 

@@ -13,7 +13,7 @@ from tests.processes.programs import start
 
 pytestmark = pytest.mark.processes
 
-SECONDS = 90.0
+SECONDS = 180.0
 HONEST = ["node0", "node1", "node2"]
 
 

@@ -25,7 +25,7 @@ from tests.node.registry_server import PASSWORD, USER, RegistryServer, unique_na
 from tests.node.sources.test_private_sources import processes_with
 from tests.processes.conftest import NetworkMaker
 from tests.processes.gate import Gate, GitServer
-from tests.processes.network import CLIENT, Network, ask, pipeline
+from tests.processes.network import CLIENT, VERDICT_SECONDS, Network, ask, pipeline
 
 pytestmark = [pytest.mark.processes, pytest.mark.docker]
 
@@ -72,7 +72,7 @@ def test_a_tag_that_is_moved_while_four_nodes_build(
                     {b["replica"] for b in network.build(build)["ballots"]} == {"node0", "node1"}
                 ),
                 "the ballots of the two that reach the git server",
-                60,
+                VERDICT_SECONDS,
             )
             new = registry.push(name, base_image, "new")
             assert new != old
@@ -225,7 +225,9 @@ def test_secrets_are_nowhere_but_in_their_files(
                 looked.update(look_into_containers(docker_engine, cluster, forms))
                 return looked == set(network.node_names)
 
-            network.wait_until(all_looked_at, lambda: f"all builds searched: {looked}", 90)
+            network.wait_until(
+                all_looked_at, lambda: f"all builds searched: {looked}", VERDICT_SECONDS
+            )
             view = network.complete(build)
             assert (view["verdict"]["outcome"], view["verdict"]["exit_code"]) == ("failed", 7)
             assert sorted(view["verdict"]["agreeing"]) == list(network.node_names)
@@ -239,7 +241,7 @@ def test_secrets_are_nowhere_but_in_their_files(
                     or "https_token_file" in json.dumps(network.build(build))
                 ),
                 "a word about the wrong token",
-                60,
+                VERDICT_SECONDS,
             )
             told = [
                 ask(f"{network.gateway_url}{path}").body
