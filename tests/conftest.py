@@ -16,6 +16,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 from xdist.scheduler import LoadFileScheduling  # type: ignore[import-untyped]
 
+from scripts.free_ports import free_ports
 from tests import forked
 from tests.costs import Costs
 from tests.leftovers import RUN_VARIABLE, Leftovers
@@ -64,6 +65,16 @@ LONGEST = (
 
 settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("untimed")
+
+
+@pytest.fixture
+def unused_tcp_port() -> int:
+    """A port on which nobody listens.
+
+    That of pytest-asyncio is one that the kernel may give to whoever connects there: it would
+    connect to itself.
+    """
+    return free_ports(1)[0]
 
 
 def scope_of(nodeid: str) -> str:

@@ -228,7 +228,7 @@ async def make_builder() -> AsyncIterator[BuilderMaker]:
     async def make(config: NodeConfig, cluster_id: bytes | None = None, **limits: Any) -> Builder:
         cluster = cluster_id or secrets.token_bytes(32)
         defaults: dict[str, Any] = {
-            "build_seconds_max": 60,
+            "build_seconds_max": 180,
             "memory_bytes": 64 * 2**20,
             "workspace_bytes": 64 * 2**20,
             "home_bytes": 16 * 2**20,

@@ -46,6 +46,12 @@ time.sleep(300)
 """
 
 
+@pytest.fixture(autouse=True)
+def _is_patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What answers at all may take long for it, where a test asks but once."""
+    monkeypatch.setattr("scripts.processes.HEALTH_SECONDS_MAX", 60.0)
+
+
 def program(name: str, code: str, *arguments: str, port: int, log: Path | None = None) -> Program:
     """A Python program that is supposed to listen there."""
     return Program(
@@ -64,8 +70,8 @@ def healthy(name: str) -> Program:
 
 
 def wait_for(condition: Callable[[], bool]) -> None:
-    """Poll until it holds, for at most ten seconds."""
-    deadline = time.monotonic() + 10
+    """Poll until it holds, for at most a minute."""
+    deadline = time.monotonic() + 60
     while not condition():
         assert time.monotonic() < deadline, "it does not come true"
         time.sleep(0.01)
@@ -149,7 +155,7 @@ def test_a_stale_pid_file_never_ends_a_stranger(
     # The same file with everything right is believed: so the difference above is what counts.
     pid_file(tmp_path, "ours", pid=stranger.pid, start_ticks=ticks, boot_id=boot_id())
     assert processes.stop() == []
-    assert stranger.wait(10) == -signal.SIGTERM
+    assert stranger.wait(60) == -signal.SIGTERM
 
 
 def test_broken_pid_files_are_no_process(processes: Processes, tmp_path: Path) -> None:
@@ -235,7 +241,7 @@ def test_who_does_not_stop_is_killed_and_named(processes: Processes, tmp_path: P
     wait_for(deaf.exists)
     lines = processes.stop(stop_seconds_max=0.2)
     assert lines == ["stubborn: did not end within 0.2 s and was killed"]
-    assert process.wait(10) == -signal.SIGKILL
+    assert process.wait(60) == -signal.SIGKILL
     assert processes.running() == {}
 
 
@@ -249,7 +255,7 @@ def test_the_environment_is_handed_on(processes: Processes, tmp_path: Path) -> N
     process = processes.spawn(
         "one", [sys.executable, "-c", code], environment={"DOCKER_HOST": "unix:///x"}
     )
-    assert process.wait(10) == 0
+    assert process.wait(60) == 0
     assert processes.output_file("one").read_text() == "no unix:///x\n"
 
 

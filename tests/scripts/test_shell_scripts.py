@@ -33,7 +33,7 @@ def run(arguments: list[str], folder: Path, **variables: str) -> "subprocess.Com
         env={**os.environ, **variables},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=180,
         check=False,
     )
 

@@ -16,6 +16,7 @@ from pbft.client import make_request
 from pbft.codec import decode_frame
 from pbft.genesis import FORMAT_VERSION, Cluster, Genesis, Member
 from pbft.messages import Envelope
+from scripts.free_ports import free_ports
 from tests.waiting import wait_until
 
 KEYS = {name: SigningKey(name.encode().ljust(32, b"\0")) for name in ("r0", "client", "stranger")}
@@ -68,7 +69,7 @@ class _Server:
 
     def __init__(self) -> None:
         self.end = _End("r0", {})
-        self.address = Address("127.0.0.1", 1)
+        self.address = Address("127.0.0.1", free_ports(1)[0])
         self._runner: web.AppRunner | None = None
 
     async def start(self) -> None:
@@ -76,9 +77,8 @@ class _Server:
         app.router.add_get(LINK_PATH, self.end.links.handle)
         self._runner = web.AppRunner(app, shutdown_timeout=0.1)
         await self._runner.setup()
-        port = 0 if self.address.port == 1 else self.address.port
-        await web.TCPSite(self._runner, "127.0.0.1", port, reuse_address=True).start()
-        self.address = Address("127.0.0.1", self._runner.addresses[0][1])
+        host, port = self.address.host, self.address.port
+        await web.TCPSite(self._runner, host, port, reuse_address=True).start()
         await self.end.links.start()
 
     async def stop(self) -> None:

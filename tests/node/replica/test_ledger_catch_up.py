@@ -194,7 +194,7 @@ async def _elsewhere(request: web.Request) -> web.StreamResponse:
 async def test_a_broken_peer_is_left_for_the_next(
     store: Store, handler: Handler, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("node.replica.ledger_catch_up.ANSWER_TIMEOUT_SECONDS", 3.0)
+    monkeypatch.setattr("node.replica.ledger_catch_up.ANSWER_TIMEOUT_SECONDS", 8.0)
     monkeypatch.setattr("node.replica.ledger_catch_up.PAGE_BYTES_MAX", 1024 * 1024)
     broken = Peer([], handler, seconds=20.0)
     honest = Peer(CHAIN, seconds=0.5)

@@ -14,7 +14,7 @@ from tests.node.conftest import end_processes_in
 from tests.node.sandboxes.test_process_sandbox import is_running
 from tests.waiting import block_until
 
-WAIT_SECONDS = 30
+WAIT_SECONDS = 90
 
 
 def start(folder: Path, script: str) -> subprocess.Popen[bytes]:

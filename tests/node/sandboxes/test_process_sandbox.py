@@ -8,6 +8,7 @@ import pytest
 
 from ci.operations import Abstain, Outcome
 from tests.node.conftest import (
+    PATIENCE_SECONDS,
     Builder,
     BuilderMaker,
     ConfigMaker,
@@ -30,7 +31,7 @@ def is_running(pid: int) -> bool:
     """Whether a process is there and not only waits to be collected."""
     try:
         state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):
         return False
     return state != "Z"
 
@@ -84,7 +85,7 @@ async def test_the_whole_group_is_killed(
     """Children in the background go too, when the time is over, on a cancel, and at the end."""
     last = "exit 3" if how == "end" else "wait"
     text = pipeline(
-        *("any", "sleep 600 & echo child $!", last), timeout_seconds=2 if how == "time" else 60
+        *("any", "sleep 600 & echo child $!", last), timeout_seconds=5 if how == "time" else 60
     )
     order = builder.order(repository.url, repository.commit({".pbft-ci.yml": text}))
     path = builder.runner.log_path(order.build, order.opened)
@@ -95,9 +96,9 @@ async def test_the_whole_group_is_killed(
         assert is_running(child)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
-            await asyncio.wait_for(task, 20)
+            await asyncio.wait_for(task, PATIENCE_SECONDS)
     else:
-        ballot = await asyncio.wait_for(task, 20)
+        ballot = await asyncio.wait_for(task, PATIENCE_SECONDS)
         assert not isinstance(ballot, Abstain)
         expected = Outcome.TIMED_OUT if how == "time" else Outcome.FAILED
         assert ballot.compared.outcome is expected

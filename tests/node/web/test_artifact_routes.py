@@ -58,7 +58,7 @@ async def test_a_reader_who_takes_nothing_loses_its_place(
     client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(artifact_routes, "SENDING_MAX", 1)
-    monkeypatch.setattr(sent_file, "WRITE_TIMEOUT_SECONDS", 1.0)
+    monkeypatch.setattr(sent_file, "WRITE_TIMEOUT_SECONDS", 3.0)
     reader, writer = await asyncio.open_connection(client.host, client.port, limit=1024)
     writer.write(f"GET {PATH} HTTP/1.1\r\nHost: a\r\n\r\n".encode())
     assert await reader.readline() == b"HTTP/1.1 200 OK\r\n"

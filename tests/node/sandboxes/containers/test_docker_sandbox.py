@@ -18,6 +18,7 @@ from node.sandboxes.containers.docker_engine import BUILD_LABEL, CLUSTER_LABEL, 
 from node.sandboxes.containers.docker_sandbox import DockerSandbox
 from tests.node.conftest import (
     ASK_LOOPBACK,
+    PATIENCE_SECONDS,
     BuilderMaker,
     ConfigMaker,
     Room,
@@ -74,7 +75,7 @@ async def test_commands_see_the_tree_and_a_fixed_environment(
 
 
 async def test_a_build_that_takes_too_long_is_timed_out(room: Room) -> None:
-    compared, log = await room.run("echo early; sleep 600", timeout_seconds=2)
+    compared, log = await room.run("echo early; sleep 600", timeout_seconds=5)
     assert compared.outcome is Outcome.TIMED_OUT
     assert compared.exit_code is None
     assert "\nearly\n" in log
@@ -123,7 +124,14 @@ async def test_a_fork_bomb_harms_nobody_else(
 ) -> None:
     builder = await make_builder(make_config(room.repository.url), pids_max=64)
     bomb = room.repository.commit(
-        {".pbft-ci.yml": pipeline(room.image, "b() { b | b & }; b; sleep 3; exit 4")}
+        {
+            ".pbft-ci.yml": pipeline(
+                room.image,
+                "mkfifo /tmp/silent",
+                # the shell itself waits: a process may be one too many by then
+                "b() { b | b & }; b; read -t 3 word <>/tmp/silent || exit 4",
+            )
+        }
     )
     quiet = room.repository.commit({".pbft-ci.yml": pipeline(room.image, "exit 0")})
     orders = [builder.order(room.repository.url, commit) for commit in (bomb, quiet)]
@@ -164,7 +172,8 @@ FLOODS = (
     "exec sleep 600",
 )
 WALL_LIMITS: dict[str, object] = {
-    "build_seconds_max": 10,
+    # a busy machine takes many seconds for the walls alone
+    "build_seconds_max": 20,
     "pids_max": 32,
     "memory_bytes": 256 * 2**20,
     "workspace_bytes": 16 * 2**20,
@@ -283,7 +292,7 @@ async def test_cancelling_leaves_nothing(room: Room, kind: str) -> None:
     assert things_of(room.engine, builder.cluster_id)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
-        await asyncio.wait_for(task, 30)
+        await asyncio.wait_for(task, PATIENCE_SECONDS)
     await until(lambda: not things_of(room.engine, builder.cluster_id))
     assert builder.state(order) == "none"
     assert not (path.parent / "work").exists()
@@ -321,23 +330,44 @@ async def test_start_removes_what_a_crash_left_but_nothing_of_others(room: Room)
     assert not things_of(room.engine, mine)
 
 
+def look_when_allowed(monkeypatch: pytest.MonkeyPatch) -> asyncio.Event:
+    """Let no sandbox look for leftovers from now on, until this is set."""
+    may_look = asyncio.Event()
+    look = DockerSandbox._remove_leftovers
+
+    async def look_later(self: DockerSandbox) -> None:
+        await may_look.wait()
+        await look(self)
+
+    monkeypatch.setattr(DockerSandbox, "_remove_leftovers", look_later)
+    return may_look
+
+
 async def test_what_the_engine_makes_late_for_one_that_crashed_goes_too(
     room: Room, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It was asked for it before the crash; and a build that runs by now is left alone."""
-    monkeypatch.setattr("node.sandboxes.containers.docker_sandbox.LOOK_AGAIN_SECONDS", 2.0)
+    monkeypatch.setattr("node.sandboxes.containers.docker_sandbox.LOOK_AGAIN_SECONDS", 0.0)
     builder = await room.make_builder(room.make_config(room.repository.url))
+    may_look = look_when_allowed(monkeypatch)
     labels = {
         CLUSTER_LABEL: builder.cluster_id.hex(),
         REPLICA_LABEL: "node0",
         BUILD_LABEL: f"{secrets.token_hex(32)}-1",
     }
     late = room.engine.containers.create(room.image, ["true"], labels=labels)
-    commit = room.repository.commit({".pbft-ci.yml": pipeline(room.image, "sleep 4; exit 5")})
-    finding = await builder.find(builder.order(room.repository.url, commit))
-    assert finding.compared.exit_code == 5
-    with pytest.raises(docker.errors.NotFound):
-        late.reload()
+    wait = "echo begun; until test -e /tmp/go; do sleep 0.1; done; exit 5"
+    commit = room.repository.commit({".pbft-ci.yml": pipeline(room.image, wait)})
+    order = builder.order(room.repository.url, commit)
+    task = asyncio.create_task(builder.find(order))
+    path = builder.runner.log_path(order.build, order.opened)
+    await until(lambda: path.exists() and "\nbegun\n" in path.read_text())
+    may_look.set()
+    await until(lambda: late.id not in things_of(room.engine, builder.cluster_id))
+    (running,) = things_of(room.engine, builder.cluster_id)
+    made = room.engine.api.exec_create(running, ["touch", "/tmp/go"])
+    room.engine.api.exec_start(made["Id"])
+    assert (await task).compared.exit_code == 5
     assert not things_of(room.engine, builder.cluster_id)
 
 
@@ -406,7 +436,7 @@ async def test_a_node_that_is_killed_leaves_nothing_after_its_next_start(
     await process.wait()
     assert things_of(room.engine, cluster_id)
     await room.make_builder(room.make_config(room.repository.url), cluster_id)
-    await until(lambda: not things_of(room.engine, cluster_id), seconds=5)
+    await until(lambda: not things_of(room.engine, cluster_id))
     assert not (log.parent / "work").exists()
     assert log.exists()
 

@@ -8,10 +8,11 @@ import pytest
 
 from ci.operations import Abstain, Event, Outcome
 from driver.ports import BuildOrder
+from node.sandboxes.containers import container_run
 from node.sandboxes.containers.docker_engine import CLUSTER_LABEL
 from node.sandboxes.containers.egress_filter import BRIDGE_PREFIX
 from node.sandboxes.sandbox import GRACE_SECONDS, NETWORK_WAS_OFF
-from tests.node.conftest import Builder, Room, pipeline, things_of, until
+from tests.node.conftest import PATIENCE_SECONDS, Builder, Room, pipeline, things_of, until
 
 pytestmark = pytest.mark.docker
 
@@ -135,7 +136,8 @@ async def test_time_limits(room: Room, whose: str) -> None:
         entries[1]["timeout_seconds"] = 1
         text = steps(room.image, *entries)
     else:
-        text = steps(room.image, *entries, timeout_seconds=4)
+        # a busy machine takes some seconds for the first one
+        text = steps(room.image, *entries, timeout_seconds=20)
     compared, log = await room.run_files({".pbft-ci.yml": text})
     assert (compared.outcome, compared.exit_code) == (Outcome.TIMED_OUT, None)
     assert "step s2 did not pass" in log
@@ -200,7 +202,7 @@ async def test_a_network_that_this_operator_does_not_allow(room: Room) -> None:
     assert (await builder.find(order)).compared.exit_code == 0
     text = pipeline(room.image, "exit 4", network=True)
     order = builder.order(room.repository.url, room.repository.commit({".pbft-ci.yml": text}))
-    ballot = await asyncio.wait_for(builder.build(order), 30)
+    ballot = await asyncio.wait_for(builder.build(order), PATIENCE_SECONDS)
     assert isinstance(ballot, Abstain)
     assert "network_allowed" in ballot.reason
     assert NETWORK_WAS_OFF in last_line(builder.log(order))
@@ -236,11 +238,11 @@ async def test_a_network_of_its_own_for_the_step_that_asks(room: Room, tmp_path:
 async def test_builds_with_a_network_do_not_see_each_other(room: Room) -> None:
     """One listens and says where; the other cannot reach it."""
     config = room.make_config(room.repository.url, network_allowed=True)
-    builder = await room.make_builder(config)
+    builder = await room.make_builder(config, build_seconds_max=600)
     listens = pipeline(
         room.image,
         "ip -4 addr show eth0 | sed -n 's/.*inet \\([0-9.]*\\).*/address \\1/p'",
-        "nc -l -p 8000 -w 60 </dev/null",
+        "nc -l -p 8000 -w 600 </dev/null",
         network=True,
     )
     first = builder.order(room.repository.url, room.repository.commit({".pbft-ci.yml": listens}))
@@ -279,7 +281,8 @@ async def cancelled(room: Room, *commands: str) -> tuple[str, float]:
     return builder.log(order), seconds
 
 
-async def test_a_cancelled_build_may_tidy_up(room: Room) -> None:
+async def test_a_cancelled_build_may_tidy_up(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(container_run, "GRACE_SECONDS", PATIENCE_SECONDS)
     log, _ = await cancelled(
         room,
         'sh -c \'trap "echo tidying; sleep 0.5; echo tidied; exit 1" TERM; echo started;'
