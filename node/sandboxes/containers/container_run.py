@@ -27,9 +27,9 @@ END_POLL_SECONDS = 2.0
 CHUNK_BYTES = 64 * 1024
 # of the whole tree; a shell that takes longer hangs, or has a crumb of a CPU
 TREE_SECONDS_MAX = 60.0
-# the engine may learn of an out-of-memory kill a moment after the exit
-OUT_OF_MEMORY_SECONDS = 0.5
-_KILLED_EXIT_CODE = 137
+# the engine learns of an out-of-memory kill after the exit: seconds later where it is busy
+OUT_OF_MEMORY_SECONDS = 5.0
+KILLED_EXIT_CODE = 137
 
 
 class ContainerEnd(msgspec.Struct, frozen=True):
@@ -196,7 +196,7 @@ def _is_out_of_memory(client: docker.APIClient, container_id: str, stop: Stop) -
     late_until = time.monotonic() + OUT_OF_MEMORY_SECONDS
     while True:
         state: dict[str, Any] = client.inspect_container(container_id)["State"]
-        if state["OOMKilled"] or state["ExitCode"] != _KILLED_EXIT_CODE:
+        if state["OOMKilled"] or state["ExitCode"] != KILLED_EXIT_CODE:
             return bool(state["OOMKilled"])
         if time.monotonic() >= late_until:
             return False

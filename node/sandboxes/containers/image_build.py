@@ -20,6 +20,11 @@ from node.sandboxes.containers.container import (
     OPEN_FILES_MAX,
     create_container,
 )
+from node.sandboxes.containers.container_run import (
+    KILLED_EXIT_CODE,
+    OUT_OF_MEMORY_SECONDS,
+    POLL_SECONDS,
+)
 from node.sandboxes.containers.docker_engine import BUILD_LABEL, DockerEngine, Image
 from node.sandboxes.containers.workspace import keeper_order
 from node.sandboxes.sandbox import RunResult, result_of_exit
@@ -187,7 +192,9 @@ def _failure(
     text = str(detail.get("message") or message.get("error"))
     code = detail.get("code")
     if isinstance(code, int) and code != 0:
-        if _was_out_of_memory(engine, labels, started_at):
+        # an instruction that was killed ends before the engine tells why
+        late_seconds = OUT_OF_MEMORY_SECONDS if code == KILLED_EXIT_CODE else 0.0
+        if _was_out_of_memory(engine, labels, started_at, late_seconds):
             return RunResult(Outcome.OUT_OF_MEMORY)
         return result_of_exit(code, None, None)
     if _MACHINE.search(text):
@@ -206,8 +213,23 @@ def _failure(
     raise InfrastructureError(f"the Docker engine could not build the Dockerfile: {text}")
 
 
-def _was_out_of_memory(engine: DockerEngine, labels: Mapping[str, str], started_at: float) -> bool:
-    """Whether a step of this build was killed for its memory: its container is gone by now."""
+def _was_out_of_memory(
+    engine: DockerEngine, labels: Mapping[str, str], started_at: float, late_seconds: float
+) -> bool:
+    """Whether a step of this build was killed for its memory: its container is gone by now.
+
+    late_seconds: how long to wait for that event.
+    """
+    late_until = time.monotonic() + late_seconds
+    while not _has_reported_lack(engine, labels, started_at):
+        if time.monotonic() >= late_until:
+            return False
+        time.sleep(POLL_SECONDS)
+    return True
+
+
+def _has_reported_lack(engine: DockerEngine, labels: Mapping[str, str], started_at: float) -> bool:
+    """Whether the engine has reported by now that something of this build lacked memory."""
     with suppress(docker.errors.APIError):
         return any(
             engine.client().events(
