@@ -8,12 +8,11 @@ if wants_help "$@"; then
 usage: ./scripts/screenshots.sh [--folder FOLDER] [NAME ...]
 
 Take the pictures in docs/images again (all, or those named, as builds.png) with Debian's Chromium.
-They show a system that this script starts and stops (ports 10890 to 10895, in run/screenshots), and
-the simulator.
+They show a system that this script starts and stops, and the simulator.
 END
     exit 0
 fi
 set_up without_docker
 set_up_requirements requirements-dev.txt
 set_up_browser
-exec "$VENV_PYTHON" -m scripts.screenshots "$@"
+exec "$VENV_PYTHON" -m tests.browser.screenshots "$@"

@@ -6,6 +6,9 @@ server is a fault, and a test ends by asserting that there were none.
 """
 
 import contextlib
+import shutil
+import subprocess
+import sys
 from collections.abc import AsyncIterator
 
 from playwright.async_api import (
@@ -19,11 +22,42 @@ from playwright.async_api import (
     expect,
 )
 
-from scripts.chromium import ARGUMENTS
-
+PROGRAMS = ("chromium", "chromium-headless-shell")
+ARGUMENTS = (
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--no-proxy-server",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    # small in containers, and then pages crash
+    "--disable-dev-shm-usage",
+)
+DRIVER_SECONDS_MAX = 60.0
 # Generous: the machine may be busy with other tests.
 WAIT_MILLISECONDS = 60_000
 expect.set_options(timeout=WAIT_MILLISECONDS)
+
+
+class NoBrowser(Exception):
+    """No page can be looked at on this machine; one line what is missing."""
+
+
+def chromium_program() -> str:
+    """The path of this machine's Chromium, once what drives it starts. Raises NoBrowser."""
+    path = next((path for name in PROGRAMS if (path := shutil.which(name))), None)
+    if path is None:
+        raise NoBrowser("no Chromium here: install chromium, or run scripts/test.sh as root")
+    # playwright's own Node.js: where a library is missing it only says that it is gone.
+    command = (sys.executable, "-m", "playwright", "--version")
+    tried = subprocess.run(
+        command, capture_output=True, text=True, timeout=DRIVER_SECONDS_MAX, check=False
+    )
+    if tried.returncode != 0:
+        reason = (tried.stderr.strip() or "it wrote nothing").splitlines()[-1]
+        raise NoBrowser(f"playwright does not start ({reason}): run scripts/test.sh as root")
+    return path
 
 
 @contextlib.asynccontextmanager

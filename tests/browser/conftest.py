@@ -11,8 +11,7 @@ import pytest
 import pytest_asyncio
 from playwright.async_api import Browser
 
-from scripts.chromium import NoBrowser, chromium_program
-from tests.browser.chromium import Visitor, chromium
+from tests.browser.chromium import NoBrowser, Visitor, chromium, chromium_program
 from tests.browser.site import Site
 
 VisitorMaker = Callable[..., Awaitable[Visitor]]

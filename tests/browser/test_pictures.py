@@ -1,12 +1,12 @@
 """The pictures of the documents can be taken of the pages as they are now."""
 
-import asyncio
 import io
 
 import pytest
 from PIL import Image
+from playwright.async_api import Browser
 
-from scripts.screenshots import HEIGHT_MAX, PICTURES, WIDTH, running_browser, take
+from tests.browser.screenshots import HEIGHT_MAX, PICTURES, WIDTH, take
 from tests.browser.site import Site
 
 pytestmark = [pytest.mark.processes, pytest.mark.asyncio(loop_scope="session")]
@@ -15,17 +15,13 @@ pytestmark = [pytest.mark.processes, pytest.mark.asyncio(loop_scope="session")]
 NAMES = ("builds-dark", "build", "comparison")
 
 
-async def test_pictures_are_taken_of_what_is_to_be_seen(site: Site) -> None:
-    builds = {"rounding": site.builds["dissent"]}
-
-    def take_them() -> list[bytes]:
-        with running_browser() as browser:
-            return [take(browser, site.origin, p, builds) for p in PICTURES if p.name in NAMES]
-
-    taken = await asyncio.to_thread(take_them)
-    assert len(taken) == len(NAMES)
-    for data in taken:
-        with Image.open(io.BytesIO(data), formats=["PNG"]) as picture:
-            width, height = picture.size
-        assert width == WIDTH
-        assert 300 < height <= HEIGHT_MAX
+@pytest.mark.parametrize("name", NAMES)
+async def test_a_picture_is_taken_of_what_is_to_be_seen(
+    site: Site, browser: Browser, name: str
+) -> None:
+    (picture,) = (picture for picture in PICTURES if picture.name == name)
+    data = await take(browser, site.origin, picture, {"rounding": site.builds["dissent"]})
+    with Image.open(io.BytesIO(data), formats=["PNG"]) as image:
+        width, height = image.size
+    assert width == WIDTH
+    assert 300 < height <= HEIGHT_MAX

@@ -1,11 +1,11 @@
-"""scripts.chromium: a browser counts once what drives it starts; else what is missing is said."""
+"""A browser counts once what drives it starts; else what is missing is said."""
 
 import sys
 from pathlib import Path
 
 import pytest
 
-from scripts.chromium import NoBrowser, chromium_program
+from tests.browser.chromium import NoBrowser, chromium_program
 
 
 @pytest.fixture

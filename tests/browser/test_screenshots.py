@@ -1,11 +1,11 @@
-"""scripts.screenshots: the pictures, and that the documents and the script know the same ones."""
+"""The pictures of the documents: pages, documents and script know the same ones."""
 
 import re
 
 import pytest
 
 from scripts.folders import ROOT
-from scripts.screenshots import IMAGES, NoPicture, draw_scenario, names
+from tests.browser.screenshots import IMAGES, NoPicture, draw_scenario, names
 
 ALL_BYTES_MAX = 1_500_000
 DOCUMENTS = [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]
