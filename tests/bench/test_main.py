@@ -14,7 +14,6 @@ from bench.context import Context
 from bench.figures import Spread
 from bench.network import BenchFailed
 from bench.rows import Row
-from scripts.folders import RUN
 
 
 async def _good(context: Context) -> list[Row]:
@@ -40,19 +39,20 @@ async def _broken(context: Context) -> list[Row]:
 
 
 @pytest.fixture(autouse=True)
-def benches(monkeypatch: pytest.MonkeyPatch) -> None:
+def benches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Three that take no time."""
     found = {
         name: Bench(name=name, what=name, run=run, needs_docker=name == "bad")
         for name, run in {"good": _good, "bad": _bad, "broken": _broken}.items()
     }
     monkeypatch.setattr(program, "BENCHES", found)
+    # other tests may have benches in the checkout's
+    monkeypatch.setattr(program, "RUN", tmp_path)
 
 
 def test_a_good_run_prints_a_table_writes_json_and_leaves_nothing(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    before = set(RUN.glob("bench-*"))
     file = tmp_path / "report.json"
     assert program.main(["good", "--quick", "--json", str(file)]) == 0
     captured = capsys.readouterr()
@@ -63,7 +63,7 @@ def test_a_good_run_prints_a_table_writes_json_and_leaves_nothing(
     assert report["is_quick"] is True
     assert report["command"] == f"python -m bench good --quick --json {file}"
     assert report["rows"][0]["ratio"]["median"] == 1.0
-    assert set(RUN.glob("bench-*")) <= before
+    assert not list(tmp_path.glob("bench-*"))
 
 
 async def _waiting(context: Context) -> list[Row]:
@@ -74,14 +74,13 @@ async def _waiting(context: Context) -> list[Row]:
 
 
 def test_asked_to_stop_it_cleans_up_and_says_so(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     waiting = Bench(name="waiting", what="waiting", run=_waiting)
     monkeypatch.setattr(program, "BENCHES", {"waiting": waiting})
-    before = set(RUN.glob("bench-*"))
     assert program.main(["waiting", "--quick"]) == 130
     assert "stopped" in capsys.readouterr().err
-    assert set(RUN.glob("bench-*")) <= before
+    assert not list(tmp_path.glob("bench-*"))
 
 
 def test_one_that_fails_is_named_and_the_others_are_run(

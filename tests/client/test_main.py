@@ -57,7 +57,7 @@ class Place:
 
     def health(self, port: int) -> dict[str, object] | None:
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}/healthz", timeout=2) as answer:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/healthz", timeout=30) as answer:
                 value = json.load(answer)
         except OSError:
             return None
@@ -107,7 +107,7 @@ def test_what_was_accepted_survives_kill_9(place: Place) -> None:
     place.wait_up()
     body = b'{"branch":"master","commit":"%s"}' % (b"c" * 40)
     url = f"http://127.0.0.1:{place.port}/webHook"
-    with urllib.request.urlopen(urllib.request.Request(url, data=body), timeout=5) as answer:
+    with urllib.request.urlopen(urllib.request.Request(url, data=body), timeout=60) as answer:
         assert answer.status == 202
         build = json.load(answer)["build"]
     first.kill()
@@ -115,7 +115,7 @@ def test_what_was_accepted_survives_kill_9(place: Place) -> None:
     place.start()
     place.wait_up()
     shown = f"http://127.0.0.1:{place.port}/api/v1/builds/{build}"
-    with urllib.request.urlopen(shown, timeout=5) as answer:
+    with urllib.request.urlopen(shown, timeout=60) as answer:
         assert json.load(answer)["status"] == "queued"
     health = place.health(place.port)
     assert health is not None
@@ -241,7 +241,7 @@ def test_it_can_be_started_in_every_documented_way(start: list[str], flag: str) 
         env=environment,
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=120,
         check=False,
     )
     assert answer.returncode == 0
@@ -258,7 +258,7 @@ def test_index_finds_the_project_from_anywhere(tmp_path: Path) -> None:
         cwd=tmp_path,
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=120,
         check=False,
     )
     assert (answer.returncode, answer.stderr) == (0, "")

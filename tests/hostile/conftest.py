@@ -47,7 +47,7 @@ NEIGHBOUR = (
 )
 # of a hostile build, unless a test says otherwise; small, so that floods are over soon
 LIMITS = {
-    "build_seconds_max": 40,
+    "build_seconds_max": 120,
     "pids_max": 64,
     "memory_bytes": 64 * 2**20,
     "workspace_bytes": 32 * 2**20,
@@ -168,7 +168,7 @@ class Arena:
         assert not things_of(self.engine, cluster_id)
         # One that is being ended may have much memory to give back.
         block_until(
-            lambda: not any(processes_of(build) for build in builds), "the end of all processes", 30
+            lambda: not any(processes_of(build) for build in builds), "the end of all processes"
         )
         assert not {mount for mount in mounted() - mounts if cluster_id.hex()[:8] in mount}
         folders = self.folder / "data" / "builds"

@@ -30,7 +30,7 @@ FILTER = EXAMPLE_CONFIG / "egress.nft"
 # where `scripts/test.sh` unpacks it
 UNPACKED = ROOT / "run" / "nft"
 _CLONE_NEWNET = 0x40000000
-_CONNECT_SECONDS = 5
+_CONNECT_SECONDS = 60
 
 Found = TypeVar("Found")
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from tests.hostile.conftest import LIMITS, Arena, Order, addresses, is_root, processes_of
+from tests.waiting import block_until
 
 pytestmark = pytest.mark.docker
 
@@ -72,7 +73,7 @@ async def test_signals(arena: Arena) -> None:
         "trap : TERM INT HUP QUIT; while :; do sleep 1; done": ("timed_out", None),
     }
     commits = [
-        arena.repository.commit({".pbft-ci.yml": arena.pipeline(command, timeout_seconds=8)})
+        arena.repository.commit({".pbft-ci.yml": arena.pipeline(command, timeout_seconds=20)})
         for command in expected
     ]
     results = await arena.run_all([Order(commit) for commit in commits])
@@ -104,7 +105,7 @@ async def test_that_daemons_would_be_found(arena: Arena) -> None:
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    assert not processes_of(order.build.hex())
+    block_until(lambda: not processes_of(order.build.hex()), "the end of its processes")
 
 
 async def test_another_builds_files_and_servers(arena: Arena) -> None:

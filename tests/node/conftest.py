@@ -147,6 +147,13 @@ ASK_LOOPBACK = (
 )
 
 
+# It ends with 4. The shell itself waits, for a process may be one too many by then.
+FORK_BOMB = (
+    "mkfifo /tmp/silent",
+    "b() { b | b & }; b; read -t 3 word <>/tmp/silent || exit 4",
+)
+
+
 ConfigMaker = Callable[..., NodeConfig]
 CheckoutMaker = Callable[..., Checkout]
 

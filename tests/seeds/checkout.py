@@ -17,8 +17,8 @@ from common.logs import STDERR_VARIABLE
 from scripts.folders import ROOT
 from scripts.free_ports import free_ports
 
-SCRIPT_SECONDS = 110
-STOP_SECONDS = 20
+SCRIPT_SECONDS = 400
+STOP_SECONDS = 60
 EXAMPLE_PORTS = (*range(10000, 10004), 8080)
 NOT_COPIED = (".git", ".venv", "run", "log", "__pycache__", ".*_cache", ".hypothesis")
 

@@ -17,7 +17,7 @@ from tests.waiting import block_until
 
 pytestmark = pytest.mark.processes
 
-SECONDS = 90.0
+SECONDS = 180.0
 OUTCOMES = {"master": ("passed", 0), "feature": ("failed", 7), "other": ("checkout_failed", 128)}
 NODE_FLAGS = ("--id", "--host", "--port", "--path", "--pkLoc", "--peerNodeAddrList", "--config")
 CLIENT_FLAGS = ("--path", "--pkLoc", "--pbftHost", "--pbftPort", "--webHookPort", "--config")

@@ -20,7 +20,7 @@ from tests.processes.programs import run
 from tests.seeds.checkout import Checkout
 from tests.waiting import wait_until
 
-SECONDS = 90.0
+SECONDS = 180.0
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ from tests.processes.programs import run
 
 pytestmark = pytest.mark.processes
 
-SECONDS = 90.0
+SECONDS = 180.0
 STATUS_NAMES = {
     "primary",
     "is_primary",
@@ -183,7 +183,7 @@ def test_suspicious(network: Network) -> None:
 
     misbehave(network, "equivocating", "node1")
     # a vote beyond the quorum is not looked at, so one build may not be enough
-    for _ in range(20):
+    for _ in range(60):
         network.verdict(network.post("green"))
         if "node1" in network.status("node3")["byzantine_nodes"]:
             break

@@ -12,7 +12,7 @@ from tests.client.site import client_of
 # Pages for people, and what only a page asks for.
 PAGES = re.compile(r"/|/builds(/.*)?|/replicas.*|/ledger|/static/.*|/events|/webhook")
 EXAMPLES = 12
-SECONDS_MAX = 240
+SECONDS_MAX = 500
 
 
 async def test_it_lists_the_routes_that_there_are(running: Running, tmp_path: Path) -> None:

@@ -73,8 +73,8 @@ async def terminal(
 async def repeat(
     command: Callable[[], Awaitable[Answer]], is_done: Callable[[Answer], bool]
 ) -> Answer:
-    """Type a command again, 20 s at most, until its answer is the one that is waited for."""
-    for _ in range(200):
+    """Type a command again, a minute at most, until its answer is the one that is waited for."""
+    for _ in range(600):
         answer = await command()
         if is_done(answer):
             return answer
@@ -545,7 +545,7 @@ async def test_a_log_is_followed_to_its_end(terminal: Terminal, running: Running
     node.logs[build] += b"two"
     node.growing.discard(build)
     is_done = True
-    assert await asyncio.wait_for(following, 30) == (0, "one two", "")
+    assert await asyncio.wait_for(following, 60) == (0, "one two", "")
 
 
 async def test_a_log_of_an_open_build_is_printed_as_far_as_it_is(

@@ -37,7 +37,7 @@ from tests.client.running_network import (
 )
 from tests.waiting import wait_until
 
-WAIT_SECONDS = 20.0
+WAIT_SECONDS = 60.0
 
 
 async def until(condition: Callable[[], bool]) -> None:

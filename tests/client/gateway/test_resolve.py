@@ -282,6 +282,6 @@ async def test_a_question_that_cannot_be_asked_leaves_nobody_waiting(
     monkeypatch.setattr(resolver, "_threads", _NoThreads())
     count = REFERENCES_PER_QUESTION_MAX * QUESTIONS_PER_REPOSITORY_MAX + 1
     crowd = (resolver.resolve(url, f"b{number}") for number in range(count))
-    found = await asyncio.wait_for(asyncio.gather(*crowd), 20)
+    found = await asyncio.wait_for(asyncio.gather(*crowd), 60)
     assert set(found) == {Unreachable("it could not be asked: can't start new thread")}
     resolver.close()

@@ -84,7 +84,7 @@ class Follower:
         """The next event: its kind and its data."""
         fields: dict[str, str] = {}
         while True:
-            line = (await asyncio.wait_for(self._response.content.readline(), 30)).decode()
+            line = (await asyncio.wait_for(self._response.content.readline(), 60)).decode()
             assert line, "the stream ended"
             name, _, value = line.rstrip("\r\n").partition(": ")
             if name:
@@ -383,7 +383,7 @@ async def test_followers_are_bounded_and_give_their_places_back(
         while 200 not in statuses:
             statuses.append((await build.client.get(f"{build.path}?from=0")).status)
 
-    await asyncio.wait_for(ask_until_let_in(), 30)
+    await asyncio.wait_for(ask_until_let_in(), 60)
 
 
 async def test_a_gateway_that_stops_lets_its_followers_go(running: Running, tmp_path: Path) -> None:
@@ -393,7 +393,7 @@ async def test_a_gateway_that_stops_lets_its_followers_go(running: Running, tmp_
     build.write(b"text")
     follower = await follow(build)
     await follower.until_text("text")
-    await asyncio.wait_for(client.close(), 20)
+    await asyncio.wait_for(client.close(), 60)
 
 
 @pytest.mark.parametrize("text", ["", ":", "a:", ":1", "a:b", "a b:1", "a:1:2", "x" * 40 + ":1"])

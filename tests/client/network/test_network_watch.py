@@ -18,7 +18,7 @@ from tests.client.gateway.test_gateway import record_of, until
 from tests.client.running_network import REPOSITORY, Network, Running
 
 NAMES = ("replica-0", "replica-1", "replica-2", "replica-3")
-LOOK_SECONDS = 20.0
+LOOK_SECONDS = 60.0
 
 
 class Linked:

@@ -18,6 +18,7 @@ from node.sandboxes.containers.docker_engine import BUILD_LABEL, CLUSTER_LABEL, 
 from node.sandboxes.containers.docker_sandbox import DockerSandbox
 from tests.node.conftest import (
     ASK_LOOPBACK,
+    FORK_BOMB,
     PATIENCE_SECONDS,
     BuilderMaker,
     ConfigMaker,
@@ -123,16 +124,7 @@ async def test_a_fork_bomb_harms_nobody_else(
     room: Room, make_builder: BuilderMaker, make_config: ConfigMaker
 ) -> None:
     builder = await make_builder(make_config(room.repository.url), pids_max=64)
-    bomb = room.repository.commit(
-        {
-            ".pbft-ci.yml": pipeline(
-                room.image,
-                "mkfifo /tmp/silent",
-                # the shell itself waits: a process may be one too many by then
-                "b() { b | b & }; b; read -t 3 word <>/tmp/silent || exit 4",
-            )
-        }
-    )
+    bomb = room.repository.commit({".pbft-ci.yml": pipeline(room.image, *FORK_BOMB)})
     quiet = room.repository.commit({".pbft-ci.yml": pipeline(room.image, "exit 0")})
     orders = [builder.order(room.repository.url, commit) for commit in (bomb, quiet)]
     found = await asyncio.gather(*(builder.find(order) for order in orders))
