@@ -77,12 +77,22 @@ class Gate:
     says nothing until it is opened, as one does that is lost on the way. A context manager.
     """
 
-    def __init__(self, connect: Callable[[], socket.socket], *, is_silent: bool = False) -> None:
-        """connect: to where the gate leads."""
+    def __init__(
+        self,
+        connect: Callable[[], socket.socket],
+        *,
+        is_silent: bool = False,
+        bytes_max: int | None = None,
+    ) -> None:
+        """connect: to where the gate leads.
+
+        bytes_max: so much comes through each connection from there, and then nothing more.
+        """
         (self.port,) = free_ports(1)
         self.tries = 0
         self._connect = connect
         self._is_silent = is_silent
+        self._bytes_max = bytes_max
         self._is_open = False
         self._listener: socket.socket | None = None
         self._connections: set[socket.socket] = set()
@@ -153,14 +163,20 @@ class Gate:
             with self._connect() as far:
                 with self._lock:
                     self._connections.add(far)
-                back = threading.Thread(target=_copy, args=(far, near), daemon=True)
+                back = threading.Thread(
+                    target=_copy, args=(far, near, self._bytes_max), daemon=True
+                )
                 back.start()
                 _copy(near, far)
                 back.join()
 
 
-def _copy(source: socket.socket, target: socket.socket) -> None:
+def _copy(source: socket.socket, target: socket.socket, bytes_max: int | None = None) -> None:
+    copied = 0
     with contextlib.suppress(OSError):
         while data := source.recv(CHUNK_BYTES):
             target.sendall(data)
+            copied += len(data)
+            if bytes_max is not None and copied >= bytes_max:
+                return
         target.shutdown(socket.SHUT_WR)

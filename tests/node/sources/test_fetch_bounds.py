@@ -18,6 +18,7 @@ from node.sources.mirror import Mirror, Source
 from node.work.infrastructure_error import InfrastructureError
 from node.work.threads import Stop, Stopped
 from tests.node.conftest import CheckoutMaker, ConfigMaker, GitRepository
+from tests.processes.gate import Gate, GitServer
 from tests.waiting import block_until
 
 MAIN = "refs/heads/main"
@@ -125,12 +126,13 @@ def test_all_files_together_are_bounded(repository: GitRepository, tmp_path: Pat
 
 
 def test_a_fetch_that_is_stopped(
-    repository: GitRepository, checkout: Checkout, tmp_path: Path
+    repository: GitRepository,
+    make_config: ConfigMaker,
+    make_checkout: CheckoutMaker,
+    tmp_path: Path,
 ) -> None:
     commit = commit_noise(repository, 130, 200_000)
-    entry = checkout._repositories[repository.url]
     folder = mirrors(tmp_path) / "a.git"
-    mirror = Mirror(folder, checkout._remote(entry), MAIN, commit, 2**40)
     stop = Stop()
     ended: list[BaseException] = []
 
@@ -140,12 +142,19 @@ def test_a_fetch_that_is_stopped(
         except Stopped as error:
             ended.append(error)
 
-    thread = threading.Thread(target=prove)
-    thread.start()
-    block_until(lambda: any(folder.glob("objects/pack/tmp_pack_*")), "a pack begins", 60)
-    stop.set()
-    thread.join()
-    assert len(ended) == 1, "the fetch was over before it was stopped"
+    # of the pack only the beginning comes, so that it is not over before it is stopped
+    with GitServer(repository.folder) as server, Gate(server.connect, bytes_max=4 * MIB) as gate:
+        gate.open()
+        url = server.url(gate.port)
+        checkout = make_checkout(make_config(url))
+        remote = checkout._remote(checkout._repositories[url])
+        mirror = Mirror(folder, remote, MAIN, commit, 2**40)
+        thread = threading.Thread(target=prove)
+        thread.start()
+        block_until(lambda: any(folder.glob("objects/pack/tmp_pack_*")), "a pack begins")
+        stop.set()
+        thread.join()
+    assert len(ended) == 1
     assert list(folder.glob("objects/pack/*")) == []
     assert size_bytes(folder) < MIB
 
