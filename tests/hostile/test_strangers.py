@@ -153,9 +153,14 @@ async def test_a_proof_that_was_seen_on_its_way_makes_no_second_link(network: Ne
     )
     url = address_of(network, "node0").url + "/link"
     async with aiohttp.ClientSession() as session:
-        offer = (await offer_of(session, url)).removeprefix("PBFT-CI-Link ")
-        headers = {"Authorization": f"PBFT-CI-Link {member.answer(offer, 'node0').proof}"}
-        websocket = await session.ws_connect(url, headers=headers)
+        async with asyncio.timeout(ANSWER_SECONDS):
+            websocket = None
+            while websocket is None:
+                offer = (await offer_of(session, url)).removeprefix("PBFT-CI-Link ")
+                headers = {"Authorization": f"PBFT-CI-Link {member.answer(offer, 'node0').proof}"}
+                # a busy machine may take longer than a proof is good for
+                with contextlib.suppress(aiohttp.WSServerHandshakeError):
+                    websocket = await session.ws_connect(url, headers=headers)
         with pytest.raises(aiohttp.WSServerHandshakeError) as refused:
             await session.ws_connect(url, headers=headers)
         assert refused.value.status == 401
