@@ -17,7 +17,7 @@ from tests.ci.builders import finding
 from tests.client.dashboard.test_build_page import finds, with_log
 from tests.client.gateway.test_build_changes import nobody_finishes
 from tests.client.gateway.test_gateway import record_of, until
-from tests.client.running_network import REPOSITORY, Network, Running, run_gateway
+from tests.client.running_network import REPOSITORY, Network, Running, gateway_on
 from tests.client.site import site_of
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -81,15 +81,11 @@ class Served:
 async def served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Served]:
     # on a busy machine too the page comes with the logs that there are
     monkeypatch.setattr(build_logs, "TAIL_TIMEOUT_SECONDS", 60.0)
-    network = Network()
-    await network.start()
-    running = await run_gateway(network, tmp_path)
-    served = Served(running)
-    await served.start(tmp_path)
-    yield served
-    await served.stop()
-    await running.close()
-    await network.close()
+    async with gateway_on(Network(), tmp_path) as running:
+        served = Served(running)
+        await served.start(tmp_path)
+        yield served
+        await served.stop()
 
 
 def log_of(page: Page, replica: str) -> Locator:

@@ -14,7 +14,7 @@ from client.storage.archive import ReplyRecord
 from client.storage.build_request import BuildRequest
 from tests.browser.conftest import VisitorMaker
 from tests.ci.builders import COMMIT, FAILED, PASSED
-from tests.client.running_network import REPOSITORY, Network, Running, run_gateway
+from tests.client.running_network import REPOSITORY, Network, Running, gateway_on
 from tests.client.site import site_of
 from tests.client.views.test_build_view import decided
 
@@ -46,14 +46,10 @@ def fill(running: Running) -> None:
 async def origin(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[str]:
     """Where the gateway with the long history is served."""
     folder: Path = tmp_path_factory.mktemp("history")
-    network = Network()
-    await network.start()
-    running = await run_gateway(network, folder)
-    fill(running)
-    async with TestServer(make_application(site_of(running, folder))) as server:
-        yield str(server.make_url("")).rstrip("/")
-    await running.close()
-    await network.close()
+    async with gateway_on(Network(), folder) as running:
+        fill(running)
+        async with TestServer(make_application(site_of(running, folder))) as server:
+            yield str(server.make_url("")).rstrip("/")
 
 
 async def test_the_first_page_is_small(origin: str, visit: VisitorMaker) -> None:

@@ -16,7 +16,7 @@ from client.views.build_view import iso_time
 from scripts.free_ports import free_ports
 from tests.browser.conftest import VisitorMaker
 from tests.client.gateway.test_gateway import until
-from tests.client.running_network import REPOSITORY, Network, Running, run_gateway
+from tests.client.running_network import REPOSITORY, Network, Running, gateway_on
 from tests.client.site import site_of
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -59,15 +59,11 @@ class Served:
 
 @pytest_asyncio.fixture(loop_scope="session")
 async def served(tmp_path: Path) -> AsyncIterator[Served]:
-    network = Network()
-    await network.start()
-    running = await run_gateway(network, tmp_path)
-    served = Served(running, tmp_path)
-    await served.start()
-    yield served
-    await served.stop()
-    await running.close()
-    await network.close()
+    async with gateway_on(Network(), tmp_path) as running:
+        served = Served(running, tmp_path)
+        await served.start()
+        yield served
+        await served.stop()
 
 
 async def names(page: Page) -> list[str]:

@@ -13,7 +13,7 @@ from client.serve import make_application
 from tests.browser.conftest import VisitorMaker
 from tests.client.api.test_change_routes import token_file
 from tests.client.gateway.test_gateway import record_of, until
-from tests.client.running_network import REPOSITORY, Network, Running, run_gateway
+from tests.client.running_network import REPOSITORY, Network, Running, gateway_on
 from tests.client.site import site_of
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -22,14 +22,10 @@ pytestmark = pytest.mark.asyncio(loop_scope="session")
 @pytest_asyncio.fixture(loop_scope="session")
 async def running(tmp_path: Path) -> AsyncIterator[Running]:
     """A gateway whose nodes take builds and never end them."""
-    network = Network()
-    await network.start()
-    for node in network.nodes.values():
-        node.finds = lambda build: None
-    running = await run_gateway(network, tmp_path)
-    yield running
-    await running.close()
-    await network.close()
+    async with gateway_on(Network(), tmp_path) as running:
+        for node in running.network.nodes.values():
+            node.finds = lambda build: None
+        yield running
 
 
 @pytest_asyncio.fixture(loop_scope="session")

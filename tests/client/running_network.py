@@ -6,9 +6,10 @@ served on loopback. What a node's shell does on disk is left out: it has tests o
 
 import asyncio
 import base64
+import contextlib
 import hashlib
 from collections import Counter, deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -508,6 +509,18 @@ async def run_gateway(
     gateway.start(network)
     reporter.start()
     return Running(network, gateway, database, archive, collector, nodes, results_file, reporter)
+
+
+@contextlib.asynccontextmanager
+async def gateway_on(network: Network, folder: Path) -> AsyncIterator[Running]:
+    """Start these nodes and a gateway, and close both when the block ends."""
+    await network.start()
+    running = await run_gateway(network, folder)
+    try:
+        yield running
+    finally:
+        await running.close()
+        await network.close()
 
 
 def repositories() -> tuple[GatewayRepository, ...]:

@@ -26,6 +26,7 @@ import yaml
 
 from scripts.folders import ROOT
 from scripts.free_ports import free_ports
+from tests.secret_files import secret_file
 from tests.waiting import block_until
 
 HOST = "127.0.0.1"
@@ -75,9 +76,7 @@ class RegistryServer:
     def auth_file(self, file: Path, password: str = PASSWORD, host: str | None = None) -> Path:
         """A file as `docker login` writes it."""
         login = base64.b64encode(f"{USER}:{password}".encode()).decode()
-        file.write_text(json.dumps({"auths": {host or self.host: {"auth": login}}}))
-        file.chmod(0o600)
-        return file
+        return secret_file(file, json.dumps({"auths": {host or self.host: {"auth": login}}}))
 
     def push(self, name: str, base_image: str, content: str) -> str:
         """An image with a file /content below HOST/name (with a tag); its digest.

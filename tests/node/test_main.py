@@ -23,6 +23,7 @@ from scripts.free_ports import free_ports
 from tests.forge_server import TOKEN
 from tests.node.conftest import PATIENCE_SECONDS, ConfigMaker
 from tests.node.house import COMMIT, KEYS, NAMES, make_cluster
+from tests.secret_files import secret_file
 
 
 async def test_a_node_ends_where_its_commit_statuses_meet_damage(
@@ -37,14 +38,11 @@ async def test_a_node_ends_where_its_commit_statuses_meet_damage(
             return []
         raise StoreDamaged("its structure is broken")
 
-    token = tmp_path / "token"
-    token.write_text(TOKEN)
-    token.chmod(0o600)
     repository = RepositoryEntry(
         "https://example.org/owner/name.git",
         forge="gitea",
         api_url="http://127.0.0.1:9/api/v1",
-        status_token_file=token,
+        status_token_file=secret_file(tmp_path / "token", TOKEN),
     )
     address = Address("127.0.0.1", free_ports(1)[0])
     config = make_config(repository, executor="process", listen=address)

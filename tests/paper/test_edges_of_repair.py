@@ -16,7 +16,7 @@ from pbft.ports import Applied
 from tests.paper.test_recovery import recover, small
 from tests.paper.test_state_transfer import behind, fetching, hears_certificate
 from tests.pbft.forge import view_change
-from tests.pbft.world import Journal, Message, World, WrongOnce
+from tests.pbft.world import Journal, Message, World, WrongForAWhile, WrongOnce
 
 WAIT = 4.0
 
@@ -247,14 +247,6 @@ def test_who_is_diverged_leaves_no_view() -> None:
 
 
 # --- going on -------------------------------------------------------------------------------------
-
-
-class WrongForAWhile(Journal):
-    """Its state is wrong up to the third operation, and right again after that."""
-
-    def parts(self) -> dict[str, bytes]:
-        parts = super().parts()
-        return {**parts, "journal": bytes(1) + parts["journal"]} if 0 < self.count < 4 else parts
 
 
 def test_a_replica_whose_state_is_right_again_goes_on_by_itself() -> None:

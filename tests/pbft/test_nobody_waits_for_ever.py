@@ -29,15 +29,7 @@ from tests.paper.test_recovery import execute, lose_disk, small
 from tests.paper.test_state_transfer import behind
 from tests.pbft.checks import check_safety
 from tests.pbft.forge import certificate, proof, view_change
-from tests.pbft.world import Journal, Message, World, WrongOnce
-
-
-class WrongForAWhile(Journal):
-    """Its state is wrong up to the third operation, and right again after that."""
-
-    def parts(self) -> dict[str, bytes]:
-        parts = super().parts()
-        return {**parts, "journal": bytes(1) + parts["journal"]} if 0 < self.count < 4 else parts
+from tests.pbft.world import Journal, Message, World, WrongForAWhile, WrongOnce
 
 
 def world_with(application: type[Journal]) -> World:

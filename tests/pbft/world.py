@@ -115,6 +115,14 @@ class WrongOnce(Journal):
         return applied
 
 
+class WrongForAWhile(Journal):
+    """Its state is wrong up to the third operation, and right again after that."""
+
+    def parts(self) -> dict[str, bytes]:
+        parts = super().parts()
+        return {**parts, "journal": bytes(1) + parts["journal"]} if 0 < self.count < 4 else parts
+
+
 class Disk:
     """What a replica saved, as a store keeps it: from the last checkpoint record on, entries apart.
 

@@ -9,6 +9,7 @@ from common.address import Address
 from common.logs import STDERR_VARIABLE
 from scripts.processes import Process, answers
 from tests import forked
+from tests.processes.network import CLIENT, Network
 from tests.waiting import block_until
 
 RUN_SECONDS = 120
@@ -31,6 +32,13 @@ def run(*command: str, text: str = "", seconds: float = RUN_SECONDS) -> Ended:
     Raises subprocess.TimeoutExpired after so many seconds.
     """
     return _ended(command, text, lambda process: process.wait(seconds))
+
+
+def client(network: Network, command: str, *rest: str, text: str = "") -> Ended:
+    """Run a command of the client with the network's client.yml, to its end."""
+    return run(
+        "-m", "client", command, "--config", str(network.config_file(CLIENT)), *rest, text=text
+    )
 
 
 def start(*command: str, listen: Address) -> Ended:

@@ -13,8 +13,8 @@ import pytest
 import yaml
 
 from ci.statement import parse_statement
-from tests.processes.network import CLIENT, Network, ask, verdict_entries
-from tests.processes.programs import Ended, run
+from tests.processes.network import Network, ask, verdict_entries
+from tests.processes.programs import Ended, client
 
 pytestmark = [pytest.mark.processes, pytest.mark.docker]
 
@@ -68,7 +68,7 @@ class Job:
 
     def command(self, *words: str) -> Ended:
         """`python -m client ...` of this network."""
-        return run("-m", "client", *words, "--config", str(self.network.config_file(CLIENT)))
+        return client(self.network, *words)
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,8 @@ from scripts.base_image import EXAMPLE_IMAGE
 from scripts.free_ports import free_ports
 from tests.forge_server import TOKEN, ForgeServer
 from tests.processes.network import CLIENT, Network, ask, pipeline
-from tests.processes.programs import Ended, run
+from tests.processes.programs import client, run
+from tests.secret_files import secret_file
 from tests.waiting import block_until
 
 pytestmark = pytest.mark.processes
@@ -60,9 +61,7 @@ def network(tmp_path_factory: pytest.TempPathFactory, forge: ForgeServer) -> Ite
         },
     }
     overrides = {"cluster": {"checkpoint_interval": 4, "window": 16}}
-    token = folder / "status-token"
-    token.write_text(TOKEN)
-    token.chmod(0o600)
+    token = secret_file(folder / "status-token", TOKEN)
 
     def report(settings: dict[str, Any]) -> None:
         settings["public_url"] = made.gateway_url
@@ -99,12 +98,6 @@ def final_states(network: Network, forge: ForgeServer, build: str) -> set[str]:
     block_until(lambda: {context for context, _ in posted()} == contexts, "a status of each node")
     assert forge.wrong == []
     return {state for _, state in posted()}
-
-
-def client(network: Network, *arguments: str, text: str = "") -> Ended:
-    command, *rest = arguments
-    file = str(network.config_file(CLIENT))
-    return run("-m", "client", command, "--config", file, *rest, text=text)
 
 
 # --- builds ----------------------------------------------------------------------------------

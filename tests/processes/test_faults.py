@@ -17,8 +17,8 @@ from tests.node.conftest import things_of
 from tests.processes.build_gate import BuildGate
 from tests.processes.conftest import Engine, NetworkMaker
 from tests.processes.gate import Gate, GitServer
-from tests.processes.network import CLIENT, VERDICT_SECONDS, Network, pipeline
-from tests.processes.programs import run
+from tests.processes.network import VERDICT_SECONDS, Network, pipeline
+from tests.processes.programs import client, run
 from tests.waiting import block_until
 
 pytestmark = pytest.mark.processes
@@ -85,9 +85,7 @@ def check_supplement(network: Network, build: str, folder: Path) -> None:
     """What f+1 nodes sign of a decided build, checked offline: node3 contradicted its verdict."""
     proof, supplement = str(folder / "proof.json"), str(folder / "supplement.json")
     files = ("--output", proof, "--supplement", supplement)
-    ended = run(
-        "-m", "client", "attest", build, "--config", str(network.config_file(CLIENT)), *files
-    )
+    ended = client(network, "attest", build, *files)
     assert ended.code == 0, ended
     cluster = ("--cluster", str(network.configuration.cluster.file))
     asked = ("verify", proof, *cluster, "--any", "--supplement", supplement)

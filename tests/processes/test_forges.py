@@ -29,6 +29,7 @@ from tests.processes.network import (
     verdict_entries,
 )
 from tests.processes.programs import run
+from tests.secret_files import secret_file
 
 pytestmark = pytest.mark.processes
 
@@ -42,17 +43,10 @@ def forge() -> Iterator[ForgeServer]:
         yield server
 
 
-def private_file(folder: Path, name: str, data: bytes) -> str:
-    file = folder / name
-    file.write_bytes(data)
-    file.chmod(0o600)
-    return str(file)
-
-
 def hooked(network: Network, forge: ForgeServer, folder: Path, report: str) -> None:
     """Connect the network's repository to the forge, as an operator does it in the files."""
-    secret = private_file(folder, "webhook-secret", SECRET)
-    token = private_file(folder, "status-token", TOKEN.encode())
+    secret = str(secret_file(folder / "webhook-secret", SECRET))
+    token = str(secret_file(folder / "status-token", TOKEN))
     forge_keys = {"forge": "github", "api_url": forge.api_url, "project": "Codertocat/hello-world"}
 
     def change_client(settings: dict[str, Any]) -> None:

@@ -18,7 +18,7 @@ from tests.forge_server import ForgeServer
 from tests.processes.build_gate import BuildGate, Containers
 from tests.processes.conftest import Engine, NetworkMaker
 from tests.processes.network import CLIENT, VERDICT_SECONDS, Network, ask, pipeline, verdict_entries
-from tests.processes.programs import Ended, run
+from tests.processes.programs import client
 from tests.processes.test_forges import deliver, forge, fork_pull_request, hooked
 from tests.waiting import block_until
 
@@ -45,11 +45,6 @@ def with_operator(folder: Path, **cluster: object) -> tuple[Path, dict[str, obje
         {"name": OPERATOR, "public_key_file": str(public), "roles": [OPERATOR]},
     ]
     return private, {"clients": clients, **cluster}
-
-
-def command(network: Network, *words: str) -> Ended:
-    name, *rest = words
-    return run("-m", "client", name, "--config", str(network.config_file(CLIENT)), *rest)
 
 
 def change(network: Network, build: str, what: str, body: object = None) -> dict[str, Any]:
@@ -171,7 +166,7 @@ def test_a_log_is_followed_while_it_grows_across_lost_connections(
     assert re.findall(r"^line (\d+)$", "".join(texts), re.MULTILINE) == [
         str(number) for number in range(1, lines + 1)
     ]
-    printed = command(network, "log", build, "--replica", "node2", "--follow")
+    printed = client(network, "log", build, "--replica", "node2", "--follow")
     assert (printed.code, printed.output.encode()) == (0, archived)
 
 
@@ -204,11 +199,11 @@ def test_cancelled_builds_leave_no_container_on_any_node(
             lambda build=build: set(containers.of(build)) == set(network.node_names),  # type: ignore[misc]
             "a container on each node",
         )
-    cancelled = command(network, "cancel", builds[2], "--reason", "not this one")
+    cancelled = client(network, "cancel", builds[2], "--reason", "not this one")
     assert cancelled.code == 0, cancelled
-    cancelled = command(network, "cancel", builds[0][:12])
+    cancelled = client(network, "cancel", builds[0][:12])
     assert cancelled.code == 0, cancelled
-    by_operator = command(network, "cancel", builds[1], "--operator-key", str(private_key))
+    by_operator = client(network, "cancel", builds[1], "--operator-key", str(private_key))
     assert by_operator.code == 0, by_operator
     assert f"ordered by {OPERATOR}" in by_operator.output
 
@@ -216,7 +211,7 @@ def test_cancelled_builds_leave_no_container_on_any_node(
     block_until(lambda: not containers.of(), "no container of any build", GONE_SECONDS)
     assert {view["verdict"]["outcome"] for view in verdicts.values()} == {"cancelled"}
     assert verdicts[builds[2]]["detail"] == "not this one"
-    assert command(network, "status", builds[0]).code == 1
+    assert client(network, "status", builds[0]).code == 1
     # the places are free again
     assert network.verdict(network.post("master"))["verdict"]["outcome"] == "passed"
     block_until(lambda: not containers.of(), "no container of the last build", GONE_SECONDS)
@@ -231,19 +226,19 @@ def test_an_operators_key_is_refused_where_it_is_none(
     build = network.post("master")
     network.verdict(build)
     key_of_client = network.folder / "run" / "keys" / f"{CLIENT}.private.pem"
-    ended = command(network, "cancel", build, "--operator-key", str(key_of_client))
+    ended = client(network, "cancel", build, "--operator-key", str(key_of_client))
     assert ended.code == 3
     assert "client has not the role operator" in ended.errors
     # twice, for an operator counts its requests by asking the replicas
     for _ in range(2):
-        ended = command(network, "cancel", build, "--operator-key", str(private_key))
+        ended = client(network, "cancel", build, "--operator-key", str(private_key))
         assert ended.code == 3
         assert "no such undecided build" in ended.errors
-    ended = command(network, "approve", build, "--operator-key", str(private_key), "--yes")
+    ended = client(network, "approve", build, "--operator-key", str(private_key), "--yes")
     assert (ended.code, "check that it is open" in ended.errors) == (3, True), ended
     network.stop("node1")
     network.stop("node2")
-    ended = command(network, "cancel", build, "--operator-key", str(private_key))
+    ended = client(network, "cancel", build, "--operator-key", str(private_key))
     assert ended.code == 3
     assert "2 of 4 replicas answer, 3 are needed" in ended.errors
 
@@ -273,19 +268,19 @@ def test_an_operator_approves_a_strangers_pull_request(
         "author      Bertha (according to the forge)",
     ]
     for key in ((), ("--operator-key", str(private_key))):
-        ended = command(network, "approve", build, *key)
+        ended = client(network, "approve", build, *key)
         assert ended.code == 2, ended
         assert ended.output.splitlines()[1:] == shown
         assert "add --yes" in ended.errors
-    ended = command(network, "approve", build, "--yes")
+    ended = client(network, "approve", build, "--yes")
     assert ended.code == 3
     assert "client is no operator of this cluster" in ended.errors
-    ended = command(network, "approve", build, "--operator-key", str(private_key), "--yes")
+    ended = client(network, "approve", build, "--operator-key", str(private_key), "--yes")
     assert ended.code == 0, ended
     view = network.verdict(build)
     assert (view["verdict"]["outcome"], view["commit"]) == ("passed", head)
     # the same commit needs no second approval
-    ended = command(network, "rebuild", build, "--wait")
+    ended = client(network, "rebuild", build, "--wait")
     assert ended.code == 0, ended
 
 
@@ -297,7 +292,7 @@ def test_a_rebuild_builds_the_same_commit_again(make_network: NetworkMaker) -> N
     network.start()
     build = network.post("master")
     network.verdict(build)
-    ended = command(network, "rebuild", build[:10], "--wait")
+    ended = client(network, "rebuild", build[:10], "--wait")
     assert ended.code == 1, ended
     again = ended.output.split()[0]
     view = network.build(again)
@@ -325,7 +320,7 @@ def test_a_newer_push_supersedes_a_running_and_a_queued_build(make_network: Netw
     view = network.verdict(running)
     assert view["verdict"]["outcome"] == "cancelled"
     assert view["detail"] == f"superseded by {newest}"
-    assert "superseded" in command(network, "status", running).output
+    assert "superseded" in client(network, "status", running).output
     for build in (newer, newest):
         assert network.build(build)["withdrawn"] is None
         change(network, build, "cancel")
@@ -407,7 +402,7 @@ def test_a_build_that_nobody_finishes_is_disputed_and_says_who_did_what(
     assert rows["node3"]["has_ballot"] is False
     assert rows["node3"]["state"] == "building"
     assert rows["node3"]["seen"]
-    printed = command(network, "wait", build)
+    printed = client(network, "wait", build)
     assert printed.code == 1
     assert re.search(r"node3 +no ballot: building \(last seen .*\); node3: ", printed.output)
     page = ask(f"{network.gateway_url}/builds/{build}").body.decode()
@@ -442,9 +437,9 @@ def test_with_two_of_four_stopped_a_build_waits_and_is_decided_once_one_is_back(
         VERDICT_SECONDS,
     )
     # nothing but time passes the deadline, and the command waits besides
-    printed = command(network, "wait", build, "--timeout", "2")
+    printed = client(network, "wait", build, "--timeout", "2")
     assert printed.code == 4
-    assert re.search(r"node3 +no ballot: building", command(network, "status", build).output)
+    assert re.search(r"node3 +no ballot: building", client(network, "status", build).output)
     network.start("node3")
     assert network.verdict(build)["verdict"]["outcome"] == "passed"
 

@@ -26,6 +26,7 @@ from tests.node.sources.test_private_sources import processes_with
 from tests.processes.conftest import NetworkMaker
 from tests.processes.gate import Gate, GitServer
 from tests.processes.network import CLIENT, VERDICT_SECONDS, Network, ask, pipeline
+from tests.secret_files import secret_file
 
 pytestmark = [pytest.mark.processes, pytest.mark.docker]
 
@@ -107,13 +108,7 @@ class SecretFiles:
         folder.mkdir()
         self.folder = folder
         self.token = secrets.token_hex(20)
-        self.token_file = self._write("token", self.token)
-
-    def _write(self, name: str, text: str) -> Path:
-        file = self.folder / name
-        file.write_text(text)
-        file.chmod(0o600)
-        return file
+        self.token_file = secret_file(folder / "token", self.token)
 
     def forms(self, *more: str) -> tuple[bytes, ...]:
         """All that must be nowhere, as it is and as logins are encoded."""

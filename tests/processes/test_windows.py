@@ -7,8 +7,8 @@ import pytest
 
 from ci.ledger import AppendEntry, decode_entry
 from tests.processes.conftest import NetworkMaker
-from tests.processes.network import CLIENT, VERDICT_SECONDS, Network, ask, pipeline
-from tests.processes.programs import run
+from tests.processes.network import VERDICT_SECONDS, Network, ask, pipeline
+from tests.processes.programs import client
 
 pytestmark = pytest.mark.processes
 
@@ -24,7 +24,7 @@ def test_ten_windows_of_appends_complete_on_all(make_network: NetworkMaker) -> N
     network = make_network(BRANCHES, overrides=SMALL_WINDOW)
     network.start()
     texts = [f"<{number}>" for number in range(10 * WINDOW)]
-    done = run(*client(network, "append"), *texts)
+    done = client(network, "append", *texts)
     assert done.code == 0, done.errors
     lengths = [int(line.split()[0]) for line in done.output.splitlines()]
     assert lengths == list(range(1, len(texts) + 1))
@@ -38,7 +38,7 @@ def test_ten_windows_of_appends_complete_on_all(make_network: NetworkMaker) -> N
         network.wait_until(
             partial(has_stable_checkpoint, network, name), "a checkpoint", VERDICT_SECONDS
         )
-    journal = run(*client(network, "journal"), "--all")
+    journal = client(network, "journal", "--all")
     assert journal.code == 0, journal.output
     assert journal.output.count("".join(texts)) == len(network.node_names)
     digests = {line.partition("digest ")[2] for line in journal.output.splitlines()[::2]}
@@ -88,8 +88,3 @@ def has_stable_checkpoint(network: Network, name: str) -> bool:
 def append(network: Network, text: str) -> None:
     answer = ask(f"{network.gateway_url}/api/v1/append", json.dumps({"text": text}).encode())
     assert answer.status == 200, answer
-
-
-def client(network: Network, command: str) -> list[str]:
-    """The command line of one of the client's commands."""
-    return ["-m", "client", command, "--config", str(network.config_file(CLIENT))]

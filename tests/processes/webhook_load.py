@@ -20,6 +20,7 @@ import aiohttp
 
 from tests.common.forges.deliveries import GITHUB_URL, SECRET, body_of, openssl_hmac
 from tests.processes.network import CLIENT, Network, ask, pipeline
+from tests.secret_files import secret_file
 
 ANSWER_SECONDS = 60.0
 # A sender that had no answer tries again, as whoever runs the forge does by hand.
@@ -60,9 +61,7 @@ def make_webhooks(count: int) -> list[Webhook]:
 
 def hook(network: Network, queue_max: int) -> None:
     """Let the gateway take these webhooks for its repository."""
-    secret = network.folder / "webhook-secret"
-    secret.write_bytes(SECRET)
-    secret.chmod(0o600)
+    secret = secret_file(network.folder / "webhook-secret", SECRET)
 
     def change(settings: dict[str, Any]) -> None:
         settings["queue_max"] = queue_max

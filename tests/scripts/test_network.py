@@ -1,7 +1,6 @@
 """Starting and stopping the example: what is started, what stays, what is said."""
 
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,14 +13,6 @@ from scripts.free_ports import free_ports
 from scripts.network import Prepared, client_program, node_programs, start, stop
 from scripts.processes import Processes, Program, StartFailed, answers
 from tests.scripts.test_processes import HEALTHY, healthy
-
-
-@pytest.fixture
-def processes(tmp_path: Path) -> Iterator[Processes]:
-    """Processes of a temporary folder, ended afterwards."""
-    made = Processes(tmp_path / "pids", tmp_path / "output")
-    yield made
-    made.stop(stop_seconds_max=0.1)
 
 
 @pytest.fixture

@@ -78,14 +78,6 @@ def wait_for(condition: Callable[[], bool]) -> None:
 
 
 @pytest.fixture
-def processes(tmp_path: Path) -> Iterator[Processes]:
-    """Processes of a temporary folder, ended afterwards."""
-    made = Processes(tmp_path / "pids", tmp_path / "output")
-    yield made
-    made.stop(stop_seconds_max=0.1)
-
-
-@pytest.fixture
 def stranger() -> Iterator["subprocess.Popen[bytes]"]:
     """A process that is none of ours."""
     process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(300)"])

@@ -3,7 +3,6 @@
 Each process that is started here is ended by `close`, through the scripts themselves.
 """
 
-import os
 import shutil
 import signal
 import subprocess
@@ -13,9 +12,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from common.logs import STDERR_VARIABLE
 from scripts.folders import ROOT
 from scripts.free_ports import free_ports
+from tests.processes.programs import environment
 
 SCRIPT_SECONDS = 400
 STOP_SECONDS = 60
@@ -59,7 +58,7 @@ class Checkout:
         return subprocess.run(
             command,
             cwd=self.folder,
-            env=_environment(),
+            env=environment(),
             input=text,
             capture_output=True,
             text=True,
@@ -74,7 +73,7 @@ class Checkout:
             self._client = subprocess.Popen(
                 ["./scripts/startClient.sh"],
                 cwd=self.folder,
-                env=_environment(),
+                env=environment(),
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
@@ -109,7 +108,3 @@ class Checkout:
             for file in sorted((self.folder / "log").glob("*.log")):
                 error.add_note(f"--- the end of {file.name}\n{file.read_text()[-3000:]}")
         self.close()
-
-
-def _environment() -> dict[str, str]:
-    return {name: value for name, value in os.environ.items() if name != STDERR_VARIABLE}

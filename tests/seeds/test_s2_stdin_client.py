@@ -15,8 +15,8 @@ from pbft.messages import Prepare, PrePrepare
 from pbft.ports import SavedMessage
 from tests.pbft.forge import FALSE, with_bad_signature
 from tests.pbft.world import World
-from tests.processes.network import CLIENT, Network, ask, pipeline
-from tests.processes.programs import run
+from tests.processes.network import Network, ask, pipeline
+from tests.processes.programs import client
 from tests.seeds.checkout import Checkout
 from tests.waiting import wait_until
 
@@ -87,15 +87,14 @@ def test_append(network: Network) -> None:
 
     Also from the arguments; every replica prints the same string and digest.
     """
-    file = str(network.config_file(CLIENT))
-    by_argument = run("-m", "client", "append", "--config", file, "one ", "two ")
+    by_argument = client(network, "append", "one ", "two ")
     assert by_argument.code == 0, by_argument
-    by_lines = run("-m", "client", "append", "--config", file, text="three \nfour\n")
+    by_lines = client(network, "append", text="three \nfour\n")
     assert by_lines.code == 0, by_lines
     length, digest = by_lines.output.splitlines()[-1].split()
     assert length == "4"
     network.settle(are_builds_closed=False)
-    journal = run("-m", "client", "journal", "--all", "--config", file)
+    journal = client(network, "journal", "--all")
     assert journal.code == 0, journal
     expected = [
         line

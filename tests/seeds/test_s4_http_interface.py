@@ -11,8 +11,8 @@ import pytest
 
 from node.faults.fault_injection import KINDS
 from scripts.folders import ROOT
-from tests.processes.network import CLIENT, Answer, Network, ask, pipeline
-from tests.processes.programs import run
+from tests.processes.network import Answer, Network, ask, pipeline
+from tests.processes.programs import client
 
 pytestmark = pytest.mark.processes
 
@@ -84,16 +84,13 @@ def test_request(network: Network) -> None:
     unsigned = post(network, "node0", "/pbft/request", '{"operation":"transfer","amount":100}')
     assert unsigned.status == 401
     assert "python -m client sign TEXT | curl -d @- URL" in unsigned.json()["error"]
-    file = str(network.config_file(CLIENT))
     network.settle()
     primary = network.status("node3")["primary"]
     backup = next(name for name in network.node_names if name != primary)
     digests = set()
     for name in (primary, backup):
         before = network.status(name)["sequence"]
-        signed = run(
-            *("-m", "client", "sign", "--config", file, '{"operation":"transfer","amount":100}')
-        )
+        signed = client(network, "sign", '{"operation":"transfer","amount":100}')
         assert signed.code == 0, signed
         answer = post(network, name, "/pbft/request", signed.output)
         assert answer.status == 200, answer
@@ -122,8 +119,7 @@ def test_message(network: Network) -> None:
     """
     served = network.node("node1", "/pbft/log?limit=1&type=Status").json()["messages"]
     assert served
-    file = str(network.config_file(CLIENT))
-    signed = run("-m", "client", "sign", "--config", file, "once more")
+    signed = client(network, "sign", "once more")
     assert signed.code == 0, signed
     taken = post(network, "node3", "/pbft/message", signed.output)
     assert (taken.status, taken.json()["status"]) == (202, "received")
@@ -189,7 +185,7 @@ def test_suspicious(network: Network) -> None:
             break
     misbehave(network, None, "node1")
     assert "node1" in network.status("node3")["byzantine_nodes"]
-    told = run("-m", "client", "evidence", "--config", str(network.config_file(CLIENT)))
+    told = client(network, "evidence")
     assert told.code == 0, told
     proofs = told.output.splitlines()
     assert all(line.startswith("holds ") for line in proofs)

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import pytest
 
 from pbft.quorums import quorums_for
-from tests.processes.network import CLIENT, Network, ask, pipeline, verdict_entries
-from tests.processes.programs import run
+from tests.processes.network import Network, ask, pipeline, verdict_entries
+from tests.processes.programs import client, run
 
 SVG = "{http://www.w3.org/2000/svg}"
 SECONDS = 90.0
@@ -73,10 +73,9 @@ def test_blocks(network: Network) -> None:
     build = network.post("main")
     network.complete(build)
     assert build in [entry.build for entry in verdict_entries(network.settle())]
-    config = str(network.config_file(CLIENT))
-    printed = run("-m", "client", "ledger", "--config", config, "--node", "node1")
+    printed = client(network, "ledger", "--node", "node1")
     assert (printed.code, build[:12] in printed.output) == (0, True), printed
-    verified = run("-m", "client", "ledger", "--config", config, "--node", "node3", "--verify")
+    verified = client(network, "ledger", "--node", "node3", "--verify")
     assert verified.code == 0
     assert re.match(r"node3: the chain of \d+ entries holds", verified.output)
 

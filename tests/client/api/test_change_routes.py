@@ -14,6 +14,7 @@ from tests.client.gateway.test_build_changes import nobody_finishes
 from tests.client.gateway.test_gateway import record_of, until
 from tests.client.running_network import Network, Running, run_gateway
 from tests.client.site import Client, client_of, decided_build, post, site_of
+from tests.secret_files import secret_file
 
 
 async def open_build(running: Running, client: Client) -> str:
@@ -112,10 +113,7 @@ async def guarded(running: Running, folder: Path, **changes: Any) -> Client:
 
 
 def token_file(folder: Path, text: str = "old-token\nnew-token\n") -> Path:
-    file = folder / "tokens"
-    file.write_text(text)
-    file.chmod(0o600)
-    return file
+    return secret_file(folder / "tokens", text)
 
 
 CHANGES = ("builds/{}/cancel", "builds/{}/rebuild", "builds/{}/approve", "append")

@@ -22,16 +22,14 @@ from tests.client.gateway.test_gateway import record_of, until
 from tests.client.running_network import Running
 from tests.client.site import Client
 from tests.common.web.test_http_tokens import basic
+from tests.secret_files import secret_file
 
 OPEN = {"/webHook", "/webhook", "/healthz", "/readyz"}
 READ = {"Authorization": "Bearer read-token"}
 
 
 def read_token_file(folder: Path) -> Path:
-    file = folder / "read-tokens"
-    file.write_text("read-token\n")
-    file.chmod(0o600)
-    return file
+    return secret_file(folder / "read-tokens", "read-token\n")
 
 
 @pytest.fixture

@@ -30,6 +30,7 @@ from tests.common.forges.deliveries import (
     github,
     gitlab,
 )
+from tests.secret_files import secret_file
 
 
 def find_what_is_asked_for(build: OpenBuild) -> tuple[Ballot, bytes]:
@@ -45,16 +46,13 @@ async def network(network: Network) -> Network:
     return network
 
 
-def secret_file(folder: Path) -> Path:
-    file = folder / "webhook-secret"
-    file.write_bytes(OTHER_SECRET + b"\n" + SECRET + b"\n")
-    file.chmod(0o600)
-    return file
+def webhook_secret_file(folder: Path) -> Path:
+    return secret_file(folder / "webhook-secret", OTHER_SECRET + b"\n" + SECRET + b"\n")
 
 
 async def client_of(running: Running, folder: Path) -> Client:
     """A gateway for the repositories of the fixtures."""
-    secret = secret_file(folder)
+    secret = webhook_secret_file(folder)
     repositories = tuple(
         GatewayRepository(url, forge=forge, webhook_secret_file=secret)  # type: ignore[arg-type]
         for url, forge in ((GITHUB_URL, "github"), (GITLAB_URL, "gitlab"), (GITEA_URL, "gitea"))
@@ -263,7 +261,7 @@ async def test_two_gateways_ask_for_one_build(network: Network, tmp_path: Path) 
 
 
 def test_a_secret_that_others_may_read_stops_the_start(running: Running, tmp_path: Path) -> None:
-    file = secret_file(tmp_path)
+    file = webhook_secret_file(tmp_path)
     file.chmod(0o644)
     entry = GatewayRepository(GITHUB_URL, webhook_secret_file=file)
     with pytest.raises(ConfigError, match="chmod 600"):

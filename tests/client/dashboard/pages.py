@@ -1,6 +1,7 @@
 """Pages as tests get them: with the headers that each must have, and once they show something."""
 
 import asyncio
+import re
 from collections.abc import Callable
 
 from tests.client.site import Client
@@ -10,14 +11,20 @@ TRIES_MAX = 1200
 
 
 async def page(client: Client, path: str, status: int = 200) -> str:
-    """A page, whose policy is in force and which has no style of its own."""
+    """A page, whose policy is in force, which has our scripts alone and no style of its own."""
     answer = await client.get(path)
     assert answer.status == status
+    assert answer.content_type == "text/html"
     policy = answer.headers["Content-Security-Policy"]
     assert "default-src 'none'" in policy
     assert "unsafe" not in policy
     text = await answer.text()
+    scripts = re.findall(r"<script[^>]*>", text)
+    assert '<script src="/static/live.js" defer>' in scripts
+    ours = re.compile(r'<script (type="module" src="/static/\w+\.js"|src="/static/\w+\.js" defer)>')
+    assert all(ours.fullmatch(tag) for tag in scripts)
     assert " style=" not in text
+    assert "<style" not in text
     return text
 
 

@@ -11,7 +11,14 @@ from tests.client.api.test_change_routes import open_build
 from tests.client.dashboard.forms import csrf_of, send_form
 from tests.client.gateway.test_build_changes import nobody_finishes, outcome_of
 from tests.client.gateway.test_gateway import decided, record_of, until
-from tests.client.running_network import REPOSITORY, FixedResolver, Network, Running, run_gateway
+from tests.client.running_network import (
+    REPOSITORY,
+    FixedResolver,
+    Network,
+    Running,
+    gateway_on,
+    run_gateway,
+)
 from tests.client.site import Client, client_of, decided_build
 
 
@@ -100,21 +107,18 @@ async def test_more_than_one_repository_may_have_is_429(network: Network, tmp_pa
 
 async def test_an_operators_gateway_offers_to_approve(tmp_path: Path) -> None:
     network = Network(gateway_roles=("gateway", "operator"))
-    await network.start()
-    running = await run_gateway(network, tmp_path)
-    client = await client_of(running, tmp_path)
-    wanted = BuildRequest(REPOSITORY, "stranger", COMMIT, needs_approval=True)
-    build = (await running.gateway.order(wanted)).build.hex()
-    assert await buttons(client, build) == {"approve", "cancel"}
-    csrf = await csrf_of(client, f"/builds/{build}")
-    answer = await send_form(client, f"/builds/{build}/approve", {"csrf": csrf})
-    assert answer.headers["Location"] == f"/builds/{build}?done=approve"
-    assert "approve" not in await buttons(client, build)
-    record = await decided(running, bytes.fromhex(build))
-    assert outcome_of(record) == "passed"
-    await client.close()
-    await running.close()
-    await network.close()
+    async with gateway_on(network, tmp_path) as running:
+        client = await client_of(running, tmp_path)
+        wanted = BuildRequest(REPOSITORY, "stranger", COMMIT, needs_approval=True)
+        build = (await running.gateway.order(wanted)).build.hex()
+        assert await buttons(client, build) == {"approve", "cancel"}
+        csrf = await csrf_of(client, f"/builds/{build}")
+        answer = await send_form(client, f"/builds/{build}/approve", {"csrf": csrf})
+        assert answer.headers["Location"] == f"/builds/{build}?done=approve"
+        assert "approve" not in await buttons(client, build)
+        record = await decided(running, bytes.fromhex(build))
+        assert outcome_of(record) == "passed"
+        await client.close()
 
 
 async def test_another_gateway_says_how_an_operator_approves(

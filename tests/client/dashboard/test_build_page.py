@@ -15,7 +15,7 @@ from client.storage.archive import ReplyRecord
 from client.storage.build_request import BuildRequest
 from client.views.build_view import build_view
 from tests.ci.builders import COMMIT, FAILED, PASSED, PIPELINE_SHA256, artifact, finding
-from tests.client.dashboard.test_pages import page
+from tests.client.dashboard.pages import page
 from tests.client.gateway.test_build_changes import nobody_finishes
 from tests.client.gateway.test_gateway import record_of, until
 from tests.client.running_network import REPOSITORY, FixedResolver, Network, Running, run_gateway

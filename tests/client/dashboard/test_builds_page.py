@@ -12,7 +12,7 @@ from client.storage.build_filter import OUTCOMES
 from client.storage.build_request import BuildRequest
 from client.views.build_view import BuildView, build_view
 from tests.ci.builders import FAILED, PASSED
-from tests.client.dashboard.test_pages import page
+from tests.client.dashboard.pages import page
 from tests.client.running_network import REPOSITORY, Running
 from tests.client.site import Client, decided_build
 from tests.client.views.test_build_view import decided, record

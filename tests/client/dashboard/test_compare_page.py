@@ -11,9 +11,9 @@ from client.dashboard.compare_page import default_pair
 from client.views.agreement import Group
 from common.log_pieces import kept_sizes, marker
 from tests.ci.builders import FAILED
+from tests.client.dashboard.pages import page
 from tests.client.dashboard.test_build_page import finds, with_log, words_of
-from tests.client.dashboard.test_pages import page
-from tests.client.running_network import Network, Running, run_gateway
+from tests.client.running_network import Network, Running, gateway_on
 from tests.client.site import Client, client_of, decided_build
 
 LOG_BYTES_MAX = 4096
@@ -59,27 +59,24 @@ async def test_logs_that_are_the_same(running: Running, client: Client) -> None:
     assert "byte for byte" not in text
 
 
-async def test_what_was_not_kept_is_said(network: Network, tmp_path: Path) -> None:
+async def test_what_was_not_kept_is_said(tmp_path: Path) -> None:
     network = Network(limits=Limits(log_bytes_max=LOG_BYTES_MAX))
-    await network.start()
-    running = await run_gateway(network, tmp_path)
-    client = await client_of(running, tmp_path)
-    head, tail = kept_sizes(LOG_BYTES_MAX)
-    begin, end = b"a\n" * (head // 2), b"z" * (tail - 6) + b"\n1 ok\n"
-    long = begin + marker(1000) + end
-    longer = begin + marker(1003) + end.replace(b"1 ok", b"2 ok")
-    build = await built(running, client, long, long, longer, begin + b"b\n")
-    text = words_of(await compare(client, build, "left=replica-0&right=replica-1"))
-    assert "As far as they were kept and compared, both logs are the same." in text
-    assert "1000 bytes between them are gone and were not compared." in text
-    assert "byte for byte" not in text
-    text = words_of(await compare(client, build, "left=replica-0&right=replica-2"))
-    assert "the table shows the ends of both" in text
-    assert "replica-2 kept the beginning and the end of its log; 1003 bytes" in text
-    assert "line -1 of replica-0 and line -1 of replica-2, counted from the end" in text
-    await client.close()
-    await running.close()
-    await network.close()
+    async with gateway_on(network, tmp_path) as running:
+        client = await client_of(running, tmp_path)
+        head, tail = kept_sizes(LOG_BYTES_MAX)
+        begin, end = b"a\n" * (head // 2), b"z" * (tail - 6) + b"\n1 ok\n"
+        long = begin + marker(1000) + end
+        longer = begin + marker(1003) + end.replace(b"1 ok", b"2 ok")
+        build = await built(running, client, long, long, longer, begin + b"b\n")
+        text = words_of(await compare(client, build, "left=replica-0&right=replica-1"))
+        assert "As far as they were kept and compared, both logs are the same." in text
+        assert "1000 bytes between them are gone and were not compared." in text
+        assert "byte for byte" not in text
+        text = words_of(await compare(client, build, "left=replica-0&right=replica-2"))
+        assert "the table shows the ends of both" in text
+        assert "replica-2 kept the beginning and the end of its log; 1003 bytes" in text
+        assert "line -1 of replica-0 and line -1 of replica-2, counted from the end" in text
+        await client.close()
 
 
 async def test_of_a_very_long_log_the_middle_is_not_compared_and_that_is_said(

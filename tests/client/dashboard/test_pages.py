@@ -1,28 +1,9 @@
 """client.dashboard: what people see, and that nothing from outside becomes markup."""
 
-import re
-
 from ci.operations import Abstain
+from tests.client.dashboard.pages import page
 from tests.client.running_network import Running
 from tests.client.site import Client, decided_build
-
-
-async def page(client: Client, path: str, status: int = 200) -> str:
-    answer = await client.get(path)
-    assert answer.status == status
-    assert answer.content_type == "text/html"
-    policy = answer.headers["Content-Security-Policy"]
-    assert "default-src 'none'" in policy
-    assert "unsafe" not in policy
-    text = await answer.text()
-    # our scripts, and nothing else that runs or styles
-    scripts = re.findall(r"<script[^>]*>", text)
-    assert '<script src="/static/live.js" defer>' in scripts
-    ours = re.compile(r'<script (type="module" src="/static/\w+\.js"|src="/static/\w+\.js" defer)>')
-    assert all(ours.fullmatch(tag) for tag in scripts)
-    assert " style=" not in text
-    assert "<style" not in text
-    return text
 
 
 async def test_text_from_outside_is_escaped(running: Running, client: Client) -> None:

@@ -27,6 +27,7 @@ from tests.client.running_network import (
     FixedResolver,
     Network,
     Running,
+    gateway_on,
     passed,
     run_gateway,
 )
@@ -47,13 +48,8 @@ async def superseding(network: Network, tmp_path: Path) -> AsyncIterator[Running
 async def operated(folder: Path, limits: Limits | None = None) -> AsyncIterator[Running]:
     """A gateway that is an operator too, on a network of its own."""
     network = Network(limits=limits, gateway_roles=("gateway", "operator"))
-    await network.start()
-    running = await run_gateway(network, folder)
-    try:
+    async with gateway_on(network, folder) as running:
         yield running
-    finally:
-        await running.close()
-        await network.close()
 
 
 async def supersede(network: Network, folder: Path) -> Running:

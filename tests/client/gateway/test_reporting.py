@@ -18,6 +18,7 @@ from tests.ci.builders import COMMIT, FAILED, finding
 from tests.client.gateway.test_gateway import until
 from tests.client.running_network import Network, Running, run_gateway
 from tests.forge_server import TOKEN, Answer, ForgeServer
+from tests.secret_files import secret_file
 
 URL = "https://forge.example.org/owner/name.git"
 OTHER_COMMIT = "d" * 40
@@ -36,10 +37,7 @@ def gitea() -> Iterator[ForgeServer]:
 
 
 def token_file(folder: Path, token: str = TOKEN) -> Path:
-    file = folder / "status-token"
-    file.write_text(token + "\n")
-    file.chmod(0o600)
-    return file
+    return secret_file(folder / "status-token", token + "\n")
 
 
 def reported(forge: ForgeServer, folder: Path) -> tuple[GatewayRepository, ...]:

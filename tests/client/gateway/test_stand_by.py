@@ -17,7 +17,7 @@ from client.views.agreement import STANDS_BY, agreement_of, stance_of
 from client.views.build_view import BuildView, build_view
 from tests.ci.builders import ABSTAIN, FAILED, FAILED_2, PASSED, World, cluster_of
 from tests.client.gateway.test_gateway import record_of, until
-from tests.client.running_network import REPOSITORY, Network, passed, run_gateway
+from tests.client.running_network import REPOSITORY, Network, gateway_on, passed
 from tests.client.views.test_build_view import record, signed_ballot
 
 MINIMAL = Limits(executors="minimal")
@@ -121,24 +121,16 @@ def _of_executors(network: Network, other: Ballot | None = None) -> None:
 
 
 async def test_nothing_is_waited_for_from_who_stood_by(tmp_path: Path) -> None:
-    network = Network(limits=MINIMAL)
-    await network.start()
-    running = await run_gateway(network, tmp_path)
-    _of_executors(network)
-    build = await running.gateway.submit(REPOSITORY, "master", None)
-    await until(lambda: record_of(running, build).collected)
-    assert len(running.archive.ballots(build)) == 3
-    await running.close()
-    await network.close()
+    async with gateway_on(Network(limits=MINIMAL), tmp_path) as running:
+        _of_executors(running.network)
+        build = await running.gateway.submit(REPOSITORY, "master", None)
+        await until(lambda: record_of(running, build).collected)
+        assert len(running.archive.ballots(build)) == 3
 
 
 async def test_where_all_were_called_all_are_waited_for(tmp_path: Path) -> None:
-    network = Network(limits=MINIMAL)
-    await network.start()
-    running = await run_gateway(network, tmp_path)
-    _of_executors(network, other=ABSTAIN)
-    build = await running.gateway.submit(REPOSITORY, "master", None)
-    await until(lambda: record_of(running, build).collected)
-    assert len(running.archive.ballots(build)) == 4
-    await running.close()
-    await network.close()
+    async with gateway_on(Network(limits=MINIMAL), tmp_path) as running:
+        _of_executors(running.network, other=ABSTAIN)
+        build = await running.gateway.submit(REPOSITORY, "master", None)
+        await until(lambda: record_of(running, build).collected)
+        assert len(running.archive.ballots(build)) == 4

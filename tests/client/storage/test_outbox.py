@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -21,13 +20,6 @@ from client.storage.outbox import Kind, Outbox, OutboxRow, State
 CLUSTER = bytes(32)
 COMMIT = "c" * 40
 ROOT = Path(__file__).resolve().parents[3]
-
-
-@pytest.fixture
-def database(tmp_path: Path) -> Iterator[Database]:
-    database = Database(tmp_path, CLUSTER, "client")
-    yield database
-    database.close()
 
 
 def identity_of(index: int) -> bytes:

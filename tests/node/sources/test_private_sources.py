@@ -16,6 +16,7 @@ from node.sources.mirror import Source
 from node.work.infrastructure_error import InfrastructureError
 from tests.node.conftest import CheckoutMaker, ConfigMaker, GitRepository
 from tests.node.git_servers import HttpsGitServer, SshServer, make_ssh_key
+from tests.secret_files import secret_file
 
 MAIN = "refs/heads/main"
 
@@ -95,12 +96,6 @@ def https_entry(
         https_token_file=token_file,
         ca_file=server.ca_file if is_authority_known else None,
     )
-
-
-def secret_file(file: Path, text: str) -> Path:
-    file.write_text(text)
-    file.chmod(0o600)
-    return file
 
 
 def everything_in(folder: Path) -> Iterator[tuple[Path, bytes]]:

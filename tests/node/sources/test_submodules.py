@@ -13,6 +13,7 @@ from node.sources.tree import TreeRefused
 from node.work.infrastructure_error import InfrastructureError
 from tests.node.conftest import CheckoutMaker, ConfigMaker, GitRepository
 from tests.node.git_servers import HttpsGitServer
+from tests.secret_files import secret_file
 
 MAIN = "refs/heads/main"
 ELSEWHERE = "f" * 40
@@ -40,13 +41,6 @@ def contents(target: Path) -> dict[str, str | None]:
             stream = archive.extractfile(member) if member.isfile() else None
             found[member.name] = None if stream is None else stream.read().decode()
         return found
-
-
-def token_file(folder: Path) -> Path:
-    file = folder / "token"
-    file.write_text("module-token")
-    file.chmod(0o600)
-    return file
 
 
 async def source_of(
@@ -133,7 +127,7 @@ async def test_a_private_module_over_https_with_its_own_login(
 ) -> None:
     """is_old: git's first protocol refuses what no branch points at, so all is fetched."""
     library.commit({"code": "2"})
-    token = token_file(tmp_path)
+    token = secret_file(tmp_path / "token", "module-token")
     with HttpsGitServer(tmp_path / "https", tmp_path, token.read_text()) as server:
         server.is_old = is_old
         url = f"{server.url}/library/.git"
@@ -199,7 +193,7 @@ async def test_a_private_repository_is_not_given_to_whoever_names_it(
 
     Nested, too: what counts is what is built, not what the way to the private one leads through.
     """
-    token = token_file(tmp_path)
+    token = secret_file(tmp_path / "token", "module-token")
     middle = GitRepository(tmp_path / "middle")
     secret = library.commit({"code": "secret"})
     middle.commit({"b": "x"})

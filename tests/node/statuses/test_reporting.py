@@ -19,6 +19,7 @@ from node.storage.damage import StoreDamaged, StoreUnusable
 from pbft.ports import Entry, Executed, Record
 from tests.forge_server import TOKEN, Answer, ForgeServer
 from tests.node.house import COMMIT, NAMES, House
+from tests.secret_files import secret_file
 from tests.waiting import wait_until
 
 URL = "https://example.org/r.git"
@@ -38,9 +39,7 @@ async def house(tmp_path: Path) -> AsyncIterator[House]:
 def reports_of(house: House, name: str, forge: ForgeServer, folder: Path) -> NodeReports:
     """The reporting of one replica, with a file of its own in that folder."""
     folder.mkdir(exist_ok=True)
-    token = folder / "token"
-    token.write_text(TOKEN)
-    token.chmod(0o600)
+    token = secret_file(folder / "token", TOKEN)
     target = StatusTarget("gitea", forge.api_url, "owner/name", token)
     return NodeReports(
         name=name,

@@ -25,6 +25,7 @@ from pbft.codec import digest_of
 from pbft.messages import Signed
 from pbft.ports import CheckpointRecord, Entry, Record, SavedBody, SavedEntry, SavedMessage
 from tests.node.chains import chain_of, ledger_parts, page_of
+from tests.node.storage.test_store import damage
 from tests.thoroughness import times
 from tests.waiting import wait_until
 
@@ -110,13 +111,6 @@ def written(tmp_path_factory: pytest.TempPathFactory, small_redo_log: None) -> P
 def folder(written: Path, tmp_path: Path) -> Path:
     """A copy of that."""
     return shutil.copytree(written, tmp_path / "copy")
-
-
-def _change(folder: Path, statement: str) -> None:
-    database = sqlite3.connect(folder / DATABASE_NAME)
-    with database:
-        database.execute(statement)
-    database.close()
 
 
 def _walk(store: Store) -> int:
@@ -264,7 +258,7 @@ async def test_a_whole_store_is_looked_through_and_left_as_it_is(store: Store) -
 
 
 async def test_rot_of_old_entries_does_not_keep_a_replica_from_starting(folder: Path) -> None:
-    _change(folder, "UPDATE ledger SET body = zeroblob(8) WHERE position IN (70, 71, 150)")
+    damage(folder, "UPDATE ledger SET body = zeroblob(8) WHERE position IN (70, 71, 150)")
     store = Store(folder, CLUSTER, "node0")
     store.agree_ledger(COUNT, HISTORY[-MORE - 1].head)
     assert store.ledger.gap() is None
@@ -335,7 +329,7 @@ async def test_whoever_meets_a_broken_page_ends_the_node(
 
 def test_a_doubt_that_proves_wrong_is_settled(folder: Path) -> None:
     (folder / MARKER_NAME).touch()
-    _change(folder, "UPDATE ledger SET body = zeroblob(8) WHERE position = 31")
+    damage(folder, "UPDATE ledger SET body = zeroblob(8) WHERE position = 31")
     store = Store(folder, CLUSTER, "node0")
     assert store.ledger.missing() == 1
     assert not (folder / MARKER_NAME).exists()
@@ -439,7 +433,7 @@ def test_a_definition_that_rotted_is_damage(folder: Path, table: str, old: str, 
 
 
 def test_a_store_without_the_later_index_gets_it(folder: Path) -> None:
-    _change(folder, "DROP INDEX own_requests_pending")
+    damage(folder, "DROP INDEX own_requests_pending")
     Store(folder, CLUSTER, "node0").close()
     database = sqlite3.connect(folder / DATABASE_NAME)
     found = database.execute("SELECT 1 FROM sqlite_schema WHERE name = 'own_requests_pending'")

@@ -42,7 +42,7 @@ def _message(number: int) -> SavedMessage:
     return SavedMessage(_signed(number))
 
 
-def _damage(folder: Path, statement: str) -> None:
+def damage(folder: Path, statement: str) -> None:
     database = sqlite3.connect(folder / DATABASE_NAME)
     with database:
         database.execute(statement)
@@ -100,7 +100,7 @@ def test_a_body_that_became_text_is_none(tmp_path: Path, column: str) -> None:
     store.save([SavedBody(1, digest_of(body), body) for body in (wrong, right)], [])
     store.close()
     rotten = digest_of(wrong).hex()
-    _damage(
+    damage(
         tmp_path, f"UPDATE bodies SET {column} = CAST({column} AS TEXT) WHERE digest = x'{rotten}'"
     )
     assert _open(tmp_path).bodies() == {digest_of(right): right}
@@ -121,7 +121,7 @@ def test_a_tail_above_the_mark_that_breaks_the_chain_is_cut(tmp_path: Path) -> N
     store = _open(tmp_path)
     store.save([_message(1)], [])
     store.close()
-    _damage(tmp_path, "INSERT INTO records VALUES (2, x'00', x'00')")
+    damage(tmp_path, "INSERT INTO records VALUES (2, x'00', x'00')")
     store = _open(tmp_path)
     assert store.records() == [_message(1)]
     store.save([_message(3)], [])
@@ -137,7 +137,7 @@ def test_a_base_above_the_mark_is_not_cut_into(tmp_path: Path) -> None:
     store.save([base, _message(3), _message(4)], [])
     store.close()
     (tmp_path / REDO_NAME).write_bytes(mark)  # killed between commit and mark
-    _damage(tmp_path, "UPDATE records SET body = zeroblob(8) WHERE position = 5")
+    damage(tmp_path, "UPDATE records SET body = zeroblob(8) WHERE position = 5")
     with pytest.raises(StoreDamaged, match="record 5 is not what was saved"):
         _open(tmp_path)
 
@@ -149,7 +149,7 @@ def test_half_of_a_torn_transaction_is_not_kept(tmp_path: Path) -> None:
     store.save([_message(2), _message(3), _message(4)], [])
     store.close()
     (tmp_path / REDO_NAME).write_bytes(mark)
-    _damage(tmp_path, "UPDATE records SET body = zeroblob(8) WHERE position = 3")
+    damage(tmp_path, "UPDATE records SET body = zeroblob(8) WHERE position = 3")
     store = _open(tmp_path)
     assert store.records() == [_message(1)]
     store.save([_message(5)], [])
@@ -164,7 +164,7 @@ def test_without_a_mark_nothing_is_cut(tmp_path: Path) -> None:
     store.save([_message(2)], [])
     store.close()
     (tmp_path / REDO_NAME).unlink()
-    _damage(tmp_path, "UPDATE records SET body = zeroblob(8) WHERE position = 2")
+    damage(tmp_path, "UPDATE records SET body = zeroblob(8) WHERE position = 2")
     with pytest.raises(StoreDamaged, match="record 2"):
         _open(tmp_path)
 
@@ -196,7 +196,7 @@ def test_damage_below_the_mark_is_an_error_that_names_the_file(
     store.save([_message(2)], [])
     store.save([_message(3)], [])
     store.close()
-    _damage(tmp_path, statement)
+    damage(tmp_path, statement)
     with pytest.raises(StoreDamaged, match=DATABASE_NAME):
         _open(tmp_path)
 
@@ -210,8 +210,8 @@ def test_saves_that_sqlite_lost_are_done_again(tmp_path: Path, first: int) -> No
     for number in range(2, 8):
         store.save([SavedBody(number, digest_of(body), body), _message(number)], [])
     store.close()
-    _damage(tmp_path, f"DELETE FROM records WHERE position >= {first}")
-    _damage(tmp_path, "DELETE FROM bodies")
+    damage(tmp_path, f"DELETE FROM records WHERE position >= {first}")
+    damage(tmp_path, "DELETE FROM bodies")
     store = _open(tmp_path)
     assert store.records() == [_message(number) for number in range(1, 8)]
     assert store.bodies() == {digest_of(body): body}
@@ -241,7 +241,7 @@ def test_a_last_record_under_another_number_is_damage(tmp_path: Path) -> None:
     store.save([_message(1)], [])
     store.save([_message(2)], [])
     store.close()
-    _damage(tmp_path, "UPDATE records SET position = 66 WHERE position = 2")
+    damage(tmp_path, "UPDATE records SET position = 66 WHERE position = 2")
     with pytest.raises(StoreDamaged, match="record 2 is not what was saved"):
         _open(tmp_path)
 
@@ -253,9 +253,9 @@ def test_what_is_larger_than_the_redo_log_takes_is_flushed_in_sqlite(tmp_path: P
     store.save([SavedBody(1, digest_of(body), body), _message(2)], [])
     store.save([_message(3)], [])
     store.close()
-    _damage(tmp_path, "DELETE FROM records WHERE position = 3")
+    damage(tmp_path, "DELETE FROM records WHERE position = 3")
     _open(tmp_path).close()
-    _damage(tmp_path, "DELETE FROM records WHERE position >= 2")
+    damage(tmp_path, "DELETE FROM records WHERE position >= 2")
     with pytest.raises(StoreDamaged, match="records end at 1, but 3 were saved"):
         _open(tmp_path)
 
@@ -268,7 +268,7 @@ def test_a_redo_log_that_gives_other_records_is_damage(tmp_path: Path) -> None:
         store.save([_message(2)], [])
         store.close()
     (tmp_path / "one" / REDO_NAME).write_bytes((tmp_path / "other" / REDO_NAME).read_bytes())
-    _damage(tmp_path / "one", "DELETE FROM records WHERE position = 2")
+    damage(tmp_path / "one", "DELETE FROM records WHERE position = 2")
     with pytest.raises(StoreDamaged, match="record 1 is not what the redo log says"):
         _open(tmp_path / "one")
 
@@ -284,7 +284,7 @@ def test_what_is_done_again_must_come_to_the_same_chain(tmp_path: Path) -> None:
     log.append(mark)
     log.append(msgspec.structs.replace(save, chain=bytes(32)))
     log.close()
-    _damage(tmp_path, "DELETE FROM records WHERE position = 2")
+    damage(tmp_path, "DELETE FROM records WHERE position = 2")
     with pytest.raises(StoreDamaged, match="record 2 is not what the redo log says"):
         _open(tmp_path)
 
@@ -300,7 +300,7 @@ def test_an_acknowledged_save_that_neither_file_has_is_damage(tmp_path: Path) ->
         # both copies of the third save; of the fourth none is broken
         data[AREAS * copy * AREA_BYTES + 2 * PAGE_BYTES + 40] ^= 1
     (tmp_path / REDO_NAME).write_bytes(data)
-    _damage(tmp_path, "DELETE FROM records WHERE position > 2")
+    damage(tmp_path, "DELETE FROM records WHERE position > 2")
     with pytest.raises(StoreDamaged, match="an entry of redo-log is not what was saved"):
         _open(tmp_path)
 
@@ -313,8 +313,8 @@ def test_what_is_saved_beside_the_records_is_done_again_too(tmp_path: Path) -> N
     store.save([SavedBody(2, digest_of(body), body)], [(bytes(32), 7, "node1", _signed(1))])
     store.close()
     for table in ("bodies", "ballots"):
-        _damage(tmp_path, f"DELETE FROM {table}")
-    _damage(tmp_path, "DELETE FROM records WHERE position > 1")
+        damage(tmp_path, f"DELETE FROM {table}")
+    damage(tmp_path, "DELETE FROM records WHERE position > 1")
     store = _open(tmp_path)
     assert store.bodies() == {digest_of(body): body}
     assert store.ballots.of(bytes(32)) == [(7, "node1", _signed(1))]
@@ -385,7 +385,7 @@ def test_another_cluster_or_replica_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("version", [1, 99])
 def test_another_format_is_refused(tmp_path: Path, version: int) -> None:
     _open(tmp_path).close()
-    _damage(tmp_path, f"UPDATE meta SET value = '{version}' WHERE name = 'format'")
+    damage(tmp_path, f"UPDATE meta SET value = '{version}' WHERE name = 'format'")
     with pytest.raises(StoreDamaged, match=rf"format {version}, .*use the version that wrote it"):
         _open(tmp_path)
 
@@ -524,7 +524,7 @@ def test_a_lost_own_request_is_damage(tmp_path: Path, how: str) -> None:
     store.save([CheckpointRecord(8, 4, (), ledger_parts(0, genesis_head(CLUSTER)))], [])
     store.close()
     _open(tmp_path).close()
-    _damage(tmp_path, how)
+    damage(tmp_path, how)
     with pytest.raises(StoreDamaged, match="own"):
         _open(tmp_path)
 
@@ -534,9 +534,9 @@ def test_damaged_ledger_entries_are_a_gap(tmp_path: Path) -> None:
     entries = chain_of(CLUSTER, 9)
     store.save([SavedEntry(entry) for entry in entries], [])
     store.close()
-    _damage(tmp_path, "UPDATE ledger SET body = zeroblob(8) WHERE position = 4")
-    _damage(tmp_path, "DELETE FROM ledger WHERE position = 5")
-    _damage(tmp_path, "UPDATE ledger SET head = zeroblob(32) WHERE position = 7")
+    damage(tmp_path, "UPDATE ledger SET body = zeroblob(8) WHERE position = 4")
+    damage(tmp_path, "DELETE FROM ledger WHERE position = 5")
+    damage(tmp_path, "UPDATE ledger SET head = zeroblob(32) WHERE position = 7")
     store = _open(tmp_path)
     assert store.ledger.missing() > 0
     assert store.ledger.entries(1, 100) == entries[:3]

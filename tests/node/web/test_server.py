@@ -26,6 +26,7 @@ from pbft.ports import Entry, Evidence
 from pbft.state import Transfer
 from scripts.folders import EXAMPLE_CONFIG
 from tests.node.house import KEYS, NAMES, Client, House, server_of
+from tests.secret_files import secret_file
 from tests.waiting import wait_until
 
 
@@ -421,9 +422,7 @@ async def test_metrics_tell_where_the_replica_stands(house: House, client: Clien
 async def test_with_read_tokens_only_what_members_need_is_read_without_one(
     house: House, tmp_path: Path
 ) -> None:
-    file = tmp_path / "tokens"
-    file.write_text("read-token\n")
-    file.chmod(0o600)
+    file = secret_file(tmp_path / "tokens", "read-token\n")
     configuration = tmp_path / "node0.yml"
     text = (EXAMPLE_CONFIG / "node0.yml").read_text()
     configuration.write_text(f"{text}\nread_token_file: {file}\n")
