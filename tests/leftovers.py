@@ -26,7 +26,7 @@ WITHOUT_DOCKER = "PBFT_CI_WITHOUT_DOCKER"
 NAMES_OF_NAMESPACES = "/run/netns"
 RUN_VARIABLE = "PBFT_CI_TEST_RUN"
 # What ends by itself does so within seconds; on a busy machine it takes longer.
-WAIT_SECONDS = 30.0
+WAIT_SECONDS = 90.0
 POLL_SECONDS = 0.2
 # The library's own helper of a process that has used others; it lives as long as that process.
 ENDS_WITH_US = b"multiprocessing.resource_tracker"
@@ -95,7 +95,7 @@ def _engine() -> docker.DockerClient | None:
     if os.environ.get(WITHOUT_DOCKER) == "1":
         return None
     try:
-        return docker.from_env(timeout=60)
+        return docker.from_env(timeout=180)
     except docker.errors.DockerException:
         return None
 

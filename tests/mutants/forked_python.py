@@ -75,6 +75,9 @@ class ForkedPython:
         assert self._process.stdout is not None
         with tempfile.TemporaryDirectory(prefix="pbft-ci-forked-") as name:
             texts = [Path(name) / "stdout", Path(name) / "stderr"]
+            for text in texts:
+                # it may be killed before it opens them
+                text.touch()
             command = {
                 "module": module,
                 "arguments": list(arguments),

@@ -48,14 +48,19 @@ async def test_a_link_that_is_made_while_the_disk_cannot_be_read(
 async def test_a_build_is_collected_also_after_the_disk_could_not_be_read(
     running: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It goes bad as soon as the verdict is on it, and is good again a moment later."""
+    """It goes bad as soon as the verdict is on it, and is good again after some tries."""
     monkeypatch.setattr("client.gateway.gateway.ATTEST_AGAIN_SECONDS", 0.02)
     disk = UnreadableDisk(running, monkeypatch)
     complete = running.gateway._complete_envelope
+    repairs: list[asyncio.Task[None]] = []
+
+    async def repair() -> None:
+        await until(lambda: disk.failures > 2)
+        disk.is_bad = False
 
     def complete_without_disk(build: bytes) -> None:
         disk.is_bad = True
-        asyncio.get_running_loop().call_later(0.2, setattr, disk, "is_bad", False)
+        repairs.append(asyncio.create_task(repair()))
         complete(build)
 
     monkeypatch.setattr(running.gateway, "_complete_envelope", complete_without_disk)
@@ -63,7 +68,7 @@ async def test_a_build_is_collected_also_after_the_disk_could_not_be_read(
         running.network, "replica-0", lambda reply: {"attestation": bytes(64)}
     )
     build = await running.gateway.submit(REPOSITORY, "master", None)
-    await until(lambda: disk.failures > 2 and not disk.is_bad)
+    await until(lambda: bool(repairs) and all(task.done() for task in repairs))
     await until(lambda: running.gateway._answering.is_envelope_complete(build))
     await until(lambda: record_of(running, build).collected)
     assert running.gateway.task is not None
