@@ -45,7 +45,12 @@ FLIPS = 100
 def _signed(index: int) -> Signed:
     """What its receiver can tell from anything else, as from a signature."""
     payload = b"payload %d " % index * 20
-    return Signed("node0", payload, hashlib.sha512(payload).digest())
+    return Signed("node0", payload, _signature("node0", payload))
+
+
+def _signature(signer: str, payload: bytes) -> bytes:
+    """Another signer's would be another one, as it has another key."""
+    return hashlib.sha512(signer.encode() + payload).digest()
 
 
 def _build(index: int) -> bytes:
@@ -142,7 +147,7 @@ def _check_what_is_served(store: Store, told: str) -> None:
         assert store.ledger.find_statement(_build(index)) in (None, _statement(index)), told
         # Who counts a ballot reads build and opening in what is signed, not in the row.
         for _, _, signed in store.ballots.of(_build(index)):
-            is_signed = hashlib.sha512(signed.payload).digest() == signed.signature
+            is_signed = _signature(signed.signer, signed.payload) == signed.signature
             assert signed == _signed(index) or not is_signed, told
 
 
