@@ -35,6 +35,7 @@ from client.gateway.resolve import Resolver
 from client.gateway.results_file import ResultsFile
 from client.logs.live_logs import LiveLogs
 from client.network.artifact_fetch import Artifacts
+from client.network.network_watch import NetworkWatch
 from client.network.nodes import Nodes
 from client.storage.archive import Archive
 from client.storage.archive_keeper import ArchiveKeeper
@@ -127,13 +128,11 @@ async def running_gateway(config: ClientConfig, version: str) -> AsyncIterator[G
         stack.push_async_callback(links.close)
         site = Site(
             config=config,
-            cluster=cluster,
+            version=version,
             gateway=gateway,
             archive=archive,
             collector=collector,
-            nodes=nodes,
-            connected=links.connected,
-            version=version,
+            network=NetworkWatch(cluster, nodes, links.connected),
         )
         listener = LimitedListener(make_application(site))
         stack.push_async_callback(gateway.close)

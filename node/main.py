@@ -157,13 +157,7 @@ class _Node:
         )
         self._ledger_catch_up = LedgerCatchUp(store=self._store, peers=peers)
         self._scrub = Scrub(self._store)
-        self._reports = NodeReports.of(
-            config,
-            cluster.quorums.replicas,
-            application,
-            self._store.ledger,
-            lambda: self._runtime.is_unsaved,
-        )
+        self._reports = NodeReports.of(self._runtime, config)
         self._server = NodeServer(
             self._runtime,
             runner=self._runner,

@@ -22,7 +22,7 @@ from client.gateway.gateway import Gateway
 from client.gateway.webhook_router import Answered, Reception, Source, body_bytes_max, receive
 from client.gateway.write_queue import QueueFull
 from client.network.network_watch import NetworkWatch
-from client.network.nodes import STATUS_TIMEOUT_SECONDS, Nodes
+from client.network.nodes import STATUS_TIMEOUT_SECONDS
 from client.storage.archive import Archive, BuildRecord
 from client.storage.build_filter import InvalidFilter, read_filter
 from client.storage.database import StorageFailed
@@ -32,7 +32,6 @@ from common.configuration.secret_file import read_secrets
 from common.forges.shared.delivery import Delivery
 from common.forges.shared.event import Refusal
 from common.web.request_body import Bodies, BodyRefused
-from pbft.genesis import Cluster
 
 APPEND_TIMEOUT_SECONDS = 30.0
 # A glance at the nodes must not make a page wait for one that is down.
@@ -90,27 +89,22 @@ class Site:
         self,
         *,
         config: ClientConfig,
-        cluster: Cluster,
+        version: str,
         gateway: Gateway,
         archive: Archive,
         collector: Collector,
-        nodes: Nodes,
-        connected: Callable[[], frozenset[str]],
-        version: str,
+        network: NetworkWatch,
     ) -> None:
-        """connected: the replicas that the gateway has a link to.
-
-        Raises ConfigError where a webhook's secret cannot be read.
-        """
+        """Raises ConfigError if a webhook's secret cannot be read."""
         self.config = config
-        self.cluster = cluster
+        self.version = version
         self.gateway = gateway
         self.archive = archive
         self.collector = collector
-        self.nodes = nodes
-        self.connected = connected
-        self.network = NetworkWatch(cluster, nodes, connected)
-        self.version = version
+        self.network = network
+        self.cluster = network.cluster
+        self.nodes = network.nodes
+        self.connected = network.connected
         self.public_url = (config.public_url or config.listen.url).rstrip("/")
         self.sources = tuple(
             Source(

@@ -149,7 +149,7 @@ class BuildChanges:
 
     def _ask(self, kind: Kind, row: OutboxRow) -> None:
         state = State.RESOLVED if row.state is State.OPENED else State.RECEIVED
-        self._outbox.add_change(self._draw(32), kind, row, state)
+        self._outbox.add_change(self._draw(32), kind, row, state=state)
 
 
 def rebuild_of(record: BuildRecord) -> BuildRequest:

@@ -76,9 +76,9 @@ class NetworkWatch:
     def __init__(
         self, cluster: Cluster, nodes: Nodes, connected: Callable[[], frozenset[str]]
     ) -> None:
-        self._cluster = cluster
-        self._nodes = nodes
-        self._connected = connected
+        self.cluster = cluster
+        self.nodes = nodes
+        self.connected = connected
         self._known = {name: _Known() for name in nodes.names}
         self._began_at = time.time()
         self._linked: frozenset[str] = frozenset()
@@ -127,10 +127,10 @@ class NetworkWatch:
 
     def view(self) -> NetworkView:
         """What is known, without asking."""
-        quorums = self._cluster.quorums
+        quorums = self.cluster.quorums
         statuses = self._statuses()
         ledger = self.ledger.state
-        connected = self._connected()
+        connected = self.connected()
         proofs, holders = self._proofs()
         replicas = tuple(
             ReplicaState(
@@ -155,7 +155,7 @@ class NetworkWatch:
         )
         level, sentence = summary(replicas, quorums.strong, ledger.alarm, iso_seconds(time.time()))
         return NetworkView(
-            cluster=self._cluster.id.hex(),
+            cluster=self.cluster.id.hex(),
             faults_max=quorums.faults_max,
             needed=quorums.strong,
             level=level,
@@ -173,7 +173,7 @@ class NetworkWatch:
         asked_at = float("-inf")
         while True:
             try:
-                linked = self._connected()
+                linked = self.connected()
                 seconds = ASK_FOLLOWED_SECONDS if self.is_followed() else ASK_SECONDS
                 if linked != self._linked or loop.time() >= asked_at + seconds:
                     is_new = linked != self._linked
@@ -205,13 +205,13 @@ class NetworkWatch:
 
     async def _ask(self, name: str, known: _Known) -> None:
         try:
-            status = await self._nodes.status(name)
-            if (foreign := foreign_words(status, name, self._cluster.id)) is not None:
+            status = await self.nodes.status(name)
+            if (foreign := foreign_words(status, name, self.cluster.id)) is not None:
                 raise NodeFailed(f"{name}: {foreign}")
         except NodeFailed as error:
             known.status, known.error = None, log_text(str(error), 300)
             known.failures += 1
-            is_late = name in self._connected() and known.failures < FAILURES_MAX
+            is_late = name in self.connected() and known.failures < FAILURES_MAX
             self._note_reach(known, Reach.LATE if is_late and known.last else Reach.DOWN)
             return
         known.status = known.last = status
@@ -242,16 +242,16 @@ class NetworkWatch:
         What came before a page that failed is shown too, and the node is asked again later.
         """
         proofs: dict[bytes, ProofView] = {}
-        pages = self._nodes.evidence_pages(
+        pages = self.nodes.evidence_pages(
             name,
             pages_max=EVIDENCE_PAGES_MAX,
             pairs_max=EVIDENCE_PAGE_PAIRS,
-            bytes_max=evidence_bytes_max(self._cluster),
+            bytes_max=evidence_bytes_max(self.cluster),
         )
         try:
             async for page in pages:
                 for pair in page[:EVIDENCE_PAGE_PAIRS]:
-                    proof = read_proof(pair, self._cluster)
+                    proof = read_proof(pair, self.cluster)
                     if not isinstance(proof, Refusal):
                         proofs[pair_key(pair)] = proof
         except NodeFailed as error:
@@ -283,7 +283,7 @@ class NetworkWatch:
         """Say that something changed, where it is something that people should see at once."""
         ledger = self.ledger.state
         now = (
-            self._connected(),
+            self.connected(),
             ledger.index,
             ledger.certified,
             ledger.problem,

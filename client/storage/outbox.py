@@ -38,6 +38,16 @@ class Kind(enum.StrEnum):
     APPROVE = "approve"
 
 
+# The columns that not every kind of request fills.
+_EMPTY: dict[str, str | bytes | bool | None] = {
+    "build": b"",
+    "repository": "",
+    "branch": "",
+    "commit_hex": None,
+    "text": "",
+    "wanted": b"",
+    "waits_for_approval": False,
+}
 # What is asked about a build that the network has; it is not asked before it has it.
 CHANGES = (Kind.CANCEL, Kind.APPROVE)
 
@@ -125,20 +135,34 @@ class Outbox:
 
     def add_build(self, identity: bytes, build: bytes, wanted: BuildRequest) -> None:
         """Keep a build. With a commit there is nothing to resolve."""
-        state = State.RECEIVED if wanted.commit is None else State.RESOLVED
-        what = (wanted.repository, wanted.branch, wanted.commit, "")
-        encoded = msgspec.msgpack.encode(wanted)
-        self._add(identity, Kind.BUILD, build, what, state, encoded, wanted.needs_approval)
+        self._add(
+            identity=identity,
+            kind=Kind.BUILD,
+            build=build,
+            repository=wanted.repository,
+            branch=wanted.branch,
+            commit_hex=wanted.commit,
+            state=State.RECEIVED if wanted.commit is None else State.RESOLVED,
+            wanted=msgspec.msgpack.encode(wanted),
+            waits_for_approval=wanted.needs_approval,
+        )
 
     def add_append(self, identity: bytes, text: str) -> None:
         """Keep a string for the journal."""
-        self._add(identity, Kind.APPEND, b"", ("", "", None, text), State.RESOLVED)
+        self._add(identity=identity, kind=Kind.APPEND, text=text, state=State.RESOLVED)
 
-    def add_change(self, identity: bytes, kind: Kind, build: OutboxRow, state: State) -> None:
+    def add_change(self, identity: bytes, kind: Kind, build: OutboxRow, *, state: State) -> None:
         """Keep a request about that build; RECEIVED: until the network has the build."""
         assert kind in CHANGES
-        what = (build.repository, build.branch, build.commit, "")
-        self._add(identity, kind, build.build, what, state)
+        self._add(
+            identity=identity,
+            kind=kind,
+            build=build.build,
+            repository=build.repository,
+            branch=build.branch,
+            commit_hex=build.commit,
+            state=state,
+        )
 
     def release(self, build: bytes) -> None:
         """received -> resolved: the network has the build that is to be changed."""
@@ -290,20 +314,12 @@ class Outbox:
         """How many rows there are of each sort; it costs the same however many that is."""
         return Tally(tuple(self._database.rows("SELECT * FROM outbox_counts")))
 
-    def _add(
-        self,
-        identity: bytes,
-        kind: Kind,
-        build: bytes,
-        what: tuple[str, str, str | None, str],
-        state: State,
-        wanted: bytes = b"",
-        waits_for_approval: bool = False,
-    ) -> None:
+    def _add(self, **columns: str | bytes | bool | None) -> None:
+        """A row of these columns; the others are empty."""
+        row = {**_EMPTY, **columns}
         self._database.write(
-            "INSERT INTO outbox (identity, kind, build, repository, branch, commit_hex, text, "
-            "state, wanted, waits_for_approval) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            (identity, kind, build, *what, state, wanted, waits_for_approval),
+            f"INSERT INTO outbox ({', '.join(row)}) VALUES ({', '.join('?' * len(row))})",  # noqa: S608 - constants only
+            tuple(row.values()),
         )
 
     def _count(self, query: str, values: tuple[Any, ...]) -> int:

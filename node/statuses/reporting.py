@@ -10,10 +10,8 @@ import asyncio
 import logging
 import sqlite3
 import time
-from collections.abc import Callable
 from pathlib import Path
 
-from ci.application import BuildApplication
 from ci.builds import OpenBuild
 from ci.ledger import VerdictEntry, decode_entry
 from ci.operations import Event
@@ -24,9 +22,9 @@ from common.forges.shared.status import CommitStatus, State
 from common.repositories.repository_config import StatusTarget, status_target
 from common.statuses.reporter import Reporter
 from common.statuses.status_texts import context_of, description_of, state_of
+from node.replica.runtime import Runtime
 from node.statuses.status_file import StatusFile
 from node.storage.damage import StoreUnusable
-from node.storage.ledger_table import LedgerTable
 
 LOOK_SECONDS = 0.5
 PAGE_ENTRIES = 100
@@ -40,27 +38,20 @@ class NodeReports:
 
     def __init__(
         self,
+        runtime: Runtime,
         *,
-        name: str,
         targets: dict[str, StatusTarget],
         public_url: str | None,
-        replicas: int,
-        application: BuildApplication,
-        ledger: LedgerTable,
-        is_unsaved: Callable[[], bool],
         directory: Path,
     ) -> None:
-        """targets: by repository. directory: where its file is. Raises ConfigError.
-
-        is_unsaved: says whether the application is ahead of what is on disk.
-        """
-        self._name = name
+        """targets: by repository. directory: where its file is. Raises ConfigError."""
+        self._name = runtime.identity.name
         self._public_url = None if public_url is None else public_url.rstrip("/")
-        self._replicas = replicas
-        self._application = application
-        self._ledger = ledger
-        self._is_unsaved = is_unsaved
-        self._file = StatusFile(directory, application.ledger_index)
+        self._replicas = runtime.identity.cluster.quorums.replicas
+        self._runtime = runtime
+        self._application = runtime.application
+        self._ledger = runtime.store.ledger
+        self._file = StatusFile(directory, runtime.application.ledger_index)
         self.reporter = Reporter(
             targets=targets, database=self._file, clock=time.time, storage_failed=sqlite3.Error
         )
@@ -69,27 +60,16 @@ class NodeReports:
         self._task: asyncio.Task[None] | None = None
 
     @classmethod
-    def of(
-        cls,
-        config: NodeConfig,
-        replicas: int,
-        application: BuildApplication,
-        ledger: LedgerTable,
-        is_unsaved: Callable[[], bool],
-    ) -> "NodeReports | None":
-        """For the repositories with a token; None where there is none. Raises ConfigError."""
+    def of(cls, runtime: Runtime, config: NodeConfig) -> "NodeReports | None":
+        """For the repositories with a token; None if there is none. Raises ConfigError."""
         targets = {entry.url: status_target(entry) for entry in config.repositories}
         wanted = {url: target for url, target in targets.items() if target is not None}
         if not wanted:
             return None
         return cls(
-            name=config.name,
+            runtime,
             targets=wanted,
             public_url=config.public_url,
-            replicas=replicas,
-            application=application,
-            ledger=ledger,
-            is_unsaved=is_unsaved,
             directory=config.data_directory,
         )
 
@@ -111,8 +91,8 @@ class NodeReports:
 
         Raises sqlite3.Error, StoreUnusable: then it is new the next time. Raises StoreDamaged.
         """
-        if self._is_unsaved():
-            return
+        if self._runtime.is_unsaved:
+            return  # the application is ahead of what is on disk
         is_new = self._note_open_builds()
         while self._note_verdicts():
             is_new = True
@@ -166,61 +146,37 @@ class NodeReports:
         return True
 
     def _put(self, build: OpenBuild, text: str) -> None:
-        self._queue(
-            build.repository,
-            build.commit,
-            build.opened,
-            build.id.hex(),
-            (State.PENDING, text),
-            build.branch,
-            is_final=False,
-            is_pull_request=build.event is Event.PULL_REQUEST,
-            is_waiting=not build.is_approved,
-        )
+        self._queue(build, build.id.hex(), State.PENDING, text=text)
 
     def _put_verdict(self, verdict: VerdictFields) -> None:
         found = [(value.outcome, value.exit_code, len(value.replicas)) for value in verdict.found]
         text = description_of(
             verdict.outcome, verdict.exit_code, len(verdict.agreeing), verdict.replicas, found
         )
-        self._queue(
-            verdict.repository,
-            verdict.commit,
-            verdict.opened,
-            verdict.build,
-            (state_of(verdict.outcome), text),
-            verdict.branch,
-            is_final=True,
-            is_pull_request=verdict.event is Event.PULL_REQUEST,
-        )
+        self._queue(verdict, verdict.build, state_of(verdict.outcome), text=text)
 
     def _queue(
-        self,
-        repository: str,
-        commit: str | None,
-        opened: int,
-        build: str,
-        said: tuple[State, str],
-        branch: str,
-        *,
-        is_final: bool,
-        is_pull_request: bool,
-        is_waiting: bool = False,
+        self, build: OpenBuild | VerdictFields, build_hex: str, state: State, *, text: str
     ) -> None:
-        if commit is None or repository not in self.reporter.repositories:
+        if build.commit is None or build.repository not in self.reporter.repositories:
             return
-        url = None if self._public_url is None else f"{self._public_url}/builds/{build}"
-        state, text = said
-        context = context_of(self._name, is_pull_request=is_pull_request)
-        ref = None if is_pull_request else branch
-        status = CommitStatus(commit, context, state, text, url, ref)
+        is_pull_request = build.event is Event.PULL_REQUEST
+        url = None if self._public_url is None else f"{self._public_url}/builds/{build_hex}"
+        status = CommitStatus(
+            build.commit,
+            context_of(self._name, is_pull_request=is_pull_request),
+            state,
+            text,
+            url,
+            None if is_pull_request else build.branch,
+        )
         self.reporter.queue.put(
-            repository,
-            opened,
+            build.repository,
+            build.opened,
             status,
-            is_final=is_final,
+            is_final=isinstance(build, VerdictFields),
             now=time.time(),
-            is_waiting=is_waiting,
+            is_waiting=isinstance(build, OpenBuild) and not build.is_approved,
         )
 
 

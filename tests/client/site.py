@@ -8,6 +8,7 @@ from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 
 from client.api.routes import Site
+from client.network.network_watch import NetworkWatch
 from client.serve import make_application
 from common.address import Address
 from common.configuration.config import ClientConfig, GatewayRepository
@@ -36,13 +37,13 @@ def site_of(
     )
     return Site(
         config=config,
-        cluster=running.network.cluster,
+        version="1.2.3",
         gateway=running.gateway,
         archive=running.archive,
         collector=running.collector,
-        nodes=running.nodes,
-        connected=lambda: frozenset({"replica-0"}),
-        version="1.2.3",
+        network=NetworkWatch(
+            running.network.cluster, running.nodes, lambda: frozenset({"replica-0"})
+        ),
     )
 
 

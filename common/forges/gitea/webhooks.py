@@ -113,7 +113,14 @@ def _push(payload: PushPayload) -> ForgeEvent | Refusal:
         tagged, message = payload.after, None
     else:
         tagged, message = head.id, head.message
-    return pushed_ref(payload.ref, payload.after, tagged, message, urls, before=payload.before)
+    return pushed_ref(
+        urls,
+        payload.ref,
+        before=payload.before,
+        after=payload.after,
+        tagged=tagged,
+        message=message,
+    )
 
 
 def _checked(is_valid: bool, header: str) -> SignatureCheck:

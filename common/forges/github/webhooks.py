@@ -89,7 +89,14 @@ def _push(payload: PushPayload) -> ForgeEvent | Refusal:
     head = payload.head_commit
     message = None if head is None else head.message
     commit = payload.after if head is None else head.id
-    return pushed_ref(payload.ref, payload.after, commit, message, urls, before=payload.before)
+    return pushed_ref(
+        urls,
+        payload.ref,
+        before=payload.before,
+        after=payload.after,
+        tagged=commit,
+        message=message,
+    )
 
 
 DIALECT = EventDialect(

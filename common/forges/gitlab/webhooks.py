@@ -10,6 +10,8 @@ from common.forges.shared.delivery import Delivery
 from common.forges.shared.event import (
     ForgeEvent,
     Refusal,
+    RequestBase,
+    RequestHead,
     given_urls,
     ignored,
     malformed,
@@ -172,7 +174,12 @@ def _push(content: bytes) -> ForgeEvent | Refusal:
     commit = payload.checkout_sha or payload.after
     message = next((c.message for c in payload.commits if c.id == commit), None)
     return pushed_ref(
-        payload.ref, payload.after, commit, message, payload.project.urls, before=payload.before
+        payload.project.urls,
+        payload.ref,
+        before=payload.before,
+        after=payload.after,
+        tagged=commit,
+        message=message,
     )
 
 
@@ -191,14 +198,14 @@ def _merge_request(content: bytes) -> ForgeEvent | Refusal:
     if request.iid < 1:
         return malformed("`iid`", "is not that of a merge request", f"is this {NAME}?")
     source, target = request.source_project_id, request.target_project_id
-    return pull_request(
+    head = RequestHead(
         ref=f"refs/merge-requests/{request.iid}/head",
-        base=request.target_branch,
         commit=request.last_commit.id,
         message=request.last_commit.message,
-        is_from_fork=source is None or source != target,
-        repositories=urls,
-        author=None if payload.user is None else payload.user.username or None,
         before=request.oldrev,
-        retargeted_at=(request.updated_at or "") if is_retargeted else None,
+        is_from_fork=source is None or source != target,
     )
+    retargeted_at = (request.updated_at or "") if is_retargeted else None
+    author = None if payload.user is None else payload.user.username or None
+    base = RequestBase(request.target_branch, retargeted_at)
+    return pull_request(urls, head, base, author=author)

@@ -118,13 +118,13 @@ def skip_marker(message: str | None) -> str | None:
 
 
 def pushed_ref(
+    repositories: tuple[str, ...],
     ref: str,
+    *,
+    before: str | None,
     after: str,
     tagged: str,
     message: str | None,
-    repositories: tuple[str, ...],
-    *,
-    before: str | None,
 ) -> ForgeEvent | Refusal:
     """A pushed branch or tag, in any forge's words.
 
@@ -162,40 +162,52 @@ def pushed_ref(
     )
 
 
-def pull_request(
-    *,
-    ref: str,
-    base: str,
-    commit: str,
-    message: str | None,
-    is_from_fork: bool,
-    repositories: tuple[str, ...],
-    author: str | None,
-    before: str | None = None,
-    retargeted_at: str | None = None,
-) -> ForgeEvent | Refusal:
-    """A pull or merge request whose head was `before` and is `commit`, in any forge's words.
+class RequestHead(msgspec.Struct, frozen=True, kw_only=True):
+    """What a pull or merge request wants to have merged."""
 
-    retargeted_at: when it got the base that it has, in the forge's words, where this says so. Then
-    it is a build of its own, also where it had that base before: in between it was built for
-    another one, which is what its status shows.
-    """
-    refusal = check_ref_name("the base branch", base) or check_commit_id("the head", commit)
+    # the ref in the target's repository that follows the request
+    ref: str
+    commit: str
+    # the commit's; None: the forge does not say
+    message: str | None = None
+    # the commit until now; None: the forge does not say, or the request is new
+    before: str | None = None
+    # the head is in another repository, so its author need not be one of this one's
+    is_from_fork: bool
+
+
+class RequestBase(msgspec.Struct, frozen=True):
+    """The branch that a pull or merge request is to be merged into."""
+
+    branch: str
+    # when it became this one, in the forge's words; None: the event is not about that. Such an
+    # event is a build of its own, also if it was this one before: in between the request was built
+    # for another base, which is what its status shows
+    retargeted_at: str | None = None
+
+
+def pull_request(
+    repositories: tuple[str, ...], head: RequestHead, base: RequestBase, *, author: str | None
+) -> ForgeEvent | Refusal:
+    """A pull or merge request that is new or has changed, in any forge's words."""
+    refusal = check_ref_name("the base branch", base.branch)
+    refusal = refusal or check_commit_id("the head", head.commit)
     if refusal is not None:
         return refusal
-    marker = skip_marker(message)
+    marker = skip_marker(head.message)
+    retargeted = () if base.retargeted_at is None else (base.branch, base.retargeted_at)
     return ForgeEvent(
         action=Action.BUILD if marker is None else Action.SKIPPED,
         reason="" if marker is None else f"the commit's message says {marker}",
         repositories=repositories,
         event=Event.PULL_REQUEST,
-        branch=base,
-        ref=ref,
-        commit=commit,
-        stable_identity=(ref, commit, *(() if retargeted_at is None else (base, retargeted_at))),
+        branch=base.branch,
+        ref=head.ref,
+        commit=head.commit,
+        stable_identity=(head.ref, head.commit, *retargeted),
         author=None if author is None else author[:AUTHOR_CHARACTERS_MAX],
-        is_from_fork=is_from_fork,
-        before=_known_commit(before),
+        is_from_fork=head.is_from_fork,
+        before=_known_commit(head.before),
     )
 
 

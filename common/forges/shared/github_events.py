@@ -13,6 +13,8 @@ from common.forges.shared.event import (
     Action,
     ForgeEvent,
     Refusal,
+    RequestBase,
+    RequestHead,
     given_urls,
     ignored,
     malformed,
@@ -163,17 +165,15 @@ def _pull_request(dialect: EventDialect, payload: PullRequestPayload) -> ForgeEv
     if payload.number < 1:
         return malformed("`number`", "is not that of a pull request", f"is this {dialect.name}?")
     request = payload.pull_request
-    return pull_request(
+    head = RequestHead(
         ref=f"refs/pull/{payload.number}/head",
-        base=request.base.ref,
         commit=request.head.sha,
-        message=None,
-        is_from_fork=request.head.is_from_fork(payload.repository),
-        repositories=urls,
-        author=request.author,
         before=payload.head_before,
-        retargeted_at=(request.updated_at or "") if is_retargeted else None,
+        is_from_fork=request.head.is_from_fork(payload.repository),
     )
+    retargeted_at = (request.updated_at or "") if is_retargeted else None
+    base = RequestBase(request.base.ref, retargeted_at)
+    return pull_request(urls, head, base, author=request.author)
 
 
 def is_fork(head: Repository | None, base: Repository) -> bool:

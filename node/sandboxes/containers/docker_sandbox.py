@@ -31,7 +31,7 @@ from node.sandboxes.containers.docker_engine import (
     engine_errors,
 )
 from node.sandboxes.containers.egress_filter import log_egress_filter
-from node.sandboxes.containers.image_build import BuiltImage, build_image, join_loopback
+from node.sandboxes.containers.image_build import BuiltImage, ImageOrder, build_image, join_loopback
 from node.sandboxes.containers.images import Images, isolate_from_user
 from node.sandboxes.containers.pipeline_run import RunContext, container_memory_bytes, run_pipeline
 from node.sandboxes.containers.registry_answers import ImageAbsent
@@ -191,8 +191,8 @@ class DockerSandbox:
                 self._engine.client(),
                 tuple(bases.values()),
                 self._container_name(work),
-                self._labels(work.label),
-                self._limits,
+                labels=self._labels(work.label),
+                limits=self._limits,
             )
         )
         ends_at = time.monotonic() + self._limits.build_seconds_max
@@ -241,21 +241,19 @@ class DockerSandbox:
         resources.tag = tag
         given_up = Stop()
 
-        def build(stop: Stop) -> BuiltImage | RunResult:
-            return build_image(
-                self._engine,
-                prepared,
-                work.tree,
-                tag,
-                self._labels(work.label),
-                self._limits,
-                network,
-                work.log,
-                given_up,
-                stop,
-            )
-
         limits = self._limits
+        order = ImageOrder(
+            dockerfile=prepared,
+            tree=work.tree,
+            tag=tag,
+            labels=self._labels(work.label),
+            limits=limits,
+            network=network,
+        )
+
+        def build(stop: Stop) -> BuiltImage | RunResult:
+            return build_image(self._engine, order, work.log, given_up=given_up, stop=stop)
+
         bytes_max = limits.workspace_bytes + limits.home_bytes + limits.temporary_bytes
         watch = await self._call(
             lambda stop: BuilderWatch(self._engine.client(), self._labels(work.label))

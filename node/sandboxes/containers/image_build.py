@@ -65,6 +65,20 @@ _MACHINE = re.compile(
 NO_NETWORK = "none"
 
 
+class ImageOrder(msgspec.Struct, frozen=True, kw_only=True):
+    """An image to be built."""
+
+    dockerfile: PreparedDockerfile
+    # the file of the tree, which is made the build's context
+    tree: Path
+    # the image's, and the labels of the containers of its instructions
+    tag: str
+    labels: Mapping[str, str]
+    limits: Limits
+    # of its instructions, as `join_loopback` says
+    network: str
+
+
 class BuiltImage(msgspec.Struct, frozen=True):
     """The image that came out."""
 
@@ -72,20 +86,10 @@ class BuiltImage(msgspec.Struct, frozen=True):
 
 
 def build_image(
-    engine: DockerEngine,
-    prepared: PreparedDockerfile,
-    tree: Path,
-    tag: str,
-    labels: Mapping[str, str],
-    limits: Limits,
-    network: str,
-    log: BuildLog,
-    given_up: Stop,
-    stop: Stop,
+    engine: DockerEngine, order: ImageOrder, log: BuildLog, *, given_up: Stop, stop: Stop
 ) -> BuiltImage | RunResult:
-    """The image, or how the build of it failed. The tree file is made the build's context.
+    """The image, or how the build of it failed.
 
-    network: of its instructions, as `join_loopback` says.
     given_up: nobody wants the image any more. The engine is told so, and this goes on until it has
     really ended the build: the instruction that copies files is not broken off, and makes a layer.
     stop: does not wait for that either.
@@ -93,11 +97,11 @@ def build_image(
     Raises Stopped, InfrastructureError, OSError and what the library raises.
     """
     hidden = f"{_IGNORE_NAME}\n{_DOCKERFILE_NAME}\n".encode()
-    append_to_tree(tree, {_IGNORE_NAME: hidden, _DOCKERFILE_NAME: prepared.text})
-    started_at = time.time()
+    append_to_tree(order.tree, {_IGNORE_NAME: hidden, _DOCKERFILE_NAME: order.dockerfile.text})
+    limits, started_at = order.limits, time.time()
     image_id: str | None = None
     try:
-        with engine.stream_client(stop, given_up) as client, tree.open("rb") as context:
+        with engine.stream_client(stop, given_up) as client, order.tree.open("rb") as context:
             # limits that the engine takes and the library has no argument for
             client.params = {
                 "cpuperiod": str(CPU_PERIOD_MICROSECONDS),
@@ -108,11 +112,11 @@ def build_image(
                 fileobj=context,
                 custom_context=True,
                 dockerfile=_DOCKERFILE_NAME,
-                tag=tag,
+                tag=order.tag,
                 nocache=True,
                 rm=True,
                 forcerm=True,
-                network_mode=network,
+                network_mode=order.network,
                 container_limits={
                     "memory": limits.memory_bytes,
                     "memswap": limits.memory_bytes,
@@ -124,14 +128,13 @@ def build_image(
                     continue
                 log.write(_shown(message))
                 if "errorDetail" in message or "error" in message:
-                    return _failure(engine, prepared, message, labels, started_at)
+                    return _failure(engine, order, message, started_at=started_at)
                 image_id = (message.get("aux") or {}).get("ID", image_id)
     except docker.errors.APIError as error:
         given_up.check()
         stop.check()
-        return _failure(
-            engine, prepared, {"error": str(error.explanation or error)}, labels, started_at
-        )
+        message = {"error": str(error.explanation or error)}
+        return _failure(engine, order, message, started_at=started_at)
     given_up.check()
     stop.check()
     if image_id is None:
@@ -143,6 +146,7 @@ def join_loopback(
     client: docker.APIClient,
     bases: Iterable[Image],
     name: str,
+    *,
     labels: Mapping[str, str],
     limits: Limits,
 ) -> str:
@@ -178,15 +182,11 @@ def _shown(message: Mapping[str, Any]) -> bytes:
 
 
 def _failure(
-    engine: DockerEngine,
-    prepared: PreparedDockerfile,
-    message: Mapping[str, Any],
-    labels: Mapping[str, str],
-    started_at: float,
+    engine: DockerEngine, order: ImageOrder, message: Mapping[str, Any], *, started_at: float
 ) -> RunResult:
     """What a build's error says of the repository.
 
-    Raises InfrastructureError where it says nothing.
+    Raises InfrastructureError if it says nothing.
     """
     detail = message.get("errorDetail") or {}
     text = str(detail.get("message") or message.get("error"))
@@ -194,7 +194,7 @@ def _failure(
     if isinstance(code, int) and code != 0:
         # an instruction that was killed ends before the engine tells why
         late_seconds = OUT_OF_MEMORY_SECONDS if code == KILLED_EXIT_CODE else 0.0
-        if _was_out_of_memory(engine, labels, started_at, late_seconds):
+        if _was_out_of_memory(engine, order.labels, started_at, late_seconds=late_seconds):
             return RunResult(Outcome.OUT_OF_MEMORY)
         return result_of_exit(code, None, None)
     if _MACHINE.search(text):
@@ -205,7 +205,7 @@ def _failure(
             return RunResult(Outcome.FAILED, exit_code, problem=text)
     if _INVALID.search(text):
         return RunResult(
-            Outcome.PIPELINE_INVALID, problem=f"Dockerfile: {prepared.original_lines(text)}"
+            Outcome.PIPELINE_INVALID, problem=f"Dockerfile: {order.dockerfile.original_lines(text)}"
         )
     if _PULLED.search(text):
         # The builder looks for what it does not find at Docker Hub, and tells what that answers.
@@ -214,7 +214,7 @@ def _failure(
 
 
 def _was_out_of_memory(
-    engine: DockerEngine, labels: Mapping[str, str], started_at: float, late_seconds: float
+    engine: DockerEngine, labels: Mapping[str, str], started_at: float, *, late_seconds: float
 ) -> bool:
     """Whether a step of this build was killed for its memory: its container is gone by now.
 

@@ -170,7 +170,7 @@ async def test_what_came_before_a_page_that_failed_is_shown(
     monkeypatch.setattr(network_watch, "EVIDENCE_PAGE_PAIRS", 2)
     node = running.network.nodes["replica-0"]
     node.evidence = contradictions(running, "replica-3", 9)
-    ask, asked = watch._nodes.evidence_pages, []
+    ask, asked = watch.nodes.evidence_pages, []
 
     async def pages(
         replica: str, *, pages_max: int, pairs_max: int, bytes_max: int
@@ -181,12 +181,12 @@ async def test_what_came_before_a_page_that_failed_is_shown(
             node.evidence = node.evidence[1:] + node.evidence[:1]
             raise NodeFailed("the answer is too long")
 
-    monkeypatch.setattr(watch._nodes, "evidence_pages", pages)
+    monkeypatch.setattr(watch.nodes, "evidence_pages", pages)
     await look_until(watch, lambda view: of(view, "replica-3").proofs_count == 2)
     await look_until(watch, lambda view: len(asked) >= 6)
     assert of(watch.view(), "replica-3").proofs_count == 4
     # and it is asked again, for all of it
-    monkeypatch.setattr(watch._nodes, "evidence_pages", ask)
+    monkeypatch.setattr(watch.nodes, "evidence_pages", ask)
     node.evidence = node.evidence[:3]
     await look_until(watch, lambda view: of(view, "replica-3").proofs_count == 3)
 
@@ -232,14 +232,14 @@ async def test_the_replicas_are_looked_at_after_any_fault(
 ) -> None:
     monkeypatch.setattr(network_watch, "LINK_SECONDS", 0.01)
     monkeypatch.setattr(network_watch, "ASK_SECONDS", 0.02)
-    status_of, faults = watch._nodes.status, [ZeroDivisionError()]
+    status_of, faults = watch.nodes.status, [ZeroDivisionError()]
 
     async def status_or_fault(replica: str) -> NodeStatus:
         if faults:
             raise faults.pop()
         return await status_of(replica)
 
-    monkeypatch.setattr(watch._nodes, "status", status_or_fault)
+    monkeypatch.setattr(watch.nodes, "status", status_or_fault)
     watch.start()
     await until(lambda: all(replica.reach is Reach.UP for replica in watch.view().replicas))
     assert "ZeroDivisionError" in caplog.text

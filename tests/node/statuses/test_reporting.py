@@ -42,13 +42,9 @@ def reports_of(house: House, name: str, forge: ForgeServer, folder: Path) -> Nod
     token = secret_file(folder / "token", TOKEN)
     target = StatusTarget("gitea", forge.api_url, "owner/name", token)
     return NodeReports(
-        name=name,
+        house.runtimes[name],
         targets={URL: target},
         public_url="https://ci.example.org/",
-        replicas=4,
-        application=house.applications[name],
-        ledger=house.stores[name].ledger,
-        is_unsaved=lambda: house.runtimes[name].is_unsaved,
         directory=folder,
     )
 
