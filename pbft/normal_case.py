@@ -392,8 +392,8 @@ def on_commit(core: Core, message: Commit, signed: Signed) -> Refusal | Slot | N
 def on_own_commit(core: Core, message: Commit, signed: Signed) -> Refusal | Slot:
     """A COMMIT of our own that a peer sends back (replica.Replica._on_own).
 
-    Accepted if: h < n <= H; we do not have it; and with it `strong` replicas have sent COMMIT for
-    one view and digest.
+    Accepted if: h < n <= H; it is not among the votes that we keep; and with it `strong` replicas
+    have sent COMMIT for one view and digest. It is told as forgotten if our records lack it, too.
     """
     slot = core.log.find(message.sequence)
     if slot is None or slot.decided is not None or not core.within_water_marks(message.sequence):
@@ -406,7 +406,9 @@ def on_own_commit(core: Core, message: Commit, signed: Signed) -> Refusal | Slot
     if refusal := core.authenticator.check(signed, message):
         return refusal
     slot.decided = Decided(message.digest, (*others, signed))
-    core.emit("forgot", kind="COMMIT", view=message.view, sequence=message.sequence)
+    # After many views the slot no longer keeps it as a vote; our records do.
+    if SavedMessage(signed) not in slot.records:
+        core.emit("forgot", kind="COMMIT", view=message.view, sequence=message.sequence)
     return slot
 
 

@@ -1,12 +1,14 @@
 """A disk that was set back without showing it: what others prove with our own forgotten word."""
 
 from collections.abc import Sequence
+from typing import TypeGuard
 
 import msgspec
 import pytest
 
 from pbft.codec import decode_message
 from pbft.core import RECOVER_AGE_WINDOWS, ReplicaStatus
+from pbft.log import COMMIT_VIEWS_KEPT
 from pbft.messages import Checkpoint, Commit, NewView, Signed, Status, ViewChange
 from pbft.ports import CheckpointRecord, Record, SavedMessage
 from tests.paper.test_recovery import lose_disk, small, votes
@@ -24,6 +26,12 @@ def _forget(world: World, name: str) -> None:
     world.disks[name] = Disk()
     world.start(name)
     world.connect(name)
+
+
+def _is_commit(record: Record) -> TypeGuard[SavedMessage]:
+    return isinstance(record, SavedMessage) and isinstance(
+        decode_message(record.signed.payload), Commit
+    )
 
 
 def _decided_without_r3(world: World, requests: int) -> None:
@@ -61,6 +69,27 @@ def test_it_finds_a_checkpoint_that_is_stable_with_its_own_forgotten_word() -> N
     assert world.core("r2").low == 6
     assert [told["kind"] for told in world.emitted("r2", "forgot")] == ["CHECKPOINT"]
     check_safety(world)
+
+
+def test_a_commit_that_later_ones_replaced_counts_and_is_not_called_forgotten() -> None:
+    """It was said so many views ago that it is no longer kept as a vote; the disk still has it."""
+    world = World()
+    world.ask(1, b"1")
+    while len(world.said("r3", Commit)) <= COMMIT_VIEWS_KEPT:
+        world.deliver(lambda message: not isinstance(message.payload, Commit))
+        world.drop(lambda message: isinstance(message.payload, Commit))
+        world.tick()
+    slot = world.core("r3").log.slot(1)
+    (first, *_) = [record.signed for record in world.disks["r3"].records if _is_commit(record)]
+    own = decode_message(first.payload)
+    assert isinstance(own, Commit)
+    assert slot.decided is None
+    assert slot.commit_of(3, own.view) is None
+    for replica in (0, 1):
+        world.give("r3", world.commit(1, own.digest, replica, own.view))
+    world.give("r3", first)
+    assert slot.decided is not None
+    assert world.emitted("r3", "forgot") == []
 
 
 @pytest.mark.parametrize("name", ["r0", "r1", "r2"])
