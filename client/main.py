@@ -1,5 +1,7 @@
 """The client as a program: without a command it serves the gateway, with one it asks it.
 
+Installed, the two are programs of their own: `pbft-ci-gateway` and `pbft-ci`.
+
 Exit codes: 0 done (and passed, where there is a verdict); 1 the verdict is not passed, or what
 was checked does not hold; 2 the command line, a configuration, or for `verify` the file is
 wrong; 3 the gateway or a node gave no answer, or refused; 4 no verdict yet, or it took too long.
@@ -8,6 +10,7 @@ wrong; 3 the gateway or a node gave no answer, or refused; 4 no verdict yet, or 
 import argparse
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
@@ -20,10 +23,9 @@ from client.storage.database import StorageFailed
 from common.address import Address
 from common.configuration.config import ClientConfig, ConfigError, load_client_config
 from common.configuration.secret_file import PRIVATE_UMASK
+from common.installation import CLIENT_CONFIG, shown
 from common.logs import FORMATTERS, start_logging
 from common.version import VERSION
-
-DEFAULT_CONFIG = Path(__file__).resolve().parent.parent / "example-config" / "client.yml"
 
 EXIT_WRONG = 2
 EXIT_STORAGE = 3
@@ -33,11 +35,43 @@ EPILOGUE = """exit codes: 0 done, and passed where there is a verdict; 1 not pas
 arguments or configuration; 3 no answer, or refused; 4 no verdict yet, or too late.
 `verify`: 0 valid and passed, 1 valid and not passed, 2 not valid.
 `evidence`: 0 all of it holds, 1 some does not."""
+EPILOGUE_OF_SERVING = "exit codes: 0 stopped; 2 wrong arguments or configuration; 3 cannot serve."
+_SERVING = "Run PBFT/CI's gateway, which receives webhooks and sends requests to the replicas"
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Run the program; gives its exit code."""
-    options = build_parser().parse_args(arguments)
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run `python -m client`; gives its exit code."""
+    return _run(build_parser().parse_args(arguments))
+
+
+def gateway_main(arguments: Sequence[str] | None = None) -> int:
+    """Run `pbft-ci-gateway`, which only serves; gives its exit code."""
+    parser = _parser("pbft-ci-gateway", f"{_SERVING}.", EPILOGUE_OF_SERVING)
+    _add_serving(parser)
+    parser.set_defaults(command=None)
+    return _run(parser.parse_args(arguments))
+
+
+def commands_main(arguments: Sequence[str] | None = None) -> int:
+    """Run `pbft-ci`, which only has the commands; gives its exit code."""
+    parser = _parser("pbft-ci", "Ask a running gateway of PBFT/CI, or the nodes.", EPILOGUE)
+    add_commands(parser, is_one_required=True)
+    return _run(parser.parse_args(arguments))
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line of `python -m client`, with the seed's flags."""
+    parser = _parser(
+        "python -m client",
+        f"{_SERVING}. With a command: ask a running gateway, or the nodes.",
+        EPILOGUE,
+    )
+    _add_serving(parser)
+    add_commands(parser)
+    return parser
+
+
+def _run(options: argparse.Namespace) -> int:
     try:
         if options.command is None:
             return _serve(options)
@@ -56,22 +90,20 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """The command line, with the seed's flags."""
-    parser = argparse.ArgumentParser(
-        prog="python -m client",
-        description="Run PBFT/CI's gateway, which receives webhooks and sends requests to the "
-        "replicas. With a command: ask a running gateway, or the nodes.",
-        epilog=EPILOGUE,
-    )
+def _parser(program: str, description: str, epilogue: str) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog=program, description=description, epilog=epilogue)
     parser.add_argument("--version", action="version", version=f"PBFT/CI {VERSION}")
     parser.add_argument(
         "--config",
         type=Path,
-        default=DEFAULT_CONFIG,
+        default=CLIENT_CONFIG,
         metavar="FILE",
-        help="configuration file (default: example-config/client.yml)",
+        help=f"configuration file (default: {shown(CLIENT_CONFIG)})",
     )
+    return parser
+
+
+def _add_serving(parser: argparse.ArgumentParser) -> None:
     serving = parser.add_argument_group("serving (over the configuration file)")
     serving.add_argument("--path", type=Path, metavar="FILE", help="log file")
     serving.add_argument("--log-format", choices=FORMATTERS, help="default: text")
@@ -79,8 +111,6 @@ def build_parser() -> argparse.ArgumentParser:
     serving.add_argument("--webHookPort", type=int, metavar="PORT", help="port for webhooks")
     serving.add_argument("--pbftHost", metavar="HOST", help="accepted and ignored")
     serving.add_argument("--pbftPort", metavar="PORT", help="accepted and ignored")
-    add_commands(parser)
-    return parser
 
 
 def _serve(options: argparse.Namespace) -> int:

@@ -29,6 +29,7 @@ from common.configuration.config import (
 )
 from common.configuration.keys import SigningKey, load_signing_key
 from common.configuration.secret_file import PRIVATE_UMASK, read_bearer_tokens
+from common.installation import NODE_COMMAND, NODE_CONFIG, shown
 from common.links.link import Inbox, Links
 from common.logs import FORMATTERS, start_logging
 from common.version import VERSION
@@ -54,7 +55,6 @@ from pbft.core import Settings
 from pbft.genesis import Cluster
 from pbft.replica import DamagedRecords, OlderRecords
 
-DEFAULT_CONFIG = Path(__file__).resolve().parent.parent / "example-config" / "node0.yml"
 # What a ballot that settles nothing may wait for others: more than replicas of equal speed are
 # apart with a build, less than people notice.
 BATCH_DELAY_SECONDS = 0.25
@@ -379,7 +379,7 @@ async def _listen(listener: LimitedListener, config: NodeConfig) -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="node",
+        prog=NODE_COMMAND,
         description="Run one replica of PBFT/CI. The configuration file has all settings;"
         " the other flags override it.",
     )
@@ -389,14 +389,14 @@ def _parser() -> argparse.ArgumentParser:
         type=Path,
         default=None,
         metavar="FILE",
-        help="a node's configuration (default: example-config/node<ID>.yml)",
+        help=f"a node's configuration (default: {shown(NODE_CONFIG)})",
     )
     parser.add_argument(
         "--id",
         type=int,
         default=None,
         metavar="N",
-        help="the replica's number: reads example-config/node<N>.yml",
+        help=f"the replica's number: reads {shown(NODE_CONFIG.with_name('node<N>.yml'))}",
     )
     parser.add_argument("--host", default=None, help="the address to listen on")
     parser.add_argument("--port", type=int, default=None, help="the port to listen on")
@@ -421,7 +421,11 @@ def _configure(options: argparse.Namespace) -> NodeConfig:
     """The configuration with the flags over it. Raises ConfigError."""
     if options.peerNodeAddrList is not None:
         print("--peerNodeAddrList is ignored: cluster.yml lists the peers", file=sys.stderr)
-    path = options.config or DEFAULT_CONFIG.with_name(f"node{options.id or 0}.yml")
+    path = options.config
+    if path is None:
+        path = NODE_CONFIG
+        if options.id is not None:
+            path = path.with_name(f"node{options.id}.yml")
     config = load_node_config(path)
     changes: dict[str, object] = {}
     if options.host is not None or options.port is not None:

@@ -15,9 +15,10 @@ from client.commands import (
     logs,
     sign,
 )
+from common.installation import CLIENT_CONFIG, shown
 
 
-def add_commands(parser: argparse.ArgumentParser) -> None:
+def add_commands(parser: argparse.ArgumentParser, *, is_one_required: bool = False) -> None:
     """Add every command; each sets `run`, which takes the options and gives the exit code."""
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument(
@@ -25,9 +26,11 @@ def add_commands(parser: argparse.ArgumentParser) -> None:
         type=Path,
         default=argparse.SUPPRESS,
         metavar="FILE",
-        help="the client's configuration file (default: example-config/client.yml)",
+        help=f"the client's configuration file (default: {shown(CLIENT_CONFIG)})",
     )
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands")
+    commands = parser.add_subparsers(
+        dest="command", metavar="COMMAND", title="commands", required=is_one_required
+    )
     modules = (builds, changes, artifacts, logs, journal, ledger, envelope, evidence, lint, sign)
     for module in modules:
         module.add(commands, common)

@@ -19,6 +19,7 @@ from client.storage.outbox import Kind
 from client.views.agreement import SIGNS, Agreement, agreement_of, stance_of
 from client.views.build_view import BallotView, BuildView, ReplicaView, is_over, read_ballot
 from client.views.formats import duration, length
+from common.installation import CLIENT_COMMAND
 
 OPEN_REFRESH_SECONDS = 2
 LATER_REFRESH_SECONDS = 5
@@ -217,7 +218,7 @@ def verify_command(site: Site, build: BuildView) -> str:
     return " \\\n  ".join(
         (
             f"curl -s {shown}{url} > verdict.intoto.json\n"
-            "python -m client verify verdict.intoto.json --cluster cluster.yml",
+            f"{CLIENT_COMMAND} verify verdict.intoto.json --cluster cluster.yml",
             *flags,
         )
     )

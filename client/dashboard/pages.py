@@ -19,6 +19,7 @@ from client.api.routes import ApiError, Handler, Site
 from client.dashboard.change_feed import Changes
 from client.views import formats
 from common.english import counted
+from common.installation import CLIENT_COMMAND
 
 TEMPLATES = Path(__file__).parent / "templates"
 STATIC = Path(__file__).parent / "static"
@@ -91,6 +92,7 @@ class Pages:
         awaited; where something is, `seen` is what `self.seen` was before the first value was read.
         """
         text = self._environment.get_template(template).render(
+            client_command=CLIENT_COMMAND,
             changes=self._changes.count if seen is None else seen,
             navigation=NAVIGATION,
             now=time.time(),

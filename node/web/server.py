@@ -14,6 +14,7 @@ from ci.references import full_ref
 from ci.statement import dissenters
 from common.configuration.keys import verify
 from common.english import counted
+from common.installation import CLIENT_COMMAND
 from common.links.link import LINK_PATH, Links
 from common.version import VERSION
 from common.web.request_body import Bodies
@@ -67,7 +68,7 @@ DISK_REFUSES = "its disk refuses what it said last, so it says nothing more"
 
 _UNSIGNED = (
     'this takes {"signed": base64 of a signed message} by a member of the cluster;'
-    " unsigned operations go to the gateway, or: python -m client sign TEXT | curl -d @- URL"
+    f" unsigned operations go to the gateway, or: {CLIENT_COMMAND} sign TEXT | curl -d @- URL"
 )
 
 

@@ -39,3 +39,9 @@ def test_what_runs_stands_once() -> None:
     assert "\n-r requirements.txt\n" in (ROOT / "requirements-dev.txt").read_text()
     run, dev = ({entry.partition("==")[0] for entry in entries(file)} for file in NAMED)
     assert not run & dev
+
+
+def test_the_tests_have_what_builds_the_package() -> None:
+    """In the same version, so that they build without fetching anything."""
+    (backend,) = PROJECT["build-system"]["requires"]
+    assert backend in {entry.split()[0] for entry in entries("requirements-dev.txt")}

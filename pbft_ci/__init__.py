@@ -1,0 +1,1 @@
+"""What an installation has beside the packages of the checkout: its commands."""

@@ -1,0 +1,1 @@
+"""The installed package: what is in it, and its three commands."""
