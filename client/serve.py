@@ -40,7 +40,6 @@ from client.network.nodes import Nodes
 from client.storage.archive import Archive
 from client.storage.archive_keeper import ArchiveKeeper
 from client.storage.database import Database
-from common.address import Address
 from common.configuration.config import ClientConfig, ConfigError, load_cluster_config
 from common.configuration.keys import SigningKey, load_signing_key
 from common.configuration.secret_file import read_bearer_tokens
@@ -49,6 +48,7 @@ from common.repositories.git_environment import is_foreign_variable
 from common.retention import DAY_SECONDS, KeepRules
 from common.web.http_tokens import ask_for_token
 from common.web.limited_listener import LimitedListener, own_names, refuse_foreign_pages
+from common.web.peers import Peers
 from pbft.authentication import Identity
 from pbft.genesis import Cluster
 
@@ -64,7 +64,7 @@ class Member(NamedTuple):
 
     cluster: Cluster
     limits: Limits
-    addresses: dict[str, Address]
+    peers: Peers
     signing_key: SigningKey
 
 
@@ -100,7 +100,7 @@ async def running_gateway(config: ClientConfig, version: str) -> AsyncIterator[G
         archive = Archive(database, config.data_directory)
         resolver = make_resolver(config)
         stack.callback(resolver.close)
-        nodes = await stack.enter_async_context(Nodes(member.addresses))
+        nodes = await stack.enter_async_context(Nodes(member.peers))
         collector = Collector(cluster, limits, nodes, database, archive)
         stack.push_async_callback(collector.close)
         reporter = make_reporter(config.repositories, database)
@@ -122,7 +122,7 @@ async def running_gateway(config: ClientConfig, version: str) -> AsyncIterator[G
         )
         links = Links(
             Identity(cluster, config.name, member.signing_key.sign),
-            dial=member.addresses,
+            dial=member.peers,
             inbox=Inbox(gateway.receive, gateway.on_connected),
         )
         stack.push_async_callback(links.close)
@@ -196,7 +196,7 @@ def read_member(config: ClientConfig) -> Member:
             "the two files must come from one key pair",
         )
     addresses = {entry.name: entry.address for entry in cluster_config.replicas}
-    return Member(cluster, limits, addresses, signing_key)
+    return Member(cluster, limits, Peers(addresses), signing_key)
 
 
 def make_application(site: Site) -> web.Application:

@@ -35,6 +35,7 @@ from common.logs import FORMATTERS, start_logging
 from common.version import VERSION
 from common.web.http_tokens import ask_for_token
 from common.web.limited_listener import LimitedListener, own_names, refuse_foreign_pages
+from common.web.peers import Peers
 from driver.build_scheduler import BuildScheduler, SchedulerPorts
 from driver.ports import SaveFailed
 from node.builds.build_runner import BuildRunner
@@ -127,12 +128,13 @@ class _Node:
         self._store = self._runtime.store
         self._links = Links(
             identity,
-            dial=_dialled(cluster, config.name, addresses),
+            dial=Peers(_dialled(cluster, config.name, addresses)),
             inbox=Inbox(
                 self._runtime.on_envelopes, self._runtime.on_connected, self._runtime.has_room
             ),
         )
-        peers = {name: address for name, address in addresses.items() if name != config.name}
+        others = {name: address for name, address in addresses.items() if name != config.name}
+        peers = Peers(others)
         self._spoken_links: Speaker = _captured(self._links, config)
         self._faults: FaultSwitch = NoFaults()
         bend: Callable[[Ballot], Ballot] | None = None

@@ -32,6 +32,7 @@ from client.network.nodes import AskedBuild, Nodes, ServedBuild
 from common.configuration.config import OPERATOR_ROLE, ConfigError
 from common.configuration.keys import load_signing_key
 from common.safe_text import escape_controls
+from common.web.peers import Peers
 from pbft.authentication import Identity
 
 OPERATOR_TIMEOUT_SECONDS = 60.0
@@ -109,7 +110,7 @@ async def _show_ordered(options: argparse.Namespace) -> None:
     """What f + 1 replicas say that they will build; the author is the gateway's word, if any."""
     cluster, addresses = cluster_and_addresses(options)
     build = await _whole_id(options)
-    async with Nodes(addresses) as nodes:
+    async with Nodes(Peers(addresses)) as nodes:
         answers = await asyncio.gather(
             *(nodes.build(name, bytes.fromhex(build)) for name in nodes.names),
             return_exceptions=True,
@@ -166,7 +167,7 @@ async def _ask_as_operator(
         async with asyncio.timeout(OPERATOR_TIMEOUT_SECONDS):
             name = operator_name(cluster, signing_key, OPERATOR_ROLE)
             operator = Identity(cluster, name, signing_key.sign)
-            answer = await ask_as_operator(operator, addresses, operation)
+            answer = await ask_as_operator(operator, Peers(addresses), operation)
     except NotAsked as error:
         raise CommandFailed(str(error)) from error
     except TimeoutError as error:

@@ -45,6 +45,7 @@ from common.configuration.keys import public_key_pem, verify
 from common.english import counted
 from common.ref_names import check_commit
 from common.safe_text import escape_controls
+from common.web.peers import Peers
 from pbft.genesis import Cluster
 
 TRUST_FORMAT = 1
@@ -284,7 +285,7 @@ async def _attest(options: argparse.Namespace) -> int:
     envelope_file: Path = options.output or Path(f"{build}.intoto.json")
     stem = envelope_file.name.removesuffix(".json").removesuffix(".intoto")
     provenance_file = envelope_file.with_name(f"{stem}.provenance.intoto.jsonl")
-    async with Nodes(addresses) as nodes:
+    async with Nodes(Peers(addresses)) as nodes:
         lines, failures = await provenance_lines(nodes, cluster, verified.statement)
         _write(envelope_file, data)
         _write(provenance_file, b"".join(line + b"\n" for line in lines))

@@ -21,6 +21,7 @@ from client.network.nodes import (
 )
 from client.network.proofs import check_pair
 from common.safe_text import log_text
+from common.web.peers import Peers
 from pbft.genesis import Cluster
 from pbft.ports import Refusal
 
@@ -84,7 +85,7 @@ async def _fetch(options: argparse.Namespace) -> list[ServedPair]:
         raise CommandFailed(
             f"--node: no {options.node!r} in the cluster; there are {names}", EXIT_WRONG
         )
-    async with Nodes(addresses) as nodes:
+    async with Nodes(Peers(addresses)) as nodes:
         wanted = (str(options.node),) if options.node else nodes.names
         answers = await asyncio.gather(*(_of_node(nodes, name, cluster) for name in wanted))
     pairs: dict[frozenset[bytes], ServedPair] = {}

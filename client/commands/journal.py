@@ -19,6 +19,7 @@ from client.commands.targets import (
 from client.network.nodes import NodeFailed, Nodes
 from common.english import counted
 from common.safe_text import escape_controls
+from common.web.peers import Peers
 from pbft.ports import Entry
 
 EMPTY_DIGEST = "-"
@@ -66,7 +67,7 @@ def _texts(arguments: list[str]) -> Iterator[str]:
 async def _journal(options: argparse.Namespace) -> int:
     cluster, addresses = cluster_and_addresses(options)
     ledgers: dict[str, list[Entry] | NodeFailed] = {}
-    async with Nodes(addresses) as nodes:
+    async with Nodes(Peers(addresses)) as nodes:
         if options.all:
             found = await asyncio.gather(*(_ledger_or_failure(nodes, name) for name in nodes.names))
             ledgers.update(zip(nodes.names, found, strict=True))

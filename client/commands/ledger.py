@@ -28,6 +28,7 @@ from client.network.nodes import NodeFailed, Nodes, NotThere
 from common.configuration.keys import verify
 from common.english import counted
 from common.safe_text import escape_controls, log_text
+from common.web.peers import Peers
 from pbft.codec import MalformedMessage
 from pbft.genesis import Cluster
 from pbft.ports import Entry, Refusal
@@ -55,7 +56,7 @@ async def _ledger(options: argparse.Namespace) -> int:
         raise CommandFailed(
             f"--node: no {options.node!r} in the cluster; there are {names}", EXIT_WRONG
         )
-    async with Nodes(addresses) as nodes:
+    async with Nodes(Peers(addresses)) as nodes:
         wanted = (str(options.node),) if options.node else nodes.names
         proof = None
         if options.verify:

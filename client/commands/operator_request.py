@@ -7,17 +7,17 @@ reached, so all up to it is used; from there numbers are tried one after the oth
 
 import asyncio
 import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import msgspec
 
 from ci.operations import Operation, encode_operation
 from client.gateway.answers import used_up_to
 from client.network.nodes import NodeFailed, Nodes
-from common.address import Address
 from common.configuration.keys import SigningKey, verify
 from common.english import counted, plural
 from common.links.link import Inbox, Links
+from common.web.peers import Peers
 from pbft.authentication import Identity, without_relayed
 from pbft.client import Accepted, Client, ClientOutput, make_request
 from pbft.codec import digest_of
@@ -39,13 +39,11 @@ class OperatorAnswer(msgspec.Struct, frozen=True):
     reason: str | None
 
 
-async def ask_as_operator(
-    operator: Identity, addresses: Mapping[str, Address], operation: Operation
-) -> OperatorAnswer:
+async def ask_as_operator(operator: Identity, peers: Peers, operation: Operation) -> OperatorAnswer:
     """Ask until f+1 replicas answer; whoever waits no longer cancels this. Raises NotAsked."""
-    async with Nodes(addresses) as nodes:
+    async with Nodes(peers) as nodes:
         used = await used_numbers(operator.cluster, nodes, operator.name)
-    async with _OperatorRequest(operator, addresses) as request:
+    async with _OperatorRequest(operator, peers) as request:
         return await request.ask(encode_operation(operation), used + 1)
 
 
@@ -80,12 +78,12 @@ def operator_name(cluster: Cluster, signing_key: SigningKey, role: str) -> str:
 class _OperatorRequest:
     """Links to all replicas for as long as one operation takes. An async context manager."""
 
-    def __init__(self, operator: Identity, addresses: Mapping[str, Address]) -> None:
+    def __init__(self, operator: Identity, peers: Peers) -> None:
         self._operator = operator
         self._client = Client(operator.cluster, operator.name, verify)
         self._links = Links(
             operator,
-            dial=addresses,
+            dial=peers,
             inbox=Inbox(self._receive, self._on_connected),
         )
         self._asked: Signed | None = None

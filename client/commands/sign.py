@@ -19,6 +19,7 @@ from client.commands.targets import Commands, cluster_and_addresses, cluster_fla
 from client.network.nodes import Nodes
 from common.configuration.config import OPERATOR_ROLE, load_client_config
 from common.configuration.keys import load_signing_key
+from common.web.peers import Peers
 from pbft.authentication import Identity
 from pbft.client import make_request
 from pbft.codec import encode_signed
@@ -56,7 +57,7 @@ async def _sign(options: argparse.Namespace) -> int:
     key = load_signing_key(file)
     try:
         name = operator_name(cluster, key, OPERATOR_ROLE)
-        async with Nodes(addresses) as nodes:
+        async with Nodes(Peers(addresses)) as nodes:
             number = await used_numbers(cluster, nodes, name) + 1
     except NotAsked as error:
         raise CommandFailed(str(error)) from error

@@ -16,7 +16,6 @@ import msgspec
 from ci.ledger import RecordedArtifact
 from ci.statement import ENVELOPE_BYTES_MAX
 from client.network.node_status import NodeStatus
-from common.configuration.config import Address
 from common.english import counted
 from common.log_pieces import ServedPiece, read_piece
 from common.safe_text import log_text
@@ -31,6 +30,7 @@ from common.web.bounded_http import (
     decode_json,
     save,
 )
+from common.web.peers import Peers
 from pbft.genesis import Cluster
 from pbft.ports import Entry
 
@@ -203,15 +203,15 @@ class ServedTrace(msgspec.Struct, frozen=True):
 class Nodes:
     """The nodes of one cluster by replica name. Use it as an async context manager."""
 
-    def __init__(self, addresses: Mapping[str, Address]) -> None:
-        self._addresses = dict(addresses)
+    def __init__(self, peers: Peers) -> None:
+        self._peers = peers
         self._session: aiohttp.ClientSession | None = None
         self._waiting_session: aiohttp.ClientSession | None = None
 
     @property
     def names(self) -> tuple[str, ...]:
         """The replicas, in the order of the cluster file."""
-        return tuple(self._addresses)
+        return tuple(self._peers)
 
     async def __aenter__(self) -> Self:
         self._session = bounded_session()
@@ -262,7 +262,7 @@ class Nodes:
         try:
             status, digest = await save(
                 self._session,
-                HttpRequest(url=self._addresses[replica].url + path, query={"opened": str(opened)}),
+                self._peers.request(replica, HttpRequest(url=path, query={"opened": str(opened)})),
                 file,
                 length=artifact.length,
                 timeout_seconds=seconds,
@@ -479,8 +479,7 @@ class Nodes:
         session = self._waiting_session if is_waiting else self._session
         assert session is not None, "used outside its context"
         try:
-            url = self._addresses[replica].url + request.url
-            return await ask(session, msgspec.structs.replace(request, url=url), bounds)
+            return await ask(session, self._peers.request(replica, request), bounds)
         except NotInTime as error:
             raise NodeFailed(f"{replica}: no answer in {bounds.timeout_seconds:g} s") from error
         except NoAnswer as error:

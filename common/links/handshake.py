@@ -10,6 +10,10 @@ Four messages, of which docs/PROTOCOL.md says what each end knows after it:
 The rule: who was dialled keeps nothing for a stranger, and signs nothing for one. A challenge says
 itself when it was made, under a key of this process, so none has to be remembered; and of each
 member only a proof with a newer challenge than its last one counts, so that none counts twice.
+
+Over TLS both proofs are bound to the certificates of both ends. The dialler's challenge is then the
+digest of its secret and of both certificates, and the secret is sent along: whoever passes proofs
+between two TLS connections has two pairs of certificates, so the proof of one is none in the other.
 """
 
 import base64
@@ -33,6 +37,7 @@ PROOF_SECONDS = 2.0
 PROOF_BYTES_MAX = 4096
 
 _TIME_BYTES = 8
+_LEAVES_TAG = b"pbft-ci link over TLS\0"
 
 
 class LinkRefused(Exception):
@@ -46,6 +51,20 @@ class _Offer(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields
     cluster_id: Digest
     name: Name
     challenge: Digest
+
+
+class Leaves(msgspec.Struct, frozen=True):
+    """The digests of the certificates at both ends of a TLS connection."""
+
+    dialler: Digest
+    acceptor: Digest
+
+
+class _BoundProof(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """Message 3 over TLS: the signed HELLO, and the secret in its `dialler_challenge`."""
+
+    signed: Signed
+    secret: Digest
 
 
 class Dialling(msgspec.Struct, frozen=True):
@@ -74,8 +93,11 @@ class Handshakes:
         challenge = self._challenge(self._offered.to_bytes(_TIME_BYTES, "big"))
         return _text(_Offer(LINK_VERSION, self._cluster.id, self._name, challenge))
 
-    def answer(self, text: str, peer: str) -> Dialling:
-        """Message 3, to the offer of who should be that peer. Raises LinkRefused."""
+    def answer(self, text: str, peer: str, leaves: Leaves | None = None) -> Dialling:
+        """Message 3, to the offer of who should be that peer. Raises LinkRefused.
+
+        leaves: those of the TLS connection; None without TLS. Both ends must give the same.
+        """
         offer = _read(text, _Offer)
         if offer.version != LINK_VERSION:
             raise LinkRefused(f"link version {offer.version}; this one speaks {LINK_VERSION}")
@@ -83,12 +105,25 @@ class Handshakes:
             raise LinkRefused(f"{offer.name!r} belongs to another cluster")
         if offer.name != peer:
             raise LinkRefused(f"{offer.name!r} answers where {peer!r} should")
-        hello = Hello("dialler", self._name, peer, os.urandom(32), offer.challenge)
-        return Dialling(hello, self._signed(hello))
+        secret = os.urandom(32)
+        if leaves is None:
+            hello = Hello("dialler", self._name, peer, secret, offer.challenge)
+            return Dialling(hello, _text(self._signed(hello)))
+        hello = Hello("dialler", self._name, peer, _bound(secret, leaves), offer.challenge)
+        return Dialling(hello, _text(_BoundProof(self._signed(hello), secret)))
 
-    def accept(self, text: str, now: float) -> tuple[str, str]:
-        """Who dialled, and message 4, where message 3 proves it. Raises LinkRefused."""
-        signed, hello = self._read_proof(text)
+    def accept(self, text: str, now: float, leaves: Leaves | None = None) -> tuple[str, str]:
+        """Who dialled, and message 4, where message 3 proves it. Raises LinkRefused.
+
+        leaves: as for `answer`.
+        """
+        if leaves is None:
+            signed, hello = self._check_proof(_read(text, Signed))
+        else:
+            bound = _read(text, _BoundProof)
+            signed, hello = self._check_proof(bound.signed)
+            if hello.dialler_challenge != _bound(bound.secret, leaves):
+                raise LinkRefused("a proof for another TLS connection")
         if (hello.role, hello.acceptor) != ("dialler", self._name):
             raise LinkRefused("a proof for somebody else")
         if hello.dialler == self._name:
@@ -103,11 +138,11 @@ class Handshakes:
             raise LinkRefused("a proof that was used before")
         self._check(signed, hello)
         self._proved[hello.dialler] = made_at
-        return hello.dialler, self._signed(msgspec.structs.replace(hello, role="acceptor"))
+        return hello.dialler, _text(self._signed(msgspec.structs.replace(hello, role="acceptor")))
 
     def complete(self, dialling: Dialling, text: str) -> None:
         """Take message 4. Raises LinkRefused where the other end did not prove itself."""
-        signed, hello = self._read_proof(text)
+        signed, hello = self._check_proof(_read(text, Signed))
         if hello != msgspec.structs.replace(dialling.hello, role="acceptor"):
             raise LinkRefused("a proof for somebody else")
         self._check(signed, hello)
@@ -116,12 +151,11 @@ class Handshakes:
         mark = hmac.new(self._secret, made_at, hashlib.sha256).digest()
         return made_at + mark[: 32 - _TIME_BYTES]
 
-    def _signed(self, hello: Hello) -> str:
-        return _text(sign_message(hello, encode_message(hello), self._identity))
+    def _signed(self, hello: Hello) -> Signed:
+        return sign_message(hello, encode_message(hello), self._identity)
 
-    def _read_proof(self, text: str) -> tuple[Signed, Hello]:
+    def _check_proof(self, signed: Signed) -> tuple[Signed, Hello]:
         """What is said to be signed by a member, for the end that it is at. Raises LinkRefused."""
-        signed = _read(text, Signed)
         hello = self._authenticator.read(signed)
         if isinstance(hello, Refusal):
             raise LinkRefused(f"no proof: {hello.reason}")
@@ -137,10 +171,15 @@ class Handshakes:
             raise LinkRefused(f"{signed.signer!r} did not prove that it has its key")
 
 
-_Words = TypeVar("_Words", _Offer, Signed)
+_Words = TypeVar("_Words", _Offer, Signed, _BoundProof)
 
 
-def _text(value: _Offer | Signed) -> str:
+def _bound(secret: bytes, leaves: Leaves) -> bytes:
+    """A dialler's challenge that stands for both certificates; all parts have 32 bytes."""
+    return hashlib.sha256(_LEAVES_TAG + secret + leaves.dialler + leaves.acceptor).digest()
+
+
+def _text(value: _Offer | Signed | _BoundProof) -> str:
     return base64.b64encode(msgspec.msgpack.encode(value)).decode()
 
 

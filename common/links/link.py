@@ -5,6 +5,8 @@ link: whoever proved nothing sends no frame. A link makes nothing trusted: every
 its own signature. What cannot be delivered is dropped, because the protocol sends again what is
 still needed.
 
+Over TLS a link ends when the certificate of one end does, and its dialler makes it anew.
+
     GET /link                                   -> 401, WWW-Authenticate: PBFT-CI-Link <offer>
     GET /link, Authorization: PBFT-CI-Link <proof> -> 101, PBFT-CI-Link-Proof: <proof>, frames
 """
@@ -13,8 +15,9 @@ import asyncio
 import contextlib
 import logging
 import random
+import ssl
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import aiohttp
@@ -22,9 +25,12 @@ import msgspec
 from aiohttp import web
 
 from common.address import Address
-from common.links.handshake import Handshakes, LinkRefused
+from common.links.handshake import Handshakes, Leaves, LinkRefused
 from common.safe_text import log_text
-from common.web.limited_listener import give_own_place
+from common.tls.certificates import NotAMember, PeerLeaf
+from common.web.bounded_http import tls_arguments, tls_failure
+from common.web.limited_listener import channel_of, give_own_place
+from common.web.peers import Peers
 from pbft.authentication import Identity
 from pbft.codec import FRAME_BYTES_MAX, MalformedMessage, decode_frame, encode_frame
 from pbft.messages import Envelope
@@ -60,6 +66,18 @@ class _Dialled(aiohttp.ClientWebSocketResponse):
     ) -> None:
         super().__init__(reader, writer, protocol, response, *rest, **named)
         self.proof = response.headers.get(_PROOF_HEADER, "")
+
+
+class _Offered(aiohttp.ClientResponse):
+    """An answer that keeps what TLS knows of its connection, which may be gone when it is read."""
+
+    ssl_object: ssl.SSLObject | None = None
+
+    async def start(self, connection: Any) -> aiohttp.ClientResponse:
+        """Called by aiohttp before it reads the answer."""
+        if connection.transport is not None:
+            self.ssl_object = connection.transport.get_extra_info("ssl_object")
+        return await super().start(connection)
 
 
 _WebSocket = _Dialled | web.WebSocketResponse
@@ -123,9 +141,9 @@ class Links:
     dial: the peers that this member connects to; others connect to it (`handle`).
     """
 
-    def __init__(self, identity: Identity, *, dial: Mapping[str, Address], inbox: Inbox) -> None:
+    def __init__(self, identity: Identity, *, dial: Peers, inbox: Inbox) -> None:
         self._handshakes = Handshakes(identity)
-        self._dial = dict(dial)
+        self._dial = dial
         self._inbox = inbox
         self._links: dict[str, _Link] = {}
         self._told_at = -TOLD_SECONDS
@@ -134,7 +152,9 @@ class Links:
 
     async def start(self) -> None:
         """Begin to connect; returns at once."""
-        self._session = aiohttp.ClientSession(auto_decompress=False, ws_response_class=_Dialled)
+        self._session = aiohttp.ClientSession(
+            auto_decompress=False, response_class=_Offered, ws_response_class=_Dialled
+        )
         self._tasks = [
             asyncio.create_task(self._keep_connected(peer, address), name=f"link to {peer}")
             for peer, address in self._dial.items()
@@ -170,8 +190,12 @@ class Links:
         scheme, _, proof = request.headers.get("Authorization", "").partition(" ")
         if scheme != _SCHEME:
             return self._offer(now, "prove which member of the cluster this is")
+        channel = channel_of(request)
+        leaves = None if channel is None else Leaves(channel.peer.digest, channel.own_digest)
         try:
-            peer, answer = self._handshakes.accept(proof, now)
+            peer, answer = self._handshakes.accept(proof, now, leaves)
+            if channel is not None and channel.peer.member != peer:
+                raise LinkRefused(f"{peer!r} behind the certificate of {channel.peer.member!r}")
         except LinkRefused as error:
             self._tell_refused(request, error, now)
             return self._offer(now, str(error))
@@ -223,43 +247,79 @@ class Links:
         """Connect and serve the link to its end; whether there was one."""
         try:
             async with asyncio.timeout(HANDSHAKE_SECONDS):
-                websocket = await self._dialled(peer, address)
-            async with websocket:
+                websocket = await self._dialled(peer)
+            async with websocket, asyncio.timeout(self._seconds_left(websocket)):
                 await self._serve(peer, websocket)
                 return True
         except LinkRefused as error:
             _log.warning("no link to %s at %s: %s", peer, address, error)
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
+            reason = None if self._dial.tls is None else tls_failure(error)
+            if reason is not None:
+                _log.warning("no link to %s at %s: %s", peer, address, reason)
             _log.debug("no link to %s at %s: %s", peer, address, error)
         except Exception:  # noqa: BLE001 - told in full; without this task there is no link again
             _log.exception("the link to %s at %s ended by a fault of our own", peer, address)
         return False
 
-    async def _dialled(self, peer: str, address: Address) -> _Dialled:
+    async def _dialled(self, peer: str) -> _Dialled:
         """A link to that peer, which proved itself. Raises LinkRefused, and what aiohttp raises."""
         assert self._session is not None
-        url = address.url + LINK_PATH
-        async with self._session.get(url, allow_redirects=False) as response:
+        url = self._dial.url(peer, LINK_PATH)
+        # For both requests: the certificate that this end shows may be renewed meanwhile.
+        tls = self._dial.dialling(peer)
+        arguments = tls_arguments(tls)
+        async with self._session.get(url, allow_redirects=False, **arguments) as response:
             scheme, _, offer = response.headers.get("WWW-Authenticate", "").partition(" ")
             if response.status == 503:
                 raise ConnectionError("it has no room for a link now")
             if response.status != 401 or scheme != _SCHEME:
                 raise LinkRefused(f"{response.status} where a challenge should be; {_OTHER}")
-        dialling = self._handshakes.answer(offer, peer)
+        assert isinstance(response, _Offered), "the session makes no others"
+        shown = self._leaf(peer, response.ssl_object)
+        leaves = None if tls is None or shown is None else Leaves(tls.digest, shown.digest)
+        dialling = self._handshakes.answer(offer, peer, leaves)
         websocket = await self._session.ws_connect(
             url,
             headers={"Authorization": f"{_SCHEME} {dialling.proof}"},
             heartbeat=HEARTBEAT_SECONDS,
             max_msg_size=FRAME_BYTES_MAX,
             timeout=aiohttp.ClientWSTimeout(ws_close=1.0),
+            **arguments,
         )
         try:
             assert isinstance(websocket, _Dialled), "the session makes no others"
+            if self._leaf(peer, websocket.get_extra_info("ssl_object")) != shown:
+                raise LinkRefused("its certificate was renewed meanwhile")
             self._handshakes.complete(dialling, websocket.proof)
         except LinkRefused:
             await websocket.close()
             raise
         return websocket
+
+    def _leaf(self, peer: str, connection: ssl.SSLObject | None) -> PeerLeaf | None:
+        """The certificate of that peer at the other end; None without TLS. Raises LinkRefused."""
+        if self._dial.tls is None:
+            return None
+        if connection is None:
+            raise LinkRefused("the connection ended within the handshake")
+        try:
+            leaf = self._dial.tls.whose(connection)
+        except NotAMember as error:
+            raise LinkRefused(str(error)) from error
+        if leaf.member != peer:
+            raise LinkRefused(f"the certificate of {leaf.member!r} where {peer!r} should be")
+        return leaf
+
+    def _seconds_left(self, websocket: _Dialled) -> float | None:
+        """How long a link may last; None: for ever. Raises LinkRefused."""
+        tls = self._dial.tls
+        if tls is None:
+            return None
+        connection = websocket.get_extra_info("ssl_object")
+        if connection is None:
+            raise LinkRefused("the connection ended within the handshake")
+        return tls.seconds_left(tls.whose(connection))
 
     async def _serve(self, peer: str, websocket: _WebSocket) -> None:
         link = _Link(websocket)

@@ -3,6 +3,8 @@
 import ssl
 from collections.abc import Callable
 
+import msgspec
+
 from common.configuration.keys import SigningKey
 from common.tls.certificates import (
     LEAF_SEED_BYTES,
@@ -18,6 +20,24 @@ from common.tls.contexts import dialling_context, listening_context, renewed_con
 
 # A leaf is replaced long before it ends, so that links made with it last for days.
 RENEWAL_SECONDS = 24 * 3600.0
+
+
+class DiallingTls(msgspec.Struct, frozen=True):
+    """For a connection to one member: its context, and the name that its certificate must have.
+
+    digest: of the leaf that this end shows.
+    """
+
+    context: ssl.SSLContext
+    host: str
+    digest: bytes
+
+
+class Channel(msgspec.Struct, frozen=True):
+    """Both ends of a connection: the digest of the leaf that this end showed, and the other's."""
+
+    own_digest: bytes
+    peer: PeerLeaf
 
 
 class MemberTls:
@@ -41,7 +61,7 @@ class MemberTls:
         self._signing_key = signing_key
         self._clock = clock
         self._randomness = randomness
-        self._dialling: dict[str, ssl.SSLContext] = {}
+        self._dialling: dict[str, DiallingTls] = {}
         self._renew()
         self.listening = renewed_context(self._newest_listening)
 
@@ -51,24 +71,30 @@ class MemberTls:
         self._renew_if_due()
         return self._leaf
 
-    def dialling(self, peer: str) -> ssl.SSLContext:
-        """For a connection to that member, with `host(peer)` as the server's name."""
+    def dialling(self, peer: str) -> DiallingTls:
+        """For a connection to that member. The same until the leaf is renewed."""
         self._renew_if_due()
-        context = self._dialling.get(peer)
-        if context is None:
-            context = self._dialling[peer] = dialling_context(self._pinned, peer, self._leaf)
-        return context
+        dialling = self._dialling.get(peer)
+        if dialling is None:
+            context = dialling_context(self._pinned, peer, self._leaf)
+            host = host_of(self._pinned.cluster_id, peer)
+            dialling = self._dialling[peer] = DiallingTls(context, host, self._leaf.digest)
+        return dialling
 
-    def host(self, peer: str) -> str:
-        """The server's name to ask for when that member is dialled."""
-        return host_of(self._pinned.cluster_id, peer)
-
-    def whose(self, connection: ssl.SSLObject) -> PeerLeaf:
-        """Which member is at the other end of a connection. Raises NotAMember.
+    def accepted(self, connection: ssl.SSLObject) -> Channel:
+        """Both ends of a connection that a member just dialled. Raises NotAMember.
 
         connection: what asyncio and uvloop give as `ssl_object` of a transport.
         """
+        return Channel(self._leaf.digest, self.whose(connection))
+
+    def whose(self, connection: ssl.SSLObject) -> PeerLeaf:
+        """Which member is at the other end of a connection. Raises NotAMember."""
         return whose_leaf(connection.getpeercert(True), self._pinned, self._clock())
+
+    def seconds_left(self, peer: PeerLeaf) -> float:
+        """How long a connection with that member may last: until one end's leaf ends."""
+        return min(self._leaf.not_after, peer.not_after) - self._clock()
 
     def _newest_listening(self) -> ssl.SSLContext:
         self._renew_if_due()

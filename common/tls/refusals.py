@@ -4,6 +4,14 @@ import ssl
 
 from common.safe_text import log_text
 
+# Of a peer that ended a connection after the handshake and before its first word. In TLS 1.3 the
+# dialler's handshake is over before the other end looks at its certificate, and asyncio sends no
+# alert (https://github.com/python/cpython/issues/98078).
+ENDED_AT_ONCE = (
+    "it ended the connection before its first word: it does not take our certificate (another"
+    " cluster, or is a clock wrong? its log says why)"
+)
+
 # By what OpenSSL says of a certificate.
 _OF_CERTIFICATES = {
     "unable to get local issuer certificate": "no member of this cluster signed its certificate",
@@ -34,15 +42,3 @@ def why_refused(error: OSError | TimeoutError, handshake_seconds: float) -> str:
     if isinstance(error, TimeoutError | ConnectionAbortedError):
         return f"no whole handshake within {handshake_seconds:g} s"
     return "it ended the connection within the handshake"
-
-
-def why_ended_at_once(peer: str) -> str:
-    """Of a peer that ended a connection after the handshake and before its first word.
-
-    In TLS 1.3 the dialler's part of the handshake is over before its certificate is looked at, and
-    asyncio sends no alert (https://github.com/python/cpython/issues/98078).
-    """
-    return (
-        f"{peer} ended the link before its first word: it does not take our certificate"
-        " (another cluster, or is a clock wrong?); its log says why"
-    )

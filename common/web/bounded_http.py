@@ -5,14 +5,18 @@ The rule: no redirect is followed, and no answer is read beyond its limit, whate
 
 import asyncio
 import hashlib
+import ssl
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from typing import BinaryIO, TypeVar
+from typing import BinaryIO, TypedDict, TypeVar
 
 import aiohttp
 import msgspec
 
 from common.safe_text import log_text
+from common.tls.acceptor import HANDSHAKE_SECONDS
+from common.tls.member_tls import DiallingTls
+from common.tls.refusals import ENDED_AT_ONCE, why_refused
 
 CONNECT_TIMEOUT_SECONDS = 3.0
 # of what is written to a file at once
@@ -47,6 +51,8 @@ class HttpRequest(msgspec.Struct, frozen=True, kw_only=True):
     headers: Mapping[str, str] = {}
     # bytes as they are, anything else as JSON; None: no body
     body: object = None
+    # of a member of the cluster; None: as the URL and the machine's own authorities have it
+    tls: DiallingTls | None = None
 
 
 class AnswerBounds(msgspec.Struct, frozen=True):
@@ -54,6 +60,13 @@ class AnswerBounds(msgspec.Struct, frozen=True):
 
     bytes_max: int
     timeout_seconds: float
+
+
+class TlsArguments(TypedDict):
+    """What aiohttp's requests take of TLS."""
+
+    ssl: ssl.SSLContext | bool
+    server_hostname: str | None
 
 
 class Answer(msgspec.Struct, frozen=True):
@@ -82,7 +95,7 @@ async def ask(session: aiohttp.ClientSession, request: HttpRequest, bounds: Answ
     """
     body = request.body
     async with (
-        _bounded(bounds.timeout_seconds),
+        _bounded(bounds.timeout_seconds, request.tls),
         session.request(
             request.method,
             request.url,
@@ -91,6 +104,7 @@ async def ask(session: aiohttp.ClientSession, request: HttpRequest, bounds: Answ
             json=None if isinstance(body, bytes) else body,
             headers=request.headers,
             allow_redirects=False,
+            **tls_arguments(request.tls),
         ) as response,
     ):
         data = await _read(response, bounds.bytes_max)
@@ -111,13 +125,14 @@ async def save(
     NotReached, NotInTime, NoAnswer, also if the length is another, and CannotWrite.
     """
     async with (
-        _bounded(timeout_seconds),
+        _bounded(timeout_seconds, request.tls),
         session.request(
             request.method,
             request.url,
             params=request.query,
             headers=request.headers,
             allow_redirects=False,
+            **tls_arguments(request.tls),
         ) as response,
     ):
         if response.status != 200:
@@ -150,8 +165,25 @@ def decode_json(data: bytes, kind: type[_Value]) -> _Value:
         raise NoAnswer(f"an answer that cannot be read: {log_text(str(error))}") from error
 
 
+def tls_arguments(tls: DiallingTls | None) -> TlsArguments:
+    """How aiohttp's requests are told of TLS."""
+    if tls is None:
+        return {"ssl": True, "server_hostname": None}
+    return {"ssl": tls.context, "server_hostname": tls.host}
+
+
+def tls_failure(error: aiohttp.ClientError | OSError) -> str | None:
+    """Why TLS with a member failed, in one line; None: it did not."""
+    if isinstance(error, aiohttp.ClientConnectorError):
+        cause = error.__cause__
+        return why_refused(cause, HANDSHAKE_SECONDS) if isinstance(cause, ssl.SSLError) else None
+    if isinstance(error, aiohttp.ServerDisconnectedError | aiohttp.ClientOSError):
+        return ENDED_AT_ONCE
+    return None
+
+
 @asynccontextmanager
-async def _bounded(timeout_seconds: float) -> AsyncIterator[None]:
+async def _bounded(timeout_seconds: float, tls: DiallingTls | None) -> AsyncIterator[None]:
     """What goes wrong while asking, as a NoAnswer."""
     try:
         async with asyncio.timeout(timeout_seconds):
@@ -159,11 +191,15 @@ async def _bounded(timeout_seconds: float) -> AsyncIterator[None]:
     except TimeoutError as error:
         raise NotInTime(f"no whole answer in {timeout_seconds:g} s") from error
     except aiohttp.ClientConnectorError as error:
-        raise NotReached(log_text(error.strerror or "connection failed")) from error
+        reason = None if tls is None else tls_failure(error)
+        raise NotReached(reason or log_text(error.strerror or "connection failed")) from error
     except aiohttp.InvalidURL as error:
         raise NotReached("not a URL") from error
     except (aiohttp.ClientError, OSError, ValueError) as error:
-        raise NoAnswer(log_text(str(error) or type(error).__name__)) from error
+        reason = None
+        if tls is not None and isinstance(error, aiohttp.ClientError | OSError):
+            reason = tls_failure(error)
+        raise NoAnswer(reason or log_text(str(error) or type(error).__name__)) from error
 
 
 async def _read(response: aiohttp.ClientResponse, bytes_max: int) -> bytes:

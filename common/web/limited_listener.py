@@ -7,10 +7,14 @@ browser on this machine cannot be made to speak to a loopback server on behalf o
 The rule when all places are taken: a new connection is accepted, and the one is closed that has
 kept the server waiting longest, for a whole request or for its answer to be read. A whole request
 is never cut off for a new connection. Proved links of members are not counted and never closed.
+
+With TLS only members of the cluster get a connection, and it lasts no longer than the certificates
+of both ends. A handshake under way is no connection yet; `TlsAcceptor` limits those.
 """
 
 import asyncio
 import ipaddress
+import logging
 import resource
 import socket
 from collections import Counter, OrderedDict
@@ -22,6 +26,10 @@ from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
 from common.address import Address
+from common.tls.acceptor import HANDSHAKE_SECONDS, TlsAcceptor
+from common.tls.certificates import NotAMember
+from common.tls.member_tls import Channel, MemberTls
+from common.tls.refusals import why_refused
 from common.web.request_body import refuse_unwanted_bodies
 
 # A connection that has not sent a whole header by then is closed; so is an idle one.
@@ -36,6 +44,8 @@ BACKLOG = 128
 OTHER_FILES_MAX = 1000
 SHUTDOWN_SECONDS = 5.0
 LINGERING_SECONDS = 1.0
+# Of connections that TLS refuses one in so long is logged: anybody can have one refused.
+TOLD_SECONDS = 1.0
 
 _FULL = (
     b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 10\r\nConnection: close\r\n"
@@ -47,6 +57,9 @@ _LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
 _PORTS = {"http": 80, "https": 443}
 # What proxies add of those whom they speak for; somebody on this machine sends none of them.
 _PROXY_HEADERS = ("Forwarded", "Via", "X-Forwarded-For", "X-Forwarded-Host", "X-Real-IP")
+
+
+_log = logging.getLogger(__name__)
 
 
 class Origin(NamedTuple):
@@ -77,8 +90,12 @@ class LimitedListener:
         application: web.Application,
         limits: Limits | None = None,
         header_seconds: float = HEADER_TIMEOUT_SECONDS,
+        tls: MemberTls | None = None,
     ) -> None:
-        """header_seconds: a connection that has not sent a whole header by then is closed."""
+        """header_seconds: a connection that has not sent a whole header by then is closed.
+
+        tls: None listens without TLS.
+        """
         application.middlewares.insert(0, self._follow)
         application.middlewares.append(refuse_unwanted_bodies)
         self._runner = web.AppRunner(
@@ -93,7 +110,11 @@ class LimitedListener:
             lingering_time=LINGERING_SECONDS,
         )
         self._limits = limits or Limits()
+        self.tls = tls
         self._server: asyncio.Server | None = None
+        self._acceptor: TlsAcceptor | None = None
+        self._sockets: tuple[socket.socket, ...] = ()
+        self._told_at = -TOLD_SECONDS
         # By aiohttp's end of it: all that are open, but for members' links.
         self._connections: dict[web.RequestHandler, _Connection] = {}
         self._by_peer: Counter[str] = Counter()
@@ -109,6 +130,15 @@ class LimitedListener:
         """Start the application, and listen at that address. Raises OSError."""
         _allow_open_files(self._limits.connections_max + OTHER_FILES_MAX)
         await self._runner.setup()
+        if self.tls is not None:
+            self._sockets = await _listening_sockets(listen)
+            self._acceptor = TlsAcceptor(
+                self.tls.listening,
+                lambda: _Connection(self),
+                lambda peer, error: self.tell_refused(peer, why_refused(error, HANDSHAKE_SECONDS)),
+            )
+            self._acceptor.start(self._sockets)
+            return
         loop = asyncio.get_running_loop()
         self._server = await loop.create_server(
             lambda: _Connection(self),
@@ -117,25 +147,35 @@ class LimitedListener:
             backlog=BACKLOG,
             reuse_address=True,
         )
+        self._sockets = tuple(self._server.sockets)
 
     @property
     def sockets(self) -> tuple[socket.socket, ...]:
         """Where it listens."""
-        return tuple(self._server.sockets) if self._server is not None else ()
+        return self._sockets
 
     @property
     def connections(self) -> int:
         """How many are open, but for members' links."""
         return len(self._connections)
 
+    @property
+    def handshakes(self) -> int:
+        """How many TLS handshakes are under way."""
+        return 0 if self._acceptor is None else self._acceptor.under_way
+
     def close(self) -> None:
         """Accept no more connections; those that are open stay."""
         if self._server is not None:
             self._server.close()
+        if self._acceptor is not None:
+            self._acceptor.stop()
 
     async def end(self) -> None:
         """End the application and all connections."""
         self.close()
+        if self._acceptor is not None:
+            await self._acceptor.close()
         await self._runner.cleanup()
 
     # --- what connections tell ------------------------------------------------------------------
@@ -169,6 +209,13 @@ class LimitedListener:
         self._by_peer[connection.peer] -= 1
         if not self._by_peer[connection.peer]:
             del self._by_peer[connection.peer]
+
+    def tell_refused(self, peer: str, reason: str) -> None:
+        """Log why TLS gave that address no connection."""
+        now = asyncio.get_running_loop().time()
+        if now - self._told_at >= TOLD_SECONDS:
+            self._told_at = now
+            _log.warning("a connection from %s was refused: %s", peer, reason)
 
     def note_unread(self, connection: "_Connection") -> None:
         """Its other end does not read as fast as it is answered."""
@@ -228,6 +275,9 @@ class _Connection(asyncio.Protocol):
         self.listener = listener
         self.peer = ""
         self.handler: web.RequestHandler | None = None
+        # Both ends' certificates; None without TLS.
+        self.channel: Channel | None = None
+        self._expiry: asyncio.TimerHandle | None = None
         self._transport: asyncio.Transport | None = None
 
     @property
@@ -245,12 +295,29 @@ class _Connection(asyncio.Protocol):
         # uvloop's is none by its class
         self._transport = cast("asyncio.Transport", transport)
         self.peer = _peer_of(transport)
+        if not self._is_member(transport):
+            self._transport.abort()
+            return
         self.handler = self.listener.admit(self)
         if self.handler is None:
             self._transport.write(_FULL)
             self._transport.close()
         else:
             self.handler.connection_made(transport)
+
+    def _is_member(self, transport: asyncio.BaseTransport) -> bool:
+        """Whether a member is at the other end, where that matters; why not is logged."""
+        tls = self.listener.tls
+        if tls is None:
+            return True
+        try:
+            self.channel = tls.accepted(transport.get_extra_info("ssl_object"))
+        except NotAMember as error:
+            self.listener.tell_refused(self.peer, str(error))
+            return False
+        loop = asyncio.get_running_loop()
+        self._expiry = loop.call_later(tls.seconds_left(self.channel.peer), self.abort)
+        return True
 
     def data_received(self, data: bytes) -> None:
         """For aiohttp."""
@@ -276,6 +343,8 @@ class _Connection(asyncio.Protocol):
 
     def connection_lost(self, error: Exception | None) -> None:
         """It is over."""
+        if self._expiry is not None:
+            self._expiry.cancel()
         self.listener.forget(self)
         if self.handler is not None:
             self.handler.connection_lost(error)
@@ -289,6 +358,12 @@ def give_own_place(request: web.Request) -> None:
     connection = request.get(_CONNECTION)
     if connection is not None:
         connection.listener.forget(connection)
+
+
+def channel_of(request: web.Request) -> Channel | None:
+    """Both ends' certificates of the connection of this request; None without TLS."""
+    connection = request.get(_CONNECTION)
+    return None if connection is None else connection.channel
 
 
 def is_this_machine(peer: str) -> bool:
@@ -406,6 +481,23 @@ def _is_number(host: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+async def _listening_sockets(listen: Address) -> tuple[socket.socket, ...]:
+    """At all addresses of that host, as asyncio's servers do. Raises OSError."""
+    found = await asyncio.get_running_loop().getaddrinfo(
+        listen.host, listen.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+    )
+    opened: list[socket.socket] = []
+    try:
+        for family, _, _, _, address in dict.fromkeys(found):
+            # binds with SO_REUSEADDR, and an IPv6 address takes no IPv4
+            opened.append(socket.create_server(address[:2], family=family, backlog=BACKLOG))
+    except OSError:
+        for each in opened:
+            each.close()
+        raise
+    return tuple(opened)
 
 
 def _allow_open_files(count: int) -> None:

@@ -11,8 +11,8 @@ from functools import partial
 import msgspec
 from aiohttp import web
 
-from common.address import Address
 from common.web.bounded_http import AnswerBounds, HttpRequest, NoAnswer, ask, bounded_session
+from common.web.peers import Peers
 from common.web.request_body import Bodies
 from node.faults.fault_injection import DESCRIPTIONS, KINDS, Faults
 from node.web.answers import http_error, read_body
@@ -31,10 +31,10 @@ class _Wanted(msgspec.Struct, forbid_unknown_fields=True):
 class FaultRoutes:
     """The route of one node. injected: the nodes that this one was asked to make misbehave."""
 
-    def __init__(self, *, name: str, faults: Faults, peers: Mapping[str, Address]) -> None:
+    def __init__(self, *, name: str, faults: Faults, peers: Peers) -> None:
         self._name = name
         self._faults = faults
-        self._peers = dict(peers)
+        self._peers = peers
         self._passed_on: set[str] = set()
 
     @property
@@ -80,18 +80,16 @@ class FaultRoutes:
 
     async def _pass_on(self, wanted: _Wanted) -> None:
         """Ask the node that is meant. Raises an HTTP error that says what it answered."""
-        address = self._peers.get(wanted.node_id)
-        if address is None:
+        if wanted.node_id not in self._peers:
             names = ", ".join(sorted({self._name, *self._peers}))
             raise http_error(web.HTTPNotFound, f"no node is called that; there are {names}")
         try:
             async with bounded_session() as session:
                 answer = await ask(
                     session,
-                    HttpRequest(
-                        method="POST",
-                        url=f"{address.url}{PATH}",
-                        body=msgspec.structs.asdict(wanted),
+                    self._peers.request(
+                        wanted.node_id,
+                        HttpRequest(method="POST", url=PATH, body=msgspec.structs.asdict(wanted)),
                     ),
                     AnswerBounds(ANSWER_BYTES_MAX, ANSWER_SECONDS),
                 )

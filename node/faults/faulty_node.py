@@ -1,10 +1,8 @@
 """The parts of a node that misbehaves, for whoever puts a node together."""
 
-from collections.abc import Mapping
-
 from ci.operations import Ballot
-from common.address import Address
 from common.configuration.config import FaultKind
+from common.web.peers import Peers
 from node.faults.fault_injection import Faults, FaultyLinks, told_ballot
 from node.faults.fault_routes import FaultRoutes
 from node.replica.speaker import Speaker
@@ -18,7 +16,7 @@ class FaultyNode:
         self,
         kind: FaultKind,
         identity: Identity,
-        peers: Mapping[str, Address],
+        peers: Peers,
     ) -> None:
         """kind: of the fault that it starts with; `allowed`: none. peers: all other replicas."""
         self.faults = Faults(None if kind == "allowed" else kind)

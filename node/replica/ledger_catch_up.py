@@ -7,14 +7,13 @@ and the pauses between them.
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Annotated
 
 import aiohttp
 import msgspec
 
 from ci.ledger_gap import LedgerPage, WrongEntries
-from common.address import Address
 from common.safe_text import log_text
 from common.web.bounded_http import (
     AnswerBounds,
@@ -24,6 +23,7 @@ from common.web.bounded_http import (
     bounded_session,
     decode_json,
 )
+from common.web.peers import Peers
 from driver.ledger_fetcher import LedgerFetcher, PageRequest
 from driver.ports import SaveFailed
 from node.storage.store import Store
@@ -64,11 +64,11 @@ class LedgerCatchUp:
         self,
         *,
         store: Store,
-        peers: Mapping[str, Address],
+        peers: Peers,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """peers: where the other replicas' HTTP is."""
-        self._peers = dict(peers)
+        """peers: the other replicas."""
+        self._peers = peers
         self._clock = clock
         self._fetcher = LedgerFetcher(store, peers, ANSWER_TIMEOUT_SECONDS)
         self._task: asyncio.Task[None] | None = None
@@ -120,7 +120,7 @@ class LedgerCatchUp:
         try:
             answer = await ask(
                 session,
-                HttpRequest(url=f"{self._peers[request.peer].url}/ledger", query=query),
+                self._peers.request(request.peer, HttpRequest(url="/ledger", query=query)),
                 AnswerBounds(PAGE_BYTES_MAX, ANSWER_TIMEOUT_SECONDS),
             )
         except NoAnswer as error:

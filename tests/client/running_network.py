@@ -44,6 +44,7 @@ from common.configuration.config import GatewayRepository
 from common.configuration.keys import SigningKey, verify
 from common.log_pieces import LogPiece
 from common.statuses.reporter import Reporter
+from common.web.peers import Peers
 from node.faults.fault_injection import DESCRIPTIONS
 from node.web.artifact_routes import ArtifactRoutes
 from node.web.log_routes import LogRoutes
@@ -482,7 +483,7 @@ async def run_gateway(
     """
     database = Database(folder / "data", network.cluster.id, GATEWAY)
     archive = Archive(database, folder / "data")
-    nodes = Nodes(network.addresses)
+    nodes = Nodes(Peers(network.addresses))
     await nodes.__aenter__()
     collector = Collector(network.cluster, network.limits, nodes, database, archive)
     results_file = folder / "log" / "results.jsonl"

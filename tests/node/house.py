@@ -31,6 +31,7 @@ from ci.operations import (
 from common.configuration.config import FaultKind
 from common.configuration.keys import SigningKey
 from common.retention import KeepRules
+from common.web.peers import Peers
 from driver.build_scheduler import BuildScheduler, SchedulerPorts
 from driver.ports import BuildOrder
 from node.builds.build_tasks import BuildTasks, StoreRequests
@@ -178,7 +179,7 @@ class House:
     def start(self, name: str, fault: FaultKind = "allowed") -> None:
         """Start or restart a replica from its folder."""
         identity = Identity(self.cluster, name, KEYS[name].sign)
-        faulty = self.faulty[name] = FaultyNode(fault, identity, {})
+        faulty = self.faulty[name] = FaultyNode(fault, identity, Peers({}))
         store = self.stores[name] = Store(self.folder / name, self.cluster.id, name)
         ledger = store.ledger
         application = BuildApplication(

@@ -264,7 +264,7 @@ def test_a_gateways_key_asks_for_no_tag_that_is_a_branch(
         ref="refs/heads/claimed",
     )
     gateway = Identity(member.cluster, config.name, member.signing_key.sign)
-    answer = asyncio.run(ask_as_operator(gateway, member.addresses, lie))
+    answer = asyncio.run(ask_as_operator(gateway, member.peers, lie))
     assert answer.kind == "refused"
     assert "the event is tag, and the ref is not" in (answer.reason or "")
     assert final_states(network, forge, network.post("nothing")) == {"skipped"}

@@ -7,6 +7,7 @@ import pytest
 from common.address import Address
 from common.configuration.keys import SigningKey
 from common.links.link import Inbox, Links
+from common.web.peers import Peers
 from node.diagnostics.capture import Capture
 from pbft.authentication import Identity, sign_message
 from pbft.codec import encode_message
@@ -35,7 +36,7 @@ def said(folder: Path, *messages: AnyMessage, signer: str = "node0") -> list[str
     dial = {"nobody": Address("127.0.0.1", 1)}
     links = Links(
         Identity(CLUSTER, "node0", KEYS["node0"].sign),
-        dial=dial,
+        dial=Peers(dial),
         inbox=Inbox(lambda name, envelopes: None),
     )
     capture = Capture(links, file)

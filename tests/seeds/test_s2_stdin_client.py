@@ -9,6 +9,7 @@ from ci.limits import Limits, encode_limits
 from common.address import Address
 from common.configuration.keys import SigningKey, load_signing_key
 from common.links.link import Inbox, Links
+from common.web.peers import Peers
 from pbft.authentication import Identity
 from pbft.genesis import Cluster
 from pbft.messages import Prepare, PrePrepare
@@ -71,7 +72,7 @@ async def test_links(network: Network) -> None:
 def _links(cluster: Cluster, name: str, key: SigningKey, address: Address) -> Links:
     return Links(
         Identity(cluster, name, key.sign),
-        dial={"node0": address},
+        dial=Peers({"node0": address}),
         inbox=Inbox(lambda peer, envelopes: None),
     )
 

@@ -13,6 +13,7 @@ from client.network import ledger_check
 from client.network.ledger_check import BLOCK_ENTRIES, LedgerAbsent, LedgerCheck
 from client.network.node_status import NodeStatus
 from client.network.nodes import Nodes, ServedLedgerProof, decode_answer
+from common.web.peers import Peers
 from pbft.authentication import Identity, sign_message
 from pbft.certificates import state_digest
 from pbft.codec import encode_message
@@ -26,7 +27,7 @@ NAMES = ("replica-0", "replica-1", "replica-2", "replica-3")
 
 @pytest.fixture
 async def nodes(network: Network) -> AsyncIterator[Nodes]:
-    async with Nodes(network.addresses) as nodes:
+    async with Nodes(Peers(network.addresses)) as nodes:
         yield nodes
 
 

@@ -11,6 +11,7 @@ from client.network.network_view import NetworkView, Reach, ReplicaState
 from client.network.network_watch import NetworkWatch
 from client.network.node_status import NodeStatus
 from client.network.nodes import NodeFailed, Nodes, ServedPair
+from common.web.peers import Peers
 from pbft.messages import Signed
 from tests.ci.builders import FAILED
 from tests.client.commands.test_commands import checkpoint, contradictions
@@ -44,7 +45,7 @@ async def watch(
     monkeypatch.setattr(network_watch, "FRESH_SECONDS", 0.0)
     monkeypatch.setattr(client.network.nodes, "STATUS_TIMEOUT_SECONDS", LOOK_SECONDS)
     monkeypatch.setattr(network_watch, "EVIDENCE_AGAIN_SECONDS", 0.0)
-    async with Nodes(network.addresses) as nodes:
+    async with Nodes(Peers(network.addresses)) as nodes:
         watch = NetworkWatch(network.cluster, nodes, linked)
         yield watch
         await watch.close()

@@ -10,6 +10,7 @@ from aiohttp.test_utils import TestServer
 
 from client.network.nodes import NodeFailed, Nodes, NotThere, evidence_bytes_max
 from common.address import Address
+from common.web.peers import Peers
 from pbft.codec import decode_signed, encode_signed
 from pbft.genesis import Cluster, window_max
 from pbft.messages import Signed
@@ -35,7 +36,7 @@ async def script() -> AsyncIterator[tuple[Script, Nodes]]:
     application.router.add_route("*", "/{tail:.*}", script.handle)
     server = TestServer(application)
     await server.start_server()
-    async with Nodes({"node0": Address("127.0.0.1", int(server.port or 0))}) as nodes:
+    async with Nodes(Peers({"node0": Address("127.0.0.1", int(server.port or 0))})) as nodes:
         yield script, nodes
     await server.close()
 
@@ -134,7 +135,7 @@ async def test_a_node_that_will_not_misbehave_says_why(
 
 
 async def test_a_node_that_is_down_is_a_failure(unused_tcp_port: int) -> None:
-    async with Nodes({"node0": Address("127.0.0.1", unused_tcp_port)}) as nodes:
+    async with Nodes(Peers({"node0": Address("127.0.0.1", unused_tcp_port)})) as nodes:
         with pytest.raises(NodeFailed, match="node0"):
             await nodes.status("node0")
 

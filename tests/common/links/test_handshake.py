@@ -4,7 +4,7 @@ import msgspec
 import pytest
 
 from common.configuration.keys import SigningKey
-from common.links.handshake import PROOF_SECONDS, Handshakes, LinkRefused
+from common.links.handshake import PROOF_SECONDS, Handshakes, Leaves, LinkRefused
 from pbft.authentication import Identity
 from pbft.genesis import FORMAT_VERSION, Cluster, Genesis, Member
 
@@ -98,3 +98,35 @@ def test_a_proof_of_another_epoch_is_none() -> None:
     r0, r1 = end("r0"), end("r1", cluster_of(epoch=1))
     with pytest.raises(LinkRefused, match="did not prove"):
         r0.accept(r1.answer(r0.offer(5.0), "r0").proof, 5.0)
+
+
+LEAVES = Leaves(dialler=b"d" * 32, acceptor=b"a" * 32)
+
+
+def test_over_tls_both_ends_know_each_other_too() -> None:
+    r0, r1 = end("r0"), end("r1")
+    dialling = r1.answer(r0.offer(5.0), "r0", LEAVES)
+    peer, proof = r0.accept(dialling.proof, 5.1, LEAVES)
+    assert peer == "r1"
+    r1.complete(dialling, proof)
+
+
+@pytest.mark.parametrize(
+    ("signed_for", "came_over"),
+    [
+        (LEAVES, Leaves(b"x" * 32, LEAVES.acceptor)),
+        (LEAVES, Leaves(LEAVES.dialler, b"x" * 32)),
+        (LEAVES, Leaves(LEAVES.acceptor, LEAVES.dialler)),
+        (LEAVES, None),
+        (None, LEAVES),
+    ],
+    ids=["another dialler's", "another acceptor's", "swapped", "without TLS", "made without TLS"],
+)
+def test_a_proof_is_bound_to_both_certificates(
+    signed_for: Leaves | None, came_over: Leaves | None
+) -> None:
+    """Who passes proofs on between two TLS connections shows another certificate in each."""
+    r0, r1 = end("r0"), end("r1")
+    dialling = r1.answer(r0.offer(5.0), "r0", signed_for)
+    with pytest.raises(LinkRefused, match=r"another TLS connection|not the words"):
+        r0.accept(dialling.proof, 5.0, came_over)

@@ -11,6 +11,7 @@ from aiohttp import web
 from common.address import Address
 from common.configuration.keys import SigningKey
 from common.links.link import LINK_PATH, Inbox, Links
+from common.web.peers import Peers
 from pbft.authentication import Identity
 from pbft.client import make_request
 from pbft.codec import decode_frame
@@ -53,7 +54,7 @@ class _End:
         self.has_room.set()
         self.links = Links(
             Identity(cluster or _cluster(), name, KEYS[key or name].sign),
-            dial=dial,
+            dial=Peers(dial),
             inbox=Inbox(
                 on_envelopes=lambda peer, envelopes: self.received.extend(
                     (peer, envelope) for envelope in envelopes

@@ -25,6 +25,7 @@ from cryptography.hazmat.primitives.serialization import (
 from cryptography.x509.oid import NameOID
 
 from common.configuration.keys import SigningKey
+from common.tls.acceptor import HandshakeLimits, TlsAcceptor
 from common.tls.certificates import (
     LEAF_SEED_BYTES,
     SERIAL_BYTES,
@@ -37,7 +38,6 @@ from common.tls.certificates import (
 )
 from common.tls.contexts import dialling_context, listening_context, load_leaf, renewed_context
 from common.tls.refusals import why_refused
-from common.web.tls_acceptor import HandshakeLimits, TlsAcceptor
 from tests.waiting import wait_until
 
 CLUSTER_ID = bytes(range(32))
@@ -183,10 +183,9 @@ class Server:
 
 @asynccontextmanager
 async def serving(limits: HandshakeLimits | None = None) -> AsyncIterator[Server]:
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        server = Server(listening, limits or HandshakeLimits())
-        yield server
-        await server.acceptor.close()
+    server = Server(socket.create_server(("127.0.0.1", 0)), limits or HandshakeLimits())
+    yield server
+    await server.acceptor.close()
 
 
 Run = Callable[[Coroutine[Any, Any, None]], None]
@@ -380,7 +379,7 @@ def test_silent_diallers_hold_up_nobody(run: Run) -> None:
 
 
 def test_an_address_has_places_of_its_own_alone(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("common.web.tls_acceptor.Address.is_loopback", False)
+    monkeypatch.setattr("common.tls.acceptor.Address.is_loopback", False)
 
     async def test() -> None:
         async with serving(HandshakeLimits(per_peer_max=1)) as server:

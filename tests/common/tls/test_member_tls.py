@@ -49,6 +49,6 @@ def test_a_listener_keeps_its_context() -> None:
 def test_nothing_of_a_leaf_is_on_a_disk_or_stays_open() -> None:
     before = set(os.listdir("/proc/self/fd"))
     tls = _tls(_Clock())
-    assert tls.dialling("node1").cert_store_stats()["x509_ca"] == 1
+    assert tls.dialling("node1").context.cert_store_stats()["x509_ca"] == 1
     assert tls.listening.cert_store_stats()["x509_ca"] == 2
     assert set(os.listdir("/proc/self/fd")) == before

@@ -8,6 +8,7 @@ from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 
 from common.address import Address
+from common.web.peers import Peers
 from common.web.request_body import Bodies
 from node.faults.fault_injection import DESCRIPTIONS, KINDS, Faults
 from node.faults.fault_routes import FaultRoutes
@@ -39,10 +40,10 @@ def served(routes: FaultSwitch) -> TestServer:
 async def pair(request: pytest.FixtureRequest) -> AsyncIterator[Pair]:
     second: FaultSwitch = NoFaults()
     if request.param:
-        second = FaultRoutes(name="node2", faults=Faults(), peers={})
+        second = FaultRoutes(name="node2", faults=Faults(), peers=Peers({}))
     async with served(second) as server:
         peers = {"node2": Address("127.0.0.1", server.port or 0)}
-        first = FaultRoutes(name="node1", faults=Faults(), peers=peers)
+        first = FaultRoutes(name="node1", faults=Faults(), peers=Peers(peers))
         async with TestClient(served(first)) as client:
             yield Pair(first, client, second)
 
@@ -95,5 +96,5 @@ async def test_what_is_wrong_is_said(pair: Pair, body: object, status: int, says
 
 def test_each_kind_is_told_with_what_it_does_and_only_where_it_is_allowed() -> None:
     assert tuple(DESCRIPTIONS) == KINDS
-    assert FaultRoutes(name="node1", faults=Faults(), peers={}).kinds == DESCRIPTIONS
+    assert FaultRoutes(name="node1", faults=Faults(), peers=Peers({})).kinds == DESCRIPTIONS
     assert NoFaults().kinds is None

@@ -11,6 +11,7 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 
 from common.address import Address
+from common.web.peers import Peers
 from node.replica.ledger_catch_up import LedgerCatchUp, PeerFailed, decode_page
 from node.storage.store import Store
 from pbft.ports import CheckpointRecord, Entry, SavedEntry
@@ -119,7 +120,7 @@ async def _fill(store: Store, *peers: Peer) -> None:
     clock = Clock()
     for peer in peers:
         peer.clock = clock
-    catch_up = LedgerCatchUp(store=store, peers=addresses, clock=clock.read)
+    catch_up = LedgerCatchUp(store=store, peers=Peers(addresses), clock=clock.read)
     task = catch_up.start()
     try:
         await wait_until(lambda: store.ledger.gap() is None, "a whole ledger")

@@ -15,6 +15,7 @@ from client.network.nodes import NodeFailed, Nodes, ServedEvidence, decode_answe
 from common.address import Address
 from common.configuration.config import load_node_config
 from common.configuration.keys import verify
+from common.web.peers import Peers
 from node.main import reading_middlewares
 from pbft.authentication import Identity, sign_message
 from pbft.certificates import StableCertificate
@@ -383,7 +384,7 @@ async def test_a_client_of_a_ledger_with_a_gap_is_told_what_to_do(
     await wait_until(lambda: house.applications["node0"].journal_length == 1, "the append")
     ledger = house.stores["node0"].ledger
     address = Address("127.0.0.1", int(client.server.port or 0))
-    async with Nodes({"node0": address}) as nodes:
+    async with Nodes(Peers({"node0": address})) as nodes:
         assert [entry.index for entry in await nodes.ledger("node0")] == [1]
         ledger.save_position(9, bytes(32), ledger.end())
         house.applications["node0"].ledger_index = 9

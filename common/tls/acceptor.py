@@ -65,34 +65,45 @@ class TlsAcceptor:
         return len(self._under_way)
 
     def start(self, sockets: Sequence[socket.socket]) -> None:
-        """Accept at these listening sockets; whoever made them closes them, after `close`."""
+        """Accept at these listening sockets, which are closed when it ends."""
         loop = asyncio.get_running_loop()
         for listening in sockets:
             listening.setblocking(False)
             self._accepting.append(loop.create_task(self._accept(listening), name="accepts TLS"))
 
-    async def close(self) -> None:
-        """Accept no more, and end the handshakes under way. Connections stay."""
-        tasks = [*self._accepting, *self._under_way]
-        for task in tasks:
+    def stop(self) -> None:
+        """Accept no more. Handshakes under way and connections stay."""
+        for task in self._accepting:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        self._accepting.clear()
+
+    async def close(self) -> None:
+        """Stop, and end the handshakes under way. Connections stay."""
+        self.stop()
+        # first, so that none begins meanwhile
+        await asyncio.gather(*self._accepting, return_exceptions=True)
+        under_way = list(self._under_way)
+        for task in under_way:
+            task.cancel()
+        await asyncio.gather(*under_way, return_exceptions=True)
 
     async def _accept(self, listening: socket.socket) -> None:
+        with listening:
+            while True:
+                await self._accept_one(listening)
+
+    async def _accept_one(self, listening: socket.socket) -> None:
         loop = asyncio.get_running_loop()
-        while True:
-            try:
-                connection, peer = await loop.sock_accept(listening)
-            except OSError as error:  # else: the one that was to be accepted has gone
-                if error.errno in _NO_FILE:
-                    await asyncio.sleep(NO_FILE_PAUSE_SECONDS)
-                continue
-            host, port = peer[:2]
-            self._make_room(Address(host, port))
-            task = loop.create_task(self._shake_hands(connection, host), name="handshake")
-            self._under_way[task] = host
-            task.add_done_callback(self._under_way.pop)
+        try:
+            connection, peer = await loop.sock_accept(listening)
+        except OSError as error:  # else: the one that was to be accepted has gone
+            if error.errno in _NO_FILE:
+                await asyncio.sleep(NO_FILE_PAUSE_SECONDS)
+            return
+        host, port = peer[:2]
+        self._make_room(Address(host, port))
+        task = loop.create_task(self._shake_hands(connection, host), name="handshake")
+        self._under_way[task] = host
+        task.add_done_callback(self._under_way.pop)
 
     def _make_room(self, peer: Address) -> None:
         """End who has taken longest where there is no place for one more of that address."""
