@@ -16,7 +16,7 @@ from pathlib import Path
 import msgspec
 import uvloop
 
-from client.commands import add_commands
+from client.commands import add_commands, add_gateway_commands
 from client.commands.outcome import CommandFailed
 from client.serve import AddressInUse, serve
 from client.storage.database import StorageFailed
@@ -25,6 +25,7 @@ from common.configuration.config import ClientConfig, ConfigError, load_client_c
 from common.configuration.secret_file import PRIVATE_UMASK
 from common.installation import CLIENT_CONFIG, shown
 from common.logs import FORMATTERS, start_logging
+from common.membership.commands import Commands
 from common.version import VERSION
 
 EXIT_WRONG = 2
@@ -35,7 +36,8 @@ EPILOGUE = """exit codes: 0 done, and passed where there is a verdict; 1 not pas
 arguments or configuration; 3 no answer, or refused; 4 no verdict yet, or too late.
 `verify`: 0 valid and passed, 1 valid and not passed, 2 not valid.
 `evidence`: 0 all of it holds, 1 some does not."""
-EPILOGUE_OF_SERVING = "exit codes: 0 stopped; 2 wrong arguments or configuration; 3 cannot serve."
+EPILOGUE_OF_SERVING = """exit codes: 0 stopped, or done; 1 the cluster was not confirmed; 2 wrong
+arguments or configuration; 3 cannot serve."""
 _SERVING = "Run PBFT/CI's gateway, which receives webhooks and sends requests to the replicas"
 
 
@@ -45,17 +47,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def gateway_main(arguments: Sequence[str] | None = None) -> int:
-    """Run `pbft-ci-gateway`, which only serves; gives its exit code."""
-    parser = _parser("pbft-ci-gateway", f"{_SERVING}.", EPILOGUE_OF_SERVING)
+    """Run `pbft-ci-gateway`, which serves and makes a new gateway; gives its exit code."""
+    parser = _parser(
+        "pbft-ci-gateway", f"{_SERVING}. With a command: make one.", EPILOGUE_OF_SERVING
+    )
     _add_serving(parser)
-    parser.set_defaults(command=None)
+    add_gateway_commands(_subparsers(parser))
     return _run(parser.parse_args(arguments))
 
 
 def commands_main(arguments: Sequence[str] | None = None) -> int:
     """Run `pbft-ci`, which only has the commands; gives its exit code."""
     parser = _parser("pbft-ci", "Ask a running gateway of PBFT/CI, or the nodes.", EPILOGUE)
-    add_commands(parser, is_one_required=True)
+    add_commands(_subparsers(parser, is_required=True))
     return _run(parser.parse_args(arguments))
 
 
@@ -67,7 +71,9 @@ def build_parser() -> argparse.ArgumentParser:
         EPILOGUE,
     )
     _add_serving(parser)
-    add_commands(parser)
+    commands = _subparsers(parser)
+    add_commands(commands)
+    add_gateway_commands(commands)
     return parser
 
 
@@ -101,6 +107,12 @@ def _parser(program: str, description: str, epilogue: str) -> argparse.ArgumentP
         help=f"configuration file (default: {shown(CLIENT_CONFIG)})",
     )
     return parser
+
+
+def _subparsers(parser: argparse.ArgumentParser, *, is_required: bool = False) -> Commands:
+    return parser.add_subparsers(
+        dest="command", metavar="COMMAND", title="commands", required=is_required
+    )
 
 
 def _add_serving(parser: argparse.ArgumentParser) -> None:

@@ -40,8 +40,14 @@ from client.network.nodes import Nodes
 from client.storage.archive import Archive
 from client.storage.archive_keeper import ArchiveKeeper
 from client.storage.database import Database
-from common.configuration.config import ClientConfig, ConfigError, load_cluster_config
-from common.configuration.keys import SigningKey, load_signing_key
+from common.configuration.config import (
+    ClientConfig,
+    ConfigError,
+    check_confirmed,
+    load_cluster_config,
+    read_signing_key,
+)
+from common.configuration.keys import SigningKey
 from common.configuration.secret_file import read_bearer_tokens
 from common.links.link import Inbox, Links
 from common.repositories.git_environment import is_foreign_variable
@@ -187,7 +193,8 @@ def read_member(config: ClientConfig) -> Member:
     if reason := room_refusal(cluster, limits):
         raise ConfigError(f"{cluster_config.file}: {reason}")
     cluster_config.client_entry(config.name, config.file)
-    signing_key = load_signing_key(config.private_key_file)
+    check_confirmed(config, cluster_config, cluster)
+    signing_key = read_signing_key(config)
     if signing_key.public_key != cluster.public_key(config.name):
         raise ConfigError.at(
             config.private_key_file,

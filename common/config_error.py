@@ -3,13 +3,14 @@
 import difflib
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Self
 
 
 class ConfigError(ValueError):
     """A configuration that cannot be used; the text is one line: file: key: wrong; allowed."""
 
     @classmethod
-    def at(cls, file: Path, key: str, wrong: str, allowed: str) -> "ConfigError":
+    def at(cls, file: Path, key: str, wrong: str, allowed: str) -> Self:
         """The error for one key of one file; `key` may be empty where the whole file is meant."""
         place = f"{file}: {key}" if key else str(file)
         return cls(" ".join(f"{place}: {wrong}; {allowed}".split()))

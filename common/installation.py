@@ -13,8 +13,10 @@ IS_INSTALLED: Final = _TOP.parts[-2:] == ("pbft_ci", "top_level")
 NODE_COMMAND: Final = "pbft-ci-node" if IS_INSTALLED else "python -m node"
 CLIENT_COMMAND: Final = "pbft-ci" if IS_INSTALLED else "python -m client"
 
+# The commented examples, which `init` fills in.
+EXAMPLE_CONFIG: Final = _TOP / "example-config"
 # An example that works from a checkout would keep keys and data beside an installation's code.
-_CONFIGURATIONS: Final = Path("/etc/pbft-ci") if IS_INSTALLED else _TOP / "example-config"
+_CONFIGURATIONS: Final = Path("/etc/pbft-ci") if IS_INSTALLED else EXAMPLE_CONFIG
 CLIENT_CONFIG: Final = _CONFIGURATIONS / "client.yml"
 NODE_CONFIG: Final = _CONFIGURATIONS / ("node.yml" if IS_INSTALLED else "node0.yml")
 

@@ -23,15 +23,18 @@ from common.address import Address
 from common.configuration.config import (
     ConfigError,
     NodeConfig,
+    check_confirmed,
     check_listen,
     load_cluster_config,
     load_node_config,
+    read_signing_key,
 )
-from common.configuration.keys import SigningKey, load_signing_key
+from common.configuration.keys import SigningKey
 from common.configuration.secret_file import PRIVATE_UMASK, read_bearer_tokens
 from common.installation import NODE_COMMAND, NODE_CONFIG, shown
 from common.links.link import Inbox, Links
 from common.logs import FORMATTERS, start_logging
+from common.membership.commands import add_confirm, add_init
 from common.version import VERSION
 from common.web.http_tokens import ask_for_token
 from common.web.limited_listener import LimitedListener, own_names, refuse_foreign_pages
@@ -72,6 +75,8 @@ def main(arguments: list[str] | None = None) -> int:
     """Run a node until SIGTERM or SIGINT; the exit code."""
     options = _parser().parse_args(arguments)
     try:
+        if options.command is not None:
+            return int(options.run(options))
         config = _configure(options)
         cluster_config = load_cluster_config(config.cluster_file)
         limits = cluster_config.limits_as(Limits)
@@ -81,11 +86,13 @@ def main(arguments: list[str] | None = None) -> int:
         _check_stand_by(config, limits)
         entry = cluster_config.replica_entry(config.name, config.file)
         check_listen(config.listen, config.plaintext_allowed, config.file)
-        signing_key = load_signing_key(config.private_key_file)
+        check_confirmed(config, cluster_config, cluster)
+        signing_key = read_signing_key(config)
         if signing_key.public_key != cluster.public_key(config.name):
             raise ConfigError(
                 f"{config.file}: private_key_file: {config.private_key_file} is not the key of"
-                f" {config.name} in {entry.public_key_file}; the two must be one pair"
+                f" {config.name} in {entry.public_key_file or cluster_config.file};"
+                " the two must be one pair"
             )
         os.umask(PRIVATE_UMASK)
         start_logging(config.log_file, config.name, config.log_format)
@@ -416,6 +423,9 @@ def _parser() -> argparse.ArgumentParser:
         metavar="HOST:PORT",
         help="accepted and ignored: cluster.yml lists the addresses of the peers and their keys",
     )
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands")
+    add_init(commands, "replica", "127.0.0.1:10000")
+    add_confirm(commands, load_node_config, NODE_CONFIG)
     return parser
 
 

@@ -77,8 +77,14 @@ def make_missing_keys(configuration: Configuration) -> list[str]:
     Raises ConfigError: a file cannot be written, or a private and a public file do not match.
     """
     made = []
-    members = {entry.name: entry.public_key_file for entry in configuration.cluster.members}
+    members = {
+        entry.name: entry.public_key_file
+        for entry in configuration.cluster.members
+        if entry.public_key_file is not None
+    }
     for config in configuration.processes:
+        if config.name not in members:
+            continue  # its key is in the cluster file
         public_file = members[config.name]
         if not config.private_key_file.exists():
             made.append(config.name)

@@ -15,10 +15,24 @@ from client.commands import (
     logs,
     sign,
 )
+from common.configuration.config import load_client_config
 from common.installation import CLIENT_CONFIG, shown
+from common.membership.commands import (
+    Commands,
+    add_cluster,
+    add_confirm,
+    add_init,
+    add_operator,
+)
 
 
-def add_commands(parser: argparse.ArgumentParser, *, is_one_required: bool = False) -> None:
+def add_gateway_commands(commands: Commands) -> None:
+    """Add the commands with which an operator makes a gateway and confirms its cluster."""
+    add_init(commands, "gateway", "127.0.0.1:8080")
+    add_confirm(commands, load_client_config, CLIENT_CONFIG)
+
+
+def add_commands(commands: Commands) -> None:
     """Add every command; each sets `run`, which takes the options and gives the exit code."""
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument(
@@ -28,9 +42,8 @@ def add_commands(parser: argparse.ArgumentParser, *, is_one_required: bool = Fal
         metavar="FILE",
         help=f"the client's configuration file (default: {shown(CLIENT_CONFIG)})",
     )
-    commands = parser.add_subparsers(
-        dest="command", metavar="COMMAND", title="commands", required=is_one_required
-    )
     modules = (builds, changes, artifacts, logs, journal, ledger, envelope, evidence, lint, sign)
     for module in modules:
         module.add(commands, common)
+    add_operator(commands)
+    add_cluster(commands)

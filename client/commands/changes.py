@@ -30,7 +30,7 @@ from client.commands.targets import (
 )
 from client.network.nodes import AskedBuild, Nodes, ServedBuild
 from common.configuration.config import OPERATOR_ROLE, ConfigError
-from common.configuration.keys import load_signing_key
+from common.configuration.passphrase import passphrase_flag, unlock_key
 from common.safe_text import escape_controls
 from common.web.peers import Peers
 from pbft.authentication import Identity
@@ -63,6 +63,7 @@ def add(commands: Commands, common: argparse.ArgumentParser) -> None:
             metavar="FILE",
             help="sign with this operator's private key, and ask the replicas without a gateway",
         )
+        passphrase_flag(parser)
         cluster_flag(parser)
 
 
@@ -160,7 +161,7 @@ async def _ask_as_operator(
     options: argparse.Namespace, make: type[CancelBuild] | type[ApproveBuild]
 ) -> int:
     cluster, addresses = cluster_and_addresses(options)
-    signing_key = load_signing_key(options.operator_key)
+    signing_key = unlock_key(options.operator_key, options.passphrase_file)
     build = await _whole_id(options)
     operation: Operation = make(bytes.fromhex(build))
     try:

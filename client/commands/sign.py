@@ -18,7 +18,7 @@ from client.commands.outcome import EXIT_DONE, EXIT_WRONG, CommandFailed
 from client.commands.targets import Commands, cluster_and_addresses, cluster_flag
 from client.network.nodes import Nodes
 from common.configuration.config import OPERATOR_ROLE, load_client_config
-from common.configuration.keys import load_signing_key
+from common.configuration.passphrase import passphrase_flag, unlock_key
 from common.web.peers import Peers
 from pbft.authentication import Identity
 from pbft.client import make_request
@@ -40,6 +40,7 @@ def add(commands: Commands, common: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help=f"an operator's private key (default: {OPERATOR_KEY_NAME} beside the client's)",
     )
+    passphrase_flag(sign)
     cluster_flag(sign)
     sign.set_defaults(run=lambda options: run(_sign(options)))
 
@@ -54,7 +55,7 @@ async def _sign(options: argparse.Namespace) -> int:
     if file is None:
         client_key = load_client_config(options.config).private_key_file
         file = client_key.with_name(OPERATOR_KEY_NAME)
-    key = load_signing_key(file)
+    key = unlock_key(file, options.passphrase_file)
     try:
         name = operator_name(cluster, key, OPERATOR_ROLE)
         async with Nodes(Peers(addresses)) as nodes:

@@ -16,8 +16,15 @@ from common.address import Address as Address
 from common.config_error import ConfigError as ConfigError
 from common.config_error import nearest
 from common.configuration.config_reader import absolute_path, read_file, read_struct
-from common.configuration.keys import load_public_key
+from common.configuration.keys import (
+    PassphraseNeeded,
+    SigningKey,
+    load_public_key,
+    parse_public_key,
+)
+from common.configuration.passphrase import unlock_key
 from common.configuration.registry_logins import DOCKER_HUB, check_places, read_registry_logins
+from common.fingerprint import parse_fingerprint
 from common.repositories.credentials import check_access
 from common.repositories.repository_config import GatewayRepository as GatewayRepository
 from common.repositories.repository_config import RepositoryEntry as RepositoryEntry
@@ -52,6 +59,12 @@ MemberName = Annotated[
     str,
     msgspec.Meta(pattern=_NAME, description="up to 64 of: letters, digits, '-', '_', '.'"),
 ]
+PublicKeyText = Annotated[
+    str,
+    msgspec.Meta(
+        pattern=r"^ed25519:[0-9a-f]{64}\Z", description="ed25519: and 64 hexadecimal digits"
+    ),
+]
 ImagePlace = Annotated[
     str,
     msgspec.Meta(
@@ -69,19 +82,23 @@ FaultKind = Literal[
 
 
 class ReplicaEntry(msgspec.Struct, frozen=True):
-    """A replica as the cluster file lists it; the address is where the others reach it."""
+    """A replica as the cluster file lists it."""
 
     name: MemberName
-    public_key_file: Path
+    # where the others reach it
     address: Address
+    # its public key: in this file, or in one of its own
+    public_key: PublicKeyText | None = None
+    public_key_file: Path | None = None
 
 
 class ClientEntry(msgspec.Struct, frozen=True):
     """A client as the cluster file lists it, and what it may ask for."""
 
     name: MemberName
-    public_key_file: Path
     roles: tuple[Role, ...]
+    public_key: PublicKeyText | None = None
+    public_key_file: Path | None = None
 
 
 class ClusterConfig(msgspec.Struct, frozen=True):
@@ -111,12 +128,11 @@ class ClusterConfig(msgspec.Struct, frozen=True):
         genesis = Genesis(
             format_version=FORMAT_VERSION,
             replicas=tuple(
-                Member(entry.name, load_public_key(entry.public_key_file), (REPLICA_ROLE,))
+                Member(entry.name, self._public_key(entry), (REPLICA_ROLE,))
                 for entry in self.replicas
             ),
             clients=tuple(
-                Member(entry.name, load_public_key(entry.public_key_file), entry.roles)
-                for entry in self.clients
+                Member(entry.name, self._public_key(entry), entry.roles) for entry in self.clients
             ),
             checkpoint_interval=self.checkpoint_interval,
             window=self.window,
@@ -127,6 +143,12 @@ class ClusterConfig(msgspec.Struct, frozen=True):
             return Cluster(genesis)
         except InvalidGenesis as error:
             raise ConfigError(f"{self.file}: {error}") from error
+
+    def _public_key(self, entry: ReplicaEntry | ClientEntry) -> bytes:
+        if entry.public_key is not None:
+            return parse_public_key(entry.public_key)
+        assert entry.public_key_file is not None, "load_cluster_config checked it"
+        return load_public_key(entry.public_key_file)
 
     def limits_as(self, kind: type[_Kind]) -> _Kind:
         """`limits` as the struct that knows them (ci.limits.Limits). Raises ConfigError."""
@@ -163,6 +185,9 @@ class NodeConfig(msgspec.Struct, frozen=True):
         yet, but POST /pbft/simulate-byzantine may make it.
     capture_file: everything that this node sends is appended to it, without bound; only for tests.
     plaintext_allowed: must be true to listen where other machines can connect.
+    private_key_passphrase_file: decrypts private_key_file, if that is encrypted.
+    cluster_fingerprint: the cluster that this operator compared with the others, in words or
+        hexadecimal digits (`check_confirmed`).
     public_url: how people reach a gateway, for links in this replica's commit statuses.
     read_token_file: tokens as in api_token_file of a gateway, for /metrics and /pbft/log; the
         other routes are what gateways and peers read. None: whoever reaches the node reads them.
@@ -203,6 +228,8 @@ class NodeConfig(msgspec.Struct, frozen=True):
     plaintext_allowed: bool = False
     public_url: PublicUrl | None = None
     read_token_file: Path | None = None
+    private_key_passphrase_file: Path | None = None
+    cluster_fingerprint: str | None = None
 
 
 class ClientConfig(msgspec.Struct, frozen=True):
@@ -218,6 +245,7 @@ class ClientConfig(msgspec.Struct, frozen=True):
     read_token_file: the same for whoever reads anything, but for webhooks and health; tokens of
         api_token_file are taken too. None: whoever reaches the gateway reads.
     archive_days_max, archive_builds_max: how long and how many finished builds are kept.
+    private_key_passphrase_file, cluster_fingerprint: as for a node.
     """
 
     file: Path
@@ -237,6 +265,21 @@ class ClientConfig(msgspec.Struct, frozen=True):
     read_token_file: Path | None = None
     public_url: PublicUrl | None = None
     plaintext_allowed: bool = False
+    private_key_passphrase_file: Path | None = None
+    cluster_fingerprint: str | None = None
+
+
+def read_signing_key(config: NodeConfig | ClientConfig) -> SigningKey:
+    """The key of a member's `private_key_file`. Raises ConfigError."""
+    try:
+        return unlock_key(config.private_key_file, config.private_key_passphrase_file)
+    except PassphraseNeeded as error:
+        raise ConfigError.at(
+            config.file,
+            "private_key_passphrase_file",
+            f"is missing, and {config.private_key_file} is encrypted",
+            "name the file that holds its passphrase",
+        ) from error
 
 
 def load_cluster_config(path: Path) -> ClusterConfig:
@@ -253,10 +296,18 @@ def load_cluster_config(path: Path) -> ClusterConfig:
     )
     addresses = [str(entry.address) for entry in config.replicas]
     _check_distinct(addresses, file, "address", "each replica has its own")
+    for entry in config.members:
+        if (entry.public_key is None) is (entry.public_key_file is None):
+            raise ConfigError.at(
+                file,
+                f"public_key of {entry.name}",
+                "is missing" if entry.public_key is None else "and public_key_file are both there",
+                "each member has one of the two",
+            )
     _check_distinct(
-        [str(entry.public_key_file) for entry in config.members],
+        [str(entry.public_key or entry.public_key_file) for entry in config.members],
         file,
-        "public_key_file",
+        "public_key",
         "a key shared by two members would count twice",
     )
     if config.window < 2 * config.checkpoint_interval:
@@ -307,6 +358,43 @@ def check_listen(listen: Address, plaintext_allowed: bool, file: Path) -> None:
             "listen",
             f"{listen} can be reached by other machines, and the connection is not encrypted",
             "use a loopback address, or set plaintext_allowed: true where the network is your own",
+        )
+
+
+def check_confirmed(
+    config: NodeConfig | ClientConfig, cluster_config: ClusterConfig, cluster: Cluster
+) -> None:
+    """Refuse a cluster that this operator has not confirmed. Raises ConfigError.
+
+    A cluster whose replicas are all on this machine needs no confirmation: whoever could change
+    its files could change this file too.
+    """
+    text = config.cluster_fingerprint
+    if text is None:
+        if all(entry.address.is_loopback for entry in cluster_config.replicas):
+            return
+        raise ConfigError.at(
+            config.file,
+            "cluster_fingerprint",
+            f"is missing, and {cluster_config.file} has replicas on other machines",
+            "run `confirm`: it shows the fingerprint, which the operators compare, and keeps it",
+        )
+    try:
+        confirmed = parse_fingerprint(text)
+    except ValueError as error:
+        raise ConfigError.at(
+            config.file,
+            "cluster_fingerprint",
+            str(error),
+            "24 words or 64 hexadecimal digits are needed",
+        ) from error
+    if confirmed != cluster.id:
+        raise ConfigError.at(
+            config.file,
+            "cluster_fingerprint",
+            f"is {confirmed.hex()}, and that of {cluster_config.file} is {cluster.id.hex()}",
+            "members, keys or rules changed: compare the fingerprint with the other operators"
+            " again, and `confirm` it",
         )
 
 

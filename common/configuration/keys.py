@@ -7,7 +7,7 @@ library for verifying, because the rules for odd signatures differ between libra
 import os
 import shlex
 import stat
-import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 import nacl.exceptions
@@ -16,8 +16,14 @@ from Crypto.PublicKey import ECC
 from Crypto.Signature import eddsa
 
 from common.config_error import ConfigError
+from common.new_file import FileThere, write_new_file
 
 CURVE = "Ed25519"
+# How a private key with a passphrase is stored: PKCS#8 as RFC 8018 says, so that openssl reads it
+# too; the number of rounds is what OWASP asks for PBKDF2 with SHA-512.
+PROTECTION = "PBKDF2WithHMAC-SHA512AndAES256-CBC"
+PROTECTION_ROUNDS = 210_000
+_ENCRYPTED = b"-----BEGIN ENCRYPTED PRIVATE KEY-----"
 SIGNATURE_BYTES = 64
 PUBLIC_KEY_BYTES = 32
 KEY_FILE_BYTES_MAX = 16 * 1024
@@ -31,6 +37,10 @@ _REMEDIES = {
     "public key": "get it from whose key it is, who makes it with"
     " `openssl pkey -in PRIVATE -pubout -out {file}` (the start scripts make the example's)",
 }
+
+
+class PassphraseNeeded(ConfigError):
+    """The private key is encrypted, and no passphrase was given."""
 
 
 class SigningKey:
@@ -65,6 +75,27 @@ def verify(public_key: bytes, message: bytes, signature: bytes) -> bool:
     return True
 
 
+def new_private_key(private_file: Path, passphrase: bytes | None) -> bytes:
+    """Make a private key as a new PKCS#8 PEM file, mode 0600; gives its public key (32 bytes).
+
+    passphrase: encrypts the file; None leaves it in the clear. Raises ConfigError: the file exists
+    already (it is never overwritten), or cannot be written.
+    """
+    key = ECC.generate(curve=CURVE)
+    if passphrase is None:
+        text = key.export_key(format="PEM", use_pkcs8=True)
+    else:
+        text = key.export_key(
+            format="PEM",
+            use_pkcs8=True,
+            passphrase=passphrase,
+            protection=PROTECTION,
+            prot_params={"iteration_count": PROTECTION_ROUNDS},
+        )
+    write_new_file(private_file, text, PRIVATE_MODE)
+    return bytes(key.public_key().export_key(format="raw"))
+
+
 def generate_key_files(private_file: Path, public_file: Path) -> None:
     """Make a key pair as PEM files: PKCS#8 readable by the owner alone, and the public half.
 
@@ -81,18 +112,22 @@ def generate_key_files(private_file: Path, public_file: Path) -> None:
                 "bring that file back, or remove this one to have both made anew",
             )
         key = ECC.generate(curve=CURVE)
-        _create(private_file, key.export_key(format="PEM", use_pkcs8=True), PRIVATE_MODE)
+        # Another process that makes the same keys may be first; then its file is taken.
+        with suppress(FileThere):
+            write_new_file(private_file, key.export_key(format="PEM", use_pkcs8=True), PRIVATE_MODE)
     if not public_file.exists():
         key = _read_ecc(private_file, "private key")
-        _create(public_file, key.public_key().export_key(format="PEM"), PUBLIC_MODE)
+        with suppress(FileThere):
+            write_new_file(public_file, key.public_key().export_key(format="PEM"), PUBLIC_MODE)
 
 
-def load_signing_key(private_file: Path) -> SigningKey:
-    """The key of a PKCS#8 PEM file.
+def load_signing_key(private_file: Path, passphrase: bytes | None = None) -> SigningKey:
+    """The key of a PKCS#8 PEM file, which `passphrase` decrypts if it is encrypted.
 
-    Raises ConfigError: no such file, no Ed25519 private key in it, or readable by others.
+    Raises PassphraseNeeded: it is encrypted and no passphrase was given. Raises ConfigError: no
+    such file, no Ed25519 private key in it, readable by others, or another passphrase.
     """
-    key = _read_ecc(private_file, "private key", secret=True)
+    key = _read_ecc(private_file, "private key", secret=True, passphrase=passphrase)
     if not key.has_private():
         raise ConfigError.at(
             private_file, "", "holds a public key only", "a private Ed25519 key in PEM is needed"
@@ -117,7 +152,22 @@ def public_key_pem(public_key: bytes) -> str:
     return eddsa.import_public_key(public_key).export_key(format="PEM")
 
 
-def _read_ecc(file: Path, what: str, *, secret: bool = False) -> ECC.EccKey:
+def public_key_text(public_key: bytes) -> str:
+    """An Ed25519 public key (32 bytes) in one word, `ed25519:` and 64 hexadecimal digits."""
+    return f"ed25519:{public_key.hex()}"
+
+
+def parse_public_key(text: str) -> bytes:
+    """The 32 bytes of what `public_key_text` wrote. Raises ValueError."""
+    kind, _, digits = text.partition(":")
+    if kind != "ed25519" or len(digits) != 2 * PUBLIC_KEY_BYTES:
+        raise ValueError(f"'{text}' is not ed25519: and {2 * PUBLIC_KEY_BYTES} hexadecimal digits")
+    return bytes.fromhex(digits)
+
+
+def _read_ecc(
+    file: Path, what: str, *, secret: bool = False, passphrase: bytes | None = None
+) -> ECC.EccKey:
     try:
         with file.open("rb") as stream:
             mode = stat.S_IMODE(os.fstat(stream.fileno()).st_mode)
@@ -136,40 +186,21 @@ def _read_ecc(file: Path, what: str, *, secret: bool = False) -> ECC.EccKey:
             f"others may read this private key (mode {mode:04o})",
             f"only its owner may: chmod 600 {file}",
         )
+    is_encrypted = pem.lstrip().startswith(_ENCRYPTED)
+    if secret and is_encrypted and passphrase is None:
+        raise PassphraseNeeded.at(
+            file, "", "is encrypted", "give the file that holds its passphrase"
+        )
     try:
-        key = ECC.import_key(pem)
+        key = ECC.import_key(pem, passphrase=passphrase if is_encrypted else None)
     except (ValueError, IndexError, TypeError) as error:
+        if secret and is_encrypted:
+            raise ConfigError.at(
+                file, "", "cannot be decrypted", "the passphrase that it was made with is needed"
+            ) from error
         raise ConfigError.at(
             file, "", f"holds no {what} in PEM that can be read", "an Ed25519 key is needed"
         ) from error
     if key.curve != CURVE:
         raise ConfigError.at(file, "", f"holds a {key.curve} key", "an Ed25519 key is needed")
     return key
-
-
-def _create(file: Path, text: str, mode: int) -> None:
-    """Write a new file so that it is complete or absent; another's newer file wins."""
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, name = tempfile.mkstemp(prefix=f".{file.name}.", dir=file.parent)
-        try:
-            with os.fdopen(descriptor, "w", encoding="ascii") as stream:
-                stream.write(text.rstrip("\n") + "\n")
-                stream.flush()
-                os.fchmod(stream.fileno(), mode)
-                os.fsync(stream.fileno())
-            # A link fails where the name is taken, a rename would overwrite it.
-            os.link(name, file)
-        except FileExistsError:
-            pass
-        finally:
-            os.unlink(name)
-        folder = os.open(file.parent, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
-    except OSError as error:
-        raise ConfigError.at(
-            file, "", f"cannot be written ({error.strerror})", "a folder that can be written to"
-        ) from error

@@ -11,6 +11,8 @@ from tests.pbft_ci.installation import Installation, build
 
 # What the commands import, in the wheel and in a checkout.
 SHIPPED = {"pbft", "ci", "driver", "common", "node", "client"}
+# What the commands read beside it.
+READ = {"example-config"}
 # What runs in a checkout only.
 NOT_SHIPPED = {"simulator", "bench", "scripts", "tests"}
 TOP_LEVEL = "pbft_ci/top_level/"
@@ -36,11 +38,18 @@ def in_checkout(*folders: str) -> dict[str, bytes]:
 
 
 def test_the_wheel_has_all_files_of_the_packages_and_no_others(wheel: Path) -> None:
-    shipped = {f"{TOP_LEVEL}{name}": held for name, held in in_checkout(*SHIPPED).items()}
+    shipped = {f"{TOP_LEVEL}{name}": held for name, held in in_checkout(*SHIPPED, *READ).items()}
     found = contents(wheel)
     assert {name: held for name, held in found.items() if name.startswith(TOP_LEVEL)} == shipped
     # by suffix, so that this cannot compare nothing with nothing
-    assert {Path(name).suffix for name in shipped} == {".py", ".html", ".css", ".js", ".svg"}
+    assert {Path(name).suffix for name in shipped} >= {
+        ".py",
+        ".html",
+        ".css",
+        ".js",
+        ".svg",
+        ".yml",
+    }
 
 
 def test_each_package_of_the_checkout_is_shipped_or_is_not() -> None:

@@ -148,6 +148,7 @@ def replica_keys(network: Network) -> list[Key]:
     """The public keys of the replicas, from the files that the cluster file names."""
     keys: list[Key] = []
     for entry in network.configuration.cluster.replicas:
+        assert entry.public_key_file is not None
         keyval = {"public": load_public_key(entry.public_key_file).hex()}
         keyid = compute_default_keyid("ed25519", "ed25519", keyval)
         keys.append(SSlibKey(keyid, "ed25519", "ed25519", keyval))

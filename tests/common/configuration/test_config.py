@@ -18,6 +18,7 @@ from common.configuration.config import (
 )
 from common.configuration.keys import generate_key_files, load_public_key
 
+KEY = f"'ed25519:{'a1' * 32}'"
 CLUSTER = """
 replicas:
   - {name: node0, public_key_file: keys/node0.pub.pem, address: "127.0.0.1:10000"}
@@ -260,7 +261,21 @@ def test_whose_submodule_a_repository_may_be(tmp_path: Path) -> None:
         (CLUSTER.replace("name: node1", "name: node0"), "name: node0 is there twice; each member"),
         (CLUSTER.replace("name: client", "name: node0"), "name: node0 is there twice; each member"),
         (CLUSTER.replace(":10001", ":10000"), "address: 127.0.0.1:10000 is there twice; each repl"),
-        (CLUSTER.replace("node1.pub", "node0.pub"), "public_key_file: "),
+        (CLUSTER.replace("node1.pub", "node0.pub"), "public_key: "),
+        (
+            CLUSTER.replace("public_key_file: keys/node1.pub.pem, ", ""),
+            "public_key of node1: is mis",
+        ),
+        (
+            CLUSTER.replace(
+                "public_key_file: keys/node1", f"public_key: {KEY}, public_key_file: keys/node1"
+            ),
+            "public_key of node1: and public_key_file are both there",
+        ),
+        (
+            CLUSTER.replace("_file: keys/node1.pub.pem", ": abc"),
+            "replicas[1].public_key: is 'abc'; ed25519: and",
+        ),
         (CLUSTER.replace("[gateway,", "[gatewey,"), "clients[0].roles[0]: is 'gatewey' (did you"),
         ("replicas: []\nclients: []", "replicas: 0 replicas: there must be at least one; "),
         ("- a", "is a list; a mapping of keys is needed"),

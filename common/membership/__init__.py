@@ -1,0 +1,1 @@
+"""How operators who do not trust each other make a cluster: entries, assembly, fingerprint."""

@@ -1,0 +1,71 @@
+"""Files that are written whole or not at all."""
+
+import os
+import tempfile
+from pathlib import Path
+
+from common.config_error import ConfigError
+
+
+class FileThere(ConfigError):
+    """The file exists already; it was left as it is."""
+
+
+def write_new_file(file: Path, text: str, mode: int) -> None:
+    """Write a new file, with its folder; after a crash it is complete or absent.
+
+    mode: its permissions, which it has from the first byte on. Raises FileThere where it exists,
+    and ConfigError where it cannot be written.
+    """
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        name = _write_beside(file, text, mode)
+        try:
+            # A link fails where the name is taken, a rename would overwrite it.
+            os.link(name, file)
+        except FileExistsError as error:
+            raise FileThere.at(
+                file, "", "exists already", "move it away, or choose another name or folder"
+            ) from error
+        finally:
+            os.unlink(name)
+        _sync_folder(file.parent)
+    except OSError as error:
+        raise _cannot_be_written(file, error) from error
+
+
+def replace_file(file: Path, text: str) -> None:
+    """Put `text` in the place of a file's content; after a crash it is the old or the new one.
+
+    The permissions stay. Raises ConfigError where it cannot be written.
+    """
+    try:
+        name = _write_beside(file, text, file.stat().st_mode & 0o777)
+        os.replace(name, file)
+        _sync_folder(file.parent)
+    except OSError as error:
+        raise _cannot_be_written(file, error) from error
+
+
+def _write_beside(file: Path, text: str, mode: int) -> str:
+    descriptor, name = tempfile.mkstemp(prefix=f".{file.name}.", dir=file.parent)
+    with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
+        stream.write(text.rstrip("\n") + "\n")
+        stream.flush()
+        os.fchmod(stream.fileno(), mode)
+        os.fsync(stream.fileno())
+    return name
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _cannot_be_written(file: Path, error: OSError) -> ConfigError:
+    return ConfigError.at(
+        file, "", f"cannot be written ({error.strerror})", "a folder that can be written to"
+    )
