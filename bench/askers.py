@@ -14,7 +14,7 @@ from bench.network import BenchFailed, cluster_of
 from ci.operations import Noop, encode_operation
 from common.configuration.keys import load_signing_key, verify
 from common.links.link import Inbox, Links
-from common.web.peers import Peers
+from common.links.members import replicas_for
 from pbft.authentication import Identity
 from pbft.client import Client, ClientOutput, ClientSettings, make_request
 from pbft.genesis import Cluster
@@ -38,7 +38,7 @@ class Asker(ClosedLoop):
         self._client = Client(cluster, name, verify, ClientSettings())
         self.links = Links(
             Identity(cluster, name, key.sign),
-            dial=Peers({e.name: e.address for e in network.configuration.cluster.replicas}),
+            dial=replicas_for(network.configuration.cluster, cluster, name, key),
             inbox=Inbox(self._receive),
         )
 

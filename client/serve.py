@@ -50,6 +50,7 @@ from common.configuration.config import (
 from common.configuration.keys import SigningKey
 from common.configuration.secret_file import read_bearer_tokens
 from common.links.link import Inbox, Links
+from common.links.members import replicas_for
 from common.repositories.git_environment import is_foreign_variable
 from common.retention import DAY_SECONDS, KeepRules
 from common.web.http_tokens import ask_for_token
@@ -202,8 +203,8 @@ def read_member(config: ClientConfig) -> Member:
             f"is not the private key of {config.name} in {config.cluster_file}",
             "the two files must come from one key pair",
         )
-    addresses = {entry.name: entry.address for entry in cluster_config.replicas}
-    return Member(cluster, limits, Peers(addresses), signing_key)
+    peers = replicas_for(cluster_config, cluster, config.name, signing_key)
+    return Member(cluster, limits, peers, signing_key)
 
 
 def make_application(site: Site) -> web.Application:

@@ -24,7 +24,7 @@ from common.configuration.config import (
     ConfigError,
     NodeConfig,
     check_confirmed,
-    check_listen,
+    check_node_listen,
     load_cluster_config,
     load_node_config,
     read_signing_key,
@@ -33,6 +33,7 @@ from common.configuration.keys import SigningKey
 from common.configuration.secret_file import PRIVATE_UMASK, read_bearer_tokens
 from common.installation import NODE_COMMAND, NODE_CONFIG, shown
 from common.links.link import Inbox, Links
+from common.links.members import replicas_for
 from common.logs import FORMATTERS, start_logging
 from common.membership.commands import add_confirm, add_init
 from common.version import VERSION
@@ -85,7 +86,7 @@ def main(arguments: list[str] | None = None) -> int:
             raise ConfigError(f"{cluster_config.file}: {reason}")
         _check_stand_by(config, limits)
         entry = cluster_config.replica_entry(config.name, config.file)
-        check_listen(config.listen, config.plaintext_allowed, config.file)
+        check_node_listen(config, cluster_config)
         check_confirmed(config, cluster_config, cluster)
         signing_key = read_signing_key(config)
         if signing_key.public_key != cluster.public_key(config.name):
@@ -94,14 +95,14 @@ def main(arguments: list[str] | None = None) -> int:
                 f" {config.name} in {entry.public_key_file or cluster_config.file};"
                 " the two must be one pair"
             )
+        replicas = replicas_for(cluster_config, cluster, config.name, signing_key)
         os.umask(PRIVATE_UMASK)
         start_logging(config.log_file, config.name, config.log_format)
     except ConfigError as error:
         print(error, file=sys.stderr)
         return 2
-    addresses = {replica.name: replica.address for replica in cluster_config.replicas}
     try:
-        node = _Node(config, cluster, limits, addresses, signing_key)
+        node = _Node(config, cluster, limits, replicas, signing_key)
         # What was imported stays: each look at all of it held the loop for 35 ms.
         gc.freeze()
         gc.set_threshold(COLLECTED_OBJECTS_MIN)
@@ -124,24 +125,24 @@ class _Node:
         config: NodeConfig,
         cluster: Cluster,
         limits: Limits,
-        addresses: dict[str, Address],
+        replicas: Peers,
         signing_key: SigningKey,
     ) -> None:
         self._config = config
-        self._address = addresses[config.name]
+        self._tls = replicas.tls
+        self._address = replicas[config.name]
         identity = Identity(cluster, config.name, signing_key.sign)
         self._runtime = _open_replica(config, identity, limits)
         application = self._runtime.application
         self._store = self._runtime.store
         self._links = Links(
             identity,
-            dial=Peers(_dialled(cluster, config.name, addresses)),
+            dial=replicas.only(_dialled(cluster, config.name)),
             inbox=Inbox(
                 self._runtime.on_envelopes, self._runtime.on_connected, self._runtime.has_room
             ),
         )
-        others = {name: address for name, address in addresses.items() if name != config.name}
-        peers = Peers(others)
+        peers = replicas.only(name for name in replicas if name != config.name)
         self._spoken_links: Speaker = _captured(self._links, config)
         self._faults: FaultSwitch = NoFaults()
         bend: Callable[[Ballot], Ballot] | None = None
@@ -181,27 +182,48 @@ class _Node:
         stop = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, stop.set)
-        own = own_names(self._config.listen, None, self._address)
-        listener = LimitedListener(
-            self._server.application(
-                [refuse_foreign_pages(own), *reading_middlewares(self._config)]
-            )
-        )
-        await _listen(listener, self._config)
+        listeners = await self._listen()
         await self._runner.start()
         self._runtime.start(self._spoken_links, self._builds)
         await self._links.start()
-        _log.info("%s %s listens on %s", self._config.name, VERSION, self._config.listen)
+        self._tell_start()
         stopped = asyncio.create_task(stop.wait())
         works = [self._runtime.task, self._ledger_catch_up.start(), self._scrub.start()]
         if self._reports is not None:
             works.append(self._reports.start())
         await asyncio.wait([stopped, *works], return_when=asyncio.FIRST_COMPLETED)
         stopped.cancel()
-        listener.close()
-        await self._close(listener, [work for work in works if work.done()])
+        for listener in listeners:
+            listener.close()
+        await self._close(listeners, [work for work in works if work.done()])
 
-    async def _close(self, listener: LimitedListener, failed: list[asyncio.Task[None]]) -> None:
+    async def _listen(self) -> list[LimitedListener]:
+        """For members, and for people on this machine. Raises _CannotListen, ConfigError."""
+        config = self._config
+        own = own_names(config.listen, None, self._address)
+        reading = reading_middlewares(config)
+        application = self._server.application([refuse_foreign_pages(own), *reading])
+        listeners = [LimitedListener(application, tls=self._tls)]
+        await _open(listeners[0], config, "listen", config.listen)
+        if config.local_listen is not None:
+            own = own_names(config.local_listen, None)
+            application = self._server.application(
+                [refuse_foreign_pages(own), *reading], has_links=False
+            )
+            listeners.append(LimitedListener(application))
+            await _open(listeners[1], config, "local_listen", config.local_listen)
+        return listeners
+
+    def _tell_start(self) -> None:
+        config = self._config
+        how = "without TLS" if self._tls is None else "with TLS"
+        _log.info("%s %s listens on %s %s", config.name, VERSION, config.listen, how)
+        if config.local_listen is not None:
+            _log.info("%s is there for this machine at %s", config.name, config.local_listen.url)
+
+    async def _close(
+        self, listeners: list[LimitedListener], failed: list[asyncio.Task[None]]
+    ) -> None:
         await self._scrub.close()
         await self._ledger_catch_up.close()
         if self._reports is not None:
@@ -210,7 +232,8 @@ class _Node:
         await self._runner.close()
         await self._links.close()
         await self._runtime.close()
-        await listener.end()
+        for listener in listeners:
+            await listener.end()
         self._store.close()
         for work in failed:
             # A fault of our own: say it, rather than go on in a state nobody has thought of.
@@ -218,10 +241,9 @@ class _Node:
         _log.info("%s stopped", self._config.name)
 
 
-def _dialled(cluster: Cluster, name: str, addresses: dict[str, Address]) -> dict[str, Address]:
+def _dialled(cluster: Cluster, name: str) -> tuple[str, ...]:
     """Whom a replica connects to: of a pair, the one that comes later in the genesis does."""
-    index = cluster.replica_names.index(name)
-    return {earlier: addresses[earlier] for earlier in cluster.replica_names[:index]}
+    return cluster.replica_names[: cluster.replica_names.index(name)]
 
 
 def _open_store(config: NodeConfig, cluster: Cluster) -> Store:
@@ -360,6 +382,8 @@ def _warn(config: NodeConfig, cluster: Cluster) -> None:
         _log.warning("executor: process: builds can read the logins of private repositories")
     if config.fault_injection:
         _log.warning("fault injection is on: this node is %s", config.fault_injection)
+    if config.plaintext_allowed:
+        _log.warning("plaintext_allowed has no effect: TLS is what lets a node listen for others")
     if config.capture_file:
         _log.warning("all sent messages are recorded in %s, without limit", config.capture_file)
 
@@ -372,14 +396,13 @@ def reading_middlewares(config: NodeConfig) -> list[Middleware]:
     return [ask_for_token(tokens, lambda route: route in READ_TOKEN_ROUTES)]
 
 
-async def _listen(listener: LimitedListener, config: NodeConfig) -> None:
-    address = config.listen
+async def _open(listener: LimitedListener, config: NodeConfig, key: str, address: Address) -> None:
     try:
         await listener.open(address)
     except OSError as error:
         what = "is in use" if error.errno == errno.EADDRINUSE else f"cannot be used ({error})"
         raise _CannotListen(
-            f"{config.file}: listen: {address} {what}; stop what uses it or choose another port"
+            f"{config.file}: {key}: {address} {what}; stop what uses it or choose another port"
         ) from error
 
 

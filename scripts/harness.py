@@ -24,7 +24,7 @@ import yaml
 
 from common.logs import STDERR_VARIABLE
 from scripts.base_image import EXAMPLE_IMAGE
-from scripts.configuration import write_configuration
+from scripts.configuration import HOST, write_configuration
 from scripts.example_repository import write_repository
 from scripts.free_ports import free_ports
 from scripts.processes import Process, answers, last_bytes, start_process
@@ -108,6 +108,7 @@ class Network:
         repository: Path | None = None,
         replicas: int = 4,
         executor: str = "process",
+        has_tls: bool = False,
         overrides: Mapping[str, Mapping[str, object]] | None = None,
         environment: Mapping[str, str] | None = None,
         start_program: Callable[..., Process] = start_python,
@@ -115,28 +116,37 @@ class Network:
         """Write configuration, keys and repository; nothing is started yet.
 
         branches: name -> path -> text, see `pipeline`; None: the repository is there as it is.
-        repository: by default one in `folder`. overrides: as write_configuration takes them.
-        environment: more variables of all processes. start_program: as start_python.
+        repository: by default one in `folder`. has_tls: members speak TLS with each other, and
+        each node has a second address for what is asked here. overrides: as write_configuration
+        takes them. environment: more variables of all processes. start_program: as start_python.
         """
         self.folder = folder = folder.absolute()
         self.repository = repository or folder / "repository.git"
         self.commits = {} if branches is None else write_repository(self.repository, branches)
-        *ports, client_port = free_ports(replicas + 1)
+        client_port, *ports = free_ports(1 + replicas * (2 if has_tls else 1))
+        changes = {file: dict(settings) for file, settings in (overrides or {}).items()}
+        if has_tls:
+            changes.setdefault("cluster", {})["tls"] = "required"
+        for index, port in enumerate(ports[replicas:]):
+            changes.setdefault(f"node{index}", {})["local_listen"] = f"{HOST}:{port}"
         self.configuration = write_configuration(
             folder / "config",
             replicas=replicas,
             repositories=[self.repository],
             run_folder=folder / "run",
             log_folder=folder / "log",
-            ports=ports,
+            ports=ports[:replicas],
             client_port=client_port,
             executor=executor,
-            overrides=overrides,
+            overrides=changes,
         )
         self.node_names = tuple(config.name for config in self.configuration.nodes)
         self.gateway_url = self.configuration.client.listen.url
         self.processes: dict[str, Process] = {}
-        self._listen = {config.name: config.listen for config in self.configuration.processes}
+        self._listen = {
+            self.configuration.client.name: self.configuration.client.listen,
+            **{node.name: node.local_listen or node.listen for node in self.configuration.nodes},
+        }
         self._environment = {**os.environ, STDERR_VARIABLE: "no", **(environment or {})}
         self._start_program = start_program
         self._is_closed = False

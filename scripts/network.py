@@ -139,10 +139,11 @@ def stop(processes: Processes, *, everything: bool) -> tuple[list[str], list[str
 
 
 def _program(module: str, config: NodeConfig | ClientConfig) -> Program:
+    local = config.local_listen if isinstance(config, NodeConfig) else None
     return Program(
         name=config.name,
         command=(sys.executable, "-m", module, "--config", str(config.file)),
-        listen=config.listen,
+        listen=local or config.listen,
         config_file=config.file,
         log_files=(config.log_file,),
     )

@@ -6,6 +6,7 @@ import sys
 from collections import Counter
 from contextlib import suppress
 from pathlib import Path
+from typing import NamedTuple
 
 from ci.operations import ApproveBuild, CancelBuild, Event, Operation
 from ci.references import full_ref
@@ -22,7 +23,7 @@ from client.commands.outcome import (
 )
 from client.commands.targets import (
     Commands,
-    cluster_and_addresses,
+    cluster_and_replicas,
     cluster_flag,
     gateway_flags,
     gateway_to_change,
@@ -30,10 +31,12 @@ from client.commands.targets import (
 )
 from client.network.nodes import AskedBuild, Nodes, ServedBuild
 from common.configuration.config import OPERATOR_ROLE, ConfigError
+from common.configuration.keys import SigningKey
 from common.configuration.passphrase import passphrase_flag, unlock_key
 from common.safe_text import escape_controls
 from common.web.peers import Peers
 from pbft.authentication import Identity
+from pbft.genesis import Cluster
 
 OPERATOR_TIMEOUT_SECONDS = 60.0
 
@@ -67,9 +70,23 @@ def add(commands: Commands, common: argparse.ArgumentParser) -> None:
         cluster_flag(parser)
 
 
+class _Operator(NamedTuple):
+    """Whoever asks with a key of their own, and whom."""
+
+    signing_key: SigningKey
+    cluster: Cluster
+    replicas: Peers
+
+
+def _operator(options: argparse.Namespace) -> _Operator:
+    """Who has the key of --operator-key. Raises ConfigError."""
+    key = unlock_key(options.operator_key, options.passphrase_file)
+    return _Operator(key, *cluster_and_replicas(options, key))
+
+
 async def _cancel(options: argparse.Namespace) -> int:
     if options.operator_key is not None:
-        return await _ask_as_operator(options, CancelBuild)
+        return await _ask_as_operator(options, _operator(options), CancelBuild)
     async with gateway_to_change(options) as gateway:
         build = await gateway.cancel(await gateway.full_id(options.build), options.reason)
     print_build(build)
@@ -88,9 +105,10 @@ async def _rebuild(options: argparse.Namespace) -> int:
 async def _approve(options: argparse.Namespace) -> int:
     """Whoever approves lets a stranger's code run: they see whose and which before they sign."""
     if options.operator_key is not None:
-        await _show_ordered(options)
+        operator = _operator(options)
+        await _show_ordered(options, operator)
         _ask_whether(options)
-        return await _ask_as_operator(options, ApproveBuild)
+        return await _ask_as_operator(options, operator, ApproveBuild)
     async with gateway_to_change(options) as gateway:
         build = await gateway.build(options.build)
         asked = AskedBuild(
@@ -107,11 +125,11 @@ async def _approve(options: argparse.Namespace) -> int:
     return EXIT_DONE
 
 
-async def _show_ordered(options: argparse.Namespace) -> None:
+async def _show_ordered(options: argparse.Namespace, operator: _Operator) -> None:
     """What f + 1 replicas say that they will build; the author is the gateway's word, if any."""
-    cluster, addresses = cluster_and_addresses(options)
+    quorums = operator.cluster.quorums
     build = await _whole_id(options)
-    async with Nodes(Peers(addresses)) as nodes:
+    async with Nodes(operator.replicas) as nodes:
         answers = await asyncio.gather(
             *(nodes.build(name, bytes.fromhex(build)) for name in nodes.names),
             return_exceptions=True,
@@ -121,10 +139,10 @@ async def _show_ordered(options: argparse.Namespace) -> None:
         for answer in answers
         if isinstance(answer, ServedBuild) and answer.build == build and answer.asked is not None
     )
-    agreed = [asked for asked, count in said.items() if count >= cluster.quorums.weak]
+    agreed = [asked for asked, count in said.items() if count >= quorums.weak]
     if not agreed:
         raise CommandFailed(
-            f"fewer than {cluster.quorums.weak} replicas report the same about that build;"
+            f"fewer than {quorums.weak} replicas report the same about that build;"
             " check that it is open: client status BUILD",
             EXIT_NO_ANSWER,
         )
@@ -132,7 +150,7 @@ async def _show_ordered(options: argparse.Namespace) -> None:
     with suppress(CommandFailed, ConfigError):
         async with gateway_to_read(options) as gateway:
             author = (await gateway.build(build))["author"]
-    _show(build, agreed[0], author, f"according to {cluster.quorums.weak} replicas")
+    _show(build, agreed[0], author, f"according to {quorums.weak} replicas")
 
 
 def _show(build: str, asked: AskedBuild, author: str | None, whose_word: str) -> None:
@@ -158,17 +176,18 @@ def _ask_whether(options: argparse.Namespace) -> None:
 
 
 async def _ask_as_operator(
-    options: argparse.Namespace, make: type[CancelBuild] | type[ApproveBuild]
+    options: argparse.Namespace,
+    operator: _Operator,
+    make: type[CancelBuild] | type[ApproveBuild],
 ) -> int:
-    cluster, addresses = cluster_and_addresses(options)
-    signing_key = unlock_key(options.operator_key, options.passphrase_file)
+    signing_key, cluster, replicas = operator
     build = await _whole_id(options)
     operation: Operation = make(bytes.fromhex(build))
     try:
         async with asyncio.timeout(OPERATOR_TIMEOUT_SECONDS):
             name = operator_name(cluster, signing_key, OPERATOR_ROLE)
-            operator = Identity(cluster, name, signing_key.sign)
-            answer = await ask_as_operator(operator, Peers(addresses), operation)
+            identity = Identity(cluster, name, signing_key.sign)
+            answer = await ask_as_operator(identity, replicas, operation)
     except NotAsked as error:
         raise CommandFailed(str(error)) from error
     except TimeoutError as error:

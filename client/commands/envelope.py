@@ -33,10 +33,12 @@ from client.commands.gateway_client import run
 from client.commands.outcome import EXIT_DONE, EXIT_NOT_PASSED, EXIT_WRONG, CommandFailed
 from client.commands.targets import (
     Commands,
-    cluster_and_addresses,
+    cluster_and_replicas,
     cluster_flag,
     gateway_flags,
     gateway_to_read,
+    nodes_flags,
+    read_cluster,
 )
 from client.network.nodes import NodeFailed, Nodes
 from client.network.supplement import NoSupplement, gather_supplement
@@ -45,7 +47,6 @@ from common.configuration.keys import public_key_pem, verify
 from common.english import counted
 from common.ref_names import check_commit
 from common.safe_text import escape_controls
-from common.web.peers import Peers
 from pbft.genesis import Cluster
 
 TRUST_FORMAT = 1
@@ -75,7 +76,7 @@ def add(commands: Commands, common: argparse.ArgumentParser) -> None:
         help="also write the ballots after the verdict, signed by f+1 replicas, to this file",
     )
     gateway_flags(attest)
-    cluster_flag(attest)
+    nodes_flags(attest)
     attest.set_defaults(run=lambda options: run(_attest(options)))
     check = commands.add_parser(
         "verify",
@@ -146,7 +147,7 @@ def _verify(options: argparse.Namespace) -> int:
             " (client attest BUILD --supplement FILE writes it)",
             EXIT_WRONG,
         )
-    cluster, _ = cluster_and_addresses(options)
+    cluster = read_cluster(options)
     policy = _policy(options)
     data = _read(options.file)
     verified = _checked(data, options.file, cluster, options.threshold)
@@ -275,7 +276,7 @@ def _until(fields: SupplementFields) -> str:
 
 
 async def _attest(options: argparse.Namespace) -> int:
-    cluster, addresses = cluster_and_addresses(options)
+    cluster, replicas = cluster_and_replicas(options)
     async with gateway_to_read(options) as gateway:
         build = await gateway.full_id(options.build)
         data = await gateway.attestation(build)
@@ -285,7 +286,7 @@ async def _attest(options: argparse.Namespace) -> int:
     envelope_file: Path = options.output or Path(f"{build}.intoto.json")
     stem = envelope_file.name.removesuffix(".json").removesuffix(".intoto")
     provenance_file = envelope_file.with_name(f"{stem}.provenance.intoto.jsonl")
-    async with Nodes(Peers(addresses)) as nodes:
+    async with Nodes(replicas) as nodes:
         lines, failures = await provenance_lines(nodes, cluster, verified.statement)
         _write(envelope_file, data)
         _write(provenance_file, b"".join(line + b"\n" for line in lines))
@@ -337,7 +338,7 @@ async def provenance_lines(
 
 
 def _trust(options: argparse.Namespace) -> int:
-    cluster, _ = cluster_and_addresses(options)
+    cluster = read_cluster(options)
     print(json.dumps(trust_of(cluster), indent=1))
     return EXIT_DONE
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from client.commands.gateway_client import run
 from client.commands.outcome import EXIT_DONE, EXIT_NOT_PASSED, EXIT_WRONG, CommandFailed
-from client.commands.targets import Commands, cluster_and_addresses, cluster_flag
+from client.commands.targets import Commands, cluster_and_replicas, nodes_flags, read_cluster
 from client.network.nodes import (
     NodeFailed,
     Nodes,
@@ -21,7 +21,6 @@ from client.network.nodes import (
 )
 from client.network.proofs import check_pair
 from common.safe_text import log_text
-from common.web.peers import Peers
 from pbft.genesis import Cluster
 from pbft.ports import Refusal
 
@@ -48,12 +47,12 @@ def add(commands: Commands, common: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--node", metavar="NAME", help="fetch from this node (default: from all)")
     parser.add_argument("--json", action="store_true", help="print JSON for --verify")
-    cluster_flag(parser)
+    nodes_flags(parser)
     parser.set_defaults(run=_evidence)
 
 
 def _evidence(options: argparse.Namespace) -> int:
-    cluster, _ = cluster_and_addresses(options)
+    cluster = read_cluster(options)
     if options.verify is None:
         pairs = run(_fetch(options))
     else:
@@ -79,13 +78,13 @@ def report(cluster: Cluster, pairs: Iterable[ServedPair]) -> int:
 
 async def _fetch(options: argparse.Namespace) -> list[ServedPair]:
     """What the nodes have, each pair once. Raises CommandFailed where none answers."""
-    cluster, addresses = cluster_and_addresses(options)
-    if options.node is not None and options.node not in addresses:
-        names = ", ".join(addresses)
+    cluster, replicas = cluster_and_replicas(options)
+    if options.node is not None and options.node not in replicas:
+        names = ", ".join(replicas)
         raise CommandFailed(
             f"--node: no {options.node!r} in the cluster; there are {names}", EXIT_WRONG
         )
-    async with Nodes(Peers(addresses)) as nodes:
+    async with Nodes(replicas) as nodes:
         wanted = (str(options.node),) if options.node else nodes.names
         answers = await asyncio.gather(*(_of_node(nodes, name, cluster) for name in wanted))
     pairs: dict[frozenset[bytes], ServedPair] = {}

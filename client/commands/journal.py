@@ -11,15 +11,14 @@ from client.commands.ledger import chain_break, first_ledger
 from client.commands.outcome import EXIT_DONE, EXIT_NO_ANSWER, EXIT_NOT_PASSED
 from client.commands.targets import (
     Commands,
-    cluster_and_addresses,
-    cluster_flag,
+    cluster_and_replicas,
     gateway_flags,
     gateway_to_change,
+    nodes_flags,
 )
 from client.network.nodes import NodeFailed, Nodes
 from common.english import counted
 from common.safe_text import escape_controls
-from common.web.peers import Peers
 from pbft.ports import Entry
 
 EMPTY_DIGEST = "-"
@@ -39,7 +38,7 @@ def add(commands: Commands, common: argparse.ArgumentParser) -> None:
         "journal", parents=[common], help="print the replicated journal and its digest"
     )
     journal.add_argument("--all", action="store_true", help="print the journal of every replica")
-    cluster_flag(journal)
+    nodes_flags(journal)
     journal.set_defaults(run=lambda options: run(_journal(options)))
 
 
@@ -65,9 +64,9 @@ def _texts(arguments: list[str]) -> Iterator[str]:
 
 
 async def _journal(options: argparse.Namespace) -> int:
-    cluster, addresses = cluster_and_addresses(options)
+    cluster, replicas = cluster_and_replicas(options)
     ledgers: dict[str, list[Entry] | NodeFailed] = {}
-    async with Nodes(Peers(addresses)) as nodes:
+    async with Nodes(replicas) as nodes:
         if options.all:
             found = await asyncio.gather(*(_ledger_or_failure(nodes, name) for name in nodes.names))
             ledgers.update(zip(nodes.names, found, strict=True))

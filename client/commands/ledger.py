@@ -22,13 +22,12 @@ from ci.ledger_proof import LedgerProof, check_ledger_proof
 from ci.statement import InvalidStatement, parse_statement
 from client.commands.gateway_client import run
 from client.commands.outcome import EXIT_DONE, EXIT_NOT_PASSED, EXIT_WRONG, CommandFailed
-from client.commands.targets import Commands, cluster_and_addresses, cluster_flag
+from client.commands.targets import Commands, cluster_and_replicas, nodes_flags
 from client.network.ledger_check import read_ledger_proof
 from client.network.nodes import NodeFailed, Nodes, NotThere
 from common.configuration.keys import verify
 from common.english import counted
 from common.safe_text import escape_controls, log_text
-from common.web.peers import Peers
 from pbft.codec import MalformedMessage
 from pbft.genesis import Cluster
 from pbft.ports import Entry, Refusal
@@ -45,18 +44,18 @@ def add(commands: Commands, common: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--node", metavar="NAME", help="the node to ask (default: the first that answers)"
     )
-    cluster_flag(parser)
+    nodes_flags(parser)
     parser.set_defaults(run=lambda options: run(_ledger(options)))
 
 
 async def _ledger(options: argparse.Namespace) -> int:
-    cluster, addresses = cluster_and_addresses(options)
-    if options.node is not None and options.node not in addresses:
-        names = ", ".join(addresses)
+    cluster, replicas = cluster_and_replicas(options)
+    if options.node is not None and options.node not in replicas:
+        names = ", ".join(replicas)
         raise CommandFailed(
             f"--node: no {options.node!r} in the cluster; there are {names}", EXIT_WRONG
         )
-    async with Nodes(Peers(addresses)) as nodes:
+    async with Nodes(replicas) as nodes:
         wanted = (str(options.node),) if options.node else nodes.names
         proof = None
         if options.verify:

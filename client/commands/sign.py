@@ -15,11 +15,10 @@ from ci.operations import Noop, encode_operation
 from client.commands.gateway_client import run
 from client.commands.operator_request import NotAsked, operator_name, used_numbers
 from client.commands.outcome import EXIT_DONE, EXIT_WRONG, CommandFailed
-from client.commands.targets import Commands, cluster_and_addresses, cluster_flag
+from client.commands.targets import Commands, cluster_and_replicas, cluster_flag
 from client.network.nodes import Nodes
 from common.configuration.config import OPERATOR_ROLE, load_client_config
 from common.configuration.passphrase import passphrase_flag, unlock_key
-from common.web.peers import Peers
 from pbft.authentication import Identity
 from pbft.client import make_request
 from pbft.codec import encode_signed
@@ -46,7 +45,6 @@ def add(commands: Commands, common: argparse.ArgumentParser) -> None:
 
 
 async def _sign(options: argparse.Namespace) -> int:
-    cluster, addresses = cluster_and_addresses(options)
     text = sys.stdin.read(TEXT_BYTES_MAX + 1) if options.operation == "-" else options.operation
     data = str(text).encode("utf-8", "replace")
     if len(data) > TEXT_BYTES_MAX:
@@ -56,9 +54,10 @@ async def _sign(options: argparse.Namespace) -> int:
         client_key = load_client_config(options.config).private_key_file
         file = client_key.with_name(OPERATOR_KEY_NAME)
     key = unlock_key(file, options.passphrase_file)
+    cluster, replicas = cluster_and_replicas(options, key)
     try:
         name = operator_name(cluster, key, OPERATOR_ROLE)
-        async with Nodes(Peers(addresses)) as nodes:
+        async with Nodes(replicas) as nodes:
             number = await used_numbers(cluster, nodes, name) + 1
     except NotAsked as error:
         raise CommandFailed(str(error)) from error

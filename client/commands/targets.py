@@ -6,15 +6,20 @@ from typing import Any
 
 from ci.limits import Limits, encode_limits
 from client.commands.gateway_client import GatewayApi
-from common.address import Address
 from common.configuration.config import (
     ClientConfig,
+    ClusterConfig,
     ConfigError,
     load_client_config,
     load_cluster_config,
+    read_signing_key,
     url_of,
 )
+from common.configuration.keys import SigningKey
+from common.configuration.passphrase import passphrase_flag, unlock_key
 from common.configuration.secret_file import read_bearer_tokens, read_secrets
+from common.links.members import replicas_over_tls, replicas_without_tls
+from common.web.peers import Peers
 from pbft.genesis import Cluster
 
 DEFAULT_GATEWAY = "http://127.0.0.1:8080"
@@ -45,6 +50,19 @@ def cluster_flag(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="the cluster file (default: the one that the configuration names)",
     )
+
+
+def nodes_flags(parser: argparse.ArgumentParser) -> None:
+    """Add --cluster, and --member-key for commands that ask the nodes themselves."""
+    cluster_flag(parser)
+    parser.add_argument(
+        "--member-key",
+        type=Path,
+        metavar="FILE",
+        help="the private key of a member, which the nodes ask for where they speak TLS"
+        " (default: the gateway's, from its configuration)",
+    )
+    passphrase_flag(parser)
 
 
 def gateway_to_read(options: argparse.Namespace, webhook_secret: bytes | None = None) -> GatewayApi:
@@ -107,15 +125,47 @@ def webhook_secret(options: argparse.Namespace, repository: str | None) -> bytes
     return None
 
 
-def cluster_and_addresses(options: argparse.Namespace) -> tuple[Cluster, dict[str, Address]]:
-    """The cluster, with its public keys, and where its nodes are. Raises ConfigError."""
+def read_cluster(options: argparse.Namespace) -> Cluster:
+    """The cluster, with its public keys. Raises ConfigError."""
+    return _cluster_of(_cluster_config(options))
+
+
+def cluster_and_replicas(
+    options: argparse.Namespace, signing_key: SigningKey | None = None
+) -> tuple[Cluster, Peers]:
+    """The cluster, and how its nodes are reached. Raises ConfigError.
+
+    signing_key: of the member that asks them, which matters where they speak TLS; None: of the one
+    that --member-key names, or else the gateway's.
+    """
+    config = _cluster_config(options)
+    cluster = _cluster_of(config)
+    if config.tls == "off":
+        return cluster, replicas_without_tls(config)
+    signing_key = signing_key or _member_key(options)
+    for member in (*cluster.genesis.replicas, *cluster.genesis.clients):
+        if member.public_key == signing_key.public_key:
+            return cluster, replicas_over_tls(config, cluster, member.name, signing_key)
+    raise ConfigError.at(
+        config.file, "", "no member has this key", "its nodes speak TLS with members alone"
+    )
+
+
+def _cluster_config(options: argparse.Namespace) -> ClusterConfig:
     file = options.cluster
     if file is None:
         file = load_client_config(options.config).cluster_file
-    config = load_cluster_config(file)
-    limits = config.limits_as(Limits)
-    addresses = {entry.name: entry.address for entry in config.replicas}
-    return config.cluster(encode_limits(limits)), addresses
+    return load_cluster_config(file)
+
+
+def _cluster_of(config: ClusterConfig) -> Cluster:
+    return config.cluster(encode_limits(config.limits_as(Limits)))
+
+
+def _member_key(options: argparse.Namespace) -> SigningKey:
+    if options.member_key is None:
+        return read_signing_key(load_client_config(options.config))
+    return unlock_key(options.member_key, options.passphrase_file)
 
 
 def _config_if_any(options: argparse.Namespace) -> ClientConfig | None:

@@ -76,6 +76,7 @@ ImagePlace = Annotated[
 Role = Literal["gateway", "operator"]
 Executor = Literal["docker", "process"]
 LogFormat = Literal["text", "json"]
+TlsMode = Literal["required", "off"]
 FaultKind = Literal[
     "allowed", "lying", "silent", "equivocating", "delaying", "garbling", "replaying"
 ]
@@ -104,6 +105,8 @@ class ClientEntry(msgspec.Struct, frozen=True):
 class ClusterConfig(msgspec.Struct, frozen=True):
     """cluster.yml: who takes part, by which rules. Equal for all but for addresses and paths.
 
+    tls: whether the members speak TLS with each other. All must say the same, but it is no part
+        of the genesis. Off if it is not there, as in files from before TLS (`check_plaintext`).
     `limits` are the keys of ci.limits.Limits as they are in the file; `limits_as` checks them.
     """
 
@@ -113,6 +116,7 @@ class ClusterConfig(msgspec.Struct, frozen=True):
     checkpoint_interval: Annotated[int, msgspec.Meta(ge=1, le=65536)] = 128
     window: Annotated[int, msgspec.Meta(ge=2, le=131072)] = 256
     client_window: Annotated[int, msgspec.Meta(ge=1, le=65536)] = 256
+    tls: TlsMode = "off"
     limits: dict[str, bool | int | float | str] = msgspec.field(default_factory=dict)
 
     @property
@@ -184,7 +188,9 @@ class NodeConfig(msgspec.Struct, frozen=True):
     fault_injection: how this node misbehaves on purpose, only for demonstrations; `allowed`: not
         yet, but POST /pbft/simulate-byzantine may make it.
     capture_file: everything that this node sends is appended to it, without bound; only for tests.
-    plaintext_allowed: must be true to listen where other machines can connect.
+    plaintext_allowed: of files from before TLS; without effect (`check_node_listen`).
+    local_listen: a second address, on this machine alone, where the same is served over HTTP
+        without TLS: for people and Prometheus. None: none.
     private_key_passphrase_file: decrypts private_key_file, if that is encrypted.
     cluster_fingerprint: the cluster that this operator compared with the others, in words or
         hexadecimal digits (`check_confirmed`).
@@ -226,6 +232,7 @@ class NodeConfig(msgspec.Struct, frozen=True):
     fault_injection: FaultKind | None = None
     capture_file: Path | None = None
     plaintext_allowed: bool = False
+    local_listen: Address | None = None
     public_url: PublicUrl | None = None
     read_token_file: Path | None = None
     private_key_passphrase_file: Path | None = None
@@ -244,6 +251,7 @@ class ClientConfig(msgspec.Struct, frozen=True):
         nobody at all where `public_url` or `listen` is for others too.
     read_token_file: the same for whoever reads anything, but for webhooks and health; tokens of
         api_token_file are taken too. None: whoever reaches the gateway reads.
+    plaintext_allowed: must be true to listen where other machines can connect.
     archive_days_max, archive_builds_max: how long and how many finished builds are kept.
     private_key_passphrase_file, cluster_fingerprint: as for a node.
     """
@@ -323,7 +331,13 @@ def load_cluster_config(path: Path) -> ClusterConfig:
 def load_node_config(path: Path) -> NodeConfig:
     """A node's file. Raises ConfigError."""
     config = read_file(NodeConfig, path)
-    check_listen(config.listen, config.plaintext_allowed, config.file)
+    if config.local_listen is not None and not config.local_listen.is_loopback:
+        raise ConfigError.at(
+            config.file,
+            "local_listen",
+            f"{config.local_listen} can be reached by other machines, and it is without TLS",
+            "a loopback address is needed",
+        )
     check_places(config.images_from, config.file, "images_from")
     if config.registry_auth_file is not None:
         read_registry_logins(config.registry_auth_file, config.file, "registry_auth_file")
@@ -342,7 +356,7 @@ def load_node_config(path: Path) -> NodeConfig:
 def load_client_config(path: Path) -> ClientConfig:
     """The client's file. Raises ConfigError."""
     config = read_file(ClientConfig, path)
-    check_listen(config.listen, config.plaintext_allowed, config.file)
+    check_gateway_listen(config)
     if not config.repositories:
         raise ConfigError.at(config.file, "repositories", "is empty", "at least one is needed")
     repositories = _repositories(config.repositories, config.file)
@@ -350,14 +364,41 @@ def load_client_config(path: Path) -> ClientConfig:
     return msgspec.structs.replace(config, repositories=repositories)
 
 
-def check_listen(listen: Address, plaintext_allowed: bool, file: Path) -> None:
-    """Refuse to listen without TLS where other machines can connect. Raises ConfigError."""
-    if not listen.is_loopback and not plaintext_allowed:
+def check_plaintext(config: ClusterConfig) -> None:
+    """Refuse members that would speak without TLS with other machines. Raises ConfigError."""
+    for index, entry in enumerate(config.replicas):
+        if config.tls == "off" and not entry.address.is_loopback:
+            raise ConfigError.at(
+                config.file,
+                f"replicas[{index}].address",
+                f"{entry.address} is no loopback address, and with tls: off nothing is encrypted",
+                "set tls: required in the cluster.yml of every member",
+            )
+
+
+def check_node_listen(config: NodeConfig, cluster: ClusterConfig) -> None:
+    """Refuse a node that listens without TLS where others can connect. Raises ConfigError."""
+    if cluster.tls == "off" and not config.listen.is_loopback:
         raise ConfigError.at(
-            file,
+            config.file,
             "listen",
-            f"{listen} can be reached by other machines, and the connection is not encrypted",
-            "use a loopback address, or set plaintext_allowed: true where the network is your own",
+            f"{config.listen} can be reached by other machines, and with tls: off nothing is"
+            " encrypted",
+            "use a loopback address, or set tls: required in the cluster.yml of every member",
+        )
+
+
+def check_gateway_listen(config: ClientConfig) -> None:
+    """Refuse a gateway that listens without TLS where others can connect, unless its file says
+    that a proxy with TLS is in front of it. Raises ConfigError."""
+    if not config.listen.is_loopback and not config.plaintext_allowed:
+        raise ConfigError.at(
+            config.file,
+            "listen",
+            f"{config.listen} can be reached by other machines, and the connection is not"
+            " encrypted",
+            "use a loopback address, or set plaintext_allowed: true where a proxy with TLS is in"
+            " front of it",
         )
 
 

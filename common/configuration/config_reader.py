@@ -105,6 +105,8 @@ def _read(kind: Any, value: object, file: Path, key: str) -> Any:
         )
     if isinstance(plain, type) and issubclass(plain, msgspec.Struct):
         return read_struct(plain, value, file, key)
+    if value is False and "off" in _words(plain):
+        value = "off"  # YAML 1.1 takes a bare `off` for false
     try:
         return msgspec.convert(value, kind)
     except msgspec.ValidationError as error:

@@ -26,6 +26,10 @@ _HEADER = """\
 
 # The replicas, by name. The order numbers them from 0, and replica 0 is the first primary.
 """
+_TLS = """
+# Whether the members speak TLS with each other: required as soon as other machines reach a replica,
+# else off or required. It is no part of the genesis.
+"""
 _CLIENTS = """
 # Who may send requests. gateway: submit builds. operator: approve builds, and cancel any.
 """
@@ -60,9 +64,12 @@ def assemble(entries: Sequence[tuple[Path, Entry]], rules: str) -> str:
             for entry in clients
         ],
     }
+    is_one_machine = all(entry.address is None or entry.address.is_loopback for entry in replicas)
     parts = [
         _HEADER,
         yaml.safe_dump({"replicas": listed["replicas"]}, sort_keys=False),
+        _TLS,
+        f"tls: {'off' if is_one_machine else 'required'}\n",
         _CLIENTS,
         yaml.safe_dump({"clients": listed["clients"]}, sort_keys=False),
         "\n",

@@ -1,6 +1,6 @@
 """How other members of the cluster are reached: where each is, and with TLS or without."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 import msgspec
 
@@ -24,6 +24,10 @@ class Peers(Mapping[str, Address]):
 
     def __len__(self) -> int:
         return len(self._addresses)
+
+    def only(self, peers: Iterable[str]) -> "Peers":
+        """Those of them alone."""
+        return Peers({peer: self._addresses[peer] for peer in peers}, self.tls)
 
     def url(self, peer: str, path: str) -> str:
         """Where that path is on that member."""

@@ -113,12 +113,18 @@ class NodeServer:
         self._bodies = Bodies(BODIES_BYTES_MAX)
         self._proofs = ProofRoutes(runtime)
 
-    def application(self, middlewares: Iterable[Middleware] = ()) -> web.Application:
-        """The aiohttp application."""
+    def application(
+        self, middlewares: Iterable[Middleware] = (), *, has_links: bool = True
+    ) -> web.Application:
+        """The aiohttp application.
+
+        has_links: whether members may link here.
+        """
         app = web.Application(middlewares=middlewares)
+        if has_links:
+            app.add_routes([web.get(LINK_PATH, self._links.handle)])
         app.add_routes(
             [
-                web.get(LINK_PATH, self._links.handle),
                 web.get("/healthz", self._healthz),
                 web.get("/readyz", self._readyz),
                 web.get("/metrics", self._metrics),

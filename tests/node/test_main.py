@@ -11,6 +11,7 @@ from ci.limits import Limits
 from ci.operations import SubmitBuild, encode_operation
 from common.address import Address
 from common.configuration.config import RepositoryEntry
+from common.web.peers import Peers
 from node.main import _Node, _open_replica
 from node.storage.damage import StoreDamaged, StoreNotOurs
 from node.storage.ledger_table import LedgerTable
@@ -46,9 +47,9 @@ async def test_a_node_ends_where_its_commit_statuses_meet_damage(
     )
     address = Address("127.0.0.1", free_ports(1)[0])
     config = make_config(repository, executor="process", listen=address)
-    addresses = dict.fromkeys(NAMES, address)
+    replicas = Peers(dict.fromkeys(NAMES, address))
     limits = Limits()
-    node = _Node(config, make_cluster(limits), limits, addresses, KEYS["node0"])
+    node = _Node(config, make_cluster(limits), limits, replicas, KEYS["node0"])
     monkeypatch.setattr(LedgerTable, "entries", entries)
     with pytest.raises(StoreDamaged, match="its structure is broken"):
         await asyncio.wait_for(node.run(), PATIENCE_SECONDS)

@@ -84,6 +84,18 @@ def test_the_copy_as_it_is_does_start(copy: Copy) -> None:
     assert ended.code is None, ended
 
 
+def test_a_cluster_on_other_machines_without_tls(network: Network, copy: Copy) -> None:
+    cluster = yaml.safe_load(network.config_file("cluster").read_text())
+    cluster["replicas"][2]["address"] = "192.0.2.3:10000"
+    file = copy.folder / "cluster.yml"
+    file.write_text(yaml.safe_dump(cluster))
+    copy.settings["cluster_file"] = str(file)
+    copy.settings["cluster_fingerprint"] = network.status("node0")["cluster"]
+    line = told(copy.start())
+    assert f"{file}: replicas[2].address: 192.0.2.3:10000 is no loopback address" in line
+    assert "set tls: required" in line
+
+
 def test_a_port_that_is_in_use(copy: Copy) -> None:
     with socket.create_server(("127.0.0.1", copy.port)):
         line = told(copy.start())
@@ -124,7 +136,7 @@ def change(key: str, value: object) -> Callable[[Settings], None]:
     ("key", "value", "allowed"),
     [
         ("listen", "127.0.0.1:seven", "127.0.0.1:10000"),
-        ("listen", "0.0.0.0:10000", "plaintext_allowed"),
+        ("listen", "0.0.0.0:10000", "use a loopback address"),
         ("name", "node9", "node0, node1, node2, node3"),
         ("name", None, "is needed"),
         ("cluster_file", "nowhere.yml", "no such file"),

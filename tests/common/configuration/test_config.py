@@ -11,7 +11,9 @@ from common.configuration.config import (
     Address,
     ClusterConfig,
     ConfigError,
-    check_listen,
+    check_gateway_listen,
+    check_node_listen,
+    check_plaintext,
     load_client_config,
     load_cluster_config,
     load_node_config,
@@ -216,7 +218,6 @@ def test_a_wrong_value_in_a_node_file(tmp_path: Path, added: str, line: str) -> 
         ("127.0.0.1:10000", "a:99999", "listen: port 99999 is not between 1 and 65535; a host"),
         ("127.0.0.1:10000", "'a b:1'", "listen: 'a b' is not a host; a host and a port"),
         ("127.0.0.1:10000", "'[::zz]:1'", "listen: '[::zz]' is not an IPv6 address; a host"),
-        ("127.0.0.1:10000", "0.0.0.0:10000", "listen: 0.0.0.0:10000 can be reached by other mach"),
         ("../data/node0", "[a]", "data_directory: is a list; a path is needed"),
         ("url: example.git", "uri: x", "repositories[0].uri: there is no such key (did you mean "),
         ("url: example.git", "fetch_url: x", "repositories[0].url: is missing; text is needed"),
@@ -315,14 +316,72 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
         load_node_config(tmp_path / "binary.yml")
 
 
-def test_listening_where_others_can_connect_must_be_asked_for(tmp_path: Path) -> None:
-    file = tmp_path / "file.yml"
-    for loopback in ("127.0.0.1:1", "127.8.9.1:1", "localhost:1", "[::1]:1"):
-        check_listen(Address.parse(loopback), False, file)
-    for open_to_all in ("0.0.0.0:1", "[::]:1", "10.0.0.1:1", "example.org:1"):
+HERE = ("127.0.0.1:1", "127.8.9.1:1", "localhost:1", "[::1]:1")
+FOR_OTHERS = ("0.0.0.0:1", "[::]:1", "10.0.0.1:1", "example.org:1")
+
+
+@pytest.mark.parametrize(
+    ("text", "tls"),
+    [("", "off"), ("tls: off", "off"), ('tls: "off"', "off"), ("tls: required", "required")],
+)
+def test_whether_members_speak_tls(tmp_path: Path, text: str, tls: str) -> None:
+    assert load_cluster_config(written(tmp_path, CLUSTER + text)).tls == tls
+
+
+def test_tls_is_not_in_the_genesis(tmp_path: Path) -> None:
+    with_keys(tmp_path)
+    one = load_cluster_config(written(tmp_path, CLUSTER)).cluster(b"")
+    other = load_cluster_config(written(tmp_path, f"{CLUSTER}tls: required")).cluster(b"")
+    assert one.id == other.id
+
+
+def test_no_other_word_about_tls_is_taken(tmp_path: Path) -> None:
+    assert error_of(tmp_path, f"{CLUSTER}tls: on", load_cluster_config) == (
+        "tls: is true; one of required, off is needed"
+    )
+
+
+def test_members_on_other_machines_need_tls(tmp_path: Path) -> None:
+    config = load_cluster_config(written(tmp_path, CLUSTER))
+    far = msgspec.structs.replace(config.replicas[1], address=Address.parse("10.0.0.1:1"))
+    far_config = msgspec.structs.replace(config, replicas=(config.replicas[0], far))
+    check_plaintext(config)
+    check_plaintext(msgspec.structs.replace(far_config, tls="required"))
+    with pytest.raises(ConfigError, match=r"replicas\[1\].address: 10.0.0.1:1 .*tls: required"):
+        check_plaintext(far_config)
+
+
+def test_a_node_listens_for_other_machines_with_tls_alone(tmp_path: Path) -> None:
+    off = load_cluster_config(written(tmp_path, CLUSTER))
+    required = msgspec.structs.replace(off, tls="required")
+    # of a file from before TLS
+    node = load_node_config(written(tmp_path, f"{NODE}plaintext_allowed: true"))
+    for here in HERE:
+        check_node_listen(msgspec.structs.replace(node, listen=Address.parse(here)), off)
+    for listen in map(Address.parse, FOR_OTHERS):
+        check_node_listen(msgspec.structs.replace(node, listen=listen), required)
+        with pytest.raises(ConfigError, match="tls: required"):
+            check_node_listen(msgspec.structs.replace(node, listen=listen), off)
+
+
+def test_what_a_node_serves_without_tls_is_for_its_own_machine(tmp_path: Path) -> None:
+    config = load_node_config(written(tmp_path, f"{NODE}local_listen: 127.0.0.1:9000"))
+    assert config.local_listen == Address("127.0.0.1", 9000)
+    assert error_of(tmp_path, f"{NODE}local_listen: 10.0.0.1:9000").startswith(
+        "local_listen: 10.0.0.1:9000 can be reached by other machines"
+    )
+
+
+def test_a_gateway_listens_for_other_machines_behind_a_proxy_alone(tmp_path: Path) -> None:
+    gateway = load_client_config(written(tmp_path, CLIENT))
+    for here in HERE:
+        check_gateway_listen(msgspec.structs.replace(gateway, listen=Address.parse(here)))
+    for listen in map(Address.parse, FOR_OTHERS):
         with pytest.raises(ConfigError, match="plaintext_allowed: true"):
-            check_listen(Address.parse(open_to_all), False, file)
-        check_listen(Address.parse(open_to_all), True, file)
+            check_gateway_listen(msgspec.structs.replace(gateway, listen=listen))
+        check_gateway_listen(
+            msgspec.structs.replace(gateway, listen=listen, plaintext_allowed=True)
+        )
 
 
 @pytest.mark.parametrize("text", ["127.0.0.1:10000", "localhost:1", "[::1]:65535", "a.b-c.org:80"])

@@ -140,6 +140,16 @@ def test_the_same_entries_give_the_same_file_in_any_order(
     assert "build_seconds_max: 120" in shown
 
 
+def test_members_speak_tls_unless_all_are_on_one_machine(
+    tmp_path: Path, entries: list[Path]
+) -> None:
+    far, near = tmp_path / "far.yml", tmp_path / "near.yml"
+    assert assemble(far, *entries) == 0
+    assert load_cluster_config(far).tls == "required"
+    assert assemble(near, init(tmp_path, "here", 4), *entries[len(NAMES) :]) == 0
+    assert load_cluster_config(near).tls == "off"
+
+
 def test_rules_come_from_another_cluster_file(tmp_path: Path, entries: list[Path]) -> None:
     first, second = tmp_path / "first.yml", tmp_path / "second.yml"
     assert assemble(first, *entries) == 0
