@@ -16,16 +16,18 @@ from pathlib import Path
 import msgspec
 import uvloop
 
-from client.commands import add_commands, add_gateway_commands
+from client.check import check_gateway
+from client.commands import add_commands
 from client.commands.outcome import CommandFailed
 from client.serve import AddressInUse, serve
 from client.storage.database import StorageFailed
 from common.address import Address
+from common.checks.command import add_check
 from common.configuration.config import ClientConfig, ConfigError, load_client_config
 from common.configuration.secret_file import PRIVATE_UMASK
 from common.installation import CLIENT_CONFIG, shown
 from common.logs import FORMATTERS, start_logging
-from common.membership.commands import Commands
+from common.membership.commands import Commands, add_confirm, add_init
 from common.version import VERSION
 
 EXIT_WRONG = 2
@@ -52,7 +54,7 @@ def gateway_main(arguments: Sequence[str] | None = None) -> int:
         "pbft-ci-gateway", f"{_SERVING}. With a command: make one.", EPILOGUE_OF_SERVING
     )
     _add_serving(parser)
-    add_gateway_commands(_subparsers(parser))
+    _add_gateway_commands(_subparsers(parser))
     return _run(parser.parse_args(arguments))
 
 
@@ -73,7 +75,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_serving(parser)
     commands = _subparsers(parser)
     add_commands(commands)
-    add_gateway_commands(commands)
+    _add_gateway_commands(commands)
     return parser
 
 
@@ -113,6 +115,13 @@ def _subparsers(parser: argparse.ArgumentParser, *, is_required: bool = False) -
     return parser.add_subparsers(
         dest="command", metavar="COMMAND", title="commands", required=is_required
     )
+
+
+def _add_gateway_commands(commands: Commands) -> None:
+    """What an operator of a gateway does before it serves."""
+    add_init(commands, "gateway", "127.0.0.1:8080")
+    add_confirm(commands, load_client_config, CLIENT_CONFIG)
+    add_check(commands, "gateway", check_gateway, CLIENT_CONFIG)
 
 
 def _add_serving(parser: argparse.ArgumentParser) -> None:

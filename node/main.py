@@ -10,6 +10,7 @@ import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 import uvloop
@@ -20,6 +21,7 @@ from ci.application import BuildApplication
 from ci.limits import ALL, Limits, encode_limits
 from ci.operations import Ballot
 from common.address import Address
+from common.checks.command import add_check
 from common.configuration.config import (
     ConfigError,
     NodeConfig,
@@ -29,8 +31,8 @@ from common.configuration.config import (
     load_node_config,
     read_signing_key,
 )
-from common.configuration.keys import SigningKey
 from common.configuration.secret_file import PRIVATE_UMASK, read_bearer_tokens
+from common.finding import Finding
 from common.installation import NODE_COMMAND, NODE_CONFIG, shown
 from common.links.link import Inbox, Links
 from common.links.members import replicas_for
@@ -44,6 +46,7 @@ from driver.build_scheduler import BuildScheduler, SchedulerPorts
 from driver.ports import SaveFailed
 from node.builds.build_runner import BuildRunner
 from node.builds.build_tasks import BuildTasks, StoreRequests
+from node.check import check_node
 from node.diagnostics.capture import Capture
 from node.replica.ledger_catch_up import LedgerCatchUp
 from node.replica.runtime import Runtime
@@ -79,30 +82,14 @@ def main(arguments: list[str] | None = None) -> int:
         if options.command is not None:
             return int(options.run(options))
         config = _configure(options)
-        cluster_config = load_cluster_config(config.cluster_file)
-        limits = cluster_config.limits_as(Limits)
-        cluster = cluster_config.cluster(encode_limits(limits))
-        if reason := room_refusal(cluster, limits):
-            raise ConfigError(f"{cluster_config.file}: {reason}")
-        _check_stand_by(config, limits)
-        entry = cluster_config.replica_entry(config.name, config.file)
-        check_node_listen(config, cluster_config)
-        check_confirmed(config, cluster_config, cluster)
-        signing_key = read_signing_key(config)
-        if signing_key.public_key != cluster.public_key(config.name):
-            raise ConfigError(
-                f"{config.file}: private_key_file: {config.private_key_file} is not the key of"
-                f" {config.name} in {entry.public_key_file or cluster_config.file};"
-                " the two must be one pair"
-            )
-        replicas = replicas_for(cluster_config, cluster, config.name, signing_key)
+        member = _read_member(config)
         os.umask(PRIVATE_UMASK)
         start_logging(config.log_file, config.name, config.log_format)
     except ConfigError as error:
         print(error, file=sys.stderr)
         return 2
     try:
-        node = _Node(config, cluster, limits, replicas, signing_key)
+        node = _Node(config, member)
         # What was imported stays: each look at all of it held the loop for 35 ms.
         gc.freeze()
         gc.set_threshold(COLLECTED_OBJECTS_MIN)
@@ -117,21 +104,49 @@ class _CannotListen(Exception):
     """The address is taken or not ours; the text names the key."""
 
 
+class _Member(NamedTuple):
+    """The replica as a member of its cluster: who it is, by which rules, who the others are."""
+
+    identity: Identity
+    limits: Limits
+    replicas: Peers
+
+    def others(self) -> Peers:
+        """The other replicas."""
+        return self.replicas.only(name for name in self.replicas if name != self.identity.name)
+
+
+def _read_member(config: NodeConfig) -> _Member:
+    """What the cluster file and the key file say, held against node.yml. Raises ConfigError."""
+    cluster_config = load_cluster_config(config.cluster_file)
+    limits = cluster_config.limits_as(Limits)
+    cluster = cluster_config.cluster(encode_limits(limits))
+    if reason := room_refusal(cluster, limits):
+        raise ConfigError(f"{cluster_config.file}: {reason}")
+    _check_stand_by(config, limits)
+    entry = cluster_config.replica_entry(config.name, config.file)
+    check_node_listen(config, cluster_config)
+    check_confirmed(config, cluster_config, cluster)
+    signing_key = read_signing_key(config)
+    if signing_key.public_key != cluster.public_key(config.name):
+        raise ConfigError(
+            f"{config.file}: private_key_file: {config.private_key_file} is not the key of"
+            f" {config.name} in {entry.public_key_file or cluster_config.file};"
+            " the two must be one pair"
+        )
+    replicas = replicas_for(cluster_config, cluster, config.name, signing_key)
+    return _Member(Identity(cluster, config.name, signing_key.sign), limits, replicas)
+
+
 class _Node:
     """The parts of a node, put together."""
 
-    def __init__(
-        self,
-        config: NodeConfig,
-        cluster: Cluster,
-        limits: Limits,
-        replicas: Peers,
-        signing_key: SigningKey,
-    ) -> None:
+    def __init__(self, config: NodeConfig, member: _Member) -> None:
         self._config = config
+        identity, limits, replicas = member
+        cluster = identity.cluster
         self._tls = replicas.tls
         self._address = replicas[config.name]
-        identity = Identity(cluster, config.name, signing_key.sign)
         self._runtime = _open_replica(config, identity, limits)
         application = self._runtime.application
         self._store = self._runtime.store
@@ -142,7 +157,7 @@ class _Node:
                 self._runtime.on_envelopes, self._runtime.on_connected, self._runtime.has_room
             ),
         )
-        peers = replicas.only(name for name in replicas if name != config.name)
+        peers = member.others()
         self._spoken_links: Speaker = _captured(self._links, config)
         self._faults: FaultSwitch = NoFaults()
         bend: Callable[[Ballot], Ballot] | None = None
@@ -449,7 +464,15 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands")
     add_init(commands, "replica", "127.0.0.1:10000")
     add_confirm(commands, load_node_config, NODE_CONFIG)
+    add_check(commands, "node", _check, NODE_CONFIG)
     return parser
+
+
+async def _check(file: Path) -> list[Finding]:
+    """What `check` finds for the node of that configuration. Raises ConfigError."""
+    config = load_node_config(file)
+    member = _read_member(config)
+    return await check_node(config, member.identity, member.limits, member.others())
 
 
 def _configure(options: argparse.Namespace) -> NodeConfig:

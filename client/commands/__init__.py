@@ -15,21 +15,8 @@ from client.commands import (
     logs,
     sign,
 )
-from common.configuration.config import load_client_config
 from common.installation import CLIENT_CONFIG, shown
-from common.membership.commands import (
-    Commands,
-    add_cluster,
-    add_confirm,
-    add_init,
-    add_operator,
-)
-
-
-def add_gateway_commands(commands: Commands) -> None:
-    """Add the commands with which an operator makes a gateway and confirms its cluster."""
-    add_init(commands, "gateway", "127.0.0.1:8080")
-    add_confirm(commands, load_client_config, CLIENT_CONFIG)
+from common.membership.commands import Commands, add_cluster, add_operator
 
 
 def add_commands(commands: Commands) -> None:

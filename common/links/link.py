@@ -152,13 +152,24 @@ class Links:
 
     async def start(self) -> None:
         """Begin to connect; returns at once."""
-        self._session = aiohttp.ClientSession(
-            auto_decompress=False, response_class=_Offered, ws_response_class=_Dialled
-        )
+        self._open_session()
         self._tasks = [
             asyncio.create_task(self._keep_connected(peer, address), name=f"link to {peer}")
             for peer, address in self._dial.items()
         ]
+
+    async def try_out(self, peer: str) -> None:
+        """Make one link to that peer, and end it. Not for links that were started.
+
+        Raises LinkRefused, aiohttp.ClientError, OSError, TimeoutError: there is none.
+        """
+        self._open_session()
+        try:
+            async with asyncio.timeout(HANDSHAKE_SECONDS):
+                websocket = await self._dialled(peer)
+                await websocket.close()
+        finally:
+            await self.close()
 
     async def close(self) -> None:
         """End all links."""
@@ -231,6 +242,11 @@ class Links:
 
     def _may_read(self) -> bool:
         return self._inbox.has_room is None or self._inbox.has_room.is_set()
+
+    def _open_session(self) -> None:
+        self._session = aiohttp.ClientSession(
+            auto_decompress=False, response_class=_Offered, ws_response_class=_Dialled
+        )
 
     # --- a live link ----------------------------------------------------------------------------
 

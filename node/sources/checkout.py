@@ -109,6 +109,14 @@ class Checkout:
             _log.warning("the environment variable %s would steer git and is dropped", name)
             del os.environ[name]
 
+    async def check_access(self, entry: RepositoryEntry) -> None:
+        """Ask the repository's server for its branches, as a build does.
+
+        Raises InfrastructureError: it does not answer, or does not let this node in.
+        """
+        remote = self._remote(entry)
+        await self._in_thread(lambda stop: has_reference(remote, "HEAD", stop))
+
     async def check_out(
         self, repository: str, reference: str, commit: str | None, target: Path
     ) -> Source | NotThere:

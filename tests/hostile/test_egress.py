@@ -274,9 +274,9 @@ def test_what_a_node_says_at_its_start(
     monkeypatch.setenv("LD_LIBRARY_PATH", library_path())
     caplog.set_level(logging.INFO)
 
-    def said(is_engine_here: bool = True) -> str:
+    def said(docker_host: str = "unix:///run/docker.sock") -> str:
         caplog.clear()
-        namespaces.inside("machine", lambda: log_egress_filter(is_engine_here))
+        namespaces.inside("machine", lambda: log_egress_filter(docker_host))
         (record,) = caplog.records
         assert "\n" not in record.getMessage()
         return record.getMessage()
@@ -286,7 +286,7 @@ def test_what_a_node_says_at_its_start(
     namespaces.nft("-f", str(FILTER))
     try:
         assert said() == f"network_allowed: the egress filter stands (table {TABLE})"
-        assert "the engine is on another machine" in said(is_engine_here=False)
+        assert "the engine is on another machine" in said("tcp://engine.example:2376")
         namespaces.nft("flush", "chain", *TABLE.split(), "through_this_machine")
         namespaces.nft("delete", "chain", *TABLE.split(), "through_this_machine")
         assert "lacks `hook forward`" in said()

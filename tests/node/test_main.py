@@ -12,7 +12,7 @@ from ci.operations import SubmitBuild, encode_operation
 from common.address import Address
 from common.configuration.config import RepositoryEntry
 from common.web.peers import Peers
-from node.main import _Node, _open_replica
+from node.main import _Member, _Node, _open_replica
 from node.storage.damage import StoreDamaged, StoreNotOurs
 from node.storage.ledger_table import LedgerTable
 from pbft.authentication import Identity, sign_message
@@ -49,7 +49,8 @@ async def test_a_node_ends_where_its_commit_statuses_meet_damage(
     config = make_config(repository, executor="process", listen=address)
     replicas = Peers(dict.fromkeys(NAMES, address))
     limits = Limits()
-    node = _Node(config, make_cluster(limits), limits, replicas, KEYS["node0"])
+    identity = Identity(make_cluster(limits), "node0", KEYS["node0"].sign)
+    node = _Node(config, _Member(identity, limits, replicas))
     monkeypatch.setattr(LedgerTable, "entries", entries)
     with pytest.raises(StoreDamaged, match="its structure is broken"):
         await asyncio.wait_for(node.run(), PATIENCE_SECONDS)

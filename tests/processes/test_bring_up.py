@@ -39,6 +39,12 @@ def member(program: str, *arguments: str | Path) -> str:
     return ended.output
 
 
+def rows(table: str, kind: str) -> dict[str, str]:
+    """The states of the rows of one kind in what `check` printed, by name."""
+    lines = [line.split() for line in table.splitlines()]
+    return {line[1]: line[2] for line in lines if line[0] == kind}
+
+
 def test_four_operators_who_share_only_entries_come_to_a_verdict(
     tmp_path: Path, running: list[Process]
 ) -> None:
@@ -77,6 +83,10 @@ def test_four_operators_who_share_only_entries_come_to_a_verdict(
         if program == "node":
             text = config.read_text()
             config.write_text(text.replace("executor: docker", "executor: process"))
+    alone = member("node", "--config", configs["acme"][1], "check")
+    assert rows(alone, "replica") == dict.fromkeys(NAMES[1:], "warning"), alone
+    assert rows(alone, "repository") == {f"file://{repository}": "ok"}
+
     with ExitStack() as opened:
         for name, (program, config) in configs.items():
             output = opened.enter_context((tmp_path / f"{name}.output").open("w+"))
@@ -87,5 +97,9 @@ def test_four_operators_who_share_only_entries_come_to_a_verdict(
             is_up = functools.partial(answers, Address("127.0.0.1", port))
             block_until(is_up, f"{name} answers", READY_SECONDS)
 
+    table = run("-m", "client", "--config", str(configs["web"][1]), "check")
+    assert rows(table.output, "replica") == dict.fromkeys(NAMES, "ok"), table
+    # it is the only thing that is wrong: the gateway runs
+    assert (table.code, "is in use" in table.output) == (1, True)
     printed = member("client", "--config", configs["web"][1], "submit", "main", "--wait")
     assert "passed" in printed

@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import os
 import secrets
 import time
 from collections.abc import Callable, Mapping
@@ -49,7 +48,6 @@ REMOVAL_ROUNDS_MAX = 10
 # After a crash the engine still does what it was asked for last, if it has as much to do as it may.
 LOOK_AGAIN_SECONDS = float(ANSWER_SECONDS_MAX)
 CA_BYTES_MAX = 4 * 2**20
-LOCAL_ENGINE = "unix://"
 # of images that do not unpack a tree by themselves, as long as this process lives
 WITHOUT_TAR_MAX = 1000
 
@@ -90,9 +88,8 @@ class DockerSandbox:
         """
         isolate_from_user(self._config.data_directory / "docker-config")
         if self._config.network_allowed:
-            host = self._config.docker_host or os.environ.get("DOCKER_HOST") or LOCAL_ENGINE
-            is_engine_here = host.startswith(LOCAL_ENGINE)
-            await in_thread(self._threads, lambda stop: log_egress_filter(is_engine_here))
+            docker_host = self._config.docker_host
+            await in_thread(self._threads, lambda stop: log_egress_filter(docker_host))
         try:
             await self._remove_leftovers()
             await self._call(lambda stop: self._compare_memory())

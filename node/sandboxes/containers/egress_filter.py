@@ -19,12 +19,19 @@ _PATH = os.pathsep.join((os.environ.get("PATH", ""), "/usr/sbin", "/sbin"))
 # what must be in the table: both hooks, and the bridges
 _PARTS = ("hook input", "hook forward", f'iifname "{BRIDGE_PREFIX}*"')
 _LISTED = f"nft list table {TABLE}"
-_ELSE = (
+WITHOUT = (
     "builds with a network reach this machine's own addresses, metadata services and private"
     " networks: load example-config/egress.nft (docs/OPERATING.md)"
 )
 
+_UNIX_SOCKET = "unix://"
+
 _log = logging.getLogger(__name__)
+
+
+def is_engine_here(docker_host: str | None) -> bool:
+    """Whether the engine is on this machine. docker_host: None for DOCKER_HOST or the default."""
+    return (docker_host or os.environ.get("DOCKER_HOST") or _UNIX_SOCKET).startswith(_UNIX_SOCKET)
 
 
 def bridge_name() -> str:
@@ -32,17 +39,19 @@ def bridge_name() -> str:
     return BRIDGE_PREFIX + secrets.token_hex(4)
 
 
-def log_egress_filter(is_engine_here: bool) -> None:
-    """Log in one line whether the filter stands. is_engine_here: else this machine has it not."""
-    problem = _problem() if is_engine_here else "cannot be seen: the engine is on another machine"
+def log_egress_filter(docker_host: str | None) -> None:
+    """Log in one line whether the filter stands around that engine's builds."""
+    problem = filter_problem(docker_host)
     if problem is None:
         _log.info("network_allowed: the egress filter stands (table %s)", TABLE)
     else:
-        _log.warning("network_allowed: the egress filter %s; without it %s", problem, _ELSE)
+        _log.warning("network_allowed: the egress filter %s; without it %s", problem, WITHOUT)
 
 
-def _problem() -> str | None:
+def filter_problem(docker_host: str | None) -> str | None:
     """What is wrong with the filter, or why that cannot be seen; None: it stands."""
+    if not is_engine_here(docker_host):
+        return "cannot be seen: the engine is on another machine"
     program = shutil.which("nft", path=_PATH)
     if program is None:
         return "is not there: the program nft is missing"
