@@ -315,7 +315,8 @@ def _open_replica(config: NodeConfig, identity: Identity, limits: Limits) -> Run
         except StoreDamaged as error:
             if identity.cluster.quorums.faults_max == 0:
                 raise StoreDamaged(
-                    f"{error}. With f = 0 nobody can vouch for it: restore its disk"
+                    f"{error}. With f = 0 no other replica can vouch for what is lost, and an older"
+                    " copy lacks it too: bring back the files as they were, or start a new cluster"
                 ) from error
             _log.critical("%s", error)
     try:

@@ -168,7 +168,7 @@ def test_where_f_is_0_nobody_can_vouch_for_what_was_lost(tmp_path: Path) -> None
         network.spawn("node0")
         assert network.processes["node0"].wait(120) == 1
         log = network.configuration.nodes[0].log_file.read_text()
-        assert "With f = 0 nobody can vouch for it" in log
+        assert "With f = 0 no other replica can vouch for what is lost" in log
         del network.processes["node0"]
 
 
