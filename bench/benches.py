@@ -4,7 +4,18 @@ from collections.abc import Awaitable, Callable
 
 import msgspec
 
-from bench import accept, failover, history, messages, noop, repository, steady, strangers, verdict
+from bench import (
+    accept,
+    failover,
+    history,
+    messages,
+    noop,
+    repository,
+    steady,
+    strangers,
+    tls,
+    verdict,
+)
 from bench.context import Context
 from bench.rows import Row
 
@@ -31,6 +42,7 @@ BENCHES = {
         ),
         Bench(name=accept.NAME, what="webhook to 202 at 200/s, p50 and p99", run=accept.run),
         Bench(name=noop.NAME, what="noop through consensus: 64 clients, 1 client", run=noop.run),
+        Bench(name=tls.NAME, what="what TLS between members costs a noop", run=tls.run),
         Bench(
             name=failover.NAME,
             what="time without service when the primary is killed",

@@ -31,6 +31,8 @@ from scripts.folders import EXAMPLE_CONFIG, LOG, RUN
 EXAMPLE_REPLICAS = 4
 EXAMPLE_BASE_PORT = 10000
 HOST = "127.0.0.1"
+# With TLS, from a node's port for members to its port for this machine.
+LOCAL_PORT_DISTANCE = 1000
 # fewer tolerate no faulty one (pbft.quorums)
 FAULTY_REPLICAS_MIN = 4
 
@@ -128,7 +130,8 @@ def write_configuration(
     paths, the first the client's default. key_folder and data_folder: by default `keys` and
     `data` in run_folder. overrides: more keys for a file, by its name without `.yml`: "node1",
     "client", "cluster", and "node" for every replica; a value of None takes the key out.
-    Paths in there should be absolute. Raises ConfigError for what no valid file came of.
+    Paths in there should be absolute. If they have members speak TLS, each node gets an address
+    for this machine, too. Raises ConfigError for what no valid file came of.
     """
     try:
         quorums_for(replicas)
@@ -143,6 +146,7 @@ def write_configuration(
     data = (data_folder or run_folder / "data").absolute()
     logs = log_folder.absolute()
     changes = overrides or {}
+    has_tls = changes.get("cluster", {}).get("tls") == "required"
     names = [f"node{index}" for index in range(replicas)]
     addresses = [f"{HOST}:{port}" for port in ports]
     _write(
@@ -174,6 +178,9 @@ def write_configuration(
             _write(folder / "client.yml", settings, changes.get("client", {}))
         else:
             settings |= {"executor": executor, "allow_dockerfile": executor == "docker"}
+            if has_tls:
+                port = int(listen.rpartition(":")[2])
+                settings["local_listen"] = f"{HOST}:{port + LOCAL_PORT_DISTANCE}"
             more = {**changes.get("node", {}), **changes.get(name, {})}
             _write(folder / f"{name}.yml", settings, more)
     configuration = read_configuration(folder)
@@ -260,6 +267,7 @@ def _as_in(example: Configuration) -> dict[str, Mapping[str, object]]:
             "checkpoint_interval": example.cluster.checkpoint_interval,
             "window": example.cluster.window,
             "client_window": example.cluster.client_window,
+            "tls": example.cluster.tls,
             "limits": example.cluster.limits,
         },
         "node": {key: getattr(example.nodes[0], key) for key in keys},

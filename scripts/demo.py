@@ -266,7 +266,7 @@ def run(arguments: argparse.Namespace, started: float) -> int:
         say_where(configuration)
         print(f"messages:   {configuration.client.listen.url}/builds/{watched[0].build}/messages")
         if arguments.faulty == ALLOWED:
-            url, node_url = configuration.client.listen.url, configuration.nodes[0].listen.url
+            url, node_url = configuration.client.listen.url, configuration.nodes[0].plain_listen.url
             print("\n".join(how_to_play(names, f"{url}/replicas", node_url)))
     return 0 if good else 1
 

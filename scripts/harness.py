@@ -145,7 +145,7 @@ class Network:
         self.processes: dict[str, Process] = {}
         self._listen = {
             self.configuration.client.name: self.configuration.client.listen,
-            **{node.name: node.local_listen or node.listen for node in self.configuration.nodes},
+            **{node.name: node.plain_listen for node in self.configuration.nodes},
         }
         self._environment = {**os.environ, STDERR_VARIABLE: "no", **(environment or {})}
         self._start_program = start_program

@@ -83,7 +83,17 @@ def prepare(
 
 
 def node_programs(configuration: Configuration) -> list[Program]:
-    """The nodes of a configuration, as programs to start."""
+    """The nodes of a configuration, as programs to start. Raises ConfigError."""
+    if configuration.cluster.tls == "required":
+        for node in configuration.nodes:
+            if node.local_listen is None:
+                raise ConfigError.at(
+                    node.file,
+                    "local_listen",
+                    "is missing, and with tls: required a node answers members alone",
+                    "an address as 127.0.0.1:11000 is needed, where these scripts ask whether it"
+                    " is up",
+                )
     return [_program("node", config) for config in configuration.nodes]
 
 
@@ -139,11 +149,10 @@ def stop(processes: Processes, *, everything: bool) -> tuple[list[str], list[str
 
 
 def _program(module: str, config: NodeConfig | ClientConfig) -> Program:
-    local = config.local_listen if isinstance(config, NodeConfig) else None
     return Program(
         name=config.name,
         command=(sys.executable, "-m", module, "--config", str(config.file)),
-        listen=local or config.listen,
+        listen=config.plain_listen if isinstance(config, NodeConfig) else config.listen,
         config_file=config.file,
         log_files=(config.log_file,),
     )

@@ -21,8 +21,8 @@ GIBIBYTE = 2**30
 FREE_BYTES_MIN = GIBIBYTE
 
 
-def check_listen(address: Address) -> Finding:
-    """Whether this process could listen there."""
+def check_listen(address: Address, key: str = "listen") -> Finding:
+    """Whether this process could listen there. key: of the configuration."""
     try:
         found = socket.getaddrinfo(
             address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
@@ -37,8 +37,8 @@ def check_listen(address: Address) -> Finding:
             text = f"{address} is in use: end what uses it (this member, if it runs already)"
         else:
             text = f"{address}: {error.strerror}: take an address of this machine"
-        return Finding("listen", State.WRONG, text)
-    return Finding("listen", State.OK, f"{address} is free")
+        return Finding(key, State.WRONG, text)
+    return Finding(key, State.OK, f"{address} is free")
 
 
 def check_space(directory: Path, kept_bytes_max: int) -> Finding:

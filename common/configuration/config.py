@@ -238,6 +238,11 @@ class NodeConfig(msgspec.Struct, frozen=True):
     private_key_passphrase_file: Path | None = None
     cluster_fingerprint: str | None = None
 
+    @property
+    def plain_listen(self) -> Address:
+        """Where this machine asks it without TLS; with `tls: required` only at `local_listen`."""
+        return self.local_listen or self.listen
+
 
 class ClientConfig(msgspec.Struct, frozen=True):
     """client.yml: the gateway.

@@ -78,6 +78,13 @@ def test_an_operator_works_over_tls(network: Network, build: str) -> None:
     assert client(network, "ledger", "--node", "node3", *key).code == 0
 
 
+def test_check_proves_all_nodes_keys(network: Network) -> None:
+    checked = client(network, "check")
+    for name in network.node_names:
+        place = network.configuration.cluster.replica_entry(name, network.folder).address
+        assert f"{place} proved its key" in checked.output
+
+
 def test_an_operators_own_key_reaches_all_nodes(network: Network) -> None:
     build = network.post("held")
     key = ("--operator-key", str(network.key_file("operator")))

@@ -26,6 +26,7 @@ from scripts.configuration import (
     write_configuration,
 )
 from scripts.folders import EXAMPLE_CONFIG, ROOT
+from scripts.network import node_programs
 
 
 def written(folder: Path, replicas: int = 4, **more: object) -> Configuration:
@@ -119,6 +120,19 @@ def test_other_sizes_follow_the_example(example: Path, replicas: int) -> None:
         == load_client_config(example / "example-config" / "client.yml").repositories
     )
     assert again.cluster.cluster(b"").quorums.replicas == replicas
+
+
+def test_an_example_with_tls_is_followed(example: Path) -> None:
+    """With an address for this machine, where the start scripts ask whether a node is up."""
+    file = example / "example-config" / "cluster.yml"
+    file.write_text(file.read_text().replace("tls: off", "tls: required"))
+    with pytest.raises(ConfigError, match=r"node0\.yml: local_listen: is missing"):
+        node_programs(example_configuration())
+    made = example_configuration(replicas=7)
+    assert made.cluster.tls == "required"
+    assert [str(program.listen) for program in node_programs(made)] == [
+        f"127.0.0.1:{port}" for port in range(11000, 11007)
+    ]
 
 
 def test_a_faulty_node_or_another_executor_is_the_same_cluster(example: Path) -> None:
