@@ -19,11 +19,13 @@ import uvloop
 from client.check import check_gateway
 from client.commands import add_commands
 from client.commands.outcome import CommandFailed
-from client.serve import AddressInUse, serve
+from client.serve import AddressInUse, check_whole, serve
 from client.storage.database import StorageFailed
 from common.address import Address
 from common.checks.command import add_check
+from common.configuration.commands import ConfigCommands
 from common.configuration.config import ClientConfig, ConfigError, load_client_config
+from common.configuration.reload import ignore_reloads
 from common.configuration.secret_file import PRIVATE_UMASK
 from common.installation import CLIENT_CONFIG, shown
 from common.logs import FORMATTERS, start_logging
@@ -40,6 +42,7 @@ arguments or configuration; 3 no answer, or refused; 4 no verdict yet, or too la
 `evidence`: 0 all of it holds, 1 some does not."""
 EPILOGUE_OF_SERVING = """exit codes: 0 stopped, or done; 1 the cluster was not confirmed; 2 wrong
 arguments or configuration; 3 cannot serve."""
+GATEWAY_COMMANDS = ConfigCommands(CLIENT_CONFIG, load_client_config, check_whole)
 _SERVING = "Run PBFT/CI's gateway, which receives webhooks and sends requests to the replicas"
 
 
@@ -122,6 +125,7 @@ def _add_gateway_commands(commands: Commands) -> None:
     add_init(commands, "gateway", "127.0.0.1:8080")
     add_confirm(commands, load_client_config, CLIENT_CONFIG)
     add_check(commands, "gateway", check_gateway, CLIENT_CONFIG)
+    GATEWAY_COMMANDS.add(commands)
 
 
 def _add_serving(parser: argparse.ArgumentParser) -> None:
@@ -135,6 +139,7 @@ def _add_serving(parser: argparse.ArgumentParser) -> None:
 
 
 def _serve(options: argparse.Namespace) -> int:
+    ignore_reloads()
     config = _overridden(load_client_config(options.config), options)
     for flag in ("pbftHost", "pbftPort"):
         if getattr(options, flag) is not None:
@@ -145,7 +150,9 @@ def _serve(options: argparse.Namespace) -> int:
     os.umask(PRIVATE_UMASK)
     start_logging(config.log_file, config.name, config.log_format)
     try:
-        uvloop.run(serve(config, VERSION))
+        uvloop.run(
+            serve(config, VERSION, lambda: _overridden(load_client_config(options.config), options))
+        )
     except (AddressInUse, StorageFailed, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return EXIT_STORAGE

@@ -6,7 +6,7 @@ import errno
 import logging
 import os
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import NamedTuple
 
 from aiohttp import web
@@ -20,7 +20,7 @@ from client.api.change_routes import Authorizer, ChangeApi, is_for_others
 from client.api.log_routes import LogApi
 from client.api.metrics import GatewayMetrics
 from client.api.openapi import add_openapi
-from client.api.routes import OPEN_ROUTES, Site, add_routes, errors_as_json
+from client.api.routes import OPEN_ROUTES, Site, add_routes, errors_as_json, sources_of
 from client.dashboard import add_dashboard
 from client.gateway.collector import Collector
 from client.gateway.gateway import Gateway
@@ -30,7 +30,7 @@ from client.gateway.gateway_setup import (
     GatewaySettings,
     GatewayStorage,
 )
-from client.gateway.reporting import Reports, make_reporter
+from client.gateway.reporting import Reports, make_reporter, targets_of
 from client.gateway.resolve import Resolver
 from client.gateway.results_file import ResultsFile
 from client.logs.live_logs import LiveLogs
@@ -48,11 +48,13 @@ from common.configuration.config import (
     read_signing_key,
 )
 from common.configuration.keys import SigningKey
+from common.configuration.reload import Reloads
 from common.configuration.secret_file import read_bearer_tokens
 from common.links.link import Inbox, Links
 from common.links.members import replicas_for
 from common.repositories.git_environment import is_foreign_variable
 from common.retention import DAY_SECONDS, KeepRules
+from common.statuses.reporter import Reporter
 from common.web.http_tokens import ask_for_token
 from common.web.limited_listener import LimitedListener, own_names, refuse_foreign_pages
 from common.web.peers import Peers
@@ -75,8 +77,12 @@ class Member(NamedTuple):
     signing_key: SigningKey
 
 
-async def serve(config: ClientConfig, version: str) -> None:
+async def serve(
+    config: ClientConfig, version: str, read: Callable[[], ClientConfig] | None = None
+) -> None:
     """Run the gateway until SIGTERM or SIGINT.
+
+    read: reads its configuration again, for a reload; None: there is none.
 
     Raises ConfigError, AddressInUse, and StorageFailed or OSError where the disk takes nothing.
     """
@@ -84,7 +90,7 @@ async def serve(config: ClientConfig, version: str) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopped.set)
-    async with running_gateway(config, version) as gateway:
+    async with running_gateway(config, version, read) as gateway:
         assert gateway.task is not None, "a running gateway has its task"
         waiting = asyncio.create_task(stopped.wait())
         await asyncio.wait([waiting, gateway.task], return_when=asyncio.FIRST_COMPLETED)
@@ -96,8 +102,13 @@ async def serve(config: ClientConfig, version: str) -> None:
 
 
 @contextlib.asynccontextmanager
-async def running_gateway(config: ClientConfig, version: str) -> AsyncIterator[Gateway]:
-    """The whole gateway, listening; it is closed in order when the block is left."""
+async def running_gateway(
+    config: ClientConfig, version: str, read: Callable[[], ClientConfig] | None = None
+) -> AsyncIterator[Gateway]:
+    """The whole gateway, listening; it is closed in order when the block is left.
+
+    read: as for `serve`.
+    """
     member = read_member(config)
     cluster, limits = member.cluster, member.limits
     forget_foreign_variables()
@@ -141,7 +152,8 @@ async def running_gateway(config: ClientConfig, version: str) -> AsyncIterator[G
             collector=collector,
             network=NetworkWatch(cluster, nodes, links.connected),
         )
-        listener = LimitedListener(make_application(site))
+        metrics = _metrics_of(site)
+        listener = LimitedListener(make_application(site, metrics))
         stack.push_async_callback(gateway.close)
         stack.push_async_callback(listener.end)
         await listen(listener, config)
@@ -155,8 +167,29 @@ async def running_gateway(config: ClientConfig, version: str) -> AsyncIterator[G
         keeper.start()
         stack.push_async_callback(keeper.close)
         await links.start()
+        if read is not None:
+            reloads = Reloads(config, read)
+            metrics.watch_configuration(lambda: reloads.is_taken, lambda: reloads.read_at)
+            reloads.start(lambda config: _use_repositories(config, site, resolver, reporter))
+            stack.push_async_callback(reloads.close)
         _log_start(site)
         yield gateway
+
+
+def _use_repositories(
+    config: ClientConfig, site: Site, resolver: Resolver, reporter: Reporter
+) -> None:
+    """Take the repositories of this configuration. Raises ConfigError before anything changed."""
+    sources = sources_of(config)
+    try:
+        remotes = resolver.remotes_of(config.repositories)
+    except ValueError as error:
+        raise _not_fetched(config, error) from error
+    resolver.use(remotes)
+    reporter.use_targets(targets_of(config.repositories))
+    site.gateway.use_repositories(config.repositories)
+    site.use_repositories(config, sources)
+    _warn_of_unsigned(config)
 
 
 def _log_start(site: Site) -> None:
@@ -176,6 +209,10 @@ def _warn(config: ClientConfig) -> None:
             "more than this machine reaches %s: set api_token_file",
             config.public_url or config.listen.url,
         )
+    _warn_of_unsigned(config)
+
+
+def _warn_of_unsigned(config: ClientConfig) -> None:
     is_reached = not config.listen.is_loopback or config.public_url is not None
     for entry in config.repositories:
         if entry.unsigned_allowed and is_reached:
@@ -207,17 +244,17 @@ def read_member(config: ClientConfig) -> Member:
     return Member(cluster, limits, peers, signing_key)
 
 
-def make_application(site: Site) -> web.Application:
-    """The HTTP application of a site."""
+def check_whole(config: ClientConfig) -> None:
+    """Check what a start checks. Raises ConfigError."""
+    read_member(config)
+    sources_of(config)
+    _reading_middlewares(config, Authorizer(config))
+
+
+def make_application(site: Site, metrics: GatewayMetrics | None = None) -> web.Application:
+    """The HTTP application of a site. metrics: of `_metrics_of`, if others write to them too."""
     own = own_names(site.config.listen, site.config.public_url)
-    metrics = GatewayMetrics(
-        name=site.config.name,
-        version=site.version,
-        cluster=site.cluster,
-        archive=site.archive,
-        connected=site.connected,
-        unfinished=lambda: site.gateway.unfinished,
-    )
+    metrics = metrics or _metrics_of(site)
     authorizer = Authorizer(site.config)
     application = web.Application(
         middlewares=[
@@ -230,7 +267,7 @@ def make_application(site: Site) -> web.Application:
     add_routes(application, site)
     metrics.add_to(application)
     add_openapi(application, site.version, site.public_url)
-    BadgeApi(site.config.repositories, site.archive).add_to(application)
+    BadgeApi(lambda: site.config.repositories, site.archive).add_to(application)
     ChangeApi(site, authorizer).add_routes(application)
     limits = decode_limits(site.cluster.genesis.application)
     log_api = LogApi(site, LiveLogs(limits, site.nodes, site.archive))
@@ -238,6 +275,17 @@ def make_application(site: Site) -> web.Application:
     ArtifactApi(site, Artifacts(site.nodes, site.config.data_directory)).add_routes(application)
     add_dashboard(application, site, authorizer, log_api)
     return application
+
+
+def _metrics_of(site: Site) -> GatewayMetrics:
+    return GatewayMetrics(
+        name=site.config.name,
+        version=site.version,
+        cluster=site.cluster,
+        archive=site.archive,
+        connected=site.connected,
+        unfinished=lambda: site.gateway.unfinished,
+    )
 
 
 def _reading_middlewares(config: ClientConfig, authorizer: Authorizer) -> list[Middleware]:
@@ -275,9 +323,11 @@ def make_resolver(config: ClientConfig) -> Resolver:
     try:
         return Resolver(config.repositories, config.data_directory / "git-home")
     except (ValueError, OSError) as error:
-        raise ConfigError.at(
-            config.file, "repositories", str(error), "a URL that git can fetch from"
-        ) from error
+        raise _not_fetched(config, error) from error
+
+
+def _not_fetched(config: ClientConfig, error: Exception) -> ConfigError:
+    return ConfigError.at(config.file, "repositories", str(error), "a URL that git can fetch from")
 
 
 def forget_foreign_variables() -> None:

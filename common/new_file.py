@@ -37,11 +37,22 @@ def write_new_file(file: Path, text: str, mode: int) -> None:
 def replace_file(file: Path, text: str) -> None:
     """Put `text` in the place of a file's content; after a crash it is the old or the new one.
 
-    The permissions stay. Raises ConfigError where it cannot be written.
+    Permissions and owner stay, and a link keeps leading to it. Raises ConfigError where it cannot
+    be written.
     """
+    file = file.resolve()
     try:
-        name = _write_beside(file, text, file.stat().st_mode & 0o777)
-        os.replace(name, file)
+        before = file.stat()
+        name = _write_beside(file, text, before.st_mode & 0o777)
+        try:
+            made = os.stat(name)
+            if (made.st_uid, made.st_gid) != (before.st_uid, before.st_gid):
+                # root may edit the file of a service's user, who must still be able to read it
+                os.chown(name, before.st_uid, before.st_gid)
+            os.replace(name, file)
+        except OSError:
+            os.unlink(name)
+            raise
         _sync_folder(file.parent)
     except OSError as error:
         raise _cannot_be_written(file, error) from error

@@ -22,6 +22,7 @@ from ci.limits import ALL, Limits, encode_limits
 from ci.operations import Ballot
 from common.address import Address
 from common.checks.command import add_check
+from common.configuration.commands import ConfigCommands
 from common.configuration.config import (
     ConfigError,
     NodeConfig,
@@ -31,6 +32,7 @@ from common.configuration.config import (
     load_node_config,
     read_signing_key,
 )
+from common.configuration.reload import Reloads, ignore_reloads
 from common.configuration.secret_file import PRIVATE_UMASK, read_bearer_tokens
 from common.finding import Finding
 from common.installation import NODE_COMMAND, NODE_CONFIG, shown
@@ -81,6 +83,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         if options.command is not None:
             return int(options.run(options))
+        ignore_reloads()
         config = _configure(options)
         member = _read_member(config)
         os.umask(PRIVATE_UMASK)
@@ -93,7 +96,8 @@ def main(arguments: list[str] | None = None) -> int:
         # What was imported stays: each look at all of it held the loop for 35 ms.
         gc.freeze()
         gc.set_threshold(COLLECTED_OBJECTS_MIN)
-        uvloop.run(node.run())
+        reloads = Reloads(config, lambda: _configure(options))
+        uvloop.run(node.run(reloads))
     except (ConfigError, StoreDamaged, StoreUnusable, _CannotListen) as error:
         _log.critical("%s", error)
         return 1
@@ -143,6 +147,9 @@ class _Node:
 
     def __init__(self, config: NodeConfig, member: _Member) -> None:
         self._config = config
+        # told to stop, or something of `_works` ended
+        self._ended = asyncio.Event()
+        self._works: list[asyncio.Task[None]] = []
         identity, limits, replicas = member
         cluster = identity.cluster
         self._tls = replicas.tls
@@ -192,25 +199,52 @@ class _Node:
         )
         _warn(config, cluster)
 
-    async def run(self) -> None:
-        """Serve until SIGTERM or SIGINT. Raises _CannotListen, ConfigError."""
-        stop = asyncio.Event()
+    async def run(self, reloads: Reloads[NodeConfig] | None = None) -> None:
+        """Serve until SIGTERM or SIGINT. Raises _CannotListen, ConfigError.
+
+        reloads: how it takes another list of repositories; None: not at all.
+        """
         for number in (signal.SIGTERM, signal.SIGINT):
-            asyncio.get_running_loop().add_signal_handler(number, stop.set)
+            asyncio.get_running_loop().add_signal_handler(number, self._ended.set)
         listeners = await self._listen()
         await self._runner.start()
         self._runtime.start(self._spoken_links, self._builds)
         await self._links.start()
         self._tell_start()
-        stopped = asyncio.create_task(stop.wait())
-        works = [self._runtime.task, self._ledger_catch_up.start(), self._scrub.start()]
+        for work in (self._runtime.task, self._ledger_catch_up.start(), self._scrub.start()):
+            self._watch(work)
         if self._reports is not None:
-            works.append(self._reports.start())
-        await asyncio.wait([stopped, *works], return_when=asyncio.FIRST_COMPLETED)
-        stopped.cancel()
+            self._watch(self._reports.start())
+        if reloads is not None:
+            self._runtime.metrics.watch_configuration(
+                lambda: reloads.is_taken, lambda: reloads.read_at
+            )
+            reloads.start(self._use_repositories)
+        await self._ended.wait()
         for listener in listeners:
             listener.close()
-        await self._close(listeners, [work for work in works if work.done()])
+        failed = [work for work in self._works if work.done()]
+        if reloads is not None:
+            await reloads.close()
+        await self._close(listeners, failed)
+
+    def _watch(self, work: asyncio.Task[None]) -> None:
+        """End the node if this ends, which only a fault of our own or of the disk makes it do."""
+        self._works.append(work)
+        work.add_done_callback(lambda _: self._ended.set())
+
+    def _use_repositories(self, config: NodeConfig) -> None:
+        """Take the repositories of this configuration; builds that run keep theirs.
+
+        Raises ConfigError before anything changed.
+        """
+        if self._reports is not None:
+            self._reports.use_repositories(config)
+        elif (reports := NodeReports.of(self._runtime, config)) is not None:
+            self._reports = reports
+            self._watch(reports.start())
+        self._runner.use_repositories(config.repositories)
+        _warn_of_logins(config)
 
     async def _listen(self) -> list[LimitedListener]:
         """For members, and for people on this machine. Raises _CannotListen, ConfigError."""
@@ -254,6 +288,12 @@ class _Node:
             # A fault of our own: say it, rather than go on in a state nobody has thought of.
             work.result()
         _log.info("%s stopped", self._config.name)
+
+
+def _check_whole(config: NodeConfig) -> None:
+    """Check what a start checks. Raises ConfigError."""
+    _read_member(config)
+    reading_middlewares(config)
 
 
 def _dialled(cluster: Cluster, name: str) -> tuple[str, ...]:
@@ -392,16 +432,20 @@ def _warn(config: NodeConfig, cluster: Cluster) -> None:
             "%d replica(s) tolerate no fault: every single machine can lie or stop the others",
             cluster.quorums.replicas,
         )
-    if config.executor == "process" and any(
-        entry.ssh_key_file or entry.https_token_file for entry in config.repositories
-    ):
-        _log.warning("executor: process: builds can read the logins of private repositories")
+    _warn_of_logins(config)
     if config.fault_injection:
         _log.warning("fault injection is on: this node is %s", config.fault_injection)
     if config.plaintext_allowed:
         _log.warning("plaintext_allowed has no effect: TLS is what lets a node listen for others")
     if config.capture_file:
         _log.warning("all sent messages are recorded in %s, without limit", config.capture_file)
+
+
+def _warn_of_logins(config: NodeConfig) -> None:
+    if config.executor == "process" and any(
+        entry.ssh_key_file or entry.https_token_file for entry in config.repositories
+    ):
+        _log.warning("executor: process: builds can read the logins of private repositories")
 
 
 def reading_middlewares(config: NodeConfig) -> list[Middleware]:
@@ -420,6 +464,9 @@ async def _open(listener: LimitedListener, config: NodeConfig, key: str, address
         raise _CannotListen(
             f"{config.file}: {key}: {address} {what}; stop what uses it or choose another port"
         ) from error
+
+
+NODE_COMMANDS = ConfigCommands(NODE_CONFIG, load_node_config, _check_whole)
 
 
 # --- command line -----------------------------------------------------------------------------
@@ -466,6 +513,7 @@ def _parser() -> argparse.ArgumentParser:
     add_init(commands, "replica", "127.0.0.1:10000")
     add_confirm(commands, load_node_config, NODE_CONFIG)
     add_check(commands, "node", _check, NODE_CONFIG)
+    NODE_COMMANDS.add(commands)
     return parser
 
 

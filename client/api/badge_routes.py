@@ -1,5 +1,7 @@
 """GET /badge/<repository>.svg?branch=: the badge of a configured repository's branch."""
 
+from collections.abc import Callable
+
 from aiohttp import web
 
 from ci.statement import parse_statement
@@ -18,16 +20,22 @@ class BadgeApi:
     repositories there are.
     """
 
-    def __init__(self, repositories: tuple[RepositoryEntry, ...], archive: Archive) -> None:
+    def __init__(
+        self, repositories: Callable[[], tuple[RepositoryEntry, ...]], archive: Archive
+    ) -> None:
+        """repositories: those that are configured now."""
         self._archive = archive
-        self._urls = {name: entry.url for entry in repositories for name in names_of(entry.url)}
+        self._repositories = repositories
 
     def add_to(self, application: web.Application) -> None:
         """Add the route."""
         application.router.add_get(PATH, self._show)
 
     async def _show(self, request: web.Request) -> web.Response:
-        url = self._urls.get(request.match_info["repository"])
+        name = request.match_info["repository"]
+        named = [entry.url for entry in self._repositories() if name in names_of(entry.url)]
+        # of several the last one, by the order of the configuration
+        url = named[-1] if named else None
         branch = request.query.get("branch", DEFAULT_BRANCH)
         picture = badge(*(self._state(url, branch) if url is not None else STATES[None]))
         tag = etag(picture)

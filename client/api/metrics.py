@@ -81,6 +81,21 @@ class GatewayMetrics:
 
         return count
 
+    def watch_configuration(
+        self, is_taken: Callable[[], bool], read_at: Callable[[], float]
+    ) -> None:
+        """Tell of the last reload: whether it was taken, and when it was, in seconds since 1970."""
+        Gauge(
+            "pbftci_configuration_taken",
+            "1 unless the last reload was refused",
+            registry=self._registry,
+        ).set_function(is_taken)
+        Gauge(
+            "pbftci_configuration_read_seconds",
+            "When the configuration was last read, at the start or by a reload",
+            registry=self._registry,
+        ).set_function(read_at)
+
     def add_to(self, application: web.Application) -> None:
         """Add the routes."""
         application.router.add_get("/metrics", self._show)

@@ -106,17 +106,14 @@ class Site:
         self.nodes = network.nodes
         self.connected = network.connected
         self.public_url = (config.public_url or config.listen.url).rstrip("/")
-        self.sources = tuple(
-            Source(
-                entry,
-                ()
-                if entry.webhook_secret_file is None
-                else read_secrets(entry.webhook_secret_file, "webhook secret"),
-            )
-            for entry in config.repositories
-        )
+        self.sources = sources_of(config)
         self.refusals = RefusalLog()
         self._bodies = Bodies(BODIES_BYTES_MAX)
+
+    def use_repositories(self, config: ClientConfig, sources: tuple[Source, ...]) -> None:
+        """Serve the repositories of this configuration. sources: theirs (`sources_of`)."""
+        self.config = config
+        self.sources = sources
 
     def record(self, request: web.Request) -> BuildRecord:
         """The build that the path names. Raises ApiError."""
@@ -182,6 +179,19 @@ class Site:
         records = self.archive.page(before, limit + 1, only)
         builds = [self.view(record) for record in records[:limit]]
         return BuildPage(builds, builds[-1].id if len(records) > limit else None)
+
+
+def sources_of(config: ClientConfig) -> tuple[Source, ...]:
+    """Who may ask for builds, with the secrets as they are now. Raises ConfigError."""
+    return tuple(
+        Source(
+            entry,
+            ()
+            if entry.webhook_secret_file is None
+            else read_secrets(entry.webhook_secret_file, "webhook secret"),
+        )
+        for entry in config.repositories
+    )
 
 
 def add_routes(application: web.Application, site: Site) -> None:

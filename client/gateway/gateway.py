@@ -176,6 +176,10 @@ class Gateway:
         except (OSError, StorageFailed) as error:
             _log.warning("results file: %s; it is completed at the next start", error)
 
+    def use_repositories(self, repositories: Sequence[GatewayRepository]) -> None:
+        """Take the settings of these repositories for what comes; what is accepted stays."""
+        self._repositories = {entry.url: entry for entry in repositories}
+
     @property
     def unfinished(self) -> int:
         """How many accepted requests have no answer yet."""

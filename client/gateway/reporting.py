@@ -20,14 +20,22 @@ from common.statuses.status_texts import context_of, description_of, state_of
 
 def make_reporter(repositories: Sequence[GatewayRepository], database: Database) -> Reporter:
     """A reporter for the repositories with `report: gateway`."""
+    return Reporter(
+        targets=targets_of(repositories),
+        database=database,
+        clock=time.time,
+        storage_failed=StorageFailed,
+    )
+
+
+def targets_of(repositories: Sequence[GatewayRepository]) -> dict[str, StatusTarget]:
+    """Where this gateway posts statuses, by repository."""
     targets: dict[str, StatusTarget] = {}
     for entry in repositories:
         target = status_target(entry)
         if entry.report == "gateway" and target is not None:
             targets[entry.url] = target
-    return Reporter(
-        targets=targets, database=database, clock=time.time, storage_failed=StorageFailed
-    )
+    return targets
 
 
 class Reports:

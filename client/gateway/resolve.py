@@ -15,6 +15,7 @@ import os
 import signal
 import subprocess
 import threading
+from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -35,6 +36,7 @@ QUESTIONS_AT_ONCE_MAX = 32
 # A command line has room for many more; the server looks each of them up.
 REFERENCES_PER_QUESTION_MAX = 100
 REASON_CHARACTERS_MAX = 300
+NOT_CONFIGURED = "the repository is no longer in this gateway's configuration"
 STOPPING = "the gateway is stopping"
 
 _log = logging.getLogger(__name__)
@@ -59,6 +61,16 @@ class Unreachable(msgspec.Struct, frozen=True):
 Resolution = FoundCommit | NoSuchBranch | Unreachable
 
 
+class _Remote(msgspec.Struct, frozen=True):
+    """A configured repository, and the environment in which git asks its server."""
+
+    entry: RepositoryEntry
+    environment: dict[str, str]
+
+
+Remotes = dict[str, _Remote]
+
+
 class _NoAnswer(Exception):
     """Why the server gave no answer."""
 
@@ -80,34 +92,45 @@ class Resolver:
         home.mkdir(parents=True, exist_ok=True)
         for name in [name for name in os.environ if is_foreign_variable(name)]:
             del os.environ[name]
-        self._entries = {entry.url: entry for entry in repositories}
-        # each with its own protocol and its own login, and none of the others'
-        self._environments = {
-            entry.url: git_environment(
-                [protocol_of(entry.fetched_from)], home, entry.fetched_from, entry.access
-            )
-            for entry in repositories
-        }
         self._directory = home
+        self._remotes = self.remotes_of(repositories)
         self._lock = threading.Lock()
         self._running: set[subprocess.Popen[bytes]] = set()
         self._is_closed = False
         self._timeout_seconds = timeout_seconds
         # by repository: who waits for the next question, by reference
-        self._waiting: dict[str, dict[str, list[asyncio.Future[Resolution]]]] = {
-            url: {} for url in self._entries
-        }
-        self._askers: dict[str, set[asyncio.Task[None]]] = {url: set() for url in self._entries}
-        self._threads = concurrent.futures.ThreadPoolExecutor(
-            min(QUESTIONS_AT_ONCE_MAX, QUESTIONS_PER_REPOSITORY_MAX * len(self._entries)),
-            thread_name_prefix="resolve",
+        self._waiting: defaultdict[str, dict[str, list[asyncio.Future[Resolution]]]] = defaultdict(
+            dict
         )
+        self._askers: defaultdict[str, set[asyncio.Task[None]]] = defaultdict(set)
+        self._threads = concurrent.futures.ThreadPoolExecutor(
+            QUESTIONS_AT_ONCE_MAX, thread_name_prefix="resolve"
+        )
+
+    def remotes_of(self, repositories: Sequence[RepositoryEntry]) -> Remotes:
+        """What `use` takes for these repositories. Raises ValueError for what git must not ask."""
+        # each with its own protocol and its own login, and none of the others'
+        return {
+            entry.url: _Remote(
+                entry,
+                git_environment(
+                    [protocol_of(entry.fetched_from)],
+                    self._directory,
+                    entry.fetched_from,
+                    entry.access,
+                ),
+            )
+            for entry in repositories
+        }
+
+    def use(self, remotes: Remotes) -> None:
+        """Ask these from now on; a question that is under way goes on."""
+        self._remotes = remotes
 
     async def resolve(self, repository: str, branch: str, ref: str | None = None) -> Resolution:
         """Where `ref`, else `branch`, of a configured `repository` points now. Raises nothing."""
-        waiting = self._waiting.get(repository)
-        if waiting is None:
-            return Unreachable("the repository is no longer in this gateway's configuration")
+        if repository not in self._remotes:
+            return Unreachable(NOT_CONFIGURED)
         if self._is_closed:
             return Unreachable(STOPPING)
         reference = ref_of(branch, ref)
@@ -116,7 +139,7 @@ class Resolver:
             return NoSuchBranch()
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[Resolution] = loop.create_future()
-        waiting.setdefault(reference, []).append(answer)
+        self._waiting[repository].setdefault(reference, []).append(answer)
         askers = self._askers[repository]
         if len(askers) < QUESTIONS_PER_REPOSITORY_MAX:
             # It begins in the loop's next turn, after all that came in this one.
@@ -170,9 +193,11 @@ class Resolver:
 
     def _list(self, repository: str, references: Sequence[str]) -> dict[str, str]:
         """What the server lists of these: full name -> object. Raises _NoAnswer."""
-        entry = self._entries[repository]
+        remote = self._remotes.get(repository)
+        if remote is None:
+            raise _NoAnswer(NOT_CONFIGURED)
+        entry, environment = remote.entry, remote.environment
         address = entry.fetched_from
-        environment = self._environments[repository]
         patterns = [pattern for name in references for pattern in (name, _peeled(name))]
         try:
             status, output, errors = self._run_git(

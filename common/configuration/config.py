@@ -333,9 +333,9 @@ def load_cluster_config(path: Path) -> ClusterConfig:
     return config
 
 
-def load_node_config(path: Path) -> NodeConfig:
-    """A node's file. Raises ConfigError."""
-    config = read_file(NodeConfig, path)
+def load_node_config(path: Path, text: str | None = None) -> NodeConfig:
+    """A node's file; with `text`, as if it held that. Raises ConfigError."""
+    config = read_file(NodeConfig, path, text)
     if config.local_listen is not None and not config.local_listen.is_loopback:
         raise ConfigError.at(
             config.file,
@@ -358,9 +358,9 @@ def load_node_config(path: Path) -> NodeConfig:
     )
 
 
-def load_client_config(path: Path) -> ClientConfig:
-    """The client's file. Raises ConfigError."""
-    config = read_file(ClientConfig, path)
+def load_client_config(path: Path, text: str | None = None) -> ClientConfig:
+    """The client's file; with `text`, as if it held that. Raises ConfigError."""
+    config = read_file(ClientConfig, path, text)
     check_gateway_listen(config)
     if not config.repositories:
         raise ConfigError.at(config.file, "repositories", "is empty", "at least one is needed")

@@ -26,20 +26,13 @@ FILE_FIELD = "file"
 _Kind = TypeVar("_Kind")
 
 
-def read_file(kind: type[_Kind], path: Path) -> _Kind:
-    """The YAML file as `kind`, whose field `file` becomes the file's path. Raises ConfigError."""
+def read_file(kind: type[_Kind], path: Path, text: str | None = None) -> _Kind:
+    """The YAML file as `kind`, whose field `file` becomes the file's path. Raises ConfigError.
+
+    text: what the file is to hold, if not what it holds.
+    """
     file = Path(os.path.abspath(path.expanduser()))
-    try:
-        with file.open("rb") as stream:
-            data = stream.read(CONFIG_BYTES_MAX + 1)
-    except FileNotFoundError as error:
-        raise ConfigError.at(
-            file, "", "there is no such file", "give one with --config, as example-config/"
-        ) from error
-    except OSError as error:
-        raise ConfigError.at(
-            file, "", f"cannot be read ({error.strerror})", "a YAML file is needed"
-        ) from error
+    data = _read_bytes(file) if text is None else text.encode()
     try:
         loaded, _ = load_yaml(data, bytes_max=CONFIG_BYTES_MAX)
     except YamlError as error:
@@ -80,6 +73,20 @@ def read_struct(kind: type[_Kind], value: object, file: Path, key: str = "") -> 
 def absolute_path(text: str, file: Path) -> Path:
     """The path `text` as `file` means it: from the file's folder, `~` for the home directory."""
     return Path(os.path.normpath(file.parent / Path(text).expanduser()))
+
+
+def _read_bytes(file: Path) -> bytes:
+    try:
+        with file.open("rb") as stream:
+            return stream.read(CONFIG_BYTES_MAX + 1)
+    except FileNotFoundError as error:
+        raise ConfigError.at(
+            file, "", "there is no such file", "give one with --config, as example-config/"
+        ) from error
+    except OSError as error:
+        raise ConfigError.at(
+            file, "", f"cannot be read ({error.strerror})", "a YAML file is needed"
+        ) from error
 
 
 def _read(kind: Any, value: object, file: Path, key: str) -> Any:

@@ -59,11 +59,13 @@ class Reporter:
         self._database = database
         self._clock = clock
         self._storage_failed = storage_failed
-        self._workers = {
-            repository: _Worker(self, repository, target) for repository, target in targets.items()
-        }
+        self._workers: dict[str, _Worker] = {}
         self._session: aiohttp.ClientSession | None = None
-        self._tasks: list[asyncio.Task[None]] = []
+        self._is_started = False
+        # of the workers, and of those that were let go
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._ending: set[asyncio.Task[None]] = set()
+        self.use_targets(targets)
 
     @property
     def repositories(self) -> frozenset[str]:
@@ -72,13 +74,24 @@ class Reporter:
 
     def start(self) -> None:
         """Begin to post what is waiting."""
-        if not self._workers:
-            return
-        self._session = bounded_session()
-        self._tasks = [
-            asyncio.get_running_loop().create_task(worker.run(), name=f"statuses of {repository}")
-            for repository, worker in self._workers.items()
-        ]
+        self._is_started = True
+        for repository in self._workers:
+            self._begin(repository)
+
+    def use_targets(self, targets: Mapping[str, StatusTarget]) -> None:
+        """Report of these repositories from now on. What waits for another one stays in the queue.
+
+        A repository whose target is as before goes on undisturbed.
+        """
+        for repository, worker in tuple(self._workers.items()):
+            if targets.get(repository) != worker.target:
+                del self._workers[repository]
+                self._end(repository)
+        for repository, target in targets.items():
+            if repository not in self._workers:
+                self._workers[repository] = _Worker(self, repository, target)
+                if self._is_started:
+                    self._begin(repository)
 
     def wake(self) -> None:
         """Something was put into the queue."""
@@ -87,11 +100,25 @@ class Reporter:
 
     async def close(self) -> None:
         """Stop. What was not posted stays in the queue."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        for repository in tuple(self._tasks):
+            self._end(repository)
+        await asyncio.gather(*self._ending, return_exceptions=True)
         if self._session is not None:
             await self._session.close()
+
+    def _begin(self, repository: str) -> None:
+        if self._session is None:
+            self._session = bounded_session()
+        self._tasks[repository] = asyncio.get_running_loop().create_task(
+            self._workers[repository].run(), name=f"statuses of {repository}"
+        )
+
+    def _end(self, repository: str) -> None:
+        task = self._tasks.pop(repository, None)
+        if task is not None:
+            task.cancel()
+            self._ending.add(task)
+            task.add_done_callback(self._ending.discard)
 
     async def post(self, target: StatusTarget, status: CommitStatus) -> Meaning:
         """Post one status, and say what the answer means. Raises nothing."""
@@ -153,7 +180,7 @@ class _Worker:
     def __init__(self, reporter: Reporter, repository: str, target: StatusTarget) -> None:
         self._reporter = reporter
         self._repository = repository
-        self._target = target
+        self.target = target
         self._awake = asyncio.Event()
         self._told = ""
 
@@ -188,8 +215,8 @@ class _Worker:
             except TimeoutError:
                 pass
             return
-        token_version = _version_of(self._target)
-        meaning = await self._reporter.post(self._target, waiting.status)
+        token_version = _version_of(self.target)
+        meaning = await self._reporter.post(self.target, waiting.status)
         again_seconds = min(RETRY_SECONDS * 2 ** min(waiting.attempts, 16), RETRY_SECONDS_MAX)
         if isinstance(meaning, Later):
             again_seconds = max(again_seconds, meaning.seconds or 0.0)
@@ -221,7 +248,7 @@ class _Worker:
         self._tell(meaning.reason)
         end = self._reporter.now + WRONG_TOKEN_SECONDS
         # Nothing tells that a file has changed: it is looked at.
-        while self._reporter.now < end and _version_of(self._target) == refused:  # noqa: ASYNC110
+        while self._reporter.now < end and _version_of(self.target) == refused:  # noqa: ASYNC110
             await asyncio.sleep(TOKEN_LOOK_SECONDS)
 
 

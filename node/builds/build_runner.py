@@ -9,7 +9,7 @@ import hashlib
 import logging
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, suppress
 from pathlib import Path
@@ -28,7 +28,7 @@ from ci.operations import (
     ResultKey,
     Step,
 )
-from common.configuration.config import NodeConfig
+from common.configuration.config import NodeConfig, RepositoryEntry
 from common.log_pieces import LogPiece, read_log_file
 from common.pipeline.pipeline_file import PIPELINE_FILE, Pipeline, PipelineInvalid, parse_pipeline
 from common.ref_names import ref_of
@@ -171,6 +171,10 @@ class BuildRunner:
         finally:
             self._tasks.discard(task)
             del self._states[key]
+
+    def use_repositories(self, repositories: Sequence[RepositoryEntry]) -> None:
+        """Take another list of repositories, for tries that begin from now on."""
+        self._checkout.use_repositories(repositories)
 
     def log_path(self, build: bytes, opened: int) -> Path:
         """Where this replica's log of the build is, or will be. Bytes of strangers."""
@@ -334,6 +338,7 @@ class BuildRunner:
                     origin=_origin(order, source.commit_seconds),
                     log=log,
                     show_state=show_state,
+                    local_images=source.local_images,
                 )
             )
         ended_at = time.monotonic()

@@ -6,7 +6,7 @@ texts that others choose are cut to their fixed beginning, and beyond a number o
 """
 
 import shutil
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -135,6 +135,18 @@ class NodeMetrics:
         self._ledger.labels("found_damaged").set(progress.damaged_entries)
         self._ledger.labels("missing").set(missing)
         self._scrubbed.set(progress.passes)
+
+    def watch_configuration(
+        self, is_taken: Callable[[], bool], read_at: Callable[[], float]
+    ) -> None:
+        """Tell of the last reload: whether it was taken, and when it was, in seconds since 1970."""
+        self._gauge(
+            "pbftci_configuration_taken", "1 unless the last reload was refused"
+        ).set_function(is_taken)
+        self._gauge(
+            "pbftci_configuration_read_seconds",
+            "When the configuration was last read, at the start or by a reload",
+        ).set_function(read_at)
 
     def text(self) -> bytes:
         """All of it, in Prometheus' text format."""

@@ -45,6 +45,7 @@ class Work(msgspec.Struct, frozen=True):
     tree: a tar file of the commit's tree. folder: the build's work folder, removed afterwards.
     job: the pipeline, or the bytes of the Dockerfile where there is no pipeline file.
     show_state: tells people where the build is.
+    local_images: the engine's images that it may use as they are.
     """
 
     label: str
@@ -54,6 +55,7 @@ class Work(msgspec.Struct, frozen=True):
     origin: Origin
     log: BuildLog
     show_state: Callable[[str], None]
+    local_images: tuple[str, ...]
 
     @property
     def artifacts_folder(self) -> Path:

@@ -14,7 +14,7 @@ import logging
 import os
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from functools import partial
@@ -83,8 +83,7 @@ class Checkout:
         asked_again_seconds: float = ASKED_AGAIN_SECONDS,
     ) -> None:
         """workspace_bytes: a larger tree is refused. asked_again_seconds: see check_out."""
-        self._repositories = {entry.url: entry for entry in config.repositories}
-        self._listed = {plain_address(url): url for url in self._repositories}
+        self._listed = _Listed(config.repositories)
         self._mirrors = MirrorCache(
             config.data_directory / "mirrors", config.mirrors_bytes_max, config.mirrors_days_max
         )
@@ -109,6 +108,10 @@ class Checkout:
             _log.warning("the environment variable %s would steer git and is dropped", name)
             del os.environ[name]
 
+    def use_repositories(self, repositories: Sequence[RepositoryEntry]) -> None:
+        """Take another list of repositories; a checkout that has begun keeps the one it has."""
+        self._listed = _Listed(repositories)
+
     async def check_access(self, entry: RepositoryEntry) -> None:
         """Ask the repository's server for its branches, as a build does.
 
@@ -129,7 +132,8 @@ class Checkout:
         move (docs/PROTOCOL.md, What is agreed about a build). Without a commit the only good answer
         is NotThere.
         """
-        entry = self._repositories.get(repository)
+        listed = self._listed
+        entry = listed.entries.get(repository)
         if entry is None:
             raise InfrastructureError(
                 "the repository is not on this replica's list", is_permanent=True
@@ -148,7 +152,8 @@ class Checkout:
         while True:
             try:
                 with ExitStack() as in_use:
-                    found = await self._try(_Need(entry, reference, commit), target, in_use)
+                    need = _Need(listed, entry, reference, commit)
+                    found = await self._try(need, target, in_use)
             except InfrastructureError:
                 await self._tidy_where_due()
                 raise
@@ -197,7 +202,7 @@ class Checkout:
         if isinstance(top, NotThere):
             return top
         modules: list[str] = []
-        parts = await self._parts(need.entry.url, top, modules, in_use, ends_at)
+        parts = await self._parts(need, top, modules, in_use, ends_at)
         if isinstance(parts, NotThere):
             return parts
         if not isinstance(parts, TreeRefused):
@@ -209,13 +214,18 @@ class Checkout:
                 export = partial(export_tree, parts, target, top.commit_seconds)
                 await self._in_thread(export, ends_at)
                 return Source(
-                    top.pipeline, top.dockerfile, target, top.commit_seconds, tuple(modules)
+                    top.pipeline,
+                    top.dockerfile,
+                    target,
+                    top.commit_seconds,
+                    tuple(modules),
+                    need.entry.local_images,
                 )
             parts = refused
         return Source(top.pipeline, top.dockerfile, parts, top.commit_seconds)
 
     async def _parts(
-        self, url: str, top: Listing, modules: list[str], in_use: ExitStack, ends_at: float
+        self, need: "_Need", top: Listing, modules: list[str], in_use: ExitStack, ends_at: float
     ) -> tuple[TreePart, ...] | TreeRefused | NotThere:
         """The tree and, level by level, the other repositories in it. Raises CorruptMirror.
 
@@ -224,7 +234,7 @@ class Checkout:
         parts: list[TreePart] = []
         entry_count = 0
         # (where it is, how deep, what it came from, what it is)
-        pending = deque([("", 0, url, top)])
+        pending = deque([("", 0, need.entry.url, top)])
         while pending:
             prefix, depth, parent, listing = pending.popleft()
             if isinstance(listing.part, TreeRefused):
@@ -241,43 +251,15 @@ class Checkout:
             if len(parts) + len(pending) + len(wanted) > MODULES_MAX + 1:
                 return TreeRefused(f"has more than {MODULES_MAX} submodules")
             for module in wanted:
-                need = self._module_need(url, prefix + module.path, module)
+                module_need = _module_need(need, prefix + module.path, module)
                 path = shown_path(prefix + module.path)
                 modules.append(f"submodule {path}: {module.address} commit {module.commit}")
-                found = await self._look(need, in_use, ends_at)
+                found = await self._look(module_need, in_use, ends_at)
                 if isinstance(found, NotThere):
                     return NotThere(f"submodule {path}: {found.problem}", found.is_permanent)
                 place = f"{prefix}{module.path}/"
                 pending.append((place, depth + 1, module.address, found))
         return tuple(parts)
-
-    def _module_need(self, top: str, path: str, module: WantedModule) -> "_Need":
-        """What a submodule needs.
-
-        Raises InfrastructureError if this operator's list does not give it; another's may.
-
-        top: the repository that is built. Who may push there, or may see its builds, can read what
-        is in its tree, by whatever way that came in.
-        """
-        listed = self._listed.get(plain_address(module.address))
-        if listed is None:
-            raise InfrastructureError(
-                f"submodule {shown_path(path)} comes from {module.address}, which is not on this"
-                " replica's list: add it to repositories",
-                is_permanent=True,
-            )
-        entry = self._repositories[listed]
-        allowed = entry.submodule_of
-        if allowed is None and not entry.needs_consent:
-            return _Need(entry, None, module.commit)
-        if top not in (listed, *(allowed or ())):
-            raise InfrastructureError(
-                f"submodule {shown_path(path)} comes from {module.address}, which this replica does"
-                f" not give to builds of {top}: add that url to its submodule_of, if whoever pushes"
-                " there or sees its builds may read all of it",
-                is_permanent=True,
-            )
-        return _Need(entry, None, module.commit)
 
     async def _look(self, need: "_Need", in_use: ExitStack, ends_at: float) -> Listing | NotThere:
         """What a commit consists of, after it is proved to be where it should be."""
@@ -352,9 +334,48 @@ class Checkout:
             raise InfrastructureError(f"the checkout failed on this machine: {error}") from error
 
 
+class _Listed:
+    """The operator's list of repositories, as it was when a checkout began."""
+
+    def __init__(self, repositories: Sequence[RepositoryEntry]) -> None:
+        self.entries = {entry.url: entry for entry in repositories}
+        # how a submodule may name them
+        self.urls = {plain_address(url): url for url in self.entries}
+
+
 class _Need(msgspec.Struct, frozen=True):
     """A commit of a repository; reference None: by its id alone."""
 
+    listed: _Listed
     entry: RepositoryEntry
     reference: str | None
     commit: str
+
+
+def _module_need(top: _Need, path: str, module: WantedModule) -> _Need:
+    """What a submodule needs.
+
+    Raises InfrastructureError if this operator's list does not give it; another's may.
+
+    top: what is built. Who may push there, or may see its builds, can read what is in its tree, by
+    whatever way that came in.
+    """
+    url = top.listed.urls.get(plain_address(module.address))
+    if url is None:
+        raise InfrastructureError(
+            f"submodule {shown_path(path)} comes from {module.address}, which is not on this"
+            " replica's list: add it to repositories",
+            is_permanent=True,
+        )
+    entry = top.listed.entries[url]
+    allowed = entry.submodule_of
+    if allowed is None and not entry.needs_consent:
+        return _Need(top.listed, entry, None, module.commit)
+    if top.entry.url not in (url, *(allowed or ())):
+        raise InfrastructureError(
+            f"submodule {shown_path(path)} comes from {module.address}, which this replica does"
+            f" not give to builds of {top.entry.url}: add that url to its submodule_of, if whoever"
+            " pushes there or sees its builds may read all of it",
+            is_permanent=True,
+        )
+    return _Need(top.listed, entry, None, module.commit)

@@ -55,7 +55,8 @@ class Source(msgspec.Struct, frozen=True):
     """The commit's files. The pipeline file and the Dockerfile are None where absent.
 
     tree: a tar file of everything, or why there is none. commit_seconds: the commit's own time.
-    modules: a line about each other repository whose files are in the tree.
+    modules: a line about each other repository whose files are in the tree. local_images: the
+    engine's images that this operator lets its builds use.
     """
 
     pipeline: bytes | NotAFile | None
@@ -63,6 +64,7 @@ class Source(msgspec.Struct, frozen=True):
     tree: Path | TreeRefused
     commit_seconds: int
     modules: tuple[str, ...] = ()
+    local_images: tuple[str, ...] = ()
 
 
 class Mismatch(msgspec.Struct, frozen=True):

@@ -62,16 +62,19 @@ class NodeReports:
     @classmethod
     def of(cls, runtime: Runtime, config: NodeConfig) -> "NodeReports | None":
         """For the repositories with a token; None if there is none. Raises ConfigError."""
-        targets = {entry.url: status_target(entry) for entry in config.repositories}
-        wanted = {url: target for url, target in targets.items() if target is not None}
-        if not wanted:
+        targets = _targets_of(config)
+        if not targets:
             return None
         return cls(
             runtime,
-            targets=wanted,
+            targets=targets,
             public_url=config.public_url,
             directory=config.data_directory,
         )
+
+    def use_repositories(self, config: NodeConfig) -> None:
+        """Tell of the repositories with a token in this configuration from now on."""
+        self.reporter.use_targets(_targets_of(config))
 
     def start(self) -> asyncio.Task[None]:
         """Begin to tell; the task ends before `close` with StoreDamaged, or by a fault of ours."""
@@ -178,6 +181,11 @@ class NodeReports:
             now=time.time(),
             is_waiting=isinstance(build, OpenBuild) and not build.is_approved,
         )
+
+
+def _targets_of(config: NodeConfig) -> dict[str, StatusTarget]:
+    targets = {entry.url: status_target(entry) for entry in config.repositories}
+    return {url: target for url, target in targets.items() if target is not None}
 
 
 def _pending_text(build: OpenBuild, replicas: int) -> str:

@@ -19,6 +19,7 @@ SCRIPTS = (
     "scripts/campaign.sh",
     "scripts/check.sh",
     "scripts/screenshots.sh",
+    "scripts/repository.sh",
     "startNetwork.sh",
     "stopNetwork.sh",
     ".ci/run",

@@ -73,7 +73,6 @@ class DockerSandbox:
         self._threads = threads
         self._engine = DockerEngine(config.docker_host, connections_max)
         self._images = Images(self._engine, config)
-        self._local_images = {entry.url: entry.local_images for entry in config.repositories}
         # of the builds that are not removed yet
         self._resources: dict[str, EngineResources] = {}
         self._without_tar: set[str] = set()
@@ -284,10 +283,11 @@ class DockerSandbox:
     async def _image(self, name: str, work: Work) -> Image | None:
         """The image that the name means now, on the engine; None where its registry has none."""
         seconds = self._config.pull_timeout_seconds
-        local = self._local_images.get(work.origin.repository, ())
         try:
             image = await self._call(
-                lambda stop: self._images.obtain(name, work.label, local, work.log.note, stop),
+                lambda stop: self._images.obtain(
+                    name, work.label, work.local_images, work.log.note, stop
+                ),
                 timeout_seconds=seconds,
             )
         except TimeoutError as error:

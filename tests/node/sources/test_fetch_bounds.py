@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from common.repositories.repository_config import RepositoryEntry
 from node.sources import checkout as checkout_module
 from node.sources import fetch_bounds
 from node.sources.checkout import Checkout
@@ -147,7 +148,7 @@ def test_a_fetch_that_is_stopped(
         gate.open()
         url = server.url(gate.port)
         checkout = make_checkout(make_config(url))
-        remote = checkout._remote(checkout._repositories[url])
+        remote = checkout._remote(RepositoryEntry(url))
         mirror = Mirror(folder, remote, MAIN, commit, 2**40)
         thread = threading.Thread(target=prove)
         thread.start()
