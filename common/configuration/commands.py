@@ -131,7 +131,8 @@ class ConfigCommands(Generic[Config]):
 
     def edited(self, file: Path, edit: Callable[[str, NodeConfig | ClientConfig], str]) -> str:
         """The file's text as `edit` makes it, checked as a whole. Raises ConfigError."""
-        before = file.read_text(encoding="utf-8")
+        # as bytes: the lines of a file may end as on Windows
+        before = file.read_bytes().decode()
         text = edit(before, self._load(file, before))
         config = self._load(file, text)
         self._check(config)

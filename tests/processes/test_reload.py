@@ -108,6 +108,12 @@ def test_without_a_process_the_file_alone_is_changed(make_network: NetworkMaker)
         assert refused.code == 2
         assert problem in refused.errors
         assert file.read_text() == text
+    other = network.config_file("node2")
+    other.write_bytes(other.read_bytes().replace(b"\n", b"\r\n"))
+    lines = other.read_bytes().count(b"\r\n")
+    assert repository(network, "node2", "add", url).code == 0
+    assert other.read_bytes().count(b"\r\n") == lines
+
     file.write_text(text.replace("name: node1", "name: node7"))
     check = run("-m", "node", "config", "check", "--config", str(file))
     assert (check.code, check.output) == (2, "")

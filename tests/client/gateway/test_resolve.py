@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from client.gateway.resolve import (
+    NOT_CONFIGURED,
     QUESTIONS_PER_REPOSITORY_MAX,
     REFERENCES_PER_QUESTION_MAX,
     FoundCommit,
@@ -284,4 +285,19 @@ async def test_a_question_that_cannot_be_asked_leaves_nobody_waiting(
     crowd = (resolver.resolve(url, f"b{number}") for number in range(count))
     found = await asyncio.wait_for(asyncio.gather(*crowd), 60)
     assert set(found) == {Unreachable("it could not be asked: can't start new thread")}
+    resolver.close()
+
+
+async def test_other_repositories_are_asked_from_then_on(repository: Path, tmp_path: Path) -> None:
+    first, second = f"file://{repository}", f"file://{repository}/.git"
+    resolver = resolver_of(tmp_path, first)
+    assert isinstance(await resolver.resolve(second, "master"), Unreachable)
+    asked = asyncio.create_task(resolver.resolve(first, "master"))
+    await asyncio.sleep(0)
+    resolver.use(resolver.remotes_of((RepositoryEntry(second),)))
+    assert isinstance(await resolver.resolve(second, "master"), FoundCommit)
+    assert await asked == Unreachable(NOT_CONFIGURED), "it waited, and git was not asked yet"
+    assert await resolver.resolve(first, "master") == Unreachable(NOT_CONFIGURED)
+    with pytest.raises(ValueError, match="run programs and are not allowed"):
+        resolver.remotes_of((RepositoryEntry("ext::sh -c x".replace(" ", "")),))
     resolver.close()

@@ -513,3 +513,34 @@ async def test_the_nodes_own_environment_does_not_steer_git(
     assert isinstance(
         await checkout.check_out(repository.url, "refs/heads/main", commit, target), Source
     )
+
+
+async def test_a_checkout_keeps_the_list_that_it_began_with(
+    repository: GitRepository, make_config: ConfigMaker, make_checkout: CheckoutMaker, target: Path
+) -> None:
+    """Another list is for checkouts that begin after it came."""
+    repository.commit({"file": "1"})
+    checkout = make_checkout(
+        make_config(repository.url, local_images=("ours:1",)), PATIENCE_SECONDS
+    )
+    # a commit that comes later, while the server is asked again and again
+    aside = "refs/heads/aside"
+    commit = repository.commit({"file": "2"})
+    repository.git("update-ref", aside, commit)
+    repository.git("update-ref", "refs/heads/main", f"{commit}^")
+    begun = asyncio.create_task(
+        checkout.check_out(repository.url, "refs/heads/main", commit, target)
+    )
+    # it begins in the loop's next turn
+    await asyncio.sleep(0)
+    checkout.use_repositories(())
+    with pytest.raises(InfrastructureError, match="not on this replica's list"):
+        await checkout.check_out(repository.url, aside, commit, target)
+    repository.git("update-ref", "refs/heads/main", commit)
+    found = await begun
+    assert isinstance(found, Source)
+    assert "ours:1" in found.local_images
+    checkout.use_repositories((RepositoryEntry(repository.url),))
+    found = await checkout.check_out(repository.url, aside, commit, target)
+    assert isinstance(found, Source)
+    assert found.local_images == ()

@@ -237,3 +237,26 @@ def test_it_goes_on_from_where_it_was(tmp_path: Path) -> None:
     again = StatusFile(tmp_path, 5)
     assert again.told == 9
     again.close()
+
+
+async def test_another_target_is_taken_while_it_runs(house: House, tmp_path: Path) -> None:
+    """What waits for one that is gone stays in the queue, and goes to the one that comes."""
+    with ForgeServer("gitea") as old, ForgeServer("gitea") as new:
+        old.answer_with = lambda number: Answer(503, "down")
+        reports = reports_of(house, "node0", old, tmp_path / "a")
+        reports.start()
+        house.submit()
+        await wait_until(lambda: old.requests > 0, "a post to the old one")
+        reports.reporter.use_targets({})
+        assert reports.reporter.repositories == frozenset()
+        assert reports.reporter.queue.count() == 1
+        target = StatusTarget("gitea", new.api_url, "owner/name", tmp_path / "a" / "token")
+        reports.reporter.use_targets({URL: target})
+        await wait_until(lambda: len(new.statuses) == 1, "a post to the new one")
+        # the same again disturbs nothing
+        reports.reporter.use_targets({URL: target})
+        allow(house)
+        await wait_until(lambda: len(new.statuses) == 2, "the verdict")
+        await reports.close()
+    assert old.statuses == []
+    assert [status.state for status in new.statuses] == ["pending", "success"]
