@@ -147,10 +147,11 @@ ASK_LOOPBACK = (
 )
 
 
-# It ends with 4. The shell itself waits, for a process may be one too many by then.
+# It ends with 4. The shell itself waits, for a process may be one too many by then; so it starts
+# one only, and that one the rest.
 FORK_BOMB = (
     "mkfifo /tmp/silent",
-    "b() { b | b & }; b; read -t 3 word <>/tmp/silent || exit 4",
+    "b() { b | b & }; b & read -t 3 word <>/tmp/silent || exit 4",
 )
 
 
