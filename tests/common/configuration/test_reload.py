@@ -100,9 +100,16 @@ class Served:
         self.file = file
         self.applied: list[NodeConfig] = []
         self.refusal: ConfigError | None = None
+        self.reads = 0
         config = load_node_config(file)
         config.data_directory.mkdir(parents=True)
-        self.reloads = Reloads(config, lambda: load_node_config(file))
+        self.reloads = Reloads(config, self.read)
+
+    def read(self) -> NodeConfig:
+        try:
+            return load_node_config(self.file)
+        finally:
+            self.reads += 1
 
     def apply(self, config: NodeConfig) -> None:
         if self.refusal is not None:
@@ -129,6 +136,8 @@ class Served:
 async def served(folder: Path) -> AsyncIterator[Served]:
     served = Served(folder / "node0.yml")
     served.reloads.start(served.apply)
+    # Else it may find at its start already what a test changes.
+    await wait_until(lambda: served.reads == 1, "the read at the start")
     yield served
     await served.reloads.close()
 
