@@ -120,7 +120,12 @@ def _kill_all(pid: int) -> None:
     """Kill the process's group, then all that is left below us, until nothing is."""
     _send(pid, signal.SIGKILL)
     until = time.monotonic() + KILL_SECONDS
-    while (children := _children() - {pid}) and time.monotonic() < until:
+    while time.monotonic() < until:
+        # Until it has, its children are not ours. So this is asked first.
+        has_ended = _has_ended(pid)
+        children = _children() - {pid}
+        if has_ended and not children:
+            return
         for child in children:
             with suppress(ProcessLookupError):
                 os.kill(child, signal.SIGKILL)

@@ -70,6 +70,28 @@ def test_when_the_pipe_closes_everything_is_killed(tmp_path: Path) -> None:
     assert not [pid for pid in started if is_running(pid)]
 
 
+# It takes its time to die, for the kernel frees its memory first: only then is its child ours.
+SLOW_TO_DIE = """
+import subprocess
+
+memory = b"1" * 2**28
+child = subprocess.Popen(["sleep", "600"], start_new_session=True)
+with open("child", "w") as file:
+    print(child.pid, file=file)
+child.wait()
+"""
+
+
+def test_what_a_command_hands_over_as_it_dies_is_killed(tmp_path: Path) -> None:
+    (tmp_path / "slow.py").write_text(SLOW_TO_DIE)
+    process = start(tmp_path, f"exec {sys.executable} slow.py")
+    number_in(tmp_path / "child")
+    assert process.stdin is not None
+    process.stdin.close()
+    assert process.wait(WAIT_SECONDS) == 137
+    assert end_processes_in(tmp_path) == {}
+
+
 def test_a_node_that_is_killed_takes_its_build_along(tmp_path: Path) -> None:
     """kill -9 of the process that holds the pipe."""
     command = [sys.executable, "-I", "-S", build_supervisor.__file__, "/bin/sh", "-c"]
