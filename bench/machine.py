@@ -12,21 +12,21 @@ from simulator.campaigns.source_commit import source_commit
 
 
 class Machine(msgspec.Struct, frozen=True, kw_only=True):
-    """The machine and the software, when the run began.
-
-    commit: of this checkout, `+` at its end where files differ from it; empty where git knows
-    none. load: of the last minute: what others did meanwhile. file_system: the type of the one
-    that everything was written to; on `tmpfs` an fsync costs nothing, and its figures are void.
-    """
+    """The machine and the software, when the run began."""
 
     cores: int
     memory_mib: int
+    # the model, as the kernel calls it
     processor: str
     kernel: str
     python: str
     version: str
+    # of this checkout, with `+` at its end if files differ from it; empty if git knows none
     commit: str
+    # the load average of the minute before: what others did meanwhile
     load: float
+    # the type of the one that everything was written to. On `tmpfs` an fsync costs nothing, and its
+    # figures are void
     file_system: str
 
 

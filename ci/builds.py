@@ -47,37 +47,37 @@ class Requester(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fie
 
 
 class OpenBuild(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
-    """The state of one build between its opening and its closing.
-
-    opened: the sequence number of the request that opened it; request_digest: that request's.
-    askers: who is told the verdict, in the order of asking.
-    ballots: by replica, in their order; one voice is one vote by construction.
-    reports: the replicas that said that the deadline passed: before the verdict, that it is
-        overdue; after it (they start anew), that no late ballot need be waited for.
-    event, ref, delivery, public_url: as in the request that opened it.
-    is_approved: False while it waits for an operator; then nobody owes anything on it.
-    verdict, verdict_index, statement: None, 0 and empty while undecided; then the verdict, the
-        index of its ledger entry and the statement's bytes.
-    executors: who builds first, in the order drawn (ci.executors); empty: every replica.
-    """
+    """The state of one build between its opening and its closing."""
 
     id: BuildId
+    # the sequence number of the request that opened it
     opened: int
+    # of the request that opened it
     request_digest: Digest
     repository: str
     branch: str
     commit: CommitHex | None
+    # who is told the verdict, in the order of asking
     askers: tuple[Requester, ...]
+    # by replica, in their order; one voice is one vote by construction
     ballots: Mapping[str, Ballot] = {}
+    # the replicas that reported that the deadline passed. Before the verdict: the build is overdue.
+    # After it (they start anew): no late ballot need be waited for
     reports: tuple[str, ...] = ()
+    # None while undecided
     verdict: Verdict | None = None
+    # the index of its ledger entry; 0 while undecided
     verdict_index: int = 0
+    # the statement's bytes; empty while undecided
     statement: bytes = b""
+    # event, ref, delivery and public_url are as in the request that opened it
     event: Event = Event.PUSH
     ref: FullRef | None = None
     delivery: Delivery | None = None
+    # False while it waits for an operator; then no replica owes anything on it
     is_approved: bool = True
     public_url: PageUrl | None = None
+    # who builds first, in the order drawn (ci.executors); empty: every replica
     executors: tuple[str, ...] = ()
 
     @property

@@ -52,11 +52,7 @@ class RecordedStep(msgspec.Struct, frozen=True):
 
 
 class RecordedBallot(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A ballot: fields of ResultKey and BuildMetadata, or outcome `abstained` and the reason.
-
-    artifacts_sha256: of the whole list, as `ci.artifacts` makes it. The list itself is in the
-    statement of a verdict, and here in a late ballot; so are the steps.
-    """
+    """A ballot: fields of ResultKey and BuildMetadata, or outcome `abstained` and the reason."""
 
     replica: str
     outcome: str
@@ -65,7 +61,9 @@ class RecordedBallot(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     pipeline_sha256: str | None = None
     image_digest: str | None = None
     agreement: str = Agreement.DEFAULT
+    # of the whole list, as `ci.artifacts` makes it
     artifacts_sha256: str | None = None
+    # only of a late ballot, as are the steps; else the verdict's statement has them
     artifacts: tuple[RecordedArtifact, ...] = ()
     steps: tuple[RecordedStep, ...] = ()
     log_sha256: str | None = None
@@ -74,6 +72,7 @@ class RecordedBallot(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     checkout_milliseconds: int | None = None
     build_milliseconds: int | None = None
     version: str | None = None
+    # why the replica abstained; None if it did not
     reason: str | None = None
 
 

@@ -8,43 +8,43 @@ ALL = "all"
 
 
 class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Rules of the replicated application. All sizes in bytes, all times in seconds.
+    """Rules of the replicated application. All sizes in bytes, all times in seconds."""
 
-    build_seconds_max: the longest a pipeline may ask for, and the default where it does not ask.
-    deadline_seconds: how long after its own ballot a replica waits before it reports that a
-        build has no verdict.
-    memory_bytes, cpus, pids_max: of the processes of one build, and the most that a pipeline may
-        ask for.
-    workspace_bytes, home_bytes, temporary_bytes: of the file systems of one build, all in memory:
-        the commit's files and what is made of them, HOME, /tmp. Only what is written costs memory.
-    log_bytes_max: what is kept of a build's output, head and tail.
-    open_builds_max: undecided builds at once; open_builds_per_client_max: of one client.
-    closing_builds_max: decided builds that still take late ballots.
-    waiting_builds_per_client_max: builds of one client that wait for an operator's approval; they
-        do not count as undecided ones above.
-    artifacts_max, artifact_bytes_max: files that a pipeline may name, and all their bytes.
-    weak_agreement_allowed: may a pipeline ask to be `passed` by f + 1 replicas?
-    executors: `all`: every replica builds everything; `minimal`: as many as a verdict needs, and
-        the others when those do not agree (ci.executors).
-    """
-
+    # the longest a pipeline may ask for, and the default if it does not ask
     build_seconds_max: Annotated[int, msgspec.Meta(ge=1, le=86400)] = 600
+    # how long after its own ballot a replica waits before it reports that a build has no verdict
     deadline_seconds: Annotated[int, msgspec.Meta(ge=1, le=86400)] = 900
+    # memory_bytes, cpus and pids_max: of the processes of one build, and the most that a pipeline
+    # may ask for
     memory_bytes: Annotated[int, msgspec.Meta(ge=16 * 2**20)] = 512 * 2**20
     cpus: Annotated[float, msgspec.Meta(gt=0, le=1024)] = 1.0
     pids_max: Annotated[int, msgspec.Meta(ge=8, le=100_000)] = 512
+    # The file systems of one build are all in memory; only what is written costs memory. This one
+    # holds the commit's files and what is made of them
     workspace_bytes: Annotated[int, msgspec.Meta(ge=2**20)] = 2 * 2**30
+    # of HOME
     home_bytes: Annotated[int, msgspec.Meta(ge=2**20)] = 2**30
+    # of /tmp
     temporary_bytes: Annotated[int, msgspec.Meta(ge=2**20)] = 512 * 2**20
+    # what is kept of a build's output, head and tail
     log_bytes_max: Annotated[int, msgspec.Meta(ge=4096, le=2**30)] = 4 * 2**20
+    # undecided builds at once
     open_builds_max: Annotated[int, msgspec.Meta(ge=1, le=10_000)] = 256
+    # undecided builds of one client
     open_builds_per_client_max: Annotated[int, msgspec.Meta(ge=1, le=10_000)] = 64
+    # decided builds that still take late ballots
     closing_builds_max: Annotated[int, msgspec.Meta(ge=1, le=10_000)] = 64
+    # builds of one client that wait for an operator's approval; they do not count as undecided ones
+    # above
     waiting_builds_per_client_max: Annotated[int, msgspec.Meta(ge=1, le=10_000)] = 64
     # a ballot carries the paths and digests of all of them in one request
     artifacts_max: Annotated[int, msgspec.Meta(ge=0, le=64)] = 64
+    # of all files that a pipeline names
     artifact_bytes_max: Annotated[int, msgspec.Meta(ge=0, le=2**40)] = 64 * 2**20
+    # whether a pipeline may ask to be `passed` by f + 1 replicas
     weak_agreement_allowed: bool = False
+    # `all`: every replica builds everything; `minimal`: as many as a verdict needs, and the others
+    # when those do not agree (ci.executors)
     executors: Literal["all", "minimal"] = "all"
 
 

@@ -159,24 +159,23 @@ class Delivery(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fiel
 class SubmitBuild(
     msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag="submit_build"
 ):
-    """A gateway asks for a build. `identity` is the outbox row's random identity (32 bytes).
+    """A gateway asks for a build."""
 
-    `branch` is what people call it: the pushed branch, the tag, a pull request's base branch.
-    `commit` is None where the branch does not exist: the replicas agree on checkout_failed.
-    `ref`: the full ref that the commit must be on, where that is not refs/heads/<branch>.
-    `delivery`: of a forge; then the build's id is the delivery's, else the identity's.
-    `needs_approval`: nobody builds it until an operator approves.
-    `public_url`: where the gateway that opens the build shows it, for people; its own word.
-    """
-
+    # the random identity of the outbox's row
     identity: Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
     repository: Annotated[str, msgspec.Meta(min_length=1, max_length=1024)]
+    # what people call it: the pushed branch, the tag, a pull request's base branch
     branch: Annotated[str, msgspec.Meta(min_length=1, max_length=255)]
+    # None if the branch does not exist: the replicas agree on checkout_failed
     commit: CommitHex | None
     event: Event = Event.PUSH
+    # the full ref that the commit must be on; None: refs/heads/<branch>
     ref: FullRef | None = None
+    # of a forge; then the build's id is the delivery's, else the identity's
     delivery: Delivery | None = None
+    # no replica builds it until an operator approves
     needs_approval: bool = False
+    # where the gateway that opens the build shows it to people; the gateway alone says so
     public_url: PageUrl | None = None
 
 

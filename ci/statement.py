@@ -78,12 +78,7 @@ class Subject(msgspec.Struct, frozen=True):
 
 
 class FoundValue(msgspec.Struct, frozen=True, rename="camel"):
-    """One compared value, and the replicas that found it before the verdict.
-
-    artifacts_sha256: of the whole list (`ci.artifacts`). The list is left out (empty) where
-    many values have long ones: see FOUND_ARTIFACTS_MAX. steps_sha256: of its steps in MessagePack;
-    None where it has none.
-    """
+    """One compared value, and the replicas that found it before the verdict."""
 
     outcome: Outcome
     exit_code: int | None
@@ -91,9 +86,12 @@ class FoundValue(msgspec.Struct, frozen=True, rename="camel"):
     pipeline_sha256: str | None
     image_digest: str | None
     agreement: Agreement
+    # of the whole list (`ci.artifacts`)
     artifacts_sha256: str | None
+    # left out (empty) if many values have long ones: see FOUND_ARTIFACTS_MAX
     artifacts: tuple[RecordedArtifact, ...]
     replicas: tuple[str, ...]
+    # of its steps in MessagePack; None if it has none
     steps_sha256: str | None = None
 
 
@@ -105,48 +103,50 @@ class Abstention(msgspec.Struct, frozen=True):
 
 
 class VerdictFields(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
-    """Our extension of the predicate.
-
-    repository, branch, commit, ref, event: as requested; the commit is None where the branch had
-        none. The ref is a full name (None in statements of older versions where it is
-        refs/heads/<branch>); a tag's branch is its name. target: of a pull request, the full name
-        of the branch that it is for, which is `branch`; git does not show it.
-    agreement: what the agreed pipeline file asks for, None where nothing is agreed on; threshold:
-        how many of the `replicas` this outcome took, None for disputed and cancelled.
-    agreeing: the replicas whose equal ballots decided; artifacts: what they made, all alike.
-    found, abstained: all ballots before the verdict; without_ballot: the replicas that had cast
-        none by then.
-    ledger_index, previous_head: the verdict's entry in the ledger, and the head before it (hex).
-    executors: who was to build first; left out where every replica was. The others stood by, so
-        it says nothing of them that they are among those without a ballot.
-    pipeline_sha256: of the pipeline file (or the Dockerfile), where the replicas agreed on it.
-    steps: of that file, in their order; none of a Dockerfile, and where nothing was agreed on.
-    """
+    """Our extension of the predicate."""
 
     cluster_id: str
     epoch: int
     build: str
+    # the sequence number of the request that opened the build
     opened: int
+    # repository, branch, commit, ref and event are as requested. A tag's branch is its name
     repository: str
     branch: str
+    # None if the branch had none
     commit: str | None
+    # a full name; None in statements of older versions if it is refs/heads/<branch>
     ref: str | None
     event: Event
     outcome: Outcome
     exit_code: int | None
+    # what the agreed pipeline file asks for; None if nothing is agreed on
     agreement: Agreement | None
+    # how many of the `replicas` this outcome took; None for disputed and cancelled
     threshold: int | None
     replicas: int
+    # the replicas whose equal ballots decided
     agreeing: tuple[str, ...]
+    # what the agreeing replicas made, all alike
     artifacts: tuple[RecordedArtifact, ...]
+    # found and abstained: all ballots before the verdict
     found: tuple[FoundValue, ...]
     abstained: tuple[Abstention, ...]
+    # the replicas that had cast no ballot by then
     without_ballot: tuple[str, ...]
+    # of the verdict's entry in the ledger
     ledger_index: int
+    # the ledger's head before that entry (hex)
     previous_head: str
+    # who was to build first; left out if every replica was. The others stood by, so it says nothing
+    # of them that they are among those without a ballot
     executors: tuple[str, ...] = ()
+    # of a pull request: the full name of the branch that it is for, which is `branch`; git does not
+    # show it
     target: str | None = None
+    # of the pipeline file (or the Dockerfile), if the replicas agreed on it
     pipeline_sha256: str | None = None
+    # of that file, in their order; none of a Dockerfile, and none if nothing was agreed on
     steps: tuple[RecordedStep, ...] = ()
 
     @property

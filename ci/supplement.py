@@ -38,13 +38,12 @@ Stance = Literal["agrees", "contradicts", "abstains", "neither"]
 
 
 class LateBallot(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
-    """A ballot after the verdict. `ledger_index`: of its entry, which has its artifacts and steps.
-
-    The other fields are those of `ci.ledger.RecordedBallot`; of a reason, its beginning.
+    """A ballot after the verdict. Fields without a comment are those of `ci.ledger.RecordedBallot`.
     """
 
     replica: str
     stance: Stance
+    # of its entry, which has its artifacts and steps
     ledger_index: int
     outcome: str
     exit_code: int | None = None
@@ -54,28 +53,27 @@ class LateBallot(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit
     agreement: str = Agreement.DEFAULT
     artifacts_sha256: str | None = None
     log_sha256: str | None = None
+    # only its beginning
     reason: str | None = None
 
 
 class SupplementFields(msgspec.Struct, frozen=True, rename="camel"):
-    """The predicate.
-
-    verdict: the digest of the verdict's statement, that is of its envelope's payload.
-    ledger_index, ledger_head: the entry up to which late ballots are listed, and the head (hex)
-        after it.
-    is_final (`final`): no further ballot is taken: all are in that were to come, or their time is
-        over.
-    without_ballot: the replicas that had cast none by then.
-    """
+    """The predicate."""
 
     cluster_id: str
     build: str
+    # the sequence number of the request that opened the build
     opened: int
+    # the digest of the verdict's statement, that is of its envelope's payload
     verdict: dict[str, str]
+    # the entry up to which late ballots are listed
     ledger_index: int
+    # the head after that entry (hex)
     ledger_head: str
+    # whether no further ballot is taken: all that were to come are in, or their time is over
     is_final: bool = msgspec.field(name="final")
     late_ballots: tuple[LateBallot, ...]
+    # the replicas that had cast none by then
     without_ballot: tuple[str, ...]
 
 

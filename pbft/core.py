@@ -56,29 +56,26 @@ RECOVER_AGE_WINDOWS = 16
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
-    """Local settings of one replica: they may differ between replicas without harm.
+    """Local settings of one replica: they may differ between replicas without harm."""
 
-    pipeline_depth: sequence numbers in flight before the primary collects a batch.
-    batch_bytes_max: bytes of requests in one batch; at most half of the cluster's body_bytes_max
-        are used.
-    batch_delay_seconds: how long the primary keeps requests that nobody waits for, until one goes
-        with them that somebody does; at most a quarter of view_change_seconds. 0: not at all.
-    status_seconds: how often a replica says where it stands.
-    resend_slots_max, resend_bytes_max: what is re-sent to a peer in answer to a STATUS of its.
-    view_change_seconds: how long a request may wait for its order before its replica asks for
-        another primary; doubled for each view that fails, up to view_change_seconds_max.
-    null_seconds: between two null requests that a recovering replica's T asks for; with more
-        than view_change_seconds the others would take the primary for a silent one.
-    """
-
+    # sequence numbers in flight before the primary collects a batch
     pipeline_depth: int = 4
+    # bytes of requests in one batch; at most half of the cluster's body_bytes_max are used
     batch_bytes_max: int = 2 * 1024 * 1024
+    # how long the primary delays requests that nobody waits for, unless one that somebody waits for
+    # goes with them; at most a quarter of view_change_seconds. 0: not at all
     batch_delay_seconds: float = 0.0
+    # how often a replica sends its STATUS
     status_seconds: float = 1.0
+    # what is sent again to a peer in answer to a STATUS of its, with resend_bytes_max
     resend_slots_max: int = 128
     resend_bytes_max: int = 4 * 1024 * 1024
+    # how long a request may wait for its order before its replica asks for another primary; doubled
+    # for each view that fails, up to view_change_seconds_max
     view_change_seconds: float = 4.0
     view_change_seconds_max: float = 64.0
+    # between two null requests that a recovering replica's T asks for. If it were more than
+    # view_change_seconds, the others would take the primary for a mute one
     null_seconds: float = 0.02
 
 

@@ -34,22 +34,22 @@ class ReplicaMark(msgspec.Struct, frozen=True):
 
 
 class BuildRow(msgspec.Struct, frozen=True):
-    """One build's line.
-
-    state: its verdict's outcome, or its status. agreement: how many agree, in words; None: there
-    is nothing to agree on. apart: who dissents or abstains, in words. took: how long it was built;
-    None: not known. began: ISO 8601, where it is being built. event: what asked for it, None: a
-    push.
-    """
+    """One build's line."""
 
     build: BuildView
+    # its verdict's outcome, or its status
     state: str
     repository: str
+    # what asked for it; None: a push
     event: str | None
     marks: tuple[ReplicaMark, ...]
+    # how many agree, in words; None: there is nothing to agree on
     agreement: str | None
+    # who dissents or abstains, in words
     apart: tuple[str, ...]
+    # how long it was built; None: not known
     took: str | None
+    # since when it is being built (ISO 8601); None: it is not
     began: str | None
 
 

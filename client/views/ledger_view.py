@@ -23,25 +23,26 @@ _STANCES = {True: "agrees", False: "dissents", None: "counts for neither side"}
 
 
 class EntryView(msgspec.Struct, frozen=True, kw_only=True):
-    """One entry. Heads are in hexadecimal: the one after this entry, and the one before it.
-
-    kind: verdict, late ballot, cancel, approve, append, or unknown. agreeing, dissenting: the
-    replicas, of a verdict. by: the client that asked for it, or the replica whose ballot it is.
-    text: what else there is to say, in a line.
-    """
+    """One entry."""
 
     index: int
+    # verdict, late ballot, cancel, approve, append, or unknown
     kind: str
+    # the head after this entry (hex)
     head: str
+    # the head before it (hex)
     previous: str
     build: str | None = None
     repository: str | None = None
     branch: str | None = None
     outcome: str | None = None
     exit_code: int | None = None
+    # of a verdict, as is dissenting: the replicas
     agreeing: tuple[str, ...] = ()
     dissenting: tuple[str, ...] = ()
+    # the client that asked for it, or the replica whose ballot it is
     by: str | None = None
+    # what else there is to say, in a line
     text: str = ""
 
 

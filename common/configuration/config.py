@@ -168,36 +168,7 @@ class ClusterConfig(msgspec.Struct, frozen=True):
 
 
 class NodeConfig(msgspec.Struct, frozen=True):
-    """node*.yml: one replica as its operator runs it. Times in seconds.
-
-    docker_host: None means DOCKER_HOST or the default socket.
-    log_format: `json` writes one object per line, for programs that collect logs.
-    registry_auth_file: logins for image registries, as `docker login` writes them.
-    images_from: the registries, or folders in them, whose images may be used; no others are asked.
-    network_allowed: whether a step that asks for a network gets one.
-    build_ca_file: the authorities that steps with a network trust, as PEM; None: the image's own.
-    images_days_max, images_bytes_max: of what this node pulled, what was used last is kept;
-        mirrors_days_max, mirrors_bytes_max: of its mirrors of repositories likewise.
-    abstain_after_seconds: how long an infrastructure error is retried before it abstains.
-    stand_by_seconds: with `executors: minimal` in the cluster file, how long at least after the
-        first ballot on a build a node that stands by waits for the verdict before it builds too.
-    builds_kept_max, builds_bytes_max, builds_days_max: how many builds' logs and artifacts are
-        kept, of what size in all, and for how long; the oldest go first.
-    view_change_seconds: how long a request may wait for its order before this replica asks for
-        another primary; doubled for each primary that fails, up to view_change_seconds_max.
-    fault_injection: how this node misbehaves on purpose, only for demonstrations; `allowed`: not
-        yet, but POST /pbft/simulate-byzantine may make it.
-    capture_file: everything that this node sends is appended to it, without bound; only for tests.
-    plaintext_allowed: of files from before TLS; without effect (`check_node_listen`).
-    local_listen: a second address, on this machine alone, where the same is served over HTTP
-        without TLS: for people and Prometheus. None: none.
-    private_key_passphrase_file: decrypts private_key_file, if that is encrypted.
-    cluster_fingerprint: the cluster that this operator compared with the others, in words or
-        hexadecimal digits (`check_confirmed`).
-    public_url: how people reach a gateway, for links in this replica's commit statuses.
-    read_token_file: tokens as in api_token_file of a gateway, for /metrics and /pbft/log; the
-        other routes are what gateways and peers read. None: whoever reaches the node reads them.
-    """
+    """node*.yml: one replica as its operator runs it. Times in seconds."""
 
     file: Path
     cluster_file: Path
@@ -208,34 +179,61 @@ class NodeConfig(msgspec.Struct, frozen=True):
     log_file: Path
     repositories: tuple[RepositoryEntry, ...]
     executor: Executor = "docker"
+    # None means DOCKER_HOST or the default socket
     docker_host: str | None = None
     builds_at_once: Annotated[int, msgspec.Meta(ge=1, le=256)] = 2
+    # how many builds' logs and artifacts are kept, of what size in all, and for how long; the
+    # oldest go first
     builds_kept_max: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)] = 1000
     builds_bytes_max: Annotated[int, msgspec.Meta(ge=1)] = 10 * 2**30
     builds_days_max: Annotated[float, msgspec.Meta(gt=0, le=36500)] = 90
     allow_dockerfile: bool = False
+    # logins for image registries, as `docker login` writes them
     registry_auth_file: Path | None = None
+    # the registries, or folders in them, whose images may be used; no others are asked
     images_from: tuple[ImagePlace, ...] = (DOCKER_HUB,)
+    # of the images that this node pulled, those used last are kept
     images_days_max: Annotated[int, msgspec.Meta(ge=1, le=36500)] = 30
     images_bytes_max: Annotated[int, msgspec.Meta(ge=0)] = 20 * 2**30
+    # whether a step that asks for a network gets one
     network_allowed: bool = False
+    # the authorities that steps with a network trust, as PEM; None: the image's own
     build_ca_file: Path | None = None
+    # of its mirrors of repositories, those used last are kept
     mirrors_days_max: Annotated[int, msgspec.Meta(ge=1, le=36500)] = 90
     mirrors_bytes_max: Annotated[int, msgspec.Meta(ge=0)] = 20 * 2**30
+    # `json` writes one object per line, for programs that collect logs
     log_format: LogFormat = "text"
+    # how long an infrastructure error is retried before the node abstains
     abstain_after_seconds: Annotated[int, msgspec.Meta(ge=1, le=86400)] = 120
+    # with `executors: minimal` in the cluster file: how long at least after the first ballot on a
+    # build a node that stands by waits for the verdict before it builds too
     stand_by_seconds: Annotated[float, msgspec.Meta(ge=0, le=86400)] = 10.0
     pull_timeout_seconds: Annotated[int, msgspec.Meta(ge=1, le=86400)] = 300
     checkout_timeout_seconds: Annotated[int, msgspec.Meta(ge=1, le=86400)] = 300
+    # how long a request may wait for its order before this replica asks for another primary;
+    # doubled for each primary that fails, up to view_change_seconds_max
     view_change_seconds: Annotated[float, msgspec.Meta(ge=0.1, le=3600)] = 4.0
     view_change_seconds_max: Annotated[float, msgspec.Meta(ge=0.1, le=86400)] = 64.0
+    # how this node misbehaves on purpose, only for demonstrations; `allowed`: not yet, but POST
+    # /pbft/simulate-byzantine may make it
     fault_injection: FaultKind | None = None
+    # everything that this node sends is appended to it, without bound; only for tests
     capture_file: Path | None = None
+    # of files from before TLS; without effect (`check_node_listen`)
     plaintext_allowed: bool = False
+    # a second address, on this machine alone, where the same is served over HTTP without TLS: for
+    # people and Prometheus. None: none
     local_listen: Address | None = None
+    # how people reach a gateway, for links in this replica's commit statuses
     public_url: PublicUrl | None = None
+    # tokens as in api_token_file of a gateway, for /metrics and /pbft/log; the other routes are
+    # what gateways and peers read. None: whoever reaches the node reads them
     read_token_file: Path | None = None
+    # decrypts private_key_file, if that is encrypted
     private_key_passphrase_file: Path | None = None
+    # the cluster that this operator compared with the others, in words or hexadecimal digits
+    # (`check_confirmed`)
     cluster_fingerprint: str | None = None
 
     @property
@@ -245,21 +243,7 @@ class NodeConfig(msgspec.Struct, frozen=True):
 
 
 class ClientConfig(msgspec.Struct, frozen=True):
-    """client.yml: the gateway.
-
-    repositories: the first is built where a POST names none; `GatewayRepository` says what each
-        may be asked for.
-    queue_max: accepted webhooks that may wait; beyond it the answer is 429.
-    public_url: how people reach the gateway, for links in statuses; None means `listen`.
-    api_token_file: up to four tokens, one per line, readable by their owner alone; whoever changes
-        builds over the API needs one. None: whoever is on this machine may, nobody else, and
-        nobody at all where `public_url` or `listen` is for others too.
-    read_token_file: the same for whoever reads anything, but for webhooks and health; tokens of
-        api_token_file are taken too. None: whoever reaches the gateway reads.
-    plaintext_allowed: must be true to listen where other machines can connect.
-    archive_days_max, archive_builds_max: how long and how many finished builds are kept.
-    private_key_passphrase_file, cluster_fingerprint: as for a node.
-    """
+    """client.yml: the gateway."""
 
     file: Path
     cluster_file: Path
@@ -269,15 +253,26 @@ class ClientConfig(msgspec.Struct, frozen=True):
     data_directory: Path
     log_file: Path
     results_file: Path
+    # the first is built if a POST names none; `GatewayRepository` says what each may be asked for
     repositories: tuple[GatewayRepository, ...]
     log_format: LogFormat = "text"
+    # accepted webhooks that may wait; beyond it the answer is 429
     queue_max: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)] = 1000
+    # how long and how many finished builds are kept
     archive_days_max: Annotated[float, msgspec.Meta(gt=0, le=36500)] = 365
     archive_builds_max: Annotated[int, msgspec.Meta(ge=1, le=10_000_000)] = 10_000
+    # up to four tokens, one per line, readable by their owner alone; whoever changes builds over
+    # the API needs one. None: whoever is on this machine may, nobody else, and nobody at all if
+    # `public_url` or `listen` is for others too
     api_token_file: Path | None = None
+    # the same for whoever reads anything, but for webhooks and health; tokens of api_token_file are
+    # taken too. None: whoever reaches the gateway reads
     read_token_file: Path | None = None
+    # how people reach the gateway, for links in statuses; None means `listen`
     public_url: PublicUrl | None = None
+    # must be true to listen where other machines can connect
     plaintext_allowed: bool = False
+    # as for a node, like cluster_fingerprint
     private_key_passphrase_file: Path | None = None
     cluster_fingerprint: str | None = None
 

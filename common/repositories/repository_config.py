@@ -31,31 +31,30 @@ Glob = Annotated[str, msgspec.Meta(min_length=1, max_length=GLOB_CHARACTERS_MAX)
 class RepositoryEntry(msgspec.Struct, frozen=True):
     """A repository that may be built.
 
-    url: as it is in requests; a path becomes file:///..., so it is the same text everywhere.
-    fetch_url: where this operator really fetches it from (a mirror of its own), or None.
-    forge: what hosts it; then its webhooks and its commit statuses are understood.
-    api_url: the forge's API; None means that of github.com or gitlab.com.
-    project: how that API calls it, `owner/name`; None means what the path of `url` says.
-    status_token_file: a token that may post commit statuses; readable by its owner alone.
-    submodule_of: the repositories in whose builds it may be a submodule; None: in all, but where it
-        is fetched with a login or from a disk, in none. For nodes alone.
-    local_images: images that its builds may use as they are on this operator's engine, by name.
-        For nodes alone.
-    The others: see common.git_environment.GitAccess.
+    Fields without a comment: see common.git_environment.GitAccess.
     """
 
+    # as it is in requests; a path becomes file:///..., so it is the same text everywhere
     url: str
+    # where this operator really fetches it from (a mirror of its own), or None
     fetch_url: str | None = None
     ssh_key_file: Path | None = None
     known_hosts_file: Path | None = None
     https_token_file: Path | None = None
     https_user: str = "git"
     ca_file: Path | None = None
+    # what hosts it; then its webhooks and its commit statuses are understood
     forge: ForgeKind | None = None
+    # the forge's API; None means that of github.com or gitlab.com
     api_url: str | None = None
+    # how that API calls it, `owner/name`; None means what the path of `url` says
     project: str | None = None
+    # a token that may post commit statuses; readable by its owner alone
     status_token_file: Path | None = None
+    # the repositories in whose builds it may be a submodule. None: in all; but in none if it is
+    # fetched with a login or from a disk. For nodes alone
     submodule_of: tuple[str, ...] | None = None
+    # images that its builds may use as they are on this operator's engine, by name. For nodes alone
     local_images: tuple[str, ...] = ()
 
     @property
@@ -89,29 +88,27 @@ class RepositoryEntry(msgspec.Struct, frozen=True):
 
 
 class GatewayRepository(RepositoryEntry, frozen=True):
-    """A repository of client.yml: also what may ask for builds of it, and which.
+    """A repository of client.yml: also what may ask for builds of it, and which."""
 
-    aliases: other URLs by which webhooks may call it (ssh, https, html).
-    webhook_secret_file: up to four secrets, one per line, readable by their owner alone.
-    unsigned_allowed: whether anybody who reaches the gateway may ask for builds.
-    events: what of a forge's events builds; the others are answered 200 and ignored.
-    branches: globs; pushes to other branches and pull requests against them build nothing.
-    pull_requests: whose are built at once; the others wait for an operator's approval.
-    report: who posts commit statuses.
-    supersede: whether a newer push cancels the builds of the same ref that are under way.
-    queue_max: how many builds of it may be under way or wait; beyond it the answer is 429.
-    open_builds_max: how many of them the network is given at once; the others wait.
-    """
-
+    # other URLs by which webhooks may call it (ssh, https, html)
     aliases: tuple[str, ...] = ()
+    # up to four secrets, one per line, readable by their owner alone
     webhook_secret_file: Path | None = None
+    # whether anybody who reaches the gateway may ask for builds
     unsigned_allowed: bool = False
+    # what of a forge's events builds; the others are answered 200 and ignored
     events: tuple[EventKind, ...] = ("push", "tag", "pull_request")
+    # globs; pushes to other branches and pull requests against them build nothing
     branches: tuple[Glob, ...] = ()
+    # whose are built at once; the others wait for an operator's approval
     pull_requests: PullRequests = "same_repository"
+    # who posts commit statuses
     report: Report = "none"
+    # whether a newer push cancels the builds of the same ref that are under way
     supersede: bool = False
+    # how many builds of it may be under way or wait; beyond it the answer is 429
     queue_max: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)] = 500
+    # how many of them the network is given at once; the others wait
     open_builds_max: Annotated[int, msgspec.Meta(ge=1, le=10_000)] = 10_000
 
 

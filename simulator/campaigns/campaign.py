@@ -77,20 +77,25 @@ def fresh_tasks(hundreds: int, commit: str) -> list[Task]:
 
 
 class Summary(msgspec.Struct):
-    """What the runs so far add up to. seconds: of the clock on the wall."""
+    """What the runs so far add up to."""
 
     seeds: int = 0
+    # how many things happened in the runs' worlds
     events: int = 0
+    # of the clock on the wall
     seconds: float = 0.0
+    # of the clocks in the runs
     virtual_seconds: float = 0.0
     executed: int = 0
     verdicts: int = 0
     views: int = 0
+    # number of replicas -> runs
     sizes: dict[int, int] = {}
     faults: dict[str, int] = {}
     cells: dict[str, int] = {}
     event_counts: dict[str, int] = {}
     goals: dict[str, int] = {}
+    # the runs that broke a rule
     failures: list[Failure] = []
 
     def add(self, result: Result | Failure) -> None:

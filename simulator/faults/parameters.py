@@ -16,43 +16,30 @@ from simulator.world.seeded_random import SeededRandom, stream
 
 
 class FaultPlan(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """How often things happen while the run is in its safety mode, per second of the world.
+    """How often things happen while the run is in its safety mode, per second of the world."""
 
-    crashes, pauses, partitions, refusals (of disks to save): mean number per second.
-    crash_points: share of crashes that wait for a point between saving and sending.
-    down_seconds: mean time until a restart. clock_skew: clocks run at 0.7 to 1.3 and jump.
-    recovery_crashes: how often a replica that lost what it said is killed again, at most.
-    further_losses: how often, once such a replica has recovered, the disk of any other one that
-        follows the rules is damaged in its place: never of more at a time.
-    """
-
+    # crashes, pauses, partitions and refusals (of disks to save): the mean number per second
     crashes: float = 0.0
+    # the share of crashes that wait for a point between saving and sending
     crash_points: float = 0.5
+    # the mean time until a restart
     down_seconds: float = 1.0
     pauses: float = 0.0
     partitions: float = 0.0
     refusals: float = 0.0
+    # how often a replica that lost what it sent is killed again, at most
     recovery_crashes: int = 0
+    # how often, once such a replica has recovered, the disk of any other one that follows the rules
+    # is damaged in its place: never of more at a time
     further_losses: int = 0
+    # clocks run at 0.7 to 1.3 of their speed, and jump
     clock_skew: bool = False
 
 
 class Parameters(
     msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True
 ):
-    """All that a run is made of. faulty: replica index -> what is wrong with it.
-
-    byzantine: index -> the ways in which that replica misbehaves.
-    rotten, wiped: indexes whose disk is damaged or emptied; both count among the f faulty ones.
-    left_out: indexes of faulty replicas that stay cut off for ever in the liveness mode.
-    left_out_one_way: `deaf` or `mute`: they are cut off in that direction only.
-    newer: indexes of correct replicas of the next version, which say things unknown to this one.
-    cheats: faulty clients, which sign two operations with one number.
-    only_faults: the names of the faults that happen (simulator.fault_record); None: all that chance
-        brings.
-    healed_delay_seconds: the delay of messages in the liveness mode.
-    stand_by_seconds: how patient replicas are that stand by, where `executors` is `minimal`.
-    """
+    """All that a run is made of. A replica is given by its index."""
 
     seed: int
     replicas: int = 4
@@ -70,23 +57,33 @@ class Parameters(
     processes: ProcessFaults = ProcessFaults()
     builds: BuildFaults = BuildFaults()
     plan: FaultPlan = FaultPlan()
+    # replica -> the ways in which it misbehaves
     byzantine: dict[int, tuple[str, ...]] = {}
     adaptive: bool = False
+    # replicas whose disk is damaged; like those wiped, they count among the f faulty ones
     rotten: tuple[int, ...] = ()
+    # replicas whose disk is emptied
     wiped: tuple[int, ...] = ()
+    # faulty replicas that stay cut off for ever in the liveness mode
     left_out: tuple[int, ...] = ()
+    # `deaf` or `mute`: they are cut off in that direction only
     left_out_one_way: str = ""
+    # correct replicas of the next version, which send things unknown to this one
     newer: tuple[int, ...] = ()
+    # how many clients are faulty: they sign two operations with one timestamp
     cheats: int = 0
     safety_seconds: float = 10.0
+    # the delay of messages in the liveness mode
     healed_delay_seconds: float = 0.02
     deadline_seconds: int = 6
     open_builds_max: int = 64
     closing_builds_max: int = 8
     weak_agreement_allowed: bool = False
     executors: Literal["all", "minimal"] = "all"
+    # how patient replicas are that stand by, if `executors` is `minimal`
     stand_by_seconds: float = 1.0
     is_deep: bool = False
+    # the names of the faults that happen (simulator.fault_record); None: all that are drawn
     only_faults: tuple[str, ...] | None = None
 
     @property

@@ -17,24 +17,24 @@ REPEATED_WITHIN_SECONDS = 3.0
 
 
 class LinkFaults(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What the links of one run do.
+    """What the links of one run do."""
 
-    delay_seconds, delay_mean_seconds: the least, and the mean of what comes on top.
-    loss, repetition, spikes, replay, corruption: per message; a spike is a delay of 1 to 6 s.
-    in_flight_max: messages on one link at a time; what comes above is lost. 0: any number.
-    in_order: messages of one link arrive in their order, as over TCP.
-    on_the_wire: everything is really encoded, maybe corrupted, and decoded.
-    """
-
+    # the least delay of a message
     delay_seconds: float = 0.001
+    # the mean of what comes on top of it
     delay_mean_seconds: float = 0.005
+    # loss, repetition, spikes, replay and corruption: the probability per message
     loss: float = 0.0
     repetition: float = 0.0
+    # a delay of 1 to 6 s
     spikes: float = 0.0
     replay: float = 0.0
     corruption: float = 0.0
+    # messages on one link at a time; what comes above is lost. 0: any number
     in_flight_max: int = 0
+    # messages of one link arrive in their order, as over TCP
     in_order: bool = False
+    # everything is really encoded, maybe corrupted, and decoded
     on_the_wire: bool = False
 
 

@@ -47,34 +47,34 @@ OWNER = f"uid={BUILD_USER_ID},gid={BUILD_USER_ID}"
 
 
 class ContainerOrder(msgspec.Struct, frozen=True):
-    """What to run, and the walls around it. command and entrypoint None: what the image says.
-
-    seconds: None for a container that nobody waits for. memory_bytes: of its processes and of
-    everything that it writes into its file systems in memory, the volumes included.
-    temporary: bytes of each file system that ends with the container, by path.
-    volumes: shared file systems, by path: the name, and whether it can be written to.
-    new_volumes: shared file systems that are made and removed along with this container, by path:
-    the options of a file system in memory.
-    has_input: whether its standard input is open; whoever attaches to it may close it.
-    network: the name of the engine's network, None for none. JOINABLE costs the engine as much as
-    a network does.
-    """
+    """What to run, and its limits."""
 
     image: Image
     name: str
     labels: Mapping[str, str]
     environment: Mapping[str, str]
+    # entrypoint and command: None means what the image says
     entrypoint: tuple[str, ...] | None
     command: tuple[str, ...] | None
+    # None for a container that nobody waits for
     seconds: float | None
+    # of its processes and of everything that it writes into its file systems in memory, the volumes
+    # included
     memory_bytes: int
     cpus: float
     pids: int
+    # bytes of each file system that ends with the container, by path
     temporary: Mapping[str, int]
+    # shared file systems, by path: the name, and whether it can be written to
     volumes: Mapping[str, tuple[str, bool]] = {}
+    # shared file systems that are made and removed along with this container, by path: the options
+    # of a file system in memory
     new_volumes: Mapping[str, str] = {}
     working_directory: str | None = None
+    # the name of the engine's network, None for none. JOINABLE costs the engine as much as a
+    # network does
     network: str | None = None
+    # whether its standard input is open; whoever attaches to it may close it
     has_input: bool = False
 
 
