@@ -15,8 +15,8 @@ from pbft.messages import AnyMessage, Checkpoint, Envelope, NewView, ViewChange
 from pbft.ports import Send
 from simulator.campaigns.simulation import Simulation
 from simulator.faults.parameters import Parameters
+from simulator.machine.process import Process
 from simulator.world.gateways import Workload
-from simulator.world.process import Process
 from simulator.world.scheduler import SECOND
 from simulator.world.seeded_random import SeededRandom, stream
 

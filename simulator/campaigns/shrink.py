@@ -14,8 +14,8 @@ import msgspec
 
 from simulator.campaigns.simulation import Simulation
 from simulator.faults.parameters import FaultPlan, Parameters
+from simulator.machine.process import ProcessFaults
 from simulator.world.network import LinkFaults
-from simulator.world.process import ProcessFaults
 from simulator.world.violation import Violation
 
 SEEDS_TRIED = 40

@@ -25,13 +25,13 @@ from simulator.faults.nemesis import Nemesis
 from simulator.faults.parameters import Parameters
 from simulator.faults.rushing import RushingForger
 from simulator.faults.version_skew import newer_words
+from simulator.machine.ledger import PAGE_ENTRIES
+from simulator.machine.process import Process, World
 from simulator.world.builds import BuildTruth
 from simulator.world.coverage_goals import CoverageGoals
 from simulator.world.fault_record import FaultRecord
 from simulator.world.gateways import Gateway
-from simulator.world.ledger import PAGE_ENTRIES
 from simulator.world.network import LinkFaults, Network
-from simulator.world.process import Process, World
 from simulator.world.reader import Reader, SharedAuthenticator
 from simulator.world.run_trace import Trace
 from simulator.world.scheduler import SECOND, Scheduler

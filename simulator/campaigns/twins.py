@@ -13,8 +13,8 @@ from pbft.messages import Envelope
 from pbft.ports import Send
 from simulator.campaigns.simulation import Simulation
 from simulator.faults.parameters import Parameters
+from simulator.machine.process import Process
 from simulator.world.gateways import Workload
-from simulator.world.process import Process
 from simulator.world.scheduler import SECOND
 
 CUTS = 16

@@ -31,10 +31,10 @@ from pbft.client import Accepted
 from pbft.genesis import Cluster
 from pbft.messages import Request
 from pbft.ports import Entry, ExecutedRequest
+from simulator.machine.process import Process
 from simulator.world.builds import BuildTruth
 from simulator.world.coverage_goals import CoverageGoals
 from simulator.world.gateways import Asked
-from simulator.world.process import Process
 
 Key = tuple[bytes, int]
 

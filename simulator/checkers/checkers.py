@@ -41,8 +41,8 @@ from simulator.checkers.history import History, effect_digest
 from simulator.checkers.message_checker import MessageChecker
 from simulator.checkers.timer_checker import TimerChecker
 from simulator.checkers.view_checker import ViewChecker
+from simulator.machine.process import Process
 from simulator.world.coverage_goals import CoverageGoals
-from simulator.world.process import Process
 from simulator.world.reader import Reader
 from simulator.world.scheduler import Scheduler
 from simulator.world.violation import Violation

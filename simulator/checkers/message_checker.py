@@ -21,9 +21,9 @@ from pbft.ports import Send
 from simulator.checkers.build_checker import BuildChecker
 from simulator.checkers.history import History
 from simulator.checkers.view_checker import ViewChecker
+from simulator.machine.process import Process
 from simulator.world.coverage_goals import CoverageGoals
 from simulator.world.gateways import Asked
-from simulator.world.process import Process
 from simulator.world.reader import Reader
 
 

@@ -10,8 +10,8 @@ from pbft.core import Core
 from pbft.log import RECOVER_NUMBER
 from pbft.ports import Output
 from pbft.timers import NULLS, NULLS_TIMEOUTS, RECOVERY
+from simulator.machine.process import Process
 from simulator.world.coverage_goals import CoverageGoals
-from simulator.world.process import Process
 
 # A new primary has its full time, and nobody is judged by what it may have executed.
 BEGINNINGS = ("new_view", "state_transferred")

@@ -27,11 +27,11 @@ from pbft.messages import (
 from pbft.ports import Entry, Send
 from simulator.faults.floods import FLOODS, Flooder
 from simulator.faults.rushing import RushingForger
-from simulator.world.builder import Told
+from simulator.machine.builder import Told
+from simulator.machine.process import Process
 from simulator.world.builds import artifact, finding
 from simulator.world.fault_record import FaultRecord
 from simulator.world.network import Network
-from simulator.world.process import Process
 from simulator.world.run_trace import Trace
 from simulator.world.scheduler import SECOND, Scheduler
 from simulator.world.seeded_random import SeededRandom, stream

@@ -23,7 +23,7 @@ from pbft.messages import (
     Status,
 )
 from simulator.faults.forgeries import Forger
-from simulator.world.process import Process
+from simulator.machine.process import Process
 from simulator.world.scheduler import Scheduler
 from simulator.world.seeded_random import SeededRandom
 

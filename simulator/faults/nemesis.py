@@ -3,10 +3,10 @@
 from collections.abc import Callable, Sequence
 
 from simulator.faults.parameters import FaultPlan
-from simulator.world.disk import ROTTEN_MARK
+from simulator.machine.disk import ROTTEN_MARK
+from simulator.machine.process import CrashPoint, Process
 from simulator.world.fault_record import FaultRecord
 from simulator.world.network import Network
-from simulator.world.process import CrashPoint, Process
 from simulator.world.run_trace import Trace
 from simulator.world.scheduler import Scheduler
 from simulator.world.seeded_random import SeededRandom, stream

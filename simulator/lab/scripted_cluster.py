@@ -22,9 +22,9 @@ from pbft.core import Core, Settings
 from pbft.genesis import FORMAT_VERSION, Cluster, Genesis, Member
 from pbft.messages import AnyMessage, Envelope
 from pbft.ports import Entry, Event, Output, Send
+from simulator.machine.process import Process, ProcessFaults, World
 from simulator.world.builds import BuildFaults, BuildTruth
 from simulator.world.gateways import Asked, Gateway
-from simulator.world.process import Process, ProcessFaults, World
 from simulator.world.run_trace import Trace
 from simulator.world.scheduler import SECOND, Scheduler
 from simulator.world.seeded_random import stream

@@ -1,1 +1,1 @@
-"""The simulated machines: virtual time, network, disks, processes, clients and builds."""
+"""What all machines of a run share: virtual time, network, signatures, clients, what is true."""

@@ -13,8 +13,8 @@ from pbft.replica import Replica
 from simulator.campaigns.liveness import Liveness
 from simulator.checkers.build_checker import BuildChecker
 from simulator.checkers.checkers import Checkers
+from simulator.machine.process import Process
 from simulator.world.gateways import Gateway
-from simulator.world.process import Process
 
 Revert = Callable[[pytest.MonkeyPatch], None]
 

@@ -53,7 +53,7 @@ def test_the_copy_runs_the_same(
 
 def test_no_struct_is_left_where_the_compiler_comes(copy: tuple[Path, list[Path]]) -> None:
     folder, modules = copy
-    expected = ("pbft/core.py", "ci/application.py", "simulator/world/process.py")
+    expected = ("pbft/core.py", "ci/application.py", "simulator/machine/process.py")
     assert set(map(Path, expected)) <= set(modules)
     for module in modules:
         for node in ast.walk(ast.parse((folder / module).read_text())):

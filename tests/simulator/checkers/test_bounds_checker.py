@@ -15,8 +15,8 @@ from pbft.state import Recovery, Transfer
 from simulator.campaigns.simulation import Simulation
 from simulator.checkers.bounds_checker import BoundsChecker
 from simulator.faults.parameters import Parameters
+from simulator.machine.process import Process
 from simulator.world.gateways import Workload
-from simulator.world.process import Process
 from simulator.world.violation import Violation
 
 CALM = Workload(requests=3, builds=0.0, spread_seconds=3.0)

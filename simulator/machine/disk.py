@@ -19,7 +19,7 @@ from ci.ledger_gap import LedgerGap, LedgerPage
 from ci.state_partitions import ledger_position
 from driver.ports import SaveFailed
 from pbft.ports import CheckpointRecord, Executed, Record, SavedBody, SavedEntry
-from simulator.world.ledger import Ledger
+from simulator.machine.ledger import Ledger
 from simulator.world.seeded_random import SeededRandom
 
 NO_CHAIN = bytes(32)

@@ -6,7 +6,7 @@ from driver.ports import SaveFailed
 from pbft.codec import digest_of
 from pbft.messages import Signed
 from pbft.ports import Record, SavedBody, SavedMessage
-from simulator.world.disk import ROTTEN_MARK, Disk, DiskDamaged
+from simulator.machine.disk import ROTTEN_MARK, Disk, DiskDamaged
 from simulator.world.seeded_random import stream
 
 

@@ -12,7 +12,7 @@ from driver.ports import SaveFailed
 from pbft.ports import Entry
 
 if TYPE_CHECKING:
-    from simulator.world.process import Process
+    from simulator.machine.process import Process
 
 TIMEOUT_SECONDS = 3.0
 

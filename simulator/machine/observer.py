@@ -7,7 +7,7 @@ from pbft.messages import Envelope
 from pbft.ports import Entry, Output
 
 if TYPE_CHECKING:
-    from simulator.world.process import Process
+    from simulator.machine.process import Process
 
 
 class Observer(Protocol):

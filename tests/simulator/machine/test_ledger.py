@@ -5,7 +5,7 @@ import pytest
 from ci.ledger import AppendEntry, encode_entry, genesis_head, next_head
 from ci.ledger_gap import LedgerPage, WrongEntries
 from pbft.ports import Entry
-from simulator.world.ledger import PAGE_ENTRIES, Ledger
+from simulator.machine.ledger import PAGE_ENTRIES, Ledger
 
 CLUSTER = bytes(range(32))
 

@@ -25,13 +25,13 @@ from pbft.genesis import Cluster
 from pbft.messages import Envelope, Signed
 from pbft.ports import Output, Send
 from pbft.replica import DamagedRecords, Replica
-from simulator.world.builder import SimulatedBuilder, Told
+from simulator.machine.builder import SimulatedBuilder, Told
+from simulator.machine.disk import Disk, DiskDamaged
+from simulator.machine.ledger_pages import LedgerPages
+from simulator.machine.observer import Observer
 from simulator.world.builds import BuildTruth
 from simulator.world.clock import Clock
 from simulator.world.coverage_goals import CoverageGoals
-from simulator.world.disk import Disk, DiskDamaged
-from simulator.world.ledger_pages import LedgerPages
-from simulator.world.observer import Observer
 from simulator.world.run_trace import Trace
 from simulator.world.scheduler import SECOND, Scheduler
 from simulator.world.seeded_random import SeededRandom, stream
@@ -92,7 +92,7 @@ class Process:
 
     send: (process, message) for everything that leaves, own messages after they are saved.
     connect: the process is up and wants its links. looks_before: call `before_turn` too.
-    fetch: see `simulator.world.ledger_pages`.
+    fetch: see `simulator.machine.ledger_pages`.
     """
 
     def __init__(
