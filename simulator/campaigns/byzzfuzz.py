@@ -102,7 +102,8 @@ class ByzzFuzzSimulation(Simulation):
         self._rounds: dict[tuple[int, int, str], int] = {}
         self._said: list[Envelope] = []
 
-    def _send(self, process: Process, send: Send) -> None:
+    def send(self, process: Process, send: Send) -> None:
+        """As Simulation."""
         name = process.name
         if name in self.correct:
             self.checkers.messages.on_sent(process, send)
@@ -115,7 +116,7 @@ class ByzzFuzzSimulation(Simulation):
                 continue
             envelope: Envelope | None = send.envelope
             if name not in self.correct and send.envelope.signed.signer == name:
-                envelope = self._changed(number, receiver, message, send.envelope)
+                envelope = self._changed(number, receiver, message, envelope=send.envelope)
             if envelope is not None:
                 self.network.send(name, receiver, envelope)
 
@@ -142,7 +143,7 @@ class ByzzFuzzSimulation(Simulation):
         )
 
     def _changed(
-        self, number: int | None, receiver: str, message: AnyMessage, envelope: Envelope
+        self, number: int | None, receiver: str, message: AnyMessage, *, envelope: Envelope
     ) -> Envelope | None:
         """What the faulty replica really sends; None: nothing."""
         if len(self._said) < REMEMBERED_MAX:

@@ -101,7 +101,7 @@ def write_copy(folder: Path) -> list[Path]:
         name = ".".join(parts)
         if parts[0] not in COMPILED_ROOMS or path.stem.startswith("__"):
             continue
-        if name not in LEFT_AS_THEY_ARE and _move_structs(path, name, tree, structs):
+        if name not in LEFT_AS_THEY_ARE and _move_structs(path, name, tree, structs=structs):
             compiled.append(path.relative_to(folder))
     return compiled
 
@@ -120,7 +120,7 @@ def _struct_names(trees: Iterable[ast.Module]) -> set[str]:
     return found
 
 
-def _move_structs(path: Path, name: str, tree: ast.Module, structs: set[str]) -> bool:
+def _move_structs(path: Path, name: str, tree: ast.Module, *, structs: set[str]) -> bool:
     """Move them out of this module; whether anything is left that can be compiled."""
     defined = _definitions(tree)
     moved = _needed(

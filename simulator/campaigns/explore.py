@@ -23,7 +23,7 @@ def add_commands(
     """Add `twins` and `byzzfuzz` to the command line."""
     twins = commands.add_parser("twins", help="all ways to cut the network around a twin")
     twins.add_argument("--views", type=int, default=3, help="views with a cut of their own")
-    twins.add_argument("--every", type=int, default=1, help="only every so-manieth scenario")
+    twins.add_argument("--every", type=int, default=1, help="run only every Nth scenario")
     twins.add_argument("--only", type=int, default=None, help="show this scenario")
     byzzfuzz = commands.add_parser("byzzfuzz", help="few, small faults in the first rounds")
     byzzfuzz.add_argument("--first", type=int, default=1)
@@ -45,7 +45,7 @@ def run_command(parsed: argparse.Namespace, say: Say, show: Say) -> int:
     else:
         numbers = range(parsed.first, parsed.first + parsed.seeds)
     tasks = [(parsed.command, size, number) for number in numbers]
-    return _run(tasks, parsed.processes, say, show)
+    return _run(tasks, parsed.processes, say=say, show=show)
 
 
 def explore(task: Task, tell: Say | None = None) -> tuple[Task, str, int, int]:
@@ -73,7 +73,7 @@ def _results(tasks: list[Task], processes: int) -> Iterator[tuple[Task, str, int
         yield from pool.imap_unordered(explore, tasks, chunksize=16)
 
 
-def _run(tasks: list[Task], processes: int, say: Say, show: Say) -> int:
+def _run(tasks: list[Task], processes: int, *, say: Say, show: Say) -> int:
     began = time.monotonic()
     failed, events, views = 0, 0, 0
     for done, (task, violation, more, highest) in enumerate(_results(tasks, processes), 1):

@@ -1,7 +1,6 @@
 """What must be reached once the faults are over: every request answered, every replica in step."""
 
 import math
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from ci.limits import ALL
@@ -64,14 +63,11 @@ def bound_seconds(parameters: Parameters) -> float:
 
 
 class Liveness:
-    """Bounds and goals of one healed run.
+    """Bounds and goals of one healed run."""
 
-    violate: (invariant, details) ends the run.
-    """
-
-    def __init__(self, simulation: "Simulation", violate: Callable[[str, str], None]) -> None:
+    def __init__(self, simulation: "Simulation") -> None:
         self._simulation = simulation
-        self._violate = violate
+        self._violate = simulation.world.violate
         parameters = simulation.parameters
         out = [simulation.names[index] for index in parameters.left_out]
         self._core = [n for n in (*simulation.correct, *simulation.forgetful) if n not in out]

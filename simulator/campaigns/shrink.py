@@ -14,9 +14,9 @@ import msgspec
 
 from simulator.campaigns.simulation import Simulation
 from simulator.faults.parameters import FaultPlan, Parameters
-from simulator.machine.process import ProcessFaults
 from simulator.world.network import LinkFaults
 from simulator.world.violation import Violation
+from simulator.world.world import ProcessFaults
 
 SEEDS_TRIED = 40
 DDMIN_RUNS_MAX = 400

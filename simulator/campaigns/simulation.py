@@ -10,6 +10,7 @@ from ci.limits import ALL, Limits, encode_limits
 from ci.operations import ApproveBuild, CancelBuild
 from driver.ledger_fetcher import PageRequest
 from pbft.authentication import is_relayed
+from pbft.client import Accepted
 from pbft.codec import decode_message
 from pbft.core import Settings
 from pbft.genesis import FORMAT_VERSION, Cluster, Genesis, Member
@@ -21,23 +22,24 @@ from simulator.checkers.build_checker import BuildChecker
 from simulator.checkers.checkers import Checkers
 from simulator.faults.adversary import Adversary
 from simulator.faults.equivocating_client import EquivocatingClient
+from simulator.faults.floods import Targets
 from simulator.faults.nemesis import Nemesis
 from simulator.faults.parameters import Parameters
 from simulator.faults.rushing import RushingForger
 from simulator.faults.version_skew import newer_words
 from simulator.machine.ledger import PAGE_ENTRIES
-from simulator.machine.process import Process, World
+from simulator.machine.process import Process
 from simulator.world.builds import BuildTruth
 from simulator.world.coverage_goals import CoverageGoals
 from simulator.world.fault_record import FaultRecord
-from simulator.world.gateways import Gateway
+from simulator.world.gateways import Asked, Gateway
 from simulator.world.network import LinkFaults, Network
 from simulator.world.reader import Reader, SharedAuthenticator
 from simulator.world.run_trace import Trace
 from simulator.world.scheduler import SECOND, Scheduler
 from simulator.world.seeded_random import stream
 from simulator.world.signatures import Oracle, SignaturesMaker
-from simulator.world.violation import Violation
+from simulator.world.world import World
 
 OPERATOR = "operator"
 # Every replica says something to every other one every second.
@@ -93,35 +95,38 @@ class Simulation:
         self.correct = dict.fromkeys(name for name in self.names if name not in lawless)
         self.goals = CoverageGoals()
         self.truth = BuildTruth(seed, parameters.builds)
-        self.builds = BuildChecker(
-            self.cluster, self.limits, self.truth, (*self.correct, *self.gateway_names),
-            self._violate, self.goals,
-        )  # fmt: skip
+        self.world = self._world()
+        self.builds = BuildChecker(self.world, (*self.correct, *self.gateway_names))
         self.reader = Reader(self.cluster, self.signatures.verify)
-        self.authenticator = SharedAuthenticator(self.cluster, self.signatures.verify)
-        self.checkers = Checkers(
-            seed, self.cluster, self.scheduler, self.reader, self.builds, self.goals,
-            is_deep=parameters.is_deep,
-        )  # fmt: skip
+        self.checkers = Checkers(self.world, self.reader, self.builds, is_deep=parameters.is_deep)
         self.coverage = Coverage(self.reader.decode)
         self.network = Network(
-            seed, self.scheduler, self.trace, parameters.links, self._deliver, self.record
+            seed,
+            self.scheduler,
+            self.trace,
+            faults=parameters.links,
+            deliver=self._deliver,
+            record=self.record,
         )
         liars = {self.names[index]: ways for index, ways in parameters.byzantine.items()}
         forger = self.forger = RushingForger(
-            self.cluster, self.signatures, tuple(liars), stream(seed, "forger")
+            self.cluster, self.signatures, tuple(liars), chance=stream(seed, "forger")
         )
-        self.adversary = Adversary(
-            seed, liars, forger, self.scheduler, self.trace, self.network,
-            tuple(name for name in self.names if name not in liars),
-            self.gateway_names, self._find_process, parameters.view_change_seconds,
-            self.record,
-        )  # fmt: skip
+        targets = Targets(
+            replicas=tuple(name for name in self.names if name not in liars),
+            clients=self.gateway_names,
+            process=self._find_process,
+        )
+        self.adversary = Adversary(self.world, liars, forger, network=self.network, targets=targets)
         self.processes = {name: self._process(name) for name in self.names}
         self.nemesis = Nemesis(
-            seed, parameters.plan, self.scheduler, self.trace, self.network, self.processes,
-            (*self.names, *self.gateway_names, *self.cheat_names), self.record, self._set_back,
-        )  # fmt: skip
+            self.world,
+            parameters.plan,
+            self.network,
+            processes=self.processes,
+            members=(*self.names, *self.gateway_names, *self.cheat_names),
+            set_back=self._set_back,
+        )
         self.gateways = {name: self._gateway(name) for name in self.gateway_names}
         self.cheats = {name: self._equivocating_client(name) for name in self.cheat_names}
         self.newer = {
@@ -184,68 +189,53 @@ class Simulation:
         }
         return msgspec.convert({k: v for k, v in wanted.items() if k in known}, Settings)
 
+    def _world(self) -> World:
+        return World(
+            seed=self.parameters.seed,
+            cluster=self.cluster,
+            limits=self.limits,
+            settings=self._settings(),
+            scheduler=self.scheduler,
+            trace=self.trace,
+            signatures=self.signatures,
+            authenticator=SharedAuthenticator(self.cluster, self.signatures.verify),
+            truth=self.truth,
+            faults=self.parameters.processes,
+            record=self.record,
+            goals=self.goals,
+            stand_by_seconds=self.parameters.stand_by_seconds,
+        )
+
     def _process(self, name: str) -> Process:
-        world = World(
-            self.cluster,
-            self.limits,
-            self._settings(),
-            self.scheduler,
-            self.trace,
-            self.signatures,
-            self.authenticator,
-            self.truth,
-            self.parameters.processes,
-            self.goals,
-            self.parameters.stand_by_seconds,
-        )
         chance = stream(self.parameters.seed, f"process {name}")
-        told = self.adversary.told(name)
-        is_correct = name in self.correct
-        return Process(
-            world,
-            name,
-            chance,
-            self,
-            self._send,
-            self._connect,
-            self._fetch_ledger,
-            told,
-            looks_before=self.parameters.is_deep and is_correct,
-        )
+        react = self.adversary.reaction(name)
+        return Process(self.world, name, chance, observer=self, links=self, react=react)
 
     def _find_process(self, name: str) -> Process:
         return self.processes[name]
 
     def _gateway(self, name: str) -> Gateway:
         return Gateway(
+            self.world,
             name,
-            self.cluster,
-            self.signatures,
-            self.scheduler,
             stream(self.parameters.seed, f"workload {name}"),
-            self._send_from_gateway,
-            self.checkers.messages.on_answer,
-            self._approve,
-            self.checkers.messages.on_asked,
+            send=self._send_from_gateway,
+            observer=self,
             resend_seconds=1.0,
         )
-
-    def _approve(self, build: bytes) -> None:
-        """Some time after a build opened that waits for it, the operator lets it begin, or not."""
-        seconds = stream(self.parameters.seed, f"approval {build.hex()}").random() * 3
-        operation = CancelBuild(build) if build[0] % 8 == 0 else ApproveBuild(build)
-        last = frozenset({"done", "refused"})
-        self.scheduler.after(seconds, self.gateways[OPERATOR].ask, operation, last)
 
     def _equivocating_client(self, name: str) -> EquivocatingClient:
         def injects() -> bool:
             return self._injects("double signing")
 
         return EquivocatingClient(
-            name, self.cluster, self.signatures, self.scheduler,
-            stream(self.parameters.seed, f"cheat {name}"), self.network.send, injects,
+            self.world,
+            name,
+            stream(self.parameters.seed, f"cheat {name}"),
+            send=self.network.send,
+            injects=injects,
             timestamps=2 * self.parameters.workload.requests,
-        )  # fmt: skip
+        )
 
     # --- running --------------------------------------------------------------------------------
 
@@ -273,7 +263,7 @@ class Simulation:
         events_max = STEPS_PER_PAIR_MAX * len(self.names) ** 2
         scheduler.run_until(end, events_max)
         if scheduler.events > events_max:
-            self._violate("34 no storm", f"{scheduler.events} events in {scheduler.seconds} s")
+            self.world.violate("34 no storm", f"{scheduler.events} events in {scheduler.seconds} s")
 
     def _run_healed(self) -> None:
         parameters = self.parameters
@@ -292,7 +282,7 @@ class Simulation:
             self._converge()
 
     def _converge(self) -> None:
-        liveness = Liveness(self, self._violate)
+        liveness = Liveness(self)
         end = self.scheduler.now + int(liveness.bound_seconds * SECOND)
         while not liveness.is_done() and self.scheduler.now < end:
             self._run_until(self.scheduler.now + SECOND)
@@ -326,13 +316,7 @@ class Simulation:
             trace=self.trace.digest,
         )
 
-    def _violate(self, invariant: str, details: str) -> None:
-        raise Violation(self.parameters.seed, self.scheduler.events, invariant, details)
-
     # --- what happens ---------------------------------------------------------------------------
-
-    def _connect(self, process: Process) -> None:
-        self.nemesis.connect(process)
 
     def _deliver(self, sender: str, receiver: str, envelope: Envelope) -> None:
         if is_relayed(sender, envelope.signed):
@@ -350,7 +334,39 @@ class Simulation:
             self.coverage.see(replica.core, envelope.signed.payload)
             process.arrive(envelope)
 
-    def _send(self, process: Process, send: Send) -> None:
+    def _newer_words(self, name: str, send: Send) -> list[Envelope]:
+        """With each STATUS, one thing that a replica of the next version says beside it."""
+        words = self.newer.get(name)
+        if words is None or not isinstance(decode_message(send.envelope.signed.payload), Status):
+            return []
+        said = self.extra_faults.get("newer version", 0)
+        return [words[said % len(words)]] if self._injects("newer version") else []
+
+    def _injects(self, kind: str) -> bool:
+        if not self.record.allows(kind):
+            return False
+        self.extra_faults[kind] = self.extra_faults.get(kind, 0) + 1
+        return True
+
+    def _serve_ledger(self, process: Process, request: PageRequest) -> None:
+        server, gap = self.processes[request.peer], request.gap
+        is_whole = self.network.is_whole(process.name, server.name)
+        if server.is_up and not server.is_paused and is_whole:
+            page = server.disk.ledger.page_up_to(gap.last, min(PAGE_ENTRIES, gap.missing))
+            process.pages.on_page(request, self.adversary.page(server.name, page))
+
+    def _send_from_gateway(self, name: str, send: Send) -> None:
+        for other in self.names if send.to is None else (send.to,):
+            self.network.send(name, other, send.envelope)
+
+    # --- the links of the processes -------------------------------------------------------------
+
+    def connect(self, process: Process) -> None:
+        """A replica has started."""
+        self.nemesis.connect(process)
+
+    def send(self, process: Process, send: Send) -> None:
+        """A message leaves a replica; a liar's is changed first."""
         name = process.name
         if name in self.correct:
             self.checkers.messages.on_sent(process, send)
@@ -367,21 +383,7 @@ class Simulation:
                 for envelope in newer:
                     self.network.send(name, other, envelope)
 
-    def _newer_words(self, name: str, send: Send) -> list[Envelope]:
-        """With each STATUS, one thing that a replica of the next version says beside it."""
-        words = self.newer.get(name)
-        if words is None or not isinstance(decode_message(send.envelope.signed.payload), Status):
-            return []
-        said = self.extra_faults.get("newer version", 0)
-        return [words[said % len(words)]] if self._injects("newer version") else []
-
-    def _injects(self, kind: str) -> bool:
-        if not self.record.allows(kind):
-            return False
-        self.extra_faults[kind] = self.extra_faults.get(kind, 0) + 1
-        return True
-
-    def _fetch_ledger(self, process: Process, request: PageRequest) -> None:
+    def fetch_ledger(self, process: Process, request: PageRequest) -> None:
         """An HTTP request to a peer: over the same links, but lost only where one is cut."""
         faults = self.network.faults
         mean = 2 * (faults.delay_seconds + faults.delay_mean_seconds)
@@ -389,22 +391,11 @@ class Simulation:
             delay = self._ledger_chance.exponential(mean)
             self.scheduler.after(delay, self._serve_ledger, process, request)
 
-    def _serve_ledger(self, process: Process, request: PageRequest) -> None:
-        server, gap = self.processes[request.peer], request.gap
-        is_whole = self.network.is_whole(process.name, server.name)
-        if server.is_up and not server.is_paused and is_whole:
-            page = server.disk.ledger.page_up_to(gap.last, min(PAGE_ENTRIES, gap.missing))
-            process.pages.on_page(request, self.adversary.page(server.name, page))
-
-    def _send_from_gateway(self, name: str, send: Send) -> None:
-        for other in self.names if send.to is None else (send.to,):
-            self.network.send(name, other, send.envelope)
-
     # --- the observer of the processes ----------------------------------------------------------
 
     def before_turn(self, process: Process, inbox: list[Envelope]) -> None:
         """A replica is about to be fed."""
-        if len(inbox) == 1 and process.name in self.correct:
+        if self.parameters.is_deep and len(inbox) == 1 and process.name in self.correct:
             self.checkers.before_turn(process)
 
     def on_turn(self, process: Process, outputs: list[Output], has_expired: bool) -> None:
@@ -415,7 +406,9 @@ class Simulation:
             for event in output.events:
                 counts[event.name] = counts.get(event.name, 0) + 1
                 if event.name == "forgot" and process.name in self.correct:
-                    self._violate("26 what was lost is noticed", f"{process.name} lost nothing")
+                    self.world.violate(
+                        "26 what was lost is noticed", f"{process.name} lost nothing"
+                    )
                 if is_marked and process.replica is not None:
                     self.goals.on_event(process.replica.core, event)
                 if self.trace.is_read:
@@ -452,7 +445,7 @@ class Simulation:
         if process.name not in self.correct:
             return
         if process.name not in self.nemesis.damaged:
-            self._violate("26 what was lost is noticed", f"{process.name} lost nothing")
+            self.world.violate("26 what was lost is noticed", f"{process.name} lost nothing")
         self.nemesis.on_loss(process.name)
         self.checkers.on_loss(process.name)
 
@@ -478,3 +471,20 @@ class Simulation:
             self.nemesis.restart_later(process)
             return
         self.checkers.on_failure(process, doing, error)
+
+    # --- the observer of the gateways -----------------------------------------------------------
+
+    def on_asked(self, asked: Asked) -> None:
+        """A gateway sends a request for the first time."""
+        self.checkers.messages.on_asked(asked)
+
+    def on_answer(self, asked: Asked, answer: Accepted) -> None:
+        """A gateway believes an answer."""
+        self.checkers.messages.on_answer(asked, answer)
+
+    def on_waiting(self, build: bytes) -> None:
+        """A build opened and waits; some time later the operator lets it begin, or not."""
+        seconds = stream(self.parameters.seed, f"approval {build.hex()}").random() * 3
+        operation = CancelBuild(build) if build[0] % 8 == 0 else ApproveBuild(build)
+        last = frozenset({"done", "refused"})
+        self.scheduler.after(seconds, self.gateways[OPERATOR].ask, operation, last)

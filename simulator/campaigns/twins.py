@@ -58,7 +58,8 @@ class TwinsSimulation(Simulation):
         # The twin starts last, so until then there is only one.
         return [first, self.adversary.twins.get(TWIN, first), *others]
 
-    def _send(self, process: Process, send: Send) -> None:
+    def send(self, process: Process, send: Send) -> None:
+        """As Simulation."""
         if process.name in self.correct:
             self.checkers.messages.on_sent(process, send)
         if send.to in self.gateways:

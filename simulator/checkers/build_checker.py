@@ -1,7 +1,5 @@
 """The invariants of builds: ballots, verdicts, and what the containers really showed."""
 
-from collections.abc import Callable
-
 from ci.builds import OpenBuild
 from ci.ledger import (
     LateBallotEntry,
@@ -10,7 +8,7 @@ from ci.ledger import (
     genesis_head,
     recorded_artifacts,
 )
-from ci.limits import ALL, Limits
+from ci.limits import ALL
 from ci.operations import (
     Abstain,
     Agreement,
@@ -28,13 +26,11 @@ from ci.operations import (
 )
 from ci.statement import VerdictFields, parse_statement, submitted_build_id
 from pbft.client import Accepted
-from pbft.genesis import Cluster
 from pbft.messages import Request
 from pbft.ports import Entry, ExecutedRequest
 from simulator.machine.process import Process
-from simulator.world.builds import BuildTruth
-from simulator.world.coverage_goals import CoverageGoals
 from simulator.world.gateways import Asked
+from simulator.world.world import World
 
 Key = tuple[bytes, int]
 
@@ -50,19 +46,12 @@ OF_OUTCOME = {
 class BuildChecker:
     """Counts ballots by itself, from the executed requests, and compares.
 
-    violate: (invariant, details) ends the run. correct: the members that follow the rules.
+    correct: the members that follow the rules.
     """
 
-    def __init__(
-        self,
-        cluster: Cluster,
-        limits: Limits,
-        truth: BuildTruth,
-        correct: tuple[str, ...],
-        violate: Callable[[str, str], None],
-        goals: CoverageGoals,
-    ) -> None:
-        self._goals = goals
+    def __init__(self, world: World, correct: tuple[str, ...]) -> None:
+        cluster, limits = world.cluster, world.limits
+        self._goals = world.goals
         self._asked: dict[bytes, None] = {}
         self.genesis_head = genesis_head(cluster.id)
         self.verdicts: dict[Key, bytes] = {}
@@ -71,11 +60,11 @@ class BuildChecker:
         self._is_weak_allowed = limits.weak_agreement_allowed
         self._is_minimal = limits.executors != ALL
         self._replicas = cluster.replica_names
-        self._truth = truth
+        self._truth = world.truth
         self._correct = dict.fromkeys(correct)
         # Of those, who remembers all that it said.
         self._remembering = dict.fromkeys(correct)
-        self._violate = violate
+        self._violate = world.violate
         self._ballots: dict[Key, dict[str, Ballot]] = {}
         self._reports: dict[Key, dict[str, None]] = {}
         self._cancelled: dict[bytes, None] = {}

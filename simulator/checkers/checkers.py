@@ -11,7 +11,6 @@ from pbft.checkpoint import state_parts
 from pbft.codec import decode_batch, digest_of
 from pbft.core import Core
 from pbft.evidence import check_evidence
-from pbft.genesis import Cluster
 from pbft.messages import (
     Checkpoint,
     Commit,
@@ -42,10 +41,8 @@ from simulator.checkers.message_checker import MessageChecker
 from simulator.checkers.timer_checker import TimerChecker
 from simulator.checkers.view_checker import ViewChecker
 from simulator.machine.process import Process
-from simulator.world.coverage_goals import CoverageGoals
 from simulator.world.reader import Reader
-from simulator.world.scheduler import Scheduler
-from simulator.world.violation import Violation
+from simulator.world.world import World
 
 # Of the turns of a deep run, those whose state is compared before and after.
 COMPARED_EVERY = 31
@@ -60,45 +57,31 @@ class Checkers:
     """All checkers of one run. is_deep: the whole state is compared after every execution."""
 
     def __init__(
-        self,
-        seed: int,
-        cluster: Cluster,
-        scheduler: Scheduler,
-        reader: Reader,
-        builds: BuildChecker,
-        goals: CoverageGoals,
-        *,
-        is_deep: bool,
+        self, world: World, reader: Reader, builds: BuildChecker, *, is_deep: bool
     ) -> None:
         self.history = History()
-        self._seed = seed
-        self._cluster = cluster
-        self._scheduler = scheduler
+        self.violate = world.violate
+        self._cluster = cluster = world.cluster
+        self._scheduler = world.scheduler
         self._reader = reader
         self._builds = builds
         self._is_deep = is_deep
         self._state_before: tuple[object, ...] | None = None
         # By replica: its last turn with records, until that is on disk.
         self._unsaved: dict[str, Turn] = {}
-        self._views = ViewChecker(cluster, self.history, self._reader.holds, self.violate, goals)
+        self._views = ViewChecker(world, self.history, reader.holds)
         self._quorums = cluster.quorums
         self._standing: dict[str, Standing] = {
             name: Standing(index) for index, name in enumerate(cluster.replica_names)
         }
-        self.executions = ExecutionChecker(
-            cluster, self.history, self._reader, builds, self.violate
-        )
+        self.executions = ExecutionChecker(world, self.history, reader, builds=builds)
         self.messages = MessageChecker(
-            cluster, self.history, self._reader, builds, self._views, self.violate, goals
+            world, self.history, reader, builds=builds, views=self._views
         )
         self._bounds = BoundsChecker(cluster, self.violate)
-        self._timers = TimerChecker(cluster.quorums.strong, self.violate, goals)
+        self._timers = TimerChecker(world)
         resent = 64 * (cluster.quorums.replicas + 1)
         self._caused_max = resent + 8 * cluster.genesis.window * cluster.quorums.replicas
-
-    def violate(self, invariant: str, details: str) -> None:
-        """End the run."""
-        raise Violation(self._seed, self._scheduler.events, invariant, details)
 
     # --- one turn -------------------------------------------------------------------------------
 
@@ -168,7 +151,7 @@ class Checkers:
         for output in outputs:
             if output.records or output.executed:
                 is_own_decision = has_expired and output is outputs[-1]
-                self._check_records(process, standing, output, is_own_decision)
+                self._check_records(process, standing, output, is_own_decision=is_own_decision)
 
     def _check_repair(self, process: Process, event: Event) -> None:
         """A correct replica's state is never wrong, so fetching one only ever helps it on."""
@@ -183,7 +166,7 @@ class Checkers:
             )
 
     def _check_records(
-        self, process: Process, standing: "Standing", output: Output, is_own_decision: bool
+        self, process: Process, standing: "Standing", output: Output, *, is_own_decision: bool
     ) -> None:
         by_sequence: dict[int, list[ExecutedRequest]] = {}
         for executed in output.executed:
@@ -199,11 +182,11 @@ class Checkers:
                 standing.executed = record.sequence
                 requests = by_sequence.pop(record.sequence, [])
                 own = 1 << standing.index
-                self.executions.on_executed(process.name, own, record, requests)
+                self.executions.on_executed(process.name, own, record, requests=requests)
             elif isinstance(record, SavedBody):
                 self._check_body(process, record)
             elif isinstance(record, SavedMessage):
-                self._check_saved(process, standing, record.signed, is_own_decision)
+                self._check_saved(process, standing, record.signed, is_own_decision=is_own_decision)
             elif isinstance(record, SavedEntry):
                 self.executions.on_entry(process.name, record.entry)
             elif isinstance(record, CheckpointRecord):
@@ -212,7 +195,7 @@ class Checkers:
             self.violate("3 no gap", f"{process.name} executes {sorted(by_sequence)} unrecorded")
 
     def _check_saved(
-        self, process: Process, standing: "Standing", signed: Signed, is_own_decision: bool
+        self, process: Process, standing: "Standing", signed: Signed, *, is_own_decision: bool
     ) -> None:
         """The order of the records is the order in which the replica said things."""
         message = self._reader.decode(signed.payload)

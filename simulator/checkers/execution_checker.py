@@ -1,39 +1,29 @@
 """The invariants of execution: the same everywhere, once, decided, asked for; one ledger."""
 
-from collections.abc import Callable
-
 from ci.ledger import next_head
-from pbft.genesis import Cluster
 from pbft.messages import Commit
 from pbft.ports import Entry, Executed, ExecutedRequest
 from simulator.checkers.build_checker import BuildChecker
 from simulator.checkers.history import ExecutedBatch, History, effect_digest
 from simulator.world.reader import Reader
+from simulator.world.world import World
 
 
 class ExecutionChecker:
-    """Compares each execution with the first one of its number.
-
-    violate: (invariant, details) ends the run.
-    """
+    """Compares each execution with the first one of its number."""
 
     def __init__(
-        self,
-        cluster: Cluster,
-        history: History,
-        reader: Reader,
-        builds: BuildChecker,
-        violate: Callable[[str, str], None],
+        self, world: World, history: History, reader: Reader, *, builds: BuildChecker
     ) -> None:
-        self._cluster = cluster
-        self._quorums = cluster.quorums
+        self._cluster = world.cluster
+        self._quorums = world.cluster.quorums
         self._history = history
         self._reader = reader
         self._builds = builds
-        self._violate = violate
+        self._violate = world.violate
 
     def on_executed(
-        self, name: str, own: int, record: Executed, requests: list[ExecutedRequest]
+        self, name: str, own: int, record: Executed, *, requests: list[ExecutedRequest]
     ) -> None:
         """A correct replica executed a number. own: its voice."""
         history = self._history

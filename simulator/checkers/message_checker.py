@@ -1,10 +1,7 @@
 """Checks the messages that correct replicas send, and the answers that clients accept."""
 
-from collections.abc import Callable
-
 from pbft.client import Accepted
 from pbft.codec import MalformedMessage, digest_of
-from pbft.genesis import Cluster
 from pbft.messages import (
     AnyMessage,
     Checkpoint,
@@ -22,37 +19,33 @@ from simulator.checkers.build_checker import BuildChecker
 from simulator.checkers.history import History
 from simulator.checkers.view_checker import ViewChecker
 from simulator.machine.process import Process
-from simulator.world.coverage_goals import CoverageGoals
 from simulator.world.gateways import Asked
 from simulator.world.reader import Reader
+from simulator.world.world import World
 
 
 class MessageChecker:
-    """Compares every message of a correct replica with all that it sent before.
-
-    violate: (invariant, details) ends the run.
-    """
+    """Compares every message of a correct replica with all that it sent before."""
 
     def __init__(
         self,
-        cluster: Cluster,
+        world: World,
         history: History,
         reader: Reader,
+        *,
         builds: BuildChecker,
         views: ViewChecker,
-        violate: Callable[[str, str], None],
-        goals: CoverageGoals,
     ) -> None:
-        self._goals = goals
+        self._goals = world.goals
         self.history = history
-        self.violate = violate
-        self._cluster = cluster
-        self._quorums = cluster.quorums
+        self.violate = world.violate
+        self._cluster = world.cluster
+        self._quorums = world.cluster.quorums
         self._reader = reader
         self._builds = builds
         self._views = views
         # What each replica sent before was checked: it may send it again.
-        self._said: dict[str, dict[bytes, None]] = {n: {} for n in cluster.replica_names}
+        self._said: dict[str, dict[bytes, None]] = {n: {} for n in world.cluster.replica_names}
 
     def on_sent(self, process: Process, send: Send) -> None:
         """A message leaves a correct replica."""
@@ -118,7 +111,7 @@ class MessageChecker:
             if earlier != message.digest:
                 self.violate("9 durable non-equivocation", f"{process.name} says {key} twice")
             return
-        self._check_written_ahead(process, signed, message.sequence, kind)
+        self._check_written_ahead(process, signed, message.sequence, kind=kind)
         self._note_vote(process, message)
 
     def _check_silence(self, process: Process, message: AnyMessage) -> None:
@@ -212,7 +205,7 @@ class MessageChecker:
             if earlier != message.digest:
                 self.violate("9 durable non-equivocation", f"{process.name} says {key} twice")
             return
-        self._check_written_ahead(process, signed, message.sequence, "Checkpoint")
+        self._check_written_ahead(process, signed, message.sequence, kind="Checkpoint")
         self.history.said[key] = message.digest
         if message.sequence % self._cluster.genesis.checkpoint_interval != 0:
             self.violate("15 stable checkpoints", f"{process.name} takes one at {message.sequence}")
@@ -223,7 +216,7 @@ class MessageChecker:
         self.history.checkpoints[claim] = voices | 1 << message.replica
 
     def _check_written_ahead(
-        self, process: Process, signed: Signed, sequence: int, kind: str
+        self, process: Process, signed: Signed, sequence: int, *, kind: str
     ) -> None:
         disk = process.disk
         if signed.payload not in disk.saved_payloads and sequence > disk.checkpoint_sequence:

@@ -4,14 +4,12 @@ What a replica waits for, and since when, is worked out here from what is pendin
 only how long it waits at present, and what it has handed on, are taken as they are.
 """
 
-from collections.abc import Callable
-
 from pbft.core import Core
 from pbft.log import RECOVER_NUMBER
 from pbft.ports import Output
 from pbft.timers import NULLS, NULLS_TIMEOUTS, RECOVERY
 from simulator.machine.process import Process
-from simulator.world.coverage_goals import CoverageGoals
+from simulator.world.world import World
 
 # A new primary has its full time, and nobody is judged by what it may have executed.
 BEGINNINGS = ("new_view", "state_transferred")
@@ -37,14 +35,12 @@ class Waits:
 
 
 class TimerChecker:
-    """Looks at each deadline. violate: (invariant, details) ends the run."""
+    """Looks at each deadline."""
 
-    def __init__(
-        self, strong: int, violate: Callable[[str, str], None], goals: CoverageGoals
-    ) -> None:
-        self._strong = strong
-        self._violate = violate
-        self._goals = goals
+    def __init__(self, world: World) -> None:
+        self._strong = world.cluster.quorums.strong
+        self._violate = world.violate
+        self._goals = world.goals
         self._waits: dict[str, Waits] = {}
 
     def on_start(self, name: str) -> None:
@@ -56,10 +52,10 @@ class TimerChecker:
         assert process.replica is not None
         core = process.replica.core
         waits = self._waits[process.name]
-        self._note_numbers(waits, core, outputs, now)
+        self._note_numbers(waits, core, outputs, now=now)
         due = now + core.settings.status_seconds
         if not core.has_entered:
-            due = min(due, self._view_due(waits, process.name, core, now))
+            due = min(due, self._view_due(waits, process.name, core, now=now))
         elif waits.since and _monitors_primary(core):
             due = min(due, _primary_due(waits, core))
         if core.is_primary and _may_propose(core):
@@ -82,7 +78,7 @@ class TimerChecker:
         if lowest != pending.lowest:
             self._fail(name, f"times {pending.lowest}, not {lowest}")
 
-    def _note_numbers(self, waits: Waits, core: Core, outputs: list[Output], now: float) -> None:
+    def _note_numbers(self, waits: Waits, core: Core, outputs: list[Output], *, now: float) -> None:
         numbers = core.pending.lowest
         if core.recovery.requests or core.execution.recoveries:
             numbers = _with_recoveries(core)
@@ -98,7 +94,7 @@ class TimerChecker:
             }
         waits.numbers = dict(numbers)
 
-    def _view_due(self, waits: Waits, name: str, core: Core, now: float) -> float:
+    def _view_due(self, waits: Waits, name: str, core: Core, *, now: float) -> float:
         """When the view that is changed to has failed: fixed as soon as `strong` left for it."""
         due = core.timers.view_change_due
         if waits.view != core.view:

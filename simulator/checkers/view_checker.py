@@ -9,13 +9,10 @@ from collections.abc import Callable
 import msgspec
 
 from pbft.codec import decode_message
-from pbft.genesis import Cluster
 from pbft.log import NULL_REQUEST
 from pbft.messages import Checkpoint, NewView, Prepare, PrePrepare, Signed, ViewChange
 from simulator.checkers.history import History
-from simulator.world.coverage_goals import CoverageGoals
-
-IsSigned = Callable[[Signed], bool]
+from simulator.world.world import World
 
 
 class NewViewFacts(msgspec.Struct, frozen=True):
@@ -26,25 +23,18 @@ class NewViewFacts(msgspec.Struct, frozen=True):
 
 
 class ViewChecker:
-    """Checks what correct replicas say and accept about views.
+    """Checks what correct replicas send and accept about views.
 
-    violate: (invariant, details) ends the run. is_signed: the signature holds for the signer.
+    is_signed: whether a signature is really its signer's.
     """
 
-    def __init__(
-        self,
-        cluster: Cluster,
-        history: History,
-        is_signed: IsSigned,
-        violate: Callable[[str, str], None],
-        goals: CoverageGoals,
-    ) -> None:
-        self._goals = goals
-        self._cluster = cluster
-        self._quorums = cluster.quorums
+    def __init__(self, world: World, history: History, is_signed: Callable[[Signed], bool]) -> None:
+        self._goals = world.goals
+        self._cluster = world.cluster
+        self._quorums = world.cluster.quorums
         self._history = history
         self._is_signed = is_signed
-        self._violate = violate
+        self._violate = world.violate
         self._checked: dict[bytes, NewViewFacts] = {}
 
     def on_view_change(self, name: str, message: ViewChange) -> None:

@@ -25,16 +25,15 @@ from pbft.messages import (
     ViewChange,
 )
 from pbft.ports import Entry, Send
-from simulator.faults.floods import FLOODS, Flooder
+from simulator.faults.floods import FLOODS, Flooder, Targets
 from simulator.faults.rushing import RushingForger
-from simulator.machine.builder import Told
+from simulator.machine.builder import Reaction
 from simulator.machine.process import Process
 from simulator.world.builds import artifact, finding
-from simulator.world.fault_record import FaultRecord
 from simulator.world.network import Network
-from simulator.world.run_trace import Trace
-from simulator.world.scheduler import SECOND, Scheduler
+from simulator.world.scheduler import SECOND
 from simulator.world.seeded_random import SeededRandom, stream
+from simulator.world.world import World
 
 BEHAVIOURS = (
     "omit",
@@ -73,7 +72,7 @@ class Liar:
     """One faulty replica: its behaviours, and what it has seen."""
 
     def __init__(
-        self, name: str, ways: tuple[str, ...], chance: SeededRandom, timeout: float
+        self, name: str, ways: tuple[str, ...], chance: SeededRandom, *, timeout: float
     ) -> None:
         self.name = name
         self.ways = dict.fromkeys(ways)
@@ -91,50 +90,40 @@ class Liar:
 
 
 class Adversary:
-    """All liars of one run.
-
-    targets: the correct replicas. parameters come in as plain values so that shrinking can
-    remove them one by one.
-    """
+    """All liars of one run. ways: what each of them does, by its name."""
 
     def __init__(
         self,
-        seed: int,
+        world: World,
         ways: dict[str, tuple[str, ...]],
         forger: RushingForger,
-        scheduler: Scheduler,
-        trace: Trace,
+        *,
         network: Network,
-        targets: tuple[str, ...],
-        clients: tuple[str, ...],
-        process: Callable[[str], Process],
-        view_change_seconds: float,
-        record: FaultRecord,
+        targets: Targets,
     ) -> None:
-        self._record = record
-        self._scheduler = scheduler
-        self._trace = trace
+        self._record = world.record
+        self._scheduler = world.scheduler
+        self._trace = world.trace
         self._network = network
         self._forger = forger
-        self._targets = targets
-        self._process = process
-        self._chance = stream(seed, "adversary")
+        self._targets = targets.replicas
+        self._process = targets.process
+        self._chance = stream(world.seed, "adversary")
         self.counts: dict[str, int] = {}
+        timeout = world.settings.view_change_seconds
         self.liars = {
-            name: Liar(name, chosen, stream(seed, f"liar {name}"), view_change_seconds)
+            name: Liar(name, chosen, stream(world.seed, f"liar {name}"), timeout=timeout)
             for name, chosen in ways.items()
         }
         for liar in self.liars.values():
-            liar.victim = self._chance.choice(targets)
-        self._censored = self._chance.choice(clients)
+            liar.victim = self._chance.choice(self._targets)
+        self._censored = self._chance.choice(targets.clients)
         # Twins: name -> the second instance, and which peers it is for at present.
         self.twins: dict[str, Process] = {}
         self._sides: dict[str, dict[str, None]] = {}
         self._is_healed = False
         self._late: dict[tuple[str, bytes, int], None] = {}
-        self._floods = Flooder(
-            forger, scheduler, targets, stream(seed, "floods"), network.send, process, self._injects
-        )
+        self._floods = Flooder(world, forger, targets, network=network, injects=self._injects)
 
     # --- life -----------------------------------------------------------------------------------
 
@@ -180,26 +169,28 @@ class Adversary:
         if not self._is_healed:
             self._scheduler.after(2 + 6 * liar.chance.random(), self._forget, liar)
 
-    def told(self, name: str) -> Callable[[Ballot, OpenBuild], Told]:
-        """What that replica says of what its container showed."""
+    def reaction(self, name: str) -> Callable[[Ballot, OpenBuild], Reaction]:
+        """How that replica reacts to what its container showed."""
 
-        def tell(found: Ballot, build: OpenBuild) -> Told:
+        def react(found: Ballot, build: OpenBuild) -> Reaction:
             liar = self.liars.get(name)
             if liar is None:
                 return found
             if name in build.executors:
                 for way in BALLOT_BEHAVIOURS:
                     if way in liar.ways and self._injects(way):
-                        return self._told_by_executor(liar, way, found, build)
+                        return self._react_as_executor(liar, way, found, build=build)
             if "false ballot" not in liar.ways:
                 return found
             if isinstance(found, Abstain) or not self._injects("false ballot"):
                 return found
             return _false_finding(liar, found)
 
-        return tell
+        return react
 
-    def _told_by_executor(self, liar: Liar, way: str, found: Ballot, build: OpenBuild) -> Told:
+    def _react_as_executor(
+        self, liar: Liar, way: str, found: Ballot, *, build: OpenBuild
+    ) -> Reaction:
         match way:
             case "silent executor":
                 return None
@@ -240,10 +231,10 @@ class Adversary:
         is_split = can_split and "equivocate" in liar.ways and liar.chance.happens(0.7)
         if is_split and self._injects("equivocate"):
             assert isinstance(message, PrePrepare)
-            self._equivocate(liar, message, envelope, names)
+            self._equivocate(liar, message, envelope, receivers=names)
             return
         for name in names:
-            self._send_bent(liar, name, message, envelope)
+            self._send_bent(liar, name, message, envelope=envelope)
 
     def hear(self, name: str, envelope: Envelope) -> bool:
         """Something comes to a liar; whether its core gets to see it."""
@@ -313,7 +304,7 @@ class Adversary:
             liar.seen[liar.chance.randrange(REMEMBERED_MAX)] = envelope
 
     def _send_bent(
-        self, liar: Liar, receiver: str, message: AnyMessage, envelope: Envelope
+        self, liar: Liar, receiver: str, message: AnyMessage, *, envelope: Envelope
     ) -> None:
         chance, ways, intensity = liar.chance, liar.ways, liar.intensity
         if isinstance(message, Request):
@@ -368,7 +359,7 @@ class Adversary:
         return self._forger.mutate(liar.name, envelope, kind)
 
     def _equivocate(
-        self, liar: Liar, message: PrePrepare, envelope: Envelope, receivers: list[str]
+        self, liar: Liar, message: PrePrepare, envelope: Envelope, *, receivers: list[str]
     ) -> None:
         """One batch to some, another to the others, and the colluders' votes for both."""
         other, body = self._forger.other_batch(liar.name, message, envelope.body)
@@ -428,9 +419,13 @@ def _false_finding(liar: Liar, found: BuildResult) -> BuildResult:
     lie = liar.chance.choice(("outcome", "outcome", "agreement", "artifact"))
     if lie == "outcome" or compared.exit_code != 0:
         exit_code = 1 if compared.exit_code == 0 else 0
-        return finding(compared.commit, exit_code, liar.name)
+        return finding(compared.commit, exit_code, replica=liar.name)
     if lie == "agreement":
         artifacts = compared.artifacts
-        return finding(compared.commit, 0, liar.name, Agreement.WEAK, artifacts)
+        return finding(
+            compared.commit, 0, replica=liar.name, agreement=Agreement.WEAK, artifacts=artifacts
+        )
     artifacts = (artifact("dist/0", 9),)
-    return finding(compared.commit, 0, liar.name, compared.agreement, artifacts)
+    return finding(
+        compared.commit, 0, replica=liar.name, agreement=compared.agreement, artifacts=artifacts
+    )

@@ -11,11 +11,9 @@ from ci.operations import Append, encode_operation
 from pbft.authentication import Identity
 from pbft.client import make_request
 from pbft.codec import MalformedMessage, decode_message
-from pbft.genesis import Cluster
 from pbft.messages import Envelope, Replies, Signed
-from simulator.world.scheduler import Scheduler
 from simulator.world.seeded_random import SeededRandom
-from simulator.world.signatures import Signatures
+from simulator.world.world import World
 
 
 class EquivocatingClient:
@@ -26,25 +24,24 @@ class EquivocatingClient:
 
     def __init__(
         self,
+        world: World,
         name: str,
-        cluster: Cluster,
-        signatures: Signatures,
-        scheduler: Scheduler,
         chance: SeededRandom,
+        *,
         send: Callable[[str, str, Envelope], None],
         injects: Callable[[], bool],
         timestamps: int,
     ) -> None:
         self.name = name
-        self._cluster = cluster
-        self._sign = signatures.signer(name)
-        self._scheduler = scheduler
+        self._cluster = world.cluster
+        self._sign = world.signatures.signer(name)
+        self._scheduler = world.scheduler
         self._chance = chance
         self._send = send
         self._injects = injects
         self._timestamps = timestamps
         self._used: dict[int, None] = {}
-        self._window = cluster.genesis.client_window
+        self._window = world.cluster.genesis.client_window
 
     def start(self) -> None:
         """Begin."""

@@ -24,8 +24,9 @@ from pbft.messages import (
 )
 from simulator.faults.forgeries import Forger
 from simulator.machine.process import Process
-from simulator.world.scheduler import Scheduler
-from simulator.world.seeded_random import SeededRandom
+from simulator.world.network import Network
+from simulator.world.seeded_random import stream
+from simulator.world.world import World
 
 FLOODS = ("status flood", "recover flood", "huge bodies")
 # Of these in one go.
@@ -33,30 +34,38 @@ STATUSES = 20
 RECOVERS = 5
 
 
+class Targets(msgspec.Struct, frozen=True, kw_only=True):
+    """Whom the liars work against."""
+
+    # The replicas that do not lie, and the clients.
+    replicas: tuple[str, ...]
+    clients: tuple[str, ...]
+    # The process of any replica, by its name.
+    process: Callable[[str], Process]
+
+
 class Flooder:
     """The floods of all liars that have such ways.
 
-    send: (sender, receiver, envelope). process: the process of a replica, by name.
     injects: whether a fault of this kind is to be injected, which it notes.
     """
 
     def __init__(
         self,
+        world: World,
         forger: Forger,
-        scheduler: Scheduler,
-        targets: Sequence[str],
-        chance: SeededRandom,
-        send: Callable[[str, str, Envelope], None],
-        process: Callable[[str], Process],
+        targets: Targets,
+        *,
+        network: Network,
         injects: Callable[[str], bool],
     ) -> None:
         self._cluster = forger.cluster
         self._forger = forger
-        self._scheduler = scheduler
-        self._targets = tuple(targets)
-        self._chance = chance
-        self._send = send
-        self._process = process
+        self._scheduler = world.scheduler
+        self._targets = targets.replicas
+        self._chance = stream(world.seed, "floods")
+        self._send = network.send
+        self._process = targets.process
         self._injects = injects
         self._is_healed = False
         self._bodies: dict[tuple[str, bool], bytes] = {}

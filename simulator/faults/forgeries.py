@@ -44,7 +44,12 @@ class Forger:
     """Makes lies. names: the faulty replicas, whose keys may be used."""
 
     def __init__(
-        self, cluster: Cluster, signatures: Signatures, names: Sequence[str], chance: SeededRandom
+        self,
+        cluster: Cluster,
+        signatures: Signatures,
+        names: Sequence[str],
+        *,
+        chance: SeededRandom,
     ) -> None:
         self.names = tuple(names)
         self.cluster = self._cluster = cluster

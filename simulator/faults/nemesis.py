@@ -5,46 +5,43 @@ from collections.abc import Callable, Sequence
 from simulator.faults.parameters import FaultPlan
 from simulator.machine.disk import ROTTEN_MARK
 from simulator.machine.process import CrashPoint, Process
-from simulator.world.fault_record import FaultRecord
 from simulator.world.network import Network
-from simulator.world.run_trace import Trace
-from simulator.world.scheduler import Scheduler
 from simulator.world.seeded_random import SeededRandom, stream
+from simulator.world.world import World
 
 
 class Nemesis:
     """What goes wrong around the replicas.
 
-    processes: of all replicas, by name. set_back: told of each whose disk may forget unnoticed.
+    processes: of all replicas, by name. members: the names of all replicas and clients.
+    set_back: called for each replica whose disk may forget unnoticed.
     """
 
     def __init__(
         self,
-        seed: int,
+        world: World,
         plan: FaultPlan,
-        scheduler: Scheduler,
-        trace: Trace,
         network: Network,
+        *,
         processes: dict[str, Process],
         members: Sequence[str],
-        record: FaultRecord,
         set_back: Callable[[str], None] = lambda name: None,
     ) -> None:
         self._set_back = set_back
-        self._record = record
+        self._record = world.record
         self._plan = plan
-        self._scheduler = scheduler
-        self._trace = trace
+        self._scheduler = world.scheduler
+        self._trace = world.trace
         self._network = network
         self._processes = processes
         self._replicas = list(processes)
         self._members = list(members)
-        self._process_chance = stream(seed, "process")
-        self._network_chance = stream(seed, "partitions")
-        self._disk_chance = stream(seed, "disk")
-        self._clock_chance = stream(seed, "clock")
-        self._recovery_chance = stream(seed, "recovery")
-        self._loss_chance = stream(seed, "further losses")
+        self._process_chance = stream(world.seed, "process")
+        self._network_chance = stream(world.seed, "partitions")
+        self._disk_chance = stream(world.seed, "disk")
+        self._clock_chance = stream(world.seed, "clock")
+        self._recovery_chance = stream(world.seed, "recovery")
+        self._loss_chance = stream(world.seed, "further losses")
         self._is_over = False
         # Whose disks may be damaged now, and whether they have found out; whose ever were.
         self._losing: dict[str, bool] = {}

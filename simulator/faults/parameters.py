@@ -8,11 +8,11 @@ from typing import Literal
 import msgspec
 
 from simulator.faults.adversary import BALLOT_BEHAVIOURS, BEHAVIOURS, MORE_BEHAVIOURS
-from simulator.machine.process import ProcessFaults
 from simulator.world.builds import BuildFaults
 from simulator.world.gateways import Workload
 from simulator.world.network import LinkFaults
 from simulator.world.seeded_random import SeededRandom, stream
+from simulator.world.world import ProcessFaults
 
 
 class FaultPlan(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

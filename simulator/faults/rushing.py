@@ -362,7 +362,7 @@ class RushingForger(Forger):
         # about the right commit, or nobody would count it
         ballot = seen.ballot
         commit = ballot.compared.commit if isinstance(ballot, BuildResult) else "0" * 40
-        lie = CastBallot(seen.build, seen.opened, finding(commit, 1, "nobody"))
+        lie = CastBallot(seen.build, seen.opened, finding(commit, 1, replica="nobody"))
         data = encode_operation(lie)
         name = self._chance.choice(self.names)
         low = core.execution.clients.low_timestamp(name)

@@ -21,10 +21,10 @@ def newer_words(name: str, cluster: Cluster, sign: Sign) -> list[Envelope]:
         ("Commit", ["commit", 0, [1, 2], bytes(32), index]),
         ("Checkpoint", ["checkpoint", 0, bytes(64), index]),
     ]
-    return [Envelope(_signed(name, cluster, sign, kind, fields)) for kind, fields in words]
-
-
-def _signed(name: str, cluster: Cluster, sign: Sign, kind: str, fields: list[object]) -> Signed:
-    payload = msgspec.msgpack.encode(fields)
-    covered = SIGNING_PREFIX + kind.encode() + b"\0" + cluster.id
-    return Signed(name, payload, sign(covered + cluster.epoch.to_bytes(8, "big") + payload))
+    envelopes = []
+    for kind, fields in words:
+        payload = msgspec.msgpack.encode(fields)
+        covered = SIGNING_PREFIX + kind.encode() + b"\0" + cluster.id
+        signature = sign(covered + cluster.epoch.to_bytes(8, "big") + payload)
+        envelopes.append(Envelope(Signed(name, payload, signature)))
+    return envelopes

@@ -52,7 +52,9 @@ def play(
     marks: list[Mark] = []
     notes: list[Note] = []
 
-    def send(sender: Node, receiver: Node, kind: str, value: int, at: float, lie: bool) -> None:
+    def send(
+        sender: Node, receiver: Node, kind: str, *, value: int, at: float, lie: bool = False
+    ) -> None:
         words = f"round={number} value={value}"
         tell(f"{sender.name} > {receiver.name}: {kind.upper()} {words}")
         index = nodes.index(receiver if sender is leader else sender)
@@ -73,14 +75,14 @@ def play(
         values = {node.name: chance.randint(1, 99) for node in nodes}
         notes.append(Note(at=began, text=f"round {number}"))
         for node in nodes[1:]:
-            send(node, leader, "Value", values[node.name], began, False)
+            send(node, leader, "Value", value=values[node.name], at=began)
         smallest = min(values.values())
         announced = began + 2 * LINK_SECONDS
         for index, node in enumerate(nodes):
             is_lied_to = faults > 0 and index > faults
             told = smallest + 1 if is_lied_to else smallest
             if node is not leader:
-                send(leader, node, "Announce", told, announced, is_lied_to)
+                send(leader, node, "Announce", value=told, at=announced, lie=is_lied_to)
             node.state.append(told)
             tell(f"  {node.name}: appended {told}")
             at = announced + (0.0 if node is leader else LINK_SECONDS + 0.001 * index)

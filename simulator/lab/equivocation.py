@@ -55,13 +55,13 @@ def play(
 
     liar = "a leader that says two things" if faults else "an honest leader"
     title = f"{protocol.upper()} with {liar}"
-    if protocol == "bsmr":
-        return _play_bsmr(title, replicas, faults, seed, note, trace)
-    return _play_pbft(title, replicas, faults, seed, note, trace)
+    run = _play_bsmr if protocol == "bsmr" else _play_pbft
+    return run(title, replicas=replicas, faults=faults, seed=seed, tell=note, trace=trace)
 
 
 def _play_bsmr(
     title: str,
+    *,
     replicas: int,
     faults: int,
     seed: int,
@@ -87,6 +87,7 @@ def _play_bsmr(
 
 def _play_pbft(
     title: str,
+    *,
     replicas: int,
     faults: int,
     seed: int,
@@ -143,6 +144,6 @@ def _lie(scripted: ScriptedCluster, smallest: int, faults: int) -> None:
     )
     for number, (value, receivers) in enumerate(((smallest, believers), (smallest + 1, others)), 1):
         body = encode_batch([signed_request(scripted, number, str(value))])
-        scripted.forge("r0", PrePrepare(0, 1, digest_of(body), 0), receivers, body)
+        scripted.forge("r0", PrePrepare(0, 1, digest_of(body), 0), to=receivers, body=body)
     scripted.ask(str(smallest))
     scripted.ask(str(smallest + 1))

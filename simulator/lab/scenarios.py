@@ -196,8 +196,8 @@ def _two_faulty_of_seven(scripted: ScriptedCluster) -> None:
     scripted.run(0.03)
     false = digest_of(b"something else")
     others = [name for name in scripted.names if name != "r6"]
-    scripted.forge("r6", Prepare(0, 1, false, 6), others)
-    scripted.forge("r6", Commit(0, 1, false, 6), others)
+    scripted.forge("r6", Prepare(0, 1, false, 6), to=others)
+    scripted.forge("r6", Commit(0, 1, false, 6), to=others)
     scripted.run(0.5)
 
 
@@ -210,9 +210,9 @@ def _more_than_f_faulty(scripted: ScriptedCluster) -> None:
     scripted.say("two of four are faulty, one more than is tolerated: they tell r2 A and r3 B")
     a, b = _propose_two(scripted, "r0", one=("r2",), other=("r3",))
     for digest, victim in ((a, "r2"), (b, "r3")):
-        scripted.forge("r1", Prepare(0, 1, digest, 1), (victim,))
+        scripted.forge("r1", Prepare(0, 1, digest, 1), to=(victim,))
         for index, name in enumerate(("r0", "r1")):
-            scripted.forge(name, Commit(0, 1, digest, index), (victim,))
+            scripted.forge(name, Commit(0, 1, digest, index), to=(victim,))
     scripted.run(0.4)
     scripted.say("the two that are correct meet")
     scripted.rules.clear()
@@ -224,7 +224,7 @@ def _keeps_apart(sender: str, receiver: str, message: AnyMessage) -> LinkEffect 
 
 
 def _propose_two(
-    scripted: ScriptedCluster, primary: str, one: tuple[str, ...], other: tuple[str, ...]
+    scripted: ScriptedCluster, primary: str, *, one: tuple[str, ...], other: tuple[str, ...]
 ) -> tuple[bytes, bytes]:
     """The primary proposes A to some and B to others for number 1 of view 0; their digests."""
     index = scripted.names.index(primary)
@@ -233,7 +233,7 @@ def _propose_two(
         request = signed_request(scripted, number, text)
         body = encode_batch([request])
         digest = digest_of(body)
-        scripted.forge(primary, PrePrepare(0, 1, digest, index), receivers, body)
+        scripted.forge(primary, PrePrepare(0, 1, digest, index), to=receivers, body=body)
         digests.append(digest)
     # the client really asks for both, under the same numbers
     scripted.ask("A")

@@ -22,13 +22,14 @@ from pbft.core import Core, Settings
 from pbft.genesis import FORMAT_VERSION, Cluster, Genesis, Member
 from pbft.messages import AnyMessage, Envelope
 from pbft.ports import Entry, Event, Output, Send
-from simulator.machine.process import Process, ProcessFaults, World
+from simulator.machine.process import Process
 from simulator.world.builds import BuildFaults, BuildTruth
 from simulator.world.gateways import Asked, Gateway
 from simulator.world.run_trace import Trace
 from simulator.world.scheduler import SECOND, Scheduler
 from simulator.world.seeded_random import stream
 from simulator.world.signatures import Oracle
+from simulator.world.world import World
 
 CLIENT = "client"
 LINK_SECONDS = 0.010
@@ -56,7 +57,7 @@ class Transit(msgspec.Struct):
     is_forged: bool = False
 
 
-class Told(msgspec.Struct, frozen=True):
+class LogEntry(msgspec.Struct, frozen=True):
     """A log event of a replica, or a line of the script."""
 
     at: int
@@ -98,7 +99,7 @@ class ScriptedCluster:
         self.faulty = tuple(faulty)
         self.correct = tuple(name for name in self.names if name not in faulty)
         self.transits: list[Transit] = []
-        self.told: list[Told] = []
+        self.log: list[LogEntry] = []
         self.rules: list[Rule] = []
         self.executed: dict[str, dict[int, str]] = {name: {} for name in self.names}
         self.appended: dict[str, list[str]] = {name: [] for name in self.names}
@@ -110,27 +111,15 @@ class ScriptedCluster:
         self._arrived: dict[str, list[Transit]] = {name: [] for name in self.names}
         world = self._world(seed)
         self.processes = {
-            name: Process(
-                world,
-                name,
-                stream(seed, f"stage {name}"),
-                self,
-                self._send,
-                self._connect,
-                self._fetch_ledger,
-            )
+            name: Process(world, name, stream(seed, f"stage {name}"), observer=self, links=self)
             for name in self.names
         }
         self.client = Gateway(
+            world,
             CLIENT,
-            self.cluster,
-            self.signatures,
-            self.scheduler,
             stream(seed, "stage client"),
-            self._send_from_client,
-            self._on_answer,
-            lambda build: None,
-            lambda asked: None,
+            send=self._send_from_client,
+            observer=self,
             resend_seconds=2.0,
         )
         for process in self.processes.values():
@@ -152,18 +141,18 @@ class ScriptedCluster:
             )
         )
         return World(
-            self.cluster,
-            limits,
-            Settings(
+            seed=seed,
+            cluster=self.cluster,
+            limits=limits,
+            settings=Settings(
                 view_change_seconds=VIEW_CHANGE_SECONDS,
                 view_change_seconds_max=8 * VIEW_CHANGE_SECONDS,
             ),
-            self.scheduler,
-            self.trace,
-            self.signatures,
-            Authenticator(self.cluster, self.signatures.verify),
-            BuildTruth(seed, BuildFaults(seconds_max=2.0)),
-            ProcessFaults(),
+            scheduler=self.scheduler,
+            trace=self.trace,
+            signatures=self.signatures,
+            authenticator=Authenticator(self.cluster, self.signatures.verify),
+            truth=BuildTruth(seed, BuildFaults(seconds_max=2.0)),
         )
 
     # --- what a script does ---------------------------------------------------------------------
@@ -181,7 +170,7 @@ class ScriptedCluster:
     def say(self, line: str) -> None:
         """A line of the script itself, for who reads along."""
         self.trace.event(f"-- {line}")
-        self.told.append(Told(self.scheduler.now, CLIENT, "script", {"text": line}))
+        self.log.append(LogEntry(self.scheduler.now, CLIENT, "script", {"text": line}))
 
     @contextlib.contextmanager
     def fold(self, why: str) -> Iterator[None]:
@@ -193,12 +182,12 @@ class ScriptedCluster:
     def kill(self, name: str) -> None:
         """kill -9."""
         self.processes[name].crash()
-        self.told.append(Told(self.scheduler.now, name, "killed", {}))
+        self.log.append(LogEntry(self.scheduler.now, name, "killed", {}))
 
     def start(self, name: str) -> None:
         """Start it again, from its disk."""
         self.processes[name].boot()
-        self.told.append(Told(self.scheduler.now, name, "started", {}))
+        self.log.append(LogEntry(self.scheduler.now, name, "started", {}))
 
     def split(self, *sides: Sequence[str]) -> None:
         """Let only members of one side reach each other; others reach nobody."""
@@ -214,14 +203,16 @@ class ScriptedCluster:
         """Remove all rules and make all links anew."""
         self.rules.clear()
         for process in self.processes.values():
-            self._connect(process)
+            self.connect(process)
 
     def silence(self, name: str) -> None:
         """Hold back what the replica's own code sends; the script sends for it."""
         assert name in self.faulty, "a correct replica is never silenced"
         self.muted.add(name)
 
-    def forge(self, name: str, message: AnyMessage, to: Sequence[str], body: bytes = b"") -> None:
+    def forge(
+        self, name: str, message: AnyMessage, *, to: Sequence[str], body: bytes = b""
+    ) -> None:
         """A faulty replica sends this message to those, signed with its own key."""
         assert name in self.faulty, "nobody has a correct replica's key"
         signed = sign_message(
@@ -253,16 +244,11 @@ class ScriptedCluster:
             if len({d[number] for n in self.correct if number in (d := self.executed[n])}) > 1
         ]
 
-    def _on_answer(self, asked: Asked, answer: Accepted) -> None:
-        """The client believes: f+1 replicas gave this answer."""
-        self.answers.append(f"{asked.timestamp}: {answer.kind}")
-        self.told.append(
-            Told(self.scheduler.now, CLIENT, "accepted", {"timestamp": asked.timestamp})
-        )
-
     # --- the network ----------------------------------------------------------------------------
 
-    def post(self, sender: str, receiver: str, envelope: Envelope, is_forged: bool = False) -> None:
+    def post(
+        self, sender: str, receiver: str, envelope: Envelope, *, is_forged: bool = False
+    ) -> None:
         """Send a message; the first rule that knows it decides its effect."""
         try:
             message = decode_message(envelope.signed.payload)
@@ -293,7 +279,8 @@ class ScriptedCluster:
         self._arrived[transit.receiver].append(transit)
         self.processes[transit.receiver].arrive(transit.envelope)
 
-    def _send(self, process: Process, send: Send) -> None:
+    def send(self, process: Process, send: Send) -> None:
+        """A replica's message leaves it, unless the script sends for it."""
         if process.name in self.muted:
             return
         receivers = self.names if send.to is None else (send.to,)
@@ -305,13 +292,14 @@ class ScriptedCluster:
         for receiver in self.names if send.to is None else (send.to,):
             self.post(name, receiver, send.envelope)
 
-    def _connect(self, process: Process) -> None:
+    def connect(self, process: Process) -> None:
+        """All links of a replica that has started are made."""
         for other in self.processes.values():
             if other is not process:
                 process.on_peer_connected(other.name)
                 other.on_peer_connected(process.name)
 
-    def _fetch_ledger(self, process: Process, request: PageRequest) -> None:
+    def fetch_ledger(self, process: Process, request: PageRequest) -> None:
         """Ledger pages travel over HTTP, beside the protocol: no scenario shows them."""
 
     # --- the observer of the processes ----------------------------------------------------------
@@ -343,7 +331,7 @@ class ScriptedCluster:
                 if transit.envelope.signed.signer == details.get("signer") and not transit.refused:
                     transit.refused = str(details.get("reason"))
                     break
-        self.told.append(Told(self.scheduler.now, name, event.name, details))
+        self.log.append(LogEntry(self.scheduler.now, name, event.name, details))
 
     def on_saved(self, process: Process) -> None:
         """Disks have no faults here."""
@@ -366,3 +354,18 @@ class ScriptedCluster:
     def on_failure(self, process: Process, doing: str, error: Exception) -> None:
         """A fault of the core ends the scenario loudly."""
         raise error
+
+    # --- the observer of the client -------------------------------------------------------------
+
+    def on_asked(self, asked: Asked) -> None:
+        """The picture shows the message itself."""
+
+    def on_answer(self, asked: Asked, answer: Accepted) -> None:
+        """The client believes: f+1 replicas gave this answer."""
+        self.answers.append(f"{asked.timestamp}: {answer.kind}")
+        self.log.append(
+            LogEntry(self.scheduler.now, CLIENT, "accepted", {"timestamp": asked.timestamp})
+        )
+
+    def on_waiting(self, build: bytes) -> None:
+        """No build needs approval here."""

@@ -6,7 +6,7 @@ from common.diagram.diagram_marks import mark_of
 from common.diagram.message_diagram import Arrow, Bar, Diagram, Fold, Mark, Note, clock_text
 from simulator.lab.scenario_page import Shown, render
 from simulator.lab.scenarios import Scenario
-from simulator.lab.scripted_cluster import CLIENT, ScriptedCluster, Told
+from simulator.lab.scripted_cluster import CLIENT, LogEntry, ScriptedCluster
 from simulator.world.run_trace import in_words
 from simulator.world.scheduler import SECOND
 
@@ -55,9 +55,9 @@ def diagram_of(title: str, scripted: ScriptedCluster) -> Diagram:
         bars=tuple(_times_down(scripted)),
         marks=tuple(_marks(scripted)),
         notes=tuple(
-            Note(at=told.at / SECOND, text=str(told.details["text"]))
-            for told in scripted.told
-            if told.event == "script"
+            Note(at=entry.at / SECOND, text=str(entry.details["text"]))
+            for entry in scripted.log
+            if entry.event == "script"
         ),
         folds=tuple(
             Fold(began=began / SECOND, ended=ended / SECOND, text=text)
@@ -69,20 +69,20 @@ def diagram_of(title: str, scripted: ScriptedCluster) -> Diagram:
 def _marks(scripted: ScriptedCluster) -> Iterator[Mark]:
     """The signs on the lanes; where correct replicas executed different things, that is said."""
     quorums, forks = scripted.cluster.quorums, scripted.forks()
-    for told in scripted.told:
-        if told.lane in scripted.muted:
+    for entry in scripted.log:
+        if entry.lane in scripted.muted:
             continue
         mark = mark_of(
-            told.lane, told.at / SECOND, told.event, told.details, scripted.names, quorums
+            entry.lane, entry.at / SECOND, entry.event, entry.details, scripted.names, quorums
         )
         if mark is None:
             continue
         yield mark
-        sequence = told.details.get("sequence")
-        if told.event == "executed" and isinstance(sequence, int) and sequence in forks:
-            digest = scripted.executed[told.lane][sequence]
+        sequence = entry.details.get("sequence")
+        if entry.event == "executed" and isinstance(sequence, int) and sequence in forks:
+            digest = scripted.executed[entry.lane][sequence]
             more = "another correct replica executed something else under this number"
-            yield Mark(lane=told.lane, at=mark.at, text=f"FORK: {digest}", kind="fork", more=more)
+            yield Mark(lane=entry.lane, at=mark.at, text=f"FORK: {digest}", kind="fork", more=more)
 
 
 def _roles(scripted: ScriptedCluster) -> dict[str, str]:
@@ -126,14 +126,14 @@ def _rows(scripted: ScriptedCluster) -> list[tuple[str, ...]]:
 def _times_down(scripted: ScriptedCluster) -> list[Bar]:
     """From each kill to the next start of that replica, or to the end."""
     bars = []
-    for index, told in enumerate(scripted.told):
-        if told.event == "killed":
-            began = told.at
-            later = scripted.told[index + 1 :]
-            ended = next((t.at for t in later if _is_start(t, told.lane)), scripted.scheduler.now)
+    for index, entry in enumerate(scripted.log):
+        if entry.event == "killed":
+            began = entry.at
+            later = scripted.log[index + 1 :]
+            ended = next((t.at for t in later if _is_start(t, entry.lane)), scripted.scheduler.now)
             bars.append(
                 Bar(
-                    lane=told.lane,
+                    lane=entry.lane,
                     began=began / SECOND,
                     ended=ended / SECOND,
                     text="down",
@@ -143,5 +143,5 @@ def _times_down(scripted: ScriptedCluster) -> list[Bar]:
     return bars
 
 
-def _is_start(told: Told, lane: str) -> bool:
-    return told.lane == lane and told.event == "started"
+def _is_start(entry: LogEntry, lane: str) -> bool:
+    return entry.lane == lane and entry.event == "started"

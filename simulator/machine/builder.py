@@ -10,10 +10,11 @@ from ci.executors import StartReason
 from ci.operations import Agreement, Ballot, ReportDeadline
 from driver.build_scheduler import BuildScheduler
 from driver.ports import BuildOrder
-from simulator.world.builds import BuildTruth
-from simulator.world.coverage_goals import CoverageGoals
+from simulator.world.world import World
 
-Told = Ballot | ReportDeadline | float | None
+# How a replica reacts to what its container showed: it casts a ballot, reports the deadline
+# instead, does nothing at all (None), or looks again after so many seconds.
+Reaction = Ballot | ReportDeadline | float | None
 # The goals of simulator.world.coverage_goals that stand for the end of standing by.
 GOALS = {
     StartReason.DIFFERING: "a stand-by takes over: ballots differ",
@@ -26,29 +27,28 @@ GOALS = {
 class SimulatedBuilder:
     """A driver.ports.Builder, from one start of its process to the next crash.
 
-    later: (seconds, build key): call `on_built` with the key then.
-    told: what the replica says of what it found (a faulty one lies here): a ballot, a report of
-        the deadline instead, None for nothing at all, or how many seconds later it says it.
     attempt: which of the process's starts this is.
+    react: what the replica does with what it found; a faulty one lies here.
+    later: (seconds, build key): call `on_built` with the key then.
     """
 
     def __init__(
         self,
+        world: World,
         name: str,
         attempt: int,
-        truth: BuildTruth,
+        *,
         application: BuildApplication,
-        told: Callable[[Ballot, OpenBuild], Told],
+        react: Callable[[Ballot, OpenBuild], Reaction],
         later: Callable[[float, Key], None],
-        goals: CoverageGoals,
     ) -> None:
         self._name = name
         self._attempt = attempt
-        self._truth = truth
+        self._truth = world.truth
+        self._goals = world.goals
         self._application = application
-        self._told = told
+        self._react = react
         self._later = later
-        self._goals = goals
         self._running: dict[Key, None] = {}
         self.scheduler: BuildScheduler | None = None
 
@@ -75,16 +75,16 @@ class SimulatedBuilder:
         build = self._application.open_builds().get(key[0])
         if key not in self._running or build is None or build.opened != key[1]:
             return
-        found = self._truth.run(*key, build.commit, self._name, self._attempt)
-        told = self._told(found, build)
-        if isinstance(told, float):
-            self._later(told, key)
+        found = self._truth.run(key, build.commit, replica=self._name, attempt=self._attempt)
+        reaction = self._react(found, build)
+        if isinstance(reaction, float):
+            self._later(reaction, key)
             return
         del self._running[key]
-        if isinstance(told, ReportDeadline):
-            self.scheduler.cast(VERDICT_DEADLINE, key, told, now)
-        elif told is not None:
-            self.scheduler.on_built(key, told, now)
+        if isinstance(reaction, ReportDeadline):
+            self.scheduler.cast(VERDICT_DEADLINE, key, reaction, now)
+        elif reaction is not None:
+            self.scheduler.on_built(key, reaction, now)
 
     def _is_left_to_others(self, order: BuildOrder) -> bool:
         """Whether it reads in the pipeline that fewer replicas are needed."""

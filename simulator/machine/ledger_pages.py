@@ -3,13 +3,12 @@
 What to ask for, of whom, and what to believe is `driver.ledger_fetcher`, as in a node.
 """
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from ci.ledger_gap import LedgerPage, WrongEntries
 from driver.ledger_fetcher import LedgerFetcher, PageRequest
 from driver.ports import SaveFailed
-from pbft.ports import Entry
+from simulator.machine.observer import Links, Observer
 
 if TYPE_CHECKING:
     from simulator.machine.process import Process
@@ -17,25 +16,13 @@ if TYPE_CHECKING:
 TIMEOUT_SECONDS = 3.0
 
 
-class LedgerObserver(Protocol):
-    """Who looks at what was fetched: the checkers."""
-
-    def on_ledger(self, process: "Process", entries: tuple[Entry, ...]) -> None:
-        """These entries, which a peer gave, were put into a gap of the ledger."""
-
-
 class LedgerPages:
-    """The requests of one process. fetch: sends one; the answer goes to `on_page`."""
+    """The requests of one process."""
 
-    def __init__(
-        self,
-        process: "Process",
-        observer: LedgerObserver,
-        fetch: Callable[["Process", PageRequest], None],
-    ) -> None:
+    def __init__(self, process: "Process", observer: Observer, links: Links) -> None:
         self._process = process
         self._observer = observer
-        self._fetch = fetch
+        self._links = links
         self._fetcher: LedgerFetcher | None = None
 
     def start(self) -> None:
@@ -55,7 +42,7 @@ class LedgerPages:
             return
         request = self._fetcher.ask(self._process.world.scheduler.seconds)
         if request is not None:
-            self._fetch(self._process, request)
+            self._links.fetch_ledger(self._process, request)
 
     def on_page(self, request: PageRequest, page: LedgerPage) -> None:
         """A peer's answer."""

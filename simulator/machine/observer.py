@@ -1,10 +1,11 @@
-"""What looks at everything that a simulated process does: the checkers, or a scripted cluster."""
+"""What stands around a simulated process: who looks at what it does, and its links to others."""
 
 from typing import TYPE_CHECKING, Protocol
 
 from ci.builds import OpenBuild
+from driver.ledger_fetcher import PageRequest
 from pbft.messages import Envelope
-from pbft.ports import Entry, Output
+from pbft.ports import Entry, Output, Send
 
 if TYPE_CHECKING:
     from simulator.machine.process import Process
@@ -14,7 +15,7 @@ class Observer(Protocol):
     """Who looks at everything that an instance does: the checkers."""
 
     def before_turn(self, process: "Process", inbox: list[Envelope]) -> None:
-        """The core is about to be fed; only for processes that were made with `looks_before`."""
+        """The core is about to be fed."""
 
     def on_turn(self, process: "Process", outputs: list[Output], has_expired: bool) -> None:
         """The core was fed and gave this back; nothing is saved yet."""
@@ -39,3 +40,16 @@ class Observer(Protocol):
 
     def on_failure(self, process: "Process", doing: str, error: Exception) -> None:
         """The core raised something."""
+
+
+class Links(Protocol):
+    """What a process asks of the network."""
+
+    def send(self, process: "Process", send: Send) -> None:
+        """A message leaves the process; its own messages only after they are saved."""
+
+    def connect(self, process: "Process") -> None:
+        """The process is up and wants its links."""
+
+    def fetch_ledger(self, process: "Process", request: PageRequest) -> None:
+        """The process asks a peer for ledger entries; they come to `process.pages.on_page`."""

@@ -7,36 +7,27 @@ this world's. A save may take time or be refused, and a crash may come at any po
 import enum
 from collections.abc import Callable
 
-import msgspec
-
 from ci.application import BuildApplication
 from ci.assignments import Key
 from ci.builds import OpenBuild
-from ci.limits import Limits
 from ci.operations import Ballot
 from driver.build_scheduler import UPDATE_SECONDS, BuildScheduler, SchedulerPorts
-from driver.ledger_fetcher import PageRequest
 from driver.ports import SaveFailed
 from driver.restoring import restore
 from driver.turn import Turn, TurnDriver, has_executed
-from pbft.authentication import Authenticator, Identity
-from pbft.core import Settings
-from pbft.genesis import Cluster
+from pbft.authentication import Identity
 from pbft.messages import Envelope, Signed
 from pbft.ports import Output, Send
 from pbft.replica import DamagedRecords, Replica
-from simulator.machine.builder import SimulatedBuilder, Told
+from simulator.machine.builder import Reaction, SimulatedBuilder
 from simulator.machine.disk import Disk, DiskDamaged
 from simulator.machine.ledger_pages import LedgerPages
-from simulator.machine.observer import Observer
-from simulator.world.builds import BuildTruth
+from simulator.machine.observer import Links, Observer
 from simulator.world.clock import Clock
-from simulator.world.coverage_goals import CoverageGoals
-from simulator.world.run_trace import Trace
-from simulator.world.scheduler import SECOND, Scheduler
+from simulator.world.scheduler import SECOND
 from simulator.world.seeded_random import SeededRandom, stream
-from simulator.world.signatures import Signatures
 from simulator.world.violation import Violation
+from simulator.world.world import World
 
 SAVE_RETRY_SECONDS = 0.5
 
@@ -51,15 +42,6 @@ class CrashPoint(enum.IntEnum):
     WHILE_SENDING = 4
 
 
-class ProcessFaults(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """slow_sync_seconds: mean of a slow fsync, for `slow_syncs` of all saves; turn_seconds: how
-    long a turn keeps the process busy, so that messages wait and come in together."""
-
-    slow_syncs: float = 0.0
-    slow_sync_seconds: float = 0.2
-    turn_seconds: float = 0.0
-
-
 class SilentLog:
     """A driver.ports.Log that nobody reads: what matters here is what the checkers see."""
 
@@ -70,29 +52,10 @@ class SilentLog:
         """Say nothing."""
 
 
-class World(msgspec.Struct, frozen=True):
-    """What all processes of one run share."""
-
-    cluster: Cluster
-    limits: Limits
-    settings: Settings
-    scheduler: Scheduler
-    trace: Trace
-    signatures: Signatures
-    authenticator: Authenticator
-    truth: BuildTruth
-    faults: ProcessFaults
-    goals: CoverageGoals = msgspec.field(default_factory=CoverageGoals)
-    stand_by_seconds: float = 1.0
-    log: SilentLog = SilentLog()
-
-
 class Process:
     """A replica's machine: its disk outlives its crashes.
 
-    send: (process, message) for everything that leaves, own messages after they are saved.
-    connect: the process is up and wants its links. looks_before: call `before_turn` too.
-    fetch: see `simulator.machine.ledger_pages`.
+    react: see `simulator.machine.builder`; a correct replica casts what it found.
     """
 
     def __init__(
@@ -100,13 +63,10 @@ class Process:
         world: World,
         name: str,
         chance: SeededRandom,
-        observer: Observer,
-        send: Callable[["Process", Send], None],
-        connect: Callable[["Process"], None],
-        fetch: Callable[["Process", PageRequest], None],
-        told: Callable[[Ballot, OpenBuild], Told] = lambda ballot, build: ballot,
         *,
-        looks_before: bool = False,
+        observer: Observer,
+        links: Links,
+        react: Callable[[Ballot, OpenBuild], Reaction] = lambda ballot, build: ballot,
     ) -> None:
         self.world = world
         self.name = name
@@ -124,10 +84,9 @@ class Process:
         self.saves_failed = 0
         self._has_begun_recovery = False
         self._observer = observer
-        self._send = send
-        self._connect = connect
-        self._told = told
-        self.pages = LedgerPages(self, observer, fetch)
+        self._links = links
+        self._react = react
+        self.pages = LedgerPages(self, observer, links)
         self._driver: TurnDriver | None = None
         self._builds: BuildScheduler | None = None
         self._builder: SimulatedBuilder | None = None
@@ -137,7 +96,6 @@ class Process:
         self._free_at = 0
         self._turn_is_due = False
         self._busy = int(world.faults.turn_seconds * SECOND)
-        self._looks_before = looks_before
 
     @property
     def is_up(self) -> bool:
@@ -210,13 +168,12 @@ class Process:
         self._timer_at = None
         self._free_at = self.world.scheduler.now
         self._builder = SimulatedBuilder(
+            self.world,
             self.name,
             self.boots,
-            self.world.truth,
-            application,
-            self._told,
-            self._build_later,
-            self.world.goals,
+            application=application,
+            react=self._react,
+            later=self._build_later,
         )
         self._builds = self._builder.scheduler = self._scheduler(application, replica)
         self._builds.take_up()
@@ -224,7 +181,7 @@ class Process:
         return self._driver
 
     def _go_on(self) -> None:
-        self._connect(self)
+        self._links.connect(self)
         self._update(self.boots)
         self._wake()
 
@@ -242,7 +199,7 @@ class Process:
         return BuildScheduler(
             Identity(world.cluster, self.name, world.signatures.signer(self.name)),
             application,
-            SchedulerPorts(self.disk, self._builder, self, world.log),
+            SchedulerPorts(self.disk, self._builder, self, SilentLog()),
             clients=replica.core.execution.clients,
             limits=world.limits,
             stand_by_seconds=world.stand_by_seconds,
@@ -303,7 +260,7 @@ class Process:
     def ask(self, signed: Signed) -> None:
         """Send a request of our own to all replicas, this one included."""
         envelope = Envelope(signed)
-        self._send(self, Send(None, envelope))
+        self._links.send(self, Send(None, envelope))
         if self._driver is not None:
             self._driver.take((envelope,))
             if not self._turn_is_due:
@@ -332,8 +289,7 @@ class Process:
 
     def _begin_turn(self, driver: TurnDriver) -> None:
         now = self.clock.seconds(self.world.scheduler.now)
-        if self._looks_before:
-            self._observer.before_turn(self, driver.inbox)
+        self._observer.before_turn(self, driver.inbox)
         try:
             turn = driver.begin(now)
         except Violation:
@@ -423,7 +379,7 @@ class Process:
         if is_last:
             messages = messages[: self.chance.randrange(len(messages))]
         for send in messages:
-            self._send(self, send)
+            self._links.send(self, send)
         if is_last:
             self._crash_here()
             return

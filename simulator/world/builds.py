@@ -4,6 +4,7 @@ import hashlib
 
 import msgspec
 
+from ci.assignments import Key
 from ci.operations import (
     Abstain,
     Agreement,
@@ -45,10 +46,9 @@ class BuildTruth:
         chance = stream(self._seed, f"duration {build.hex()} {replica} {attempt}")
         return 0.1 + chance.random() * self._faults.seconds_max
 
-    def run(
-        self, build: bytes, opened: int, commit: str | None, replica: str, attempt: int
-    ) -> Ballot:
-        """What the replica's container shows."""
+    def run(self, key: Key, commit: str | None, *, replica: str, attempt: int) -> Ballot:
+        """What the replica's container shows. attempt: which start of its process this is."""
+        build = key[0]
         own = stream(self._seed, f"build {build.hex()} {replica} {attempt}")
         if own.happens(self._faults.abstentions):
             ballot: Ballot = Abstain("docker is down")
@@ -58,8 +58,10 @@ class BuildTruth:
             chance = own if is_flaky else shared
             exit_code = chance.choice((0, 0, 0, 1, 2, None))
             agreement, artifacts = self._pipeline(build, own)
-            ballot = finding(commit, exit_code, replica, agreement, artifacts)
-        seen = self.observed.setdefault((build, opened), {}).setdefault(replica, [])
+            ballot = finding(
+                commit, exit_code, replica=replica, agreement=agreement, artifacts=artifacts
+            )
+        seen = self.observed.setdefault(key, {}).setdefault(replica, [])
         seen.append(ballot)
         return ballot
 
@@ -89,6 +91,7 @@ def artifact(path: str, content: int) -> Artifact:
 def finding(
     commit: str | None,
     exit_code: int | None,
+    *,
     replica: str,
     agreement: Agreement = Agreement.DEFAULT,
     artifacts: tuple[Artifact, ...] = (),

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Callable
+from typing import Protocol
 
 import msgspec
 
@@ -20,13 +21,11 @@ from ci.operations import (
 from ci.statement import submitted_build_id
 from pbft.authentication import Identity
 from pbft.client import Accepted, Client, ClientOutput, ClientSettings, make_request
-from pbft.genesis import Cluster
 from pbft.messages import Envelope, Signed
 from pbft.ports import Send
 from simulator.world.clock import Clock
-from simulator.world.scheduler import Scheduler
 from simulator.world.seeded_random import SeededRandom
-from simulator.world.signatures import Signatures
+from simulator.world.world import World
 
 # An operator who is told that there is no room now.
 APPROVE_AGAIN_SECONDS = 2.0
@@ -68,39 +67,44 @@ class Asked(msgspec.Struct):
     finished_at: int | None = None
 
 
-class Gateway:
-    """One honest client. accepted: (asked, answer) for each answer that is believed.
+class GatewayObserver(Protocol):
+    """Who looks at what an honest client asks and believes."""
 
-    waits: told the id of each build of this client that opened and needs approval.
-    """
+    def on_asked(self, asked: Asked) -> None:
+        """A request is sent for the first time."""
+
+    def on_answer(self, asked: Asked, answer: Accepted) -> None:
+        """An answer is believed."""
+
+    def on_waiting(self, build: bytes) -> None:
+        """A build of this client opened, and needs approval."""
+
+
+class Gateway:
+    """One honest client. send: (name of the client, message)."""
 
     def __init__(
         self,
+        world: World,
         name: str,
-        cluster: Cluster,
-        signatures: Signatures,
-        scheduler: Scheduler,
         chance: SeededRandom,
+        *,
         send: Callable[[str, Send], None],
-        accepted: Callable[[Asked, Accepted], None],
-        waits: Callable[[bytes], None],
-        sent: Callable[[Asked], None],
+        observer: GatewayObserver,
         resend_seconds: float,
     ) -> None:
         self.name = name
         self.asked: dict[int, Asked] = {}
         self.unfinished: dict[int, Asked] = {}
-        self._cluster = cluster
-        self._sign = signatures.signer(name)
-        self._scheduler = scheduler
+        self._cluster = world.cluster
+        self._sign = world.signatures.signer(name)
+        self._scheduler = world.scheduler
         self._chance = chance
         self._send = send
-        self._accepted = accepted
-        self._waits = waits
-        self._sent = sent
+        self._observer = observer
         self._clock = Clock()
         settings = ClientSettings(resend_seconds=resend_seconds, resend_seconds_max=4.0)
-        self._client = Client(cluster, name, signatures.verify, settings)
+        self._client = Client(world.cluster, name, world.signatures.verify, settings)
         self._timer_at: int | None = None
         self._by_payload: dict[bytes, Asked] = {}
         self._builds: list[SubmitBuild] = []
@@ -172,7 +176,7 @@ class Gateway:
             asked = self._by_payload[send.envelope.signed.payload]
             if asked.sent_at is None:
                 asked.sent_at = self._scheduler.now
-                self._sent(asked)
+                self._observer.on_asked(asked)
             self._send(self.name, send)
         for answer in output.accepted:
             asked = self.asked[answer.timestamp]
@@ -180,12 +184,12 @@ class Gateway:
                 asked.answered_at = self._scheduler.now
             needs_approval = getattr(asked.operation, "needs_approval", False)
             if answer.kind == "opened" and needs_approval:
-                self._waits(answer.subject)
+                self._observer.on_waiting(answer.subject)
             self._again_if_full(asked, answer)
             if answer.kind in asked.last_kinds:
                 asked.finished_at = self._scheduler.now
                 self.unfinished.pop(answer.timestamp, None)
-            self._accepted(asked, answer)
+            self._observer.on_answer(asked, answer)
         if output.deadline is not None:
             self._arm(output.deadline)
 

@@ -73,6 +73,7 @@ class Network:
         seed: int,
         scheduler: Scheduler,
         trace: Trace,
+        *,
         faults: LinkFaults,
         deliver: Callable[[str, str, Envelope], None],
         record: FaultRecord | None = None,

@@ -2,10 +2,10 @@
 
 
 class Violation(Exception):
-    """seed, step: where it broke. invariant: its name (simulator.checkers). details: how."""
+    """invariant: its name (simulator.checkers). details: how. seed, step: where it broke."""
 
-    def __init__(self, seed: int, step: int, invariant: str, details: str) -> None:
-        super().__init__(seed, step, invariant, details)
+    def __init__(self, invariant: str, details: str, *, seed: int, step: int) -> None:
+        super().__init__(invariant, details)
         self.seed = seed
         self.step = step
         self.invariant = invariant

@@ -4,10 +4,10 @@ import pytest
 
 from simulator.campaigns.simulation import Simulation
 from simulator.faults.parameters import FaultPlan, Parameters
-from simulator.machine.process import ProcessFaults
 from simulator.world.builds import BuildFaults
 from simulator.world.gateways import Workload
 from simulator.world.network import LinkFaults
+from simulator.world.world import ProcessFaults
 
 KEPT = {
     # Invariant 31: r1 had left for view 4, r2 and r3 were the primaries of the views 2 and 3 and

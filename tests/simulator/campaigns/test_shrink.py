@@ -31,7 +31,7 @@ def failing_seed() -> Parameters:
 def test_only_what_is_needed_stays(monkeypatch: pytest.MonkeyPatch) -> None:
     def fails(parameters: Parameters, invariant: str | None = None) -> Violation | None:
         is_broken = any("omit" in ways for ways in parameters.byzantine.values())
-        return Violation(parameters.seed, 1, "1 agreement", "") if is_broken else None
+        return Violation("1 agreement", "", seed=parameters.seed, step=1) if is_broken else None
 
     monkeypatch.setattr(shrink, "fails", fails)
     shrunk = shrink.shrink(failing_seed())

@@ -120,7 +120,7 @@ GROWING: dict[str, Callable[[Core], None]] = {
 @pytest.mark.parametrize("what", GROWING)
 def test_a_table_that_grows_is_a_violation(what: str) -> None:
     simulation, process, core = ended()
-    checker = BoundsChecker(simulation.cluster, simulation.checkers.violate)
+    checker = BoundsChecker(simulation.cluster, simulation.world.violate)
     checker.check(process.name, core)
     GROWING[what](core)
     with pytest.raises(Violation, match=f"17 bounded logs: r1: [0-9]+ {what}"):

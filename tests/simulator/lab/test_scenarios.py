@@ -23,7 +23,7 @@ def played(name: str) -> ScriptedCluster:
 
 
 def events(scripted: ScriptedCluster, event: str) -> list[str]:
-    return [told.lane for told in scripted.told if told.event == event]
+    return [entry.lane for entry in scripted.log if entry.event == event]
 
 
 def sent(scripted: ScriptedCluster, kind: str) -> list[Transit]:
@@ -60,8 +60,8 @@ def test_primary_crash_is_over_after_one_view_change() -> None:
 
 def test_partition_decides_nothing_until_it_is_healed() -> None:
     scripted = played("partition")
-    healed = next(t.at for t in scripted.told if "whole again" in str(t.details.get("text")))
-    assert all(told.at > healed for told in scripted.told if told.event == "executed")
+    healed = next(t.at for t in scripted.log if "whole again" in str(t.details.get("text")))
+    assert all(entry.at > healed for entry in scripted.log if entry.event == "executed")
     assert all(len(scripted.executed[name]) == 1 for name in scripted.names)
 
 
@@ -74,15 +74,15 @@ def test_equivocation_is_proved_by_who_heard_both() -> None:
 
 def test_slow_primary_is_deposed_only_when_it_is_too_slow() -> None:
     scripted = played("slow-primary")
-    second = next(t.at for t in scripted.told if "longer than the timeout" in str(t.details))
-    changes = [told.at for told in scripted.told if told.event == "view_change"]
+    second = next(t.at for t in scripted.log if "longer than the timeout" in str(t.details))
+    changes = [entry.at for entry in scripted.log if entry.event == "view_change"]
     assert changes
     assert min(changes) > second
 
 
 def test_lost_prepared_value_comes_again_in_the_next_view() -> None:
     scripted = played("lost-prepared-value")
-    digests = {told.details["digest"] for told in scripted.told if told.event == "pre_prepared"}
+    digests = {entry.details["digest"] for entry in scripted.log if entry.event == "pre_prepared"}
     assert len(digests) == 1
     assert {scripted.core(name).view for name in ("r1", "r2", "r3")} == {1}
     assert scripted.answers == ["1: appended"]

@@ -15,7 +15,7 @@ class Net:
         self.scheduler = Scheduler()
         self.arrived: list[tuple[int, Envelope]] = []
         trace = Trace(self.scheduler)
-        self.network = Network(1, self.scheduler, trace, faults, self._deliver)
+        self.network = Network(1, self.scheduler, trace, faults=faults, deliver=self._deliver)
 
     def _deliver(self, sender: str, receiver: str, envelope: Envelope) -> None:
         assert (sender, receiver) == ("a", "b")
