@@ -38,8 +38,7 @@ Stance = Literal["agrees", "contradicts", "abstains", "neither"]
 
 
 class LateBallot(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
-    """A ballot after the verdict. Fields without a comment are those of `ci.ledger.RecordedBallot`.
-    """
+    """A ballot after the verdict; fields without a comment are those of RecordedBallot."""
 
     replica: str
     stance: Stance
