@@ -1,5 +1,6 @@
 """What seeds stand for: every kind of fault is drawn, about as often as it should be."""
 
+import functools
 from collections.abc import Callable
 
 import pytest
@@ -8,17 +9,21 @@ from simulator.faults.adversary import BALLOT_BEHAVIOURS, BEHAVIOURS
 from simulator.faults.floods import FLOODS
 from simulator.faults.parameters import Parameters, decode_parameters, draw, encode_parameters
 
-DRAWN = [draw(seed) for seed in range(3000)]
+
+@functools.cache
+def drawn() -> tuple[Parameters, ...]:
+    """The parameters of 3,000 runs; drawn by the first test, not by every worker that collects."""
+    return tuple(draw(seed) for seed in range(3000))
 
 
 def share(holds: Callable[[Parameters], object]) -> float:
     """Of how many of the runs that is true."""
-    return sum(bool(holds(parameters)) for parameters in DRAWN) / len(DRAWN)
+    return sum(bool(holds(parameters)) for parameters in drawn()) / len(drawn())
 
 
 def test_sizes_have_their_shares() -> None:
-    drawn = [parameters.replicas for parameters in DRAWN]
-    sizes = {n: drawn.count(n) / len(drawn) for n in (4, 7, 10, 13)}
+    replicas = [parameters.replicas for parameters in drawn()]
+    sizes = {n: replicas.count(n) / len(replicas) for n in (4, 7, 10, 13)}
     assert 0.65 < sizes[4] < 0.75
     assert 0.15 < sizes[7] < 0.25
     assert sizes[10] > 0.05
@@ -26,8 +31,8 @@ def test_sizes_have_their_shares() -> None:
 
 
 def test_at_most_f_replicas_are_faulty() -> None:
-    assert all(len(p.faulty) <= (p.replicas - 1) // 3 for p in DRAWN)
-    assert all(set(p.left_out) <= set(p.faulty) for p in DRAWN)
+    assert all(len(p.faulty) <= (p.replicas - 1) // 3 for p in drawn())
+    assert all(set(p.left_out) <= set(p.faulty) for p in drawn())
 
 
 @pytest.mark.parametrize(
@@ -61,7 +66,7 @@ def test_a_kind_of_fault_has_its_share(
 
 
 def test_of_the_runs_with_liars_a_third_has_twins_and_each_way_is_there() -> None:
-    lying = [p for p in DRAWN if p.byzantine]
+    lying = [p for p in drawn() if p.byzantine]
     ways = [dict.fromkeys(way for w in p.byzantine.values() for way in w) for p in lying]
     assert 0.25 < sum("twin" in way for way in ways) / len(lying) < 0.45
     for wanted in (*BEHAVIOURS, *FLOODS):
@@ -69,13 +74,13 @@ def test_of_the_runs_with_liars_a_third_has_twins_and_each_way_is_there() -> Non
 
 
 def test_liars_misuse_that_others_wait_where_not_all_build() -> None:
-    minimal = [p for p in DRAWN if p.byzantine and p.executors == "minimal"]
+    minimal = [p for p in drawn() if p.byzantine and p.executors == "minimal"]
     for wanted in BALLOT_BEHAVIOURS:
-        having = [p for p in DRAWN if any(wanted in ways for ways in p.byzantine.values())]
+        having = [p for p in drawn() if any(wanted in ways for ways in p.byzantine.values())]
         assert len(having) > len(minimal) / 20, wanted
         assert all(p in minimal for p in having)
 
 
 def test_parameters_come_back_from_their_text() -> None:
-    for parameters in DRAWN[:50]:
+    for parameters in drawn()[:50]:
         assert decode_parameters(encode_parameters(parameters)) == parameters
