@@ -91,7 +91,10 @@ async def _measure(context: Context, network: Network, secret: bytes) -> list[Ro
     numbers = itertools.count(1)
 
     def webhooks() -> list[tuple[bytes, dict[str, str]]]:
-        return [push_webhook(url, f"branch-{next(numbers)}", commit, secret) for _ in range(count)]
+        return [
+            push_webhook(url, f"branch-{next(numbers)}", commit, secret=secret)
+            for _ in range(count)
+        ]
 
     with _one_row_server(network.folder) as (server_url, server):
 
@@ -105,7 +108,7 @@ async def _measure(context: Context, network: Network, secret: bytes) -> list[Ro
         await product()
         await reference()
         ours, theirs = await context.pairs(repetitions, product, reference)
-    return [_row(ours, theirs, 0.5, "p50"), _row(ours, theirs, 0.99, "p99")]
+    return [_row(ours, theirs, 0.5, name="p50"), _row(ours, theirs, 0.99, name="p99")]
 
 
 async def _post(
@@ -116,7 +119,7 @@ async def _post(
     return _Answered(latencies, (cpu_seconds(server) - before) / len(webhooks))
 
 
-def _row(ours: list[_Answered], theirs: list[_Answered], share: float, name: str) -> Row:
+def _row(ours: list[_Answered], theirs: list[_Answered], share: float, *, name: str) -> Row:
     product = [percentile(answered.latencies, share) for answered in ours]
     reference = [percentile(answered.latencies, share) for answered in theirs]
     cpu = [answered.cpu_seconds for answered in ours]

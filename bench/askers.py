@@ -29,16 +29,16 @@ LAST_KINDS = frozenset({"done", "refused"})
 class Asker(ClosedLoop):
     """One client of the network."""
 
-    def __init__(self, network: Network, cluster: Cluster, name: str, in_flight: int) -> None:
+    def __init__(self, network: Network, cluster: Cluster, name: str, *, in_flight: int) -> None:
         """name: a client of the genesis that nobody else uses."""
         super().__init__(name, in_flight)
         self._cluster = cluster
         key = load_signing_key(network.key_file(name))
         self._sign = key.sign
-        self._client = Client(cluster, name, verify, ClientSettings())
+        self._client = Client(cluster, name, verify, settings=ClientSettings())
         self.links = Links(
             Identity(cluster, name, key.sign),
-            dial=replicas_for(network.configuration.cluster, cluster, name, key),
+            dial=replicas_for(network.configuration.cluster, cluster, name, signing_key=key),
             inbox=Inbox(self._receive),
         )
 
@@ -78,7 +78,7 @@ async def askers(
     Raises BenchFailed.
     """
     cluster = cluster_of(network)
-    made = [Asker(network, cluster, name, in_flight) for name in names]
+    made = [Asker(network, cluster, name, in_flight=in_flight) for name in names]
 
     async def handle_timers() -> None:
         while True:

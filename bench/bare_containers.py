@@ -49,7 +49,7 @@ _UNPACK_AND_RUN = f"cd {WORKSPACE}\ntar -x -f -\n{RUN_COMMANDS}"
 class BareContainers:
     """As many lanes as the network has nodes, each with `builds_at_once` places."""
 
-    def __init__(self, folder: Path, network: Network, engine: ReadyEngine, label: str) -> None:
+    def __init__(self, folder: Path, network: Network, engine: ReadyEngine, *, label: str) -> None:
         """folder: for mirrors and trees. label: of all containers, to remove them by."""
         self._label = label
         self._limits = network.configuration.cluster.limits_as(Limits)
@@ -61,7 +61,7 @@ class BareContainers:
         self._numbers = itertools.count(1)
         self._turns = itertools.cycle(range(len(nodes)))
         self._lanes = [
-            _Lane(node, folder / f"lane{index}", self._limits, self._threads)
+            _Lane(node, folder / f"lane{index}", self._limits, threads=self._threads)
             for index, node in enumerate(nodes)
         ]
         self._removing: set[asyncio.Task[None]] = set()
@@ -73,7 +73,9 @@ class BareContainers:
         tree = place.folder / f"{number}.tar"
         async with AsyncExitStack() as held:
             await held.enter_async_context(place.places)
-            source = await place.checkout.check_out(place.url, f"refs/heads/{branch}", commit, tree)
+            source = await place.checkout.check_out(
+                place.url, f"refs/heads/{branch}", commit, target=tree
+            )
             if not isinstance(source, Source) or not isinstance(source.pipeline, bytes):
                 raise BenchFailed(f"{branch} cannot be checked out: {source}")
             pipeline = parse_pipeline(source.pipeline, self._limits)
@@ -185,7 +187,7 @@ class _Lane:
     """What one replica would have."""
 
     def __init__(
-        self, node: NodeConfig, folder: Path, limits: Limits, threads: ThreadPoolExecutor
+        self, node: NodeConfig, folder: Path, limits: Limits, *, threads: ThreadPoolExecutor
     ) -> None:
         folder.mkdir(parents=True)
         self.folder = folder

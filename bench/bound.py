@@ -82,7 +82,7 @@ def key_of(member: int) -> SigningKey:
     return SigningKey(hashlib.sha256(b"bound %d" % member).digest())
 
 
-def make_word(kind: int, member: int, key: SigningKey, number: int, payload: bytes) -> Word:
+def make_word(kind: int, member: int, key: SigningKey, *, number: int, payload: bytes) -> Word:
     """A signed message."""
     return Word(kind, member, number, payload, key.sign(PREFIX + payload))
 
@@ -128,7 +128,7 @@ class _Slot:
 class BoundReplica:
     """One of the four."""
 
-    def __init__(self, index: int, ports: list[int], clients: int, file: Path) -> None:
+    def __init__(self, index: int, ports: list[int], clients: int, *, file: Path) -> None:
         self._index = index
         self._ports = ports
         self._keys = [key_of(member).public_key for member in range(REPLICAS + clients)]
@@ -223,7 +223,7 @@ class BoundReplica:
         for client, numbers in self._answers.items():
             payload = encode((numbers, bytes(REPLY_BYTES * len(numbers))))
             if client in self._links:
-                word = make_word(REPLY, self._index, self._key, numbers[0], payload)
+                word = make_word(REPLY, self._index, self._key, number=numbers[0], payload=payload)
                 self._links[client].send([word])
         self._answers = {}
 
@@ -250,11 +250,13 @@ class BoundReplica:
         requests = decode_words(word.body)
         if all(self._is_signed(request) for request in requests):
             self._records += [word.payload, word.signature]
-            self._accept_batch(slot, digest, requests, word.body)
+            self._accept_batch(slot, digest, requests, body=word.body)
             self._say(PREPARE, word.number, digest)
             slot.prepares += 1
 
-    def _accept_batch(self, slot: _Slot, digest: bytes, requests: list[Word], body: bytes) -> None:
+    def _accept_batch(
+        self, slot: _Slot, digest: bytes, requests: list[Word], *, body: bytes
+    ) -> None:
         slot.digest = digest
         slot.requests = requests
         self._records.append(body)
@@ -268,8 +270,8 @@ class BoundReplica:
             body = encode(requests)
             slot = self._slots.setdefault(self._next, _Slot())
             digest = hashlib.sha256(body).digest()
-            self._accept_batch(slot, digest, requests, body)
-            self._say(PRE_PREPARE, self._next, digest, body)
+            self._accept_batch(slot, digest, requests, body=body)
+            self._say(PRE_PREPARE, self._next, digest, body=body)
             self._next += 1
 
     def _advance(self, slot: _Slot, number: int) -> None:
@@ -285,7 +287,7 @@ class BoundReplica:
             for request in decided.requests:
                 self._answers.setdefault(request.sender, []).append(request.number)
 
-    def _say(self, kind: int, number: int, digest: bytes, body: bytes = b"") -> None:
+    def _say(self, kind: int, number: int, digest: bytes, *, body: bytes = b"") -> None:
         payload = (digest + number.to_bytes(8, "big")).ljust(VOTE_BYTES)
         signature = self._key.sign(PREFIX + payload)
         self._records += [payload, signature]
@@ -312,7 +314,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--file", type=Path, required=True)
     options = parser.parse_args(arguments)
     ports = [int(port) for port in options.ports.split(",")]
-    uvloop.run(BoundReplica(options.index, ports, options.clients, options.file).run())
+    uvloop.run(BoundReplica(options.index, ports, options.clients, file=options.file).run())
     return 0
 
 

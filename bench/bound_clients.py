@@ -70,7 +70,7 @@ class BoundClient(ClosedLoop):
     def send_request(self, number: int) -> None:
         """To all four at once."""
         payload = encode((self._member, number)).ljust(REQUEST_BYTES)
-        word = make_word(REQUEST, self._member, self._key, number, payload)
+        word = make_word(REQUEST, self._member, self._key, number=number, payload=payload)
         self._replies[number] = 0
         for link in self._links:
             link.send([word])

@@ -49,9 +49,9 @@ async def run(context: Context) -> list[Row]:
         pages = await _compare_pages(
             context, await _paths(small, oldest[small]), await _paths(large, oldest[large])
         )
-        node = await _compare_restarts(context, small, large, NODE)
-        client = await _compare_restarts(context, small, large, CLIENT)
-    return _rows(few, many, ordering, pages, {"a node": node, "the client": client})
+        node = await _compare_restarts(context, small, large, name=NODE)
+        client = await _compare_restarts(context, small, large, name=CLIENT)
+    return _rows(few, many, ordering, pages=pages, restarts={"a node": node, "the client": client})
 
 
 _Sides = tuple[list[float], list[float]]
@@ -69,6 +69,7 @@ def _rows(
     few: int,
     many: int,
     ordering: tuple[list[Load], list[Load]],
+    *,
     pages: dict[str, Spread],
     restarts: dict[str, Restarts],
 ) -> list[Row]:
@@ -188,7 +189,7 @@ def _ask_often(url: str, count: int) -> float:
 
 
 async def _compare_restarts(
-    context: Context, small: Network, large: Network, name: str
+    context: Context, small: Network, large: Network, *, name: str
 ) -> Restarts:
     found = Restarts()
 

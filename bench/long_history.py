@@ -87,7 +87,13 @@ def write_history(network: Network, builds: int, say: Callable[[str], None]) -> 
         for number, some in enumerate(_portions(history.builds(builds))):
             oldest = oldest or some[0].build.hex()
             _save(store, some)
-            _archive(database, archive, history, some, began_at + number * AT_ONCE * SECONDS_APART)
+            _archive(
+                database,
+                archive,
+                history,
+                some=some,
+                at=began_at + number * AT_ONCE * SECONDS_APART,
+            )
             if number % 10 == 9:
                 say(f"{(number + 1) * AT_ONCE} of {builds} builds")
         store.save([history.base()], [])
@@ -218,7 +224,7 @@ def _save(store: Store, some: Sequence[_Built]) -> None:
 
 
 def _archive(
-    database: Database, archive: Archive, history: _History, some: Sequence[_Built], at: float
+    database: Database, archive: Archive, history: _History, *, some: Sequence[_Built], at: float
 ) -> None:
     """What the gateway keeps of decided builds that nothing more is waited for."""
     with database.transaction():

@@ -28,9 +28,9 @@ async def run(context: Context) -> list[Row]:
     with open_network(context, NAME, clients=names) as network:
         await asyncio.to_thread(network.start, *network.node_names)
         await asyncio.to_thread(wait_until_linked, network)
-        many = await _compare(context, network, names[:CLIENTS], 1)
-        one = await _compare(context, network, names[CLIENTS : CLIENTS + 1], 1)
-        deep = await _compare(context, network, names[CLIENTS + 1 :], CLIENTS)
+        many = await _compare(context, network, names[:CLIENTS], in_flight=1)
+        one = await _compare(context, network, names[CLIENTS : CLIENTS + 1], in_flight=1)
+        deep = await _compare(context, network, names[CLIENTS + 1 :], in_flight=CLIENTS)
     return [
         _throughput_row(f"noop, {CLIENTS} clients: operations per second", many),
         _latency_row("noop, 1 client: latency, p50", one),
@@ -41,7 +41,9 @@ async def run(context: Context) -> list[Row]:
 _Sides = tuple[list[Load], list[Load]]
 
 
-async def _compare(context: Context, network: Network, names: list[str], in_flight: int) -> _Sides:
+async def _compare(
+    context: Context, network: Network, names: list[str], *, in_flight: int
+) -> _Sides:
     """These clients of the product, and as many of the bound, in turn."""
     context.say(f"{len(names)} clients, {in_flight} under way each")
     seconds, repetitions = (1.0, 1) if context.is_quick else (5.0, 5)

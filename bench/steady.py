@@ -59,7 +59,7 @@ async def run(context: Context) -> list[Row]:
         await asyncio.to_thread(network.start)
         await asyncio.to_thread(wait_until_linked, network)
         async with askers(network, names) as clients:
-            samples, builds, answers = await _load(context, network, clients, 60 * minutes)
+            samples, builds, answers = await _load(context, network, clients, seconds=60 * minutes)
     growths = {name: growth(found) for name, found in samples.items()}
     worst = max(growths, key=lambda name: growths[name].memory)
     nodes = [grown for name, grown in growths.items() if name != CLIENT]
@@ -107,7 +107,7 @@ def growth(samples: list[Sample]) -> Growth:
 
 
 async def _load(
-    context: Context, network: Network, clients: Sequence[ClosedLoop], seconds: float
+    context: Context, network: Network, clients: Sequence[ClosedLoop], *, seconds: float
 ) -> tuple[dict[str, list[Sample]], int, int]:
     """The samples of each process, and how many builds and requests were answered meanwhile."""
     pids = {name: process.pid for name, process in network.processes.items()}

@@ -19,7 +19,9 @@ ANSWER_SECONDS = 30.0
 CONNECTIONS = 32
 
 
-def push_webhook(url: str, branch: str, commit: str, secret: bytes) -> tuple[bytes, dict[str, str]]:
+def push_webhook(
+    url: str, branch: str, commit: str, *, secret: bytes
+) -> tuple[bytes, dict[str, str]]:
     """Body and headers of a push of that commit to that branch of the repository with that URL."""
     body = json.dumps(
         {

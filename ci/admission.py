@@ -64,7 +64,7 @@ def room_refusal(cluster: Cluster, limits: Limits) -> str | None:
 
 
 def opening_refusal(
-    builds: Mapping[bytes, OpenBuild], limits: Limits, client: str, needs_approval: bool
+    builds: Mapping[bytes, OpenBuild], limits: Limits, client: str, *, needs_approval: bool
 ) -> str | None:
     """Why there is no room for one more build of this client; None: there is.
 
@@ -83,7 +83,7 @@ def opening_refusal(
 
 
 def joining_refusal(
-    build: OpenBuild, builds: Mapping[bytes, OpenBuild], limits: Limits, client: str
+    build: OpenBuild, builds: Mapping[bytes, OpenBuild], limits: Limits, *, client: str
 ) -> str | None:
     """Why this client cannot ask for a build that is open (once more); None: it can.
 

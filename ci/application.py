@@ -94,6 +94,7 @@ class BuildApplication:
         cluster: Cluster,
         limits: Limits,
         find_statement: Callable[[bytes], bytes | None],
+        *,
         missing_entries: Callable[[], int] = lambda: 0,
     ) -> None:
         self._cluster = cluster
@@ -137,7 +138,7 @@ class BuildApplication:
         needed = ROLES.get(type(operation))
         if needed is not None and needed.isdisjoint(roles):
             return _refused(f"this takes the role {' or '.join(sorted(needed))}")
-        return self._dispatch(operation, request, request_digest, sequence)
+        return self._dispatch(operation, request, request_digest, sequence=sequence)
 
     def find_deferred(
         self, request: Request, request_digest: bytes
@@ -226,7 +227,7 @@ class BuildApplication:
     # --- operations -----------------------------------------------------------------------------
 
     def _dispatch(
-        self, operation: Operation, request: Request, request_digest: bytes, sequence: int
+        self, operation: Operation, request: Request, request_digest: bytes, *, sequence: int
     ) -> Applied:
         match operation:
             case SubmitBuild():
@@ -262,7 +263,9 @@ class BuildApplication:
         build = self._builds.get(build_id)
         if build is None:
             is_waiting = operation.needs_approval
-            reason = opening_refusal(self._builds, self._limits, asker.client, is_waiting)
+            reason = opening_refusal(
+                self._builds, self._limits, asker.client, needs_approval=is_waiting
+            )
             if reason:
                 return _refused(reason)
             self._builds[build_id] = OpenBuild(
@@ -278,12 +281,14 @@ class BuildApplication:
                 delivery=operation.delivery,
                 is_approved=not operation.needs_approval,
                 public_url=operation.public_url,
-                executors=drawn_executors(self._cluster, self._limits, self.ledger_head, build_id),
+                executors=drawn_executors(
+                    self._cluster, self._limits, self.ledger_head, build_id=build_id
+                ),
             )
             return opened
         if _asked(operation) != _asked(build):
             return _refused("this identity already asks for another build")
-        if reason := joining_refusal(build, self._builds, self._limits, asker.client):
+        if reason := joining_refusal(build, self._builds, self._limits, client=asker.client):
             return _refused(reason)
         self._builds[build_id] = build.with_asker(asker)
         if not build.is_decided:
@@ -408,7 +413,12 @@ class BuildApplication:
         agreement = verdict.compared.agreement if verdict.compared is not None else None
         executors = first_executors(build.executors, agreement, self._thresholds)
         statement = statement_bytes(
-            self._cluster, build, verdict, index, self.ledger_head, executors
+            self._cluster,
+            build,
+            verdict,
+            ledger_index=index,
+            previous_head=self.ledger_head,
+            executors=executors,
         )
         entry = self._write(
             VerdictEntry(

@@ -53,7 +53,14 @@ class AssignmentTracker:
         key = (build.id, build.opened)
         agreement = Agreement.WEAK if key in self._weak else None
         waited = self._waited(key, now)
-        return call(build, self._name, self._thresholds, self._patience, waited, agreement)
+        return call(
+            build,
+            self._name,
+            self._thresholds,
+            patience=self._patience,
+            waited=waited,
+            agreement=agreement,
+        )
 
     def is_everybody_called(self, build: OpenBuild, now: float) -> bool:
         """Whether those that stand by are to build it too, or everybody was from its beginning."""

@@ -70,7 +70,7 @@ class StandbyTimeout(msgspec.Struct, frozen=True):
 
 
 def drawn_executors(
-    cluster: Cluster, limits: Limits, ledger_head: bytes, build_id: bytes
+    cluster: Cluster, limits: Limits, ledger_head: bytes, *, build_id: bytes
 ) -> tuple[str, ...]:
     """The n - f executors of a build that opens now, in the order drawn; empty: all build.
 
@@ -104,6 +104,7 @@ def call(
     build: OpenBuild,
     replica: str,
     thresholds: Thresholds,
+    *,
     patience: StandbyTimeout,
     waited: BuildAge,
     agreement: Agreement | None = None,

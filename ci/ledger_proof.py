@@ -47,7 +47,7 @@ def check_ledger_proof(
 ) -> ProvedLedger | Refusal:
     """What the proof proves to somebody who trusts this genesis, or why nothing."""
     authenticator = Authenticator(cluster, verify)
-    digest = check_stable(proof.checkpoints, proof.sequence, cluster, authenticator)
+    digest = check_stable(proof.checkpoints, proof.sequence, cluster, authenticator=authenticator)
     if isinstance(digest, Refusal):
         return digest
     if leaves_digest(proof.leaves) != digest:

@@ -98,7 +98,7 @@ def builder_id(cluster: Cluster, replica: str) -> str:
 
 
 def provenance_bytes(
-    cluster: Cluster, statement: StatementView, replica: str, ballot: Ballot
+    cluster: Cluster, statement: StatementView, replica: str, *, ballot: Ballot
 ) -> bytes | None:
     """What this replica signs about its own ballot in the build of that verdict.
 
@@ -139,7 +139,7 @@ def provenance_bytes(
 
 
 def verify_provenance(
-    data: bytes, replica: str, statement: StatementView, cluster: Cluster, verify: Verify
+    data: bytes, replica: str, statement: StatementView, *, cluster: Cluster, verify: Verify
 ) -> ProvenanceView:
     """What this envelope (JSON) says, if it is that replica's word about that verdict's build.
 

@@ -241,6 +241,7 @@ def statement_bytes(
     cluster: Cluster,
     build: OpenBuild,
     verdict: Verdict,
+    *,
     ledger_index: int,
     previous_head: bytes,
     executors: tuple[str, ...] = (),
@@ -386,7 +387,7 @@ def envelope(
 
 
 def verify_envelope(
-    data: bytes, cluster: Cluster, verify: Verify, threshold: int | None = None
+    data: bytes, cluster: Cluster, verify: Verify, *, threshold: int | None = None
 ) -> VerifiedEnvelope:
     """What this envelope (JSON) proves to somebody who trusts this genesis.
 
@@ -395,7 +396,7 @@ def verify_envelope(
     parsed before. Raises InvalidEnvelope; ValueError for a threshold of f or less, since f
     signatures prove nothing.
     """
-    payload, replicas = open_agreed_envelope(data, cluster, verify, threshold)
+    payload, replicas = open_agreed_envelope(data, cluster, verify, threshold=threshold)
     try:
         statement = parse_statement(payload)
     except InvalidStatement as error:
@@ -406,7 +407,7 @@ def verify_envelope(
 
 
 def open_agreed_envelope(
-    data: bytes, cluster: Cluster, verify: Verify, threshold: int | None = None
+    data: bytes, cluster: Cluster, verify: Verify, *, threshold: int | None = None
 ) -> tuple[bytes, tuple[str, ...]]:
     """The payload that at least `threshold` replicas signed (f+1 where it is None), and who did.
 
@@ -433,7 +434,7 @@ def open_envelope(
     """
     read = _read_envelope(data)
     payload = _decode_base64(read.payload)
-    found = _signatures(read.signatures, pae(payload), _replica_keys(cluster), verify)
+    found = _signatures(read.signatures, pae(payload), _replica_keys(cluster), verify=verify)
     return payload, {name: found[name] for name in cluster.replica_names if name in found}
 
 
@@ -504,6 +505,7 @@ def _signatures(
     signatures: Iterable[EnvelopeSignature],
     message: bytes,
     keys: Mapping[str, bytes],
+    *,
     verify: Verify,
 ) -> dict[str, bytes]:
     """A signature of each replica that signed; the keyid only says whose key to try first."""

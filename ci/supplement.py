@@ -99,9 +99,9 @@ def supplement_bytes(
     cluster: Cluster,
     verdict: VerdictEntry,
     late_ballots: Iterable[tuple[int, LateBallotEntry]],
+    *,
     ledger_index: int,
     ledger_head: bytes,
-    *,
     is_final: bool,
 ) -> bytes:
     """The supplement to that verdict.
@@ -135,6 +135,7 @@ def verify_supplement(
     data: bytes,
     verdict: VerifiedEnvelope,
     cluster: Cluster,
+    *,
     verify: Verify,
     threshold: int | None = None,
 ) -> VerifiedSupplement:
@@ -143,7 +144,7 @@ def verify_supplement(
     Accepted as `verify_envelope` accepts one, if it is a supplement to the very statement of that
     verdict. Raises InvalidEnvelope; ValueError for a threshold of f or less.
     """
-    payload, replicas = open_agreed_envelope(data, cluster, verify, threshold)
+    payload, replicas = open_agreed_envelope(data, cluster, verify, threshold=threshold)
     try:
         supplement = _decoder.decode(payload)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:

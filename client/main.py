@@ -124,7 +124,7 @@ def _add_gateway_commands(commands: Commands) -> None:
     """What an operator of a gateway does before it serves."""
     add_init(commands, "gateway", "127.0.0.1:8080")
     add_confirm(commands, load_client_config, CLIENT_CONFIG)
-    add_check(commands, "gateway", check_gateway, CLIENT_CONFIG)
+    add_check(commands, "gateway", check_gateway, default_config=CLIENT_CONFIG)
     GATEWAY_COMMANDS.add(commands)
 
 

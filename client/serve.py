@@ -119,7 +119,7 @@ async def running_gateway(
         resolver = make_resolver(config)
         stack.callback(resolver.close)
         nodes = await stack.enter_async_context(Nodes(member.peers))
-        collector = Collector(cluster, limits, nodes, database, archive)
+        collector = Collector(cluster, limits, nodes, database=database, archive=archive)
         stack.push_async_callback(collector.close)
         reporter = make_reporter(config.repositories, database)
         public_url = (config.public_url or config.listen.url).rstrip("/")
@@ -170,14 +170,16 @@ async def running_gateway(
         if read is not None:
             reloads = Reloads(config, read)
             metrics.watch_configuration(lambda: reloads.is_taken, lambda: reloads.read_at)
-            reloads.start(lambda config: _use_repositories(config, site, resolver, reporter))
+            reloads.start(
+                lambda config: _use_repositories(config, site, resolver, reporter=reporter)
+            )
             stack.push_async_callback(reloads.close)
         _log_start(site)
         yield gateway
 
 
 def _use_repositories(
-    config: ClientConfig, site: Site, resolver: Resolver, reporter: Reporter
+    config: ClientConfig, site: Site, resolver: Resolver, *, reporter: Reporter
 ) -> None:
     """Take the repositories of this configuration. Raises ConfigError before anything changed."""
     sources = sources_of(config)
@@ -240,7 +242,7 @@ def read_member(config: ClientConfig) -> Member:
             f"is not the private key of {config.name} in {config.cluster_file}",
             "the two files must come from one key pair",
         )
-    peers = replicas_for(cluster_config, cluster, config.name, signing_key)
+    peers = replicas_for(cluster_config, cluster, config.name, signing_key=signing_key)
     return Member(cluster, limits, peers, signing_key)
 
 
@@ -273,7 +275,7 @@ def make_application(site: Site, metrics: GatewayMetrics | None = None) -> web.A
     log_api = LogApi(site, LiveLogs(limits, site.nodes, site.archive))
     log_api.add_routes(application)
     ArtifactApi(site, Artifacts(site.nodes, site.config.data_directory)).add_routes(application)
-    add_dashboard(application, site, authorizer, log_api)
+    add_dashboard(application, site, authorizer, log_api=log_api)
     return application
 
 

@@ -134,7 +134,7 @@ def marker(cut_bytes: int) -> bytes:
     return b"\n[pbft-ci] ... %d bytes were cut here ...\n" % cut_bytes
 
 
-def read_log_file(path: Path, log_bytes_max: int, offset: int, bytes_max: int) -> LogPiece:
+def read_log_file(path: Path, log_bytes_max: int, offset: int, *, bytes_max: int) -> LogPiece:
     """A piece of a finished log. log_bytes_max: the limit that it was written with.
 
     Raises OSError.

@@ -61,7 +61,7 @@ def load_yaml(
     if node is None:
         return None, lambda path: 1
     lines[()] = _line(node)
-    value = _plain(loader, node, (), lines)
+    value = _plain(loader, node, (), lines=lines)
 
     def line_of(path: tuple[str | int, ...]) -> int:
         while path not in lines:
@@ -96,7 +96,9 @@ class _BoundedLoader(yaml.SafeLoader):
         return node
 
 
-def _plain(loader: yaml.SafeLoader, node: yaml.Node, path: Path, lines: dict[Path, int]) -> object:
+def _plain(
+    loader: yaml.SafeLoader, node: yaml.Node, path: Path, *, lines: dict[Path, int]
+) -> object:
     """The plain value of a node; notes the line of everything inside it."""
     if isinstance(node, yaml.MappingNode) and node.tag == _TAG + "map":
         mapping: dict[str, object] = {}
@@ -105,13 +107,13 @@ def _plain(loader: yaml.SafeLoader, node: yaml.Node, path: Path, lines: dict[Pat
             if key in mapping:
                 raise YamlError(_line(key_node), f'the key "{_shown(key)}" is there twice')
             lines[*path, key] = _line(key_node)
-            mapping[key] = _plain(loader, value_node, (*path, key), lines)
+            mapping[key] = _plain(loader, value_node, (*path, key), lines=lines)
         return mapping
     if isinstance(node, yaml.SequenceNode) and node.tag == _TAG + "seq":
         items: list[object] = []
         for index, item_node in enumerate(node.value):
             lines[*path, index] = _line(item_node)
-            items.append(_plain(loader, item_node, (*path, index), lines))
+            items.append(_plain(loader, item_node, (*path, index), lines=lines))
         return items
     if isinstance(node, yaml.ScalarNode):
         return _scalar(loader, node)

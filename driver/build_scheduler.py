@@ -134,6 +134,7 @@ class BuildScheduler:
         purpose: str,
         key: Key,
         operation: Operation,
+        *,
         now: float,
         instead_of: int | None = None,
     ) -> bool:
@@ -163,7 +164,7 @@ class BuildScheduler:
         self._builder.begin(order, reason)
 
     def _cast_ballot(self, key: Key, ballot: Ballot, now: float) -> None:
-        if self.cast(BALLOT, key, CastBallot(*key, ballot), now):
+        if self.cast(BALLOT, key, CastBallot(*key, ballot), now=now):
             del self._running[key]
 
     def _report_deadlines(self, now: float) -> None:
@@ -171,7 +172,7 @@ class BuildScheduler:
         for purpose, key in self._requests.overdue(now):
             if not self._disk.has_request(purpose, key):
                 self._log.warning(f"build {_short(key)}: {purpose}")
-                self.cast(purpose, key, ReportDeadline(*key), now)
+                self.cast(purpose, key, ReportDeadline(*key), now=now)
 
     def _resend(self, now: float) -> None:
         if done := self._requests.settled():
@@ -181,7 +182,9 @@ class BuildScheduler:
                 f"{request.purpose} on build {_short(request.key)}: its number"
                 f" {request.timestamp} was used before"
             )
-            self.cast(request.purpose, request.key, operation, now, request.timestamp)
+            self.cast(
+                request.purpose, request.key, operation, now=now, instead_of=request.timestamp
+            )
         self._send(self._requests.due(now))
 
     def _send(self, requests: Sequence[Signed]) -> None:

@@ -10,7 +10,7 @@ from pbft.replica import Replica
 
 
 def restore(
-    replica: Replica, application: BuildApplication, disk: RecordDisk, nonce: bytes
+    replica: Replica, application: BuildApplication, disk: RecordDisk, *, nonce: bytes
 ) -> Output:
     """Continue from the disk: what was executed again, and nothing to send.
 

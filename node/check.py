@@ -23,7 +23,7 @@ REPOSITORIES_AT_ONCE = 8
 
 
 async def check_node(
-    config: NodeConfig, identity: Identity, limits: Limits, peers: Peers
+    config: NodeConfig, identity: Identity, limits: Limits, *, peers: Peers
 ) -> list[Finding]:
     """What was found, in the order of the table. peers: the other replicas."""
     directory = config.data_directory

@@ -138,7 +138,7 @@ def _read_member(config: NodeConfig) -> _Member:
             f" {config.name} in {entry.public_key_file or cluster_config.file};"
             " the two must be one pair"
         )
-    replicas = replicas_for(cluster_config, cluster, config.name, signing_key)
+    replicas = replicas_for(cluster_config, cluster, config.name, signing_key=signing_key)
     return _Member(Identity(cluster, config.name, signing_key.sign), limits, replicas)
 
 
@@ -253,14 +253,14 @@ class _Node:
         reading = reading_middlewares(config)
         application = self._server.application([refuse_foreign_pages(own), *reading])
         listeners = [LimitedListener(application, tls=self._tls)]
-        await _open(listeners[0], config, "listen", config.listen)
+        await _open(listeners[0], config, "listen", address=config.listen)
         if config.local_listen is not None:
             own = own_names(config.local_listen, None)
             application = self._server.application(
                 [refuse_foreign_pages(own), *reading], has_links=False
             )
             listeners.append(LimitedListener(application))
-            await _open(listeners[1], config, "local_listen", config.local_listen)
+            await _open(listeners[1], config, "local_listen", address=config.local_listen)
         return listeners
 
     def _tell_start(self) -> None:
@@ -398,7 +398,7 @@ def _unrestored(config: NodeConfig, identity: Identity, limits: Limits) -> Runti
     store = _open_store(config, identity.cluster)
     ledger = store.ledger
     application = BuildApplication(
-        identity.cluster, limits, ledger.find_statement, ledger.not_given_out
+        identity.cluster, limits, ledger.find_statement, missing_entries=ledger.not_given_out
     )
     return Runtime(
         identity,
@@ -456,7 +456,9 @@ def reading_middlewares(config: NodeConfig) -> list[Middleware]:
     return [ask_for_token(tokens, lambda route: route in READ_TOKEN_ROUTES)]
 
 
-async def _open(listener: LimitedListener, config: NodeConfig, key: str, address: Address) -> None:
+async def _open(
+    listener: LimitedListener, config: NodeConfig, key: str, *, address: Address
+) -> None:
     try:
         await listener.open(address)
     except OSError as error:
@@ -512,7 +514,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands")
     add_init(commands, "replica", "127.0.0.1:10000")
     add_confirm(commands, load_node_config, NODE_CONFIG)
-    add_check(commands, "node", _check, NODE_CONFIG)
+    add_check(commands, "node", _check, default_config=NODE_CONFIG)
     NODE_COMMANDS.add(commands)
     return parser
 
@@ -521,7 +523,7 @@ async def _check(file: Path) -> list[Finding]:
     """What `check` finds for the node of that configuration. Raises ConfigError."""
     config = load_node_config(file)
     member = _read_member(config)
-    return await check_node(config, member.identity, member.limits, member.others())
+    return await check_node(config, member.identity, member.limits, peers=member.others())
 
 
 def _configure(options: argparse.Namespace) -> NodeConfig:

@@ -79,7 +79,9 @@ class Authenticator:
         public_key = self._cluster.public_key(signed.signer)
         if public_key is None:
             return Refusal("unknown signer")
-        covered = signing_bytes(message, signed.payload, self._cluster.id, self._cluster.epoch)
+        covered = signing_bytes(
+            message, signed.payload, self._cluster.id, epoch=self._cluster.epoch
+        )
         if not self._verify(public_key, covered, signed.signature):
             return Refusal("bad signature")
         if len(self._good) >= REMEMBERED_MAX:
@@ -91,7 +93,7 @@ class Authenticator:
 def sign_message(message: AnyMessage, payload: bytes, signer: Identity) -> Signed:
     """The signed form of a message whose payload bytes are given."""
     cluster = signer.cluster
-    signature = signer.sign(signing_bytes(message, payload, cluster.id, cluster.epoch))
+    signature = signer.sign(signing_bytes(message, payload, cluster.id, epoch=cluster.epoch))
     return Signed(signer.name, payload, signature)
 
 

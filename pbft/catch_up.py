@@ -45,7 +45,7 @@ def _own_status(core: Core) -> Signed:
     return core.sign(Status(core.view, core.has_entered, core.low, core.executed, core.index))
 
 
-def on_status(core: Core, message: Status, signed: Signed, now: float) -> Refusal | None:
+def on_status(core: Core, message: Status, signed: Signed, *, now: float) -> Refusal | None:
     """A peer's STATUS.
 
     Accepted if the signature holds. Answered with the NEW-VIEW of our view, or our VIEW-CHANGE,
@@ -61,8 +61,8 @@ def on_status(core: Core, message: Status, signed: Signed, now: float) -> Refusa
         return refusal
     core.peers.status[message.replica] = message
     to = signed.signer
-    _send_view(core, to, message, now)
-    _send_checkpoints(core, to, message, now)
+    _send_view(core, to, message, now=now)
+    _send_checkpoints(core, to, message, now=now)
     if message.executed < core.kept_above:
         return None  # what it lacks is collected: it needs the state, not messages
     if _deserves_slots(core, message, now) and _send_slots(core, to, message.executed):
@@ -115,7 +115,7 @@ def has_begun_elsewhere(core: Core, view: int) -> bool:
     return len(entered) >= core.quorums.strong
 
 
-def _send_view(core: Core, to: str, message: Status, now: float) -> None:
+def _send_view(core: Core, to: str, message: Status, *, now: float) -> None:
     """View changes are sent again until they are answered: each at once, then now and then."""
     place = (core.view, core.has_entered)
     sent = core.peers.view_sent.get(message.replica)
@@ -143,7 +143,7 @@ def _forgot_our_view(core: Core, replica: int) -> bool:
     return replica in core.recovery.requests or (done is not None and done.voting_from > core.low)
 
 
-def _send_checkpoints(core: Core, to: str, message: Status, now: float) -> None:
+def _send_checkpoints(core: Core, to: str, message: Status, *, now: float) -> None:
     """The certificate, if the peer's is below ours, and our own words above: at once, then now
     and then, whatever it says.
     """
@@ -173,7 +173,7 @@ def _send_decided(core: Core, to: str, slot: Slot) -> int:
     assert slot.decided is not None
     for commit in slot.decided.commits:
         core.send(to, commit)
-    _send_body(core, to, slot, slot.decided.digest)
+    _send_body(core, to, slot, digest=slot.decided.digest)
     return len(slot.batches[slot.decided.digest].body)
 
 
@@ -192,7 +192,7 @@ def _send_own_words(core: Core, to: str, slot: Slot) -> int:
     return size
 
 
-def on_fetch_body(core: Core, message: FetchBody, signed: Signed, now: float) -> Refusal | None:
+def on_fetch_body(core: Core, message: FetchBody, signed: Signed, *, now: float) -> Refusal | None:
     """A peer lacks a body. Answered if the signature holds and the body is kept here.
 
     Bounded in bytes per peer and time, as everything that is sent again.
@@ -203,12 +203,12 @@ def on_fetch_body(core: Core, message: FetchBody, signed: Signed, now: float) ->
         return Refusal("more was asked for than is sent again at once")
     slot = core.log.find(message.sequence)
     if slot is not None and message.digest in slot.batches:
-        _send_body(core, signed.signer, slot, message.digest)
+        _send_body(core, signed.signer, slot, digest=message.digest)
         core.note_sent(message.replica, len(slot.batches[message.digest].body), now)
     return None
 
 
-def _send_body(core: Core, to: str, slot: Slot, digest: bytes) -> None:
+def _send_body(core: Core, to: str, slot: Slot, *, digest: bytes) -> None:
     if digest != NULL_REQUEST:
         signed = core.sign(Body(slot.sequence, digest, core.index))
         core.send(to, signed, slot.batches[digest].body)

@@ -110,7 +110,7 @@ def state_digest(parts: Mapping[str, bytes]) -> bytes:
 
 
 def check_stable(
-    certificate: Iterable[Signed], sequence: int, cluster: Cluster, authenticator: Authenticator
+    certificate: Iterable[Signed], sequence: int, cluster: Cluster, *, authenticator: Authenticator
 ) -> Refusal | bytes:
     """The state digest that `strong` CHECKPOINTs of distinct replicas prove for that number.
 
@@ -206,7 +206,7 @@ class CheckedViewChange(msgspec.Struct, frozen=True):
 
 
 def check_view_change(
-    message: ViewChange, signed: Signed, cluster: Cluster, authenticator: Authenticator
+    message: ViewChange, signed: Signed, cluster: Cluster, *, authenticator: Authenticator
 ) -> Refusal | CheckedViewChange:
     """A VIEW-CHANGE, accepted if (4.4): the signature holds; C proves its stable checkpoint; each
     element of P is a prepared certificate of an earlier view, for one number each, in order,
@@ -218,7 +218,9 @@ def check_view_change(
         if message.certificate:
             return Refusal("a certificate for the genesis")
     else:
-        proved = check_stable(message.certificate, message.stable, cluster, authenticator)
+        proved = check_stable(
+            message.certificate, message.stable, cluster, authenticator=authenticator
+        )
         if isinstance(proved, Refusal):
             return proved
     prepared: list[tuple[int, int, bytes]] = []

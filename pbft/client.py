@@ -99,7 +99,7 @@ class Client:
     """One member that asks for operations."""
 
     def __init__(
-        self, cluster: Cluster, name: str, verify: Verify, settings: ClientSettings | None = None
+        self, cluster: Cluster, name: str, verify: Verify, *, settings: ClientSettings | None = None
     ) -> None:
         self._cluster = cluster
         self._name = name

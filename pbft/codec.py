@@ -82,7 +82,7 @@ def beginning_of(kind: type[Message]) -> bytes:
     return head_and_rest[: 2 + len(tag)]
 
 
-def signing_bytes(message: AnyMessage, payload: bytes, cluster_id: bytes, epoch: int) -> bytes:
+def signing_bytes(message: AnyMessage, payload: bytes, cluster_id: bytes, *, epoch: int) -> bytes:
     """What is signed: a prefix that names the protocol, type, cluster and epoch, then the payload.
 
     The prefix keeps a signature from counting as another type's, another cluster's or another

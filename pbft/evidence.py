@@ -20,7 +20,7 @@ from pbft.ports import Refusal, Verify
 
 
 def check_evidence(
-    first: Signed, second: Signed, cluster: Cluster, verify: Verify
+    first: Signed, second: Signed, cluster: Cluster, *, verify: Verify
 ) -> Refusal | str:
     """What the two messages prove, in a sentence; or why they prove nothing.
 

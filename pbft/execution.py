@@ -41,7 +41,7 @@ def apply_batch(core: Core, slot: Slot, batch: Batch) -> None:
             _apply_recover(core, slot.sequence, request)
             continue
         if core.execution.clients.is_executable(request.client, request.timestamp):
-            _apply(core, slot.sequence, ordered, request)
+            _apply(core, slot.sequence, ordered, request=request)
         else:
             skipped += 1
         core.pending.remove(request.client, request.timestamp)
@@ -69,7 +69,7 @@ def _apply_recover(core: Core, sequence: int, message: Recover) -> None:
     core.emit("recover", replica=message.replica, sequence=sequence, voting_from=voting_from)
 
 
-def _apply(core: Core, sequence: int, ordered: OrderedRequest, request: Request) -> None:
+def _apply(core: Core, sequence: int, ordered: OrderedRequest, *, request: Request) -> None:
     applied: Applied = core.application.apply(request, ordered.digest, sequence)
     core.execution.clients.record(
         request.client,

@@ -223,7 +223,7 @@ def _collect(core: Core) -> list[OrderedRequest]:
 
 
 def on_pre_prepare(
-    core: Core, message: PrePrepare, signed: Signed, body: bytes
+    core: Core, message: PrePrepare, signed: Signed, *, body: bytes
 ) -> Refusal | Slot | None:
     """The primary's PRE-PREPARE (4.2).
 
@@ -241,7 +241,7 @@ def on_pre_prepare(
     slot = core.log.slot(message.sequence)
     proposal = slot.proposal or core.views.ordered.get(message.sequence)
     if proposal is not None:
-        return _second_pre_prepare(core, slot, proposal, message, signed, body)
+        return _second_pre_prepare(core, slot, proposal, message=message, signed=signed, body=body)
     if core.is_primary:
         # Our own words come back only from before a restart, and those are in the records.
         return Refusal("a PRE-PREPARE of our own that we do not remember")
@@ -259,6 +259,7 @@ def _second_pre_prepare(
     core: Core,
     slot: Slot,
     proposal: Proposal,
+    *,
     message: PrePrepare,
     signed: Signed,
     body: bytes,
@@ -317,7 +318,7 @@ def keep_batch(core: Core, slot: Slot, batch: Batch) -> None:
         core.output.records.append(SavedBody(slot.sequence, batch.digest, batch.body))
 
 
-def take_body(core: Core, slot: Slot, digest: bytes, body: bytes) -> Refusal | None:
+def take_body(core: Core, slot: Slot, digest: bytes, *, body: bytes) -> Refusal | None:
     """A body that a slot waited for, from wherever: kept, and its PRE-PREPARE accepted (4.4)."""
     batch = read_batch(core, digest, body)
     if isinstance(batch, Refusal):
@@ -353,7 +354,7 @@ def on_prepare(core: Core, message: Prepare, signed: Signed) -> Refusal | Slot |
     slot = core.log.slot(message.sequence)
     earlier = slot.prepares.get(message.replica)
     if earlier is not None:
-        return _second_vote(core, earlier, message, signed)
+        return _second_vote(core, earlier, message, signed=signed)
     if slot.commit_of(core.index, core.view) is not None:
         return None  # beyond the quorum: not even verified
     if refusal := core.authenticator.check(signed, message):
@@ -443,7 +444,7 @@ def _guard(core: Core, message: PrePrepare | Prepare) -> Refusal | None:
 
 
 def _second_vote(
-    core: Core, earlier: tuple[Prepare, Signed], message: Prepare, signed: Signed
+    core: Core, earlier: tuple[Prepare, Signed], message: Prepare, *, signed: Signed
 ) -> Refusal | None:
     if earlier[0] == message:
         return None

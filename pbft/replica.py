@@ -134,7 +134,7 @@ class Replica:
                 return None
             return touched
         if isinstance(message, Status):
-            return catch_up.on_status(core, message, signed, now)
+            return catch_up.on_status(core, message, signed, now=now)
         if isinstance(message, Checkpoint):
             return self._on_checkpoint(message, signed)
         if isinstance(message, ViewChange):
@@ -205,7 +205,9 @@ class Replica:
         self, message: PrePrepare | Prepare | Commit, envelope: Envelope
     ) -> Refusal | Slot | None:
         if isinstance(message, PrePrepare):
-            return normal_case.on_pre_prepare(self.core, message, envelope.signed, envelope.body)
+            return normal_case.on_pre_prepare(
+                self.core, message, envelope.signed, body=envelope.body
+            )
         if isinstance(message, Prepare):
             return normal_case.on_prepare(self.core, message, envelope.signed)
         return normal_case.on_commit(self.core, message, envelope.signed)
@@ -213,13 +215,13 @@ class Replica:
     def _on_catch_up(self, message: AnyMessage, envelope: Envelope, now: float) -> Refusal | None:
         core = self.core
         if isinstance(message, FetchBody):
-            return catch_up.on_fetch_body(core, message, envelope.signed, now)
+            return catch_up.on_fetch_body(core, message, envelope.signed, now=now)
         if isinstance(message, Body):
             return self._on_body(message, envelope.body)
         if isinstance(message, Recover):
             return recovery.on_recover(core, message, envelope.signed)
         if isinstance(message, FetchState):
-            return state_transfer.on_fetch_state(core, message, envelope.signed, now)
+            return state_transfer.on_fetch_state(core, message, envelope.signed, now=now)
         if isinstance(message, StateLeaves):
             refusal = state_transfer.on_state_leaves(
                 core, message, lambda: checkpoint.state_parts(core)
@@ -242,7 +244,7 @@ class Replica:
         slot = catch_up.wanted_body(self.core, message)
         if isinstance(slot, Refusal):
             return slot
-        refusal = normal_case.take_body(self.core, slot, message.digest, body)
+        refusal = normal_case.take_body(self.core, slot, message.digest, body=body)
         if refusal is None:
             self._advance(slot)
         return refusal

@@ -103,7 +103,7 @@ def _restore_message(core: Core, record: SavedMessage, bodies: dict[bytes, bytes
     elif isinstance(message, PrePrepare | Prepare | Commit):
         slot = core.log.slot(message.sequence)
         slot.records.append(record)
-        _restore_vote(core, slot, message, signed, bodies)
+        _restore_vote(core, slot, message, signed=signed, bodies=bodies)
     else:
         raise DamagedRecords(f"a saved message that cannot be ours: {message}")
 
@@ -117,7 +117,9 @@ def _restore_checkpoint(core: Core, message: Checkpoint, signed: Signed) -> None
 
 
 def _restore_view_change(core: Core, message: ViewChange, record: SavedMessage) -> None:
-    checked = check_view_change(message, record.signed, core.cluster, core.authenticator)
+    checked = check_view_change(
+        message, record.signed, core.cluster, authenticator=core.authenticator
+    )
     if not isinstance(checked, CheckedViewChange):
         raise DamagedRecords(f"our own VIEW-CHANGE: {checked.reason}")
     core.views.current = message.view
@@ -131,7 +133,7 @@ def _restore_view_change(core: Core, message: ViewChange, record: SavedMessage) 
 
 
 def _restore_new_view(core: Core, message: NewView, record: SavedMessage) -> None:
-    order = check_new_view(message, record.signed, core.cluster, core.authenticator)
+    order = check_new_view(message, record.signed, core.cluster, authenticator=core.authenticator)
     if isinstance(order, Refusal):
         raise DamagedRecords(f"the NEW-VIEW that was entered: {order.reason}")
     core.views.current = message.view
@@ -148,6 +150,7 @@ def _restore_vote(
     core: Core,
     slot: Slot,
     message: PrePrepare | Prepare | Commit,
+    *,
     signed: Signed,
     bodies: dict[bytes, bytes],
 ) -> None:

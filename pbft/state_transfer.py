@@ -62,7 +62,9 @@ def _ask(core: Core, transfer: Transfer) -> None:
         transfer.attempts += 1
 
 
-def on_fetch_state(core: Core, message: FetchState, signed: Signed, now: float) -> Refusal | None:
+def on_fetch_state(
+    core: Core, message: FetchState, signed: Signed, *, now: float
+) -> Refusal | None:
     """A peer asks for a state. Answered if the signature holds and we keep the one of that number.
 
     We keep our last stable one, and those above it that lack a certificate here. The peer may be
@@ -92,7 +94,7 @@ def on_fetch_state(core: Core, message: FetchState, signed: Signed, now: float) 
         if name not in parts:
             continue
         if chunk and size + len(parts[name]) > PARTS_BYTES_PER_MESSAGE:
-            _send_parts(core, signed.signer, sequence, chunk)
+            _send_parts(core, signed.signer, sequence, chunk=chunk)
             core.note_sent(message.replica, size, now)
             chunk, size = [], 0
             if not core.may_send_more(message.replica, now):
@@ -100,7 +102,7 @@ def on_fetch_state(core: Core, message: FetchState, signed: Signed, now: float) 
         chunk.append((name, parts[name]))
         size += len(parts[name])
     if chunk:
-        _send_parts(core, signed.signer, sequence, chunk)
+        _send_parts(core, signed.signer, sequence, chunk=chunk)
         core.note_sent(message.replica, size, now)
     return None
 
@@ -113,7 +115,7 @@ def _kept_state(core: Core, sequence: int) -> dict[str, bytes]:
     return parts
 
 
-def _send_parts(core: Core, to: str, sequence: int, chunk: list[tuple[str, bytes]]) -> None:
+def _send_parts(core: Core, to: str, sequence: int, *, chunk: list[tuple[str, bytes]]) -> None:
     core.send(to, core.sign(StateParts(sequence, tuple(chunk), core.index)))
 
 

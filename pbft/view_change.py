@@ -4,8 +4,6 @@ The rule: whoever sent VIEW-CHANGE for a view votes in no earlier one any more, 
 only with what `new_view_order` computes from `strong` VIEW-CHANGEs, for primary and backups alike.
 """
 
-from collections.abc import Sequence
-
 from pbft.authentication import Authenticator
 from pbft.certificates import (
     CheckedViewChange,
@@ -48,7 +46,7 @@ def start(core: Core, view: int, reason: str) -> None:
         done.voting_from if done else 0,
     )
     signed = core.sign(message)
-    checked = check_view_change(message, signed, core.cluster, core.authenticator)
+    checked = check_view_change(message, signed, core.cluster, authenticator=core.authenticator)
     assert not isinstance(checked, Refusal), f"our own VIEW-CHANGE: {checked.reason}"
     core.views.changes[core.index] = checked
     _save(core, signed)
@@ -70,7 +68,7 @@ def on_view_change(core: Core, message: ViewChange, signed: Signed) -> Refusal |
         return _take_overtaken(core, message, signed)
     if earlier is not None and earlier.message == message:
         return None
-    checked = check_view_change(message, signed, core.cluster, core.authenticator)
+    checked = check_view_change(message, signed, core.cluster, authenticator=core.authenticator)
     if isinstance(checked, Refusal):
         return checked
     if earlier is not None and earlier.message.view == message.view:
@@ -88,7 +86,7 @@ def _take_overtaken(core: Core, message: ViewChange, signed: Signed) -> Refusal 
     """
     if message.view != core.view or message.replica in core.views.overtaken_changes:
         return None
-    checked = check_view_change(message, signed, core.cluster, core.authenticator)
+    checked = check_view_change(message, signed, core.cluster, authenticator=core.authenticator)
     if isinstance(checked, Refusal):
         return checked
     core.views.overtaken_changes[message.replica] = checked
@@ -150,7 +148,7 @@ def send_new_view(core: Core) -> bool:
     )
     signed = core.sign(message)
     core.broadcast(signed)
-    _enter(core, message, signed, order)
+    _enter(core, message, signed, order=order)
     return True
 
 
@@ -165,12 +163,12 @@ def on_new_view(core: Core, message: NewView, signed: Signed) -> Refusal | None:
         return _second_new_view(core, message, signed)
     if message.view < core.view:
         return Refusal("a NEW-VIEW for a view that is left or entered already")
-    order = check_new_view(message, signed, core.cluster, core.authenticator)
+    order = check_new_view(message, signed, core.cluster, authenticator=core.authenticator)
     if isinstance(order, Refusal):
         return order
     core.views.current = message.view
     core.views.has_entered = False
-    _enter(core, message, signed, order)
+    _enter(core, message, signed, order=order)
     return None
 
 
@@ -196,12 +194,12 @@ def check_forgotten(core: Core, message: NewView, signed: Signed) -> Refusal | N
     known = core.views.new_view
     if message.view == core.view and known is not None and known.payload == signed.payload:
         return SENT_BACK
-    order = check_new_view(message, signed, core.cluster, core.authenticator)
+    order = check_new_view(message, signed, core.cluster, authenticator=core.authenticator)
     return order if isinstance(order, Refusal) else None
 
 
 def check_new_view(
-    message: NewView, signed: Signed, cluster: Cluster, authenticator: Authenticator
+    message: NewView, signed: Signed, cluster: Cluster, *, authenticator: Authenticator
 ) -> Refusal | NewViewOrder:
     """What a NEW-VIEW begins with, where it is right in every part."""
     if message.replica != cluster.primary(message.view):
@@ -213,25 +211,22 @@ def check_new_view(
         change = authenticator.read(change_signed)
         if not isinstance(change, ViewChange) or change.view != message.view:
             return Refusal("the NEW-VIEW holds something other than VIEW-CHANGEs for its view")
-        checked = check_view_change(change, change_signed, cluster, authenticator)
+        checked = check_view_change(change, change_signed, cluster, authenticator=authenticator)
         if isinstance(checked, Refusal):
             return Refusal(f"a VIEW-CHANGE in the NEW-VIEW: {checked.reason}")
         changes[change.replica] = checked
     if len(changes) < cluster.quorums.strong or len(changes) != len(message.view_changes):
         return Refusal("too few distinct replicas in the NEW-VIEW")
     order = new_view_order(changes.values(), NULL_REQUEST)
-    return _check_pre_prepares(message, message.pre_prepares, order, authenticator) or order
+    return _check_pre_prepares(message, order, authenticator) or order
 
 
 def _check_pre_prepares(
-    message: NewView,
-    pre_prepares: Sequence[Signed],
-    order: NewViewOrder,
-    authenticator: Authenticator,
+    message: NewView, order: NewViewOrder, authenticator: Authenticator
 ) -> Refusal | None:
-    if len(pre_prepares) != len(order.digests):
+    if len(message.pre_prepares) != len(order.digests):
         return Refusal("the NEW-VIEW does not order what its VIEW-CHANGEs ask for")
-    for (sequence, digest), signed in zip(order.digests, pre_prepares, strict=True):
+    for (sequence, digest), signed in zip(order.digests, message.pre_prepares, strict=True):
         wanted = PrePrepare(message.view, sequence, digest, message.replica)
         if authenticator.read(signed) != wanted:
             return Refusal("the NEW-VIEW does not order what its VIEW-CHANGEs ask for")
@@ -246,7 +241,7 @@ def _save(core: Core, signed: Signed) -> None:
     core.output.records.append(SavedMessage(signed))
 
 
-def _enter(core: Core, message: NewView, signed: Signed, order: NewViewOrder) -> None:
+def _enter(core: Core, message: NewView, signed: Signed, *, order: NewViewOrder) -> None:
     """Begin the view: its first PRE-PREPAREs stand, nothing up to min-s will be accepted in it."""
     core.views.has_entered = True
     core.views.new_view = signed

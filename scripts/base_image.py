@@ -116,9 +116,9 @@ def _root_file_system(applets: list[str]) -> bytes:
             entry.type, entry.mode = tarfile.DIRTYPE, mode
             archive.addfile(entry)
         binary = LOCAL_BUSYBOX.read_bytes()
-        _add_file(archive, "bin/busybox", binary, 0o755)
-        _add_file(archive, "etc/passwd", b"nobody:x:65534:65534:nobody:/:/bin/sh\n", 0o644)
-        _add_file(archive, "etc/group", b"nogroup:x:65534:\n", 0o644)
+        _add_file(archive, "bin/busybox", binary, mode=0o755)
+        _add_file(archive, "etc/passwd", b"nobody:x:65534:65534:nobody:/:/bin/sh\n", mode=0o644)
+        _add_file(archive, "etc/group", b"nogroup:x:65534:\n", mode=0o644)
         for applet in sorted(set(applets) - {"busybox"}):
             entry = tarfile.TarInfo(f"bin/{applet}")
             entry.type, entry.linkname = tarfile.SYMTYPE, "busybox"
@@ -126,7 +126,7 @@ def _root_file_system(applets: list[str]) -> bytes:
     return buffer.getvalue()
 
 
-def _add_file(archive: tarfile.TarFile, name: str, data: bytes, mode: int) -> None:
+def _add_file(archive: tarfile.TarFile, name: str, data: bytes, *, mode: int) -> None:
     entry = tarfile.TarInfo(name)
     entry.size, entry.mode = len(data), mode
     archive.addfile(entry, io.BytesIO(data))

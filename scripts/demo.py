@@ -126,6 +126,7 @@ def watch(
     gateway: Gateway,
     watched: Sequence[Watched],
     replicas: int,
+    *,
     silent: frozenset[str],
     began: float,
 ) -> None:
@@ -250,7 +251,7 @@ def run(arguments: argparse.Namespace, started: float) -> int:
     )
     silent = frozenset({faulty} if faulty and arguments.faulty in ("silent", "garbling") else ())
     try:
-        watch(gateway, watched, len(names), silent, began)
+        watch(gateway, watched, len(names), silent=silent, began=began)
     finally:
         print("\n" + table(watched, names) + "\n")
         for line in remarks(watched, names):

@@ -42,7 +42,7 @@ def add(folders: Sequence[Path], url: str, settings: Sequence[str]) -> bool:
     def edit(text: str, config: NodeConfig | ClientConfig) -> str:
         others = GATEWAY_ONLY if isinstance(config, NodeConfig) else NODE_ONLY
         own = [setting for setting in settings if setting.partition("=")[0] not in others]
-        return added(text, config, url, own)
+        return added(text, config, url, settings=own)
 
     return _change(folders, edit)
 

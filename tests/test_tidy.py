@@ -12,6 +12,12 @@ from pathlib import Path
 from tests.conftest import LONGEST
 
 ROOT = Path(__file__).resolve().parent.parent
+POSITIONAL_MAX = 3
+# More of them, and why.
+MORE_POSITIONAL = {
+    "common/config_error.py: at": "the parts of an error's line, in the order of the line",
+    "common/links/link.py: __init__": "aiohttp calls it",
+}
 ABBREVIATIONS = {"cfg", "ctx", "msg", "req", "resp", "tmp", "num", "cnt", "idx", "mgr", "conf"}
 
 
@@ -61,6 +67,23 @@ def test_names_are_words() -> None:
             ):
                 offenders.append(f"{name}:{node.lineno}: {word}")
     assert not offenders, "\n".join(offenders)
+
+
+def test_no_more_than_three_parameters_are_given_by_position() -> None:
+    """A reader of a call cannot name the fourth; ruff's PLR0917 is no stable rule yet."""
+    offenders = set()
+    for name, module in _sources():
+        for node in ast.walk(module):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                positional = [
+                    argument.arg for argument in (*node.args.posonlyargs, *node.args.args)
+                ]
+                if (
+                    len([word for word in positional if word not in ("self", "cls")])
+                    > POSITIONAL_MAX
+                ):
+                    offenders.add(f"{name}: {node.name}")
+    assert offenders == MORE_POSITIONAL.keys()
 
 
 def test_nothing_secret_or_generated_is_in_the_checkout() -> None:

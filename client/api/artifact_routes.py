@@ -66,7 +66,7 @@ class ArtifactApi:
         assert verdict is not None, "something is agreed on"
         try:
             async with self._artifacts.fetched(
-                record.build, opened, artifact, verdict.agreeing
+                record.build, opened, artifact, replicas=verdict.agreeing
             ) as file:
                 return await send_file(request, file, headers)
         except TooMany as error:

@@ -57,7 +57,9 @@ class LogApi:
         wait_seconds = _number(request, "wait", WAIT_SECONDS_MAX)
         try:
             async with self._place(request):
-                served = await self.logs.piece(record.build, replica, offset, wait_seconds)
+                served = await self.logs.piece(
+                    record.build, replica, offset, wait_seconds=wait_seconds
+                )
         except LogAbsent as error:
             raise ApiError(404, str(error)) from error
         except NodeFailed as error:
@@ -100,7 +102,7 @@ class LogApi:
                     async for event, identity in events:
                         if not response.is_connected():
                             break
-                        await _send_event(response, request, event, identity)
+                        await _send_event(response, request, event, identity=identity)
         return response
 
     @contextlib.asynccontextmanager
@@ -130,7 +132,7 @@ class LogApi:
 
 
 async def _send_event(
-    response: EventSourceResponse, request: web.Request, event: LogEvent, identity: str
+    response: EventSourceResponse, request: web.Request, event: LogEvent, *, identity: str
 ) -> None:
     """As EventSourceResponse.send, which would look for line ends in all that is shown.
 

@@ -138,8 +138,8 @@ class Site:
             record,
             self.archive.ballots(build),
             self.archive.replies(build),
-            self.collector.states(build),
-            self.archive.rebuilds(build),
+            states=self.collector.states(build),
+            rebuilds=self.archive.rebuilds(build),
         )
 
     async def fresh_view(self, record: BuildRecord) -> BuildView:

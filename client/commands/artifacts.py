@@ -45,7 +45,7 @@ async def _artifacts(options: argparse.Namespace) -> int:
             print(line, file=sys.stderr)
         if options.output is not None:
             for artifact in artifacts:
-                await _fetch(gateway, build, artifact, options.output)
+                await _fetch(gateway, build, artifact, folder=options.output)
     names = ", ".join(listed["agreeing"]) or "nobody"
     print(f"{listed['outcome']}; agreed on by {names}", file=sys.stderr)
     return EXIT_DONE if listed["outcome"] == PASSED else EXIT_NOT_PASSED
@@ -80,7 +80,7 @@ def _checked(listed: dict[str, Any]) -> tuple[Artifact, ...]:
     return artifacts
 
 
-async def _fetch(gateway: GatewayApi, build: str, artifact: Artifact, folder: Path) -> None:
+async def _fetch(gateway: GatewayApi, build: str, artifact: Artifact, *, folder: Path) -> None:
     """Fetch one into the folder, whole and right or not at all."""
     target = folder / artifact.path
     try:

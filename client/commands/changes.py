@@ -118,7 +118,7 @@ async def _approve(options: argparse.Namespace) -> int:
             full_ref(build["branch"], build["ref"]),
             build["branch"],
         )
-        _show(build["id"], asked, build["author"], "according to the gateway")
+        _show(build["id"], asked, build["author"], whose_word="according to the gateway")
         _ask_whether(options)
         build = await gateway.approve(build["id"])
     print_build(build)
@@ -150,10 +150,10 @@ async def _show_ordered(options: argparse.Namespace, operator: _Operator) -> Non
     with suppress(CommandFailed, ConfigError):
         async with gateway_to_read(options) as gateway:
             author = (await gateway.build(build))["author"]
-    _show(build, agreed[0], author, f"according to {quorums.weak} replicas")
+    _show(build, agreed[0], author, whose_word=f"according to {quorums.weak} replicas")
 
 
-def _show(build: str, asked: AskedBuild, author: str | None, whose_word: str) -> None:
+def _show(build: str, asked: AskedBuild, author: str | None, *, whose_word: str) -> None:
     target = f" for {escape_controls(asked.branch)}" if asked.event == Event.PULL_REQUEST else ""
     print(f"build       {build} ({whose_word})")
     print(f"repository  {escape_controls(asked.repository)}")

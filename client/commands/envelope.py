@@ -150,7 +150,7 @@ def _verify(options: argparse.Namespace) -> int:
     cluster = read_cluster(options)
     policy = _policy(options)
     data = _read(options.file)
-    verified = _checked(data, options.file, cluster, options.threshold)
+    verified = _checked(data, options.file, cluster, threshold=options.threshold)
     _print(verified)
     found = mismatches(verified.statement, policy)
     if found:
@@ -180,9 +180,11 @@ def missing_flags(options: argparse.Namespace) -> str:
     return " and ".join(flag for flag, value in given.items() if value is None)
 
 
-def _checked(data: bytes, file: str, cluster: Cluster, threshold: int | None) -> VerifiedEnvelope:
+def _checked(
+    data: bytes, file: str, cluster: Cluster, *, threshold: int | None
+) -> VerifiedEnvelope:
     try:
-        return verify_envelope(data, cluster, verify, threshold)
+        return verify_envelope(data, cluster, verify, threshold=threshold)
     except InvalidEnvelope as error:
         raise CommandFailed(f"{file}: not valid: {error}", EXIT_WRONG) from error
     except ValueError as error:
@@ -194,7 +196,7 @@ def _checked_supplement(
 ) -> VerifiedSupplement:
     data = _read(options.supplement)
     try:
-        return verify_supplement(data, verdict, cluster, verify, options.threshold)
+        return verify_supplement(data, verdict, cluster, verify=verify, threshold=options.threshold)
     except InvalidEnvelope as error:
         raise CommandFailed(f"{options.supplement}: not valid: {error}", EXIT_WRONG) from error
 
@@ -280,7 +282,7 @@ async def _attest(options: argparse.Namespace) -> int:
     async with gateway_to_read(options) as gateway:
         build = await gateway.full_id(options.build)
         data = await gateway.attestation(build)
-    verified = _checked(data, f"the attestation of {build[:12]}", cluster, None)
+    verified = _checked(data, f"the attestation of {build[:12]}", cluster, threshold=None)
     if verified.statement.verdict.build != build:
         raise CommandFailed(f"the gateway sent the envelope of another build than {build[:12]}")
     envelope_file: Path = options.output or Path(f"{build}.intoto.json")
@@ -295,12 +297,12 @@ async def _attest(options: argparse.Namespace) -> int:
         print(f"{envelope_file}: signed by {', '.join(verified.replicas)}")
         print(f"{provenance_file}: provenance of {counted(len(lines), 'replica')}")
         if options.supplement is not None:
-            await _attest_supplement(nodes, cluster, verified, options.supplement)
+            await _attest_supplement(nodes, cluster, verified, file=options.supplement)
     return EXIT_DONE
 
 
 async def _attest_supplement(
-    nodes: Nodes, cluster: Cluster, verdict: VerifiedEnvelope, file: Path
+    nodes: Nodes, cluster: Cluster, verdict: VerifiedEnvelope, *, file: Path
 ) -> None:
     try:
         data, supplement = await gather_supplement(nodes, cluster, verdict)
@@ -329,7 +331,7 @@ async def provenance_lines(
             raise answer
         else:
             try:
-                verify_provenance(answer, name, statement, cluster, verify)
+                verify_provenance(answer, name, statement, cluster=cluster, verify=verify)
             except InvalidProvenance as error:
                 failures.append(f"{name}: {error}")
             else:

@@ -72,7 +72,7 @@ async def _ledger(options: argparse.Namespace) -> int:
         print(f"{name}: the chain of {there_are} is BROKEN: {reason}")
         return EXIT_NOT_PASSED
     print(f"{name}: the chain of {there_are} holds, head {head.hex()}")
-    return report_proof(name, proof, entries, cluster) if options.verify else EXIT_DONE
+    return report_proof(name, proof, entries, cluster=cluster) if options.verify else EXIT_DONE
 
 
 async def first_ledger(nodes: Nodes, names: tuple[str, ...]) -> tuple[str, list[Entry]]:
@@ -127,7 +127,7 @@ def _nobody(names: tuple[str, ...], what: str, failures: list[str]) -> str:
 
 
 def report_proof(
-    name: str, proof: LedgerProof | None, entries: list[Entry], cluster: Cluster
+    name: str, proof: LedgerProof | None, entries: list[Entry], *, cluster: Cluster
 ) -> int:
     """Check a proof against a whole ledger whose chain holds, and print it; the exit code."""
     if proof is None:

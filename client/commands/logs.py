@@ -44,14 +44,16 @@ async def _log(options: argparse.Namespace) -> int:
         replica = options.replica_flag or options.replica or _chosen_replica(build)
         printer = _Printer()
         try:
-            await _print_log(gateway, build["id"], replica, printer, options.follow)
+            await _print_log(
+                gateway, build["id"], replica, printer=printer, is_followed=options.follow
+            )
         finally:
             printer.close()
     return EXIT_DONE
 
 
 async def _print_log(
-    gateway: GatewayApi, build: str, replica: str, printer: "_Printer", is_followed: bool
+    gateway: GatewayApi, build: str, replica: str, *, printer: "_Printer", is_followed: bool
 ) -> None:
     offset, run_id = 0, ""
     loop = asyncio.get_running_loop()

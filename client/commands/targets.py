@@ -145,7 +145,7 @@ def cluster_and_replicas(
     signing_key = signing_key or _member_key(options)
     for member in (*cluster.genesis.replicas, *cluster.genesis.clients):
         if member.public_key == signing_key.public_key:
-            return cluster, replicas_over_tls(config, cluster, member.name, signing_key)
+            return cluster, replicas_over_tls(config, cluster, member.name, signing_key=signing_key)
     raise ConfigError.at(
         config.file, "", "no member has this key", "its nodes speak TLS with members alone"
     )

@@ -21,7 +21,7 @@ from client.dashboard.replicas_page import add_replicas_page
 
 
 def add_dashboard(
-    application: web.Application, site: Site, authorizer: Authorizer, log_api: LogApi
+    application: web.Application, site: Site, authorizer: Authorizer, *, log_api: LogApi
 ) -> None:
     """Add all pages, and what they link to. authorizer: who may change something."""
     changes = make_changes(site)
@@ -35,9 +35,9 @@ def add_dashboard(
     logs = BuildLogs(site, log_api)
     logs.add_routes(application)
     comparisons = LogComparisons(site)
-    add_build_page(application, site, pages, forms, logs, comparisons)
-    add_compare_page(application, site, pages, comparisons)
-    add_build_forms(application, site, pages, forms)
+    add_build_page(application, site, pages, forms=forms, logs=logs, comparisons=comparisons)
+    add_compare_page(application, site, pages, comparisons=comparisons)
+    add_build_forms(application, site, pages, forms=forms)
     add_diagrams(application, site, pages)
-    add_replicas_page(application, site, pages, forms)
+    add_replicas_page(application, site, pages, forms=forms)
     add_ledger_page(application, site, pages)

@@ -25,6 +25,7 @@ def build_diagram(
     title: str,
     replicas: Sequence[str],
     client: str,
+    *,
     traces: Mapping[str, ServedTrace],
     quorums: Quorums,
     dissenting: Collection[str] = (),
@@ -41,13 +42,20 @@ def build_diagram(
             continue
         for message in trace.messages:
             if message.direction == "received" and message.peer != name:
-                arrows.append(_received(name, message, client, replicas, sent))
+                arrows.append(_received(name, message, client, replicas=replicas, sent=sent))
             elif message.direction == "sent" and message.peer == client:
-                arrows.append(_arrow(name, client, message, message.at, message.at))
+                arrows.append(_arrow(name, client, message, sent=message.at, at=message.at))
     arrows.sort(key=lambda arrow: arrow.sent)
     said = _ballots(traces)
     marks = [
-        mark_of(name, moment.at, moment.event, moment.details, replicas, quorums)
+        mark_of(
+            name,
+            moment.at,
+            moment.event,
+            details=moment.details,
+            replicas=replicas,
+            quorums=quorums,
+        )
         for name, trace in traces.items()
         for moment in trace.moments
     ]
@@ -151,6 +159,7 @@ def _received(
     name: str,
     message: ServedMessage,
     client: str,
+    *,
     replicas: Sequence[str],
     sent: Mapping[tuple[str, str, str], list[float]],
 ) -> Arrow:
@@ -161,10 +170,10 @@ def _received(
         if (times := sent.get((peer, receiver, message.key)))
         and (place := bisect.bisect_right(times, message.at))
     ]
-    return _arrow(peer, name, message, max(before, default=message.at), message.at)
+    return _arrow(peer, name, message, sent=max(before, default=message.at), at=message.at)
 
 
-def _arrow(source: str, target: str, message: ServedMessage, sent: float, at: float) -> Arrow:
+def _arrow(source: str, target: str, message: ServedMessage, *, sent: float, at: float) -> Arrow:
     return Arrow(
         source=source,
         target=target,

@@ -21,7 +21,7 @@ DONE = {
 
 
 def add_build_forms(
-    application: web.Application, site: Site, pages: Pages, forms: ChangeForms
+    application: web.Application, site: Site, pages: Pages, *, forms: ChangeForms
 ) -> None:
     """Add the three routes."""
     handlers = _BuildForms(site, forms)

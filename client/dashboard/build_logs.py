@@ -119,7 +119,7 @@ class BuildLogs:
     async def _growing_tail(self, build: bytes, replica: str) -> LogTail:
         """What that replica serves now. Raises LogAbsent, NodeFailed."""
         near_end = await self._near_end(build, replica)
-        served = await self._logs.piece(build, replica, near_end.offset, 0)
+        served = await self._logs.piece(build, replica, near_end.offset, wait_seconds=0)
         if not served.piece.data:
             return _nothing("nothing yet", str(near_end))
         return await self._logs.steps.render(functools.partial(_tail_of, served))
@@ -152,7 +152,9 @@ class BuildLogs:
         queue: asyncio.Queue[tuple[int, LogEvent]] = asyncio.Queue(QUEUED_EVENTS_MAX)
         followed = {index for index, position in enumerate(positions) if position != _NOT_FOLLOWED}
         tasks = [
-            asyncio.create_task(self._feed(queue, build, names[index], index, positions[index]))
+            asyncio.create_task(
+                self._feed(queue, build, names[index], index=index, position=positions[index])
+            )
             for index in followed
         ]
         try:
@@ -174,6 +176,7 @@ class BuildLogs:
         queue: "asyncio.Queue[tuple[int, LogEvent]]",
         build: bytes,
         replica: str,
+        *,
         index: int,
         position: str,
     ) -> None:
@@ -195,7 +198,7 @@ class BuildLogs:
 
     async def _near_end(self, build: bytes, replica: str) -> Position:
         """Where a page begins that shows nothing of a log yet. Raises LogAbsent, NodeFailed."""
-        served = await self._logs.piece(build, replica, _END, 0)
+        served = await self._logs.piece(build, replica, _END, wait_seconds=0)
         # a log that has not begun has no length: it is said to go up to where one asks for it
         length = 0 if served.piece.total == _END else served.piece.total
         return Position(max(0, length - TAIL_BYTES), served.run)

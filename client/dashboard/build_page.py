@@ -65,12 +65,13 @@ def add_build_page(
     application: web.Application,
     site: Site,
     pages: Pages,
+    *,
     forms: ChangeForms,
     logs: BuildLogs,
     comparisons: LogComparisons,
 ) -> None:
     """Add the routes of a build's page and of its logs."""
-    page = _BuildPage(site, pages, forms, logs, comparisons)
+    page = _BuildPage(site, pages, forms, logs=logs, comparisons=comparisons)
     application.router.add_get("/builds/{build}", pages.bound(page.show))
     application.router.add_get("/builds/{build}/log/{replica}", pages.bound(page.show_log))
 
@@ -81,6 +82,7 @@ class _BuildPage:
         site: Site,
         pages: Pages,
         forms: ChangeForms,
+        *,
         logs: BuildLogs,
         comparisons: LogComparisons,
     ) -> None:
@@ -150,8 +152,8 @@ class _BuildPage:
             build,
             cast,
             cluster.replica_names,
-            cluster.quorums,
-            self._limits,
+            quorums=cluster.quorums,
+            limits=self._limits,
             is_collected=record.collected,
         )
 

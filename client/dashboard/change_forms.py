@@ -59,6 +59,7 @@ class ChangeForms:
         site: Site,
         pages: Pages,
         authorizer: Authorizer,
+        *,
         draw: Callable[[int], bytes] = os.urandom,
     ) -> None:
         """draw: gives that many random bytes."""

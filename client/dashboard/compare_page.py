@@ -68,9 +68,13 @@ class LogComparisons:
         async with self._turn:
             try:
                 comparison, notes = await asyncio.to_thread(
-                    _compare, files, (left, right), self._log_bytes_max, lines_max,
-                    are_numbers_ignored,
-                )  # fmt: skip
+                    _compare,
+                    files,
+                    (left, right),
+                    self._log_bytes_max,
+                    lines_max=lines_max,
+                    are_numbers_ignored=are_numbers_ignored,
+                )
             except OSError as error:
                 raise ApiError(404, "a log is no longer kept here") from error
         compared = ComparedLogs(left, right, are_numbers_ignored, comparison, notes)
@@ -81,7 +85,7 @@ class LogComparisons:
 
 
 def add_compare_page(
-    application: web.Application, site: Site, pages: Pages, comparisons: LogComparisons
+    application: web.Application, site: Site, pages: Pages, *, comparisons: LogComparisons
 ) -> None:
     """Add the page's route."""
     page = _ComparePage(site, pages, comparisons)
@@ -133,6 +137,7 @@ def _compare(
     files: Sequence[Path],
     names: tuple[str, str],
     log_bytes_max: int,
+    *,
     lines_max: int,
     are_numbers_ignored: bool,
 ) -> tuple[Comparison, tuple[str, ...]]:

@@ -95,6 +95,11 @@ async def _diagram(site: Site, record: BuildRecord) -> tuple[Diagram | None, lis
     verdict = site.view(record).verdict
     dissenting = () if verdict is None else verdict.dissenting
     diagram = build_diagram(
-        title, names, site.config.name, traces, site.cluster.quorums, dissenting
+        title,
+        names,
+        site.config.name,
+        traces=traces,
+        quorums=site.cluster.quorums,
+        dissenting=dissenting,
     )
     return diagram, silent

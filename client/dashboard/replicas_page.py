@@ -37,7 +37,7 @@ class FaultChoice(msgspec.Struct, frozen=True):
 
 
 def add_replicas_page(
-    application: web.Application, site: Site, pages: Pages, forms: ChangeForms
+    application: web.Application, site: Site, pages: Pages, *, forms: ChangeForms
 ) -> None:
     """Add the routes of the page and of its switch."""
     page = _ReplicasPage(site, pages, forms)

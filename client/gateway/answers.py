@@ -90,6 +90,7 @@ class Answers:
         cluster: Cluster,
         outbox: Outbox,
         archive: Archive,
+        *,
         results: ResultsFile,
         reports: Reports,
         changes: BuildChanges,

@@ -53,7 +53,13 @@ class Collector:
     """Fetches what belongs to builds; one task for each build that lacks something."""
 
     def __init__(
-        self, cluster: Cluster, limits: Limits, nodes: Nodes, database: Database, archive: Archive
+        self,
+        cluster: Cluster,
+        limits: Limits,
+        nodes: Nodes,
+        *,
+        database: Database,
+        archive: Archive,
     ) -> None:
         self._cluster = cluster
         self._limits = limits
@@ -249,7 +255,10 @@ class Collector:
             (replica, signed)
             for replica, signed in agreed
             if replica not in known
-            and checked_ballot(signed, replica, build, opened, self._authenticator) is not None
+            and checked_ballot(
+                signed, replica, build, opened=opened, authenticator=self._authenticator
+            )
+            is not None
         ]
         if new:
             with self._database.transaction():

@@ -115,7 +115,9 @@ class Gateway:
             queue_max=settings.queue_max,
             open_max=lambda repository: self._configured(repository).open_builds_max,
         )
-        self._answering = Answers(cluster, self._outbox, archive, results, reports, self._changes)
+        self._answering = Answers(
+            cluster, self._outbox, archive, results=results, reports=reports, changes=self._changes
+        )
         self._client = Client(cluster, identity.name, verify)
         self._transport: Transport | None = None
         self._write_queue = WriteQueue(settings.queue_max, self._configured, self._wake)

@@ -66,8 +66,8 @@ class Reports:
                 verdict.outcome,
                 verdict.exit_code,
                 len(verdict.agreeing),
-                verdict.replicas,
-                found,
+                replicas=verdict.replicas,
+                found=found,
             ),
             is_final=True,
         )

@@ -117,7 +117,7 @@ class Resolver:
                     [protocol_of(entry.fetched_from)],
                     self._directory,
                     entry.fetched_from,
-                    entry.access,
+                    access=entry.access,
                 ),
             )
             for entry in repositories

@@ -82,7 +82,7 @@ def receive(
     if isinstance(event, Refusal):
         return event
     named = _named(event, sources, name)
-    source = _sender(delivery, name, named, sources, now)
+    source = _sender(delivery, name, named, sources=sources, now=now)
     if isinstance(source, Refusal):
         return source
     if source is None and event.repositories:
@@ -118,7 +118,7 @@ def _named(event: ForgeEvent, sources: Sequence[Source], name: str) -> list[Sour
 
 
 def _sender(
-    delivery: Delivery, name: str, named: list[Source], sources: Sequence[Source], now: float
+    delivery: Delivery, name: str, named: list[Source], *, sources: Sequence[Source], now: float
 ) -> Source | Refusal | None:
     """The repository whose secret the sender knows, or whose sender may be anybody; else 401.
 
@@ -129,10 +129,10 @@ def _sender(
     """
     if not named:
         affordable = _affordable(delivery, sources)
-        if any(_may_ask(delivery, name, source, now) for source in affordable):
+        if any(_may_ask(delivery, name, source, now=now) for source in affordable):
             return None
         return _stranger(delivery, name, now)
-    own = [source for source in named if _may_ask(delivery, name, source, now)]
+    own = [source for source in named if _may_ask(delivery, name, source, now=now)]
     if not own:
         return _stranger(delivery, name, now)
     if len(own) > 1:
@@ -149,7 +149,7 @@ def _sender(
     return own[0]
 
 
-def _may_ask(delivery: Delivery, name: str, source: Source, now: float) -> bool:
+def _may_ask(delivery: Delivery, name: str, source: Source, *, now: float) -> bool:
     """Whether the sender knows one of the repository's secrets, or may be anybody."""
     if not source.secrets:
         return source.entry.unsigned_allowed

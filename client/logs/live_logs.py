@@ -79,7 +79,7 @@ class LiveLogs:
         self.steps = LogSteps()
 
     async def piece(
-        self, build: bytes, replica: str, offset: int, wait_seconds: int
+        self, build: bytes, replica: str, offset: int, *, wait_seconds: int
     ) -> ServedPiece:
         """What there is from that byte on; waits so long for more where the log grows.
 
@@ -115,7 +115,7 @@ class LiveLogs:
                 self._archive.log_file(build, replica),
                 self._limits.log_bytes_max,
                 offset,
-                PIECE_BYTES_MAX,
+                bytes_max=PIECE_BYTES_MAX,
             )
         except FileNotFoundError as error:
             raise LogAbsent("the log is no longer kept here") from error
@@ -129,7 +129,9 @@ class LiveLogs:
         given_bytes, restarts, told = 0, 0, ""
         while given_bytes < FOLLOWED_BYTES_MAX and restarts < RESTARTS_MAX:
             place = Place(build, replica, position.run, position.offset, is_whole)
-            ask = functools.partial(self.piece, build, replica, position.offset, WAIT_SECONDS)
+            ask = functools.partial(
+                self.piece, build, replica, position.offset, wait_seconds=WAIT_SECONDS
+            )
             try:
                 step = await self.steps.step(place, output, ask)
             except LogAbsent as error:

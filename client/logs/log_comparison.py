@@ -137,13 +137,13 @@ def compare_logs(
     # One head may end where it does because the rest is missing; then nothing differs there yet.
     is_known = all(goes_on) or (left.is_whole and goes_on[1]) or (right.is_whole and goes_on[0])
     if not is_known:
-        return _compare_ends(left, right, lines_max, squeeze)
+        return _compare_ends(left, right, lines_max, squeeze=squeeze)
     line = heads[0].count(b"\n", 0, length)
     return _beside(
         Found.DIFFERENT,
         _window(left.head, line, lines_max, is_counted_back=False),
         _window(right.head, line, lines_max, is_counted_back=False),
-        squeeze,
+        squeeze=squeeze,
     )
 
 
@@ -162,7 +162,9 @@ def common_length(left: bytes, right: bytes) -> int:
     return low
 
 
-def _compare_ends(left: KeptLog, right: KeptLog, lines_max: int, squeeze: _Squeeze) -> Comparison:
+def _compare_ends(
+    left: KeptLog, right: KeptLog, lines_max: int, *, squeeze: _Squeeze
+) -> Comparison:
     """The heads say nothing more: the tails, from where they differ if they begin at one place."""
     tails = [log.head if log.is_whole else log.tail for log in (left, right)]
     is_one_place = left.sizes == right.sizes
@@ -178,7 +180,7 @@ def _compare_ends(left: KeptLog, right: KeptLog, lines_max: int, squeeze: _Squee
         Found.DIFFERENT if is_one_place else Found.DIFFERENT_ENDS,
         _window(tails[0], firsts[0], lines_max, is_counted_back=True),
         _window(tails[1], firsts[1], lines_max, is_counted_back=True),
-        squeeze,
+        squeeze=squeeze,
     )
 
 
@@ -225,7 +227,7 @@ def _count_lines(data: bytes) -> int:
     return data.count(b"\n") + (bool(data) and not data.endswith(b"\n"))
 
 
-def _beside(found: Found, left: _Window, right: _Window, squeeze: _Squeeze) -> Comparison:
+def _beside(found: Found, left: _Window, right: _Window, *, squeeze: _Squeeze) -> Comparison:
     """The rows of two windows."""
     ids: dict[bytes, int] = {}
     numbered = [
@@ -240,7 +242,7 @@ def _beside(found: Found, left: _Window, right: _Window, squeeze: _Squeeze) -> C
             and right_index is not None
             and numbered[0][left_index] == numbered[1][right_index]
         )
-        row = _row(left, left_index, right, right_index, is_same=is_same)
+        row = _row(left, left_index, right, right_index=right_index, is_same=is_same)
         if row.kind is not RowKind.SAME and is_first_to_come:
             row = msgspec.structs.replace(row, is_first=True)
             is_first_to_come = False
@@ -265,7 +267,7 @@ def _aligned(left: Sequence[int], right: Sequence[int]) -> Iterator[tuple[int | 
     gap_left, gap_right = 0, 0
     while i < len(left) and j < len(right):
         if left[i] == right[j]:
-            yield from _gap(gap_left, i, gap_right, j)
+            yield from _gap(gap_left, i, gap_right, right_end=j)
             yield i, j
             i, j = i + 1, j + 1
             gap_left, gap_right = i, j
@@ -273,11 +275,11 @@ def _aligned(left: Sequence[int], right: Sequence[int]) -> Iterator[tuple[int | 
             i += 1
         else:
             j += 1
-    yield from _gap(gap_left, len(left), gap_right, len(right))
+    yield from _gap(gap_left, len(left), gap_right, right_end=len(right))
 
 
 def _gap(
-    left: int, left_end: int, right: int, right_end: int
+    left: int, left_end: int, right: int, *, right_end: int
 ) -> Iterator[tuple[int | None, int | None]]:
     """Lines without a like on the other side."""
     both = min(left_end - left, right_end - right)
@@ -287,7 +289,7 @@ def _gap(
 
 
 def _row(
-    left: _Window, left_index: int | None, right: _Window, right_index: int | None, *, is_same: bool
+    left: _Window, left_index: int | None, right: _Window, *, right_index: int | None, is_same: bool
 ) -> Row:
     if right_index is None:
         assert left_index is not None, "a row has a line"

@@ -114,7 +114,7 @@ class LogSteps:
         is_end = not data and not served.piece.is_growing
         part = data[: PIECE_BYTES_MAX - offset % PIECE_BYTES_MAX]
         if rest := data[len(part) :]:
-            self._keep_ahead(place, served, offset + len(part), rest)
+            self._keep_ahead(place, served, offset + len(part), rest=rest)
         self.rendered_bytes += len(part)
         spans, output = await self.render(
             functools.partial(_rendered, output, part, is_last=is_end)
@@ -128,7 +128,7 @@ class LogSteps:
             is_end=is_end,
         )
 
-    def _keep_ahead(self, place: Place, served: ServedPiece, offset: int, rest: bytes) -> None:
+    def _keep_ahead(self, place: Place, served: ServedPiece, offset: int, *, rest: bytes) -> None:
         """What came with a step and is of the next one: it is not asked for again."""
         piece = msgspec.structs.replace(served.piece, offset=offset, data=rest)
         following = place._replace(run=served.run, offset=offset)

@@ -43,7 +43,7 @@ class Artifacts:
 
     @asynccontextmanager
     async def fetched(
-        self, build: bytes, opened: int, artifact: RecordedArtifact, replicas: Sequence[str]
+        self, build: bytes, opened: int, artifact: RecordedArtifact, *, replicas: Sequence[str]
     ) -> AsyncIterator[BinaryIO]:
         """The right bytes, at their beginning; gone when the block is left.
 
@@ -54,7 +54,7 @@ class Artifacts:
         self._spooled += 1
         try:
             with tempfile.TemporaryFile(dir=self._folder) as file:
-                await self._fetch(build, opened, artifact, replicas, file)
+                await self._fetch(build, opened, artifact, replicas=replicas, file=file)
                 file.seek(0)
                 yield file
         finally:
@@ -65,6 +65,7 @@ class Artifacts:
         build: bytes,
         opened: int,
         artifact: RecordedArtifact,
+        *,
         replicas: Sequence[str],
         file: BinaryIO,
     ) -> None:

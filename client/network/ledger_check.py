@@ -181,7 +181,8 @@ class LedgerCheck:
             step = min(self._there_are, self._index + STEP_ENTRIES)
             agreed = await self._agreed_head(step, statuses)
             if agreed is not None:
-                await self._read_to(step, *agreed)
+                head, agreeing, others = agreed
+                await self._read_to(step, head, agreeing, others=others)
         await self._certify(statuses)
 
     def _note_heads(self, statuses: Mapping[str, NodeStatus]) -> None:
@@ -236,7 +237,7 @@ class LedgerCheck:
         return head, tuple(said[head]), others
 
     async def _read_to(
-        self, index: int, head: bytes, agreeing: tuple[str, ...], others: tuple[str, ...]
+        self, index: int, head: bytes, agreeing: tuple[str, ...], *, others: tuple[str, ...]
     ) -> None:
         """Read up to that entry from one of those that agree; keep it if it leads to that head."""
         sources = sorted(agreeing, key=lambda name: name != self._served_by)

@@ -94,7 +94,7 @@ def heard_by(replica: str, statuses: Mapping[str, NodeStatus]) -> tuple[HeardBy,
 
 
 def summary(
-    replicas: Sequence[ReplicaState], needed: int, alarm: str | None, now: str
+    replicas: Sequence[ReplicaState], needed: int, alarm: str | None, *, now: str
 ) -> tuple[str, str]:
     """(level, sentence): who is down, disagrees or misbehaves, the gravest first.
 

@@ -153,7 +153,9 @@ class NetworkWatch:
             )
             for name, known in self._known.items()
         )
-        level, sentence = summary(replicas, quorums.strong, ledger.alarm, iso_seconds(time.time()))
+        level, sentence = summary(
+            replicas, quorums.strong, ledger.alarm, now=iso_seconds(time.time())
+        )
         return NetworkView(
             cluster=self.cluster.id.hex(),
             faults_max=quorums.faults_max,

@@ -38,7 +38,7 @@ def check_pair(pair: ServedPair, cluster: Cluster) -> Refusal | str:
         first, second = decode_signed(pair.first), decode_signed(pair.second)
     except MalformedMessage as error:
         return Refusal(f"not two signed messages: {error}")
-    return check_evidence(first, second, cluster, verify)
+    return check_evidence(first, second, cluster, verify=verify)
 
 
 def read_proof(pair: ServedPair, cluster: Cluster) -> ProofView | Refusal:

@@ -67,7 +67,7 @@ async def gather_supplement(
         if len(pairs) >= cluster.quorums.weak:
             data = json.dumps(envelope(payload, pairs)).encode()
             try:
-                found.append((data, verify_supplement(data, verdict, cluster, verify)))
+                found.append((data, verify_supplement(data, verdict, cluster, verify=verify)))
             except InvalidEnvelope as error:
                 failures.append(str(error))
     if not found:

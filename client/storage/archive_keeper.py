@@ -31,6 +31,7 @@ class ArchiveKeeper:
         database: Database,
         archive: Archive,
         rules: KeepRules,
+        *,
         clock: Callable[[], float] = time.time,
     ) -> None:
         """clock: seconds since 1970."""

@@ -86,9 +86,9 @@ def agreement_of(
     build: BuildView,
     cast: Mapping[str, Ballot],
     replicas: Sequence[str],
+    *,
     quorums: Quorums,
     limits: Limits,
-    *,
     is_collected: bool = False,
 ) -> Agreement:
     """The build at a glance. cast: the ballots that are here, by replica."""
@@ -109,12 +109,14 @@ def agreement_of(
         stance = stance_of(build, replica, is_collected=is_collected)
         grouped.setdefault((stance, value), []).append(replica)
     order = list(SIGNS)
-    groups = [_group(stance, value, names, decided) for (stance, value), names in grouped.items()]
+    groups = [
+        _group(stance, value, names, decided=decided) for (stance, value), names in grouped.items()
+    ]
     groups.sort(key=lambda group: (order.index(group.stance), -len(group.replicas)))
     return Agreement(_text(build, quorums, limits), tuple(groups))
 
 
-def _group(stance: str, value: object, names: list[str], decided: ResultKey | None) -> Group:
+def _group(stance: str, value: object, names: list[str], *, decided: ResultKey | None) -> Group:
     replicas = tuple(names)
     if isinstance(value, ResultKey):
         why = ""

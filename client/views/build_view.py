@@ -161,6 +161,7 @@ def build_view(
     record: BuildRecord,
     ballots: list[BallotRecord],
     replies: list[ReplyRecord],
+    *,
     states: Sequence[StateRecord] = (),
     rebuilds: Sequence[bytes] = (),
 ) -> BuildView:
@@ -214,7 +215,7 @@ def read_ballot(signed: bytes) -> Ballot:
 
 
 def checked_ballot(
-    signed: bytes, replica: str, build: bytes, opened: int, authenticator: Authenticator
+    signed: bytes, replica: str, build: bytes, *, opened: int, authenticator: Authenticator
 ) -> CastBallot | None:
     """The ballot in these bytes, if this replica signed it for this build; else None.
 

@@ -14,7 +14,7 @@ EXIT_WRONG = 1
 Check = Callable[[Path], Coroutine[Any, Any, list[Finding]]]
 
 
-def add_check(commands: Any, program: str, check: Check, default_config: Path) -> None:
+def add_check(commands: Any, program: str, check: Check, *, default_config: Path) -> None:
     """Add `check`. check: from a configuration file to what was found; raises ConfigError."""
     parser = commands.add_parser(
         "check",

@@ -55,7 +55,7 @@ async def check_members(identity: Identity, peers: Peers) -> list[Finding]:
     ahead: dict[str, float] = {}
     async with bounded_session() as session:
         found = await asyncio.gather(
-            *(_check(identity, peers, name, session) for name in sorted(peers))
+            *(_check(identity, peers, name, session=session) for name in sorted(peers))
         )
     for name, (_, answer) in zip(sorted(peers), found, strict=True):
         if answer is not None and answer.ahead_seconds is not None:
@@ -81,7 +81,7 @@ def check_clock(ahead_seconds: Mapping[str, float]) -> Finding:
 
 
 async def _check(
-    identity: Identity, peers: Peers, name: str, session: aiohttp.ClientSession
+    identity: Identity, peers: Peers, name: str, *, session: aiohttp.ClientSession
 ) -> tuple[Finding, _Answer | None]:
     """What this member sees of one replica."""
     subject, place = f"replica {name}", str(peers[name])

@@ -88,7 +88,8 @@ class ConfigCommands(Generic[Config]):
         )
         adding.set_defaults(
             run=lambda options: self._edit(
-                options, lambda text, config: added(text, config, options.url, options.settings)
+                options,
+                lambda text, config: added(text, config, options.url, settings=options.settings),
             )
         )
         removing = actions.add_parser(
@@ -144,7 +145,7 @@ class ConfigCommands(Generic[Config]):
         return file
 
 
-def added(text: str, config: NodeConfig | ClientConfig, url: str, settings: list[str]) -> str:
+def added(text: str, config: NodeConfig | ClientConfig, url: str, *, settings: list[str]) -> str:
     """A configuration's text with one repository more. Raises ConfigError.
 
     url, settings: as on a command line, so paths start at the working directory.

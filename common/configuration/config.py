@@ -156,15 +156,15 @@ class ClusterConfig(msgspec.Struct, frozen=True):
 
     def limits_as(self, kind: type[_Kind]) -> _Kind:
         """`limits` as the struct that knows them (ci.limits.Limits). Raises ConfigError."""
-        return read_struct(kind, self.limits, self.file, "limits")
+        return read_struct(kind, self.limits, self.file, key="limits")
 
     def replica_entry(self, name: str, file: Path) -> ReplicaEntry:
         """The replica of that name; `file` (which names it) is in the error. Raises ConfigError."""
-        return _entry(self.replicas, name, file, "a replica", self.file)
+        return _entry(self.replicas, name, file, what="a replica", cluster_file=self.file)
 
     def client_entry(self, name: str, file: Path) -> ClientEntry:
         """The client of that name; `file` (which names it) is in the error. Raises ConfigError."""
-        return _entry(self.clients, name, file, "a client", self.file)
+        return _entry(self.clients, name, file, what="a client", cluster_file=self.file)
 
 
 class NodeConfig(msgspec.Struct, frozen=True):
@@ -300,10 +300,10 @@ def load_cluster_config(path: Path) -> ClusterConfig:
         allowed = "1, 2, 3, 4, 7, 10 ... are allowed"
         raise ConfigError.at(file, "replicas", str(error), allowed) from error
     _check_distinct(
-        [entry.name for entry in config.members], file, "name", "each member has its own"
+        [entry.name for entry in config.members], file, "name", allowed="each member has its own"
     )
     addresses = [str(entry.address) for entry in config.replicas]
-    _check_distinct(addresses, file, "address", "each replica has its own")
+    _check_distinct(addresses, file, "address", allowed="each replica has its own")
     for entry in config.members:
         if (entry.public_key is None) is (entry.public_key_file is None):
             raise ConfigError.at(
@@ -316,7 +316,7 @@ def load_cluster_config(path: Path) -> ClusterConfig:
         [str(entry.public_key or entry.public_key_file) for entry in config.members],
         file,
         "public_key",
-        "a key shared by two members would count twice",
+        allowed="a key shared by two members would count twice",
     )
     if config.window < 2 * config.checkpoint_interval:
         raise ConfigError.at(
@@ -463,10 +463,10 @@ def _repositories(entries: tuple[_Repository, ...], file: Path) -> tuple[_Reposi
                 ),
             )
         )
-    _check_distinct([entry.url for entry in found], file, "repositories", "list each once")
+    _check_distinct([entry.url for entry in found], file, "repositories", allowed="list each once")
     listed = {entry.url for entry in found}
     for index, entry in enumerate(found):
-        check_access(entry.access, entry.fetched_from, file, f"repositories[{index}]")
+        check_access(entry.access, entry.fetched_from, file, key=f"repositories[{index}]")
         for place, url in enumerate(entry.submodule_of or ()):
             if url not in listed:
                 raise ConfigError.at(
@@ -487,7 +487,7 @@ def url_of(text: str, file: Path, key: str) -> str:
     return absolute_path(text, file).as_uri()
 
 
-def _check_distinct(values: Sequence[str], file: Path, key: str, allowed: str) -> None:
+def _check_distinct(values: Sequence[str], file: Path, key: str, *, allowed: str) -> None:
     seen: set[str] = set()
     for value in values:
         if value in seen:
@@ -499,7 +499,7 @@ _Entry = TypeVar("_Entry", ReplicaEntry, ClientEntry)
 
 
 def _entry(
-    entries: tuple[_Entry, ...], name: str, file: Path, what: str, cluster_file: Path
+    entries: tuple[_Entry, ...], name: str, file: Path, *, what: str, cluster_file: Path
 ) -> _Entry:
     for entry in entries:
         if entry.name == name:

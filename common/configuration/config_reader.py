@@ -42,7 +42,7 @@ def read_file(kind: type[_Kind], path: Path, text: str | None = None) -> _Kind:
     return read_struct(kind, loaded, file)
 
 
-def read_struct(kind: type[_Kind], value: object, file: Path, key: str = "") -> _Kind:
+def read_struct(kind: type[_Kind], value: object, file: Path, *, key: str = "") -> _Kind:
     """The mapping `value`, found under `key`, as the struct `kind`. Raises ConfigError."""
     if not isinstance(value, Mapping):
         raise ConfigError.at(file, key, f"is {_shown(value)}", "a mapping of keys is needed")
@@ -64,7 +64,7 @@ def read_struct(kind: type[_Kind], value: object, file: Path, key: str = "") -> 
     for name, field in fields.items():
         where = _join(key, name)
         if name in value:
-            arguments[name] = _read(hints[name], value[name], file, where)
+            arguments[name] = _read(hints[name], value[name], file, key=where)
         elif field.required:
             raise ConfigError.at(file, where, "is missing", f"{_allowed(hints[name])} is needed")
     return kind(**arguments)
@@ -89,14 +89,14 @@ def _read_bytes(file: Path) -> bytes:
         ) from error
 
 
-def _read(kind: Any, value: object, file: Path, key: str) -> Any:
+def _read(kind: Any, value: object, file: Path, *, key: str) -> Any:
     plain = _plain(kind)
     members = _union(plain)
     if members and type(None) in members:
         if value is None:
             return None
         kind = next(member for member in members if member is not type(None))
-        return _read(kind, value, file, key)
+        return _read(kind, value, file, key=key)
     if plain is Address:
         return _read_address(value, file, key)
     if plain is Path:
@@ -108,10 +108,10 @@ def _read(kind: Any, value: object, file: Path, key: str) -> Any:
             raise ConfigError.at(file, key, f"is {_shown(value)}", f"{_allowed(kind)} is needed")
         item_kind = get_args(plain)[0]
         return tuple(
-            _read(item_kind, item, file, f"{key}[{index}]") for index, item in enumerate(value)
+            _read(item_kind, item, file, key=f"{key}[{index}]") for index, item in enumerate(value)
         )
     if isinstance(plain, type) and issubclass(plain, msgspec.Struct):
-        return read_struct(plain, value, file, key)
+        return read_struct(plain, value, file, key=key)
     if value is False and "off" in _words(plain):
         value = "off"  # YAML 1.1 takes a bare `off` for false
     try:

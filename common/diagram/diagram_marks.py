@@ -9,7 +9,7 @@ Details = Mapping[str, str | int | None]
 
 
 def mark_of(
-    lane: str, at: float, event: str, details: Details, replicas: Sequence[str], quorums: Quorums
+    lane: str, at: float, event: str, *, details: Details, replicas: Sequence[str], quorums: Quorums
 ) -> Mark | None:
     """The mark of that event on that lane; None: not shown. replicas: in their order."""
     match event:
@@ -27,7 +27,7 @@ def mark_of(
             text = f"leaves for view {details.get('view')}"
             return Mark(lane=lane, at=at, text=text, kind="left", more=str(details.get("reason")))
         case "new_view":
-            return _entered(lane, at, details, replicas)
+            return _entered(lane, at, details, replicas=replicas)
         case "equivocation":
             text = f"proof against {_name(details.get('replica'), replicas)}"
             more = "two signed messages that contradict each other"
@@ -51,7 +51,7 @@ def _with(word: str, details: Details) -> str:
     return word if sequence is None else f"{word} {sequence}"
 
 
-def _entered(lane: str, at: float, details: Details, replicas: Sequence[str]) -> Mark:
+def _entered(lane: str, at: float, details: Details, *, replicas: Sequence[str]) -> Mark:
     view = details.get("view")
     is_primary = isinstance(view, int) and replicas[view % len(replicas)] == lane
     text = f"enters view {view}" + (" as its primary" if is_primary else "")

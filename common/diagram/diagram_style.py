@@ -79,7 +79,7 @@ def heads() -> str:
 
 
 def legend(
-    kinds: Iterable[str], symbols: Iterable[str], others: Iterable[str], width: float
+    kinds: Iterable[str], symbols: Iterable[str], others: Iterable[str], *, width: float
 ) -> tuple[str, float]:
     """The legend in rows of at most that width; its drawing, and how high it is.
 

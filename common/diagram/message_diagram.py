@@ -131,7 +131,9 @@ def draw(diagram: Diagram) -> str:
     lane_width = max(LANE_WIDTH_MIN, min(LANE_WIDTH_MAX, LANES_WIDTH / max(1, lanes)))
     columns = {name: LEFT + lane_width * (i + 0.5) for i, name in enumerate(diagram.lanes)}
     width = LEFT + lane_width * lanes + RIGHT
-    signs, top = legend(kinds_in(shown), {mark.kind for mark in shown.marks}, _others(shown), width)
+    signs, top = legend(
+        kinds_in(shown), {mark.kind for mark in shown.marks}, _others(shown), width=width
+    )
     heights, bands = _heights(shown, top + HEADER_HEIGHT)
     bottom = max(heights.values(), default=top + HEADER_HEIGHT) + 30
     title = escape(diagram.title)
@@ -142,23 +144,26 @@ def draw(diagram: Diagram) -> str:
         f" aria-label={quoteattr(title)}>",
         f"<title>{title}</title><style>{STYLE}</style>{heads()}{signs}",
         *(_band(y, text, width) for y, text in bands),
-        *(_lane(name, column, top, bottom, diagram.roles) for name, column in columns.items()),
+        *(
+            _lane(name, column, top, bottom=bottom, roles=diagram.roles)
+            for name, column in columns.items()
+        ),
         *_clock(heights),
         *(_note(note, heights, width) for note in shown.notes),
-        *(_bar(bar, columns, heights, places) for bar in shown.bars if bar.lane in columns),
+        *(_bar(bar, columns, heights, places=places) for bar in shown.bars if bar.lane in columns),
         *(
             _arrow(arrow, columns, heights)
             for arrow in shown.arrows
             if arrow.source in columns and arrow.target in columns
         ),
-        *_kinds(shown, columns, heights, width),
+        *_kinds(shown, columns, heights, width=width),
         *(
-            _mark(mark, columns, heights, places)
+            _mark(mark, columns, heights, places=places)
             for mark in _together(shown.marks)
             if mark.lane in columns
         ),
-        *_names(columns, top, bottom, places),
-        *_reasons(shown, columns, heights, places),
+        *_names(columns, top, bottom, places=places),
+        *_reasons(shown, columns, heights, places=places),
         "</svg>",
     ]
     return _NOT_XML.sub("\ufffd", "\n".join(parts))
@@ -286,7 +291,7 @@ def _pause_text(seconds: float) -> str:
 # --- the parts of the picture ---------------------------------------------------------------------
 
 
-def _lane(name: str, column: float, top: float, bottom: float, roles: Mapping[str, str]) -> str:
+def _lane(name: str, column: float, top: float, *, bottom: float, roles: Mapping[str, str]) -> str:
     line = (
         f'<line class="lane" x1="{column:.0f}" y1="{top + HEADER_HEIGHT - 14:.0f}"'
         f' x2="{column:.0f}" y2="{bottom:.0f}"/>'
@@ -301,7 +306,7 @@ def _lane(name: str, column: float, top: float, bottom: float, roles: Mapping[st
 
 
 def _names(
-    columns: Mapping[str, float], top: float, bottom: float, places: TextPlaces
+    columns: Mapping[str, float], top: float, bottom: float, *, places: TextPlaces
 ) -> list[str]:
     """Whose lane it is: above, and further down again."""
     texts = []
@@ -351,7 +356,7 @@ def _note(note: Note, heights: Mapping[float, float], width: float) -> str:
 
 
 def _bar(
-    bar: Bar, columns: Mapping[str, float], heights: Mapping[float, float], places: TextPlaces
+    bar: Bar, columns: Mapping[str, float], heights: Mapping[float, float], *, places: TextPlaces
 ) -> str:
     top, bottom = heights[bar.began], heights[bar.ended]
     x = columns[bar.lane]
@@ -368,6 +373,7 @@ def _reasons(
     diagram: Diagram,
     columns: Mapping[str, float],
     heights: Mapping[float, float],
+    *,
     places: TextPlaces,
 ) -> list[str]:
     """Why messages were refused, each as often as it can be read."""
@@ -421,7 +427,7 @@ def _arrow(arrow: Arrow, columns: Mapping[str, float], heights: Mapping[float, f
 
 
 def _kinds(
-    diagram: Diagram, columns: Mapping[str, float], heights: Mapping[float, float], width: float
+    diagram: Diagram, columns: Mapping[str, float], heights: Mapping[float, float], *, width: float
 ) -> list[str]:
     """What each burst of messages is called, at the right where it begins."""
     texts: list[str] = []
@@ -443,7 +449,7 @@ def _kinds(
 
 
 def _mark(
-    mark: Mark, columns: Mapping[str, float], heights: Mapping[float, float], places: TextPlaces
+    mark: Mark, columns: Mapping[str, float], heights: Mapping[float, float], *, places: TextPlaces
 ) -> str:
     x, y = columns[mark.lane], heights[mark.at]
     text = escape(mark.text)

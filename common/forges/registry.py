@@ -50,11 +50,13 @@ class Statuses(Protocol):
     PUBLIC_APIS: Mapping[str, str]
 
     def request(
-        self, api_url: str, project: str, token: str, status: CommitStatus
+        self, api_url: str, project: str, token: str, *, status: CommitStatus
     ) -> StatusRequest:
         """The POST for a status."""
 
-    def meaning(self, status: int, headers: Mapping[str, str], data: bytes, now: float) -> Meaning:
+    def meaning(
+        self, status: int, headers: Mapping[str, str], data: bytes, *, now: float
+    ) -> Meaning:
         """What the answer means."""
 
 

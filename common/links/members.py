@@ -12,7 +12,7 @@ from pbft.genesis import Cluster
 
 
 def replicas_for(
-    config: ClusterConfig, cluster: Cluster, name: str, signing_key: SigningKey
+    config: ClusterConfig, cluster: Cluster, name: str, *, signing_key: SigningKey
 ) -> Peers:
     """All replicas, as the cluster file says, for the member of that name and key.
 
@@ -20,7 +20,7 @@ def replicas_for(
     """
     if config.tls == "off":
         return replicas_without_tls(config)
-    return replicas_over_tls(config, cluster, name, signing_key)
+    return replicas_over_tls(config, cluster, name, signing_key=signing_key)
 
 
 def replicas_without_tls(config: ClusterConfig) -> Peers:
@@ -30,7 +30,7 @@ def replicas_without_tls(config: ClusterConfig) -> Peers:
 
 
 def replicas_over_tls(
-    config: ClusterConfig, cluster: Cluster, name: str, signing_key: SigningKey
+    config: ClusterConfig, cluster: Cluster, name: str, *, signing_key: SigningKey
 ) -> Peers:
     """All replicas, for the member of that name and key."""
     members = (*cluster.genesis.replicas, *cluster.genesis.clients)

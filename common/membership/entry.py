@@ -98,6 +98,6 @@ def read_entry(file: Path) -> Entry:
     return entry
 
 
-def new_entry(kind: Kind, name: str, key: SigningKey, address: Address | None = None) -> Entry:
+def new_entry(kind: Kind, name: str, key: SigningKey, *, address: Address | None = None) -> Entry:
     """The entry of a member with this key."""
     return Entry(kind, name, public_key_text(key.public_key), address)

@@ -105,7 +105,7 @@ def _make(member: NewMember, address: Address | None) -> Made:
         )
     new_private_key(private_key_file, member.passphrase)
     key = load_signing_key(private_key_file, member.passphrase)
-    entry: Entry = new_entry(member.kind, member.name, key, address)
+    entry: Entry = new_entry(member.kind, member.name, key, address=address)
     write_new_file(entry_file, entry_text(entry, key), 0o644)
     return Made(private_key_file, entry_file)
 

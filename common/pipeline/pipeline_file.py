@@ -235,7 +235,7 @@ def _skipped(branch: str, places: set[int], stops_at_slash: bool) -> set[int]:
 def _pipeline(root: Place, limits: PipelineLimits) -> Pipeline:
     """The pipeline, if nothing was noted. Raises WrongValue, TooManyProblems."""
     expected = "a mapping with the keys image and commands (or steps)"
-    check_keys(root, KEYS, "the file", expected, ("image",))
+    check_keys(root, KEYS, "the file", expected=expected, needed=("image",))
     if "steps" in root and "commands" in root:
         root.note(root.at("commands").wrong(_TOO_MANY_WAYS))
     elif "steps" not in root and "commands" not in root:
@@ -252,7 +252,9 @@ def _pipeline(root: Place, limits: PipelineLimits) -> Pipeline:
     )
     if "steps" in root:
         steps = root.read(
-            "steps", lambda place: _steps(place, limits, seconds, environment, network), ()
+            "steps",
+            lambda place: _steps(place, limits, seconds, environment=environment, network=network),
+            (),
         )
     return Pipeline(
         image=root.read("image", read_image, ""),
@@ -282,6 +284,7 @@ def _steps(
     place: Place,
     limits: PipelineLimits,
     seconds: int,
+    *,
     environment: dict[str, str],
     network: bool,
 ) -> tuple[Step, ...]:
@@ -289,7 +292,7 @@ def _steps(
     names: set[str] = set()
     for entry in place.items(STEPS_MAX, "steps, each with name and commands"):
         try:
-            step = _step(entry, limits, seconds, environment, network)
+            step = _step(entry, limits, seconds, environment=environment, network=network)
         except WrongValue as wrong:
             place.note(wrong)
             continue
@@ -305,11 +308,12 @@ def _step(
     entry: Place,
     limits: PipelineLimits,
     seconds: int,
+    *,
     environment: dict[str, str],
     network: bool,
 ) -> Step:
     expected = "a mapping with the keys name and commands"
-    check_keys(entry, STEP_KEYS, "a step", expected, ("name", "commands"))
+    check_keys(entry, STEP_KEYS, "a step", expected=expected, needed=("name", "commands"))
     branches, events = entry.read("when", _when, (None, None))
     return Step(
         name=entry.read("name", read_step_name, ""),
@@ -326,7 +330,7 @@ _Patterns = tuple[str, ...] | None
 
 
 def _when(place: Place) -> tuple[_Patterns, _Patterns]:
-    check_keys(place, WHEN_KEYS, "when", "a mapping with the keys branch and event")
+    check_keys(place, WHEN_KEYS, "when", expected="a mapping with the keys branch and event")
     return (
         place.read("branch", read_patterns, None),
         place.read("event", _events, None),
@@ -341,7 +345,7 @@ def _events(place: Place) -> tuple[str, ...]:
 def _seconds(place: Place, seconds_max: int, default: int) -> int:
     return place.read(
         "timeout_seconds",
-        lambda value: read_number(value, 1, seconds_max, " of seconds"),
+        lambda value: read_number(value, 1, seconds_max, of_what=" of seconds"),
         default,
     )
 
@@ -352,11 +356,11 @@ def _environment(place: Place, inherited: dict[str, str]) -> dict[str, str]:
 
 def _resources(place: Place, limits: PipelineLimits) -> Resources:
     memory_bytes, cpus, pids = limits.memory_bytes, limits.cpus, limits.pids_max
-    check_keys(place, RESOURCE_KEYS, "resources", "a mapping with memory, cpus, pids")
+    check_keys(place, RESOURCE_KEYS, "resources", expected="a mapping with memory, cpus, pids")
     return Resources(
         place.read(
             "memory", lambda value: read_memory(value, MEMORY_BYTES_MIN, memory_bytes), memory_bytes
         ),
         place.read("cpus", lambda value: read_cpus(value, cpus), cpus),
-        place.read("pids", lambda value: read_number(value, PIDS_MIN, pids, ""), pids),
+        place.read("pids", lambda value: read_number(value, PIDS_MIN, pids, of_what=""), pids),
     )

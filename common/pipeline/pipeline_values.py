@@ -94,7 +94,7 @@ class WrongValue(ValueError):
     """What is wrong at a place of the file. path None: no line is to blame."""
 
     def __init__(
-        self, problem: str, path: Path | None, key: str | None, nearest: str | None = None
+        self, problem: str, path: Path | None, key: str | None, *, nearest: str | None = None
     ) -> None:
         super().__init__(problem)
         self.path = path
@@ -172,7 +172,7 @@ class Place:
 
 
 def check_keys(
-    place: Place, known: Sequence[str], where: str, expected: str, needed: Sequence[str] = ()
+    place: Place, known: Sequence[str], where: str, *, expected: str, needed: Sequence[str] = ()
 ) -> None:
     """Note each key that is not known, and each needed one that is not there.
 
@@ -192,7 +192,7 @@ def check_keys(
         nearest = near[0] if near else None
         meant.add(nearest)
         problem = f"is not known; the keys of {where} are {', '.join(known)}"
-        place.note(WrongValue(problem, path, shown, nearest))
+        place.note(WrongValue(problem, path, shown, nearest=nearest))
     for key in needed:
         if key not in place and key not in meant:
             where = " in this step" if place.path else ""
@@ -275,7 +275,7 @@ def read_flag(place: Place) -> bool:
     raise place.wrong("must be true or false")
 
 
-def read_number(place: Place, least: int, most: int, of_what: str) -> int:
+def read_number(place: Place, least: int, most: int, *, of_what: str) -> int:
     """A whole number; true is none, though Python takes it for 1."""
     value = place.value
     if isinstance(value, int) and not isinstance(value, bool) and least <= value <= most:

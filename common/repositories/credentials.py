@@ -51,7 +51,7 @@ _UNTRUSTED = re.compile(
 )
 
 
-def check_access(access: GitAccess, url: str, file: Path, key: str) -> None:
+def check_access(access: GitAccess, url: str, file: Path, *, key: str) -> None:
     """Refuse a login that cannot work or that others may read. Raises ConfigError.
 
     url: what is fetched from. key: of the repository's entry in `file`.
@@ -101,12 +101,12 @@ def check_access(access: GitAccess, url: str, file: Path, key: str) -> None:
         ("ca_file", access.ca_file),
     ):
         if path is not None:
-            _read(path, file, f"{key}.{name}", PUBLIC_BYTES_MAX)
+            _read(path, file, f"{key}.{name}", bytes_max=PUBLIC_BYTES_MAX)
 
 
 def check_secret_file(path: Path, file: Path, key: str) -> bytes:
     """The bytes of a file that only its owner may read. Raises ConfigError, naming all three."""
-    data, mode = _read(path, file, key, SECRET_BYTES_MAX)
+    data, mode = _read(path, file, key, bytes_max=SECRET_BYTES_MAX)
     if mode & 0o077:
         raise ConfigError.at(
             file,
@@ -176,7 +176,7 @@ def _check_token(path: Path, file: Path, key: str) -> None:
         )
 
 
-def _read(path: Path, file: Path, key: str, bytes_max: int) -> tuple[bytes, int]:
+def _read(path: Path, file: Path, key: str, *, bytes_max: int) -> tuple[bytes, int]:
     """A small file's bytes, and who may do what with it. Raises ConfigError."""
     try:
         # a pipe in its place must not hold us up

@@ -101,7 +101,7 @@ PUBLIC = GitAccess()
 
 
 def git_environment(
-    protocols: Iterable[str], home: Path, url: str = "", access: GitAccess = PUBLIC
+    protocols: Iterable[str], home: Path, url: str = "", *, access: GitAccess = PUBLIC
 ) -> dict[str, str]:
     """The variables to run git with: isolated, and only these protocols allowed.
 

@@ -136,7 +136,7 @@ class Reporter:
     async def _post(self, target: StatusTarget, token: str, status: CommitStatus) -> Meaning:
         assert self._session is not None
         forge = statuses_of(target.forge)
-        request = forge.request(target.api_url, target.project, token, status)
+        request = forge.request(target.api_url, target.project, token, status=status)
         try:
             answer = await ask(
                 self._session,
@@ -148,7 +148,7 @@ class Reporter:
         except NoAnswer as error:
             return Later(str(error))
         headers = {name.lower(): value for name, value in answer.headers.items()}
-        return forge.meaning(answer.status, headers, answer.data, self._clock())
+        return forge.meaning(answer.status, headers, answer.data, now=self._clock())
 
     def settle(self, waiting: WaitingStatus, meaning: Meaning, again_seconds: float) -> None:
         """Note what came of a post. Raises what the database raises."""

@@ -35,7 +35,12 @@ def state_of(outcome: str) -> State:
 
 
 def description_of(
-    outcome: str, exit_code: int | None, agreeing: int, replicas: int, found: Sequence[Found] = ()
+    outcome: str,
+    exit_code: int | None,
+    agreeing: int,
+    *,
+    replicas: int,
+    found: Sequence[Found] = (),
 ) -> str:
     """One line, as in "3 of 4 replicas: exit 0". found: what there was where nothing was agreed."""
     if outcome == "disputed" and found:

@@ -45,6 +45,7 @@ class TlsAcceptor:
         context: ssl.SSLContext,
         make_protocol: Callable[[], asyncio.Protocol],
         on_refused: Callable[[str, OSError], None],
+        *,
         limits: HandshakeLimits | None = None,
     ) -> None:
         """make_protocol: for a connection whose handshake has succeeded.

@@ -81,7 +81,7 @@ def host_of(cluster_id: bytes, member: str) -> str:
 
 
 def issue_leaf(
-    cluster_id: bytes, member: str, signing_key: SigningKey, now: float, randomness: bytes
+    cluster_id: bytes, member: str, signing_key: SigningKey, *, now: float, randomness: bytes
 ) -> Leaf:
     """A new leaf with a key of its own, signed by the member's key.
 

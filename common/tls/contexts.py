@@ -14,7 +14,7 @@ from common.tls.certificates import Leaf, PinnedKeys, anchor_of
 
 def listening_context(pinned: PinnedKeys, leaf: Leaf) -> ssl.SSLContext:
     """For connections of any member."""
-    context = _context(ssl.PROTOCOL_TLS_SERVER, pinned, pinned.keys, leaf)
+    context = _context(ssl.PROTOCOL_TLS_SERVER, pinned, pinned.keys, leaf=leaf)
     context.num_tickets = 0
     return context
 
@@ -24,7 +24,7 @@ def dialling_context(pinned: PinnedKeys, peer: str, leaf: Leaf | None) -> ssl.SS
 
     leaf: None shows no certificate, which every member refuses.
     """
-    context = _context(ssl.PROTOCOL_TLS_CLIENT, pinned, (peer,), leaf)
+    context = _context(ssl.PROTOCOL_TLS_CLIENT, pinned, (peer,), leaf=leaf)
     context.check_hostname = True
     return context
 
@@ -46,7 +46,7 @@ def renewed_context(newest: Callable[[], ssl.SSLContext]) -> ssl.SSLContext:
 
 
 def _context(
-    protocol: int, pinned: PinnedKeys, trusted: Iterable[str], leaf: Leaf | None
+    protocol: int, pinned: PinnedKeys, trusted: Iterable[str], *, leaf: Leaf | None
 ) -> ssl.SSLContext:
     context = ssl.SSLContext(protocol)
     context.minimum_version = context.maximum_version = ssl.TLSVersion.TLSv1_3

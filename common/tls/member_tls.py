@@ -111,8 +111,8 @@ class MemberTls:
             self._pinned.cluster_id,
             self._name,
             self._signing_key,
-            self._renewed_at,
-            self._randomness(LEAF_SEED_BYTES + SERIAL_BYTES),
+            now=self._renewed_at,
+            randomness=self._randomness(LEAF_SEED_BYTES + SERIAL_BYTES),
         )
         self._dialling.clear()
         self._listening = listening_context(self._pinned, self._leaf)

@@ -90,6 +90,7 @@ class LimitedListener:
         application: web.Application,
         limits: Limits | None = None,
         header_seconds: float = HEADER_TIMEOUT_SECONDS,
+        *,
         tls: MemberTls | None = None,
     ) -> None:
         """header_seconds: a connection that has not sent a whole header by then is closed.

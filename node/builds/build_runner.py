@@ -104,7 +104,9 @@ class BuildRunner:
         self._sandbox: Sandbox = (
             ProcessSandbox(self._threads, limits)
             if config.executor == "process"
-            else DockerSandbox(config, limits, cluster_id, self._threads, thread_count)
+            else DockerSandbox(
+                config, limits, cluster_id, threads=self._threads, connections_max=thread_count
+            )
         )
         self._slots = FairSemaphore(config.builds_at_once)
         self._states: dict[_Key, str] = {}
@@ -184,7 +186,9 @@ class BuildRunner:
         """The folder of what this replica's build made, or will be; see node.artifacts."""
         return self._folder(build, opened) / ARTIFACTS_FOLDER
 
-    def read_log(self, build: bytes, opened: int, offset: int, bytes_max: int) -> LogPiece | None:
+    def read_log(
+        self, build: bytes, opened: int, offset: int, *, bytes_max: int
+    ) -> LogPiece | None:
         """A piece of the log, also while the build runs or waits; None: there is none. OSError."""
         key = (build, opened)
         if key in self._logs:
@@ -194,7 +198,7 @@ class BuildRunner:
         path = self.log_path(build, opened)
         if not path.is_file():
             return None
-        return read_log_file(path, self._limits.log_bytes_max, offset, bytes_max)
+        return read_log_file(path, self._limits.log_bytes_max, offset, bytes_max=bytes_max)
 
     def state(self, build: bytes, opened: int) -> str:
         """waiting | checkout | image | building | retrying: <reason> | none"""
@@ -260,7 +264,7 @@ class BuildRunner:
         folder = self._work_folder(key)
         try:
             folder.mkdir()
-            found = await self._find(order, folder, log, show_state)
+            found = await self._find(order, folder, log, show_state=show_state)
             if found.result.artifacts:
                 made, kept = folder / ARTIFACTS_FOLDER, self.artifacts_path(*key)
                 # before the log is finished: where the disk fails, all is tried again
@@ -300,14 +304,17 @@ class BuildRunner:
         )
 
     async def _find(
-        self, order: BuildOrder, folder: Path, log: BuildLog, show_state: Callable[[str], None]
+        self, order: BuildOrder, folder: Path, log: BuildLog, *, show_state: Callable[[str], None]
     ) -> _Found:
         """Check out and run. Raises InfrastructureError, _NotNeeded, OSError."""
         began_at = time.monotonic()
         show_state("checkout")
         log.note(f"{order.repository} branch {order.branch} commit {order.commit or 'none'}")
         source = await self._checkout.check_out(
-            order.repository, ref_of(order.branch, order.ref), order.commit, folder / "tree.tar"
+            order.repository,
+            ref_of(order.branch, order.ref),
+            order.commit,
+            target=folder / "tree.tar",
         )
         checked_out_at = time.monotonic()
         if isinstance(source, NotThere):

@@ -250,7 +250,7 @@ def check_on_the_way(path: str, kind: str) -> None:
 
 
 def take_from_archive(
-    collector: Collector, root: str, stream: IO[bytes], stop: Stop, most: int
+    collector: Collector, root: str, stream: IO[bytes], *, stop: Stop, most: int
 ) -> None:
     """Offer everything in a tar stream of the engine's that holds `root` of a workspace.
 

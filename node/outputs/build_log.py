@@ -102,7 +102,7 @@ class BuildLog:
         """
         with self._lock:
             if self._file is None:
-                return read_log_file(self.path, self._bytes_max, offset, bytes_max)
+                return read_log_file(self.path, self._bytes_max, offset, bytes_max=bytes_max)
             tail_offset = self._head_bytes + self._cut_bytes
             total = tail_offset + self._tail_bytes
             dropped = (self._head_bytes, tail_offset) if self._cut_bytes else None

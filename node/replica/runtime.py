@@ -96,7 +96,7 @@ class Runtime:
         Raises pbft.replica.DamagedRecords, pbft.replica.OlderRecords, node.store.StoreDamaged,
         node.store.StoreUnusable.
         """
-        output = restore(self.replica, self.application, self.store, os.urandom(32))
+        output = restore(self.replica, self.application, self.store, nonce=os.urandom(32))
         # What is executed again after a crash need not have been saved with its ballots.
         self.store.save([], executed_ballots([output]))
         core = self.replica.core

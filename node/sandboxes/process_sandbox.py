@@ -70,13 +70,15 @@ class ProcessSandbox:
         steps = work.wanted_steps(pipeline)
         if not steps:
             return RunResult(Outcome.SKIPPED)
-        return await in_thread(self._threads, lambda stop: self._run(work, pipeline, steps, stop))
+        return await in_thread(
+            self._threads, lambda stop: self._run(work, pipeline, steps, stop=stop)
+        )
 
     async def remove(self, label: str) -> None:
         """Nothing is left of a build but its work folder, which is its caller's."""
 
     def _run(
-        self, work: Work, pipeline: Pipeline, steps: tuple[Step, ...], stop: Stop
+        self, work: Work, pipeline: Pipeline, steps: tuple[Step, ...], *, stop: Stop
     ) -> RunResult:
         """Blocking. Raises Stopped and InfrastructureError."""
         try:
@@ -87,7 +89,7 @@ class ProcessSandbox:
             for number, step in enumerate(steps, 1):
                 stop.check()
                 work.begin_step(step, number, len(steps))
-                code = _run_shell(step, checkout, home, work, ends_at, stop)
+                code = _run_shell(step, checkout, home, work=work, ends_at=ends_at, stop=stop)
                 if code is None:
                     return RunResult(Outcome.TIMED_OUT)
                 if code != 0:
@@ -145,7 +147,7 @@ def _take_as_it_is(member: tarfile.TarInfo, _: str) -> tarfile.TarInfo:
 
 
 def _run_shell(
-    step: Step, checkout: Path, home: Path, work: Work, ends_at: float, stop: Stop
+    step: Step, checkout: Path, home: Path, *, work: Work, ends_at: float, stop: Stop
 ) -> int | None:
     """The shell's exit code (negative: minus the signal), None where its time was over.
 
@@ -176,11 +178,11 @@ def _run_shell(
     output = process.stdout.fileno()
     os.set_blocking(output, False)
     try:
-        has_ended = _follow(process.pid, output, ends_at, log, stop)
+        has_ended = _follow(process.pid, output, ends_at, log=log, stop=stop)
     except Stopped:
         process.terminate()
         log.note(f"asked to stop; {GRACE_SECONDS} s until it is killed")
-        _follow(process.pid, output, time.monotonic() + GRACE_SECONDS, log, None)
+        _follow(process.pid, output, time.monotonic() + GRACE_SECONDS, log=log, stop=None)
         raise
     finally:
         process.stdin.close()
@@ -195,7 +197,7 @@ def _run_shell(
     return process.returncode if has_ended else None
 
 
-def _follow(pid: int, output: int, ends_at: float, log: BuildLog, stop: Stop | None) -> bool:
+def _follow(pid: int, output: int, ends_at: float, *, log: BuildLog, stop: Stop | None) -> bool:
     """Take the output until the process ends (True) or its time does (False)."""
     is_open = True
     while True:

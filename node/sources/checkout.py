@@ -80,6 +80,7 @@ class Checkout:
         config: NodeConfig,
         workspace_bytes: int,
         threads: ThreadPoolExecutor,
+        *,
         asked_again_seconds: float = ASKED_AGAIN_SECONDS,
     ) -> None:
         """workspace_bytes: a larger tree is refused. asked_again_seconds: see check_out."""
@@ -121,7 +122,7 @@ class Checkout:
         await self._in_thread(lambda stop: has_reference(remote, "HEAD", stop))
 
     async def check_out(
-        self, repository: str, reference: str, commit: str | None, target: Path
+        self, repository: str, reference: str, commit: str | None, *, target: Path
     ) -> Source | NotThere:
         """The files of `commit`, proved to be reachable from `reference`; the tree as a tar file.
 
@@ -183,7 +184,7 @@ class Checkout:
         made_anew: set[Path] = set()
         while True:
             try:
-                return await self._gather(need, target, in_use, ends_at)
+                return await self._gather(need, target, in_use, ends_at=ends_at)
             except CorruptMirror as error:
                 folder = error.folder
                 assert folder is not None, "whoever reads a mirror says which"
@@ -195,14 +196,14 @@ class Checkout:
                 made_anew.add(folder)
 
     async def _gather(
-        self, need: "_Need", target: Path, in_use: ExitStack, ends_at: float
+        self, need: "_Need", target: Path, in_use: ExitStack, *, ends_at: float
     ) -> Source | NotThere:
         """Everything that the commit consists of, in one tar file. Raises CorruptMirror."""
         top = await self._look(need, in_use, ends_at)
         if isinstance(top, NotThere):
             return top
         modules: list[str] = []
-        parts = await self._parts(need, top, modules, in_use, ends_at)
+        parts = await self._parts(need, top, modules, in_use=in_use, ends_at=ends_at)
         if isinstance(parts, NotThere):
             return parts
         if not isinstance(parts, TreeRefused):
@@ -225,7 +226,7 @@ class Checkout:
         return Source(top.pipeline, top.dockerfile, parts, top.commit_seconds)
 
     async def _parts(
-        self, need: "_Need", top: Listing, modules: list[str], in_use: ExitStack, ends_at: float
+        self, need: "_Need", top: Listing, modules: list[str], *, in_use: ExitStack, ends_at: float
     ) -> tuple[TreePart, ...] | TreeRefused | NotThere:
         """The tree and, level by level, the other repositories in it. Raises CorruptMirror.
 
@@ -266,7 +267,11 @@ class Checkout:
         folder = self._mirror_folder(need.entry, need.commit)
         in_use.enter_context(self._mirrors.using(folder))
         mirror = Mirror(
-            folder, self._remote(need.entry), need.reference, need.commit, self._fetch_bytes_max
+            folder,
+            self._remote(need.entry),
+            need.reference,
+            commit=need.commit,
+            fetch_bytes_max=self._fetch_bytes_max,
         )
         async with self._mirrors.lock(folder):
             try:
@@ -304,7 +309,7 @@ class Checkout:
             protocol = protocol_of(url)
         except ValueError as error:
             raise InfrastructureError(f"repositories: {error}", is_permanent=True) from error
-        environment = git_environment([protocol], self._home, url, entry.access)
+        environment = git_environment([protocol], self._home, url, access=entry.access)
         return Remote(url, entry.access, environment, entry.url)
 
     def _mirror_folder(self, entry: RepositoryEntry, commit: str) -> Path:

@@ -159,6 +159,7 @@ class Mirror:
         folder: Path,
         remote: Remote,
         reference: str | None,
+        *,
         commit: str,
         fetch_bytes_max: int,
     ) -> None:
@@ -287,9 +288,9 @@ class Mirror:
         if listed.exit_code != 0 or len(words) != 2 or not words[0].isdigit():
             raise CorruptMirror(listed.problem or "the commit cannot be read")
         paths = (PIPELINE_FILE, DOCKERFILE, MODULES_FILE)
-        entries = top = list_tree(self._commit, (), self._environment, stop)
+        entries = top = list_tree(self._commit, (), self._environment, stop=stop)
         if isinstance(top, TreeRefused):
-            top = list_tree(self._commit, paths, self._environment, stop)
+            top = list_tree(self._commit, paths, self._environment, stop=stop)
         assert not isinstance(top, TreeRefused), "three entries are never too many"
         by_path = {entry.path: entry for entry in top if entry.path in paths}
         return Listing(

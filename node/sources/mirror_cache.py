@@ -32,7 +32,7 @@ class MirrorCache:
     """Mirrors by name, for one event loop. `measure` and `remove` block and are for threads."""
 
     def __init__(
-        self, folder: Path, bytes_max: int, days_max: int, now: Callable[[], float] = time.time
+        self, folder: Path, bytes_max: int, days_max: int, *, now: Callable[[], float] = time.time
     ) -> None:
         """folder: of all mirrors. now: Unix seconds, as the times of files."""
         self._folder = folder

@@ -121,7 +121,7 @@ class TreeRefused(msgspec.Struct, frozen=True):
 
 
 def list_tree(
-    commit: str, paths: tuple[str, ...], environment: Mapping[str, str], stop: Stop
+    commit: str, paths: tuple[str, ...], environment: Mapping[str, str], *, stop: Stop
 ) -> tuple[TreeEntry, ...] | TreeRefused:
     """The entries at `paths`, or all entries below the root where there are none.
 
@@ -195,7 +195,9 @@ def check_tree(entries: tuple[TreeEntry, ...], bytes_max: int) -> TreeRefused | 
     return None
 
 
-def export_tree(parts: tuple[TreePart, ...], target: Path, commit_seconds: int, stop: Stop) -> None:
+def export_tree(
+    parts: tuple[TreePart, ...], target: Path, commit_seconds: int, *, stop: Stop
+) -> None:
     """Write the entries of all parts, checked together by check_tree, to one tar file.
 
     Folders come once more at its end: a tar that does not put that off by itself gives a folder its
@@ -215,14 +217,16 @@ def export_tree(parts: tuple[TreePart, ...], target: Path, commit_seconds: int, 
     ) as archive:
         for part in parts:
             with blamed(part.folder):
-                _export_part(part, archive, commit_seconds, stop)
+                _export_part(part, archive, commit_seconds, stop=stop)
         for part in parts:
             for entry in part.entries:
                 if entry.is_folder:
                     archive.addfile(_header(entry, commit_seconds))
 
 
-def _export_part(part: TreePart, archive: tarfile.TarFile, commit_seconds: int, stop: Stop) -> None:
+def _export_part(
+    part: TreePart, archive: tarfile.TarFile, commit_seconds: int, *, stop: Stop
+) -> None:
     with git_process(
         ["cat-file", "--batch"],
         environment=part.environment,
@@ -237,7 +241,7 @@ def _export_part(part: TreePart, archive: tarfile.TarFile, commit_seconds: int, 
             if entry.is_folder:
                 archive.addfile(header)
                 continue
-            content = _open_object(process.stdin, process.stdout, entry, stop)
+            content = _open_object(process.stdin, process.stdout, entry, stop=stop)
             if entry.is_link:
                 link = content.read(entry.size)
                 header.linkname = _link_target(entry.path, link.decode(errors="surrogateescape"))
@@ -326,7 +330,9 @@ class _Object(io.RawIOBase):
         return data
 
 
-def _open_object(requests: IO[bytes], answers: IO[bytes], entry: TreeEntry, stop: Stop) -> _Object:
+def _open_object(
+    requests: IO[bytes], answers: IO[bytes], entry: TreeEntry, *, stop: Stop
+) -> _Object:
     """Ask `git cat-file --batch` for one object; its bytes come next from what is returned."""
     try:
         requests.write(entry.object_id.encode() + b"\n")

@@ -154,7 +154,11 @@ class NodeReports:
     def _put_verdict(self, verdict: VerdictFields) -> None:
         found = [(value.outcome, value.exit_code, len(value.replicas)) for value in verdict.found]
         text = description_of(
-            verdict.outcome, verdict.exit_code, len(verdict.agreeing), verdict.replicas, found
+            verdict.outcome,
+            verdict.exit_code,
+            len(verdict.agreeing),
+            replicas=verdict.replicas,
+            found=found,
         )
         self._queue(verdict, verdict.build, state_of(verdict.outcome), text=text)
 

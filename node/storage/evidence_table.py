@@ -47,7 +47,7 @@ class EvidenceTable:
         damaged: list[int] = []
         rows = database.execute("SELECT number, replica, pair, first, second FROM evidence")
         for number, replica, pair, first, second in rows:
-            if _is_whole(replica, pair, first, second):
+            if _is_whole(replica, pair, first, second=second):
                 self._note(replica, pair, len(first) + len(second))
             else:
                 damaged.append(number)
@@ -115,7 +115,7 @@ class EvidenceTable:
         self._bytes[replica] += size
 
 
-def _is_whole(replica: int, pair: bytes, first: bytes, second: bytes) -> bool:
+def _is_whole(replica: int, pair: bytes, first: bytes, *, second: bytes) -> bool:
     """Whether a row is what was saved, as far as its digest tells: a proof must not be wrong."""
     try:
         return _pair(Evidence(replica, decode_signed(first), decode_signed(second))) == pair

@@ -87,7 +87,7 @@ class LedgerTable:
         gap = self._row("SELECT first FROM gaps WHERE last >= ? ORDER BY first LIMIT 1", (first,))
         if gap is not None:
             end = min(end, gap[0] - 1)
-        found = self._take(first, end, "ASC", bytes_max)
+        found = self._take(first, end, "ASC", bytes_max=bytes_max)
         return found[: self._following(first - 1, found)]
 
     def page_from(self, first: int, count: int, bytes_max: int) -> LedgerPage:
@@ -105,7 +105,7 @@ class LedgerTable:
             "SELECT last FROM gaps WHERE first <= ? ORDER BY first DESC LIMIT 1", (last,)
         )
         first = max(last - count + 1, gap[0] + 1 if gap is not None else 1)
-        entries = self._take(first, last, "DESC", bytes_max)
+        entries = self._take(first, last, "DESC", bytes_max=bytes_max)
         entries.reverse()
         # What comes after damage is good again: its own chain leads to the last one's head.
         while entries:
@@ -294,7 +294,7 @@ class LedgerTable:
 
         bytes_max: of the bodies; the one that goes beyond it is the last.
         """
-        entries = self._take(first, last, "ASC", bytes_max, is_exceeded=True)
+        entries = self._take(first, last, "ASC", bytes_max=bytes_max, is_exceeded=True)
         return [(entry.index, entry.body, entry.head) for entry in entries]
 
     def gaps(self) -> list[LedgerGap]:
@@ -327,8 +327,8 @@ class LedgerTable:
         first: int,
         last: int,
         order: str,
-        bytes_max: int | None,
         *,
+        bytes_max: int | None,
         is_exceeded: bool = False,
     ) -> list[Entry]:
         """Entries in that range: at least one, and after it no more than these bytes together.

@@ -231,25 +231,25 @@ def _read_area(data: bytes, area: int) -> tuple[_Generation, list[_Frame]] | Non
 
     Its count of entries tells of those, too, that come after one that cannot be read.
     """
-    firsts = [frame for frame in _copies(data, area, 0, None) if frame.number == 0]
+    firsts = [frame for frame in _copies(data, area, 0, secret=None) if frame.number == 0]
     if not firsts:
         return None
     first = max(firsts, key=lambda frame: frame.generation)
     frames, size = [first], first.size
     while size < AREA_BYTES:
-        following = _copies(data, area, size, first.secret)
+        following = _copies(data, area, size, secret=first.secret)
         if not following or following[0].number != len(frames):
             break
         frames.append(following[0])
         size += following[0].size
     last = len(frames)
     for place in range(size, AREA_BYTES, PAGE_BYTES):
-        for frame in _copies(data, area, place, first.secret):
+        for frame in _copies(data, area, place, secret=first.secret):
             last = max(last, frame.number + 1)
     return _Generation(first.generation, first.secret, area, last, size), frames
 
 
-def _copies(data: bytes, area: int, place: int, secret: bytes | None) -> list[_Frame]:
+def _copies(data: bytes, area: int, place: int, *, secret: bytes | None) -> list[_Frame]:
     """What can be read of the copies of the entry at that place.
 
     secret: of the generation; None where an area begins, and nobody else's bytes can be.

@@ -20,7 +20,7 @@ _BODY_ERRORS: dict[int, type[web.HTTPException]] = {
 }
 
 
-def number(request: web.Request, name: str, default: int, low: int, high: int) -> int:
+def number(request: web.Request, name: str, default: int, *, low: int, high: int) -> int:
     """A number from the query. Raises HTTPBadRequest."""
     text = request.query.get(name)
     if text is None:

@@ -69,4 +69,4 @@ class ArtifactRoutes:
 
     def _folder(self, request: web.Request) -> Path:
         build = bytes.fromhex(request.match_info["build"])
-        return self._kept.artifacts_path(build, number(request, "opened", 0, 0, 2**62))
+        return self._kept.artifacts_path(build, number(request, "opened", 0, low=0, high=2**62))

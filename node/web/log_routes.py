@@ -30,7 +30,9 @@ class Logs(Protocol):
     def log_path(self, build: bytes, opened: int) -> Path:
         """Where the log is when it is finished."""
 
-    def read_log(self, build: bytes, opened: int, offset: int, bytes_max: int) -> LogPiece | None:
+    def read_log(
+        self, build: bytes, opened: int, offset: int, *, bytes_max: int
+    ) -> LogPiece | None:
         """A piece of a log; None: there is none."""
 
 
@@ -48,19 +50,19 @@ class LogRoutes:
     async def handle(self, request: web.Request) -> web.StreamResponse:
         """Answer a question."""
         build = bytes.fromhex(request.match_info["build"])
-        opened = number(request, "opened", 0, 0, 2**62)
+        opened = number(request, "opened", 0, low=0, high=2**62)
         if "from" not in request.query:
             return await _send_file(request, self._logs.log_path(build, opened))
-        offset = number(request, "from", 0, 0, 2**62)
-        seconds = number(request, "wait", 0, 0, WAIT_SECONDS_MAX)
+        offset = number(request, "from", 0, low=0, high=2**62)
+        seconds = number(request, "wait", 0, low=0, high=WAIT_SECONDS_MAX)
         piece = self._piece(build, opened, offset)
         if seconds and _is_nothing_new(piece, offset):
-            piece = await self._wait(request, build, opened, offset, seconds)
+            piece = await self._wait(request, build, opened, offset=offset, seconds=seconds)
         served = ServedPiece(piece, self._logs.run_id)
         return web.Response(body=piece.data, headers=piece_headers(served))
 
     async def _wait(
-        self, request: web.Request, build: bytes, opened: int, offset: int, seconds: int
+        self, request: web.Request, build: bytes, opened: int, *, offset: int, seconds: int
     ) -> LogPiece:
         if self._waiting >= WAITING_MAX:
             raise http_error(
@@ -81,7 +83,7 @@ class LogRoutes:
 
     def _piece(self, build: bytes, opened: int, offset: int) -> LogPiece:
         try:
-            piece = self._logs.read_log(build, opened, offset, PIECE_BYTES_MAX)
+            piece = self._logs.read_log(build, opened, offset, bytes_max=PIECE_BYTES_MAX)
         except FileNotFoundError:
             piece = None
         if piece is None:

@@ -38,7 +38,7 @@ class ProofRoutes:
     async def _provenance(self, request: web.Request) -> web.Response:
         """This replica's SLSA provenance of a decided build, in an envelope of its own."""
         build = bytes.fromhex(request.match_info["build"])
-        opened = number(request, "opened", 0, 0, 2**62)
+        opened = number(request, "opened", 0, low=0, high=2**62)
         data = self._store.ledger.find_statement(build)
         statement = None if data is None else parse_statement(data)
         if statement is None or statement.verdict.opened != opened:
@@ -47,7 +47,7 @@ class ProofRoutes:
         payload = (
             None
             if ballot is None
-            else provenance_bytes(self._cluster, statement, self._name, ballot)
+            else provenance_bytes(self._cluster, statement, self._name, ballot=ballot)
         )
         if payload is None:
             raise http_error(web.HTTPNotFound, "this replica has no finding about that build")
@@ -59,7 +59,7 @@ class ProofRoutes:
         All is looked up by the build, so the work is bounded by the number of replicas.
         """
         build = bytes.fromhex(request.match_info["build"])
-        opened = number(request, "opened", 0, 0, 2**62)
+        opened = number(request, "opened", 0, low=0, high=2**62)
         ledger = self._store.ledger
         end, _ = ledger.end()
         if self._runtime.is_unsaved or self._application.ledger_index != end:
@@ -67,7 +67,7 @@ class ProofRoutes:
                 web.HTTPServiceUnavailable,
                 "this replica's ledger and state are not at one entry now: ask once more",
             )
-        at = number(request, "at", end, 0, 2**62)
+        at = number(request, "at", end, low=0, high=2**62)
         if at > end:
             raise http_error(
                 web.HTTPConflict, f"this replica's ledger ends at entry {end}: ?at={at} comes later"
@@ -90,8 +90,8 @@ class ProofRoutes:
             self._cluster,
             verdict,
             [(index, entry) for index, entry in late if index <= at],
-            at,
-            entries[0].head,
+            ledger_index=at,
+            ledger_head=entries[0].head,
             is_final=not is_open and all(index <= at for index, _ in late),
         )
         return self._signed(payload)

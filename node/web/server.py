@@ -282,8 +282,8 @@ class NodeServer:
 
     async def _evidence(self, request: web.Request) -> web.Response:
         """Pairs of messages that prove misbehaviour, after the number ?after=, oldest first."""
-        after = number(request, "after", 0, 0, 2**62)
-        limit = number(request, "limit", 20, 1, EVIDENCE_PAGE_MAX)
+        after = number(request, "after", 0, low=0, high=2**62)
+        limit = number(request, "limit", 20, low=1, high=EVIDENCE_PAGE_MAX)
         kept = self._store.evidence.page(after, limit, PAGE_BYTES_MAX)
         return web.json_response(
             {
@@ -297,7 +297,7 @@ class NodeServer:
 
     def _evidence_row(self, kept: KeptEvidence) -> dict[str, str | int]:
         first, second = kept.evidence.first, kept.evidence.second
-        proved = check_evidence(first, second, self._cluster, verify)
+        proved = check_evidence(first, second, self._cluster, verify=verify)
         return {
             "number": kept.number,
             "replica": self._cluster.replica_names[kept.evidence.replica],
@@ -316,7 +316,7 @@ class NodeServer:
 
     async def _log(self, request: web.Request) -> web.Response:
         """The last messages, newest first, at most ?limit= of them."""
-        limit = number(request, "limit", 100, 1, 512)
+        limit = number(request, "limit", 100, low=1, high=512)
         kind = request.query.get("type")
         rows = []
         for logged in self._runtime.trace.newest():
@@ -429,7 +429,7 @@ class NodeServer:
 
     async def _ledger(self, request: web.Request) -> web.Response:
         """GET /ledger?from=&limit=, or ?to=&limit= for those before; `before`: the head there."""
-        limit = number(request, "limit", 100, 1, LEDGER_PAGE_MAX)
+        limit = number(request, "limit", 100, low=1, high=LEDGER_PAGE_MAX)
         ledger = self._store.ledger
         # What a wrong state left beyond the present end is not shown.
         end, head = self._application.ledger_index, self._application.ledger_head
@@ -438,10 +438,10 @@ class NodeServer:
             # Nor what was executed and is not on disk yet.
             end, head = saved_end, ledger.head_at(saved_end) or b""
         if "to" in request.query:
-            last = number(request, "to", 1, 1, 2**62)
+            last = number(request, "to", 1, low=1, high=2**62)
             page = ledger.page_up_to(last, limit if last <= end else 0, PAGE_BYTES_MAX)
         else:
-            first = number(request, "from", 1, 1, 2**62)
+            first = number(request, "from", 1, low=1, high=2**62)
             page = ledger.page_from(first, max(0, min(limit, end - first + 1)), PAGE_BYTES_MAX)
         return web.json_response(
             {

@@ -268,7 +268,7 @@ class Checkers:
     def _check_evidence(self, process: Process, found: list[Evidence]) -> None:
         for evidence in found:
             first, second = evidence.first, evidence.second
-            proof = check_evidence(first, second, self._cluster, self._reader.verify)
+            proof = check_evidence(first, second, self._cluster, verify=self._reader.verify)
             if isinstance(proof, Refusal):
                 self.violate("35 evidence is true", f"{process.name}: {proof.reason}")
             elif self._builds.is_remembering(first.signer):

@@ -73,7 +73,12 @@ def _marks(scripted: ScriptedCluster) -> Iterator[Mark]:
         if entry.lane in scripted.muted:
             continue
         mark = mark_of(
-            entry.lane, entry.at / SECOND, entry.event, entry.details, scripted.names, quorums
+            entry.lane,
+            entry.at / SECOND,
+            entry.event,
+            details=entry.details,
+            replicas=scripted.names,
+            quorums=quorums,
         )
         if mark is None:
             continue

@@ -82,7 +82,7 @@ class SimulatedBuilder:
             return
         del self._running[key]
         if isinstance(reaction, ReportDeadline):
-            self.scheduler.cast(VERDICT_DEADLINE, key, reaction, now)
+            self.scheduler.cast(VERDICT_DEADLINE, key, reaction, now=now)
         elif reaction is not None:
             self.scheduler.on_built(key, reaction, now)
 

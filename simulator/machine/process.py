@@ -115,7 +115,7 @@ class Process:
             return
         replica, application = self._make_replica()
         try:
-            restored = restore(replica, application, self.disk, self._nonce())
+            restored = restore(replica, application, self.disk, nonce=self._nonce())
         except (DamagedRecords, DiskDamaged) as error:
             self._recover(str(error))
             return
@@ -151,7 +151,7 @@ class Process:
         world = self.world
         ledger = self.disk.ledger
         application = BuildApplication(
-            world.cluster, world.limits, ledger.find_statement, ledger.missing
+            world.cluster, world.limits, ledger.find_statement, missing_entries=ledger.missing
         )
         sign, verify = world.signatures.signer(self.name), world.signatures.verify
         replica = Replica(

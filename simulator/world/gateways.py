@@ -104,7 +104,7 @@ class Gateway:
         self._observer = observer
         self._clock = Clock()
         settings = ClientSettings(resend_seconds=resend_seconds, resend_seconds_max=4.0)
-        self._client = Client(world.cluster, name, world.signatures.verify, settings)
+        self._client = Client(world.cluster, name, world.signatures.verify, settings=settings)
         self._timer_at: int | None = None
         self._by_payload: dict[bytes, Asked] = {}
         self._builds: list[SubmitBuild] = []

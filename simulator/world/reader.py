@@ -40,7 +40,9 @@ class Reader:
         """Whether the member that is named as the signer signed it."""
         message = self.decode(signed.payload)
         public_key = self._cluster.public_key(signed.signer)
-        covered = signing_bytes(message, signed.payload, self._cluster.id, self._cluster.epoch)
+        covered = signing_bytes(
+            message, signed.payload, self._cluster.id, epoch=self._cluster.epoch
+        )
         return public_key is not None and self.verify(public_key, covered, signed.signature)
 
 

@@ -60,7 +60,7 @@ async def test_all_lanes_build_and_nothing_stays(
 ) -> None:
     label = secrets.token_hex(4)
     network = _house(tmp_path, engine)
-    bare = BareContainers(tmp_path / "bare", network, engine, label)
+    bare = BareContainers(tmp_path / "bare", network, engine, label=label)
     try:
         await bare.build_in(4, "good", network.commits["good"])
         await bare.settle()
@@ -77,7 +77,7 @@ async def test_its_walls_are_those_of_a_step(
 ) -> None:
     label = secrets.token_hex(4)
     network = _house(tmp_path, engine)
-    bare = BareContainers(tmp_path / "bare", network, engine, label)
+    bare = BareContainers(tmp_path / "bare", network, engine, label=label)
     building = asyncio.create_task(bare.build(0, "slow", network.commits["slow"]))
     try:
         while not (found := await asyncio.to_thread(_running, client, label)):

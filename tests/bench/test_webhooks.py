@@ -20,7 +20,7 @@ SECRET = b"a secret of this test"
 
 
 def test_the_client_takes_it_for_a_signed_push() -> None:
-    body, headers = push_webhook(URL, "feature", COMMIT, SECRET)
+    body, headers = push_webhook(URL, "feature", COMMIT, secret=SECRET)
     source = Source(GatewayRepository(url=URL, forge="github"), (SECRET,))
     delivery = Delivery.of(list(headers.items()), body)
     received = receive(delivery, [source], now=time.time(), config_file="client.yml")
@@ -29,7 +29,7 @@ def test_the_client_takes_it_for_a_signed_push() -> None:
 
 
 def test_a_wrong_secret_is_noticed() -> None:
-    body, headers = push_webhook(URL, "feature", COMMIT, b"another secret")
+    body, headers = push_webhook(URL, "feature", COMMIT, secret=b"another secret")
     source = Source(GatewayRepository(url=URL, forge="github"), (SECRET,))
     delivery = Delivery.of(list(headers.items()), body)
     received = receive(delivery, [source], now=time.time(), config_file="client.yml")
@@ -38,7 +38,7 @@ def test_a_wrong_secret_is_noticed() -> None:
 
 @pytest.mark.processes
 async def test_the_handler_keeps_a_row_for_each(tmp_path: Path) -> None:
-    webhooks = [push_webhook(URL, f"branch-{n}", COMMIT, SECRET) for n in range(20)]
+    webhooks = [push_webhook(URL, f"branch-{n}", COMMIT, secret=SECRET) for n in range(20)]
     with _one_row_server(tmp_path) as (url, server):
         latencies = await post_at_rate(url, webhooks, per_second=200.0)
         with pytest.raises(BenchFailed, match="404"):

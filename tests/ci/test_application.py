@@ -396,7 +396,7 @@ def test_find_deferred_says_that_a_build_is_open_then_finds_its_verdict(world: W
 def test_find_deferred_finds_nothing_while_the_ledger_lacks_entries(world: World) -> None:
     missing = 1
     application = BuildApplication(
-        world.cluster, world.limits, world.find_statement, lambda: missing
+        world.cluster, world.limits, world.find_statement, missing_entries=lambda: missing
     )
     submit = encode_operation(SubmitBuild(b"i" * 32, "r", "b", COMMIT))
     asked = world.request(GATEWAY, submit)

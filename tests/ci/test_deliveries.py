@@ -116,7 +116,9 @@ def test_an_old_verdict_is_not_told_while_the_ledger_may_have_a_newer_one(world:
     again = world.request(OTHER_GATEWAY, asked)
     told = world.application.find_deferred(*again)
     assert isinstance(told, DeferredReply)
-    with_gap = BuildApplication(world.cluster, world.limits, world.find_statement, lambda: 1)
+    with_gap = BuildApplication(
+        world.cluster, world.limits, world.find_statement, missing_entries=lambda: 1
+    )
     assert isinstance(with_gap.find_deferred(*again), Refusal)
 
 

@@ -98,11 +98,11 @@ def test_as_many_as_green_needs_are_drawn_each_once(replicas: int) -> None:
 def test_they_follow_from_the_ledger_and_the_build_alone() -> None:
     cluster = cluster_of(4, MINIMAL)
     head, build = genesis_head(cluster.id), hashlib.sha256(b"a build").digest()
-    drawn = drawn_executors(cluster, MINIMAL, head, build)
-    assert drawn == drawn_executors(cluster, MINIMAL, head, build)
+    drawn = drawn_executors(cluster, MINIMAL, head, build_id=build)
+    assert drawn == drawn_executors(cluster, MINIMAL, head, build_id=build)
     heads = [hashlib.sha256(b"%d" % number).digest() for number in range(64)]
-    by_head = [drawn_executors(cluster, MINIMAL, other, build) for other in heads]
-    by_build = [drawn_executors(cluster, MINIMAL, head, other) for other in heads]
+    by_head = [drawn_executors(cluster, MINIMAL, other, build_id=build) for other in heads]
+    by_build = [drawn_executors(cluster, MINIMAL, head, build_id=other) for other in heads]
     for draws in (by_head, by_build):
         for name in cluster.replica_names:
             # 48 of 64 are expected; in all draws equal would be 0 or 64
@@ -113,13 +113,13 @@ def test_they_are_drawn_from_the_head_before_the_build_and_stay() -> None:
     world = Minimal()
     drawn = [world.build.executors]
     head = genesis_head(world.cluster.id)
-    assert drawn == [drawn_executors(world.cluster, MINIMAL, head, world.id)]
+    assert drawn == [drawn_executors(world.cluster, MINIMAL, head, build_id=world.id)]
     world.open(1)
     world.cancel(world.id, OPERATOR)
     before = world.application.ledger_head
     other = world.open(2)
     executors = world.application.open_builds()[other].executors
-    assert executors == drawn_executors(world.cluster, MINIMAL, before, other)
+    assert executors == drawn_executors(world.cluster, MINIMAL, before, build_id=other)
     world.submit(2)
     world.restart()
     assert world.application.open_builds()[other].executors == executors

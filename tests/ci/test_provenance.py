@@ -54,7 +54,7 @@ def line(world: World, payload: bytes, signer: str = REPLICA) -> bytes:
 
 
 def payload_of(world: World, statement: StatementView, ballot: Ballot = PASSED) -> bytes:
-    payload = provenance_bytes(world.cluster, statement, REPLICA, ballot)
+    payload = provenance_bytes(world.cluster, statement, REPLICA, ballot=ballot)
     assert payload is not None
     return payload
 
@@ -81,7 +81,9 @@ def test_it_has_the_fields_that_slsa_demands(world: World, statement: StatementV
 
 def test_a_dissenter_says_what_it_found_itself(world: World, statement: StatementView) -> None:
     data = line(world, payload_of(world, statement, FAILED))
-    found = verify_provenance(data, REPLICA, statement, world.cluster, verify).predicate.finding
+    found = verify_provenance(
+        data, REPLICA, statement, cluster=world.cluster, verify=verify
+    ).predicate.finding
     assert (found.outcome, found.exit_code) == (Outcome.FAILED, 1)
 
 
@@ -90,18 +92,26 @@ def test_nothing_is_said_without_a_finding_about_a_commit(
 ) -> None:
     no_commit = finding(Outcome.CHECKOUT_FAILED, 128, commit=None, pipeline_sha256=None)
     for ballot in (ABSTAIN, no_commit):
-        assert provenance_bytes(world.cluster, statement, REPLICA, ballot) is None
+        assert provenance_bytes(world.cluster, statement, REPLICA, ballot=ballot) is None
 
 
 def test_only_the_replica_itself_can_say_it(world: World, statement: StatementView) -> None:
     payload = payload_of(world, statement)
     with pytest.raises(InvalidProvenance, match="not signed by replica-1"):
         verify_provenance(
-            line(world, payload, "replica-2"), REPLICA, statement, world.cluster, verify
+            line(world, payload, "replica-2"),
+            REPLICA,
+            statement,
+            cluster=world.cluster,
+            verify=verify,
         )
     with pytest.raises(InvalidProvenance, match="another builder"):
         verify_provenance(
-            line(world, payload, "replica-2"), "replica-2", statement, world.cluster, verify
+            line(world, payload, "replica-2"),
+            "replica-2",
+            statement,
+            cluster=world.cluster,
+            verify=verify,
         )
 
 
@@ -114,8 +124,8 @@ def test_it_is_about_that_build_alone(world: World, statement: StatementView) ->
             data,
             REPLICA,
             msgspec.structs.replace(statement, predicate=predicate),
-            world.cluster,
-            verify,
+            cluster=world.cluster,
+            verify=verify,
         )
 
 
@@ -130,8 +140,8 @@ def test_a_changed_byte_of_the_payload_is_noticed(world: World, statement: State
                 json.dumps({**signed, "payload": changed}).encode(),
                 REPLICA,
                 statement,
-                world.cluster,
-                verify,
+                cluster=world.cluster,
+                verify=verify,
             )
 
 

@@ -38,7 +38,9 @@ def supplement_of(
         if isinstance(entry, LateBallotEntry) and entry.build == verdict.build
     ]
     head = world.ledger[end - 1].head
-    return supplement_bytes(world.cluster, verdict, late, end, head, is_final=is_final)
+    return supplement_bytes(
+        world.cluster, verdict, late, ledger_index=end, ledger_head=head, is_final=is_final
+    )
 
 
 def signed(payload: bytes, *indexes: int) -> bytes:
@@ -58,11 +60,11 @@ def test_it_says_what_came_after_the_verdict_and_who_is_missing(world: World) ->
     world.cast(bytes.fromhex(verdict.build), 3, FAILED)
     assert supplement_of(world, verdict, at, is_final=False) == before, "one entry, one text"
     proved = envelope_of(world, verdict)
-    early = verify_supplement(signed(before, 0, 1), proved, world.cluster, verify)
+    early = verify_supplement(signed(before, 0, 1), proved, world.cluster, verify=verify)
     assert (early.fields.is_final, early.fields.late_ballots) == (False, ())
     assert early.fields.without_ballot == ("replica-3",)
     later = verify_supplement(
-        signed(supplement_of(world, verdict), 1, 2), proved, world.cluster, verify
+        signed(supplement_of(world, verdict), 1, 2), proved, world.cluster, verify=verify
     )
     (late,) = later.fields.late_ballots
     assert (late.replica, late.stance, late.outcome) == ("replica-3", "contradicts", "failed")
@@ -91,7 +93,7 @@ def test_what_a_late_ballot_is_to_the_verdict(
     verdict = build_of(world, *ballots)
     proved = envelope_of(world, verdict)
     data = signed(supplement_of(world, verdict), 0, 1)
-    fields = verify_supplement(data, proved, world.cluster, verify).fields
+    fields = verify_supplement(data, proved, world.cluster, verify=verify).fields
     assert [late.stance for late in fields.late_ballots] == [stance]
     assert contradicting(proved.statement.verdict, fields) == against
 
@@ -102,12 +104,14 @@ def test_f_signatures_or_another_builds_supplement_prove_nothing(world: World) -
     proved = envelope_of(world, second)
     right = supplement_of(world, second)
     with pytest.raises(InvalidEnvelope, match="too few replicas"):
-        verify_supplement(signed(right, 0), proved, world.cluster, verify)
+        verify_supplement(signed(right, 0), proved, world.cluster, verify=verify)
     with pytest.raises(InvalidEnvelope, match="another verdict"):
-        verify_supplement(signed(supplement_of(world, first), 0, 1), proved, world.cluster, verify)
+        verify_supplement(
+            signed(supplement_of(world, first), 0, 1), proved, world.cluster, verify=verify
+        )
     for other in (bytes(second.statement), right.replace(b"late-ballots:v1", b"late-ballots:v2")):
         with pytest.raises(InvalidEnvelope, match=r"supplement|late-ballots"):
-            verify_supplement(signed(other, 0, 1), proved, world.cluster, verify)
+            verify_supplement(signed(other, 0, 1), proved, world.cluster, verify=verify)
     with pytest.raises(InvalidStatement):
         parse_statement(right)  # nor is it a verdict
 

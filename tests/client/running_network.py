@@ -242,7 +242,7 @@ class Node:
         operation = decode_operation(decode_request(signed).operation)
         assert isinstance(operation, CastBallot)
         statement = parse_statement(data)
-        payload = provenance_bytes(self.cluster, statement, self.name, operation.ballot)
+        payload = provenance_bytes(self.cluster, statement, self.name, ballot=operation.ballot)
         assert payload is not None
         key = key_of(self.signs_provenance_as)
         return web.json_response(
@@ -260,8 +260,8 @@ class Node:
             self.cluster,
             verdict,
             [] if self.hides_late_ballots else late,
-            at,
-            self.ledger[at - 1].head,
+            ledger_index=at,
+            ledger_head=self.ledger[at - 1].head,
             is_final=not self.application.is_open(bytes.fromhex(build), verdict.opened),
         )
         key = key_of(self.name)
@@ -485,7 +485,9 @@ async def run_gateway(
     archive = Archive(database, folder / "data")
     nodes = Nodes(Peers(network.addresses))
     await nodes.__aenter__()
-    collector = Collector(network.cluster, network.limits, nodes, database, archive)
+    collector = Collector(
+        network.cluster, network.limits, nodes, database=database, archive=archive
+    )
     results_file = folder / "log" / "results.jsonl"
     draws = iter(range(10**9))
     start = database.file.stat().st_mtime_ns

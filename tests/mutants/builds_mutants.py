@@ -65,8 +65,8 @@ BUILDS_MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         name="73 executors are drawn from a replica's own state",
         file=_APPLICATION,
-        old="executors=drawn_executors(self._cluster, self._limits, self.ledger_head, build_id)",
-        new='executors=drawn_executors(self._cluster, self._limits, b"%d" % id(self), build_id)',
+        old="self._cluster, self._limits, self.ledger_head, build_id=build_id",
+        new='self._cluster, self._limits, b"%d" % id(self), build_id=build_id',
         seeds=(7,),
     ),
     Mutant(

@@ -97,9 +97,9 @@ DRIVER_MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         name="D11 a ballot that the disk refused is forgotten",
         file=_SCHEDULER,
-        old="        if self.cast(BALLOT, key, CastBallot(*key, ballot), now):\n"
+        old="        if self.cast(BALLOT, key, CastBallot(*key, ballot), now=now):\n"
         "            del self._running[key]\n",
-        new="        self.cast(BALLOT, key, CastBallot(*key, ballot), now)\n"
+        new="        self.cast(BALLOT, key, CastBallot(*key, ballot), now=now)\n"
         "        self._running[key] = None\n",
         test=_SCHEDULER_TEST + "test_a_ballot_that_the_disk_refuses_is_not_sent_until_it_is_saved",
     ),

@@ -199,8 +199,7 @@ VIEW_CHANGES_MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         name="18 O is not computed again",
         file=_VIEW_CHANGE,
-        old="    return _check_pre_prepares(message, message.pre_prepares, order, authenticator)"
-        " or order",
+        old="    return _check_pre_prepares(message, order, authenticator) or order",
         new="    return order",
         seeds=(48,),
     ),

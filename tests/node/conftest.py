@@ -389,7 +389,9 @@ def make_checkout() -> Iterator[CheckoutMaker]:
     with ThreadPoolExecutor(4) as threads:
 
         def make(config: NodeConfig, asked_again_seconds: float = 0.0) -> Checkout:
-            checkout = Checkout(config, WORKSPACE_BYTES, threads, asked_again_seconds)
+            checkout = Checkout(
+                config, WORKSPACE_BYTES, threads, asked_again_seconds=asked_again_seconds
+            )
             checkout.start()
             return checkout
 

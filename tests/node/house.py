@@ -183,7 +183,7 @@ class House:
         store = self.stores[name] = Store(self.folder / name, self.cluster.id, name)
         ledger = store.ledger
         application = BuildApplication(
-            self.cluster, self.limits, ledger.find_statement, ledger.not_given_out
+            self.cluster, self.limits, ledger.find_statement, missing_entries=ledger.not_given_out
         )
         self.applications[name] = application
         runtime = Runtime(identity, store, application, settings=self.settings)

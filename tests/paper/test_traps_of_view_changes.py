@@ -263,7 +263,7 @@ def test_trap_06_an_equivocating_primary_is_caught_with_both_its_words() -> None
     world.give("r2", first[1], first[2])
     (evidence,) = [e for output in world.outputs["r2"] for e in output.evidence]
     assert (evidence.replica, evidence.first, evidence.second) == (0, second[1], first[1])
-    proved = check_evidence(evidence.first, evidence.second, world.cluster, verify)
+    proved = check_evidence(evidence.first, evidence.second, world.cluster, verify=verify)
     assert not isinstance(proved, Refusal)
     assert "r0 signed two different PrePrepare" in proved
     world.run(14)

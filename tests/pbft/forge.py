@@ -111,7 +111,7 @@ def checked(world: World, signed: Signed) -> CheckedViewChange:
     authenticator = world.replicas[next(iter(world.replicas))].core.authenticator
     message = authenticator.read(signed)
     assert isinstance(message, ViewChange)
-    result = check_view_change(message, signed, world.cluster, authenticator)
+    result = check_view_change(message, signed, world.cluster, authenticator=authenticator)
     assert isinstance(result, CheckedViewChange), result
     return result
 

@@ -133,7 +133,7 @@ def test_a_checkpoint_certificate_has_no_replica_twice_and_may_have_each(replica
         (strong * 2, "a replica twice"),
         (strong[:-1], "too few replicas"),
     ):
-        found = check_stable(proof(world, 8, B, voters), 8, cluster, authenticator)
+        found = check_stable(proof(world, 8, B, voters), 8, cluster, authenticator=authenticator)
         assert reason in refusal(found)
         assert bool(reason) == isinstance(found, Refusal)
 
@@ -145,7 +145,7 @@ def test_a_certificate_of_our_own_is_accepted_with_all_the_votes_that_are_here()
     assert own is not None
     assert len(own.checkpoints) == 7
     authenticator = Authenticator(WORLD.cluster, verify)
-    assert check_stable(own.checkpoints, 8, WORLD.cluster, authenticator) == A
+    assert check_stable(own.checkpoints, 8, WORLD.cluster, authenticator=authenticator) == A
 
 
 def test_the_state_digest_is_a_root_over_the_parts() -> None:

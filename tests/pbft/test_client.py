@@ -14,7 +14,7 @@ LAST = frozenset({"decided", "refused"})
 
 
 def new_client(world: World = WORLD, settings: ClientSettings | None = None) -> Client:
-    return Client(world.cluster, "client", verify, settings)
+    return Client(world.cluster, "client", verify, settings=settings)
 
 
 def operation(timestamp: int) -> Signed:

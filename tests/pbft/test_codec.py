@@ -246,7 +246,8 @@ def test_what_is_signed_differs_for_different_messages(
     first: AnyMessage, second: AnyMessage
 ) -> None:
     covered = [
-        signing_bytes(message, encode_message(message), bytes(32), 0) for message in (first, second)
+        signing_bytes(message, encode_message(message), bytes(32), epoch=0)
+        for message in (first, second)
     ]
     is_same = type(first) is type(second) and first == second
     assert (covered[0] == covered[1]) == is_same
@@ -255,12 +256,12 @@ def test_what_is_signed_differs_for_different_messages(
 def test_what_is_signed_names_protocol_type_cluster_and_epoch() -> None:
     message = Prepare(0, 1, bytes(32), 1)
     payload = encode_message(message)
-    covered = signing_bytes(message, payload, b"c" * 32, 258)
+    covered = signing_bytes(message, payload, b"c" * 32, epoch=258)
     assert covered == b"pbft-ci 1 Prepare\0" + b"c" * 32 + bytes(6) + b"\x01\x02" + payload
     others = [
-        signing_bytes(message, payload, b"d" * 32, 258),
-        signing_bytes(message, payload, b"c" * 32, 259),
-        signing_bytes(Commit(0, 1, bytes(32), 1), payload, b"c" * 32, 258),
+        signing_bytes(message, payload, b"d" * 32, epoch=258),
+        signing_bytes(message, payload, b"c" * 32, epoch=259),
+        signing_bytes(Commit(0, 1, bytes(32), 1), payload, b"c" * 32, epoch=258),
     ]
     assert covered not in others
 

@@ -46,7 +46,7 @@ COMPATIBLE: dict[str, tuple[AnyMessage, AnyMessage]] = {
 
 
 def check(first: Signed, second: Signed) -> Refusal | str:
-    return check_evidence(first, second, WORLD.cluster, verify)
+    return check_evidence(first, second, WORLD.cluster, verify=verify)
 
 
 def refused(first: Signed, second: Signed) -> str:
@@ -139,7 +139,7 @@ def test_a_replica_that_hears_both_keeps_both_and_they_are_proof(kind: str) -> N
             world.give("r1", world.sign("r2", message))
     (evidence,) = kept(world)
     assert evidence.replica == (0 if kind == "PRE-PREPARE" else 2)
-    proved = check_evidence(evidence.first, evidence.second, world.cluster, verify)
+    proved = check_evidence(evidence.first, evidence.second, world.cluster, verify=verify)
     assert not isinstance(proved, Refusal)
     assert world.emitted("r1", "equivocation") == [{"replica": evidence.replica}]
 
@@ -189,7 +189,7 @@ def test_correct_replicas_give_no_evidence_over_a_whole_run_of_view_changes_and_
         by_signer.setdefault(signed.signer, []).append(signed)
     for name in world.names:
         for one, other in itertools.combinations(by_signer[name][:80], 2):
-            assert isinstance(check_evidence(one, other, world.cluster, verify), Refusal)
+            assert isinstance(check_evidence(one, other, world.cluster, verify=verify), Refusal)
 
 
 def test_a_second_new_view_for_the_view_that_was_entered_is_kept() -> None:

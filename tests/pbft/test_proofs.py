@@ -83,8 +83,8 @@ def test_no_mutation_of_a_checkpoint_certificate_is_accepted(
 ) -> None:
     parts = list(proof(WORLD, 8, A))
     parts[position] = data.draw(tampered(parts[position]))
-    assert isinstance(check_stable(parts, 8, WORLD.cluster, authenticator()), Refusal)
-    assert check_stable(proof(WORLD, 8, A), 8, WORLD.cluster, authenticator()) == A
+    assert isinstance(check_stable(parts, 8, WORLD.cluster, authenticator=authenticator()), Refusal)
+    assert check_stable(proof(WORLD, 8, A), 8, WORLD.cluster, authenticator=authenticator()) == A
 
 
 @settings(max_examples=150, deadline=None)
@@ -140,7 +140,7 @@ def check_change(signed: Signed) -> CheckedViewChange | Refusal:
     if isinstance(message, Refusal):
         return message
     assert isinstance(message, ViewChange)
-    return check_view_change(message, signed, WORLD.cluster, fresh)
+    return check_view_change(message, signed, WORLD.cluster, authenticator=fresh)
 
 
 @settings(max_examples=200, deadline=None)
@@ -205,7 +205,7 @@ def good_for_view_5() -> Signed:
 
 
 def check_view(message: NewView, signed: Signed) -> NewViewOrder | Refusal:
-    return check_new_view(message, signed, WORLD.cluster, authenticator())
+    return check_new_view(message, signed, WORLD.cluster, authenticator=authenticator())
 
 
 @settings(max_examples=150, deadline=None)

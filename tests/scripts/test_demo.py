@@ -144,7 +144,7 @@ def test_watching_ends_when_all_have_said_what_they_found(
             "f": [view("failed 7", node0="failed 7"), view("failed 7", **all_of("failed 7"))],
         }
     )
-    watch(gateway, items, 4, frozenset(), 0.0)
+    watch(gateway, items, 4, silent=frozenset(), began=0.0)
     assert [item.view and len(item.view.ballots) for item in items] == [4, 4]
     assert all(item.decided is not None for item in items)
     shown = [line.partition(" s  ")[2] for line in capsys.readouterr().out.splitlines()]
@@ -160,14 +160,14 @@ def test_nobody_waits_for_a_silent_node(monkeypatch: pytest.MonkeyPatch) -> None
     items = [Watched("master", "m", 0.0)]
     monkeypatch.setattr(demo, "LATE_SECONDS_MAX", 1000.0)
     gateway = ScriptedGateway({"m": [view("passed 0", **three)]})
-    watch(gateway, items, 4, frozenset({"node3"}), 0.0)
+    watch(gateway, items, 4, silent=frozenset({"node3"}), began=0.0)
     assert items[0].decided is not None
 
 
 def test_late_ballots_are_waited_for_but_not_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(demo, "LATE_SECONDS_MAX", 0.05)
     items = [Watched("master", "m", 0.0)]
-    watch(ScriptedGateway({"m": [view("passed 0")]}), items, 4, frozenset(), 0.0)
+    watch(ScriptedGateway({"m": [view("passed 0")]}), items, 4, silent=frozenset(), began=0.0)
     assert items[0].decided is not None
 
 
@@ -175,10 +175,10 @@ def test_a_missing_verdict_and_a_refusal_end_the_wait(monkeypatch: pytest.Monkey
     monkeypatch.setattr(demo, "VERDICTS_SECONDS_MAX", 0.05)
     undecided = ScriptedGateway({"m": [view(None)]})
     with pytest.raises(GatewayFailed, match=r"no verdict within 0\.05 s"):
-        watch(undecided, [Watched("master", "m", 0.0)], 4, frozenset(), 0.0)
+        watch(undecided, [Watched("master", "m", 0.0)], 4, silent=frozenset(), began=0.0)
     refused = ScriptedGateway({"m": [BuildView("refused", None, {}, None, frozenset())]})
     with pytest.raises(GatewayFailed, match="master: the network refuses"):
-        watch(refused, [Watched("master", "m", 0.0)], 4, frozenset(), 0.0)
+        watch(refused, [Watched("master", "m", 0.0)], 4, silent=frozenset(), began=0.0)
 
 
 class Terminal(io.StringIO):

@@ -238,7 +238,12 @@ def test_a_supplement_shows_who_contradicted_later(
         ]
         supplements += [
             supplement_bytes(
-                consumer.world.cluster, verdict, late, end.index, end.head, is_final=is_final
+                consumer.world.cluster,
+                verdict,
+                late,
+                ledger_index=end.index,
+                ledger_head=end.head,
+                is_final=is_final,
             )
             for is_final in (True, False)
         ]

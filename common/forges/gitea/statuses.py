@@ -34,11 +34,11 @@ DIALECT = StatusDialect(
 )
 
 
-def request(api_url: str, project: str, token: str, status: CommitStatus) -> StatusRequest:
+def request(api_url: str, project: str, token: str, *, status: CommitStatus) -> StatusRequest:
     """The POST for this status. api_url: with /api/v1, without a slash at its end."""
-    return github_status_request(DIALECT, api_url, project, token, status)
+    return github_status_request(DIALECT, api_url, project, token=token, status=status)
 
 
-def meaning(status: int, headers: Mapping[str, str], data: bytes, now: float) -> Meaning:
+def meaning(status: int, headers: Mapping[str, str], data: bytes, *, now: float) -> Meaning:
     """What the answer means."""
-    return common_meaning(status, headers, data, now, SCOPE)
+    return common_meaning(status, headers, data, now=now, scope=SCOPE)

@@ -95,7 +95,7 @@ def check_signature(delivery: Delivery, secrets: tuple[bytes, ...], now: float) 
     hub = delivery.header(HUB_SIGNATURE_HEADER)
     if hub is None or hub == HUB_PREFIX:
         return SignatureCheck(Proof.MISSING, "X-Gitea-Signature is missing or empty")
-    is_valid = is_hmac_hex(secrets, content, hub, HUB_PREFIX.encode())
+    is_valid = is_hmac_hex(secrets, content, hub, prefix=HUB_PREFIX.encode())
     return _checked(is_valid, HUB_SIGNATURE_HEADER)
 
 

@@ -38,11 +38,11 @@ DIALECT = StatusDialect(
 )
 
 
-def request(api_url: str, project: str, token: str, status: CommitStatus) -> StatusRequest:
+def request(api_url: str, project: str, token: str, *, status: CommitStatus) -> StatusRequest:
     """The POST for this status. api_url: without a slash at its end."""
-    return github_status_request(DIALECT, api_url, project, token, status)
+    return github_status_request(DIALECT, api_url, project, token=token, status=status)
 
 
-def meaning(status: int, headers: Mapping[str, str], data: bytes, now: float) -> Meaning:
+def meaning(status: int, headers: Mapping[str, str], data: bytes, *, now: float) -> Meaning:
     """What GitHub's answer means. A 403 with a rate limit is no wrong token."""
-    return common_meaning(status, headers, data, now, SCOPE)
+    return common_meaning(status, headers, data, now=now, scope=SCOPE)

@@ -70,7 +70,7 @@ def check_signature(delivery: Delivery, secrets: tuple[bytes, ...], now: float) 
         if legacy is not None and legacy != "sha1=":
             return SignatureCheck(Proof.WRONG, "only X-Hub-Signature (SHA-1) is there")
         return SignatureCheck(Proof.MISSING, "X-Hub-Signature-256 is missing")
-    if is_hmac_hex(secrets, delivery.body, signature, SIGNATURE_PREFIX.encode()):
+    if is_hmac_hex(secrets, delivery.body, signature, prefix=SIGNATURE_PREFIX.encode()):
         return SignatureCheck(Proof.VALID)
     return SignatureCheck(
         Proof.WRONG, "X-Hub-Signature-256 is not that of this body under the secret"

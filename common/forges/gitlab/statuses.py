@@ -46,7 +46,7 @@ _ENTERED_BY = {
 }
 
 
-def request(api_url: str, project: str, token: str, status: CommitStatus) -> StatusRequest:
+def request(api_url: str, project: str, token: str, *, status: CommitStatus) -> StatusRequest:
     """The POST for this status. api_url: with /api/v4, without a slash at its end."""
     return StatusRequest(
         url=f"{api_url}/projects/{quote(project, safe='')}/statuses/{status.commit}",
@@ -68,9 +68,9 @@ def request(api_url: str, project: str, token: str, status: CommitStatus) -> Sta
     )
 
 
-def meaning(status: int, headers: Mapping[str, str], data: bytes, now: float) -> Meaning:
+def meaning(status: int, headers: Mapping[str, str], data: bytes, *, now: float) -> Meaning:
     """What GitLab's answer means."""
     found = _SAME_STATE.search(data) if status == 400 else None
     if found is not None and _ENTERED_BY.get(found[1]) == found[2]:
         return Posted()
-    return common_meaning(status, headers, data, now, SCOPE)
+    return common_meaning(status, headers, data, now=now, scope=SCOPE)

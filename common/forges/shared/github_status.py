@@ -34,7 +34,7 @@ class StatusDialect(msgspec.Struct, frozen=True):
 
 
 def github_status_request(
-    dialect: StatusDialect, api_url: str, project: str, token: str, status: CommitStatus
+    dialect: StatusDialect, api_url: str, project: str, *, token: str, status: CommitStatus
 ) -> StatusRequest:
     """The POST for this status. api_url: without a slash at its end."""
     return StatusRequest(

@@ -42,7 +42,7 @@ def header_bytes(value: str) -> bytes:
 
 
 def is_hmac_hex(
-    secrets: Iterable[bytes], content: bytes, signature: str, prefix: bytes = b""
+    secrets: Iterable[bytes], content: bytes, signature: str, *, prefix: bytes = b""
 ) -> bool:
     """Whether this is the lower-case hex HMAC-SHA256 of `content` under one of the secrets."""
     given = header_bytes(signature)

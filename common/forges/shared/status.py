@@ -99,7 +99,7 @@ def cut(text: str, characters_max: int) -> str:
 
 
 def common_meaning(
-    status: int, headers: Mapping[str, str], data: bytes, now: float, scope: str
+    status: int, headers: Mapping[str, str], data: bytes, *, now: float, scope: str
 ) -> Meaning:
     """What all forges mean alike. headers: looked up in lower case; now: seconds since 1970.
 

@@ -43,6 +43,7 @@ def run_container(
     client: docker.APIClient,
     order: ContainerOrder,
     log: BuildLog,
+    *,
     stop: Stop,
     resources: EngineResources,
     tree: Path | None = None,
@@ -70,16 +71,16 @@ def run_container(
         stop.check()
         client.start(container_id)
         if tree is not None:
-            _hand_in(connection, tree, output, stop)
+            _hand_in(connection, tree, output, stop=stop)
         ends_at = time.monotonic() + order.seconds
-        _read_output(connection, ends_at, output, stop)
-        code = _wait(client, container_id, ends_at, stop)
+        _read_output(connection, ends_at, output, stop=stop)
+        code = _wait(client, container_id, ends_at, stop=stop)
         is_killed = bool(code) and _is_out_of_memory(client, container_id, stop)
     except Stopped:
         # with nobody left to read, a program that still writes would not get to its end
         if output.has_begun:
             with suppress(docker.errors.APIError, OSError):
-                _end_gently(client, container_id, connection, output, log)
+                _end_gently(client, container_id, connection, output=output, log=log)
         raise
     finally:
         stream.close()
@@ -96,7 +97,7 @@ def can_hand_in(client: docker.APIClient) -> bool:
     return client.base_url.startswith(("http+docker://localhost", "http://"))
 
 
-def _hand_in(connection: socket.socket, tree: Path, output: ContainerOutput, stop: Stop) -> None:
+def _hand_in(connection: socket.socket, tree: Path, output: ContainerOutput, *, stop: Stop) -> None:
     """Send the tree, until the container says that it has it. Raises TreeNotTaken."""
     ends_at = time.monotonic() + TREE_SECONDS_MAX
     poll = select.poll()
@@ -128,7 +129,7 @@ def _hand_in(connection: socket.socket, tree: Path, output: ContainerOutput, sto
 
 
 def _read_output(
-    connection: socket.socket, ends_at: float, output: ContainerOutput, stop: Stop | None
+    connection: socket.socket, ends_at: float, output: ContainerOutput, *, stop: Stop | None
 ) -> None:
     """Take the output, until the container closes it or its time is over."""
     poll = select.poll()
@@ -159,18 +160,19 @@ def _end_gently(
     client: docker.APIClient,
     container_id: str,
     connection: socket.socket,
+    *,
     output: ContainerOutput,
     log: BuildLog,
 ) -> None:
     """Ask all processes of a container to end, and take their last words for a while."""
     client.kill(container_id, signal="SIGTERM")
     log.note(f"asked to stop; {GRACE_SECONDS} s until it is killed")
-    _read_output(connection, time.monotonic() + GRACE_SECONDS, output, None)
+    _read_output(connection, time.monotonic() + GRACE_SECONDS, output, stop=None)
     # ended by itself, perhaps
     client.kill(container_id)
 
 
-def _wait(client: docker.APIClient, container_id: str, ends_at: float, stop: Stop) -> int | None:
+def _wait(client: docker.APIClient, container_id: str, ends_at: float, *, stop: Stop) -> int | None:
     """The exit code of the ended container, None where its time was over first."""
     while True:
         stop.check()

@@ -153,7 +153,7 @@ class DockerEngine:
         return digest
 
     def pull(
-        self, name: str, login: Mapping[str, str], silence_seconds_max: int, stop: Stop
+        self, name: str, login: Mapping[str, str], silence_seconds_max: int, *, stop: Stop
     ) -> ImageAbsent | None:
         """Get an image from its registry; ImageAbsent where the registry has none.
 

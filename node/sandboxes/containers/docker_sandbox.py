@@ -64,6 +64,7 @@ class DockerSandbox:
         config: NodeConfig,
         limits: Limits,
         cluster_id: bytes,
+        *,
         threads: ThreadPoolExecutor,
         connections_max: int,
     ) -> None:
@@ -154,7 +155,7 @@ class DockerSandbox:
             resources=resources,
         )
         return await self._call(
-            lambda stop: run_pipeline(self._engine.client(), context, steps, stop)
+            lambda stop: run_pipeline(self._engine.client(), context, steps, stop=stop)
         )
 
     async def _run_dockerfile(
@@ -192,7 +193,7 @@ class DockerSandbox:
             )
         )
         ends_at = time.monotonic() + self._limits.build_seconds_max
-        built = await self._build_image(prepared, network, work, resources)
+        built = await self._build_image(prepared, network, work, resources=resources)
         if isinstance(built, RunResult):
             is_red = built.outcome in (Outcome.FAILED, Outcome.TIMED_OUT)
             return msgspec.structs.replace(built, network_was_off=is_red)
@@ -221,7 +222,7 @@ class DockerSandbox:
         return _result(await self._run_container(order, work, resources), image.id)
 
     async def _build_image(
-        self, prepared: PreparedDockerfile, network: str, work: Work, resources: EngineResources
+        self, prepared: PreparedDockerfile, network: str, work: Work, *, resources: EngineResources
     ) -> BuiltImage | RunResult:
         """The built image; a build that takes too long is given up and timed out.
 
@@ -286,7 +287,7 @@ class DockerSandbox:
         try:
             image = await self._call(
                 lambda stop: self._images.obtain(
-                    name, work.label, work.local_images, work.log.note, stop
+                    name, work.label, work.local_images, note=work.log.note, stop=stop
                 ),
                 timeout_seconds=seconds,
             )
@@ -302,7 +303,9 @@ class DockerSandbox:
         self, order: ContainerOrder, work: Work, resources: EngineResources
     ) -> ContainerEnd:
         return await self._call(
-            lambda stop: run_container(self._engine.client(), order, work.log, stop, resources)
+            lambda stop: run_container(
+                self._engine.client(), order, work.log, stop=stop, resources=resources
+            )
         )
 
     async def _remove_build(self, label: str, resources: EngineResources) -> None:

@@ -157,7 +157,9 @@ def join_loopback(
     has no IPv6. Raises what the library raises.
     """
     for base in bases:
-        order = msgspec.structs.replace(keeper_order(base, name, labels, limits), network=JOINABLE)
+        order = msgspec.structs.replace(
+            keeper_order(base, name, labels, limits=limits), network=JOINABLE
+        )
         keeper = create_container(client, order)
         with suppress(docker.errors.APIError):
             client.start(keeper)

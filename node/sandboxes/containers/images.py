@@ -77,6 +77,7 @@ class Images:
         name: str,
         build: str,
         local_images: Sequence[str],
+        *,
         note: Callable[[str], None],
         stop: Stop,
     ) -> Image | ImageAbsent:
@@ -109,7 +110,9 @@ class Images:
             if found is None:
                 note(f"pulling {name}" if name == reference else f"pulling {name}, {reference}")
                 seconds_max = self._config.pull_timeout_seconds
-                absent = self._engine.pull(reference, logins.login_for(name), seconds_max, stop)
+                absent = self._engine.pull(
+                    reference, logins.login_for(name), seconds_max, stop=stop
+                )
                 if absent is not None:
                     return absent
                 found = self._engine.find_image(reference)

@@ -78,7 +78,7 @@ class RunContext(msgspec.Struct, frozen=True):
 
 
 def run_pipeline(
-    client: docker.APIClient, context: RunContext, steps: tuple[Step, ...], stop: Stop
+    client: docker.APIClient, context: RunContext, steps: tuple[Step, ...], *, stop: Stop
 ) -> RunResult:
     """Run the steps until one does not pass; what came of it. The time begins with the first step.
 
@@ -86,18 +86,18 @@ def run_pipeline(
     """
     if _is_short(client, context, steps):
         try:
-            return _run_alone(client, context, steps[0], stop)
+            return _run_alone(client, context, steps[0], stop=stop)
         except TreeNotTaken as problem:
             client.remove_container(context.resources.containers.pop(), force=True, v=True)
             context.work.log.note(
                 f"the image's tar does not unpack the tree ({problem}): the engine does"
             )
-        result = _run_steps(client, context, steps, stop)
+        result = _run_steps(client, context, steps, stop=stop)
         # Only now: a tree that the engine does not unpack either says nothing about the image, and
         # must not send the builds of others the long way.
         context.without_tar.add(_surroundings(context, steps[0]))
         return result
-    return _run_steps(client, context, steps, stop)
+    return _run_steps(client, context, steps, stop=stop)
 
 
 def _is_short(client: docker.APIClient, context: RunContext, steps: tuple[Step, ...]) -> bool:
@@ -125,7 +125,9 @@ def _surroundings(context: RunContext, step: Step) -> str:
     return f"{context.image.id} {hashlib.sha256(own).hexdigest()}"
 
 
-def _run_alone(client: docker.APIClient, context: RunContext, step: Step, stop: Stop) -> RunResult:
+def _run_alone(
+    client: docker.APIClient, context: RunContext, step: Step, *, stop: Stop
+) -> RunResult:
     """The only step, in a container that takes its tree itself. Raises TreeNotTaken too."""
     context.work.begin_step(step, 1, 1)
     limits = context.limits
@@ -142,18 +144,27 @@ def _run_alone(client: docker.APIClient, context: RunContext, step: Step, stop: 
         network=_network(client, context) if _is_online(step, context) else None,
         has_input=True,
     )
-    end = run_container(client, order, context.work.log, stop, context.resources, context.work.tree)
+    end = run_container(
+        client,
+        order,
+        context.work.log,
+        stop=stop,
+        resources=context.resources,
+        tree=context.work.tree,
+    )
     return _judged(_result(end, context.image), step, _is_online(step, context))
 
 
 def _run_steps(
-    client: docker.APIClient, context: RunContext, steps: tuple[Step, ...], stop: Stop
+    client: docker.APIClient, context: RunContext, steps: tuple[Step, ...], *, stop: Stop
 ) -> RunResult:
     """All steps, over a workspace that they share."""
     limits = context.limits
-    keeper = keeper_order(context.image, context.name, context.labels, limits)
-    workspace = make_workspace(client, keeper, limits, context.ca_bundle, context.resources)
-    fill_workspace(client, workspace, context.work.tree, stop)
+    keeper = keeper_order(context.image, context.name, context.labels, limits=limits)
+    workspace = make_workspace(
+        client, keeper, limits, ca_bundle=context.ca_bundle, resources=context.resources
+    )
+    fill_workspace(client, workspace, context.work.tree, stop=stop)
     ends_at = time.monotonic() + context.pipeline.timeout_seconds
     result = result_of_exit(0, context.image.digest, context.image.id)
     for number, step in enumerate(steps, 1):
@@ -170,7 +181,7 @@ def _run_steps(
             volumes=workspace.volumes,
             network=_network(client, context) if is_online else None,
         )
-        result = _run_step(client, order, context.work, context.resources, stop)
+        result = _run_step(client, order, context.work, resources=context.resources, stop=stop)
         if result.outcome is not Outcome.PASSED:
             return _judged(result, step, is_online)
     if context.pipeline.artifacts:
@@ -180,7 +191,7 @@ def _run_steps(
             context.work.artifacts_folder, context.pipeline.artifacts, context.limits
         )
         try:
-            made = take_artifacts(client, workspace, collector, context.limits, stop)
+            made = take_artifacts(client, workspace, collector, limits=context.limits, stop=stop)
         except ArtifactsWrong as wrong:
             return artifacts_wrong(str(wrong), context.image.digest, context.image.id)
         result = msgspec.structs.replace(result, artifacts=made)
@@ -226,11 +237,12 @@ def _run_step(
     client: docker.APIClient,
     order: ContainerOrder,
     work: Work,
+    *,
     resources: EngineResources,
     stop: Stop,
 ) -> RunResult:
     """One container; it is gone afterwards, with whatever it left running."""
-    end = run_container(client, order, work.log, stop, resources)
+    end = run_container(client, order, work.log, stop=stop, resources=resources)
     client.remove_container(resources.containers.pop(), force=True, v=True)
     return _result(end, order.image)
 

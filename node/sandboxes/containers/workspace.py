@@ -77,6 +77,7 @@ def make_workspace(
     client: docker.APIClient,
     keeper: ContainerOrder,
     limits: Limits,
+    *,
     ca_bundle: bytes | None,
     resources: EngineResources,
 ) -> Workspace:
@@ -104,7 +105,7 @@ def make_workspace(
 
 
 def keeper_order(
-    image: Image, name: str, labels: Mapping[str, str], limits: Limits
+    image: Image, name: str, labels: Mapping[str, str], *, limits: Limits
 ) -> ContainerOrder:
     """A container that runs until it is removed, for what others share; it needs a shell."""
     return ContainerOrder(
@@ -132,7 +133,9 @@ def _volume_options(path: str, size: int) -> str:
     return f"nosuid,nodev,{rights},{file_system_options(size)}"
 
 
-def fill_workspace(client: docker.APIClient, workspace: Workspace, tree: Path, stop: Stop) -> None:
+def fill_workspace(
+    client: docker.APIClient, workspace: Workspace, tree: Path, *, stop: Stop
+) -> None:
     """Unpack a tar file into the workspace; the engine does it, the image needs no tar.
 
     Raises Stopped, OSError and what the library raises.
@@ -159,7 +162,12 @@ def keeper_end(client: docker.APIClient, workspace: Workspace) -> int | None:
 
 
 def take_artifacts(
-    client: docker.APIClient, workspace: Workspace, collector: Collector, limits: Limits, stop: Stop
+    client: docker.APIClient,
+    workspace: Workspace,
+    collector: Collector,
+    *,
+    limits: Limits,
+    stop: Stop,
 ) -> tuple[Artifact, ...]:
     """Copies of what the collector wants of the workspace.
 
@@ -177,15 +185,15 @@ def take_artifacts(
         wanted = _archive_of(client, workspace, root)
         if wanted is not None:
             stream = cast(IO[bytes], _Stream(wanted[0], stop))
-            take_from_archive(collector, root, stream, stop, limits.workspace_bytes)
-    second = _second_name(client, workspace, collector.equal_files(), stop)
+            take_from_archive(collector, root, stream, stop=stop, most=limits.workspace_bytes)
+    second = _second_name(client, workspace, collector.equal_files(), stop=stop)
     if second is not None:
         raise ArtifactsWrong(second, f"is {SECOND_NAME}, no plain file")
     return collector.finish()
 
 
 def _second_name(
-    client: docker.APIClient, workspace: Workspace, paths: tuple[str, ...], stop: Stop
+    client: docker.APIClient, workspace: Workspace, paths: tuple[str, ...], *, stop: Stop
 ) -> str | None:
     """Which of these is another name of the file of one before it; None: none, or nobody knows.
 

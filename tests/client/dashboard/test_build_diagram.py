@@ -28,7 +28,7 @@ def trace(*messages: ServedMessage, built: tuple[float, float] | None = None) ->
 
 
 def diagram_of(**traces: ServedTrace) -> Diagram:
-    diagram = build_diagram("t", REPLICAS, "gateway", traces, quorums_for(4))
+    diagram = build_diagram("t", REPLICAS, "gateway", traces=traces, quorums=quorums_for(4))
     assert draw(diagram)
     return diagram
 

@@ -245,10 +245,12 @@ async def test_a_fault_of_our_own_ends_one_log_and_says_so(
     logs.write("replica-1", b"one\n")
     piece_of = LiveLogs.piece
 
-    async def piece_or_fault(self: LiveLogs, build: bytes, replica: str, *more: int) -> ServedPiece:
+    async def piece_or_fault(
+        self: LiveLogs, build: bytes, replica: str, offset: int, *, wait_seconds: int
+    ) -> ServedPiece:
         if replica == "replica-2":
             raise ZeroDivisionError
-        return await piece_of(self, build, replica, *more)
+        return await piece_of(self, build, replica, offset, wait_seconds=wait_seconds)
 
     monkeypatch.setattr(LiveLogs, "piece", piece_or_fault)
     followed = await logs.follow()

@@ -198,10 +198,10 @@ async def test_a_fault_of_our_own_with_one_status_does_not_hold_up_the_others(
     monkeypatch.setattr(reporter_module, "RETRY_SECONDS", 0.02)
     request_of = gitea_module.request
 
-    def request(api_url: str, project: str, token: str, status: CommitStatus) -> StatusRequest:
+    def request(api_url: str, project: str, token: str, *, status: CommitStatus) -> StatusRequest:
         if status.commit == COMMIT:
             raise ZeroDivisionError
-        return request_of(api_url, project, token, status)
+        return request_of(api_url, project, token, status=status)
 
     monkeypatch.setattr(gitea_module, "request", request)
     running = await start(network, tmp_path, gitea)

@@ -48,10 +48,10 @@ class Glance:
             StateRecord(name, says if name == self.fourth else None, None, None)
             for name in self.names
         ]
-        self.view: BuildView = build_view(archived, records, [], states)
+        self.view: BuildView = build_view(archived, records, [], states=states)
         self.in_list: BuildView = build_view(archived, records, [])
         self.groups = agreement_of(
-            self.view, dict(cast), self.names, world.cluster.quorums, MINIMAL
+            self.view, dict(cast), self.names, quorums=world.cluster.quorums, limits=MINIMAL
         ).groups
 
 

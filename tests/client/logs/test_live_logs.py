@@ -279,9 +279,11 @@ async def test_a_replica_that_does_not_wait_cannot_keep_the_gateway_busy(
     asked: list[float] = []
     ask = LiveLogs.piece
 
-    async def noted(self: LiveLogs, *arguments: Any) -> ServedPiece:
+    async def noted(
+        self: LiveLogs, build: bytes, replica: str, offset: int, *, wait_seconds: int
+    ) -> ServedPiece:
         asked.append(loop.time())
-        return await ask(self, *arguments)
+        return await ask(self, build, replica, offset, wait_seconds=wait_seconds)
 
     monkeypatch.setattr(LiveLogs, "piece", noted)
     build.write(b"text")

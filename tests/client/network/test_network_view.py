@@ -48,7 +48,7 @@ def four(*changed: ReplicaState) -> list[ReplicaState]:
 
 def said_of(*changed: ReplicaState) -> tuple[str, str, str]:
     replicas = four(*changed)
-    level, sentence = summary(replicas, 3, None, NOW)
+    level, sentence = summary(replicas, 3, None, now=NOW)
     return level, sentence, consequence(replicas, 3)
 
 
@@ -86,7 +86,7 @@ def test_two_are_down_and_builds_wait() -> None:
 
 def test_there_is_only_one() -> None:
     def told(replica: ReplicaState) -> tuple[str, str]:
-        return summary([replica], 1, None, NOW)[1], consequence([replica], 1)
+        return summary([replica], 1, None, now=NOW)[1], consequence([replica], 1)
 
     assert told(state("node0")) == (
         "The only replica answers and is in step.",
@@ -129,7 +129,7 @@ def test_the_gravest_comes_first() -> None:
         "node3 misbehaves on purpose (lying)."
     )
     assert then == "Builds may wait: it takes 3 of 4 replicas, and 1 is healthy."
-    assert summary(four(), 3, "more than f lie", NOW)[1] == "more than f lie."
+    assert summary(four(), 3, "more than f lie", now=NOW)[1] == "more than f lie."
 
 
 @pytest.mark.parametrize(

@@ -44,7 +44,9 @@ def glance(
     view = build_view(archived, records, [])
     cast = dict(zip(NAMES, ballots, strict=False))
     is_collected = archived.collected
-    return view, agreement_of(view, cast, NAMES, QUORUMS, limits, is_collected=is_collected)
+    return view, agreement_of(
+        view, cast, NAMES, quorums=QUORUMS, limits=limits, is_collected=is_collected
+    )
 
 
 def lines(agreement: Agreement) -> list[tuple[str, str, str, str]]:
@@ -134,5 +136,5 @@ def test_every_replica_is_in_one_group_of_its_stance(ballots: list[Ballot]) -> N
 def test_a_network_of_one_replica() -> None:
     view = build_view(record(), [], [])
     quorums = quorums_for(1)
-    asked = agreement_of(view, {}, NAMES[:1], quorums, LIMITS, is_collected=False)
+    asked = agreement_of(view, {}, NAMES[:1], quorums=quorums, limits=LIMITS, is_collected=False)
     assert "“passed” needs one ballot of 1 replica." in asked.text

@@ -84,7 +84,7 @@ def test_a_ballot_that_only_the_statement_names_is_not_called_missing() -> None:
     world, build, statement, records = decided([PASSED, FAILED, PASSED, PASSED])
     names = [world.replica(index) for index in range(4)]
     says = [StateRecord(name, "building", 1.0, None) for name in names]
-    view = build_view(record(build=build, statement=statement), records[:1], [], says)
+    view = build_view(record(build=build, statement=statement), records[:1], [], states=says)
     assert view.verdict is not None
     assert view.verdict.agreeing == (names[0], names[2], names[3])
     assert [(row.has_ballot, row.seen) for row in view.replicas] == [(True, None)] * 4
@@ -181,7 +181,9 @@ class TestCheckedBallot:
         self.build = self.world.open(1)
 
     def check(self, signed: bytes, name: str = "replica-1", opened: int = 1) -> CastBallot | None:
-        return checked_ballot(signed, name, self.build, opened, self.authenticator)
+        return checked_ballot(
+            signed, name, self.build, opened=opened, authenticator=self.authenticator
+        )
 
     def test_a_right_one(self) -> None:
         cast = self.check(signed_ballot(self.world, 1, self.build, PASSED))

@@ -211,10 +211,14 @@ def test_a_picture_is_also_rows_of_words() -> None:
 def test_what_a_replica_tells_has_a_mark(
     event: str, details: dict[str, str | int | None], text: str, kind: str
 ) -> None:
-    mark = mark_of("r1", 1.0, event, details, ("r0", "r1", "r2", "r3"), quorums_for(4))
+    mark = mark_of(
+        "r1", 1.0, event, details=details, replicas=("r0", "r1", "r2", "r3"), quorums=quorums_for(4)
+    )
     assert mark is not None
     assert (mark.lane, mark.text, mark.kind) == ("r1", text, kind)
-    assert mark_of("r1", 1.0, "nothing", {}, ("r0",), quorums_for(1)) is None
+    assert (
+        mark_of("r1", 1.0, "nothing", details={}, replicas=("r0",), quorums=quorums_for(1)) is None
+    )
 
 
 def test_names_are_the_papers() -> None:

@@ -31,7 +31,7 @@ STATUS = CommitStatus(
 
 
 def test_github() -> None:
-    request = github.request("https://api.github.com", "owner/name", "secret", STATUS)
+    request = github.request("https://api.github.com", "owner/name", "secret", status=STATUS)
     assert request.url == f"https://api.github.com/repos/owner/name/statuses/{COMMIT}"
     assert request.headers["Authorization"] == "Bearer secret"
     assert json.loads(request.body) == {
@@ -43,7 +43,7 @@ def test_github() -> None:
 
 
 def test_gitlab() -> None:
-    request = gitlab.request("https://gitlab.com/api/v4", "group/sub/name", "secret", STATUS)
+    request = gitlab.request("https://gitlab.com/api/v4", "group/sub/name", "secret", status=STATUS)
     assert request.url == (
         f"https://gitlab.com/api/v4/projects/group%2Fsub%2Fname/statuses/{COMMIT}"
     )
@@ -58,7 +58,9 @@ def test_gitlab() -> None:
 
 
 def test_gitea() -> None:
-    request = gitea.request("https://gitea.example.org/api/v1", "owner/name", "secret", STATUS)
+    request = gitea.request(
+        "https://gitea.example.org/api/v1", "owner/name", "secret", status=STATUS
+    )
     assert request.url == (f"https://gitea.example.org/api/v1/repos/owner/name/statuses/{COMMIT}")
     assert request.headers["Authorization"] == "token secret"
     assert set(json.loads(request.body)) == {"state", "target_url", "description", "context"}
@@ -85,7 +87,7 @@ def test_the_words_of_each_forge_for_our_states() -> None:
 @pytest.mark.parametrize(("forge", "most"), [("github", 140), ("gitlab", 255), ("gitea", 255)])
 def test_a_description_is_cut_to_what_the_forge_takes(forge: ForgeKind, most: int) -> None:
     long = CommitStatus(COMMIT, "pbft-ci", State.ERROR, "é" * 1000)
-    request = statuses_of(forge).request("https://h", "o/n", "t", long)
+    request = statuses_of(forge).request("https://h", "o/n", "t", status=long)
     fields = json.loads(request.body)
     assert len(fields["description"]) == most
     assert fields["description"].endswith("...")
@@ -95,7 +97,7 @@ def test_a_description_is_cut_to_what_the_forge_takes(forge: ForgeKind, most: in
 
 def meaning(forge: ForgeKind, status: int, body: object = None, **headers: str) -> Meaning:
     given = {name.replace("_", "-"): value for name, value in headers.items()}
-    return statuses_of(forge).meaning(status, given, json.dumps(body).encode(), NOW)
+    return statuses_of(forge).meaning(status, given, json.dumps(body).encode(), now=NOW)
 
 
 @pytest.mark.parametrize("forge", get_args(ForgeKind))
@@ -194,11 +196,11 @@ def test_what_is_said_of_a_verdict(
     outcome: str, exit_code: int | None, agreeing: int, state: State, text: str
 ) -> None:
     assert state_of(outcome) is state
-    assert description_of(outcome, exit_code, agreeing, 4) == text
+    assert description_of(outcome, exit_code, agreeing, replicas=4) == text
 
 
 def test_a_dispute_says_who_found_what() -> None:
     found = [("passed", 0, 2), ("failed", 1, 2)]
-    assert description_of("disputed", None, 0, 4, found) == (
+    assert description_of("disputed", None, 0, replicas=4, found=found) == (
         "disputed among 4 replicas: 2 found exit 0, 2 found exit 1"
     )

@@ -10,7 +10,7 @@ from common.configuration.keys import SigningKey
 from common.membership.entry import Entry, entry_text, new_entry, read_entry
 
 KEY = SigningKey(bytes(range(32)))
-ENTRY = new_entry("replica", "acme", KEY, Address("ci.acme.example", 10000))
+ENTRY = new_entry("replica", "acme", KEY, address=Address("ci.acme.example", 10000))
 
 
 def write(folder: Path, text: str) -> Path:

@@ -109,7 +109,7 @@ def test_users_that_are_none(tmp_path: Path, user: str) -> None:
 def test_a_login_is_in_the_environment_by_its_file_alone(tmp_path: Path) -> None:
     written(tmp_path / "token")
     access = GitAccess(https_token_file=tmp_path / "token")
-    environment = git_environment(["https"], tmp_path, HTTPS, access)
+    environment = git_environment(["https"], tmp_path, HTTPS, access=access)
     assert environment[LOGIN_FILE_VARIABLE] == str(tmp_path / "token")
     assert all(SECRET not in value for value in environment.values())
     assert "credential.https://git.example.org.helper" in environment.values()

@@ -31,7 +31,7 @@ RANDOM = bytes(range(LEAF_SEED_BYTES + SERIAL_BYTES))
 
 
 def leaf_of(name: str, *, key: str | None = None, cluster_id: bytes = CLUSTER_ID) -> Leaf:
-    return issue_leaf(cluster_id, name, KEYS[key or name], NOW, RANDOM)
+    return issue_leaf(cluster_id, name, KEYS[key or name], now=NOW, randomness=RANDOM)
 
 
 def der_of(leaf: Leaf) -> bytes:
@@ -100,7 +100,7 @@ def test_a_leaf_is_never_taken_for_a_message_or_a_statement() -> None:
 def test_the_longest_name_fits() -> None:
     name = "n" * 64
     pinned = PinnedKeys(CLUSTER_ID, {name: KEYS["eve"].public_key})
-    leaf = issue_leaf(CLUSTER_ID, name, KEYS["eve"], NOW, RANDOM)
+    leaf = issue_leaf(CLUSTER_ID, name, KEYS["eve"], now=NOW, randomness=RANDOM)
     assert whose_leaf(der_of(leaf), pinned, NOW).member == name
     assert anchor_of(CLUSTER_ID, name, pinned.keys[name])
 
@@ -110,7 +110,7 @@ def test_anchors_and_leaves_come_from_what_is_given_alone() -> None:
     public_key = PINNED.keys["node1"]
     assert anchor_of(CLUSTER_ID, "node1", public_key) == anchor_of(CLUSTER_ID, "node1", public_key)
     assert leaf_of("node1") == leaf_of("node1")
-    other = issue_leaf(CLUSTER_ID, "node1", KEYS["node1"], NOW, RANDOM[::-1])
+    other = issue_leaf(CLUSTER_ID, "node1", KEYS["node1"], now=NOW, randomness=RANDOM[::-1])
     assert other.key != leaf_of("node1").key
     certificate = x509.load_der_x509_certificate(anchor_of(CLUSTER_ID, "node1", public_key))
     pinned_key = certificate.public_key()

@@ -68,7 +68,7 @@ def leaf_of(
 ) -> Leaf:
     """A leaf of that member, made so many seconds ago."""
     number = next(_numbers).to_bytes(LEAF_SEED_BYTES + SERIAL_BYTES, "big")
-    return issue_leaf(cluster_id, name, KEYS[key or name], time.time() - age, number)
+    return issue_leaf(cluster_id, name, KEYS[key or name], now=time.time() - age, randomness=number)
 
 
 def dials(name: str = "node1", peer: str = "node0", **changed: Any) -> ssl.SSLContext:
@@ -154,7 +154,7 @@ class Server:
             renewed_context(lambda: self.context),
             lambda: _Greeter(self.refused),
             lambda peer, error: self.refused.append(why_refused(error, limits.seconds)),
-            limits,
+            limits=limits,
         )
         self.acceptor.start([listening])
 

@@ -125,7 +125,7 @@ async def test_the_diagram_of_four_nodes_is_drawn(tmp_path: Path) -> None:
         }
     finally:
         await house.close()
-    diagram = build_diagram("t", NAMES, "client", traces, quorums_for(4))
+    diagram = build_diagram("t", NAMES, "client", traces=traces, quorums=quorums_for(4))
     prepares = [arrow for arrow in diagram.arrows if arrow.kind == "Prepare"]
     assert {(arrow.source, arrow.target) for arrow in prepares} >= {("node1", "node2")}
     assert all(arrow.arrived is not None and arrow.sent <= arrow.arrived for arrow in prepares)
@@ -133,7 +133,9 @@ async def test_the_diagram_of_four_nodes_is_drawn(tmp_path: Path) -> None:
     assert {arrow.source for arrow in requests} == {"client"}
     assert {bar.text.split(": ")[1] for bar in diagram.bars} == {"passed 0"}
     assert not any(mark.kind == "dissent" for mark in diagram.marks)
-    dissent = build_diagram("t", NAMES, "client", traces, quorums_for(4), ("node2",))
+    dissent = build_diagram(
+        "t", NAMES, "client", traces=traces, quorums=quorums_for(4), dissenting=("node2",)
+    )
     (mark,) = [mark for mark in dissent.marks if mark.kind == "dissent"]
     assert (mark.lane, mark.text) == ("node2", "dissents: passed 0")
     assert "a ballot that differs" in draw(dissent)

@@ -121,7 +121,7 @@ def test_an_equivocation_is_proof_against_who_said_it(message: AnyMessage) -> No
     (_, false), (_, last) = sent.messages[1:]
     assert last == true
     check(false)
-    proved = check_evidence(false.signed, true.signed, CLUSTER, verify)
+    proved = check_evidence(false.signed, true.signed, CLUSTER, verify=verify)
     assert isinstance(proved, str)
     assert "node3" in proved
 

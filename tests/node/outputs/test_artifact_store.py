@@ -70,7 +70,7 @@ def take(
 ) -> tuple[Artifact, ...]:
     collector = Collector(tmp_path / "made", patterns, limits)
     data = io.BytesIO(archive(entries))
-    take_from_archive(collector, root, data, Stop(), limits.workspace_bytes)
+    take_from_archive(collector, root, data, stop=Stop(), most=limits.workspace_bytes)
     return collector.finish()
 
 
@@ -200,7 +200,7 @@ def test_an_archive_that_breaks_off_is_an_infrastructure_error(tmp_path: Path) -
     for length in (10, 520, 512 + 89):
         collector = Collector(tmp_path / f"{length}", ["out"], LIMITS)
         with pytest.raises(InfrastructureError):
-            take_from_archive(collector, "out", io.BytesIO(whole[:length]), Stop(), 2**20)
+            take_from_archive(collector, "out", io.BytesIO(whole[:length]), stop=Stop(), most=2**20)
 
 
 def test_taking_can_be_stopped(tmp_path: Path) -> None:
@@ -208,7 +208,9 @@ def test_taking_can_be_stopped(tmp_path: Path) -> None:
     stop.set()
     collector = Collector(tmp_path / "made", ["out"], LIMITS)
     with pytest.raises(Stopped):
-        take_from_archive(collector, "out", io.BytesIO(archive([("out", b"1")])), stop, 2**20)
+        take_from_archive(
+            collector, "out", io.BytesIO(archive([("out", b"1")])), stop=stop, most=2**20
+        )
 
 
 def test_links_of_this_machine_lead_nowhere(tmp_path: Path) -> None:

@@ -34,7 +34,7 @@ MOVED = "or was moved since"
 async def is_moved(checkout: Checkout, url: str, reference: str, commit: str, target: Path) -> bool:
     """Whether the answer is that a reference does not lead there now, which is no finding."""
     with pytest.raises(InfrastructureError, match=MOVED) as error:
-        await checkout.check_out(url, reference, commit, target)
+        await checkout.check_out(url, reference, commit, target=target)
     return error.value.is_permanent
 
 
@@ -51,7 +51,7 @@ async def test_the_files_of_a_commit(
         },
         links={"link": "/etc/passwd"},
     )
-    found = await checkout.check_out(repository.url, "refs/heads/main", commit, target)
+    found = await checkout.check_out(repository.url, "refs/heads/main", commit, target=target)
     assert isinstance(found, Source)
     assert found.pipeline == b"image: a\n"
     assert found.dockerfile is None
@@ -89,7 +89,7 @@ async def test_two_nodes_export_the_same_bytes(
         config = make_config(repository.url, data_directory=tmp_path / f"data{index}")
         target = tmp_path / f"{index}.tar"
         found = await make_checkout(config).check_out(
-            repository.url, "refs/heads/main", commit, target
+            repository.url, "refs/heads/main", commit, target=target
         )
         assert isinstance(found, Source)
         digests.add(hashlib.sha256(target.read_bytes()).digest())
@@ -111,7 +111,7 @@ async def test_names_that_are_no_text_and_very_long_ones(
     repository.git("commit", "--quiet", "--message=names")
     commit = repository.git("rev-parse", "HEAD")
     assert isinstance(
-        await checkout.check_out(repository.url, "refs/heads/main", commit, target), Source
+        await checkout.check_out(repository.url, "refs/heads/main", commit, target=target), Source
     )
     with tarfile.open(target, errors="surrogateescape") as archive:
         assert {os.fsdecode(odd), f"{deep}/f"} <= set(archive.getnames())
@@ -125,7 +125,7 @@ async def test_another_repository_in_the_tree_is_an_empty_folder(
     repository.git("commit", "--quiet", "--message=module")
     commit = repository.git("rev-parse", "HEAD")
     assert isinstance(
-        await checkout.check_out(repository.url, "refs/heads/main", commit, target), Source
+        await checkout.check_out(repository.url, "refs/heads/main", commit, target=target), Source
     )
     with tarfile.open(target) as archive:
         assert archive.getmember("module").isdir()
@@ -141,7 +141,7 @@ async def test_repositories_with_long_ids(
     assert len(commit) == 64
     checkout = make_checkout(make_config(repository.url))
     assert isinstance(
-        await checkout.check_out(repository.url, "refs/heads/main", commit, target), Source
+        await checkout.check_out(repository.url, "refs/heads/main", commit, target=target), Source
     )
 
 
@@ -155,7 +155,7 @@ async def test_a_commit_that_is_not_on_the_branch(
     asked = (checkout, repository.url, "refs/heads/main", commit, target)
     assert await is_moved(*asked)
     assert isinstance(
-        await checkout.check_out(repository.url, "refs/heads/other", commit, target), Source
+        await checkout.check_out(repository.url, "refs/heads/other", commit, target=target), Source
     )
     # now that its objects are in the mirror it is still not on the branch
     assert await is_moved(*asked)
@@ -167,7 +167,7 @@ async def test_a_branch_or_a_commit_that_does_not_exist(
     commit = repository.commit({"a": "1"})
     for branch, asked in (("nothing", commit), ("main", ELSEWHERE)):
         assert await is_moved(checkout, repository.url, f"refs/heads/{branch}", asked, target)
-    found = await checkout.check_out(repository.url, "refs/heads/nothing", None, target)
+    found = await checkout.check_out(repository.url, "refs/heads/nothing", None, target=target)
     assert isinstance(found, NotThere)
 
 
@@ -187,7 +187,7 @@ async def test_tags_and_requests(
     repository.git("update-ref", "refs/merge-requests/8/head", commit)
     places = ["refs/tags/plain", "refs/tags/annotated", "refs/pull/7/head"]
     for reference in (*places, "refs/merge-requests/8/head"):
-        found = await checkout.check_out(repository.url, reference, commit, target)
+        found = await checkout.check_out(repository.url, reference, commit, target=target)
         assert isinstance(found, Source), reference
         assert await is_moved(checkout, repository.url, reference, main, target)
     # neither by the short name of a tag, nor where nothing is
@@ -195,7 +195,7 @@ async def test_tags_and_requests(
         assert await is_moved(checkout, repository.url, reference, commit, target)
     # nor at what is never asked for
     for reference in ("refs/notes/x", "plain"):
-        found = await checkout.check_out(repository.url, reference, commit, target)
+        found = await checkout.check_out(repository.url, reference, commit, target=target)
         assert isinstance(found, NotThere), reference
 
 
@@ -204,12 +204,12 @@ async def test_a_tag_that_was_moved(
 ) -> None:
     first = repository.commit({"a": "1"})
     repository.git("tag", "v1", first)
-    asked = ("refs/tags/v1", first, target)
-    assert isinstance(await checkout.check_out(repository.url, *asked), Source)
+    asked = ("refs/tags/v1", first)
+    assert isinstance(await checkout.check_out(repository.url, *asked, target=target), Source)
     repository.git("checkout", "--quiet", "--orphan", "other")
     second = repository.commit({"b": "1"})
     repository.git("tag", "--force", "v1", second)
-    found = await checkout.check_out(repository.url, "refs/tags/v1", second, target)
+    found = await checkout.check_out(repository.url, "refs/tags/v1", second, target=target)
     assert isinstance(found, Source)
     assert await is_moved(checkout, repository.url, "refs/tags/v1", first, target)
 
@@ -227,7 +227,7 @@ async def test_a_branch_whose_name_ends_like_the_one_asked_for(
 ) -> None:
     repository.commit({"a": "1"})
     repository.git("branch", "refs/heads/other")
-    found = await checkout.check_out(repository.url, "refs/heads/other", None, target)
+    found = await checkout.check_out(repository.url, "refs/heads/other", None, target=target)
     assert isinstance(found, NotThere)
 
 
@@ -238,12 +238,14 @@ async def test_the_id_of_a_tag_is_no_commit(
     repository.git("tag", "--annotate", "--message=x", "v1", commit)
     tag = repository.git("rev-parse", "v1")
     assert tag != commit
-    mirror_filler = await checkout.check_out(repository.url, "refs/heads/main", commit, target)
+    mirror_filler = await checkout.check_out(
+        repository.url, "refs/heads/main", commit, target=target
+    )
     assert isinstance(mirror_filler, Source)
     assert await is_moved(checkout, repository.url, "refs/heads/main", tag, target)
     # also where the mirror has the tag itself
     assert isinstance(
-        await checkout.check_out(repository.url, "refs/tags/v1", commit, target), Source
+        await checkout.check_out(repository.url, "refs/tags/v1", commit, target=target), Source
     )
     for reference in ("refs/heads/main", "refs/tags/v1"):
         assert await is_moved(checkout, repository.url, reference, tag, target)
@@ -254,7 +256,7 @@ async def test_a_request_without_commit_for_a_branch_that_exists_now(
 ) -> None:
     repository.commit({"a": "1"})
     with pytest.raises(InfrastructureError, match="exists now") as error:
-        await checkout.check_out(repository.url, "refs/heads/main", None, target)
+        await checkout.check_out(repository.url, "refs/heads/main", None, target=target)
     assert error.value.is_permanent
 
 
@@ -270,7 +272,7 @@ async def test_a_commit_that_comes_while_it_is_asked_for_again(
     commit = repository.commit({"a": "2"})
     checkout = make_checkout(make_config(repository.url), asked_again_seconds=60)
     task = asyncio.create_task(
-        checkout.check_out(repository.url, "refs/heads/main", commit, target)
+        checkout.check_out(repository.url, "refs/heads/main", commit, target=target)
     )
     # the first answer was no: the branch is in the mirror, without the commit
     await until(lambda: list((tmp_path / "data/mirrors").glob("*.git/refs/pbft-ci/*")) != [])
@@ -284,7 +286,9 @@ async def test_names_that_no_branch_can_have(
 ) -> None:
     commit = repository.commit({"a": "1"})
     for asked in (commit, None):
-        found = await checkout.check_out(repository.url, f"refs/heads/{branch}", asked, target)
+        found = await checkout.check_out(
+            repository.url, f"refs/heads/{branch}", asked, target=target
+        )
         assert isinstance(found, NotThere)
     assert list((target.parent / "data" / "mirrors").iterdir()) == []
 
@@ -296,7 +300,7 @@ async def test_only_what_the_operator_lists(
     commit = other.commit({"a": "1"})
     for url in (other.url, str(repository.folder), repository.url + "/", "ext::sh -c id", "-x"):
         with pytest.raises(InfrastructureError, match="list") as error:
-            await checkout.check_out(url, "refs/heads/main", commit, target)
+            await checkout.check_out(url, "refs/heads/main", commit, target=target)
         assert error.value.is_permanent
 
 
@@ -306,7 +310,7 @@ async def test_a_helper_that_runs_programs_is_refused_even_if_listed(
     url = f"ext::touch {tmp_path}/owned"
     checkout = make_checkout(make_config(url))
     with pytest.raises(InfrastructureError, match="repositories"):
-        await checkout.check_out(url, "refs/heads/main", "a" * 40, target)
+        await checkout.check_out(url, "refs/heads/main", "a" * 40, target=target)
     assert not (tmp_path / "owned").exists()
 
 
@@ -317,7 +321,7 @@ async def test_a_mirror_of_the_operators_own(
     entry = RepositoryEntry("https://example.invalid/a.git", fetch_url=repository.url)
     checkout = make_checkout(make_config(entry))
     assert isinstance(
-        await checkout.check_out(entry.url, "refs/heads/main", commit, target), Source
+        await checkout.check_out(entry.url, "refs/heads/main", commit, target=target), Source
     )
 
 
@@ -339,13 +343,13 @@ async def test_where_the_operator_fetches_from_is_told_to_nobody(
         for name, there in zip(names, (repository, module), strict=True)
     ]
     checkout = make_checkout(make_config(*entries))
-    found = await checkout.check_out(names[0], "refs/heads/main", commit, target)
+    found = await checkout.check_out(names[0], "refs/heads/main", commit, target=target)
     assert isinstance(found, NotThere)
     assert names[1] in found.problem
     assert "secret-module" not in found.problem
     module.folder.rename(repository.folder.with_name("gone"))
     with pytest.raises(InfrastructureError, match=names[1]) as error:
-        await checkout.check_out(names[0], "refs/heads/main", commit, target)
+        await checkout.check_out(names[0], "refs/heads/main", commit, target=target)
     assert "secret-module" not in error.value.reason
 
 
@@ -356,7 +360,7 @@ async def test_a_server_that_is_down(
     checkout = make_checkout(make_config(url))
     for commit in ("a" * 40, None):
         with pytest.raises(InfrastructureError) as error:
-            await checkout.check_out(url, "refs/heads/main", commit, target)
+            await checkout.check_out(url, "refs/heads/main", commit, target=target)
         assert not error.value.is_permanent
 
 
@@ -384,7 +388,9 @@ async def test_a_server_that_never_answers(
         checkout = make_checkout(
             make_config(url, checkout_timeout_seconds=600 if is_cancelled else 3)
         )
-        task = asyncio.create_task(checkout.check_out(url, "refs/heads/main", "a" * 40, target))
+        task = asyncio.create_task(
+            checkout.check_out(url, "refs/heads/main", "a" * 40, target=target)
+        )
         # git has come, and may be gone by now if its time is limited
         server.settimeout(PATIENCE_SECONDS)
         connection, _ = await asyncio.to_thread(server.accept)
@@ -407,7 +413,7 @@ async def test_a_pipeline_file_must_be_a_small_plain_file(
     large = repository.commit({".pbft-ci.yml": "#" * 70_000, "Dockerfile": "#" * 70_000})
     folder = repository.commit({".pbft-ci.yml/x": "1", "Dockerfile/x": "1"})
     for commit in (link, large, folder):
-        found = await checkout.check_out(repository.url, "refs/heads/main", commit, target)
+        found = await checkout.check_out(repository.url, "refs/heads/main", commit, target=target)
         assert isinstance(found, Source)
         assert isinstance(found.pipeline, NotAFile)
         assert commit == link or isinstance(found.dockerfile, NotAFile)
@@ -418,10 +424,10 @@ async def test_a_tree_that_is_too_large(
 ) -> None:
     fitting = repository.commit({"a": b"x" * WORKSPACE_BYTES})
     too_large = repository.commit({"a": b"x" * WORKSPACE_BYTES, "b": "x"})
-    found = await checkout.check_out(repository.url, "refs/heads/main", fitting, target)
+    found = await checkout.check_out(repository.url, "refs/heads/main", fitting, target=target)
     assert isinstance(found, Source)
     assert found.tree == target
-    found = await checkout.check_out(repository.url, "refs/heads/main", too_large, target)
+    found = await checkout.check_out(repository.url, "refs/heads/main", too_large, target=target)
     assert isinstance(found, Source)
     assert isinstance(found.tree, TreeRefused)
 
@@ -440,12 +446,12 @@ async def test_a_tree_of_too_many_entries_is_counted_before_it_is_read(
     monkeypatch.setattr(tree, "TreeEntry", make)
     files: dict[str, str | bytes] = {".pbft-ci.yml": "image: a\n", "a": "", "folder/b": ""}
     fitting = repository.commit(files)
-    found = await checkout.check_out(repository.url, "refs/heads/main", fitting, target)
+    found = await checkout.check_out(repository.url, "refs/heads/main", fitting, target=target)
     assert isinstance(found, Source)
     assert found.tree == target
     made.clear()
     too_many = repository.commit(files | {"folder/c": ""})
-    found = await checkout.check_out(repository.url, "refs/heads/main", too_many, target)
+    found = await checkout.check_out(repository.url, "refs/heads/main", too_many, target=target)
     assert isinstance(found, Source)
     assert found.tree == TreeRefused("has 5 entries; at most 4")
     assert found.pipeline == b"image: a\n"
@@ -465,7 +471,7 @@ async def test_trees_that_no_file_system_should_be_given(
     commit = repository.git("commit-tree", "-m", "x", tree)
     repository.git("update-ref", "refs/heads/main", commit)
     try:
-        found = await checkout.check_out(repository.url, "refs/heads/main", commit, target)
+        found = await checkout.check_out(repository.url, "refs/heads/main", commit, target=target)
     except InfrastructureError:
         found = None
     assert found is None or isinstance(found, Source)
@@ -487,7 +493,7 @@ async def test_a_name_that_no_file_system_takes(
         tree = repository.git("mktree", "-z", data=f"{kind}\t{name}\0".encode())
         commit = repository.git("commit-tree", "-m", "x", tree)
         repository.git("update-ref", "refs/heads/main", commit)
-        found = await checkout.check_out(repository.url, "refs/heads/main", commit, target)
+        found = await checkout.check_out(repository.url, "refs/heads/main", commit, target=target)
         assert isinstance(found, Source)
         assert isinstance(found.tree, TreeRefused) is not is_taken
         if isinstance(found.tree, TreeRefused):
@@ -511,7 +517,7 @@ async def test_the_nodes_own_environment_does_not_steer_git(
     assert "GIT_SSL_NO_VERIFY" not in os.environ
     assert "GIT_EXEC_PATH" in os.environ
     assert isinstance(
-        await checkout.check_out(repository.url, "refs/heads/main", commit, target), Source
+        await checkout.check_out(repository.url, "refs/heads/main", commit, target=target), Source
     )
 
 
@@ -529,18 +535,18 @@ async def test_a_checkout_keeps_the_list_that_it_began_with(
     repository.git("update-ref", aside, commit)
     repository.git("update-ref", "refs/heads/main", f"{commit}^")
     begun = asyncio.create_task(
-        checkout.check_out(repository.url, "refs/heads/main", commit, target)
+        checkout.check_out(repository.url, "refs/heads/main", commit, target=target)
     )
     # it begins in the loop's next turn
     await asyncio.sleep(0)
     checkout.use_repositories(())
     with pytest.raises(InfrastructureError, match="not on this replica's list"):
-        await checkout.check_out(repository.url, aside, commit, target)
+        await checkout.check_out(repository.url, aside, commit, target=target)
     repository.git("update-ref", "refs/heads/main", commit)
     found = await begun
     assert isinstance(found, Source)
     assert "ours:1" in found.local_images
     checkout.use_repositories((RepositoryEntry(repository.url),))
-    found = await checkout.check_out(repository.url, aside, commit, target)
+    found = await checkout.check_out(repository.url, aside, commit, target=target)
     assert isinstance(found, Source)
     assert found.local_images == ()

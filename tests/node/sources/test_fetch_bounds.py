@@ -61,17 +61,17 @@ async def test_a_repository_above_the_limit(
     monkeypatch.setattr(checkout_module, "FETCH_BYTES_MIN", MIB)
     first = repository.commit({"a": "1"})
     checkout = make_checkout(make_config(repository.url, mirrors_bytes_max=MIB))
-    assert isinstance(await checkout.check_out(repository.url, MAIN, first, target), Source)
+    assert isinstance(await checkout.check_out(repository.url, MAIN, first, target=target), Source)
     large = commit_noise(repository, files, bytes_each)
     with pytest.raises(InfrastructureError, match="mirrors_bytes_max") as error:
-        await checkout.check_out(repository.url, MAIN, large, target)
+        await checkout.check_out(repository.url, MAIN, large, target=target)
     # it would be sent again and again
     assert error.value.is_permanent
     assert leftovers(tmp_path) == []
     assert size_bytes(mirrors(tmp_path)) < MIB
     # nobody else's builds are the worse for it
     repository.git("update-ref", MAIN, first)
-    assert isinstance(await checkout.check_out(repository.url, MAIN, first, target), Source)
+    assert isinstance(await checkout.check_out(repository.url, MAIN, first, target=target), Source)
 
 
 async def test_objects_that_need_too_much_memory(
@@ -84,7 +84,7 @@ async def test_objects_that_need_too_much_memory(
     monkeypatch.setattr(fetch_bounds, "MEMORY_BYTES_MAX", 24 * MIB)
     commit = repository.commit({"bomb": bytes(64 * MIB)})
     with pytest.raises(InfrastructureError, match=r"[Oo]ut of memory"):
-        await checkout.check_out(repository.url, MAIN, commit, target)
+        await checkout.check_out(repository.url, MAIN, commit, target=target)
     assert leftovers(tmp_path) == []
 
 
@@ -97,13 +97,13 @@ async def test_a_disk_that_is_nearly_full(
 ) -> None:
     """Neither a fetch nor an export takes the rest: the replica's own store is on it."""
     first = repository.commit({"a": "1"})
-    assert isinstance(await checkout.check_out(repository.url, MAIN, first, target), Source)
+    assert isinstance(await checkout.check_out(repository.url, MAIN, first, target=target), Source)
     exported = tmp_path / "another.tar"
     monkeypatch.setattr(fetch_bounds, "FREE_BYTES_MIN", 2**60)
     second = repository.commit({"a": "2"})
     for commit in (first, second):
         with pytest.raises(InfrastructureError, match="make room") as error:
-            await checkout.check_out(repository.url, MAIN, commit, exported)
+            await checkout.check_out(repository.url, MAIN, commit, target=exported)
         # somebody may
         assert not error.value.is_permanent
     assert tars(tmp_path) == [target]
@@ -149,7 +149,7 @@ def test_a_fetch_that_is_stopped(
         url = server.url(gate.port)
         checkout = make_checkout(make_config(url))
         remote = checkout._remote(RepositoryEntry(url))
-        mirror = Mirror(folder, remote, MAIN, commit, 2**40)
+        mirror = Mirror(folder, remote, MAIN, commit=commit, fetch_bytes_max=2**40)
         thread = threading.Thread(target=prove)
         thread.start()
         block_until(lambda: any(folder.glob("objects/pack/tmp_pack_*")), "a pack begins")
@@ -169,7 +169,7 @@ async def test_what_a_node_that_was_killed_left(
 ) -> None:
     config = make_config(repository.url)
     commit = repository.commit({"a": "1"})
-    found = await make_checkout(config).check_out(repository.url, MAIN, commit, target)
+    found = await make_checkout(config).check_out(repository.url, MAIN, commit, target=target)
     assert isinstance(found, Source)
     (mirror,) = mirrors(tmp_path).iterdir()
     (mirror / "objects" / "pack" / "tmp_pack_x").write_bytes(b"x")

@@ -23,7 +23,7 @@ def put(cache: MirrorCache, name: str, size_bytes: int, age_days: float) -> Path
 
 
 def cache_of(folder: Path, bytes_max: int = 10**9, days_max: int = 30) -> MirrorCache:
-    cache = MirrorCache(folder / "mirrors", bytes_max, days_max, lambda: NOW)
+    cache = MirrorCache(folder / "mirrors", bytes_max, days_max, now=lambda: NOW)
     cache.start()
     return cache
 
@@ -85,6 +85,6 @@ async def test_after_a_checkout(
     checkout = make_checkout(make_config(repository.url, mirrors_bytes_max=bytes_max))
     for number in range(2):
         commit = repository.commit({"a": str(number)})
-        found = await checkout.check_out(repository.url, "refs/heads/main", commit, target)
+        found = await checkout.check_out(repository.url, "refs/heads/main", commit, target=target)
         assert isinstance(found, Source)
         assert len(list((tmp_path / "data" / "mirrors").iterdir())) == (1 if bytes_max else 0)

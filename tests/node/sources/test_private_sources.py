@@ -69,7 +69,7 @@ class Asker:
     ) -> Source | NotThere:
         """What a node has of the last of these entries."""
         checkout = self._make_checkout(self._make_config(*entries, **settings))
-        return await checkout.check_out(entries[-1].url, reference, commit, self._target)
+        return await checkout.check_out(entries[-1].url, reference, commit, target=self._target)
 
     async def resolve(self, entry: RepositoryEntry) -> Resolution:
         """What a gateway finds out about the branch main."""

@@ -60,7 +60,7 @@ async def test_provenance_is_this_replicas_own_word(house: House, client: Client
     answer = await client.get(path)
     assert answer.status == 200
     line = await answer.read()
-    provenance = verify_provenance(line, "node1", statement, house.cluster, verify)
+    provenance = verify_provenance(line, "node1", statement, cluster=house.cluster, verify=verify)
     assert provenance.predicate.finding.outcome == statement.verdict.outcome
     assert await (await client.get(path)).read() == line, "asking again gives the same"
     for wrong in (path + "9", f"/builds/{'0' * 64}/provenance?opened=1"):

@@ -354,7 +354,7 @@ async def test_evidence_is_given_out_with_both_originals(client: Client, house: 
     for row, pair in zip(rows, pairs, strict=True):
         originals = tuple(decode_signed(base64.b64decode(row[key])) for key in ("first", "second"))
         assert originals == pair
-        assert isinstance(check_evidence(*originals, house.cluster, verify), str)
+        assert isinstance(check_evidence(*originals, house.cluster, verify=verify), str)
     status = await (await client.get("/pbft/status")).json()
     assert status["byzantine_nodes"] == ["node2"]
     assert status["evidence"] == {"node2": 5}

@@ -131,9 +131,11 @@ def test_it_is_noticed_where_no_checkpoint_becomes_stable(monkeypatch: pytest.Mo
     ended()
     answer = catch_up.on_status
 
-    def answer_and_keep(core: Core, message: Status, signed: Signed, now: float) -> Refusal | None:
+    def answer_and_keep(
+        core: Core, message: Status, signed: Signed, *, now: float
+    ) -> Refusal | None:
         core.peers.progress[1000 + len(core.peers.progress)] = ((0, True), 0)
-        return answer(core, message, signed, now)
+        return answer(core, message, signed, now=now)
 
     monkeypatch.setattr(catch_up, "on_status", answer_and_keep)
     with pytest.raises(Violation, match=r"17 bounded logs: .* progress of peers"):

@@ -27,11 +27,11 @@ BODY = b'{"object_kind": "push"}'
 def test_githubs_own_test_vector() -> None:
     body = b"Hello, World!"
     assert openssl_hmac(b"It's a Secret to Everybody", body).hex() == GITHUB_VECTOR
-    assert is_hmac_hex([SECRET], body, f"sha256={GITHUB_VECTOR}", b"sha256=")
-    assert not is_hmac_hex([SECRET], body + b" ", f"sha256={GITHUB_VECTOR}", b"sha256=")
-    assert not is_hmac_hex([SECRET], body, f"sha256={GITHUB_VECTOR.upper()}", b"sha256=")
-    assert not is_hmac_hex([SECRET], body, GITHUB_VECTOR, b"sha256=")
-    assert not is_hmac_hex([], body, f"sha256={GITHUB_VECTOR}", b"sha256=")
+    assert is_hmac_hex([SECRET], body, f"sha256={GITHUB_VECTOR}", prefix=b"sha256=")
+    assert not is_hmac_hex([SECRET], body + b" ", f"sha256={GITHUB_VECTOR}", prefix=b"sha256=")
+    assert not is_hmac_hex([SECRET], body, f"sha256={GITHUB_VECTOR.upper()}", prefix=b"sha256=")
+    assert not is_hmac_hex([SECRET], body, GITHUB_VECTOR, prefix=b"sha256=")
+    assert not is_hmac_hex([], body, f"sha256={GITHUB_VECTOR}", prefix=b"sha256=")
 
 
 def test_any_of_several_secrets_will_do() -> None:

@@ -53,7 +53,7 @@ def say_nothing(_: str) -> None:
 
 
 def obtained(images: Images, name: str, build: str = "b") -> Image:
-    found = images.obtain(name, build, LOCAL_IMAGES, say_nothing, Stop())
+    found = images.obtain(name, build, LOCAL_IMAGES, note=say_nothing, stop=Stop())
     assert isinstance(found, Image), found
     return found
 
@@ -276,7 +276,7 @@ def test_a_local_image_that_is_gone_is_not_looked_for_elsewhere(
     registry.push(name.partition("/")[2], base_image, "other")
     images = Images(engine, msgspec.structs.replace(config, images_from=(registry.host,)))
     with pytest.raises(InfrastructureError, match="one of local_images and not on the engine"):
-        images.obtain(name, "b", (name,), say_nothing, Stop())
+        images.obtain(name, "b", (name,), note=say_nothing, stop=Stop())
 
 
 def test_a_digest_that_only_the_engine_has(
@@ -290,11 +290,11 @@ def test_a_digest_that_only_the_engine_has(
     repository = unique_name()
     digest = private.push(f"{repository}:1", base_image, "own")
     name = f"{private.host}/{repository}@{digest}"
-    assert engine.pull(name, private.login, 60, Stop()) is None
+    assert engine.pull(name, private.login, 60, stop=Stop()) is None
     without = make_config(images_from=(private.host,))
     without.data_directory.mkdir()
     with pytest.raises(InfrastructureError, match="wants a login"):
-        Images(engine, without).obtain(name, "b", (), say_nothing, Stop())
+        Images(engine, without).obtain(name, "b", (), note=say_nothing, stop=Stop())
     login = private.auth_file(tmp_path / "auth.json")
     images = Images(engine, msgspec.structs.replace(without, registry_auth_file=login))
     assert obtained(images, name).digest == digest
@@ -363,7 +363,7 @@ def test_images_are_kept_for_their_days(
         f"{registry.host}/{name[:-2]}@{digest}" for name, digest in zip(names, digests, strict=True)
     ]
     # somebody else pulled the last one
-    assert engine.pull(references[2], {}, 60, Stop()) is None
+    assert engine.pull(references[2], {}, 60, stop=Stop()) is None
     config = msgspec.structs.replace(config, images_from=(registry.host,))
     images = Images(engine, config, clock)
     for index, name in enumerate(names):

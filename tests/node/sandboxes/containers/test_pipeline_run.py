@@ -60,7 +60,7 @@ def test_a_tree_that_nobody_unpacks_does_not_count_against_the_image(
         resources=EngineResources(containers=["first"]),
     )
     try:
-        run_pipeline(Engine(), context, asked.steps, Stop())  # type: ignore[arg-type]
+        run_pipeline(Engine(), context, asked.steps, stop=Stop())  # type: ignore[arg-type]
     except OSError:
         assert not is_unpacked_by_the_engine
     assert bool(without_tar) is is_unpacked_by_the_engine
