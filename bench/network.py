@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from bench.context import Context
@@ -22,16 +23,15 @@ def open_network(
     context: Context,
     name: str,
     *,
-    branches: Mapping[str, Mapping[str, str]] | None = None,
+    branches: Mapping[str, Mapping[str, str]] | Path | None = None,
     clients: Sequence[str] = (),
     overrides: Mapping[str, Mapping[str, object]] | None = None,
     **settings: Any,
 ) -> Iterator[Network]:
     """A network that is not started yet; at the end all of it is stopped and removed.
 
-    branches: by default `master` with a trivial build, unless settings name a repository. clients:
-    further members that may ask for `noop`, with keys. overrides, settings: as `Network` takes
-    them.
+    branches: by default `master` with a trivial build. clients: further members that may ask for
+    `noop`, with keys. branches, overrides, settings: as `Network` takes them.
     """
     with context.folder(name) as folder:
         changes = {file: dict(value) for file, value in (overrides or {}).items()}
@@ -46,7 +46,7 @@ def open_network(
                 }
                 for member in (*roles, *clients)
             ]
-        if branches is None and "repository" not in settings:
+        if branches is None:
             branches = {"master": pipeline("true")}
         with Network(folder, branches, overrides=changes, **settings) as network:
             yield network

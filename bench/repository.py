@@ -35,11 +35,11 @@ async def run(context: Context) -> list[Row]:
     rows = []
     for history, tree_files in SHAPES_QUICK if context.is_quick else SHAPES:
         commits = COMMITS_QUICK if context.is_quick else COMMITS
-        rows.append(await _measure(context, history, tree_files, commits))
+        rows.append(await _measure(context, history, tree_files, count=commits))
     return rows
 
 
-async def _measure(context: Context, history: int, tree_files: int, count: int) -> Row:
+async def _measure(context: Context, history: int, tree_files: int, *, count: int) -> Row:
     mebibytes = history * tree_files * FILE_BYTES // 2**20
     with context.folder(NAME) as folder:
         place = folder / "big.git"
@@ -48,7 +48,7 @@ async def _measure(context: Context, history: int, tree_files: int, count: int) 
             make_repository, place, history=history, tree_files=tree_files, commits=count
         )
         overrides = {"node": {"checkout_timeout_seconds": int(BUILT_SECONDS_MAX)}}
-        with open_network(context, NAME, repository=place, overrides=overrides) as network:
+        with open_network(context, NAME, branches=place, overrides=overrides) as network:
             await asyncio.to_thread(network.start)
             await asyncio.to_thread(wait_until_linked, network)
             clone = await asyncio.to_thread(_build, network, first)

@@ -25,22 +25,28 @@ async def run(context: Context) -> list[Row]:
     Raises BenchFailed, NetworkFailed, StartFailed.
     """
     names = client_names(CLIENTS + 1)
+    overrides = {"cluster": {"tls": "required"}}
     with (
-        open_network(context, "with", clients=names, has_tls=True) as secured,
+        open_network(context, "with", clients=names, overrides=overrides) as secured,
         open_network(context, "without", clients=names) as plain,
     ):
         for network in (secured, plain):
             await asyncio.to_thread(network.start, *network.node_names)
             await asyncio.to_thread(wait_until_linked, network)
-        one = await _compare(context, secured, plain, names[CLIENTS:])
-        many = await _compare(context, secured, plain, names[:CLIENTS])
+        one = await _compare(context, secured, plain, names=names[CLIENTS:])
+        many = await _compare(context, secured, plain, names=names[:CLIENTS])
     return [
-        _row("noop over TLS, 1 client: latency, p50", LATENCY, one, lambda load: load.p50_seconds),
+        _row(
+            "noop over TLS, 1 client: latency, p50",
+            LATENCY,
+            one,
+            value=lambda load: load.p50_seconds,
+        ),
         _row(
             f"noop over TLS, {CLIENTS} clients: operations per second",
             THROUGHPUT,
             many,
-            lambda load: load.operations_per_second,
+            value=lambda load: load.operations_per_second,
         ),
     ]
 
@@ -48,7 +54,9 @@ async def run(context: Context) -> list[Row]:
 _Sides = tuple[list[Load], list[Load]]
 
 
-async def _compare(context: Context, secured: Network, plain: Network, names: list[str]) -> _Sides:
+async def _compare(
+    context: Context, secured: Network, plain: Network, *, names: list[str]
+) -> _Sides:
     """These clients of the one network and of the other, in turn."""
     context.say(f"{len(names)} clients")
     seconds, repetitions = (1.0, 1) if context.is_quick else (5.0, 7)
@@ -64,7 +72,7 @@ def _nodes(network: Network) -> list[int]:
     return [network.processes[name].pid for name in network.node_names]
 
 
-def _row(what: str, target: Target, sides: _Sides, value: Callable[[Load], float]) -> Row:
+def _row(what: str, target: Target, sides: _Sides, *, value: Callable[[Load], float]) -> Row:
     secured, plain = sides
     return Row(
         bench=NAME,

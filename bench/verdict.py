@@ -52,19 +52,21 @@ async def run(context: Context) -> list[Row]:
                 f"{NAME}-{executors}",
                 executor="docker",
                 branches={BRANCH: pipeline("true", image=engine.image)},
-                environment={"DOCKER_HOST": engine.host},
-                overrides={"cluster": {"limits": {"executors": executors}}},
+                overrides={
+                    "node": {"docker_host": engine.host},
+                    "cluster": {"limits": {"executors": executors}},
+                },
             ) as network:
                 await asyncio.to_thread(network.start)
                 await asyncio.to_thread(wait_until_linked, network)
-                rows += await _measure(context, network, engine, executors)
+                rows += await _measure(context, network, engine, executors=executors)
     return rows
 
 
 async def _measure(
-    context: Context, network: Network, engine: ReadyEngine, executors: str
+    context: Context, network: Network, engine: ReadyEngine, *, executors: str
 ) -> list[Row]:
-    bare = BareContainers(network.folder / "bare", network, engine, secrets.token_hex(4))
+    bare = BareContainers(network.folder / "bare", network, engine, label=secrets.token_hex(4))
     commit = network.commits[BRANCH]
     quorums = quorums_for(len(network.node_names))
     builders = quorums.replicas - (quorums.faults_max if executors == MINIMAL else 0)

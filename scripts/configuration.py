@@ -8,6 +8,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 import msgspec
 import yaml
@@ -29,7 +30,6 @@ from scripts.demo_faults import ALLOWED
 from scripts.folders import EXAMPLE_CONFIG, LOG, RUN
 
 EXAMPLE_REPLICAS = 4
-EXAMPLE_BASE_PORT = 10000
 HOST = "127.0.0.1"
 # With TLS, from a node's port for members to its port for this machine.
 LOCAL_PORT_DISTANCE = 1000
@@ -50,6 +50,32 @@ class Configuration:
     def processes(self) -> tuple[NodeConfig | ClientConfig, ...]:
         """The nodes, then the client."""
         return (*self.nodes, self.client)
+
+
+class Ports(msgspec.Struct, frozen=True):
+    """Where the members of a network on this machine listen."""
+
+    # one for each replica
+    nodes: Sequence[int]
+    client: int = 8080
+
+    @classmethod
+    def above(cls, first: int, replicas: int) -> Self:
+        """The replicas' are `first` and those that follow it."""
+        return cls(range(first, first + replicas))
+
+
+class DataFolders(msgspec.Struct, frozen=True):
+    """Where the members of a network on this machine keep what they write."""
+
+    logs: Path
+    keys: Path
+    data: Path
+
+    @classmethod
+    def below(cls, folder: Path) -> Self:
+        """All of it in one folder: `log`, and `keys` and `data` in `run`."""
+        return cls(folder / "log", folder / "run" / "keys", folder / "run" / "data")
 
 
 def read_configuration(folder: Path) -> Configuration:
@@ -111,44 +137,31 @@ def make_missing_keys(configuration: Configuration) -> list[str]:
 
 def write_configuration(
     folder: Path,
-    *,
-    replicas: int,
     repositories: Sequence[str | Path],
-    run_folder: Path,
-    log_folder: Path,
-    base_port: int | None = None,
-    ports: Sequence[int] | None = None,
-    client_port: int = 8080,
-    key_folder: Path | None = None,
-    data_folder: Path | None = None,
+    folders: DataFolders,
+    *,
+    ports: Ports,
     executor: str = "docker",
     overrides: Mapping[str, Mapping[str, object]] | None = None,
 ) -> Configuration:
-    """Write a configuration folder for `replicas` replicas on this machine, with its keys.
+    """Write a configuration folder for a network on this machine, with its keys.
 
-    base_port: the replicas listen there and above; or `ports`: one each. repositories: URLs or
-    paths, the first the client's default. key_folder and data_folder: by default `keys` and
-    `data` in run_folder. overrides: more keys for a file, by its name without `.yml`: "node1",
-    "client", "cluster", and "node" for every replica; a value of None takes the key out.
-    Paths in there should be absolute. If they have members speak TLS, each node gets an address
-    for this machine, too. Raises ConfigError for what no valid file came of.
+    repositories: URLs or paths, the first the client's default. overrides: more keys for a file,
+    by its name without `.yml`: "node1", "client", "cluster", and "node" for every replica; a value
+    of None takes the key out. Paths in there should be absolute. If they have members speak TLS,
+    each node gets an address for this machine, too. Raises ConfigError if no valid file came of it.
     """
+    replicas = len(ports.nodes)
     try:
         quorums_for(replicas)
     except UnsupportedSize as error:
         allowed = "1, 2, 3, 4, 7, 10 ... are allowed"
         raise ConfigError.at(folder, "replicas", str(error), allowed) from error
-    if ports is None:
-        first = EXAMPLE_BASE_PORT if base_port is None else base_port
-        ports = range(first, first + replicas)
-    assert len(ports) == replicas, "one port for each replica"
-    keys = (key_folder or run_folder / "keys").absolute()
-    data = (data_folder or run_folder / "data").absolute()
-    logs = log_folder.absolute()
+    keys, data, logs = folders.keys.absolute(), folders.data.absolute(), folders.logs.absolute()
     changes = overrides or {}
     has_tls = changes.get("cluster", {}).get("tls") == "required"
     names = [f"node{index}" for index in range(replicas)]
-    addresses = [f"{HOST}:{port}" for port in ports]
+    addresses = [f"{HOST}:{port}" for port in ports.nodes]
     _write(
         folder / "cluster.yml",
         _cluster_settings(dict(zip(names, addresses, strict=True)), keys),
@@ -161,7 +174,9 @@ def write_configuration(
             for repository in repositories
         ],
     }
-    for name, listen in zip((*names, "client"), (*addresses, f"{HOST}:{client_port}"), strict=True):
+    for name, listen in zip(
+        (*names, "client"), (*addresses, f"{HOST}:{ports.client}"), strict=True
+    ):
         settings = shared | {
             "name": name,
             "private_key_file": str(keys / f"{name}.private.pem"),
@@ -223,18 +238,14 @@ def example_configuration(
         overrides["node"] = {**overrides["node"], "fault_injection": ALLOWED}
     elif faulty is not None:
         overrides[f"node{replicas - 1}"] = {"fault_injection": faulty}
+    # a client that was started with the example itself must find the same members at their ports
+    first = example.cluster.replicas[0].address.port
+    nodes = _ports(example) if same_cluster else range(first, first + replicas)
     return write_configuration(
         RUN / "-".join(part for part in parts if part),
-        replicas=replicas,
-        repositories=[entry.url for entry in example.client.repositories],
-        run_folder=RUN,
-        log_folder=LOG,
-        base_port=example.cluster.replicas[0].address.port,
-        # a client that was started with the example itself must find them
-        ports=_ports(example) if same_cluster else None,
-        client_port=example.client.listen.port,
-        key_folder=RUN / f"keys{suffix}",
-        data_folder=RUN / f"data{suffix}",
+        [entry.url for entry in example.client.repositories],
+        DataFolders(LOG, RUN / f"keys{suffix}", RUN / f"data{suffix}"),
+        ports=Ports(nodes, example.client.listen.port),
         executor=executor or example.nodes[0].executor,
         overrides=overrides,
     )

@@ -24,7 +24,7 @@ import yaml
 
 from common.logs import STDERR_VARIABLE
 from scripts.base_image import EXAMPLE_IMAGE
-from scripts.configuration import HOST, write_configuration
+from scripts.configuration import HOST, DataFolders, Ports, write_configuration
 from scripts.example_repository import write_repository
 from scripts.free_ports import free_ports
 from scripts.processes import Process, answers, last_bytes, start_process
@@ -103,40 +103,37 @@ class Network:
     def __init__(
         self,
         folder: Path,
-        branches: Mapping[str, Mapping[str, str]] | None,
+        branches: Mapping[str, Mapping[str, str]] | Path,
         *,
-        repository: Path | None = None,
         replicas: int = 4,
         executor: str = "process",
-        has_tls: bool = False,
         overrides: Mapping[str, Mapping[str, object]] | None = None,
-        environment: Mapping[str, str] | None = None,
         start_program: Callable[..., Process] = start_python,
     ) -> None:
         """Write configuration, keys and repository; nothing is started yet.
 
-        branches: name -> path -> text, see `pipeline`; None: the repository is there as it is.
-        repository: by default one in `folder`. has_tls: members speak TLS with each other, and
-        each node has a second address for what is asked here. overrides: as write_configuration
-        takes them. environment: more variables of all processes. start_program: as start_python.
+        branches: name -> path -> text, see `pipeline`, for a repository in `folder`; or the path of
+        one that is there already. overrides: as write_configuration takes them; if they have
+        members speak TLS, each node has a second address, for this machine. start_program: as
+        start_python.
         """
         self.folder = folder = folder.absolute()
-        self.repository = repository or folder / "repository.git"
-        self.commits = {} if branches is None else write_repository(self.repository, branches)
-        client_port, *ports = free_ports(1 + replicas * (2 if has_tls else 1))
+        self.commits: dict[str, str] = {}
+        if isinstance(branches, Path):
+            self.repository = branches
+        else:
+            self.repository = folder / "repository.git"
+            self.commits = write_repository(self.repository, branches)
         changes = {file: dict(settings) for file, settings in (overrides or {}).items()}
-        if has_tls:
-            changes.setdefault("cluster", {})["tls"] = "required"
+        has_tls = changes.get("cluster", {}).get("tls") == "required"
+        client_port, *ports = free_ports(1 + replicas * (2 if has_tls else 1))
         for index, port in enumerate(ports[replicas:]):
             changes.setdefault(f"node{index}", {})["local_listen"] = f"{HOST}:{port}"
         self.configuration = write_configuration(
             folder / "config",
-            replicas=replicas,
-            repositories=[self.repository],
-            run_folder=folder / "run",
-            log_folder=folder / "log",
-            ports=ports[:replicas],
-            client_port=client_port,
+            [self.repository],
+            DataFolders.below(folder),
+            ports=Ports(ports[:replicas], client_port),
             executor=executor,
             overrides=changes,
         )
@@ -147,7 +144,7 @@ class Network:
             self.configuration.client.name: self.configuration.client.listen,
             **{node.name: node.plain_listen for node in self.configuration.nodes},
         }
-        self._environment = {**os.environ, STDERR_VARIABLE: "no", **(environment or {})}
+        self._environment = {**os.environ, STDERR_VARIABLE: "no"}
         self._start_program = start_program
         self._is_closed = False
         (folder / "output").mkdir()

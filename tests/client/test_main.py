@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from scripts.configuration import write_configuration
+from scripts.configuration import DataFolders, Ports, write_configuration
 from scripts.free_ports import free_ports
 from scripts.processes import Process
 from tests import forked
@@ -33,12 +33,9 @@ class Place:
         *node_ports, self.port = free_ports(5)
         write_configuration(
             folder / "config",
-            replicas=4,
-            repositories=["https://example.org/r.git"],
-            run_folder=folder,
-            log_folder=folder / "log",
-            ports=node_ports,
-            client_port=self.port,
+            ["https://example.org/r.git"],
+            DataFolders(folder / "log", folder / "keys", folder / "data"),
+            ports=Ports(node_ports, self.port),
         )
         self.config = folder / "config" / "client.yml"
         self.errors = folder / "errors.txt"

@@ -26,9 +26,9 @@ SECONDS = 60.0
 @pytest.fixture(scope="module")
 def network(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Network]:
     branches = {"green": pipeline("echo a green line"), "held": pipeline("sleep 100")}
-    overrides = {"cluster": {"checkpoint_interval": 4, "window": 16}}
+    overrides = {"cluster": {"tls": "required", "checkpoint_interval": 4, "window": 16}}
     folder = tmp_path_factory.mktemp("tls")
-    with Network(folder, branches, has_tls=True, overrides=overrides) as made:
+    with Network(folder, branches, overrides=overrides) as made:
         made.start()
         yield made
 

@@ -19,6 +19,8 @@ from common.configuration.keys import load_public_key, load_signing_key
 from scripts import configuration
 from scripts.configuration import (
     Configuration,
+    DataFolders,
+    Ports,
     example_configuration,
     faulty_replica,
     make_missing_keys,
@@ -33,11 +35,9 @@ def written(folder: Path, replicas: int = 4, **more: object) -> Configuration:
     """A folder for a network of this size, all of it below `folder`."""
     return write_configuration(
         folder / "config",
-        replicas=replicas,
-        repositories=[folder / "repository.git", "https://git.example.org/a.git"],
-        run_folder=folder / "run",
-        log_folder=folder / "log",
-        **more,  # type: ignore[arg-type]
+        [folder / "repository.git", "https://git.example.org/a.git"],
+        DataFolders.below(folder),
+        **{"ports": Ports.above(10000, replicas), **more},  # type: ignore[arg-type]
     )
 
 
@@ -185,7 +185,7 @@ def test_a_number_of_replicas_on_the_command_line(example: Path) -> None:
 
 
 def test_a_written_folder_can_be_read_and_started(tmp_path: Path) -> None:
-    made = written(tmp_path, ports=[20, 30, 40, 50], client_port=60, executor="process")
+    made = written(tmp_path, ports=Ports([20, 30, 40, 50], 60), executor="process")
     assert [node.listen.port for node in made.nodes] == [20, 30, 40, 50]
     assert made.client.listen.port == 60
     assert {node.executor for node in made.nodes} == {"process"}

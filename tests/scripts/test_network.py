@@ -7,7 +7,7 @@ import pytest
 
 from common.configuration.config import Address
 from scripts import network
-from scripts.configuration import write_configuration
+from scripts.configuration import DataFolders, Ports, write_configuration
 from scripts.docker_engine import Engine
 from scripts.free_ports import free_ports
 from scripts.network import Prepared, client_program, node_programs, start, stop
@@ -20,12 +20,9 @@ def prepared(tmp_path: Path) -> Prepared:
     """A configuration whose engine is never asked."""
     configuration = write_configuration(
         tmp_path / "config",
-        replicas=4,
-        repositories=[tmp_path / "r.git"],
-        run_folder=tmp_path / "run",
-        log_folder=tmp_path / "log",
-        base_port=20000,
-        client_port=20009,
+        [tmp_path / "r.git"],
+        DataFolders.below(tmp_path),
+        ports=Ports(range(20000, 20004), 20009),
     )
     return Prepared(configuration, Engine("unix:///engine.sock", "a test's"))
 

@@ -25,7 +25,7 @@ from common.configuration.reload import (
     check_reloadable,
     ignore_reloads,
 )
-from scripts.configuration import write_configuration
+from scripts.configuration import DataFolders, Ports, write_configuration
 from tests.waiting import wait_until
 
 URL = "https://example.org/r.git"
@@ -36,10 +36,9 @@ def folder(tmp_path: Path) -> Path:
     """A configuration of four nodes and a gateway."""
     write_configuration(
         tmp_path / "config",
-        replicas=4,
-        repositories=[URL],
-        run_folder=tmp_path / "run",
-        log_folder=tmp_path / "log",
+        [URL],
+        DataFolders.below(tmp_path),
+        ports=Ports.above(10000, 4),
     )
     return tmp_path / "config"
 
