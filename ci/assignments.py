@@ -8,7 +8,7 @@ that was there all the time; whatever the state shows counts at once.
 from collections.abc import Iterable
 
 from ci.builds import OpenBuild
-from ci.executors import BuildAge, StandbyTimeout, StartReason, call, is_spare, takeover
+from ci.executors import BuildAge, StandbyTimeout, StartReason, call, escalation, is_spare
 from ci.operations import Agreement
 from ci.verdict import Thresholds
 
@@ -19,10 +19,10 @@ Key = tuple[bytes, int]
 class AssignmentTracker:
     """What one replica is to begin. Times are seconds of its clock."""
 
-    def __init__(self, name: str, thresholds: Thresholds, patience: StandbyTimeout) -> None:
+    def __init__(self, name: str, thresholds: Thresholds, standby_timeout: StandbyTimeout) -> None:
         self._name = name
         self._thresholds = thresholds
-        self._patience = patience
+        self._standby_timeout = standby_timeout
         self._opened: dict[Key, float] = {}
         self._voted: dict[Key, float] = {}
         self._called: dict[Key, float] = {}
@@ -44,7 +44,7 @@ class AssignmentTracker:
         self._called = {
             key: self._called.get(key, now)
             for key, build in waiting.items()
-            if takeover(build, self._patience, self._waited(key, now)) is not None
+            if escalation(build, self._standby_timeout, self._age(key, now)) is not None
         }
         self._weak = {key: None for key in self._weak if key in opened}
 
@@ -52,13 +52,13 @@ class AssignmentTracker:
         """Why this replica is to begin that build now; None: it is not."""
         key = (build.id, build.opened)
         agreement = Agreement.WEAK if key in self._weak else None
-        waited = self._waited(key, now)
+        age = self._age(key, now)
         return call(
             build,
             self._name,
             self._thresholds,
-            patience=self._patience,
-            waited=waited,
+            standby_timeout=self._standby_timeout,
+            age=age,
             agreement=agreement,
         )
 
@@ -66,8 +66,8 @@ class AssignmentTracker:
         """Whether those that stand by are to build it too, or everybody was from its beginning."""
         if not build.executors:
             return True
-        waited = self._waited((build.id, build.opened), now)
-        return takeover(build, self._patience, waited) is not None
+        age = self._age((build.id, build.opened), now)
+        return escalation(build, self._standby_timeout, age) is not None
 
     def has_everybody_had_time(self, build: OpenBuild, now: float) -> bool:
         """Whether those that stand by were called so long ago that they could have built it.
@@ -78,7 +78,7 @@ class AssignmentTracker:
         if not build.executors:
             return True
         called = self._called.get((build.id, build.opened))
-        return called is not None and now - called >= self._patience.build_seconds_max
+        return called is not None and now - called >= self._standby_timeout.build_seconds_max
 
     def is_spare(self, build: OpenBuild, now: float) -> bool:
         """Whether it may leave this build, which it begins as an executor, where it is `weak`.
@@ -94,6 +94,6 @@ class AssignmentTracker:
         """This replica read in the build's pipeline that it asks for weak agreement."""
         self._weak[key] = None
 
-    def _waited(self, key: Key, now: float) -> BuildAge:
+    def _age(self, key: Key, now: float) -> BuildAge:
         opened, voted = self._opened.get(key, now), self._voted.get(key)
         return BuildAge(now - opened, None if voted is None else now - voted)

@@ -61,12 +61,12 @@ class StandbyTimeout(msgspec.Struct, frozen=True):
     stand_by_seconds: float
     build_seconds_max: float
 
-    def is_over(self, waited: BuildAge) -> bool:
+    def is_over(self, age: BuildAge) -> bool:
         """Whether the executors had their time: the first ballot tells how long a build takes."""
-        if waited.ballot_seconds is None:
-            return waited.open_seconds >= self.build_seconds_max + self.stand_by_seconds
-        first_took = waited.open_seconds - waited.ballot_seconds
-        return waited.ballot_seconds >= max(self.stand_by_seconds, SHARE_OF_THE_FIRST * first_took)
+        if age.ballot_seconds is None:
+            return age.open_seconds >= self.build_seconds_max + self.stand_by_seconds
+        first_took = age.open_seconds - age.ballot_seconds
+        return age.ballot_seconds >= max(self.stand_by_seconds, SHARE_OF_THE_FIRST * first_took)
 
 
 def drawn_executors(
@@ -105,8 +105,8 @@ def call(
     replica: str,
     thresholds: Thresholds,
     *,
-    patience: StandbyTimeout,
-    waited: BuildAge,
+    standby_timeout: StandbyTimeout,
+    age: BuildAge,
     agreement: Agreement | None = None,
 ) -> StartReason | None:
     """Why this replica is to begin that build now, if it did not before; None: it is not.
@@ -123,22 +123,24 @@ def call(
         return StartReason.EVERYBODY
     if build.is_decided:
         is_executor = replica in _decided_executors(build, thresholds)
-        return StartReason.EXECUTOR if is_executor else doubt(build)
+        return StartReason.EXECUTOR if is_executor else disagreement(build)
     if replica in first_executors(build.executors, agreement, thresholds):
         return StartReason.EXECUTOR
-    return takeover(build, patience, waited)
+    return escalation(build, standby_timeout, age)
 
 
-def takeover(build: OpenBuild, patience: StandbyTimeout, waited: BuildAge) -> StartReason | None:
+def escalation(
+    build: OpenBuild, standby_timeout: StandbyTimeout, age: BuildAge
+) -> StartReason | None:
     """Why those that stand by begin an undecided build; None: its executors may be enough."""
-    if (reason := doubt(build)) is not None:
+    if (reason := disagreement(build)) is not None:
         return reason
     if build.reports:
         return StartReason.REPORT
-    return StartReason.DELAY if patience.is_over(waited) else None
+    return StartReason.DELAY if standby_timeout.is_over(age) else None
 
 
-def doubt(build: OpenBuild) -> StartReason | None:
+def disagreement(build: OpenBuild) -> StartReason | None:
     """What a build's ballots show that calls every replica; None: nothing."""
     if any(isinstance(ballot, Abstain) for ballot in build.ballots.values()):
         return StartReason.ABSTENTION
@@ -163,7 +165,7 @@ def is_anybody_expected(build: OpenBuild, thresholds: Thresholds) -> bool:
     quorums: Quorums = thresholds.quorums
     if len(build.ballots) == quorums.replicas:
         return False
-    if not build.executors or doubt(build) is not None:
+    if not build.executors or disagreement(build) is not None:
         return True
     return any(name not in build.ballots for name in _decided_executors(build, thresholds))
 

@@ -39,9 +39,9 @@ class Minimal(World):
         super().__init__(cluster_of(replicas, limits), limits)
         self.id = self.open(needs_approval=needs_approval)
         thresholds = Thresholds(self.cluster.quorums, limits.weak_agreement_allowed)
-        patience = StandbyTimeout(STAND_BY_SECONDS, BUILD_SECONDS_MAX)
+        standby_timeout = StandbyTimeout(STAND_BY_SECONDS, BUILD_SECONDS_MAX)
         self.assignments = {
-            name: AssignmentTracker(name, thresholds, patience)
+            name: AssignmentTracker(name, thresholds, standby_timeout)
             for name in self.cluster.replica_names
         }
         self.executors = self.build.executors

@@ -117,7 +117,7 @@ BUILDS_MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         name="71 who stands by waits for ever",
         file=_EXECUTORS,
-        old="    return StartReason.DELAY if patience.is_over(waited) else None",
+        old="    return StartReason.DELAY if standby_timeout.is_over(age) else None",
         new="    return None",
         seeds=(7,),
     ),
@@ -145,8 +145,8 @@ BUILDS_MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         name="75b an executor that is late leaves a decided build to its deadline",
         file=_EXECUTORS,
-        old="        return StartReason.EXECUTOR if is_executor else doubt(build)\n",
-        new="        return doubt(build)\n",
+        old="        return StartReason.EXECUTOR if is_executor else disagreement(build)\n",
+        new="        return disagreement(build)\n",
         seeds=(10,),
     ),
     # --- ci/admission.py ----------------------------------------------------------------------
