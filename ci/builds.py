@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 import msgspec
 
-from ci.artifacts import artifacts_refusal
+from ci.artifact_rules import artifacts_refusal
 from ci.limits import Limits
 from ci.operations import (
     CHECKOUT_FAILED_EXIT_CODE,

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 
 import msgspec
 
-from ci.artifacts import artifacts_sha256
+from ci.artifact_rules import artifacts_sha256
 from ci.operations import Agreement, Artifact, Ballot, BuildResult, Outcome, ResultKey
 from pbft.ports import Entry
 
@@ -61,7 +61,7 @@ class RecordedBallot(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     pipeline_sha256: str | None = None
     image_digest: str | None = None
     agreement: str = Agreement.DEFAULT
-    # of the whole list, as `ci.artifacts` makes it
+    # of the whole list, as `ci.artifact_rules` makes it
     artifacts_sha256: str | None = None
     # only of a late ballot, as are the steps; else the verdict's statement has them
     artifacts: tuple[RecordedArtifact, ...] = ()

@@ -72,7 +72,7 @@ class Agreement(enum.StrEnum):
 
 
 class Artifact(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
-    """A file that a build made. `path` is relative to the workspace (`ci.artifacts` says how);
+    """A file that a build made. `path` is relative to the workspace (`ci.artifact_rules` says how);
     `length` is in bytes."""
 
     path: Text

@@ -19,7 +19,7 @@ from typing import Literal
 
 import msgspec
 
-from ci.artifacts import artifacts_sha256
+from ci.artifact_rules import artifacts_sha256
 from ci.builds import OpenBuild
 from ci.ledger import (
     ABSTAINED,
@@ -86,7 +86,7 @@ class FoundValue(msgspec.Struct, frozen=True, rename="camel"):
     pipeline_sha256: str | None
     image_digest: str | None
     agreement: Agreement
-    # of the whole list (`ci.artifacts`)
+    # of the whole list (`ci.artifact_rules`)
     artifacts_sha256: str | None
     # left out (empty) if many values have long ones: see FOUND_ARTIFACTS_MAX
     artifacts: tuple[RecordedArtifact, ...]

@@ -8,7 +8,7 @@ from typing import Any, BinaryIO, cast
 
 import msgspec
 
-from ci.artifacts import path_problem
+from ci.artifact_rules import path_problem
 from ci.operations import Artifact
 from client.commands.gateway_client import GatewayApi, run
 from client.commands.outcome import EXIT_DONE, EXIT_NOT_PASSED, EXIT_WRONG, PASSED, CommandFailed

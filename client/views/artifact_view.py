@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
 
-from ci.artifacts import artifact_differences, artifacts_sha256
+from ci.artifact_rules import artifact_differences, artifacts_sha256
 from ci.ledger import RecordedArtifact
 from ci.operations import Artifact, Ballot, BuildResult, Outcome, ResultKey
 from ci.statement import FoundValue, VerdictFields, steps_sha256

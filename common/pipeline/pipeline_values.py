@@ -31,7 +31,7 @@ _IMAGE = re.compile(
 )
 _STEP_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-# Fewer characters than ci.artifacts allows: nothing that a shell or a URL would have to quote.
+# Fewer characters than ci.artifact_rules allows: nothing that a shell or a URL would have to quote.
 _PATH = re.compile(r"[A-Za-z0-9._+@=~,:*?-]+(?:/[A-Za-z0-9._+@=~,:*?-]+)*")
 _SIZE = re.compile(r"([1-9][0-9]{0,15}) ?(KiB|MiB|GiB)")
 # not str.isprintable: its table of Unicode differs between versions of Python

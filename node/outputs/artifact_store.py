@@ -20,7 +20,7 @@ from typing import IO, BinaryIO, Protocol, cast
 
 import msgspec
 
-from ci.artifacts import path_problem
+from ci.artifact_rules import path_problem
 from ci.limits import Limits
 from ci.operations import Artifact
 from common.safe_text import log_text

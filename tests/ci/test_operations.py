@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ci.artifacts import artifacts_refusal
+from ci.artifact_rules import artifacts_refusal
 from ci.limits import Limits
 from ci.operations import (
     OPERATION_BYTES_MAX,

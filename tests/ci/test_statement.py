@@ -12,7 +12,7 @@ from securesystemslib.exceptions import VerificationError
 from securesystemslib.signer import Key, SSlibKey  # type: ignore[attr-defined]
 from securesystemslib.signer._utils import compute_default_keyid
 
-from ci.artifacts import artifacts_sha256
+from ci.artifact_rules import artifacts_sha256
 from ci.ledger import recorded_artifacts
 from ci.limits import Limits
 from ci.operations import Abstain, Agreement, Ballot, BuildResult, Event, Outcome, Step

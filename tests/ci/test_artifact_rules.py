@@ -5,7 +5,7 @@ import itertools
 import msgspec
 import pytest
 
-from ci.artifacts import (
+from ci.artifact_rules import (
     PATH_BYTES_MAX,
     ArtifactDifference,
     artifact_differences,
