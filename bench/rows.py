@@ -31,20 +31,20 @@ class Target(msgspec.Struct, frozen=True):
 
 
 class Row(msgspec.Struct, frozen=True, kw_only=True):
-    """One line of the table.
+    """One line of the table."""
 
-    bench: the name to run it by. what, against: the two sides of the ratio. ratio: None unless it
-    was measured. figures: what else was measured, the unit last in each name. note: why there is
-    no number, or what to know about it.
-    """
-
+    # the name to run it by
     bench: str
+    # the two sides of the ratio
     what: str
     against: str
     target: Target | None = None
     state: State = State.MEASURED
+    # None unless it was measured
     ratio: Spread | None = None
+    # what else was measured, the unit last in each name
     figures: dict[str, float] = {}
+    # why there is no ratio, or what to know about it
     note: str = ""
 
     @property

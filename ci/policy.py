@@ -12,22 +12,23 @@ from ci.statement import StatementView
 
 
 class Policy(msgspec.Struct, frozen=True, kw_only=True):
-    """None: anything will do.
+    """What a statement must be about. None (and no steps): anything will do."""
 
-    repository: the URL as it is in requests. commit: the full id, in lower case.
-    artifact_sha256: of a file that must be an agreed artifact (hex).
-    ref, event: what the commit was proved to be on, by its full name, and what asked for the build.
-    target: the full name of the branch that the pull request is for.
-    pipeline_sha256: of the pipeline file (hex). steps: names of steps that must have run.
-    """
-
+    # the URL as it is in requests
     repository: str | None = None
+    # the full id, in lower case
     commit: str | None = None
+    # of a file that must be an agreed artifact (hex)
     artifact_sha256: str | None = None
+    # the full name that the commit was proved to be on
     ref: str | None = None
+    # what asked for the build
     event: str | None = None
+    # the full name of the branch that the pull request is for
     target: str | None = None
+    # of the pipeline file (hex)
     pipeline_sha256: str | None = None
+    # names of steps that must have run
     steps: tuple[str, ...] = ()
 
 

@@ -23,20 +23,21 @@ class SaveFailed(Exception):
 
 
 class BuildOrder(msgspec.Struct, frozen=True):
-    """A build that this replica is to run.
+    """A build that this replica is to run."""
 
-    commit: None if the request says "no such branch".
-    ref: the full ref that the commit must be on; None: refs/heads/<branch>.
-    is_spare: if the pipeline asks for weak agreement, other replicas are to build it instead.
-    """
-
+    # its id
     build: bytes
+    # the sequence number that opened it
     opened: int
+    # the URL
     repository: str
     branch: str
+    # the full id; None if the request says "no such branch"
     commit: str | None
     event: Event = Event.PUSH
+    # the full ref that the commit must be on; None: refs/heads/<branch>
     ref: str | None = None
+    # if the pipeline asks for weak agreement, other replicas are to build it instead
     is_spare: bool = False
 
     @property

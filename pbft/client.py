@@ -27,35 +27,37 @@ KINDS_PER_REPLICA_MAX = 4
 
 
 class Accepted(msgspec.Struct, frozen=True):
-    """An answer that at least f+1 distinct replicas gave, equal in all that counts.
-
-    request_digest: of the request that the replicas executed under this number; another than
-    ours means that the number was used before, and ours needs a new one.
-    replies: (replica's name, its attestation, the signed message it came in), by replica.
-    """
+    """An answer that at least f+1 distinct replicas gave, equal in all that counts."""
 
     timestamp: int
+    # of the request that the replicas executed under this timestamp; another than ours means that
+    # the timestamp was used before, and ours needs a new one
     request_digest: bytes
+    # kind, subject and result: as in pbft.messages.Reply
     kind: str
     subject: bytes
     result: bytes
+    # (replica's name, its attestation, the signed message it came in), by replica
     replies: tuple[tuple[str, bytes, Signed], ...]
 
 
 class LateReply(msgspec.Struct, frozen=True):
     """An answer of a kind that is accepted: one that came after, or one that differs from it.
 
-    One that came after and says the same, with nothing signed apart, is not told: it proves no
-    more than f+1 did, so that its signature is not even checked.
+    An equal answer that came after, with no attestation, is not reported: it proves no more than
+    f+1 did, so its signature is not even checked.
     """
 
     timestamp: int
     replica: str
+    # whether it equals the accepted answer
     agrees: bool
+    # kind, subject, result and attestation: as in pbft.messages.Reply
     kind: str
     subject: bytes
     result: bytes
     attestation: bytes
+    # the message that it came in
     signed: Signed
 
 

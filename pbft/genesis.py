@@ -44,20 +44,18 @@ class Member(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields
 
 
 class Genesis(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
-    """What all replicas start from.
-
-    checkpoint_interval: K, a checkpoint every so many sequence numbers.
-    window: L, how far above the last stable checkpoint sequence numbers may go; at least 2 K.
-    client_window: W, how far a client's numbers may run ahead of its lowest unexecuted one.
-    application: the encoded rules of the replicated application (ci.limits), opaque here.
-    """
+    """What all replicas start from."""
 
     format_version: int
     replicas: tuple[Member, ...]
     clients: tuple[Member, ...]
+    # K: a checkpoint every so many sequence numbers
     checkpoint_interval: int
+    # L: how far above the last stable checkpoint sequence numbers may go; at least 2 K
     window: int
+    # W: how far a client's timestamps may run ahead of its lowest unexecuted one
     client_window: int
+    # the encoded rules of the replicated application (ci.limits), opaque here
     application: bytes
 
 

@@ -19,17 +19,16 @@ Verify = Callable[[bytes, bytes, bytes], bool]
 
 
 class DeferredReply(msgspec.Struct, frozen=True):
-    """A later answer to a request that was executed before: a build's verdict for its asker.
-
-    `to_sign` is what the replica signs apart and puts into `Reply.attestation`; empty: nothing.
-    """
+    """A later answer to a request that was executed before: a build's verdict for its requester."""
 
     client: str
     timestamp: int
     request_digest: bytes
+    # kind, subject and result: as in pbft.messages.Reply
     kind: str
     subject: bytes
     result: bytes
+    # what the replica signs apart and puts into `Reply.attestation`; empty: nothing
     to_sign: bytes = b""
 
 

@@ -47,17 +47,17 @@ class Place(NamedTuple):
 
 
 class Step(msgspec.Struct, frozen=True):
-    """What there is from a place on.
+    """What there is from a place on."""
 
-    served: the piece, without its bytes. spans: JSON of a list of client.build_output.Span.
-    output: how the next step is to be read. is_end: the log has no more than this.
-    """
-
+    # the piece, without its bytes
     served: ServedPiece
     bytes_count: int
+    # JSON of a list of client.logs.build_output.Span
     spans: msgspec.Raw
     has_spans: bool
+    # how the next step is to be read
     output: BuildOutput
+    # the log has no more than this
     is_end: bool
 
 

@@ -4,6 +4,7 @@ A replica that dissents is called dissenting; nothing here makes it faulty.
 """
 
 from collections import deque
+from typing import Annotated
 
 import msgspec
 
@@ -42,19 +43,20 @@ class Told(msgspec.Struct, frozen=True):
 
 
 class DissentView(msgspec.Struct, frozen=True):
-    """One replica's history.
+    """One replica's history."""
 
-    dissents, abstentions: in the whole ledger, as far as it is checked. recent_verdicts: how many
-    verdicts recent_dissents and recent_abstentions are out of: the newest, or all where there are
-    few. newest: some of both, the newest first.
-    """
-
-    dissents: int = 0
-    abstentions: int = 0
-    recent_dissents: int = 0
-    recent_abstentions: int = 0
-    recent_verdicts: int = 0
-    newest: tuple[Told, ...] = ()
+    dissents: Annotated[
+        int, msgspec.Meta(description="in the whole ledger, as far as it is checked")
+    ] = 0
+    abstentions: Annotated[int, msgspec.Meta(description="likewise")] = 0
+    recent_dissents: Annotated[int, msgspec.Meta(description="among the newest verdicts")] = 0
+    recent_abstentions: Annotated[int, msgspec.Meta(description="likewise")] = 0
+    recent_verdicts: Annotated[
+        int, msgspec.Meta(description="how many the newest verdicts are")
+    ] = 0
+    newest: Annotated[
+        tuple[Told, ...], msgspec.Meta(description="some of both, the newest first")
+    ] = ()
 
 
 class DissentHistory:

@@ -12,6 +12,7 @@ ledger can be fetched again from any one node, and shown only if it leads from h
 import asyncio
 from collections import OrderedDict
 from collections.abc import Mapping
+from typing import Annotated
 
 import msgspec
 
@@ -50,26 +51,34 @@ class LedgerAbsent(Exception):
 
 
 class LedgerState(msgspec.Struct, frozen=True):
-    """How far the ledger is checked.
+    """How far the ledger is checked."""
 
-    index, head (hex): of the last checked entry. agreed_by: the replicas that gave this head.
-    certified: the last entry that a checkpoint's certificate covers, its number, and who signed.
-    there_are: entries that f+1 replicas say there are; null: fewer than f+1 answer.
-    served_by: the replica that gave the entries. differing: by replica, at which entry it gave
-    another head than f+1 others. problem: why the rest is not checked. alarm: more than f lie.
-    """
-
-    index: int
-    head: str
-    agreed_by: tuple[str, ...]
-    certified: int | None
-    checkpoint: int | None
-    signed_by: tuple[str, ...]
-    there_are: int | None
-    served_by: str | None
-    differing: dict[str, int]
-    problem: str | None
-    alarm: str | None
+    index: Annotated[int, msgspec.Meta(description="of the last checked entry")]
+    head: Annotated[str, msgspec.Meta(description="of the last checked entry, in hexadecimal")]
+    agreed_by: Annotated[
+        tuple[str, ...], msgspec.Meta(description="the replicas that gave this head")
+    ]
+    certified: Annotated[
+        int | None,
+        msgspec.Meta(description="the last entry that a checkpoint's certificate covers"),
+    ]
+    checkpoint: Annotated[
+        int | None, msgspec.Meta(description="the sequence number of that checkpoint")
+    ]
+    signed_by: Annotated[tuple[str, ...], msgspec.Meta(description="the replicas that signed it")]
+    there_are: Annotated[
+        int | None,
+        msgspec.Meta(description="entries that f+1 replicas report; null: fewer than f+1 answer"),
+    ]
+    served_by: Annotated[str | None, msgspec.Meta(description="the replica that gave the entries")]
+    differing: Annotated[
+        dict[str, int],
+        msgspec.Meta(
+            description="by replica, the entry at which it gave another head than f+1 others"
+        ),
+    ]
+    problem: Annotated[str | None, msgspec.Meta(description="why the rest is not checked")]
+    alarm: Annotated[str | None, msgspec.Meta(description="in words, if more than f replicas lie")]
 
 
 class Stretch(msgspec.Struct, frozen=True):

@@ -3,6 +3,7 @@
 import datetime
 import enum
 from collections.abc import Mapping, Sequence
+from typing import Annotated
 
 import msgspec
 
@@ -41,44 +42,48 @@ class HeardBy(msgspec.Struct, frozen=True):
 
 
 class ReplicaState(msgspec.Struct, frozen=True):
-    """One replica.
-
-    connected: the gateway's link to it stands. status: its own words; null: no answer in time.
-    error: why there is none. last: what it said last, now or before. since: from when on `reach`
-    holds (ISO 8601, UTC), for one that gives no answer its last one; null: since this gateway
-    started or longer. heard: when it answered last. heard_by: what the others say.
-    proofs: checked here, some of the `proofs_count` that there are. ledger_differs_at: the entry
-    for which it gave another head than f+1 others.
-    """
+    """One replica."""
 
     replica: str
-    connected: bool
+    connected: Annotated[bool, msgspec.Meta(description="whether the gateway's link to it stands")]
     reach: Reach
-    since: str | None
-    heard: str | None
-    status: NodeStatus | None
-    error: str | None
-    last: NodeStatus | None
-    heard_by: tuple[HeardBy, ...]
+    since: Annotated[
+        str | None,
+        msgspec.Meta(
+            description="since when `reach` holds, or its last answer if it gives none; null:"
+            " since this gateway started, or longer (ISO 8601, UTC)"
+        ),
+    ]
+    heard: Annotated[str | None, msgspec.Meta(description="when it answered last")]
+    status: Annotated[
+        NodeStatus | None, msgspec.Meta(description="as it reports it; null: no answer in time")
+    ]
+    error: Annotated[str | None, msgspec.Meta(description="why there is no answer")]
+    last: Annotated[
+        NodeStatus | None, msgspec.Meta(description="its last status, of now or earlier")
+    ]
+    heard_by: Annotated[
+        tuple[HeardBy, ...], msgspec.Meta(description="what the others report of it")
+    ]
     dissent: DissentView
-    proofs: tuple[ProofView, ...]
-    proofs_count: int
-    ledger_differs_at: int | None
+    proofs: Annotated[tuple[ProofView, ...], msgspec.Meta(description="some of them, checked here")]
+    proofs_count: Annotated[int, msgspec.Meta(description="how many there are")]
+    ledger_differs_at: Annotated[
+        int | None,
+        msgspec.Meta(description="the entry at which it gave another head than f+1 others"),
+    ]
 
 
 class NetworkView(msgspec.Struct, frozen=True):
-    """GET /api/v1/network. level: good, warning or bad. sentence: who is down or disagrees.
-
-    consequence: what that means for builds. since: when this gateway started to look.
-    """
+    """GET /api/v1/network."""
 
     cluster: str
     faults_max: int
     needed: int
-    level: str
-    sentence: str
-    consequence: str
-    since: str
+    level: Annotated[str, msgspec.Meta(description="good, warning or bad")]
+    sentence: Annotated[str, msgspec.Meta(description="who is down or disagrees")]
+    consequence: Annotated[str, msgspec.Meta(description="what that means for builds")]
+    since: Annotated[str, msgspec.Meta(description="when this gateway started to look")]
     replicas: tuple[ReplicaState, ...]
     ledger: LedgerState
 

@@ -3,6 +3,7 @@
 import datetime
 import enum
 from collections.abc import Sequence
+from typing import Annotated
 
 import msgspec
 
@@ -49,14 +50,10 @@ class BuildStatus(enum.StrEnum):
 
 
 class VerdictView(msgspec.Struct, frozen=True):
-    """The accepted verdict; dissenting and agreeing count the ballots after it too.
+    """The accepted verdict.
 
-    Neither holds a replica that abstained; for disputed and cancelled there is no value to agree
-    with, so both are empty. threshold: how many equal ballots it took, null for those two.
-    executors: who was to build first, while the others stood by; empty: every replica was.
-    pipeline_sha256: of the agreed pipeline file; steps: those of it, none where nothing is agreed
-    on. ref: the full name that the commit was proved to be on. target: of a pull request, the full
-    name of the branch that it is for.
+    `agreeing` and `dissenting` count the ballots after it, too, and no replica that abstained. For
+    disputed and cancelled there is no value to agree with, so both are empty.
     """
 
     outcome: str
@@ -64,45 +61,65 @@ class VerdictView(msgspec.Struct, frozen=True):
     agreeing: tuple[str, ...]
     dissenting: tuple[str, ...]
     ledger_index: int
-    threshold: int | None
-    executors: tuple[str, ...]
-    ref: str
-    target: str | None
-    pipeline_sha256: str | None
-    steps: tuple[RecordedStep, ...]
+    threshold: Annotated[
+        int | None,
+        msgspec.Meta(description="how many equal ballots it took; null for disputed and cancelled"),
+    ]
+    executors: Annotated[
+        tuple[str, ...],
+        msgspec.Meta(
+            description="the replicas that were to build first, while the others stood by;"
+            " empty: all were"
+        ),
+    ]
+    ref: Annotated[
+        str, msgspec.Meta(description="the full name that the commit was proved to be on")
+    ]
+    target: Annotated[
+        str | None,
+        msgspec.Meta(description="of a pull request: the full name of the branch that it is for"),
+    ]
+    pipeline_sha256: Annotated[str | None, msgspec.Meta(description="of the agreed pipeline file")]
+    steps: Annotated[
+        tuple[RecordedStep, ...],
+        msgspec.Meta(description="of the agreed pipeline file; empty if nothing is agreed on"),
+    ]
 
 
 class BallotView(msgspec.Struct, frozen=True):
-    """One replica's ballot. `abstains`: its reason, and then all else is null.
-
-    From log_bytes on it is what that replica says alone: the length of its log, and what time it
-    took for the checkout and for the build.
-    """
+    """One replica's ballot."""
 
     replica: str
     outcome: str | None
     exit_code: int | None
     commit: str | None
     log_sha256: str | None
-    abstains: str | None
-    log_bytes: int | None
-    checkout_milliseconds: int | None
-    build_milliseconds: int | None
+    abstains: Annotated[str | None, msgspec.Meta(description="its reason; then all else is null")]
+    log_bytes: Annotated[
+        int | None, msgspec.Meta(description="the length of its log, by its own account")
+    ]
+    checkout_milliseconds: Annotated[int | None, msgspec.Meta(description="by its own account")]
+    build_milliseconds: Annotated[int | None, msgspec.Meta(description="by its own account")]
 
 
 class ReplicaView(msgspec.Struct, frozen=True):
-    """What one replica does about a build, or did when it was last asked.
-
-    has_ballot: its ballot is here, or the accepted statement names it. state: that ballot in words,
-    else its own words; null: it never said anything; `stand-by`: it need not build. seen: when it
-    said so; null for a ballot. problem: why it gives no answer now.
-    """
+    """What one replica does about a build, or did when it was last asked."""
 
     replica: str
-    has_ballot: bool
-    state: str | None
-    seen: str | None
-    problem: str | None
+    has_ballot: Annotated[
+        bool, msgspec.Meta(description="its ballot is here, or the accepted statement names it")
+    ]
+    state: Annotated[
+        str | None,
+        msgspec.Meta(
+            description="that ballot in words, else its own words; null: it never reported any;"
+            " `stand-by`: it need not build"
+        ),
+    ]
+    seen: Annotated[
+        str | None, msgspec.Meta(description="when it reported that; null for a ballot")
+    ]
+    problem: Annotated[str | None, msgspec.Meta(description="why it gives no answer now")]
 
 
 class ReplyView(msgspec.Struct, frozen=True):
@@ -124,12 +141,7 @@ class TimesView(msgspec.Struct, frozen=True):
 
 
 class BuildView(msgspec.Struct, frozen=True):
-    """GET /api/v1/builds/<id>. `detail`: what it waits for, or why it was refused, in one line.
-
-    withdrawn: why this gateway took its asking back (cancelled, superseded by another).
-    rebuild_of, rebuilds: the build that this one does again, and those that did this one again.
-    author: whose pull request it is, as the forge says.
-    """
+    """GET /api/v1/builds/<id>."""
 
     id: str
     repository: str
@@ -137,24 +149,44 @@ class BuildView(msgspec.Struct, frozen=True):
     commit: str | None
     event: str
     ref: str | None
-    author: str | None
+    author: Annotated[
+        str | None, msgspec.Meta(description="whose pull request it is, as the forge reports it")
+    ]
     status: BuildStatus
     verdict: VerdictView | None
     ballots: tuple[BallotView, ...]
     replies: tuple[ReplyView, ...]
     times: TimesView
-    detail: str | None
-    withdrawn: str | None
-    rebuild_of: str | None
-    rebuilds: tuple[str, ...]
-    # the replicas whose log can be downloaded here
-    logs: tuple[str, ...]
+    detail: Annotated[
+        str | None,
+        msgspec.Meta(description="what it waits for, or why it was refused, in one line"),
+    ]
+    withdrawn: Annotated[
+        str | None,
+        msgspec.Meta(
+            description="why this gateway withdrew its request (cancelled, superseded by another)"
+        ),
+    ]
+    rebuild_of: Annotated[
+        str | None, msgspec.Meta(description="the build that this one does again")
+    ]
+    rebuilds: Annotated[tuple[str, ...], msgspec.Meta(description="those that did this one again")]
+    logs: Annotated[
+        tuple[str, ...], msgspec.Meta(description="the replicas whose log can be downloaded here")
+    ]
     replicas: tuple[ReplicaView, ...]
-    # what the findings disagree about; empty where all are the same
-    differences: tuple[Difference, ...]
-    # agreed on by the verdict; the differences are those of all ballots that are here
-    artifacts: tuple[ArtifactView, ...]
-    artifact_differences: tuple[FileDifference, ...]
+    differences: Annotated[
+        tuple[Difference, ...],
+        msgspec.Meta(
+            description="what the build results disagree about; empty if all are the same"
+        ),
+    ]
+    artifacts: Annotated[
+        tuple[ArtifactView, ...], msgspec.Meta(description="agreed on by the verdict")
+    ]
+    artifact_differences: Annotated[
+        tuple[FileDifference, ...], msgspec.Meta(description="of all ballots that are here")
+    ]
 
 
 def build_view(

@@ -46,19 +46,21 @@ _NOT_XML = re.compile("[^\t\n\r -\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
 class Arrow(msgspec.Struct, frozen=True, kw_only=True):
-    """A message. Times in seconds; arrived: None where it was lost.
+    """A message. Times in seconds."""
 
-    kind: the type of message. text: the whole of it, shown on hovering. refused: why the
-    receiver did not take it. is_forged: said by an attacker of the script, or sent again by one.
-    """
-
+    # the names of two lanes
     source: str
     target: str
     sent: float
+    # None if it was lost
     arrived: float | None
+    # the type of message
     kind: str
+    # the whole of it, shown on hovering
     text: str = ""
+    # why the receiver did not take it
     refused: str | None = None
+    # an attacker of the script made it, or sent it again
     is_forged: bool = False
 
     @property
@@ -112,10 +114,12 @@ class Fold(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Diagram(msgspec.Struct, frozen=True, kw_only=True):
-    """What is drawn. lanes: from left to right. roles: what stands under a lane's name."""
+    """What is drawn."""
 
     title: str
+    # from left to right
     lanes: tuple[str, ...]
+    # what stands under a lane's name
     roles: Mapping[str, str] = {}
     arrows: tuple[Arrow, ...] = ()
     bars: tuple[Bar, ...] = ()

@@ -100,17 +100,16 @@ class Resources(msgspec.Struct, frozen=True):
 
 
 class Step(msgspec.Struct, frozen=True):
-    """One container: the commands one after the other in one shell.
-
-    environment: in the order of the file, the pipeline's own first, each name once.
-    network: whether it asks for one. branches, events: when it is run; None for always.
-    """
+    """One container: the commands one after the other in one shell."""
 
     name: str
     commands: tuple[str, ...]
+    # in the order of the file, the pipeline's own first, each name once
     environment: tuple[tuple[str, str], ...]
     timeout_seconds: int
+    # whether it asks for one
     network: bool = False
+    # when it is run: branches and events; None: always
     branches: tuple[str, ...] | None = None
     events: tuple[str, ...] | None = None
 
@@ -122,31 +121,30 @@ class Step(msgspec.Struct, frozen=True):
 
 
 class Pipeline(msgspec.Struct, frozen=True):
-    """What to run: the steps in order, until one fails, all in containers of one image.
-
-    timeout_seconds: for all of it together. artifacts: paths in the workspace, sorted.
-    """
+    """What to run: the steps in order, until one fails, all in containers of one image."""
 
     image: str
     steps: tuple[Step, ...]
+    # for all of it together
     timeout_seconds: int
     resources: Resources
+    # paths in the workspace, sorted
     artifacts: tuple[str, ...] = ()
     agreement: str = "default"
 
 
 class PipelineInvalid(msgspec.Struct, frozen=True):
-    """Why the repository's own file cannot be run; the same on every replica.
-
-    line: 1-based; None where no line is to blame. key: the key that is wrong, nearest: the known
-    key that looks most like it. others: what else is wrong, in the order of the lines.
-    """
+    """Why the repository's own file cannot be run; the same on every replica."""
 
     problem: str
+    # 1-based; None if no line is to blame
     line: int | None = None
+    # the key that is wrong
     key: str | None = None
+    # the known key that looks most like it
     nearest: str | None = None
     file: str = PIPELINE_FILE
+    # what else is wrong, in the order of the lines
     others: "tuple[PipelineInvalid, ...]" = ()
 
     @property

@@ -56,16 +56,16 @@ class Database(Protocol):
 
 
 class WaitingStatus(msgspec.Struct, frozen=True):
-    """A status that is to be posted. `since`, `not_before`: seconds since 1970.
-
-    build_number, is_final: which word it is; attempts: how many were in vain.
-    """
+    """A status that is to be posted. Times are seconds since 1970."""
 
     repository: str
+    # of the build; the status of a later build replaces that of an earlier one
     build_number: int
+    # whether it is a verdict's
     is_final: bool
     status: CommitStatus
     since: float
+    # how many were in vain
     attempts: int
     not_before: float
 

@@ -29,32 +29,36 @@ NETWORK_WAS_OFF = "network was off; see network:"
 class Origin(msgspec.Struct, frozen=True):
     """What is built, as the request says it: the same on every replica."""
 
+    # the build's id (hex)
     build: str
+    # the URL
     repository: str
     branch: str
+    # the full name that the commit must be on
     ref: str
     event: str
+    # the full id
     commit: str
+    # the commit's own time, in seconds since 1970
     commit_seconds: int
 
 
 class Work(msgspec.Struct, frozen=True):
-    """A checked-out build, ready to run.
+    """A checked-out build, ready to run."""
 
-    label: the build's own name, unique on this replica (hex of the id, opening sequence).
-    tree: a tar file of the commit's tree. folder: the build's work folder, removed afterwards.
-    job: the pipeline, or the bytes of the Dockerfile where there is no pipeline file.
-    show_state: tells people where the build is.
-    local_images: the engine's images that it may use as they are.
-    """
-
+    # the build's own name, unique on this replica (hex of the id, opening sequence)
     label: str
+    # a tar file of the commit's tree
     tree: Path
+    # the build's work folder, removed afterwards
     folder: Path
+    # the pipeline, or the bytes of the Dockerfile if there is no pipeline file
     job: Pipeline | bytes
     origin: Origin
     log: BuildLog
+    # shows people where the build is
     show_state: Callable[[str], None]
+    # the engine's images that it may use as they are
     local_images: tuple[str, ...]
 
     @property
@@ -81,17 +85,20 @@ class Work(msgspec.Struct, frozen=True):
 
 
 class RunResult(msgspec.Struct, frozen=True):
-    """How a run ended. exit_code only for passed and failed; problem: a line for the log.
-
-    network_was_off: what ended red had no network. artifacts: sorted by path, only for passed.
-    """
+    """How a run ended."""
 
     outcome: Outcome
+    # only for passed and failed
     exit_code: int | None = None
+    # of the image in its registry; None if it is none of a registry
     image_digest: str | None = None
+    # what the engine calls the image
     image_id: str | None = None
+    # a line for the log
     problem: str | None = None
+    # what failed had no network
     network_was_off: bool = False
+    # sorted by path, only for passed
     artifacts: tuple[Artifact, ...] = ()
 
 

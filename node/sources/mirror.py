@@ -52,18 +52,18 @@ class NotAFile(msgspec.Struct, frozen=True):
 
 
 class Source(msgspec.Struct, frozen=True):
-    """The commit's files. The pipeline file and the Dockerfile are None where absent.
+    """The commit's files."""
 
-    tree: a tar file of everything, or why there is none. commit_seconds: the commit's own time.
-    modules: a line about each other repository whose files are in the tree. local_images: the
-    engine's images that this operator lets its builds use.
-    """
-
+    # the pipeline file and the Dockerfile; None if there is none
     pipeline: bytes | NotAFile | None
     dockerfile: bytes | NotAFile | None
+    # a tar file of everything, or why there is none
     tree: Path | TreeRefused
+    # the commit's own time
     commit_seconds: int
+    # a line about each other repository whose files are in the tree
     modules: tuple[str, ...] = ()
+    # the engine's images that this operator lets its builds use
     local_images: tuple[str, ...] = ()
 
 

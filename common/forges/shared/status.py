@@ -32,16 +32,15 @@ class State(enum.StrEnum):
 
 
 class CommitStatus(msgspec.Struct, frozen=True):
-    """What is said of a commit. context: who says it; a forge shows one status per context.
-
-    ref: the branch or tag by its short name, where the commit was pushed to one.
-    """
+    """What a forge shows beside a commit."""
 
     commit: str
+    # who posts it; a forge shows one status per context
     context: str
     state: State
     description: str
     target_url: str | None = None
+    # the branch or tag by its short name, if the commit was pushed to one
     ref: str | None = None
 
 

@@ -40,18 +40,18 @@ _LIBRARY_ERRORS = (docker.errors.DockerException, urllib3.exceptions.HTTPError, 
 
 
 class Image(msgspec.Struct, frozen=True):
-    """An image on the engine. digest: the registry's, None for one that never was in a registry.
-
-    volumes: paths that it declares as volumes. has_command: whether it says what to run.
-    has_triggers: whether its ONBUILD instructions run in a build upon it.
-    bytes: with all its layers, also those that it shares.
-    """
+    """An image on the engine."""
 
     id: str
+    # the registry's; None for one that never was in a registry
     digest: str | None
+    # paths that it declares as volumes
     volumes: tuple[str, ...]
+    # whether it has a command to run
     has_command: bool
+    # whether its ONBUILD instructions run in a build upon it
     has_triggers: bool
+    # with all its layers, also those that it shares
     bytes: int
 
 
