@@ -1,5 +1,5 @@
 """The bare containers that builds are compared with: they run the commit's commands behind the
-same walls as the product's, and nothing of them stays."""
+same isolation as the product's, and nothing of them stays."""
 
 import asyncio
 import os
@@ -72,7 +72,7 @@ async def test_all_lanes_build_and_nothing_stays(
     assert not list((tmp_path / "bare").glob("lane*"))
 
 
-async def test_its_walls_are_those_of_a_step(
+async def test_its_isolation_is_those_of_a_step(
     tmp_path: Path, engine: ReadyEngine, client: docker.APIClient
 ) -> None:
     label = secrets.token_hex(4)

@@ -125,7 +125,7 @@ def _create(
 def _host_config(
     client: docker.APIClient, order: ContainerOrder, hosts: docker.types.Mount | None
 ) -> dict[str, Any]:
-    """The walls around the build; the same for every image and every pipeline."""
+    """The isolation of the build; the same for every image and every pipeline."""
     flags = "rw,exec,nosuid,nodev,mode=1777"
     temporary = {
         path: f"{flags},{'' if path == TEMPORARY else OWNER + ','}{file_system_options(size)}"

@@ -1,4 +1,4 @@
-"""A replica's debts are paid once, whatever stops in between."""
+"""A replica's pending builds get one ballot each, whatever stops in between."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Builds in real containers: exit codes, limits, walls, and that nothing is left of them."""
+"""Builds in real containers: exit codes, limits, isolation, and that nothing is left of them."""
 
 import asyncio
 import gc
@@ -133,7 +133,7 @@ async def test_a_fork_bomb_harms_nobody_else(
 
 
 # around whatever runs; each line is a command of a shell that stops at the first that fails
-WALLS = (
+CHECKS = (
     "grep -q 'Seccomp:\t2' /proc/self/status",
     'test "$(ls /sys/class/net)" = lo',
     ASK_LOOPBACK,
@@ -144,7 +144,7 @@ WALLS = (
     "! cat /dev/mem 2>/dev/null",
 )
 # around what is not an instruction of a Dockerfile
-WALLS_OF_NOBODY = (
+CHECKS_AS_NOBODY = (
     'test "$(id -u):$(id -g)" = 65534:65534',
     "grep -q 'CapBnd:\t0000000000000000' /proc/self/status",
     "grep -q 'NoNewPrivs:\t1' /proc/self/status",
@@ -160,11 +160,11 @@ FLOODS = (
     "head -c 1000000 /dev/zero | tr '\\0' x; echo",
     # by the same pipe as the flood, or else it may come into the log among what is cut
     "(for i in $(seq 100); do sleep 600 & done) 2>&1 || true",
-    "echo all walls stand",
+    "echo the isolation holds",
     "exec sleep 600",
 )
-WALL_LIMITS: dict[str, object] = {
-    # a busy machine takes many seconds for the walls alone
+CHECK_LIMITS: dict[str, object] = {
+    # a busy machine takes many seconds for the checks alone
     "build_seconds_max": 20,
     "pids_max": 32,
     "memory_bytes": 256 * 2**20,
@@ -174,12 +174,12 @@ WALL_LIMITS: dict[str, object] = {
 
 
 @pytest.mark.parametrize("kind", ["step", "CMD"])
-async def test_the_walls(room: Room, kind: str) -> None:
+async def test_the_isolation_of_a_build(room: Room, kind: str) -> None:
     """Nobody's user, no capabilities, no network but lo, a read-only root, bounded file systems.
 
     And so many processes, so much output, so much time.
     """
-    commands = (*WALLS, *WALLS_OF_NOBODY, *FLOODS)
+    commands = (*CHECKS, *CHECKS_AS_NOBODY, *FLOODS)
     files: dict[str, str | bytes] = {}
     if kind == "step":
         files[".pbft-ci.yml"] = pipeline(
@@ -188,23 +188,23 @@ async def test_the_walls(room: Room, kind: str) -> None:
     else:
         script = json.dumps(["sh", "-e", "-c", "\n".join(commands)])
         files["Dockerfile"] = f"FROM {room.image}\nCMD {script}\n"
-    compared, log = await room.run_files(files, WALL_LIMITS)
+    compared, log = await room.run_files(files, CHECK_LIMITS)
     assert (compared.outcome, compared.exit_code) == (Outcome.TIMED_OUT, None), log
     assert "can't fork" in log
-    assert "all walls stand" in log
+    assert "the isolation holds" in log
     assert len(log) <= 64 * 1024
 
 
-async def test_the_walls_of_an_instruction(room: Room) -> None:
+async def test_the_limits_of_an_instruction(room: Room) -> None:
     """RUN is root with the engine's own capabilities: all else is as for a step (OPERATING.md)."""
     flood, _, stand, wait = FLOODS
     # few containers: on a busy machine each takes a part of the time that is to run out at the end
-    commands = (" && ".join(WALLS), flood, f"{stand}; {wait}")
+    commands = (" && ".join(CHECKS), flood, f"{stand}; {wait}")
     lines = "".join(f"RUN {command}\n" for command in commands)
     text = f"FROM {room.image}\nRUN test $(id -u) = 0\n{lines}CMD true\n"
-    compared, log = await room.run_files({"Dockerfile": text}, WALL_LIMITS)
+    compared, log = await room.run_files({"Dockerfile": text}, CHECK_LIMITS)
     assert (compared.outcome, compared.exit_code) == (Outcome.TIMED_OUT, None), log
-    assert "\nall walls stand\n" in log
+    assert "\nthe isolation holds\n" in log
     assert len(log) <= 64 * 1024
 
 
@@ -222,12 +222,12 @@ async def test_the_walls_of_an_instruction(room: Room) -> None:
         ),
     ],
 )
-async def test_walls_of_an_instruction_that_are_measured(
+async def test_limits_of_an_instruction_that_are_measured(
     room: Room, instruction: str, problem: str
 ) -> None:
     text = f"FROM {room.image}\n{instruction}\nCMD true\n"
     compared, log = await room.run_files(
-        {"Dockerfile": text}, WALL_LIMITS | {"build_seconds_max": 60}
+        {"Dockerfile": text}, CHECK_LIMITS | {"build_seconds_max": 60}
     )
     assert (compared.outcome, compared.exit_code) == (Outcome.FAILED, 1), log
     assert f"[pbft-ci] Dockerfile: {problem}\n" in log
