@@ -97,7 +97,7 @@ def on_view_wanted(core: Core, now: float) -> None:
 def failed_view(core: Core, now: float) -> bool:
     """Whether the primary of our view has had its time. Hands requests on to it at half of that.
 
-    A replica that is behind does not judge: what it waits for may be executed already.
+    A replica that is behind times no primary: what it waits for may be executed already.
     """
     timers = core.timers
     if not core.has_entered:

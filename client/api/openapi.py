@@ -22,18 +22,21 @@ SVG = "image/svg+xml"
 
 
 class Route(msgspec.Struct, frozen=True, kw_only=True):
-    """One route. gives: status -> (content type, schema, what it means); errors: other statuses.
+    """One route.
 
-    query: name -> schema. body: the schema of what is sent. All but `OPEN_ROUTES` take a token
-    where some are configured, for changes or for reading.
+    All but `OPEN_ROUTES` take a token if some are configured, for changes or for reading.
     """
 
     method: str
     path: str
     summary: str
+    # status -> (content type, schema, what it means)
     gives: dict[int, tuple[str, dict[str, Any], str]]
+    # other statuses
     errors: tuple[int, ...] = ()
+    # name -> schema
     query: dict[str, dict[str, Any]] = {}
+    # the schema of what is sent
     body: dict[str, Any] | None = None
 
 
@@ -168,7 +171,7 @@ ROUTES: tuple[Route, ...] = (
     Route(
         method="post",
         path="/api/v1/builds/{build}/cancel",
-        summary="Withdraw the asking for a build",
+        summary="Withdraw the request for a build",
         body={"type": "object", "properties": {"reason": {"type": "string", "minLength": 1}}},
         gives={200: (JSON, _BUILD, "The build; it may take the network a moment.")},
         errors=(400, 401, 403, 404, 408, 409, 413, 429, 503),

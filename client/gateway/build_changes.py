@@ -39,7 +39,7 @@ class BuildChanges:
         self._draw = draw
 
     def cancel(self, build: bytes, reason: str) -> None:
-        """Withdraw this gateway's asking. Once more changes nothing. Raises CannotChange."""
+        """Withdraw this gateway's request. A second time changes nothing. Raises CannotChange."""
         record = self._archive.get(build)
         if record is None:
             raise CannotChange("there is no such build here")

@@ -162,7 +162,7 @@ class Gateway:
         self._wake()
 
     async def close(self) -> None:
-        """Stop asking. What is unfinished stays in the outbox for the next start."""
+        """Send no more requests. What is unfinished stays in the outbox for the next start."""
         self._is_closed = True
         if self._timer is not None:
             self._timer.cancel()
@@ -220,7 +220,7 @@ class Gateway:
         return (await self.order(rebuild_of(record), again=build)).build
 
     async def cancel(self, build: bytes, reason: str) -> None:
-        """Withdraw our asking for a build; where we are an operator that ends it at once.
+        """Withdraw our request for a build; if we are an operator, that ends it at once.
 
         What the network was not asked for is over when this returns. Raises CannotChange,
         StorageFailed.
@@ -348,7 +348,7 @@ class Gateway:
         for effect in effects:
             self._follow_up(effect)
 
-    # --- asking ---------------------------------------------------------------------------------
+    # --- requests -------------------------------------------------------------------------------
 
     def _ask(self, row: OutboxRow) -> None:
         assert row.signed is not None

@@ -159,7 +159,7 @@ class Archive:
         )
 
     def note_withdrawn(self, build: bytes, reason: str) -> None:
-        """This gateway takes its asking back, whether the network was asked or not."""
+        """This gateway withdraws its request, whether the network has it or not."""
         self._database.write(
             "UPDATE builds SET withdrawn = ? WHERE build = ?", (reason, build), build=build
         )

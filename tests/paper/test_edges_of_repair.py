@@ -147,8 +147,8 @@ def test_view_changes_that_a_fetched_state_makes_void_are_forgotten() -> None:
 
 
 def test_who_fetched_a_state_gives_the_primary_its_full_time() -> None:
-    """PROTOCOL.md, 4.5: "A replica that knows itself to be behind does not judge", nor by the time
-    that it was behind."""
+    """PROTOCOL.md, 4.5: "A replica that knows itself to be behind times no primary", nor by the
+    time that it was behind."""
     world = behind()
     world.give("r3", world.request(10, b"10"))
     hears_certificate(world)
@@ -190,7 +190,8 @@ def test_of_a_wrong_past_no_state_stays() -> None:
 
 
 def test_what_was_said_of_a_wrong_past_is_said_after_a_restart_too() -> None:
-    """PROTOCOL.md, 4.3: "It says no second CHECKPOINT for a number, though the first was wrong"."""
+    """PROTOCOL.md, 4.3: "It sends no second CHECKPOINT for a sequence number, even if the first was
+    wrong"."""
     world = wrong_r3(7, without=6)
     for signed in said_of_checkpoint(world, 4):
         world.give("r3", signed)
