@@ -4,10 +4,10 @@ The container is removed behind its end, as the product removes its own behind t
 its place until then.
 
 Each lane stands for a replica: it has a mirror of its own, and checks the commit out with the
-node's own code. The container is made by the node's own function (node.container), so its isolation
-is the same by construction; its order is that of a step of the product's pipelines. It takes the
-commit's files over its standard input into a file system in memory and runs the commands. Of what
-the product does besides, there is nothing: no second container that keeps a workspace between
+node's own code. node.sandboxes.containers.container makes the container, so its isolation is the
+same by construction; its order is that of a step of the product's pipelines. It takes the commit's
+files over its standard input into a file system in memory and runs the commands. It does nothing
+else that the product does: no second container that keeps a workspace between
 steps, no log file, no ballot, no other machine to agree with.
 """
 

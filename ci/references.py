@@ -2,7 +2,7 @@
 
 The rule: what a pipeline decides by (`when: event, branch`) and what git can show (the ref) are one
 claim. A gateway that says "the tag v1" about refs/heads/main is refused here, by all replicas
-alike; whether the ref really leads to the commit each replica asks git (node.mirror).
+alike; whether the ref really leads to the commit each replica asks git (node.sources.mirror).
 """
 
 import re

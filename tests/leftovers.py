@@ -104,7 +104,7 @@ def things_on(engine: docker.DockerClient | None) -> dict[str, str]:
     """What is on the engine, in words, by id: containers, networks, volumes, and nobody's images.
 
     Images that have a name or a cluster's label are kept for the next build, by rules of their own;
-    so is the one volume with the file of node.hosts_file.
+    so is the one volume with the file of node.sandboxes.containers.hosts_file.
     """
     if engine is None:
         return {}

@@ -24,6 +24,9 @@ _NAME = re.compile(r"[A-Za-z_][\w.]*")
 _URL = re.compile(r"https?://\S+")
 # A docstring that begins with a section of the protocol's page quotes it.
 _QUOTING = re.compile(r"PROTOCOL\.md, (?P<section>[\w. ]+): (?P<rest>.*)", re.DOTALL)
+# A module, or what it holds, as Python names it.
+_MODULE = re.compile(r"(?<![\w./@-])(?P<module>[a-z_]+(?:\.\w+)+)(?![\w/(-]|\.\w)")
+_SUFFIXES = frozenset({"py", "sh", "md", "yml", "log", "json", "sqlite3"})
 # Folders that a citation begins with; any other path is an example, or somebody else's file.
 _TOPS = frozenset(path.name for path in ROOT.iterdir() if path.is_dir()) - {"run", "log", ".git"}
 # What is said there of older versions stays said.
@@ -82,6 +85,22 @@ def _wrong_citations(text: str, root: Path) -> Iterator[str]:
             yield f"there is no decision {found['number']}"
 
 
+def _wrong_modules(text: str) -> Iterator[str]:
+    """What this prose names as one of our modules, or as what is in one, and is not there."""
+    for found in _MODULE.finditer(_URL.sub("", text)):
+        parts = found["module"].split(".")
+        if parts[0] in _TOPS and parts[-1] not in _SUFFIXES and not _has_module(parts):
+            yield f"there is no module {found['module']}"
+
+
+def _has_module(parts: list[str]) -> bool:
+    """Whether that is a module, a package, something in a module, or any module (NAME)."""
+    places = [ROOT.joinpath(*parts[:end]) for end in range(2, len(parts) + 1)]
+    if parts[-1] == "NAME" or places[-1].is_dir():
+        return True
+    return any(place.with_suffix(".py").is_file() for place in places)
+
+
 def _is_defined(name: str, source: str) -> bool:
     return bool(re.search(rf"^\s*(async )?(def|class) {name}\b", source, re.MULTILINE))
 
@@ -120,6 +139,15 @@ def test_docstrings_and_comments_cite_what_is_there() -> None:
         for line, prose in _prose(text) if _FILE.search(text) else ():
             for why in _wrong_citations(prose, ROOT):
                 wrong.append(f"{source.relative_to(ROOT)}:{line}: {why}")
+    assert not wrong, "\n".join(wrong)
+
+
+def test_docstrings_and_comments_name_modules_that_are_there() -> None:
+    wrong = []
+    for source in _tracked(".py"):
+        text = source.read_text()
+        for line, prose in _prose(text) if _MODULE.search(text) else ():
+            wrong += [f"{source.relative_to(ROOT)}:{line}: {why}" for why in _wrong_modules(prose)]
     assert not wrong, "\n".join(wrong)
 
 
@@ -191,6 +219,11 @@ def test_the_modules_that_the_simulators_page_names_are_there() -> None:
 )  # fmt: skip
 def test_what_is_wrong_is_found(prose: str, expected: list[str]) -> None:
     assert list(_wrong_citations(prose, ROOT)) == expected
+
+
+def test_a_module_that_is_not_there_is_found() -> None:
+    text = "driver.turn, driver.turn.Turn, common.links, node.yml; driver.lost.Turn, other.lost"
+    assert list(_wrong_modules(text)) == ["there is no module driver.lost.Turn"]
 
 
 def test_a_link_to_source_names_what_stands_there() -> None:

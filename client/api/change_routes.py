@@ -1,11 +1,10 @@
 """The routes that change something, and who may use them: cancel, rebuild, approve, append.
 
 With `api_token_file` they take one of its tokens as a Bearer token. Without it they are open to
-whoever is on this machine, and to nobody else: the gateway has to listen on loopback (and what a
-browser sends for a foreign page is refused before it comes here, common.http_door), and to be
-called by a loopback name, and not by a proxy that says so. A proxy on this machine that says
-nothing cannot be told from a person here, so where `public_url` names anything but this machine
-nobody changes anything without a token.
+callers on this machine alone: the gateway has to listen on loopback, to be called by a loopback
+name, and not by a proxy that adds a header. (common.web.limited_listener refuses what a browser
+sends for a foreign page.) A proxy on this machine that adds no header looks like a person here. So
+nobody changes anything without a token if `public_url` names anything but this machine.
 """
 
 import functools

@@ -67,7 +67,7 @@ class LogApi:
         return web.Response(body=served.piece.data, headers=piece_headers(served))
 
     async def _follow(self, request: web.Request) -> web.StreamResponse:
-        """GET .../log/events?from=<byte>: server-sent events (client.live_logs.LogEvent).
+        """GET .../log/events?from=<byte>: server-sent events (client.logs.live_logs.LogEvent).
 
         The header Last-Event-ID, which browsers send when they come back, goes before `last`, the
         same for who has closed the stream, and that before `from`.

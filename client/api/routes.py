@@ -150,7 +150,7 @@ class Site:
         return self.view(record)
 
     async def read_body(self, request: web.Request, bytes_max: int) -> bytes:
-        """A request's whole body, as common.request_body.Bodies reads it. Raises ApiError."""
+        """A request's whole body, as common.web.request_body.Bodies reads it. Raises ApiError."""
         try:
             return await self._bodies.read(request, bytes_max)
         except BodyRefused as error:
@@ -159,7 +159,8 @@ class Site:
     def page(self, request: web.Request) -> BuildPage:
         """The builds that an address asks for. Raises ApiError.
 
-        `?repository=`, `?branch=`, `?outcome=` (client.build_filter), `?after=<build>&limit=<n>`.
+        `?repository=`, `?branch=`, `?outcome=` (client.storage.build_filter),
+        `?after=<build>&limit=<n>`.
         """
         try:
             only = read_filter(request.query)

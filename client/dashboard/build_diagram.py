@@ -15,7 +15,7 @@ from common.diagram.message_diagram import Arrow, Bar, Diagram, Mark
 from pbft.quorums import Quorums
 
 ALL = "all"
-# What a REPLY answers, as node.message_trace writes it.
+# What a REPLY answers, as node.diagnostics.message_trace writes it.
 _ANSWER = re.compile(r"\b(opened|decided)=([0-9a-f]+)")
 _BALLOT = re.compile(r"from (\S+) .*\bballot=([a-z_]+(?: \d+)?)$")
 _VIEW = re.compile(r"\bview=(\d{1,18})\b")

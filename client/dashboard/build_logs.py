@@ -34,7 +34,7 @@ TAIL_TIMEOUT_SECONDS = 1.0
 TAIL_KEPT_SECONDS = 1.0
 TAILS_KEPT = 1024
 QUEUED_EVENTS_MAX = 16
-# As client.live_logs.Position takes it: beyond the end of any log.
+# As client.logs.live_logs.Position takes it: beyond the end of any log.
 _END = 10**18 - 1
 # In the place of a position: this log is complete on the page.
 _NOT_FOLLOWED = "-"
@@ -46,7 +46,7 @@ _log = logging.getLogger(__name__)
 class LogTail(msgspec.Struct, frozen=True):
     """The end of a log. is_cut: there is more before. text: one line on how far it is.
 
-    html: spans of escaped text (client.build_output) and nothing else.
+    html: spans of escaped text (client.logs.build_output) and nothing else.
     position: where it is gone on with ("" for wherever its end is by then); None: it is complete.
     """
 
@@ -127,8 +127,8 @@ class BuildLogs:
     async def _follow(self, request: web.Request) -> web.StreamResponse:
         """GET /builds/<id>/logs/events?at=<positions>: what is added to each log.
 
-        Events as of one log (client.live_logs.LogEvent), with the replica's name in their data;
-        `at` and an event's id are the positions of all, in the order of the cluster file.
+        Events are as of one log (client.logs.live_logs.LogEvent), with the replica's name in their
+        data. `at` and an event's id are the positions of all, in the order of the cluster file.
         """
         record = self._site.record(request)
         names = self._site.cluster.replica_names

@@ -29,7 +29,7 @@ _SUPERSEDED = re.compile(r"superseded by ([0-9a-f]{64})")
 
 
 class ReplicaColumn(msgspec.Struct, frozen=True):
-    """One replica on a build's page. stance: as in client.dashboard.agreement."""
+    """One replica on a build's page. stance: as in client.views.agreement."""
 
     replica: str
     ballot: BallotView | None

@@ -1,4 +1,4 @@
-"""The ledger, the newest entry first, as far as this gateway has checked it (client.ledger_check).
+"""The ledger, the newest entry first, as far as client.network.ledger_check has checked it.
 
 Nothing is shown that was not checked; what is not, and why, is said.
 """

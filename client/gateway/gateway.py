@@ -77,7 +77,7 @@ _log = logging.getLogger(__name__)
 
 
 class Transport(Protocol):
-    """What carries messages to the replicas (common.link.Links)."""
+    """What carries messages to the replicas (common.links.link.Links)."""
 
     def send(self, to: str, envelopes: Sequence[Envelope]) -> None:
         """Queue them for that replica, or drop them: the protocol sends again."""

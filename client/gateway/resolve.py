@@ -179,7 +179,7 @@ class Resolver:
     def ask(self, repository: str, references: Sequence[str]) -> dict[str, Resolution]:
         """Where each of these full names of a configured repository points now. Blocking.
 
-        references: see common.git_environment.check_ref. git is killed after `timeout_seconds`.
+        references: see common.ref_names.check_ref. git is killed after `timeout_seconds`.
         """
         try:
             listed = self._list(repository, references)

@@ -58,8 +58,8 @@ class Position(msgspec.Struct, frozen=True):
 class LogEvent(msgspec.Struct, frozen=True):
     """Something for a follower, as JSON.
 
-    output: offset, next, total, spans (see client.build_output). dropped: first, end (bytes that
-    nobody has). restart: forget all before. state: text. end: text.
+    output: offset, next, total, spans (see client.logs.build_output). dropped: first, end (bytes
+    that nobody has). restart: forget all before. state: text. end: text.
     """
 
     kind: str

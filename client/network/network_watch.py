@@ -1,7 +1,7 @@
 """Asks the replicas how they are, again and again, and remembers since when one is silent.
 
-Each is asked by itself: a slow one holds up nobody. What they say of themselves is theirs; what
-is said about their ledger and their ballots is checked (client.ledger_check), and so is evidence.
+Each is asked by itself: a slow one holds up nobody. What they report of themselves is shown as
+theirs. Their ledgers and ballots are checked (client.network.ledger_check), and so is evidence.
 """
 
 import asyncio

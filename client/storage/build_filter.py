@@ -8,7 +8,7 @@ from ci.operations import Outcome
 
 REPOSITORY_CHARACTERS_MAX = 1024
 BRANCH_CHARACTERS_MAX = 255
-# What a build without a verdict is listed as: its status (client.view.BuildStatus).
+# What a build without a verdict is listed as: its status (client.views.build_view.BuildStatus).
 STATUSES = ("queued", "building", "refused")
 # With a verdict: its outcome. Cancelled and skipped are either, before or after the network was
 # asked.

@@ -110,8 +110,9 @@ CREATE TABLE results (
     line BLOB NOT NULL
 );
 """
-# What a build is listed as (client.build_filter.OUTCOMES): the rule of client.view, which a test
-# holds against it. It is computed from the other columns, so nobody has to keep it up.
+# What a build is listed as (client.storage.build_filter.OUTCOMES): the rule of
+# client.views.build_view, which a test holds against it. It is computed from the other columns, so
+# nobody has to keep it up.
 _STATE = """
 ALTER TABLE builds ADD COLUMN state TEXT GENERATED ALWAYS AS (CASE
     WHEN statement IS NOT NULL THEN CASE WHEN json_valid(CAST(statement AS TEXT))

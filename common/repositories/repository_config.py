@@ -31,7 +31,7 @@ Glob = Annotated[str, msgspec.Meta(min_length=1, max_length=GLOB_CHARACTERS_MAX)
 class RepositoryEntry(msgspec.Struct, frozen=True):
     """A repository that may be built.
 
-    Fields without a comment: see common.git_environment.GitAccess.
+    Fields without a comment: see common.repositories.git_environment.GitAccess.
     """
 
     # as it is in requests; a path becomes file:///..., so it is the same text everywhere

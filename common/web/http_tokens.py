@@ -14,7 +14,8 @@ from collections.abc import Callable, Sequence
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
-# A token of the longest kind (common.secret_file) as Basic, with a name before it, is shorter.
+# A token of the longest kind (common.configuration.secret_file) as Basic, with a name before it,
+# is shorter.
 HEADER_CHARACTERS_MAX = 2048
 
 _BEARER = re.compile(r"Bearer +([!-~]+) *", re.IGNORECASE)

@@ -385,7 +385,7 @@ def is_asked_on_this_machine(request: web.Request) -> bool:
 
     It comes from a loopback address, calls the server by a loopback name, and no proxy says that it
     speaks for somebody. A proxy on this machine that rewrites `Host` and says nothing cannot be
-    told from a person here: client.change_api asks for tokens where there may be one.
+    told from a person here: client.api.change_routes asks for tokens where there may be one.
     """
     if not is_this_machine(request.remote or ""):
         return False

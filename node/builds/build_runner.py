@@ -183,7 +183,7 @@ class BuildRunner:
         return self._folder(build, opened) / "log"
 
     def artifacts_path(self, build: bytes, opened: int) -> Path:
-        """The folder of what this replica's build made, or will be; see node.artifacts."""
+        """The folder of what this replica's build made, or will be: node.outputs.artifact_store."""
         return self._folder(build, opened) / ARTIFACTS_FOLDER
 
     def read_log(

@@ -31,7 +31,7 @@ from pbft.messages import Digest
 from pbft.ports import Entry
 
 PAGE_ENTRIES = 100
-# Far more than a node puts into one page; see PAGE_BYTES_MAX of node.server.
+# Far more than a node puts into one page; see PAGE_BYTES_MAX of node.web.server.
 PAGE_BYTES_MAX = 32 * 1024 * 1024
 ANSWER_TIMEOUT_SECONDS = 20.0
 # Nothing tells that there is a gap: it is looked for.

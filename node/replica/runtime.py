@@ -93,8 +93,8 @@ class Runtime:
     def restore(self) -> None:
         """Continue from the disk.
 
-        Raises pbft.replica.DamagedRecords, pbft.replica.OlderRecords, node.store.StoreDamaged,
-        node.store.StoreUnusable.
+        Raises pbft.replica.DamagedRecords, pbft.replica.OlderRecords,
+        node.storage.damage.StoreDamaged, node.storage.damage.StoreUnusable.
         """
         output = restore(self.replica, self.application, self.store, nonce=os.urandom(32))
         # What is executed again after a crash need not have been saved with its ballots.

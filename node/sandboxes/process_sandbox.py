@@ -129,7 +129,7 @@ def _unpack(tree: Path, checkout: Path) -> None:
 
 
 def _check_member(member: tarfile.TarInfo) -> None:
-    """Paths were checked when the tree was exported (node.tree); here links are, too."""
+    """Paths were checked when the tree was exported (node.sources.tree); here links are, too."""
     if member.isreg() or member.isdir():
         return
     place = os.path.normpath(os.path.join(os.path.dirname(member.name), member.linkname))

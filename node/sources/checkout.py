@@ -126,7 +126,7 @@ class Checkout:
     ) -> Source | NotThere:
         """The files of `commit`, proved to be reachable from `reference`; the tree as a tar file.
 
-        reference: a full name, see common.git_environment.check_ref. The tree goes to `target`.
+        reference: a full name, see common.ref_names.check_ref. The tree goes to `target`.
 
         The answer "not there" is asked for again for asked_again_seconds where a commit is named;
         what is then still not where the request says raises InfrastructureError, because references

@@ -93,8 +93,9 @@ class Listing(msgspec.Struct, frozen=True):
 class Remote(msgspec.Struct, frozen=True):
     """A repository's server, as git is to reach it.
 
-    environment: of common.git_environment, for this url alone. url: checked already. name: the
-    repository's own URL, which is shown to all; `url` may be an address that is the operator's own.
+    environment: of common.repositories.git_environment, for this url alone. url: checked already.
+    name: the repository's own URL, which is shown to all; `url` may be an address that is the
+    operator's own.
     """
 
     url: str

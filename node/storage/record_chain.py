@@ -1,4 +1,4 @@
-"""The chain of a replica's records: each has the digest of all before it (node.store)."""
+"""The chain of a replica's records: each has the digest of all before it (node.storage.store)."""
 
 import hashlib
 from collections.abc import Iterable, Mapping

@@ -21,7 +21,7 @@ class Kept(Protocol):
     """Where the artifacts are (node.builds.build_runner.BuildRunner)."""
 
     def artifacts_path(self, build: bytes, opened: int) -> Path:
-        """The folder of what a build made; see node.artifacts."""
+        """The folder of what a build made; see node.outputs.artifact_store."""
 
 
 class ArtifactRoutes:

@@ -83,7 +83,7 @@ class Parameters(
     # how patient replicas are that stand by, if `executors` is `minimal`
     stand_by_seconds: float = 1.0
     is_deep: bool = False
-    # the names of the faults that happen (simulator.fault_record); None: all that are drawn
+    # the names of the faults that happen (simulator.world.fault_record); None: all that are drawn
     only_faults: tuple[str, ...] | None = None
 
     @property

@@ -133,7 +133,7 @@ class Process:
         world.trace.event(f"{self.name} recovers: {reason}")
         self.damages += 1
         self._observer.on_loss(self)
-        # As node.recovery_files: that it has begun is on disk before anything is put aside.
+        # As node.storage.recovery_files: that it has begun is on disk before anything is put aside.
         self._has_begun_recovery = True
         self.disk = Disk(world.cluster.id)
         replica, application = self._make_replica()

@@ -81,7 +81,7 @@ class Node:
         # the builds whose log is still being written
         self.growing: set[bytes] = set()
         self.run_id = "run1"
-        # what its builds made; see node.artifacts
+        # what its builds made; see node.outputs.artifact_store
         self.artifacts: dict[bytes, Path] = {}
         self.inbox: deque[Envelope] = deque()
         self.is_down = False

@@ -125,7 +125,7 @@ class ScriptedRunner:
 
 
 class FunctionLinks:
-    """As common.link.Links, as far as a runtime uses it."""
+    """As common.links.link.Links, as far as a runtime uses it."""
 
     def __init__(self, house: "House", name: str) -> None:
         self._house = house

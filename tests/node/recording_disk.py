@@ -388,7 +388,7 @@ class RecordingVfs:
 
 
 class RecordingOs:
-    """The `os` of node.redo_log, in front of the real one."""
+    """The `os` of node.storage.redo_log, in front of the real one."""
 
     def __init__(self, recorder: Recorder) -> None:
         self._recorder = recorder

@@ -52,7 +52,7 @@ def run_container(
 
     resources: gets its id; removing it is the caller's.
     tree: a tar file that its entrypoint unpacks from its standard input, as UNPACK of
-    node.container_output does; the time begins after that.
+    node.sandboxes.containers.container_output does; the time begins after that.
 
     When stopped, the processes in it are asked to end before they are killed. Raises TreeNotTaken,
     Stopped, OSError (log disk full) and what the library raises.

@@ -1,4 +1,4 @@
-"""client.build_filter, and the archive's lists by it: what they show, and how far they read."""
+"""client.storage.build_filter, and the archive's lists by it: what they show, how far they read."""
 
 import itertools
 from pathlib import Path

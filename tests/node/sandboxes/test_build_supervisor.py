@@ -18,7 +18,7 @@ WAIT_SECONDS = 90
 
 
 def start(folder: Path, script: str) -> subprocess.Popen[bytes]:
-    """A supervised shell in a folder, as node.process_sandbox starts one."""
+    """A supervised shell in a folder, as node.sandboxes.process_sandbox starts one."""
     return subprocess.Popen(
         [sys.executable, "-I", "-S", build_supervisor.__file__, "/bin/sh", "-c", script],
         cwd=folder,
