@@ -10,11 +10,11 @@ import asyncio
 import time
 from itertools import pairwise
 
-from bench.askers import Asker, askers, client_names
 from bench.closed_loop import answered
 from bench.context import Context
 from bench.figures import spread
 from bench.network import BenchFailed, open_network, wait_until_linked
+from bench.noop_clients import NoopClient, client_names, noop_clients
 from bench.rows import Row, Target
 from scripts.harness import Network
 
@@ -40,7 +40,7 @@ async def run(context: Context) -> list[Row]:
     with open_network(context, NAME, clients=names, overrides={"node": timers}) as network:
         await asyncio.to_thread(network.start, *network.node_names)
         await asyncio.to_thread(wait_until_linked, network)
-        async with askers(network, names) as clients:
+        async with noop_clients(network, names) as clients:
             while len(gaps) < kills:
                 gap = await _kill_primary(network, clients)
                 if gap is not None:
@@ -62,7 +62,7 @@ async def run(context: Context) -> list[Row]:
     ]
 
 
-async def _kill_primary(network: Network, clients: list[Asker]) -> float | None:
+async def _kill_primary(network: Network, clients: list[NoopClient]) -> float | None:
     """Seconds without service; the killed node runs again afterwards.
 
     None where no view ended by it: on a busy machine the primary may just have become another.

@@ -10,12 +10,12 @@ import time
 from functools import partial
 from http import HTTPStatus
 
-from bench.askers import Asker, askers, client_names
 from bench.closed_loop import Load, measure
 from bench.context import Context
 from bench.figures import Spread, percentile, ratios, spread
 from bench.long_history import write_history
 from bench.network import BenchFailed, open_network, wait_until_linked
+from bench.noop_clients import NoopClient, client_names, noop_clients
 from bench.process_use import resident_bytes
 from bench.rows import Row, Target
 from scripts.harness import CLIENT, Network, ask
@@ -44,7 +44,7 @@ async def run(context: Context) -> list[Row]:
         for network in (small, large):
             await asyncio.to_thread(network.start)
             await asyncio.to_thread(wait_until_linked, network)
-        async with askers(small, names) as of_small, askers(large, names) as of_large:
+        async with noop_clients(small, names) as of_small, noop_clients(large, names) as of_large:
             ordering = await _compare_ordering(context, of_small, of_large)
         pages = await _compare_pages(
             context, await _paths(small, oldest[small]), await _paths(large, oldest[large])
@@ -130,7 +130,7 @@ def _rows(
 
 
 async def _compare_ordering(
-    context: Context, of_small: list[Asker], of_large: list[Asker]
+    context: Context, of_small: list[NoopClient], of_large: list[NoopClient]
 ) -> tuple[list[Load], list[Load]]:
     seconds, repetitions = (0.5, 1) if context.is_quick else (3.0, 5)
     return await context.pairs(

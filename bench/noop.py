@@ -3,12 +3,12 @@
 import asyncio
 from functools import partial
 
-from bench.askers import askers, client_names
 from bench.bound_clients import bound_clients
 from bench.closed_loop import Load, measure
 from bench.context import Context
 from bench.figures import ratios, spread
 from bench.network import open_network, wait_until_linked
+from bench.noop_clients import client_names, noop_clients
 from bench.rows import Row, Target
 from scripts.harness import Network
 
@@ -49,7 +49,7 @@ async def _compare(
     seconds, repetitions = (1.0, 1) if context.is_quick else (5.0, 5)
     nodes = [network.processes[name].pid for name in network.node_names]
     async with (
-        askers(network, names, in_flight) as ours,
+        noop_clients(network, names, in_flight) as ours,
         bound_clients(network.folder, len(names), in_flight) as (theirs, bound),
     ):
         return await context.pairs(

@@ -12,11 +12,11 @@ from collections.abc import Sequence
 
 import msgspec
 
-from bench.askers import askers, client_names
 from bench.closed_loop import ClosedLoop
 from bench.context import Context
 from bench.figures import slope, spread
 from bench.network import open_network, wait_until_linked
+from bench.noop_clients import client_names, noop_clients
 from bench.process_use import descriptors, resident_bytes
 from bench.rows import Row, Target
 from scripts.harness import CLIENT, Network
@@ -58,7 +58,7 @@ async def run(context: Context) -> list[Row]:
     with open_network(context, NAME, clients=names) as network:
         await asyncio.to_thread(network.start)
         await asyncio.to_thread(wait_until_linked, network)
-        async with askers(network, names) as clients:
+        async with noop_clients(network, names) as clients:
             samples, builds, answers = await _load(context, network, clients, seconds=60 * minutes)
     growths = {name: growth(found) for name, found in samples.items()}
     worst = max(growths, key=lambda name: growths[name].memory)

@@ -4,11 +4,11 @@ import asyncio
 from collections.abc import Callable
 from functools import partial
 
-from bench.askers import askers, client_names
 from bench.closed_loop import Load, measure
 from bench.context import Context
 from bench.figures import ratios, spread
 from bench.network import open_network, wait_until_linked
+from bench.noop_clients import client_names, noop_clients
 from bench.rows import Row, Target
 from scripts.harness import Network
 
@@ -60,7 +60,7 @@ async def _compare(
     """These clients of the one network and of the other, in turn."""
     context.say(f"{len(names)} clients")
     seconds, repetitions = (1.0, 1) if context.is_quick else (5.0, 7)
-    async with askers(secured, names) as ours, askers(plain, names) as theirs:
+    async with noop_clients(secured, names) as ours, noop_clients(plain, names) as theirs:
         return await context.pairs(
             repetitions,
             partial(measure, ours, seconds, _nodes(secured)),

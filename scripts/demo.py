@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TextIO, get_args
 
-from common.configuration.config import Executor
+from common.configuration.config import SandboxKind
 from common.english import counted
 from node.faults.fault_injection import DESCRIPTIONS, KINDS
 from scripts.configuration import EXAMPLE_REPLICAS, Configuration, faulty_replica
@@ -319,7 +319,7 @@ def _parse() -> argparse.Namespace:
     )
     parser.add_argument(
         "--executor",
-        choices=get_args(Executor),
+        choices=get_args(SandboxKind),
         help="where builds run: docker (default), or process, WITHOUT isolation",
     )
     parser.add_argument("--stop", action="store_true", help="stop everything at the end")

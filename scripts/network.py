@@ -10,7 +10,7 @@ from typing import get_args
 import docker
 import docker.errors
 
-from common.configuration.config import ClientConfig, ConfigError, Executor, NodeConfig
+from common.configuration.config import ClientConfig, ConfigError, NodeConfig, SandboxKind
 from common.english import counted, plural
 from node.faults.fault_injection import KINDS
 from scripts.base_image import EXAMPLE_IMAGE, NoBaseImage, ensure_example_image
@@ -215,7 +215,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Start the example's nodes and return when all answer.",
     )
     starting.add_argument(
-        "--executor", choices=get_args(Executor), help="where builds run (default: docker)"
+        "--executor", choices=get_args(SandboxKind), help="where builds run (default: docker)"
     )
     starting.add_argument(
         "--faulty",

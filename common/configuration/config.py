@@ -74,7 +74,7 @@ ImagePlace = Annotated[
     ),
 ]
 Role = Literal["gateway", "operator"]
-Executor = Literal["docker", "process"]
+SandboxKind = Literal["docker", "process"]
 LogFormat = Literal["text", "json"]
 TlsMode = Literal["required", "off"]
 FaultKind = Literal[
@@ -178,7 +178,7 @@ class NodeConfig(msgspec.Struct, frozen=True):
     data_directory: Path
     log_file: Path
     repositories: tuple[RepositoryEntry, ...]
-    executor: Executor = "docker"
+    executor: SandboxKind = "docker"
     # None means DOCKER_HOST or the default socket
     docker_host: str | None = None
     builds_at_once: Annotated[int, msgspec.Meta(ge=1, le=256)] = 2

@@ -1,6 +1,6 @@
 """Clients of the network that ask for `noop`, each with a key and links of its own.
 
-Each is the protocol's own client (pbft.client) over the product's own links (common.link): its
+Each is the protocol's own client (pbft.client) over the product's links (common.links.link): its
 requests are signed and go to all replicas, and an answer counts once f+1 signed replies agree.
 What a gateway does beside that, its database, is not part of it.
 """
@@ -26,7 +26,7 @@ TIMER_SECONDS = 0.25
 LAST_KINDS = frozenset({"done", "refused"})
 
 
-class Asker(ClosedLoop):
+class NoopClient(ClosedLoop):
     """One client of the network."""
 
     def __init__(self, network: Network, cluster: Cluster, name: str, *, in_flight: int) -> None:
@@ -70,26 +70,26 @@ class Asker(ClosedLoop):
 
 
 @contextlib.asynccontextmanager
-async def askers(
+async def noop_clients(
     network: Network, names: Sequence[str], in_flight: int = 1
-) -> AsyncIterator[list[Asker]]:
+) -> AsyncIterator[list[NoopClient]]:
     """These clients of the genesis, linked with all replicas. in_flight: of each.
 
     Raises BenchFailed.
     """
     cluster = cluster_of(network)
-    made = [Asker(network, cluster, name, in_flight=in_flight) for name in names]
+    made = [NoopClient(network, cluster, name, in_flight=in_flight) for name in names]
 
     async def handle_timers() -> None:
         while True:
             await asyncio.sleep(TIMER_SECONDS)
-            for asker in made:
-                asker.handle_timer(asyncio.get_running_loop().time())
+            for client in made:
+                client.handle_timer(asyncio.get_running_loop().time())
 
     handling_timers = asyncio.create_task(handle_timers())
     try:
-        for asker in made:
-            await asker.links.start()
+        for client in made:
+            await client.links.start()
         try:
             async with asyncio.timeout(LINKED_SECONDS):
                 # links tell the replicas' side alone when they are made, so they are asked
@@ -103,7 +103,7 @@ async def askers(
     finally:
         handling_timers.cancel()
         await asyncio.gather(handling_timers, return_exceptions=True)
-        await asyncio.gather(*(asker.links.close() for asker in made))
+        await asyncio.gather(*(client.links.close() for client in made))
 
 
 def client_names(count: int) -> list[str]:
