@@ -13,7 +13,6 @@ from xml.sax.saxutils import escape, quoteattr
 
 import msgspec
 
-from common.diagram.diagram_places import TEXT_HEIGHT, TextPlaces
 from common.diagram.diagram_style import NEEDLESS, STYLE, class_of, heads, legend, name_of, symbol
 
 # The more lanes, the narrower each.
@@ -23,6 +22,7 @@ LEFT = 84
 RIGHT = 230
 KINDS_WIDTH = 106
 HEADER_HEIGHT = 46.0
+TEXT_HEIGHT = 12
 GAP_HEIGHT_MIN = 5.0
 # A gap this short gets the least height, each tenfold one that much more.
 GAP_SECONDS_MIN = 0.0005
@@ -128,6 +128,29 @@ class Diagram(msgspec.Struct, frozen=True, kw_only=True):
     folds: tuple[Fold, ...] = ()
 
 
+class _TextPlaces:
+    """Where texts stand beside the lanes, so that none lies on another of the same lane."""
+
+    def __init__(self) -> None:
+        # Per lane the heights, in whole pixels, at which a text would touch another, each with one
+        # further down up to which all are such: looked at one by one, many texts took minutes.
+        self._blocked: dict[str, dict[int, int]] = {}
+
+    def free(self, y: float, *lanes: str) -> int:
+        """That height, or the next one below it where there is room on all of these lanes."""
+        blocked = [self._blocked.setdefault(lane, {}) for lane in lanes]
+        place, tried = round(y), None
+        while place != tried:
+            tried = place
+            for rows in blocked:
+                place = _below(rows, place)
+        touched = range(place - TEXT_HEIGHT + 1, place + TEXT_HEIGHT)
+        for rows in blocked:
+            for row in touched:
+                rows[row] = max(rows.get(row, 0), touched.stop)
+        return place
+
+
 def draw(diagram: Diagram) -> str:
     """The diagram as one SVG element, with its style inside."""
     shown = _unfolded(diagram)
@@ -141,7 +164,7 @@ def draw(diagram: Diagram) -> str:
     heights, bands = _heights(shown, top + HEADER_HEIGHT)
     bottom = max(heights.values(), default=top + HEADER_HEIGHT) + 30
     title = escape(diagram.title)
-    places = TextPlaces()
+    places = _TextPlaces()
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:.0f} {bottom:.0f}"'
         f' width="{width:.0f}" height="{bottom:.0f}" class="messages" role="img"'
@@ -310,7 +333,7 @@ def _lane(name: str, column: float, top: float, *, bottom: float, roles: Mapping
 
 
 def _names(
-    columns: Mapping[str, float], top: float, bottom: float, *, places: TextPlaces
+    columns: Mapping[str, float], top: float, bottom: float, *, places: _TextPlaces
 ) -> list[str]:
     """Whose lane it is: above, and further down again."""
     texts = []
@@ -360,7 +383,7 @@ def _note(note: Note, heights: Mapping[float, float], width: float) -> str:
 
 
 def _bar(
-    bar: Bar, columns: Mapping[str, float], heights: Mapping[float, float], *, places: TextPlaces
+    bar: Bar, columns: Mapping[str, float], heights: Mapping[float, float], *, places: _TextPlaces
 ) -> str:
     top, bottom = heights[bar.began], heights[bar.ended]
     x = columns[bar.lane]
@@ -378,7 +401,7 @@ def _reasons(
     columns: Mapping[str, float],
     heights: Mapping[float, float],
     *,
-    places: TextPlaces,
+    places: _TextPlaces,
 ) -> list[str]:
     """Why messages were refused, each as often as it can be read."""
     drawn = []
@@ -453,7 +476,7 @@ def _kinds(
 
 
 def _mark(
-    mark: Mark, columns: Mapping[str, float], heights: Mapping[float, float], *, places: TextPlaces
+    mark: Mark, columns: Mapping[str, float], heights: Mapping[float, float], *, places: _TextPlaces
 ) -> str:
     x, y = columns[mark.lane], heights[mark.at]
     text = escape(mark.text)
@@ -464,3 +487,13 @@ def _mark(
         f"<g><title>{hover}</title>{symbol(mark.kind, x, y)}"
         f'<text class="{style}" x="{x + 8:.0f}" y="{place}">{text}</text></g>'
     )
+
+
+def _below(rows: dict[int, int], place: int) -> int:
+    """The first height from that one on that is not among the rows; what they say is renewed."""
+    free = place
+    while free in rows:
+        free = rows[free]
+    while place != free:
+        rows[place], place = free, rows[place]
+    return free

@@ -8,12 +8,12 @@ import msgspec
 import pytest
 
 from common.diagram.diagram_marks import mark_of
-from common.diagram.diagram_places import TEXT_HEIGHT
 from common.diagram.diagram_rows import ROWS_MAX, rows_of
 from common.diagram.diagram_style import NEEDLESS, name_of
 from common.diagram.message_diagram import (
     ARROWS_MAX,
     PAUSE_HEIGHT,
+    TEXT_HEIGHT,
     Arrow,
     Bar,
     Diagram,
