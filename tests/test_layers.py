@@ -44,14 +44,14 @@ def _names(cell: str) -> set[str]:
 
 ROOMS = {room: (_names(rooms), _names(packages)) for room, rooms, packages, _ in _rows("room")}
 PURE_ROOMS = {room for room, _, _, is_pure in _rows("room") if is_pure == "pure"}
-HOUSES = {room.split("/")[0] for room in ROOMS}
+TOP_FOLDERS = {room.split("/")[0] for room in ROOMS}
 
 
 def _modules() -> dict[str, Path]:
     """Every module of the rooms by its dotted name; a package is its `__init__`."""
     found = {}
-    for house in HOUSES:
-        for path in sorted((ROOT / house).rglob("*.py")):
+    for top_folder in TOP_FOLDERS:
+        for path in sorted((ROOT / top_folder).rglob("*.py")):
             parts = path.relative_to(ROOT).with_suffix("").parts
             found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
     return found
@@ -121,8 +121,10 @@ def test_the_table_allows_nothing_that_nobody_needs() -> None:
 
 def test_every_room_is_in_the_table() -> None:
     # Not below `run/` and `.venv/`: files come and go there while tests run.
-    houses = {path.parent.name for path in ROOT.glob("*/__init__.py")} - {"tests"}
-    packages = [path.parent for house in houses for path in (ROOT / house).rglob("__init__.py")]
+    top_folders = {path.parent.name for path in ROOT.glob("*/__init__.py")} - {"tests"}
+    packages = [
+        path.parent for folder in top_folders for path in (ROOT / folder).rglob("__init__.py")
+    ]
     assert {package.relative_to(ROOT).as_posix() for package in packages} == set(ROOMS)
 
 
