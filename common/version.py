@@ -1,3 +1,3 @@
-"""The version of this software, for --version, statuses and the evidence of findings. Pure."""
+"""The version of this software, for --version, statuses and the metadata of build results. Pure."""
 
 VERSION = "0.1.0"

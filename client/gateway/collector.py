@@ -314,8 +314,8 @@ class Collector:
         self, build: bytes, opened: int, ballot: BallotRecord
     ) -> tuple[str, bytes] | None:
         """A replica and its log, if it serves the one that its ballot names."""
-        finding = read_ballot(ballot.signed)
-        assert isinstance(finding, BuildResult)
+        result = read_ballot(ballot.signed)
+        assert isinstance(result, BuildResult)
         bytes_max = self._limits.log_bytes_max + LOG_BYTES_EXTRA
         try:
             log = await self._nodes.log(ballot.replica, build, opened, bytes_max=bytes_max)
@@ -324,7 +324,7 @@ class Collector:
         except NodeFailed as error:
             _log.info("log of build %s: %s", build.hex()[:12], error)
             return None
-        if hashlib.sha256(log).hexdigest() != finding.evidence.log_sha256:
+        if hashlib.sha256(log).hexdigest() != result.evidence.log_sha256:
             _log.warning(
                 "log of build %s: what %s serves is not what its ballot names",
                 build.hex()[:12],

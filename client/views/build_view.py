@@ -303,7 +303,7 @@ def _status(record: BuildRecord) -> BuildStatus:
 
 
 def _detail(record: BuildRecord) -> str | None:
-    """One line on what it waits for, or why it ended without a finding."""
+    """One line on what it waits for, or why it ended without a result."""
     if record.withdrawn is not None and record.statement is None and not record.is_never_asked:
         return f"{record.withdrawn}; the network is being told"
     is_cancelled = record.statement is not None and (

@@ -1,4 +1,4 @@
-"""In which part of what is compared findings differ: what a dispute is about. Pure."""
+"""In which part of what is compared build results differ: what a dispute is about. Pure."""
 
 from collections.abc import Mapping
 
@@ -34,7 +34,7 @@ class Difference(msgspec.Struct, frozen=True):
 
 
 def differences_of(ballots: Mapping[str, Ballot]) -> tuple[Difference, ...]:
-    """Where the findings among these ballots, by replica, are not all the same.
+    """Where the build results among these ballots, by replica, are not all the same.
 
     The value that most replicas found comes first.
     """

@@ -1,7 +1,7 @@
 """Runs a pending build on this node, from its order to a ballot.
 
-A finding is what the build came to, and honest replicas find the same. An infrastructure error is
-retried with growing pauses, and becomes an Abstain that gives the reason.
+A build result is what the build came to, and honest replicas get the same. An infrastructure error
+is retried with growing pauses, and becomes an Abstain that gives the reason.
 """
 
 import asyncio
@@ -151,7 +151,7 @@ class BuildRunner:
         """The ballot of this replica on a build. May be cancelled; nothing is left of it then.
 
         None: the order is of one to spare, and the pipeline asks for weak agreement.
-        What is left of it after a finding is removed behind it: nobody's ballot waits for that.
+        What is left of it after a result is removed behind it: nobody's ballot waits for that.
 
         Waits for a slot, checks out, runs. After an infrastructure error it tries again until
         abstain_after_seconds have passed since it began. Raises nothing but CancelledError.
@@ -225,9 +225,9 @@ class BuildRunner:
                     await held.enter_async_context(self._slots.hold(order.repository))
                     try:
                         log = self._logs[key] = log or self._open_log(order)
-                        finding = await self._try(order, key, log)
+                        result = await self._try(order, key, log)
                         self._tidy_behind(key, held.pop_all())
-                        return finding
+                        return result
                     except InfrastructureError as error:
                         failure = error
                 now = time.monotonic()
@@ -243,7 +243,7 @@ class BuildRunner:
                 pause_seconds = min(2 * pause_seconds, RETRY_SECONDS_MAX)
         finally:
             try:
-                # after a finding it is finished already
+                # after a result it is finished already
                 if log is not None and log.is_open:
                     await self._finish(log)
             finally:
@@ -252,7 +252,7 @@ class BuildRunner:
                     log.close()
 
     async def _try(self, order: BuildOrder, key: _Key, log: BuildLog) -> BuildResult:
-        """One try from the checkout to the finding, which is to be tidied up behind it.
+        """One try from the checkout to the result, which is to be tidied up behind it.
 
         Raises InfrastructureError, _NotNeeded: then it is tidied up already, as when it is
         cancelled.

@@ -298,7 +298,7 @@ def _ballot_in_words(cast: CastBallot) -> str:
 
 
 def _when_built(message: AnyMessage, at: float) -> tuple[float, float] | None:
-    """From the durations in a finding: it was cast at once."""
+    """From the durations in a build result: it was cast at once."""
     cast = _ballot_in(message) if isinstance(message, Request) else None
     if cast is None or not isinstance(cast.ballot, BuildResult):
         return None

@@ -121,7 +121,7 @@ def _opposite(found: ResultKey) -> ResultKey:
     if found.outcome is Outcome.PASSED:
         return msgspec.structs.replace(found, outcome=Outcome.FAILED, exit_code=1, artifacts=())
     if found.commit is None:
-        # Without a commit only `checkout_failed` is a valid finding: it cannot be turned green.
+        # Without a commit only `checkout_failed` is a valid result: it cannot be turned green.
         return found
     return msgspec.structs.replace(
         found,

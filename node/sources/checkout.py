@@ -63,7 +63,7 @@ Result = TypeVar("Result")
 class NotThere(msgspec.Struct, frozen=True):
     """The server's answer shows that this cannot be built.
 
-    is_permanent: whenever it is asked it answers so, which makes it a finding. Else a reference may
+    is_permanent: whenever it is asked it answers so, which makes it a result. Else a reference may
     have been moved or deleted between the push and the question, or between the questions of two
     replicas, so that correct ones differ: then it says nothing of the build.
     """

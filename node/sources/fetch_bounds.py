@@ -3,7 +3,7 @@
 Anyone who may push decides how much is sent. A full data disk stops more than the build: a replica
 that cannot save cannot vote. So a fetch is bounded, ends while enough space is still free, and
 leaves nothing behind if it fails. How much is sent depends on what a mirror has already, and each
-operator sets the bounds. So exceeding them is an infrastructure error, and never a finding.
+operator sets the bounds. So exceeding them is an infrastructure error, and never a result.
 """
 
 import os

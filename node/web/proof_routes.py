@@ -50,7 +50,7 @@ class ProofRoutes:
             else provenance_bytes(self._cluster, statement, self._name, ballot=ballot)
         )
         if payload is None:
-            raise http_error(web.HTTPNotFound, "this replica has no finding about that build")
+            raise http_error(web.HTTPNotFound, "this replica has no result of that build")
         return self._signed(payload)
 
     async def _supplement(self, request: web.Request) -> web.Response:
