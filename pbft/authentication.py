@@ -30,6 +30,8 @@ from pbft.messages import (
 )
 from pbft.ports import Refusal, Sign, Verify
 
+# How the reason begins why a message is refused that is none of this version.
+MALFORMED = "malformed"
 # Enough for the requests and votes of a full window of slots at n = 13.
 REMEMBERED_MAX = 65_536
 # They are about the moment and one receiver: where I stand, send me that, this is your answer.
@@ -59,7 +61,7 @@ class Authenticator:
         try:
             message = decode_message(signed.payload)
         except MalformedMessage as error:
-            return Refusal(f"malformed: {error}")
+            return Refusal(f"{MALFORMED}: {error}")
         if isinstance(message, Request):
             if message.client != signed.signer:
                 return Refusal("the signer is not the client that the request names")

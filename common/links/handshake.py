@@ -11,6 +11,11 @@ The rule: who was dialled keeps nothing for a stranger, and signs nothing for on
 itself when it was made, under a key of this process, so none has to be remembered; and of each
 member only a proof with a newer challenge than its last one counts, so that none counts twice.
 
+Each end says in its challenge which link versions it speaks, as a server of TLS 1.3 does in its
+random bytes (RFC 8446, 4.1.3). Both ends sign both challenges. So nobody between them can make them
+speak an older version than the newest that both know, and an end that knows no versions takes
+these bytes for random ones, as they were before.
+
 Over TLS both proofs are bound to the certificates of both ends. The dialler's challenge is then the
 digest of its secret and of both certificates, and the secret is sent along: whoever passes proofs
 between two TLS connections has two pairs of certificates, so the proof of one is none in the other.
@@ -20,6 +25,7 @@ import base64
 import hashlib
 import hmac
 import os
+import re
 from typing import TypeVar
 
 import msgspec
@@ -30,13 +36,17 @@ from pbft.codec import encode_message
 from pbft.messages import Digest, Hello, Name, Signed
 from pbft.ports import Refusal
 
-LINK_VERSION = 2
 # From a challenge to the proof with it.
 PROOF_SECONDS = 2.0
 # A proof is a few hundred bytes; what is longer is not looked at.
 PROOF_BYTES_MAX = 4096
 
 _TIME_BYTES = 8
+_CHALLENGE_BYTES = 32
+# The last bytes of a challenge that says versions; the oldest and the newest follow, a byte each.
+_VERSIONS_MARK = b"pbftci"
+_VERSIONS_BYTES = len(_VERSIONS_MARK) + 2
+_SAID = re.compile(r"([0-9]{1,3})-([0-9]{1,3})", re.ASCII)
 _LEAVES_TAG = b"pbft-ci link over TLS\0"
 
 
@@ -44,8 +54,41 @@ class LinkRefused(Exception):
     """The other end is not who it must be; the text says why."""
 
 
+class LinkVersions(msgspec.Struct, frozen=True):
+    """The link versions that an end speaks, from the oldest to the newest; both are 1 to 255."""
+
+    oldest: int
+    newest: int
+
+    def __str__(self) -> str:
+        return f"{self.oldest}" if self.oldest == self.newest else f"{self.oldest} to {self.newest}"
+
+    def agree(self, other: str, theirs: "LinkVersions") -> int:
+        """The highest that both speak. Raises LinkRefused if there is none.
+
+        other: how an error names the other end.
+        """
+        highest = min(self.newest, theirs.newest)
+        if highest >= max(self.oldest, theirs.oldest):
+            return highest
+        older = other if theirs.newest < self.oldest else "this member"
+        raise LinkRefused(
+            f"{other} speaks link version {theirs}, this member {self}; upgrade PBFT/CI of {older}"
+        )
+
+
+# A link version names what frames hold; the handshake is the same in all of them. A release also
+# speaks the newest version of the release before it, or members cannot be upgraded one by one.
+LINK_VERSIONS = LinkVersions(2, 2)
+# What an end speaks that says nothing: its release is older than this rule.
+UNSAID_VERSIONS = LinkVersions(2, 2)
+
+
 class _Offer(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
-    """Message 2: who was dialled, and what the dialler has to sign."""
+    """Message 2: who was dialled, and what the dialler has to sign.
+
+    version: the oldest that the acceptor speaks, for diallers that look for none in the challenge.
+    """
 
     version: int
     cluster_id: Digest
@@ -68,16 +111,32 @@ class _BoundProof(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_f
 
 
 class Dialling(msgspec.Struct, frozen=True):
-    """A handshake under way, at the dialler's end. proof: message 3."""
+    """A handshake under way, at the dialler's end."""
 
     hello: Hello
+    # message 3
     proof: str
+    # which link version both ends will speak
+    version: int
+
+
+class Accepted(msgspec.Struct, frozen=True):
+    """A handshake that the acceptor is content with."""
+
+    # who dialled
+    peer: str
+    # message 4
+    proof: str
+    # which link version both ends will speak
+    version: int
 
 
 class Handshakes:
     """One member's end of all its handshakes."""
 
-    def __init__(self, identity: Identity) -> None:
+    def __init__(self, identity: Identity, versions: LinkVersions = LINK_VERSIONS) -> None:
+        self.versions = versions
+        self._versions_said = _VERSIONS_MARK + bytes((versions.oldest, versions.newest))
         self._identity = identity
         self._cluster, self._name = identity.cluster, identity.name
         self._authenticator = Authenticator(identity.cluster, verify)
@@ -91,7 +150,22 @@ class Handshakes:
         # two in one microsecond are told apart, too
         self._offered = max(int(now * 1_000_000), self._offered + 1)
         challenge = self._challenge(self._offered.to_bytes(_TIME_BYTES, "big"))
-        return _text(_Offer(LINK_VERSION, self._cluster.id, self._name, challenge))
+        return _text(_Offer(self.versions.oldest, self._cluster.id, self._name, challenge))
+
+    def said(self) -> str:
+        """The versions of this end, for message 1; `check_said` reads it."""
+        return f"{self.versions.oldest}-{self.versions.newest}"
+
+    def check_said(self, text: str, member: str | None) -> None:
+        """Raises LinkRefused where message 1 names no version of this end.
+
+        Nothing proves message 1, so this decides nothing: the dialler refuses the offer, too. It is
+        for the log of this end, where the dialler's operator is not the one who reads.
+        text: `said` of the dialler; empty where it says none. member: whose certificate it has.
+        """
+        match = _SAID.fullmatch(text)
+        theirs = LinkVersions(*map(int, match.groups())) if match else UNSAID_VERSIONS
+        self.versions.agree("the dialler" if member is None else repr(member), theirs)
 
     def answer(self, text: str, peer: str, leaves: Leaves | None = None) -> Dialling:
         """Message 3, to the offer of who should be that peer. Raises LinkRefused.
@@ -99,30 +173,32 @@ class Handshakes:
         leaves: those of the TLS connection; None without TLS. Both ends must give the same.
         """
         offer = _read(text, _Offer)
-        if offer.version != LINK_VERSION:
-            raise LinkRefused(f"link version {offer.version}; this one speaks {LINK_VERSION}")
         if offer.cluster_id != self._cluster.id:
             raise LinkRefused(f"{offer.name!r} belongs to another cluster")
         if offer.name != peer:
             raise LinkRefused(f"{offer.name!r} answers where {peer!r} should")
-        secret = os.urandom(32)
+        alone = LinkVersions(offer.version, offer.version)
+        version = self.versions.agree(repr(peer), _versions_said(offer.challenge) or alone)
+        secret = os.urandom(_CHALLENGE_BYTES - _VERSIONS_BYTES) + self._versions_said
         if leaves is None:
             hello = Hello("dialler", self._name, peer, secret, offer.challenge)
-            return Dialling(hello, _text(self._signed(hello)))
+            return Dialling(hello, _text(self._signed(hello)), version)
         hello = Hello("dialler", self._name, peer, _bound(secret, leaves), offer.challenge)
-        return Dialling(hello, _text(_BoundProof(self._signed(hello), secret)))
+        return Dialling(hello, _text(_BoundProof(self._signed(hello), secret)), version)
 
-    def accept(self, text: str, now: float, leaves: Leaves | None = None) -> tuple[str, str]:
-        """Who dialled, and message 4, where message 3 proves it. Raises LinkRefused.
+    def accept(self, text: str, now: float, leaves: Leaves | None = None) -> Accepted:
+        """The other end, where message 3 proves who it is. Raises LinkRefused.
 
         leaves: as for `answer`.
         """
         if leaves is None:
             signed, hello = self._check_proof(_read(text, Signed))
+            secret = hello.dialler_challenge
         else:
             bound = _read(text, _BoundProof)
             signed, hello = self._check_proof(bound.signed)
-            if hello.dialler_challenge != _bound(bound.secret, leaves):
+            secret = bound.secret
+            if hello.dialler_challenge != _bound(secret, leaves):
                 raise LinkRefused("a proof for another TLS connection")
         if (hello.role, hello.acceptor) != ("dialler", self._name):
             raise LinkRefused("a proof for somebody else")
@@ -138,7 +214,10 @@ class Handshakes:
             raise LinkRefused("a proof that was used before")
         self._check(signed, hello)
         self._proved[hello.dialler] = made_at
-        return hello.dialler, _text(self._signed(msgspec.structs.replace(hello, role="acceptor")))
+        theirs = _versions_said(secret) or UNSAID_VERSIONS
+        version = self.versions.agree(repr(hello.dialler), theirs)
+        answer = self._signed(msgspec.structs.replace(hello, role="acceptor"))
+        return Accepted(hello.dialler, _text(answer), version)
 
     def complete(self, dialling: Dialling, text: str) -> None:
         """Take message 4. Raises LinkRefused where the other end did not prove itself."""
@@ -149,7 +228,8 @@ class Handshakes:
 
     def _challenge(self, made_at: bytes) -> bytes:
         mark = hmac.new(self._secret, made_at, hashlib.sha256).digest()
-        return made_at + mark[: 32 - _TIME_BYTES]
+        mark_bytes = _CHALLENGE_BYTES - _TIME_BYTES - _VERSIONS_BYTES
+        return made_at + mark[:mark_bytes] + self._versions_said
 
     def _signed(self, hello: Hello) -> Signed:
         return sign_message(hello, encode_message(hello), self._identity)
@@ -172,6 +252,14 @@ class Handshakes:
 
 
 _Words = TypeVar("_Words", _Offer, Signed, _BoundProof)
+
+
+def _versions_said(challenge: bytes) -> LinkVersions | None:
+    """The versions that the end speaks that made this challenge; None: it says none."""
+    said = challenge[-_VERSIONS_BYTES:]
+    if not said.startswith(_VERSIONS_MARK):
+        return None
+    return LinkVersions(*said[len(_VERSIONS_MARK) :])
 
 
 def _bound(secret: bytes, leaves: Leaves) -> bytes:

@@ -7,7 +7,7 @@ still needed.
 
 Over TLS a link ends when the certificate of one end does, and its dialler makes it anew.
 
-    GET /link                                   -> 401, WWW-Authenticate: PBFT-CI-Link <offer>
+    GET /link, PBFT-CI-Link-Versions: 2-2       -> 401, WWW-Authenticate: PBFT-CI-Link <offer>
     GET /link, Authorization: PBFT-CI-Link <proof> -> 101, PBFT-CI-Link-Proof: <proof>, frames
 """
 
@@ -42,11 +42,12 @@ RECONNECT_SECONDS = 0.1
 RECONNECT_SECONDS_MAX = 2.0
 QUEUE_BYTES_MAX = 64 * 1024 * 1024
 FRAME_BYTES_WANTED = 1024 * 1024
-# Of refused links one in so long is logged.
+# Of refused links and frames one in so long is logged.
 TOLD_SECONDS = 1.0
 
 _SCHEME = "PBFT-CI-Link"
 _PROOF_HEADER = "PBFT-CI-Link-Proof"
+_VERSIONS_HEADER = "PBFT-CI-Link-Versions"
 _OTHER = "does another program, or another version of this one, answer there?"
 
 _log = logging.getLogger(__name__)
@@ -166,7 +167,7 @@ class Links:
         self._open_session()
         try:
             async with asyncio.timeout(HANDSHAKE_SECONDS):
-                websocket = await self._dialled(peer)
+                websocket, _ = await self._dialled(peer)
                 await websocket.close()
         finally:
             await self.close()
@@ -199,16 +200,19 @@ class Links:
             raise web.HTTPServiceUnavailable(text="there is no room for messages; try again\n")
         now = asyncio.get_running_loop().time()
         scheme, _, proof = request.headers.get("Authorization", "").partition(" ")
-        if scheme != _SCHEME:
-            return self._offer(now, "prove which member of the cluster this is")
         channel = channel_of(request)
         leaves = None if channel is None else Leaves(channel.peer.digest, channel.own_digest)
         try:
-            peer, answer = self._handshakes.accept(proof, now, leaves)
+            if scheme != _SCHEME:
+                member = None if channel is None else channel.peer.member
+                self._handshakes.check_said(request.headers.get(_VERSIONS_HEADER, ""), member)
+                return self._offer(now, "prove which member of the cluster this is")
+            accepted = self._handshakes.accept(proof, now, leaves)
+            peer = accepted.peer
             if channel is not None and channel.peer.member != peer:
                 raise LinkRefused(f"{peer!r} behind the certificate of {channel.peer.member!r}")
         except LinkRefused as error:
-            self._tell_refused(request, error, now)
+            self._tell_refused("a link from %s was refused: %s", request.remote, error)
             return self._offer(now, str(error))
         websocket = web.WebSocketResponse(
             timeout=1.0,
@@ -216,7 +220,7 @@ class Links:
             max_msg_size=FRAME_BYTES_MAX,
             compress=False,
         )
-        websocket.headers[_PROOF_HEADER] = answer
+        websocket.headers[_PROOF_HEADER] = accepted.proof
         try:
             await websocket.prepare(request)
         except OSError:  # a time-out of the system's own, too
@@ -224,7 +228,7 @@ class Links:
             return web.Response(status=503)
         give_own_place(request)
         try:
-            await self._serve(peer, websocket)
+            await self._serve(peer, websocket, accepted.version)
         except Exception:  # noqa: BLE001 - told in full; the peer dials again
             _log.exception("the link with %s ended by a fault of our own", peer)
             await websocket.close(code=aiohttp.WSCloseCode.INTERNAL_ERROR)
@@ -234,11 +238,12 @@ class Links:
         offer = f"{_SCHEME} {self._handshakes.offer(now)}"
         return web.json_response({"error": reason}, status=401, headers={"WWW-Authenticate": offer})
 
-    def _tell_refused(self, request: web.Request, error: LinkRefused, now: float) -> None:
+    def _tell_refused(self, text: str, who: str | None, error: Exception) -> None:
         """Anybody can be refused as often as he likes: one of a second is logged."""
+        now = asyncio.get_running_loop().time()
         if now - self._told_at >= TOLD_SECONDS:
             self._told_at = now
-            _log.warning("a link from %s was refused: %s", request.remote, log_text(str(error)))
+            _log.warning(text, who, log_text(str(error)))
 
     def _may_read(self) -> bool:
         return self._inbox.has_room is None or self._inbox.has_room.is_set()
@@ -263,9 +268,9 @@ class Links:
         """Connect and serve the link to its end; whether there was one."""
         try:
             async with asyncio.timeout(HANDSHAKE_SECONDS):
-                websocket = await self._dialled(peer)
+                websocket, version = await self._dialled(peer)
             async with websocket, asyncio.timeout(self._seconds_left(websocket)):
-                await self._serve(peer, websocket)
+                await self._serve(peer, websocket, version)
                 return True
         except LinkRefused as error:
             _log.warning("no link to %s at %s: %s", peer, address, error)
@@ -278,14 +283,19 @@ class Links:
             _log.exception("the link to %s at %s ended by a fault of our own", peer, address)
         return False
 
-    async def _dialled(self, peer: str) -> _Dialled:
-        """A link to that peer, which proved itself. Raises LinkRefused, and what aiohttp raises."""
+    async def _dialled(self, peer: str) -> tuple[_Dialled, int]:
+        """A link to that peer, which proved itself, and the version that both ends speak.
+
+        Raises LinkRefused, and what aiohttp raises.
+        """
         assert self._session is not None
         url = self._dial.url(peer, LINK_PATH)
         # For both requests: the certificate that this end shows may be renewed meanwhile.
         tls = self._dial.dialling(peer)
         arguments = tls_arguments(tls)
-        async with self._session.get(url, allow_redirects=False, **arguments) as response:
+        said = {_VERSIONS_HEADER: self._handshakes.said()}
+        asking = self._session.get(url, headers=said, allow_redirects=False, **arguments)
+        async with asking as response:
             scheme, _, offer = response.headers.get("WWW-Authenticate", "").partition(" ")
             if response.status == 503:
                 raise ConnectionError("it has no room for a link now")
@@ -311,7 +321,7 @@ class Links:
         except LinkRefused:
             await websocket.close()
             raise
-        return websocket
+        return websocket, dialling.version
 
     def _leaf(self, peer: str, connection: ssl.SSLObject | None) -> PeerLeaf | None:
         """The certificate of that peer at the other end; None without TLS. Raises LinkRefused."""
@@ -337,7 +347,7 @@ class Links:
             raise LinkRefused("the connection ended within the handshake")
         return tls.seconds_left(tls.whose(connection))
 
-    async def _serve(self, peer: str, websocket: _WebSocket) -> None:
+    async def _serve(self, peer: str, websocket: _WebSocket, version: int) -> None:
         link = _Link(websocket)
         replaced = self._links.get(peer)
         self._links[peer] = link
@@ -345,7 +355,7 @@ class Links:
             # The peer came back before we noticed that it had gone.
             await replaced.websocket.close()
         writer = asyncio.create_task(self._write(peer, link), name=f"writer to {peer}")
-        _log.info("linked with %s", peer)
+        _log.info("linked with %s, link version %d", peer, version)
         try:
             if self._inbox.on_connected is not None:
                 self._inbox.on_connected(peer)
@@ -375,7 +385,8 @@ class Links:
             try:
                 envelopes = decode_frame(message.data)
             except MalformedMessage as error:
-                _log.warning("%s sent a malformed frame, the link is ended: %s", peer, error)
+                told = "%s sent a malformed frame, or one of a newer version; the link is ended: %s"
+                self._tell_refused(told, peer, error)
                 break
             if self._inbox.has_room is not None:
                 await self._inbox.has_room.wait()

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 
 from ci.application import BuildApplication
 from common.configuration.keys import verify
+from common.safe_text import log_text
 from common.version import VERSION
 from driver.build_scheduler import UPDATE_SECONDS, BuildScheduler
 from driver.ports import SaveFailed
@@ -24,7 +25,7 @@ from node.diagnostics.metrics import NodeMetrics
 from node.replica.awake_clock import AwakeClock
 from node.replica.speaker import Speaker
 from node.storage.store import Store
-from pbft.authentication import Identity, without_relayed
+from pbft.authentication import MALFORMED, Identity, without_relayed
 from pbft.core import Settings
 from pbft.messages import Envelope, Signed, Status
 from pbft.ports import Event, ExecutedRequest, Output
@@ -35,6 +36,8 @@ from pbft.replica import Replica
 INBOX_MESSAGES_MAX = 20_000
 INBOX_BYTES_MAX = 128 * 1024 * 1024
 SAVE_RETRY_SECONDS = 1.0
+# Of messages that nothing here can read one in so long is logged; all are counted (/metrics).
+MALFORMED_TOLD_SECONDS = 10.0
 
 _log = logging.getLogger(__name__)
 _LOUD = {
@@ -85,6 +88,7 @@ class Runtime:
         self._wake = asyncio.Event()
         self._turn_done = asyncio.Event()
         self._update_due = 0.0
+        self._malformed_told_at = -MALFORMED_TOLD_SECONDS
         self._alarm: asyncio.TimerHandle | None = None
         self._links: Speaker | None = None
         self._builds: BuildScheduler | None = None
@@ -313,8 +317,22 @@ class Runtime:
                 level = _LOUD.get(event.name, logging.DEBUG)
                 if _log.isEnabledFor(level):
                     _log.log(level, "%s", _in_words(event))
+                if event.name == "refused":
+                    self._tell_malformed(event)
             for executed in output.executed:
                 _log_executed(executed)
+
+    def _tell_malformed(self, event: Event) -> None:
+        """Anybody may send such a message, as often as he likes."""
+        reason, now = str(event.details["reason"]), time.monotonic()
+        if reason.startswith(MALFORMED) and now >= self._malformed_told_at + MALFORMED_TOLD_SECONDS:
+            self._malformed_told_at = now
+            _log.warning(
+                "a message that bears the name %s is refused (%s); if that member runs a newer"
+                " version, upgrade this node",
+                log_text(str(event.details["signer"]), 60),
+                log_text(reason),
+            )
 
 
 def _in_words(event: Event) -> str:

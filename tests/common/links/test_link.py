@@ -10,6 +10,7 @@ from aiohttp import web
 
 from common.address import Address
 from common.configuration.keys import SigningKey
+from common.links.handshake import Handshakes, LinkVersions
 from common.links.link import LINK_PATH, Inbox, Links
 from common.web.peers import Peers
 from pbft.authentication import Identity
@@ -151,6 +152,45 @@ async def test_who_proves_nothing_gets_no_link(
     await wait_until(lambda: reason in caplog.text, f"the reason {reason!r}")
     assert not server.end.links.connected()
     await impostor.links.close()
+
+
+async def test_without_a_common_version_both_logs_have_a_line_and_nothing_else(
+    server: _Server, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("WARNING")
+    client = _End("client", {"r0": server.address})
+    identity = Identity(_cluster(), "client", KEYS["client"].sign)
+    client.links._handshakes = Handshakes(identity, LinkVersions(3, 4))
+    await client.links.start()
+    await wait_until(lambda: len(caplog.records) >= 2, "a line of each end")
+    assert [record.getMessage() for record in caplog.records[:2]] == [
+        "a link from 127.0.0.1 was refused: the dialler speaks link version 3 to 4, this member 2;"
+        " upgrade PBFT/CI of this member",
+        f"no link to r0 at {server.address}: 'r0' speaks link version 2, this member 3 to 4;"
+        " upgrade PBFT/CI of 'r0'",
+    ]
+    assert not any(record.exc_info for record in caplog.records)
+    assert not server.end.links.connected()
+    await client.links.close()
+
+
+async def test_frames_of_a_newer_version_end_the_link_in_one_line(
+    server: _Server, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However often the peer comes back with them."""
+    caplog.set_level("WARNING")
+    monkeypatch.setattr("common.links.link.TOLD_SECONDS", 3600.0)
+    server.end.links._told_at = -3600.0
+    client = _End("client", {"r0": server.address})
+    await client.links.start()
+    for count in range(1, 4):
+        await wait_until(lambda n=count: len(client.connections) == n, "a link")  # type: ignore[misc]
+        await client.links._links["r0"].websocket.send_bytes(b"\x81\xa5frame\x03")
+        await wait_until(lambda: not client.links.connected(), "the end of the link")
+    (record,) = caplog.records
+    assert "client sent a malformed frame, or one of a newer version" in record.getMessage()
+    assert record.exc_info is None
+    await client.links.close()
 
 
 async def test_a_peer_that_is_not_who_was_dialled_gets_no_link(

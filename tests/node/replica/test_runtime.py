@@ -3,6 +3,7 @@
 import asyncio
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from ci.operations import Append
@@ -229,6 +230,27 @@ async def test_what_peers_say_is_known_once_it_is_checked(house: House) -> None:
     assert heard is not None
     assert heard[0].executed == 1
     assert 0 <= heard[1] <= loop.time() - began_at
+
+
+async def test_messages_of_a_newer_version_are_refused_in_one_line(
+    house: House, caplog: pytest.LogCaptureFixture
+) -> None:
+    runtime = house.runtimes["node0"]
+    caplog.set_level("WARNING")
+    for number in range(5):
+        payload = msgspec.msgpack.encode(["summary", number, "of\na later version"])
+        runtime.on_envelopes("node2", [Envelope(Signed("node2", payload, bytes(64)))])
+        await runtime.turn()
+    assert runtime.counters["refused"] == 5
+    (record,) = caplog.records
+    line = record.getMessage()
+    assert "bears the name node2 is refused (malformed: Invalid value 'summary'" in line
+    assert "upgrade this node" in line
+    assert record.exc_info is None
+    assert "\n" not in line
+    assert b'pbftci_refusals_total{reason="malformed"' in runtime.metrics.text()
+    house.ask(Append("hello"))
+    await _executed(house, 1)
 
 
 async def test_a_status_counts_only_over_the_link_of_its_signer(house: House) -> None:
