@@ -131,10 +131,11 @@ def main(arguments: list[str] | None = None) -> int:
 def read_trust(file: Path) -> dict[str, Any]:
     """The trusted keys: {"format", "cluster", "faults_max", "replicas": {name: hex}}."""
     trust = read_json(read_file(file, TRUST_BYTES_MAX), str(file))
-    if trust.get("format") != TRUST_FORMAT:
+    if (found := trust.get("format")) != TRUST_FORMAT:
+        what = f"has format {found}" if isinstance(found, int) else "is no trust file"
         raise Invalid(
-            f"{file}: not a trust file of format {TRUST_FORMAT};"
-            " make it again: python -m client trust"
+            f"{file}: it {what}, this version reads {TRUST_FORMAT}; make it again (python -m client"
+            " trust), or use verify_build.py of the version that wrote it"
         )
     replicas, faults_max = trust.get("replicas"), trust.get("faults_max")
     if not isinstance(replicas, dict) or not isinstance(trust.get("cluster"), str):

@@ -4,7 +4,6 @@ The process holds a lock on the file as long as it lives, so a file that a crash
 nobody: its lock is free. Commands read the file to know whom to send SIGHUP.
 """
 
-import contextlib
 import fcntl
 import os
 from pathlib import Path
@@ -72,7 +71,7 @@ class ProcessFile:
 def find_process(directory: Path) -> RunningProcess | None:
     """The process that serves from this data directory; None if there is none.
 
-    Raises OSError if this user may not know.
+    Raises OSError if this user may not know, and ConfigError if it is of a newer version.
     """
     try:
         descriptor = os.open(directory / FILE_NAME, os.O_RDONLY | os.O_CLOEXEC)
@@ -85,8 +84,17 @@ def find_process(directory: Path) -> RunningProcess | None:
             pass
         else:
             return None
-        with contextlib.suppress(msgspec.DecodeError):
+        try:
             return msgspec.json.decode(os.pread(descriptor, BYTES_MAX, 0), type=RunningProcess)
+        except msgspec.ValidationError as error:
+            raise ConfigError.at(
+                directory / FILE_NAME,
+                "",
+                f"is not what this version reads ({error})",
+                "use the commands of the version of PBFT/CI that runs here",
+            ) from error
+        except msgspec.DecodeError:
+            pass
         # Read while it was written: the next look finds it whole.
         return find_process(directory)
     finally:

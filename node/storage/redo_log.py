@@ -11,6 +11,8 @@ copy. If both are unreadable, the power failed while they were written, so nothi
 Entries have pages of their own, so that writing one never touches another. There are two areas with
 a generation of entries in each: the older one stays until the first entry of the newer one is
 safe.
+
+The file has no format number: its layout belongs to the store's format (node/storage/schema.py).
 """
 
 import errno
@@ -73,6 +75,10 @@ class _Frame(msgspec.Struct):
     size: int
 
 
+class EntriesUnknown(Exception):
+    """An entry is whole, and not one of this version's."""
+
+
 _log = logging.getLogger(__name__)
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(RedoEntry)
@@ -99,7 +105,7 @@ class RedoLog:
         """Open or make the file, and keep other processes away until it is closed, also by a
         crash: two of them would say different things under one name.
 
-        Raises BlockingIOError where another one has it, OSError.
+        Raises BlockingIOError where another one has it, OSError, EntriesUnknown.
         """
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
@@ -118,7 +124,11 @@ class RedoLog:
         newest: _Generation | None = None
         frames: list[_Frame] = []
         for area in range(AREAS):
-            found = _read_area(data, area)
+            try:
+                found = _read_area(data, area)
+            except msgspec.MsgspecError as error:
+                os.close(descriptor)
+                raise EntriesUnknown(str(error)) from error
             if found is not None and (newest is None or found[0].number > newest.number):
                 newest, frames = found
         return cls(descriptor, newest, frames)

@@ -11,6 +11,8 @@ from node.storage.ledger_table import LEDGER_SCHEMA
 from node.storage.own_request_table import OWN_REQUEST_SCHEMA
 from node.storage.transaction import transaction
 
+# Of the tables, of what is encoded in them, and of the redo log beside them. Every format keeps its
+# number in `meta`: an older version refuses by it, and would else take the store for damaged.
 # 5: late ballots are found by their build.
 FORMAT_VERSION = 5
 
@@ -48,6 +50,8 @@ def check_owner(database: sqlite3.Connection, path: Path, owner: Mapping[str, by
     """Raises StoreNotOurs where they are of another format, cluster or replica."""
     meta = dict(database.execute("SELECT name, value FROM meta"))
     version = int(meta.get("format", b"0"))
+    if version > FORMAT_VERSION:
+        raise another_format(path, f"format {version}")
     if version != FORMAT_VERSION:
         raise StoreNotOurs(
             f"{path}: format {version}, this version reads {FORMAT_VERSION} and carries"
@@ -60,3 +64,11 @@ def check_owner(database: sqlite3.Connection, path: Path, owner: Mapping[str, by
                 f"{path}: it belongs to another {name}; a changed cluster.yml or key is"
                 " a new cluster: give it a data_directory of its own"
             )
+
+
+def another_format(path: Path, what: str, reason: str = "") -> StoreNotOurs:
+    """The error for a file that a newer version wrote. Nothing of it is changed."""
+    return StoreNotOurs(
+        f"{path}: it has {what}{reason and f' ({reason})'}, this version reads {FORMAT_VERSION};"
+        " use the version of PBFT/CI that wrote it, or a newer one"
+    )

@@ -49,8 +49,8 @@ from node.storage.record_chain import (
     follow,
     next_chain,
 )
-from node.storage.redo_log import RedoEntry, RedoLog
-from node.storage.schema import SCHEMA, check_owner, is_empty, make_tables
+from node.storage.redo_log import EntriesUnknown, RedoEntry, RedoLog
+from node.storage.schema import SCHEMA, another_format, check_owner, is_empty, make_tables
 from node.storage.sqlite_integrity import (
     StoreFile,
     check_all,
@@ -125,6 +125,8 @@ class Store:
             raise StoreInUse(f"{directory} is in use by another process") from error
         except OSError as error:
             raise StoreUnusable(f"{directory / REDO_NAME}: {error}") from error
+        except EntriesUnknown as error:
+            raise another_format(directory / REDO_NAME, "another format", str(error)) from error
         self.full_check = FullCheckMarker(self.path)
         self._file: StoreFile | None = None
         try:

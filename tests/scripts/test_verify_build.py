@@ -375,7 +375,7 @@ def test_spoilt_signatures_beside_good_ones(consumer: Consumer) -> None:
 @pytest.mark.parametrize(
     "change",
     [
-        {"format": 2},
+        {"format": "1"},
         {"replicas": {}},
         {"replicas": {"a": "zz"}},
         {"faults_max": 2},
@@ -392,6 +392,16 @@ def test_a_trust_file_that_makes_no_sense_is_refused(
     file = consumer.folder / "e.json"
     file.write_bytes(as_bytes(signed(consumer.statement(PASSED, PASSED, PASSED), 0, 1, 2)))
     assert verify_build.main([str(file), "--trust", str(consumer.trust_file), "--any"]) == 2
+
+
+def test_a_trust_file_of_a_newer_format_is_refused_by_name(consumer: Consumer) -> None:
+    trust = json.loads(consumer.trust_file.read_text())
+    consumer.trust_file.write_text(json.dumps({**trust, "format": 2}))
+    with pytest.raises(verify_build.Invalid) as refused:
+        verify_build.read_trust(consumer.trust_file)
+    line = str(refused.value)
+    assert line.startswith(f"{consumer.trust_file}: it has format 2, this version reads 1; make")
+    assert "verify_build.py of the version that wrote it" in line
 
 
 def test_two_names_for_one_key_would_count_twice(consumer: Consumer) -> None:

@@ -129,8 +129,14 @@ def test_a_newer_format_is_refused_by_name(tmp_path: Path) -> None:
     connection = sqlite3.connect(tmp_path / FILE_NAME)
     connection.execute("PRAGMA user_version=999")
     connection.close()
-    with pytest.raises(ConfigError, match="has format 999, this version reads "):
+    before = (tmp_path / FILE_NAME).read_bytes()
+    with pytest.raises(ConfigError) as refused:
         Database(tmp_path, CLUSTER, "client")
+    assert str(refused.value) == (
+        f"{tmp_path / FILE_NAME}: has format 999, this version reads 4 to 6; use the version of"
+        " PBFT/CI that wrote it, or a newer one"
+    )
+    assert (tmp_path / FILE_NAME).read_bytes() == before
 
 
 def test_the_format_before_is_taken_over(tmp_path: Path) -> None:

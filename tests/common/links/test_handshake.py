@@ -149,7 +149,7 @@ def test_a_proof_is_bound_to_both_certificates(
         r0.accept(dialling.proof, 5.0, came_over)
 
 
-# --- link versions ---------------------------------------------------------------------------------
+# --- link versions ------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("leaves", [None, LEAVES], ids=["plain", "over TLS"])
@@ -183,7 +183,7 @@ def test_both_ends_speak_the_highest_version_that_both_know(
 def test_without_a_common_version_both_ends_name_both_ranges(
     dialler: LinkVersions, acceptor: LinkVersions, older: str
 ) -> None:
-    """The dialler signs nothing then; the acceptor hears of it in message 1, which proves nothing."""
+    """The dialler signs nothing then; the acceptor hears of it in message 1, without proof."""
     r0, r1 = end("r0", versions=acceptor), end("r1", versions=dialler)
     line = f"'r0' speaks link version {acceptor}, this member {dialler}; upgrade PBFT/CI of {older}"
     with pytest.raises(LinkRefused) as refused:

@@ -220,7 +220,7 @@ def test_a_file_of_a_newer_format_or_none_of_ours_is_refused_by_name(tmp_path: P
     connection = sqlite3.connect(tmp_path / FILE_NAME)
     connection.execute("PRAGMA user_version=999")
     connection.close()
-    with pytest.raises(ConfigError, match="has format 999"):
+    with pytest.raises(ConfigError, match="has format 999, this version reads 1; use the version"):
         StatusFile(tmp_path, 0)
     (tmp_path / FILE_NAME).write_bytes(b"no database at all" * 100)
     with pytest.raises(ConfigError, match="move it away"):

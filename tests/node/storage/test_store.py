@@ -1,5 +1,6 @@
 """The store gives back what it saved, cuts a torn tail, and refuses damage by name."""
 
+import hashlib
 import sqlite3
 from collections import Counter
 from pathlib import Path
@@ -10,8 +11,9 @@ import pytest
 from ci.ballots import ReplicaRequest
 from ci.ledger import genesis_head
 from driver.ports import SaveFailed
-from node.storage.damage import StoreDamaged
+from node.storage.damage import StoreDamaged, StoreNotOurs
 from node.storage.redo_log import AREA_BYTES, AREAS, CONTENT_BYTES_MAX, COPIES, PAGE_BYTES, RedoLog
+from node.storage.schema import FORMAT_VERSION
 from node.storage.store import DATABASE_NAME, REDO_NAME, Store
 from pbft.codec import digest_of
 from pbft.messages import PreparedCertificate, Signed
@@ -382,12 +384,61 @@ def test_another_cluster_or_replica_is_refused(tmp_path: Path) -> None:
         _open(tmp_path, replica="node1")
 
 
-@pytest.mark.parametrize("version", [1, 99])
-def test_another_format_is_refused(tmp_path: Path, version: int) -> None:
-    _open(tmp_path).close()
+@pytest.mark.parametrize(
+    ("version", "remedy"),
+    [
+        (FORMAT_VERSION - 1, "carries nothing over; use the version that wrote it, or begin a new"),
+        (FORMAT_VERSION + 1, "use the version of PBFT/CI that wrote it, or a newer one"),
+    ],
+)
+def test_another_format_is_refused(tmp_path: Path, version: int, remedy: str) -> None:
+    """Not as damage: then the node would move the files away, and recover."""
+    store = _open(tmp_path)
+    store.save([_message(1)], [])
+    store.close()
     damage(tmp_path, f"UPDATE meta SET value = '{version}' WHERE name = 'format'")
-    with pytest.raises(StoreDamaged, match=rf"format {version}, .*use the version that wrote it"):
+    before = _contents(tmp_path)
+    with pytest.raises(StoreNotOurs) as refused:
         _open(tmp_path)
+    line = str(refused.value)
+    assert line.startswith(f"{tmp_path / DATABASE_NAME}: ")
+    assert f"format {version}, this version reads {FORMAT_VERSION}" in line
+    assert remedy in line
+    assert "\n" not in line
+    assert _contents(tmp_path) == before
+
+
+def _contents(folder: Path) -> tuple[list[str], bytes]:
+    """What the database holds, and the redo log."""
+    database = sqlite3.connect(folder / DATABASE_NAME)
+    rows = list(database.iterdump())
+    database.close()
+    return rows, (folder / REDO_NAME).read_bytes()
+
+
+def test_a_redo_log_with_entries_of_a_newer_version_is_refused(tmp_path: Path) -> None:
+    """Its number is the store's; but it is opened first, and such entries are no damage either."""
+    store = _open(tmp_path)
+    store.save([_message(1)], [])
+    store.close()
+    redo = tmp_path / REDO_NAME
+    redo.write_bytes(_with_newer_entry(redo.read_bytes()))
+    with pytest.raises(StoreNotOurs) as refused:
+        _open(tmp_path)
+    line = str(refused.value)
+    assert line.startswith(f"{redo}: it has another format (")
+    assert f"this version reads {FORMAT_VERSION}; use the version of PBFT/CI that wrote it" in line
+    assert "\n" not in line
+    with pytest.raises(StoreNotOurs):  # and the first attempt did not keep the lock
+        _open(tmp_path)
+
+
+def _with_newer_entry(data: bytes) -> bytes:
+    """A redo log whose first entry is whole, in a form that this version does not know."""
+    body = msgspec.msgpack.encode({"kind": "save", "of": "a newer version"})
+    head = data[:28] + len(body).to_bytes(4, "big")
+    frame = head + body + hashlib.sha256(head + body).digest()
+    return frame.ljust(PAGE_BYTES, b"\0") + data[PAGE_BYTES:]
 
 
 def test_evidence_is_saved_with_the_turn_that_found_it(tmp_path: Path) -> None:
