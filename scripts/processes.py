@@ -265,9 +265,15 @@ class Processes:
 
 
 def start_process(
-    command: Sequence[str], files: Sequence[IO[Any]], environment: Mapping[str, str]
+    command: Sequence[str],
+    files: Sequence[IO[Any]],
+    environment: Mapping[str, str],
+    folder: Path = ROOT,
 ) -> "subprocess.Popen[bytes]":
-    """Start a program. files: its standard input, output and error. Raises OSError."""
+    """Start a program. files: its standard input, output and error. Raises OSError.
+
+    folder: where it runs; `python -m node` finds our packages there.
+    """
     stdin, stdout, stderr = files
     return subprocess.Popen(
         list(command),
@@ -275,8 +281,7 @@ def start_process(
         stdout=stdout,
         stderr=stderr,
         env=environment,
-        # `python -m node` finds our packages there.
-        cwd=ROOT,
+        cwd=folder,
         # Ctrl-C in the terminal is for whoever starts it, who ends it in order or leaves it.
         start_new_session=True,
     )
