@@ -4,13 +4,15 @@ The nodes of the release before are real processes of its own files, on one data
 the new release goes on with.
 """
 
+import base64
 from collections import defaultdict
 from pathlib import Path
 
 import pytest
 
+from ci.operations import BuildResult, CastBallot, ResultKey, decode_operation
 from node.diagnostics.capture import read_capture
-from pbft.codec import decode_message
+from pbft.codec import decode_message, decode_request, decode_signed
 from pbft.messages import Checkpoint
 from tests.processes.conftest import NetworkMaker
 from tests.processes.network import CLIENT, VERDICT_SECONDS, Network, pipeline, verdict_entries
@@ -115,13 +117,13 @@ class _Cluster:
         return self.builds[-1]
 
     def _check_equal(self, build: str, outcome: str) -> None:
-        """Decided, with the ballot of every node; those that came behind the verdict, too."""
+        """Decided, and the ballots of all nodes have one result, also behind the verdict."""
         view = self.network.complete(build)
         assert view["verdict"]["outcome"] == outcome
-        ballots = {ballot["replica"]: ballot for ballot in view["ballots"]}
-        assert sorted(ballots) == NODES
-        found = {(ballot["outcome"], ballot["exit_code"]) for ballot in ballots.values()}
-        assert len(found) == 1, ballots
+        kept = self.network.node("node0", f"/builds/{build}").json()["ballots"]
+        assert sorted(ballot["replica"] for ballot in kept) == NODES
+        found = {_result(base64.b64decode(ballot["signed"])) for ballot in kept}
+        assert len(found) == 1, found
 
     def _wait_until_all_build(self, build: str) -> None:
         def all_build() -> bool:
@@ -129,6 +131,13 @@ class _Cluster:
             return all(state.get("state") == "building" for state in states)
 
         self.network.wait_until(all_build, "a build on all nodes", VERDICT_SECONDS)
+
+
+def _result(ballot: bytes) -> ResultKey:
+    operation = decode_operation(decode_request(decode_signed(ballot)).operation)
+    assert isinstance(operation, CastBallot)
+    assert isinstance(operation.ballot, BuildResult), operation
+    return operation.ballot.compared
 
 
 @pytest.mark.long
