@@ -169,6 +169,7 @@ def test_a_working_cluster_is_upgraded_node_by_node_and_back(
     assert network.build(cluster.builds[0]) == first
     # and back: the formats on disk are the same in both
     cluster.restart("node1", is_new=False)
+    cluster.restart(CLIENT, is_new=False)
     cluster.check_mixture()
     entries = verdict_entries(network.settle())
     assert sorted(entry.build for entry in entries) == sorted(cluster.builds)
