@@ -23,6 +23,7 @@ from client.serve import AddressInUse, check_whole, serve
 from client.storage.database import StorageFailed
 from common.address import Address
 from common.checks.command import add_check
+from common.checks.health import READY_PATH, add_healthcheck
 from common.configuration.commands import ConfigCommands
 from common.configuration.config import ClientConfig, ConfigError, load_client_config
 from common.configuration.reload import ignore_reloads
@@ -31,6 +32,7 @@ from common.installation import CLIENT_CONFIG, shown
 from common.logs import FORMATTERS, start_logging
 from common.membership.commands import Commands, add_confirm, add_init
 from common.version import VERSION
+from common.web.bounded_http import HttpRequest
 
 EXIT_WRONG = 2
 EXIT_STORAGE = 3
@@ -125,6 +127,7 @@ def _add_gateway_commands(commands: Commands) -> None:
     add_init(commands, "gateway", "127.0.0.1:8080")
     add_confirm(commands, load_client_config, CLIENT_CONFIG)
     add_check(commands, "gateway", check_gateway, default_config=CLIENT_CONFIG)
+    add_healthcheck(commands, "gateway", _ready_request, default_config=CLIENT_CONFIG)
     GATEWAY_COMMANDS.add(commands)
 
 
@@ -157,6 +160,11 @@ def _serve(options: argparse.Namespace) -> int:
         print(f"error: {error}", file=sys.stderr)
         return EXIT_STORAGE
     return 0
+
+
+def _ready_request(file: Path) -> HttpRequest:
+    """What asks the gateway of that configuration whether it is ready. Raises ConfigError."""
+    return HttpRequest(url=f"{load_client_config(file).listen.url}{READY_PATH}")
 
 
 def _overridden(config: ClientConfig, options: argparse.Namespace) -> ClientConfig:

@@ -22,6 +22,7 @@ from ci.limits import ALL, Limits, encode_limits
 from ci.operations import Ballot
 from common.address import Address
 from common.checks.command import add_check
+from common.checks.health import READY_PATH, add_healthcheck
 from common.configuration.commands import ConfigCommands
 from common.configuration.config import (
     ConfigError,
@@ -41,6 +42,7 @@ from common.links.members import replicas_for
 from common.logs import FORMATTERS, start_logging
 from common.membership.commands import add_confirm, add_init
 from common.version import VERSION
+from common.web.bounded_http import HttpRequest
 from common.web.http_tokens import ask_for_token
 from common.web.limited_listener import LimitedListener, own_names, refuse_foreign_pages
 from common.web.peers import Peers
@@ -515,6 +517,7 @@ def _parser() -> argparse.ArgumentParser:
     add_init(commands, "replica", "127.0.0.1:10000")
     add_confirm(commands, load_node_config, NODE_CONFIG)
     add_check(commands, "node", _check, default_config=NODE_CONFIG)
+    add_healthcheck(commands, "node", _ready_request, default_config=NODE_CONFIG)
     NODE_COMMANDS.add(commands)
     return parser
 
@@ -524,6 +527,19 @@ async def _check(file: Path) -> list[Finding]:
     config = load_node_config(file)
     member = _read_member(config)
     return await check_node(config, member.identity, member.limits, peers=member.others())
+
+
+def _ready_request(file: Path) -> HttpRequest:
+    """What asks the node of that configuration whether it is ready. Raises ConfigError.
+
+    Where a node answers members alone, it is asked with its own key.
+    """
+    config = load_node_config(file)
+    request = HttpRequest(url=READY_PATH)
+    if config.local_listen is not None:
+        return Peers({config.name: config.local_listen}).request(config.name, request)
+    tls = _read_member(config).replicas.tls
+    return Peers({config.name: config.listen}, tls).request(config.name, request)
 
 
 def _configure(options: argparse.Namespace) -> NodeConfig:

@@ -15,7 +15,7 @@ from common.tls.certificates import LIFETIME, PinnedKeys
 from common.tls.member_tls import MemberTls
 from common.web.peers import Peers
 from tests.processes.network import Network, NoAnswer, ask, pipeline
-from tests.processes.programs import client
+from tests.processes.programs import client, run
 from tests.waiting import block_until
 
 pytestmark = pytest.mark.processes
@@ -83,6 +83,20 @@ def test_check_proves_all_nodes_keys(network: Network) -> None:
     for name in network.node_names:
         place = network.configuration.cluster.replica_entry(name, network.folder).address
         assert f"{place} proved its key" in checked.output
+
+
+def test_a_node_that_answers_members_alone_is_asked_with_its_own_key(network: Network) -> None:
+    """As a container's healthcheck asks it; where there is a local_listen, that is asked."""
+    file = network.config_file("node2")
+    lines = file.read_text().splitlines(keepends=True)
+    apart = file.with_name("without-local-listen.yml")
+    apart.write_text("".join(line for line in lines if not line.startswith("local_listen:")))
+    assert len(apart.read_text()) < len(file.read_text())
+    for config in (file, apart):
+        ended = run("-m", "node", "--config", str(config), "healthcheck")
+        assert (ended.code, '"ready": true' in ended.output) == (0, True), ended
+    checked = client(network, "healthcheck")
+    assert (checked.code, '"ready": true' in checked.output) == (0, True), checked
 
 
 def test_an_operators_own_key_reaches_all_nodes(network: Network) -> None:
