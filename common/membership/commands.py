@@ -57,6 +57,13 @@ def add_init(commands: Commands, kind: Kind, example_listen: str) -> None:
             help="where the other members reach it (default: the same)",
         )
     parser.add_argument(
+        "--data-folder",
+        type=Path,
+        metavar="FOLDER",
+        help="where it is to keep its data and log, as a service in /var/lib/pbft-ci (default: in"
+        " --folder)",
+    )
+    parser.add_argument(
         "--repository",
         action="append",
         required=True,
@@ -146,7 +153,14 @@ def _member_flags(parser: argparse.ArgumentParser) -> None:
 def _init(options: argparse.Namespace, kind: Kind) -> int:
     member = _member(options, kind)
     address: Address = getattr(options, "address", None) or options.listen
-    service = Service(options.listen, address, tuple(options.repository), options.passphrase_file)
+    data_folder = options.data_folder and options.data_folder.absolute()
+    service = Service(
+        options.listen,
+        address,
+        tuple(options.repository),
+        options.passphrase_file,
+        data_folder,
+    )
     made = make_service(member, service)
     assert made.config_file is not None, "a service has a configuration"
     print(f"{made.config_file}: read it through; each key is explained there")

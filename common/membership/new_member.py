@@ -47,6 +47,8 @@ class Service(msgspec.Struct, frozen=True):
     repositories: tuple[str, ...]
     # the file that the process reads its key's passphrase from at each start
     passphrase_file: Path | None = None
+    # where the process is to keep what it writes; None: in the member's folder
+    data_folder: Path | None = None
 
 
 class Made(msgspec.Struct, frozen=True):
@@ -122,7 +124,8 @@ def _node_text(member: NewMember, service: Service) -> str:
 
 def _client_text(member: NewMember, service: Service) -> str:
     text = (EXAMPLE_CONFIG / "client.yml").read_text(encoding="utf-8")
-    lines = {**_lines(member, service), "results_file": "results.jsonl"}
+    results_file = _data_path(service, "results.jsonl")
+    lines = {**_lines(member, service), "results_file": results_file}
     text = _with_lines(text, lines)
     return _with_repositories(
         text, service, lambda number: [f"webhook_secret_file: {_secret(number)}"]
@@ -135,12 +138,16 @@ def _lines(member: NewMember, service: Service) -> dict[str, object]:
         "name": member.name,
         "private_key_file": _private_name(member),
         "listen": str(service.listen),
-        "data_directory": "data",
-        "log_file": f"{member.name}.log",
+        "data_directory": _data_path(service, "data"),
+        "log_file": _data_path(service, f"{member.name}.log"),
     }
     if service.passphrase_file is not None:
         lines["private_key_passphrase_file"] = str(service.passphrase_file.absolute())
     return lines
+
+
+def _data_path(service: Service, name: str) -> str:
+    return name if service.data_folder is None else str(service.data_folder / name)
 
 
 def _with_lines(text: str, lines: Mapping[str, object]) -> str:

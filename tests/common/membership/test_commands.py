@@ -69,6 +69,18 @@ def test_init_makes_what_a_node_needs_and_overwrites_nothing(
     assert {file.name: file.read_bytes() for file in folder.iterdir()} == before
 
 
+def test_what_a_member_writes_may_be_kept_apart_from_its_configuration(tmp_path: Path) -> None:
+    """A service, or a container, finds its configuration read-only."""
+    flags = ("--listen", "127.0.0.1:1", "--repository", REPOSITORY, "--data-folder", "/var/x")
+    assert run(node, "init", "--name", "acme", "--folder", tmp_path, *flags) == 0
+    acme = load_node_config(tmp_path / "node.yml")
+    assert (acme.data_directory, acme.log_file) == (Path("/var/x/data"), Path("/var/x/acme.log"))
+    assert run(client, "init", "--name", "web", "--folder", tmp_path, *flags) == 0
+    web = load_client_config(tmp_path / "client.yml")
+    assert (web.data_directory, web.log_file) == (Path("/var/x/data"), Path("/var/x/web.log"))
+    assert web.results_file == Path("/var/x/results.jsonl")
+
+
 def test_init_makes_a_gateway_with_a_secret_for_each_forge(tmp_path: Path) -> None:
     other = "https://git.example.org/team/other.git"
     flags = ("--listen", "127.0.0.1:8080", "--repository", REPOSITORY, "--repository", other)
