@@ -73,6 +73,15 @@ ImagePlace = Annotated[
         description="a registry or a folder in it, as docker.io or ghcr.io/team",
     ),
 ]
+DockerHost = Annotated[
+    str,
+    msgspec.Meta(
+        max_length=255,
+        # no user or host that ssh would take for an option
+        pattern=r"^(unix:///[!-~]+|tcp://[^\s/@]+:[0-9]+|ssh://(\w[\w.-]*@)?\w[\w.-]*(:[0-9]+)?)\Z",
+        description="unix:///PATH, tcp://HOST:PORT or ssh://USER@HOST:PORT",
+    ),
+]
 Role = Literal["gateway", "operator"]
 SandboxKind = Literal["docker", "process"]
 LogFormat = Literal["text", "json"]
@@ -180,7 +189,9 @@ class NodeConfig(msgspec.Struct, frozen=True):
     repositories: tuple[RepositoryEntry, ...]
     executor: SandboxKind = "docker"
     # None means DOCKER_HOST or the default socket
-    docker_host: str | None = None
+    docker_host: DockerHost | None = None
+    # the folder with ca.pem, cert.pem and key.pem for an engine at tcp://, as DOCKER_CERT_PATH
+    docker_tls_folder: Path | None = None
     builds_at_once: Annotated[int, msgspec.Meta(ge=1, le=256)] = 2
     # how many builds' logs and artifacts are kept, of what size in all, and for how long; the
     # oldest go first
@@ -338,6 +349,7 @@ def load_node_config(path: Path, text: str | None = None) -> NodeConfig:
             f"{config.local_listen} can be reached by other machines, and it is without TLS",
             "a loopback address is needed",
         )
+    _check_engine(config)
     check_places(config.images_from, config.file, "images_from")
     if config.registry_auth_file is not None:
         read_registry_logins(config.registry_auth_file, config.file, "registry_auth_file")
@@ -351,6 +363,45 @@ def load_node_config(path: Path, text: str | None = None) -> NodeConfig:
     return msgspec.structs.replace(
         config, repositories=_repositories(config.repositories, config.file)
     )
+
+
+def _check_engine(config: NodeConfig) -> None:
+    """Refuse an engine that is reached without TLS by others, or TLS that is not used.
+
+    Raises ConfigError.
+    """
+    host, folder = config.docker_host, config.docker_tls_folder
+    if folder is None:
+        if host is not None and host.startswith("tcp://") and not _is_loopback(host):
+            raise ConfigError.at(
+                config.file,
+                "docker_host",
+                f"{host} is on another machine, and without TLS whoever reaches it is root there",
+                "set docker_tls_folder, or use ssh://",
+            )
+        return
+    if host is None or not host.startswith("tcp://"):
+        raise ConfigError.at(
+            config.file,
+            "docker_tls_folder",
+            f"is for an engine at tcp://, and docker_host is {host or 'not set'}",
+            "set docker_host: tcp://HOST:2376, or remove this line",
+        )
+    for name in ("ca.pem", "cert.pem", "key.pem"):
+        if not (folder / name).is_file():
+            raise ConfigError.at(
+                config.file,
+                "docker_tls_folder",
+                f"{folder} has no file {name}",
+                "the authority, and this node's certificate and key are needed",
+            )
+
+
+def _is_loopback(docker_host: str) -> bool:
+    try:
+        return Address.parse(docker_host.removeprefix("tcp://")).is_loopback
+    except ValueError:
+        return False
 
 
 def load_client_config(path: Path, text: str | None = None) -> ClientConfig:

@@ -176,8 +176,8 @@ def find_sshd() -> Path:
 class SshServer:
     """sshd as a process of its own, for one key of the user who runs the tests."""
 
-    def __init__(self, folder: Path) -> None:
-        """folder: for keys and configuration; made here."""
+    def __init__(self, folder: Path, **more: str) -> None:
+        """folder: for keys and configuration; made here. more: settings of sshd_config."""
         self._program = find_sshd()
         self.folder = folder
         folder.mkdir()
@@ -198,6 +198,7 @@ class SshServer:
             "StrictModes": "no",
             "PasswordAuthentication": "no",
             "AcceptEnv": "GIT_PROTOCOL",
+            **more,
         }
         self._settings_file = folder / "sshd_config"
         self._settings_file.write_text("".join(f"{k} {v}\n" for k, v in settings.items()))

@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from http import HTTPStatus
+from pathlib import Path
 from typing import Any
 
 import docker
@@ -75,9 +76,12 @@ class EngineResources(msgspec.Struct):
 class DockerEngine:
     """Connections to one engine, made when first needed; for use in threads."""
 
-    def __init__(self, docker_host: str | None, connections_max: int) -> None:
-        """docker_host: None for DOCKER_HOST or the default socket."""
+    def __init__(
+        self, docker_host: str | None, connections_max: int, tls_folder: Path | None = None
+    ) -> None:
+        """docker_host: None for DOCKER_HOST or the default socket. tls_folder: as in node.yml."""
         self._docker_host = docker_host
+        self._tls_folder = tls_folder
         self._connections_max = connections_max
         self._lock = threading.Lock()
         self._client: docker.APIClient | None = None
@@ -241,6 +245,9 @@ class DockerEngine:
         environment = dict(os.environ)
         if self._docker_host is not None:
             environment["DOCKER_HOST"] = self._docker_host
+        if self._tls_folder is not None:
+            environment["DOCKER_TLS_VERIFY"] = "1"
+            environment["DOCKER_CERT_PATH"] = str(self._tls_folder)
         return EngineClient(
             **docker.utils.kwargs_from_env(environment=environment),
             timeout=ANSWER_SECONDS_MAX,

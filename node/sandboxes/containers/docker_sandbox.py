@@ -72,7 +72,7 @@ class DockerSandbox:
         self._limits = limits
         self._cluster = cluster_id.hex()
         self._threads = threads
-        self._engine = DockerEngine(config.docker_host, connections_max)
+        self._engine = DockerEngine(config.docker_host, connections_max, config.docker_tls_folder)
         self._images = Images(self._engine, config)
         # of the builds that are not removed yet
         self._resources: dict[str, EngineResources] = {}

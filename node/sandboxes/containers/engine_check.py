@@ -19,7 +19,7 @@ MEBIBYTE = 2**20
 
 def check_engine(config: NodeConfig, limits: Limits) -> list[Finding]:
     """The engine: whether it answers, what it is, and whether builds as configured fit it."""
-    engine = DockerEngine(config.docker_host, connections_max=1)
+    engine = DockerEngine(config.docker_host, 1, config.docker_tls_folder)
     try:
         with engine_errors():
             info = engine.client().info()

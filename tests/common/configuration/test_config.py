@@ -151,6 +151,31 @@ def test_a_node_file(tmp_path: Path) -> None:
     assert {entry.local_images for entry in config.repositories} == {()}
 
 
+@pytest.mark.parametrize(
+    "host",
+    [
+        "unix:///run/user/1000/docker.sock",
+        "tcp://127.0.0.1:2375",
+        "tcp://[::1]:2375",
+        "ssh://ci@engine.example",
+        "ssh://engine-1:2222",
+    ],
+)
+def test_where_an_engine_may_be(tmp_path: Path, host: str) -> None:
+    text = f"{NODE}docker_host: '{host}'\n"
+    assert load_node_config(written(tmp_path, text)).docker_host == host
+
+
+def test_an_engine_on_another_machine_needs_all_files_of_tls(tmp_path: Path) -> None:
+    text = f"{NODE}docker_host: tcp://10.0.0.1:2376\ndocker_tls_folder: tls\n"
+    folder = tmp_path / "tls"
+    folder.mkdir()
+    for name in ("ca.pem", "cert.pem", "key.pem"):
+        assert f"docker_tls_folder: {folder} has no file {name};" in error_of(tmp_path, text)
+        (folder / name).touch()
+    assert load_node_config(written(tmp_path, text)).docker_tls_folder == folder
+
+
 def test_the_patience_of_a_node(tmp_path: Path) -> None:
     text = NODE + "view_change_seconds: 0.5\nview_change_seconds_max: 8"
     config = load_node_config(written(tmp_path, text))
@@ -189,7 +214,29 @@ def test_a_client_file(tmp_path: Path) -> None:
             "fault_injection: is 'odd'; one of allowed, lying, silent, ",
         ),
         ("allow_dockerfile: 1", "allow_dockerfile: is 1; true or false is needed"),
-        ("docker_host: 5", "docker_host: is 5; text is needed"),
+        ("docker_host: 5", "docker_host: is 5; unix:///PATH, tcp://HOST:PORT or ssh://USER@HOST"),
+        (
+            "docker_host: docker.sock",
+            "docker_host: is 'docker.sock'; unix:///PATH, tcp://HOST:PORT",
+        ),
+        (
+            "docker_host: 'ssh://-oProxyCommand=x'",
+            "docker_host: is 'ssh://-oProxyCommand=x'; unix:",
+        ),
+        ("docker_host: 'ssh://-x@host'", "docker_host: is 'ssh://-x@host'; unix:///PATH"),
+        (
+            "docker_host: tcp://10.0.0.1:2375",
+            "docker_host: tcp://10.0.0.1:2375 is on another machine, and without TLS whoever"
+            " reaches it is root there; set docker_tls_folder, or use ssh://",
+        ),
+        (
+            "docker_tls_folder: tls",
+            "docker_tls_folder: is for an engine at tcp://, and docker_host is not set;",
+        ),
+        (
+            "docker_tls_folder: tls\ndocker_host: ssh://ci@10.0.0.1",
+            "docker_tls_folder: is for an engine at tcp://, and docker_host is ssh://ci@10.0.0.1;",
+        ),
         # once this meant any place
         ("images_from:", "images_from: is empty; a list is needed"),
         ("images_from: [https://a.example]", "images_from[0]: is 'https://a.example'; a registry"),

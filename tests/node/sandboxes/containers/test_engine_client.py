@@ -1,11 +1,16 @@
 """An engine that never answers: whatever is asked of it ends by itself, or is broken off."""
 
 import asyncio
+import contextlib
 import json
+import os
+import shutil
 import ssl
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +19,7 @@ import docker.tls
 import pytest
 import requests
 
-from ci.operations import Abstain
+from ci.operations import Abstain, BuildResult, Outcome
 from common.configuration.config import NodeConfig
 from node.sandboxes.containers.docker_engine import DockerEngine
 from node.sandboxes.containers.engine_client import Connections, EngineClient
@@ -27,7 +32,7 @@ from tests.node.conftest import (
     pipeline,
     until,
 )
-from tests.node.git_servers import self_signed
+from tests.node.git_servers import SshServer, self_signed
 from tests.node.silent_engine import SilentEngine
 
 # a digest that was pulled before: no question to the registry comes before the pull
@@ -135,7 +140,27 @@ def test_a_stop_ends_a_question_whose_answer_has_not_begun(
     assert isinstance(ended[0], Stopped | OSError)
 
 
-@pytest.fixture(params=["unix", "tcp", "tls"])
+@contextmanager
+def engine_over_ssh(
+    socket_url: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[str]:
+    """The engine at that socket, through a real sshd; the ssh:// address of it."""
+    ssh = shutil.which("ssh")
+    if ssh is None or shutil.which("docker") is None:
+        pytest.skip("ssh, and the engine's command line at its other end, are needed")
+    # dial-stdio reads this variable, as any command of the engine's
+    with SshServer(folder / "sshd", SetEnv=f"DOCKER_HOST={socket_url}") as server:
+        # as ~/.ssh would have it, which ssh finds by the user's number alone
+        (folder / "bin").mkdir()
+        program = folder / "bin" / "ssh"
+        files = f"-oUserKnownHostsFile={server.known_hosts_file} -i {server.user_key_file}"
+        program.write_text(f'#!/bin/sh\nexec {ssh} -F /dev/null {files} "$@"\n')
+        program.chmod(0o700)
+        monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
+        yield server.url(Path())[:-1]
+
+
+@pytest.fixture(params=["unix", "tcp", "tls", "ssh"])
 def reached(
     request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[tuple[SilentEngine, EngineClient]]:
@@ -150,12 +175,16 @@ def reached(
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(certificate, key)
         tls = docker.tls.TLSConfig(ca_cert=str(certificate), verify=True)
-    path = tmp_path / "engine.sock" if request.param == "unix" else None
-    engine = SilentEngine(path, PULL, context=context)
-    client = EngineClient(base_url=engine.host, timeout=600, tls=tls)
-    yield engine, client
-    client.close()
-    engine.close()
+    path = tmp_path / "engine.sock" if request.param in ("unix", "ssh") else None
+    with ExitStack() as stack:
+        engine = SilentEngine(path, PULL, context=context)
+        stack.callback(engine.close)
+        host = engine.host
+        if request.param == "ssh":
+            host = stack.enter_context(engine_over_ssh(host, tmp_path, monkeypatch))
+        client = EngineClient(base_url=host, timeout=600, tls=tls)
+        stack.callback(client.close)
+        yield engine, client
 
 
 @pytest.mark.parametrize("end", [Connections.break_off, Connections.end_requests])
@@ -190,6 +219,62 @@ def test_a_connection_that_is_made_too_late_is_ended(
     Connections(client).break_off()
     with pytest.raises(requests.ConnectionError):
         client.pull(IMAGE)
+
+
+def test_an_engine_with_tls_wants_the_certificate_of_the_configured_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"):
+        monkeypatch.delenv(name, raising=False)
+    certificate, key = self_signed(tmp_path)
+    certificate.with_name("cert.pem").write_bytes(certificate.read_bytes())
+    key.rename(tmp_path / "key.pem")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, tmp_path / "key.pem")
+    context.load_verify_locations(certificate)
+    context.verify_mode = ssl.CERT_REQUIRED
+    silent_engine = SilentEngine(None, context=context)
+    host = silent_engine.host.replace("https://", "tcp://")
+    with contextlib.closing(DockerEngine(host, 1, tmp_path)) as engine:
+        assert engine.client().images() == []
+    with pytest.raises(docker.errors.DockerException):
+        DockerEngine(host, 1).client()
+    silent_engine.close()
+
+
+@pytest.mark.docker
+async def test_a_build_on_an_engine_behind_ssh(
+    repository: GitRepository,
+    base_image: str,
+    make_config: ConfigMaker,
+    make_builder: BuilderMaker,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Trees go in and output comes out; no program stays once the node has ended."""
+    here = os.environ.get("DOCKER_HOST") or "unix:///var/run/docker.sock"
+    with engine_over_ssh(here, tmp_path, monkeypatch) as host:
+        config = make_config(repository.url, docker_host=host)
+        builder = await make_builder(config)
+        files: dict[str, str | bytes] = {
+            "text": "a line\n",
+            ".pbft-ci.yml": pipeline(base_image, "cat text && exit 7"),
+        }
+        ballot = await builder.build(builder.order(repository.url, repository.commit(files)))
+        assert isinstance(ballot, BuildResult)
+        assert (ballot.compared.outcome, ballot.compared.exit_code) == (Outcome.FAILED, 7)
+        await builder.runner.close()
+        await until(lambda: not programs_of(host))
+
+
+def programs_of(host: str) -> list[str]:
+    """The programs ssh of this process that lead to that address, also those that are zombies."""
+    port = host.rpartition(":")[2]
+    command = ("ps", "--ppid", str(os.getpid()), "-o", "args=")
+    listed = subprocess.run(command, capture_output=True, text=True, check=False).stdout
+    return [
+        line for line in listed.splitlines() if f"-p {port} " in line or "[ssh] <defunct>" in line
+    ]
 
 
 @pytest.mark.parametrize(
