@@ -10,6 +10,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import docker
@@ -56,7 +57,7 @@ def ensure_debian_image(client: docker.DockerClient, cache: Path = RUN / "cache"
         repository, _, tag = name.partition(":")
         archive = cache / f"debian-{tag}.tar"
         if not archive.exists():
-            _make_archive(archive)
+            make_archive(archive, f"--variant=minbase --include={','.join(PACKAGES)}".split())
         print(f"importing {name} ...", file=sys.stderr, flush=True)
         # the library's client gives up after a minute without an answer
         timeout_seconds, client.api.timeout = client.api.timeout, IMPORT_SECONDS_MAX
@@ -72,14 +73,14 @@ def ensure_debian_image(client: docker.DockerClient, cache: Path = RUN / "cache"
     return name
 
 
-def _make_archive(archive: Path) -> None:
-    """Raises NoBaseImage."""
+def make_archive(archive: Path, options: Sequence[str]) -> None:
+    """Write a tar archive of a Debian system. options: of mmdebstrap. Raises NoBaseImage."""
     program = shutil.which("mmdebstrap")
     if program is None or os.geteuid() != 0:
         raise NoBaseImage("mmdebstrap and root are needed: apt-get install mmdebstrap")
     print(f"making {archive} (at most {MAKE_SECONDS_MAX} s) ...", file=sys.stderr, flush=True)
     draft = archive.with_suffix(".new.tar")
-    command = (program, "--quiet", "--variant=minbase", f"--include={','.join(PACKAGES)}")
+    command = (program, "--quiet", *options)
     # the caller's umask and language would be in the image
     environment = {"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C.UTF-8"}
     try:

@@ -133,13 +133,17 @@ apt_get() {
 set_up_full_tests() {
     local packages=()
     command -v openssl >/dev/null || packages+=(openssl)
-    # Ordinary projects are built in an image of Debian, which it makes.
+    # Ordinary projects are built in an image of Debian, which it makes; so is the image of releases.
     command -v mmdebstrap >/dev/null || packages+=(mmdebstrap)
+    command -v strip >/dev/null || packages+=(binutils)
+    # The trial cluster is started with it.
+    command -v docker-compose >/dev/null || docker compose version >/dev/null 2>&1 ||
+        packages+=(docker-compose)
     if is_debian && [[ "$(id -u)" -eq 0 ]] && ((${#packages[@]})); then install_packages "${packages[@]}"; fi
 }
 
 # The servers that the tests of private repositories and of images start, where they are missing,
-# the client of one, and the program that loads the egress filter. They are unpacked and not
+# the client of one, the program that loads the egress filter, and the one that judges services. They are unpacked and not
 # installed, so that no server starts on this machine by itself. Without them those tests are skipped
 # and counted.
 set_up_servers() {
@@ -147,6 +151,7 @@ set_up_servers() {
     unpack docker-registry docker-registry
     unpack ssh openssh-client
     unpack nft nftables libnftables1 libjansson4
+    unpack systemd-analyze systemd libsystemd-shared
     # git looks for it in the path
     export PATH="$PATH:$ROOT/run/ssh/usr/bin"
 }

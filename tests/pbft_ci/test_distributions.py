@@ -61,12 +61,13 @@ def test_each_package_of_the_checkout_is_shipped_or_is_not() -> None:
 def test_operators_get_what_they_copy_or_load(wheel: Path) -> None:
     found = contents(wheel)
     files = {
-        **in_checkout("example-config"),
+        **in_checkout("example-config", "deploy"),
         "pipeline.schema.json": (ROOT / "docs" / "pipeline.schema.json").read_bytes(),
         "verify_build.py": (ROOT / "scripts" / "verify_build.py").read_bytes(),
     }
     shared = {f"{SHARED}{name}": held for name, held in files.items()}
     assert f"{SHARED}example-config/egress.nft" in shared
+    assert f"{SHARED}deploy/systemd/pbft-ci-node.service" in shared
     assert {name: held for name, held in found.items() if name.startswith(SHARED)} == shared
 
 

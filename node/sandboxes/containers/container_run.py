@@ -93,7 +93,7 @@ def run_container(
 
 
 def can_hand_in(client: docker.APIClient) -> bool:
-    """Whether an input can be ended without ending the output: not over TLS, nor over SSH."""
+    """Whether an input can be ended without ending the output: not over TLS."""
     return client.base_url.startswith(("http+docker://localhost", "http://"))
 
 

@@ -1,0 +1,1 @@
+"""The systemd units, the compose files and the container image."""
