@@ -16,12 +16,14 @@ from pathlib import Path
 import msgspec
 import uvloop
 
+from client.backup import GATEWAY_BACKUP
 from client.check import check_gateway
 from client.commands import add_commands
 from client.commands.outcome import CommandFailed
 from client.serve import AddressInUse, check_whole, serve
 from client.storage.database import StorageFailed
 from common.address import Address
+from common.backups.commands import add_backup
 from common.checks.command import add_check
 from common.checks.health import READY_PATH, add_healthcheck
 from common.configuration.commands import ConfigCommands
@@ -129,6 +131,7 @@ def _add_gateway_commands(commands: Commands) -> None:
     add_check(commands, "gateway", check_gateway, default_config=CLIENT_CONFIG)
     add_healthcheck(commands, "gateway", _ready_request, default_config=CLIENT_CONFIG)
     GATEWAY_COMMANDS.add(commands)
+    add_backup(commands, GATEWAY_BACKUP)
 
 
 def _add_serving(parser: argparse.ArgumentParser) -> None:

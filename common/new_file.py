@@ -1,8 +1,11 @@
 """Files that are written whole or not at all."""
 
+import contextlib
 import os
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 from common.config_error import ConfigError
 
@@ -17,10 +20,22 @@ def write_new_file(file: Path, text: str, mode: int) -> None:
     mode: its permissions, which it has from the first byte on. Raises FileThere where it exists,
     and ConfigError where it cannot be written.
     """
+    with new_file(file, mode) as stream:
+        stream.write(_lines(text))
+
+
+@contextlib.contextmanager
+def new_file(file: Path, mode: int) -> Iterator[BinaryIO]:
+    """As `write_new_file`, for bytes that come in pieces; what the block raises leaves no file."""
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        name = _write_beside(file, text, mode)
+        descriptor, name = tempfile.mkstemp(prefix=f".{file.name}.", dir=file.parent)
         try:
+            with os.fdopen(descriptor, "wb") as stream:
+                os.fchmod(stream.fileno(), mode)
+                yield stream
+                stream.flush()
+                os.fsync(stream.fileno())
             # A link fails where the name is taken, a rename would overwrite it.
             os.link(name, file)
         except FileExistsError as error:
@@ -58,10 +73,14 @@ def replace_file(file: Path, text: str) -> None:
         raise _cannot_be_written(file, error) from error
 
 
+def _lines(text: str) -> bytes:
+    return text.rstrip("\n").encode() + b"\n"
+
+
 def _write_beside(file: Path, text: str, mode: int) -> str:
     descriptor, name = tempfile.mkstemp(prefix=f".{file.name}.", dir=file.parent)
-    with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
-        stream.write(text.rstrip("\n") + "\n")
+    with os.fdopen(descriptor, "wb") as stream:
+        stream.write(_lines(text))
         stream.flush()
         os.fchmod(stream.fileno(), mode)
         os.fsync(stream.fileno())

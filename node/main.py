@@ -21,6 +21,7 @@ from ci.application import BuildApplication
 from ci.limits import ALL, Limits, encode_limits
 from ci.operations import Ballot
 from common.address import Address
+from common.backups.commands import add_backup
 from common.checks.command import add_check
 from common.checks.health import READY_PATH, add_healthcheck
 from common.configuration.commands import ConfigCommands
@@ -48,6 +49,7 @@ from common.web.limited_listener import LimitedListener, own_names, refuse_forei
 from common.web.peers import Peers
 from driver.build_scheduler import BuildScheduler, SchedulerPorts
 from driver.ports import SaveFailed
+from node.backup import NODE_BACKUP
 from node.builds.build_runner import BuildRunner
 from node.builds.build_tasks import BuildTasks, StoreRequests
 from node.check import check_node
@@ -519,6 +521,7 @@ def _parser() -> argparse.ArgumentParser:
     add_check(commands, "node", _check, default_config=NODE_CONFIG)
     add_healthcheck(commands, "node", _ready_request, default_config=NODE_CONFIG)
     NODE_COMMANDS.add(commands)
+    add_backup(commands, NODE_BACKUP)
     return parser
 
 

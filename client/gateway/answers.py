@@ -10,7 +10,7 @@ import time
 import msgspec
 
 from ci.admission import is_temporary
-from ci.statement import pae
+from ci.statement import VerdictFields, pae
 from client.gateway.build_changes import BuildChanges
 from client.gateway.reporting import Reports
 from client.gateway.results_file import ResultsFile
@@ -250,13 +250,15 @@ class Answers:
             self._archive.note_detail(row.build, "the replicas answered for another build")
             return []
         now = time.time()
+        if verdict.commit != row.commit:
+            self._take_in_commit(row, verdict, now)
         self._archive.note_decided(row.build, answer.result, now)
         self._keep_replies(row.build, answer)
         line = {
             "id": verdict.build,
             "repository": row.repository,
             "branch": row.branch,
-            "commit": row.commit,
+            "commit": verdict.commit,
             "outcome": verdict.outcome,
             "exit_code": verdict.exit_code,
             "agreeing": verdict.agreeing,
@@ -272,6 +274,18 @@ class Answers:
         _log.info("build %s decided: %s", verdict.build[:12], verdict.outcome)
         self.expect_more(answer.timestamp, row.build)
         return [VerdictArchived(row.identity, row.build)]
+
+    def _take_in_commit(self, row: OutboxRow, verdict: VerdictFields, now: float) -> None:
+        """The replicas built another commit than is known here, and it is the one that counts.
+
+        This gateway was restored from a backup that it made before it had found the commit of this
+        branch. It asked for the build then, and looked for the commit again after the restore.
+        """
+        _log.warning("build %s: the replicas built commit %s", verdict.build[:12], verdict.commit)
+        built = msgspec.structs.replace(
+            row.build_request, commit=verdict.commit, event=verdict.event, ref=verdict.ref
+        )
+        self._archive.note_resolved(row.build, built, now)
 
     def _take_in_again(self, build: bytes, answer: Accepted) -> list[Effect]:
         """The answer to a question that was asked for its signatures alone."""

@@ -11,11 +11,15 @@ from ci.operations import Event
 from ci.statement import VerdictFields
 from client.storage.archive import BuildRecord
 from client.storage.database import Database, StorageFailed
+from client.storage.outbox import OutboxRow
 from common.english import counted
 from common.forges.shared.status import CommitStatus, State
 from common.repositories.repository_config import GatewayRepository, StatusTarget, status_target
 from common.statuses.reporter import Reporter
 from common.statuses.status_texts import context_of, description_of, state_of
+
+# Why what waited in a backup is not posted.
+RESTORED = "restored from a backup: it may be posted already"
 
 
 def make_reporter(repositories: Sequence[GatewayRepository], database: Database) -> Reporter:
@@ -79,6 +83,14 @@ class Reports:
     def skipped(self, record: BuildRecord, reason: str) -> None:
         """Its author wants no build."""
         self._put(record, State.SKIPPED, f"skipped: {reason}", is_final=True)
+
+    def keep_quiet(self, row: OutboxRow, record: BuildRecord) -> None:
+        """Nothing more is to be posted of this build, if `StatusQueue.settle_all` follows.
+
+        Of one that still waits for an operator its verdict is posted all the same.
+        """
+        needs_approval = row.build_request.needs_approval
+        self._put(record, State.PENDING, RESTORED, is_final=not needs_approval)
 
     def wake(self) -> None:
         """The transaction is on disk."""

@@ -229,6 +229,10 @@ class Outbox:
             (State.RESOLVED, identity),
         )
 
+    def drop_appends(self) -> None:
+        """Forget what was to go into the journal: whoever asked for it waits no longer."""
+        self._database.write("DELETE FROM outbox WHERE kind = ?", (Kind.APPEND,))
+
     def finish(self, identity: bytes) -> None:
         """The answer is kept elsewhere: the row goes."""
         self._database.write("DELETE FROM outbox WHERE identity = ?", (identity,))

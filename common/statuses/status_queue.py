@@ -138,6 +138,13 @@ class StatusQueue:
         self._note(waiting, "is_settled = 1, given_up = ?", given_up)
         self._make_room(is_settled=True, kept=SETTLED_KEPT)
 
+    def settle_all(self, given_up: str) -> None:
+        """Post nothing that waits by now, for this reason."""
+        self._database.write(
+            "UPDATE statuses SET is_settled = 1, given_up = ? WHERE is_settled = 0", (given_up,)
+        )
+        self._make_room(is_settled=True, kept=SETTLED_KEPT)
+
     def note_later(self, waiting: WaitingStatus, not_before: float) -> None:
         """It was in vain; not again before then."""
         self._note(waiting, "attempts = attempts + 1, not_before = ?", not_before)

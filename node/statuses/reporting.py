@@ -51,7 +51,8 @@ class NodeReports:
         self._runtime = runtime
         self._application = runtime.application
         self._ledger = runtime.store.ledger
-        self._file = StatusFile(directory, runtime.application.ledger_index)
+        self._core = runtime.replica.core
+        self._file = StatusFile(directory, self._end_of_ledger())
         self.reporter = Reporter(
             targets=targets, database=self._file, clock=time.time, storage_failed=sqlite3.Error
         )
@@ -96,6 +97,8 @@ class NodeReports:
         """
         if self._runtime.is_unsaved:
             return  # the application is ahead of what is on disk
+        if self._file.told is None and not self._note_beginning():
+            return
         is_new = self._note_open_builds()
         while self._note_verdicts():
             is_new = True
@@ -115,6 +118,22 @@ class NodeReports:
             self.update()
         except (sqlite3.Error, StoreUnusable) as error:
             _log.error("commit statuses: %s; trying again", error)
+
+    def _end_of_ledger(self) -> int | None:
+        """None while the replica recovers: it may lack the state, and with it the ledger's end."""
+        return None if self._core.is_recovering else self._application.ledger_index
+
+    def _note_beginning(self) -> bool:
+        """Let the telling begin with what is decided from now on, once the replica recovered.
+
+        With its disk a replica lost what it told. What was decided before may be told already.
+        """
+        end = self._end_of_ledger()
+        if end is None:
+            return False
+        with self._file.transaction():
+            self._file.note_told(end)
+        return True
 
     def _note_open_builds(self) -> bool:
         """Undecided builds that nobody was told of; True where there was one."""
@@ -136,6 +155,7 @@ class NodeReports:
         Entries that are still fetched after a state transfer are told when they are here.
         """
         told = self._file.told
+        assert told is not None, "`update` looks whether the telling has begun"
         entries = self._ledger.entries(told + 1, PAGE_ENTRIES, PAGE_BYTES_MAX)
         if not entries or entries[0].index != told + 1:
             return False

@@ -15,6 +15,8 @@ from common.statuses.status_queue import SCHEMA
 
 FILE_NAME = "statuses.sqlite3"
 FORMAT_VERSION = 1
+# in the place of a ledger index
+_UNKNOWN = -1
 POSITION_SCHEMA = """
 CREATE TABLE IF NOT EXISTS told (
     only INTEGER PRIMARY KEY CHECK (only = 1),
@@ -26,8 +28,9 @@ CREATE TABLE IF NOT EXISTS told (
 class StatusFile:
     """The open file; common.statuses.status_queue.Database."""
 
-    def __init__(self, directory: Path, ledger_index: int) -> None:
-        """Open or make it. ledger_index: where the telling begins if the file is new.
+    def __init__(self, directory: Path, ledger_index: int | None) -> None:
+        """Open or make it. ledger_index: where the telling begins if the file is new; None: that is
+        not known yet.
 
         Raises ConfigError.
         """
@@ -48,18 +51,20 @@ class StatusFile:
             self._connection.executescript(
                 f"BEGIN;{SCHEMA}{POSITION_SCHEMA}PRAGMA user_version={FORMAT_VERSION};COMMIT;"
             )
-            self._connection.execute("INSERT OR IGNORE INTO told VALUES (1, ?)", (ledger_index,))
+            begins = _UNKNOWN if ledger_index is None else ledger_index
+            self._connection.execute("INSERT OR IGNORE INTO told VALUES (1, ?)", (begins,))
         except (sqlite3.Error, OSError) as error:
             raise ConfigError.at(
                 self.path, "", f"cannot be used: {error}", "move it away: it is made anew"
             ) from error
 
     @property
-    def told(self) -> int:
-        """The index of the last ledger entry that was told. Raises sqlite3.Error."""
+    def told(self) -> int | None:
+        """The index of the last ledger entry that was told; None: where the telling begins is not
+        known yet. Raises sqlite3.Error."""
         found = self.row("SELECT ledger_index FROM told")
         assert found is not None
-        return int(found[0])
+        return None if found[0] == _UNKNOWN else int(found[0])
 
     def note_told(self, ledger_index: int) -> None:
         """All up to this entry is told; inside a transaction."""
