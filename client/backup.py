@@ -19,7 +19,7 @@ from client.storage.archive import LOG_FOLDER, Archive, sync_directory
 from client.storage.database import FILE_NAME, Database, StorageFailed
 from client.storage.outbox import Kind, Outbox
 from common.backups.backup_file import BackupRefused, BackupWriter
-from common.backups.commands import DATA, BackedUp, Restoring, data_left, write_stored
+from common.backups.commands import DATA, BackedUp, Restoring, data_restored, write_stored
 from common.config_error import ConfigError
 from common.configuration.config import ClientConfig, load_client_config
 from common.english import counted
@@ -95,7 +95,7 @@ def restore_gateway_data(config: ClientConfig, restoring: Restoring) -> list[str
     sync_directory(directory)
     shutil.rmtree(folder)
     notes = [
-        data_left(directory, count),
+        *data_restored(directory, count),
         f"{counted(unfinished, 'build')} had no verdict yet: the gateway asks for them again",
         "webhooks that came after the backup are not in it: let the forges deliver them again",
     ]

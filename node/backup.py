@@ -9,7 +9,14 @@ import re
 from pathlib import Path
 
 from common.backups.backup_file import BackupWriter
-from common.backups.commands import DATA, BackedUp, Restoring, data_left, set_modified, write_stored
+from common.backups.commands import (
+    DATA,
+    BackedUp,
+    Restoring,
+    data_restored,
+    set_modified,
+    write_stored,
+)
 from common.config_error import ConfigError
 from common.configuration.config import NodeConfig, load_node_config
 from common.installation import NODE_CONFIG
@@ -84,7 +91,7 @@ def restore_node_data(config: NodeConfig, restoring: Restoring) -> list[str]:
         # the age of the build, for `builds_days_max`
         set_modified(folder, modified_at)
     return [
-        data_left(directory, count),
+        *data_restored(directory, count),
         "at its next start the replica recovers: it gets state and ledger from the others, and"
         " votes when that is safe",
     ]

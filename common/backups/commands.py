@@ -6,6 +6,7 @@ which nothing starts, comes last. A file that is there stays as it is.
 """
 
 import argparse
+import contextlib
 import datetime
 import os
 import shutil
@@ -33,6 +34,7 @@ from common.configuration.config import (
     load_cluster_config,
 )
 from common.configuration.process_file import find_process
+from common.configuration.secret_file import PRIVATE_UMASK
 from common.english import counted
 from common.membership.confirmation import read_cluster
 from common.new_file import write_new_file
@@ -123,7 +125,7 @@ def add_backup(commands: Commands, program: BackedUp[Any]) -> None:
 def write_stored(target: Path, stored: Stored, content: Iterator[bytes]) -> bool:
     """Write a file of a backup where there is none; False if there is one. Raises ConfigError."""
     try:
-        target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        target.parent.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(
             target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600
         )
@@ -195,11 +197,13 @@ def _restore(program: BackedUp[Any], options: argparse.Namespace) -> int:
                 backup.file, f"is the backup of {header.name}, and {file} is of {config.name}"
             )
         restoring = Restoring(backup, _cluster_config(config, backup), options)
-        _check_data_directory(config, backup)
-        program.prepare(config, restoring)
+        with _private_umask():
+            _check_data_directory(config, backup)
+            program.prepare(config, restoring)
         notes = _restore_configuration(config, restoring)
         try:
-            notes += program.restore_data(config, restoring)
+            with _private_umask():
+                notes += program.restore_data(config, restoring)
         except OSError as error:
             raise _cannot_write(config.data_directory, error) from error
         if not file.exists():
@@ -209,6 +213,16 @@ def _restore(program: BackedUp[Any], options: argparse.Namespace) -> int:
         print(note)
     print(f"{config.name} is restored from the backup of {header.made_at}")
     return 0
+
+
+@contextlib.contextmanager
+def _private_umask() -> Iterator[None]:
+    """As nodes and gateways have it, for what is in their data directories."""
+    before = os.umask(PRIVATE_UMASK)
+    try:
+        yield
+    finally:
+        os.umask(before)
 
 
 def _is_expected(program: BackedUp[Any], name: str) -> bool:
@@ -277,7 +291,7 @@ def _check_data_directory(config: NodeConfig | ClientConfig, backup: Backup) -> 
     directory = config.data_directory
     try:
         process = find_process(directory)
-        directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        directory.mkdir(parents=True, exist_ok=True)
         free_bytes = shutil.disk_usage(directory).free
     except OSError as error:
         raise _cannot_write(directory, error) from error
@@ -320,9 +334,9 @@ def _restore_configuration(config: NodeConfig | ClientConfig, restoring: Restori
     return notes
 
 
-def data_left(directory: Path, count: int) -> str:
-    """The line about what came into a data directory."""
-    return f"{directory}: {counted(count, 'file')} restored"
+def data_restored(directory: Path, count: int) -> list[str]:
+    """The line about what came into a data directory, if anything did."""
+    return [f"{directory}: {counted(count, 'file')} restored"] if count else []
 
 
 def _cannot_write(target: Path, error: OSError) -> ConfigError:
