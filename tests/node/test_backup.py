@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import tarfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,7 +9,7 @@ import pytest
 
 from common.backups.backup_file import Backup, new_backup
 from common.backups.commands import CLUSTER_FILE, MEMBER_FILE, PRIVATE_KEY_FILE
-from common.configuration.config import ConfigError, NodeConfig
+from common.configuration.config import NodeConfig
 from common.configuration.keys import load_signing_key
 from common.configuration.process_file import ProcessFile
 from common.membership.confirmation import read_cluster
