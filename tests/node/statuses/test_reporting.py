@@ -144,6 +144,32 @@ async def test_a_new_file_does_not_tell_old_verdicts(house: House, tmp_path: Pat
         await reports.close()
 
 
+async def test_who_recovers_tells_no_verdict_from_before_its_recovery(
+    house: House, tmp_path: Path
+) -> None:
+    """With its disk it lost what it told, and the ledger comes back from the first entry on."""
+    allow(house)
+    core = house.runtimes["node0"].replica.core
+    with ForgeServer("gitea") as forge:
+        core.recovery.nonce = bytes(32)
+        reports = reports_of(house, "node0", forge, tmp_path / "new")
+        house.submit(1)
+        await wait_until(lambda: house.verdicts("node0") == 1, "a verdict")
+        reports.update()
+        await reports.close()
+        reports = reports_of(house, "node0", forge, tmp_path / "new")
+        reports.update()
+        assert reports.reporter.queue.count() == 0, "nor after another start"
+        core.recovery.nonce = b""
+        reports.update()
+        assert reports.reporter.queue.count() == 0
+        house.submit(2)
+        await wait_until(lambda: house.verdicts("node0") == 2, "another verdict")
+        reports.update()
+        assert reports.reporter.queue.count() == 1
+        await reports.close()
+
+
 async def test_what_waits_for_approval_is_told_so(house: House, tmp_path: Path) -> None:
     house.ask(
         SubmitBuild(
