@@ -150,23 +150,28 @@ async def test_who_recovers_tells_no_verdict_from_before_its_recovery(
     """With its disk it lost what it told, and the ledger comes back from the first entry on."""
     allow(house)
     core = house.runtimes["node0"].replica.core
+
+    def waiting(reports: NodeReports, *, is_recovering: bool) -> int:
+        # only while this looks: so it takes part as if it did not
+        core.recovery.nonce = bytes(32) if is_recovering else b""
+        reports.update()
+        core.recovery.nonce = b""
+        return reports.reporter.queue.count()
+
     with ForgeServer("gitea") as forge:
         core.recovery.nonce = bytes(32)
         reports = reports_of(house, "node0", forge, tmp_path / "new")
+        assert waiting(reports, is_recovering=True) == 0
         house.submit(1)
         await wait_until(lambda: house.verdicts("node0") == 1, "a verdict")
-        reports.update()
+        assert waiting(reports, is_recovering=True) == 0
         await reports.close()
         reports = reports_of(house, "node0", forge, tmp_path / "new")
-        reports.update()
-        assert reports.reporter.queue.count() == 0, "nor after another start"
-        core.recovery.nonce = b""
-        reports.update()
-        assert reports.reporter.queue.count() == 0
+        assert waiting(reports, is_recovering=True) == 0, "nor after another start"
+        assert waiting(reports, is_recovering=False) == 0
         house.submit(2)
         await wait_until(lambda: house.verdicts("node0") == 2, "another verdict")
-        reports.update()
-        assert reports.reporter.queue.count() == 1
+        assert waiting(reports, is_recovering=False) == 1
         await reports.close()
 
 
