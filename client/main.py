@@ -20,6 +20,7 @@ from client.backup import GATEWAY_BACKUP
 from client.check import check_gateway
 from client.commands import add_commands
 from client.commands.outcome import CommandFailed
+from client.doctor import GATEWAY_DOCTOR
 from client.serve import AddressInUse, check_whole, serve
 from client.storage.database import StorageFailed
 from common.address import Address
@@ -30,6 +31,7 @@ from common.configuration.commands import ConfigCommands
 from common.configuration.config import ClientConfig, ConfigError, load_client_config
 from common.configuration.reload import ignore_reloads
 from common.configuration.secret_file import PRIVATE_UMASK
+from common.doctor.command import add_doctor
 from common.installation import CLIENT_CONFIG, shown
 from common.logs import FORMATTERS, start_logging
 from common.membership.commands import Commands, add_confirm, add_init
@@ -132,6 +134,7 @@ def _add_gateway_commands(commands: Commands) -> None:
     add_healthcheck(commands, "gateway", _ready_request, default_config=CLIENT_CONFIG)
     GATEWAY_COMMANDS.add(commands)
     add_backup(commands, GATEWAY_BACKUP)
+    add_doctor(commands, GATEWAY_DOCTOR)
 
 
 def _add_serving(parser: argparse.ArgumentParser) -> None:

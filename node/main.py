@@ -36,6 +36,7 @@ from common.configuration.config import (
 )
 from common.configuration.reload import Reloads, ignore_reloads
 from common.configuration.secret_file import PRIVATE_UMASK, read_bearer_tokens
+from common.doctor.command import add_doctor
 from common.finding import Finding
 from common.installation import NODE_COMMAND, NODE_CONFIG, shown
 from common.links.link import Inbox, Links
@@ -54,6 +55,7 @@ from node.builds.build_runner import BuildRunner
 from node.builds.build_tasks import BuildTasks, StoreRequests
 from node.check import check_node
 from node.diagnostics.capture import Capture
+from node.doctor import node_doctor
 from node.replica.ledger_catch_up import LedgerCatchUp
 from node.replica.runtime import Runtime
 from node.replica.speaker import Speaker
@@ -522,6 +524,7 @@ def _parser() -> argparse.ArgumentParser:
     add_healthcheck(commands, "node", _ready_request, default_config=NODE_CONFIG)
     NODE_COMMANDS.add(commands)
     add_backup(commands, NODE_BACKUP)
+    add_doctor(commands, node_doctor(_check))
     return parser
 
 

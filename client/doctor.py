@@ -1,0 +1,43 @@
+"""What `doctor` collects of a gateway, beside what both programs have."""
+
+from client.check import check_gateway
+from client.storage.database import FILE_NAME
+from common.configuration.config import ClientConfig, load_client_config
+from common.configuration.secret_file import read_bearer_tokens
+from common.doctor.command import Examined
+from common.doctor.report import Part, answer, rows
+from common.installation import CLIENT_CONFIG
+from common.web.bounded_http import HttpRequest
+
+
+def _parts(config: ClientConfig) -> list[Part]:
+    database = config.data_directory / FILE_NAME
+    return [
+        Part("network.txt", lambda: answer(_request(config, "/api/v1/network"))),
+        Part("readyz.txt", lambda: answer(_request(config, "/readyz"))),
+        Part("metrics.txt", lambda: answer(_request(config, "/metrics"))),
+        Part(
+            "store.txt",
+            lambda: rows(
+                database,
+                format="PRAGMA user_version",
+                next_timestamp="SELECT next_timestamp FROM counter",
+                outbox="SELECT kind, state, count(*) FROM outbox GROUP BY kind, state",
+                builds="SELECT ifnull(state, ''), count(*) FROM builds GROUP BY state",
+                statuses="SELECT is_settled, given_up IS NOT NULL, count(*) FROM statuses"
+                " GROUP BY 1, 2",
+            ),
+        ),
+    ]
+
+
+def _request(config: ClientConfig, path: str) -> HttpRequest:
+    headers = {}
+    token_file = config.read_token_file or config.api_token_file
+    if token_file is not None:
+        token = read_bearer_tokens(token_file, "token")[0].decode()
+        headers["Authorization"] = f"Bearer {token}"
+    return HttpRequest(url=f"{config.listen.url}{path}", headers=headers)
+
+
+GATEWAY_DOCTOR = Examined("gateway", CLIENT_CONFIG, load_client_config, check_gateway, _parts)
