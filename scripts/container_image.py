@@ -14,11 +14,11 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping
+from importlib.util import find_spec
 from pathlib import Path
 
 import docker
 import docker.errors
-import pip
 
 from common.version import VERSION
 from scripts.base_image import NoBaseImage
@@ -147,7 +147,10 @@ def _fetch(context: Path) -> None:
     _run(sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", context, folder=ROOT)
     shutil.copy(requirements, context)
     # it installs and does not stay
-    shutil.copytree(Path(pip.__file__).parent, tools / "pip")
+    pip = find_spec("pip")
+    assert pip is not None, "scripts/setup.sh installs with it"
+    assert pip.origin is not None
+    shutil.copytree(Path(pip.origin).parent, tools / "pip")
 
 
 def _install(root: Path) -> None:

@@ -268,6 +268,7 @@ def start_process(
     command: Sequence[str],
     files: Sequence[IO[Any]],
     environment: Mapping[str, str],
+    *,
     folder: Path = ROOT,
 ) -> "subprocess.Popen[bytes]":
     """Start a program. files: its standard input, output and error. Raises OSError.

@@ -26,6 +26,8 @@ PUBLIC = frozenset(
         "known_hosts_file", "ca_file", "build_ca_file",
     }
 )  # fmt: skip
+# The secret in a folder that a configuration names.
+_IN_FOLDERS = {"docker_tls_folder": "key.pem"}
 # A shorter one would be found in every word. Tokens and passphrases have at least 8.
 SECRET_CHARACTERS_MIN = 4
 
@@ -76,7 +78,7 @@ def secret_files(config: NodeConfig | ClientConfig) -> list[Path]:
     """The files of secrets that a configuration names, each once."""
     entries: list[NodeConfig | ClientConfig | RepositoryEntry] = [config, *config.repositories]
     found = [
-        value
+        value / _IN_FOLDERS[key] if key in _IN_FOLDERS else value
         for entry in entries
         for key, value in msgspec.structs.asdict(entry).items()
         if isinstance(value, Path) and key not in PUBLIC

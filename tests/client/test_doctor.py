@@ -9,7 +9,7 @@ from client.main import gateway_main
 from client.storage.database import Database
 from common.configuration.config import load_client_config
 from common.membership.confirmation import read_cluster
-from scripts.configuration import write_configuration
+from scripts.configuration import DataFolders, Ports, write_configuration
 from scripts.free_ports import free_ports
 from tests.secret_files import secret_file
 
@@ -24,12 +24,9 @@ def test_a_report_has_all_parts_and_no_secret(tmp_path: Path) -> None:
     *ports, client_port = free_ports(5)
     file = write_configuration(
         tmp_path / "config",
-        replicas=4,
-        repositories=["https://example.org/r.git"],
-        run_folder=tmp_path,
-        log_folder=tmp_path / "log",
-        ports=ports,
-        client_port=client_port,
+        ["https://example.org/r.git"],
+        DataFolders.below(tmp_path),
+        ports=Ports(ports, client_port),
     ).client.file
     files = {
         name: str(secret_file(tmp_path / name, marked(name)))

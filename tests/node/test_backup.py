@@ -17,7 +17,7 @@ from node import main
 from node.backup import is_node_data
 from node.storage.recovery_files import DAMAGED_NAME, MARKER_NAME
 from node.storage.store import DATABASE_NAME, REDO_NAME, Store
-from scripts.configuration import make_missing_keys, write_configuration
+from scripts.configuration import DataFolders, Ports, make_missing_keys, write_configuration
 
 BUILD = "ab" * 32
 KEPT = f"builds/{BUILD}-7"
@@ -31,10 +31,9 @@ class Place:
     def __init__(self, folder: Path, replicas: int = 4) -> None:
         configuration = write_configuration(
             folder / "config",
-            replicas=replicas,
-            repositories=["https://example.org/r.git"],
-            run_folder=folder,
-            log_folder=folder / "log",
+            ["https://example.org/r.git"],
+            DataFolders(folder / "log", folder / "keys", folder / "data"),
+            ports=Ports.above(10000, replicas),
         )
         make_missing_keys(configuration)
         self.folder = folder

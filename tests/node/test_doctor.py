@@ -12,7 +12,7 @@ from common.configuration.keys import new_private_key, public_key_text
 from common.membership.confirmation import read_cluster
 from node import main
 from node.storage.store import Store
-from scripts.configuration import write_configuration
+from scripts.configuration import DataFolders, Ports, write_configuration
 from scripts.free_ports import free_ports
 from tests.secret_files import secret_file
 
@@ -34,11 +34,9 @@ def secretive_node(folder: Path) -> tuple[Path, str]:
     """
     configuration = write_configuration(
         folder / "config",
-        replicas=4,
-        repositories=["https://example.org/r.git"],
-        run_folder=folder,
-        log_folder=folder / "log",
-        ports=free_ports(4),
+        ["https://example.org/r.git"],
+        DataFolders.below(folder),
+        ports=Ports(free_ports(4)),
         executor="process",
     )
     file = configuration.nodes[0].file

@@ -52,7 +52,7 @@ class TwoReleases:
         """As scripts.harness.start_python."""
         if Path(command[-1]).stem in self.upgraded:
             return forked.start(command, files, environment)
-        return start_process((sys.executable, *command), files, environment, self._before)
+        return start_process((sys.executable, *command), files, environment, folder=self._before)
 
 
 def _git(*arguments: str) -> "subprocess.CompletedProcess[bytes]":

@@ -22,7 +22,8 @@ def healthcheck(url: str) -> int:
 
 def run(find: object) -> int:
     parser = argparse.ArgumentParser()
-    add_healthcheck(parser.add_subparsers(), "node", find, Path("node.yml"))  # type: ignore[arg-type]
+    default = Path("node.yml")
+    add_healthcheck(parser.add_subparsers(), "node", find, default_config=default)  # type: ignore[arg-type]
     options = parser.parse_args(["healthcheck", "--config", "file.yml"])
     return int(options.run(options))
 

@@ -10,7 +10,8 @@ import pytest
 
 from common.address import Address
 from common.configuration.config import ClientConfig, GatewayRepository, NodeConfig
-from common.doctor.redaction import HIDDEN, PUBLIC, CannotRead, Redactor, secret_files
+from common.doctor.redaction import PUBLIC, CannotRead, Redactor, secret_files
+from common.repositories.credentials import HIDDEN
 from common.repositories.repository_config import RepositoryEntry
 from tests.secret_files import secret_file
 
@@ -40,6 +41,7 @@ def test_each_path_of_a_configuration_is_a_secret_or_known_to_be_none(kind: type
         "private_key_file",
         "private_key_passphrase_file",
         "registry_auth_file",
+        "docker_tls_folder",
         "read_token_file",
         "api_token_file",
         "ssh_key_file",
@@ -76,6 +78,12 @@ def test_each_line_of_a_file_and_each_login_of_a_registry_is_one(tmp_path: Path)
     redactor = Redactor.of(config)
     text = f"first secret, second secret, {auth}, of the registry, ghcr.io"
     assert redactor.clean(text) == f"{HIDDEN}, {HIDDEN}, {HIDDEN}, {HIDDEN}, ghcr.io"
+
+
+def test_a_key_in_a_folder_is_one(tmp_path: Path) -> None:
+    secret_file(tmp_path / "key.pem", "-----BEGIN\nkey of the engine\n-----END\n")
+    redactor = Redactor.of(config_of(tmp_path, docker_tls_folder=tmp_path))
+    assert redactor.clean("key of the engine") == HIDDEN
 
 
 @pytest.mark.parametrize(
