@@ -280,7 +280,7 @@ def make_application(site: Site, metrics: GatewayMetrics | None = None) -> web.A
 
 
 def _metrics_of(site: Site) -> GatewayMetrics:
-    return GatewayMetrics(
+    metrics = GatewayMetrics(
         name=site.config.name,
         version=site.version,
         cluster=site.cluster,
@@ -288,6 +288,9 @@ def _metrics_of(site: Site) -> GatewayMetrics:
         connected=site.connected,
         unfinished=lambda: site.gateway.unfinished,
     )
+    metrics.watch_disk(site.config.data_directory)
+    metrics.watch_network(site.network.view)
+    return metrics
 
 
 def _reading_middlewares(config: ClientConfig, authorizer: Authorizer) -> list[Middleware]:

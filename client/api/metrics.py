@@ -4,14 +4,17 @@ Names follow Prometheus' conventions. Labels have few values: routes by their pa
 what a stranger asked for.
 """
 
+import shutil
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
+from client.network.network_view import NetworkView
 from client.storage.archive import Archive
 from pbft.genesis import Cluster
 
@@ -59,7 +62,12 @@ class GatewayMetrics:
         self._links = Gauge(
             "pbftci_peer_connected", "1 where there is a link", ("replica",), registry=registry
         )
+        needed = Gauge(
+            "pbftci_links_needed", "Links to replicas that an order needs", registry=registry
+        )
+        needed.set(cluster.quorums.strong)
         self._observed_until = time.time()
+        self._observe_network: Callable[[], None] = lambda: None
 
     def middleware(self) -> Middleware:
         """Counts every answer."""
@@ -96,6 +104,54 @@ class GatewayMetrics:
             registry=self._registry,
         ).set_function(read_at)
 
+    def watch_disk(self, folder: Path) -> None:
+        """Show how much room the disk of that folder has."""
+        disk = Gauge(
+            "pbftci_disk_bytes", "The data directory's disk", ("what",), registry=self._registry
+        )
+        disk.labels("free").set_function(lambda: shutil.disk_usage(folder).free)
+        disk.labels("total").set_function(lambda: shutil.disk_usage(folder).total)
+
+    def watch_network(self, view: Callable[[], NetworkView]) -> None:
+        """Show what this gateway found out about the replicas by asking them."""
+        clocks = Gauge(
+            "pbftci_clock_ahead_seconds",
+            "How far a replica's clock is ahead of this machine's",
+            ("replica",),
+            registry=self._registry,
+        )
+        evidence = Gauge(
+            "pbftci_evidence_pairs",
+            "Pairs of messages, checked here, that convict a replica",
+            ("replica",),
+            registry=self._registry,
+        )
+        differs = Gauge(
+            "pbftci_ledger_differs",
+            "1 if a replica gave another ledger than f+1 others",
+            ("replica",),
+            registry=self._registry,
+        )
+        alarm = Gauge(
+            "pbftci_ledger_alarm",
+            "1 if a certificate contradicts the ledger that f+1 replicas gave",
+            registry=self._registry,
+        )
+
+        def observe() -> None:
+            network = view()
+            alarm.set(network.ledger.alarm is not None)
+            # of a replica that gives no answer there is none
+            clocks.clear()
+            for replica in network.replicas:
+                name = replica.replica
+                evidence.labels(name).set(replica.proofs_count)
+                differs.labels(name).set(replica.ledger_differs_at is not None)
+                if replica.ahead_seconds is not None:
+                    clocks.labels(name).set(replica.ahead_seconds)
+
+        self._observe_network = observe
+
     def add_to(self, application: web.Application) -> None:
         """Add the routes."""
         application.router.add_get("/metrics", self._show)
@@ -106,6 +162,7 @@ class GatewayMetrics:
         self._queue.set(self._unfinished())
         for status, count in self._archive.counts().items():
             self._builds.labels(status).set(count)
+        self._observe_network()
         connected = self._connected()
         for name in self._cluster.replica_names:
             self._links.labels(name).set(float(name in connected))

@@ -11,6 +11,7 @@ from client.network.dissent import DissentView
 from client.network.ledger_check import LedgerState
 from client.network.node_status import NodeStatus, PeerStatus
 from client.network.proofs import ProofView
+from common.clocks import in_words, is_wrong, own_error
 from common.english import counted, plural
 
 # Replicas send each other their status every second: after this long without one, the other is
@@ -59,6 +60,12 @@ class ReplicaState(msgspec.Struct, frozen=True):
         NodeStatus | None, msgspec.Meta(description="as it reports it; null: no answer in time")
     ]
     error: Annotated[str | None, msgspec.Meta(description="why there is no answer")]
+    ahead_seconds: Annotated[
+        float | None,
+        msgspec.Meta(
+            description="how far its clock is ahead of the gateway's; null: it does not say"
+        ),
+    ]
     last: Annotated[
         NodeStatus | None, msgspec.Meta(description="its last status, of now or earlier")
     ]
@@ -108,7 +115,8 @@ def summary(
     bad = [*_proved(replicas), *_unreachable(replicas, now), *_differing(replicas)]
     if alarm is not None:
         bad.insert(0, alarm)
-    warnings = [*_standing(replicas), *_injected(replicas), *_dissenting(replicas)]
+    warnings = [*_standing(replicas), *_clocks(replicas), *_injected(replicas)]
+    warnings += _dissenting(replicas)
     clauses = [*bad, *warnings]
     if not clauses:
         if any(replica.reach is Reach.UNKNOWN for replica in replicas):
@@ -224,6 +232,20 @@ def _standing(replicas: Sequence[ReplicaState]) -> list[str]:
     for status, names in by_status.items():
         clauses.append(f"{_all(names)} {plural(len(names), 'is', 'are')} in status {status}")
     return clauses
+
+
+def _clocks(replicas: Sequence[ReplicaState]) -> list[str]:
+    """Whose clock differs from the middle one of those that answer."""
+    ahead = {r.replica: r.ahead_seconds for r in replicas if r.ahead_seconds is not None}
+    if not ahead:
+        return []
+    own = own_error(ahead)
+    clauses = [f"this gateway's clock is {in_words(own)}"] if is_wrong(own) else []
+    return clauses + [
+        f"the clock of {name} is {in_words(seconds + own)}"
+        for name, seconds in ahead.items()
+        if is_wrong(seconds + own)
+    ]
 
 
 def _injected(replicas: Sequence[ReplicaState]) -> list[str]:

@@ -25,6 +25,7 @@ from client.network.network_view import (
 from client.network.node_status import NodeStatus, foreign_words
 from client.network.nodes import NodeFailed, Nodes, evidence_bytes_max
 from client.network.proofs import ProofView, pair_key, read_proof
+from common.clocks import is_wrong
 from common.safe_text import log_text
 from pbft.genesis import Cluster
 from pbft.ports import Refusal
@@ -51,6 +52,8 @@ class _Known:
     def __init__(self) -> None:
         self.status: NodeStatus | None = None
         self.last: NodeStatus | None = None
+        # How far its clock is ahead of this machine's, as its last answer had it.
+        self.ahead_seconds: float | None = None
         self.error: str | None = None
         self.failures = 0
         self.reach = Reach.UNKNOWN
@@ -141,6 +144,7 @@ class NetworkWatch:
                 heard=None if known.heard is None else iso_seconds(known.heard),
                 status=known.status,
                 error=known.error,
+                ahead_seconds=known.ahead_seconds,
                 last=known.last,
                 heard_by=heard_by(name, statuses),
                 dissent=self.ledger.history.of(name),
@@ -207,16 +211,18 @@ class NetworkWatch:
 
     async def _ask(self, name: str, known: _Known) -> None:
         try:
-            status = await self.nodes.status(name)
+            status, ahead_seconds = await self.nodes.status_and_clock(name)
             if (foreign := foreign_words(status, name, self.cluster.id)) is not None:
                 raise NodeFailed(f"{name}: {foreign}")
         except NodeFailed as error:
-            known.status, known.error = None, log_text(str(error), 300)
+            known.status = known.ahead_seconds = None
+            known.error = log_text(str(error), 300)
             known.failures += 1
             is_late = name in self.connected() and known.failures < FAILURES_MAX
             self._note_reach(known, Reach.LATE if is_late and known.last else Reach.DOWN)
             return
         known.status = known.last = status
+        known.ahead_seconds = ahead_seconds
         known.error = None
         known.failures = 0
         known.heard = time.time()
@@ -311,4 +317,5 @@ def _notable(known: _Known) -> tuple[object, ...]:
         status.stable_checkpoint,
         status.fault_injection,
         len(known.proofs),
+        is_wrong(known.ahead_seconds or 0.0),
     )

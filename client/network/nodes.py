@@ -328,9 +328,16 @@ class Nodes:
 
     async def status(self, replica: str) -> NodeStatus:
         """GET /pbft/status. Raises NodeFailed."""
+        return (await self.status_and_clock(replica))[0]
+
+    async def status_and_clock(self, replica: str) -> tuple[NodeStatus, float | None]:
+        """GET /pbft/status, and how many seconds its clock is ahead of this machine's.
+
+        None: it does not say. Raises NodeFailed.
+        """
         bounds = AnswerBounds(STATUS_BYTES_MAX, STATUS_TIMEOUT_SECONDS)
-        data = await self._get(replica, "/pbft/status", bounds)
-        return decode_answer(data, NodeStatus, replica)
+        answer = await self._ask(replica, "/pbft/status", bounds, query={})
+        return decode_answer(answer.data, NodeStatus, replica), answer.ahead_seconds
 
     async def misbehave(self, replica: str, fault: str | None) -> None:
         """Tell a node to have that fault from now on, None: none. Raises NodeFailed.

@@ -4,8 +4,10 @@ The rule: no redirect is followed, and no answer is read beyond its limit, whate
 """
 
 import asyncio
+import email.utils
 import hashlib
 import ssl
+import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import BinaryIO, TypedDict, TypeVar
@@ -75,6 +77,8 @@ class Answer(msgspec.Struct, frozen=True):
     status: int
     headers: Mapping[str, str]
     data: bytes
+    # How far the clock of whoever answered is ahead of this machine's; None: it does not say.
+    ahead_seconds: float | None
 
 
 def bounded_session(
@@ -94,6 +98,7 @@ async def ask(session: aiohttp.ClientSession, request: HttpRequest, bounds: Answ
     Raises NotReached, NotInTime, and NoAnswer for one that is too long or broken.
     """
     body = request.body
+    began = time.time()
     async with (
         _bounded(bounds.timeout_seconds, request.tls),
         session.request(
@@ -107,8 +112,10 @@ async def ask(session: aiohttp.ClientSession, request: HttpRequest, bounds: Answ
             **tls_arguments(request.tls),
         ) as response,
     ):
+        middle = (began + time.time()) / 2
         data = await _read(response, bounds.bytes_max)
-        return Answer(response.status, response.headers, data)
+        ahead_seconds = _ahead_seconds(response.headers.get("Date", ""), middle)
+        return Answer(response.status, response.headers, data, ahead_seconds)
 
 
 async def save(
@@ -200,6 +207,15 @@ async def _bounded(timeout_seconds: float, tls: DiallingTls | None) -> AsyncIter
         if tls is not None and isinstance(error, aiohttp.ClientError | OSError):
             reason = tls_failure(error)
         raise NoAnswer(reason or log_text(str(error) or type(error).__name__)) from error
+
+
+def _ahead_seconds(date: str, now: float) -> float | None:
+    """How far the clock of who wrote that header (RFC 9110, 6.6.1) is ahead; None: it says none."""
+    try:
+        # whole seconds, cut off
+        return email.utils.parsedate_to_datetime(date).timestamp() + 0.5 - now
+    except (ValueError, OverflowError):
+        return None
 
 
 async def _read(response: aiohttp.ClientResponse, bytes_max: int) -> bytes:

@@ -3,19 +3,24 @@
 Names follow Prometheus' conventions (base units, `_total` for counters). Labels have few values:
 texts that others choose are cut to their fixed beginning, and beyond a number of them become
 `other`, so that nobody can fill the memory of whoever collects this.
+
+What an alert counts is there from the start, with 0: a counter that appears with its first count
+shows Prometheus no increase.
 """
 
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
-from ci.ledger import VerdictEntry, decode_entry
+from ci.ledger import ABSTAINED, AnyEntry, LateBallotEntry, VerdictEntry, decode_entry
+from ci.operations import Outcome
 from ci.statement import dissenters, parse_statement
 from node.storage.scrub import ScrubProgress
 from pbft.core import Core
+from pbft.genesis import Cluster
 from pbft.ports import Event, Output
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
@@ -24,6 +29,8 @@ PHASES = ("prepared", "executed")
 # Sequence numbers whose phases are being timed: more than any window has.
 TIMED_SEQUENCES_MAX = 4096
 REASONS_MAX = 64
+# Those that an alert counts (deploy/prometheus/alerts.yml).
+ALERTED_EVENTS = ("diverged", "forgot")
 RELAYED = "not over its signer's link"
 PHASE_BUCKETS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10)
 SAVE_BUCKETS = (0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 5)
@@ -32,10 +39,10 @@ SAVE_BUCKETS = (0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 5)
 class NodeMetrics:
     """The numbers of one replica. `observe_*` are called by the runtime, `text` when asked."""
 
-    def __init__(self, *, replica: str, cluster: str, version: str) -> None:
+    def __init__(self, *, replica: str, cluster: Cluster, version: str) -> None:
         self._registry = CollectorRegistry()
         info = self._gauge("pbftci_info", "Who this is; always 1", "replica", "cluster", "version")
-        info.labels(replica, cluster, version).set(1)
+        info.labels(replica, cluster.id.hex(), version).set(1)
         self._phases = Histogram(
             "pbftci_phase_seconds",
             "From accepting a PRE-PREPARE until the batch is prepared, and until it is executed",
@@ -49,6 +56,9 @@ class NodeMetrics:
             buckets=SAVE_BUCKETS,
             registry=self._registry,
         )
+        self._saves_failed = self._counter(
+            "pbftci_saves_failed_total", "Saves that the disk refused; each is tried again"
+        )
         self._events = self._counter("pbftci_notices_total", "What the replica told", "event")
         self._refusals = self._counter(
             "pbftci_refusals_total", "Messages that were not accepted", "reason"
@@ -59,9 +69,19 @@ class NodeMetrics:
         self._dissent = self._counter(
             "pbftci_dissent_total", "Ballots that differed from a verdict", "replica"
         )
+        self._abstentions = self._counter(
+            "pbftci_abstentions_total", "Builds that a replica abstained from", "replica"
+        )
+        self._evidence = self._gauge(
+            "pbftci_evidence_pairs", "Pairs of messages kept that convict a replica", "replica"
+        )
         self._state = self._gauge("pbftci_state", "Where the replica stands", "what")
         self._builds_here = self._gauge("pbftci_builds_here", "Builds of this node", "state")
         self._peers = self._gauge("pbftci_peer_connected", "1 where there is a link", "replica")
+        self._links_needed = self._gauge(
+            "pbftci_links_needed", "Links to other replicas that an order needs"
+        )
+        self._links_needed.set(cluster.quorums.strong - 1)
         self._disk = self._gauge("pbftci_disk_bytes", "Data directory and its disk", "what")
         self._ledger = self._gauge("pbftci_ledger_entries", "Entries of the ledger here", "what")
         self._scrubbed = self._gauge(
@@ -74,6 +94,14 @@ class NodeMetrics:
         self._began: dict[int, float] = {}
         self._reasons: set[str] = set()
         self._states_seen: set[str] = set()
+        for name in ALERTED_EVENTS:
+            self._events.labels(name)
+        for outcome in Outcome:
+            self._builds.labels(outcome.value)
+        for name in cluster.replica_names:
+            self._dissent.labels(name)
+            self._abstentions.labels(name)
+            self._evidence.labels(name)
 
     def observe_outputs(self, outputs: Iterable[Output], now: float) -> None:
         """Take in what a turn gave. now: monotonic seconds."""
@@ -92,6 +120,15 @@ class NodeMetrics:
         """A turn was saved in that time."""
         self._saves.observe(seconds)
 
+    def observe_failed_save(self) -> None:
+        """The disk refused to save a turn."""
+        self._saves_failed.inc()
+
+    def observe_evidence(self, pairs: Mapping[str, int]) -> None:
+        """How many pairs are kept, by the replica that they convict."""
+        for replica, count in pairs.items():
+            self._evidence.labels(replica).set(count)
+
     def observe_state(self, core: Core, behind_by: int, peers: dict[str, bool]) -> None:
         """Where the replica stands at the moment of the question."""
         for what, value in (
@@ -104,6 +141,7 @@ class NodeMetrics:
             ("pending_requests", len(core.pending)),
             ("is_voting", core.is_voting),
             ("is_diverged", core.is_diverged),
+            ("is_recovering", core.is_recovering),
         ):
             self._state.labels(what).set(float(value))
         for name, is_connected in peers.items():
@@ -121,8 +159,10 @@ class NodeMetrics:
             self._builds_here.labels(kind).set(count)
         self._state.labels("open_builds").set(open_builds)
 
-    def observe_disk(self, folder: Path) -> None:
-        """How much room the data directory's disk has, and its databases take."""
+    def observe_disk(self, folder: Path, *, is_slow: bool, is_refusing: bool) -> None:
+        """How much room the data directory's disk has and its databases take; how saves go."""
+        self._state.labels("is_disk_slow").set(is_slow)
+        self._state.labels("is_disk_refusing").set(is_refusing)
         usage = shutil.disk_usage(folder)
         self._disk.labels("free").set(usage.free)
         self._disk.labels("total").set(usage.total)
@@ -210,3 +250,17 @@ class NodeMetrics:
             self._builds.labels(outcome.value).inc()
         for replica in sorted(dissenters(entry)):
             self._dissent.labels(replica).inc()
+        for replica in _abstaining(entry):
+            self._abstentions.labels(replica).inc()
+
+
+def _abstaining(entry: AnyEntry) -> list[str]:
+    """The replicas that this entry records as abstaining."""
+    match entry:
+        case VerdictEntry():
+            ballots = entry.ballots
+        case LateBallotEntry():
+            ballots = (entry.ballot,)
+        case _:
+            return []
+    return [ballot.replica for ballot in ballots if ballot.outcome == ABSTAINED]

@@ -79,7 +79,7 @@ class Runtime:
         self.has_room.set()
         self.counters: collections.Counter[str] = collections.Counter()
         self._turns_begun = 0
-        self.metrics = NodeMetrics(replica=name, cluster=cluster.id.hex(), version=VERSION)
+        self.metrics = NodeMetrics(replica=name, cluster=cluster, version=VERSION)
         self.trace = MessageTrace(name)
         # By replica: its last STATUS that was checked, and when it came, in monotonic seconds.
         self._heard: dict[int, tuple[Status, float]] = {}
@@ -270,6 +270,7 @@ class Runtime:
                 self.store.save(to_save.records, ballots, to_save.evidence)
             except SaveFailed as error:
                 self.counters["saves_failed"] += 1
+                self.metrics.observe_failed_save()
                 _log.error("nothing is sent until this can be saved: %s", error)
                 await asyncio.sleep(SAVE_RETRY_SECONDS)
             else:

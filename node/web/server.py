@@ -1,5 +1,6 @@
 """The HTTP server of a node: links, status, messages, evidence, builds, logs, the ledger."""
 
+import asyncio
 import base64
 from collections.abc import Iterable
 
@@ -174,7 +175,13 @@ class NodeServer:
         peers = {n: n in connected for n in self._cluster.replica_names if n != self._name}
         metrics.observe_state(self._runtime.replica.core, self._behind_by(), peers)
         metrics.observe_builds(self._runner.states(), len(self._application.open_builds()))
-        metrics.observe_disk(self._store.path.parent)
+        metrics.observe_evidence(self._evidence_counts())
+        now = asyncio.get_running_loop().time()
+        metrics.observe_disk(
+            self._store.path.parent,
+            is_slow=self._runtime.disk.is_slow(now),
+            is_refusing=self._runtime.is_unsaved,
+        )
         metrics.observe_scrub(self._scrub.progress, missing=self._store.ledger.missing())
         return web.Response(body=metrics.text(), headers={"Content-Type": METRICS_TYPE})
 

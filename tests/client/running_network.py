@@ -96,6 +96,8 @@ class Node:
         self.hides_late_ballots = False
         # what its status says otherwise
         self.told: dict[str, object] = {}
+        # What it says is the time, if that is not this machine's.
+        self.date: str | None = None
         self.is_fault_allowed = False
         self.fault: str | None = None
         self._timestamp = 0
@@ -300,7 +302,8 @@ class Node:
             "ledger_head": self.application.ledger_head.hex(),
             "ledger_missing": 0,
         }
-        return web.json_response({**told, **self.told})
+        headers = None if self.date is None else {"Date": self.date}
+        return web.json_response({**told, **self.told}, headers=headers)
 
     async def _show_client(self, request: web.Request) -> web.Response:
         self._check_up(request)

@@ -2,11 +2,13 @@
 
 from pathlib import Path
 
+import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 from prometheus_client.parser import text_string_to_metric_families
 
 from client.api.metrics import GatewayMetrics
+from client.network import network_watch
 from tests.client.commands.test_commands import finds_failed
 from tests.client.gateway.test_gateway import until
 from tests.client.running_network import Running
@@ -79,6 +81,27 @@ async def test_ready_means_links_to_a_quorum(running: Running) -> None:
         found = await samples(client)
         assert found["pbftci_peer_connected{replica=replica-2}"] == 1
         assert found["pbftci_peer_connected{replica=replica-3}"] == 0
+
+
+async def test_what_the_gateway_found_out_about_replicas(
+    running: Running, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(network_watch, "FRESH_SECONDS", 0.0)
+    client: Client = await client_of(running, tmp_path)
+    running.network.nodes["replica-1"].date = "Tue, 01 Jan 2030 00:00:00 GMT"
+    assert (await client.get("/api/v1/network")).status == 200
+    found = await samples(client)
+    assert found["pbftci_clock_ahead_seconds{replica=replica-1}"] > 60
+    assert abs(found["pbftci_clock_ahead_seconds{replica=replica-2}"]) < 60
+    assert found["pbftci_evidence_pairs{replica=replica-1}"] == 0
+    assert found["pbftci_ledger_differs{replica=replica-1}"] == 0
+    assert (found["pbftci_ledger_alarm{}"], found["pbftci_links_needed{}"]) == (0, 3)
+    assert 0 < found["pbftci_disk_bytes{what=free}"] < found["pbftci_disk_bytes{what=total}"]
+    running.network.nodes["replica-1"].is_down = True
+    assert (await client.get("/api/v1/network")).status == 200
+    found = await samples(client)
+    assert "pbftci_clock_ahead_seconds{replica=replica-1}" not in found
+    await client.close()
 
 
 async def test_a_badge_follows_the_newest_verdict(running: Running, tmp_path: Path) -> None:

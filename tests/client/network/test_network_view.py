@@ -31,6 +31,7 @@ def state(name: str, said: NodeStatus | None = WELL, **changed: object) -> Repli
         heard=None,
         status=said,
         error=None,
+        ahead_seconds=None,
         last=said,
         heard_by=(),
         dissent=DissentView(),
@@ -99,6 +100,19 @@ def test_there_is_only_one() -> None:
     )
     lying = state("node0", msgspec.structs.replace(WELL, fault_injection="lying"))
     assert told(lying)[1] == "Builds may wait: the only replica is not healthy."
+
+
+def test_one_whose_clock_is_wrong() -> None:
+    clocks = {"node0": 0.4, "node1": -0.2, "node2": -601.0, "node3": 9.0}
+    found = said_of(*(state(name, ahead_seconds=ahead) for name, ahead in clocks.items()))
+    assert found[:2] == ("warning", "the clock of node2 is 601 s behind.")
+
+
+def test_the_gateways_clock_is_wrong() -> None:
+    """All others agree on it; the one that does not answer has no say."""
+    clocks = {"node0": -600.0, "node1": -600.5, "node2": None, "node3": -601.0}
+    found = said_of(*(state(name, ahead_seconds=ahead) for name, ahead in clocks.items()))
+    assert found[:2] == ("warning", "this gateway's clock is 600 s ahead.")
 
 
 def test_one_disagrees() -> None:

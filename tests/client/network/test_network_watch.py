@@ -1,6 +1,8 @@
 """client.network.network_watch: since when one is silent, what is proved, and when that is told."""
 
 import asyncio
+import datetime
+import time
 from collections.abc import AsyncIterator, Callable
 
 import pytest
@@ -81,6 +83,16 @@ async def test_all_that_answer_are_up(watch: NetworkWatch) -> None:
     assert [replica.since for replica in view.replicas] == [None] * 4, "it may be up for long"
     assert all(replica.connected and replica.heard for replica in view.replicas)
     assert (view.level, view.needed, view.faults_max) == ("good", 3, 1)
+
+
+async def test_a_clock_that_is_wrong_is_told(watch: NetworkWatch, network: Network) -> None:
+    network.nodes["replica-2"].date = "Tue, 01 Jan 2030 00:00:00 GMT"
+    view = await watch.look(LOOK_SECONDS)
+    expected = datetime.datetime(2030, 1, 1, tzinfo=datetime.UTC).timestamp() - time.time()
+    assert of(view, "replica-2").ahead_seconds == pytest.approx(expected, abs=LOOK_SECONDS)
+    assert (view.level, "the clock of replica-2 is" in view.sentence) == ("warning", True)
+    network.nodes["replica-2"].date = "soon"
+    assert of(await watch.look(LOOK_SECONDS), "replica-2").ahead_seconds is None
 
 
 async def test_one_that_goes_away_is_down_since_then(
@@ -233,14 +245,14 @@ async def test_the_replicas_are_looked_at_after_any_fault(
 ) -> None:
     monkeypatch.setattr(network_watch, "LINK_SECONDS", 0.01)
     monkeypatch.setattr(network_watch, "ASK_SECONDS", 0.02)
-    status_of, faults = watch.nodes.status, [ZeroDivisionError()]
+    status_of, faults = watch.nodes.status_and_clock, [ZeroDivisionError()]
 
-    async def status_or_fault(replica: str) -> NodeStatus:
+    async def status_or_fault(replica: str) -> tuple[NodeStatus, float | None]:
         if faults:
             raise faults.pop()
         return await status_of(replica)
 
-    monkeypatch.setattr(watch.nodes, "status", status_or_fault)
+    monkeypatch.setattr(watch.nodes, "status_and_clock", status_or_fault)
     watch.start()
     await until(lambda: all(replica.reach is Reach.UP for replica in watch.view().replicas))
     assert "ZeroDivisionError" in caplog.text

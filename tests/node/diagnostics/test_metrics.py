@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from ci.operations import Abstain
 from node.diagnostics.metrics import REASONS_MAX, TIMED_SEQUENCES_MAX, NodeMetrics
 from pbft.ports import Event, Output
 from tests.ci.builders import FAILED, PASSED, World
@@ -12,7 +13,7 @@ from tests.ci.builders import FAILED, PASSED, World
 
 @pytest.fixture(name="metrics")
 def fixture_metrics() -> NodeMetrics:
-    return NodeMetrics(replica="node0", cluster="ab" * 32, version="1")
+    return NodeMetrics(replica="node0", cluster=World().cluster, version="1")
 
 
 def samples(metrics: NodeMetrics) -> dict[str, float]:
@@ -72,6 +73,45 @@ def test_verdicts_and_dissent_are_counted_from_the_ledger(metrics: NodeMetrics) 
     found = samples(metrics)
     assert found["pbftci_builds_total{outcome=passed}"] == 1
     assert found["pbftci_dissent_total{replica=replica-2}"] == 1
+    assert found["pbftci_dissent_total{replica=replica-0}"] == 0
+
+
+def test_abstentions_are_counted_before_and_after_a_verdict(metrics: NodeMetrics) -> None:
+    world = World()
+    build = world.open()
+    for index, ballot in enumerate((PASSED, Abstain("no git server"), PASSED, PASSED)):
+        world.cast(build, index, ballot)
+    late = world.open(1)
+    for index, ballot in enumerate((PASSED, PASSED, PASSED, Abstain("no engine"))):
+        world.cast(late, index, ballot)
+    for entry in world.ledger:
+        metrics._observe_entry(entry.body)
+    found = samples(metrics)
+    counts = [found[f"pbftci_abstentions_total{{replica=replica-{i}}}"] for i in range(4)]
+    assert counts == [0, 1, 0, 1]
+
+
+def test_what_alerts_count_is_there_before_its_first_count(metrics: NodeMetrics) -> None:
+    """Prometheus sees no increase where a counter appears with 1."""
+    found = samples(metrics)
+    assert found["pbftci_notices_total{event=forgot}"] == 0
+    assert found["pbftci_builds_total{outcome=disputed}"] == 0
+    assert found["pbftci_saves_failed_total{}"] == 0
+    for name in World().cluster.replica_names:
+        for counter in ("dissent_total", "abstentions_total", "evidence_pairs"):
+            assert found[f"pbftci_{counter}{{replica={name}}}"] == 0
+
+
+def test_what_is_seen_at_the_moment_of_the_question(metrics: NodeMetrics, tmp_path: Path) -> None:
+    metrics.observe_evidence({"replica-1": 2})
+    metrics.observe_failed_save()
+    metrics.observe_disk(tmp_path, is_slow=False, is_refusing=True)
+    found = samples(metrics)
+    assert found["pbftci_evidence_pairs{replica=replica-1}"] == 2
+    assert found["pbftci_saves_failed_total{}"] == 1
+    assert found["pbftci_state{what=is_disk_refusing}"] == 1
+    assert found["pbftci_state{what=is_disk_slow}"] == 0
+    assert found["pbftci_links_needed{}"] == 2
 
 
 def test_a_state_that_nobody_is_in_any_more_is_zero(metrics: NodeMetrics) -> None:
@@ -86,7 +126,7 @@ def test_views_saves_and_the_disk(metrics: NodeMetrics, tmp_path: Path) -> None:
     (tmp_path / "replica.sqlite3").write_bytes(bytes(1000))
     metrics.observe_outputs(emitted("view_change", view=1, reason="timer", prepared=0), 1.0)
     metrics.observe_save(0.003)
-    metrics.observe_disk(tmp_path)
+    metrics.observe_disk(tmp_path, is_slow=False, is_refusing=False)
     found = samples(metrics)
     assert found["pbftci_view_changes_total{}"] == 1
     assert found["pbftci_save_seconds_count{}"] == 1
