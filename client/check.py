@@ -31,7 +31,7 @@ async def check_gateway(file: Path) -> list[Finding]:
     identity = Identity(member.cluster, config.name, member.signing_key.sign)
     directory = config.data_directory
     machine = [
-        check_listen(config.listen),
+        check_listen(config.listen, directory),
         check_space(directory, ARCHIVE_BYTES),
         # before others use the disk
         await asyncio.to_thread(check_saves, directory, SAVE_SECONDS_MAX),

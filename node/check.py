@@ -31,8 +31,8 @@ async def check_node(
     save_seconds_max = config.view_change_seconds / SAVES_PER_TIMER_MIN
     local = config.local_listen
     machine = [
-        check_listen(config.listen),
-        *([] if local is None else [check_listen(local, "local_listen")]),
+        check_listen(config.listen, directory),
+        *([] if local is None else [check_listen(local, directory, "local_listen")]),
         check_space(directory, kept_bytes_max),
         # before others use the disk
         await asyncio.to_thread(check_saves, directory, save_seconds_max),

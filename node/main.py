@@ -104,7 +104,10 @@ def main(arguments: list[str] | None = None) -> int:
         gc.set_threshold(COLLECTED_OBJECTS_MIN)
         reloads = Reloads(config, lambda: _configure(options))
         uvloop.run(node.run(reloads))
-    except (ConfigError, StoreDamaged, StoreUnusable, _CannotListen) as error:
+    except StoreUnusable as error:
+        _log.critical("%s: nothing is lost; make its disk take writes and start again", error)
+        return 1
+    except (ConfigError, StoreDamaged, _CannotListen) as error:
         _log.critical("%s", error)
         return 1
     return 0

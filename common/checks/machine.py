@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 from common.address import Address
+from common.configuration.process_file import find_process
 from common.configuration.secret_file import PRIVATE_UMASK
 from common.finding import Finding, State
 
@@ -21,8 +22,8 @@ GIBIBYTE = 2**30
 FREE_BYTES_MIN = GIBIBYTE
 
 
-def check_listen(address: Address, key: str = "listen") -> Finding:
-    """Whether this process could listen there. key: of the configuration."""
+def check_listen(address: Address, directory: Path, key: str = "listen") -> Finding:
+    """Whether the member could listen there, or does. directory: its data; key: of `address`."""
     try:
         found = socket.getaddrinfo(
             address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
@@ -34,11 +35,24 @@ def check_listen(address: Address, key: str = "listen") -> Finding:
                 listener.bind(place)
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
-            text = f"{address} is in use: end what uses it (this member, if it runs already)"
+            pid = _running(directory)
+            if pid is not None:
+                text = f"{address} is in use while this member runs (process {pid})"
+                return Finding(key, State.OK, text)
+            text = f"{address} is in use, and this member does not run: end what uses it"
         else:
             text = f"{address}: {error.strerror}: take an address of this machine"
         return Finding(key, State.WRONG, text)
     return Finding(key, State.OK, f"{address} is free")
+
+
+def _running(directory: Path) -> int | None:
+    """The process that serves from this data directory; None if there is none, or a secret one."""
+    try:
+        process = find_process(directory)
+    except OSError:
+        return None
+    return None if process is None else process.pid
 
 
 def check_space(directory: Path, kept_bytes_max: int) -> Finding:

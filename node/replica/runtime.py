@@ -6,6 +6,7 @@ deadline before it, and for a disk that refuses its save.
 
 import asyncio
 import collections
+import itertools
 import logging
 import os
 import time
@@ -13,6 +14,7 @@ from collections.abc import Sequence
 
 from ci.application import BuildApplication
 from common.configuration.keys import verify
+from common.english import counted
 from common.safe_text import log_text
 from common.version import VERSION
 from driver.build_scheduler import UPDATE_SECONDS, BuildScheduler
@@ -38,6 +40,8 @@ INBOX_BYTES_MAX = 128 * 1024 * 1024
 SAVE_RETRY_SECONDS = 1.0
 # Of messages that nothing here can read one in so long is logged; all are counted (/metrics).
 MALFORMED_TOLD_SECONDS = 10.0
+# Of the tries that the disk refuses one after another, each so many-th is logged.
+TOLD_TRIES = 60
 
 _log = logging.getLogger(__name__)
 _LOUD = {
@@ -263,7 +267,7 @@ class Runtime:
 
     async def _save(self, to_save: ToSave) -> None:
         ballots = to_save.ballots
-        while True:
+        for tries in itertools.count():
             # The loop's clock has but milliseconds.
             began_at = time.monotonic()
             try:
@@ -271,9 +275,13 @@ class Runtime:
             except SaveFailed as error:
                 self.counters["saves_failed"] += 1
                 self.metrics.observe_failed_save()
-                _log.error("nothing is sent until this can be saved: %s", error)
+                if tries % TOLD_TRIES == 0:
+                    _log.error("nothing is sent until this can be saved: %s", error)
                 await asyncio.sleep(SAVE_RETRY_SECONDS)
             else:
+                if tries:
+                    refused = counted(tries, "try", "tries")
+                    _log.warning("saved, after %s that the disk refused", refused)
                 ended_at = time.monotonic()
                 self._note_save(ended_at - began_at, ended_at)
                 return

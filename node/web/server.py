@@ -152,7 +152,12 @@ class NodeServer:
         return web.json_response({"status": "ok", "replica": self._name})
 
     async def _readyz(self, request: web.Request) -> web.Response:
-        """200 while this replica votes and has what the others have; else 503, and why not."""
+        """200 while this replica votes and has what the others have; else 503, and why not.
+
+        One that reaches too few others does not know what they have.
+        """
+        linked = len(self._links.connected() & set(self._cluster.replica_names))
+        needed = self._cluster.quorums.strong - 1
         core = self._runtime.replica.core
         behind_by, missing = self._behind_by(), self._store.ledger.missing()
         found = {
@@ -160,6 +165,7 @@ class NodeServer:
             "it does not vote": not core.is_voting,
             f"it is {counted(behind_by, 'number')} behind": behind_by > 0,
             f"it lacks {counted(missing, 'ledger entry', 'ledger entries')}": missing > 0,
+            f"it has {counted(linked, 'link')}, and needs {needed}": linked < needed,
             DISK_REFUSES: self._runtime.is_unsaved,
         }
         reasons = [reason for reason, holds in found.items() if holds]

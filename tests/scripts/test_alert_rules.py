@@ -86,3 +86,14 @@ def test_each_alert_says_how_grave_it_is_and_what_to_do(rule: dict[str, Any]) ->
     assert rule["annotations"]["summary"].endswith(".")
     page, _, fragment = rule["annotations"]["runbook"].partition("#")
     assert fragment in anchors(ROOT / page)
+
+
+@pytest.mark.parametrize("rule", rules(), ids=lambda rule: rule["alert"])
+def test_operators_find_each_alert_in_one_table(rule: dict[str, Any]) -> None:
+    """In the row of its runbook, and in the column of its severity."""
+    page = (ROOT / "docs" / "OPERATING.md").read_text()
+    (row,) = [line for line in page.splitlines() if f"`{rule['alert']}`" in line]
+    _, runbook, pages, tickets, _ = row.split("|")
+    assert rule["annotations"]["runbook"].partition("#")[2] in runbook
+    column = pages if rule["labels"]["severity"] == "page" else tickets
+    assert f"`{rule['alert']}`" in column

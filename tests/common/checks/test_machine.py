@@ -1,6 +1,7 @@
 """What `check` says of the machine."""
 
 import contextlib
+import os
 import socket
 from pathlib import Path
 
@@ -9,21 +10,25 @@ import pytest
 from common.address import Address
 from common.checks import machine
 from common.checks.machine import GIBIBYTE, check_listen, check_saves, check_space
+from common.configuration.process_file import ProcessFile
 from common.finding import State
 
 
-def test_a_port_is_free_until_somebody_has_it() -> None:
+def test_a_port_is_free_until_somebody_has_it(tmp_path: Path) -> None:
     with contextlib.closing(socket.create_server(("127.0.0.1", 0))) as taken:
         address = Address("127.0.0.1", taken.getsockname()[1])
-        found = check_listen(address)
+        found = check_listen(address, tmp_path)
         assert (found.state, f"{address} is in use" in found.text) == (State.WRONG, True)
-    found = check_listen(address)
+        with contextlib.closing(ProcessFile(tmp_path)):
+            found = check_listen(address, tmp_path)
+        assert (found.state, f"(process {os.getpid()})" in found.text) == (State.OK, True)
+    found = check_listen(address, tmp_path)
     assert (found.state, found.text) == (State.OK, f"{address} is free")
 
 
 @pytest.mark.parametrize("host", ["192.0.2.1", "no-such-host.invalid"])
-def test_an_address_of_another_machine_is_wrong(host: str) -> None:
-    found = check_listen(Address(host, 10000))
+def test_an_address_of_another_machine_is_wrong(host: str, tmp_path: Path) -> None:
+    found = check_listen(Address(host, 10000), tmp_path)
     assert (found.state, "take an address of this machine" in found.text) == (State.WRONG, True)
 
 

@@ -6,6 +6,7 @@ acknowledged after that survives a crash like everything else.
 
 import errno
 import random
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -228,7 +229,7 @@ def test_a_disk_that_fails_at_the_start_is_no_damage(tmp_path: Path) -> None:
 
 
 async def test_a_replica_says_nothing_that_its_disk_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The whole loop on a disk that is full three times: it waits, and goes on."""
     monkeypatch.setattr("node.replica.runtime.SAVE_RETRY_SECONDS", 0.02)
@@ -249,6 +250,9 @@ async def test_a_replica_says_nothing_that_its_disk_refused(
         assert recorder.failed == 27
         assert house.runtimes[NAMES[1]].counters["saves_failed"] >= 3
         assert watch.votes > 20
+        refused = caplog.text.count("nothing is sent until this can be saved")
+        saved = re.findall(r"saved, after \d+ (?:try|tries) that the disk refused", caplog.text)
+        assert 0 < refused == len(saved), "each failure is told once, and its end"
         await house.close()
 
 

@@ -26,7 +26,7 @@ from pbft.messages import Checkpoint, Signed, Status
 from pbft.ports import Entry, Evidence
 from pbft.state import Transfer
 from scripts.folders import EXAMPLE_CONFIG
-from tests.node.house import KEYS, NAMES, Client, House, server_of
+from tests.node.house import KEYS, NAMES, Client, FunctionLinks, House, server_of
 from tests.secret_files import secret_file
 from tests.waiting import wait_until
 
@@ -394,7 +394,9 @@ async def test_a_client_of_a_ledger_with_a_gap_is_told_what_to_do(
             await nodes.ledger("node0")
 
 
-async def test_ready_means_in_step_and_voting(house: House, client: Client) -> None:
+async def test_ready_means_in_step_linked_and_voting(
+    house: House, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
     answer = await client.get("/readyz")
     assert (answer.status, await answer.json()) == (
         200,
@@ -405,6 +407,13 @@ async def test_ready_means_in_step_and_voting(house: House, client: Client) -> N
     assert answer.status == 503
     assert "it does not vote" in (await answer.json())["reasons"]
     house.runtimes["node0"].replica.core.recovery.nonce = b""
+    # alone it cannot know what the others have
+    monkeypatch.setattr(FunctionLinks, "connected", lambda links: frozenset({"node1", "client"}))
+    answer = await client.get("/readyz")
+    assert (answer.status, (await answer.json())["reasons"]) == (
+        503,
+        ["it has 1 link, and needs 2"],
+    )
 
 
 async def test_metrics_tell_where_the_replica_stands(house: House, client: Client) -> None:
