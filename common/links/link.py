@@ -44,6 +44,8 @@ QUEUE_BYTES_MAX = 64 * 1024 * 1024
 FRAME_BYTES_WANTED = 1024 * 1024
 # Of refused links and frames one in so long is logged.
 TOLD_SECONDS = 1.0
+# A peer is dialled again and again: as long as the reason stays, it is logged so often.
+TOLD_AGAIN_SECONDS = 60.0
 
 _SCHEME = "PBFT-CI-Link"
 _PROOF_HEADER = "PBFT-CI-Link-Proof"
@@ -148,6 +150,8 @@ class Links:
         self._inbox = inbox
         self._links: dict[str, _Link] = {}
         self._told_at = -TOLD_SECONDS
+        # By peer that cannot be dialled: the reason that was logged last, and when.
+        self._told_failures: dict[str, tuple[str, float]] = {}
         self._tasks: list[asyncio.Task[None]] = []
         self._session: aiohttp.ClientSession | None = None
 
@@ -269,19 +273,28 @@ class Links:
         try:
             async with asyncio.timeout(HANDSHAKE_SECONDS):
                 websocket, version = await self._dialled(peer)
+            self._told_failures.pop(peer, None)
             async with websocket, asyncio.timeout(self._seconds_left(websocket)):
                 await self._serve(peer, websocket, version)
                 return True
         except LinkRefused as error:
-            _log.warning("no link to %s at %s: %s", peer, address, error)
+            self._tell_failed(peer, address, str(error))
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
             reason = None if self._dial.tls is None else tls_failure(error)
             if reason is not None:
-                _log.warning("no link to %s at %s: %s", peer, address, reason)
+                self._tell_failed(peer, address, reason)
             _log.debug("no link to %s at %s: %s", peer, address, error)
         except Exception:  # noqa: BLE001 - told in full; without this task there is no link again
             _log.exception("the link to %s at %s ended by a fault of our own", peer, address)
         return False
+
+    def _tell_failed(self, peer: str, address: Address, reason: str) -> None:
+        """Log why there is no link, unless that was logged a moment ago."""
+        now = asyncio.get_running_loop().time()
+        told, told_at = self._told_failures.get(peer, (None, 0.0))
+        if told != reason or now - told_at >= TOLD_AGAIN_SECONDS:
+            self._told_failures[peer] = (reason, now)
+            _log.warning("no link to %s at %s: %s", peer, address, reason)
 
     async def _dialled(self, peer: str) -> tuple[_Dialled, int]:
         """A link to that peer, which proved itself, and the version that both ends speak.

@@ -204,6 +204,31 @@ async def test_a_peer_that_is_not_who_was_dialled_gets_no_link(
     await client.links.close()
 
 
+async def test_why_there_is_no_link_is_logged_once_a_minute(
+    server: _Server, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    caplog.set_level("WARNING")
+    monkeypatch.setattr("common.links.link.RECONNECT_SECONDS_MAX", 0.05)
+    client = _End("r0", {"client": server.address}, key="r0")
+    dials, dial = 0, client.links._dialled
+
+    async def counted(peer: str) -> object:
+        nonlocal dials
+        dials += 1
+        return await dial(peer)
+
+    def lines() -> int:
+        return caplog.text.count("no link to client")
+
+    monkeypatch.setattr(client.links, "_dialled", counted)
+    await client.links.start()
+    await wait_until(lambda: dials >= 4, "further tries")
+    assert lines() == 1
+    monkeypatch.setattr("common.links.link.TOLD_AGAIN_SECONDS", 0.0)
+    await wait_until(lambda: lines() >= 3, "the reason again")
+    await client.links.close()
+
+
 @pytest.mark.parametrize(
     "proof",
     ["", "PBFT-CI-Link", "PBFT-CI-Link ", "PBFT-CI-Link ////", "Bearer x", "PBFT-CI-Link \xff",
