@@ -93,7 +93,7 @@ class NodeMetrics:
         self._requests_new = 0
         self._began: dict[int, float] = {}
         self._reasons: set[str] = set()
-        self._states_seen = {"retrying"}
+        self._states_seen: set[str] = set()
         for name in ALERTED_EVENTS:
             self._events.labels(name)
         for outcome in Outcome:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from ci.operations import Abstain
+from ci.operations import Abstain, Ballot
 from node.diagnostics.metrics import REASONS_MAX, TIMED_SEQUENCES_MAX, NodeMetrics
 from pbft.ports import Event, Output
 from tests.ci.builders import FAILED, PASSED, World
@@ -79,11 +79,13 @@ def test_verdicts_and_dissent_are_counted_from_the_ledger(metrics: NodeMetrics) 
 def test_abstentions_are_counted_before_and_after_a_verdict(metrics: NodeMetrics) -> None:
     world = World()
     build = world.open()
-    for index, ballot in enumerate((PASSED, Abstain("no git server"), PASSED, PASSED)):
+    early: list[Ballot] = [PASSED, Abstain("no git server"), PASSED, PASSED]
+    for index, ballot in enumerate(early):
         world.cast(build, index, ballot)
-    late = world.open(1)
-    for index, ballot in enumerate((PASSED, PASSED, PASSED, Abstain("no engine"))):
-        world.cast(late, index, ballot)
+    build = world.open(1)
+    late: list[Ballot] = [PASSED, PASSED, PASSED, Abstain("no engine")]
+    for index, ballot in enumerate(late):
+        world.cast(build, index, ballot)
     for entry in world.ledger:
         metrics._observe_entry(entry.body)
     found = samples(metrics)
