@@ -57,6 +57,8 @@ from pbft.codec import decode_signed
 from pbft.messages import Envelope
 
 STORAGE_AGAIN_SECONDS = 1.0
+# While the disk takes nothing, that is logged so often.
+STORAGE_TOLD_SECONDS = 60.0
 # The loop's timers may fire a millisecond early; what is held back would then miss its turn.
 TIMER_PRECISION_SECONDS = 0.01
 # Nobody waits for more replies than were needed: those of some replicas share a commit.
@@ -137,6 +139,8 @@ class Gateway:
         self._timer: asyncio.TimerHandle | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._is_closed = False
+        # When it was logged that the disk takes nothing; None: it takes all.
+        self._storage_told_at: float | None = None
         self.task: asyncio.Task[None] | None = None
 
     # --- the surface ----------------------------------------------------------------------------
@@ -328,8 +332,12 @@ class Gateway:
                             self._wake_later(delay + TIMER_PRECISION_SECONDS)
                     signed = self._allocator.allocate_ready(now)
                     self._write_queue.note_unfinished(self._outbox)
+                self._storage_told_at = None
         except StorageFailed as error:
-            _log.error("%s; trying again", error)
+            told_at = self._storage_told_at
+            if told_at is None or now - told_at >= STORAGE_TOLD_SECONDS:
+                self._storage_told_at = now
+                _log.error("%s; trying again", error)
             for pending in writes:
                 pending.fail(error)
             # What was not committed waits no longer; the counts of what does are in memory.

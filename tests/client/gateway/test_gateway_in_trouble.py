@@ -1,6 +1,7 @@
 """gateway goes on: after a disk that could not be read, and replicas that forgot a build."""
 
 import asyncio
+import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,35 @@ async def test_a_link_that_is_made_while_the_disk_cannot_be_read(
     assert "disk I/O error" in caplog.text
     disk.is_bad = False
     await decided(running, await running.gateway.submit(REPOSITORY, "master", None))
+
+
+async def test_a_full_disk_is_logged_once_a_minute_and_anew_after_it_had_room(
+    running: Running, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    transaction = running.database.transaction
+    is_full = True
+
+    def refuse_if_full() -> contextlib.AbstractContextManager[None]:
+        if is_full:
+            raise StorageFailed("disk full")
+        return transaction()
+
+    monkeypatch.setattr(running.database, "transaction", refuse_if_full)
+
+    async def fail_three_times() -> int:
+        for _ in range(3):
+            with pytest.raises(StorageFailed):
+                await running.gateway.submit(REPOSITORY, "master", None)
+        return caplog.text.count("disk full; trying again")
+
+    assert await fail_three_times() == 1
+    is_full = False
+    await decided(running, await running.gateway.submit(REPOSITORY, "master", None))
+    is_full = True
+    assert await fail_three_times() == 2
+    monkeypatch.setattr("client.gateway.gateway.STORAGE_TOLD_SECONDS", 0.0)
+    assert await fail_three_times() == 5
+    is_full = False
 
 
 async def test_a_build_is_collected_also_after_the_disk_could_not_be_read(
