@@ -194,5 +194,5 @@ class _Lane:
         self.url = node.repositories[0].url
         self.places = asyncio.Semaphore(node.builds_at_once)
         config = msgspec.structs.replace(node, data_directory=folder / "data")
-        self.checkout = Checkout(config, limits.workspace_bytes, threads)
+        self.checkout = Checkout(config, threads)
         self.checkout.start()

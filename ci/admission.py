@@ -9,6 +9,7 @@ from collections.abc import Mapping
 
 from ci.builds import OpenBuild
 from ci.limits import Limits
+from ci.seats import seats_of
 from pbft.genesis import Cluster
 
 GATEWAY_ROLE = "gateway"
@@ -29,6 +30,8 @@ BALLOT_BYTES = 32 * 1024
 ASKING_BYTES = 64
 BUILD_BYTES = 104 * 1024
 ANSWER_BYTES = 384
+# proposed limits, beside the names of those who approved
+PROPOSAL_BYTES = 1024
 
 
 def builds_max(cluster: Cluster, limits: Limits) -> int:
@@ -53,7 +56,7 @@ def room_refusal(cluster: Cluster, limits: Limits) -> str | None:
     builds_bytes = builds_max(cluster, limits) * build_bytes
     members = len(genesis.clients) + len(genesis.replicas)
     answers_bytes = members * 2 * genesis.client_window * ANSWER_BYTES
-    if builds_bytes + answers_bytes <= STATE_BYTES_MAX:
+    if builds_bytes + answers_bytes + _proposals_bytes(cluster) <= STATE_BYTES_MAX:
         return None
     return (
         f"the state could have {builds_max(cluster, limits)} builds of {build_bytes // 1024} KiB"
@@ -64,22 +67,27 @@ def room_refusal(cluster: Cluster, limits: Limits) -> str | None:
 
 
 def opening_refusal(
-    builds: Mapping[bytes, OpenBuild], limits: Limits, client: str, *, needs_approval: bool
+    builds: Mapping[bytes, OpenBuild],
+    cluster: Cluster,
+    limits: Limits,
+    *,
+    client: str,
+    needs_approval: bool,
 ) -> str | None:
     """Why there is no room for one more build of this client; None: there is.
 
-    Builds that wait for approval have a cap of their own: anybody can make a gateway ask for
-    them, and that must not keep others from building. Approval moves one over: `approval_refusal`.
+    limits: those that hold now. Builds that wait for approval have a cap of their own: anybody can
+    make a gateway ask for them, and that must not keep others from building. Approval moves one
+    over: `approval_refusal`.
+
+    Each kind of build has its cap, which `builds_max` adds up. Builds that were opened under other
+    limits may exceed the cap of their kind for as long as they last. So all together have a cap
+    too: else limits that are right one by one could together make too large a state.
     """
-    if needs_approval:
-        return _waiting_refusal(builds, limits, client)
-    undecided = _undecided(builds)
-    if len(undecided) >= limits.open_builds_max:
-        return f"{limits.open_builds_max} builds are open, the most at once"
-    asked = sum(build.has_asker(client) for build in undecided)
-    if asked >= limits.open_builds_per_client_max:
-        return f"{limits.open_builds_per_client_max} builds of this client are open"
-    return None
+    reason = _kind_refusal(builds, limits, client, needs_approval=needs_approval)
+    if reason is None and len(builds) >= (most := builds_max(cluster, limits)):
+        return f"{most} builds are in the state, the most at once"
+    return reason
 
 
 def joining_refusal(
@@ -109,6 +117,28 @@ def approval_refusal(builds: Mapping[bytes, OpenBuild], limits: Limits) -> str |
 def is_temporary(reason: str) -> bool:
     """Does a refusal only say that there is no room now, so that asking again later may help?"""
     return " builds " in reason and reason.endswith(("at once", "are open", "wait for approval"))
+
+
+def _proposals_bytes(cluster: Cluster) -> int:
+    """Each operator that stands for a replica proposes limits, and all others approve them."""
+    clients = (member.name for member in cluster.genesis.clients)
+    operators = [name for name in clients if seats_of(cluster, [name])]
+    names_bytes = sum(len(name.encode()) + 2 for name in operators)
+    return len(operators) * (PROPOSAL_BYTES + names_bytes)
+
+
+def _kind_refusal(
+    builds: Mapping[bytes, OpenBuild], limits: Limits, client: str, *, needs_approval: bool
+) -> str | None:
+    if needs_approval:
+        return _waiting_refusal(builds, limits, client)
+    undecided = _undecided(builds)
+    if len(undecided) >= limits.open_builds_max:
+        return f"{limits.open_builds_max} builds are open, the most at once"
+    asked = sum(build.has_asker(client) for build in undecided)
+    if asked >= limits.open_builds_per_client_max:
+        return f"{limits.open_builds_per_client_max} builds of this client are open"
+    return None
 
 
 def _undecided(builds: Mapping[bytes, OpenBuild]) -> list[OpenBuild]:

@@ -20,6 +20,8 @@ from ci.ledger import (
     ApproveEntry,
     CancelEntry,
     LateBallotEntry,
+    LimitsEntry,
+    RecordedApproval,
     RecordedAsker,
     VerdictEntry,
     encode_entry,
@@ -27,10 +29,12 @@ from ci.ledger import (
     next_head,
     recorded_ballot,
 )
-from ci.limits import Limits
+from ci.limit_changes import LimitChanges, Proposal, decode_limits_part
+from ci.limits import Limits, read_limits
 from ci.operations import (
     Append,
     ApproveBuild,
+    ApproveLimits,
     Ballot,
     BuildId,
     BuildResult,
@@ -40,11 +44,14 @@ from ci.operations import (
     Noop,
     Operation,
     Outcome,
+    ProposeLimits,
     ReportDeadline,
     SubmitBuild,
+    WithdrawLimits,
     decode_operation,
 )
 from ci.references import reference_refusal
+from ci.seats import seats_of
 from ci.state_partitions import (
     BUILD_PART_PREFIX,
     CLOSED_PART,
@@ -71,6 +78,9 @@ ROLES: Mapping[type, frozenset[str]] = {
     ReportDeadline: frozenset({REPLICA_ROLE}),
     CancelBuild: frozenset({GATEWAY_ROLE, OPERATOR_ROLE}),
     ApproveBuild: frozenset({OPERATOR_ROLE}),
+    ProposeLimits: frozenset({OPERATOR_ROLE}),
+    ApproveLimits: frozenset({OPERATOR_ROLE}),
+    WithdrawLimits: frozenset({OPERATOR_ROLE}),
     Append: frozenset({GATEWAY_ROLE}),
 }
 
@@ -84,6 +94,7 @@ DELIVERIES_MAX = 1024
 class BuildApplication:
     """pbft.ports.Application for builds.
 
+    limits: those of the genesis.
     find_statement: build id -> the newest verdict statement of that build in the ledger, or
         None. missing_entries: how many entries the ledger lacks here for now. Both are used by
         `find_deferred` alone.
@@ -98,8 +109,8 @@ class BuildApplication:
         missing_entries: Callable[[], int] = lambda: 0,
     ) -> None:
         self._cluster = cluster
-        self._limits = limits
-        self._thresholds = Thresholds(cluster.quorums, limits.weak_agreement_allowed)
+        self._genesis_limits = limits
+        self.limit_changes = LimitChanges(cluster)
         self._find_statement = find_statement
         self._missing_entries = missing_entries
         self._builds: dict[bytes, OpenBuild] = {}
@@ -111,9 +122,17 @@ class BuildApplication:
         self.ledger_head = genesis_head(cluster.id)
 
     @property
-    def executors(self) -> str:
-        """`all` or `minimal`: who builds first."""
-        return self._limits.executors
+    def limits(self) -> Limits:
+        """The limits that hold now; a build that is open has those it was opened under."""
+        return self._read_limits(self.limit_changes.encoded)
+
+    def limits_of(self, build: OpenBuild) -> Limits:
+        """The limits that this build was opened under."""
+        return self._read_limits(build.limits)
+
+    def thresholds_of(self, build: OpenBuild) -> Thresholds:
+        """How many equal ballots a value of this build takes."""
+        return Thresholds(self._cluster.quorums, self.limits_of(build).weak_agreement_allowed)
 
     def open_builds(self) -> Mapping[bytes, OpenBuild]:
         """Undecided and closing builds by id, the first opened first. For the shell to read."""
@@ -188,7 +207,7 @@ class BuildApplication:
             if not build.is_decided:
                 earlier = cast.setdefault(build.id, list(build.ballots.items()))
                 earlier.append((request.client, operation.ballot))
-                if decide(earlier, len(build.reports), self._thresholds) is not None:
+                if decide(earlier, len(build.reports), self.thresholds_of(build)) is not None:
                     return False
         return True
 
@@ -200,6 +219,7 @@ class BuildApplication:
         parts[DELIVERIES_PART] = encode(tuple(self._deliveries))
         parts[JOURNAL_PART] = encode(ChainPart(self.journal_length, self.journal_digest))
         parts[LEDGER_PART] = encode(ChainPart(self.ledger_index, self.ledger_head))
+        parts.update(self.limit_changes.parts())
         return dict(sorted(parts.items()))
 
     def restore(self, parts: Mapping[str, bytes]) -> None:
@@ -211,6 +231,7 @@ class BuildApplication:
         deliveries = decode_part(parts, DELIVERIES_PART, tuple[BuildId, ...])
         journal = decode_part(parts, JOURNAL_PART, ChainPart)
         ledger = decode_part(parts, LEDGER_PART, ChainPart)
+        limits = decode_limits_part(parts)
         builds = dict(
             decode_build_part(name, data)
             for name, data in parts.items()
@@ -223,6 +244,7 @@ class BuildApplication:
         self._deliveries = dict.fromkeys(deliveries)
         self.journal_length, self.journal_digest = journal.length, journal.digest
         self.ledger_index, self.ledger_head = ledger.length, ledger.digest
+        self.limit_changes.restore(limits)
 
     # --- operations -----------------------------------------------------------------------------
 
@@ -241,6 +263,15 @@ class BuildApplication:
                 return self._on_cancel_build(operation, request.client, sequence)
             case ApproveBuild():
                 return self._on_approve_build(operation, request.client)
+            case ProposeLimits():
+                found = self.limit_changes.propose(operation, request.client, sequence)
+                return self._on_approval_of_limits(found, sequence)
+            case ApproveLimits():
+                found = self.limit_changes.approve(operation, request.client, sequence)
+                return self._on_approval_of_limits(found, sequence)
+            case WithdrawLimits():
+                reason = self.limit_changes.withdraw(operation, request.client, sequence)
+                return _refused(reason) if reason else Applied("done", operation.proposal)
             case Append():
                 return self._on_append(operation, request.client)
             case Noop():
@@ -264,10 +295,16 @@ class BuildApplication:
         if build is None:
             is_waiting = operation.needs_approval
             reason = opening_refusal(
-                self._builds, self._limits, asker.client, needs_approval=is_waiting
+                self._builds,
+                self._cluster,
+                self.limits,
+                client=asker.client,
+                needs_approval=is_waiting,
             )
             if reason:
                 return _refused(reason)
+            encoded = self.limit_changes.encoded_at(sequence)
+            limits = self._read_limits(encoded)
             self._builds[build_id] = OpenBuild(
                 id=build_id,
                 opened=sequence,
@@ -282,13 +319,14 @@ class BuildApplication:
                 is_approved=not operation.needs_approval,
                 public_url=operation.public_url,
                 executors=drawn_executors(
-                    self._cluster, self._limits, self.ledger_head, build_id=build_id
+                    self._cluster, limits, self.ledger_head, build_id=build_id
                 ),
+                limits=encoded,
             )
             return opened
         if _asked(operation) != _asked(build):
             return _refused("this identity already asks for another build")
-        if reason := joining_refusal(build, self._builds, self._limits, client=asker.client):
+        if reason := joining_refusal(build, self._builds, self.limits, client=asker.client):
             return _refused(reason)
         self._builds[build_id] = build.with_asker(asker)
         if not build.is_decided:
@@ -308,7 +346,7 @@ class BuildApplication:
             return _refused("no such open build")
         if replica in build.ballots:
             return _refused("this replica has cast its ballot")
-        reason = build.ballot_refusal(operation.ballot, self._limits)
+        reason = build.ballot_refusal(operation.ballot, self.limits_of(build))
         if reason:
             return _refused(reason)
         build = build.with_ballot(replica, operation.ballot)
@@ -376,11 +414,45 @@ class BuildApplication:
         build = self._builds.get(operation.build)
         if build is None or build.is_decided or build.is_approved:
             return _refused("no such build that waits for approval")
-        if reason := approval_refusal(self._builds, self._limits):
+        if reason := approval_refusal(self._builds, self.limits):
             return _refused(reason)
         self._builds[build.id] = build.with_approval()
         entry = self._write(ApproveEntry(build.id.hex(), build.opened, client))
         return Applied("done", build.id, entries=(entry,))
+
+    def _on_approval_of_limits(self, found: Proposal | str, sequence: int) -> Applied:
+        """Changes the limits if this approval, perhaps the proposer's own, was the last needed.
+
+        found: the proposal with that approval, or why there is none (`ci.limit_changes`). Result:
+        JSON of the approved seats, of how many are needed, and of whether the limits changed.
+        """
+        if isinstance(found, str):
+            return _refused(found)
+        changes, digest = self.limit_changes, found.digest(self._cluster.id)
+        has_changed = changes.is_approved(found)
+        progress = {
+            "approved": len(changes.approved_seats(found)),
+            "needed": self._cluster.quorums.strong,
+            "changed": has_changed,
+        }
+        result = msgspec.json.encode(progress)
+        if not has_changed:
+            return Applied("done", digest, result)
+        changes.make(found, sequence)
+        entry = self._write(
+            LimitsEntry(
+                serial=found.serial,
+                since=sequence,
+                limits=msgspec.structs.asdict(read_limits(found.limits)),
+                until=found.until,
+                digest=digest.hex(),
+                approvals=tuple(
+                    RecordedApproval(name, seats_of(self._cluster, [name]))
+                    for name in found.approvals
+                ),
+            )
+        )
+        return Applied("done", digest, result, entries=(entry,))
 
     def _on_append(self, operation: Append, client: str) -> Applied:
         """Appends a string to the journal. Accepted always."""
@@ -403,15 +475,18 @@ class BuildApplication:
             return None
         return build
 
+    def _read_limits(self, encoded: bytes) -> Limits:
+        return read_limits(encoded) if encoded else self._genesis_limits
+
     def _decide(self, build: OpenBuild) -> Applied:
-        verdict = decide(build.ballots.items(), len(build.reports), self._thresholds)
+        verdict = decide(build.ballots.items(), len(build.reports), self.thresholds_of(build))
         return Applied("done", build.id) if verdict is None else self._settle(build, verdict)
 
     def _settle(self, build: OpenBuild, verdict: Verdict) -> Applied:
         """Write the verdict into the ledger, tell all askers, and begin the closing."""
         index = self.ledger_index + 1
         agreement = verdict.compared.agreement if verdict.compared is not None else None
-        executors = first_executors(build.executors, agreement, self._thresholds)
+        executors = first_executors(build.executors, agreement, self.thresholds_of(build))
         statement = statement_bytes(
             self._cluster,
             build,
@@ -445,7 +520,7 @@ class BuildApplication:
         assert build.verdict is not None
         if (
             build.verdict.outcome is Outcome.CANCELLED
-            or not is_anybody_expected(build, self._thresholds)
+            or not is_anybody_expected(build, self.thresholds_of(build))
             or len(build.reports) >= self._cluster.quorums.strong
         ):
             self._close(build)
@@ -454,7 +529,7 @@ class BuildApplication:
         """Keep the closing builds to their number: the one decided first goes first."""
         closing = [build for build in self._builds.values() if build.is_decided]
         closing.sort(key=lambda build: build.verdict_index)
-        for build in closing[: -self._limits.closing_builds_max]:
+        for build in closing[: -self.limits.closing_builds_max]:
             self._close(build)
 
     def _close(self, build: OpenBuild) -> None:

@@ -5,7 +5,7 @@ They begin anew with the process, which makes a replica that stands by no less p
 that was there all the time; whatever the state shows counts at once.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from ci.builds import OpenBuild
 from ci.executors import BuildAge, StandbyTimeout, StartReason, call, escalation, is_spare
@@ -17,9 +17,17 @@ Key = tuple[bytes, int]
 
 
 class AssignmentTracker:
-    """What one replica is to begin. Times are seconds of its clock."""
+    """What one replica is to begin. Times are seconds of its clock.
 
-    def __init__(self, name: str, thresholds: Thresholds, standby_timeout: StandbyTimeout) -> None:
+    thresholds, standby_timeout: of a build, for each has the limits that it was opened under.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        thresholds: Callable[[OpenBuild], Thresholds],
+        standby_timeout: Callable[[OpenBuild], StandbyTimeout],
+    ) -> None:
         self._name = name
         self._thresholds = thresholds
         self._standby_timeout = standby_timeout
@@ -44,7 +52,7 @@ class AssignmentTracker:
         self._called = {
             key: self._called.get(key, now)
             for key, build in waiting.items()
-            if escalation(build, self._standby_timeout, self._age(key, now)) is not None
+            if escalation(build, self._standby_timeout(build), self._age(key, now)) is not None
         }
         self._weak = {key: None for key in self._weak if key in opened}
 
@@ -56,8 +64,8 @@ class AssignmentTracker:
         return call(
             build,
             self._name,
-            self._thresholds,
-            standby_timeout=self._standby_timeout,
+            self._thresholds(build),
+            standby_timeout=self._standby_timeout(build),
             age=age,
             agreement=agreement,
         )
@@ -67,7 +75,7 @@ class AssignmentTracker:
         if not build.executors:
             return True
         age = self._age((build.id, build.opened), now)
-        return escalation(build, self._standby_timeout, age) is not None
+        return escalation(build, self._standby_timeout(build), age) is not None
 
     def has_everybody_had_time(self, build: OpenBuild, now: float) -> bool:
         """Whether those that stand by were called so long ago that they could have built it.
@@ -78,7 +86,8 @@ class AssignmentTracker:
         if not build.executors:
             return True
         called = self._called.get((build.id, build.opened))
-        return called is not None and now - called >= self._standby_timeout.build_seconds_max
+        standby_timeout = self._standby_timeout(build)
+        return called is not None and now - called >= standby_timeout.build_seconds_max
 
     def is_spare(self, build: OpenBuild, now: float) -> bool:
         """Whether it may leave this build, which it begins as an executor, where it is `weak`.
@@ -87,7 +96,7 @@ class AssignmentTracker:
         """
         if build.is_decided:
             return False
-        is_first_try = is_spare(build, self._name, self._thresholds)
+        is_first_try = is_spare(build, self._name, self._thresholds(build))
         return is_first_try and not self.is_everybody_called(build, now)
 
     def note_weak(self, key: Key) -> None:

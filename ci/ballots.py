@@ -46,7 +46,7 @@ class ReplicaRequests:
     """The own requests of one replica that are under way, and the deadlines that it watches.
 
     builds, clients: the replicated state of the own replica, read only.
-    deadline_seconds: how long after its own ballot a build may go without what it waits for.
+    deadline_seconds: how long after its own ballot that build may go without what it waits for.
     assignments: kept up to date by whoever calls; whether all others had time to build yet.
     """
 
@@ -54,7 +54,7 @@ class ReplicaRequests:
         self,
         *,
         identity: Identity,
-        deadline_seconds: float,
+        deadline_seconds: Callable[[OpenBuild], float],
         builds: Callable[[], Mapping[bytes, OpenBuild]],
         clients: Callable[[], ClientTable],
         assignments: AssignmentTracker,
@@ -144,7 +144,7 @@ class ReplicaRequests:
             key = (build.id, build.opened)
             purpose = LATE_BALLOTS_DEADLINE if build.is_decided else VERDICT_DEADLINE
             since = waiting[key, purpose] = self._waiting.get((key, purpose), now)
-            if now - since >= self._deadline_seconds:
+            if now - since >= self._deadline_seconds(build):
                 overdue.append((purpose, key))
         self._waiting = waiting
         return overdue

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 import msgspec
 
 from ci.artifact_rules import artifacts_refusal
-from ci.limits import Limits
+from ci.limits import InvalidLimits, Limits, read_limits
 from ci.operations import (
     CHECKOUT_FAILED_EXIT_CODE,
     FINDING_OUTCOMES,
@@ -79,6 +79,8 @@ class OpenBuild(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fie
     public_url: PageUrl | None = None
     # who builds first, in the order drawn (ci.executors); empty: every replica
     executors: tuple[str, ...] = ()
+    # the limits that it was opened under, encoded; empty: those of the genesis
+    limits: bytes = b""
 
     @property
     def is_decided(self) -> bool:
@@ -143,15 +145,22 @@ class OpenBuild(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fie
 
 
 def encode_build(build: OpenBuild) -> bytes:
-    """The bytes of a build in the replicated state; equal builds have equal bytes."""
-    return msgspec.msgpack.encode(build)
+    """The bytes of a build in the replicated state; equal builds have equal bytes.
+
+    `limits` is left out if it is empty, as in states from before limits could change.
+    """
+    if build.limits:
+        return msgspec.msgpack.encode(build)
+    return msgspec.msgpack.encode(msgspec.structs.astuple(build)[:-1])
 
 
 def decode_build(data: bytes) -> OpenBuild:
     """The inverse of encode_build. Raises MalformedBuild."""
     try:
         build = msgspec.msgpack.decode(data, type=OpenBuild)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        if build.limits:
+            read_limits(build.limits)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, InvalidLimits) as error:
         raise MalformedBuild(str(error)) from error
     if encode_build(build) != data:
         raise MalformedBuild("not the one encoding of this build")

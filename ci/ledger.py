@@ -115,6 +115,27 @@ class ApproveEntry(msgspec.Struct, frozen=True, tag_field="type", tag="approve")
     client: str
 
 
+class RecordedApproval(msgspec.Struct, frozen=True):
+    """An operator approved changed limits: `operates` are the replicas that it stands for."""
+
+    operator: str
+    operates: tuple[str, ...]
+
+
+class LimitsEntry(msgspec.Struct, frozen=True, tag_field="type", tag="limits"):
+    """Operators changed the limits, for builds opened at later sequence numbers than `since`.
+
+    `digest` is that of the proposal; its proposer is the first who approved.
+    """
+
+    serial: int
+    since: int
+    limits: Mapping[str, bool | int | float | str]
+    until: int
+    digest: str
+    approvals: tuple[RecordedApproval, ...]
+
+
 class AppendEntry(msgspec.Struct, frozen=True, tag_field="type", tag="append"):
     """A string was appended to the journal: its `length` in strings and `digest` after that."""
 
@@ -124,7 +145,7 @@ class AppendEntry(msgspec.Struct, frozen=True, tag_field="type", tag="append"):
     digest: str
 
 
-AnyEntry = VerdictEntry | LateBallotEntry | CancelEntry | ApproveEntry | AppendEntry
+AnyEntry = VerdictEntry | LateBallotEntry | CancelEntry | ApproveEntry | LimitsEntry | AppendEntry
 
 
 class ChainBreak(msgspec.Struct, frozen=True):

@@ -1,10 +1,20 @@
-"""The operators' limits for builds: part of the genesis, so equal on all replicas."""
+"""The operators' limits for builds, equal on all replicas: those of the genesis, until changed.
 
+`ci.limit_changes` changes them by an ordered operation.
+"""
+
+import functools
 from typing import Annotated, Literal
 
 import msgspec
 
 ALL = "all"
+# Of encoded limits; those of today have half of that.
+LIMITS_BYTES_MAX = 1024
+
+
+class InvalidLimits(ValueError):
+    """Bytes that are not the one encoding of limits; the text says why."""
 
 
 class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -63,3 +73,21 @@ def encode_limits(limits: Limits) -> bytes:
 def decode_limits(data: bytes) -> Limits:
     """The inverse of encode_limits. Raises msgspec.ValidationError."""
     return msgspec.msgpack.decode(data, type=Limits)
+
+
+@functools.lru_cache(maxsize=64)
+def read_limits(data: bytes) -> Limits:
+    """The limits that somebody sent, or a state holds. Raises InvalidLimits.
+
+    Taken only as `encode_limits` writes them. So no limit is left to a version's default, and
+    limits have one digest.
+    """
+    if len(data) > LIMITS_BYTES_MAX:
+        raise InvalidLimits(f"{len(data)} bytes; at most {LIMITS_BYTES_MAX}")
+    try:
+        limits = decode_limits(data)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise InvalidLimits(str(error)) from error
+    if encode_limits(limits) != data:
+        raise InvalidLimits("not the one encoding of these limits")
+    return limits

@@ -9,9 +9,12 @@ from typing import Annotated
 
 import msgspec
 
+from ci.limits import LIMITS_BYTES_MAX
+
 OPERATION_BYTES_MAX = 64 * 1024
 
 BuildId = Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
+ProposalDigest = Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
 # \Z, because $ would let a line feed follow
 Sha256Hex = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")]
 CommitHex = Annotated[str, msgspec.Meta(pattern=r"^([0-9a-f]{40}|[0-9a-f]{64})\Z")]
@@ -214,6 +217,36 @@ class ApproveBuild(
     build: BuildId
 
 
+class ProposeLimits(
+    msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag="propose_limits"
+):
+    """An operator proposes other limits, and so approves them (`ci.limit_changes`).
+
+    serial: one above that of the limits that hold; until: the last sequence number at which it can
+    be approved; limits: encoded by `ci.limits.encode_limits`.
+    """
+
+    serial: Annotated[int, msgspec.Meta(ge=1, le=2**53)]
+    until: Annotated[int, msgspec.Meta(ge=0, le=2**53)]
+    limits: Annotated[bytes, msgspec.Meta(max_length=LIMITS_BYTES_MAX)]
+
+
+class ApproveLimits(
+    msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag="approve_limits"
+):
+    """An operator approves the proposal with this digest (`ci.limit_changes.Proposal.digest`)."""
+
+    proposal: ProposalDigest
+
+
+class WithdrawLimits(
+    msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag="withdraw_limits"
+):
+    """An operator withdraws its proposal with this digest, or its approval of it."""
+
+    proposal: ProposalDigest
+
+
 class Append(
     msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag="append"
 ):
@@ -228,7 +261,18 @@ class Noop(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=T
     padding: bytes = b""
 
 
-Operation = SubmitBuild | CastBallot | ReportDeadline | CancelBuild | ApproveBuild | Append | Noop
+Operation = (
+    SubmitBuild
+    | CastBallot
+    | ReportDeadline
+    | CancelBuild
+    | ApproveBuild
+    | ProposeLimits
+    | ApproveLimits
+    | WithdrawLimits
+    | Append
+    | Noop
+)
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder: msgspec.msgpack.Decoder[Operation] = msgspec.msgpack.Decoder(Operation)

@@ -13,6 +13,7 @@ CLOSED_PART = "closed"
 DELIVERIES_PART = "deliveries"
 JOURNAL_PART = "journal"
 LEDGER_PART = "ledger"
+LIMITS_PART = "limits"
 
 _Part = TypeVar("_Part")
 

@@ -13,7 +13,7 @@ from aiohttp import web
 from aiohttp.typedefs import Middleware
 
 from ci.admission import room_refusal
-from ci.limits import Limits, decode_limits, encode_limits
+from ci.limits import Limits, encode_limits
 from client.api.artifact_routes import ArtifactApi
 from client.api.badge_routes import BadgeApi
 from client.api.change_routes import Authorizer, ChangeApi, is_for_others
@@ -271,8 +271,7 @@ def make_application(site: Site, metrics: GatewayMetrics | None = None) -> web.A
     add_openapi(application, site.version, site.public_url)
     BadgeApi(lambda: site.config.repositories, site.archive).add_to(application)
     ChangeApi(site, authorizer).add_routes(application)
-    limits = decode_limits(site.cluster.genesis.application)
-    log_api = LogApi(site, LiveLogs(limits, site.nodes, site.archive))
+    log_api = LogApi(site, LiveLogs(site.nodes, site.archive))
     log_api.add_routes(application)
     ArtifactApi(site, Artifacts(site.nodes, site.config.data_directory)).add_routes(application)
     add_dashboard(application, site, authorizer, log_api=log_api)

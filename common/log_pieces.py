@@ -134,40 +134,36 @@ def marker(cut_bytes: int) -> bytes:
     return b"\n[pbft-ci] ... %d bytes were cut here ...\n" % cut_bytes
 
 
-def read_log_file(path: Path, log_bytes_max: int, offset: int, *, bytes_max: int) -> LogPiece:
-    """A piece of a finished log. log_bytes_max: the limit that it was written with.
-
-    Raises OSError.
-    """
+def read_log_file(path: Path, offset: int, *, bytes_max: int) -> LogPiece:
+    """A piece of a finished log. Raises OSError."""
     with path.open("rb", buffering=0) as file:
-        layout = read_layout(file.fileno(), log_bytes_max)
+        layout = read_layout(file.fileno())
         offset, place, length = layout.place(offset, bytes_max)
         data = os.pread(file.fileno(), length, place)
     return LogPiece(offset, data, layout.total, layout.dropped, False)
 
 
-def read_layout(descriptor: int, log_bytes_max: int) -> LogLayout:
-    """How a finished log lies in its open file; log_bytes_max as it was written with.
+def read_layout(descriptor: int) -> LogLayout:
+    """How a finished log lies in its open file, whatever limit it was written with: that follows
+    from its size, if it was cut. Raises OSError.
 
-    Raises OSError.
+    A build may write a line like the marker; it counts only where head, marker and tail have
+    exactly their sizes, and then the offsets after it are wrong and nothing else.
     """
-    return _layout(descriptor, os.fstat(descriptor).st_size, log_bytes_max)
+    size = os.fstat(descriptor).st_size
+    longest = len(marker(10**_CUT_DIGITS_MAX - 1))
+    begin = max(0, (size - longest) // 2 - 1)
+    middle = os.pread(descriptor, 2 * longest, begin)
+    for digits in range(1, _CUT_DIGITS_MAX + 1):
+        marker_bytes = longest - _CUT_DIGITS_MAX + digits
+        head, tail = kept_sizes(size - marker_bytes + MARKER_BYTES_MAX)
+        found = _MARKER.match(middle, head - begin) if head >= begin else None
+        if found is not None and found.end() - found.start() == marker_bytes:
+            return LogLayout(head, marker_bytes, int(found[1]), tail)
+    return LogLayout(size, 0, 0, 0)
 
 
 def _number(text: str, name: str) -> int:
     if not _NUMBER.fullmatch(text):
         raise ValueError(f"Pbft-Log-{name} is not a number")
     return int(text)
-
-
-def _layout(descriptor: int, size: int, log_bytes_max: int) -> LogLayout:
-    """Found again from the file alone.
-
-    A build may write a line like the marker; it counts only where head, marker and tail have
-    exactly their sizes, and then the offsets after it are wrong and nothing else.
-    """
-    head, tail = kept_sizes(log_bytes_max)
-    found = _MARKER.match(os.pread(descriptor, MARKER_BYTES_MAX, head)) if size > head else None
-    if found is None or len(found[1]) > _CUT_DIGITS_MAX or size != head + found.end() + tail:
-        return LogLayout(size, 0, 0, 0)
-    return LogLayout(head, found.end(), int(found[1]), tail)

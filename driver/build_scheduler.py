@@ -6,7 +6,7 @@ what it still owes follows from the replicated state. Which timestamp a request 
 long it is sent again, is `ci.ballots`; which builds are to begin now is `ci.assignments`.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
 
@@ -17,7 +17,6 @@ from ci.builds import OpenBuild
 from ci.executors import StandbyTimeout
 from ci.limits import Limits
 from ci.operations import Ballot, CastBallot, Operation, ReportDeadline
-from ci.verdict import Thresholds
 from driver.ports import (
     Builder,
     BuildOrder,
@@ -46,7 +45,7 @@ class SchedulerPorts(msgspec.Struct, frozen=True):
 class BuildScheduler:
     """The builds and the own requests of one replica, from one start to the next.
 
-    stand_by_seconds: how patient the replica is as a stand-by (ci.executors.StandbyTimeout).
+    standby_timeout: how long the replica waits as a stand-by, under the limits of a build.
     application, clients: the replicated state, read only.
     """
 
@@ -57,8 +56,7 @@ class BuildScheduler:
         ports: SchedulerPorts,
         *,
         clients: ClientTable,
-        limits: Limits,
-        stand_by_seconds: float,
+        standby_timeout: Callable[[Limits], StandbyTimeout],
     ) -> None:
         self._name = identity.name
         self._application = application
@@ -68,12 +66,12 @@ class BuildScheduler:
         self._log = ports.log
         self._assignments = AssignmentTracker(
             identity.name,
-            Thresholds(identity.cluster.quorums, limits.weak_agreement_allowed),
-            StandbyTimeout(stand_by_seconds, limits.build_seconds_max),
+            application.thresholds_of,
+            lambda build: standby_timeout(application.limits_of(build)),
         )
         self._requests = ReplicaRequests(
             identity=identity,
-            deadline_seconds=limits.deadline_seconds,
+            deadline_seconds=lambda build: application.limits_of(build).deadline_seconds,
             builds=application.open_builds,
             clients=lambda: clients,
             assignments=self._assignments,
@@ -159,7 +157,8 @@ class BuildScheduler:
         reason = self._assignments.call(build, now)
         if reason is None:
             return
-        order = order_of(build, is_spare=self._assignments.is_spare(build, now))
+        is_spare = self._assignments.is_spare(build, now)
+        order = order_of(build, self._application.limits_of(build), is_spare=is_spare)
         self._running[order.key] = None
         self._builder.begin(order, reason)
 
@@ -211,14 +210,15 @@ def pending_builds(builds: Mapping[bytes, OpenBuild], replica: str) -> dict[Key,
     return {(build.id, build.opened): build for build in waiting}
 
 
-def order_of(build: OpenBuild, *, is_spare: bool) -> BuildOrder:
-    """What the builder has to know of that build."""
+def order_of(build: OpenBuild, limits: Limits, *, is_spare: bool) -> BuildOrder:
+    """What the builder has to know of that build, with the limits that it was opened under."""
     return BuildOrder(
         build=build.id,
         opened=build.opened,
         repository=build.repository,
         branch=build.branch,
         commit=build.commit,
+        limits=limits,
         event=build.event,
         ref=build.ref,
         is_spare=is_spare,

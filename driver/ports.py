@@ -13,6 +13,7 @@ from ci.assignments import Key
 from ci.ballots import ReplicaRequest
 from ci.executors import StartReason
 from ci.ledger_gap import LedgerGap, LedgerPage
+from ci.limits import Limits
 from ci.operations import Event
 from pbft.messages import Signed
 from pbft.ports import Record
@@ -34,6 +35,8 @@ class BuildOrder(msgspec.Struct, frozen=True):
     branch: str
     # the full id; None if the request says "no such branch"
     commit: str | None
+    # those that it was opened under
+    limits: Limits
     event: Event = Event.PUSH
     # the full ref that the commit must be on; None: refs/heads/<branch>
     ref: str | None = None

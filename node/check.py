@@ -38,7 +38,7 @@ async def check_node(
         await asyncio.to_thread(check_saves, directory, save_seconds_max),
     ]
     engine, repositories, members = await asyncio.gather(
-        _engine(config, limits), _repositories(config, limits), check_members(identity, peers)
+        _engine(config, limits), _repositories(config), check_members(identity, peers)
     )
     return [*machine, *engine, *repositories, *members]
 
@@ -50,7 +50,7 @@ async def _engine(config: NodeConfig, limits: Limits) -> list[Finding]:
     return await asyncio.to_thread(check_engine, config, limits)
 
 
-async def _repositories(config: NodeConfig, limits: Limits) -> list[Finding]:
+async def _repositories(config: NodeConfig) -> list[Finding]:
     """Whether git reaches each repository with the login that is configured for it."""
     with (
         ThreadPoolExecutor(REPOSITORIES_AT_ONCE) as threads,
@@ -58,7 +58,7 @@ async def _repositories(config: NodeConfig, limits: Limits) -> list[Finding]:
     ):
         # with folders of its own, so that a running node's stay as they are
         apart = msgspec.structs.replace(config, data_directory=Path(folder))
-        checkout = Checkout(apart, limits.workspace_bytes, threads)
+        checkout = Checkout(apart, threads)
         checkout.start()
         return list(
             await asyncio.gather(*(_repository(checkout, entry) for entry in config.repositories))

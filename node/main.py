@@ -18,6 +18,7 @@ from aiohttp.typedefs import Middleware
 
 from ci.admission import room_refusal
 from ci.application import BuildApplication
+from ci.executors import StandbyTimeout
 from ci.limits import ALL, Limits, encode_limits
 from ci.operations import Ballot
 from common.address import Address
@@ -184,17 +185,18 @@ class _Node:
             faulty = FaultyNode(config.fault_injection, identity, peers)
             self._spoken_links = faulty.links(self._spoken_links)
             self._faults, bend = faulty.routes, faulty.bend
-        self._runner = BuildRunner(
-            config=config, limits=limits, cluster_id=cluster.id, version=VERSION
-        )
+        self._runner = BuildRunner(config=config, cluster_id=cluster.id, version=VERSION)
         self._tasks = BuildTasks(self._runner, bend)
         self._builds = self._tasks.scheduler = BuildScheduler(
             identity,
             application,
             SchedulerPorts(StoreRequests(self._store), self._tasks, self._runtime, _log),
             clients=self._runtime.replica.core.execution.clients,
-            limits=limits,
-            stand_by_seconds=config.stand_by_seconds,
+            standby_timeout=lambda limits: StandbyTimeout(
+                # a change of limits may leave less time than what was checked at the start
+                min(config.stand_by_seconds, limits.deadline_seconds / 2),
+                limits.build_seconds_max,
+            ),
         )
         self._ledger_catch_up = LedgerCatchUp(store=self._store, peers=peers)
         self._scrub = Scrub(self._store)
@@ -216,7 +218,7 @@ class _Node:
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, self._ended.set)
         listeners = await self._listen()
-        await self._runner.start()
+        await self._runner.start(self._runtime.application.limits)
         self._runtime.start(self._spoken_links, self._builds)
         await self._links.start()
         self._tell_start()

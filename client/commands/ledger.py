@@ -12,6 +12,7 @@ from ci.ledger import (
     ApproveEntry,
     CancelEntry,
     LateBallotEntry,
+    LimitsEntry,
     MalformedEntry,
     VerdictEntry,
     decode_entry,
@@ -171,6 +172,9 @@ def _line(entry: Entry) -> str:
             return f"cancel       {body.build[:12]}  by {log_text(body.client)}"
         case ApproveEntry():
             return f"approve      {body.build[:12]}  by {log_text(body.client)}"
+        case LimitsEntry():
+            by = ", ".join(log_text(approval.operator) for approval in body.approvals)
+            return f"limits       {body.serial:12}  after sequence number {body.since}, by {by}"
         case AppendEntry():
             return f"append       {body.length:12}  {escape_controls(body.text)}"
 

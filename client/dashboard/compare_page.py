@@ -8,7 +8,6 @@ from pathlib import Path
 import msgspec
 from aiohttp import web
 
-from ci.limits import decode_limits
 from client.api.routes import ApiError, Site
 from client.dashboard.pages import FORM_POLICY, Pages
 from client.logs.log_comparison import Comparison, KeptLog, compare_logs
@@ -38,7 +37,6 @@ class LogComparisons:
 
     def __init__(self, site: Site) -> None:
         self._site = site
-        self._log_bytes_max = decode_limits(site.cluster.genesis.application).log_bytes_max
         self._turn = asyncio.Semaphore(1)
         self._kept: dict[tuple[bytes, str, str, int, bool], ComparedLogs] = {}
 
@@ -71,7 +69,6 @@ class LogComparisons:
                     _compare,
                     files,
                     (left, right),
-                    self._log_bytes_max,
                     lines_max=lines_max,
                     are_numbers_ignored=are_numbers_ignored,
                 )
@@ -136,7 +133,6 @@ def default_pair(groups: Sequence[Group], archived: Sequence[str]) -> tuple[str,
 def _compare(
     files: Sequence[Path],
     names: tuple[str, str],
-    log_bytes_max: int,
     *,
     lines_max: int,
     are_numbers_ignored: bool,
@@ -144,7 +140,7 @@ def _compare(
     """The comparison, and what was left out of it. Blocking. Raises OSError."""
     logs, notes = [], []
     for file, name in zip(files, names, strict=True):
-        log, cut_bytes = _read_kept(file, log_bytes_max)
+        log, cut_bytes = _read_kept(file)
         logs.append(log)
         if cut_bytes:
             notes.append(
@@ -162,12 +158,12 @@ def _compare(
     return comparison, tuple(notes)
 
 
-def _read_kept(file: Path, log_bytes_max: int) -> tuple[KeptLog, int]:
+def _read_kept(file: Path) -> tuple[KeptLog, int]:
     """What is compared of a log, and how many bytes its replica did not keep. Raises OSError."""
     with file.open("rb", buffering=0) as stream:
         descriptor = stream.fileno()
         size = os.fstat(descriptor).st_size
-        layout = read_layout(descriptor, log_bytes_max)
+        layout = read_layout(descriptor)
         head_bytes, tail_bytes = layout.head_bytes, layout.tail_bytes
         if head_bytes + tail_bytes > READ_BYTES_MAX:
             head_bytes = min(head_bytes, READ_BYTES_MAX // 2)

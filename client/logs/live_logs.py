@@ -12,7 +12,6 @@ from typing import Any
 
 import msgspec
 
-from ci.limits import Limits
 from ci.statement import parse_statement
 from client.logs.build_output import BuildOutput
 from client.logs.log_steps import PIECE_BYTES_MAX, LogSteps, Place
@@ -70,8 +69,7 @@ class LogEvent(msgspec.Struct, frozen=True):
 class LiveLogs:
     """The logs of one gateway's builds."""
 
-    def __init__(self, limits: Limits, nodes: Nodes, archive: Archive) -> None:
-        self._limits = limits
+    def __init__(self, nodes: Nodes, archive: Archive) -> None:
         self._nodes = nodes
         self._archive = archive
         # which opening of a build a replica has, while no verdict says it
@@ -113,7 +111,6 @@ class LiveLogs:
             piece = await asyncio.to_thread(
                 read_log_file,
                 self._archive.log_file(build, replica),
-                self._limits.log_bytes_max,
                 offset,
                 bytes_max=PIECE_BYTES_MAX,
             )

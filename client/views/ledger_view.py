@@ -10,6 +10,7 @@ from ci.ledger import (
     ApproveEntry,
     CancelEntry,
     LateBallotEntry,
+    LimitsEntry,
     MalformedEntry,
     VerdictEntry,
     decode_entry,
@@ -19,6 +20,8 @@ from common.safe_text import log_text
 from pbft.ports import Entry
 
 TEXT_CHARACTERS_MAX = 300
+# There are seventeen limits, and the name of each is in it.
+LIMITS_CHARACTERS_MAX = 1000
 _STANCES = {True: "agrees", False: "dissents", None: "counts for neither side"}
 
 
@@ -26,7 +29,7 @@ class EntryView(msgspec.Struct, frozen=True, kw_only=True):
     """One entry."""
 
     index: int
-    # verdict, late ballot, cancel, approve, append, or unknown
+    # verdict, late ballot, cancel, approve, limits, append, or unknown
     kind: str
     # the head after this entry (hex)
     head: str
@@ -93,6 +96,15 @@ def _told(bare: EntryView, body: AnyEntry) -> EntryView:
             fields = {"kind": "cancel", "build": body.build, "by": log_text(body.client)}
         case ApproveEntry():
             fields = {"kind": "approve", "build": body.build, "by": log_text(body.client)}
+        case LimitsEntry():
+            by = ", ".join(approval.operator for approval in body.approvals)
+            values = ", ".join(f"{name} {value}" for name, value in body.limits.items())
+            text = f"change {body.serial}, for builds opened after {body.since}: {values}"
+            fields = {
+                "kind": "limits",
+                "by": log_text(by, TEXT_CHARACTERS_MAX),
+                "text": log_text(text, LIMITS_CHARACTERS_MAX),
+            }
         case AppendEntry():
             fields = {
                 "kind": "append",

@@ -84,12 +84,9 @@ class _Found(msgspec.Struct, frozen=True):
 class BuildRunner:
     """Runs builds, `builds_at_once` at a time; the others wait."""
 
-    def __init__(
-        self, *, config: NodeConfig, limits: Limits, cluster_id: bytes, version: str
-    ) -> None:
+    def __init__(self, *, config: NodeConfig, cluster_id: bytes, version: str) -> None:
         """Starts nothing yet. version: of this software, for the evidence."""
         self._config = config
-        self._limits = limits
         self._version = version
         rules = KeepRules(
             items_max=config.builds_kept_max,
@@ -100,12 +97,12 @@ class BuildRunner:
         # a build needs two threads at a time; one more for what is being tidied up
         thread_count = 3 * config.builds_at_once + 1
         self._threads = ThreadPoolExecutor(thread_count, thread_name_prefix="build")
-        self._checkout = Checkout(config, limits.workspace_bytes, self._threads)
+        self._checkout = Checkout(config, self._threads)
         self._sandbox: Sandbox = (
-            ProcessSandbox(self._threads, limits)
+            ProcessSandbox(self._threads)
             if config.executor == "process"
             else DockerSandbox(
-                config, limits, cluster_id, threads=self._threads, connections_max=thread_count
+                config, cluster_id, threads=self._threads, connections_max=thread_count
             )
         )
         self._slots = FairSemaphore(config.builds_at_once)
@@ -120,12 +117,15 @@ class BuildRunner:
         self._sweeper: asyncio.Task[None] | None = None
         self._is_closed = False
 
-    async def start(self) -> None:
-        """Remove what a crash left behind: work folders, containers, images. Raises OSError."""
+    async def start(self, limits: Limits) -> None:
+        """Remove what a crash left behind: work folders, containers, images. Raises OSError.
+
+        limits: those that hold now, to be compared with this machine; each build has its own.
+        """
         await in_thread(self._threads, lambda stop: self.kept.start())
         self._checkout.start()
         self._sweeper = asyncio.create_task(self._sweep(), name="sweeper")
-        await self._sandbox.start()
+        await self._sandbox.start(limits)
 
     async def close(self) -> None:
         """Stop all builds and wait until nothing of them is left. Their callers see a cancel."""
@@ -198,7 +198,7 @@ class BuildRunner:
         path = self.log_path(build, opened)
         if not path.is_file():
             return None
-        return read_log_file(path, self._limits.log_bytes_max, offset, bytes_max=bytes_max)
+        return read_log_file(path, offset, bytes_max=bytes_max)
 
     def state(self, build: bytes, opened: int) -> str:
         """waiting | checkout | image | building | retrying: <reason> | none"""
@@ -315,6 +315,7 @@ class BuildRunner:
             ref_of(order.branch, order.ref),
             order.commit,
             target=folder / "tree.tar",
+            workspace_bytes=order.limits.workspace_bytes,
         )
         checked_out_at = time.monotonic()
         if isinstance(source, NotThere):
@@ -325,7 +326,9 @@ class BuildRunner:
         for line in source.modules:
             log.note(line)
         # a stranger's file may take long to read
-        job, pipeline_sha256 = await in_thread(self._threads, lambda stop: self._job(source))
+        job, pipeline_sha256 = await in_thread(
+            self._threads, lambda stop: self._job(source, order.limits)
+        )
         if order.is_spare and isinstance(job, Pipeline) and job.agreement == Agreement.WEAK:
             log.note("the pipeline asks for weak agreement: this replica stands by")
             raise _NotNeeded
@@ -343,6 +346,7 @@ class BuildRunner:
                     folder=folder,
                     job=job,
                     origin=_origin(order, source.commit_seconds),
+                    limits=order.limits,
                     log=log,
                     show_state=show_state,
                     local_images=source.local_images,
@@ -358,7 +362,9 @@ class BuildRunner:
             ended_at - checked_out_at,
         )
 
-    def _job(self, source: Source) -> tuple[Pipeline | bytes | PipelineInvalid, str | None]:
+    def _job(
+        self, source: Source, limits: Limits
+    ) -> tuple[Pipeline | bytes | PipelineInvalid, str | None]:
         """What to run, and the SHA-256 of the file that says so (None where it is no file)."""
         name, data = PIPELINE_FILE, source.pipeline
         if data is None:
@@ -372,11 +378,11 @@ class BuildRunner:
             return PipelineInvalid(f"the tree {source.tree.problem}", file="the commit"), digest
         if name == DOCKERFILE:
             return data, digest
-        return parse_pipeline(data, self._limits), digest
+        return parse_pipeline(data, limits), digest
 
     def _open_log(self, order: BuildOrder) -> BuildLog:
         try:
-            return BuildLog(self.log_path(order.build, order.opened), self._limits.log_bytes_max)
+            return BuildLog(self.log_path(order.build, order.opened), order.limits.log_bytes_max)
         except OSError as error:
             raise InfrastructureError(f"this machine: {error}") from error
 

@@ -36,7 +36,6 @@ class BuildLog:
     def __init__(self, path: Path, bytes_max: int) -> None:
         """Starts an empty file. bytes_max: of the file when finished. Raises OSError."""
         self.path = path
-        self._bytes_max = bytes_max
         self._head_bytes_max, self._tail_bytes_max = kept_sizes(bytes_max)
         self._head_bytes = 0
         self._tail: deque[bytearray] = deque()
@@ -102,7 +101,7 @@ class BuildLog:
         """
         with self._lock:
             if self._file is None:
-                return read_log_file(self.path, self._bytes_max, offset, bytes_max=bytes_max)
+                return read_log_file(self.path, offset, bytes_max=bytes_max)
             tail_offset = self._head_bytes + self._cut_bytes
             total = tail_offset + self._tail_bytes
             dropped = (self._head_bytes, tail_offset) if self._cut_bytes else None

@@ -46,11 +46,10 @@ _log = logging.getLogger(__name__)
 class ProcessSandbox:
     """Implements `Sandbox` with a shell of this machine."""
 
-    def __init__(self, threads: ThreadPoolExecutor, limits: Limits) -> None:
+    def __init__(self, threads: ThreadPoolExecutor) -> None:
         self._threads = threads
-        self._limits = limits
 
-    async def start(self) -> None:
+    async def start(self, limits: Limits) -> None:
         """Warn. Nothing is left of a node that crashed: its builds' supervisors saw to that."""
         _log.warning(WARNING)
 
@@ -97,7 +96,7 @@ class ProcessSandbox:
                     return result_of_exit(code if code > 0 else 128 - code, None, None)
             if not pipeline.artifacts:
                 return RunResult(Outcome.PASSED, 0)
-            collector = Collector(work.artifacts_folder, pipeline.artifacts, self._limits)
+            collector = Collector(work.artifacts_folder, pipeline.artifacts, work.limits)
             take_from_folder(collector, checkout, stop)
             return RunResult(Outcome.PASSED, 0, artifacts=collector.finish())
         except ArtifactsWrong as wrong:

@@ -6,6 +6,7 @@ from typing import Protocol
 
 import msgspec
 
+from ci.limits import Limits
 from ci.operations import Artifact, Outcome
 from common.pipeline.pipeline_file import Pipeline, Step
 from node.outputs.artifact_store import ARTIFACTS_FOLDER
@@ -55,6 +56,8 @@ class Work(msgspec.Struct, frozen=True):
     # the pipeline, or the bytes of the Dockerfile if there is no pipeline file
     job: Pipeline | bytes
     origin: Origin
+    # those that the build was opened under
+    limits: Limits
     log: BuildLog
     # shows people where the build is
     show_state: Callable[[str], None]
@@ -144,8 +147,8 @@ def artifacts_wrong(problem: str, image_digest: str | None, image_id: str | None
 class Sandbox(Protocol):
     """Where builds run. All three raise nothing but InfrastructureError and CancelledError."""
 
-    async def start(self) -> None:
-        """Remove what a crash left behind."""
+    async def start(self, limits: Limits) -> None:
+        """Remove what a crash left behind. limits: those that hold now."""
 
     async def run(self, work: Work) -> RunResult:
         """Run it to its end. Whatever comes of it, also when cancelled, `remove` is to follow."""

@@ -11,6 +11,7 @@ where the request says belongs there too, since a branch or tag may have moved m
 import asyncio
 import hashlib
 import logging
+import math
 import os
 import time
 from collections import deque
@@ -78,12 +79,11 @@ class Checkout:
     def __init__(
         self,
         config: NodeConfig,
-        workspace_bytes: int,
         threads: ThreadPoolExecutor,
         *,
         asked_again_seconds: float = ASKED_AGAIN_SECONDS,
     ) -> None:
-        """workspace_bytes: a larger tree is refused. asked_again_seconds: see check_out."""
+        """asked_again_seconds: see check_out."""
         self._listed = _Listed(config.repositories)
         self._mirrors = MirrorCache(
             config.data_directory / "mirrors", config.mirrors_bytes_max, config.mirrors_days_max
@@ -91,7 +91,6 @@ class Checkout:
         self._fetch_bytes_max = max(config.mirrors_bytes_max, FETCH_BYTES_MIN)
         self._home = config.data_directory / "git-home"
         self._timeout_seconds = config.checkout_timeout_seconds
-        self._workspace_bytes = workspace_bytes
         self._threads = threads
         self._asked_again_seconds = asked_again_seconds
         # Mirrors are measured file by file: only where they may be too much, or may be too old.
@@ -122,11 +121,18 @@ class Checkout:
         await self._in_thread(lambda stop: has_reference(remote, "HEAD", stop))
 
     async def check_out(
-        self, repository: str, reference: str, commit: str | None, *, target: Path
+        self,
+        repository: str,
+        reference: str,
+        commit: str | None,
+        *,
+        target: Path,
+        workspace_bytes: float = math.inf,
     ) -> Source | NotThere:
         """The files of `commit`, proved to be reachable from `reference`; the tree as a tar file.
 
-        reference: a full name, see common.ref_names.check_ref. The tree goes to `target`.
+        reference: a full name, see common.ref_names.check_ref. The tree goes to `target`; one of
+        more than workspace_bytes is refused.
 
         The answer "not there" is asked for again for asked_again_seconds where a commit is named;
         what is then still not where the request says raises InfrastructureError, because references
@@ -154,7 +160,8 @@ class Checkout:
             try:
                 with ExitStack() as in_use:
                     need = _Need(listed, entry, reference, commit)
-                    found = await self._try(need, target, in_use)
+                    room = _Room(target, workspace_bytes)
+                    found = await self._try(need, room, in_use)
             except InfrastructureError:
                 await self._tidy_where_due()
                 raise
@@ -175,7 +182,7 @@ class Checkout:
                 return found
             await asyncio.sleep(min(ASKED_AGAIN_EVERY_SECONDS, asked_until - now))
 
-    async def _try(self, need: "_Need", target: Path, in_use: ExitStack) -> Source | NotThere:
+    async def _try(self, need: "_Need", room: "_Room", in_use: ExitStack) -> Source | NotThere:
         """One try. A mirror that turns out to be corrupt is made anew, each once.
 
         in_use: keeps the mirrors that are read.
@@ -184,7 +191,7 @@ class Checkout:
         made_anew: set[Path] = set()
         while True:
             try:
-                return await self._gather(need, target, in_use, ends_at=ends_at)
+                return await self._gather(need, room, in_use, ends_at=ends_at)
             except CorruptMirror as error:
                 folder = error.folder
                 assert folder is not None, "whoever reads a mirror says which"
@@ -196,7 +203,7 @@ class Checkout:
                 made_anew.add(folder)
 
     async def _gather(
-        self, need: "_Need", target: Path, in_use: ExitStack, *, ends_at: float
+        self, need: "_Need", room: "_Room", in_use: ExitStack, *, ends_at: float
     ) -> Source | NotThere:
         """Everything that the commit consists of, in one tar file. Raises CorruptMirror."""
         top = await self._look(need, in_use, ends_at)
@@ -209,15 +216,15 @@ class Checkout:
         if not isinstance(parts, TreeRefused):
             entries = tuple(entry for part in parts for entry in part.entries)
             refused = await self._in_thread(
-                lambda stop: check_tree(entries, self._workspace_bytes), ends_at
+                lambda stop: check_tree(entries, room.bytes_max), ends_at
             )
             if refused is None:
-                export = partial(export_tree, parts, target, top.commit_seconds)
+                export = partial(export_tree, parts, room.target, commit_seconds=top.commit_seconds)
                 await self._in_thread(export, ends_at)
                 return Source(
                     top.pipeline,
                     top.dockerfile,
-                    target,
+                    room.target,
                     top.commit_seconds,
                     tuple(modules),
                     need.entry.local_images,
@@ -346,6 +353,13 @@ class _Listed:
         self.entries = {entry.url: entry for entry in repositories}
         # how a submodule may name them
         self.urls = {plain_address(url): url for url in self.entries}
+
+
+class _Room(msgspec.Struct, frozen=True):
+    """The file that the tree goes to, and the most that the tree may have in bytes."""
+
+    target: Path
+    bytes_max: float
 
 
 class _Need(msgspec.Struct, frozen=True):

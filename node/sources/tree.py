@@ -196,7 +196,7 @@ def check_tree(entries: tuple[TreeEntry, ...], bytes_max: int) -> TreeRefused | 
 
 
 def export_tree(
-    parts: tuple[TreePart, ...], target: Path, commit_seconds: int, *, stop: Stop
+    parts: tuple[TreePart, ...], target: Path, stop: Stop, *, commit_seconds: int
 ) -> None:
     """Write the entries of all parts, checked together by check_tree, to one tar file.
 

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from ci.application import BuildApplication
 from ci.assignments import Key
 from ci.builds import OpenBuild
+from ci.executors import StandbyTimeout
 from ci.operations import Ballot
 from driver.build_scheduler import UPDATE_SECONDS, BuildScheduler, SchedulerPorts
 from driver.ports import SaveFailed
@@ -201,8 +202,9 @@ class Process:
             application,
             SchedulerPorts(self.disk, self._builder, self, SilentLog()),
             clients=replica.core.execution.clients,
-            limits=world.limits,
-            stand_by_seconds=world.stand_by_seconds,
+            standby_timeout=lambda limits: StandbyTimeout(
+                world.stand_by_seconds, limits.build_seconds_max
+            ),
         )
 
     def crash(self) -> None:

@@ -41,7 +41,9 @@ class Own:
         self.identity = 0
         thresholds = Thresholds(self.world.cluster.quorums)
         self.assignments = AssignmentTracker(
-            self.name, thresholds, StandbyTimeout(STAND_BY_SECONDS, BUILD_SECONDS_MAX)
+            self.name,
+            lambda build: thresholds,
+            lambda build: StandbyTimeout(STAND_BY_SECONDS, BUILD_SECONDS_MAX),
         )
         self.requests = ReplicaRequests(
             identity=Identity(
@@ -49,7 +51,7 @@ class Own:
                 self.name,
                 lambda message: bytes(signing_key(self.name).sign(message).signature),
             ),
-            deadline_seconds=DEADLINE_SECONDS,
+            deadline_seconds=lambda build: DEADLINE_SECONDS,
             builds=self.world.application.open_builds,
             clients=lambda: self.clients,
             assignments=self.assignments,

@@ -41,7 +41,7 @@ class Minimal(World):
         thresholds = Thresholds(self.cluster.quorums, limits.weak_agreement_allowed)
         standby_timeout = StandbyTimeout(STAND_BY_SECONDS, BUILD_SECONDS_MAX)
         self.assignments = {
-            name: AssignmentTracker(name, thresholds, standby_timeout)
+            name: AssignmentTracker(name, lambda build: thresholds, lambda build: standby_timeout)
             for name in self.cluster.replica_names
         }
         self.executors = self.build.executors

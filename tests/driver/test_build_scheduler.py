@@ -6,7 +6,7 @@ import pytest
 
 from ci.assignments import Key
 from ci.ballots import BALLOT, RESEND_SECONDS, VERDICT_DEADLINE, ReplicaRequest
-from ci.executors import StartReason
+from ci.executors import StandbyTimeout, StartReason
 from ci.limits import Limits
 from ci.operations import CastBallot, ReportDeadline, decode_operation
 from driver.build_scheduler import BuildScheduler, SchedulerPorts, pending_builds
@@ -80,8 +80,7 @@ class Shell:
             self.world.application,
             SchedulerPorts(self.disk, self, self, self),
             clients=self.clients,
-            limits=self.world.limits,
-            stand_by_seconds=20.0,
+            standby_timeout=lambda limits: StandbyTimeout(20.0, limits.build_seconds_max),
         )
         self.scheduler.take_up()
         return self.scheduler

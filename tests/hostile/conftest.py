@@ -156,7 +156,7 @@ class Arena:
         for order, ballot in zip(hostile, ballots, strict=True):
             log = builder.log(order)
             size = builder.runner.log_path(order.build, order.opened).stat().st_size
-            assert size <= builder.runner._limits.log_bytes_max
+            assert size <= builder.limits.log_bytes_max
             assert "root:x:0:0" not in log
             assert SECRET not in log
             results.append(Result(ballot, log))

@@ -195,14 +195,17 @@ def make_config(tmp_path: Path) -> ConfigMaker:
 class Builder:
     """A build runner, and orders for it."""
 
-    def __init__(self, runner: BuildRunner, cluster_id: bytes) -> None:
+    def __init__(self, runner: BuildRunner, cluster_id: bytes, limits: Limits) -> None:
         self.runner = runner
+        self.limits = limits
         self.cluster_id = cluster_id
 
     def order(self, repository: str, commit: str | None, branch: str = "main") -> BuildOrder:
         """An order with a build id of its own."""
         # Other workers have the same numbers, and some things are looked for by the build alone.
-        return BuildOrder(secrets.token_bytes(32), next(_numbers), repository, branch, commit)
+        return BuildOrder(
+            secrets.token_bytes(32), next(_numbers), repository, branch, commit, self.limits
+        )
 
     async def build(self, order: BuildOrder) -> Ballot:
         """The ballot, once nothing else is left of any build."""
@@ -242,14 +245,10 @@ async def make_builder() -> AsyncIterator[BuilderMaker]:
             "home_bytes": 16 * 2**20,
             "temporary_bytes": 64 * 2**20,
         }
-        runner = BuildRunner(
-            config=config,
-            limits=Limits(**(defaults | limits)),
-            cluster_id=cluster,
-            version="test",
-        )
-        await runner.start()
-        made.append(Builder(runner, cluster))
+        runner = BuildRunner(config=config, cluster_id=cluster, version="test")
+        allowed = Limits(**(defaults | limits))
+        await runner.start(allowed)
+        made.append(Builder(runner, cluster, allowed))
         return made[-1]
 
     yield make
@@ -389,9 +388,7 @@ def make_checkout() -> Iterator[CheckoutMaker]:
     with ThreadPoolExecutor(4) as threads:
 
         def make(config: NodeConfig, asked_again_seconds: float = 0.0) -> Checkout:
-            checkout = Checkout(
-                config, WORKSPACE_BYTES, threads, asked_again_seconds=asked_again_seconds
-            )
+            checkout = Checkout(config, threads, asked_again_seconds=asked_again_seconds)
             checkout.start()
             return checkout
 

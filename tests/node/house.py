@@ -16,6 +16,7 @@ from aiohttp import web
 from aiohttp.test_utils import TestClient
 
 from ci.application import BuildApplication
+from ci.executors import StandbyTimeout
 from ci.limits import Limits, encode_limits
 from ci.operations import (
     Agreement,
@@ -194,8 +195,9 @@ class House:
             application,
             SchedulerPorts(StoreRequests(store), tasks, runtime, _log),
             clients=runtime.replica.core.execution.clients,
-            limits=self.limits,
-            stand_by_seconds=self.stand_by_seconds,
+            standby_timeout=lambda limits: StandbyTimeout(
+                self.stand_by_seconds, limits.build_seconds_max
+            ),
         )
         self.runtimes[name] = runtime
         runtime.start(faulty.links(FunctionLinks(self, name)), scheduler)

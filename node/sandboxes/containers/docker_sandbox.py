@@ -62,14 +62,12 @@ class DockerSandbox:
     def __init__(
         self,
         config: NodeConfig,
-        limits: Limits,
         cluster_id: bytes,
         *,
         threads: ThreadPoolExecutor,
         connections_max: int,
     ) -> None:
         self._config = config
-        self._limits = limits
         self._cluster = cluster_id.hex()
         self._threads = threads
         self._engine = DockerEngine(config.docker_host, connections_max, config.docker_tls_folder)
@@ -81,7 +79,7 @@ class DockerSandbox:
         self._has_leftovers = True
         self._looking_again: set[asyncio.Task[None]] = set()
 
-    async def start(self) -> None:
+    async def start(self, limits: Limits) -> None:
         """Remove what a crash left behind; where the engine is down, before the next build.
 
         Raises OSError.
@@ -92,7 +90,7 @@ class DockerSandbox:
             await in_thread(self._threads, lambda stop: log_egress_filter(docker_host))
         try:
             await self._remove_leftovers()
-            await self._call(lambda stop: self._compare_memory())
+            await self._call(lambda stop: self._compare_memory(limits))
         except InfrastructureError as error:
             _log.warning("leftovers of earlier builds stay for now: %s", error.reason)
         self._look_again_later()
@@ -148,7 +146,7 @@ class DockerSandbox:
             work=work,
             name=self._container_name(work),
             labels=self._labels(work.label),
-            limits=self._limits,
+            limits=work.limits,
             network_allowed=self._config.network_allowed,
             ca_bundle=await self._ca_bundle(),
             without_tar=self._without_tar,
@@ -189,10 +187,10 @@ class DockerSandbox:
                 tuple(bases.values()),
                 self._container_name(work),
                 labels=self._labels(work.label),
-                limits=self._limits,
+                limits=work.limits,
             )
         )
-        ends_at = time.monotonic() + self._limits.build_seconds_max
+        ends_at = time.monotonic() + work.limits.build_seconds_max
         built = await self._build_image(prepared, network, work, resources=resources)
         if isinstance(built, RunResult):
             is_red = built.outcome in (Outcome.FAILED, Outcome.TIMED_OUT)
@@ -205,7 +203,7 @@ class DockerSandbox:
                 "Dockerfile: the image has no CMD and no ENTRYPOINT, so there is nothing to run"
             )
             return RunResult(Outcome.PIPELINE_INVALID, problem=problem)
-        limits = self._limits
+        limits = work.limits
         order = ContainerOrder(
             image=image,
             name=self._container_name(work),
@@ -238,7 +236,7 @@ class DockerSandbox:
         resources.tag = tag
         given_up = Stop()
 
-        limits = self._limits
+        limits = work.limits
         order = ImageOrder(
             dockerfile=prepared,
             tree=work.tree,
@@ -400,9 +398,9 @@ class DockerSandbox:
             BUILD_LABEL: label,
         }
 
-    def _compare_memory(self) -> None:
+    def _compare_memory(self, limits: Limits) -> None:
         """Warn where the builds at once may need more memory than the engine's machine has."""
-        one_bytes = container_memory_bytes(self._limits.memory_bytes, self._limits)
+        one_bytes = container_memory_bytes(limits.memory_bytes, limits)
         needed_bytes = self._config.builds_at_once * one_bytes
         machine_bytes = int(self._engine.client().info()["MemTotal"])
         if needed_bytes > machine_bytes:

@@ -424,10 +424,22 @@ async def test_a_tree_that_is_too_large(
 ) -> None:
     fitting = repository.commit({"a": b"x" * WORKSPACE_BYTES})
     too_large = repository.commit({"a": b"x" * WORKSPACE_BYTES, "b": "x"})
-    found = await checkout.check_out(repository.url, "refs/heads/main", fitting, target=target)
+    found = await checkout.check_out(
+        repository.url,
+        "refs/heads/main",
+        fitting,
+        target=target,
+        workspace_bytes=WORKSPACE_BYTES,
+    )
     assert isinstance(found, Source)
     assert found.tree == target
-    found = await checkout.check_out(repository.url, "refs/heads/main", too_large, target=target)
+    found = await checkout.check_out(
+        repository.url,
+        "refs/heads/main",
+        too_large,
+        target=target,
+        workspace_bytes=WORKSPACE_BYTES,
+    )
     assert isinstance(found, Source)
     assert isinstance(found.tree, TreeRefused)
 

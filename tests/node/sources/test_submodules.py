@@ -390,7 +390,11 @@ async def test_all_trees_together_fit_into_the_workspace(
     wanted = library.commit({"code": b"x" * 600_000})
     repository.commit({"a": b"x" * 600_000})
     commit = add_module(repository, "lib", wanted, url="../library")
-    assert await refusal_of(both, repository, commit, target)
+    found = await both.check_out(
+        repository.url, MAIN, commit, target=target, workspace_bytes=1_000_000
+    )
+    assert isinstance(found, Source)
+    assert isinstance(found.tree, TreeRefused)
 
 
 async def test_a_corrupt_mirror_of_a_module_is_made_anew(

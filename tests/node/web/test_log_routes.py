@@ -39,7 +39,7 @@ class OneLog:
             return None
         if self.log is not None:
             return self.log.read(offset, bytes_max)
-        return read_log_file(self.path, LOG_BYTES_MAX, offset, bytes_max=bytes_max)
+        return read_log_file(self.path, offset, bytes_max=bytes_max)
 
     def begin(self) -> BuildLog:
         """The build starts."""

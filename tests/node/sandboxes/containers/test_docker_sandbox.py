@@ -400,10 +400,10 @@ async def main(folder, url, commit, cluster, image):
         (RepositoryEntry(url, local_images=(image,)),), allow_dockerfile=True,
     )
     runner = BuildRunner(
-        config=config, limits=Limits(), cluster_id=bytes.fromhex(cluster), version="test"
+        config=config, cluster_id=bytes.fromhex(cluster), version="test"
     )
-    await runner.start()
-    await runner.build(BuildOrder(bytes(32), 1, url, "main", commit))
+    await runner.start(Limits())
+    await runner.build(BuildOrder(bytes(32), 1, url, "main", commit, Limits()))
 
 asyncio.run(main(*sys.argv[1:]))
 """

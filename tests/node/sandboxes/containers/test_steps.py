@@ -124,7 +124,14 @@ async def test_nothing_to_do_is_skipped_and_never_passed(room: Room) -> None:
     assert finding.compared.image_digest is None
     assert "nothing passes" in builder.log(order)
     tag = BuildOrder(
-        b"t" * 32, 1, room.repository.url, "main", commit, event=Event.TAG, ref="refs/heads/main"
+        b"t" * 32,
+        1,
+        room.repository.url,
+        "main",
+        commit,
+        builder.limits,
+        event=Event.TAG,
+        ref="refs/heads/main",
     )
     assert isinstance(await builder.build(tag), Abstain)
 
