@@ -35,6 +35,7 @@ from client.gateway.resolve import Resolver
 from client.gateway.results_file import ResultsFile
 from client.logs.live_logs import LiveLogs
 from client.network.artifact_fetch import Artifacts
+from client.network.limits_history import LimitsHistory
 from client.network.network_watch import NetworkWatch
 from client.network.nodes import Nodes
 from client.storage.archive import Archive
@@ -119,7 +120,8 @@ async def running_gateway(
         resolver = make_resolver(config)
         stack.callback(resolver.close)
         nodes = await stack.enter_async_context(Nodes(member.peers))
-        collector = Collector(cluster, limits, nodes, database=database, archive=archive)
+        history = LimitsHistory(limits)
+        collector = Collector(cluster, history, nodes, database=database, archive=archive)
         stack.push_async_callback(collector.close)
         reporter = make_reporter(config.repositories, database)
         public_url = (config.public_url or config.listen.url).rstrip("/")
@@ -150,8 +152,9 @@ async def running_gateway(
             gateway=gateway,
             archive=archive,
             collector=collector,
-            network=NetworkWatch(cluster, nodes, links.connected),
+            network=NetworkWatch(cluster, nodes, links.connected, history),
         )
+        history.on_change = gateway.use_limits
         metrics = _metrics_of(site)
         listener = LimitedListener(make_application(site, metrics))
         stack.push_async_callback(gateway.close)

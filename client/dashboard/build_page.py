@@ -7,13 +7,15 @@ import msgspec
 from aiohttp import web
 
 from ci.ledger import STEP_RAN
-from ci.limits import decode_limits
+from ci.limits import Limits
+from ci.statement import parse_statement
 from client.api.routes import ApiError, Site
 from client.dashboard.build_forms import done_text
 from client.dashboard.build_logs import BuildLogs
 from client.dashboard.change_forms import ChangeForms
 from client.dashboard.compare_page import ComparedLogs, LogComparisons, default_pair
 from client.dashboard.pages import Pages
+from client.network.limits_history import LimitsHistory
 from client.storage.archive import BuildRecord
 from client.storage.outbox import Kind
 from client.views.agreement import SIGNS, Agreement, agreement_of, stance_of
@@ -91,7 +93,6 @@ class _BuildPage:
         self._forms = forms
         self._logs = logs
         self._comparisons = comparisons
-        self._limits = decode_limits(site.cluster.genesis.application)
 
     async def show(self, request: web.Request) -> web.Response:
         """GET /builds/<id>."""
@@ -153,7 +154,7 @@ class _BuildPage:
             cast,
             cluster.replica_names,
             quorums=cluster.quorums,
-            limits=self._limits,
+            limits=_limits_of(record, self._site.network.limits),
             is_collected=record.collected,
         )
 
@@ -234,3 +235,10 @@ def superseded_by(build: BuildView) -> str | None:
 
 def _span(milliseconds: int) -> str:
     return f"{milliseconds} ms" if milliseconds < 1000 else length(milliseconds / 1000)
+
+
+def _limits_of(record: BuildRecord, limits: LimitsHistory) -> Limits:
+    """The limits that a build was opened under; those of now while this gateway cannot tell."""
+    if record.statement is None:
+        return limits.now
+    return limits.at(parse_statement(record.statement).verdict.opened)

@@ -14,9 +14,9 @@ from collections.abc import Callable, Container, Iterable, Sequence
 
 import msgspec
 
-from ci.limits import Limits
 from ci.operations import Abstain, BuildResult, Outcome
 from ci.statement import VerdictFields
+from client.network.limits_history import LimitsHistory
 from client.network.nodes import NodeFailed, Nodes, NotThere, ServedBuild
 from client.storage.archive import Archive, BallotRecord, StateRecord
 from client.storage.database import Database, StorageFailed
@@ -55,7 +55,7 @@ class Collector:
     def __init__(
         self,
         cluster: Cluster,
-        limits: Limits,
+        limits: LimitsHistory,
         nodes: Nodes,
         *,
         database: Database,
@@ -121,7 +121,7 @@ class Collector:
     async def _follow(self, build: bytes) -> None:
         verdict = await self._verdict(build)
         loop = asyncio.get_running_loop()
-        patience = self._limits.build_seconds_max + LATE_SECONDS
+        patience = self._limits.at(verdict.opened).build_seconds_max + LATE_SECONDS
         if verdict.outcome is Outcome.CANCELLED:
             patience = CANCELLED_SECONDS
         until = loop.time() + patience
@@ -316,7 +316,7 @@ class Collector:
         """A replica and its log, if it serves the one that its ballot names."""
         result = read_ballot(ballot.signed)
         assert isinstance(result, BuildResult)
-        bytes_max = self._limits.log_bytes_max + LOG_BYTES_EXTRA
+        bytes_max = self._limits.at(opened).log_bytes_max + LOG_BYTES_EXTRA
         try:
             log = await self._nodes.log(ballot.replica, build, opened, bytes_max=bytes_max)
         except NotThere:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Protocol
 
 from ci.application import OPERATOR_ROLE
+from ci.limits import Limits
 from client.gateway.answers import (
     Answers,
     AppendAnswered,
@@ -185,6 +186,10 @@ class Gateway:
     def use_repositories(self, repositories: Sequence[GatewayRepository]) -> None:
         """Take the settings of these repositories for what comes; what is accepted stays."""
         self._repositories = {entry.url: entry for entry in repositories}
+
+    def use_limits(self, limits: Limits) -> None:
+        """Take the limits that hold from now on, for what the network is given at once."""
+        self._allocator.use_limits(limits)
 
     @property
     def unfinished(self) -> int:

@@ -22,6 +22,7 @@ class GatewayIdentity:
     # its name in the cluster's file
     name: str
     cluster: Cluster
+    # of the genesis; `Gateway.use_limits` takes those that hold later
     limits: Limits
     signing_key: SigningKey
     # where people find it, as its operator says; without a slash at its end. None: nowhere

@@ -11,6 +11,7 @@ from collections.abc import Callable, Collection
 
 import msgspec
 
+from ci.limits import Limits
 from ci.operations import Append, ApproveBuild, CancelBuild, Operation, encode_operation
 from client.gateway.gateway_setup import GatewayIdentity
 from client.storage.archive import Archive
@@ -51,11 +52,16 @@ class TimestampAllocator:
         self._open_max = open_max
         self._turns = FairTurns()
         self._held: dict[bytes, _Hold] = {}
+        self.undecided_max = self.waiting_max = 0
+        self.use_limits(identity.limits)
+
+    def use_limits(self, limits: Limits) -> None:
+        """Ask for as many builds at once as these limits let one client."""
         # The replicas count a build until they decide it, and we until we hear of it: what an
         # earlier life of this gateway lost track of must find room as well.
-        most = identity.limits.open_builds_per_client_max
+        most = limits.open_builds_per_client_max
         self.undecided_max = max(1, most - max(1, most // 8))
-        self.waiting_max = identity.limits.waiting_builds_per_client_max
+        self.waiting_max = limits.waiting_builds_per_client_max
 
     def is_anything_waiting(self) -> bool:
         """Does some request wait for its timestamp? Raises StorageFailed."""

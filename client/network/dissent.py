@@ -78,19 +78,20 @@ class DissentHistory:
         other._recent = {key: recent.copy() for key, recent in self._recent.items()}
         return other
 
-    def feed(self, entry: Entry) -> None:
-        """Take in the next entry. One that this version cannot read tells nothing."""
+    def feed(self, entry: Entry) -> AnyEntry | None:
+        """Take in the next entry, and give what it says. None: this version cannot read it."""
         try:
             body = decode_entry(entry.body)
             dissenting = dissenters(body)
         except (MalformedEntry, InvalidStatement):
-            return
+            return None
         if isinstance(body, VerdictEntry):
             self.verdicts += 1
         for ballot in _ballots(body):
             if ballot.outcome == ABSTAINED or ballot.replica in dissenting:
                 assert isinstance(body, VerdictEntry | LateBallotEntry), "it has ballots"
                 self._note(body.build, ballot, entry.index)
+        return body
 
     def of(self, replica: str) -> DissentView:
         """What there is about one replica."""

@@ -16,9 +16,10 @@ from typing import Annotated
 
 import msgspec
 
-from ci.ledger import genesis_head, verify_chain
+from ci.ledger import LimitsEntry, genesis_head, verify_chain
 from ci.ledger_proof import LedgerProof, ProvedLedger, check_ledger_proof
 from client.network.dissent import DissentHistory
+from client.network.limits_history import LimitsHistory
 from client.network.node_status import NodeStatus
 from client.network.nodes import NodeFailed, Nodes, ServedLedgerProof, Unreadable
 from common.configuration.keys import verify
@@ -102,8 +103,10 @@ def read_ledger_proof(served: ServedLedgerProof) -> LedgerProof:
 class LedgerCheck:
     """The checked ledger of one cluster, as one gateway knows it."""
 
-    def __init__(self, cluster: Cluster, nodes: Nodes) -> None:
+    def __init__(self, cluster: Cluster, nodes: Nodes, limits: LimitsHistory) -> None:
+        """limits: is fed with what was checked."""
         self._cluster = cluster
+        self._limits = limits
         self._nodes = nodes
         self._index = 0
         self._heads = [genesis_head(cluster.id)]  # after entries 0, 50, 100 ...
@@ -253,7 +256,7 @@ class LedgerCheck:
         for name in sources:
             try:
                 async with asyncio.timeout(STEP_SECONDS):
-                    heads, history = await self._read_from(name, index, head)
+                    heads, history, changes = await self._read_from(name, index, head)
             except TimeoutError:
                 self._problem = f"{name}: gave no {index} entries in {STEP_SECONDS:g} s"
                 continue
@@ -262,6 +265,7 @@ class LedgerCheck:
                 continue
             self._problem = None
             self._index, self._head, self.history = index, head, history
+            self._limits.feed(changes)
             self._heads.extend(heads)
             self._served_by = name
             self._agreed_by = ()
@@ -270,10 +274,11 @@ class LedgerCheck:
 
     async def _read_from(
         self, name: str, last: int, head_wanted: bytes
-    ) -> tuple[list[bytes], DissentHistory]:
-        """The heads of whole blocks up to that entry, and the history with it."""
+    ) -> tuple[list[bytes], DissentHistory, list[Entry]]:
+        """The heads of whole blocks up to that entry, the history with it, changes of limits."""
         index, head = self._index, self._head
         heads: list[bytes] = []
+        changes: list[Entry] = []
         history = self.history.copy()
         while index < last:
             wanted = min(FETCHED_ENTRIES, last - index)
@@ -284,14 +289,15 @@ class LedgerCheck:
             if broken is not None:
                 raise _WrongLedger(f"{name}: entry {broken.index}: {broken.reason}")
             for entry in entries:
-                history.feed(entry)
+                if isinstance(history.feed(entry), LimitsEntry):
+                    changes.append(entry)
                 if entry.index % BLOCK_ENTRIES == 0:
                     heads.append(entry.head)
             index, head = entries[-1].index, entries[-1].head
             await asyncio.sleep(0)
         if head != head_wanted:
             raise _WrongLedger(f"{name}: its entries lead to another head for {last} than it said")
-        return heads, history
+        return heads, history, changes
 
     async def _page(self, name: str, first: int, entries_max: int) -> list[Entry]:
         page, _ = await self._nodes.ledger_page(

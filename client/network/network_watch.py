@@ -13,6 +13,7 @@ from collections.abc import Callable
 import msgspec
 
 from client.network.ledger_check import LedgerCheck
+from client.network.limits_history import LimitsHistory
 from client.network.network_view import (
     NetworkView,
     Reach,
@@ -71,13 +72,18 @@ class _Known:
 class NetworkWatch:
     """The replicas of one cluster, as one gateway sees them.
 
-    connected: the replicas that the gateway has a link to. on_change: called when a link, a
+    connected: the replicas that the gateway has a link to. limits: as far as the ledger is checked.
+    on_change: called when a link, a
     status, a view or anything else that people should see at once has changed. is_followed: whether
     anybody looks at a page that lives. Both are set later.
     """
 
     def __init__(
-        self, cluster: Cluster, nodes: Nodes, connected: Callable[[], frozenset[str]]
+        self,
+        cluster: Cluster,
+        nodes: Nodes,
+        connected: Callable[[], frozenset[str]],
+        limits: LimitsHistory,
     ) -> None:
         self.cluster = cluster
         self.nodes = nodes
@@ -87,7 +93,8 @@ class NetworkWatch:
         self._linked: frozenset[str] = frozenset()
         self._told: object = None
         self._task: asyncio.Task[None] | None = None
-        self.ledger = LedgerCheck(cluster, nodes)
+        self.limits = limits
+        self.ledger = LedgerCheck(cluster, nodes, limits)
         self.on_change: Callable[[], None] = lambda: None
         self.is_followed: Callable[[], bool] = lambda: False
 

@@ -25,7 +25,7 @@ from node.diagnostics.metrics import CONTENT_TYPE as METRICS_TYPE
 from node.replica.runtime import Runtime
 from node.storage.evidence_table import KeptEvidence
 from node.storage.scrub import Scrub
-from node.web import log_routes, status_json
+from node.web import limits_json, log_routes, status_json
 from node.web.answers import http_error, number, read_body
 from node.web.artifact_routes import ArtifactRoutes
 from node.web.build_states import state_of
@@ -130,6 +130,7 @@ class NodeServer:
                 web.get("/readyz", self._readyz),
                 web.get("/metrics", self._metrics),
                 web.get("/pbft/status", self._status),
+                web.get("/pbft/limits", self._limits),
                 web.get("/pbft/log", self._log),
                 web.get("/pbft/clients/{client}", self._client),
                 web.get("/pbft/evidence", self._evidence),
@@ -240,6 +241,13 @@ class NodeServer:
                 "counters": dict(self._runtime.counters),
             }
         )
+
+    async def _limits(self, request: web.Request) -> web.Response:
+        """The limits of builds that hold now, and which changes operators proposed."""
+        executed = self._runtime.replica.core.executed
+        application = self._application
+        changes, held = application.limit_changes, application.limits
+        return web.json_response(limits_json.limits(changes, held, self._cluster, executed))
 
     def _standing_by(self) -> int:
         """How many open builds this replica need not build."""

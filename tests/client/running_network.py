@@ -36,6 +36,7 @@ from client.gateway.gateway_setup import (
 from client.gateway.reporting import Reports, make_reporter
 from client.gateway.resolve import FoundCommit, Resolution, Resolver
 from client.gateway.results_file import ResultsFile
+from client.network.limits_history import LimitsHistory
 from client.network.nodes import Nodes
 from client.storage.archive import Archive
 from client.storage.database import Database
@@ -488,9 +489,8 @@ async def run_gateway(
     archive = Archive(database, folder / "data")
     nodes = Nodes(Peers(network.addresses))
     await nodes.__aenter__()
-    collector = Collector(
-        network.cluster, network.limits, nodes, database=database, archive=archive
-    )
+    history = LimitsHistory(network.limits)
+    collector = Collector(network.cluster, history, nodes, database=database, archive=archive)
     results_file = folder / "log" / "results.jsonl"
     draws = iter(range(10**9))
     start = database.file.stat().st_mtime_ns

@@ -8,6 +8,7 @@ from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 
 from client.api.routes import Site
+from client.network.limits_history import LimitsHistory
 from client.network.network_watch import NetworkWatch
 from client.serve import make_application
 from common.address import Address
@@ -42,7 +43,10 @@ def site_of(
         archive=running.archive,
         collector=running.collector,
         network=NetworkWatch(
-            running.network.cluster, running.nodes, lambda: frozenset({"replica-0"})
+            running.network.cluster,
+            running.nodes,
+            lambda: frozenset({"replica-0"}),
+            LimitsHistory(running.network.limits),
         ),
     )
 

@@ -16,6 +16,7 @@ from pbft.client_table import ClientTable, StoredResult
 from pbft.codec import decode_request, digest_of
 from pbft.messages import Signed
 from tests.ci.builders import FAILED, PASSED, World, signing_key
+from tests.ci.operated_world import OperatedWorld
 
 DEADLINE_SECONDS = 60.0
 
@@ -58,8 +59,9 @@ class Disk:
 class Shell:
     """A replica's disk, builder, links and log, and its scheduler from start to start."""
 
-    def __init__(self, limits: Limits | None = None) -> None:
-        self.world = World(limits=limits or Limits(deadline_seconds=int(DEADLINE_SECONDS)))
+    def __init__(self, limits: Limits | None = None, world: World | None = None) -> None:
+        limits = limits or Limits(deadline_seconds=int(DEADLINE_SECONDS))
+        self.world = world or World(limits=limits)
         self.name = self.world.replica(0)
         self.clients = ClientTable(256)
         self.log: list[str] = []
@@ -242,6 +244,31 @@ def test_a_deadline_is_reported_once(shell: Shell) -> None:
     assert reports == [ReportDeadline(*key)]
     assert shell.disk.has_request(VERDICT_DEADLINE, key)
     assert not shell.disk.has_request(BALLOT, key)
+
+
+def test_each_build_has_the_deadline_and_the_limits_that_it_was_opened_under() -> None:
+    """Replicas that took the newest limits would disagree about builds that were open before."""
+    longer = Limits(deadline_seconds=3 * int(DEADLINE_SECONDS), pids_max=99)
+    limits = Limits(deadline_seconds=int(DEADLINE_SECONDS))
+    world = OperatedWorld(limits=limits)
+    shell = Shell(world=world)
+    before = shell.open_build(1)
+    world.change(longer)
+    after = shell.open_build(2)
+    shell.scheduler.update(0.0)
+    assert {order.key: order.limits for order in shell.begun} == {before: limits, after: longer}
+    for key in (before, after):
+        shell.scheduler.on_built(key, PASSED, 0.0)
+    for timestamp, request in enumerate(list(shell.disk.pending_requests()), 1):
+        shell.execute(timestamp, request)
+    reported = []
+    for now in range(0, 4 * int(DEADLINE_SECONDS), 5):
+        sent = len(shell.sent)
+        shell.scheduler.update(float(now))
+        operations = [decode_operation(decode_request(s).operation) for s in shell.sent[sent:]]
+        reported += [(now, o.build) for o in operations if isinstance(o, ReportDeadline)]
+    first = {build: min(now for now, other in reported if other == build) for _, build in reported}
+    assert first == {before[0]: DEADLINE_SECONDS, after[0]: 3 * DEADLINE_SECONDS}
 
 
 def test_pending_builds_are_the_oldest_first_and_without_those_voted_on(shell: Shell) -> None:

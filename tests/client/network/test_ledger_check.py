@@ -11,6 +11,7 @@ from ci.ledger_proof import ledger_proof
 from ci.operations import Append
 from client.network import ledger_check
 from client.network.ledger_check import BLOCK_ENTRIES, LedgerAbsent, LedgerCheck
+from client.network.limits_history import LimitsHistory
 from client.network.node_status import NodeStatus
 from client.network.nodes import Nodes, ServedLedgerProof, decode_answer
 from common.web.peers import Peers
@@ -33,7 +34,7 @@ async def nodes(network: Network) -> AsyncIterator[Nodes]:
 
 @pytest.fixture
 def check(network: Network, nodes: Nodes) -> LedgerCheck:
-    return LedgerCheck(network.cluster, nodes)
+    return LedgerCheck(network.cluster, nodes, LimitsHistory(network.limits))
 
 
 def chain(network: Network, count: int, mark: str = "", head: bytes = b"") -> list[Entry]:

@@ -9,6 +9,7 @@ import pytest
 
 import client.network.nodes
 from client.network import network_watch
+from client.network.limits_history import LimitsHistory
 from client.network.network_view import NetworkView, Reach, ReplicaState
 from client.network.network_watch import NetworkWatch
 from client.network.node_status import NodeStatus
@@ -48,7 +49,7 @@ async def watch(
     monkeypatch.setattr(client.network.nodes, "STATUS_TIMEOUT_SECONDS", LOOK_SECONDS)
     monkeypatch.setattr(network_watch, "EVIDENCE_AGAIN_SECONDS", 0.0)
     async with Nodes(Peers(network.addresses)) as nodes:
-        watch = NetworkWatch(network.cluster, nodes, linked)
+        watch = NetworkWatch(network.cluster, nodes, linked, LimitsHistory(network.limits))
         yield watch
         await watch.close()
 

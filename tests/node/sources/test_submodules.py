@@ -395,6 +395,11 @@ async def test_all_trees_together_fit_into_the_workspace(
     )
     assert isinstance(found, Source)
     assert isinstance(found.tree, TreeRefused)
+    found = await both.check_out(
+        repository.url, MAIN, commit, target=target, workspace_bytes=1_300_000
+    )
+    assert isinstance(found, Source)
+    assert found.tree == target
 
 
 async def test_a_corrupt_mirror_of_a_module_is_made_anew(

@@ -56,6 +56,13 @@ async def test_status_has_the_names_of_the_seed(client: Client) -> None:
     assert {key: status[key] for key in wanted} == wanted
 
 
+async def test_the_limits_that_hold_are_those_of_the_genesis_at_first(client: Client) -> None:
+    limits = await (await client.get("/pbft/limits")).json()
+    assert (limits["serial"], limits["since"], limits["pending"]) == (0, 0, [])
+    assert limits["limits"]["executors"] == "all"
+    assert (await (await client.get("/pbft/status")).json())["limits_serial"] == 0
+
+
 async def test_a_node_that_misbehaves_on_purpose_says_so(house: House) -> None:
     house.faulty["node1"].faults.switch("lying")
     async with TestClient(TestServer(server_of(house, "node1").application())) as client:
