@@ -307,6 +307,7 @@ def _cluster_settings(addresses: Mapping[str, str], keys: Path) -> dict[str, obj
                 "name": "operator",
                 "public_key_file": str(keys / "operator.public.pem"),
                 "roles": ["operator"],
+                "operates": list(addresses),
             },
         ],
     }

@@ -11,6 +11,7 @@ from client.commands import (
     evidence,
     journal,
     ledger,
+    limits,
     lint,
     logs,
     sign,
@@ -29,7 +30,19 @@ def add_commands(commands: Commands) -> None:
         metavar="FILE",
         help=f"the client's configuration file (default: {shown(CLIENT_CONFIG)})",
     )
-    modules = (builds, changes, artifacts, logs, journal, ledger, envelope, evidence, lint, sign)
+    modules = (
+        builds,
+        changes,
+        artifacts,
+        logs,
+        journal,
+        ledger,
+        limits,
+        envelope,
+        evidence,
+        lint,
+        sign,
+    )
     for module in modules:
         module.add(commands, common)
     add_operator(commands)

@@ -8,16 +8,15 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from ci.operations import ApproveBuild, CancelBuild, Event, Operation
+from ci.operations import ApproveBuild, CancelBuild, Event
 from ci.references import full_ref
 from client.commands.builds import WAIT_TIMEOUT_SECONDS, print_build, wait_for
 from client.commands.gateway_client import BUILD_ID_CHARACTERS, run
-from client.commands.operator_request import NotAsked, ask_as_operator, operator_name
+from client.commands.operator_request import operator_name, order_as_operator
 from client.commands.outcome import (
     EXIT_DONE,
     EXIT_NO_ANSWER,
     EXIT_NOT_PASSED,
-    EXIT_TOO_LATE,
     EXIT_WRONG,
     CommandFailed,
 )
@@ -35,10 +34,7 @@ from common.configuration.keys import SigningKey
 from common.configuration.passphrase import passphrase_flag, unlock_key
 from common.safe_text import escape_controls
 from common.web.peers import Peers
-from pbft.authentication import Identity
 from pbft.genesis import Cluster
-
-OPERATOR_TIMEOUT_SECONDS = 60.0
 
 
 def add(commands: Commands, common: argparse.ArgumentParser) -> None:
@@ -182,22 +178,12 @@ async def _ask_as_operator(
 ) -> int:
     signing_key, cluster, replicas = operator
     build = await _whole_id(options)
-    operation: Operation = make(bytes.fromhex(build))
-    try:
-        async with asyncio.timeout(OPERATOR_TIMEOUT_SECONDS):
-            name = operator_name(cluster, signing_key, OPERATOR_ROLE)
-            identity = Identity(cluster, name, signing_key.sign)
-            answer = await ask_as_operator(identity, replicas, operation)
-    except NotAsked as error:
-        raise CommandFailed(str(error)) from error
-    except TimeoutError as error:
-        raise CommandFailed(
-            f"the replicas did not agree within {OPERATOR_TIMEOUT_SECONDS:g} s", EXIT_TOO_LATE
-        ) from error
+    answer = await order_as_operator(cluster, signing_key, replicas, make(bytes.fromhex(build)))
     if answer.reason is not None:
         raise CommandFailed(
             f"the network refused: {escape_controls(answer.reason)}", EXIT_NO_ANSWER
         )
+    name = operator_name(cluster, signing_key, OPERATOR_ROLE)
     print(f"{build}: {options.command} ordered by {name}")
     return EXIT_DONE
 

@@ -66,9 +66,18 @@ def _lint(options: argparse.Namespace) -> int:
         return EXIT_NOT_PASSED
     steps = ", ".join(step.name for step in found.steps)
     print(f"{name}: valid: image {found.image}; steps {steps}")
+    print(f"{name}: checked against {_whose_limits(options)}")
     if options.file != "-":
         _warn_of_versions(Path(options.file).parent / "pyproject.toml", found)
     return EXIT_DONE
+
+
+def _whose_limits(options: argparse.Namespace) -> str:
+    """Whose limits they are: nobody is asked for those that operators changed since."""
+    if options.cluster is None:
+        return "the default limits; --cluster takes those of a cluster file"
+    file = escape_controls(str(options.cluster))
+    return f"the limits of {file}, with which its cluster began; limits show has those of now"
 
 
 def _warn_of_versions(file: Path, pipeline: Pipeline) -> None:

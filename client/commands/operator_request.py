@@ -12,8 +12,10 @@ from collections.abc import Sequence
 import msgspec
 
 from ci.operations import Operation, encode_operation
+from client.commands.outcome import EXIT_TOO_LATE, CommandFailed
 from client.gateway.answers import used_up_to
 from client.network.nodes import NodeFailed, Nodes
+from common.configuration.config import OPERATOR_ROLE
 from common.configuration.keys import SigningKey, verify
 from common.english import counted, plural
 from common.links.link import Inbox, Links
@@ -26,6 +28,7 @@ from pbft.messages import Envelope, Signed
 
 # Numbers that others used meanwhile, or that the low timestamp lay below: at most a window of them.
 TRIES_MAX = 1024
+OPERATOR_TIMEOUT_SECONDS = 60.0
 
 
 class NotAsked(Exception):
@@ -33,10 +36,16 @@ class NotAsked(Exception):
 
 
 class OperatorAnswer(msgspec.Struct, frozen=True):
-    """What f+1 replicas answered. reason: why they refused, or None."""
+    """What f+1 replicas answered."""
 
     kind: str
-    reason: str | None
+    subject: bytes
+    result: bytes
+
+    @property
+    def reason(self) -> str | None:
+        """Why they refused; None: they did not."""
+        return self.result.decode("utf-8", "replace") if self.kind == "refused" else None
 
 
 async def ask_as_operator(operator: Identity, peers: Peers, operation: Operation) -> OperatorAnswer:
@@ -45,6 +54,23 @@ async def ask_as_operator(operator: Identity, peers: Peers, operation: Operation
         used = await used_numbers(operator.cluster, nodes, operator.name)
     async with _OperatorRequest(operator, peers) as request:
         return await request.ask(encode_operation(operation), used + 1)
+
+
+async def order_as_operator(
+    cluster: Cluster, signing_key: SigningKey, peers: Peers, operation: Operation
+) -> OperatorAnswer:
+    """The same by whose key this is, for as long as a person waits. Raises CommandFailed."""
+    try:
+        async with asyncio.timeout(OPERATOR_TIMEOUT_SECONDS):
+            name = operator_name(cluster, signing_key, OPERATOR_ROLE)
+            identity = Identity(cluster, name, signing_key.sign)
+            return await ask_as_operator(identity, peers, operation)
+    except NotAsked as error:
+        raise CommandFailed(str(error)) from error
+    except TimeoutError as error:
+        raise CommandFailed(
+            f"the replicas did not agree within {OPERATOR_TIMEOUT_SECONDS:g} s", EXIT_TOO_LATE
+        ) from error
 
 
 async def used_numbers(cluster: Cluster, nodes: Nodes, name: str) -> int:
@@ -110,8 +136,7 @@ class _OperatorRequest:
             while answer.timestamp != number:
                 answer = await self._answers.get()
             if answer.request_digest == digest_of(signed.payload):
-                reason = answer.result.decode("utf-8", "replace")
-                return OperatorAnswer(answer.kind, reason if answer.kind == "refused" else None)
+                return OperatorAnswer(answer.kind, answer.subject, answer.result)
             number = max(number, used_up_to(answer) or 0) + 1
         raise NotAsked(f"{TRIES_MAX} numbers were used already; somebody else uses this key")
 

@@ -16,6 +16,7 @@ import msgspec
 from ci.ledger import RecordedArtifact
 from ci.statement import ENVELOPE_BYTES_MAX
 from client.network.node_status import NodeStatus
+from client.network.served_limits import ServedLimits
 from common.english import counted
 from common.log_pieces import ServedPiece, read_piece
 from common.safe_text import log_text
@@ -338,6 +339,13 @@ class Nodes:
         bounds = AnswerBounds(STATUS_BYTES_MAX, STATUS_TIMEOUT_SECONDS)
         answer = await self._ask(replica, "/pbft/status", bounds, query={})
         return decode_answer(answer.data, NodeStatus, replica), answer.ahead_seconds
+
+    async def limits(self, replica: str) -> ServedLimits:
+        """GET /pbft/limits. Raises NodeFailed; NotThere: its version knows no changes of limits."""
+        bounds = AnswerBounds(STATUS_BYTES_MAX, ANSWER_TIMEOUT_SECONDS)
+        return decode_answer(
+            await self._get(replica, "/pbft/limits", bounds), ServedLimits, replica
+        )
 
     async def misbehave(self, replica: str, fault: str | None) -> None:
         """Tell a node to have that fault from now on, None: none. Raises NodeFailed.

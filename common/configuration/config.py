@@ -38,6 +38,8 @@ from pbft.quorums import UnsupportedSize, quorums_for
 
 GATEWAY_ROLE = "gateway"
 OPERATOR_ROLE = "operator"
+# As ci.seats has it; a role in the genesis, before the name of a replica.
+SEAT_ROLE_PREFIX = "operator of "
 
 # A member's name is in file names, container labels and log lines, so it stays plain.
 _NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$"
@@ -103,12 +105,22 @@ class ReplicaEntry(msgspec.Struct, frozen=True):
 
 
 class ClientEntry(msgspec.Struct, frozen=True):
-    """A client as the cluster file lists it, and what it may ask for."""
+    """A client as the cluster file lists it, and what it may ask for.
+
+    operates: the replicas that an operator stands for when limits are changed. In the genesis each
+        is one more role, so a file without it describes the cluster that it always did.
+    """
 
     name: MemberName
     roles: tuple[Role, ...]
     public_key: PublicKeyText | None = None
     public_key_file: Path | None = None
+    operates: tuple[MemberName, ...] = ()
+
+    @property
+    def genesis_roles(self) -> tuple[str, ...]:
+        """The roles that the genesis gives this client."""
+        return (*self.roles, *(SEAT_ROLE_PREFIX + name for name in self.operates))
 
 
 class ClusterConfig(msgspec.Struct, frozen=True):
@@ -145,7 +157,8 @@ class ClusterConfig(msgspec.Struct, frozen=True):
                 for entry in self.replicas
             ),
             clients=tuple(
-                Member(entry.name, self._public_key(entry), entry.roles) for entry in self.clients
+                Member(entry.name, self._public_key(entry), entry.genesis_roles)
+                for entry in self.clients
             ),
             checkpoint_interval=self.checkpoint_interval,
             window=self.window,
@@ -329,6 +342,7 @@ def load_cluster_config(path: Path) -> ClusterConfig:
         "public_key",
         allowed="a key shared by two members would count twice",
     )
+    _check_operates(config)
     if config.window < 2 * config.checkpoint_interval:
         raise ConfigError.at(
             file,
@@ -536,6 +550,25 @@ def url_of(text: str, file: Path, key: str) -> str:
     if "://" in text or _SSH_SHORT_FORM.fullmatch(text):
         return text
     return absolute_path(text, file).as_uri()
+
+
+def _check_operates(config: ClusterConfig) -> None:
+    """Each operator stands for replicas of this file, each once. Raises ConfigError."""
+    replicas = {entry.name for entry in config.replicas}
+    for entry in config.clients:
+        key = f"operates of {entry.name}"
+        if entry.operates and OPERATOR_ROLE not in entry.roles:
+            raise ConfigError.at(
+                config.file, key, "is there without the role operator", "only operators have it"
+            )
+        for name in entry.operates:
+            if name not in replicas:
+                raise ConfigError.at(
+                    config.file, key, f"{name} is no replica of this file", "name replicas"
+                )
+        _check_distinct(
+            list(entry.operates), config.file, key, allowed="each replica is named once"
+        )
 
 
 def _check_distinct(values: Sequence[str], file: Path, key: str, *, allowed: str) -> None:

@@ -31,7 +31,8 @@ _TLS = """
 # else off or required. It is no part of the genesis.
 """
 _CLIENTS = """
-# Who may send requests. gateway: submit builds. operator: approve builds, and cancel any.
+# Who may send requests. gateway: submit builds. operator: approve builds, cancel any, and approve
+# changed limits for the replicas that it operates.
 """
 
 
@@ -60,7 +61,12 @@ def assemble(entries: Sequence[tuple[Path, Entry]], rules: str) -> str:
             for entry in replicas
         ],
         "clients": [
-            {"name": entry.name, "public_key": entry.public_key, "roles": [_ROLES[entry.kind]]}
+            {
+                "name": entry.name,
+                "public_key": entry.public_key,
+                "roles": [_ROLES[entry.kind]],
+                **({"operates": list(entry.operates)} if entry.operates else {}),
+            }
             for entry in clients
         ],
     }

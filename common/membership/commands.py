@@ -80,10 +80,20 @@ def add_operator(commands: Commands) -> None:
     init = actions.add_parser(
         "init",
         help="make an operator's key and public entry",
-        description="Make a key with which a person approves and cancels builds, and the public"
-        " entry for the others. Keep the key off the machines of nodes and gateways.",
+        description="Make a key with which a person approves and cancels builds, and approves"
+        " changed limits, and the public entry for the others. Keep the key off the machines of"
+        " nodes and gateways.",
     )
     _member_flags(init)
+    init.add_argument(
+        "--replica",
+        action="append",
+        type=_name,
+        default=[],
+        metavar="NAME",
+        help="a replica that the operator stands for when limits are changed; give the flag once"
+        " for each",
+    )
     init.set_defaults(run=_operator)
 
 
@@ -177,7 +187,8 @@ def _operator(options: argparse.Namespace) -> int:
 
 def _member(options: argparse.Namespace, kind: Kind) -> NewMember:
     passphrase = new_passphrase(options.passphrase_file)
-    return NewMember(kind, options.name, options.folder.absolute(), passphrase)
+    operates = tuple(getattr(options, "replica", ()))
+    return NewMember(kind, options.name, options.folder.absolute(), passphrase, operates)
 
 
 def _print_made(made: Made) -> None:

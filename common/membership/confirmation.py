@@ -32,13 +32,15 @@ def description(config: ClusterConfig, cluster: Cluster, own_name: str | None = 
     addresses = {entry.name: str(entry.address) for entry in config.replicas}
     members = (*cluster.genesis.replicas, *cluster.genesis.clients)
     width = max(len(member.name) for member in members)
+    roles_width = max(len(", ".join(member.roles)) for member in members)
     lines = [
         f"{counted(cluster.quorums.replicas, 'replica')}, of which"
         f" {cluster.quorums.faults_max} may lie or fail"
     ]
     for member in members:
         mark = "*" if member.name == own_name else " "
-        lines.append(f"{mark} {member.name:{width}}  {_line(member, addresses)}")
+        rest = _line(member, roles_width, addresses)
+        lines.append(f"{mark} {member.name:{width}}  {rest}")
     if own_name is not None:
         lines.append("(*: this member)")
     lines += ["", "limits of builds:"]
@@ -84,6 +86,8 @@ def check_told(told: str, cluster: Cluster, file: Path) -> None:
         )
 
 
-def _line(member: Member, addresses: dict[str, str]) -> str:
+def _line(member: Member, roles_width: int, addresses: dict[str, str]) -> str:
     key = public_key_text(member.public_key)
-    return f"{', '.join(member.roles):8}  {key}  {addresses.get(member.name, '')}".rstrip()
+    return (
+        f"{', '.join(member.roles):{roles_width}}  {key}  {addresses.get(member.name, '')}".rstrip()
+    )

@@ -38,11 +38,16 @@ class Entry(msgspec.Struct, frozen=True):
     public_key: PublicKeyText
     # where the other members reach a replica; nobody calls the others
     address: Address | None = None
+    # the replicas that an operator stands for
+    operates: tuple[MemberName, ...] = ()
 
     def signed_bytes(self) -> bytes:
         """What the entry's signature covers."""
         address = None if self.address is None else str(self.address)
-        fields = [ENTRY_FORMAT, self.kind, self.name, self.public_key, address]
+        fields: list[object] = [ENTRY_FORMAT, self.kind, self.name, self.public_key, address]
+        # left out if there are none, as in entries from before there was a choice
+        if self.operates:
+            fields.append(self.operates)
         return _DOMAIN + msgspec.msgpack.encode(fields)
 
 
@@ -55,6 +60,7 @@ class _EntryFile(msgspec.Struct, frozen=True):
     public_key: PublicKeyText
     signature: _Signature
     address: Address | None = None
+    operates: tuple[MemberName, ...] = ()
 
 
 def entry_text(entry: Entry, key: SigningKey) -> str:
@@ -68,6 +74,8 @@ def entry_text(entry: Entry, key: SigningKey) -> str:
     }
     if entry.address is not None:
         fields["address"] = str(entry.address)
+    if entry.operates:
+        fields["operates"] = list(entry.operates)
     fields["signature"] = key.sign(entry.signed_bytes()).hex()
     header = (
         f"# The public entry of {entry.kind} {entry.name}. Give it to the other operators.\n"
@@ -79,7 +87,11 @@ def entry_text(entry: Entry, key: SigningKey) -> str:
 def read_entry(file: Path) -> Entry:
     """The entry of a file. Raises ConfigError: not an entry, or its signature is wrong."""
     read = read_file(_EntryFile, file)
-    entry = Entry(read.kind, read.name, read.public_key, read.address)
+    entry = Entry(read.kind, read.name, read.public_key, read.address, read.operates)
+    if entry.operates and entry.kind != "operator":
+        raise ConfigError.at(
+            file, "operates", f"a {entry.kind} has none", "only operators stand for replicas"
+        )
     if (entry.kind == "replica") is (entry.address is None):
         raise ConfigError.at(
             file,
@@ -98,6 +110,13 @@ def read_entry(file: Path) -> Entry:
     return entry
 
 
-def new_entry(kind: Kind, name: str, key: SigningKey, *, address: Address | None = None) -> Entry:
+def new_entry(
+    kind: Kind,
+    name: str,
+    key: SigningKey,
+    *,
+    address: Address | None = None,
+    operates: tuple[str, ...] = (),
+) -> Entry:
     """The entry of a member with this key."""
-    return Entry(kind, name, public_key_text(key.public_key), address)
+    return Entry(kind, name, public_key_text(key.public_key), address, operates)

@@ -34,6 +34,8 @@ class NewMember(msgspec.Struct, frozen=True):
     folder: Path
     # encrypts the private key
     passphrase: bytes | None = None
+    # the replicas that an operator stands for
+    operates: tuple[str, ...] = ()
 
 
 class Service(msgspec.Struct, frozen=True):
@@ -107,7 +109,9 @@ def _make(member: NewMember, address: Address | None) -> Made:
         )
     new_private_key(private_key_file, member.passphrase)
     key = load_signing_key(private_key_file, member.passphrase)
-    entry: Entry = new_entry(member.kind, member.name, key, address=address)
+    entry: Entry = new_entry(
+        member.kind, member.name, key, address=address, operates=member.operates
+    )
     write_new_file(entry_file, entry_text(entry, key), 0o644)
     return Made(private_key_file, entry_file)
 

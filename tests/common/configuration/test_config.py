@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 import msgspec
 import pytest
 
+from ci.seats import seats_of, seats_with_operators
 from common.configuration.config import (
     Address,
     ClusterConfig,
@@ -21,6 +22,7 @@ from common.configuration.config import (
 from common.configuration.keys import generate_key_files, load_public_key
 
 KEY = f"'ed25519:{'a1' * 32}'"
+OPERATING = "roles: [gateway, operator]"
 CLUSTER = """
 replicas:
   - {name: node0, public_key_file: keys/node0.pub.pem, address: "127.0.0.1:10000"}
@@ -99,6 +101,18 @@ def test_the_cluster_has_the_keys_of_the_files(tmp_path: Path) -> None:
     assert cluster.public_key("node1") == load_public_key(tmp_path / "keys/node1.pub.pem")
     assert cluster.roles("client") == ("gateway", "operator")
     assert cluster.genesis.application == b"rules"
+
+
+def test_an_operator_stands_for_replicas_by_roles_of_the_genesis(tmp_path: Path) -> None:
+    """And a file in which none does describes the cluster that it always did."""
+    with_keys(tmp_path)
+    before = load_cluster_config(written(tmp_path, CLUSTER)).cluster(b"rules")
+    assert seats_with_operators(before) == ()
+    assert before.genesis.clients[0].roles == ("gateway", "operator")
+    text = CLUSTER.replace(OPERATING, f"{OPERATING}, operates: [node1, node0]")
+    after = load_cluster_config(written(tmp_path, text)).cluster(b"rules")
+    assert seats_of(after, ["client"]) == ("node0", "node1")
+    assert after.id != before.id
 
 
 def test_one_key_for_two_members_is_refused(tmp_path: Path) -> None:
@@ -325,6 +339,18 @@ def test_whose_submodule_a_repository_may_be(tmp_path: Path) -> None:
             "replicas[1].public_key: is 'abc'; ed25519: and",
         ),
         (CLUSTER.replace("[gateway,", "[gatewey,"), "clients[0].roles[0]: is 'gatewey' (did you"),
+        (
+            CLUSTER.replace(OPERATING, "roles: [gateway], operates: [node0]"),
+            "operates of client: is there without the role operator; only operators have it",
+        ),
+        (
+            CLUSTER.replace(OPERATING, f"{OPERATING}, operates: [node9]"),
+            "operates of client: node9 is no replica of this file; name replicas",
+        ),
+        (
+            CLUSTER.replace(OPERATING, f"{OPERATING}, operates: [node0, node0]"),
+            "operates of client: node0 is there twice; each replica is named once",
+        ),
         ("replicas: []\nclients: []", "replicas: 0 replicas: there must be at least one; "),
         ("- a", "is a list; a mapping of keys is needed"),
         ("", "is empty; a mapping of keys is needed"),

@@ -38,7 +38,9 @@ def entries(tmp_path: Path) -> list[Path]:
     ]
     flags = ("--listen", "127.0.0.1:8080", "--repository", REPOSITORY)
     assert run(client, "init", "--name", "web", "--folder", tmp_path / "web", *flags) == 0
-    assert run(client, "operator", "init", "--name", "ann", "--folder", tmp_path / "ann") == 0
+    seats = [word for name in NAMES[:2] for word in ("--replica", name)]
+    operator = ("--name", "ann", "--folder", tmp_path / "ann", *seats)
+    assert run(client, "operator", "init", *operator) == 0
     return [*found, tmp_path / "web/web.entry.yml", tmp_path / "ann/ann.entry.yml"]
 
 
@@ -142,6 +144,9 @@ def test_the_same_entries_give_the_same_file_in_any_order(
     assert {entry.name: entry.roles for entry in config.clients} == {
         "ann": ("operator",), "web": ("gateway",)
     }  # fmt: skip
+    assert {entry.name: entry.operates for entry in config.clients} == {
+        "ann": NAMES[:2], "web": ()
+    }  # fmt: skip
     capsys.readouterr()
     assert run(client, "cluster", "fingerprint", one) == 0
     shown = capsys.readouterr().out
@@ -150,6 +155,7 @@ def test_the_same_entries_give_the_same_file_in_any_order(
     assert all(f" {word}" in shown for word in fingerprint_words(cluster.id))
     assert "4 replicas, of which 1 may lie or fail" in shown
     assert "build_seconds_max: 120" in shown
+    assert f" operator, operator of {NAMES[0]}, operator of {NAMES[1]}  ed25519" in shown
 
 
 def test_members_speak_tls_unless_all_are_on_one_machine(
@@ -158,7 +164,7 @@ def test_members_speak_tls_unless_all_are_on_one_machine(
     far, near = tmp_path / "far.yml", tmp_path / "near.yml"
     assert assemble(far, *entries) == 0
     assert load_cluster_config(far).tls == "required"
-    assert assemble(near, init(tmp_path, "here", 4), *entries[len(NAMES) :]) == 0
+    assert assemble(near, init(tmp_path, "here", 4), *entries[len(NAMES) : -1]) == 0
     assert load_cluster_config(near).tls == "off"
 
 
