@@ -86,7 +86,7 @@ def _agreed_pending(cluster: Cluster, answers: list[ServedLimits]) -> tuple[Serv
     for answer in answers:
         proposals = {p.digest: p for p in answer.pending if p.is_of(cluster)}
         shown.update(proposals)
-        seen.update(proposals)
+        seen.update(proposals.keys())
         approved.update(
             (digest, name) for digest, p in proposals.items() for name in dict.fromkeys(p.approvals)
         )

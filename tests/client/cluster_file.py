@@ -6,6 +6,7 @@ from pathlib import Path
 import yaml
 from Crypto.PublicKey import ECC
 
+from ci.seats import SEAT_ROLE_PREFIX, seats_of
 from common.address import Address
 from pbft.genesis import Cluster
 from tests.client.running_network import key_of
@@ -31,7 +32,8 @@ def write_cluster(folder: Path, cluster: Cluster, addresses: Mapping[str, Addres
             {
                 "name": member.name,
                 "public_key_file": f"{member.name}.pem",
-                "roles": list(member.roles),
+                "roles": [role for role in member.roles if not role.startswith(SEAT_ROLE_PREFIX)],
+                "operates": list(seats_of(cluster, [member.name])),
             }
             for member in genesis.clients
         ],

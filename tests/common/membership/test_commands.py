@@ -39,7 +39,7 @@ def entries(tmp_path: Path) -> list[Path]:
     flags = ("--listen", "127.0.0.1:8080", "--repository", REPOSITORY)
     assert run(client, "init", "--name", "web", "--folder", tmp_path / "web", *flags) == 0
     seats = [word for name in NAMES[:2] for word in ("--replica", name)]
-    operator = ("--name", "ann", "--folder", tmp_path / "ann", *seats)
+    operator: list[str | Path] = ["--name", "ann", "--folder", tmp_path / "ann", *seats]
     assert run(client, "operator", "init", *operator) == 0
     return [*found, tmp_path / "web/web.entry.yml", tmp_path / "ann/ann.entry.yml"]
 
