@@ -39,6 +39,8 @@ def bound_seconds(parameters: Parameters) -> float:
     hop_seconds = parameters.healed_delay_seconds + processes.turn_seconds + disk_seconds
     order_seconds = HOPS_PER_ORDER * hop_seconds
     asked = (parameters.gateways + 2 * parameters.cheats) * parameters.workload.requests
+    # Each operator may approve what one of them proposes.
+    operated = parameters.limit_operations * (3 + parameters.replicas)
     built = 2 * parameters.replicas if parameters.workload.builds else 0
     recovering = parameters.rotten or any(
         "recover flood" in ways or parameters.adaptive for ways in parameters.byzantine.values()
@@ -46,15 +48,17 @@ def bound_seconds(parameters: Parameters) -> float:
     recoveries = 2 + parameters.plan.further_losses
     nulls = recoveries * (parameters.window + parameters.checkpoint_interval) if recovering else 0
     numbers = parameters.window + asked * (1 + built * parameters.workload.builds) + nulls
+    numbers += operated
     # A client waits while the others that are asking are served before it.
     clients = parameters.gateways + parameters.cheats + (parameters.replicas if built else 0)
+    clients += parameters.replicas + 1 if operated else 0
     is_slow = order_seconds * (1 + clients / 2) > first / 2
     failed_views = FAILED_VIEWS_FACTOR * max(1.0, order_seconds / first) if is_slow else 1
     work = numbers / 2 * order_seconds * failed_views
     # The primary keeps ballots before and after the one that settles a build.
     work += 2 * asked * parameters.workload.builds * parameters.batch_delay_seconds
     ends = parameters.builds.seconds_max + 2 * parameters.deadline_seconds
-    if parameters.executors != ALL:
+    if parameters.executors != ALL or operated:
         # Those that stand by begin when nothing came for so long, and then take a build's time;
         # who reports the deadline waits for them as long as the longest build may take.
         longest = math.ceil(parameters.builds.seconds_max)

@@ -20,6 +20,7 @@ from simulator.campaigns.coverage import Coverage
 from simulator.campaigns.liveness import Liveness
 from simulator.checkers.build_checker import BuildChecker
 from simulator.checkers.checkers import Checkers
+from simulator.checkers.limits_checker import LimitsChecker
 from simulator.faults.adversary import Adversary
 from simulator.faults.equivocating_client import EquivocatingClient
 from simulator.faults.floods import Targets
@@ -34,6 +35,7 @@ from simulator.world.coverage_goals import CoverageGoals
 from simulator.world.fault_record import FaultRecord
 from simulator.world.gateways import Asked, Gateway
 from simulator.world.network import LinkFaults, Network
+from simulator.world.operators import LimitOperators, operator_roles
 from simulator.world.reader import Reader, SharedAuthenticator
 from simulator.world.run_trace import Trace
 from simulator.world.scheduler import SECOND, Scheduler
@@ -82,7 +84,9 @@ class Simulation:
         self.names = tuple(f"r{index}" for index in range(parameters.replicas))
         gateways = tuple(f"gateway{i}" for i in range(parameters.gateways))
         # somebody has to let begin what waits
-        self.gateway_names = (*gateways, OPERATOR) if parameters.workload.waiting else gateways
+        gateways = (*gateways, OPERATOR) if parameters.workload.waiting else gateways
+        self.operator_roles = operator_roles(self.names) if parameters.limit_operations else {}
+        self.gateway_names = (*gateways, *self.operator_roles)
         self.cheat_names = tuple(f"cheat{i}" for i in range(parameters.cheats))
         self.limits = self._limits()
         self.signatures = signatures(seed, self.scheduler)
@@ -96,7 +100,10 @@ class Simulation:
         self.goals = CoverageGoals()
         self.truth = BuildTruth(seed, parameters.builds)
         self.world = self._world()
-        self.builds = BuildChecker(self.world, (*self.correct, *self.gateway_names))
+        self.limits_checker = LimitsChecker(self.world)
+        self.builds = BuildChecker(
+            self.world, (*self.correct, *self.gateway_names), self.limits_checker
+        )
         self.reader = Reader(self.cluster, self.signatures.verify)
         self.checkers = Checkers(self.world, self.reader, self.builds, is_deep=parameters.is_deep)
         self.coverage = Coverage(self.reader.decode)
@@ -166,7 +173,7 @@ class Simulation:
                 FORMAT_VERSION,
                 tuple(Member(name, key(name), ("replica",)) for name in self.names),
                 tuple(
-                    Member(name, key(name), ("operator" if name == OPERATOR else "gateway",))
+                    Member(name, key(name), self._roles(name))
                     for name in (*self.gateway_names, *self.cheat_names)
                 ),
                 parameters.checkpoint_interval,
@@ -174,6 +181,35 @@ class Simulation:
                 parameters.client_window,
                 encode_limits(self.limits),
             )
+        )
+
+    def _roles(self, name: str) -> tuple[str, ...]:
+        if name in self.operator_roles:
+            return self.operator_roles[name]
+        return ("operator" if name == OPERATOR else "gateway",)
+
+    def _operators(self) -> LimitOperators:
+        """Operators who change between limits that differ in all that a build may differ in."""
+        parameters = self.parameters
+        longest = math.ceil(parameters.builds.seconds_max)
+        first = msgspec.structs.replace(self.limits, build_seconds_max=longest)
+        variants = (
+            msgspec.structs.replace(first, executors="minimal", weak_agreement_allowed=True),
+            msgspec.structs.replace(first, executors="all", weak_agreement_allowed=False),
+            msgspec.structs.replace(first, open_builds_max=2, closing_builds_max=1),
+            msgspec.structs.replace(
+                first,
+                deadline_seconds=min(3, self.limits.deadline_seconds),
+                weak_agreement_allowed=not first.weak_agreement_allowed,
+            ),
+        )
+        return LimitOperators(
+            self.cluster,
+            self.scheduler,
+            stream(parameters.seed, "operators"),
+            clients={name: self.gateways[name] for name in self.operator_roles},
+            look=lambda: self.limits_checker.standing,
+            variants=variants,
         )
 
     def _settings(self) -> Settings:
@@ -245,8 +281,10 @@ class Simulation:
         for process in self.processes.values():
             process.boot()
         for gateway in self.gateways.values():
-            if gateway.name != OPERATOR:
+            if gateway.name != OPERATOR and gateway.name not in self.operator_roles:
                 gateway.plan(parameters.workload)
+        if parameters.limit_operations:
+            self._operators().plan(parameters.limit_operations, parameters.workload.spread_seconds)
         for cheat in self.cheats.values():
             cheat.start()
         self.nemesis.start(

@@ -28,6 +28,7 @@ from ci.statement import VerdictFields, parse_statement, submitted_build_id
 from pbft.client import Accepted
 from pbft.messages import Request
 from pbft.ports import Entry, ExecutedRequest
+from simulator.checkers.limits_checker import LimitsChecker
 from simulator.machine.process import Process
 from simulator.world.gateways import Asked
 from simulator.world.world import World
@@ -46,19 +47,18 @@ OF_OUTCOME = {
 class BuildChecker:
     """Counts ballots by itself, from the executed requests, and compares.
 
-    correct: the members that follow the rules.
+    correct: the members that follow the rules. limits: which ones a build has.
     """
 
-    def __init__(self, world: World, correct: tuple[str, ...]) -> None:
-        cluster, limits = world.cluster, world.limits
+    def __init__(self, world: World, correct: tuple[str, ...], limits: LimitsChecker) -> None:
+        cluster = world.cluster
+        self.limits = limits
         self._goals = world.goals
         self._asked: dict[bytes, None] = {}
         self.genesis_head = genesis_head(cluster.id)
         self.verdicts: dict[Key, bytes] = {}
         self._cluster_id = cluster.id
         self._quorums = cluster.quorums
-        self._is_weak_allowed = limits.weak_agreement_allowed
-        self._is_minimal = limits.executors != ALL
         self._replicas = cluster.replica_names
         self._truth = world.truth
         self._correct = dict.fromkeys(correct)
@@ -101,6 +101,7 @@ class BuildChecker:
             operation = decode_operation(executed.request.operation)
         except MalformedOperation:
             return
+        self.limits.on_execution(executed, operation)
         if executed.applied.kind == "refused":
             return
         if isinstance(operation, CancelBuild):
@@ -154,7 +155,7 @@ class BuildChecker:
         """Those whose ballots a build is there for, before its verdict and after it."""
         if build.is_decided:
             return parse_statement(build.statement).verdict.executors
-        is_weak = self._is_weak_allowed and build.commit is not None
+        is_weak = self._is_weak_allowed(build.opened) and build.commit is not None
         is_weak = is_weak and self._truth.agreement(build.id) is Agreement.WEAK
         return build.executors[: self._quorums.weak if is_weak else len(build.executors)]
 
@@ -200,11 +201,11 @@ class BuildChecker:
 
     def _check_executors(self, verdict: VerdictFields) -> None:
         """Never fewer than a verdict takes, each once; none are named where all build."""
-        if not self._is_minimal:
+        if self.limits.at(verdict.opened).executors == ALL:
             if verdict.executors:
                 self._violate("37 executors build", "executors where every replica builds")
             return
-        is_weak = self._is_weak_allowed and verdict.agreement is Agreement.WEAK
+        is_weak = self._is_weak_allowed(verdict.opened) and verdict.agreement is Agreement.WEAK
         faults_max = self._quorums.faults_max
         needed = faults_max + 1 if is_weak else self._quorums.replicas - faults_max
         known = [name for name in self._replicas if name in verdict.executors]
@@ -223,7 +224,7 @@ class BuildChecker:
         missing = self._quorums.replicas - len(cast)
         if verdict.outcome is Outcome.DISPUTED:
             reachable = missing >= self._quorums.weak or any(
-                count + missing >= self._needed(value) for value, count in counts.items()
+                count + missing >= self._needed(value, key[1]) for value, count in counts.items()
             )
             reports = len(self._reports.get(key, {}))
             if reachable and reports < self._quorums.strong:
@@ -232,15 +233,18 @@ class BuildChecker:
         agreed = [
             value
             for value, count in counts.items()
-            if _is_told(value, verdict) and count >= self._needed(value)
+            if _is_told(value, verdict) and count >= self._needed(value, key[1])
         ]
         if not agreed:
             self._violate(
                 "21 a quorum of ballots", f"{verdict.outcome} with {sorted(counts.values())}"
             )
 
-    def _needed(self, value: ResultKey) -> int:
-        is_weak = self._is_weak_allowed and value.agreement is Agreement.WEAK
+    def _is_weak_allowed(self, opened: int) -> bool:
+        return self.limits.at(opened).weak_agreement_allowed
+
+    def _needed(self, value: ResultKey, opened: int) -> int:
+        is_weak = self._is_weak_allowed(opened) and value.agreement is Agreement.WEAK
         if value.outcome is Outcome.PASSED and not is_weak:
             return self._quorums.replicas - self._quorums.faults_max
         return self._quorums.faults_max + 1

@@ -332,6 +332,7 @@ class Checkers:
             self._check_one_state(process, core.executed, state_digest(state_parts(core)))
         application = process.application
         assert application is not None
+        self._builds.limits.on_state(process.name, application)
         head = self.history.ledger[application.ledger_index - 1].head if (
             0 < application.ledger_index <= len(self.history.ledger)
         ) else self._builds.genesis_head  # fmt: skip

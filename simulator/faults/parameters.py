@@ -82,6 +82,9 @@ class Parameters(
     executors: Literal["all", "minimal"] = "all"
     # how patient replicas are that stand by, if `executors` is `minimal`
     stand_by_seconds: float = 1.0
+    # how many things operators do about the limits, beside approvals of what they propose; 0: there
+    # are no operators who stand for replicas
+    limit_operations: int = 0
     is_deep: bool = False
     # the names of the faults that happen (simulator.world.fault_record); None: all that are drawn
     only_faults: tuple[str, ...] | None = None
@@ -168,7 +171,7 @@ def draw(seed: int, replicas: int | None = None) -> Parameters:
         weak_agreement_allowed=forge.happens(0.5),
         is_deep=chance.happens(0.25),
     )
-    return _with_further_losses(_with_executors(drawn))
+    return _with_limit_operations(_with_further_losses(_with_executors(drawn)))
 
 
 def _with_executors(drawn: Parameters) -> Parameters:
@@ -198,6 +201,17 @@ def _with_further_losses(drawn: Parameters) -> Parameters:
     plan = msgspec.structs.replace(drawn.plan, further_losses=losses.choice((1, 1, 2)))
     # Each recovery takes a few seconds.
     return msgspec.structs.replace(drawn, plan=plan, safety_seconds=losses.choice((20.0, 30.0)))
+
+
+def _with_limit_operations(drawn: Parameters) -> Parameters:
+    """In some runs operators propose other limits and approve them.
+
+    Drawn apart, as above: those operators are clients of the genesis, and all else would be others.
+    """
+    changes = stream(drawn.seed, "parameters of limit operations")
+    if not changes.happens(0.15):
+        return drawn
+    return msgspec.structs.replace(drawn, limit_operations=changes.choice((4, 10, 25)))
 
 
 def _more_ways(later: SeededRandom, ways: tuple[str, ...]) -> tuple[str, ...]:

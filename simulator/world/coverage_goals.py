@@ -93,6 +93,13 @@ OTHERS = (
     "a build is decided while others stand by",
     "an executor leaves a weak build to others",
     "a client is told that its number was used",
+    "limits are proposed",
+    "limits change",
+    "a proposal is withdrawn",
+    "an approval is withdrawn",
+    "an approval comes for a proposal that is void",
+    "an approval comes past until",
+    "a build is decided under limits that hold no more",
 )
 # What goes wrong, by the names under which the runs count it: each is injected in the long gate.
 FAULTS = (
