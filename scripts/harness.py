@@ -24,7 +24,7 @@ import yaml
 
 from common.logs import STDERR_VARIABLE
 from scripts.base_image import EXAMPLE_IMAGE
-from scripts.configuration import HOST, DataFolders, Ports, write_configuration
+from scripts.configuration import HOST, Configuration, DataFolders, Ports, write_configuration
 from scripts.example_repository import write_repository
 from scripts.free_ports import free_ports
 from scripts.processes import Process, answers, last_bytes, start_process
@@ -109,13 +109,14 @@ class Network:
         executor: str = "process",
         overrides: Mapping[str, Mapping[str, object]] | None = None,
         start_program: Callable[..., Process] = start_python,
+        write_files: Callable[..., Configuration] = write_configuration,
     ) -> None:
         """Write configuration, keys and repository; nothing is started yet.
 
         branches: name -> path -> text, see `pipeline`, for a repository in `folder`; or the path of
         one that is there already. overrides: as write_configuration takes them; if they have
         members speak TLS, each node has a second address, for this machine. start_program: as
-        start_python.
+        start_python. write_files: as write_configuration.
         """
         self.folder = folder = folder.absolute()
         self.commits: dict[str, str] = {}
@@ -129,7 +130,7 @@ class Network:
         client_port, *ports = free_ports(1 + replicas * (2 if has_tls else 1))
         for index, port in enumerate(ports[replicas:]):
             changes.setdefault(f"node{index}", {})["local_listen"] = f"{HOST}:{port}"
-        self.configuration = write_configuration(
+        self.configuration = write_files(
             folder / "config",
             [self.repository],
             DataFolders.below(folder),

@@ -1,5 +1,6 @@
 """The release before this one, started beside it in one network."""
 
+import json
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -8,12 +9,24 @@ from typing import IO, Any
 
 import pytest
 
+from scripts.configuration import Configuration, DataFolders, Ports, read_configuration
 from scripts.folders import ROOT
 from scripts.processes import Process, start_process
 from tests import forked
 
 # The commit of the release before; docs/TESTING.md says when it is changed.
 BEFORE = "c74c00ab26e87c33714985d421a509a2adfcce94"
+
+# What the release before runs to write a configuration of its own form.
+_WRITE = """
+import json, sys
+from pathlib import Path
+from scripts.configuration import write_configuration
+settings = json.load(sys.stdin)
+for key in ("run_folder", "log_folder"):
+    settings[key] = Path(settings[key])
+write_configuration(Path(sys.argv[1]), **settings)
+"""
 
 
 def export_before(folder: Path) -> Path:
@@ -38,13 +51,36 @@ def export_before(folder: Path) -> Path:
 
 
 class TwoReleases:
-    """Starts nodes and gateways of a network (`start_program`) from one release or the other."""
+    """Starts nodes and gateways of a network from one release or the other."""
 
     def __init__(self, before: Path) -> None:
         """before: where the release before is."""
         self._before = before
         # which members this release runs; the release before runs the others
         self.upgraded: set[str] = set()
+
+    def write_configuration(
+        self,
+        folder: Path,
+        repositories: Sequence[str | Path],
+        folders: DataFolders,
+        *,
+        ports: Ports,
+        **settings: Any,
+    ) -> Configuration:
+        """As the function of that name; the release before writes it, this one reads it too."""
+        settings |= {
+            "replicas": len(ports.nodes),
+            "repositories": repositories,
+            "run_folder": folders.keys.parent,
+            "log_folder": folders.logs,
+            "ports": list(ports.nodes),
+            "client_port": ports.client,
+        }
+        text = json.dumps(settings, default=str)
+        where = [sys.executable, "-c", _WRITE, str(folder)]
+        subprocess.run(where, input=text, cwd=self._before, check=True, text=True)
+        return read_configuration(folder)
 
     def start(
         self, command: Sequence[str], files: Sequence[IO[Any]], environment: Mapping[str, str]

@@ -1,7 +1,7 @@
 """Two releases side by side: a working cluster is upgraded one node after the other, and back.
 
-The nodes of the release before are real processes of its own files, on one data directory each that
-the new release goes on with.
+The nodes of the release before are real processes of its own files, with a configuration that it
+wrote. The new release goes on with that, and with the data directory of each.
 """
 
 import base64
@@ -46,6 +46,7 @@ class _Cluster:
                 "cluster": {"checkpoint_interval": 4, "window": 8},
             },
             start_program=self._releases.start,
+            write_files=self._releases.write_configuration,
         )
         # every build that was asked for
         self.builds: list[str] = []
