@@ -20,6 +20,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self
 
+import msgspec
 import yaml
 
 from common.logs import STDERR_VARIABLE
@@ -97,6 +98,18 @@ def start_python(
     return start_process((sys.executable, *command), files, environment)
 
 
+class Programs(msgspec.Struct, frozen=True):
+    """Which programs a network runs, and in what form they take their configuration."""
+
+    # as start_python
+    start: Callable[..., Process] = start_python
+    # as the function of that name
+    write_configuration: Callable[..., Configuration] = write_configuration
+
+
+PROGRAMS = Programs()
+
+
 class Network:
     """Nodes node0 ... and a client in one folder. Use it as a context manager, or `close` it."""
 
@@ -108,15 +121,13 @@ class Network:
         replicas: int = 4,
         executor: str = "process",
         overrides: Mapping[str, Mapping[str, object]] | None = None,
-        start_program: Callable[..., Process] = start_python,
-        write_files: Callable[..., Configuration] = write_configuration,
+        programs: Programs = PROGRAMS,
     ) -> None:
         """Write configuration, keys and repository; nothing is started yet.
 
         branches: name -> path -> text, see `pipeline`, for a repository in `folder`; or the path of
         one that is there already. overrides: as write_configuration takes them; if they have
-        members speak TLS, each node has a second address, for this machine. start_program: as
-        start_python. write_files: as write_configuration.
+        members speak TLS, each node has a second address, for this machine.
         """
         self.folder = folder = folder.absolute()
         self.commits: dict[str, str] = {}
@@ -130,7 +141,7 @@ class Network:
         client_port, *ports = free_ports(1 + replicas * (2 if has_tls else 1))
         for index, port in enumerate(ports[replicas:]):
             changes.setdefault(f"node{index}", {})["local_listen"] = f"{HOST}:{port}"
-        self.configuration = write_files(
+        self.configuration = programs.write_configuration(
             folder / "config",
             [self.repository],
             DataFolders.below(folder),
@@ -146,7 +157,7 @@ class Network:
             **{node.name: node.plain_listen for node in self.configuration.nodes},
         }
         self._environment = {**os.environ, STDERR_VARIABLE: "no"}
-        self._start_program = start_program
+        self._programs = programs
         self._is_closed = False
         (folder / "output").mkdir()
 
@@ -198,7 +209,9 @@ class Network:
         self._refuse_if_closed()
         with self._output_file(name).open("ab") as output, open(os.devnull) as nothing:
             files = (nothing, output, output)
-            self.processes[name] = self._start_program(self.command(name), files, self._environment)
+            self.processes[name] = self._programs.start(
+                self.command(name), files, self._environment
+            )
 
     def wait_until_ready(self, names: Iterable[str], seconds: float = READY_SECONDS) -> None:
         """Return when all of these answer."""

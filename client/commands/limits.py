@@ -305,7 +305,7 @@ def _changed(held: Limits, changes: Sequence[str]) -> Limits:
         else:
             place = Path(change)
             fields |= _read_yaml(_read_file(place), place)
-    return read_struct(Limits, fields, place, "limits")
+    return read_struct(Limits, fields, place, key="limits")
 
 
 def _read_yaml(data: bytes, place: Path) -> dict[str, object]:

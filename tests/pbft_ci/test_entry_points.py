@@ -9,6 +9,7 @@ from typing import IO, Any
 import pytest
 
 from common.version import VERSION
+from scripts.harness import Programs
 from tests.pbft_ci.installation import Installation, environment
 from tests.pbft_ci.test_distributions import SHIPPED
 from tests.processes.network import Network, pipeline
@@ -77,7 +78,7 @@ def test_four_nodes_and_a_gateway_come_to_a_verdict(
 ) -> None:
     branches = {"main": pipeline("echo built by an installed node")}
     start = functools.partial(start_installed, installation)
-    with Network(tmp_path / "network", branches, start_program=start) as network:
+    with Network(tmp_path / "network", branches, programs=Programs(start)) as network:
         network.start()
         view = network.complete(network.post("main"))
         assert (view["verdict"]["outcome"], view["verdict"]["exit_code"]) == ("passed", 0)

@@ -9,7 +9,7 @@ from typing import Any
 from ci.ledger import VerdictEntry, decode_entry, genesis_head, verify_chain
 from pbft.ports import Entry
 from scripts import harness
-from scripts.harness import CLIENT, VERDICT_SECONDS, Answer, NoAnswer, ask, pipeline
+from scripts.harness import CLIENT, VERDICT_SECONDS, Answer, NoAnswer, Programs, ask, pipeline
 from tests import forked
 
 __all__ = [
@@ -37,7 +37,7 @@ class Network(harness.Network):
 
         settings: as the harness takes them.
         """
-        super().__init__(folder, branches, **{"start_program": forked.start, **settings})
+        super().__init__(folder, branches, **{"programs": Programs(forked.start), **settings})
         if is_captured:
             for name in self.node_names:
                 self._capture(name)

@@ -27,13 +27,13 @@ def report_of(network: Network, program: str, name: str) -> dict[str, str]:
         return found
 
 
-@pytest.mark.parametrize("has_tls", [False, True])
-def test_members_that_run_answer(tmp_path: Path, has_tls: bool) -> None:
+@pytest.mark.parametrize("tls", ["off", "required"])
+def test_members_that_run_answer(tmp_path: Path, tls: str) -> None:
     token = secret_file(tmp_path / "token", "a-token-for-whoever-reads")
     tokens = {"read_token_file": str(token)}
-    overrides = {"node0": tokens, CLIENT: tokens}
+    overrides = {"node0": tokens, CLIENT: tokens, "cluster": {"tls": tls}}
     branches = {"green": pipeline("echo green")}
-    with Network(tmp_path / "network", branches, has_tls=has_tls, overrides=overrides) as network:
+    with Network(tmp_path / "network", branches, overrides=overrides) as network:
         network.start()
         node = report_of(network, "node", "node0")
         gateway = report_of(network, "client", CLIENT)

@@ -19,7 +19,7 @@ from ci.statement import parse_statement
 from common.configuration.keys import load_public_key
 from pbft.ports import Entry
 from scripts.example_repository import FEATURE_EXIT_CODE, example_branches
-from scripts.harness import start_python
+from scripts.harness import PROGRAMS
 from tests.node.conftest import things_of
 from tests.processes.network import Network, ask, verdict_entries
 from tests.waiting import block_until
@@ -52,7 +52,7 @@ def job(
     folder = tmp_path_factory.mktemp("main-job")
     branches = example_branches(base_image)
     # The one network whose processes are started as its users start them.
-    with Network(folder, branches, executor="docker", start_program=start_python) as network:
+    with Network(folder, branches, executor="docker", programs=PROGRAMS) as network:
         network.start()
         builds = {branch: network.post(branch) for branch in EXPECTED}
         views = {branch: network.complete(build) for branch, build in builds.items()}

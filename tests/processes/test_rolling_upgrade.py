@@ -14,6 +14,7 @@ from ci.operations import BuildResult, CastBallot, ResultKey, decode_operation
 from node.diagnostics.capture import read_capture
 from pbft.codec import decode_message, decode_request, decode_signed
 from pbft.messages import Checkpoint
+from scripts.harness import Programs
 from tests.processes.conftest import NetworkMaker
 from tests.processes.network import CLIENT, VERDICT_SECONDS, Network, pipeline, verdict_entries
 from tests.processes.promises import broken_promises
@@ -40,13 +41,11 @@ class _Cluster:
         self.network: Network = make_network(
             {"green": pipeline("echo green"), "red": pipeline("exit 3"), **held},
             is_captured=True,
-            has_tls=True,
             overrides={
                 "node": {"view_change_seconds": TIMER_SECONDS},
-                "cluster": {"checkpoint_interval": 4, "window": 8},
+                "cluster": {"tls": "required", "checkpoint_interval": 4, "window": 8},
             },
-            start_program=self._releases.start,
-            write_files=self._releases.write_configuration,
+            programs=Programs(self._releases.start, self._releases.write_configuration),
         )
         # every build that was asked for
         self.builds: list[str] = []
