@@ -58,7 +58,10 @@ def add_gateway_data(config: ClientConfig, writer: BackupWriter, with_logs: bool
 
 
 def prepare_gateway(config: ClientConfig, restoring: Restoring) -> None:
-    """Make room for the database. Raises ConfigError: there is one, and it is to stay."""
+    """Make room for the database.
+
+    Raises ConfigError if there is one, and it is to stay; OSError.
+    """
     directory = config.data_directory
     if f"{DATA}{FILE_NAME}" not in restoring.backup.files:
         raise BackupRefused(restoring.backup.file, f"has no {FILE_NAME}")

@@ -53,7 +53,10 @@ def add_node_data(config: NodeConfig, writer: BackupWriter, with_logs: bool) -> 
 
 
 def prepare_node(config: NodeConfig, restoring: Restoring) -> None:
-    """Have the next start recover. Raises ConfigError: there is a store, or nobody else has one."""
+    """Have the next start recover.
+
+    Raises ConfigError if there is a store, or nobody else has one; OSError.
+    """
     replicas = len(restoring.cluster_config.replicas)
     if quorums_for(replicas).faults_max == 0:
         raise ConfigError(
@@ -68,10 +71,7 @@ def prepare_node(config: NodeConfig, restoring: Restoring) -> None:
             f"{there} is there: start the node, which needs no backup then; if the replica is to"
             " forget it and recover, use --replace"
         )
-    try:
-        recovery_files.begin(directory)
-    except OSError as error:
-        raise ConfigError(f"{directory}: no recovery can begin here: {error}") from error
+    recovery_files.begin(directory)
 
 
 def restore_node_data(config: NodeConfig, restoring: Restoring) -> list[str]:

@@ -75,9 +75,9 @@ class BackedUp(NamedTuple, Generic[Config]):
     is_data: Callable[[str], bool]
     # puts the data into a backup; the last argument: with the logs
     add_data: Callable[[Config, BackupWriter, bool], None]
-    # refuses a data directory that is not to be changed, and marks it; raises ConfigError
+    # refuses a data directory that is not to be changed, and marks it; raises ConfigError, OSError
     prepare: Callable[[Config, Restoring], None]
-    # restores the data, and says in lines what an operator should know
+    # restores the data, and says in lines what an operator should know; raises as `prepare`
     restore_data: Callable[[Config, Restoring], list[str]]
     # adds flags of its own to `restore`
     add_flags: Callable[[argparse.ArgumentParser], None] = lambda parser: None
@@ -197,11 +197,11 @@ def _restore(program: BackedUp[Any], options: argparse.Namespace) -> int:
                 backup.file, f"is the backup of {header.name}, and {file} is of {config.name}"
             )
         restoring = Restoring(backup, _cluster_config(config, backup), options)
-        with _private_umask():
-            _check_data_directory(config, backup)
-            program.prepare(config, restoring)
-        notes = _restore_configuration(config, restoring)
         try:
+            with _private_umask():
+                _check_data_directory(config, backup)
+                program.prepare(config, restoring)
+            notes = _restore_configuration(config, restoring)
             with _private_umask():
                 notes += program.restore_data(config, restoring)
         except OSError as error:
@@ -287,14 +287,14 @@ def _check_cluster(file: Path, backup: Backup) -> None:
 
 
 def _check_data_directory(config: NodeConfig | ClientConfig, backup: Backup) -> None:
-    """Refuse one that a process uses, or whose disk is too small. Raises ConfigError."""
+    """Refuse one that a process uses, or whose disk is too small.
+
+    Raises ConfigError, OSError.
+    """
     directory = config.data_directory
-    try:
-        process = find_process(directory)
-        directory.mkdir(parents=True, exist_ok=True)
-        free_bytes = shutil.disk_usage(directory).free
-    except OSError as error:
-        raise _cannot_write(directory, error) from error
+    process = find_process(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    free_bytes = shutil.disk_usage(directory).free
     if process is not None:
         raise ConfigError(f"{directory}: process {process.pid} serves from here; stop it first")
     if free_bytes < backup.size + FREE_BYTES_MIN:

@@ -1,5 +1,6 @@
 """node/backup.py: what a node's backup holds, and what a restore refuses or marks first."""
 
+import errno
 import os
 import shutil
 from collections.abc import Callable
@@ -151,6 +152,24 @@ def test_a_lost_machine_is_restored_and_recovers(place: Place) -> None:
         assert path.stat().st_mode & 0o077 == 0
     assert (kept / "log").stat().st_mtime == LOG_TIME
     assert not (place.node.data_directory / RUNNING).exists()
+
+
+def test_one_that_is_cut_off_can_only_recover(
+    place: Place, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = backup_of(place, "--with-logs", "--with-private-key")
+    place.lose()
+
+    def refuse(*_: object) -> bool:
+        raise OSError(errno.ENOSPC, "no space left")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("node.backup.write_stored", refuse)
+        assert "cannot be restored (no space left)" in refusal(place, file, capsys)
+    assert (place.node.data_directory / MARKER_NAME).exists()
+    assert not place.node.file.exists()
+    assert restore(place, file) == 0
+    assert (place.node.data_directory / KEPT / "log").exists()
 
 
 def test_without_the_key_it_says_so(place: Place, capsys: pytest.CaptureFixture[str]) -> None:

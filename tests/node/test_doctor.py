@@ -11,7 +11,7 @@ from common.configuration.config import load_node_config
 from common.configuration.keys import new_private_key, public_key_text
 from common.membership.confirmation import read_cluster
 from node import main
-from node.storage.store import Store
+from node.storage.store import DATABASE_NAME, Store
 from scripts.configuration import DataFolders, Ports, write_configuration
 from scripts.free_ports import free_ports
 from tests.secret_files import secret_file
@@ -109,7 +109,10 @@ def test_a_report_has_all_parts_and_no_secret(
 ) -> None:
     file, key_line = secretive_node(tmp_path)
     output = tmp_path / "report.tar.gz"
+    database = load_node_config(file).data_directory / DATABASE_NAME
+    before = database.read_bytes()
     assert main.main(["--config", str(file), "doctor", "--output", str(output)]) == 0
+    assert database.read_bytes() == before
     printed = capsys.readouterr().out
     assert output.stat().st_mode & 0o777 == 0o600
     texts = texts_in(output)

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.processes.network import Network, pipeline, verdict_entries
-from tests.processes.programs import run
+from tests.processes.network import CLIENT, Network, ask, pipeline, verdict_entries
+from tests.processes.programs import client, run
 
 pytestmark = pytest.mark.processes
 
@@ -40,6 +40,10 @@ def test_a_node_that_lost_its_disk_recovers_and_contradicts_nothing(network: Net
     flags = ("--with-logs", "--with-private-key")
     assert node(network, "backup", "--output", str(backup), *flags)[0] == 0, "while it runs"
     network.verdicts([network.post("red"), network.post("green")])
+    # beyond what the replica executes once more, for builds among that write their logs anew
+    for number in range(3 * RULES["cluster"]["window"] // 2):
+        body = b'{"text": "%d"}' % number
+        assert ask(f"{network.gateway_url}/api/v1/append", body).status == 200
     network.settle()
     code, printed = node(network, "restore", str(backup))
     assert code == 2
@@ -84,3 +88,29 @@ def test_a_node_that_lost_its_disk_recovers_and_contradicts_nothing(network: Net
     served = network.node(NODE, f"/builds/{old}/log?opened={opened}")
     assert served.status == 200
     assert b"said by a green build" in served.body
+
+
+def test_a_gateway_that_lost_its_disk_goes_on_where_its_backup_was(network: Network) -> None:
+    old = network.post("green")
+    network.complete(old)
+    # so that it has something to write meanwhile
+    waiting = [network.post("red") for _ in range(5)]
+    backup = network.folder / "backup.tar"
+    made = client(network, "backup", "--output", str(backup), "--with-logs")
+    assert made.code == 0, made
+    network.verdicts(waiting)
+    lost = network.post("green")
+    network.verdict(lost)
+    network.kill(CLIENT)
+    shutil.rmtree(network.data_directory(CLIENT))
+    restored = client(network, "restore", str(backup))
+    assert restored.code == 0, restored
+    network.start(CLIENT)
+    assert {view["verdict"]["outcome"] for view in network.verdicts(waiting).values()} == {"failed"}
+    new = network.post("green")
+    assert network.complete(new)["verdict"]["outcome"] == "passed"
+    ledger = network.settle()
+    builds = [entry.build for entry in verdict_entries(ledger)]
+    assert sorted(builds) == sorted((old, *waiting, lost, new)), "each once"
+    log = client(network, "log", old, "node0")
+    assert "said by a green build" in log.output, log
