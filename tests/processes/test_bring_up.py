@@ -99,7 +99,7 @@ def test_four_operators_who_share_only_entries_come_to_a_verdict(
 
     table = run("-m", "client", "--config", str(configs["web"][1]), "check")
     assert rows(table.output, "replica") == dict.fromkeys(NAMES, "ok"), table
-    # it is the only thing that is wrong: the gateway runs
-    assert (table.code, "is in use" in table.output) == (1, True)
+    # by the gateway itself, which may be asked while it runs
+    assert (table.code, "is in use while this member runs" in table.output) == (0, True)
     printed = member("client", "--config", configs["web"][1], "submit", "main", "--wait")
     assert "passed" in printed

@@ -10,10 +10,11 @@ SECONDS = 120.0
 
 
 def served(text: str) -> list[tuple[str, dict[str, str]]]:
-    """Each series of a /metrics, as an independent parser reads it; a counter also without one."""
+    """Each series of a /metrics, as an independent parser reads it; a metric also without one."""
     families = list(text_string_to_metric_families(text))
     found = [(sample.name, sample.labels) for family in families for sample in family.samples]
-    return found + [(f"{family.name}_total", {}) for family in families if family.type == "counter"]
+    ends = {"counter": "_total"}
+    return found + [(family.name + ends.get(family.type, ""), {}) for family in families]
 
 
 def all_served(network: Network) -> list[tuple[str, dict[str, str]]]:
