@@ -7,6 +7,7 @@ machine's settings of apt and pip. Nothing of them comes into the image.
 
 import argparse
 import hashlib
+import importlib.util
 import json
 import os
 import shutil
@@ -14,7 +15,6 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping
-from importlib.util import find_spec
 from pathlib import Path
 
 import docker
@@ -77,7 +77,6 @@ SETTINGS = (
     f"WORKDIR {DATA}",
     f"ENV PATH={PATH}",
     "ENV LANG=C.UTF-8",
-    f"VOLUME {DATA}",
     f"HEALTHCHECK --interval=60s --timeout=30s --start-period=60s CMD {_HEALTHCHECK}",
     'CMD ["pbft-ci-node"]',
     f"LABEL org.opencontainers.image.version={VERSION}",
@@ -147,10 +146,10 @@ def _fetch(context: Path) -> None:
     _run(sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", context, folder=ROOT)
     shutil.copy(requirements, context)
     # it installs and does not stay
-    pip = find_spec("pip")
-    assert pip is not None, "scripts/setup.sh installs with it"
-    assert pip.origin is not None
-    shutil.copytree(Path(pip.origin).parent, tools / "pip")
+    found = importlib.util.find_spec("pip")
+    assert found is not None, "it was just called"
+    assert found.origin is not None, "a package has a file"
+    shutil.copytree(Path(found.origin).parent, tools / "pip")
 
 
 def _install(root: Path) -> None:

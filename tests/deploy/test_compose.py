@@ -136,4 +136,4 @@ def test_what_the_readme_says_of_the_image() -> None:
     page = (FOLDER / "README.md").read_text()
     assert f"docker save {IMAGE} " in page
     assert f"-o {USER_ID} -g {USER_ID} configuration" in page
-    assert f"| `{DATA}` | a volume" in page
+    assert f"| `{DATA}` | all that the member writes" in page
