@@ -26,7 +26,7 @@ SIZE_MAX = 200_000_000
 NODES = ("node0", "node1", "node2", "node3")
 MEMBERS = (*NODES, "gateway")
 # a container's health is asked once a minute, and the machine may be busy
-HEALTHY_SECONDS = 300.0
+HEALTHY_SECONDS = 500.0
 REPOSITORY = "/srv/git/project.git"
 
 
