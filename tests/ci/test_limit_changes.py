@@ -449,6 +449,13 @@ def test_a_withdrawn_proposal_leaves_no_trace_in_the_state(world: OperatedWorld)
     assert LIMITS_PART not in world.application.parts()
 
 
+def test_what_is_proposed_before_the_first_change_is_restored(world: OperatedWorld) -> None:
+    digest = world.proposed("anna")
+    world.approve_limits("boris", digest)
+    world.restart()
+    assert json.loads(world.approve_limits("carla", digest).result)["changed"]
+
+
 def test_the_whole_state_is_restored(world: OperatedWorld) -> None:
     world.change(NEW)
     digest = world.proposed("dora", OLD, serial=2)

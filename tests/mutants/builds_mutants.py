@@ -65,8 +65,8 @@ BUILDS_MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         name="73 executors are drawn from a replica's own state",
         file=_APPLICATION,
-        old="self._cluster, self._limits, self.ledger_head, build_id=build_id",
-        new='self._cluster, self._limits, b"%d" % id(self), build_id=build_id',
+        old="self._cluster, limits, self.ledger_head, build_id=build_id",
+        new='self._cluster, limits, b"%d" % id(self), build_id=build_id',
         seeds=(7,),
     ),
     Mutant(
@@ -87,7 +87,7 @@ BUILDS_MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         name="106 the ballot that settles a build waits for others",
         file=_APPLICATION,
-        old="decide(earlier, len(build.reports), self._thresholds) is not None",
+        old="decide(earlier, len(build.reports), self.thresholds_of(build)) is not None",
         new="False",
         test=_MAY_WAIT_TEST + "test_two_red_ballots_settle_a_build",
     ),

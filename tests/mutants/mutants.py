@@ -7,6 +7,7 @@ from tests.mutants.builds_mutants import BUILDS_MUTANTS
 from tests.mutants.catch_up_mutants import CATCH_UP_MUTANTS
 from tests.mutants.checkpoints_mutants import CHECKPOINTS_MUTANTS
 from tests.mutants.driver_mutants import DRIVER_MUTANTS
+from tests.mutants.limits_mutants import LIMITS_MUTANTS
 from tests.mutants.mutation_runner import Mutant
 from tests.mutants.normal_case_mutants import NORMAL_CASE_MUTANTS
 from tests.mutants.recovery_mutants import RECOVERY_MUTANTS
@@ -20,6 +21,7 @@ MUTANTS: tuple[Mutant, ...] = (
     *CATCH_UP_MUTANTS,
     *RECOVERY_MUTANTS,
     *BUILDS_MUTANTS,
+    *LIMITS_MUTANTS,
     *DRIVER_MUTANTS,
     *STORAGE_MUTANTS,
 )
