@@ -10,7 +10,8 @@ want. What they can do is bounded:
   nothing that its operator has not seen.
 - A proposal's serial is one above that of the limits that hold. A change that was made voids all
   other proposals, for their operators compared them with limits that hold no more.
-- Above the sequence number `until` neither a proposal nor an approval is accepted.
+- Above the sequence number `until` neither a proposal nor an approval is accepted. What is past it
+  waits for its operator's next proposal, or for a change.
 
 Changed limits hold for builds opened at later sequence numbers than the change. Nothing of this is
 in the state before the first proposal.
@@ -93,7 +94,6 @@ class LimitChanges:
         Accepted if the operator has a seat, `strong` seats have operators, the serial is the next
         one, `until` lies ahead, and the limits are valid and make no too large state.
         """
-        self._forget_overdue(sequence)
         if not seats_of(self._cluster, [operator]):
             return "this operator stands for no replica"
         strong = self._cluster.quorums.strong
@@ -122,10 +122,9 @@ class LimitChanges:
         Accepted if the operator has a seat, that very proposal is pending and not past `until`,
         and the operator has not approved it.
         """
-        self._forget_overdue(sequence)
         if not seats_of(self._cluster, [operator]):
             return "this operator stands for no replica"
-        proposal = self._find(operation.proposal)
+        proposal = self._find(operation.proposal, sequence)
         if proposal is None:
             return "no such proposal is pending"
         if operator in proposal.approvals:
@@ -137,10 +136,10 @@ class LimitChanges:
     def withdraw(self, operation: WithdrawLimits, operator: str, sequence: int) -> str | None:
         """Drop this operator's proposal, or its approval of another's; or why not.
 
-        Accepted if that very proposal is pending, and the operator proposed or approved it.
+        Accepted if that very proposal is pending and not past `until`, and the operator proposed or
+        approved it.
         """
-        self._forget_overdue(sequence)
-        proposal = self._find(operation.proposal)
+        proposal = self._find(operation.proposal, sequence)
         if proposal is None:
             return "no such proposal is pending"
         if operator not in proposal.approvals:
@@ -181,17 +180,12 @@ class LimitChanges:
         self._before = b""
         self._pending = {proposal.proposer: proposal for proposal in part.pending}
 
-    def _find(self, digest: bytes) -> Proposal | None:
+    def _find(self, digest: bytes, sequence: int) -> Proposal | None:
+        """The pending proposal with this digest, if it can still be approved."""
         for proposal in self._pending.values():
-            if proposal.digest(self._cluster.id) == digest:
+            if proposal.digest(self._cluster.id) == digest and sequence <= proposal.until:
                 return proposal
         return None
-
-    def _forget_overdue(self, sequence: int) -> None:
-        """Drop what is past its `until`; done at each operation here, so alike everywhere."""
-        for proposal in self.pending:
-            if sequence > proposal.until:
-                del self._pending[proposal.proposer]
 
 
 def decode_limits_part(parts: Mapping[str, bytes]) -> LimitsPart:

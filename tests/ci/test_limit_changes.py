@@ -187,8 +187,10 @@ def test_neither_a_proposal_nor_an_approval_is_accepted_past_until(world: Operat
     world.apply(GATEWAY, Append("time passes"))
     assert reason_of(world.approve_limits("carla", digest)) == "no such proposal is pending"
     assert world.application.limits == OLD
-    assert world.application.limit_changes.pending == ()
+    assert reason_of(world.withdraw("boris", digest)) == "no such proposal is pending"
     assert reason_of(world.propose("anna", until=4)) == "the sequence number is past until"
+    world.proposed("anna")
+    assert len(world.application.limit_changes.pending) == 1, "it takes the place of the older one"
 
 
 def test_the_last_sequence_number_still_counts(world: OperatedWorld) -> None:

@@ -31,8 +31,8 @@ LIMITS_MUTANTS: tuple[Mutant, ...] = (
         name="L3 who stands for no replica approves",
         file=_CHANGES,
         old='            return "this operator stands for no replica"\n'
-        "        proposal = self._find(operation.proposal)\n",
-        new="            pass\n        proposal = self._find(operation.proposal)\n",
+        "        proposal = self._find(operation.proposal, sequence)\n",
+        new="            pass\n        proposal = self._find(operation.proposal, sequence)\n",
         test=_TEST + "test_who_stands_for_no_replica_has_no_say",
     ),
     Mutant(
@@ -55,7 +55,7 @@ LIMITS_MUTANTS: tuple[Mutant, ...] = (
         file=_CHANGES,
         old="        if operation.serial != self.serial + 1:\n",
         new="        if operation.serial > self.serial + 1:\n",
-        seeds=(8,),
+        seeds=(11,),
     ),
     Mutant(
         name="L7 a serial leaves numbers out",
@@ -67,15 +67,15 @@ LIMITS_MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         name="L8 approvals count past until",
         file=_CHANGES,
-        old="            if sequence > proposal.until:\n",
-        new="            if False:\n",
-        seeds=(8,),
+        old="== digest and sequence <= proposal.until:\n",
+        new="== digest:\n",
+        seeds=(13,),
     ),
     Mutant(
         name="L9 a proposal is void at its until",
         file=_CHANGES,
-        old="            if sequence > proposal.until:\n",
-        new="            if sequence >= proposal.until:\n",
+        old="== digest and sequence <= proposal.until:\n",
+        new="== digest and sequence < proposal.until:\n",
         test=_TEST + "test_the_last_sequence_number_still_counts",
     ),
     Mutant(
@@ -104,14 +104,14 @@ LIMITS_MUTANTS: tuple[Mutant, ...] = (
         "            operator, operation.serial, operation.until, operation.limits,\n"
         "            older.approvals if older else (operator,),\n"
         "        )\n",
-        seeds=(8,),
+        test=_TEST + "test_a_newer_proposal_of_an_operator_replaces_its_own_and_no_other",
     ),
     Mutant(
         name="L13 a change leaves other proposals pending",
         file=_CHANGES,
         old="        self._pending.clear()\n",
         new="        del self._pending[proposal.proposer]\n",
-        seeds=(8,),
+        test=_TEST + "test_a_change_voids_what_was_compared_with_older_limits",
     ),
     Mutant(
         name="L14 limits may make too large a state",
