@@ -154,14 +154,14 @@ LIMITS_MUTANTS: tuple[Mutant, ...] = (
         file=_APPLICATION,
         old="Thresholds(self._cluster.quorums, self.limits_of(build).weak_agreement_allowed)",
         new="Thresholds(self._cluster.quorums, self._genesis_limits.weak_agreement_allowed)",
-        seeds=(8,),
+        seeds=(82,),
     ),
     Mutant(
         name="L20 executors are drawn by the limits of the genesis",
         file=_APPLICATION,
         old="drawn_executors(self._cluster, limits, self.ledger_head, build_id)",
         new="drawn_executors(self._cluster, self._genesis_limits, self.ledger_head, build_id)",
-        seeds=(8,),
+        seeds=(70,),
     ),
     Mutant(
         name="L21 a deadline is that of the newest limits",
