@@ -152,7 +152,7 @@ async def running_gateway(
             gateway=gateway,
             archive=archive,
             collector=collector,
-            network=NetworkWatch(cluster, nodes, links.connected, history),
+            network=NetworkWatch(cluster, nodes, links.connected, limits=history),
         )
         history.on_change = gateway.use_limits
         metrics = _metrics_of(site)

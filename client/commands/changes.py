@@ -178,7 +178,9 @@ async def _ask_as_operator(
 ) -> int:
     signing_key, cluster, replicas = operator
     build = await _whole_id(options)
-    answer = await order_as_operator(cluster, signing_key, replicas, make(bytes.fromhex(build)))
+    answer = await order_as_operator(
+        cluster, signing_key, replicas, operation=make(bytes.fromhex(build))
+    )
     if answer.reason is not None:
         raise CommandFailed(
             f"the network refused: {escape_controls(answer.reason)}", EXIT_NO_ANSWER

@@ -221,7 +221,9 @@ def _operator(options: argparse.Namespace) -> _Operator:
 
 async def _order(operator: _Operator, operation: Operation) -> OperatorAnswer:
     """What the network answered. Raises CommandFailed, also where it refused."""
-    answer = await order_as_operator(operator.cluster, operator.key, operator.replicas, operation)
+    answer = await order_as_operator(
+        operator.cluster, operator.key, operator.replicas, operation=operation
+    )
     if answer.reason is not None:
         raise CommandFailed(
             f"the network refused: {escape_controls(answer.reason)}", EXIT_NO_ANSWER

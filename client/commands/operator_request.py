@@ -57,7 +57,7 @@ async def ask_as_operator(operator: Identity, peers: Peers, operation: Operation
 
 
 async def order_as_operator(
-    cluster: Cluster, signing_key: SigningKey, peers: Peers, operation: Operation
+    cluster: Cluster, signing_key: SigningKey, peers: Peers, *, operation: Operation
 ) -> OperatorAnswer:
     """The same by whose key this is, for as long as a person waits. Raises CommandFailed."""
     try:

@@ -83,6 +83,7 @@ class NetworkWatch:
         cluster: Cluster,
         nodes: Nodes,
         connected: Callable[[], frozenset[str]],
+        *,
         limits: LimitsHistory,
     ) -> None:
         self.cluster = cluster

@@ -8,7 +8,7 @@ from pbft.genesis import Cluster
 
 
 def limits(
-    changes: LimitChanges, held: Limits, cluster: Cluster, executed: int
+    changes: LimitChanges, held: Limits, cluster: Cluster, *, executed: int
 ) -> dict[str, object]:
     """All of it as a plain value. executed: the sequence number of this state."""
     return {

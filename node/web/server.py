@@ -247,7 +247,9 @@ class NodeServer:
         executed = self._runtime.replica.core.executed
         application = self._application
         changes, held = application.limit_changes, application.limits
-        return web.json_response(limits_json.limits(changes, held, self._cluster, executed))
+        return web.json_response(
+            limits_json.limits(changes, held, self._cluster, executed=executed)
+        )
 
     def _standing_by(self) -> int:
         """How many open builds this replica need not build."""

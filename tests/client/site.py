@@ -46,7 +46,7 @@ def site_of(
             running.network.cluster,
             running.nodes,
             lambda: frozenset({"replica-0"}),
-            LimitsHistory(running.network.limits),
+            limits=LimitsHistory(running.network.limits),
         ),
     )
 

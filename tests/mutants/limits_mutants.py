@@ -159,8 +159,8 @@ LIMITS_MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         name="L20 executors are drawn by the limits of the genesis",
         file=_APPLICATION,
-        old="drawn_executors(self._cluster, limits, self.ledger_head, build_id)",
-        new="drawn_executors(self._cluster, self._genesis_limits, self.ledger_head, build_id)",
+        old="self._cluster, limits, self.ledger_head, build_id=build_id",
+        new="self._cluster, self._genesis_limits, self.ledger_head, build_id=build_id",
         seeds=(70,),
     ),
     Mutant(

@@ -35,7 +35,9 @@ class Nodes:
                 raise web.HTTPNotFound
             application = self.world.application
             return web.json_response(
-                limits_json(application.limit_changes, application.limits, self.world.cluster, 7)
+                limits_json(
+                    application.limit_changes, application.limits, self.world.cluster, executed=7
+                )
             )
 
         app = web.Application()

@@ -49,7 +49,7 @@ async def watch(
     monkeypatch.setattr(client.network.nodes, "STATUS_TIMEOUT_SECONDS", LOOK_SECONDS)
     monkeypatch.setattr(network_watch, "EVIDENCE_AGAIN_SECONDS", 0.0)
     async with Nodes(Peers(network.addresses)) as nodes:
-        watch = NetworkWatch(network.cluster, nodes, linked, LimitsHistory(network.limits))
+        watch = NetworkWatch(network.cluster, nodes, linked, limits=LimitsHistory(network.limits))
         yield watch
         await watch.close()
 

@@ -12,7 +12,7 @@ def served(world: OperatedWorld) -> ServedLimits:
     """A node's answer, with the state of this world."""
     application = world.application
     answer = limits_json(
-        application.limit_changes, application.limits, world.cluster, world.sequence
+        application.limit_changes, application.limits, world.cluster, executed=world.sequence
     )
     return msgspec.json.decode(msgspec.json.encode(answer), type=ServedLimits)
 
