@@ -89,6 +89,7 @@ class NodeStatus(msgspec.Struct, frozen=True):
     fault_kinds: FaultKinds | None = None
     open_builds: Number | None = None
     executors: Word | None = None
+    limits_serial: Number | None = None
     standing_by: Number | None = None
     builds_removed: Number | None = None
     ledger_index: Number | None = None
