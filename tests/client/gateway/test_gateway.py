@@ -197,6 +197,15 @@ async def test_a_network_that_is_full_is_asked_again_with_the_same_identity(
     await network.close()
 
 
+async def test_how_much_the_network_is_asked_at_once_follows_the_limits(running: Running) -> None:
+    allocator = running.gateway._allocator
+    before = (allocator.undecided_max, allocator.waiting_max)
+    running.gateway.use_limits(
+        Limits(open_builds_per_client_max=16, waiting_builds_per_client_max=3)
+    )
+    assert (allocator.undecided_max, allocator.waiting_max) == (14, 3) != before
+
+
 async def test_a_gateway_that_lost_its_counter_takes_the_next_numbers(
     network: Network, tmp_path: Path
 ) -> None:

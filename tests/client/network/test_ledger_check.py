@@ -4,10 +4,19 @@ import asyncio
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
+import msgspec
 import pytest
 
-from ci.ledger import AppendEntry, encode_entry, genesis_head, next_head
+from ci.ledger import (
+    AppendEntry,
+    LimitsEntry,
+    RecordedApproval,
+    encode_entry,
+    genesis_head,
+    next_head,
+)
 from ci.ledger_proof import ledger_proof
+from ci.limits import Limits
 from ci.operations import Append
 from client.network import ledger_check
 from client.network.ledger_check import BLOCK_ENTRIES, LedgerAbsent, LedgerCheck
@@ -66,6 +75,31 @@ async def advance(network: Network, check: LedgerCheck, *silent: str) -> None:
                 stable_checkpoint=0 if proof is None else proof.sequence,
             )
     await check.advance(statuses)
+
+
+async def test_limits_are_taken_from_what_was_checked_and_from_nothing_else(
+    network: Network, nodes: Nodes
+) -> None:
+    """A liar gives the head that all give, is read first, and serves another entry under it."""
+    limits = LimitsHistory(network.limits)
+    told: list[Limits] = []
+    limits.on_change = told.append
+    check = LedgerCheck(network.cluster, nodes, limits)
+
+    def ledger(pids_max: int) -> list[Entry]:
+        changed = msgspec.structs.asdict(Limits(pids_max=pids_max))
+        entry = LimitsEntry(1, 7, changed, 9, "00", (RecordedApproval("ann", ("replica-0",)),))
+        body = encode_entry(entry)
+        return [Entry(1, body, next_head(genesis_head(network.cluster.id), 1, body))]
+
+    (honest,) = ledger(99)
+    (false,) = ledger(666)
+    serve(network, [Entry(1, false.body, honest.head)], "replica-0")
+    serve(network, [honest], *NAMES[1:])
+    await advance(network, check)
+    assert check.state.index == 1
+    assert told == [Limits(pids_max=99)]
+    assert (limits.at(7), limits.at(8).pids_max) == (network.limits, 99)
 
 
 def asked_for_entries(network: Network) -> int:
