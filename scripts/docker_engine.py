@@ -108,27 +108,7 @@ class OwnEngine:
 
     def _try(self, program: str, driver: str, has_networks: bool) -> str:
         """Start with this storage driver; empty where it answers, else the reason."""
-        rules = "true" if has_networks else "false"
-        command = (
-            program,
-            f"--data-root={self._folder / 'data'}",
-            f"--exec-root={self._folder / 'exec'}",
-            f"--pidfile={self._folder / 'docker.pid'}",
-            f"--host={self.host}",
-            f"--storage-driver={driver}",
-            # Its output goes to a file that nothing rotates.
-            "--log-level=error",
-            # No bridge for everybody; a build that may have a network gets one of its own.
-            "--bridge=none",
-            f"--iptables={rules}",
-            f"--ip-forward={rules}",
-            f"--ip-masq={rules}",
-            "--ip6tables=false",
-            # Where the machine has a containerd of its own, dockerd uses that one, and another
-            # daemon may do so too: a namespace of our own keeps the containers apart.
-            "--containerd-namespace=pbft-ci",
-            "--containerd-plugins-namespace=pbft-ci-plugins",
-        )
+        command = daemon_command(program, self._folder, driver, has_networks)
         # A stale pid file of an earlier daemon makes dockerd refuse when a stranger has the pid.
         (self._folder / "docker.pid").unlink(missing_ok=True)
         environment = {"PATH": _SYSTEM_PATH}
@@ -151,6 +131,31 @@ class OwnEngine:
         lines = last_lines(self._processes.output_file(PROCESS_NAME))
         serious = [line for line in lines if "level=" not in line or "level=fatal" in line]
         return log_text((serious or lines or ["it wrote nothing"])[-1], 500)
+
+
+def daemon_command(program: str, folder: Path, driver: str, has_networks: bool) -> tuple[str, ...]:
+    """How a daemon of our own is started. folder: for its data, pid file and `docker.sock`."""
+    rules = "true" if has_networks else "false"
+    return (
+        program,
+        f"--data-root={folder / 'data'}",
+        f"--exec-root={folder / 'exec'}",
+        f"--pidfile={folder / 'docker.pid'}",
+        f"--host=unix://{folder / 'docker.sock'}",
+        f"--storage-driver={driver}",
+        # Its output goes to a file that nothing rotates.
+        "--log-level=error",
+        # No bridge for everybody; a build that may have a network gets one of its own.
+        "--bridge=none",
+        f"--iptables={rules}",
+        f"--ip-forward={rules}",
+        f"--ip-masq={rules}",
+        "--ip6tables=false",
+        # Where the machine has a containerd of its own, dockerd uses that one, and another
+        # daemon may do so too: a namespace of our own keeps the containers apart.
+        "--containerd-namespace=pbft-ci",
+        "--containerd-plugins-namespace=pbft-ci-plugins",
+    )
 
 
 def _may_have_networks(processes: Path = Path("/proc")) -> bool:

@@ -14,6 +14,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,7 @@ from typing import IO, Any, Self
 import msgspec
 import yaml
 
+from common.address import Address
 from common.logs import STDERR_VARIABLE
 from scripts.base_image import EXAMPLE_IMAGE
 from scripts.configuration import HOST, Configuration, DataFolders, Ports, write_configuration
@@ -110,89 +112,45 @@ class Programs(msgspec.Struct, frozen=True):
 PROGRAMS = Programs()
 
 
-class Network:
-    """Nodes node0 ... and a client in one folder. Use it as a context manager, or `close` it."""
+class RunningNetwork(ABC):
+    """Nodes and a gateway by name: their processes, and what they answer. `close` it."""
 
-    def __init__(
-        self,
-        folder: Path,
-        branches: Mapping[str, Mapping[str, str]] | Path,
-        *,
-        replicas: int = 4,
-        executor: str = "process",
-        overrides: Mapping[str, Mapping[str, object]] | None = None,
-        programs: Programs = PROGRAMS,
-    ) -> None:
-        """Write configuration, keys and repository; nothing is started yet.
-
-        branches: name -> path -> text, see `pipeline`, for a repository in `folder`; or the path of
-        one that is there already. overrides: as write_configuration takes them; if they have
-        members speak TLS, each node has a second address, for this machine.
-        """
-        self.folder = folder = folder.absolute()
-        self.commits: dict[str, str] = {}
-        if isinstance(branches, Path):
-            self.repository = branches
-        else:
-            self.repository = folder / "repository.git"
-            self.commits = write_repository(self.repository, branches)
-        changes = {file: dict(settings) for file, settings in (overrides or {}).items()}
-        has_tls = changes.get("cluster", {}).get("tls") == "required"
-        client_port, *ports = free_ports(1 + replicas * (2 if has_tls else 1))
-        for index, port in enumerate(ports[replicas:]):
-            changes.setdefault(f"node{index}", {})["local_listen"] = f"{HOST}:{port}"
-        self.configuration = programs.write_configuration(
-            folder / "config",
-            [self.repository],
-            DataFolders.below(folder),
-            ports=Ports(ports[:replicas], client_port),
-            executor=executor,
-            overrides=changes,
-        )
-        self.node_names = tuple(config.name for config in self.configuration.nodes)
-        self.gateway_url = self.configuration.client.listen.url
+    def __init__(self, folder: Path, listen: Mapping[str, Address], gateway: str) -> None:
+        """listen: where each answers HTTP without TLS to this process. gateway: which it is."""
+        self.folder = folder
+        self.node_names = tuple(name for name in listen if name != gateway)
+        self.gateway_name = gateway
+        self.gateway_url = listen[gateway].url
         self.processes: dict[str, Process] = {}
-        self._listen = {
-            self.configuration.client.name: self.configuration.client.listen,
-            **{node.name: node.plain_listen for node in self.configuration.nodes},
-        }
-        self._environment = {**os.environ, STDERR_VARIABLE: "no"}
-        self._programs = programs
+        self._listen = dict(listen)
         self._is_closed = False
         (folder / "output").mkdir()
 
-    # --- where things are -----------------------------------------------------------------------
+    # --- what a network says of itself ----------------------------------------------------------
 
-    def config_file(self, name: str) -> Path:
-        """The configuration of a node or the client."""
-        return self.folder / "config" / f"{name}.yml"
+    @property
+    @abstractmethod
+    def results_file(self) -> Path:
+        """Where the gateway writes its results."""
 
-    def key_file(self, name: str) -> Path:
-        """The private key of a member."""
-        return self.folder / "run" / "keys" / f"{name}.private.pem"
+    @abstractmethod
+    def log_file(self, name: str) -> Path:
+        """The log of a node or the gateway."""
 
-    def data_directory(self, name: str) -> Path:
-        """What a node or the client has on disk."""
-        return self.folder / "run" / "data" / name
+    @abstractmethod
+    def start_program(self, name: str, files: Sequence[IO[Any]]) -> Process:
+        """Start a node or the gateway. files: its standard input, output and error."""
 
     @property
     def results(self) -> list[dict[str, Any]]:
         """The lines of results.jsonl that are whole by now: it is written behind the verdicts."""
-        file = self.configuration.client.results_file
+        file = self.results_file
         lines = file.read_text().splitlines(keepends=True) if file.exists() else []
         return [json.loads(line) for line in lines if line.endswith("\n")]
 
-    def command(self, name: str) -> list[str]:
-        """How a node or the client is started: what comes after `python`."""
-        module = "client" if name == CLIENT else "node"
-        return ["-m", module, "--config", str(self.config_file(name))]
-
-    def rewrite(self, name: str, change: Callable[[dict[str, Any]], None]) -> None:
-        """Change the configuration file of a node, the client, or the cluster."""
-        file = self.config_file(name)
-        settings = yaml.safe_load(file.read_text())
-        change(settings)
-        file.write_text(yaml.safe_dump(settings, sort_keys=False))
+    def output_file(self, name: str) -> Path:
+        """What a node or the gateway wrote beside its log."""
+        return self.folder / "output" / f"{name}.txt"
 
     # --- processes ------------------------------------------------------------------------------
 
@@ -207,11 +165,8 @@ class Network:
         """Start one and do not wait."""
         assert not self.is_running(name), f"{name} runs already"
         self._refuse_if_closed()
-        with self._output_file(name).open("ab") as output, open(os.devnull) as nothing:
-            files = (nothing, output, output)
-            self.processes[name] = self._programs.start(
-                self.command(name), files, self._environment
-            )
+        with self.output_file(name).open("ab") as output, open(os.devnull) as nothing:
+            self.processes[name] = self.start_program(name, (nothing, output, output))
 
     def wait_until_ready(self, names: Iterable[str], seconds: float = READY_SECONDS) -> None:
         """Return when all of these answer."""
@@ -370,18 +325,103 @@ class Network:
         """The ends of all logs, and of what went beside them."""
         parts = []
         for name in self._listen:
-            for file in (self.folder / "log" / f"{name}.log", self._output_file(name)):
+            for file in (self.log_file(name), self.output_file(name)):
                 if text := last_bytes(file).strip():
                     parts.append(f"--- the end of {file}\n{text}")
         return "\n".join(parts)
-
-    def _output_file(self, name: str) -> Path:
-        return self.folder / "output" / f"{name}.txt"
 
     def _refuse_if_closed(self) -> None:
         """A thread must not go on with a network that another one has closed."""
         if self._is_closed:
             raise NetworkFailed("the network is closed")
+
+
+class Network(RunningNetwork):
+    """Nodes node0 ... and a client in one folder. Use it as a context manager, or `close` it."""
+
+    def __init__(
+        self,
+        folder: Path,
+        branches: Mapping[str, Mapping[str, str]] | Path,
+        *,
+        replicas: int = 4,
+        executor: str = "process",
+        overrides: Mapping[str, Mapping[str, object]] | None = None,
+        programs: Programs = PROGRAMS,
+    ) -> None:
+        """Write configuration, keys and repository; nothing is started yet.
+
+        branches: name -> path -> text, see `pipeline`, for a repository in `folder`; or the path of
+        one that is there already. overrides: as write_configuration takes them; if they have
+        members speak TLS, each node has a second address, for this machine.
+        """
+        folder = folder.absolute()
+        self.commits: dict[str, str] = {}
+        if isinstance(branches, Path):
+            self.repository = branches
+        else:
+            self.repository = folder / "repository.git"
+            self.commits = write_repository(self.repository, branches)
+        changes = {file: dict(settings) for file, settings in (overrides or {}).items()}
+        has_tls = changes.get("cluster", {}).get("tls") == "required"
+        client_port, *ports = free_ports(1 + replicas * (2 if has_tls else 1))
+        for index, port in enumerate(ports[replicas:]):
+            changes.setdefault(f"node{index}", {})["local_listen"] = f"{HOST}:{port}"
+        self.configuration = programs.write_configuration(
+            folder / "config",
+            [self.repository],
+            DataFolders.below(folder),
+            ports=Ports(ports[:replicas], client_port),
+            executor=executor,
+            overrides=changes,
+        )
+        gateway = self.configuration.client
+        listen = {
+            gateway.name: gateway.listen,
+            **{node.name: node.plain_listen for node in self.configuration.nodes},
+        }
+        super().__init__(folder, listen, gateway.name)
+        self._environment = {**os.environ, STDERR_VARIABLE: "no"}
+        self._programs = programs
+
+    # --- where things are -----------------------------------------------------------------------
+
+    def config_file(self, name: str) -> Path:
+        """The configuration of a node or the client."""
+        return self.folder / "config" / f"{name}.yml"
+
+    def key_file(self, name: str) -> Path:
+        """The private key of a member."""
+        return self.folder / "run" / "keys" / f"{name}.private.pem"
+
+    def data_directory(self, name: str) -> Path:
+        """What a node or the client has on disk."""
+        return self.folder / "run" / "data" / name
+
+    def command(self, name: str) -> list[str]:
+        """How a node or the client is started: what comes after `python`."""
+        module = "client" if name == CLIENT else "node"
+        return ["-m", module, "--config", str(self.config_file(name))]
+
+    def rewrite(self, name: str, change: Callable[[dict[str, Any]], None]) -> None:
+        """Change the configuration file of a node, the client, or the cluster."""
+        file = self.config_file(name)
+        settings = yaml.safe_load(file.read_text())
+        change(settings)
+        file.write_text(yaml.safe_dump(settings, sort_keys=False))
+
+    @property
+    def results_file(self) -> Path:
+        """Where the client writes its results."""
+        return self.configuration.client.results_file
+
+    def log_file(self, name: str) -> Path:
+        """The log of a node or the client."""
+        return self.folder / "log" / f"{name}.log"
+
+    def start_program(self, name: str, files: Sequence[IO[Any]]) -> Process:
+        """Start a node or the client. files: its standard input, output and error."""
+        return self._programs.start(self.command(name), files, self._environment)
 
 
 def _expect(status: int, url: str, body: bytes | None = None) -> Any:

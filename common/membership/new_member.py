@@ -142,7 +142,7 @@ def _lines(member: NewMember, service: Service) -> dict[str, object]:
         "name": member.name,
         "private_key_file": _private_name(member),
         "listen": str(service.listen),
-        "data_directory": _data_path(service, "data"),
+        "data_directory": _data_path(service, f"{member.name}.data"),
         "log_file": _data_path(service, f"{member.name}.log"),
     }
     if service.passphrase_file is not None:

@@ -44,14 +44,14 @@ def run(*command: str, **more: object) -> bytes:
     return output
 
 
-def self_signed(folder: Path) -> tuple[Path, Path]:
-    """A certificate for HOST that signs itself, and its key, both made in a folder."""
+def self_signed(folder: Path, name: str = f"IP:{HOST}") -> tuple[Path, Path]:
+    """A certificate that signs itself, for HOST or another subjectAltName, and its key."""
     if shutil.which("openssl") is None:
         pytest.skip("openssl is not installed, and a server of TLS needs a certificate")
     certificate, key = folder / "ca.pem", folder / "server.key"
     run(
         *("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256"),
-        *("-nodes", "-days", "3", "-subj", "/CN=test", "-addext", f"subjectAltName=IP:{HOST}"),
+        *("-nodes", "-days", "3", "-subj", "/CN=test", "-addext", f"subjectAltName={name}"),
         *("-keyout", str(key), "-out", str(certificate)),
     )
     return certificate, key
@@ -60,10 +60,22 @@ def self_signed(folder: Path) -> tuple[Path, Path]:
 class HttpsGitServer:
     """git's own http-backend behind TLS and a login, for the repositories in a folder."""
 
-    def __init__(self, folder: Path, project_root: Path, token: str, user: str = "git") -> None:
-        """folder: for the certificate. A repository is at /NAME below project_root."""
+    def __init__(
+        self,
+        folder: Path,
+        project_root: Path,
+        token: str | None,
+        user: str = "git",
+        listening: tuple[socket.socket, str] | None = None,
+    ) -> None:
+        """folder: for the certificate. A repository is at /NAME below project_root.
+
+        token: None lets everybody in. listening: a socket of another machine, and its DNS name.
+        """
         folder.mkdir()
-        self.ca_file, key_file = self_signed(folder)
+        self.ca_file, key_file = (
+            self_signed(folder) if listening is None else self_signed(folder, f"DNS:{listening[1]}")
+        )
         self.authorizations: list[str | None] = []
         # called in the middle of each request that was let in
         self.on_request: Callable[[], None] = lambda: None
@@ -73,7 +85,9 @@ class HttpsGitServer:
         self.is_old = False
         # what is said beside a refusal
         self.complaint = b""
-        self._expected = "Basic " + base64.b64encode(f"{user}:{token}".encode()).decode()
+        self._expected = None
+        if token is not None:
+            self._expected = "Basic " + base64.b64encode(f"{user}:{token}".encode()).decode()
         self._project_root = project_root
         server = self
 
@@ -86,7 +100,12 @@ class HttpsGitServer:
             def log_message(self, *_: object) -> None:
                 """Nothing: the tests say what went wrong."""
 
-        self._server = ThreadingHTTPServer((HOST, 0), Handler)
+        if listening is None:
+            self._server = ThreadingHTTPServer((HOST, 0), Handler)
+        else:
+            self._server = ThreadingHTTPServer((HOST, 0), Handler, bind_and_activate=False)
+            self._server.socket.close()
+            self._server.socket = listening[0]
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(self.ca_file, key_file)
         self._server.socket = context.wrap_socket(self._server.socket, server_side=True)

@@ -4,54 +4,40 @@ import base64
 import contextlib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from ci.ledger import VerdictEntry, decode_entry, genesis_head, verify_chain
 from pbft.ports import Entry
 from scripts import harness
-from scripts.harness import CLIENT, VERDICT_SECONDS, Answer, NoAnswer, Programs, ask, pipeline
+from scripts.harness import (
+    CLIENT,
+    VERDICT_SECONDS,
+    Answer,
+    NoAnswer,
+    Programs,
+    RunningNetwork,
+    ask,
+    pipeline,
+)
 from tests import forked
 
 __all__ = [
-    "CLIENT", "VERDICT_SECONDS", "Answer", "Network", "NoAnswer", "ask", "pipeline",
-    "verdict_entries",
+    "CLIENT", "VERDICT_SECONDS", "Answer", "ComparedNetwork", "Network", "NoAnswer", "ask",
+    "pipeline", "verdict_entries",
 ]  # fmt: skip
 
 LEDGER_PAGE = 500
 
 
-class Network(harness.Network):
-    """A network whose processes are forked where their imports are done."""
+class ComparedNetwork(RunningNetwork):
+    """A network whose ledgers and captures can be compared."""
 
-    living: "list[Network]" = []  # noqa: RUF012 - which ones a failing test should tell about
-
-    def __init__(
-        self,
-        folder: Path,
-        branches: Mapping[str, Mapping[str, str]],
-        *,
-        is_captured: bool = False,
-        **settings: Any,
-    ) -> None:
-        """is_captured: each node appends what it sends to `capture_file(name)`.
-
-        settings: as the harness takes them.
-        """
-        super().__init__(folder, branches, **{"programs": Programs(forked.start), **settings})
-        if is_captured:
-            for name in self.node_names:
-                self._capture(name)
-        Network.living.append(self)
+    # which ones a failing test should tell about
+    living: ClassVar[list[RunningNetwork]] = []
 
     def capture_file(self, name: str) -> Path:
         """What a node sent, where the network is captured."""
         return self.folder / "capture" / f"{name}.capture"
-
-    def close(self) -> None:
-        """End everything that was started here and still runs."""
-        with contextlib.suppress(ValueError):
-            Network.living.remove(self)
-        super().close()
 
     def ledger(self, name: str) -> list[Entry]:
         """The whole ledger of a node."""
@@ -106,6 +92,34 @@ class Network(harness.Network):
         cluster_id = bytes.fromhex(self.status(asked[0])["cluster"])
         assert verify_chain(first, genesis_head(cluster_id)) is None
         return first
+
+
+class Network(ComparedNetwork, harness.Network):
+    """A network whose processes are forked where their imports are done."""
+
+    def __init__(
+        self,
+        folder: Path,
+        branches: Mapping[str, Mapping[str, str]],
+        *,
+        is_captured: bool = False,
+        **settings: Any,
+    ) -> None:
+        """is_captured: each node appends what it sends to `capture_file(name)`.
+
+        settings: as the harness takes them.
+        """
+        super().__init__(folder, branches, **{"programs": Programs(forked.start), **settings})
+        if is_captured:
+            for name in self.node_names:
+                self._capture(name)
+        Network.living.append(self)
+
+    def close(self) -> None:
+        """End everything that was started here and still runs."""
+        with contextlib.suppress(ValueError):
+            Network.living.remove(self)
+        super().close()
 
     def _capture(self, name: str) -> None:
         file = str(self.capture_file(name))

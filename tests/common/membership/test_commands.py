@@ -57,7 +57,7 @@ def test_init_makes_what_a_node_needs_and_overwrites_nothing(
     assert (config.name, str(config.listen)) == ("acme", "127.0.0.1:10001")
     assert [entry.url for entry in config.repositories] == [REPOSITORY]
     assert config.repositories[0].local_images == ()
-    assert config.data_directory == folder / "data"
+    assert config.data_directory == folder / "acme.data"
     assert stat.S_IMODE(config.private_key_file.stat().st_mode) == 0o600
     key = load_signing_key(config.private_key_file).public_key
     assert key.hex() in (folder / "acme.entry.yml").read_text()
@@ -76,10 +76,13 @@ def test_what_a_member_writes_may_be_kept_apart_from_its_configuration(tmp_path:
     flags = ("--listen", "127.0.0.1:1", "--repository", REPOSITORY, "--data-folder", "/var/x")
     assert run(node, "init", "--name", "acme", "--folder", tmp_path, *flags) == 0
     acme = load_node_config(tmp_path / "node.yml")
-    assert (acme.data_directory, acme.log_file) == (Path("/var/x/data"), Path("/var/x/acme.log"))
+    assert (acme.data_directory, acme.log_file) == (
+        Path("/var/x/acme.data"),
+        Path("/var/x/acme.log"),
+    )
     assert run(client, "init", "--name", "web", "--folder", tmp_path, *flags) == 0
     web = load_client_config(tmp_path / "client.yml")
-    assert (web.data_directory, web.log_file) == (Path("/var/x/data"), Path("/var/x/web.log"))
+    assert (web.data_directory, web.log_file) == (Path("/var/x/web.data"), Path("/var/x/web.log"))
     assert web.results_file == Path("/var/x/results.jsonl")
 
 
@@ -94,6 +97,20 @@ def test_init_makes_a_gateway_with_a_secret_for_each_forge(tmp_path: Path) -> No
     assert len(secrets) == 2
     assert all(len(secret.strip()) == 64 for secret in secrets)
     assert not any(entry.unsigned_allowed for entry in config.repositories)
+
+
+def test_a_node_and_a_gateway_in_one_folder_share_nothing(tmp_path: Path) -> None:
+    """As docs/BRING_UP.md makes them: the second would not start beside the first."""
+    for program, name, port in ((node, "acme", 1), (client, "web", 2)):
+        flags = ("--listen", f"127.0.0.1:{port}", "--repository", REPOSITORY)
+        assert run(program, "init", "--name", name, "--folder", tmp_path, *flags) == 0
+    replica, gateway = (
+        load_node_config(tmp_path / "node.yml"),
+        load_client_config(tmp_path / "client.yml"),
+    )
+    assert replica.data_directory != gateway.data_directory
+    assert replica.log_file != gateway.log_file
+    assert replica.private_key_file != gateway.private_key_file
 
 
 def test_what_makes_no_right_configuration_leaves_nothing(
@@ -263,5 +280,5 @@ def test_a_cluster_of_this_machine_needs_no_confirmation(tmp_path: Path) -> None
     config_file = tmp_path / "acme/node.yml"
     assert load_node_config(config_file).cluster_fingerprint is None
     # it goes on to what is checked next, which is that the folder of its data can be used
-    (tmp_path / "acme/data").write_text("not a folder")
+    (tmp_path / "acme/acme.data").write_text("not a folder")
     assert run(node, "--config", config_file) == 1

@@ -1,0 +1,236 @@
+"""Machines on one switch, the installation that they share, and the cluster that runs on them."""
+
+import compileall
+import contextlib
+import shutil
+import socket
+import subprocess
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any, Self
+
+import docker
+import yaml
+
+from common.address import Address
+from scripts.base_image import EXAMPLE_IMAGE, import_busybox
+from scripts.docker_engine import daemon_command, ping
+from scripts.folders import ROOT
+from scripts.free_ports import HOST, free_ports
+from scripts.processes import Process
+from tests.operators.machine import CONFIGURATION, DISK, HOME, Machine, Plan, clock_environment
+from tests.operators.packet_switch import CUT, WHOLE, Link, PacketSwitch
+from tests.pbft_ci.installation import build, install
+from tests.processes.network import ComparedNetwork
+from tests.waiting import block_until
+
+OPERATORS = ("acme", "berg", "corp", "dune")
+WEB = "web"
+COMMANDS = ("pbft-ci", "pbft-ci-node", "pbft-ci-gateway")
+# No user of this machine has such a number, nor its containers.
+FIRST_UID = 61_000
+DISK_BYTES = 192 * 2**20
+REPLICA_PORT = 10_000
+LOCAL_PORT = 11_000
+WEB_PORT = 8080
+ENGINE_SECONDS = 120.0
+ENGINE_FOLDER = Path("/run/engine")
+
+
+class World:
+    """Machines by name. Use it as a context manager, in the thread that makes the machines."""
+
+    def __init__(self, folder: Path, *, seed: int = 0) -> None:
+        """folder: of this world alone; made here. seed: of the switch."""
+        self.folder = folder
+        self.machines: dict[str, Machine] = {}
+        self.switch = PacketSwitch(seed)
+        self._engines: dict[str, Process] = {}
+        folder.mkdir(parents=True)
+        self.installation = _installation(folder)
+
+    def add(self, name: str, disk_bytes: int = DISK_BYTES) -> Machine:
+        """Start one more machine."""
+        port = len(self.machines) + 1
+        plan = Plan(name, port, FIRST_UID + port, disk_bytes)
+        machine = Machine(plan, self.folder / name, self.installation, self.switch)
+        self.machines[name] = machine
+        return machine
+
+    def start_engine(self, name: str, image: bytes | None) -> bytes:
+        """Start a Docker engine of the machine's own, with the example's image on it.
+
+        image: as another engine gave it, so that both have the same; None: make it. Gives it.
+        """
+        machine = self.machines[name]
+        storage = self.folder / name / "engine"
+        storage.mkdir()
+        machine.run(
+            f"mkdir {ENGINE_FOLDER}; mount --bind {storage} {ENGINE_FOLDER};"
+            f" ln -s {ENGINE_FOLDER}/docker.sock /run/docker.sock",
+            is_root=True,
+        )
+        with (
+            (self.folder / name / "dockerd.txt").open("ab") as output,
+            open("/dev/null") as nothing,
+        ):
+            self._engines[name] = machine.spawn_as_root(
+                daemon_command("dockerd", ENGINE_FOLDER, "overlay2", has_networks=False),
+                (nothing, output, output),
+                {},
+            )
+        place = machine.root / ENGINE_FOLDER.relative_to("/") / "docker.sock"
+        host = f"unix://{place}"
+        block_until(
+            lambda: place.exists() and ping(host) is None, f"the engine of {name}", ENGINE_SECONDS
+        )
+        machine.run(f"chown root:{machine.plan.uid} {ENGINE_FOLDER}/docker.sock", is_root=True)
+        client = docker.DockerClient(base_url=host, timeout=int(ENGINE_SECONDS))
+        with contextlib.closing(client):
+            if image is None:
+                import_busybox(client, EXAMPLE_IMAGE)
+                return b"".join(client.images.get(EXAMPLE_IMAGE).save(named=True))
+            client.images.load(image)
+        return image
+
+    def set_links(self, pairs: Iterable[tuple[str, str]], link: Link) -> None:
+        """Let frames between these machines, each pair one way, travel like this."""
+        for source, target in pairs:
+            ports = (self.machines[source].plan.port, self.machines[target].plan.port)
+            self.switch.set_link(*ports, link)
+
+    def cut(self, pairs: Iterable[tuple[str, str]]) -> None:
+        """Let no frame through, each pair one way."""
+        self.set_links(pairs, CUT)
+
+    def mend(self) -> None:
+        """Make all links whole."""
+        names = tuple(self.machines)
+        self.set_links(((a, b) for a in names for b in names if a != b), WHOLE)
+
+    def __enter__(self) -> Self:
+        self.switch.__enter__()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        with contextlib.ExitStack() as stack:
+            stack.callback(self.switch.__exit__)
+            for machine in self.machines.values():
+                stack.callback(machine.close)
+            for name, engine in self._engines.items():
+                stack.callback(_stop, name, engine)
+
+    def keep(self) -> None:
+        """Copy what the machines have on their disks to the folder, for study."""
+        for name, machine in self.machines.items():
+            for place in (CONFIGURATION, DISK):
+                with contextlib.suppress(OSError, shutil.Error):
+                    kept = self.folder / name / "kept" / Path(place).parts[1]
+                    shutil.copytree(machine.root / place[1:], kept, symlinks=True)
+
+
+class OperatorNetwork(ComparedNetwork):
+    """The nodes and the gateway of a world, as the machines' owners start them."""
+
+    def __init__(self, world: World, gateway_machine: str, settings: Mapping[str, Any]) -> None:
+        """To be made when the members are: reads nothing, and gives each node a `local_listen`.
+
+        settings: more keys of each node.yml.
+        """
+        self.world = world
+        self._gateway_machine = gateway_machine
+        inside = {**dict.fromkeys(OPERATORS, LOCAL_PORT), WEB: WEB_PORT}
+        listen = {}
+        for (name, port), here in zip(inside.items(), free_ports(len(inside)), strict=True):
+            listening = socket.create_server((HOST, here))
+            self.machine(name, gateway_machine).relay(listening, port)
+            listen[name] = Address(HOST, here)
+        super().__init__(world.folder, listen, WEB)
+        more = {"local_listen": f"{HOST}:{LOCAL_PORT}", **settings}
+        for name in OPERATORS:
+            self.rewrite(name, lambda old: old.update(more))
+        ComparedNetwork.living.append(self)
+
+    def machine(self, name: str, gateway_machine: str | None = None) -> Machine:
+        """The machine of a node or the gateway."""
+        place = (gateway_machine or self._gateway_machine) if name == WEB else name
+        return self.world.machines[place]
+
+    def config_file(self, name: str) -> Path:
+        """The configuration of a node or the gateway."""
+        folder = self.machine(name).root / CONFIGURATION[1:]
+        return folder / ("client.yml" if name == WEB else "node.yml")
+
+    def file_of(self, name: str, key: str) -> Path:
+        """The file that a key of this configuration names, as seen from here."""
+        value = yaml.safe_load(self.config_file(name).read_text())[key]
+        return self.machine(name).root / str(Path(CONFIGURATION) / value)[1:]
+
+    @property
+    def results_file(self) -> Path:
+        """Where the gateway writes its results."""
+        return self.file_of(WEB, "results_file")
+
+    def log_file(self, name: str) -> Path:
+        """The log of a node or the gateway."""
+        return self.file_of(name, "log_file")
+
+    def rewrite(self, name: str, change: Callable[[dict[str, Any]], None]) -> None:
+        """Change the configuration of a node or the gateway."""
+        file = self.config_file(name)
+        settings = yaml.safe_load(file.read_text())
+        change(settings)
+        file.write_text(yaml.safe_dump(settings, sort_keys=False))
+
+    def start_program(self, name: str, files: Sequence[IO[Any]]) -> Process:
+        """Start a node or the gateway as its operator's user, with a clock that can be moved."""
+        program = "pbft-ci-gateway" if name == WEB else "pbft-ci-node"
+        config = f"{CONFIGURATION}/{self.config_file(name).name}"
+        command = (f"/opt/pbft-ci/bin/{program}", "--config", config)
+        return self.machine(name).spawn(command, files, clock_environment())
+
+    def close(self) -> None:
+        """End everything that was started here and still runs."""
+        with contextlib.suppress(ValueError):
+            ComparedNetwork.living.remove(self)
+        super().close()
+
+
+def exchange_entries(world: World, names: Iterable[str]) -> None:
+    """Give each machine all public entries: what operators send to each other, and nothing else."""
+    entries: dict[str, bytes] = {}
+    for machine in world.machines.values():
+        for folder in (CONFIGURATION, f"{HOME}/pbft-ci"):
+            for file in (machine.root / folder[1:]).glob("*.entry.yml"):
+                entries[file.name] = file.read_bytes()
+    for name in names:
+        for file_name, text in entries.items():
+            place = world.machines[name].root / CONFIGURATION[1:] / file_name
+            if not place.exists():
+                place.write_bytes(text)
+
+
+def _installation(folder: Path) -> Path:
+    """An installation of this checkout, to be seen as /opt/pbft-ci by each machine."""
+    (folder / "wheel").mkdir()
+    installation = install(build(ROOT, "wheel", folder / "wheel"), folder / "installation")
+    for name in COMMANDS:
+        program = installation.command(name)
+        _, _, rest = program.read_text().partition("\n")
+        program.write_text(f"#!/opt/pbft-ci/bin/python\n{rest}")
+    # as pip does: the operators' users may not write there, and would compile at each start
+    compileall.compile_dir(installation.packages, quiet=2)
+    return installation.folder
+
+
+def _stop(name: str, engine: Process) -> None:
+    """End an engine in order: it removes the control groups of its containers."""
+    engine.terminate()
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        engine.wait(ENGINE_SECONDS)
