@@ -289,9 +289,13 @@ class RunningNetwork(ABC):
 
     # --- the nodes ------------------------------------------------------------------------------
 
+    def url(self, name: str) -> str:
+        """Where a node or the gateway answers."""
+        return self._listen[name].url
+
     def node(self, name: str, path: str) -> Answer:
         """GET a path of a node. Raises NoAnswer."""
-        return ask(f"{self._listen[name].url}{path}")
+        return ask(f"{self.url(name)}{path}")
 
     def status(self, name: str) -> dict[str, Any]:
         """GET /pbft/status."""

@@ -143,9 +143,9 @@ set_up_full_tests() {
 }
 
 # The servers that the tests of private repositories and of images start, where they are missing,
-# the client of one, and the programs that load the egress filter, judge services and check the alert
-# rules. They are unpacked and not installed, so that no server starts on this machine by itself.
-# Without them those tests are skipped and counted.
+# the client of one, and the programs that load the egress filter, judge services, check the alert
+# rules and move a clock. They are unpacked and not installed, so that no server starts on this
+# machine by itself. Without them those tests are skipped and counted.
 set_up_servers() {
     unpack sshd openssh-server libwrap0
     unpack docker-registry docker-registry
@@ -153,6 +153,8 @@ set_up_servers() {
     unpack nft nftables libnftables1 libjansson4
     unpack systemd-analyze systemd libsystemd-shared
     unpack promtool prometheus
+    # gives a node another clock than its neighbours'
+    unpack faketime faketime libfaketime
     # git looks for it in the path
     export PATH="$PATH:$ROOT/run/ssh/usr/bin"
 }

@@ -17,7 +17,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -41,7 +40,7 @@ RELAY_BYTES = 65_536
 SYSTEM_PATH = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
 PROGRAMS = ("ip", "nsenter", "unshare", "setpriv", "mkfs.ext4", "losetup", "fsfreeze", "openssl")
 # where `scripts/test.sh` unpacks it
-FAKETIME = Path("lib/x86_64-linux-gnu/faketime/libfaketime.so.1")
+FAKETIME = "lib/*/faketime/libfaketime.so.1"
 FAKETIME_FOLDERS = (Path("/usr"), ROOT / "run" / "faketime" / "usr")
 # How often a process with such a clock looks at the file with its offset.
 CLOCK_CACHE_SECONDS = 1
@@ -91,7 +90,7 @@ def missing_programs() -> list[str]:
 
 def faketime_library() -> Path | None:
     """The library that gives a process another clock; None if it is not here."""
-    return next((f / FAKETIME for f in FAKETIME_FOLDERS if (f / FAKETIME).exists()), None)
+    return next((file for f in FAKETIME_FOLDERS for file in f.glob(FAKETIME)), None)
 
 
 @dataclass(frozen=True)
@@ -239,8 +238,10 @@ class Machine:
         *,
         is_root: bool,
     ) -> Process:
-        entering = self._entering(command, is_root=is_root)
-        return Entered(start_process(entering, files, {**_environment(), **environment}))
+        # nsenter itself is a process of the host: no variable of the program is for it
+        variables = [f"{name}={value}" for name, value in environment.items()]
+        entering = self._entering(("env", *variables, *command), is_root=is_root)
+        return Entered(start_process(entering, files, _environment()))
 
     def _entering(self, command: Sequence[str], *, is_root: bool) -> list[str]:
         into = ["nsenter", "--target", str(self.pid), "--net", "--mount", "--pid", "--"]
@@ -264,7 +265,10 @@ class Machine:
     def fill_disk(self) -> None:
         """Leave no byte free on its disk."""
         self.run(
-            f"cat /dev/zero > {FILLER} 2>/dev/null || true; sync -f {FILLER} || true", is_root=True
+            # reserved at once, without writing; then what no reservation of that size took
+            f"fallocate -l $(df --output=avail -B1 {DISK} | tail -n 1) {FILLER} || true;"
+            f" cat /dev/zero >> {FILLER} 2>/dev/null || true",
+            is_root=True,
         )
 
     def free_disk(self) -> None:
@@ -290,6 +294,11 @@ class Machine:
             env=_environment(),
             start_new_session=True,
         )
+
+    @staticmethod
+    def wait_until_fast(process: "subprocess.Popen[bytes]") -> None:
+        """Wait for the end of what `slow_disk` gave."""
+        process.wait(COMMAND_SECONDS)
 
     def set_clock(self, offset_seconds: int) -> None:
         """Move the clock of those processes that were started with `clock_environment`."""
@@ -332,7 +341,8 @@ def clock_environment() -> dict[str, str]:
         "FAKETIME_CACHE_DURATION": str(CLOCK_CACHE_SECONDS),
         # only the time of day may jump: that is what an operator or an NTP server sets
         "FAKETIME_DONT_FAKE_MONOTONIC": "1",
-        "FAKETIME_NO_CACHE": "0",
+        # what a process and its children would share: /dev/shm is that of all machines
+        "FAKETIME_DISABLE_SHM": "1",
     }
 
 
@@ -458,9 +468,3 @@ def _comm(pid: int) -> str:
         return Path(f"/proc/{pid}/comm").read_text().strip()
     except (FileNotFoundError, ProcessLookupError):
         return ""
-
-
-def wait_for_end(process: "subprocess.Popen[bytes]", seconds: float) -> None:
-    """Wait for a process that ends by itself. Raises subprocess.TimeoutExpired."""
-    end = time.monotonic() + seconds
-    process.wait(max(0.1, end - time.monotonic()))

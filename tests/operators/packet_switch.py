@@ -41,6 +41,14 @@ class Link:
     duplication: float = 0.0
     delay_seconds: float = 0.0
 
+    def beside(self, other: "Link") -> "Link":
+        """The worse of both in each respect."""
+        return Link(
+            max(self.loss, other.loss),
+            max(self.duplication, other.duplication),
+            max(self.delay_seconds, other.delay_seconds),
+        )
+
 
 WHOLE = Link()
 CUT = Link(loss=1.0)

@@ -2,6 +2,7 @@
 
 import compileall
 import contextlib
+import functools
 import shutil
 import socket
 import subprocess
@@ -20,7 +21,7 @@ from scripts.folders import ROOT
 from scripts.free_ports import HOST, free_ports
 from scripts.processes import Process
 from tests.operators.machine import CONFIGURATION, DISK, HOME, Machine, Plan, clock_environment
-from tests.operators.packet_switch import CUT, WHOLE, Link, PacketSwitch
+from tests.operators.packet_switch import WHOLE, Link, PacketSwitch
 from tests.pbft_ci.installation import build, install
 from tests.processes.network import ComparedNetwork
 from tests.waiting import block_until
@@ -30,12 +31,15 @@ WEB = "web"
 COMMANDS = ("pbft-ci", "pbft-ci-node", "pbft-ci-gateway")
 # No user of this machine has such a number, nor its containers.
 FIRST_UID = 61_000
-DISK_BYTES = 192 * 2**20
+# A file with holes. A node builds only if more than 1 GiB is free.
+DISK_BYTES = 4 * 2**30
 REPLICA_PORT = 10_000
 LOCAL_PORT = 11_000
 WEB_PORT = 8080
 ENGINE_SECONDS = 120.0
 ENGINE_FOLDER = Path("/run/engine")
+# of the host, so that no capture fills the disk
+CAPTURES = "/run/captures"
 
 
 class World:
@@ -47,6 +51,7 @@ class World:
         self.machines: dict[str, Machine] = {}
         self.switch = PacketSwitch(seed)
         self._engines: dict[str, Process] = {}
+        self._impaired: list[tuple[set[tuple[int, int]], Link]] = []
         folder.mkdir(parents=True)
         self.installation = _installation(folder)
 
@@ -56,6 +61,13 @@ class World:
         plan = Plan(name, port, FIRST_UID + port, disk_bytes)
         machine = Machine(plan, self.folder / name, self.installation, self.switch)
         self.machines[name] = machine
+        captures = self.folder / name / "captures"
+        captures.mkdir()
+        machine.run(
+            f"mkdir {CAPTURES}; mount --bind {captures} {CAPTURES};"
+            f" chown {machine.plan.uid} {CAPTURES}",
+            is_root=True,
+        )
         return machine
 
     def start_engine(self, name: str, image: bytes | None) -> bytes:
@@ -94,20 +106,26 @@ class World:
             client.images.load(image)
         return image
 
-    def set_links(self, pairs: Iterable[tuple[str, str]], link: Link) -> None:
-        """Let frames between these machines, each pair one way, travel like this."""
-        for source, target in pairs:
-            ports = (self.machines[source].plan.port, self.machines[target].plan.port)
-            self.switch.set_link(*ports, link)
+    def impair(self, pairs: Iterable[tuple[str, str]], link: Link) -> Callable[[], None]:
+        """Let frames between these machines, each pair one way, travel like this.
 
-    def cut(self, pairs: Iterable[tuple[str, str]]) -> None:
-        """Let no frame through, each pair one way."""
-        self.set_links(pairs, CUT)
+        Gives what ends it. Several may be in force: then the worst of each counts.
+        """
+        ports = {name: machine.plan.port for name, machine in self.machines.items()}
+        fault = ({(ports[source], ports[target]) for source, target in pairs}, link)
+        self._impaired.append(fault)
+        self._set_links(fault[0])
 
-    def mend(self) -> None:
-        """Make all links whole."""
-        names = tuple(self.machines)
-        self.set_links(((a, b) for a in names for b in names if a != b), WHOLE)
+        def end() -> None:
+            self._impaired.remove(fault)
+            self._set_links(fault[0])
+
+        return end
+
+    def _set_links(self, pairs: Iterable[tuple[int, int]]) -> None:
+        for pair in pairs:
+            links = (link for places, link in self._impaired if pair in places)
+            self.switch.set_link(*pair, functools.reduce(Link.beside, links, WHOLE))
 
     def __enter__(self) -> Self:
         self.switch.__enter__()
@@ -139,7 +157,7 @@ class OperatorNetwork(ComparedNetwork):
     """The nodes and the gateway of a world, as the machines' owners start them."""
 
     def __init__(self, world: World, gateway_machine: str, settings: Mapping[str, Any]) -> None:
-        """To be made when the members are: reads nothing, and gives each node a `local_listen`.
+        """To be made when the members are: nodes are given a `local_listen`, all a disk of theirs.
 
         settings: more keys of each node.yml.
         """
@@ -154,7 +172,18 @@ class OperatorNetwork(ComparedNetwork):
         super().__init__(world.folder, listen, WEB)
         more = {"local_listen": f"{HOST}:{LOCAL_PORT}", **settings}
         for name in OPERATORS:
-            self.rewrite(name, lambda old: old.update(more))
+            own = {
+                "data_directory": f"{DISK}/{name}.data",
+                "log_file": f"{DISK}/{name}.log",
+                "capture_file": f"{CAPTURES}/{name}.capture",
+            }
+            self._set(name, {**own, **more})
+        own = {
+            "data_directory": f"{DISK}/{WEB}.data",
+            "log_file": f"{DISK}/{WEB}.log",
+            "results_file": f"{DISK}/results.jsonl",
+        }
+        self._set(WEB, own)
         ComparedNetwork.living.append(self)
 
     def machine(self, name: str, gateway_machine: str | None = None) -> Machine:
@@ -181,12 +210,14 @@ class OperatorNetwork(ComparedNetwork):
         """The log of a node or the gateway."""
         return self.file_of(name, "log_file")
 
-    def rewrite(self, name: str, change: Callable[[dict[str, Any]], None]) -> None:
-        """Change the configuration of a node or the gateway."""
+    def capture_file(self, name: str) -> Path:
+        """What a node sent, if `capture_file` in its configuration is in CAPTURES."""
+        return self.folder / name / "captures" / f"{name}.capture"
+
+    def _set(self, name: str, keys: Mapping[str, Any]) -> None:
         file = self.config_file(name)
         settings = yaml.safe_load(file.read_text())
-        change(settings)
-        file.write_text(yaml.safe_dump(settings, sort_keys=False))
+        file.write_text(yaml.safe_dump({**settings, **keys}, sort_keys=False))
 
     def start_program(self, name: str, files: Sequence[IO[Any]]) -> Process:
         """Start a node or the gateway as its operator's user, with a clock that can be moved."""

@@ -6,10 +6,10 @@ from pathlib import Path
 from node.diagnostics.capture import read_capture
 from pbft.codec import decode_message, digest_of
 from pbft.messages import Checkpoint, Commit, NewView, Prepare, PrePrepare, Request, ViewChange
-from tests.processes.network import Network
+from tests.processes.network import ComparedNetwork
 
 
-def broken_promises(network: Network) -> list[str]:
+def broken_promises(network: ComparedNetwork) -> list[str]:
     """One line for each thing that a replica said twice, and differently."""
     lines: list[str] = []
     for name in network.node_names:

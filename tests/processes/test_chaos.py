@@ -1,16 +1,35 @@
-"""The chaos program, short and long; who wants more seeds runs it by hand."""
+"""Webhooks while nodes and the gateway are killed -9 again and again, short and long.
+
+Every 1-3 seconds one of them dies and is started again a moment later, the primary like the others,
+sometimes several at once. All other faults are those of tests/operators.
+"""
 
 import sys
+import time
 from pathlib import Path
 
 import docker
 import pytest
 
 from scripts.base_image import EXAMPLE_IMAGE
-from tests.processes import chaos
+from tests.processes.nemesis import (
+    TICK_SECONDS,
+    Nemesis,
+    Pace,
+    Poster,
+    branches,
+    check_nobody_ended,
+    decided,
+    kill_fault,
+    left_on_engine,
+    problems,
+)
 from tests.processes.network import Network
 
 pytestmark = pytest.mark.processes
+
+# Far more than a hundred webhooks take on two busy cores.
+CHAOS_SECONDS_MAX = 900.0
 
 
 def say(line: str) -> None:
@@ -18,21 +37,35 @@ def say(line: str) -> None:
     sys.stdout.write(f"{line}\n")
 
 
+def chaos(network: Network, *, seed: int, webhooks: int) -> list[str]:
+    """Kill until so many webhooks have verdicts; a line for each promise that was broken."""
+    network.start()
+    pace = Pace()
+    nemesis = Nemesis([kill_fault(network)], seed, pace, say)
+    end = time.monotonic() + CHAOS_SECONDS_MAX
+    with Poster(network, seed, pace) as posted:
+        while len(posted.builds) < webhooks or len(decided(network)) < webhooks:
+            assert time.monotonic() < end, f"{len(decided(network))} of {webhooks} decided"
+            check_nobody_ended(network)
+            nemesis.act()
+            time.sleep(TICK_SECONDS)
+    nemesis.heal_all()
+    return problems(network, posted, say)
+
+
 @pytest.mark.timeout(400)
 @pytest.mark.parametrize("seed", [1])
 def test_twenty_webhooks_in_chaos(tmp_path: Path, seed: int) -> None:
-    branches = chaos.branches(EXAMPLE_IMAGE)
-    with Network(tmp_path / "network", branches, is_captured=True) as network:
-        assert chaos.run(network, seed=seed, webhooks=20, say=say) == []
+    with Network(tmp_path / "network", branches(EXAMPLE_IMAGE), is_captured=True) as network:
+        assert chaos(network, seed=seed, webhooks=20) == []
 
 
 @pytest.mark.long
 @pytest.mark.timeout(1500)
 @pytest.mark.parametrize("seed", [2])
 def test_a_hundred_webhooks_in_chaos(tmp_path: Path, seed: int) -> None:
-    branches = chaos.branches(EXAMPLE_IMAGE)
-    with Network(tmp_path / "network", branches, is_captured=True) as network:
-        assert chaos.run(network, seed=seed, webhooks=100, say=say) == []
+    with Network(tmp_path / "network", branches(EXAMPLE_IMAGE), is_captured=True) as network:
+        assert chaos(network, seed=seed, webhooks=100) == []
 
 
 @pytest.mark.long
@@ -42,8 +75,7 @@ def test_sixty_webhooks_in_chaos_with_containers(
     docker_engine: docker.DockerClient, base_image: str, tmp_path: Path
 ) -> None:
     """Containers of killed nodes go on without them; they are gone when the nodes are back."""
-    branches = chaos.branches(base_image)
     folder = tmp_path / "network"
-    with Network(folder, branches, executor="docker", is_captured=True) as network:
-        assert chaos.run(network, seed=3, webhooks=60, say=say) == []
-        assert chaos.left_on_engine(network, docker_engine) == []
+    with Network(folder, branches(base_image), executor="docker", is_captured=True) as network:
+        assert chaos(network, seed=3, webhooks=60) == []
+        assert left_on_engine(network, docker_engine) == []

@@ -19,9 +19,9 @@ from ci.ledger import AppendEntry, decode_entry
 from common.links.link import RECONNECT_SECONDS_MAX
 from pbft.ports import Entry
 from tests.node.conftest import things_of
-from tests.processes.chaos import left_on_engine
 from tests.processes.conftest import NetworkMaker
 from tests.processes.load import Load
+from tests.processes.nemesis import left_on_engine
 from tests.processes.network import CLIENT, Network, pipeline, verdict_entries
 from tests.processes.promises import broken_promises
 

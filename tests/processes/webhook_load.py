@@ -19,7 +19,7 @@ from typing import Any
 import aiohttp
 
 from tests.common.forges.deliveries import GITHUB_URL, SECRET, body_of, openssl_hmac
-from tests.processes.network import CLIENT, Network, ask, pipeline
+from tests.processes.network import CLIENT, ComparedNetwork, Network, ask, pipeline
 from tests.secret_files import secret_file
 
 ANSWER_SECONDS = 60.0
@@ -114,7 +114,7 @@ async def _send(session: aiohttp.ClientSession, url: str, webhook: Webhook, due:
     return Sent(0, "", ANSWER_SECONDS, AGAIN_MAX)
 
 
-def builds_of(network: Network) -> set[str]:
+def builds_of(network: ComparedNetwork) -> set[str]:
     """The ids of all builds that the gateway knows."""
     builds: set[str] = set()
     after = ""

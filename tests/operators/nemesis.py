@@ -1,0 +1,366 @@
+"""Four operators' machines in a bad world: links, processes, disks and clocks fail by a seed.
+
+`python -m tests.operators.nemesis --seed 7 --minutes 60 [--executor docker]`, as root. Each fault
+is printed with its time. When the time is over, all faults are healed. Then it is checked that
+service is back within the bound, and what tests/processes/nemesis.py promises of each webhook.
+"""
+
+import argparse
+import contextlib
+import json
+import random
+import shutil
+import signal
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from common.links.link import HANDSHAKE_SECONDS, HEARTBEAT_SECONDS, RECONNECT_SECONDS_MAX
+from scripts.base_image import EXAMPLE_IMAGE
+from scripts.example_repository import write_repository
+from tests.operators.machine import Machine, faketime_library, missing_programs
+from tests.operators.packet_switch import CUT, Link
+from tests.operators.world import (
+    OPERATORS,
+    REPLICA_PORT,
+    WEB,
+    WEB_PORT,
+    OperatorNetwork,
+    World,
+    exchange_entries,
+)
+from tests.processes.nemesis import (
+    TICK_SECONDS,
+    Fault,
+    Heal,
+    Nemesis,
+    Pace,
+    Poster,
+    Say,
+    branches,
+    decided,
+    kill_fault,
+    problems,
+)
+from tests.processes.network import NoAnswer, ask
+
+PACE = Pace(fault_seconds=(2.0, 6.0), post_seconds_max=3.0, faults_at_once_max=3)
+REPOSITORY = "/run/home/app.git"
+# At least ten times the round trip of 200 ms links (docs/OPERATING.md).
+TIMER_SECONDS = 4
+TIMER_SECONDS_MAX = 16
+# The answers from which it is measured what this machine needs when nothing fails.
+USUAL_ANSWERS = 10
+USUAL_SECONDS_MIN = 0.25
+USUAL_WAITS_MAX = 20
+ANSWER_SECONDS_MAX = 300.0
+PROGRESS_SECONDS = 30.0
+# RestartSec of the unit in docs/OPERATING.md
+RESTART_SECONDS = 10.0
+CLOCK_SECONDS = 600
+STALL_SECONDS = 0.3
+LINK_SECONDS = 0.2
+
+
+def bring_up(world: World, executor: str) -> OperatorNetwork:
+    """A cluster of four machines and the gateway's; not started."""
+    for name in (*OPERATORS, WEB):
+        world.add(name)
+    repository = world.folder / "app.git"
+    write_repository(repository, branches(EXAMPLE_IMAGE))
+    image = None
+    for name in OPERATORS if executor == "docker" else ():
+        image = world.start_engine(name, image)
+
+    def make(machine: Machine) -> None:
+        # each operator's own copy of what a git server gives all of them
+        machine.run(
+            f"cp -r {repository} {REPOSITORY}; chown -R {machine.plan.uid} {REPOSITORY}",
+            is_root=True,
+        )
+        if machine.name == WEB:
+            program, port = "pbft-ci-gateway", WEB_PORT
+            listen = f"127.0.0.1:{port}"
+        else:
+            program, listen = "pbft-ci-node", f"{machine.plan.address}:{REPLICA_PORT}"
+        machine.run(
+            f"{program} init --name {machine.name} --folder . --listen {listen}"
+            f" --repository {REPOSITORY}"
+        )
+
+    def join(machine: Machine) -> None:
+        machine.run(
+            "pbft-ci cluster assemble *.entry.yml --output cluster.yml > shown;"
+            " words=$(sed -n 's/^In digits: //p' shown);"
+            " if [ -f node.yml ]; then pbft-ci-node confirm $words --config node.yml;"
+            " else pbft-ci-gateway confirm $words --config client.yml;"
+            # webhooks of the nemesis are not signed
+            " sed -i 's/^    webhook_secret_file:.*/    unsigned_allowed: true/' client.yml; fi;"
+            " sed -i 's/^    # local_images:/    local_images:/' *.yml"
+        )
+
+    machines = list(world.machines.values())
+    with ThreadPoolExecutor(len(machines)) as operators:
+        list(operators.map(make, machines))
+        exchange_entries(world, world.machines)
+        list(operators.map(join, machines))
+    settings = {
+        "executor": executor,
+        "view_change_seconds": TIMER_SECONDS,
+        "view_change_seconds_max": TIMER_SECONDS_MAX,
+    }
+    return OperatorNetwork(world, WEB, settings)
+
+
+class Service:
+    """The unit of each node and gateway: it starts again what ended while its disk was full."""
+
+    def __init__(self, network: OperatorNetwork, say: Say) -> None:
+        self._network = network
+        self._say = say
+        self._due: dict[str, float] = {}
+        # which machines' disks are full, or were so a moment ago
+        self.full: set[str] = set()
+        self.problems: list[str] = []
+
+    def act(self) -> None:
+        """Look after all processes."""
+        now = time.monotonic()
+        for name, process in list(self._network.processes.items()):
+            if (code := process.poll()) is None:
+                continue
+            del self._network.processes[name]
+            line = f"{name} ended by itself, exit code {code}"
+            self._say(f"           {line}; started again in {RESTART_SECONDS:g} s")
+            if name not in self.full:
+                self.problems.append(line)
+            self._due[name] = now + RESTART_SECONDS
+        for name, due in list(self._due.items()):
+            if due <= now:
+                del self._due[name]
+                if not self._network.is_running(name):
+                    self._network.spawn(name)
+
+    def start_all(self) -> None:
+        """Start what waits for its restart."""
+        self._due = dict.fromkeys(self._due, 0.0)
+        self.act()
+
+
+def faults_of(network: OperatorNetwork, service: Service) -> list[Fault]:
+    """Every kind of fault."""
+    world = network.world
+    names = (*OPERATORS, WEB)
+
+    def cut(text: str, pairs: Sequence[tuple[str, str]]) -> tuple[str, Heal]:
+        return text, world.impair(pairs, CUT)
+
+    def halves(chance: random.Random) -> tuple[str, Heal]:
+        drawn = chance.sample(names, len(names))
+        size = chance.randint(1, len(names) - 1)
+        one, other = drawn[:size], drawn[size:]
+        text = f"partition: {', '.join(one)} | {', '.join(other)}"
+        return cut(text, between(one, other))
+
+    def one_way(chance: random.Random) -> tuple[str, Heal]:
+        name, is_deaf = chance.choice(names), chance.random() < 0.5
+        others = [other for other in names if other != name]
+        pairs = [(other, name) if is_deaf else (name, other) for other in others]
+        return cut(f"one-way: {name} is {'deaf' if is_deaf else 'mute'}", pairs)
+
+    def primary_alone(chance: random.Random) -> tuple[str, Heal] | None:
+        asked = chance.choice(OPERATORS)
+        if not network.is_running(asked):
+            return None
+        try:
+            view = json.loads(ask(f"{network.url(asked)}/pbft/status", seconds=2).body)["view"]
+        except NoAnswer:
+            return None
+        primary = OPERATORS[view % len(OPERATORS)]
+        others = [name for name in names if name != primary]
+        return cut(f"the primary alone: {primary}, view {view}", between([primary], others))
+
+    def bridge(chance: random.Random) -> tuple[str, Heal]:
+        middle, alone, *others = chance.sample(OPERATORS, len(OPERATORS))
+        one, other = [alone], others
+        chance.choice((one, other)).append(WEB)
+        text = f"bridge: {', '.join(one)} | {', '.join(other)}, joined by {middle}"
+        return cut(text, between(one, other))
+
+    def everywhere(text: str, link: Link) -> tuple[str, Heal]:
+        pairs = [(a, b) for a in names for b in names if a != b]
+        return text, world.impair(pairs, link)
+
+    def loss(chance: random.Random) -> tuple[str, Heal]:
+        share = chance.uniform(0.02, 0.2)
+        return everywhere(f"loss: {share:.0%} of all packets", Link(loss=share))
+
+    def duplication(chance: random.Random) -> tuple[str, Heal]:
+        share = chance.uniform(0.1, 0.5)
+        return everywhere(f"duplication: {share:.0%} of all packets", Link(duplication=share))
+
+    def slow_links(chance: random.Random) -> tuple[str, Heal]:
+        return everywhere("links of 200 ms", Link(delay_seconds=LINK_SECONDS))
+
+    def stop(chance: random.Random) -> tuple[str, Heal] | None:
+        name = chance.choice(names)
+        if not network.is_running(name):
+            return None
+        process = network.processes[name]
+        process.send_signal(signal.SIGSTOP)
+        return f"SIGSTOP {name}", lambda: process.send_signal(signal.SIGCONT)
+
+    def clock(chance: random.Random) -> tuple[str, Heal]:
+        name, offset = chance.choice(names), chance.choice((-CLOCK_SECONDS, CLOCK_SECONDS))
+        machine = network.machine(name)
+        machine.set_clock(offset)
+        return f"the clock of {name} jumps by {offset:+d} s", lambda: machine.set_clock(0)
+
+    def full_disk(chance: random.Random) -> tuple[str, Heal] | None:
+        name = chance.choice(names)
+        if name in service.full:
+            return None
+        machine = network.machine(name)
+        service.full.add(name)
+        machine.fill_disk()
+
+        def heal() -> None:
+            machine.free_disk()
+            # what found it full may end a moment later
+            timer = threading.Timer(RESTART_SECONDS, service.full.discard, (name,))
+            timer.daemon = True
+            timer.start()
+
+        return f"the disk of {name} is full", heal
+
+    def slow_disk(chance: random.Random) -> tuple[str, Heal]:
+        name, seconds = chance.choice(names), chance.uniform(5.0, 18.0)
+        process = network.machine(name).slow_disk(seconds, STALL_SECONDS)
+        text = f"the disk of {name} stalls for {STALL_SECONDS:g} s again and again"
+        return text, lambda: Machine.wait_until_fast(process)
+
+    faults = [
+        Fault("partition", (5.0, 20.0), halves),
+        Fault("one-way partition", (5.0, 20.0), one_way),
+        Fault("primary alone", (5.0, 20.0), primary_alone),
+        Fault("bridge", (5.0, 20.0), bridge),
+        Fault("loss", (5.0, 20.0), loss),
+        Fault("duplication", (5.0, 20.0), duplication),
+        Fault("slow links", (10.0, 20.0), slow_links),
+        kill_fault(network, (0.1, 5.0)),
+        kill_fault(network, (0.1, 5.0)),
+        Fault("SIGSTOP", (60.0, 60.0), stop),
+        Fault("full disk", (5.0, 20.0), full_disk),
+        Fault("slow disk", (20.0, 20.0), slow_disk),
+    ]
+    if faketime_library() is not None:
+        faults.append(Fault("clock", (10.0, 60.0), clock))
+    return faults
+
+
+def between(one: Sequence[str], other: Sequence[str]) -> list[tuple[str, str]]:
+    """All links between two groups, both ways."""
+    pairs = [(a, b) for a in one for b in other]
+    return pairs + [(b, a) for a, b in pairs]
+
+
+def answer_seconds(network: OperatorNetwork, text: str) -> float:
+    """How long a journal entry needs to be ordered. It is asked for again until it is."""
+    began = time.monotonic()
+
+    def is_answered() -> bool:
+        body = json.dumps({"text": text}).encode()
+        return ask(f"{network.gateway_url}/api/v1/append", body, 30).status == 200
+
+    network.wait_until(is_answered, f"the answer to {text}", ANSWER_SECONDS_MAX)
+    return time.monotonic() - began
+
+
+def back_seconds_max(usual_seconds: float) -> float:
+    """Within which service must be back once all faults are healed.
+
+    A dead link is noticed after a heartbeat and a half, and made again. The view's timer may have
+    grown to its maximum; f + 1 primaries may be passed over with it, and then there is the load.
+    """
+    links = 1.5 * HEARTBEAT_SECONDS + HANDSHAKE_SECONDS + RECONNECT_SECONDS_MAX
+    views = 2 * TIMER_SECONDS_MAX
+    return links + views + USUAL_WAITS_MAX * usual_seconds
+
+
+def run(network: OperatorNetwork, *, seed: int, seconds: float, say: Say) -> list[str]:
+    """Do it with a network that was not started; a line for each promise that was broken."""
+    network.start()
+    usual = max(answer_seconds(network, f"usual {number}") for number in range(USUAL_ANSWERS))
+    usual = max(usual, USUAL_SECONDS_MIN)
+    say(f"usual: an answer within {usual:.2f} s")
+    service = Service(network, say)
+    nemesis = Nemesis(faults_of(network, service), seed, PACE, say)
+    began = time.monotonic()
+    progress_at = began + PROGRESS_SECONDS
+    with Poster(network, seed, PACE) as posted:
+        while (now := time.monotonic()) < began + seconds:
+            service.act()
+            nemesis.act()
+            if now >= progress_at:
+                progress_at += PROGRESS_SECONDS
+                with contextlib.suppress(OSError):
+                    done = len(decided(network))
+                    say(f"           {len(posted.builds)} accepted, {done} decided, by now")
+            time.sleep(TICK_SECONDS)
+        nemesis.heal_all()
+    service.start_all()
+    waited = answer_seconds(network, "after all faults")
+    bound = back_seconds_max(usual)
+    say(f"service was back after {waited:.1f} s (at most {bound:.1f} s)")
+    say(f"faults: {dict(sorted(nemesis.counts.items()))}")
+    say(f"packets: {dict(sorted(network.world.switch.counts.items()))}")
+    found = service.problems
+    if waited > bound:
+        found.append(f"service was back after {waited:.1f} s, which is more than {bound:.1f} s")
+    return found + problems(network, posted, say)
+
+
+def main() -> int:
+    """The program; exit code 0 if every promise was kept."""
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.operators.nemesis", description=(__doc__ or "").partition("\n")[0]
+    )
+    parser.add_argument("--seed", type=int, default=None, help="default: another one each time")
+    parser.add_argument("--minutes", type=float, default=1.5)
+    parser.add_argument("--executor", choices=("process", "docker"), default="process")
+    options = parser.parse_args()
+    if missing := missing_programs():
+        _say(f"no machines can be made here: {', '.join(missing)}")
+        return 2
+    seed = random.SystemRandom().randrange(2**32) if options.seed is None else options.seed
+    folder = Path(tempfile.mkdtemp(prefix="pbft-ci-nemesis-"))
+    _say(f"seed {seed}, {options.minutes:g} minutes, executor {options.executor}, in {folder}")
+    with (
+        World(folder / "world", seed=seed) as world,
+        bring_up(world, options.executor) as network,
+    ):
+        try:
+            found = run(network, seed=seed, seconds=options.minutes * 60, say=_say)
+        finally:
+            world.keep()
+    for problem in found:
+        _say(f"WRONG: {problem}")
+    if found:
+        _say(f"seed {seed}: {len(found)} promises broken; everything is in {folder}")
+        return 1
+    shutil.rmtree(folder)
+    _say(f"seed {seed}: every promise was kept")
+    return 0
+
+
+def _say(line: str) -> None:
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
