@@ -80,6 +80,7 @@ class RotatingFile(logging.handlers.RotatingFileHandler):
         )
         # /dev/stdout and the like are never rotated
         self._is_regular = file.is_file()
+        self._is_losing = False
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write the record, into a new file where this one would become too long."""
@@ -92,6 +93,13 @@ class RotatingFile(logging.handlers.RotatingFileHandler):
                 self.doRollover()
             self.stream.write(line)
             self.flush()
+            self._is_losing = False
+        except OSError as error:
+            # Its disk is full, or its folder gone: the same for each record until that is mended.
+            if not self._is_losing:
+                self._is_losing = True
+                reason = f"cannot be written ({error.strerror}): its lines are lost until it can be"
+                print(f"{self.baseFilename} {reason}", file=sys.stderr, flush=True)  # noqa: T201
         except Exception:  # noqa: BLE001 - as the standard library's: to log must never raise
             self.handleError(record)
 

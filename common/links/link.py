@@ -392,7 +392,11 @@ class Links:
 
     async def _read_frames(self, peer: str, websocket: _WebSocket) -> None:
         while True:
-            message = await websocket.receive()
+            try:
+                message = await websocket.receive()
+            except ConnectionError:
+                # It answers a ping by itself; whoever sent this one has gone meanwhile.
+                break
             if message.type is not aiohttp.WSMsgType.BINARY:
                 break
             try:

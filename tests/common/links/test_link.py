@@ -389,6 +389,36 @@ async def test_no_frame_is_taken_in_while_there_is_no_room(
     await client.links.close()
 
 
+async def test_a_ping_of_a_peer_that_has_gone_is_no_fault_of_ours(
+    server: _Server, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As after a minute of SIGSTOP: pings wait to be read, and the peer gave up long ago."""
+    client = _End("client", {"r0": server.address})
+    await client.links.start()
+    await wait_until(lambda: client.links.connected() == {"r0"}, "the link")
+    await wait_until(lambda: server.end.links.connected() == {"client"}, "the link")
+    decoded: list[bytes] = []
+
+    def noted(data: bytes) -> tuple[Envelope, ...]:
+        decoded.append(data)
+        return decode_frame(data)
+
+    monkeypatch.setattr("common.links.link.decode_frame", noted)
+    server.end.has_room.clear()
+    client.links.send("r0", [_envelope(1)])
+    # it waits for room now, and what comes behind it waits to be read
+    await wait_until(lambda: bool(decoded), "the frame")
+    websocket = client.links._links["r0"].websocket
+    assert isinstance(websocket, aiohttp.ClientWebSocketResponse)
+    await websocket.ping()
+    await client.links.close()
+    transport = server.end.links._links["client"].websocket._writer.transport  # type: ignore[union-attr]
+    await wait_until(transport.is_closing, "the end of the connection")
+    server.end.has_room.set()
+    await wait_until(lambda: not server.end.links.connected(), "the end of the link")
+    assert "fault of our own" not in caplog.text
+
+
 async def test_no_link_is_made_while_there_is_no_room(server: _Server) -> None:
     """Each holds a frame that waits: a peer that dials again and again would fill the memory."""
     server.end.has_room.clear()
