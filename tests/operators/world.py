@@ -45,15 +45,22 @@ CAPTURES = "/run/captures"
 class World:
     """Machines by name. Use it as a context manager, in the thread that makes the machines."""
 
-    def __init__(self, folder: Path, *, seed: int = 0) -> None:
-        """folder: of this world alone; made here. seed: of the switch."""
+    def __init__(self, folder: Path, *, seed: int = 0, has_installation: bool = True) -> None:
+        """folder: of this world alone; made here. seed: of the switch.
+
+        has_installation: whether the machines have this checkout in /opt/pbft-ci.
+        """
         self.folder = folder
         self.machines: dict[str, Machine] = {}
         self.switch = PacketSwitch(seed)
         self._engines: dict[str, Process] = {}
         self._impaired: list[tuple[set[tuple[int, int]], Link]] = []
         folder.mkdir(parents=True)
-        self.installation = _installation(folder)
+        self.installation = folder / "installation"
+        if has_installation:
+            _install(folder)
+        else:
+            self.installation.mkdir()
 
     def add(self, name: str, disk_bytes: int = DISK_BYTES) -> Machine:
         """Start one more machine."""
@@ -247,7 +254,7 @@ def exchange_entries(world: World, names: Iterable[str]) -> None:
                 place.write_bytes(text)
 
 
-def _installation(folder: Path) -> Path:
+def _install(folder: Path) -> None:
     """An installation of this checkout, to be seen as /opt/pbft-ci by each machine."""
     (folder / "wheel").mkdir()
     installation = install(build(ROOT, "wheel", folder / "wheel"), folder / "installation")
@@ -257,7 +264,6 @@ def _installation(folder: Path) -> Path:
         program.write_text(f"#!/opt/pbft-ci/bin/python\n{rest}")
     # as pip does: the operators' users may not write there, and would compile at each start
     compileall.compile_dir(installation.packages, quiet=2)
-    return installation.folder
 
 
 def _stop(name: str, engine: Process) -> None:

@@ -1,0 +1,91 @@
+"""Clocks of operators' machines that differ: ten minutes do no harm, two days are refused.
+
+A member's certificate holds from a day before it was made to a week after. Both ends log one line
+that names the cause, and the others go on without the one whose clock is wrong.
+"""
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.operators import nemesis
+from tests.operators.machine import faketime_library, missing_programs
+from tests.operators.world import OPERATORS, OperatorNetwork, World
+
+pytestmark = [pytest.mark.processes, pytest.mark.long]
+
+SECONDS = 120.0
+MINUTE = 60
+DAY = 24 * 3600
+
+
+@pytest.fixture(scope="module")
+def network(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OperatorNetwork]:
+    """Four nodes and a gateway that run."""
+    if missing := missing_programs():
+        pytest.skip(f"no machines can be made here: {', '.join(missing)}")
+    if faketime_library() is None:
+        pytest.skip("libfaketime is not here: `./scripts/test.sh` unpacks Debian's")
+    folder = tmp_path_factory.mktemp("clocks") / "world"
+    with World(folder) as world, nemesis.bring_up(world, "process") as made:
+        made.start()
+        yield made
+
+
+def restart(network: OperatorNetwork, name: str) -> None:
+    """So that all links are made anew, by its clock."""
+    network.stop(name)
+    network.start(name)
+
+
+def are_linked(network: OperatorNetwork, name: str) -> bool:
+    peers = network.status(name)["peers"]
+    return all(peer["connected"] for peer in peers.values())
+
+
+def test_ten_minutes_apart_do_no_harm(network: OperatorNetwork) -> None:
+    clocks = dict(zip(OPERATORS, (-10 * MINUTE, 0, 10 * MINUTE, 20 * MINUTE), strict=True))
+    for name, offset in clocks.items():
+        network.machine(name).set_clock(offset)
+        restart(network, name)
+    network.wait_until(
+        lambda: all(are_linked(network, name) for name in OPERATORS), "all links", SECONDS
+    )
+    builds = [network.post(branch) for branch in ("green", "red", "slow")]
+    outcomes = [network.complete(build)["verdict"]["outcome"] for build in builds]
+    assert outcomes == ["passed", "failed", "passed"]
+    network.settle()
+    for name in OPERATORS:
+        network.machine(name).set_clock(0)
+
+
+@pytest.mark.parametrize(
+    ("offset", "here", "there"),
+    [
+        # its own certificates are of tomorrow's tomorrow, the others' are good for a week
+        (2 * DAY, "it does not take our certificate", "is not valid yet"),
+        (-2 * DAY, "is not valid yet", "a connection from"),
+    ],
+    ids=["two days ahead", "two days behind"],
+)
+def test_two_days_apart_are_refused_with_a_line_at_both_ends(
+    network: OperatorNetwork, offset: int, here: str, there: str
+) -> None:
+    alone, other = "dune", "acme"
+    before = {name: network.log_file(name).stat().st_size for name in (alone, other)}
+
+    def said(name: str) -> str:
+        return network.log_file(name).read_text()[before[name] :]
+
+    network.stop(alone)
+    network.machine(alone).set_clock(offset)
+    network.start(alone)
+    network.wait_until(lambda: here in said(alone), f"{here!r} in {alone}'s log", SECONDS)
+    network.wait_until(lambda: there in said(other), f"{there!r} in {other}'s log", SECONDS)
+    assert not any(peer["connected"] for peer in network.status(alone)["peers"].values())
+    # three are enough
+    assert network.verdict(network.post("green"))["verdict"]["outcome"] == "passed"
+    network.machine(alone).set_clock(0)
+    restart(network, alone)
+    network.wait_until(lambda: are_linked(network, alone), "its links", SECONDS)
+    network.settle()
