@@ -9,8 +9,10 @@ import argparse
 import contextlib
 import json
 import random
+import re
 import shutil
 import signal
+import subprocess
 import sys
 import tempfile
 import threading
@@ -22,7 +24,13 @@ from pathlib import Path
 from common.links.link import HANDSHAKE_SECONDS, HEARTBEAT_SECONDS, RECONNECT_SECONDS_MAX
 from scripts.base_image import EXAMPLE_IMAGE
 from scripts.example_repository import write_repository
-from tests.operators.machine import Machine, faketime_library, missing_programs
+from tests.operators.machine import (
+    HOME,
+    CommandFailed,
+    Machine,
+    faketime_library,
+    missing_programs,
+)
 from tests.operators.packet_switch import CUT, Link
 from tests.operators.world import (
     OPERATORS,
@@ -49,7 +57,9 @@ from tests.processes.nemesis import (
 from tests.processes.network import NoAnswer, ask
 
 PACE = Pace(fault_seconds=(2.0, 6.0), post_seconds_max=3.0, faults_at_once_max=3)
-REPOSITORY = "/run/home/app.git"
+REPOSITORY = f"{HOME}/app.git"
+# where each person's key is; in life on none of these machines
+KEYS = f"{HOME}/pbft-ci"
 # At least ten times the round trip of 200 ms links (docs/OPERATING.md).
 TIMER_SECONDS = 4
 TIMER_SECONDS_MAX = 16
@@ -91,6 +101,11 @@ def bring_up(world: World, executor: str) -> OperatorNetwork:
             f"{program} init --name {machine.name} --folder . --listen {listen}"
             f" --repository {REPOSITORY}"
         )
+        if machine.name != WEB:
+            machine.run(
+                f"pbft-ci operator init --name of-{machine.name} --folder {KEYS}"
+                f" --replica {machine.name}"
+            )
 
     def join(machine: Machine) -> None:
         machine.run(
@@ -114,6 +129,62 @@ def bring_up(world: World, executor: str) -> OperatorNetwork:
         "view_change_seconds_max": TIMER_SECONDS_MAX,
     }
     return OperatorNetwork(world, WEB, settings)
+
+
+class LimitChanges:
+    """Operators who change a limit, three of four, by the commands that people type."""
+
+    def __init__(self, network: OperatorNetwork, say: Say) -> None:
+        self._network = network
+        self._say = say
+        self._thread = threading.Thread()
+        self.made = 0
+
+    def fault(self) -> Fault:
+        """It fails nothing by itself: it goes on beside the faults."""
+
+        def inflict(chance: random.Random) -> tuple[str, Heal] | None:
+            operators = chance.sample(OPERATORS, 3)
+            seconds = chance.randint(61, 119)
+            if self._thread.is_alive():
+                return None
+            self._thread = threading.Thread(target=self._try, args=(operators, seconds))
+            self._thread.start()
+            return f"limits: {', '.join(operators)} want build_seconds_max={seconds}", _nothing
+
+        return Fault("change of limits", (1.0, 1.0), inflict)
+
+    def wait(self) -> None:
+        """Until the last change is made, or has failed."""
+        if self._thread.ident is not None:
+            self._thread.join()
+
+    def change(self, operators: Sequence[str], seconds: int) -> None:
+        """Propose and approve. Raises CommandFailed, subprocess.TimeoutExpired."""
+        first, *others = operators
+        said = self._limits(first, f"propose build_seconds_max={seconds}")
+        (digest,) = re.findall("proposed by [^:]*: ([0-9a-f]{64})", said)
+        for name in others:
+            said = self._limits(name, f"approve {digest}")
+        if " is made" not in said:
+            raise CommandFailed(f"three operators approved, and the limits are not changed: {said}")
+        self.made += 1
+
+    def _try(self, operators: Sequence[str], seconds: int) -> None:
+        try:
+            self.change(operators, seconds)
+            self._say(f"           limits: build_seconds_max={seconds} holds")
+        except (CommandFailed, subprocess.TimeoutExpired) as error:
+            # as it may, while links and nodes fail; a later change begins anew
+            reason = str(error).splitlines()[-2:]
+            self._say(f"           limits: not changed now: {' '.join(reason)[:200]}")
+
+    def _limits(self, name: str, words: str) -> str:
+        key = f"{KEYS}/of-{name}.private.pem"
+        machine = self._network.machine(name)
+        return machine.run(
+            f"pbft-ci limits {words} --yes --operator-key {key} --cluster cluster.yml"
+        )
 
 
 class Service:
@@ -149,6 +220,10 @@ class Service:
         """Start what waits for its restart."""
         self._due = dict.fromkeys(self._due, 0.0)
         self.act()
+
+
+def _nothing() -> None:
+    """Heal what ends by itself."""
 
 
 def faults_of(network: OperatorNetwork, service: Service) -> list[Fault]:
@@ -298,7 +373,9 @@ def run(network: OperatorNetwork, *, seed: int, seconds: float, say: Say) -> lis
     usual = max(usual, USUAL_SECONDS_MIN)
     say(f"usual: an answer within {usual:.2f} s")
     service = Service(network, say)
-    nemesis = Nemesis(faults_of(network, service), seed, PACE, say)
+    changes = LimitChanges(network, say)
+    faults = [*faults_of(network, service), changes.fault()]
+    nemesis = Nemesis(faults, seed, PACE, say)
     began = time.monotonic()
     progress_at = began + PROGRESS_SECONDS
     with Poster(network, seed, PACE) as posted:
@@ -316,6 +393,11 @@ def run(network: OperatorNetwork, *, seed: int, seconds: float, say: Say) -> lis
     waited = answer_seconds(network, "after all faults")
     bound = back_seconds_max(usual)
     say(f"service was back after {waited:.1f} s (at most {bound:.1f} s)")
+    changes.wait()
+    made_meanwhile = changes.made
+    changes.change(OPERATORS[:3], 120 - 1)
+    changes.change(OPERATORS[1:], 120)
+    say(f"limits were changed {made_meanwhile} times meanwhile, and twice afterwards")
     say(f"faults: {dict(sorted(nemesis.counts.items()))}")
     say(f"packets: {dict(sorted(network.world.switch.counts.items()))}")
     found = service.problems
