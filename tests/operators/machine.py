@@ -135,9 +135,14 @@ class Entered:
             return
         with contextlib.suppress(ProcessLookupError):
             os.kill(self.pid, number)
-        if number == signal.SIGCONT:
-            # nsenter stops with what it started
-            self._outer.send_signal(number)
+        if number in (signal.SIGCONT, signal.SIGKILL):
+            # nsenter stops with what it started, and then sees neither its end nor that it goes on
+            self._outer.send_signal(signal.SIGCONT)
+
+    def leave(self) -> None:
+        """Wait for it no more: its machine is gone."""
+        self._outer.kill()
+        self._outer.wait(STOP_SECONDS)
 
     def terminate(self) -> None:
         """SIGTERM."""
@@ -155,8 +160,7 @@ class Machine:
         """folder: for the image of its disk. installation: is seen as /opt/pbft-ci."""
         self.plan = plan
         self.name = plan.name
-        self._folder = folder
-        self._switch = switch
+        self._entered: list[Entered] = []
         folder.mkdir(parents=True)
         image = folder / "disk.ext4"
         with image.open("wb") as file:
@@ -195,6 +199,8 @@ class Machine:
             self._inside.close()
         self._process.kill()
         self._process.wait(STOP_SECONDS)
+        for entered in self._entered:
+            entered.leave()
         if hasattr(self, "pid"):
             # the kernel ends PID 1 last, when all others of the machine have ended
             block_until(lambda: _comm(self.pid) != "sleep", f"end of {self.name}", STOP_SECONDS)
@@ -241,7 +247,11 @@ class Machine:
         # nsenter itself is a process of the host: no variable of the program is for it
         variables = [f"{name}={value}" for name, value in environment.items()]
         entering = self._entering(("env", *variables, *command), is_root=is_root)
-        return Entered(start_process(entering, files, _environment()))
+        # if it is stopped with its program, nothing but this signal ends it
+        entering = ["setpriv", "--pdeathsig", "KILL", *entering]
+        entered = Entered(start_process(entering, files, _environment()))
+        self._entered.append(entered)
+        return entered
 
     def _entering(self, command: Sequence[str], *, is_root: bool) -> list[str]:
         into = ["nsenter", "--target", str(self.pid), "--net", "--mount", "--pid", "--"]

@@ -1,6 +1,8 @@
 """A machine has a disk, a clock and a user of its own, and leaves nothing when it ends."""
 
+import functools
 import os
+import signal
 import subprocess
 from pathlib import Path
 
@@ -45,9 +47,10 @@ def test_nothing_is_left_of_a_machine_and_what_ran_on_it(tmp_path: Path) -> None
     acme = world.machines["acme"]
     with open(os.devnull) as nothing:
         process = acme.spawn(("sleep", "1000"), (nothing, nothing, nothing), {})
-    block_until(lambda: Path(f"/proc/{process.pid}/comm").read_text() == "sleep\n", "it", SECONDS)
+    block_until(lambda: name_of(process.pid) == "sleep", "it", SECONDS)
     pid = process.pid
     assert Path(f"/proc/{pid}").stat().st_uid == acme.plan.uid
+    process.send_signal(signal.SIGSTOP)
     world.__exit__(None, None, None)
     process.wait(SECONDS)
     assert not Path(f"/proc/{pid}").exists()
@@ -55,6 +58,30 @@ def test_nothing_is_left_of_a_machine_and_what_ran_on_it(tmp_path: Path) -> None
     ours = (str(tmp_path), DISK, CONFIGURATION)
     assert not [place for place in mounts() - before if place.startswith(ours)]
     block_until(lambda: not any(str(tmp_path) in line for line in loops()), "loops", SECONDS)
+
+
+def test_a_process_is_stopped_continued_and_killed_while_it_is_stopped(tmp_path: Path) -> None:
+    world = world_of(tmp_path, "acme")
+    try:
+        with open(os.devnull) as nothing:
+            process = world.machines["acme"].spawn(("sleep", "1000"), (nothing,) * 3, {})
+        block_until(lambda: name_of(process.pid) == "sleep", "it", SECONDS)
+        for number, state in ((signal.SIGSTOP, "T"), (signal.SIGCONT, "S"), (signal.SIGSTOP, "T")):
+            process.send_signal(number)
+            reached = functools.partial(is_in_state, process.pid, state)
+            block_until(reached, f"state {state}", SECONDS)
+        process.kill()
+        assert process.wait(SECONDS) == -signal.SIGKILL
+    finally:
+        world.__exit__(None, None, None)
+
+
+def name_of(pid: int) -> str:
+    return Path(f"/proc/{pid}/comm").read_text().strip()
+
+
+def is_in_state(pid: int, state: str) -> bool:
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == state
 
 
 def test_operators_cannot_read_each_others_files(tmp_path: Path) -> None:
