@@ -374,7 +374,7 @@ def run(network: OperatorNetwork, *, seed: int, seconds: float, say: Say) -> lis
     say(f"usual: an answer within {usual:.2f} s")
     service = Service(network, say)
     changes = LimitChanges(network, say)
-    faults = [*faults_of(network, service), changes.fault()]
+    faults = [*faults_of(network, service), changes.fault(), changes.fault()]
     nemesis = Nemesis(faults, seed, PACE, say)
     began = time.monotonic()
     progress_at = began + PROGRESS_SECONDS
