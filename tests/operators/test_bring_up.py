@@ -7,9 +7,7 @@ public entries, and nothing else.
 import os
 import re
 import socket
-import stat
 import time
-from collections import defaultdict
 from pathlib import Path
 
 import pytest
@@ -20,7 +18,8 @@ from scripts.processes import Process
 from tests.leftovers import WITHOUT_DOCKER
 from tests.node.git_servers import HttpsGitServer
 from tests.operators import page
-from tests.operators.machine import CONFIGURATION, DISK, HOME, CommandFailed, Machine
+from tests.operators.key_readers import private_keys, readers
+from tests.operators.machine import CONFIGURATION, CommandFailed
 from tests.operators.world import OPERATORS, World, exchange_entries
 from tests.processes.network import pipeline
 from tests.waiting import block_until
@@ -29,8 +28,6 @@ pytestmark = [pytest.mark.processes, pytest.mark.docker, pytest.mark.long]
 
 GIT_SERVER = "git.example"
 READY_SECONDS = 120.0
-PRIVATE_KEY = re.compile(rb"-----BEGIN [A-Z ]*PRIVATE KEY-----")
-FILE_BYTES_MAX = 2**20
 
 
 class Clock:
@@ -45,35 +42,6 @@ class Clock:
         with self._capsys.disabled():
             print(f"\n{now - self._began:6.1f} s  (+{now - self._last:.1f} s)  {step}", end="")  # noqa: T201
         self._last = now
-
-
-def private_keys(machines: list[Machine]) -> dict[Path, tuple[Machine, os.stat_result]]:
-    """All private keys on the machines' disks, encrypted ones too, found by what is in them."""
-    found = {}
-    for machine in machines:
-        for place in (CONFIGURATION, DISK, HOME):
-            for file in (machine.root / place[1:]).rglob("*"):
-                status = file.lstat()
-                is_small = stat.S_ISREG(status.st_mode) and status.st_size <= FILE_BYTES_MAX
-                if is_small and PRIVATE_KEY.search(file.read_bytes()):
-                    found[file] = (machine, status)
-    return found
-
-
-def readers(keys: dict[Path, tuple[Machine, os.stat_result]], world: World) -> dict[str, set[int]]:
-    """Who can read each key, by trying it as each operator, on the machine where it is."""
-    found: dict[str, set[int]] = defaultdict(set)
-    for file, (machine, _) in keys.items():
-        inside = f"/{file.relative_to(machine.root)}"
-        for other in world.machines.values():
-            answer = machine.run(
-                f"setpriv --reuid={other.plan.uid} --regid={other.plan.uid} --clear-groups"
-                f" cat {inside} >/dev/null 2>&1 && echo yes || echo no",
-                is_root=True,
-            )
-            if answer.strip() == "yes":
-                found[f"{machine.name}:{inside}"].add(other.plan.uid)
-    return found
 
 
 def test_four_operators_come_to_a_verdict_by_the_page(
@@ -128,7 +96,7 @@ def test_four_operators_come_to_a_verdict_by_the_page(
     keys = private_keys([*operators, olga])
     assert len(keys) == len(OPERATORS) + 2, sorted(map(str, keys))
     assert {mode.st_mode & 0o777 for _, mode in keys.values()} == {0o600}
-    may_read = readers(keys, world)
+    may_read = readers(keys, world.machines.values())
     assert len(may_read) == len(keys), may_read
     assert all(len(uids) == 1 for uids in may_read.values()), may_read
     # the gateway's key is its operator's, and all others are of one operator each

@@ -9,9 +9,11 @@ from pathlib import Path
 import pytest
 
 from tests.leftovers import mounts
+from tests.operators.key_readers import private_keys, readers
 from tests.operators.machine import (
     CONFIGURATION,
     DISK,
+    HOME,
     CommandFailed,
     Machine,
     clock_environment,
@@ -96,6 +98,29 @@ def test_operators_cannot_read_each_others_files(tmp_path: Path) -> None:
             as_berg = f"setpriv --reuid={berg.plan.uid} --regid={berg.plan.uid} --clear-groups"
             with pytest.raises(CommandFailed, match="Permission denied"):
                 acme.run(f"{as_berg} cat {place}", is_root=True)
+    finally:
+        world.__exit__(None, None, None)
+
+
+def test_a_private_key_that_two_operators_can_read_is_found(tmp_path: Path) -> None:
+    world = world_of(tmp_path, "acme", "berg")
+    try:
+        machines = list(world.machines.values())
+        _, berg = machines
+        text = "-----BEGIN ENCRYPTED PRIVATE KEY-----"
+        for machine in machines:
+            machine.run(f"umask 077; mkdir {HOME}/below; echo '{text}' > {HOME}/below/a.pem")
+        name = f"{{}}:{HOME}/below/a.pem".format
+        uids = [machine.plan.uid for machine in machines]
+        assert readers(private_keys(machines), machines) == {
+            name("acme"): {uids[0]},
+            name("berg"): {uids[1]},
+        }
+        berg.run(f"chmod 644 {HOME}/below/a.pem; chmod 711 {HOME}/below {HOME}")
+        assert readers(private_keys(machines), machines) == {
+            name("acme"): {uids[0]},
+            name("berg"): set(uids),
+        }
     finally:
         world.__exit__(None, None, None)
 
