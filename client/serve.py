@@ -53,6 +53,7 @@ from common.configuration.reload import Reloads
 from common.configuration.secret_file import read_bearer_tokens
 from common.links.link import Inbox, Links
 from common.links.members import replicas_for
+from common.loop_errors import on_loop_error
 from common.repositories.git_environment import is_foreign_variable
 from common.retention import DAY_SECONDS, KeepRules
 from common.statuses.reporter import Reporter
@@ -89,6 +90,7 @@ async def serve(
     """
     stopped = asyncio.Event()
     loop = asyncio.get_running_loop()
+    loop.set_exception_handler(on_loop_error)
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopped.set)
     async with running_gateway(config, version, read) as gateway:

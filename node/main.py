@@ -43,6 +43,7 @@ from common.installation import NODE_COMMAND, NODE_CONFIG, shown
 from common.links.link import Inbox, Links
 from common.links.members import replicas_for
 from common.logs import FORMATTERS, start_logging
+from common.loop_errors import on_loop_error
 from common.membership.commands import add_confirm, add_init
 from common.version import VERSION
 from common.web.bounded_http import HttpRequest
@@ -215,8 +216,10 @@ class _Node:
 
         reloads: how it takes another list of repositories; None: not at all.
         """
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(on_loop_error)
         for number in (signal.SIGTERM, signal.SIGINT):
-            asyncio.get_running_loop().add_signal_handler(number, self._ended.set)
+            loop.add_signal_handler(number, self._ended.set)
         listeners = await self._listen()
         await self._runner.start(self._runtime.application.limits)
         self._runtime.start(self._spoken_links, self._builds)

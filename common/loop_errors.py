@@ -1,0 +1,28 @@
+"""What the event loop reports beside all tasks, without what the library reports needlessly."""
+
+import asyncio
+import logging
+from typing import Any
+
+# uvloop's SSLProtocol; asyncio's own has another, and does not report this.
+_TLS_MESSAGE = "Fatal error on SSL protocol"
+
+_log = logging.getLogger(__name__)
+
+
+def on_loop_error(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """Report as the loop does, but for TLS on a connection that was closed a moment before.
+
+    uvloop reads what came last, wants to answer, meets its closed transport, and reports a
+    RuntimeError with a traceback (MagicStack/uvloop#257 is of that kind). Whoever uses the
+    connection is told of its end all the same.
+    """
+    # uvloop's own class of transports, which is no subclass of asyncio's
+    transport = context.get("transport")
+    is_closed = transport is not None and transport.is_closing()
+    error = context.get("exception")
+    is_tls = context.get("message") == _TLS_MESSAGE
+    if is_tls and isinstance(error, RuntimeError) and is_closed:
+        _log.debug("TLS on a closed connection: %s", error)
+        return
+    loop.default_exception_handler(context)
