@@ -311,7 +311,7 @@ class RunningNetwork(ABC):
 
         Raises NetworkFailed: after `seconds`, or as soon as a process has ended by itself.
         """
-        end = time.monotonic() + seconds
+        began_at = time.monotonic()
         while True:
             with contextlib.suppress(NoAnswer):
                 if condition():
@@ -320,10 +320,15 @@ class RunningNetwork(ABC):
             for name, process in self.processes.items():
                 if (code := process.poll()) is not None:
                     raise NetworkFailed(f"{name} ended with exit code {code}")
-            if time.monotonic() > end:
+            waited = time.monotonic() - began_at
+            if waited > seconds:
                 told = what if isinstance(what, str) else what()
                 raise NetworkFailed(f"waited {seconds:g} s in vain for {told}")
-            time.sleep(POLL_SECONDS)
+            time.sleep(self.pause_seconds(waited))
+
+    def pause_seconds(self, waited: float) -> float:
+        """How long to wait until the next look: always as long, for benches measure what comes."""
+        return POLL_SECONDS
 
     def last_words(self) -> str:
         """The ends of all logs, and of what went beside them."""

@@ -36,6 +36,7 @@ from node.storage.redo_log import PAGE_BYTES
 from scripts.base_image import EXAMPLE_IMAGE, UPSTREAM_IMAGE, ensure_example_image
 from tests.leftovers import WITHOUT_DOCKER
 from tests.node.house import NAMES, Client, House, server_of
+from tests.waiting import pause_seconds
 
 # generous: the machine may be busy with other tests
 PATIENCE_SECONDS = 90.0
@@ -96,6 +97,10 @@ class GitRepository:
         environment |= {
             "GIT_CONFIG_NOSYSTEM": "1",
             "GIT_CONFIG_GLOBAL": "/dev/null",
+            # else each commit starts a process that looks whether to tidy up
+            "GIT_CONFIG_COUNT": "1",
+            "GIT_CONFIG_KEY_0": "maintenance.auto",
+            "GIT_CONFIG_VALUE_0": "false",
             "GIT_AUTHOR_NAME": "a",
             "GIT_AUTHOR_EMAIL": "a@example.org",
             "GIT_COMMITTER_NAME": "a",
@@ -295,8 +300,9 @@ async def until(condition: Callable[[], bool], seconds: float = PATIENCE_SECONDS
     loop = asyncio.get_running_loop()
     began_at = loop.time()
     while not await asyncio.to_thread(condition):
-        assert loop.time() - began_at < seconds, "the condition did not come true in time"
-        await asyncio.sleep(0.02)
+        waited = loop.time() - began_at
+        assert waited < seconds, "the condition did not come true in time"
+        await asyncio.sleep(pause_seconds(waited))
     return loop.time() - began_at
 
 

@@ -19,7 +19,7 @@ from scripts.harness import (
     ask,
     pipeline,
 )
-from tests import forked
+from tests import forked, waiting
 
 __all__ = [
     "CLIENT", "VERDICT_SECONDS", "Answer", "ComparedNetwork", "Network", "NoAnswer", "ask",
@@ -38,6 +38,10 @@ class ComparedNetwork(RunningNetwork):
     def capture_file(self, name: str) -> Path:
         """What a node sent, where the network is captured."""
         return self.folder / "capture" / f"{name}.capture"
+
+    def pause_seconds(self, waited: float) -> float:
+        """The longer it has waited, the less often it asks: nodes and gateway answer each time."""
+        return max(super().pause_seconds(waited), waiting.pause_seconds(waited))
 
     def ledger(self, name: str) -> list[Entry]:
         """The whole ledger of a node."""
