@@ -53,6 +53,7 @@ def chaos(network: Network, *, seed: int, webhooks: int) -> list[str]:
     return problems(network, posted, say)
 
 
+@pytest.mark.short
 @pytest.mark.timeout(400)
 @pytest.mark.parametrize("seed", [1])
 def test_twenty_webhooks_in_chaos(tmp_path: Path, seed: int) -> None:

@@ -140,7 +140,9 @@ def test_a_node_without_its_engine_abstains(
     network.settle()
 
 
-@pytest.mark.parametrize("tries", [3, pytest.param(6, marks=pytest.mark.long)])
+@pytest.mark.parametrize(
+    "tries", [pytest.param(3, marks=pytest.mark.short), pytest.param(6, marks=pytest.mark.long)]
+)
 def test_a_git_server_that_two_replicas_cannot_reach_for_a_while(
     make_network: NetworkMaker, tries: int
 ) -> None:

@@ -129,6 +129,7 @@ def _check_crash_states(
     return count
 
 
+@pytest.mark.short
 @pytest.mark.timeout(400)
 def test_no_crash_loses_what_was_acknowledged_or_applies_half_a_turn(
     run: tuple[Workload, House], tmp_path: Path
@@ -232,11 +233,10 @@ def _is_signed(data: bytes, house: House) -> bool:
         return False
 
 
+@pytest.mark.short
 @pytest.mark.timeout(400)
 def test_a_flipped_bit_is_harmless_or_noticed(run: tuple[Workload, House], tmp_path: Path) -> None:
-    seen = _check_flipped_bits(run, tmp_path, SEED, 300)
-    assert seen[f"{DATABASE_NAME}: noticed"] > 0
-    assert seen[f"{DATABASE_NAME}-wal: noticed"] > 0
+    _check_that_some_are_noticed(_check_flipped_bits(run, tmp_path, SEED, 300))
 
 
 @pytest.mark.long
@@ -245,4 +245,11 @@ def test_of_a_thousand_flipped_bits_none_is_taken_for_what_was_saved(
     run: tuple[Workload, House], tmp_path: Path
 ) -> None:
     count = times(1_000)
-    assert _check_flipped_bits(run, tmp_path, SEED + 1, count).total() == count
+    seen = _check_flipped_bits(run, tmp_path, SEED + 1, count)
+    assert seen.total() == count
+    _check_that_some_are_noticed(seen)
+
+
+def _check_that_some_are_noticed(seen: Counter[str]) -> None:
+    assert seen[f"{DATABASE_NAME}: noticed"] > 0
+    assert seen[f"{DATABASE_NAME}-wal: noticed"] > 0
