@@ -233,10 +233,11 @@ make_venv() {
 }
 
 # $1: a file of packages with their versions and hashes: a file that has another hash is refused.
+# Further arguments go to pip.
 pip_install() {
     say "installing Python packages into .venv (at most $PIP_SECONDS_MAX s) ..."
     timeout --foreground --kill-after=10 "$PIP_SECONDS_MAX" "$VENV_PYTHON" -m pip install --quiet --no-input \
-        --disable-pip-version-check --timeout 30 --retries 3 --require-hashes -r "$1" 9>&- ||
+        --disable-pip-version-check --timeout 30 --retries 3 --require-hashes -r "$@" 9>&- ||
         fail "pip could not install $1 (see above); start this again to try again"
 }
 
@@ -246,7 +247,8 @@ set_up_requirements() {
     if [[ "$(cat "$made" 2>/dev/null)" == "$(stamp "$1")" ]]; then return; fi
     hold_lock
     if [[ "$(cat "$made" 2>/dev/null)" != "$(stamp "$1")" ]]; then
-        pip_install "$1"
+        # Most of it is never imported; the rest is compiled when it first is.
+        pip_install "$1" --no-compile
         stamp "$1" >"$made"
     fi
     exec 9>&-
