@@ -18,7 +18,7 @@ import uvloop
 
 from client.backup import GATEWAY_BACKUP
 from client.check import check_gateway
-from client.commands import add_commands
+from client.command_line import add_commands
 from client.commands.outcome import CommandFailed
 from client.doctor import GATEWAY_DOCTOR
 from client.serve import AddressInUse, check_whole, serve

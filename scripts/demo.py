@@ -10,7 +10,7 @@ from typing import TextIO, get_args
 
 from common.configuration.config import SandboxKind
 from common.english import counted
-from node.faults.fault_injection import DESCRIPTIONS, KINDS
+from node.faults.misbehaviours import DESCRIPTIONS, KINDS
 from scripts.configuration import EXAMPLE_REPLICAS, Configuration, faulty_replica
 from scripts.demo_faults import ALLOWED, how_to_play, what_the_others_saw
 from scripts.docker_engine import PROCESS_NAME, WITHOUT_DOCKER, NoEngine, own_processes

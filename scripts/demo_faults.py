@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from common.english import counted
-from node.faults.fault_injection import DESCRIPTIONS, KINDS
+from node.faults.misbehaviours import DESCRIPTIONS, KINDS
 
 # The value of `fault_injection` with which nobody misbehaves and everybody may be told to.
 ALLOWED = "allowed"

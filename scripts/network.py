@@ -12,7 +12,7 @@ import docker.errors
 
 from common.configuration.config import ClientConfig, ConfigError, NodeConfig, SandboxKind
 from common.english import counted, plural
-from node.faults.fault_injection import KINDS
+from node.faults.misbehaviours import KINDS
 from scripts.base_image import EXAMPLE_IMAGE, NoBaseImage, ensure_example_image
 from scripts.configuration import (
     EXAMPLE_REPLICAS,

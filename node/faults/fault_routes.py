@@ -14,7 +14,7 @@ from aiohttp import web
 from common.web.bounded_http import AnswerBounds, HttpRequest, NoAnswer, ask, bounded_session
 from common.web.peers import Peers
 from common.web.request_body import Bodies
-from node.faults.fault_injection import DESCRIPTIONS, KINDS, Faults
+from node.faults.misbehaviours import DESCRIPTIONS, KINDS, Faults
 from node.web.answers import http_error, read_body
 from node.web.fault_switch import PATH
 

@@ -3,8 +3,8 @@
 from ci.operations import Ballot
 from common.configuration.config import FaultKind
 from common.web.peers import Peers
-from node.faults.fault_injection import Faults, FaultyLinks, told_ballot
 from node.faults.fault_routes import FaultRoutes
+from node.faults.misbehaviours import Faults, FaultyLinks, told_ballot
 from node.replica.speaker import Speaker
 from pbft.authentication import Identity
 

@@ -46,7 +46,7 @@ from common.configuration.keys import SigningKey, verify
 from common.log_pieces import LogPiece
 from common.statuses.reporter import Reporter
 from common.web.peers import Peers
-from node.faults.fault_injection import DESCRIPTIONS
+from node.faults.misbehaviours import DESCRIPTIONS
 from node.web.artifact_routes import ArtifactRoutes
 from node.web.log_routes import LogRoutes
 from node.web.proof_routes import proof_fields

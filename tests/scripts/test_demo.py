@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 import pytest
 
-from node.faults.fault_injection import DESCRIPTIONS, KINDS
+from node.faults.misbehaviours import DESCRIPTIONS, KINDS
 from scripts import demo
 from scripts.configuration import read_configuration
 from scripts.demo import (

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from node.faults.fault_injection import KINDS
+from node.faults.misbehaviours import KINDS
 from scripts.folders import ROOT
 from tests.processes.network import Answer, Network, ask, pipeline
 from tests.processes.programs import client

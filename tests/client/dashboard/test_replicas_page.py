@@ -7,7 +7,7 @@ import pytest
 
 from ci.operations import Abstain
 from common.address import Address
-from node.faults.fault_injection import KINDS
+from node.faults.misbehaviours import KINDS
 from tests.ci.builders import FAILED
 from tests.client.api.test_change_routes import guarded, token_file
 from tests.client.commands.test_commands import contradictions

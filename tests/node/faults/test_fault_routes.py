@@ -10,8 +10,8 @@ from aiohttp.test_utils import TestClient, TestServer
 from common.address import Address
 from common.web.peers import Peers
 from common.web.request_body import Bodies
-from node.faults.fault_injection import DESCRIPTIONS, KINDS, Faults
 from node.faults.fault_routes import FaultRoutes
+from node.faults.misbehaviours import DESCRIPTIONS, KINDS, Faults
 from node.web.fault_switch import FaultSwitch, NoFaults
 
 PATH = "/pbft/simulate-byzantine"

@@ -12,7 +12,7 @@ from ci.operations import Abstain, BuildResult, Outcome, ResultKey
 from ci.statement import parse_statement
 from common.configuration.config import FaultKind
 from common.configuration.keys import verify
-from node.faults.fault_injection import DELAY_SECONDS, KINDS, Faults, FaultyLinks, told_ballot
+from node.faults.misbehaviours import DELAY_SECONDS, KINDS, Faults, FaultyLinks, told_ballot
 from pbft.authentication import Authenticator, Identity, sign_message
 from pbft.codec import encode_message
 from pbft.evidence import check_evidence
