@@ -37,7 +37,7 @@ def client(engine: ReadyEngine) -> Iterator[docker.APIClient]:
     made.close()
 
 
-def _house(folder: Path, engine: ReadyEngine) -> Network:
+def _network_in(folder: Path, engine: ReadyEngine) -> Network:
     branches = {
         "good": pipeline("test -f .pbft-ci.yml", "touch made", image=engine.image),
         "bad": pipeline("echo so it is >&2; exit 3", image=engine.image),
@@ -59,7 +59,7 @@ async def test_all_lanes_build_and_nothing_stays(
     tmp_path: Path, engine: ReadyEngine, client: docker.APIClient
 ) -> None:
     label = secrets.token_hex(4)
-    network = _house(tmp_path, engine)
+    network = _network_in(tmp_path, engine)
     bare = BareContainers(tmp_path / "bare", network, engine, label=label)
     try:
         await bare.build_in(4, "good", network.commits["good"])
@@ -76,7 +76,7 @@ async def test_its_isolation_is_those_of_a_step(
     tmp_path: Path, engine: ReadyEngine, client: docker.APIClient
 ) -> None:
     label = secrets.token_hex(4)
-    network = _house(tmp_path, engine)
+    network = _network_in(tmp_path, engine)
     bare = BareContainers(tmp_path / "bare", network, engine, label=label)
     building = asyncio.create_task(bare.build(0, "slow", network.commits["slow"]))
     try:

@@ -35,7 +35,7 @@ from node.sources.checkout import Checkout
 from node.storage.redo_log import PAGE_BYTES
 from scripts.base_image import EXAMPLE_IMAGE, UPSTREAM_IMAGE, ensure_example_image
 from tests.leftovers import WITHOUT_DOCKER
-from tests.node.house import NAMES, Client, House, server_of
+from tests.node.local_network import NAMES, Client, Network, server_of
 from tests.waiting import pause_seconds
 
 # generous: the machine may be busy with other tests
@@ -415,17 +415,17 @@ def target(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-async def house(tmp_path: Path) -> AsyncIterator[House]:
+async def network(tmp_path: Path) -> AsyncIterator[Network]:
     """Four running replicas."""
-    house = House(tmp_path)
+    network = Network(tmp_path)
     for name in NAMES:
-        house.start(name)
-    yield house
-    await house.close()
+        network.start(name)
+    yield network
+    await network.close()
 
 
 @pytest.fixture
-async def client(house: House) -> AsyncIterator[Client]:
+async def client(network: Network) -> AsyncIterator[Client]:
     """An HTTP client of node0, the primary."""
-    async with TestClient(TestServer(server_of(house, "node0").application())) as client:
+    async with TestClient(TestServer(server_of(network, "node0").application())) as client:
         yield client

@@ -18,7 +18,7 @@ from pbft.authentication import Identity, sign_message
 from pbft.codec import encode_message
 from pbft.core import Settings
 from pbft.messages import Checkpoint, Envelope
-from tests.node.house import KEYS, NAMES, House
+from tests.node.local_network import KEYS, NAMES, Network
 from tests.node.recording_disk import Acknowledged, Operation, Recorder, recording
 from tests.waiting import wait_until
 
@@ -102,45 +102,45 @@ class Watch:
                 self._workload.turns.add(len(promised) - 1)
 
 
-def record_replica(folder: Path) -> tuple[Workload, House]:
-    """The run of one replica among four; the house is closed, and kept for its keys."""
+def record_replica(folder: Path) -> tuple[Workload, Network]:
+    """The run of one replica among four; the network is closed, and kept for its keys."""
     workload = Workload(folder / NAMES[0])
-    house = House(folder, settings=Settings(view_change_seconds=1.0, status_seconds=0.1))
+    network = Network(folder, settings=Settings(view_change_seconds=1.0, status_seconds=0.1))
     with recording(workload.folder) as recorder, pytest.MonkeyPatch.context() as patch:
         patch.setattr("node.storage.store.SPARE_PAGES", 0)
         Watch(recorder, workload, patch)
-        asyncio.run(_replica_run(house))
+        asyncio.run(_replica_run(network))
         workload.operations = recorder.operations
-    return workload, house
+    return workload, network
 
 
-async def _replica_run(house: House) -> None:
+async def _replica_run(network: Network) -> None:
     for name in NAMES:
-        house.start(name)
-    _take_checkpoints(house)
-    await _append(house, 20)
-    house.submit()
-    await wait_until(lambda: house.verdicts(NAMES[0]) == 1, "a verdict")
+        network.start(name)
+    _take_checkpoints(network)
+    await _append(network, 20)
+    network.submit()
+    await wait_until(lambda: network.verdicts(NAMES[0]) == 1, "a verdict")
     for number in (1, 2):
-        sequence = house.runtimes[NAMES[0]].replica.core.low + 16
+        sequence = network.runtimes[NAMES[0]].replica.core.low + 16
         message = Checkpoint(sequence, bytes([number]) * 32, 3)
         encoded = encode_message(message)
         signed = sign_message(
-            message, encoded, Identity(house.cluster, NAMES[3], KEYS[NAMES[3]].sign)
+            message, encoded, Identity(network.cluster, NAMES[3], KEYS[NAMES[3]].sign)
         )
-        house.runtimes[NAMES[0]].on_envelopes(NAMES[3], [Envelope(signed)])
-    await wait_until(lambda: bool(house.stores[NAMES[0]].evidence.counts()), "evidence")
+        network.runtimes[NAMES[0]].on_envelopes(NAMES[3], [Envelope(signed)])
+    await wait_until(lambda: bool(network.stores[NAMES[0]].evidence.counts()), "evidence")
     # A restart: the log is taken into the database and removed.
-    await house.stop(NAMES[0])
-    house.start(NAMES[0])
-    _take_checkpoints(house)
-    await _append(house, 10)
+    await network.stop(NAMES[0])
+    network.start(NAMES[0])
+    _take_checkpoints(network)
+    await _append(network, 10)
     # It misses more than the others remember, and takes over the state.
-    house.cut.add(NAMES[0])
-    await _append(house, 30, [name for name in NAMES if name != NAMES[0]])
-    house.cut.clear()
-    await wait_until(lambda: _journal(house, NAMES[0]) == 60, "the state")
-    store, other = house.stores[NAMES[0]], house.stores[NAMES[1]]
+    network.cut.add(NAMES[0])
+    await _append(network, 30, [name for name in NAMES if name != NAMES[0]])
+    network.cut.clear()
+    await wait_until(lambda: _journal(network, NAMES[0]) == 60, "the state")
+    store, other = network.stores[NAMES[0]], network.stores[NAMES[1]]
     gap = store.ledger.gap()
     assert gap is not None
     half = gap.missing // 2
@@ -148,26 +148,26 @@ async def _replica_run(house: House) -> None:
     gap = store.ledger.gap()
     assert gap is not None
     assert store.fill_gap(gap, other.ledger.page_up_to(gap.last, gap.missing, 1 << 20))
-    house.submit(2)
-    await wait_until(lambda: house.verdicts(NAMES[0]) == 2, "a second verdict")
-    await house.close()
+    network.submit(2)
+    await wait_until(lambda: network.verdicts(NAMES[0]) == 2, "a second verdict")
+    await network.close()
 
 
-def _take_checkpoints(house: House) -> None:
-    house.stores[NAMES[0]]._database.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}")
+def _take_checkpoints(network: Network) -> None:
+    network.stores[NAMES[0]]._database.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}")
 
 
-async def _append(house: House, count: int, names: Sequence[str] = NAMES) -> None:
+async def _append(network: Network, count: int, names: Sequence[str] = NAMES) -> None:
     for _ in range(count):
-        before = _journal(house, names[-1])
-        house.ask(Append("text" * 20))
+        before = _journal(network, names[-1])
+        network.ask(Append("text" * 20))
         for name in names:
-            await _longer(house, name, before)
+            await _longer(network, name, before)
 
 
-def _journal(house: House, name: str) -> int:
-    return house.applications[name].journal_length
+def _journal(network: Network, name: str) -> int:
+    return network.applications[name].journal_length
 
 
-async def _longer(house: House, name: str, length: int) -> None:
-    await wait_until(lambda: _journal(house, name) > length, f"an append at {name}")
+async def _longer(network: Network, name: str, length: int) -> None:
+    await wait_until(lambda: _journal(network, name) > length, f"an append at {name}")

@@ -23,7 +23,7 @@ from pbft.ports import Entry, Executed, Refusal, SavedBody
 from scripts.free_ports import free_ports
 from tests.forge_server import TOKEN
 from tests.node.conftest import PATIENCE_SECONDS, ConfigMaker
-from tests.node.house import COMMIT, KEYS, NAMES, make_cluster
+from tests.node.local_network import COMMIT, KEYS, NAMES, make_cluster
 from tests.secret_files import secret_file
 
 

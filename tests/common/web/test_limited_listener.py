@@ -183,7 +183,7 @@ HALF = {
 
 
 @pytest.mark.parametrize("sent", HALF.values(), ids=HALF)
-async def test_the_oldest_that_is_unfinished_goes_when_the_house_is_full(
+async def test_the_oldest_that_is_unfinished_goes_when_the_server_is_full(
     running: Running, sent: bytes
 ) -> None:
     held = await running.hold(6, sent)

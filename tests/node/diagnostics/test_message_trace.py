@@ -19,7 +19,7 @@ from pbft.codec import digest_of, encode_message
 from pbft.messages import Envelope, PreparedCertificate, Signed, StateParts, ViewChange
 from pbft.ports import Event, Output
 from pbft.quorums import quorums_for
-from tests.node.house import NAMES, House
+from tests.node.local_network import NAMES, Network
 from tests.waiting import wait_until
 
 
@@ -58,18 +58,18 @@ def test_a_build_that_nobody_ordered_has_no_messages() -> None:
 
 
 async def test_a_build_is_its_request_its_ballots_and_their_phases(tmp_path: Path) -> None:
-    house = House(tmp_path)
+    network = Network(tmp_path)
     for name in NAMES:
-        house.start(name)
+        network.start(name)
     try:
-        house.submit(1)
-        store = house.stores["node1"]
-        await wait_until(lambda: house.verdicts("node1") == 1, "the verdict")
+        network.submit(1)
+        store = network.stores["node1"]
+        await wait_until(lambda: network.verdicts("node1") == 1, "the verdict")
         entry = decode_entry(store.ledger.entries(1, 1)[0].body)
         assert isinstance(entry, VerdictEntry)
         build = bytes.fromhex(entry.build)
         await wait_until(lambda: len(store.ballots.of(build)) == 4, "all ballots")
-        trace = house.runtimes["node1"].trace.of_build(build)
+        trace = network.runtimes["node1"].trace.of_build(build)
         assert trace is not None
         kinds = {row.kind for row in trace.messages}
         assert {"Request", "PrePrepare", "Prepare", "Commit", "Ballot"} <= kinds
@@ -79,7 +79,7 @@ async def test_a_build_is_its_request_its_ballots_and_their_phases(tmp_path: Pat
         assert cast == set(NAMES)
         assert [row.at for row in trace.messages] == sorted(row.at for row in trace.messages)
     finally:
-        await house.close()
+        await network.close()
 
 
 def test_the_same_words_may_be_refused_once_and_taken_later() -> None:
@@ -108,23 +108,23 @@ def test_a_refusal_is_laid_to_its_message() -> None:
 
 async def test_the_diagram_of_four_nodes_is_drawn(tmp_path: Path) -> None:
     """Over JSON, as the gateway gets it."""
-    house = House(tmp_path)
+    network = Network(tmp_path)
     for name in NAMES:
-        house.start(name)
+        network.start(name)
     try:
-        house.submit(1)
-        await wait_until(lambda: all(house.verdicts(n) == 1 for n in NAMES), "the verdicts")
-        entry = decode_entry(house.stores["node0"].ledger.entries(1, 1)[0].body)
+        network.submit(1)
+        await wait_until(lambda: all(network.verdicts(n) == 1 for n in NAMES), "the verdicts")
+        entry = decode_entry(network.stores["node0"].ledger.entries(1, 1)[0].body)
         assert isinstance(entry, VerdictEntry)
         build = bytes.fromhex(entry.build)
         traces = {
             name: decode_answer(
-                msgspec.json.encode(house.runtimes[name].trace.of_build(build)), ServedTrace, name
+                msgspec.json.encode(network.runtimes[name].trace.of_build(build)), ServedTrace, name
             )
             for name in NAMES
         }
     finally:
-        await house.close()
+        await network.close()
     diagram = build_diagram("t", NAMES, "client", traces=traces, quorums=quorums_for(4))
     prepares = [arrow for arrow in diagram.arrows if arrow.kind == "Prepare"]
     assert {(arrow.source, arrow.target) for arrow in prepares} >= {("node1", "node2")}

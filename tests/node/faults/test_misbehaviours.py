@@ -18,7 +18,7 @@ from pbft.codec import encode_message
 from pbft.evidence import check_evidence
 from pbft.messages import AnyMessage, Checkpoint, Commit, Envelope, Prepare, PrePrepare
 from pbft.ports import Refusal
-from tests.node.house import COMMIT, KEYS, NAMES, House, finding, make_cluster
+from tests.node.local_network import COMMIT, KEYS, NAMES, Network, finding, make_cluster
 from tests.waiting import wait_until
 
 BUILD = OpenBuild(bytes(32), 1, bytes(32), "https://example.org/r", "main", COMMIT, ())
@@ -162,19 +162,19 @@ async def test_delays_lose_nothing() -> None:
 async def test_one_faulty_replica_of_four_changes_no_verdict(
     kind: FaultKind, tmp_path: Path
 ) -> None:
-    house = House(tmp_path)
+    network = Network(tmp_path)
     for name in NAMES:
-        house.start(name, fault=kind if name == "node3" else "allowed")
+        network.start(name, fault=kind if name == "node3" else "allowed")
     others = ("node0", "node1", "node2")
     try:
-        house.submit(1)
-        await wait_until(lambda: all(house.verdicts(n) == 1 for n in others), "the verdict", 60)
-        entries = {house.stores[name].ledger.entries(1, 1)[0].body for name in others}
+        network.submit(1)
+        await wait_until(lambda: all(network.verdicts(n) == 1 for n in others), "the verdict", 60)
+        entries = {network.stores[name].ledger.entries(1, 1)[0].body for name in others}
         assert len(entries) == 1
         body = decode_entry(entries.pop())
         assert isinstance(body, VerdictEntry)
         assert parse_statement(bytes(body.statement)).verdict.outcome is Outcome.PASSED
         if kind == "equivocating":
-            await wait_until(lambda: 3 in house.stores["node1"].evidence.counts(), "the proof")
+            await wait_until(lambda: 3 in network.stores["node1"].evidence.counts(), "the proof")
     finally:
-        await house.close()
+        await network.close()

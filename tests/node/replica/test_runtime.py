@@ -14,26 +14,26 @@ from pbft.authentication import Identity, sign_message
 from pbft.codec import decode_message, encode_message
 from pbft.core import Settings
 from pbft.messages import Checkpoint, Commit, Envelope, Replies, Signed, Status
-from tests.node.house import KEYS, NAMES, House
+from tests.node.local_network import KEYS, NAMES, Network
 from tests.waiting import wait_until
 
 
-async def _executed(house: House, sequence: int) -> None:
+async def _executed(network: Network, sequence: int) -> None:
     await wait_until(
-        lambda: all(r.replica.core.executed >= sequence for r in house.runtimes.values()),
+        lambda: all(r.replica.core.executed >= sequence for r in network.runtimes.values()),
         f"sequence number {sequence} on all",
     )
 
 
-async def test_requests_are_executed_and_answered(house: House) -> None:
-    house.ask(Append("hello"))
-    await _executed(house, 1)
-    assert {a.journal_length for a in house.applications.values()} == {1}
+async def test_requests_are_executed_and_answered(network: Network) -> None:
+    network.ask(Append("hello"))
+    await _executed(network, 1)
+    assert {a.journal_length for a in network.applications.values()} == {1}
 
     def answered() -> set[str]:
         return {
             sender
-            for sender, to, envelope in house.sent
+            for sender, to, envelope in network.sent
             if to == "client" and isinstance(decode_message(envelope.signed.payload), Replies)
         }
 
@@ -41,7 +41,7 @@ async def test_requests_are_executed_and_answered(house: House) -> None:
 
 
 async def test_nothing_is_sent_while_the_disk_refuses(
-    house: House, monkeypatch: pytest.MonkeyPatch
+    network: Network, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("node.replica.runtime.SAVE_RETRY_SECONDS", 0.02)
     refused = 0
@@ -49,38 +49,38 @@ async def test_nothing_is_sent_while_the_disk_refuses(
 
     def full(store: Store, *arguments: object) -> None:
         nonlocal refused
-        if store is house.stores["node1"] and refused < 5:
+        if store is network.stores["node1"] and refused < 5:
             refused += 1
-            said = [e for sender, _, e in house.sent if sender == "node1"]
+            said = [e for sender, _, e in network.sent if sender == "node1"]
             kinds = {type(decode_message(envelope.signed.payload)) for envelope in said}
             assert kinds <= {Status}, "a vote left before it was on disk"
             raise SaveFailed("no space left on device")
         real_commit(store, *arguments)  # type: ignore[arg-type]
 
     monkeypatch.setattr(Store, "_commit", full)
-    house.ask(Append("hello"))
-    await _executed(house, 1)
+    network.ask(Append("hello"))
+    await _executed(network, 1)
     assert refused == 5
-    assert house.runtimes["node1"].counters["saves_failed"] == 5
+    assert network.runtimes["node1"].counters["saves_failed"] == 5
 
 
 async def test_a_turn_that_waits_for_the_disk_did_not_take_in_what_came_after_it(
-    house: House, monkeypatch: pytest.MonkeyPatch
+    network: Network, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("node.replica.runtime.SAVE_RETRY_SECONDS", 0.02)
-    runtime = house.runtimes["node0"]
+    runtime = network.runtimes["node0"]
     real_commit = Store._commit
     is_full = True
 
     def full(store: Store, *arguments: object) -> None:
-        if store is house.stores["node0"] and is_full:
+        if store is network.stores["node0"] and is_full:
             raise SaveFailed("no space left on device")
         real_commit(store, *arguments)  # type: ignore[arg-type]
 
     monkeypatch.setattr(Store, "_commit", full)
-    house.ask(Append("one"))
+    network.ask(Append("one"))
     await wait_until(lambda: runtime.is_unsaved, "a turn that is not saved")
-    signed = house.request(Append("two"))
+    signed = network.request(Append("two"))
     runtime.on_envelopes("http", [Envelope(signed)])
 
     async def is_known_after_turn() -> bool:
@@ -97,83 +97,85 @@ async def test_a_turn_that_waits_for_the_disk_did_not_take_in_what_came_after_it
 
 @pytest.mark.parametrize("place", ["turn", "save"])
 async def test_what_a_fault_of_our_own_left_unsaved_is_not_shown(
-    house: House, monkeypatch: pytest.MonkeyPatch, place: str
+    network: Network, monkeypatch: pytest.MonkeyPatch, place: str
 ) -> None:
     def fail(*_: object) -> None:
         raise AssertionError("a fault of our own")
 
-    runtime = house.runtimes["node1"]
+    runtime = network.runtimes["node1"]
     if place == "turn":
         monkeypatch.setattr(runtime.replica, "receive", fail)
     else:
-        monkeypatch.setattr(house.stores["node1"], "save", fail)
-    house.ask(Append("hello"))
+        monkeypatch.setattr(network.stores["node1"], "save", fail)
+    network.ask(Append("hello"))
     await wait_until(runtime.task.done, "the end of the loop")
     assert runtime.is_unsaved
 
 
 @pytest.mark.parametrize("name", NAMES)
-async def test_a_replica_that_was_stopped_goes_on_from_its_disk(house: House, name: str) -> None:
-    house.ask(Append("one"))
-    await _executed(house, 1)
-    await house.stop(name)
-    signed = house.ask(Append("two"))
-    house.start(name)
-    for runtime in house.runtimes.values():
+async def test_a_replica_that_was_stopped_goes_on_from_its_disk(
+    network: Network, name: str
+) -> None:
+    network.ask(Append("one"))
+    await _executed(network, 1)
+    await network.stop(name)
+    signed = network.ask(Append("two"))
+    network.start(name)
+    for runtime in network.runtimes.values():
         runtime.on_envelopes("client", [Envelope(signed)])
-    await _executed(house, 2)
-    assert {a.journal_length for a in house.applications.values()} == {2}
-    assert len({a.ledger_head for a in house.applications.values()}) == 1
+    await _executed(network, 2)
+    assert {a.journal_length for a in network.applications.values()} == {2}
+    assert len({a.ledger_head for a in network.applications.values()}) == 1
 
 
 async def test_a_silent_replica_is_done_without(tmp_path: Path) -> None:
-    house = House(tmp_path)
+    network = Network(tmp_path)
     for name in NAMES:
-        house.start(name, fault="silent" if name == "node3" else "allowed")
-    house.ask(Append("hello"))
-    await _executed(house, 1)
-    assert not [sender for sender, _, _ in house.sent if sender == "node3"]
-    await house.close()
+        network.start(name, fault="silent" if name == "node3" else "allowed")
+    network.ask(Append("hello"))
+    await _executed(network, 1)
+    assert not [sender for sender, _, _ in network.sent if sender == "node3"]
+    await network.close()
 
 
-async def test_the_last_messages_are_kept_and_bounded(house: House) -> None:
+async def test_the_last_messages_are_kept_and_bounded(network: Network) -> None:
     for number in range(40):
-        house.ask(Append(f"{number}"))
+        network.ask(Append(f"{number}"))
     await wait_until(
-        lambda: all(a.journal_length == 40 for a in house.applications.values()), "40 appends"
+        lambda: all(a.journal_length == 40 for a in network.applications.values()), "40 appends"
     )
-    kept = list(house.runtimes["node0"].trace.newest())
+    kept = list(network.runtimes["node0"].trace.newest())
     assert 0 < len(kept) <= MESSAGES_MAX
     assert {logged.direction for logged in kept} == {"received", "sent"}
 
 
-async def test_the_inbox_has_a_limit(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_inbox_has_a_limit(network: Network, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("node.replica.runtime.INBOX_MESSAGES_MAX", 3)
-    runtime = house.runtimes["node0"]
+    runtime = network.runtimes["node0"]
     for number in range(3):
-        house.ask(Append(f"{number}"))
+        network.ask(Append(f"{number}"))
     assert not runtime.has_room.is_set()
     await wait_until(runtime.has_room.is_set, "room again")
 
 
 async def test_the_inbox_has_a_limit_of_bytes_too(
-    house: House, monkeypatch: pytest.MonkeyPatch
+    network: Network, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A few messages may be as large as many: no link is read while they wait for the disk."""
     monkeypatch.setattr("node.replica.runtime.INBOX_BYTES_MAX", 3000)
-    runtime = house.runtimes["node0"]
+    runtime = network.runtimes["node0"]
     for number in range(2):
         assert runtime.has_room.is_set()
-        house.ask(Append(f"{number}" * 1500))
+        network.ask(Append(f"{number}" * 1500))
     assert not runtime.has_room.is_set()
     await wait_until(runtime.has_room.is_set, "room again")
-    house.ask(Append("2" * 1500))
+    network.ask(Append("2" * 1500))
     assert runtime.has_room.is_set()
 
 
-async def test_what_is_due_sooner_is_not_missed(house: House) -> None:
+async def test_what_is_due_sooner_is_not_missed(network: Network) -> None:
     """An alarm that rings too early stays; one that would ring too late does not."""
-    runtime = house.runtimes["node0"]
+    runtime = network.runtimes["node0"]
     await runtime.turn()
     loop = asyncio.get_running_loop()
     runtime._set_alarm(loop.time() + 60)
@@ -186,35 +188,35 @@ async def test_what_is_due_sooner_is_not_missed(house: House) -> None:
     assert first.cancelled()
 
 
-def _checkpoint(house: House, name: str, digest: bytes) -> Signed:
+def _checkpoint(network: Network, name: str, digest: bytes) -> Signed:
     message = Checkpoint(8, digest, NAMES.index(name))
     return sign_message(
-        message, encode_message(message), Identity(house.cluster, name, KEYS[name].sign)
+        message, encode_message(message), Identity(network.cluster, name, KEYS[name].sign)
     )
 
 
-async def test_a_contradiction_is_kept_with_both_originals(house: House) -> None:
-    both = [_checkpoint(house, "node3", bytes([n]) * 32) for n in (1, 2)]
-    runtime = house.runtimes["node0"]
+async def test_a_contradiction_is_kept_with_both_originals(network: Network) -> None:
+    both = [_checkpoint(network, "node3", bytes([n]) * 32) for n in (1, 2)]
+    runtime = network.runtimes["node0"]
     for _ in range(3):
         runtime.on_envelopes("node3", [Envelope(signed) for signed in both])
-    store = house.stores["node0"]
+    store = network.stores["node0"]
     await wait_until(lambda: bool(store.evidence.counts()), "evidence")
     assert store.evidence.counts() == {3: 1}
-    await house.stop("node0")
-    house.start("node0")
-    kept = house.stores["node0"].evidence.page(0, 10, 10**6)
+    await network.stop("node0")
+    network.start("node0")
+    kept = network.stores["node0"].evidence.page(0, 10, 10**6)
     assert [(k.evidence.replica, {k.evidence.first, k.evidence.second}) for k in kept] == [
         (3, set(both))
     ]
 
 
-async def test_what_peers_say_is_known_once_it_is_checked(house: House) -> None:
+async def test_what_peers_say_is_known_once_it_is_checked(network: Network) -> None:
     loop = asyncio.get_running_loop()
     began_at = loop.time()
-    house.ask(Append("hello"))
-    await _executed(house, 1)
-    runtime = house.runtimes["node1"]
+    network.ask(Append("hello"))
+    await _executed(network, 1)
+    runtime = network.runtimes["node1"]
 
     def knows_all() -> bool:
         heard = [runtime.last_heard(index) for index in (0, 2, 3)]
@@ -233,9 +235,9 @@ async def test_what_peers_say_is_known_once_it_is_checked(house: House) -> None:
 
 
 async def test_messages_of_a_newer_version_are_refused_in_one_line(
-    house: House, caplog: pytest.LogCaptureFixture
+    network: Network, caplog: pytest.LogCaptureFixture
 ) -> None:
-    runtime = house.runtimes["node0"]
+    runtime = network.runtimes["node0"]
     caplog.set_level("WARNING")
     for number in range(5):
         payload = msgspec.msgpack.encode(["summary", number, "of\na later version"])
@@ -249,15 +251,15 @@ async def test_messages_of_a_newer_version_are_refused_in_one_line(
     assert record.exc_info is None
     assert "\n" not in line
     assert b'pbftci_refusals_total{reason="malformed"' in runtime.metrics.text()
-    house.ask(Append("hello"))
-    await _executed(house, 1)
+    network.ask(Append("hello"))
+    await _executed(network, 1)
 
 
-async def test_a_status_counts_only_over_the_link_of_its_signer(house: House) -> None:
+async def test_a_status_counts_only_over_the_link_of_its_signer(network: Network) -> None:
     """A faulty peer would use up with an old one what its signer is sent."""
-    house.ask(Append("hello"))
-    await _executed(house, 1)
-    runtime = house.runtimes["node0"]
+    network.ask(Append("hello"))
+    await _executed(network, 1)
+    runtime = network.runtimes["node0"]
 
     def knows_node3() -> bool:
         heard = runtime.last_heard(3)
@@ -265,16 +267,16 @@ async def test_a_status_counts_only_over_the_link_of_its_signer(house: House) ->
 
     await wait_until(knows_node3, "the STATUS of node3")
     message, sign = Status(0, True, 0, 0, 3), KEYS["node3"].sign
-    old = sign_message(message, encode_message(message), Identity(house.cluster, "node3", sign))
+    old = sign_message(message, encode_message(message), Identity(network.cluster, "node3", sign))
 
     async def is_answered(peer: str) -> bool:
-        since = len(house.sent)
+        since = len(network.sent)
         runtime.on_envelopes(peer, [Envelope(old)])
         await runtime.turn()
         return any(
             (sender, to) == ("node0", "node3")
             and isinstance(decode_message(envelope.signed.payload), Commit)
-            for sender, to, envelope in house.sent[since:]
+            for sender, to, envelope in network.sent[since:]
         )
 
     for number, peer in enumerate(("node2", "client", "http"), 1):
@@ -289,66 +291,68 @@ async def test_a_status_counts_only_over_the_link_of_its_signer(house: House) ->
 async def test_a_primary_that_is_gone_is_replaced_and_a_restart_stays_in_the_view(
     tmp_path: Path,
 ) -> None:
-    house = House(tmp_path, settings=Settings(view_change_seconds=1.5, status_seconds=0.1))
+    network = Network(tmp_path, settings=Settings(view_change_seconds=1.5, status_seconds=0.1))
     for name in NAMES:
-        house.start(name)
-    house.ask(Append("one"))
-    await _executed(house, 1)
-    await house.stop("node0")
-    house.ask(Append("two"))
-    await _executed(house, 2)
+        network.start(name)
+    network.ask(Append("one"))
+    await _executed(network, 1)
+    await network.stop("node0")
+    network.ask(Append("two"))
+    await _executed(network, 2)
     # a busy machine may need one more
-    (view,) = {r.replica.core.view for r in house.runtimes.values()}
+    (view,) = {r.replica.core.view for r in network.runtimes.values()}
     assert view >= 1
-    await house.stop("node2")
-    house.start("node2")
-    core = house.runtimes["node2"].replica.core
+    await network.stop("node2")
+    network.start("node2")
+    core = network.runtimes["node2"].replica.core
     assert (core.view, core.has_entered) == (view, True)
     assert core.executed >= 2
-    house.start("node0")
-    house.ask(Append("three"))
+    network.start("node0")
+    network.ask(Append("three"))
     await wait_until(
-        lambda: {a.journal_length for a in house.applications.values()} == {3}, "all of it on all"
+        lambda: {a.journal_length for a in network.applications.values()} == {3}, "all of it on all"
     )
-    assert len({a.ledger_head for a in house.applications.values()}) == 1
-    await house.close()
+    assert len({a.ledger_head for a in network.applications.values()}) == 1
+    await network.close()
 
 
 async def test_a_replica_whose_disk_was_wiped_gets_the_state_and_notes_what_is_missing(
     tmp_path: Path,
 ) -> None:
-    house = House(tmp_path, settings=Settings(status_seconds=0.1))
+    network = Network(tmp_path, settings=Settings(status_seconds=0.1))
     for name in NAMES:
-        house.start(name)
-    await house.stop("node3")
+        network.start(name)
+    await network.stop("node3")
     for number in range(40):
-        house.ask(Append(f"{number}"))
-        await _executed_at_least(house, number + 1)
-    house.wipe("node3")
-    house.start("node3")
+        network.ask(Append(f"{number}"))
+        await _executed_at_least(network, number + 1)
+    network.wipe("node3")
+    network.start("node3")
 
     def length(name: str) -> int:
-        return house.applications[name].journal_length
+        return network.applications[name].journal_length
 
     await wait_until(lambda: length("node3") == 40, "the whole state")
-    gap = house.stores["node3"].ledger.gap()
+    gap = network.stores["node3"].ledger.gap()
     assert gap is not None
     assert gap.first == 1
-    assert house.stores["node3"].ledger.end() == house.stores["node0"].ledger.end()
-    await house.stop("node3")
-    house.start("node3")
-    assert house.stores["node3"].ledger.gap() == gap
-    right = house.stores["node0"].ledger.page_up_to(gap.last, gap.missing, 1 << 20)
-    assert house.stores["node3"].fill_gap(gap, right)
-    house.ask(Append("one more"))
+    assert network.stores["node3"].ledger.end() == network.stores["node0"].ledger.end()
+    await network.stop("node3")
+    network.start("node3")
+    assert network.stores["node3"].ledger.gap() == gap
+    right = network.stores["node0"].ledger.page_up_to(gap.last, gap.missing, 1 << 20)
+    assert network.stores["node3"].fill_gap(gap, right)
+    network.ask(Append("one more"))
     await wait_until(lambda: length("node3") == length("node0") == 41, "one more")
-    ledgers = [house.stores[name].ledger.entries(1, 1000) for name in ("node0", "node3")]
+    ledgers = [network.stores[name].ledger.entries(1, 1000) for name in ("node0", "node3")]
     assert ledgers[0] == ledgers[1]
-    await house.close()
+    await network.close()
 
 
-async def _executed_at_least(house: House, appends: int) -> None:
+async def _executed_at_least(network: Network, appends: int) -> None:
     await wait_until(
-        lambda: all(house.applications[name].journal_length >= appends for name in house.runtimes),
+        lambda: all(
+            network.applications[name].journal_length >= appends for name in network.runtimes
+        ),
         f"{appends} appends",
     )

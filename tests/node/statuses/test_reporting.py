@@ -18,7 +18,7 @@ from node.statuses.status_file import FILE_NAME, StatusFile
 from node.storage.damage import StoreDamaged, StoreUnusable
 from pbft.ports import Entry, Executed, Record
 from tests.forge_server import TOKEN, Answer, ForgeServer
-from tests.node.house import COMMIT, NAMES, House
+from tests.node.local_network import COMMIT, NAMES, Network
 from tests.secret_files import secret_file
 from tests.waiting import wait_until
 
@@ -26,44 +26,44 @@ URL = "https://example.org/r.git"
 
 
 @pytest.fixture
-async def house(tmp_path: Path) -> AsyncIterator[House]:
+async def network(tmp_path: Path) -> AsyncIterator[Network]:
     """Four running replicas whose builds wait until they are allowed to end."""
-    house = House(tmp_path / "house")
+    network = Network(tmp_path / "network")
     for name in NAMES:
-        house.start(name)
-        house.runners[name].allowed.clear()
-    yield house
-    await house.close()
+        network.start(name)
+        network.runners[name].allowed.clear()
+    yield network
+    await network.close()
 
 
-def reports_of(house: House, name: str, forge: ForgeServer, folder: Path) -> NodeReports:
+def reports_of(network: Network, name: str, forge: ForgeServer, folder: Path) -> NodeReports:
     """The reporting of one replica, with a file of its own in that folder."""
     folder.mkdir(exist_ok=True)
     token = secret_file(folder / "token", TOKEN)
     target = StatusTarget("gitea", forge.api_url, "owner/name", token)
     return NodeReports(
-        house.runtimes[name],
+        network.runtimes[name],
         targets={URL: target},
         public_url="https://ci.example.org/",
         directory=folder,
     )
 
 
-def allow(house: House) -> None:
+def allow(network: Network) -> None:
     for name in NAMES:
-        house.runners[name].allowed.set()
+        network.runners[name].allowed.set()
 
 
 async def test_each_replica_says_what_it_executed_under_its_own_name(
-    house: House, tmp_path: Path
+    network: Network, tmp_path: Path
 ) -> None:
     with ForgeServer("gitea") as forge:
-        reports = [reports_of(house, name, forge, tmp_path / name) for name in NAMES]
+        reports = [reports_of(network, name, forge, tmp_path / name) for name in NAMES]
         for report in reports:
             report.start()
-        house.submit()
+        network.submit()
         await wait_until(lambda: len(forge.statuses) == 4, "four pending statuses")
-        allow(house)
+        allow(network)
         await wait_until(lambda: len(forge.statuses) == 8, "four verdicts")
         for report in reports:
             await report.close()
@@ -80,25 +80,25 @@ async def test_each_replica_says_what_it_executed_under_its_own_name(
 
 
 async def test_what_was_decided_while_it_was_down_is_told_later_and_only_once(
-    house: House, tmp_path: Path
+    network: Network, tmp_path: Path
 ) -> None:
     with ForgeServer("gitea") as forge:
         forge.answer_with = lambda number: Answer(503, "down")
-        reports = reports_of(house, "node0", forge, tmp_path / "a")
-        house.submit()
-        await wait_until(lambda: bool(house.applications["node0"].open_builds()), "an open build")
+        reports = reports_of(network, "node0", forge, tmp_path / "a")
+        network.submit()
+        await wait_until(lambda: bool(network.applications["node0"].open_builds()), "an open build")
         reports.update()
         reports.update()
         assert reports.reporter.queue.count() == 1
         await reports.close()
-        allow(house)
-        await wait_until(lambda: house.verdicts("node0") == 1, "a verdict")
+        allow(network)
+        await wait_until(lambda: network.verdicts("node0") == 1, "a verdict")
         forge.answer_with = lambda number: None
-        reports = reports_of(house, "node0", forge, tmp_path / "a")
+        reports = reports_of(network, "node0", forge, tmp_path / "a")
         reports.start()
         await wait_until(lambda: len(forge.statuses) == 1, "the verdict")
         await reports.close()
-        reports = reports_of(house, "node0", forge, tmp_path / "a")
+        reports = reports_of(network, "node0", forge, tmp_path / "a")
         reports.update()
         assert reports.reporter.queue.count() == 0
         await reports.close()
@@ -106,11 +106,11 @@ async def test_what_was_decided_while_it_was_down_is_told_later_and_only_once(
 
 
 async def test_what_is_not_on_disk_yet_is_told_to_nobody(
-    house: House, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    network: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A crash now would forget that the build was opened."""
     monkeypatch.setattr("node.replica.runtime.SAVE_RETRY_SECONDS", 0.02)
-    runtime, store = house.runtimes["node0"], house.stores["node0"]
+    runtime, store = network.runtimes["node0"], network.stores["node0"]
     real_save, is_full = store.save, True
 
     def save(records: Sequence[Record], *rest: Any) -> None:
@@ -119,11 +119,11 @@ async def test_what_is_not_on_disk_yet_is_told_to_nobody(
         real_save(records, *rest)
 
     monkeypatch.setattr(store, "save", save)
-    house.submit()
-    await wait_until(lambda: bool(house.applications["node0"].open_builds()), "an open build")
+    network.submit()
+    await wait_until(lambda: bool(network.applications["node0"].open_builds()), "an open build")
     assert runtime.is_unsaved
     with ForgeServer("gitea") as forge:
-        reports = reports_of(house, "node0", forge, tmp_path / "a")
+        reports = reports_of(network, "node0", forge, tmp_path / "a")
         reports.update()
         assert reports.reporter.queue.count() == 0
         is_full = False
@@ -133,23 +133,23 @@ async def test_what_is_not_on_disk_yet_is_told_to_nobody(
         await reports.close()
 
 
-async def test_a_new_file_does_not_tell_old_verdicts(house: House, tmp_path: Path) -> None:
-    allow(house)
-    house.submit()
-    await wait_until(lambda: house.verdicts("node0") == 1, "a verdict")
+async def test_a_new_file_does_not_tell_old_verdicts(network: Network, tmp_path: Path) -> None:
+    allow(network)
+    network.submit()
+    await wait_until(lambda: network.verdicts("node0") == 1, "a verdict")
     with ForgeServer("gitea") as forge:
-        reports = reports_of(house, "node0", forge, tmp_path / "new")
+        reports = reports_of(network, "node0", forge, tmp_path / "new")
         reports.update()
         assert reports.reporter.queue.count() == 0
         await reports.close()
 
 
 async def test_who_recovers_tells_no_verdict_from_before_its_recovery(
-    house: House, tmp_path: Path
+    network: Network, tmp_path: Path
 ) -> None:
     """With its disk it lost what it told, and the ledger comes back from the first entry on."""
-    allow(house)
-    core = house.runtimes["node0"].replica.core
+    allow(network)
+    core = network.runtimes["node0"].replica.core
 
     def waiting(reports: NodeReports, *, is_recovering: bool) -> int:
         # only while this looks: so it takes part as if it did not
@@ -160,23 +160,23 @@ async def test_who_recovers_tells_no_verdict_from_before_its_recovery(
 
     with ForgeServer("gitea") as forge:
         core.recovery.nonce = bytes(32)
-        reports = reports_of(house, "node0", forge, tmp_path / "new")
+        reports = reports_of(network, "node0", forge, tmp_path / "new")
         assert waiting(reports, is_recovering=True) == 0
-        house.submit(1)
-        await wait_until(lambda: house.verdicts("node0") == 1, "a verdict")
+        network.submit(1)
+        await wait_until(lambda: network.verdicts("node0") == 1, "a verdict")
         assert waiting(reports, is_recovering=True) == 0
         await reports.close()
-        reports = reports_of(house, "node0", forge, tmp_path / "new")
+        reports = reports_of(network, "node0", forge, tmp_path / "new")
         assert waiting(reports, is_recovering=True) == 0, "nor after another start"
         assert waiting(reports, is_recovering=False) == 0
-        house.submit(2)
-        await wait_until(lambda: house.verdicts("node0") == 2, "another verdict")
+        network.submit(2)
+        await wait_until(lambda: network.verdicts("node0") == 2, "another verdict")
         assert waiting(reports, is_recovering=False) == 1
         await reports.close()
 
 
-async def test_what_waits_for_approval_is_told_so(house: House, tmp_path: Path) -> None:
-    house.ask(
+async def test_what_waits_for_approval_is_told_so(network: Network, tmp_path: Path) -> None:
+    network.ask(
         SubmitBuild(
             bytes(32),
             URL,
@@ -188,9 +188,9 @@ async def test_what_waits_for_approval_is_told_so(house: House, tmp_path: Path) 
             needs_approval=True,
         )
     )
-    await wait_until(lambda: bool(house.applications["node0"].open_builds()), "an open build")
+    await wait_until(lambda: bool(network.applications["node0"].open_builds()), "an open build")
     with ForgeServer("gitea") as forge:
-        reports = reports_of(house, "node0", forge, tmp_path / "a")
+        reports = reports_of(network, "node0", forge, tmp_path / "a")
         reports.update()
         waiting = reports.reporter.queue.next(URL)
         await reports.close()
@@ -200,10 +200,10 @@ async def test_what_waits_for_approval_is_told_so(house: House, tmp_path: Path) 
 
 
 async def test_a_disk_that_cannot_be_read_now_is_tried_again(
-    house: House, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    network: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("node.statuses.reporting.LOOK_SECONDS", 0.02)
-    ledger = house.stores["node0"].ledger
+    ledger = network.stores["node0"].ledger
     real_entries, refused = ledger.entries, 0
 
     def entries(*arguments: int) -> list[Entry]:
@@ -215,10 +215,10 @@ async def test_a_disk_that_cannot_be_read_now_is_tried_again(
 
     monkeypatch.setattr(ledger, "entries", entries)
     with ForgeServer("gitea") as forge:
-        reports = reports_of(house, "node0", forge, tmp_path / "a")
+        reports = reports_of(network, "node0", forge, tmp_path / "a")
         task = reports.start()
-        allow(house)
-        house.submit()
+        allow(network)
+        network.submit()
         await wait_until(lambda: "success" in {s.state for s in forge.statuses}, "the verdict")
         assert refused > 3
         assert not task.done()
@@ -226,7 +226,7 @@ async def test_a_disk_that_cannot_be_read_now_is_tried_again(
 
 
 async def test_a_store_that_is_damaged_ends_its_task(
-    house: House, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    network: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And so the node: see test_main.py."""
 
@@ -238,9 +238,9 @@ async def test_a_store_that_is_damaged_ends_its_task(
             return []
         raise StoreDamaged("its structure is broken")
 
-    monkeypatch.setattr(house.stores["node0"].ledger, "entries", entries)
+    monkeypatch.setattr(network.stores["node0"].ledger, "entries", entries)
     with ForgeServer("gitea") as forge:
-        reports = reports_of(house, "node0", forge, tmp_path / "a")
+        reports = reports_of(network, "node0", forge, tmp_path / "a")
         with pytest.raises(StoreDamaged):
             await asyncio.wait_for(reports.start(), 20)
         await reports.close()
@@ -270,13 +270,13 @@ def test_it_goes_on_from_where_it_was(tmp_path: Path) -> None:
     again.close()
 
 
-async def test_another_target_is_taken_while_it_runs(house: House, tmp_path: Path) -> None:
+async def test_another_target_is_taken_while_it_runs(network: Network, tmp_path: Path) -> None:
     """What waits for one that is gone stays in the queue, and goes to the one that comes."""
     with ForgeServer("gitea") as old, ForgeServer("gitea") as new:
         old.answer_with = lambda number: Answer(503, "down")
-        reports = reports_of(house, "node0", old, tmp_path / "a")
+        reports = reports_of(network, "node0", old, tmp_path / "a")
         reports.start()
-        house.submit()
+        network.submit()
         await wait_until(lambda: old.requests > 0, "a post to the old one")
         reports.reporter.use_targets({})
         assert reports.reporter.repositories == frozenset()
@@ -286,7 +286,7 @@ async def test_another_target_is_taken_while_it_runs(house: House, tmp_path: Pat
         await wait_until(lambda: len(new.statuses) == 1, "a post to the new one")
         # the same again disturbs nothing
         reports.reporter.use_targets({URL: target})
-        allow(house)
+        allow(network)
         await wait_until(lambda: len(new.statuses) == 2, "the verdict")
         await reports.close()
     assert old.statuses == []

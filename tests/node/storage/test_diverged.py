@@ -8,42 +8,42 @@ from aiohttp.test_utils import TestClient, TestServer
 
 from ci.operations import Append
 from pbft.core import ReplicaStatus
-from tests.node.house import NAMES, House, server_of
+from tests.node.local_network import NAMES, Network, server_of
 from tests.waiting import wait_until
 
-# That of the house's cluster: the state is compared at each such number.
+# That of the network's cluster: the state is compared at each such number.
 INTERVAL = 8
 
 
 async def test_a_state_that_goes_wrong_in_memory_is_told_and_repaired(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    house = House(tmp_path)
+    network = Network(tmp_path)
     for name in NAMES:
-        house.start(name)
-    core = house.runtimes["node3"].replica.core
+        network.start(name)
+    core = network.runtimes["node3"].replica.core
     is_held = True
 
     def is_cut(sender: str, receiver: str) -> bool:
         """Once node3 knows, it is given nothing for a while: else it may be right too soon."""
         return is_held and core.is_diverged and "node3" in (sender, receiver)
 
-    monkeypatch.setattr(house, "is_cut", is_cut)
-    house.ask(Append("right"))
+    monkeypatch.setattr(network, "is_cut", is_cut)
+    network.ask(Append("right"))
     await wait_until(lambda: core.executed == 1, "the first number on node3")
-    house.applications["node3"].journal_digest = bytes(32)
+    network.applications["node3"].journal_digest = bytes(32)
     for number in range(2, INTERVAL + 1):
-        house.ask(Append(f"{number}"))
+        network.ask(Append(f"{number}"))
         await wait_until(
             lambda number=number: all(  # type: ignore[misc]
-                runtime.replica.core.executed >= number for runtime in house.runtimes.values()
+                runtime.replica.core.executed >= number for runtime in network.runtimes.values()
             ),
             f"number {number} on all",
         )
     await wait_until(lambda: core.is_diverged, "node3 knows that its state is wrong")
     (told,) = [record for record in caplog.records if record.levelno == logging.CRITICAL]
     assert told.getMessage().startswith(f"diverged sequence={INTERVAL} own=")
-    async with TestClient(TestServer(server_of(house, "node3").application())) as client:
+    async with TestClient(TestServer(server_of(network, "node3").application())) as client:
         status = await (await client.get("/pbft/status")).json()
         assert (status["status"], status["in_sync"]) == ("diverged", False)
         ready = await client.get("/readyz")
@@ -55,9 +55,9 @@ async def test_a_state_that_goes_wrong_in_memory_is_told_and_repaired(
         assert status["status"] == "normal"
         assert status["counters"]["state_transferred"] == 1
     assert core.low == INTERVAL
-    assert len({a.journal_digest for a in house.applications.values()}) == 1
-    assert len({a.ledger_head for a in house.applications.values()}) == 1
-    house.ask(Append("after"))
+    assert len({a.journal_digest for a in network.applications.values()}) == 1
+    assert len({a.ledger_head for a in network.applications.values()}) == 1
+    network.ask(Append("after"))
     await wait_until(lambda: core.executed == INTERVAL + 1, "node3 goes on")
     assert [r for r in caplog.records if r.levelno == logging.CRITICAL] == [told], "once"
-    await house.close()
+    await network.close()

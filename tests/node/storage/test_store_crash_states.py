@@ -26,7 +26,7 @@ from pbft.codec import decode_signed
 from pbft.ports import Entry, Refusal
 from pbft.replica import DamagedRecords
 from tests.node.crash_states import CrashState, crash_states, final_state
-from tests.node.house import KEYS, NAMES, House
+from tests.node.local_network import KEYS, NAMES, Network
 from tests.node.recording_disk import Acknowledged
 from tests.node.store_workload import Contents, Workload, contents_of, record_replica
 from tests.thoroughness import times
@@ -46,20 +46,20 @@ def verified_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory, small_redo_log: None) -> tuple[Workload, House]:
+def run(tmp_path_factory: pytest.TempPathFactory, small_redo_log: None) -> tuple[Workload, Network]:
     """One recorded run for all tests."""
     return record_replica(tmp_path_factory.mktemp("recorded"))
 
 
-def _restore(folder: Path, house: House) -> Contents:
+def _restore(folder: Path, network: Network) -> Contents:
     """Open the files as a node does at its start; what is in them then.
 
     Raises StoreDamaged, DamagedRecords.
     """
-    store = Store(folder, house.cluster.id, NAMES[0])
+    store = Store(folder, network.cluster.id, NAMES[0])
     try:
         contents = contents_of(store)
-        _restore_runtime(store, house)
+        _restore_runtime(store, network)
         return contents
     finally:
         store.close()
@@ -76,12 +76,12 @@ def _contents_if_readable(store: Store) -> Contents | None:
         return None
 
 
-def _restore_and_scrub(folder: Path, house: House) -> tuple[Contents, list[Entry]]:
+def _restore_and_scrub(folder: Path, network: Network) -> tuple[Contents, list[Entry]]:
     """The same, and what is in them once all was looked through; before that, what was served."""
-    store = Store(folder, house.cluster.id, NAMES[0])
+    store = Store(folder, network.cluster.id, NAMES[0])
     try:
         contents = _contents_if_readable(store)
-        _restore_runtime(store, house)
+        _restore_runtime(store, network)
         end = store.ledger.end()[0]
         served = [entry for first in range(1, end + 1) for entry in store.ledger.entries(first, 3)]
         for last in range(1, end + 1):
@@ -102,9 +102,9 @@ def _restore_and_scrub(folder: Path, house: House) -> tuple[Contents, list[Entry
         store.close()
 
 
-def _restore_runtime(store: Store, house: House) -> None:
-    application = BuildApplication(house.cluster, house.limits, store.ledger.find_statement)
-    identity = Identity(house.cluster, NAMES[0], KEYS[NAMES[0]].sign)
+def _restore_runtime(store: Store, network: Network) -> None:
+    application = BuildApplication(network.cluster, network.limits, store.ledger.find_statement)
+    identity = Identity(network.cluster, NAMES[0], KEYS[NAMES[0]].sign)
     Runtime(identity, store, application).restore()
 
 
@@ -112,15 +112,15 @@ def _restore_runtime(store: Store, house: House) -> None:
 
 
 def _check_crash_states(
-    run: tuple[Workload, House], folder: Path, seed: int, states_per_operation: float
+    run: tuple[Workload, Network], folder: Path, seed: int, states_per_operation: float
 ) -> int:
-    workload, house = run
+    workload, network = run
     count = 0
     chance = random.Random(seed)
     for state in crash_states(workload.operations, chance, states_per_operation):
         where = folder / str(count)
         state.write(where)
-        contents = _restore(where, house)
+        contents = _restore(where, network)
         told = f"seed {seed}, after {state.operations} operations, promise {state.promise}"
         assert contents in workload.allowed(state.promise), told
         count += 1
@@ -132,7 +132,7 @@ def _check_crash_states(
 @pytest.mark.short
 @pytest.mark.timeout(400)
 def test_no_crash_loses_what_was_acknowledged_or_applies_half_a_turn(
-    run: tuple[Workload, House], tmp_path: Path
+    run: tuple[Workload, Network], tmp_path: Path
 ) -> None:
     """A replica whose machine lost power starts again, with all that it said, and by itself."""
     assert _check_crash_states(run, tmp_path, SEED, 0.3) > 300
@@ -140,11 +140,13 @@ def test_no_crash_loses_what_was_acknowledged_or_applies_half_a_turn(
 
 @pytest.mark.long
 @pytest.mark.timeout(3600)
-def test_no_crash_of_thousands_loses_anything(run: tuple[Workload, House], tmp_path: Path) -> None:
+def test_no_crash_of_thousands_loses_anything(
+    run: tuple[Workload, Network], tmp_path: Path
+) -> None:
     assert _check_crash_states(run, tmp_path, SEED + 1, times(2)) > times(2_000)
 
 
-def test_the_recorded_run_does_all_that_a_store_is_for(run: tuple[Workload, House]) -> None:
+def test_the_recorded_run_does_all_that_a_store_is_for(run: tuple[Workload, Network]) -> None:
     """So that the tests above and below prove something."""
     workload, _ = run
     last = workload.promised[-1]
@@ -160,10 +162,10 @@ def test_the_recorded_run_does_all_that_a_store_is_for(run: tuple[Workload, Hous
 
 
 def _check_flipped_bits(
-    run: tuple[Workload, House], folder: Path, seed: int, count: int
+    run: tuple[Workload, Network], folder: Path, seed: int, count: int
 ) -> Counter[str]:
     """Flip a bit in one file of a state in which a turn was just acknowledged; what came of it."""
-    workload, house = run
+    workload, network = run
     chance = random.Random(seed)
     ends = _ends_of_turns(workload)
     state_at = functools.cache(lambda end: final_state(workload.operations[:end]))
@@ -178,14 +180,14 @@ def _check_flipped_bits(
         replace(state, files={**state.files, name: bytes(data)}).write(where)
         told = f"seed {seed}, promise {state.promise}, bit {bit} of byte {place} of {name}"
         try:
-            contents, served = _restore_and_scrub(where, house)
+            contents, served = _restore_and_scrub(where, network)
         except (StoreDamaged, DamagedRecords):
             seen[f"{name}: noticed"] += 1
         else:
             seen[f"{name}: harmless"] += 1
             promised = workload.promised[state.promise]
             assert {(e.index, e.body, e.head) for e in served} <= set(promised["ledger"]), told
-            _check_that_nothing_is_wrong(contents, promised, house, told)
+            _check_that_nothing_is_wrong(contents, promised, network, told)
         for file in where.iterdir():
             file.unlink()
     return seen
@@ -201,7 +203,7 @@ def _ends_of_turns(workload: Workload) -> list[int]:
 
 
 def _check_that_nothing_is_wrong(
-    contents: Contents, promised: Contents, house: House, told: str
+    contents: Contents, promised: Contents, network: Network, told: str
 ) -> None:
     """What is not noticed is whole, or is seen to be wrong by whoever uses it."""
     assert contents["records"] == promised["records"], told
@@ -220,13 +222,13 @@ def _check_that_nothing_is_wrong(
     for table, column in (("ballots", 3), ("evidence", 3), ("evidence", 4)):
         right = {row[column] for row in promised[table]}
         for row in contents[table]:
-            assert row[column] in right or not _is_signed(row[column], house), told
+            assert row[column] in right or not _is_signed(row[column], network), told
 
 
-def _is_signed(data: bytes, house: House) -> bool:
+def _is_signed(data: bytes, network: Network) -> bool:
     try:
         signed = decode_signed(data)
-        authenticator = Authenticator(house.cluster, _verify)
+        authenticator = Authenticator(network.cluster, _verify)
         message = authenticator.read(signed)
         return not isinstance(message, Refusal) and authenticator.check(signed, message) is None
     except ValueError:
@@ -235,14 +237,16 @@ def _is_signed(data: bytes, house: House) -> bool:
 
 @pytest.mark.short
 @pytest.mark.timeout(400)
-def test_a_flipped_bit_is_harmless_or_noticed(run: tuple[Workload, House], tmp_path: Path) -> None:
+def test_a_flipped_bit_is_harmless_or_noticed(
+    run: tuple[Workload, Network], tmp_path: Path
+) -> None:
     _check_that_some_are_noticed(_check_flipped_bits(run, tmp_path, SEED, 300))
 
 
 @pytest.mark.long
 @pytest.mark.timeout(3600)
 def test_of_a_thousand_flipped_bits_none_is_taken_for_what_was_saved(
-    run: tuple[Workload, House], tmp_path: Path
+    run: tuple[Workload, Network], tmp_path: Path
 ) -> None:
     count = times(1_000)
     seen = _check_flipped_bits(run, tmp_path, SEED + 1, count)

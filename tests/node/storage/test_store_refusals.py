@@ -23,7 +23,7 @@ from pbft.messages import Commit, Envelope, Prepare, PrePrepare, Signed
 from pbft.ports import CheckpointRecord, Evidence, SavedBody, SavedEntry, SavedMessage
 from tests.node.chains import chain_of, ledger_parts
 from tests.node.crash_states import crash_states, final_state
-from tests.node.house import NAMES, FunctionLinks, House
+from tests.node.local_network import NAMES, FunctionLinks, Network
 from tests.node.recording_disk import Synced, recording
 from tests.node.store_workload import Contents, Watch, Workload, contents_of
 from tests.waiting import wait_until
@@ -233,40 +233,40 @@ async def test_a_replica_says_nothing_that_its_disk_refused(
 ) -> None:
     """The whole loop on a disk that is full three times: it waits, and goes on."""
     monkeypatch.setattr("node.replica.runtime.SAVE_RETRY_SECONDS", 0.02)
-    house = House(tmp_path, settings=Settings(view_change_seconds=60.0, status_seconds=0.1))
+    network = Network(tmp_path, settings=Settings(view_change_seconds=60.0, status_seconds=0.1))
     with recording(tmp_path / NAMES[1]) as recorder:
         for name in NAMES:
-            house.start(name)
-        watch = _WriteAheadWatch(house, monkeypatch)
+            network.start(name)
+        watch = _WriteAheadWatch(network, monkeypatch)
         for number in range(12):
             if number % 4 == 0:
                 recorder.fail(0, 9, errno.ENOSPC if number else errno.EIO)
-            house.ask(Append(f"{number}"))
+            network.ask(Append(f"{number}"))
             await wait_until(
-                lambda: all(a.journal_length > watch.asked for a in house.applications.values()),
+                lambda: all(a.journal_length > watch.asked for a in network.applications.values()),
                 "an append on all",
             )
             watch.asked += 1
         assert recorder.failed == 27
-        assert house.runtimes[NAMES[1]].counters["saves_failed"] >= 3
+        assert network.runtimes[NAMES[1]].counters["saves_failed"] >= 3
         assert watch.votes > 20
         refused = caplog.text.count("nothing is sent until this can be saved")
         saved = re.findall(r"saved, after \d+ (?:try|tries) that the disk refused", caplog.text)
         assert 0 < refused == len(saved), "each failure is told once, and its end"
-        await house.close()
+        await network.close()
 
 
 class _WriteAheadWatch:
     """Looks into node1's store at each message that leaves it."""
 
-    def __init__(self, house: House, patch: pytest.MonkeyPatch) -> None:
+    def __init__(self, network: Network, patch: pytest.MonkeyPatch) -> None:
         self.votes = 0
         self.asked = 0
         real = FunctionLinks.send
 
         def send(links: FunctionLinks, to: str, envelopes: Sequence[Envelope]) -> None:
             if links._name == NAMES[1]:
-                store = house.stores[NAMES[1]]
+                store = network.stores[NAMES[1]]
                 saved = {r.signed for r in store.records() if isinstance(r, SavedMessage)}
                 for envelope in envelopes:
                     message = decode_message(envelope.signed.payload)

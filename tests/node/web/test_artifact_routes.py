@@ -17,7 +17,7 @@ from node.outputs.artifact_store import INDEX
 from node.web import artifact_routes
 from node.web.artifact_routes import ArtifactRoutes
 from tests.node.conftest import PATIENCE_SECONDS
-from tests.node.house import Client
+from tests.node.local_network import Client
 
 PATH = f"/builds/{'ab' * 32}/artifacts/file?opened=7"
 # more than the system takes for a reader who reads nothing

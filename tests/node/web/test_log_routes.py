@@ -11,7 +11,7 @@ from aiohttp.test_utils import TestClient, TestServer
 from common.log_pieces import LogPiece, kept_sizes, read_log_file
 from node.outputs.build_log import BuildLog
 from node.web import log_routes
-from tests.node.house import Client
+from tests.node.local_network import Client
 from tests.waiting import wait_until
 
 BUILD = bytes(range(32))

@@ -20,32 +20,32 @@ from node.storage.store import Store
 from node.web.proof_routes import ProofRoutes
 from pbft.codec import decode_signed
 from pbft.ports import CheckpointRecord, Record
-from tests.node.house import Client, House, finding
+from tests.node.local_network import Client, Network, finding
 from tests.waiting import wait_until
 
 
 @pytest.fixture
-async def client(house: House) -> AsyncIterator[Client]:
+async def client(network: Network) -> AsyncIterator[Client]:
     """An HTTP client of node1's routes."""
     application = web.Application()
-    application.add_routes(ProofRoutes(house.runtimes["node1"]).routes())
+    application.add_routes(ProofRoutes(network.runtimes["node1"]).routes())
     async with TestClient(TestServer(application)) as client:
         yield client
 
 
-async def _fill_an_interval(house: House) -> None:
+async def _fill_an_interval(network: Network) -> None:
     """Execute as many numbers as there are to the first checkpoint, one request in each."""
-    core = house.runtimes["node1"].replica.core
+    core = network.runtimes["node1"].replica.core
     for number in range(core.interval):
-        house.ask(Append(f"string {number}"))
+        network.ask(Append(f"string {number}"))
         await wait_until(lambda wanted=number: core.executed > wanted, "the string")  # type: ignore[misc]
 
 
-async def test_provenance_is_this_replicas_own_word(house: House, client: Client) -> None:
-    house.submit(1)
-    store = house.stores["node1"]
+async def test_provenance_is_this_replicas_own_word(network: Network, client: Client) -> None:
+    network.submit(1)
+    store = network.stores["node1"]
 
-    await wait_until(lambda: house.verdicts("node1") == 1, "the verdict")
+    await wait_until(lambda: network.verdicts("node1") == 1, "the verdict")
     verdict = next(
         body
         for entry in store.ledger.newest(10)
@@ -60,7 +60,7 @@ async def test_provenance_is_this_replicas_own_word(house: House, client: Client
     answer = await client.get(path)
     assert answer.status == 200
     line = await answer.read()
-    provenance = verify_provenance(line, "node1", statement, cluster=house.cluster, verify=verify)
+    provenance = verify_provenance(line, "node1", statement, cluster=network.cluster, verify=verify)
     assert provenance.predicate.finding.outcome == statement.verdict.outcome
     assert await (await client.get(path)).read() == line, "asking again gives the same"
     for wrong in (path + "9", f"/builds/{'0' * 64}/provenance?opened=1"):
@@ -69,13 +69,13 @@ async def test_provenance_is_this_replicas_own_word(house: House, client: Client
 
 
 async def test_the_ledger_is_proved_from_the_first_stable_checkpoint_on(
-    house: House, client: Client
+    network: Network, client: Client
 ) -> None:
     answer = await client.get("/ledger/proof")
     assert answer.status == 404
     assert "no checkpoint is stable yet" in (await answer.json())["error"]
-    core = house.runtimes["node1"].replica.core
-    await _fill_an_interval(house)
+    core = network.runtimes["node1"].replica.core
+    await _fill_an_interval(network)
     await wait_until(lambda: core.low > 0, "a stable checkpoint")
     served = decode_answer(
         await (await client.get("/ledger/proof")).read(), ServedLedgerProof, "node1"
@@ -86,16 +86,16 @@ async def test_the_ledger_is_proved_from_the_first_stable_checkpoint_on(
         served.leaves,
         served.ledger_part,
     )
-    proved = check_ledger_proof(proof, house.cluster, verify)
+    proved = check_ledger_proof(proof, network.cluster, verify)
     assert isinstance(proved, ProvedLedger)
-    entry = house.stores["node1"].ledger.entries(proved.index, 1)[0]
+    entry = network.stores["node1"].ledger.entries(proved.index, 1)[0]
     assert (proved.index > 0, entry.head) == (True, proved.head)
 
 
 async def test_nothing_is_proved_by_a_checkpoint_that_is_not_on_disk_yet(
-    house: House, client: Client, monkeypatch: pytest.MonkeyPatch
+    network: Network, client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    runtime, store = house.runtimes["node1"], house.stores["node1"]
+    runtime, store = network.runtimes["node1"], network.stores["node1"]
     monkeypatch.setattr("node.replica.runtime.SAVE_RETRY_SECONDS", 0.02)
     real_commit = Store._commit
     is_full = True
@@ -111,7 +111,7 @@ async def test_nothing_is_proved_by_a_checkpoint_that_is_not_on_disk_yet(
 
     monkeypatch.setattr(Store, "_commit", commit)
     core = runtime.replica.core
-    await _fill_an_interval(house)
+    await _fill_an_interval(network)
     await wait_until(lambda: core.low > 0 and runtime.is_unsaved, "a base that is not saved")
     answer = await client.get("/ledger/proof")
     assert answer.status == 503
@@ -122,16 +122,16 @@ async def test_nothing_is_proved_by_a_checkpoint_that_is_not_on_disk_yet(
 
 
 async def test_who_contradicted_a_verdict_later_is_one_text_for_one_entry(
-    house: House, client: Client
+    network: Network, client: Client
 ) -> None:
     """Signed as not final while a ballot may still come, and as final after it."""
-    late = house.runners["node3"]
+    late = network.runners["node3"]
     late.allowed.clear()
     late.ballot = finding(Outcome.FAILED, 1)
-    house.submit(1)
-    await wait_until(lambda: house.verdicts("node1") == 1, "the verdict")
-    ledger = house.stores["node1"].ledger
-    (build,) = house.applications["node1"].open_builds()
+    network.submit(1)
+    await wait_until(lambda: network.verdicts("node1") == 1, "the verdict")
+    ledger = network.stores["node1"].ledger
+    (build,) = network.applications["node1"].open_builds()
     found = ledger.find_verdict(build)
     assert found is not None
     index, verdict = found
@@ -140,7 +140,7 @@ async def test_who_contradicted_a_verdict_later_is_one_text_for_one_entry(
     async def supplement(at: int) -> SupplementFields:
         answer = await client.get(f"{path}&at={at}")
         assert answer.status == 200, await answer.text()
-        payload, signatures = open_envelope(await answer.read(), house.cluster, verify)
+        payload, signatures = open_envelope(await answer.read(), network.cluster, verify)
         assert tuple(signatures) == ("node1",)
         return msgspec.json.decode(payload, type=SupplementView).predicate
 
@@ -160,6 +160,6 @@ async def test_who_contradicted_a_verdict_later_is_one_text_for_one_entry(
         assert (await client.get(wrong)).status == 404
     # what it lacks may be a ballot
     ledger.save_position(index + 3, b"h" * 32, ledger.end())
-    house.applications["node1"].ledger_index = index + 3
+    network.applications["node1"].ledger_index = index + 3
     answer = await client.get(f"{path}&at={index + 1}")
     assert (answer.status, "lacks ledger entries" in await answer.text()) == (503, True)

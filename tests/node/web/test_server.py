@@ -26,7 +26,7 @@ from pbft.messages import Checkpoint, Signed, Status
 from pbft.ports import Entry, Evidence
 from pbft.state import Transfer
 from scripts.folders import EXAMPLE_CONFIG
-from tests.node.house import KEYS, NAMES, Client, FunctionLinks, House, server_of
+from tests.node.local_network import KEYS, NAMES, Client, FunctionLinks, Network, server_of
 from tests.secret_files import secret_file
 from tests.waiting import wait_until
 
@@ -63,9 +63,9 @@ async def test_the_limits_that_hold_are_those_of_the_genesis_at_first(client: Cl
     assert (await (await client.get("/pbft/status")).json())["limits_serial"] == 0
 
 
-async def test_a_node_that_misbehaves_on_purpose_says_so(house: House) -> None:
-    house.faulty["node1"].faults.switch("lying")
-    async with TestClient(TestServer(server_of(house, "node1").application())) as client:
+async def test_a_node_that_misbehaves_on_purpose_says_so(network: Network) -> None:
+    network.faulty["node1"].faults.switch("lying")
+    async with TestClient(TestServer(server_of(network, "node1").application())) as client:
         status = await (await client.get("/pbft/status")).json()
     assert status["byzantine_nodes"] == ["node1"]
     assert status["fault_injection"] == "lying"
@@ -75,21 +75,21 @@ async def test_a_node_that_misbehaves_on_purpose_says_so(house: House) -> None:
 
 
 async def test_who_differs_from_a_verdict_is_named(tmp_path: Path) -> None:
-    house = House(tmp_path)
+    network = Network(tmp_path)
     for name in NAMES:
-        house.start(name, fault="lying" if name == "node2" else "allowed")
-    house.submit()
-    await wait_until(lambda: house.verdicts("node0") == 1, "the verdict")
-    await wait_until(lambda: not house.applications["node0"].open_builds(), "all ballots")
-    async with TestClient(TestServer(server_of(house, "node0").application())) as client:
+        network.start(name, fault="lying" if name == "node2" else "allowed")
+    network.submit()
+    await wait_until(lambda: network.verdicts("node0") == 1, "the verdict")
+    await wait_until(lambda: not network.applications["node0"].open_builds(), "all ballots")
+    async with TestClient(TestServer(server_of(network, "node0").application())) as client:
         status = await (await client.get("/pbft/status")).json()
     assert status["dissenting_nodes"] == ["node2"]
     assert status["byzantine_nodes"] == []
-    await house.close()
+    await network.close()
 
 
-async def test_a_signed_request_starts_consensus(client: Client, house: House) -> None:
-    signed = house.request(Append("hello"))
+async def test_a_signed_request_starts_consensus(client: Client, network: Network) -> None:
+    signed = network.request(Append("hello"))
     answer = await client.post("/pbft/request", json=_body(signed))
     assert answer.status == 200
     assert await answer.json() == {
@@ -97,7 +97,7 @@ async def test_a_signed_request_starts_consensus(client: Client, house: House) -
         "sequence": 1,
         "digest": digest_of(signed.payload).hex(),
     }
-    await wait_until(lambda: house.applications["node3"].journal_length == 1, "the append")
+    await wait_until(lambda: network.applications["node3"].journal_length == 1, "the append")
 
 
 @pytest.mark.parametrize(
@@ -117,37 +117,37 @@ async def test_an_unsigned_request_is_refused(
     assert text in (await answer.json())["error"]
 
 
-async def test_a_forged_request_or_message_is_refused(client: Client, house: House) -> None:
-    signed = house.request(Append("hello"))
+async def test_a_forged_request_or_message_is_refused(client: Client, network: Network) -> None:
+    signed = network.request(Append("hello"))
     forged = Signed(signed.signer, signed.payload, bytes(64))
     for path in ("/pbft/request", "/pbft/message"):
         answer = await client.post(path, json=_body(forged))
         assert answer.status == 401
         assert "bad signature" in (await answer.json())["error"]
-    assert house.runtimes["node0"].replica.core.executed == 0
+    assert network.runtimes["node0"].replica.core.executed == 0
 
 
-async def test_a_message_over_http_is_taken(client: Client, house: House) -> None:
-    signed = house.request(Append("hello"))
+async def test_a_message_over_http_is_taken(client: Client, network: Network) -> None:
+    signed = network.request(Append("hello"))
     answer = await client.post("/pbft/message", json=_body(signed))
     assert answer.status == 202
-    await wait_until(lambda: house.applications["node0"].journal_length == 1, "the append")
+    await wait_until(lambda: network.applications["node0"].journal_length == 1, "the append")
 
 
 async def test_what_counts_only_over_its_signers_link_is_refused_over_http(
-    client: Client, house: House
+    client: Client, network: Network
 ) -> None:
     """Else anybody could send an old STATUS of a replica again."""
     old, sign = Status(0, True, 0, 0, 3), KEYS["node3"].sign
-    signed = sign_message(old, encode_message(old), Identity(house.cluster, "node3", sign))
+    signed = sign_message(old, encode_message(old), Identity(network.cluster, "node3", sign))
     answer = await client.post("/pbft/message", json=_body(signed))
     assert answer.status == 400
     assert "its signer's own link" in (await answer.json())["error"]
 
 
-async def test_the_last_messages_are_json(client: Client, house: House) -> None:
-    house.ask(Append("hello"))
-    await wait_until(lambda: house.applications["node0"].journal_length == 1, "the append")
+async def test_the_last_messages_are_json(client: Client, network: Network) -> None:
+    network.ask(Append("hello"))
+    await wait_until(lambda: network.applications["node0"].journal_length == 1, "the append")
     rows = (await (await client.get("/pbft/log?limit=512")).json())["messages"]
     assert {"PrePrepare", "Prepare", "Commit", "Request"} <= {row["type"] for row in rows}
     commits = (await (await client.get("/pbft/log?type=Commit&limit=2")).json())["messages"]
@@ -162,11 +162,13 @@ async def test_a_wrong_number_is_refused(client: Client, limit: str) -> None:
     assert "?limit=" in (await answer.json())["error"]
 
 
-async def test_ballots_of_a_build_come_with_their_signatures(client: Client, house: House) -> None:
-    house.submit()
-    await wait_until(lambda: house.verdicts("node0") == 1, "the verdict")
-    build = house.runners["node0"].asked[0].build
-    await wait_until(lambda: len(house.stores["node0"].ballots.of(build)) == 4, "four ballots")
+async def test_ballots_of_a_build_come_with_their_signatures(
+    client: Client, network: Network
+) -> None:
+    network.submit()
+    await wait_until(lambda: network.verdicts("node0") == 1, "the verdict")
+    build = network.runners["node0"].asked[0].build
+    await wait_until(lambda: len(network.stores["node0"].ballots.of(build)) == 4, "four ballots")
     answer = await (await client.get(f"/builds/{build.hex()}")).json()
     assert answer["approved"] is True
     assert [ballot["replica"] for ballot in answer["ballots"]] == list(NAMES)
@@ -178,8 +180,8 @@ async def test_ballots_of_a_build_come_with_their_signatures(client: Client, hou
     assert (await client.get("/builds/xyz")).status == 404
 
 
-async def test_a_log_is_served_as_plain_text(client: Client, house: House) -> None:
-    path = house.runners["node0"].log_path(bytes(32), 5)
+async def test_a_log_is_served_as_plain_text(client: Client, network: Network) -> None:
+    path = network.runners["node0"].log_path(bytes(32), 5)
     path.parent.mkdir(exist_ok=True)
     path.write_bytes(b"<script>\n" * 100_000)
     answer = await client.get(f"/builds/{'0' * 64}/log?opened=5")
@@ -189,10 +191,10 @@ async def test_a_log_is_served_as_plain_text(client: Client, house: House) -> No
     assert (await client.get(f"/builds/{'0' * 64}/log?opened=6")).status == 404
 
 
-async def test_the_ledger_is_paged_and_its_chain_holds(client: Client, house: House) -> None:
+async def test_the_ledger_is_paged_and_its_chain_holds(client: Client, network: Network) -> None:
     for number in range(5):
-        house.ask(Append(f"{number}"))
-    await wait_until(lambda: house.applications["node0"].journal_length == 5, "five appends")
+        network.ask(Append(f"{number}"))
+    await wait_until(lambda: network.applications["node0"].journal_length == 5, "five appends")
     entries = []
     for first in (1, 3, 5):
         page = await (await client.get(f"/ledger?from={first}&limit=2")).json()
@@ -201,7 +203,7 @@ async def test_the_ledger_is_paged_and_its_chain_holds(client: Client, house: Ho
             for row in page["entries"]
         ]
     assert len(entries) == page["index"] == 5
-    assert verify_chain(entries, genesis_head(house.cluster.id)) is None
+    assert verify_chain(entries, genesis_head(network.cluster.id)) is None
     assert page["head"] == entries[-1].head.hex()
     last = await (await client.get("/ledger?to=4&limit=2")).json()
     assert [row["index"] for row in last["entries"]] == [3, 4]
@@ -210,16 +212,16 @@ async def test_the_ledger_is_paged_and_its_chain_holds(client: Client, house: Ho
     assert beyond["entries"] == []
 
 
-async def _status(house: House, name: str) -> dict[str, Any]:
-    async with TestClient(TestServer(server_of(house, name).application())) as client:
+async def _status(network: Network, name: str) -> dict[str, Any]:
+    async with TestClient(TestServer(server_of(network, name).application())) as client:
         value: dict[str, Any] = await (await client.get("/pbft/status")).json()
     return value
 
 
-async def test_status_says_where_every_peer_stands(client: Client, house: House) -> None:
+async def test_status_says_where_every_peer_stands(client: Client, network: Network) -> None:
     began_at = time.monotonic()
-    house.ask(Append("hello"))
-    core = house.runtimes["node0"].replica.core
+    network.ask(Append("hello"))
+    core = network.runtimes["node0"].replica.core
 
     def all_said() -> bool:
         return len(core.peers.status) == 3 and all(
@@ -245,9 +247,9 @@ async def test_status_says_where_every_peer_stands(client: Client, house: House)
 
 
 async def test_a_peer_that_was_not_heard_is_said_to_be_unknown(tmp_path: Path) -> None:
-    house = House(tmp_path)
-    house.start("node0")
-    peers = (await _status(house, "node0"))["peers"]
+    network = Network(tmp_path)
+    network.start("node0")
+    peers = (await _status(network, "node0"))["peers"]
     assert peers["node2"] == {
         "connected": False,
         "last_heard_seconds": None,
@@ -256,20 +258,20 @@ async def test_a_peer_that_was_not_heard_is_said_to_be_unknown(tmp_path: Path) -
         "executed": None,
         "stable_checkpoint": None,
     }
-    await house.close()
+    await network.close()
 
 
 async def test_a_view_change_that_does_not_come_through_shows_who_asks_for_it(
     tmp_path: Path,
 ) -> None:
-    house = House(tmp_path, settings=Settings(view_change_seconds=0.2, status_seconds=0.1))
+    network = Network(tmp_path, settings=Settings(view_change_seconds=0.2, status_seconds=0.1))
     for name in ("node1", "node2"):
-        house.start(name)
-    house.ask(Append("nobody orders this"))
+        network.start(name)
+    network.ask(Append("nobody orders this"))
     await wait_until(
-        lambda: len(house.runtimes["node1"].replica.core.views.changes) == 2, "two VIEW-CHANGEs"
+        lambda: len(network.runtimes["node1"].replica.core.views.changes) == 2, "two VIEW-CHANGEs"
     )
-    status = await _status(house, "node1")
+    status = await _status(network, "node1")
     assert status["status"] == "view_change"
     assert status["has_entered_view"] is False
     assert status["view_change"] == {
@@ -278,73 +280,73 @@ async def test_a_view_change_that_does_not_come_through_shows_who_asks_for_it(
         "supported_by": 2,
         "needed": 3,
     }
-    await house.close()
+    await network.close()
 
 
 async def test_a_replica_that_is_behind_says_by_how_much(tmp_path: Path) -> None:
     """As far as f+1 peers say so: a single one that boasts makes nobody look late."""
-    house = House(tmp_path, settings=Settings(status_seconds=0.1))
+    network = Network(tmp_path, settings=Settings(status_seconds=0.1))
     for name in NAMES:
-        house.start(name)
-    core = house.runtimes["node3"].replica.core
+        network.start(name)
+    core = network.runtimes["node3"].replica.core
     await wait_until(lambda: len(core.peers.status) == 3, "a STATUS of each")
-    house.cut.add("node3")
+    network.cut.add("node3")
     core.peers.status[0] = msgspec.structs.replace(core.peers.status[0], executed=99)
-    assert (await _status(house, "node3"))["behind_by"] == 0
+    assert (await _status(network, "node3"))["behind_by"] == 0
     core.peers.status[1] = msgspec.structs.replace(core.peers.status[1], executed=7)
-    status = await _status(house, "node3")
+    status = await _status(network, "node3")
     assert (status["behind_by"], status["in_sync"], status["status"]) == (7, False, "behind")
-    await house.close()
+    await network.close()
 
 
 async def test_a_disk_that_is_slow_is_told(
-    house: House, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    network: Network, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    runtime = house.runtimes["node0"]
+    runtime = network.runtimes["node0"]
     timer = runtime.replica.core.settings.view_change_seconds
-    assert (await _status(house, "node0"))["disk"]["is_slow"] is False
-    save = house.stores["node0"].save
+    assert (await _status(network, "node0"))["disk"]["is_slow"] is False
+    save = network.stores["node0"].save
 
     def slow_once(*arguments: Any) -> None:
         monkeypatch.undo()
         save(*arguments)
         time.sleep(timer / 5)
 
-    monkeypatch.setattr(house.stores["node0"], "save", slow_once)
-    house.ask(Append("hello"))
+    monkeypatch.setattr(network.stores["node0"], "save", slow_once)
+    network.ask(Append("hello"))
     await wait_until(lambda: runtime.disk.last_seconds > 0, "a save")
-    disk = (await _status(house, "node0"))["disk"]
+    disk = (await _status(network, "node0"))["disk"]
     assert disk["is_slow"] is True
     assert disk["slowest_save_seconds"] >= timer / 5
     assert any("view_change_seconds should be at least" in text for text in caplog.messages)
 
 
-async def test_a_state_transfer_and_missing_entries_are_told(house: House) -> None:
-    core = house.runtimes["node0"].replica.core
+async def test_a_state_transfer_and_missing_entries_are_told(network: Network) -> None:
+    core = network.runtimes["node0"].replica.core
     certificate = StableCertificate(64, bytes(32), ())
     core.transfers.current = Transfer(certificate, {"a": bytes(32), "b": bytes(32)}, {"a": b""})
-    house.stores["node0"].ledger.save_position(5, bytes(32), (0, bytes(32)))
-    status = await _status(house, "node0")
+    network.stores["node0"].ledger.save_position(5, bytes(32), (0, bytes(32)))
+    status = await _status(network, "node0")
     assert status["status"] == "state_transfer"
     assert status["state_transfer"] == {"sequence": 64, "parts_here": 1, "parts": 2}
     assert (status["ledger_missing"], status["in_sync"]) == (5, False)
 
 
-def _contradiction(house: House, name: str, sequence: int) -> tuple[Signed, Signed]:
+def _contradiction(network: Network, name: str, sequence: int) -> tuple[Signed, Signed]:
     messages = [Checkpoint(sequence, bytes([n]) * 32, NAMES.index(name)) for n in (1, 2)]
     one, other = (
         sign_message(
-            message, encode_message(message), Identity(house.cluster, name, KEYS[name].sign)
+            message, encode_message(message), Identity(network.cluster, name, KEYS[name].sign)
         )
         for message in messages
     )
     return one, other
 
 
-async def test_evidence_is_given_out_with_both_originals(client: Client, house: House) -> None:
+async def test_evidence_is_given_out_with_both_originals(client: Client, network: Network) -> None:
     assert (await (await client.get("/pbft/evidence")).json())["evidence"] == []
-    pairs = [_contradiction(house, "node2", 8 * number) for number in range(1, 6)]
-    house.stores["node0"].save([], [], [Evidence(2, *pair) for pair in pairs])
+    pairs = [_contradiction(network, "node2", 8 * number) for number in range(1, 6)]
+    network.stores["node0"].save([], [], [Evidence(2, *pair) for pair in pairs])
     whole = await client.get("/pbft/evidence?limit=100")
     served = decode_answer(await whole.read(), ServedEvidence, "node0")
     assert len(served.evidence) == 5, "the client reads what the node writes"
@@ -361,7 +363,7 @@ async def test_evidence_is_given_out_with_both_originals(client: Client, house: 
     for row, pair in zip(rows, pairs, strict=True):
         originals = tuple(decode_signed(base64.b64decode(row[key])) for key in ("first", "second"))
         assert originals == pair
-        assert isinstance(check_evidence(*originals, house.cluster, verify=verify), str)
+        assert isinstance(check_evidence(*originals, network.cluster, verify=verify), str)
     status = await (await client.get("/pbft/status")).json()
     assert status["byzantine_nodes"] == ["node2"]
     assert status["evidence"] == {"node2": 5}
@@ -369,14 +371,14 @@ async def test_evidence_is_given_out_with_both_originals(client: Client, house: 
 
 
 async def test_the_ledger_is_not_served_inside_a_gap_or_beyond_its_end(
-    client: Client, house: House
+    client: Client, network: Network
 ) -> None:
-    house.ask(Append("hello"))
-    await wait_until(lambda: house.applications["node0"].journal_length == 1, "the append")
-    ledger = house.stores["node0"].ledger
-    house.applications["node0"].ledger_index = 0
+    network.ask(Append("hello"))
+    await wait_until(lambda: network.applications["node0"].journal_length == 1, "the append")
+    ledger = network.stores["node0"].ledger
+    network.applications["node0"].ledger_index = 0
     assert (await (await client.get("/ledger?from=1")).json())["entries"] == []
-    house.applications["node0"].ledger_index = 9
+    network.applications["node0"].ledger_index = 9
     ledger.save_position(9, bytes(32), ledger.end())
     assert len((await (await client.get("/ledger?from=1")).json())["entries"]) == 1
     assert (await (await client.get("/ledger?from=2")).json())["entries"] == []
@@ -384,17 +386,17 @@ async def test_the_ledger_is_not_served_inside_a_gap_or_beyond_its_end(
 
 
 async def test_a_client_of_a_ledger_with_a_gap_is_told_what_to_do(
-    client: Client, house: House
+    client: Client, network: Network
 ) -> None:
     """A node that took over a state fetches old entries for a while; nothing is wrong with it."""
-    house.ask(Append("hello"))
-    await wait_until(lambda: house.applications["node0"].journal_length == 1, "the append")
-    ledger = house.stores["node0"].ledger
+    network.ask(Append("hello"))
+    await wait_until(lambda: network.applications["node0"].journal_length == 1, "the append")
+    ledger = network.stores["node0"].ledger
     address = Address("127.0.0.1", int(client.server.port or 0))
     async with Nodes(Peers({"node0": address})) as nodes:
         assert [entry.index for entry in await nodes.ledger("node0")] == [1]
         ledger.save_position(9, bytes(32), ledger.end())
-        house.applications["node0"].ledger_index = 9
+        network.applications["node0"].ledger_index = 9
         with pytest.raises(
             NodeFailed, match="lacks 8 ledger entries, the first is entry 2, and is"
         ):
@@ -402,18 +404,18 @@ async def test_a_client_of_a_ledger_with_a_gap_is_told_what_to_do(
 
 
 async def test_ready_means_in_step_linked_and_voting(
-    house: House, client: Client, monkeypatch: pytest.MonkeyPatch
+    network: Network, client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     answer = await client.get("/readyz")
     assert (answer.status, await answer.json()) == (
         200,
         {"ready": True, "replica": "node0", "reasons": []},
     )
-    house.runtimes["node0"].replica.core.recovery.nonce = b"n" * 32
+    network.runtimes["node0"].replica.core.recovery.nonce = b"n" * 32
     answer = await client.get("/readyz")
     assert answer.status == 503
     assert "it does not vote" in (await answer.json())["reasons"]
-    house.runtimes["node0"].replica.core.recovery.nonce = b""
+    network.runtimes["node0"].replica.core.recovery.nonce = b""
     # alone it cannot know what the others have
     monkeypatch.setattr(FunctionLinks, "connected", lambda links: frozenset({"node1", "client"}))
     answer = await client.get("/readyz")
@@ -423,28 +425,28 @@ async def test_ready_means_in_step_linked_and_voting(
     )
 
 
-async def test_metrics_tell_where_the_replica_stands(house: House, client: Client) -> None:
-    house.submit(1)
-    await wait_until(lambda: house.verdicts("node0") == 1, "the verdict")
+async def test_metrics_tell_where_the_replica_stands(network: Network, client: Client) -> None:
+    network.submit(1)
+    await wait_until(lambda: network.verdicts("node0") == 1, "the verdict")
     answer = await client.get("/metrics")
     assert answer.headers["Content-Type"].startswith("text/plain; version=")
     text = await answer.text()
     assert 'pbftci_builds_total{outcome="passed"} 1.0' in text
     assert 'pbftci_phase_seconds_count{phase="executed"}' in text
     assert 'pbftci_peer_connected{replica="node1"} 1.0' in text
-    executed = house.runtimes["node0"].replica.core.executed
+    executed = network.runtimes["node0"].replica.core.executed
     assert f'pbftci_state{{what="executed"}} {float(executed)}' in text
 
 
 async def test_with_read_tokens_only_what_members_need_is_read_without_one(
-    house: House, tmp_path: Path
+    network: Network, tmp_path: Path
 ) -> None:
     file = secret_file(tmp_path / "tokens", "read-token\n")
     configuration = tmp_path / "node0.yml"
     text = (EXAMPLE_CONFIG / "node0.yml").read_text()
     configuration.write_text(f"{text}\nread_token_file: {file}\n")
     asked = reading_middlewares(load_node_config(configuration))
-    async with TestClient(TestServer(server_of(house, "node0").application(asked))) as client:
+    async with TestClient(TestServer(server_of(network, "node0").application(asked))) as client:
         for path in ("/metrics", "/pbft/log"):
             answer = await client.get(path)
             assert answer.status == 401

@@ -19,7 +19,7 @@ from pbft.client import make_request
 from pbft.codec import encode_signed
 from pbft.messages import REQUEST_BYTES_MAX
 from pbft.ports import Record, SavedEntry
-from tests.node.house import KEYS, Client, House, server_of
+from tests.node.local_network import KEYS, Client, Network, server_of
 from tests.waiting import wait_until
 
 
@@ -41,18 +41,18 @@ class FullDisk:
 
 
 @pytest.fixture
-async def full_disk(house: House, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[FullDisk]:
+async def full_disk(network: Network, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[FullDisk]:
     """A disk of node0's that refuses the vote for an append."""
     monkeypatch.setattr("node.replica.runtime.SAVE_RETRY_SECONDS", 0.02)
-    disk = FullDisk(house.stores["node0"], monkeypatch)
-    house.ask(Append("hello"))
-    await wait_until(lambda: house.runtimes["node0"].is_unsaved, "a turn that is not saved")
+    disk = FullDisk(network.stores["node0"], monkeypatch)
+    network.ask(Append("hello"))
+    await wait_until(lambda: network.runtimes["node0"].is_unsaved, "a turn that is not saved")
     yield disk
     disk.is_full = False
 
 
 async def test_a_node_that_its_disk_made_mute_says_so(
-    house: House, client: Client, full_disk: FullDisk
+    network: Network, client: Client, full_disk: FullDisk
 ) -> None:
     answer = await client.get("/readyz")
     assert answer.status == 503
@@ -61,18 +61,18 @@ async def test_a_node_that_its_disk_made_mute_says_so(
     status = await (await client.get("/pbft/status")).json()
     assert (status["status"], status["in_sync"]) == ("disk_refuses", False)
     full_disk.is_full = False
-    await wait_until(lambda: not house.runtimes["node0"].is_unsaved, "the vote on disk")
-    await wait_until(lambda: house.applications["node0"].journal_length == 1, "the append")
+    await wait_until(lambda: not network.runtimes["node0"].is_unsaved, "the vote on disk")
+    await wait_until(lambda: network.applications["node0"].journal_length == 1, "the append")
     status = await (await client.get("/pbft/status")).json()
     assert (status["status"], status["in_sync"]) == ("normal", True)
 
 
 async def test_nothing_is_taken_over_http_while_nothing_is_taken_in(
-    house: House, client: Client, full_disk: FullDisk, monkeypatch: pytest.MonkeyPatch
+    network: Network, client: Client, full_disk: FullDisk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Else what waits would grow without bound."""
-    runtime = house.runtimes["node0"]
-    signed = house.request(Append("over HTTP"))
+    runtime = network.runtimes["node0"]
+    signed = network.request(Append("over HTTP"))
     body = {"signed": base64.b64encode(encode_signed(signed)).decode()}
     for path in ("/pbft/request", "/pbft/message"):
         answer = await client.post(path, json=body)
@@ -90,31 +90,31 @@ async def test_nothing_is_taken_over_http_while_nothing_is_taken_in(
 
 
 async def test_the_ledger_ends_where_it_is_on_disk(
-    house: House, client: Client, monkeypatch: pytest.MonkeyPatch
+    network: Network, client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Else a sound ledger would look as if it ended too early."""
     monkeypatch.setattr("node.replica.runtime.SAVE_RETRY_SECONDS", 0.02)
-    house.ask(Append("saved"))
-    await wait_until(lambda: house.stores["node0"].ledger.end()[0] == 1, "an entry on disk")
-    disk = FullDisk(house.stores["node0"], monkeypatch, refused=SavedEntry)
-    house.ask(Append("not saved"))
-    await wait_until(lambda: house.applications["node0"].ledger_index == 2, "two executed")
+    network.ask(Append("saved"))
+    await wait_until(lambda: network.stores["node0"].ledger.end()[0] == 1, "an entry on disk")
+    disk = FullDisk(network.stores["node0"], monkeypatch, refused=SavedEntry)
+    network.ask(Append("not saved"))
+    await wait_until(lambda: network.applications["node0"].ledger_index == 2, "two executed")
     page = await (await client.get("/ledger")).json()
     assert (page["index"], [row["index"] for row in page["entries"]]) == (1, [1])
     assert page["head"] == page["entries"][0]["head"]
     disk.is_full = False
-    await wait_until(lambda: house.stores["node0"].ledger.end()[0] == 2, "both on disk")
+    await wait_until(lambda: network.stores["node0"].ledger.end()[0] == 2, "both on disk")
     page = await (await client.get("/ledger")).json()
     assert (page["index"], len(page["entries"])) == (2, 2)
-    assert page["head"] == house.applications["node0"].ledger_head.hex()
+    assert page["head"] == network.applications["node0"].ledger_head.hex()
 
 
 async def test_what_all_post_together_is_bounded(
-    house: House, client: Client, monkeypatch: pytest.MonkeyPatch
+    network: Network, client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whoever posts has proved nothing yet: one that sent half of it leaves no room for another."""
     monkeypatch.setattr("node.web.server.BODIES_BYTES_MAX", 1000)
-    async with TestClient(TestServer(server_of(house, "node1").application())) as other:
+    async with TestClient(TestServer(server_of(network, "node1").application())) as other:
         reader, writer = await asyncio.open_connection(other.host, other.port)
         writer.write(b"POST /pbft/message HTTP/1.1\r\nHost: x\r\nContent-Length: 801\r\n\r\n")
         writer.write(b" " * 800)
@@ -151,10 +151,10 @@ async def test_a_body_over_the_limit_of_its_route_is_not_read(client: Client, pa
     writer.close()
 
 
-async def test_the_largest_request_fits(client: Client, house: House) -> None:
+async def test_the_largest_request_fits(client: Client, network: Network) -> None:
     """Whatever the replicas would order can be posted."""
     signed = make_request(
-        Identity(house.cluster, "client", KEYS["client"].sign), 1, bytes(REQUEST_BYTES_MAX)
+        Identity(network.cluster, "client", KEYS["client"].sign), 1, bytes(REQUEST_BYTES_MAX)
     )
     body = {"signed": base64.b64encode(encode_signed(signed)).decode()}
     assert (await client.post("/pbft/request", json=body)).status == 200

@@ -128,26 +128,26 @@ class ScriptedRunner:
 class FunctionLinks:
     """As common.links.link.Links, as far as a runtime uses it."""
 
-    def __init__(self, house: "House", name: str) -> None:
-        self._house = house
+    def __init__(self, network: "Network", name: str) -> None:
+        self._network = network
         self._name = name
 
     def send(self, to: str, envelopes: Sequence[Envelope]) -> None:
         """Hand over, if the peer is there."""
-        self._house.sent.extend((self._name, to, envelope) for envelope in envelopes)
-        if to in self._house.runtimes and not self._house.is_cut(self._name, to):
-            self._house.runtimes[to].on_envelopes(self._name, list(envelopes))
+        self._network.sent.extend((self._name, to, envelope) for envelope in envelopes)
+        if to in self._network.runtimes and not self._network.is_cut(self._name, to):
+            self._network.runtimes[to].on_envelopes(self._name, list(envelopes))
 
     def connected(self) -> frozenset[str]:
         """Everybody."""
-        return frozenset(self._house.runtimes) - {self._name}
+        return frozenset(self._network.runtimes) - {self._name}
 
     async def handle(self, request: web.Request) -> web.WebSocketResponse:
         """Links over HTTP have tests of their own (tests/common/links/test_link.py)."""
         raise web.HTTPNotImplemented
 
 
-class House:
+class Network:
     """The four, and the client's signed requests."""
 
     def __init__(
@@ -260,12 +260,12 @@ class House:
         return sum(entry.body.startswith(b'{"type":"verdict"') for entry in entries)
 
 
-def server_of(house: House, name: str) -> NodeServer:
+def server_of(network: Network, name: str) -> NodeServer:
     """The routes of one of its nodes."""
     return NodeServer(
-        house.runtimes[name],
-        runner=house.runners[name],  # type: ignore[arg-type]
-        links=FunctionLinks(house, name),  # type: ignore[arg-type]
-        faults=house.faulty[name].routes,
-        scrub=Scrub(house.stores[name]),
+        network.runtimes[name],
+        runner=network.runners[name],  # type: ignore[arg-type]
+        links=FunctionLinks(network, name),  # type: ignore[arg-type]
+        faults=network.faulty[name].routes,
+        scrub=Scrub(network.stores[name]),
     )
