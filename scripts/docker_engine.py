@@ -108,7 +108,7 @@ class OwnEngine:
 
     def _try(self, program: str, driver: str, has_networks: bool) -> str:
         """Start with this storage driver; empty where it answers, else the reason."""
-        command = daemon_command(program, self._folder, driver, has_networks)
+        command = daemon_command(program, self._folder, driver, has_networks=has_networks)
         # A stale pid file of an earlier daemon makes dockerd refuse when a stranger has the pid.
         (self._folder / "docker.pid").unlink(missing_ok=True)
         environment = {"PATH": _SYSTEM_PATH}
@@ -133,7 +133,9 @@ class OwnEngine:
         return log_text((serious or lines or ["it wrote nothing"])[-1], 500)
 
 
-def daemon_command(program: str, folder: Path, driver: str, has_networks: bool) -> tuple[str, ...]:
+def daemon_command(
+    program: str, folder: Path, driver: str, *, has_networks: bool
+) -> tuple[str, ...]:
     """How a daemon of our own is started. folder: for its data, pid file and `docker.sock`."""
     rules = "true" if has_networks else "false"
     return (
