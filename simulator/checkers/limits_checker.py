@@ -11,7 +11,7 @@ from ci.application import BuildApplication
 from ci.limits import Limits, decode_limits
 from ci.operations import ApproveLimits, Operation, ProposeLimits, WithdrawLimits
 from pbft.ports import ExecutedRequest
-from simulator.world.operators import Standing
+from simulator.world.operators import LimitsSeen
 from simulator.world.world import World
 
 CHANGED_BY_SEATS = "38 strong seats change limits"
@@ -50,9 +50,9 @@ class LimitsChecker:
         self._sequence = 0
 
     @property
-    def standing(self) -> Standing:
+    def standing(self) -> LimitsSeen:
         """What operators can know."""
-        return Standing(len(self._changes), self._sequence)
+        return LimitsSeen(len(self._changes), self._sequence)
 
     def at(self, opened: int) -> Limits:
         """The limits of a build that was opened at this sequence number."""

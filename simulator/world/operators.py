@@ -29,7 +29,7 @@ def operator_roles(replicas: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
     }
 
 
-class Standing(msgspec.Struct, frozen=True):
+class LimitsSeen(msgspec.Struct, frozen=True):
     """What an operator sees before it signs: where limits stand, and the order."""
 
     serial: int
@@ -49,7 +49,7 @@ class LimitOperators:
         chance: SeededRandom,
         *,
         clients: dict[str, Gateway],
-        look: Callable[[], Standing],
+        look: Callable[[], LimitsSeen],
         variants: tuple[Limits, ...],
     ) -> None:
         self._cluster = cluster

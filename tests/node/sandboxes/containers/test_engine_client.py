@@ -114,7 +114,7 @@ async def test_a_build_that_waits_for_a_silent_registry_can_be_cancelled(
 @pytest.mark.parametrize(
     ("silent", "ask"),
     [
-        (PULL, lambda engine, stop: engine.pull(IMAGE, {}, 600, stop)),
+        (PULL, lambda engine, stop: engine.pull(IMAGE, {}, 600, stop=stop)),
         ("/json", lambda engine, stop: engine.registry_digest("evil.example/x:y", {}, stop)),
     ],
 )

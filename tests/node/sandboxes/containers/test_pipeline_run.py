@@ -32,10 +32,10 @@ class Order:
 def test_a_tree_that_nobody_unpacks_does_not_count_against_the_image(
     monkeypatch: pytest.MonkeyPatch, is_unpacked_by_the_engine: bool
 ) -> None:
-    def run_alone(*_: object) -> RunResult:
+    def run_alone(*_: object, **_named: object) -> RunResult:
         raise TreeNotTaken("tar says no")
 
-    def run_steps(*_: object) -> RunResult:
+    def run_steps(*_: object, **_named: object) -> RunResult:
         if not is_unpacked_by_the_engine:
             raise OSError("the engine says no, too")
         return RunResult(Outcome.PASSED, 0)
