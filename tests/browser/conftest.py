@@ -1,7 +1,7 @@
 """One browser and one site for all tests of the pages in a browser, in one event loop.
 
-Fixtures of the session live in the session's loop; so do the tests, whose modules say so in their
-`pytestmark`.
+They end with the last of these tests, and not with the worker's last test. They live in the
+session's loop; so do the tests, whose modules say so in their `pytestmark`.
 """
 
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -17,7 +17,7 @@ from tests.browser.site import Site
 VisitorMaker = Callable[..., Awaitable[Visitor]]
 
 
-@pytest_asyncio.fixture(scope="session", loop_scope="session")
+@pytest_asyncio.fixture(scope="package", loop_scope="session")
 async def browser() -> AsyncIterator[Browser]:
     """Chromium; where there is none, the tests are skipped."""
     try:
@@ -50,7 +50,7 @@ async def visit(browser: Browser) -> AsyncIterator[VisitorMaker]:
     assert not faults, "\n".join(faults)
 
 
-@pytest_asyncio.fixture(scope="session", loop_scope="session")
+@pytest_asyncio.fixture(scope="package", loop_scope="session")
 async def site(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Site]:
     """The site, started, with a finished build of each kind."""
     made = Site(tmp_path_factory.mktemp("site"))
