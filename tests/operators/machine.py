@@ -67,6 +67,12 @@ mount -o loop {image} {disk}
 chown {uid}:{uid} {configuration} {disk} {home}
 chmod 0700 {configuration} {disk} {home}
 mount --bind {installation} /opt/pbft-ci
+# libfaketime leaves two files in /dev/shm for each process; {folder} may be below it
+mkdir /run/folder
+mount --bind {folder} /run/folder
+mount -t tmpfs -o mode=1777 shm /dev/shm
+mkdir -p {folder}
+mount --bind /run/folder {folder}
 echo 'pbft-ci:x:{uid}:{uid}::{home}:/bin/sh' >> /etc/passwd
 echo 'pbft-ci:x:{uid}:' >> /etc/group
 echo +0 > {clock}
@@ -327,6 +333,7 @@ class Machine:
             uid=self.plan.uid,
             image=shlex.quote(str(image)),
             installation=shlex.quote(str(installation)),
+            folder=shlex.quote(str(image.parent)),
             clock=CLOCK_FILE,
             device=DEVICE,
             mac=mac_of(self.plan.port),
@@ -351,8 +358,6 @@ def clock_environment() -> dict[str, str]:
         "FAKETIME_CACHE_DURATION": str(CLOCK_CACHE_SECONDS),
         # only the time of day may jump: that is what an operator or an NTP server sets
         "FAKETIME_DONT_FAKE_MONOTONIC": "1",
-        # what a process and its children would share: /dev/shm is that of all machines
-        "FAKETIME_DISABLE_SHM": "1",
     }
 
 
