@@ -170,7 +170,7 @@ def test_the_trial_cluster_comes_to_a_verdict(trial: Trial) -> None:
         assert settings["ReadonlyRootfs"]
         assert settings["CapDrop"] == ["ALL"]
     flags = ("--config", "/etc/pbft-ci/gateway/client.yml")
-    said = trial.run("gateway", "pbft-ci", "submit", *flags, "main", "--wait")
+    said = trial.run("gateway", "pbft-ci", "submit", *flags, "main", "--wait", "--timeout", "300")
     assert "verdict     passed 0" in said, said
     build = said.split()[0]
     assert "a line\n" in trial.run("gateway", "pbft-ci", "log", *flags, build, "node0")

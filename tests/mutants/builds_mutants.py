@@ -132,7 +132,7 @@ BUILDS_MUTANTS: tuple[Mutant, ...] = (
         name="74 an executor that has not begun does not begin",
         file=_EXECUTORS,
         old="        return StartReason.EXECUTOR\n",
-        new="        return StartReason.EXECUTOR if waited.open_seconds > 2 else None\n",
+        new="        return StartReason.EXECUTOR if age.open_seconds > 2 else None\n",
         seeds=(7,),
     ),
     Mutant(

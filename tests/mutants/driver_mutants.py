@@ -76,7 +76,8 @@ DRIVER_MUTANTS: tuple[Mutant, ...] = (
         "        from pbft.codec import decode_request\n"
         "        for request in list(self._disk.pending_requests()):\n"
         "            operation = decode_operation(decode_request(request.signed).operation)\n"
-        "            self.cast(request.purpose, request.key, operation, 0.0, request.timestamp)\n",
+        "            self.cast(request.purpose, request.key, operation,"
+        " now=0.0, instead_of=request.timestamp)\n",
         seeds=(2,),
     ),
     Mutant(
