@@ -11,6 +11,7 @@ it takes to draw one, says how busy the machine is.
 
 import gc
 import os
+from collections.abc import Generator
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -111,6 +112,17 @@ def pytest_collection_finish() -> None:
 def pytest_sessionfinish() -> None:
     """End the programs that tests forked, before it is looked for what is left."""
     forked.stop_server()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol() -> Generator[None, object, object]:
+    """Give each test the umask of the run: a program that a test calls in process sets another."""
+    umask = os.umask(0o022)
+    os.umask(umask)
+    try:
+        return (yield)
+    finally:
+        os.umask(umask)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

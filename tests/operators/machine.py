@@ -54,6 +54,7 @@ FILLER = f"{DISK}/filler"
 # In the new namespaces, as root: a disk of its own, and `/run`, `/etc` ... that others do not see.
 SET_UP = """\
 set -e
+umask 022
 mount -t tmpfs -o mode=755 run /run
 mkdir -p /run/over
 for place in {overlaid}; do
@@ -320,6 +321,7 @@ class Machine:
         """Move the clock of those processes that were started with `clock_environment`."""
         draft = self.root / f"{CLOCK_FILE[1:]}.draft"
         draft.write_text(f"{offset_seconds:+d}\n")
+        draft.chmod(0o644)
         draft.rename(self.root / CLOCK_FILE[1:])
 
     def _set_up(self, image: Path, installation: Path) -> None:
@@ -333,7 +335,8 @@ class Machine:
             uid=self.plan.uid,
             image=shlex.quote(str(image)),
             installation=shlex.quote(str(installation)),
-            folder=shlex.quote(str(image.parent)),
+            # of all machines: commands take files from there
+            folder=shlex.quote(str(image.parent.parent)),
             clock=CLOCK_FILE,
             device=DEVICE,
             mac=mac_of(self.plan.port),
