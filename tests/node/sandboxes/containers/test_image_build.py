@@ -92,9 +92,9 @@ async def test_a_layer_that_the_engine_finishes_after_the_build_was_stopped(
     )
     owner = secrets.token_hex(8)
     dockerfile = f"FROM {room.image}\nLABEL {CLUSTER_LABEL}={owner}\nCOPY . /x\nRUN sleep 600\n"
-    files: dict[str, str | bytes] = {f"{number}": str(number) for number in range(500)}
+    files: dict[str, str | bytes] = {f"{number}": str(number) for number in range(1000)}
     same = f"FROM {room.image}\nLABEL {CLUSTER_LABEL}={secrets.token_hex(8)}\nCOPY . /x\n"
-    files |= {"Dockerfile": dockerfile, "same": same, "big": b"x" * 15_000_000}
+    files |= {"Dockerfile": dockerfile, "same": same, "big": b"x" * 30_000_000}
     commit = room.repository.commit(files)
     builder = await room.make_builder(room.make_config(room.repository.url))
     order = builder.order(room.repository.url, commit)
@@ -103,7 +103,7 @@ async def test_a_layer_that_the_engine_finishes_after_the_build_was_stopped(
     await until(lambda: path.exists() and " : COPY . /x" in path.read_text())
     # It adds up what it copies, and then begins the layer: the engine tells nobody when. If this is
     # too early or too late, the build is broken off as others are, and the test shows less.
-    await asyncio.sleep(0.25)
+    await asyncio.sleep(0.5)
     monkeypatch.setattr("node.sandboxes.containers.docker_sandbox.LOOK_AGAIN_SECONDS", 0.0)
     may_look = look_when_allowed(monkeypatch)
     task.cancel()
