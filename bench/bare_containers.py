@@ -74,7 +74,11 @@ class BareContainers:
         async with AsyncExitStack() as held:
             await held.enter_async_context(place.places)
             source = await place.checkout.check_out(
-                place.url, f"refs/heads/{branch}", commit, target=tree
+                place.url,
+                f"refs/heads/{branch}",
+                commit,
+                target=tree,
+                workspace_bytes=self._limits.workspace_bytes,
             )
             if not isinstance(source, Source) or not isinstance(source.pipeline, bytes):
                 raise BenchFailed(f"{branch} cannot be checked out: {source}")

@@ -11,7 +11,6 @@ where the request says belongs there too, since a branch or tag may have moved m
 import asyncio
 import hashlib
 import logging
-import math
 import os
 import time
 from collections import deque
@@ -127,7 +126,7 @@ class Checkout:
         commit: str | None,
         *,
         target: Path,
-        workspace_bytes: float = math.inf,
+        workspace_bytes: int,
     ) -> Source | NotThere:
         """The files of `commit`, proved to be reachable from `reference`; the tree as a tar file.
 
@@ -359,7 +358,7 @@ class _Room(msgspec.Struct, frozen=True):
     """The file that the tree goes to, and the most that the tree may have in bytes."""
 
     target: Path
-    bytes_max: float
+    bytes_max: int
 
 
 class _Need(msgspec.Struct, frozen=True):

@@ -172,7 +172,7 @@ def read_blob(entry: TreeEntry, environment: Mapping[str, str], stop: Stop) -> b
     return answer.output
 
 
-def check_tree(entries: tuple[TreeEntry, ...], bytes_max: float) -> TreeRefused | None:
+def check_tree(entries: tuple[TreeEntry, ...], bytes_max: int) -> TreeRefused | None:
     """Why these entries are not exported; bytes_max: of the workspace they have to fit into."""
     if len(entries) > ENTRIES_MAX:
         return _too_many(len(entries))

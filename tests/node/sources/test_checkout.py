@@ -34,7 +34,9 @@ MOVED = "or was moved since"
 async def is_moved(checkout: Checkout, url: str, reference: str, commit: str, target: Path) -> bool:
     """Whether the answer is that a reference does not lead there now, which is no finding."""
     with pytest.raises(InfrastructureError, match=MOVED) as error:
-        await checkout.check_out(url, reference, commit, target=target)
+        await checkout.check_out(
+            url, reference, commit, target=target, workspace_bytes=WORKSPACE_BYTES
+        )
     return error.value.is_permanent
 
 
@@ -51,7 +53,9 @@ async def test_the_files_of_a_commit(
         },
         links={"link": "/etc/passwd"},
     )
-    found = await checkout.check_out(repository.url, "refs/heads/main", commit, target=target)
+    found = await checkout.check_out(
+        repository.url, "refs/heads/main", commit, target=target, workspace_bytes=WORKSPACE_BYTES
+    )
     assert isinstance(found, Source)
     assert found.pipeline == b"image: a\n"
     assert found.dockerfile is None
@@ -89,7 +93,11 @@ async def test_two_nodes_export_the_same_bytes(
         config = make_config(repository.url, data_directory=tmp_path / f"data{index}")
         target = tmp_path / f"{index}.tar"
         found = await make_checkout(config).check_out(
-            repository.url, "refs/heads/main", commit, target=target
+            repository.url,
+            "refs/heads/main",
+            commit,
+            target=target,
+            workspace_bytes=WORKSPACE_BYTES,
         )
         assert isinstance(found, Source)
         digests.add(hashlib.sha256(target.read_bytes()).digest())
@@ -111,7 +119,14 @@ async def test_names_that_are_no_text_and_very_long_ones(
     repository.git("commit", "--quiet", "--message=names")
     commit = repository.git("rev-parse", "HEAD")
     assert isinstance(
-        await checkout.check_out(repository.url, "refs/heads/main", commit, target=target), Source
+        await checkout.check_out(
+            repository.url,
+            "refs/heads/main",
+            commit,
+            target=target,
+            workspace_bytes=WORKSPACE_BYTES,
+        ),
+        Source,
     )
     with tarfile.open(target, errors="surrogateescape") as archive:
         assert {os.fsdecode(odd), f"{deep}/f"} <= set(archive.getnames())
@@ -125,7 +140,14 @@ async def test_another_repository_in_the_tree_is_an_empty_folder(
     repository.git("commit", "--quiet", "--message=module")
     commit = repository.git("rev-parse", "HEAD")
     assert isinstance(
-        await checkout.check_out(repository.url, "refs/heads/main", commit, target=target), Source
+        await checkout.check_out(
+            repository.url,
+            "refs/heads/main",
+            commit,
+            target=target,
+            workspace_bytes=WORKSPACE_BYTES,
+        ),
+        Source,
     )
     with tarfile.open(target) as archive:
         assert archive.getmember("module").isdir()
@@ -141,7 +163,14 @@ async def test_repositories_with_long_ids(
     assert len(commit) == 64
     checkout = make_checkout(make_config(repository.url))
     assert isinstance(
-        await checkout.check_out(repository.url, "refs/heads/main", commit, target=target), Source
+        await checkout.check_out(
+            repository.url,
+            "refs/heads/main",
+            commit,
+            target=target,
+            workspace_bytes=WORKSPACE_BYTES,
+        ),
+        Source,
     )
 
 
@@ -155,7 +184,14 @@ async def test_a_commit_that_is_not_on_the_branch(
     asked = (checkout, repository.url, "refs/heads/main", commit, target)
     assert await is_moved(*asked)
     assert isinstance(
-        await checkout.check_out(repository.url, "refs/heads/other", commit, target=target), Source
+        await checkout.check_out(
+            repository.url,
+            "refs/heads/other",
+            commit,
+            target=target,
+            workspace_bytes=WORKSPACE_BYTES,
+        ),
+        Source,
     )
     # now that its objects are in the mirror it is still not on the branch
     assert await is_moved(*asked)
@@ -167,7 +203,9 @@ async def test_a_branch_or_a_commit_that_does_not_exist(
     commit = repository.commit({"a": "1"})
     for branch, asked in (("nothing", commit), ("main", ELSEWHERE)):
         assert await is_moved(checkout, repository.url, f"refs/heads/{branch}", asked, target)
-    found = await checkout.check_out(repository.url, "refs/heads/nothing", None, target=target)
+    found = await checkout.check_out(
+        repository.url, "refs/heads/nothing", None, target=target, workspace_bytes=WORKSPACE_BYTES
+    )
     assert isinstance(found, NotThere)
 
 
@@ -187,7 +225,9 @@ async def test_tags_and_requests(
     repository.git("update-ref", "refs/merge-requests/8/head", commit)
     places = ["refs/tags/plain", "refs/tags/annotated", "refs/pull/7/head"]
     for reference in (*places, "refs/merge-requests/8/head"):
-        found = await checkout.check_out(repository.url, reference, commit, target=target)
+        found = await checkout.check_out(
+            repository.url, reference, commit, target=target, workspace_bytes=WORKSPACE_BYTES
+        )
         assert isinstance(found, Source), reference
         assert await is_moved(checkout, repository.url, reference, main, target)
     # neither by the short name of a tag, nor where nothing is
@@ -195,7 +235,9 @@ async def test_tags_and_requests(
         assert await is_moved(checkout, repository.url, reference, commit, target)
     # nor at what is never asked for
     for reference in ("refs/notes/x", "plain"):
-        found = await checkout.check_out(repository.url, reference, commit, target=target)
+        found = await checkout.check_out(
+            repository.url, reference, commit, target=target, workspace_bytes=WORKSPACE_BYTES
+        )
         assert isinstance(found, NotThere), reference
 
 
@@ -205,11 +247,18 @@ async def test_a_tag_that_was_moved(
     first = repository.commit({"a": "1"})
     repository.git("tag", "v1", first)
     asked = ("refs/tags/v1", first)
-    assert isinstance(await checkout.check_out(repository.url, *asked, target=target), Source)
+    assert isinstance(
+        await checkout.check_out(
+            repository.url, *asked, target=target, workspace_bytes=WORKSPACE_BYTES
+        ),
+        Source,
+    )
     repository.git("checkout", "--quiet", "--orphan", "other")
     second = repository.commit({"b": "1"})
     repository.git("tag", "--force", "v1", second)
-    found = await checkout.check_out(repository.url, "refs/tags/v1", second, target=target)
+    found = await checkout.check_out(
+        repository.url, "refs/tags/v1", second, target=target, workspace_bytes=WORKSPACE_BYTES
+    )
     assert isinstance(found, Source)
     assert await is_moved(checkout, repository.url, "refs/tags/v1", first, target)
 
@@ -227,7 +276,9 @@ async def test_a_branch_whose_name_ends_like_the_one_asked_for(
 ) -> None:
     repository.commit({"a": "1"})
     repository.git("branch", "refs/heads/other")
-    found = await checkout.check_out(repository.url, "refs/heads/other", None, target=target)
+    found = await checkout.check_out(
+        repository.url, "refs/heads/other", None, target=target, workspace_bytes=WORKSPACE_BYTES
+    )
     assert isinstance(found, NotThere)
 
 
@@ -239,13 +290,16 @@ async def test_the_id_of_a_tag_is_no_commit(
     tag = repository.git("rev-parse", "v1")
     assert tag != commit
     mirror_filler = await checkout.check_out(
-        repository.url, "refs/heads/main", commit, target=target
+        repository.url, "refs/heads/main", commit, target=target, workspace_bytes=WORKSPACE_BYTES
     )
     assert isinstance(mirror_filler, Source)
     assert await is_moved(checkout, repository.url, "refs/heads/main", tag, target)
     # also where the mirror has the tag itself
     assert isinstance(
-        await checkout.check_out(repository.url, "refs/tags/v1", commit, target=target), Source
+        await checkout.check_out(
+            repository.url, "refs/tags/v1", commit, target=target, workspace_bytes=WORKSPACE_BYTES
+        ),
+        Source,
     )
     for reference in ("refs/heads/main", "refs/tags/v1"):
         assert await is_moved(checkout, repository.url, reference, tag, target)
@@ -256,7 +310,9 @@ async def test_a_request_without_commit_for_a_branch_that_exists_now(
 ) -> None:
     repository.commit({"a": "1"})
     with pytest.raises(InfrastructureError, match="exists now") as error:
-        await checkout.check_out(repository.url, "refs/heads/main", None, target=target)
+        await checkout.check_out(
+            repository.url, "refs/heads/main", None, target=target, workspace_bytes=WORKSPACE_BYTES
+        )
     assert error.value.is_permanent
 
 
@@ -272,7 +328,13 @@ async def test_a_commit_that_comes_while_it_is_asked_for_again(
     commit = repository.commit({"a": "2"})
     checkout = make_checkout(make_config(repository.url), asked_again_seconds=60)
     task = asyncio.create_task(
-        checkout.check_out(repository.url, "refs/heads/main", commit, target=target)
+        checkout.check_out(
+            repository.url,
+            "refs/heads/main",
+            commit,
+            target=target,
+            workspace_bytes=WORKSPACE_BYTES,
+        )
     )
     # the first answer was no: the branch is in the mirror, without the commit
     await until(lambda: list((tmp_path / "data/mirrors").glob("*.git/refs/pbft-ci/*")) != [])
@@ -287,7 +349,11 @@ async def test_names_that_no_branch_can_have(
     commit = repository.commit({"a": "1"})
     for asked in (commit, None):
         found = await checkout.check_out(
-            repository.url, f"refs/heads/{branch}", asked, target=target
+            repository.url,
+            f"refs/heads/{branch}",
+            asked,
+            target=target,
+            workspace_bytes=WORKSPACE_BYTES,
         )
         assert isinstance(found, NotThere)
     assert list((target.parent / "data" / "mirrors").iterdir()) == []
@@ -300,7 +366,9 @@ async def test_only_what_the_operator_lists(
     commit = other.commit({"a": "1"})
     for url in (other.url, str(repository.folder), repository.url + "/", "ext::sh -c id", "-x"):
         with pytest.raises(InfrastructureError, match="list") as error:
-            await checkout.check_out(url, "refs/heads/main", commit, target=target)
+            await checkout.check_out(
+                url, "refs/heads/main", commit, target=target, workspace_bytes=WORKSPACE_BYTES
+            )
         assert error.value.is_permanent
 
 
@@ -310,7 +378,9 @@ async def test_a_helper_that_runs_programs_is_refused_even_if_listed(
     url = f"ext::touch {tmp_path}/owned"
     checkout = make_checkout(make_config(url))
     with pytest.raises(InfrastructureError, match="repositories"):
-        await checkout.check_out(url, "refs/heads/main", "a" * 40, target=target)
+        await checkout.check_out(
+            url, "refs/heads/main", "a" * 40, target=target, workspace_bytes=WORKSPACE_BYTES
+        )
     assert not (tmp_path / "owned").exists()
 
 
@@ -321,7 +391,10 @@ async def test_a_mirror_of_the_operators_own(
     entry = RepositoryEntry("https://example.invalid/a.git", fetch_url=repository.url)
     checkout = make_checkout(make_config(entry))
     assert isinstance(
-        await checkout.check_out(entry.url, "refs/heads/main", commit, target=target), Source
+        await checkout.check_out(
+            entry.url, "refs/heads/main", commit, target=target, workspace_bytes=WORKSPACE_BYTES
+        ),
+        Source,
     )
 
 
@@ -343,13 +416,17 @@ async def test_where_the_operator_fetches_from_is_told_to_nobody(
         for name, there in zip(names, (repository, module), strict=True)
     ]
     checkout = make_checkout(make_config(*entries))
-    found = await checkout.check_out(names[0], "refs/heads/main", commit, target=target)
+    found = await checkout.check_out(
+        names[0], "refs/heads/main", commit, target=target, workspace_bytes=WORKSPACE_BYTES
+    )
     assert isinstance(found, NotThere)
     assert names[1] in found.problem
     assert "secret-module" not in found.problem
     module.folder.rename(repository.folder.with_name("gone"))
     with pytest.raises(InfrastructureError, match=names[1]) as error:
-        await checkout.check_out(names[0], "refs/heads/main", commit, target=target)
+        await checkout.check_out(
+            names[0], "refs/heads/main", commit, target=target, workspace_bytes=WORKSPACE_BYTES
+        )
     assert "secret-module" not in error.value.reason
 
 
@@ -360,7 +437,9 @@ async def test_a_server_that_is_down(
     checkout = make_checkout(make_config(url))
     for commit in ("a" * 40, None):
         with pytest.raises(InfrastructureError) as error:
-            await checkout.check_out(url, "refs/heads/main", commit, target=target)
+            await checkout.check_out(
+                url, "refs/heads/main", commit, target=target, workspace_bytes=WORKSPACE_BYTES
+            )
         assert not error.value.is_permanent
 
 
@@ -389,7 +468,9 @@ async def test_a_server_that_never_answers(
             make_config(url, checkout_timeout_seconds=600 if is_cancelled else 3)
         )
         task = asyncio.create_task(
-            checkout.check_out(url, "refs/heads/main", "a" * 40, target=target)
+            checkout.check_out(
+                url, "refs/heads/main", "a" * 40, target=target, workspace_bytes=WORKSPACE_BYTES
+            )
         )
         # git has come, and may be gone by now if its time is limited
         server.settimeout(PATIENCE_SECONDS)
@@ -413,7 +494,13 @@ async def test_a_pipeline_file_must_be_a_small_plain_file(
     large = repository.commit({".pbft-ci.yml": "#" * 70_000, "Dockerfile": "#" * 70_000})
     folder = repository.commit({".pbft-ci.yml/x": "1", "Dockerfile/x": "1"})
     for commit in (link, large, folder):
-        found = await checkout.check_out(repository.url, "refs/heads/main", commit, target=target)
+        found = await checkout.check_out(
+            repository.url,
+            "refs/heads/main",
+            commit,
+            target=target,
+            workspace_bytes=WORKSPACE_BYTES,
+        )
         assert isinstance(found, Source)
         assert isinstance(found.pipeline, NotAFile)
         assert commit == link or isinstance(found.dockerfile, NotAFile)
@@ -458,12 +545,16 @@ async def test_a_tree_of_too_many_entries_is_counted_before_it_is_read(
     monkeypatch.setattr(tree, "TreeEntry", make)
     files: dict[str, str | bytes] = {".pbft-ci.yml": "image: a\n", "a": "", "folder/b": ""}
     fitting = repository.commit(files)
-    found = await checkout.check_out(repository.url, "refs/heads/main", fitting, target=target)
+    found = await checkout.check_out(
+        repository.url, "refs/heads/main", fitting, target=target, workspace_bytes=WORKSPACE_BYTES
+    )
     assert isinstance(found, Source)
     assert found.tree == target
     made.clear()
     too_many = repository.commit(files | {"folder/c": ""})
-    found = await checkout.check_out(repository.url, "refs/heads/main", too_many, target=target)
+    found = await checkout.check_out(
+        repository.url, "refs/heads/main", too_many, target=target, workspace_bytes=WORKSPACE_BYTES
+    )
     assert isinstance(found, Source)
     assert found.tree == TreeRefused("has 5 entries; at most 4")
     assert found.pipeline == b"image: a\n"
@@ -483,7 +574,13 @@ async def test_trees_that_no_file_system_should_be_given(
     commit = repository.git("commit-tree", "-m", "x", tree)
     repository.git("update-ref", "refs/heads/main", commit)
     try:
-        found = await checkout.check_out(repository.url, "refs/heads/main", commit, target=target)
+        found = await checkout.check_out(
+            repository.url,
+            "refs/heads/main",
+            commit,
+            target=target,
+            workspace_bytes=WORKSPACE_BYTES,
+        )
     except InfrastructureError:
         found = None
     assert found is None or isinstance(found, Source)
@@ -505,7 +602,13 @@ async def test_a_name_that_no_file_system_takes(
         tree = repository.git("mktree", "-z", data=f"{kind}\t{name}\0".encode())
         commit = repository.git("commit-tree", "-m", "x", tree)
         repository.git("update-ref", "refs/heads/main", commit)
-        found = await checkout.check_out(repository.url, "refs/heads/main", commit, target=target)
+        found = await checkout.check_out(
+            repository.url,
+            "refs/heads/main",
+            commit,
+            target=target,
+            workspace_bytes=WORKSPACE_BYTES,
+        )
         assert isinstance(found, Source)
         assert isinstance(found.tree, TreeRefused) is not is_taken
         if isinstance(found.tree, TreeRefused):
@@ -529,7 +632,14 @@ async def test_the_nodes_own_environment_does_not_steer_git(
     assert "GIT_SSL_NO_VERIFY" not in os.environ
     assert "GIT_EXEC_PATH" in os.environ
     assert isinstance(
-        await checkout.check_out(repository.url, "refs/heads/main", commit, target=target), Source
+        await checkout.check_out(
+            repository.url,
+            "refs/heads/main",
+            commit,
+            target=target,
+            workspace_bytes=WORKSPACE_BYTES,
+        ),
+        Source,
     )
 
 
@@ -547,18 +657,28 @@ async def test_a_checkout_keeps_the_list_that_it_began_with(
     repository.git("update-ref", aside, commit)
     repository.git("update-ref", "refs/heads/main", f"{commit}^")
     begun = asyncio.create_task(
-        checkout.check_out(repository.url, "refs/heads/main", commit, target=target)
+        checkout.check_out(
+            repository.url,
+            "refs/heads/main",
+            commit,
+            target=target,
+            workspace_bytes=WORKSPACE_BYTES,
+        )
     )
     # it begins in the loop's next turn
     await asyncio.sleep(0)
     checkout.use_repositories(())
     with pytest.raises(InfrastructureError, match="not on this replica's list"):
-        await checkout.check_out(repository.url, aside, commit, target=target)
+        await checkout.check_out(
+            repository.url, aside, commit, target=target, workspace_bytes=WORKSPACE_BYTES
+        )
     repository.git("update-ref", "refs/heads/main", commit)
     found = await begun
     assert isinstance(found, Source)
     assert "ours:1" in found.local_images
     checkout.use_repositories((RepositoryEntry(repository.url),))
-    found = await checkout.check_out(repository.url, aside, commit, target=target)
+    found = await checkout.check_out(
+        repository.url, aside, commit, target=target, workspace_bytes=WORKSPACE_BYTES
+    )
     assert isinstance(found, Source)
     assert found.local_images == ()

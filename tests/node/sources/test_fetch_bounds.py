@@ -18,7 +18,7 @@ from node.sources.git_process import run_git
 from node.sources.mirror import Mirror, Source
 from node.work.infrastructure_error import InfrastructureError
 from node.work.threads import Stop, Stopped
-from tests.node.conftest import CheckoutMaker, ConfigMaker, GitRepository
+from tests.node.conftest import WORKSPACE_BYTES, CheckoutMaker, ConfigMaker, GitRepository
 from tests.processes.gate import Gate, GitServer
 from tests.waiting import block_until
 
@@ -61,17 +61,29 @@ async def test_a_repository_above_the_limit(
     monkeypatch.setattr(checkout_module, "FETCH_BYTES_MIN", MIB)
     first = repository.commit({"a": "1"})
     checkout = make_checkout(make_config(repository.url, mirrors_bytes_max=MIB))
-    assert isinstance(await checkout.check_out(repository.url, MAIN, first, target=target), Source)
+    assert isinstance(
+        await checkout.check_out(
+            repository.url, MAIN, first, target=target, workspace_bytes=WORKSPACE_BYTES
+        ),
+        Source,
+    )
     large = commit_noise(repository, files, bytes_each)
     with pytest.raises(InfrastructureError, match="mirrors_bytes_max") as error:
-        await checkout.check_out(repository.url, MAIN, large, target=target)
+        await checkout.check_out(
+            repository.url, MAIN, large, target=target, workspace_bytes=WORKSPACE_BYTES
+        )
     # it would be sent again and again
     assert error.value.is_permanent
     assert leftovers(tmp_path) == []
     assert size_bytes(mirrors(tmp_path)) < MIB
     # nobody else's builds are the worse for it
     repository.git("update-ref", MAIN, first)
-    assert isinstance(await checkout.check_out(repository.url, MAIN, first, target=target), Source)
+    assert isinstance(
+        await checkout.check_out(
+            repository.url, MAIN, first, target=target, workspace_bytes=WORKSPACE_BYTES
+        ),
+        Source,
+    )
 
 
 async def test_objects_that_need_too_much_memory(
@@ -84,7 +96,9 @@ async def test_objects_that_need_too_much_memory(
     monkeypatch.setattr(fetch_bounds, "MEMORY_BYTES_MAX", 24 * MIB)
     commit = repository.commit({"bomb": bytes(64 * MIB)})
     with pytest.raises(InfrastructureError, match=r"[Oo]ut of memory"):
-        await checkout.check_out(repository.url, MAIN, commit, target=target)
+        await checkout.check_out(
+            repository.url, MAIN, commit, target=target, workspace_bytes=WORKSPACE_BYTES
+        )
     assert leftovers(tmp_path) == []
 
 
@@ -97,13 +111,20 @@ async def test_a_disk_that_is_nearly_full(
 ) -> None:
     """Neither a fetch nor an export takes the rest: the replica's own store is on it."""
     first = repository.commit({"a": "1"})
-    assert isinstance(await checkout.check_out(repository.url, MAIN, first, target=target), Source)
+    assert isinstance(
+        await checkout.check_out(
+            repository.url, MAIN, first, target=target, workspace_bytes=WORKSPACE_BYTES
+        ),
+        Source,
+    )
     exported = tmp_path / "another.tar"
     monkeypatch.setattr(fetch_bounds, "FREE_BYTES_MIN", 2**60)
     second = repository.commit({"a": "2"})
     for commit in (first, second):
         with pytest.raises(InfrastructureError, match="make room") as error:
-            await checkout.check_out(repository.url, MAIN, commit, target=exported)
+            await checkout.check_out(
+                repository.url, MAIN, commit, target=exported, workspace_bytes=WORKSPACE_BYTES
+            )
         # somebody may
         assert not error.value.is_permanent
     assert tars(tmp_path) == [target]
@@ -169,7 +190,9 @@ async def test_what_a_node_that_was_killed_left(
 ) -> None:
     config = make_config(repository.url)
     commit = repository.commit({"a": "1"})
-    found = await make_checkout(config).check_out(repository.url, MAIN, commit, target=target)
+    found = await make_checkout(config).check_out(
+        repository.url, MAIN, commit, target=target, workspace_bytes=WORKSPACE_BYTES
+    )
     assert isinstance(found, Source)
     (mirror,) = mirrors(tmp_path).iterdir()
     (mirror / "objects" / "pack" / "tmp_pack_x").write_bytes(b"x")

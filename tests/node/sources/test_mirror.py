@@ -15,7 +15,7 @@ from node.sources.git_process import GitAnswer
 from node.sources.mirror import Mirror, Source
 from node.work.infrastructure_error import InfrastructureError
 from node.work.threads import Stop
-from tests.node.conftest import CheckoutMaker, ConfigMaker, GitRepository
+from tests.node.conftest import WORKSPACE_BYTES, CheckoutMaker, ConfigMaker, GitRepository
 
 NOWHERE = "f" * 40
 
@@ -59,13 +59,25 @@ async def test_what_the_mirror_has_is_not_sent_again(
     first = repository.commit({"a": "1"})
     second = repository.commit({"a": "2"})
     for commit in (second, first, second):
-        found = await checkout.check_out(repository.url, "refs/heads/main", commit, target=target)
+        found = await checkout.check_out(
+            repository.url,
+            "refs/heads/main",
+            commit,
+            target=target,
+            workspace_bytes=WORKSPACE_BYTES,
+        )
         assert isinstance(found, Source)
     assert len(fetches) == 1
     # what nobody answers is no answer
     repository.folder.rename(repository.folder.with_name("gone"))
     with pytest.raises(InfrastructureError):
-        await checkout.check_out(repository.url, "refs/heads/main", second, target=target)
+        await checkout.check_out(
+            repository.url,
+            "refs/heads/main",
+            second,
+            target=target,
+            workspace_bytes=WORKSPACE_BYTES,
+        )
 
 
 @pytest.mark.parametrize("change", ["set back", "gone", "tag"])
@@ -88,7 +100,9 @@ async def test_an_older_mirror_answers_as_a_new_one(
     )
     # of a branch also what is below its head
     for commit in (dropped,) if change == "tag" else (dropped, kept):
-        found = await old.check_out(repository.url, reference, commit, target=target)
+        found = await old.check_out(
+            repository.url, reference, commit, target=target, workspace_bytes=WORKSPACE_BYTES
+        )
         assert isinstance(found, Source)
     repository.git("checkout", "--quiet", "--detach", kept)
     if change == "gone":
@@ -100,12 +114,16 @@ async def test_an_older_mirror_answers_as_a_new_one(
     answers = []
     for checkout in (old, new, old):
         with pytest.raises(InfrastructureError, match="or was moved since") as error:
-            await checkout.check_out(repository.url, reference, dropped, target=target)
+            await checkout.check_out(
+                repository.url, reference, dropped, target=target, workspace_bytes=WORKSPACE_BYTES
+            )
         answers.append(error.value.reason)
     assert answers == [answers[0]] * 3
     if change != "gone":
         for checkout in (old, new):
-            found = await checkout.check_out(repository.url, reference, kept, target=target)
+            found = await checkout.check_out(
+                repository.url, reference, kept, target=target, workspace_bytes=WORKSPACE_BYTES
+            )
             assert isinstance(found, Source)
 
 
@@ -115,7 +133,10 @@ async def test_a_corrupt_mirror_is_made_anew(
 ) -> None:
     first = repository.commit({"a": "1", "b": "x" * 3000})
     assert isinstance(
-        await checkout.check_out(repository.url, "refs/heads/main", first, target=target), Source
+        await checkout.check_out(
+            repository.url, "refs/heads/main", first, target=target, workspace_bytes=WORKSPACE_BYTES
+        ),
+        Source,
     )
     mirror = only_mirror(tmp_path)
     if damage == "objects":
@@ -132,7 +153,13 @@ async def test_a_corrupt_mirror_is_made_anew(
         shutil.rmtree(mirror / "objects")
         (mirror / "HEAD").unlink()
     for commit in (first, repository.commit({"a": "2"})):
-        found = await checkout.check_out(repository.url, "refs/heads/main", commit, target=target)
+        found = await checkout.check_out(
+            repository.url,
+            "refs/heads/main",
+            commit,
+            target=target,
+            workspace_bytes=WORKSPACE_BYTES,
+        )
         assert isinstance(found, Source)
     assert mirrors(tmp_path) == [mirror]
 
@@ -148,7 +175,13 @@ async def test_whichever_bit_of_a_mirror_is_flipped_the_tree_is_the_same(
     commit = repository.commit({**files, "a": "".join(lines[::-1])})
 
     async def tree() -> bytes:
-        found = await checkout.check_out(repository.url, "refs/heads/main", commit, target=target)
+        found = await checkout.check_out(
+            repository.url,
+            "refs/heads/main",
+            commit,
+            target=target,
+            workspace_bytes=WORKSPACE_BYTES,
+        )
         assert isinstance(found, Source)
         assert found.tree == target
         return await asyncio.to_thread(target.read_bytes)
@@ -189,13 +222,17 @@ async def test_repositories_of_equal_names_share_nothing(
     both = (*config.repositories, RepositoryEntry(url=other.url))
     checkout = make_checkout(msgspec.structs.replace(config, repositories=both))
     for there, commit, text in ((repository, ours, b"ours"), (other, theirs, b"theirs")):
-        found = await checkout.check_out(there.url, "refs/heads/main", commit, target=target)
+        found = await checkout.check_out(
+            there.url, "refs/heads/main", commit, target=target, workspace_bytes=WORKSPACE_BYTES
+        )
         assert isinstance(found, Source)
         assert text in await asyncio.to_thread(target.read_bytes)
     assert len(mirrors(tmp_path)) == 2
     for there, commit in ((repository, theirs), (other, ours)):
         with pytest.raises(InfrastructureError, match="the commit is not on refs/heads/main"):
-            await checkout.check_out(there.url, "refs/heads/main", commit, target=target)
+            await checkout.check_out(
+                there.url, "refs/heads/main", commit, target=target, workspace_bytes=WORKSPACE_BYTES
+            )
 
 
 async def test_a_lost_commit_is_never_taken_for_an_answer(
@@ -204,13 +241,25 @@ async def test_a_lost_commit_is_never_taken_for_an_answer(
     """A damaged mirror must not say "not on the branch" in the server's name."""
     commits = [repository.commit({"a": str(number)}) for number in range(3)]
     assert isinstance(
-        await checkout.check_out(repository.url, "refs/heads/main", commits[2], target=target),
+        await checkout.check_out(
+            repository.url,
+            "refs/heads/main",
+            commits[2],
+            target=target,
+            workspace_bytes=WORKSPACE_BYTES,
+        ),
         Source,
     )
     lost = commits[1]
     (loosen(only_mirror(tmp_path)) / lost[:2] / lost[2:]).unlink()
     for commit in (commits[1], commits[0]):
-        found = await checkout.check_out(repository.url, "refs/heads/main", commit, target=target)
+        found = await checkout.check_out(
+            repository.url,
+            "refs/heads/main",
+            commit,
+            target=target,
+            workspace_bytes=WORKSPACE_BYTES,
+        )
         assert isinstance(found, Source)
 
 
@@ -219,7 +268,10 @@ async def test_locks_of_a_git_that_was_killed(
 ) -> None:
     first = repository.commit({"a": "1"})
     assert isinstance(
-        await checkout.check_out(repository.url, "refs/heads/main", first, target=target), Source
+        await checkout.check_out(
+            repository.url, "refs/heads/main", first, target=target, workspace_bytes=WORKSPACE_BYTES
+        ),
+        Source,
     )
     mirror = only_mirror(tmp_path)
     (reference,) = (mirror / "refs" / "pbft-ci").iterdir()
@@ -227,7 +279,14 @@ async def test_locks_of_a_git_that_was_killed(
         lock.touch()
     second = repository.commit({"a": "2"})
     assert isinstance(
-        await checkout.check_out(repository.url, "refs/heads/main", second, target=target), Source
+        await checkout.check_out(
+            repository.url,
+            "refs/heads/main",
+            second,
+            target=target,
+            workspace_bytes=WORKSPACE_BYTES,
+        ),
+        Source,
     )
 
 
@@ -238,13 +297,19 @@ async def test_branches_whose_names_contain_each_other(
     repository.git("checkout", "--quiet", "-b", "x")
     commit = repository.commit({"a": "2"})
     assert isinstance(
-        await checkout.check_out(repository.url, "refs/heads/x", commit, target=target), Source
+        await checkout.check_out(
+            repository.url, "refs/heads/x", commit, target=target, workspace_bytes=WORKSPACE_BYTES
+        ),
+        Source,
     )
     repository.git("branch", "--move", "x", "y")
     repository.git("branch", "--move", "y", "x/y")
     commit = repository.commit({"a": "3"})
     assert isinstance(
-        await checkout.check_out(repository.url, "refs/heads/x/y", commit, target=target), Source
+        await checkout.check_out(
+            repository.url, "refs/heads/x/y", commit, target=target, workspace_bytes=WORKSPACE_BYTES
+        ),
+        Source,
     )
 
 
@@ -255,7 +320,11 @@ async def test_many_at_once_from_one_repository(
     found = await asyncio.gather(
         *(
             checkout.check_out(
-                repository.url, "refs/heads/main", commit, target=tmp_path / f"{commit}.tar"
+                repository.url,
+                "refs/heads/main",
+                commit,
+                target=tmp_path / f"{commit}.tar",
+                workspace_bytes=WORKSPACE_BYTES,
             )
             for commit in commits
         )

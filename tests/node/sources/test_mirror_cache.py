@@ -7,7 +7,7 @@ import pytest
 
 from node.sources.mirror import Source
 from node.sources.mirror_cache import MirrorCache
-from tests.node.conftest import CheckoutMaker, ConfigMaker, GitRepository
+from tests.node.conftest import WORKSPACE_BYTES, CheckoutMaker, ConfigMaker, GitRepository
 
 DAY = 86_400
 NOW = 1e9
@@ -85,6 +85,12 @@ async def test_after_a_checkout(
     checkout = make_checkout(make_config(repository.url, mirrors_bytes_max=bytes_max))
     for number in range(2):
         commit = repository.commit({"a": str(number)})
-        found = await checkout.check_out(repository.url, "refs/heads/main", commit, target=target)
+        found = await checkout.check_out(
+            repository.url,
+            "refs/heads/main",
+            commit,
+            target=target,
+            workspace_bytes=WORKSPACE_BYTES,
+        )
         assert isinstance(found, Source)
         assert len(list((tmp_path / "data" / "mirrors").iterdir())) == (1 if bytes_max else 0)

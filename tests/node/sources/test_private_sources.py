@@ -14,7 +14,7 @@ from common.configuration.config import RepositoryEntry
 from node.sources.checkout import NotThere
 from node.sources.mirror import Source
 from node.work.infrastructure_error import InfrastructureError
-from tests.node.conftest import CheckoutMaker, ConfigMaker, GitRepository
+from tests.node.conftest import WORKSPACE_BYTES, CheckoutMaker, ConfigMaker, GitRepository
 from tests.node.git_servers import HttpsGitServer, SshServer, make_ssh_key
 from tests.secret_files import secret_file
 
@@ -69,7 +69,9 @@ class Asker:
     ) -> Source | NotThere:
         """What a node has of the last of these entries."""
         checkout = self._make_checkout(self._make_config(*entries, **settings))
-        return await checkout.check_out(entries[-1].url, reference, commit, target=self._target)
+        return await checkout.check_out(
+            entries[-1].url, reference, commit, target=self._target, workspace_bytes=WORKSPACE_BYTES
+        )
 
     async def resolve(self, entry: RepositoryEntry) -> Resolution:
         """What a gateway finds out about the branch main."""

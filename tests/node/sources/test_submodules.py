@@ -11,7 +11,7 @@ from node.sources.checkout import Checkout, NotThere
 from node.sources.mirror import Source
 from node.sources.tree import TreeRefused
 from node.work.infrastructure_error import InfrastructureError
-from tests.node.conftest import CheckoutMaker, ConfigMaker, GitRepository
+from tests.node.conftest import WORKSPACE_BYTES, CheckoutMaker, ConfigMaker, GitRepository
 from tests.node.git_servers import HttpsGitServer
 from tests.secret_files import secret_file
 
@@ -47,7 +47,9 @@ async def source_of(
     checkout: Checkout, repository: GitRepository, commit: str, target: Path
 ) -> Source:
     """What is checked out of that commit of the branch main."""
-    found = await checkout.check_out(repository.url, MAIN, commit, target=target)
+    found = await checkout.check_out(
+        repository.url, MAIN, commit, target=target, workspace_bytes=WORKSPACE_BYTES
+    )
     assert isinstance(found, Source)
     return found
 
@@ -143,7 +145,9 @@ async def test_a_private_module_over_https_with_its_own_login(
         assert contents(target)["lib/code"] == "1"
         if is_old:
             commit = add_module(repository, "lib", ELSEWHERE, url=url)
-            found = await checkout.check_out(repository.url, MAIN, commit, target=target)
+            found = await checkout.check_out(
+                repository.url, MAIN, commit, target=target, workspace_bytes=WORKSPACE_BYTES
+            )
             assert isinstance(found, NotThere)
 
 
@@ -152,7 +156,9 @@ async def test_a_commit_that_the_server_does_not_have(
     repository: GitRepository, both: Checkout, target: Path
 ) -> None:
     commit = add_module(repository, "lib", ELSEWHERE, url="../library")
-    found = await both.check_out(repository.url, MAIN, commit, target=target)
+    found = await both.check_out(
+        repository.url, MAIN, commit, target=target, workspace_bytes=WORKSPACE_BYTES
+    )
     assert isinstance(found, NotThere)
     assert "submodule lib" in found.problem
 
@@ -163,7 +169,9 @@ async def test_a_server_that_is_gone(
     commit = add_module(repository, "lib", wanted, url="../library")
     library.folder.rename(library.folder.with_name("gone"))
     with pytest.raises(InfrastructureError) as error:
-        await both.check_out(repository.url, MAIN, commit, target=target)
+        await both.check_out(
+            repository.url, MAIN, commit, target=target, workspace_bytes=WORKSPACE_BYTES
+        )
     assert not error.value.is_permanent
 
 
@@ -175,7 +183,9 @@ async def test_a_module_that_is_not_on_the_list(
         with pytest.raises(
             InfrastructureError, match=r"submodule lib .*add it to repositories"
         ) as error:
-            await checkout.check_out(repository.url, MAIN, commit, target=target)
+            await checkout.check_out(
+                repository.url, MAIN, commit, target=target, workspace_bytes=WORKSPACE_BYTES
+            )
         assert error.value.is_permanent
 
 
@@ -214,13 +224,21 @@ async def test_a_private_repository_is_not_given_to_whoever_names_it(
         with pytest.raises(
             InfrastructureError, match=r"submodule lib.* add that url to its submod"
         ) as told:
-            await checkout.check_out(*asked, target=target)
+            await checkout.check_out(*asked, target=target, workspace_bytes=WORKSPACE_BYTES)
         assert told.value.is_permanent
         # where it belongs it is there
         assert isinstance(
-            await checkout.check_out(library.url, MAIN, secret, target=target), Source
+            await checkout.check_out(
+                library.url, MAIN, secret, target=target, workspace_bytes=WORKSPACE_BYTES
+            ),
+            Source,
         )
-    assert isinstance(await checkout_with(repository.url).check_out(*asked, target=target), Source)
+    assert isinstance(
+        await checkout_with(repository.url).check_out(
+            *asked, target=target, workspace_bytes=WORKSPACE_BYTES
+        ),
+        Source,
+    )
     assert contents(target)["lib/in/code" if is_nested else "lib/code"] == "secret"
 
 
@@ -347,7 +365,9 @@ async def test_modules_in_modules(
     top = repositories[0].url
     entries = (RepositoryEntry(other.url, submodule_of=(top,)) for other in repositories[1:])
     checkout = make_checkout(make_config(top, *entries))
-    found = await checkout.check_out(repositories[0].url, MAIN, commit, target=target)
+    found = await checkout.check_out(
+        repositories[0].url, MAIN, commit, target=target, workspace_bytes=WORKSPACE_BYTES
+    )
     assert isinstance(found, Source)
     if levels == 4:
         assert contents(target)["m/m/m/m/file"] == "deep"
