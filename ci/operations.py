@@ -9,6 +9,7 @@ from typing import Annotated
 
 import msgspec
 
+from ci.case_results import CASE_ID_CHARACTERS_MAX, CASES_MAX, CaseOutcome
 from ci.limits import LIMITS_BYTES_MAX
 
 OPERATION_BYTES_MAX = 64 * 1024
@@ -29,6 +30,13 @@ FullRef = Annotated[
 PageUrl = Annotated[str, msgspec.Meta(max_length=256, pattern=r"^https?://[!-~]+\Z")]
 StepName = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}\Z")]
 STEPS_MAX = 64
+CaseId = Annotated[str, msgspec.Meta(min_length=1, max_length=CASE_ID_CHARACTERS_MAX)]
+CaseCount = Annotated[int, msgspec.Meta(ge=0, le=CASES_MAX)]
+# What a ballot names of its test cases: the whole canonical report if it is no longer than this;
+# else so many cases that did not pass, of so many bytes together.
+REPORT_LINES_BYTES_MAX = 12 * 1024
+NOT_PASSED_MAX = 128
+NOT_PASSED_BYTES_MAX = 12 * 1024
 
 
 class MalformedOperation(ValueError):
@@ -137,6 +145,49 @@ class BuildResult(
     evidence: BuildMetadata
 
 
+class NamedCase(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """A test case that did not pass: `failed` or `warned`."""
+
+    id: CaseId
+    outcome: CaseOutcome
+
+
+class CaseReport(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """What a replica's run of the tests came to (`ci.case_results`). Recorded, never compared:
+    a flaky case must not change a verdict.
+
+    report_sha256: of the canonical report; set_sha256: of its ids.
+    passed, failed, skipped, warned: how many cases ended so.
+    lines: the canonical report itself, if it has at most REPORT_LINES_BYTES_MAX; else empty.
+    not_passed: if `lines` is empty, the failed cases, then the warned ones, each in the order of
+        the report. is_cut: there are more of them than a ballot has room for.
+    """
+
+    report_sha256: Sha256Hex
+    set_sha256: Sha256Hex
+    passed: CaseCount
+    failed: CaseCount
+    skipped: CaseCount
+    warned: CaseCount
+    lines: Annotated[str, msgspec.Meta(max_length=REPORT_LINES_BYTES_MAX)]
+    not_passed: Annotated[tuple[NamedCase, ...], msgspec.Meta(max_length=NOT_PASSED_MAX)] = ()
+    is_cut: bool = False
+
+    @property
+    def total(self) -> int:
+        """How many cases there were."""
+        return self.passed + self.failed + self.skipped + self.warned
+
+
+class ResultWithTests(BuildResult, frozen=True, tag="tested_finding"):
+    """What a replica found, of a pipeline that names its test reports (`tests:`).
+
+    It has a tag of its own, so that the bytes of a result without tests are what they were.
+    """
+
+    tests: CaseReport
+
+
 class Abstain(
     msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag="abstain"
 ):
@@ -145,7 +196,7 @@ class Abstain(
     reason: Text
 
 
-Ballot = BuildResult | Abstain
+Ballot = BuildResult | ResultWithTests | Abstain
 
 
 class Delivery(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
