@@ -18,6 +18,7 @@ from client.api.log_routes import LogApi
 from client.api.routes import ApiError, Site
 from client.logs.build_output import BuildOutput, html_of
 from client.logs.live_logs import LiveLogs, LogAbsent, LogEvent, Position
+from client.logs.log_pages import LogPage, log_page, page_table
 from client.network.nodes import NodeFailed
 from client.storage.archive import BuildRecord
 from client.storage.database import StorageFailed
@@ -56,6 +57,13 @@ class LogTail(msgspec.Struct, frozen=True):
     position: str | None
 
 
+class PagePlace(msgspec.Struct, frozen=True):
+    """Which page of a log: by its number, or by a line that is to be on it; None: the first."""
+
+    number: int | None = None
+    line: int | None = None
+
+
 class _Recent:
     """The end of one growing log, and when it was asked for; whoever asks has the lock."""
 
@@ -83,6 +91,21 @@ class BuildLogs:
         names = self._site.cluster.replica_names
         tails = await asyncio.gather(*(self._tail(record, build, name) for name in names))
         return dict(zip(names, tails, strict=True))
+
+    async def page(self, record: BuildRecord, replica: str, place: PagePlace) -> LogPage | None:
+        """A page of an archived log; None: it is not archived (any more)."""
+        if not self.is_archived(record.build, replica):
+            return None
+        file = self._site.archive.log_file(record.build, replica)
+        try:
+            return await self._logs.steps.render(functools.partial(_read_page, file, place))
+        except OSError:
+            return None
+
+    def is_archived(self, build: bytes, replica: str) -> bool:
+        """Whether the log that this replica's ballot names is here."""
+        ballots = self._site.archive.ballots(build)
+        return any(ballot.replica == replica and ballot.log_archived for ballot in ballots)
 
     async def _tail(self, record: BuildRecord, build: BuildView, replica: str) -> LogTail:
         if replica in build.logs:
@@ -206,6 +229,14 @@ class BuildLogs:
 
 def _nothing(text: str, position: str | None) -> LogTail:
     return LogTail("", False, text, position)
+
+
+def _read_page(file: Path, place: PagePlace) -> LogPage:
+    """Raises OSError."""
+    number = place.number or 1
+    if place.line is not None:
+        number = page_table(file).page_of_line(place.line)
+    return log_page(file, number)
 
 
 def _tail_of(served: ServedPiece) -> LogTail:

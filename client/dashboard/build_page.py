@@ -11,7 +11,7 @@ from ci.limits import Limits
 from ci.statement import parse_statement
 from client.api.routes import ApiError, Site
 from client.dashboard.build_forms import done_text
-from client.dashboard.build_logs import BuildLogs
+from client.dashboard.build_logs import BuildLogs, PagePlace
 from client.dashboard.change_forms import ChangeForms
 from client.dashboard.compare_page import ComparedLogs, LogComparisons, default_pair
 from client.dashboard.pages import Pages
@@ -137,11 +137,18 @@ class _BuildPage:
         )
 
     async def show_log(self, request: web.Request) -> web.Response:
-        """GET /builds/<id>/log/<replica>: the log, followed while it grows."""
+        """GET /builds/<id>/log/<replica>?page=<n>|line=<n>: the log, followed while it grows."""
         record = self._site.record(request)
         replica = self._site.replica(request)
-        build = self._site.view(record)
-        return self._pages.render("log.html", build=build, replica=replica, refresh_seconds=None)
+        place = PagePlace(*(positive_number(request, name) for name in ("page", "line")))
+        page = await self._logs.page(record, replica, place)
+        return self._pages.render(
+            "log.html",
+            build=self._site.view(record),
+            replica=replica,
+            page=page,
+            refresh_seconds=None,
+        )
 
     def _agreement(self, record: BuildRecord, build: BuildView) -> Agreement:
         cast = {
@@ -225,6 +232,16 @@ def verify_command(site: Site, build: BuildView) -> str:
             *flags,
         )
     )
+
+
+def positive_number(request: web.Request, name: str) -> int | None:
+    """A number from 1 in the query; None: it is not there. Raises ApiError."""
+    text = request.query.get(name)
+    if text is None:
+        return None
+    if not (text.isascii() and text.isdigit() and len(text) <= 18 and int(text) >= 1):
+        raise ApiError(400, f"`{name}` is a number from 1")
+    return int(text)
 
 
 def superseded_by(build: BuildView) -> str | None:

@@ -1,5 +1,8 @@
 // Shows a log as it comes: what the events of a log say (client/logs/live_logs.py), as text only.
-const pieces_max = 20000;  // of a long log a page keeps the newest; all of it is in the archive
+// What a page keeps of a log that grows. What goes is said where it was; a finished log is served whole.
+const lines_max = 20000;
+const pieces_max = 20000;
+const block_lines = 100;  // laid out together, when near the screen
 const near_end_pixels = 80;
 const again_seconds = 5;  // until a stream that was refused is asked for again
 
@@ -12,6 +15,23 @@ export class LogPane {
     this.scroller = scroller;
     this.is_begun = log.childNodes.length > 0;
     this.is_ended = false;
+    this.forget();
+    // what the server sent with the page is the first block
+    if (this.is_begun) {
+      const nodes = [...log.childNodes];
+      this.add_block().append(...nodes);
+      this.blocks[0].lines = log.textContent.split("\n").length - 1;
+      this.blocks[0].pieces = this.pieces = nodes.length;
+      this.lines = this.blocks[0].lines;
+    }
+  }
+
+  forget() {
+    this.blocks = [];
+    this.lines = 0;
+    this.pieces = 0;
+    this.lines_gone = 0;
+    this.note = null;
   }
 
   take(kind, data) {
@@ -26,6 +46,7 @@ export class LogPane {
       this.append(`\n[${data.end - data.first} bytes were not kept]\n`, "log-note");
     } else if (kind === "restart") {
       this.log.replaceChildren();
+      this.forget();
       this.append("[the replica was started again and begins anew]\n", "log-note");
     } else if (kind === "end") {
       this.is_ended = true;
@@ -46,11 +67,65 @@ export class LogPane {
   }
 
   append(text, classes) {
-    const piece = document.createElement("span");
-    piece.textContent = text;
-    piece.className = classes;
-    this.log.append(piece);
-    while (this.log.childElementCount > pieces_max) this.log.firstElementChild.remove();
+    while (text) {
+      let block = this.blocks.at(-1);
+      if (!block || block.lines >= block_lines) {
+        this.add_block();
+        block = this.blocks.at(-1);
+      }
+      let end = 0;
+      let lines = block.lines;
+      while (end < text.length && lines < block_lines) {
+        const found = text.indexOf("\n", end);
+        if (found >= 0) lines += 1;
+        end = found >= 0 ? found + 1 : text.length;
+      }
+      const piece = document.createElement("span");
+      piece.textContent = text.slice(0, end);
+      piece.className = classes;
+      block.element.append(piece);
+      this.lines += lines - block.lines;
+      block.lines = lines;
+      block.pieces += 1;
+      this.pieces += 1;
+      text = text.slice(end);
+    }
+    this.drop_oldest();
+  }
+
+  add_block() {
+    const element = document.createElement("span");
+    element.className = "lines";
+    this.log.append(element);
+    this.blocks.push({element, lines: 0, pieces: 0});
+    return element;
+  }
+
+  drop_oldest() {
+    let is_less = false;
+    while (this.blocks.length > 1 && (this.lines > lines_max || this.pieces > pieces_max)) {
+      const {element, lines, pieces} = this.blocks.shift();
+      element.remove();
+      this.lines -= lines;
+      this.pieces -= pieces;
+      this.lines_gone += lines;
+      is_less = true;
+    }
+    // a line without an end
+    const [first] = this.blocks;
+    while (this.pieces > pieces_max) {
+      first.element.firstChild.remove();
+      first.pieces -= 1;
+      this.pieces -= 1;
+      is_less = true;
+    }
+    if (!is_less) return;
+    if (!this.note) {
+      this.note = document.createElement("span");
+      this.note.className = "log-note";
+      this.log.prepend(this.note);
+    }
+    this.note.textContent = `[${this.lines_gone} lines before this one are not shown while the log grows]\n`;
   }
 }
 
