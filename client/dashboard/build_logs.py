@@ -16,6 +16,7 @@ from aiohttp import web
 
 from client.api.log_routes import LogApi
 from client.api.routes import ApiError, Site
+from client.dashboard.log_ends import TAIL_BYTES, TAILS_KEPT, LogEnd, last_lines, read_log_end
 from client.logs.build_output import BuildOutput, html_of
 from client.logs.live_logs import LiveLogs, LogAbsent, LogEvent, Position
 from client.logs.log_pages import LogPage, log_page, page_table
@@ -26,14 +27,10 @@ from client.views.build_view import BuildView
 from common.log_pieces import ServedPiece
 
 EVENTS_PATH = "/builds/{build}/logs/events"
-# What a page shows of each log: all columns together are small beside what a browser can take.
-TAIL_BYTES = 8 * 1024
-TAIL_LINES = 60
 # A page must not wait for a node that is down.
 TAIL_TIMEOUT_SECONDS = 1.0
 # All who look at a build load its page again when it changes, and all at once.
 TAIL_KEPT_SECONDS = 1.0
-TAILS_KEPT = 1024
 QUEUED_EVENTS_MAX = 16
 # As client.logs.live_logs.Position takes it: beyond the end of any log.
 _END = 10**18 - 1
@@ -85,6 +82,19 @@ class BuildLogs:
     def add_routes(self, application: web.Application) -> None:
         """Add it."""
         application.router.add_get(EVENTS_PATH, self._follow)
+
+    async def ends(self, record: BuildRecord, build: BuildView) -> dict[str, LogEnd]:
+        """How the archived logs end, by replica in the order of the cluster file."""
+        hashes = {ballot.replica: ballot.log_sha256 or "" for ballot in build.ballots}
+        ends = {}
+        for name in self._site.cluster.replica_names:
+            if name in build.logs:
+                file = self._site.archive.log_file(record.build, name)
+                read = functools.partial(read_log_end, file, hashes[name])
+                # a log that is removed meanwhile is one that is not here
+                with contextlib.suppress(OSError):
+                    ends[name] = await self._logs.steps.render(read)
+        return ends
 
     async def tails(self, record: BuildRecord, build: BuildView) -> dict[str, LogTail]:
         """The end of each replica's log, by replica. Raises StorageFailed."""
@@ -242,7 +252,7 @@ def _read_page(file: Path, place: PagePlace) -> LogPage:
 def _tail_of(served: ServedPiece) -> LogTail:
     """The end of a log that grows, by the piece at its end."""
     output = BuildOutput()
-    data = _last_lines(served.piece.data, is_cut=served.piece.offset > 0)
+    data = last_lines(served.piece.data, is_cut=served.piece.offset > 0)
     spans = output.take(data)
     position = Position(served.piece.end - output.held_bytes, served.run)
     is_cut = len(data) < served.piece.end
@@ -260,20 +270,7 @@ def _rendered_end(file: Path, size: int, changed: int) -> LogTail:
     """Of that file with that size, changed then. Many look at one build: it is rendered once."""
     with file.open("rb") as stream:
         stream.seek(max(0, size - TAIL_BYTES))
-        data = _last_lines(stream.read(TAIL_BYTES), is_cut=size > TAIL_BYTES)
+        data = last_lines(stream.read(TAIL_BYTES), is_cut=size > TAIL_BYTES)
     spans = BuildOutput().take(data, is_last=True)
     is_cut = len(data) < size
     return LogTail(html_of(spans), is_cut, f"{size} bytes", None)
-
-
-def _last_lines(data: bytes, *, is_cut: bool) -> bytes:
-    """At most TAIL_LINES whole lines; of a line that is too long for that, its end."""
-    if is_cut or len(data) > TAIL_BYTES:
-        data = data[-TAIL_BYTES:]
-        data = data[data.find(b"\n") + 1 :] or data
-    begin = len(data)
-    for _ in range(TAIL_LINES + 1):
-        begin = data.rfind(b"\n", 0, begin)
-        if begin < 0:
-            return data
-    return data[begin + 1 :]

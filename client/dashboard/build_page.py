@@ -1,5 +1,7 @@
 """One build: the verdict and who agrees, a column per replica with its log, where they differ."""
 
+import contextlib
+import functools
 import re
 import shlex
 
@@ -13,12 +15,13 @@ from client.api.routes import ApiError, Site
 from client.dashboard.build_forms import done_text
 from client.dashboard.build_logs import BuildLogs, PagePlace
 from client.dashboard.change_forms import ChangeForms
-from client.dashboard.compare_page import ComparedLogs, LogComparisons, default_pair
+from client.dashboard.compare_page import ComparedLogs, LogComparisons, pairs_to_compare
+from client.dashboard.log_ends import failure_of, outputs_of, same_logs
 from client.dashboard.pages import Pages
 from client.network.limits_history import LimitsHistory
 from client.storage.archive import BuildRecord
 from client.storage.outbox import Kind
-from client.views.agreement import SIGNS, Agreement, agreement_of, stance_of
+from client.views.agreement import SIGNS, Agreement, agreement_of, stance_of, with_outputs
 from client.views.build_view import BallotView, BuildView, ReplicaView, is_over, read_ballot
 from client.views.formats import duration, length
 from common.installation import CLIENT_COMMAND
@@ -27,6 +30,7 @@ OPEN_REFRESH_SECONDS = 2
 LATER_REFRESH_SECONDS = 5
 # Of two logs that differ, what the build's page shows; the page for comparing shows more.
 COMPARED_LINES_MAX = 12
+COMPARED_PAIRS_MAX = 3
 _SUPERSEDED = re.compile(r"superseded by ([0-9a-f]{64})")
 
 
@@ -100,10 +104,10 @@ class _BuildPage:
         build = await self._site.fresh_view(record)
         seen = self._pages.seen
         tails = await self._logs.tails(record, build)
-        compared = await self._compared(record, build)
-        without_numbers = None
-        if compared is not None and compared.comparison.first is not None:
-            without_numbers = await self._compared(record, build, are_numbers_ignored=True)
+        ends = await self._logs.ends(record, build)
+        outputs = outputs_of(build, ends)
+        agreement = with_outputs(self._agreement(record, build), outputs)
+        compared = await self._compared(record, build, agreement)
         # What the archive has is read once more: the newest that there is.
         record = self._site.record(request)
         build = self._site.view(record)
@@ -123,13 +127,15 @@ class _BuildPage:
             waits_for_approval=gateway.waits_for_approval(record.build),
             build=build,
             took=duration(build.times.opened, build.times.decided),
-            agreement=self._agreement(record, build),
+            agreement=agreement,
+            failure=failure_of(build, ends, self._site.cluster.quorums.weak),
+            outputs=outputs,
+            same_logs=same_logs(ends),
             columns=replica_columns(
                 build, self._site.cluster.replica_names, is_collected=record.collected
             ),
             tails=tails,
             compared=compared,
-            without_numbers=without_numbers,
             signatures=sum(reply.agrees and reply.signed for reply in build.replies),
             signatures_needed=self._site.cluster.quorums.weak,
             verify_command=verify_command(self._site, build),
@@ -166,22 +172,23 @@ class _BuildPage:
         )
 
     async def _compared(
-        self, record: BuildRecord, build: BuildView, *, are_numbers_ignored: bool = False
-    ) -> ComparedLogs | None:
-        """The logs of two that found different things, where that is so and they are here."""
-        pair = default_pair(self._agreement(record, build).groups, build.logs)
-        if pair is None:
-            return None
-        try:
-            return await self._comparisons.compare(
-                record,
-                *pair,
-                lines_max=COMPARED_LINES_MAX,
-                are_numbers_ignored=are_numbers_ignored,
-            )
-        except ApiError:
+        self, record: BuildRecord, build: BuildView, agreement: Agreement
+    ) -> list[tuple[ComparedLogs, ComparedLogs | None]]:
+        """The verdict's side against each replica that found something else, with and without
+        numbers (None: there is no difference to look through), where the logs are here."""
+        found = []
+        for left, right in pairs_to_compare(agreement.groups, build.logs)[:COMPARED_PAIRS_MAX]:
             # removed between two looks: as if it had never been here
-            return None
+            with contextlib.suppress(ApiError):
+                compare = functools.partial(
+                    self._comparisons.compare, record, left, right, lines_max=COMPARED_LINES_MAX
+                )
+                compared = await compare()
+                without = None
+                if compared.comparison.first is not None:
+                    without = await compare(are_numbers_ignored=True)
+                found.append((compared, without))
+        return found
 
 
 def replica_columns(

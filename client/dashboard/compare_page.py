@@ -12,7 +12,7 @@ from client.api.routes import ApiError, Site
 from client.dashboard.pages import FORM_POLICY, Pages
 from client.logs.log_comparison import Comparison, KeptLog, compare_logs
 from client.storage.archive import BuildRecord
-from client.views.agreement import ABSTAINS, Group
+from client.views.agreement import ABSTAINS, AGREES, Group
 from common.log_pieces import read_layout
 
 PATH = "/builds/{build}/compare"
@@ -119,15 +119,29 @@ class _ComparePage:
         return response
 
 
-def default_pair(groups: Sequence[Group], archived: Sequence[str]) -> tuple[str, str] | None:
-    """Two replicas that found different things and whose logs are here: of the first two groups.
+def pairs_to_compare(groups: Sequence[Group], archived: Sequence[str]) -> list[tuple[str, str]]:
+    """Pairs of replicas that found different things and whose logs are here. Pure.
 
-    None: all found the same, or the logs are not here.
+    The left side is the verdict's, or, where nothing is agreed on, that of the first group with a
+    log; the right side is one replica of each other group. Empty: all found the same, or the logs
+    are not here.
     """
     found = [group for group in groups if group.says and group.stance != ABSTAINS]
-    firsts = [next((name for name in group.replicas if name in archived), None) for group in found]
-    names = [name for name in firsts if name is not None]
-    return (names[0], names[1]) if len(names) > 1 else None
+    agreeing = [group for group in found if group.stance == AGREES]
+    logs = {
+        id(group): next((name for name in group.replicas if name in archived), None)
+        for group in found
+    }
+    reference = next((group for group in agreeing or found if logs[id(group)] is not None), None)
+    if reference is None:
+        return []
+    others = [group for group in found if group.stance != reference.stance or not agreeing]
+    left = logs[id(reference)]
+    return [
+        (left, right)
+        for group in others
+        if group is not reference and left is not None and (right := logs[id(group)]) is not None
+    ]
 
 
 def _compare(

@@ -128,7 +128,7 @@ def compare_logs(
     are_numbers_ignored: a run of digits is like any other one, and so is an id (six or more
         hexadecimal digits, not all of them letters).
     """
-    squeeze = _without_numbers if are_numbers_ignored else bytes
+    squeeze = without_numbers if are_numbers_ignored else bytes
     heads = squeeze(left.head), squeeze(right.head)
     if left.is_whole and right.is_whole and heads[0] == heads[1]:
         return Comparison(Found.SAME)
@@ -184,7 +184,8 @@ def _compare_ends(
     )
 
 
-def _without_numbers(data: bytes) -> bytes:
+def without_numbers(data: bytes) -> bytes:
+    """The same with every number, and every id of hexadecimal digits, as one 0."""
     data = _IDS.sub(lambda found: found[0] if found[0].isalpha() else b"0", data)
     # not by a regular expression: that would hold up all else for a second, of a log of digits
     data = data.translate(_ONE_DIGIT)

@@ -26,13 +26,18 @@ TOLD_MAX = 8
 # What "lately" means, in verdicts.
 RECENT_VERDICTS = 20
 REASON_CHARACTERS_MAX = 200
+# A late ballot is compared with the logs of the verdict it comes after, of so many verdicts.
+LOGS_KEPT = 256
+
+_Found = tuple[str, int | None]
 
 
 class Told(msgspec.Struct, frozen=True):
     """One ballot that differed from a verdict, or an abstention.
 
     build: its id (hex). found: the outcome and exit code, or the reason, in its words.
-    entry: its index in the ledger. verdicts: how many there were by then.
+    entry: its index in the ledger. verdicts: how many there were by then. has_same_log: the log
+    is, byte for byte, that of a replica on the verdict's side, and the outcome is another one.
     """
 
     build: str
@@ -40,6 +45,7 @@ class Told(msgspec.Struct, frozen=True):
     found: str
     entry: int
     verdicts: int
+    has_same_log: bool = False
 
 
 class DissentView(msgspec.Struct, frozen=True):
@@ -47,6 +53,13 @@ class DissentView(msgspec.Struct, frozen=True):
 
     dissents: Annotated[
         int, msgspec.Meta(description="in the whole ledger, as far as it is checked")
+    ] = 0
+    suspect_dissents: Annotated[
+        int,
+        msgspec.Meta(
+            description="of the dissents, those with another outcome and the log of a replica on "
+            "the verdict's side"
+        ),
     ] = 0
     abstentions: Annotated[int, msgspec.Meta(description="likewise")] = 0
     recent_dissents: Annotated[int, msgspec.Meta(description="among the newest verdicts")] = 0
@@ -65,6 +78,9 @@ class DissentHistory:
     def __init__(self) -> None:
         self.verdicts = 0
         self._counts: dict[tuple[str, bool], int] = {}
+        self._suspect: dict[str, int] = {}
+        # What replicas on the verdict's side logged, and found, by build.
+        self._agreed: dict[str, frozenset[tuple[str, _Found]]] = {}
         self._newest: dict[str, deque[Told]] = {}
         # When each of the recent ones was, in verdicts; at most one per verdict and replica.
         self._recent: dict[tuple[str, bool], deque[int]] = {}
@@ -74,6 +90,8 @@ class DissentHistory:
         other = DissentHistory()
         other.verdicts = self.verdicts
         other._counts = dict(self._counts)
+        other._suspect = dict(self._suspect)
+        other._agreed = dict(self._agreed)
         other._newest = {name: told.copy() for name, told in self._newest.items()}
         other._recent = {key: recent.copy() for key, recent in self._recent.items()}
         return other
@@ -87,6 +105,7 @@ class DissentHistory:
             return None
         if isinstance(body, VerdictEntry):
             self.verdicts += 1
+            self._keep_agreed(body, dissenting)
         for ballot in _ballots(body):
             if ballot.outcome == ABSTAINED or ballot.replica in dissenting:
                 assert isinstance(body, VerdictEntry | LateBallotEntry), "it has ballots"
@@ -97,6 +116,7 @@ class DissentHistory:
         """What there is about one replica."""
         return DissentView(
             dissents=self._counts.get((replica, False), 0),
+            suspect_dissents=self._suspect.get(replica, 0),
             abstentions=self._counts.get((replica, True), 0),
             recent_dissents=self._recently(replica, abstained=False),
             recent_abstentions=self._recently(replica, abstained=True),
@@ -104,11 +124,36 @@ class DissentHistory:
             newest=tuple(reversed(self._newest.get(replica, ()))),
         )
 
+    def _keep_agreed(self, entry: VerdictEntry, dissenting: frozenset[str]) -> None:
+        self._agreed[entry.build] = frozenset(
+            (ballot.log_sha256, (ballot.outcome, ballot.exit_code))
+            for ballot in entry.ballots
+            if ballot.log_sha256 is not None and ballot.replica not in dissenting
+        )
+        if len(self._agreed) > LOGS_KEPT:
+            del self._agreed[next(iter(self._agreed))]
+
+    def _has_same_log(self, build: str, ballot: RecordedBallot) -> bool:
+        return any(
+            log == ballot.log_sha256 and found != (ballot.outcome, ballot.exit_code)
+            for log, found in self._agreed.get(build, ())
+        )
+
     def _note(self, build: str, ballot: RecordedBallot, index: int) -> None:
         abstained = ballot.outcome == ABSTAINED
         code = "" if ballot.exit_code is None else f" {ballot.exit_code}"
         found = (ballot.reason or "") if abstained else f"{ballot.outcome}{code}"
-        told = Told(build, abstained, log_text(found, REASON_CHARACTERS_MAX), index, self.verdicts)
+        has_same_log = not abstained and self._has_same_log(build, ballot)
+        if has_same_log:
+            self._suspect[ballot.replica] = self._suspect.get(ballot.replica, 0) + 1
+        told = Told(
+            build,
+            abstained,
+            log_text(found, REASON_CHARACTERS_MAX),
+            index,
+            self.verdicts,
+            has_same_log,
+        )
         key = (ballot.replica, abstained)
         self._counts[key] = self._counts.get(key, 0) + 1
         self._newest.setdefault(ballot.replica, deque(maxlen=TOLD_MAX)).append(told)

@@ -24,6 +24,14 @@ STANDS_BY = STAND_BY
 WAITING = "none yet"
 NONE = "none"
 
+# How the log of a replica that dissents stands to those of the replicas that agree.
+SAME_OUTPUT = "same-output"
+OTHER_OUTPUT = "other-output"
+_OUTPUT_WORDS = {
+    SAME_OUTPUT: "suspect: the same output as those that agree, but another outcome",
+    OTHER_OUTPUT: "other output: the build is flaky, or this machine differs",
+}
+
 SIGNS = {
     AGREES: "✓",
     DISSENTS: "✗",
@@ -36,12 +44,16 @@ SIGNS = {
 
 
 class Group(msgspec.Struct, frozen=True):
-    """Replicas that stand alike. says: what they found; why: what differs in it, or a reason."""
+    """Replicas that stand alike. says: what they found; why: what differs in it, or a reason.
+
+    output: of a dissent, SAME_OUTPUT or OTHER_OUTPUT; "" where that is not known.
+    """
 
     stance: str
     replicas: tuple[str, ...]
     says: str
     why: str
+    output: str = ""
 
     @property
     def sign(self) -> str:
@@ -114,6 +126,24 @@ def agreement_of(
     ]
     groups.sort(key=lambda group: (order.index(group.stance), -len(group.replicas)))
     return Agreement(_text(build, quorums, limits), tuple(groups))
+
+
+def with_outputs(agreement: Agreement, outputs: Mapping[str, str]) -> Agreement:
+    """The same, with those apart who dissent with the same output and with another one. Pure.
+
+    outputs: SAME_OUTPUT or OTHER_OUTPUT, by replica.
+    """
+    groups = []
+    for group in agreement.groups:
+        apart: dict[str, list[str]] = {}
+        for replica in group.replicas:
+            apart.setdefault(outputs.get(replica, ""), []).append(replica)
+        for output, names in apart.items():
+            why = "; ".join(filter(None, (group.why, _OUTPUT_WORDS.get(output))))
+            groups.append(
+                msgspec.structs.replace(group, replicas=tuple(names), why=why, output=output)
+            )
+    return Agreement(agreement.text, tuple(groups))
 
 
 def _group(stance: str, value: object, names: list[str], *, decided: ResultKey | None) -> Group:

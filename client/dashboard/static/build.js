@@ -4,7 +4,13 @@ import {LogPane, follow} from "./log_pane.js";
 const columns = document.getElementById("replicas");
 const panes = new Map();
 const positions = [];
-for (const log of columns.querySelectorAll("pre[data-replica]")) {
+for (const column of columns.querySelectorAll(".replica")) {
+  const log = column.querySelector("pre[data-replica]");
+  if (!log) {
+    // another column shows the same log
+    positions.push("-");
+    continue;
+  }
   const pane = new LogPane(log, log.closest(".tail").querySelector(".tail-state"), log);
   panes.set(log.dataset.replica, pane);
   pane.to_end();

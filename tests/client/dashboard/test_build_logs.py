@@ -6,7 +6,8 @@ import re
 import pytest
 
 from client.api import log_routes
-from client.dashboard.build_logs import TAIL_BYTES, TAIL_KEPT_SECONDS, TAIL_LINES
+from client.dashboard.build_logs import TAIL_KEPT_SECONDS
+from client.dashboard.log_ends import TAIL_BYTES, TAIL_LINES
 from client.logs.live_logs import LiveLogs
 from common.log_pieces import ServedPiece
 from tests.client.api.test_change_routes import open_build

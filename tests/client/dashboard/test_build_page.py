@@ -85,8 +85,12 @@ async def test_a_build_shows_each_replica(running: Running, client: Client) -> N
     assert agreement_of(text) == [
         "This verdict needed 3 equal ballots of 4 replicas. 3 of 4 agree with it.",
         "✓ agrees replica-0, replica-2, replica-3 passed, exit code 0",
-        "✗ dissents replica-1 failed, exit code 1 another outcome, exit code",
+        "✗ dissents replica-1 failed, exit code 1 another outcome, exit code; "
+        "other output: the build is flaky, or this machine differs",
     ]
+    assert '<p class="stance dissents other-output">' in text
+    assert "the same as replica-0's, apart from numbers" in column_of(text, "replica-2")
+    assert 'id="what-failed"' not in text
     assert f'href="/builds/{build}/log/replica-1"' in text
     assert 'http-equiv="refresh"' not in text
 
@@ -135,6 +139,37 @@ async def test_the_same_output_with_another_finding_is_told(
     text = await page(client, f"/builds/{await decided_build(running, client)}")
     assert "Both logs are the same, byte for byte." in text
     assert "Both logs are the same, but the outcomes differ." in text
+    assert agreement_of(text)[-1].endswith(
+        "suspect: the same output as those that agree, but another outcome"
+    )
+
+
+async def test_the_step_that_failed_and_its_last_lines_come_first_and_once(
+    running: Running, client: Client
+) -> None:
+    """Three saw a test fail and one did not: the verdict's side is compared with that one."""
+    log = (
+        "[pbft-ci] step build (1 of 3)\nmade\n[pbft-ci] step unit <b> (2 of 3)\n"
+        + "".join(f"test {i} ok\n" for i in range(40))
+        + "test 41 FAILED in {} s\n[pbft-ci] failed, exit code 7\n"
+    )
+    for index, node in enumerate(running.network.nodes.values()):
+        own = log.format(index).encode()
+        node.finds = finds(with_log(finding(Outcome.FAILED, 7, log=""), own), own)
+    green = b"all is well\n"
+    running.network.nodes["replica-0"].finds = finds(with_log(PASSED, green), green)
+    build = await decided_build(running, client)
+    text = await page(client, f"/builds/{build}")
+    failure = text[text.index('id="what-failed"') : text.index('id="changes"')]
+    assert "Step unit &lt;b&gt; (2 of 3) failed, exit code 7" in words_of(">" + failure)
+    assert "test 41 FAILED in 1 s" in failure
+    assert "test 20 ok" not in failure, "only the last lines"
+    assert "replica-2, replica-3 logged the same, apart from numbers." in words_of(failure)
+    assert f'href="/builds/{build}/log/replica-1?line=3#L3"' in failure
+    assert "The logs of replica-1 and replica-0" in words_of(text)
+    assert "The logs of replica-1 and replica-2" not in words_of(text)
+    assert "the same as replica-1's" in column_of(text, "replica-3")
+    assert "test 41 FAILED" in column_of(text, "replica-1")
 
 
 async def test_where_all_agree_nothing_differs(running: Running, client: Client) -> None:

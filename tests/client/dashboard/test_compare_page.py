@@ -7,7 +7,7 @@ import pytest
 from ci.limits import Limits
 from ci.operations import Abstain
 from client.dashboard import compare_page
-from client.dashboard.compare_page import default_pair
+from client.dashboard.compare_page import pairs_to_compare
 from client.views.agreement import Group
 from common.log_pieces import kept_sizes, marker
 from tests.ci.builders import FAILED
@@ -134,15 +134,21 @@ def group(stance: str, says: str, *replicas: str) -> Group:
 @pytest.mark.parametrize(
     ("groups", "archived", "expected"),
     [
-        ([group("agrees", "passed", "a", "b")], ["a", "b"], None),
-        ([group("agrees", "passed", "a"), group("abstains", "could not build", "b")], "ab", None),
-        ([group("agrees", "passed", "a", "b"), group("dissents", "failed", "c")], "bc", ("b", "c")),
-        ([group("agrees", "passed", "a", "b"), group("dissents", "failed", "c")], "ab", None),
+        ([group("agrees", "passed", "a", "b")], "ab", []),
+        ([group("agrees", "passed", "a"), group("abstains", "could not build", "b")], "ab", []),
+        ([group("agrees", "passed", "a", "b"), group("dissents", "failed", "c")], "bc",
+         [("b", "c")]),
+        ([group("agrees", "passed", "a", "b"), group("dissents", "failed", "c")], "ab", []),
+        ([group("agrees", "passed", "a"), group("agrees", "passed", "b"),
+          group("dissents", "failed", "c"), group("dissents", "timed out", "d")], "bcd",
+         [("b", "c"), ("b", "d")]),
         ([group("found", "x", "a"), group("found", "y", "b"), group("found", "z", "c")], "bc",
-         ("b", "c")),
+         [("b", "c")]),
+        ([group("found", "x", "a"), group("found", "y", "b"), group("found", "z", "c")], "abc",
+         [("a", "b"), ("a", "c")]),
     ],
 )  # fmt: skip
-def test_the_pair_that_is_shown_at_first(
-    groups: list[Group], archived: str, expected: tuple[str, str] | None
+def test_the_verdicts_side_is_compared_with_each_that_differs(
+    groups: list[Group], archived: str, expected: list[tuple[str, str]]
 ) -> None:
-    assert default_pair(groups, archived) == expected
+    assert pairs_to_compare(groups, archived) == expected

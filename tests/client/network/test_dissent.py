@@ -1,9 +1,9 @@
 """client.network.dissent: who differed, told by the ledger that real applications wrote."""
 
-from ci.operations import Abstain, Ballot
+from ci.operations import Abstain, Ballot, Outcome
 from client.network.dissent import RECENT_VERDICTS, TOLD_MAX, DissentHistory
 from pbft.ports import Entry
-from tests.ci.builders import FAILED, PASSED, World
+from tests.ci.builders import FAILED, PASSED, World, finding
 
 
 def history_of(entries: list[Entry]) -> DissentHistory:
@@ -36,6 +36,29 @@ def test_dissent_counts_before_and_after_the_verdict_and_abstention_apart() -> N
     assert (second.newest[0].abstained, second.newest[0].found) == (True, "no disk\\n")
     assert (third.dissents, third.abstentions, third.newest) == (0, 0, ())
     assert (last.dissents, last.newest[0].build) == (1, late.hex())
+
+
+def test_the_log_of_the_verdicts_side_with_another_outcome_is_counted_apart() -> None:
+    """Before and after the verdict; a dissenter with a log of its own is not suspect."""
+    world = World()
+    same, other = finding(Outcome.FAILED, 1, log="log"), finding(Outcome.FAILED, 1, log="red")
+    early = world.open(1)
+    for index, ballot in enumerate((same, PASSED, PASSED, PASSED)):
+        world.cast(early, index, ballot)
+    late = world.open(2)
+    for index, ballot in enumerate((PASSED, PASSED, PASSED, same)):
+        world.cast(late, index, ballot)
+    flaky = world.open(3)
+    for index, ballot in enumerate((PASSED, other, PASSED, PASSED)):
+        world.cast(flaky, index, ballot)
+    history = history_of(world.ledger)
+    told = [history.of(f"replica-{index}") for index in range(4)]
+    assert [view.dissents for view in told] == [1, 1, 0, 1]
+    assert [view.suspect_dissents for view in told] == [1, 0, 0, 1]
+    assert [view.newest[0].has_same_log for view in (told[0], told[1], told[3])] == [
+        True, False, True,
+    ]  # fmt: skip
+    assert history.copy().of("replica-0").suspect_dissents == 1
 
 
 def test_what_is_long_ago_is_counted_and_no_longer_recent() -> None:
