@@ -12,7 +12,13 @@ from aiohttp import web
 
 from client.api.routes import OPEN_ROUTES, Accepted, BuildPage, json_response
 from client.network.network_view import NetworkView
-from client.storage.build_filter import BRANCH_CHARACTERS_MAX, OUTCOMES, REPOSITORY_CHARACTERS_MAX
+from client.storage.build_filter import (
+    AUTHOR_CHARACTERS_MAX,
+    BRANCH_CHARACTERS_MAX,
+    EVENTS,
+    OUTCOMES,
+    REPOSITORY_CHARACTERS_MAX,
+)
 from client.views.build_view import BuildView
 
 PATH = "/api/v1/openapi.json"
@@ -54,6 +60,11 @@ _ERRORS = {
 }
 
 _ID = {"type": "string", "pattern": "^[0-9a-f]{64}$", "description": "a build's id"}
+_SHORT_ID = {
+    "type": "string",
+    "pattern": "^[0-9a-f]{6,64}$",
+    "description": "a build's id, or how it begins, if only one begins so",
+}
 _TEXT: dict[str, Any] = {"type": "string"}
 _ANY: dict[str, Any] = {"type": "object"}
 _DETAIL = {"type": "object", "required": ["detail"], "properties": {"detail": _TEXT}}
@@ -62,7 +73,7 @@ _NETWORK = {"$ref": "#/components/schemas/NetworkView"}
 _ACCEPTED = {"$ref": "#/components/schemas/Accepted"}
 
 _PARAMETERS: dict[str, dict[str, Any]] = {
-    "build": _ID,
+    "build": _SHORT_ID,
     "replica": {"type": "string", "pattern": "^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$"},
     "path": {"type": "string", "minLength": 1},
     "repository": {"type": "string", "minLength": 1},
@@ -91,10 +102,13 @@ ROUTES: tuple[Route, ...] = (
     Route(
         method="get",
         path="/api/v1/builds",
-        summary="The newest builds; of one repository, branch, outcome",
+        summary="The newest builds; of one repository, branch, commit, author, event, outcome",
         query={
             "repository": {"type": "string", "maxLength": REPOSITORY_CHARACTERS_MAX},
             "branch": {"type": "string", "maxLength": BRANCH_CHARACTERS_MAX},
+            "commit": {"type": "string", "pattern": "^[0-9A-Fa-f]{4,64}$"},
+            "author": {"type": "string", "maxLength": AUTHOR_CHARACTERS_MAX},
+            "event": {"type": "string", "enum": list(EVENTS)},
             "outcome": {"type": "string", "enum": list(OUTCOMES)},
             "after": _ID,
             "limit": {"type": "integer", "minimum": 1, "maximum": 100},

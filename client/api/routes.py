@@ -51,6 +51,8 @@ APPEND_CHARACTERS_MAX = 16 * 1024
 OPEN_ROUTES = frozenset({"/webHook", "/webhook", "/healthz", "/readyz"})
 
 BUILD_ID = re.compile(r"[0-9a-f]{64}")
+# The beginning of one, as people copy it.
+SHORT_ID = re.compile(r"[0-9a-f]{6,63}")
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -117,7 +119,12 @@ class Site:
 
     def record(self, request: web.Request) -> BuildRecord:
         """The build that the path names. Raises ApiError."""
-        text = request.match_info["build"]
+        text = request.match_info["build"].lower()
+        if SHORT_ID.fullmatch(text):
+            found = self.archive.ids_beginning(text, 2)
+            if len(found) > 1:
+                raise ApiError(404, f"several builds have ids that begin with {text}: give more")
+            text = found[0].hex() if found else text
         record = self.archive.get(bytes.fromhex(text)) if BUILD_ID.fullmatch(text) else None
         if record is None:
             raise ApiError(404, "no such build here; GET /api/v1/builds lists those there are")
@@ -156,14 +163,13 @@ class Site:
         except BodyRefused as error:
             raise ApiError(error.status, error.text, error.retry_after_seconds) from error
 
-    def page(self, request: web.Request) -> BuildPage:
+    def page(self, request: web.Request, *, is_part: bool = False) -> BuildPage:
         """The builds that an address asks for. Raises ApiError.
 
-        `?repository=`, `?branch=`, `?outcome=` (client.storage.build_filter),
-        `?after=<build>&limit=<n>`.
+        `?repository=` and so on (client.storage.build_filter), `?after=<build>&limit=<n>`.
         """
         try:
-            only = read_filter(request.query)
+            only = read_filter(request.query, is_part=is_part)
         except InvalidFilter as error:
             raise ApiError(400, str(error)) from error
         limit_text = request.query.get("limit", str(PAGE_BUILDS))
@@ -287,7 +293,7 @@ async def _receive(site: Site, request: web.Request) -> Reception:
 
 
 async def show_builds(site: Site, request: web.Request) -> web.Response:
-    """GET /api/v1/builds?repository=&branch=&outcome=&after=<build>&limit=<n>."""
+    """GET /api/v1/builds?repository=&branch=&commit=&author=&event=&outcome=&after=&limit=."""
     return json_response(site.page(request))
 
 

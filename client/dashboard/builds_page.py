@@ -1,4 +1,4 @@
-"""The first page: all builds, the newest first, or those of one repository, branch or outcome."""
+"""The first page: all builds, the newest first, or those that a filter leaves."""
 
 from collections.abc import Sequence
 from urllib.parse import urlencode, urlsplit
@@ -9,7 +9,13 @@ from aiohttp import web
 from ci.operations import Outcome
 from client.api.routes import BuildPage, Site
 from client.dashboard.pages import FORM_POLICY, Pages
-from client.storage.build_filter import BRANCH_CHARACTERS_MAX, OUTCOMES, BuildFilter, read_filter
+from client.storage.build_filter import (
+    BRANCH_CHARACTERS_MAX,
+    EVENTS,
+    FILTERS,
+    OUTCOMES,
+    read_filter,
+)
 from client.views import formats
 from client.views.agreement import ABSTAINS, AGREES, DISSENTS, FOUND, NONE, STANDS_BY, stance_of
 from client.views.build_view import BuildStatus, BuildView
@@ -66,9 +72,9 @@ class _BuildsPage:
         self._pages = pages
 
     async def show(self, request: web.Request) -> web.Response:
-        """GET /?repository=&branch=&outcome=&after=<build>&limit=<n>."""
-        page = self._site.page(request)
-        only = read_filter(request.query)
+        """GET /?repository=&branch=&commit=&author=&event=&outcome=&after=<build>&limit=<n>."""
+        page = self._site.page(request, is_part=True)
+        only = read_filter(request.query, is_part=True)
         is_first = "after" not in request.query
         archive = self._site.archive
         limit = {"limit": request.query["limit"]} if "limit" in request.query else {}
@@ -79,8 +85,11 @@ class _BuildsPage:
             is_first=is_first,
             newest=_address({**only.fields, **limit}),
             older=_older(page, {**only.fields, **limit}),
-            repositories=self._repositories(only),
-            branches=archive.newest_branches(only.repository, BRANCHES_OF_BUILDS)[:BRANCHES_MAX],
+            repositories=self._repositories(),
+            branches=archive.newest_branches(None, BRANCHES_OF_BUILDS)[:BRANCHES_MAX],
+            not_understood=sorted(set(request.query) - {*FILTERS, "after", "limit"}),
+            filters=FILTERS,
+            events=EVENTS,
             branch_characters_max=BRANCH_CHARACTERS_MAX,
             outcomes=OUTCOMES,
             under_way={state: archive.count(state) for state in ("building", "queued")},
@@ -91,12 +100,11 @@ class _BuildsPage:
         response.headers["Content-Security-Policy"] = FORM_POLICY
         return response
 
-    def _repositories(self, only: BuildFilter) -> list[str]:
-        """To choose from: those that are configured, that there are builds of, and the chosen."""
+    def _repositories(self) -> list[str]:
+        """To choose from: those that are configured, and that there are builds of."""
         names = {entry.url for entry in self._site.config.repositories}
         names.update(self._site.archive.repositories(REPOSITORIES_MAX))
-        chosen = {only.repository} if only.repository is not None else set()
-        return sorted({*sorted(names)[:REPOSITORIES_MAX], *chosen})
+        return sorted(names)[:REPOSITORIES_MAX]
 
 
 async def _go_to_list(request: web.Request) -> web.Response:

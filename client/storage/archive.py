@@ -314,6 +314,14 @@ class Archive:
         rows = self._select("WHERE build = ?", (build,))
         return rows[0] if rows else None
 
+    def ids_beginning(self, digits: str, ids_max: int) -> list[bytes]:
+        """The ids of builds that begin with these hexadecimal digits (at most 64)."""
+        low, high = (bytes.fromhex(digits.ljust(64, pad)) for pad in "0f")
+        rows = self._database.rows(
+            "SELECT build FROM builds WHERE build BETWEEN ? AND ? LIMIT ?", (low, high, ids_max)
+        )
+        return [bytes(row[0]) for row in rows]
+
     def page(
         self, before: int | None, records_max: int, only: BuildFilter = ALL
     ) -> list[BuildRecord]:

@@ -95,6 +95,19 @@ async def test_a_build_shows_each_replica(running: Running, client: Client) -> N
     assert 'http-equiv="refresh"' not in text
 
 
+async def test_a_build_is_found_by_the_beginning_of_its_id(
+    running: Running, client: Client
+) -> None:
+    build = await decided_build(running, client)
+    assert f'data-build="{build}"' in await page(client, f"/builds/{build[:6].upper()}")
+    assert (await (await client.get(f"/api/v1/builds/{build[:12]}")).json())["id"] == build
+    assert "no such build" in await page(client, f"/builds/{build[:5]}", status=404)
+    twin = bytes.fromhex(build[:62] + ("00" if build[62:] != "00" else "01"))
+    with running.database.transaction():
+        running.archive.add(twin, BuildRequest(REPOSITORY, "twin"), 1.0)
+    assert "give more" in await page(client, f"/builds/{build[:60]}", status=404)
+
+
 async def test_where_replicas_differ_their_logs_are_side_by_side(
     running: Running, client: Client
 ) -> None:

@@ -72,10 +72,15 @@ async def test_the_list_is_filtered_by_what_the_form_sends(
     text = await answer.text()
     assert listed(text) == [red]
     assert '<option value="failed" selected>' in text
-    assert f"<option selected>{REPOSITORY}</option>" in text
+    assert f'name="repository" value="{REPOSITORY}"' in text
     assert '<a class="button" href="/">Clear</a>' in text
     assert listed(await page(client, "/?branch=+red%26co+")) == [red]
-    assert listed(await page(client, "/?branch=green")) == [green]
+    assert listed(await page(client, "/?branch=REE")) == [green]
+    assert listed(await page(client, f"/?commit={'C' * 12}&event=push")) == [red, green]
+    assert listed(await page(client, "/?commit=dddd")) == []
+    odd = await page(client, "/?sha=1&branch=green&%3Cb%3E=1")
+    assert "<code>&lt;b&gt;</code>, <code>sha</code>. It can be filtered by repository" in odd
+    assert listed(odd) == [green]
     nothing = await page(client, "/?branch=green&outcome=failed")
     assert listed(nothing) == []
     assert "No build matches." in nothing
@@ -94,14 +99,14 @@ async def test_the_address_above_a_builds_is_the_list(client: Client) -> None:
     assert (answer.status, answer.headers["Location"]) == (302, "/?outcome=failed&branch=a%26b")
 
 
-@pytest.mark.parametrize("query", ["outcome=green", "branch=" + 256 * "b", "limit=0"])
+@pytest.mark.parametrize("query", ["outcome=green", "branch=" + 256 * "b", "limit=0", "commit=zz"])
 async def test_a_wrong_filter_is_refused_in_words(client: Client, query: str) -> None:
     assert "`" in await page(client, f"/?{query}", status=400)
 
 
 async def test_what_was_filtered_by_is_escaped(running: Running, client: Client) -> None:
     await decided_build(running, client, '<b>"x')
-    for name in ("repository", "branch"):
+    for name in ("repository", "branch", "author"):
         text = await page(client, f"/?{name}=%22%3E%3Cimg+src%3Dx%3E%26")
         assert "<img" not in text
         assert "&#34;&gt;&lt;img src=x&gt;&amp;" in text

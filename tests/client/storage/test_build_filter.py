@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from ci.operations import Outcome
+from ci.operations import Event, Outcome
 from client.storage.archive import Archive
 from client.storage.build_filter import (
     ALL,
@@ -96,6 +96,41 @@ def test_a_list_holds_all_that_match_and_no_others(archive: Archive) -> None:
         while page := archive.page(found[-1] if found else None, 7, only):
             found.extend(record.number for record in page)
         assert found == expected, only
+
+
+def test_parts_of_names_are_found_in_any_case_and_signs_stand_for_themselves(
+    database: Database, tmp_path: Path
+) -> None:
+    archive = Archive(database, tmp_path)
+    builds = (
+        ("https://example.org/Shop.git", "Fix/50%_off", "ab12" * 10, "push", "Ann"),
+        ("https://example.org/other.git", "fix/50x", "AB99".lower() * 10, "tag", None),
+    )
+    with database.transaction():
+        for index, (repository, branch, commit, event, author) in enumerate(builds):
+            wanted = BuildRequest(repository, branch, commit, event=Event(event), author=author)
+            archive.add(index.to_bytes(32, "big"), wanted, 1.0)
+
+    def found(**fields: str) -> list[int]:
+        only = read_filter(fields, is_part=True)
+        return sorted(record.number for record in archive.page(None, 9, only))
+
+    assert found(repository="shop") == [1]
+    assert found(repository="EXAMPLE.org/") == [1, 2]
+    assert found(branch="FIX/") == [1, 2]
+    assert found(branch="50%") == [1]
+    assert found(branch="%_o") == [1]
+    assert found(branch="x/5") == [1, 2]
+    assert found(branch="!") == []
+    assert found(commit="AB12") == [1]
+    assert found(commit="ab" + "99ab") == [2]
+    assert found(author="ANN") == [1]
+    assert found(event="tag", branch="fix") == [2]
+    exact = read_filter({"branch": "FIX/50X"})
+    assert archive.page(None, 9, exact) == [], "the API takes names as they are"
+    assert archive.ids_beginning("00", 9) == [bytes(32), (1).to_bytes(32, "big")]
+    assert archive.ids_beginning("0" * 63 + "1", 9) == [(1).to_bytes(32, "big")]
+    assert archive.ids_beginning("f", 9) == []
 
 
 @pytest.fixture
@@ -220,6 +255,10 @@ def test_an_empty_archive_has_no_repositories(database: Database, tmp_path: Path
         ({"repository": "", "branch": " ", "outcome": ""}, ALL),
         ({"repository": " r ", "after": "x"}, BuildFilter(repository="r")),
         ({"branch": "b", "outcome": "timed_out"}, BuildFilter(branch="b", outcome="timed_out")),
+        (
+            {"commit": " 12AB ", "event": "tag", "author": "a"},
+            BuildFilter(commit="12ab", event="tag", author="a"),
+        ),
     ],
 )
 def test_a_filter_is_read_from_an_address(query: dict[str, str], expected: BuildFilter) -> None:
@@ -233,6 +272,10 @@ def test_a_filter_is_read_from_an_address(query: dict[str, str], expected: Build
         ({"outcome": "decided"}, "`outcome` is one of"),
         ({"branch": "b" * (BRANCH_CHARACTERS_MAX + 1)}, "`branch` has at most 255"),
         ({"repository": "r" * 1025}, "`repository` has at most 1024"),
+        ({"commit": "abc"}, "`commit` is how a commit's id begins: at least 4"),
+        ({"commit": "main"}, "`commit` is how"),
+        ({"event": "cron"}, "`event` is one of push"),
+        ({"author": "a" * 256}, "`author` has at most 255"),
     ],
 )
 def test_a_filter_that_cannot_be_is_refused(query: dict[str, str], says: str) -> None:
