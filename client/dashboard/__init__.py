@@ -30,6 +30,7 @@ def add_dashboard(
     pages = Pages(site, changes)
     Events(site, changes).add_routes(application)
     forms = ChangeForms(site, pages, authorizer)
+    pages.add_middlewares(application)
     pages.add_static(application)
     add_builds_page(application, site, pages)
     logs = BuildLogs(site, log_api)

@@ -26,9 +26,9 @@ def add_build_forms(
     """Add the three routes."""
     handlers = _BuildForms(site, forms)
     router = application.router
-    router.add_post("/builds/{build}/cancel", pages.bound(handlers.cancel))
-    router.add_post("/builds/{build}/rebuild", pages.bound(handlers.rebuild))
-    router.add_post("/builds/{build}/approve", pages.bound(handlers.approve))
+    router.add_post("/builds/{build}/cancel", handlers.cancel)
+    router.add_post("/builds/{build}/rebuild", handlers.rebuild)
+    router.add_post("/builds/{build}/approve", handlers.approve)
 
 
 def done_text(request: web.Request) -> str | None:

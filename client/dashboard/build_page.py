@@ -78,8 +78,8 @@ def add_build_page(
 ) -> None:
     """Add the routes of a build's page and of its logs."""
     page = _BuildPage(site, pages, forms, logs=logs, comparisons=comparisons)
-    application.router.add_get("/builds/{build}", pages.bound(page.show))
-    application.router.add_get("/builds/{build}/log/{replica}", pages.bound(page.show_log))
+    application.router.add_get("/builds/{build}", page.show)
+    application.router.add_get("/builds/{build}/log/{replica}", page.show_log)
 
 
 class _BuildPage:

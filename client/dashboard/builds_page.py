@@ -62,7 +62,7 @@ class BuildRow(msgspec.Struct, frozen=True):
 def add_builds_page(application: web.Application, site: Site, pages: Pages) -> None:
     """Add the page's route, and one for whoever goes up from a build's address."""
     page = _BuildsPage(site, pages)
-    application.router.add_get("/", pages.bound(page.show))
+    application.router.add_get("/", page.show)
     application.router.add_get("/builds", _go_to_list)
 
 

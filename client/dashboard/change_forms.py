@@ -33,7 +33,6 @@ FORM_TYPE = "application/x-www-form-urlencoded"
 HEADERS = {
     "Content-Security-Policy": FORM_POLICY,
     "Referrer-Policy": "same-origin",
-    "Cache-Control": "private, no-cache",
 }
 
 _COOKIE_VALUE = re.compile(r"[0-9a-f]{64}")

@@ -86,7 +86,7 @@ def add_compare_page(
 ) -> None:
     """Add the page's route."""
     page = _ComparePage(site, pages, comparisons)
-    application.router.add_get(PATH, pages.bound(page.show))
+    application.router.add_get(PATH, page.show)
 
 
 class _ComparePage:

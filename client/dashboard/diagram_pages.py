@@ -29,7 +29,7 @@ POLICY = CONTENT_SECURITY_POLICY.replace(
 
 def add_diagrams(application: web.Application, site: Site, pages: Pages) -> None:
     """Add the two routes."""
-    application.router.add_get(PAGE_PATH, pages.bound(functools.partial(_show_page, site, pages)))
+    application.router.add_get(PAGE_PATH, functools.partial(_show_page, site, pages))
     application.router.add_get(SVG_PATH, functools.partial(_show_svg, site))
 
 

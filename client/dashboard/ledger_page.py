@@ -47,7 +47,7 @@ class LedgerPlace(msgspec.Struct, frozen=True):
 def add_ledger_page(application: web.Application, site: Site, pages: Pages) -> None:
     """Add the page's route."""
     page = _LedgerPage(site, pages)
-    application.router.add_get("/ledger", pages.bound(page.show))
+    application.router.add_get("/ledger", page.show)
 
 
 class _LedgerPage:

@@ -5,18 +5,19 @@ read, loaded anew. All text from outside is escaped by the template engine, and 
 Content-Security-Policy stands behind that.
 """
 
-import functools
 import hashlib
+import logging
+import re
 import time
-from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
 import jinja2
 from aiohttp import web
 
-from client.api.routes import ApiError, Handler, Site
+from client.api.routes import RETRY_AFTER_SECONDS, ApiError, Handler, Site
 from client.dashboard.change_feed import Changes
+from client.storage.database import StorageFailed
 from client.views import formats
 from common.english import counted
 from common.installation import CLIENT_COMMAND
@@ -32,11 +33,22 @@ CONTENT_SECURITY_POLICY = (
 FORM_POLICY = CONTENT_SECURITY_POLICY.replace("form-action 'none'", "form-action 'self'")
 # In this order at the head of each page; a page says by `section` which one it belongs to.
 NAVIGATION = (("Builds", "/"), ("Replicas", "/replicas"), ("Ledger", "/ledger"))
+# A browser asks again before it shows what it kept; nobody between keeps it for others.
 HEADERS = {
+    "Cache-Control": "private, no-cache",
     "Content-Security-Policy": CONTENT_SECURITY_POLICY,
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
 }
+# What programs and scripts ask: their refusals are JSON whatever they accept (client.api.routes).
+API_PATHS = re.compile(r"/(api/.*|webhook|healthz|readyz|metrics|(.*/)?events)", re.IGNORECASE)
+# A response may be compressed: it holds nothing that a reader of lengths must not learn.
+COMPRESSIBLE = web.ResponseKey("compressible", bool)
+COMPRESSED_BYTES_MIN = 1024
+# Beyond that a thread compresses, so that the event loop goes on.
+COMPRESSED_HERE_BYTES_MAX = 32 * 1024
+
+_log = logging.getLogger(__name__)
 
 
 class Pages:
@@ -101,19 +113,59 @@ class Pages:
             version=self._site.version,
             **values,
         )
-        return web.Response(text=text, status=status, content_type="text/html", headers=HEADERS)
+        response = web.Response(
+            text=text,
+            status=status,
+            content_type="text/html",
+            headers=HEADERS,
+            zlib_executor_size=COMPRESSED_HERE_BYTES_MAX,
+        )
+        form = values.get("form")
+        response[COMPRESSIBLE] = form is None or not form.is_open
+        return response
 
-    def bound(self, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]) -> Handler:
-        """The handler, with its ApiErrors as pages."""
-        return functools.partial(self._errors_as_page, handler)
+    def add_middlewares(self, application: web.Application) -> None:
+        """Add those that answer people: refusals as pages, and pages compressed.
 
-    async def _errors_as_page(
-        self, handler: Callable[[web.Request], Awaitable[web.StreamResponse]], request: web.Request
+        Compressed is only what has no secret (BREACH, Gluck, Harris, Prado 2013): a page shows
+        text that strangers choose beside the rest, and who sees how long the answers are learns
+        the rest from them. So no page with a form's hidden value is, and nothing at all where
+        reading takes a token.
+        """
+        application.middlewares.append(self._refusals_as_pages)
+        if self._site.config.read_token_file is None:
+            application.middlewares.append(_compress)
+
+    @web.middleware
+    async def _refusals_as_pages(
+        self, request: web.Request, handler: Handler
     ) -> web.StreamResponse:
+        if API_PATHS.fullmatch(request.path) or _wants_json(request):
+            return await handler(request)
         try:
             return await handler(request)
         except ApiError as error:
-            return self.render("error.html", error.status, text=error.text)
+            return self._refusal(error.status, error.text, error.retry_after_seconds)
+        except web.HTTPException as error:
+            if error.status < 400:
+                raise
+            text = f"{request.method} {request.path}: {error.reason}"
+            response = self._refusal(error.status, text)
+            if "Allow" in error.headers:
+                response.headers["Allow"] = error.headers["Allow"]
+            return response
+        except StorageFailed as error:
+            _log.error("%s", error)
+            text = "the gateway cannot read or store anything now; try again later"
+            return self._refusal(503, text, RETRY_AFTER_SECONDS)
+
+    def _refusal(
+        self, status: int, text: str, retry_after_seconds: int | None = None
+    ) -> web.Response:
+        response = self.render("error.html", status, is_missing=status == 404, text=text)
+        if retry_after_seconds is not None:
+            response.headers["Retry-After"] = str(retry_after_seconds)
+        return response
 
     async def _show_static(self, request: web.Request) -> web.Response:
         """GET /static/<file>: 304 where the browser has it already."""
@@ -124,7 +176,26 @@ class Pages:
         has_it = any(etag.value == found.etag for etag in request.if_none_match or ())
         response = web.Response(status=304, headers=headers) if has_it else found.response(headers)
         response.etag = found.etag
+        response[COMPRESSIBLE] = True
         return response
+
+
+def _wants_json(request: web.Request) -> bool:
+    """Whether whoever asks says so."""
+    accepted = request.headers.get("Accept", "").lower()
+    return "application/json" in accepted and "text/html" not in accepted
+
+
+@web.middleware
+async def _compress(request: web.Request, handler: Handler) -> web.StreamResponse:
+    response = await handler(request)
+    if not (isinstance(response, web.Response) and response.get(COMPRESSIBLE)):
+        return response
+    response.headers["Vary"] = "Accept-Encoding"
+    is_worth_it = (response.content_length or 0) >= COMPRESSED_BYTES_MIN
+    if is_worth_it and "gzip" in request.headers.get("Accept-Encoding", "").lower():
+        response.enable_compression(web.ContentCoding.gzip)
+    return response
 
 
 class _StaticFile:
@@ -136,5 +207,9 @@ class _StaticFile:
     def response(self, headers: dict[str, str]) -> web.Response:
         """All of it."""
         return web.Response(
-            body=self._data, content_type=self._content_type, charset="utf-8", headers=headers
+            body=self._data,
+            content_type=self._content_type,
+            charset="utf-8",
+            headers=headers,
+            zlib_executor_size=COMPRESSED_HERE_BYTES_MAX,
         )

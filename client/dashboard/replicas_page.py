@@ -41,8 +41,8 @@ def add_replicas_page(
 ) -> None:
     """Add the routes of the page and of its switch."""
     page = _ReplicasPage(site, pages, forms)
-    application.router.add_get("/replicas", pages.bound(page.show))
-    application.router.add_post("/replicas/misbehave", pages.bound(page.misbehave))
+    application.router.add_get("/replicas", page.show)
+    application.router.add_post("/replicas/misbehave", page.misbehave)
 
 
 class _ReplicasPage:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import pytest_asyncio
-from aiohttp.test_utils import TestServer
+from aiohttp.test_utils import TestClient, TestServer
 from playwright.async_api import expect
 
 from client.serve import make_application
@@ -15,7 +15,7 @@ from tests.client.api.test_change_routes import open_build
 from tests.client.dashboard.test_build_page import finds
 from tests.client.gateway.test_build_changes import nobody_finishes
 from tests.client.running_network import Network, Running, gateway_on, passed
-from tests.client.site import Client, TestClient, decided_build, site_of
+from tests.client.site import Client, decided_build, site_of
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 

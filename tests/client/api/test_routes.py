@@ -357,7 +357,7 @@ async def test_health(client: Client) -> None:
 
 
 async def test_what_does_not_exist_is_json_too(client: Client) -> None:
-    assert (await get(client, "/nope"))[0] == 404
+    assert (await get(client, "/api/v1/nope"))[0] == 404
     answer = await client.get("/webHook")
     assert answer.status == 405
     assert answer.headers["Allow"] == "POST"
