@@ -22,8 +22,9 @@ from client.network.limits_history import LimitsHistory
 from client.storage.archive import BuildRecord
 from client.storage.outbox import Kind
 from client.views.agreement import SIGNS, Agreement, agreement_of, stance_of, with_outputs
+from client.views.build_times import building_seconds, span, time_parts
 from client.views.build_view import BallotView, BuildView, ReplicaView, is_over, read_ballot
-from client.views.formats import duration, length
+from client.views.formats import length
 from common.installation import CLIENT_COMMAND
 
 OPEN_REFRESH_SECONDS = 2
@@ -126,7 +127,8 @@ class _BuildPage:
             can_rebuild=is_over(record),
             waits_for_approval=gateway.waits_for_approval(record.build),
             build=build,
-            took=duration(build.times.opened, build.times.decided),
+            took=_took(build),
+            times=time_parts(build),
             agreement=agreement,
             failure=failure_of(build, ends, self._site.cluster.quorums.weak),
             outputs=outputs,
@@ -255,6 +257,11 @@ def superseded_by(build: BuildView) -> str | None:
     """The id of the build that took this one's place, if that is why it was cancelled. Pure."""
     found = _SUPERSEDED.fullmatch(build.withdrawn or "")
     return None if found is None else found[1]
+
+
+def _took(build: BuildView) -> str | None:
+    seconds = building_seconds(build)
+    return None if seconds is None else span(seconds)
 
 
 def _span(milliseconds: int) -> str:

@@ -1,7 +1,7 @@
 """The first page: all builds, the newest first, or those that a filter leaves."""
 
 from collections.abc import Sequence
-from urllib.parse import urlencode, urlsplit
+from urllib.parse import urlencode
 
 import msgspec
 from aiohttp import web
@@ -18,6 +18,7 @@ from client.storage.build_filter import (
 )
 from client.views import formats
 from client.views.agreement import ABSTAINS, AGREES, DISSENTS, FOUND, NONE, STANDS_BY, stance_of
+from client.views.build_times import building_seconds, span, total_seconds
 from client.views.build_view import BuildStatus, BuildView
 
 # Without JavaScript only; the page of older builds stays as it is.
@@ -55,6 +56,8 @@ class BuildRow(msgspec.Struct, frozen=True):
     apart: tuple[str, ...]
     # how long it was built; None: not known
     took: str | None
+    # how long it waited besides, where that is longer; None: it is not
+    waited: str | None
     # since when it is being built (ISO 8601); None: it is not
     began: str | None
 
@@ -117,26 +120,20 @@ def build_row(build: BuildView, replicas: Sequence[str]) -> BuildRow:
     state = build.verdict.outcome if build.verdict else build.status.value
     marks = tuple(_mark(build, replica) for replica in replicas)
     is_building = build.status is BuildStatus.BUILDING
+    seconds, total = building_seconds(build), total_seconds(build)
+    waited = None if seconds is None or total is None else total - seconds
     return BuildRow(
         build=build,
         state=state,
-        repository=short_repository(build.repository),
+        repository=formats.short_repository(build.repository),
         event=None if build.event == "push" else _event(build),
         marks=marks,
         agreement=_agreement(build, marks),
         apart=tuple(mark.text for mark in marks if mark.stance in (DISSENTS, ABSTAINS)),
-        took=formats.duration(build.times.opened, build.times.decided),
+        took=None if seconds is None else span(seconds),
+        waited=None if waited is None or waited <= max(1.0, seconds or 0.0) else span(waited),
         began=build.times.opened if is_building else None,
     )
-
-
-def short_repository(url: str) -> str:
-    """A repository's URL as people say it: without scheme, user and `.git`. Pure."""
-    parts = urlsplit(url)
-    if not parts.netloc:
-        return url.removesuffix(".git")
-    host = parts.netloc.rpartition("@")[2]
-    return f"{host}{parts.path.removesuffix('.git')}"
 
 
 def _mark(build: BuildView, replica: str) -> ReplicaMark:

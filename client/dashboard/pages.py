@@ -70,6 +70,7 @@ class Pages:
             counted=counted,
             elapsed=formats.elapsed,
             kind=formats.kind,
+            short_repository=formats.short_repository,
             sign=formats.sign,
             words=formats.words,
         )

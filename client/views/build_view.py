@@ -113,7 +113,7 @@ class ReplicaView(msgspec.Struct, frozen=True):
         str | None,
         msgspec.Meta(
             description="that ballot in words, else its own words; null: it never reported any;"
-            " `stand-by`: it need not build"
+            " `stand-by`: it need not build; `cancelled`: the verdict is, and it has no ballot"
         ),
     ]
     seen: Annotated[
@@ -363,6 +363,9 @@ def _replica_view(
         words = state.state
         if words in (None, "none") and verdict is not None and stood_by(verdict, state.replica):
             words = STAND_BY
+        if verdict is not None and verdict.outcome is Outcome.CANCELLED:
+            # whoever executed the verdict has stopped; nobody is asked any more how far it was
+            words = BuildStatus.CANCELLED
         seen = iso_time(state.seen_at)
         return ReplicaView(state.replica, False, words, seen, state.problem)
     words = _abstains(ballot.reason) if isinstance(ballot, Abstain) else _found(ballot.compared)

@@ -1,6 +1,7 @@
 """Words and signs for people: outcomes, how long ago, how long. Pure."""
 
 import datetime
+from urllib.parse import urlsplit
 
 MINUTE_SECONDS = 60
 HOUR_SECONDS = 3600
@@ -32,6 +33,15 @@ def words(name: str) -> str:
     return name.replace("_", " ")
 
 
+def short_repository(url: str) -> str:
+    """A repository's URL as people say it: without scheme, user and `.git`. Pure."""
+    parts = urlsplit(url)
+    if not parts.netloc:
+        return url.removesuffix(".git")
+    host = parts.netloc.rpartition("@")[2]
+    return f"{host}{parts.path.removesuffix('.git')}"
+
+
 def ago(iso: str, now: float) -> str:
     """How long before `now` (seconds since 1970) that ISO 8601 time was: "3 min ago"."""
     seconds = now - _seconds(iso)
@@ -49,13 +59,6 @@ def absolute(iso: str) -> str:
     """An ISO 8601 time in UTC as people read it: "2026-01-31 09:05:07 UTC"."""
     moment = datetime.datetime.fromisoformat(iso).astimezone(datetime.UTC)
     return moment.strftime("%Y-%m-%d %H:%M:%S UTC")
-
-
-def duration(begin: str | None, end: str | None) -> str | None:
-    """From one ISO 8601 time to another: "4.2 s", "3 min 05 s", "1 h 02 min"; None: not known."""
-    if begin is None or end is None:
-        return None
-    return length(max(0.0, _seconds(end) - _seconds(begin)))
 
 
 def length(seconds: float) -> str:

@@ -272,7 +272,7 @@ class BuildRunner:
             if found.result.problem is not None:
                 log.note(found.result.problem)
             log.note(_in_words(found.result))
-            if found.result.network_was_off:
+            if found.result.network_was_off and log.looks_offline():
                 log.note(NETWORK_WAS_OFF)
             log_sha256, log_bytes = await in_thread(self._threads, lambda stop: log.finish())
         except OSError as error:

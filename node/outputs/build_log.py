@@ -26,6 +26,17 @@ NO_GIT = (
 _LOOKS_FOR_GIT = re.compile(
     rb"not a git repository|setuptools-scm was unable to detect|upstream git repository"
 )
+# What resolvers and connections say without a network: libc and its many callers, busybox, curl,
+# git, apt, pip, npm, Go, Rust, Java. Not a refused connection: on loopback it has other reasons.
+_LOOKS_OFFLINE = re.compile(
+    rb"could ?n[o']t resolve|temporary failure (in name resolution|resolving)"
+    rb"|name or service not known|no address associated|unknown ?host|getaddrinfo|bad address"
+    rb"|network is unreachable|no route to host|dial tcp: lookup|failed to lookup address"
+    rb"|ENOTFOUND|EAI_AGAIN|ENETUNREACH",
+    re.IGNORECASE,
+)
+# Where a build ends that the missing network ended.
+_OFFLINE_BYTES = 64 * 1024
 # as long as what is looked for, which may come in two pieces
 _KEPT_BYTES = 64
 
@@ -93,6 +104,24 @@ class BuildLog:
             _write_all(file, taken)
             self._head_bytes += len(taken)
         self._keep_tail(data[len(taken) :])
+
+    def looks_offline(self) -> bool:
+        """Whether the end of what is kept has a resolver's or a connection's error.
+
+        Raises OSError.
+        """
+        end = b""
+        offset = max(0, self.total - _OFFLINE_BYTES)
+        while (piece := self.read(offset, _OFFLINE_BYTES)).data:
+            end += piece.data
+            offset = piece.end
+        return _LOOKS_OFFLINE.search(end) is not None
+
+    @property
+    def total(self) -> int:
+        """How many bytes were written, kept or not."""
+        with self._lock:
+            return self._head_bytes + self._cut_bytes + self._tail_bytes
 
     def read(self, offset: int, bytes_max: int) -> LogPiece:
         """What is here from that byte of the whole output on, at most bytes_max. Raises OSError.

@@ -6,10 +6,11 @@ import pytest
 
 from ci.operations import Abstain, Event
 from client.api.routes import PAGE_BUILDS_MAX
-from client.dashboard.builds_page import BRANCHES_MAX, BuildRow, build_row, short_repository
+from client.dashboard.builds_page import BRANCHES_MAX, BuildRow, build_row
 from client.dashboard.pages import STATIC
 from client.storage.build_filter import OUTCOMES
 from client.storage.build_request import BuildRequest
+from client.views import formats
 from client.views.build_view import BuildView, build_view
 from tests.ci.builders import FAILED, PASSED
 from tests.client.dashboard.pages import page
@@ -208,4 +209,4 @@ def test_what_asked_for_it() -> None:
     ],
 )
 def test_a_repository_as_people_say_it(url: str, short: str) -> None:
-    assert short_repository(url) == short
+    assert formats.short_repository(url) == short

@@ -180,3 +180,37 @@ def test_it_can_be_read_while_it_is_finished(
     assert meanwhile[:2] == before
     assert b"too late" not in (tmp_path / "log").read_bytes()
     assert not log.is_open
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        b"curl: (6) Could not resolve host: example.org",
+        b"wget: bad address 'example.org'",
+        b"[Errno -3] Temporary failure in name resolution",
+        b"npm ERR! code EAI_AGAIN",
+        b"dial tcp: lookup proxy.golang.org: Try again",
+        b"connect: Network is unreachable",
+        b"java.net.UnknownHostException: example.org",
+        b"fatal: unable to access 'https://example.org/': Couldn't resolve host",
+    ],
+)
+def test_a_resolvers_or_connections_error_at_the_end_looks_offline(
+    tmp_path: Path, said: bytes
+) -> None:
+    log = BuildLog(tmp_path / "log", 4096)
+    log.write(b"x" * 100_000 + b"\n")
+    assert not log.looks_offline()
+    for place in range(0, len(said), 5):
+        log.write(said[place : place + 5])
+    assert log.looks_offline(), "in what of a long log is kept, too"
+    log.write(b"a line that has nothing to do with it\n" * 10_000)
+    assert not log.looks_offline(), "something else happened since"
+    log.close()
+
+
+def test_what_fails_for_another_reason_does_not_look_offline(tmp_path: Path) -> None:
+    log = BuildLog(tmp_path / "log", 4096)
+    log.write(b"2 tests failed\nconnect 127.0.0.1:5432: Connection refused\n+ exit 4\n")
+    assert not log.looks_offline()
+    log.close()

@@ -188,13 +188,18 @@ async def test_resources_are_those_of_the_pipeline(room: Room) -> None:
 
 
 async def test_without_a_network_a_red_build_ends_its_log_with_the_reason(room: Room) -> None:
-    compared, log = await room.run('test "$(ls /sys/class/net)" = lo', "exit 4")
+    resolve = "echo 'Could not resolve host: example.org'"
+    compared, log = await room.run('test "$(ls /sys/class/net)" = lo', f"{resolve}; exit 4")
     assert compared.exit_code == 4
     assert last_line(log) == f"[pbft-ci] {NETWORK_WAS_OFF}"
     compared, log = await room.run("true")
     assert compared.exit_code == 0
     assert NETWORK_WAS_OFF not in log
-    compared, log = await room.run_files({"Dockerfile": f"FROM {room.image}\nRUN exit 5\n"})
+    compared, log = await room.run("exit 4")
+    assert compared.exit_code == 4
+    assert NETWORK_WAS_OFF not in log, "nothing looks as if that were the reason"
+    dockerfile = f"FROM {room.image}\nRUN {resolve}; exit 5\n"
+    compared, log = await room.run_files({"Dockerfile": dockerfile})
     assert compared.exit_code == 5
     assert last_line(log) == f"[pbft-ci] {NETWORK_WAS_OFF}"
 
