@@ -16,7 +16,7 @@ from client.dashboard.build_forms import done_text
 from client.dashboard.build_logs import BuildLogs, PagePlace
 from client.dashboard.change_forms import ChangeForms
 from client.dashboard.compare_page import ComparedLogs, LogComparisons, pairs_to_compare
-from client.dashboard.log_ends import failure_of, outputs_of, same_logs
+from client.dashboard.log_ends import ending_of, outputs_of, same_logs
 from client.dashboard.pages import Pages
 from client.network.limits_history import LimitsHistory
 from client.storage.archive import BuildRecord
@@ -32,6 +32,8 @@ LATER_REFRESH_SECONDS = 5
 # Of two logs that differ, what the build's page shows; the page for comparing shows more.
 COMPARED_LINES_MAX = 12
 COMPARED_PAIRS_MAX = 3
+# A page that was open already asks with it (live.js): then nothing moves away under its reader.
+RENEWED_HEADER = "Pbft-Renewed"
 _SUPERSEDED = re.compile(r"superseded by ([0-9a-f]{64})")
 
 
@@ -121,6 +123,8 @@ class _BuildPage:
             "build.html",
             refresh_seconds=later if is_over(record) else OPEN_REFRESH_SECONDS,
             seen=seen,
+            is_over=is_over(record),
+            is_renewed=RENEWED_HEADER in request.headers,
             done=done_text(request),
             can_cancel=Kind.CANCEL in possible,
             can_approve=Kind.APPROVE in possible,
@@ -130,7 +134,7 @@ class _BuildPage:
             took=_took(build),
             times=time_parts(build),
             agreement=agreement,
-            failure=failure_of(build, ends, self._site.cluster.quorums.weak),
+            ending=ending_of(build, ends, self._site.cluster.quorums.weak),
             outputs=outputs,
             same_logs=same_logs(ends),
             columns=replica_columns(

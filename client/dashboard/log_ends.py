@@ -10,6 +10,7 @@ from pathlib import Path
 
 import msgspec
 
+from ci.operations import Outcome
 from client.logs.build_output import BuildOutput, html_of
 from client.logs.log_comparison import without_numbers
 from client.views.agreement import OTHER_OUTPUT, SAME_OUTPUT
@@ -51,14 +52,15 @@ class LogEnd(msgspec.Struct, frozen=True):
     html: str
 
 
-class Failure(msgspec.Struct, frozen=True):
-    """What an agreed build that did not pass ended with.
+class Ending(msgspec.Struct, frozen=True):
+    """What an agreed build ended with. is_failure: it did not pass.
 
     step: the one that the logs of f+1 agreeing replicas end in; None: there is none. end: of the
     log of `replica`. same: other agreeing replicas with the same log, apart from numbers; others:
     the rest of the agreeing replicas whose logs are here.
     """
 
+    is_failure: bool
     step: EndedIn | None
     replica: str
     end: LogEnd
@@ -93,15 +95,15 @@ def _read(file: Path, size: int, log_sha256: str) -> LogEnd:
     return LogEnd(step, line, digest, html_of(BuildOutput().take(shown, is_last=True)))
 
 
-def failure_of(build: BuildView, ends: Mapping[str, LogEnd], weak: int) -> Failure | None:
-    """What the agreed build ended with; None: it passed, is not agreed on, or no log is here.
+def ending_of(build: BuildView, ends: Mapping[str, LogEnd], weak: int) -> Ending | None:
+    """What the agreed build ended with; None: nothing is agreed on, or no log of it is here.
 
     ends: of the logs that are here. weak: f+1, of which one is honest. Pure.
     """
     verdict = build.verdict
-    if verdict is None or verdict.outcome == "passed":
+    if verdict is None:
         return None
-    agreeing = [name for name in verdict.agreeing if name in ends]
+    agreeing = [name for name in ends if name in verdict.agreeing]
     if not agreeing:
         return None
     steps = Counter(ends[name].step for name in agreeing)
@@ -112,7 +114,7 @@ def failure_of(build: BuildView, ends: Mapping[str, LogEnd], weak: int) -> Failu
     rest = [name for name in agreeing if name != shown]
     same = tuple(name for name in rest if ends[name].digest == ends[shown].digest)
     others = tuple(name for name in rest if name not in same)
-    return Failure(step, shown, ends[shown], same, others)
+    return Ending(verdict.outcome != Outcome.PASSED, step, shown, ends[shown], same, others)
 
 
 def same_logs(ends: Mapping[str, LogEnd]) -> dict[str, str]:

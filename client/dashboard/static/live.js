@@ -104,7 +104,9 @@
     while (is_stale) {
       is_stale = false;
       try {
-        const answer = await fetch(location.href, {cache: "no-store", redirect: "error"});
+        const answer = await fetch(location.href, {
+          cache: "no-store", redirect: "error", headers: {"Pbft-Renewed": "yes", "Accept": "text/html"},
+        });
         if (!answer.ok) throw new Error(answer.statusText);
         renew(new DOMParser().parseFromString(await answer.text(), "text/html"));
         is_behind = false;
