@@ -9,6 +9,7 @@ from aiohttp import web
 
 from client.api.routes import ApiError, Site
 from client.dashboard.build_diagram import build_diagram
+from client.dashboard.kept_traces import KeptTraces
 from client.dashboard.pages import CONTENT_SECURITY_POLICY, Pages
 from client.network.nodes import NodeFailed, ServedTrace
 from client.storage.archive import BuildRecord
@@ -28,16 +29,28 @@ POLICY = CONTENT_SECURITY_POLICY.replace(
 
 
 def add_diagrams(application: web.Application, site: Site, pages: Pages) -> None:
-    """Add the two routes."""
-    application.router.add_get(PAGE_PATH, functools.partial(_show_page, site, pages))
-    application.router.add_get(SVG_PATH, functools.partial(_show_svg, site))
+    """Add the two routes, and keep what the nodes say of the newest builds' messages."""
+    kept = KeptTraces(site)
+    application.router.add_get(PAGE_PATH, functools.partial(_show_page, site, pages, kept=kept))
+    application.router.add_get(SVG_PATH, functools.partial(_show_svg, site, kept))
+
+    async def start(application: web.Application) -> None:
+        await kept.start()
+
+    async def close(application: web.Application) -> None:
+        await kept.close()
+
+    application.on_startup.append(start)
+    application.on_cleanup.append(close)
 
 
-async def _show_page(site: Site, pages: Pages, request: web.Request) -> web.Response:
+async def _show_page(
+    site: Site, pages: Pages, request: web.Request, *, kept: KeptTraces
+) -> web.Response:
     """GET /builds/<id>/messages."""
     seen = pages.seen
     record = site.record(request)
-    diagram, silent = await _diagram(site, record)
+    diagram, silent = await _diagram(site, kept, record)
     rows, total = rows_of(diagram) if diagram is not None else ([], 0)
     response = pages.render(
         "messages.html",
@@ -55,10 +68,10 @@ async def _show_page(site: Site, pages: Pages, request: web.Request) -> web.Resp
     return response
 
 
-async def _show_svg(site: Site, request: web.Request) -> web.Response:
+async def _show_svg(site: Site, kept: KeptTraces, request: web.Request) -> web.Response:
     """GET /api/v1/builds/<id>/messages.svg: the picture, to keep."""
     record = site.record(request)
-    diagram, silent = await _diagram(site, record)
+    diagram, silent = await _diagram(site, kept, record)
     if diagram is None:
         raise ApiError(404, "no node keeps messages of that build any more: " + "; ".join(silent))
     return web.Response(
@@ -72,16 +85,22 @@ async def _show_svg(site: Site, request: web.Request) -> web.Response:
     )
 
 
-async def _diagram(site: Site, record: BuildRecord) -> tuple[Diagram | None, list[str]]:
-    """The picture of what the nodes still know, and who knows nothing and why."""
+async def _diagram(
+    site: Site, kept: KeptTraces, record: BuildRecord
+) -> tuple[Diagram | None, list[str]]:
+    """The picture of what the nodes still know or told before, and who knows nothing and why."""
     names = site.nodes.names
     answers = await asyncio.gather(
         *(site.nodes.messages(name, record.build) for name in names), return_exceptions=True
     )
+    before = await kept.traces(record.build)
     traces: dict[str, ServedTrace] = {}
     silent = []
     for name, answer in zip(names, answers, strict=True):
-        if isinstance(answer, NodeFailed):
+        is_fresh = isinstance(answer, ServedTrace) and answer.messages
+        if not is_fresh and name in before and before[name].messages:
+            traces[name] = before[name]
+        elif isinstance(answer, NodeFailed):
             silent.append(str(answer))
         elif isinstance(answer, BaseException):
             raise answer

@@ -285,6 +285,8 @@ class ClientConfig(msgspec.Struct, frozen=True):
     # how long and how many finished builds are kept
     archive_days_max: Annotated[float, msgspec.Meta(gt=0, le=36500)] = 365
     archive_builds_max: Annotated[int, msgspec.Meta(ge=1, le=10_000_000)] = 10_000
+    # of so many of the newest builds, what the nodes say of their messages is kept
+    diagrams_max: Annotated[int, msgspec.Meta(ge=0, le=100_000)] = 200
     # up to four tokens, one per line, readable by their owner alone; whoever changes builds over
     # the API needs one. None: whoever is on this machine may, nobody else, and nobody at all if
     # `public_url` or `listen` is for others too
