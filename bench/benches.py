@@ -8,6 +8,7 @@ from bench import (
     accept,
     failover,
     history,
+    log_page,
     messages,
     noop,
     repository,
@@ -62,6 +63,11 @@ BENCHES = {
             name=history.NAME,
             what="100,000 builds beside 100: restart, memory, pages, ordering",
             run=history.run,
+        ),
+        Bench(
+            name=log_page.NAME,
+            what="a log of 1 MB in a real browser, beside the same as plain text",
+            run=log_page.run,
         ),
         Bench(
             name=strangers.NAME,
