@@ -1,4 +1,4 @@
-"""Where a build's time went, from the webhook to the verdict. Pure.
+"""Where a build's time went, from the webhook to the verdict.
 
 The gateway's clock measures all but the building, which each replica measures by its own.
 """

@@ -129,6 +129,7 @@ async def test_a_reader_who_went_up_is_left_there(served: Served, visit: Visitor
     assert await from_end(log) < 2, "it begins at the end"
     served.write(FIRST, "and more\n" * 9)
     await expect(log).to_contain_text("and more")
+    await log.scroll_into_view_if_needed()
     await expect(log.locator("span").last).to_be_in_viewport()
     assert await from_end(log) < 2, "and stays there"
     await log.evaluate("log => log.scrollTop = 7")

@@ -12,6 +12,14 @@ pytestmark = [pytest.mark.processes, pytest.mark.asyncio(loop_scope="session")]
 
 REMEMBER = "window.before = true"
 REMEMBERED = "window.before === true"
+# What moves under a reader's eyes, as browsers count it (Layout Instability, "good" below 0.1).
+LAYOUT_SHIFT_MAX = 0.1
+ADD_SHIFTS = """() => {
+  window.shift = 0;
+  new PerformanceObserver((list) => {
+    for (const entry of list.getEntries()) if (!entry.hadRecentInput) window.shift += entry.value;
+  }).observe({type: "layout-shift", buffered: true});
+}"""
 
 
 async def open_build(visit: VisitorMaker, site: Site, build: str) -> Page:
@@ -27,6 +35,7 @@ async def test_a_build_is_followed_to_its_verdict(site: Site, visit: VisitorMake
     build = await site.begin("slow")
     page = await open_build(visit, site, build)
     await expect(page.locator("h1")).to_contain_text("building")
+    await page.evaluate(ADD_SHIFTS)
     log = page.get_by_role("link", name="log").first
     await log.focus()
     site.let_end(build)
@@ -34,6 +43,7 @@ async def test_a_build_is_followed_to_its_verdict(site: Site, visit: VisitorMake
     await expect(page.locator("article", has_text="agrees")).to_have_count(4)
     assert await page.evaluate(REMEMBERED)
     await expect(log).to_be_focused()
+    assert await page.evaluate("window.shift") < LAYOUT_SHIFT_MAX
 
 
 async def test_a_new_build_appears_among_the_builds(site: Site, visit: VisitorMaker) -> None:

@@ -11,6 +11,7 @@ from client.dashboard.log_ends import TAIL_BYTES, TAIL_LINES
 from client.logs.live_logs import LiveLogs
 from common.log_pieces import ServedPiece
 from tests.client.api.test_change_routes import open_build
+from tests.client.dashboard.pages import page
 from tests.client.dashboard.test_build_page import finds
 from tests.client.gateway.test_build_changes import nobody_finishes
 from tests.client.gateway.test_gateway import record_of, until
@@ -204,8 +205,10 @@ async def test_a_build_that_nobody_was_asked_for_has_no_logs(
     build = (await running.gateway.submit("https://example.org/r.git", "b", None)).hex()
     await running.gateway.cancel(bytes.fromhex(build), "no")
     await until(lambda: record_of(running, bytes.fromhex(build)).collected)
-    _, at, state = await Logs(running, client, build).tail("replica-0")
-    assert (at, state) == (None, "no log")
+    text = await page(client, f"/builds/{build}")
+    assert text.count('<span class="tail-state soft">no log</span>') == 4
+    assert "data-replica" not in text
+    assert "Whole log" not in text
 
 
 @pytest.mark.parametrize("at", ["run1:0", "run1:0,-,-", "-,-,-,-,-", "x" * 8001])
