@@ -65,7 +65,11 @@ def _lint(options: argparse.Namespace) -> int:
         print("\n".join(msgspec.structs.replace(found, file=name).texts))
         return EXIT_NOT_PASSED
     steps = ", ".join(step.name for step in found.steps)
-    print(f"{name}: valid: image {found.image}; steps {steps}")
+    images = found.images(found.steps)
+    shown = f"image{'s' if len(images) > 1 else ''} {', '.join(images)}; steps {steps}"
+    if found.services:
+        shown += f"; services {', '.join(service.name for service in found.services)}"
+    print(f"{name}: valid: {shown}")
     print(f"{name}: checked against {_whose_limits(options)}")
     if options.file != "-":
         _warn_of_versions(Path(options.file).parent / "pyproject.toml", found)

@@ -76,6 +76,10 @@ class BuildLog:
             self._add(self._file, self._noted(NO_GIT))
             self._add(self._file, data[end:])
 
+    def write_line(self, line: bytes) -> None:
+        """A whole line of something beside the build, with its line feed. Raises OSError."""
+        self.write(line if self._last == b"\n" else b"\n" + line)
+
     def note(self, text: str) -> None:
         """One line of this node's own, marked as such. Raises OSError (disk full)."""
         self.write(self._noted(text))

@@ -19,6 +19,7 @@ from ci.admission import (
 from ci.builds import encode_build
 from ci.limits import Limits
 from ci.operations import (
+    IMAGES_MAX,
     Abstain,
     Agreement,
     Append,
@@ -26,6 +27,7 @@ from ci.operations import (
     Ballot,
     BuildMetadata,
     BuildResult,
+    ImageDigest,
     Outcome,
     ResultKey,
     Step,
@@ -61,8 +63,12 @@ def largest_ballot(number: int) -> Ballot:
         for index in range(64)
     )
     steps = tuple(Step(f"{index:02}" + "s" * 62, True) for index in range(64))
+    images = tuple(
+        ImageDigest(f"{index}" + "i" * 199, f"sha256:{index}" + "0" * 63)
+        for index in range(IMAGES_MAX)
+    )
     compared = ResultKey(
-        Outcome.PASSED, 0, COMMIT, PIPELINE_SHA256, "x" * 512, Agreement.DEFAULT, artifacts, steps
+        Outcome.PASSED, 0, COMMIT, PIPELINE_SHA256, images, Agreement.DEFAULT, artifacts, steps
     )
     evidence = BuildMetadata(
         "0" * 64, 2**53, SHORT_TEXT, 2**53, 2**53, f"{number}" + SHORT_TEXT[1:]

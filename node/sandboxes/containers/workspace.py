@@ -96,7 +96,13 @@ def make_workspace(
     )
     container = create_container(client, order)
     resources.containers.append(container)
-    client.start(container)
+    try:
+        client.start(container)
+    except docker.errors.APIError:
+        # An image without a shell, which `keeper_end` tells: without an init process that is an
+        # error of the start.
+        if client.inspect_container(container)["State"]["ExitCode"] not in _NO_PROGRAM:
+            raise
     if ca_bundle is not None:
         client.put_archive(container, TRUST, _archive("ca.pem", ca_bundle))
     mounts = client.inspect_container(container)["Mounts"]

@@ -60,6 +60,17 @@ async def test_where_no_step_is_for_the_branch_nothing_passes(
     assert (found.outcome, found.exit_code) == (Outcome.SKIPPED, None)
 
 
+async def test_services_are_not_there_which_this_replica_says(
+    repository: GitRepository, builder: Builder
+) -> None:
+    text = pipeline("any", "true", services=[{"name": "database", "image": "any"}])
+    commit = repository.commit({".pbft-ci.yml": text})
+    ballot = await builder.build(builder.order(repository.url, commit))
+    assert isinstance(ballot, Abstain)
+    assert "executor: process" in ballot.reason
+    assert "database" in ballot.reason
+
+
 async def test_the_environment_is_not_the_nodes_own(
     repository: GitRepository, builder: Builder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
