@@ -44,12 +44,15 @@ IMAGES_MAX = 8
 NAMED_IMAGE_CHARACTERS_MAX = 200
 READY_SECONDS_MAX = 300
 READY_SECONDS = 60
+DEPTH_MAX = 1000
+FULL_DEPTH = "full"
 
 KEYS = (
     "image",
     "commands",
     "steps",
     "services",
+    "clone",
     "environment",
     "timeout_seconds",
     "network",
@@ -68,6 +71,7 @@ SERVICE_KEYS = (
     "memory",
     "root",
 )
+CLONE_KEYS = ("depth", "tags")
 READY_KEYS = ("port", "command", "seconds")
 WHEN_KEYS = ("branch", "event")
 RESOURCE_KEYS = ("memory", "cpus", "pids")
@@ -171,6 +175,15 @@ class Service(msgspec.Struct, frozen=True):
     is_root: bool = False
 
 
+class Clone(msgspec.Struct, frozen=True):
+    """Which part of the history is in the workspace, as `.git`."""
+
+    # how many commits deep; None: all of it
+    depth: int | None
+    # whether with the tags that lead to it
+    has_tags: bool
+
+
 class Pipeline(msgspec.Struct, frozen=True):
     """What to run: the steps in order, until one fails, and services beside them."""
 
@@ -182,6 +195,8 @@ class Pipeline(msgspec.Struct, frozen=True):
     artifacts: tuple[str, ...] = ()
     agreement: str = "default"
     services: tuple[Service, ...] = ()
+    # None: no `.git`
+    clone: Clone | None = None
 
     @property
     def step_memory_bytes(self) -> int:
@@ -333,6 +348,7 @@ def _pipeline(root: Place, limits: PipelineLimits) -> Pipeline:
     return Pipeline(
         steps=steps,
         services=services,
+        clone=root.read("clone", _clone, None),
         timeout_seconds=seconds,
         resources=resources,
         artifacts=root.read(
@@ -449,6 +465,22 @@ def _service(entry: Place, memory_bytes_max: int, memory_bytes: int) -> Service:
         ),
         is_root=entry.read("root", read_flag, False),
     )
+
+
+def _clone(place: Place) -> Clone:
+    check_keys(place, CLONE_KEYS, "clone", expected="a mapping with depth and tags")
+    return Clone(
+        depth=place.read("depth", _depth, 1), has_tags=place.read("tags", read_flag, False)
+    )
+
+
+def _depth(place: Place) -> int | None:
+    if place.value == FULL_DEPTH:
+        return None
+    try:
+        return read_number(place, 1, DEPTH_MAX, of_what=" of commits")
+    except WrongValue as wrong:
+        raise place.wrong(f"{wrong}, or {FULL_DEPTH}") from None
 
 
 def _ready(place: Place) -> Ready:

@@ -74,9 +74,7 @@ ADVICE = {
         "write one list of steps, which run in order",
     ),
     **dict.fromkeys(("failure", "allow_failure", "ignore"), "command || true lets a command fail"),
-    **dict.fromkeys(
-        ("clone", "skip_clone", "git"), "the files are there, and no .git: see PIPELINES.md"
-    ),
+    **dict.fromkeys(("clone", "skip_clone", "git"), "write clone at the top, with depth and tags"),
     **dict.fromkeys(
         ("on", "only", "except", "trigger", "cron", "schedule"),
         "say it in a step's when: branch and event",

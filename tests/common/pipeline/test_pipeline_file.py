@@ -12,6 +12,7 @@ from ci import operations
 from ci.limits import Limits
 from common.pipeline.pipeline_file import (
     AGREEMENTS,
+    CLONE_KEYS,
     EVENTS,
     IMAGES_MAX,
     KEYS,
@@ -24,6 +25,7 @@ from common.pipeline.pipeline_file import (
     STEP_KEYS,
     STEPS_MAX,
     WHEN_KEYS,
+    Clone,
     Pipeline,
     PipelineInvalid,
     Ready,
@@ -54,6 +56,7 @@ resources:
   pids: 64
 artifacts: [dist/b.txt, a.txt]
 agreement: default
+clone: {depth: 50, tags: true}
 services:
   - name: database
     image: postgres:16
@@ -93,6 +96,8 @@ VALID = [
     FULL,
     "image: a\ncommands: [x]\nresources: {}\n",
     "steps: [{name: x, image: a, commands: [y]}]\n",
+    "image: a\ncommands: [x]\nclone: {}\n",
+    "image: a\ncommands: [x]\nclone: {depth: full}\n",
     f"{WITH}{{name: x, image: x}}, {{name: y, image: y, ready: {{seconds: 5}}}}]\n",
     "image: a\ncommands: [x]\nenvironment: {}\n",
     "image: a\ncommands: [x]\nresources: {memory: 33554432}\n",
@@ -138,6 +143,12 @@ BROKEN: list[tuple[str, int | None, str | None, str | None]] = [
     ("image: a\nsteps:\n - {name: 1, commands: [x]}\n", 3, "name", None),
     ("image: a\nsteps:\n - {name: x, commands: [y], image: B}\n", 3, "image", None),
     ("steps:\n - {name: x, commands: [y], image: b}\n - {name: z, commands: [y]}\n", *NO_IMAGE),
+    ("image: a\ncommands: [x]\nclone: true\n", 3, "clone", None),
+    ("image: a\ncommands: [x]\nclone: {depth: 0}\n", 3, "depth", None),
+    ("image: a\ncommands: [x]\nclone: {depth: 1001}\n", 3, "depth", None),
+    ("image: a\ncommands: [x]\nclone: {depth: some}\n", 3, "depth", None),
+    ("image: a\ncommands: [x]\nclone: {tags: 1}\n", 3, "tags", None),
+    ("image: a\ncommands: [x]\nclone: {tag: true}\n", 3, "tag", "tags"),
     ("image: a\ncommands: [x]\nservices: []\n", 3, "services", None),
     ("image: a\ncommands: [x]\nservices: {name: x}\n", 3, "services", None),
     (f"{WITH}{{name: x}}]\n", 3, "image", None),
@@ -252,6 +263,7 @@ def test_everything_that_may_be_said() -> None:
         resources=Resources(256 * 2**20, 0.5, 64),
         artifacts=("a.txt", "dist/b.txt"),
         agreement="default",
+        clone=Clone(50, True),
         services=(
             Service(
                 "database",
@@ -345,7 +357,11 @@ def test_what_other_servers_have_is_named_with_what_to_write_instead(
 
 
 def test_advice_is_for_no_key_that_is_known_everywhere() -> None:
-    assert ADVICE.keys() & {*KEYS, *STEP_KEYS, *WHEN_KEYS, *RESOURCE_KEYS} == {"services", "when"}
+    assert ADVICE.keys() & {*KEYS, *STEP_KEYS, *WHEN_KEYS, *RESOURCE_KEYS} == {
+        "clone",
+        "services",
+        "when",
+    }
 
 
 def test_of_very_many_wrong_keys_a_few_are_said() -> None:
@@ -381,6 +397,7 @@ def test_the_schema_knows_the_keys_and_bounds_of_the_parser() -> None:
     assert tuple(properties) == KEYS
     assert tuple(step["properties"]) == STEP_KEYS
     assert tuple(step["properties"]["when"]["properties"]) == WHEN_KEYS
+    assert tuple(properties["clone"]["properties"]) == CLONE_KEYS
     service = definitions["service"]["properties"]
     assert tuple(service) == SERVICE_KEYS
     assert tuple(service["ready"]["properties"]) == READY_KEYS

@@ -46,8 +46,8 @@ async def test_every_step_reaches_a_service_by_its_name_and_it_is_confined_like_
     room: Room,
 ) -> None:
     look = (
-        "exec 2>&1; id -u; grep CapBnd /proc/self/status; ls /sys/class/net; touch /x; touch /tmp/x;"
-        " touch /own/x; echo variable $MODE $CI; ls /workspace; printf unfinished;"
+        "exec 2>&1; id -u; grep CapBnd /proc/self/status; ls /sys/class/net; touch /x;"
+        " touch /tmp/x /own/x; echo variable $MODE $CI; ls /workspace; printf unfinished;"
     )
     text = json.dumps(
         {
