@@ -385,7 +385,7 @@ class BuildRunner:
             order.repository,
             ref_of(order.branch, order.ref),
             order.commit,
-            clone,
+            clone=clone,
             room=HistoryRoom(
                 source.tree, work, max(0, order.limits.workspace_bytes - source.tree_bytes)
             ),

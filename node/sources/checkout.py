@@ -185,7 +185,7 @@ class Checkout:
             await asyncio.sleep(min(ASKED_AGAIN_EVERY_SECONDS, asked_until - now))
 
     async def add_history(
-        self, repository: str, reference: str, commit: str, clone: Clone, *, room: HistoryRoom
+        self, repository: str, reference: str, commit: str, *, clone: Clone, room: HistoryRoom
     ) -> History | TreeRefused:
         """Add `.git` to the tree of a commit that was just checked out.
 

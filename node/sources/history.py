@@ -82,7 +82,7 @@ def add_history(
     Raises CorruptMirror, InfrastructureError, Stopped and OSError.
     """
     try:
-        return _add(commit, clone, _Git(mirror, environment, room, stop))
+        return _add(commit, clone, _Git(mirror, environment, room=room, stop=stop))
     except (_TooLong, OutputTooLong):
         return TreeRefused(
             "with the history that `clone` asks for does not fit into the workspace, which has"
@@ -94,7 +94,7 @@ class _Git:
     """Runs git in the mirror, and in the repository that is made."""
 
     def __init__(
-        self, mirror: Path, environment: Mapping[str, str], room: HistoryRoom, stop: Stop
+        self, mirror: Path, environment: Mapping[str, str], *, room: HistoryRoom, stop: Stop
     ) -> None:
         self.mirror = mirror
         self.folder = room.folder / "git"
@@ -237,10 +237,10 @@ def _append(tree: Path, files: Mapping[str, bytes], folder: Path) -> None:
         for name, data in files.items():
             path = folder / f"ours-{name}"
             path.write_bytes(data)
-            _append_file(archive, f".git/{name}", path, seconds)
+            _append_file(archive, f".git/{name}", path, seconds=seconds)
         for path in _made(folder):
             name = path.relative_to(folder).as_posix()
-            _append_file(archive, f".git/{name}", path, seconds)
+            _append_file(archive, f".git/{name}", path, seconds=seconds)
 
 
 def _made(folder: Path) -> Iterator[Path]:
@@ -253,7 +253,7 @@ def _made(folder: Path) -> Iterator[Path]:
             yield path
 
 
-def _append_file(archive: tarfile.TarFile, name: str, path: Path, seconds: int) -> None:
+def _append_file(archive: tarfile.TarFile, name: str, path: Path, *, seconds: int) -> None:
     header = _header(name, seconds, is_folder=False)
     header.size = path.stat().st_size
     with path.open("rb") as file:

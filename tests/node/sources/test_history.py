@@ -43,7 +43,9 @@ async def history_of(
     )
     assert isinstance(source, Source)
     room = HistoryRoom(tree, work, more.get("bytes_max", BYTES_MAX - source.tree_bytes))
-    return await checkout.add_history(repository.url, "refs/heads/main", commit, clone, room=room)
+    return await checkout.add_history(
+        repository.url, "refs/heads/main", commit, clone=clone, room=room
+    )
 
 
 def unpacked(folder: Path) -> Path:
