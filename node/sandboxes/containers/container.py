@@ -37,6 +37,8 @@ BYTES_PER_FILE = 8192
 FILES_MIN = 120_000
 # a network namespace that has no way out, and that other containers can join
 JOINABLE = "none"
+# the kernel's setting that keeps ::1 from its loopback interface
+NO_IPV6 = "net.ipv6.conf.lo.disable_ipv6"
 # before the id of a container whose network is joined
 JOINING = "container:"
 # What programs need that begin as root, prepare their folders, and go on as another user.
@@ -73,8 +75,9 @@ class ContainerOrder(msgspec.Struct, frozen=True):
     # the name of the engine's network, None for none. JOINABLE costs the engine as much as a
     # network does
     network: str | None = None
-    # names that mean this network's loopback address, where it is JOINABLE
+    # where the network is JOINABLE: names that mean its loopback address, and whether it has ::1
     host_names: tuple[str, ...] = ()
+    has_ipv6: bool = True
     # whether its standard input is open; whoever attaches to it may close it
     has_input: bool = False
     # whether it is root, with no more than ROOT_CAPABILITIES; else it is the build's user
@@ -154,7 +157,7 @@ def _host_config(
             *_made_along(order.new_volumes, order.labels),
             *([] if hosts is None else [hosts]),
         ],
-        **(_loopback(order.host_names) if order.network == JOINABLE else {}),
+        **(_loopback(order) if order.network == JOINABLE else {}),
         # A first process that reaps orphans and makes a missing program an exit code. What others
         # are to join must not start without its program.
         init=order.network != JOINABLE,
@@ -183,12 +186,17 @@ def _joins(order: ContainerOrder) -> bool:
     return order.network is not None and order.network.startswith(JOINING)
 
 
-def _loopback(names: tuple[str, ...]) -> dict[str, Any]:
+def _loopback(order: ContainerOrder) -> dict[str, Any]:
     """What an engine leaves out of a namespace that it makes: ::1, and all names."""
     return {
-        "extra_hosts": dict.fromkeys((HOST_NAME, *names), "127.0.0.1"),
-        "sysctls": {"net.ipv6.conf.lo.disable_ipv6": "0"},
+        "extra_hosts": dict.fromkeys((HOST_NAME, *order.host_names), "127.0.0.1"),
+        "sysctls": {NO_IPV6: "0"} if order.has_ipv6 else {},
     }
+
+
+def lacks_ipv6(error: docker.errors.APIError) -> bool:
+    """Whether a container did not start because the kernel has no IPv6."""
+    return NO_IPV6.replace(".", "/") in str(error.explanation)
 
 
 def _shared(volumes: Mapping[str, tuple[str, bool]]) -> list[docker.types.Mount]:

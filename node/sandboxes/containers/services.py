@@ -157,7 +157,7 @@ def _container_order(order: ServicesOrder, service: Service) -> ContainerOrder:
     resources = order.pipeline.resources
     return ContainerOrder(
         image=image,
-        name=f"{order.name}-{service.name}",
+        name=f"{order.name}-service-{service.name}",
         labels=order.labels,
         environment=dict(service.environment),
         entrypoint=None,
@@ -256,7 +256,7 @@ class _Follower:
     def __init__(self, log: BuildLog, bytes_max: int) -> None:
         self._log = log
         self._bytes_max = bytes_max
-        self._streams: dict[int, tuple[socket.socket, ContainerOutput, _Lines, Any]] = {}
+        self._streams: dict[int, _Stream] = {}
         self._open: dict[str, threading.Event] = {}
         self._added: list[int] = []
         self._lock = threading.Lock()
@@ -272,11 +272,8 @@ class _Follower:
         self._is_over = True
         os.write(self._waker, b".")
         self._thread.join()
-        for connection, _output, lines, stream in self._streams.values():
-            with suppress(OSError):
-                lines.end()
+        for stream in self._streams.values():
             stream.close()
-            connection.close()
         os.close(self._wake)
         os.close(self._waker)
 
@@ -285,13 +282,9 @@ class _Follower:
         connection: socket.socket = getattr(stream, "_sock", stream)
         connection.setblocking(False)
         lines = _Lines(self._log, name, self._bytes_max)
+        output = ContainerOutput(lines, is_tree_expected=False)
         with self._lock:
-            self._streams[connection.fileno()] = (
-                connection,
-                ContainerOutput(lines, is_tree_expected=False),
-                lines,
-                stream,
-            )
+            self._streams[connection.fileno()] = _Stream(connection, stream, output, lines)
             self._added.append(connection.fileno())
         self._open[name] = lines.has_ended
         os.write(self._waker, b".")
@@ -313,20 +306,39 @@ class _Follower:
                 streams = list(self._streams.items())
             if any(number == self._wake for number, _event in ready):
                 os.read(self._wake, 64)
-            for number, (connection, output, lines, _stream) in streams:
-                if lines.has_ended.is_set():
-                    continue
-                if self._take(connection, output):
+            for number, stream in streams:
+                if stream.has_ended():
                     poll.unregister(number)
-                    lines.end()
-                    lines.has_ended.set()
+                    with self._lock:
+                        del self._streams[number]
+                    stream.close()
 
-    def _take(self, connection: socket.socket, output: ContainerOutput) -> bool:
-        """Take what there is; True at the end. A full disk shows where the steps' output comes."""
+
+class _Stream(msgspec.Struct, frozen=True):
+    """The output of one service. attached: what the library gave, around the connection."""
+
+    connection: socket.socket
+    attached: Any
+    output: ContainerOutput
+    lines: "_Lines"
+
+    def has_ended(self) -> bool:
+        """Take what there is; whether nothing more is to come, or to be kept.
+
+        A full disk shows where the output of the steps comes.
+        """
         try:
-            return read_some(connection, output) == 0
+            return read_some(self.connection, self.output) == 0 or self.lines.is_full
         except OSError:
             return True
+
+    def close(self) -> None:
+        """Let go of it: the engine throws away what nobody reads."""
+        with suppress(OSError):
+            self.lines.end()
+        self.attached.close()
+        self.connection.close()
+        self.lines.has_ended.set()
 
 
 class _Lines:
@@ -339,10 +351,13 @@ class _Lines:
         self._room = bytes_max
         self._rest = b""
 
+    @property
+    def is_full(self) -> bool:
+        """Whether no more is kept."""
+        return self._room <= 0
+
     def write(self, data: bytes) -> None:
         """Output of the service. Raises OSError (disk full)."""
-        if self._room <= 0:
-            return
         *lines, self._rest = (self._rest + data).split(b"\n")
         for line in lines:
             self._add(line)

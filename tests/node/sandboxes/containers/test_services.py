@@ -10,12 +10,14 @@ import docker
 import pytest
 
 from ci.operations import Abstain, Outcome
+from node.sandboxes.containers import container
 from tests.node.conftest import FORK_BOMB, PATIENCE_SECONDS, Room, things_of
 
 pytestmark = pytest.mark.docker
 
 # Answers each caller; it listens on all addresses.
 SERVER = ("nc", "-ll", "-p", "8000", "-e", "echo", "heard")
+WEB: dict[str, object] = {"command": ["sleep", "600"]}
 ASK = 'test "$(nc -w 9 web 8000 </dev/null)" = heard'
 
 
@@ -211,6 +213,22 @@ async def test_root_is_for_services_that_ask_where_the_operator_allows_it(room: 
     assert "[web] 0\n[web] prepared\n" in log
     for refused in ("mount: ", "mknod: ", "touch: "):
         assert f"[web] {refused}" in log
+
+
+async def test_a_kernel_without_ipv6_has_services_too(
+    room: Room, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The engine says of a setting that is not there what it says of all of IPv6."""
+    monkeypatch.setattr(container, "NO_IPV6", "net.ipv6.conf.absent.disable_ipv6")
+    # a service may have the name that this node gives to a container of its own
+    services: list[dict[str, object]] = [
+        {"name": "keeper", **WEB},
+        {"command": list(SERVER), "ready": {"port": 8000}},
+    ]
+    compared, log = await room.run_files(
+        {".pbft-ci.yml": serving(room.image, ASK, "exit 3", services=services)}
+    )
+    assert compared.exit_code == 3, log
 
 
 async def test_an_image_without_a_shell_fails_as_it_does_without_services(
