@@ -100,6 +100,28 @@ CASES_MUTANTS: tuple[Mutant, ...] = (
         new="        and ballot.compared.commit == source[0]\n",
         test=_AGREEMENT_TEST + "test_only_reports_of_the_agreed_commit_and_file_count",
     ),
+    Mutant(
+        name="C19 f replicas say that a case failed, and a seed notices",
+        file=_AGREEMENT,
+        old="        if said[CaseOutcome.FAILED] >= weak:\n",
+        new="        if said[CaseOutcome.FAILED] >= quorums.faults_max:\n",
+        seeds=(375,),
+    ),
+    Mutant(
+        name="C20 any report is agreed on",
+        file=_AGREEMENT,
+        old="    agreed = _held_by(needed, [report.report_sha256 for report in reports])\n",
+        new="    agreed = _held_by(1, [report.report_sha256 for report in reports])\n",
+        seeds=(396,),
+    ),
+    Mutant(
+        name="C21 a ballot with a failed case does not count",
+        file=_VERDICT,
+        old="        if isinstance(ballot, BuildResult):\n",
+        new="        tests = getattr(ballot, 'tests', None)\n"
+        "        if isinstance(ballot, BuildResult) and not (tests and tests.failed):\n",
+        seeds=(55,),
+    ),
     # --- what is stated and recorded --------------------------------------------------------------
     Mutant(
         name="C12 a statement is as long as strangers' names are",
