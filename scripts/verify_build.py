@@ -5,7 +5,7 @@
     python verify_build.py build.intoto.json --trust trust.json --repository URL --commit SHA
         [--ref refs/heads/main] [--event push] [--target main] [--step test] [--artifact FILE]
         [--supplement supplement.json] [--no-contradiction]
-        [--tests tests.txt] [--require-test ID] [--no-warnings]
+        [--tests FILE] [--require-test ID] [--no-warnings]
 
 `trust.json` holds the cluster's id and the replicas' public keys; `python -m client trust` makes
 it from the cluster file. Get it once, from somebody you trust, and keep it beside the pipeline:
