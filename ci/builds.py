@@ -10,6 +10,7 @@ from collections.abc import Mapping
 import msgspec
 
 from ci.artifact_rules import artifacts_refusal
+from ci.case_reports import cases_refusal
 from ci.limits import InvalidLimits, Limits, read_limits
 from ci.operations import (
     CHECKOUT_FAILED_EXIT_CODE,
@@ -25,6 +26,7 @@ from ci.operations import (
     Outcome,
     PageUrl,
     ResultKey,
+    ResultWithTests,
 )
 from ci.verdict import Verdict
 from pbft.messages import Digest
@@ -141,7 +143,9 @@ class OpenBuild(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fie
             return reason
         if compared.artifacts and compared.outcome is not Outcome.PASSED:
             return f"{compared.outcome} with artifacts"
-        return artifacts_refusal(compared.artifacts, limits)
+        if reason := artifacts_refusal(compared.artifacts, limits):
+            return reason
+        return _cases_refusal(ballot) if isinstance(ballot, ResultWithTests) else None
 
 
 def encode_build(build: OpenBuild) -> bytes:
@@ -197,6 +201,13 @@ def _steps_refusal(compared: ResultKey) -> str | None:
     if is_skipped is not (outcome is Outcome.SKIPPED):
         return f"{outcome} with {'no' if is_skipped else 'a'} step that is wanted"
     return None
+
+
+def _cases_refusal(ballot: ResultWithTests) -> str | None:
+    outcome = ballot.compared.outcome
+    if outcome not in TESTED_OUTCOMES:
+        return f"{outcome} with test cases"
+    return cases_refusal(ballot)
 
 
 def _has_fitting_exit_code(compared: ResultKey) -> bool:

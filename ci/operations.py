@@ -13,6 +13,12 @@ from ci.case_results import CASE_ID_CHARACTERS_MAX, CASES_MAX, CaseOutcome
 from ci.limits import LIMITS_BYTES_MAX
 
 OPERATION_BYTES_MAX = 64 * 1024
+# Of one ballot in the replicated state, encoded; `ci.admission` reckons with it. Never raise it:
+# limits that hold would be refused, and replicas of two versions would judge proposals differently.
+BALLOT_BYTES = 32 * 1024
+# Of a ballot with a report of test cases, which gets the room that the rest leaves. The rest has at
+# most 29.3 KiB (tests/ci/test_case_reports.py tries it).
+REPORTING_BALLOT_BYTES = 30 * 1024
 
 BuildId = Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
 ProposalDigest = Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
@@ -40,7 +46,8 @@ STEPS_MAX = 64
 CaseId = Annotated[str, msgspec.Meta(min_length=1, max_length=CASE_ID_CHARACTERS_MAX)]
 CaseCount = Annotated[int, msgspec.Meta(ge=0, le=CASES_MAX)]
 # What a ballot names of its test cases: the whole canonical report if it is no longer than this;
-# else so many cases that did not pass, of so many bytes together.
+# else so many cases that did not pass, whose lines in the report have so many bytes together. Less
+# if the ballot has no room for that (`ci.case_reports`).
 REPORT_LINES_BYTES_MAX = 12 * 1024
 NOT_PASSED_MAX = 128
 NOT_PASSED_BYTES_MAX = 12 * 1024
@@ -189,7 +196,7 @@ class CaseReport(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fi
 
     report_sha256: of the canonical report; set_sha256: of its ids.
     passed, failed, skipped, warned: how many cases ended so.
-    lines: the canonical report itself, if it has at most REPORT_LINES_BYTES_MAX; else empty.
+    lines: the canonical report itself, if it is short (`ci.case_reports`); else empty.
     not_passed: if `lines` is empty, the failed cases, then the warned ones, each in the order of
         the report. is_cut: there are more of them than a ballot has room for.
     """

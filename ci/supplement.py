@@ -42,7 +42,7 @@ class LateBallot(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit
 
     replica: str
     stance: Stance
-    # of its entry, which has its artifacts and steps
+    # of its entry, which has its artifacts, steps and test cases
     ledger_index: int
     outcome: str
     exit_code: int | None = None
@@ -55,6 +55,8 @@ class LateBallot(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit
     log_sha256: str | None = None
     # only its beginning
     reason: str | None = None
+    # of its report of test cases; None if it has none
+    report_sha256: str | None = None
 
 
 class SupplementFields(msgspec.Struct, frozen=True, rename="camel"):
@@ -187,6 +189,7 @@ def _late_ballot(index: int, entry: LateBallotEntry) -> LateBallot:
         artifacts_sha256=ballot.artifacts_sha256,
         log_sha256=ballot.log_sha256,
         reason=None if ballot.reason is None else beginning_of(ballot.reason),
+        report_sha256=None if ballot.tests is None else ballot.tests.report_sha256,
     )
 
 

@@ -7,11 +7,25 @@ from ci.builds import MalformedBuild, OpenBuild, Requester, decode_build, encode
 from ci.limits import Limits
 from ci.operations import Agreement, BuildResult, ImageDigest, Outcome, Step
 from ci.verdict import DISPUTED
-from tests.ci.builders import ABSTAIN, COMMIT, FAILED, PASSED, SKIPPED, TIMED_OUT, artifact, finding
+from tests.ci.builders import (
+    ABSTAIN,
+    COMMIT,
+    FAILED,
+    PASSED,
+    SKIPPED,
+    TIMED_OUT,
+    artifact,
+    finding,
+    reported,
+)
 
 OTHER_COMMIT = "d" * 40
 TWO_IMAGES = (ImageDigest("a:1", "sha256:" + "1" * 64), ImageDigest("b", None))
 BOTH = (Step("test", True), Step("release", False))
+TESTED = reported(PASSED, {"b": "failed"})
+FORGED = msgspec.structs.replace(
+    TESTED, tests=msgspec.structs.replace(TESTED.tests, lines="a\tfailed\n")
+)
 
 
 def build_of(commit: str | None = COMMIT) -> OpenBuild:
@@ -44,6 +58,9 @@ def build_of(commit: str | None = COMMIT) -> OpenBuild:
         finding(Outcome.OUT_OF_MEMORY, None, image_digest=TWO_IMAGES),
         finding(agreement=Agreement.WEAK),
         finding(artifacts=(artifact("a"), artifact("b/c"))),
+        reported(PASSED, {"a": "failed"}),
+        reported(FAILED, {"a": "passed"}),
+        reported(TIMED_OUT, {"a": "skipped"}),
     ],
 )
 def test_findings_that_can_count(found: BuildResult) -> None:
@@ -90,6 +107,12 @@ def test_an_abstention_can_always_count() -> None:
         (finding(Outcome.FAILED, 1, artifacts=(artifact("a"),)), "failed with artifacts"),
         (finding(artifacts=(artifact("b"), artifact("a"))), "not sorted"),
         (finding(artifacts=(artifact("../a"),)), "plain relative path"),
+        (reported(SKIPPED, {"a": "passed"}), "skipped with test cases"),
+        (
+            reported(finding(Outcome.CHECKOUT_FAILED, 128), {"a": "failed"}),
+            "failed with test cases",
+        ),
+        (FORGED, "does not follow from its lines"),
     ],
 )
 def test_findings_that_cannot_count(found: BuildResult, reason: str) -> None:
