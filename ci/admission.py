@@ -9,6 +9,7 @@ from collections.abc import Mapping
 
 from ci.builds import OpenBuild
 from ci.limits import Limits
+from ci.operations import BALLOT_BYTES
 from ci.seats import seats_of
 from pbft.genesis import Cluster
 
@@ -23,10 +24,10 @@ APPROVED_OVER_OPEN_MAX = 2
 
 # What a whole state may have, encoded: the store saves it as one value, which SQLite bounds.
 STATE_BYTES_MAX = 800_000_000
-# Of that, at most (tests/ci/test_admission.py measures it): a ballot with all its artifacts; one
-# asking beside its client's name; what else a build has, with its verdict and statement; an answer
-# that is kept for a client, of which there are two windows.
-BALLOT_BYTES = 32 * 1024
+# Of that, at most (tests/ci/test_admission.py measures it), beside BALLOT_BYTES: one asking beside
+# its client's name; what else a build has, with its verdict and statement; an answer that is kept
+# for a client, of which there are two windows. Where ballots differ in the longest lists of
+# artifacts, a build has up to a seventh more; SQLite's bound leaves a quarter.
 ASKING_BYTES = 64
 BUILD_BYTES = 104 * 1024
 ANSWER_BYTES = 384

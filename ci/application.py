@@ -28,6 +28,7 @@ from ci.ledger import (
     genesis_head,
     next_head,
     recorded_ballot,
+    recorded_ballots,
 )
 from ci.limit_changes import LimitChanges, Proposal, decode_limits_part
 from ci.limits import Limits, read_limits
@@ -503,7 +504,7 @@ class BuildApplication:
                     RecordedAsker(asker.client, asker.timestamp, asker.request_digest.hex())
                     for asker in build.askers
                 ),
-                ballots=tuple(recorded_ballot(*cast) for cast in build.ballots.items()),
+                ballots=recorded_ballots(build.ballots),
                 deadline_reports=build.reports,
                 statement=msgspec.Raw(statement),
             )

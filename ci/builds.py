@@ -10,6 +10,7 @@ from collections.abc import Mapping
 import msgspec
 
 from ci.artifact_rules import artifacts_refusal
+from ci.case_reports import cases_refusal
 from ci.limits import InvalidLimits, Limits, read_limits
 from ci.operations import (
     CHECKOUT_FAILED_EXIT_CODE,
@@ -25,6 +26,7 @@ from ci.operations import (
     Outcome,
     PageUrl,
     ResultKey,
+    ResultWithTests,
 )
 from ci.verdict import Verdict
 from pbft.messages import Digest
@@ -135,13 +137,15 @@ class OpenBuild(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fie
             return "the finding is about another commit than the request"
         if compared.commit is None and compared.outcome is not Outcome.CHECKOUT_FAILED:
             return f"{compared.outcome} without a commit"
-        if compared.image_digest is not None and not _IMAGE_DIGEST.fullmatch(compared.image_digest):
-            return "the image digest is not 1 to 512 visible ASCII characters"
+        if reason := _images_refusal(compared):
+            return reason
         if reason := _steps_refusal(compared):
             return reason
         if compared.artifacts and compared.outcome is not Outcome.PASSED:
             return f"{compared.outcome} with artifacts"
-        return artifacts_refusal(compared.artifacts, limits)
+        if reason := artifacts_refusal(compared.artifacts, limits):
+            return reason
+        return _cases_refusal(ballot) if isinstance(ballot, ResultWithTests) else None
 
 
 def encode_build(build: OpenBuild) -> bytes:
@@ -167,6 +171,23 @@ def decode_build(data: bytes) -> OpenBuild:
     return build
 
 
+def _images_refusal(compared: ResultKey) -> str | None:
+    """Why these cannot be the images of a finding; None: they can.
+
+    One set of images has one encoding, so that equal findings count together.
+    """
+    if isinstance(compared.image_digest, str):
+        if not _IMAGE_DIGEST.fullmatch(compared.image_digest):
+            return "the image digest is not 1 to 512 visible ASCII characters"
+        return None
+    names = [image.name for image in compared.images]
+    if names != sorted(set(names)):
+        return "the images are not sorted by name, each name once"
+    if names and compared.outcome not in TESTED_OUTCOMES:
+        return f"{compared.outcome} with images"
+    return None
+
+
 def _steps_refusal(compared: ResultKey) -> str | None:
     """Why this outcome cannot be that of these steps; None: it can.
 
@@ -180,6 +201,13 @@ def _steps_refusal(compared: ResultKey) -> str | None:
     if is_skipped is not (outcome is Outcome.SKIPPED):
         return f"{outcome} with {'no' if is_skipped else 'a'} step that is wanted"
     return None
+
+
+def _cases_refusal(ballot: ResultWithTests) -> str | None:
+    outcome = ballot.compared.outcome
+    if outcome not in TESTED_OUTCOMES:
+        return f"{outcome} with test cases"
+    return cases_refusal(ballot)
 
 
 def _has_fitting_exit_code(compared: ResultKey) -> bool:

@@ -11,7 +11,16 @@ from collections.abc import Iterable, Mapping
 import msgspec
 
 from ci.artifact_rules import artifacts_sha256
-from ci.operations import Agreement, Artifact, Ballot, BuildResult, Outcome, ResultKey
+from ci.operations import (
+    Agreement,
+    Artifact,
+    Ballot,
+    BuildResult,
+    CaseReport,
+    Outcome,
+    ResultKey,
+    ResultWithTests,
+)
 from pbft.ports import Entry
 
 ABSTAINED = "abstained"
@@ -40,6 +49,14 @@ class RecordedArtifact(msgspec.Struct, frozen=True):
     length: int
 
 
+class RecordedImage(msgspec.Struct, frozen=True):
+    """An image of a build that ran in several: its name in the pipeline file, and its registry's
+    digest; null for one that was made locally."""
+
+    name: str
+    digest: str | None
+
+
 class RecordedStep(msgspec.Struct, frozen=True):
     """A step of a build's pipeline.
 
@@ -51,6 +68,32 @@ class RecordedStep(msgspec.Struct, frozen=True):
     state: str
 
 
+class RecordedCase(msgspec.Struct, frozen=True):
+    """A test case that did not pass."""
+
+    id: str
+    outcome: str
+
+
+class RecordedCases(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The report of test cases in a ballot: the fields of CaseReport.
+
+    same_as: the replica before in the same entry whose report is equal; then its ballot has `lines`
+    and `not_passed` for both (`whole_cases`).
+    """
+
+    report_sha256: str
+    set_sha256: str
+    passed: int
+    failed: int
+    skipped: int
+    warned: int
+    lines: str = ""
+    not_passed: tuple[RecordedCase, ...] = ()
+    is_cut: bool = False
+    same_as: str | None = None
+
+
 class RecordedBallot(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A ballot: fields of ResultKey and BuildMetadata, or outcome `abstained` and the reason."""
 
@@ -59,7 +102,10 @@ class RecordedBallot(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     exit_code: int | None = None
     commit: str | None = None
     pipeline_sha256: str | None = None
+    # of the only image
     image_digest: str | None = None
+    # of a build in several images
+    images: tuple[RecordedImage, ...] = ()
     agreement: str = Agreement.DEFAULT
     # of the whole list, as `ci.artifact_rules` makes it
     artifacts_sha256: str | None = None
@@ -74,6 +120,8 @@ class RecordedBallot(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     version: str | None = None
     # why the replica abstained; None if it did not
     reason: str | None = None
+    # None if its pipeline names no test reports
+    tests: RecordedCases | None = None
 
 
 class VerdictEntry(msgspec.Struct, frozen=True, tag_field="type", tag="verdict"):
@@ -202,6 +250,11 @@ def recorded_artifacts(artifacts: Iterable[Artifact]) -> tuple[RecordedArtifact,
     return tuple(RecordedArtifact(a.path, a.sha256, a.length) for a in artifacts)
 
 
+def recorded_images(compared: ResultKey) -> tuple[RecordedImage, ...]:
+    """The images of a build that ran in several, as they stand in the ledger and in a statement."""
+    return tuple(RecordedImage(image.name, image.digest) for image in compared.images)
+
+
 def recorded_steps(compared: ResultKey) -> tuple[RecordedStep, ...]:
     """What became of each step, as far as replicas agree on it."""
     wanted = STEP_RAN if compared.outcome is Outcome.PASSED else STEP_SELECTED
@@ -211,16 +264,64 @@ def recorded_steps(compared: ResultKey) -> tuple[RecordedStep, ...]:
     )
 
 
+def recorded_ballots(ballots: Mapping[str, Ballot]) -> tuple[RecordedBallot, ...]:
+    """The ballots of a verdict by replica, as they stand in its entry.
+
+    Reports are mostly equal, and most of an entry's bytes, so each is there once.
+    """
+    first: dict[CaseReport, str] = {}
+    recorded = []
+    for replica, ballot in ballots.items():
+        found = recorded_ballot(replica, ballot)
+        if isinstance(ballot, ResultWithTests) and found.tests is not None:
+            same_as = first.setdefault(ballot.tests, replica)
+            if same_as != replica:
+                tests = msgspec.structs.replace(
+                    found.tests, lines="", not_passed=(), same_as=same_as
+                )
+                found = msgspec.structs.replace(found, tests=tests)
+        recorded.append(found)
+    return tuple(recorded)
+
+
+def whole_cases(ballots: Iterable[RecordedBallot]) -> dict[str, RecordedCases]:
+    """The reports of test cases in the ballots of one entry, by replica, each as it was cast."""
+    found: dict[str, RecordedCases] = {}
+    for ballot in ballots:
+        tests = ballot.tests
+        if tests is not None:
+            found[ballot.replica] = tests if tests.same_as is None else found[tests.same_as]
+    return found
+
+
 def recorded_ballot(replica: str, ballot: Ballot, *, is_late: bool = False) -> RecordedBallot:
     """A ballot as it stands in the ledger. A late one is in no statement, so it says all."""
     if isinstance(ballot, BuildResult):
+        tests = ballot.tests if isinstance(ballot, ResultWithTests) else None
         artifacts = ballot.compared.artifacts
         found: Mapping[str, object] = {
             **msgspec.structs.asdict(ballot.compared),
             **msgspec.structs.asdict(ballot.evidence),
+            "image_digest": ballot.compared.only_image_digest,
+            "images": recorded_images(ballot.compared),
             "artifacts_sha256": artifacts_sha256(artifacts),
             "artifacts": recorded_artifacts(artifacts) if is_late else (),
             "steps": recorded_steps(ballot.compared) if is_late else (),
+            "tests": None if tests is None else _recorded_cases(tests),
         }
         return msgspec.convert({"replica": replica, **found}, RecordedBallot)
     return RecordedBallot(replica=replica, outcome=ABSTAINED, reason=ballot.reason)
+
+
+def _recorded_cases(report: CaseReport) -> RecordedCases:
+    return RecordedCases(
+        report_sha256=report.report_sha256,
+        set_sha256=report.set_sha256,
+        passed=report.passed,
+        failed=report.failed,
+        skipped=report.skipped,
+        warned=report.warned,
+        lines=report.lines,
+        not_passed=tuple(RecordedCase(case.id, case.outcome) for case in report.not_passed),
+        is_cut=report.is_cut,
+    )

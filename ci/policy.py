@@ -4,8 +4,11 @@ The threshold is the consumer's, never the envelope's (DSSE v1.0.2, "threshold")
 matched by digest, and the name beside it only helps people (in-toto Statement v1).
 """
 
+from collections.abc import Iterable
+
 import msgspec
 
+from ci.case_results import CaseOutcome, MalformedReport, decode_report, report_sha256
 from ci.ledger import STEP_RAN
 from ci.operations import Outcome
 from ci.statement import StatementView
@@ -65,6 +68,36 @@ def mismatches(statement: StatementView, policy: Policy) -> list[str]:
     return found
 
 
+def case_mismatches(statement: StatementView, report: bytes, required: Iterable[str]) -> list[str]:
+    """Why these bytes are not the report of test cases that n - f replicas agreed on, or which of
+    the required cases did not run and pass in it; one line each. A case that warned has passed.
+    """
+    tests = statement.verdict.tests
+    if tests is None:
+        return ["it says nothing of test cases"]
+    if tests.report_sha256 is None:
+        return ["the replicas agreed on no report of test cases"]
+    if (found := report_sha256(report)) != tests.report_sha256:
+        return [
+            f"the agreed report of test cases has the SHA-256 {tests.report_sha256}, not {found}"
+        ]
+    try:
+        cases = decode_report(report)
+    except MalformedReport as error:
+        return [f"the report of test cases is malformed: {error}"]
+    ran = (CaseOutcome.PASSED, CaseOutcome.WARNED)
+    return [
+        f"the test {case} {_not_passed(cases.get(case))}"
+        for case in required
+        if cases.get(case) not in ran
+    ]
+
+
+def has_warned(statement: StatementView) -> bool:
+    """Did the build pass with test cases that warned, as the replicas agreed?"""
+    return statement.predicate.result == "WARNED"
+
+
 def is_green(statement: StatementView) -> bool:
     """Did the replicas agree that the build passed?"""
     return statement.verdict.outcome is Outcome.PASSED
@@ -93,3 +126,7 @@ def pipeline_sha256(statement: StatementView) -> str | None:
 
 def _not_run(state: str | None) -> str:
     return "is not named" if state is None else f"was {state}, and is not shown to have run"
+
+
+def _not_passed(outcome: CaseOutcome | None) -> str:
+    return "is not in the report" if outcome is None else f"is {outcome}"

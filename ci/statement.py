@@ -21,14 +21,17 @@ import msgspec
 
 from ci.artifact_rules import artifacts_sha256
 from ci.builds import OpenBuild
+from ci.case_agreement import agreed_cases
 from ci.ledger import (
     ABSTAINED,
     AnyEntry,
     LateBallotEntry,
     RecordedArtifact,
+    RecordedImage,
     RecordedStep,
     VerdictEntry,
     recorded_artifacts,
+    recorded_images,
     recorded_steps,
 )
 from ci.operations import (
@@ -41,6 +44,7 @@ from ci.operations import (
     SubmitBuild,
 )
 from ci.references import full_ref, target_of
+from ci.stated_cases import CaseNames, StatedCases, stated_cases
 from ci.verdict import Verdict
 from pbft.genesis import Cluster
 from pbft.messages import REQUEST_BYTES_MAX
@@ -54,6 +58,8 @@ OUTCOME_TYPE = "urn:pbft-ci:outcome:v1"
 
 # A statement travels as the result of a reply; its base64 takes a third more, a signature 200.
 ENVELOPE_BYTES_MAX = 1024 * 1024
+# What test-result v0.1 knows.
+TestResult = Literal["PASSED", "WARNED", "FAILED"]
 # Each costs at most one check per replica; one with the right keyid costs one.
 SIGNATURES_MAX = 256
 # A statement must fit into a reply however many replicas there are: beside the agreed artifacts
@@ -84,6 +90,7 @@ class FoundValue(msgspec.Struct, frozen=True, rename="camel"):
     exit_code: int | None
     commit: str | None
     pipeline_sha256: str | None
+    # of the only image
     image_digest: str | None
     agreement: Agreement
     # of the whole list (`ci.artifact_rules`)
@@ -93,6 +100,8 @@ class FoundValue(msgspec.Struct, frozen=True, rename="camel"):
     replicas: tuple[str, ...]
     # of its steps in MessagePack; None if it has none
     steps_sha256: str | None = None
+    # of a build in several images; left out (and `image_digest` null) if there was one
+    images: tuple[RecordedImage, ...] | msgspec.UnsetType = msgspec.UNSET
 
 
 class Abstention(msgspec.Struct, frozen=True):
@@ -148,6 +157,8 @@ class VerdictFields(msgspec.Struct, frozen=True, rename="camel", omit_defaults=T
     pipeline_sha256: str | None = None
     # of that file, in their order; none of a Dockerfile, and none if nothing was agreed on
     steps: tuple[RecordedStep, ...] = ()
+    # left out if no replica reported test cases, and if nothing was tested
+    tests: StatedCases | None = None
 
     @property
     def full_ref(self) -> str:
@@ -156,14 +167,19 @@ class VerdictFields(msgspec.Struct, frozen=True, rename="camel", omit_defaults=T
 
 
 class Predicate(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """test-result v0.1; the configuration is the pipeline file. Or our own, without those two.
+    """test-result v0.1; the configuration is the pipeline file. Or our own, without its fields.
 
+    result: WARNED is a build that passed, of whose test cases some are agreed to have warned.
     url: the build's page, where the gateway that asked for the build says it is; no replica did.
+    passed_tests, warned_tests, failed_tests: ids of cases that are agreed on; left out if empty.
     """
 
-    result: Literal["PASSED", "FAILED"] | None = None
+    result: TestResult | None = None
     configuration: tuple[Subject, ...] = ()
     url: str | None = None
+    passed_tests: tuple[str, ...] = msgspec.field(default=(), name="passedTests")
+    warned_tests: tuple[str, ...] = msgspec.field(default=(), name="warnedTests")
+    failed_tests: tuple[str, ...] = msgspec.field(default=(), name="failedTests")
     verdict: VerdictFields = msgspec.field(name="pbftci_verdict")
 
 
@@ -252,15 +268,12 @@ def statement_bytes(
     """
     compared = verdict.compared
     is_tested = verdict.outcome in TESTED_OUTCOMES
-    result: Literal["PASSED", "FAILED"] = (
-        "PASSED" if verdict.outcome is Outcome.PASSED else "FAILED"
-    )
     statement = StatementView(
         type=STATEMENT_TYPE,
         subject=_subjects(build, compared),
         predicate_type=TEST_RESULT_TYPE if is_tested else OUTCOME_TYPE,
         predicate=Predicate(
-            result=result if is_tested else None,
+            result=_test_result(verdict.outcome, None) if is_tested else None,
             configuration=_configuration(compared) if is_tested else (),
             url=None if build.public_url is None else f"{build.public_url}/builds/{build.id.hex()}",
             verdict=VerdictFields(
@@ -298,6 +311,10 @@ def statement_bytes(
             ),
         ),
     )
+    if is_tested and compared is not None:
+        agreement = agreed_cases(build.ballots.items(), compared, cluster.quorums)
+        if agreement is not None:
+            statement = _with_cases(statement, stated_cases(agreement))
     return msgspec.json.encode(statement)
 
 
@@ -330,7 +347,7 @@ def parse_statement(data: bytes) -> StatementView:
     outcome, result = statement.verdict.outcome, statement.predicate.result
     if statement.predicate_type == TEST_RESULT_TYPE:
         # Older versions issued one of every outcome: then all but passed was FAILED.
-        if result is None or (result == "PASSED") != (outcome is Outcome.PASSED):
+        if result != _test_result(outcome, statement.verdict.tests):
             raise InvalidStatement("result and outcome contradict each other")
     elif statement.predicate_type == OUTCOME_TYPE:
         if result is not None or outcome in TESTED_OUTCOMES:
@@ -438,6 +455,29 @@ def open_envelope(
     return payload, {name: found[name] for name in cluster.replica_names if name in found}
 
 
+def _with_cases(statement: StatementView, names: CaseNames) -> StatementView:
+    predicate = statement.predicate
+    verdict = predicate.verdict
+    return msgspec.structs.replace(
+        statement,
+        predicate=msgspec.structs.replace(
+            predicate,
+            result=_test_result(verdict.outcome, names.stated),
+            passed_tests=names.passed,
+            warned_tests=names.warned,
+            failed_tests=names.failed,
+            verdict=msgspec.structs.replace(verdict, tests=names.stated),
+        ),
+    )
+
+
+def _test_result(outcome: Outcome, cases: StatedCases | None) -> TestResult:
+    """What a test result says of this outcome, with these cases agreed on."""
+    if outcome is not Outcome.PASSED:
+        return "FAILED"
+    return "WARNED" if cases is not None and cases.warned else "PASSED"
+
+
 def _subjects(build: OpenBuild, compared: ResultKey | None) -> tuple[Subject, ...]:
     request = Subject("request", {"sha256": build.request_digest.hex()})
     if compared is None or compared.commit is None:
@@ -469,12 +509,13 @@ def _found_values(build: OpenBuild) -> tuple[FoundValue, ...]:
                 exit_code=compared.exit_code,
                 commit=compared.commit,
                 pipeline_sha256=compared.pipeline_sha256,
-                image_digest=compared.image_digest,
+                image_digest=compared.only_image_digest,
                 agreement=compared.agreement,
                 artifacts_sha256=artifacts_sha256(compared.artifacts),
                 artifacts=recorded_artifacts(listed),
                 replicas=tuple(replicas),
                 steps_sha256=steps_sha256(compared),
+                images=recorded_images(compared) or msgspec.UNSET,
             )
         )
     return tuple(values)

@@ -16,7 +16,7 @@ from typing import Literal
 
 import msgspec
 
-from ci.ledger import ABSTAINED, LateBallotEntry, VerdictEntry
+from ci.ledger import ABSTAINED, LateBallotEntry, RecordedImage, VerdictEntry
 from ci.operations import Agreement
 from ci.statement import (
     STATEMENT_TYPE,
@@ -42,18 +42,21 @@ class LateBallot(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit
 
     replica: str
     stance: Stance
-    # of its entry, which has its artifacts and steps
+    # of its entry, which has its artifacts, steps and test cases
     ledger_index: int
     outcome: str
     exit_code: int | None = None
     commit: str | None = None
     pipeline_sha256: str | None = None
     image_digest: str | None = None
+    images: tuple[RecordedImage, ...] = ()
     agreement: str = Agreement.DEFAULT
     artifacts_sha256: str | None = None
     log_sha256: str | None = None
     # only its beginning
     reason: str | None = None
+    # of its report of test cases; None if it has none
+    report_sha256: str | None = None
 
 
 class SupplementFields(msgspec.Struct, frozen=True, rename="camel"):
@@ -181,10 +184,12 @@ def _late_ballot(index: int, entry: LateBallotEntry) -> LateBallot:
         commit=ballot.commit,
         pipeline_sha256=ballot.pipeline_sha256,
         image_digest=ballot.image_digest,
+        images=ballot.images,
         agreement=ballot.agreement,
         artifacts_sha256=ballot.artifacts_sha256,
         log_sha256=ballot.log_sha256,
         reason=None if ballot.reason is None else beginning_of(ballot.reason),
+        report_sha256=None if ballot.tests is None else ballot.tests.report_sha256,
     )
 
 

@@ -5,6 +5,7 @@
     python verify_build.py build.intoto.json --trust trust.json --repository URL --commit SHA
         [--ref refs/heads/main] [--event push] [--target main] [--step test] [--artifact FILE]
         [--supplement supplement.json] [--no-contradiction]
+        [--tests FILE] [--require-test ID] [--no-warnings]
 
 `trust.json` holds the cluster's id and the replicas' public keys; `python -m client trust` makes
 it from the cluster file. Get it once, from somebody you trust, and keep it beside the pipeline:
@@ -41,6 +42,8 @@ SUPPLEMENT_TYPE = "urn:pbft-ci:late-ballots:v1"
 TESTED = ("passed", "failed", "timed_out", "out_of_memory")
 ENVELOPE_BYTES_MAX = 1024 * 1024
 TRUST_BYTES_MAX = 1024 * 1024
+# 20,000 test cases with an id of 512 characters each
+REPORT_BYTES_MAX = 20_000 * (4 * 512 + 9)
 SIGNATURES_MAX = 256
 TRUST_FORMAT = 1
 
@@ -83,6 +86,23 @@ def main(arguments: list[str] | None = None) -> int:
         "--artifact", metavar="PATH", help="require that this file is an agreed artifact"
     )
     parser.add_argument(
+        "--tests",
+        metavar="FILE",
+        help="require that this file is the report of test cases that n-f replicas agreed on",
+    )
+    parser.add_argument(
+        "--require-test",
+        action="append",
+        default=[],
+        metavar="ID",
+        help="require that this test case ran and passed, by the report of --tests",
+    )
+    parser.add_argument(
+        "--no-warnings",
+        action="store_true",
+        help="exit with 1 if the build passed, but with test cases that warned",
+    )
+    parser.add_argument(
         "--threshold", type=int, metavar="N", help="require N signatures (default and minimum: f+1)"
     )
     parser.add_argument(
@@ -99,6 +119,8 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         if options.no_contradiction and options.supplement is None:
             raise Invalid("--no-contradiction needs --supplement FILE")
+        if options.require_test and options.tests is None:
+            raise Invalid("--require-test needs --tests FILE")
         if not options.any and (options.repository is None or options.commit is None):
             raise Invalid(
                 "add --repository URL and --commit SHA, or --any to see which build it is"
@@ -107,6 +129,8 @@ def main(arguments: list[str] | None = None) -> int:
         threshold = trust["faults_max"] + 1 if options.threshold is None else options.threshold
         payload, signers = verify_signatures(Path(options.envelope), trust, threshold)
         verdict = verify_statement(payload, trust, options)
+        if options.tests is not None:
+            verify_cases(Path(options.tests), verdict["tests"], options.require_test)
         lines: list[str] = []
         is_uncontradicted = False
         if options.supplement is not None:
@@ -121,9 +145,11 @@ def main(arguments: list[str] | None = None) -> int:
             print(f"{name}: {shown(verdict[name])}")
     for name, state in verdict["steps"].items():
         print(f"step {shown(name)}: {shown(state)}")
-    for line in lines:
+    for line in (*verdict["cases"], *lines):
         print(line)
     if options.no_contradiction and not is_uncontradicted:
+        return EXIT_NOT_PASSED
+    if options.no_warnings and verdict["result"] == "WARNED":
         return EXIT_NOT_PASSED
     return EXIT_PASSED if verdict["outcome"] == "passed" else EXIT_NOT_PASSED
 
@@ -202,9 +228,13 @@ def verify_statement(
             "target": verdict.get("target"),
             "pipeline": verdict.get("pipelineSha256") or configuration[0]["digest"].get("sha256"),
             "steps": {step["name"]: step["state"] for step in verdict.get("steps", [])},
+            "result": predicate.get("result"),
+            # None in statements without test cases, as are all of older versions
+            "tests": verdict.get("tests"),
+            "cases": case_lines(predicate),
         }
         cluster = verdict["clusterId"]
-        is_ours = is_right_predicate(statement["predicateType"], predicate, said["outcome"])
+        is_ours = is_right_predicate(statement["predicateType"], said)
     except (KeyError, TypeError, IndexError, AttributeError) as error:
         raise Invalid(f"the statement lacks {error}") from error
     if statement.get("_type") != STATEMENT_TYPE or not is_ours:
@@ -263,10 +293,58 @@ def verify_supplement(payload: bytes, verdict: bytes) -> tuple[list[str], bool]:
     return lines, is_final and not against
 
 
-def is_right_predicate(kind: str, predicate: dict[str, Any], outcome: str) -> bool:
+def verify_cases(file: Path, tests: dict[str, Any] | None, required: list[str]) -> None:
+    """Is the file the agreed report of test cases, and did the required ones run and pass?
+
+    A line for each case: its id, a TAB, `passed`, `warned`, `skipped` or `failed`.
+    """
+    if tests is None or tests.get("reportSha256") is None:
+        raise Invalid("the replicas agreed on no report of test cases")
+    report = read_file(file, REPORT_BYTES_MAX)
+    if (found := hashlib.sha256(report).hexdigest()) != tests["reportSha256"]:
+        raise Invalid(
+            f"the agreed report of test cases has the SHA-256 {tests['reportSha256']}, not {found}"
+        )
+    try:
+        lines = report.decode("utf-8").split("\n")
+    except UnicodeDecodeError as error:
+        raise Invalid(f"{file}: not UTF-8") from error
+    cases = {case: outcome for case, _, outcome in (line.rpartition("\t") for line in lines)}
+    for case in required:
+        if cases.get(case) not in ("passed", "warned"):
+            raise Invalid(f"the test {case!r} is {cases.get(case, 'not in the report')}")
+
+
+def case_lines(predicate: dict[str, Any]) -> list[str]:
+    """What the statement says of test cases, for people. Raises KeyError, TypeError."""
+    tests = predicate["pbftci_verdict"].get("tests")
+    if tests is None:
+        return []
+    known = {name: tests[name] for name in ("total", "passed", "failed", "warned", "skipped")}
+    lists = {
+        "failed": predicate.get("failedTests", []),
+        "warned": predicate.get("warnedTests", []),
+        "unsettled": tests["unsettled"],
+    }
+    if not all(count is None or type(count) is int for count in known.values()):
+        raise TypeError("numbers of test cases")
+    if not all(isinstance(names, list) for names in lists.values()):
+        raise TypeError("lists of test cases")
+    total = known.pop("total")
+    counts = ", ".join(f"{count} {name}" for name, count in known.items() if count is not None)
+    return [
+        f"tests: {'?' if total is None else total} cases: {counts}",
+        f"report: {tests['reportSha256'] or 'no report is agreed on'}",
+        *(f"{name}: {shown(case)}" for name, cases in lists.items() for case in cases),
+    ]
+
+
+def is_right_predicate(kind: str, said: dict[str, Any]) -> bool:
     """Does the predicate go with the outcome? Older versions made a test result of each."""
+    outcome = said["outcome"]
     if kind == TEST_RESULT_TYPE:
-        return bool((predicate["result"] == "PASSED") == (outcome == "passed"))
+        passed = "WARNED" if said["tests"] is not None and said["tests"]["warned"] > 0 else "PASSED"
+        return bool(said["result"] == (passed if outcome == "passed" else "FAILED"))
     return kind == OUTCOME_TYPE and outcome not in TESTED
 
 

@@ -10,10 +10,20 @@ import json
 import sys
 from pathlib import Path
 
+from ci.case_results import REPORT_BYTES_MAX
 from ci.operations import Event
-from ci.policy import Policy, artifacts, is_green, mismatches, pipeline_sha256
+from ci.policy import (
+    Policy,
+    artifacts,
+    case_mismatches,
+    has_warned,
+    is_green,
+    mismatches,
+    pipeline_sha256,
+)
 from ci.provenance import InvalidProvenance, verify_provenance
 from ci.references import branch_ref
+from ci.stated_cases import StatedCases
 from ci.statement import (
     ENVELOPE_BYTES_MAX,
     InvalidEnvelope,
@@ -107,6 +117,23 @@ def add(commands: Commands, common: argparse.ArgumentParser) -> None:
         "--artifact", type=Path, metavar="PATH", help="require that this file is an agreed artifact"
     )
     check.add_argument(
+        "--tests",
+        metavar="FILE",
+        help="require that this file is the report of test cases that n-f replicas agreed on",
+    )
+    check.add_argument(
+        "--require-test",
+        action="append",
+        default=[],
+        metavar="ID",
+        help="require that this test case ran and passed, by the report of --tests",
+    )
+    check.add_argument(
+        "--no-warnings",
+        action="store_true",
+        help="exit with 1 if the build passed, but with test cases that warned",
+    )
+    check.add_argument(
         "--any", action="store_true", help="accept any build, and show which build it is"
     )
     check.add_argument(
@@ -147,12 +174,19 @@ def _verify(options: argparse.Namespace) -> int:
             " (client attest BUILD --supplement FILE writes it)",
             EXIT_WRONG,
         )
+    if options.require_test and options.tests is None:
+        raise CommandFailed(
+            "--require-test: the report of the test cases is missing: add --tests FILE", EXIT_WRONG
+        )
     cluster = read_cluster(options)
     policy = _policy(options)
     data = _read(options.file)
     verified = _checked(data, options.file, cluster, threshold=options.threshold)
     _print(verified)
     found = mismatches(verified.statement, policy)
+    if options.tests is not None:
+        report = _read(options.tests, REPORT_BYTES_MAX)
+        found += case_mismatches(verified.statement, report, options.require_test)
     if found:
         problems = "; ".join(escape_controls(line) for line in found)
         raise CommandFailed(f"{options.file}: does not match: {problems}", EXIT_WRONG)
@@ -164,7 +198,8 @@ def _verify(options: argparse.Namespace) -> int:
             supplement.fields.is_final
             and not contradicting(verified.statement.verdict, supplement.fields)
         )
-    if is_contradicted or not is_green(verified.statement):
+    has_unwanted = options.no_warnings and has_warned(verified.statement)
+    if is_contradicted or has_unwanted or not is_green(verified.statement):
         return EXIT_NOT_PASSED
     return EXIT_DONE
 
@@ -231,6 +266,8 @@ def _print(verified: VerifiedEnvelope) -> None:
     print(f"pipeline    {pipeline_sha256(verified.statement) or '-'}")
     for step in verdict.steps:
         print(f"step        {escape_controls(step.name)}: {step.state}")
+    if verdict.tests is not None:
+        _print_cases(verified.statement, verdict.tests)
     print(f"build       {verdict.build}")
     rule = f" ({verdict.agreement} agreement)" if verdict.agreement else ""
     print(f"agreeing    {', '.join(verdict.agreeing) or '-'}{rule}")
@@ -239,6 +276,26 @@ def _print(verified: VerifiedEnvelope) -> None:
     for path, sha256 in artifacts(verified.statement).items():
         print(f"artifact    {sha256}  {escape_controls(path)}")
     print(f"ledger      entry {verdict.ledger_index}")
+
+
+def _print_cases(statement: StatementView, tests: StatedCases) -> None:
+    counts = {
+        "passed": tests.passed,
+        "failed": tests.failed,
+        "warned": tests.warned,
+        "skipped": tests.skipped,
+    }
+    known = ", ".join(f"{count} {name}" for name, count in counts.items() if count is not None)
+    print(f"tests       {'?' if tests.total is None else tests.total} cases: {known}")
+    print(f"report      {tests.report_sha256 or 'no report is agreed on'}")
+    lists = {
+        "failed": statement.predicate.failed_tests,
+        "warned": statement.predicate.warned_tests,
+        "unsettled": tests.unsettled,
+    }
+    for name, cases in lists.items():
+        for case in cases:
+            print(f"{name:<12}{escape_controls(case)}")
 
 
 def _states(verdict: VerdictFields) -> list[str]:
@@ -369,13 +426,13 @@ def trust_of(cluster: Cluster) -> dict[str, object]:
     }
 
 
-def _read(file: str) -> bytes:
-    """At most as many bytes as an envelope may have, and one more, which makes it invalid."""
+def _read(file: str, bytes_max: int = ENVELOPE_BYTES_MAX) -> bytes:
+    """At most as many bytes as the file may have, and one more, which makes it invalid."""
     try:
         if file == "-":
-            return sys.stdin.buffer.read(ENVELOPE_BYTES_MAX + 1)
+            return sys.stdin.buffer.read(bytes_max + 1)
         with Path(file).open("rb") as stream:
-            return stream.read(ENVELOPE_BYTES_MAX + 1)
+            return stream.read(bytes_max + 1)
     except OSError as error:
         raise CommandFailed(f"{file}: cannot be read ({error.strerror})", EXIT_WRONG) from error
 

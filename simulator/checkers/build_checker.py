@@ -28,6 +28,7 @@ from ci.statement import VerdictFields, parse_statement, submitted_build_id
 from pbft.client import Accepted
 from pbft.messages import Request
 from pbft.ports import Entry, ExecutedRequest
+from simulator.checkers.case_checker import CaseChecker
 from simulator.checkers.limits_checker import LimitsChecker
 from simulator.machine.process import Process
 from simulator.world.gateways import Asked
@@ -64,6 +65,7 @@ class BuildChecker:
         self._correct = dict.fromkeys(correct)
         # Of those, who remembers all that it said.
         self._remembering = dict.fromkeys(correct)
+        self._cases = CaseChecker(world, self._correct)
         self._violate = world.violate
         self._ballots: dict[Key, dict[str, Ballot]] = {}
         self._reports: dict[Key, dict[str, None]] = {}
@@ -181,7 +183,8 @@ class BuildChecker:
         self.verdicts[key] = statement
         if self._final.get(key[0], key[1]) != key[1]:
             self._violate("23 a verdict is final", f"{decoded.build} was decided and built again")
-        verdict = parse_statement(statement).verdict
+        view = parse_statement(statement)
+        verdict = view.verdict
         if verdict.outcome is not Outcome.CANCELLED:
             self._final[key[0]] = key[1]
         goal = OF_OUTCOME.get(verdict.outcome)
@@ -198,6 +201,7 @@ class BuildChecker:
         self._check_executors(verdict)
         self._check_quorum(key, verdict, {name: cast[name] for name in listed})
         self._check_backing(key, verdict)
+        self._cases.on_verdict(key, view)
 
     def _check_executors(self, verdict: VerdictFields) -> None:
         """Never fewer than a verdict takes, each once; none are named where all build."""

@@ -7,10 +7,23 @@ waiting for at that moment (`forgeries`).
 
 from collections.abc import Callable
 
+import msgspec
+
 from ci.builds import OpenBuild
+from ci.case_reports import case_report
+from ci.case_results import CaseOutcome
 from ci.ledger import next_head
 from ci.ledger_gap import LedgerPage
-from ci.operations import Abstain, Agreement, Ballot, BuildResult, ReportDeadline
+from ci.operations import (
+    Abstain,
+    Agreement,
+    Ballot,
+    BuildResult,
+    CaseReport,
+    NamedCase,
+    ReportDeadline,
+    ResultWithTests,
+)
 from pbft.codec import MalformedMessage, decode_message
 from pbft.messages import (
     AnyMessage,
@@ -64,6 +77,8 @@ BALLOT_BEHAVIOURS = (
     "abstaining executor",
     "reporting executor",
 )
+# What a liar says of test cases, beside a finding that may be true.
+FALSE_REPORT = "false report"
 REMEMBERED_MAX = 256
 ROUNDS = 8
 
@@ -181,12 +196,21 @@ class Adversary:
                     if way in liar.ways and self._injects(way):
                         return self._react_as_executor(liar, way, found, build=build)
             if "false ballot" not in liar.ways:
-                return found
+                return self._with_false_report(liar, found)
             if isinstance(found, Abstain) or not self._injects("false ballot"):
-                return found
+                return self._with_false_report(liar, found)
             return _false_finding(liar, found)
 
         return react
+
+    def _with_false_report(self, liar: Liar, found: Ballot) -> Ballot:
+        """Other test cases than it saw, if it saw some."""
+        if FALSE_REPORT not in liar.ways or not isinstance(found, ResultWithTests):
+            return found
+        if not self._injects(FALSE_REPORT):
+            return found
+        report = _false_report(liar, found.tests)
+        return ResultWithTests(found.compared, found.evidence, report)
 
     def _react_as_executor(
         self, liar: Liar, way: str, found: Ballot, *, build: OpenBuild
@@ -429,3 +453,19 @@ def _false_finding(liar: Liar, found: BuildResult) -> BuildResult:
     return finding(
         compared.commit, 0, replica=liar.name, agreement=compared.agreement, artifacts=artifacts
     )
+
+
+def _false_report(liar: Liar, found: CaseReport) -> CaseReport:
+    """A report of other cases; or the true digests, with names or lines that are not theirs."""
+    nowhere = NamedCase("nowhere", CaseOutcome.FAILED)
+    lie = liar.chance.choice(("cases", "names", "names", "lines"))
+    if lie == "names" and not found.lines and found.failed:
+        named = (nowhere, *found.not_passed[1:])
+        return msgspec.structs.replace(found, not_passed=named)
+    if lie == "names" and not found.lines:
+        named = (nowhere, *found.not_passed)
+        return msgspec.structs.replace(found, passed=found.passed - 1, failed=1, not_passed=named)
+    if lie == "lines" and found.lines:
+        return msgspec.structs.replace(found, lines="nowhere\tfailed\n")
+    outcome = liar.chance.choice(tuple(CaseOutcome))
+    return case_report({"nowhere": outcome, "suite::000".ljust(64, "x"): CaseOutcome.FAILED})

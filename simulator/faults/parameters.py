@@ -7,7 +7,12 @@ from typing import Literal
 
 import msgspec
 
-from simulator.faults.adversary import BALLOT_BEHAVIOURS, BEHAVIOURS, MORE_BEHAVIOURS
+from simulator.faults.adversary import (
+    BALLOT_BEHAVIOURS,
+    BEHAVIOURS,
+    FALSE_REPORT,
+    MORE_BEHAVIOURS,
+)
 from simulator.world.builds import BuildFaults
 from simulator.world.gateways import Workload
 from simulator.world.network import LinkFaults
@@ -171,7 +176,7 @@ def draw(seed: int, replicas: int | None = None) -> Parameters:
         weak_agreement_allowed=forge.happens(0.5),
         is_deep=chance.happens(0.25),
     )
-    return _with_limit_operations(_with_further_losses(_with_executors(drawn)))
+    return _with_cases(_with_limit_operations(_with_further_losses(_with_executors(drawn))))
 
 
 def _with_executors(drawn: Parameters) -> Parameters:
@@ -212,6 +217,22 @@ def _with_limit_operations(drawn: Parameters) -> Parameters:
     if not changes.happens(0.15):
         return drawn
     return msgspec.structs.replace(drawn, limit_operations=changes.choice((4, 10, 25)))
+
+
+def _with_cases(drawn: Parameters) -> Parameters:
+    """In some runs pipelines name test reports, and liars report what they did not see.
+
+    Drawn apart, as above; by a name under which the seeds that mutants record have none.
+    """
+    reports = stream(drawn.seed, "parameters of reports")
+    if not reports.happens(0.2):
+        return drawn
+    builds = msgspec.structs.replace(
+        drawn.builds, tests=reports.choice((0.5, 1.0)), flaky_cases=reports.choice((0.0, 0.3))
+    )
+    more = (FALSE_REPORT,) if reports.happens(0.7) else ()
+    byzantine = {index: (*ways, *more) for index, ways in drawn.byzantine.items()}
+    return msgspec.structs.replace(drawn, builds=builds, byzantine=byzantine)
 
 
 def _more_ways(later: SeededRandom, ways: tuple[str, ...]) -> tuple[str, ...]:

@@ -5,7 +5,10 @@ import hashlib
 import msgspec
 
 from ci.assignments import Key
+from ci.case_reports import with_cases
+from ci.case_results import CaseOutcome
 from ci.operations import (
+    TESTED_OUTCOMES,
     Abstain,
     Agreement,
     Artifact,
@@ -22,7 +25,8 @@ class BuildFaults(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     """flaky: share of builds that come out differently here and there; abstentions: share of
     ballots of a replica in trouble; seconds_max: the longest build; weak: share of pipelines that
     ask for weak agreement; artifacts: of those that name artifacts; unreproducible: share of
-    artifacts that differ from one container to the next."""
+    artifacts that differ from one container to the next; tests: share of pipelines that name test
+    reports; flaky_cases: share of test cases that end differently here and there."""
 
     flaky: float = 0.0
     weak: float = 0.0
@@ -30,6 +34,13 @@ class BuildFaults(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     unreproducible: float = 0.0
     abstentions: float = 0.0
     seconds_max: float = 5.0
+    tests: float = 0.0
+    flaky_cases: float = 0.0
+
+
+# The first has no room in a ballot, and only its first cases may not pass.
+CASE_COUNTS = (200, 5, 2)
+CASES_VARIED = 5
 
 
 class BuildTruth:
@@ -61,6 +72,7 @@ class BuildTruth:
             ballot = finding(
                 commit, exit_code, replica=replica, agreement=agreement, artifacts=artifacts
             )
+            ballot = self._with_cases(ballot, build, replica=replica, attempt=attempt)
         seen = self.observed.setdefault(key, {}).setdefault(replica, [])
         seen.append(ballot)
         return ballot
@@ -68,6 +80,26 @@ class BuildTruth:
     def agreement(self, build: bytes) -> Agreement:
         """What the build's pipeline file asks for, as every checkout shows it."""
         return self._pipeline(build, stream(self._seed, "a look at the file"))[0]
+
+    def _with_cases(
+        self, found: BuildResult, build: bytes, *, replica: str, attempt: int
+    ) -> BuildResult:
+        """The finding with its test cases, if the pipeline names reports and was run.
+
+        Drawn apart: a run without reports is what its seed always was.
+        """
+        file = stream(self._seed, f"test cases {build.hex()}")
+        if not file.happens(self._faults.tests) or found.compared.outcome not in TESTED_OUTCOMES:
+            return found
+        own = stream(self._seed, f"test cases {build.hex()} {replica} {attempt}")
+        count = file.choice(CASE_COUNTS)
+        cases = {
+            f"suite::{number:03}".ljust(64, "x"): CaseOutcome.PASSED for number in range(count)
+        }
+        for case in list(cases)[:CASES_VARIED]:
+            chance = own if file.happens(self._faults.flaky_cases) else file
+            cases[case] = chance.choice((CaseOutcome.PASSED, *CaseOutcome))
+        return with_cases(found, cases)
 
     def _pipeline(self, build: bytes, own: SeededRandom) -> tuple[Agreement, tuple[Artifact, ...]]:
         """What the build's pipeline file asks for, and what one container makes of it."""

@@ -100,6 +100,9 @@ OTHERS = (
     "an approval comes for a proposal that is void",
     "an approval comes past until",
     "a build is decided under limits that hold no more",
+    "a report of test cases is agreed on",
+    "a test case is agreed to have failed",
+    "a test case stays unsettled",
 )
 # What goes wrong, by the names under which the runs count it: each is injected in the long gate.
 FAULTS = (
@@ -131,6 +134,7 @@ FAULTS = (
     "false ballot",
     "false content",
     "false ledger",
+    "false report",
     "false state",
     "false view",
     "huge bodies",

@@ -1,15 +1,19 @@
 """Clusters with real keys, ballots and a driver of the application, for the tests of ci."""
 
 import hashlib
+from collections.abc import Mapping
 
 import msgspec
 from nacl.exceptions import BadSignatureError, CryptoError
 from nacl.signing import SigningKey, VerifyKey
 
 from ci.application import BuildApplication
+from ci.case_reports import with_cases
+from ci.case_results import CaseOutcome
 from ci.ledger import LateBallotEntry, VerdictEntry, decode_entry
 from ci.limits import Limits, encode_limits
 from ci.operations import (
+    IMAGES_MAX,
     Abstain,
     Agreement,
     ApproveBuild,
@@ -19,10 +23,12 @@ from ci.operations import (
     BuildResult,
     CancelBuild,
     CastBallot,
+    ImageDigest,
     Operation,
     Outcome,
     ReportDeadline,
     ResultKey,
+    ResultWithTests,
     Step,
     SubmitBuild,
     encode_operation,
@@ -88,7 +94,7 @@ def finding(
     *,
     commit: str | None = COMMIT,
     pipeline_sha256: str | None = PIPELINE_SHA256,
-    image_digest: str | None = None,
+    image_digest: str | tuple[ImageDigest, ...] | None = None,
     agreement: Agreement = Agreement.DEFAULT,
     artifacts: tuple[Artifact, ...] = (),
     steps: tuple[Step, ...] = (),
@@ -111,6 +117,11 @@ SKIPPED = finding(Outcome.SKIPPED, None, steps=(Step("release", False),))
 ABSTAIN = Abstain("no engine")
 
 
+def reported(found: BuildResult, cases: Mapping[str, str]) -> ResultWithTests:
+    """This finding with test cases: their outcomes by id."""
+    return with_cases(found, {case: CaseOutcome(outcome) for case, outcome in cases.items()})
+
+
 def submit_build(identity: int = 0, **changed: object) -> SubmitBuild:
     """An asking for a build; `identity` stands for the row's random identity."""
     asked = SubmitBuild(
@@ -122,6 +133,25 @@ def submit_build(identity: int = 0, **changed: object) -> SubmitBuild:
 def artifact(path: str, content: bytes = b"") -> Artifact:
     """A file that a build made."""
     return Artifact(path, hashlib.sha256(content).hexdigest(), len(content))
+
+
+def largest_result(number: int) -> BuildResult:
+    """All that a replica may say of a build that passed, but of its test cases."""
+    text = "\U0001f99c" * 256
+    artifacts = tuple(
+        Artifact(f"{index:02}/" + "x" * 252, hashlib.sha256(b"%d" % index).hexdigest(), 2**20)
+        for index in range(64)
+    )
+    steps = tuple(Step(f"{index:02}" + "s" * 62, True) for index in range(64))
+    images = tuple(
+        ImageDigest(f"{index}" + "i" * 199, f"sha256:{index}" + "0" * 63)
+        for index in range(IMAGES_MAX)
+    )
+    compared = ResultKey(
+        Outcome.PASSED, 0, COMMIT, PIPELINE_SHA256, images, Agreement.DEFAULT, artifacts, steps
+    )
+    evidence = BuildMetadata("0" * 64, 2**53, text, 2**53, 2**53, f"{number}" + text[1:])
+    return BuildResult(compared, evidence)
 
 
 class World:

@@ -1,7 +1,5 @@
 """ci.admission: each client has a share of its own, and all shares fit into a bounded state."""
 
-import hashlib
-
 import msgspec
 import pytest
 
@@ -9,7 +7,6 @@ from ci.admission import (
     ANSWER_BYTES,
     ASKING_BYTES,
     ASKINGS_PER_CLIENT_MAX,
-    BALLOT_BYTES,
     BUILD_BYTES,
     STATE_BYTES_MAX,
     builds_max,
@@ -19,33 +16,26 @@ from ci.admission import (
 from ci.builds import encode_build
 from ci.limits import Limits
 from ci.operations import (
+    BALLOT_BYTES,
     Abstain,
-    Agreement,
     Append,
-    Artifact,
     Ballot,
-    BuildMetadata,
-    BuildResult,
-    Outcome,
-    ResultKey,
-    Step,
 )
 from pbft.client_table import ClientTable, StoredResult
 from pbft.genesis import CLIENTS_MAX, Cluster
 from pbft.messages import STATE_LEAVES_MAX
 from tests.ci.builders import (
-    COMMIT,
     GATEWAY,
     OTHER_GATEWAY,
-    PIPELINE_SHA256,
     World,
     cluster_of,
+    largest_result,
     member,
     reason_of,
+    reported,
 )
 
 LONG_TEXT = "\U0001f99c" * 1024
-SHORT_TEXT = LONG_TEXT[:256]
 
 
 def with_gateways(count: int, limits: Limits) -> Cluster:
@@ -55,19 +45,9 @@ def with_gateways(count: int, limits: Limits) -> Cluster:
 
 
 def largest_ballot(number: int) -> Ballot:
-    """All that a replica may say of a build that passed."""
-    artifacts = tuple(
-        Artifact(f"{index:02}/" + "x" * 252, hashlib.sha256(b"%d" % index).hexdigest(), 2**20)
-        for index in range(64)
-    )
-    steps = tuple(Step(f"{index:02}" + "s" * 62, True) for index in range(64))
-    compared = ResultKey(
-        Outcome.PASSED, 0, COMMIT, PIPELINE_SHA256, "x" * 512, Agreement.DEFAULT, artifacts, steps
-    )
-    evidence = BuildMetadata(
-        "0" * 64, 2**53, SHORT_TEXT, 2**53, 2**53, f"{number}" + SHORT_TEXT[1:]
-    )
-    return BuildResult(compared, evidence)
+    """All that a replica may say of a build that passed, with as many test cases as have room."""
+    cases = {f"{index:04}" + '"' * 196: "failed" for index in range(500)}
+    return reported(largest_result(number), cases)
 
 
 def test_a_build_has_no_more_bytes_than_is_reckoned() -> None:

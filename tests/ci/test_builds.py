@@ -5,12 +5,27 @@ import pytest
 
 from ci.builds import MalformedBuild, OpenBuild, Requester, decode_build, encode_build
 from ci.limits import Limits
-from ci.operations import Agreement, BuildResult, Outcome, Step
+from ci.operations import Agreement, BuildResult, ImageDigest, Outcome, Step
 from ci.verdict import DISPUTED
-from tests.ci.builders import ABSTAIN, COMMIT, FAILED, PASSED, SKIPPED, TIMED_OUT, artifact, finding
+from tests.ci.builders import (
+    ABSTAIN,
+    COMMIT,
+    FAILED,
+    PASSED,
+    SKIPPED,
+    TIMED_OUT,
+    artifact,
+    finding,
+    reported,
+)
 
 OTHER_COMMIT = "d" * 40
+TWO_IMAGES = (ImageDigest("a:1", "sha256:" + "1" * 64), ImageDigest("b", None))
 BOTH = (Step("test", True), Step("release", False))
+TESTED = reported(PASSED, {"b": "failed"})
+FORGED = msgspec.structs.replace(
+    TESTED, tests=msgspec.structs.replace(TESTED.tests, lines="a\tfailed\n")
+)
 
 
 def build_of(commit: str | None = COMMIT) -> OpenBuild:
@@ -39,8 +54,13 @@ def build_of(commit: str | None = COMMIT) -> OpenBuild:
         finding(Outcome.PIPELINE_INVALID, None),
         finding(Outcome.IMAGE_UNAVAILABLE, None, pipeline_sha256=None),
         finding(image_digest="registry.example.org/image@sha256:" + "1" * 64),
+        finding(image_digest=TWO_IMAGES),
+        finding(Outcome.OUT_OF_MEMORY, None, image_digest=TWO_IMAGES),
         finding(agreement=Agreement.WEAK),
         finding(artifacts=(artifact("a"), artifact("b/c"))),
+        reported(PASSED, {"a": "failed"}),
+        reported(FAILED, {"a": "passed"}),
+        reported(TIMED_OUT, {"a": "skipped"}),
     ],
 )
 def test_findings_that_can_count(found: BuildResult) -> None:
@@ -78,9 +98,21 @@ def test_an_abstention_can_always_count() -> None:
         (finding(image_digest=""), "image digest"),
         (finding(image_digest="sha256:\n"), "image digest"),
         (finding(image_digest="s" * 513), "image digest"),
+        (finding(image_digest=TWO_IMAGES[::-1]), "not sorted by name"),
+        (finding(image_digest=TWO_IMAGES[:1] * 2), "each name once"),
+        (
+            finding(Outcome.IMAGE_UNAVAILABLE, None, image_digest=TWO_IMAGES),
+            "image_unavailable with images",
+        ),
         (finding(Outcome.FAILED, 1, artifacts=(artifact("a"),)), "failed with artifacts"),
         (finding(artifacts=(artifact("b"), artifact("a"))), "not sorted"),
         (finding(artifacts=(artifact("../a"),)), "plain relative path"),
+        (reported(SKIPPED, {"a": "passed"}), "skipped with test cases"),
+        (
+            reported(finding(Outcome.CHECKOUT_FAILED, 128), {"a": "failed"}),
+            "failed with test cases",
+        ),
+        (FORGED, "does not follow from its lines"),
     ],
 )
 def test_findings_that_cannot_count(found: BuildResult, reason: str) -> None:

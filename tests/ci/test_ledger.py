@@ -13,16 +13,19 @@ from ci.ledger import (
     ChainBreak,
     LateBallotEntry,
     MalformedEntry,
+    RecordedCase,
     VerdictEntry,
     decode_entry,
     encode_entry,
     genesis_head,
     next_head,
     recorded_ballot,
+    recorded_ballots,
     verify_chain,
+    whole_cases,
 )
 from pbft.ports import Entry
-from tests.ci.builders import ABSTAIN, COMMIT, PASSED, PIPELINE_SHA256
+from tests.ci.builders import ABSTAIN, COMMIT, FAILED, PASSED, PIPELINE_SHA256, reported
 
 GENESIS = genesis_head(b"c" * 32)
 
@@ -134,3 +137,47 @@ def test_a_recorded_abstention_gives_the_reason() -> None:
 def test_strange_bytes_are_malformed(body: bytes) -> None:
     with pytest.raises(MalformedEntry):
         decode_entry(body)
+
+
+def test_the_test_cases_of_a_ballot_can_be_read() -> None:
+    cases = {'a"b': "failed", "c": "passed"}
+    late = recorded_ballot("replica-1", reported(FAILED, cases), is_late=True)
+    report = reported(FAILED, cases).tests
+    assert json.loads(encode_entry(LateBallotEntry("b" * 64, 3, late, None)))["ballot"][
+        "tests"
+    ] == {
+        "report_sha256": report.report_sha256,
+        "set_sha256": report.set_sha256,
+        "passed": 1,
+        "failed": 1,
+        "skipped": 0,
+        "warned": 0,
+        "lines": 'a"b\tfailed\nc\tpassed\n',
+    }
+    many = {f"{number:04}": "failed" for number in range(2000)}
+    named = recorded_ballot("replica-1", reported(FAILED, many)).tests
+    assert named is not None
+    assert (named.not_passed[0], named.is_cut, named.lines) == (
+        RecordedCase("0000", "failed"),
+        True,
+        "",
+    )
+    assert b"tests" not in msgspec.json.encode(recorded_ballot("replica-1", FAILED))
+
+
+def test_equal_reports_are_in_an_entry_once() -> None:
+    same, other = reported(PASSED, {"a": "passed"}), reported(PASSED, {"a": "warned"})
+    long = reported(PASSED, {f"{number:04}": "failed" for number in range(2000)})
+    ballots = {"r0": same, "r1": PASSED, "r2": other, "r3": same, "r4": long, "r5": long}
+    recorded = recorded_ballots(ballots)
+    assert [ballot.replica for ballot in recorded] == list(ballots)
+    by_name = {ballot.replica: ballot.tests for ballot in recorded if ballot.tests is not None}
+    assert {name: tests.same_as for name, tests in by_name.items()} == {
+        **dict.fromkeys(("r0", "r2", "r4")),
+        "r3": "r0",
+        "r5": "r4",
+    }
+    assert (by_name["r3"].lines, by_name["r5"].not_passed) == ("", ())
+    whole = whole_cases(recorded)
+    alone = {name: recorded_ballot(name, ballot).tests for name, ballot in ballots.items()}
+    assert whole == {name: tests for name, tests in alone.items() if tests is not None}

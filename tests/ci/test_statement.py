@@ -13,9 +13,20 @@ from securesystemslib.signer import Key, SSlibKey  # type: ignore[attr-defined]
 from securesystemslib.signer._utils import compute_default_keyid
 
 from ci.artifact_rules import artifacts_sha256
-from ci.ledger import recorded_artifacts
+from ci.ledger import RecordedImage, recorded_artifacts
 from ci.limits import Limits
-from ci.operations import Abstain, Agreement, Ballot, BuildResult, Event, Outcome, Step
+from ci.operations import (
+    IMAGES_MAX,
+    Abstain,
+    Agreement,
+    Ballot,
+    BuildResult,
+    Event,
+    ImageDigest,
+    Outcome,
+    Step,
+)
+from ci.stated_cases import NAMES_BYTES_MAX
 from ci.statement import (
     ENVELOPE_BYTES_MAX,
     FOUND_ARTIFACTS_MAX,
@@ -49,6 +60,7 @@ from tests.ci.builders import (
     artifact,
     cluster_of,
     finding,
+    reported,
     signing_key,
     verify,
 )
@@ -294,6 +306,92 @@ def test_the_rule_that_the_pipeline_asked_for_is_in_the_statement(
     assert (verdict.agreement, verdict.threshold) == (Agreement.WEAK, needed)
 
 
+def test_agreed_test_cases_are_in_a_test_result(world: World) -> None:
+    cases = {"a::x": "passed", "a::y": "warned", "b": "skipped"}
+    green = reported(PASSED, cases)
+    flaky = reported(FAILED, {**cases, "a::x": "failed"})
+    statement = statement_after(world, green, flaky, green, green)
+    raw = json.loads(statement)["predicate"]
+    assert list(raw) == [
+        "result", "configuration", "passedTests", "warnedTests", "pbftci_verdict"
+    ]  # fmt: skip
+    assert (raw["result"], raw["passedTests"], raw["warnedTests"]) == ("WARNED", ["a::x"], ["a::y"])
+    assert raw["pbftci_verdict"]["tests"] == {
+        "reportSha256": green.tests.report_sha256,
+        "setSha256": green.tests.set_sha256,
+        "total": 3,
+        "passed": 1,
+        "failed": 0,
+        "skipped": 1,
+        "warned": 1,
+        "unsettled": [],
+        "listed": "all",
+        "reports": 4,
+        "setsDiffer": False,
+    }
+    assert parse_statement(statement).predicate.passed_tests == ("a::x",)
+    for old, new in (("WARNED", "PASSED"), ("WARNED", "FAILED")):
+        with pytest.raises(InvalidStatement, match="contradict"):
+            parse_statement(statement.replace(old.encode(), new.encode(), 1))
+
+
+def test_a_red_statement_names_the_cases_that_failed_on_f_plus_1(world: World) -> None:
+    one = reported(FAILED, {"x": "failed", "y": "passed", "z": "failed"})
+    other = reported(FAILED, {"x": "failed", "y": "passed", "z": "passed"})
+    view = parse_statement(statement_after(world, one, PASSED, other))
+    assert (view.predicate.result, view.predicate.failed_tests) == ("FAILED", ("x",))
+    tests = view.verdict.tests
+    assert tests is not None
+    assert (tests.report_sha256, tests.total, tests.passed, tests.failed) == (None, None, None, 1)
+    assert (tests.unsettled, tests.listed, tests.reports) == (("z",), "some", 2)
+
+
+def test_what_tested_nothing_has_no_test_cases(world: World) -> None:
+    """Though a replica reported some: the others agree that nothing ran to an end."""
+    nothing = finding(Outcome.IMAGE_UNAVAILABLE, None)
+    statement = statement_after(world, reported(FAILED, {"a": "failed"}), nothing, nothing)
+    assert json.loads(statement)["predicate"].keys() == {"pbftci_verdict"}
+    assert parse_statement(statement).verdict.tests is None
+
+
+def test_the_names_of_test_cases_have_a_bound(world: World) -> None:
+    """In the bytes of their JSON: a stranger chose them."""
+    quoted = reported(FAILED, {f"{number:03}{chr(34) * 250}": "failed" for number in range(40)})
+    view = parse_statement(statement_after(world, quoted, quoted))
+    assert view.verdict.tests is not None
+    assert view.verdict.tests.listed == "some"
+    assert 20 < len(view.predicate.failed_tests) < 30
+    assert len(msgspec.json.encode(view.predicate.failed_tests)) <= NAMES_BYTES_MAX
+    short = reported(FAILED, {f"{number:03}": "failed" for number in range(200)})
+    fresh = World()
+    few = parse_statement(statement_after(fresh, short, short)).predicate.failed_tests
+    assert few == tuple(f"{number:03}" for number in range(128))
+
+
+def test_passed_cases_are_named_all_or_not_at_all(world: World) -> None:
+    quoted = reported(PASSED, {f"{number:03}{chr(92) * 250}": "passed" for number in range(40)})
+    view = parse_statement(statement_after(world, quoted, quoted, quoted))
+    assert view.verdict.tests is not None
+    assert (view.predicate.passed_tests, view.verdict.tests.listed) == ((), "not_passed")
+    assert (view.verdict.tests.passed, view.predicate.result) == (40, "PASSED")
+
+
+def test_the_images_of_a_build_in_several_are_in_statement_and_ledger() -> None:
+    """With one image there is no such field, so the bytes are those of before."""
+    world = World()
+    images = (ImageDigest("a:1", "sha256:" + "1" * 64), ImageDigest("b", None))
+    found = finding(image_digest=images)
+    statement = statement_after(world, found, found, found)
+    (value,) = parse_statement(statement).verdict.found
+    assert value.image_digest is None
+    recorded = (RecordedImage("a:1", "sha256:" + "1" * 64), RecordedImage("b", None))
+    assert value.images == recorded
+    (entry,) = world.verdict_entries()
+    assert {ballot.images for ballot in entry.ballots} == {recorded}
+    assert all(ballot.image_digest is None for ballot in entry.ballots)
+    assert b"images" not in statement_after(World(), PASSED, PASSED, PASSED)
+
+
 def test_the_longest_statement_fits_into_a_reply() -> None:
     """Sixty-four long paths each, everywhere another value, or the longest reasons."""
     # of so many, a larger window would have NEW-VIEWs that nobody could send
@@ -304,8 +402,11 @@ def test_the_longest_statement_fits_into_a_reply() -> None:
         if index % 2:
             return Abstain('"' * 1024)
         made = tuple(artifact(path, b"%d" % index) for path in paths)
-        return finding(image_digest='"' * 512, artifacts=made, steps=steps)
+        return finding(image_digest=images, artifacts=made, steps=steps)
 
+    images = tuple(
+        ImageDigest(f"{number}" + '"' * 199, "sha256:" + "0" * 64) for number in range(IMAGES_MAX)
+    )
     steps = tuple(Step(f"{number:02}" + "s" * 62, number == 1) for number in range(64))
     long_ref = "refs/heads/" + "\U0001f99c" * 255
     build = world.open(

@@ -17,7 +17,7 @@ from ci.statement import (
     verify_envelope,
 )
 from ci.supplement import contradicting, supplement_bytes, verify_supplement
-from tests.ci.builders import ABSTAIN, FAILED, PASSED, World, signing_key, verify
+from tests.ci.builders import ABSTAIN, FAILED, PASSED, World, reported, signing_key, verify
 
 
 def build_of(world: World, *ballots: Ballot, identity: int = 0) -> VerdictEntry:
@@ -120,3 +120,17 @@ def test_it_stays_small_whatever_replicas_write_into_their_ballots(world: World)
     """A reason is 1024 characters, of which JSON makes six each."""
     verdict = build_of(world, PASSED, PASSED, PASSED, Abstain("\x01" * 1024))
     assert len(supplement_of(world, verdict)) < 2048
+
+
+def test_it_names_the_report_of_a_late_ballot(world: World) -> None:
+    green = reported(PASSED, {"a": "passed"})
+    verdict = build_of(world, green, green, green)
+    flaky = reported(PASSED, {"a": "failed"})
+    world.cast(bytes.fromhex(verdict.build), 3, flaky)
+    supplement = signed(supplement_of(world, verdict), 0, 1)
+    found = verify_supplement(supplement, envelope_of(world, verdict), world.cluster, verify=verify)
+    (late,) = found.fields.late_ballots
+    assert (late.stance, late.report_sha256) == ("agrees", flaky.tests.report_sha256)
+    (entry,) = world.late_ballots()
+    assert entry.ballot.tests is not None
+    assert entry.ballot.tests.lines == "a\tfailed\n"

@@ -10,7 +10,16 @@ from hypothesis import strategies as st
 from ci.operations import Agreement, Ballot, BuildResult, Outcome
 from ci.verdict import DISPUTED, Thresholds, Verdict, decide
 from pbft.quorums import Quorums, quorums_for
-from tests.ci.builders import ABSTAIN, FAILED, FAILED_2, PASSED, TIMED_OUT, artifact, finding
+from tests.ci.builders import (
+    ABSTAIN,
+    FAILED,
+    FAILED_2,
+    PASSED,
+    TIMED_OUT,
+    artifact,
+    finding,
+    reported,
+)
 
 WEAK_PASSED = finding(agreement=Agreement.WEAK)
 OTHER_PASSED = finding(image_digest="sha256:" + "1" * 64)
@@ -86,6 +95,28 @@ def test_artifacts_and_agreement_are_compared() -> None:
     assert outcome_of(ordered(one, one, other)) is None
     assert outcome_of(ordered(one, one, other, one)) is Outcome.PASSED
     assert outcome_of(ordered(PASSED, PASSED, WEAK_PASSED, one)) is Outcome.DISPUTED
+
+
+def test_a_case_that_n_minus_f_saw_pass_makes_nothing_green() -> None:
+    """Why cases have no quorum. A saw X fail, B saw Y fail: 3 of 4 passed each case, yet only C and
+    D saw green, and one of those may lie."""
+    a = reported(FAILED, {"X": "failed", "Y": "passed"})
+    b = reported(FAILED_2, {"X": "passed", "Y": "failed"})
+    green = reported(PASSED, {"X": "passed", "Y": "passed"})
+    for ballots in itertools.permutations((a, b, green, green)):
+        assert outcome_of(ordered(*ballots)) is Outcome.DISPUTED
+        assert Outcome.PASSED not in [outcome_of(ordered(*ballots)[:n]) for n in range(5)]
+    equal = reported(FAILED, {"X": "passed", "Y": "failed"})
+    for ballots in itertools.permutations((a, equal, green, green)):
+        assert outcome_of(ordered(*ballots)) is Outcome.FAILED
+
+
+def test_a_flaky_case_changes_no_verdict() -> None:
+    reports = [{"X": "passed"}, {"X": "failed"}, {"X": "warned", "Y": "passed"}]
+    cast = ordered(*(reported(PASSED, cases) for cases in reports))
+    bare = ordered(PASSED, PASSED, PASSED)
+    thresholds = Thresholds(quorums_for(4))
+    assert decide(cast, 0, thresholds) == decide(bare, 0, thresholds)
 
 
 # Two greens of default agreement, two of weak, two reds, and no value.

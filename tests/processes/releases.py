@@ -34,11 +34,7 @@ def export_before(folder: Path) -> Path:
 
     A clone has it. An sdist and a shallow clone may not: there alone the test is skipped.
     """
-    if _git("cat-file", "-e", f"{BEFORE}^{{commit}}").returncode != 0:
-        is_shallow = _git("rev-parse", "--is-shallow-repository").stdout.strip()
-        if is_shallow == b"false" and (ROOT / ".git").exists():
-            pytest.fail(f"this clone has all its history, but not the release before, {BEFORE}")
-        pytest.skip("this checkout has no history, so the release before cannot be started")
+    _skip_without_history()
     archive = _git("archive", "--format=tar", BEFORE)
     assert archive.returncode == 0, archive.stderr
     folder.mkdir()
@@ -48,6 +44,22 @@ def export_before(folder: Path) -> Path:
     found = subprocess.run(where, cwd=folder, capture_output=True, check=True, text=True).stdout
     assert Path(found.strip()).is_relative_to(folder), found
     return folder
+
+
+def read_before(path: str) -> bytes:
+    """One file of the release before. Skips the test if there is no history, as above."""
+    _skip_without_history()
+    shown = _git("show", f"{BEFORE}:{path}")
+    assert shown.returncode == 0, shown.stderr
+    return shown.stdout
+
+
+def _skip_without_history() -> None:
+    if _git("cat-file", "-e", f"{BEFORE}^{{commit}}").returncode != 0:
+        is_shallow = _git("rev-parse", "--is-shallow-repository").stdout.strip()
+        if is_shallow == b"false" and (ROOT / ".git").exists():
+            pytest.fail(f"this clone has all its history, but not the release before, {BEFORE}")
+        pytest.skip("this checkout has no history, so the release before cannot be started")
 
 
 class TwoReleases:

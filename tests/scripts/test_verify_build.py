@@ -2,18 +2,20 @@
 
 import base64
 import contextlib
+import importlib.util
 import json
 import random
 import re
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 from securesystemslib.exceptions import VerificationError
 
+from ci.case_results import CaseOutcome, encode_report
 from ci.operations import Ballot, Event, Step
 from ci.statement import InvalidEnvelope, envelope, keyid_for, pae, verify_envelope
 from ci.supplement import supplement_bytes
@@ -33,10 +35,12 @@ from tests.ci.builders import (
     World,
     cluster_of,
     finding,
+    reported,
     signing_key,
 )
 from tests.client.cluster_file import write_cluster
 from tests.client.running_network import key_of
+from tests.processes.releases import read_before
 
 SCRIPT = Path(verify_build.__file__)
 
@@ -262,6 +266,111 @@ def test_a_supplement_shows_who_contradicted_later(
     assert consumer.both(supplements[2]) == 2
     assert consumer.both(as_bytes(signed(supplements[2], 1, 2))) == 2, "nor that a verdict"
     assert consumer.both(as_bytes(signed(equal, 0, 1)), "--no-contradiction") == 2
+
+
+CASES = {"a::x": "passed", "a::y": "warned", "b": "skipped", "c": "passed"}
+WARNED, RED = reported(PASSED, CASES), reported(FAILED, {**CASES, "c": "failed"})
+
+
+def report_file(consumer: Consumer, cases: Mapping[str, str]) -> str:
+    file = consumer.folder / "tests.txt"
+    file.write_bytes(encode_report({case: CaseOutcome(how) for case, how in cases.items()}))
+    return str(file)
+
+
+def test_required_test_cases_are_looked_up_in_the_agreed_report(
+    consumer: Consumer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    proof = as_bytes(signed(consumer.statement(WARNED, RED, WARNED, WARNED), 0, 1))
+    agreed = ("--tests", report_file(consumer, CASES))
+    assert consumer.both(proof, *agreed) == 0
+    assert consumer.both(proof, *agreed, "--require-test", "a::x", "--require-test", "a::y") == 0
+    capsys.readouterr()
+    for case in ("b", "d", "", "a::x\tpassed", "a"):
+        assert consumer.both(proof, *agreed, "--require-test", case) == 2
+        assert consumer.both(proof, *agreed, "--require-test", "c", "--require-test", case) == 2
+    assert capsys.readouterr().err.count("the test ") == 20
+    assert consumer.both(proof, "--require-test", "a::x") == 2
+    assert capsys.readouterr().err.count("--tests FILE") == 2
+    for other in ({**CASES, "d": "passed"}, {**CASES, "b": "passed"}, {}):
+        assert consumer.both(proof, "--tests", report_file(consumer, other)) == 2
+    assert consumer.both(proof, "--tests", str(consumer.folder / "none.txt")) == 2
+
+
+def test_nothing_is_required_of_a_report_that_is_not_agreed_on(
+    consumer: Consumer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    agreed = ("--tests", report_file(consumer, CASES))
+    flaky = consumer.statement(WARNED, reported(PASSED, {**CASES, "c": "skipped"}), WARNED)
+    for statement in (flaky, consumer.statement(PASSED, PASSED, PASSED)):
+        assert consumer.both(as_bytes(signed(statement, 0, 1)), *agreed) == 2
+    assert capsys.readouterr().err.count("test cases") == 4
+
+
+def test_a_warning_is_green_unless_it_is_refused(consumer: Consumer) -> None:
+    warned = as_bytes(signed(consumer.statement(WARNED, WARNED, WARNED), 0, 1))
+    clean = reported(PASSED, {"a": "passed"})
+    green = as_bytes(signed(consumer.statement(clean, clean, clean), 0, 1))
+    plain = as_bytes(signed(consumer.statement(PASSED, PASSED, PASSED), 0, 1))
+    red = as_bytes(signed(consumer.statement(RED, RED), 0, 1))
+    codes = [(consumer.both(p), consumer.both(p, "--no-warnings")) for p in (warned, green, plain)]
+    assert codes == [(0, 1), (0, 0), (0, 0)]
+    assert consumer.both(red, "--no-warnings") == 1
+
+
+def test_what_became_of_test_cases_is_shown(
+    consumer: Consumer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ugly = "e\u202e\u200b"
+    one = reported(FAILED, {"c": "failed", ugly: "failed", "d": "failed", "e": "warned"})
+    other = reported(FAILED, {"c": "failed", ugly: "failed", "d": "passed", "e": "warned"})
+    assert consumer.both(as_bytes(signed(consumer.statement(one, other), 0, 1))) == 1
+    shown = capsys.readouterr().out
+    assert "tests       ? cases: 2 failed, 1 warned\n" in shown
+    assert "tests: ? cases: 2 failed, 1 warned\n" in shown
+    assert shown.count("no report is agreed on") == 2
+    for line in ("failed      c\n", "failed: c\n", "warned      e\n", "unsettled: d\n"):
+        assert line in shown
+    assert "\u202e" not in shown
+    assert consumer.both(as_bytes(signed(consumer.statement(WARNED, WARNED, WARNED), 0, 1))) == 0
+    shown = capsys.readouterr().out
+    assert shown.count("4 cases: 2 passed, 0 failed, 1 warned, 1 skipped\n") == 2
+    assert shown.count(WARNED.tests.report_sha256) == 2
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [{"tests": "all"}, {"tests": {}}, {"total": "4"}, {"warned": 0}, {"unsettled": "a"}, {}],
+)
+def test_what_is_malformed_about_test_cases_proves_nothing(
+    consumer: Consumer, changed: dict[str, object]
+) -> None:
+    statement = json.loads(consumer.statement(WARNED, WARNED, WARNED))
+    verdict = statement["predicate"]["pbftci_verdict"]
+    (verdict if "tests" in changed else verdict["tests"]).update(changed)
+    assert consumer.both(as_bytes(signed(as_bytes(statement), 0, 1))) == (2 if changed else 0)
+
+
+def test_the_verifier_of_the_release_before_reads_what_uses_nothing_new(consumer: Consumer) -> None:
+    """It reads the rest of a statement with test cases too. Of a warning it proves nothing."""
+    script = consumer.folder / "verify_before.py"
+    script.write_bytes(read_before("scripts/verify_build.py"))
+    spec = importlib.util.spec_from_file_location("verify_before", script)
+    assert spec is not None
+    assert spec.loader is not None
+    before = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(before)
+    clean = reported(PASSED, {"a": "passed", "b": "skipped"})
+    file = consumer.folder / "build.intoto.json"
+    for ballots, code in (
+        ((PASSED, PASSED, PASSED), 0),
+        ((clean, clean, clean), 0),
+        ((RED, RED), 1),
+        ((WARNED, WARNED, WARNED), 2),
+    ):
+        file.write_bytes(as_bytes(signed(consumer.statement(*ballots), 0, 1)))
+        flags = ("--trust", str(consumer.trust_file), "--any")
+        assert before.main([str(file), *flags]) == code
 
 
 def test_a_statement_of_the_version_before_is_verified(consumer: Consumer) -> None:
