@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from ci.operations import Abstain
+from ci.operations import Abstain, Outcome
 from common.address import Address
 from node.faults.misbehaviours import KINDS
-from tests.ci.builders import FAILED
+from tests.ci.builders import FAILED, finding
 from tests.client.api.test_change_routes import guarded, token_file
 from tests.client.commands.test_commands import contradictions
 from tests.client.dashboard.forms import csrf_of, send_form
@@ -62,16 +62,22 @@ async def test_dissent_and_abstention_are_told_with_their_builds(
     running.network.nodes["replica-1"].finds = lambda build: (FAILED, b"log")
     first = await decided_build(running, client, HOSTILE)
     running.network.nodes["replica-1"].finds = lambda build: (Abstain(HOSTILE), b"")
+    other = finding(Outcome.FAILED, 1, log="1 failed")
+    running.network.nodes["replica-2"].finds = lambda build: (other, b"1 failed")
     second = await decided_build(running, client)
     text = await page_when(
         client, PATH, lambda text: "could not build 1" in card(text, "replica-1")
     )
     told = card(text, "replica-1")
-    assert "differed from 1 verdict" in told
+    assert '<span class="dissents">differed from 1 verdict' in told
+    assert "1 with the log of the verdict's side</strong> (suspect)" in told
+    assert "found failed 1, with the log of the verdict's side" in told
     assert f'<a href="/builds/{first}">&lt;img/src=x&gt;' in told
     assert "found failed 1" in told
     assert f'<a href="/builds/{second}">master' in told
     assert "could not build: &lt;img/src=x&gt;" in told
+    assert '<span class="open">differed from 1 verdict' in card(text, "replica-2")
+    assert "suspect" not in card(text, "replica-2"), "a test may be flaky"
     assert "<img" not in text
     assert "replica-1 disagreed with 1 of the newest 2 verdicts" in text
 
