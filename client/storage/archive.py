@@ -76,6 +76,8 @@ class BuildRecord(msgspec.Struct, frozen=True, array_like=True):
     rebuild_of: bytes | None = None
     # whose pull request it is, as the forge says; None: it does not say, or it is none
     author: str | None = None
+    # as in the request
+    schedule: str | None = None
 
 
 class ReplyRecord(msgspec.Struct, frozen=True):
@@ -113,7 +115,7 @@ class StateRecord(msgspec.Struct, frozen=True):
 _COLUMNS = (
     "number, build, repository, branch, commit_hex, detail, refused, request, statement, "
     "received_at, resolved_at, signed_at, opened_at, decided_at, collected, "
-    "event, ref, skipped, withdrawn, never_asked, rebuild_of, author"
+    "event, ref, skipped, withdrawn, never_asked, rebuild_of, author, schedule"
 )
 
 
@@ -134,7 +136,8 @@ class Archive:
         resolved_at = None if commit is None else at
         touched = self._database.write(
             "INSERT INTO builds (build, repository, branch, commit_hex, received_at, resolved_at, "
-            "event, ref, author) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
+            "event, ref, author, schedule) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) "
+            "ON CONFLICT DO NOTHING",
             (
                 build,
                 request.repository,
@@ -145,6 +148,7 @@ class Archive:
                 request.event,
                 request.ref,
                 request.author,
+                request.schedule,
             ),
             build=build,
         )

@@ -17,7 +17,7 @@ from typing import Any
 from common.configuration.config import ConfigError
 from common.statuses.status_queue import SCHEMA as STATUSES_SCHEMA
 
-FORMAT_VERSION = 6
+FORMAT_VERSION = 7
 FIRST_FORMAT_VERSION = 4
 # "PBFT" in ASCII: says in the file's header whose format the version counts.
 APPLICATION_ID = 0x50424654
@@ -133,8 +133,23 @@ CREATE INDEX builds_of_repository ON builds (repository, number, state, branch);
 CREATE INDEX builds_of_any_branch ON builds (branch, number, state);
 CREATE INDEX builds_of_state ON builds (state, number);
 """
+# `due`: the last time at which a schedule was due and that was dealt with, in minutes since 1970.
+_SCHEDULES = """
+ALTER TABLE builds ADD COLUMN schedule TEXT;
+CREATE TABLE schedules (
+    repository TEXT NOT NULL,
+    branch TEXT NOT NULL,
+    name TEXT NOT NULL,
+    due INTEGER NOT NULL,
+    PRIMARY KEY (repository, branch, name)
+) WITHOUT ROWID;
+"""
 # From which format -> what makes the next one of it.
-MIGRATIONS = {4: _STATE + _LISTS, 5: "ALTER TABLE builds ADD COLUMN author TEXT;"}
+MIGRATIONS = {
+    4: _STATE + _LISTS,
+    5: "ALTER TABLE builds ADD COLUMN author TEXT;",
+    6: _SCHEDULES,
+}
 
 # How many rows there are of each sort, and where those of a branch and of a build are, so that
 # nobody has to look through a queue or a history, which may be long. Made anew by each process and

@@ -77,7 +77,9 @@ class VerdictView(msgspec.Struct, frozen=True):
     ]
     target: Annotated[
         str | None,
-        msgspec.Meta(description="of a pull request: the full name of the branch that it is for"),
+        msgspec.Meta(
+            description="of a pull request or merge group: the full name of its target branch"
+        ),
     ]
     pipeline_sha256: Annotated[str | None, msgspec.Meta(description="of the agreed pipeline file")]
     steps: Annotated[
@@ -152,6 +154,9 @@ class BuildView(msgspec.Struct, frozen=True):
     author: Annotated[
         str | None, msgspec.Meta(description="whose pull request it is, as the forge reports it")
     ]
+    schedule: Annotated[
+        str | None, msgspec.Meta(description="which schedule was due, if the event is cron")
+    ]
     status: BuildStatus
     verdict: VerdictView | None
     ballots: tuple[BallotView, ...]
@@ -208,6 +213,7 @@ def build_view(
         event=record.event,
         ref=record.ref,
         author=record.author,
+        schedule=record.schedule,
         status=_status(record),
         verdict=_verdict_view(verdict, cast) if verdict else None,
         ballots=tuple(_ballot_view(replica, ballot) for replica, ballot in cast.items()),
