@@ -314,25 +314,43 @@ def gitlab(name: str, event: str, token: bytes | None = SECRET, **headers: str) 
     return Delivery.of(_merged(given, headers), body_of(name))
 
 
-def bitbucket(name: str, event: str, secret: bytes | None = SECRET, **headers: str) -> Delivery:
+def bitbucket(
+    name: str,
+    event: str,
+    changes: Mapping[str, object] | None = None,
+    secret: bytes | None = SECRET,
+    **headers: str,
+) -> Delivery:
     """A delivery as Bitbucket Cloud sends it; without a secret it has no signature."""
-    given = {"X-Hook-UUID": "{c040300a-9b69-4fb0-8f5f-4d84a02cbc6e}", "X-Attempt-Number": "1"}
-    return _bitbucket(
-        name, event, secret, given | {"User-Agent": "Bitbucket-Webhooks/2.0"}, headers
-    )
+    given = {
+        "User-Agent": "Bitbucket-Webhooks/2.0",
+        "X-Event-Key": event,
+        "X-Hook-UUID": "{c040300a-9b69-4fb0-8f5f-4d84a02cbc6e}",
+        "X-Attempt-Number": "1",
+    }
+    return _bitbucket(body_of(name, changes), given, secret, headers)
 
 
-def data_center(name: str, event: str, secret: bytes | None = SECRET, **headers: str) -> Delivery:
+def data_center(
+    name: str,
+    event: str,
+    changes: Mapping[str, object] | None = None,
+    secret: bytes | None = SECRET,
+    **headers: str,
+) -> Delivery:
     """A delivery as Bitbucket Data Center sends it; without a secret it has no signature."""
-    given = {"X-Request-Id": "c040300a-9b69-4fb0-8f5f-4d84a02cbc6e"}
-    return _bitbucket(name, event, secret, given | {"User-Agent": "Atlassian HttpClient"}, headers)
+    given = {
+        "User-Agent": "Atlassian HttpClient",
+        "X-Event-Key": event,
+        "X-Request-Id": "c040300a-9b69-4fb0-8f5f-4d84a02cbc6e",
+    }
+    return _bitbucket(body_of(name, changes), given, secret, headers)
 
 
 def _bitbucket(
-    name: str, event: str, secret: bytes | None, given: dict[str, str], headers: dict[str, str]
+    body: bytes, given: dict[str, str], secret: bytes | None, headers: dict[str, str]
 ) -> Delivery:
-    body = body_of(name)
-    given |= {"Content-Type": "application/json", "X-Event-Key": event}
+    given["Content-Type"] = "application/json"
     if secret is not None:
         given["X-Hub-Signature"] = f"sha256={openssl_hmac(secret, body).hex()}"
     return Delivery.of(_merged(given, headers), body)

@@ -149,5 +149,5 @@ def test_the_signature() -> None:
     delivery = data_center("bitbucket-data-center-push", PUSH)
     assert check_signature(delivery, (SECRET,), NOW).proof is Proof.VALID
     assert check_signature(delivery, (OTHER_SECRET,), NOW).proof is Proof.WRONG
-    unsigned = data_center("bitbucket-data-center-push", PUSH, None)
+    unsigned = data_center("bitbucket-data-center-push", PUSH, secret=None)
     assert check_signature(unsigned, (SECRET,), NOW).proof is Proof.MISSING
