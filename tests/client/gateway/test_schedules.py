@@ -12,11 +12,12 @@ from client.gateway.schedules import AHEAD_MINUTES_MAX, Schedules
 from client.gateway.write_queue import QueueFull
 from client.gateway.writes import Due
 from client.storage.build_request import BuildRequest, Submitted
-from client.storage.database import Database
+from client.storage.database import Database, StorageFailed
 from client.storage.due_times import DueTimes
 from common.repositories.repository_config import GatewayRepository
 from common.repositories.schedule import Schedule
-from tests.client.gateway.test_gateway import until
+from tests.client.gateway.test_gateway import record_of, until
+from tests.client.running_network import REPOSITORY, Network, Running, run_gateway
 
 URL = "https://example.org/r.git"
 NIGHTLY = Schedule("nightly", "main", "17 3 * * *")
@@ -168,6 +169,54 @@ def test_a_clock_that_was_years_ahead_does_not_end_the_schedule(database: Databa
     gateway.look(DUE - AHEAD_MINUTES_MAX)
     gateway.look(DUE)
     assert len(gateway.orders.orders) == 1
+
+
+async def test_the_gateway_notes_a_time_in_the_commit_that_accepts_its_build(
+    running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key, due_times = (REPOSITORY, "main", "nightly"), DueTimes(running.database)
+    request = BuildRequest(
+        REPOSITORY,
+        "main",
+        COMMIT,
+        event=Event.CRON,
+        delivery=Delivery("cron", bytes(32)),
+        schedule="nightly",
+    )
+
+    def fail(*values: object) -> bool:
+        raise StorageFailed("full")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(running.archive, "add", fail)
+        with pytest.raises(StorageFailed):
+            await running.gateway.order(request, due=Due(*key, 7))
+    assert due_times.last(key) is None
+    await running.gateway.order(request, due=Due(*key, 7))
+    assert due_times.last(key) == 7
+    await running.gateway.pass_over(Due(*key, 9))
+    assert due_times.last(key) == 9
+    # noted again, as after a kill, it is the same build
+    assert not (await running.gateway.order(request, due=Due(*key, 10))).is_new
+
+
+async def test_schedules_of_one_branch_do_not_supersede_each_other(
+    network: Network, tmp_path: Path
+) -> None:
+    for node in network.nodes.values():
+        node.finds = lambda build: None
+    configured = [GatewayRepository(REPOSITORY, supersede=True)]
+    running = await run_gateway(network, tmp_path, configured=configured)
+    builds = []
+    for number, name in enumerate(("nightly", "weekly", "nightly")):
+        delivery = Delivery("cron", bytes([number]) * 32)
+        request = BuildRequest(
+            REPOSITORY, "main", COMMIT, event=Event.CRON, delivery=delivery, schedule=name
+        )
+        builds.append((await running.gateway.order(request)).build)
+    records = [record_of(running, build) for build in builds]
+    assert [record.withdrawn is not None for record in records] == [True, False, False]
+    await running.close()
 
 
 def test_it_keeps_the_schedules_of_the_configuration_that_holds(database: Database) -> None:
