@@ -16,7 +16,7 @@ from ci.statement import parse_statement
 from client.storage.archive import Archive, BuildRecord
 from client.storage.build_request import BuildRequest
 from client.storage.outbox import Kind, Outbox, OutboxRow, State
-from client.views.build_view import is_over
+from client.views.build_view import is_over, schedule_of
 from common.ref_names import check_commit
 from pbft.codec import decode_request, decode_signed
 
@@ -157,8 +157,11 @@ def rebuild_of(record: BuildRecord) -> BuildRequest:
     """The same commit, ref and event once more, as a build of its own.
 
     What was built was approved, where it needed that, and so is the same commit now. What was
-    never built is not: whoever may ask for a rebuild may not approve.
+    never built is not: whoever may ask for a rebuild may not approve. Raises CannotChange.
     """
+    schedule = schedule_of(record)
+    if record.event is Event.CRON and schedule is None:
+        raise CannotChange("the network was never asked for it; wait for its schedule")
     needs_approval = record.event is Event.PULL_REQUEST
     # of what was skipped a forge may have told only how its commit begins
     is_full_commit = record.commit is not None and check_commit(record.commit) is None
@@ -176,7 +179,7 @@ def rebuild_of(record: BuildRecord) -> BuildRequest:
         event=record.event,
         ref=record.ref,
         needs_approval=needs_approval,
-        schedule=record.schedule,
+        schedule=schedule,
     )
 
 

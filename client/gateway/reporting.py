@@ -11,6 +11,7 @@ from ci.statement import VerdictFields
 from client.storage.archive import BuildRecord
 from client.storage.database import Database, StorageFailed
 from client.storage.outbox import OutboxRow
+from client.views.build_view import schedule_of
 from common.english import counted
 from common.forges.shared.status import CommitStatus, State
 from common.repositories.repository_config import GatewayRepository, StatusTarget, status_target
@@ -108,7 +109,7 @@ class Reports:
             return
         status = CommitStatus(
             commit=record.commit,
-            context=context_of(None, record.event, record.schedule),
+            context=context_of(None, record.event, schedule_of(record)),
             state=state,
             description=description,
             target_url=f"{self._public_url}/builds/{record.build.hex()}",

@@ -76,8 +76,6 @@ class BuildRecord(msgspec.Struct, frozen=True, array_like=True):
     rebuild_of: bytes | None = None
     # whose pull request it is, as the forge says; None: it does not say, or it is none
     author: str | None = None
-    # as in the request
-    schedule: str | None = None
 
 
 class ReplyRecord(msgspec.Struct, frozen=True):
@@ -115,7 +113,7 @@ class StateRecord(msgspec.Struct, frozen=True):
 _COLUMNS = (
     "number, build, repository, branch, commit_hex, detail, refused, request, statement, "
     "received_at, resolved_at, signed_at, opened_at, decided_at, collected, "
-    "event, ref, skipped, withdrawn, never_asked, rebuild_of, author, schedule"
+    "event, ref, skipped, withdrawn, never_asked, rebuild_of, author"
 )
 
 
@@ -136,8 +134,7 @@ class Archive:
         resolved_at = None if commit is None else at
         touched = self._database.write(
             "INSERT INTO builds (build, repository, branch, commit_hex, received_at, resolved_at, "
-            "event, ref, author, schedule) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) "
-            "ON CONFLICT DO NOTHING",
+            "event, ref, author) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
             (
                 build,
                 request.repository,
@@ -148,7 +145,6 @@ class Archive:
                 request.event,
                 request.ref,
                 request.author,
-                request.schedule,
             ),
             build=build,
         )

@@ -17,7 +17,7 @@ from typing import Any
 from common.configuration.config import ConfigError
 from common.statuses.status_queue import SCHEMA as STATUSES_SCHEMA
 
-FORMAT_VERSION = 7
+FORMAT_VERSION = 6
 FIRST_FORMAT_VERSION = 4
 # "PBFT" in ASCII: says in the file's header whose format the version counts.
 APPLICATION_ID = 0x50424654
@@ -110,6 +110,17 @@ CREATE TABLE results (
     line BLOB NOT NULL
 );
 """
+# Made in a file of any format that lacks it: a version that does not know it leaves it alone.
+# `due`: the last time at which a schedule was due and that was dealt with, in minutes since 1970.
+SCHEDULES_SCHEMA = """
+CREATE TABLE IF NOT EXISTS schedules (
+    repository TEXT NOT NULL,
+    branch TEXT NOT NULL,
+    name TEXT NOT NULL,
+    due INTEGER NOT NULL,
+    PRIMARY KEY (repository, branch, name)
+) WITHOUT ROWID;
+"""
 # What a build is listed as (client.storage.build_filter.OUTCOMES): the rule of
 # client.views.build_view, which a test holds against it. It is computed from the other columns, so
 # nobody has to keep it up.
@@ -133,23 +144,8 @@ CREATE INDEX builds_of_repository ON builds (repository, number, state, branch);
 CREATE INDEX builds_of_any_branch ON builds (branch, number, state);
 CREATE INDEX builds_of_state ON builds (state, number);
 """
-# `due`: the last time at which a schedule was due and that was dealt with, in minutes since 1970.
-_SCHEDULES = """
-ALTER TABLE builds ADD COLUMN schedule TEXT;
-CREATE TABLE schedules (
-    repository TEXT NOT NULL,
-    branch TEXT NOT NULL,
-    name TEXT NOT NULL,
-    due INTEGER NOT NULL,
-    PRIMARY KEY (repository, branch, name)
-) WITHOUT ROWID;
-"""
 # From which format -> what makes the next one of it.
-MIGRATIONS = {
-    4: _STATE + _LISTS,
-    5: "ALTER TABLE builds ADD COLUMN author TEXT;",
-    6: _SCHEDULES,
-}
+MIGRATIONS = {4: _STATE + _LISTS, 5: "ALTER TABLE builds ADD COLUMN author TEXT;"}
 
 # How many rows there are of each sort, and where those of a branch and of a build are, so that
 # nobody has to look through a queue or a history, which may be long. Made anew by each process and
@@ -302,7 +298,7 @@ class Database:
                 connection.execute("PRAGMA synchronous=FULL")
                 self._check_format(connection)
                 self._check_owner(connection)
-                connection.executescript(_COUNTS)
+                connection.executescript(SCHEDULES_SCHEMA + _COUNTS)
             except BaseException:
                 connection.close()
                 raise

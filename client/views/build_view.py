@@ -13,9 +13,11 @@ from ci.operations import (
     Abstain,
     Ballot,
     CastBallot,
+    Event,
     MalformedOperation,
     Outcome,
     ResultKey,
+    SubmitBuild,
     decode_operation,
 )
 from ci.statement import FoundValue, InvalidStatement, VerdictFields, parse_statement
@@ -194,6 +196,15 @@ class BuildView(msgspec.Struct, frozen=True):
     ]
 
 
+def schedule_of(record: BuildRecord) -> str | None:
+    """Which schedule was due, as the network was asked; None also while it is not asked yet."""
+    if record.event is not Event.CRON or record.request is None:
+        return None
+    operation = decode_operation(decode_request(decode_signed(record.request)).operation)
+    assert isinstance(operation, SubmitBuild), "a build was asked for by such a request"
+    return operation.schedule
+
+
 def build_view(
     record: BuildRecord,
     ballots: list[BallotRecord],
@@ -213,7 +224,7 @@ def build_view(
         event=record.event,
         ref=record.ref,
         author=record.author,
-        schedule=record.schedule,
+        schedule=schedule_of(record),
         status=_status(record),
         verdict=_verdict_view(verdict, cast) if verdict else None,
         ballots=tuple(_ballot_view(replica, ballot) for replica, ballot in cast.items()),

@@ -69,14 +69,15 @@ def cron_problem(cron: str) -> str | None:
     if fields != CRON_FIELDS:
         return f"{cron!r} has {fields} fields"
     try:
-        is_ever_due = next(CronSim(cron, _datetime(0)), None) is not None
+        CronSim(cron, _datetime(0))
     except CronSimError as error:
+        # also where it would never be due, as on the 30th of February
         return f"{cron!r} is not understood ({error})"
-    return None if is_ever_due else f"{cron!r} is never due"
+    return None
 
 
 def last_due(cron: str, minute: int) -> int | None:
-    """The last time at which it was due, up to and with this minute; None: never before."""
+    """The last time at which it was due, up to and with this minute; None: in 50 years never."""
     before = CronSim(cron, _datetime(minute + 1), reverse=True)
     found = next(before, None)
     return None if found is None else int(found.timestamp()) // MINUTE_SECONDS

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from ci.operations import Delivery, Event
+from client.gateway.build_changes import CannotChange
 from client.gateway.resolve import FoundCommit, NoSuchBranch, Resolution, Unreachable
 from client.gateway.schedules import AHEAD_MINUTES_MAX, Schedules
 from client.gateway.write_queue import QueueFull
@@ -198,6 +199,21 @@ async def test_the_gateway_notes_a_time_in_the_commit_that_accepts_its_build(
     assert due_times.last(key) == 9
     # noted again, as after a kill, it is the same build
     assert not (await running.gateway.order(request, due=Due(*key, 10))).is_new
+
+
+async def test_what_was_never_asked_for_is_not_done_again(running: Running) -> None:
+    """Nobody knows any more which schedule was due."""
+    request = BuildRequest(
+        REPOSITORY,
+        "main",
+        COMMIT,
+        event=Event.CRON,
+        delivery=Delivery("cron", bytes(32)),
+        schedule="nightly",
+    )
+    build = (await running.gateway.order(request, "skipped by hand")).build
+    with pytest.raises(CannotChange, match="schedule"):
+        await running.gateway.rebuild(build)
 
 
 async def test_schedules_of_one_branch_do_not_supersede_each_other(
