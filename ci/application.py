@@ -287,7 +287,7 @@ class BuildApplication:
         see there.
         """
         if reason := reference_refusal(
-            operation.event, operation.branch, operation.ref, operation.schedule
+            operation.event, operation.branch, operation.ref, schedule=operation.schedule
         ):
             return _refused(reason)
         build_id = submitted_build_id(self._cluster.id, asker.client, operation)

@@ -37,7 +37,7 @@ def target_of(event: Event, branch: str) -> str | None:
 
 
 def reference_refusal(
-    event: Event, branch: str, ref: str | None, schedule: str | None = None
+    event: Event, branch: str, ref: str | None, *, schedule: str | None = None
 ) -> str | None:
     """Why this event cannot have this ref, branch and schedule; None: it can. Fixed texts.
 

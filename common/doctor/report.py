@@ -22,7 +22,7 @@ from common.web.bounded_http import AnswerBounds, HttpRequest, NoAnswer, ask, bo
 
 # As pyproject.toml names them.
 LIBRARIES = (
-    "aiohttp", "aiohttp-sse", "cryptography", "docker", "GitPython", "Jinja2", "mnemonic",
+    "aiohttp", "aiohttp-sse", "cronsim", "cryptography", "docker", "GitPython", "Jinja2", "mnemonic",
     "msgspec", "prometheus-client", "pycryptodome", "PyNaCl", "PyYAML", "requests", "urllib3",
     "uvloop",
 )  # fmt: skip
