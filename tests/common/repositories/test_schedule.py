@@ -5,6 +5,8 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from ci.operations import SubmitBuild
 from common.config_error import ConfigError
@@ -58,6 +60,36 @@ def test_when_it_was_due_last(cron: str, now: str, due: str) -> None:
 )
 def test_what_is_no_schedule(cron: str) -> None:
     assert cron_problem(cron) is not None
+
+
+WORDS = st.sampled_from(
+    [
+        "*",
+        "*/5",
+        "0",
+        "7",
+        "1-5",
+        "2-4/2",
+        "1,2",
+        "L",
+        "LW",
+        "1#5",
+        "MON",
+        "JAN",
+        "60",
+        "x",
+        "²",
+        "/",
+    ]
+)
+
+
+@given(st.lists(WORDS, min_size=5, max_size=5), st.integers(0, 60_000_000))
+def test_whatever_is_taken_was_due_by_then_or_never(words: list[str], now: int) -> None:
+    cron = " ".join(words)
+    if cron_problem(cron) is None:
+        due = last_due(cron, now)
+        assert due is None or due <= now
 
 
 def test_schedules_that_are_wrong_are_refused_with_their_place() -> None:
