@@ -1,5 +1,6 @@
 """Schedules on real nodes: what is due is one build, whatever ends the gateway in between."""
 
+import signal
 import sqlite3
 import urllib.request
 from contextlib import closing
@@ -88,6 +89,11 @@ def test_what_was_missed_is_built_once_over_kills_of_the_gateway(
     }
     (entry,) = verdict_entries(network.settle())
     assert parse_statement(bytes(entry.statement)).verdict.schedule == "nightly"
+    # a reload takes another one
+    weekly = {"name": "weekly", "branch": "master", "cron": "0 5 * * 1"}
+    network.rewrite(CLIENT, lambda settings: settings["repositories"][0].update(schedules=[weekly]))
+    network.processes[CLIENT].send_signal(signal.SIGHUP)
+    network.wait_until(lambda: len(due_times(network)) == 2, "the other schedule", VERDICT_SECONDS)
     # done again it runs the same steps
     url = f"{network.gateway_url}/api/v1/builds/{build['id']}/rebuild"
     answer = ask(urllib.request.Request(url, data=b"", method="POST"))
