@@ -275,7 +275,10 @@ async def on_webhook(site: Site, request: web.Request) -> web.Response:
         return json_response({"detail": received.detail})
     if isinstance(received, Withdrawn):
         return json_response({"detail": await _withdraw(site, received)})
-    answers = [await _order(site, ordered) for ordered in (received, *received.others)]
+    # side by side, so that they share one question to the git server and one commit to the disk
+    answers = await asyncio.gather(
+        *(_order(site, ordered) for ordered in (received, *received.others))
+    )
     # of several refs that one push moved the answer names one, a new one if there is one
     status, accepted = next((a for a in answers if a[0] == 202), answers[0])
     if isinstance(accepted, str):

@@ -1,5 +1,6 @@
 """Webhooks of the forges through the gateway's HTTP: what they are answered, and what is built."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any, get_args
@@ -372,6 +373,35 @@ async def test_of_a_request_at_bitbucket_cloud_the_branch_is_asked_for_the_commi
     else:
         assert said in (answer["error"] if expected == 503 else answer["detail"])
         assert running.archive.page(None, 1) == []
+    await client.close()
+    await running.close()
+
+
+async def test_many_refs_of_one_push_wait_for_the_git_server_together(
+    network: Network, tmp_path: Path
+) -> None:
+    """Else a push of many tags would take longer than the forge waits."""
+
+    class SlowResolver(FixedResolver):
+        most_waiting = waiting = 0
+
+        async def resolve(self, *asked: str | None) -> Resolution:
+            self.waiting += 1
+            self.most_waiting = max(self.waiting, self.most_waiting)
+            await asyncio.sleep(0)
+            self.waiting -= 1
+            return FoundCommit(PUSHED)
+
+    resolver = SlowResolver()
+    running = await run_gateway(network, tmp_path, resolver)
+    client = await client_of(running, tmp_path)
+    change = {"fromHash": "0" * 40, "toHash": PUSHED, "type": "ADD"}
+    changes = [{**change, "refId": f"refs/tags/v{number}"} for number in range(20)]
+    tags = data_center("bitbucket-data-center-push", "repo:refs_changed", {"changes": changes})
+    status, answer = await post(client, tags)
+    assert (status, "20 refs" in answer["detail"]) == (202, True)
+    assert resolver.most_waiting == 20
+    assert len(running.archive.page(None, 100)) == 20
     await client.close()
     await running.close()
 
