@@ -492,12 +492,14 @@ def _origin(order: BuildOrder, commit_seconds: int) -> Origin:
         event=order.event,
         commit=order.commit,
         commit_seconds=commit_seconds,
+        schedule=order.schedule,
     )
 
 
 def _steps(pipeline: Pipeline, order: BuildOrder) -> tuple[Step, ...]:
     return tuple(
-        Step(step.name, step.is_wanted(order.branch, order.event)) for step in pipeline.steps
+        Step(step.name, step.is_wanted(order.branch, order.event, order.schedule))
+        for step in pipeline.steps
     )
 
 
