@@ -156,8 +156,9 @@ async def test_all_reports_are_taken_after_the_last_step(
             "tests": {"junit": ["reports", "none.xml"]},
         }
     ).decode()
-    found, _ = await find(process_builder, repository, text)
+    found, order = await find(process_builder, repository, text)
     assert found.compared.outcome is Outcome.TIMED_OUT
+    assert "[pbft-ci] no file matches none.xml\n" in process_builder.log(order)
     assert isinstance(found, ResultWithTests)
     assert found.tests.lines == FAILED_LINES
 
