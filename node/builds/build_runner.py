@@ -297,6 +297,12 @@ class BuildRunner:
             if found.result.network_was_off:
                 log.note(NETWORK_WAS_OFF)
             log_sha256, log_bytes = await in_thread(self._threads, lambda stop: log.finish())
+            result = self._result(order, found, log_sha256, log_bytes=log_bytes)
+            if details is None or not details.cases:
+                return result
+            # many cases take a moment
+            outcomes = details.outcomes
+            return await in_thread(self._threads, lambda stop: with_cases(result, outcomes))
         except OSError as error:
             await self._tidy_or_tell(key)
             raise InfrastructureError(f"this machine: {error}") from error
@@ -304,7 +310,11 @@ class BuildRunner:
             # A cancel above all: what else goes wrong must not take its place.
             await self._tidy_or_tell(key)
             raise
-        result = BuildResult(
+
+    def _result(
+        self, order: BuildOrder, found: _Found, log_sha256: str, *, log_bytes: int
+    ) -> BuildResult:
+        return BuildResult(
             ResultKey(
                 outcome=found.result.outcome,
                 exit_code=found.result.exit_code,
@@ -324,9 +334,6 @@ class BuildRunner:
                 version=self._version,
             ),
         )
-        if found.cases is None or not found.cases.cases:
-            return result
-        return with_cases(result, found.cases.outcomes)
 
     async def _find(
         self, order: BuildOrder, folder: Path, log: BuildLog, *, show_state: Callable[[str], None]
