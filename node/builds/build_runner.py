@@ -34,7 +34,13 @@ from ci.operations import (
 from common.configuration.config import NodeConfig, RepositoryEntry
 from common.english import counted
 from common.log_pieces import LogPiece, read_log_file
-from common.pipeline.pipeline_file import PIPELINE_FILE, Pipeline, PipelineInvalid, parse_pipeline
+from common.pipeline.pipeline_file import (
+    PIPELINE_FILE,
+    Clone,
+    Pipeline,
+    PipelineInvalid,
+    parse_pipeline,
+)
 from common.ref_names import ref_of
 from common.retention import DAY_SECONDS, KeepRules
 from driver.ports import BuildOrder
@@ -55,6 +61,7 @@ from node.sandboxes.sandbox import (
 )
 from node.sources.checkout import Checkout, NotThere
 from node.sources.dockerfile import DOCKERFILE
+from node.sources.history import HistoryRoom
 from node.sources.mirror import NotAFile, Source
 from node.sources.tree import TreeRefused
 from node.work.fair_semaphore import FairSemaphore
@@ -365,6 +372,10 @@ class BuildRunner:
         if order.is_spare and isinstance(job, Pipeline) and job.agreement == Agreement.WEAK:
             log.note("the pipeline asks for weak agreement: this replica stands by")
             raise _NotNeeded
+        if isinstance(job, Pipeline) and job.clone is not None:
+            refused = await self._add_history(order, source, job.clone, folder=folder, log=log)
+            if refused is not None:
+                job = PipelineInvalid(f"the tree {refused.problem}", file="the commit")
         if isinstance(job, PipelineInvalid):
             *others, last = job.texts
             for text in others:
@@ -397,6 +408,31 @@ class BuildRunner:
             ended_at - checked_out_at,
             cases,
         )
+
+    async def _add_history(
+        self, order: BuildOrder, source: Source, clone: Clone, *, folder: Path, log: BuildLog
+    ) -> TreeRefused | None:
+        """Put `.git` into the tree; None: it is there. Raises InfrastructureError, OSError."""
+        assert isinstance(source.tree, Path), "a refused tree has no job"
+        assert order.commit is not None, "nothing is checked out without a commit"
+        work = folder / "history"
+        await in_thread(self._threads, lambda stop: work.mkdir())
+        made = await self._checkout.add_history(
+            order.repository,
+            ref_of(order.branch, order.ref),
+            order.commit,
+            clone=clone,
+            room=HistoryRoom(
+                source.tree, work, max(0, order.limits.workspace_bytes - source.tree_bytes)
+            ),
+        )
+        if isinstance(made, TreeRefused):
+            return made
+        log.expect_git()
+        depth = "all of the history" if clone.depth is None else f"depth {clone.depth}"
+        tags = f", {made.tag_count} tags (SHA-256 of their list {made.tags_sha256})"
+        log.note(f"clone: {depth}{tags if clone.has_tags else ''}")
+        return None
 
     def _job(
         self, source: Source, limits: Limits
