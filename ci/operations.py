@@ -17,7 +17,7 @@ OPERATION_BYTES_MAX = 64 * 1024
 # limits that hold would be refused, and replicas of two versions would judge proposals differently.
 BALLOT_BYTES = 32 * 1024
 # Of a ballot with a report of test cases, which gets the room that the rest leaves. The rest has at
-# most 29 KiB (tests/ci/test_admission.py measures it).
+# most 29.3 KiB (tests/ci/test_case_reports.py tries it).
 REPORTING_BALLOT_BYTES = 30 * 1024
 
 BuildId = Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]

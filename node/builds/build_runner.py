@@ -227,7 +227,7 @@ class BuildRunner:
         return read_log_file(path, offset, bytes_max=bytes_max)
 
     def state(self, build: bytes, opened: int) -> str:
-        """waiting | checkout | image | building | retrying: <reason> | none"""
+        """waiting | checkout | image | services | building | retrying: <reason> | none"""
         return self._states.get((build, opened), "none")
 
     def states(self) -> list[str]:
