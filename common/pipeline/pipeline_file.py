@@ -13,12 +13,12 @@ import msgspec
 
 from common.pipeline.pipeline_values import (
     PROBLEMS_MAX,
+    REPORTS_MAX,
     Place,
     TooManyProblems,
     WrongValue,
     check_keys,
     read_arguments,
-    read_artifacts,
     read_choice,
     read_commands,
     read_cpus,
@@ -28,6 +28,7 @@ from common.pipeline.pipeline_values import (
     read_image,
     read_memory,
     read_number,
+    read_paths,
     read_patterns,
     read_service_name,
     read_step_name,
@@ -57,6 +58,7 @@ KEYS = (
     "timeout_seconds",
     "network",
     "artifacts",
+    "tests",
     "agreement",
     "resources",
 )
@@ -75,6 +77,7 @@ CLONE_KEYS = ("depth", "tags")
 READY_KEYS = ("port", "command", "seconds")
 WHEN_KEYS = ("branch", "event", "cron")
 RESOURCE_KEYS = ("memory", "cpus", "pids")
+TESTS_KEYS = ("junit", "required")
 EVENTS = ("push", "tag", "pull_request", "merge_group", "cron")
 AGREEMENTS = ("default", "weak")
 # what the one step is called where there are only `commands`
@@ -152,6 +155,15 @@ class Step(msgspec.Struct, frozen=True):
         return self.branches is None or any(matches(glob, branch) for glob in self.branches)
 
 
+class ReportOrder(msgspec.Struct, frozen=True):
+    """Which files are reports of the tests, in JUnit XML."""
+
+    # paths in the workspace, sorted
+    junit: tuple[str, ...]
+    # whether a build without one that can be read has failed
+    is_required: bool = False
+
+
 class Ready(msgspec.Struct, frozen=True):
     """When a service is ready: a port, a command, or neither: as its image says."""
 
@@ -202,6 +214,7 @@ class Pipeline(msgspec.Struct, frozen=True):
     services: tuple[Service, ...] = ()
     # None: no `.git`
     clone: Clone | None = None
+    tests: ReportOrder | None = None
 
     @property
     def step_memory_bytes(self) -> int:
@@ -356,10 +369,18 @@ def _pipeline(root: Place, limits: PipelineLimits) -> Pipeline:
         clone=root.read("clone", _clone, None),
         timeout_seconds=seconds,
         resources=resources,
-        artifacts=root.read(
-            "artifacts", lambda place: read_artifacts(place, limits.artifacts_max), ()
-        ),
+        artifacts=root.read("artifacts", lambda place: read_paths(place, limits.artifacts_max), ()),
         agreement=root.read("agreement", lambda place: _agreement(place, limits), "default"),
+        tests=root.read("tests", _tests, None),
+    )
+
+
+def _tests(place: Place) -> ReportOrder:
+    expected = "a mapping with the keys junit and required"
+    check_keys(place, TESTS_KEYS, "tests", expected=expected, needed=("junit",))
+    return ReportOrder(
+        place.read("junit", lambda value: read_paths(value, REPORTS_MAX), ()),
+        place.read("required", read_flag, otherwise=False),
     )
 
 
