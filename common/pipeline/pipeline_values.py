@@ -13,6 +13,7 @@ ARGUMENTS_MAX = 64
 FOLDERS_MAX = 4
 VARIABLES_MAX = 128
 PATTERNS_MAX = 32
+REPORTS_MAX = 16
 IMAGE_CHARACTERS_MAX = 255
 NAME_CHARACTERS_MAX = 64
 VALUE_CHARACTERS_MAX = 4096
@@ -77,7 +78,7 @@ ADVICE = {
     **dict.fromkeys(("clone", "skip_clone", "git"), "write clone at the top, with depth and tags"),
     **dict.fromkeys(
         ("on", "only", "except", "trigger", "cron", "schedule"),
-        "say it in a step's when: branch and event",
+        "say it in a step's when: branch, event, cron",
     ),
     **dict.fromkeys(("if", "rules", "condition"), "write when: with branch and event"),
     **dict.fromkeys(
@@ -88,6 +89,11 @@ ADVICE = {
     "runs-on": "write image",
     "when": "it belongs to a step",
     "timeout_minutes": "write timeout_seconds",
+    **dict.fromkeys(
+        ("reports", "test_results", "test_reports", "junit"),
+        "write tests: with junit, a list of paths",
+    ),
+    "tests": "write it at the top: it is for all steps",
 }
 
 Path = tuple[str | int, ...]
@@ -370,9 +376,9 @@ def read_choice(place: Place, choices: Sequence[str]) -> str:
     raise place.wrong(f"must be {' or '.join(choices)}")
 
 
-def read_patterns(place: Place) -> tuple[str, ...]:
-    """Globs for the names of branches."""
-    entries = place.one_or_more(PATTERNS_MAX, "names of branches, with * where anything may be")
+def read_patterns(place: Place, of: str = "a branch") -> tuple[str, ...]:
+    """Globs for names. of: what has the names."""
+    entries = place.one_or_more(PATTERNS_MAX, f"names of {of}, with * where anything may be")
     for entry in entries:
         if (
             not isinstance(entry.value, str)
@@ -381,14 +387,13 @@ def read_patterns(place: Place) -> tuple[str, ...]:
             or not _is_passable(entry.value)
         ):
             problem = (
-                f"must be the name of a branch, at most {PATTERN_CHARACTERS_MAX} characters, no"
-                " blanks"
+                f"must be the name of {of}, at most {PATTERN_CHARACTERS_MAX} characters, no blanks"
             )
             entry.note(entry.wrong(problem))
     return tuple(str(entry.value) for entry in entries)
 
 
-def read_artifacts(place: Place, count_max: int) -> tuple[str, ...]:
+def read_paths(place: Place, count_max: int) -> tuple[str, ...]:
     """Paths of files and folders, sorted; `*` and `?` stand for what is between two slashes."""
     paths: set[str] = set()
     for entry in place.items(count_max, "paths of files or folders in the workspace"):

@@ -24,18 +24,26 @@ from common.pipeline.pipeline_file import (
     SERVICES_MAX,
     STEP_KEYS,
     STEPS_MAX,
+    TESTS_KEYS,
     WHEN_KEYS,
     Clone,
     Pipeline,
     PipelineInvalid,
     Ready,
+    ReportOrder,
     Resources,
     Service,
     Step,
     matches,
     parse_pipeline,
 )
-from common.pipeline.pipeline_values import ADVICE, COMMANDS_MAX, PROBLEMS_MAX, is_image_name
+from common.pipeline.pipeline_values import (
+    ADVICE,
+    COMMANDS_MAX,
+    PROBLEMS_MAX,
+    REPORTS_MAX,
+    is_image_name,
+)
 from common.yaml_text import YamlError, load_yaml
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -55,6 +63,9 @@ resources:
   cpus: 0.5
   pids: 64
 artifacts: [dist/b.txt, a.txt]
+tests:
+  junit: [build/TEST-*.xml, a.xml]
+  required: true
 agreement: default
 clone: {depth: 50, tags: true}
 services:
@@ -107,6 +118,8 @@ VALID = [
     "image: a\nsteps: [{name: x, commands: [y], when: {branch: '**', event: [tag, push]}}]\n",
     "image: a\ncommands: [x]\nartifacts: [a/..b, .x/.y, a-1.0+b@c=d~e.tar.gz]\n",
     "image: a\ncommands: [x]\nartifacts: [dist, dist/*.whl, '*.log', 'log-?/*']\n",
+    "image: a\ncommands: [x]\ntests: {junit: ['*.xml']}\n",
+    "image: a\ncommands: [x]\ntests: {junit: [a.xml], required: false}\n",
 ]
 
 # text, line, key, nearest: what both the parser and the schema refuse
@@ -205,6 +218,19 @@ BROKEN: list[tuple[str, int | None, str | None, str | None]] = [
     ("image: a\ncommands: [x]\nartifacts: ['[ab]']\n", 3, "artifacts", None),
     ("image: a\ncommands: [x]\nartifacts: ['a b']\n", 3, "artifacts", None),
     ("image: a\ncommands: [x]\nartifacts: [a, a]\n", 3, "artifacts", None),
+    ("image: a\ncommands: [x]\ntests: a.xml\n", 3, "tests", None),
+    ("image: a\ncommands: [x]\ntests: {}\n", 3, "junit", None),
+    ("image: a\ncommands: [x]\ntests: {required: true}\n", 3, "junit", None),
+    ("image: a\ncommands: [x]\ntests:\n  junit: a.xml\n", 4, "junit", None),
+    ("image: a\ncommands: [x]\ntests:\n  junit: []\n", 4, "junit", None),
+    ("image: a\ncommands: [x]\ntests:\n  junit: [../a.xml]\n", 4, "junit", None),
+    (f"image: a\ncommands: [x]\ntests: {{junit: {list(range(17))}}}\n", 3, "junit", None),
+    ("image: a\ncommands: [x]\ntests:\n  junt: [a]\n", 4, "junt", "junit"),
+    ("image: a\ncommands: [x]\ntests: {junit: [a], requird: true}\n", 3, "requird", "required"),
+    ("image: a\ncommands: [x]\ntests: {junit: [a], required: 1}\n", 3, "required", None),
+    ("image: a\ncommands: [x]\nreports: {junit: [a]}\n", 3, "reports", None),
+    ("image: a\nsteps:\n - {name: x, commands: [y], tests: {junit: [a]}}\n", 3, "tests", None),
+    ("image: a\ntests: {junit: [a]}\n", None, "commands", None),
     ("image: a\ncommands: [x]\nagreement: strong\n", 3, "agreement", None),
 ]
 
@@ -263,6 +289,7 @@ def test_everything_that_may_be_said() -> None:
         resources=Resources(256 * 2**20, 0.5, 64),
         artifacts=("a.txt", "dist/b.txt"),
         agreement="default",
+        tests=ReportOrder(("a.xml", "build/TEST-*.xml"), is_required=True),
         clone=Clone(50, True),
         services=(
             Service(
@@ -357,11 +384,8 @@ def test_what_other_servers_have_is_named_with_what_to_write_instead(
 
 
 def test_advice_is_for_no_key_that_is_known_everywhere() -> None:
-    assert ADVICE.keys() & {*KEYS, *STEP_KEYS, *WHEN_KEYS, *RESOURCE_KEYS} == {
-        "clone",
-        "services",
-        "when",
-    }
+    known = {*KEYS, *STEP_KEYS, *WHEN_KEYS, *RESOURCE_KEYS}
+    assert ADVICE.keys() & known == {"clone", "services", "tests", "when", "cron"}
 
 
 def test_of_very_many_wrong_keys_a_few_are_said() -> None:
@@ -403,6 +427,8 @@ def test_the_schema_knows_the_keys_and_bounds_of_the_parser() -> None:
     assert tuple(service["ready"]["properties"]) == READY_KEYS
     assert properties["services"]["maxItems"] == SERVICES_MAX
     assert tuple(properties["resources"]["properties"]) == RESOURCE_KEYS
+    assert tuple(properties["tests"]["properties"]) == TESTS_KEYS
+    assert properties["tests"]["properties"]["junit"]["maxItems"] == REPORTS_MAX
     assert tuple(definitions["event"]["enum"]) == EVENTS
     assert tuple(properties["agreement"]["enum"]) == AGREEMENTS
     assert properties["steps"]["maxItems"] == STEPS_MAX
@@ -508,3 +534,32 @@ def test_image_names(name: str) -> None:
 )
 def test_names_of_no_image(name: str) -> None:
     assert not is_image_name(name)
+
+
+@pytest.mark.parametrize(
+    ("when", "event", "schedule", "is_wanted"),
+    [
+        ("{cron: nightly}", "cron", "nightly", True),
+        ("{cron: [weekly, night*]}", "cron", "nightly", True),
+        ("{cron: nightly}", "cron", "weekly", False),
+        ("{cron: '**'}", "push", None, False),
+        ("{event: cron}", "cron", "nightly", True),
+        ("{event: cron}", "push", None, False),
+        ("{event: push, cron: nightly}", "cron", "nightly", False),
+        ("{event: [pull_request, merge_group]}", "merge_group", None, True),
+    ],
+)
+def test_when_of_schedules_and_merge_groups(
+    when: str, event: str, schedule: str | None, is_wanted: bool
+) -> None:
+    text = f"image: a\nsteps:\n  - {{name: x, commands: ['true'], when: {when}}}\n"
+    found = parse_pipeline(text.encode(), LIMITS)
+    assert isinstance(found, Pipeline), found
+    assert found.steps[0].is_wanted("main", event, schedule) is is_wanted
+
+
+def test_a_schedules_name_in_when_is_a_name() -> None:
+    text = "image: a\nsteps:\n  - {name: x, commands: ['true'], when: {cron: 'a b'}}\n"
+    found = parse_pipeline(text.encode(), LIMITS)
+    assert isinstance(found, PipelineInvalid)
+    assert "name of a schedule" in found.text
