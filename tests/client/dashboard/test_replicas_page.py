@@ -13,7 +13,7 @@ from tests.client.api.test_change_routes import guarded, token_file
 from tests.client.commands.test_commands import contradictions
 from tests.client.dashboard.forms import csrf_of, send_form
 from tests.client.dashboard.pages import page, page_when
-from tests.client.running_network import Running
+from tests.client.running_network import Running, passed
 from tests.client.site import Client, decided_build
 
 PATH = "/replicas"
@@ -62,12 +62,12 @@ async def test_dissent_and_abstention_are_told_with_their_builds(
     running.network.nodes["replica-1"].finds = lambda build: (FAILED, b"log")
     first = await decided_build(running, client, HOSTILE)
     running.network.nodes["replica-1"].finds = lambda build: (Abstain(HOSTILE), b"")
-    other = finding(Outcome.FAILED, 1, log="1 failed")
-    running.network.nodes["replica-2"].finds = lambda build: (other, b"1 failed")
     second = await decided_build(running, client)
-    text = await page_when(
-        client, PATH, lambda text: "could not build 1" in card(text, "replica-1")
-    )
+    other = finding(Outcome.FAILED, 1, log="1 failed")
+    running.network.nodes["replica-1"].finds = lambda build: passed()
+    running.network.nodes["replica-2"].finds = lambda build: (other, b"1 failed")
+    await decided_build(running, client)
+    text = await page_when(client, PATH, lambda text: "differed from" in card(text, "replica-2"))
     told = card(text, "replica-1")
     assert '<span class="dissents">differed from 1 verdict' in told
     assert "1 with the log of the verdict's side</strong> (suspect)" in told
