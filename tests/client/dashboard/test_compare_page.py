@@ -142,6 +142,8 @@ def group(stance: str, says: str, *replicas: str) -> Group:
         ([group("agrees", "passed", "a"), group("agrees", "passed", "b"),
           group("dissents", "failed", "c"), group("dissents", "timed out", "d")], "bcd",
          [("b", "c"), ("b", "d")]),
+        ([group("agrees", "passed", "a"), group("agrees", "passed", "b"),
+          group("dissents", "failed", "c")], "abc", [("a", "c")]),
         ([group("found", "x", "a"), group("found", "y", "b"), group("found", "z", "c")], "bc",
          [("b", "c")]),
         ([group("found", "x", "a"), group("found", "y", "b"), group("found", "z", "c")], "abc",

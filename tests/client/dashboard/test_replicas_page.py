@@ -79,7 +79,7 @@ async def test_dissent_and_abstention_are_told_with_their_builds(
     assert '<span class="open">differed from 1 verdict' in card(text, "replica-2")
     assert "suspect" not in card(text, "replica-2"), "a test may be flaky"
     assert "<img" not in text
-    assert "replica-1 disagreed with 1 of the newest 2 verdicts" in text
+    assert "replica-1 disagreed with 1 of the newest 3 verdicts" in text
 
 
 async def test_proof_is_told_with_both_messages(running: Running, client: Client) -> None:

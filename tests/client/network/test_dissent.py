@@ -1,5 +1,7 @@
 """client.network.dissent: who differed, told by the ledger that real applications wrote."""
 
+import msgspec
+
 from ci.operations import Abstain, Ballot, Outcome
 from client.network.dissent import RECENT_VERDICTS, TOLD_MAX, DissentHistory
 from pbft.ports import Entry
@@ -39,7 +41,7 @@ def test_dissent_counts_before_and_after_the_verdict_and_abstention_apart() -> N
 
 
 def test_the_log_of_the_verdicts_side_with_another_outcome_is_counted_apart() -> None:
-    """Before and after the verdict; a dissenter with a log of its own is not suspect."""
+    """Before and after the verdict; not one with a log of its own, nor with the same outcome."""
     world = World()
     same, other = finding(Outcome.FAILED, 1, log="log"), finding(Outcome.FAILED, 1, log="red")
     early = world.open(1)
@@ -51,13 +53,17 @@ def test_the_log_of_the_verdicts_side_with_another_outcome_is_counted_apart() ->
     flaky = world.open(3)
     for index, ballot in enumerate((PASSED, other, PASSED, PASSED)):
         world.cast(flaky, index, ballot)
+    image = msgspec.structs.replace(
+        PASSED, compared=msgspec.structs.replace(PASSED.compared, image_digest="sha256:" + "0" * 64)
+    )
+    reproducible = world.open(4)
+    for index, ballot in enumerate((PASSED, PASSED, image, PASSED)):
+        world.cast(reproducible, index, ballot)
     history = history_of(world.ledger)
     told = [history.of(f"replica-{index}") for index in range(4)]
-    assert [view.dissents for view in told] == [1, 1, 0, 1]
+    assert [view.dissents for view in told] == [1, 1, 1, 1]
     assert [view.suspect_dissents for view in told] == [1, 0, 0, 1]
-    assert [view.newest[0].has_same_log for view in (told[0], told[1], told[3])] == [
-        True, False, True,
-    ]  # fmt: skip
+    assert [view.newest[0].has_same_log for view in told] == [True, False, False, True]
     assert history.copy().of("replica-0").suspect_dissents == 1
 
 
