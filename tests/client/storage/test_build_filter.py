@@ -274,7 +274,7 @@ def test_a_filter_is_read_from_an_address(query: dict[str, str], expected: Build
         ({"repository": "r" * 1025}, "`repository` has at most 1024"),
         ({"commit": "abc"}, "`commit` is how a commit's id begins: at least 4"),
         ({"commit": "main"}, "`commit` is how"),
-        ({"event": "cron"}, "`event` is one of push"),
+        ({"event": "nightly"}, "`event` is one of push"),
         ({"author": "a" * 256}, "`author` has at most 255"),
     ],
 )
