@@ -36,7 +36,7 @@ async def test_a_build_is_followed_to_its_verdict(site: Site, visit: VisitorMake
     page = await open_build(visit, site, build)
     await expect(page.locator("h1")).to_contain_text("building")
     await page.evaluate(ADD_SHIFTS)
-    log = page.get_by_role("link", name="log").first
+    log = page.get_by_role("link", name="Whole log").first
     await log.focus()
     site.let_end(build)
     await expect(page.locator("h1")).to_contain_text("passed")
