@@ -46,7 +46,11 @@ class Shelf:
     async def sweep(self, rules: KeepRules | None = None) -> int:
         """Sweep; how many were removed."""
         keeper = ArchiveKeeper(
-            self.database, self.archive, rules or KeepRules(), clock=lambda: self.now
+            self.database,
+            self.archive,
+            rules or KeepRules(),
+            faults_max=1,
+            clock=lambda: self.now,
         )
         await keeper.sweep()
         return keeper.removed_count
@@ -145,7 +149,11 @@ async def test_sweeps_go_on_after_any_fault(
 
     monkeypatch.setattr(shelf.archive, "count_finished", count_or_fault)
     keeper = ArchiveKeeper(
-        shelf.database, shelf.archive, KeepRules(items_max=0), clock=lambda: shelf.now
+        shelf.database,
+        shelf.archive,
+        KeepRules(items_max=0),
+        faults_max=1,
+        clock=lambda: shelf.now,
     )
     keeper.start()
     await wait_until(lambda: keeper.removed_count == 1, "a sweep after the fault")
