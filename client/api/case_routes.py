@@ -50,8 +50,8 @@ class CaseApi:
     async def _show_build(self, request: web.Request) -> web.Response:
         """GET /api/v1/builds/<id>/tests?slowest=<n>&after=<sha256>&limit=<n>."""
         record = self._site.record(request)
-        limit = number_of(request, "limit", CASES_SHOWN, CASES_SHOWN_MAX)
-        slowest = number_of(request, "slowest", SLOWEST_SHOWN, SLOWEST_MAX)
+        limit = number_of(request, "limit", default=CASES_SHOWN, largest=CASES_SHOWN_MAX)
+        slowest = number_of(request, "slowest", default=SLOWEST_SHOWN, largest=SLOWEST_MAX)
         view = await self._cases.build_cases(record, slowest)
         return json_response(_page_of(view, request.query.get("after"), limit))
 
@@ -87,7 +87,7 @@ class CaseApi:
             raise ApiError(
                 400, "`repository` is missing; it is the URL that builds are listed with"
             )
-        limit = number_of(request, "limit", CASES_SHOWN, CASES_SHOWN_MAX)
+        limit = number_of(request, "limit", default=CASES_SHOWN, largest=CASES_SHOWN_MAX)
         after = request.query.get("after")
         if after is not None and not CASE_SHA256.fullmatch(after):
             raise ApiError(400, "`after` is the sha256 of a case; take it from `next`")
@@ -174,7 +174,7 @@ def state_of(request: web.Request) -> CaseState | None:
     return CaseState(text)
 
 
-def number_of(request: web.Request, name: str, default: int, largest: int) -> int:
+def number_of(request: web.Request, name: str, *, default: int, largest: int) -> int:
     """A number of the query from 1 on, at most `largest`. Raises ApiError."""
     text = request.query.get(name, str(default))
     if not (text.isascii() and text.isdigit() and int(text[:9]) >= 1):

@@ -145,7 +145,7 @@ class CaseReader:
         return self._archive.cases.repositories(REPOSITORIES_MAX)
 
     async def slowest(self, repository: str) -> tuple[BuildRecord, tuple[SlowCase, ...]] | None:
-        """The newest build of a repository that reported tests, and its slowest; None: there is none."""
+        """The newest build of a repository with reports, and its slowest cases, or None."""
         number = self._archive.cases.newest_build(repository)
         record = None if number is None else self._archive.by_number(number)
         counted = None if record is None else self.counted(record)

@@ -1,4 +1,4 @@
-"""A build's test cases, and how cases stand, as the API and the pages show them. Pure.
+"""A build's test cases, and how cases stand, as the API and the pages show them.
 
 What is agreed on is computed from the ballots again, as the statement's part was (late ballots
 count here, too), so nothing is shown for having been said by one replica.
