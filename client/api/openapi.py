@@ -59,6 +59,12 @@ _ERRORS = {
 
 _ID = {"type": "string", "pattern": "^[0-9a-f]{64}$", "description": "a build's id"}
 _SHA256 = {"type": "string", "pattern": "^[0-9a-f]{64}$", "description": "of a case's id"}
+# A URL. Of other characters an address may become longer than the server takes.
+_REPOSITORY = {
+    "type": "string",
+    "pattern": "^[!-~]*$",
+    "maxLength": REPOSITORY_CHARACTERS_MAX,
+}
 _TEXT: dict[str, Any] = {"type": "string"}
 _ANY: dict[str, Any] = {"type": "object"}
 _DETAIL = {"type": "object", "required": ["detail"], "properties": {"detail": _TEXT}}
@@ -201,7 +207,7 @@ ROUTES: tuple[Route, ...] = (
         path="/api/v1/tests",
         summary="The test cases of a repository that are not healthy, the highest score first",
         query={
-            "repository": {"type": "string", "maxLength": REPOSITORY_CHARACTERS_MAX},
+            "repository": _REPOSITORY,
             "state": {"type": "string", "enum": list(CaseState)},
             "after": _SHA256,
             "limit": {"type": "integer", "minimum": 1, "maximum": CASES_SHOWN_MAX},
@@ -213,7 +219,7 @@ ROUTES: tuple[Route, ...] = (
         method="get",
         path="/api/v1/tests/{case}",
         summary="One test case, and what each build saw of it",
-        query={"repository": {"type": "string", "maxLength": REPOSITORY_CHARACTERS_MAX}},
+        query={"repository": _REPOSITORY},
         gives={
             200: (JSON, {"$ref": "#/components/schemas/CaseHistory"}, "The newest build first.")
         },

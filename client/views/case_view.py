@@ -139,6 +139,8 @@ class BuildCasesView(msgspec.Struct, frozen=True):
         reported = counted(len(self.reports), "replica")
         alike = Counter(report.report_sha256 for report in self.reports).most_common(1)[0][1]
         are_equal = "all alike" if alike == len(self.reports) else f"{alike} of them alike"
+        if alike == 1 < len(self.reports):
+            are_equal = "each another report"
         total = "" if counts.total is None else f" {counted(counts.total, 'test')}:"
         return f"{reported} reported tests, {are_equal}.{total} {', '.join(self._parts(counts))}."
 
@@ -155,8 +157,7 @@ class BuildCasesView(msgspec.Struct, frozen=True):
     @property
     def is_worth_rebuilding(self) -> bool:
         """Did cases fail, and is none of these failures agreed on?"""
-        agreed = [row.agreed for row in self.cases]
-        return UNSETTLED in agreed and CaseOutcome.FAILED not in agreed
+        return bool(self.cases) and all(row.agreed != CaseOutcome.FAILED for row in self.cases)
 
     def _parts(self, counts: CaseCounts) -> list[str]:
         agreed = Counter(row.agreed for row in self.cases)
@@ -171,7 +172,7 @@ class BuildCasesView(msgspec.Struct, frozen=True):
         parts = [f"{number} {name}" for name, number in told.items() if number]
         if new:
             parts = [f"{part} ({new} new)" if " failed" in part else part for part in parts]
-        return parts or ["none failed"]
+        return parts or ["no failure is agreed on" if self.cases else "none failed"]
 
 
 class Differed(msgspec.Struct, frozen=True):

@@ -7,7 +7,7 @@ import msgspec
 from ci.builds import OpenBuild
 from ci.case_reports import with_cases
 from ci.case_results import CaseOutcome
-from ci.operations import Ballot, Outcome
+from ci.operations import Ballot, BuildResult, Outcome, ResultWithTests
 from tests.ci.builders import finding
 from tests.client.gateway.test_gateway import record_of, until
 from tests.client.running_network import Running
@@ -18,6 +18,11 @@ OTHERS = {f"pytest::tests.test_other::test_{number}": "passed" for number in ran
 MESSAGE = "AssertionError: <b>10</b> is not 11"
 
 Cases = Mapping[str, str]
+
+
+def tested(found: BuildResult, cases: Cases) -> ResultWithTests:
+    """This finding with test cases: their outcomes by id."""
+    return with_cases(found, {case: CaseOutcome(outcome) for case, outcome in cases.items()})
 
 
 def details_of(cases: Cases) -> bytes:
@@ -38,8 +43,7 @@ def reports(running: Running, *, otherwise: Mapping[str, Cases] = {}, code: int 
         cases = {CASE: "passed", **OTHERS, **otherwise.get(name, {})}
         is_red = code != 0 and "failed" in cases.values()
         found = finding(Outcome.FAILED, code) if is_red else finding()
-        outcomes = {case: CaseOutcome(outcome) for case, outcome in cases.items()}
-        node.finds = _finds(node.cases, with_cases(found, outcomes), cases)
+        node.finds = _finds(node.cases, tested(found, cases), cases)
 
 
 def _finds(
