@@ -12,11 +12,11 @@ import msgspec
 
 from common.pipeline.pipeline_values import (
     PROBLEMS_MAX,
+    REPORTS_MAX,
     Place,
     TooManyProblems,
     WrongValue,
     check_keys,
-    read_artifacts,
     read_choice,
     read_commands,
     read_cpus,
@@ -25,6 +25,7 @@ from common.pipeline.pipeline_values import (
     read_image,
     read_memory,
     read_number,
+    read_paths,
     read_patterns,
     read_step_name,
 )
@@ -43,12 +44,14 @@ KEYS = (
     "timeout_seconds",
     "network",
     "artifacts",
+    "tests",
     "agreement",
     "resources",
 )
 STEP_KEYS = ("name", "commands", "environment", "timeout_seconds", "network", "when")
 WHEN_KEYS = ("branch", "event")
 RESOURCE_KEYS = ("memory", "cpus", "pids")
+TESTS_KEYS = ("junit", "required")
 EVENTS = ("push", "tag", "pull_request")
 AGREEMENTS = ("default", "weak")
 # what the one step is called where there are only `commands`
@@ -120,6 +123,15 @@ class Step(msgspec.Struct, frozen=True):
         return self.branches is None or any(matches(glob, branch) for glob in self.branches)
 
 
+class ReportOrder(msgspec.Struct, frozen=True):
+    """Which files are reports of the tests, in JUnit XML."""
+
+    # paths in the workspace, sorted
+    junit: tuple[str, ...]
+    # whether a build without one that can be read has failed
+    is_required: bool = False
+
+
 class Pipeline(msgspec.Struct, frozen=True):
     """What to run: the steps in order, until one fails, all in containers of one image."""
 
@@ -131,6 +143,7 @@ class Pipeline(msgspec.Struct, frozen=True):
     # paths in the workspace, sorted
     artifacts: tuple[str, ...] = ()
     agreement: str = "default"
+    tests: ReportOrder | None = None
 
 
 class PipelineInvalid(msgspec.Struct, frozen=True):
@@ -263,10 +276,18 @@ def _pipeline(root: Place, limits: PipelineLimits) -> Pipeline:
             lambda place: _resources(place, limits),
             Resources(limits.memory_bytes, limits.cpus, limits.pids_max),
         ),
-        artifacts=root.read(
-            "artifacts", lambda place: read_artifacts(place, limits.artifacts_max), ()
-        ),
+        artifacts=root.read("artifacts", lambda place: read_paths(place, limits.artifacts_max), ()),
         agreement=root.read("agreement", lambda place: _agreement(place, limits), "default"),
+        tests=root.read("tests", _tests, None),
+    )
+
+
+def _tests(place: Place) -> ReportOrder:
+    expected = "a mapping with the keys junit and required"
+    check_keys(place, TESTS_KEYS, "tests", expected=expected, needed=("junit",))
+    return ReportOrder(
+        place.read("junit", lambda value: read_paths(value, REPORTS_MAX), ()),
+        place.read("required", read_flag, otherwise=False),
     )
 
 

@@ -11,6 +11,7 @@ from typing import TypeVar
 COMMANDS_MAX = 256
 VARIABLES_MAX = 128
 PATTERNS_MAX = 32
+REPORTS_MAX = 16
 IMAGE_CHARACTERS_MAX = 255
 NAME_CHARACTERS_MAX = 64
 VALUE_CHARACTERS_MAX = 4096
@@ -83,6 +84,11 @@ ADVICE = {
     "image": "one image is for all steps: write it at the top",
     "when": "it belongs to a step",
     "timeout_minutes": "write timeout_seconds",
+    **dict.fromkeys(
+        ("reports", "test_results", "test_reports", "junit"),
+        "write tests: with junit, a list of paths",
+    ),
+    "tests": "write it at the top: it is for all steps",
 }
 
 Path = tuple[str | int, ...]
@@ -332,7 +338,7 @@ def read_patterns(place: Place) -> tuple[str, ...]:
     return tuple(str(entry.value) for entry in entries)
 
 
-def read_artifacts(place: Place, count_max: int) -> tuple[str, ...]:
+def read_paths(place: Place, count_max: int) -> tuple[str, ...]:
     """Paths of files and folders, sorted; `*` and `?` stand for what is between two slashes."""
     paths: set[str] = set()
     for entry in place.items(count_max, "paths of files or folders in the workspace"):

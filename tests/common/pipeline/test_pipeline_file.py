@@ -17,15 +17,23 @@ from common.pipeline.pipeline_file import (
     RESOURCE_KEYS,
     STEP_KEYS,
     STEPS_MAX,
+    TESTS_KEYS,
     WHEN_KEYS,
     Pipeline,
     PipelineInvalid,
+    ReportOrder,
     Resources,
     Step,
     matches,
     parse_pipeline,
 )
-from common.pipeline.pipeline_values import ADVICE, COMMANDS_MAX, PROBLEMS_MAX, is_image_name
+from common.pipeline.pipeline_values import (
+    ADVICE,
+    COMMANDS_MAX,
+    PROBLEMS_MAX,
+    REPORTS_MAX,
+    is_image_name,
+)
 from common.yaml_text import YamlError, load_yaml
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -45,6 +53,9 @@ resources:
   cpus: 0.5
   pids: 64
 artifacts: [dist/b.txt, a.txt]
+tests:
+  junit: [build/TEST-*.xml, a.xml]
+  required: true
 agreement: default
 steps:
   - name: get
@@ -76,6 +87,8 @@ VALID = [
     "image: a\nsteps: [{name: x, commands: [y], when: {branch: '**', event: [tag, push]}}]\n",
     "image: a\ncommands: [x]\nartifacts: [a/..b, .x/.y, a-1.0+b@c=d~e.tar.gz]\n",
     "image: a\ncommands: [x]\nartifacts: [dist, dist/*.whl, '*.log', 'log-?/*']\n",
+    "image: a\ncommands: [x]\ntests: {junit: ['*.xml']}\n",
+    "image: a\ncommands: [x]\ntests: {junit: [a.xml], required: false}\n",
 ]
 
 # text, line, key, nearest: what both the parser and the schema refuse
@@ -145,6 +158,19 @@ BROKEN: list[tuple[str, int | None, str | None, str | None]] = [
     ("image: a\ncommands: [x]\nartifacts: ['[ab]']\n", 3, "artifacts", None),
     ("image: a\ncommands: [x]\nartifacts: ['a b']\n", 3, "artifacts", None),
     ("image: a\ncommands: [x]\nartifacts: [a, a]\n", 3, "artifacts", None),
+    ("image: a\ncommands: [x]\ntests: a.xml\n", 3, "tests", None),
+    ("image: a\ncommands: [x]\ntests: {}\n", 3, "junit", None),
+    ("image: a\ncommands: [x]\ntests: {required: true}\n", 3, "junit", None),
+    ("image: a\ncommands: [x]\ntests:\n  junit: a.xml\n", 4, "junit", None),
+    ("image: a\ncommands: [x]\ntests:\n  junit: []\n", 4, "junit", None),
+    ("image: a\ncommands: [x]\ntests:\n  junit: [../a.xml]\n", 4, "junit", None),
+    (f"image: a\ncommands: [x]\ntests: {{junit: {list(range(17))}}}\n", 3, "junit", None),
+    ("image: a\ncommands: [x]\ntests:\n  junt: [a]\n", 4, "junt", "junit"),
+    ("image: a\ncommands: [x]\ntests: {junit: [a], requird: true}\n", 3, "requird", "required"),
+    ("image: a\ncommands: [x]\ntests: {junit: [a], required: 1}\n", 3, "required", None),
+    ("image: a\ncommands: [x]\nreports: {junit: [a]}\n", 3, "reports", None),
+    ("image: a\nsteps:\n - {name: x, commands: [y], tests: {junit: [a]}}\n", 3, "tests", None),
+    ("image: a\ntests: {junit: [a]}\n", None, "commands", None),
     ("image: a\ncommands: [x]\nagreement: strong\n", 3, "agreement", None),
 ]
 
@@ -193,6 +219,7 @@ def test_everything_that_may_be_said() -> None:
         resources=Resources(256 * 2**20, 0.5, 64),
         artifacts=("a.txt", "dist/b.txt"),
         agreement="default",
+        tests=ReportOrder(("a.xml", "build/TEST-*.xml"), is_required=True),
     )
 
 
@@ -269,7 +296,11 @@ def test_what_other_servers_have_is_named_with_what_to_write_instead(
 
 
 def test_advice_is_for_no_key_that_is_known_everywhere() -> None:
-    assert ADVICE.keys() & {*KEYS, *STEP_KEYS, *WHEN_KEYS, *RESOURCE_KEYS} == {"image", "when"}
+    assert ADVICE.keys() & {*KEYS, *STEP_KEYS, *WHEN_KEYS, *RESOURCE_KEYS} == {
+        "image",
+        "tests",
+        "when",
+    }
 
 
 def test_of_very_many_wrong_keys_a_few_are_said() -> None:
@@ -306,6 +337,8 @@ def test_the_schema_knows_the_keys_and_bounds_of_the_parser() -> None:
     assert tuple(step["properties"]) == STEP_KEYS
     assert tuple(step["properties"]["when"]["properties"]) == WHEN_KEYS
     assert tuple(properties["resources"]["properties"]) == RESOURCE_KEYS
+    assert tuple(properties["tests"]["properties"]) == TESTS_KEYS
+    assert properties["tests"]["properties"]["junit"]["maxItems"] == REPORTS_MAX
     assert tuple(definitions["event"]["enum"]) == EVENTS
     assert tuple(properties["agreement"]["enum"]) == AGREEMENTS
     assert properties["steps"]["maxItems"] == STEPS_MAX

@@ -1,0 +1,89 @@
+"""Reads test reports in a process that can do nothing else, and prints the cases that are in them.
+
+A program of its own, `python -I -S report_process.py WORKSPACE`, which imports nothing of ours but
+the reader. Its standard input has, for each report, a line with two lengths, the path and the
+content. When the input ends, it prints a line of JSON for each case, sorted by id:
+`[id, outcome, seconds, message, file]`. It ends with REFUSED_CODE if a report is unreadable, and
+prints which one and why. Any other code is a limit that it reached, or a fault of our own, which it
+prints.
+
+The limits are a backstop: the reader's own bounds keep it far below them. It reads its input and
+writes its output. It opens no other file, even if a report took it over.
+"""
+
+import json
+import os.path
+import resource
+import sys
+
+# of processor time, of which the largest reports take a fifth on a slow machine
+PROCESSOR_SECONDS = 10
+MEMORY_BYTES = 256 * 2**20
+REFUSED_CODE = 3
+FAULT_CODE = 4
+# two numbers
+HEADER_BYTES_MAX = 64
+
+_LIMITS = {
+    resource.RLIMIT_CPU: PROCESSOR_SECONDS,
+    resource.RLIMIT_AS: MEMORY_BYTES,
+    # no further one; the input and the output are open
+    resource.RLIMIT_NOFILE: 0,
+    resource.RLIMIT_FSIZE: 0,
+    resource.RLIMIT_CORE: 0,
+    # for any user but root
+    resource.RLIMIT_NPROC: 0,
+}
+
+if __name__ == "__main__":
+    # with -I the folder of a program is not where it imports from
+    sys.path.insert(0, os.path.abspath(f"{__file__}/../../.."))
+
+from common.junit.junit_report import (  # noqa: E402 (found by the line above)
+    FoundCases,
+    UnreadableReport,
+)
+
+
+def main(workspace: str) -> int:
+    """Read all of the input; the exit code."""
+    restrict()
+    found = FoundCases(workspace)
+    source, sink = sys.stdin.buffer, sys.stdout.buffer
+    while header := source.readline(HEADER_BYTES_MAX):
+        path_bytes, content_bytes = map(int, header.split())
+        path = _read(path_bytes).decode()
+        content = _read(content_bytes)
+        try:
+            found.add(path, content)
+        except UnreadableReport as error:
+            sink.write(f"{path}: {error}".encode())
+            return REFUSED_CODE
+    encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+    for case, one in sorted(found.cases.items()):
+        row = (case, one.outcome, one.seconds, one.message, one.file)
+        sink.write(encode(row).encode() + b"\n")
+    return 0
+
+
+def restrict() -> None:
+    """From now on this process has its limits, and no user but root can raise them."""
+    for limit, most in _LIMITS.items():
+        resource.setrlimit(limit, (most, most))
+
+
+def _read(length: int) -> bytes:
+    data = sys.stdin.buffer.read(length)
+    if len(data) < length:
+        raise EOFError("the input was cut off")
+    return data
+
+
+if __name__ == "__main__":
+    try:
+        code = main(sys.argv[1])
+    except Exception as fault:  # noqa: BLE001 (whoever started it is told)
+        sys.stdout.buffer.write(f"{type(fault).__name__}: {fault}".encode(errors="replace"))
+        code = FAULT_CODE
+    sys.stdout.buffer.flush()
+    sys.exit(code)
