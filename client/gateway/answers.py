@@ -11,9 +11,9 @@ import msgspec
 
 from ci.admission import is_temporary
 from ci.flaky import CaseState
-from ci.operations import Event
 from ci.statement import VerdictFields, pae, parse_statement
 from client.gateway.build_changes import BuildChanges
+from client.gateway.case_reader import CaseReader
 from client.gateway.reporting import Reports
 from client.gateway.results_file import ResultsFile
 from client.storage.archive import Archive, BuildRecord, ReplyRecord
@@ -101,6 +101,7 @@ class Answers:
         self._cluster = cluster
         self._outbox = outbox
         self._archive = archive
+        self._cases = CaseReader(archive, cluster.quorums)
         self._results = results
         self._reports = reports
         self._changes = changes
@@ -284,19 +285,12 @@ class Answers:
         statement = parse_statement(record.statement)
         if statement.verdict.tests is None:
             return None
-        before = None
-        if record.event is not Event.TAG:
-            before = self._archive.newest_decided(record.repository, record.branch, record.number)
+        new = self._cases.new_failures(record, statement.predicate.failed_tests)
         standings = self._archive.cases.standings_of(
             record.repository, statement.verdict.tests.unsettled
         )
-        return told_cases(
-            statement,
-            None
-            if before is None or before.statement is None
-            else parse_statement(before.statement),
-            {case for case, standing in standings.items() if standing.state is CaseState.FLAKY},
-        )
+        flaky = {c for c, standing in standings.items() if standing.state is CaseState.FLAKY}
+        return told_cases(statement, new, flaky)
 
     def _take_in_commit(self, row: OutboxRow, verdict: VerdictFields, now: float) -> None:
         """The replicas built another commit than is known here, and it is the one that counts.

@@ -2,7 +2,7 @@
 
 import asyncio
 import statistics
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from ci.case_results import case_sha256
 from ci.flaky import CaseStanding, CaseState, SeenBuild, not_passed_in, observe
@@ -13,6 +13,7 @@ from client.storage.case_archive import CasePlace
 from client.storage.case_extract import CaseExtract
 from client.views.build_view import read_ballot
 from client.views.case_view import (
+    NEW,
     Baseline,
     BuildCasesView,
     CaseHistory,
@@ -25,6 +26,7 @@ from client.views.case_view import (
     case_view,
     counted_reports,
     seen_build_view,
+    since_when,
     with_messages,
 )
 from pbft.quorums import Quorums
@@ -83,6 +85,16 @@ class CaseReader:
         if before is None or counted is None:
             return None
         return Baseline(before.build, agreed_on(counted, self._quorums))
+
+    def new_failures(self, record: BuildRecord, failed: Iterable[str]) -> list[str] | None:
+        """Those of a build's failed cases that did not fail in the build that it is compared with.
+
+        None: there is none.
+        """
+        baseline = self.baseline(record)
+        if baseline is None:
+            return None
+        return [case for case in failed if since_when(case, baseline.agreement) == NEW]
 
     async def build_cases(
         self, record: BuildRecord, slowest_max: int = SLOWEST_SHOWN

@@ -7,7 +7,6 @@ from collections.abc import Collection, Sequence
 
 import msgspec
 
-from ci.stated_cases import LISTED_SOME
 from ci.statement import StatementView
 from common.english import counted
 from common.forges.shared.status import CONTEXT, State
@@ -42,20 +41,17 @@ class ToldCases(msgspec.Struct, frozen=True):
 
 def told_cases(
     statement: StatementView,
-    before: StatementView | None = None,
+    new: Sequence[str] | None = None,
     flaky: Collection[str] = (),
 ) -> ToldCases | None:
     """What a statement says of test cases, None if it says nothing.
 
-    before: of the newest build of the target branch; None: not known. flaky: the cases that are
-    known to be.
+    new: the failed cases that did not fail in the build before; None: not known. flaky: the cases
+    that are known to be.
     """
     tests = statement.verdict.tests
     if tests is None:
         return None
-    failed = statement.predicate.failed_tests
-    new = _new_failures(failed, before)
-    first = next(iter(new or failed), None)
     return ToldCases(
         total=tests.total,
         failed=tests.failed,
@@ -63,7 +59,7 @@ def told_cases(
         new=None if new is None else len(new),
         unsettled=len(tests.unsettled),
         flaky=sum(case in flaky for case in tests.unsettled),
-        first=first,
+        first=next(iter(new or statement.predicate.failed_tests), None),
     )
 
 
@@ -105,34 +101,28 @@ def description_of(
     if outcome in _NO_AGREEMENT:
         return outcome
     text = f"{agreeing} of {counted(replicas, 'replica')}: {_in_words(outcome, exit_code)}"
-    return text if tests is None else log_text(f"{text}; {_of_tests(tests)}", CHARACTERS_MAX)
+    return (
+        text if tests is None else log_text(f"{text}; {_of_tests(outcome, tests)}", CHARACTERS_MAX)
+    )
 
 
-def _of_tests(tests: ToldCases) -> str:
+def _of_tests(outcome: str, tests: ToldCases) -> str:
     if tests.failed:
         new = f" ({tests.new} new)" if tests.new else ""
         # the last two parts of an id say most: its class or file, and its name
         name = "" if tests.first is None else f": {'::'.join(tests.first.split('::')[-2:])}"
         return f"{tests.failed} failed{new}{name}"
-    total = "tests" if tests.total is None else counted(tests.total, "test")
+    lead = "" if tests.total is None else counted(tests.total, "test")
+    if outcome == "failed" and tests.unsettled:
+        lead = "no failed test is agreed on"
     # Only what honest replicas differed about is called flaky: the rest may be one machine's fault.
     counts = {
         "flaky": tests.flaky,
         "unsettled": tests.unsettled - tests.flaky,
         "warned": tests.warned,
     }
-    return ", ".join([total, *(f"{count} {name}" for name, count in counts.items() if count)])
-
-
-def _new_failures(failed: Sequence[str], before: StatementView | None) -> list[str] | None:
-    """Those that did not fail in the build before; None: nobody can tell."""
-    if before is None or before.verdict.tests is None:
-        return None
-    tests = before.verdict.tests
-    if tests.listed == LISTED_SOME:
-        return None
-    known = {*before.predicate.failed_tests, *tests.unsettled}
-    return [case for case in failed if case not in known]
+    told = [f"{count} {name}" for name, count in counts.items() if count]
+    return ", ".join([lead, *told] if lead else told) or "tests reported"
 
 
 def _in_words(outcome: str, exit_code: int | None) -> str:

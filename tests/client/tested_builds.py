@@ -20,7 +20,7 @@ MESSAGE = "AssertionError: <b>10</b> is not 11"
 Cases = Mapping[str, str]
 
 
-def tested(found: BuildResult, cases: Cases) -> ResultWithTests:
+def with_tests(found: BuildResult, cases: Cases) -> ResultWithTests:
     """This finding with test cases: their outcomes by id."""
     return with_cases(found, {case: CaseOutcome(outcome) for case, outcome in cases.items()})
 
@@ -43,7 +43,7 @@ def reports(running: Running, *, otherwise: Mapping[str, Cases] = {}, code: int 
         cases = {CASE: "passed", **OTHERS, **otherwise.get(name, {})}
         is_red = code != 0 and "failed" in cases.values()
         found = finding(Outcome.FAILED, code) if is_red else finding()
-        node.finds = _finds(node.cases, tested(found, cases), cases)
+        node.finds = _finds(node.cases, with_tests(found, cases), cases)
 
 
 def _finds(

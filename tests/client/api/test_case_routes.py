@@ -112,7 +112,7 @@ async def test_the_agreed_report_has_its_digest(running: Running, client: Client
 async def test_without_an_agreed_report_a_replica_is_named(
     running: Running, client: Client
 ) -> None:
-    reports(running, otherwise={name: FAILED for name in NAMES[:2]})
+    reports(running, otherwise=dict.fromkeys(NAMES[:2], FAILED))
     build = await collected(running, client)
     status, error = await get(client, f"/api/v1/builds/{build}/tests/report")
     assert (status, "no report is agreed on" in error["error"]) == (404, True)
@@ -167,7 +167,7 @@ async def test_what_is_wrong_is_refused(client: Client, path: str, status: int) 
 
 async def test_a_page_of_cases_ends_and_goes_on(running: Running, tmp_path: Path) -> None:
     client = await client_of(running, tmp_path)
-    cases = {case: "failed" for case in list(OTHERS)[:2]}
+    cases = dict.fromkeys(list(OTHERS)[:2], "failed")
     reports(running, otherwise={"replica-3": cases})
     build = await collected(running, client)
     for path, name in (
