@@ -9,6 +9,7 @@ import hashlib
 import logging
 import secrets
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, suppress
@@ -16,6 +17,8 @@ from pathlib import Path
 
 import msgspec
 
+from ci.case_reports import with_cases
+from ci.case_results import CaseOutcome
 from ci.limits import Limits
 from ci.operations import (
     CHECKOUT_FAILED_EXIT_CODE,
@@ -29,6 +32,7 @@ from ci.operations import (
     Step,
 )
 from common.configuration.config import NodeConfig, RepositoryEntry
+from common.english import counted
 from common.log_pieces import LogPiece, read_log_file
 from common.pipeline.pipeline_file import PIPELINE_FILE, Pipeline, PipelineInvalid, parse_pipeline
 from common.ref_names import ref_of
@@ -36,17 +40,18 @@ from common.retention import DAY_SECONDS, KeepRules
 from driver.ports import BuildOrder
 from node.outputs.artifact_store import ARTIFACTS_FOLDER, keep_artifacts
 from node.outputs.build_log import BuildLog
+from node.outputs.case_details import DETAILS, CaseDetails, keep_details, read_reports
 from node.outputs.kept_builds import WORK_FOLDER, KeptBuilds, remove_folder
 from node.sandboxes.containers.docker_sandbox import DockerSandbox
 from node.sandboxes.process_sandbox import ProcessSandbox
-from node.sandboxes.sandbox import NETWORK_WAS_OFF, Origin, RunResult, Sandbox, Work
+from node.sandboxes.sandbox import NETWORK_WAS_OFF, Origin, RunResult, Sandbox, Work, failed
 from node.sources.checkout import Checkout, NotThere
 from node.sources.dockerfile import DOCKERFILE
 from node.sources.mirror import NotAFile, Source
 from node.sources.tree import TreeRefused
 from node.work.fair_semaphore import FairSemaphore
 from node.work.infrastructure_error import InfrastructureError
-from node.work.threads import in_thread
+from node.work.threads import Stop, in_thread
 
 RETRY_SECONDS_MIN = 1.0
 # a git server or an engine that is back should be noticed before people give up
@@ -79,6 +84,8 @@ class _Found(msgspec.Struct, frozen=True):
     steps: tuple[Step, ...]
     checkout_seconds: float
     build_seconds: float
+    # None: the pipeline names no test reports, or no step was run
+    cases: CaseDetails | None = None
 
 
 class BuildRunner:
@@ -186,6 +193,10 @@ class BuildRunner:
         """The folder of what this replica's build made, or will be: node.outputs.artifact_store."""
         return self._folder(build, opened) / ARTIFACTS_FOLDER
 
+    def cases_path(self, build: bytes, opened: int) -> Path:
+        """The file of a build's test cases, or will be: node.outputs.case_details."""
+        return self._folder(build, opened) / DETAILS
+
     def read_log(
         self, build: bytes, opened: int, offset: int, *, bytes_max: int
     ) -> LogPiece | None:
@@ -261,14 +272,17 @@ class BuildRunner:
         def show_state(state: str) -> None:
             self._states[key] = state
 
-        folder = self._work_folder(key)
+        folder, cases_path = self._work_folder(key), self.cases_path(*key)
         try:
+            cases_path.unlink(missing_ok=True)
             folder.mkdir()
             found = await self._find(order, folder, log, show_state=show_state)
             if found.result.artifacts:
                 made, kept = folder / ARTIFACTS_FOLDER, self.artifacts_path(*key)
                 # before the log is finished: where the disk fails, all is tried again
                 await in_thread(self._threads, lambda stop: keep_artifacts(made, kept))
+            if (details := found.cases) is not None:
+                await in_thread(self._threads, lambda stop: keep_details(details, cases_path))
             if found.result.problem is not None:
                 log.note(found.result.problem)
             log.note(_in_words(found.result))
@@ -282,7 +296,7 @@ class BuildRunner:
             # A cancel above all: what else goes wrong must not take its place.
             await self._tidy_or_tell(key)
             raise
-        return BuildResult(
+        result = BuildResult(
             ResultKey(
                 outcome=found.result.outcome,
                 exit_code=found.result.exit_code,
@@ -302,12 +316,16 @@ class BuildRunner:
                 version=self._version,
             ),
         )
+        if found.cases is None or not found.cases.cases:
+            return result
+        return with_cases(result, found.cases.outcomes)
 
     async def _find(
         self, order: BuildOrder, folder: Path, log: BuildLog, *, show_state: Callable[[str], None]
     ) -> _Found:
         """Check out and run. Raises InfrastructureError, _NotNeeded, OSError."""
         began_at = time.monotonic()
+        cases: CaseDetails | None = None
         show_state("checkout")
         log.note(f"{order.repository} branch {order.branch} commit {order.commit or 'none'}")
         source = await self._checkout.check_out(
@@ -339,19 +357,20 @@ class BuildRunner:
             result = RunResult(Outcome.PIPELINE_INVALID, problem=last)
         else:
             assert isinstance(source.tree, Path), "a refused tree has no job"
-            result = await self._sandbox.run(
-                Work(
-                    label=_name(order.build, order.opened),
-                    tree=source.tree,
-                    folder=folder,
-                    job=job,
-                    origin=_origin(order, source.commit_seconds),
-                    limits=order.limits,
-                    log=log,
-                    show_state=show_state,
-                    local_images=source.local_images,
-                )
+            work = Work(
+                label=_name(order.build, order.opened),
+                tree=source.tree,
+                folder=folder,
+                job=job,
+                origin=_origin(order, source.commit_seconds),
+                limits=order.limits,
+                log=log,
+                show_state=show_state,
+                local_images=source.local_images,
             )
+            result = await self._sandbox.run(work)
+            cases = await in_thread(self._threads, lambda stop: _cases(work, result, stop))
+            result = _judged(work, result, cases)
         ended_at = time.monotonic()
         return _Found(
             result,
@@ -360,6 +379,7 @@ class BuildRunner:
             _steps(job, order) if isinstance(job, Pipeline) else (),
             checked_out_at - began_at,
             ended_at - checked_out_at,
+            cases,
         )
 
     def _job(
@@ -457,6 +477,38 @@ def _origin(order: BuildOrder, commit_seconds: int) -> Origin:
         commit=order.commit,
         commit_seconds=commit_seconds,
     )
+
+
+def _cases(work: Work, result: RunResult, stop: Stop) -> CaseDetails | None:
+    """What the test reports say. Blocking. Raises InfrastructureError, Stopped, OSError."""
+    reports = result.reports
+    if reports is None:
+        return None
+    if reports.problem is not None:
+        return CaseDetails(problem=reports.problem)
+    return read_reports(work.reports_folder, reports.files, reports.workspace, stop=stop)
+
+
+def _judged(work: Work, result: RunResult, cases: CaseDetails | None) -> RunResult:
+    """The result, which has failed if a report is required and absent; a line for the log."""
+    if cases is None:
+        return result
+    assert isinstance(work.job, Pipeline), "a Dockerfile names no test reports"
+    assert work.job.tests is not None
+    if cases.problem is None:
+        work.log.note(f"tests: {_counted(cases)}")
+        return result
+    if work.job.tests.is_required and result.outcome is Outcome.PASSED:
+        return failed(result, f"tests: {cases.problem}, and the pipeline requires one (required)")
+    work.log.note(f"tests: {cases.problem}")
+    return result
+
+
+def _counted(cases: CaseDetails) -> str:
+    """`812 cases, 810 passed, 2 failed`."""
+    counts = Counter(case.outcome for case in cases.cases)
+    ended = [f"{counts[outcome]} {outcome}" for outcome in reversed(CaseOutcome) if counts[outcome]]
+    return ", ".join((counted(len(cases.cases), "case"), *ended))
 
 
 def _steps(pipeline: Pipeline, order: BuildOrder) -> tuple[Step, ...]:

@@ -45,11 +45,25 @@ SECOND_NAME = "a second name of another file"
 SPECIAL_FILE = "a special file"
 
 
-class ArtifactsWrong(Exception):
-    """The build did not make what its pipeline names, and has failed; the text says which."""
+class FilesWrong(Exception):
+    """The build did not make what its pipeline names; the text says which file, and why."""
 
     def __init__(self, path: str, problem: str) -> None:
-        super().__init__(f"artifact {log_text(path)}: {problem}")
+        super().__init__(f"{log_text(path)}: {problem}")
+
+
+class Selection(msgspec.Struct, frozen=True):
+    """Which files of a workspace to take, and how many.
+
+    is_each_needed: whether each pattern must mean a file.
+    """
+
+    patterns: tuple[str, ...]
+    files_max: int
+    # of one file, and of all
+    file_bytes_max: int
+    bytes_max: int
+    is_each_needed: bool = True
 
 
 class Found(msgspec.Struct, frozen=True):
@@ -77,13 +91,13 @@ class Collector:
     folder: is made; its parent is there.
     """
 
-    def __init__(self, folder: Path, patterns: Iterable[str], limits: Limits) -> None:
+    def __init__(self, folder: Path, selection: Selection) -> None:
         folder.mkdir()
         self._folder = folder
-        self._patterns = tuple(patterns)
+        self._selection = selection
+        self._patterns = selection.patterns
         self._compiled = {pattern: _compiled(pattern) for pattern in self._patterns}
         self._comparisons = 0
-        self._limits = limits
         self._taken: dict[str, Artifact] = {}
         self._matched: set[str] = set()
         self._bytes = 0
@@ -97,7 +111,7 @@ class Collector:
     def roots(self) -> Iterator[str]:
         """Where in the workspace to look, each once: a pattern up to its first glob.
 
-        Then what the links point to that were found there. Raises ArtifactsWrong.
+        Then what the links point to that were found there. Raises FilesWrong.
         """
         yield from dict.fromkeys(_root(pattern) for pattern in self._patterns)
         for path, wanted in self._wanted_links.items():
@@ -107,7 +121,7 @@ class Collector:
                     yield target
             content = self._taken.get(target) or self._aside.get(target)
             if content is None:
-                raise ArtifactsWrong(
+                raise FilesWrong(
                     path, f"is {SYMBOLIC_LINK} to {log_text(target)}, where no plain file is"
                 )
             self._check_bytes(path, content.length)
@@ -126,7 +140,7 @@ class Collector:
     def offer(self, found: Found, read: Reader, stop: Stop) -> None:
         """Take it if a pattern means it.
 
-        Raises ArtifactsWrong, InfrastructureError, Stopped, OSError.
+        Raises FilesWrong, InfrastructureError, Stopped, OSError.
         """
         wanted = [pattern for pattern in self._patterns if self._means(pattern, found.path)]
         is_target = found.path in self._targets
@@ -142,11 +156,11 @@ class Collector:
                 self._check_count(found.path)
             return
         if found.kind not in ("file", SYMBOLIC_LINK):
-            raise ArtifactsWrong(
+            raise FilesWrong(
                 found.path, f"is {found.kind}, no plain file; copy it (cp) or pack it (tar)"
             )
         if problem is not None:
-            raise ArtifactsWrong(found.path, problem)
+            raise FilesWrong(found.path, problem)
         if wanted:
             self._check_count(found.path, 1)
         # before anything is read: a file with holes may seem to have terabytes
@@ -161,18 +175,20 @@ class Collector:
             self._aside[found.path] = copied
 
     def _check_bytes(self, path: str, length: int) -> None:
-        most = self._limits.artifact_bytes_max
+        most = self._selection.bytes_max
         if self._bytes + length > most:
-            raise ArtifactsWrong(path, f"more than {most} bytes with those before it")
+            raise FilesWrong(path, f"more than {most} bytes with those before it")
+        if length > self._selection.file_bytes_max:
+            raise FilesWrong(path, f"more than {self._selection.file_bytes_max} bytes")
 
     def _check_count(self, path: str, more: int = 0) -> None:
         links = len(self._wanted_links.keys() - self._taken.keys())
-        if len(self._taken) + links + more > self._limits.artifacts_max:
-            most = self._limits.artifacts_max
-            raise ArtifactsWrong(path, f"is one more than {most} files; pack them into one")
+        most = self._selection.files_max
+        if len(self._taken) + links + more > most:
+            raise FilesWrong(path, f"is one more than {most} files; pack them into one")
 
     def _end_of(self, link: str) -> str:
-        """The path that a link comes to, over the links that were seen. Raises ArtifactsWrong."""
+        """The path that a link comes to, over the links that were seen. Raises FilesWrong."""
         path = link
         for _ in range(LINKS_MAX):
             if path not in self._links:
@@ -180,12 +196,12 @@ class Collector:
             target = self._links[path]
             path = posixpath.normpath(posixpath.join(posixpath.dirname(path), target))
             if target.startswith("/") or path_problem(path) is not None:
-                raise ArtifactsWrong(
+                raise FilesWrong(
                     link,
                     f"is {SYMBOLIC_LINK} to {log_text(target)}; only what leads to a file in the"
                     " workspace, by a relative path, is taken: copy the file (cp -L)",
                 )
-        raise ArtifactsWrong(link, f"is the first of more than {LINKS_MAX} links; copy the file")
+        raise FilesWrong(link, f"is the first of more than {LINKS_MAX} links; copy the file")
 
     def equal_files(self) -> tuple[str, ...]:
         """The paths of all files, not links, that have the same content as another; sorted."""
@@ -193,17 +209,17 @@ class Collector:
         count = Counter(files.values())
         return tuple(sorted(path for path, sha256 in files.items() if count[sha256] > 1))
 
+    def unmatched(self) -> tuple[str, ...]:
+        """The patterns that meant nothing."""
+        return tuple(pattern for pattern in self._patterns if pattern not in self._matched)
+
     def finish(self) -> tuple[Artifact, ...]:
-        """All that was taken, by path; on disk, with an index. Raises ArtifactsWrong, OSError."""
-        for pattern in self._patterns:
-            if pattern not in self._matched:
-                raise ArtifactsWrong(pattern, "the build did not make it")
+        """All that was taken, by path; in the folder, with an index. Raises FilesWrong, OSError."""
+        if self._selection.is_each_needed:
+            for pattern in self.unmatched():
+                raise FilesWrong(pattern, "the build did not make it")
         artifacts = tuple(self._taken[path] for path in sorted(self._taken))
-        with (self._folder / INDEX).open("wb") as file:
-            file.write(msgspec.json.encode(artifacts))
-            file.flush()
-            os.fsync(file.fileno())
-        _sync_folder(self._folder)
+        (self._folder / INDEX).write_bytes(msgspec.json.encode(artifacts))
         return artifacts
 
     def _means(self, pattern: str, path: str) -> bool:
@@ -214,7 +230,7 @@ class Collector:
             return False
         self._comparisons += 1
         if self._comparisons > COMPARISONS_MAX:
-            raise ArtifactsWrong(pattern, "there are too many files to compare with the patterns")
+            raise FilesWrong(pattern, "there are too many files to compare with the patterns")
         return all(
             expression.fullmatch(part) for expression, part in zip(expressions, parts, strict=False)
         )
@@ -228,14 +244,10 @@ class Collector:
                 stop.check()
                 chunk = content.read(min(left, CHUNK_BYTES))
                 if not chunk:
-                    raise InfrastructureError(
-                        f"artifact {log_text(found.path)} was cut off while copied"
-                    )
+                    raise InfrastructureError(f"{log_text(found.path)} was cut off while copied")
                 left -= len(chunk)
                 digest.update(chunk)
                 file.write(chunk)
-            file.flush()
-            os.fsync(file.fileno())
         part.rename(self._folder / digest.hexdigest())
         return Artifact(found.path, digest.hexdigest(), found.length)
 
@@ -243,10 +255,10 @@ class Collector:
 def check_on_the_way(path: str, kind: str) -> None:
     """What a pattern leads through must be a folder: a link may lead anywhere.
 
-    Raises ArtifactsWrong.
+    Raises FilesWrong.
     """
     if kind != "folder":
-        raise ArtifactsWrong(path, f"is {kind}, no folder")
+        raise FilesWrong(path, f"is {kind}, no folder")
 
 
 def take_from_archive(
@@ -272,13 +284,13 @@ def take_from_archive(
                 archive.members = []  # type: ignore[attr-defined]
                 seen_bytes += member.size
                 if seen_bytes > most:
-                    raise ArtifactsWrong(root or "*", f"there are more than {most} bytes to search")
+                    raise FilesWrong(root or "*", f"there are more than {most} bytes to search")
                 path = _joined(parent, member.name) if root else member.name.partition("/")[2]
                 found = Found(path, _kind_of_member(member), member.size, member.linkname)
                 collector.offer(found, _member_reader(archive, member), stop)
     except tarfile.TarError as error:
         raise InfrastructureError(f"the engine's archive cannot be read: {error}") from error
-    raise ArtifactsWrong(root or "*", f"there are more than {ENTRIES_MAX} files to search")
+    raise FilesWrong(root or "*", f"there are more than {ENTRIES_MAX} files to search")
 
 
 def take_from_folder(collector: Collector, workspace: Path, stop: Stop) -> None:
@@ -295,8 +307,14 @@ def take_from_folder(collector: Collector, workspace: Path, stop: Stop) -> None:
         for count, found in enumerate(_below(workspace, root, names)):
             stop.check()
             if count == ENTRIES_MAX:
-                raise ArtifactsWrong(root, f"there are more than {ENTRIES_MAX} files to search")
+                raise FilesWrong(root, f"there are more than {ENTRIES_MAX} files to search")
             collector.offer(found, _file_reader(workspace / found.path), stop)
+
+
+def artifacts_of(patterns: Iterable[str], limits: Limits) -> Selection:
+    """The files that a pipeline names as artifacts."""
+    most = limits.artifact_bytes_max
+    return Selection(tuple(patterns), limits.artifacts_max, most, most)
 
 
 def keep_artifacts(made: Path, kept: Path) -> None:
@@ -304,10 +322,13 @@ def keep_artifacts(made: Path, kept: Path) -> None:
 
     What is there, of the same build before a crash, goes to where the other came from.
     """
+    for path in made.iterdir():
+        sync(path)
+    sync(made)
     if kept.exists():
         kept.rename(made.with_name("replaced artifacts"))
     made.rename(kept)
-    _sync_folder(kept.parent)
+    sync(kept.parent)
 
 
 def kept_artifacts(kept: Path) -> tuple[Artifact, ...] | None:
@@ -417,9 +438,9 @@ def _kind_of_mode(mode: int) -> str:
     return SYMBOLIC_LINK if stat.S_ISLNK(mode) else SPECIAL_FILE
 
 
-def _sync_folder(folder: Path) -> None:
-    """Its names, too, are to be there after a crash."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+def sync(path: Path) -> None:
+    """Have this file's content, or this folder's names, on the disk. Raises OSError."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)
     finally:

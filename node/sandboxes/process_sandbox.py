@@ -16,7 +16,7 @@ from pathlib import Path
 from ci.limits import Limits
 from ci.operations import Outcome
 from common.pipeline.pipeline_file import Pipeline, Step
-from node.outputs.artifact_store import ArtifactsWrong, Collector, take_from_folder
+from node.outputs.artifact_store import take_from_folder
 from node.outputs.build_log import BuildLog
 from node.sandboxes import build_supervisor
 from node.sandboxes.sandbox import (
@@ -24,9 +24,9 @@ from node.sandboxes.sandbox import (
     RUN_COMMANDS,
     RunResult,
     Work,
-    artifacts_wrong,
     build_environment,
     result_of_exit,
+    with_files,
 )
 from node.work.infrastructure_error import InfrastructureError
 from node.work.threads import Stop, Stopped, in_thread
@@ -85,24 +85,31 @@ class ProcessSandbox:
             home.mkdir(parents=True)
             _unpack(work.tree, checkout)
             ends_at = time.monotonic() + pipeline.timeout_seconds
+            result = RunResult(Outcome.PASSED, 0)
             for number, step in enumerate(steps, 1):
                 stop.check()
                 work.begin_step(step, number, len(steps))
                 code = _run_shell(step, checkout, home, work=work, ends_at=ends_at, stop=stop)
-                if code is None:
-                    return RunResult(Outcome.TIMED_OUT)
                 if code != 0:
-                    # a shell that was killed has no exit code; shells themselves say 128 + signal
-                    return result_of_exit(code if code > 0 else 128 - code, None, None)
-            if not pipeline.artifacts:
-                return RunResult(Outcome.PASSED, 0)
-            collector = Collector(work.artifacts_folder, pipeline.artifacts, work.limits)
-            take_from_folder(collector, checkout, stop)
-            return RunResult(Outcome.PASSED, 0, artifacts=collector.finish())
-        except ArtifactsWrong as wrong:
-            return artifacts_wrong(str(wrong), None, None)
+                    result = _result_of(code)
+                    break
+            return with_files(
+                result,
+                work,
+                pipeline,
+                workspace=str(checkout),
+                take=lambda collector: take_from_folder(collector, checkout, stop),
+            )
         except OSError as error:
             raise InfrastructureError(f"this machine: {error}") from error
+
+
+def _result_of(code: int | None) -> RunResult:
+    """What a step came to that did not end with 0 (`_run_shell`)."""
+    if code is None:
+        return RunResult(Outcome.TIMED_OUT)
+    # a shell that was killed has no exit code; shells themselves say 128 + signal
+    return result_of_exit(code if code > 0 else 128 - code, None, None)
 
 
 def _unpack(tree: Path, checkout: Path) -> None:

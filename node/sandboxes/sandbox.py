@@ -9,8 +9,15 @@ import msgspec
 from ci.limits import Limits
 from ci.operations import Artifact, Outcome
 from common.pipeline.pipeline_file import Pipeline, Step
-from node.outputs.artifact_store import ARTIFACTS_FOLDER
+from node.outputs.artifact_store import (
+    ARTIFACTS_FOLDER,
+    Collector,
+    FilesWrong,
+    Selection,
+    artifacts_of,
+)
 from node.outputs.build_log import BuildLog
+from node.outputs.case_details import REPORTS_FOLDER, reports_of
 
 # Runs its arguments as commands, one after the other in one shell that stops at the first failure
 # (`sh -e -c RUN_COMMANDS name command...`). `for` takes its list before the first command can
@@ -69,6 +76,11 @@ class Work(msgspec.Struct, frozen=True):
         """Where what the build made is collected."""
         return self.folder / ARTIFACTS_FOLDER
 
+    @property
+    def reports_folder(self) -> Path:
+        """Where its test reports are collected."""
+        return self.folder / REPORTS_FOLDER
+
     def wanted_steps(self, pipeline: Pipeline) -> tuple[Step, ...]:
         """The steps that are run for this branch and event; a line in the log for each other."""
         wanted: list[Step] = []
@@ -87,6 +99,18 @@ class Work(msgspec.Struct, frozen=True):
         self.show_state("building" if count == 1 else f"building: {step.name}")
 
 
+class Reports(msgspec.Struct, frozen=True):
+    """The test reports that a build made, in `Work.reports_folder`.
+
+    workspace: where its files are for the steps. problem: why there are none, the same on every
+    replica.
+    """
+
+    workspace: str
+    files: tuple[Artifact, ...] = ()
+    problem: str | None = None
+
+
 class RunResult(msgspec.Struct, frozen=True):
     """How a run ended."""
 
@@ -103,6 +127,8 @@ class RunResult(msgspec.Struct, frozen=True):
     network_was_off: bool = False
     # sorted by path, only for passed
     artifacts: tuple[Artifact, ...] = ()
+    # None: the pipeline names none, or no step was run
+    reports: Reports | None = None
 
 
 def result_of_exit(code: int, image_digest: str | None, image_id: str | None) -> RunResult:
@@ -139,9 +165,52 @@ def build_environment(home: str, origin: Origin, step: Step | None) -> dict[str,
     }
 
 
-def artifacts_wrong(problem: str, image_digest: str | None, image_id: str | None) -> RunResult:
-    """A build that passed but did not make what its pipeline names has failed, on every replica."""
-    return RunResult(Outcome.FAILED, 1, image_digest, image_id, problem=problem)
+def with_files(
+    result: RunResult,
+    work: Work,
+    pipeline: Pipeline,
+    *,
+    workspace: str,
+    take: Callable[[Collector], None],
+) -> RunResult:
+    """The result of the steps, with copies of the files that the pipeline names.
+
+    Artifacts are taken if all steps passed: a build that did not make what its pipeline names has
+    failed, on every replica. Test reports are taken after any steps.
+
+    take: offers the workspace's files to a collector. workspace: its path for the steps. Raises
+    what `take` raises, but for FilesWrong.
+    """
+
+    def collected(folder: Path, selection: Selection) -> tuple[Artifact, ...]:
+        collector = Collector(folder, selection)
+        take(collector)
+        return collector.finish()
+
+    if pipeline.artifacts and result.outcome is Outcome.PASSED:
+        work.show_state("artifacts")
+        selection = artifacts_of(pipeline.artifacts, work.limits)
+        try:
+            made = collected(work.artifacts_folder, selection)
+            result = msgspec.structs.replace(result, artifacts=made)
+        except FilesWrong as wrong:
+            result = failed(result, f"artifact {wrong}")
+    if pipeline.tests is not None:
+        work.show_state("tests")
+        try:
+            files = collected(work.reports_folder, reports_of(pipeline.tests.junit))
+            reports = Reports(workspace, files)
+        except FilesWrong as wrong:
+            reports = Reports(workspace, problem=f"test report {wrong}")
+        result = msgspec.structs.replace(result, reports=reports)
+    return result
+
+
+def failed(result: RunResult, problem: str) -> RunResult:
+    """What a build that passed comes to if something that its pipeline asks for is wrong."""
+    return msgspec.structs.replace(
+        result, outcome=Outcome.FAILED, exit_code=1, artifacts=(), problem=problem
+    )
 
 
 class Sandbox(Protocol):

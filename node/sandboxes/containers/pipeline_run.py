@@ -1,10 +1,10 @@
 """Runs the steps of a pipeline, each in a hardened container of its own. Blocking.
 
-Several steps, or artifacts, need a workspace that outlives a container: see `workspace`. A single
-step without artifacts gets its tree over its standard input, into file systems that end with it,
-and its image's own tar unpacks the tree: that is a third of the work for the engine. If the image
-has no tar, or anything else is unusual before the first command runs, the step runs like the
-others.
+Several steps, artifacts or test reports need a workspace that outlives a container: see
+`workspace`. A single step without those gets its tree over its standard input, into file systems
+that end with it, and its image's own tar unpacks the tree: that is a third of the work for the
+engine. If the image has no tar, or anything else is unusual before the first command runs, the step
+runs like the others.
 """
 
 import hashlib
@@ -18,7 +18,6 @@ import msgspec
 from ci.limits import Limits
 from ci.operations import Outcome
 from common.pipeline.pipeline_file import Pipeline, Step
-from node.outputs.artifact_store import ArtifactsWrong, Collector
 from node.sandboxes.containers.container import HOME, TEMPORARY, ContainerOrder
 from node.sandboxes.containers.container_output import UNPACK, TreeNotTaken
 from node.sandboxes.containers.container_run import ContainerEnd, can_hand_in, run_container
@@ -30,16 +29,16 @@ from node.sandboxes.containers.workspace import (
     keeper_end,
     keeper_order,
     make_workspace,
-    take_artifacts,
+    take_files,
 )
 from node.sandboxes.sandbox import (
     NETWORK_WAS_OFF,
     RUN_COMMANDS,
     RunResult,
     Work,
-    artifacts_wrong,
     build_environment,
     result_of_exit,
+    with_files,
 )
 from node.sources.tree import WORKSPACE
 from node.work.infrastructure_error import InfrastructureError
@@ -111,6 +110,7 @@ def _is_short(client: docker.APIClient, context: RunContext, steps: tuple[Step, 
     return (
         len(steps) == 1
         and not context.pipeline.artifacts
+        and context.pipeline.tests is None
         and not needs_trust
         and not is_covered
         and _surroundings(context, steps[0]) not in context.without_tar
@@ -183,19 +183,15 @@ def _run_steps(
         )
         result = _run_step(client, order, context.work, resources=context.resources, stop=stop)
         if result.outcome is not Outcome.PASSED:
-            return _judged(result, step, is_online)
-    if context.pipeline.artifacts:
-        keeper_end(client, workspace)
-        context.work.show_state("artifacts")
-        collector = Collector(
-            context.work.artifacts_folder, context.pipeline.artifacts, context.limits
-        )
-        try:
-            made = take_artifacts(client, workspace, collector, limits=context.limits, stop=stop)
-        except ArtifactsWrong as wrong:
-            return artifacts_wrong(str(wrong), context.image.digest, context.image.id)
-        result = msgspec.structs.replace(result, artifacts=made)
-    return result
+            result = _judged(result, step, is_online)
+            break
+    return with_files(
+        result,
+        context.work,
+        context.pipeline,
+        workspace=WORKSPACE,
+        take=lambda collector: take_files(client, workspace, collector, limits=limits, stop=stop),
+    )
 
 
 def _is_online(step: Step, context: RunContext) -> bool:

@@ -18,13 +18,12 @@ import docker.errors
 import msgspec
 
 from ci.limits import Limits
-from ci.operations import Artifact
 from node.outputs.artifact_store import (
     SECOND_NAME,
     SPECIAL_FILE,
     SYMBOLIC_LINK,
-    ArtifactsWrong,
     Collector,
+    FilesWrong,
     check_on_the_way,
     take_from_archive,
 )
@@ -161,20 +160,20 @@ def keeper_end(client: docker.APIClient, workspace: Workspace) -> int | None:
     )
 
 
-def take_artifacts(
+def take_files(
     client: docker.APIClient,
     workspace: Workspace,
     collector: Collector,
     *,
     limits: Limits,
     stop: Stop,
-) -> tuple[Artifact, ...]:
-    """Copies of what the collector wants of the workspace.
+) -> None:
+    """Give the collector copies of what it wants of the workspace.
 
     The engine reads it, so the image needs no tar, and nobody can write meanwhile: no step runs
-    any more. Raises ArtifactsWrong, InfrastructureError, Stopped, OSError and what the library
-    raises.
+    any more. Raises FilesWrong, InfrastructureError, Stopped, OSError and what the library raises.
     """
+    keeper_end(client, workspace)
     for root in collector.roots():
         for folder in collector.folders_on_the_way(root):
             # asked for only to learn what it is: that is said before the first piece
@@ -188,8 +187,7 @@ def take_artifacts(
             take_from_archive(collector, root, stream, stop=stop, most=limits.workspace_bytes)
     second = _second_name(client, workspace, collector.equal_files(), stop=stop)
     if second is not None:
-        raise ArtifactsWrong(second, f"is {SECOND_NAME}, no plain file")
-    return collector.finish()
+        raise FilesWrong(second, f"is {SECOND_NAME}, no plain file")
 
 
 def _second_name(

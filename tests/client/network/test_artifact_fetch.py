@@ -17,7 +17,13 @@ from client.commands.artifacts import difference_lines
 from client.main import main
 from client.network import artifact_fetch
 from client.views.artifact_view import FileDifference, FoundFile, file_differences
-from node.outputs.artifact_store import Collector, keep_artifacts, kept_artifacts, take_from_folder
+from node.outputs.artifact_store import (
+    Collector,
+    artifacts_of,
+    keep_artifacts,
+    kept_artifacts,
+    take_from_folder,
+)
 from node.work.threads import Stop
 from tests.ci.builders import FAILED, PASSED, artifact, finding
 from tests.client.gateway.test_gateway import record_of, until
@@ -34,7 +40,7 @@ def make_artifacts(folder: Path, files: dict[str, bytes]) -> tuple[Path, BuildRe
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content)
     patterns = {name.partition("/")[0] for name in files}
-    collector = Collector(folder / "made", sorted(patterns), Limits())
+    collector = Collector(folder / "made", artifacts_of(sorted(patterns), Limits()))
     take_from_folder(collector, folder / "workspace", Stop())
     made = collector.finish()
     keep_artifacts(folder / "made", folder / "kept")

@@ -20,8 +20,9 @@ from driver.ports import BuildOrder
 from node.outputs import artifact_store
 from node.outputs.artifact_store import (
     INDEX,
-    ArtifactsWrong,
     Collector,
+    FilesWrong,
+    artifacts_of,
     keep_artifacts,
     kept_artifacts,
     kept_file,
@@ -68,7 +69,7 @@ def take(
     limits: Limits = LIMITS,
     root: str = "",
 ) -> tuple[Artifact, ...]:
-    collector = Collector(tmp_path / "made", patterns, limits)
+    collector = Collector(tmp_path / "made", artifacts_of(patterns, limits))
     data = io.BytesIO(archive(entries))
     take_from_archive(collector, root, data, stop=Stop(), most=limits.workspace_bytes)
     return collector.finish()
@@ -112,7 +113,7 @@ def test_patterns_mean_what_those_of_branches_mean(pattern: str, path: str) -> N
     heads = ["/".join(parts[:depth]) for depth in range(1, len(parts) + 1)]
     expected = any(matches(pattern, head) for head in heads)
     with tempfile.TemporaryDirectory() as folder:
-        collector = Collector(Path(folder) / "made", [pattern], LIMITS)
+        collector = Collector(Path(folder) / "made", artifacts_of([pattern], LIMITS))
         assert collector._means(pattern, path) == expected
 
 
@@ -120,11 +121,11 @@ def test_a_hostile_pattern_takes_little_time_and_has_an_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pattern = "*".join("a" * 120) + "*b"
-    collector = Collector(tmp_path / "made", [pattern] * 64, LIMITS)
+    collector = Collector(tmp_path / "made", artifacts_of([pattern] * 64, LIMITS))
     assert not collector._means(pattern, "a" * 255)
     monkeypatch.setattr(artifact_store, "COMPARISONS_MAX", 2)
     assert not collector._means(pattern, "a" * 255)
-    with pytest.raises(ArtifactsWrong, match="too many files to compare"):
+    with pytest.raises(FilesWrong, match="too many files to compare"):
         collector._means(pattern, "a" * 255)
 
 
@@ -134,7 +135,7 @@ def test_the_same_is_taken_from_a_folder_of_this_machine(tmp_path: Path) -> None
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content)
     patterns = ["dist/*", "?.txt"]
-    collector = Collector(tmp_path / "local", patterns, LIMITS)
+    collector = Collector(tmp_path / "local", artifacts_of(patterns, LIMITS))
     assert take_all(collector, tmp_path / "workspace") == take(
         tmp_path, patterns, in_workspace(FILES)
     )
@@ -142,32 +143,32 @@ def test_the_same_is_taken_from_a_folder_of_this_machine(tmp_path: Path) -> None
 
 def test_where_patterns_look(tmp_path: Path) -> None:
     patterns = ["a/b.txt", "a/*.txt", "*.whl", "?/b", "a/c/*", "a/c/d*"]
-    collector = Collector(tmp_path / "made", patterns, LIMITS)
+    collector = Collector(tmp_path / "made", artifacts_of(patterns, LIMITS))
     assert list(collector.roots()) == ["a/b.txt", "a", "", "a/c"]
 
 
 @pytest.mark.parametrize(
     ("entries", "said"),
     [
-        ([], "artifact out: the build did not make it"),
-        ([("out", "d")], "artifact out: the build did not make it"),
+        ([], "out: the build did not make it"),
+        ([("out", "d")], "out: the build did not make it"),
         ([("out/" + "l" * n, "->x") for n in range(1, 6)], "one more than 4 files"),
-        ([("out/x", b"1"), ("out/z", "=>out/x")], "artifact out/z: is a second name of another"),
-        ([("out", "p")], "artifact out: is a special file"),
-        ([("out", "c")], "artifact out: is a special file"),
+        ([("out/x", b"1"), ("out/z", "=>out/x")], "out/z: is a second name of another"),
+        ([("out", "p")], "out: is a special file"),
+        ([("out", "c")], "out: is a special file"),
         ([("out/a\nb", b"")], "has a character that a path here cannot have"),
         ([("out/\udcff", b"")], "has a character that a path here cannot have"),
         ([("out/../../etc/x", b"")], "has a part that is empty, `.` or `..`"),
         ([("out/" + "x" * 252, b"")], "is longer than 255 bytes"),
         ([(f"out/{n}", b"") for n in range(5)], "one more than 4 files; pack them into one"),
         ([("out", b"x" * 101)], "more than 100 bytes with those before it"),
-        ([("out/a", b"x" * 60), ("out/b", b"x" * 60)], "artifact out/b: more than 100 bytes"),
+        ([("out/a", b"x" * 60), ("out/b", b"x" * 60)], "out/b: more than 100 bytes"),
     ],
 )
 def test_what_cannot_be_taken_fails_the_build_and_says_why(
     tmp_path: Path, entries: list[tuple[str, bytes | str]], said: str
 ) -> None:
-    with pytest.raises(ArtifactsWrong) as refused:
+    with pytest.raises(FilesWrong) as refused:
         take(tmp_path, ["out"], entries, root="out")
     assert said in str(refused.value)
     assert "\n" not in str(refused.value)
@@ -185,20 +186,20 @@ def test_what_nobody_named_may_be_anything(tmp_path: Path) -> None:
 def test_a_search_has_an_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     small = Limits(workspace_bytes=2**20)
     huge = [("workspace/hole", b"\0" * (2**20 + 1))]
-    with pytest.raises(ArtifactsWrong, match="more than 1048576 bytes to search"):
+    with pytest.raises(FilesWrong, match="more than 1048576 bytes to search"):
         take(tmp_path, ["*.txt"], huge, small)
     monkeypatch.setattr(artifact_store, "ENTRIES_MAX", 3)
     many = in_workspace({f"{number}": b"" for number in range(4)})
     other = tmp_path / "other"
     other.mkdir()
-    with pytest.raises(ArtifactsWrong, match="more than 3 files to search"):
+    with pytest.raises(FilesWrong, match="more than 3 files to search"):
         take(other, ["x*"], many)
 
 
 def test_an_archive_that_breaks_off_is_an_infrastructure_error(tmp_path: Path) -> None:
     whole = archive([("out", b"x" * 90)])
     for length in (10, 520, 512 + 89):
-        collector = Collector(tmp_path / f"{length}", ["out"], LIMITS)
+        collector = Collector(tmp_path / f"{length}", artifacts_of(["out"], LIMITS))
         with pytest.raises(InfrastructureError):
             take_from_archive(collector, "out", io.BytesIO(whole[:length]), stop=Stop(), most=2**20)
 
@@ -206,7 +207,7 @@ def test_an_archive_that_breaks_off_is_an_infrastructure_error(tmp_path: Path) -
 def test_taking_can_be_stopped(tmp_path: Path) -> None:
     stop = Stop()
     stop.set()
-    collector = Collector(tmp_path / "made", ["out"], LIMITS)
+    collector = Collector(tmp_path / "made", artifacts_of(["out"], LIMITS))
     with pytest.raises(Stopped):
         take_from_archive(
             collector, "out", io.BytesIO(archive([("out", b"1")])), stop=stop, most=2**20
@@ -237,29 +238,31 @@ def test_links_of_this_machine_lead_nowhere(tmp_path: Path) -> None:
     os.mkfifo(workspace / "pipe")
     for number, (pattern, said) in enumerate(
         [
-            ("link/secret", "artifact link: is a symbolic link, no folder"),
+            ("link/secret", "link: is a symbolic link, no folder"),
             ("link/*", "is a symbolic link"),
-            ("file", "artifact file: is a symbolic link to /"),
-            ("up", "artifact up: is a symbolic link to ../secret; only what leads to a file in"),
-            ("real/up", "artifact real/up: is a symbolic link to ../../secret; only what leads"),
-            ("through", "artifact link: is a symbolic link, no folder"),
-            ("gone", "artifact gone: is a symbolic link to nowhere, where no plain file is"),
-            ("folder", "artifact folder: is a symbolic link to empty, where no plain file is"),
-            ("loop", "artifact loop: is the first of more than 8 links; copy the file"),
-            ("fifo", "artifact pipe: is a special file, no plain file; copy it (cp)"),
-            ("real", "artifact real/two: is a second name of another file"),
-            ("real/one\nreal/two", "artifact real/two: is a second name of another file"),
-            ("real/two\nreal/one", "artifact real/one: is a second name of another file"),
+            ("file", "file: is a symbolic link to /"),
+            ("up", "up: is a symbolic link to ../secret; only what leads to a file in"),
+            ("real/up", "real/up: is a symbolic link to ../../secret; only what leads"),
+            ("through", "link: is a symbolic link, no folder"),
+            ("gone", "gone: is a symbolic link to nowhere, where no plain file is"),
+            ("folder", "folder: is a symbolic link to empty, where no plain file is"),
+            ("loop", "loop: is the first of more than 8 links; copy the file"),
+            ("fifo", "pipe: is a special file, no plain file; copy it (cp)"),
+            ("real", "real/two: is a second name of another file"),
+            ("real/one\nreal/two", "real/two: is a second name of another file"),
+            ("real/two\nreal/one", "real/one: is a second name of another file"),
             ("pipe", "is a special file"),
-            ("none/*", "artifact none/*: the build did not make it"),
+            ("none/*", "none/*: the build did not make it"),
         ]
     ):
-        collector = Collector(tmp_path / f"made {number}", pattern.split("\n"), LIMITS)
-        with pytest.raises(ArtifactsWrong) as refused:
+        collector = Collector(
+            tmp_path / f"made {number}", artifacts_of(pattern.split("\n"), LIMITS)
+        )
+        with pytest.raises(FilesWrong) as refused:
             take_all(collector, workspace)
         assert said in str(refused.value)
     # under one of its names a file is one
-    collector = Collector(tmp_path / "made", ["real/two"], LIMITS)
+    collector = Collector(tmp_path / "made", artifacts_of(["real/two"], LIMITS))
     assert [found.path for found in take_all(collector, workspace)] == ["real/two"]
 
 
@@ -273,7 +276,7 @@ def test_a_link_is_taken_as_the_plain_file_that_it_points_to(tmp_path: Path) -> 
     (workspace / "lib" / "x.so").symlink_to("x.so.1")
     # none of the patterns means what this one points to
     (workspace / "x.so.0").symlink_to("lib/../lib/old/real.so")
-    collector = Collector(tmp_path / "made", ["lib/x.so*", "x.so.?"], LIMITS)
+    collector = Collector(tmp_path / "made", artifacts_of(["lib/x.so*", "x.so.?"], LIMITS))
     assert take_all(collector, workspace) == (
         artifact("lib/x.so", b"y" * 20),
         artifact("lib/x.so.1", b"y" * 20),
@@ -281,8 +284,8 @@ def test_a_link_is_taken_as_the_plain_file_that_it_points_to(tmp_path: Path) -> 
         artifact("x.so.0", b"x" * 30),
     )
     few = Limits(artifacts_max=4, artifact_bytes_max=89)
-    collector = Collector(tmp_path / "too much", ["lib/x.so*", "x.so.?"], few)
-    with pytest.raises(ArtifactsWrong, match="more than 89 bytes"):
+    collector = Collector(tmp_path / "too much", artifacts_of(["lib/x.so*", "x.so.?"], few))
+    with pytest.raises(FilesWrong, match="more than 89 bytes"):
         take_all(collector, workspace)
 
 
@@ -446,7 +449,7 @@ async def test_no_link_leads_out_of_the_workspace(room: Room) -> None:
     for link, pattern in (("/etc", "l/passwd"), ("/etc", "l/*"), ("$HOME", "l/x/y")):
         compared, log = await room.run(f"ln -s {link} l", artifacts=[pattern])
         assert (compared.outcome, compared.exit_code) == (Outcome.FAILED, 1)
-        assert "artifact l" in log
+        assert "l" in log
         assert "is a symbolic link" in log
 
 

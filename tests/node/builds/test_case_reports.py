@@ -1,0 +1,210 @@
+"""Test reports of whole builds: from the pipeline file to the ballot, and what is kept beside."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from ci.case_results import encode_report, report_sha256
+from ci.operations import BuildResult, Outcome, ResultWithTests
+from common.junit import report_process
+from driver.ports import BuildOrder
+from node.outputs.case_details import CaseDetails
+from tests.node.conftest import (
+    Builder,
+    BuilderMaker,
+    ConfigMaker,
+    GitRepository,
+    Room,
+    pipeline,
+)
+
+PASSED = '<testsuite name="s"><testcase name="a"/><testcase name="b"/></testsuite>'
+FAILED = PASSED.replace('"b"/>', '"b"><failure message="said"/></testcase>')
+LINES = "s::a\tpassed\ns::b\tpassed\n"
+FAILED_LINES = LINES.replace("b\tpassed", "b\tfailed")
+
+
+def writing(report: str, file: str = "report.xml") -> str:
+    return f"cat >{file} <<'END'\n{report}\nEND\n"
+
+
+@pytest.fixture(name="process_builder")
+async def fixture_process_builder(
+    repository: GitRepository, make_config: ConfigMaker, make_builder: BuilderMaker
+) -> Builder:
+    return await make_builder(make_config(repository.url, executor="process"))
+
+
+async def find(
+    builder: Builder, repository: GitRepository, text: str
+) -> tuple[BuildResult, BuildOrder]:
+    order = builder.order(repository.url, repository.commit({".pbft-ci.yml": text}))
+    return await builder.find(order), order
+
+
+def reporting(*commands: str, image: str = "none", **tests: Any) -> str:
+    return pipeline(image, *commands, tests={"junit": ["*.xml"], **tests})
+
+
+def details(builder: Builder, order: BuildOrder) -> CaseDetails | None:
+    path = builder.runner.cases_path(order.build, order.opened)
+    return msgspec.json.decode(path.read_bytes(), type=CaseDetails) if path.exists() else None
+
+
+async def test_a_ballot_has_the_report_of_a_red_step(
+    process_builder: Builder, repository: GitRepository
+) -> None:
+    text = reporting(writing(FAILED), "exit 3")
+    found, order = await find(process_builder, repository, text)
+    assert (found.compared.outcome, found.compared.exit_code) == (Outcome.FAILED, 3)
+    assert isinstance(found, ResultWithTests)
+    assert found.tests.lines == FAILED_LINES
+    kept = details(process_builder, order)
+    assert kept is not None
+    assert kept.report_sha256 == found.tests.report_sha256
+    assert report_sha256(encode_report(kept.outcomes)) == found.tests.report_sha256
+    assert [row.message for row in kept.cases] == [None, "said"]
+    assert "[pbft-ci] tests: 2 cases, 1 failed, 1 passed\n" in process_builder.log(order)
+    folder = process_builder.runner.log_path(order.build, order.opened).parent
+    assert {path.name for path in folder.iterdir()} == {"log", "tests.json"}
+
+
+async def test_a_report_changes_no_verdict(
+    process_builder: Builder, repository: GitRepository
+) -> None:
+    green, _ = await find(process_builder, repository, reporting(writing(FAILED), required=True))
+    assert (green.compared.outcome, green.compared.exit_code) == (Outcome.PASSED, 0)
+    assert isinstance(green, ResultWithTests)
+    red, _ = await find(process_builder, repository, reporting(writing(PASSED), "false"))
+    assert (red.compared.outcome, red.compared.exit_code) == (Outcome.FAILED, 1)
+    assert isinstance(red, ResultWithTests)
+
+
+@pytest.mark.parametrize(
+    ("commands", "problem"),
+    [
+        (["true"], "there is no test report"),
+        ([writing("<testsuite/>")], "no test report has a case"),
+        ([writing(PASSED), writing("<a/>", "z.xml")], "test report z.xml: its first element is"),
+        (["ln -s /etc/passwd a.xml"], "test report a.xml: is a symbolic link to /etc/passwd"),
+        (["mkfifo a.xml"], "test report a.xml: is a special file, no plain file"),
+        (["head -c 10485761 /dev/zero >a.xml"], "test report a.xml: more than 10485760 bytes"),
+        (
+            ["for n in $(seq 201); do echo >$n.xml; done"],
+            "is one more than 200 files",
+        ),
+        (
+            ["for n in 1 2 3 4; do { echo $n; head -c 9000000 /dev/zero; } >$n.xml; done"],
+            "test report 4.xml: more than 33554432 bytes with those before it",
+        ),
+    ],
+)
+async def test_without_a_report_there_is_none_in_the_ballot(
+    process_builder: Builder, repository: GitRepository, commands: list[str], problem: str
+) -> None:
+    """And the build has failed if it is required."""
+    found, order = await find(process_builder, repository, reporting(*commands))
+    assert found.compared.outcome is Outcome.PASSED
+    assert type(found) is BuildResult
+    kept = details(process_builder, order)
+    assert kept is not None
+    assert kept.problem is not None
+    assert problem in kept.problem
+    assert (kept.report_sha256, kept.cases) == (None, ())
+    assert f"[pbft-ci] tests: {kept.problem}\n" in process_builder.log(order)
+    text = reporting(*commands, required=True)
+    found, order = await find(process_builder, repository, text)
+    assert (found.compared.outcome, found.compared.exit_code) == (Outcome.FAILED, 1)
+    assert type(found) is BuildResult
+    assert re.search(r"tests: .*, and the pipeline requires one", process_builder.log(order))
+
+
+async def test_a_required_report_that_is_absent_leaves_a_red_build_as_it_is(
+    process_builder: Builder, repository: GitRepository
+) -> None:
+    text = pipeline(
+        "none", "exit 9", tests={"junit": ["a.xml"], "required": True}, artifacts=["made"]
+    )
+    found, order = await find(process_builder, repository, text)
+    assert (found.compared.outcome, found.compared.exit_code) == (Outcome.FAILED, 9)
+    text = pipeline(
+        "none", "echo >made", tests={"junit": ["a.xml"], "required": True}, artifacts=["made"]
+    )
+    found, order = await find(process_builder, repository, text)
+    assert (found.compared.outcome, found.compared.exit_code) == (Outcome.FAILED, 1)
+    assert found.compared.artifacts == ()
+    assert not process_builder.runner.artifacts_path(order.build, order.opened).exists()
+
+
+async def test_all_reports_are_taken_after_the_last_step(
+    process_builder: Builder, repository: GitRepository
+) -> None:
+    steps = [
+        {"name": "one", "commands": ["mkdir reports", writing(PASSED, "reports/1.xml")]},
+        {"name": "two", "commands": [writing(FAILED, "reports/2.xml"), "echo >made", "sleep 60"]},
+        {"name": "three", "commands": ["rm -r reports"]},
+    ]
+    text = msgspec.json.encode(
+        {
+            "image": "none",
+            "steps": steps,
+            "timeout_seconds": 2,
+            "artifacts": ["made"],
+            "tests": {"junit": ["reports", "none.xml"]},
+        }
+    ).decode()
+    found, _ = await find(process_builder, repository, text)
+    assert found.compared.outcome is Outcome.TIMED_OUT
+    assert isinstance(found, ResultWithTests)
+    assert found.tests.lines == FAILED_LINES
+
+
+async def test_ids_are_the_same_wherever_the_sandbox_has_the_files(
+    process_builder: Builder, repository: GitRepository
+) -> None:
+    report = 'printf \'<testsuite><testcase name="%s/a.js"/></testsuite>\' "$PWD" >report.xml'
+    found, _ = await find(process_builder, repository, reporting(report))
+    assert isinstance(found, ResultWithTests)
+    assert found.tests.lines == "a.js\tpassed\n"
+
+
+async def test_what_this_machine_cannot_read_is_no_finding(
+    process_builder: Builder,
+    repository: GitRepository,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    script = tmp_path / "killed.py"
+    script.write_text("import os; os.kill(os.getpid(), 9)")
+    monkeypatch.setattr(report_process, "__file__", str(script))
+    text = reporting(writing(PASSED))
+    order = process_builder.order(repository.url, repository.commit({".pbft-ci.yml": text}))
+    ballot = await process_builder.build(order)
+    assert "the process that reads test reports ended with -9" in str(ballot)
+    assert details(process_builder, order) is None
+
+
+@pytest.mark.parametrize("commands", [["exit 3"], ["true"]])
+async def test_a_pipeline_without_tests_has_a_ballot_as_before(
+    process_builder: Builder, repository: GitRepository, commands: list[str]
+) -> None:
+    text = pipeline("none", writing(PASSED), *commands)
+    found, order = await find(process_builder, repository, text)
+    assert type(found) is BuildResult
+    assert details(process_builder, order) is None
+
+
+@pytest.mark.docker
+async def test_containers_have_reports_of_red_steps_too(room: Room) -> None:
+    text = reporting(writing(FAILED), "exit 3", image=room.image)
+    builder = await room.make_builder(room.make_config(room.repository.url))
+    found, order = await find(builder, room.repository, text)
+    assert (found.compared.outcome, found.compared.exit_code) == (Outcome.FAILED, 3)
+    assert isinstance(found, ResultWithTests)
+    assert found.tests.lines == FAILED_LINES
+    kept = details(builder, order)
+    assert kept is not None
+    assert [row.message for row in kept.cases] == [None, "said"]
