@@ -98,11 +98,12 @@ async def _show_build(gateway: GatewayApi, options: argparse.Namespace) -> None:
 
 def _print_build(found: dict[str, Any], options: argparse.Namespace) -> None:
     rows = found["cases"]
-    if options.failed or options.new:
+    is_all = not (options.failed or options.new)
+    if not is_all:
         rows = [row for row in rows if row["agreed"] == "failed"]
     if options.new:
         rows = [row for row in rows if row["since"] == "new"]
-    else:
+    if is_all:
         print(summary_line(found))
         for report in found["reports"]:
             if report["is_left_out"]:
@@ -111,7 +112,7 @@ def _print_build(found: dict[str, Any], options: argparse.Namespace) -> None:
         (_squares(row["seen"]), row["since"] or row["agreed"], row["state"] or "-", row["id"])
         for row in rows
     )
-    if not (options.failed or options.new):
+    if is_all:
         for case in found["fixed"]:
             print(f"fixed: {escape_controls(case)}")
 
