@@ -46,7 +46,7 @@ async def test_a_builds_tests(terminal: Terminal, running: Running) -> None:
         _, out, _ = await terminal.ask("tests", build, flag)
         assert [line.split()[-1] for line in out.splitlines()] == [CASE]
     _, out, _ = await terminal.ask("tests", build, "--slowest", "1")
-    assert out.split() == ["1.300", "s", "pytest::tests.test_other::test_9"]
+    assert out == "1.300 s  pytest::\\u202etxt.exe\n"
     _, out, _ = await terminal.ask("tests", build, "--json")
     assert json.loads(out)["build"] == build
     reports(running)
