@@ -1,6 +1,6 @@
-"""How much the long tests try: a part of what was once run by hand, or so many times as much.
+"""How much the long tests try: as much as each change is worth, or so many times as much.
 
-`PBFT_CI_TIMES=10 ./scripts/test.sh -m long tests/node/storage/test_store_crash_states.py`
+Before a release: `PBFT_CI_TIMES=5 ./scripts/test.sh --full`
 """
 
 import os

@@ -26,6 +26,7 @@ from tests.node.crash_states import crash_states, final_state
 from tests.node.local_network import NAMES, FunctionLinks, Network
 from tests.node.recording_disk import Synced, recording
 from tests.node.store_workload import Contents, Watch, Workload, contents_of
+from tests.thoroughness import times
 from tests.waiting import wait_until
 
 pytestmark = pytest.mark.usefixtures("small_redo_log")
@@ -97,18 +98,19 @@ def _contents_without_refusals(folder: Path) -> tuple[Contents, int]:
         return contents, recorder.changes - created
 
 
+@pytest.mark.short
 @pytest.mark.parametrize(("error_number", "count"), REFUSALS)
 def test_whichever_write_is_refused_nothing_is_lost_or_done_twice(
     tmp_path: Path, error_number: int, count: int
 ) -> None:
-    """Each fifth of them; of the others the long test tells."""
+    """Each fifth of them; the long test tries more."""
     _check_refusals(tmp_path, error_number, count, every=5)
 
 
 @pytest.mark.long
 @pytest.mark.parametrize(("error_number", "count"), REFUSALS)
 def test_whichever_single_write_is_refused(tmp_path: Path, error_number: int, count: int) -> None:
-    _check_refusals(tmp_path, error_number, count, every=1)
+    _check_refusals(tmp_path, error_number, count, every=max(1, 3 // times(1)))
 
 
 def _check_refusals(tmp_path: Path, error_number: int, count: int, every: int) -> None:

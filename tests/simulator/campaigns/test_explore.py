@@ -121,7 +121,7 @@ def test_a_violation_prints_the_command_that_shows_it(
     "command",
     [
         ["twins", "--views", "2", "--processes", "2"],
-        ["byzzfuzz", "--first", "1", "--seeds", str(times(300)), "--processes", "2"],
+        ["byzzfuzz", "--first", "1", "--seeds", str(times(100)), "--processes", "2"],
     ],
     ids=["all twins of two views", "byzzfuzz"],
 )

@@ -10,11 +10,11 @@ from simulator.campaigns.source_commit import commit_hash
 from simulator.world import coverage_goals
 from tests.simulator.campaigns.test_campaign import told
 from tests.simulator.campaigns.test_simulation import hashes
+from tests.thoroughness import times
 
 pytestmark = pytest.mark.long
-FRESH_HUNDREDS = 3
-# One in a hundred of the whole gate's seeds.
-TRACED_SEEDS = 24
+FRESH_HUNDREDS = times(1)
+TRACED_SEEDS = times(12)
 STALE = (
     "A change of the source draws other runs from the same seeds, so the cover may be stale:"
     " `python -m simulator cover` runs the whole gate and writes"
