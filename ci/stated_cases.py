@@ -15,7 +15,9 @@ from ci.case_agreement import CaseAgreement
 
 # of each list but that of the passed cases
 NAMES_MAX = 128
-# A report that a ballot names whole is as long, so its names have room if they need no escaping.
+# A report that a ballot names whole is as long, so its names have room if they need no escaping. A
+# ballot with many artifacts names few cases (`ci.case_reports`), so that the longest statement is
+# hardly longer than without (tests/ci/test_admission.py measures it).
 NAMES_BYTES_MAX = 12 * 1024
 # What `listed` says of the names: they are of all cases but the skipped ones; of all that are not
 # known not to have failed or warned; of some of these.
@@ -54,9 +56,9 @@ class CaseNames(msgspec.Struct, frozen=True):
     stated: StatedCases
 
 
-def stated_cases(agreement: CaseAgreement, bytes_max: int = NAMES_BYTES_MAX) -> CaseNames:
-    """What a statement says of this agreement. bytes_max: the room that it has for names."""
-    room = min(NAMES_BYTES_MAX, bytes_max)
+def stated_cases(agreement: CaseAgreement) -> CaseNames:
+    """What a statement says of this agreement."""
+    room = NAMES_BYTES_MAX
     lists = []
     for names in (agreement.failed, agreement.warned, agreement.unsettled):
         listed, room = _beginning(names, room)

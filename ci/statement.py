@@ -64,9 +64,6 @@ SIGNATURES_MAX = 256
 # it lists so many of all found values, and so much of each reason to abstain.
 FOUND_ARTIFACTS_MAX = 256
 REASON_BYTES_MAX = 200
-# Names of test cases get the room that is left up to here. The largest statement without them has
-# as much, where all replicas agree; `ci.admission` reckons with that.
-STATEMENT_BYTES = 80 * 1024
 
 
 class InvalidStatement(ValueError):
@@ -309,14 +306,11 @@ def statement_bytes(
             ),
         ),
     )
-    data = msgspec.json.encode(statement)
-    if not is_tested or compared is None:
-        return data
-    agreement = agreed_cases(build.ballots.items(), compared, cluster.quorums)
-    if agreement is None:
-        return data
-    names = stated_cases(agreement, STATEMENT_BYTES - len(data))
-    return msgspec.json.encode(_with_cases(statement, names))
+    if is_tested and compared is not None:
+        agreement = agreed_cases(build.ballots.items(), compared, cluster.quorums)
+        if agreement is not None:
+            statement = _with_cases(statement, stated_cases(agreement))
+    return msgspec.json.encode(statement)
 
 
 def steps_sha256(compared: ResultKey) -> str | None:

@@ -201,12 +201,7 @@ class BuildChecker:
         self._check_executors(verdict)
         self._check_quorum(key, verdict, {name: cast[name] for name in listed})
         self._check_backing(key, verdict)
-        self._cases.on_verdict(
-            key,
-            view,
-            {name: cast[name] for name in listed},
-            is_weak=self._is_weak_allowed(key[1]),
-        )
+        self._cases.on_verdict(key, view)
 
     def _check_executors(self, verdict: VerdictFields) -> None:
         """Never fewer than a verdict takes, each once; none are named where all build."""

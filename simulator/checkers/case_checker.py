@@ -1,11 +1,10 @@
-"""The invariants of test cases: what is agreed on was seen, and no verdict depends on it."""
+"""The invariants of test cases: what is agreed on was seen."""
 
 from collections.abc import Mapping
 
 from ci.case_results import CaseOutcome, decode_report
-from ci.operations import Ballot, BuildResult, Outcome, ResultWithTests
+from ci.operations import ResultWithTests
 from ci.statement import StatementView
-from ci.verdict import Thresholds, decide
 from simulator.world.world import World
 
 Key = tuple[bytes, int]
@@ -24,11 +23,8 @@ class CaseChecker:
         self._correct = correct
         self._violate = world.violate
 
-    def on_verdict(
-        self, key: Key, statement: StatementView, cast: Mapping[str, Ballot], *, is_weak: bool
-    ) -> None:
-        """A build was decided by these ballots, in their order. is_weak: is that allowed?"""
-        self._check_verdict(statement, cast, Thresholds(self._quorums, is_weak))
+    def on_verdict(self, key: Key, statement: StatementView) -> None:
+        """A build was decided, and this is said of it."""
         tests = statement.verdict.tests
         if tests is None:
             return
@@ -54,24 +50,6 @@ class CaseChecker:
             equal = sum((tests.report_sha256, counts) in shown for shown in seen.values())
             if equal < least:
                 self._violate("41 an agreed report was seen", f"by {equal} correct replicas")
-
-    def _check_verdict(
-        self, statement: StatementView, cast: Mapping[str, Ballot], thresholds: Thresholds
-    ) -> None:
-        """The same ballots without their test cases come to the same."""
-        verdict = statement.verdict
-        if verdict.outcome is Outcome.CANCELLED:
-            return
-        bare = {
-            name: BuildResult(ballot.compared, ballot.evidence)
-            if isinstance(ballot, ResultWithTests)
-            else ballot
-            for name, ballot in cast.items()
-        }
-        found = decide(bare.items(), 0, thresholds)
-        agreeing = found.agreeing if found is not None else ()
-        if agreeing != verdict.agreeing:
-            self._violate("42 test cases decide nothing", f"{verdict.agreeing}, not {agreeing}")
 
     def _seen(self, key: Key) -> dict[str, set[tuple[object, object]]]:
         """By correct replica: each case with its outcome, and each report with its counts."""

@@ -222,15 +222,15 @@ def _with_limit_operations(drawn: Parameters) -> Parameters:
 def _with_cases(drawn: Parameters) -> Parameters:
     """In some runs pipelines name test reports, and liars report what they did not see.
 
-    Drawn apart, as above.
+    Drawn apart, as above; by a name under which the seeds that mutants record have none.
     """
-    tests = stream(drawn.seed, "parameters of test cases")
-    if not tests.happens(0.2):
+    reports = stream(drawn.seed, "parameters of reports")
+    if not reports.happens(0.2):
         return drawn
     builds = msgspec.structs.replace(
-        drawn.builds, tests=tests.choice((0.5, 1.0)), flaky_cases=tests.choice((0.0, 0.3))
+        drawn.builds, tests=reports.choice((0.5, 1.0)), flaky_cases=reports.choice((0.0, 0.3))
     )
-    more = (FALSE_REPORT,) if tests.happens(0.7) else ()
+    more = (FALSE_REPORT,) if reports.happens(0.7) else ()
     byzantine = {index: (*ways, *more) for index, ways in drawn.byzantine.items()}
     return msgspec.structs.replace(drawn, builds=builds, byzantine=byzantine)
 

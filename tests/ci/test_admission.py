@@ -46,7 +46,7 @@ def with_gateways(count: int, limits: Limits) -> Cluster:
 
 def largest_ballot(number: int) -> Ballot:
     """All that a replica may say of a build that passed, with as many test cases as have room."""
-    cases = {f"{index:04}" + "x" * 196: "failed" for index in range(500)}
+    cases = {f"{index:04}" + '"' * 196: "failed" for index in range(500)}
     return reported(largest_result(number), cases)
 
 
