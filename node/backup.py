@@ -28,7 +28,8 @@ from pbft.quorums import quorums_for
 BUILDS = "builds"
 # As node/builds names a build's folder, node/outputs what it keeps there.
 _KEPT = re.compile(
-    r"builds/(?P<folder>[0-9a-f]{64}-[0-9]{1,20})/(?:log|artifacts/(?:index\.json|[0-9a-f]{64}))"
+    r"builds/(?P<folder>[0-9a-f]{64}-[0-9]{1,20})/"
+    r"(?:log|tests\.json|artifacts/(?:index\.json|[0-9a-f]{64}))"
 )
 
 
@@ -38,7 +39,7 @@ def is_node_data(name: str) -> bool:
 
 
 def add_node_data(config: NodeConfig, writer: BackupWriter, with_logs: bool) -> None:
-    """Add logs and artifacts of the builds that do not run, if they are wanted."""
+    """Add logs, test cases and artifacts of the builds that do not run, if they are wanted."""
     if not with_logs:
         return
     builds = config.data_directory / BUILDS
@@ -75,7 +76,7 @@ def prepare_node(config: NodeConfig, restoring: Restoring) -> None:
 
 
 def restore_node_data(config: NodeConfig, restoring: Restoring) -> list[str]:
-    """Restore logs and artifacts that are missing here. Raises ConfigError."""
+    """Restore logs, test cases and artifacts that are missing here. Raises ConfigError."""
     directory = config.data_directory
     count = 0
     times: dict[Path, float] = {}

@@ -56,7 +56,7 @@ _CONTROL = re.compile(
 _REFERENCE_CHARACTERS = 16
 # A start tag ends at the first `>` outside of its quotes and has no `<`, so a long one is looked
 # for where there is long no `<`. What begins otherwise is a comment, an instruction or an end tag.
-_LONG_RUN = re.compile(rb"<[^<!?/\s][^<]{%d,}" % (TAG_BYTES_MAX - 2))
+_LONG_RUN = re.compile(rb"<[^<!?/\s][^<]{%d,}" % (TAG_BYTES_MAX - 1))
 _TAG = re.compile(rb"""<[^"'>]*+(?:"[^"]*+"[^"'>]*+|'[^']*+'[^"'>]*+)*+>""")
 # What no id may have (ci.case_results), and blanks.
 _BLANKS = re.compile("[\x00-\x20\x7f-\x9f\u2028\u2029]+")

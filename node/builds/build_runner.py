@@ -44,7 +44,15 @@ from node.outputs.case_details import DETAILS, CaseDetails, keep_details, read_r
 from node.outputs.kept_builds import WORK_FOLDER, KeptBuilds, remove_folder
 from node.sandboxes.containers.docker_sandbox import DockerSandbox
 from node.sandboxes.process_sandbox import ProcessSandbox
-from node.sandboxes.sandbox import NETWORK_WAS_OFF, Origin, RunResult, Sandbox, Work, failed
+from node.sandboxes.sandbox import (
+    NETWORK_WAS_OFF,
+    Origin,
+    Reports,
+    RunResult,
+    Sandbox,
+    Work,
+    failed,
+)
 from node.sources.checkout import Checkout, NotThere
 from node.sources.dockerfile import DOCKERFILE
 from node.sources.mirror import NotAFile, Source
@@ -369,8 +377,9 @@ class BuildRunner:
                 local_images=source.local_images,
             )
             result = await self._sandbox.run(work)
-            cases = await in_thread(self._threads, lambda stop: _cases(work, result, stop))
-            result = _judged(work, result, cases)
+            if (reports := result.reports) is not None:
+                cases = await in_thread(self._threads, lambda stop: _cases(work, reports, stop))
+                result = _judged(work, result, cases)
         ended_at = time.monotonic()
         return _Found(
             result,
@@ -479,20 +488,15 @@ def _origin(order: BuildOrder, commit_seconds: int) -> Origin:
     )
 
 
-def _cases(work: Work, result: RunResult, stop: Stop) -> CaseDetails | None:
+def _cases(work: Work, reports: Reports, stop: Stop) -> CaseDetails:
     """What the test reports say. Blocking. Raises InfrastructureError, Stopped, OSError."""
-    reports = result.reports
-    if reports is None:
-        return None
     if reports.problem is not None:
         return CaseDetails(problem=reports.problem)
     return read_reports(work.reports_folder, reports.files, reports.workspace, stop=stop)
 
 
-def _judged(work: Work, result: RunResult, cases: CaseDetails | None) -> RunResult:
+def _judged(work: Work, result: RunResult, cases: CaseDetails) -> RunResult:
     """The result, which has failed if a report is required and absent; a line for the log."""
-    if cases is None:
-        return result
     assert isinstance(work.job, Pipeline), "a Dockerfile names no test reports"
     assert work.job.tests is not None
     if cases.problem is None:

@@ -185,7 +185,10 @@ def with_files(
     def collected(folder: Path, selection: Selection) -> tuple[Artifact, ...]:
         collector = Collector(folder, selection)
         take(collector)
-        return collector.finish()
+        files = collector.finish()
+        for pattern in collector.unmatched():
+            work.log.note(f"no file matches {pattern}")
+        return files
 
     if pipeline.artifacts and result.outcome is Outcome.PASSED:
         work.show_state("artifacts")

@@ -51,6 +51,7 @@ class Place:
         Store(data, cluster.id, self.node.name).close()
         (data / KEPT / "artifacts").mkdir(parents=True)
         (data / KEPT / "log").write_text("what it printed")
+        (data / KEPT / "tests.json").write_text("{}")
         (data / KEPT / "artifacts" / "index.json").write_text("[]")
         (data / KEPT / "artifacts" / ("cd" * 32)).write_text("made")
         os.utime(data / KEPT / "log", (LOG_TIME, LOG_TIME))
@@ -108,6 +109,7 @@ def test_it_holds_no_record_and_no_secret_that_was_not_asked_for(place: Place) -
         MEMBER_FILE,
         CLUSTER_FILE,
         f"data/{KEPT}/log",
+        f"data/{KEPT}/tests.json",
         f"data/{KEPT}/artifacts/index.json",
         f"data/{KEPT}/artifacts/{'cd' * 32}",
         *public,
@@ -225,6 +227,7 @@ def test_a_backup_with_records_is_refused(
         f"{KEPT}/work/tree.tar",
         f"{KEPT}/artifacts/../../../{DATABASE_NAME}",
         f"{KEPT}/artifacts/x",
+        f"{KEPT}/tests.json.new",
         f"builds/../{DATABASE_NAME}",
         "statuses.sqlite3",
         f"{KEPT}/log\n",

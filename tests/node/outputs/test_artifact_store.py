@@ -317,6 +317,20 @@ def test_a_build_that_runs_again_replaces_what_it_made(tmp_path: Path) -> None:
         assert (kept / made[0].sha256).read_bytes() == content
 
 
+def test_all_of_it_is_on_the_disk_before_it_has_its_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, kept = tmp_path / "made", tmp_path / "kept" / "artifacts"
+    kept.parent.mkdir()
+    (found,) = take(tmp_path, ["a.txt"], in_workspace(FILES))
+    synced: list[tuple[Path, bool]] = []
+    monkeypatch.setattr(artifact_store, "sync", lambda path: synced.append((path, kept.exists())))
+    keep_artifacts(made, kept)
+    before = {path for path, is_kept in synced if not is_kept}
+    assert before == {made / INDEX, made / found.sha256, made}
+    assert synced[-2:] == [(made, False), (kept.parent, True)]
+
+
 @pytest.mark.parametrize("index", [b"", b"[", b'{"a": 1}', b"\xff", b" " * 300_000 + b"[]"])
 def test_an_index_that_cannot_be_read_is_none(tmp_path: Path, index: bytes) -> None:
     (tmp_path / INDEX).write_bytes(index)

@@ -103,6 +103,22 @@ print(refused(lambda: open("/etc/hostname")))
     assert said == "OSError OSError OSError MemoryError\nOSError\n"
 
 
+def test_it_has_its_limits_before_it_reads() -> None:
+    command = (sys.executable, "-I", "-S", report_process.__file__, "/workspace")
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        limits = Path(f"/proc/{process.pid}/limits")
+
+        def has_limits() -> bool:
+            text = " ".join(limits.read_text().split())
+            return "Max open files 0 0 files Max locked" in text and (
+                f"Max address space {256 * 2**20} {256 * 2**20} bytes" in text
+                and "Max cpu time 10 10 seconds" in text
+                and "Max file size 0 0 bytes" in text
+            )
+
+        block_until(has_limits, "the process has its limits")
+
+
 @pytest.mark.parametrize(
     ("program", "error"),
     [
@@ -137,9 +153,8 @@ def test_a_process_that_hangs_is_ended(
     script.write_text(f"open({str(tmp_path / 'begun')!r}, 'w')\nimport time\ntime.sleep(1e6)\n")
     monkeypatch.setattr(report_process, "__file__", str(script))
     stop = Stop()
-    if not is_stopped:
-        monkeypatch.setattr(case_details, "PROCESS_SECONDS_MAX", 0.2)
-    else:
+    monkeypatch.setattr(case_details, "PROCESS_SECONDS_MAX", 1e5 if is_stopped else 0.2)
+    if is_stopped:
         watcher = threading.Thread(target=_stop_when, args=(stop, tmp_path / "begun"))
         watcher.start()
     # more than a pipe takes
