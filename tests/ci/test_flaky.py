@@ -137,10 +137,16 @@ def test_a_report_that_is_cut_says_nothing_of_what_it_does_not_name() -> None:
     named = {case.id for case in cut.not_passed}
     assert found.cases.keys() == named
     assert found.uncut == ()
-    whole = report(many, bytes_max=100_000)
-    mixed = {"node0": whole, "node1": whole, "node2": whole, "node3": cut}
-    unnamed = next(case for case in OTHERS if case not in named)
-    assert observe(mixed, 1).cases[unnamed].failed == ("node0", "node1", "node2")
+
+
+def test_a_cut_report_is_on_neither_side_of_what_it_does_not_name() -> None:
+    few = dict.fromkeys(OTHERS[:6], FAILED)
+    whole, cut = report(few), report(few, bytes_max=200)
+    assert cut.is_cut
+    unnamed = next(case for case in few if case not in {case.id for case in cut.not_passed})
+    found = observe(dict.fromkeys(REPLICAS[:3], whole) | {"node3": cut}, 1)
+    assert found.replicas == REPLICAS
+    assert found.cases[unnamed] == CaseObservation(REPLICAS[:3], (), ())
 
 
 @pytest.mark.parametrize(("cases", "is_left_out"), [(4, False), (8, False), (9, True)])
