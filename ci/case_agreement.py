@@ -16,18 +16,17 @@ skipped it: else f liars could name a case that is nowhere, and have the others'
 """
 
 from collections import Counter
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from typing import TypeVar
 
 import msgspec
 
-from ci.case_reports import cases_named
+from ci.case_reports import cases_named, report_refusal
 from ci.case_results import CaseOutcome
 from ci.operations import Ballot, CaseReport, ResultKey, ResultWithTests
 from pbft.quorums import Quorums
 
 T = TypeVar("T", bound=Hashable)
-_NOT_PASSED = (CaseOutcome.FAILED, CaseOutcome.WARNED)
 
 
 class CaseCounts(msgspec.Struct, frozen=True):
@@ -74,7 +73,8 @@ def agreed_cases(
     """What these ballots agree on about test cases. None: none of them has a report that counts.
 
     ballots: (replica name, its ballot), in any order; of one replica only the first counts.
-    compared: the value of the verdict. A report counts if it is of that commit and pipeline file.
+    compared: the value of the verdict. A report counts if it is of that commit and pipeline file,
+        and some cases have it: a gateway may be shown a ballot that no replica accepted.
     """
     reports = _reports(ballots, compared)
     if not reports:
@@ -98,6 +98,7 @@ def _reports(ballots: Iterable[tuple[str, Ballot]], compared: ResultKey) -> list
         for ballot in first.values()
         if isinstance(ballot, ResultWithTests)
         and (ballot.compared.commit, ballot.compared.pipeline_sha256) == source
+        and report_refusal(ballot.tests) is None
     ]
 
 
@@ -141,21 +142,22 @@ def _by_name(
     counts = _held_by(weak, [_counts(report) for report in equal])
     sets = [report.set_sha256 for report in reports]
     found_set = _held_by(weak, [report.set_sha256 for report in equal]) or _held_by(needed, sets)
+    # Each report once: f liars may name a thousand cases each, and what this takes all wait for.
     named = [(report, cases_named(report)) for report in reports]
-    # Those of one set that name all that did not pass there.
+    failed_by = Counter(_ended(named, CaseOutcome.FAILED))
+    warned_by = Counter(_ended(named, CaseOutcome.WARNED))
     of_set = [(report, cases) for report, cases in named if report.set_sha256 == found_set]
-    whole = [cases for report, cases in of_set if not report.is_cut]
+    # Those of one set that name all that did not pass there.
+    whole = [(report, cases) for report, cases in of_set if not report.is_cut]
+    named_in_whole = Counter(_ended(whole, CaseOutcome.FAILED, CaseOutcome.WARNED))
     failed, warned, unsettled = [], [], []
-    for case in sorted({case for _, cases in named for case in cases}):
-        said = Counter(cases.get(case) for _, cases in named)
-        if said[CaseOutcome.FAILED] >= weak:
+    for case in sorted({*failed_by, *warned_by}):
+        if failed_by[case] >= weak:
             failed.append(case)
-        elif said[CaseOutcome.WARNED] >= weak:
+        elif warned_by[case] >= weak:
             warned.append(case)
-        elif said[CaseOutcome.FAILED] + said[CaseOutcome.WARNED]:
-            silent = sum(cases.get(case) not in _NOT_PASSED for cases in whole)
-            if silent < needed:
-                unsettled.append(case)
+        elif len(whole) - named_in_whole[case] < needed:
+            unsettled.append(case)
     if counts is None:
         total = _held_by(weak, [report.total for report, _ in of_set])
         counts = CaseCounts(total, None, len(failed), None, len(warned))
@@ -172,6 +174,14 @@ def _by_name(
         are_all_named=False,
         sets_differ=_do_sets_differ(reports),
     )
+
+
+def _ended(
+    named: Iterable[tuple[CaseReport, Mapping[str, CaseOutcome]]], *outcomes: CaseOutcome
+) -> Iterator[str]:
+    """Each case that ended so in one of these reports, once for each."""
+    for _, cases in named:
+        yield from (case for case, outcome in cases.items() if outcome in outcomes)
 
 
 def _counts(report: CaseReport) -> CaseCounts:

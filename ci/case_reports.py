@@ -77,11 +77,15 @@ def case_report(
 def cases_named(report: CaseReport) -> dict[str, CaseOutcome]:
     """The cases that a report names, by id: all of them if it has lines, else some not passed.
 
-    Raises MalformedReport for lines that are none; `report_refusal` has refused those.
+    None of lines that are not canonical: whoever reads a ballot that no replica accepted may find
+    some, for its signer is anybody's enemy.
     """
-    if report.lines:
+    if not report.lines:
+        return {case.id: case.outcome for case in report.not_passed}
+    try:
         return decode_report(report.lines.encode())
-    return {case.id: case.outcome for case in report.not_passed}
+    except MalformedReport:
+        return {}
 
 
 def cases_refusal(ballot: ResultWithTests) -> str | None:

@@ -5,7 +5,7 @@
     python verify_build.py build.intoto.json --trust trust.json --repository URL --commit SHA
         [--ref refs/heads/main] [--event push] [--target main] [--step test] [--artifact FILE]
         [--supplement supplement.json] [--no-contradiction]
-        [--tests tests.txt] [--require-test ID] [--no-warnings]
+        [--tests FILE] [--require-test ID] [--no-warnings]
 
 `trust.json` holds the cluster's id and the replicas' public keys; `python -m client trust` makes
 it from the cluster file. Get it once, from somebody you trust, and keep it beside the pipeline:
@@ -316,20 +316,24 @@ def verify_cases(file: Path, tests: dict[str, Any] | None, required: list[str]) 
 
 
 def case_lines(predicate: dict[str, Any]) -> list[str]:
-    """What the statement says of test cases, for people."""
+    """What the statement says of test cases, for people. Raises KeyError, TypeError."""
     tests = predicate["pbftci_verdict"].get("tests")
     if tests is None:
         return []
-    known = {name: tests[name] for name in ("passed", "failed", "warned", "skipped")}
-    counts = ", ".join(f"{count} {name}" for name, count in known.items() if count is not None)
-    total = "?" if tests["total"] is None else tests["total"]
+    known = {name: tests[name] for name in ("total", "passed", "failed", "warned", "skipped")}
     lists = {
         "failed": predicate.get("failedTests", []),
         "warned": predicate.get("warnedTests", []),
         "unsettled": tests["unsettled"],
     }
+    if not all(count is None or type(count) is int for count in known.values()):
+        raise TypeError("numbers of test cases")
+    if not all(isinstance(names, list) for names in lists.values()):
+        raise TypeError("lists of test cases")
+    total = known.pop("total")
+    counts = ", ".join(f"{count} {name}" for name, count in known.items() if count is not None)
     return [
-        f"tests: {total} cases: {counts}",
+        f"tests: {'?' if total is None else total} cases: {counts}",
         f"report: {tests['reportSha256'] or 'no report is agreed on'}",
         *(f"{name}: {shown(case)}" for name, cases in lists.items() for case in cases),
     ]

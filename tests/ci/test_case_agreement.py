@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ci.case_agreement import CaseAgreement, CaseCounts, agreed_cases
-from ci.case_reports import case_report, report_refusal
+from ci.case_reports import case_report, cases_named, report_refusal
 from ci.case_results import CaseOutcome
 from ci.operations import Ballot, CaseReport, NamedCase, ResultKey, ResultWithTests
 from pbft.quorums import quorums_for
@@ -116,6 +116,16 @@ def test_only_reports_of_the_agreed_commit_and_file_count() -> None:
     assert (found.reports, found.unsettled, found.failed) == (1, (), ())
     none: list[tuple[str, Ballot]] = [("a", other_file), ("b", PASSED), ("c", ABSTAIN)]
     assert agreed_cases(none, PASSED.compared, quorums_for(4)) is None
+
+
+def test_a_report_that_no_cases_have_does_not_count() -> None:
+    """No replica accepts its ballot, but its signer may show it to a gateway all the same."""
+    same = green(a="passed")
+    for lines in ("a\tgreen\n", "a\tfailed\n"):
+        forged = msgspec.structs.replace(same.tests, lines=lines)
+        ballot = msgspec.structs.replace(same, tests=forged)
+        assert agreement_of(ballot, same, same).reports == 2
+    assert cases_named(msgspec.structs.replace(same.tests, lines="a\tgreen\n")) == {}
 
 
 def test_a_replica_has_one_report() -> None:

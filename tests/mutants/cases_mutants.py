@@ -68,8 +68,8 @@ CASES_MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         name="C7 f replicas say that a case failed",
         file=_AGREEMENT,
-        old="        if said[CaseOutcome.FAILED] >= weak:\n",
-        new="        if said[CaseOutcome.FAILED] >= quorums.faults_max:\n",
+        old="        if failed_by[case] >= weak:\n",
+        new="        if failed_by[case] >= quorums.faults_max:\n",
         test=_AGREEMENT_TEST + "test_a_case_takes_f_plus_1_to_have_failed_or_warned",
     ),
     Mutant(
@@ -82,8 +82,8 @@ CASES_MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         name="C9 cut reports outvote who saw a case fail",
         file=_AGREEMENT,
-        old="    whole = [cases for report, cases in of_set if not report.is_cut]\n",
-        new="    whole = [cases for report, cases in of_set]\n",
+        old="    whole = [(report, cases) for report, cases in of_set if not report.is_cut]\n",
+        new="    whole = of_set\n",
         test=_AGREEMENT_TEST + "test_ballots_that_are_cut_or_of_another_set_outvote_nobody",
     ),
     Mutant(
@@ -101,10 +101,17 @@ CASES_MUTANTS: tuple[Mutant, ...] = (
         test=_AGREEMENT_TEST + "test_only_reports_of_the_agreed_commit_and_file_count",
     ),
     Mutant(
+        name="C22 reports count that no replica accepts",
+        file=_AGREEMENT,
+        old="        and report_refusal(ballot.tests) is None\n",
+        new="",
+        test=_AGREEMENT_TEST + "test_a_report_that_no_cases_have_does_not_count",
+    ),
+    Mutant(
         name="C19 f replicas say that a case failed, and a seed notices",
         file=_AGREEMENT,
-        old="        if said[CaseOutcome.FAILED] >= weak:\n",
-        new="        if said[CaseOutcome.FAILED] >= quorums.faults_max:\n",
+        old="        if failed_by[case] >= weak:\n",
+        new="        if failed_by[case] >= quorums.faults_max:\n",
         seeds=(375,),
     ),
     Mutant(

@@ -338,6 +338,19 @@ def test_what_became_of_test_cases_is_shown(
     assert shown.count(WARNED.tests.report_sha256) == 2
 
 
+@pytest.mark.parametrize(
+    "changed",
+    [{"tests": "all"}, {"tests": {}}, {"total": "4"}, {"warned": 0}, {"unsettled": "a"}, {}],
+)
+def test_what_is_malformed_about_test_cases_proves_nothing(
+    consumer: Consumer, changed: dict[str, object]
+) -> None:
+    statement = json.loads(consumer.statement(WARNED, WARNED, WARNED))
+    verdict = statement["predicate"]["pbftci_verdict"]
+    (verdict if "tests" in changed else verdict["tests"]).update(changed)
+    assert consumer.both(as_bytes(signed(as_bytes(statement), 0, 1))) == (2 if changed else 0)
+
+
 def test_the_verifier_of_the_release_before_reads_what_uses_nothing_new(consumer: Consumer) -> None:
     """It reads the rest of a statement with test cases too. Of a warning it proves nothing."""
     script = consumer.folder / "verify_before.py"
