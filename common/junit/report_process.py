@@ -69,7 +69,10 @@ def main(workspace: str) -> int:
 def restrict() -> None:
     """From now on this process has its limits, and no user but root can raise them."""
     for limit, most in _LIMITS.items():
-        resource.setrlimit(limit, (most, most))
+        _, given = resource.getrlimit(limit)
+        # whoever runs the node may have set a lower one
+        held = most if given == resource.RLIM_INFINITY else min(most, given)
+        resource.setrlimit(limit, (held, held))
 
 
 def _read(length: int) -> bytes:

@@ -20,9 +20,9 @@ def suite(inside: bytes) -> bytes:
     return b'<testsuite name="s">' + inside + b"</testsuite>"
 
 
-def filled(begin: bytes, piece: bytes, end: bytes = b"") -> bytes:
-    """As many pieces as a file may have."""
-    count = (FILE_BYTES_MAX - len(begin) - len(end)) // len(piece)
+def filled(begin: bytes, piece: bytes, end: bytes = b"", *, bytes_max: int = 3 * 2**20) -> bytes:
+    """As many pieces as fit into so many bytes."""
+    count = (bytes_max - len(begin) - len(end)) // len(piece)
     return begin + piece * count + end
 
 
@@ -131,7 +131,9 @@ def test_what_is_taken(tmp_path: Path, data: Callable[[], bytes], count: int) ->
 
 def test_three_of_the_largest_files(tmp_path: Path) -> None:
     """As much as a build may have."""
-    comment = filled(b"<testsuite>" + CASE + b"<!--", b"x>", b"--></testsuite>")
-    text = filled(b"<testsuite>" + CASE, b"&#1;\n", b"</testsuite>")
-    log = filled(b"<testsuite>" + CASE + b"<![CDATA[", "€\x01".encode(), b"]]></testsuite>")
+    most = FILE_BYTES_MAX
+    begin, end = b"<testsuite>" + CASE, b"</testsuite>"
+    comment = filled(begin + b"<!--", b"x>", b"-->" + end, bytes_max=most)
+    text = filled(begin, b"&#1;\n", end, bytes_max=most)
+    log = filled(begin + b"<![CDATA[", "€\x01".encode(), b"]]>" + end, bytes_max=most)
     assert len(read(tmp_path, comment, text, log).cases) == 1
