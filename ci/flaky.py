@@ -17,7 +17,9 @@ import msgspec
 
 from ci.case_reports import cases_named
 from ci.case_results import CaseOutcome
-from ci.operations import CaseReport
+from ci.ledger import LateBallotEntry, RecordedCases, VerdictEntry, whole_cases
+from ci.operations import CaseReport, NamedCase
+from ci.statement import parse_statement
 
 DAY_SECONDS = 86_400.0
 WINDOW_SECONDS = 30 * DAY_SECONDS
@@ -30,6 +32,8 @@ BROKEN_BUILDS = 3
 # A replica that differs in so many cases has trouble of its own, and they say nothing of the tests.
 TROUBLE_CASES_MIN = 5
 TROUBLE_SHARE = 0.2
+# Commit and SHA-256 of the pipeline file: what a report is of.
+Source = tuple[str | None, str | None]
 # 95 % of a normal distribution lie within so many standard deviations.
 _DEVIATIONS = 1.959964
 
@@ -137,6 +141,36 @@ class CaseStanding(msgspec.Struct, frozen=True, array_like=True):
     last_at: float
     first_commit: str
     differed: tuple[tuple[str, int], ...]
+
+
+def comparable(sources: Mapping[str, Source], agreeing: Iterable[str] = ()) -> tuple[str, ...]:
+    """The replicas, sorted, whose reports can be compared: all are of one commit and pipeline file.
+
+    sources: of each report, by replica. agreeing: the replicas that the verdict names; their source
+    counts. Without an agreed value it is the one that most have, of a tie that of the first name.
+    """
+    agreed = next((sources[name] for name in agreeing if name in sources), None)
+    by_source: dict[Source, list[str]] = {}
+    for replica in sorted(sources):
+        by_source.setdefault(sources[replica], []).append(replica)
+    if agreed is not None:
+        return tuple(by_source[agreed])
+    return tuple(max(by_source.values(), key=len)) if by_source else ()
+
+
+def recorded_reports(
+    verdict: VerdictEntry, late: Iterable[LateBallotEntry] = ()
+) -> dict[str, CaseReport]:
+    """The reports of a build in the ledger, by replica, as far as they can be compared.
+
+    late: its late ballots. Raises InvalidStatement, and ValueError for a report that is none.
+    """
+    late_ballots = [entry.ballot for entry in late]
+    reports = whole_cases(verdict.ballots) | whole_cases(late_ballots)
+    ballots = (*verdict.ballots, *late_ballots)
+    sources = {b.replica: (b.commit, b.pipeline_sha256) for b in ballots if b.replica in reports}
+    agreeing = parse_statement(bytes(verdict.statement)).verdict.agreeing
+    return {name: _as_cast(reports[name]) for name in comparable(sources, agreeing)}
 
 
 def observe(reports: Mapping[str, CaseReport], faults_max: int) -> BuildObservation:
@@ -276,6 +310,22 @@ class _Window:
             observation is not None and observation.is_broken(self._faults_max)
             for observation in found
         )
+
+
+def _as_cast(recorded: RecordedCases) -> CaseReport:
+    return CaseReport(
+        report_sha256=recorded.report_sha256,
+        set_sha256=recorded.set_sha256,
+        passed=recorded.passed,
+        failed=recorded.failed,
+        skipped=recorded.skipped,
+        warned=recorded.warned,
+        lines=recorded.lines,
+        not_passed=tuple(
+            NamedCase(case.id, CaseOutcome(case.outcome)) for case in recorded.not_passed
+        ),
+        is_cut=recorded.is_cut,
+    )
 
 
 def _of_the_same_cases(reports: Mapping[str, CaseReport]) -> dict[str, CaseReport]:

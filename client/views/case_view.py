@@ -13,7 +13,7 @@ import msgspec
 from ci.case_agreement import CaseAgreement, CaseCounts, agreed_cases
 from ci.case_reports import cases_named
 from ci.case_results import CaseOutcome, case_sha256
-from ci.flaky import CaseStanding, observe
+from ci.flaky import CaseStanding, comparable, observe
 from ci.operations import Ballot, CaseReport, ResultKey, ResultWithTests
 from ci.statement import VerdictFields
 from client.storage.case_archive import CaseRecord, SeenCase
@@ -256,21 +256,17 @@ def counted_reports(
 ) -> CountedReports | None:
     """The reports among these ballots, by replica; None: there are none.
 
-    agreeing: the replicas that the verdict names. Without an agreed value those reports count that
-    most others can be compared with.
+    agreeing: the replicas that the verdict names.
     """
     tested = {name: b for name, b in cast.items() if isinstance(b, ResultWithTests)}
-    by_source: dict[tuple[str | None, str | None], dict[str, ResultWithTests]] = {}
-    for replica, ballot in sorted(tested.items()):
-        by_source.setdefault(_source(ballot.compared), {})[replica] = ballot
-    of_verdict = next((name for name in agreeing if name in tested), None)
-    if of_verdict is not None:
-        compared = tested[of_verdict].compared
-    elif by_source:
-        compared = next(iter(max(by_source.values(), key=len).values())).compared
-    else:
+    sources = {
+        name: (ballot.compared.commit, ballot.compared.pipeline_sha256)
+        for name, ballot in tested.items()
+    }
+    ballots = {name: tested[name] for name in comparable(sources, agreeing)}
+    if not ballots:
         return None
-    return CountedReports(compared, by_source[_source(compared)])
+    return CountedReports(next(iter(ballots.values())).compared, ballots)
 
 
 def agreed_on(found: CountedReports, quorums: Quorums) -> CaseAgreement:
@@ -401,10 +397,6 @@ def _groups(seen: Sequence[SeenOutcome]) -> list[tuple[str, list[str]]]:
     for one in seen:
         by_outcome.setdefault(one.outcome, []).append(one.replica)
     return sorted(by_outcome.items(), key=lambda group: (len(group[1]), group[0]))
-
-
-def _source(compared: ResultKey) -> tuple[str | None, str | None]:
-    return (compared.commit, compared.pipeline_sha256)
 
 
 def _report_view(replica: str, report: CaseReport, *, is_left_out: bool) -> ReportView:

@@ -18,6 +18,7 @@ from ci.flaky import (
     CaseObservation,
     CaseState,
     SeenBuild,
+    comparable,
     observe,
     standings,
     wilson_lower,
@@ -182,6 +183,15 @@ def test_what_is_left_with_too_few_replicas_says_nothing() -> None:
     found = {name: report(dict.fromkeys(OTHERS[:20], FAILED)) for name in ("node0", "node1")}
     observation = observe(reports() | found, 1)
     assert (observation.set_sha256, observation.left_out) == (None, REPLICAS)
+
+
+def test_reports_of_another_commit_or_pipeline_are_not_compared() -> None:
+    one, other = ("c1", "p"), ("c2", "p")
+    sources = {"node0": one, "node1": other, "node2": one, "node3": other}
+    assert comparable(sources) == ("node0", "node2")
+    assert comparable(sources, ["node9", "node3"]) == ("node1", "node3")
+    assert comparable({**sources, "node4": other}) == ("node1", "node3", "node4")
+    assert comparable({}) == ()
 
 
 # --- states -------------------------------------------------------------------------------------

@@ -5,6 +5,10 @@ from pathlib import Path
 import pytest
 
 from ci.case_results import case_sha256, decode_report, report_sha256
+from ci.flaky import SeenBuild, observe, recorded_reports, standings
+from ci.ledger import LateBallotEntry, VerdictEntry, decode_entry
+from ci.statement import parse_statement
+from tests.ci.builders import COMMIT
 from tests.client.gateway.test_gateway import record_of, until
 from tests.client.running_network import REPOSITORY, Running
 from tests.client.site import Client, client_of, get, post
@@ -85,6 +89,26 @@ async def test_one_machine_is_told_apart_from_a_flaky_case(
     assert (found["cases"][0]["agreed"], found["cases"][0]["state"]) == ("outvoted", "one machine")
     answer = await client.get("/metrics")
     assert 'pbftci_tests{state="one machine"} 1.0' in await answer.text()
+
+
+async def test_anybody_computes_the_same_from_the_ledger(running: Running, client: Client) -> None:
+    builds = []
+    for at, failed in enumerate(({"replica-3"}, {"replica-0", "replica-1"}, {*NAMES}, set())):
+        reports(running, otherwise=dict.fromkeys(failed, FAILED), code=at % 2)
+        builds.append(await collected(running, client))
+    ledger = [decode_entry(entry.body) for entry in running.network.nodes["replica-2"].ledger]
+    seen = []
+    for build in builds:
+        (verdict,) = (e for e in ledger if isinstance(e, VerdictEntry) and e.build == build)
+        late = [e for e in ledger if isinstance(e, LateBallotEntry) and e.build == build]
+        record = record_of(running, bytes.fromhex(build))
+        assert record.decided_at is not None
+        is_red = parse_statement(bytes(verdict.statement)).verdict.outcome != "passed"
+        observed = observe(recorded_reports(verdict, late), 1)
+        seen.append(SeenBuild(record.decided_at, COMMIT, "master", is_red, observed))
+    (kept,) = running.archive.cases.find(case_sha256(CASE))
+    assert kept.standing == standings(seen, 1, seen[-1].at)[CASE]
+    assert (kept.standing.observations, kept.standing.disagreements) == (4, 2)
 
 
 async def test_the_agreed_report_has_its_digest(running: Running, client: Client) -> None:
