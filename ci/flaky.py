@@ -155,7 +155,8 @@ def comparable(sources: Mapping[str, Source], agreeing: Iterable[str] = ()) -> t
         by_source.setdefault(sources[replica], []).append(replica)
     if agreed is not None:
         return tuple(by_source[agreed])
-    return tuple(max(by_source.values(), key=len)) if by_source else ()
+    largest = max(by_source.values(), key=len) if by_source else []
+    return tuple(largest)
 
 
 def recorded_reports(
