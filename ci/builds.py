@@ -137,8 +137,8 @@ class OpenBuild(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fie
             return "the finding is about another commit than the request"
         if compared.commit is None and compared.outcome is not Outcome.CHECKOUT_FAILED:
             return f"{compared.outcome} without a commit"
-        if compared.image_digest is not None and not _IMAGE_DIGEST.fullmatch(compared.image_digest):
-            return "the image digest is not 1 to 512 visible ASCII characters"
+        if reason := _images_refusal(compared):
+            return reason
         if reason := _steps_refusal(compared):
             return reason
         if compared.artifacts and compared.outcome is not Outcome.PASSED:
@@ -169,6 +169,23 @@ def decode_build(data: bytes) -> OpenBuild:
     if encode_build(build) != data:
         raise MalformedBuild("not the one encoding of this build")
     return build
+
+
+def _images_refusal(compared: ResultKey) -> str | None:
+    """Why these cannot be the images of a finding; None: they can.
+
+    One set of images has one encoding, so that equal findings count together.
+    """
+    if isinstance(compared.image_digest, str):
+        if not _IMAGE_DIGEST.fullmatch(compared.image_digest):
+            return "the image digest is not 1 to 512 visible ASCII characters"
+        return None
+    names = [image.name for image in compared.images]
+    if names != sorted(set(names)):
+        return "the images are not sorted by name, each name once"
+    if names and compared.outcome not in TESTED_OUTCOMES:
+        return f"{compared.outcome} with images"
+    return None
 
 
 def _steps_refusal(compared: ResultKey) -> str | None:

@@ -49,6 +49,14 @@ class RecordedArtifact(msgspec.Struct, frozen=True):
     length: int
 
 
+class RecordedImage(msgspec.Struct, frozen=True):
+    """An image of a build that ran in several: its name in the pipeline file, and its registry's
+    digest; null for one that was made locally."""
+
+    name: str
+    digest: str | None
+
+
 class RecordedStep(msgspec.Struct, frozen=True):
     """A step of a build's pipeline.
 
@@ -94,7 +102,10 @@ class RecordedBallot(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     exit_code: int | None = None
     commit: str | None = None
     pipeline_sha256: str | None = None
+    # of the only image
     image_digest: str | None = None
+    # of a build in several images
+    images: tuple[RecordedImage, ...] = ()
     agreement: str = Agreement.DEFAULT
     # of the whole list, as `ci.artifact_rules` makes it
     artifacts_sha256: str | None = None
@@ -239,6 +250,11 @@ def recorded_artifacts(artifacts: Iterable[Artifact]) -> tuple[RecordedArtifact,
     return tuple(RecordedArtifact(a.path, a.sha256, a.length) for a in artifacts)
 
 
+def recorded_images(compared: ResultKey) -> tuple[RecordedImage, ...]:
+    """The images of a build that ran in several, as they stand in the ledger and in a statement."""
+    return tuple(RecordedImage(image.name, image.digest) for image in compared.images)
+
+
 def recorded_steps(compared: ResultKey) -> tuple[RecordedStep, ...]:
     """What became of each step, as far as replicas agree on it."""
     wanted = STEP_RAN if compared.outcome is Outcome.PASSED else STEP_SELECTED
@@ -286,6 +302,8 @@ def recorded_ballot(replica: str, ballot: Ballot, *, is_late: bool = False) -> R
         found: Mapping[str, object] = {
             **msgspec.structs.asdict(ballot.compared),
             **msgspec.structs.asdict(ballot.evidence),
+            "image_digest": ballot.compared.only_image_digest,
+            "images": recorded_images(ballot.compared),
             "artifacts_sha256": artifacts_sha256(artifacts),
             "artifacts": recorded_artifacts(artifacts) if is_late else (),
             "steps": recorded_steps(ballot.compared) if is_late else (),

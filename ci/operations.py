@@ -34,6 +34,13 @@ FullRef = Annotated[
 ]
 # A gateway's public address; visible ASCII, because the statement repeats it.
 PageUrl = Annotated[str, msgspec.Meta(max_length=256, pattern=r"^https?://[!-~]+\Z")]
+# Docker's reference grammar is for the pipeline file; here it is what the statement repeats. It is
+# shorter than the name of an only image may be: a state has room for so much of each build.
+IMAGE_NAME_CHARACTERS_MAX = 200
+ImageName = Annotated[str, msgspec.Meta(max_length=IMAGE_NAME_CHARACTERS_MAX, pattern=r"^[!-~]+\Z")]
+RegistryDigest = Annotated[str, msgspec.Meta(pattern=r"^sha256:[0-9a-f]{64}\Z")]
+# of a build, those of its services included
+IMAGES_MAX = 8
 StepName = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}\Z")]
 STEPS_MAX = 64
 CaseId = Annotated[str, msgspec.Meta(min_length=1, max_length=CASE_ID_CHARACTERS_MAX)]
@@ -109,14 +116,27 @@ class Step(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=T
     is_wanted: bool
 
 
+class ImageDigest(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """An image of a build: its name in the pipeline file, and the digest that its registry gave
+    that name. None: the image has no registry (it was made locally)."""
+
+    name: ImageName
+    digest: RegistryDigest | None
+
+
+# Sorted by name, each name once; `ci.builds` checks that.
+Images = Annotated[tuple[ImageDigest, ...], msgspec.Meta(min_length=2, max_length=IMAGES_MAX)]
+
+
 class ResultKey(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
     """What must be equal as a whole for two findings to count together.
 
     `exit_code` is 0 for passed, 1-255 for failed, 128 for checkout_failed, else None.
     `commit` is None only for checkout_failed without a commit in the request.
     `pipeline_sha256` is the SHA-256 of the pipeline file (or of the Dockerfile where there is no
-    pipeline file); `image_digest` the registry digest of the pipeline's image, None for an image
-    that has none (made locally) and for a Dockerfile.
+    pipeline file). `image_digest` says which images the build ran in. One image: its registry
+    digest, None for an image that has none (made locally) and for a Dockerfile. Several, in steps
+    and services: each of them, sorted by name. The pipeline file says which is whose.
     `agreement` is what the pipeline file asks for, `default` where there is none that is valid.
     `artifacts` are the files that the pipeline names, sorted by path; none but for `passed`.
     `steps` are those of the pipeline in their order; none where there is no valid pipeline file.
@@ -126,10 +146,21 @@ class ResultKey(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fie
     exit_code: Annotated[int, msgspec.Meta(ge=0, le=255)] | None
     commit: CommitHex | None
     pipeline_sha256: Sha256Hex | None
-    image_digest: Text | None
+    image_digest: Text | Images | None
     agreement: Agreement = Agreement.DEFAULT
     artifacts: tuple[Artifact, ...] = ()
     steps: Annotated[tuple[Step, ...], msgspec.Meta(max_length=STEPS_MAX)] = ()
+
+    @property
+    def only_image_digest(self) -> str | None:
+        """The digest of the only image; None if there are several, or it has none."""
+        return self.image_digest if isinstance(self.image_digest, str) else None
+
+    @property
+    def images(self) -> tuple[ImageDigest, ...]:
+        """The images of a build that ran in several; empty for one image, whose name is not
+        recorded."""
+        return self.image_digest if isinstance(self.image_digest, tuple) else ()
 
 
 class BuildMetadata(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):

@@ -169,9 +169,14 @@ def _dependencies(verdict: VerdictFields, compared: ResultKey) -> tuple[Resource
     assert compared.commit is not None
     uri = f"git+{verdict.repository}@{verdict.full_ref}"
     dependencies = [Resource(uri=uri, digest={"gitCommit": compared.commit})]
-    name, separator, digest = (compared.image_digest or "").rpartition("@sha256:")
+    name, separator, digest = (compared.only_image_digest or "").rpartition("@sha256:")
     if separator:
         dependencies.append(Resource(uri=f"docker:{name}", digest={"sha256": digest}))
+    dependencies += (
+        Resource(uri=f"docker:{image.name}", digest={"sha256": image.digest[len("sha256:") :]})
+        for image in compared.images
+        if image.digest is not None
+    )
     if compared.pipeline_sha256 is not None:
         dependencies.append(Resource(name="pipeline", digest={"sha256": compared.pipeline_sha256}))
     return tuple(dependencies)

@@ -27,9 +27,11 @@ from ci.ledger import (
     AnyEntry,
     LateBallotEntry,
     RecordedArtifact,
+    RecordedImage,
     RecordedStep,
     VerdictEntry,
     recorded_artifacts,
+    recorded_images,
     recorded_steps,
 )
 from ci.operations import (
@@ -88,6 +90,7 @@ class FoundValue(msgspec.Struct, frozen=True, rename="camel"):
     exit_code: int | None
     commit: str | None
     pipeline_sha256: str | None
+    # of the only image
     image_digest: str | None
     agreement: Agreement
     # of the whole list (`ci.artifact_rules`)
@@ -97,6 +100,8 @@ class FoundValue(msgspec.Struct, frozen=True, rename="camel"):
     replicas: tuple[str, ...]
     # of its steps in MessagePack; None if it has none
     steps_sha256: str | None = None
+    # of a build in several images; left out (and `image_digest` null) if there was one
+    images: tuple[RecordedImage, ...] | msgspec.UnsetType = msgspec.UNSET
 
 
 class Abstention(msgspec.Struct, frozen=True):
@@ -504,12 +509,13 @@ def _found_values(build: OpenBuild) -> tuple[FoundValue, ...]:
                 exit_code=compared.exit_code,
                 commit=compared.commit,
                 pipeline_sha256=compared.pipeline_sha256,
-                image_digest=compared.image_digest,
+                image_digest=compared.only_image_digest,
                 agreement=compared.agreement,
                 artifacts_sha256=artifacts_sha256(compared.artifacts),
                 artifacts=recorded_artifacts(listed),
                 replicas=tuple(replicas),
                 steps_sha256=steps_sha256(compared),
+                images=recorded_images(compared) or msgspec.UNSET,
             )
         )
     return tuple(values)

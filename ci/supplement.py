@@ -16,7 +16,7 @@ from typing import Literal
 
 import msgspec
 
-from ci.ledger import ABSTAINED, LateBallotEntry, VerdictEntry
+from ci.ledger import ABSTAINED, LateBallotEntry, RecordedImage, VerdictEntry
 from ci.operations import Agreement
 from ci.statement import (
     STATEMENT_TYPE,
@@ -49,6 +49,7 @@ class LateBallot(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit
     commit: str | None = None
     pipeline_sha256: str | None = None
     image_digest: str | None = None
+    images: tuple[RecordedImage, ...] = ()
     agreement: str = Agreement.DEFAULT
     artifacts_sha256: str | None = None
     log_sha256: str | None = None
@@ -183,6 +184,7 @@ def _late_ballot(index: int, entry: LateBallotEntry) -> LateBallot:
         commit=ballot.commit,
         pipeline_sha256=ballot.pipeline_sha256,
         image_digest=ballot.image_digest,
+        images=ballot.images,
         agreement=ballot.agreement,
         artifacts_sha256=ballot.artifacts_sha256,
         log_sha256=ballot.log_sha256,

@@ -65,9 +65,13 @@ def _lint(options: argparse.Namespace) -> int:
         print("\n".join(msgspec.structs.replace(found, file=name).texts))
         return EXIT_NOT_PASSED
     steps = ", ".join(step.name for step in found.steps)
-    print(f"{name}: valid: image {found.image}; steps {steps}")
+    images = found.images(found.steps)
+    shown = f"image{'s' if len(images) > 1 else ''} {', '.join(images)}; steps {steps}"
+    if found.services:
+        shown += f"; services {', '.join(service.name for service in found.services)}"
+    print(f"{name}: valid: {shown}")
     print(f"{name}: checked against {_whose_limits(options)}")
-    if options.file != "-":
+    if options.file != "-" and found.clone is None:
         _warn_of_versions(Path(options.file).parent / "pyproject.toml", found)
     return EXIT_DONE
 
@@ -96,9 +100,9 @@ def _warn_of_versions(file: Path, pipeline: Pipeline) -> None:
         if variable is None or any(name.startswith(variable) for name in variables):
             continue
         print(
-            f"{escape_controls(str(file))}: warning: {tool} asks git for the version, and a build"
-            f' has no .git: set {variable} in environment ("There is no .git" in'
-            " docs/PIPELINES.md)"
+            f"{escape_controls(str(file))}: warning: {tool} asks git for the version, and without"
+            " clone a build has no .git: write clone: {depth: full, tags: true}, or set"
+            f' {variable} in environment ("The history" in docs/PIPELINES.md)'
         )
 
 

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import msgspec
 
 from ci.artifact_rules import artifact_differences, artifacts_sha256
-from ci.ledger import RecordedArtifact
+from ci.ledger import RecordedArtifact, recorded_images
 from ci.operations import Artifact, Ballot, BuildResult, Outcome, ResultKey
 from ci.statement import FoundValue, VerdictFields, steps_sha256
 
@@ -63,10 +63,12 @@ def is_found_value(compared: ResultKey, found: FoundValue) -> bool:
     """Is this what the statement's value stands for, as a whole?"""
     fields = msgspec.structs.asdict(compared)
     # of lists the statement has the digests
-    for of_list in ("artifacts", "steps"):
+    for of_list in ("artifacts", "steps", "image_digest"):
         del fields[of_list]
     return (
-        artifacts_sha256(compared.artifacts) == found.artifacts_sha256
+        compared.only_image_digest == found.image_digest
+        and recorded_images(compared) == (found.images or ())
+        and artifacts_sha256(compared.artifacts) == found.artifacts_sha256
         and steps_sha256(compared) == found.steps_sha256
         and all(getattr(found, field) == value for field, value in fields.items())
     )

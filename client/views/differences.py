@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import msgspec
 
-from ci.operations import Abstain, Ballot, Step
+from ci.operations import Abstain, Ballot, ImageDigest, Step
 
 # Fields of ci.operations.ResultKey, in words. Artifacts are compared file by file elsewhere.
 PARTS = {
@@ -12,7 +12,7 @@ PARTS = {
     "exit_code": "exit code",
     "commit": "commit",
     "pipeline_sha256": "pipeline file (SHA-256)",
-    "image_digest": "image (the registry's digest)",
+    "image_digest": "images (the registries' digests)",
     "agreement": "agreement asked for",
     "steps": "steps, and which of them `when` lets run",
 }
@@ -52,9 +52,15 @@ def differences_of(ballots: Mapping[str, Ballot]) -> tuple[Difference, ...]:
     return tuple(differences)
 
 
-def _text(value: str | int | tuple[Step, ...] | None) -> str | None:
+def _text(value: str | int | tuple[Step | ImageDigest, ...] | None) -> str | None:
     if value is None or value == ():
         return None
     if isinstance(value, tuple):
-        return ", ".join(s.name if s.is_wanted else f"{s.name} (skipped)" for s in value)
+        return ", ".join(map(_entry_text, value))
     return str(value)
+
+
+def _entry_text(entry: Step | ImageDigest) -> str:
+    if isinstance(entry, ImageDigest):
+        return f"{entry.name} {entry.digest or '(made locally)'}"
+    return entry.name if entry.is_wanted else f"{entry.name} (skipped)"

@@ -221,6 +221,8 @@ class NodeConfig(msgspec.Struct, frozen=True):
     images_bytes_max: Annotated[int, msgspec.Meta(ge=0)] = 20 * 2**30
     # whether a step that asks for a network gets one
     network_allowed: bool = False
+    # whether a service that asks for it runs as root in its container
+    services_as_root: bool = False
     # the authorities that steps with a network trust, as PEM; None: the image's own
     build_ca_file: Path | None = None
     # of its mirrors of repositories, those used last are kept

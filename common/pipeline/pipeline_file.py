@@ -5,6 +5,7 @@ single keys are read in common/pipeline/pipeline_values.py; docs/PIPELINES.md is
 people, docs/pipeline.schema.json the one for editors.
 """
 
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import Protocol
 
@@ -17,16 +18,19 @@ from common.pipeline.pipeline_values import (
     TooManyProblems,
     WrongValue,
     check_keys,
+    read_arguments,
     read_choice,
     read_commands,
     read_cpus,
     read_environment,
     read_flag,
+    read_folders,
     read_image,
     read_memory,
     read_number,
     read_paths,
     read_patterns,
+    read_service_name,
     read_step_name,
 )
 from common.safe_text import log_text
@@ -35,11 +39,21 @@ from common.yaml_text import YamlError, load_yaml
 PIPELINE_FILE = ".pbft-ci.yml"
 PIPELINE_BYTES_MAX = 64 * 1024
 STEPS_MAX = 64
+SERVICES_MAX = 4
+# as in `ci.operations`: where there are several, a ballot names them
+IMAGES_MAX = 8
+NAMED_IMAGE_CHARACTERS_MAX = 200
+READY_SECONDS_MAX = 300
+READY_SECONDS = 60
+DEPTH_MAX = 1000
+FULL_DEPTH = "full"
 
 KEYS = (
     "image",
     "commands",
     "steps",
+    "services",
+    "clone",
     "environment",
     "timeout_seconds",
     "network",
@@ -48,7 +62,19 @@ KEYS = (
     "agreement",
     "resources",
 )
-STEP_KEYS = ("name", "commands", "environment", "timeout_seconds", "network", "when")
+STEP_KEYS = ("name", "image", "commands", "environment", "timeout_seconds", "network", "when")
+SERVICE_KEYS = (
+    "name",
+    "image",
+    "environment",
+    "command",
+    "ready",
+    "temporary",
+    "memory",
+    "root",
+)
+CLONE_KEYS = ("depth", "tags")
+READY_KEYS = ("port", "command", "seconds")
 WHEN_KEYS = ("branch", "event")
 RESOURCE_KEYS = ("memory", "cpus", "pids")
 TESTS_KEYS = ("junit", "required")
@@ -106,6 +132,7 @@ class Step(msgspec.Struct, frozen=True):
     """One container: the commands one after the other in one shell."""
 
     name: str
+    image: str
     commands: tuple[str, ...]
     # in the order of the file, the pipeline's own first, each name once
     environment: tuple[tuple[str, str], ...]
@@ -132,10 +159,46 @@ class ReportOrder(msgspec.Struct, frozen=True):
     is_required: bool = False
 
 
-class Pipeline(msgspec.Struct, frozen=True):
-    """What to run: the steps in order, until one fails, all in containers of one image."""
+class Ready(msgspec.Struct, frozen=True):
+    """When a service is ready: a port, a command, or neither: as its image says."""
 
+    # something listens on it, on all addresses
+    port: int | None = None
+    # ends with 0 in the service's container
+    command: tuple[str, ...] | None = None
+    # how long a replica waits for that
+    seconds: int = READY_SECONDS
+
+
+class Service(msgspec.Struct, frozen=True):
+    """A container beside the steps, which reach it by its name, from before the first step on."""
+
+    name: str
     image: str
+    environment: tuple[tuple[str, str], ...]
+    # for the image's entrypoint; None: what the image says
+    command: tuple[str, ...] | None
+    ready: Ready
+    # folders that it can write to, beside /tmp and those that its image declares, sorted
+    temporary: tuple[str, ...]
+    # of its processes, and of what it writes
+    memory_bytes: int
+    # whether it asks to run as root
+    is_root: bool = False
+
+
+class Clone(msgspec.Struct, frozen=True):
+    """Which part of the history is in the workspace, as `.git`."""
+
+    # how many commits deep; None: all of it
+    depth: int | None
+    # whether with the tags that lead to it
+    has_tags: bool
+
+
+class Pipeline(msgspec.Struct, frozen=True):
+    """What to run: the steps in order, until one fails, and services beside them."""
+
     steps: tuple[Step, ...]
     # for all of it together
     timeout_seconds: int
@@ -143,7 +206,20 @@ class Pipeline(msgspec.Struct, frozen=True):
     # paths in the workspace, sorted
     artifacts: tuple[str, ...] = ()
     agreement: str = "default"
+    services: tuple[Service, ...] = ()
+    # None: no `.git`
+    clone: Clone | None = None
     tests: ReportOrder | None = None
+
+    @property
+    def step_memory_bytes(self) -> int:
+        """What is left of the memory for a step."""
+        return self.resources.memory_bytes - sum(s.memory_bytes for s in self.services)
+
+    def images(self, steps: Sequence[Step]) -> tuple[str, ...]:
+        """The different images of these steps and of the services, the first step's first."""
+        services = (service.image for service in self.services)
+        return tuple(dict.fromkeys((*(step.image for step in steps), *services)))
 
 
 class PipelineInvalid(msgspec.Struct, frozen=True):
@@ -246,7 +322,8 @@ def _skipped(branch: str, places: set[int], stops_at_slash: bool) -> set[int]:
 def _pipeline(root: Place, limits: PipelineLimits) -> Pipeline:
     """The pipeline, if nothing was noted. Raises WrongValue, TooManyProblems."""
     expected = "a mapping with the keys image and commands (or steps)"
-    check_keys(root, KEYS, "the file", expected=expected, needed=("image",))
+    needed = () if _has_images(root) else ("image",)
+    check_keys(root, KEYS, "the file", expected=expected, needed=needed)
     if "steps" in root and "commands" in root:
         root.note(root.at("commands").wrong(_TOO_MANY_WAYS))
     elif "steps" not in root and "commands" not in root:
@@ -257,25 +334,36 @@ def _pipeline(root: Place, limits: PipelineLimits) -> Pipeline:
     seconds = _seconds(root, limits.build_seconds_max, limits.build_seconds_max)
     environment = _environment(root, {})
     network = root.read("network", read_flag, otherwise=False)
-    commands = root.read("commands", read_commands, ())
-    steps: tuple[Step, ...] = (
-        Step(ONLY_STEP, commands, tuple(environment.items()), seconds, network),
-    )
-    if "steps" in root:
-        steps = root.read(
-            "steps",
-            lambda place: _steps(place, limits, seconds, environment=environment, network=network),
-            (),
-        )
-    return Pipeline(
+    only = Step(
+        name=ONLY_STEP,
         image=root.read("image", read_image, ""),
-        steps=steps,
+        commands=root.read("commands", read_commands, ()),
+        environment=tuple(environment.items()),
         timeout_seconds=seconds,
-        resources=root.read(
-            "resources",
-            lambda place: _resources(place, limits),
-            Resources(limits.memory_bytes, limits.cpus, limits.pids_max),
-        ),
+        network=network,
+    )
+    steps: tuple[Step, ...] = (only,)
+    if "steps" in root:
+        steps = root.read("steps", lambda place: _steps(place, limits, only), ())
+    resources = root.read(
+        "resources",
+        lambda place: _resources(place, limits),
+        Resources(limits.memory_bytes, limits.cpus, limits.pids_max),
+    )
+    names = {step.name for step in steps}
+    services = root.read(
+        "services", lambda place: _services(place, resources.memory_bytes, names), ()
+    )
+    used = {step.image for step in steps} | {service.image for service in services}
+    images_problem = _images_problem(used)
+    if images_problem is not None:
+        root.note(WrongValue(images_problem, None, "image"))
+    return Pipeline(
+        steps=steps,
+        services=services,
+        clone=root.read("clone", _clone, None),
+        timeout_seconds=seconds,
+        resources=resources,
         artifacts=root.read("artifacts", lambda place: read_paths(place, limits.artifacts_max), ()),
         agreement=root.read("agreement", lambda place: _agreement(place, limits), "default"),
         tests=root.read("tests", _tests, None),
@@ -291,6 +379,23 @@ def _tests(place: Place) -> ReportOrder:
     )
 
 
+def _has_images(root: Place) -> bool:
+    """Whether no step needs the image at the top."""
+    steps = root.value.get("steps") if isinstance(root.value, dict) else None
+    return isinstance(steps, list) and all(
+        isinstance(entry, dict) and "image" in entry for entry in steps
+    )
+
+
+def _images_problem(names: set[str]) -> str | None:
+    if len(names) > IMAGES_MAX:
+        return f"there are {len(names)} different ones, services included; at most {IMAGES_MAX}"
+    if len(names) > 1 and any(len(name) > NAMED_IMAGE_CHARACTERS_MAX for name in names):
+        most = NAMED_IMAGE_CHARACTERS_MAX
+        return f"of several, the name of each may have at most {most} characters"
+    return None
+
+
 def _agreement(place: Place, limits: PipelineLimits) -> str:
     agreement = read_choice(place, AGREEMENTS)
     if agreement == "weak" and not limits.weak_agreement_allowed:
@@ -299,19 +404,13 @@ def _agreement(place: Place, limits: PipelineLimits) -> str:
     return agreement
 
 
-def _steps(
-    place: Place,
-    limits: PipelineLimits,
-    seconds: int,
-    *,
-    environment: dict[str, str],
-    network: bool,
-) -> tuple[Step, ...]:
+def _steps(place: Place, limits: PipelineLimits, given: Step) -> tuple[Step, ...]:
+    """given: what holds for a step that does not say it itself."""
     steps: list[Step] = []
     names: set[str] = set()
     for entry in place.items(STEPS_MAX, "steps, each with name and commands"):
         try:
-            step = _step(entry, limits, seconds, environment=environment, network=network)
+            step = _step(entry, limits, given)
         except WrongValue as wrong:
             place.note(wrong)
             continue
@@ -323,25 +422,101 @@ def _steps(
     return tuple(steps)
 
 
-def _step(
-    entry: Place,
-    limits: PipelineLimits,
-    seconds: int,
-    *,
-    environment: dict[str, str],
-    network: bool,
-) -> Step:
+def _step(entry: Place, limits: PipelineLimits, given: Step) -> Step:
     expected = "a mapping with the keys name and commands"
     check_keys(entry, STEP_KEYS, "a step", expected=expected, needed=("name", "commands"))
     branches, events = entry.read("when", _when, (None, None))
     return Step(
         name=entry.read("name", read_step_name, ""),
+        image=entry.read("image", read_image, given.image),
         commands=entry.read("commands", read_commands, ()),
-        environment=tuple(_environment(entry, environment).items()),
-        timeout_seconds=_seconds(entry, limits.build_seconds_max, seconds),
-        network=entry.read("network", read_flag, network),
+        environment=tuple(_environment(entry, dict(given.environment)).items()),
+        timeout_seconds=_seconds(entry, limits.build_seconds_max, given.timeout_seconds),
+        network=entry.read("network", read_flag, given.network),
         branches=branches,
         events=events,
+    )
+
+
+def _services(place: Place, memory_bytes: int, step_names: set[str]) -> tuple[Service, ...]:
+    """The services, which share the memory with a step. memory_bytes: of all of them together."""
+    entries = place.items(SERVICES_MAX, "services, each with name and image")
+    services: list[Service] = []
+    names, ports = set(step_names), set[int]()
+    for entry in entries:
+        try:
+            service = _service(entry, memory_bytes, memory_bytes // (len(entries) + 1))
+        except WrongValue as wrong:
+            place.note(wrong)
+            continue
+        if service.name in names:
+            problem = "must be another one: a step or a service before has this name"
+            place.note(entry.at("name").wrong(problem))
+        elif service.name:
+            names.add(service.name)
+        if service.ready.port in ports:
+            problem = "is another service's: all services of a build share their ports"
+            place.note(entry.at("ready").at("port").wrong(problem))
+        elif service.ready.port is not None:
+            ports.add(service.ready.port)
+        services.append(service)
+    rest = memory_bytes - sum(service.memory_bytes for service in services)
+    if min([rest, *(service.memory_bytes for service in services)]) < MEMORY_BYTES_MIN:
+        raise place.wrong(
+            f"have {memory_bytes // 2**20} MiB of memory together with a step (resources: memory),"
+            f" and each of them and the step need {MEMORY_BYTES_MIN // 2**20} MiB"
+        )
+    return tuple(services)
+
+
+def _service(entry: Place, memory_bytes_max: int, memory_bytes: int) -> Service:
+    expected = "a mapping with the keys name and image"
+    check_keys(entry, SERVICE_KEYS, "a service", expected=expected, needed=("name", "image"))
+    return Service(
+        name=entry.read("name", read_service_name, ""),
+        image=entry.read("image", read_image, ""),
+        environment=tuple(_environment(entry, {}).items()),
+        command=entry.read("command", read_arguments, None),
+        ready=entry.read("ready", _ready, Ready()),
+        temporary=entry.read("temporary", read_folders, ()),
+        memory_bytes=entry.read(
+            "memory",
+            lambda value: read_memory(value, MEMORY_BYTES_MIN, memory_bytes_max),
+            memory_bytes,
+        ),
+        is_root=entry.read("root", read_flag, False),
+    )
+
+
+def _clone(place: Place) -> Clone:
+    check_keys(place, CLONE_KEYS, "clone", expected="a mapping with depth and tags")
+    return Clone(
+        depth=place.read("depth", _depth, 1), has_tags=place.read("tags", read_flag, False)
+    )
+
+
+def _depth(place: Place) -> int | None:
+    if place.value == FULL_DEPTH:
+        return None
+    try:
+        return read_number(place, 1, DEPTH_MAX, of_what=" of commits")
+    except WrongValue as wrong:
+        raise place.wrong(f"{wrong}, or {FULL_DEPTH}") from None
+
+
+def _ready(place: Place) -> Ready:
+    expected = "a mapping with port or command, and seconds"
+    check_keys(place, READY_KEYS, "ready", expected=expected)
+    if "port" in place and "command" in place:
+        place.note(place.at("command").wrong("is there beside port; write one of them"))
+    return Ready(
+        port=place.read("port", lambda value: read_number(value, 1, 65535, of_what=""), None),
+        command=place.read("command", read_arguments, None),
+        seconds=place.read(
+            "seconds",
+            lambda value: read_number(value, 1, READY_SECONDS_MAX, of_what=" of seconds"),
+            READY_SECONDS,
+        ),
     )
 
 

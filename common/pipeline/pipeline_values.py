@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
 COMMANDS_MAX = 256
+ARGUMENTS_MAX = 64
+FOLDERS_MAX = 4
 VARIABLES_MAX = 128
 PATTERNS_MAX = 32
 REPORTS_MAX = 16
@@ -30,6 +32,12 @@ _IMAGE = re.compile(
     rf"(?:{_HOST}(?::[0-9]{{1,5}})?/)?{_PART}(?:/{_PART})*"
     r"(?::[A-Za-z0-9_][A-Za-z0-9_.-]{0,127})?(?:@sha256:[0-9a-f]{64})?"
 )
+_SERVICE_NAME = re.compile(r"[a-z][a-z0-9-]{0,30}")
+# They mean something in every container.
+_RESERVED_NAMES = ("localhost", "ip6-localhost", "ip6-loopback", "pbft-ci")
+_FOLDER = re.compile(r"(?:/[A-Za-z0-9._+-]+)+")
+# What an engine puts there itself, or needs for programs to run.
+_RESERVED_FOLDERS = ("/proc", "/sys", "/dev", "/etc", "/tmp")  # noqa: S108 (in a container)
 _STEP_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 # Fewer characters than ci.artifact_rules allows: nothing that a shell or a URL would have to quote.
@@ -44,10 +52,10 @@ PROBLEMS_MAX = 20
 
 # What other CI servers have, by their keys, and what to write here.
 ADVICE = {
-    **dict.fromkeys(
-        ("services", "service"),
-        "start it in the commands of the step that needs it, on 127.0.0.1",
-    ),
+    **dict.fromkeys(("services", "service"), "write services at the top, beside steps"),
+    "ports": "steps reach every port of a service: leave it out",
+    "alias": "a service's name is its host name",
+    **dict.fromkeys(("options", "healthcheck"), "write ready, with port or command"),
     **dict.fromkeys(
         ("matrix", "strategy", "parallel"), "write a step for each, one after the other"
     ),
@@ -67,9 +75,7 @@ ADVICE = {
         "write one list of steps, which run in order",
     ),
     **dict.fromkeys(("failure", "allow_failure", "ignore"), "command || true lets a command fail"),
-    **dict.fromkeys(
-        ("clone", "skip_clone", "git"), "the files are there, and no .git: see PIPELINES.md"
-    ),
+    **dict.fromkeys(("clone", "skip_clone", "git"), "write clone at the top, with depth and tags"),
     **dict.fromkeys(
         ("on", "only", "except", "trigger", "cron", "schedule"),
         "say it in a step's when: branch and event",
@@ -81,7 +87,6 @@ ADVICE = {
     **dict.fromkeys(("env", "variables"), "write environment"),
     **dict.fromkeys(("privileged", "detach", "devices"), "a build has no privileges"),
     "runs-on": "write image",
-    "image": "one image is for all steps: write it at the top",
     "when": "it belongs to a step",
     "timeout_minutes": "write timeout_seconds",
     **dict.fromkeys(
@@ -272,6 +277,57 @@ def read_step_name(place: Place) -> str:
         f"must be up to {NAME_CHARACTERS_MAX} of: letters, digits, '-', '_', '.'; the first one a"
         " letter or a digit"
     )
+
+
+def read_service_name(place: Place) -> str:
+    """What a service is called, which is its host name."""
+    name = place.value
+    if not isinstance(name, str) or _SERVICE_NAME.fullmatch(name) is None:
+        raise place.wrong(
+            "must be up to 31 of: small letters, digits, '-'; the first one a letter (it is the"
+            " service's host name)"
+        )
+    if name in _RESERVED_NAMES:
+        raise place.wrong("must be another one: this name means the build itself")
+    return name
+
+
+def read_arguments(place: Place) -> tuple[str, ...]:
+    """A program's arguments, or a program and its arguments."""
+    entries = place.items(ARGUMENTS_MAX, "texts: a program and its arguments, without a shell")
+    for number, entry in enumerate(entries, 1):
+        text = entry.value
+        if not isinstance(text, str) or len(text) > VALUE_CHARACTERS_MAX or not _is_passable(text):
+            problem = (
+                f"entry {number} must be text of at most {VALUE_CHARACTERS_MAX} characters; put it"
+                " in quotes"
+            )
+            entry.note(entry.wrong(problem))
+    return tuple(str(entry.value) for entry in entries)
+
+
+def read_folders(place: Place) -> tuple[str, ...]:
+    """Absolute paths of folders in a container, sorted."""
+    paths: set[str] = set()
+    for entry in place.items(FOLDERS_MAX, "absolute paths of folders"):
+        path = entry.value
+        if (
+            not isinstance(path, str)
+            or len(path) > PATH_CHARACTERS_MAX
+            or _FOLDER.fullmatch(path) is None
+            or not {".", ".."}.isdisjoint(path.split("/"))
+            or any(path == held or path.startswith(f"{held}/") for held in _RESERVED_FOLDERS)
+        ):
+            problem = (
+                f"must be an absolute path of at most {PATH_CHARACTERS_MAX} letters, digits and"
+                f" ._+-/ such as /run/mysqld, and not in {', '.join(_RESERVED_FOLDERS)}"
+            )
+            entry.note(entry.wrong(problem))
+        elif path in paths:
+            entry.note(entry.wrong("is there twice"))
+        else:
+            paths.add(path)
+    return tuple(sorted(paths))
 
 
 def read_flag(place: Place) -> bool:

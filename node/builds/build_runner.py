@@ -34,7 +34,13 @@ from ci.operations import (
 from common.configuration.config import NodeConfig, RepositoryEntry
 from common.english import counted
 from common.log_pieces import LogPiece, read_log_file
-from common.pipeline.pipeline_file import PIPELINE_FILE, Pipeline, PipelineInvalid, parse_pipeline
+from common.pipeline.pipeline_file import (
+    PIPELINE_FILE,
+    Clone,
+    Pipeline,
+    PipelineInvalid,
+    parse_pipeline,
+)
 from common.ref_names import ref_of
 from common.retention import DAY_SECONDS, KeepRules
 from driver.ports import BuildOrder
@@ -55,6 +61,7 @@ from node.sandboxes.sandbox import (
 )
 from node.sources.checkout import Checkout, NotThere
 from node.sources.dockerfile import DOCKERFILE
+from node.sources.history import HistoryRoom
 from node.sources.mirror import NotAFile, Source
 from node.sources.tree import TreeRefused
 from node.work.fair_semaphore import FairSemaphore
@@ -297,6 +304,12 @@ class BuildRunner:
             if found.result.network_was_off:
                 log.note(NETWORK_WAS_OFF)
             log_sha256, log_bytes = await in_thread(self._threads, lambda stop: log.finish())
+            result = self._result(order, found, log_sha256, log_bytes=log_bytes)
+            if details is None or not details.cases:
+                return result
+            # many cases take a moment
+            outcomes = details.outcomes
+            return await in_thread(self._threads, lambda stop: with_cases(result, outcomes))
         except OSError as error:
             await self._tidy_or_tell(key)
             raise InfrastructureError(f"this machine: {error}") from error
@@ -304,7 +317,11 @@ class BuildRunner:
             # A cancel above all: what else goes wrong must not take its place.
             await self._tidy_or_tell(key)
             raise
-        result = BuildResult(
+
+    def _result(
+        self, order: BuildOrder, found: _Found, log_sha256: str, *, log_bytes: int
+    ) -> BuildResult:
+        return BuildResult(
             ResultKey(
                 outcome=found.result.outcome,
                 exit_code=found.result.exit_code,
@@ -324,9 +341,6 @@ class BuildRunner:
                 version=self._version,
             ),
         )
-        if found.cases is None or not found.cases.cases:
-            return result
-        return with_cases(result, found.cases.outcomes)
 
     async def _find(
         self, order: BuildOrder, folder: Path, log: BuildLog, *, show_state: Callable[[str], None]
@@ -358,6 +372,10 @@ class BuildRunner:
         if order.is_spare and isinstance(job, Pipeline) and job.agreement == Agreement.WEAK:
             log.note("the pipeline asks for weak agreement: this replica stands by")
             raise _NotNeeded
+        if isinstance(job, Pipeline) and job.clone is not None:
+            refused = await self._add_history(order, source, job.clone, folder=folder, log=log)
+            if refused is not None:
+                job = PipelineInvalid(f"the tree {refused.problem}", file="the commit")
         if isinstance(job, PipelineInvalid):
             *others, last = job.texts
             for text in others:
@@ -390,6 +408,31 @@ class BuildRunner:
             ended_at - checked_out_at,
             cases,
         )
+
+    async def _add_history(
+        self, order: BuildOrder, source: Source, clone: Clone, *, folder: Path, log: BuildLog
+    ) -> TreeRefused | None:
+        """Put `.git` into the tree; None: it is there. Raises InfrastructureError, OSError."""
+        assert isinstance(source.tree, Path), "a refused tree has no job"
+        assert order.commit is not None, "nothing is checked out without a commit"
+        work = folder / "history"
+        await in_thread(self._threads, lambda stop: work.mkdir())
+        made = await self._checkout.add_history(
+            order.repository,
+            ref_of(order.branch, order.ref),
+            order.commit,
+            clone=clone,
+            room=HistoryRoom(
+                source.tree, work, max(0, order.limits.workspace_bytes - source.tree_bytes)
+            ),
+        )
+        if isinstance(made, TreeRefused):
+            return made
+        log.expect_git()
+        depth = "all of the history" if clone.depth is None else f"depth {clone.depth}"
+        tags = f", {made.tag_count} tags (SHA-256 of their list {made.tags_sha256})"
+        log.note(f"clone: {depth}{tags if clone.has_tags else ''}")
+        return None
 
     def _job(
         self, source: Source, limits: Limits

@@ -3,7 +3,7 @@
 A build may write without end. The file keeps the first half and the last half of the limit, with
 one line between them that gives the number of bytes cut. Memory holds at most the last half.
 
-If a build looks for git's history, which no build has, the log says so after that line.
+If a build that has no git history looks for it, the log says so after that line.
 """
 
 import hashlib
@@ -19,8 +19,9 @@ from common.log_pieces import LogPiece, kept_sizes, marker, read_log_file
 # small writes are gathered up to this size, so that memory is not spent on bookkeeping
 CHUNK_BYTES = 16 * 1024
 NO_GIT = (
-    '.git is not there, in no build: see "There is no .git" in docs/PIPELINES.md; tools that ask'
-    " git for a version take it from the environment, such as SETUPTOOLS_SCM_PRETEND_VERSION"
+    '.git is not there: write clone: {depth: 50, tags: true} if you need it; see "The history" in'
+    " docs/PIPELINES.md; tools that ask git for a version also take it from the environment, such"
+    " as SETUPTOOLS_SCM_PRETEND_VERSION"
 )
 # What git says, and what tools say that found no git.
 _LOOKS_FOR_GIT = re.compile(
@@ -42,13 +43,18 @@ class BuildLog:
         self._tail_bytes = 0
         self._cut_bytes = 0
         self._last = b"\n"
-        # the end of what was written before; None: the line about git is there
+        # the end of what was written before; None: no line about git is to come
         self._before: bytes | None = b""
         self._is_finishing = False
         self._lock = threading.Lock()
         path.parent.mkdir(parents=True, exist_ok=True)
         # unbuffered: whoever reads along sees each piece of the head at once
         self._file: BinaryIO | None = path.open("wb", buffering=0)
+
+    def expect_git(self) -> None:
+        """The build has a history: there is nothing to explain."""
+        with self._lock:
+            self._before = None
 
     @property
     def is_open(self) -> bool:
@@ -75,6 +81,10 @@ class BuildLog:
             self._add(self._file, data[:end])
             self._add(self._file, self._noted(NO_GIT))
             self._add(self._file, data[end:])
+
+    def write_line(self, line: bytes) -> None:
+        """A whole line of something beside the build, with its line feed. Raises OSError."""
+        self.write(line if self._last == b"\n" else b"\n" + line)
 
     def note(self, text: str) -> None:
         """One line of this node's own, marked as such. Raises OSError (disk full)."""

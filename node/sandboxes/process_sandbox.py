@@ -57,12 +57,18 @@ class ProcessSandbox:
         """Nothing is held."""
 
     async def run(self, work: Work) -> RunResult:
-        """Run the steps in the commit's tree, a shell for each; the image is not looked at."""
+        """Run the steps in the commit's tree, a shell for each; no image is looked at."""
         pipeline = work.job
         if not isinstance(pipeline, Pipeline):
             raise InfrastructureError(
                 "this replica cannot build a Dockerfile (executor: process), and the commit has no"
                 " pipeline file",
+                is_permanent=True,
+            )
+        if pipeline.services:
+            raise InfrastructureError(
+                "this replica starts no services (executor: process), and the pipeline asks for"
+                f" {pipeline.services[0].name}",
                 is_permanent=True,
             )
         work.log.note(WARNING)

@@ -7,7 +7,7 @@ from typing import Protocol
 import msgspec
 
 from ci.limits import Limits
-from ci.operations import Artifact, Outcome
+from ci.operations import Artifact, ImageDigest, Outcome
 from common.pipeline.pipeline_file import Pipeline, Step
 from node.outputs.artifact_store import (
     ARTIFACTS_FOLDER,
@@ -99,6 +99,10 @@ class Work(msgspec.Struct, frozen=True):
         self.show_state("building" if count == 1 else f"building: {step.name}")
 
 
+# As `ci.operations.ResultKey.image_digest`.
+ImageDigests = str | tuple[ImageDigest, ...] | None
+
+
 class Reports(msgspec.Struct, frozen=True):
     """The test reports that a build made, in `Work.reports_folder`.
 
@@ -117,9 +121,9 @@ class RunResult(msgspec.Struct, frozen=True):
     outcome: Outcome
     # only for passed and failed
     exit_code: int | None = None
-    # of the image in its registry; None if it is none of a registry
-    image_digest: str | None = None
-    # what the engine calls the image
+    # of the image in its registry, None if it is none of a registry; or each of several images
+    image_digest: ImageDigests = None
+    # what the engine calls the image; None if there are several
     image_id: str | None = None
     # a line for the log
     problem: str | None = None
@@ -131,7 +135,7 @@ class RunResult(msgspec.Struct, frozen=True):
     reports: Reports | None = None
 
 
-def result_of_exit(code: int, image_digest: str | None, image_id: str | None) -> RunResult:
+def result_of_exit(code: int, image_digest: ImageDigests, image_id: str | None) -> RunResult:
     """Passed for 0, failed for anything else; a code beyond a byte counts as 255."""
     outcome = Outcome.PASSED if code == 0 else Outcome.FAILED
     exit_code = code if 0 <= code <= 255 else 255

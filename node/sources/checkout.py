@@ -24,6 +24,7 @@ from typing import TypeVar
 import msgspec
 
 from common.configuration.config import NodeConfig, RepositoryEntry
+from common.pipeline.pipeline_file import Clone
 from common.ref_names import check_commit, check_ref
 from common.repositories.git_environment import git_environment, is_foreign_variable, protocol_of
 from node.sources.fetch_bounds import FETCH_BYTES_MIN
@@ -36,6 +37,7 @@ from node.sources.gitmodules import (
     shown_path,
     wanted_modules,
 )
+from node.sources.history import History, HistoryRoom, add_history
 from node.sources.mirror import Listing, Mirror, Remote, Source, has_reference, throw_away
 from node.sources.mirror_cache import MirrorCache
 from node.sources.tree import (
@@ -45,6 +47,7 @@ from node.sources.tree import (
     TreeRefused,
     check_tree,
     export_tree,
+    needed_bytes_of,
 )
 from node.work.infrastructure_error import InfrastructureError
 from node.work.threads import Stop, in_thread
@@ -181,6 +184,45 @@ class Checkout:
                 return found
             await asyncio.sleep(min(ASKED_AGAIN_EVERY_SECONDS, asked_until - now))
 
+    async def add_history(
+        self, repository: str, reference: str, commit: str, *, clone: Clone, room: HistoryRoom
+    ) -> History | TreeRefused:
+        """Add `.git` to the tree of a commit that was just checked out.
+
+        Raises InfrastructureError, also where the mirror has lost the commit since.
+        """
+        entry = self._listed.entries.get(repository)
+        if entry is None:
+            raise InfrastructureError("the repository is not on this replica's list any more")
+        ends_at = time.monotonic() + self._timeout_seconds
+        folder = self._mirror_folder(entry, commit)
+        environment = git_environment(["file"], self._home)
+        with self._mirrors.using(folder):
+            try:
+                if clone.has_tags:
+                    mirror = Mirror(
+                        folder,
+                        self._remote(entry),
+                        reference,
+                        commit=commit,
+                        fetch_bytes_max=self._fetch_bytes_max,
+                    )
+                    async with self._mirrors.lock(folder):
+                        await self._in_thread(mirror.fetch_tags, ends_at)
+                    self._has_grown = True
+                add = partial(
+                    add_history,
+                    commit,
+                    clone,
+                    mirror=folder,
+                    environment=environment,
+                    room=room,
+                )
+                return await self._in_thread(lambda stop: add(stop=stop), ends_at)
+            except CorruptMirror as error:
+                # the next try reads all of it, and makes it anew if it is corrupt
+                raise InfrastructureError(f"the history cannot be read: {error}") from error
+
     async def _try(self, need: "_Need", room: "_Room", in_use: ExitStack) -> Source | NotThere:
         """One try. A mirror that turns out to be corrupt is made anew, each once.
 
@@ -227,6 +269,7 @@ class Checkout:
                     top.commit_seconds,
                     tuple(modules),
                     need.entry.local_images,
+                    needed_bytes_of(entries),
                 )
             parts = refused
         return Source(top.pipeline, top.dockerfile, parts, top.commit_seconds)

@@ -20,6 +20,7 @@ from node.sources.dockerfile import DOCKERFILE, DOCKERFILE_BYTES_MAX
 from node.sources.fetch_bounds import fetch_bounds, remove_leftovers
 from node.sources.git_process import GitAnswer, mirror_environment, run_git
 from node.sources.gitmodules import MODULES_FILE, MODULES_FILE_BYTES_MAX, parse_listing
+from node.sources.history import TAGS
 from node.sources.mirror_cache import DRAFT
 from node.sources.tree import (
     CorruptMirror,
@@ -65,6 +66,8 @@ class Source(msgspec.Struct, frozen=True):
     modules: tuple[str, ...] = ()
     # the engine's images that this operator lets its builds use
     local_images: tuple[str, ...] = ()
+    # what the tree takes of the workspace
+    tree_bytes: int = 0
 
 
 class Mismatch(msgspec.Struct, frozen=True):
@@ -199,6 +202,13 @@ class Mirror:
                 return self._prove_by_id(stop)
             return self._prove_by_reference(self._theirs, stop)
 
+    def fetch_tags(self, stop: Stop) -> None:
+        """Take all tags that the server has now. Raises InfrastructureError, CorruptMirror."""
+        with blamed(self.folder):
+            fetched = self._fetch(f"+refs/tags/*:{TAGS}*", stop=stop, is_all=True)
+            if fetched.exit_code != 0:
+                raise self._error_of(fetched, stop)
+
     def look(self, stop: Stop) -> Listing:
         """What the commit consists of. Raises CorruptMirror, Stopped, InfrastructureError."""
         with blamed(self.folder):
@@ -250,13 +260,17 @@ class Mirror:
             return absent
         return self._check_kind(stop)
 
-    def _fetch(self, *references: str, stop: Stop) -> GitAnswer:
-        """Leaves nothing of a fetch that failed but objects that came whole."""
+    def _fetch(self, *references: str, stop: Stop, is_all: bool = False) -> GitAnswer:
+        """Leaves nothing of a fetch that failed but objects that came whole.
+
+        is_all: what the server no longer has of these references goes here, too.
+        """
         remove_leftovers(self.folder)
         self.has_fetched = True
         options = (
             *("fetch", "--quiet", "--force", "--no-tags", "--no-recurse-submodules"),
-            *("--no-write-fetch-head", "--no-show-forced-updates", "--", self._remote.url),
+            *("--no-write-fetch-head", "--no-show-forced-updates"),
+            *(*(("--prune",) if is_all else ()), "--", self._remote.url),
         )
         bounds = fetch_bounds(self.folder, self._fetch_bytes_max)
         is_whole = False

@@ -12,7 +12,7 @@ import posixpath
 import re
 import subprocess
 import tarfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
@@ -172,11 +172,16 @@ def read_blob(entry: TreeEntry, environment: Mapping[str, str], stop: Stop) -> b
     return answer.output
 
 
+def needed_bytes_of(entries: Iterable[TreeEntry]) -> int:
+    """What files take of the workspace: whole pages."""
+    return sum(-(-entry.size // PAGE_BYTES) * PAGE_BYTES for entry in entries)
+
+
 def check_tree(entries: tuple[TreeEntry, ...], bytes_max: int) -> TreeRefused | None:
     """Why these entries are not exported; bytes_max: of the workspace they have to fit into."""
     if len(entries) > ENTRIES_MAX:
         return _too_many(len(entries))
-    needed_bytes = sum(-(-entry.size // PAGE_BYTES) * PAGE_BYTES for entry in entries)
+    needed_bytes = needed_bytes_of(entries)
     if needed_bytes > bytes_max:
         return TreeRefused(f"needs {needed_bytes} bytes; the workspace has {bytes_max}")
     folders: set[str] = {""}

@@ -13,6 +13,7 @@ from ci.case_results import CaseOutcome
 from ci.ledger import LateBallotEntry, VerdictEntry, decode_entry
 from ci.limits import Limits, encode_limits
 from ci.operations import (
+    IMAGES_MAX,
     Abstain,
     Agreement,
     ApproveBuild,
@@ -22,6 +23,7 @@ from ci.operations import (
     BuildResult,
     CancelBuild,
     CastBallot,
+    ImageDigest,
     Operation,
     Outcome,
     ReportDeadline,
@@ -92,7 +94,7 @@ def finding(
     *,
     commit: str | None = COMMIT,
     pipeline_sha256: str | None = PIPELINE_SHA256,
-    image_digest: str | None = None,
+    image_digest: str | tuple[ImageDigest, ...] | None = None,
     agreement: Agreement = Agreement.DEFAULT,
     artifacts: tuple[Artifact, ...] = (),
     steps: tuple[Step, ...] = (),
@@ -141,8 +143,12 @@ def largest_result(number: int) -> BuildResult:
         for index in range(64)
     )
     steps = tuple(Step(f"{index:02}" + "s" * 62, True) for index in range(64))
+    images = tuple(
+        ImageDigest(f"{index}" + "i" * 199, f"sha256:{index}" + "0" * 63)
+        for index in range(IMAGES_MAX)
+    )
     compared = ResultKey(
-        Outcome.PASSED, 0, COMMIT, PIPELINE_SHA256, "x" * 512, Agreement.DEFAULT, artifacts, steps
+        Outcome.PASSED, 0, COMMIT, PIPELINE_SHA256, images, Agreement.DEFAULT, artifacts, steps
     )
     evidence = BuildMetadata("0" * 64, 2**53, text, 2**53, 2**53, f"{number}" + text[1:])
     return BuildResult(compared, evidence)

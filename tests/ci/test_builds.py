@@ -5,7 +5,7 @@ import pytest
 
 from ci.builds import MalformedBuild, OpenBuild, Requester, decode_build, encode_build
 from ci.limits import Limits
-from ci.operations import Agreement, BuildResult, Outcome, Step
+from ci.operations import Agreement, BuildResult, ImageDigest, Outcome, Step
 from ci.verdict import DISPUTED
 from tests.ci.builders import (
     ABSTAIN,
@@ -20,6 +20,7 @@ from tests.ci.builders import (
 )
 
 OTHER_COMMIT = "d" * 40
+TWO_IMAGES = (ImageDigest("a:1", "sha256:" + "1" * 64), ImageDigest("b", None))
 BOTH = (Step("test", True), Step("release", False))
 TESTED = reported(PASSED, {"b": "failed"})
 FORGED = msgspec.structs.replace(
@@ -53,6 +54,8 @@ def build_of(commit: str | None = COMMIT) -> OpenBuild:
         finding(Outcome.PIPELINE_INVALID, None),
         finding(Outcome.IMAGE_UNAVAILABLE, None, pipeline_sha256=None),
         finding(image_digest="registry.example.org/image@sha256:" + "1" * 64),
+        finding(image_digest=TWO_IMAGES),
+        finding(Outcome.OUT_OF_MEMORY, None, image_digest=TWO_IMAGES),
         finding(agreement=Agreement.WEAK),
         finding(artifacts=(artifact("a"), artifact("b/c"))),
         reported(PASSED, {"a": "failed"}),
@@ -95,6 +98,12 @@ def test_an_abstention_can_always_count() -> None:
         (finding(image_digest=""), "image digest"),
         (finding(image_digest="sha256:\n"), "image digest"),
         (finding(image_digest="s" * 513), "image digest"),
+        (finding(image_digest=TWO_IMAGES[::-1]), "not sorted by name"),
+        (finding(image_digest=TWO_IMAGES[:1] * 2), "each name once"),
+        (
+            finding(Outcome.IMAGE_UNAVAILABLE, None, image_digest=TWO_IMAGES),
+            "image_unavailable with images",
+        ),
         (finding(Outcome.FAILED, 1, artifacts=(artifact("a"),)), "failed with artifacts"),
         (finding(artifacts=(artifact("b"), artifact("a"))), "not sorted"),
         (finding(artifacts=(artifact("../a"),)), "plain relative path"),

@@ -1,5 +1,7 @@
 """Operations: strange bytes are refused by one error, and no field is skipped."""
 
+from typing import Any
+
 import msgspec
 import pytest
 from hypothesis import given
@@ -8,14 +10,17 @@ from hypothesis import strategies as st
 from ci.artifact_rules import artifacts_refusal
 from ci.limits import Limits
 from ci.operations import (
+    IMAGES_MAX,
     OPERATION_BYTES_MAX,
     Agreement,
     Append,
     ApproveBuild,
+    BuildResult,
     CancelBuild,
     CastBallot,
     Delivery,
     Event,
+    ImageDigest,
     MalformedOperation,
     Noop,
     Operation,
@@ -92,6 +97,35 @@ def test_a_ref_is_one_full_name(ref: str) -> None:
     asked = submit_build(ref=ref)
     with pytest.raises(MalformedOperation):
         decode_operation(encode_operation(asked))
+
+
+def test_the_images_of_a_finding_are_a_digest_or_several_with_their_names() -> None:
+    """The bytes of a finding with one image or none are those of before there could be several."""
+
+    def encoded(image_digest: object) -> bytes:
+        found: Any = finding(image_digest=image_digest)  # type: ignore[arg-type]
+        return encode_operation(CastBallot(BUILD, 7, found))
+
+    one = "sha256:" + "1" * 64
+    place = msgspec.msgpack.decode(encoded(one))[3][1][4]
+    assert place == one
+    assert msgspec.msgpack.decode(encoded(None))[3][1][4] is None
+    several = tuple(ImageDigest(f"image{n}", None if n else one) for n in range(IMAGES_MAX))
+    read = decode_operation(encoded(several))
+    assert isinstance(read, CastBallot)
+    assert isinstance(read.ballot, BuildResult)
+    assert read.ballot.compared.images == several
+    assert read.ballot.compared.only_image_digest is None
+    for wrong in (
+        (),
+        several[:1],
+        (*several, ImageDigest("z", None)),
+        (several[0], ImageDigest("b", "1" * 64)),
+        (several[0], ImageDigest("b c", None)),
+        (several[0], ImageDigest("b" * 201, None)),
+    ):
+        with pytest.raises(MalformedOperation):
+            decode_operation(encoded(wrong))
 
 
 def test_the_largest_ballot_there_can_be_is_an_operation() -> None:

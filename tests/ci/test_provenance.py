@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from ci.operations import Ballot, Outcome
+from ci.operations import Ballot, ImageDigest, Outcome
 from ci.provenance import (
     PROVENANCE_TYPE,
     InvalidProvenance,
@@ -77,6 +77,19 @@ def test_it_has_the_fields_that_slsa_demands(world: World, statement: StatementV
     details = provenance["predicate"]["runDetails"]
     assert details["builder"]["id"] == builder_id(world.cluster, REPLICA)
     assert details["byproducts"][0]["digest"]["sha256"] == PASSED.evidence.log_sha256
+
+
+def test_each_image_of_a_build_in_several_is_a_dependency(
+    world: World, statement: StatementView
+) -> None:
+    """One that was made locally has no digest, so there is nothing to name."""
+    images = (ImageDigest("a:1", "sha256:" + "1" * 64), ImageDigest("b", None))
+    provenance = json.loads(payload_of(world, statement, finding(image_digest=images)))
+    listed = provenance["predicate"]["buildDefinition"]["resolvedDependencies"]
+    assert [entry["uri"] for entry in listed if entry.get("uri", "").startswith("docker:")] == [
+        "docker:a:1"
+    ]
+    assert {"uri": "docker:a:1", "digest": {"sha256": "1" * 64}} in listed
 
 
 def test_a_dissenter_says_what_it_found_itself(world: World, statement: StatementView) -> None:

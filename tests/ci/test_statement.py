@@ -13,9 +13,19 @@ from securesystemslib.signer import Key, SSlibKey  # type: ignore[attr-defined]
 from securesystemslib.signer._utils import compute_default_keyid
 
 from ci.artifact_rules import artifacts_sha256
-from ci.ledger import recorded_artifacts
+from ci.ledger import RecordedImage, recorded_artifacts
 from ci.limits import Limits
-from ci.operations import Abstain, Agreement, Ballot, BuildResult, Event, Outcome, Step
+from ci.operations import (
+    IMAGES_MAX,
+    Abstain,
+    Agreement,
+    Ballot,
+    BuildResult,
+    Event,
+    ImageDigest,
+    Outcome,
+    Step,
+)
 from ci.stated_cases import NAMES_BYTES_MAX
 from ci.statement import (
     ENVELOPE_BYTES_MAX,
@@ -366,6 +376,22 @@ def test_passed_cases_are_named_all_or_not_at_all(world: World) -> None:
     assert (view.verdict.tests.passed, view.predicate.result) == (40, "PASSED")
 
 
+def test_the_images_of_a_build_in_several_are_in_statement_and_ledger() -> None:
+    """With one image there is no such field, so the bytes are those of before."""
+    world = World()
+    images = (ImageDigest("a:1", "sha256:" + "1" * 64), ImageDigest("b", None))
+    found = finding(image_digest=images)
+    statement = statement_after(world, found, found, found)
+    (value,) = parse_statement(statement).verdict.found
+    assert value.image_digest is None
+    recorded = (RecordedImage("a:1", "sha256:" + "1" * 64), RecordedImage("b", None))
+    assert value.images == recorded
+    (entry,) = world.verdict_entries()
+    assert {ballot.images for ballot in entry.ballots} == {recorded}
+    assert all(ballot.image_digest is None for ballot in entry.ballots)
+    assert b"images" not in statement_after(World(), PASSED, PASSED, PASSED)
+
+
 def test_the_longest_statement_fits_into_a_reply() -> None:
     """Sixty-four long paths each, everywhere another value, or the longest reasons."""
     # of so many, a larger window would have NEW-VIEWs that nobody could send
@@ -376,8 +402,11 @@ def test_the_longest_statement_fits_into_a_reply() -> None:
         if index % 2:
             return Abstain('"' * 1024)
         made = tuple(artifact(path, b"%d" % index) for path in paths)
-        return finding(image_digest='"' * 512, artifacts=made, steps=steps)
+        return finding(image_digest=images, artifacts=made, steps=steps)
 
+    images = tuple(
+        ImageDigest(f"{number}" + '"' * 199, "sha256:" + "0" * 64) for number in range(IMAGES_MAX)
+    )
     steps = tuple(Step(f"{number:02}" + "s" * 62, number == 1) for number in range(64))
     long_ref = "refs/heads/" + "\U0001f99c" * 255
     build = world.open(

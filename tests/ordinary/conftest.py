@@ -21,6 +21,7 @@ from tests.node.conftest import (
     repository,
     room,
 )
+from tests.ordinary.service_images import SERVICE_IMAGES, ensure_service_image
 
 __all__ = ["base_image", "docker_engine", "make_builder", "make_config", "repository", "room"]
 
@@ -32,7 +33,7 @@ CA_FILES = (
 REGISTRY_SECONDS_MAX = 60
 # where pip looks if nobody says otherwise
 PUBLIC_INDEX = "https://pypi.org/simple"
-NAMED_IMAGES = ("python:3.12-slim", "gcc:13", "node:20-slim")
+NAMED_IMAGES = ("python:3.12-slim", "gcc:13", "node:20-slim", "redis:7")
 
 
 @pytest.fixture(scope="session")
@@ -128,7 +129,10 @@ def named_images(docker_engine: docker.DockerClient, debian_image: str) -> Itera
         try:
             docker_engine.images.get(name)
         except docker.errors.ImageNotFound:
-            docker_engine.images.get(debian_image).tag(name)
+            kind = name.partition(":")[0]
+            is_service = kind in SERVICE_IMAGES
+            ours = ensure_service_image(docker_engine, kind) if is_service else debian_image
+            docker_engine.images.get(ours).tag(name)
             made.append(name)
     yield
     for name in made:

@@ -168,3 +168,35 @@ def add_module(parent: GitRepository, child: GitRepository, path: str) -> str:
     )
     parent.git("commit", "--quiet", "--message=module")
     return parent.git("rev-parse", "HEAD")
+
+
+@pytest.mark.long
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("entries", [1, 2])
+async def test_a_project_that_takes_its_version_from_a_tag(
+    room: Room, debian_image: str, entries: int
+) -> None:
+    """git works for the user of a build, in one container and in several, and finds it clean."""
+    room.local_images.append(debian_image)
+    room.repository.commit({"old": "x"})
+    room.repository.git("tag", "--annotate", "--message=x", "v1.2")
+    commands = [
+        'test "$(git describe --dirty)" = "v1.2-1-g$(git rev-parse --short HEAD)"',
+        'test "$(git rev-parse HEAD)" = "$PBFTCI_COMMIT"',
+        'test -z "$(git status --porcelain)$(git remote)$(git stash list)"',
+        "git log --oneline | wc -l | grep -x 2",
+        "git -c user.name=x -c user.email=x@example.org commit --quiet --allow-empty -m more",
+    ]
+    text = json.dumps(
+        {
+            "image": debian_image,
+            "clone": {"depth": 50, "tags": True},
+            "steps": [
+                {"name": f"s{number}", "commands": commands if number == 0 else ["git log"]}
+                for number in range(entries)
+            ],
+        }
+    )
+    outcome, code, log = await build(room, {".pbft-ci.yml": text, "a b": "x", "run.sh": "x"})
+    assert (outcome, code) == (Outcome.PASSED, 0), log
+    assert "clone: depth 50, 1 tags (SHA-256 of their list " in log

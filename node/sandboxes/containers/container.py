@@ -37,11 +37,12 @@ BYTES_PER_FILE = 8192
 FILES_MIN = 120_000
 # a network namespace that has no way out, and that other containers can join
 JOINABLE = "none"
-# An engine leaves ::1 and the host's own name out of a namespace that it makes.
-_LOOPBACK: Mapping[str, Any] = {
-    "extra_hosts": {HOST_NAME: "127.0.0.1"},
-    "sysctls": {"net.ipv6.conf.lo.disable_ipv6": "0"},
-}
+# the kernel's setting that keeps ::1 from its loopback interface
+NO_IPV6 = "net.ipv6.conf.lo.disable_ipv6"
+# before the id of a container whose network is joined
+JOINING = "container:"
+# What programs need that begin as root, prepare their folders, and go on as another user.
+ROOT_CAPABILITIES = ("CHOWN", "DAC_OVERRIDE", "FOWNER", "SETGID", "SETUID")
 # of a file system that is the build's own; beside it, its folder in the image may say who may what
 OWNER = f"uid={BUILD_USER_ID},gid={BUILD_USER_ID}"
 
@@ -74,8 +75,13 @@ class ContainerOrder(msgspec.Struct, frozen=True):
     # the name of the engine's network, None for none. JOINABLE costs the engine as much as a
     # network does
     network: str | None = None
+    # where the network is JOINABLE: names that mean its loopback address, and whether it has ::1
+    host_names: tuple[str, ...] = ()
+    has_ipv6: bool = True
     # whether its standard input is open; whoever attaches to it may close it
     has_input: bool = False
+    # whether it is root, with no more than ROOT_CAPABILITIES; else it is the build's user
+    is_root: bool = False
 
 
 def create_container(client: docker.APIClient, order: ContainerOrder) -> str:
@@ -106,8 +112,9 @@ def _create(
         name=order.name,
         command=list(order.command) if order.command is not None else None,
         entrypoint=list(order.entrypoint) if order.entrypoint is not None else None,
-        hostname=HOST_NAME,
-        user=f"{BUILD_USER_ID}:{BUILD_USER_ID}",
+        # whoever joins a network has the names of that
+        hostname=None if _joins(order) else HOST_NAME,
+        user="0:0" if order.is_root else f"{BUILD_USER_ID}:{BUILD_USER_ID}",
         # so that the init process hands a signal on to all, not to the shell alone
         environment=dict(order.environment) | {"TINI_KILL_PROCESS_GROUP": "1"},
         labels=dict(order.labels),
@@ -140,6 +147,7 @@ def _host_config(
     memory_bytes = order.memory_bytes + SHARED_BYTES
     config: dict[str, Any] = client.create_host_config(
         cap_drop=["ALL"],
+        cap_add=list(ROOT_CAPABILITIES) if order.is_root else None,
         security_opt=["no-new-privileges:true"],
         network_mode=order.network or "none",
         read_only=True,
@@ -149,7 +157,7 @@ def _host_config(
             *_made_along(order.new_volumes, order.labels),
             *([] if hosts is None else [hosts]),
         ],
-        **(_LOOPBACK if order.network == JOINABLE else {}),
+        **(_loopback(order) if order.network == JOINABLE else {}),
         # A first process that reaps orphans and makes a missing program an exit code. What others
         # are to join must not start without its program.
         init=order.network != JOINABLE,
@@ -172,6 +180,23 @@ def _host_config(
         restart_policy={"Name": "no"},
     )
     return config
+
+
+def _joins(order: ContainerOrder) -> bool:
+    return order.network is not None and order.network.startswith(JOINING)
+
+
+def _loopback(order: ContainerOrder) -> dict[str, Any]:
+    """What an engine leaves out of a namespace that it makes: ::1, and all names."""
+    return {
+        "extra_hosts": dict.fromkeys((HOST_NAME, *order.host_names), "127.0.0.1"),
+        "sysctls": {NO_IPV6: "0"} if order.has_ipv6 else {},
+    }
+
+
+def lacks_ipv6(error: docker.errors.APIError) -> bool:
+    """Whether a container did not start because the kernel has no IPv6."""
+    return NO_IPV6.replace(".", "/") in str(error.explanation)
 
 
 def _shared(volumes: Mapping[str, tuple[str, bool]]) -> list[docker.types.Mount]:

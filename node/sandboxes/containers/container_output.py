@@ -6,8 +6,7 @@ after it is the build's. A container whose output begins otherwise did not take 
 """
 
 import struct
-
-from node.outputs.build_log import BuildLog
+from typing import Protocol
 
 # The rest of its arguments are those of a shell that runs commands: `sh -e -c "$0" "$@"`. What the
 # pipeline sets for tar is not meant for this one. The commands get neither the tree on their
@@ -30,10 +29,17 @@ class TreeNotTaken(Exception):
     """The image's own programs do not unpack the tree, and nothing of the build has run."""
 
 
+class Sink(Protocol):
+    """What takes the output: a build's log, or a part of it."""
+
+    def write(self, data: bytes) -> None:
+        """Take the next bytes. Raises OSError."""
+
+
 class ContainerOutput:
     """Takes an attached stream apart and writes what is in it to the log."""
 
-    def __init__(self, log: BuildLog, *, is_tree_expected: bool) -> None:
+    def __init__(self, log: Sink, *, is_tree_expected: bool) -> None:
         """is_tree_expected: whether it has to say BEGUN first."""
         self._log = log
         self._header = b""

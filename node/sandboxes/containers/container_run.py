@@ -75,7 +75,7 @@ def run_container(
         ends_at = time.monotonic() + order.seconds
         _read_output(connection, ends_at, output, stop=stop)
         code = _wait(client, container_id, ends_at, stop=stop)
-        is_killed = bool(code) and _is_out_of_memory(client, container_id, stop)
+        is_killed = bool(code) and is_out_of_memory(client, container_id, stop)
     except Stopped:
         # with nobody left to read, a program that still writes would not get to its end
         if output.has_begun:
@@ -121,7 +121,7 @@ def _hand_in(connection: socket.socket, tree: Path, output: ContainerOutput, *, 
             except OSError:
                 # nobody reads any more; what it said comes first
                 piece, is_open = memoryview(b""), False
-            if _read_some(connection, output) == 0:
+            if read_some(connection, output) == 0:
                 raise TreeNotTaken("the container ended before it was unpacked")
             poll.register(connection, select.POLLIN | (select.POLLOUT if is_open else 0))
             if not output.has_begun:
@@ -137,15 +137,15 @@ def _read_output(
     while time.monotonic() < ends_at:
         if stop is not None:
             stop.check()
-        taken = _read_some(connection, output)
+        taken = read_some(connection, output)
         if taken is None:
             poll.poll(1000 * POLL_SECONDS)
         elif not taken:
             return
 
 
-def _read_some(connection: socket.socket, output: ContainerOutput) -> int | None:
-    """How many bytes there were to take: 0 at the end, None where there are none yet."""
+def read_some(connection: socket.socket, output: ContainerOutput) -> int | None:
+    """Take what there is; how many bytes: 0 at the end, None where there are none yet."""
     try:
         data = connection.recv(CHUNK_BYTES)
     except (BlockingIOError, ssl.SSLWantReadError):
@@ -193,7 +193,7 @@ def _wait(client: docker.APIClient, container_id: str, ends_at: float, *, stop: 
             return None
 
 
-def _is_out_of_memory(client: docker.APIClient, container_id: str, stop: Stop) -> bool:
+def is_out_of_memory(client: docker.APIClient, container_id: str, stop: Stop) -> bool:
     """Whether a container that ended with an error had something killed for lack of memory."""
     late_until = time.monotonic() + OUT_OF_MEMORY_SECONDS
     while True:

@@ -54,6 +54,8 @@ class Image(msgspec.Struct, frozen=True):
     has_triggers: bool
     # with all its layers, also those that it shares
     bytes: int
+    # the program and arguments of its HEALTHCHECK; empty: it has none
+    health_check: tuple[str, ...] = ()
 
 
 class EngineResources(msgspec.Struct):
@@ -329,7 +331,16 @@ def _image(found: dict[str, Any], digest: str | None) -> Image:
         has_command=bool(settings.get("Cmd") or settings.get("Entrypoint")),
         has_triggers=bool(settings.get("OnBuild")),
         bytes=int(found.get("Size") or 0),
+        health_check=_health_check(settings),
     )
+
+
+def _health_check(settings: Mapping[str, Any]) -> tuple[str, ...]:
+    """What an image's HEALTHCHECK runs, as engines read it: CMD, CMD-SHELL, or NONE."""
+    kind, *words = (settings.get("Healthcheck") or {}).get("Test") or ["NONE"]
+    if kind == "CMD-SHELL":
+        return (*(settings.get("Shell") or ("/bin/sh", "-c")), *words)
+    return tuple(words) if kind == "CMD" else ()
 
 
 def _remove_shared(client: docker.APIClient, is_ours: Callable[[Mapping[str, str]], bool]) -> int:

@@ -134,15 +134,20 @@ class DockerSandbox:
         steps = work.wanted_steps(pipeline)
         if not steps:
             return RunResult(Outcome.SKIPPED)
+        self._check_root(pipeline)
         work.show_state("image")
-        image = await self._image(pipeline.image, work)
-        if image is None:
-            return RunResult(Outcome.IMAGE_UNAVAILABLE)
+        # All before the first step: a registry that fails later would waste the steps before.
+        images: dict[str, Image] = {}
+        for name in pipeline.images(steps):
+            image = await self._image(name, work)
+            if image is None:
+                return RunResult(Outcome.IMAGE_UNAVAILABLE)
+            images[name] = image
         if len(self._without_tar) >= WITHOUT_TAR_MAX:
             self._without_tar.clear()
         context = RunContext(
             pipeline=pipeline,
-            image=image,
+            images=images,
             work=work,
             name=self._container_name(work),
             labels=self._labels(work.label),
@@ -155,6 +160,16 @@ class DockerSandbox:
         return await self._call(
             lambda stop: run_pipeline(self._engine.client(), context, steps, stop=stop)
         )
+
+    def _check_root(self, pipeline: Pipeline) -> None:
+        """Raises InfrastructureError if a service asks for what this operator does not allow."""
+        for service in pipeline.services:
+            if service.is_root and not self._config.services_as_root:
+                raise InfrastructureError(
+                    f"service {service.name} asks to run as root, and this operator allows that to"
+                    " none (services_as_root)",
+                    is_permanent=True,
+                )
 
     async def _run_dockerfile(
         self, work: Work, data: bytes, resources: EngineResources

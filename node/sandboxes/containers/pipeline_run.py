@@ -16,15 +16,28 @@ import docker
 import msgspec
 
 from ci.limits import Limits
-from ci.operations import Outcome
+from ci.operations import ImageDigest, Outcome
 from common.pipeline.pipeline_file import Pipeline, Step
-from node.sandboxes.containers.container import HOME, TEMPORARY, ContainerOrder
+from node.sandboxes.containers.container import (
+    HOME,
+    JOINABLE,
+    JOINING,
+    TEMPORARY,
+    ContainerOrder,
+)
 from node.sandboxes.containers.container_output import UNPACK, TreeNotTaken
 from node.sandboxes.containers.container_run import ContainerEnd, can_hand_in, run_container
 from node.sandboxes.containers.docker_engine import EngineResources, Image
 from node.sandboxes.containers.egress_filter import bridge_name
+from node.sandboxes.containers.services import (
+    RunningServices,
+    ServiceEnded,
+    ServicesOrder,
+    running_services,
+)
 from node.sandboxes.containers.workspace import (
     CA_FILE,
+    Workspace,
     fill_workspace,
     keeper_end,
     keeper_order,
@@ -34,6 +47,7 @@ from node.sandboxes.containers.workspace import (
 from node.sandboxes.sandbox import (
     NETWORK_WAS_OFF,
     RUN_COMMANDS,
+    ImageDigests,
     RunResult,
     Work,
     build_environment,
@@ -59,7 +73,8 @@ class RunContext(msgspec.Struct, frozen=True):
     """All that one run of a pipeline needs beside the engine."""
 
     pipeline: Pipeline
-    image: Image
+    # Of its steps and services, by name.
+    images: Mapping[str, Image]
     work: Work
     # The beginning of all names on the engine.
     name: str
@@ -74,6 +89,19 @@ class RunContext(msgspec.Struct, frozen=True):
     without_tar: MutableSet[str]
     # What this build has on the engine; the run extends it.
     resources: EngineResources
+
+    @property
+    def image_digest(self) -> ImageDigests:
+        """What a finding says of the images, as `ci.operations.ResultKey` explains."""
+        if len(self.images) == 1:
+            (image,) = self.images.values()
+            return image.digest
+        return tuple(ImageDigest(name, self.images[name].digest) for name in sorted(self.images))
+
+    @property
+    def image_id(self) -> str | None:
+        """What the engine calls the only image."""
+        return next(iter(self.images.values())).id if len(self.images) == 1 else None
 
 
 def run_pipeline(
@@ -105,10 +133,12 @@ def _is_short(client: docker.APIClient, context: RunContext, steps: tuple[Step, 
     # What the image declares below the workspace lies over that part of the tree, and would be
     # unpacked into here.
     is_covered = any(
-        posixpath.normpath(path).startswith(f"{WORKSPACE}/") for path in context.image.volumes
+        posixpath.normpath(path).startswith(f"{WORKSPACE}/")
+        for path in context.images[steps[0].image].volumes
     )
     return (
         len(steps) == 1
+        and not context.pipeline.services
         and not context.pipeline.artifacts
         and context.pipeline.tests is None
         and not needs_trust
@@ -122,7 +152,7 @@ def _surroundings(context: RunContext, step: Step) -> str:
     """All that decides whether the image's tar unpacks a tree: what a pipeline sets may be why it
     does not, and must not count against the builds of others."""
     own = msgspec.json.encode((step.environment, context.pipeline.resources))
-    return f"{context.image.id} {hashlib.sha256(own).hexdigest()}"
+    return f"{context.images[step.image].id} {hashlib.sha256(own).hexdigest()}"
 
 
 def _run_alone(
@@ -152,36 +182,83 @@ def _run_alone(
         resources=context.resources,
         tree=context.work.tree,
     )
-    return _judged(_result(end, context.image), step, _is_online(step, context))
+    return _judged(_result(end, context), step, _is_online(step, context))
 
 
 def _run_steps(
     client: docker.APIClient, context: RunContext, steps: tuple[Step, ...], *, stop: Stop
 ) -> RunResult:
-    """All steps, over a workspace that they share."""
-    limits = context.limits
-    keeper = keeper_order(context.image, context.name, context.labels, limits=limits)
+    """All steps, over a workspace that they share, and beside the services."""
+    limits, pipeline = context.limits, context.pipeline
+    keeper = keeper_order(
+        context.images[steps[0].image], context.name, context.labels, limits=limits
+    )
+    if pipeline.services:
+        names = tuple(service.name for service in pipeline.services)
+        keeper = msgspec.structs.replace(keeper, network=JOINABLE, host_names=names)
     workspace = make_workspace(
         client, keeper, limits, ca_bundle=context.ca_bundle, resources=context.resources
     )
     fill_workspace(client, workspace, context.work.tree, stop=stop)
+    if not pipeline.services or keeper_end(client, workspace) is not None:
+        # without a keeper there is no network to join, and the first step tells why
+        return _run_in(client, context, steps, workspace=workspace, services=None, stop=stop)
+    context.work.show_state("services")
+    order = ServicesOrder(
+        pipeline=pipeline,
+        images=context.images,
+        keeper=workspace.keeper,
+        name=context.name,
+        labels=context.labels,
+        limits=limits,
+        resources=context.resources,
+    )
+    try:
+        with running_services(client, order, context.work.log, stop=stop) as services:
+            return _run_in(
+                client, context, steps, workspace=workspace, services=services, stop=stop
+            )
+    except ServiceEnded as ended:
+        if ended.is_out_of_memory:
+            return RunResult(Outcome.OUT_OF_MEMORY, None, context.image_digest, problem=str(ended))
+        return RunResult(Outcome.FAILED, 1, context.image_digest, problem=str(ended))
+
+
+def _run_in(
+    client: docker.APIClient,
+    context: RunContext,
+    steps: tuple[Step, ...],
+    *,
+    workspace: Workspace,
+    services: RunningServices | None,
+    stop: Stop,
+) -> RunResult:
+    """All steps, over that workspace; services: those that run."""
     ends_at = time.monotonic() + context.pipeline.timeout_seconds
-    result = result_of_exit(0, context.image.digest, context.image.id)
+    result = result_of_exit(0, context.image_digest, context.image_id)
     for number, step in enumerate(steps, 1):
         context.work.begin_step(step, number, len(steps))
         is_online = _is_online(step, context)
         code = keeper_end(client, workspace)
         if code is not None:
             context.work.log.note("the image has no shell (sh) to run commands with")
-            return result_of_exit(code, context.image.digest, context.image.id)
+            return result_of_exit(code, context.image_digest, context.image_id)
+        network = _network(client, context) if is_online else None
+        if services is not None and step.network:
+            # Also where this operator allows no network, so that it finds the same everywhere.
+            context.work.log.note(f"step {step.name} has network: true, so it sees no services")
+        elif services is not None:
+            network = f"{JOINING}{workspace.keeper}"
         order = msgspec.structs.replace(
             _order(context, step),
             name=f"{context.name}-{number}-{step.name}",
             seconds=min(step.timeout_seconds, max(0.0, ends_at - time.monotonic())),
             volumes=workspace.volumes,
-            network=_network(client, context) if is_online else None,
+            network=network,
         )
-        result = _run_step(client, order, context.work, resources=context.resources, stop=stop)
+        result = _run_step(client, order, context, stop=stop)
+        if services is not None:
+            services.note_ended(step.name)
         if result.outcome is not Outcome.PASSED:
             result = _judged(result, step, is_online)
             break
@@ -190,7 +267,9 @@ def _run_steps(
         context.work,
         context.pipeline,
         workspace=WORKSPACE,
-        take=lambda collector: take_files(client, workspace, collector, limits=limits, stop=stop),
+        take=lambda collector: take_files(
+            client, workspace, collector, limits=context.limits, stop=stop
+        ),
     )
 
 
@@ -205,14 +284,14 @@ def _order(context: RunContext, step: Step) -> ContainerOrder:
     if _is_online(step, context) and context.ca_bundle is not None:
         environment = dict.fromkeys(CA_VARIABLES, CA_FILE) | environment
     return ContainerOrder(
-        image=context.image,
+        image=context.images[step.image],
         name=context.name,
         labels=context.labels,
         environment=environment,
         entrypoint=("sh", "-e", "-c", RUN_COMMANDS, "pbft-ci"),
         command=step.commands,
         seconds=0.0,
-        memory_bytes=container_memory_bytes(context.pipeline.resources.memory_bytes, limits),
+        memory_bytes=container_memory_bytes(context.pipeline.step_memory_bytes, limits),
         cpus=context.pipeline.resources.cpus,
         pids=context.pipeline.resources.pids,
         temporary={TEMPORARY: limits.temporary_bytes},
@@ -232,19 +311,19 @@ def container_memory_bytes(memory_bytes: int, limits: Limits) -> int:
 def _run_step(
     client: docker.APIClient,
     order: ContainerOrder,
-    work: Work,
+    context: RunContext,
     *,
-    resources: EngineResources,
     stop: Stop,
 ) -> RunResult:
     """One container; it is gone afterwards, with whatever it left running."""
-    end = run_container(client, order, work.log, stop=stop, resources=resources)
+    resources = context.resources
+    end = run_container(client, order, context.work.log, stop=stop, resources=resources)
     client.remove_container(resources.containers.pop(), force=True, v=True)
-    return _result(end, order.image)
+    return _result(end, context)
 
 
-def _result(end: ContainerEnd, image: Image) -> RunResult:
-    digest, image_id = image.digest, image.id
+def _result(end: ContainerEnd, context: RunContext) -> RunResult:
+    digest, image_id = context.image_digest, context.image_id
     if end.exit_code is None:
         return RunResult(Outcome.TIMED_OUT, None, digest, image_id)
     if end.is_out_of_memory:

@@ -7,6 +7,7 @@ uses the volumes from before the first step until after the last. The volumes ar
 together with the keeper.
 """
 
+import re
 import tarfile
 import time
 from collections.abc import Generator, Iterable, Mapping
@@ -33,6 +34,7 @@ from node.sandboxes.containers.container import (
     ContainerOrder,
     create_container,
     file_system_options,
+    lacks_ipv6,
 )
 from node.sandboxes.containers.docker_engine import EngineResources, Image
 from node.sources.tree import WORKSPACE
@@ -61,6 +63,8 @@ for later do
 done
 exit 0"""
 _NO_PROGRAM = (126, 127)
+# What runtimes say if a container's own program is not there.
+_NO_SHELL = re.compile(r"exec: .{0,9}sh\b.*(not found|no such file|permission denied)")
 _GO_FOLDER = 1 << 31
 _GO_SYMBOLIC_LINK = 1 << 27
 
@@ -93,14 +97,31 @@ def make_workspace(
         keeper,
         new_volumes={path: _volume_options(path, size) for path, size in sizes.items()},
     )
-    container = create_container(client, order)
-    resources.containers.append(container)
-    client.start(container)
+    container = _start_keeper(client, order, resources)
     if ca_bundle is not None:
         client.put_archive(container, TRUST, _archive("ca.pem", ca_bundle))
     mounts = client.inspect_container(container)["Mounts"]
     names = {mount["Destination"]: mount["Name"] for mount in mounts if mount["Type"] == "volume"}
     return Workspace(container, {path: (names[path], path != TRUST) for path in sizes})
+
+
+def _start_keeper(
+    client: docker.APIClient, order: ContainerOrder, resources: EngineResources
+) -> str:
+    container = create_container(client, order)
+    resources.containers.append(container)
+    try:
+        client.start(container)
+    except docker.errors.APIError as error:
+        if order.has_ipv6 and lacks_ipv6(error):
+            client.remove_container(resources.containers.pop(), force=True, v=True)
+            without = msgspec.structs.replace(order, has_ipv6=False)
+            return _start_keeper(client, without, resources)
+        # An image without a shell, which `keeper_end` tells: without an init process that is an
+        # error of the start.
+        if _NO_SHELL.search(str(error.explanation)) is None:
+            raise
+    return container
 
 
 def keeper_order(

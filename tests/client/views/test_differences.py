@@ -1,12 +1,23 @@
 """What a dispute is about."""
 
-from ci.operations import Abstain, Ballot, BuildMetadata, BuildResult, Outcome, ResultKey, Step
+from ci.operations import (
+    Abstain,
+    Ballot,
+    BuildMetadata,
+    BuildResult,
+    ImageDigest,
+    Outcome,
+    ResultKey,
+    Step,
+)
 from client.views.differences import FoundBy, differences_of
 
 EVIDENCE = BuildMetadata("ef" * 32, 10, None, 1, 2, "test")
 
 
-def finding(outcome: Outcome, exit_code: int | None, digest: str | None) -> BuildResult:
+def finding(
+    outcome: Outcome, exit_code: int | None, digest: str | tuple[ImageDigest, ...] | None
+) -> BuildResult:
     return BuildResult(ResultKey(outcome, exit_code, "ab" * 20, "cd" * 32, digest), EVIDENCE)
 
 
@@ -39,6 +50,19 @@ def test_each_part_that_differs_with_who_found_what() -> None:
             FoundBy(None, ("b",)),
         ),
     }
+
+
+def test_images_are_told_by_name_where_there_are_several() -> None:
+    one, other = (
+        finding(Outcome.PASSED, 0, (ImageDigest("a", digest), ImageDigest("b", None)))
+        for digest in ("sha256:" + "1" * 64, "sha256:" + "2" * 64)
+    )
+    (difference,) = differences_of({"a": one, "b": one, "c": other})
+    assert difference.part == "image_digest"
+    assert difference.values == (
+        FoundBy(f"a sha256:{'1' * 64}, b (made locally)", ("a", "b")),
+        FoundBy(f"a sha256:{'2' * 64}, b (made locally)", ("c",)),
+    )
 
 
 def test_the_steps_that_were_to_run_are_told_by_name() -> None:

@@ -8,21 +8,31 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ci import operations
 from ci.limits import Limits
 from common.pipeline.pipeline_file import (
     AGREEMENTS,
+    CLONE_KEYS,
     EVENTS,
+    IMAGES_MAX,
     KEYS,
+    NAMED_IMAGE_CHARACTERS_MAX,
     PIPELINE_BYTES_MAX,
+    READY_KEYS,
     RESOURCE_KEYS,
+    SERVICE_KEYS,
+    SERVICES_MAX,
     STEP_KEYS,
     STEPS_MAX,
     TESTS_KEYS,
     WHEN_KEYS,
+    Clone,
     Pipeline,
     PipelineInvalid,
+    Ready,
     ReportOrder,
     Resources,
+    Service,
     Step,
     matches,
     parse_pipeline,
@@ -57,8 +67,22 @@ tests:
   junit: [build/TEST-*.xml, a.xml]
   required: true
 agreement: default
+clone: {depth: 50, tags: true}
+services:
+  - name: database
+    image: postgres:16
+    environment: {POSTGRES_PASSWORD: test}
+    command: [postgres, -c, fsync=off]
+    ready: {port: 5432, seconds: 30}
+    temporary: [/var/run/postgresql]
+    memory: 64 MiB
+    root: true
+  - name: queue-1
+    image: b
+    ready: {command: [ping]}
 steps:
   - name: get
+    image: other
     commands: [make get]
   - name: test-1.0
     commands:
@@ -75,10 +99,17 @@ steps:
       event: push
 """
 
+WITH = "image: a\ncommands: [x]\nservices: ["
+NO_IMAGE = (None, "image", None)
+
 VALID = [
     "image: busybox\ncommands: [make]\n",
     FULL,
     "image: a\ncommands: [x]\nresources: {}\n",
+    "steps: [{name: x, image: a, commands: [y]}]\n",
+    "image: a\ncommands: [x]\nclone: {}\n",
+    "image: a\ncommands: [x]\nclone: {depth: full}\n",
+    f"{WITH}{{name: x, image: x}}, {{name: y, image: y, ready: {{seconds: 5}}}}]\n",
     "image: a\ncommands: [x]\nenvironment: {}\n",
     "image: a\ncommands: [x]\nresources: {memory: 33554432}\n",
     "image: a\ncommands: [x]\nresources: {memory: 16MiB, cpus: 2}\n",
@@ -123,7 +154,36 @@ BROKEN: list[tuple[str, int | None, str | None, str | None]] = [
     ("image: a\nsteps:\n - {name: a b, commands: [x]}\n", 3, "name", None),
     ("image: a\nsteps:\n - {name: -x, commands: [x]}\n", 3, "name", None),
     ("image: a\nsteps:\n - {name: 1, commands: [x]}\n", 3, "name", None),
-    ("image: a\nsteps:\n - name: x\n   commands: [y]\n   image: b\n", 5, "image", None),
+    ("image: a\nsteps:\n - {name: x, commands: [y], image: B}\n", 3, "image", None),
+    ("steps:\n - {name: x, commands: [y], image: b}\n - {name: z, commands: [y]}\n", *NO_IMAGE),
+    ("image: a\ncommands: [x]\nclone: true\n", 3, "clone", None),
+    ("image: a\ncommands: [x]\nclone: {depth: 0}\n", 3, "depth", None),
+    ("image: a\ncommands: [x]\nclone: {depth: 1001}\n", 3, "depth", None),
+    ("image: a\ncommands: [x]\nclone: {depth: some}\n", 3, "depth", None),
+    ("image: a\ncommands: [x]\nclone: {tags: 1}\n", 3, "tags", None),
+    ("image: a\ncommands: [x]\nclone: {tag: true}\n", 3, "tag", "tags"),
+    ("image: a\ncommands: [x]\nservices: []\n", 3, "services", None),
+    ("image: a\ncommands: [x]\nservices: {name: x}\n", 3, "services", None),
+    (f"{WITH}{{name: x}}]\n", 3, "image", None),
+    (f"{WITH}{{image: x}}]\n", 3, "name", None),
+    (f"{WITH}{{name: X, image: x}}]\n", 3, "name", None),
+    (f"{WITH}{{name: localhost, image: x}}]\n", 3, "name", None),
+    (f"{WITH}{{name: x, image: x, comand: [y]}}]\n", 3, "comand", "command"),
+    (f"{WITH}{{name: x, image: x, ports: [1]}}]\n", 3, "ports", None),
+    (f"{WITH}{{name: x, image: x, command: y}}]\n", 3, "command", None),
+    (f"{WITH}{{name: x, image: x, command: [1]}}]\n", 3, "command", None),
+    (f"{WITH}{{name: x, image: x, ready: 5}}]\n", 3, "ready", None),
+    (f"{WITH}{{name: x, image: x, ready: {{port: 0}}}}]\n", 3, "port", None),
+    (f"{WITH}{{name: x, image: x, ready: {{port: 5, command: [y]}}}}]\n", 3, "command", None),
+    (f"{WITH}{{name: x, image: x, ready: {{seconds: 301}}}}]\n", 3, "seconds", None),
+    (f"{WITH}{{name: x, image: x, temporary: [a]}}]\n", 3, "temporary", None),
+    (f"{WITH}{{name: x, image: x, temporary: [/]}}]\n", 3, "temporary", None),
+    (f"{WITH}{{name: x, image: x, temporary: [/a/../etc]}}]\n", 3, "temporary", None),
+    (f"{WITH}{{name: x, image: x, temporary: [/etc/x]}}]\n", 3, "temporary", None),
+    (f"{WITH}{{name: x, image: x, temporary: [/a, /a]}}]\n", 3, "temporary", None),
+    (f"{WITH}{{name: x, image: x, memory: 1}}]\n", 3, "memory", None),
+    (f"{WITH}{{name: x, image: x, root: 1}}]\n", 3, "root", None),
+    (f"{WITH}{{name: x, image: x, environment: {{A: 1}}}}]\n", 3, "A", None),
     (
         "image: a\nsteps:\n - name: x\n   commands: [y]\n   when:\n    branches: m\n",
         6,
@@ -183,6 +243,16 @@ BROKEN_HERE = [
     ("image: a\ncommands: [x]\nresources: {pids: 257}\n", 3, "pids"),
     ("image: a\ncommands: [x]\nagreement: weak\n", 3, "agreement"),
     ("image: a\nsteps:\n - {name: x, commands: [y]}\n - {name: x, commands: [z]}\n", 4, "name"),
+    (f"{WITH}{{name: x, image: x}}, {{name: x, image: y}}]\n", 3, "name"),
+    (f"{WITH}{{name: build, image: x}}]\n", 3, "name"),
+    (
+        f"{WITH}{{name: x, image: x, ready: {{port: 1}}}},"
+        " {name: y, image: x, ready: {port: 1}}]\n",
+        3,
+        "port",
+    ),
+    (f"{WITH}{{name: x, image: x, memory: 512 MiB}}]\n", 3, "services"),
+    (f"{WITH}{{name: x, image: x}}]\nresources: {{memory: 20 MiB}}\n", 3, "services"),
     ("image: a\nimage: b\n", 2, None),
     ("image: [\n", 2, None),
     ("image: &a b\ncommands: [*a]\n", 2, None),
@@ -197,16 +267,16 @@ def plain(text: str) -> object:
 
 def test_the_smallest_pipeline() -> None:
     found = parse_pipeline(b"image: busybox\ncommands: [make]\n", LIMITS)
-    assert found == Pipeline("busybox", (Step("build", ("make",), (), 600),), 600, ALL)
+    assert found == Pipeline((Step("build", "busybox", ("make",), (), 600),), 600, ALL)
 
 
 def test_everything_that_may_be_said() -> None:
     assert parse_pipeline(FULL.encode(), LIMITS) == Pipeline(
-        image="registry.example.org:5000/a/b_c:1.0",
         steps=(
-            Step("get", ("make get",), (("MODE", "test"), ("PORT", "8080")), 100, True),
+            Step("get", "other", ("make get",), (("MODE", "test"), ("PORT", "8080")), 100, True),
             Step(
                 "test-1.0",
+                "registry.example.org:5000/a/b_c:1.0",
                 ("make test", "for x in 1 2; do\n  echo $x\ndone\n"),
                 (("MODE", "other"), ("PORT", "8080"), ("EMPTY", "")),
                 10,
@@ -220,6 +290,20 @@ def test_everything_that_may_be_said() -> None:
         artifacts=("a.txt", "dist/b.txt"),
         agreement="default",
         tests=ReportOrder(("a.xml", "build/TEST-*.xml"), is_required=True),
+        clone=Clone(50, True),
+        services=(
+            Service(
+                "database",
+                "postgres:16",
+                (("POSTGRES_PASSWORD", "test"),),
+                ("postgres", "-c", "fsync=off"),
+                Ready(5432, None, 30),
+                ("/var/run/postgresql",),
+                64 * 2**20,
+                True,
+            ),
+            Service("queue-1", "b", (), None, Ready(None, ("ping",)), (), 256 * 2**20 // 3),
+        ),
     )
 
 
@@ -283,7 +367,11 @@ def test_all_that_is_wrong_is_said_at_once_in_the_order_of_the_lines() -> None:
 
 @pytest.mark.parametrize(
     ("key", "instead"),
-    [("services", "127.0.0.1"), ("matrix", "a step for each"), ("secrets", "after the verdict")],
+    [
+        ("service", "write services"),
+        ("matrix", "a step for each"),
+        ("secrets", "after the verdict"),
+    ],
 )
 def test_what_other_servers_have_is_named_with_what_to_write_instead(
     key: str, instead: str
@@ -297,7 +385,8 @@ def test_what_other_servers_have_is_named_with_what_to_write_instead(
 
 def test_advice_is_for_no_key_that_is_known_everywhere() -> None:
     assert ADVICE.keys() & {*KEYS, *STEP_KEYS, *WHEN_KEYS, *RESOURCE_KEYS} == {
-        "image",
+        "clone",
+        "services",
         "tests",
         "when",
     }
@@ -336,6 +425,11 @@ def test_the_schema_knows_the_keys_and_bounds_of_the_parser() -> None:
     assert tuple(properties) == KEYS
     assert tuple(step["properties"]) == STEP_KEYS
     assert tuple(step["properties"]["when"]["properties"]) == WHEN_KEYS
+    assert tuple(properties["clone"]["properties"]) == CLONE_KEYS
+    service = definitions["service"]["properties"]
+    assert tuple(service) == SERVICE_KEYS
+    assert tuple(service["ready"]["properties"]) == READY_KEYS
+    assert properties["services"]["maxItems"] == SERVICES_MAX
     assert tuple(properties["resources"]["properties"]) == RESOURCE_KEYS
     assert tuple(properties["tests"]["properties"]) == TESTS_KEYS
     assert properties["tests"]["properties"]["junit"]["maxItems"] == REPORTS_MAX
@@ -355,6 +449,31 @@ def test_bounds() -> None:
     too_long = parse_pipeline(b"#" * (PIPELINE_BYTES_MAX + 1), LIMITS)
     assert isinstance(too_long, PipelineInvalid)
     assert str(PIPELINE_BYTES_MAX) in too_long.problem
+
+
+def test_at_most_eight_different_images() -> None:
+    def with_images(steps: int, services: int) -> Pipeline | PipelineInvalid:
+        listed = [f"{{name: s{n}, image: i{n}, commands: [x]}}" for n in range(steps)]
+        beside = [f"{{name: t{n}, image: j{n}}}" for n in range(services)]
+        text = f"image: unused\nsteps: [{', '.join(listed)}]\nservices: [{', '.join(beside)}]\n"
+        return parse_pipeline(text.encode(), LIMITS)
+
+    assert isinstance(with_images(6, 2), Pipeline)
+    found = with_images(7, 2)
+    assert isinstance(found, PipelineInvalid)
+    assert (found.line, found.key) == (None, "image")
+    assert "there are 9 different ones" in found.text
+    name = "i" * (NAMED_IMAGE_CHARACTERS_MAX + 1)
+    assert isinstance(parse_pipeline(f"image: {name}\ncommands: [x]\n".encode(), LIMITS), Pipeline)
+    several = f"{WITH}{{name: x, image: {name}}}]\n"
+    found = parse_pipeline(several.encode(), LIMITS)
+    assert isinstance(found, PipelineInvalid)
+    assert f"at most {NAMED_IMAGE_CHARACTERS_MAX} characters" in found.text
+
+
+def test_the_bounds_of_a_ballot_are_those_of_the_file() -> None:
+    assert IMAGES_MAX == operations.IMAGES_MAX
+    assert operations.IMAGE_NAME_CHARACTERS_MAX == NAMED_IMAGE_CHARACTERS_MAX
 
 
 @given(st.binary(max_size=300))

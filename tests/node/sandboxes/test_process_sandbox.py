@@ -60,6 +60,53 @@ async def test_where_no_step_is_for_the_branch_nothing_passes(
     assert (found.outcome, found.exit_code) == (Outcome.SKIPPED, None)
 
 
+async def test_the_history_that_a_pipeline_asks_for_is_there(
+    repository: GitRepository, builder: Builder
+) -> None:
+    """From the order to the step; and a build that asks for none has none."""
+    repository.commit({"old": "x"})
+    repository.git("tag", "v7")
+    for clone, code in (
+        ({"depth": 2, "tags": True}, 0),
+        ({"depth": 1, "tags": True}, 128),
+        (None, 128),
+    ):
+        more = {} if clone is None else {"clone": clone}
+        text = pipeline("any", "git describe --tags --match v7 || exit 128", **more)
+        commit = repository.commit({".pbft-ci.yml": text})
+        repository.git("reset", "--quiet", "--hard", commit)
+        order = builder.order(repository.url, commit)
+        found = (await builder.find(order)).compared
+        assert found.exit_code == code, builder.log(order)
+        assert ("clone: depth" in builder.log(order)) is (clone is not None)
+        repository.git("reset", "--quiet", "--hard", "HEAD~1")
+
+
+async def test_too_long_a_history_is_a_finding_about_the_pipeline(
+    repository: GitRepository, builder: Builder
+) -> None:
+    limit = builder.limits.workspace_bytes
+    for number in range(3):
+        repository.commit({"large": bytes([number]) * (limit // 2)})
+    text = pipeline("any", "true", clone={"depth": "full"})
+    commit = repository.commit({".pbft-ci.yml": text})
+    order = builder.order(repository.url, commit)
+    found = (await builder.find(order)).compared
+    assert found.outcome is Outcome.PIPELINE_INVALID
+    assert "ask for less `depth`" in builder.log(order)
+
+
+async def test_services_are_not_there_which_this_replica_says(
+    repository: GitRepository, builder: Builder
+) -> None:
+    text = pipeline("any", "true", services=[{"name": "database", "image": "any"}])
+    commit = repository.commit({".pbft-ci.yml": text})
+    ballot = await builder.build(builder.order(repository.url, commit))
+    assert isinstance(ballot, Abstain)
+    assert "executor: process" in ballot.reason
+    assert "database" in ballot.reason
+
+
 async def test_the_environment_is_not_the_nodes_own(
     repository: GitRepository, builder: Builder, monkeypatch: pytest.MonkeyPatch
 ) -> None:

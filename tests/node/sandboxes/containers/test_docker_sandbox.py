@@ -272,10 +272,12 @@ async def test_an_image_without_a_shell_is_a_failed_build(room: Room) -> None:
 @pytest.mark.parametrize("kind", ["pipeline", "dockerfile"])
 async def test_cancelling_leaves_nothing(room: Room, kind: str) -> None:
     builder = await room.make_builder(room.make_config(room.repository.url))
+    service = {"name": "beside", "image": room.image, "command": ["sleep", "600"]}
+    more = {"services": [service]} if kind == "services" else {}
     files: dict[str, str | bytes] = (
-        {".pbft-ci.yml": pipeline(room.image, "echo started; sleep 600")}
-        if kind == "pipeline"
-        else {"Dockerfile": f"FROM {room.image}\nRUN true\nRUN echo started; sleep 600\n"}
+        {"Dockerfile": f"FROM {room.image}\nRUN true\nRUN echo started; sleep 600\n"}
+        if kind == "dockerfile"
+        else {".pbft-ci.yml": pipeline(room.image, "echo started; sleep 600", **more)}
     )
     order = builder.order(room.repository.url, room.repository.commit(files))
     task = asyncio.create_task(builder.build(order))
@@ -409,7 +411,7 @@ asyncio.run(main(*sys.argv[1:]))
 """
 
 
-@pytest.mark.parametrize("kind", ["pipeline", "dockerfile"])
+@pytest.mark.parametrize("kind", ["pipeline", "services", "dockerfile"])
 async def test_a_node_that_is_killed_leaves_nothing_after_its_next_start(
     room: Room, kind: str, tmp_path: Path
 ) -> None:

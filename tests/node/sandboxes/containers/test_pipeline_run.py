@@ -49,7 +49,7 @@ def test_a_tree_that_nobody_unpacks_does_not_count_against_the_image(
     without_tar: set[str] = set()
     context = RunContext(
         pipeline=asked,
-        image=Image("id", None, (), has_command=True, has_triggers=False, bytes=1),
+        images={"image": Image("id", None, (), has_command=True, has_triggers=False, bytes=1)},
         work=Order(),  # type: ignore[arg-type]
         name="name",
         labels={},

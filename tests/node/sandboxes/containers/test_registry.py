@@ -16,7 +16,7 @@ import docker.errors
 import msgspec
 import pytest
 
-from ci.operations import Abstain, Outcome
+from ci.operations import Abstain, ImageDigest, Outcome
 from node.sandboxes.containers.docker_engine import digest_of as digest_for
 from tests.node.conftest import BuilderMaker, ConfigMaker, GitRepository, pipeline
 
@@ -145,6 +145,43 @@ async def test_an_image_is_pulled_and_its_digest_is_compared(
     # but what a tag means, nobody else can say
     commit = repository.commit({".pbft-ci.yml": pipeline(f"{name}:1", "exit 5")})
     assert isinstance(await builder.build(builder.order(repository.url, commit)), Abstain)
+
+
+async def test_of_a_build_in_several_images_all_digests_are_compared(
+    registry: Registry,
+    repository: GitRepository,
+    make_config: ConfigMaker,
+    make_builder: BuilderMaker,
+    base_image: str,
+) -> None:
+    """Two replicas that differ in the image of one step alone do not agree."""
+    name = f"{registry.host}/{registry.repository}"
+    fixed, moving = f"{name}@{registry.digest}", f"{name}:1"
+    steps = [
+        {"name": "first", "commands": ["echo one >file"]},
+        {"name": "second", "image": moving, "commands": ["cat file"]},
+        {"name": "third", "image": fixed, "commands": ["cat file"]},
+        # of a step that is not for this branch nothing is pulled, and nothing is compared
+        {"name": "no", "image": f"{name}:none", "commands": ["x"], "when": {"branch": "other"}},
+    ]
+    text = json.dumps({"image": base_image, "steps": steps})
+    commit = repository.commit({".pbft-ci.yml": text})
+    first, second = registry.manifest, registry.manifest + b"\n"
+    found = []
+    for node, manifest in (("node0", first), ("node1", second)):
+        registry.manifest, registry.digest = manifest, digest_of(manifest)
+        config = make_config(repository.url, name=node, images_from=(registry.host,))
+        builder = await make_builder(config)
+        found.append((await builder.find(builder.order(repository.url, commit))).compared)
+    assert found[0].exit_code == 0
+    assert found[0].images == (
+        ImageDigest(moving, digest_of(first)),
+        ImageDigest(fixed, digest_of(first)),
+        ImageDigest(base_image, None),
+    )
+    assert found[1].images[0] == ImageDigest(moving, digest_of(second))
+    assert found[1].images[1:] == found[0].images[1:]
+    assert found[0] != found[1]
 
 
 async def test_two_replicas_that_get_different_images_for_one_tag_do_not_agree(
