@@ -27,7 +27,7 @@ STATE_BYTES_MAX = 800_000_000
 # Of that, at most (tests/ci/test_admission.py measures it), beside BALLOT_BYTES: one asking beside
 # its client's name; what else a build has, with its verdict and statement; an answer that is kept
 # for a client, of which there are two windows. Where ballots differ in the longest lists of
-# artifacts, a build has up to an eighth more; SQLite's bound leaves a quarter.
+# artifacts, a build has up to a seventh more; SQLite's bound leaves a quarter.
 ASKING_BYTES = 64
 BUILD_BYTES = 104 * 1024
 ANSWER_BYTES = 384

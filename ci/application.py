@@ -281,12 +281,14 @@ class BuildApplication:
     def _on_submit_build(self, operation: SubmitBuild, asker: Requester, sequence: int) -> Applied:
         """Opens a build, or adds an asker to the build of this id.
 
-        Accepted if event, ref and branch are one claim (`ci.references`), and then if the build is
-        closed and remembered (`find_deferred` has its verdict); or is open,
-        asks for the same, and has room for this asker: see `ci.admission`; or is new and there is
-        room for it: see there.
+        Accepted if event, ref, branch and schedule are one claim (`ci.references`), and then if the
+        build is closed and remembered (`find_deferred` has its verdict); or is open, asks for the
+        same, and has room for this asker: see `ci.admission`; or is new and there is room for it:
+        see there.
         """
-        if reason := reference_refusal(operation.event, operation.branch, operation.ref):
+        if reason := reference_refusal(
+            operation.event, operation.branch, operation.ref, schedule=operation.schedule
+        ):
             return _refused(reason)
         build_id = submitted_build_id(self._cluster.id, asker.client, operation)
         opened = Applied("opened", build_id, build_id)
@@ -323,6 +325,7 @@ class BuildApplication:
                     self._cluster, limits, self.ledger_head, build_id=build_id
                 ),
                 limits=encoded,
+                schedule=operation.schedule,
             )
             return opened
         if _asked(operation) != _asked(build):
@@ -554,7 +557,7 @@ def _refused(reason: str) -> Applied:
 
 def _asked(of: SubmitBuild | OpenBuild) -> tuple[object, ...]:
     """What is asked for, to be compared; approval may have been given since."""
-    return (of.repository, of.branch, of.commit, of.event, of.ref, of.delivery)
+    return (of.repository, of.branch, of.commit, of.event, of.ref, of.delivery, of.schedule)
 
 
 def _deferred_reply(asker: Requester, build_id: bytes, statement: bytes) -> DeferredReply:

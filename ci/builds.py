@@ -27,6 +27,7 @@ from ci.operations import (
     PageUrl,
     ResultKey,
     ResultWithTests,
+    ScheduleName,
 )
 from ci.verdict import Verdict
 from pbft.messages import Digest
@@ -72,7 +73,7 @@ class OpenBuild(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fie
     verdict_index: int = 0
     # the statement's bytes; empty while undecided
     statement: bytes = b""
-    # event, ref, delivery and public_url are as in the request that opened it
+    # event, ref, delivery, public_url and schedule are as in the request that opened it
     event: Event = Event.PUSH
     ref: FullRef | None = None
     delivery: Delivery | None = None
@@ -83,6 +84,7 @@ class OpenBuild(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fie
     executors: tuple[str, ...] = ()
     # the limits that it was opened under, encoded; empty: those of the genesis
     limits: bytes = b""
+    schedule: ScheduleName | None = None
 
     @property
     def is_decided(self) -> bool:
@@ -151,11 +153,13 @@ class OpenBuild(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fie
 def encode_build(build: OpenBuild) -> bytes:
     """The bytes of a build in the replicated state; equal builds have equal bytes.
 
-    `limits` is left out if it is empty, as in states from before limits could change.
+    `schedule` is left out if there is none, and then `limits` if it is empty, as in states from
+    before there were schedules, and before limits could change.
     """
-    if build.limits:
-        return msgspec.msgpack.encode(build)
-    return msgspec.msgpack.encode(msgspec.structs.astuple(build)[:-1])
+    fields = msgspec.structs.astuple(build)
+    if build.schedule is None:
+        fields = fields[:-1] if build.limits else fields[:-2]
+    return msgspec.msgpack.encode(fields)
 
 
 def decode_build(data: bytes) -> OpenBuild:

@@ -5,6 +5,7 @@ larger by it than was reckoned before. It names the whole canonical report if th
 the cases that did not pass, as far as there is room.
 """
 
+import functools
 from collections.abc import Iterator, Mapping
 
 import msgspec
@@ -100,10 +101,12 @@ def cases_refusal(ballot: ResultWithTests) -> str | None:
     return None
 
 
+@functools.lru_cache(maxsize=64)
 def report_refusal(report: CaseReport) -> str | None:
     """Why no cases have this report; None: some may. A fixed text.
 
-    Whether they are the commit's nobody can know: that takes other replicas.
+    Whether they are the commit's nobody can know: that takes other replicas. Those have mostly the
+    same report, which is looked at once.
     """
     if not 1 <= report.total <= CASES_MAX:
         return f"a report of the tests has 1 to {CASES_MAX} cases"

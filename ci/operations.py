@@ -17,8 +17,9 @@ OPERATION_BYTES_MAX = 64 * 1024
 # limits that hold would be refused, and replicas of two versions would judge proposals differently.
 BALLOT_BYTES = 32 * 1024
 # Of a ballot with a report of test cases, which gets the room that the rest leaves. The rest has at
-# most 29 KiB (tests/ci/test_admission.py measures it).
+# most 29.3 KiB (tests/ci/test_case_reports.py tries it).
 REPORTING_BALLOT_BYTES = 30 * 1024
+SUBMIT_BUILD_TAG = "submit_build"
 
 BuildId = Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
 ProposalDigest = Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
@@ -43,6 +44,8 @@ RegistryDigest = Annotated[str, msgspec.Meta(pattern=r"^sha256:[0-9a-f]{64}\Z")]
 IMAGES_MAX = 8
 StepName = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}\Z")]
 STEPS_MAX = 64
+# What an operator calls a schedule (`schedules:` of client.yml); it is part of a status's name.
+ScheduleName = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}\Z")]
 CaseId = Annotated[str, msgspec.Meta(min_length=1, max_length=CASE_ID_CHARACTERS_MAX)]
 CaseCount = Annotated[int, msgspec.Meta(ge=0, le=CASES_MAX)]
 # What a ballot names of its test cases: the whole canonical report if it is no longer than this;
@@ -87,6 +90,10 @@ class Event(enum.StrEnum):
     PUSH = "push"
     TAG = "tag"
     PULL_REQUEST = "pull_request"
+    # a merge queue asks about what a branch would become
+    MERGE_GROUP = "merge_group"
+    # a gateway's schedule is due
+    CRON = "cron"
 
 
 class Agreement(enum.StrEnum):
@@ -240,8 +247,8 @@ Ballot = BuildResult | ResultWithTests | Abstain
 class Delivery(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
     """Which message of a forge asks for a build: two gateways that get it ask for one build.
 
-    forge: `github`, `gitlab` or `gitea`; identity: SHA-256 (32 bytes) of what stays the same when
-    the forge delivers it again.
+    forge: its name as `forge:` of a configuration gives it, or `cron` for a schedule that is due;
+    identity: SHA-256 (32 bytes) of what stays the same when it is delivered again.
     """
 
     forge: Annotated[str, msgspec.Meta(min_length=1, max_length=32)]
@@ -249,14 +256,15 @@ class Delivery(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fiel
 
 
 class SubmitBuild(
-    msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag="submit_build"
+    msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag=SUBMIT_BUILD_TAG
 ):
     """A gateway asks for a build."""
 
     # the random identity of the outbox's row
     identity: Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
     repository: Annotated[str, msgspec.Meta(min_length=1, max_length=1024)]
-    # what people call it: the pushed branch, the tag, a pull request's base branch
+    # what people call it: the pushed branch, the tag, the base branch of a pull request and of a
+    # merge group
     branch: Annotated[str, msgspec.Meta(min_length=1, max_length=255)]
     # None if the branch does not exist: the replicas agree on checkout_failed
     commit: CommitHex | None
@@ -269,6 +277,8 @@ class SubmitBuild(
     needs_approval: bool = False
     # where the gateway that opens the build shows it to people; the gateway alone says so
     public_url: PageUrl | None = None
+    # which schedule is due; None for all events but cron
+    schedule: ScheduleName | None = None
 
 
 class CastBallot(
@@ -368,7 +378,12 @@ _decoder: msgspec.msgpack.Decoder[Operation] = msgspec.msgpack.Decoder(Operation
 
 
 def encode_operation(operation: Operation) -> bytes:
-    """The bytes that go into `Request.operation`."""
+    """The bytes that go into `Request.operation`.
+
+    Without a schedule a SubmitBuild has the bytes that it had before there were schedules.
+    """
+    if isinstance(operation, SubmitBuild) and operation.schedule is None:
+        return _encoder.encode((SUBMIT_BUILD_TAG, *msgspec.structs.astuple(operation)[:-1]))
     return _encoder.encode(operation)
 
 

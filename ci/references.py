@@ -11,8 +11,13 @@ from ci.operations import Event
 
 BRANCH_PREFIX = "refs/heads/"
 TAG_PREFIX = "refs/tags/"
-# The head of a pull request (GitHub, Gitea, Forgejo) and of a merge request (GitLab).
-_REQUEST_HEAD = re.compile(r"refs/(pull|merge-requests)/[1-9][0-9]{0,18}/head")
+# Below it GitHub's merge queue makes a branch for each merge group: <base>/pr-<number>-<commit>.
+QUEUE_PREFIX = "gh-readonly-queue/"
+# The head of a pull request (GitHub, Gitea, Forgejo; Bitbucket Data Center) and of a merge request
+# (GitLab).
+_REQUEST_HEAD = re.compile(
+    r"refs/((pull|merge-requests)/[1-9][0-9]{0,18}/head|pull-requests/[1-9][0-9]{0,18}/from)"
+)
 
 
 def full_ref(branch: str, ref: str | None) -> str:
@@ -26,13 +31,22 @@ def branch_ref(name: str) -> str:
 
 
 def target_of(event: Event, branch: str) -> str | None:
-    """The full name of the branch that a pull request is for; None: it is none."""
-    return BRANCH_PREFIX + branch if event is Event.PULL_REQUEST else None
+    """The full name of the branch that a pull request or a merge group is for; None: it is none."""
+    is_for_branch = event in (Event.PULL_REQUEST, Event.MERGE_GROUP)
+    return BRANCH_PREFIX + branch if is_for_branch else None
 
 
-def reference_refusal(event: Event, branch: str, ref: str | None) -> str | None:
-    """Why this event cannot have this ref and this branch; None: it can. Fixed texts."""
+def reference_refusal(
+    event: Event, branch: str, ref: str | None, *, schedule: str | None = None
+) -> str | None:
+    """Why this event cannot have this ref, branch and schedule; None: it can. Fixed texts.
+
+    Bitbucket Cloud has no refs of requests: there the head of one is a branch, which is not the
+    branch that the request is for.
+    """
     reference = full_ref(branch, ref)
+    if (schedule is None) is (event is Event.CRON):
+        return "the event is cron without a schedule, or another one with a schedule"
     match event:
         case Event.PUSH:
             if reference != BRANCH_PREFIX + branch:
@@ -41,6 +55,16 @@ def reference_refusal(event: Event, branch: str, ref: str | None) -> str | None:
             if reference != TAG_PREFIX + branch:
                 return "the event is tag, and the ref is not refs/tags/ and the branch (the tag)"
         case Event.PULL_REQUEST:
-            if _REQUEST_HEAD.fullmatch(reference) is None:
+            is_other_branch = (
+                reference.startswith(BRANCH_PREFIX) and reference != BRANCH_PREFIX + branch
+            )
+            if not is_other_branch and _REQUEST_HEAD.fullmatch(reference) is None:
                 return "the event is pull_request, and the ref is not the head of a request"
+        case Event.MERGE_GROUP:
+            group = reference.removeprefix(f"{BRANCH_PREFIX}{QUEUE_PREFIX}{branch}/")
+            if group == reference or "/" in group:
+                return "the event is merge_group, and the ref is not in the queue of the branch"
+        case Event.CRON:
+            if reference != BRANCH_PREFIX + branch:
+                return "the event is cron, and the ref is not refs/heads/ and the branch"
     return None

@@ -150,8 +150,8 @@ class VerdictFields(msgspec.Struct, frozen=True, rename="camel", omit_defaults=T
     # who was to build first; left out if every replica was. The others stood by, so it says nothing
     # of them that they are among those without a ballot
     executors: tuple[str, ...] = ()
-    # of a pull request: the full name of the branch that it is for, which is `branch`; git does not
-    # show it
+    # of a pull request and a merge group: the full name of the branch that it is for, which is
+    # `branch`; git does not show it
     target: str | None = None
     # of the pipeline file (or the Dockerfile), if the replicas agreed on it
     pipeline_sha256: str | None = None
@@ -159,6 +159,8 @@ class VerdictFields(msgspec.Struct, frozen=True, rename="camel", omit_defaults=T
     steps: tuple[RecordedStep, ...] = ()
     # left out if no replica reported test cases, and if nothing was tested
     tests: StatedCases | None = None
+    # which schedule was due, as the gateway said that asked; None for all events but cron
+    schedule: str | None = None
 
     @property
     def full_ref(self) -> str:
@@ -234,6 +236,8 @@ def submitted_build_id(cluster_id: bytes, client: str, operation: SubmitBuild) -
         return build_id_for(cluster_id, client, operation.identity)
     acted_on = msgspec.msgpack.encode(
         (
+            # left out without one, so that ids are what they were before there were schedules
+            *(() if operation.schedule is None else (operation.schedule,)),
             operation.delivery,
             operation.repository,
             operation.branch,
@@ -308,6 +312,7 @@ def statement_bytes(
                 target=target_of(build.event, build.branch),
                 pipeline_sha256=compared.pipeline_sha256 if compared else None,
                 steps=recorded_steps(compared) if compared else (),
+                schedule=build.schedule,
             ),
         ),
     )

@@ -35,6 +35,7 @@ from client.gateway.gateway_setup import (
 from client.gateway.reporting import Reports, make_reporter, targets_of
 from client.gateway.resolve import Resolver
 from client.gateway.results_file import ResultsFile
+from client.gateway.schedules import Schedules
 from client.logs.live_logs import LiveLogs
 from client.network.artifact_fetch import Artifacts
 from client.network.limits_history import LimitsHistory
@@ -43,6 +44,7 @@ from client.network.nodes import Nodes
 from client.storage.archive import Archive
 from client.storage.archive_keeper import ArchiveKeeper
 from client.storage.database import Database
+from client.storage.due_times import DueTimes
 from common.configuration.config import (
     ClientConfig,
     ConfigError,
@@ -176,12 +178,18 @@ async def running_gateway(
         keeper.start()
         stack.push_async_callback(keeper.close)
         await links.start()
+        schedules = Schedules(gateway, DueTimes(database))
+        stack.push_async_callback(schedules.close)
+        schedules.use_repositories(config.repositories)
         if read is not None:
             reloads = Reloads(config, read)
             metrics.watch_configuration(lambda: reloads.is_taken, lambda: reloads.read_at)
-            reloads.start(
-                lambda config: _use_repositories(config, site, resolver, reporter=reporter)
-            )
+
+            def reload(config: ClientConfig) -> None:
+                _use_repositories(config, site, resolver, reporter=reporter)
+                schedules.use_repositories(config.repositories)
+
+            reloads.start(reload)
             stack.push_async_callback(reloads.close)
         _log_start(site)
         yield gateway

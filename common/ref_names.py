@@ -4,7 +4,9 @@ import re
 
 BRANCH_BYTES_MAX = 255
 # Full names of what may be built, beside branches: tags, and the heads of pull and merge requests.
-_REQUEST_HEAD = re.compile(r"refs/(pull|merge-requests)/[1-9][0-9]{0,17}/head")
+_REQUEST_HEAD = re.compile(
+    r"refs/((pull|merge-requests)/[1-9][0-9]{0,17}/head|pull-requests/[1-9][0-9]{0,17}/from)"
+)
 BRANCH_PREFIX = "refs/heads/"
 TAG_PREFIX = "refs/tags/"
 
@@ -16,14 +18,18 @@ _FORBIDDEN_IN_BRANCH = re.compile(r"[\x00-\x20\x7f~^:?*\[\\]")
 def check_ref(text: str) -> str | None:
     """Why this is no full name of something to build, or None where it is one.
 
-    refs/heads/<branch>, refs/tags/<tag>, refs/pull/<n>/head, refs/merge-requests/<n>/head.
+    refs/heads/<branch>, refs/tags/<tag>, refs/pull/<n>/head, refs/merge-requests/<n>/head,
+    refs/pull-requests/<n>/from.
     """
     for prefix in (BRANCH_PREFIX, TAG_PREFIX):
         if text.startswith(prefix):
             return check_branch_name(text.removeprefix(prefix))
     if _REQUEST_HEAD.fullmatch(text):
         return None
-    return "is none of refs/heads/..., refs/tags/..., refs/pull/N/head, refs/merge-requests/N/head"
+    return (
+        "is none of refs/heads/..., refs/tags/..., refs/pull/N/head, refs/merge-requests/N/head, "
+        "refs/pull-requests/N/from"
+    )
 
 
 def ref_of(branch: str, ref: str | None) -> str:

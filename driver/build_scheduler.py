@@ -222,6 +222,7 @@ def order_of(build: OpenBuild, limits: Limits, *, is_spare: bool) -> BuildOrder:
         event=build.event,
         ref=build.ref,
         is_spare=is_spare,
+        schedule=build.schedule,
     )
 
 

@@ -42,6 +42,8 @@ class BuildOrder(msgspec.Struct, frozen=True):
     ref: str | None = None
     # if the pipeline asks for weak agreement, other replicas are to build it instead
     is_spare: bool = False
+    # which schedule was due; None for all events but cron
+    schedule: str | None = None
 
     @property
     def key(self) -> Key:

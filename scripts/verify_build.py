@@ -68,10 +68,14 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--commit", metavar="SHA", help="require this full commit id")
     parser.add_argument("--ref", metavar="REF", help="require this full ref, as refs/heads/main")
     parser.add_argument(
-        "--event", choices=("push", "tag", "pull_request"), help="require this event"
+        "--event",
+        choices=("push", "tag", "pull_request", "merge_group", "cron"),
+        help="require this event",
     )
     parser.add_argument(
-        "--target", metavar="BRANCH", help="require this target of the pull request, as main"
+        "--target",
+        metavar="BRANCH",
+        help="require this target of the pull request or merge group, as main",
     )
     parser.add_argument(
         "--pipeline-sha256", metavar="HEX", help="require this SHA-256 of the pipeline file"

@@ -1,7 +1,8 @@
 """A forge on this machine that takes commit statuses, and refuses what its documents refuse.
 
-It checks what GitHub, GitLab and Gitea demand of a request (docs/FACTS.md): method, path, headers,
-fields, lengths and states; what is wrong it answers as the forge would, and notes.
+It checks what GitHub, GitLab, Gitea and both Bitbuckets demand of a request (docs/FACTS.md):
+method, path, headers, fields, lengths and states; what is wrong it answers as the forge would, and
+notes.
 """
 
 import json
@@ -19,14 +20,36 @@ STATES = {
     "github": {"error", "failure", "pending", "success"},
     "gitlab": {"pending", "running", "success", "failed", "canceled", "skipped"},
     "gitea": {"pending", "success", "error", "failure", "warning", "skipped"},
+    "bitbucket": {"INPROGRESS", "SUCCESSFUL", "FAILED", "STOPPED"},
+    "bitbucket_data_center": {"INPROGRESS", "SUCCESSFUL", "FAILED", "CANCELLED", "UNKNOWN"},
 }
-PREFIXES = {"github": "", "gitlab": "/api/v4", "gitea": "/api/v1"}
+PREFIXES = {
+    "github": "",
+    "gitlab": "/api/v4",
+    "gitea": "/api/v1",
+    "bitbucket": "/2.0",
+    "bitbucket_data_center": "/rest/api/latest",
+}
+# what a status is known by, and how long that may be
+CONTEXT_FIELDS = {"gitlab": "name", "bitbucket": "key", "bitbucket_data_center": "key"}
+CONTEXT_CHARACTERS_MAX = {"bitbucket": 40}
 FIELDS = {
     "github": {"state", "target_url", "description", "context"},
     "gitlab": {"state", "ref", "name", "target_url", "description", "coverage", "pipeline_id"},
     "gitea": {"state", "target_url", "description", "context"},
+    "bitbucket": {"key", "state", "name", "url", "description", "refname"},
+    "bitbucket_data_center": {
+        *("key", "state", "name", "url", "description", "ref", "parent", "duration"),
+        *("buildNumber", "testResults"),
+    },
 }
-DESCRIPTION_CHARACTERS_MAX = {"github": 140, "gitlab": 255, "gitea": 255}
+DESCRIPTION_CHARACTERS_MAX = {
+    "github": 140,
+    "gitlab": 255,
+    "gitea": 255,
+    "bitbucket": 255,
+    "bitbucket_data_center": 255,
+}
 
 
 @dataclass(frozen=True)
@@ -104,7 +127,7 @@ class ForgeServer:
             self.requests += 1
             instead = self.answer_with(self.requests)
             answer = instead or self._judge(request, body)
-        data = json.dumps(answer.body).encode()
+        data = b"" if answer.status == 204 else json.dumps(answer.body).encode()
         request.send_response(answer.status)
         for name, value in answer.headers:
             request.send_header(name, value)
@@ -128,9 +151,11 @@ class ForgeServer:
             return self._refuse(422, f"state {fields.get('state')!r}")
         if len(fields.get("description", "")) > DESCRIPTION_CHARACTERS_MAX[self.forge]:
             return self._refuse(422, "description is too long")
-        context = fields.get("name" if self.forge == "gitlab" else "context", "")
-        if not 1 <= len(context) <= 255:
-            return self._refuse(422, f"context {context!r}")
+        context = fields.get(CONTEXT_FIELDS.get(self.forge, "context"), "")
+        if not 1 <= len(context) <= CONTEXT_CHARACTERS_MAX.get(self.forge, 255):
+            return self._refuse(400, f"context {context!r}")
+        if self.forge.startswith("bitbucket") and not fields.get("url", "").startswith("http"):
+            return self._refuse(400, f"url {fields.get('url')!r}")
         project, commit = where
         same = [s for s in self.statuses if (s.commit, s.context) == (commit, context)]
         if self.forge == "gitlab" and same and same[-1].state == fields["state"] == "pending":
@@ -142,10 +167,12 @@ class ForgeServer:
             context,
             fields["state"],
             fields.get("description", ""),
-            fields.get("target_url"),
-            fields.get("ref"),
+            fields.get("target_url", fields.get("url")),
+            fields.get("ref", fields.get("refname")),
         )
         self.statuses.append(status)
+        if self.forge == "bitbucket_data_center":
+            return Answer(204, None)
         return Answer(201, {"id": len(self.statuses), **fields})
 
     def _project_and_commit(self, request: BaseHTTPRequestHandler) -> tuple[str, str] | None:
@@ -157,16 +184,24 @@ class ForgeServer:
                 case ["projects", project, "statuses", commit] if "%2F" in project.upper():
                     return unquote(project), commit
             return None
-        match parts:
-            case ["repos", owner, name, "statuses", commit] if len(commit) in (40, 64):
-                return f"{owner}/{name}", commit
-        return None
+        expected = {
+            "bitbucket": ["repositories", "*", "*", "commit", "*", "statuses", "build"],
+            "bitbucket_data_center": ["projects", "*", "repos", "*", "commits", "*", "builds"],
+        }.get(self.forge, ["repos", "*", "*", "statuses", "*"])
+        if len(parts) != len(expected):
+            return None
+        if any(word not in ("*", part) for word, part in zip(expected, parts, strict=True)):
+            return None
+        owner, name, commit = (
+            part for word, part in zip(expected, parts, strict=True) if word == "*"
+        )
+        return (f"{owner}/{name}", commit) if len(commit) in (40, 64) else None
 
     def _wrong_headers(self, request: BaseHTTPRequestHandler) -> Answer | None:
         headers = request.headers
         given = headers.get("PRIVATE-TOKEN" if self.forge == "gitlab" else "Authorization")
-        expected = {"github": f"Bearer {TOKEN}", "gitlab": TOKEN, "gitea": f"token {TOKEN}"}
-        if given != expected[self.forge]:
+        expected = {"gitlab": TOKEN, "gitea": f"token {TOKEN}"}
+        if given != expected.get(self.forge, f"Bearer {TOKEN}"):
             return self._refuse(401, "Bad credentials")
         if headers.get("Content-Type") != "application/json":
             return self._refuse(415, f"Content-Type {headers.get('Content-Type')}")

@@ -17,9 +17,19 @@ from aiohttp import web
 
 from ci.statement import envelope, keyid_for
 from client.api.refusal_log import RefusalLog
+from client.gateway.build_changes import CannotChange
 from client.gateway.collector import Collector
 from client.gateway.gateway import Gateway
-from client.gateway.webhook_router import Answered, Reception, Source, body_bytes_max, receive
+from client.gateway.resolve import NoSuchBranch, Unreachable
+from client.gateway.webhook_router import (
+    Answered,
+    Ordered,
+    Reception,
+    Source,
+    Withdrawn,
+    body_bytes_max,
+    receive,
+)
 from client.gateway.write_queue import QueueFull
 from client.network.network_watch import NetworkWatch
 from client.network.nodes import STATUS_TIMEOUT_SECONDS
@@ -29,6 +39,7 @@ from client.storage.database import StorageFailed
 from client.views.build_view import BuildView, build_view
 from common.configuration.config import ClientConfig
 from common.configuration.secret_file import read_secrets
+from common.english import counted
 from common.forges.shared.delivery import Delivery
 from common.forges.shared.event import Refusal
 from common.web.request_body import Bodies, BodyRefused
@@ -262,16 +273,58 @@ async def on_webhook(site: Site, request: web.Request) -> web.Response:
         raise ApiError(received.status, received.text)
     if isinstance(received, Answered):
         return json_response({"detail": received.detail})
+    if isinstance(received, Withdrawn):
+        return json_response({"detail": await _withdraw(site, received)})
+    # side by side, so that they share one question to the git server and one commit to the disk
+    answers = await asyncio.gather(
+        *(_order(site, ordered) for ordered in (received, *received.others))
+    )
+    # of several refs that one push moved the answer names one, a new one if there is one
+    status, accepted = next((a for a in answers if a[0] == 202), answers[0])
+    if isinstance(accepted, str):
+        return json_response({"detail": accepted})
+    if len(answers) > 1:
+        detail = f"{counted(len(answers), 'ref')} of one push; this is one of their builds"
+        accepted = msgspec.structs.replace(accepted, detail=detail)
+    return json_response(accepted, status, {"Location": accepted.url})
+
+
+async def _order(site: Site, ordered: Ordered) -> tuple[int, Accepted | str]:
+    """Have one build ordered; the status that answers it, and the body, or why there is no build.
+
+    Raises ApiError.
+    """
+    request = ordered.build
+    if ordered.commit_prefix is not None:
+        found = await site.gateway.find_commit(request)
+        if isinstance(found, Unreachable):
+            raise ApiError(
+                503,
+                f"the forge tells only the beginning of the commit, and its git server does not"
+                f" answer: {found.reason}; deliver it again",
+                RETRY_AFTER_SECONDS,
+            )
+        if isinstance(found, NoSuchBranch) or not found.commit.startswith(ordered.commit_prefix):
+            return 200, "ignored: its ref has moved on by now, which another delivery tells"
+        request = msgspec.structs.replace(request, commit=found.commit)
     try:
-        submitted = await site.gateway.order(received.build, received.skip_reason)
+        submitted = await site.gateway.order(request, ordered.skip_reason)
     except QueueFull as error:
         raise queue_full(error) from error
     url = f"{site.public_url}/builds/{submitted.build.hex()}"
-    detail = f"skipped: {received.skip_reason}" if received.skip_reason else ""
+    detail = f"skipped: {ordered.skip_reason}" if ordered.skip_reason else ""
     if not submitted.is_new:
         detail = "this delivery was received before; it is this build"
-    status = 200 if detail else 202
-    return json_response(Accepted(submitted.build.hex(), url, detail), status, {"Location": url})
+    return 200 if detail else 202, Accepted(submitted.build.hex(), url, detail)
+
+
+async def _withdraw(site: Site, withdrawn: Withdrawn) -> str:
+    """Withdraw the request of an earlier delivery; what came of it."""
+    try:
+        await site.gateway.withdraw(withdrawn.build, withdrawn.reason)
+    except CannotChange as error:
+        return f"ignored: {withdrawn.reason}; {error}"
+    return f"cancelled: {withdrawn.reason}"
 
 
 async def _receive(site: Site, request: web.Request) -> Reception:

@@ -150,7 +150,8 @@ async def _show_ordered(options: argparse.Namespace, operator: _Operator) -> Non
 
 
 def _show(build: str, asked: AskedBuild, author: str | None, *, whose_word: str) -> None:
-    target = f" for {escape_controls(asked.branch)}" if asked.event == Event.PULL_REQUEST else ""
+    is_for_branch = asked.event in (Event.PULL_REQUEST, Event.MERGE_GROUP)
+    target = f" for {escape_controls(asked.branch)}" if is_for_branch else ""
     print(f"build       {build} ({whose_word})")
     print(f"repository  {escape_controls(asked.repository)}")
     print(f"commit      {asked.commit or '-'}")

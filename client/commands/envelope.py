@@ -105,7 +105,9 @@ def add(commands: Commands, common: argparse.ArgumentParser) -> None:
         "--event", choices=[event.value for event in Event], help="require this event"
     )
     check.add_argument(
-        "--target", metavar="BRANCH", help="require this target of the pull request, as main"
+        "--target",
+        metavar="BRANCH",
+        help="require this target of the pull request or merge group, as main",
     )
     check.add_argument(
         "--pipeline-sha256", metavar="HEX", help="require this SHA-256 of the pipeline file"
@@ -261,7 +263,8 @@ def _print(verified: VerifiedEnvelope) -> None:
     print(f"repository  {escape_controls(verdict.repository)}")
     print(f"commit      {verdict.commit or '-'}")
     target = "" if verdict.target is None else f", for {escape_controls(verdict.target)}"
-    print(f"event       {verdict.event}{target}")
+    due = "" if verdict.schedule is None else f", schedule {verdict.schedule}"
+    print(f"event       {verdict.event}{target}{due}")
     print(f"ref         {escape_controls(verdict.full_ref)}")
     print(f"pipeline    {pipeline_sha256(verified.statement) or '-'}")
     for step in verdict.steps:

@@ -155,7 +155,8 @@ def _agreement(build: BuildView, marks: Sequence[ReplicaMark]) -> str | None:
 
 def _event(build: BuildView) -> str:
     words = formats.words(build.event)
-    return f"{words} {build.ref}" if build.ref else words
+    named = build.ref or build.schedule
+    return f"{words} {named}" if named else words
 
 
 def _older(page: BuildPage, fields: dict[str, str]) -> str | None:

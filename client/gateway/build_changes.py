@@ -16,7 +16,8 @@ from ci.statement import parse_statement
 from client.storage.archive import Archive, BuildRecord
 from client.storage.build_request import BuildRequest
 from client.storage.outbox import Kind, Outbox, OutboxRow, State
-from client.views.build_view import is_over
+from client.views.build_view import is_over, schedule_of
+from common.ref_names import check_commit
 from pbft.codec import decode_request, decode_signed
 
 CANCELLED = "cancelled"
@@ -156,9 +157,14 @@ def rebuild_of(record: BuildRecord) -> BuildRequest:
     """The same commit, ref and event once more, as a build of its own.
 
     What was built was approved, where it needed that, and so is the same commit now. What was
-    never built is not: whoever may ask for a rebuild may not approve.
+    never built is not: whoever may ask for a rebuild may not approve. Raises CannotChange.
     """
+    schedule = schedule_of(record)
+    if record.event is Event.CRON and schedule is None:
+        raise CannotChange("the network was never asked for it; wait for its schedule")
     needs_approval = record.event is Event.PULL_REQUEST
+    # of what was skipped a forge may have told only how its commit begins
+    is_full_commit = record.commit is not None and check_commit(record.commit) is None
     if record.request is not None:
         operation = decode_operation(decode_request(decode_signed(record.request)).operation)
         assert isinstance(operation, SubmitBuild), "a build was asked for by such a request"
@@ -169,10 +175,11 @@ def rebuild_of(record: BuildRecord) -> BuildRequest:
     return BuildRequest(
         repository=record.repository,
         branch=record.branch,
-        commit=record.commit,
+        commit=record.commit if is_full_commit else None,
         event=record.event,
         ref=record.ref,
         needs_approval=needs_approval,
+        schedule=schedule,
     )
 
 
@@ -192,4 +199,7 @@ def _is_given_up(record: BuildRecord) -> bool:
 
 
 def _is_same_ref(one: BuildRequest, other: BuildRequest) -> bool:
-    return (one.event, one.branch, one.ref) == (other.event, other.branch, other.ref)
+    of_one, of_other = (
+        (asked.event, asked.branch, asked.ref, asked.schedule) for asked in (one, other)
+    )
+    return of_one == of_other

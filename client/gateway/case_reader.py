@@ -59,7 +59,7 @@ class CaseReader:
         seen = SeenBuild(
             at=record.decided_at,
             commit=counted.compared.commit or "",
-            branch=record.branch if record.event is Event.PUSH else None,
+            branch=record.branch if record.event in (Event.PUSH, Event.CRON) else None,
             is_red=verdict.outcome is not Outcome.PASSED,
             seen=observe(counted.reports, self._quorums.faults_max),
         )

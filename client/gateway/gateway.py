@@ -15,6 +15,7 @@ from typing import Any, Protocol
 
 from ci.application import OPERATOR_ROLE
 from ci.limits import Limits
+from ci.statement import submitted_build_id
 from client.gateway.answers import (
     Answers,
     AppendAnswered,
@@ -33,6 +34,7 @@ from client.gateway.gateway_setup import (
     GatewaySettings,
     GatewayStorage,
 )
+from client.gateway.resolve import Resolution, Unreachable
 from client.gateway.results_file import ResultsWriter
 from client.gateway.timestamp_allocator import TimestampAllocator
 from client.gateway.write_applier import WriteApplier
@@ -45,6 +47,8 @@ from client.gateway.writes import (
     BuildKnown,
     CancelWrite,
     ChangeRefused,
+    Due,
+    NoteDue,
 )
 from client.storage.build_request import BuildRequest, Submitted
 from client.storage.database import StorageFailed
@@ -66,6 +70,8 @@ TIMER_PRECISION_SECONDS = 0.01
 LATE_REPLIES_SECONDS = 0.1
 # Before asking again for signatures that the replies to an accepted verdict lacked.
 ATTEST_AGAIN_SECONDS = 5.0
+# Bitbucket gives a delivery up after ten.
+FIND_SECONDS_MAX = 8.0
 # As long as pbft.client waits at most before it asks again.
 FORGOTTEN_AGAIN_SECONDS = 15.0
 
@@ -133,6 +139,7 @@ class Gateway:
             configured=self._configured,
         )
         self._results_writer = ResultsWriter(results, self._write_queue.put, self._spawn)
+        self._resolver = services.resolver
         self._commits = CommitSearch(services.resolver, self._outbox, self._write_queue.put)
         self._answers: deque[Accepted | LateReply] = deque()
         self._appends: dict[bytes, asyncio.Future[AppendResult]] = {}
@@ -201,16 +208,22 @@ class Gateway:
         return (await self.order(BuildRequest(repository, branch, commit))).build
 
     async def order(
-        self, request: BuildRequest, skip_reason: str = "", again: bytes | None = None
+        self,
+        request: BuildRequest,
+        skip_reason: str = "",
+        again: bytes | None = None,
+        *,
+        due: Due | None = None,
     ) -> Submitted:
         """Accept a build, once the row is on disk; or only keep that it is skipped, and why.
 
+        due: the time of the schedule that asks for it; it is dealt with once the row is on disk.
         again: the build that this one does again. Where that is configured, a build cancels the
         older ones of its ref; one that is done again never does.
         A delivery that is here already is the build that it was (but BuildChanges.pushed_again).
         Raises QueueFull and StorageFailed; then nothing was accepted.
         """
-        write = AddBuild(self._draw(32), request, skip_reason, again)
+        write = AddBuild(self._draw(32), request, skip_reason, again, due)
         try:
             result = await self._write_queue.accept(write)
         except QueueFull:
@@ -220,6 +233,28 @@ class Gateway:
             return Submitted(known, is_new=False)
         assert isinstance(result, BuildAdded | BuildKnown)
         return Submitted(result.build, is_new=isinstance(result, BuildAdded))
+
+    async def pass_over(self, due: Due) -> None:
+        """Have a time of a schedule dealt with, without a build. Raises StorageFailed."""
+        await self._write_queue.put(NoteDue(due))
+
+    async def find_commit(self, request: BuildRequest) -> Resolution:
+        """Where a build's ref points now, before the build is accepted. Raises nothing.
+
+        It takes no longer than a forge waits for the answer to its delivery.
+        """
+        try:
+            async with asyncio.timeout(FIND_SECONDS_MAX):
+                return await self._resolver.resolve(request.repository, request.branch, request.ref)
+        except TimeoutError:
+            return Unreachable(f"no answer in {FIND_SECONDS_MAX:g} s")
+
+    async def withdraw(self, request: BuildRequest, reason: str) -> None:
+        """Withdraw what a delivery asked for, as `cancel` does. Raises CannotChange,
+        StorageFailed."""
+        assert request.delivery is not None, "only a delivery's build can be found again"
+        operation = request.operation(bytes(32))
+        await self.cancel(submitted_build_id(self._cluster.id, self._name, operation), reason)
 
     async def rebuild(self, build: bytes) -> bytes:
         """Accept a new build of the same commit; its id. Raises CannotChange, and as `order`."""

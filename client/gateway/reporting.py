@@ -7,16 +7,22 @@ status is only as good as the machine that posts it; the envelope is the proof.
 import time
 from collections.abc import Sequence
 
-from ci.operations import Event
 from ci.statement import VerdictFields
 from client.storage.archive import BuildRecord
 from client.storage.database import Database, StorageFailed
 from client.storage.outbox import OutboxRow
+from client.views.build_view import schedule_of
 from common.english import counted
 from common.forges.shared.status import CommitStatus, State
 from common.repositories.repository_config import GatewayRepository, StatusTarget, status_target
 from common.statuses.reporter import Reporter
-from common.statuses.status_texts import ToldCases, context_of, description_of, state_of
+from common.statuses.status_texts import (
+    ToldCases,
+    context_of,
+    description_of,
+    ref_of_status,
+    state_of,
+)
 
 # Why what waited in a backup is not posted.
 RESTORED = "restored from a backup: it may be posted already"
@@ -110,15 +116,13 @@ class Reports:
     ) -> None:
         if record.commit is None or record.repository not in self._reporter.repositories:
             return
-        is_pull_request = record.event is Event.PULL_REQUEST
         status = CommitStatus(
             commit=record.commit,
-            context=context_of(None, is_pull_request=is_pull_request),
+            context=context_of(None, record.event, schedule_of(record)),
             state=state,
             description=description,
             target_url=f"{self._public_url}/builds/{record.build.hex()}",
-            # The head of a pull request is on no branch of its repository.
-            ref=None if is_pull_request else record.branch,
+            ref=ref_of_status(record.event, record.branch),
         )
         self._reporter.queue.put(
             record.repository,

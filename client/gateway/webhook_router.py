@@ -12,6 +12,7 @@ import msgspec
 
 from ci.operations import Delivery as BuildDelivery
 from ci.operations import Event
+from ci.references import QUEUE_PREFIX
 from client.storage.build_request import BuildRequest
 from common.forges.registry import FORGES, PLAIN, forge_of
 from common.forges.shared.delivery import Delivery
@@ -52,6 +53,17 @@ class Ordered(msgspec.Struct, frozen=True):
 
     build: BuildRequest
     skip_reason: str = ""
+    # how the commit begins, if the forge tells no more of it: its ref has to be asked for it
+    commit_prefix: str | None = None
+    # what else the same delivery orders, of the same repository
+    others: "tuple[Ordered, ...]" = ()
+
+
+class Withdrawn(msgspec.Struct, frozen=True):
+    """Have it built no longer; `build` is what its delivery ordered, and reason why."""
+
+    build: BuildRequest
+    reason: str
 
 
 class Answered(msgspec.Struct, frozen=True):
@@ -60,7 +72,7 @@ class Answered(msgspec.Struct, frozen=True):
     detail: str
 
 
-Reception = Ordered | Answered | Refusal
+Reception = Ordered | Withdrawn | Answered | Refusal
 
 
 def receive(
@@ -89,11 +101,11 @@ def receive(
         return _unknown_repository(event, name, config_file)
     if event.action is Action.PING:
         return Answered("pong: this webhook is set up")
-    if event.action is Action.IGNORED:
+    if event.action is Action.IGNORED and not event.others:
         return Answered(f"ignored: {event.reason}")
     if source is None:
         return _unknown_repository(event, name, config_file)
-    return _wanted(event, name, source.entry)
+    return _all_wanted((event, *event.others), name, source.entry)
 
 
 def body_bytes_max(delivery: Delivery) -> int:
@@ -191,8 +203,19 @@ def _unknown_repository(event: ForgeEvent, name: str, config_file: str) -> Refus
     )
 
 
+def _all_wanted(events: tuple[ForgeEvent, ...], name: str, entry: GatewayRepository) -> Reception:
+    """What the events of one delivery come to: whatever of them is ordered, else the first."""
+    receptions = [_wanted(event, name, entry) for event in events]
+    ordered = [reception for reception in receptions if isinstance(reception, Ordered)]
+    if not ordered:
+        return receptions[0]
+    return msgspec.structs.replace(ordered[0], others=tuple(ordered[1:]))
+
+
 def _wanted(event: ForgeEvent, name: str, entry: GatewayRepository) -> Reception:
     """What of a forge's events this repository's operator wants; a person's POST is wanted."""
+    if event.action is Action.IGNORED:
+        return Answered(f"ignored: {event.reason}")
     build = BuildRequest(
         repository=entry.url,
         branch=event.branch,
@@ -206,6 +229,8 @@ def _wanted(event: ForgeEvent, name: str, entry: GatewayRepository) -> Reception
         return Ordered(build)
     if event.event.value not in entry.events:
         return Answered(f"ignored: `events` of this repository leaves out {event.event}")
+    if _is_told_of_by_the_queue(event, entry):
+        return Answered("ignored: what is built of a merge queue is told by merge_group")
     is_filtered = event.event is not Event.TAG and entry.branches
     if is_filtered and not any(fnmatch.fnmatchcase(event.branch, glob) for glob in entry.branches):
         return Answered(
@@ -216,7 +241,17 @@ def _wanted(event: ForgeEvent, name: str, entry: GatewayRepository) -> Reception
         delivery=BuildDelivery(name, delivery_identity(name, entry.url, *event.stable_identity)),
         needs_approval=needs_approval(event, entry.pull_requests),
     )
-    return Ordered(build, event.reason if event.action is Action.SKIPPED else "")
+    if event.action is Action.CANCEL:
+        return Withdrawn(build, event.reason)
+    return Ordered(
+        build, event.reason if event.action is Action.SKIPPED else "", event.commit_prefix
+    )
+
+
+def _is_told_of_by_the_queue(event: ForgeEvent, entry: GatewayRepository) -> bool:
+    """Whether this is the push of a merge group's branch, which comes beside its own event."""
+    is_of_queue = event.event is Event.PUSH and event.branch.startswith(QUEUE_PREFIX)
+    return is_of_queue and Event.MERGE_GROUP.value in entry.events
 
 
 def needs_approval(event: ForgeEvent, allowed: PullRequests) -> bool:

@@ -18,12 +18,15 @@ from client.gateway.writes import (
     BuildKnown,
     CancelWrite,
     ChangeRefused,
+    Due,
     ForgetWrittenResults,
+    NoteDue,
     NoteResolution,
     Write,
     WriteResult,
 )
 from client.storage.build_request import BuildRequest
+from client.storage.due_times import DueTimes
 from client.storage.outbox import Outbox
 from common.repositories.repository_config import GatewayRepository
 
@@ -48,6 +51,7 @@ class WriteApplier:
         self._archive = storage.archive
         self._changes = changes
         self._results = storage.results
+        self._due_times = DueTimes(storage.database)
         self._reports = reports
         self._configured = configured
 
@@ -62,6 +66,8 @@ class WriteApplier:
                 return self._change(write)
             case NoteResolution():
                 self._note_resolution(write)
+            case NoteDue():
+                self._note_due(write.due)
             case ForgetWrittenResults():
                 self._results.forget_written()
         return None
@@ -73,6 +79,8 @@ class WriteApplier:
         return build if self._archive.has(build) else None
 
     def _add_build(self, write: AddBuild) -> BuildAdded | BuildKnown:
+        if write.due is not None:
+            self._note_due(write.due)
         id_of = self._id_of(write)
         request, is_newest = self._changes.pushed_again(write.request, id_of)
         build = id_of(request)
@@ -90,6 +98,9 @@ class WriteApplier:
         elif is_newest and self._configured(request.repository).supersede:
             self._changes.supersede(build, request)
         return BuildAdded(build, request)
+
+    def _note_due(self, due: Due) -> None:
+        self._due_times.note((due.repository, due.branch, due.name), due.minute)
 
     def _id_of(self, write: AddBuild) -> Callable[[BuildRequest], bytes]:
         return lambda request: submitted_build_id(

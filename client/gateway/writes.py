@@ -9,6 +9,15 @@ from client.gateway.resolve import Resolution
 from client.storage.build_request import BuildRequest
 
 
+class Due(msgspec.Struct, frozen=True):
+    """A time at which a schedule is due, in minutes since 1970."""
+
+    repository: str
+    branch: str
+    name: str
+    minute: int
+
+
 class AddBuild(msgspec.Struct, frozen=True):
     """Accept a build."""
 
@@ -19,6 +28,8 @@ class AddBuild(msgspec.Struct, frozen=True):
     skip_reason: str = ""
     # the build that this one does again
     rebuild_of: bytes | None = None
+    # the time of the schedule that asks for it, which is dealt with by this
+    due: Due | None = None
 
 
 class AddAppend(msgspec.Struct, frozen=True):
@@ -55,11 +66,25 @@ class NoteResolution(msgspec.Struct, frozen=True):
     retry_seconds: float
 
 
+class NoteDue(msgspec.Struct, frozen=True):
+    """Record that a time of a schedule is dealt with, without a build."""
+
+    due: Due
+
+
 class ForgetWrittenResults(msgspec.Struct, frozen=True):
     """Forget the lines that the results file has by now."""
 
 
-Write = AddBuild | AddAppend | CancelWrite | ApproveWrite | NoteResolution | ForgetWrittenResults
+Write = (
+    AddBuild
+    | AddAppend
+    | CancelWrite
+    | ApproveWrite
+    | NoteResolution
+    | NoteDue
+    | ForgetWrittenResults
+)
 
 
 class BuildAdded(msgspec.Struct, frozen=True):

@@ -11,7 +11,7 @@ class BuildRequest(msgspec.Struct, frozen=True):
 
     repository: str
     branch: str
-    # None: whatever the branch points at by now; a delivery always names one
+    # None: whatever the branch points at by now; what has a delivery always names one
     commit: str | None = None
     event: Event = Event.PUSH
     # None: the branch
@@ -24,6 +24,8 @@ class BuildRequest(msgspec.Struct, frozen=True):
     before: str | None = None
     # of a pull request, if the forge says so; the network is not told
     author: str | None = None
+    # which schedule is due; None for all events but cron
+    schedule: str | None = None
 
     def as_tag(self) -> "BuildRequest":
         """The same of the tag that has the branch's name."""
@@ -41,6 +43,7 @@ class BuildRequest(msgspec.Struct, frozen=True):
             delivery=self.delivery,
             needs_approval=self.needs_approval,
             public_url=public_url,
+            schedule=self.schedule,
         )
 
 

@@ -110,6 +110,17 @@ CREATE TABLE results (
     line BLOB NOT NULL
 );
 """
+# Made in a file of any format that lacks it: a version that does not know it leaves it alone.
+# `due`: the last time at which a schedule was due and that was dealt with, in minutes since 1970.
+SCHEDULES_SCHEMA = """
+CREATE TABLE IF NOT EXISTS schedules (
+    repository TEXT NOT NULL,
+    branch TEXT NOT NULL,
+    name TEXT NOT NULL,
+    due INTEGER NOT NULL,
+    PRIMARY KEY (repository, branch, name)
+) WITHOUT ROWID;
+"""
 # What a build is listed as (client.storage.build_filter.OUTCOMES): the rule of
 # client.views.build_view, which a test holds against it. It is computed from the other columns, so
 # nobody has to keep it up.
@@ -334,7 +345,7 @@ class Database:
                 connection.execute("PRAGMA synchronous=FULL")
                 self._check_format(connection)
                 self._check_owner(connection)
-                connection.executescript(_COUNTS)
+                connection.executescript(SCHEDULES_SCHEMA + _COUNTS)
             except BaseException:
                 connection.close()
                 raise

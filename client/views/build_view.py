@@ -13,9 +13,11 @@ from ci.operations import (
     Abstain,
     Ballot,
     CastBallot,
+    Event,
     MalformedOperation,
     Outcome,
     ResultKey,
+    SubmitBuild,
     decode_operation,
 )
 from ci.statement import FoundValue, InvalidStatement, VerdictFields, parse_statement
@@ -77,7 +79,9 @@ class VerdictView(msgspec.Struct, frozen=True):
     ]
     target: Annotated[
         str | None,
-        msgspec.Meta(description="of a pull request: the full name of the branch that it is for"),
+        msgspec.Meta(
+            description="of a pull request or merge group: the full name of its target branch"
+        ),
     ]
     pipeline_sha256: Annotated[str | None, msgspec.Meta(description="of the agreed pipeline file")]
     steps: Annotated[
@@ -152,6 +156,9 @@ class BuildView(msgspec.Struct, frozen=True):
     author: Annotated[
         str | None, msgspec.Meta(description="whose pull request it is, as the forge reports it")
     ]
+    schedule: Annotated[
+        str | None, msgspec.Meta(description="which schedule was due, if the event is cron")
+    ]
     status: BuildStatus
     verdict: VerdictView | None
     ballots: tuple[BallotView, ...]
@@ -189,6 +196,15 @@ class BuildView(msgspec.Struct, frozen=True):
     ]
 
 
+def schedule_of(record: BuildRecord) -> str | None:
+    """Which schedule was due, as the network was asked; None also while it is not asked yet."""
+    if record.event is not Event.CRON or record.request is None:
+        return None
+    operation = decode_operation(decode_request(decode_signed(record.request)).operation)
+    assert isinstance(operation, SubmitBuild), "a build was asked for by such a request"
+    return operation.schedule
+
+
 def build_view(
     record: BuildRecord,
     ballots: list[BallotRecord],
@@ -208,6 +224,7 @@ def build_view(
         event=record.event,
         ref=record.ref,
         author=record.author,
+        schedule=schedule_of(record),
         status=_status(record),
         verdict=_verdict_view(verdict, cast) if verdict else None,
         ballots=tuple(_ballot_view(replica, ballot) for replica, ballot in cast.items()),

@@ -8,6 +8,10 @@ from typing import Literal, Protocol
 
 import msgspec
 
+from common.forges.bitbucket import statuses as bitbucket_statuses
+from common.forges.bitbucket import webhooks as bitbucket_webhooks
+from common.forges.bitbucket_data_center import statuses as data_center_statuses
+from common.forges.bitbucket_data_center import webhooks as data_center_webhooks
 from common.forges.gitea import statuses as gitea_statuses
 from common.forges.gitea import webhooks as gitea_webhooks
 from common.forges.github import statuses as github_statuses
@@ -21,7 +25,7 @@ from common.forges.shared.signatures import SignatureCheck
 from common.forges.shared.status import CommitStatus, Meaning, StatusRequest
 
 # What `forge:` in a configuration file may say.
-ForgeKind = Literal["github", "gitlab", "gitea"]
+ForgeKind = Literal["github", "gitlab", "gitea", "bitbucket", "bitbucket_data_center"]
 # What people and scripts send; it hosts nothing, so no configuration names it.
 PLAIN = "plain"
 
@@ -69,10 +73,13 @@ class Forge(msgspec.Struct, frozen=True):
 
 
 # Gitea and Forgejo send GitHub's headers as well as their own, so gitea comes before github.
+# Bitbucket Cloud sends the header of Data Center beside its own.
 FORGES = {
     "gitea": Forge(gitea_webhooks, gitea_statuses),
     "gitlab": Forge(gitlab_webhooks, gitlab_statuses),
     "github": Forge(github_webhooks, github_statuses),
+    "bitbucket": Forge(bitbucket_webhooks, bitbucket_statuses),
+    "bitbucket_data_center": Forge(data_center_webhooks, data_center_statuses),
     PLAIN: Forge(plain_webhooks),
 }
 

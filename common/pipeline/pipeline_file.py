@@ -75,10 +75,10 @@ SERVICE_KEYS = (
 )
 CLONE_KEYS = ("depth", "tags")
 READY_KEYS = ("port", "command", "seconds")
-WHEN_KEYS = ("branch", "event")
+WHEN_KEYS = ("branch", "event", "cron")
 RESOURCE_KEYS = ("memory", "cpus", "pids")
 TESTS_KEYS = ("junit", "required")
-EVENTS = ("push", "tag", "pull_request")
+EVENTS = ("push", "tag", "pull_request", "merge_group", "cron")
 AGREEMENTS = ("default", "weak")
 # what the one step is called where there are only `commands`
 ONLY_STEP = "build"
@@ -139,13 +139,18 @@ class Step(msgspec.Struct, frozen=True):
     timeout_seconds: int
     # whether it asks for one
     network: bool = False
-    # when it is run: branches and events; None: always
+    # when it is run: branches, events and schedules; None: always
     branches: tuple[str, ...] | None = None
     events: tuple[str, ...] | None = None
+    schedules: tuple[str, ...] | None = None
 
-    def is_wanted(self, branch: str, event: str) -> bool:
-        """Whether `when` lets this step run for what was pushed."""
+    def is_wanted(self, branch: str, event: str, schedule: str | None = None) -> bool:
+        """Whether `when` lets this step run for this event. schedule: of the event cron."""
         if self.events is not None and event not in self.events:
+            return False
+        if self.schedules is not None and (
+            schedule is None or not any(matches(glob, schedule) for glob in self.schedules)
+        ):
             return False
         return self.branches is None or any(matches(glob, branch) for glob in self.branches)
 
@@ -425,7 +430,7 @@ def _steps(place: Place, limits: PipelineLimits, given: Step) -> tuple[Step, ...
 def _step(entry: Place, limits: PipelineLimits, given: Step) -> Step:
     expected = "a mapping with the keys name and commands"
     check_keys(entry, STEP_KEYS, "a step", expected=expected, needed=("name", "commands"))
-    branches, events = entry.read("when", _when, (None, None))
+    branches, events, schedules = entry.read("when", _when, (None, None, None))
     return Step(
         name=entry.read("name", read_step_name, ""),
         image=entry.read("image", read_image, given.image),
@@ -435,6 +440,7 @@ def _step(entry: Place, limits: PipelineLimits, given: Step) -> Step:
         network=entry.read("network", read_flag, given.network),
         branches=branches,
         events=events,
+        schedules=schedules,
     )
 
 
@@ -523,11 +529,12 @@ def _ready(place: Place) -> Ready:
 _Patterns = tuple[str, ...] | None
 
 
-def _when(place: Place) -> tuple[_Patterns, _Patterns]:
-    check_keys(place, WHEN_KEYS, "when", expected="a mapping with the keys branch and event")
+def _when(place: Place) -> tuple[_Patterns, _Patterns, _Patterns]:
+    check_keys(place, WHEN_KEYS, "when", expected="a mapping with the keys branch, event, cron")
     return (
         place.read("branch", read_patterns, None),
         place.read("event", _events, None),
+        place.read("cron", lambda names: read_patterns(names, "a schedule"), None),
     )
 
 

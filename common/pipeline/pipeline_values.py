@@ -78,7 +78,7 @@ ADVICE = {
     **dict.fromkeys(("clone", "skip_clone", "git"), "write clone at the top, with depth and tags"),
     **dict.fromkeys(
         ("on", "only", "except", "trigger", "cron", "schedule"),
-        "say it in a step's when: branch and event",
+        "say it in a step's when: branch, event, cron",
     ),
     **dict.fromkeys(("if", "rules", "condition"), "write when: with branch and event"),
     **dict.fromkeys(
@@ -376,9 +376,9 @@ def read_choice(place: Place, choices: Sequence[str]) -> str:
     raise place.wrong(f"must be {' or '.join(choices)}")
 
 
-def read_patterns(place: Place) -> tuple[str, ...]:
-    """Globs for the names of branches."""
-    entries = place.one_or_more(PATTERNS_MAX, "names of branches, with * where anything may be")
+def read_patterns(place: Place, of: str = "a branch") -> tuple[str, ...]:
+    """Globs for names. of: what has the names."""
+    entries = place.one_or_more(PATTERNS_MAX, f"names of {of}, with * where anything may be")
     for entry in entries:
         if (
             not isinstance(entry.value, str)
@@ -387,8 +387,7 @@ def read_patterns(place: Place) -> tuple[str, ...]:
             or not _is_passable(entry.value)
         ):
             problem = (
-                f"must be the name of a branch, at most {PATTERN_CHARACTERS_MAX} characters, no"
-                " blanks"
+                f"must be the name of {of}, at most {PATTERN_CHARACTERS_MAX} characters, no blanks"
             )
             entry.note(entry.wrong(problem))
     return tuple(str(entry.value) for entry in entries)

@@ -6,7 +6,7 @@ replicated, and nothing in here comes from a repository.
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 from urllib.parse import urlsplit
 
 import msgspec
@@ -16,14 +16,17 @@ from common.config_error import ConfigError
 from common.forges.registry import ForgeKind, statuses_of
 from common.pipeline.pipeline_values import is_image_name
 from common.repositories.git_environment import GitAccess
+from common.repositories.schedule import Schedule, check_schedules
 
-EventKind = Literal["push", "tag", "pull_request"]
+EventKind = Literal["push", "tag", "pull_request", "merge_group"]
 PullRequests = Literal["same_repository", "all", "none"]
 Report = Literal["gateway", "replicas", "none"]
 
 GLOBS_MAX = 64
 ALIASES_MAX = 16
 GLOB_CHARACTERS_MAX = 255
+
+FORGE_NAMES = ", ".join(get_args(ForgeKind))
 
 Glob = Annotated[str, msgspec.Meta(min_length=1, max_length=GLOB_CHARACTERS_MAX)]
 
@@ -110,6 +113,8 @@ class GatewayRepository(RepositoryEntry, frozen=True):
     queue_max: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)] = 500
     # how many of them the network is given at once; the others wait
     open_builds_max: Annotated[int, msgspec.Meta(ge=1, le=10_000)] = 10_000
+    # what is built at times of the day or week, whatever was pushed
+    schedules: tuple[Schedule, ...] = ()
 
 
 class StatusTarget(msgspec.Struct, frozen=True):
@@ -143,7 +148,7 @@ def check_status(entry: RepositoryEntry, file: Path, key: str) -> None:
         return
     if entry.forge is None:
         raise ConfigError.at(
-            file, f"{key}.forge", "is missing", "status_token_file needs github, gitlab or gitea"
+            file, f"{key}.forge", "is missing", f"status_token_file needs {FORGE_NAMES}"
         )
     if entry.api_url is None and _public_api(entry) is None:
         raise ConfigError.at(
@@ -151,7 +156,8 @@ def check_status(entry: RepositoryEntry, file: Path, key: str) -> None:
             f"{key}.api_url",
             "is missing",
             "the forge's API is needed, as in https://forge.example.org/api/v1 (Gitea, Forgejo), "
-            ".../api/v4 (GitLab), .../api/v3 (GitHub Enterprise)",
+            ".../api/v4 (GitLab), .../api/v3 (GitHub Enterprise), .../rest/api/latest (Bitbucket "
+            "Data Center)",
         )
     project = entry.project or project_of(entry.url)
     if project is None or not all(project.split("/")) or "/" not in project:
@@ -203,6 +209,7 @@ def check_gateway_repositories(entries: Sequence[GatewayRepository], file: Path)
                 )
         if not entry.events:
             raise ConfigError.at(file, f"{key}.events", "is empty", "at least one is needed")
+        check_schedules(entry.schedules, file, key)
         for name, values, most in (
             ("branches", entry.branches, GLOBS_MAX),
             ("aliases", entry.aliases, ALIASES_MAX),

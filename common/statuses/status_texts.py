@@ -12,6 +12,8 @@ from common.english import counted
 from common.forges.shared.status import CONTEXT, State
 from common.safe_text import log_text
 
+# Events whose builds are of no branch as it is, by the words of ci.operations.
+_OF_REQUESTS = ("pull_request", "merge_group")
 _NO_AGREEMENT = {"disputed": State.ERROR, "cancelled": State.CANCELLED}
 _SKIPPED = "skipped"
 # What GitHub takes, the least of all forges.
@@ -63,14 +65,23 @@ def told_cases(
     )
 
 
-def context_of(name: str | None, *, is_pull_request: bool) -> str:
+def context_of(name: str | None, event: str, schedule: str | None = None) -> str:
     """Under which name a status stands. name: of the node that posts it, None: the gateway.
 
     A request has names of its own: of one commit, a push and a request are two builds, and
-    anybody can open a request with a commit that was pushed.
+    anybody can open a request with a commit that was pushed. A merge group has the same names, for
+    a queue waits for what it waits for at the request. So has each schedule: its build may run
+    other steps than the push of the same commit did, and neither may turn the other green.
     """
-    parts = (CONTEXT, name, "pr" if is_pull_request else None)
+    of_request = "pr" if event in _OF_REQUESTS else None
+    of_schedule = None if schedule is None else f"cron/{schedule}"
+    parts = (CONTEXT, name, of_request, of_schedule)
     return "/".join(part for part in parts if part is not None)
+
+
+def ref_of_status(event: str, branch: str) -> str | None:
+    """The branch or tag that a status is for; None: the commit is on none, but a request's head."""
+    return None if event in _OF_REQUESTS else branch
 
 
 def state_of(outcome: str) -> State:

@@ -227,7 +227,7 @@ class BuildRunner:
         return read_log_file(path, offset, bytes_max=bytes_max)
 
     def state(self, build: bytes, opened: int) -> str:
-        """waiting | checkout | image | building | retrying: <reason> | none"""
+        """waiting | checkout | image | services | building | retrying: <reason> | none"""
         return self._states.get((build, opened), "none")
 
     def states(self) -> list[str]:
@@ -528,6 +528,7 @@ def _origin(order: BuildOrder, commit_seconds: int) -> Origin:
         event=order.event,
         commit=order.commit,
         commit_seconds=commit_seconds,
+        schedule=order.schedule,
     )
 
 
@@ -560,7 +561,8 @@ def _counted(cases: CaseDetails) -> str:
 
 def _steps(pipeline: Pipeline, order: BuildOrder) -> tuple[Step, ...]:
     return tuple(
-        Step(step.name, step.is_wanted(order.branch, order.event)) for step in pipeline.steps
+        Step(step.name, step.is_wanted(order.branch, order.event, order.schedule))
+        for step in pipeline.steps
     )
 
 

@@ -49,6 +49,8 @@ class Origin(msgspec.Struct, frozen=True):
     commit: str
     # the commit's own time, in seconds since 1970
     commit_seconds: int
+    # which schedule was due; None for all events but cron
+    schedule: str | None = None
 
 
 class Work(msgspec.Struct, frozen=True):
@@ -85,7 +87,7 @@ class Work(msgspec.Struct, frozen=True):
         """The steps that are run for this branch and event; a line in the log for each other."""
         wanted: list[Step] = []
         for step in pipeline.steps:
-            if step.is_wanted(self.origin.branch, self.origin.event):
+            if step.is_wanted(self.origin.branch, self.origin.event, self.origin.schedule):
                 wanted.append(step)
             else:
                 self.log.note(f"step {step.name}: not for this branch and event (when:)")
@@ -157,6 +159,8 @@ def build_environment(home: str, origin: Origin, step: Step | None) -> dict[str,
     }
     if step is not None:
         environment |= dict(step.environment)
+    if origin.schedule is not None:
+        environment["PBFTCI_SCHEDULE"] = origin.schedule
     return environment | {
         "PBFTCI": "true",
         "PBFTCI_BUILD": origin.build,

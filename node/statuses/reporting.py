@@ -14,14 +14,19 @@ from pathlib import Path
 
 from ci.builds import OpenBuild
 from ci.ledger import VerdictEntry, decode_entry
-from ci.operations import Event
 from ci.statement import StatementView, VerdictFields, parse_statement
 from common.configuration.config import NodeConfig
 from common.english import counted
 from common.forges.shared.status import CommitStatus, State
 from common.repositories.repository_config import StatusTarget, status_target
 from common.statuses.reporter import Reporter
-from common.statuses.status_texts import context_of, description_of, state_of, told_cases
+from common.statuses.status_texts import (
+    context_of,
+    description_of,
+    ref_of_status,
+    state_of,
+    told_cases,
+)
 from node.replica.runtime import Runtime
 from node.statuses.status_file import StatusFile
 from node.storage.damage import StoreUnusable
@@ -188,15 +193,14 @@ class NodeReports:
     ) -> None:
         if build.commit is None or build.repository not in self.reporter.repositories:
             return
-        is_pull_request = build.event is Event.PULL_REQUEST
         url = None if self._public_url is None else f"{self._public_url}/builds/{build_hex}"
         status = CommitStatus(
             build.commit,
-            context_of(self._name, is_pull_request=is_pull_request),
+            context_of(self._name, build.event, build.schedule),
             state,
             text,
             url,
-            None if is_pull_request else build.branch,
+            ref_of_status(build.event, build.branch),
         )
         self.reporter.queue.put(
             build.repository,

@@ -96,7 +96,7 @@ def test_the_report_gets_the_room_that_the_rest_of_the_ballot_leaves() -> None:
         assert decode_operation(encode_operation(operation)) == operation
         sizes.append(len(encode_operation(operation)))
         assert sizes[-1] < OPERATION_BYTES_MAX / 1.9
-    assert len(with_cases(largest, {f"{n:05}": F for n in range(CASES_MAX)}).tests.not_passed) >= 10
+    assert len(with_cases(largest, {f"{n:05}": F for n in range(CASES_MAX)}).tests.not_passed) > 5
     assert REPORTING_BALLOT_BYTES - 1200 < sizes[0] < REPORTING_BALLOT_BYTES + 64
 
 

@@ -12,6 +12,11 @@ FITTING = [
     (Event.TAG, "v1", "refs/tags/v1"),
     (Event.PULL_REQUEST, "main", "refs/pull/7/head"),
     (Event.PULL_REQUEST, "main", "refs/merge-requests/12/head"),
+    (Event.PULL_REQUEST, "main", "refs/pull-requests/12/from"),
+    # of Bitbucket Cloud, which has no refs of requests
+    (Event.PULL_REQUEST, "main", "refs/heads/other"),
+    (Event.MERGE_GROUP, "main", "refs/heads/gh-readonly-queue/main/pr-1-0"),
+    (Event.MERGE_GROUP, "a/b", "refs/heads/gh-readonly-queue/a/b/pr-1-0"),
 ]
 LIES = [
     # the audit's: ledgered as passed for `when: {branch: main}`
@@ -28,6 +33,13 @@ LIES = [
     (Event.PULL_REQUEST, "main", "refs/pull/0/head", "event is pull_request"),
     (Event.PULL_REQUEST, "main", "refs/pull/7/merge", "event is pull_request"),
     (Event.PULL_REQUEST, "main", "refs/pull/7/head/x", "event is pull_request"),
+    (Event.PULL_REQUEST, "main", "refs/pull-requests/7/head", "event is pull_request"),
+    (Event.MERGE_GROUP, "main", None, "event is merge_group"),
+    (Event.MERGE_GROUP, "main", "refs/heads/main", "event is merge_group"),
+    (Event.MERGE_GROUP, "main", "refs/heads/gh-readonly-queue/main", "event is merge_group"),
+    (Event.MERGE_GROUP, "a", "refs/heads/gh-readonly-queue/a/b/pr-1-0", "event is merge_group"),
+    (Event.MERGE_GROUP, "main", "refs/pull/7/head", "event is merge_group"),
+    (Event.CRON, "main", None, "event is cron"),
 ]
 
 

@@ -190,8 +190,8 @@ LIMITS_MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         name="L24 the state says something where no limits were proposed",
         file=_BUILDS,
-        old="    if build.limits:\n        return msgspec",
-        new="    if True:\n        return msgspec",
+        old="fields[:-1] if build.limits else fields[:-2]",
+        new="fields[:-1]",
         test=_TEST + "test_a_state_without_any_proposal_has_the_bytes_that_it_always_had",
     ),
     Mutant(

@@ -12,10 +12,19 @@ import pytest
 import yaml
 
 from common.configuration.keys import generate_key_files
+from common.forges.shared.delivery import Delivery
 from scripts.free_ports import free_ports
 from scripts.processes import Process
 from tests import forked
-from tests.common.forges.deliveries import SECRET, body_of, openssl_hmac
+from tests.common.forges.deliveries import (
+    BITBUCKET_URL,
+    DATA_CENTER_URL,
+    SECRET,
+    bitbucket,
+    body_of,
+    data_center,
+    openssl_hmac,
+)
 from tests.forge_server import TOKEN, ForgeServer, Status
 from tests.forge_server import Answer as Unavailable
 from tests.processes.conftest import Engine, NetworkMaker
@@ -43,17 +52,29 @@ def forge() -> Iterator[ForgeServer]:
         yield server
 
 
-def hooked(network: Network, forge: ForgeServer, folder: Path, report: str) -> None:
-    """Connect the network's repository to the forge, as an operator does it in the files."""
+def hooked(
+    network: Network,
+    forge: ForgeServer,
+    folder: Path,
+    report: str,
+    *,
+    alias: str = "https://github.com/Codertocat/hello-world.git",
+    **more: object,
+) -> None:
+    """Connect the network's repository to the forge, as an operator does it in the files.
+
+    alias: what its webhooks call it. more: what else client.yml sets for it.
+    """
     secret = str(secret_file(folder / "webhook-secret", SECRET))
     token = str(secret_file(folder / "status-token", TOKEN))
-    forge_keys = {"forge": "github", "api_url": forge.api_url, "project": "Codertocat/hello-world"}
+    project = "Codertocat/hello-world"
+    forge_keys = {"forge": forge.forge, "api_url": forge.api_url, "project": project}
 
     def change_client(settings: dict[str, Any]) -> None:
         (entry,) = settings["repositories"]
         del entry["unsigned_allowed"]
         entry |= {**forge_keys, "webhook_secret_file": secret, "report": report}
-        entry["aliases"] = ["https://github.com/Codertocat/hello-world.git"]
+        entry |= {"aliases": [alias], **more}
         if report == "gateway":
             entry["status_token_file"] = token
 
@@ -111,6 +132,14 @@ def fork_pull_request(number: int, commit: str) -> bytes:
         "pull_request.base.ref": "master",
     }
     return body_of("github-pull-request-fork", changes)
+
+
+def deliver_as(network: Network, delivery: Delivery) -> Answer:
+    """POST a delivery with the headers that it has."""
+    headers = {name: values[0] for name, values in delivery.headers.items()}
+    return ask(
+        urllib.request.Request(f"{network.gateway_url}/webHook", delivery.body, headers=headers)
+    )
 
 
 def wait_for_statuses(
@@ -348,3 +377,121 @@ def test_a_status_that_the_forge_did_not_take_survives_a_kill(
     statuses = wait_for_statuses(network, forge, lambda s: len(s) >= 1, "the status")
     assert [(status.commit, status.state) for status in statuses] == [(commit, "failure")]
     assert network.build(build)["verdict"]["exit_code"] == 3
+
+
+def test_a_merge_group_is_built_and_reported_under_the_names_of_requests(
+    make_network: NetworkMaker, forge: ForgeServer, tmp_path: Path
+) -> None:
+    queue = "gh-readonly-queue/master/pr-104-0123456789abcdef0123456789abcdef01234567"
+    network = make_network({"master": pipeline("exit 0"), queue: pipeline("exit 0")})
+    events = ["push", "tag", "pull_request", "merge_group"]
+    hooked(network, forge, tmp_path, "gateway", events=events)
+    network.start()
+    head = network.commits[queue]
+    group = {
+        "merge_group.head_ref": f"refs/heads/{queue}",
+        "merge_group.head_sha": head,
+        "merge_group.base_ref": "refs/heads/master",
+    }
+    asked = deliver(network, "merge_group", body_of("github-merge-group", group))
+    assert asked.status == 202, asked
+    pushed = deliver(network, "push", push(queue, head))
+    assert (pushed.status, "build" in pushed.json()) == (200, False)
+    view = network.verdict(asked.json()["build"])
+    assert (view["verdict"]["outcome"], view["event"]) == ("passed", "merge_group")
+    assert (view["branch"], view["verdict"]["target"]) == ("master", "refs/heads/master")
+    merged = body_of("github-merge-group-destroyed", group | {"reason": "merged"})
+    answer = deliver(network, "merge_group", merged)
+    assert (answer.status, "over already" in answer.json()["detail"]) == (200, True)
+    statuses = wait_for_statuses(
+        network, forge, lambda s: [one.state for one in s][-1:] == ["success"], "a green status"
+    )
+    assert {(s.commit, s.context) for s in statuses} == {(head, "pbft-ci/pr")}
+    assert forge.wrong == []
+    assert len(verdict_entries(network.settle())) == 1
+
+
+def test_bitbucket_clouds_pushes_and_pull_requests(
+    make_network: NetworkMaker, tmp_path: Path
+) -> None:
+    network = make_network({"main": pipeline("exit 0"), "changes": pipeline("exit 3")})
+    pushed, head = network.commits["main"], network.commits["changes"]
+    with ForgeServer("bitbucket") as forge:
+        hooked(network, forge, tmp_path, "gateway", alias=BITBUCKET_URL)
+        network.start()
+        moved = {
+            "push.changes.0.new.target.hash": pushed,
+            "push.changes.0.new.name": "main",
+        }
+        answers = [
+            deliver_as(network, bitbucket(*delivery))
+            for delivery in (
+                ("bitbucket-push", "repo:push", moved),
+                (
+                    "bitbucket-pull-request",
+                    "pullrequest:created",
+                    {"pullrequest.source.commit.hash": head[:12]},
+                ),
+            )
+        ]
+        assert [answer.status for answer in answers] == [202, 202], answers
+        views = [network.verdict(answer.json()["build"]) for answer in answers]
+        assert [view["verdict"]["outcome"] for view in views] == ["passed", "failed"]
+        assert (views[1]["commit"], views[1]["event"]) == (head, "pull_request")
+        statuses = wait_for_statuses(
+            network,
+            forge,
+            lambda s: {one.state for one in s} >= {"SUCCESSFUL", "FAILED"},
+            "two final statuses",
+        )
+        assert forge.wrong == []
+    final = {(s.commit, s.context, s.state, s.ref) for s in statuses if s.state != "INPROGRESS"}
+    assert final == {
+        (pushed, "pbft-ci", "SUCCESSFUL", "main"),
+        (head, "pbft-ci/pr", "FAILED", None),
+    }
+
+
+def test_bitbucket_data_centers_tags_and_pull_requests(
+    make_network: NetworkMaker, tmp_path: Path
+) -> None:
+    network = make_network({"main": pipeline("exit 0"), "changes": pipeline("exit 3")})
+    tagged, head = network.commits["main"], network.commits["changes"]
+    git = ["git", "-C", str(network.repository), "-c", "user.name=a", "-c", "user.email=a@b.c"]
+    subprocess.run([*git, "tag", "-a", "-m", "one", "v1.0.0", tagged], check=True)
+    subprocess.run([*git, "update-ref", "refs/pull-requests/11/from", head], check=True)
+    read = [*git, "rev-parse", "refs/tags/v1.0.0"]
+    tag_object = subprocess.run(read, check=True, capture_output=True, text=True).stdout.strip()
+    assert tag_object != tagged
+    with ForgeServer("bitbucket_data_center") as forge:
+        hooked(network, forge, tmp_path, "gateway", alias=DATA_CENTER_URL)
+        network.start()
+        answers = [
+            deliver_as(network, data_center(*delivery))
+            for delivery in (
+                ("bitbucket-data-center-ping", "diagnostics:ping", {}),
+                (
+                    "bitbucket-data-center-push-tag",
+                    "repo:refs_changed",
+                    {"changes.0.toHash": tag_object},
+                ),
+                (
+                    "bitbucket-data-center-pull-request",
+                    "pr:opened",
+                    {"pullRequest.fromRef.latestCommit": head},
+                ),
+            )
+        ]
+        assert [answer.status for answer in answers] == [200, 202, 202], answers
+        views = [network.verdict(answer.json()["build"]) for answer in answers[1:]]
+        assert [view["verdict"]["outcome"] for view in views] == ["passed", "failed"]
+        assert (views[0]["commit"], views[0]["verdict"]["ref"]) == (tagged, "refs/tags/v1.0.0")
+        statuses = wait_for_statuses(
+            network,
+            forge,
+            lambda s: {one.state for one in s} >= {"SUCCESSFUL", "FAILED"},
+            "two final statuses",
+        )
+        assert forge.wrong == []
+    final = {(s.commit, s.context, s.state) for s in statuses if s.state != "INPROGRESS"}
+    assert final == {(tagged, "pbft-ci", "SUCCESSFUL"), (head, "pbft-ci/pr", "FAILED")}

@@ -166,7 +166,8 @@ def test_a_working_cluster_is_upgraded_node_by_node_and_back(
     cluster.check_mixture()
     cluster.restart(CLIENT, is_new=True)
     cluster.check_mixture()
-    assert network.build(cluster.builds[0]) == first
+    # whatever this release shows beside it
+    assert network.build(cluster.builds[0]).items() >= first.items()
     # and back: the formats on disk are the same in both
     cluster.restart("node1", is_new=False)
     cluster.restart(CLIENT, is_new=False)

@@ -57,8 +57,20 @@ def test_a_tag_that_is_moved_while_four_nodes_build(
     name = f"{unique_name()}:1"
     with RegistryServer(tmp_path / "registry", docker_engine) as registry:
         old = registry.push(name, base_image, "old")
+        tagged = f"{registry.host}/{name}"
+        fixed = f"{tagged.rpartition(':')[0]}@{old}"
+        answers = ["nc", "-ll", "-p", "8000", "-e", "echo", "heard"]
+        service = {"name": "web", "image": fixed, "command": answers, "ready": {"port": 8000}}
+        beside = {
+            "image": tagged,
+            "commands": ['test "$(nc -w 9 web 8000 </dev/null)" = heard'],
+            "services": [service],
+        }
         network = make_network(
-            {"green": pipeline("true", image=f"{registry.host}/{name}")},
+            {
+                "green": pipeline("true", image=tagged),
+                "beside": {".pbft-ci.yml": json.dumps(beside)},
+            },
             executor="docker",
             overrides={"node": {"images_from": [registry.host]}},
         )
@@ -98,6 +110,16 @@ def test_a_tag_that_is_moved_while_four_nodes_build(
             view = network.complete(network.post("green"))
             assert view["verdict"]["outcome"] == "passed"
             assert view["differences"] == []
+            # and beside a service in an image of its own: both are agreed on, and signed
+            build = network.post("beside")
+            view = network.complete(build)
+            assert view["verdict"]["outcome"] == "passed", view
+            (found,) = statement_of(network, build)["predicate"]["pbftci_verdict"]["found"]
+            assert found["imageDigest"] is None
+            assert found["images"] == [
+                {"name": tagged, "digest": new},
+                {"name": fixed, "digest": old},
+            ]
             network.settle()
 
 

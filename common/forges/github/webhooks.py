@@ -1,4 +1,4 @@
-"""GitHub's webhooks: push (branches and tags), pull_request, ping.
+"""GitHub's webhooks: push (branches and tags), pull_request, merge_group, ping.
 
 The signature is over the raw body, also where that is a form (docs/FACTS.md). The event's name and
 the delivery's id are in headers, which the signature does not cover: a body says by its fields
@@ -7,8 +7,21 @@ what it is, and which delivery it is by (ref, after).
 
 import msgspec
 
+from ci.operations import Event
+from ci.references import reference_refusal
 from common.forges.shared.delivery import Delivery
-from common.forges.shared.event import ForgeEvent, Refusal, ignored, pushed_ref, shown
+from common.forges.shared.event import (
+    Action,
+    ForgeEvent,
+    Refusal,
+    check_commit_id,
+    check_ref_name,
+    ignored,
+    malformed,
+    pushed_ref,
+    read_payload,
+    shown,
+)
 from common.forges.shared.github_events import (
     Changed,
     Commit,
@@ -18,6 +31,7 @@ from common.forges.shared.github_events import (
     parse_event,
 )
 from common.forges.shared.signatures import Proof, SignatureCheck, is_hmac_hex
+from common.ref_names import BRANCH_PREFIX
 
 NAME = "GitHub"
 EVENT_HEADER = "x-github-event"
@@ -62,6 +76,23 @@ class GitHubPullRequest(PullRequestPayload, frozen=True):
         return self.before
 
 
+class MergeGroup(msgspec.Struct, frozen=True):
+    """`merge_group`: what the base branch would become."""
+
+    head_sha: str
+    head_ref: str
+    base_ref: str
+
+
+class MergeGroupPayload(msgspec.Struct, frozen=True):
+    """The fields of a merge_group event that count. `reason`: why it was destroyed."""
+
+    action: str
+    merge_group: MergeGroup
+    repository: Repository
+    reason: str = ""
+
+
 def check_signature(delivery: Delivery, secrets: tuple[bytes, ...], now: float) -> SignatureCheck:
     """X-Hub-Signature-256 over the raw body. An empty one is missing; SHA-1 counts for nothing."""
     signature = delivery.header(SIGNATURE_HEADER)
@@ -99,6 +130,39 @@ def _push(payload: PushPayload) -> ForgeEvent | Refusal:
     )
 
 
+def _merge_group(content: bytes) -> ForgeEvent | Refusal:
+    """A merge group is built when its checks are requested, and no longer once it is destroyed.
+
+    Whether it was merged, taken out of the queue or became another one: its branch is gone then, so
+    a replica that has not fetched it by now never can.
+    """
+    payload = read_payload(MergeGroupPayload, content, NAME)
+    if isinstance(payload, Refusal):
+        return payload
+    urls, group = payload.repository.urls, payload.merge_group
+    if payload.action not in ("checks_requested", "destroyed"):
+        return ignored(urls, f"the merge group was {shown(payload.action)}: it is the same")
+    branch = group.base_ref.removeprefix(BRANCH_PREFIX)
+    refusal = check_ref_name("`base_ref`", branch)
+    refusal = refusal or check_ref_name("`head_ref`", group.head_ref)
+    refusal = refusal or check_commit_id("`head_sha`", group.head_sha)
+    if refusal is not None:
+        return refusal
+    if problem := reference_refusal(Event.MERGE_GROUP, branch, group.head_ref):
+        return malformed("the merge group", f"is none: {problem}", f"is this {NAME}?")
+    is_destroyed = payload.action == "destroyed"
+    return ForgeEvent(
+        action=Action.CANCEL if is_destroyed else Action.BUILD,
+        reason=f"the merge group was destroyed: {shown(payload.reason)}" if is_destroyed else "",
+        repositories=urls,
+        event=Event.MERGE_GROUP,
+        branch=branch,
+        ref=group.head_ref,
+        commit=group.head_sha,
+        stable_identity=(group.head_ref, group.head_sha),
+    )
+
+
 DIALECT = EventDialect(
     name=NAME,
     event_headers=EVENT_HEADERS,
@@ -107,4 +171,5 @@ DIALECT = EventDialect(
     pull_request_payload=GitHubPullRequest,
     built_actions=frozenset({"opened", "reopened", "synchronize"}),
     ping="ping",
+    others={"merge_group": _merge_group},
 )

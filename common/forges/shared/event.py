@@ -4,7 +4,9 @@ The rule: whatever the bytes are, the answer is a value. Nothing in here does IO
 """
 
 import enum
+import itertools
 import re
+from collections.abc import Iterable
 from typing import Any, TypeVar
 
 import msgspec
@@ -22,6 +24,8 @@ PLAIN_BODY_BYTES_MAX = 64 * 1024
 URL_CHARACTERS_MAX = 1024
 SHOWN_CHARACTERS_MAX = 80
 AUTHOR_CHARACTERS_MAX = 255
+# Each may be a build of its own.
+REFS_PER_PUSH_MAX = 100
 
 BAD_REQUEST = 400
 UNAUTHORIZED = 401
@@ -37,6 +41,8 @@ class Action(enum.StrEnum):
     """What an event asks for."""
 
     BUILD = "build"
+    # no longer build what it names
+    CANCEL = "cancel"
     IGNORED = "ignored"
     SKIPPED = "skipped"
     PING = "ping"
@@ -52,13 +58,15 @@ class ForgeEvent(msgspec.Struct, frozen=True, kw_only=True):
     action: Action
     # every URL by which the sender calls the repository; empty if it names none
     repositories: tuple[str, ...]
-    # why nothing is built, if the action is not BUILD
+    # why nothing is built, or no longer, if the action is not BUILD
     reason: str = ""
     event: Event = Event.PUSH
     branch: str = ""
     # None for a branch
     ref: str | None = None
     commit: str | None = None
+    # the beginning of the commit, if the forge tells no more of it; then `commit` is None
+    commit_prefix: str | None = None
     # what stays the same when this is delivered again, by whomever: (ref, what it points at
     # after the event), and of a request that got another target also when. None for what is a new
     # build each time (a plain POST)
@@ -69,6 +77,8 @@ class ForgeEvent(msgspec.Struct, frozen=True, kw_only=True):
     is_from_fork: bool = False
     # what the ref pointed at until then; None: it does not say, or the ref was not there
     before: str | None = None
+    # what else the same delivery tells of the same repository: a push may move several refs
+    others: "tuple[ForgeEvent, ...]" = ()
 
 
 class Refusal(msgspec.Struct, frozen=True):
@@ -160,6 +170,28 @@ def pushed_ref(
         stable_identity=(ref, after),
         before=_known_commit(before),
     )
+
+
+def with_others(
+    repositories: tuple[str, ...], events: Iterable[ForgeEvent | Refusal]
+) -> ForgeEvent | Refusal:
+    """One event of all that a delivery tells: a ref that cannot be built keeps no other from it.
+
+    A refusal if that is all there is, or if there are too many.
+    """
+    told = list(itertools.islice(events, REFS_PER_PUSH_MAX + 1))
+    if len(told) > REFS_PER_PUSH_MAX:
+        return malformed(
+            "the push", f"moved more than {REFS_PER_PUSH_MAX} refs", "push fewer at once"
+        )
+    if not told:
+        return ignored(repositories, "it tells of no ref that was moved")
+    if len(told) == 1:
+        return told[0]
+    found = [
+        ignored(repositories, event.text) if isinstance(event, Refusal) else event for event in told
+    ]
+    return msgspec.structs.replace(found[0], others=tuple(found[1:]))
 
 
 class RequestHead(msgspec.Struct, frozen=True, kw_only=True):

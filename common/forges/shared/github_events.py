@@ -3,7 +3,7 @@
 EventDialect is what differs.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import msgspec
@@ -135,6 +135,8 @@ class EventDialect(msgspec.Struct, frozen=True):
     built_actions: frozenset[str]
     # the event that is sent when a webhook is set up; None: there is none of its own
     ping: str | None = None
+    # what the forge has beside those, by the event's name
+    others: Mapping[str, Callable[[bytes], ForgeEvent | Refusal]] = {}
 
 
 def parse_event(dialect: EventDialect, delivery: Delivery) -> ForgeEvent | Refusal:
@@ -149,6 +151,8 @@ def parse_event(dialect: EventDialect, delivery: Delivery) -> ForgeEvent | Refus
     if event == "pull_request":
         request = read_payload(dialect.pull_request_payload, content, dialect.name)
         return request if isinstance(request, Refusal) else _pull_request(dialect, request)
+    if event in dialect.others:
+        return dialect.others[event](content)
     payload = read_payload(AnyPayload, content, dialect.name)
     if isinstance(payload, Refusal):
         return payload

@@ -17,6 +17,7 @@ import msgspec
 TOLERANCE_SECONDS = 300
 STANDARD_KEY_PREFIX = b"whsec_"
 STANDARD_VERSION = "v1"
+HUB_PREFIX = "sha256="
 # A header holds one signature per key that is in use; more are not looked at.
 STANDARD_SIGNATURES_MAX = 16
 
@@ -51,6 +52,20 @@ def is_hmac_hex(
         expected = prefix + hmac.new(secret, content, hashlib.sha256).hexdigest().encode()
         found |= hmac.compare_digest(expected, given)
     return found
+
+
+def hub_signature_check(
+    secrets: Iterable[bytes], body: bytes, signature: str | None
+) -> SignatureCheck:
+    """X-Hub-Signature as Bitbucket sends it: `sha256=` and the HMAC of the raw body.
+
+    GitHub's old header of that name has SHA-1, which counts for nothing.
+    """
+    if signature is None or signature == HUB_PREFIX:
+        return SignatureCheck(Proof.MISSING, "X-Hub-Signature is missing")
+    if is_hmac_hex(secrets, body, signature, prefix=HUB_PREFIX.encode()):
+        return SignatureCheck(Proof.VALID)
+    return SignatureCheck(Proof.WRONG, "X-Hub-Signature is not that of this body under the secret")
 
 
 def is_same_secret(secrets: Iterable[bytes], token: str) -> bool:

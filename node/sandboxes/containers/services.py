@@ -192,6 +192,7 @@ def _wait_until_ready(
     # asked at least once, also if another service took all the time
     ends_at = max(entry.started_at + ready.seconds, time.monotonic() + 4 * LOOK_SECONDS)
     while True:
+        stop.check()
         code = _ask(client, asked, command, entry=entry, ends_at=ends_at, stop=stop)
         if code == 0:
             return

@@ -3,7 +3,9 @@
 import base64
 import json
 import tracemalloc
+from typing import get_args
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -15,10 +17,11 @@ from client.gateway.webhook_router import (
     Ordered,
     Reception,
     Source,
+    Withdrawn,
     delivery_identity,
     receive,
 )
-from common.forges.registry import forge_of
+from common.forges.registry import ForgeKind, forge_of
 from common.forges.shared.delivery import Delivery
 from common.forges.shared.event import BODY_BYTES_MAX, PLAIN_BODY_BYTES_MAX, Refusal
 from tests.common.forges.deliveries import (
@@ -30,8 +33,11 @@ from tests.common.forges.deliveries import (
     NOW,
     OTHER_SECRET,
     PUSHED,
+    QUEUE_REF,
     SECRET,
+    bitbucket,
     body_of,
+    data_center,
     gitea,
     github,
     gitlab,
@@ -74,6 +80,11 @@ PUSHES = [
     (gitea("gitea-push", "push"), source("gitea")),
     (gitea("gitea-push", "push", is_form=True), source("gitea")),
     (gitea("gitea-push", "push", is_forgejo=True), source("gitea")),
+    (bitbucket("bitbucket-push", "repo:push"), source("bitbucket")),
+    (
+        data_center("bitbucket-data-center-push", "repo:refs_changed"),
+        source("bitbucket_data_center"),
+    ),
 ]
 
 
@@ -391,6 +402,73 @@ def test_whose_pull_requests_wait_for_approval(
     ).build.needs_approval
 
 
+ALL_EVENTS = ("push", "tag", "pull_request", "merge_group")
+
+
+def test_merge_groups_are_ordered_and_withdrawn_if_they_are_among_the_events() -> None:
+    asked = github("github-merge-group", "merge_group")
+    answer = received(asked, source())
+    assert isinstance(answer, Answered), "only who lists it uses it"
+    known = source(events=ALL_EVENTS, branches=("main",))
+    build = ordered(asked, known).build
+    assert (build.event, build.branch, build.ref) == (Event.MERGE_GROUP, "main", QUEUE_REF)
+    assert not build.needs_approval
+    destroyed = received(github("github-merge-group-destroyed", "merge_group"), known)
+    assert isinstance(destroyed, Withdrawn)
+    assert destroyed.build.delivery == build.delivery
+    other = received(asked, source(events=ALL_EVENTS, branches=("other",)))
+    assert isinstance(other, Answered)
+
+
+def test_the_push_of_a_merge_group_is_not_built_beside_it() -> None:
+    push = github("github-push-queue", "push")
+    answer = received(push, source(events=ALL_EVENTS))
+    assert isinstance(answer, Answered)
+    assert "merge_group" in answer.detail
+    assert isinstance(received(push, source()), Ordered), "as before, for who does not list it"
+
+
+def test_a_push_of_several_refs_orders_those_that_are_wanted() -> None:
+    names = ("one", "two", "three")
+    changes = [
+        {"new": {"type": "branch", "name": name, "target": {"hash": PUSHED}}} for name in names
+    ]
+    body = body_of("bitbucket-push", {"push.changes": [{"new": None}, *changes]})
+    headers = [
+        ("X-Hook-UUID", "{1}"),
+        ("X-Event-Key", "repo:push"),
+        ("X-Hub-Signature", f"sha256={openssl_hmac(SECRET, body).hex()}"),
+    ]
+    delivery = Delivery.of(headers, body)
+    answer = ordered(delivery, source("bitbucket", branches=("t*",)))
+    assert [each.build.branch for each in (answer, *answer.others)] == ["two", "three"]
+    assert isinstance(received(delivery, source("bitbucket", branches=("x",))), Answered)
+
+
+def test_of_a_request_at_bitbucket_the_commit_is_to_be_found() -> None:
+    answer = ordered(
+        bitbucket("bitbucket-pull-request", "pullrequest:created"), source("bitbucket")
+    )
+    assert (answer.build.ref, answer.build.commit) == ("refs/heads/changes", None)
+    assert answer.commit_prefix == PUSHED[:12]
+    fork = ordered(
+        bitbucket("bitbucket-pull-request-fork", "pullrequest:created"), source("bitbucket")
+    )
+    assert "fork" in fork.skip_reason
+
+
+def test_the_two_bitbuckets_are_two_forges() -> None:
+    """Both sign alike: a delivery of one is none of the other, whatever its headers say."""
+    cloud = bitbucket("bitbucket-push", "repo:push")
+    stripped = Delivery(
+        {name: value for name, value in cloud.headers.items() if name != "x-hook-uuid"}, cloud.body
+    )
+    url = source("bitbucket").entry.url
+    for delivery, forge in ((cloud, "bitbucket_data_center"), (stripped, "bitbucket")):
+        answer = received(delivery, source(forge, url))
+        assert not isinstance(answer, Ordered)
+
+
 def test_a_skipped_commit_is_kept_as_skipped() -> None:
     answer = ordered(github("github-push-skip", "push"))
     assert "[skip ci]" in answer.skip_reason
@@ -491,7 +569,7 @@ BODIES = st.binary() | st.sampled_from(
 def test_any_delivery_gets_an_answer_and_none_without_a_secret_a_build(
     headers: dict[str, str], body: bytes
 ) -> None:
-    sources = [source("github"), source("gitlab"), source("gitea")]
+    sources = [source(forge) for forge in get_args(ForgeKind)]
     answer = receive(Delivery.of(headers.items(), body), sources, now=NOW, config_file="client.yml")
     assert isinstance(answer, Refusal)
     assert answer.status in (400, 401, 413)
@@ -507,8 +585,19 @@ FIXTURE_DELIVERIES = [
         (("push", "tag-push", "merge-request", "merge-request-fork"), "X-Gitlab-Event", ""),
         (("push", "push-tag", "test-delivery"), "X-Gitea-Event", "push"),
         (("pull-request", "pull-request-fork"), "X-Gitea-Event", "pull_request"),
+        (("merge-group", "merge-group-destroyed"), "X-GitHub-Event", "merge_group"),
     )
     for name in (f"{header.split('-')[1].lower()}-{name}" for name in names)
+]
+CLOUD_BODIES = {
+    "bitbucket-push": "repo:push",
+    "bitbucket-pull-request": "pullrequest:created",
+    "bitbucket-pull-request-fork": "pullrequest:updated",
+}
+FIXTURE_DELIVERIES += [(name, "X-Event-Key", event) for name, event in CLOUD_BODIES.items()]
+FIXTURE_DELIVERIES += [
+    (f"bitbucket-data-center-{name}", "X-Event-Key", "")
+    for name in ("push", "push-tag", "pull-request", "pull-request-fork")
 ]
 JSON_VALUES = (
     st.none()
@@ -536,15 +625,25 @@ def test_whatever_a_field_holds_what_is_ordered_fits_into_an_operation(data: st.
         place[key] = data.draw(JSON_VALUES)
         break
     sources = [
-        source(forge, secrets=(), unsigned_allowed=True) for forge in ("github", "gitlab", "gitea")
+        source(forge, secrets=(), unsigned_allowed=True, events=ALL_EVENTS)
+        for forge in get_args(ForgeKind)
     ]
-    delivery = Delivery.of([(header, event)], json.dumps(value).encode())
+    headers = [(header, event), *([("X-Hook-UUID", "1")] if name in CLOUD_BODIES else [])]
+    delivery = Delivery.of(headers, json.dumps(value).encode())
     answer = receive(delivery, sources, now=NOW, config_file="client.yml")
-    if isinstance(answer, Ordered):
-        operation = answer.build.operation(bytes(32))
-        assert decode_operation(encode_operation(operation)) == operation
-        assert operation.delivery is not None
-        assert operation.commit is not None
+    if isinstance(answer, Withdrawn):
+        assert answer.build.delivery is not None
+    elif isinstance(answer, Ordered):
+        for each in (answer, *answer.others):
+            build = each.build
+            if each.commit_prefix is not None:
+                build = msgspec.structs.replace(build, commit=PUSHED)
+            if each.skip_reason:
+                continue
+            operation = build.operation(bytes(32))
+            assert decode_operation(encode_operation(operation)) == operation
+            assert operation.delivery is not None
+            assert operation.commit is not None
     elif isinstance(answer, Refusal):
         assert answer.status in (400, 404)
         assert answer.text.isprintable()

@@ -32,6 +32,9 @@ GITHUB_URL = "https://github.com/Codertocat/hello-world.git"
 GITLAB_URL = "https://gitlab.example.org/mike/diaspora.git"
 GITEA_PAGE = "https://gitea.example.org/anna/werkzeug"
 GITEA_URL = f"{GITEA_PAGE}.git"
+BITBUCKET_URL = "https://bitbucket.org/emma/webapp.git"
+DATA_CENTER_URL = "https://bitbucket.example.org/scm/tool/werkzeug.git"
+QUEUE_REF = f"refs/heads/gh-readonly-queue/main/pr-104-{BEFORE}"
 
 
 # The value of a field that a derived body does not have.
@@ -70,6 +73,63 @@ DERIVED: dict[str, tuple[str, dict[str, object]]] = {
             "9bd1ab0dc28e...000000000000",
             "commits": [],
             "head_commit": None,
+        },
+    ),
+    "github-push-queue": ("github-push", {"ref": QUEUE_REF, "before": NO_COMMIT, "created": True}),
+    "github-merge-group-destroyed": (
+        "github-merge-group",
+        {"action": "destroyed", "reason": "dequeued"},
+    ),
+    "bitbucket-push-tag": (
+        "bitbucket-push",
+        {
+            "push.changes.0.old": None,
+            "push.changes.0.created": True,
+            "push.changes.0.new.type": "tag",
+            "push.changes.0.new.name": "v1.0.0",
+        },
+    ),
+    "bitbucket-push-deleted": (
+        "bitbucket-push",
+        {
+            "push.changes.0.old.name": "old",
+            "push.changes.0.new": None,
+            "push.changes.0.closed": True,
+            "push.changes.0.commits": [],
+        },
+    ),
+    "bitbucket-pull-request-fork-gone": (
+        "bitbucket-pull-request-fork",
+        {"pullrequest.source.repository": None},
+    ),
+    "bitbucket-data-center-push-tag": (
+        "bitbucket-data-center-push",
+        {
+            "changes.0.ref": {"id": "refs/tags/v1.0.0", "displayId": "v1.0.0", "type": "TAG"},
+            "changes.0.refId": "refs/tags/v1.0.0",
+            "changes.0.fromHash": NO_COMMIT,
+            "changes.0.toHash": TAG_OBJECT,
+            "changes.0.type": "ADD",
+            "commits": [],
+        },
+    ),
+    "bitbucket-data-center-push-deleted": (
+        "bitbucket-data-center-push",
+        {
+            "changes.0.ref": {"id": "refs/heads/old", "displayId": "old", "type": "BRANCH"},
+            "changes.0.refId": "refs/heads/old",
+            "changes.0.toHash": NO_COMMIT,
+            "changes.0.type": "DELETE",
+            "commits": [],
+            "toCommit": REMOVED,
+        },
+    ),
+    "bitbucket-data-center-pull-request-retitled": (
+        "bitbucket-data-center-pull-request",
+        {
+            "eventKey": "pr:modified",
+            "previousTitle": "Correct a coma",
+            "previousTarget": {"displayId": "main", "latestCommit": BEFORE},
         },
     ),
     "github-pull-request-closed": ("github-pull-request", {"action": "closed"}),
@@ -254,6 +314,48 @@ def gitlab(name: str, event: str, token: bytes | None = SECRET, **headers: str) 
     return Delivery.of(_merged(given, headers), body_of(name))
 
 
+def bitbucket(
+    name: str,
+    event: str,
+    changes: Mapping[str, object] | None = None,
+    secret: bytes | None = SECRET,
+    **headers: str,
+) -> Delivery:
+    """A delivery as Bitbucket Cloud sends it; without a secret it has no signature."""
+    given = {
+        "User-Agent": "Bitbucket-Webhooks/2.0",
+        "X-Event-Key": event,
+        "X-Hook-UUID": "{c040300a-9b69-4fb0-8f5f-4d84a02cbc6e}",
+        "X-Attempt-Number": "1",
+    }
+    return _bitbucket(body_of(name, changes), given, secret, headers)
+
+
+def data_center(
+    name: str,
+    event: str,
+    changes: Mapping[str, object] | None = None,
+    secret: bytes | None = SECRET,
+    **headers: str,
+) -> Delivery:
+    """A delivery as Bitbucket Data Center sends it; without a secret it has no signature."""
+    given = {
+        "User-Agent": "Atlassian HttpClient",
+        "X-Event-Key": event,
+        "X-Request-Id": "c040300a-9b69-4fb0-8f5f-4d84a02cbc6e",
+    }
+    return _bitbucket(body_of(name, changes), given, secret, headers)
+
+
+def _bitbucket(
+    body: bytes, given: dict[str, str], secret: bytes | None, headers: dict[str, str]
+) -> Delivery:
+    given["Content-Type"] = "application/json"
+    if secret is not None:
+        given["X-Hub-Signature"] = f"sha256={openssl_hmac(secret, body).hex()}"
+    return Delivery.of(_merged(given, headers), body)
+
+
 def signing_headers(key: bytes, body: bytes, at: float = NOW) -> dict[str, str]:
     """The headers of Standard Webhooks, signed by openssl with the key of a signing token."""
     identity, seconds = "f5e5f430-f57b-4e6e-9fac-d9128cd7232f", str(int(at))
@@ -272,7 +374,13 @@ def source(
     **settings: object,
 ) -> Source:
     """A configured repository: that of the forge's fixtures, unless `url` says another."""
-    known = {"github": GITHUB_URL, "gitlab": GITLAB_URL, "gitea": GITEA_URL}
+    known = {
+        "github": GITHUB_URL,
+        "gitlab": GITLAB_URL,
+        "gitea": GITEA_URL,
+        "bitbucket": BITBUCKET_URL,
+        "bitbucket_data_center": DATA_CENTER_URL,
+    }
     if url is None:
         assert forge is not None
         url = known[forge]

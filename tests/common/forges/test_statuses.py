@@ -6,6 +6,8 @@ from typing import get_args
 
 import pytest
 
+from common.forges.bitbucket import statuses as bitbucket
+from common.forges.bitbucket_data_center import statuses as data_center
 from common.forges.gitea import statuses as gitea
 from common.forges.github import statuses as github
 from common.forges.gitlab import statuses as gitlab
@@ -21,7 +23,7 @@ from common.forges.shared.status import (
     Unseen,
     WrongToken,
 )
-from common.statuses.status_texts import description_of, state_of
+from common.statuses.status_texts import context_of, description_of, ref_of_status, state_of
 
 COMMIT = "9bd1ab0dc28e7ac4f6ee7cc2bdc4cd9f4d7c3a52"
 NOW = 1_760_000_000.0
@@ -66,6 +68,53 @@ def test_gitea() -> None:
     assert set(json.loads(request.body)) == {"state", "target_url", "description", "context"}
 
 
+def test_bitbucket() -> None:
+    api = "https://api.bitbucket.org/2.0"
+    request = bitbucket.request(api, "emma/webapp", "secret", status=STATUS)
+    assert request.url == f"{api}/repositories/emma/webapp/commit/{COMMIT}/statuses/build"
+    assert request.headers["Authorization"] == "Bearer secret"
+    assert json.loads(request.body) == {
+        "key": "pbft-ci",
+        "state": "SUCCESSFUL",
+        "name": "pbft-ci",
+        "url": "https://ci.example.org/b",
+        "description": "4 of 4 replicas: exit 0",
+        "refname": "main",
+    }
+
+
+def test_a_key_of_bitbucket_has_at_most_40_characters_and_no_two_have_the_same() -> None:
+    contexts = [f"pbft-ci/{'x' * length}" for length in range(1, 100)]
+    keys = [bitbucket.key_of(context) for context in contexts]
+    assert keys[:32] == contexts[:32]
+    assert len(keys[31]) == 40
+    assert {len(key) for key in keys[32:]} == {40}
+    assert len(set(keys)) == len(keys)
+    assert keys[32].startswith(f"{contexts[32][:23]}~")
+
+
+@pytest.mark.parametrize("project", ["TOOL/werkzeug", "scm/TOOL/werkzeug"])
+def test_bitbucket_data_center(project: str) -> None:
+    api = "https://bitbucket.example.org/rest/api/latest"
+    request = data_center.request(api, project, "secret", status=STATUS)
+    assert request.url == f"{api}/projects/TOOL/repos/werkzeug/commits/{COMMIT}/builds"
+    assert request.headers["Authorization"] == "Bearer secret"
+    assert json.loads(request.body) == {
+        "key": "pbft-ci",
+        "state": "SUCCESSFUL",
+        "name": "pbft-ci",
+        "url": "https://ci.example.org/b",
+        "description": "4 of 4 replicas: exit 0",
+    }
+
+
+def test_bitbucket_gets_an_address_from_who_has_none() -> None:
+    """It refuses a status without one."""
+    status = CommitStatus(COMMIT, "pbft-ci", State.PENDING, "waits")
+    for forge in (bitbucket, data_center):
+        assert json.loads(forge.request("https://h", "o/n", "t", status=status).body)["url"]
+
+
 def test_the_words_of_each_forge_for_our_states() -> None:
     assert github.STATES | {} == {
         State.PENDING: "pending",
@@ -78,13 +127,13 @@ def test_the_words_of_each_forge_for_our_states() -> None:
     assert gitlab.STATES[State.FAILURE] == gitlab.STATES[State.ERROR] == "failed"
     assert gitlab.STATES[State.CANCELLED] == "canceled"
     assert gitea.STATES[State.SKIPPED] == gitlab.STATES[State.SKIPPED] == "skipped"
-    for forge in (github, gitlab, gitea):
+    for forge in (github, gitlab, gitea, bitbucket, data_center):
         assert set(forge.STATES) == set(State)
-        green = [state for state, word in forge.STATES.items() if word == "success"]
+        green = [s for s, word in forge.STATES.items() if word in ("success", "SUCCESSFUL")]
         assert green == [State.SUCCESS], "nothing but a verdict is green"
 
 
-@pytest.mark.parametrize(("forge", "most"), [("github", 140), ("gitlab", 255), ("gitea", 255)])
+@pytest.mark.parametrize(("forge", "most"), [("github", 140), ("gitlab", 255), ("bitbucket", 255)])
 def test_a_description_is_cut_to_what_the_forge_takes(forge: ForgeKind, most: int) -> None:
     long = CommitStatus(COMMIT, "pbft-ci", State.ERROR, "é" * 1000)
     request = statuses_of(forge).request("https://h", "o/n", "t", status=long)
@@ -116,7 +165,13 @@ def test_what_the_answers_mean(forge: ForgeKind) -> None:
 
 @pytest.mark.parametrize(
     ("forge", "scope"),
-    [("github", "repo:status"), ("gitlab", "`api`"), ("gitea", "write:repository")],
+    [
+        ("github", "repo:status"),
+        ("gitlab", "`api`"),
+        ("gitea", "write:repository"),
+        ("bitbucket", "repository:write"),
+        ("bitbucket_data_center", "Repository write"),
+    ],
 )
 def test_a_wrong_token_is_told_with_the_scope_that_it_needs(forge: ForgeKind, scope: str) -> None:
     for status in (401, 403):
@@ -204,3 +259,13 @@ def test_a_dispute_says_who_found_what() -> None:
     assert description_of("disputed", None, 0, replicas=4, found=found) == (
         "disputed among 4 replicas: 2 found exit 0, 2 found exit 1"
     )
+
+
+def test_the_name_of_a_status_is_of_what_was_built() -> None:
+    assert context_of(None, "push") == context_of(None, "tag") == "pbft-ci"
+    assert context_of("node1", "pull_request") == "pbft-ci/node1/pr"
+    assert context_of(None, "merge_group") == context_of(None, "pull_request") == "pbft-ci/pr"
+    assert context_of(None, "cron", "nightly") == "pbft-ci/cron/nightly"
+    assert context_of("node1", "cron", "nightly") == "pbft-ci/node1/cron/nightly"
+    assert ref_of_status("cron", "main") == ref_of_status("push", "main") == "main"
+    assert ref_of_status("merge_group", "main") is None

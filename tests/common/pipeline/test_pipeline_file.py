@@ -384,12 +384,8 @@ def test_what_other_servers_have_is_named_with_what_to_write_instead(
 
 
 def test_advice_is_for_no_key_that_is_known_everywhere() -> None:
-    assert ADVICE.keys() & {*KEYS, *STEP_KEYS, *WHEN_KEYS, *RESOURCE_KEYS} == {
-        "clone",
-        "services",
-        "tests",
-        "when",
-    }
+    known = {*KEYS, *STEP_KEYS, *WHEN_KEYS, *RESOURCE_KEYS}
+    assert ADVICE.keys() & known == {"clone", "services", "tests", "when", "cron"}
 
 
 def test_of_very_many_wrong_keys_a_few_are_said() -> None:
@@ -538,3 +534,32 @@ def test_image_names(name: str) -> None:
 )
 def test_names_of_no_image(name: str) -> None:
     assert not is_image_name(name)
+
+
+@pytest.mark.parametrize(
+    ("when", "event", "schedule", "is_wanted"),
+    [
+        ("{cron: nightly}", "cron", "nightly", True),
+        ("{cron: [weekly, night*]}", "cron", "nightly", True),
+        ("{cron: nightly}", "cron", "weekly", False),
+        ("{cron: '**'}", "push", None, False),
+        ("{event: cron}", "cron", "nightly", True),
+        ("{event: cron}", "push", None, False),
+        ("{event: push, cron: nightly}", "cron", "nightly", False),
+        ("{event: [pull_request, merge_group]}", "merge_group", None, True),
+    ],
+)
+def test_when_of_schedules_and_merge_groups(
+    when: str, event: str, schedule: str | None, is_wanted: bool
+) -> None:
+    text = f"image: a\nsteps:\n  - {{name: x, commands: ['true'], when: {when}}}\n"
+    found = parse_pipeline(text.encode(), LIMITS)
+    assert isinstance(found, Pipeline), found
+    assert found.steps[0].is_wanted("main", event, schedule) is is_wanted
+
+
+def test_a_schedules_name_in_when_is_a_name() -> None:
+    text = "image: a\nsteps:\n  - {name: x, commands: ['true'], when: {cron: 'a b'}}\n"
+    found = parse_pipeline(text.encode(), LIMITS)
+    assert isinstance(found, PipelineInvalid)
+    assert "name of a schedule" in found.text

@@ -16,6 +16,7 @@ from tests.common.forges.deliveries import (
     NOW,
     OTHER_SECRET,
     PUSHED,
+    QUEUE_REF,
     SECRET,
     TAG_OBJECT,
     body_of,
@@ -202,6 +203,48 @@ def test_a_tag_whose_commit_is_none_is_refused() -> None:
 def test_a_ref_that_is_neither_branch_nor_tag_builds_nothing() -> None:
     event = event_of(changed("github-push", "push", {"ref": "refs/notes/commits"}))
     assert event.action is Action.IGNORED
+
+
+def test_a_merge_group_is_what_its_base_would_become() -> None:
+    assert event_of(github("github-merge-group", "merge_group")) == ForgeEvent(
+        action=Action.BUILD,
+        repositories=URLS,
+        event=Event.MERGE_GROUP,
+        branch="main",
+        ref=QUEUE_REF,
+        commit=PUSHED,
+        stable_identity=(QUEUE_REF, PUSHED),
+    )
+
+
+@pytest.mark.parametrize("reason", ["merged", "invalidated", "dequeued"])
+def test_a_merge_group_that_is_destroyed_is_the_one_that_was_requested(reason: str) -> None:
+    asked = event_of(github("github-merge-group", "merge_group"))
+    changes = {"reason": reason}
+    event = event_of(changed("github-merge-group-destroyed", "merge_group", changes))
+    assert event.action is Action.CANCEL
+    assert reason in event.reason
+    assert (event.stable_identity, event.branch) == (asked.stable_identity, asked.branch)
+    other = event_of(changed("github-merge-group", "merge_group", {"action": "renamed"}))
+    assert other.action is Action.IGNORED
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"head_sha": "abc"},
+        {"head_ref": "refs/heads/main"},
+        {"head_ref": f"refs/heads/gh-readonly-queue/other/pr-104-{BEFORE}"},
+        {"head_ref": "refs/heads/gh-readonly-queue/main/a..b"},
+        {"base_ref": "refs/heads/"},
+    ],
+)
+def test_a_merge_group_that_is_malformed_is_refused(fields: dict[str, object]) -> None:
+    changes = {f"merge_group.{name}": value for name, value in fields.items()}
+    answer = parse(changed("github-merge-group", "merge_group", changes))
+    assert isinstance(answer, Refusal)
+    assert answer.status == 400
+    assert "\n" not in answer.text
 
 
 # --- the signature --------------------------------------------------------------------------------

@@ -1,0 +1,1 @@
+"""Bitbucket Data Center: its webhooks, its commit statuses."""
