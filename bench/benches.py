@@ -11,6 +11,7 @@ from bench import (
     log_page,
     messages,
     noop,
+    observations,
     repository,
     steady,
     strangers,
@@ -68,6 +69,11 @@ BENCHES = {
             name=log_page.NAME,
             what="a log of 1 MB in a real browser, beside the same as plain text",
             run=log_page.run,
+        ),
+        Bench(
+            name=observations.NAME,
+            what="a million observations of test cases beside ten thousand: pages",
+            run=observations.run,
         ),
         Bench(
             name=strangers.NAME,

@@ -18,6 +18,7 @@ from client.dashboard.change_forms import ChangeForms
 from client.dashboard.compare_page import ComparedLogs, LogComparisons, pairs_to_compare
 from client.dashboard.log_ends import ending_of, outputs_of, same_logs
 from client.dashboard.pages import Pages
+from client.gateway.case_reader import CaseReader
 from client.network.limits_history import LimitsHistory
 from client.storage.archive import BuildRecord
 from client.storage.outbox import Kind
@@ -34,6 +35,8 @@ COMPARED_LINES_MAX = 12
 COMPARED_PAIRS_MAX = 3
 # A page that was open already asks with it (live.js): then nothing moves away under its reader.
 RENEWED_HEADER = "Pbft-Renewed"
+# Beyond that a reader looks for something else than each of them.
+CASE_ROWS_MAX = 100
 _SUPERSEDED = re.compile(r"superseded by ([0-9a-f]{64})")
 
 
@@ -100,6 +103,7 @@ class _BuildPage:
         self._forms = forms
         self._logs = logs
         self._comparisons = comparisons
+        self._cases = CaseReader(site.archive, site.cluster.quorums)
 
     async def show(self, request: web.Request) -> web.Response:
         """GET /builds/<id>."""
@@ -111,6 +115,7 @@ class _BuildPage:
         outputs = outputs_of(build, ends)
         agreement = with_outputs(self._agreement(record, build), outputs)
         compared = await self._compared(record, build, agreement)
+        cases = await self._cases.build_cases(record)
         # What the archive has is read once more: the newest that there is.
         record = self._site.record(request)
         build = self._site.view(record)
@@ -142,6 +147,8 @@ class _BuildPage:
             ),
             tails=tails,
             compared=compared,
+            cases=cases,
+            case_rows_max=CASE_ROWS_MAX,
             signatures=sum(reply.agrees and reply.signed for reply in build.replies),
             signatures_needed=self._site.cluster.quorums.weak,
             verify_command=verify_command(self._site, build),

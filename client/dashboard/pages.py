@@ -21,6 +21,7 @@ from client.storage.database import StorageFailed
 from client.views import formats
 from common.english import counted
 from common.installation import CLIENT_COMMAND
+from common.safe_text import escape_controls
 
 TEMPLATES = Path(__file__).parent / "templates"
 STATIC = Path(__file__).parent / "static"
@@ -32,7 +33,12 @@ CONTENT_SECURITY_POLICY = (
 # For a page that has a form.
 FORM_POLICY = CONTENT_SECURITY_POLICY.replace("form-action 'none'", "form-action 'self'")
 # In this order at the head of each page; a page says by `section` which one it belongs to.
-NAVIGATION = (("Builds", "/"), ("Replicas", "/replicas"), ("Ledger", "/ledger"))
+NAVIGATION = (
+    ("Builds", "/"),
+    ("Tests", "/tests"),
+    ("Replicas", "/replicas"),
+    ("Ledger", "/ledger"),
+)
 # A browser asks again before it shows what it kept; nobody between keeps it for others.
 HEADERS = {
     "Cache-Control": "private, no-cache",
@@ -71,6 +77,7 @@ class Pages:
             elapsed=formats.elapsed,
             kind=formats.kind,
             short_repository=formats.short_repository,
+            plain=escape_controls,
             sign=formats.sign,
             words=formats.words,
         )

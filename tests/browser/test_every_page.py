@@ -26,6 +26,9 @@ PAGES = {
     "/builds/{dissent}/messages": "REQUEST",
     "/builds/{dissent}/compare?left=node0&right=node3": "The first difference",
     "/builds/{dissent}/log/node3": DISSENT_LINE,
+    "/builds/{tested}": "still failing",
+    "/tests": "one machine",
+    "/tests/{case}": "Only node3 ever differed",
     "/replicas": "In sync",
     "/ledger": "Verified by this gateway",
 }
@@ -33,8 +36,8 @@ PAGES = {
 
 def path_of(site: Site, pattern: str) -> str:
     """The path with the ids of the site's builds in it."""
-    builds = {name: site.builds[name] for name in ("master", "broken", "dissent")}
-    return pattern.format(hostile=site.builds[HOSTILE_BRANCH], **builds)
+    builds = {name: site.builds[name] for name in ("master", "broken", "dissent", "tested")}
+    return pattern.format(hostile=site.builds[HOSTILE_BRANCH], case=site.machine_case, **builds)
 
 
 async def expect_text(page: Page, text: str) -> None:
