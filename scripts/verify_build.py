@@ -258,7 +258,8 @@ def verify_statement(
             raise Invalid(f"its {name} is {said[name]!r}, not {wanted!r}")
     for name in options.step:
         if said["steps"].get(name) != "ran":
-            raise Invalid(f"the step {name!r} is not shown to have run")
+            state = said["steps"].get(name, "not named")
+            raise Invalid(f"the step {name!r} is not shown to have run and passed: {state}")
     if options.artifact is not None and sha256_of(Path(options.artifact)) not in artifacts:
         raise Invalid(f"{options.artifact} is none of its {len(artifacts)} artifacts")
     return said

@@ -74,7 +74,7 @@ ADVICE = {
         ("depends_on", "needs", "jobs", "stages", "stage", "pipeline", "workflows"),
         "write one list of steps, which run in order",
     ),
-    **dict.fromkeys(("failure", "allow_failure", "ignore"), "command || true lets a command fail"),
+    **dict.fromkeys(("allow_failure", "ignore"), "write failure: ignore"),
     **dict.fromkeys(("clone", "skip_clone", "git"), "write clone at the top, with depth and tags"),
     **dict.fromkeys(
         ("on", "only", "except", "trigger", "cron", "schedule"),

@@ -154,7 +154,7 @@ def test_what_is_not_asked_for_is_not_proved(
 def test_event_ref_pipeline_and_steps_must_match(
     consumer: Consumer, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    steps = (Step("test", True), Step("release", False))
+    steps = (Step("test", True), Step("release", False), Step("lint", None))
     green = finding(steps=steps)
     pushed = as_bytes(signed(consumer.statement(green, green, green), 0, 1))
     asked = {"event": Event.PULL_REQUEST, "ref": "refs/pull/7/head"}
@@ -167,11 +167,13 @@ def test_event_ref_pipeline_and_steps_must_match(
     for out in capsys.readouterr().out.split("valid")[-2:]:
         assert "refs/heads/master" in out, "the target is shown"
         assert "skipped by when" in out
+        assert "lint: may have failed" in out
     for wrong in (
         ("--ref", "refs/heads/main"),
         ("--event", "tag"),
         ("--pipeline-sha256", "d" * 64),
         ("--step", "release"),
+        ("--step", "lint"),
         ("--step", "other"),
     ):
         assert consumer.both(pushed, *right, *wrong) == 2
