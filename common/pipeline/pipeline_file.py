@@ -11,6 +11,7 @@ from typing import Protocol
 
 import msgspec
 
+from common.pipeline.foreign_keys import event_advice
 from common.pipeline.pipeline_values import (
     PROBLEMS_MAX,
     REPORTS_MAX,
@@ -427,7 +428,7 @@ def _steps(place: Place, limits: PipelineLimits, given: Step) -> tuple[Step, ...
     """given: what holds for a step that does not say it itself."""
     steps: list[Step] = []
     names: set[str] = set()
-    for entry in place.items(STEPS_MAX, "steps, each with name and commands"):
+    for entry in place.items(STEPS_MAX, "steps, each with name and commands", inner="commands"):
         try:
             step = _step(entry, limits, given)
         except WrongValue as wrong:
@@ -463,7 +464,7 @@ def _step(entry: Place, limits: PipelineLimits, given: Step) -> Step:
 
 def _services(place: Place, memory_bytes: int, step_names: set[str]) -> tuple[Service, ...]:
     """The services, which share the memory with a step. memory_bytes: of all of them together."""
-    entries = place.items(SERVICES_MAX, "services, each with name and image")
+    entries = place.items(SERVICES_MAX, "services, each with name and image", inner="image")
     services: list[Service] = []
     names, ports = set(step_names), set[int]()
     for entry in entries:
@@ -547,7 +548,7 @@ _Patterns = tuple[str, ...] | None
 
 
 def _when(place: Place) -> tuple[_Patterns, _Patterns, _Patterns, tuple[str, ...]]:
-    expected = "a mapping with the keys branch, event, cron and status"
+    expected = "one mapping with branch, event, cron, status; instead of a list write several steps"
     check_keys(place, WHEN_KEYS, "when", expected=expected)
     return (
         place.read("branch", read_patterns, None),
@@ -568,7 +569,15 @@ def _failure(place: Place) -> str:
 
 def _events(place: Place) -> tuple[str, ...]:
     entries = place.one_or_more(len(EVENTS), "events")
-    return tuple(read_choice(entry, EVENTS) for entry in entries)
+    return tuple(_event(entry) for entry in entries)
+
+
+def _event(place: Place) -> str:
+    if isinstance(place.value, str) and place.value not in EVENTS:
+        told = event_advice(place.value)
+        if told is not None:
+            raise place.wrong(f"{place.value} is not there; {told}")
+    return read_choice(place, EVENTS)
 
 
 def _seconds(place: Place, seconds_max: int, default: int) -> int:
