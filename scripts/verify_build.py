@@ -81,7 +81,7 @@ def main(arguments: list[str] | None = None) -> int:
         "--pipeline-sha256", metavar="HEX", help="require this SHA-256 of the pipeline file"
     )
     parser.add_argument(
-        "--step", action="append", default=[], metavar="NAME", help="require that this step ran"
+        "--step", action="append", default=[], metavar="NAME", help="require that this step passed"
     )
     parser.add_argument(
         "--any", action="store_true", help="accept any build, and show which build it is"

@@ -113,7 +113,7 @@ def add(commands: Commands, common: argparse.ArgumentParser) -> None:
         "--pipeline-sha256", metavar="HEX", help="require this SHA-256 of the pipeline file"
     )
     check.add_argument(
-        "--step", action="append", default=[], metavar="NAME", help="require that this step ran"
+        "--step", action="append", default=[], metavar="NAME", help="require that this step passed"
     )
     check.add_argument(
         "--artifact", type=Path, metavar="PATH", help="require that this file is an agreed artifact"
