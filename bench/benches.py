@@ -10,6 +10,7 @@ from bench import (
     history,
     messages,
     noop,
+    observations,
     repository,
     steady,
     strangers,
@@ -62,6 +63,11 @@ BENCHES = {
             name=history.NAME,
             what="100,000 builds beside 100: restart, memory, pages, ordering",
             run=history.run,
+        ),
+        Bench(
+            name=observations.NAME,
+            what="a million observations of test cases beside ten thousand: pages",
+            run=observations.run,
         ),
         Bench(
             name=strangers.NAME,

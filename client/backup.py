@@ -15,7 +15,7 @@ import tempfile
 from pathlib import Path
 
 from client.gateway.reporting import RESTORED, Reports, make_reporter
-from client.storage.archive import LOG_FOLDER, Archive, sync_directory
+from client.storage.archive import LOG_FOLDER, LOG_SUFFIX, TESTS_SUFFIX, Archive, sync_directory
 from client.storage.database import FILE_NAME, Database, StorageFailed
 from client.storage.outbox import Kind, Outbox
 from common.backups.backup_file import BackupRefused, BackupWriter
@@ -31,7 +31,10 @@ from pbft.genesis import Cluster
 REPLACED_FOLDER = "replaced"
 _RESTORING_FOLDER = "restoring"
 # As client/storage/archive names them.
-_LOG = re.compile(rf"{LOG_FOLDER}/[0-9a-f]{{64}}/[A-Za-z0-9][A-Za-z0-9_.-]{{0,63}}\.log")
+_LOG = re.compile(
+    rf"{LOG_FOLDER}/[0-9a-f]{{64}}/[A-Za-z0-9][A-Za-z0-9_.-]{{0,63}}"
+    rf"({re.escape(LOG_SUFFIX)}|{re.escape(TESTS_SUFFIX)})"
+)
 
 
 def is_gateway_data(name: str) -> bool:
@@ -40,7 +43,7 @@ def is_gateway_data(name: str) -> bool:
 
 
 def add_gateway_data(config: ClientConfig, writer: BackupWriter, with_logs: bool) -> None:
-    """Add the database as it is at one moment, and the archived logs if they are wanted.
+    """Add the database as it is at one moment, and archived logs and test details if wanted.
 
     Raises ConfigError.
     """
@@ -51,7 +54,7 @@ def add_gateway_data(config: ClientConfig, writer: BackupWriter, with_logs: bool
         writer.add_file(f"{DATA}{FILE_NAME}", copy)
     if with_logs:
         # later than the database: a log that this has is in its file
-        for file in sorted((config.data_directory / LOG_FOLDER).rglob("*.log")):
+        for file in sorted((config.data_directory / LOG_FOLDER).rglob("*")):
             name = file.relative_to(config.data_directory).as_posix()
             if is_gateway_data(name):
                 writer.add_file(f"{DATA}{name}", file)

@@ -6,6 +6,7 @@ from pathlib import Path
 from client.commands import (
     artifacts,
     builds,
+    cases,
     changes,
     envelope,
     evidence,
@@ -32,6 +33,7 @@ def add_commands(commands: Commands) -> None:
     )
     modules = (
         builds,
+        cases,
         changes,
         artifacts,
         logs,

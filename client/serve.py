@@ -16,12 +16,14 @@ from ci.admission import room_refusal
 from ci.limits import Limits, encode_limits
 from client.api.artifact_routes import ArtifactApi
 from client.api.badge_routes import BadgeApi
+from client.api.case_routes import CaseApi
 from client.api.change_routes import Authorizer, ChangeApi, is_for_others
 from client.api.log_routes import LogApi
 from client.api.metrics import GatewayMetrics
 from client.api.openapi import add_openapi
 from client.api.routes import OPEN_ROUTES, Site, add_routes, errors_as_json, sources_of
 from client.dashboard import add_dashboard
+from client.gateway.case_reader import CaseReader
 from client.gateway.collector import Collector
 from client.gateway.gateway import Gateway
 from client.gateway.gateway_setup import (
@@ -170,7 +172,9 @@ async def running_gateway(
         stack.push_async_callback(reporter.close)
         site.network.start()
         stack.push_async_callback(site.network.close)
-        keeper = ArchiveKeeper(database, archive, keep_rules(config))
+        keeper = ArchiveKeeper(
+            database, archive, keep_rules(config), faults_max=cluster.quorums.faults_max
+        )
         keeper.start()
         stack.push_async_callback(keeper.close)
         await links.start()
@@ -287,6 +291,7 @@ def make_application(site: Site, metrics: GatewayMetrics | None = None) -> web.A
     log_api = LogApi(site, LiveLogs(site.nodes, site.archive))
     log_api.add_routes(application)
     ArtifactApi(site, Artifacts(site.nodes, site.config.data_directory)).add_routes(application)
+    CaseApi(site, CaseReader(site.archive, site.cluster.quorums)).add_routes(application)
     add_dashboard(application, site, authorizer, log_api=log_api)
     return application
 

@@ -59,6 +59,12 @@ class GatewayMetrics:
         )
         self._queue = Gauge("pbftci_unfinished", "Accepted and not answered yet", registry=registry)
         self._builds = Gauge("pbftci_builds", "Builds on record", ("status",), registry=registry)
+        self._tests = Gauge(
+            "pbftci_tests",
+            "Test cases that did not pass everywhere lately, by what is known of them",
+            ("state",),
+            registry=registry,
+        )
         self._links = Gauge(
             "pbftci_peer_connected", "1 where there is a link", ("replica",), registry=registry
         )
@@ -162,6 +168,8 @@ class GatewayMetrics:
         self._queue.set(self._unfinished())
         for status, count in self._archive.counts().items():
             self._builds.labels(status).set(count)
+        for state, count in self._archive.cases.counts().items():
+            self._tests.labels(state).set(count)
         self._observe_network()
         connected = self._connected()
         for name in self._cluster.replica_names:

@@ -10,10 +10,14 @@ from typing import Any
 import msgspec
 from aiohttp import web
 
+from ci.flaky import CaseState
+from client.api.case_routes import CASES_SHOWN_MAX
 from client.api.routes import OPEN_ROUTES, Accepted, BuildPage, json_response
+from client.gateway.collector import SLOWEST_MAX
 from client.network.network_view import NetworkView
 from client.storage.build_filter import BRANCH_CHARACTERS_MAX, OUTCOMES, REPOSITORY_CHARACTERS_MAX
 from client.views.build_view import BuildView
+from client.views.case_view import BuildCasesView, CaseHistory, CasePage
 
 PATH = "/api/v1/openapi.json"
 JSON = "application/json"
@@ -54,6 +58,13 @@ _ERRORS = {
 }
 
 _ID = {"type": "string", "pattern": "^[0-9a-f]{64}$", "description": "a build's id"}
+_SHA256 = {"type": "string", "pattern": "^[0-9a-f]{64}$", "description": "of a case's id"}
+# A URL. Of other characters an address may become longer than the server takes.
+_REPOSITORY = {
+    "type": "string",
+    "pattern": "^[!-~]*$",
+    "maxLength": REPOSITORY_CHARACTERS_MAX,
+}
 _TEXT: dict[str, Any] = {"type": "string"}
 _ANY: dict[str, Any] = {"type": "object"}
 _DETAIL = {"type": "object", "required": ["detail"], "properties": {"detail": _TEXT}}
@@ -63,6 +74,7 @@ _ACCEPTED = {"$ref": "#/components/schemas/Accepted"}
 
 _PARAMETERS: dict[str, dict[str, Any]] = {
     "build": _ID,
+    "case": _SHA256,
     "replica": {"type": "string", "pattern": "^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$"},
     "path": {"type": "string", "minLength": 1},
     "repository": {"type": "string", "minLength": 1},
@@ -169,6 +181,51 @@ ROUTES: tuple[Route, ...] = (
         errors=(404,),
     ),
     Route(
+        method="get",
+        path="/api/v1/builds/{build}/tests",
+        summary="The test cases of a build: by replica, agreed on, new, fixed, slowest",
+        query={
+            "slowest": {"type": "integer", "minimum": 1, "maximum": SLOWEST_MAX},
+            "after": _SHA256,
+            "limit": {"type": "integer", "minimum": 1, "maximum": CASES_SHOWN_MAX},
+        },
+        gives={
+            200: (JSON, {"$ref": "#/components/schemas/BuildCasesView"}, "Without passed ones.")
+        },
+        errors=(400, 404),
+    ),
+    Route(
+        method="get",
+        path="/api/v1/builds/{build}/tests/report",
+        summary="The canonical report that n - f replicas agree on, or one replica's",
+        query={"replica": {"type": "string", "pattern": "^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$"}},
+        gives={200: (TEXT, _TEXT, "Its lines; they have the digest that is in the ballot.")},
+        errors=(400, 404, 502, 503),
+    ),
+    Route(
+        method="get",
+        path="/api/v1/tests",
+        summary="The test cases of a repository that are not healthy, the highest score first",
+        query={
+            "repository": _REPOSITORY,
+            "state": {"type": "string", "enum": list(CaseState)},
+            "after": _SHA256,
+            "limit": {"type": "integer", "minimum": 1, "maximum": CASES_SHOWN_MAX},
+        },
+        gives={200: (JSON, {"$ref": "#/components/schemas/CasePage"}, "A page.")},
+        errors=(400, 404),
+    ),
+    Route(
+        method="get",
+        path="/api/v1/tests/{case}",
+        summary="One test case, and what each build saw of it",
+        query={"repository": _REPOSITORY},
+        gives={
+            200: (JSON, {"$ref": "#/components/schemas/CaseHistory"}, "The newest build first.")
+        },
+        errors=(400, 404),
+    ),
+    Route(
         method="post",
         path="/api/v1/builds/{build}/cancel",
         summary="Withdraw the request for a build",
@@ -248,7 +305,8 @@ ROUTES: tuple[Route, ...] = (
 def document(version: str, server_url: str, routes: Sequence[Route] = ROUTES) -> dict[str, Any]:
     """The OpenAPI document. version: of this software; server_url: where the gateway is reached."""
     _, components = msgspec.json.schema_components(
-        (BuildView, BuildPage, Accepted, NetworkView), ref_template="#/components/schemas/{name}"
+        (BuildView, BuildPage, Accepted, NetworkView, BuildCasesView, CasePage, CaseHistory),
+        ref_template="#/components/schemas/{name}",
     )
     paths: dict[str, dict[str, Any]] = {}
     for route in routes:

@@ -6,7 +6,7 @@ import json
 from collections.abc import Coroutine, Mapping
 from types import TracebackType
 from typing import Any, BinaryIO, Self, TypeVar
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
 import aiohttp
 import uvloop
@@ -31,6 +31,8 @@ ANSWER_TIMEOUT_SECONDS = 60.0
 ARTIFACT_BYTES_PER_SECOND_MIN = 256 * 1024
 ANSWER_BYTES_MAX = 64 * 1024 * 1024
 BUILD_ID_CHARACTERS = 64
+CASES_AT_ONCE = 500
+PAGES_MAX = 100
 # The gateway is busy, or it cannot reach the replica now.
 ASK_AGAIN_STATUSES = (502, 503)
 
@@ -101,6 +103,50 @@ class GatewayApi:
     async def log(self, build: str, replica: str) -> bytes:
         """GET /api/v1/builds/<id>/log/<replica>."""
         return await self._ask("GET", f"/api/v1/builds/{await self.full_id(build)}/log/{replica}")
+
+    async def build_cases(self, build: str, slowest: int | None = None) -> dict[str, Any]:
+        """GET /api/v1/builds/<id>/tests, all its pages in one."""
+        path = f"/api/v1/builds/{await self.full_id(build)}/tests"
+        query = {"limit": str(CASES_AT_ONCE)}
+        if slowest is not None:
+            query["slowest"] = str(slowest)
+        found = await self._pages(path, query)
+        found[0]["cases"] = [row for page in found for row in page["cases"]]
+        return found[0]
+
+    async def cases(self, repository: str, state: str | None, cases_max: int) -> list[Any]:
+        """GET /api/v1/tests: the test cases of a repository, at most so many."""
+        query = {"repository": repository, "limit": str(min(CASES_AT_ONCE, cases_max))}
+        if state is not None:
+            query["state"] = state
+        found = await self._pages("/api/v1/tests", query, pages_max=-(-cases_max // CASES_AT_ONCE))
+        return [case for page in found for case in page["cases"]][:cases_max]
+
+    async def case_history(self, sha256: str, repository: str | None) -> dict[str, Any]:
+        """GET /api/v1/tests/<sha256>: a test case, and what builds saw of it."""
+        query = "" if repository is None else f"?{urlencode({'repository': repository})}"
+        return _object(await self._ask("GET", f"/api/v1/tests/{sha256}{query}"))
+
+    async def case_report(self, build: str, replica: str | None) -> bytes:
+        """GET /api/v1/builds/<id>/tests/report: the canonical report, agreed on or a replica's."""
+        query = "" if replica is None else f"?{urlencode({'replica': replica})}"
+        return await self._ask(
+            "GET", f"/api/v1/builds/{await self.full_id(build)}/tests/report{query}"
+        )
+
+    async def _pages(
+        self, path: str, query: Mapping[str, str], pages_max: int = PAGES_MAX
+    ) -> list[dict[str, Any]]:
+        """The pages of a list, each beginning after the one before."""
+        pages: list[dict[str, Any]] = []
+        after: dict[str, str] = {}
+        while len(pages) < pages_max:
+            asked = urlencode({**query, **after})
+            pages.append(_object(await self._ask("GET", f"{path}?{asked}")))
+            if pages[-1]["next"] is None:
+                break
+            after = {"after": str(pages[-1]["next"])}
+        return pages
 
     async def artifacts(self, build: str) -> dict[str, Any]:
         """GET /api/v1/builds/<id>/artifacts: what was agreed on; `build` is a whole id."""

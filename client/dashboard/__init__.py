@@ -11,6 +11,7 @@ from client.dashboard.build_forms import add_build_forms
 from client.dashboard.build_logs import BuildLogs
 from client.dashboard.build_page import add_build_page
 from client.dashboard.builds_page import add_builds_page
+from client.dashboard.case_pages import add_case_pages
 from client.dashboard.change_forms import ChangeForms
 from client.dashboard.compare_page import LogComparisons, add_compare_page
 from client.dashboard.diagram_pages import add_diagrams
@@ -18,6 +19,7 @@ from client.dashboard.events import Events, make_changes
 from client.dashboard.ledger_page import add_ledger_page
 from client.dashboard.pages import Pages
 from client.dashboard.replicas_page import add_replicas_page
+from client.gateway.case_reader import CaseReader
 
 
 def add_dashboard(
@@ -38,6 +40,7 @@ def add_dashboard(
     add_build_page(application, site, pages, forms=forms, logs=logs, comparisons=comparisons)
     add_compare_page(application, site, pages, comparisons=comparisons)
     add_build_forms(application, site, pages, forms=forms)
+    add_case_pages(application, site, pages, cases=CaseReader(site.archive, site.cluster.quorums))
     add_diagrams(application, site, pages)
     add_replicas_page(application, site, pages, forms=forms)
     add_ledger_page(application, site, pages)

@@ -15,6 +15,7 @@ from client.dashboard.build_logs import BuildLogs
 from client.dashboard.change_forms import ChangeForms
 from client.dashboard.compare_page import ComparedLogs, LogComparisons, default_pair
 from client.dashboard.pages import Pages
+from client.gateway.case_reader import CaseReader
 from client.network.limits_history import LimitsHistory
 from client.storage.archive import BuildRecord
 from client.storage.outbox import Kind
@@ -27,6 +28,8 @@ OPEN_REFRESH_SECONDS = 2
 LATER_REFRESH_SECONDS = 5
 # Of two logs that differ, what the build's page shows; the page for comparing shows more.
 COMPARED_LINES_MAX = 12
+# Beyond that a reader looks for something else than each of them.
+CASE_ROWS_MAX = 100
 _SUPERSEDED = re.compile(r"superseded by ([0-9a-f]{64})")
 
 
@@ -93,6 +96,7 @@ class _BuildPage:
         self._forms = forms
         self._logs = logs
         self._comparisons = comparisons
+        self._cases = CaseReader(site.archive, site.cluster.quorums)
 
     async def show(self, request: web.Request) -> web.Response:
         """GET /builds/<id>."""
@@ -104,6 +108,7 @@ class _BuildPage:
         without_numbers = None
         if compared is not None and compared.comparison.first is not None:
             without_numbers = await self._compared(record, build, are_numbers_ignored=True)
+        cases = await self._cases.build_cases(record)
         # What the archive has is read once more: the newest that there is.
         record = self._site.record(request)
         build = self._site.view(record)
@@ -129,6 +134,8 @@ class _BuildPage:
             ),
             tails=tails,
             compared=compared,
+            cases=cases,
+            case_rows_max=CASE_ROWS_MAX,
             without_numbers=without_numbers,
             signatures=sum(reply.agrees and reply.signed for reply in build.replies),
             signatures_needed=self._site.cluster.quorums.weak,

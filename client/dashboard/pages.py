@@ -20,6 +20,7 @@ from client.dashboard.change_feed import Changes
 from client.views import formats
 from common.english import counted
 from common.installation import CLIENT_COMMAND
+from common.safe_text import escape_controls
 
 TEMPLATES = Path(__file__).parent / "templates"
 STATIC = Path(__file__).parent / "static"
@@ -31,7 +32,12 @@ CONTENT_SECURITY_POLICY = (
 # For a page that has a form.
 FORM_POLICY = CONTENT_SECURITY_POLICY.replace("form-action 'none'", "form-action 'self'")
 # In this order at the head of each page; a page says by `section` which one it belongs to.
-NAVIGATION = (("Builds", "/"), ("Replicas", "/replicas"), ("Ledger", "/ledger"))
+NAVIGATION = (
+    ("Builds", "/"),
+    ("Tests", "/tests"),
+    ("Replicas", "/replicas"),
+    ("Ledger", "/ledger"),
+)
 HEADERS = {
     "Content-Security-Policy": CONTENT_SECURITY_POLICY,
     "X-Content-Type-Options": "nosniff",
@@ -58,6 +64,7 @@ class Pages:
             counted=counted,
             elapsed=formats.elapsed,
             kind=formats.kind,
+            plain=escape_controls,
             sign=formats.sign,
             words=formats.words,
         )

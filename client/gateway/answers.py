@@ -10,15 +10,18 @@ import time
 import msgspec
 
 from ci.admission import is_temporary
-from ci.statement import VerdictFields, pae
+from ci.flaky import CaseState
+from ci.statement import VerdictFields, pae, parse_statement
 from client.gateway.build_changes import BuildChanges
+from client.gateway.case_reader import CaseReader
 from client.gateway.reporting import Reports
 from client.gateway.results_file import ResultsFile
-from client.storage.archive import Archive, ReplyRecord
+from client.storage.archive import Archive, BuildRecord, ReplyRecord
 from client.storage.outbox import CHANGES, Kind, Outbox, OutboxRow, State
 from client.views.build_view import accepted_verdict, iso_time
 from common.configuration.keys import verify
 from common.safe_text import log_text
+from common.statuses.status_texts import ToldCases, told_cases
 from pbft.client import Accepted, LateReply
 from pbft.codec import decode_request, decode_signed, digest_of
 from pbft.genesis import Cluster
@@ -98,6 +101,7 @@ class Answers:
         self._cluster = cluster
         self._outbox = outbox
         self._archive = archive
+        self._cases = CaseReader(archive, cluster.quorums)
         self._results = results
         self._reports = reports
         self._changes = changes
@@ -269,11 +273,24 @@ class Answers:
         self._results.add(row.build, msgspec.json.encode(line))
         record = self._archive.get(row.build)
         if record is not None:
-            self._reports.decided(record, verdict)
+            self._reports.decided(record, verdict, self._told_cases(record))
         self._outbox.finish(row.identity)
         _log.info("build %s decided: %s", verdict.build[:12], verdict.outcome)
         self.expect_more(answer.timestamp, row.build)
         return [VerdictArchived(row.identity, row.build)]
+
+    def _told_cases(self, record: BuildRecord) -> ToldCases | None:
+        """What a status says of a decided build's test cases."""
+        assert record.statement is not None, "it is decided"
+        statement = parse_statement(record.statement)
+        if statement.verdict.tests is None:
+            return None
+        new = self._cases.new_failures(record, statement.predicate.failed_tests)
+        standings = self._archive.cases.standings_of(
+            record.repository, statement.verdict.tests.unsettled
+        )
+        flaky = {c for c, standing in standings.items() if standing.state is CaseState.FLAKY}
+        return told_cases(statement, new, flaky)
 
     def _take_in_commit(self, row: OutboxRow, verdict: VerdictFields, now: float) -> None:
         """The replicas built another commit than is known here, and it is the one that counts.

@@ -14,11 +14,15 @@ from collections.abc import Callable, Container, Iterable, Sequence
 
 import msgspec
 
-from ci.operations import Abstain, BuildResult, Outcome
+from ci.case_results import CaseOutcome
+from ci.operations import Abstain, BuildResult, Outcome, ResultWithTests
 from ci.statement import VerdictFields
+from client.gateway.case_reader import CaseReader
+from client.network.case_details import ServedCase, WrongDetails, checked_cases
 from client.network.limits_history import LimitsHistory
 from client.network.nodes import NodeFailed, Nodes, NotThere, ServedBuild
 from client.storage.archive import Archive, BallotRecord, StateRecord
+from client.storage.case_extract import CaseExtract
 from client.storage.database import Database, StorageFailed
 from client.storage.outbox import Outbox
 from client.views.build_view import accepted_verdict, checked_ballot, read_ballot
@@ -45,6 +49,12 @@ GLANCES_KEPT = 1024
 STATE_CHARACTERS_MAX = 300
 # The kept log is at most log_bytes_max and one line that says what was left out.
 LOG_BYTES_EXTRA = 4096
+# Of a replica's test details: so many messages, of so many characters, together and each; and so
+# many slow cases. One replica's are fetched at a time, for they may be megabytes.
+MESSAGES_MAX = 256
+MESSAGES_CHARACTERS_MAX = 128 * 1024
+MESSAGE_CHARACTERS_MAX = 2000
+SLOWEST_MAX = 100
 
 _log = logging.getLogger(__name__)
 
@@ -67,6 +77,8 @@ class Collector:
         self._database = database
         self._archive = archive
         self._outbox = Outbox(database)
+        self._cases = CaseReader(archive, cluster.quorums)
+        self._details = asyncio.Semaphore(1)
         self._authenticator = Authenticator(cluster, verify)
         self._rounds = asyncio.Semaphore(ROUNDS_AT_ONCE_MAX)
         self._following: dict[bytes, asyncio.Task[None]] = {}
@@ -126,6 +138,7 @@ class Collector:
             patience = CANCELLED_SECONDS
         until = loop.time() + patience
         delay = AGAIN_SECONDS
+        noted = 0
         are_states_kept = verdict.outcome is not Outcome.DISPUTED
         if verdict.without_ballot and are_states_kept:
             # Asked at once, all would be asked again for it.
@@ -137,6 +150,8 @@ class Collector:
                     self._keep_states(build)
                 async with self._rounds:
                     is_complete = await self._round(build, verdict)
+                    noted = self._note_cases(build, noted)
+                    is_complete &= await self._fetch_extracts(build, verdict.opened)
                 if not are_states_kept:
                     self._keep_states(build)
                     are_states_kept = True
@@ -178,8 +193,9 @@ class Collector:
         pending = {
             asyncio.ensure_future(self._fetch_log(build, opened, ballot)) for ballot in wanted
         }
-        # what the others did is kept before it is over (`_follow`)
-        may_end = has_all_ballots and verdict.outcome is not Outcome.DISPUTED
+        # what the others did, and what is known of test cases, is kept before its end (`_follow`)
+        has_tests = any(isinstance(read_ballot(b.signed), ResultWithTests) for b in ballots)
+        may_end = has_all_ballots and verdict.outcome is not Outcome.DISPUTED and not has_tests
         try:
             while pending:
                 # All that are quick go to the disk together; a slow one does not hold them up.
@@ -191,6 +207,50 @@ class Collector:
             for task in pending:
                 task.cancel()
         return has_all_ballots and not missing
+
+    def _note_cases(self, build: bytes, noted: int) -> int:
+        """Keep what the ballots say of test cases if more than `noted` are here; how many are."""
+        record, here = self._archive.get(build), len(self._archive.ballots(build))
+        if record is not None and here > noted:
+            with self._database.transaction():
+                self._cases.note(record)
+        return here
+
+    async def _fetch_extracts(self, build: bytes, opened: int) -> bool:
+        """Keep what pages show of replicas' test details. Is all of it here now?"""
+        wanted = {
+            ballot.replica: result.tests.report_sha256
+            for ballot in self._archive.ballots(build)
+            if not ballot.tests_archived
+            and isinstance(result := read_ballot(ballot.signed), ResultWithTests)
+        }
+        found = {}
+        for replica, digest in wanted.items():
+            async with self._details:
+                extract = await self._fetch_extract(build, opened, replica, digest=digest)
+            if extract is not None:
+                found[replica] = extract
+        if found:
+            await asyncio.to_thread(self._archive.write_extracts, build, found)
+            with self._database.transaction():
+                for replica in found:
+                    self._archive.note_tests(build, replica)
+        return found.keys() == wanted.keys()
+
+    async def _fetch_extract(
+        self, build: bytes, opened: int, replica: str, *, digest: str
+    ) -> CaseExtract | None:
+        """What is kept of a replica's test details, if it serves those that its ballot names."""
+        try:
+            data = await self._nodes.cases(replica, build, opened)
+            return await asyncio.to_thread(lambda: extract_of(checked_cases(data, digest).cases))
+        except NotThere:
+            return None
+        except NodeFailed as error:
+            _log.info("test cases of build %s: %s", build.hex()[:12], error)
+        except WrongDetails as error:
+            _log.warning("test cases of build %s: %s: %s", build.hex()[:12], replica, error)
+        return None
 
     def _has_all(self, verdict: VerdictFields, ballots: Sequence[BallotRecord]) -> bool:
         """Whether every expected ballot is here: stand-bys build only if executors disagree."""
@@ -369,6 +429,24 @@ def agreed_ballots(
                 continue
             seen.setdefault((ballot.replica, payload), []).append(ballot.signed)
     return [(replica, min(copies)) for (replica, _), copies in seen.items() if len(copies) >= weak]
+
+
+def extract_of(cases: Iterable[ServedCase]) -> CaseExtract:
+    """What is kept of these details: messages are cut, and left out beyond a bound."""
+    messages: dict[str, str] = {}
+    characters = 0
+    timed: list[tuple[str, float]] = []
+    for case in cases:
+        if case.seconds is not None:
+            timed.append((case.id, case.seconds))
+        is_bad = case.outcome in (CaseOutcome.FAILED, CaseOutcome.WARNED)
+        if is_bad and case.message and len(messages) < MESSAGES_MAX:
+            message = case.message[:MESSAGE_CHARACTERS_MAX]
+            characters += len(message)
+            if characters <= MESSAGES_CHARACTERS_MAX:
+                messages[case.id] = message
+    timed.sort(key=lambda found: (-found[1], found[0]))
+    return CaseExtract(messages, tuple(timed[:SLOWEST_MAX]))
 
 
 def _has_log(ballot: BallotRecord) -> bool:

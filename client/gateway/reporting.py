@@ -16,7 +16,13 @@ from common.english import counted
 from common.forges.shared.status import CommitStatus, State
 from common.repositories.repository_config import GatewayRepository, StatusTarget, status_target
 from common.statuses.reporter import Reporter
-from common.statuses.status_texts import context_of, description_of, ref_of_status, state_of
+from common.statuses.status_texts import (
+    ToldCases,
+    context_of,
+    description_of,
+    ref_of_status,
+    state_of,
+)
 
 # Why what waited in a backup is not posted.
 RESTORED = "restored from a backup: it may be posted already"
@@ -60,8 +66,10 @@ class Reports:
         text = f"{first} for a verdict of {counted(self._replicas, 'replica')}"
         self._put(record, State.PENDING, text, is_final=False, is_waiting=needs_approval)
 
-    def decided(self, record: BuildRecord, verdict: VerdictFields) -> None:
-        """Its verdict was accepted."""
+    def decided(
+        self, record: BuildRecord, verdict: VerdictFields, tests: ToldCases | None = None
+    ) -> None:
+        """Its verdict was accepted. tests: what is to be said of its test cases."""
         found = [(value.outcome, value.exit_code, len(value.replicas)) for value in verdict.found]
         self._put(
             record,
@@ -72,6 +80,7 @@ class Reports:
                 len(verdict.agreeing),
                 replicas=verdict.replicas,
                 found=found,
+                tests=tests,
             ),
             is_final=True,
         )

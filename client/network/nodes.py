@@ -44,6 +44,8 @@ ARTIFACT_BYTES_PER_SECOND_MIN = 1024 * 1024
 LOG_PIECE_BYTES_MAX = 1024 * 1024
 STATUS_BYTES_MAX = 1024 * 1024
 BUILD_BYTES_MAX = 4 * 1024 * 1024
+# A node keeps at most 20 MiB of the details of test cases.
+CASES_BYTES_MAX = 21 * 1024 * 1024
 # A page has at most 500 entries; an entry is at most as large as a request, and mostly far less.
 LEDGER_BYTES_MAX = 256 * 1024 * 1024
 LEDGER_BOUNDS = AnswerBounds(LEDGER_BYTES_MAX, LOG_TIMEOUT_SECONDS)
@@ -243,6 +245,15 @@ class Nodes:
         return await self._get(
             replica, path, AnswerBounds(bytes_max, LOG_TIMEOUT_SECONDS), query=query
         )
+
+    async def cases(self, replica: str, build: bytes, opened: int) -> bytes:
+        """A node's details of a build's test cases (`client.network.case_details` checks them).
+
+        Raises NodeFailed; NotThere if it has none.
+        """
+        path, query = f"/builds/{build.hex()}/tests", {"opened": str(opened)}
+        bounds = AnswerBounds(CASES_BYTES_MAX, LOG_TIMEOUT_SECONDS)
+        return await self._get(replica, path, bounds, query=query)
 
     async def artifact(
         self,

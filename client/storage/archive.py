@@ -4,6 +4,7 @@ Rows are in the gateway's database, logs are files beside it, complete or absent
 that changes rows must be called inside `Database.transaction`.
 """
 
+import contextlib
 import os
 import re
 import shutil
@@ -17,10 +18,13 @@ import msgspec
 from ci.operations import Event
 from client.storage.build_filter import ALL, BuildFilter, condition_of
 from client.storage.build_request import BuildRequest
+from client.storage.case_archive import CaseArchive
+from client.storage.case_extract import CaseExtract, decode_extract, encode_extract
 from client.storage.database import Database
 
 LOG_FOLDER = "logs"
 LOG_SUFFIX = ".log"
+TESTS_SUFFIX = ".tests.json"
 # Anybody who may rebuild may do so for ever.
 REBUILDS_SHOWN_MAX = 20
 # Replicas' names are checked when the configuration is read; a path is worth a second look.
@@ -95,6 +99,8 @@ class BallotRecord(msgspec.Struct, frozen=True):
     replica: str
     signed: bytes
     log_archived: bool
+    # whether the extract of its test report is here (client.storage.case_extract)
+    tests_archived: bool = False
 
 
 class StateRecord(msgspec.Struct, frozen=True):
@@ -123,6 +129,7 @@ class Archive:
     def __init__(self, database: Database, data_directory: Path) -> None:
         self._database = database
         self._logs = data_directory / LOG_FOLDER
+        self.cases = CaseArchive(database)
 
     def listen(self, listener: Callable[[frozenset[bytes]], None]) -> None:
         """Tell this one which builds changed, once that is on disk. It must not raise."""
@@ -266,7 +273,7 @@ class Archive:
     def put_ballot(self, build: bytes, replica: str, signed: bytes) -> None:
         """Keep a replica's ballot; the first one stays."""
         self._database.write(
-            "INSERT INTO ballots VALUES (?, ?, ?, 0) ON CONFLICT DO NOTHING",
+            "INSERT INTO ballots (build, replica, signed) VALUES (?, ?, ?) ON CONFLICT DO NOTHING",
             (build, replica, signed),
             build=build,
         )
@@ -275,6 +282,14 @@ class Archive:
         """The log that this ballot names is in its file."""
         self._database.write(
             "UPDATE ballots SET log_archived = 1 WHERE build = ? AND replica = ?",
+            (build, replica),
+            build=build,
+        )
+
+    def note_tests(self, build: bytes, replica: str) -> None:
+        """The extract of the test report that this ballot names is in its file."""
+        self._database.write(
+            "UPDATE ballots SET tests_archived = 1 WHERE build = ? AND replica = ?",
             (build, replica),
             build=build,
         )
@@ -346,16 +361,25 @@ class Archive:
         rows = self._database.rows("SELECT count FROM build_counts WHERE state = ?", (outcome,))
         return int(rows[0][0]) if rows else 0
 
-    def newest_decided(self, repository: str, branch: str) -> BuildRecord | None:
+    def newest_decided(
+        self, repository: str, branch: str, before: int | None = None
+    ) -> BuildRecord | None:
         """The newest build of what was pushed to that branch with a verdict, or None.
 
-        A request into it and a tag of its name say nothing of the branch.
+        before: only of those with a lower number. A request into the branch and a tag of its name
+        say nothing of it.
         """
+        is_below = "" if before is None else "AND number < ? "
         rows = self._select(
             "WHERE repository = ? AND branch = ? AND event = ? AND statement IS NOT NULL "
-            "ORDER BY number DESC LIMIT 1",
-            (repository, branch, Event.PUSH),
+            f"{is_below}ORDER BY number DESC LIMIT 1",
+            (repository, branch, Event.PUSH, *(() if before is None else (before,))),
         )
+        return rows[0] if rows else None
+
+    def by_number(self, number: int) -> BuildRecord | None:
+        """The record of the build with that number, or None."""
+        rows = self._select("WHERE number = ?", (number,))
         return rows[0] if rows else None
 
     def has_open(self, repository: str, branch: str) -> bool:
@@ -403,10 +427,14 @@ class Archive:
     def ballots(self, build: bytes) -> list[BallotRecord]:
         """The ballots kept for a build, by replica."""
         rows = self._database.rows(
-            "SELECT replica, signed, log_archived FROM ballots WHERE build = ? ORDER BY replica",
+            "SELECT replica, signed, log_archived, tests_archived FROM ballots WHERE build = ? "
+            "ORDER BY replica",
             (build,),
         )
-        return [BallotRecord(replica, signed, bool(archived)) for replica, signed, archived in rows]
+        return [
+            BallotRecord(replica, signed, bool(has_log), bool(has_tests))
+            for replica, signed, has_log, has_tests in rows
+        ]
 
     def count_finished(self) -> int:
         """How many builds there are for which nothing more is waited for."""
@@ -429,6 +457,9 @@ class Archive:
 
     def remove(self, build: bytes) -> None:
         """Forget a finished build; `remove_logs` is for its files."""
+        record = self.get(build)
+        if record is not None:
+            self.cases.remove(record.number)
         for table in ("builds", "replies", "ballots", "replica_states"):
             self._database.write(f"DELETE FROM {table} WHERE build = ?", (build,), build=build)  # noqa: S608 - constants only
 
@@ -448,6 +479,28 @@ class Archive:
         """Where the archived log of that replica is, if it is."""
         assert _REPLICA_NAME.fullmatch(replica), "a replica's name is checked before it is a path"
         return self._logs / build.hex() / (replica + LOG_SUFFIX)
+
+    def write_extracts(self, build: bytes, extracts: Mapping[str, CaseExtract]) -> None:
+        """Put what is kept of test details, by replica, into files; as `write_logs`. Blocking."""
+        for replica, extract in extracts.items():
+            self._write_log(self._extract_file(build, replica), encode_extract(extract))
+        sync_directory(self._logs / build.hex())
+        sync_directory(self._logs)
+
+    def read_extracts(self, build: bytes, replicas: Iterable[str]) -> dict[str, CaseExtract]:
+        """What is kept of the test details of these replicas. Blocking.
+
+        One that cannot be read is left out: nothing follows from it but what people are shown.
+        """
+        extracts = {}
+        for replica in replicas:
+            with contextlib.suppress(OSError, ValueError):
+                data = self._extract_file(build, replica).read_bytes()
+                extracts[replica] = decode_extract(data)
+        return extracts
+
+    def _extract_file(self, build: bytes, replica: str) -> Path:
+        return self.log_file(build, replica).with_name(replica + TESTS_SUFFIX)
 
     def write_logs(self, build: bytes, logs: Mapping[str, bytes]) -> None:
         """Put logs, by replica, into their files: each complete or absent, also after a crash.

@@ -19,6 +19,7 @@ SWEEP_SECONDS = 600.0
 REMOVED_AT_ONCE_MAX = 200
 # So many logs are looked up in one step.
 LOOKED_AT_ONCE_MAX = 200
+REPOSITORIES_MAX = 10_000
 
 _log = logging.getLogger(__name__)
 
@@ -32,12 +33,14 @@ class ArchiveKeeper:
         archive: Archive,
         rules: KeepRules,
         *,
+        faults_max: int,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """clock: seconds since 1970."""
+        """faults_max: of the cluster. clock: seconds since 1970."""
         self._database = database
         self._archive = archive
         self._items_max, self._seconds_max = rules.items_max, rules.seconds_max
+        self._faults_max = faults_max
         self._clock = clock
         self._task: asyncio.Task[None] | None = None
         # how many were removed since the start
@@ -69,6 +72,15 @@ class ArchiveKeeper:
             why = ", ".join(f"{count} {reason}" for reason, count in counted.items())
             _log.info("removed %d finished builds: %s", counted.total(), why)
         await self._remove_orphans()
+        await self._update_cases()
+
+    async def _update_cases(self) -> None:
+        """Say anew how test cases stand: with time alone what was seen of them counts no more."""
+        cases = self._archive.cases
+        for repository in cases.repositories(REPOSITORIES_MAX):
+            with self._database.transaction():
+                cases.update(repository, self._faults_max, self._clock())
+            await asyncio.sleep(0)
 
     def _remove_some(self, too_many: int, counted: Counter[str]) -> list[bytes]:
         """Remove some of what is too old, or beyond the number; which ones.

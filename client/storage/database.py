@@ -17,7 +17,7 @@ from typing import Any
 from common.configuration.config import ConfigError
 from common.statuses.status_queue import SCHEMA as STATUSES_SCHEMA
 
-FORMAT_VERSION = 6
+FORMAT_VERSION = 7
 FIRST_FORMAT_VERSION = 4
 # "PBFT" in ASCII: says in the file's header whose format the version counts.
 APPLICATION_ID = 0x50424654
@@ -144,8 +144,42 @@ CREATE INDEX builds_of_repository ON builds (repository, number, state, branch);
 CREATE INDEX builds_of_any_branch ON builds (branch, number, state);
 CREATE INDEX builds_of_state ON builds (state, number);
 """
+# What builds saw of their test cases (client.storage.case_archive). `test_builds.number` and
+# `test_observations.build` are numbers of builds.
+_TESTS = """
+CREATE TABLE test_builds (
+    number INTEGER PRIMARY KEY,
+    repository TEXT NOT NULL,
+    seen BLOB NOT NULL
+);
+CREATE INDEX test_builds_of_repository ON test_builds (repository, number);
+CREATE TABLE test_cases (
+    number INTEGER PRIMARY KEY,
+    sha256 BLOB NOT NULL,
+    repository TEXT NOT NULL,
+    name TEXT NOT NULL,
+    state TEXT NOT NULL,
+    score REAL NOT NULL,
+    standing BLOB NOT NULL,
+    UNIQUE (sha256, repository)
+);
+CREATE INDEX test_cases_of_state ON test_cases (repository, state, score);
+CREATE INDEX test_cases_to_list ON test_cases (repository, score) WHERE state <> 'healthy';
+CREATE TABLE test_observations (
+    test_case INTEGER NOT NULL,
+    build INTEGER NOT NULL,
+    seen BLOB NOT NULL,
+    PRIMARY KEY (test_case, build)
+) WITHOUT ROWID;
+CREATE INDEX test_observations_of_build ON test_observations (build);
+ALTER TABLE ballots ADD COLUMN tests_archived INTEGER NOT NULL DEFAULT 0;
+"""
 # From which format -> what makes the next one of it.
-MIGRATIONS = {4: _STATE + _LISTS, 5: "ALTER TABLE builds ADD COLUMN author TEXT;"}
+MIGRATIONS = {
+    4: _STATE + _LISTS,
+    5: "ALTER TABLE builds ADD COLUMN author TEXT;",
+    6: _TESTS,
+}
 
 # How many rows there are of each sort, and where those of a branch and of a build are, so that
 # nobody has to look through a queue or a history, which may be long. Made anew by each process and
@@ -205,6 +239,19 @@ WHEN OLD.state IS NOT NEW.state BEGIN
     INSERT INTO build_counts VALUES (ifnull(NEW.state, ''), 1)
     ON CONFLICT DO UPDATE SET count = count + 1;
     UPDATE build_counts SET count = count - 1 WHERE state = ifnull(OLD.state, '');
+END;
+CREATE TEMP TABLE test_counts (state TEXT PRIMARY KEY, count INTEGER NOT NULL) WITHOUT ROWID;
+INSERT INTO test_counts SELECT state, count(*) FROM test_cases GROUP BY state;
+CREATE TEMP TRIGGER test_added AFTER INSERT ON main.test_cases BEGIN
+    INSERT INTO test_counts VALUES (NEW.state, 1) ON CONFLICT DO UPDATE SET count = count + 1;
+END;
+CREATE TEMP TRIGGER test_removed AFTER DELETE ON main.test_cases BEGIN
+    UPDATE test_counts SET count = count - 1 WHERE state = OLD.state;
+END;
+CREATE TEMP TRIGGER test_changed AFTER UPDATE ON main.test_cases
+WHEN OLD.state <> NEW.state BEGIN
+    INSERT INTO test_counts VALUES (NEW.state, 1) ON CONFLICT DO UPDATE SET count = count + 1;
+    UPDATE test_counts SET count = count - 1 WHERE state = OLD.state;
 END;
 """
 

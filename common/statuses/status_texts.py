@@ -3,18 +3,66 @@
 Outcomes are the words of ci.operations.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
+import msgspec
+
+from ci.statement import StatementView
 from common.english import counted
 from common.forges.shared.status import CONTEXT, State
+from common.safe_text import log_text
 
 # Events whose builds are of no branch as it is, by the words of ci.operations.
 _OF_REQUESTS = ("pull_request", "merge_group")
 _NO_AGREEMENT = {"disputed": State.ERROR, "cancelled": State.CANCELLED}
 _SKIPPED = "skipped"
+# What GitHub takes, the least of all forges.
+CHARACTERS_MAX = 140
 
 # How many found it, and what: ("passed", 0, 3).
 Found = tuple[str, int | None, int]
+
+
+class ToldCases(msgspec.Struct, frozen=True):
+    """What a status says of a build's test cases.
+
+    total: None if it is not agreed on. failed, warned: how many are agreed to have ended so.
+    new: how many of the failed ones did not fail in the build before; None: not known.
+    unsettled: how many failed on some replicas and are not agreed on. flaky: how many of these are
+    known to be flaky. first: a failed case, a new one if there is one.
+    """
+
+    total: int | None
+    failed: int
+    warned: int
+    new: int | None
+    unsettled: int
+    flaky: int
+    first: str | None
+
+
+def told_cases(
+    statement: StatementView,
+    new: Sequence[str] | None = None,
+    flaky: Collection[str] = (),
+) -> ToldCases | None:
+    """What a statement says of test cases, None if it says nothing.
+
+    new: the failed cases that did not fail in the build before; None: not known. flaky: the cases
+    that are known to be.
+    """
+    tests = statement.verdict.tests
+    if tests is None:
+        return None
+    return ToldCases(
+        total=tests.total,
+        failed=tests.failed,
+        warned=tests.warned,
+        new=None if new is None else len(new),
+        unsettled=len(tests.unsettled),
+        flaky=sum(case in flaky for case in tests.unsettled),
+        first=next(iter(new or statement.predicate.failed_tests), None),
+    )
 
 
 def context_of(name: str | None, event: str, schedule: str | None = None) -> str:
@@ -52,14 +100,40 @@ def description_of(
     *,
     replicas: int,
     found: Sequence[Found] = (),
+    tests: ToldCases | None = None,
 ) -> str:
-    """One line, as in "3 of 4 replicas: exit 0". found: what there was where nothing was agreed."""
+    """One line, as in "3 of 4 replicas: exit 0; 812 tests, 1 flaky".
+
+    found: what there was where nothing was agreed.
+    """
     if outcome == "disputed" and found:
         parts = [f"{count} found {_in_words(what, code)}" for what, code, count in found]
         return f"disputed among {counted(replicas, 'replica')}: {', '.join(parts)}"
     if outcome in _NO_AGREEMENT:
         return outcome
-    return f"{agreeing} of {counted(replicas, 'replica')}: {_in_words(outcome, exit_code)}"
+    text = f"{agreeing} of {counted(replicas, 'replica')}: {_in_words(outcome, exit_code)}"
+    return (
+        text if tests is None else log_text(f"{text}; {_of_tests(outcome, tests)}", CHARACTERS_MAX)
+    )
+
+
+def _of_tests(outcome: str, tests: ToldCases) -> str:
+    if tests.failed:
+        new = f" ({tests.new} new)" if tests.new else ""
+        # the last two parts of an id say most: its class or file, and its name
+        name = "" if tests.first is None else f": {'::'.join(tests.first.split('::')[-2:])}"
+        return f"{tests.failed} failed{new}{name}"
+    lead = "" if tests.total is None else counted(tests.total, "test")
+    if outcome == "failed" and tests.unsettled:
+        lead = "no failed test is agreed on"
+    # Only what honest replicas differed about is called flaky: the rest may be one machine's fault.
+    counts = {
+        "flaky": tests.flaky,
+        "unsettled": tests.unsettled - tests.flaky,
+        "warned": tests.warned,
+    }
+    told = [f"{count} {name}" for name, count in counts.items() if count]
+    return ", ".join([lead, *told] if lead else told) or "tests reported"
 
 
 def _in_words(outcome: str, exit_code: int | None) -> str:

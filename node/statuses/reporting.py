@@ -14,13 +14,19 @@ from pathlib import Path
 
 from ci.builds import OpenBuild
 from ci.ledger import VerdictEntry, decode_entry
-from ci.statement import VerdictFields, parse_statement
+from ci.statement import StatementView, VerdictFields, parse_statement
 from common.configuration.config import NodeConfig
 from common.english import counted
 from common.forges.shared.status import CommitStatus, State
 from common.repositories.repository_config import StatusTarget, status_target
 from common.statuses.reporter import Reporter
-from common.statuses.status_texts import context_of, description_of, ref_of_status, state_of
+from common.statuses.status_texts import (
+    context_of,
+    description_of,
+    ref_of_status,
+    state_of,
+    told_cases,
+)
 from node.replica.runtime import Runtime
 from node.statuses.status_file import StatusFile
 from node.storage.damage import StoreUnusable
@@ -162,15 +168,15 @@ class NodeReports:
             for entry in entries:
                 body = decode_entry(entry.body)
                 if isinstance(body, VerdictEntry):
-                    verdict = parse_statement(bytes(body.statement)).verdict
-                    self._put_verdict(verdict)
+                    self._put_verdict(parse_statement(bytes(body.statement)))
             self._file.note_told(entries[-1].index)
         return True
 
     def _put(self, build: OpenBuild, text: str) -> None:
         self._queue(build, build.id.hex(), State.PENDING, text=text)
 
-    def _put_verdict(self, verdict: VerdictFields) -> None:
+    def _put_verdict(self, statement: StatementView) -> None:
+        verdict = statement.verdict
         found = [(value.outcome, value.exit_code, len(value.replicas)) for value in verdict.found]
         text = description_of(
             verdict.outcome,
@@ -178,6 +184,7 @@ class NodeReports:
             len(verdict.agreeing),
             replicas=verdict.replicas,
             found=found,
+            tests=told_cases(statement),
         )
         self._queue(verdict, verdict.build, state_of(verdict.outcome), text=text)
 

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import yaml
 from playwright.async_api import Browser
 
 from scripts.folders import ROOT, RUN
@@ -61,6 +62,7 @@ PICTURES = (
         ready=".tail pre:has-text('test_currency')",
         until="#replicas",
     ),
+    Picture("tests", "/builds/{carts}", ready="#tests .messages", until="#tests"),
     Picture(
         "comparison",
         "/builds/{rounding}/compare?left=node0&right=node3",
@@ -92,6 +94,23 @@ echo "test_discount     {discount}"
 echo "test_currency     ok"
 echo "{summary}"
 exit {code}
+"""
+# Reports of tests: one fails everywhere, another on one machine alone.
+_CARTS = f"""\
+odd=
+case "$HOME" in
+*/{DISSENTER}/*) odd="<failure message='expected 10.01, got 10.00'/>" ;;
+esac
+cat >report.xml <<END
+<testsuite name="pytest">
+<testcase classname="tests.test_carts" name="test_total" time="0.41"/>
+<testcase classname="tests.test_carts" name="test_discount" time="1.20">
+<failure message="15 % of 80.00 is 12.00, not 8.00"/></testcase>
+<testcase classname="tests.test_carts" name="test_rounding" time="0.33">$odd</testcase>
+<testcase classname="tests.test_carts" name="test_empty" time="0.12"/>
+</testsuite>
+END
+exit 1
 """
 # What differs between machines: here the folder, elsewhere a library, a clock, a kernel.
 _ROUNDING = f"""\
@@ -204,6 +223,12 @@ def _branches() -> dict[str, dict[str, str]]:
         "discounts": _files(fine, discount="FAILED: 15 % of 80.00 is 12.00, not 8.00", code=1),
         "rounding": _files(_ROUNDING),
         "nightly": _files(fine, "sleep 600"),
+        "carts": {
+            ".pbft-ci.yml": yaml.safe_dump(
+                {"image": "none", "commands": ["sh t.sh"], "tests": {"junit": ["report.xml"]}}
+            ),
+            "t.sh": _CARTS,
+        },
     }
 
 
@@ -217,7 +242,8 @@ def _files(rounding: str, *more: str, discount: str = "ok", code: int = 0) -> di
 def _live(network: Network) -> dict[str, str]:
     """Builds of all kinds, one after the other; the newest of each branch."""
     builds: dict[str, str] = {}
-    for branch in ("master", "discounts", "rounding", "no-such-branch", "master"):
+    branches = ("carts", "carts", "carts", "master", "discounts", "rounding", "no-such-branch")
+    for branch in (*branches, "master"):
         builds[branch] = network.post(branch)
         network.complete(builds[branch])
     _misbehave(network, "equivocating")

@@ -5,7 +5,10 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-from tests.processes.network import Network, pipeline
+import yaml
+
+from ci.case_results import case_sha256
+from tests.processes.network import Network, ask, pipeline
 
 # Legal names of branches: git forbids spaces and backslashes, not markup.
 HOSTILE_BRANCH = "<script>alert(1)</script><img/src=x/onerror=alert(2)>\"'&amp;"
@@ -26,6 +29,31 @@ HOSTILE_LOG = "\n".join(
 DISSENTER = "node3"
 # may be made to misbehave from the dashboard
 LIAR = "node2"
+# Of the branch "tested": a case that fails everywhere, one that fails on one machine alone, one
+# that two replicas see fail, one that passes at the second try, and one with a hostile name.
+MACHINE_CASE = "pytest::tests.test_clock.TestZone::test_summer_time"
+_CASES = f"""\
+<testcase classname="tests.test_db" name="test_insert" time="2.5">
+<failure message="&lt;script&gt;alert(1)&lt;/script&gt;">10 != 11</failure></testcase>
+<testcase classname="tests.test_clock.TestZone" name="test_summer_time" time="0.125">
+$machine</testcase>
+<testcase classname="tests.test_net" name="test_reconnect[{"x" * 180}]" time="1.75">$pair</testcase>
+<testcase classname="tests.test_net" name="test_retry" time="0.5">
+<flakyFailure message="timeout"/></testcase>
+<testcase classname="tests.test_text" name="&lt;img src=x onerror=alert(2)&gt;" time="0.01">
+<error message="no"/></testcase>
+<testcase classname="tests.test_text" name="test_fine" time="0.02"/>
+"""
+_TESTS = f"""\
+machine= pair=
+case "$HOME" in */{DISSENTER}/*) machine="<failure message='UTC+1 is not UTC+2'/>";; esac
+case "$HOME" in */node[01]/*) pair="<failure message='connection reset'/>";; esac
+cat >report.xml <<END
+<testsuite name="pytest">
+{_CASES}</testsuite>
+END
+exit 1
+"""
 LINES_BEFORE_DISSENT = 12
 DISSENT_LINE = f"{DISSENTER} computes another checksum"
 
@@ -35,6 +63,7 @@ class Site:
 
     def __init__(self, folder: Path) -> None:
         """Write everything; `start` starts it."""
+        self.machine_case = case_sha256(MACHINE_CASE)
         self._gates = folder / "gates"
         self._gates.mkdir()
         allowed = {LIAR: {"fault_injection": "allowed"}}
@@ -70,6 +99,13 @@ class Site:
             view = self.network.complete(build)
             expected = [DISSENTER] if branch == "dissent" else []
             assert view["verdict"]["dissenting"] == expected, view
+        for _ in range(2):
+            self.builds["tested"] = self.network.post("tested")
+            self.network.complete(self.builds["tested"])
+        path = f"{self.origin}/api/v1/tests/{self.machine_case}"
+        self.network.wait_until(
+            lambda: ask(path).json().get("case", {}).get("disagreements") == 2, "tests", 60
+        )
 
 
 def _branches(gates: Path) -> dict[str, dict[str, str]]:
@@ -82,5 +118,11 @@ def _branches(gates: Path) -> dict[str, dict[str, str]]:
         "broken": pipeline("echo compiling", "echo 1 test failed; exit 7"),
         "slow": pipeline("echo waiting", waits, "echo opened"),
         "dissent": pipeline(lines, f"{differs}; echo checksum: ok", "echo done"),
+        "tested": {
+            ".pbft-ci.yml": yaml.safe_dump(
+                {"image": "none", "commands": ["sh t.sh"], "tests": {"junit": ["report.xml"]}}
+            ),
+            "t.sh": _TESTS,
+        },
         HOSTILE_BRANCH: {**pipeline("cat hostile.txt"), "hostile.txt": HOSTILE_LOG},
     }

@@ -25,6 +25,9 @@ PAGES = {
     "/builds/{hostile}": "passed",
     "/builds/{dissent}/messages": "REQUEST",
     "/builds/{dissent}/compare?left=node0&right=node3": "The first difference",
+    "/builds/{tested}": "still failing",
+    "/tests": "one machine",
+    "/tests/{case}": "Only node3 ever differed",
     "/replicas": "In sync",
     "/ledger": "Verified by this gateway",
 }
@@ -37,8 +40,8 @@ ALL_PAGES = PAGES | FOLLOWED_PAGES
 
 def path_of(site: Site, pattern: str) -> str:
     """The path with the ids of the site's builds in it."""
-    builds = {name: site.builds[name] for name in ("master", "broken", "dissent")}
-    return pattern.format(hostile=site.builds[HOSTILE_BRANCH], **builds)
+    builds = {name: site.builds[name] for name in ("master", "broken", "dissent", "tested")}
+    return pattern.format(hostile=site.builds[HOSTILE_BRANCH], case=site.machine_case, **builds)
 
 
 async def expect_text(page: Page, text: str) -> None:

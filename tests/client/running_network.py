@@ -79,6 +79,8 @@ class Node:
         self.ledger: list[Entry] = []
         self.ballots: dict[bytes, list[tuple[int, str, Signed]]] = {}
         self.logs: dict[bytes, bytes] = {}
+        # what it serves as the details of test cases
+        self.cases: dict[bytes, bytes] = {}
         # the builds whose log is still being written
         self.growing: set[bytes] = set()
         self.run_id = "run1"
@@ -152,6 +154,7 @@ class Node:
         application = web.Application()
         application.router.add_get("/builds/{build}", self._show_build)
         application.router.add_get("/builds/{build}/log", self._show_log)
+        application.router.add_get("/builds/{build}/tests", self._show_cases)
         application.router.add_get("/builds/{build}/provenance", self._show_provenance)
         application.router.add_get("/builds/{build}/supplement", self._show_supplement)
         application.add_routes(ArtifactRoutes(self).routes())
@@ -195,6 +198,13 @@ class Node:
         if log is None:
             raise web.HTTPNotFound
         return web.Response(body=log)
+
+    async def _show_cases(self, request: web.Request) -> web.Response:
+        self._check_up(request)
+        cases = self.cases.get(bytes.fromhex(request.match_info["build"]))
+        if cases is None:
+            raise web.HTTPNotFound
+        return web.Response(body=cases)
 
     def log_path(self, build: bytes, opened: int) -> Path:
         """As node.builds.build_runner.BuildRunner; here no log is a file."""

@@ -16,6 +16,7 @@ from client.backup import REPLACED_FOLDER
 from client.gateway.resolve import FoundCommit, Unreachable
 from client.main import gateway_main
 from client.storage.build_request import BuildRequest
+from client.storage.case_extract import CaseExtract
 from client.storage.database import FILE_NAME, FORMAT_VERSION
 from client.storage.outbox import Outbox
 from common.backups.backup_file import Backup, Header, new_backup
@@ -249,6 +250,8 @@ async def test_logs_come_back_and_what_is_there_stays(
     first = await machine.live()
     build = await first.gateway.submit(URL, "main", COMMIT)
     await until(lambda: (record := first.archive.get(build)) is not None and record.collected)
+    extract = CaseExtract({"test_x": "why"}, (("test_y", 1.5),))
+    first.archive.write_extracts(build, {"replica-0": extract})
     await first.close()
     backup = machine.backup("--with-logs")
     before = (machine.data / FILE_NAME).read_bytes()
@@ -263,6 +266,7 @@ async def test_logs_come_back_and_what_is_there_stays(
     second = await machine.live()
     names = machine.network.cluster.replica_names
     assert {second.archive.log_file(build, name).read_bytes() for name in names} == {b"log"}
+    assert second.archive.read_extracts(build, names) == {"replica-0": extract}
     await second.close()
     for path in machine.data.rglob("*"):
         assert path.stat().st_mode & 0o077 == 0, path

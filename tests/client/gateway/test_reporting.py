@@ -1,6 +1,8 @@
 """reporting: what a forge hears of a build, against a server that checks every request."""
 
+import functools
 import logging
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,8 +17,9 @@ from common.forges.shared.status import CommitStatus, StatusRequest
 from common.statuses import reporter as reporter_module
 from common.statuses.status_queue import StatusQueue, WaitingStatus
 from tests.ci.builders import COMMIT, FAILED, finding
-from tests.client.gateway.test_gateway import until
+from tests.client.gateway.test_gateway import record_of, until
 from tests.client.running_network import Network, Running, run_gateway
+from tests.client.tested_builds import CASE, reports
 from tests.forge_server import TOKEN, Answer, ForgeServer
 from tests.secret_files import secret_file
 
@@ -57,6 +60,10 @@ async def start(network: Network, folder: Path, forge: ForgeServer) -> Running:
     return await run_gateway(network, folder, reported=reported(forge, folder))
 
 
+def is_collected(running: Running, build: bytes) -> bool:
+    return record_of(running, build).collected
+
+
 async def settled(running: Running) -> None:
     await until(lambda: running.gateway.unfinished == 0 and running.reporter.queue.count() == 0)
 
@@ -93,6 +100,24 @@ async def test_red_is_red(network: Network, tmp_path: Path, forge: ForgeServer) 
     await running.close()
     assert forge.statuses[-1].state == ("failed" if forge.forge == "gitlab" else "failure")
     assert "replicas: exit 1" in forge.statuses[-1].description
+
+
+async def test_a_status_names_the_new_failures(
+    network: Network, tmp_path: Path, gitea: ForgeServer
+) -> None:
+    running = await start(network, tmp_path, gitea)
+    for failed, code in (({}, 0), ({CASE: "failed"}, 1)):
+        reports(running, otherwise=dict.fromkeys(network.nodes, failed), code=code)
+        build = await running.gateway.submit(URL, "main", COMMIT)
+        await until(functools.partial(is_collected, running, build))
+    await settled(running)
+    await running.close()
+    texts = [s.description for s in gitea.statuses if s.state != "pending"]
+    assert re.fullmatch(r"[34] of 4 replicas: exit 0; 13 tests", texts[0])
+    assert re.fullmatch(
+        r"[234] of 4 replicas: exit 1; 1 failed \(1 new\): tests\.test_net::test_reconnect",
+        texts[1],
+    )
 
 
 async def test_a_skipped_commit_is_told_and_is_not_green(

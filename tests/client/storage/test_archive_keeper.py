@@ -6,9 +6,11 @@ from typing import Any
 
 import pytest
 
+from ci.flaky import BuildObservation, CaseObservation, SeenBuild
 from client.storage.archive import Archive, ReplyRecord, StateRecord
 from client.storage.archive_keeper import ArchiveKeeper
 from client.storage.build_request import BuildRequest
+from client.storage.case_extract import CaseExtract
 from client.storage.database import Database
 from client.storage.outbox import Outbox
 from common.retention import DAY_SECONDS, KeepRules
@@ -46,7 +48,11 @@ class Shelf:
     async def sweep(self, rules: KeepRules | None = None) -> int:
         """Sweep; how many were removed."""
         keeper = ArchiveKeeper(
-            self.database, self.archive, rules or KeepRules(), clock=lambda: self.now
+            self.database,
+            self.archive,
+            rules or KeepRules(),
+            faults_max=1,
+            clock=lambda: self.now,
         )
         await keeper.sweep()
         return keeper.removed_count
@@ -145,7 +151,11 @@ async def test_sweeps_go_on_after_any_fault(
 
     monkeypatch.setattr(shelf.archive, "count_finished", count_or_fault)
     keeper = ArchiveKeeper(
-        shelf.database, shelf.archive, KeepRules(items_max=0), clock=lambda: shelf.now
+        shelf.database,
+        shelf.archive,
+        KeepRules(items_max=0),
+        faults_max=1,
+        clock=lambda: shelf.now,
     )
     keeper.start()
     await wait_until(lambda: keeper.removed_count == 1, "a sweep after the fault")
@@ -162,3 +172,34 @@ async def test_logs_that_a_crash_left_without_their_build_go(shelf: Shelf) -> No
     assert not shelf.archive.log_file(orphan, "node0").exists()
     assert shelf.archive.log_file(kept, "node0").exists()
     assert (shelf.folder / "logs" / "something else").exists()
+
+
+async def test_what_is_known_of_test_cases_ages_without_builds(shelf: Shelf) -> None:
+    observed = CaseObservation(("node3",), (), ("node0", "node1", "node2"))
+    seen = BuildObservation("set", ("node0",), (), ("node0",), {"x": observed})
+    cases = shelf.archive.cases
+    with shelf.database.transaction():
+        cases.put(1, "r", SeenBuild(NOW, "c", None, False, seen))
+        cases.update("r", 1, NOW)
+    await shelf.sweep()
+    assert cases.counts()["suspect"] == 1
+    shelf.now = NOW + 31 * DAY_SECONDS
+    await shelf.sweep()
+    assert (cases.counts()["suspect"], cases.repositories(1)) == (0, [])
+
+
+async def test_a_removed_build_takes_its_observations_with_it(shelf: Shelf) -> None:
+    build = shelf.add(1, days_ago=1)
+    record = shelf.archive.get(build)
+    assert record is not None
+    with shelf.database.transaction():
+        shelf.archive.cases.put(
+            record.number, "r", SeenBuild(NOW, "c", None, False, BuildObservation("set"))
+        )
+    shelf.archive.write_extracts(build, {"node0": CaseExtract({"x": "why"}, (("y", 1.5),))})
+    assert shelf.archive.read_extracts(build, ["node0", "node1"]) == {
+        "node0": CaseExtract({"x": "why"}, (("y", 1.5),))
+    }
+    await shelf.sweep(KeepRules(items_max=0))
+    assert shelf.archive.cases.repositories(1) == []
+    assert shelf.archive.read_extracts(build, ["node0"]) == {}

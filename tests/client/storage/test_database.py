@@ -133,7 +133,7 @@ def test_a_newer_format_is_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as refused:
         Database(tmp_path, CLUSTER, "client")
     assert str(refused.value) == (
-        f"{tmp_path / FILE_NAME}: has format 999, this version reads 4 to 6; use the version of"
+        f"{tmp_path / FILE_NAME}: has format 999, this version reads 4 to 7; use the version of"
         " PBFT/CI that wrote it, or a newer one"
     )
     assert (tmp_path / FILE_NAME).read_bytes() == before
@@ -178,7 +178,7 @@ def test_a_failed_migration_leaves_the_file_as_it_was(
     connection.execute("PRAGMA user_version=4")
     connection.close()
     broken = "ALTER TABLE builds ADD COLUMN another TEXT; SELECT nonsense;"
-    monkeypatch.setattr(database_module, "MIGRATIONS", {4: broken, 5: ""})
+    monkeypatch.setattr(database_module, "MIGRATIONS", {4: broken, 5: "", 6: ""})
     with pytest.raises(ConfigError, match="cannot be used"):
         Database(tmp_path, CLUSTER, "client")
     connection = sqlite3.connect(tmp_path / FILE_NAME)
@@ -194,7 +194,7 @@ def test_a_format_that_is_too_old_is_refused_by_name(tmp_path: Path, version: in
     connection = sqlite3.connect(tmp_path / FILE_NAME)
     connection.execute(f"PRAGMA user_version={version}")
     connection.close()
-    with pytest.raises(ConfigError, match=f"has format {version}, this version reads 4 to 6"):
+    with pytest.raises(ConfigError, match=f"has format {version}, this version reads 4 to 7"):
         Database(tmp_path, CLUSTER, "client")
 
 

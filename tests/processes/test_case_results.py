@@ -1,0 +1,146 @@
+"""Test cases end to end: four real nodes, whose builds write JUnit XML that differs between them.
+
+One case fails on one machine alone, another by chance, drawn anew by each replica in each build.
+"""
+
+import itertools
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from ci.case_results import case_sha256, report_sha256
+from ci.flaky import CaseState
+from tests.processes.network import VERDICT_SECONDS, Network, ask
+from tests.processes.programs import client
+
+pytestmark = pytest.mark.processes
+
+ODD_ONE = "node3"
+STEADY, MACHINE, CHANCE = (f"suite::test_{name}" for name in ("steady", "machine", "chance"))
+# HOME is in a folder of each node's own. Builds' ids are random, so half the replicas see it fail.
+SCRIPT = f"""\
+failed='<failure message="no luck"/>'
+machine= chance=
+case "$HOME" in */{ODD_ONE}/*) machine="$failed";; esac
+drawn=$(printf '%s %s' "$HOME" "$PBFTCI_BUILD" | cksum | cut -d ' ' -f 1)
+if test $((drawn % 2)) = 0; then chance="$failed"; fi
+cat >report.xml <<END
+<testsuite name="suite">
+<testcase name="test_steady" time="0.25"/>
+<testcase name="test_machine" time="1.5">$machine</testcase>
+END
+if test -e chance; then echo "<testcase name='test_chance'>$chance</testcase>" >>report.xml; fi
+echo "</testsuite>" >>report.xml
+"""
+EQUAL = """\
+echo '<testsuite name="suite"><testcase name="test_steady" time="1"/></testsuite>' >report.xml
+"""
+PIPELINE = yaml.safe_dump(
+    {"image": "none", "commands": ["sh tests.sh"], "tests": {"junit": ["report.xml"]}}
+)
+# A case is flaky on two commits or more, so two branches have it.
+BRANCHES = {
+    # no replica differs, so the report is agreed on whichever ballots come first
+    "equal": {".pbft-ci.yml": PIPELINE, "tests.sh": EQUAL},
+    "steady": {".pbft-ci.yml": PIPELINE, "tests.sh": SCRIPT},
+    "chance-1": {".pbft-ci.yml": PIPELINE, "tests.sh": SCRIPT, "chance": "1"},
+    "chance-2": {".pbft-ci.yml": PIPELINE, "tests.sh": SCRIPT, "chance": "2"},
+}
+# Replicas agree by chance in one of eight builds, and it takes two in which they do not.
+BUILDS_MAX = 20
+
+
+@pytest.fixture(scope="module")
+def network(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Network]:
+    """Four nodes and a gateway that run."""
+    with Network(tmp_path_factory.mktemp("cases"), BRANCHES) as network:
+        network.start()
+        yield network
+
+
+def get(network: Network, path: str) -> dict[str, Any]:
+    """GET a path of the gateway."""
+    answer = ask(f"{network.gateway_url}{path}")
+    assert answer.status == 200, answer.body
+    value: dict[str, Any] = answer.json()
+    return value
+
+
+def build(network: Network, branch: str) -> str:
+    """A build with all its ballots, once the gateway has what it shows of its tests."""
+    found = network.post(branch)
+    network.complete(found)
+    network.wait_until(
+        lambda: bool(get(network, f"/api/v1/builds/{found}/tests")["slowest"]),
+        "the details of test cases",
+        VERDICT_SECONDS,
+    )
+    return found
+
+
+def wait_for(network: Network, case: str, is_there: Callable[[dict[str, Any]], bool]) -> None:
+    """Wait until the gateway's history of that case is so."""
+
+    def look() -> bool:
+        answer = ask(f"{network.gateway_url}/api/v1/tests/{case_sha256(case)}")
+        return answer.status == 200 and is_there(answer.json())
+
+    network.wait_until(look, f"what is known of {case}", VERDICT_SECONDS)
+
+
+def test_a_case_that_fails_on_one_machine_is_told_as_its_fault(network: Network) -> None:
+    builds = [build(network, "steady") for _ in range(2)]
+    wait_for(network, MACHINE, lambda found: found["case"]["disagreements"] >= 2)
+    repository = network.build(builds[0])["repository"]
+    listed = get(network, f"/api/v1/tests?repository={repository}")["cases"]
+    (case,) = (case for case in listed if case["id"] == MACHINE)
+    assert case["state"] == CaseState.ONE_MACHINE
+    assert case["differed"] == [{"replica": ODD_ONE, "times": case["disagreements"]}]
+    tests = get(network, f"/api/v1/builds/{builds[1]}/tests")
+    (row,) = tests["cases"]
+    seen = {one["replica"]: one["message"] for one in row["seen"] if one["outcome"] == "failed"}
+    assert seen == {ODD_ONE: "no luck"}
+    assert tests["slowest"][0] == {"id": MACHINE, "sha256": case["sha256"], "seconds": 1.5}
+
+    shown = client(network, "tests", builds[1])
+    assert shown.code == 0, shown
+    assert f"one machine  {MACHINE}" in shown.output
+
+
+def test_an_agreed_report_proves_offline_that_a_case_passed(
+    network: Network, tmp_path: Path
+) -> None:
+    found = build(network, "equal")
+    report, envelope = tmp_path / "report", tmp_path / "envelope"
+    written = client(network, "tests", found, "--report", str(report))
+    assert written.code == 0, written
+    tests = get(network, f"/api/v1/builds/{found}/tests")
+    assert report_sha256(report.read_bytes()) == tests["agreed_report_sha256"]
+    assert client(network, "attest", found, "--output", str(envelope)).code == 0
+    for required, code in ((STEADY, 0), (MACHINE, 2)):
+        verified = client(
+            network, "verify", str(envelope), "--any", "--tests", str(report),
+            "--require-test", required,
+        )  # fmt: skip
+        assert verified.code == code, verified
+
+
+def test_a_case_that_fails_by_chance_is_flaky(network: Network) -> None:
+    branches = itertools.cycle(("chance-1", "chance-2"))
+    for branch in itertools.islice(branches, BUILDS_MAX):
+        build(network, branch)
+        path = f"/api/v1/tests/{case_sha256(CHANCE)}"
+        answer = ask(f"{network.gateway_url}{path}")
+        if answer.status == 200 and answer.json()["case"]["state"] == CaseState.FLAKY:
+            break
+    else:
+        pytest.fail(f"not flaky after {BUILDS_MAX} builds: {answer.body!r}")
+    listed = client(
+        network, "tests", "--repository", answer.json()["case"]["repository"], "--state", "flaky"
+    )
+    assert listed.code == 0, listed
+    assert listed.output.rstrip().endswith(CHANCE)
+    assert MACHINE not in listed.output
