@@ -338,7 +338,7 @@ def case_lines(predicate: dict[str, Any]) -> list[str]:
     total = known.pop("total")
     counts = ", ".join(f"{count} {name}" for name, count in known.items() if count is not None)
     return [
-        f"tests: {'?' if total is None else total} cases: {counts}",
+        f"tests: {'number not agreed' if total is None else f'{total} cases'}: {counts}",
         f"report: {tests['reportSha256'] or 'no report is agreed on'}",
         *(f"{name}: {shown(case)}" for name, cases in lists.items() for case in cases),
     ]

@@ -328,8 +328,8 @@ def test_what_became_of_test_cases_is_shown(
     other = reported(FAILED, {"c": "failed", ugly: "failed", "d": "passed", "e": "warned"})
     assert consumer.both(as_bytes(signed(consumer.statement(one, other), 0, 1))) == 1
     shown = capsys.readouterr().out
-    assert "tests       ? cases: 2 failed, 1 warned\n" in shown
-    assert "tests: ? cases: 2 failed, 1 warned\n" in shown
+    assert "tests       number not agreed: 2 failed, 1 warned\n" in shown
+    assert "tests: number not agreed: 2 failed, 1 warned\n" in shown
     assert shown.count("no report is agreed on") == 2
     for line in ("failed      c\n", "failed: c\n", "warned      e\n", "unsettled: d\n"):
         assert line in shown
