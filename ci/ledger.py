@@ -27,6 +27,7 @@ ABSTAINED = "abstained"
 STEP_RAN = "ran"
 STEP_SELECTED = "selected"
 STEP_SKIPPED = "skipped by when"
+STEP_MAY_HAVE_FAILED = "may have failed"
 
 
 class MalformedEntry(ValueError):
@@ -60,8 +61,9 @@ class RecordedImage(msgspec.Struct, frozen=True):
 class RecordedStep(msgspec.Struct, frozen=True):
     """A step of a build's pipeline.
 
-    state: `ran` (to its end, with 0: the build passed), `skipped by when`, or `selected`: `when`
-    let it run, in a build that did not pass and may have ended before it.
+    state: in a build that passed `ran` (to its end, with 0) or `may have failed` (it ran, and its
+    pipeline ignores how it ended); in any other `selected`: `when` let it run, but the build may
+    have ended before it. In each `skipped by when`.
     """
 
     name: str
@@ -257,11 +259,13 @@ def recorded_images(compared: ResultKey) -> tuple[RecordedImage, ...]:
 
 def recorded_steps(compared: ResultKey) -> tuple[RecordedStep, ...]:
     """What became of each step, as far as replicas agree on it."""
-    wanted = STEP_RAN if compared.outcome is Outcome.PASSED else STEP_SELECTED
-    return tuple(
-        RecordedStep(step.name, wanted if step.is_wanted else STEP_SKIPPED)
-        for step in compared.steps
-    )
+    has_passed = compared.outcome is Outcome.PASSED
+    states = {
+        True: STEP_RAN if has_passed else STEP_SELECTED,
+        False: STEP_SKIPPED,
+        None: STEP_MAY_HAVE_FAILED if has_passed else STEP_SELECTED,
+    }
+    return tuple(RecordedStep(step.name, states[step.choice]) for step in compared.steps)
 
 
 def recorded_ballots(ballots: Mapping[str, Ballot]) -> tuple[RecordedBallot, ...]:

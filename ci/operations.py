@@ -113,14 +113,23 @@ class Artifact(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fiel
 
 
 class Step(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
-    """A step of the pipeline. `is_wanted`: its `when` has it run for the build's event and branch.
+    """A step of the pipeline, and whether its `when` has it run.
 
-    So what is wanted follows from the pipeline file and the request, and is equal for builds that
-    end in different steps.
+    choice: True if it is to run. False if not: it is for other events or branches, or for builds in
+    which a step failed, and this one passed. None if it is to run and the pipeline ignores how it
+    ends (`failure: ignore`).
+
+    So it follows from the pipeline file, the request and the outcome. It is equal for builds that
+    fail in different steps, and for those in which an ignored step ended differently.
     """
 
     name: StepName
-    is_wanted: bool
+    choice: bool | None
+
+    @property
+    def is_wanted(self) -> bool:
+        """Whether it is to run."""
+        return self.choice is not False
 
 
 class ImageDigest(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):

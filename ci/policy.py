@@ -9,7 +9,7 @@ from collections.abc import Iterable
 import msgspec
 
 from ci.case_results import CaseOutcome, MalformedReport, decode_report, report_sha256
-from ci.ledger import STEP_RAN
+from ci.ledger import STEP_MAY_HAVE_FAILED, STEP_RAN
 from ci.operations import Outcome
 from ci.statement import StatementView
 
@@ -31,7 +31,7 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     target: str | None = None
     # of the pipeline file (hex)
     pipeline_sha256: str | None = None
-    # names of steps that must have run
+    # names of steps that must have run to their end, with 0
     steps: tuple[str, ...] = ()
 
 
@@ -125,6 +125,8 @@ def pipeline_sha256(statement: StatementView) -> str | None:
 
 
 def _not_run(state: str | None) -> str:
+    if state == STEP_MAY_HAVE_FAILED:
+        return "may have failed: its pipeline ignores that (failure: ignore)"
     return "is not named" if state is None else f"was {state}, and is not shown to have run"
 
 

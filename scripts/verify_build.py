@@ -81,7 +81,7 @@ def main(arguments: list[str] | None = None) -> int:
         "--pipeline-sha256", metavar="HEX", help="require this SHA-256 of the pipeline file"
     )
     parser.add_argument(
-        "--step", action="append", default=[], metavar="NAME", help="require that this step ran"
+        "--step", action="append", default=[], metavar="NAME", help="require that this step passed"
     )
     parser.add_argument(
         "--any", action="store_true", help="accept any build, and show which build it is"
@@ -258,7 +258,8 @@ def verify_statement(
             raise Invalid(f"its {name} is {said[name]!r}, not {wanted!r}")
     for name in options.step:
         if said["steps"].get(name) != "ran":
-            raise Invalid(f"the step {name!r} is not shown to have run")
+            state = said["steps"].get(name, "not named")
+            raise Invalid(f"the step {name!r} is not shown to have run and passed: {state}")
     if options.artifact is not None and sha256_of(Path(options.artifact)) not in artifacts:
         raise Invalid(f"{options.artifact} is none of its {len(artifacts)} artifacts")
     return said
@@ -337,7 +338,7 @@ def case_lines(predicate: dict[str, Any]) -> list[str]:
     total = known.pop("total")
     counts = ", ".join(f"{count} {name}" for name, count in known.items() if count is not None)
     return [
-        f"tests: {'?' if total is None else total} cases: {counts}",
+        f"tests: {'number not agreed' if total is None else f'{total} cases'}: {counts}",
         f"report: {tests['reportSha256'] or 'no report is agreed on'}",
         *(f"{name}: {shown(case)}" for name, cases in lists.items() for case in cases),
     ]

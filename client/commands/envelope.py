@@ -113,7 +113,7 @@ def add(commands: Commands, common: argparse.ArgumentParser) -> None:
         "--pipeline-sha256", metavar="HEX", help="require this SHA-256 of the pipeline file"
     )
     check.add_argument(
-        "--step", action="append", default=[], metavar="NAME", help="require that this step ran"
+        "--step", action="append", default=[], metavar="NAME", help="require that this step passed"
     )
     check.add_argument(
         "--artifact", type=Path, metavar="PATH", help="require that this file is an agreed artifact"
@@ -289,7 +289,8 @@ def _print_cases(statement: StatementView, tests: StatedCases) -> None:
         "skipped": tests.skipped,
     }
     known = ", ".join(f"{count} {name}" for name, count in counts.items() if count is not None)
-    print(f"tests       {'?' if tests.total is None else tests.total} cases: {known}")
+    total = "number not agreed" if tests.total is None else f"{tests.total} cases"
+    print(f"tests       {total}: {known}")
     print(f"report      {tests.report_sha256 or 'no report is agreed on'}")
     lists = {
         "failed": statement.predicate.failed_tests,

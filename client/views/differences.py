@@ -17,6 +17,9 @@ PARTS = {
     "steps": "steps, and which of them `when` lets run",
 }
 
+# what a step's choice (ci.operations.Step) adds to its name
+_CHOICES = {True: "", False: " (skipped)", None: " (its failure is ignored)"}
+
 
 class FoundBy(msgspec.Struct, frozen=True):
     """One of several values, as text (null: there is none), and the replicas that found it."""
@@ -63,4 +66,4 @@ def _text(value: str | int | tuple[Step | ImageDigest, ...] | None) -> str | Non
 def _entry_text(entry: Step | ImageDigest) -> str:
     if isinstance(entry, ImageDigest):
         return f"{entry.name} {entry.digest or '(made locally)'}"
-    return entry.name if entry.is_wanted else f"{entry.name} (skipped)"
+    return f"{entry.name}{_CHOICES[entry.choice]}"

@@ -11,6 +11,7 @@ from typing import Protocol
 
 import msgspec
 
+from common.pipeline.foreign_keys import event_advice
 from common.pipeline.pipeline_values import (
     PROBLEMS_MAX,
     REPORTS_MAX,
@@ -62,7 +63,10 @@ KEYS = (
     "agreement",
     "resources",
 )
-STEP_KEYS = ("name", "image", "commands", "environment", "timeout_seconds", "network", "when")
+STEP_KEYS = (
+    *("name", "image", "commands", "environment", "timeout_seconds", "network"),
+    *("failure", "when"),
+)
 SERVICE_KEYS = (
     "name",
     "image",
@@ -75,10 +79,12 @@ SERVICE_KEYS = (
 )
 CLONE_KEYS = ("depth", "tags")
 READY_KEYS = ("port", "command", "seconds")
-WHEN_KEYS = ("branch", "event", "cron")
+WHEN_KEYS = ("branch", "event", "cron", "status")
 RESOURCE_KEYS = ("memory", "cpus", "pids")
 TESTS_KEYS = ("junit", "required")
 EVENTS = ("push", "tag", "pull_request", "merge_group", "cron")
+STATUSES = ("success", "failure")
+FAILURES = ("ignore",)
 AGREEMENTS = ("default", "weak")
 # what the one step is called where there are only `commands`
 ONLY_STEP = "build"
@@ -143,9 +149,14 @@ class Step(msgspec.Struct, frozen=True):
     branches: tuple[str, ...] | None = None
     events: tuple[str, ...] | None = None
     schedules: tuple[str, ...] | None = None
+    # whether it runs while no step has failed, and after one has
+    statuses: tuple[str, ...] = ("success",)
+    # whether it counts as passed, however it ends
+    is_failure_ignored: bool = False
 
     def is_wanted(self, branch: str, event: str, schedule: str | None = None) -> bool:
-        """Whether `when` lets this step run for this event. schedule: of the event cron."""
+        """Whether `when` lets this step run for this event, after steps that end well or not
+        (`is_due`). schedule: of the event cron."""
         if self.events is not None and event not in self.events:
             return False
         if self.schedules is not None and (
@@ -153,6 +164,10 @@ class Step(msgspec.Struct, frozen=True):
         ):
             return False
         return self.branches is None or any(matches(glob, branch) for glob in self.branches)
+
+    def is_due(self, *, has_failed: bool) -> bool:
+        """Whether it runs in a build in which a step has failed, or none."""
+        return ("failure" if has_failed else "success") in self.statuses
 
 
 class ReportOrder(msgspec.Struct, frozen=True):
@@ -202,7 +217,7 @@ class Clone(msgspec.Struct, frozen=True):
 
 
 class Pipeline(msgspec.Struct, frozen=True):
-    """What to run: the steps in order, until one fails, and services beside them."""
+    """What to run: the steps in order, and services beside them."""
 
     steps: tuple[Step, ...]
     # for all of it together
@@ -413,7 +428,7 @@ def _steps(place: Place, limits: PipelineLimits, given: Step) -> tuple[Step, ...
     """given: what holds for a step that does not say it itself."""
     steps: list[Step] = []
     names: set[str] = set()
-    for entry in place.items(STEPS_MAX, "steps, each with name and commands"):
+    for entry in place.items(STEPS_MAX, "steps, each with name and commands", inner="commands"):
         try:
             step = _step(entry, limits, given)
         except WrongValue as wrong:
@@ -430,7 +445,8 @@ def _steps(place: Place, limits: PipelineLimits, given: Step) -> tuple[Step, ...
 def _step(entry: Place, limits: PipelineLimits, given: Step) -> Step:
     expected = "a mapping with the keys name and commands"
     check_keys(entry, STEP_KEYS, "a step", expected=expected, needed=("name", "commands"))
-    branches, events, schedules = entry.read("when", _when, (None, None, None))
+    otherwise = (None, None, None, given.statuses)
+    branches, events, schedules, statuses = entry.read("when", _when, otherwise)
     return Step(
         name=entry.read("name", read_step_name, ""),
         image=entry.read("image", read_image, given.image),
@@ -441,12 +457,14 @@ def _step(entry: Place, limits: PipelineLimits, given: Step) -> Step:
         branches=branches,
         events=events,
         schedules=schedules,
+        statuses=statuses,
+        is_failure_ignored=entry.read("failure", _failure, None) == "ignore",
     )
 
 
 def _services(place: Place, memory_bytes: int, step_names: set[str]) -> tuple[Service, ...]:
     """The services, which share the memory with a step. memory_bytes: of all of them together."""
-    entries = place.items(SERVICES_MAX, "services, each with name and image")
+    entries = place.items(SERVICES_MAX, "services, each with name and image", inner="image")
     services: list[Service] = []
     names, ports = set(step_names), set[int]()
     for entry in entries:
@@ -529,18 +547,37 @@ def _ready(place: Place) -> Ready:
 _Patterns = tuple[str, ...] | None
 
 
-def _when(place: Place) -> tuple[_Patterns, _Patterns, _Patterns]:
-    check_keys(place, WHEN_KEYS, "when", expected="a mapping with the keys branch, event, cron")
+def _when(place: Place) -> tuple[_Patterns, _Patterns, _Patterns, tuple[str, ...]]:
+    expected = "one mapping with branch, event, cron, status; instead of a list write several steps"
+    check_keys(place, WHEN_KEYS, "when", expected=expected)
     return (
         place.read("branch", read_patterns, None),
         place.read("event", _events, None),
         place.read("cron", lambda names: read_patterns(names, "a schedule"), None),
+        place.read("status", _statuses, STATUSES[:1]),
     )
+
+
+def _statuses(place: Place) -> tuple[str, ...]:
+    entries = place.one_or_more(len(STATUSES), "of success and failure")
+    return tuple(read_choice(entry, STATUSES) for entry in entries)
+
+
+def _failure(place: Place) -> str:
+    return read_choice(place, FAILURES)
 
 
 def _events(place: Place) -> tuple[str, ...]:
     entries = place.one_or_more(len(EVENTS), "events")
-    return tuple(read_choice(entry, EVENTS) for entry in entries)
+    return tuple(_event(entry) for entry in entries)
+
+
+def _event(place: Place) -> str:
+    if isinstance(place.value, str) and place.value not in EVENTS:
+        told = event_advice(place.value)
+        if told is not None:
+            raise place.wrong(f"{place.value} is not there; {told}")
+    return read_choice(place, EVENTS)
 
 
 def _seconds(place: Place, seconds_max: int, default: int) -> int:

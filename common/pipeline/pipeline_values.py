@@ -8,6 +8,8 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
+from common.pipeline.foreign_keys import advice, entries_advice, secret_advice
+
 COMMANDS_MAX = 256
 ARGUMENTS_MAX = 64
 FOLDERS_MAX = 4
@@ -49,52 +51,6 @@ _UNIT_BYTES = {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
 _SHOWN_CHARACTERS_MAX = 60
 # a file may have 20,000 wrong keys; each costs a search for the nearest one
 PROBLEMS_MAX = 20
-
-# What other CI servers have, by their keys, and what to write here.
-ADVICE = {
-    **dict.fromkeys(("services", "service"), "write services at the top, beside steps"),
-    "ports": "steps reach every port of a service: leave it out",
-    "alias": "a service's name is its host name",
-    **dict.fromkeys(("options", "healthcheck"), "write ready, with port or command"),
-    **dict.fromkeys(
-        ("matrix", "strategy", "parallel"), "write a step for each, one after the other"
-    ),
-    **dict.fromkeys(
-        ("secrets", "secret", "from_secret"),
-        "there are none in builds: what needs one is done after the verdict",
-    ),
-    **dict.fromkeys(
-        ("settings", "plugins", "uses", "with"), "there are no plugins: write the commands"
-    ),
-    **dict.fromkeys(
-        ("cache", "caches", "volumes", "workspace"),
-        "nothing is kept between builds; the steps of one share /workspace and $HOME",
-    ),
-    **dict.fromkeys(
-        ("depends_on", "needs", "jobs", "stages", "stage", "pipeline", "workflows"),
-        "write one list of steps, which run in order",
-    ),
-    **dict.fromkeys(("failure", "allow_failure", "ignore"), "command || true lets a command fail"),
-    **dict.fromkeys(("clone", "skip_clone", "git"), "write clone at the top, with depth and tags"),
-    **dict.fromkeys(
-        ("on", "only", "except", "trigger", "cron", "schedule"),
-        "say it in a step's when: branch, event, cron",
-    ),
-    **dict.fromkeys(("if", "rules", "condition"), "write when: with branch and event"),
-    **dict.fromkeys(
-        ("script", "run", "before_script", "after_script", "entrypoint"), "write commands"
-    ),
-    **dict.fromkeys(("env", "variables"), "write environment"),
-    **dict.fromkeys(("privileged", "detach", "devices"), "a build has no privileges"),
-    "runs-on": "write image",
-    "when": "it belongs to a step",
-    "timeout_minutes": "write timeout_seconds",
-    **dict.fromkeys(
-        ("reports", "test_results", "test_reports", "junit"),
-        "write tests: with junit, a list of paths",
-    ),
-    "tests": "write it at the top: it is for all steps",
-}
 
 Path = tuple[str | int, ...]
 _Value = TypeVar("_Value")
@@ -162,10 +118,14 @@ class Place:
         keys = [part for part in self.path if isinstance(part, str)]
         return WrongValue(problem, self.path, keys[-1] if keys else None)
 
-    def items(self, count_max: int, what: str) -> "list[Place]":
-        """The entries of a list that must not be empty. Raises WrongValue."""
+    def items(self, count_max: int, what: str, *, inner: str | None = None) -> "list[Place]":
+        """The entries of a list that must not be empty. Raises WrongValue.
+
+        inner: a key that each entry has beside its name, if they have names.
+        """
         if not isinstance(self.value, list) or not 1 <= len(self.value) <= count_max:
-            raise self.wrong(f"must be a list of 1 to {count_max} {what}")
+            hint = "" if inner is None else entries_advice(self.value, inner)
+            raise self.wrong(f"must be a list of 1 to {count_max} {what}{hint}")
         return [
             Place(entry, (*self.path, index), self.problems)
             for index, entry in enumerate(self.value)
@@ -196,8 +156,8 @@ def check_keys(
         if key in known:
             continue
         shown, path = _shown(key), (*place.path, key)
-        if key in ADVICE:
-            place.note(WrongValue(f"is not there; {ADVICE[key]}", path, shown))
+        if told := advice(where, key, place.value[key]):
+            place.note(WrongValue(f"is not there; {told}", path, shown))
             continue
         near = difflib.get_close_matches(key, known, n=1)
         nearest = near[0] if near else None
@@ -257,7 +217,9 @@ def read_environment(place: Place) -> dict[str, str]:
             or len(value) > VALUE_CHARACTERS_MAX
             or not _is_passable(value)
         ):
-            problem = f"must be text of at most {VALUE_CHARACTERS_MAX} characters; put it in quotes"
+            problem = secret_advice(value) or (
+                f"must be text of at most {VALUE_CHARACTERS_MAX} characters; put it in quotes"
+            )
             entry.note(WrongValue(problem, entry.path, name))
             continue
         found[name] = value

@@ -403,7 +403,7 @@ class BuildRunner:
             result,
             pipeline_sha256,
             Agreement(job.agreement) if isinstance(job, Pipeline) else Agreement.DEFAULT,
-            _steps(job, order) if isinstance(job, Pipeline) else (),
+            _steps(job, order, result.outcome) if isinstance(job, Pipeline) else (),
             checked_out_at - began_at,
             ended_at - checked_out_at,
             cases,
@@ -559,11 +559,17 @@ def _counted(cases: CaseDetails) -> str:
     return ", ".join((counted(len(cases.cases), "case"), *ended))
 
 
-def _steps(pipeline: Pipeline, order: BuildOrder) -> tuple[Step, ...]:
-    return tuple(
-        Step(step.name, step.is_wanted(order.branch, order.event, order.schedule))
-        for step in pipeline.steps
-    )
+def _steps(pipeline: Pipeline, order: BuildOrder, outcome: Outcome) -> tuple[Step, ...]:
+    """What a finding says of the steps: see `ci.operations.Step`."""
+    has_failed = outcome not in (Outcome.PASSED, Outcome.SKIPPED)
+    steps = []
+    for step in pipeline.steps:
+        choice = step.is_wanted(order.branch, order.event, order.schedule) and (
+            step.is_due(has_failed=False) or step.is_due(has_failed=has_failed)
+        )
+        ignored = choice and step.is_failure_ignored
+        steps.append(Step(step.name, None if ignored else choice))
+    return tuple(steps)
 
 
 def _name(build: bytes, opened: int) -> str:

@@ -28,6 +28,7 @@ from node.sandboxes.sandbox import (
     result_of_exit,
     with_files,
 )
+from node.sandboxes.step_sequence import StepSequence
 from node.work.infrastructure_error import InfrastructureError
 from node.work.threads import Stop, Stopped, in_thread
 
@@ -90,17 +91,14 @@ class ProcessSandbox:
             checkout, home = work.folder / "checkout", work.folder / "home"
             home.mkdir(parents=True)
             _unpack(work.tree, checkout)
-            ends_at = time.monotonic() + pipeline.timeout_seconds
-            result = RunResult(Outcome.PASSED, 0)
-            for number, step in enumerate(steps, 1):
+            sequence = StepSequence(work, pipeline, steps, passed=RunResult(Outcome.PASSED, 0))
+            for _, step in sequence.steps():
                 stop.check()
-                work.begin_step(step, number, len(steps))
+                ends_at = time.monotonic() + sequence.seconds(step)
                 code = _run_shell(step, checkout, home, work=work, ends_at=ends_at, stop=stop)
-                if code != 0:
-                    result = _result_of(code)
-                    break
+                sequence.end(step, _result_of(code))
             return with_files(
-                result,
+                sequence.result,
                 work,
                 pipeline,
                 workspace=str(checkout),
@@ -111,11 +109,11 @@ class ProcessSandbox:
 
 
 def _result_of(code: int | None) -> RunResult:
-    """What a step came to that did not end with 0 (`_run_shell`)."""
+    """What a step came to (`_run_shell`)."""
     if code is None:
         return RunResult(Outcome.TIMED_OUT)
     # a shell that was killed has no exit code; shells themselves say 128 + signal
-    return result_of_exit(code if code > 0 else 128 - code, None, None)
+    return result_of_exit(code if code >= 0 else 128 - code, None, None)
 
 
 def _unpack(tree: Path, checkout: Path) -> None:
@@ -161,13 +159,9 @@ def _take_as_it_is(member: tarfile.TarInfo, _: str) -> tarfile.TarInfo:
 def _run_shell(
     step: Step, checkout: Path, home: Path, *, work: Work, ends_at: float, stop: Stop
 ) -> int | None:
-    """The shell's exit code (negative: minus the signal), None where its time was over.
-
-    ends_at: for the pipeline as a whole.
-    """
+    """The shell's exit code (negative: minus the signal), None where its time was over."""
     path = {"PATH": os.environ.get("PATH", os.defpath)}
     environment = path | build_environment(str(home), work.origin, step)
-    ends_at = min(ends_at, time.monotonic() + step.timeout_seconds)
     log = work.log
     process = subprocess.Popen(
         [

@@ -84,16 +84,20 @@ class Work(msgspec.Struct, frozen=True):
         return self.folder / REPORTS_FOLDER
 
     def wanted_steps(self, pipeline: Pipeline) -> tuple[Step, ...]:
-        """The steps that are run for this branch and event; a line in the log for each other."""
+        """The steps that are for this branch and event; a line in the log for each other.
+
+        Empty if none of them would run: those after a failure alone have nothing to follow.
+        """
         wanted: list[Step] = []
         for step in pipeline.steps:
             if step.is_wanted(self.origin.branch, self.origin.event, self.origin.schedule):
                 wanted.append(step)
             else:
                 self.log.note(f"step {step.name}: not for this branch and event (when:)")
-        if not wanted:
-            self.log.note("no step is for this branch and event: nothing is run, nothing passes")
-        return tuple(wanted)
+        if any(step.is_due(has_failed=False) for step in wanted):
+            return tuple(wanted)
+        self.log.note("no step is for this branch and event: nothing is run, nothing passes")
+        return ()
 
     def begin_step(self, step: Step, number: int, count: int) -> None:
         """Tell people which step begins; number counts from 1."""

@@ -22,6 +22,7 @@ from tests.ci.builders import (
 OTHER_COMMIT = "d" * 40
 TWO_IMAGES = (ImageDigest("a:1", "sha256:" + "1" * 64), ImageDigest("b", None))
 BOTH = (Step("test", True), Step("release", False))
+IGNORED = (Step("lint", None), Step("release", False))
 TESTED = reported(PASSED, {"b": "failed"})
 FORGED = msgspec.structs.replace(
     TESTED, tests=msgspec.structs.replace(TESTED.tests, lines="a\tfailed\n")
@@ -50,6 +51,7 @@ def build_of(commit: str | None = COMMIT) -> OpenBuild:
         finding(Outcome.OUT_OF_MEMORY, None),
         SKIPPED,
         finding(steps=BOTH),
+        finding(steps=IGNORED),
         finding(Outcome.CHECKOUT_FAILED, 128),
         finding(Outcome.PIPELINE_INVALID, None),
         finding(Outcome.IMAGE_UNAVAILABLE, None, pipeline_sha256=None),

@@ -25,6 +25,7 @@ from ci.operations import (
     Noop,
     Operation,
     ReportDeadline,
+    Step,
     SubmitBuild,
     decode_operation,
     encode_operation,
@@ -70,6 +71,17 @@ def test_any_bytes_are_an_operation_or_malformed(data: bytes) -> None:
     except MalformedOperation:
         return
     assert decode_operation(encode_operation(operation)) == operation
+
+
+def test_a_step_has_the_bytes_that_it_had_before_a_failure_could_be_ignored() -> None:
+    steps = (Step("test", True), Step("release", False), Step("lint", None))
+    encoded = encode_operation(CastBallot(BUILD, 7, finding(steps=steps)))
+    assert msgspec.msgpack.decode(encoded)[3][1][7] == [
+        ["test", True],
+        ["release", False],
+        ["lint", None],
+    ]
+    assert decode_operation(encoded) == CastBallot(BUILD, 7, finding(steps=steps))
 
 
 def test_a_commit_may_not_end_with_a_line_feed() -> None:

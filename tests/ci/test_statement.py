@@ -26,6 +26,7 @@ from ci.operations import (
     Outcome,
     Step,
 )
+from ci.policy import Policy, mismatches
 from ci.stated_cases import NAMES_BYTES_MAX
 from ci.statement import (
     ENVELOPE_BYTES_MAX,
@@ -175,6 +176,23 @@ def test_a_green_statement_says_all_of_it(world: World) -> None:
     }
 
 
+def test_of_a_step_whose_failure_is_ignored_no_statement_says_that_it_passed(
+    world: World,
+) -> None:
+    steps = (Step("test", True), Step("lint", None), Step("release", False))
+    green = finding(steps=steps)
+    view = parse_statement(statement_after(world, green, green, green))
+    assert view.verdict.outcome is Outcome.PASSED
+    assert [step.state for step in view.verdict.steps] == [
+        "ran",
+        "may have failed",
+        "skipped by when",
+    ]
+    assert mismatches(view, Policy(steps=("test",))) == []
+    (mismatch,) = mismatches(view, Policy(steps=("test", "lint")))
+    assert "lint may have failed" in mismatch
+
+
 @pytest.mark.parametrize(
     ("outcome", "exit_code"), [("failed", 1), ("timed_out", None), ("out_of_memory", None)]
 )
@@ -182,11 +200,13 @@ def test_what_was_tested_and_did_not_pass_is_a_failed_test_result(
     world: World, outcome: str, exit_code: int | None
 ) -> None:
     """Of its steps nobody says that they ran: the build may have ended before."""
-    red = finding(Outcome(outcome), exit_code, steps=(Step("test", True), Step("release", False)))
+    steps = (Step("test", True), Step("release", False), Step("lint", None))
+    red = finding(Outcome(outcome), exit_code, steps=steps)
     view = parse_statement(statement_after(world, red, red))
     assert (view.predicate_type, view.predicate.result) == (TEST_RESULT_TYPE, "FAILED")
     assert view.predicate.configuration[0].digest == {"sha256": PIPELINE_SHA256}
-    assert [step.state for step in view.verdict.steps] == ["selected", "skipped by when"]
+    states = [step.state for step in view.verdict.steps]
+    assert states == ["selected", "skipped by when", "selected"]
 
 
 @pytest.mark.parametrize(

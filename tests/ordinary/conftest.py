@@ -33,7 +33,7 @@ CA_FILES = (
 REGISTRY_SECONDS_MAX = 60
 # where pip looks if nobody says otherwise
 PUBLIC_INDEX = "https://pypi.org/simple"
-NAMED_IMAGES = ("python:3.12-slim", "gcc:13", "node:20-slim", "redis:7")
+NAMED_IMAGES = ("python:3.12-slim", "gcc:13", "node:20-slim", "node:18-slim", "redis:7")
 
 
 @pytest.fixture(scope="session")
@@ -123,7 +123,7 @@ def way_out(engine: docker.DockerClient, image: str, url: SplitResult) -> str:
 
 @pytest.fixture(scope="session")
 def named_images(docker_engine: docker.DockerClient, debian_image: str) -> Iterator[None]:
-    """The images that docs/PIPELINES.md names: the engine's own, else ours under their names."""
+    """The images that the documents name: the engine's own, else ours under their names."""
     made: list[str] = []
     for name in NAMED_IMAGES:
         try:

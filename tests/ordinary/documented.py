@@ -1,6 +1,7 @@
-"""The examples of docs/PIPELINES.md, as files: what people read is what is tested."""
+"""The examples of a document, as files: what people read is what is tested."""
 
 import re
+from pathlib import Path
 
 from scripts.folders import ROOT
 
@@ -9,10 +10,10 @@ DOCUMENT = ROOT / "docs" / "PIPELINES.md"
 _FILE = re.compile(r"^`([^`\n]+)`:\n\n```[a-z]*\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 
 
-def examples() -> dict[str, dict[str, str]]:
+def examples(document: Path = DOCUMENT) -> dict[str, dict[str, str]]:
     """The projects by the headings above them: path to text."""
     found: dict[str, dict[str, str]] = {}
-    for section in DOCUMENT.read_text().split("\n## ")[1:]:
+    for section in document.read_text().split("\n## ")[1:]:
         heading, _, text = section.partition("\n")
         files = dict(_FILE.findall(text))
         if files:
@@ -20,6 +21,6 @@ def examples() -> dict[str, dict[str, str]]:
     return found
 
 
-def blocks() -> int:
+def blocks(document: Path = DOCUMENT) -> int:
     """How many blocks the document has, inside of examples and outside."""
-    return DOCUMENT.read_text().count("\n```") // 2
+    return document.read_text().count("\n```") // 2

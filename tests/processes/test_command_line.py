@@ -60,6 +60,14 @@ def network(tmp_path_factory: pytest.TempPathFactory, forge: ForgeServer) -> Ite
             )
         },
     }
+    # fails on half of the replicas, each of which has folders of its own
+    lint = 'case "$HOME" in */node[01]/*) echo half >&2; exit 4;; esac'
+    steps = [
+        {"name": "lint", "commands": [lint], "failure": "ignore"},
+        {"name": "test", "commands": ["true"]},
+        {"name": "tell", "commands": ["exit 1"], "when": {"status": "failure"}},
+    ]
+    branches["ignored"] = {".pbft-ci.yml": json.dumps({"image": EXAMPLE_IMAGE, "steps": steps})}
     overrides = {"cluster": {"checkpoint_interval": 4, "window": 16}}
     token = secret_file(folder / "status-token", TOKEN)
 
@@ -396,6 +404,28 @@ def test_a_verdict_is_proved_to_a_consumer_who_has_only_the_keys(
         assert alone.code == code, alone
         other = (*commit, "--commit", "d" * 40)
         assert run("-m", "client", "verify", str(file), "--cluster", cluster, *other).code == 2
+
+
+def test_a_failure_that_is_ignored_splits_no_verdict_and_is_in_its_proof(
+    network: Network, tmp_path: Path
+) -> None:
+    build = network.post("ignored")
+    view = network.complete(build)
+    assert view["verdict"]["outcome"] == "passed"
+    logs = f"{network.gateway_url}/api/v1/builds/{build}/log"
+    ended_with_4 = [b"exit code 4" in ask(f"{logs}/{name}").body for name in network.node_names]
+    assert ended_with_4 == [True, True, False, False]
+    file = tmp_path / "ignored.intoto.json"
+    ended = client(network, "attest", build, "--output", str(file))
+    assert ended.code == 0, ended
+    asked = ("verify", str(file), *of_branch(network, "ignored"), "--step", "test")
+    ended = client(network, *asked)
+    assert ended.code == 0, ended
+    assert "lint: may have failed\n" in ended.output
+    assert "tell: skipped by when\n" in ended.output
+    for name in ("lint", "tell"):
+        ended = client(network, *asked, "--step", name)
+        assert ended.code == 2, ended
 
 
 def test_each_nodes_ledger_is_certified(network: Network, builds: dict[str, str]) -> None:

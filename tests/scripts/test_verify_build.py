@@ -154,7 +154,7 @@ def test_what_is_not_asked_for_is_not_proved(
 def test_event_ref_pipeline_and_steps_must_match(
     consumer: Consumer, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    steps = (Step("test", True), Step("release", False))
+    steps = (Step("test", True), Step("release", False), Step("lint", None))
     green = finding(steps=steps)
     pushed = as_bytes(signed(consumer.statement(green, green, green), 0, 1))
     asked = {"event": Event.PULL_REQUEST, "ref": "refs/pull/7/head"}
@@ -167,11 +167,13 @@ def test_event_ref_pipeline_and_steps_must_match(
     for out in capsys.readouterr().out.split("valid")[-2:]:
         assert "refs/heads/master" in out, "the target is shown"
         assert "skipped by when" in out
+        assert "lint: may have failed" in out
     for wrong in (
         ("--ref", "refs/heads/main"),
         ("--event", "tag"),
         ("--pipeline-sha256", "d" * 64),
         ("--step", "release"),
+        ("--step", "lint"),
         ("--step", "other"),
     ):
         assert consumer.both(pushed, *right, *wrong) == 2
@@ -326,8 +328,8 @@ def test_what_became_of_test_cases_is_shown(
     other = reported(FAILED, {"c": "failed", ugly: "failed", "d": "passed", "e": "warned"})
     assert consumer.both(as_bytes(signed(consumer.statement(one, other), 0, 1))) == 1
     shown = capsys.readouterr().out
-    assert "tests       ? cases: 2 failed, 1 warned\n" in shown
-    assert "tests: ? cases: 2 failed, 1 warned\n" in shown
+    assert "tests       number not agreed: 2 failed, 1 warned\n" in shown
+    assert "tests: number not agreed: 2 failed, 1 warned\n" in shown
     assert shown.count("no report is agreed on") == 2
     for line in ("failed      c\n", "failed: c\n", "warned      e\n", "unsettled: d\n"):
         assert line in shown

@@ -9,7 +9,6 @@ runs like the others.
 
 import hashlib
 import posixpath
-import time
 from collections.abc import Mapping, MutableSet
 
 import docker
@@ -54,6 +53,7 @@ from node.sandboxes.sandbox import (
     result_of_exit,
     with_files,
 )
+from node.sandboxes.step_sequence import StepSequence
 from node.sources.tree import WORKSPACE
 from node.work.infrastructure_error import InfrastructureError
 from node.work.threads import Stop
@@ -107,7 +107,7 @@ class RunContext(msgspec.Struct, frozen=True):
 def run_pipeline(
     client: docker.APIClient, context: RunContext, steps: tuple[Step, ...], *, stop: Stop
 ) -> RunResult:
-    """Run the steps until one does not pass; what came of it. The time begins with the first step.
+    """Run the steps; what came of them. The time begins with the first step.
 
     Raises InfrastructureError, Stopped, OSError and what the library raises.
     """
@@ -159,13 +159,15 @@ def _run_alone(
     client: docker.APIClient, context: RunContext, step: Step, *, stop: Stop
 ) -> RunResult:
     """The only step, in a container that takes its tree itself. Raises TreeNotTaken too."""
-    context.work.begin_step(step, 1, 1)
     limits = context.limits
+    passed = result_of_exit(0, context.image_digest, context.image_id)
+    sequence = StepSequence(context.work, context.pipeline, (step,), passed=passed)
+    next(sequence.steps())
     order = msgspec.structs.replace(
         _order(context, step),
         name=f"{context.name}-1-{step.name}",
         entrypoint=("sh", "-c", UNPACK, RUN_COMMANDS, "pbft-ci"),
-        seconds=min(step.timeout_seconds, context.pipeline.timeout_seconds),
+        seconds=sequence.seconds(step),
         temporary={
             WORKSPACE: limits.workspace_bytes,
             HOME: limits.home_bytes,
@@ -182,7 +184,8 @@ def _run_alone(
         resources=context.resources,
         tree=context.work.tree,
     )
-    return _judged(_result(end, context), step, _is_online(step, context))
+    sequence.end(step, _judged(_result(end, context), step, _is_online(step, context)))
+    return sequence.result
 
 
 def _run_steps(
@@ -234,10 +237,9 @@ def _run_in(
     stop: Stop,
 ) -> RunResult:
     """All steps, over that workspace; services: those that run."""
-    ends_at = time.monotonic() + context.pipeline.timeout_seconds
-    result = result_of_exit(0, context.image_digest, context.image_id)
-    for number, step in enumerate(steps, 1):
-        context.work.begin_step(step, number, len(steps))
+    passed = result_of_exit(0, context.image_digest, context.image_id)
+    sequence = StepSequence(context.work, context.pipeline, steps, passed=passed)
+    for number, step in sequence.steps():
         is_online = _is_online(step, context)
         code = keeper_end(client, workspace)
         if code is not None:
@@ -252,18 +254,16 @@ def _run_in(
         order = msgspec.structs.replace(
             _order(context, step),
             name=f"{context.name}-{number}-{step.name}",
-            seconds=min(step.timeout_seconds, max(0.0, ends_at - time.monotonic())),
+            seconds=sequence.seconds(step),
             volumes=workspace.volumes,
             network=network,
         )
         result = _run_step(client, order, context, stop=stop)
         if services is not None:
             services.note_ended(step.name)
-        if result.outcome is not Outcome.PASSED:
-            result = _judged(result, step, is_online)
-            break
+        sequence.end(step, result if sequence.has_failed else _judged(result, step, is_online))
     return with_files(
-        result,
+        sequence.result,
         context.work,
         context.pipeline,
         workspace=WORKSPACE,
@@ -339,16 +339,15 @@ def _judged(result: RunResult, step: Step, is_online: bool) -> RunResult:
     """
     if result.outcome is Outcome.PASSED:
         return result
-    problem = f"step {step.name} did not pass"
     if is_online or result.outcome is Outcome.OUT_OF_MEMORY:
-        return msgspec.structs.replace(result, problem=problem)
+        return result
     if step.network:
         raise InfrastructureError(
             f"{NETWORK_WAS_OFF} step {step.name} asks for it and did not pass without it, and this"
             " operator allows none (network_allowed)",
             is_permanent=True,
         )
-    return msgspec.structs.replace(result, problem=problem, network_was_off=True)
+    return msgspec.structs.replace(result, network_was_off=True)
 
 
 def _network(client: docker.APIClient, context: RunContext) -> str:

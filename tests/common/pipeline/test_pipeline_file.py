@@ -14,6 +14,7 @@ from common.pipeline.pipeline_file import (
     AGREEMENTS,
     CLONE_KEYS,
     EVENTS,
+    FAILURES,
     IMAGES_MAX,
     KEYS,
     NAMED_IMAGE_CHARACTERS_MAX,
@@ -22,6 +23,7 @@ from common.pipeline.pipeline_file import (
     RESOURCE_KEYS,
     SERVICE_KEYS,
     SERVICES_MAX,
+    STATUSES,
     STEP_KEYS,
     STEPS_MAX,
     TESTS_KEYS,
@@ -38,7 +40,6 @@ from common.pipeline.pipeline_file import (
     parse_pipeline,
 )
 from common.pipeline.pipeline_values import (
-    ADVICE,
     COMMANDS_MAX,
     PROBLEMS_MAX,
     REPORTS_MAX,
@@ -116,6 +117,8 @@ VALID = [
     "image: a\ncommands: [x]\nresources: {memory: 65536 KiB}\n",
     "image: a\nsteps: [{name: x, commands: [y], when: {}}]\n",
     "image: a\nsteps: [{name: x, commands: [y], when: {branch: '**', event: [tag, push]}}]\n",
+    "image: a\nsteps: [{name: x, commands: [y], failure: ignore, when: {status: failure}}]\n",
+    "image: a\nsteps: [{name: x, commands: [y], when: {status: [success, failure]}}]\n",
     "image: a\ncommands: [x]\nartifacts: [a/..b, .x/.y, a-1.0+b@c=d~e.tar.gz]\n",
     "image: a\ncommands: [x]\nartifacts: [dist, dist/*.whl, '*.log', 'log-?/*']\n",
     "image: a\ncommands: [x]\ntests: {junit: ['*.xml']}\n",
@@ -125,8 +128,13 @@ VALID = [
 # text, line, key, nearest: what both the parser and the schema refuse
 BROKEN: list[tuple[str, int | None, str | None, str | None]] = [
     ("image: a\ncommand: [x]\n", 2, "command", "commands"),
-    ("image: a\ncommands: [x]\ntimeout: 5\n", 3, "timeout", "timeout_seconds"),
+    ("image: a\ncommands: [x]\ntimeout_second: 5\n", 3, "timeout_second", "timeout_seconds"),
+    ("image: a\ncommands: [x]\ntimeout: 5\n", 3, "timeout", None),
     ("Image: a\ncommands: [x]\n", 1, "Image", "image"),
+    ("image: a\nsteps: [{name: x, commands: [y],\nfailure: fail}]\n", 3, "failure", None),
+    ("image: a\ncommands: [x]\nfailure: ignore\n", 3, "failure", None),
+    ("image: a\nsteps: [{name: x, commands: [y],\nwhen: {status: killed}}]\n", 3, "status", None),
+    ("image: a\nsteps: [{name: x, commands: [y],\nwhen: {status: []}}]\n", 3, "status", None),
     ("image: a\n", None, "commands", None),
     ("commands: [a]\n", None, "image", None),
     ("image: a\ncommands: []\n", 2, "commands", None),
@@ -369,7 +377,7 @@ def test_all_that_is_wrong_is_said_at_once_in_the_order_of_the_lines() -> None:
     ("key", "instead"),
     [
         ("service", "write services"),
-        ("matrix", "a step for each"),
+        ("matrix", "a step for each variant"),
         ("secrets", "after the verdict"),
     ],
 )
@@ -381,11 +389,6 @@ def test_what_other_servers_have_is_named_with_what_to_write_instead(
     assert found.text.startswith(f'.pbft-ci.yml:3: key "{key}": is not there; ')
     assert instead in found.text
     assert "did you mean" not in found.text
-
-
-def test_advice_is_for_no_key_that_is_known_everywhere() -> None:
-    known = {*KEYS, *STEP_KEYS, *WHEN_KEYS, *RESOURCE_KEYS}
-    assert ADVICE.keys() & known == {"clone", "services", "tests", "when", "cron"}
 
 
 def test_of_very_many_wrong_keys_a_few_are_said() -> None:
@@ -430,6 +433,8 @@ def test_the_schema_knows_the_keys_and_bounds_of_the_parser() -> None:
     assert tuple(properties["tests"]["properties"]) == TESTS_KEYS
     assert properties["tests"]["properties"]["junit"]["maxItems"] == REPORTS_MAX
     assert tuple(definitions["event"]["enum"]) == EVENTS
+    assert tuple(definitions["status"]["enum"]) == STATUSES
+    assert tuple(step["properties"]["failure"]["enum"]) == FAILURES
     assert tuple(properties["agreement"]["enum"]) == AGREEMENTS
     assert properties["steps"]["maxItems"] == STEPS_MAX
     assert definitions["commands"]["maxItems"] == COMMANDS_MAX
@@ -519,6 +524,27 @@ def test_when(branch: str, event: str, is_wanted: bool) -> None:
     assert isinstance(found, Pipeline)
     assert found.steps[0].is_wanted(branch, event)
     assert found.steps[1].is_wanted(branch, event) is is_wanted
+
+
+@pytest.mark.parametrize(
+    ("when", "while_green", "after_a_failure"),
+    [
+        ("{}", True, False),
+        ("{event: push}", True, False),
+        ("{status: success}", True, False),
+        ("{status: failure}", False, True),
+        ("{status: [failure]}", False, True),
+        ("{status: [success, failure]}", True, True),
+    ],
+)
+def test_when_status(when: str, while_green: bool, after_a_failure: bool) -> None:
+    text = f"image: a\nsteps: [{{name: x, commands: [y], when: {when}}}]\n"
+    found = parse_pipeline(text.encode(), LIMITS)
+    assert isinstance(found, Pipeline)
+    (step,) = found.steps
+    assert step.is_due(has_failed=False) is while_green
+    assert step.is_due(has_failed=True) is after_a_failure
+    assert not step.is_failure_ignored
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Test reports of whole builds: from the pipeline file to the ballot, and what is kept beside."""
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -70,6 +71,25 @@ async def test_a_ballot_has_the_report_of_a_red_step(
     assert "[pbft-ci] tests: 2 cases, 1 failed, 1 passed\n" in process_builder.log(order)
     folder = process_builder.runner.log_path(order.build, order.opened).parent
     assert {path.name for path in folder.iterdir()} == {"log", "tests.json"}
+
+
+async def test_each_suite_of_a_build_is_reported_though_the_first_failed(
+    process_builder: Builder, repository: GitRepository
+) -> None:
+    always = {"status": ["success", "failure"]}
+    suites = [
+        {"name": "backend", "commands": [writing(FAILED, "backend.xml"), "exit 3"], "when": always},
+        {
+            "name": "frontend",
+            "commands": [writing(PASSED.replace('"s"', '"t"'), "frontend.xml")],
+            "when": always,
+        },
+    ]
+    text = json.dumps({"image": "any", "steps": suites, "tests": {"junit": ["*.xml"]}})
+    found, _ = await find(process_builder, repository, text)
+    assert (found.compared.outcome, found.compared.exit_code) == (Outcome.FAILED, 3)
+    assert isinstance(found, ResultWithTests)
+    assert found.tests.lines == FAILED_LINES + LINES.replace("s::", "t::")
 
 
 async def test_a_report_changes_no_verdict(

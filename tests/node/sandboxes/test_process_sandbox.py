@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import re
 from pathlib import Path
 
 import pytest
@@ -94,6 +95,103 @@ async def test_too_long_a_history_is_a_finding_about_the_pipeline(
     found = (await builder.find(order)).compared
     assert found.outcome is Outcome.PIPELINE_INVALID
     assert "ask for less `depth`" in builder.log(order)
+
+
+@pytest.mark.parametrize(
+    ("first", "outcome", "code", "ran", "kinds"),
+    [
+        # nothing fails: what is for failures alone does not run
+        ("true", Outcome.PASSED, 0, "first ignored always last", [True, None, True, True, False]),
+        # only what asks for it runs after a failure, and its end does not count
+        ("exit 3", Outcome.FAILED, 3, "first always after", [True, None, True, True, True]),
+    ],
+)
+async def test_what_runs_after_a_failure(
+    repository: GitRepository,
+    builder: Builder,
+    *,
+    first: str,
+    outcome: Outcome,
+    code: int,
+    ran: str,
+    kinds: list[bool | None],
+) -> None:
+    def said(name: str, command: str, **more: object) -> dict[str, object]:
+        return {"name": name, "commands": [f"echo {name} >>ran", "cat ran", command], **more}
+
+    text = steps(
+        "any",
+        said("first", first),
+        said("ignored", "exit 4", failure="ignore"),
+        said("always", "true" if code == 0 else "exit 5", when={"status": ["success", "failure"]}),
+        said("last", "true"),
+        said("after", "exit 6", when={"status": "failure", "branch": "main"}),
+    )
+    order = builder.order(repository.url, repository.commit({".pbft-ci.yml": text}))
+    compared = (await builder.find(order)).compared
+    log = builder.log(order)
+    assert (compared.outcome, compared.exit_code) == (outcome, code), log
+    assert [step.choice for step in compared.steps] == kinds
+    assert ran.replace(" ", "\n") + "\n" in log
+    names = ("first", "ignored", "always", "last", "after")
+    begun = [name for name in names if f"{name} (" in log]
+    assert begun == ran.split()
+    if code == 0:
+        assert "step ignored did not pass: exit code 4 after " in log
+        assert "ignored (failure: ignore)" in log
+    else:
+        assert "step first did not pass: exit code 3 after " in log
+        for name, its in (("always", 5), ("after", 6)):
+            assert f"step {name} did not pass: exit code {its} after " in log
+        assert log.count("the build had failed before") == 2
+
+
+async def test_where_steps_are_for_failures_alone_nothing_passes(
+    repository: GitRepository, builder: Builder
+) -> None:
+    text = steps("any", {"commands": ["true"], "when": {"status": "failure"}})
+    order = builder.order(repository.url, repository.commit({".pbft-ci.yml": text}))
+    compared = (await builder.find(order)).compared
+    assert compared.outcome is Outcome.SKIPPED
+    assert [step.choice for step in compared.steps] == [False]
+
+
+async def test_a_step_that_always_runs_counts_while_nothing_has_failed(
+    repository: GitRepository, builder: Builder
+) -> None:
+    """So suites with that key are all run, and the build fails with any of them."""
+    always: dict[str, object] = {"when": {"status": ["success", "failure"]}}
+    text = steps("any", *({"commands": [f"exit {code}"]} | always for code in (0, 7, 0, 9)))
+    order = builder.order(repository.url, repository.commit({".pbft-ci.yml": text}))
+    compared = (await builder.find(order)).compared
+    assert (compared.outcome, compared.exit_code) == (Outcome.FAILED, 7)
+    log = builder.log(order)
+    assert "step s4 did not pass: exit code 9" in log
+    assert "step s3 (3 of 4)" in log
+
+
+async def test_a_build_says_which_step_took_the_time(
+    repository: GitRepository, builder: Builder
+) -> None:
+    """One of its own time is stopped and ignored, one of the build's time ends it."""
+    text = steps(
+        "any",
+        {"commands": ["sleep 600"], "timeout_seconds": 1, "failure": "ignore"},
+        {"commands": ["sleep 600"]},
+        {"commands": ["true"], "when": {"status": "failure"}},
+        timeout_seconds=4,
+    )
+    order = builder.order(repository.url, repository.commit({".pbft-ci.yml": text}))
+    compared = (await builder.find(order)).compared
+    assert (compared.outcome, compared.exit_code) == (Outcome.TIMED_OUT, None)
+    log = builder.log(order)
+    assert re.search(r"step s1 did not pass: ended after .* s; it may take 1 s; ignored", log)
+    assert re.search(
+        r"step s2 did not pass: ended after .* s; all steps together may take 4 s;"
+        r" the longest before it: s1 ",
+        log,
+    )
+    assert "step s3: no time is left for it" in log
 
 
 async def test_services_are_not_there_which_this_replica_says(

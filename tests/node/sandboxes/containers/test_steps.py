@@ -147,7 +147,40 @@ async def test_time_limits(room: Room, whose: str) -> None:
         text = steps(room.image, *entries, timeout_seconds=20)
     compared, log = await room.run_files({".pbft-ci.yml": text})
     assert (compared.outcome, compared.exit_code) == (Outcome.TIMED_OUT, None)
-    assert "step s2 did not pass" in log
+    assert "step s2 did not pass: ended after " in log
+    assert ("it may take 1 s" if whose == "step" else "the longest before it: s1 ") in log
+
+
+async def test_what_a_failure_does_not_stop(room: Room) -> None:
+    """A step that is out of memory is ignored; then one fails, and what is to follow sees why."""
+    text = steps(
+        room.image,
+        {"commands": ["tail /dev/zero"], "failure": "ignore"},
+        {"commands": ["echo reason >why", "exit 3"]},
+        {"commands": ["echo no"]},
+        {
+            "commands": ['test "$(cat why)" = reason', "echo seen", "exit 4"],
+            # it is offline here, which does not count: the outcome is that of the second step
+            "network": True,
+            "when": {"status": "failure"},
+        },
+    )
+    compared, log = await room.run_files({".pbft-ci.yml": text})
+    assert (compared.outcome, compared.exit_code) == (Outcome.FAILED, 3), log
+    assert [step.choice for step in compared.steps] == [None, True, True, True]
+    assert "step s1 did not pass: out of memory after " in log
+    assert "ignored (failure: ignore)" in log
+    assert "step s3" not in log
+    assert "\nseen\n" in log
+    assert "step s4 did not pass: exit code 4 after " in log
+
+
+async def test_an_only_step_whose_failure_is_ignored(room: Room) -> None:
+    text = steps(room.image, {"commands": ["exit 3"], "failure": "ignore"})
+    compared, log = await room.run_files({".pbft-ci.yml": text})
+    assert (compared.outcome, compared.exit_code) == (Outcome.PASSED, 0)
+    assert [step.choice for step in compared.steps] == [None]
+    assert "step s1 did not pass: exit code 3 after " in log
 
 
 async def test_full_file_systems_are_errors_of_the_build_and_no_lack_of_memory(room: Room) -> None:
