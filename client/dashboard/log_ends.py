@@ -4,7 +4,7 @@ logs are the same."""
 import functools
 import hashlib
 import re
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -29,6 +29,10 @@ _STEP = re.compile(
     rb"^\[pbft-ci\] step (?P<name>.{1,200}) \((?P<number>[0-9]{1,4}) of (?P<count>[0-9]{1,4})\)\n",
     re.MULTILINE,
 )
+# As node.sandboxes.step_sequence has it noted at the end, of the step that the build came to.
+_NOT_PASSED = re.compile(
+    rb"^\[pbft-ci\] step (?P<name>.{1,200}?) did not pass(:.*)?$", re.MULTILINE
+)
 
 
 class EndedIn(msgspec.Struct, frozen=True):
@@ -40,10 +44,10 @@ class EndedIn(msgspec.Struct, frozen=True):
 
 
 class LogEnd(msgspec.Struct, frozen=True):
-    """How a log ends. step: the last that it names; None: it names none.
+    """How a log ends. step: the one that did not pass, else the last; None: it names none.
 
     line: where that step begins; None: the log is too long to count. digest: of all of it, without
-    numbers; of a log that is too long it is that of the bytes. html: its last lines, escaped.
+    numbers; of a log that is too long it is that of the bytes. html: the step's last lines.
     """
 
     step: EndedIn | None
@@ -82,17 +86,36 @@ def _read(file: Path, size: int, log_sha256: str) -> LogEnd:
         stream.seek(begin)
         data = stream.read(READ_BYTES_MAX)
     step = line = None
-    output_begin = 0
-    for found in _STEP.finditer(data):
-        name = BuildOutput().take(found["name"], is_last=True)
-        step = EndedIn(
-            "".join(span.text for span in name), int(found["number"]), int(found["count"])
-        )
+    output_begin, output_end = 0, len(data)
+    steps = list(_STEP.finditer(data))
+    if steps:
+        index = _failed_index(data, steps)
+        found = steps[index]
+        step = EndedIn(_plain(found["name"]), int(found["number"]), int(found["count"]))
         line = None if begin else data.count(b"\n", 0, found.start()) + 1
         output_begin = found.end()
-    shown = last_lines(data[output_begin:], is_cut=False, lines_max=LINES_MAX)
+        if index + 1 < len(steps):
+            output_end = steps[index + 1].start()
+    shown = last_lines(data[output_begin:output_end], is_cut=False, lines_max=LINES_MAX)
     digest = log_sha256 if begin else hashlib.sha256(without_numbers(data)).hexdigest()
     return LogEnd(step, line, digest, html_of(BuildOutput().take(shown, is_last=True)))
+
+
+def _failed_index(data: bytes, steps: list[re.Match[bytes]]) -> int:
+    """Which of the steps did not pass, by the last line that says so; without one, the last step.
+
+    Steps may run after it (`when: status`), and others fail whose end is ignored: of them the log
+    says so earlier.
+    """
+    not_passed = deque(_NOT_PASSED.finditer(data), maxlen=1)
+    names = [found["name"] for found in steps]
+    if not not_passed or not_passed[0]["name"] not in names:
+        return len(steps) - 1
+    return len(names) - 1 - names[::-1].index(not_passed[0]["name"])
+
+
+def _plain(data: bytes) -> str:
+    return "".join(span.text for span in BuildOutput().take(data, is_last=True))
 
 
 def ending_of(build: BuildView, ends: Mapping[str, LogEnd], weak: int) -> Ending | None:

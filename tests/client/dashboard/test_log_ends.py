@@ -55,6 +55,23 @@ def test_the_end_of_a_log_is_that_of_the_last_step_it_names(tmp_path: Path) -> N
     assert (none.step, none.line) == (None, None)
 
 
+def test_the_step_that_did_not_pass_is_not_the_one_that_ran_after_it(tmp_path: Path) -> None:
+    """As node.sandboxes.step_sequence writes it: what is ignored, the failure, what cleans up."""
+    text = (
+        "[pbft-ci] step lint (1 of 3)\nugly\n"
+        "[pbft-ci] step lint did not pass: exit code 1 after 0.1 s; ignored (failure: ignore)\n"
+        "[pbft-ci] step test (2 of 3)\n1 failed\n"
+        "[pbft-ci] step clean (3 of 3)\ncleaned\n"
+        "[pbft-ci] step clean did not pass: exit code 2 after 0.1 s; the build had failed before\n"
+        "[pbft-ci] step test did not pass: exit code 7 after 0.3 s\n[pbft-ci] failed, exit code 7\n"
+    )
+    found = written(tmp_path / "log", text)
+    assert (found.step, found.line, found.html) == (EndedIn("test", 2, 3), 4, "1 failed\n")
+    # a name that no step has is some output
+    odd = written(tmp_path / "odd", text + "[pbft-ci] step x did not pass\n")
+    assert odd.step == EndedIn("clean", 3, 3)
+
+
 def test_logs_are_the_same_apart_from_numbers(tmp_path: Path) -> None:
     one = written(tmp_path / "1", "2 passed in 0.13 s\n")
     other = written(tmp_path / "2", "2 passed in 10.2 s\n")
