@@ -254,7 +254,7 @@ class NodeConfig(msgspec.Struct, frozen=True):
     # of its mirrors of repositories, those used last are kept
     mirrors_days_max: Annotated[int, msgspec.Meta(ge=1, le=36500)] = 90
     mirrors_bytes_max: Annotated[int, msgspec.Meta(ge=0)] = 20 * 2**30
-    # of the caches of builds, those used last are kept; bytes of all, of one repository, of an entry
+    # of the caches of builds, those used last are kept; bytes: of all, of a repository, of an entry
     cache_days_max: Annotated[int, msgspec.Meta(ge=1, le=36500)] = 30
     cache_bytes_max: Annotated[int, msgspec.Meta(ge=0)] = 20 * 2**30
     cache_repository_bytes_max: Annotated[int, msgspec.Meta(ge=0)] = 2 * 2**30

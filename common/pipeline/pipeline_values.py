@@ -308,7 +308,9 @@ def read_cached_paths(place: Place) -> tuple[tuple[bool, str], ...]:
                 f" node_modules: at most {PATH_CHARACTERS_MAX} letters, digits and ._+@=~,:-/"
             )
             entry.note(entry.wrong(problem))
-        elif any(is_at_home is there and is_inside_or_around(path, other) for there, other in paths):
+        elif any(
+            is_at_home is there and is_inside_or_around(path, other) for there, other in paths
+        ):
             entry.note(entry.wrong("is there twice, or one is inside the other"))
         else:
             paths.add((is_at_home, path))
@@ -325,7 +327,9 @@ def read_plain_files(place: Place) -> tuple[str, ...]:
     names: set[str] = set()
     for entry in place.items(CACHE_FILES_MAX, "names of files of the commit"):
         if not isinstance(entry.value, str) or not is_plain_path(entry.value):
-            problem = "must be the name of a file of the commit, such as requirements.txt, without *"
+            problem = (
+                "must be the name of a file of the commit, such as requirements.txt, without *"
+            )
             entry.note(entry.wrong(problem))
         elif entry.value in names:
             entry.note(entry.wrong("is there twice"))

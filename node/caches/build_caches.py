@@ -8,12 +8,11 @@ A restart drops what waited for a verdict. What undecided builds used is remembe
 """
 
 import logging
-import time
 from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
 
-from ci.ledger import ABSTAINED, AnyEntry, LateBallotEntry, VerdictEntry
+from ci.ledger import AnyEntry, LateBallotEntry, VerdictEntry
 from ci.operations import Outcome
 from ci.statement import dissenters, parse_statement
 from common.pipeline.pipeline_file import Cache
@@ -57,7 +56,7 @@ def standing_of(entry: AnyEntry, replica: str) -> Standing | None:
 class CacheAccess:
     """What one build may do with the caches that its pipeline names. Blocking.
 
-    files: the SHA-256 (hex) of each file that the caches name. note: a line for the build's log.
+    files: the SHA-256 (hex) of each file that the caches name.
     """
 
     def __init__(
@@ -77,7 +76,7 @@ class CacheAccess:
         self._caches = caches
         self._files = files
         self._keys: dict[str, str] = {}
-        # what was restored, by the name of its cache
+        # what was unpacked, whole or in part, by the name of its cache
         self.used: dict[str, Entry] = {}
 
     def find(
@@ -98,10 +97,6 @@ class CacheAccess:
             else:
                 found.append((cache, entry))
         return tuple(found)
-
-    def note_restored(self, cache: Cache, entry: Entry) -> None:
-        """The entry is in the build's file systems."""
-        self.used[cache.name] = entry
 
     def forget(self) -> None:
         """The build begins anew, without caches."""
@@ -167,7 +162,12 @@ class BuildCaches:
             self._waiting[build] = _Waiting(is_staged=True)
 
     def access(
-        self, build: BuildKey, scope: Scope, repository: str, *, caches: Sequence[Cache],
+        self,
+        build: BuildKey,
+        scope: Scope,
+        repository: str,
+        *,
+        caches: Sequence[Cache],
         files: Mapping[str, str],
     ) -> CacheAccess:
         """For a build that begins; its verdict is waited for from now on."""
@@ -185,6 +185,15 @@ class BuildCaches:
             caches=caches,
             files=files,
         )
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether any build waits for its verdict."""
+        return bool(self._waiting)
+
+    def forget(self, build: BuildKey) -> None:
+        """The build came to no ballot."""
+        self._waiting.pop(build, None)
 
     def note_staged(self, build: BuildKey) -> Standing | None:
         """All that the build leaves is staged; what to `conclude` then."""

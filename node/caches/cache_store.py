@@ -60,7 +60,18 @@ CREATE TABLE uses (
     PRIMARY KEY (build, opened, key)
 ) STRICT;
 """
-_COLUMNS = "file, key, repository, name, build, opened, sha256, length, parts"
+_ENTRY_OF_KEY = """
+SELECT file, key, repository, name, build, opened, sha256, length, parts FROM entries
+WHERE key = ? AND is_kept
+"""
+_STAGED_BY = """
+SELECT file, key, repository, name, build, opened, sha256, length, parts FROM entries
+WHERE build = ? AND opened = ? AND NOT is_kept
+"""
+_KEPT = """
+SELECT file, key, repository, name, build, opened, sha256, length, parts, used_at FROM entries
+WHERE is_kept
+"""
 
 _log = logging.getLogger(__name__)
 
@@ -161,9 +172,7 @@ class CacheStore:
     def find(self, key: str) -> Entry | None:
         """The entry of that key."""
         with self._trouble("find") as index:
-            row = index.execute(
-                f"SELECT {_COLUMNS} FROM entries WHERE key = ? AND is_kept", (key,)
-            ).fetchone()
+            row = index.execute(_ENTRY_OF_KEY, (key,)).fetchone()
             return None if row is None else _entry(row)
         return None
 
@@ -247,10 +256,7 @@ class CacheStore:
     def keep(self, build: BuildKey) -> None:
         """The verdict is `passed`, and this replica's ballot agrees: use what the build staged."""
         with self._trouble("keep") as index:
-            for row in index.execute(
-                f"SELECT {_COLUMNS} FROM entries WHERE build = ? AND opened = ? AND NOT is_kept",
-                build,
-            ).fetchall():
+            for row in index.execute(_STAGED_BY, build).fetchall():
                 entry = _entry(row)
                 # an entry never changes: the first one stays
                 if self.find(entry.key) is not None:
@@ -270,10 +276,7 @@ class CacheStore:
     def discard(self, build: BuildKey) -> None:
         """Remove what the build staged."""
         with self._trouble("discard") as index:
-            for row in index.execute(
-                f"SELECT {_COLUMNS} FROM entries WHERE build = ? AND opened = ? AND NOT is_kept",
-                build,
-            ).fetchall():
+            for row in index.execute(_STAGED_BY, build).fetchall():
                 self._remove(_entry(row))
 
     def forget_uses(self, build: BuildKey, *, is_dissent: bool) -> None:
@@ -303,9 +306,8 @@ class CacheStore:
         with self._trouble("sweep") as index:
             now = self._clock()
             index.execute("DELETE FROM uses WHERE at < ?", (now - USES_SECONDS_MAX,))
-            rows = index.execute(f"SELECT {_COLUMNS}, used_at FROM entries WHERE is_kept")
             kept: dict[str, tuple[Entry, KeptItem]] = {}
-            for *columns, used_at in rows.fetchall():
+            for *columns, used_at in index.execute(_KEPT).fetchall():
                 entry = _entry(tuple(columns))
                 kept[entry.file] = entry, KeptItem(entry.file, used_at, entry.length)
             of_repository: dict[str, list[KeptItem]] = {}
@@ -424,8 +426,8 @@ class _NoRoom(Exception):
 
 
 def _entry(row: tuple[Any, ...]) -> Entry:
-    *columns, parts = row
-    return Entry(*columns, msgspec.json.decode(parts, type=tuple[Part, ...]))
+    values = dict(zip(Entry.__struct_fields__, row, strict=True))
+    return Entry(**values | {"parts": msgspec.json.decode(values["parts"], type=tuple[Part, ...])})
 
 
 def _closed() -> sqlite3.Connection:

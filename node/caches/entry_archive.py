@@ -333,7 +333,7 @@ def _records(data: bytes) -> dict[str, str]:
         digits = data[place:space] if space > 0 else b""
         length = int(digits) if digits.isdigit() else 0
         end = place + length
-        if not space < end <= len(data) or data[end - 1 : end] != b"\n":
+        if not place < space < end <= len(data) or data[end - 1 : end] != b"\n":
             raise EntryRefused("the engine's archive has a header that cannot be read")
         key, _, value = data[space + 1 : end - 1].partition(b"=")
         if key.startswith(b"GNU.sparse."):

@@ -1,0 +1,90 @@
+"""Builds with caches in real containers: who writes, who reads, and what a wrong entry does."""
+
+import json
+from typing import Any
+
+import msgspec
+import pytest
+
+from ci.ledger import LateBallotEntry, RecordedBallot, encode_entry
+from ci.operations import BuildResult, Event, Outcome
+from driver.ports import BuildOrder
+from scripts.base_image import EXAMPLE_IMAGE
+from tests.node.conftest import Builder, Room
+
+pytestmark = pytest.mark.docker
+
+CACHE = {"name": "tree", "paths": ["$HOME/.tree", "made/deep"], "files": ["lock"]}
+# makes what is not there, and says which it was
+MAKE = (
+    "if test -e $HOME/.tree/file; then echo warm; else echo cold; mkdir -p $HOME/.tree made/deep;"
+    " echo content >$HOME/.tree/file; ln $HOME/.tree/file $HOME/.tree/second;"
+    " ln -s /etc/passwd $HOME/.tree/out; echo deep >made/deep/file; chmod 700 made/deep; fi"
+)
+CHECK = (
+    'test "$(cat $HOME/.tree/second made/deep/file)" = "content\ndeep"',
+    "test $HOME/.tree/file -ef $HOME/.tree/second",
+    'test "$(readlink $HOME/.tree/out)" = /etc/passwd',
+    # the build's own user can change and remove all of it
+    "echo more >>made/deep/file; rm -r made $HOME/.tree",
+)
+
+
+def with_cache(*commands: str, **more: Any) -> str:
+    return json.dumps({"image": EXAMPLE_IMAGE, "commands": commands, "cache": [CACHE], **more})
+
+
+def files(*commands: str, lock: str = "1", **more: str | bytes) -> dict[str, str | bytes]:
+    """A commit that makes its tree if no cache has it, and then runs these commands."""
+    return {".pbft-ci.yml": with_cache(MAKE, *commands), "lock": lock, **more}
+
+
+async def find(builder: Builder, order: BuildOrder, agrees: bool | None = True) -> BuildResult:
+    """The finding, and what the ledger then says of it."""
+    found = await builder.find(order)
+    settle(builder, order, agrees, found.compared.outcome)
+    await builder.runner.settle()
+    return found
+
+
+def settle(
+    builder: Builder, order: BuildOrder, agrees: bool | None, outcome: Outcome = Outcome.PASSED
+) -> None:
+    ballot = RecordedBallot(replica="node0", outcome=outcome)
+    entry = LateBallotEntry(order.build.hex(), order.opened, ballot, agrees)
+    builder.runner.note_ledger(encode_entry(entry))
+
+
+def was_warm(builder: Builder, order: BuildOrder) -> bool:
+    lines = builder.log(order).split("\n")
+    assert ("warm" in lines) is not ("cold" in lines)
+    return "warm" in lines
+
+
+async def test_a_push_fills_it_and_a_request_only_reads_it(room: Room) -> None:
+    builder = await room.make_builder(room.make_config(room.repository.url))
+    url = room.repository.url
+    first = builder.order(url, room.repository.commit(files(*CHECK[:3])))
+    assert (await find(builder, first)).compared.outcome is Outcome.PASSED, builder.log(first)
+    assert not was_warm(builder, first)
+
+    second = builder.order(url, room.repository.commit(files(*CHECK, more="1")))
+    assert (await find(builder, second)).compared.outcome is Outcome.PASSED, builder.log(second)
+    assert was_warm(builder, second)
+    assert f"made by build {first.build.hex()[:12]}" in builder.log(second)
+
+    # a request reads, and what it leaves under another key is not kept
+    room.repository.git("switch", "--quiet", "--create", "fork")
+    bad = room.repository.commit(files("echo bad >$HOME/.tree/file", lock="2"))
+    room.repository.git("update-ref", "refs/pull/1/head", bad)
+    request = msgspec.structs.replace(
+        builder.order(url, bad), event=Event.PULL_REQUEST, ref="refs/pull/1/head"
+    )
+    assert (await find(builder, request)).compared.outcome is Outcome.PASSED
+    assert not was_warm(builder, request)
+    room.repository.git("switch", "--quiet", "main")
+    third = builder.order(url, room.repository.commit(files(*CHECK[:1], lock="2")))
+    assert (await find(builder, third)).compared.outcome is Outcome.PASSED, builder.log(third)
+    assert not was_warm(builder, third)
+    counts = builder.runner.cache_counts
+    assert (counts.hits, counts.misses, counts.stored, counts.entries) == (1, 3, 2, 2)
