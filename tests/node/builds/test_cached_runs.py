@@ -77,14 +77,54 @@ async def test_a_push_fills_it_and_a_request_only_reads_it(room: Room) -> None:
     room.repository.git("switch", "--quiet", "--create", "fork")
     bad = room.repository.commit(files("echo bad >$HOME/.tree/file", lock="2"))
     room.repository.git("update-ref", "refs/pull/1/head", bad)
+    room.repository.git("switch", "--quiet", "main")
     request = msgspec.structs.replace(
         builder.order(url, bad), event=Event.PULL_REQUEST, ref="refs/pull/1/head"
     )
     assert (await find(builder, request)).compared.outcome is Outcome.PASSED
     assert not was_warm(builder, request)
-    room.repository.git("switch", "--quiet", "main")
     third = builder.order(url, room.repository.commit(files(*CHECK[:1], lock="2")))
     assert (await find(builder, third)).compared.outcome is Outcome.PASSED, builder.log(third)
     assert not was_warm(builder, third)
     counts = builder.runner.cache_counts
     assert (counts.hits, counts.misses, counts.stored, counts.entries) == (1, 3, 2, 2)
+
+
+async def test_a_warm_finding_that_others_contradict_is_found_again_without_caches(
+    room: Room,
+) -> None:
+    """The entry misleads: what the build finds with it is not what it finds by itself."""
+    contradicted: list[ResultKey] = []
+    builder = await room.make_builder(
+        room.make_config(room.repository.url),
+        is_contradicted=lambda key, own: contradicted.append(own) is None and is_lonely,
+    )
+    url = room.repository.url
+    spoil = "echo spoiled >>$HOME/.tree/file"
+    check = 'test "$(cat $HOME/.tree/file)" = content'
+    first = builder.order(url, room.repository.commit(files(spoil)))
+    await find(builder, first)
+
+    # nobody contradicts: it votes what it found, differs, and what misled it goes
+    is_lonely = False
+    red = builder.order(url, room.repository.commit(files(check)))
+    found = await builder.find(red)
+    assert (found.compared.outcome, found.compared.exit_code) == (Outcome.FAILED, 1)
+    assert contradicted == [found.compared]
+    is_lonely = True
+    # before the verdict it misleads once more, and others are there already
+    green = builder.order(url, room.repository.commit(files(check, more="1")))
+    found = await find(builder, green)
+    assert found.compared.outcome is Outcome.PASSED, builder.log(green)
+    log = builder.log(green).split("\n")
+    assert log.index("warm") < log.index("cold")
+    assert "failed with caches, and other replicas agree on something else" in builder.log(green)
+    # what a cold run leaves is not stored: the entry is there still
+    counts = builder.runner.cache_counts
+    assert (counts.cold_rebuilds, counts.hits, counts.stored) == (1, 2, 1)
+    settle(builder, red, agrees=False, outcome=Outcome.FAILED)
+    await builder.runner.settle()
+    assert counts.evictions == {"dissent": 1}
+    last = builder.order(url, room.repository.commit(files(check, more="2")))
+    assert (await find(builder, last)).compared.outcome is Outcome.PASSED
+    assert not was_warm(builder, last)
