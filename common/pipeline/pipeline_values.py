@@ -339,12 +339,13 @@ def read_plain_files(place: Place) -> tuple[str, ...]:
 
 
 def is_plain_path(text: str) -> bool:
-    """Whether this is a relative path of plain names: no `..`, and nothing that stands for more."""
+    """Whether this is a relative path of plain names: no `..`, no `.git`, nothing that stands for
+    more."""
     return (
         len(text) <= PATH_CHARACTERS_MAX
         and _PATH.fullmatch(text) is not None
         and not any(character in text for character in "*?")
-        and not any(part in (".", "..") for part in text.split("/"))
+        and not any(part in (".", "..", ".git") for part in text.split("/"))
     )
 
 
