@@ -36,6 +36,9 @@ FORMAT_VERSION = 1
 FREE_BYTES_MIN = 1024 * 2**20
 # Names of builds that used an entry and never came to a verdict here.
 USES_SECONDS_MAX = 7 * 86400.0
+# Why an entry goes: too long unused; of a limit of all, of a repository; its file is not what was
+# written; the engine does not take it; a build that used it differs from the verdict.
+EVICTION_REASONS = ("age", "size", "repository", "damaged", "unusable", "dissent")
 _ENTRY, _DRAFT = ".tar", ".draft"
 _SCHEMA = """
 CREATE TABLE entries (
@@ -111,12 +114,19 @@ class CacheCounts(msgspec.Struct):
     stored: int = 0
     stored_bytes: int = 0
     stored_seconds: float = 0.0
-    # by reason: age, size, repository, damaged, unusable, dissent
-    evictions: Counter[str] = msgspec.field(default_factory=Counter)
     cold_rebuilds: int = 0
     # what there is now
     entries: int = 0
     bytes: int = 0
+    evictions: Counter[str] = msgspec.field(
+        default_factory=lambda: Counter(dict.fromkeys(EVICTION_REASONS, 0))
+    )
+
+    @property
+    def numbers(self) -> dict[str, float]:
+        """All of it by name, but for the evictions."""
+        names = (name for name in self.__struct_fields__ if name != "evictions")
+        return {name: getattr(self, name) for name in names}
 
 
 class CacheStore:

@@ -120,7 +120,7 @@ async def test_what_a_build_leaves_in_the_place_of_a_cache(
 
 
 async def test_the_commit_wins_and_trouble_is_a_miss(room: Room) -> None:
-    """Entries over which a commit lays its own files, and entries that do not fit or are damaged."""
+    """A commit lays its own files over an entry; one that does not fit or is damaged is a miss."""
     repository, url = room.repository, room.repository.url
     config = room.make_config(url)
     builder = await room.make_builder(config)
@@ -156,4 +156,4 @@ async def test_the_commit_wins_and_trouble_is_a_miss(room: Room) -> None:
     assert (await find(builder, order)).compared.outcome is Outcome.PASSED, builder.log(order)
     assert "not used, its entry was not as it was written" in builder.log(order)
     assert not entry.exists()
-    assert counts.evictions == {"damaged": 1}
+    assert +counts.evictions == {"damaged": 1}

@@ -12,9 +12,9 @@ from ci import operations
 from ci.limits import Limits
 from common.pipeline.pipeline_file import (
     AGREEMENTS,
-    CLONE_KEYS,
     CACHE_KEYS,
     CACHES_MAX,
+    CLONE_KEYS,
     EVENTS,
     FAILURES,
     IMAGES_MAX,
@@ -30,9 +30,9 @@ from common.pipeline.pipeline_file import (
     STEPS_MAX,
     TESTS_KEYS,
     WHEN_KEYS,
-    Clone,
     Cache,
     CachedPath,
+    Clone,
     Pipeline,
     PipelineInvalid,
     Ready,

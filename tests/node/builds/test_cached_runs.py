@@ -6,8 +6,9 @@ from typing import Any
 import msgspec
 import pytest
 
+from ci.assignments import Key
 from ci.ledger import LateBallotEntry, RecordedBallot, encode_entry
-from ci.operations import BuildResult, Event, Outcome
+from ci.operations import BuildResult, Event, Outcome, ResultKey
 from driver.ports import BuildOrder
 from scripts.base_image import EXAMPLE_IMAGE
 from tests.node.conftest import Builder, Room
@@ -94,10 +95,15 @@ async def test_a_warm_finding_that_others_contradict_is_found_again_without_cach
     room: Room,
 ) -> None:
     """The entry misleads: what the build finds with it is not what it finds by itself."""
-    contradicted: list[ResultKey] = []
+    asked: list[ResultKey] = []
+    is_lonely = False
+
+    def is_contradicted(key: Key, own: ResultKey) -> bool:
+        asked.append(own)
+        return is_lonely
+
     builder = await room.make_builder(
-        room.make_config(room.repository.url),
-        is_contradicted=lambda key, own: contradicted.append(own) is None and is_lonely,
+        room.make_config(room.repository.url), is_contradicted=is_contradicted
     )
     url = room.repository.url
     spoil = "echo spoiled >>$HOME/.tree/file"
@@ -106,11 +112,10 @@ async def test_a_warm_finding_that_others_contradict_is_found_again_without_cach
     await find(builder, first)
 
     # nobody contradicts: it votes what it found, differs, and what misled it goes
-    is_lonely = False
     red = builder.order(url, room.repository.commit(files(check)))
     found = await builder.find(red)
     assert (found.compared.outcome, found.compared.exit_code) == (Outcome.FAILED, 1)
-    assert contradicted == [found.compared]
+    assert asked == [found.compared]
     is_lonely = True
     # before the verdict it misleads once more, and others are there already
     green = builder.order(url, room.repository.commit(files(check, more="1")))
@@ -124,7 +129,7 @@ async def test_a_warm_finding_that_others_contradict_is_found_again_without_cach
     assert (counts.cold_rebuilds, counts.hits, counts.stored) == (1, 2, 1)
     settle(builder, red, agrees=False, outcome=Outcome.FAILED)
     await builder.runner.settle()
-    assert counts.evictions == {"dissent": 1}
+    assert +counts.evictions == {"dissent": 1}
     last = builder.order(url, room.repository.commit(files(check, more="2")))
     assert (await find(builder, last)).compared.outcome is Outcome.PASSED
     assert not was_warm(builder, last)

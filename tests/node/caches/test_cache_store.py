@@ -136,7 +136,7 @@ def test_an_entry_that_is_not_what_was_written_is_removed_and_not_used(
     assert stores.store.open(entry, Stop()) is None
     assert stores.store.find("key") is None
     if harm != "folder":
-        assert stores.store.counts.evictions == {"damaged": 1}
+        assert +stores.store.counts.evictions == {"damaged": 1}
         assert not stores.files()
 
 
@@ -153,7 +153,7 @@ def test_what_misled_a_build_goes(stores: Stores) -> None:
     store.forget_uses(("one", 1), is_dissent=False)
     store.forget_uses(("two", 1), is_dissent=True)
     assert stores.kept("good", "bad") == {"good"}
-    assert store.counts.evictions == {"dissent": 1}
+    assert +store.counts.evictions == {"dissent": 1}
     assert not store.users()
 
 
@@ -175,7 +175,7 @@ def test_the_least_recently_used_goes(stores: Stores) -> None:
     # of all: `c` is the oldest
     stores.keep("f", size=20_000, repository="third")
     assert stores.kept("a", "c", "d", "e", "f") == {"a", "d", "e", "f"}
-    assert stores.store.counts.evictions == {"repository": 1, "size": 1}
+    assert +stores.store.counts.evictions == {"repository": 1, "size": 1}
     assert (stores.store.counts.entries, len(stores.files())) == (4, 4)
     stores.clock.now += 30 * DAY + 1
     stores.store.sweep()
