@@ -2,6 +2,7 @@
 
 import io
 import tarfile
+from pathlib import Path
 
 import pytest
 
@@ -211,3 +212,29 @@ def test_what_stops_the_writing_stops_it() -> None:
     writer.begin("home")
     with pytest.raises(OSError, match="no room"):
         writer.add("tree", io.BytesIO(member("tree", data=b"x" * 10 * MIB) + END), Stop())
+
+
+class Endless:
+    """A stream of a folder with ever more files, as a build with 10^6 of them has."""
+
+    def __init__(self) -> None:
+        self._rest = member("tree", tarfile.DIRTYPE)
+        self.count = 0
+
+    def read(self, size: int) -> bytes:
+        while len(self._rest) < size:
+            self.count += 1
+            self._rest += member(f"tree/{self.count}")
+        data, self._rest = self._rest[:size], self._rest[size:]
+        return data
+
+
+@pytest.mark.long
+def test_a_million_files_are_given_up_after_so_many(tmp_path: Path) -> None:
+    stream = Endless()
+    with (tmp_path / "file").open("wb") as file:
+        writer = EntryWriter(file, 2**40, lambda: None)
+        writer.begin("home")
+        with pytest.raises(EntryRefused, match="more than 100000 entries"):
+            writer.add("tree", stream, Stop())  # type: ignore[arg-type]
+    assert stream.count == 100_000
