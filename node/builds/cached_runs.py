@@ -200,7 +200,7 @@ class CachedRuns:
             " without caches"
         )
         await self._sandbox.remove(work.label)
-        await in_thread(self._threads, lambda stop: remove_folder(work.artifacts_folder))
+        await in_thread(self._threads, lambda stop: _remove_all_but_the_tree(work))
 
     async def _stage(self, work: Work) -> None:
         try:
@@ -238,6 +238,13 @@ def cached_files(pipeline: Pipeline, tree: Path, stop: Stop) -> dict[str, str] |
             problem = f"the commit has no plain file {name}, which a cache names"
             return PipelineInvalid(problem, key="files")
     return found
+
+
+def _remove_all_but_the_tree(work: Work) -> None:
+    """What a run collected would be in the way of the next one. Raises OSError."""
+    for path in work.folder.iterdir():
+        if path != work.tree:
+            remove_folder(path)
 
 
 def _key(order: BuildOrder) -> BuildKey:
