@@ -1,12 +1,15 @@
 """Builds that attack what later builds are made from: the caches of a repository."""
 
+import contextlib
 import json
+import sqlite3
 from typing import Any
 
 import msgspec
 import pytest
 
 from ci.operations import Event, Outcome
+from common.configuration.config import NodeConfig
 from driver.ports import BuildOrder
 from scripts.base_image import EXAMPLE_IMAGE
 from tests.node.builds.test_cached_runs import find
@@ -142,11 +145,18 @@ async def test_the_commit_wins_and_trouble_is_a_miss(room: Room) -> None:
     assert counts.hits == 3
 
     # the file systems of a later build are smaller
-    cramped = msgspec.structs.replace(builder.limits, workspace_bytes=8192)
+    cramped = msgspec.structs.replace(builder.limits, workspace_bytes=12_288)
     order = builder.order(url, repository.commit(pipeline_with("test ! -e deep", **cache)))
     order = msgspec.structs.replace(order, limits=cramped)
     assert (await find(builder, order)).compared.outcome is Outcome.PASSED, builder.log(order)
     assert "not used, the file systems of this build are smaller" in builder.log(order)
+
+    # the engine finds no room that the index promised: the keeper is made anew
+    say_it_is_small(config)
+    order = builder.order(url, repository.commit(pipeline_with("test ! -e deep", "true", **cache)))
+    order = msgspec.structs.replace(order, limits=cramped)
+    assert (await find(builder, order)).compared.outcome is Outcome.PASSED, builder.log(order)
+    assert "caches: not used after all: the Docker engine" in builder.log(order)
 
     # a changed file is a miss, and gone
     (entry,) = (config.data_directory / "caches").glob("*.tar")
@@ -157,3 +167,32 @@ async def test_the_commit_wins_and_trouble_is_a_miss(room: Room) -> None:
     assert "not used, its entry was not as it was written" in builder.log(order)
     assert not entry.exists()
     assert +counts.evictions == {"damaged": 1}
+
+
+@pytest.mark.long
+async def test_an_entry_that_the_engine_does_not_take_goes(room: Room) -> None:
+    repository, url = room.repository, room.repository.url
+    config = room.make_config(url)
+    builder = await room.make_builder(config)
+    counts = builder.runner.cache_counts
+    make = (
+        "test -e $HOME/.tree/b || { mkdir -p $HOME/.tree; cd $HOME/.tree; echo 1 >a; echo 2 >b; }"
+    )
+    await find(builder, builder.order(url, repository.commit(pipeline_with(make))))
+    assert counts.entries == 1
+    say_it_is_small(config)
+    cramped = msgspec.structs.replace(builder.limits, home_bytes=4096)
+    order = builder.order(url, repository.commit(pipeline_with("test ! -e $HOME/.tree")))
+    order = msgspec.structs.replace(order, limits=cramped)
+    assert (await find(builder, order)).compared.outcome is Outcome.PASSED, builder.log(order)
+    assert "caches: not used after all: the Docker engine" in builder.log(order)
+    assert +counts.evictions == {"unusable": 1}
+
+
+def say_it_is_small(config: NodeConfig) -> None:
+    """Have the index promise that two files need no room."""
+    index = sqlite3.connect(config.data_directory / "caches" / "index.sqlite3")
+    with contextlib.closing(index), index:
+        index.execute(
+            "UPDATE entries SET parts = CAST(replace(CAST(parts AS TEXT), '8192', '0') AS BLOB)"
+        )
