@@ -69,13 +69,13 @@ async def run(context: Context) -> list[Row]:
     megabytes = files * FILE_BYTES / 1e6
     what = f"a tree of {megabytes:.0f} MB in {files} files"
     return [
-        _row(f"{what}: stored, seconds", STORE_TARGET, stored, megabytes),
-        _row(f"{what}: restored, seconds", RESTORE_TARGET, restored, megabytes),
+        _row(f"{what}: stored, seconds", STORE_TARGET, sides=stored, megabytes=megabytes),
+        _row(f"{what}: restored, seconds", RESTORE_TARGET, sides=restored, megabytes=megabytes),
     ]
 
 
 def _row(
-    what: str, target: Target, sides: tuple[list[float], list[float]], megabytes: float
+    what: str, target: Target, *, sides: tuple[list[float], list[float]], megabytes: float
 ) -> Row:
     product, reference = sides
     return Row(
