@@ -1,10 +1,10 @@
 """Runs the steps of a pipeline, each in a hardened container of its own. Blocking.
 
-Several steps, artifacts, reports, services or caches need a workspace that outlives a container: see
-`workspace`. A single step without those gets its tree over its standard input, into file systems
-that end with it, and its image's own tar unpacks the tree: that is a third of the work for the
-engine. If the image has no tar, or anything else is unusual before the first command runs, the step
-runs like the others.
+Several steps, artifacts, test reports, services or caches need a workspace that outlives a
+container: see `workspace`. A single step without those gets its tree over its standard input, into
+file systems that end with it, and its image's own tar unpacks the tree: that is a third of the work
+for the engine. If the image has no tar, or anything else is unusual before the first command runs,
+the step runs like the others.
 """
 
 import hashlib
