@@ -257,7 +257,7 @@ class BuildRunner:
         return read_log_file(path, offset, bytes_max=bytes_max)
 
     def state(self, build: bytes, opened: int) -> str:
-        """waiting | checkout | image | services | building | retrying: <reason> | none"""
+        """waiting | checkout | image | caches | services | building | retrying: <reason> | none"""
         return self._states.get((build, opened), "none")
 
     def states(self) -> list[str]:
@@ -517,6 +517,7 @@ class BuildRunner:
                 await in_thread(self._threads, lambda stop: self.kept.sweep(self._is_running))
             except Exception:  # noqa: BLE001 (nobody waits for it: told here, and tried again)
                 _log.exception("old logs: a fault of our own")
+            await in_thread(self._threads, lambda stop: self._cached_runs.caches.store.sweep())
             await asyncio.sleep(SWEEP_AGAIN_SECONDS)
 
     def _tidy_behind(self, order: BuildOrder, key: _Key, held: AsyncExitStack) -> None:

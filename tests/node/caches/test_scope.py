@@ -49,6 +49,11 @@ def test_a_commit_below_the_head_only_reads() -> None:
         (REQUEST, "refs/pull/1/head", "main"),
         (REQUEST, "refs/heads/main", "main"),
         (REQUEST, "refs/pull/1/head", "feature"),
+        # a forge without refs of requests: the branch of the request itself
+        (REQUEST, "refs/heads/feature", "main"),
+        (Event.MERGE_GROUP, "refs/heads/gh-readonly-queue/main/pr-1", "main"),
+        # a schedule is no push
+        (Event.CRON, "refs/heads/main", "main"),
     ],
 )
 def test_others_only_read_what_the_branch_of_head_wrote(
