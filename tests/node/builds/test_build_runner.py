@@ -402,8 +402,8 @@ async def test_old_caches_go_also_where_nothing_is_built(
     make_config: ConfigMaker, make_builder: BuilderMaker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("node.builds.build_runner.SWEEP_AGAIN_SECONDS", 0.01)
-    swept = []
-    monkeypatch.setattr(CacheStore, "sweep", swept.append)
+    swept: list[CacheStore] = []
+    monkeypatch.setattr(CacheStore, "sweep", lambda store: swept.append(store))
     await make_builder(make_config(executor="process"))
     # once at its start, and then again and again
     await until(lambda: len(swept) >= 3)
