@@ -512,14 +512,14 @@ class BuildRunner:
 
     async def _sweep(self) -> None:
         """What is too old goes also where no build comes to an end."""
-        sweeps: dict[str, Callable[[], None]] = {
-            "logs": lambda: self.kept.sweep(self._is_running),
-            "caches": self._cached_runs.caches.store.sweep,
+        sweeps: dict[str, Callable[[Stop], None]] = {
+            "logs": lambda stop: self.kept.sweep(self._is_running),
+            "caches": lambda stop: self._cached_runs.caches.store.sweep(),
         }
         while True:
             for what, sweep in sweeps.items():
                 try:
-                    await in_thread(self._threads, lambda stop, sweep=sweep: sweep())
+                    await in_thread(self._threads, sweep)
                 except Exception:  # noqa: BLE001 (nobody waits for it: told here, and tried again)
                     _log.exception("old %s: a fault of our own", what)
             await asyncio.sleep(SWEEP_AGAIN_SECONDS)

@@ -403,7 +403,11 @@ async def test_old_caches_go_also_where_nothing_is_built(
 ) -> None:
     monkeypatch.setattr("node.builds.build_runner.SWEEP_AGAIN_SECONDS", 0.01)
     swept: list[CacheStore] = []
-    monkeypatch.setattr(CacheStore, "sweep", lambda store: swept.append(store))
+
+    def sweep(store: CacheStore) -> None:
+        swept.append(store)
+
+    monkeypatch.setattr(CacheStore, "sweep", sweep)
     await make_builder(make_config(executor="process"))
     # once at its start, and then again and again
     await until(lambda: len(swept) >= 3)
