@@ -12,6 +12,7 @@ from typing import Protocol
 import msgspec
 
 from common.pipeline.foreign_keys import event_advice
+from common.pipeline.path_filter import PathFilter, are_too_many
 from common.pipeline.pipeline_values import (
     HOME_PREFIX,
     PROBLEMS_MAX,
@@ -32,6 +33,7 @@ from common.pipeline.pipeline_values import (
     read_image,
     read_memory,
     read_number,
+    read_path_patterns,
     read_paths,
     read_patterns,
     read_plain_files,
@@ -88,10 +90,13 @@ SERVICE_KEYS = (
 CLONE_KEYS = ("depth", "tags")
 CACHE_KEYS = ("name", "paths", "files")
 READY_KEYS = ("port", "command", "seconds")
-WHEN_KEYS = ("branch", "event", "cron", "status")
+WHEN_KEYS = ("branch", "event", "cron", "status", "path")
+PATH_KEYS = ("include", "exclude")
 RESOURCE_KEYS = ("memory", "cpus", "pids")
 TESTS_KEYS = ("junit", "required")
 EVENTS = ("push", "tag", "pull_request", "merge_group", "cron")
+# those that change something of a branch; for all others `path` is true
+CHANGING_EVENTS = ("pull_request", "merge_group")
 STATUSES = ("success", "failure")
 FAILURES = ("ignore",)
 AGREEMENTS = ("default", "weak")
@@ -162,11 +167,15 @@ class Step(msgspec.Struct, frozen=True):
     statuses: tuple[str, ...] = ("success",)
     # whether it counts as passed, however it ends
     is_failure_ignored: bool = False
+    # for which changed files; None: all
+    paths: PathFilter | None = None
+    # none of those was changed (`Pipeline.for_changes`)
+    is_untouched: bool = False
 
     def is_wanted(self, branch: str, event: str, schedule: str | None = None) -> bool:
         """Whether `when` lets this step run for this event, after steps that end well or not
         (`is_due`). schedule: of the event cron."""
-        if self.events is not None and event not in self.events:
+        if self.is_untouched or (self.events is not None and event not in self.events):
             return False
         if self.schedules is not None and (
             schedule is None or not any(matches(glob, schedule) for glob in self.schedules)
@@ -271,6 +280,29 @@ class Pipeline(msgspec.Struct, frozen=True):
     def step_memory_bytes(self) -> int:
         """What is left of the memory for a step."""
         return self.resources.memory_bytes - sum(s.memory_bytes for s in self.services)
+
+    def needs_changes(self, branch: str, event: str, schedule: str | None = None) -> bool:
+        """Whether it depends on the changed files what is run for this event."""
+        return event in CHANGING_EVENTS and any(
+            step.paths is not None and step.is_wanted(branch, event, schedule)
+            for step in self.steps
+        )
+
+    def for_changes(self, paths: Sequence[str] | None) -> "Pipeline":
+        """The pipeline for these changed files; None: it is not known which they are.
+
+        Without any, all steps run, as where they are more than is compared.
+        """
+        filters = [step.paths for step in self.steps if step.paths is not None]
+        if not paths or are_too_many(filters, paths):
+            return self
+        steps = tuple(
+            msgspec.structs.replace(
+                step, is_untouched=step.paths is not None and not step.paths.is_touched(paths)
+            )
+            for step in self.steps
+        )
+        return msgspec.structs.replace(self, steps=steps)
 
     def images(self, steps: Sequence[Step]) -> tuple[str, ...]:
         """The different images of these steps and of the services, the first step's first."""
@@ -514,8 +546,8 @@ def _steps(place: Place, limits: PipelineLimits, given: Step) -> tuple[Step, ...
 def _step(entry: Place, limits: PipelineLimits, given: Step) -> Step:
     expected = "a mapping with the keys name and commands"
     check_keys(entry, STEP_KEYS, "a step", expected=expected, needed=("name", "commands"))
-    otherwise = (None, None, None, given.statuses)
-    branches, events, schedules, statuses = entry.read("when", _when, otherwise)
+    otherwise = (None, None, None, given.statuses, None)
+    branches, events, schedules, statuses, paths = entry.read("when", _when, otherwise)
     return Step(
         name=entry.read("name", read_step_name, ""),
         image=entry.read("image", read_image, given.image),
@@ -528,6 +560,7 @@ def _step(entry: Place, limits: PipelineLimits, given: Step) -> Step:
         schedules=schedules,
         statuses=statuses,
         is_failure_ignored=entry.read("failure", _failure, None) == "ignore",
+        paths=paths,
     )
 
 
@@ -614,16 +647,31 @@ def _ready(place: Place) -> Ready:
 
 
 _Patterns = tuple[str, ...] | None
+_When = tuple[_Patterns, _Patterns, _Patterns, tuple[str, ...], PathFilter | None]
 
 
-def _when(place: Place) -> tuple[_Patterns, _Patterns, _Patterns, tuple[str, ...]]:
-    expected = "one mapping with branch, event, cron, status; instead of a list write several steps"
+def _when(place: Place) -> _When:
+    keys = ", ".join(WHEN_KEYS)
+    expected = f"one mapping with {keys}; instead of a list write several steps"
     check_keys(place, WHEN_KEYS, "when", expected=expected)
     return (
         place.read("branch", read_patterns, None),
         place.read("event", _events, None),
         place.read("cron", lambda names: read_patterns(names, "a schedule"), None),
         place.read("status", _statuses, STATUSES[:1]),
+        place.read("path", _paths, None),
+    )
+
+
+def _paths(place: Place) -> PathFilter:
+    if not isinstance(place.value, dict):
+        return PathFilter(read_path_patterns(place))
+    check_keys(place, PATH_KEYS, "path", expected="globs, or a mapping with include and exclude")
+    if not place.value:
+        raise place.wrong("must have include or exclude")
+    return PathFilter(
+        place.read("include", read_path_patterns, None),
+        place.read("exclude", read_path_patterns, ()),
     )
 
 

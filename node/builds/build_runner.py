@@ -392,6 +392,10 @@ class BuildRunner:
         if order.is_spare and isinstance(job, Pipeline) and job.agreement == Agreement.WEAK:
             log.note("the pipeline asks for weak agreement: this replica stands by")
             raise _NotNeeded
+        if isinstance(job, Pipeline) and job.needs_changes(
+            order.branch, order.event, order.schedule
+        ):
+            job = await self._for_changes(order, job, log)
         files: Mapping[str, str] | PipelineInvalid = {}
         if isinstance(job, Pipeline) and job.caches:
             assert isinstance(source.tree, Path), "a refused tree has no job"
@@ -447,6 +451,19 @@ class BuildRunner:
             return Ran(result)
         cases = await in_thread(self._threads, lambda stop: _cases(work, reports, stop))
         return Ran(_judged(work, result, cases), cases)
+
+    async def _for_changes(self, order: BuildOrder, pipeline: Pipeline, log: BuildLog) -> Pipeline:
+        """The pipeline without the steps that are for other files. Raises InfrastructureError."""
+        assert order.commit is not None, "nothing is checked out without a commit"
+        changes = await self._checkout.find_changes(order.repository, order.branch, order.commit)
+        if changes.paths is None:
+            log.note(f"path: {changes.problem}: every step runs, whatever its path")
+            return pipeline
+        changed = counted(len(changes.paths), "file")
+        log.note(f"path: {changed} changed since {changes.base}, where {order.branch} was left")
+        paths = changes.paths
+        # a stranger's globs and paths
+        return await in_thread(self._threads, lambda stop: pipeline.for_changes(paths))
 
     async def _add_history(
         self, order: BuildOrder, source: Source, clone: Clone, *, folder: Path, log: BuildLog
