@@ -37,7 +37,7 @@ _NO_FALLBACK = "only an entry whose files are all equal is used: leave it out"
 _WHO_WRITES = "the operators name the branches whose builds fill caches: leave it out"
 _IMAGE = "write image: each step runs in a container"
 _NO_PLUGINS = "there are no plugins: write the commands that it runs"
-_FOR_EACH = "write a step for each variant, with its own image or environment"
+_MATRIX = "write matrix at the top, with axes: each is a variable of the steps"
 _NOT_HERE = "a pipeline does not choose its machines: leave it out"
 _NO_PRIVILEGES = "a build has no privileges and no devices: leave it out"
 _DEPLOY = "a build publishes nothing: name the files in artifacts, and fetch them after the verdict"
@@ -63,7 +63,7 @@ def _each(keys: str, sentence: str) -> dict[str, str]:
 FOREIGN_KEYS: Mapping[str, Mapping[str, str]] = {
     ANYWHERE: {
         **_each("services service", "write services at the top, beside steps"),
-        **_each("matrix strategy parallel parallelism", _FOR_EACH),
+        **_each("matrix strategy parallel parallelism", _MATRIX),
         **_each("secrets secret from_secret id_tokens identity image_pull_secrets", _NO_SECRETS),
         **_each("credentials add_ssh_keys add-ssh-keys vault", _NO_SECRETS),
         **_each("settings plugins uses with orbs addons", _NO_PLUGINS),
@@ -163,7 +163,7 @@ FOREIGN_KEYS: Mapping[str, Mapping[str, str]] = {
         "exists": "write if test -e FILE; then in commands",
         "include": "write the list itself: branch: [main, release/*]",
         "exclude": "write the branches for which the step runs",
-        "matrix": _FOR_EACH,
+        "matrix": "write if ...; then in commands: each axis is a variable",
         "local": "leave it out: lint runs no steps",
         **_each("repo repository instance platform environment", _NOT_HERE),
     },

@@ -12,6 +12,7 @@ from typing import Protocol
 import msgspec
 
 from common.pipeline.foreign_keys import event_advice
+from common.pipeline.matrix import Cell, read_matrix
 from common.pipeline.path_filter import PathFilter, are_too_many
 from common.pipeline.pipeline_values import (
     HOME_PREFIX,
@@ -61,6 +62,7 @@ FULL_DEPTH = "full"
 KEYS = (
     "image",
     "commands",
+    "matrix",
     "steps",
     "services",
     "clone",
@@ -275,6 +277,9 @@ class Pipeline(msgspec.Struct, frozen=True):
     clone: Clone | None = None
     tests: ReportOrder | None = None
     caches: tuple[Cache, ...] = ()
+    # of a matrix, in the file's order: each is run by itself. The steps of all are the same but for
+    # images and variables, so what is said of steps here holds for each.
+    cells: "tuple[PipelineCell, ...]" = ()
 
     @property
     def step_memory_bytes(self) -> int:
@@ -302,12 +307,33 @@ class Pipeline(msgspec.Struct, frozen=True):
             )
             for step in self.steps
         )
-        return msgspec.structs.replace(self, steps=steps)
+        cells = tuple(
+            PipelineCell(cell.name, cell.pipeline.for_changes(paths)) for cell in self.cells
+        )
+        return msgspec.structs.replace(self, steps=steps, cells=cells)
 
     def images(self, steps: Sequence[Step]) -> tuple[str, ...]:
         """The different images of these steps and of the services, the first step's first."""
         services = (service.image for service in self.services)
         return tuple(dict.fromkeys((*(step.image for step in steps), *services)))
+
+
+class PipelineCell(msgspec.Struct, frozen=True):
+    """A cell of a matrix, by its name, and what is run in it."""
+
+    name: str
+    pipeline: Pipeline
+
+
+class CellLimits(msgspec.Struct, frozen=True):
+    """`PipelineLimits` of one cell: all cells together have the time of a build."""
+
+    build_seconds_max: int
+    memory_bytes: int
+    cpus: float
+    pids_max: int
+    artifacts_max: int
+    weak_agreement_allowed: bool
 
 
 class PipelineInvalid(msgspec.Struct, frozen=True):
@@ -350,7 +376,7 @@ def parse_pipeline(data: bytes, limits: PipelineLimits) -> Pipeline | PipelineIn
     pipeline = None
     with suppress(TooManyProblems):
         try:
-            pipeline = _pipeline(root, limits)
+            pipeline = _with_cells(root, limits) if "matrix" in root else _pipeline(root, limits)
         except WrongValue as wrong:
             root.note(wrong)
     if not root.problems:
@@ -405,6 +431,64 @@ def _skipped(branch: str, places: set[int], stops_at_slash: bool) -> set[int]:
                 break
             place += 1
     return reached
+
+
+def _with_cells(root: Place, limits: PipelineLimits) -> Pipeline:
+    """The pipeline of a file with a matrix. Raises WrongValue, TooManyProblems."""
+    cells = root.read("matrix", read_matrix, ())
+    if not cells:
+        # what is wrong with it is noted; the rest is read on
+        return _pipeline(root, limits)
+    if "artifacts" in root:
+        problem = "is not there beside matrix: cells would make different files of one path"
+        root.note(root.at("artifacts").wrong(problem))
+    if "cache" in root:
+        problem = "is not there beside matrix: cells would store different files of one name"
+        root.note(root.at("cache").wrong(problem))
+    shared = CellLimits(
+        # a cell has a second at least: there are fewer cells than a build may have seconds
+        max(1, limits.build_seconds_max // len(cells)),
+        limits.memory_bytes,
+        limits.cpus,
+        limits.pids_max,
+        limits.artifacts_max,
+        limits.weak_agreement_allowed,
+    )
+    found: list[PipelineCell] = []
+    assert isinstance(root.value, dict), "it has a key"
+    for cell in cells:
+        place = Place(cell.file_of(root.value), (), root.problems)
+        found.append(PipelineCell(cell.name, _cell_pipeline(_pipeline(place, shared), cell, place)))
+        if root.problems:
+            # those of the other cells are mostly the same
+            raise TooManyProblems
+    used = {image for cell in found for image in cell.pipeline.images(cell.pipeline.steps)}
+    if (problem_of_images := _images_problem(used)) is not None:
+        root.note(WrongValue(problem_of_images, None, "image"))
+    return msgspec.structs.replace(found[0].pipeline, cells=tuple(found))
+
+
+def _cell_pipeline(pipeline: Pipeline, cell: Cell, place: Place) -> Pipeline:
+    """The pipeline with the cell's texts as variables of its steps and services."""
+    texts = dict(cell.texts)
+    used = [(step.name, step.environment) for step in pipeline.steps]
+    used += [(service.name, service.environment) for service in pipeline.services]
+    for owner, environment in used:
+        for name, _ in environment:
+            if name in texts:
+                problem = f"{owner} has the variable {name}, which is an axis of the matrix"
+                place.note(WrongValue(problem, None, "environment"))
+    return msgspec.structs.replace(
+        pipeline,
+        steps=tuple(
+            msgspec.structs.replace(step, environment=(*step.environment, *cell.texts))
+            for step in pipeline.steps
+        ),
+        services=tuple(
+            msgspec.structs.replace(service, environment=(*service.environment, *cell.texts))
+            for service in pipeline.services
+        ),
+    )
 
 
 def _pipeline(root: Place, limits: PipelineLimits) -> Pipeline:

@@ -137,6 +137,8 @@ VALID = [
     "image: a\nsteps: [{name: x, commands: [y], failure: ignore, when: {status: failure}}]\n",
     "image: a\nsteps: [{name: x, commands: [y], when: {status: [success, failure]}}]\n",
     "image: a\nsteps: [{name: x, commands: [y], when: {path: '**/*.sh'}}]\n",
+    "image: a:${A}\ncommands: [x]\nmatrix: {A: ['1', '2'], B: [x], exclude: [{A: '1'}]}\n",
+    "image: ${A_2}\ncommands: [x]\nmatrix: {include: [{A_2: x, B: y}, {B: z, A_2: b}]}\n",
     "image: a\nsteps: [{name: x, commands: [y], when: {path: {exclude: [docs/**, '*.md']}}}]\n",
     "image: a\ncommands: [x]\nartifacts: [a/..b, .x/.y, a-1.0+b@c=d~e.tar.gz]\n",
     "image: a\ncommands: [x]\nartifacts: [dist, dist/*.whl, '*.log', 'log-?/*']\n",
@@ -230,6 +232,22 @@ BROKEN: list[tuple[str, int | None, str | None, str | None]] = [
             ("{include: [5]}", "include"),
             ("{exclude: a b}", "exclude"),
             ("{on_empty: true}", "on_empty"),
+        )
+    ),
+    *(
+        (f"image: a\ncommands: [x]\nmatrix: {matrix}\n", 3, key, None)
+        for matrix, key in (
+            ("[x]", "matrix"),
+            ("{}", "matrix"),
+            ("{A: x}", "A"),
+            ("{A: [3.10]}", "A"),
+            ("{A: [x, x]}", "A"),
+            ("{a: [x]}", "a"),
+            ("{PBFTCI_X: [x]}", "PBFTCI_X"),
+            ("{PATH: [x]}", "PATH"),
+            ("{A: [x], include: [{A: y}]}", "include"),
+            ("{A: [x], exclude: [{a: y}]}", "a"),
+            ("{include: [{A: 'x y'}]}", "A"),
         )
     ),
     ("image: a\ncommands: [x]\nclone: true\n", 3, "clone", None),
@@ -456,7 +474,7 @@ def test_all_that_is_wrong_is_said_at_once_in_the_order_of_the_lines() -> None:
     ("key", "instead"),
     [
         ("service", "write services"),
-        ("matrix", "a step for each variant"),
+        ("strategy", "write matrix at the top"),
         ("secrets", "after the verdict"),
     ],
 )
