@@ -23,6 +23,7 @@ from ci.case_results import CaseOutcome
 from ci.limits import Limits
 from ci.operations import (
     CHECKOUT_FAILED_EXIT_CODE,
+    TESTED_OUTCOMES,
     Abstain,
     Agreement,
     Ballot,
@@ -39,6 +40,7 @@ from common.pipeline.pipeline_file import (
     PIPELINE_FILE,
     Clone,
     Pipeline,
+    PipelineCell,
     PipelineInvalid,
     parse_pipeline,
 )
@@ -46,10 +48,12 @@ from common.ref_names import ref_of
 from common.retention import DAY_SECONDS, KeepRules
 from driver.ports import BuildOrder
 from node.builds.cached_runs import CachedRuns, IsContradicted, Ran, cached_files
+from node.builds.matrix import result_of_cells
 from node.caches.cache_store import CacheCounts
 from node.outputs.artifact_store import ARTIFACTS_FOLDER, keep_artifacts
 from node.outputs.build_log import BuildLog
 from node.outputs.case_details import DETAILS, CaseDetails, keep_details, read_reports
+from node.outputs.cell_cases import EndedCell, cases_of_cells
 from node.outputs.kept_builds import WORK_FOLDER, KeptBuilds, remove_folder
 from node.sandboxes.containers.docker_sandbox import DockerSandbox
 from node.sandboxes.process_sandbox import ProcessSandbox
@@ -392,6 +396,10 @@ class BuildRunner:
         if order.is_spare and isinstance(job, Pipeline) and job.agreement == Agreement.WEAK:
             log.note("the pipeline asks for weak agreement: this replica stands by")
             raise _NotNeeded
+        if isinstance(job, Pipeline) and job.needs_changes(
+            order.branch, order.event, order.schedule
+        ):
+            job = await self._for_changes(order, job, log)
         files: Mapping[str, str] | PipelineInvalid = {}
         if isinstance(job, Pipeline) and job.caches:
             assert isinstance(source.tree, Path), "a refused tree has no job"
@@ -441,12 +449,69 @@ class BuildRunner:
         return found(ran.result, ran.cases)
 
     async def _attempt(self, work: Work) -> Ran:
-        """Run the work, and read its test reports. Raises InfrastructureError, OSError."""
+        """Run the work, each cell of it. Raises InfrastructureError, OSError."""
+        cells = work.job.cells if isinstance(work.job, Pipeline) else ()
+        return await (self._run_cells(work, cells) if cells else self._run(work))
+
+    async def _run(self, work: Work) -> Ran:
+        """Run it, and read its test reports. Raises InfrastructureError, OSError."""
         result = await self._sandbox.run(work)
         if (reports := result.reports) is None:
             return Ran(result)
         cases = await in_thread(self._threads, lambda stop: _cases(work, reports, stop))
         return Ran(_judged(work, result, cases), cases)
+
+    async def _run_cells(self, work: Work, cells: tuple[PipelineCell, ...]) -> Ran:
+        """Run all cells, one after the other. Raises InfrastructureError, OSError."""
+        results: list[RunResult] = []
+        ended: list[EndedCell] = []
+        for number, cell in enumerate(cells, 1):
+            work.log.note(f"cell {cell.name} ({number} of {len(cells)})")
+            folder = work.folder / f"cell-{number}"
+            began_at = time.monotonic()
+            ran = await self._run_cell(
+                msgspec.structs.replace(work, job=cell.pipeline, folder=folder)
+            )
+            result = ran.result
+            if result.outcome is Outcome.SKIPPED:
+                # `when` is the same for all cells
+                return ran
+            if result.problem is not None:
+                work.log.note(result.problem)
+            words = _in_words(result)
+            work.log.note(f"cell {cell.name}: {words}")
+            results.append(result)
+            seconds = time.monotonic() - began_at
+            message = None if result.outcome is Outcome.PASSED else words
+            ended.append(EndedCell(cell.name, seconds, message, ran.cases))
+        result = result_of_cells(cells, results)
+        if result.outcome not in TESTED_OUTCOMES:
+            return Ran(result)
+        found = await in_thread(self._threads, lambda stop: cases_of_cells(ended, PIPELINE_FILE))
+        if found.problem is not None:
+            work.log.note(f"tests: {found.problem}")
+        return Ran(result, found)
+
+    async def _run_cell(self, work: Work) -> Ran:
+        """Run one cell in a folder of its own, and leave nothing of it for the next one."""
+        await in_thread(self._threads, lambda stop: work.folder.mkdir())
+        ran = await self._run(work)
+        await self._sandbox.remove(work.label)
+        await in_thread(self._threads, lambda stop: remove_folder(work.folder))
+        return ran
+
+    async def _for_changes(self, order: BuildOrder, pipeline: Pipeline, log: BuildLog) -> Pipeline:
+        """The pipeline without the steps that are for other files. Raises InfrastructureError."""
+        assert order.commit is not None, "nothing is checked out without a commit"
+        changes = await self._checkout.find_changes(order.repository, order.branch, order.commit)
+        if changes.paths is None:
+            log.note(f"path: {changes.problem}: every step runs, whatever its path")
+            return pipeline
+        changed = counted(len(changes.paths), "file")
+        log.note(f"path: {changed} changed since {changes.base}, where {order.branch} was left")
+        paths = changes.paths
+        # a stranger's globs and paths
+        return await in_thread(self._threads, lambda stop: pipeline.for_changes(paths))
 
     async def _add_history(
         self, order: BuildOrder, source: Source, clone: Clone, *, folder: Path, log: BuildLog
