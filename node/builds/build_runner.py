@@ -9,7 +9,6 @@ import hashlib
 import logging
 import secrets
 import time
-from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, suppress
@@ -18,7 +17,6 @@ from pathlib import Path
 import msgspec
 
 from ci.case_reports import with_cases
-from ci.case_results import CaseOutcome
 from ci.limits import Limits
 from ci.operations import (
     CHECKOUT_FAILED_EXIT_CODE,
@@ -32,7 +30,6 @@ from ci.operations import (
     Step,
 )
 from common.configuration.config import NodeConfig, RepositoryEntry
-from common.english import counted
 from common.log_pieces import LogPiece, read_log_file
 from common.pipeline.pipeline_file import (
     PIPELINE_FILE,
@@ -46,18 +43,16 @@ from common.retention import DAY_SECONDS, KeepRules
 from driver.ports import BuildOrder
 from node.outputs.artifact_store import ARTIFACTS_FOLDER, keep_artifacts
 from node.outputs.build_log import BuildLog
-from node.outputs.case_details import DETAILS, CaseDetails, keep_details, read_reports
+from node.outputs.case_details import DETAILS, keep_details
 from node.outputs.kept_builds import WORK_FOLDER, KeptBuilds, remove_folder
 from node.sandboxes.containers.docker_sandbox import DockerSandbox
 from node.sandboxes.process_sandbox import ProcessSandbox
 from node.sandboxes.sandbox import (
     NETWORK_WAS_OFF,
     Origin,
-    Reports,
     RunResult,
     Sandbox,
     Work,
-    failed,
 )
 from node.sources.checkout import Checkout, NotThere
 from node.sources.dockerfile import DOCKERFILE
@@ -66,7 +61,7 @@ from node.sources.mirror import NotAFile, Source
 from node.sources.tree import TreeRefused
 from node.work.fair_semaphore import FairSemaphore
 from node.work.infrastructure_error import InfrastructureError
-from node.work.threads import Stop, in_thread
+from node.work.threads import in_thread
 
 RETRY_SECONDS_MIN = 1.0
 # a git server or an engine that is back should be noticed before people give up
@@ -99,8 +94,6 @@ class _Found(msgspec.Struct, frozen=True):
     steps: tuple[Step, ...]
     checkout_seconds: float
     build_seconds: float
-    # None: the pipeline names no test reports, or no step was run
-    cases: CaseDetails | None = None
 
 
 class BuildRunner:
@@ -296,7 +289,7 @@ class BuildRunner:
                 made, kept = folder / ARTIFACTS_FOLDER, self.artifacts_path(*key)
                 # before the log is finished: where the disk fails, all is tried again
                 await in_thread(self._threads, lambda stop: keep_artifacts(made, kept))
-            if (details := found.cases) is not None:
+            if (details := found.result.cases) is not None:
                 await in_thread(self._threads, lambda stop: keep_details(details, cases_path))
             if found.result.problem is not None:
                 log.note(found.result.problem)
@@ -347,7 +340,6 @@ class BuildRunner:
     ) -> _Found:
         """Check out and run. Raises InfrastructureError, _NotNeeded, OSError."""
         began_at = time.monotonic()
-        cases: CaseDetails | None = None
         show_state("checkout")
         log.note(f"{order.repository} branch {order.branch} commit {order.commit or 'none'}")
         source = await self._checkout.check_out(
@@ -395,9 +387,6 @@ class BuildRunner:
                 local_images=source.local_images,
             )
             result = await self._sandbox.run(work)
-            if (reports := result.reports) is not None:
-                cases = await in_thread(self._threads, lambda stop: _cases(work, reports, stop))
-                result = _judged(work, result, cases)
         ended_at = time.monotonic()
         return _Found(
             result,
@@ -406,7 +395,6 @@ class BuildRunner:
             _steps(job, order, result.outcome) if isinstance(job, Pipeline) else (),
             checked_out_at - began_at,
             ended_at - checked_out_at,
-            cases,
         )
 
     async def _add_history(
@@ -450,7 +438,7 @@ class BuildRunner:
             return PipelineInvalid(f"the tree {source.tree.problem}", file="the commit"), digest
         if name == DOCKERFILE:
             return data, digest
-        return parse_pipeline(data, limits), digest
+        return parse_pipeline(data, limits, source.commit_seconds), digest
 
     def _open_log(self, order: BuildOrder) -> BuildLog:
         try:
@@ -530,33 +518,6 @@ def _origin(order: BuildOrder, commit_seconds: int) -> Origin:
         commit_seconds=commit_seconds,
         schedule=order.schedule,
     )
-
-
-def _cases(work: Work, reports: Reports, stop: Stop) -> CaseDetails:
-    """What the test reports say. Blocking. Raises InfrastructureError, Stopped, OSError."""
-    if reports.problem is not None:
-        return CaseDetails(problem=reports.problem)
-    return read_reports(work.reports_folder, reports.files, reports.workspace, stop=stop)
-
-
-def _judged(work: Work, result: RunResult, cases: CaseDetails) -> RunResult:
-    """The result, which has failed if a report is required and absent; a line for the log."""
-    assert isinstance(work.job, Pipeline), "a Dockerfile names no test reports"
-    assert work.job.tests is not None
-    if cases.problem is None:
-        work.log.note(f"tests: {_counted(cases)}")
-        return result
-    if work.job.tests.is_required and result.outcome is Outcome.PASSED:
-        return failed(result, f"tests: {cases.problem}, and the pipeline requires one (required)")
-    work.log.note(f"tests: {cases.problem}")
-    return result
-
-
-def _counted(cases: CaseDetails) -> str:
-    """`812 cases, 810 passed, 2 failed`."""
-    counts = Counter(case.outcome for case in cases.cases)
-    ended = [f"{counts[outcome]} {outcome}" for outcome in reversed(CaseOutcome) if counts[outcome]]
-    return ", ".join((counted(len(cases.cases), "case"), *ended))
 
 
 def _steps(pipeline: Pipeline, order: BuildOrder, outcome: Outcome) -> tuple[Step, ...]:

@@ -100,6 +100,26 @@ def read_reports(
     return CaseDetails(report_sha256=report_sha256(report), cases=cases)
 
 
+def quarantined(details: CaseDetails, reasons: Mapping[str, str]) -> CaseDetails:
+    """The same, where each failed case that has a reason why it may fail is `warned`.
+
+    Its message begins with the reason.
+    """
+
+    def told(case: CaseRow) -> CaseRow:
+        if case.outcome is not CaseOutcome.FAILED or case.id not in reasons:
+            return case
+        lines = (reasons[case.id], *(() if case.message is None else (case.message,)))
+        message = "\n".join(lines)[:MESSAGE_CHARACTERS_MAX]
+        return CaseRow(case.id, CaseOutcome.WARNED, case.seconds, message, case.file)
+
+    cases = tuple(told(case) for case in details.cases)
+    if cases == details.cases:
+        return details
+    report = encode_report({case.id: case.outcome for case in cases})
+    return CaseDetails(report_sha256=report_sha256(report), cases=cases)
+
+
 def keep_details(details: CaseDetails, kept: Path) -> None:
     """Write them to where they are kept, whole or not at all. Raises OSError."""
     made = kept.with_name(f"{kept.name}.new")
