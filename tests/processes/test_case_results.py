@@ -7,7 +7,7 @@ and one is quarantined.
 import itertools
 import json
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,8 @@ import yaml
 
 from ci.case_results import case_sha256, report_sha256
 from ci.flaky import CaseState
+from common.pipeline.pipeline_file import commit_date
+from scripts.example_repository import COMMIT_TIME
 from tests.processes.network import VERDICT_SECONDS, Network, ask
 from tests.processes.programs import client
 
@@ -62,8 +64,8 @@ ALL, HALF = "true", """case "$HOME" in */node[12]/*) true;; *) false;; esac"""
 def quarantining(
     where: str, *, days: int = 30, code: int = 1, more: str = ""
 ) -> dict[str, str]:
-    """A commit whose test_known is quarantined for so many days from now."""
-    until = (datetime.now(UTC) + timedelta(days=days)).date()
+    """A commit whose test_known is quarantined for so many days from the commit on."""
+    until = commit_date(int(COMMIT_TIME.split()[0])) + timedelta(days=days)
     entry = {"case": KNOWN, "until": str(until), "reason": "see #7"}
     tests = {"junit": ["report.xml"], "quarantine": [entry]}
     pipeline = {"image": "none", "commands": ["sh tests.sh"], "tests": tests}
@@ -80,7 +82,7 @@ BRANCHES: dict[str, dict[str, str]] = {
     "chance-2": {".pbft-ci.yml": PIPELINE, "tests.sh": SCRIPT, "chance": "2"},
     "known-everywhere": quarantining(ALL),
     "known-on-two": quarantining(HALF),
-    "expired": quarantining(ALL, days=-2),
+    "expired": quarantining(ALL, days=0),
     "another-too": quarantining(ALL, more="other='<failure/>'"),
     "exit-2": quarantining(ALL, code=2),
 }
