@@ -36,24 +36,31 @@ from ci.operations import (
 _OVERHEAD_BYTES = NOT_PASSED_MAX * 4 + 16
 
 
-def with_cases(result: BuildResult, cases: Mapping[str, CaseOutcome]) -> ResultWithTests:
+def with_cases(
+    result: BuildResult, cases: Mapping[str, CaseOutcome], *, quarantined: int = 0
+) -> ResultWithTests:
     """This result with its test cases, of which there is at least one, as large as a ballot may be.
 
-    cases: outcomes by id; each id is one (`ci.case_results.id_problem`).
+    cases: outcomes by id; each id is one (`ci.case_results.id_problem`). quarantined: how many of
+        the warned ones are.
     """
-    bare = ResultWithTests(result.compared, result.evidence, case_report(cases, 0))
+    no_names = case_report(cases, 0, quarantined=quarantined)
+    bare = ResultWithTests(result.compared, result.evidence, no_names)
     bare_bytes = len(msgspec.msgpack.encode(bare)) + _OVERHEAD_BYTES
-    report = case_report(cases, REPORTING_BALLOT_BYTES - bare_bytes)
+    report = case_report(cases, REPORTING_BALLOT_BYTES - bare_bytes, quarantined=quarantined)
     return ResultWithTests(result.compared, result.evidence, report)
 
 
 def case_report(
-    cases: Mapping[str, CaseOutcome], bytes_max: int = REPORT_LINES_BYTES_MAX
+    cases: Mapping[str, CaseOutcome],
+    bytes_max: int = REPORT_LINES_BYTES_MAX,
+    *,
+    quarantined: int = 0,
 ) -> CaseReport:
     """What a ballot says of these cases, of which there is at least one.
 
     bytes_max: of the lines of the report that it names, if the ballot has less room than usual
-        (`with_cases`).
+        (`with_cases`). quarantined: how many of the warned cases are.
     """
     assert cases
     data = encode_report(cases)
@@ -66,6 +73,7 @@ def case_report(
         skipped=outcomes.count(CaseOutcome.SKIPPED),
         warned=outcomes.count(CaseOutcome.WARNED),
         lines="",
+        quarantined=quarantined,
     )
     if len(data) <= min(bytes_max, REPORT_LINES_BYTES_MAX):
         return msgspec.structs.replace(report, lines=data.decode())
@@ -110,6 +118,8 @@ def report_refusal(report: CaseReport) -> str | None:
     """
     if not 1 <= report.total <= CASES_MAX:
         return f"a report of the tests has 1 to {CASES_MAX} cases"
+    if report.quarantined > report.warned:
+        return "the report has more quarantined cases than warned ones"
     return _lines_refusal(report) if report.lines else _names_refusal(report)
 
 
@@ -140,7 +150,7 @@ def _lines_refusal(report: CaseReport) -> str | None:
         cases = decode_report(data)
     except MalformedReport:
         return "the lines of the report are not canonical"
-    if report != case_report(cases):
+    if report != case_report(cases, quarantined=report.quarantined):
         return "the report does not follow from its lines"
     return None
 

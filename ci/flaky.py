@@ -326,6 +326,7 @@ def _as_cast(recorded: RecordedCases) -> CaseReport:
             NamedCase(case.id, CaseOutcome(case.outcome)) for case in recorded.not_passed
         ),
         is_cut=recorded.is_cut,
+        quarantined=recorded.quarantined,
     )
 
 

@@ -215,6 +215,7 @@ class CaseReport(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fi
     lines: the canonical report itself, if it is short (`ci.case_reports`); else empty.
     not_passed: if `lines` is empty, the failed cases, then the warned ones, each in the order of
         the report. is_cut: there are more of them than a ballot has room for.
+    quarantined: how many of the warned cases failed, which the pipeline file lets them.
     """
 
     report_sha256: Sha256Hex
@@ -226,6 +227,7 @@ class CaseReport(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fi
     lines: Annotated[str, msgspec.Meta(max_length=REPORT_LINES_BYTES_MAX)]
     not_passed: Annotated[tuple[NamedCase, ...], msgspec.Meta(max_length=NOT_PASSED_MAX)] = ()
     is_cut: bool = False
+    quarantined: CaseCount = 0
 
     @property
     def total(self) -> int:

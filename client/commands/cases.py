@@ -123,6 +123,7 @@ def summary_line(found: dict[str, Any]) -> str:
     if counts is None:
         return "no replica reported tests of this build"
     agreed = "agreed" if found["agreed_report_sha256"] else "the reports differ"
+    counts = {**counts, "warned": counts["warned"] - counts["quarantined"]}
     told = [f"{number} {name}" for name, number in counts.items() if number and name != "total"]
     total = "" if counts["total"] is None else f"{counted(counts['total'], 'test')}, "
     return (

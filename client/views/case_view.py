@@ -166,7 +166,8 @@ class BuildCasesView(msgspec.Struct, frozen=True):
             "passed": counts.passed,
             "failed": counts.failed,
             UNSETTLED: agreed[UNSETTLED],
-            "warned": counts.warned,
+            "warned": counts.warned - counts.quarantined,
+            "quarantined": counts.quarantined,
             "skipped": counts.skipped,
         }
         parts = [f"{number} {name}" for name, number in told.items() if number]

@@ -301,8 +301,10 @@ class BuildRunner:
             if details is None or not details.cases:
                 return result
             # many cases take a moment
-            outcomes = details.outcomes
-            return await in_thread(self._threads, lambda stop: with_cases(result, outcomes))
+            outcomes, count = details.outcomes, details.quarantined
+            return await in_thread(
+                self._threads, lambda stop: with_cases(result, outcomes, quarantined=count)
+            )
         except OSError as error:
             await self._tidy_or_tell(key)
             raise InfrastructureError(f"this machine: {error}") from error

@@ -130,6 +130,7 @@ CUT = case_report({**MANY, **{f"{number:04}": F for number in range(500)}})
         (report_of({"a": P}, report_sha256="0" * 64), "does not follow from its lines"),
         (report_of({"a": P}, set_sha256="0" * 64), "does not follow from its lines"),
         (report_of({"a": P}, passed=2), "does not follow from its lines"),
+        (report_of({"a": P}, quarantined=1), "more quarantined cases than warned ones"),
         (report_of({"a": P}, is_cut=True), "does not follow from its lines"),
         (report_of({"a": F}, not_passed=(NamedCase("a", F),)), "does not follow from its lines"),
         (msgspec.structs.replace(LONG, not_passed=LONG.not_passed[::-1]), "in their order"),

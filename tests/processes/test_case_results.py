@@ -61,9 +61,7 @@ exit $code
 ALL, HALF = "true", """case "$HOME" in */node[12]/*) true;; *) false;; esac"""
 
 
-def quarantining(
-    where: str, *, days: int = 30, code: int = 1, more: str = ""
-) -> dict[str, str]:
+def quarantining(where: str, *, days: int = 30, code: int = 1, more: str = "") -> dict[str, str]:
     """A commit whose test_known is quarantined for so many days from the commit on."""
     until = commit_date(int(COMMIT_TIME.split()[0])) + timedelta(days=days)
     entry = {"case": KNOWN, "until": str(until), "reason": "see #7"}
@@ -210,4 +208,5 @@ def test_a_quarantined_case_is_a_warning_and_nothing_else_is(
         2 if branch == "known-on-two" else 4
     )
     if branch == "known-everywhere":
+        assert ", 1 quarantined" in verified.output
         assert client(network, "verify", str(envelope), "--any", "--no-warnings").code == 1
