@@ -52,18 +52,30 @@ class CaseRow(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_field
     file: Annotated[str, msgspec.Meta(max_length=PATH_BYTES_MAX)]
 
 
+class QuarantineRow(msgspec.Struct, frozen=True, array_like=True):
+    """An entry of a quarantine. until: a day, as the file has it; days_left: from the commit's date
+    on; none or fewer are left once it is over."""
+
+    case: str
+    until: str
+    days_left: int
+    reason: str
+
+
 class CaseDetails(msgspec.Struct, frozen=True, kw_only=True):
     """What is kept of a build's test reports, and served (node.web.case_routes).
 
     report_sha256: of the canonical report that follows from ids and outcomes (ci.case_results),
         and is in the ballot; None: there is none, and `problem` says why.
     cases: sorted by id. quarantined: how many of the warned ones failed, and may.
+    quarantine: all of the pipeline file.
     """
 
     report_sha256: str | None = None
     problem: str | None = None
     cases: tuple[CaseRow, ...] = ()
     quarantined: int = 0
+    quarantine: tuple[QuarantineRow, ...] = ()
 
     @property
     def outcomes(self) -> Mapping[str, CaseOutcome]:

@@ -22,7 +22,13 @@ from common.english import counted
 from common.pipeline.pipeline_file import Pipeline, Quarantined, ReportOrder, commit_date
 from common.safe_text import log_text
 from node.outputs.artifact_store import Collector, FilesWrong, Selection, artifacts_of
-from node.outputs.case_details import CaseDetails, quarantined, read_reports, reports_of
+from node.outputs.case_details import (
+    CaseDetails,
+    QuarantineRow,
+    quarantined,
+    read_reports,
+    reports_of,
+)
 from node.outputs.kept_builds import remove_folder
 from node.sandboxes.sandbox import RunResult, Work, failed
 from node.work.threads import Stop
@@ -110,6 +116,12 @@ class WorkspaceFiles:
         found = self._details(self._work.reports_folder, is_told=True)
         self._note_expired(tests, found)
         details = quarantined(found, {case: _in_words(e) for case, e in self._in_force.items()})
+        today = commit_date(self._work.origin.commit_seconds)
+        entries = tuple(
+            QuarantineRow(e.case, str(e.until), (e.until - today).days, e.reason)
+            for e in tests.quarantine
+        )
+        details = msgspec.structs.replace(details, quarantine=entries)
         result = msgspec.structs.replace(result, cases=details)
         if details.problem is None:
             log.note(f"tests: {_counted(details)}")

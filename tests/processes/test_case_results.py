@@ -209,4 +209,13 @@ def test_a_quarantined_case_is_a_warning_and_nothing_else_is(
     )
     if branch == "known-everywhere":
         assert ", 1 quarantined" in verified.output
+        repository = network.build(found)["repository"]
+        listing = ("tests", "--repository", repository, "--quarantined")
+        network.wait_until(
+            lambda: (
+                "30 days  2024-01-31  suite::test_known  see #7" in client(network, *listing).output
+            ),
+            "the quarantined case in the list",
+            VERDICT_SECONDS,
+        )
         assert client(network, "verify", str(envelope), "--any", "--no-warnings").code == 1

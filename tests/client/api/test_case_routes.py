@@ -81,6 +81,7 @@ async def test_one_machine_is_told_apart_from_a_flaky_case(
     assert (await get(client, f"/api/v1/tests?repository={REPOSITORY}&state=flaky"))[1] == {
         "cases": [],
         "next": None,
+        "quarantined": [],
     }
     _, history = await get(client, f"/api/v1/tests/{case['sha256']}")
     assert [build["build"] for build in history["builds"]] == builds[::-1]
