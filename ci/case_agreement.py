@@ -87,7 +87,7 @@ def agreed_cases(
     equal = [report for report in reports if report.report_sha256 == agreed]
     known = next((report for report in equal if report.lines), None)
     found = _by_name(reports, equal, quorums) if known is None else _of_report(known, reports)
-    said = sorted(report.quarantined for report in reports)[::-1][quorums.weak - 1 :]
+    said = sorted((len(report.quarantined) for report in reports), reverse=True)[quorums.weak - 1 :]
     quarantined = min(next(iter(said), 0), found.counts.warned)
     counts = msgspec.structs.replace(found.counts, quarantined=quarantined)
     return msgspec.structs.replace(found, counts=counts)

@@ -94,7 +94,7 @@ class RecordedCases(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     not_passed: tuple[RecordedCase, ...] = ()
     is_cut: bool = False
     same_as: str | None = None
-    quarantined: int = 0
+    quarantined: tuple[int, ...] = ()
 
 
 class RecordedBallot(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

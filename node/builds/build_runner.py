@@ -301,9 +301,9 @@ class BuildRunner:
             if details is None or not details.cases:
                 return result
             # many cases take a moment
-            outcomes, count = details.outcomes, details.quarantined
+            outcomes, names = details.outcomes, frozenset(details.quarantined)
             return await in_thread(
-                self._threads, lambda stop: with_cases(result, outcomes, quarantined=count)
+                self._threads, lambda stop: with_cases(result, outcomes, quarantined=names)
             )
         except OSError as error:
             await self._tidy_or_tell(key)

@@ -67,14 +67,14 @@ class CaseDetails(msgspec.Struct, frozen=True, kw_only=True):
 
     report_sha256: of the canonical report that follows from ids and outcomes (ci.case_results),
         and is in the ballot; None: there is none, and `problem` says why.
-    cases: sorted by id. quarantined: how many of the warned ones failed, and may.
+    cases: sorted by id. quarantined: the warned ones that failed, and may.
     quarantine: all of the pipeline file.
     """
 
     report_sha256: str | None = None
     problem: str | None = None
     cases: tuple[CaseRow, ...] = ()
-    quarantined: int = 0
+    quarantined: tuple[CaseId, ...] = ()
     quarantine: tuple[QuarantineRow, ...] = ()
 
     @property
@@ -130,8 +130,8 @@ def quarantined(details: CaseDetails, reasons: Mapping[str, str]) -> CaseDetails
     if cases == details.cases:
         return details
     report = encode_report({case.id: case.outcome for case in cases})
-    count = sum(new != old for new, old in zip(cases, details.cases, strict=True))
-    return CaseDetails(report_sha256=report_sha256(report), cases=cases, quarantined=count)
+    names = tuple(n.id for n, old in zip(cases, details.cases, strict=True) if n != old)
+    return CaseDetails(report_sha256=report_sha256(report), cases=cases, quarantined=names)
 
 
 def keep_details(details: CaseDetails, kept: Path) -> None:

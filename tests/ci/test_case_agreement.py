@@ -64,12 +64,8 @@ def test_so_many_cases_are_quarantined_as_f_plus_1_say_at_least(
 ) -> None:
     """One liar can neither make them more nor fewer."""
     ballots = [
-        with_cases(
-            PASSED,
-            {"a": W, "b": W, "c": P} if count else {"a": W, "b": P, "c": P},
-            quarantined=count,
-        )
-        for count in said
+        with_cases(PASSED, {"a": W, "b": W if names else P}, quarantined="ab"[:names])
+        for names in said
     ]
     assert agreement_of(*ballots).counts.quarantined == agreed
 
