@@ -6,6 +6,7 @@ import msgspec
 
 from bench import (
     accept,
+    caches,
     failover,
     history,
     log_page,
@@ -40,6 +41,12 @@ BENCHES = {
             name=verdict.NAME,
             what="webhook to accepted verdict, one at a time and 40 at once",
             run=verdict.run,
+            needs_docker=True,
+        ),
+        Bench(
+            name=caches.NAME,
+            what="a build's cache: stored and restored",
+            run=caches.run,
             needs_docker=True,
         ),
         Bench(name=accept.NAME, what="webhook to 202 at 200/s, p50 and p99", run=accept.run),

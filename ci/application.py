@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 import msgspec
 
 from ci.admission import GATEWAY_ROLE, approval_refusal, joining_refusal, opening_refusal
+from ci.assignments import Key
 from ci.builds import OpenBuild, Requester, encode_build
 from ci.executors import drawn_executors, first_executors, is_anybody_expected
 from ci.ledger import (
@@ -47,6 +48,7 @@ from ci.operations import (
     Outcome,
     ProposeLimits,
     ReportDeadline,
+    ResultKey,
     SubmitBuild,
     WithdrawLimits,
     decode_operation,
@@ -65,7 +67,7 @@ from ci.state_partitions import (
     decode_part,
 )
 from ci.statement import pae, statement_bytes, submitted_build_id
-from ci.verdict import CANCELLED, Thresholds, Verdict, decide
+from ci.verdict import CANCELLED, Thresholds, Verdict, decide, is_contradicted
 from pbft.genesis import REPLICA_ROLE, Cluster
 from pbft.messages import Request
 from pbft.ports import Applied, DeferredReply, Entry, Refusal
@@ -134,6 +136,16 @@ class BuildApplication:
     def thresholds_of(self, build: OpenBuild) -> Thresholds:
         """How many equal ballots a value of this build takes."""
         return Thresholds(self._cluster.quorums, self.limits_of(build).weak_agreement_allowed)
+
+    def is_contradicted(self, key: Key, own: ResultKey, *, replica: str) -> bool:
+        """Whether f + 1 replicas beside this one cast equal ballots on that build that differ from
+        `own`. False if it is not open any more."""
+        build, opened = key
+        found = self._builds.get(build)
+        if found is None or found.opened != opened:
+            return False
+        quorums = self._cluster.quorums
+        return is_contradicted(found.ballots.items(), own, replica, quorums=quorums)
 
     def open_builds(self) -> Mapping[bytes, OpenBuild]:
         """Undecided and closing builds by id, the first opened first. For the shell to read."""

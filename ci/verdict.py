@@ -95,6 +95,20 @@ def decide(
     return DISPUTED if deadline_reports >= quorums.strong else None
 
 
+def is_contradicted(
+    ballots: Iterable[tuple[str, Ballot]], own: ResultKey, replica: str, *, quorums: Quorums
+) -> bool:
+    """Whether f + 1 other replicas, so a correct one among them, found one thing that is not `own`.
+
+    ballots: as for `decide`. replica: the one that found `own`.
+    """
+    found: dict[ResultKey, set[str]] = {}
+    for name, ballot in ballots:
+        if isinstance(ballot, BuildResult) and name != replica and ballot.compared != own:
+            found.setdefault(ballot.compared, set()).add(name)
+    return any(len(replicas) >= quorums.weak for replicas in found.values())
+
+
 def _has_reachable_value(
     found: dict[ResultKey, list[str]], missing: int, thresholds: Thresholds
 ) -> bool:

@@ -27,7 +27,7 @@ async def check_node(
 ) -> list[Finding]:
     """What was found, in the order of the table. peers: the other replicas."""
     directory = config.data_directory
-    kept_bytes_max = config.mirrors_bytes_max + config.builds_bytes_max
+    kept_bytes_max = config.mirrors_bytes_max + config.builds_bytes_max + config.cache_bytes_max
     save_seconds_max = config.view_change_seconds / SAVES_PER_TIMER_MIN
     local = config.local_listen
     machine = [

@@ -7,6 +7,8 @@ from common.doctor.command import Examined
 from common.doctor.report import Part, answer, rows
 from common.installation import NODE_CONFIG
 from common.web.bounded_http import HttpRequest
+from node.builds.cached_runs import CACHES_FOLDER
+from node.caches.cache_store import INDEX_NAME
 from node.storage.store import DATABASE_NAME
 
 
@@ -17,6 +19,7 @@ def node_doctor(check: Check) -> Examined[NodeConfig]:
 
 def _parts(config: NodeConfig) -> list[Part]:
     database = config.data_directory / DATABASE_NAME
+    caches = config.data_directory / CACHES_FOLDER / INDEX_NAME
     return [
         Part("status.txt", lambda: answer(_request(config, "/pbft/status"))),
         Part("readyz.txt", lambda: answer(_request(config, "/readyz"))),
@@ -29,6 +32,15 @@ def _parts(config: NodeConfig) -> list[Part]:
                 ledger_end="SELECT position, hex(head) FROM ledger ORDER BY position DESC LIMIT 1",
                 ledger_gaps="SELECT first, last FROM gaps LIMIT 100",
                 evidence="SELECT replica, count(*), hex(min(pair)) FROM evidence GROUP BY replica",
+            ),
+        ),
+        Part(
+            "caches.txt",
+            lambda: rows(
+                caches,
+                format="PRAGMA user_version",
+                entries="SELECT repository, name, length, is_kept FROM entries LIMIT 100",
+                uses="SELECT count(*) FROM uses",
             ),
         ),
     ]

@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -186,7 +187,13 @@ class _Node:
             faulty = FaultyNode(config.fault_injection, identity, peers)
             self._spoken_links = faulty.links(self._spoken_links)
             self._faults, bend = faulty.routes, faulty.bend
-        self._runner = BuildRunner(config=config, cluster_id=cluster.id, version=VERSION)
+        self._runner = BuildRunner(
+            config=config,
+            cluster_id=cluster.id,
+            version=VERSION,
+            is_contradicted=partial(application.is_contradicted, replica=config.name),
+        )
+        self._runtime.on_ledger_entry = self._runner.note_ledger
         self._tasks = BuildTasks(self._runner, bend)
         self._builds = self._tasks.scheduler = BuildScheduler(
             identity,

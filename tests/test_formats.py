@@ -5,6 +5,7 @@ import pytest
 from client.commands.envelope import TRUST_FORMAT
 from client.storage import database
 from common.membership.entry import ENTRY_FORMAT
+from node.caches import cache_store
 from node.statuses import status_file
 from node.storage import schema
 from scripts.folders import ROOT
@@ -17,6 +18,7 @@ GATEWAY = f"{database.FORMAT_VERSION} (reads {database.FIRST_FORMAT_VERSION} to"
     [
         ("`replica.sqlite3`", f"{schema.FORMAT_VERSION} |"),
         ("`statuses.sqlite3`", f"{status_file.FORMAT_VERSION} |"),
+        ("`caches/index.sqlite3`", f"{cache_store.FORMAT_VERSION} |"),
         ("`gateway.sqlite`", f"{GATEWAY} {database.FORMAT_VERSION}) |"),
         ("`trust.json`", f"{TRUST_FORMAT} |"),
         ("a member's entry", f"{ENTRY_FORMAT} |"),

@@ -69,10 +69,14 @@ def _lint(options: argparse.Namespace) -> int:
     shown = f"image{'s' if len(images) > 1 else ''} {', '.join(images)}; steps {steps}"
     if found.services:
         shown += f"; services {', '.join(service.name for service in found.services)}"
+    if found.caches:
+        shown += f"; caches {', '.join(cache.name for cache in found.caches)}"
     print(f"{name}: valid: {shown}")
     print(f"{name}: checked against {_whose_limits(options)}")
-    if options.file != "-" and found.clone is None:
-        _warn_of_versions(Path(options.file).parent / "pyproject.toml", found)
+    if options.file != "-":
+        _warn_of_cached_files(Path(options.file).parent, found)
+        if found.clone is None:
+            _warn_of_versions(Path(options.file).parent / "pyproject.toml", found)
     return EXIT_DONE
 
 
@@ -82,6 +86,17 @@ def _whose_limits(options: argparse.Namespace) -> str:
         return "the default limits; --cluster takes those of a cluster file"
     file = escape_controls(str(options.cluster))
     return f"the limits of {file}, with which its cluster began; limits show has those of now"
+
+
+def _warn_of_cached_files(folder: Path, pipeline: Pipeline) -> None:
+    """Say which files that caches name are not beside the pipeline file."""
+    for name in sorted({name for cache in pipeline.caches for name in cache.files}):
+        path = folder / name
+        if path.is_symlink() or not path.is_file():
+            print(
+                f"{escape_controls(str(path))}: warning: is no plain file here; if the commit has"
+                " none either, the build is pipeline_invalid: a cache names it"
+            )
 
 
 def _warn_of_versions(file: Path, pipeline: Pipeline) -> None:

@@ -84,6 +84,14 @@ DockerHost = Annotated[
         description="unix:///PATH, tcp://HOST:PORT or ssh://USER@HOST:PORT",
     ),
 ]
+PackageProxy = Annotated[
+    str,
+    msgspec.Meta(
+        max_length=1024,
+        pattern=r"^https?://[!-?A-~]+\Z",
+        description="http:// or https://, without a login (each build could read it)",
+    ),
+]
 Role = Literal["gateway", "operator"]
 SandboxKind = Literal["docker", "process"]
 LogFormat = Literal["text", "json"]
@@ -189,6 +197,24 @@ class ClusterConfig(msgspec.Struct, frozen=True):
         return _entry(self.clients, name, file, what="a client", cluster_file=self.file)
 
 
+class PackageProxies(msgspec.Struct, frozen=True):
+    """The operator's own servers of packages, for steps with a network; None: what a tool has."""
+
+    pip: PackageProxy | None = None
+    npm: PackageProxy | None = None
+    go: PackageProxy | None = None
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """The variables by which the tools find them."""
+        urls = {
+            "PIP_INDEX_URL": self.pip,
+            "NPM_CONFIG_REGISTRY": self.npm,
+            "GOPROXY": self.go,
+        }
+        return {name: url for name, url in urls.items() if url is not None}
+
+
 class NodeConfig(msgspec.Struct, frozen=True):
     """node*.yml: one replica as its operator runs it. Times in seconds."""
 
@@ -228,6 +254,13 @@ class NodeConfig(msgspec.Struct, frozen=True):
     # of its mirrors of repositories, those used last are kept
     mirrors_days_max: Annotated[int, msgspec.Meta(ge=1, le=36500)] = 90
     mirrors_bytes_max: Annotated[int, msgspec.Meta(ge=0)] = 20 * 2**30
+    # of the caches of builds, those used last are kept; bytes: of all, of a repository, of an entry
+    cache_days_max: Annotated[int, msgspec.Meta(ge=1, le=36500)] = 30
+    cache_bytes_max: Annotated[int, msgspec.Meta(ge=0)] = 20 * 2**30
+    cache_repository_bytes_max: Annotated[int, msgspec.Meta(ge=0)] = 2 * 2**30
+    cache_entry_bytes_max: Annotated[int, msgspec.Meta(ge=0)] = 512 * 2**20
+    # where steps with a network find packages instead: `pip`, `npm`, `go`
+    package_proxies: PackageProxies = PackageProxies()
     # `json` writes one object per line, for programs that collect logs
     log_format: LogFormat = "text"
     # how long an infrastructure error is retried before the node abstains

@@ -12,6 +12,7 @@ FILE = "the file"
 STEP = "a step"
 SERVICE = "a service"
 WHEN = "when"
+CACHE = "a cache"
 CLONE = "clone"
 TESTS = "tests"
 READY = "ready"
@@ -29,7 +30,10 @@ _NO_SECRETS = (
 _ONE_LIST = "write one list of steps, which run in order in one workspace"
 _WHEN = "write when in a step, with branch and event"
 _COMMANDS = "write commands in a step"
-_CACHE = "nothing is kept between builds; the steps of one share /workspace and $HOME"
+_CACHE = "write cache at the top: a list, each entry with name, paths and files"
+_KEY = "the key is made of the content of files: name lock files there"
+_NO_FALLBACK = "only an entry whose files are all equal is used: leave it out"
+_WHO_WRITES = "the operators name the branches whose builds fill caches: leave it out"
 _IMAGE = "write image: each step runs in a container"
 _NO_PLUGINS = "there are no plugins: write the commands that it runs"
 _FOR_EACH = "write a step for each variant, with its own image or environment"
@@ -162,6 +166,16 @@ FOREIGN_KEYS: Mapping[str, Mapping[str, str]] = {
         "matrix": _FOR_EACH,
         "local": "leave it out: lint runs no steps",
         **_each("repo repository instance platform environment", _NOT_HERE),
+    },
+    CACHE: {
+        **_each("key keys", _KEY),
+        **_each("restore-keys restore_keys fallback_keys", _NO_FALLBACK),
+        **_each("policy unprotect protected", _WHO_WRITES),
+        **_each("path directories folders", "write paths, a list"),
+        "file": "write files, a list",
+        "untracked": "write paths, a list",
+        **_each("when branch event", "a cache is for the whole build: leave it out"),
+        "timeout": "leave it out: what is stored is stored behind the ballot",
     },
     CLONE: {
         **_each("git settings", "write depth and tags here"),

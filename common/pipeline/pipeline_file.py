@@ -15,6 +15,7 @@ import msgspec
 from common.pipeline.foreign_keys import event_advice
 from common.pipeline.pipeline_values import (
     CASE_CHARACTERS_MAX,
+    HOME_PREFIX,
     PROBLEMS_MAX,
     REASON_CHARACTERS_MAX,
     REPORTS_MAX,
@@ -22,7 +23,9 @@ from common.pipeline.pipeline_values import (
     TooManyProblems,
     WrongValue,
     check_keys,
+    is_inside_or_around,
     read_arguments,
+    read_cached_paths,
     read_choice,
     read_commands,
     read_cpus,
@@ -36,6 +39,7 @@ from common.pipeline.pipeline_values import (
     read_number,
     read_paths,
     read_patterns,
+    read_plain_files,
     read_service_name,
     read_step_name,
 )
@@ -44,8 +48,11 @@ from common.yaml_text import YamlError, load_yaml
 
 PIPELINE_FILE = ".pbft-ci.yml"
 PIPELINE_BYTES_MAX = 64 * 1024
+# What cached paths are relative to.
+HOME_ROOT, WORKSPACE_ROOT = "home", "workspace"
 STEPS_MAX = 64
 SERVICES_MAX = 4
+CACHES_MAX = 4
 # as in `ci.operations`: where there are several, a ballot names them
 IMAGES_MAX = 8
 NAMED_IMAGE_CHARACTERS_MAX = 200
@@ -65,6 +72,7 @@ KEYS = (
     "steps",
     "services",
     "clone",
+    "cache",
     "environment",
     "timeout_seconds",
     "network",
@@ -88,6 +96,7 @@ SERVICE_KEYS = (
     "root",
 )
 CLONE_KEYS = ("depth", "tags")
+CACHE_KEYS = ("name", "paths", "files")
 READY_KEYS = ("port", "command", "seconds")
 WHEN_KEYS = ("branch", "event", "cron", "status")
 RESOURCE_KEYS = ("memory", "cpus", "pids")
@@ -242,6 +251,32 @@ class Clone(msgspec.Struct, frozen=True):
     has_tags: bool
 
 
+class CachedPath(msgspec.Struct, frozen=True):
+    """A path that a cache holds. root: `home` or `workspace`, which it is relative to."""
+
+    root: str
+    path: str
+
+    @property
+    def text(self) -> str:
+        """As in the file."""
+        return f"{HOME_PREFIX}{self.path}" if self.root == HOME_ROOT else self.path
+
+    def overlaps(self, other: "CachedPath") -> bool:
+        """Whether one of the two is the other, or inside it."""
+        return self.root == other.root and is_inside_or_around(self.path, other.path)
+
+
+class Cache(msgspec.Struct, frozen=True):
+    """Paths that are there again in a later build whose files are the same."""
+
+    name: str
+    # sorted; none is inside another
+    paths: tuple[CachedPath, ...]
+    # of the commit, sorted: what decides about the content of the paths
+    files: tuple[str, ...]
+
+
 class Pipeline(msgspec.Struct, frozen=True):
     """What to run: the steps in order, and services beside them."""
 
@@ -256,6 +291,7 @@ class Pipeline(msgspec.Struct, frozen=True):
     # None: no `.git`
     clone: Clone | None = None
     tests: ReportOrder | None = None
+    caches: tuple[Cache, ...] = ()
 
     @property
     def step_memory_bytes(self) -> int:
@@ -419,6 +455,7 @@ def _pipeline(root: Place, limits: PipelineLimits, commit_seconds: int | None) -
         steps=steps,
         services=services,
         clone=root.read("clone", _clone, None),
+        caches=root.read("cache", _caches, ()),
         timeout_seconds=seconds,
         resources=resources,
         artifacts=root.read("artifacts", lambda place: read_paths(place, limits.artifacts_max), ()),
@@ -467,6 +504,38 @@ def _until(place: Place, commit_seconds: int | None) -> date:
             f"may be at most {QUARANTINE_DAYS_MAX} days after the commit's date, {today} (UTC)"
         )
     return until
+
+
+def _caches(place: Place) -> tuple[Cache, ...]:
+    caches: list[Cache] = []
+    names: set[str] = set()
+    paths: set[CachedPath] = set()
+    for entry in place.items(CACHES_MAX, "caches, each with name, paths and files"):
+        try:
+            expected = "a mapping with the keys name, paths and files"
+            check_keys(entry, CACHE_KEYS, "a cache", expected=expected, needed=CACHE_KEYS)
+        except WrongValue as wrong:
+            place.note(wrong)
+            continue
+        cache = Cache(
+            name=entry.read("name", read_step_name, ""),
+            paths=tuple(
+                CachedPath(HOME_ROOT if is_at_home else WORKSPACE_ROOT, path)
+                for is_at_home, path in entry.read("paths", read_cached_paths, ())
+            ),
+            files=entry.read("files", read_plain_files, ()),
+        )
+        if cache.name in names:
+            place.note(entry.at("name").wrong("must be another one: a cache before has this name"))
+        for path in cache.paths:
+            if any(path.overlaps(other) for other in paths):
+                problem = f"{path.text} is in a cache before, or one is inside the other"
+                place.note(entry.at("paths").wrong(problem))
+        if cache.name:
+            names.add(cache.name)
+        paths.update(cache.paths)
+        caches.append(cache)
+    return tuple(caches)
 
 
 def _has_images(root: Place) -> bool:

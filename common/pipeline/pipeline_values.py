@@ -18,6 +18,9 @@ FOLDERS_MAX = 4
 VARIABLES_MAX = 128
 PATTERNS_MAX = 32
 REPORTS_MAX = 16
+CACHE_PATHS_MAX = 8
+CACHE_FILES_MAX = 8
+HOME_PREFIX = "$HOME/"
 IMAGE_CHARACTERS_MAX = 255
 NAME_CHARACTERS_MAX = 64
 VALUE_CHARACTERS_MAX = 4096
@@ -297,6 +300,60 @@ def read_folders(place: Place) -> tuple[str, ...]:
         else:
             paths.add(path)
     return tuple(sorted(paths))
+
+
+def read_cached_paths(place: Place) -> tuple[tuple[bool, str], ...]:
+    """Paths below $HOME or in the workspace: whether it is below $HOME, and the rest; sorted."""
+    paths: set[tuple[bool, str]] = set()
+    for entry in place.items(CACHE_PATHS_MAX, "paths, such as $HOME/.npm or node_modules"):
+        text = entry.value if isinstance(entry.value, str) else ""
+        is_at_home = text.startswith(HOME_PREFIX)
+        path = text.removeprefix(HOME_PREFIX)
+        if not is_plain_path(path):
+            problem = (
+                f"must be a path below $HOME or in the workspace, such as {HOME_PREFIX}.npm or"
+                f" node_modules: at most {PATH_CHARACTERS_MAX} letters, digits and ._+@=~,:-/"
+            )
+            entry.note(entry.wrong(problem))
+        elif any(
+            is_at_home is there and is_inside_or_around(path, other) for there, other in paths
+        ):
+            entry.note(entry.wrong("is there twice, or one is inside the other"))
+        else:
+            paths.add((is_at_home, path))
+    return tuple(sorted(paths))
+
+
+def is_inside_or_around(one: str, other: str) -> bool:
+    """Whether these paths are equal, or one is inside the other."""
+    return f"{one}/".startswith(f"{other}/") or f"{other}/".startswith(f"{one}/")
+
+
+def read_plain_files(place: Place) -> tuple[str, ...]:
+    """Names of files of the commit, sorted."""
+    names: set[str] = set()
+    for entry in place.items(CACHE_FILES_MAX, "names of files of the commit"):
+        if not isinstance(entry.value, str) or not is_plain_path(entry.value):
+            problem = (
+                "must be the name of a file of the commit, such as requirements.txt, without *"
+            )
+            entry.note(entry.wrong(problem))
+        elif entry.value in names:
+            entry.note(entry.wrong("is there twice"))
+        else:
+            names.add(entry.value)
+    return tuple(sorted(names))
+
+
+def is_plain_path(text: str) -> bool:
+    """Whether this is a relative path of plain names: no `..`, no `.git`, nothing that stands for
+    more."""
+    return (
+        len(text) <= PATH_CHARACTERS_MAX
+        and _PATH.fullmatch(text) is not None
+        and not any(character in text for character in "*?")
+        and not any(part in (".", "..", ".git") for part in text.split("/"))
+    )
 
 
 def read_flag(place: Place) -> bool:

@@ -59,6 +59,9 @@ class RepositoryEntry(msgspec.Struct, frozen=True):
     submodule_of: tuple[str, ...] | None = None
     # images that its builds may use as they are on this operator's engine, by name. For nodes alone
     local_images: tuple[str, ...] = ()
+    # the branches whose builds write caches, as globs. None: the one that the server's HEAD names;
+    # an empty list: none, so nothing is cached. For nodes alone
+    cache_branches: tuple[Glob, ...] | None = None
 
     @property
     def fetched_from(self) -> str:

@@ -9,9 +9,10 @@ import hashlib
 import logging
 import secrets
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, suppress
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -41,6 +42,8 @@ from common.pipeline.pipeline_file import (
 from common.ref_names import ref_of
 from common.retention import DAY_SECONDS, KeepRules
 from driver.ports import BuildOrder
+from node.builds.cached_runs import CachedRuns, IsContradicted, cached_files
+from node.caches.cache_store import CacheCounts
 from node.outputs.artifact_store import ARTIFACTS_FOLDER, keep_artifacts
 from node.outputs.build_log import BuildLog
 from node.outputs.case_details import DETAILS, keep_details
@@ -61,7 +64,7 @@ from node.sources.mirror import NotAFile, Source
 from node.sources.tree import TreeRefused
 from node.work.fair_semaphore import FairSemaphore
 from node.work.infrastructure_error import InfrastructureError
-from node.work.threads import in_thread
+from node.work.threads import Stop, in_thread
 
 RETRY_SECONDS_MIN = 1.0
 # a git server or an engine that is back should be noticed before people give up
@@ -99,7 +102,14 @@ class _Found(msgspec.Struct, frozen=True):
 class BuildRunner:
     """Runs builds, `builds_at_once` at a time; the others wait."""
 
-    def __init__(self, *, config: NodeConfig, cluster_id: bytes, version: str) -> None:
+    def __init__(
+        self,
+        *,
+        config: NodeConfig,
+        cluster_id: bytes,
+        version: str,
+        is_contradicted: IsContradicted = lambda key, own: False,
+    ) -> None:
         """Starts nothing yet. version: of this software, for the evidence."""
         self._config = config
         self._version = version
@@ -119,6 +129,13 @@ class BuildRunner:
             else DockerSandbox(
                 config, cluster_id, threads=self._threads, connections_max=thread_count
             )
+        )
+        self._cached_runs = CachedRuns(
+            config,
+            self._threads,
+            checkout=self._checkout,
+            sandbox=self._sandbox,
+            is_contradicted=is_contradicted,
         )
         self._slots = FairSemaphore(config.builds_at_once)
         self._states: dict[_Key, str] = {}
@@ -140,11 +157,13 @@ class BuildRunner:
         await in_thread(self._threads, lambda stop: self.kept.start())
         self._checkout.start()
         self._sweeper = asyncio.create_task(self._sweep(), name="sweeper")
+        await self._cached_runs.start()
         await self._sandbox.start(limits)
 
     async def close(self) -> None:
         """Stop all builds and wait until nothing of them is left. Their callers see a cancel."""
         self._is_closed = True
+        self._cached_runs.stop_staging()
         if self._sweeper is not None:
             self._sweeper.cancel()
             await asyncio.wait([self._sweeper])
@@ -154,6 +173,7 @@ class BuildRunner:
         if tasks:
             await asyncio.wait(tasks)
         await self.settle()
+        await self._cached_runs.close()
         await self._sandbox.close()
         self._threads.shutdown(wait=False)
 
@@ -161,6 +181,7 @@ class BuildRunner:
         """Wait until nothing is left of the builds that have their ballots."""
         while self._tidying:
             await asyncio.wait(tuple(self._tidying.values()))
+        await self._cached_runs.settle()
 
     async def build(self, order: BuildOrder) -> Ballot | None:
         """The ballot of this replica on a build. May be cancelled; nothing is left of it then.
@@ -188,6 +209,15 @@ class BuildRunner:
         finally:
             self._tasks.discard(task)
             del self._states[key]
+
+    @property
+    def cache_counts(self) -> CacheCounts:
+        """What came of caches since the start."""
+        return self._cached_runs.caches.counts
+
+    def note_ledger(self, body: bytes) -> None:
+        """The ledger has a new entry, on disk: it may say what becomes of caches."""
+        self._cached_runs.note_ledger(body)
 
     def use_repositories(self, repositories: Sequence[RepositoryEntry]) -> None:
         """Take another list of repositories, for tries that begin from now on."""
@@ -220,7 +250,7 @@ class BuildRunner:
         return read_log_file(path, offset, bytes_max=bytes_max)
 
     def state(self, build: bytes, opened: int) -> str:
-        """waiting | checkout | image | services | building | retrying: <reason> | none"""
+        """waiting | checkout | image | caches | services | building | retrying: <reason> | none"""
         return self._states.get((build, opened), "none")
 
     def states(self) -> list[str]:
@@ -245,7 +275,7 @@ class BuildRunner:
                     try:
                         log = self._logs[key] = log or self._open_log(order)
                         result = await self._try(order, key, log)
-                        self._tidy_behind(key, held.pop_all())
+                        self._tidy_behind(order, key, held.pop_all())
                         return result
                     except InfrastructureError as error:
                         failure = error
@@ -306,27 +336,18 @@ class BuildRunner:
                 self._threads, lambda stop: with_cases(result, outcomes, quarantined=names)
             )
         except OSError as error:
-            await self._tidy_or_tell(key)
+            await self._give_up(order, key)
             raise InfrastructureError(f"this machine: {error}") from error
         except BaseException:
             # A cancel above all: what else goes wrong must not take its place.
-            await self._tidy_or_tell(key)
+            await self._give_up(order, key)
             raise
 
     def _result(
         self, order: BuildOrder, found: _Found, log_sha256: str, *, log_bytes: int
     ) -> BuildResult:
         return BuildResult(
-            ResultKey(
-                outcome=found.result.outcome,
-                exit_code=found.result.exit_code,
-                commit=order.commit,
-                pipeline_sha256=found.pipeline_sha256,
-                image_digest=found.result.image_digest,
-                agreement=found.agreement,
-                artifacts=found.result.artifacts,
-                steps=found.steps,
-            ),
+            _compared(order, found),
             BuildMetadata(
                 log_sha256=log_sha256,
                 log_bytes=log_bytes,
@@ -366,38 +387,52 @@ class BuildRunner:
         if order.is_spare and isinstance(job, Pipeline) and job.agreement == Agreement.WEAK:
             log.note("the pipeline asks for weak agreement: this replica stands by")
             raise _NotNeeded
+        files: Mapping[str, str] | PipelineInvalid = {}
+        if isinstance(job, Pipeline) and job.caches:
+            assert isinstance(source.tree, Path), "a refused tree has no job"
+            files = await in_thread(self._threads, partial(cached_files, job, source.tree))
+            job = files if isinstance(files, PipelineInvalid) else job
         if isinstance(job, Pipeline) and job.clone is not None:
             refused = await self._add_history(order, source, job.clone, folder=folder, log=log)
             if refused is not None:
                 job = PipelineInvalid(f"the tree {refused.problem}", file="the commit")
+
+        def found(result: RunResult) -> _Found:
+            return _Found(
+                result,
+                pipeline_sha256,
+                Agreement(job.agreement) if isinstance(job, Pipeline) else Agreement.DEFAULT,
+                _steps(job, order, result.outcome) if isinstance(job, Pipeline) else (),
+                checked_out_at - began_at,
+                time.monotonic() - checked_out_at,
+            )
+
         if isinstance(job, PipelineInvalid):
             *others, last = job.texts
             for text in others:
                 log.note(text)
-            result = RunResult(Outcome.PIPELINE_INVALID, problem=last)
-        else:
-            assert isinstance(source.tree, Path), "a refused tree has no job"
-            work = Work(
-                label=_name(order.build, order.opened),
-                tree=source.tree,
-                folder=folder,
-                job=job,
-                origin=_origin(order, source.commit_seconds),
-                limits=order.limits,
-                log=log,
-                show_state=show_state,
-                local_images=source.local_images,
-            )
-            result = await self._sandbox.run(work)
-        ended_at = time.monotonic()
-        return _Found(
-            result,
-            pipeline_sha256,
-            Agreement(job.agreement) if isinstance(job, Pipeline) else Agreement.DEFAULT,
-            _steps(job, order, result.outcome) if isinstance(job, Pipeline) else (),
-            checked_out_at - began_at,
-            ended_at - checked_out_at,
+            return found(RunResult(Outcome.PIPELINE_INVALID, problem=last))
+        assert isinstance(source.tree, Path), "a refused tree has no job"
+        assert not isinstance(files, PipelineInvalid), "then there is no job"
+        work = Work(
+            label=_name(order.build, order.opened),
+            tree=source.tree,
+            folder=folder,
+            job=job,
+            origin=_origin(order, source.commit_seconds),
+            limits=order.limits,
+            log=log,
+            show_state=show_state,
+            local_images=source.local_images,
         )
+        result = await self._cached_runs.run(
+            order,
+            work,
+            files,
+            attempt=self._sandbox.run,
+            key_of=lambda result: _compared(order, found(result)),
+        )
+        return found(result)
 
     async def _add_history(
         self, order: BuildOrder, source: Source, clone: Clone, *, folder: Path, log: BuildLog
@@ -463,24 +498,35 @@ class BuildRunner:
 
     async def _sweep(self) -> None:
         """What is too old goes also where no build comes to an end."""
+        sweeps: dict[str, Callable[[Stop], None]] = {
+            "logs": lambda stop: self.kept.sweep(self._is_running),
+            "caches": lambda stop: self._cached_runs.caches.store.sweep(),
+        }
         while True:
-            try:
-                await in_thread(self._threads, lambda stop: self.kept.sweep(self._is_running))
-            except Exception:  # noqa: BLE001 (nobody waits for it: told here, and tried again)
-                _log.exception("old logs: a fault of our own")
+            for what, sweep in sweeps.items():
+                try:
+                    await in_thread(self._threads, sweep)
+                except Exception:  # noqa: BLE001 (nobody waits for it: told here, and tried again)
+                    _log.exception("old %s: a fault of our own", what)
             await asyncio.sleep(SWEEP_AGAIN_SECONDS)
 
-    def _tidy_behind(self, key: _Key, held: AsyncExitStack) -> None:
-        """Tidy up while the ballot is on its way, and give the slot back after that."""
+    def _tidy_behind(self, order: BuildOrder, key: _Key, held: AsyncExitStack) -> None:
+        """Store caches and tidy up while the ballot is on its way; then give the slot back."""
 
         async def tidy() -> None:
             try:
                 async with held:
+                    await self._cached_runs.stage(order)
                     await self._tidy_or_tell(key)
             finally:
                 del self._tidying[key]
 
         self._tidying[key] = asyncio.create_task(tidy(), name=f"tidy {key[0].hex()[:12]}")
+
+    async def _give_up(self, order: BuildOrder, key: _Key) -> None:
+        """Leave nothing of a try without a result; raises nothing but CancelledError."""
+        self._cached_runs.forget(order)
+        await self._tidy_or_tell(key)
 
     async def _tidy_or_tell(self, key: _Key) -> None:
         """As `_tidy`; raises nothing but CancelledError."""
@@ -506,6 +552,20 @@ class BuildRunner:
 
     def _is_running(self, name: str) -> bool:
         return name in {_name(*key) for key in (*tuple(self._states), *tuple(self._tidying))}
+
+
+def _compared(order: BuildOrder, found: _Found) -> ResultKey:
+    """What a ballot says of it that must be equal to count together."""
+    return ResultKey(
+        outcome=found.result.outcome,
+        exit_code=found.result.exit_code,
+        commit=order.commit,
+        pipeline_sha256=found.pipeline_sha256,
+        image_digest=found.result.image_digest,
+        agreement=found.agreement,
+        artifacts=found.result.artifacts,
+        steps=found.steps,
+    )
 
 
 def _origin(order: BuildOrder, commit_seconds: int) -> Origin:

@@ -87,6 +87,16 @@ class NodeMetrics:
         self._scrubbed = self._gauge(
             "pbftci_scrub_passes", "Whole looks through the store since the start"
         )
+        self._caches = self._gauge(
+            "pbftci_caches",
+            "What came of builds' caches since the start, and what there is",
+            "what",
+        )
+        self._evictions = self._gauge(
+            "pbftci_cache_evictions",
+            "Entries of caches that were removed since the start",
+            "reason",
+        )
         # What came since the last `text`: raising the library's counters takes a lock each, and of
         # these there are several in each turn.
         self._new_events: dict[str, int] = {}
@@ -175,6 +185,13 @@ class NodeMetrics:
         self._ledger.labels("found_damaged").set(progress.damaged_entries)
         self._ledger.labels("missing").set(missing)
         self._scrubbed.set(progress.passes)
+
+    def observe_caches(self, counts: Mapping[str, float], evictions: Mapping[str, int]) -> None:
+        """What came of caches since the start: by what is counted; by why an entry went."""
+        for what, value in counts.items():
+            self._caches.labels(what).set(value)
+        for reason, count in evictions.items():
+            self._evictions.labels(reason).set(count)
 
     def watch_configuration(
         self, is_taken: Callable[[], bool], read_at: Callable[[], float]

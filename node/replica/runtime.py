@@ -10,7 +10,7 @@ import itertools
 import logging
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from ci.application import BuildApplication
 from common.configuration.keys import verify
@@ -85,6 +85,8 @@ class Runtime:
         self._turns_begun = 0
         self.metrics = NodeMetrics(replica=name, cluster=cluster, version=VERSION)
         self.trace = MessageTrace(name)
+        # called with the body of each new ledger entry, once it is on disk
+        self.on_ledger_entry: Callable[[bytes], None] | None = None
         # By replica: its last STATUS that was checked, and when it came, in monotonic seconds.
         self._heard: dict[int, tuple[Status, float]] = {}
         self._clock = AwakeClock()
@@ -221,11 +223,19 @@ class Runtime:
             if outputs:
                 now = loop.time()
                 self.metrics.observe_outputs(outputs, now)
+                self._hand_on_entries(outputs)
             self.trace.note_outputs(outputs)
             if has_executed(outputs) or now >= self._update_due:
                 self._builds.update(now)
                 self._update_due = now + UPDATE_SECONDS
             self._turn_done.set()
+
+    def _hand_on_entries(self, outputs: list[Output]) -> None:
+        if self.on_ledger_entry is not None:
+            for output in outputs:
+                for executed in output.executed:
+                    for entry in executed.applied.entries:
+                        self.on_ledger_entry(entry.body)
 
     async def _turn(self, now: float) -> list[Output]:
         """One turn of the core, from what arrived to what was sent."""

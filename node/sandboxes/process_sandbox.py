@@ -80,6 +80,9 @@ class ProcessSandbox:
             self._threads, lambda stop: self._run(work, pipeline, steps, stop=stop)
         )
 
+    async def stage_caches(self, work: Work) -> None:
+        """As `Sandbox`: there are no caches."""
+
     async def remove(self, label: str) -> None:
         """Nothing is left of a build but its work folder, which is its caller's."""
 

@@ -9,6 +9,7 @@ import msgspec
 from ci.limits import Limits
 from ci.operations import Artifact, ImageDigest, Outcome
 from common.pipeline.pipeline_file import Pipeline, Step
+from node.caches.build_caches import CacheAccess
 from node.outputs.artifact_store import ARTIFACTS_FOLDER
 from node.outputs.build_log import BuildLog
 from node.outputs.case_details import REPORTS_FOLDER, CaseDetails
@@ -66,6 +67,8 @@ class Work(msgspec.Struct, frozen=True):
     show_state: Callable[[str], None]
     # the engine's images that it may use as they are
     local_images: tuple[str, ...]
+    # the caches that the pipeline names; None: it names none, or the build is to use none
+    caches: CacheAccess | None = None
 
     @property
     def artifacts_folder(self) -> Path:
@@ -167,13 +170,16 @@ def failed(result: RunResult, problem: str) -> RunResult:
 
 
 class Sandbox(Protocol):
-    """Where builds run. All three raise nothing but InfrastructureError and CancelledError."""
+    """Where builds run. They raise nothing but InfrastructureError and CancelledError."""
 
     async def start(self, limits: Limits) -> None:
         """Remove what a crash left behind. limits: those that hold now."""
 
     async def run(self, work: Work) -> RunResult:
         """Run it to its end. Whatever comes of it, also when cancelled, `remove` is to follow."""
+
+    async def stage_caches(self, work: Work) -> None:
+        """Between `run` and `remove`: write what the build left for its caches (`Work.caches`)."""
 
     async def remove(self, label: str) -> None:
         """Leave nothing of a build that was run; what was never run is nothing to do."""

@@ -38,7 +38,16 @@ from node.sources.gitmodules import (
     wanted_modules,
 )
 from node.sources.history import History, HistoryRoom, add_history
-from node.sources.mirror import Listing, Mirror, Remote, Source, has_reference, throw_away
+from node.sources.mirror import (
+    Heads,
+    Listing,
+    Mirror,
+    Remote,
+    Source,
+    has_reference,
+    heads_of,
+    throw_away,
+)
 from node.sources.mirror_cache import MirrorCache
 from node.sources.tree import (
     ENTRIES_MAX,
@@ -121,6 +130,18 @@ class Checkout:
         """
         remote = self._remote(entry)
         await self._in_thread(lambda stop: has_reference(remote, "HEAD", stop))
+
+    async def ask_heads(self, entry: RepositoryEntry, reference: str) -> Heads:
+        """What the server says now of its HEAD and of a reference, which is checked already.
+
+        Raises InfrastructureError.
+        """
+        remote = self._remote(entry)
+        return await self._in_thread(lambda stop: heads_of(remote, reference, stop))
+
+    def entry_of(self, repository: str) -> RepositoryEntry | None:
+        """The operator's entry of that URL, if it is on the list."""
+        return self._listed.entries.get(repository)
 
     async def check_out(
         self,

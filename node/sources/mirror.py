@@ -40,6 +40,7 @@ COMMIT_SECONDS_MAX = 2**33 - 1
 ANSWER_BYTES_MAX = 1024 * 1024
 
 _ANSWERED_NOTHING = 2
+_HEAD_BRANCH = b"ref: refs/heads/"
 
 # What servers say of a commit that they do not have, and where they give none by its id.
 _NOT_THERE = re.compile(r"not our ref|want [0-9a-f]+ not valid")
@@ -118,6 +119,13 @@ class Remote(msgspec.Struct, frozen=True):
         )
 
 
+class Heads(msgspec.Struct, frozen=True):
+    """The branch that a server's HEAD names, and the id at a reference; None: there is none."""
+
+    branch: str | None
+    tip: str | None
+
+
 def has_reference(remote: Remote, reference: str, stop: Stop) -> bool:
     """Whether the server says that it has it. Raises InfrastructureError where it says nothing."""
     return tip_of(remote, reference, stop) is not None
@@ -143,6 +151,30 @@ def tip_of(remote: Remote, reference: str, stop: Stop) -> str | None:
         if name == reference.encode():
             return object_id.decode(errors="replace")
     return None
+
+
+def heads_of(remote: Remote, reference: str, stop: Stop) -> Heads:
+    """What the server says now of its HEAD and of a reference.
+
+    Raises InfrastructureError where it says nothing.
+    """
+    answer = run_git(
+        ["ls-remote", "--quiet", "--symref", "--", remote.url, "HEAD", reference],
+        environment=remote.environment,
+        stop=stop,
+        output_bytes_max=ANSWER_BYTES_MAX,
+    )
+    if answer.exit_code != 0:
+        raise remote.error_of("the git server did not answer", answer.problem)
+    branch: str | None = None
+    tip: str | None = None
+    for line in answer.output.splitlines():
+        value, _, name = line.partition(b"\t")
+        if name == b"HEAD" and value.startswith(_HEAD_BRANCH):
+            branch = value.removeprefix(_HEAD_BRANCH).decode(errors="replace")
+        elif name == reference.encode():
+            tip = value.decode(errors="replace")
+    return Heads(branch, tip)
 
 
 def throw_away(folder: Path, stop: Stop) -> None:

@@ -7,6 +7,7 @@ that look at the commit alone, so that all replicas refuse the same trees.
 Not `git archive`: it obeys attributes that the tree itself sets (export-ignore, export-subst).
 """
 
+import hashlib
 import io
 import posixpath
 import re
@@ -255,6 +256,25 @@ def _export_part(
                 archive.addfile(header, content)
             if content.read(1) != b"\n":
                 raise CorruptMirror(f"object {entry.object_id} is cut short")
+
+
+def file_digests(tree: Path, names: Iterable[str], stop: Stop) -> dict[str, str]:
+    """The SHA-256 (hex) of those of the names that are plain files of an exported tree.
+
+    Raises Stopped, OSError.
+    """
+    wanted = set(names)
+    found: dict[str, str] = {}
+    with tarfile.open(tree, "r:", encoding="utf-8", errors="surrogateescape") as archive:
+        for member in archive:
+            stop.check()
+            if member.name in wanted and member.isreg():
+                content = archive.extractfile(member)
+                assert content is not None, "a plain file has content"
+                found[member.name] = hashlib.file_digest(content, "sha256").hexdigest()  # type: ignore[arg-type]  # it is one
+                if len(found) == len(wanted):
+                    break
+    return found
 
 
 def append_to_tree(tree: Path, files: Mapping[str, bytes]) -> None:

@@ -192,6 +192,8 @@ class NodeServer:
             is_refusing=self._runtime.is_unsaved,
         )
         metrics.observe_scrub(self._scrub.progress, missing=self._store.ledger.missing())
+        caches = self._runner.cache_counts
+        metrics.observe_caches(caches.numbers, caches.evictions)
         return web.Response(body=metrics.text(), headers={"Content-Type": METRICS_TYPE})
 
     async def _status(self, request: web.Request) -> web.Response:

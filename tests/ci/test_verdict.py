@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ci.operations import Agreement, Ballot, BuildResult, Outcome
-from ci.verdict import DISPUTED, Thresholds, Verdict, decide
+from ci.verdict import DISPUTED, Thresholds, Verdict, decide, is_contradicted
 from pbft.quorums import Quorums, quorums_for
 from tests.ci.builders import (
     ABSTAIN,
@@ -302,3 +302,30 @@ def test_repeated_ballots_change_nothing(
 def _needed(outcome: Outcome, quorums: Quorums) -> int:
     faults_max = (quorums.replicas - 1) // 3
     return quorums.replicas - faults_max if outcome is Outcome.PASSED else faults_max + 1
+
+
+@pytest.mark.parametrize(
+    ("ballots", "is_expected"),
+    [
+        ((PASSED, PASSED), True),
+        ((PASSED,), False),
+        # two replicas that agree with each other, with nobody else, or with this one
+        ((PASSED, FAILED_2), False),
+        ((FAILED, FAILED), False),
+        ((PASSED, FAILED, PASSED), True),
+        # f liars and this replica's own ballot make no f + 1
+        ((PASSED, ABSTAIN, ABSTAIN), False),
+        ((), False),
+    ],
+)
+def test_f_plus_one_others_contradict_a_finding(
+    ballots: tuple[Ballot, ...], is_expected: bool
+) -> None:
+    cast = ordered(*ballots)
+    quorums = quorums_for(4)
+    assert is_contradicted(cast, FAILED.compared, "own", quorums=quorums) is is_expected
+    # its own ballot is none of the others'
+    if is_expected:
+        assert not is_contradicted(cast[:1], FAILED.compared, "own", quorums=quorums)
+        own = [*cast[:1], ("own", PASSED)]
+        assert not is_contradicted(own, FAILED.compared, "own", quorums=quorums)

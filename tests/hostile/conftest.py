@@ -24,6 +24,7 @@ from tests.node.conftest import (
     make_config,
     pipeline,
     repository,
+    room,
     things_of,
 )
 from tests.waiting import block_until
@@ -34,6 +35,7 @@ __all__ = [
     "make_builder",
     "make_config",
     "repository",
+    "room",
 ]
 
 Files = dict[str, str | bytes]

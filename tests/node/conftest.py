@@ -30,6 +30,7 @@ from common.address import Address
 from common.configuration.config import NodeConfig, RepositoryEntry
 from driver.ports import BuildOrder
 from node.builds.build_runner import BuildRunner
+from node.builds.cached_runs import IsContradicted
 from node.sandboxes.containers.docker_engine import CLUSTER_LABEL
 from node.sources.checkout import Checkout
 from node.storage.redo_log import PAGE_BYTES
@@ -124,7 +125,9 @@ class GitRepository:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(content if isinstance(content, bytes) else content.encode())
         for name, target in (links or {}).items():
-            (self.folder / name).symlink_to(target)
+            path = self.folder / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.symlink_to(target)
         self.git("add", "--all", "--force")
         self.git("commit", "--quiet", "--allow-empty", "--message=change")
         return self.git("rev-parse", "HEAD")
@@ -241,7 +244,12 @@ async def make_builder() -> AsyncIterator[BuilderMaker]:
     """A started build runner: `await make_builder(config, **limits)`; closed at the end."""
     made: list[Builder] = []
 
-    async def make(config: NodeConfig, cluster_id: bytes | None = None, **limits: Any) -> Builder:
+    async def make(
+        config: NodeConfig,
+        cluster_id: bytes | None = None,
+        is_contradicted: IsContradicted = lambda key, own: False,
+        **limits: Any,
+    ) -> Builder:
         cluster = cluster_id or secrets.token_bytes(32)
         defaults: dict[str, Any] = {
             "build_seconds_max": 180,
@@ -250,7 +258,12 @@ async def make_builder() -> AsyncIterator[BuilderMaker]:
             "home_bytes": 16 * 2**20,
             "temporary_bytes": 64 * 2**20,
         }
-        runner = BuildRunner(config=config, cluster_id=cluster, version="test")
+        runner = BuildRunner(
+            config=config,
+            cluster_id=cluster,
+            version="test",
+            is_contradicted=is_contradicted,
+        )
         allowed = Limits(**(defaults | limits))
         await runner.start(allowed)
         made.append(Builder(runner, cluster, allowed))

@@ -36,6 +36,7 @@ from common.web.peers import Peers
 from driver.build_scheduler import BuildScheduler, SchedulerPorts
 from driver.ports import BuildOrder
 from node.builds.build_tasks import BuildTasks, StoreRequests
+from node.caches.cache_store import CacheCounts
 from node.faults.faulty_node import FaultyNode
 from node.outputs.kept_builds import KeptBuilds
 from node.replica.runtime import Runtime
@@ -96,6 +97,7 @@ class ScriptedRunner:
         # as one that reads `agreement: weak`: it leaves what it need not build
         self.stands_by = False
         self.left = 0
+        self.cache_counts = CacheCounts(hits=3)
         self.kept = KeptBuilds(folder, KeepRules(), time.time)
         self.run_id = "run1"
 

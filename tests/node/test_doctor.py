@@ -19,7 +19,7 @@ from tests.secret_files import secret_file
 MARKER = "c0ffee-marker"
 PARTS = {
     "versions.txt", "configuration.json", "check.txt", "sizes.txt", "status.txt", "readyz.txt",
-    "metrics.txt", "store.txt", "log.txt",
+    "metrics.txt", "store.txt", "caches.txt", "log.txt",
 }  # fmt: skip
 
 

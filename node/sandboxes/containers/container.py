@@ -100,8 +100,12 @@ def create_container(client: docker.APIClient, order: ContainerOrder) -> str:
 
 def file_system_options(bytes_max: int) -> str:
     """Options of a file system in memory that limit its size."""
-    files_max = FILES_MIN + bytes_max // BYTES_PER_FILE
-    return f"size={bytes_max},nr_inodes={files_max}"
+    return f"size={bytes_max},nr_inodes={files_max(bytes_max)}"
+
+
+def files_max(bytes_max: int) -> int:
+    """How many files a file system in memory of that size holds."""
+    return FILES_MIN + bytes_max // BYTES_PER_FILE
 
 
 def _create(

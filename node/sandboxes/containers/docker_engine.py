@@ -64,6 +64,8 @@ class EngineResources(msgspec.Struct):
     # Ids.
     containers: list[str] = []
     networks: list[str] = []
+    # The container that keeps the workspace, once it was made.
+    keeper: str | None = None
     # There is nothing else. False after an error: the engine may have made something whose answer
     # was lost.
     is_certain: bool = False

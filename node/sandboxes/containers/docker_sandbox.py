@@ -16,6 +16,7 @@ from ci.limits import Limits
 from ci.operations import Outcome
 from common.configuration.config import NodeConfig
 from common.pipeline.pipeline_file import Pipeline, PipelineInvalid
+from node.sandboxes.containers.build_cache import stage_caches
 from node.sandboxes.containers.builder_watch import BuilderWatch, too_many_bytes
 from node.sandboxes.containers.container import HOME, TEMPORARY, ContainerOrder
 from node.sandboxes.containers.container_run import ContainerEnd, run_container
@@ -117,6 +118,14 @@ class DockerSandbox:
         resources.is_certain = True
         return result
 
+    async def stage_caches(self, work: Work) -> None:
+        """As `Sandbox`: the engine packs what the build left."""
+        resources = self._resources.get(work.label)
+        if resources is None or resources.keeper is None:
+            return
+        keeper = resources.keeper
+        await self._call(lambda stop: stage_caches(self._engine.client(), keeper, work, stop=stop))
+
     async def remove(self, label: str) -> None:
         """Remove everything of a build; no container and no image of it stays."""
         resources = self._resources.get(label)
@@ -154,6 +163,7 @@ class DockerSandbox:
             limits=work.limits,
             network_allowed=self._config.network_allowed,
             ca_bundle=await self._ca_bundle(),
+            package_proxies=self._config.package_proxies.environment,
             without_tar=self._without_tar,
             resources=resources,
         )

@@ -1,10 +1,10 @@
 """Runs the steps of a pipeline, each in a hardened container of its own. Blocking.
 
-Several steps, artifacts or test reports need a workspace that outlives a container: see
-`workspace`. A single step without those gets its tree over its standard input, into file systems
-that end with it, and its image's own tar unpacks the tree: that is a third of the work for the
-engine. If the image has no tar, or anything else is unusual before the first command runs, the step
-runs like the others.
+Several steps, artifacts, test reports, services or caches need a workspace that outlives a
+container: see `workspace`. A single step without those gets its tree over its standard input, into
+file systems that end with it, and its image's own tar unpacks the tree: that is a third of the work
+for the engine. If the image has no tar, or anything else is unusual before the first command runs,
+the step runs like the others.
 """
 
 import hashlib
@@ -17,6 +17,7 @@ import msgspec
 from ci.limits import Limits
 from ci.operations import ImageDigest, Outcome
 from common.pipeline.pipeline_file import Pipeline, Step
+from node.sandboxes.containers.build_cache import restore_caches
 from node.sandboxes.containers.container import (
     HOME,
     JOINABLE,
@@ -26,7 +27,7 @@ from node.sandboxes.containers.container import (
 )
 from node.sandboxes.containers.container_output import UNPACK, TreeNotTaken
 from node.sandboxes.containers.container_run import ContainerEnd, can_hand_in, run_container
-from node.sandboxes.containers.docker_engine import EngineResources, Image
+from node.sandboxes.containers.docker_engine import EngineResources, Image, engine_errors
 from node.sandboxes.containers.egress_filter import bridge_name
 from node.sandboxes.containers.services import (
     RunningServices,
@@ -84,6 +85,8 @@ class RunContext(msgspec.Struct, frozen=True):
     # The operator's own settings.
     network_allowed: bool
     ca_bundle: bytes | None
+    # Variables of steps with a network.
+    package_proxies: Mapping[str, str]
     # The surroundings (_surroundings) in which an image did not take a tree. All builds share and
     # extend the set.
     without_tar: MutableSet[str]
@@ -139,6 +142,7 @@ def _is_short(client: docker.APIClient, context: RunContext, steps: tuple[Step, 
     return (
         len(steps) == 1
         and not context.pipeline.services
+        and context.work.caches is None
         and not context.pipeline.artifacts
         and context.pipeline.tests is None
         and not needs_trust
@@ -199,10 +203,7 @@ def _run_steps(
     if pipeline.services:
         names = tuple(service.name for service in pipeline.services)
         keeper = msgspec.structs.replace(keeper, network=JOINABLE, host_names=names)
-    workspace = make_workspace(
-        client, keeper, limits, ca_bundle=context.ca_bundle, resources=context.resources
-    )
-    fill_workspace(client, workspace, context.work.tree, stop=stop)
+    workspace = _made_workspace(client, context, keeper, stop=stop)
     if not pipeline.services or keeper_end(client, workspace) is not None:
         # without a keeper there is no network to join, and the first step tells why
         return _run_in(client, context, steps, workspace=workspace, services=None, stop=stop)
@@ -225,6 +226,40 @@ def _run_steps(
         if ended.is_out_of_memory:
             return RunResult(Outcome.OUT_OF_MEMORY, None, context.image_digest, problem=str(ended))
         return RunResult(Outcome.FAILED, 1, context.image_digest, problem=str(ended))
+
+
+def _made_workspace(
+    client: docker.APIClient, context: RunContext, keeper: ContainerOrder, *, stop: Stop
+) -> Workspace:
+    """The workspace with the commit's files, laid over what caches hold for this build.
+
+    If the engine fails there, it is made once more without caches.
+    """
+    work, resources = context.work, context.resources
+
+    def make() -> Workspace:
+        return make_workspace(
+            client, keeper, context.limits, ca_bundle=context.ca_bundle, resources=resources
+        )
+
+    workspace = make()
+    if work.caches is not None:
+        work.show_state("caches")
+        image_ids = tuple(image.id for image in context.images.values())
+        try:
+            with engine_errors():
+                restore_caches(client, workspace.keeper, work, image_ids=image_ids, stop=stop)
+                fill_workspace(client, workspace, work.tree, stop=stop)
+            return workspace
+        except InfrastructureError as error:
+            if not work.caches.used:
+                raise
+            work.log.note(f"caches: not used after all: {error.reason}")
+            work.caches.forget()
+            client.remove_container(resources.containers.pop(), force=True, v=True)
+            workspace = make()
+    fill_workspace(client, workspace, work.tree, stop=stop)
+    return workspace
 
 
 def _run_in(
@@ -282,8 +317,9 @@ def _order(context: RunContext, step: Step) -> ContainerOrder:
     """The container of a step, but for its name, its time, its workspace and its network."""
     limits = context.limits
     environment = build_environment(HOME, context.work.origin, step)
-    if _is_online(step, context) and context.ca_bundle is not None:
-        environment = dict.fromkeys(CA_VARIABLES, CA_FILE) | environment
+    if _is_online(step, context):
+        trusted = {} if context.ca_bundle is None else dict.fromkeys(CA_VARIABLES, CA_FILE)
+        environment = {**trusted, **context.package_proxies, **environment}
     return ContainerOrder(
         image=context.images[step.image],
         name=context.name,

@@ -62,6 +62,7 @@ for later do
   done
 done
 exit 0"""
+FOLDER = "folder"
 _NO_PROGRAM = (126, 127)
 # What runtimes say if a container's own program is not there.
 _NO_SHELL = re.compile(r"exec: .{0,9}sh\b.*(not found|no such file|permission denied)")
@@ -98,6 +99,7 @@ def make_workspace(
         new_volumes={path: _volume_options(path, size) for path, size in sizes.items()},
     )
     container = _start_keeper(client, order, resources)
+    resources.keeper = container
     if ca_bundle is not None:
         client.put_archive(container, TRUST, _archive("ca.pem", ca_bundle))
     mounts = client.inspect_container(container)["Mounts"]
@@ -198,13 +200,13 @@ def take_files(
     for root in collector.roots():
         for folder in collector.folders_on_the_way(root):
             # asked for only to learn what it is: that is said before the first piece
-            found = _archive_of(client, workspace, folder)
+            found = archive_of(client, workspace.keeper, f"{WORKSPACE}/{folder}")
             if found is not None:
                 found[0].close()
                 check_on_the_way(folder, found[1])
-        wanted = _archive_of(client, workspace, root)
+        wanted = archive_of(client, workspace.keeper, f"{WORKSPACE}/{root}".rstrip("/"))
         if wanted is not None:
-            stream = cast(IO[bytes], _Stream(wanted[0], stop))
+            stream = cast(IO[bytes], ArchiveStream(wanted[0], stop))
             take_from_archive(collector, root, stream, stop=stop, most=limits.workspace_bytes)
     second = _second_name(client, workspace, collector.equal_files(), stop=stop)
     if second is not None:
@@ -236,12 +238,15 @@ def _second_name(
     raise InfrastructureError("the container that keeps the workspace does not answer")
 
 
-def _archive_of(
-    client: docker.APIClient, workspace: Workspace, path: str
+def archive_of(
+    client: docker.APIClient, keeper: str, path: str
 ) -> tuple[Generator[bytes, None, None], str] | None:
-    """The engine's tar of a path in the workspace, and what it is; None: it is not there."""
+    """The engine's tar of an absolute path in the keeper, and what it is; None: it is not there.
+
+    The engine follows links above the last part of the path.
+    """
     try:
-        pieces, found = client.get_archive(workspace.keeper, f"{WORKSPACE}/{path}".rstrip("/"))
+        pieces, found = client.get_archive(keeper, path)
     except docker.errors.NotFound:
         return None
     return pieces, _kind_of_go_mode(int(found["mode"]))
@@ -250,11 +255,11 @@ def _archive_of(
 def _kind_of_go_mode(mode: int) -> str:
     """The engine describes files as Go does (io/fs.FileMode)."""
     if mode & _GO_FOLDER:
-        return "folder"
+        return FOLDER
     return SYMBOLIC_LINK if mode & _GO_SYMBOLIC_LINK else SPECIAL_FILE
 
 
-class _Stream:
+class ArchiveStream:
     """An answer that comes in pieces, as a file to read from."""
 
     def __init__(self, pieces: Iterable[bytes], stop: Stop) -> None:

@@ -70,6 +70,23 @@ def test_a_version_that_git_is_asked_for_is_warned_of(
     assert ("SETUPTOOLS_SCM_PRETEND_VERSION" in said and "warning" in said) == is_warned
 
 
+def test_a_file_of_a_cache_that_is_not_there_is_warned_of(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cache = "cache: [{name: a, paths: [b], files: [lock, here, link]}]\n"
+    file = tmp_path / ".pbft-ci.yml"
+    file.write_text(f"image: a\ncommands: [x]\n{cache}")
+    (tmp_path / "here").write_text("")
+    (tmp_path / "link").symlink_to("here")
+    assert main(["lint", str(file)]) == 0
+    valid, _, *warnings = capsys.readouterr().out.splitlines()
+    assert valid.endswith("; caches a")
+    assert [line.partition(": warning")[0] for line in warnings] == [
+        str(tmp_path / "link"),
+        str(tmp_path / "lock"),
+    ]
+
+
 def test_a_file_that_cannot_be_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["lint", str(tmp_path / "nothing")]) == 2
     assert "cannot be read" in capsys.readouterr().err

@@ -160,6 +160,7 @@ def test_a_node_file(tmp_path: Path) -> None:
     assert (config.executor, config.docker_host, config.builds_at_once) == ("docker", None, 2)
     assert (config.allow_dockerfile, config.fault_injection) == (False, None)
     assert (config.view_change_seconds, config.view_change_seconds_max) == (4.0, 64.0)
+    assert config.package_proxies.environment == {}
     # what an older file does not say is safe
     assert config.images_from == ("docker.io",)
     assert {entry.local_images for entry in config.repositories} == {()}
@@ -251,6 +252,13 @@ def test_a_client_file(tmp_path: Path) -> None:
             "docker_tls_folder: tls\ndocker_host: ssh://ci@10.0.0.1",
             "docker_tls_folder: is for an engine at tcp://, and docker_host is ssh://ci@10.0.0.1;",
         ),
+        (
+            "package_proxies: {pip: 'https://user:word@p.example/simple/'}",
+            "package_proxies.pip: is 'https://user:word@p.example/simple/'; http:// or https://,"
+            " without a login",
+        ),
+        ("package_proxies: {pip: p.example}", "package_proxies.pip: is 'p.example'; http"),
+        ("package_proxies: {gem: 'https://p.example'}", "package_proxies.gem: there is no such"),
         # once this meant any place
         ("images_from:", "images_from: is empty; a list is needed"),
         ("images_from: [https://a.example]", "images_from[0]: is 'https://a.example'; a registry"),

@@ -9,6 +9,7 @@ import pytest
 from ci.limits import Limits
 from common.pipeline.foreign_keys import ANYWHERE, EVENT, FILE, FOREIGN_KEYS, advice
 from common.pipeline.pipeline_file import (
+    CACHE_KEYS,
     CLONE_KEYS,
     EVENTS,
     KEYS,
@@ -28,6 +29,7 @@ KNOWN = {
     "a step": STEP_KEYS,
     "a service": SERVICE_KEYS,
     "when": WHEN_KEYS,
+    "a cache": CACHE_KEYS,
     "clone": CLONE_KEYS,
     "tests": TESTS_KEYS,
     "ready": READY_KEYS,
@@ -75,6 +77,7 @@ DOCUMENTED = {
         " trigger variables when",
         "a service": "name alias entrypoint command variables pull_policy docker",
         "when": "if changes exists variables",
+        "a cache": "key paths untracked unprotect when policy fallback_keys",
         "event": "merge_request_event web schedule api pipeline trigger external",
     },
     # github/docs, workflow syntax
@@ -85,6 +88,7 @@ DOCUMENTED = {
         " strategy container services secrets",
         "a service": "image credentials env ports volumes options command entrypoint",
         "when": "branches branches-ignore tags tags-ignore paths paths-ignore types cron",
+        "a cache": "key path restore-keys",
         "event": "push pull_request pull_request_target workflow_dispatch schedule release"
         " workflow_call repository_dispatch deployment merge_group",
     },
@@ -95,6 +99,7 @@ DOCUMENTED = {
         " environment branches shell executor parameters run checkout save_cache restore_cache"
         " store_artifacts store_test_results persist_to_workspace attach_workspace add_ssh_keys"
         " setup_remote_docker when unless requires context filters matrix type",
+        "a cache": "key keys paths name when",
     },
     # the documentation of Travis CI
     "Travis": {
@@ -102,6 +107,7 @@ DOCUMENTED = {
         " addons env jobs matrix stages before_install install before_script script after_success"
         " after_failure after_script before_deploy deploy after_deploy before_cache branches git"
         " notifications if version import",
+        "a cache": "directories timeout",
     },
 }
 # these look so much like ours that the parser names that one
@@ -122,17 +128,21 @@ def errors_at(place: str, key: str) -> list[str]:
     service: dict[str, object] = {"name": "d", "image": "a"}
     when: dict[str, object] = {}
     clone: dict[str, object] = {"depth": 1}
+    cache: dict[str, object] = {"name": "c", "paths": ["p"], "files": ["f"]}
     inner: dict[str, dict[str, object]] = {
         "the file": file,
         "a step": step,
         "a service": service,
         "when": when,
         "clone": clone,
+        "a cache": cache,
         "ready": service.setdefault("ready", {}),  # type: ignore[dict-item]
         "resources": file.setdefault("resources", {}),  # type: ignore[dict-item]
     }
     if place == "clone":
         file["clone"] = clone
+    if place == "a cache":
+        file["cache"] = [cache]
     if place == "event":
         when["event"] = key
     else:

@@ -13,6 +13,8 @@ from ci import operations
 from ci.limits import Limits
 from common.pipeline.pipeline_file import (
     AGREEMENTS,
+    CACHE_KEYS,
+    CACHES_MAX,
     CLONE_KEYS,
     EVENTS,
     FAILURES,
@@ -32,6 +34,8 @@ from common.pipeline.pipeline_file import (
     STEPS_MAX,
     TESTS_KEYS,
     WHEN_KEYS,
+    Cache,
+    CachedPath,
     Clone,
     Pipeline,
     PipelineInvalid,
@@ -88,6 +92,12 @@ services:
   - name: queue-1
     image: b
     ready: {command: [ping]}
+cache:
+  - {name: venv, paths: [$HOME/venv, a/b], files: [requirements.txt, a/lock]}
+  - name: downloads
+    paths:
+      - $HOME/.npm
+    files: [a/lock]
 steps:
   - name: get
     image: other
@@ -108,6 +118,8 @@ steps:
 """
 
 WITH = "image: a\ncommands: [x]\nservices: ["
+CACHED = "image: a\ncommands: [x]\ncache: ["
+ONE = "{name: a, paths: [a], files: [b]}"
 NO_IMAGE = (None, "image", None)
 
 VALID = [
@@ -117,6 +129,8 @@ VALID = [
     "steps: [{name: x, image: a, commands: [y]}]\n",
     "image: a\ncommands: [x]\nclone: {}\n",
     "image: a\ncommands: [x]\nclone: {depth: full}\n",
+    # the same words below $HOME and in the workspace are two places
+    f"{CACHED}{{name: a, paths: [$HOME/a, a, ab], files: [b]}}]\n",
     f"{WITH}{{name: x, image: x}}, {{name: y, image: y, ready: {{seconds: 5}}}}]\n",
     "image: a\ncommands: [x]\nenvironment: {}\n",
     "image: a\ncommands: [x]\nresources: {memory: 33554432}\n",
@@ -161,6 +175,35 @@ BROKEN: list[tuple[str, int | None, str | None, str | None]] = [
     ("image: a\nprivileged: true\ncommands: [x]\n", 2, "privileged", None),
     ("image: a\ncommands: [x]\nvolumes: [/:/host]\n", 3, "volumes", None),
     ("image: a\ncommands: [x]\nsteps: [{name: b, commands: [y]}]\n", 2, "commands", None),
+    *(
+        (f"{CACHED}{entry}]\n", 3, key, None)
+        for entry, key in (
+            ("", "cache"),
+            (f"{', '.join([ONE] * 5)}", "cache"),
+            ("venv", "cache"),
+            ("{name: a, paths: [a]}", "files"),
+            ("{name: a, paths: [a], files: [b], key: c}", "key"),
+            ("{name: a b, paths: [a], files: [b]}", "name"),
+            ("{name: a, paths: [], files: [b]}", "paths"),
+            ("{name: a, paths: a, files: [b]}", "paths"),
+            ("{name: a, paths: [$HOME], files: [b]}", "paths"),
+            ("{name: a, paths: [$HOME/], files: [b]}", "paths"),
+            ("{name: a, paths: [$HOME/../x], files: [b]}", "paths"),
+            ("{name: a, paths: [$HOME/./x], files: [b]}", "paths"),
+            ("{name: a, paths: [$HOMES/x], files: [b]}", "paths"),
+            ("{name: a, paths: [/etc], files: [b]}", "paths"),
+            ("{name: a, paths: [a/..], files: [b]}", "paths"),
+            ("{name: a, paths: [.git/hooks], files: [b]}", "paths"),
+            ("{name: a, paths: [a/.git], files: [b]}", "paths"),
+            ("{name: a, paths: ['*'], files: [b]}", "paths"),
+            ("{name: a, paths: [a, a], files: [b]}", "paths"),
+            ("{name: a, paths: [a], files: []}", "files"),
+            ("{name: a, paths: [a], files: [b, b]}", "files"),
+            ("{name: a, paths: [a], files: ['b*']}", "files"),
+            ("{name: a, paths: [a], files: [../b]}", "files"),
+            ("{name: a, paths: [a], files: [/b]}", "files"),
+        )
+    ),
     ("image: a\nsteps: []\n", 2, "steps", None),
     ("image: a\nsteps: {name: x}\n", 2, "steps", None),
     ("image: a\nsteps:\n - make\n", 3, "steps", None),
@@ -281,6 +324,9 @@ BROKEN_HERE = [
     ),
     (f"{WITH}{{name: x, image: x, memory: 512 MiB}}]\n", 3, "services"),
     (f"{WITH}{{name: x, image: x}}]\nresources: {{memory: 20 MiB}}\n", 3, "services"),
+    (f"{CACHED}{ONE}, {ONE}]\n", 3, "name"),
+    (f"{CACHED}{ONE}, {{name: b, paths: [a/b], files: [b]}}]\n", 3, "paths"),
+    (f"{CACHED}{{name: a, paths: [$HOME/a/b, $HOME/a], files: [b]}}]\n", 3, "paths"),
     ("image: a\nimage: b\n", 2, None),
     ("image: [\n", 2, None),
     ("image: &a b\ncommands: [*a]\n", 2, None),
@@ -331,6 +377,14 @@ def test_everything_that_may_be_said() -> None:
                 True,
             ),
             Service("queue-1", "b", (), None, Ready(None, ("ping",)), (), 256 * 2**20 // 3),
+        ),
+        caches=(
+            Cache(
+                "venv",
+                (CachedPath("workspace", "a/b"), CachedPath("home", "venv")),
+                ("a/lock", "requirements.txt"),
+            ),
+            Cache("downloads", (CachedPath("home", ".npm"),), ("a/lock",)),
         ),
     )
 
@@ -449,6 +503,8 @@ def test_the_schema_knows_the_keys_and_bounds_of_the_parser() -> None:
     assert tuple(service) == SERVICE_KEYS
     assert tuple(service["ready"]["properties"]) == READY_KEYS
     assert properties["services"]["maxItems"] == SERVICES_MAX
+    assert tuple(definitions["cache"]["properties"]) == CACHE_KEYS
+    assert properties["cache"]["maxItems"] == CACHES_MAX
     assert tuple(properties["resources"]["properties"]) == RESOURCE_KEYS
     assert tuple(properties["tests"]["properties"]) == TESTS_KEYS
     assert properties["tests"]["properties"]["junit"]["maxItems"] == REPORTS_MAX

@@ -24,6 +24,7 @@ from ci.operations import (
     encode_operation,
 )
 from driver.ports import BuildOrder
+from node.caches.cache_store import CacheStore
 from node.outputs.build_log import BuildLog
 from node.outputs.kept_builds import KeptBuilds
 from node.sandboxes.containers.docker_engine import BUILD_LABEL
@@ -395,6 +396,21 @@ async def test_the_sweep_goes_on_after_a_fault_of_our_own(
     await make_builder(make_config(executor="process"))
     await until(lambda: len(swept) >= 3)
     assert "ZeroDivisionError" in caplog.text
+
+
+async def test_old_caches_go_also_where_nothing_is_built(
+    make_config: ConfigMaker, make_builder: BuilderMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("node.builds.build_runner.SWEEP_AGAIN_SECONDS", 0.01)
+    swept: list[CacheStore] = []
+
+    def sweep(store: CacheStore) -> None:
+        swept.append(store)
+
+    monkeypatch.setattr(CacheStore, "sweep", sweep)
+    await make_builder(make_config(executor="process"))
+    # once at its start, and then again and again
+    await until(lambda: len(swept) >= 3)
 
 
 async def test_start_removes_work_folders_and_keeps_logs(

@@ -14,9 +14,10 @@ import pytest
 from common.configuration.config import RepositoryEntry
 from node.sources import tree
 from node.sources.checkout import Checkout, NotThere
-from node.sources.mirror import NotAFile, Source
-from node.sources.tree import TreeRefused
+from node.sources.mirror import Heads, NotAFile, Source
+from node.sources.tree import TreeRefused, file_digests
 from node.work.infrastructure_error import InfrastructureError
+from node.work.threads import Stop
 from scripts.free_ports import free_ports
 from tests.node.conftest import (
     PATIENCE_SECONDS,
@@ -682,3 +683,33 @@ async def test_a_checkout_keeps_the_list_that_it_began_with(
     )
     assert isinstance(found, Source)
     assert found.local_images == ()
+
+
+async def test_what_the_server_says_of_its_heads(
+    repository: GitRepository, checkout: Checkout
+) -> None:
+    first = repository.commit({"file": "1"})
+    repository.git("branch", "x/main")
+    second = repository.commit({"file": "2"})
+    entry = checkout.entry_of(repository.url)
+    assert entry is not None
+    assert await checkout.ask_heads(entry, "refs/heads/main") == Heads("main", second)
+    # names that end like the ones asked for
+    repository.git("update-ref", "refs/heads/HEAD", first)
+    assert await checkout.ask_heads(entry, "refs/heads/x/main") == Heads("main", first)
+    repository.git("switch", "--quiet", "--detach")
+    assert await checkout.ask_heads(entry, "refs/heads/absent") == Heads(None, None)
+
+
+async def test_what_files_of_a_tree_hold(
+    repository: GitRepository, checkout: Checkout, target: Path
+) -> None:
+    commit = repository.commit({"a/lock": "1", "other": "2"}, links={"link": "other"})
+    found = await checkout.check_out(
+        repository.url, "refs/heads/main", commit, target=target, workspace_bytes=WORKSPACE_BYTES
+    )
+    assert isinstance(found, Source)
+    digest = hashlib.sha256(b"1").hexdigest()
+    # links, folders and what is absent are no plain files
+    names = ("a/lock", "link", "a", "absent", "lock")
+    assert file_digests(target, names, Stop()) == {"a/lock": digest}

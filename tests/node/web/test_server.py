@@ -436,6 +436,8 @@ async def test_metrics_tell_where_the_replica_stands(network: Network, client: C
     assert 'pbftci_peer_connected{replica="node1"} 1.0' in text
     executed = network.runtimes["node0"].replica.core.executed
     assert f'pbftci_state{{what="executed"}} {float(executed)}' in text
+    assert 'pbftci_caches{what="hits"} 3.0' in text
+    assert 'pbftci_cache_evictions{reason="dissent"} 0.0' in text
 
 
 async def test_with_read_tokens_only_what_members_need_is_read_without_one(

@@ -56,6 +56,7 @@ def test_a_tree_that_nobody_unpacks_does_not_count_against_the_image(
         limits=limits,
         network_allowed=False,
         ca_bundle=None,
+        package_proxies={},
         without_tar=without_tar,
         resources=EngineResources(containers=["first"]),
     )

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from ci.operations import Abstain, Event, Outcome
+from common.configuration.config import PackageProxies
 from driver.ports import BuildOrder
 from node.sandboxes.containers import container_run
 from node.sandboxes.containers.docker_engine import CLUSTER_LABEL
@@ -256,23 +257,33 @@ async def test_a_network_that_this_operator_does_not_allow(room: Room) -> None:
 async def test_a_network_of_its_own_for_the_step_that_asks(room: Room, tmp_path: Path) -> None:
     ca_file = tmp_path / "ca.pem"
     ca_file.write_bytes(b"certificates\n" * 100_000)
-    config = room.make_config(room.repository.url, network_allowed=True, build_ca_file=ca_file)
+    proxies = PackageProxies(pip="https://p.example/simple/", npm="https://p.example/npm/")
+    config = room.make_config(
+        room.repository.url,
+        network_allowed=True,
+        build_ca_file=ca_file,
+        package_proxies=proxies,
+    )
     builder = await room.make_builder(config)
     text = steps(
         room.image,
         {
             "network": True,
+            "environment": {"NPM_CONFIG_REGISTRY": "mine"},
             "commands": [
                 "ls /sys/class/net | grep -q eth0",
                 'test "$SSL_CERT_FILE$PIP_CERT" = /pbft-ci/ca.pem/pbft-ci/ca.pem',
                 'test "$REQUESTS_CA_BUNDLE$NODE_EXTRA_CA_CERTS" = /pbft-ci/ca.pem/pbft-ci/ca.pem',
                 'test "$(wc -c <$GIT_SSL_CAINFO)" = 1300000',
+                # the operator's proxies, unless the pipeline names others
+                'test "$PIP_INDEX_URL" = https://p.example/simple/',
+                'test "$NPM_CONFIG_REGISTRY ${GOPROXY-unset}" = "mine unset"',
                 "! echo x >>/pbft-ci/ca.pem",
                 "! touch /pbft-ci/x",
                 "cat /proc/self/status | grep -q 'CapBnd:\t0000000000000000'",
             ],
         },
-        {"commands": ['test "$(ls /sys/class/net)" = lo', 'test -z "$PIP_CERT"']},
+        {"commands": ['test "$(ls /sys/class/net)" = lo', 'test -z "$PIP_CERT$PIP_INDEX_URL"']},
     )
     order = builder.order(room.repository.url, room.repository.commit({".pbft-ci.yml": text}))
     finding = await builder.find(order)

@@ -1,0 +1,1 @@
+"""Caches of builds, on one operator's machine: what is kept, for whom, and in which form."""

@@ -1,0 +1,50 @@
+"""Caches on four real nodes: the verdict in the ledger has each of them keep what it made."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.processes.network import VERDICT_SECONDS, Network
+
+pytestmark = [pytest.mark.docker, pytest.mark.processes]
+
+MAKE = "if test -e $HOME/made; then echo warm; else echo cold; echo x >$HOME/made; fi"
+
+
+def test_the_next_build_finds_what_the_verdict_confirmed(tmp_path: Path, base_image: str) -> None:
+    cache = [{"name": "made", "paths": ["$HOME/made"], "files": ["lock"]}]
+    text = json.dumps({"image": base_image, "commands": [MAKE], "cache": cache})
+    files = {".pbft-ci.yml": text, "lock": "1"}
+    network = Network(tmp_path / "n", {"master": files, "other": files}, executor="docker")
+    with network:
+        network.start()
+
+        def warm(branch: str) -> set[str]:
+            """The nodes whose build found what was made before."""
+            build = network.post(branch)
+            view = network.complete(build)
+            assert view["verdict"]["outcome"] == "passed"
+            network.settle()
+            return {
+                name for name in network.node_names if b"\nwarm\n" in logs_of(network, name, build)
+            }
+
+        def kept(name: str) -> bool:
+            metrics = network.node(name, "/metrics").body.decode()
+            return 'pbftci_caches{what="entries"} 1.0' in metrics
+
+        # another branch writes nothing
+        assert warm("other") == set()
+        assert warm("master") == set()
+        network.wait_until(
+            lambda: all(kept(name) for name in network.node_names),
+            lambda: "an entry on each node",
+            VERDICT_SECONDS,
+        )
+        assert warm("other") == set(network.node_names)
+
+
+def logs_of(network: Network, name: str, build: str) -> bytes:
+    (file,) = (network.data_directory(name) / "builds").glob(f"{build}-*/log")
+    return file.read_bytes()
