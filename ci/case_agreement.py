@@ -33,6 +33,8 @@ class CaseCounts(msgspec.Struct, frozen=True):
     """How many cases there were, and how many ended how; None where nothing is agreed on.
 
     Without an agreed report, `failed` and `warned` count the cases that are agreed on by name.
+    quarantined: so many of the warned ones at least failed and are quarantined, as f + 1 replicas
+    say.
     """
 
     total: int | None
@@ -40,6 +42,7 @@ class CaseCounts(msgspec.Struct, frozen=True):
     failed: int
     skipped: int | None
     warned: int
+    quarantined: int = 0
 
 
 class CaseAgreement(msgspec.Struct, frozen=True, kw_only=True):
@@ -83,9 +86,11 @@ def agreed_cases(
     agreed = _held_by(needed, [report.report_sha256 for report in reports])
     equal = [report for report in reports if report.report_sha256 == agreed]
     known = next((report for report in equal if report.lines), None)
-    if known is not None:
-        return _of_report(known, reports)
-    return _by_name(reports, equal, quorums)
+    found = _by_name(reports, equal, quorums) if known is None else _of_report(known, reports)
+    said = sorted((len(report.quarantined) for report in reports), reverse=True)[quorums.weak - 1 :]
+    quarantined = min(next(iter(said), 0), found.counts.warned)
+    counts = msgspec.structs.replace(found.counts, quarantined=quarantined)
+    return msgspec.structs.replace(found, counts=counts)
 
 
 def _reports(ballots: Iterable[tuple[str, Ballot]], compared: ResultKey) -> list[CaseReport]:

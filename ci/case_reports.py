@@ -6,7 +6,7 @@ the cases that did not pass, as far as there is room.
 """
 
 import functools
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 
 import msgspec
 
@@ -36,24 +36,31 @@ from ci.operations import (
 _OVERHEAD_BYTES = NOT_PASSED_MAX * 4 + 16
 
 
-def with_cases(result: BuildResult, cases: Mapping[str, CaseOutcome]) -> ResultWithTests:
+def with_cases(
+    result: BuildResult, cases: Mapping[str, CaseOutcome], *, quarantined: Collection[str] = ()
+) -> ResultWithTests:
     """This result with its test cases, of which there is at least one, as large as a ballot may be.
 
-    cases: outcomes by id; each id is one (`ci.case_results.id_problem`).
+    cases: outcomes by id; each id is one (`ci.case_results.id_problem`). quarantined: the warned
+        ones that are.
     """
-    bare = ResultWithTests(result.compared, result.evidence, case_report(cases, 0))
+    no_names = case_report(cases, 0, quarantined=quarantined)
+    bare = ResultWithTests(result.compared, result.evidence, no_names)
     bare_bytes = len(msgspec.msgpack.encode(bare)) + _OVERHEAD_BYTES
-    report = case_report(cases, REPORTING_BALLOT_BYTES - bare_bytes)
+    report = case_report(cases, REPORTING_BALLOT_BYTES - bare_bytes, quarantined=quarantined)
     return ResultWithTests(result.compared, result.evidence, report)
 
 
 def case_report(
-    cases: Mapping[str, CaseOutcome], bytes_max: int = REPORT_LINES_BYTES_MAX
+    cases: Mapping[str, CaseOutcome],
+    bytes_max: int = REPORT_LINES_BYTES_MAX,
+    *,
+    quarantined: Collection[str] = (),
 ) -> CaseReport:
     """What a ballot says of these cases, of which there is at least one.
 
     bytes_max: of the lines of the report that it names, if the ballot has less room than usual
-        (`with_cases`).
+        (`with_cases`). quarantined: the warned cases that are.
     """
     assert cases
     data = encode_report(cases)
@@ -66,6 +73,9 @@ def case_report(
         skipped=outcomes.count(CaseOutcome.SKIPPED),
         warned=outcomes.count(CaseOutcome.WARNED),
         lines="",
+        quarantined=tuple(
+            place for place, case in enumerate(_warned(cases)) if case in quarantined
+        ),
     )
     if len(data) <= min(bytes_max, REPORT_LINES_BYTES_MAX):
         return msgspec.structs.replace(report, lines=data.decode())
@@ -89,6 +99,13 @@ def cases_named(report: CaseReport) -> dict[str, CaseOutcome]:
         return {}
 
 
+def quarantined_in(report: CaseReport) -> frozenset[str]:
+    """The quarantined cases that a report names."""
+    # one that is cut names the first of its warned cases
+    named = dict(enumerate(_warned(cases_named(report))))
+    return frozenset(named[place] for place in report.quarantined if place in named)
+
+
 def cases_refusal(ballot: ResultWithTests) -> str | None:
     """Why no replica that follows the rules casts a ballot with this report; None: one may.
 
@@ -110,6 +127,9 @@ def report_refusal(report: CaseReport) -> str | None:
     """
     if not 1 <= report.total <= CASES_MAX:
         return f"a report of the tests has 1 to {CASES_MAX} cases"
+    places = report.quarantined
+    if list(places) != sorted(set(places)) or any(place >= report.warned for place in places):
+        return "the quarantined cases are not among the warned ones, each once"
     return _lines_refusal(report) if report.lines else _names_refusal(report)
 
 
@@ -127,6 +147,10 @@ def _named(cases: Mapping[str, CaseOutcome], bytes_max: int) -> Iterator[NamedCa
             yield named
 
 
+def _warned(cases: Mapping[str, CaseOutcome]) -> list[str]:
+    return sorted(case for case, outcome in cases.items() if outcome is CaseOutcome.WARNED)
+
+
 def _line_bytes(case: NamedCase) -> int:
     """How many bytes its line has in a report."""
     return len(case.id.encode()) + len(case.outcome) + 2
@@ -140,7 +164,7 @@ def _lines_refusal(report: CaseReport) -> str | None:
         cases = decode_report(data)
     except MalformedReport:
         return "the lines of the report are not canonical"
-    if report != case_report(cases):
+    if report != case_report(cases, quarantined=quarantined_in(report)):
         return "the report does not follow from its lines"
     return None
 

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
 
-from ci.case_reports import cases_named
+from ci.case_reports import cases_named, quarantined_in
 from ci.case_results import CaseOutcome
 from ci.ledger import LateBallotEntry, RecordedCases, VerdictEntry, whole_cases
 from ci.operations import CaseReport, NamedCase
@@ -200,9 +200,13 @@ def observe(reports: Mapping[str, CaseReport], faults_max: int) -> BuildObservat
 
 
 def not_passed_in(report: CaseReport) -> dict[str, CaseOutcome]:
-    """The failed and the warned cases that a report names."""
+    """The failed and the warned cases that a report names.
+
+    A quarantined one has failed: that its failure does not count says nothing of how it ran.
+    """
     bad = (CaseOutcome.FAILED, CaseOutcome.WARNED)
-    return {case: outcome for case, outcome in cases_named(report).items() if outcome in bad}
+    found = {case: outcome for case, outcome in cases_named(report).items() if outcome in bad}
+    return found | dict.fromkeys(quarantined_in(report), CaseOutcome.FAILED)
 
 
 def standings(builds: Iterable[SeenBuild], faults_max: int, now: float) -> dict[str, CaseStanding]:
@@ -326,6 +330,7 @@ def _as_cast(recorded: RecordedCases) -> CaseReport:
             NamedCase(case.id, CaseOutcome(case.outcome)) for case in recorded.not_passed
         ),
         is_cut=recorded.is_cut,
+        quarantined=recorded.quarantined,
     )
 
 

@@ -94,6 +94,7 @@ class RecordedCases(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     not_passed: tuple[RecordedCase, ...] = ()
     is_cut: bool = False
     same_as: str | None = None
+    quarantined: tuple[int, ...] = ()
 
 
 class RecordedBallot(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -328,4 +329,5 @@ def _recorded_cases(report: CaseReport) -> RecordedCases:
         lines=report.lines,
         not_passed=tuple(RecordedCase(case.id, case.outcome) for case in report.not_passed),
         is_cut=report.is_cut,
+        quarantined=report.quarantined,
     )

@@ -54,6 +54,8 @@ CaseCount = Annotated[int, msgspec.Meta(ge=0, le=CASES_MAX)]
 REPORT_LINES_BYTES_MAX = 12 * 1024
 NOT_PASSED_MAX = 128
 NOT_PASSED_BYTES_MAX = 12 * 1024
+# as many as a pipeline file names
+QUARANTINED_MAX = 50
 
 
 class MalformedOperation(ValueError):
@@ -215,6 +217,8 @@ class CaseReport(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fi
     lines: the canonical report itself, if it is short (`ci.case_reports`); else empty.
     not_passed: if `lines` is empty, the failed cases, then the warned ones, each in the order of
         the report. is_cut: there are more of them than a ballot has room for.
+    quarantined: the places, among the warned cases in the order of the report, of those that failed
+        and are quarantined in the pipeline file.
     """
 
     report_sha256: Sha256Hex
@@ -226,6 +230,7 @@ class CaseReport(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fi
     lines: Annotated[str, msgspec.Meta(max_length=REPORT_LINES_BYTES_MAX)]
     not_passed: Annotated[tuple[NamedCase, ...], msgspec.Meta(max_length=NOT_PASSED_MAX)] = ()
     is_cut: bool = False
+    quarantined: Annotated[tuple[CaseCount, ...], msgspec.Meta(max_length=QUARANTINED_MAX)] = ()
 
     @property
     def total(self) -> int:

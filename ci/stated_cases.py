@@ -45,6 +45,8 @@ class StatedCases(msgspec.Struct, frozen=True, rename="camel"):
     # of how many ballots before the verdict
     reports: int
     sets_differ: bool
+    # of the warned ones, at least
+    quarantined: int = 0
 
 
 class CaseNames(msgspec.Struct, frozen=True):
@@ -91,6 +93,7 @@ def stated_cases(agreement: CaseAgreement) -> CaseNames:
             listed=listed_are,
             reports=agreement.reports,
             sets_differ=agreement.sets_differ,
+            quarantined=counts.quarantined,
         ),
     )
 

@@ -338,11 +338,13 @@ def case_lines(predicate: dict[str, Any]) -> list[str]:
         "warned": predicate.get("warnedTests", []),
         "unsettled": tests["unsettled"],
     }
+    known["quarantined"] = tests.get("quarantined") or None
     if not all(count is None or type(count) is int for count in known.values()):
         raise TypeError("numbers of test cases")
     if not all(isinstance(names, list) for names in lists.values()):
         raise TypeError("lists of test cases")
     total = known.pop("total")
+    known["warned"] -= known["quarantined"] or 0
     counts = ", ".join(f"{count} {name}" for name, count in known.items() if count is not None)
     return [
         f"tests: {'number not agreed' if total is None else f'{total} cases'}: {counts}",

@@ -95,6 +95,9 @@ class CaseApi:
             page = self._cases.page(repository, state_of(request), after, cases_max=limit)
         except NoSuchCase as error:
             raise ApiError(404, str(error)) from error
+        newest = await self._cases.newest(repository)
+        if newest is not None:
+            page = msgspec.structs.replace(page, quarantined=newest.quarantined)
         return json_response(page)
 
     async def _show_case(self, request: web.Request) -> web.Response:

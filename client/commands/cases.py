@@ -52,6 +52,11 @@ def add(commands: Commands, common: argparse.ArgumentParser) -> None:
         "--state", choices=[state.value for state in CaseState], help="list only these tests"
     )
     parser.add_argument(
+        "--quarantined",
+        action="store_true",
+        help="with --repository: list the tests that its pipeline file quarantines",
+    )
+    parser.add_argument(
         "--case", metavar="ID", help="show what builds saw of this test; an id, or its SHA-256"
     )
     parser.add_argument("--json", action="store_true", help="print the gateway's JSON")
@@ -82,6 +87,8 @@ def _check(options: argparse.Namespace) -> None:
         raise CommandFailed(
             "a BUILD does not go with --case, --repository and --state; leave it out", EXIT_WRONG
         )
+    if options.quarantined and (options.repository is None or options.state):
+        raise CommandFailed("--quarantined needs a --repository, and no --state", EXIT_WRONG)
     if options.build is None and options.case is None and options.repository is None:
         raise CommandFailed("name a BUILD, a --repository or a --case", EXIT_WRONG)
 
@@ -123,6 +130,7 @@ def summary_line(found: dict[str, Any]) -> str:
     if counts is None:
         return "no replica reported tests of this build"
     agreed = "agreed" if found["agreed_report_sha256"] else "the reports differ"
+    counts = {**counts, "warned": counts["warned"] - counts["quarantined"]}
     told = [f"{number} {name}" for name, number in counts.items() if number and name != "total"]
     total = "" if counts["total"] is None else f"{counted(counts['total'], 'test')}, "
     return (
@@ -133,6 +141,9 @@ def summary_line(found: dict[str, Any]) -> str:
 async def _list(gateway: GatewayApi, options: argparse.Namespace) -> None:
     repository = repository_url(options)
     assert repository is not None, "it was looked for"
+    if options.quarantined:
+        _print_quarantined(await gateway.quarantined(repository), options)
+        return
     cases = await gateway.cases(repository, options.state, CASES_LISTED)
     if options.json:
         print(json.dumps(cases))
@@ -147,6 +158,23 @@ async def _list(gateway: GatewayApi, options: argparse.Namespace) -> None:
             ", ".join(one["replica"] for one in case["differed"]) or "-",
             case["first_commit"][:12],
             case["id"],
+        )
+        for case in cases
+    )
+
+
+def _print_quarantined(cases: list[Any], options: argparse.Namespace) -> None:
+    if options.json:
+        print(json.dumps(cases))
+        return
+    if not cases:
+        print("no test of this repository is quarantined")
+    _print_table(
+        (
+            counted(case["days_left"], "day") if case["days_left"] > 0 else "over",
+            case["until"],
+            case["id"],
+            case["reason"],
         )
         for case in cases
     )

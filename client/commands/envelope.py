@@ -293,7 +293,8 @@ def _print_cases(statement: StatementView, tests: StatedCases) -> None:
     counts = {
         "passed": tests.passed,
         "failed": tests.failed,
-        "warned": tests.warned,
+        "quarantined": tests.quarantined or None,
+        "warned": tests.warned - tests.quarantined,
         "skipped": tests.skipped,
     }
     known = ", ".join(f"{count} {name}" for name, count in counts.items() if count is not None)

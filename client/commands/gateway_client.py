@@ -122,6 +122,13 @@ class GatewayApi:
         found = await self._pages("/api/v1/tests", query, pages_max=-(-cases_max // CASES_AT_ONCE))
         return [case for page in found for case in page["cases"]][:cases_max]
 
+    async def quarantined(self, repository: str) -> list[Any]:
+        """GET /api/v1/tests: the test cases that the newest build's pipeline file quarantines."""
+        query = urlencode({"repository": repository, "limit": "1"})
+        found = _object(await self._ask("GET", f"/api/v1/tests?{query}"))
+        cases = found.get("quarantined", [])
+        return cases if isinstance(cases, list) else []
+
     async def case_history(self, sha256: str, repository: str | None) -> dict[str, Any]:
         """GET /api/v1/tests/<sha256>: a test case, and what builds saw of it."""
         query = "" if repository is None else f"?{urlencode({'repository': repository})}"

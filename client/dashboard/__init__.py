@@ -7,6 +7,7 @@ from aiohttp import web
 from client.api.change_routes import Authorizer
 from client.api.log_routes import LogApi
 from client.api.routes import Site
+from client.dashboard.branches_page import add_branches_page
 from client.dashboard.build_forms import add_build_forms
 from client.dashboard.build_logs import BuildLogs
 from client.dashboard.build_page import add_build_page
@@ -35,6 +36,7 @@ def add_dashboard(
     pages.add_middlewares(application)
     pages.add_static(application)
     add_builds_page(application, site, pages)
+    add_branches_page(application, site, pages)
     logs = BuildLogs(site, log_api)
     logs.add_routes(application)
     comparisons = LogComparisons(site)

@@ -54,6 +54,8 @@ class BuildRow(msgspec.Struct, frozen=True):
     agreement: str | None
     # who dissents or abstains, in words
     apart: tuple[str, ...]
+    # the agreed failed test, and how many more failed; None: no failed test is agreed on
+    failed: str | None
     # how long it was built; None: not known
     took: str | None
     # how long it waited besides, where that is longer; None: it is not
@@ -63,10 +65,12 @@ class BuildRow(msgspec.Struct, frozen=True):
 
 
 def add_builds_page(application: web.Application, site: Site, pages: Pages) -> None:
-    """Add the page's route, and one for whoever goes up from a build's address."""
+    """Add the page's route, and those that lead to it: a commit's builds, and the address above
+    a build's."""
     page = _BuildsPage(site, pages)
     application.router.add_get("/", page.show)
     application.router.add_get("/builds", _go_to_list)
+    application.router.add_get("/commits/{commit}", _go_to_commit)
 
 
 class _BuildsPage:
@@ -115,6 +119,12 @@ async def _go_to_list(request: web.Request) -> web.Response:
     raise web.HTTPFound(request.rel_url.with_path("/", keep_query=True))
 
 
+async def _go_to_commit(request: web.Request) -> web.Response:
+    """GET /commits/<id>: the list of its builds; the beginning of an id will do."""
+    query = urlencode({"commit": request.match_info["commit"]})
+    raise web.HTTPFound(f"/?{query}")
+
+
 def build_row(build: BuildView, replicas: Sequence[str]) -> BuildRow:
     """A build's line, with a mark for each replica of the cluster. Pure."""
     state = build.verdict.outcome if build.verdict else build.status.value
@@ -130,6 +140,7 @@ def build_row(build: BuildView, replicas: Sequence[str]) -> BuildRow:
         marks=marks,
         agreement=_agreement(build, marks),
         apart=tuple(mark.text for mark in marks if mark.stance in (DISSENTS, ABSTAINS)),
+        failed=_failed(build),
         took=None if seconds is None else span(seconds),
         waited=None if waited is None or waited <= max(1.0, seconds or 0.0) else span(waited),
         began=build.times.opened if is_building else None,
@@ -156,6 +167,16 @@ def _agreement(build: BuildView, marks: Sequence[ReplicaMark]) -> str | None:
     if build.verdict.outcome == Outcome.DISPUTED:
         return "no agreement"
     return f"{agreeing} of {len(marks)} agree"
+
+
+def _failed(build: BuildView) -> str | None:
+    verdict = build.verdict
+    if verdict is None or verdict.failed_test is None:
+        return None
+    # the last two parts of an id say most: its class or file, and its name
+    name = "::".join(verdict.failed_test.split("::")[-2:])
+    more = verdict.failed_tests - 1
+    return f"{name}, and {more} more" if more > 0 else name
 
 
 def _event(build: BuildView) -> str:

@@ -65,13 +65,13 @@ class _CasePages:
         state, after = state_of(request), request.query.get("after")
         if after is not None and not CASE_SHA256.fullmatch(after):
             raise ApiError(400, "`after` is the address of a case")
-        page, slowest = CasePage((), None), None
+        page, found = CasePage((), None), None
         if repository is not None:
             try:
                 page = self._cases.page(repository, state, after, cases_max=CASES_SHOWN)
             except NoSuchCase as error:
                 raise ApiError(404, str(error)) from error
-            slowest = await self._cases.slowest(repository)
+            found = await self._cases.newest(repository)
         fields = {"repository": repository or "", **({} if state is None else {"state": state})}
         response = self._pages.render(
             "tests.html",
@@ -85,8 +85,9 @@ class _CasePages:
             is_first=after is None,
             newest=f"/tests?{urlencode(fields)}",
             older=page.next and f"/tests?{urlencode({**fields, 'after': page.next})}",
-            slowest=slowest[1] if slowest else (),
-            slowest_build=slowest[0].build.hex() if slowest else None,
+            slowest=found.slowest if found else (),
+            quarantined=found.quarantined if found else (),
+            newest_build=found.build.build.hex() if found else None,
         )
         response.headers["Content-Security-Policy"] = FORM_POLICY
         return response

@@ -2,7 +2,10 @@
 
 import asyncio
 import statistics
+from collections import Counter
 from collections.abc import Iterable, Mapping
+
+import msgspec
 
 from ci.case_results import case_sha256
 from ci.flaky import CaseStanding, CaseState, SeenBuild, not_passed_in, observe
@@ -19,6 +22,7 @@ from client.views.case_view import (
     CaseHistory,
     CasePage,
     CountedReports,
+    QuarantinedView,
     SlowCase,
     agreed_on,
     agreeing_of,
@@ -37,6 +41,14 @@ REPOSITORIES_MAX = 200
 
 class NoSuchCase(Exception):
     """No case has that id, or none that is kept; one line what to do."""
+
+
+class NewestCases(msgspec.Struct, frozen=True):
+    """A repository's newest build with test reports: its slowest cases, and quarantined ones."""
+
+    build: BuildRecord
+    slowest: tuple[SlowCase, ...]
+    quarantined: tuple[QuarantinedView, ...]
 
 
 class CaseReader:
@@ -156,15 +168,19 @@ class CaseReader:
         """The repositories whose builds report tests."""
         return self._archive.cases.repositories(REPOSITORIES_MAX)
 
-    async def slowest(self, repository: str) -> tuple[BuildRecord, tuple[SlowCase, ...]] | None:
-        """The newest build of a repository with reports, and its slowest cases, or None."""
+    async def newest(self, repository: str) -> NewestCases | None:
+        """What the newest build of a repository with reports says, or None."""
         number = self._archive.cases.newest_build(repository)
         record = None if number is None else self._archive.by_number(number)
         counted = None if record is None else self.counted(record)
         if record is None or counted is None:
             return None
         extracts = await self._extracts(record, counted)
-        return record, slowest_cases(extracts, SLOWEST_SHOWN)
+        return NewestCases(
+            record,
+            slowest_cases(extracts, SLOWEST_SHOWN),
+            quarantined_cases(extracts, self._quorums.weak),
+        )
 
     def _standings(
         self, record: BuildRecord, counted: CountedReports
@@ -178,6 +194,18 @@ class CaseReader:
         archived = [b.replica for b in self._archive.ballots(record.build) if b.tests_archived]
         names = [name for name in archived if name in counted.ballots]
         return await asyncio.to_thread(self._archive.read_extracts, record.build, names)
+
+
+def quarantined_cases(
+    extracts: Mapping[str, CaseExtract], needed: int
+) -> tuple[QuarantinedView, ...]:
+    """The quarantined cases that so many replicas name alike, the fewest days left first."""
+    named = Counter(entry for extract in extracts.values() for entry in set(extract.quarantine))
+    agreed = [entry for entry, count in named.items() if count >= needed]
+    agreed.sort(key=lambda entry: (entry.days_left, entry.case))
+    return tuple(
+        QuarantinedView(e.case, case_sha256(e.case), e.until, e.days_left, e.reason) for e in agreed
+    )
 
 
 def slowest_cases(extracts: Mapping[str, CaseExtract], cases_max: int) -> tuple[SlowCase, ...]:

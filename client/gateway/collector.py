@@ -243,7 +243,7 @@ class Collector:
         """What is kept of a replica's test details, if it serves those that its ballot names."""
         try:
             data = await self._nodes.cases(replica, build, opened)
-            return await asyncio.to_thread(lambda: extract_of(checked_cases(data, digest).cases))
+            return await asyncio.to_thread(_checked_extract, data, digest)
         except NotThere:
             return None
         except NodeFailed as error:
@@ -429,6 +429,12 @@ def agreed_ballots(
                 continue
             seen.setdefault((ballot.replica, payload), []).append(ballot.signed)
     return [(replica, min(copies)) for (replica, _), copies in seen.items() if len(copies) >= weak]
+
+
+def _checked_extract(data: bytes, digest: str) -> CaseExtract:
+    """Raises WrongDetails."""
+    found = checked_cases(data, digest)
+    return msgspec.structs.replace(extract_of(found.cases), quarantine=found.quarantine)
 
 
 def extract_of(cases: Iterable[ServedCase]) -> CaseExtract:

@@ -385,6 +385,15 @@ class Archive:
         )
         return rows[0] if rows else None
 
+    def built_branches(self, branches_max: int) -> list[tuple[str, str]]:
+        """Repositories and branches that there are builds of, those of the newest builds first."""
+        rows = self._database.rows(
+            "SELECT repository, branch FROM builds GROUP BY repository, branch "
+            "ORDER BY max(number) DESC LIMIT ?",
+            (branches_max,),
+        )
+        return [(str(repository), str(branch)) for repository, branch in rows]
+
     def by_number(self, number: int) -> BuildRecord | None:
         """The record of the build with that number, or None."""
         rows = self._select("WHERE number = ?", (number,))

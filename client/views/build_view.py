@@ -20,7 +20,13 @@ from ci.operations import (
     SubmitBuild,
     decode_operation,
 )
-from ci.statement import FoundValue, InvalidStatement, VerdictFields, parse_statement
+from ci.statement import (
+    FoundValue,
+    InvalidStatement,
+    StatementView,
+    VerdictFields,
+    parse_statement,
+)
 from client.storage.archive import BallotRecord, BuildRecord, ReplyRecord, StateRecord
 from client.views.artifact_view import (
     ArtifactView,
@@ -88,6 +94,10 @@ class VerdictView(msgspec.Struct, frozen=True):
         tuple[RecordedStep, ...],
         msgspec.Meta(description="of the agreed pipeline file; empty if nothing is agreed on"),
     ]
+    failed_tests: Annotated[
+        int, msgspec.Meta(description="how many test cases are agreed to have failed")
+    ]
+    failed_test: Annotated[str | None, msgspec.Meta(description="the first of them by its id")]
 
 
 class BallotView(msgspec.Struct, frozen=True):
@@ -215,7 +225,8 @@ def build_view(
 ) -> BuildView:
     """What people and programs are shown of a build. states: of all replicas."""
     cast = {ballot.replica: read_ballot(ballot.signed) for ballot in ballots}
-    verdict = parse_statement(record.statement).verdict if record.statement else None
+    statement = parse_statement(record.statement) if record.statement else None
+    verdict = statement.verdict if statement else None
     return BuildView(
         id=record.build.hex(),
         repository=record.repository,
@@ -226,7 +237,7 @@ def build_view(
         author=record.author,
         schedule=schedule_of(record),
         status=_status(record),
-        verdict=_verdict_view(verdict, cast) if verdict else None,
+        verdict=_verdict_view(statement, cast) if statement else None,
         ballots=tuple(_ballot_view(replica, ballot) for replica, ballot in cast.items()),
         replies=tuple(
             ReplyView(reply.replica, reply.agrees, reply.attestation is not None)
@@ -330,7 +341,8 @@ def _detail(record: BuildRecord) -> str | None:
     return record.refused or record.skipped or withdrawn or record.detail
 
 
-def _verdict_view(verdict: VerdictFields, cast: dict[str, Ballot]) -> VerdictView:
+def _verdict_view(statement: StatementView, cast: dict[str, Ballot]) -> VerdictView:
+    verdict = statement.verdict
     decided = next(
         (found for found in verdict.found if set(verdict.agreeing) & set(found.replicas)), None
     )
@@ -357,6 +369,8 @@ def _verdict_view(verdict: VerdictFields, cast: dict[str, Ballot]) -> VerdictVie
         target=verdict.target,
         pipeline_sha256=verdict.pipeline_sha256,
         steps=verdict.steps,
+        failed_tests=0 if verdict.tests is None else verdict.tests.failed,
+        failed_test=next(iter(statement.predicate.failed_tests), None),
     )
 
 

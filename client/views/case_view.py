@@ -166,7 +166,8 @@ class BuildCasesView(msgspec.Struct, frozen=True):
             "passed": counts.passed,
             "failed": counts.failed,
             UNSETTLED: agreed[UNSETTLED],
-            "warned": counts.warned,
+            "warned": counts.warned - counts.quarantined,
+            "quarantined": counts.quarantined,
             "skipped": counts.skipped,
         }
         parts = [f"{number} {name}" for name, number in told.items() if number]
@@ -205,11 +206,27 @@ class CaseView(msgspec.Struct, frozen=True):
     differed: tuple[Differed, ...]
 
 
+class QuarantinedView(msgspec.Struct, frozen=True):
+    """A case that the pipeline file quarantines, as f + 1 replicas say."""
+
+    id: str
+    sha256: Annotated[str, msgspec.Meta(description="of the id; its address")]
+    until: Annotated[str, msgspec.Meta(description="the day (UTC) from which it may not fail")]
+    days_left: Annotated[
+        int, msgspec.Meta(description="from the newest build's commit on; 0 or less: it is over")
+    ]
+    reason: str
+
+
 class CasePage(msgspec.Struct, frozen=True):
     """Some cases, the highest score first; `next`: the `after` of the following page."""
 
     cases: tuple[CaseView, ...]
     next: str | None
+    quarantined: Annotated[
+        tuple[QuarantinedView, ...],
+        msgspec.Meta(description="by the newest build with tests, on each page"),
+    ] = ()
 
 
 class SeenBuildView(msgspec.Struct, frozen=True):

@@ -7,6 +7,7 @@ people, docs/pipeline.schema.json the one for editors.
 
 from collections.abc import Sequence
 from contextlib import suppress
+from datetime import UTC, date, datetime
 from typing import Protocol
 
 import msgspec
@@ -15,8 +16,10 @@ from common.pipeline.foreign_keys import event_advice
 from common.pipeline.matrix import Cell, read_matrix
 from common.pipeline.path_filter import PathFilter, are_too_many
 from common.pipeline.pipeline_values import (
+    CASE_CHARACTERS_MAX,
     HOME_PREFIX,
     PROBLEMS_MAX,
+    REASON_CHARACTERS_MAX,
     REPORTS_MAX,
     Place,
     TooManyProblems,
@@ -28,10 +31,12 @@ from common.pipeline.pipeline_values import (
     read_choice,
     read_commands,
     read_cpus,
+    read_date,
     read_environment,
     read_flag,
     read_folders,
     read_image,
+    read_line,
     read_memory,
     read_number,
     read_path_patterns,
@@ -58,6 +63,11 @@ READY_SECONDS_MAX = 300
 READY_SECONDS = 60
 DEPTH_MAX = 1000
 FULL_DEPTH = "full"
+QUARANTINE_MAX = 50
+# How far ahead of its commit a quarantine may end: so it does end.
+QUARANTINE_DAYS_MAX = 90
+# the last second that a date can have
+_SECONDS_MAX = int(datetime(9999, 12, 31, tzinfo=UTC).timestamp())
 
 KEYS = (
     "image",
@@ -95,7 +105,8 @@ READY_KEYS = ("port", "command", "seconds")
 WHEN_KEYS = ("branch", "event", "cron", "status", "path")
 PATH_KEYS = ("include", "exclude")
 RESOURCE_KEYS = ("memory", "cpus", "pids")
-TESTS_KEYS = ("junit", "required")
+TESTS_KEYS = ("junit", "required", "quarantine")
+QUARANTINE_KEYS = ("case", "until", "reason")
 EVENTS = ("push", "tag", "pull_request", "merge_group", "cron")
 # those that change something of a branch; for all others `path` is true
 CHANGING_EVENTS = ("pull_request", "merge_group")
@@ -190,13 +201,28 @@ class Step(msgspec.Struct, frozen=True):
         return ("failure" if has_failed else "success") in self.statuses
 
 
+class Quarantined(msgspec.Struct, frozen=True):
+    """A test case that may fail in commits before a day (UTC). case: its id."""
+
+    case: str
+    until: date
+    reason: str
+
+
 class ReportOrder(msgspec.Struct, frozen=True):
-    """Which files are reports of the tests, in JUnit XML."""
+    """Which files are reports of the tests, in JUnit XML, and which cases may fail."""
 
     # paths in the workspace, sorted
     junit: tuple[str, ...]
     # whether a build without one that can be read has failed
     is_required: bool = False
+    # in the order of the file, each case once
+    quarantine: tuple[Quarantined, ...] = ()
+
+    def in_force(self, commit_seconds: int) -> dict[str, Quarantined]:
+        """The quarantines that hold for a commit of that time (in seconds since 1970), by case."""
+        today = commit_date(commit_seconds)
+        return {entry.case: entry for entry in self.quarantine if entry.until > today}
 
 
 class Ready(msgspec.Struct, frozen=True):
@@ -366,8 +392,19 @@ class PipelineInvalid(msgspec.Struct, frozen=True):
         return log_text(words, PROBLEM_CHARACTERS_MAX)
 
 
-def parse_pipeline(data: bytes, limits: PipelineLimits) -> Pipeline | PipelineInvalid:
-    """The pipeline in these bytes, or all that is wrong with it."""
+def commit_date(commit_seconds: int) -> date:
+    """The day (UTC) of a commit; its author chose the time, which may be any number."""
+    return datetime.fromtimestamp(min(max(0, commit_seconds), _SECONDS_MAX), UTC).date()
+
+
+def parse_pipeline(
+    data: bytes, limits: PipelineLimits, commit_seconds: int | None = None
+) -> Pipeline | PipelineInvalid:
+    """The pipeline in these bytes, or all that is wrong with it.
+
+    commit_seconds: when its commit was made; None: there is none yet, and no quarantine is too
+        long.
+    """
     try:
         value, line_of = load_yaml(data, bytes_max=PIPELINE_BYTES_MAX)
     except YamlError as error:
@@ -376,7 +413,11 @@ def parse_pipeline(data: bytes, limits: PipelineLimits) -> Pipeline | PipelineIn
     pipeline = None
     with suppress(TooManyProblems):
         try:
-            pipeline = _with_cells(root, limits) if "matrix" in root else _pipeline(root, limits)
+            pipeline = (
+                _with_cells(root, limits, commit_seconds)
+                if "matrix" in root
+                else _pipeline(root, limits, commit_seconds)
+            )
         except WrongValue as wrong:
             root.note(wrong)
     if not root.problems:
@@ -433,12 +474,12 @@ def _skipped(branch: str, places: set[int], stops_at_slash: bool) -> set[int]:
     return reached
 
 
-def _with_cells(root: Place, limits: PipelineLimits) -> Pipeline:
+def _with_cells(root: Place, limits: PipelineLimits, commit_seconds: int | None) -> Pipeline:
     """The pipeline of a file with a matrix. Raises WrongValue, TooManyProblems."""
     cells = root.read("matrix", read_matrix, ())
     if not cells:
         # what is wrong with it is noted; the rest is read on
-        return _pipeline(root, limits)
+        return _pipeline(root, limits, commit_seconds)
     if "artifacts" in root:
         problem = "is not there beside matrix: cells would make different files of one path"
         root.note(root.at("artifacts").wrong(problem))
@@ -458,7 +499,8 @@ def _with_cells(root: Place, limits: PipelineLimits) -> Pipeline:
     assert isinstance(root.value, dict), "it has a key"
     for cell in cells:
         place = Place(cell.file_of(root.value), (), root.problems)
-        found.append(PipelineCell(cell.name, _cell_pipeline(_pipeline(place, shared), cell, place)))
+        pipeline = _cell_pipeline(_pipeline(place, shared, commit_seconds), cell, place)
+        found.append(PipelineCell(cell.name, pipeline))
         if root.problems:
             # those of the other cells are mostly the same
             raise TooManyProblems
@@ -491,7 +533,7 @@ def _cell_pipeline(pipeline: Pipeline, cell: Cell, place: Place) -> Pipeline:
     )
 
 
-def _pipeline(root: Place, limits: PipelineLimits) -> Pipeline:
+def _pipeline(root: Place, limits: PipelineLimits, commit_seconds: int | None) -> Pipeline:
     """The pipeline, if nothing was noted. Raises WrongValue, TooManyProblems."""
     expected = "a mapping with the keys image and commands (or steps)"
     needed = () if _has_images(root) else ("image",)
@@ -539,17 +581,50 @@ def _pipeline(root: Place, limits: PipelineLimits) -> Pipeline:
         resources=resources,
         artifacts=root.read("artifacts", lambda place: read_paths(place, limits.artifacts_max), ()),
         agreement=root.read("agreement", lambda place: _agreement(place, limits), "default"),
-        tests=root.read("tests", _tests, None),
+        tests=root.read("tests", lambda place: _tests(place, commit_seconds), None),
     )
 
 
-def _tests(place: Place) -> ReportOrder:
-    expected = "a mapping with the keys junit and required"
+def _tests(place: Place, commit_seconds: int | None) -> ReportOrder:
+    expected = "a mapping with the keys junit, required, quarantine"
     check_keys(place, TESTS_KEYS, "tests", expected=expected, needed=("junit",))
     return ReportOrder(
         place.read("junit", lambda value: read_paths(value, REPORTS_MAX), ()),
         place.read("required", read_flag, otherwise=False),
+        place.read("quarantine", lambda value: _quarantine(value, commit_seconds), ()),
     )
+
+
+def _quarantine(place: Place, commit_seconds: int | None) -> tuple[Quarantined, ...]:
+    what = "test cases, each with case, until and reason"
+    found: dict[str, Quarantined] = {}
+    for entry in place.items(QUARANTINE_MAX, what):
+        expected = "a mapping with the keys case, until, reason"
+        check_keys(entry, QUARANTINE_KEYS, "quarantine", expected=expected, needed=QUARANTINE_KEYS)
+        case = entry.read(
+            "case", lambda value: read_line(value, "a case's id", CASE_CHARACTERS_MAX), ""
+        )
+        until = entry.read("until", lambda value: _until(value, commit_seconds), date.max)
+        reason = entry.read(
+            "reason", lambda value: read_line(value, "a reason", REASON_CHARACTERS_MAX), ""
+        )
+        if case in found:
+            entry.note(entry.at("case").wrong("is there twice"))
+        if case:
+            found[case] = Quarantined(case, until, reason)
+    return tuple(found.values())
+
+
+def _until(place: Place, commit_seconds: int | None) -> date:
+    until = read_date(place)
+    if commit_seconds is None:
+        return until
+    today = commit_date(commit_seconds)
+    if (until - today).days > QUARANTINE_DAYS_MAX:
+        raise place.wrong(
+            f"may be at most {QUARANTINE_DAYS_MAX} days after the commit's date, {today} (UTC)"
+        )
+    return until
 
 
 def _caches(place: Place) -> tuple[Cache, ...]:

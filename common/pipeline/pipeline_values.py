@@ -6,6 +6,8 @@ What is wrong is noted, and the rest is read on, so that a file's author sees al
 import difflib
 import re
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from datetime import date
 from typing import TypeVar
 
 from common.pipeline.foreign_keys import advice, entries_advice, secret_advice
@@ -24,6 +26,9 @@ NAME_CHARACTERS_MAX = 64
 VALUE_CHARACTERS_MAX = 4096
 PATTERN_CHARACTERS_MAX = 255
 PATH_CHARACTERS_MAX = 255
+# as in `ci.case_results`
+CASE_CHARACTERS_MAX = 512
+REASON_CHARACTERS_MAX = 200
 CPUS_MIN = 0.01
 # they say what is built, so nobody may say something else
 OWN_VARIABLES = "PBFTCI_"
@@ -47,6 +52,8 @@ _STEP_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 # Fewer characters than ci.artifact_rules allows: nothing that a shell or a URL would have to quote.
 _PATH = re.compile(r"[A-Za-z0-9._+@=~,:*?-]+(?:/[A-Za-z0-9._+@=~,:*?-]+)*")
+# not `date.fromisoformat` alone: it knows more forms in newer versions of Python
+_DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}", re.ASCII)
 _SIZE = re.compile(r"([1-9][0-9]{0,15}) ?(KiB|MiB|GiB)")
 # not str.isprintable: its table of Unicode differs between versions of Python
 _CONTROL = re.compile(r"[\x00-\x20\x7f]")
@@ -169,7 +176,7 @@ def check_keys(
         place.note(WrongValue(problem, path, shown, nearest=nearest))
     for key in needed:
         if key not in place and key not in meant:
-            where = " in this step" if place.path else ""
+            where = f" in {where}" if place.path else ""
             place.note(WrongValue(f"is missing{where}", place.path or None, key))
 
 
@@ -386,6 +393,28 @@ def read_memory(place: Place, least: int, most: int) -> int:
         f'must be a size from "{least // 2**20} MiB" to "{most // 2**20} MiB" (KiB, MiB or GiB), or'
         " a whole number of bytes"
     )
+
+
+def read_date(place: Place) -> date:
+    """A day, such as 2026-12-31."""
+    if isinstance(place.value, str) and _DATE.fullmatch(place.value):
+        with suppress(ValueError):
+            return date.fromisoformat(place.value)
+    raise place.wrong("must be a day, such as 2026-12-31")
+
+
+def read_line(place: Place, what: str, characters_max: int) -> str:
+    """A line of text for people. what: it is, for the error."""
+    text = place.value
+    if (
+        isinstance(text, str)
+        and len(text) <= characters_max
+        and text.strip()
+        and not _CONTROL.search(text.replace(" ", ""))
+        and _is_passable(text)
+    ):
+        return text
+    raise place.wrong(f"must be {what}: one line of 1 to {characters_max} characters, in quotes")
 
 
 def read_choice(place: Place, choices: Sequence[str]) -> str:

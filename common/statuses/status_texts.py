@@ -29,7 +29,8 @@ class ToldCases(msgspec.Struct, frozen=True):
     total: None if it is not agreed on. failed, warned: how many are agreed to have ended so.
     new: how many of the failed ones did not fail in the build before; None: not known.
     unsettled: how many failed on some replicas and are not agreed on. flaky: how many of these are
-    known to be flaky. first: a failed case, a new one if there is one.
+    known to be flaky. first: a failed case, a new one if there is one. quarantined: how many of the
+    warned ones are.
     """
 
     total: int | None
@@ -39,6 +40,7 @@ class ToldCases(msgspec.Struct, frozen=True):
     unsettled: int
     flaky: int
     first: str | None
+    quarantined: int = 0
 
 
 def told_cases(
@@ -62,6 +64,7 @@ def told_cases(
         unsettled=len(tests.unsettled),
         flaky=sum(case in flaky for case in tests.unsettled),
         first=next(iter(new or statement.predicate.failed_tests), None),
+        quarantined=tests.quarantined,
     )
 
 
@@ -130,7 +133,8 @@ def _of_tests(outcome: str, tests: ToldCases) -> str:
     counts = {
         "flaky": tests.flaky,
         "unsettled": tests.unsettled - tests.flaky,
-        "warned": tests.warned,
+        "warned": tests.warned - tests.quarantined,
+        "quarantined": tests.quarantined,
     }
     told = [f"{count} {name}" for name, count in counts.items() if count]
     return ", ".join([lead, *told] if lead else told) or "tests reported"

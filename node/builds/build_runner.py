@@ -9,7 +9,6 @@ import hashlib
 import logging
 import secrets
 import time
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, suppress
@@ -19,7 +18,6 @@ from pathlib import Path
 import msgspec
 
 from ci.case_reports import with_cases
-from ci.case_results import CaseOutcome
 from ci.limits import Limits
 from ci.operations import (
     CHECKOUT_FAILED_EXIT_CODE,
@@ -47,12 +45,12 @@ from common.pipeline.pipeline_file import (
 from common.ref_names import ref_of
 from common.retention import DAY_SECONDS, KeepRules
 from driver.ports import BuildOrder
-from node.builds.cached_runs import CachedRuns, IsContradicted, Ran, cached_files
+from node.builds.cached_runs import CachedRuns, IsContradicted, cached_files
 from node.builds.matrix import result_of_cells
 from node.caches.cache_store import CacheCounts
 from node.outputs.artifact_store import ARTIFACTS_FOLDER, keep_artifacts
 from node.outputs.build_log import BuildLog
-from node.outputs.case_details import DETAILS, CaseDetails, keep_details, read_reports
+from node.outputs.case_details import DETAILS, keep_details
 from node.outputs.cell_cases import EndedCell, cases_of_cells
 from node.outputs.kept_builds import WORK_FOLDER, KeptBuilds, remove_folder
 from node.sandboxes.containers.docker_sandbox import DockerSandbox
@@ -60,11 +58,9 @@ from node.sandboxes.process_sandbox import ProcessSandbox
 from node.sandboxes.sandbox import (
     NETWORK_WAS_OFF,
     Origin,
-    Reports,
     RunResult,
     Sandbox,
     Work,
-    failed,
 )
 from node.sources.checkout import Checkout, NotThere
 from node.sources.dockerfile import DOCKERFILE
@@ -106,8 +102,6 @@ class _Found(msgspec.Struct, frozen=True):
     steps: tuple[Step, ...]
     checkout_seconds: float
     build_seconds: float
-    # None: the pipeline names no test reports, or no step was run
-    cases: CaseDetails | None = None
 
 
 class BuildRunner:
@@ -330,7 +324,7 @@ class BuildRunner:
                 made, kept = folder / ARTIFACTS_FOLDER, self.artifacts_path(*key)
                 # before the log is finished: where the disk fails, all is tried again
                 await in_thread(self._threads, lambda stop: keep_artifacts(made, kept))
-            if (details := found.cases) is not None:
+            if (details := found.result.cases) is not None:
                 await in_thread(self._threads, lambda stop: keep_details(details, cases_path))
             if found.result.problem is not None:
                 log.note(found.result.problem)
@@ -342,8 +336,10 @@ class BuildRunner:
             if details is None or not details.cases:
                 return result
             # many cases take a moment
-            outcomes = details.outcomes
-            return await in_thread(self._threads, lambda stop: with_cases(result, outcomes))
+            outcomes, names = details.outcomes, frozenset(details.quarantined)
+            return await in_thread(
+                self._threads, lambda stop: with_cases(result, outcomes, quarantined=names)
+            )
         except OSError as error:
             await self._give_up(order, key)
             raise InfrastructureError(f"this machine: {error}") from error
@@ -410,7 +406,7 @@ class BuildRunner:
             if refused is not None:
                 job = PipelineInvalid(f"the tree {refused.problem}", file="the commit")
 
-        def found(result: RunResult, cases: CaseDetails | None = None) -> _Found:
+        def found(result: RunResult) -> _Found:
             return _Found(
                 result,
                 pipeline_sha256,
@@ -418,7 +414,6 @@ class BuildRunner:
                 _steps(job, order, result.outcome) if isinstance(job, Pipeline) else (),
                 checked_out_at - began_at,
                 time.monotonic() - checked_out_at,
-                cases,
             )
 
         if isinstance(job, PipelineInvalid):
@@ -439,29 +434,21 @@ class BuildRunner:
             show_state=show_state,
             local_images=source.local_images,
         )
-        ran = await self._cached_runs.run(
+        result = await self._cached_runs.run(
             order,
             work,
             files,
             attempt=self._attempt,
             key_of=lambda result: _compared(order, found(result)),
         )
-        return found(ran.result, ran.cases)
+        return found(result)
 
-    async def _attempt(self, work: Work) -> Ran:
+    async def _attempt(self, work: Work) -> RunResult:
         """Run the work, each cell of it. Raises InfrastructureError, OSError."""
         cells = work.job.cells if isinstance(work.job, Pipeline) else ()
-        return await (self._run_cells(work, cells) if cells else self._run(work))
+        return await (self._run_cells(work, cells) if cells else self._sandbox.run(work))
 
-    async def _run(self, work: Work) -> Ran:
-        """Run it, and read its test reports. Raises InfrastructureError, OSError."""
-        result = await self._sandbox.run(work)
-        if (reports := result.reports) is None:
-            return Ran(result)
-        cases = await in_thread(self._threads, lambda stop: _cases(work, reports, stop))
-        return Ran(_judged(work, result, cases), cases)
-
-    async def _run_cells(self, work: Work, cells: tuple[PipelineCell, ...]) -> Ran:
+    async def _run_cells(self, work: Work, cells: tuple[PipelineCell, ...]) -> RunResult:
         """Run all cells, one after the other. Raises InfrastructureError, OSError."""
         results: list[RunResult] = []
         ended: list[EndedCell] = []
@@ -469,13 +456,12 @@ class BuildRunner:
             work.log.note(f"cell {cell.name} ({number} of {len(cells)})")
             folder = work.folder / f"cell-{number}"
             began_at = time.monotonic()
-            ran = await self._run_cell(
+            result = await self._run_cell(
                 msgspec.structs.replace(work, job=cell.pipeline, folder=folder)
             )
-            result = ran.result
             if result.outcome is Outcome.SKIPPED:
                 # `when` is the same for all cells
-                return ran
+                return result
             if result.problem is not None:
                 work.log.note(result.problem)
             words = _in_words(result)
@@ -483,22 +469,22 @@ class BuildRunner:
             results.append(result)
             seconds = time.monotonic() - began_at
             message = None if result.outcome is Outcome.PASSED else words
-            ended.append(EndedCell(cell.name, seconds, message, ran.cases))
+            ended.append(EndedCell(cell.name, seconds, message, result.cases))
         result = result_of_cells(cells, results)
         if result.outcome not in TESTED_OUTCOMES:
-            return Ran(result)
+            return result
         found = await in_thread(self._threads, lambda stop: cases_of_cells(ended, PIPELINE_FILE))
         if found.problem is not None:
             work.log.note(f"tests: {found.problem}")
-        return Ran(result, found)
+        return msgspec.structs.replace(result, cases=found)
 
-    async def _run_cell(self, work: Work) -> Ran:
+    async def _run_cell(self, work: Work) -> RunResult:
         """Run one cell in a folder of its own, and leave nothing of it for the next one."""
         await in_thread(self._threads, lambda stop: work.folder.mkdir())
-        ran = await self._run(work)
+        result = await self._sandbox.run(work)
         await self._sandbox.remove(work.label)
         await in_thread(self._threads, lambda stop: remove_folder(work.folder))
-        return ran
+        return result
 
     async def _for_changes(self, order: BuildOrder, pipeline: Pipeline, log: BuildLog) -> Pipeline:
         """The pipeline without the steps that are for other files. Raises InfrastructureError."""
@@ -554,7 +540,7 @@ class BuildRunner:
             return PipelineInvalid(f"the tree {source.tree.problem}", file="the commit"), digest
         if name == DOCKERFILE:
             return data, digest
-        return parse_pipeline(data, limits), digest
+        return parse_pipeline(data, limits, source.commit_seconds), digest
 
     def _open_log(self, order: BuildOrder) -> BuildLog:
         try:
@@ -659,33 +645,6 @@ def _origin(order: BuildOrder, commit_seconds: int) -> Origin:
         commit_seconds=commit_seconds,
         schedule=order.schedule,
     )
-
-
-def _cases(work: Work, reports: Reports, stop: Stop) -> CaseDetails:
-    """What the test reports say. Blocking. Raises InfrastructureError, Stopped, OSError."""
-    if reports.problem is not None:
-        return CaseDetails(problem=reports.problem)
-    return read_reports(work.reports_folder, reports.files, reports.workspace, stop=stop)
-
-
-def _judged(work: Work, result: RunResult, cases: CaseDetails) -> RunResult:
-    """The result, which has failed if a report is required and absent; a line for the log."""
-    assert isinstance(work.job, Pipeline), "a Dockerfile names no test reports"
-    assert work.job.tests is not None
-    if cases.problem is None:
-        work.log.note(f"tests: {_counted(cases)}")
-        return result
-    if work.job.tests.is_required and result.outcome is Outcome.PASSED:
-        return failed(result, f"tests: {cases.problem}, and the pipeline requires one (required)")
-    work.log.note(f"tests: {cases.problem}")
-    return result
-
-
-def _counted(cases: CaseDetails) -> str:
-    """`812 cases, 810 passed, 2 failed`."""
-    counts = Counter(case.outcome for case in cases.cases)
-    ended = [f"{counts[outcome]} {outcome}" for outcome in reversed(CaseOutcome) if counts[outcome]]
-    return ", ".join((counted(len(cases.cases), "case"), *ended))
 
 
 def _steps(pipeline: Pipeline, order: BuildOrder, outcome: Outcome) -> tuple[Step, ...]:

@@ -23,7 +23,6 @@ from driver.ports import BuildOrder
 from node.caches.build_caches import BuildCaches, CacheAccess, Standing
 from node.caches.cache_store import BuildKey, CacheRules, CacheStore
 from node.caches.scope import Branches, scope_of
-from node.outputs.case_details import CaseDetails
 from node.outputs.kept_builds import remove_folder
 from node.sandboxes.sandbox import RunResult, Sandbox, Work
 from node.sources.checkout import Checkout
@@ -41,13 +40,6 @@ _log = logging.getLogger(__name__)
 # Whether f + 1 others cast ballots on that build (its id, its opening) that are equal, and differ
 # from what this replica found.
 IsContradicted = Callable[[Key, ResultKey], bool]
-
-
-class Ran(msgspec.Struct, frozen=True):
-    """What one run of the work came to. cases: None if the pipeline names no test reports."""
-
-    result: RunResult
-    cases: CaseDetails | None = None
 
 
 class CachedRuns:
@@ -106,9 +98,9 @@ class CachedRuns:
         work: Work,
         files: Mapping[str, str],
         *,
-        attempt: Callable[[Work], Awaitable[Ran]],
+        attempt: Callable[[Work], Awaitable[RunResult]],
         key_of: Callable[[RunResult], ResultKey],
-    ) -> Ran:
+    ) -> RunResult:
         """Run the work; a second time, without caches, if others contradict what it found with
         them.
 
@@ -120,16 +112,16 @@ class CachedRuns:
         began_at = time.monotonic()
         access = await self._access(order, work, files)
         work = msgspec.structs.replace(work, caches=access)
-        ran = await attempt(work)
-        if access is not None and access.used and ran.result.outcome is not Outcome.PASSED:
+        result = await attempt(work)
+        if access is not None and access.used and result.outcome is not Outcome.PASSED:
             seconds = time.monotonic() - began_at
-            own = key_of(ran.result)
+            own = key_of(result)
             if self._has_time(order, seconds) and self._is_contradicted(order.key, own):
-                await self._prepare_cold(work, ran.result)
-                ran = await attempt(msgspec.structs.replace(work, caches=None))
+                await self._prepare_cold(work, result)
+                result = await attempt(msgspec.structs.replace(work, caches=None))
                 access.forget()
-        self._results[build] = work, ran.result
-        return ran
+        self._results[build] = work, result
+        return result
 
     async def stage(self, order: BuildOrder) -> None:
         """Store what the build left, if it is to be kept. Before the build is removed."""

@@ -23,7 +23,7 @@ def result_of_cells(cells: Sequence[PipelineCell], results: Sequence[RunResult])
     for cell, result in zip(cells, results, strict=True):
         if result.outcome is not Outcome.PASSED:
             problem = f"cell {cell.name}: {result.problem or result.outcome}"
-            return msgspec.structs.replace(result, problem=problem, reports=None)
+            return msgspec.structs.replace(result, problem=problem, cases=None)
     known: dict[str, str | None] = {}
     for cell, result in zip(cells, results, strict=True):
         for name, digest in _images(cell, result).items():

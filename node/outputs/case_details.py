@@ -52,17 +52,30 @@ class CaseRow(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_field
     file: Annotated[str, msgspec.Meta(max_length=PATH_BYTES_MAX)]
 
 
+class QuarantineRow(msgspec.Struct, frozen=True, array_like=True):
+    """An entry of a quarantine. until: a day, as the file has it; days_left: from the commit's date
+    on; none or fewer are left once it is over."""
+
+    case: str
+    until: str
+    days_left: int
+    reason: str
+
+
 class CaseDetails(msgspec.Struct, frozen=True, kw_only=True):
     """What is kept of a build's test reports, and served (node.web.case_routes).
 
     report_sha256: of the canonical report that follows from ids and outcomes (ci.case_results),
         and is in the ballot; None: there is none, and `problem` says why.
-    cases: sorted by id.
+    cases: sorted by id. quarantined: the warned ones that failed, and may.
+    quarantine: all of the pipeline file.
     """
 
     report_sha256: str | None = None
     problem: str | None = None
     cases: tuple[CaseRow, ...] = ()
+    quarantined: tuple[CaseId, ...] = ()
+    quarantine: tuple[QuarantineRow, ...] = ()
 
     @property
     def outcomes(self) -> Mapping[str, CaseOutcome]:
@@ -98,6 +111,27 @@ def read_reports(
         return CaseDetails(problem=found)
     report = encode_report({case.id: case.outcome for case in cases})
     return CaseDetails(report_sha256=report_sha256(report), cases=cases)
+
+
+def quarantined(details: CaseDetails, reasons: Mapping[str, str]) -> CaseDetails:
+    """The same, where each failed case that has a reason why it may fail is `warned`.
+
+    Its message begins with the reason.
+    """
+
+    def told(case: CaseRow) -> CaseRow:
+        if case.outcome is not CaseOutcome.FAILED or case.id not in reasons:
+            return case
+        lines = (reasons[case.id], *(() if case.message is None else (case.message,)))
+        message = "\n".join(lines)[:MESSAGE_CHARACTERS_MAX]
+        return CaseRow(case.id, CaseOutcome.WARNED, case.seconds, message, case.file)
+
+    cases = tuple(told(case) for case in details.cases)
+    if cases == details.cases:
+        return details
+    report = encode_report({case.id: case.outcome for case in cases})
+    names = tuple(n.id for n, old in zip(cases, details.cases, strict=True) if n != old)
+    return CaseDetails(report_sha256=report_sha256(report), cases=cases, quarantined=names)
 
 
 def keep_details(details: CaseDetails, kept: Path) -> None:

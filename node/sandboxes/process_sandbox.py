@@ -26,9 +26,9 @@ from node.sandboxes.sandbox import (
     Work,
     build_environment,
     result_of_exit,
-    with_files,
 )
 from node.sandboxes.step_sequence import StepSequence
+from node.sandboxes.workspace_files import WorkspaceFiles
 from node.work.infrastructure_error import InfrastructureError
 from node.work.threads import Stop, Stopped, in_thread
 
@@ -94,19 +94,22 @@ class ProcessSandbox:
             checkout, home = work.folder / "checkout", work.folder / "home"
             home.mkdir(parents=True)
             _unpack(work.tree, checkout)
-            sequence = StepSequence(work, pipeline, steps, passed=RunResult(Outcome.PASSED, 0))
-            for _, step in sequence.steps():
-                stop.check()
-                ends_at = time.monotonic() + sequence.seconds(step)
-                code = _run_shell(step, checkout, home, work=work, ends_at=ends_at, stop=stop)
-                sequence.end(step, _result_of(code))
-            return with_files(
-                sequence.result,
+            files = WorkspaceFiles(
                 work,
                 pipeline,
                 workspace=str(checkout),
                 take=lambda collector: take_from_folder(collector, checkout, stop),
+                stop=stop,
             )
+            passed = RunResult(Outcome.PASSED, 0)
+            sequence = StepSequence(work, pipeline, steps, passed=passed, files=files)
+            for _, step in sequence.steps():
+                stop.check()
+                seconds = sequence.begin(step)
+                ends_at = time.monotonic() + seconds
+                code = _run_shell(step, checkout, home, work=work, ends_at=ends_at, stop=stop)
+                sequence.end(step, _result_of(code))
+            return files.finish(sequence.result)
         except OSError as error:
             raise InfrastructureError(f"this machine: {error}") from error
 

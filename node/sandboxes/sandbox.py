@@ -10,15 +10,9 @@ from ci.limits import Limits
 from ci.operations import Artifact, ImageDigest, Outcome
 from common.pipeline.pipeline_file import Pipeline, Step
 from node.caches.build_caches import CacheAccess
-from node.outputs.artifact_store import (
-    ARTIFACTS_FOLDER,
-    Collector,
-    FilesWrong,
-    Selection,
-    artifacts_of,
-)
+from node.outputs.artifact_store import ARTIFACTS_FOLDER
 from node.outputs.build_log import BuildLog
-from node.outputs.case_details import REPORTS_FOLDER, reports_of
+from node.outputs.case_details import REPORTS_FOLDER, CaseDetails
 
 # Runs its arguments as commands, one after the other in one shell that stops at the first failure
 # (`sh -e -c RUN_COMMANDS name command...`). `for` takes its list before the first command can
@@ -114,18 +108,6 @@ class Work(msgspec.Struct, frozen=True):
 ImageDigests = str | tuple[ImageDigest, ...] | None
 
 
-class Reports(msgspec.Struct, frozen=True):
-    """The test reports that a build made, in `Work.reports_folder`.
-
-    workspace: where its files are for the steps. problem: why there are none, the same on every
-    replica.
-    """
-
-    workspace: str
-    files: tuple[Artifact, ...] = ()
-    problem: str | None = None
-
-
 class RunResult(msgspec.Struct, frozen=True):
     """How a run ended."""
 
@@ -142,8 +124,8 @@ class RunResult(msgspec.Struct, frozen=True):
     network_was_off: bool = False
     # sorted by path, only for passed
     artifacts: tuple[Artifact, ...] = ()
-    # None: the pipeline names none, or no step was run
-    reports: Reports | None = None
+    # None: the pipeline names no test reports, or no step was run
+    cases: CaseDetails | None = None
 
 
 def result_of_exit(code: int, image_digest: ImageDigests, image_id: str | None) -> RunResult:
@@ -180,50 +162,6 @@ def build_environment(home: str, origin: Origin, step: Step | None) -> dict[str,
         "PBFTCI_COMMIT": origin.commit,
         "PBFTCI_STEP": "" if step is None else step.name,
     }
-
-
-def with_files(
-    result: RunResult,
-    work: Work,
-    pipeline: Pipeline,
-    *,
-    workspace: str,
-    take: Callable[[Collector], None],
-) -> RunResult:
-    """The result of the steps, with copies of the files that the pipeline names.
-
-    Artifacts are taken if all steps passed: a build that did not make what its pipeline names has
-    failed, on every replica. Test reports are taken after any steps.
-
-    take: offers the workspace's files to a collector. workspace: its path for the steps. Raises
-    what `take` raises, but for FilesWrong.
-    """
-
-    def collected(folder: Path, selection: Selection) -> tuple[Artifact, ...]:
-        collector = Collector(folder, selection)
-        take(collector)
-        files = collector.finish()
-        for pattern in collector.unmatched():
-            work.log.note(f"no file matches {pattern}")
-        return files
-
-    if pipeline.artifacts and result.outcome is Outcome.PASSED:
-        work.show_state("artifacts")
-        selection = artifacts_of(pipeline.artifacts, work.limits)
-        try:
-            made = collected(work.artifacts_folder, selection)
-            result = msgspec.structs.replace(result, artifacts=made)
-        except FilesWrong as wrong:
-            result = failed(result, f"artifact {wrong}")
-    if pipeline.tests is not None:
-        work.show_state("tests")
-        try:
-            files = collected(work.reports_folder, reports_of(pipeline.tests.junit))
-            reports = Reports(workspace, files)
-        except FilesWrong as wrong:
-            reports = Reports(workspace, problem=f"test report {wrong}")
-        result = msgspec.structs.replace(result, reports=reports)
-    return result
 
 
 def failed(result: RunResult, problem: str) -> RunResult:

@@ -23,7 +23,7 @@ class Kept(Protocol):
 
 class CaseRoutes:
     """GET /builds/<hex>/tests?opened=N: `{report_sha256, problem, cases: [[id, outcome, seconds,
-    message, file], ...]}`, as `node.outputs.case_details.CaseDetails` says.
+    message, file], ...], quarantine: [...]}`, as `node.outputs.case_details.CaseDetails` says.
 
     404 while the build runs, if its pipeline names no test reports, and if they are not kept.
     """

@@ -19,6 +19,7 @@ PAGES = {
     "/": "node3 dissents",
     "/?branch=dissent&outcome=passed": "node3 dissents",
     "/?branch=none": "No build matches",
+    "/branches": "all its builds",
     "/builds/{master}": "passed",
     "/builds/{broken}": "failed",
     "/builds/{dissent}": "dissents",

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ci.case_agreement import CaseAgreement, CaseCounts, agreed_cases
-from ci.case_reports import case_report, cases_named, report_refusal
+from ci.case_reports import case_report, cases_named, report_refusal, with_cases
 from ci.case_results import CaseOutcome
 from ci.operations import Ballot, CaseReport, NamedCase, ResultKey, ResultWithTests
 from pbft.quorums import quorums_for
@@ -47,6 +47,27 @@ def test_n_minus_f_equal_reports_are_agreed_on_as_a_whole() -> None:
     assert (found.passed, found.warned, found.failed) == (("a", "d"), ("b",), ())
     assert (found.unsettled, found.reports) == ((), 4)
     assert (found.is_complete, found.are_all_named, found.sets_differ) == (True, True, True)
+
+
+@pytest.mark.parametrize(
+    ("said", "agreed"),
+    [
+        ((1, 1, 1, 1), 1),
+        ((0, 0, 1, 1), 1),
+        ((0, 0, 0, 1), 0),
+        ((0, 0, 2, 1), 1),
+        ((1,), 0),
+    ],
+)
+def test_so_many_cases_are_quarantined_as_f_plus_1_say_at_least(
+    said: tuple[int, ...], agreed: int
+) -> None:
+    """One liar can neither make them more nor fewer."""
+    ballots = [
+        with_cases(PASSED, {"a": W, "b": W if names else P}, quarantined="ab"[:names])
+        for names in said
+    ]
+    assert agreement_of(*ballots).counts.quarantined == agreed
 
 
 def test_of_a_long_report_the_counts_are_agreed_on_and_some_names() -> None:

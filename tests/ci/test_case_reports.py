@@ -7,7 +7,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ci.case_reports import case_report, cases_named, cases_refusal, report_refusal, with_cases
+from ci.case_reports import (
+    case_report,
+    cases_named,
+    cases_refusal,
+    quarantined_in,
+    report_refusal,
+    with_cases,
+)
 from ci.case_results import (
     CASE_ID_CHARACTERS_MAX,
     CASES_MAX,
@@ -20,6 +27,7 @@ from ci.operations import (
     NOT_PASSED_BYTES_MAX,
     NOT_PASSED_MAX,
     OPERATION_BYTES_MAX,
+    QUARANTINED_MAX,
     REPORT_LINES_BYTES_MAX,
     REPORTING_BALLOT_BYTES,
     CaseReport,
@@ -79,6 +87,17 @@ def test_more_than_a_ballot_names_are_cut_and_counted(length: int) -> None:
     assert report_refusal(report) is None
 
 
+def test_a_report_says_which_warned_cases_are_quarantined() -> None:
+    cases = {"a": W, "b": F, "c": W, "d": W, "e": P}
+    report = with_cases(largest_result(0), cases, quarantined={"c", "d", "e"}).tests
+    assert report.quarantined == (1, 2)
+    assert quarantined_in(report) == {"c", "d"}
+    many = {f"{number:05}": W for number in range(CASES_MAX)}
+    cut = case_report(many, quarantined={"00001", "19999"})
+    assert (cut.is_cut, report_refusal(cut)) == (True, None)
+    assert quarantined_in(cut) == {"00001"}
+
+
 def test_the_report_gets_the_room_that_the_rest_of_the_ballot_leaves() -> None:
     """All else that a ballot may name leaves some, and the ballot becomes no larger than any."""
     largest = largest_result(1)
@@ -86,9 +105,13 @@ def test_the_report_gets_the_room_that_the_rest_of_the_ballot_leaves() -> None:
     for cases in (
         {f"{number:03}" + "x" * 500: F for number in range(500)},
         {f"{number:05}": F for number in range(CASES_MAX)},
+        {f"{number:05}": W for number in range(CASES_MAX)},
         {f"{number:03}" + "\U0001f99c" * 40: P for number in range(60)},
     ):
-        ballot = with_cases(largest, cases)
+        # places that take three bytes each
+        late = sorted(case for case, outcome in cases.items() if outcome is W)[-QUARANTINED_MAX:]
+        ballot = with_cases(largest, cases, quarantined=late)
+        assert len(ballot.tests.quarantined) == len(late)
         assert (ballot.compared, ballot.evidence) == (largest.compared, largest.evidence)
         assert cases_refusal(ballot) is None
         assert ballot.tests.report_sha256 == report_sha256(encode_report(cases))
@@ -130,6 +153,9 @@ CUT = case_report({**MANY, **{f"{number:04}": F for number in range(500)}})
         (report_of({"a": P}, report_sha256="0" * 64), "does not follow from its lines"),
         (report_of({"a": P}, set_sha256="0" * 64), "does not follow from its lines"),
         (report_of({"a": P}, passed=2), "does not follow from its lines"),
+        (report_of({"a": W}, quarantined=(1,)), "not among the warned ones"),
+        (report_of({"a": W, "b": W}, quarantined=(1, 0)), "not among the warned ones"),
+        (report_of({"a": W}, quarantined=(0, 0)), "not among the warned ones"),
         (report_of({"a": P}, is_cut=True), "does not follow from its lines"),
         (report_of({"a": F}, not_passed=(NamedCase("a", F),)), "does not follow from its lines"),
         (msgspec.structs.replace(LONG, not_passed=LONG.not_passed[::-1]), "in their order"),

@@ -352,3 +352,13 @@ def test_a_liar_that_names_a_case_which_is_not_there_blames_itself() -> None:
     builds = [SeenBuild(NOW - 9 + n, str(n), None, False, observe(told, 1)) for n in range(3)]
     found = standings(builds, 1, NOW)["nowhere"]
     assert (found.state, found.differed) == (CaseState.ONE_MACHINE, (("node3", 3),))
+
+
+def test_a_quarantined_case_has_failed() -> None:
+    """One that fails on every replica does not differ from itself."""
+    cases = {CASE: WARNED} | dict.fromkeys(OTHERS, PASSED)
+    quarantined = dict.fromkeys(REPLICAS, case_report(cases, quarantined={CASE}))
+    (found,) = observe(quarantined, 1).cases.values()
+    assert (found.failed, found.warned, found.is_disagreement) == (REPLICAS, (), False)
+    (found,) = observe(dict.fromkeys(REPLICAS, case_report(cases)), 1).cases.values()
+    assert (found.warned, found.is_disagreement) == (REPLICAS, True)

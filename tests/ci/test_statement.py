@@ -348,6 +348,7 @@ def test_agreed_test_cases_are_in_a_test_result(world: World) -> None:
         "listed": "all",
         "reports": 4,
         "setsDiffer": False,
+        "quarantined": 0,
     }
     assert parse_statement(statement).predicate.passed_tests == ("a::x",)
     for old, new in (("WARNED", "PASSED"), ("WARNED", "FAILED")):

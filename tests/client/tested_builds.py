@@ -1,6 +1,6 @@
 """Builds with test reports, for the tests of what the gateway makes of them."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
 
@@ -8,6 +8,7 @@ from ci.builds import OpenBuild
 from ci.case_reports import with_cases
 from ci.case_results import CaseOutcome
 from ci.operations import Ballot, BuildResult, Outcome, ResultWithTests
+from client.storage.case_extract import QuarantinedCase
 from tests.ci.builders import finding
 from tests.client.gateway.test_gateway import record_of, until
 from tests.client.running_network import Running
@@ -25,32 +26,41 @@ def with_tests(found: BuildResult, cases: Cases) -> ResultWithTests:
     return with_cases(found, {case: CaseOutcome(outcome) for case, outcome in cases.items()})
 
 
-def details_of(cases: Cases) -> bytes:
+def details_of(cases: Cases, quarantine: Sequence[QuarantinedCase] = ()) -> bytes:
     """What a node serves of these cases: each failure has a message, each case its seconds."""
     rows = [
         (case, outcome, number / 10, MESSAGE if outcome == "failed" else None, "report.xml")
         for number, (case, outcome) in enumerate(sorted(cases.items()))
     ]
-    return msgspec.json.encode({"report_sha256": "unchecked", "problem": None, "cases": rows})
+    served = {"report_sha256": "unchecked", "problem": None, "cases": rows}
+    return msgspec.json.encode({**served, "quarantine": quarantine})
 
 
-def reports(running: Running, *, otherwise: Mapping[str, Cases] = {}, code: int = 0) -> None:
+def reports(
+    running: Running,
+    *,
+    otherwise: Mapping[str, Cases] = {},
+    code: int = 0,
+    quarantines: Mapping[str, Sequence[QuarantinedCase]] = {},
+) -> None:
     """Have all nodes report that all cases passed, and some replicas that these did otherwise.
 
-    Builds end with 0 on replicas where all passed, on the others with the code.
+    Builds end with 0 on replicas where all passed, on the others with the code. quarantines: what
+    replicas say that the pipeline file has.
     """
     for name, node in running.network.nodes.items():
         cases = {CASE: "passed", **OTHERS, **otherwise.get(name, {})}
         is_red = code != 0 and "failed" in cases.values()
         found = finding(Outcome.FAILED, code) if is_red else finding()
-        node.finds = _finds(node.cases, with_tests(found, cases), cases)
+        served = details_of(cases, quarantines.get(name, ()))
+        node.finds = _finds(node.cases, with_tests(found, cases), served)
 
 
 def _finds(
-    served: dict[bytes, bytes], ballot: Ballot, cases: Cases
+    served: dict[bytes, bytes], ballot: Ballot, details: bytes
 ) -> Callable[[OpenBuild], tuple[Ballot, bytes]]:
     def find(build: OpenBuild) -> tuple[Ballot, bytes]:
-        served[build.id] = details_of(cases)
+        served[build.id] = details
         return ballot, b"log"
 
     return find

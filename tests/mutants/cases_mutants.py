@@ -25,7 +25,7 @@ CASES_MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         name="C1 digests that are not those of the lines",
         file=_REPORTS,
-        old="    if report != case_report(cases):\n",
+        old="    if report != case_report(cases, quarantined=quarantined_in(report)):\n",
         new="    if report.total != len(cases):\n",
         test=_REPORTS_TEST + "test_reports_that_no_cases_have",
     ),

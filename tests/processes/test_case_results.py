@@ -1,10 +1,13 @@
 """Test cases end to end: four real nodes, whose builds write JUnit XML that differs between them.
 
-One case fails on one machine alone, another by chance, drawn anew by each replica in each build.
+One case fails on one machine alone, another by chance, drawn anew by each replica in each build,
+and one is quarantined.
 """
 
 import itertools
+import json
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +16,8 @@ import yaml
 
 from ci.case_results import case_sha256, report_sha256
 from ci.flaky import CaseState
+from common.pipeline.pipeline_file import commit_date
+from scripts.example_repository import COMMIT_TIME
 from tests.processes.network import VERDICT_SECONDS, Network, ask
 from tests.processes.programs import client
 
@@ -49,14 +54,44 @@ MATRIX = yaml.safe_dump(
     },
     sort_keys=False,
 )
+# Which replicas see test_known fail, whether another case fails, and the exit code.
+KNOWN = "suite::test_known"
+KNOWN_SCRIPT = """\
+known= other= code=0
+if {where}; then known='<failure/>' code={code}; fi
+{more}
+cat >report.xml <<END
+<testsuite name="suite"><testcase name="test_known">$known</testcase>
+<testcase name="test_other">$other</testcase></testsuite>
+END
+exit $code
+"""
+ALL, HALF = "true", """case "$HOME" in */node[12]/*) true;; *) false;; esac"""
+
+
+def quarantining(where: str, *, days: int = 30, code: int = 1, more: str = "") -> dict[str, str]:
+    """A commit whose test_known is quarantined for so many days from the commit on."""
+    until = commit_date(int(COMMIT_TIME.split()[0])) + timedelta(days=days)
+    entry = {"case": KNOWN, "until": str(until), "reason": "see #7"}
+    tests = {"junit": ["report.xml"], "quarantine": [entry]}
+    pipeline = {"image": "none", "commands": ["sh tests.sh"], "tests": tests}
+    script = KNOWN_SCRIPT.format(where=where, code=code, more=more)
+    return {".pbft-ci.yml": json.dumps(pipeline), "tests.sh": script}
+
+
 # A case is flaky on two commits or more, so two branches have it.
-BRANCHES = {
+BRANCHES: dict[str, dict[str, str]] = {
     # no replica differs, so the report is agreed on whichever ballots come first
     "equal": {".pbft-ci.yml": PIPELINE, "tests.sh": EQUAL},
     "steady": {".pbft-ci.yml": PIPELINE, "tests.sh": SCRIPT},
     "matrix": {".pbft-ci.yml": MATRIX},
     "chance-1": {".pbft-ci.yml": PIPELINE, "tests.sh": SCRIPT, "chance": "1"},
     "chance-2": {".pbft-ci.yml": PIPELINE, "tests.sh": SCRIPT, "chance": "2"},
+    "known-everywhere": quarantining(ALL),
+    "known-on-two": quarantining(HALF),
+    "expired": quarantining(ALL, days=0),
+    "another-too": quarantining(ALL, more="other='<failure/>'"),
+    "exit-2": quarantining(ALL, code=2),
 }
 # Replicas agree by chance in one of eight builds, and it takes two in which they do not.
 BUILDS_MAX = 20
@@ -174,3 +209,45 @@ def test_a_case_that_fails_by_chance_is_flaky(network: Network) -> None:
     assert listed.code == 0, listed
     assert listed.output.rstrip().endswith(CHANCE)
     assert MACHINE not in listed.output
+
+
+@pytest.mark.parametrize(
+    ("branch", "code"),
+    [
+        ("known-everywhere", 0),
+        ("known-on-two", 0),
+        ("expired", 1),
+        ("another-too", 1),
+        ("exit-2", 2),
+    ],
+)
+def test_a_quarantined_case_is_a_warning_and_nothing_else_is(
+    network: Network, tmp_path: Path, branch: str, code: int
+) -> None:
+    found = network.post(branch)
+    network.complete(found)
+    verdict = network.build(found)["verdict"]
+    assert (verdict["exit_code"], len(verdict["agreeing"]) >= 3 - bool(code)) == (code, True)
+    envelope = tmp_path / "envelope"
+    assert client(network, "attest", found, "--output", str(envelope)).code == 0
+    verified = client(network, "verify", str(envelope), "--any")
+    assert verified.code == (1 if code else 0), verified
+    cases = get(network, f"/api/v1/builds/{found}/tests")["cases"]
+    seen = {row["id"]: [one["outcome"] for one in row["seen"]] for row in cases}
+    assert seen[KNOWN].count("failed" if branch == "expired" else "warned") == (
+        2 if branch == "known-on-two" else 4
+    )
+    if branch == "known-everywhere":
+        assert ", 1 quarantined" in verified.output
+        repository = network.build(found)["repository"]
+        listing = ("tests", "--repository", repository, "--quarantined")
+        network.wait_until(
+            lambda: (
+                "30 days  2024-01-31  suite::test_known  see #7" in client(network, *listing).output
+            ),
+            "the quarantined case in the list",
+            VERDICT_SECONDS,
+        )
+        # it fails on every replica, so nothing shows that it is flaky
+        wait_for(network, KNOWN, lambda found: found["case"]["disagreements"] == 0)
+        assert client(network, "verify", str(envelope), "--any", "--no-warnings").code == 1

@@ -52,9 +52,9 @@ from node.sandboxes.sandbox import (
     Work,
     build_environment,
     result_of_exit,
-    with_files,
 )
 from node.sandboxes.step_sequence import StepSequence
+from node.sandboxes.workspace_files import WorkspaceFiles
 from node.sources.tree import WORKSPACE
 from node.work.infrastructure_error import InfrastructureError
 from node.work.threads import Stop
@@ -171,7 +171,7 @@ def _run_alone(
         _order(context, step),
         name=f"{context.name}-1-{step.name}",
         entrypoint=("sh", "-c", UNPACK, RUN_COMMANDS, "pbft-ci"),
-        seconds=sequence.seconds(step),
+        seconds=sequence.begin(step),
         temporary={
             WORKSPACE: limits.workspace_bytes,
             HOME: limits.home_bytes,
@@ -273,7 +273,16 @@ def _run_in(
 ) -> RunResult:
     """All steps, over that workspace; services: those that run."""
     passed = result_of_exit(0, context.image_digest, context.image_id)
-    sequence = StepSequence(context.work, context.pipeline, steps, passed=passed)
+    files = WorkspaceFiles(
+        context.work,
+        context.pipeline,
+        workspace=WORKSPACE,
+        take=lambda collector: take_files(
+            client, workspace, collector, limits=context.limits, stop=stop
+        ),
+        stop=stop,
+    )
+    sequence = StepSequence(context.work, context.pipeline, steps, passed=passed, files=files)
     for number, step in sequence.steps():
         is_online = _is_online(step, context)
         code = keeper_end(client, workspace)
@@ -289,7 +298,7 @@ def _run_in(
         order = msgspec.structs.replace(
             _order(context, step),
             name=f"{context.name}-{number}-{step.name}",
-            seconds=sequence.seconds(step),
+            seconds=sequence.begin(step),
             volumes=workspace.volumes,
             network=network,
         )
@@ -297,15 +306,7 @@ def _run_in(
         if services is not None:
             services.note_ended(step.name)
         sequence.end(step, result if sequence.has_failed else _judged(result, step, is_online))
-    return with_files(
-        sequence.result,
-        context.work,
-        context.pipeline,
-        workspace=WORKSPACE,
-        take=lambda collector: take_files(
-            client, workspace, collector, limits=context.limits, stop=stop
-        ),
-    )
+    return files.finish(sequence.result)
 
 
 def _is_online(step: Step, context: RunContext) -> bool:

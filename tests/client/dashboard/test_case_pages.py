@@ -7,6 +7,7 @@ import pytest
 from ci.case_results import case_sha256
 from ci.flaky import CaseState
 from client.dashboard.case_pages import explanation_of, strip_of
+from client.storage.case_extract import QuarantinedCase
 from client.views.case_view import CaseView, Differed, SeenBuildView, SeenOutcome
 from tests.client.dashboard.pages import page
 from tests.client.dashboard.test_build_page import words_of
@@ -157,3 +158,29 @@ def test_each_state_is_explained(state: CaseState) -> None:
     text = explanation_of(case)
     assert text.endswith(".")
     assert ("node3" in text) is (state is CaseState.ONE_MACHINE)
+
+
+async def test_quarantined_tests_are_listed_as_f_plus_1_replicas_have_them(
+    running: Running, client: Client
+) -> None:
+    soon = QuarantinedCase(HOSTILE, "2026-12-31", 3, "see <b>7</b>")
+    over = QuarantinedCase(CASE, "2026-11-01", -2, "see 8")
+    lie = QuarantinedCase(CASE, "2099-01-01", 9999, "a lie")
+    quarantines = dict.fromkeys(NAMES[:2], (soon, over)) | {NAMES[3]: (lie, lie)}
+    reports(running, quarantines=quarantines)
+    await collected(running, client)
+    text = words_of(await page(client, f"/tests?repository={REPOSITORY}"))
+    assert (
+        f"Quarantined tests, the fewest days left first Test Left Until Reason {CASE} over" in text
+    )
+    assert "3 days 2026-12-31 see &lt;b&gt;7&lt;/b&gt;" in text
+    assert "a lie" not in text
+    answer = await client.get(f"/api/v1/tests?repository={REPOSITORY}")
+    found = (await answer.json())["quarantined"]
+    assert [(entry["id"], entry["days_left"]) for entry in found] == [(CASE, -2), (HOSTILE, 3)]
+
+
+async def test_without_a_quarantine_none_is_listed(running: Running, client: Client) -> None:
+    reports(running)
+    await collected(running, client)
+    assert "Quarantined" not in await page(client, f"/tests?repository={REPOSITORY}")

@@ -107,6 +107,7 @@ def test_the_json_has_the_documented_names() -> None:
     assert set(value["verdict"]) == {
         *("outcome", "exit_code", "agreeing", "dissenting", "ledger_index", "threshold"),
         *("executors", "ref", "target", "pipeline_sha256", "steps"),
+        *("failed_tests", "failed_test"),
     }
     assert set(value["ballots"][0]) == {
         *("replica", "outcome", "exit_code", "commit", "log_sha256", "abstains"),

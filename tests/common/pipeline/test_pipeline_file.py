@@ -1,6 +1,7 @@
 """The pipeline file as text: what is taken, what is said of the rest; its schema says the same."""
 
 import json
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
 import jsonschema
@@ -23,6 +24,9 @@ from common.pipeline.pipeline_file import (
     NAMED_IMAGE_CHARACTERS_MAX,
     PATH_KEYS,
     PIPELINE_BYTES_MAX,
+    QUARANTINE_DAYS_MAX,
+    QUARANTINE_KEYS,
+    QUARANTINE_MAX,
     READY_KEYS,
     RESOURCE_KEYS,
     SERVICE_KEYS,
@@ -37,6 +41,7 @@ from common.pipeline.pipeline_file import (
     Clone,
     Pipeline,
     PipelineInvalid,
+    Quarantined,
     Ready,
     ReportOrder,
     Resources,
@@ -58,6 +63,8 @@ ROOT = Path(__file__).resolve().parents[3]
 SCHEMA = json.loads((ROOT / "docs" / "pipeline.schema.json").read_text())
 LIMITS = Limits(build_seconds_max=600, memory_bytes=512 * 2**20, cpus=2.0, pids_max=256)
 ALL = Resources(512 * 2**20, 2.0, 256)
+
+QUARANTINE = "image: a\ncommands: [x]\ntests:\n  junit: [a.xml]\n  quarantine:\n"
 
 FULL = """
 image: registry.example.org:5000/a/b_c:1.0
@@ -144,6 +151,7 @@ VALID = [
     "image: a\ncommands: [x]\nartifacts: [dist, dist/*.whl, '*.log', 'log-?/*']\n",
     "image: a\ncommands: [x]\ntests: {junit: ['*.xml']}\n",
     "image: a\ncommands: [x]\ntests: {junit: [a.xml], required: false}\n",
+    QUARANTINE + "  - {case: 's::a b', until: 2026-12-31, reason: '#7'}\n",
 ]
 
 # text, line, key, nearest: what both the parser and the schema refuse
@@ -322,6 +330,15 @@ BROKEN: list[tuple[str, int | None, str | None, str | None]] = [
     ("image: a\ncommands: [x]\ntests:\n  junt: [a]\n", 4, "junt", "junit"),
     ("image: a\ncommands: [x]\ntests: {junit: [a], requird: true}\n", 3, "requird", "required"),
     ("image: a\ncommands: [x]\ntests: {junit: [a], required: 1}\n", 3, "required", None),
+    (QUARANTINE + "  - {case: a, until: 2026-12-31}\n", 6, "reason", None),
+    (QUARANTINE + "  - {case: a, until: 2026-1-1, reason: b}\n", 6, "until", None),
+    (QUARANTINE + "  - {case: a, until: tomorrow, reason: b}\n", 6, "until", None),
+    (QUARANTINE + "  - {case: '', until: 2026-12-31, reason: b}\n", 6, "case", None),
+    (QUARANTINE + f"  - {{case: {'a' * 513}, until: 2026-12-31, reason: b}}\n", 6, "case", None),
+    (QUARANTINE + f"  - {{case: a, until: 2026-12-31, reason: {'b' * 201}}}\n", 6, "reason", None),
+    (QUARANTINE + "  - {case: a, until: 2026-12-31, reason: b, by: c}\n", 6, "by", None),
+    (QUARANTINE + "  - {case: a, until: 2026-12-31, reason: b}\n" * 51, 5, "quarantine", None),
+    ("image: a\ncommands: [x]\ntests: {junit: [a], quarantine: []}\n", 3, "quarantine", None),
     ("image: a\ncommands: [x]\nreports: {junit: [a]}\n", 3, "reports", None),
     ("image: a\nsteps:\n - {name: x, commands: [y], tests: {junit: [a]}}\n", 3, "tests", None),
     ("image: a\ntests: {junit: [a]}\n", None, "commands", None),
@@ -330,6 +347,9 @@ BROKEN: list[tuple[str, int | None, str | None, str | None]] = [
 
 # what no schema can say: the network's own limits, and the text itself
 BROKEN_HERE = [
+    (QUARANTINE + "  - {case: a, until: 2026-02-30, reason: b}\n", 6, "until"),
+    (QUARANTINE + '  - {case: "a\\tb", until: 2026-12-31, reason: b}\n', 6, "case"),
+    (QUARANTINE + "  - {case: a, until: 2026-12-31, reason: b}\n" * 2, 7, "case"),
     ("image: a\ncommands: [x]\ntimeout_seconds: 601\n", 3, "timeout_seconds"),
     ("image: a\ncommands: [x]\nresources: {memory: 1 GiB}\n", 3, "memory"),
     ("image: a\ncommands: [x]\nresources: {cpus: 2.5}\n", 3, "cpus"),
@@ -534,6 +554,9 @@ def test_the_schema_knows_the_keys_and_bounds_of_the_parser() -> None:
     assert tuple(properties["resources"]["properties"]) == RESOURCE_KEYS
     assert tuple(properties["tests"]["properties"]) == TESTS_KEYS
     assert properties["tests"]["properties"]["junit"]["maxItems"] == REPORTS_MAX
+    quarantine = properties["tests"]["properties"]["quarantine"]
+    assert quarantine["maxItems"] == QUARANTINE_MAX
+    assert tuple(quarantine["items"]["properties"]) == QUARANTINE_KEYS
     assert tuple(definitions["event"]["enum"]) == EVENTS
     assert tuple(definitions["status"]["enum"]) == STATUSES
     assert tuple(step["properties"]["failure"]["enum"]) == FAILURES
@@ -739,3 +762,42 @@ def test_which_builds_depend_on_what_was_changed(when: str, event: str, is_neede
     found = parse_pipeline(text.encode(), LIMITS)
     assert isinstance(found, Pipeline), found
     assert found.needs_changes("main", event) is is_needed
+
+
+@pytest.mark.parametrize(
+    ("committed", "is_in_force"),
+    [
+        (datetime(2026, 12, 30, 23, 59, 59, tzinfo=UTC), True),
+        (datetime(2026, 12, 31, tzinfo=UTC), False),
+        (datetime(2027, 1, 1, tzinfo=UTC), False),
+    ],
+)
+def test_a_quarantine_ends_on_its_day_by_the_commits_date(
+    committed: datetime, is_in_force: bool
+) -> None:
+    entry = Quarantined("s::a", date(2026, 12, 31), "#7")
+    order = ReportOrder(("a.xml",), quarantine=(entry,))
+    expected = {"s::a": entry} if is_in_force else {}
+    assert order.in_force(int(committed.timestamp())) == expected
+
+
+def test_a_quarantine_is_at_most_so_many_days_ahead_of_its_commit() -> None:
+    committed = datetime(2026, 11, 25, 23, 59, tzinfo=UTC)
+    last = committed.date() + timedelta(days=QUARANTINE_DAYS_MAX)
+    for until, is_valid in ((last, True), (last + timedelta(days=1), False)):
+        text = f"{QUARANTINE}  - {{case: a, until: {until}, reason: b}}\n".encode()
+        found = parse_pipeline(text, LIMITS, int(committed.timestamp()))
+        assert isinstance(found, Pipeline) is is_valid, found
+        assert isinstance(parse_pipeline(text, LIMITS), Pipeline)
+    assert isinstance(found, PipelineInvalid)
+    assert (found.line, found.key) == (6, "until")
+    assert "at most 90 days after the commit's date, 2026-11-25 (UTC)" in found.text
+
+
+@pytest.mark.parametrize("commit_seconds", [-(2**63), -1, 2**63])
+def test_a_commits_time_may_be_any_number(commit_seconds: int) -> None:
+    text = f"{QUARANTINE}  - {{case: a, until: 1970-01-02, reason: b}}\n".encode()
+    found = parse_pipeline(text, LIMITS, commit_seconds)
+    assert isinstance(found, Pipeline)
+    assert found.tests is not None
+    assert bool(found.tests.in_force(commit_seconds)) is (commit_seconds < 0)

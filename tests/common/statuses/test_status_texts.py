@@ -50,6 +50,8 @@ def test_a_build_without_agreed_failures(told: ToldCases, expected: str) -> None
             "no failed test is agreed on, 1 flaky, 1 unsettled",
         ),
         (ToldCases(812, 0, 0, None, 0, 0, None), "812 tests"),
+        (ToldCases(812, 0, 3, None, 0, 0, None, 1), "812 tests, 2 warned, 1 quarantined"),
+        (ToldCases(812, 0, 1, None, 0, 0, None, 1), "812 tests, 1 quarantined"),
     ],
 )
 def test_a_build_with_agreed_failures(told: ToldCases, expected: str) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import re
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -221,6 +222,131 @@ async def test_a_pipeline_without_tests_has_a_ballot_as_before(
     found = await process_builder.find(order)
     assert type(found) is BuildResult
     assert details(process_builder, order) is None
+
+
+def quarantine(*cases: str, days: int = 30) -> list[dict[str, str]]:
+    """Entries that end so many days after the commits of a test."""
+    until = (datetime.now(UTC) + timedelta(days=days)).date()
+    return [{"case": case, "until": str(until), "reason": "see #7"} for case in cases]
+
+
+@pytest.mark.parametrize("code", [1, 8, 100])
+async def test_a_step_in_which_only_quarantined_cases_failed_has_passed(
+    process_builder: Builder, repository: GitRepository, code: int
+) -> None:
+    text = reporting(writing(FAILED), f"exit {code}", quarantine=quarantine("s::b", "s::none"))
+    found, order = await find(process_builder, repository, text)
+    assert (found.compared.outcome, found.compared.exit_code) == (Outcome.PASSED, 0)
+    assert isinstance(found, ResultWithTests)
+    assert found.tests.lines == LINES.replace("b\tpassed", "b\twarned")
+    kept = details(process_builder, order)
+    assert kept is not None
+    assert kept.report_sha256 == found.tests.report_sha256
+    until = quarantine("s::b")[0]["until"]
+    assert kept.cases[1].message == f"quarantined until {until}: see #7\nsaid"
+    log = process_builder.log(order)
+    assert f"exit code {code} after" in log
+    assert "taken as passed, since its failed test is quarantined\n" in log
+
+
+OTHER = FAILED.replace('"b"', '"c"')
+_NOW = [writing(FAILED), "exit 1"]
+
+
+@pytest.mark.parametrize(
+    ("commands", "entries", "code"),
+    [
+        ([writing(FAILED), "exit 2"], quarantine("s::b"), 2),
+        ([writing(FAILED), "kill -9 $$"], quarantine("s::b"), 137),
+        ([*_NOW], quarantine("s::a"), 1),
+        ([*_NOW], quarantine("s::b", days=-1), 1),
+        ([writing(OTHER, "other.xml"), *_NOW], quarantine("s::b"), 1),
+        ([writing(PASSED), "exit 1"], quarantine("s::b"), 1),
+        ([writing("<a/>", "z.xml"), *_NOW], quarantine("s::b"), 1),
+        (["mkfifo z.xml", *_NOW], quarantine("s::b"), 1),
+        (["exit 1"], quarantine("s::b"), 1),
+    ],
+    ids=[
+        *("another exit code", "killed", "not quarantined", "expired", "another case too"),
+        *("no failed case", "an unreadable report", "a report that is no file", "no report"),
+    ],
+)
+async def test_a_step_fails_in_spite_of_a_quarantine(
+    process_builder: Builder,
+    repository: GitRepository,
+    commands: list[str],
+    entries: list[dict[str, str]],
+    code: int,
+) -> None:
+    found, _ = await find(process_builder, repository, reporting(*commands, quarantine=entries))
+    assert (found.compared.outcome, found.compared.exit_code) == (Outcome.FAILED, code)
+
+
+async def test_an_expired_quarantine_is_told_in_the_log(
+    process_builder: Builder, repository: GitRepository
+) -> None:
+    entries = quarantine("s::b", days=-1)
+    found, order = await find(process_builder, repository, reporting(*_NOW, quarantine=entries))
+    assert isinstance(found, ResultWithTests)
+    assert found.tests.lines == FAILED_LINES
+    told = f"the quarantine of s::b ended on {entries[0]['until']}, and the commit is of "
+    assert told in process_builder.log(order)
+
+
+def steps(*commands: list[str], **more: Any) -> str:
+    """A pipeline whose steps are called 1, 2, 3, and whose case s::b is quarantined."""
+    listed = [{"name": f"{n}", "commands": texts} for n, texts in enumerate(commands, 1)]
+    tests = {"junit": ["*.xml"], "quarantine": quarantine("s::b")}
+    return json.dumps({"image": "none", "steps": listed, "tests": tests, **more})
+
+
+async def test_steps_run_after_one_in_which_only_quarantined_cases_failed(
+    process_builder: Builder, repository: GitRepository
+) -> None:
+    text = steps(_NOW, ["echo >made"], artifacts=["made"])
+    found, _ = await find(process_builder, repository, text)
+    assert found.compared.outcome is Outcome.PASSED
+    assert [artifact.path for artifact in found.compared.artifacts] == ["made"]
+
+
+@pytest.mark.parametrize(
+    "commands",
+    [(_NOW, ["exit 1"]), ([writing(FAILED)], ["exit 1"]), (_NOW, _NOW[:1], ["exit 1"])],
+)
+async def test_a_report_excuses_only_the_step_that_wrote_it(
+    process_builder: Builder, repository: GitRepository, commands: tuple[list[str], ...]
+) -> None:
+    found, _ = await find(process_builder, repository, steps(*commands))
+    assert (found.compared.outcome, found.compared.exit_code) == (Outcome.FAILED, 1)
+    assert isinstance(found, ResultWithTests)
+    assert found.tests.lines == LINES.replace("b\tpassed", "b\twarned")
+
+
+async def test_a_report_of_the_repository_excuses_no_step(
+    process_builder: Builder, repository: GitRepository
+) -> None:
+    files: dict[str, str | bytes] = {".pbft-ci.yml": steps(["exit 1"]), "a.xml": FAILED}
+    order = process_builder.order(repository.url, repository.commit(files))
+    assert (await process_builder.find(order)).compared.outcome is Outcome.FAILED
+
+
+async def test_a_quarantine_that_is_too_long_makes_the_pipeline_invalid(
+    process_builder: Builder, repository: GitRepository
+) -> None:
+    text = reporting("true", quarantine=quarantine("s::b", days=92))
+    found, _ = await find(process_builder, repository, text)
+    assert found.compared.outcome is Outcome.PIPELINE_INVALID
+
+
+@pytest.mark.docker
+async def test_a_quarantine_in_containers(room: Room) -> None:
+    builder = await room.make_builder(room.make_config(room.repository.url))
+    for second, outcome in ((["echo done"], Outcome.PASSED), (["exit 1"], Outcome.FAILED)):
+        text = json.dumps(json.loads(steps(_NOW, second)) | {"image": room.image})
+        found, order = await find(builder, room.repository, text)
+        assert found.compared.outcome is outcome, builder.log(order)
+        assert isinstance(found, ResultWithTests)
+        assert found.tests.lines == LINES.replace("b\tpassed", "b\twarned")
 
 
 @pytest.mark.docker
