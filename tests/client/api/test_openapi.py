@@ -10,7 +10,9 @@ from tests.client.running_network import Running
 from tests.client.site import client_of
 
 # Pages for people, and what only a page asks for.
-PAGES = re.compile(r"/|/builds(/.*)?|/replicas.*|/ledger|/tests(/.*)?|/static/.*|/events|/webhook")
+PAGES = re.compile(
+    r"/|/builds(/.*)?|/replicas.*|/ledger|/tests(/.*)?|/branches|/commits/.*|/static/.*|/events|/webhook"
+)
 EXAMPLES = 12
 SECONDS_MAX = 500
 
