@@ -9,7 +9,7 @@ from collections.abc import Iterable
 import msgspec
 
 from ci.case_results import CaseOutcome, MalformedReport, decode_report, report_sha256
-from ci.ledger import STEP_MAY_HAVE_FAILED, STEP_RAN
+from ci.ledger import STEP_MAY_HAVE_FAILED, STEP_RAN, STEP_SKIPPED
 from ci.operations import Outcome
 from ci.statement import StatementView
 
@@ -96,6 +96,11 @@ def case_mismatches(statement: StatementView, report: bytes, required: Iterable[
 def has_warned(statement: StatementView) -> bool:
     """Did the build pass with test cases that warned, as the replicas agreed?"""
     return statement.predicate.result == "WARNED"
+
+
+def has_skipped(statement: StatementView) -> bool:
+    """Did `when` leave a step of the pipeline out, as the replicas agreed?"""
+    return any(step.state == STEP_SKIPPED for step in statement.verdict.steps)
 
 
 def is_green(statement: StatementView) -> bool:

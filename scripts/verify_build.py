@@ -5,7 +5,7 @@
     python verify_build.py build.intoto.json --trust trust.json --repository URL --commit SHA
         [--ref refs/heads/main] [--event push] [--target main] [--step test] [--artifact FILE]
         [--supplement supplement.json] [--no-contradiction]
-        [--tests FILE] [--require-test ID] [--no-warnings]
+        [--tests FILE] [--require-test ID] [--no-warnings] [--no-skipped]
 
 `trust.json` holds the cluster's id and the replicas' public keys; `python -m client trust` makes
 it from the cluster file. Get it once, from somebody you trust, and keep it beside the pipeline:
@@ -107,6 +107,11 @@ def main(arguments: list[str] | None = None) -> int:
         help="exit with 1 if the build passed, but with test cases that warned",
     )
     parser.add_argument(
+        "--no-skipped",
+        action="store_true",
+        help="exit with 1 if the build passed, but its pipeline's when left a step out",
+    )
+    parser.add_argument(
         "--threshold", type=int, metavar="N", help="require N signatures (default and minimum: f+1)"
     )
     parser.add_argument(
@@ -154,6 +159,8 @@ def main(arguments: list[str] | None = None) -> int:
     if options.no_contradiction and not is_uncontradicted:
         return EXIT_NOT_PASSED
     if options.no_warnings and verdict["result"] == "WARNED":
+        return EXIT_NOT_PASSED
+    if options.no_skipped and "skipped by when" in verdict["steps"].values():
         return EXIT_NOT_PASSED
     return EXIT_PASSED if verdict["outcome"] == "passed" else EXIT_NOT_PASSED
 

@@ -16,6 +16,7 @@ from ci.policy import (
     Policy,
     artifacts,
     case_mismatches,
+    has_skipped,
     has_warned,
     is_green,
     mismatches,
@@ -136,6 +137,11 @@ def add(commands: Commands, common: argparse.ArgumentParser) -> None:
         help="exit with 1 if the build passed, but with test cases that warned",
     )
     check.add_argument(
+        "--no-skipped",
+        action="store_true",
+        help="exit with 1 if the build passed, but its pipeline's when left a step out",
+    )
+    check.add_argument(
         "--any", action="store_true", help="accept any build, and show which build it is"
     )
     check.add_argument(
@@ -200,7 +206,9 @@ def _verify(options: argparse.Namespace) -> int:
             supplement.fields.is_final
             and not contradicting(verified.statement.verdict, supplement.fields)
         )
-    has_unwanted = options.no_warnings and has_warned(verified.statement)
+    has_unwanted = (options.no_warnings and has_warned(verified.statement)) or (
+        options.no_skipped and has_skipped(verified.statement)
+    )
     if is_contradicted or has_unwanted or not is_green(verified.statement):
         return EXIT_NOT_PASSED
     return EXIT_DONE

@@ -65,12 +65,15 @@ def _lint(options: argparse.Namespace) -> int:
         print("\n".join(msgspec.structs.replace(found, file=name).texts))
         return EXIT_NOT_PASSED
     steps = ", ".join(step.name for step in found.steps)
-    images = found.images(found.steps)
+    of_each = [cell.pipeline for cell in found.cells] or [found]
+    images = dict.fromkeys(image for one in of_each for image in one.images(one.steps))
     shown = f"image{'s' if len(images) > 1 else ''} {', '.join(images)}; steps {steps}"
     if found.services:
         shown += f"; services {', '.join(service.name for service in found.services)}"
     if found.caches:
         shown += f"; caches {', '.join(cache.name for cache in found.caches)}"
+    if found.cells:
+        shown += f"; cells {' '.join(cell.name for cell in found.cells)}"
     print(f"{name}: valid: {shown}")
     print(f"{name}: checked against {_whose_limits(options)}")
     if options.file != "-":

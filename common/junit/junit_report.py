@@ -267,7 +267,7 @@ class _Reading:
             if part and part != last:
                 case = f"{case}::{part}" if case else part
                 last = part
-        return _cut(case), last
+        return cut_id(case), last
 
 
 def _readable(data: bytes) -> bytes:
@@ -308,7 +308,7 @@ def _refuse_document_type(*_: object) -> None:
     raise UnreadableReport("it has a document type (DOCTYPE)")
 
 
-def _cut(case: str) -> str:
+def cut_id(case: str) -> str:
     """The id itself; of a long one the beginning, and a digest of all of it."""
     if len(case) <= CASE_ID_CHARACTERS_MAX:
         return case

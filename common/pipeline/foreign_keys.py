@@ -13,6 +13,7 @@ STEP = "a step"
 SERVICE = "a service"
 WHEN = "when"
 CACHE = "a cache"
+PATH = "path"
 CLONE = "clone"
 TESTS = "tests"
 READY = "ready"
@@ -36,7 +37,7 @@ _NO_FALLBACK = "only an entry whose files are all equal is used: leave it out"
 _WHO_WRITES = "the operators name the branches whose builds fill caches: leave it out"
 _IMAGE = "write image: each step runs in a container"
 _NO_PLUGINS = "there are no plugins: write the commands that it runs"
-_FOR_EACH = "write a step for each variant, with its own image or environment"
+_MATRIX = "write matrix at the top, with axes: each is a variable of the steps"
 _NOT_HERE = "a pipeline does not choose its machines: leave it out"
 _NO_PRIVILEGES = "a build has no privileges and no devices: leave it out"
 _DEPLOY = "a build publishes nothing: name the files in artifacts, and fetch them after the verdict"
@@ -48,7 +49,7 @@ _NO_RETRY = "each replica runs a build once: let the commands repeat what may fa
 _SOURCES = "leave it out: the commit's files are in /workspace before the first step"
 _NEWER = "the gateway cancels older builds of a branch itself, if it is set to: leave it out"
 _MODULES = "leave it out: submodules are there if the operators list their repositories"
-_NO_PATHS = "a step cannot depend on the files that changed: leave it out"
+_PATHS = "write path, with include and exclude: it is for pull requests and merge groups"
 _FIXED_FOLDERS = "the folders are the same in each build: steps begin in /workspace; write cd"
 _NAME = "leave it out: a repository has one pipeline, and it has no name"
 _LANGUAGE = "write image, such as python:3.12, and the commands that install and test"
@@ -62,7 +63,7 @@ def _each(keys: str, sentence: str) -> dict[str, str]:
 FOREIGN_KEYS: Mapping[str, Mapping[str, str]] = {
     ANYWHERE: {
         **_each("services service", "write services at the top, beside steps"),
-        **_each("matrix strategy parallel parallelism", _FOR_EACH),
+        **_each("matrix strategy parallel parallelism", _MATRIX),
         **_each("secrets secret from_secret id_tokens identity image_pull_secrets", _NO_SECRETS),
         **_each("credentials add_ssh_keys add-ssh-keys vault", _NO_SECRETS),
         **_each("settings plugins uses with orbs addons", _NO_PLUGINS),
@@ -151,8 +152,7 @@ FOREIGN_KEYS: Mapping[str, Mapping[str, str]] = {
         "failure": "leave it out: a service that ends later fails no build by itself",
     },
     WHEN: {
-        "path": _NO_PATHS,
-        **_each("paths paths-ignore changes", _NO_PATHS),
+        **_each("paths paths-ignore changes", _PATHS),
         **_each("evaluate if", "write branch, event and status, or if ...; then in commands"),
         "ref": "write event, and branch: for a tag it is the tag's name",
         "target": "write event: pull_request, and branch: it is the target branch",
@@ -163,7 +163,7 @@ FOREIGN_KEYS: Mapping[str, Mapping[str, str]] = {
         "exists": "write if test -e FILE; then in commands",
         "include": "write the list itself: branch: [main, release/*]",
         "exclude": "write the branches for which the step runs",
-        "matrix": _FOR_EACH,
+        "matrix": "write if ...; then in commands: each axis is a variable",
         "local": "leave it out: lint runs no steps",
         **_each("repo repository instance platform environment", _NOT_HERE),
     },
@@ -176,6 +176,10 @@ FOREIGN_KEYS: Mapping[str, Mapping[str, str]] = {
         "untracked": "write paths, a list",
         **_each("when branch event", "a cache is for the whole build: leave it out"),
         "timeout": "leave it out: what is stored is stored behind the ballot",
+    },
+    PATH: {
+        "on_empty": "leave it out: if no file differs, all steps run",
+        "ignore_message": "leave it out: the files alone decide",
     },
     CLONE: {
         **_each("git settings", "write depth and tags here"),

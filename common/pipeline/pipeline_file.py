@@ -13,6 +13,8 @@ from typing import Protocol
 import msgspec
 
 from common.pipeline.foreign_keys import event_advice
+from common.pipeline.matrix import Cell, read_matrix
+from common.pipeline.path_filter import PathFilter, are_too_many
 from common.pipeline.pipeline_values import (
     CASE_CHARACTERS_MAX,
     HOME_PREFIX,
@@ -37,6 +39,7 @@ from common.pipeline.pipeline_values import (
     read_line,
     read_memory,
     read_number,
+    read_path_patterns,
     read_paths,
     read_patterns,
     read_plain_files,
@@ -69,6 +72,7 @@ _SECONDS_MAX = int(datetime(9999, 12, 31, tzinfo=UTC).timestamp())
 KEYS = (
     "image",
     "commands",
+    "matrix",
     "steps",
     "services",
     "clone",
@@ -98,11 +102,14 @@ SERVICE_KEYS = (
 CLONE_KEYS = ("depth", "tags")
 CACHE_KEYS = ("name", "paths", "files")
 READY_KEYS = ("port", "command", "seconds")
-WHEN_KEYS = ("branch", "event", "cron", "status")
+WHEN_KEYS = ("branch", "event", "cron", "status", "path")
+PATH_KEYS = ("include", "exclude")
 RESOURCE_KEYS = ("memory", "cpus", "pids")
 TESTS_KEYS = ("junit", "required", "quarantine")
 QUARANTINE_KEYS = ("case", "until", "reason")
 EVENTS = ("push", "tag", "pull_request", "merge_group", "cron")
+# those that change something of a branch; for all others `path` is true
+CHANGING_EVENTS = ("pull_request", "merge_group")
 STATUSES = ("success", "failure")
 FAILURES = ("ignore",)
 AGREEMENTS = ("default", "weak")
@@ -173,11 +180,15 @@ class Step(msgspec.Struct, frozen=True):
     statuses: tuple[str, ...] = ("success",)
     # whether it counts as passed, however it ends
     is_failure_ignored: bool = False
+    # for which changed files; None: all
+    paths: PathFilter | None = None
+    # none of those was changed (`Pipeline.for_changes`)
+    is_untouched: bool = False
 
     def is_wanted(self, branch: str, event: str, schedule: str | None = None) -> bool:
         """Whether `when` lets this step run for this event, after steps that end well or not
         (`is_due`). schedule: of the event cron."""
-        if self.events is not None and event not in self.events:
+        if self.is_untouched or (self.events is not None and event not in self.events):
             return False
         if self.schedules is not None and (
             schedule is None or not any(matches(glob, schedule) for glob in self.schedules)
@@ -292,16 +303,63 @@ class Pipeline(msgspec.Struct, frozen=True):
     clone: Clone | None = None
     tests: ReportOrder | None = None
     caches: tuple[Cache, ...] = ()
+    # of a matrix, in the file's order: each is run by itself. The steps of all are the same but for
+    # images and variables, so what is said of steps here holds for each.
+    cells: "tuple[PipelineCell, ...]" = ()
 
     @property
     def step_memory_bytes(self) -> int:
         """What is left of the memory for a step."""
         return self.resources.memory_bytes - sum(s.memory_bytes for s in self.services)
 
+    def needs_changes(self, branch: str, event: str, schedule: str | None = None) -> bool:
+        """Whether it depends on the changed files what is run for this event."""
+        return event in CHANGING_EVENTS and any(
+            step.paths is not None and step.is_wanted(branch, event, schedule)
+            for step in self.steps
+        )
+
+    def for_changes(self, paths: Sequence[str] | None) -> "Pipeline":
+        """The pipeline for these changed files; None: it is not known which they are.
+
+        Without any, all steps run, as where they are more than is compared.
+        """
+        filters = [step.paths for step in self.steps if step.paths is not None]
+        if not paths or are_too_many(filters, paths):
+            return self
+        steps = tuple(
+            msgspec.structs.replace(
+                step, is_untouched=step.paths is not None and not step.paths.is_touched(paths)
+            )
+            for step in self.steps
+        )
+        cells = tuple(
+            PipelineCell(cell.name, cell.pipeline.for_changes(paths)) for cell in self.cells
+        )
+        return msgspec.structs.replace(self, steps=steps, cells=cells)
+
     def images(self, steps: Sequence[Step]) -> tuple[str, ...]:
         """The different images of these steps and of the services, the first step's first."""
         services = (service.image for service in self.services)
         return tuple(dict.fromkeys((*(step.image for step in steps), *services)))
+
+
+class PipelineCell(msgspec.Struct, frozen=True):
+    """A cell of a matrix, by its name, and what is run in it."""
+
+    name: str
+    pipeline: Pipeline
+
+
+class CellLimits(msgspec.Struct, frozen=True):
+    """`PipelineLimits` of one cell: all cells together have the time of a build."""
+
+    build_seconds_max: int
+    memory_bytes: int
+    cpus: float
+    pids_max: int
+    artifacts_max: int
+    weak_agreement_allowed: bool
 
 
 class PipelineInvalid(msgspec.Struct, frozen=True):
@@ -355,7 +413,8 @@ def parse_pipeline(
     pipeline = None
     with suppress(TooManyProblems):
         try:
-            pipeline = _pipeline(root, limits, commit_seconds)
+            read = _with_cells if "matrix" in root else _pipeline
+            pipeline = read(root, limits, commit_seconds)
         except WrongValue as wrong:
             root.note(wrong)
     if not root.problems:
@@ -410,6 +469,65 @@ def _skipped(branch: str, places: set[int], stops_at_slash: bool) -> set[int]:
                 break
             place += 1
     return reached
+
+
+def _with_cells(root: Place, limits: PipelineLimits, commit_seconds: int | None) -> Pipeline:
+    """The pipeline of a file with a matrix. Raises WrongValue, TooManyProblems."""
+    cells = root.read("matrix", read_matrix, ())
+    if not cells:
+        # what is wrong with it is noted; the rest is read on
+        return _pipeline(root, limits, commit_seconds)
+    if "artifacts" in root:
+        problem = "is not there beside matrix: cells would make different files of one path"
+        root.note(root.at("artifacts").wrong(problem))
+    if "cache" in root:
+        problem = "is not there beside matrix: cells would store different files of one name"
+        root.note(root.at("cache").wrong(problem))
+    shared = CellLimits(
+        # a cell has a second at least: there are fewer cells than a build may have seconds
+        max(1, limits.build_seconds_max // len(cells)),
+        limits.memory_bytes,
+        limits.cpus,
+        limits.pids_max,
+        limits.artifacts_max,
+        limits.weak_agreement_allowed,
+    )
+    found: list[PipelineCell] = []
+    assert isinstance(root.value, dict), "it has a key"
+    for cell in cells:
+        place = Place(cell.file_of(root.value), (), root.problems)
+        pipeline = _pipeline(place, shared, commit_seconds)
+        found.append(PipelineCell(cell.name, _cell_pipeline(pipeline, cell, place)))
+        if root.problems:
+            # those of the other cells are mostly the same
+            raise TooManyProblems
+    used = {image for cell in found for image in cell.pipeline.images(cell.pipeline.steps)}
+    if (problem_of_images := _images_problem(used)) is not None:
+        root.note(WrongValue(problem_of_images, None, "image"))
+    return msgspec.structs.replace(found[0].pipeline, cells=tuple(found))
+
+
+def _cell_pipeline(pipeline: Pipeline, cell: Cell, place: Place) -> Pipeline:
+    """The pipeline with the cell's texts as variables of its steps and services."""
+    texts = dict(cell.texts)
+    used = [(step.name, step.environment) for step in pipeline.steps]
+    used += [(service.name, service.environment) for service in pipeline.services]
+    for owner, environment in used:
+        for name, _ in environment:
+            if name in texts:
+                problem = f"{owner} has the variable {name}, which is an axis of the matrix"
+                place.note(WrongValue(problem, None, "environment"))
+    return msgspec.structs.replace(
+        pipeline,
+        steps=tuple(
+            msgspec.structs.replace(step, environment=(*step.environment, *cell.texts))
+            for step in pipeline.steps
+        ),
+        services=tuple(
+            msgspec.structs.replace(service, environment=(*service.environment, *cell.texts))
+            for service in pipeline.services
+        ),
+    )
 
 
 def _pipeline(root: Place, limits: PipelineLimits, commit_seconds: int | None) -> Pipeline:
@@ -584,8 +702,8 @@ def _steps(place: Place, limits: PipelineLimits, given: Step) -> tuple[Step, ...
 def _step(entry: Place, limits: PipelineLimits, given: Step) -> Step:
     expected = "a mapping with the keys name and commands"
     check_keys(entry, STEP_KEYS, "a step", expected=expected, needed=("name", "commands"))
-    otherwise = (None, None, None, given.statuses)
-    branches, events, schedules, statuses = entry.read("when", _when, otherwise)
+    otherwise = (None, None, None, given.statuses, None)
+    branches, events, schedules, statuses, paths = entry.read("when", _when, otherwise)
     return Step(
         name=entry.read("name", read_step_name, ""),
         image=entry.read("image", read_image, given.image),
@@ -598,6 +716,7 @@ def _step(entry: Place, limits: PipelineLimits, given: Step) -> Step:
         schedules=schedules,
         statuses=statuses,
         is_failure_ignored=entry.read("failure", _failure, None) == "ignore",
+        paths=paths,
     )
 
 
@@ -684,16 +803,31 @@ def _ready(place: Place) -> Ready:
 
 
 _Patterns = tuple[str, ...] | None
+_When = tuple[_Patterns, _Patterns, _Patterns, tuple[str, ...], PathFilter | None]
 
 
-def _when(place: Place) -> tuple[_Patterns, _Patterns, _Patterns, tuple[str, ...]]:
-    expected = "one mapping with branch, event, cron, status; instead of a list write several steps"
+def _when(place: Place) -> _When:
+    keys = ", ".join(WHEN_KEYS)
+    expected = f"one mapping with {keys}; instead of a list write several steps"
     check_keys(place, WHEN_KEYS, "when", expected=expected)
     return (
         place.read("branch", read_patterns, None),
         place.read("event", _events, None),
         place.read("cron", lambda names: read_patterns(names, "a schedule"), None),
         place.read("status", _statuses, STATUSES[:1]),
+        place.read("path", _paths, None),
+    )
+
+
+def _paths(place: Place) -> PathFilter:
+    if not isinstance(place.value, dict):
+        return PathFilter(read_path_patterns(place))
+    check_keys(place, PATH_KEYS, "path", expected="globs, or a mapping with include and exclude")
+    if not place.value:
+        raise place.wrong("must have include or exclude")
+    return PathFilter(
+        place.read("include", read_path_patterns, None),
+        place.read("exclude", read_path_patterns, ()),
     )
 
 

@@ -441,6 +441,26 @@ def read_patterns(place: Place, of: str = "a branch") -> tuple[str, ...]:
     return tuple(str(entry.value) for entry in entries)
 
 
+def read_path_patterns(place: Place) -> tuple[str, ...]:
+    """Globs for paths of files in the repository."""
+    entries = place.one_or_more(PATTERNS_MAX, "globs for paths, from the top of the repository")
+    for entry in entries:
+        path = entry.value
+        if (
+            not isinstance(path, str)
+            or len(path) > PATH_CHARACTERS_MAX
+            or _PATH.fullmatch(path) is None
+            or not {".", ".."}.isdisjoint(path.split("/"))
+        ):
+            problem = (
+                f"must be a path from the top of the repository of at most {PATH_CHARACTERS_MAX}"
+                " letters, digits and ._+@=~,:-/*? such as docs/** or **/*.sh; ? stands for a"
+                " character that is none of these, and a folder alone means none of its files"
+            )
+            entry.note(entry.wrong(problem))
+    return tuple(str(entry.value) for entry in entries)
+
+
 def read_paths(place: Place, count_max: int) -> tuple[str, ...]:
     """Paths of files and folders, sorted; `*` and `?` stand for what is between two slashes."""
     paths: set[str] = set()

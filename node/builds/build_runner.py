@@ -21,6 +21,7 @@ from ci.case_reports import with_cases
 from ci.limits import Limits
 from ci.operations import (
     CHECKOUT_FAILED_EXIT_CODE,
+    TESTED_OUTCOMES,
     Abstain,
     Agreement,
     Ballot,
@@ -31,11 +32,13 @@ from ci.operations import (
     Step,
 )
 from common.configuration.config import NodeConfig, RepositoryEntry
+from common.english import counted
 from common.log_pieces import LogPiece, read_log_file
 from common.pipeline.pipeline_file import (
     PIPELINE_FILE,
     Clone,
     Pipeline,
+    PipelineCell,
     PipelineInvalid,
     parse_pipeline,
 )
@@ -43,10 +46,12 @@ from common.ref_names import ref_of
 from common.retention import DAY_SECONDS, KeepRules
 from driver.ports import BuildOrder
 from node.builds.cached_runs import CachedRuns, IsContradicted, cached_files
+from node.builds.matrix import result_of_cells
 from node.caches.cache_store import CacheCounts
 from node.outputs.artifact_store import ARTIFACTS_FOLDER, keep_artifacts
 from node.outputs.build_log import BuildLog
 from node.outputs.case_details import DETAILS, keep_details
+from node.outputs.cell_cases import EndedCell, cases_of_cells
 from node.outputs.kept_builds import WORK_FOLDER, KeptBuilds, remove_folder
 from node.sandboxes.containers.docker_sandbox import DockerSandbox
 from node.sandboxes.process_sandbox import ProcessSandbox
@@ -387,6 +392,10 @@ class BuildRunner:
         if order.is_spare and isinstance(job, Pipeline) and job.agreement == Agreement.WEAK:
             log.note("the pipeline asks for weak agreement: this replica stands by")
             raise _NotNeeded
+        if isinstance(job, Pipeline) and job.needs_changes(
+            order.branch, order.event, order.schedule
+        ):
+            job = await self._for_changes(order, job, log)
         files: Mapping[str, str] | PipelineInvalid = {}
         if isinstance(job, Pipeline) and job.caches:
             assert isinstance(source.tree, Path), "a refused tree has no job"
@@ -429,10 +438,66 @@ class BuildRunner:
             order,
             work,
             files,
-            attempt=self._sandbox.run,
+            attempt=self._attempt,
             key_of=lambda result: _compared(order, found(result)),
         )
         return found(result)
+
+    async def _attempt(self, work: Work) -> RunResult:
+        """Run the work, each cell of it. Raises InfrastructureError, OSError."""
+        cells = work.job.cells if isinstance(work.job, Pipeline) else ()
+        return await (self._run_cells(work, cells) if cells else self._sandbox.run(work))
+
+    async def _run_cells(self, work: Work, cells: tuple[PipelineCell, ...]) -> RunResult:
+        """Run all cells, one after the other. Raises InfrastructureError, OSError."""
+        results: list[RunResult] = []
+        ended: list[EndedCell] = []
+        for number, cell in enumerate(cells, 1):
+            work.log.note(f"cell {cell.name} ({number} of {len(cells)})")
+            folder = work.folder / f"cell-{number}"
+            began_at = time.monotonic()
+            result = await self._run_cell(
+                msgspec.structs.replace(work, job=cell.pipeline, folder=folder)
+            )
+            if result.outcome is Outcome.SKIPPED:
+                # `when` is the same for all cells
+                return result
+            if result.problem is not None:
+                work.log.note(result.problem)
+            words = _in_words(result)
+            work.log.note(f"cell {cell.name}: {words}")
+            results.append(result)
+            seconds = time.monotonic() - began_at
+            message = None if result.outcome is Outcome.PASSED else words
+            ended.append(EndedCell(cell.name, seconds, message, result.cases))
+        result = result_of_cells(cells, results)
+        if result.outcome not in TESTED_OUTCOMES:
+            return result
+        found = await in_thread(self._threads, lambda stop: cases_of_cells(ended, PIPELINE_FILE))
+        if found.problem is not None:
+            work.log.note(f"tests: {found.problem}")
+        return msgspec.structs.replace(result, cases=found)
+
+    async def _run_cell(self, work: Work) -> RunResult:
+        """Run one cell in a folder of its own, and leave nothing of it for the next one."""
+        await in_thread(self._threads, lambda stop: work.folder.mkdir())
+        result = await self._sandbox.run(work)
+        await self._sandbox.remove(work.label)
+        await in_thread(self._threads, lambda stop: remove_folder(work.folder))
+        return result
+
+    async def _for_changes(self, order: BuildOrder, pipeline: Pipeline, log: BuildLog) -> Pipeline:
+        """The pipeline without the steps that are for other files. Raises InfrastructureError."""
+        assert order.commit is not None, "nothing is checked out without a commit"
+        changes = await self._checkout.find_changes(order.repository, order.branch, order.commit)
+        if changes.paths is None:
+            log.note(f"path: {changes.problem}: every step runs, whatever its path")
+            return pipeline
+        changed = counted(len(changes.paths), "file")
+        log.note(f"path: {changed} changed since {changes.base}, where {order.branch} was left")
+        paths = changes.paths
+        # a stranger's globs and paths
+        return await in_thread(self._threads, lambda stop: pipeline.for_changes(paths))
 
     async def _add_history(
         self, order: BuildOrder, source: Source, clone: Clone, *, folder: Path, log: BuildLog

@@ -89,6 +89,8 @@ class Work(msgspec.Struct, frozen=True):
         for step in pipeline.steps:
             if step.is_wanted(self.origin.branch, self.origin.event, self.origin.schedule):
                 wanted.append(step)
+            elif step.is_untouched:
+                self.log.note(f"step {step.name}: no file of its path was changed (when:)")
             else:
                 self.log.note(f"step {step.name}: not for this branch and event (when:)")
         if any(step.is_due(has_failed=False) for step in wanted):

@@ -25,8 +25,9 @@ import msgspec
 
 from common.configuration.config import NodeConfig, RepositoryEntry
 from common.pipeline.pipeline_file import Clone
-from common.ref_names import check_commit, check_ref
+from common.ref_names import BRANCH_PREFIX, check_commit, check_ref
 from common.repositories.git_environment import git_environment, is_foreign_variable, protocol_of
+from node.sources.changes import Changes, find_changes
 from node.sources.fetch_bounds import FETCH_BYTES_MIN
 from node.sources.git_process import OutputTooLong
 from node.sources.gitmodules import (
@@ -243,6 +244,58 @@ class Checkout:
             except CorruptMirror as error:
                 # the next try reads all of it, and makes it anew if it is corrupt
                 raise InfrastructureError(f"the history cannot be read: {error}") from error
+
+    async def find_changes(self, repository: str, branch: str, commit: str) -> Changes:
+        """Which files a request changes, whose commit was just checked out. branch: its target.
+
+        Raises InfrastructureError: also if the target branch has this commit already, or is gone.
+        Then the branch was moved, and other replicas may have asked before that.
+        """
+        entry = self._listed.entries.get(repository)
+        if entry is None:
+            raise InfrastructureError("the repository is not on this replica's list any more")
+        reference = BRANCH_PREFIX + branch
+        if (problem := check_ref(reference)) is not None:
+            raise InfrastructureError(
+                f"no branch can have the name of the target: {problem}", is_permanent=True
+            )
+        ends_at = time.monotonic() + self._timeout_seconds
+        folder = self._mirror_folder(entry, commit)
+        mirror = Mirror(
+            folder,
+            self._remote(entry),
+            reference,
+            commit=commit,
+            fetch_bytes_max=self._fetch_bytes_max,
+        )
+        with self._mirrors.using(folder):
+            try:
+                async with self._mirrors.lock(folder):
+                    tip = await self._in_thread(mirror.fetch_head, ends_at)
+                self._has_grown |= mirror.has_fetched
+                if tip is None:
+                    raise InfrastructureError(
+                        f"the server has no {reference}, and a step has when: path",
+                        is_permanent=True,
+                    )
+                find = partial(
+                    find_changes,
+                    folder,
+                    tip,
+                    commit,
+                    environment=git_environment(["file"], self._home),
+                )
+                found = await self._in_thread(lambda stop: find(stop=stop), ends_at)
+            except CorruptMirror as error:
+                # the next try reads all of it, and makes it anew if it is corrupt
+                raise InfrastructureError(f"the history cannot be read: {error}") from error
+        if found.base == commit:
+            raise InfrastructureError(
+                f"{reference} has the commit already, so what it changed cannot be told for when:"
+                " path; ask for a build of the branch",
+                is_permanent=True,
+            )
+        return found
 
     async def _try(self, need: "_Need", room: "_Room", in_use: ExitStack) -> Source | NotThere:
         """One try. A mirror that turns out to be corrupt is made anew, each once.

@@ -241,6 +241,24 @@ class Mirror:
             if fetched.exit_code != 0:
                 raise self._error_of(fetched, stop)
 
+    def fetch_head(self, stop: Stop) -> str | None:
+        """The commit that the server's branch leads to now, which is here after that.
+
+        None: the server has no such branch. Raises InfrastructureError, CorruptMirror.
+        """
+        assert self._theirs is not None, "asked for a branch alone"
+        with blamed(self.folder):
+            if not self._is_tip(self._theirs, stop):
+                fetched = self._fetch(f"+{self._theirs}:{self._reference}", stop=stop)
+                if fetched.exit_code != 0:
+                    if not has_reference(self._remote, self._theirs, stop):
+                        return None
+                    raise self._error_of(fetched, stop)
+            head = self._git(stop, "rev-parse", "--verify", f"{self._reference}^{{commit}}")
+            if head.exit_code != 0:
+                raise CorruptMirror(head.problem)
+            return head.output.decode(errors="replace").strip()
+
     def look(self, stop: Stop) -> Listing:
         """What the commit consists of. Raises CorruptMirror, Stopped, InfrastructureError."""
         with blamed(self.folder):

@@ -18,7 +18,7 @@ ONLINE = {"Python"}
 
 
 def test_every_block_of_the_document_is_a_file_of_an_example() -> None:
-    assert set(EXAMPLES) == {"Python", "C", "Node", "Redis", "Failures", "Dockerfile"}
+    assert set(EXAMPLES) == {"Python", "C", "Node", "Redis", "Failures", "Matrix", "Dockerfile"}
     assert sum(len(files) for files in EXAMPLES.values()) == blocks()
 
 

@@ -71,11 +71,20 @@ def quarantining(where: str, *, days: int = 30, code: int = 1, more: str = "") -
     return {".pbft-ci.yml": json.dumps(pipeline), "tests.sh": script}
 
 
+MATRIX = yaml.safe_dump(
+    {
+        "image": "none",
+        "matrix": {"TOOL": ["old", "new"]},
+        "commands": [f'case "$TOOL$HOME" in new*/{ODD_ONE}/*) exit 3;; esac'],
+    },
+    sort_keys=False,
+)
 # A case is flaky on two commits or more, so two branches have it.
 BRANCHES: dict[str, dict[str, str]] = {
     # no replica differs, so the report is agreed on whichever ballots come first
     "equal": {".pbft-ci.yml": PIPELINE, "tests.sh": EQUAL},
     "steady": {".pbft-ci.yml": PIPELINE, "tests.sh": SCRIPT},
+    "matrix": {".pbft-ci.yml": MATRIX},
     "chance-1": {".pbft-ci.yml": PIPELINE, "tests.sh": SCRIPT, "chance": "1"},
     "chance-2": {".pbft-ci.yml": PIPELINE, "tests.sh": SCRIPT, "chance": "2"},
     "known-everywhere": quarantining(ALL),
@@ -161,6 +170,27 @@ def test_an_agreed_report_proves_offline_that_a_case_passed(
             "--require-test", required,
         )  # fmt: skip
         assert verified.code == code, verified
+
+
+def test_cells_of_a_matrix_are_cases_of_one_build(network: Network, tmp_path: Path) -> None:
+    """One cell fails on one replica: green, with dissent, and it is said which cell it was."""
+    found = build(network, "matrix")
+    view = network.build(found)
+    assert (view["verdict"]["outcome"], view["verdict"]["exit_code"]) == ("passed", 0)
+    odd = next(ballot for ballot in view["ballots"] if ballot["replica"] == ODD_ONE)
+    assert (odd["outcome"], odd["exit_code"]) == ("failed", 3)
+    (row,) = get(network, f"/api/v1/builds/{found}/tests")["cases"]
+    assert row["id"] == "TOOL=new"
+    seen = {one["replica"]: one["message"] for one in row["seen"] if one["outcome"] == "failed"}
+    assert seen == {ODD_ONE: "failed, exit code 3"}
+    envelope = tmp_path / "envelope"
+    assert client(network, "attest", found, "--output", str(envelope)).code == 0
+    report = tmp_path / "report"
+    assert client(network, "tests", found, "--report", str(report)).code == 0
+    assert report.read_text() == "TOOL=new\tpassed\nTOOL=old\tpassed\n"
+    required = ("--tests", str(report), "--require-test", "TOOL=new")
+    verified = client(network, "verify", str(envelope), "--any", *required)
+    assert verified.code == 0, verified
 
 
 def test_a_case_that_fails_by_chance_is_flaky(network: Network) -> None:

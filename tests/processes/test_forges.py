@@ -13,6 +13,7 @@ import yaml
 
 from common.configuration.keys import generate_key_files
 from common.forges.shared.delivery import Delivery
+from scripts.base_image import EXAMPLE_IMAGE
 from scripts.free_ports import free_ports
 from scripts.processes import Process
 from tests import forked
@@ -116,6 +117,17 @@ def deliver(
         },
     )
     return ask(request)
+
+
+def merged_into(network: Network, branch: str, target: str) -> str:
+    """Set the branch to a commit with its files that follows the target's; its id."""
+    git = ["git", "-c", "user.name=a", "-c", "user.email=a@example.org"]
+    git += ["-C", str(network.repository)]
+    tree = f"{network.commits[branch]}^{{tree}}"
+    command = [*git, "commit-tree", "-m", "merge", "-p", network.commits[target], tree]
+    made = subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+    subprocess.run([*git, "update-ref", f"refs/heads/{branch}", made], check=True)
+    return made
 
 
 def push(branch: str, commit: str) -> bytes:
@@ -383,11 +395,16 @@ def test_a_merge_group_is_built_and_reported_under_the_names_of_requests(
     make_network: NetworkMaker, forge: ForgeServer, tmp_path: Path
 ) -> None:
     queue = "gh-readonly-queue/master/pr-104-0123456789abcdef0123456789abcdef01234567"
-    network = make_network({"master": pipeline("exit 0"), queue: pipeline("exit 0")})
+    steps = [
+        {"name": "docs", "commands": ["exit 1"], "when": {"path": "docs/**"}},
+        {"name": "code", "commands": ["exit 0"], "when": {"path": {"exclude": ["docs/**"]}}},
+    ]
+    files = {".pbft-ci.yml": json.dumps({"image": EXAMPLE_IMAGE, "steps": steps}), "docs/a": "1"}
+    network = make_network({"master": files, queue: files | {"main.c": "1"}})
     events = ["push", "tag", "pull_request", "merge_group"]
     hooked(network, forge, tmp_path, "gateway", events=events)
+    head = merged_into(network, queue, "master")
     network.start()
-    head = network.commits[queue]
     group = {
         "merge_group.head_ref": f"refs/heads/{queue}",
         "merge_group.head_sha": head,
@@ -400,6 +417,8 @@ def test_a_merge_group_is_built_and_reported_under_the_names_of_requests(
     view = network.verdict(asked.json()["build"])
     assert (view["verdict"]["outcome"], view["event"]) == ("passed", "merge_group")
     assert (view["branch"], view["verdict"]["target"]) == ("master", "refs/heads/master")
+    states = {step["name"]: step["state"] for step in view["verdict"]["steps"]}
+    assert states == {"docs": "skipped by when", "code": "ran"}
     merged = body_of("github-merge-group-destroyed", group | {"reason": "merged"})
     answer = deliver(network, "merge_group", merged)
     assert (answer.status, "over already" in answer.json()["detail"]) == (200, True)

@@ -320,6 +320,19 @@ def test_a_warning_is_green_unless_it_is_refused(consumer: Consumer) -> None:
     assert consumer.both(red, "--no-warnings") == 1
 
 
+def test_a_step_that_was_left_out_is_no_matter_unless_it_is_refused(consumer: Consumer) -> None:
+    def with_steps(*choices: bool | None) -> bytes:
+        ballot = finding(steps=tuple(Step(f"s{at}", choice) for at, choice in enumerate(choices)))
+        return as_bytes(signed(consumer.statement(ballot, ballot, ballot), 0, 1))
+
+    for statement, code in (
+        (with_steps(True, False), 1),
+        (with_steps(True, None), 0),
+        (with_steps(), 0),
+    ):
+        assert (consumer.both(statement), consumer.both(statement, "--no-skipped")) == (0, code)
+
+
 def test_what_became_of_test_cases_is_shown(
     consumer: Consumer, capsys: pytest.CaptureFixture[str]
 ) -> None:

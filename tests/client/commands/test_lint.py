@@ -37,6 +37,14 @@ def test_a_wrong_file_in_the_words_of_the_nodes(
     assert found.text.endswith('did you mean "commands"?')
 
 
+def test_the_cells_of_a_matrix(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "pipeline.yml"
+    file.write_text("image: 'a:${V}'\nmatrix: {V: ['1', '2']}\ncommands: [x]\n")
+    assert main(["lint", str(file)]) == 0
+    valid, _ = capsys.readouterr().out.splitlines()
+    assert valid == f"{file}: valid: images a:1, a:2; steps build; cells V=1 V=2"
+
+
 def test_each_mistake_has_a_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "pipeline.yml"
     file.write_text("image: a\nservices: [b]\nmatrix: {c: [d]}\ncommands: [x, 5]\n")

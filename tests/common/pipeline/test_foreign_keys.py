@@ -13,6 +13,7 @@ from common.pipeline.pipeline_file import (
     CLONE_KEYS,
     EVENTS,
     KEYS,
+    PATH_KEYS,
     READY_KEYS,
     RESOURCE_KEYS,
     SERVICE_KEYS,
@@ -30,6 +31,7 @@ KNOWN = {
     "a service": SERVICE_KEYS,
     "when": WHEN_KEYS,
     "a cache": CACHE_KEYS,
+    "path": PATH_KEYS,
     "clone": CLONE_KEYS,
     "tests": TESTS_KEYS,
     "ready": READY_KEYS,
@@ -47,6 +49,7 @@ DOCUMENTED = {
         " volumes group depends_on detach failure backend_options entrypoint dns tmpfs devices",
         "a service": "name image privileged pull commands environment directory secrets settings"
         " when volumes depends_on backend_options entrypoint ports tmpfs devices",
+        "path": "include exclude on_empty ignore_message",
         "when": "repo branch event ref cron status platform environment matrix instance path"
         " evaluate",
         "clone": "git depth recursive partial lfs tags",
@@ -127,6 +130,7 @@ def errors_at(place: str, key: str) -> list[str]:
     step: dict[str, object] = {"name": "s", "commands": ["x"]}
     service: dict[str, object] = {"name": "d", "image": "a"}
     when: dict[str, object] = {}
+    path: dict[str, object] = {}
     clone: dict[str, object] = {"depth": 1}
     cache: dict[str, object] = {"name": "c", "paths": ["p"], "files": ["f"]}
     inner: dict[str, dict[str, object]] = {
@@ -134,11 +138,14 @@ def errors_at(place: str, key: str) -> list[str]:
         "a step": step,
         "a service": service,
         "when": when,
+        "path": path,
         "clone": clone,
         "a cache": cache,
         "ready": service.setdefault("ready", {}),  # type: ignore[dict-item]
         "resources": file.setdefault("resources", {}),  # type: ignore[dict-item]
     }
+    if place == "path":
+        when["path"] = path
     if place == "clone":
         file["clone"] = clone
     if place == "a cache":

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from ci import operations
 from ci.limits import Limits
+from common.pipeline.path_filter import COMPARED_MAX
 from common.pipeline.pipeline_file import (
     AGREEMENTS,
     CACHE_KEYS,
@@ -21,6 +22,7 @@ from common.pipeline.pipeline_file import (
     IMAGES_MAX,
     KEYS,
     NAMED_IMAGE_CHARACTERS_MAX,
+    PATH_KEYS,
     PIPELINE_BYTES_MAX,
     QUARANTINE_DAYS_MAX,
     QUARANTINE_KEYS,
@@ -50,6 +52,7 @@ from common.pipeline.pipeline_file import (
 )
 from common.pipeline.pipeline_values import (
     COMMANDS_MAX,
+    PATTERNS_MAX,
     PROBLEMS_MAX,
     REPORTS_MAX,
     is_image_name,
@@ -140,6 +143,10 @@ VALID = [
     "image: a\nsteps: [{name: x, commands: [y], when: {branch: '**', event: [tag, push]}}]\n",
     "image: a\nsteps: [{name: x, commands: [y], failure: ignore, when: {status: failure}}]\n",
     "image: a\nsteps: [{name: x, commands: [y], when: {status: [success, failure]}}]\n",
+    "image: a\nsteps: [{name: x, commands: [y], when: {path: '**/*.sh'}}]\n",
+    "image: a:${A}\ncommands: [x]\nmatrix: {A: ['1', '2'], B: [x], exclude: [{A: '1'}]}\n",
+    "image: ${A_2}\ncommands: [x]\nmatrix: {include: [{A_2: x, B: y}, {B: z, A_2: b}]}\n",
+    "image: a\nsteps: [{name: x, commands: [y], when: {path: {exclude: [docs/**, '*.md']}}}]\n",
     "image: a\ncommands: [x]\nartifacts: [a/..b, .x/.y, a-1.0+b@c=d~e.tar.gz]\n",
     "image: a\ncommands: [x]\nartifacts: [dist, dist/*.whl, '*.log', 'log-?/*']\n",
     "image: a\ncommands: [x]\ntests: {junit: ['*.xml']}\n",
@@ -215,6 +222,42 @@ BROKEN: list[tuple[str, int | None, str | None, str | None]] = [
     ("image: a\nsteps:\n - {name: 1, commands: [x]}\n", 3, "name", None),
     ("image: a\nsteps:\n - {name: x, commands: [y], image: B}\n", 3, "image", None),
     ("steps:\n - {name: x, commands: [y], image: b}\n - {name: z, commands: [y]}\n", *NO_IMAGE),
+    *(
+        (
+            f"image: a\nsteps:\n - name: x\n   commands: [y]\n   when: {{path: {path}}}\n",
+            5,
+            key,
+            None,
+        )
+        for path, key in (
+            ("[]", "path"),
+            ("{}", "path"),
+            ("/a", "path"),
+            ("docs/", "path"),
+            ("a/../b", "path"),
+            ("'[ab].md'", "path"),
+            ("'!a'", "path"),
+            ("{include: [5]}", "include"),
+            ("{exclude: a b}", "exclude"),
+            ("{on_empty: true}", "on_empty"),
+        )
+    ),
+    *(
+        (f"image: a\ncommands: [x]\nmatrix: {matrix}\n", 3, key, None)
+        for matrix, key in (
+            ("[x]", "matrix"),
+            ("{}", "matrix"),
+            ("{A: x}", "A"),
+            ("{A: [3.10]}", "A"),
+            ("{A: [x, x]}", "A"),
+            ("{a: [x]}", "a"),
+            ("{PBFTCI_X: [x]}", "PBFTCI_X"),
+            ("{PATH: [x]}", "PATH"),
+            ("{A: [x], include: [{A: y}]}", "include"),
+            ("{A: [x], exclude: [{a: y}]}", "a"),
+            ("{include: [{A: 'x y'}]}", "A"),
+        )
+    ),
     ("image: a\ncommands: [x]\nclone: true\n", 3, "clone", None),
     ("image: a\ncommands: [x]\nclone: {depth: 0}\n", 3, "depth", None),
     ("image: a\ncommands: [x]\nclone: {depth: 1001}\n", 3, "depth", None),
@@ -451,7 +494,7 @@ def test_all_that_is_wrong_is_said_at_once_in_the_order_of_the_lines() -> None:
     ("key", "instead"),
     [
         ("service", "write services"),
-        ("matrix", "a step for each variant"),
+        ("strategy", "write matrix at the top"),
         ("secrets", "after the verdict"),
     ],
 )
@@ -498,6 +541,9 @@ def test_the_schema_knows_the_keys_and_bounds_of_the_parser() -> None:
     assert tuple(properties) == KEYS
     assert tuple(step["properties"]) == STEP_KEYS
     assert tuple(step["properties"]["when"]["properties"]) == WHEN_KEYS
+    path = step["properties"]["when"]["properties"]["path"]["oneOf"][1]
+    assert tuple(path["properties"]) == PATH_KEYS
+    assert definitions["path_globs"]["oneOf"][1]["maxItems"] == PATTERNS_MAX
     assert tuple(properties["clone"]["properties"]) == CLONE_KEYS
     service = definitions["service"]["properties"]
     assert tuple(service) == SERVICE_KEYS
@@ -707,3 +753,51 @@ def test_a_commits_time_may_be_any_number(commit_seconds: int) -> None:
     assert isinstance(found, Pipeline)
     assert found.tests is not None
     assert bool(found.tests.in_force(commit_seconds)) is (commit_seconds < 0)
+
+
+PATHS = """image: a
+steps:
+  - {name: shell, commands: [x], when: {path: "**/*.sh"}}
+  - {name: code, commands: [x], when: {event: pull_request, path: {exclude: [docs/**]}}}
+  - {name: always, commands: [x]}
+"""
+
+
+@pytest.mark.parametrize(
+    ("paths", "wanted"),
+    [
+        (["run.sh"], ["shell", "code", "always"]),
+        (["docs/x.md"], ["always"]),
+        (["docs/run.sh"], ["shell", "always"]),
+        (["a.c"], ["code", "always"]),
+        # nothing is left out if nothing was changed, if it is not known, or if it is too much
+        ([], ["shell", "code", "always"]),
+        (None, ["shell", "code", "always"]),
+        (["docs/" + "x" * COMPARED_MAX], ["shell", "code", "always"]),
+    ],
+)
+def test_when_of_paths(paths: list[str] | None, wanted: list[str]) -> None:
+    found = parse_pipeline(PATHS.encode(), LIMITS)
+    assert isinstance(found, Pipeline), found
+    steps = found.for_changes(paths).steps
+    assert [step.name for step in steps if step.is_wanted("main", "pull_request")] == wanted
+
+
+@pytest.mark.parametrize(
+    ("when", "event", "is_needed"),
+    [
+        ("{path: a}", "pull_request", True),
+        ("{path: a}", "merge_group", True),
+        ("{path: a}", "push", False),
+        ("{path: a}", "tag", False),
+        ("{path: a}", "cron", False),
+        ("{path: a, event: push}", "pull_request", False),
+        ("{path: a, branch: other}", "pull_request", False),
+        ("{event: pull_request}", "pull_request", False),
+    ],
+)
+def test_which_builds_depend_on_what_was_changed(when: str, event: str, is_needed: bool) -> None:
+    text = f"image: a\nsteps:\n  - {{name: x, commands: ['true'], when: {when}}}\n"
+    found = parse_pipeline(text.encode(), LIMITS)
+    assert isinstance(found, Pipeline), found
+    assert found.needs_changes("main", event) is is_needed

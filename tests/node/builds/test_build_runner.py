@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import json
 import subprocess
 import threading
 import time
@@ -272,6 +273,40 @@ async def test_an_order_to_spare_is_left_where_the_pipeline_asks_for_weak_agreem
         order = builder.order(repository.url, commit, branch)
         spare = msgspec.structs.replace(order, is_spare=True)
         assert isinstance(await builder.build(spare), BuildResult)
+
+
+async def test_steps_for_other_files_than_those_of_a_request_are_left_out(
+    repository: GitRepository, builder: Builder
+) -> None:
+    steps: list[dict[str, Any]] = [
+        {"name": "docs", "commands": ["exit 1"], "when": {"path": "docs/**"}},
+        {"name": "code", "commands": ["true"], "when": {"path": {"exclude": ["docs/**"]}}},
+    ]
+    text = json.dumps({"image": "any", "steps": steps})
+    files: dict[str, str | bytes] = {".pbft-ci.yml": text, "docs/a": "1"}
+    base = repository.commit(files)
+    repository.git("checkout", "--quiet", "-b", "work")
+    commit = repository.commit(files | {"code": "1"})
+    repository.git("update-ref", "refs/pull/1/head", commit)
+    push = builder.order(repository.url, commit, "work")
+    assert (await builder.find(push)).compared.outcome is Outcome.FAILED
+    request = msgspec.structs.replace(
+        builder.order(repository.url, commit), event="pull_request", ref="refs/pull/1/head"
+    )
+    found = (await builder.find(request)).compared
+    assert found.outcome is Outcome.PASSED, builder.log(request)
+    assert [(step.name, step.is_wanted) for step in found.steps] == [
+        ("docs", False),
+        ("code", True),
+    ]
+    log = builder.log(request)
+    assert f"path: 1 file changed since {base}, where main was left" in log
+    assert "step docs: no file of its path was changed" in log
+    repository.git("update-ref", "refs/heads/main", commit)
+    late = msgspec.structs.replace(request, opened=request.opened + 1000)
+    ballot = await builder.build(late)
+    assert isinstance(ballot, Abstain), ballot
+    assert "has the commit already" in ballot.reason
 
 
 async def test_two_at_once_and_the_others_wait(
