@@ -23,6 +23,7 @@ from ci.case_results import (
 from ci.operations import (
     NOT_PASSED_BYTES_MAX,
     NOT_PASSED_MAX,
+    QUARANTINED_MAX,
     REPORT_LINES_BYTES_MAX,
     REPORTING_BALLOT_BYTES,
     BuildResult,
@@ -75,7 +76,7 @@ def case_report(
         lines="",
         quarantined=tuple(
             place for place, case in enumerate(_warned(cases)) if case in quarantined
-        ),
+        )[:QUARANTINED_MAX],
     )
     if len(data) <= min(bytes_max, REPORT_LINES_BYTES_MAX):
         return msgspec.structs.replace(report, lines=data.decode())

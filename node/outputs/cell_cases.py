@@ -47,13 +47,31 @@ def cases_of_cells(cells: Sequence[EndedCell], file: str) -> CaseDetails:
         rows, problem = own, "the cells' test reports together have more cases than a build may"
     rows = sorted(_with_few_messages(rows), key=_id)
     report = encode_report({row.id: row.outcome for row in rows})
-    return CaseDetails(report_sha256=report_sha256(report), problem=problem, cases=tuple(rows))
+    # all cells have one file's quarantine
+    first = cells[0].tests
+    return CaseDetails(
+        report_sha256=report_sha256(report),
+        problem=problem,
+        cases=tuple(rows),
+        quarantined=() if problem is not None else tuple(_quarantined(cells)),
+        quarantine=() if first is None else first.quarantine,
+    )
 
 
 def _reported(cells: Sequence[EndedCell]) -> Iterator[CaseRow]:
     for cell in cells:
         for row in () if cell.tests is None else cell.tests.cases:
-            yield msgspec.structs.replace(row, id=cut_id(f"{cell.name}::{row.id}"))
+            yield msgspec.structs.replace(row, id=_id_in(cell, row.id))
+
+
+def _quarantined(cells: Sequence[EndedCell]) -> Iterator[str]:
+    for cell in cells:
+        for case in () if cell.tests is None else cell.tests.quarantined:
+            yield _id_in(cell, case)
+
+
+def _id_in(cell: EndedCell, case: str) -> str:
+    return cut_id(f"{cell.name}::{case}")
 
 
 def _with_few_messages(rows: Sequence[CaseRow]) -> Iterator[CaseRow]:

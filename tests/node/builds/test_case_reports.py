@@ -322,6 +322,19 @@ async def test_a_report_excuses_only_the_step_that_wrote_it(
     assert found.tests.lines == LINES.replace("b\tpassed", "b\twarned")
 
 
+async def test_a_quarantine_holds_in_each_cell_of_a_matrix(
+    process_builder: Builder, repository: GitRepository
+) -> None:
+    matrix = {"V": ["1", "2"]}
+    text = reporting(*_NOW, image="none", quarantine=quarantine("s::b"))
+    found, order = await find(
+        process_builder, repository, json.dumps({**json.loads(text), "matrix": matrix})
+    )
+    assert found.compared.outcome is Outcome.PASSED, process_builder.log(order)
+    assert isinstance(found, ResultWithTests)
+    assert (found.tests.warned, found.tests.failed, found.tests.quarantined) == (2, 0, (0, 1))
+
+
 async def test_a_report_of_the_repository_excuses_no_step(
     process_builder: Builder, repository: GitRepository
 ) -> None:
