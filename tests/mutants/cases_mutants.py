@@ -39,8 +39,8 @@ CASES_MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         name="C3 a report may make a ballot larger than is reckoned",
         file=_REPORTS,
-        old="    report = case_report(cases, REPORTING_BALLOT_BYTES - bare_bytes)\n",
-        new="    report = case_report(cases)\n",
+        old="case_report(cases, REPORTING_BALLOT_BYTES - bare_bytes, quarantined=quarantined)",
+        new="case_report(cases, quarantined=quarantined)",
         test=_ADMISSION_TEST + "test_a_build_has_no_more_bytes_than_is_reckoned",
     ),
     Mutant(
