@@ -23,6 +23,8 @@ from tests.costs import Costs
 from tests.leftovers import RUN_VARIABLE, Leftovers
 
 BROWSER = "tests/browser/"
+# What takes names of images for a while, which are the engine's and not one worker's.
+DOCUMENTED = ("tests/ordinary/test_documented.py", "tests/ordinary/test_coming_from.py")
 ENGINE_FIXTURE = "docker_engine"
 
 # What takes longest, the longest first; all else follows. A wrong place costs time and nothing
@@ -84,7 +86,9 @@ def unused_tcp_port() -> int:
 def scope_of(nodeid: str) -> str:
     """What a test runs together with: its file, or more than that."""
     file = nodeid.partition("::")[0]
-    return BROWSER if file.startswith(BROWSER) else file
+    if file.startswith(BROWSER):
+        return BROWSER
+    return DOCUMENTED[0] if file in DOCUMENTED else file
 
 
 def pytest_configure(config: pytest.Config) -> None:

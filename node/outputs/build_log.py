@@ -33,7 +33,9 @@ _LOOKS_OFFLINE = re.compile(
     rb"could ?n[o']t resolve|temporary failure (in name resolution|resolving)"
     rb"|name or service not known|no address associated|unknown ?host|getaddrinfo|bad address"
     rb"|network is unreachable|no route to host|dial tcp: lookup|failed to lookup address"
-    rb"|ENOTFOUND|EAI_AGAIN|ENETUNREACH",
+    rb"|ENOTFOUND|EAI_AGAIN|ENETUNREACH"
+    # all that pip says if it may not try again
+    rb"|no matching distribution found for",
     re.IGNORECASE,
 )
 # Where a build ends that the missing network ended.

@@ -72,7 +72,7 @@ async def test_older_builds_are_a_page_away(origin: str, visit: VisitorMaker) ->
     newest = await page.locator("tbody a").first.get_attribute("href")
     await page.get_by_role("link", name="Older").click()
     await expect(page.locator("tbody a").first).not_to_have_attribute("href", newest or "")
-    await page.get_by_role("link", name="Newest").click()
+    await page.get_by_role("link", name="Newest builds").click()
     await expect(page.locator("tbody a").first).to_have_attribute("href", newest or "")
 
 

@@ -1,4 +1,4 @@
-"""Two releases side by side: a working cluster is upgraded one node after the other, and back.
+"""Two releases side by side: a working cluster is upgraded node by node, and one node back.
 
 The nodes of the release before are real processes of its own files, with a configuration that it
 wrote. The new release goes on with that, and with the data directory of each.
@@ -7,6 +7,7 @@ wrote. The new release goes on with that, and with the data directory of each.
 import base64
 from collections import defaultdict
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -120,8 +121,14 @@ class _Cluster:
         """Decided, and the ballots of all nodes have one result, also behind the verdict."""
         view = self.network.complete(build)
         assert view["verdict"]["outcome"] == outcome
-        kept = self.network.node("node0", f"/builds/{build}").json()["ballots"]
-        assert sorted(ballot["replica"] for ballot in kept) == NODES
+        kept: list[dict[str, str]] = []
+
+        def has_all() -> bool:
+            # the gateway may have asked those who were ahead of node0
+            kept[:] = self.network.node("node0", f"/builds/{build}").json()["ballots"]
+            return sorted(ballot["replica"] for ballot in kept) == NODES
+
+        self.network.wait_until(has_all, lambda: f"all ballots at node0: {kept}", VERDICT_SECONDS)
         found = {_result(base64.b64decode(ballot["signed"])) for ballot in kept}
         assert len(found) == 1, found
 
@@ -138,6 +145,15 @@ def _result(ballot: bytes) -> ResultKey:
     assert isinstance(operation, CastBallot)
     assert isinstance(operation.ballot, BuildResult), operation
     return operation.ballot.compared
+
+
+def _without_news(shown: Any, before: Any) -> Any:
+    """What is shown, without the keys that this release shows beside those before."""
+    if isinstance(shown, dict) and isinstance(before, dict):
+        return {key: _without_news(shown[key], before[key]) for key in shown if key in before}
+    if isinstance(shown, list) and isinstance(before, list) and len(shown) == len(before):
+        return [_without_news(*both) for both in zip(shown, before, strict=True)]
+    return shown
 
 
 @pytest.mark.long
@@ -166,11 +182,10 @@ def test_a_working_cluster_is_upgraded_node_by_node_and_back(
     cluster.check_mixture()
     cluster.restart(CLIENT, is_new=True)
     cluster.check_mixture()
-    # whatever this release shows beside it
-    assert network.build(cluster.builds[0]).items() >= first.items()
-    # and back: the formats on disk are the same in both
+    assert _without_news(network.build(cluster.builds[0]), first) == first
+    # and back: what nodes have on disk has the same formats in both. A gateway cannot go back: the
+    # release before does not read its database (CHANGELOG.md)
     cluster.restart("node1", is_new=False)
-    cluster.restart(CLIENT, is_new=False)
     cluster.check_mixture()
     entries = verdict_entries(network.settle())
     assert sorted(entry.build for entry in entries) == sorted(cluster.builds)
