@@ -4,8 +4,25 @@ Before a release: `PBFT_CI_TIMES=5 ./scripts/test.sh --full`
 """
 
 import os
+from collections.abc import Sequence
+from typing import TypeVar
+
+from scripts.folders import ROOT
+from simulator.campaigns.source_commit import commit_hash
+
+T = TypeVar("T")
 
 
 def times(count: int) -> int:
     """So many, times PBFT_CI_TIMES (1)."""
     return count * max(1, int(os.environ.get("PBFT_CI_TIMES", "1")))
+
+
+def drawn(items: Sequence[T], count: int) -> list[T]:
+    """`times(count)` of these, or all if there are no more, in their order.
+
+    The commit decides which: a failure is no chance, and a few commits try all.
+    """
+    first = int(commit_hash(ROOT)[:8] or "0", 16)
+    chosen = {(first + number) % len(items) for number in range(min(times(count), len(items)))}
+    return [item for place, item in enumerate(items) if place in chosen]

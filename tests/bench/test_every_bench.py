@@ -1,9 +1,13 @@
-"""Each bench runs to its end in its smallest form. How fast it is asserts nothing."""
+"""Each bench runs to its end in its smallest form. How fast it is asserts nothing.
+
+A change tries some of them, and a release all.
+"""
 
 import pytest
 
 from bench.benches import BENCHES, Bench
 from tests.processes import programs
+from tests.thoroughness import drawn
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(900)]
 
@@ -19,14 +23,14 @@ def check(bench: Bench) -> None:
 @pytest.mark.docker
 @pytest.mark.usefixtures("docker_engine")
 @pytest.mark.parametrize(
-    "bench", [b for b in BENCHES.values() if b.needs_docker], ids=lambda b: b.name
+    "bench", drawn([b for b in BENCHES.values() if b.needs_docker], 1), ids=lambda b: b.name
 )
 def test_a_bench_with_containers_runs_to_its_end(bench: Bench) -> None:
     check(bench)
 
 
 @pytest.mark.parametrize(
-    "bench", [b for b in BENCHES.values() if not b.needs_docker], ids=lambda b: b.name
+    "bench", drawn([b for b in BENCHES.values() if not b.needs_docker], 3), ids=lambda b: b.name
 )
 def test_a_bench_runs_to_its_end(bench: Bench) -> None:
     check(bench)
