@@ -21,7 +21,6 @@ from ci.case_reports import with_cases
 from ci.limits import Limits
 from ci.operations import (
     CHECKOUT_FAILED_EXIT_CODE,
-    TESTED_OUTCOMES,
     Abstain,
     Agreement,
     Ballot,
@@ -38,7 +37,6 @@ from common.pipeline.pipeline_file import (
     PIPELINE_FILE,
     Clone,
     Pipeline,
-    PipelineCell,
     PipelineInvalid,
     parse_pipeline,
 )
@@ -46,12 +44,11 @@ from common.ref_names import ref_of
 from common.retention import DAY_SECONDS, KeepRules
 from driver.ports import BuildOrder
 from node.builds.cached_runs import CachedRuns, IsContradicted, cached_files
-from node.builds.matrix import result_of_cells
+from node.builds.matrix import run_cells
 from node.caches.cache_store import CacheCounts
 from node.outputs.artifact_store import ARTIFACTS_FOLDER, keep_artifacts
 from node.outputs.build_log import BuildLog
 from node.outputs.case_details import DETAILS, keep_details
-from node.outputs.cell_cases import EndedCell, cases_of_cells
 from node.outputs.kept_builds import WORK_FOLDER, KeptBuilds, remove_folder
 from node.sandboxes.containers.docker_sandbox import DockerSandbox
 from node.sandboxes.process_sandbox import ProcessSandbox
@@ -328,7 +325,7 @@ class BuildRunner:
                 await in_thread(self._threads, lambda stop: keep_details(details, cases_path))
             if found.result.problem is not None:
                 log.note(found.result.problem)
-            log.note(_in_words(found.result))
+            log.note(found.result.in_words)
             if found.result.network_was_off and log.looks_offline():
                 log.note(NETWORK_WAS_OFF)
             log_sha256, log_bytes = await in_thread(self._threads, lambda stop: log.finish())
@@ -446,45 +443,9 @@ class BuildRunner:
     async def _attempt(self, work: Work) -> RunResult:
         """Run the work, each cell of it. Raises InfrastructureError, OSError."""
         cells = work.job.cells if isinstance(work.job, Pipeline) else ()
-        return await (self._run_cells(work, cells) if cells else self._sandbox.run(work))
-
-    async def _run_cells(self, work: Work, cells: tuple[PipelineCell, ...]) -> RunResult:
-        """Run all cells, one after the other. Raises InfrastructureError, OSError."""
-        results: list[RunResult] = []
-        ended: list[EndedCell] = []
-        for number, cell in enumerate(cells, 1):
-            work.log.note(f"cell {cell.name} ({number} of {len(cells)})")
-            folder = work.folder / f"cell-{number}"
-            began_at = time.monotonic()
-            result = await self._run_cell(
-                msgspec.structs.replace(work, job=cell.pipeline, folder=folder)
-            )
-            if result.outcome is Outcome.SKIPPED:
-                # `when` is the same for all cells
-                return result
-            if result.problem is not None:
-                work.log.note(result.problem)
-            words = _in_words(result)
-            work.log.note(f"cell {cell.name}: {words}")
-            results.append(result)
-            seconds = time.monotonic() - began_at
-            message = None if result.outcome is Outcome.PASSED else words
-            ended.append(EndedCell(cell.name, seconds, message, result.cases))
-        result = result_of_cells(cells, results)
-        if result.outcome not in TESTED_OUTCOMES:
-            return result
-        found = await in_thread(self._threads, lambda stop: cases_of_cells(ended, PIPELINE_FILE))
-        if found.problem is not None:
-            work.log.note(f"tests: {found.problem}")
-        return msgspec.structs.replace(result, cases=found)
-
-    async def _run_cell(self, work: Work) -> RunResult:
-        """Run one cell in a folder of its own, and leave nothing of it for the next one."""
-        await in_thread(self._threads, lambda stop: work.folder.mkdir())
-        result = await self._sandbox.run(work)
-        await self._sandbox.remove(work.label)
-        await in_thread(self._threads, lambda stop: remove_folder(work.folder))
-        return result
+        if cells:
+            return await run_cells(self._sandbox, work, cells, threads=self._threads)
+        return await self._sandbox.run(work)
 
     async def _for_changes(self, order: BuildOrder, pipeline: Pipeline, log: BuildLog) -> Pipeline:
         """The pipeline without the steps that are for other files. Raises InfrastructureError."""
@@ -662,8 +623,3 @@ def _steps(pipeline: Pipeline, order: BuildOrder, outcome: Outcome) -> tuple[Ste
 
 def _name(build: bytes, opened: int) -> str:
     return f"{build.hex()}-{opened}"
-
-
-def _in_words(result: RunResult) -> str:
-    code = "" if result.exit_code is None else f", exit code {result.exit_code}"
-    return f"{result.outcome}{code}"

@@ -127,6 +127,12 @@ class RunResult(msgspec.Struct, frozen=True):
     # None: the pipeline names no test reports, or no step was run
     cases: CaseDetails | None = None
 
+    @property
+    def in_words(self) -> str:
+        """`failed, exit code 1`."""
+        code = "" if self.exit_code is None else f", exit code {self.exit_code}"
+        return f"{self.outcome}{code}"
+
 
 def result_of_exit(code: int, image_digest: ImageDigests, image_id: str | None) -> RunResult:
     """Passed for 0, failed for anything else; a code beyond a byte counts as 255."""
