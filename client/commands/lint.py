@@ -1,4 +1,4 @@
-"""lint: check a pipeline file offline, in the words that the nodes would use."""
+"""lint: check a pipeline file offline, in the words that the nodes would use; or lock files."""
 
 import argparse
 import re
@@ -12,6 +12,8 @@ from ci.limits import Limits
 from client.commands.outcome import EXIT_DONE, EXIT_NOT_PASSED, EXIT_WRONG, CommandFailed
 from client.commands.targets import Commands
 from common.configuration.config import load_cluster_config
+from common.dependencies.lock_file import LOCK_BYTES_MAX, Tool
+from common.dependencies.reading import read_lock, tool_of
 from common.pipeline.pipeline_file import (
     PIPELINE_BYTES_MAX,
     PIPELINE_FILE,
@@ -51,16 +53,28 @@ def add(commands: Commands, common: argparse.ArgumentParser) -> None:
         help=f"the pipeline file (default: {PIPELINE_FILE}); - reads it from stdin",
     )
     parser.add_argument("--cluster", type=Path, metavar="FILE", help="the network's cluster file")
+    parser.add_argument(
+        "--dependencies",
+        nargs="+",
+        metavar="LOCK_FILE",
+        help="check these lock files instead: whether each package is pinned by a digest. The name"
+        " tells the tool (requirements.txt, package-lock.json, go.sum, Cargo.lock, NAME.lock.yaml);"
+        f" else write TOOL:FILE, with one of {', '.join(Tool)}",
+    )
     parser.set_defaults(run=_lint)
 
 
 def _lint(options: argparse.Namespace) -> int:
+    if options.dependencies:
+        # each of them is told about, also behind one with flaws
+        flawed = [name for name in options.dependencies if not _is_pinned(name)]
+        return EXIT_NOT_PASSED if flawed else EXIT_DONE
     if options.cluster is None:
         limits = Limits()
     else:
         limits = load_cluster_config(options.cluster).limits_as(Limits)
     name = "stdin" if options.file == "-" else escape_controls(options.file)
-    found = parse_pipeline(_read(options.file), limits)
+    found = parse_pipeline(_read(options.file, PIPELINE_BYTES_MAX), limits)
     if isinstance(found, PipelineInvalid):
         print("\n".join(msgspec.structs.replace(found, file=name).texts))
         return EXIT_NOT_PASSED
@@ -81,6 +95,28 @@ def _lint(options: argparse.Namespace) -> int:
         if found.clone is None:
             _warn_of_versions(Path(options.file).parent / "pyproject.toml", found)
     return EXIT_DONE
+
+
+def _is_pinned(given: str) -> bool:
+    """Whether a lock file pins everything; prints what it pins, or each flaw."""
+    prefix, _, rest = given.partition(":")
+    tool, file = (Tool(prefix), rest) if rest and prefix in set(Tool) else (None, given)
+    tool = tool or tool_of(Path(file).name)
+    name = escape_controls(file)
+    if tool is None:
+        raise CommandFailed(
+            f"{name}: the name tells no tool: write TOOL:{name}, with one of {', '.join(Tool)}",
+            EXIT_WRONG,
+        )
+    found = read_lock(tool, _read(file, LOCK_BYTES_MAX))
+    for flaw in found.flaws:
+        print(f"{name}: {flaw.text}")
+    if found.are_more:
+        print(f"{name}: and more like these")
+    if not found.flaws:
+        count = len(found.inputs)
+        print(f"{name}: valid: {tool} pins {count} {'input' if count == 1 else 'inputs'}")
+    return not found.flaws
 
 
 def _whose_limits(options: argparse.Namespace) -> str:
@@ -124,12 +160,12 @@ def _warn_of_versions(file: Path, pipeline: Pipeline) -> None:
         )
 
 
-def _read(file: str) -> bytes:
-    """At most as many bytes as a pipeline file may have, and one more, which makes it invalid."""
+def _read(file: str, bytes_max: int) -> bytes:
+    """At most as many bytes as the file may have, and one more, which makes it invalid."""
     try:
         if file == "-":
-            return sys.stdin.buffer.read(PIPELINE_BYTES_MAX + 1)
+            return sys.stdin.buffer.read(bytes_max + 1)
         with Path(file).open("rb") as stream:
-            return stream.read(PIPELINE_BYTES_MAX + 1)
+            return stream.read(bytes_max + 1)
     except OSError as error:
         raise CommandFailed(f"{file}: cannot be read ({error.strerror})", EXIT_WRONG) from error

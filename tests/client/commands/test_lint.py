@@ -118,3 +118,17 @@ def test_the_limits_of_a_network(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert main(["lint", str(file)]) == 1
     assert "from 1 to 600" in capsys.readouterr().out
     assert main(["lint", "--cluster", str(cluster), str(file)]) == 0
+
+
+def test_lock_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pinned, flawed = tmp_path / "go.sum", tmp_path / "requirements.in"
+    pinned.write_text(f"rsc.io/quote v1.5.2 h1:{'A' * 43}=\n")
+    flawed.write_text("foo\n")
+    assert main(["lint", "--dependencies", str(pinned)]) == 0
+    assert capsys.readouterr().out == f"{pinned}: valid: go pins 1 input\n"
+    assert main(["lint", "--dependencies", f"pip:{flawed}", str(pinned)]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith(f"{flawed}: line 1: foo is not pinned with ==: write it with `pip")
+    assert lines[1].startswith(f"{pinned}: valid")
+    assert main(["lint", "--dependencies", str(flawed)]) == 2
+    assert f"write TOOL:{flawed}" in capsys.readouterr().err

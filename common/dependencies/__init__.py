@@ -1,0 +1,1 @@
+"""Lock files: what a build needs, by name and digest."""
