@@ -72,6 +72,8 @@ class Outcome(enum.StrEnum):
     CHECKOUT_FAILED = "checkout_failed"
     PIPELINE_INVALID = "pipeline_invalid"
     IMAGE_UNAVAILABLE = "image_unavailable"
+    # a server has not what a lock file pins, or has other bytes
+    DEPENDENCIES_UNAVAILABLE = "dependencies_unavailable"
     # no step of the pipeline is for this event and branch: nothing ran, so nothing passed
     SKIPPED = "skipped"
     DISPUTED = "disputed"

@@ -23,6 +23,7 @@ STATES: Mapping[Outcome | None, tuple[str, str]] = {
     Outcome.CHECKOUT_FAILED: ("no commit", RED),
     Outcome.PIPELINE_INVALID: ("invalid pipeline", RED),
     Outcome.IMAGE_UNAVAILABLE: ("no image", RED),
+    Outcome.DEPENDENCIES_UNAVAILABLE: ("no dependencies", RED),
     Outcome.SKIPPED: ("skipped", GREY),
     Outcome.DISPUTED: ("disputed", ORANGE),
     Outcome.CANCELLED: ("cancelled", GREY),

@@ -22,6 +22,7 @@ from common.configuration.keys import (
     load_public_key,
     parse_public_key,
 )
+from common.configuration.package_sources import PackageSource, check_sources
 from common.configuration.passphrase import unlock_key
 from common.configuration.registry_logins import DOCKER_HUB, check_places, read_registry_logins
 from common.fingerprint import parse_fingerprint
@@ -259,6 +260,13 @@ class NodeConfig(msgspec.Struct, frozen=True):
     cache_bytes_max: Annotated[int, msgspec.Meta(ge=0)] = 20 * 2**30
     cache_repository_bytes_max: Annotated[int, msgspec.Meta(ge=0)] = 2 * 2**30
     cache_entry_bytes_max: Annotated[int, msgspec.Meta(ge=0)] = 512 * 2**20
+    # where what lock files name is fetched from; of what is kept, that which was used last
+    sources: tuple[PackageSource, ...] = ()
+    inputs_days_max: Annotated[int, msgspec.Meta(ge=1, le=36500)] = 90
+    inputs_bytes_kept_max: Annotated[int, msgspec.Meta(ge=0)] = 20 * 2**30
+    # of one build: they are in memory while it runs
+    inputs_bytes_max: Annotated[int, msgspec.Meta(ge=1)] = 512 * 2**20
+    fetch_timeout_seconds: Annotated[int, msgspec.Meta(ge=1, le=86400)] = 300
     # where steps with a network find packages instead: `pip`, `npm`, `go`
     package_proxies: PackageProxies = PackageProxies()
     # `json` writes one object per line, for programs that collect logs
@@ -402,6 +410,7 @@ def load_node_config(path: Path, text: str | None = None) -> NodeConfig:
         )
     _check_engine(config)
     check_places(config.images_from, config.file, "images_from")
+    check_sources(config.sources, config.file)
     if config.registry_auth_file is not None:
         read_registry_logins(config.registry_auth_file, config.file, "registry_auth_file")
     if config.view_change_seconds_max < config.view_change_seconds:

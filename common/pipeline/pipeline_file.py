@@ -12,6 +12,7 @@ from typing import Protocol
 
 import msgspec
 
+from common.dependencies.lock_file import Tool
 from common.pipeline.foreign_keys import event_advice
 from common.pipeline.matrix import Cell, read_matrix
 from common.pipeline.path_filter import PathFilter, are_too_many
@@ -42,7 +43,9 @@ from common.pipeline.pipeline_values import (
     read_path_patterns,
     read_paths,
     read_patterns,
+    read_plain_file,
     read_plain_files,
+    read_python,
     read_service_name,
     read_step_name,
 )
@@ -77,6 +80,7 @@ KEYS = (
     "services",
     "clone",
     "cache",
+    "dependencies",
     "environment",
     "timeout_seconds",
     "network",
@@ -99,6 +103,7 @@ SERVICE_KEYS = (
     "memory",
     "root",
 )
+LOCK_FILES_MAX = 16
 CLONE_KEYS = ("depth", "tags")
 CACHE_KEYS = ("name", "paths", "files")
 READY_KEYS = ("port", "command", "seconds")
@@ -288,6 +293,17 @@ class Cache(msgspec.Struct, frozen=True):
     files: tuple[str, ...]
 
 
+class LockedBy(msgspec.Struct, frozen=True):
+    """A lock file of the commit, whose packages are fetched before the build.
+
+    tool: `common.dependencies.lock_file.Tool`. python: of pip, for which version of Python.
+    """
+
+    tool: str
+    file: str
+    python: str | None = None
+
+
 class Pipeline(msgspec.Struct, frozen=True):
     """What to run: the steps in order, and services beside them."""
 
@@ -303,6 +319,7 @@ class Pipeline(msgspec.Struct, frozen=True):
     clone: Clone | None = None
     tests: ReportOrder | None = None
     caches: tuple[Cache, ...] = ()
+    dependencies: tuple[LockedBy, ...] = ()
     # of a matrix, in the file's order: each is run by itself. The steps of all are the same but for
     # images and variables, so what is said of steps here holds for each.
     cells: "tuple[PipelineCell, ...]" = ()
@@ -577,9 +594,15 @@ def _pipeline(root: Place, limits: PipelineLimits, commit_seconds: int | None) -
         services=services,
         clone=root.read("clone", _clone, None),
         caches=root.read("cache", _caches, ()),
+        dependencies=root.read("dependencies", _dependencies, ()),
         timeout_seconds=seconds,
         resources=resources,
-        artifacts=root.read("artifacts", lambda place: read_paths(place, limits.artifacts_max), ()),
+        artifacts=root.read(
+            "artifacts",
+            # the list of what went in is one more
+            lambda place: read_paths(place, limits.artifacts_max - ("dependencies" in root)),
+            (),
+        ),
         agreement=root.read("agreement", lambda place: _agreement(place, limits), "default"),
         tests=root.read("tests", lambda place: _tests(place, commit_seconds), None),
     )
@@ -657,6 +680,28 @@ def _caches(place: Place) -> tuple[Cache, ...]:
         paths.update(cache.paths)
         caches.append(cache)
     return tuple(caches)
+
+
+def _dependencies(place: Place) -> tuple[LockedBy, ...]:
+    what = "lock files, each with a tool as its key"
+    found: list[LockedBy] = []
+    for entry in place.items(LOCK_FILES_MAX, what):
+        keys = (*Tool, "python")
+        check_keys(entry, keys, "dependencies", expected=f"a mapping with one of {', '.join(Tool)}")
+        tools = [tool for tool in Tool if tool in entry]
+        if len(tools) != 1:
+            entry.note(entry.wrong(f"must have one of {', '.join(Tool)}"))
+            continue
+        (tool,) = tools
+        if "python" in entry and tool is not Tool.PIP:
+            entry.note(entry.at("python").wrong("is for pip alone"))
+        locked = LockedBy(
+            tool, entry.read(tool, read_plain_file, ""), entry.read("python", read_python, None)
+        )
+        if locked in found:
+            entry.note(entry.wrong("is there twice"))
+        found.append(locked)
+    return tuple(found)
 
 
 def _has_images(root: Place) -> bool:

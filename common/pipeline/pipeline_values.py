@@ -51,6 +51,7 @@ _RESERVED_FOLDERS = ("/proc", "/sys", "/dev", "/etc", "/tmp")  # noqa: S108 (in 
 _STEP_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 # Fewer characters than ci.artifact_rules allows: nothing that a shell or a URL would have to quote.
+_PYTHON = re.compile(r"3\.[0-9]{1,2}")
 _PATH = re.compile(r"[A-Za-z0-9._+@=~,:*?-]+(?:/[A-Za-z0-9._+@=~,:*?-]+)*")
 # not `date.fromisoformat` alone: it knows more forms in newer versions of Python
 _DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}", re.ASCII)
@@ -333,16 +334,31 @@ def read_plain_files(place: Place) -> tuple[str, ...]:
     """Names of files of the commit, sorted."""
     names: set[str] = set()
     for entry in place.items(CACHE_FILES_MAX, "names of files of the commit"):
-        if not isinstance(entry.value, str) or not is_plain_path(entry.value):
-            problem = (
-                "must be the name of a file of the commit, such as requirements.txt, without *"
-            )
-            entry.note(entry.wrong(problem))
-        elif entry.value in names:
+        try:
+            name = read_plain_file(entry)
+        except WrongValue as wrong:
+            entry.note(wrong)
+            continue
+        if name in names:
             entry.note(entry.wrong("is there twice"))
-        else:
-            names.add(entry.value)
+        names.add(name)
     return tuple(sorted(names))
+
+
+def read_plain_file(place: Place) -> str:
+    """The name of a file of the commit."""
+    if not isinstance(place.value, str) or not is_plain_path(place.value):
+        raise place.wrong(
+            "must be the name of a file of the commit, such as requirements.txt, without *"
+        )
+    return place.value
+
+
+def read_python(place: Place) -> str:
+    """A version of Python 3, as text: 3.10 without quotes is the number 3.1."""
+    if not isinstance(place.value, str) or _PYTHON.fullmatch(place.value) is None:
+        raise place.wrong('must be a version of Python 3 in quotes, such as "3.12"')
+    return place.value
 
 
 def is_plain_path(text: str) -> bool:

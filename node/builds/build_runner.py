@@ -46,7 +46,10 @@ from driver.ports import BuildOrder
 from node.builds.cached_runs import CachedRuns, IsContradicted, cached_files
 from node.builds.matrix import run_cells
 from node.caches.cache_store import CacheCounts
-from node.outputs.artifact_store import ARTIFACTS_FOLDER, keep_artifacts
+from node.dependencies.bill_of_materials import PATH as BILL_PATH
+from node.dependencies.fetch_messages import Flawed, Unavailable
+from node.dependencies.input_fetch import InputFetch, Prepared
+from node.outputs.artifact_store import ARTIFACTS_FOLDER, add_artifact, keep_artifacts
 from node.outputs.build_log import BuildLog
 from node.outputs.case_details import DETAILS, keep_details
 from node.outputs.kept_builds import WORK_FOLDER, KeptBuilds, remove_folder
@@ -58,6 +61,7 @@ from node.sandboxes.sandbox import (
     RunResult,
     Sandbox,
     Work,
+    failed,
 )
 from node.sources.checkout import Checkout, NotThere
 from node.sources.dockerfile import DOCKERFILE
@@ -139,6 +143,7 @@ class BuildRunner:
             sandbox=self._sandbox,
             is_contradicted=is_contradicted,
         )
+        self._inputs = InputFetch(config)
         self._slots = FairSemaphore(config.builds_at_once)
         self._states: dict[_Key, str] = {}
         # of the builds that run now; a finished log is its file
@@ -159,6 +164,7 @@ class BuildRunner:
         await in_thread(self._threads, lambda stop: self.kept.start())
         self._checkout.start()
         self._sweeper = asyncio.create_task(self._sweep(), name="sweeper")
+        await in_thread(self._threads, lambda stop: self._inputs.start())
         await self._cached_runs.start()
         await self._sandbox.start(limits)
 
@@ -420,6 +426,12 @@ class BuildRunner:
             return found(RunResult(Outcome.PIPELINE_INVALID, problem=last))
         assert isinstance(source.tree, Path), "a refused tree has no job"
         assert not isinstance(files, PipelineInvalid), "then there is no job"
+        inputs = None
+        if isinstance(job, Pipeline) and job.dependencies:
+            prepared = await self._prepare_inputs(order, job, source.tree, folder=folder, log=log)
+            if isinstance(prepared, RunResult):
+                return found(prepared)
+            inputs = prepared
         work = Work(
             label=_name(order.build, order.opened),
             tree=source.tree,
@@ -430,6 +442,7 @@ class BuildRunner:
             log=log,
             show_state=show_state,
             local_images=source.local_images,
+            inputs=None if inputs is None else inputs.handed,
         )
         result = await self._cached_runs.run(
             order,
@@ -438,7 +451,40 @@ class BuildRunner:
             attempt=self._attempt,
             key_of=lambda result: _compared(order, found(result)),
         )
+        if inputs is not None and result.outcome is Outcome.PASSED:
+            result = await in_thread(self._threads, partial(_with_bill, result, work, inputs.bill))
         return found(result)
+
+    async def _prepare_inputs(
+        self, order: BuildOrder, pipeline: Pipeline, tree: Path, *, folder: Path, log: BuildLog
+    ) -> Prepared | RunResult:
+        """What the lock files pin, or what the build comes to without it.
+
+        Raises InfrastructureError, OSError.
+        """
+        assert order.commit is not None, "nothing is checked out without a commit"
+        source = (order.repository, order.commit)
+        began_at = time.monotonic()
+        prepared = await in_thread(
+            self._threads,
+            lambda stop: self._inputs.prepare(
+                pipeline.dependencies, tree, folder, source=source, stop=stop
+            ),
+        )
+        if isinstance(prepared, Flawed):
+            flaws = [PipelineInvalid(text, file=file).text for file, text in prepared.flaws]
+            for text in flaws[1:]:
+                log.note(text)
+            return RunResult(Outcome.PIPELINE_INVALID, problem=flaws[0])
+        if isinstance(prepared, Unavailable):
+            return RunResult(Outcome.DEPENDENCIES_UNAVAILABLE, problem=prepared.text)
+        seconds = time.monotonic() - began_at
+        log.note(
+            f"dependencies: {counted(prepared.count, 'input')}, {prepared.handed.page_bytes} bytes,"
+            f" in {seconds:.1f} s; the SHA-256 of their list is"
+            f" {hashlib.sha256(prepared.bill).hexdigest()}"
+        )
+        return prepared
 
     async def _attempt(self, work: Work) -> RunResult:
         """Run the work, each cell of it. Raises InfrastructureError, OSError."""
@@ -526,6 +572,7 @@ class BuildRunner:
         """What is too old goes also where no build comes to an end."""
         sweeps: dict[str, Callable[[Stop], None]] = {
             "logs": lambda stop: self.kept.sweep(self._is_running),
+            "inputs": self._inputs.sweep,
             "caches": lambda stop: self._cached_runs.caches.store.sweep(),
         }
         while True:
@@ -578,6 +625,15 @@ class BuildRunner:
 
     def _is_running(self, name: str) -> bool:
         return name in {_name(*key) for key in (*tuple(self._states), *tuple(self._tidying))}
+
+
+def _with_bill(result: RunResult, work: Work, bill: bytes, stop: Stop) -> RunResult:
+    """The result with the list of what went in among its artifacts. Raises OSError."""
+    if any(artifact.path == BILL_PATH for artifact in result.artifacts):
+        return failed(result, f"artifact {BILL_PATH}: the name is for the list of what went in")
+    made = add_artifact(work.artifacts_folder, result.artifacts, BILL_PATH, bill)
+    artifacts = sorted((*result.artifacts, made), key=lambda each: each.path)
+    return msgspec.structs.replace(result, artifacts=tuple(artifacts))
 
 
 def _compared(order: BuildOrder, found: _Found) -> ResultKey:

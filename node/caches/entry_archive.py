@@ -108,7 +108,7 @@ class EntryWriter:
         assert self._root is not None, "a root is begun first"
         parent, _, base = path.rpartition("/")
         self._add_parents(parent)
-        reader = _MemberReader(stream)
+        reader = MemberReader(stream)
         while (member := reader.next()) is not None:
             stop.check()
             self._add_member(parent, base, member, reader=reader, stop=stop)
@@ -133,7 +133,7 @@ class EntryWriter:
                 self._write_header(folder, tarfile.DIRTYPE, mode=_PARENT_MODE)
 
     def _add_member(
-        self, parent: str, base: str, member: "_Member", *, reader: "_MemberReader", stop: Stop
+        self, parent: str, base: str, member: "Member", *, reader: "MemberReader", stop: Stop
     ) -> None:
         path = _path_in(parent, base, member.name)
         above = path.rpartition("/")[0]
@@ -170,7 +170,7 @@ class EntryWriter:
             case _:
                 raise EntryRefused(f"{log_text(path)} is a special file")
 
-    def _copy(self, path: str, member: "_Member", reader: "_MemberReader", *, stop: Stop) -> None:
+    def _copy(self, path: str, member: "Member", reader: "MemberReader", *, stop: Stop) -> None:
         # before anything is read: a file with holes may seem to have terabytes
         self._check_room(member.size + 2 * _BLOCK)
         self._page_bytes += -(-member.size // PAGE_BYTES) * PAGE_BYTES
@@ -185,7 +185,7 @@ class EntryWriter:
         path: str,
         kind: bytes,
         *,
-        member: "_Member | None" = None,
+        member: "Member | None" = None,
         mode: int = 0,
         target: str = "",
     ) -> None:
@@ -236,7 +236,9 @@ class EntryWriter:
         self._folders, self._files, self._others = set(), set(), set()
 
 
-class _Member(msgspec.Struct, frozen=True):
+class Member(msgspec.Struct, frozen=True):
+    """A member of a tar stream, whose content follows. kind: `tarfile`'s type of it."""
+
     name: str
     kind: bytes
     size: int
@@ -245,7 +247,7 @@ class _Member(msgspec.Struct, frozen=True):
     target: str
 
 
-class _MemberReader:
+class MemberReader:
     """Reads a tar stream member by member, with a bound on all that it holds."""
 
     def __init__(self, stream: IO[bytes]) -> None:
@@ -254,7 +256,7 @@ class _MemberReader:
         self._left = 0
         self._padding = 0
 
-    def next(self) -> _Member | None:
+    def next(self) -> Member | None:
         """The next member; None at the end. Its content, if it has any, is to be read first.
 
         Raises EntryRefused.
@@ -289,7 +291,7 @@ class _MemberReader:
             self._left -= len(chunk)
             yield chunk
 
-    def _member(self, header: tarfile.TarInfo, records: dict[str, str]) -> _Member:
+    def _member(self, header: tarfile.TarInfo, records: dict[str, str]) -> Member:
         size = _number(records["size"]) if "size" in records else header.size
         if size < 0:
             raise EntryRefused("the engine's archive has a file of less than no bytes")
@@ -299,7 +301,7 @@ class _MemberReader:
         seconds = int(header.mtime)
         if "mtime" in records:
             seconds = _number(records["mtime"].partition(".")[0].removeprefix("-") or "0")
-        return _Member(
+        return Member(
             name=records.get("path", header.name),
             kind=kind,
             size=size,

@@ -317,6 +317,19 @@ def artifacts_of(patterns: Iterable[str], limits: Limits) -> Selection:
     return Selection(tuple(patterns), limits.artifacts_max, most, most)
 
 
+def add_artifact(made: Path, artifacts: tuple[Artifact, ...], path: str, data: bytes) -> Artifact:
+    """Put one more file into a finished collector's folder, or into a new one.
+
+    artifacts: those that are in it. Raises OSError.
+    """
+    artifact = Artifact(path, hashlib.sha256(data).hexdigest(), len(data))
+    made.mkdir(exist_ok=True)
+    (made / artifact.sha256).write_bytes(data)
+    listed = sorted((*artifacts, artifact), key=lambda each: each.path)
+    (made / INDEX).write_bytes(msgspec.json.encode(listed))
+    return artifact
+
+
 def keep_artifacts(made: Path, kept: Path) -> None:
     """Move a finished collector's folder to where it is kept, whole or not at all. Raises OSError.
 

@@ -72,6 +72,11 @@ class ProcessSandbox:
                 f" {pipeline.services[0].name}",
                 is_permanent=True,
             )
+        if work.inputs is not None:
+            raise InfrastructureError(
+                "this replica hands no dependencies into builds (executor: process)",
+                is_permanent=True,
+            )
         work.log.note(WARNING)
         steps = work.wanted_steps(pipeline)
         if not steps:

@@ -10,6 +10,7 @@ from ci.limits import Limits
 from ci.operations import Artifact, ImageDigest, Outcome
 from common.pipeline.pipeline_file import Pipeline, Step
 from node.caches.build_caches import CacheAccess
+from node.dependencies.hand_in import HandedInputs
 from node.outputs.artifact_store import ARTIFACTS_FOLDER
 from node.outputs.build_log import BuildLog
 from node.outputs.case_details import REPORTS_FOLDER, CaseDetails
@@ -67,6 +68,8 @@ class Work(msgspec.Struct, frozen=True):
     show_state: Callable[[str], None]
     # the engine's images that it may use as they are
     local_images: tuple[str, ...]
+    # what the pipeline's lock files pin; None: it names none
+    inputs: HandedInputs | None = None
     # the caches that the pipeline names; None: it names none, or the build is to use none
     caches: CacheAccess | None = None
 

@@ -277,6 +277,23 @@ def file_digests(tree: Path, names: Iterable[str], stop: Stop) -> dict[str, str]
     return found
 
 
+def file_contents(tree: Path, names: Iterable[str], bytes_max: int, stop: Stop) -> dict[str, bytes]:
+    """The bytes of those of the names that are plain files of an exported tree.
+
+    Of a longer file, one byte more than bytes_max. Raises Stopped, OSError.
+    """
+    wanted = set(names)
+    found: dict[str, bytes] = {}
+    with tarfile.open(tree, "r:", encoding="utf-8", errors="surrogateescape") as archive:
+        for member in archive:
+            stop.check()
+            if member.name in wanted and member.isreg():
+                content = archive.extractfile(member)
+                assert content is not None, "a plain file has content"
+                found[member.name] = content.read(bytes_max + 1)
+    return found
+
+
 def append_to_tree(tree: Path, files: Mapping[str, bytes]) -> None:
     """Add files to an exported tree; they win over files of the same names. Raises OSError."""
     with tarfile.open(tree, "a", format=tarfile.GNU_FORMAT) as archive:

@@ -38,6 +38,7 @@ from node.sandboxes.containers.services import (
 from node.sandboxes.containers.workspace import (
     CA_FILE,
     Workspace,
+    fill_inputs,
     fill_workspace,
     keeper_end,
     keeper_order,
@@ -143,6 +144,7 @@ def _is_short(client: docker.APIClient, context: RunContext, steps: tuple[Step, 
         len(steps) == 1
         and not context.pipeline.services
         and context.work.caches is None
+        and context.work.inputs is None
         and not context.pipeline.artifacts
         and context.pipeline.tests is None
         and not needs_trust
@@ -239,7 +241,12 @@ def _made_workspace(
 
     def make() -> Workspace:
         return make_workspace(
-            client, keeper, context.limits, ca_bundle=context.ca_bundle, resources=resources
+            client,
+            keeper,
+            context.limits,
+            ca_bundle=context.ca_bundle,
+            inputs_bytes=0 if work.inputs is None else work.inputs.page_bytes,
+            resources=resources,
         )
 
     workspace = make()
@@ -249,7 +256,7 @@ def _made_workspace(
         try:
             with engine_errors():
                 restore_caches(client, workspace.keeper, work, image_ids=image_ids, stop=stop)
-                fill_workspace(client, workspace, work.tree, stop=stop)
+                _fill(client, workspace, work, stop=stop)
             return workspace
         except InfrastructureError as error:
             if not work.caches.used:
@@ -258,8 +265,14 @@ def _made_workspace(
             work.caches.forget()
             client.remove_container(resources.containers.pop(), force=True, v=True)
             workspace = make()
-    fill_workspace(client, workspace, work.tree, stop=stop)
+    _fill(client, workspace, work, stop=stop)
     return workspace
+
+
+def _fill(client: docker.APIClient, workspace: Workspace, work: Work, *, stop: Stop) -> None:
+    fill_workspace(client, workspace, work.tree, stop=stop)
+    if work.inputs is not None:
+        fill_inputs(client, workspace, work.inputs, stop=stop)
 
 
 def _run_in(
@@ -317,6 +330,8 @@ def _order(context: RunContext, step: Step) -> ContainerOrder:
     """The container of a step, but for its name, its time, its workspace and its network."""
     limits = context.limits
     environment = build_environment(HOME, context.work.origin, step)
+    if context.work.inputs is not None:
+        environment = {**context.work.inputs.variables(HOME), **environment}
     if _is_online(step, context):
         trusted = {} if context.ca_bundle is None else dict.fromkeys(CA_VARIABLES, CA_FILE)
         environment = {**trusted, **context.package_proxies, **environment}

@@ -19,6 +19,7 @@ import docker.errors
 import msgspec
 
 from ci.limits import Limits
+from node.dependencies.hand_in import INPUTS, HandedInputs
 from node.outputs.artifact_store import (
     SECOND_NAME,
     SPECIAL_FILE,
@@ -47,6 +48,8 @@ TRUST_BYTES = 8 * 2**20
 KEEPER_MEMORY_BYTES = 32 * 2**20
 KEEPER_PIDS = 16
 CHUNK_BYTES = 256 * 1024
+# for its own tables
+FILE_SYSTEM_BYTES = 2**20
 # for a few builtin commands of a shell
 QUESTION_SECONDS_MAX = 30.0
 QUESTION_POLL_SECONDS = 0.02
@@ -63,6 +66,7 @@ for later do
 done
 exit 0"""
 FOLDER = "folder"
+_READ_ONLY = (TRUST, INPUTS)
 _NO_PROGRAM = (126, 127)
 # What runtimes say if a container's own program is not there.
 _NO_SHELL = re.compile(r"exec: .{0,9}sh\b.*(not found|no such file|permission denied)")
@@ -83,17 +87,21 @@ def make_workspace(
     limits: Limits,
     *,
     ca_bundle: bytes | None,
+    inputs_bytes: int = 0,
     resources: EngineResources,
 ) -> Workspace:
     """Make the file systems, empty but for the certificates, and start the keeper.
 
-    keeper: of `keeper_order`. resources: gets the keeper's id.
+    keeper: of `keeper_order`. inputs_bytes: of what lock files pin; 0: nothing. resources: gets the
+    keeper's id.
 
     Raises what the library raises.
     """
     sizes = {WORKSPACE: limits.workspace_bytes, HOME: limits.home_bytes}
     if ca_bundle is not None:
         sizes[TRUST] = TRUST_BYTES
+    if inputs_bytes:
+        sizes[INPUTS] = inputs_bytes + FILE_SYSTEM_BYTES
     order = msgspec.structs.replace(
         keeper,
         new_volumes={path: _volume_options(path, size) for path, size in sizes.items()},
@@ -104,7 +112,7 @@ def make_workspace(
         client.put_archive(container, TRUST, _archive("ca.pem", ca_bundle))
     mounts = client.inspect_container(container)["Mounts"]
     names = {mount["Destination"]: mount["Name"] for mount in mounts if mount["Type"] == "volume"}
-    return Workspace(container, {path: (names[path], path != TRUST) for path in sizes})
+    return Workspace(container, {path: (names[path], path not in _READ_ONLY) for path in sizes})
 
 
 def _start_keeper(
@@ -148,11 +156,24 @@ def keeper_order(
 
 
 def _volume_options(path: str, size: int) -> str:
-    # The certificates are root's own: the keeper has them writable, so that the engine can put
-    # them in. What the build writes to is for everybody: an engine that maps users has another
+    # Certificates and inputs are root's own. The keeper has them writable, so that the engine can
+    # put them in. What the build writes to is for everybody: an engine that maps users has another
     # number for the build's.
-    rights = "mode=0755" if path == TRUST else f"{OWNER},mode=1777"
+    rights = "mode=0755" if path in _READ_ONLY else f"{OWNER},mode=1777"
     return f"nosuid,nodev,{rights},{file_system_options(size)}"
+
+
+def fill_inputs(
+    client: docker.APIClient, workspace: Workspace, inputs: HandedInputs, *, stop: Stop
+) -> None:
+    """Put in what the build's lock files pin, and what tools read of it in HOME.
+
+    Raises Stopped, OSError and what the library raises.
+    """
+    with inputs.archive.open("rb") as file:
+        client.put_archive(workspace.keeper, INPUTS, _chunks(file, stop))
+    if inputs.home:
+        client.put_archive(workspace.keeper, HOME, inputs.home)
 
 
 def fill_workspace(

@@ -1,0 +1,1 @@
+"""What lock files name: fetched, checked, kept, and handed into builds."""
