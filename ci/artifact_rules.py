@@ -25,6 +25,10 @@ _FORBIDDEN = re.compile(
 )
 
 
+# Of the list of what went into a build (docs/PIPELINES.md). The node writes it, never the build.
+BILL_OF_MATERIALS = "pbft-ci/sbom.cdx.json"
+
+
 class ArtifactDifference(msgspec.Struct, frozen=True):
     """One path at which values differ: what each of them has there, None where it is missing."""
 

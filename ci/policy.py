@@ -8,6 +8,7 @@ from collections.abc import Iterable
 
 import msgspec
 
+from ci.artifact_rules import BILL_OF_MATERIALS
 from ci.case_results import CaseOutcome, MalformedReport, decode_report, report_sha256
 from ci.ledger import STEP_MAY_HAVE_FAILED, STEP_RAN, STEP_SKIPPED
 from ci.operations import Outcome
@@ -23,6 +24,8 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     commit: str | None = None
     # of a file that must be an agreed artifact (hex)
     artifact_sha256: str | None = None
+    # of the list of all that went in (hex)
+    bill_sha256: str | None = None
     # the full name that the commit was proved to be on
     ref: str | None = None
     # what asked for the build
@@ -65,6 +68,10 @@ def mismatches(statement: StatementView, policy: Policy) -> list[str]:
         if policy.artifact_sha256 not in known:
             what = f"none of its {len(known)} artifacts" if known else "no artifact: it names none"
             found.append(f"SHA-256 {policy.artifact_sha256} is {what}")
+    if policy.bill_sha256 is not None:
+        bill = artifacts(statement).get(BILL_OF_MATERIALS)
+        if bill != policy.bill_sha256:
+            found.append(f"the list of what went in is {bill or '-'}, not {policy.bill_sha256}")
     return found
 
 

@@ -4,7 +4,7 @@
     pip install pynacl
     python verify_build.py build.intoto.json --trust trust.json --repository URL --commit SHA
         [--ref refs/heads/main] [--event push] [--target main] [--step test] [--artifact FILE]
-        [--supplement supplement.json] [--no-contradiction]
+        [--sbom FILE] [--supplement supplement.json] [--no-contradiction]
         [--tests FILE] [--require-test ID] [--no-warnings] [--no-skipped]
 
 `trust.json` holds the cluster's id and the replicas' public keys; `python -m client trust` makes
@@ -35,6 +35,7 @@ from nacl.signing import VerifyKey
 PAYLOAD_TYPE = "application/vnd.in-toto+json"
 STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
 TEST_RESULT_TYPE = "https://in-toto.io/attestation/test-result/v0.1"
+BILL_OF_MATERIALS = "pbft-ci/sbom.cdx.json"
 # of an outcome that is no test result: cancelled, disputed, skipped, ...
 OUTCOME_TYPE = "urn:pbft-ci:outcome:v1"
 # who contradicted a verdict later
@@ -88,6 +89,11 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument(
         "--artifact", metavar="PATH", help="require that this file is an agreed artifact"
+    )
+    parser.add_argument(
+        "--sbom",
+        metavar="FILE",
+        help="require that this file is the agreed list of all that went in by lock files",
     )
     parser.add_argument(
         "--tests",
@@ -229,6 +235,7 @@ def verify_statement(
         configuration = predicate.get("configuration") or [{"digest": {}}]
         commits = [s["digest"]["gitCommit"] for s in subjects if "gitCommit" in s["digest"]]
         artifacts = [s["digest"]["sha256"] for s in subjects[1:] if "sha256" in s["digest"]]
+        bills = [s["digest"]["sha256"] for s in subjects[1:] if s["name"] == BILL_OF_MATERIALS]
         said: dict[str, Any] = {
             "outcome": verdict["outcome"],
             "repository": verdict["repository"],
@@ -269,6 +276,8 @@ def verify_statement(
             raise Invalid(f"the step {name!r} is not shown to have run and passed: {state}")
     if options.artifact is not None and sha256_of(Path(options.artifact)) not in artifacts:
         raise Invalid(f"{options.artifact} is none of its {len(artifacts)} artifacts")
+    if options.sbom is not None and [sha256_of(Path(options.sbom))] != bills:
+        raise Invalid(f"{options.sbom} is not its list of what went in ({BILL_OF_MATERIALS})")
     return said
 
 

@@ -120,6 +120,12 @@ def add(commands: Commands, common: argparse.ArgumentParser) -> None:
         "--artifact", type=Path, metavar="PATH", help="require that this file is an agreed artifact"
     )
     check.add_argument(
+        "--sbom",
+        type=Path,
+        metavar="FILE",
+        help="require that this file is the agreed list of all that went in by lock files",
+    )
+    check.add_argument(
         "--tests",
         metavar="FILE",
         help="require that this file is the report of test cases that n-f replicas agreed on",
@@ -260,6 +266,7 @@ def _policy(options: argparse.Namespace) -> Policy:
         pipeline_sha256=None if pipeline is None else str(pipeline).lower(),
         steps=tuple(options.step),
         artifact_sha256=None if options.artifact is None else _sha256_of(options.artifact),
+        bill_sha256=None if options.sbom is None else _sha256_of(options.sbom),
     )
 
 

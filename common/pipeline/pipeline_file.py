@@ -104,6 +104,7 @@ SERVICE_KEYS = (
     "root",
 )
 LOCK_FILES_MAX = 16
+DEPENDENCY_KEYS = (*(tool.value for tool in Tool), "python")
 CLONE_KEYS = ("depth", "tags")
 CACHE_KEYS = ("name", "paths", "files")
 READY_KEYS = ("port", "command", "seconds")
@@ -686,8 +687,8 @@ def _dependencies(place: Place) -> tuple[LockedBy, ...]:
     what = "lock files, each with a tool as its key"
     found: list[LockedBy] = []
     for entry in place.items(LOCK_FILES_MAX, what):
-        keys = (*Tool, "python")
-        check_keys(entry, keys, "dependencies", expected=f"a mapping with one of {', '.join(Tool)}")
+        expected = f"a mapping with one of {', '.join(Tool)}"
+        check_keys(entry, DEPENDENCY_KEYS, "dependencies", expected=expected)
         tools = [tool for tool in Tool if tool in entry]
         if len(tools) != 1:
             entry.note(entry.wrong(f"must have one of {', '.join(Tool)}"))

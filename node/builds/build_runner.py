@@ -17,6 +17,7 @@ from pathlib import Path
 
 import msgspec
 
+from ci.artifact_rules import BILL_OF_MATERIALS
 from ci.case_reports import with_cases
 from ci.limits import Limits
 from ci.operations import (
@@ -46,7 +47,6 @@ from driver.ports import BuildOrder
 from node.builds.cached_runs import CachedRuns, IsContradicted, cached_files
 from node.builds.matrix import run_cells
 from node.caches.cache_store import CacheCounts
-from node.dependencies.bill_of_materials import PATH as BILL_PATH
 from node.dependencies.fetch_messages import Flawed, Unavailable
 from node.dependencies.input_fetch import InputFetch, Prepared
 from node.outputs.artifact_store import ARTIFACTS_FOLDER, add_artifact, keep_artifacts
@@ -451,8 +451,10 @@ class BuildRunner:
             attempt=self._attempt,
             key_of=lambda result: _compared(order, found(result)),
         )
-        if inputs is not None and result.outcome is Outcome.PASSED:
-            result = await in_thread(self._threads, partial(_with_bill, result, work, inputs.bill))
+        if result.outcome is Outcome.PASSED:
+            bill = None if inputs is None else inputs.bill
+            passed = result
+            result = await in_thread(self._threads, lambda stop: _with_bill(passed, work, bill))
         return found(result)
 
     async def _prepare_inputs(
@@ -627,11 +629,17 @@ class BuildRunner:
         return name in {_name(*key) for key in (*tuple(self._states), *tuple(self._tidying))}
 
 
-def _with_bill(result: RunResult, work: Work, bill: bytes, stop: Stop) -> RunResult:
-    """The result with the list of what went in among its artifacts. Raises OSError."""
-    if any(artifact.path == BILL_PATH for artifact in result.artifacts):
-        return failed(result, f"artifact {BILL_PATH}: the name is for the list of what went in")
-    made = add_artifact(work.artifacts_folder, result.artifacts, BILL_PATH, bill)
+def _with_bill(result: RunResult, work: Work, bill: bytes | None) -> RunResult:
+    """The result with the list of what went in, if there is one, among its artifacts.
+
+    A build that made a file of that name has failed: people would take it for ours. Raises OSError.
+    """
+    if any(artifact.path == BILL_OF_MATERIALS for artifact in result.artifacts):
+        problem = f"artifact {BILL_OF_MATERIALS}: the name is for the list of what went in"
+        return failed(result, problem)
+    if bill is None:
+        return result
+    made = add_artifact(work.artifacts_folder, result.artifacts, path=BILL_OF_MATERIALS, data=bill)
     artifacts = sorted((*result.artifacts, made), key=lambda each: each.path)
     return msgspec.structs.replace(result, artifacts=tuple(artifacts))
 

@@ -1,4 +1,4 @@
-"""The list of all that went into a build, as a CycloneDX 1.6 document in JSON. Pure.
+"""The list of all that went into a build, as a CycloneDX 1.6 document in JSON.
 
 The rule: equal inputs give equal bytes. So it has no time, no serial number and nothing of this
 replica. (ECMA-424; the purl specification.)
@@ -13,7 +13,6 @@ from packageurl import PackageURL
 from common.dependencies.lock_file import Tool
 from node.dependencies.fetch_messages import Stored
 
-PATH = "pbft-ci/sbom.cdx.json"
 _TYPES = {Tool.PIP: "pypi", Tool.NPM: "npm", Tool.GO: "golang", Tool.CARGO: "cargo"}
 _ALGORITHMS = {"sha256": "SHA-256", "sha512": "SHA-512"}
 

@@ -1,4 +1,4 @@
-"""Which server has an input, and at which address. Pure.
+"""Which server has an input, and at which address.
 
 Addresses follow from the tool's own protocol: npm's registries, Go's module proxies ("GOPROXY
 protocol" in the Go Modules Reference), and a folder of crates. Of pip an index has to be asked.

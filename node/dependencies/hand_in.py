@@ -142,6 +142,7 @@ class _Writer:
         self.file_count = 0
 
     def add_folders(self, path: str) -> None:
+        """Write a folder and those that it is in, each once."""
         parts = path.split("/")
         for depth in range(1, len(parts) + 1):
             folder = "/".join(parts[:depth])
@@ -150,6 +151,7 @@ class _Writer:
                 self._header(folder, tarfile.DIRTYPE, 0, mode=0o755)
 
     def add_file(self, path: str, content: _Readable, size: int, *, mode: int = 0o644) -> None:
+        """Write a file of that size. Raises InfrastructureError, OSError."""
         parent = path.rpartition("/")[0]
         if parent:
             self.add_folders(parent)
@@ -164,6 +166,7 @@ class _Writer:
         self._file.write(b"\0" * (-size % tarfile.BLOCKSIZE))
 
     def finish(self) -> None:
+        """Write the end. Raises OSError."""
         self._file.write(b"\0" * (2 * tarfile.BLOCKSIZE))
 
     def _header(self, path: str, kind: bytes, size: int, *, mode: int) -> None:

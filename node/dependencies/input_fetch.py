@@ -85,7 +85,7 @@ class InputFetch:
         source: the repository and the commit. Raises InfrastructureError, Stopped, OSError.
         """
         names = [locked.file for locked in dependencies]
-        contents = file_contents(tree, names, LOCK_BYTES_MAX, stop)
+        contents = file_contents(tree, names, bytes_max=LOCK_BYTES_MAX, stop=stop)
         for name in names:
             if name not in contents:
                 return Flawed(

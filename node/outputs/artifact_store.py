@@ -317,7 +317,9 @@ def artifacts_of(patterns: Iterable[str], limits: Limits) -> Selection:
     return Selection(tuple(patterns), limits.artifacts_max, most, most)
 
 
-def add_artifact(made: Path, artifacts: tuple[Artifact, ...], path: str, data: bytes) -> Artifact:
+def add_artifact(
+    made: Path, artifacts: tuple[Artifact, ...], *, path: str, data: bytes
+) -> Artifact:
     """Put one more file into a finished collector's folder, or into a new one.
 
     artifacts: those that are in it. Raises OSError.

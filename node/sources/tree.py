@@ -277,7 +277,9 @@ def file_digests(tree: Path, names: Iterable[str], stop: Stop) -> dict[str, str]
     return found
 
 
-def file_contents(tree: Path, names: Iterable[str], bytes_max: int, stop: Stop) -> dict[str, bytes]:
+def file_contents(
+    tree: Path, names: Iterable[str], *, bytes_max: int, stop: Stop
+) -> dict[str, bytes]:
     """The bytes of those of the names that are plain files of an exported tree.
 
     Of a longer file, one byte more than bytes_max. Raises Stopped, OSError.

@@ -2,6 +2,7 @@
 
 import base64
 import contextlib
+import hashlib
 import importlib.util
 import json
 import random
@@ -15,8 +16,9 @@ from typing import Any
 import pytest
 from securesystemslib.exceptions import VerificationError
 
+from ci.artifact_rules import BILL_OF_MATERIALS
 from ci.case_results import CaseOutcome, encode_report
-from ci.operations import Ballot, Event, Step
+from ci.operations import Artifact, Ballot, Event, Step
 from ci.statement import InvalidEnvelope, envelope, keyid_for, pae, verify_envelope
 from ci.supplement import supplement_bytes
 from client.commands.envelope import trust_of
@@ -136,6 +138,18 @@ def test_repository_commit_and_artifact_must_match(consumer: Consumer, tmp_path:
     file.write_bytes(b"built")
     assert consumer.both(green, "--artifact", str(file)) == 2
     assert consumer.both(green, "--artifact", str(tmp_path / "none")) == 2
+
+
+def test_the_list_of_what_went_in_must_match(consumer: Consumer, tmp_path: Path) -> None:
+    """By its name too: a build may make an artifact with any bytes."""
+    file = tmp_path / "sbom.json"
+    file.write_bytes(b"{}")
+    digest = hashlib.sha256(b"{}").hexdigest()
+    for path, code in ((BILL_OF_MATERIALS, 0), ("sbom.cdx.json", 2)):
+        built = finding(artifacts=(Artifact(path, digest, 2),))
+        green = as_bytes(signed(consumer.statement(built, built, built), 0, 1))
+        assert consumer.both(green, "--sbom", str(file)) == code
+        assert consumer.both(green, "--sbom", __file__) == 2
 
 
 def test_what_is_not_asked_for_is_not_proved(

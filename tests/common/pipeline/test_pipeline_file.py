@@ -17,10 +17,12 @@ from common.pipeline.pipeline_file import (
     CACHE_KEYS,
     CACHES_MAX,
     CLONE_KEYS,
+    DEPENDENCY_KEYS,
     EVENTS,
     FAILURES,
     IMAGES_MAX,
     KEYS,
+    LOCK_FILES_MAX,
     NAMED_IMAGE_CHARACTERS_MAX,
     PATH_KEYS,
     PIPELINE_BYTES_MAX,
@@ -120,6 +122,7 @@ steps:
       event: push
 """
 
+LOCKED = "image: a\ncommands: [x]\ndependencies: ["
 WITH = "image: a\ncommands: [x]\nservices: ["
 CACHED = "image: a\ncommands: [x]\ncache: ["
 ONE = "{name: a, paths: [a], files: [b]}"
@@ -134,6 +137,8 @@ VALID = [
     "image: a\ncommands: [x]\nclone: {depth: full}\n",
     # the same words below $HOME and in the workspace are two places
     f"{CACHED}{{name: a, paths: [$HOME/a, a, ab], files: [b]}}]\n",
+    f"{LOCKED}{{pip: a/requirements.txt, python: '3.12'}}, {{npm: b.json}}, {{go: go.sum}},"
+    " {cargo: Cargo.lock}, {files: ci.lock.yaml}]\n",
     f"{WITH}{{name: x, image: x}}, {{name: y, image: y, ready: {{seconds: 5}}}}]\n",
     "image: a\ncommands: [x]\nenvironment: {}\n",
     "image: a\ncommands: [x]\nresources: {memory: 33554432}\n",
@@ -182,6 +187,22 @@ BROKEN: list[tuple[str, int | None, str | None, str | None]] = [
     ("image: a\nprivileged: true\ncommands: [x]\n", 2, "privileged", None),
     ("image: a\ncommands: [x]\nvolumes: [/:/host]\n", 3, "volumes", None),
     ("image: a\ncommands: [x]\nsteps: [{name: b, commands: [y]}]\n", 2, "commands", None),
+    *(
+        (f"{LOCKED}{entry}]\n", 3, key, None)
+        for entry, key in (
+            ("", "dependencies"),
+            ("requirements.txt", "dependencies"),
+            ("{}", "dependencies"),
+            ("{pip: a, npm: b}", "dependencies"),
+            ("{python: '3.12'}", "dependencies"),
+            ("{pip: ../a}", "pip"),
+            ("{pip: [a]}", "pip"),
+            ("{pip: a, python: 3.12}", "python"),
+            ("{npm: a, python: '3.12'}", "python"),
+            ("{pip: a}, {pip: a}", "dependencies"),
+            ("{gem: a}", "gem"),
+        )
+    ),
     *(
         (f"{CACHED}{entry}]\n", 3, key, None)
         for entry, key in (
@@ -551,6 +572,8 @@ def test_the_schema_knows_the_keys_and_bounds_of_the_parser() -> None:
     assert properties["services"]["maxItems"] == SERVICES_MAX
     assert tuple(definitions["cache"]["properties"]) == CACHE_KEYS
     assert properties["cache"]["maxItems"] == CACHES_MAX
+    assert tuple(definitions["dependency"]["properties"]) == DEPENDENCY_KEYS
+    assert properties["dependencies"]["maxItems"] == LOCK_FILES_MAX
     assert tuple(properties["resources"]["properties"]) == RESOURCE_KEYS
     assert tuple(properties["tests"]["properties"]) == TESTS_KEYS
     assert properties["tests"]["properties"]["junit"]["maxItems"] == REPORTS_MAX

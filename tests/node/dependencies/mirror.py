@@ -36,7 +36,7 @@ def running_mirror() -> Iterator[Mirror]:
     class Handler(http.server.BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
-        def do_GET(self) -> None:  # noqa: N802 (the base class's name)
+        def do_GET(self) -> None:
             mirror.asked.append((self.path, dict(self.headers)))
             trick = mirror.tricks.get(self.path)
             if trick is not None and trick(self):

@@ -210,7 +210,12 @@ def test_a_busy_mirror_is_asked_again_and_one_that_stays_so_is_told(
     serve_foo(mirror)
     mirror.once("/foo/", lambda handler: handler.send_error(503))
     assert stored_files(answer_order(order(tmp_path, mirror, pip_lock(SOURCE))))
-    mirror.tricks["/foo/"] = lambda handler: handler.send_error(503) is None
+
+    def busy(handler: http.server.BaseHTTPRequestHandler) -> bool:
+        handler.send_error(503)
+        return True
+
+    mirror.tricks["/foo/"] = busy
     answer = answer_order(order(tmp_path, mirror, pip_lock(SOURCE)))
     assert answer == Failed(f"{mirror.url}/foo/: HTTP 503")
 

@@ -1,0 +1,78 @@
+"""What lock files pin, on four real nodes with four mirrors: one of them sends other bytes."""
+
+import hashlib
+import json
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from ci.artifact_rules import BILL_OF_MATERIALS
+from tests.node.dependencies.mirror import Mirror, running_mirror
+from tests.processes.network import Network
+
+pytestmark = [pytest.mark.docker, pytest.mark.processes]
+
+WHEEL = b"a wheel"
+WHEEL_NAME = "foo-1.0-py3-none-any.whl"
+# the step is offline, sees the files where tools look for them, and cannot change them
+COMMANDS = [
+    f"test \"$(cat $PIP_FIND_LINKS/{WHEEL_NAME})\" = 'a wheel'",
+    "if echo x >/pbft-ci-inputs/x; then false; fi",
+]
+
+
+def sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def serve(mirror: Mirror, wheel: bytes) -> None:
+    link = f'<a href="{WHEEL_NAME}#sha256={sha256(WHEEL)}">{WHEEL_NAME}</a>'
+    mirror.files = {"/foo/": link.encode(), f"/foo/{WHEEL_NAME}": wheel}
+
+
+def test_one_mirror_of_four_sends_other_bytes(tmp_path: Path, base_image: str) -> None:
+    """Three replicas agree on all that went in, and the fourth says what it was sent."""
+    pipeline = {
+        "image": base_image,
+        "commands": COMMANDS,
+        "dependencies": [{"pip": "requirements.txt"}],
+    }
+    files = {
+        ".pbft-ci.yml": json.dumps(pipeline),
+        "requirements.txt": f"foo==1.0 --hash=sha256:{sha256(WHEEL)}\n",
+    }
+    unpinned = {**files, "requirements.txt": "foo==1.0\n"}
+    with ExitStack() as stack:
+        mirrors = [stack.enter_context(running_mirror()) for _ in range(4)]
+        for number, mirror in enumerate(mirrors):
+            serve(mirror, b"tampered" if number == 3 else WHEEL)
+        overrides = {
+            f"node{number}": {"sources": [{"tool": "pip", "url": mirror.url}]}
+            for number, mirror in enumerate(mirrors)
+        }
+        network = stack.enter_context(
+            Network(
+                tmp_path / "n",
+                {"master": files, "unpinned": unpinned},
+                executor="docker",
+                overrides=overrides,
+            )
+        )
+        network.start()
+        build = network.post("master")
+        view = network.complete(build)
+        verdict = view["verdict"]
+        assert verdict["outcome"] == "passed"
+        (bill,) = view["artifacts"]
+        assert bill["path"] == BILL_OF_MATERIALS
+        states = {row["replica"]: row["state"] for row in view["replicas"]}
+        assert states["node3"] == "found dependencies_unavailable"
+        (log,) = (network.data_directory("node3") / "builds").glob(f"{build}-*/log")
+        text = log.read_text()
+        assert f"{mirrors[3].url}/foo/{WHEEL_NAME} sent other bytes of pip foo 1.0" in text
+        assert sha256(b"tampered") in text
+
+        build = network.post("unpinned")
+        view = network.complete(build)
+        assert view["verdict"]["outcome"] == "pipeline_invalid"
