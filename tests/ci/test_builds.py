@@ -55,6 +55,7 @@ def build_of(commit: str | None = COMMIT) -> OpenBuild:
         finding(Outcome.CHECKOUT_FAILED, 128),
         finding(Outcome.PIPELINE_INVALID, None),
         finding(Outcome.IMAGE_UNAVAILABLE, None, pipeline_sha256=None),
+        finding(Outcome.DEPENDENCIES_UNAVAILABLE, None),
         finding(image_digest="registry.example.org/image@sha256:" + "1" * 64),
         finding(image_digest=TWO_IMAGES),
         finding(Outcome.OUT_OF_MEMORY, None, image_digest=TWO_IMAGES),

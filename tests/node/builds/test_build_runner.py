@@ -16,6 +16,7 @@ import pytest
 
 import node.builds.build_runner
 import node.sources.checkout
+from ci.artifact_rules import BILL_OF_MATERIALS
 from ci.operations import (
     Abstain,
     BuildResult,
@@ -273,6 +274,18 @@ async def test_an_order_to_spare_is_left_where_the_pipeline_asks_for_weak_agreem
         order = builder.order(repository.url, commit, branch)
         spare = msgspec.structs.replace(order, is_spare=True)
         assert isinstance(await builder.build(spare), BuildResult)
+
+
+async def test_the_name_of_the_list_of_what_went_in_is_taken(
+    repository: GitRepository, builder: Builder
+) -> None:
+    """People would take a file of the build's own for the node's."""
+    make = f"mkdir pbft-ci && echo '{{}}' >{BILL_OF_MATERIALS}"
+    text = pipeline("any", make, artifacts=[BILL_OF_MATERIALS])
+    order = builder.order(repository.url, repository.commit({".pbft-ci.yml": text}))
+    found = (await builder.find(order)).compared
+    assert (found.outcome, found.exit_code, found.artifacts) == (Outcome.FAILED, 1, ())
+    assert "the name is for the list of what went in" in builder.log(order)
 
 
 async def test_steps_for_other_files_than_those_of_a_request_are_left_out(
