@@ -7,6 +7,7 @@ from tests.mutants.builds_mutants import BUILDS_MUTANTS
 from tests.mutants.cases_mutants import CASES_MUTANTS
 from tests.mutants.catch_up_mutants import CATCH_UP_MUTANTS
 from tests.mutants.checkpoints_mutants import CHECKPOINTS_MUTANTS
+from tests.mutants.dependencies_mutants import DEPENDENCIES_MUTANTS
 from tests.mutants.driver_mutants import DRIVER_MUTANTS
 from tests.mutants.limits_mutants import LIMITS_MUTANTS
 from tests.mutants.mutation_runner import Mutant
@@ -24,6 +25,7 @@ MUTANTS: tuple[Mutant, ...] = (
     *BUILDS_MUTANTS,
     *LIMITS_MUTANTS,
     *CASES_MUTANTS,
+    *DEPENDENCIES_MUTANTS,
     *DRIVER_MUTANTS,
     *STORAGE_MUTANTS,
 )
