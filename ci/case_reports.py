@@ -30,6 +30,7 @@ from ci.operations import (
     CaseReport,
     NamedCase,
     ResultWithTests,
+    ballot_fields,
 )
 
 # What MessagePack adds to a named case beyond the bytes of its line in the report, and to counts
@@ -47,7 +48,7 @@ def with_cases(
     """
     no_names = case_report(cases, 0, quarantined=quarantined)
     bare = ResultWithTests(result.compared, result.evidence, no_names)
-    bare_bytes = len(msgspec.msgpack.encode(bare)) + _OVERHEAD_BYTES
+    bare_bytes = len(msgspec.msgpack.encode(ballot_fields(bare))) + _OVERHEAD_BYTES
     report = case_report(cases, REPORTING_BALLOT_BYTES - bare_bytes, quarantined=quarantined)
     return ResultWithTests(result.compared, result.evidence, report)
 
@@ -114,7 +115,7 @@ def cases_refusal(ballot: ResultWithTests) -> str | None:
     """
     if reason := report_refusal(ballot.tests):
         return reason
-    if len(msgspec.msgpack.encode(ballot)) > REPORTING_BALLOT_BYTES:
+    if len(msgspec.msgpack.encode(ballot_fields(ballot))) > REPORTING_BALLOT_BYTES:
         return f"with its test cases the ballot has more than {REPORTING_BALLOT_BYTES} bytes"
     return None
 

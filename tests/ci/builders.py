@@ -31,6 +31,7 @@ from ci.operations import (
     ResultWithTests,
     Step,
     SubmitBuild,
+    UsedCache,
     encode_operation,
 )
 from pbft.genesis import Cluster, Genesis, Member
@@ -107,6 +108,12 @@ def finding(
         ),
         BuildMetadata(hashlib.sha256(log.encode()).hexdigest(), len(log), None, 12, 345, "test"),
     )
+
+
+def with_caches(result: BuildResult, *caches: UsedCache) -> BuildResult:
+    """The same result, made with these entries of caches."""
+    evidence = msgspec.structs.replace(result.evidence, caches=caches)
+    return msgspec.structs.replace(result, evidence=evidence)
 
 
 PASSED = finding()
