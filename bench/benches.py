@@ -13,6 +13,7 @@ from bench import (
     messages,
     noop,
     observations,
+    projects,
     repository,
     steady,
     strangers,
@@ -48,6 +49,15 @@ BENCHES = {
             what="a build's cache: stored and restored",
             run=caches.run,
             needs_docker=True,
+        ),
+        Bench(
+            name=projects.NAME,
+            what="small Python and Node projects, with a warm cache and without one",
+            run=projects.run,
+            needs_docker=True,
+            # the image of a Debian system is made once
+            quick_seconds_max=900.0,
+            seconds_max=3600.0,
         ),
         Bench(name=accept.NAME, what="webhook to 202 at 200/s, p50 and p99", run=accept.run),
         Bench(name=noop.NAME, what="noop through consensus: 64 clients, 1 client", run=noop.run),
