@@ -4,6 +4,7 @@ import asyncio
 import gc
 import json
 import os
+import re
 import secrets
 import sys
 import tracemalloc
@@ -206,6 +207,18 @@ async def test_the_limits_of_an_instruction(room: Room) -> None:
     assert (compared.outcome, compared.exit_code) == (Outcome.TIMED_OUT, None), log
     assert "\nthe isolation holds\n" in log
     assert len(log) <= 64 * 1024
+
+
+async def test_every_instruction_runs_in_every_build(room: Room) -> None:
+    """Two builds of one commit share no layer, also while both are there (decision 0045)."""
+    builder = await room.make_builder(room.make_config(room.repository.url, builds_at_once=2))
+    text = f"FROM {room.image}\nRUN cat /proc/sys/kernel/random/uuid\nRUN sleep 2\nCMD true\n"
+    commit = room.repository.commit({"Dockerfile": text})
+    orders = [builder.order(room.repository.url, commit) for _ in range(2)]
+    for found in await asyncio.gather(*map(builder.find, orders)):
+        assert found.compared.outcome is Outcome.PASSED
+    said = [set(re.findall(r"(?m)^[0-9a-f-]{36}$", builder.log(order))) for order in orders]
+    assert len(said[0] | said[1]) == 2, said
 
 
 @pytest.mark.parametrize(
