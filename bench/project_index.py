@@ -108,14 +108,14 @@ def project_images(host: str, *, python: Size, node: Size, name: str) -> Iterato
             raise BenchFailed(f"no image for the projects: {error}") from error
         index = {**_wheels(python), **_tarballs(node)}
         files = {f"index/{file}": data for file, data in index.items()}
-        _build(client, images.index, f"FROM {base}\nCOPY index /index\n", files)
+        _build(client, images.index, f"FROM {base}\nCOPY index /index\n", files=files)
         project = {**python_files(python, 0), **node_files(node, 0)}
         installed = (
             f"FROM {images.index}\nCOPY project /warm\nWORKDIR /warm\n"
             f"RUN {INSTALL_PYTHON.format(target='/warm/libraries')}\nRUN {INSTALL_NODE}\n"
         )
         files = {f"project/{file}": text.encode() for file, text in project.items()}
-        _build(client, images.warm, installed, files)
+        _build(client, images.warm, installed, files=files)
         yield images
     finally:
         for image in (images.warm, images.index):
@@ -127,7 +127,7 @@ def project_images(host: str, *, python: Size, node: Size, name: str) -> Iterato
 
 
 def _build(
-    client: docker.DockerClient, tag: str, dockerfile: str, files: Mapping[str, bytes]
+    client: docker.DockerClient, tag: str, dockerfile: str, *, files: Mapping[str, bytes]
 ) -> None:
     context = io.BytesIO()
     with tarfile.open(fileobj=context, mode="w") as archive:

@@ -66,7 +66,7 @@ async def run(context: Context) -> list[Row]:
                 network.rewrite(node_name, lambda settings: _configure(settings, images))
             await asyncio.to_thread(network.start)
             await asyncio.to_thread(wait_until_linked, network)
-            return await _Measured(context, network, engine, images).rows()
+            return await _Measured(context, network, engine=engine, images=images).rows()
 
 
 def _configure(settings: dict[str, Any], images: ProjectImages) -> None:
@@ -121,7 +121,7 @@ class _Measured:
     """The rows of one network."""
 
     def __init__(
-        self, context: Context, network: Network, engine: ReadyEngine, images: ProjectImages
+        self, context: Context, network: Network, *, engine: ReadyEngine, images: ProjectImages
     ) -> None:
         self._context = context
         self._network = network
