@@ -28,6 +28,7 @@ from ci.operations import (
     ResultKey,
     ResultWithTests,
     ScheduleName,
+    ballot_fields,
 )
 from ci.verdict import Verdict
 from pbft.messages import Digest
@@ -73,7 +74,7 @@ class OpenBuild(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fie
     verdict_index: int = 0
     # the statement's bytes; empty while undecided
     statement: bytes = b""
-    # event, ref, delivery, public_url and schedule are as in the request that opened it
+    # event, ref, delivery, public_url, schedule and is_cold are as in the request that opened it
     event: Event = Event.PUSH
     ref: FullRef | None = None
     delivery: Delivery | None = None
@@ -85,6 +86,7 @@ class OpenBuild(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fie
     # the limits that it was opened under, encoded; empty: those of the genesis
     limits: bytes = b""
     schedule: ScheduleName | None = None
+    is_cold: bool = False
 
     @property
     def is_decided(self) -> bool:
@@ -153,12 +155,17 @@ class OpenBuild(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fie
 def encode_build(build: OpenBuild) -> bytes:
     """The bytes of a build in the replicated state; equal builds have equal bytes.
 
-    `schedule` is left out if there is none, and then `limits` if it is empty, as in states from
-    before there were schedules, and before limits could change.
+    `is_cold` is left out if it is false, then `schedule` if there is none, and then `limits` if it
+    is empty, as in states from before there were such. Ballots are as `ballot_fields` says.
     """
-    fields = msgspec.structs.astuple(build)
-    if build.schedule is None:
-        fields = fields[:-1] if build.limits else fields[:-2]
+    ballots = {name: ballot_fields(ballot) for name, ballot in build.ballots.items()}
+    fields = [
+        ballots if name == "ballots" else getattr(build, name) for name in build.__struct_fields__
+    ]
+    for nothing in (False, None, b""):
+        if fields[-1] != nothing:
+            break
+        fields.pop()
     return msgspec.msgpack.encode(fields)
 
 

@@ -20,6 +20,7 @@ BALLOT_BYTES = 32 * 1024
 # most 29.3 KiB (tests/ci/test_case_reports.py tries it).
 REPORTING_BALLOT_BYTES = 30 * 1024
 SUBMIT_BUILD_TAG = "submit_build"
+CAST_BALLOT_TAG = "cast_ballot"
 
 BuildId = Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
 ProposalDigest = Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
@@ -46,6 +47,9 @@ StepName = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63
 STEPS_MAX = 64
 # What an operator calls a schedule (`schedules:` of client.yml); it is part of a status's name.
 ScheduleName = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}\Z")]
+# Entries of caches that a ballot names. A pipeline names no more caches, but each cell of a matrix
+# may have found others.
+CACHES_MAX = 4
 CaseId = Annotated[str, msgspec.Meta(min_length=1, max_length=CASE_ID_CHARACTERS_MAX)]
 CaseCount = Annotated[int, msgspec.Meta(ge=0, le=CASES_MAX)]
 # What a ballot names of its test cases: the whole canonical report if it is no longer than this;
@@ -183,8 +187,19 @@ class ResultKey(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fie
         return self.image_digest if isinstance(self.image_digest, tuple) else ()
 
 
+class UsedCache(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """An entry of a replica's caches that its build began with. build: the id of the build that
+    wrote it."""
+
+    name: StepName
+    build: BuildId
+
+
 class BuildMetadata(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
-    """What is recorded beside a finding and never compared: it differs between honest replicas."""
+    """What is recorded beside a finding and never compared: it differs between honest replicas.
+
+    caches: what the finding was made with, sorted; empty if it was made without caches.
+    """
 
     log_sha256: Sha256Hex
     log_bytes: Annotated[int, msgspec.Meta(ge=0, le=2**53)]
@@ -192,6 +207,8 @@ class BuildMetadata(msgspec.Struct, frozen=True, array_like=True, forbid_unknown
     checkout_milliseconds: Annotated[int, msgspec.Meta(ge=0, le=2**53)]
     build_milliseconds: Annotated[int, msgspec.Meta(ge=0, le=2**53)]
     version: ShortText
+    # left out of the encoding if there are none (`ballot_fields`), so an empty list is malformed
+    caches: Annotated[tuple[UsedCache, ...], msgspec.Meta(min_length=1, max_length=CACHES_MAX)] = ()
 
 
 class BuildResult(
@@ -295,10 +312,12 @@ class SubmitBuild(
     public_url: PageUrl | None = None
     # which schedule is due; None for all events but cron
     schedule: ScheduleName | None = None
+    # replicas build it without caches
+    is_cold: bool = False
 
 
 class CastBallot(
-    msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag="cast_ballot"
+    msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag=CAST_BALLOT_TAG
 ):
     """A replica's ballot on the build that was opened at sequence number `opened`."""
 
@@ -396,11 +415,27 @@ _decoder: msgspec.msgpack.Decoder[Operation] = msgspec.msgpack.Decoder(Operation
 def encode_operation(operation: Operation) -> bytes:
     """The bytes that go into `Request.operation`.
 
-    Without a schedule a SubmitBuild has the bytes that it had before there were schedules.
+    What came later is left out where it says nothing, so that the bytes are what they were before:
+    of a SubmitBuild `is_cold`, then `schedule`; of a ballot as `ballot_fields` says.
     """
-    if isinstance(operation, SubmitBuild) and operation.schedule is None:
-        return _encoder.encode((SUBMIT_BUILD_TAG, *msgspec.structs.astuple(operation)[:-1]))
+    if isinstance(operation, SubmitBuild):
+        fields = msgspec.structs.astuple(operation)
+        if not operation.is_cold:
+            fields = fields[:-1] if operation.schedule is not None else fields[:-2]
+        return _encoder.encode((SUBMIT_BUILD_TAG, *fields))
+    if isinstance(operation, CastBallot):
+        ballot = ballot_fields(operation.ballot)
+        return _encoder.encode((CAST_BALLOT_TAG, operation.build, operation.opened, ballot))
     return _encoder.encode(operation)
+
+
+def ballot_fields(ballot: Ballot) -> object:
+    """What is encoded of a ballot: all of it, but no `caches` if there are none."""
+    if isinstance(ballot, Abstain) or ballot.evidence.caches:
+        return ballot
+    evidence = msgspec.structs.astuple(ballot.evidence)[:-1]
+    rest = msgspec.structs.astuple(ballot)[2:]
+    return (ballot.__struct_config__.tag, ballot.compared, evidence, *rest)
 
 
 def decode_operation(data: bytes) -> Operation:

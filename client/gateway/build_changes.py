@@ -153,8 +153,8 @@ class BuildChanges:
         self._outbox.add_change(self._draw(32), kind, row, state=state)
 
 
-def rebuild_of(record: BuildRecord) -> BuildRequest:
-    """The same commit, ref and event once more, as a build of its own.
+def rebuild_of(record: BuildRecord, *, is_cold: bool = False) -> BuildRequest:
+    """The same commit, ref and event once more, as a build of its own. is_cold: without caches.
 
     What was built was approved, where it needed that, and so is the same commit now. What was
     never built is not: whoever may ask for a rebuild may not approve. Raises CannotChange.
@@ -180,6 +180,7 @@ def rebuild_of(record: BuildRecord) -> BuildRequest:
         ref=record.ref,
         needs_approval=needs_approval,
         schedule=schedule,
+        is_cold=is_cold,
     )
 
 

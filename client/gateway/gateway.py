@@ -256,12 +256,15 @@ class Gateway:
         operation = request.operation(bytes(32))
         await self.cancel(submitted_build_id(self._cluster.id, self._name, operation), reason)
 
-    async def rebuild(self, build: bytes) -> bytes:
-        """Accept a new build of the same commit; its id. Raises CannotChange, and as `order`."""
+    async def rebuild(self, build: bytes, *, is_cold: bool = False) -> bytes:
+        """Accept a new build of the same commit; its id. is_cold: without caches.
+
+        Raises CannotChange, and as `order`.
+        """
         record = self._archive.get(build)
         if record is None:
             raise CannotChange("there is no such build here")
-        return (await self.order(rebuild_of(record), again=build)).build
+        return (await self.order(rebuild_of(record, is_cold=is_cold), again=build)).build
 
     async def cancel(self, build: bytes, reason: str) -> None:
         """Withdraw our request for a build; if we are an operator, that ends it at once.

@@ -30,6 +30,7 @@ from ci.operations import (
     Outcome,
     ResultKey,
     Step,
+    UsedCache,
 )
 from common.configuration.config import NodeConfig, RepositoryEntry
 from common.english import counted
@@ -103,6 +104,7 @@ class _Found(msgspec.Struct, frozen=True):
     steps: tuple[Step, ...]
     checkout_seconds: float
     build_seconds: float
+    caches: tuple[UsedCache, ...] = ()
 
 
 class BuildRunner:
@@ -363,6 +365,7 @@ class BuildRunner:
                 checkout_milliseconds=round(1000 * found.checkout_seconds),
                 build_milliseconds=round(1000 * found.build_seconds),
                 version=self._version,
+                caches=found.caches,
             ),
         )
 
@@ -455,7 +458,7 @@ class BuildRunner:
             bill = None if inputs is None else inputs.bill
             passed = result
             result = await in_thread(self._threads, lambda stop: _with_bill(passed, work, bill))
-        return found(result)
+        return msgspec.structs.replace(found(result), caches=self._cached_runs.used(order))
 
     async def _prepare_inputs(
         self, order: BuildOrder, pipeline: Pipeline, tree: Path, *, folder: Path, log: BuildLog

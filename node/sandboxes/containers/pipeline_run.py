@@ -253,16 +253,17 @@ def _made_workspace(
     if work.caches is not None:
         work.show_state("caches")
         image_ids = tuple(image.id for image in context.images.values())
+        used_before = len(work.caches.used)
         try:
             with engine_errors():
                 restore_caches(client, workspace.keeper, work, image_ids=image_ids, stop=stop)
                 _fill(client, workspace, work, stop=stop)
             return workspace
         except InfrastructureError as error:
-            if not work.caches.used:
+            if len(work.caches.used) == used_before:
                 raise
             work.log.note(f"caches: not used after all: {error.reason}")
-            work.caches.forget()
+            work.caches.forget(used_before)
             client.remove_container(resources.containers.pop(), force=True, v=True)
             workspace = make()
     _fill(client, workspace, work, stop=stop)
