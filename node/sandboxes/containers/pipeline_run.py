@@ -94,14 +94,14 @@ class RunContext(msgspec.Struct, frozen=True):
     # The operator's own settings.
     network: OperatorRules
     ca_bundle: bytes | None
-    # Variables of steps with all of the network.
+    # Variables of steps with `network: true`.
     package_proxies: Mapping[str, str]
     # The surroundings (_surroundings) in which an image did not take a tree. All builds share and
     # extend the set.
     without_tar: MutableSet[str]
     # What this build has on the engine; the run extends it.
     resources: EngineResources
-    # The operator's, for steps that name their hosts; None: no step does that gets them.
+    # For steps that get the hosts that they name; None: there is none.
     relay_image: Image | None = None
 
     @property
@@ -346,7 +346,7 @@ def _egress(
         rules=EgressRules(step.network, context.network.exceptions),
         image=context.relay_image,
         keeper=keeper,
-        name=f"{context.name}-{step.name}-relay",
+        name=f"{context.name}-relay",
         labels=context.labels,
         cpus=context.limits.cpus,
     )
