@@ -692,7 +692,9 @@ def _dependencies(place: Place) -> tuple[LockedBy, ...]:
         check_keys(entry, DEPENDENCY_KEYS, "dependencies", expected=expected)
         tools = [tool for tool in Tool if tool in entry]
         if len(tools) != 1:
-            entry.note(entry.wrong(f"must have one of {', '.join(Tool)}"))
+            # a key that is not known is told already
+            if isinstance(entry.value, dict) and entry.value.keys() <= set(DEPENDENCY_KEYS):
+                entry.note(entry.wrong(f"must have one of {', '.join(Tool)}"))
             continue
         (tool,) = tools
         if "python" in entry and tool is not Tool.PIP:
