@@ -496,7 +496,7 @@ def _with_cells(root: Place, limits: PipelineLimits, commit_seconds: int | None)
         problem = "would put the files of two cells into one folder: their names differ in / and _"
         root.note(root.at("artifacts").wrong(problem))
     if "cache" in root:
-        problem = "is not there beside matrix: cells would store different files of one name"
+        problem = "is not there beside matrix: a cell starts without what builds left before"
         root.note(root.at("cache").wrong(problem))
     shared = CellLimits(
         # a cell has a second at least: there are fewer cells than a build may have seconds

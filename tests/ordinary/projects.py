@@ -15,7 +15,8 @@ import sys
 import tarfile
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ import docker.errors
 import msgspec
 
 from common.pipeline.pipeline_file import PIPELINE_FILE
-from scripts.base_image import NoBaseImage
+from scripts.base_image import NoBaseImage, has_image
 from scripts.debian_image import PACKAGES, SUITE, ensure_debian_image
 from scripts.docker_engine import NoEngine, ensure_engine
 from scripts.folders import ROOT, RUN, exclusive
@@ -264,26 +265,41 @@ def _git(folder: Path, *arguments: str) -> None:
     )
 
 
-def name_images(engine: docker.DockerClient) -> None:
-    """Make the images and give them the names that the pipeline files use, unless they are there.
+@contextmanager
+def named_images(engine: docker.DockerClient, projects: Sequence[str]) -> Iterator[None]:
+    """Images under the names that these projects use: the engine's own, else made, and unnamed.
 
     Raises NoBaseImage, OSError, docker.errors.DockerException.
     """
-    makers: dict[str, Callable[[], str]] = {
-        name: lambda: ensure_debian_image(engine, (*PACKAGES, *TOOLS)) for name in NAMED_IMAGES
-    }
-    makers[POSTGRES] = lambda: ensure_service_image(engine, "postgres")
-    for name, make in makers.items():
-        try:
-            engine.images.get(name)
-        except docker.errors.ImageNotFound:
-            engine.images.get(make()).tag(name)
+    text = "".join(examples(DOCUMENT)[project][PIPELINE_FILE] for project in projects)
+    named: list[str] = []
+    try:
+        for name in (*NAMED_IMAGES, POSTGRES):
+            if f"image: {name}\n" not in text or has_image(engine, name):
+                continue
+            if name == POSTGRES:
+                ours = ensure_service_image(engine, "postgres")
+            else:
+                ours = ensure_debian_image(engine, (*PACKAGES, *TOOLS))
+            engine.images.get(ours).tag(name)
+            named.append(name)
+        yield
+    finally:
+        for name in named:
+            engine.images.remove(name)
 
 
-def build_twice(project: Project, folder: Path, settings: dict[str, object]) -> Row:
-    """Have a network of four nodes build it twice. Raises NetworkFailed, NoSource, OSError."""
+def build_twice(project: Project, settings: Mapping[str, object]) -> Row:
+    """Have a network of four nodes build it twice; nothing is left of it. settings: of the nodes.
+
+    Raises NetworkFailed, NoSource, OSError.
+    """
+    with tempfile.TemporaryDirectory(prefix="pbft-ci-") as folder:
+        return _build_twice(project, Path(folder), settings)
+
+
+def _build_twice(project: Project, folder: Path, settings: Mapping[str, object]) -> Row:
     pipeline = examples(DOCUMENT)[project.name][PIPELINE_FILE]
-    folder.mkdir()
     repository = make_repository(project, pipeline, folder)
     entry = {"url": str(repository), "local_images": [*NAMED_IMAGES, POSTGRES]}
     overrides: dict[str, dict[str, object]] = {
@@ -323,15 +339,15 @@ def _build(network: Network) -> Built:
     build = network.post("master")
     verdict = network.verdict(build, BUILD_SECONDS_MAX)["verdict"]
     seconds = time.monotonic() - began_at
-    network.complete(build, seconds=BUILD_SECONDS_MAX)
+    ballots = network.complete(build, seconds=BUILD_SECONDS_MAX)["ballots"]
     if verdict["outcome"] != "passed":
-        print(_end_of_log(network, build), file=sys.stderr, flush=True)
+        sys.stderr.write(_end_of_log(network, build))
     logs = [_log_of(network, name, build) for name in network.node_names]
     tests = ask(f"{network.gateway_url}/api/v1/builds/{build}/tests").json()
     return Built(
         seconds=seconds,
         outcome=verdict["outcome"],
-        agreeing=len(verdict["agreeing"]),
+        agreeing=sum(ballot["outcome"] == verdict["outcome"] for ballot in ballots),
         hits=sum(len(_RESTORED.findall(log)) for log in logs),
         counts=tests.get("counts"),
     )
@@ -344,7 +360,7 @@ def _log_of(network: Network, name: str, build: str) -> str:
 
 def _end_of_log(network: Network, build: str) -> str:
     log = _log_of(network, network.node_names[0], build)
-    return "\n".join(log.splitlines()[-LOG_LINES_SHOWN:])
+    return "".join(f"{line}\n" for line in log.splitlines()[-LOG_LINES_SHOWN:])
 
 
 def main() -> int:
@@ -359,20 +375,18 @@ def main() -> int:
         parser.error(f"no such project: {', '.join(sorted(unknown))}")
     problems = []
     try:
-        engine = docker.DockerClient(ensure_engine().host)
-        os.environ["DOCKER_HOST"] = engine.api.base_url
-        name_images(engine)
-        print(HEADING, flush=True)
-        for project in PROJECTS:
-            if project.name in chosen:
-                with tempfile.TemporaryDirectory(prefix="pbft-ci-") as folder:
-                    row = build_twice(project, Path(folder) / "p", operator_settings())
-                print(row.in_words(), flush=True)
-                problems += row.problems(project)
+        # the nodes find it as this program does
+        os.environ["DOCKER_HOST"] = ensure_engine().host
+        with named_images(docker.from_env(), chosen):
+            print(HEADING, flush=True)  # noqa: T201 - what it is run for
+            for project in PROJECTS:
+                if project.name in chosen:
+                    row = build_twice(project, operator_settings())
+                    print(row.in_words(), flush=True)  # noqa: T201
+                    problems += row.problems(project)
     except (NoEngine, NoSource, NoBaseImage, NetworkFailed, OSError) as error:
-        print(f"no table: {error}", file=sys.stderr)
-        return 1
-    print("\n".join(problems), end="\n" if problems else "", file=sys.stderr)
+        problems.append(f"no more rows: {error}")
+    sys.stderr.writelines(f"{problem}\n" for problem in problems)
     return 1 if problems else 0
 
 
