@@ -67,12 +67,21 @@ def encode_limits(limits: Limits) -> bytes:
     `executors` is left out where it is `all`, and `cells_max` where it is CELLS_MAX: a genesis from
     before there was a choice means that, and its digest, the cluster's id, stays what it was.
     """
-    fields = msgspec.structs.asdict(limits)
+    fields = shown_limits(limits)
     if limits.executors == ALL:
         del fields["executors"]
+    return msgspec.msgpack.encode(fields)
+
+
+def shown_limits(limits: Limits) -> dict[str, bool | int | float | str]:
+    """All of them by name, as the ledger has them and nodes show them.
+
+    Without `cells_max` where it is CELLS_MAX: versions that do not know it write none.
+    """
+    fields = msgspec.structs.asdict(limits)
     if limits.cells_max == CELLS_MAX:
         del fields["cells_max"]
-    return msgspec.msgpack.encode(fields)
+    return fields
 
 
 def decode_limits(data: bytes) -> Limits:
