@@ -428,7 +428,7 @@ def parse_pipeline(
             pipeline = (
                 _with_cells(root, limits, commit_seconds)
                 if "matrix" in root
-                else _pipeline(root, limits, commit_seconds, Matrix())
+                else _pipeline(root, limits, commit_seconds, matrix=Matrix())
             )
         except WrongValue as wrong:
             root.note(wrong)
@@ -491,7 +491,7 @@ def _with_cells(root: Place, limits: PipelineLimits, commit_seconds: int | None)
     cells = root.read("matrix", lambda place: read_matrix(place, limits.cells_max), ())
     if not cells:
         # what is wrong with it is noted; the rest is read on
-        return _pipeline(root, limits, commit_seconds, Matrix(None))
+        return _pipeline(root, limits, commit_seconds, matrix=Matrix(None))
     if "artifacts" in root and len({cell.folder for cell in cells}) < len(cells):
         problem = "would put the files of two cells into one folder: their names differ in / and _"
         root.note(root.at("artifacts").wrong(problem))
@@ -512,7 +512,7 @@ def _with_cells(root: Place, limits: PipelineLimits, commit_seconds: int | None)
     assert isinstance(root.value, dict), "it has a key"
     for cell in cells:
         place = Place(cell.file_of(root.value), (), root.problems)
-        pipeline = _pipeline(place, shared, commit_seconds, Matrix(cells, cell))
+        pipeline = _pipeline(place, shared, commit_seconds, matrix=Matrix(cells, cell))
         pipeline = _cell_pipeline(pipeline, cell, place)
         found.append(PipelineCell(cell.name, cell.folder, pipeline))
         if root.problems:
@@ -551,7 +551,7 @@ def _cell_pipeline(pipeline: Pipeline, cell: Cell, place: Place) -> Pipeline:
 
 
 def _pipeline(
-    root: Place, limits: PipelineLimits, commit_seconds: int | None, matrix: Matrix
+    root: Place, limits: PipelineLimits, commit_seconds: int | None, *, matrix: Matrix
 ) -> Pipeline:
     """The pipeline, if nothing was noted. Raises WrongValue, TooManyProblems."""
     expected = "a mapping with the keys image and commands (or steps)"
@@ -577,7 +577,7 @@ def _pipeline(
     )
     steps: tuple[Step, ...] = (only,)
     if "steps" in root:
-        steps = root.read("steps", lambda place: _steps(place, limits, only, matrix), ())
+        steps = root.read("steps", lambda place: _steps(place, limits, only, matrix=matrix), ())
     resources = root.read(
         "resources",
         lambda place: _resources(place, limits),
@@ -703,13 +703,15 @@ def _agreement(place: Place, limits: PipelineLimits) -> str:
     return agreement
 
 
-def _steps(place: Place, limits: PipelineLimits, given: Step, matrix: Matrix) -> tuple[Step, ...]:
+def _steps(
+    place: Place, limits: PipelineLimits, given: Step, *, matrix: Matrix
+) -> tuple[Step, ...]:
     """given: what holds for a step that does not say it itself."""
     steps: list[Step] = []
     names: set[str] = set()
     for entry in place.items(STEPS_MAX, "steps, each with name and commands", inner="commands"):
         try:
-            step = _step(entry, limits, given, matrix)
+            step = _step(entry, limits, given, matrix=matrix)
         except WrongValue as wrong:
             place.note(wrong)
             continue
@@ -721,7 +723,7 @@ def _steps(place: Place, limits: PipelineLimits, given: Step, matrix: Matrix) ->
     return tuple(steps)
 
 
-def _step(entry: Place, limits: PipelineLimits, given: Step, matrix: Matrix) -> Step:
+def _step(entry: Place, limits: PipelineLimits, given: Step, *, matrix: Matrix) -> Step:
     expected = "a mapping with the keys name and commands"
     check_keys(entry, STEP_KEYS, "a step", expected=expected, needed=("name", "commands"))
     otherwise = (None, None, None, given.statuses, None, True)

@@ -42,7 +42,9 @@ async def run_cells(
         result = await sandbox.run(cell_work)
         await sandbox.remove(work.label)
         if result.artifacts:
-            await in_thread(threads, partial(collected.take, cell, cell_work, result.artifacts))
+            await in_thread(
+                threads, partial(collected.take, cell, cell_work, artifacts=result.artifacts)
+            )
         await in_thread(threads, partial(_remove, folder))
         if result.problem is not None:
             work.log.note(result.problem)
@@ -106,7 +108,7 @@ class _CellArtifacts:
         self._is_too_much = False
 
     def take(
-        self, cell: PipelineCell, cell_work: Work, artifacts: tuple[Artifact, ...], stop: Stop
+        self, cell: PipelineCell, cell_work: Work, stop: Stop, *, artifacts: tuple[Artifact, ...]
     ) -> None:
         """Move a cell's files aside; none, if those of all have too many or too many bytes."""
         if self._is_too_much:
