@@ -69,6 +69,8 @@ class Project(msgspec.Struct, frozen=True, kw_only=True):
     # of PyPI, else of Debian
     is_python: bool = True
     cases_min: int = 1
+    # how the path of the one artifact begins
+    artifact: str = ""
 
 
 PROJECTS = (
@@ -122,6 +124,7 @@ PROJECTS = (
         sha256="2cffa88e94fdc978c4c574f15f9e59b7f4201d439195c3715ca9e2486f1d0cf1",
         tag="1.5.0",
         cases_min=50,
+        artifact="dist/pluggy-1.5.1.dev1+g",
     ),
 )
 
@@ -140,6 +143,7 @@ class Row(msgspec.Struct, frozen=True):
     passed: int
     total: int
     agreeing: int
+    artifacts: tuple[str, ...]
 
     def in_words(self) -> str:
         """A line of the table."""
@@ -157,6 +161,9 @@ class Row(msgspec.Struct, frozen=True):
             f"is {' and '.join(self.outcomes)}": self.outcomes == ("passed", "passed"),
             f"has {self.total} agreed test cases": self.total >= project.cases_min,
             "no replica found a cache": self.hits > 0,
+            f"has the artifacts {self.artifacts}": all(
+                path.startswith(project.artifact) and ".d20" not in path for path in self.artifacts
+            ),
         }
         return [f"{self.name}: {what}" for what, is_fine in checks.items() if not is_fine]
 
@@ -248,7 +255,8 @@ def make_repository(project: Project, pipeline: str, folder: Path) -> Path:
 
 
 def _commit(work: Path, message: str) -> None:
-    _git(work, "add", "--all", "--force")
+    # without what a release has and .gitignore names, such as a file with the version
+    _git(work, "add", "--all")
     _git(work, "commit", "--quiet", f"--message={message}")
 
 
@@ -321,6 +329,7 @@ def _build_twice(project: Project, folder: Path, settings: Mapping[str, object])
             total=counts.get("total") or 0,
             outcomes=(first.outcome, second.outcome),
             agreeing=second.agreeing,
+            artifacts=second.artifacts,
         )
 
 
@@ -331,6 +340,7 @@ class Built(msgspec.Struct, frozen=True):
     outcome: str
     agreeing: int
     hits: int
+    artifacts: tuple[str, ...]
     counts: dict[str, Any] | None
 
 
@@ -350,6 +360,7 @@ def _build(network: Network) -> Built:
         outcome=verdict["outcome"],
         agreeing=sum(ballot["outcome"] == verdict["outcome"] for ballot in ballots),
         hits=sum(len(_RESTORED.findall(log)) for log in logs),
+        artifacts=tuple(artifact["path"] for artifact in verdict["artifacts"]),
         counts=tests.get("counts"),
     )
 
