@@ -350,7 +350,7 @@ def _build(network: Network) -> Built:
     build = network.post("master")
     verdict = network.verdict(build, BUILD_SECONDS_MAX)["verdict"]
     seconds = time.monotonic() - began_at
-    ballots = network.complete(build, seconds=BUILD_SECONDS_MAX)["ballots"]
+    view = network.complete(build, seconds=BUILD_SECONDS_MAX)
     if verdict["outcome"] != "passed":
         sys.stderr.write(_end_of_log(network, build))
     logs = [_log_of(network, name, build) for name in network.node_names]
@@ -358,9 +358,9 @@ def _build(network: Network) -> Built:
     return Built(
         seconds=seconds,
         outcome=verdict["outcome"],
-        agreeing=sum(ballot["outcome"] == verdict["outcome"] for ballot in ballots),
+        agreeing=sum(ballot["outcome"] == verdict["outcome"] for ballot in view["ballots"]),
         hits=sum(len(_RESTORED.findall(log)) for log in logs),
-        artifacts=tuple(artifact["path"] for artifact in verdict["artifacts"]),
+        artifacts=tuple(artifact["path"] for artifact in view["artifacts"]),
         counts=tests.get("counts"),
     )
 
