@@ -20,7 +20,7 @@ import msgspec
 
 from bench.network import BenchFailed
 from scripts.base_image import NoBaseImage
-from scripts.debian_image import ensure_debian_image
+from scripts.debian_image import PACKAGES, ensure_debian_image
 
 ENGINE_SECONDS_MAX = 900
 INSTALL_PYTHON = (
@@ -103,7 +103,7 @@ def project_images(host: str, *, python: Size, node: Size, name: str) -> Iterato
     images = ProjectImages(f"{name}:index", f"{name}:warm")
     try:
         try:
-            base = ensure_debian_image(client, more=("npm",))
+            base = ensure_debian_image(client, (*PACKAGES, "npm"))
         except NoBaseImage as error:
             raise BenchFailed(f"no image for the projects: {error}") from error
         index = {**_wheels(python), **_tarballs(node)}

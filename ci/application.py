@@ -32,7 +32,7 @@ from ci.ledger import (
     recorded_ballots,
 )
 from ci.limit_changes import LimitChanges, Proposal, decode_limits_part
-from ci.limits import Limits, read_limits
+from ci.limits import Limits, read_limits, shown_limits
 from ci.operations import (
     Append,
     ApproveBuild,
@@ -460,7 +460,7 @@ class BuildApplication:
             LimitsEntry(
                 serial=found.serial,
                 since=sequence,
-                limits=msgspec.structs.asdict(read_limits(found.limits)),
+                limits=shown_limits(read_limits(found.limits)),
                 until=found.until,
                 digest=digest.hex(),
                 approvals=tuple(

@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 import msgspec
 
 ALL = "all"
+CELLS_MAX = 16
 # Of encoded limits; those of today have half of that.
 LIMITS_BYTES_MAX = 1024
 
@@ -51,6 +52,8 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     artifacts_max: Annotated[int, msgspec.Meta(ge=0, le=64)] = 64
     # of all files that a pipeline names
     artifact_bytes_max: Annotated[int, msgspec.Meta(ge=0, le=2**40)] = 64 * 2**20
+    # cells of a matrix, which share the time of a build
+    cells_max: Annotated[int, msgspec.Meta(ge=1, le=64)] = CELLS_MAX
     # whether a pipeline may ask to be `passed` by f + 1 replicas
     weak_agreement_allowed: bool = False
     # `all`: every replica builds everything; `minimal`: as many as a verdict needs, and the others
@@ -61,13 +64,24 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 def encode_limits(limits: Limits) -> bytes:
     """The bytes that go into `Genesis.application`.
 
-    `executors` is left out where it is `all`: a genesis from before there was a choice means that,
-    and its digest, the cluster's id, stays what it was.
+    `executors` is left out where it is `all`, and `cells_max` where it is CELLS_MAX: a genesis from
+    before there was a choice means that, and its digest, the cluster's id, stays what it was.
     """
-    fields = msgspec.structs.asdict(limits)
+    fields = shown_limits(limits)
     if limits.executors == ALL:
         del fields["executors"]
     return msgspec.msgpack.encode(fields)
+
+
+def shown_limits(limits: Limits) -> dict[str, bool | int | float | str]:
+    """All of them by name, as the ledger has them and nodes show them.
+
+    Without `cells_max` where it is CELLS_MAX: versions that do not know it write none.
+    """
+    fields = msgspec.structs.asdict(limits)
+    if limits.cells_max == CELLS_MAX:
+        del fields["cells_max"]
+    return fields
 
 
 def decode_limits(data: bytes) -> Limits:

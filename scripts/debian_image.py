@@ -38,21 +38,20 @@ IMPORT_SECONDS_MAX = 300
 PATH = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
-def image_name(more: Sequence[str] = ()) -> str:
+def image_name(packages: Sequence[str] = PACKAGES) -> str:
     """The image's name; another list of packages is another image."""
-    digest = hashlib.sha256(" ".join((SUITE, *PACKAGES, *more)).encode()).hexdigest()
+    digest = hashlib.sha256(" ".join((SUITE, *packages)).encode()).hexdigest()
     return f"{REPOSITORY}:{digest[:12]}"
 
 
 def ensure_debian_image(
-    client: docker.DockerClient, cache: Path = RUN / "cache", *, more: Sequence[str] = ()
+    client: docker.DockerClient, packages: Sequence[str] = PACKAGES, cache: Path = RUN / "cache"
 ) -> str:
     """The name of the image, ready on the engine; it stays there, as its archive stays in `cache`.
 
-    more: packages beside PACKAGES.
     Raises NoBaseImage where it cannot be made, OSError, and docker.errors.DockerException.
     """
-    name = image_name(more)
+    name = image_name(packages)
     cache.mkdir(parents=True, exist_ok=True)
     with exclusive(cache / "debian.lock"):
         if has_image(client, name):
@@ -60,8 +59,7 @@ def ensure_debian_image(
         repository, _, tag = name.partition(":")
         archive = cache / f"debian-{tag}.tar"
         if not archive.exists():
-            packages = ",".join((*PACKAGES, *more))
-            make_archive(archive, ["--variant=minbase", f"--include={packages}"])
+            make_archive(archive, f"--variant=minbase --include={','.join(packages)}".split())
         print(f"importing {name} ...", file=sys.stderr, flush=True)
         # the library's client gives up after a minute without an answer
         timeout_seconds, client.api.timeout = client.api.timeout, IMPORT_SECONDS_MAX

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import msgspec
 
 from ci.admission import room_refusal
-from ci.limits import Limits, encode_limits
+from ci.limits import Limits, encode_limits, shown_limits
 from ci.operations import ApproveLimits, Operation, ProposeLimits, WithdrawLimits
 from ci.seats import seats_of, seats_with_operators
 from client.commands.gateway_client import run
@@ -153,8 +153,10 @@ async def _pending(options: argparse.Namespace) -> int:
 async def _propose(options: argparse.Namespace) -> int:
     operator = _operator(options)
     cluster = operator.cluster
-    agreed = _agreed(cluster, await _ask_before_signing(operator))
+    said = await _ask_before_signing(operator)
+    agreed = _agreed(cluster, said)
     limits = _changed(agreed.limits, options.changes)
+    _check_known(said, limits)
     if limits == agreed.limits:
         raise CommandFailed("these are the limits that hold already", EXIT_WRONG)
     if reason := room_refusal(cluster, limits):
@@ -183,8 +185,10 @@ async def _propose(options: argparse.Namespace) -> int:
 
 async def _approve(options: argparse.Namespace) -> int:
     operator = _operator(options)
-    agreed = _agreed(operator.cluster, await _ask_before_signing(operator))
+    said = await _ask_before_signing(operator)
+    agreed = _agreed(operator.cluster, said)
     proposal = _find(agreed, options.proposal)
+    _check_known(said, proposal.limits)
     _print_proposal(operator.cluster, agreed, proposal)
     _ask_whether(options, "approve it?", "not approved")
     answer = await _order(operator, ApproveLimits(bytes.fromhex(proposal.digest)))
@@ -265,6 +269,23 @@ async def _ask_before_signing(operator: _Operator) -> dict[str, ServedLimits | N
                 file=sys.stderr,
             )
     return said
+
+
+def _check_known(said: dict[str, ServedLimits | NodeFailed], limits: Limits) -> None:
+    """Raises CommandFailed if a replica does not know a limit that these have."""
+    if "cells_max" not in shown_limits(limits):
+        return
+    older = [
+        name
+        for name, answer in said.items()
+        if isinstance(answer, ServedLimits) and "cells_max" not in answer.known
+    ]
+    if older:
+        raise CommandFailed(
+            f"{', '.join(older)}: runs a version that does not know cells_max, and would come to"
+            " another state; upgrade it first",
+            EXIT_NO_ANSWER,
+        )
 
 
 def _agreed(cluster: Cluster, said: dict[str, ServedLimits | NodeFailed]) -> AgreedLimits:

@@ -24,13 +24,14 @@ from common.pipeline.pipeline_file import (
 from common.safe_text import escape_controls
 
 PROJECT_BYTES_MAX = 256 * 1024
-# What asks git for a version while it builds a package, and the variable that gives it one.
+# What asks git for a version while it builds a package, and the variable that gives it one, if any.
 VERSIONS_FROM_GIT = {
     "setuptools-scm": "SETUPTOOLS_SCM_PRETEND_VERSION",
     "hatch-vcs": "SETUPTOOLS_SCM_PRETEND_VERSION",
     "flit-scm": "SETUPTOOLS_SCM_PRETEND_VERSION",
     "pbr": "PBR_VERSION",
     "poetry-dynamic-versioning": "POETRY_DYNAMIC_VERSIONING_BYPASS",
+    "versioningit": "",
 }
 _NAME = re.compile(r"[A-Za-z0-9._-]*")
 
@@ -151,12 +152,13 @@ def _warn_of_versions(file: Path, pipeline: Pipeline) -> None:
     variables = {name for step in pipeline.steps for name, _ in step.environment}
     for tool in sorted(re.sub(r"[-_.]+", "-", tool) for tool in tools):
         variable = VERSIONS_FROM_GIT.get(tool)
-        if variable is None or any(name.startswith(variable) for name in variables):
+        if variable is None or (variable and any(n.startswith(variable) for n in variables)):
             continue
+        or_set = f", or set {variable} in environment" if variable else ""
         print(
             f"{escape_controls(str(file))}: warning: {tool} asks git for the version, and without"
-            " clone a build has no .git: write clone: {depth: full, tags: true}, or set"
-            f' {variable} in environment ("The history" in docs/PIPELINES.md)'
+            f" clone a build has no .git: write clone: {{depth: full, tags: true}}{or_set}"
+            ' ("The history" in docs/PIPELINES.md)'
         )
 
 

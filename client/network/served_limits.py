@@ -13,6 +13,7 @@ from pbft.genesis import Cluster
 Count = Annotated[int, msgspec.Meta(ge=0, le=2**62)]
 Name = Annotated[str, msgspec.Meta(max_length=64)]
 PENDING_MAX = 1024
+KNOWN_MAX = 256
 
 
 class ServedProposal(msgspec.Struct, frozen=True):
@@ -42,6 +43,8 @@ class ServedLimits(msgspec.Struct, frozen=True):
     since: Count
     limits: Limits
     pending: Annotated[tuple[ServedProposal, ...], msgspec.Meta(max_length=PENDING_MAX)]
+    # the names of all limits that the node knows; without these: as before there was `cells_max`
+    known: Annotated[tuple[Name, ...], msgspec.Meta(max_length=KNOWN_MAX)] = ()
 
 
 class AgreedLimits(msgspec.Struct, frozen=True):

@@ -165,7 +165,6 @@ FOREIGN_KEYS: Mapping[str, Mapping[str, str]] = {
         "exists": "write if test -e FILE; then in commands",
         "include": "write the list itself: branch: [main, release/*]",
         "exclude": "write the branches for which the step runs",
-        "matrix": "write if ...; then in commands: each axis is a variable",
         "local": "leave it out: lint runs no steps",
         **_each("repo repository instance platform environment", _NOT_HERE),
     },

@@ -7,7 +7,7 @@ no text can add a key.
 
 import itertools
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import msgspec
 
@@ -15,12 +15,14 @@ from common.pipeline.pipeline_values import OWN_VARIABLES, Place, WrongValue
 
 AXES_MAX = 4
 TEXTS_MAX = 8
-CELLS_MAX = 16
+# The most that a network may allow (`ci.limits.Limits.cells_max`).
+CELLS_MAX = 64
 # of a cell's name, which begins the ids of its test cases
 NAME_CHARACTERS_MAX = 128
 INCLUDE = "include"
 EXCLUDE = "exclude"
 
+_NO_MATRIX = "is there without a matrix"
 _AXIS = re.compile(r"[A-Z][A-Z0-9_]{0,31}")
 # What names of images consist of; no blank, '=' or ',' that would make two names of cells equal.
 _TEXT = re.compile(r"[A-Za-z0-9._+@/:-]{1,64}")
@@ -35,6 +37,15 @@ class Cell(msgspec.Struct, frozen=True):
     def name(self) -> str:
         """`PY=3.12,DB=postgres:16`."""
         return ",".join(f"{axis}={text}" for axis, text in self.texts)
+
+    @property
+    def folder(self) -> str:
+        """Where its artifacts are among those of the build: its name in one part of a path."""
+        return self.name.replace("/", "_")
+
+    def matches(self, wanted: Mapping[str, Sequence[str]]) -> bool:
+        """Whether its text of each of these axes is one of those given."""
+        return all(text in wanted[axis] for axis, text in self.texts if axis in wanted)
 
     def file_of(self, file: Mapping[str, object]) -> dict[str, object]:
         """This file with the cell's texts in the names of its images."""
@@ -54,13 +65,28 @@ class Cell(msgspec.Struct, frozen=True):
         return {**entry, "image": image}
 
 
-def read_matrix(place: Place) -> tuple[Cell, ...]:
-    """The cells in the file's order. Raises WrongValue, TooManyProblems."""
+class Matrix(msgspec.Struct, frozen=True):
+    """Where a pipeline file is read: in one cell of all, or without a matrix.
+
+    cells: None: the matrix cannot be read.
+    """
+
+    cells: tuple[Cell, ...] | None = ()
+    cell: Cell | None = None
+
+
+def read_matrix(place: Place, cells_max: int) -> tuple[Cell, ...]:
+    """The cells in the file's order. Raises WrongValue, TooManyProblems.
+
+    cells_max: how many the network allows.
+    """
     if not isinstance(place.value, dict) or not place.value:
         raise place.wrong("must be a mapping of axes to lists of texts")
     cells = _included(place) if INCLUDE in place else _product(place)
-    if not 1 <= len(cells) <= CELLS_MAX:
-        raise place.wrong(f"makes {len(cells)} cells; it must make 1 to {CELLS_MAX}")
+    if not 1 <= len(cells) <= cells_max:
+        raise place.wrong(
+            f"makes {len(cells)} cells; this network allows 1 to {cells_max} (cells_max)"
+        )
     for cell in cells:
         if len(cell.name) > NAME_CHARACTERS_MAX:
             raise place.wrong(
@@ -70,6 +96,29 @@ def read_matrix(place: Place) -> tuple[Cell, ...]:
     if len(set(cells)) < len(cells):
         raise place.wrong("makes a cell twice")
     return cells
+
+
+def read_cell_choice(place: Place, matrix: Matrix) -> bool:
+    """`when: matrix`: whether the cell is one of those. Raises WrongValue, TooManyProblems."""
+    if not isinstance(place.value, dict) or not place.value:
+        raise place.wrong("must be a mapping of axes to a text or a list of texts")
+    if matrix.cells is None:
+        return True
+    known: dict[str, set[str]] = {}
+    for cell in matrix.cells:
+        for axis, text in cell.texts:
+            known.setdefault(axis, set()).add(text)
+    wanted: dict[str, tuple[str, ...]] = {}
+    for axis, entry in place.entries():
+        if not isinstance(axis, str) or axis not in known:
+            axes = ", ".join(known)
+            raise place.wrong(f"must have axes of the matrix ({axes})" if axes else _NO_MATRIX)
+        wanted[axis] = tuple(_text(text) for text in entry.one_or_more(TEXTS_MAX, "texts"))
+        if unknown := [text for text in wanted[axis] if text not in known[axis]]:
+            raise entry.wrong(f"has {unknown[0]}, which {axis} is in no cell")
+    if not any(cell.matches(wanted) for cell in matrix.cells):
+        raise place.wrong("is for no cell")
+    return matrix.cell is None or matrix.cell.matches(wanted)
 
 
 def _included(place: Place) -> tuple[Cell, ...]:

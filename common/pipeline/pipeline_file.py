@@ -14,7 +14,7 @@ import msgspec
 
 from common.dependencies.lock_file import Tool
 from common.pipeline.foreign_keys import event_advice
-from common.pipeline.matrix import Cell, read_matrix
+from common.pipeline.matrix import Cell, Matrix, read_cell_choice, read_matrix
 from common.pipeline.path_filter import PathFilter, are_too_many
 from common.pipeline.pipeline_values import (
     CASE_CHARACTERS_MAX,
@@ -109,7 +109,7 @@ DEPENDENCY_KEYS = (*(tool.value for tool in Tool), "python")
 CLONE_KEYS = ("depth", "tags")
 CACHE_KEYS = ("name", "paths", "files")
 READY_KEYS = ("port", "command", "seconds")
-WHEN_KEYS = ("branch", "event", "cron", "status", "path")
+WHEN_KEYS = ("branch", "event", "cron", "status", "path", "matrix")
 PATH_KEYS = ("include", "exclude")
 RESOURCE_KEYS = ("memory", "cpus", "pids")
 TESTS_KEYS = ("junit", "required", "quarantine")
@@ -156,6 +156,10 @@ class PipelineLimits(Protocol):
         """How many files may be named."""
 
     @property
+    def cells_max(self) -> int:
+        """How many cells a matrix may have."""
+
+    @property
     def weak_agreement_allowed(self) -> bool:
         """Whether `agreement: weak` may be asked for."""
 
@@ -191,11 +195,15 @@ class Step(msgspec.Struct, frozen=True):
     paths: PathFilter | None = None
     # none of those was changed (`Pipeline.for_changes`)
     is_untouched: bool = False
+    # it is for other cells of the matrix
+    is_elsewhere: bool = False
 
     def is_wanted(self, branch: str, event: str, schedule: str | None = None) -> bool:
         """Whether `when` lets this step run for this event, after steps that end well or not
         (`is_due`). schedule: of the event cron."""
-        if self.is_untouched or (self.events is not None and event not in self.events):
+        if self.is_elsewhere or self.is_untouched:
+            return False
+        if self.events is not None and event not in self.events:
             return False
         if self.schedules is not None and (
             schedule is None or not any(matches(glob, schedule) for glob in self.schedules)
@@ -323,7 +331,8 @@ class Pipeline(msgspec.Struct, frozen=True):
     caches: tuple[Cache, ...] = ()
     dependencies: tuple[LockedBy, ...] = ()
     # of a matrix, in the file's order: each is run by itself. The steps of all are the same but for
-    # images and variables, so what is said of steps here holds for each.
+    # images, variables and `is_elsewhere`, so what is said of steps here holds for each cell that
+    # a step is for.
     cells: "tuple[PipelineCell, ...]" = ()
 
     @property
@@ -353,7 +362,8 @@ class Pipeline(msgspec.Struct, frozen=True):
             for step in self.steps
         )
         cells = tuple(
-            PipelineCell(cell.name, cell.pipeline.for_changes(paths)) for cell in self.cells
+            msgspec.structs.replace(cell, pipeline=cell.pipeline.for_changes(paths))
+            for cell in self.cells
         )
         return msgspec.structs.replace(self, steps=steps, cells=cells)
 
@@ -364,9 +374,10 @@ class Pipeline(msgspec.Struct, frozen=True):
 
 
 class PipelineCell(msgspec.Struct, frozen=True):
-    """A cell of a matrix, by its name, and what is run in it."""
+    """A cell of a matrix, by its name, and what is run in it. folder: of its artifacts."""
 
     name: str
+    folder: str
     pipeline: Pipeline
 
 
@@ -378,6 +389,7 @@ class CellLimits(msgspec.Struct, frozen=True):
     cpus: float
     pids_max: int
     artifacts_max: int
+    cells_max: int
     weak_agreement_allowed: bool
 
 
@@ -435,7 +447,7 @@ def parse_pipeline(
             pipeline = (
                 _with_cells(root, limits, commit_seconds)
                 if "matrix" in root
-                else _pipeline(root, limits, commit_seconds)
+                else _pipeline(root, limits, commit_seconds, matrix=Matrix())
             )
         except WrongValue as wrong:
             root.note(wrong)
@@ -495,15 +507,15 @@ def _skipped(branch: str, places: set[int], stops_at_slash: bool) -> set[int]:
 
 def _with_cells(root: Place, limits: PipelineLimits, commit_seconds: int | None) -> Pipeline:
     """The pipeline of a file with a matrix. Raises WrongValue, TooManyProblems."""
-    cells = root.read("matrix", read_matrix, ())
+    cells = root.read("matrix", lambda place: read_matrix(place, limits.cells_max), ())
     if not cells:
         # what is wrong with it is noted; the rest is read on
-        return _pipeline(root, limits, commit_seconds)
-    if "artifacts" in root:
-        problem = "is not there beside matrix: cells would make different files of one path"
+        return _pipeline(root, limits, commit_seconds, matrix=Matrix(None))
+    if "artifacts" in root and len({cell.folder for cell in cells}) < len(cells):
+        problem = "would put the files of two cells into one folder: their names differ in / and _"
         root.note(root.at("artifacts").wrong(problem))
     if "cache" in root:
-        problem = "is not there beside matrix: cells would store different files of one name"
+        problem = "is not there beside matrix: a cell starts without what builds left before"
         root.note(root.at("cache").wrong(problem))
     shared = CellLimits(
         # a cell has a second at least: there are fewer cells than a build may have seconds
@@ -512,21 +524,26 @@ def _with_cells(root: Place, limits: PipelineLimits, commit_seconds: int | None)
         limits.cpus,
         limits.pids_max,
         limits.artifacts_max,
+        limits.cells_max,
         limits.weak_agreement_allowed,
     )
     found: list[PipelineCell] = []
     assert isinstance(root.value, dict), "it has a key"
     for cell in cells:
         place = Place(cell.file_of(root.value), (), root.problems)
-        pipeline = _cell_pipeline(_pipeline(place, shared, commit_seconds), cell, place)
-        found.append(PipelineCell(cell.name, pipeline))
+        pipeline = _pipeline(place, shared, commit_seconds, matrix=Matrix(cells, cell))
+        pipeline = _cell_pipeline(pipeline, cell, place)
+        found.append(PipelineCell(cell.name, cell.folder, pipeline))
         if root.problems:
             # those of the other cells are mostly the same
             raise TooManyProblems
     used = {image for cell in found for image in cell.pipeline.images(cell.pipeline.steps)}
     if (problem_of_images := _images_problem(used)) is not None:
         root.note(WrongValue(problem_of_images, None, "image"))
-    return msgspec.structs.replace(found[0].pipeline, cells=tuple(found))
+    steps = tuple(
+        msgspec.structs.replace(step, is_elsewhere=False) for step in found[0].pipeline.steps
+    )
+    return msgspec.structs.replace(found[0].pipeline, steps=steps, cells=tuple(found))
 
 
 def _cell_pipeline(pipeline: Pipeline, cell: Cell, place: Place) -> Pipeline:
@@ -552,7 +569,9 @@ def _cell_pipeline(pipeline: Pipeline, cell: Cell, place: Place) -> Pipeline:
     )
 
 
-def _pipeline(root: Place, limits: PipelineLimits, commit_seconds: int | None) -> Pipeline:
+def _pipeline(
+    root: Place, limits: PipelineLimits, commit_seconds: int | None, *, matrix: Matrix
+) -> Pipeline:
     """The pipeline, if nothing was noted. Raises WrongValue, TooManyProblems."""
     expected = "a mapping with the keys image and commands (or steps)"
     needed = () if _has_images(root) else ("image",)
@@ -577,7 +596,7 @@ def _pipeline(root: Place, limits: PipelineLimits, commit_seconds: int | None) -
     )
     steps: tuple[Step, ...] = (only,)
     if "steps" in root:
-        steps = root.read("steps", lambda place: _steps(place, limits, only), ())
+        steps = root.read("steps", lambda place: _steps(place, limits, only, matrix=matrix), ())
     resources = root.read(
         "resources",
         lambda place: _resources(place, limits),
@@ -733,13 +752,15 @@ def _agreement(place: Place, limits: PipelineLimits) -> str:
     return agreement
 
 
-def _steps(place: Place, limits: PipelineLimits, given: Step) -> tuple[Step, ...]:
+def _steps(
+    place: Place, limits: PipelineLimits, given: Step, *, matrix: Matrix
+) -> tuple[Step, ...]:
     """given: what holds for a step that does not say it itself."""
     steps: list[Step] = []
     names: set[str] = set()
     for entry in place.items(STEPS_MAX, "steps, each with name and commands", inner="commands"):
         try:
-            step = _step(entry, limits, given)
+            step = _step(entry, limits, given, matrix=matrix)
         except WrongValue as wrong:
             place.note(wrong)
             continue
@@ -751,11 +772,13 @@ def _steps(place: Place, limits: PipelineLimits, given: Step) -> tuple[Step, ...
     return tuple(steps)
 
 
-def _step(entry: Place, limits: PipelineLimits, given: Step) -> Step:
+def _step(entry: Place, limits: PipelineLimits, given: Step, *, matrix: Matrix) -> Step:
     expected = "a mapping with the keys name and commands"
     check_keys(entry, STEP_KEYS, "a step", expected=expected, needed=("name", "commands"))
-    otherwise = (None, None, None, given.statuses, None)
-    branches, events, schedules, statuses, paths = entry.read("when", _when, otherwise)
+    otherwise = (None, None, None, given.statuses, None, True)
+    branches, events, schedules, statuses, paths, is_here = entry.read(
+        "when", lambda place: _when(place, matrix), otherwise
+    )
     return Step(
         name=entry.read("name", read_step_name, ""),
         image=entry.read("image", read_image, given.image),
@@ -769,6 +792,7 @@ def _step(entry: Place, limits: PipelineLimits, given: Step) -> Step:
         statuses=statuses,
         is_failure_ignored=entry.read("failure", _failure, None) == "ignore",
         paths=paths,
+        is_elsewhere=not is_here,
     )
 
 
@@ -855,10 +879,10 @@ def _ready(place: Place) -> Ready:
 
 
 _Patterns = tuple[str, ...] | None
-_When = tuple[_Patterns, _Patterns, _Patterns, tuple[str, ...], PathFilter | None]
+_When = tuple[_Patterns, _Patterns, _Patterns, tuple[str, ...], PathFilter | None, bool]
 
 
-def _when(place: Place) -> _When:
+def _when(place: Place, matrix: Matrix) -> _When:
     keys = ", ".join(WHEN_KEYS)
     expected = f"one mapping with {keys}; instead of a list write several steps"
     check_keys(place, WHEN_KEYS, "when", expected=expected)
@@ -868,6 +892,7 @@ def _when(place: Place) -> _When:
         place.read("cron", lambda names: read_patterns(names, "a schedule"), None),
         place.read("status", _statuses, STATUSES[:1]),
         place.read("path", _paths, None),
+        place.read("matrix", lambda choice: read_cell_choice(choice, matrix), True),
     )
 
 

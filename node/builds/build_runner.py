@@ -17,7 +17,7 @@ from pathlib import Path
 
 import msgspec
 
-from ci.artifact_rules import BILL_OF_MATERIALS
+from ci.artifact_rules import BILL_OF_MATERIALS, artifacts_refusal
 from ci.case_reports import with_cases
 from ci.limits import Limits
 from ci.operations import (
@@ -643,8 +643,10 @@ def _with_bill(result: RunResult, work: Work, bill: bytes | None) -> RunResult:
     if bill is None:
         return result
     made = add_artifact(work.artifacts_folder, result.artifacts, path=BILL_OF_MATERIALS, data=bill)
-    artifacts = sorted((*result.artifacts, made), key=lambda each: each.path)
-    return msgspec.structs.replace(result, artifacts=tuple(artifacts))
+    artifacts = tuple(sorted((*result.artifacts, made), key=lambda each: each.path))
+    if problem := artifacts_refusal(artifacts, work.limits):
+        return failed(result, f"artifacts with {BILL_OF_MATERIALS}: {problem}")
+    return msgspec.structs.replace(result, artifacts=artifacts)
 
 
 def _compared(order: BuildOrder, found: _Found) -> ResultKey:

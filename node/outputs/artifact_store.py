@@ -14,7 +14,7 @@ import re
 import stat
 import tarfile
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, BinaryIO, Protocol, cast
 
@@ -330,6 +330,30 @@ def add_artifact(
     listed = sorted((*artifacts, artifact), key=lambda each: each.path)
     (made / INDEX).write_bytes(msgspec.json.encode(listed))
     return artifact
+
+
+def join_artifacts(
+    parts: Mapping[str, tuple[Path, tuple[Artifact, ...]]], made: Path
+) -> tuple[Artifact, ...]:
+    """Move what several collectors took into one folder, each below a name; all of it, by path.
+
+    parts: collector's folder and files by name. made: the folder, which is not there yet.
+    Raises FilesWrong: a path is too long; OSError.
+    """
+    made.mkdir()
+    artifacts = []
+    for name, (folder, taken) in parts.items():
+        for artifact in taken:
+            path = f"{name}/{artifact.path}"
+            if (problem := path_problem(path)) is not None:
+                raise FilesWrong(path, problem)
+            # of equal files in two parts there is one
+            if (file := folder / artifact.sha256).exists():
+                file.rename(made / artifact.sha256)
+            artifacts.append(msgspec.structs.replace(artifact, path=path))
+    artifacts.sort(key=lambda artifact: artifact.path)
+    (made / INDEX).write_bytes(msgspec.json.encode(artifacts))
+    return tuple(artifacts)
 
 
 def keep_artifacts(made: Path, kept: Path) -> None:

@@ -18,12 +18,21 @@ class EndedCell(msgspec.Struct, frozen=True):
     """How a cell ended.
 
     message: in words, if it did not pass. tests: of its reports; None if the pipeline names none.
+    is_skipped: no step is for it.
     """
 
     name: str
     seconds: float
     message: str | None = None
     tests: CaseDetails | None = None
+    is_skipped: bool = False
+
+    @property
+    def outcome(self) -> CaseOutcome:
+        """As a test case."""
+        if self.is_skipped:
+            return CaseOutcome.SKIPPED
+        return CaseOutcome.PASSED if self.message is None else CaseOutcome.FAILED
 
 
 def cases_of_cells(cells: Sequence[EndedCell], file: str) -> CaseDetails:
@@ -32,23 +41,14 @@ def cases_of_cells(cells: Sequence[EndedCell], file: str) -> CaseDetails:
     Without those of the reports if they are more than a build may have: a part of them would look
     like all of them. Then `problem` says so.
     """
-    own = [
-        CaseRow(
-            cell.name,
-            CaseOutcome.PASSED if cell.message is None else CaseOutcome.FAILED,
-            cell.seconds,
-            cell.message,
-            file,
-        )
-        for cell in cells
-    ]
+    own = [CaseRow(cell.name, cell.outcome, cell.seconds, cell.message, file) for cell in cells]
     rows, problem = [*own, *_reported(cells)], None
     if len(rows) > CASES_MAX or sum(len(row.id.encode()) for row in rows) > IDS_BYTES_MAX:
         rows, problem = own, "the cells' test reports together have more cases than a build may"
     rows = sorted(_with_few_messages(rows), key=_id)
     report = encode_report({row.id: row.outcome for row in rows})
-    # all cells have one file's quarantine
-    first = cells[0].tests
+    # all cells have one file's quarantine; those in which a step ran say it
+    first = next((cell.tests for cell in cells if cell.tests is not None), None)
     return CaseDetails(
         report_sha256=report_sha256(report),
         problem=problem,

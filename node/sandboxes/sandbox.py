@@ -92,6 +92,8 @@ class Work(msgspec.Struct, frozen=True):
         for step in pipeline.steps:
             if step.is_wanted(self.origin.branch, self.origin.event, self.origin.schedule):
                 wanted.append(step)
+            elif step.is_elsewhere:
+                self.log.note(f"step {step.name}: for other cells (when:)")
             elif step.is_untouched:
                 self.log.note(f"step {step.name}: no file of its path was changed (when:)")
             else:

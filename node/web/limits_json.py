@@ -1,9 +1,7 @@
 """GET /pbft/limits: the limits that hold in this replica's state, and what operators proposed."""
 
-import msgspec
-
 from ci.limit_changes import LimitChanges, Proposal
-from ci.limits import Limits, read_limits
+from ci.limits import Limits, read_limits, shown_limits
 from pbft.genesis import Cluster
 
 
@@ -16,7 +14,9 @@ def limits(
         "sequence": executed,
         "serial": changes.serial,
         "since": changes.since,
-        "limits": msgspec.structs.asdict(held),
+        "limits": shown_limits(held),
+        # A client proposes a limit only if all replicas that answer know it.
+        "known": Limits.__struct_fields__,
         "pending": [
             _proposal(proposal, cluster)
             for proposal in changes.pending
@@ -31,6 +31,6 @@ def _proposal(proposal: Proposal, cluster: Cluster) -> dict[str, object]:
         "proposer": proposal.proposer,
         "serial": proposal.serial,
         "until": proposal.until,
-        "limits": msgspec.structs.asdict(read_limits(proposal.limits)),
+        "limits": shown_limits(read_limits(proposal.limits)),
         "approvals": proposal.approvals,
     }

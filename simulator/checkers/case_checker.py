@@ -44,12 +44,26 @@ class CaseChecker:
             self._goals.hit("a test case is agreed to have failed")
         if tests.unsettled:
             self._goals.hit("a test case stays unsettled")
+        if tests.quarantined:
+            self._goals.hit("a quarantined test case is agreed on")
+            if max(self._quarantined(key), default=0) < tests.quarantined:
+                self._violate("42 quarantined cases were seen", f"not {tests.quarantined} of them")
         if tests.report_sha256 is not None:
             self._goals.hit("a report of test cases is agreed on")
             counts = (tests.passed, tests.failed, tests.skipped, tests.warned)
             equal = sum((tests.report_sha256, counts) in shown for shown in seen.values())
             if equal < least:
                 self._violate("41 an agreed report was seen", f"by {equal} correct replicas")
+
+    def _quarantined(self, key: Key) -> list[int]:
+        """How many quarantined cases each finding of a correct replica has."""
+        return [
+            len(ballot.tests.quarantined)
+            for replica, ballots in self._truth.observed.get(key, {}).items()
+            if replica in self._correct
+            for ballot in ballots
+            if isinstance(ballot, ResultWithTests)
+        ]
 
     def _seen(self, key: Key) -> dict[str, set[tuple[object, object]]]:
         """By correct replica: each case with its outcome, and each report with its counts."""

@@ -99,7 +99,9 @@ class BuildTruth:
         for case in list(cases)[:CASES_VARIED]:
             chance = own if file.happens(self._faults.flaky_cases) else file
             cases[case] = chance.choice((CaseOutcome.PASSED, *CaseOutcome))
-        return with_cases(found, cases)
+        # the file's quarantine, equal for all: every other one of these cases
+        warned = {case for case in list(cases)[::2] if cases[case] is CaseOutcome.WARNED}
+        return with_cases(found, cases, quarantined=warned)
 
     def _pipeline(self, build: bytes, own: SeededRandom) -> tuple[Agreement, tuple[Artifact, ...]]:
         """What the build's pipeline file asks for, and what one container makes of it."""

@@ -103,6 +103,7 @@ OTHERS = (
     "a report of test cases is agreed on",
     "a test case is agreed to have failed",
     "a test case stays unsettled",
+    "a quarantined test case is agreed on",
 )
 # What goes wrong, by the names under which the runs count it: each is injected in the long gate.
 FAULTS = (

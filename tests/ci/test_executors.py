@@ -8,7 +8,7 @@ from ci.assignments import AssignmentTracker
 from ci.builds import OpenBuild, decode_build, encode_build
 from ci.executors import StandbyTimeout, StartReason, drawn_executors
 from ci.ledger import genesis_head
-from ci.limits import Limits, decode_limits, encode_limits
+from ci.limits import Limits, decode_limits, encode_limits, shown_limits
 from ci.operations import Agreement, Ballot, BuildResult, Outcome
 from ci.statement import VerdictFields, parse_statement
 from ci.verdict import Thresholds
@@ -411,6 +411,15 @@ def test_a_genesis_without_executors_means_all() -> None:
     assert decode_limits(encode_limits(Limits())).executors == "all"
     assert decode_limits(encode_limits(MINIMAL)) == MINIMAL
     assert cluster_of(4, MINIMAL).id != cluster_of(4).id
+
+
+def test_what_is_shown_of_limits_is_as_before_there_was_a_limit_for_cells() -> None:
+    """A ledger has it: versions before write the same for the same change."""
+    assert list(shown_limits(Limits(pids_max=99)))[-2:] == ["weak_agreement_allowed", "executors"]
+    assert "cells_max" not in shown_limits(Limits(pids_max=99))
+    changed = Limits(cells_max=20)
+    assert shown_limits(changed)["cells_max"] == 20
+    assert decode_limits(encode_limits(changed)) == changed
 
 
 def test_a_build_with_executors_comes_back() -> None:

@@ -10,7 +10,7 @@ from ci.admission import STATE_BYTES_MAX, builds_max, is_temporary, room_refusal
 from ci.builds import MalformedBuild, OpenBuild, decode_build, encode_build
 from ci.ledger import LimitsEntry, RecordedApproval, decode_entry, encode_entry
 from ci.limit_changes import LimitsPart, Proposal
-from ci.limits import Limits, encode_limits
+from ci.limits import Limits, encode_limits, shown_limits
 from ci.operations import (
     Agreement,
     Append,
@@ -60,7 +60,7 @@ def test_the_approval_of_the_third_of_four_seats_changes_the_limits(world: Opera
     assert decoded == LimitsEntry(
         serial=1,
         since=3,
-        limits=msgspec.structs.asdict(NEW),
+        limits=shown_limits(NEW),
         until=UNTIL,
         digest=digest.hex(),
         approvals=(

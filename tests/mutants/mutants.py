@@ -13,6 +13,7 @@ from tests.mutants.driver_mutants import DRIVER_MUTANTS
 from tests.mutants.limits_mutants import LIMITS_MUTANTS
 from tests.mutants.mutation_runner import Mutant
 from tests.mutants.normal_case_mutants import NORMAL_CASE_MUTANTS
+from tests.mutants.pipelines_mutants import PIPELINES_MUTANTS
 from tests.mutants.recovery_mutants import RECOVERY_MUTANTS
 from tests.mutants.storage_mutants import STORAGE_MUTANTS
 from tests.mutants.view_changes_mutants import VIEW_CHANGES_MUTANTS
@@ -28,6 +29,7 @@ MUTANTS: tuple[Mutant, ...] = (
     *CASES_MUTANTS,
     *DEPENDENCIES_MUTANTS,
     *CACHES_MUTANTS,
+    *PIPELINES_MUTANTS,
     *DRIVER_MUTANTS,
     *STORAGE_MUTANTS,
 )

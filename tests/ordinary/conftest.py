@@ -6,7 +6,6 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from urllib.parse import SplitResult, urlsplit
 
 import docker
@@ -21,15 +20,11 @@ from tests.node.conftest import (
     repository,
     room,
 )
+from tests.ordinary.operator_settings import ca_file, python_index
 from tests.ordinary.service_images import SERVICE_IMAGES, ensure_service_image
 
 __all__ = ["base_image", "docker_engine", "make_builder", "make_config", "repository", "room"]
 
-CA_FILES = (
-    os.environ.get("PIP_CERT"),
-    os.environ.get("SSL_CERT_FILE"),
-    "/etc/ssl/certs/ca-certificates.crt",
-)
 REGISTRY_SECONDS_MAX = 60
 # where pip looks if nobody says otherwise
 PUBLIC_INDEX = "https://pypi.org/simple"
@@ -61,20 +56,12 @@ def registry(
 
     Beside another engine our own makes no rules for the way out: see scripts/docker_engine.py.
     """
-    ca_file = next((Path(file) for file in CA_FILES if file and Path(file).is_file()), None)
     environment: dict[str, str] = {}
-    asked = subprocess.run(
-        [sys.executable, "-m", "pip", "config", "get", "global.index-url"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    index = os.environ.get("PIP_INDEX_URL") or asked.stdout.strip()
-    if index.startswith("http"):
+    if (index := python_index()) is not None:
         environment["PIP_INDEX_URL"] = index
     own = {name: value for name, value in os.environ.items() if not name.startswith("PIP_")}
-    if ca_file is not None:
-        own["PIP_CERT"] = str(ca_file)
+    if (authorities := ca_file()) is not None:
+        own["PIP_CERT"] = str(authorities)
     command = (sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-cache-dir")
     try:
         problem = subprocess.run(
@@ -96,8 +83,8 @@ def registry(
     if problem:
         pytest.skip(f"containers on this engine reach no package registry: {problem}")
     settings: dict[str, object] = {"network_allowed": True}
-    if ca_file is not None:
-        settings["build_ca_file"] = ca_file
+    if authorities is not None:
+        settings["build_ca_file"] = authorities
     return Registry(settings, environment)
 
 

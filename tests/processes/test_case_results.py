@@ -49,8 +49,18 @@ PIPELINE = yaml.safe_dump(
 MATRIX = yaml.safe_dump(
     {
         "image": "none",
-        "matrix": {"TOOL": ["old", "new"]},
-        "commands": [f'case "$TOOL$HOME" in new*/{ODD_ONE}/*) exit 3;; esac'],
+        "matrix": {"TOOL": ["old/1", "new:2"]},
+        "steps": [
+            {
+                "name": "make",
+                "commands": [
+                    f'case "$TOOL$HOME" in new*/{ODD_ONE}/*) exit 3;; esac',
+                    "echo $TOOL >made",
+                ],
+            },
+            {"name": "old", "commands": ["echo >>made"], "when": {"matrix": {"TOOL": "old/1"}}},
+        ],
+        "artifacts": ["made"],
     },
     sort_keys=False,
 )
@@ -180,17 +190,21 @@ def test_cells_of_a_matrix_are_cases_of_one_build(network: Network, tmp_path: Pa
     odd = next(ballot for ballot in view["ballots"] if ballot["replica"] == ODD_ONE)
     assert (odd["outcome"], odd["exit_code"]) == ("failed", 3)
     (row,) = get(network, f"/api/v1/builds/{found}/tests")["cases"]
-    assert row["id"] == "TOOL=new"
+    assert row["id"] == "TOOL=new:2"
     seen = {one["replica"]: one["message"] for one in row["seen"] if one["outcome"] == "failed"}
     assert seen == {ODD_ONE: "failed, exit code 3"}
     envelope = tmp_path / "envelope"
     assert client(network, "attest", found, "--output", str(envelope)).code == 0
     report = tmp_path / "report"
     assert client(network, "tests", found, "--report", str(report)).code == 0
-    assert report.read_text() == "TOOL=new\tpassed\nTOOL=old\tpassed\n"
-    required = ("--tests", str(report), "--require-test", "TOOL=new")
+    assert report.read_text() == "TOOL=new:2\tpassed\nTOOL=old/1\tpassed\n"
+    required = ("--tests", str(report), "--require-test", "TOOL=new:2")
     verified = client(network, "verify", str(envelope), "--any", *required)
     assert verified.code == 0, verified
+    files = tmp_path / "files"
+    assert client(network, "artifacts", found, "--output", str(files)).code == 0
+    assert (files / "TOOL=new:2" / "made").read_text() == "new:2\n"
+    assert (files / "TOOL=old_1" / "made").read_text() == "old/1\n\n"
 
 
 def test_a_case_that_fails_by_chance_is_flaky(network: Network) -> None:

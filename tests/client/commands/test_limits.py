@@ -26,6 +26,8 @@ class Nodes:
     def __init__(self, world: OperatedWorld) -> None:
         self.world = world
         self.older: set[str] = set()
+        # those that say no names of limits
+        self.before_cells_max: set[str] = set()
         self.asked: list[str] = []
 
     def server(self, name: str) -> TestServer:
@@ -34,11 +36,12 @@ class Nodes:
             if name in self.older:
                 raise web.HTTPNotFound
             application = self.world.application
-            return web.json_response(
-                limits_json(
-                    application.limit_changes, application.limits, self.world.cluster, executed=7
-                )
+            said = limits_json(
+                application.limit_changes, application.limits, self.world.cluster, executed=7
             )
+            if name in self.before_cells_max:
+                del said["known"]
+            return web.json_response(said)
 
         app = web.Application()
         app.router.add_get("/pbft/limits", limits)
@@ -105,6 +108,15 @@ async def test_nothing_is_signed_while_a_replica_does_not_know_the_operation(
     assert "replica-2: runs a version that knows no changes of limits" in error
 
 
+async def test_a_limit_that_a_replica_does_not_know_is_not_proposed(
+    place: Place, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place.nodes.before_cells_max = {"replica-2"}
+    assert await place.sign("olga", "propose", "cells_max=20", "pids_max=99", "--yes") == 3
+    error = capsys.readouterr().err
+    assert "replica-2: runs a version that does not know cells_max" in error
+
+
 @pytest.mark.parametrize(
     ("words", "code", "wrong"),
     [
@@ -143,7 +155,7 @@ async def test_a_file_of_limits_and_the_table_of_what_would_change(
     shown = capsys.readouterr().out
     assert "cpus      1.0  2.0" in shown
     assert "pids_max  512  99" in shown
-    assert "(15 others stay as they are)" in shown
+    assert "(16 others stay as they are)" in shown
     assert "up to sequence number 100007" in shown
 
 

@@ -3,7 +3,6 @@
 import pytest
 
 from ci.limits import Limits
-from common.pipeline.matrix import CELLS_MAX
 from common.pipeline.pipeline_file import Pipeline, PipelineInvalid, parse_pipeline
 
 LIMITS = Limits(build_seconds_max=600)
@@ -87,7 +86,7 @@ def test_all_cells_together_have_the_time_of_a_build() -> None:
         ("{exclude: [{A: x}]}", "1 to 4 axes"),
         ("{A: [x], exclude: [{A: y}]}", "excludes no cell"),
         ("{A: [x], exclude: [{A: x}]}", "makes 0 cells"),
-        ("{A: ['1', '2', '3'], B: ['1', '2', '3'], C: [x, y]}", f"1 to {CELLS_MAX}"),
+        ("{A: ['1', '2', '3'], B: ['1', '2', '3'], C: [x, y]}", "1 to 16 (cells_max)"),
         ("{A: [x], include: [{A: y}]}", "beside axes"),
         ("{include: [{A: x}, {B: x}]}", "the axes of the first"),
         ("{include: [{A: x}, {A: x}]}", "a cell twice"),
@@ -107,7 +106,6 @@ def test_what_is_no_matrix(matrix: str, told: str) -> None:
 @pytest.mark.parametrize(
     ("rest", "told"),
     [
-        ("image: a\ncommands: [x]\nartifacts: [a]\n", "is not there beside matrix"),
         (
             "image: a\ncommands: [x]\ncache: [{name: c, paths: [p], files: [f]}]\n",
             "is not there beside matrix",
@@ -125,6 +123,64 @@ def test_what_is_no_matrix(matrix: str, told: str) -> None:
 )
 def test_what_fits_no_matrix(rest: str, told: str) -> None:
     assert told in refused('{A: ["1", "2"]}', rest).text
+
+
+STEP = "image: a\nsteps: [{name: s, commands: [x], when: {matrix: %s}}]\n"
+
+
+@pytest.mark.parametrize(
+    ("wanted", "cells"),
+    [
+        ("{A: x}", ["A=x,B=1", "A=x,B=2"]),
+        ("{A: x, B: '2'}", ["A=x,B=2"]),
+        ("{B: ['2', '3']}", ["A=x,B=2", "A=y,B=2", "A=y,B=3"]),
+    ],
+)
+def test_a_step_may_be_for_some_cells(wanted: str, cells: list[str]) -> None:
+    matrix = "{A: [x, y], B: ['1', '2', '3'], exclude: [{A: x, B: '3'}]}"
+    found = parsed(matrix, STEP % wanted)
+    assert [c.name for c in found.cells if c.pipeline.steps[0].is_wanted("b", "push")] == cells
+    # of the build it is a step that runs, whichever cell is the first
+    assert found.steps[0].is_wanted("b", "push")
+
+
+@pytest.mark.parametrize(
+    ("wanted", "told"),
+    [
+        ("x", "must be a mapping of axes"),
+        ("{}", "must be a mapping of axes"),
+        ("{C: x}", "must have axes of the matrix (A, B)"),
+        ("{A: z}", "has z, which A is in no cell"),
+        ("{A: x, B: '2'}", "is for no cell"),
+        ("{A: 3.10}", "list of 1 to 8 texts"),
+        ("{A: [3.10]}", "text in quotes"),
+    ],
+)
+def test_cells_that_are_not_there(wanted: str, told: str) -> None:
+    matrix = "{A: [x, y], B: ['1', '2'], exclude: [{A: x, B: '2'}]}"
+    assert told in refused(matrix, STEP % wanted).text
+
+
+def test_a_choice_of_cells_needs_a_matrix() -> None:
+    found = parse_pipeline((STEP % "{A: x}").encode(), LIMITS)
+    assert isinstance(found, PipelineInvalid)
+    assert found.text == '.pbft-ci.yml:2: key "matrix": is there without a matrix'
+    # a matrix that is wrong is told alone
+    assert [told.count("key") for told in refused("[A]", STEP % "{A: x}").texts] == [1]
+
+
+def test_the_network_says_how_many_cells() -> None:
+    file = b"matrix: {A: [x, y]}\nimage: a\ncommands: [x]\n"
+    assert isinstance(parse_pipeline(file, Limits(cells_max=2)), Pipeline)
+    found = parse_pipeline(file, Limits(cells_max=1))
+    assert isinstance(found, PipelineInvalid)
+    assert "makes 2 cells; this network allows 1 to 1 (cells_max)" in found.text
+
+
+def test_artifacts_of_two_cells_do_not_share_a_folder() -> None:
+    rest = "image: a\ncommands: [x]\nartifacts: [a]\n"
+    assert [cell.folder for cell in parsed("{A: [x/y, z]}", rest).cells] == ["A=x_y", "A=z"]
+    assert "two cells into one folder" in refused("{A: [x/y, x_y]}", rest).text
 
 
 def test_a_text_of_a_later_cell_that_makes_no_image_is_found() -> None:

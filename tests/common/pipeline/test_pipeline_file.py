@@ -1,8 +1,10 @@
 """The pipeline file as text: what is taken, what is said of the rest; its schema says the same."""
 
+import functools
 import json
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
+from typing import Any, cast
 
 import jsonschema
 import pytest
@@ -62,7 +64,6 @@ from common.pipeline.pipeline_values import (
 from common.yaml_text import YamlError, load_yaml
 
 ROOT = Path(__file__).resolve().parents[3]
-SCHEMA = json.loads((ROOT / "docs" / "pipeline.schema.json").read_text())
 LIMITS = Limits(build_seconds_max=600, memory_bytes=512 * 2**20, cpus=2.0, pids_max=256)
 ALL = Resources(512 * 2**20, 2.0, 256)
 
@@ -150,6 +151,8 @@ VALID = [
     "image: a\nsteps: [{name: x, commands: [y], when: {status: [success, failure]}}]\n",
     "image: a\nsteps: [{name: x, commands: [y], when: {path: '**/*.sh'}}]\n",
     "image: a:${A}\ncommands: [x]\nmatrix: {A: ['1', '2'], B: [x], exclude: [{A: '1'}]}\n",
+    "image: a\nmatrix: {A: ['1', x], B: [x]}\nartifacts: [a]\n"
+    "steps: [{name: s, commands: [x], when: {matrix: {A: ['1', x], B: x}}}]\n",
     "image: ${A_2}\ncommands: [x]\nmatrix: {include: [{A_2: x, B: y}, {B: z, A_2: b}]}\n",
     "image: a\nsteps: [{name: x, commands: [y], when: {path: {exclude: [docs/**, '*.md']}}}]\n",
     "image: a\ncommands: [x]\nartifacts: [a/..b, .x/.y, a-1.0+b@c=d~e.tar.gz]\n",
@@ -411,6 +414,13 @@ def plain(text: str) -> object:
     return load_yaml(text.encode())[0]
 
 
+@functools.cache
+def schema() -> dict[str, Any]:
+    """Where it is needed: mutants are tried without documents."""
+    text = (ROOT / "docs" / "pipeline.schema.json").read_text()
+    return cast(dict[str, Any], json.loads(text))
+
+
 def test_the_smallest_pipeline() -> None:
     found = parse_pipeline(b"image: busybox\ncommands: [make]\n", LIMITS)
     assert found == Pipeline((Step("build", "busybox", ("make",), (), 600),), 600, ALL)
@@ -481,7 +491,7 @@ def test_everything_that_may_be_said() -> None:
 def test_what_is_valid_is_so_for_the_schema_too(text: str) -> None:
     found = parse_pipeline(text.encode(), LIMITS)
     assert isinstance(found, Pipeline), found.text
-    jsonschema.validate(plain(text), SCHEMA)
+    jsonschema.validate(plain(text), schema())
 
 
 @pytest.mark.parametrize(("text", "line", "key", "nearest"), BROKEN)
@@ -497,7 +507,7 @@ def test_what_is_wrong_is_named_and_wrong_for_the_schema_too(
     if key is not None:
         assert f'"{key}"' in found.text
     with pytest.raises(jsonschema.ValidationError):
-        jsonschema.validate(plain(text), SCHEMA)
+        jsonschema.validate(plain(text), schema())
 
 
 ALL_WRONG = """image: a b
@@ -567,7 +577,7 @@ def test_what_only_a_node_can_refuse(text: str, line: int, key: str | None) -> N
     assert isinstance(found, PipelineInvalid)
     assert (found.line, found.key) == (line, key), found.text
     try:
-        jsonschema.validate(plain(text), SCHEMA)
+        jsonschema.validate(plain(text), schema())
     except YamlError:
         assert key is None
 
@@ -580,8 +590,8 @@ def test_weak_agreement_where_the_genesis_allows_it() -> None:
 
 
 def test_the_schema_knows_the_keys_and_bounds_of_the_parser() -> None:
-    jsonschema.Draft202012Validator.check_schema(SCHEMA)
-    properties, definitions = SCHEMA["properties"], SCHEMA["$defs"]
+    jsonschema.Draft202012Validator.check_schema(schema())
+    properties, definitions = schema()["properties"], schema()["$defs"]
     step = definitions["step"]
     assert tuple(properties) == KEYS
     assert tuple(step["properties"]) == STEP_KEYS

@@ -87,6 +87,51 @@ async def test_a_matrix_of_which_no_step_is_wanted_is_skipped(
     assert not isinstance(result, ResultWithTests)
 
 
+async def test_a_step_for_some_cells_runs_in_those_and_a_cell_without_steps_is_skipped(
+    repository: GitRepository, builder: Builder
+) -> None:
+    steps: list[dict[str, Any]] = [
+        {"name": "one", "commands": ["test $A = x"], "when": {"matrix": {"A": "x"}}},
+        {"name": "both", "commands": ["test $A != z"], "when": {"matrix": {"A": ["x", "y"]}}},
+    ]
+    result, log = await found(repository, builder, ["z", "y", "x"], steps=steps)
+    assert (result.compared.outcome, result.compared.exit_code) == (Outcome.PASSED, 0)
+    assert [(step.name, step.choice) for step in result.compared.steps] == [
+        ("one", True),
+        ("both", True),
+    ]
+    assert cases_named(result.tests) == {
+        "A=z": CaseOutcome.SKIPPED,
+        "A=y": CaseOutcome.PASSED,
+        "A=x": CaseOutcome.PASSED,
+    }
+    assert "step one: for other cells (when:)" in log
+    # nothing has passed where what is not for other cells is not for this event
+    steps[1]["when"]["event"] = "tag"
+    steps[0]["when"]["event"] = "tag"
+    file = json.dumps({"image": "any", "matrix": {"A": ["x", "y"]}, "steps": steps})
+    order = builder.order(repository.url, repository.commit({".pbft-ci.yml": file}))
+    assert (await builder.find(order)).compared.outcome is Outcome.SKIPPED
+
+
+async def test_artifacts_of_a_cell_are_below_its_name(
+    repository: GitRepository, builder: Builder
+) -> None:
+    made = {"commands": ["mkdir out", "echo $A >out/a", "echo same >out/b"], "artifacts": ["out"]}
+    result, log = await found(repository, builder, ["x/y", "z"], **made)
+    assert result.compared.outcome is Outcome.PASSED, log
+    paths = [artifact.path for artifact in result.compared.artifacts]
+    assert paths == ["A=x_y/out/a", "A=x_y/out/b", "A=z/out/a", "A=z/out/b"]
+    contents = {artifact.path: artifact.sha256 for artifact in result.compared.artifacts}
+    assert contents["A=z/out/b"] == contents["A=x_y/out/b"] != contents["A=z/out/a"]
+    # those of all cells together have the limits of one build
+    made["commands"] = ["mkdir out", "for i in $(seq 40); do echo >out/$i; done"]
+    result, log = await found(repository, builder, ["x", "z"], **made)
+    assert (result.compared.outcome, result.compared.exit_code) == (Outcome.FAILED, 1)
+    assert not result.compared.artifacts
+    assert "artifacts: those of all cells are more than 64 files" in log
+
+
 @pytest.mark.docker
 async def test_each_cell_has_its_image_and_containers_of_its_own(
     docker_engine: docker.DockerClient,
@@ -129,7 +174,7 @@ async def test_each_cell_has_its_image_and_containers_of_its_own(
 
 def cell(name: str, image: str) -> PipelineCell:
     step = Step("s", image, ("x",), (), 1)
-    return PipelineCell(name, Pipeline((step,), 1, Resources(1, 1, 1)))
+    return PipelineCell(name, name, Pipeline((step,), 1, Resources(1, 1, 1)))
 
 
 def passed(digest: Any, image_id: str | None = "id") -> RunResult:

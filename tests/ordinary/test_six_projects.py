@@ -1,0 +1,51 @@
+"""docs/PROJECTS.md: projects that exist, of which four nodes build one."""
+
+import docker
+import pytest
+
+from ci.limits import Limits
+from common.pipeline.pipeline_file import PIPELINE_FILE, Pipeline, parse_pipeline
+from tests.ordinary.documented import blocks, examples
+from tests.ordinary.operator_settings import operator_settings
+from tests.ordinary.projects import (
+    DOCUMENT,
+    PIPELINE_LINES_MAX,
+    PROJECTS,
+    NoSource,
+    Project,
+    build_twice,
+    named_images,
+)
+from tests.thoroughness import drawn
+
+EXAMPLES = examples(DOCUMENT)
+
+
+def test_every_block_of_the_document_is_the_file_of_a_project() -> None:
+    assert list(EXAMPLES) == [project.name for project in PROJECTS]
+    assert sum(len(files) for files in EXAMPLES.values()) == blocks(DOCUMENT)
+
+
+@pytest.mark.parametrize("name", sorted(EXAMPLES))
+def test_the_pipeline_files_are_short_and_valid(name: str) -> None:
+    text = EXAMPLES[name][PIPELINE_FILE]
+    found = parse_pipeline(text.encode(), Limits())
+    assert isinstance(found, Pipeline), found.text
+    assert len(text.splitlines()) <= PIPELINE_LINES_MAX
+
+
+@pytest.mark.docker
+@pytest.mark.processes
+@pytest.mark.long
+@pytest.mark.timeout(1800)
+@pytest.mark.usefixtures("registry")
+@pytest.mark.parametrize("project", drawn(PROJECTS, 1), ids=lambda project: project.name)
+def test_four_nodes_build_it_from_its_own_commands(
+    docker_engine: docker.DockerClient, project: Project
+) -> None:
+    with named_images(docker_engine, [project.name]):
+        try:
+            row = build_twice(project, operator_settings())
+        except NoSource as error:
+            pytest.skip(str(error))
+    assert row.problems(project) == [], row.in_words()
