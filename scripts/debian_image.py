@@ -1,7 +1,7 @@
 """An image to build ordinary projects in, for tests where no registry can be pulled from.
 
-Debian with Python, a C compiler, make, git and Node.js, put together by mmdebstrap from the mirror
-that this machine's apt uses. The archive is kept in run/cache/, so it is made once.
+Debian with Python, a C compiler, make, git, Node.js and Redis, put together by mmdebstrap from the
+mirror that this machine's apt uses. The archive is kept in run/cache/, so it is made once.
 """
 
 import argparse
@@ -10,6 +10,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -30,6 +31,8 @@ PACKAGES = (
     "python3",
     "python3-pip",
     "python3-venv",
+    # a service: with an image of its own most of the system would be made twice
+    "redis-server",
 )
 REPOSITORY = "pbft-ci-example/debian"
 # half a minute on a free machine with a mirror nearby
@@ -84,7 +87,12 @@ def make_archive(archive: Path, options: Sequence[str]) -> None:
     draft = archive.with_suffix(".new.tar")
     command = (program, "--quiet", *options)
     # the caller's umask and language would be in the image
-    environment = {"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C.UTF-8"}
+    environment = {
+        "PATH": os.environ.get("PATH", os.defpath),
+        "LC_ALL": "C.UTF-8",
+        # in memory where the tests are: on a disk a quarter of the CPU goes into its file system
+        "TMPDIR": os.environ.get("PYTEST_DEBUG_TEMPROOT") or tempfile.gettempdir(),
+    }
     try:
         done = subprocess.run(
             [*command, SUITE, draft],

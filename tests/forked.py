@@ -11,12 +11,14 @@ What differs from `python -m`: all children of one server have the server's hash
 server's command line. tests/processes/test_main_job.py and tests/seeds start the real commands.
 """
 
+import atexit
 import contextlib
 import ctypes
 import gc
 import importlib
 import json
 import os
+import runpy
 import select
 import signal
 import socket
@@ -24,6 +26,7 @@ import subprocess
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, NoReturn
@@ -32,7 +35,6 @@ from Crypto.PublicKey import ECC
 
 from scripts.folders import ROOT
 from scripts.processes import Process, start_process
-from tests.mutants.forked_python import code_of, leave
 
 PROGRAMS = ("node", "client", "simulator")
 # What one message over such a socket may have, by default, is a little more.
@@ -282,3 +284,26 @@ def _become(
     os.environ.update(environment)
     sys.argv = [program, *arguments]
     leave(code_of(program))
+
+
+def code_of(module: str) -> int:
+    """The exit code of what Python runs as -m module."""
+    try:
+        runpy.run_module(module, run_name="__main__", alter_sys=True)
+    except SystemExit as ended:
+        if ended.code is None or isinstance(ended.code, int):
+            return ended.code or 0
+        sys.stderr.write(f"{ended.code}\n")
+        return 1
+    except BaseException:  # noqa: BLE001 - what Python does with it at its end
+        traceback.print_exc()
+        return 1
+    return 0
+
+
+def leave(code: int) -> NoReturn:
+    """End without taking apart what was imported, which takes longer than a short command."""
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)

@@ -40,6 +40,7 @@ from tests.operators.world import (
     OperatorNetwork,
     World,
     exchange_entries,
+    installed,
 )
 from tests.processes.nemesis import (
     TICK_SECONDS,
@@ -422,7 +423,7 @@ def main() -> int:
     folder = Path(tempfile.mkdtemp(prefix="pbft-ci-nemesis-"))
     _say(f"seed {seed}, {options.minutes:g} minutes, executor {options.executor}, in {folder}")
     with (
-        World(folder / "world", seed=seed) as world,
+        World(folder / "world", installed(folder / "installed"), seed=seed) as world,
         bring_up(world, options.executor) as network,
     ):
         try:

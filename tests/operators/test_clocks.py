@@ -11,6 +11,7 @@ import pytest
 from tests.operators import nemesis
 from tests.operators.machine import faketime_library, missing_programs
 from tests.operators.world import OPERATORS, OperatorNetwork, World
+from tests.pbft_ci.installation import Installation
 
 pytestmark = [pytest.mark.processes, pytest.mark.long]
 
@@ -21,14 +22,16 @@ CLOCKS = dict(zip(OPERATORS, (-10 * MINUTE, 0, 10 * MINUTE, 20 * MINUTE), strict
 
 
 @pytest.fixture(scope="module")
-def network(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OperatorNetwork]:
+def network(
+    tmp_path_factory: pytest.TempPathFactory, installation: Installation
+) -> Iterator[OperatorNetwork]:
     """Four nodes and a gateway that run, on machines whose clocks are ten minutes apart."""
     if missing := missing_programs():
         pytest.skip(f"no machines can be made here: {', '.join(missing)}")
     if faketime_library() is None:
         pytest.skip("libfaketime is not here: `./scripts/test.sh` unpacks Debian's")
     folder = tmp_path_factory.mktemp("clocks") / "world"
-    with World(folder) as world, nemesis.bring_up(world, "process") as made:
+    with World(folder, installation) as world, nemesis.bring_up(world, "process") as made:
         for name, offset in CLOCKS.items():
             made.machine(name).set_clock(offset)
         made.start()

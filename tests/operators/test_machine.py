@@ -30,7 +30,7 @@ HOUR = 3600
 def world_of(folder: Path, *names: str) -> World:
     if missing := missing_programs():
         pytest.skip(f"no machines can be made here: {', '.join(missing)}")
-    world = World(folder / "world", has_installation=False)
+    world = World(folder / "world", None)
     world.__enter__()
     for name in names:
         world.add(name)

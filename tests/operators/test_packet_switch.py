@@ -26,7 +26,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     """Two machines."""
     if missing := missing_programs():
         pytest.skip(f"no machines can be made here: {', '.join(missing)}")
-    with World(tmp_path_factory.mktemp("switch") / "world", has_installation=False) as made:
+    with World(tmp_path_factory.mktemp("switch") / "world", None) as made:
         for name in ("acme", "berg"):
             made.add(name)
         yield made

@@ -1,6 +1,5 @@
 """Machines on one switch, the installation that they share, and the cluster that runs on them."""
 
-import compileall
 import contextlib
 import functools
 import shutil
@@ -22,13 +21,13 @@ from scripts.free_ports import HOST, free_ports
 from scripts.processes import Process
 from tests.operators.machine import CONFIGURATION, DISK, HOME, Machine, Plan, clock_environment
 from tests.operators.packet_switch import WHOLE, Link, PacketSwitch
-from tests.pbft_ci.installation import build, install
+from tests.pbft_ci.installation import Installation, build, copied, install
 from tests.processes.network import ComparedNetwork
 from tests.waiting import block_until
 
+INSTALLED = Path("/opt/pbft-ci")
 OPERATORS = ("acme", "berg", "corp", "dune")
 WEB = "web"
-COMMANDS = ("pbft-ci", "pbft-ci-node", "pbft-ci-gateway")
 # No user of this machine has such a number, nor its containers.
 FIRST_UID = 61_000
 # A file with holes. A node builds only if more than 1 GiB is free.
@@ -45,10 +44,10 @@ CAPTURES = "/run/captures"
 class World:
     """Machines by name. Use it as a context manager, in the thread that makes the machines."""
 
-    def __init__(self, folder: Path, *, seed: int = 0, has_installation: bool = True) -> None:
+    def __init__(self, folder: Path, installation: Installation | None, *, seed: int = 0) -> None:
         """folder: of this world alone; made here. seed: of the switch.
 
-        has_installation: whether the machines have this checkout in /opt/pbft-ci.
+        installation: what the machines have in /opt/pbft-ci, in a copy; None: nothing.
         """
         self.folder = folder
         self.machines: dict[str, Machine] = {}
@@ -57,10 +56,10 @@ class World:
         self._impaired: list[tuple[set[tuple[int, int]], Link]] = []
         folder.mkdir(parents=True)
         self.installation = folder / "installation"
-        if has_installation:
-            _install(folder)
-        else:
+        if installation is None:
             self.installation.mkdir()
+        else:
+            copied(installation, self.installation, seen_as=INSTALLED)
 
     def add(self, name: str, disk_bytes: int = DISK_BYTES) -> Machine:
         """Start one more machine."""
@@ -254,16 +253,10 @@ def exchange_entries(world: World, names: Iterable[str]) -> None:
                 place.write_bytes(text)
 
 
-def _install(folder: Path) -> None:
-    """An installation of this checkout, to be seen as /opt/pbft-ci by each machine."""
-    (folder / "wheel").mkdir()
-    installation = install(build(ROOT, "wheel", folder / "wheel"), folder / "installation")
-    for name in COMMANDS:
-        program = installation.command(name)
-        _, _, rest = program.read_text().partition("\n")
-        program.write_text(f"#!/opt/pbft-ci/bin/python\n{rest}")
-    # as pip does: the operators' users may not write there, and would compile at each start
-    compileall.compile_dir(installation.packages, quiet=2)
+def installed(folder: Path) -> Installation:
+    """An installation of this checkout. folder: made here, for it alone."""
+    folder.mkdir()
+    return install(build(ROOT, "wheel", folder / "wheel"), folder / "venv")
 
 
 def _stop(name: str, engine: Process) -> None:

@@ -12,7 +12,14 @@ import docker
 import msgspec
 
 from scripts.base_image import has_image
-from scripts.debian_image import IMPORT_SECONDS_MAX, PATH, SUITE, make_archive
+from scripts.debian_image import (
+    IMPORT_SECONDS_MAX,
+    PACKAGES,
+    PATH,
+    SUITE,
+    ensure_debian_image,
+    make_archive,
+)
 from scripts.folders import RUN, exclusive
 
 
@@ -76,7 +83,14 @@ def ensure_service_image(
     Raises NoBaseImage where it cannot be made, OSError, and docker.errors.DockerException.
     """
     image = SERVICE_IMAGES[kind]
-    packages = hashlib.sha256(" ".join((SUITE, *image.packages)).encode()).hexdigest()[:12]
+    changes = [
+        *(f"ENV {variable}" for variable in image.variables),
+        *(f"VOLUME {volume}" for volume in image.volumes),
+        f"ENTRYPOINT {json.dumps(['sh', '-c', image.entrypoint, kind])}",
+        f"CMD {json.dumps(image.command)}",
+    ]
+    system = (SUITE, *(PACKAGES if is_in_debian_image(image) else image.packages))
+    packages = hashlib.sha256(" ".join(system).encode()).hexdigest()[:12]
     tag = hashlib.sha256(msgspec.json.encode((packages, image))).hexdigest()[:12]
     repository = f"pbft-ci-example/{kind}"
     name = f"{repository}:{tag}"
@@ -84,15 +98,16 @@ def ensure_service_image(
     with exclusive(cache / f"{kind}.lock"):
         if has_image(client, name):
             return name
+        if is_in_debian_image(image):
+            container = client.containers.create(ensure_debian_image(client, cache))
+            try:
+                container.commit(repository, tag, changes=changes)
+            finally:
+                container.remove()
+            return name
         archive = cache / f"{kind}-{packages}.tar"
         if not archive.exists():
             make_archive(archive, f"--variant=minbase --include={','.join(image.packages)}".split())
-        changes = [
-            *(f"ENV {variable}" for variable in image.variables),
-            *(f"VOLUME {volume}" for volume in image.volumes),
-            f"ENTRYPOINT {json.dumps(['sh', '-c', image.entrypoint, kind])}",
-            f"CMD {json.dumps(image.command)}",
-        ]
         timeout_seconds, client.api.timeout = client.api.timeout, IMPORT_SECONDS_MAX
         try:
             client.api.import_image_from_file(
@@ -101,3 +116,8 @@ def ensure_service_image(
         finally:
             client.api.timeout = timeout_seconds
     return name
+
+
+def is_in_debian_image(image: ServiceImage) -> bool:
+    """Whether the image of ordinary projects has all that this one is made of."""
+    return set(image.packages) <= set(PACKAGES)

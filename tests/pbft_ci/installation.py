@@ -4,7 +4,9 @@ Nothing is fetched: the backend of pyproject.toml is among requirements-dev.txt,
 are those of this Python.
 """
 
+import compileall
 import os
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -15,6 +17,7 @@ from pathlib import Path
 
 from scripts.folders import ROOT
 
+COMMANDS = ("pbft-ci", "pbft-ci-node", "pbft-ci-gateway")
 BUILD_SECONDS_MAX = 60
 RUN_SECONDS_MAX = 60
 
@@ -64,7 +67,20 @@ def install(wheel: Path, folder: Path) -> Installation:
     installation = Installation(folder)
     libraries = sysconfig.get_path("purelib")
     (installation.packages / "libraries.pth").write_text(f"{libraries}\n")
+    # as pip does: who may not write there would compile at each start
+    compileall.compile_dir(installation.packages, quiet=2)
     return installation
+
+
+def copied(installation: Installation, folder: Path, seen_as: Path | None = None) -> Installation:
+    """A copy of it that may be changed. seen_as: where its programs will be; None: there."""
+    shutil.copytree(installation.folder, folder, symlinks=True)
+    copy = Installation(folder)
+    for name in COMMANDS:
+        program = copy.command(name)
+        _, _, rest = program.read_text().partition("\n")
+        program.write_text(f"#!{seen_as or folder}/bin/python\n{rest}")
+    return copy
 
 
 def environment(variables: Mapping[str, str] = os.environ) -> Mapping[str, str]:

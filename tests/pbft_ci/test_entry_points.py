@@ -10,7 +10,7 @@ import pytest
 
 from common.version import VERSION
 from scripts.harness import Programs
-from tests.pbft_ci.installation import Installation, environment
+from tests.pbft_ci.installation import Installation, copied, environment
 from tests.pbft_ci.test_distributions import SHIPPED
 from tests.processes.network import Network, pipeline
 
@@ -57,17 +57,15 @@ def test_one_serves_and_one_asks(installation: Installation) -> None:
 
 
 def test_others_may_have_packages_of_the_same_names(
-    installation: Installation, request: pytest.FixtureRequest
+    installation: Installation, tmp_path: Path
 ) -> None:
+    installation = copied(installation, tmp_path / "copy")
     for name in SHIPPED:
-        module = installation.packages / f"{name}.py"
-        module.write_text("HELD = 'of others'\n")
-        request.addfinalizer(module.unlink)
+        (installation.packages / f"{name}.py").write_text("HELD = 'of others'\n")
     asked = installation.run("pbft-ci", "--version")
     assert (asked.returncode, asked.stdout) == (0, f"PBFT/CI {VERSION}\n")
-    # -B: what Python compiles would stay here
     code = "import sys; print([__import__(name).HELD for name in sys.argv[1:]])"
-    imported = installation.run("python", "-B", "-c", code, *SHIPPED)
+    imported = installation.run("python", "-c", code, *SHIPPED)
     assert imported.stdout == f"{['of others'] * len(SHIPPED)}\n"
 
 
