@@ -25,6 +25,7 @@ from ci.operations import (
     FullRef,
     Outcome,
     PageUrl,
+    PersonName,
     ResultKey,
     ResultWithTests,
     ScheduleName,
@@ -35,6 +36,10 @@ from pbft.messages import Digest
 # A registry digest may carry the image's name (at most 255 characters) before its "@sha256:...";
 # visible ASCII keeps the statement, which repeats it, small and plain.
 _IMAGE_DIGEST = re.compile(r"[!-~]{1,512}")
+
+
+# of an OpenBuild: those before `limits`
+_FIRST_FIELDS = 18
 
 
 class MalformedBuild(ValueError):
@@ -73,7 +78,7 @@ class OpenBuild(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fie
     verdict_index: int = 0
     # the statement's bytes; empty while undecided
     statement: bytes = b""
-    # event, ref, delivery, public_url and schedule are as in the request that opened it
+    # event, ref, delivery, public_url, schedule and person are as in the request that opened it
     event: Event = Event.PUSH
     ref: FullRef | None = None
     delivery: Delivery | None = None
@@ -85,6 +90,7 @@ class OpenBuild(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fie
     # the limits that it was opened under, encoded; empty: those of the genesis
     limits: bytes = b""
     schedule: ScheduleName | None = None
+    person: PersonName | None = None
 
     @property
     def is_decided(self) -> bool:
@@ -153,13 +159,14 @@ class OpenBuild(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fie
 def encode_build(build: OpenBuild) -> bytes:
     """The bytes of a build in the replicated state; equal builds have equal bytes.
 
-    `schedule` is left out if there is none, and then `limits` if it is empty, as in states from
-    before there were schedules, and before limits could change.
+    Of the last fields those that say nothing are left out, from the end on: `person`, `schedule`,
+    `limits`. So a build has the bytes that it had before there were those fields.
     """
     fields = msgspec.structs.astuple(build)
-    if build.schedule is None:
-        fields = fields[:-1] if build.limits else fields[:-2]
-    return msgspec.msgpack.encode(fields)
+    kept = len(fields)
+    while kept > _FIRST_FIELDS and not fields[kept - 1]:
+        kept -= 1
+    return msgspec.msgpack.encode(fields[:kept])
 
 
 def decode_build(data: bytes) -> OpenBuild:

@@ -34,12 +34,16 @@ class MalformedEntry(ValueError):
     """Bytes that are not the body of a ledger entry; the text says what was wrong."""
 
 
-class RecordedAsker(msgspec.Struct, frozen=True):
-    """Who asked for a build: the request's client, number and SHA-256 (hex)."""
+class RecordedAsker(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Who asked for a build: the request's client, number and SHA-256 (hex).
+
+    person: whom the client said that it asks for; None: it did not say.
+    """
 
     client: str
     timestamp: int
     request_sha256: str
+    person: str | None = None
 
 
 class RecordedArtifact(msgspec.Struct, frozen=True):
@@ -150,20 +154,38 @@ class LateBallotEntry(msgspec.Struct, frozen=True, tag_field="type", tag="late_b
     agrees: bool | None
 
 
-class CancelEntry(msgspec.Struct, frozen=True, tag_field="type", tag="cancel"):
-    """A gateway withdrew its asking, or an operator ended the build; a verdict may follow."""
+class CancelEntry(
+    msgspec.Struct, frozen=True, omit_defaults=True, tag_field="type", tag="cancel"
+):
+    """A gateway withdrew its asking, or an operator ended the build; a verdict may follow.
+
+    person: whom the client said that it acts for; None: it did not say.
+    """
 
     build: str
     opened: int
     client: str
+    person: str | None = None
 
 
-class ApproveEntry(msgspec.Struct, frozen=True, tag_field="type", tag="approve"):
-    """An operator let a build begin that waited for approval."""
+class ApproveEntry(
+    msgspec.Struct, frozen=True, omit_defaults=True, tag_field="type", tag="approve"
+):
+    """An operator let a build begin that waited for approval. person: as in a CancelEntry."""
 
     build: str
     opened: int
     client: str
+    person: str | None = None
+
+
+class NoteEntry(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="type", tag="note"):
+    """A client had something to say about a build. person: as in a CancelEntry."""
+
+    build: str
+    client: str
+    text: str
+    person: str | None = None
 
 
 class RecordedApproval(msgspec.Struct, frozen=True):
@@ -196,7 +218,15 @@ class AppendEntry(msgspec.Struct, frozen=True, tag_field="type", tag="append"):
     digest: str
 
 
-AnyEntry = VerdictEntry | LateBallotEntry | CancelEntry | ApproveEntry | LimitsEntry | AppendEntry
+AnyEntry = (
+    VerdictEntry
+    | LateBallotEntry
+    | CancelEntry
+    | ApproveEntry
+    | NoteEntry
+    | LimitsEntry
+    | AppendEntry
+)
 
 
 class ChainBreak(msgspec.Struct, frozen=True):

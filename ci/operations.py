@@ -5,6 +5,7 @@ compared value, equal as a whole to count together, and evidence that is only re
 """
 
 import enum
+from collections.abc import Mapping
 from typing import Annotated
 
 import msgspec
@@ -47,6 +48,24 @@ STEPS_MAX = 64
 # What an operator calls a schedule (`schedules:` of client.yml); it is part of a status's name.
 ScheduleName = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}\Z")]
 CaseId = Annotated[str, msgspec.Meta(min_length=1, max_length=CASE_ID_CHARACTERS_MAX)]
+# No controls, no marks that turn the direction of writing, no separators of lines: a name or a note
+# must not look like other text beside it. A note may have line feeds and tabs.
+_UNFIT = "\\x0b-\\x1f\\x7f-\\x9f\\u061c\\u200e\\u200f\\u2028-\\u202e\\u2066-\\u2069\\ufeff"
+PERSON_CHARACTERS_MAX = 128
+# Whom the gateway that signs says it acts for: its own word.
+PersonName = Annotated[
+    str,
+    msgspec.Meta(
+        min_length=1, max_length=PERSON_CHARACTERS_MAX, pattern=rf"^[^\x00-\x0a{_UNFIT}]+\Z"
+    ),
+]
+NOTE_CHARACTERS_MAX = 1000
+NoteText = Annotated[
+    str,
+    msgspec.Meta(
+        min_length=1, max_length=NOTE_CHARACTERS_MAX, pattern=rf"^[^\x00-\x08{_UNFIT}]+\Z"
+    ),
+]
 CaseCount = Annotated[int, msgspec.Meta(ge=0, le=CASES_MAX)]
 # What a ballot names of its test cases: the whole canonical report if it is no longer than this;
 # else so many cases that did not pass, whose lines in the report have so many bytes together. Less
@@ -293,6 +312,8 @@ class SubmitBuild(
     public_url: PageUrl | None = None
     # which schedule is due; None for all events but cron
     schedule: ScheduleName | None = None
+    # who asked the gateway for it: of a rebuild
+    person: PersonName | None = None
 
 
 class CastBallot(
@@ -320,6 +341,7 @@ class CancelBuild(
     """A gateway withdraws its asking; an operator ends the build at once."""
 
     build: BuildId
+    person: PersonName | None = None
 
 
 class ApproveBuild(
@@ -328,6 +350,17 @@ class ApproveBuild(
     """An operator lets a build begin that waits for approval."""
 
     build: BuildId
+    person: PersonName | None = None
+
+
+class AddNote(
+    msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag="add_note"
+):
+    """A gateway or an operator has something to say about a build (`ci.notes`)."""
+
+    build: BuildId
+    text: NoteText
+    person: PersonName | None = None
 
 
 class ProposeLimits(
@@ -380,6 +413,7 @@ Operation = (
     | ReportDeadline
     | CancelBuild
     | ApproveBuild
+    | AddNote
     | ProposeLimits
     | ApproveLimits
     | WithdrawLimits
@@ -391,14 +425,25 @@ _encoder = msgspec.msgpack.Encoder()
 _decoder: msgspec.msgpack.Decoder[Operation] = msgspec.msgpack.Decoder(Operation)
 
 
+# How many fields at the end came later than the operation itself.
+_LATER_FIELDS: Mapping[type, int] = {SubmitBuild: 2, CancelBuild: 1, ApproveBuild: 1, AddNote: 1}
+
+
 def encode_operation(operation: Operation) -> bytes:
     """The bytes that go into `Request.operation`.
 
-    Without a schedule a SubmitBuild has the bytes that it had before there were schedules.
+    Later fields at the end that say nothing are left out. So an operation has the bytes that it had
+    before there were those fields.
     """
-    if isinstance(operation, SubmitBuild) and operation.schedule is None:
-        return _encoder.encode((SUBMIT_BUILD_TAG, *msgspec.structs.astuple(operation)[:-1]))
-    return _encoder.encode(operation)
+    fields = msgspec.structs.astuple(operation)
+    kept = len(fields)
+    for _ in range(_LATER_FIELDS.get(type(operation), 0)):
+        if fields[kept - 1] is not None:
+            break
+        kept -= 1
+    if kept == len(fields):
+        return _encoder.encode(operation)
+    return _encoder.encode((operation.__struct_config__.tag, *fields[:kept]))
 
 
 def decode_operation(data: bytes) -> Operation:
