@@ -427,9 +427,7 @@ class BuildApplication:
         is_given_up = not remaining.askers and not is_operator
         if is_given_up and build.delivery is not None and build.opened == sequence:
             return _refused("this build was opened in the same batch: cancel it again")
-        cancel = self._write(
-            CancelEntry(build.id.hex(), build.opened, client, operation.person)
-        )
+        cancel = self._write(CancelEntry(build.id.hex(), build.opened, client, operation.person))
         if remaining.askers and not is_operator:
             self._builds[build.id] = remaining
             return Applied("done", build.id, entries=(cancel,))
@@ -448,9 +446,7 @@ class BuildApplication:
         if reason := approval_refusal(self._builds, self.limits):
             return _refused(reason)
         self._builds[build.id] = build.with_approval()
-        entry = self._write(
-            ApproveEntry(build.id.hex(), build.opened, client, operation.person)
-        )
+        entry = self._write(ApproveEntry(build.id.hex(), build.opened, client, operation.person))
         return Applied("done", build.id, entries=(entry,))
 
     def _on_add_note(self, operation: AddNote, client: str) -> Applied:

@@ -154,9 +154,7 @@ class LateBallotEntry(msgspec.Struct, frozen=True, tag_field="type", tag="late_b
     agrees: bool | None
 
 
-class CancelEntry(
-    msgspec.Struct, frozen=True, omit_defaults=True, tag_field="type", tag="cancel"
-):
+class CancelEntry(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="type", tag="cancel"):
     """A gateway withdrew its asking, or an operator ended the build; a verdict may follow.
 
     person: whom the client said that it acts for; None: it did not say.
@@ -276,6 +274,11 @@ def decode_entry(body: bytes) -> AnyEntry:
         return _decoder.decode(body)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise MalformedEntry(str(error)) from error
+
+
+def by_whom(client: str, person: str | None) -> str:
+    """Who did something, in words: the client signed it, and only says who asked it to."""
+    return client if person is None else f"{person}, says {client}"
 
 
 def recorded_artifacts(artifacts: Iterable[Artifact]) -> tuple[RecordedArtifact, ...]:

@@ -26,6 +26,8 @@ class BuildRequest(msgspec.Struct, frozen=True):
     author: str | None = None
     # which schedule is due; None for all events but cron
     schedule: str | None = None
+    # who asked for it here: of a rebuild
+    person: str | None = None
 
     def as_tag(self) -> "BuildRequest":
         """The same of the tag that has the branch's name."""
@@ -44,7 +46,18 @@ class BuildRequest(msgspec.Struct, frozen=True):
             needs_approval=self.needs_approval,
             public_url=public_url,
             schedule=self.schedule,
+            person=self.person,
         )
+
+
+class ChangeDetails(msgspec.Struct, frozen=True):
+    """What is kept of a change of a build, or of a note on one, beside its kind.
+
+    person: who asks for it here; None: nobody who is known by name. text: of a note.
+    """
+
+    person: str | None = None
+    text: str = ""
 
 
 class Submitted(msgspec.Struct, frozen=True):
