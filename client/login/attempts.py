@@ -1,4 +1,4 @@
-"""One attempt to log in, between the browser's leaving for the provider and its coming back. Pure.
+"""One attempt to log in, between the browser's leaving for the provider and its coming back.
 
 The gateway keeps nothing of it, so nobody fills its memory with attempts. The browser keeps a
 random value in a cookie, with when it expires and where it wants to go. The state, the nonce and

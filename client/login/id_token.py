@@ -1,4 +1,4 @@
-"""An id token is checked (OpenID Connect Core 1.0, 3.1.3.7), with keys of the provider. Pure.
+"""An id token is checked (OpenID Connect Core 1.0, 3.1.3.7), with keys of the provider.
 
 The signature is checked although the token comes from the provider over TLS: a token that somebody
 else wrote counts for nothing, whichever way it came. Only algorithms with public keys are allowed:

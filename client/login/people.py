@@ -11,12 +11,16 @@ import re
 import time
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
+from typing import NamedTuple
+from urllib.parse import urlencode
 
 import msgspec
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
+from client.login.attempts import Attempts
 from client.login.person import NoPerson, Person, make_person
+from client.login.providers import CALLBACK_PATH, make_provider
 from client.login.roles import Role, Roles
 from client.storage.audit import Actor, Audit
 from client.storage.database import Database
@@ -31,11 +35,28 @@ GROUPS_SEPARATOR = ","
 # Of failures so many are kept a minute; how many more there were is said by the next that is.
 FAILURES_A_MINUTE_MAX = 10
 NOBODY = Actor("-", "nobody")
+LOGIN_PATH = "/login"
+# What somebody must reach who has no session yet.
+LOGIN_ROUTES = frozenset({LOGIN_PATH, CALLBACK_PATH, "/static/{file}"})
 
 _SESSION = re.compile(r"[0-9a-f]{64}")
 _decoder = msgspec.msgpack.Decoder(Person)
 # Of the request that is being answered: each is answered in one task, one after the other.
-_current: ContextVar[Person | None] = ContextVar("person", default=None)
+_current: ContextVar["Asked | None"] = ContextVar("asked", default=None)
+
+
+class Asked(NamedTuple):
+    """Who asks, and for which page (its path with the query)."""
+
+    person: Person | None
+    path: str
+
+
+class LoginLine(NamedTuple):
+    """Who is logged in, and where one logs in; None: nobody, and nowhere."""
+
+    name: str | None
+    url: str | None
 
 
 class People:
@@ -49,7 +70,10 @@ class People:
         draw: Callable[[int], bytes],
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """draw: gives that many random bytes; clock: seconds since 1970."""
+        """draw: gives that many random bytes; clock: seconds since 1970.
+
+        Raises ConfigError where a file of the provider cannot be used.
+        """
         assert config.login is not None, "only a gateway with login: has people"
         self.login: LoginConfig = config.login
         self.roles = Roles(config.login)
@@ -58,8 +82,10 @@ class People:
         self._networks = config.login.networks
         self._database = database
         self._sessions = Sessions(database)
-        self._draw = draw
-        self._clock = clock
+        self.draw = draw
+        self.clock = clock
+        self.provider = None if config.login.is_proxy else make_provider(config)
+        self.attempts = Attempts(draw(32))
         self._minute = 0
         self._failures = self._left_out = 0
 
@@ -81,19 +107,41 @@ class People:
         person = current_person()
         return person is not None and self.roles.has_any(person)
 
+    def line(self) -> LoginLine:
+        """What stands at the head of the page that is being made."""
+        person = current_person()
+        wanted = urlencode({"next": current_path()})
+        return LoginLine(
+            None if person is None else person.name,
+            None if self.provider is None else f"{LOGIN_PATH}?{wanted}",
+        )
+
     @web.middleware
     async def identify(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         """A middleware: says who asks, for as long as the request is answered."""
-        with as_person(self._find(request)):
+        with answering(Asked(self._find(request), request.path_qs)):
             return await handler(request)
+
+    @web.middleware
+    async def send_to_login(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """A middleware where reading takes a token: a person's browser is sent to the login."""
+        is_page = request.method == "GET" and "text/html" in request.headers.get("Accept", "")
+        route = request.match_info.route.resource
+        is_open = route is None or route.canonical in LOGIN_ROUTES
+        has_token = "Authorization" in request.headers
+        is_nobody = current_person() is None and not has_token
+        if is_page and is_nobody and not is_open and self.provider is not None:
+            wanted = urlencode({"next": request.path_qs})
+            raise web.HTTPSeeOther(f"{LOGIN_PATH}?{wanted}")
+        return await handler(request)
 
     # --- sessions -------------------------------------------------------------------------------
 
     def begin(self, person: Person, response: web.StreamResponse) -> None:
         """Begin a session, always a new one. Raises StorageFailed."""
-        session = self._draw(SESSION_BYTES)
+        session = self.draw(SESSION_BYTES)
         seconds = self.login.session_hours * 3600
-        now = self._clock()
+        now = self.clock()
         with self._database.transaction():
             encoded = msgspec.msgpack.encode(person)
             self._sessions.add(session, person.subject, encoded, now=now, seconds=seconds)
@@ -111,12 +159,12 @@ class People:
                 if is_all:
                     self._sessions.end_all(person.subject)
                 text = "everywhere" if is_all else ""
-                self.audit.note("logout", self.actor(person), at=self._clock(), text=text)
+                self.audit.note("logout", self.actor(person), at=self.clock(), text=text)
         self.delete_cookie(response, COOKIE)
 
     def note_failure(self, reason: str) -> None:
         """Nobody logged in, and why. Anybody may try again and again. Raises StorageFailed."""
-        minute = int(self._clock() // 60)
+        minute = int(self.clock() // 60)
         if minute != self._minute:
             self._minute, self._failures = minute, 0
         if self._failures >= FAILURES_A_MINUTE_MAX:
@@ -126,7 +174,7 @@ class People:
         more = f" ({self._left_out} more before it are not listed)" if self._left_out else ""
         self._left_out = 0
         with self._database.transaction():
-            self.audit.note("login failed", NOBODY, at=self._clock(), text=reason[:300] + more)
+            self.audit.note("login failed", NOBODY, at=self.clock(), text=reason[:300] + more)
 
     # --- cookies --------------------------------------------------------------------------------
 
@@ -158,7 +206,7 @@ class People:
         if self.login.is_proxy:
             return self._named_by_proxy(request)
         session = self._session(request)
-        found = None if session is None else self._sessions.person(session, self._clock())
+        found = None if session is None else self._sessions.person(session, self.clock())
         return None if found is None else _decoder.decode(found)
 
     def _session(self, request: web.Request) -> bytes | None:
@@ -179,7 +227,7 @@ class People:
         groups = [group.strip() for text in listed for group in text.split(GROUPS_SEPARATOR)]
         name = names[0].strip()
         with contextlib.suppress(NoPerson):
-            return make_person(name, name, groups)
+            return make_person(name, name, groups=groups)
         return None
 
     def _is_proxy(self, peer: str) -> bool:
@@ -194,13 +242,20 @@ class People:
 
 def current_person() -> Person | None:
     """Who asked for what is being answered; None: nobody who is known by name."""
-    return _current.get()
+    asked = _current.get()
+    return None if asked is None else asked.person
+
+
+def current_path() -> str:
+    """The page that was asked for, with its query; the first page if nobody is asked."""
+    asked = _current.get()
+    return "/" if asked is None else asked.path
 
 
 @contextlib.contextmanager
-def as_person(person: Person | None) -> Iterator[None]:
+def answering(asked: Asked) -> Iterator[None]:
     """Answer a request as that person's."""
-    token = _current.set(person)
+    token = _current.set(asked)
     try:
         yield
     finally:

@@ -32,7 +32,11 @@ class Person(msgspec.Struct, frozen=True):
 
 
 def make_person(
-    subject: object, name: object, groups: object, claims: Mapping[str, object] = {}
+    subject: object,
+    name: object,
+    *,
+    groups: object,
+    claims: Mapping[str, object] = {},
 ) -> Person:
     """A person of what a provider said, whatever that is. Raises NoPerson.
 

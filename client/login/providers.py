@@ -222,8 +222,8 @@ class OpenIdProvider:
         return make_person(
             claims["sub"],
             claims.get(self._login.name_claim),
-            claims.get(self._login.groups_in),
-            {key: claims[key] for key in self._login.claims_named if key in claims},
+            groups=claims.get(self._login.groups_in),
+            claims={key: claims[key] for key in self._login.claims_named if key in claims},
         )
 
     async def _check(self, token: str, attempt: Attempt) -> Mapping[str, Any]:
@@ -335,7 +335,7 @@ class GithubProvider:
             *(organization.login for organization in organizations),
             *(f"{team.organization.login}/{team.slug}" for team in teams),
         ]
-        return make_person(str(user.id), user.login, groups)
+        return make_person(str(user.id), user.login, groups=groups)
 
 
 def make_provider(config: ClientConfig) -> Provider:

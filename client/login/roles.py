@@ -1,4 +1,4 @@
-"""What a person may do to builds of a repository, by the rules of `login:`. Pure."""
+"""What a person may do to builds of a repository, by the rules of `login:`."""
 
 import enum
 
