@@ -75,6 +75,9 @@ def check_id_token(
         )
     except (JoseError, ValueError, TypeError, KeyError, RecursionError) as error:
         raise NoPerson(f"the id token is refused: {error}") from error
+    if claims["nonce"] != nonce:
+        # the registry takes a list with the right one in it, too
+        raise NoPerson("the id token is refused: its nonce is no text")
     _check_party(claims, client_id)
     return claims
 
