@@ -80,7 +80,8 @@ def test_a_note_changes_no_verdict_and_nothing_else(world: World) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "x" * (NOTE_CHARACTERS_MAX + 1), "a\x07", "a\r\nb", "a\x1b[31m", "a\u202eb", "\x85"]
+    "text",
+    ["", "x" * (NOTE_CHARACTERS_MAX + 1), "a\x07", "a\r\nb", "a\x1b[31m", "a\u202eb", "\x85"],
 )
 def test_text_that_is_no_note_is_malformed(text: str) -> None:
     with pytest.raises(MalformedOperation):
