@@ -64,7 +64,7 @@ def check_id_token(
         exp={"essential": True},
         iat={"essential": True},
         sub={"essential": True},
-        nonce={"essential": True, "value": nonce},
+        nonce={"essential": True},
     )
     try:
         claims = jwt.decode(token, keys, algorithms=ALGORITHMS).claims
@@ -75,9 +75,9 @@ def check_id_token(
         )
     except (JoseError, ValueError, TypeError, KeyError, RecursionError) as error:
         raise NoPerson(f"the id token is refused: {error}") from error
+    # here, since the registry would take a list with the right one in it, too
     if claims["nonce"] != nonce:
-        # the registry takes a list with the right one in it, too
-        raise NoPerson("the id token is refused: its nonce is no text")
+        raise NoPerson("the id token is refused: it belongs to another attempt (nonce)")
     _check_party(claims, client_id)
     return claims
 

@@ -9,6 +9,7 @@ from tests.mutants.catch_up_mutants import CATCH_UP_MUTANTS
 from tests.mutants.checkpoints_mutants import CHECKPOINTS_MUTANTS
 from tests.mutants.driver_mutants import DRIVER_MUTANTS
 from tests.mutants.limits_mutants import LIMITS_MUTANTS
+from tests.mutants.login_mutants import LOGIN_MUTANTS
 from tests.mutants.mutation_runner import Mutant
 from tests.mutants.normal_case_mutants import NORMAL_CASE_MUTANTS
 from tests.mutants.recovery_mutants import RECOVERY_MUTANTS
@@ -23,6 +24,7 @@ MUTANTS: tuple[Mutant, ...] = (
     *RECOVERY_MUTANTS,
     *BUILDS_MUTANTS,
     *LIMITS_MUTANTS,
+    *LOGIN_MUTANTS,
     *CASES_MUTANTS,
     *DRIVER_MUTANTS,
     *STORAGE_MUTANTS,
