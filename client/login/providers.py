@@ -277,7 +277,7 @@ class OpenIdProvider:
         if found.issuer != self._issuer:
             raise ProviderFailed(
                 f"the provider calls itself {log_text(found.issuer)}, and login.issuer is"
-                f" {self._issuer}"
+                f" {self._issuer}: write it as the provider does"
             )
         origin = origin_of(self._issuer)
         for url in (
