@@ -226,7 +226,7 @@ def _log_start(site: Site) -> None:
 
 def _warn(config: ClientConfig) -> None:
     """Say what an operator should not have missed."""
-    if config.api_token_file is None and is_for_others(config):
+    if config.api_token_file is None and config.login is None and is_for_others(config):
         _log.warning(
             "nobody may cancel, rebuild, approve or append, not on this machine either, while "
             "more than this machine reaches %s: set api_token_file",

@@ -36,8 +36,8 @@ GROUPS_SEPARATOR = ","
 FAILURES_A_MINUTE_MAX = 10
 NOBODY = Actor("-", "nobody")
 LOGIN_PATH = "/login"
-# What somebody must reach who has no session yet.
-LOGIN_ROUTES = frozenset({LOGIN_PATH, CALLBACK_PATH, "/static/{file}"})
+# What somebody must reach who has no session, or no role.
+LOGIN_ROUTES = frozenset({LOGIN_PATH, CALLBACK_PATH, "/account", "/logout", "/static/{file}"})
 
 _SESSION = re.compile(r"[0-9a-f]{64}")
 _decoder = msgspec.msgpack.Decoder(Person)

@@ -317,6 +317,8 @@ async def test_where_reading_takes_a_token_people_with_a_role_read(tmp_path: Pat
         world.site.config = msgspec.structs.replace(world.site.config, login=login)
         stranger = await world.logged_in("bo")
         assert (await stranger.get("/api/v1/builds")).status == 401
+        csrf = await csrf_of(stranger, "/account")
+        assert (await send_form(stranger, "/logout", {"csrf": csrf})).status == 303
 
 
 async def test_a_proxys_header_counts_from_its_own_address_alone(world: World) -> None:

@@ -3,6 +3,7 @@
 import pytest
 
 from ci.ledger import (
+    AnyEntry,
     AppendEntry,
     ApproveEntry,
     CancelEntry,
@@ -21,7 +22,7 @@ def verdict(person: str | None) -> VerdictEntry:
 
 def test_changes_of_a_build_are_told_in_their_order_with_whose_word_it_is() -> None:
     changes = SignedChanges()
-    entries = (
+    entries: tuple[AnyEntry, ...] = (
         ApproveEntry("b", 1, "operator"),
         NoteEntry("b", "gateway", "text", "ana"),
         NoteEntry("c", "gateway", "another build"),
