@@ -169,7 +169,8 @@ class Authorizer:
                 "changes need `api_token_file:` in the gateway's configuration where it has a "
                 "`login:` or a `public_url`, listens beyond loopback, or is asked by another "
                 "machine or a proxy: put a token into a file (openssl rand -hex 32), chmod 600, "
-                "name the file there, and show the token as Authorization: Bearer TOKEN, as the command line does",
+                "name the file there, and show the token as Authorization: Bearer TOKEN, as the "
+                "command line does",
             )
         if not self.tokens:
             return THIS_MACHINE
