@@ -96,7 +96,7 @@ class _GithubTeam(msgspec.Struct, frozen=True):
 
 
 class _Client:
-    """Asks one origin, as this gateway's application at the provider."""
+    """Asks the provider, as the application that this gateway is there."""
 
     def __init__(self, login: LoginConfig, redirect_url: str, secret: str) -> None:
         assert login.client_id is not None, "check_login lets no provider pass without"
