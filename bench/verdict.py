@@ -8,15 +8,13 @@ of the last ones, and both have removed everything before the other's time begin
 
 import asyncio
 import secrets
-import time
-from collections.abc import Awaitable, Callable
-from pathlib import Path
 
 from bench.bare_containers import BareContainers
+from bench.build_times import bare_seconds, build_seconds
 from bench.context import Context
 from bench.engine import ReadyEngine, ready_engine
 from bench.figures import ratios, spread
-from bench.network import BenchFailed, builds_at_hand, open_network, wait_until_linked
+from bench.network import open_network, wait_until_linked
 from bench.rows import Row, Target
 from ci.executors import MINIMAL
 from ci.limits import ALL
@@ -27,11 +25,6 @@ NAME = "verdict"
 BRANCH = "master"
 WEBHOOKS = 40
 WEBHOOKS_QUICK = 3
-# The bench runs on the machine that it measures: looking more often would take from the product.
-POLL_SECONDS = 0.004
-MANY_POLL_SECONDS = 0.04
-VERDICT_SECONDS_MAX = 600.0
-QUIET_SECONDS_MAX = 120.0
 ONE_TARGET = Target(1.15)
 MANY_TARGET = Target(0.9, is_floor=True)
 # Each is drawn by three of four: hardly any replica is left out of so many.
@@ -78,21 +71,24 @@ async def _measure(
     async def many_bare() -> None:
         await asyncio.gather(*(bare.build_in(builders, BRANCH, commit) for _ in range(webhooks)))
 
+    async def builds(count: int) -> float:
+        return (await build_seconds(network, lambda: network.post(BRANCH), count)).seconds
+
     try:
         # mirrors are made, images and caches are warm; where not all build, on all by then
-        await _builds(network, 1 if executors == ALL else WARM_BUILDS)
+        await builds(1 if executors == ALL else WARM_BUILDS)
         await asyncio.gather(*(one_bare() for _ in network.node_names))
         await bare.settle()
         one = await context.pairs(
             1 if context.is_quick else 15,
-            lambda: _builds(network, 1),
-            lambda: _timed(one_bare, bare),
+            lambda: builds(1),
+            lambda: bare_seconds(one_bare, bare),
         )
         context.say(f"{webhooks} webhooks at once, executors: {executors}")
         many = await context.pairs(
             1 if context.is_quick else 3,
-            lambda: _builds(network, webhooks),
-            lambda: _timed(many_bare, bare),
+            lambda: builds(webhooks),
+            lambda: bare_seconds(many_bare, bare),
         )
     finally:
         await asyncio.to_thread(bare.close)
@@ -119,54 +115,3 @@ async def _measure(
             },
         ),
     ]
-
-
-async def _timed(work: Callable[[], Awaitable[None]], bare: BareContainers) -> float:
-    """Seconds until the last container has ended; then all is quiet again."""
-    began = time.monotonic()
-    await work()
-    seconds = time.monotonic() - began
-    await bare.settle()
-    return seconds
-
-
-async def _builds(network: Network, count: int) -> float:
-    """Seconds from so many webhooks at once to the last verdict; then all is quiet again."""
-    results = network.configuration.client.results_file
-    size = _size(results)
-    began = time.monotonic()
-    builds = await asyncio.gather(*(asyncio.to_thread(network.post, BRANCH) for _ in range(count)))
-    missing = count
-    while missing > 0:
-        if time.monotonic() > began + VERDICT_SECONDS_MAX:
-            raise BenchFailed(f"{count} builds: no verdicts within {VERDICT_SECONDS_MAX:g} s")
-        await asyncio.sleep(POLL_SECONDS if missing == 1 else MANY_POLL_SECONDS)
-        if _size(results) > size:
-            added = results.read_bytes()[size:]
-            size += len(added)
-            missing -= added.count(b"\n")
-    seconds = time.monotonic() - began
-    for build in builds:
-        outcome = (await asyncio.to_thread(network.build, build))["verdict"]["outcome"]
-        if outcome != "passed":
-            raise BenchFailed(f"build {build}: {outcome} where it should have passed")
-    await asyncio.to_thread(_wait_until_quiet, network)
-    return seconds
-
-
-def _size(results: Path) -> int:
-    """Bytes of what the gateway has accepted: looked up without asking it for anything."""
-    return results.stat().st_size if results.exists() else 0
-
-
-def _wait_until_quiet(network: Network) -> None:
-    """Wait for the last ballots, and for what is removed behind them: the next one is timed."""
-
-    def is_quiet() -> bool:
-        return not any(
-            network.status(name)["open_builds"]
-            or builds_at_hand(network.node(name, "/metrics").body.decode())
-            for name in network.node_names
-        )
-
-    network.wait_until(is_quiet, "the last ballots and removals", QUIET_SECONDS_MAX)

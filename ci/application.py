@@ -348,6 +348,7 @@ class BuildApplication:
                 ),
                 limits=encoded,
                 schedule=operation.schedule,
+                is_cold=operation.is_cold,
                 person=operation.person,
             )
             return opened
@@ -605,7 +606,8 @@ def _refused(reason: str) -> Applied:
 
 def _asked(of: SubmitBuild | OpenBuild) -> tuple[object, ...]:
     """What is asked for, to be compared; approval may have been given since."""
-    return (of.repository, of.branch, of.commit, of.event, of.ref, of.delivery, of.schedule)
+    reference = (of.repository, of.branch, of.commit, of.event, of.ref)
+    return (*reference, of.delivery, of.schedule, of.is_cold)
 
 
 def _deferred_reply(asker: Requester, build_id: bytes, statement: bytes) -> DeferredReply:

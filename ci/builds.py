@@ -29,6 +29,7 @@ from ci.operations import (
     ResultKey,
     ResultWithTests,
     ScheduleName,
+    ballot_fields,
 )
 from ci.verdict import Verdict
 from pbft.messages import Digest
@@ -78,7 +79,8 @@ class OpenBuild(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fie
     verdict_index: int = 0
     # the statement's bytes; empty while undecided
     statement: bytes = b""
-    # event, ref, delivery, public_url, schedule and person are as in the request that opened it
+    # event, ref, delivery, public_url, schedule, is_cold and person are as in the request that
+    # opened it
     event: Event = Event.PUSH
     ref: FullRef | None = None
     delivery: Delivery | None = None
@@ -90,6 +92,7 @@ class OpenBuild(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fie
     # the limits that it was opened under, encoded; empty: those of the genesis
     limits: bytes = b""
     schedule: ScheduleName | None = None
+    is_cold: bool = False
     person: PersonName | None = None
 
     @property
@@ -159,14 +162,17 @@ class OpenBuild(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fie
 def encode_build(build: OpenBuild) -> bytes:
     """The bytes of a build in the replicated state; equal builds have equal bytes.
 
-    Of the last fields those that say nothing are left out, from the end on: `person`, `schedule`,
-    `limits`. So a build has the bytes that it had before there were those fields.
+    Of the last fields those that say nothing are left out, from the end on: `person`, `is_cold`,
+    `schedule`, `limits`. So a build has the bytes that it had before there were those fields.
+    Ballots are as `ballot_fields` says.
     """
-    fields = msgspec.structs.astuple(build)
-    kept = len(fields)
-    while kept > _FIRST_FIELDS and not fields[kept - 1]:
-        kept -= 1
-    return msgspec.msgpack.encode(fields[:kept])
+    ballots = {name: ballot_fields(ballot) for name, ballot in build.ballots.items()}
+    fields = [
+        ballots if name == "ballots" else getattr(build, name) for name in build.__struct_fields__
+    ]
+    while len(fields) > _FIRST_FIELDS and not fields[-1]:
+        fields.pop()
+    return msgspec.msgpack.encode(fields)
 
 
 def decode_build(data: bytes) -> OpenBuild:

@@ -30,11 +30,14 @@ from ci.operations import (
     CaseReport,
     NamedCase,
     ResultWithTests,
+    ballot_fields,
 )
 
 # What MessagePack adds to a named case beyond the bytes of its line in the report, and to counts
 # and lengths beyond those of an empty report.
 _OVERHEAD_BYTES = NOT_PASSED_MAX * 4 + 16
+# of the lines of cases that are named, which tell more than the names of caches
+_NAMES_BYTES_MIN = 1024
 
 
 def with_cases(
@@ -42,13 +45,22 @@ def with_cases(
 ) -> ResultWithTests:
     """This result with its test cases, of which there is at least one, as large as a ballot may be.
 
+    Where all else leaves hardly any room for names of cases, it names no caches any more.
+
     cases: outcomes by id; each id is one (`ci.case_results.id_problem`). quarantined: the warned
         ones that are.
     """
     no_names = case_report(cases, 0, quarantined=quarantined)
-    bare = ResultWithTests(result.compared, result.evidence, no_names)
-    bare_bytes = len(msgspec.msgpack.encode(bare)) + _OVERHEAD_BYTES
-    report = case_report(cases, REPORTING_BALLOT_BYTES - bare_bytes, quarantined=quarantined)
+
+    def room() -> int:
+        bare = ResultWithTests(result.compared, result.evidence, no_names)
+        bare_bytes = len(msgspec.msgpack.encode(ballot_fields(bare))) + _OVERHEAD_BYTES
+        return REPORTING_BALLOT_BYTES - bare_bytes
+
+    if result.evidence.caches and room() < _NAMES_BYTES_MIN:
+        evidence = msgspec.structs.replace(result.evidence, caches=())
+        result = BuildResult(result.compared, evidence)
+    report = case_report(cases, room(), quarantined=quarantined)
     return ResultWithTests(result.compared, result.evidence, report)
 
 
@@ -114,7 +126,7 @@ def cases_refusal(ballot: ResultWithTests) -> str | None:
     """
     if reason := report_refusal(ballot.tests):
         return reason
-    if len(msgspec.msgpack.encode(ballot)) > REPORTING_BALLOT_BYTES:
+    if len(msgspec.msgpack.encode(ballot_fields(ballot))) > REPORTING_BALLOT_BYTES:
         return f"with its test cases the ballot has more than {REPORTING_BALLOT_BYTES} bytes"
     return None
 

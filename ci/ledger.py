@@ -6,7 +6,7 @@ stands for everything up to it. Entries are numbered 1, 2, 3 ...; index 0 is the
 """
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
 
@@ -101,6 +101,13 @@ class RecordedCases(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     quarantined: tuple[int, ...] = ()
 
 
+class RecordedCache(msgspec.Struct, frozen=True):
+    """An entry of the replica's caches that its build began with, and the build that wrote it."""
+
+    name: str
+    build: str
+
+
 class RecordedBallot(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A ballot: fields of ResultKey and BuildMetadata, or outcome `abstained` and the reason."""
 
@@ -125,6 +132,8 @@ class RecordedBallot(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     checkout_milliseconds: int | None = None
     build_milliseconds: int | None = None
     version: str | None = None
+    # left out if the finding was made without caches
+    caches: tuple[RecordedCache, ...] = ()
     # why the replica abstained; None if it did not
     reason: str | None = None
     # None if its pipeline names no test reports
@@ -332,6 +341,20 @@ def whole_cases(ballots: Iterable[RecordedBallot]) -> dict[str, RecordedCases]:
     return found
 
 
+def recorded_caches(ballot: BuildResult) -> tuple[RecordedCache, ...]:
+    """The entries of caches that this result was made with."""
+    return tuple(RecordedCache(used.name, used.build.hex()) for used in ballot.evidence.caches)
+
+
+def caches_text(caches: Sequence[RecordedCache]) -> str:
+    """What to say of a result that was made with these, and differs; empty if there are none."""
+    builds = [build[:12] for build in dict.fromkeys(cache.build for cache in caches)]
+    if len(caches) == 1:
+        return f"with a cache from build {builds[0]}"
+    named = f"build{'s' if len(builds) > 1 else ''} {', '.join(builds)}"
+    return f"with caches from {named}" if caches else ""
+
+
 def recorded_ballot(replica: str, ballot: Ballot, *, is_late: bool = False) -> RecordedBallot:
     """A ballot as it stands in the ledger. A late one is in no statement, so it says all."""
     if isinstance(ballot, BuildResult):
@@ -346,6 +369,7 @@ def recorded_ballot(replica: str, ballot: Ballot, *, is_late: bool = False) -> R
             "artifacts": recorded_artifacts(artifacts) if is_late else (),
             "steps": recorded_steps(ballot.compared) if is_late else (),
             "tests": None if tests is None else _recorded_cases(tests),
+            "caches": recorded_caches(ballot),
         }
         return msgspec.convert({"replica": replica, **found}, RecordedBallot)
     return RecordedBallot(replica=replica, outcome=ABSTAINED, reason=ballot.reason)

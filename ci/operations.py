@@ -21,6 +21,7 @@ BALLOT_BYTES = 32 * 1024
 # most 29.3 KiB (tests/ci/test_case_reports.py tries it).
 REPORTING_BALLOT_BYTES = 30 * 1024
 SUBMIT_BUILD_TAG = "submit_build"
+CAST_BALLOT_TAG = "cast_ballot"
 
 BuildId = Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
 ProposalDigest = Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
@@ -47,6 +48,9 @@ StepName = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63
 STEPS_MAX = 64
 # What an operator calls a schedule (`schedules:` of client.yml); it is part of a status's name.
 ScheduleName = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}\Z")]
+# Entries of caches that a ballot names. A pipeline names no more caches, but each cell of a matrix
+# may have found others.
+CACHES_MAX = 4
 CaseId = Annotated[str, msgspec.Meta(min_length=1, max_length=CASE_ID_CHARACTERS_MAX)]
 # No controls, no marks that turn the direction of writing, no separators of lines: a name or a note
 # must not look like other text beside it. A note may have line feeds and tabs.
@@ -200,8 +204,19 @@ class ResultKey(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fie
         return self.image_digest if isinstance(self.image_digest, tuple) else ()
 
 
+class UsedCache(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """An entry of a replica's caches that its build began with. build: the id of the build that
+    wrote it."""
+
+    name: StepName
+    build: BuildId
+
+
 class BuildMetadata(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
-    """What is recorded beside a finding and never compared: it differs between honest replicas."""
+    """What is recorded beside a finding and never compared: it differs between honest replicas.
+
+    caches: what the finding was made with, sorted; empty if it was made without caches.
+    """
 
     log_sha256: Sha256Hex
     log_bytes: Annotated[int, msgspec.Meta(ge=0, le=2**53)]
@@ -209,6 +224,8 @@ class BuildMetadata(msgspec.Struct, frozen=True, array_like=True, forbid_unknown
     checkout_milliseconds: Annotated[int, msgspec.Meta(ge=0, le=2**53)]
     build_milliseconds: Annotated[int, msgspec.Meta(ge=0, le=2**53)]
     version: ShortText
+    # left out of the encoding if there are none (`ballot_fields`), so an empty list is malformed
+    caches: Annotated[tuple[UsedCache, ...], msgspec.Meta(min_length=1, max_length=CACHES_MAX)] = ()
 
 
 class BuildResult(
@@ -312,12 +329,14 @@ class SubmitBuild(
     public_url: PageUrl | None = None
     # which schedule is due; None for all events but cron
     schedule: ScheduleName | None = None
+    # replicas build it without caches
+    is_cold: bool = False
     # who asked the gateway for it: of a rebuild
     person: PersonName | None = None
 
 
 class CastBallot(
-    msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag="cast_ballot"
+    msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag=CAST_BALLOT_TAG
 ):
     """A replica's ballot on the build that was opened at sequence number `opened`."""
 
@@ -426,24 +445,36 @@ _decoder: msgspec.msgpack.Decoder[Operation] = msgspec.msgpack.Decoder(Operation
 
 
 # How many fields at the end came later than the operation itself.
-_LATER_FIELDS: Mapping[type, int] = {SubmitBuild: 2, CancelBuild: 1, ApproveBuild: 1, AddNote: 1}
+_LATER_FIELDS: Mapping[type, int] = {SubmitBuild: 3, CancelBuild: 1, ApproveBuild: 1, AddNote: 1}
 
 
 def encode_operation(operation: Operation) -> bytes:
     """The bytes that go into `Request.operation`.
 
     Later fields at the end that say nothing are left out. So an operation has the bytes that it had
-    before there were those fields.
+    before there were those fields. A ballot is as `ballot_fields` says.
     """
+    if isinstance(operation, CastBallot):
+        ballot = ballot_fields(operation.ballot)
+        return _encoder.encode((CAST_BALLOT_TAG, operation.build, operation.opened, ballot))
     fields = msgspec.structs.astuple(operation)
     kept = len(fields)
     for _ in range(_LATER_FIELDS.get(type(operation), 0)):
-        if fields[kept - 1] is not None:
+        if fields[kept - 1] is not None and fields[kept - 1] is not False:
             break
         kept -= 1
     if kept == len(fields):
         return _encoder.encode(operation)
     return _encoder.encode((operation.__struct_config__.tag, *fields[:kept]))
+
+
+def ballot_fields(ballot: Ballot) -> object:
+    """What is encoded of a ballot: all of it, but no `caches` if there are none."""
+    if isinstance(ballot, Abstain) or ballot.evidence.caches:
+        return ballot
+    evidence = msgspec.structs.astuple(ballot.evidence)[:-1]
+    rest = msgspec.structs.astuple(ballot)[2:]
+    return (ballot.__struct_config__.tag, ballot.compared, evidence, *rest)
 
 
 def decode_operation(data: bytes) -> Operation:

@@ -161,6 +161,8 @@ class VerdictFields(msgspec.Struct, frozen=True, rename="camel", omit_defaults=T
     tests: StatedCases | None = None
     # which schedule was due, as the gateway said that asked; None for all events but cron
     schedule: str | None = None
+    # the replicas were asked to build without caches; left out if not
+    is_cold: bool = False
 
     @property
     def full_ref(self) -> str:
@@ -236,8 +238,9 @@ def submitted_build_id(cluster_id: bytes, client: str, operation: SubmitBuild) -
         return build_id_for(cluster_id, client, operation.identity)
     acted_on = msgspec.msgpack.encode(
         (
-            # left out without one, so that ids are what they were before there were schedules
+            # left out if they say nothing, so that ids are what they were before there were such
             *(() if operation.schedule is None else (operation.schedule,)),
+            *((True,) if operation.is_cold else ()),
             operation.delivery,
             operation.repository,
             operation.branch,
@@ -313,6 +316,7 @@ def statement_bytes(
                 pipeline_sha256=compared.pipeline_sha256 if compared else None,
                 steps=recorded_steps(compared) if compared else (),
                 schedule=build.schedule,
+                is_cold=build.is_cold,
             ),
         ),
     )

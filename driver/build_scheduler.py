@@ -223,6 +223,7 @@ def order_of(build: OpenBuild, limits: Limits, *, is_spare: bool) -> BuildOrder:
         ref=build.ref,
         is_spare=is_spare,
         schedule=build.schedule,
+        is_cold=build.is_cold,
     )
 
 

@@ -44,6 +44,8 @@ class BuildOrder(msgspec.Struct, frozen=True):
     is_spare: bool = False
     # which schedule was due; None for all events but cron
     schedule: str | None = None
+    # without caches
+    is_cold: bool = False
 
     @property
     def key(self) -> Key:

@@ -38,18 +38,21 @@ IMPORT_SECONDS_MAX = 300
 PATH = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
-def image_name() -> str:
+def image_name(more: Sequence[str] = ()) -> str:
     """The image's name; another list of packages is another image."""
-    digest = hashlib.sha256(" ".join((SUITE, *PACKAGES)).encode()).hexdigest()
+    digest = hashlib.sha256(" ".join((SUITE, *PACKAGES, *more)).encode()).hexdigest()
     return f"{REPOSITORY}:{digest[:12]}"
 
 
-def ensure_debian_image(client: docker.DockerClient, cache: Path = RUN / "cache") -> str:
+def ensure_debian_image(
+    client: docker.DockerClient, cache: Path = RUN / "cache", *, more: Sequence[str] = ()
+) -> str:
     """The name of the image, ready on the engine; it stays there, as its archive stays in `cache`.
 
+    more: packages beside PACKAGES.
     Raises NoBaseImage where it cannot be made, OSError, and docker.errors.DockerException.
     """
-    name = image_name()
+    name = image_name(more)
     cache.mkdir(parents=True, exist_ok=True)
     with exclusive(cache / "debian.lock"):
         if has_image(client, name):
@@ -57,7 +60,8 @@ def ensure_debian_image(client: docker.DockerClient, cache: Path = RUN / "cache"
         repository, _, tag = name.partition(":")
         archive = cache / f"debian-{tag}.tar"
         if not archive.exists():
-            make_archive(archive, f"--variant=minbase --include={','.join(PACKAGES)}".split())
+            packages = ",".join((*PACKAGES, *more))
+            make_archive(archive, ["--variant=minbase", f"--include={packages}"])
         print(f"importing {name} ...", file=sys.stderr, flush=True)
         # the library's client gives up after a minute without an answer
         timeout_seconds, client.api.timeout = client.api.timeout, IMPORT_SECONDS_MAX

@@ -230,6 +230,11 @@ class RunningNetwork(ABC):
         body = json.dumps({"branch": branch, **more}).encode()
         return str(_expect(202, f"{self.gateway_url}/webHook", body)["build"])
 
+    def rebuild(self, build: str, *, is_cold: bool = False) -> str:
+        """POST /api/v1/builds/<id>/rebuild; the new build's id. is_cold: without caches."""
+        url = f"{self.gateway_url}/api/v1/builds/{build}/rebuild"
+        return str(_expect(202, url, json.dumps({"cold": is_cold}).encode())["build"])
+
     def build(self, build: str) -> dict[str, Any]:
         """GET /api/v1/builds/<id>."""
         value: dict[str, Any] = _expect(200, f"{self.gateway_url}/api/v1/builds/{build}")

@@ -22,8 +22,8 @@ PURE_STANDARD = {
 }  # fmt: skip
 # Beside them, for the pure modules of the shells, which read and write text.
 PURE_FOR_TEXT = {
-    "codecs", "contextlib", "copy", "datetime", "difflib", "email.utils", "html", "math",
-    "statistics", "unicodedata", "urllib.parse", "xml.parsers", "xml.sax.saxutils",
+    "codecs", "contextlib", "copy", "datetime", "difflib", "email.utils", "html", "ipaddress",
+    "math", "statistics", "unicodedata", "urllib.parse", "xml.parsers", "xml.sax.saxutils",
 }  # fmt: skip
 # PyYAML is given text, never a file.
 PURE_PACKAGES = {"msgspec", "yaml"}

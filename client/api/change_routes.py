@@ -67,6 +67,10 @@ class _NoteBody(msgspec.Struct, frozen=True):
     text: NoteText
 
 
+class _Rebuild(msgspec.Struct, frozen=True):
+    cold: bool = False
+
+
 class _Reason(msgspec.Struct, frozen=True):
     reason: Annotated[str, msgspec.Meta(min_length=1, max_length=REASON_CHARACTERS_MAX)] = CANCELLED
 
@@ -215,9 +219,15 @@ class ChangeApi:
         return self._show(record.build)
 
     async def _rebuild(self, request: web.Request) -> web.Response:
-        """POST .../rebuild: 202 with the id of a new build of the same commit, ref and event."""
+        """POST .../rebuild {"cold": ...}: 202 with the id of a new build of the same commit, ref
+        and event."""
         record = self._site.record(request)
-        build = await rebuild(self._site, record.build, request[ACTOR])
+        body = await self._site.read_body(request, BODY_BYTES_MAX)
+        try:
+            is_cold = bool(body.strip()) and msgspec.json.decode(body, type=_Rebuild).cold
+        except (ValueError, RecursionError) as error:
+            raise ApiError(400, f'the body: {error}; send nothing, or {{"cold": true}}') from error
+        build = await rebuild(self._site, record.build, actor=request[ACTOR], is_cold=is_cold)
         url = f"{self._site.public_url}/builds/{build.hex()}"
         return json_response(Accepted(build.hex(), url), 202, {"Location": url})
 
@@ -263,10 +273,10 @@ async def cancel(site: Site, build: bytes, reason: str, *, actor: Actor) -> None
         raise ApiError(409, str(error)) from error
 
 
-async def rebuild(site: Site, build: bytes, actor: Actor) -> bytes:
+async def rebuild(site: Site, build: bytes, *, actor: Actor, is_cold: bool = False) -> bytes:
     """As Gateway.rebuild. Raises ApiError (409, 429)."""
     try:
-        return await site.gateway.rebuild(build, actor)
+        return await site.gateway.rebuild(build, is_cold=is_cold, actor=actor)
     except CannotChange as error:
         raise ApiError(409, str(error)) from error
     except QueueFull as error:

@@ -253,9 +253,10 @@ ROUTES: tuple[Route, ...] = (
     Route(
         method="post",
         path="/api/v1/builds/{build}/rebuild",
-        summary="Build the same commit again",
+        summary="Build the same commit again; cold: without caches",
+        body={"type": "object", "properties": {"cold": {"type": "boolean"}}},
         gives={202: (JSON, _ACCEPTED, "The new build.")},
-        errors=(401, 403, 404, 409, 429, 503),
+        errors=(400, 401, 403, 404, 408, 409, 413, 429, 503),
     ),
     Route(
         method="post",

@@ -137,7 +137,7 @@ def print_build(build: dict[str, Any]) -> None:
     print(f"commit      {build['commit'] or '-'}")
     print(f"status      {build['status']}")
     if build["rebuild_of"]:
-        print(f"rebuild of  {build['rebuild_of']}")
+        print(f"rebuild of  {build['rebuild_of']}{', without caches' if build['is_cold'] else ''}")
     if build["detail"]:
         print(f"detail      {escape_controls(build['detail'])}")
     if verdict:

@@ -43,6 +43,9 @@ def add(commands: Commands, common: argparse.ArgumentParser) -> None:
     cancel = commands.add_parser("cancel", parents=[common], help="cancel a build")
     cancel.add_argument("--reason", metavar="TEXT", help="the reason to show with the build")
     rebuild = commands.add_parser("rebuild", parents=[common], help="build the same commit again")
+    rebuild.add_argument(
+        "--cold", action="store_true", help="have all replicas build it without caches"
+    )
     rebuild.add_argument("--wait", action="store_true", help="wait for the verdict")
     rebuild.add_argument("--timeout", type=float, default=WAIT_TIMEOUT_SECONDS, metavar="SECONDS")
     approve = commands.add_parser(
@@ -92,7 +95,8 @@ async def _cancel(options: argparse.Namespace) -> int:
 
 async def _rebuild(options: argparse.Namespace) -> int:
     async with gateway_to_change(options) as gateway:
-        accepted = await gateway.rebuild(await gateway.full_id(options.build))
+        build = await gateway.full_id(options.build)
+        accepted = await gateway.rebuild(build, is_cold=options.cold)
         print(accepted["build"], flush=True)
         if not options.wait:
             return EXIT_DONE

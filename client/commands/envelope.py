@@ -272,7 +272,8 @@ def _print(verified: VerifiedEnvelope) -> None:
     print(f"commit      {verdict.commit or '-'}")
     target = "" if verdict.target is None else f", for {escape_controls(verdict.target)}"
     due = "" if verdict.schedule is None else f", schedule {verdict.schedule}"
-    print(f"event       {verdict.event}{target}{due}")
+    cold = ", without caches" if verdict.is_cold else ""
+    print(f"event       {verdict.event}{target}{due}{cold}")
     print(f"ref         {escape_controls(verdict.full_ref)}")
     print(f"pipeline    {pipeline_sha256(verified.statement) or '-'}")
     for step in verdict.steps:

@@ -204,9 +204,9 @@ class GatewayApi:
         """POST /api/v1/builds/<id>/cancel: the build."""
         return await self._change(build, "cancel", {} if reason is None else {"reason": reason})
 
-    async def rebuild(self, build: str) -> dict[str, Any]:
+    async def rebuild(self, build: str, *, is_cold: bool = False) -> dict[str, Any]:
         """POST /api/v1/builds/<id>/rebuild: {"build", "url"}."""
-        return await self._change(build, "rebuild", {})
+        return await self._change(build, "rebuild", {"cold": True} if is_cold else {})
 
     async def approve(self, build: str) -> dict[str, Any]:
         """POST /api/v1/builds/<id>/approve: the build."""
@@ -233,10 +233,12 @@ class GatewayApi:
             before = {"before": str(page["next"])}
         return found[:events_max]
 
-    async def _change(self, build: str, what: str, body: Mapping[str, str]) -> dict[str, Any]:
+    async def _change(
+        self, build: str, what: str, body: Mapping[str, str | bool]
+    ) -> dict[str, Any]:
         return await self._post(f"/api/v1/builds/{build}/{what}", body)
 
-    async def _post(self, path: str, body: Mapping[str, str]) -> dict[str, Any]:
+    async def _post(self, path: str, body: Mapping[str, str | bool]) -> dict[str, Any]:
         headers = {"Content-Type": "application/json"}
         return _object(
             await self._ask("POST", path, body=json.dumps(body).encode(), headers=headers)

@@ -57,10 +57,11 @@ class _BuildForms:
         return _see(record.build, "cancel")
 
     async def rebuild(self, request: web.Request) -> web.Response:
-        """POST /builds/<id>/rebuild: leads to the new build."""
+        """POST /builds/<id>/rebuild, with `cold` or not: leads to the new build."""
         record = self._site.record(request)
-        _, actor = await self._forms.check_form(request, Role.REBUILD, record.repository)
-        return _see(await rebuild(self._site, record.build, actor), "rebuild")
+        fields, actor = await self._forms.check_form(request, Role.REBUILD, record.repository)
+        build = await rebuild(self._site, record.build, actor=actor, is_cold="cold" in fields)
+        return _see(build, "rebuild")
 
     async def approve(self, request: web.Request) -> web.Response:
         """POST /builds/<id>/approve."""

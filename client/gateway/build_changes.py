@@ -168,8 +168,12 @@ class BuildChanges:
         self._outbox.add_change(self._draw(32), kind, row, state=state, person=person)
 
 
-def rebuild_of(record: BuildRecord, person: str | None = None) -> BuildRequest:
-    """The same commit, ref and event once more, as a build of its own. person: who asks for it.
+def rebuild_of(
+    record: BuildRecord, *, is_cold: bool = False, person: str | None = None
+) -> BuildRequest:
+    """The same commit, ref and event once more, as a build of its own.
+
+    is_cold: without caches. person: who asks for it.
 
     What was built was approved, where it needed that, and so is the same commit now. What was
     never built is not: whoever may ask for a rebuild may not approve. Raises CannotChange.
@@ -195,6 +199,7 @@ def rebuild_of(record: BuildRecord, person: str | None = None) -> BuildRequest:
         ref=record.ref,
         needs_approval=needs_approval,
         schedule=schedule,
+        is_cold=is_cold,
         person=person,
     )
 

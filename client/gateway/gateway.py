@@ -266,15 +266,18 @@ class Gateway:
         operation = request.operation(bytes(32))
         await self.cancel(submitted_build_id(self._cluster.id, self._name, operation), reason)
 
-    async def rebuild(self, build: bytes, actor: Actor | None = None) -> bytes:
-        """Accept a new build of the same commit; its id. Raises CannotChange, and as `order`.
+    async def rebuild(
+        self, build: bytes, *, is_cold: bool = False, actor: Actor | None = None
+    ) -> bytes:
+        """Accept a new build of the same commit; its id. is_cold: without caches.
 
-        actor: who asks for it.
+        actor: who asks for it. Raises CannotChange, and as `order`.
         """
         record = self._archive.get(build)
         if record is None:
             raise CannotChange("there is no such build here")
-        request = rebuild_of(record, None if actor is None else actor.person)
+        person = None if actor is None else actor.person
+        request = rebuild_of(record, is_cold=is_cold, person=person)
         return (await self.order(request, again=build, actor=actor)).build
 
     async def cancel(self, build: bytes, reason: str, actor: Actor | None = None) -> None:

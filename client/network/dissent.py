@@ -15,6 +15,7 @@ from ci.ledger import (
     MalformedEntry,
     RecordedBallot,
     VerdictEntry,
+    caches_text,
     decode_entry,
 )
 from ci.statement import InvalidStatement, dissenters
@@ -35,7 +36,8 @@ _Found = tuple[str, int | None]
 class Told(msgspec.Struct, frozen=True):
     """One ballot that differed from a verdict, or an abstention.
 
-    build: its id (hex). found: the outcome and exit code, or the reason, in its words.
+    build: its id (hex). found: the outcome and exit code, with the caches that its build used; or
+    the reason, in its words.
     entry: its index in the ledger. verdicts: how many there were by then. has_same_log: the log
     is, byte for byte, that of a replica on the verdict's side, and the outcome is another one.
     """
@@ -143,6 +145,7 @@ class DissentHistory:
         abstained = ballot.outcome == ABSTAINED
         code = "" if ballot.exit_code is None else f" {ballot.exit_code}"
         found = (ballot.reason or "") if abstained else f"{ballot.outcome}{code}"
+        found = ", ".join(filter(None, (found, caches_text(ballot.caches))))
         has_same_log = not abstained and self._has_same_log(build, ballot)
         if has_same_log:
             self._suspect[ballot.replica] = self._suspect.get(ballot.replica, 0) + 1

@@ -26,6 +26,8 @@ class BuildRequest(msgspec.Struct, frozen=True):
     author: str | None = None
     # which schedule is due; None for all events but cron
     schedule: str | None = None
+    # without caches
+    is_cold: bool = False
     # who asked for it here: of a rebuild
     person: str | None = None
 
@@ -46,6 +48,7 @@ class BuildRequest(msgspec.Struct, frozen=True):
             needs_approval=self.needs_approval,
             public_url=public_url,
             schedule=self.schedule,
+            is_cold=self.is_cold,
             person=self.person,
         )
 

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 import msgspec
 
 from ci.executors import STAND_BY
+from ci.ledger import caches_text, recorded_caches
 from ci.limits import Limits
 from ci.operations import Abstain, Ballot, BuildResult, Outcome, ResultKey
 from client.views.build_view import BuildStatus, BuildView, stood_by
@@ -107,7 +108,7 @@ def agreement_of(
     agreeing = build.verdict.agreeing if build.verdict is not None else ()
     reference = next((cast[name] for name in agreeing if name in cast), None)
     decided = reference.compared if isinstance(reference, BuildResult) else None
-    grouped: dict[tuple[str, object], list[str]] = {}
+    grouped: dict[tuple[str, object, str], list[str]] = {}
     for replica in replicas:
         ballot = cast.get(replica)
         value: object = None
@@ -119,10 +120,14 @@ def agreement_of(
             # its ballot is not here yet; the statement names it
             value = decided
         stance = stance_of(build, replica, is_collected=is_collected)
-        grouped.setdefault((stance, value), []).append(replica)
+        made_with = ""
+        if stance == DISSENTS and isinstance(ballot, BuildResult):
+            made_with = caches_text(recorded_caches(ballot))
+        grouped.setdefault((stance, value, made_with), []).append(replica)
     order = list(SIGNS)
     groups = [
-        _group(stance, value, names, decided=decided) for (stance, value), names in grouped.items()
+        _group(stance, value, names, decided=decided, made_with=made_with)
+        for (stance, value, made_with), names in grouped.items()
     ]
     groups.sort(key=lambda group: (order.index(group.stance), -len(group.replicas)))
     return Agreement(_text(build, quorums, limits), tuple(groups))
@@ -146,13 +151,15 @@ def with_outputs(agreement: Agreement, outputs: Mapping[str, str]) -> Agreement:
     return Agreement(agreement.text, tuple(groups))
 
 
-def _group(stance: str, value: object, names: list[str], *, decided: ResultKey | None) -> Group:
+def _group(
+    stance: str, value: object, names: list[str], *, decided: ResultKey | None, made_with: str
+) -> Group:
     replicas = tuple(names)
     if isinstance(value, ResultKey):
         why = ""
         if stance == DISSENTS and decided is not None:
             why = "another " + ", ".join(_differing(value, decided))
-        return Group(stance, replicas, _says(value), why)
+        return Group(stance, replicas, _says(value), "; ".join(filter(None, (why, made_with))))
     if stance == ABSTAINS:
         return Group(stance, replicas, "could not build", str(value))
     if stance == STANDS_BY:

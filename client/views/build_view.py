@@ -8,7 +8,7 @@ from typing import Annotated
 import msgspec
 
 from ci.executors import STAND_BY
-from ci.ledger import RecordedStep
+from ci.ledger import RecordedCache, RecordedStep, caches_text, recorded_caches
 from ci.operations import (
     Abstain,
     Ballot,
@@ -114,6 +114,12 @@ class BallotView(msgspec.Struct, frozen=True):
     ]
     checkout_milliseconds: Annotated[int | None, msgspec.Meta(description="by its own account")]
     build_milliseconds: Annotated[int | None, msgspec.Meta(description="by its own account")]
+    caches: Annotated[
+        tuple[RecordedCache, ...],
+        msgspec.Meta(
+            description="those it began with, and the builds that wrote them, by its own account"
+        ),
+    ] = ()
 
 
 class ReplicaView(msgspec.Struct, frozen=True):
@@ -126,7 +132,8 @@ class ReplicaView(msgspec.Struct, frozen=True):
     state: Annotated[
         str | None,
         msgspec.Meta(
-            description="that ballot in words, else its own words; null: it never reported any;"
+            description="that ballot in words (with the caches it used, if it differs from the"
+            " verdict), else its own words; null: it never reported any;"
             " `stand-by`: it need not build; `cancelled`: the verdict is, and it has no ballot"
         ),
     ]
@@ -187,6 +194,9 @@ class BuildView(msgspec.Struct, frozen=True):
     rebuild_of: Annotated[
         str | None, msgspec.Meta(description="the build that this one does again")
     ]
+    is_cold: Annotated[
+        bool, msgspec.Meta(description="the replicas were asked to build it without caches")
+    ]
     rebuilds: Annotated[tuple[str, ...], msgspec.Meta(description="those that did this one again")]
     logs: Annotated[
         tuple[str, ...], msgspec.Meta(description="the replicas whose log can be downloaded here")
@@ -210,9 +220,19 @@ def schedule_of(record: BuildRecord) -> str | None:
     """Which schedule was due, as the network was asked; None also while it is not asked yet."""
     if record.event is not Event.CRON or record.request is None:
         return None
-    operation = decode_operation(decode_request(decode_signed(record.request)).operation)
+    return _asked(record.request).schedule
+
+
+def _is_cold(record: BuildRecord) -> bool:
+    """Whether it is to be built without caches; False also while the network is not asked yet."""
+    is_rebuild = record.rebuild_of is not None
+    return is_rebuild and record.request is not None and _asked(record.request).is_cold
+
+
+def _asked(request: bytes) -> SubmitBuild:
+    operation = decode_operation(decode_request(decode_signed(request)).operation)
     assert isinstance(operation, SubmitBuild), "a build was asked for by such a request"
-    return operation.schedule
+    return operation
 
 
 def build_view(
@@ -227,6 +247,7 @@ def build_view(
     cast = {ballot.replica: read_ballot(ballot.signed) for ballot in ballots}
     statement = parse_statement(record.statement) if record.statement else None
     verdict = statement.verdict if statement else None
+    verdict_view = _verdict_view(statement, cast) if statement else None
     return BuildView(
         id=record.build.hex(),
         repository=record.repository,
@@ -237,7 +258,7 @@ def build_view(
         author=record.author,
         schedule=schedule_of(record),
         status=_status(record),
-        verdict=_verdict_view(statement, cast) if statement else None,
+        verdict=verdict_view,
         ballots=tuple(_ballot_view(replica, ballot) for replica, ballot in cast.items()),
         replies=tuple(
             ReplyView(reply.replica, reply.agrees, reply.attestation is not None)
@@ -253,9 +274,18 @@ def build_view(
         detail=_detail(record),
         withdrawn=record.withdrawn,
         rebuild_of=None if record.rebuild_of is None else record.rebuild_of.hex(),
+        is_cold=_is_cold(record),
         rebuilds=tuple(build.hex() for build in rebuilds),
         logs=tuple(ballot.replica for ballot in ballots if ballot.log_archived),
-        replicas=tuple(_replica_view(state, cast.get(state.replica), verdict) for state in states),
+        replicas=tuple(
+            _replica_view(
+                state,
+                cast.get(state.replica),
+                verdict,
+                is_dissent=verdict_view is not None and state.replica in verdict_view.dissenting,
+            )
+            for state in states
+        ),
         differences=differences_of(cast),
         artifacts=artifact_views(verdict.artifacts if verdict else ()),
         artifact_differences=file_differences(verdict, cast),
@@ -384,7 +414,7 @@ def stood_by(verdict: VerdictFields | VerdictView, replica: str) -> bool:
 
 
 def _replica_view(
-    state: StateRecord, ballot: Ballot | None, verdict: VerdictFields | None
+    state: StateRecord, ballot: Ballot | None, verdict: VerdictFields | None, *, is_dissent: bool
 ) -> ReplicaView:
     recorded = None if verdict is None else _recorded(verdict, state.replica)
     if ballot is None and recorded is not None:
@@ -399,7 +429,11 @@ def _replica_view(
             words = BuildStatus.CANCELLED
         seen = iso_time(state.seen_at)
         return ReplicaView(state.replica, False, words, seen, state.problem)
-    words = _abstains(ballot.reason) if isinstance(ballot, Abstain) else _found(ballot.compared)
+    if isinstance(ballot, Abstain):
+        words = _abstains(ballot.reason)
+    else:
+        made_with = caches_text(recorded_caches(ballot)) if is_dissent else ""
+        words = ", ".join(filter(None, (_found(ballot.compared), made_with)))
     return ReplicaView(state.replica, True, words, None, state.problem)
 
 
@@ -436,4 +470,5 @@ def _ballot_view(replica: str, ballot: Ballot) -> BallotView:
         evidence.log_bytes,
         evidence.checkout_milliseconds,
         evidence.build_milliseconds,
+        recorded_caches(ballot),
     )

@@ -5,6 +5,7 @@ relative to that file's folder and come out absolute. Nothing here is replicated
 replicas must agree on goes from `ClusterConfig` into the genesis, by `cluster`.
 """
 
+import ipaddress
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -27,6 +28,7 @@ from common.configuration.login_config import check_login
 from common.configuration.passphrase import unlock_key
 from common.configuration.registry_logins import DOCKER_HUB, check_places, read_registry_logins
 from common.fingerprint import parse_fingerprint
+from common.host_patterns import is_host_pattern
 from common.repositories.credentials import check_access
 from common.repositories.repository_config import GatewayRepository as GatewayRepository
 from common.repositories.repository_config import RepositoryEntry as RepositoryEntry
@@ -93,6 +95,9 @@ PackageProxy = Annotated[
         pattern=r"^https?://[!-?A-~]+\Z",
         description="http:// or https://, without a login (each build could read it)",
     ),
+]
+ImageText = Annotated[
+    str, msgspec.Meta(max_length=255, pattern=r"^[!-~]+\Z", description="the name of an image")
 ]
 Role = Literal["gateway", "operator"]
 SandboxKind = Literal["docker", "process"]
@@ -249,6 +254,13 @@ class NodeConfig(msgspec.Struct, frozen=True):
     images_bytes_max: Annotated[int, msgspec.Meta(ge=0)] = 20 * 2**30
     # whether a step that asks for a network gets one
     network_allowed: bool = False
+    # the hosts that steps may ask for by name (`common.host_patterns`); None: all, where
+    # network_allowed
+    network_hosts: tuple[str, ...] | None = None
+    # private and special addresses that these names may lead to, as ADDRESS or ADDRESS/BITS
+    network_addresses: tuple[str, ...] = ()
+    # has python3, and carries the connections of steps that name their hosts
+    network_relay_image: ImageText = "python:3-alpine"
     # whether a service that asks for it runs as root in its container
     services_as_root: bool = False
     # the authorities that steps with a network trust, as PEM; None: the image's own
@@ -405,6 +417,7 @@ def load_node_config(path: Path, text: str | None = None) -> NodeConfig:
             "a loopback address is needed",
         )
     _check_engine(config)
+    _check_network(config)
     check_places(config.images_from, config.file, "images_from")
     if config.registry_auth_file is not None:
         read_registry_logins(config.registry_auth_file, config.file, "registry_auth_file")
@@ -418,6 +431,25 @@ def load_node_config(path: Path, text: str | None = None) -> NodeConfig:
     return msgspec.structs.replace(
         config, repositories=_repositories(config.repositories, config.file)
     )
+
+
+def _check_network(config: NodeConfig) -> None:
+    """Raises ConfigError for what is no pattern for hosts, or no address."""
+    for number, host in enumerate(config.network_hosts or ()):
+        if not is_host_pattern(host):
+            raise ConfigError.at(
+                config.file,
+                f"network_hosts[{number}]",
+                f"{host!r} is no host",
+                'a full name in small letters, "*.NAME" or "*", with or without :PORT, is needed',
+            )
+    for number, text in enumerate(config.network_addresses):
+        try:
+            ipaddress.ip_network(text)
+        except ValueError as error:
+            raise ConfigError.at(
+                config.file, f"network_addresses[{number}]", str(error), "ADDRESS or ADDRESS/BITS"
+            ) from error
 
 
 def _check_engine(config: NodeConfig) -> None:

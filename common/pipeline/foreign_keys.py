@@ -51,6 +51,7 @@ _NEWER = "the gateway cancels older builds of a branch itself, if it is set to: 
 _MODULES = "leave it out: submodules are there if the operators list their repositories"
 _PATHS = "write path, with include and exclude: it is for pull requests and merge groups"
 _FIXED_FOLDERS = "the folders are the same in each build: steps begin in /workspace; write cd"
+_NETWORK = "write network in a step: true, or a list of the hosts that it reaches, by name"
 _NAME = "leave it out: a repository has one pipeline, and it has no name"
 _LANGUAGE = "write image, such as python:3.12, and the commands that install and test"
 
@@ -101,7 +102,8 @@ FOREIGN_KEYS: Mapping[str, Mapping[str, str]] = {
         **_each("reports test_results test_reports junit store_test_results", _TESTS),
         "tests": "write it at the top: it is for all steps",
         **_each("kind type version name title run-name $schema setup", _NAME),
-        **_each("network_mode", "write network: true in a step that needs a network"),
+        **_each("network_mode egress egress-policy", _NETWORK),
+        **_each("allowed-endpoints allowed_endpoints allowed_hosts", _NETWORK),
         **_each("pull pull_policy", "leave it out: each replica resolves a tag for each build"),
         **_each("user", "a step runs as nobody (65534): leave it out"),
         **_each("entrypoint", "a step runs its commands with sh: write commands"),

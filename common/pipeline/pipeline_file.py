@@ -38,6 +38,7 @@ from common.pipeline.pipeline_values import (
     read_image,
     read_line,
     read_memory,
+    read_network,
     read_number,
     read_path_patterns,
     read_paths,
@@ -170,8 +171,8 @@ class Step(msgspec.Struct, frozen=True):
     # in the order of the file, the pipeline's own first, each name once
     environment: tuple[tuple[str, str], ...]
     timeout_seconds: int
-    # whether it asks for one
-    network: bool = False
+    # whether it asks for one; or which hosts alone (`common.host_patterns`), at least one
+    network: bool | tuple[str, ...] = False
     # when it is run: branches, events and schedules; None: always
     branches: tuple[str, ...] | None = None
     events: tuple[str, ...] | None = None
@@ -547,7 +548,7 @@ def _pipeline(root: Place, limits: PipelineLimits, commit_seconds: int | None) -
             root.note(WrongValue(problem, None, "commands"))
     seconds = _seconds(root, limits.build_seconds_max, limits.build_seconds_max)
     environment = _environment(root, {})
-    network = root.read("network", read_flag, otherwise=False)
+    network = root.read("network", read_network, otherwise=False)
     only = Step(
         name=ONLY_STEP,
         image=root.read("image", read_image, ""),
@@ -713,7 +714,7 @@ def _step(entry: Place, limits: PipelineLimits, given: Step) -> Step:
         commands=entry.read("commands", read_commands, ()),
         environment=tuple(_environment(entry, dict(given.environment)).items()),
         timeout_seconds=_seconds(entry, limits.build_seconds_max, given.timeout_seconds),
-        network=entry.read("network", read_flag, given.network),
+        network=entry.read("network", read_network, given.network),
         branches=branches,
         events=events,
         schedules=schedules,

@@ -10,6 +10,7 @@ from contextlib import suppress
 from datetime import date
 from typing import TypeVar
 
+from common.host_patterns import EVERY_HOST, HOSTS_MAX, is_host_pattern
 from common.pipeline.foreign_keys import advice, entries_advice, secret_advice
 
 COMMANDS_MAX = 256
@@ -361,6 +362,29 @@ def read_flag(place: Place) -> bool:
     if isinstance(place.value, bool):
         return place.value
     raise place.wrong("must be true or false")
+
+
+def read_network(place: Place) -> bool | tuple[str, ...]:
+    """Whether there is a network; or the patterns for the hosts that there are, sorted."""
+    if isinstance(place.value, bool):
+        return place.value
+    if not isinstance(place.value, list):
+        raise place.wrong("must be true, false, or a list of hosts, such as [pypi.org]")
+    hosts: set[str] = set()
+    for entry in place.items(HOSTS_MAX, "hosts, such as pypi.org; for none write false"):
+        host = entry.value
+        if not isinstance(host, str) or host == EVERY_HOST or not is_host_pattern(host):
+            problem = (
+                "must be a host's full name in small letters (xn--... if it has others), such as"
+                ' packages.example.org, "*.example.org" for all below it, or'
+                ' "packages.example.org:8443"; no address, no URL'
+            )
+            entry.note(entry.wrong(problem))
+        elif host in hosts:
+            entry.note(entry.wrong("is there twice"))
+        else:
+            hosts.add(host)
+    return tuple(sorted(hosts))
 
 
 def read_number(place: Place, least: int, most: int, *, of_what: str) -> int:

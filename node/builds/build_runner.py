@@ -29,6 +29,7 @@ from ci.operations import (
     Outcome,
     ResultKey,
     Step,
+    UsedCache,
 )
 from common.configuration.config import NodeConfig, RepositoryEntry
 from common.english import counted
@@ -99,6 +100,7 @@ class _Found(msgspec.Struct, frozen=True):
     steps: tuple[Step, ...]
     checkout_seconds: float
     build_seconds: float
+    caches: tuple[UsedCache, ...] = ()
 
 
 class BuildRunner:
@@ -357,6 +359,7 @@ class BuildRunner:
                 checkout_milliseconds=round(1000 * found.checkout_seconds),
                 build_milliseconds=round(1000 * found.build_seconds),
                 version=self._version,
+                caches=found.caches,
             ),
         )
 
@@ -438,7 +441,7 @@ class BuildRunner:
             attempt=self._attempt,
             key_of=lambda result: _compared(order, found(result)),
         )
-        return found(result)
+        return msgspec.structs.replace(found(result), caches=self._cached_runs.used(order))
 
     async def _attempt(self, work: Work) -> RunResult:
         """Run the work, each cell of it. Raises InfrastructureError, OSError."""

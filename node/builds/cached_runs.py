@@ -14,7 +14,7 @@ import msgspec
 
 from ci.assignments import Key
 from ci.ledger import decode_entry
-from ci.operations import Outcome, ResultKey
+from ci.operations import CACHES_MAX, Outcome, ResultKey, UsedCache
 from ci.references import full_ref
 from common.configuration.config import NodeConfig
 from common.pipeline.pipeline_file import Pipeline, PipelineInvalid
@@ -123,6 +123,13 @@ class CachedRuns:
         self._results[build] = work, result
         return result
 
+    def used(self, order: BuildOrder) -> tuple[UsedCache, ...]:
+        """What the result of that run was made with, as a ballot names it."""
+        work, _ = self._results[_key(order)]
+        entries = () if work.caches is None else work.caches.used
+        used = {UsedCache(entry.name, bytes.fromhex(entry.build)) for entry in entries}
+        return tuple(sorted(used, key=msgspec.structs.astuple)[:CACHES_MAX])
+
     async def stage(self, order: BuildOrder) -> None:
         """Store what the build left, if it is to be kept. Before the build is removed."""
         build = _key(order)
@@ -158,6 +165,9 @@ class CachedRuns:
             return None
         if not self._is_used:
             work.log.note("caches: this replica keeps none (executor: process)")
+            return None
+        if order.is_cold:
+            work.log.note("caches: not used: a build without caches was asked for")
             return None
         assert order.commit is not None, "it was checked out"
         reference = full_ref(order.branch, order.ref)

@@ -76,8 +76,8 @@ class CacheAccess:
         self._caches = caches
         self._files = files
         self._keys: dict[str, str] = {}
-        # what was unpacked, whole or in part, by the name of its cache
-        self.used: dict[str, Entry] = {}
+        # what was unpacked, whole or in part, in its order; each cell of a matrix unpacks its own
+        self.used: list[Entry] = []
 
     def find(
         self, image_ids: Sequence[str], note: Callable[[str], None]
@@ -98,9 +98,9 @@ class CacheAccess:
                 found.append((cache, entry))
         return tuple(found)
 
-    def forget(self) -> None:
-        """The build begins anew, without caches."""
-        self.used.clear()
+    def forget(self, kept: int = 0) -> None:
+        """The build begins anew without caches, or what it began after `kept` entries does."""
+        del self.used[kept:]
 
     def to_write(self) -> tuple[tuple[Cache, str], ...]:
         """The caches that this build is to fill, with the keys of their entries."""

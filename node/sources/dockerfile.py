@@ -13,6 +13,9 @@ The builder takes any image of the engine by its name, and pulls what it does no
 images of a Dockerfile are known, it gets their ids instead of their names: it can then use nothing
 else, whoever gives a name to another image meanwhile.
 
+A comment above the first instruction may name the hosts that RUN reaches: `# pbft-ci network: HOST
+HOST`. For builders it is a comment like others.
+
 A volume of an image is a folder on the engine's disk while an instruction runs, and nobody can
 measure it. So RUN is not taken in a stage that has one.
 """
@@ -23,6 +26,7 @@ from collections.abc import Iterator, Mapping
 
 import msgspec
 
+from common.host_patterns import EVERY_HOST, HOSTS_MAX, is_host_pattern
 from common.pipeline.pipeline_file import PipelineInvalid
 from common.pipeline.pipeline_values import IMAGE_CHARACTERS_MAX, is_image_name
 
@@ -34,6 +38,8 @@ INSTRUCTION_BYTES_MAX = 60_000
 # the tab is the only one that all builders take for the same
 _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f]")
 _DIRECTIVE = re.compile(r"#\s*([A-Za-z][A-Za-z0-9]*)\s*=\s*(\S.*)")
+_NETWORK = re.compile(r"#\s*pbft-ci\s+network\s*:(.*)", re.IGNORECASE | re.ASCII)
+_BETWEEN_HOSTS = re.compile(r"[\s,]+", re.ASCII)
 # any other line of that form is an ordinary comment, and the first such line ends them
 _DIRECTIVES = ("check", "escape", "syntax")
 _WORD = re.compile(r"[A-Za-z]+")
@@ -71,11 +77,13 @@ class PreparedDockerfile(msgspec.Struct, frozen=True):
     """text: what the builder gets. bases: images that must be on the engine first, in order.
 
     label_lines: the 1-based lines of `text` that are ours.
+    network: patterns for the hosts that RUN reaches; empty: none.
     """
 
     text: bytes
     bases: tuple[str, ...]
     label_lines: tuple[int, ...]
+    network: tuple[str, ...] = ()
 
     def original_lines(self, message: str) -> str:
         """A message of the builder with the line numbers of the repository's own file."""
@@ -112,6 +120,7 @@ def prepare_dockerfile(
     line: int | None = None
     try:
         lines = _lines(data)
+        network = _network(lines)
         escape = _escape_character(lines)
         for instruction in _instructions(lines, escape):
             line = instruction.line
@@ -139,7 +148,10 @@ def prepare_dockerfile(
         # where a directive was, the first line is a comment
         output[0] = "# escape=`"
     return PreparedDockerfile(
-        ("\n".join(output) + "\n").encode(), tuple(dict.fromkeys(reader.bases)), tuple(label_lines)
+        ("\n".join(output) + "\n").encode(),
+        tuple(dict.fromkeys(reader.bases)),
+        tuple(label_lines),
+        network,
     )
 
 
@@ -308,6 +320,32 @@ def _lines(data: bytes) -> list[str]:
         if found is not None:
             raise _NotTaken(f"line {number} has a control character, U+{ord(found[0]):04X}")
     return lines
+
+
+def _network(lines: list[str]) -> tuple[str, ...]:
+    """The patterns for hosts in the comment that names them, sorted. Raises _NotTaken."""
+    found: tuple[str, ...] | None = None
+    is_above = True
+    for number, line in enumerate(lines, 1):
+        stripped = line.strip()
+        named = _NETWORK.fullmatch(stripped)
+        is_above = is_above and (not stripped or stripped.startswith("#"))
+        if named is None:
+            continue
+        if not is_above or found is not None:
+            raise _NotTaken(
+                f"line {number}: '# pbft-ci network:' is written once, above the first instruction"
+            )
+        hosts = _BETWEEN_HOSTS.split(named[1].strip())
+        if len(hosts) > HOSTS_MAX or not all(
+            host != EVERY_HOST and is_host_pattern(host) for host in hosts
+        ):
+            raise _NotTaken(
+                f"line {number}: '# pbft-ci network:' takes 1 to {HOSTS_MAX} full names of hosts in"
+                " small letters, such as pypi.org or *.example.org:8443, with blanks in between"
+            )
+        found = tuple(sorted(set(hosts)))
+    return found or ()
 
 
 def _escape_character(lines: list[str]) -> str:

@@ -13,6 +13,7 @@ from ci.case_results import CaseOutcome
 from ci.ledger import LateBallotEntry, VerdictEntry, decode_entry
 from ci.limits import Limits, encode_limits
 from ci.operations import (
+    CACHES_MAX,
     IMAGES_MAX,
     Abstain,
     Agreement,
@@ -31,6 +32,7 @@ from ci.operations import (
     ResultWithTests,
     Step,
     SubmitBuild,
+    UsedCache,
     encode_operation,
 )
 from pbft.genesis import Cluster, Genesis, Member
@@ -109,6 +111,12 @@ def finding(
     )
 
 
+def with_caches(result: BuildResult, *caches: UsedCache) -> BuildResult:
+    """The same result, made with these entries of caches."""
+    evidence = msgspec.structs.replace(result.evidence, caches=caches)
+    return msgspec.structs.replace(result, evidence=evidence)
+
+
 PASSED = finding()
 FAILED = finding(Outcome.FAILED, 1)
 FAILED_2 = finding(Outcome.FAILED, 2)
@@ -150,7 +158,8 @@ def largest_result(number: int) -> BuildResult:
     compared = ResultKey(
         Outcome.PASSED, 0, COMMIT, PIPELINE_SHA256, images, Agreement.DEFAULT, artifacts, steps
     )
-    evidence = BuildMetadata("0" * 64, 2**53, text, 2**53, 2**53, f"{number}" + text[1:])
+    caches = tuple(UsedCache(f"{n}" * 64, bytes([n]) * 32) for n in range(CACHES_MAX))
+    evidence = BuildMetadata("0" * 64, 2**53, text, 2**53, 2**53, f"{number}" + text[1:], caches)
     return BuildResult(compared, evidence)
 
 

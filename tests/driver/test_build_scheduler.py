@@ -8,7 +8,7 @@ from ci.assignments import Key
 from ci.ballots import BALLOT, RESEND_SECONDS, VERDICT_DEADLINE, ReplicaRequest
 from ci.executors import StandbyTimeout, StartReason
 from ci.limits import Limits
-from ci.operations import CastBallot, ReportDeadline, decode_operation
+from ci.operations import CastBallot, Event, ReportDeadline, decode_operation
 from driver.build_scheduler import BuildScheduler, SchedulerPorts, pending_builds
 from driver.ports import BuildOrder, SaveFailed
 from pbft.authentication import Identity
@@ -132,6 +132,14 @@ def test_a_build_is_begun_once_and_its_ballot_is_saved_before_it_is_sent(shell: 
     assert shell.log == ["save 1", "send 1"]
     shell.scheduler.update(3.0)
     assert len(shell.begun) == 1
+
+
+def test_what_is_ordered_is_what_was_asked_for(shell: Shell) -> None:
+    shell.world.submit(1, event=Event.CRON, schedule="nightly")
+    shell.world.submit(2, is_cold=True)
+    shell.scheduler.update(0.0)
+    found = {(order.schedule, order.is_cold) for order in shell.begun}
+    assert found == {("nightly", False), (None, True)}
 
 
 def test_a_ballot_that_the_disk_refuses_is_not_sent_until_it_is_saved(shell: Shell) -> None:

@@ -4,6 +4,7 @@ Each is in the file for what it breaks, in the section for the file that it patc
 """
 
 from tests.mutants.builds_mutants import BUILDS_MUTANTS
+from tests.mutants.caches_mutants import CACHES_MUTANTS
 from tests.mutants.cases_mutants import CASES_MUTANTS
 from tests.mutants.catch_up_mutants import CATCH_UP_MUTANTS
 from tests.mutants.checkpoints_mutants import CHECKPOINTS_MUTANTS
@@ -26,6 +27,7 @@ MUTANTS: tuple[Mutant, ...] = (
     *LIMITS_MUTANTS,
     *LOGIN_MUTANTS,
     *CASES_MUTANTS,
+    *CACHES_MUTANTS,
     *DRIVER_MUTANTS,
     *STORAGE_MUTANTS,
 )

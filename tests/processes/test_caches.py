@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.processes.network import VERDICT_SECONDS, Network
+from tests.processes.programs import client
 
 pytestmark = [pytest.mark.docker, pytest.mark.processes]
 
@@ -22,13 +23,17 @@ def test_the_next_build_finds_what_the_verdict_confirmed(tmp_path: Path, base_im
 
         def warm(branch: str) -> set[str]:
             """The nodes whose build found what was made before."""
-            build = network.post(branch)
+            return warm_in(network.post(branch))
+
+        def warm_in(build: str) -> set[str]:
             view = network.complete(build)
             assert view["verdict"]["outcome"] == "passed"
             network.settle()
-            return {
+            found = {ballot["replica"] for ballot in view["ballots"] if ballot["caches"]}
+            assert found == {
                 name for name in network.node_names if b"\nwarm\n" in logs_of(network, name, build)
             }
+            return found
 
         def kept(name: str) -> bool:
             metrics = network.node(name, "/metrics").body.decode()
@@ -43,6 +48,11 @@ def test_the_next_build_finds_what_the_verdict_confirmed(tmp_path: Path, base_im
             VERDICT_SECONDS,
         )
         assert warm("other") == set(network.node_names)
+        build = network.post("master")
+        assert warm_in(build) == set(network.node_names)
+        cold = client(network, "rebuild", build, "--cold").output.strip()
+        assert warm_in(cold) == set()
+        assert f"rebuild of  {build}, without caches\n" in client(network, "status", cold).output
 
 
 def logs_of(network: Network, name: str, build: str) -> bytes:

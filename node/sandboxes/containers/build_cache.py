@@ -76,7 +76,7 @@ def _restore(
     began_at = time.monotonic()
     access = work.caches
     assert access is not None, "it has the entry"
-    access.used[entry.name] = entry
+    access.used.append(entry)
     try:
         for part in entry.parts:
             client.put_archive(keeper, ROOTS[part.root], _chunks(file, part.length, stop))

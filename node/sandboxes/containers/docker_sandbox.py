@@ -16,9 +16,12 @@ from ci.limits import Limits
 from ci.operations import Outcome
 from common.configuration.config import NodeConfig
 from common.pipeline.pipeline_file import Pipeline, PipelineInvalid
+from node.egress.addresses import networks_of
+from node.egress.egress_proxy import EgressRules
+from node.egress.operator_rules import OperatorRules, not_allowed
 from node.sandboxes.containers.build_cache import stage_caches
 from node.sandboxes.containers.builder_watch import BuilderWatch, too_many_bytes
-from node.sandboxes.containers.container import HOME, TEMPORARY, ContainerOrder
+from node.sandboxes.containers.container import HOME, JOINING, TEMPORARY, ContainerOrder
 from node.sandboxes.containers.container_run import ContainerEnd, run_container
 from node.sandboxes.containers.docker_engine import (
     ANSWER_SECONDS_MAX,
@@ -31,11 +34,29 @@ from node.sandboxes.containers.docker_engine import (
     engine_errors,
 )
 from node.sandboxes.containers.egress_filter import log_egress_filter
-from node.sandboxes.containers.image_build import BuiltImage, ImageOrder, build_image, join_loopback
+from node.sandboxes.containers.egress_relay import (
+    Egress,
+    RelayOrder,
+    proxy_variables,
+    start_egress,
+)
+from node.sandboxes.containers.image_build import (
+    NO_NETWORK,
+    BuiltImage,
+    ImageOrder,
+    build_image,
+    join_loopback,
+)
 from node.sandboxes.containers.images import Images, isolate_from_user
 from node.sandboxes.containers.pipeline_run import RunContext, container_memory_bytes, run_pipeline
 from node.sandboxes.containers.registry_answers import ImageAbsent
-from node.sandboxes.sandbox import RunResult, Work, build_environment, result_of_exit
+from node.sandboxes.sandbox import (
+    NETWORK_WAS_OFF,
+    RunResult,
+    Work,
+    build_environment,
+    result_of_exit,
+)
 from node.sources.dockerfile import BaseImage, PreparedDockerfile, prepare_dockerfile
 from node.work.infrastructure_error import InfrastructureError
 from node.work.threads import Stop, in_thread
@@ -73,6 +94,9 @@ class DockerSandbox:
         self._threads = threads
         self._engine = DockerEngine(config.docker_host, connections_max, config.docker_tls_folder)
         self._images = Images(self._engine, config)
+        self._network = OperatorRules(
+            config.network_allowed, config.network_hosts, networks_of(config.network_addresses)
+        )
         # of the builds that are not removed yet
         self._resources: dict[str, EngineResources] = {}
         self._without_tar: set[str] = set()
@@ -152,6 +176,8 @@ class DockerSandbox:
             if image is None:
                 return RunResult(Outcome.IMAGE_UNAVAILABLE)
             images[name] = image
+        named = [step for step in steps if isinstance(step.network, tuple)]
+        needs_relay = any(self._network.grants(step.network) for step in named)
         if len(self._without_tar) >= WITHOUT_TAR_MAX:
             self._without_tar.clear()
         context = RunContext(
@@ -161,11 +187,12 @@ class DockerSandbox:
             name=self._container_name(work),
             labels=self._labels(work.label),
             limits=work.limits,
-            network_allowed=self._config.network_allowed,
+            network=self._network,
             ca_bundle=await self._ca_bundle(),
             package_proxies=self._config.package_proxies.environment,
             without_tar=self._without_tar,
             resources=resources,
+            relay_image=await self._relay_image(work) if needs_relay else None,
         )
         return await self._call(
             lambda stop: run_pipeline(self._engine.client(), context, steps, stop=stop)
@@ -215,11 +242,21 @@ class DockerSandbox:
                 limits=work.limits,
             )
         )
+        egress = await self._egress(prepared, network, work, resources=resources)
         ends_at = time.monotonic() + work.limits.build_seconds_max
-        built = await self._build_image(prepared, network, work, resources=resources)
+        try:
+            proxies = {} if egress is None else proxy_variables()
+            built = await self._build_image(
+                prepared, network, work, resources=resources, proxies=proxies
+            )
+        except BaseException:
+            if egress is not None:
+                await in_thread(self._threads, lambda stop: egress.abandon())
+            raise
+        if egress is not None:
+            await self._call(lambda stop: egress.close(work.log, resources))
         if isinstance(built, RunResult):
-            is_red = built.outcome in (Outcome.FAILED, Outcome.TIMED_OUT)
-            return msgspec.structs.replace(built, network_was_off=is_red)
+            return _judged(built, prepared.network, egress)
         image = await self._call(lambda stop: self._engine.built_image(built.id))
         if image is None:
             raise InfrastructureError("the image that was just built is gone")
@@ -244,8 +281,41 @@ class DockerSandbox:
         )
         return _result(await self._run_container(order, work, resources), image.id)
 
-    async def _build_image(
+    async def _egress(
         self, prepared: PreparedDockerfile, network: str, work: Work, *, resources: EngineResources
+    ) -> Egress | None:
+        """The proxy of RUN instructions; None if the Dockerfile asks for no network, or gets none.
+
+        network: that of the instructions. Raises InfrastructureError.
+        """
+        if not self._network.grants(prepared.network):
+            return None
+        if network == NO_NETWORK:
+            raise InfrastructureError(
+                "this replica gives the Dockerfile no network: no base image has a shell (sh), or"
+                " the kernel has no IPv6",
+                is_permanent=True,
+            )
+        order = RelayOrder(
+            rules=EgressRules(prepared.network, self._network.exceptions),
+            image=await self._relay_image(work),
+            keeper=network.removeprefix(JOINING),
+            name=f"{self._container_name(work)}-relay",
+            labels=self._labels(work.label),
+            cpus=work.limits.cpus,
+        )
+        return await self._call(
+            lambda stop: start_egress(self._engine.client(), order, resources=resources, stop=stop)
+        )
+
+    async def _build_image(
+        self,
+        prepared: PreparedDockerfile,
+        network: str,
+        work: Work,
+        *,
+        resources: EngineResources,
+        proxies: Mapping[str, str],
     ) -> BuiltImage | RunResult:
         """The built image; a build that takes too long is given up and timed out.
 
@@ -269,6 +339,7 @@ class DockerSandbox:
             labels=self._labels(work.label),
             limits=limits,
             network=network,
+            proxies=proxies,
         )
 
         def build(stop: Stop) -> BuiltImage | RunResult:
@@ -320,6 +391,18 @@ class DockerSandbox:
             work.log.note(f"no image {name}: its registry has none of that name")
             return None
         work.log.note(f"image {name}, {image.digest or 'made locally: ' + image.id}")
+        return image
+
+    async def _relay_image(self, work: Work) -> Image:
+        """The operator's image for relays; the engine's own of that name, else its registry's.
+
+        Raises InfrastructureError.
+        """
+        name = self._config.network_relay_image
+        image = await self._call(lambda stop: self._engine.find_image(name))
+        image = image or await self._image(name, work)
+        if image is None:
+            raise InfrastructureError(f"network_relay_image: no registry has {name}")
         return image
 
     async def _run_container(
@@ -494,6 +577,26 @@ def _read_bundle(file: Path) -> bytes:
     if len(data) > CA_BYTES_MAX:
         raise InfrastructureError(f"build_ca_file: {file} has more than {CA_BYTES_MAX} bytes")
     return data
+
+
+def _judged(result: RunResult, asked: tuple[str, ...], egress: Egress | None) -> RunResult:
+    """The result of a Dockerfile that came to no image. asked: the hosts that it names.
+
+    Raises InfrastructureError if this operator's own setting or machine may be why.
+    """
+    if result.outcome not in (Outcome.FAILED, Outcome.TIMED_OUT):
+        return result
+    if egress is not None:
+        if egress.trouble is not None:
+            raise InfrastructureError(f"the Dockerfile was not built, and {egress.trouble}")
+        return result
+    if asked:
+        raise InfrastructureError(
+            f"{NETWORK_WAS_OFF} the Dockerfile asks for it and was not built without it, and this"
+            f" operator {not_allowed(asked)}",
+            is_permanent=True,
+        )
+    return msgspec.structs.replace(result, network_was_off=True)
 
 
 def _result(end: ContainerEnd, image_id: str) -> RunResult:

@@ -77,6 +77,8 @@ class ImageOrder(msgspec.Struct, frozen=True, kw_only=True):
     limits: Limits
     # of its instructions, as `join_loopback` says
     network: str
+    # variables of RUN instructions that no image keeps: the builder knows those of proxies
+    proxies: Mapping[str, str] = {}
 
 
 class BuiltImage(msgspec.Struct, frozen=True):
@@ -117,6 +119,7 @@ def build_image(
                 rm=True,
                 forcerm=True,
                 network_mode=order.network,
+                buildargs=dict(order.proxies),
                 container_limits={
                     "memory": limits.memory_bytes,
                     "memswap": limits.memory_bytes,

@@ -9,7 +9,8 @@ the step runs like the others.
 
 import hashlib
 import posixpath
-from collections.abc import Mapping, MutableSet
+from collections.abc import Iterator, Mapping, MutableSet
+from contextlib import contextmanager
 
 import docker
 import msgspec
@@ -17,6 +18,8 @@ import msgspec
 from ci.limits import Limits
 from ci.operations import ImageDigest, Outcome
 from common.pipeline.pipeline_file import Pipeline, Step
+from node.egress.egress_proxy import EgressRules
+from node.egress.operator_rules import OperatorRules, not_allowed
 from node.sandboxes.containers.build_cache import restore_caches
 from node.sandboxes.containers.container import (
     HOME,
@@ -29,6 +32,12 @@ from node.sandboxes.containers.container_output import UNPACK, TreeNotTaken
 from node.sandboxes.containers.container_run import ContainerEnd, can_hand_in, run_container
 from node.sandboxes.containers.docker_engine import EngineResources, Image, engine_errors
 from node.sandboxes.containers.egress_filter import bridge_name
+from node.sandboxes.containers.egress_relay import (
+    Egress,
+    RelayOrder,
+    proxy_variables,
+    running_egress,
+)
 from node.sandboxes.containers.services import (
     RunningServices,
     ServiceEnded,
@@ -83,15 +92,17 @@ class RunContext(msgspec.Struct, frozen=True):
     labels: Mapping[str, str]
     limits: Limits
     # The operator's own settings.
-    network_allowed: bool
+    network: OperatorRules
     ca_bundle: bytes | None
-    # Variables of steps with a network.
+    # Variables of steps with `network: true`.
     package_proxies: Mapping[str, str]
     # The surroundings (_surroundings) in which an image did not take a tree. All builds share and
     # extend the set.
     without_tar: MutableSet[str]
     # What this build has on the engine; the run extends it.
     resources: EngineResources
+    # For steps that get the hosts that they name; None: there is none.
+    relay_image: Image | None = None
 
     @property
     def image_digest(self) -> ImageDigests:
@@ -146,6 +157,7 @@ def _is_short(client: docker.APIClient, context: RunContext, steps: tuple[Step, 
         and not context.pipeline.artifacts
         and context.pipeline.tests is None
         and not needs_trust
+        and not _has_relay(steps[0], context)
         and not is_covered
         and _surroundings(context, steps[0]) not in context.without_tar
         and can_hand_in(client)
@@ -188,7 +200,8 @@ def _run_alone(
         resources=context.resources,
         tree=context.work.tree,
     )
-    sequence.end(step, _judged(_result(end, context), step, _is_online(step, context)))
+    result = _judged(_result(end, context), step, is_online=_is_online(step, context))
+    sequence.end(step, result)
     return sequence.result
 
 
@@ -200,7 +213,7 @@ def _run_steps(
     keeper = keeper_order(
         context.images[steps[0].image], context.name, context.labels, limits=limits
     )
-    if pipeline.services:
+    if pipeline.services or any(_has_relay(step, context) for step in steps):
         names = tuple(service.name for service in pipeline.services)
         keeper = msgspec.structs.replace(keeper, network=JOINABLE, host_names=names)
     workspace = _made_workspace(client, context, keeper, stop=stop)
@@ -246,16 +259,17 @@ def _made_workspace(
     if work.caches is not None:
         work.show_state("caches")
         image_ids = tuple(image.id for image in context.images.values())
+        used_before = len(work.caches.used)
         try:
             with engine_errors():
                 restore_caches(client, workspace.keeper, work, image_ids=image_ids, stop=stop)
                 fill_workspace(client, workspace, work.tree, stop=stop)
             return workspace
         except InfrastructureError as error:
-            if not work.caches.used:
+            if len(work.caches.used) == used_before:
                 raise
             work.log.note(f"caches: not used after all: {error.reason}")
-            work.caches.forget()
+            work.caches.forget(used_before)
             client.remove_container(resources.containers.pop(), force=True, v=True)
             workspace = make()
     fill_workspace(client, workspace, work.tree, stop=stop)
@@ -289,28 +303,66 @@ def _run_in(
         if code is not None:
             context.work.log.note("the image has no shell (sh) to run commands with")
             return result_of_exit(code, context.image_digest, context.image_id)
-        network = _network(client, context) if is_online else None
-        if services is not None and step.network:
-            # Also where this operator allows no network, so that it finds the same everywhere.
-            context.work.log.note(f"step {step.name} has network: true, so it sees no services")
-        elif services is not None:
+        name = f"{context.name}-{number}-{step.name}"
+        network = None
+        if step.network is True:
+            network = _network(client, context) if is_online else None
+            if services is not None:
+                # Also where this operator allows no network, so that it finds the same everywhere.
+                context.work.log.note(f"step {step.name} has network: true, so it sees no services")
+        elif services is not None or is_online:
             network = f"{JOINING}{workspace.keeper}"
-        order = msgspec.structs.replace(
-            _order(context, step),
-            name=f"{context.name}-{number}-{step.name}",
-            seconds=sequence.begin(step),
-            volumes=workspace.volumes,
-            network=network,
-        )
-        result = _run_step(client, order, context, stop=stop)
+        with _egress(client, context, step, keeper=workspace.keeper, stop=stop) as egress:
+            order = msgspec.structs.replace(
+                _order(context, step),
+                name=name,
+                seconds=sequence.begin(step),
+                volumes=workspace.volumes,
+                network=network,
+            )
+            result = _run_step(client, order, context, stop=stop)
         if services is not None:
             services.note_ended(step.name)
-        sequence.end(step, result if sequence.has_failed else _judged(result, step, is_online))
+        trouble = None if egress is None else egress.trouble
+        if not sequence.has_failed:
+            result = _judged(result, step, is_online=is_online, trouble=trouble)
+        sequence.end(step, result)
     return files.finish(sequence.result)
 
 
+@contextmanager
+def _egress(
+    client: docker.APIClient, context: RunContext, step: Step, *, keeper: str, stop: Stop
+) -> Iterator[Egress | None]:
+    """The proxy of a step that names its hosts; None for any other, or if it gets none.
+
+    Raises as `running_egress`.
+    """
+    if not _has_relay(step, context):
+        yield None
+        return
+    assert isinstance(step.network, tuple), "it names its hosts"
+    assert context.relay_image is not None, "it was obtained before the first step"
+    order = RelayOrder(
+        rules=EgressRules(step.network, context.network.exceptions),
+        image=context.relay_image,
+        keeper=keeper,
+        name=f"{context.name}-relay",
+        labels=context.labels,
+        cpus=context.limits.cpus,
+    )
+    resources = context.resources
+    with running_egress(client, order, context.work.log, resources=resources, stop=stop) as egress:
+        yield egress
+
+
 def _is_online(step: Step, context: RunContext) -> bool:
-    return step.network and context.network_allowed
+    return context.network.grants(step.network)
+
+
+def _has_relay(step: Step, context: RunContext) -> bool:
+    """Whether it reaches the hosts that it names, and no others."""
+    return isinstance(step.network, tuple) and _is_online(step, context)
 
 
 def _order(context: RunContext, step: Step) -> ContainerOrder:
@@ -319,7 +371,10 @@ def _order(context: RunContext, step: Step) -> ContainerOrder:
     environment = build_environment(HOME, context.work.origin, step)
     if _is_online(step, context):
         trusted = {} if context.ca_bundle is None else dict.fromkeys(CA_VARIABLES, CA_FILE)
-        environment = {**trusted, **context.package_proxies, **environment}
+        servers = context.package_proxies
+        if _has_relay(step, context):
+            servers = proxy_variables(service.name for service in context.pipeline.services)
+        environment = {**trusted, **servers, **environment}
     return ContainerOrder(
         image=context.images[step.image],
         name=context.name,
@@ -368,20 +423,26 @@ def _result(end: ContainerEnd, context: RunContext) -> RunResult:
     return result_of_exit(end.exit_code, digest, image_id)
 
 
-def _judged(result: RunResult, step: Step, is_online: bool) -> RunResult:
+def _judged(
+    result: RunResult, step: Step, *, is_online: bool, trouble: str | None = None
+) -> RunResult:
     """The result of a step.
 
-    Raises InfrastructureError if this operator's own setting may be why the step failed. A step
-    without the network that it asks for says nothing of what it does on other replicas.
+    trouble: why this machine did not reach a host that the step names; None: it reached all.
+
+    Raises InfrastructureError if this operator's own setting or machine may be why the step failed.
+    A step without the network that it asks for says nothing of what it does on other replicas.
     """
-    if result.outcome is Outcome.PASSED:
+    if result.outcome is Outcome.PASSED or result.outcome is Outcome.OUT_OF_MEMORY:
         return result
-    if is_online or result.outcome is Outcome.OUT_OF_MEMORY:
+    if trouble is not None:
+        raise InfrastructureError(f"step {step.name} did not pass, and {trouble}")
+    if is_online:
         return result
     if step.network:
         raise InfrastructureError(
             f"{NETWORK_WAS_OFF} step {step.name} asks for it and did not pass without it, and this"
-            " operator allows none (network_allowed)",
+            f" operator {not_allowed(step.network)}",
             is_permanent=True,
         )
     return msgspec.structs.replace(result, network_was_off=True)

@@ -7,11 +7,12 @@ import msgspec
 import pytest
 from aiohttp.test_utils import TestClient, TestServer
 
+from ci.statement import parse_statement
 from client.serve import make_application
 from common.address import Address
 from common.configuration.config import ConfigError
 from tests.client.gateway.test_build_changes import nobody_finishes
-from tests.client.gateway.test_gateway import record_of, until
+from tests.client.gateway.test_gateway import decided, record_of, until
 from tests.client.running_network import Network, Running, run_gateway
 from tests.client.site import Client, client_of, decided_build, post, site_of
 from tests.secret_files import secret_file
@@ -66,6 +67,20 @@ async def test_a_rebuild_is_linked_both_ways(running: Running, client: Client) -
     pages = [await (await client.get(f"/builds/{id}")).text() for id in (build, again)]
     assert f'href="/builds/{again}"' in pages[0]
     assert f'href="/builds/{build}"' in pages[1]
+    assert not views[1]["is_cold"]
+
+
+async def test_a_rebuild_without_caches_says_so(running: Running, client: Client) -> None:
+    build = await decided_build(running, client)
+    status, error = await change(client, build, "rebuild", {"cold": 1})
+    assert (status, '{"cold": true}' in error["error"]) == (400, True)
+    status, accepted = await change(client, build, "rebuild", {"cold": True})
+    assert status == 202
+    again = accepted["build"]
+    record = await decided(running, bytes.fromhex(again))
+    assert parse_statement(record.statement or b"").verdict.is_cold
+    assert (await (await client.get(f"/api/v1/builds/{again}")).json())["is_cold"]
+    assert ", without caches" in await (await client.get(f"/builds/{again}")).text()
 
 
 async def test_a_gateway_that_is_no_operator_says_so(running: Running, client: Client) -> None:

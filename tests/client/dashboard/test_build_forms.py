@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from ci.statement import parse_statement
 from client.gateway.resolve import Unreachable
 from client.storage.build_request import BuildRequest
 from tests.ci.builders import COMMIT
@@ -74,6 +75,10 @@ async def test_a_build_that_is_over_is_built_again(running: Running, client: Cli
     assert record_of(running, again).commit == COMMIT
     text = await (await client.get(answer.headers["Location"])).text()
     assert "Rebuild accepted" in text
+    await send_form(client, f"/builds/{build}/rebuild", {"csrf": csrf, "cold": "on"})
+    _, cold = running.archive.rebuilds(bytes.fromhex(build))
+    assert parse_statement((await decided(running, cold)).statement or b"").verdict.is_cold
+    assert not parse_statement((await decided(running, again)).statement or b"").verdict.is_cold
 
 
 async def test_what_cannot_be_done_says_why(running: Running, client: Client) -> None:

@@ -2,10 +2,10 @@
 
 import msgspec
 
-from ci.operations import Abstain, Ballot, Outcome
+from ci.operations import Abstain, Ballot, Outcome, UsedCache
 from client.network.dissent import RECENT_VERDICTS, TOLD_MAX, DissentHistory
 from pbft.ports import Entry
-from tests.ci.builders import FAILED, PASSED, World, finding
+from tests.ci.builders import FAILED, PASSED, World, finding, with_caches
 
 
 def history_of(entries: list[Entry]) -> DissentHistory:
@@ -21,7 +21,8 @@ def test_dissent_counts_before_and_after_the_verdict_and_abstention_apart() -> N
     for index, ballot in enumerate((FAILED, PASSED, PASSED, PASSED)):
         world.cast(early, index, ballot)
     late = world.open(2)
-    for index, ballot in enumerate((PASSED, PASSED, PASSED, FAILED)):
+    warm = with_caches(FAILED, UsedCache("venv", b"\xab" * 32))
+    for index, ballot in enumerate((PASSED, PASSED, PASSED, warm)):
         world.cast(late, index, ballot)
     unable = world.open(3)
     abstain = Abstain("no disk\n")
@@ -38,6 +39,7 @@ def test_dissent_counts_before_and_after_the_verdict_and_abstention_apart() -> N
     assert (second.newest[0].abstained, second.newest[0].found) == (True, "no disk\\n")
     assert (third.dissents, third.abstentions, third.newest) == (0, 0, ())
     assert (last.dissents, last.newest[0].build) == (1, late.hex())
+    assert last.newest[0].found == "failed 1, with a cache from build abababababab"
 
 
 def test_the_log_of_the_verdicts_side_with_another_outcome_is_counted_apart() -> None:

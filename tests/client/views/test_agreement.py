@@ -5,9 +5,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ci.ledger import RecordedCache
 from ci.limits import Limits
-from ci.operations import Ballot
-from client.storage.archive import BallotRecord
+from ci.operations import Ballot, UsedCache
+from client.storage.archive import BallotRecord, StateRecord
 from client.views.agreement import SIGNS, Agreement, agreement_of, stance_of
 from client.views.build_view import BuildView, build_view
 from pbft.quorums import quorums_for
@@ -20,8 +21,9 @@ from tests.ci.builders import (
     World,
     artifact,
     finding,
+    with_caches,
 )
-from tests.client.views.test_build_view import record, signed_ballot
+from tests.client.views.test_build_view import decided, record, signed_ballot
 
 NAMES = ("replica-0", "replica-1", "replica-2", "replica-3")
 QUORUMS = quorums_for(4)
@@ -89,6 +91,35 @@ def test_those_who_dissent_differently_stand_apart() -> None:
     ]
     _, agreement = glance([PASSED, PASSED, PASSED, OTHER_COMMIT])
     assert lines(agreement)[1][3] == "another commit"
+
+
+def test_a_dissent_names_the_cache_that_it_was_made_with() -> None:
+    used = UsedCache("venv", bytes.fromhex("ab" * 32))
+    warm, cold = with_caches(FAILED, used), FAILED
+    # what agrees does not say it
+    view, agreement = glance([with_caches(PASSED, used), warm, PASSED, PASSED])
+    assert lines(agreement)[0][-1] == ""
+    said = "another outcome, exit code; with a cache from build abababababab"
+    assert lines(agreement)[1] == ("dissents", "replica-1", "failed, exit code 1", said)
+    assert [ballot.caches for ballot in view.ballots[:3]] == [
+        (RecordedCache("venv", "ab" * 32),),
+        (RecordedCache("venv", "ab" * 32),),
+        (),
+    ]
+    states = [StateRecord(name, None, None, None) for name in NAMES]
+    _, build, statement, records = decided([with_caches(PASSED, used), warm, PASSED, PASSED])
+    view = build_view(record(build=build, statement=statement), records, [], states=states)
+    assert [row.state for row in view.replicas[:3]] == [
+        "found passed 0",
+        "found failed 1, with a cache from build abababababab",
+        "found passed 0",
+    ]
+    # who dissents without caches stands apart
+    _, agreement = glance([FAILED_2, FAILED_2, warm, cold])
+    assert [(line[1], "cache" in line[3]) for line in lines(agreement)[1:]] == [
+        ("replica-2", True),
+        ("replica-3", False),
+    ]
 
 
 def test_no_agreement() -> None:

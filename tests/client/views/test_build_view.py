@@ -101,7 +101,7 @@ def test_the_json_has_the_documented_names() -> None:
         *("id", "repository", "branch", "commit", "status", "verdict", "ballots", "replies"),
         *("times", "detail", "logs", "replicas", "event", "ref", "author", "differences"),
         *("artifacts", "artifact_differences", "withdrawn", "rebuild_of", "rebuilds"),
-        "schedule",
+        *("schedule", "is_cold"),
     }
     assert set(value) == names
     assert set(value["verdict"]) == {
@@ -111,7 +111,7 @@ def test_the_json_has_the_documented_names() -> None:
     }
     assert set(value["ballots"][0]) == {
         *("replica", "outcome", "exit_code", "commit", "log_sha256", "abstains"),
-        *("log_bytes", "checkout_milliseconds", "build_milliseconds"),
+        *("log_bytes", "checkout_milliseconds", "build_milliseconds", "caches"),
     }
     assert value["replies"] == [{"replica": "replica-0", "agrees": True, "signed": True}]
     assert value["logs"] == ["replica-0"]

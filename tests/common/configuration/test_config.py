@@ -228,6 +228,13 @@ def test_a_client_file(tmp_path: Path) -> None:
             "fault_injection: odd",
             "fault_injection: is 'odd'; one of allowed, lying, silent, ",
         ),
+        (
+            "network_hosts: [PyPI.org]",
+            "network_hosts[0]: 'PyPI.org' is no host; a full name in small",
+        ),
+        ("network_hosts: ['*', 10.0.0.1]", "network_hosts[1]: '10.0.0.1' is no host; a full name"),
+        ("network_addresses: [10.0.0.1/8]", "network_addresses[0]: 10.0.0.1/8 has host bits set;"),
+        ("network_addresses: [pypi.org]", "network_addresses[0]: 'pypi.org' does not appear to be"),
         ("allow_dockerfile: 1", "allow_dockerfile: is 1; true or false is needed"),
         ("docker_host: 5", "docker_host: is 5; unix:///PATH, tcp://HOST:PORT or ssh://USER@HOST"),
         (

@@ -298,6 +298,14 @@ BROKEN: list[tuple[str, int | None, str | None, str | None]] = [
     ("image: a\nsteps:\n - {name: x, commands: [y], when: {branch: a b}}\n", 3, "branch", None),
     ("image: a\nsteps:\n - {name: x, commands: [y], network: 1}\n", 3, "network", None),
     ("image: a\ncommands: [x]\nnetwork: host\n", 3, "network", None),
+    ("image: a\ncommands: [x]\nnetwork: pypi.org\n", 3, "network", None),
+    ("image: a\ncommands: [x]\nnetwork: []\n", 3, "network", None),
+    ("image: a\ncommands: [x]\nnetwork:\n  - pypi.org\n  - 10.0.0.1\n", 5, "network", None),
+    ("image: a\ncommands: [x]\nnetwork: ['*']\n", 3, "network", None),
+    ("image: a\ncommands: [x]\nnetwork: ['https://pypi.org/']\n", 3, "network", None),
+    ("image: a\ncommands: [x]\nnetwork: [PyPI.org]\n", 3, "network", None),
+    ("image: a\ncommands: [x]\nnetwork: [pypi.org, pypi.org]\n", 3, "network", None),
+    (f"image: a\ncommands: [x]\nnetwork: [{'a.b, ' * 33}]\n", 3, "network", None),
     ("image: a\ncommands: [x]\nenvironment: [A=b]\n", 3, "environment", None),
     ("image: a\ncommands: [x]\nenvironment:\n  PORT: 8080\n", 4, "PORT", None),
     ("image: a\ncommands: [x]\nenvironment:\n  1A: b\n", 4, "1A", None),
@@ -385,6 +393,22 @@ def plain(text: str) -> object:
 def test_the_smallest_pipeline() -> None:
     found = parse_pipeline(b"image: busybox\ncommands: [make]\n", LIMITS)
     assert found == Pipeline((Step("build", "busybox", ("make",), (), 600),), 600, ALL)
+
+
+def test_a_step_names_its_hosts_or_has_those_of_all_steps() -> None:
+    text = (
+        "image: a\nnetwork: [pypi.org, '*.example.org:8443']\n"
+        "steps:\n - {name: x, commands: [y]}\n - {name: z, commands: [y], network: false}\n"
+        " - {name: w, commands: [y], network: [b.org]}\n"
+    )
+    found = parse_pipeline(text.encode(), LIMITS)
+    assert isinstance(found, Pipeline)
+    assert [step.network for step in found.steps] == [
+        ("*.example.org:8443", "pypi.org"),
+        False,
+        ("b.org",),
+    ]
+    jsonschema.validate(plain(text), SCHEMA)
 
 
 def test_everything_that_may_be_said() -> None:

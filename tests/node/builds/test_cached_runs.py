@@ -8,7 +8,7 @@ import pytest
 
 from ci.assignments import Key
 from ci.ledger import LateBallotEntry, RecordedBallot, encode_entry
-from ci.operations import BuildResult, Event, Outcome, ResultKey
+from ci.operations import BuildResult, Event, Outcome, ResultKey, UsedCache
 from driver.ports import BuildOrder
 from scripts.base_image import EXAMPLE_IMAGE
 from tests.node.conftest import Builder, Room
@@ -117,12 +117,14 @@ async def test_a_warm_finding_that_others_contradict_is_found_again_without_cach
     red = builder.order(url, room.repository.commit(files(check)))
     found = await builder.find(red)
     assert (found.compared.outcome, found.compared.exit_code) == (Outcome.FAILED, 1)
+    assert found.evidence.caches == (UsedCache("tree", first.build),)
     assert asked == [found.compared]
     is_lonely = True
     # before the verdict it misleads once more, and others are there already
     green = builder.order(url, room.repository.commit(files(check, more="1")))
     found = await find(builder, green)
     assert found.compared.outcome is Outcome.PASSED, builder.log(green)
+    assert found.evidence.caches == (), "it was made without"
     log = builder.log(green).split("\n")
     assert log.index("warm") < log.index("cold")
     assert "failed with caches, and other replicas agree on something else" in builder.log(green)

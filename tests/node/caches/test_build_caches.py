@@ -48,7 +48,7 @@ class Site:
         access = self.caches.access(build, scope, "url", caches=(CACHE,), files=FILES)
         for _, entry in access.find(("image",), lambda _: None):
             assert access.note_use(entry)
-            access.used[entry.name] = entry
+            access.used.append(entry)
         return access
 
     def stage(self, build: BuildKey) -> None:

@@ -35,6 +35,35 @@ def test_labels_come_behind_each_from() -> None:
     assert prepared(text).bases == ("a:1", "b")
 
 
+def test_a_comment_above_the_first_instruction_names_hosts() -> None:
+    text = "# syntax=x\n\n#pbft-ci NETWORK:  pypi.org, *.example.org:8443\nFROM a\nRUN x\n"
+    found = prepared(text)
+    assert found.network == ("*.example.org:8443", "pypi.org")
+    assert b"pypi.org" not in found.text
+    # people write about it, too
+    assert prepared("# pbft-ci builds this; network: x\nFROM a\n").network == ()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "FROM a\n# pbft-ci network: pypi.org\nRUN x\n",
+        "# pbft-ci network: pypi.org\n# pbft-ci network: pypi.org\nFROM a\n",
+        "FROM a\nRUN x \\\n# pbft-ci network: pypi.org\n  y\n",
+        "# pbft-ci network:\nFROM a\n",
+        "# pbft-ci network: true\nFROM a\n",
+        "# pbft-ci network: *\nFROM a\n",
+        "# pbft-ci network: https://pypi.org\nFROM a\n",
+        "# pbft-ci network: 10.0.0.1\nFROM a\n",
+        f"# pbft-ci network: {'a.org ' * 33}\nFROM a\n",
+    ],
+)
+def test_hosts_that_are_not_taken(text: str) -> None:
+    found = prepare_dockerfile(text.encode(), LABELS)
+    assert isinstance(found, PipelineInvalid)
+    assert "'# pbft-ci network:'" in found.text
+
+
 def test_the_builder_gets_ids_where_they_are_known() -> None:
     """By a name it would take whatever has that name, or pull it."""
     text = (

@@ -4,6 +4,7 @@ import asyncio
 import gc
 import json
 import os
+import re
 import secrets
 import sys
 import tracemalloc
@@ -206,6 +207,27 @@ async def test_the_limits_of_an_instruction(room: Room) -> None:
     assert (compared.outcome, compared.exit_code) == (Outcome.TIMED_OUT, None), log
     assert "\nthe isolation holds\n" in log
     assert len(log) <= 64 * 1024
+
+
+async def test_every_instruction_runs_in_every_build(room: Room) -> None:
+    """A build takes no layer of another one, also while that is there (decision 0045)."""
+    builder = await room.make_builder(room.make_config(room.repository.url, builds_at_once=2))
+    text = f"FROM {room.image}\nRUN cat /proc/sys/kernel/random/uuid\nCMD "
+    url, commit = room.repository.url, room.repository.commit
+    first = builder.order(url, commit({"Dockerfile": text + "echo started; sleep 600\n"}))
+    running = asyncio.create_task(builder.runner.build(first))
+    path = builder.runner.log_path(first.build, first.opened)
+    await until(lambda: path.exists() and "\nstarted\n" in path.read_text())
+    second = builder.order(url, commit({"Dockerfile": text + "true\n"}))
+    found = await builder.runner.build(second)
+    assert isinstance(found, BuildResult), found
+    assert found.compared.outcome is Outcome.PASSED
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    said = [re.findall(r"(?m)^[0-9a-f-]{36}$", builder.log(order)) for order in (first, second)]
+    assert [len(one) for one in said] == [1, 1]
+    assert said[0] != said[1]
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ import pytest
 from ci.limits import Limits
 from ci.operations import Outcome
 from common.pipeline.pipeline_file import Pipeline, parse_pipeline
+from node.egress.operator_rules import OperatorRules
 from node.sandboxes.containers import pipeline_run
 from node.sandboxes.containers.container_output import TreeNotTaken
 from node.sandboxes.containers.docker_engine import EngineResources, Image
@@ -54,7 +55,7 @@ def test_a_tree_that_nobody_unpacks_does_not_count_against_the_image(
         name="name",
         labels={},
         limits=limits,
-        network_allowed=False,
+        network=OperatorRules(is_allowed=False),
         ca_bundle=None,
         package_proxies={},
         without_tar=without_tar,
