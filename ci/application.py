@@ -22,6 +22,7 @@ from ci.ledger import (
     CancelEntry,
     LateBallotEntry,
     LimitsEntry,
+    NoteEntry,
     RecordedApproval,
     RecordedAsker,
     VerdictEntry,
@@ -33,7 +34,9 @@ from ci.ledger import (
 )
 from ci.limit_changes import LimitChanges, Proposal, decode_limits_part
 from ci.limits import Limits, read_limits, shown_limits
+from ci.notes import NoteCounts, decode_notes_part
 from ci.operations import (
+    AddNote,
     Append,
     ApproveBuild,
     ApproveLimits,
@@ -81,6 +84,7 @@ ROLES: Mapping[type, frozenset[str]] = {
     ReportDeadline: frozenset({REPLICA_ROLE}),
     CancelBuild: frozenset({GATEWAY_ROLE, OPERATOR_ROLE}),
     ApproveBuild: frozenset({OPERATOR_ROLE}),
+    AddNote: frozenset({GATEWAY_ROLE, OPERATOR_ROLE}),
     ProposeLimits: frozenset({OPERATOR_ROLE}),
     ApproveLimits: frozenset({OPERATOR_ROLE}),
     WithdrawLimits: frozenset({OPERATOR_ROLE}),
@@ -119,6 +123,7 @@ class BuildApplication:
         self._builds: dict[bytes, OpenBuild] = {}
         self._closed: dict[bytes, None] = {}  # an ordered set, the oldest first
         self._deliveries: dict[bytes, None] = {}  # likewise
+        self._notes = NoteCounts()
         self.journal_length = 0
         self.journal_digest = hashlib.sha256(b"pbft-ci journal genesis\0" + cluster.id).digest()
         self.ledger_index = 0
@@ -233,6 +238,7 @@ class BuildApplication:
         parts[JOURNAL_PART] = encode(ChainPart(self.journal_length, self.journal_digest))
         parts[LEDGER_PART] = encode(ChainPart(self.ledger_index, self.ledger_head))
         parts.update(self.limit_changes.parts())
+        parts.update(self._notes.parts())
         return dict(sorted(parts.items()))
 
     def restore(self, parts: Mapping[str, bytes]) -> None:
@@ -252,12 +258,14 @@ class BuildApplication:
         )
         if len({*closed, *deliveries, *builds}) != len(closed) + len(deliveries) + len(builds):
             raise CorruptState(f"{CLOSED_PART}: a build that is there twice, or open")
+        notes = decode_notes_part(parts, {*closed, *deliveries, *builds})
         self._builds = builds
         self._closed = dict.fromkeys(closed)
         self._deliveries = dict.fromkeys(deliveries)
         self.journal_length, self.journal_digest = journal.length, journal.digest
         self.ledger_index, self.ledger_head = ledger.length, ledger.digest
         self.limit_changes.restore(limits)
+        self._notes.restore(notes)
 
     # --- operations -----------------------------------------------------------------------------
 
@@ -276,6 +284,8 @@ class BuildApplication:
                 return self._on_cancel_build(operation, request.client, sequence)
             case ApproveBuild():
                 return self._on_approve_build(operation, request.client)
+            case AddNote():
+                return self._on_add_note(operation, request.client)
             case ProposeLimits():
                 found = self.limit_changes.propose(operation, request.client, sequence)
                 return self._on_approval_of_limits(found, sequence)
@@ -339,6 +349,7 @@ class BuildApplication:
                 limits=encoded,
                 schedule=operation.schedule,
                 is_cold=operation.is_cold,
+                person=operation.person,
             )
             return opened
         if _asked(operation) != _asked(build):
@@ -417,13 +428,15 @@ class BuildApplication:
         is_given_up = not remaining.askers and not is_operator
         if is_given_up and build.delivery is not None and build.opened == sequence:
             return _refused("this build was opened in the same batch: cancel it again")
-        cancel = self._write(CancelEntry(build.id.hex(), build.opened, client))
+        cancel = self._write(CancelEntry(build.id.hex(), build.opened, client, operation.person))
         if remaining.askers and not is_operator:
             self._builds[build.id] = remaining
             return Applied("done", build.id, entries=(cancel,))
         settled = self._settle(build, CANCELLED)
         if not is_operator:
             self._deliveries.pop(build.id, None)
+            if build.id not in self._closed:
+                self._notes.forget(build.id)
         return msgspec.structs.replace(settled, entries=(cancel, *settled.entries))
 
     def _on_approve_build(self, operation: ApproveBuild, client: str) -> Applied:
@@ -434,8 +447,23 @@ class BuildApplication:
         if reason := approval_refusal(self._builds, self.limits):
             return _refused(reason)
         self._builds[build.id] = build.with_approval()
-        entry = self._write(ApproveEntry(build.id.hex(), build.opened, client))
+        entry = self._write(ApproveEntry(build.id.hex(), build.opened, client, operation.person))
         return Applied("done", build.id, entries=(entry,))
+
+    def _on_add_note(self, operation: AddNote, client: str) -> Applied:
+        """Writes what a client says about a build into the ledger, and changes nothing else.
+
+        Accepted if the state remembers the build (it is open, or among the last that were closed)
+        and the client has a place for one more note on it (`ci.notes`).
+        """
+        build = operation.build
+        if not (build in self._builds or build in self._closed or build in self._deliveries):
+            return _refused("no build that is remembered: notes are for the newest builds")
+        if reason := self._notes.refusal(build, client):
+            return _refused(reason)
+        self._notes.add(build, client)
+        entry = self._write(NoteEntry(build.hex(), client, operation.text, operation.person))
+        return Applied("done", build, entries=(entry,))
 
     def _on_approval_of_limits(self, found: Proposal | str, sequence: int) -> Applied:
         """Changes the limits if this approval, perhaps the proposer's own, was the last needed.
@@ -517,7 +545,13 @@ class BuildApplication:
                 build=build.id.hex(),
                 opened=build.opened,
                 askers=tuple(
-                    RecordedAsker(asker.client, asker.timestamp, asker.request_digest.hex())
+                    RecordedAsker(
+                        asker.client,
+                        asker.timestamp,
+                        asker.request_digest.hex(),
+                        # of whoever opened it: it is no other client's word
+                        build.person if asker.request_digest == build.request_digest else None,
+                    )
                     for asker in build.askers
                 ),
                 ballots=recorded_ballots(build.ballots),
@@ -555,7 +589,9 @@ class BuildApplication:
         remembered = self._deliveries if is_delivery else self._closed
         remembered[build.id] = None
         if len(remembered) > (DELIVERIES_MAX if is_delivery else CLOSED_BUILDS_MAX):
-            del remembered[next(iter(remembered))]
+            oldest = next(iter(remembered))
+            del remembered[oldest]
+            self._notes.forget(oldest)
 
     def _write(self, entry: AnyEntry) -> Entry:
         body = encode_entry(entry)

@@ -25,6 +25,7 @@ from ci.operations import (
     FullRef,
     Outcome,
     PageUrl,
+    PersonName,
     ResultKey,
     ResultWithTests,
     ScheduleName,
@@ -36,6 +37,10 @@ from pbft.messages import Digest
 # A registry digest may carry the image's name (at most 255 characters) before its "@sha256:...";
 # visible ASCII keeps the statement, which repeats it, small and plain.
 _IMAGE_DIGEST = re.compile(r"[!-~]{1,512}")
+
+
+# of an OpenBuild: those before `limits`
+_FIRST_FIELDS = 18
 
 
 class MalformedBuild(ValueError):
@@ -74,7 +79,8 @@ class OpenBuild(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fie
     verdict_index: int = 0
     # the statement's bytes; empty while undecided
     statement: bytes = b""
-    # event, ref, delivery, public_url, schedule and is_cold are as in the request that opened it
+    # event, ref, delivery, public_url, schedule, is_cold and person are as in the request that
+    # opened it
     event: Event = Event.PUSH
     ref: FullRef | None = None
     delivery: Delivery | None = None
@@ -87,6 +93,7 @@ class OpenBuild(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fie
     limits: bytes = b""
     schedule: ScheduleName | None = None
     is_cold: bool = False
+    person: PersonName | None = None
 
     @property
     def is_decided(self) -> bool:
@@ -155,16 +162,15 @@ class OpenBuild(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fie
 def encode_build(build: OpenBuild) -> bytes:
     """The bytes of a build in the replicated state; equal builds have equal bytes.
 
-    `is_cold` is left out if it is false, then `schedule` if there is none, and then `limits` if it
-    is empty, as in states from before there were such. Ballots are as `ballot_fields` says.
+    Of the last fields those that say nothing are left out, from the end on: `person`, `is_cold`,
+    `schedule`, `limits`. So a build has the bytes that it had before there were those fields.
+    Ballots are as `ballot_fields` says.
     """
     ballots = {name: ballot_fields(ballot) for name, ballot in build.ballots.items()}
     fields = [
         ballots if name == "ballots" else getattr(build, name) for name in build.__struct_fields__
     ]
-    for nothing in (False, None, b""):
-        if fields[-1] != nothing:
-            break
+    while len(fields) > _FIRST_FIELDS and not fields[-1]:
         fields.pop()
     return msgspec.msgpack.encode(fields)
 

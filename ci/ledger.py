@@ -34,12 +34,16 @@ class MalformedEntry(ValueError):
     """Bytes that are not the body of a ledger entry; the text says what was wrong."""
 
 
-class RecordedAsker(msgspec.Struct, frozen=True):
-    """Who asked for a build: the request's client, number and SHA-256 (hex)."""
+class RecordedAsker(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Who asked for a build: the request's client, number and SHA-256 (hex).
+
+    person: whom the client said that it asks for; None: it did not say.
+    """
 
     client: str
     timestamp: int
     request_sha256: str
+    person: str | None = None
 
 
 class RecordedArtifact(msgspec.Struct, frozen=True):
@@ -159,20 +163,36 @@ class LateBallotEntry(msgspec.Struct, frozen=True, tag_field="type", tag="late_b
     agrees: bool | None
 
 
-class CancelEntry(msgspec.Struct, frozen=True, tag_field="type", tag="cancel"):
-    """A gateway withdrew its asking, or an operator ended the build; a verdict may follow."""
+class CancelEntry(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="type", tag="cancel"):
+    """A gateway withdrew its asking, or an operator ended the build; a verdict may follow.
+
+    person: whom the client said that it acts for; None: it did not say.
+    """
 
     build: str
     opened: int
     client: str
+    person: str | None = None
 
 
-class ApproveEntry(msgspec.Struct, frozen=True, tag_field="type", tag="approve"):
-    """An operator let a build begin that waited for approval."""
+class ApproveEntry(
+    msgspec.Struct, frozen=True, omit_defaults=True, tag_field="type", tag="approve"
+):
+    """An operator let a build begin that waited for approval. person: as in a CancelEntry."""
 
     build: str
     opened: int
     client: str
+    person: str | None = None
+
+
+class NoteEntry(msgspec.Struct, frozen=True, omit_defaults=True, tag_field="type", tag="note"):
+    """A client had something to say about a build. person: as in a CancelEntry."""
+
+    build: str
+    client: str
+    text: str
+    person: str | None = None
 
 
 class RecordedApproval(msgspec.Struct, frozen=True):
@@ -205,7 +225,15 @@ class AppendEntry(msgspec.Struct, frozen=True, tag_field="type", tag="append"):
     digest: str
 
 
-AnyEntry = VerdictEntry | LateBallotEntry | CancelEntry | ApproveEntry | LimitsEntry | AppendEntry
+AnyEntry = (
+    VerdictEntry
+    | LateBallotEntry
+    | CancelEntry
+    | ApproveEntry
+    | NoteEntry
+    | LimitsEntry
+    | AppendEntry
+)
 
 
 class ChainBreak(msgspec.Struct, frozen=True):
@@ -255,6 +283,11 @@ def decode_entry(body: bytes) -> AnyEntry:
         return _decoder.decode(body)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise MalformedEntry(str(error)) from error
+
+
+def by_whom(client: str, person: str | None) -> str:
+    """Who did something, in words: the client signed it, and only says who asked it to."""
+    return client if person is None else f"{person}, says {client}"
 
 
 def recorded_artifacts(artifacts: Iterable[Artifact]) -> tuple[RecordedArtifact, ...]:

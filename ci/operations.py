@@ -5,6 +5,7 @@ compared value, equal as a whole to count together, and evidence that is only re
 """
 
 import enum
+from collections.abc import Mapping
 from typing import Annotated
 
 import msgspec
@@ -51,6 +52,24 @@ ScheduleName = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{
 # may have found others.
 CACHES_MAX = 4
 CaseId = Annotated[str, msgspec.Meta(min_length=1, max_length=CASE_ID_CHARACTERS_MAX)]
+# No controls, no marks that turn the direction of writing, no separators of lines: a name or a note
+# must not look like other text beside it. A note may have line feeds and tabs.
+_UNFIT = "\\x0b-\\x1f\\x7f-\\x9f\\u061c\\u200e\\u200f\\u2028-\\u202e\\u2066-\\u2069\\ufeff"
+PERSON_CHARACTERS_MAX = 128
+# Whom the gateway that signs says it acts for: its own word.
+PersonName = Annotated[
+    str,
+    msgspec.Meta(
+        min_length=1, max_length=PERSON_CHARACTERS_MAX, pattern=rf"^[^\x00-\x0a{_UNFIT}]+\Z"
+    ),
+]
+NOTE_CHARACTERS_MAX = 1000
+NoteText = Annotated[
+    str,
+    msgspec.Meta(
+        min_length=1, max_length=NOTE_CHARACTERS_MAX, pattern=rf"^[^\x00-\x08{_UNFIT}]+\Z"
+    ),
+]
 CaseCount = Annotated[int, msgspec.Meta(ge=0, le=CASES_MAX)]
 # What a ballot names of its test cases: the whole canonical report if it is no longer than this;
 # else so many cases that did not pass, whose lines in the report have so many bytes together. Less
@@ -314,6 +333,8 @@ class SubmitBuild(
     schedule: ScheduleName | None = None
     # replicas build it without caches
     is_cold: bool = False
+    # who asked the gateway for it: of a rebuild
+    person: PersonName | None = None
 
 
 class CastBallot(
@@ -341,6 +362,7 @@ class CancelBuild(
     """A gateway withdraws its asking; an operator ends the build at once."""
 
     build: BuildId
+    person: PersonName | None = None
 
 
 class ApproveBuild(
@@ -349,6 +371,17 @@ class ApproveBuild(
     """An operator lets a build begin that waits for approval."""
 
     build: BuildId
+    person: PersonName | None = None
+
+
+class AddNote(
+    msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag="add_note"
+):
+    """A gateway or an operator has something to say about a build (`ci.notes`)."""
+
+    build: BuildId
+    text: NoteText
+    person: PersonName | None = None
 
 
 class ProposeLimits(
@@ -401,6 +434,7 @@ Operation = (
     | ReportDeadline
     | CancelBuild
     | ApproveBuild
+    | AddNote
     | ProposeLimits
     | ApproveLimits
     | WithdrawLimits
@@ -412,21 +446,28 @@ _encoder = msgspec.msgpack.Encoder()
 _decoder: msgspec.msgpack.Decoder[Operation] = msgspec.msgpack.Decoder(Operation)
 
 
+# How many fields at the end came later than the operation itself.
+_LATER_FIELDS: Mapping[type, int] = {SubmitBuild: 3, CancelBuild: 1, ApproveBuild: 1, AddNote: 1}
+
+
 def encode_operation(operation: Operation) -> bytes:
     """The bytes that go into `Request.operation`.
 
-    What came later is left out where it says nothing, so that the bytes are what they were before:
-    of a SubmitBuild `is_cold`, then `schedule`; of a ballot as `ballot_fields` says.
+    Later fields at the end that say nothing are left out. So an operation has the bytes that it had
+    before there were those fields. A ballot is as `ballot_fields` says.
     """
-    if isinstance(operation, SubmitBuild):
-        fields = msgspec.structs.astuple(operation)
-        if not operation.is_cold:
-            fields = fields[:-1] if operation.schedule is not None else fields[:-2]
-        return _encoder.encode((SUBMIT_BUILD_TAG, *fields))
     if isinstance(operation, CastBallot):
         ballot = ballot_fields(operation.ballot)
         return _encoder.encode((CAST_BALLOT_TAG, operation.build, operation.opened, ballot))
-    return _encoder.encode(operation)
+    fields = msgspec.structs.astuple(operation)
+    kept = len(fields)
+    for _ in range(_LATER_FIELDS.get(type(operation), 0)):
+        if fields[kept - 1] is not None and fields[kept - 1] is not False:
+            break
+        kept -= 1
+    if kept == len(fields):
+        return _encoder.encode(operation)
+    return _encoder.encode((operation.__struct_config__.tag, *fields[:kept]))
 
 
 def ballot_fields(ballot: Ballot) -> object:

@@ -132,7 +132,9 @@ def _make_ready(
             reports = Reports(reporter, config.public_url or "", cluster.quorums.replicas)
             rows = [row for row in outbox.unfinished() if row.kind is Kind.BUILD]
             with database.transaction():
-                outbox.drop_appends()
+                outbox.drop_texts()
+                # a session that somebody ended since would be one again
+                database.write("DELETE FROM sessions")
                 if not posts_statuses:
                     for row in rows:
                         record = archive.get(row.build)

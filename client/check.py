@@ -3,11 +3,14 @@
 import asyncio
 import contextlib
 import tempfile
+import time
 from pathlib import Path
 
 import msgspec
 
 from client.gateway.resolve import Unreachable
+from client.login.attempts import Attempts
+from client.login.providers import CALLBACK_PATH, ProviderFailed, make_provider
 from client.serve import forget_foreign_variables, make_resolver, read_member
 from common.checks.machine import check_listen, check_saves, check_space
 from common.checks.members import check_members
@@ -36,10 +39,25 @@ async def check_gateway(file: Path) -> list[Finding]:
         # before others use the disk
         await asyncio.to_thread(check_saves, directory, SAVE_SECONDS_MAX),
     ]
-    repositories, members = await asyncio.gather(
-        _repositories(config), check_members(identity, member.peers)
+    repositories, members, login = await asyncio.gather(
+        _repositories(config), check_members(identity, member.peers), _login(config)
     )
-    return [*machine, *repositories, *members]
+    return [*machine, *repositories, *members, *login]
+
+
+async def _login(config: ClientConfig) -> list[Finding]:
+    """Whether the provider of `login:` answers with what a login needs. Raises ConfigError."""
+    login = config.login
+    if login is None or login.is_proxy:
+        return []
+    attempt = Attempts(bytes(32)).begin(bytes(32), "/", time.time())
+    what = f"login {login.provider}"
+    try:
+        await make_provider(config).login_url(attempt)
+    except ProviderFailed as error:
+        return [Finding(what, State.WRONG, str(error))]
+    callback = f"{(config.public_url or config.listen.url).rstrip('/')}{CALLBACK_PATH}"
+    return [Finding(what, State.OK, f"it has to know the redirect URI {callback}")]
 
 
 async def _repositories(config: ClientConfig) -> list[Finding]:

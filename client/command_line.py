@@ -15,6 +15,7 @@ from client.commands import (
     limits,
     lint,
     logs,
+    notes,
     sign,
 )
 from common.installation import CLIENT_CONFIG, shown
@@ -44,6 +45,7 @@ def add_commands(commands: Commands) -> None:
         evidence,
         lint,
         sign,
+        notes,
     )
     for module in modules:
         module.add(commands, common)

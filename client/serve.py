@@ -15,6 +15,7 @@ from aiohttp.typedefs import Middleware
 from ci.admission import room_refusal
 from ci.limits import Limits, encode_limits
 from client.api.artifact_routes import ArtifactApi
+from client.api.audit_routes import add_audit_route
 from client.api.badge_routes import BadgeApi
 from client.api.case_routes import CaseApi
 from client.api.change_routes import Authorizer, ChangeApi, is_for_others
@@ -36,6 +37,8 @@ from client.gateway.reporting import Reports, make_reporter, targets_of
 from client.gateway.resolve import Resolver
 from client.gateway.results_file import ResultsFile
 from client.gateway.schedules import Schedules
+from client.login.people import LOGIN_ROUTES, People
+from client.login.providers import make_provider
 from client.logs.live_logs import LiveLogs
 from client.network.artifact_fetch import Artifacts
 from client.network.limits_history import LimitsHistory
@@ -162,7 +165,8 @@ async def running_gateway(
         )
         history.on_change = gateway.use_limits
         metrics = _metrics_of(site)
-        listener = LimitedListener(make_application(site, metrics))
+        people = None if config.login is None else People(config, database, draw=os.urandom)
+        listener = LimitedListener(make_application(site, metrics, people))
         stack.push_async_callback(gateway.close)
         stack.push_async_callback(listener.end)
         await listen(listener, config)
@@ -222,7 +226,7 @@ def _log_start(site: Site) -> None:
 
 def _warn(config: ClientConfig) -> None:
     """Say what an operator should not have missed."""
-    if config.api_token_file is None and is_for_others(config):
+    if config.api_token_file is None and config.login is None and is_for_others(config):
         _log.warning(
             "nobody may cancel, rebuild, approve or append, not on this machine either, while "
             "more than this machine reaches %s: set api_token_file",
@@ -268,19 +272,27 @@ def check_whole(config: ClientConfig) -> None:
     read_member(config)
     sources_of(config)
     _reading_middlewares(config, Authorizer(config))
+    if config.login is not None and not config.login.is_proxy:
+        make_provider(config)
 
 
-def make_application(site: Site, metrics: GatewayMetrics | None = None) -> web.Application:
-    """The HTTP application of a site. metrics: of `_metrics_of`, if others write to them too."""
+def make_application(
+    site: Site, metrics: GatewayMetrics | None = None, people: People | None = None
+) -> web.Application:
+    """The HTTP application of a site. metrics: of `_metrics_of`, if others write to them too.
+
+    people: who may log in; None: nobody.
+    """
     own = own_names(site.config.listen, site.config.public_url)
     metrics = metrics or _metrics_of(site)
-    authorizer = Authorizer(site.config)
+    authorizer = Authorizer(site.config, people)
     application = web.Application(
         middlewares=[
             metrics.middleware(),
             errors_as_json,
             refuse_foreign_pages(own),
-            *_reading_middlewares(site.config, authorizer),
+            *([] if people is None else [people.identify]),
+            *_reading_middlewares(site.config, authorizer, people),
         ]
     )
     add_routes(application, site)
@@ -292,6 +304,7 @@ def make_application(site: Site, metrics: GatewayMetrics | None = None) -> web.A
     log_api.add_routes(application)
     ArtifactApi(site, Artifacts(site.nodes, site.config.data_directory)).add_routes(application)
     CaseApi(site, CaseReader(site.archive, site.cluster.quorums)).add_routes(application)
+    add_audit_route(application, site)
     add_dashboard(application, site, authorizer, log_api=log_api)
     return application
 
@@ -310,13 +323,23 @@ def _metrics_of(site: Site) -> GatewayMetrics:
     return metrics
 
 
-def _reading_middlewares(config: ClientConfig, authorizer: Authorizer) -> list[Middleware]:
-    """What asks whoever reads for a token, if there is a file with some. Raises ConfigError."""
+def _reading_middlewares(
+    config: ClientConfig, authorizer: Authorizer, people: People | None = None
+) -> list[Middleware]:
+    """What asks whoever reads for a token, if there is a file with some. Raises ConfigError.
+
+    With login, people with a role need none.
+    """
     if config.read_token_file is None:
         return []
     tokens = read_bearer_tokens(config.read_token_file, "read token")
     # whoever may change something may see it
-    return [ask_for_token((*tokens, *authorizer.tokens), lambda route: route not in OPEN_ROUTES)]
+    allowed = (*tokens, *authorizer.tokens)
+    if people is None:
+        return [ask_for_token(allowed, lambda route: route not in OPEN_ROUTES)]
+    is_open = OPEN_ROUTES | LOGIN_ROUTES
+    asking = ask_for_token(allowed, lambda route: route not in is_open, people.may_read)
+    return [people.send_to_login, asking]
 
 
 async def listen(listener: LimitedListener, config: ClientConfig) -> None:

@@ -11,7 +11,10 @@ import msgspec
 from aiohttp import web
 
 from ci.flaky import CaseState
+from ci.operations import NOTE_CHARACTERS_MAX
+from client.api.audit_routes import PAGE_EVENTS_MAX, AuditPage
 from client.api.case_routes import CASES_SHOWN_MAX
+from client.api.change_routes import NotesView
 from client.api.routes import OPEN_ROUTES, Accepted, BuildPage, json_response
 from client.gateway.collector import SLOWEST_MAX
 from client.network.network_view import NetworkView
@@ -263,6 +266,38 @@ ROUTES: tuple[Route, ...] = (
         errors=(401, 403, 404, 409, 429, 503),
     ),
     Route(
+        method="get",
+        path="/api/v1/builds/{build}/notes",
+        summary="Notes on a build, and who approved, cancelled or rebuilt it, by the ledger",
+        gives={200: (JSON, {"$ref": "#/components/schemas/NotesView"}, "In the ledger's order.")},
+        errors=(404,),
+    ),
+    Route(
+        method="post",
+        path="/api/v1/builds/{build}/notes",
+        summary="Write a note on a build, which the replicas order",
+        body={
+            "type": "object",
+            "required": ["text"],
+            "properties": {
+                "text": {"type": "string", "minLength": 1, "maxLength": NOTE_CHARACTERS_MAX}
+            },
+        },
+        gives={202: (JSON, _DETAIL, "On disk; it is shown once it is ordered.")},
+        errors=(400, 401, 403, 404, 408, 409, 413, 429, 503),
+    ),
+    Route(
+        method="get",
+        path="/api/v1/audit",
+        summary="Who changed what through this gateway, the newest first",
+        query={
+            "before": {"type": "integer", "minimum": 1, "maximum": 2**53},
+            "limit": {"type": "integer", "minimum": 1, "maximum": PAGE_EVENTS_MAX},
+        },
+        gives={200: (JSON, {"$ref": "#/components/schemas/AuditPage"}, "A page.")},
+        errors=(400,),
+    ),
+    Route(
         method="post",
         path="/api/v1/append",
         summary="Append a string to the replicated journal",
@@ -320,7 +355,17 @@ ROUTES: tuple[Route, ...] = (
 def document(version: str, server_url: str, routes: Sequence[Route] = ROUTES) -> dict[str, Any]:
     """The OpenAPI document. version: of this software; server_url: where the gateway is reached."""
     _, components = msgspec.json.schema_components(
-        (BuildView, BuildPage, Accepted, NetworkView, BuildCasesView, CasePage, CaseHistory),
+        (
+            BuildView,
+            BuildPage,
+            Accepted,
+            NetworkView,
+            BuildCasesView,
+            CasePage,
+            CaseHistory,
+            NotesView,
+            AuditPage,
+        ),
         ref_template="#/components/schemas/{name}",
     )
     paths: dict[str, dict[str, Any]] = {}

@@ -4,11 +4,12 @@ import argparse
 import asyncio
 import sys
 from collections import Counter
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from ci.operations import ApproveBuild, CancelBuild, Event
+from ci.operations import ApproveBuild, CancelBuild, Event, Operation
 from ci.references import full_ref
 from client.commands.builds import WAIT_TIMEOUT_SECONDS, print_build, wait_for
 from client.commands.gateway_client import BUILD_ID_CHARACTERS, run
@@ -85,7 +86,7 @@ def _operator(options: argparse.Namespace) -> _Operator:
 
 async def _cancel(options: argparse.Namespace) -> int:
     if options.operator_key is not None:
-        return await _ask_as_operator(options, _operator(options), CancelBuild)
+        return await order_about_build(options, CancelBuild)
     async with gateway_to_change(options) as gateway:
         build = await gateway.cancel(await gateway.full_id(options.build), options.reason)
     print_build(build)
@@ -108,7 +109,7 @@ async def _approve(options: argparse.Namespace) -> int:
         operator = _operator(options)
         await _show_ordered(options, operator)
         _ask_whether(options)
-        return await _ask_as_operator(options, operator, ApproveBuild)
+        return await order_about_build(options, ApproveBuild, operator)
     async with gateway_to_change(options) as gateway:
         build = await gateway.build(options.build)
         asked = AskedBuild(
@@ -176,12 +177,16 @@ def _ask_whether(options: argparse.Namespace) -> None:
         raise CommandFailed("not approved", EXIT_NOT_PASSED)
 
 
-async def _ask_as_operator(
+async def order_about_build(
     options: argparse.Namespace,
-    operator: _Operator,
-    make: type[CancelBuild] | type[ApproveBuild],
+    make: Callable[[bytes], Operation],
+    operator: _Operator | None = None,
 ) -> int:
-    signing_key, cluster, replicas = operator
+    """Order an operation about a build with the key of --operator-key, and print that it was done.
+
+    make: gives the operation of a build's id. Raises CommandFailed, ConfigError.
+    """
+    signing_key, cluster, replicas = operator or _operator(options)
     build = await _whole_id(options)
     answer = await order_as_operator(
         cluster, signing_key, replicas, operation=make(bytes.fromhex(build))

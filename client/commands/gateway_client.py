@@ -212,6 +212,27 @@ class GatewayApi:
         """POST /api/v1/builds/<id>/approve: the build."""
         return await self._change(build, "approve", {})
 
+    async def note(self, build: str, text: str) -> dict[str, Any]:
+        """POST /api/v1/builds/<id>/notes: {"detail"}."""
+        return await self._change(build, "notes", {"text": text})
+
+    async def notes(self, build: str) -> dict[str, Any]:
+        """GET /api/v1/builds/<id>/notes: {"changes", "waiting"}."""
+        return _object(await self._ask("GET", f"/api/v1/builds/{build}/notes"))
+
+    async def audit(self, events_max: int) -> list[Any]:
+        """GET /api/v1/audit: who changed what, the newest first."""
+        query = {"limit": str(min(CASES_AT_ONCE, events_max))}
+        found: list[Any] = []
+        before: dict[str, str] = {}
+        while len(found) < events_max:
+            page = _object(await self._ask("GET", f"/api/v1/audit?{urlencode(query | before)}"))
+            found.extend(page["events"])
+            if page["next"] is None:
+                break
+            before = {"before": str(page["next"])}
+        return found[:events_max]
+
     async def _change(
         self, build: str, what: str, body: Mapping[str, str | bool]
     ) -> dict[str, Any]:

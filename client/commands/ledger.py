@@ -14,7 +14,9 @@ from ci.ledger import (
     LateBallotEntry,
     LimitsEntry,
     MalformedEntry,
+    NoteEntry,
     VerdictEntry,
+    by_whom,
     decode_entry,
     genesis_head,
     verify_chain,
@@ -169,14 +171,21 @@ def _line(entry: Entry) -> str:
                 f"{log_text(ballot.outcome)} ({stance})"
             )
         case CancelEntry():
-            return f"cancel       {body.build[:12]}  by {log_text(body.client)}"
+            return f"cancel       {body.build[:12]}  by {_by(body.client, body.person)}"
         case ApproveEntry():
-            return f"approve      {body.build[:12]}  by {log_text(body.client)}"
+            return f"approve      {body.build[:12]}  by {_by(body.client, body.person)}"
+        case NoteEntry():
+            by = _by(body.client, body.person)
+            return f"note         {body.build[:12]}  by {by}: {escape_controls(body.text)}"
         case LimitsEntry():
             by = ", ".join(log_text(approval.operator) for approval in body.approvals)
             return f"limits       {body.serial:12}  after sequence number {body.since}, by {by}"
         case AppendEntry():
             return f"append       {body.length:12}  {escape_controls(body.text)}"
+
+
+def _by(client: str, person: str | None) -> str:
+    return log_text(by_whom(client, person), 300)
 
 
 def _verdict_line(body: VerdictEntry) -> str:
@@ -186,4 +195,8 @@ def _verdict_line(body: VerdictEntry) -> str:
         return f"malformed statement: {log_text(str(error))}"
     code = "" if verdict.exit_code is None else f" {verdict.exit_code}"
     branch = log_text(verdict.branch)
-    return f"{verdict.outcome}{code}  {branch}  agreeing: {', '.join(verdict.agreeing) or '-'}"
+    asked = "".join(
+        f"  asked for by {_by(asker.client, asker.person)}" for asker in body.askers if asker.person
+    )
+    agreeing = ", ".join(verdict.agreeing) or "-"
+    return f"{verdict.outcome}{code}  {branch}  agreeing: {agreeing}{asked}"

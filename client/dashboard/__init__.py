@@ -18,6 +18,7 @@ from client.dashboard.compare_page import LogComparisons, add_compare_page
 from client.dashboard.diagram_pages import add_diagrams
 from client.dashboard.events import Events, make_changes
 from client.dashboard.ledger_page import add_ledger_page
+from client.dashboard.login_pages import add_audit_page, add_login_pages
 from client.dashboard.pages import Pages
 from client.dashboard.replicas_page import add_replicas_page
 from client.gateway.case_reader import CaseReader
@@ -30,7 +31,7 @@ def add_dashboard(
     changes = make_changes(site)
     site.network.on_change = functools.partial(changes.note, None)
     site.network.is_followed = lambda: bool(changes.followers)
-    pages = Pages(site, changes)
+    pages = Pages(site, changes, authorizer.people)
     Events(site, changes).add_routes(application)
     forms = ChangeForms(site, pages, authorizer)
     pages.add_middlewares(application)
@@ -47,3 +48,6 @@ def add_dashboard(
     add_diagrams(application, site, pages)
     add_replicas_page(application, site, pages, forms=forms)
     add_ledger_page(application, site, pages)
+    add_audit_page(application, site, pages)
+    if authorizer.people is not None:
+        add_login_pages(application, pages, authorizer.people, forms=forms)

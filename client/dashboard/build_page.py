@@ -10,6 +10,7 @@ from aiohttp import web
 
 from ci.ledger import STEP_RAN
 from ci.limits import Limits
+from ci.operations import NOTE_CHARACTERS_MAX
 from ci.statement import parse_statement
 from client.api.routes import ApiError, Site
 from client.dashboard.build_forms import done_text
@@ -19,6 +20,7 @@ from client.dashboard.compare_page import ComparedLogs, LogComparisons, pairs_to
 from client.dashboard.log_ends import ending_of, outputs_of, same_logs
 from client.dashboard.pages import Pages
 from client.gateway.case_reader import CaseReader
+from client.login.roles import Role
 from client.network.limits_history import LimitsHistory
 from client.storage.archive import BuildRecord
 from client.storage.outbox import Kind
@@ -123,6 +125,7 @@ class _BuildPage:
         later = None if record.collected else LATER_REFRESH_SECONDS
         gateway = self._site.gateway
         possible = gateway.possible_changes(record.build)
+        may = functools.partial(self._forms.may, repository=record.repository)
         return self._forms.render(
             request,
             "build.html",
@@ -131,9 +134,12 @@ class _BuildPage:
             is_over=is_over(record),
             is_renewed=RENEWED_HEADER in request.headers,
             done=done_text(request),
-            can_cancel=Kind.CANCEL in possible,
-            can_approve=Kind.APPROVE in possible,
-            can_rebuild=is_over(record),
+            can_cancel=Kind.CANCEL in possible and may(Role.CANCEL),
+            can_approve=Kind.APPROVE in possible and may(Role.APPROVE),
+            can_rebuild=is_over(record) and may(Role.REBUILD),
+            can_note=record.opened_at is not None and may(Role.NOTE),
+            note_characters_max=NOTE_CHARACTERS_MAX,
+            waiting_notes=gateway.waiting_notes(record.build),
             waits_for_approval=gateway.waits_for_approval(record.build),
             build=build,
             took=_took(build),

@@ -11,7 +11,7 @@ import hmac
 import os
 import re
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import parse_qsl, urlsplit
 
 import msgspec
@@ -20,6 +20,9 @@ from aiohttp import web
 from client.api.change_routes import Authorizer
 from client.api.routes import ApiError, Site
 from client.dashboard.pages import FORM_POLICY, Pages
+from client.login.people import current_person
+from client.login.roles import Role
+from client.storage.audit import Actor
 
 COOKIE = "pbft_ci_form"
 CSRF_FIELD = "csrf"
@@ -41,13 +44,20 @@ _COOKIE_VALUE = re.compile(r"[0-9a-f]{64}")
 class FormValues(msgspec.Struct, frozen=True):
     """What a template needs for its forms (templates/form.html).
 
-    is_open: may anybody change something from this page at all? needs_token: by typing a token.
-    csrf: the hidden field's value.
+    is_open: may anybody change something from this page at all? needs_token: by typing a token,
+    which a person who is logged in need not. csrf: the hidden field's value.
     """
 
     is_open: bool
     needs_token: bool
     csrf: str
+
+
+class SentForm(NamedTuple):
+    """A form that was taken: its fields, and who sent it."""
+
+    fields: Mapping[str, str]
+    actor: Actor
 
 
 class ChangeForms:
@@ -78,7 +88,9 @@ class ChangeForms:
         if is_new:
             cookie = self._draw(32).hex()
         form = FormValues(
-            self._authorizer.is_open_to(request), self._authorizer.needs_token, self._csrf(cookie)
+            self._authorizer.is_open_to(request),
+            self._authorizer.needs_token and current_person() is None,
+            self._csrf(cookie),
         )
         response = self._pages.render(template, status, form=form, **values)
         response.headers.update(HEADERS)
@@ -92,18 +104,35 @@ class ChangeForms:
             )
         return response
 
-    async def check_form(self, request: web.Request) -> Mapping[str, str]:
-        """The fields of a form that one of our pages sent for somebody who may change something.
+    def may(self, role: Role, repository: str) -> bool:
+        """Whether the page has that form for who asks (client.api.change_routes.Authorizer)."""
+        return self._authorizer.may(role, repository)
 
-        Raises ApiError: 401 (no right token), 403 (changes are closed, another site's page, a
-        cookie or hidden field that is not ours), 400, 408, 413, 415, 503 (the form itself).
+    async def check_form(
+        self, request: web.Request, role: Role | None = None, repository: str = ""
+    ) -> SentForm:
+        """A form that one of our pages sent for somebody who may change something.
+
+        role, repository: what a person needs for it; None: no person may, only a token or this
+        machine. Raises ApiError: 401 (no right token, nobody logged in), 403 (no such role, changes
+        are closed, and as for `read_form`), 400, 408, 413, 415, 503 (the form itself).
+        """
+        fields = await self.read_form(request)
+        wanted = None if role is None else (role, repository)
+        actor = self._authorizer.check_form(request, fields.pop(TOKEN_FIELD, ""), wanted)
+        return SentForm(fields, actor)
+
+    async def read_form(self, request: web.Request) -> dict[str, str]:
+        """The fields of a form that one of our pages sent, whoever may send it.
+
+        Raises ApiError: 403 (another site's page, a cookie or hidden field that is not ours), and
+        for the form itself.
         """
         self._check_origin(request)
         if request.content_type != FORM_TYPE:
             raise ApiError(415, f"a form is sent as {FORM_TYPE}")
         fields = _read_fields(await self._site.read_body(request, FORM_BYTES_MAX))
         self._check_csrf(request.cookies.get(COOKIE, ""), fields.pop(CSRF_FIELD, ""))
-        self._authorizer.check_form(request, fields.pop(TOKEN_FIELD, ""))
         return fields
 
     def _check_origin(self, request: web.Request) -> None:
@@ -142,7 +171,11 @@ class ChangeForms:
             )
 
     def _csrf(self, cookie: str) -> str:
-        return hmac.new(self._secret, cookie.encode(), hashlib.sha256).hexdigest()
+        """Of this browser, and of the person that it showed the page to: a form is not sent in
+        another's name because somebody else logged in meanwhile."""
+        person = current_person()
+        whose = "" if person is None else person.subject
+        return hmac.new(self._secret, f"{cookie}\0{whose}".encode(), hashlib.sha256).hexdigest()
 
 
 def _read_fields(body: bytes) -> dict[str, str]:

@@ -17,6 +17,7 @@ from aiohttp import web
 
 from client.api.routes import RETRY_AFTER_SECONDS, ApiError, Handler, Site
 from client.dashboard.change_feed import Changes
+from client.login.people import People
 from client.storage.database import StorageFailed
 from client.views import formats
 from common.english import counted
@@ -60,8 +61,10 @@ _log = logging.getLogger(__name__)
 class Pages:
     """Renders the templates, and serves the files that they link to."""
 
-    def __init__(self, site: Site, changes: Changes) -> None:
+    def __init__(self, site: Site, changes: Changes, people: People | None = None) -> None:
+        """people: who may log in; None: nobody."""
         self._site = site
+        self._people = people
         self._changes = changes
         self._environment = jinja2.Environment(
             loader=jinja2.FileSystemLoader(TEMPLATES),
@@ -80,6 +83,7 @@ class Pages:
             plain=escape_controls,
             sign=formats.sign,
             words=formats.words,
+            signed_changes=site.network.ledger.changes.of,
         )
         self._static = {
             file.name: _StaticFile(CONTENT_TYPES[file.suffix], file.read_bytes())
@@ -113,6 +117,7 @@ class Pages:
         """
         text = self._environment.get_template(template).render(
             client_command=CLIENT_COMMAND,
+            login=None if self._people is None else self._people.line(),
             changes=self._changes.count if seen is None else seen,
             navigation=NAVIGATION,
             now=time.time(),

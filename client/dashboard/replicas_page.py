@@ -70,7 +70,7 @@ class _ReplicasPage:
 
     async def misbehave(self, request: web.Request) -> web.Response:
         """POST /replicas/misbehave with `replica` and `fault` (empty: none from now on)."""
-        fields = await self._forms.check_form(request)
+        fields, _ = await self._forms.check_form(request)
         faults = fault_choice(await self._site.network.look(GLANCE_TIMEOUT_SECONDS))
         if faults is None:
             raise ApiError(404, "no replica of this network allows fault injection")

@@ -17,6 +17,7 @@ from client.gateway.case_reader import CaseReader
 from client.gateway.reporting import Reports
 from client.gateway.results_file import ResultsFile
 from client.storage.archive import Archive, BuildRecord, ReplyRecord
+from client.storage.audit import Actor
 from client.storage.outbox import CHANGES, Kind, Outbox, OutboxRow, State
 from client.views.build_view import accepted_verdict, iso_time
 from common.configuration.keys import verify
@@ -33,6 +34,9 @@ USED = "used"
 WAITS_FOR_APPROVAL = "if it is not approved yet, it waits for an operator: client approve BUILD"
 # Asked of a replica when it comes back: the builds that people may be looking at.
 UNANSWERED_MAX = 64
+
+# Who refuses in the list of who changed what.
+NETWORK = Actor("-", "the network")
 
 _log = logging.getLogger(__name__)
 
@@ -174,6 +178,8 @@ class Answers:
             if row.kind is Kind.APPROVE:
                 self._outbox.note_approved(row.build)
             self._archive.clear_detail(row.build)
+        if row.kind is Kind.NOTE and answer.kind == "done":
+            self._outbox.finish(row.identity)
         if row.kind is Kind.BUILD and answer.kind == "opened":
             self._outbox.open(row.identity)
             self._take_in_opening(row)
@@ -242,6 +248,11 @@ class Answers:
         if row.kind in CHANGES:
             # It was over before this was ordered, or the network does not allow it to us.
             self._archive.note_detail(row.build, f"the network refused to {row.kind} it: {shown}")
+            return []
+        if row.kind is Kind.NOTE:
+            self._archive.audit.note(
+                "note refused", NETWORK, at=time.time(), build=row.build, text=shown
+            )
             return []
         return [AppendAnswered(row.identity, AppendResult(None, None, refused=shown))]
 

@@ -11,10 +11,11 @@ from collections.abc import Callable
 
 import msgspec
 
+from ci.notes import NOTES_PER_CLIENT_MAX
 from ci.operations import Delivery, Event, Outcome, SubmitBuild, decode_operation
 from ci.statement import parse_statement
 from client.storage.archive import Archive, BuildRecord
-from client.storage.build_request import BuildRequest
+from client.storage.build_request import BuildRequest, ChangeDetails
 from client.storage.outbox import Kind, Outbox, OutboxRow, State
 from client.views.build_view import is_over, schedule_of
 from common.ref_names import check_commit
@@ -39,8 +40,11 @@ class BuildChanges:
         self._archive = archive
         self._draw = draw
 
-    def cancel(self, build: bytes, reason: str) -> None:
-        """Withdraw this gateway's request. A second time changes nothing. Raises CannotChange."""
+    def cancel(self, build: bytes, reason: str, person: str | None = None) -> None:
+        """Withdraw this gateway's request. A second time changes nothing. Raises CannotChange.
+
+        person: who asks for it here.
+        """
         record = self._archive.get(build)
         if record is None:
             raise CannotChange("there is no such build here")
@@ -54,10 +58,10 @@ class BuildChanges:
         if row.state in (State.RECEIVED, State.RESOLVED):
             self._end(row)
         else:
-            self._ask(Kind.CANCEL, row)
+            self._ask(Kind.CANCEL, row, person)
 
-    def approve(self, build: bytes) -> None:
-        """Let a build begin that waits for approval. Raises CannotChange."""
+    def approve(self, build: bytes, person: str | None = None) -> None:
+        """Let a build begin that waits for approval. Raises CannotChange. person: as for cancel."""
         record = self._archive.get(build)
         if record is None:
             raise CannotChange("there is no such build here")
@@ -69,8 +73,19 @@ class BuildChanges:
             raise CannotChange("it needs no approval")
         if self._outbox.is_asked(Kind.APPROVE, build):
             return
-        self._ask(Kind.APPROVE, row)
+        self._ask(Kind.APPROVE, row, person)
         self._archive.note_detail(build, "approved; the network is being told")
+
+    def note(self, identity: bytes, build: bytes, details: ChangeDetails) -> None:
+        """Have a note on a build ordered. identity: 32 random bytes. Raises CannotChange."""
+        record = self._archive.get(build)
+        if record is None:
+            raise CannotChange("there is no such build here")
+        if record.opened_at is None:
+            raise CannotChange("the network does not have it yet: notes are for builds it has")
+        if len(self._outbox.notes(build)) >= NOTES_PER_CLIENT_MAX:
+            raise CannotChange(f"{NOTES_PER_CLIENT_MAX} notes on it wait to be ordered")
+        self._outbox.add_note(identity, build, details)
 
     def pushed_again(
         self, request: BuildRequest, id_of: Callable[[BuildRequest], bytes]
@@ -148,13 +163,17 @@ class BuildChanges:
         self._outbox.drop_waiting(row.build)
         self._archive.note_never_asked(row.build, time.time())
 
-    def _ask(self, kind: Kind, row: OutboxRow) -> None:
+    def _ask(self, kind: Kind, row: OutboxRow, person: str | None) -> None:
         state = State.RESOLVED if row.state is State.OPENED else State.RECEIVED
-        self._outbox.add_change(self._draw(32), kind, row, state=state)
+        self._outbox.add_change(self._draw(32), kind, row, state=state, person=person)
 
 
-def rebuild_of(record: BuildRecord, *, is_cold: bool = False) -> BuildRequest:
-    """The same commit, ref and event once more, as a build of its own. is_cold: without caches.
+def rebuild_of(
+    record: BuildRecord, *, is_cold: bool = False, person: str | None = None
+) -> BuildRequest:
+    """The same commit, ref and event once more, as a build of its own.
+
+    is_cold: without caches. person: who asks for it.
 
     What was built was approved, where it needed that, and so is the same commit now. What was
     never built is not: whoever may ask for a rebuild may not approve. Raises CannotChange.
@@ -181,6 +200,7 @@ def rebuild_of(record: BuildRecord, *, is_cold: bool = False) -> BuildRequest:
         needs_approval=needs_approval,
         schedule=schedule,
         is_cold=is_cold,
+        person=person,
     )
 
 

@@ -42,6 +42,7 @@ from client.gateway.write_queue import PendingWrite, QueueFull, WriteQueue
 from client.gateway.writes import (
     AddAppend,
     AddBuild,
+    AddNote,
     ApproveWrite,
     BuildAdded,
     BuildKnown,
@@ -50,7 +51,8 @@ from client.gateway.writes import (
     Due,
     NoteDue,
 )
-from client.storage.build_request import BuildRequest, Submitted
+from client.storage.audit import Actor
+from client.storage.build_request import BuildRequest, ChangeDetails, Submitted
 from client.storage.database import StorageFailed
 from client.storage.outbox import Kind, Outbox, OutboxRow
 from common.configuration.keys import verify
@@ -80,6 +82,7 @@ LAST_KINDS = {
     Kind.APPEND: frozenset({"appended", "refused"}),
     Kind.CANCEL: frozenset({"done", "refused"}),
     Kind.APPROVE: frozenset({"done", "refused"}),
+    Kind.NOTE: frozenset({"done", "refused"}),
 }
 
 _log = logging.getLogger(__name__)
@@ -125,7 +128,12 @@ class Gateway:
             open_max=lambda repository: self._configured(repository).open_builds_max,
         )
         self._answering = Answers(
-            cluster, self._outbox, archive, results=results, reports=reports, changes=self._changes
+            cluster,
+            self._outbox,
+            archive,
+            results=results,
+            reports=reports,
+            changes=self._changes,
         )
         self._client = Client(cluster, identity.name, verify)
         self._transport: Transport | None = None
@@ -214,16 +222,18 @@ class Gateway:
         again: bytes | None = None,
         *,
         due: Due | None = None,
+        actor: Actor | None = None,
     ) -> Submitted:
         """Accept a build, once the row is on disk; or only keep that it is skipped, and why.
 
         due: the time of the schedule that asks for it; it is dealt with once the row is on disk.
+        actor: who asks for it, where somebody does.
         again: the build that this one does again. Where that is configured, a build cancels the
         older ones of its ref; one that is done again never does.
         A delivery that is here already is the build that it was (but BuildChanges.pushed_again).
         Raises QueueFull and StorageFailed; then nothing was accepted.
         """
-        write = AddBuild(self._draw(32), request, skip_reason, again, due)
+        write = AddBuild(self._draw(32), request, skip_reason, again, due, actor)
         try:
             result = await self._write_queue.accept(write)
         except QueueFull:
@@ -256,30 +266,51 @@ class Gateway:
         operation = request.operation(bytes(32))
         await self.cancel(submitted_build_id(self._cluster.id, self._name, operation), reason)
 
-    async def rebuild(self, build: bytes, *, is_cold: bool = False) -> bytes:
+    async def rebuild(
+        self, build: bytes, *, is_cold: bool = False, actor: Actor | None = None
+    ) -> bytes:
         """Accept a new build of the same commit; its id. is_cold: without caches.
 
-        Raises CannotChange, and as `order`.
+        actor: who asks for it. Raises CannotChange, and as `order`.
         """
         record = self._archive.get(build)
         if record is None:
             raise CannotChange("there is no such build here")
-        return (await self.order(rebuild_of(record, is_cold=is_cold), again=build)).build
+        person = None if actor is None else actor.person
+        request = rebuild_of(record, is_cold=is_cold, person=person)
+        return (await self.order(request, again=build, actor=actor)).build
 
-    async def cancel(self, build: bytes, reason: str) -> None:
+    async def cancel(self, build: bytes, reason: str, actor: Actor | None = None) -> None:
         """Withdraw our request for a build; if we are an operator, that ends it at once.
 
-        What the network was not asked for is over when this returns. Raises CannotChange,
-        StorageFailed.
+        actor: who asks for it; None: nobody does, the gateway decides. What the network was not
+        asked for is over when this returns. Raises CannotChange, StorageFailed.
         """
-        await self._change(CancelWrite(build, reason))
+        await self._change(CancelWrite(build, reason, actor))
         _log.info("build %s: %s", build.hex()[:12], log_text(reason))
 
-    async def approve(self, build: bytes) -> None:
-        """Let a build begin that waits for approval. Raises CannotChange, StorageFailed."""
+    async def approve(self, build: bytes, actor: Actor | None = None) -> None:
+        """Let a build begin that waits for approval. Raises CannotChange, StorageFailed.
+
+        actor: who asks for it.
+        """
         if OPERATOR_ROLE not in self._cluster.roles(self._name):
             raise CannotChange(f"{self._name} is no operator of this cluster")
-        await self._change(ApproveWrite(build))
+        await self._change(ApproveWrite(build, actor))
+
+    async def note(self, build: bytes, text: str, actor: Actor) -> None:
+        """Have a note on a build ordered. Raises CannotChange, QueueFull, StorageFailed.
+
+        text: as ci.operations.NoteText. actor: who writes it.
+        """
+        write = AddNote(self._draw(32), build, text, actor)
+        result = await self._write_queue.accept(write)
+        if isinstance(result, ChangeRefused):
+            raise CannotChange(result.reason)
+
+    def waiting_notes(self, build: bytes) -> list[ChangeDetails]:
+        """The notes on a build that wait to be ordered. Raises StorageFailed."""
+        return [row.details for row in self._outbox.notes(build)]
 
     def possible_changes(self, build: bytes) -> frozenset[Kind]:
         """Which of CANCEL and APPROVE this gateway could do to the build now."""

@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection
 import msgspec
 
 from ci.limits import Limits
-from ci.operations import Append, ApproveBuild, CancelBuild, Operation, encode_operation
+from ci.operations import AddNote, Append, ApproveBuild, CancelBuild, Operation, encode_operation
 from client.gateway.gateway_setup import GatewayIdentity
 from client.storage.archive import Archive
 from client.storage.outbox import CHANGES, Kind, Outbox, OutboxRow, State, Tally
@@ -69,7 +69,7 @@ class TimestampAllocator:
         return any(tally.has(kind, State.RESOLVED) for kind in Kind)
 
     def allocate_ready(self, now: float) -> list[OutboxRow]:
-        """Give timestamps to all changes and appends, and to as many builds as there is room for.
+        """Give timestamps to all changes, notes and appends, and to builds while there is room.
 
         Those of a repository go in their order, the repositories in turn.
 
@@ -78,7 +78,7 @@ class TimestampAllocator:
         tally = self._outbox.tally()
         ready = [
             row
-            for kind in (*CHANGES, Kind.APPEND)
+            for kind in (*CHANGES, Kind.NOTE, Kind.APPEND)
             if tally.has(kind, State.RESOLVED)
             for row in self._outbox.waiting_for_timestamp(kind, self._queue_max)
         ]
@@ -158,8 +158,11 @@ def _operation(row: OutboxRow, public_url: str | None) -> Operation:
         case Kind.APPEND:
             return Append(row.text)
         case Kind.CANCEL:
-            return CancelBuild(row.build)
+            return CancelBuild(row.build, row.details.person)
         case Kind.APPROVE:
-            return ApproveBuild(row.build)
+            return ApproveBuild(row.build, row.details.person)
+        case Kind.NOTE:
+            details = row.details
+            return AddNote(row.build, details.text, details.person)
         case Kind.BUILD:
             return row.build_request.operation(row.identity, public_url)

@@ -13,6 +13,7 @@ from client.gateway.resolve import FoundCommit, Unreachable
 from client.gateway.writes import (
     AddAppend,
     AddBuild,
+    AddNote,
     ApproveWrite,
     BuildAdded,
     BuildKnown,
@@ -25,7 +26,7 @@ from client.gateway.writes import (
     Write,
     WriteResult,
 )
-from client.storage.build_request import BuildRequest
+from client.storage.build_request import BuildRequest, ChangeDetails
 from client.storage.due_times import DueTimes
 from client.storage.outbox import Outbox
 from common.repositories.repository_config import GatewayRepository
@@ -62,7 +63,7 @@ class WriteApplier:
                 return self._add_build(write)
             case AddAppend():
                 self._outbox.add_append(write.identity, write.text)
-            case CancelWrite() | ApproveWrite():
+            case CancelWrite() | ApproveWrite() | AddNote():
                 return self._change(write)
             case NoteResolution():
                 self._note_resolution(write)
@@ -95,6 +96,11 @@ class WriteApplier:
         self._outbox.add_build(write.identity, build, request)
         if write.rebuild_of is not None:
             self._archive.note_rebuild(build, write.rebuild_of)
+            if write.actor is not None:
+                text = f"of {write.rebuild_of.hex()}"
+                self._archive.audit.note(
+                    "rebuild", write.actor, at=time.time(), build=build, text=text
+                )
         elif is_newest and self._configured(request.repository).supersede:
             self._changes.supersede(build, request)
         return BuildAdded(build, request)
@@ -107,14 +113,26 @@ class WriteApplier:
             self._cluster.id, self._name, request.operation(write.identity)
         )
 
-    def _change(self, write: CancelWrite | ApproveWrite) -> ChangeRefused | None:
+    def _change(self, write: CancelWrite | ApproveWrite | AddNote) -> ChangeRefused | None:
+        """Begin a change, and record who asked for it, in one commit."""
+        actor = write.actor
+        person = None if actor is None else actor.person
         try:
-            if isinstance(write, CancelWrite):
-                self._changes.cancel(write.build, write.reason)
-            else:
-                self._changes.approve(write.build)
+            match write:
+                case CancelWrite():
+                    what, text = "cancel", write.reason
+                    self._changes.cancel(write.build, write.reason, person)
+                case ApproveWrite():
+                    what, text = "approve", ""
+                    self._changes.approve(write.build, person)
+                case AddNote():
+                    what, text = "note", write.text
+                    details = ChangeDetails(person, write.text)
+                    self._changes.note(write.identity, write.build, details)
         except CannotChange as error:
             return ChangeRefused(str(error))
+        if actor is not None:
+            self._archive.audit.note(what, actor, at=time.time(), build=write.build, text=text)
         return None
 
     def _note_resolution(self, write: NoteResolution) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import msgspec
 
-from client.gateway.writes import AddAppend, AddBuild, Write, WriteResult
+from client.gateway.writes import AddAppend, AddBuild, AddNote, Write, WriteResult
 from client.storage.database import StorageFailed
 from client.storage.outbox import Outbox
 from common.repositories.repository_config import GatewayRepository
@@ -82,7 +82,7 @@ class WriteQueue:
         for waiting in self.take():
             waiting.fail(StorageFailed("the gateway is stopping"))
 
-    async def accept(self, write: AddBuild | AddAppend) -> WriteResult:
+    async def accept(self, write: AddBuild | AddAppend | AddNote) -> WriteResult:
         """As `put`, if there is room for a request. Raises QueueFull too."""
         waiting = self.unfinished + self._new_requests
         if waiting >= self._queue_max:

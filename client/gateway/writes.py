@@ -6,6 +6,7 @@
 import msgspec
 
 from client.gateway.resolve import Resolution
+from client.storage.audit import Actor
 from client.storage.build_request import BuildRequest
 
 
@@ -30,6 +31,8 @@ class AddBuild(msgspec.Struct, frozen=True):
     rebuild_of: bytes | None = None
     # the time of the schedule that asks for it, which is dealt with by this
     due: Due | None = None
+    # who asks for it, if somebody does: of a rebuild
+    actor: Actor | None = None
 
 
 class AddAppend(msgspec.Struct, frozen=True):
@@ -45,12 +48,25 @@ class CancelWrite(msgspec.Struct, frozen=True):
 
     build: bytes
     reason: str
+    # who asks for it; None: the gateway itself
+    actor: Actor | None = None
 
 
 class ApproveWrite(msgspec.Struct, frozen=True):
     """Let a build begin that waits for approval."""
 
     build: bytes
+    actor: Actor | None = None
+
+
+class AddNote(msgspec.Struct, frozen=True):
+    """Accept a note on a build."""
+
+    # 32 random bytes
+    identity: bytes
+    build: bytes
+    text: str
+    actor: Actor
 
 
 class NoteResolution(msgspec.Struct, frozen=True):
@@ -79,6 +95,7 @@ class ForgetWrittenResults(msgspec.Struct, frozen=True):
 Write = (
     AddBuild
     | AddAppend
+    | AddNote
     | CancelWrite
     | ApproveWrite
     | NoteResolution
@@ -102,7 +119,7 @@ class BuildKnown(msgspec.Struct, frozen=True):
 
 
 class ChangeRefused(msgspec.Struct, frozen=True):
-    """CancelWrite or ApproveWrite changed nothing."""
+    """CancelWrite, ApproveWrite or AddNote changed nothing."""
 
     reason: str
 

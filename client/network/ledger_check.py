@@ -16,12 +16,13 @@ from typing import Annotated
 
 import msgspec
 
-from ci.ledger import LimitsEntry, genesis_head, verify_chain
+from ci.ledger import AnyEntry, LimitsEntry, genesis_head, verify_chain
 from ci.ledger_proof import LedgerProof, ProvedLedger, check_ledger_proof
 from client.network.dissent import DissentHistory
 from client.network.limits_history import LimitsHistory
 from client.network.node_status import NodeStatus
 from client.network.nodes import NodeFailed, Nodes, ServedLedgerProof, Unreadable
+from client.network.signed_changes import SignedChanges, is_change
 from common.configuration.keys import verify
 from common.english import counted
 from common.safe_text import log_text
@@ -112,6 +113,7 @@ class LedgerCheck:
         self._heads = [genesis_head(cluster.id)]  # after entries 0, 50, 100 ...
         self._head = self._heads[0]
         self.history = DissentHistory()
+        self.changes = SignedChanges()
         self._agreed_by: tuple[str, ...] = ()
         self._certified: ProvedLedger | None = None
         self._refused_proofs: dict[str, int] = {}
@@ -256,7 +258,7 @@ class LedgerCheck:
         for name in sources:
             try:
                 async with asyncio.timeout(STEP_SECONDS):
-                    heads, history, changes = await self._read_from(name, index, head)
+                    heads, history, told = await self._read_from(name, index, head)
             except TimeoutError:
                 self._problem = f"{name}: gave no {index} entries in {STEP_SECONDS:g} s"
                 continue
@@ -265,7 +267,9 @@ class LedgerCheck:
                 continue
             self._problem = None
             self._index, self._head, self.history = index, head, history
-            self._limits.feed(changes)
+            self._limits.feed(entry for entry, body in told if isinstance(body, LimitsEntry))
+            for entry, body in told:
+                self.changes.feed(entry.index, body)
             self._heads.extend(heads)
             self._served_by = name
             self._agreed_by = ()
@@ -274,11 +278,12 @@ class LedgerCheck:
 
     async def _read_from(
         self, name: str, last: int, head_wanted: bytes
-    ) -> tuple[list[bytes], DissentHistory, list[Entry]]:
-        """The heads of whole blocks up to that entry, the history with it, changes of limits."""
+    ) -> tuple[list[bytes], DissentHistory, list[tuple[Entry, AnyEntry]]]:
+        """The heads of whole blocks up to that entry, the history with it, and what clients
+        changed."""
         index, head = self._index, self._head
         heads: list[bytes] = []
-        changes: list[Entry] = []
+        told: list[tuple[Entry, AnyEntry]] = []
         history = self.history.copy()
         while index < last:
             wanted = min(FETCHED_ENTRIES, last - index)
@@ -289,15 +294,16 @@ class LedgerCheck:
             if broken is not None:
                 raise _WrongLedger(f"{name}: entry {broken.index}: {broken.reason}")
             for entry in entries:
-                if isinstance(history.feed(entry), LimitsEntry):
-                    changes.append(entry)
+                body = history.feed(entry)
+                if body is not None and is_change(body):
+                    told.append((entry, body))
                 if entry.index % BLOCK_ENTRIES == 0:
                     heads.append(entry.head)
             index, head = entries[-1].index, entries[-1].head
             await asyncio.sleep(0)
         if head != head_wanted:
             raise _WrongLedger(f"{name}: its entries lead to another head for {last} than it said")
-        return heads, history, changes
+        return heads, history, told
 
     async def _page(self, name: str, first: int, entries_max: int) -> list[Entry]:
         page, _ = await self._nodes.ledger_page(

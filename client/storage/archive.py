@@ -16,6 +16,7 @@ from typing import Any
 import msgspec
 
 from ci.operations import Event
+from client.storage.audit import Audit
 from client.storage.build_filter import ALL, BuildFilter, condition_of
 from client.storage.build_request import BuildRequest
 from client.storage.case_archive import CaseArchive
@@ -130,6 +131,7 @@ class Archive:
         self._database = database
         self._logs = data_directory / LOG_FOLDER
         self.cases = CaseArchive(database)
+        self.audit = Audit(database)
 
     def listen(self, listener: Callable[[frozenset[bytes]], None]) -> None:
         """Tell this one which builds changed, once that is on disk. It must not raise."""

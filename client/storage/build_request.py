@@ -28,6 +28,8 @@ class BuildRequest(msgspec.Struct, frozen=True):
     schedule: str | None = None
     # without caches
     is_cold: bool = False
+    # who asked for it here: of a rebuild
+    person: str | None = None
 
     def as_tag(self) -> "BuildRequest":
         """The same of the tag that has the branch's name."""
@@ -47,7 +49,18 @@ class BuildRequest(msgspec.Struct, frozen=True):
             public_url=public_url,
             schedule=self.schedule,
             is_cold=self.is_cold,
+            person=self.person,
         )
+
+
+class ChangeDetails(msgspec.Struct, frozen=True):
+    """What is kept of a change of a build, or of a note on one, beside its kind.
+
+    person: who asks for it here; None: nobody who is known by name. text: of a note.
+    """
+
+    person: str | None = None
+    text: str = ""
 
 
 class Submitted(msgspec.Struct, frozen=True):

@@ -121,6 +121,28 @@ CREATE TABLE IF NOT EXISTS schedules (
     PRIMARY KEY (repository, branch, name)
 ) WITHOUT ROWID;
 """
+# Likewise: sessions of people who logged in, by the SHA-256 of what their browser shows, and who
+# changed what (client.storage.sessions, client.storage.audit).
+PEOPLE_SCHEMA = """
+CREATE TABLE IF NOT EXISTS sessions (
+    digest BLOB PRIMARY KEY,
+    subject TEXT NOT NULL,
+    person BLOB NOT NULL,
+    began_at REAL NOT NULL,
+    ends_at REAL NOT NULL
+) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS sessions_of_subject ON sessions (subject, began_at);
+CREATE INDEX IF NOT EXISTS sessions_by_end ON sessions (ends_at);
+CREATE TABLE IF NOT EXISTS audit (
+    number INTEGER PRIMARY KEY AUTOINCREMENT,
+    at REAL NOT NULL,
+    what TEXT NOT NULL,
+    who TEXT NOT NULL,
+    vouched TEXT NOT NULL,
+    build BLOB,
+    text TEXT NOT NULL
+);
+"""
 # What a build is listed as (client.storage.build_filter.OUTCOMES): the rule of
 # client.views.build_view, which a test holds against it. It is computed from the other columns, so
 # nobody has to keep it up.
@@ -345,7 +367,7 @@ class Database:
                 connection.execute("PRAGMA synchronous=FULL")
                 self._check_format(connection)
                 self._check_owner(connection)
-                connection.executescript(SCHEDULES_SCHEMA + _COUNTS)
+                connection.executescript(SCHEDULES_SCHEMA + PEOPLE_SCHEMA + _COUNTS)
             except BaseException:
                 connection.close()
                 raise

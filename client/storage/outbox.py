@@ -16,7 +16,7 @@ from typing import Any
 
 import msgspec
 
-from client.storage.build_request import BuildRequest
+from client.storage.build_request import BuildRequest, ChangeDetails
 from client.storage.database import Database
 
 
@@ -36,6 +36,7 @@ class Kind(enum.StrEnum):
     APPEND = "append"
     CANCEL = "cancel"
     APPROVE = "approve"
+    NOTE = "note"
 
 
 # The columns that not every kind of request fills.
@@ -73,7 +74,8 @@ class OutboxRow(msgspec.Struct, frozen=True, array_like=True):
     timestamp: int | None
     # the bytes of the Signed Request; None until there is a timestamp
     signed: bytes | None
-    # the BuildRequest as it was accepted (MessagePack); empty for all but a build
+    # the BuildRequest as it was accepted (MessagePack); of a change or a note its ChangeDetails,
+    # and empty if there are none; empty for an append
     wanted: bytes = b""
 
     @property
@@ -82,6 +84,14 @@ class OutboxRow(msgspec.Struct, frozen=True, array_like=True):
         assert self.kind is Kind.BUILD, "only a build's row says what is wanted"
         wanted = msgspec.msgpack.decode(self.wanted, type=BuildRequest)
         return msgspec.structs.replace(wanted, commit=self.commit)
+
+    @property
+    def details(self) -> ChangeDetails:
+        """Of a change or a note: who asks for it, and a note's text."""
+        assert self.kind is Kind.NOTE or self.kind in CHANGES, "no other has details"
+        if not self.wanted:
+            return ChangeDetails()
+        return msgspec.msgpack.decode(self.wanted, type=ChangeDetails)
 
 
 class Tally(msgspec.Struct, frozen=True):
@@ -151,8 +161,19 @@ class Outbox:
         """Keep a string for the journal."""
         self._add(identity=identity, kind=Kind.APPEND, text=text, state=State.RESOLVED)
 
-    def add_change(self, identity: bytes, kind: Kind, build: OutboxRow, *, state: State) -> None:
-        """Keep a request about that build; RECEIVED: until the network has the build."""
+    def add_change(
+        self,
+        identity: bytes,
+        kind: Kind,
+        build: OutboxRow,
+        *,
+        state: State,
+        person: str | None = None,
+    ) -> None:
+        """Keep a request about that build; RECEIVED: until the network has the build.
+
+        person: who asks for it here.
+        """
         assert kind in CHANGES
         self._add(
             identity=identity,
@@ -162,7 +183,22 @@ class Outbox:
             branch=build.branch,
             commit_hex=build.commit,
             state=state,
+            wanted=b"" if person is None else msgspec.msgpack.encode(ChangeDetails(person)),
         )
+
+    def add_note(self, identity: bytes, build: bytes, details: ChangeDetails) -> None:
+        """Keep a note on a build that the network has."""
+        self._add(
+            identity=identity,
+            kind=Kind.NOTE,
+            build=build,
+            state=State.RESOLVED,
+            wanted=msgspec.msgpack.encode(details),
+        )
+
+    def notes(self, build: bytes) -> list[OutboxRow]:
+        """The notes on a build that are not ordered yet, oldest first."""
+        return self._select(f"WHERE {_OF_BUILD} AND +kind = ? ORDER BY number", (build, Kind.NOTE))
 
     def release(self, build: bytes) -> None:
         """received -> resolved: the network has the build that is to be changed."""
@@ -229,9 +265,9 @@ class Outbox:
             (State.RESOLVED, identity),
         )
 
-    def drop_appends(self) -> None:
-        """Forget what was to go into the journal: whoever asked for it waits no longer."""
-        self._database.write("DELETE FROM outbox WHERE kind = ?", (Kind.APPEND,))
+    def drop_texts(self) -> None:
+        """Forget appends and notes: they may be in the ledger already, and must not be twice."""
+        self._database.write("DELETE FROM outbox WHERE kind IN (?, ?)", (Kind.APPEND, Kind.NOTE))
 
     def finish(self, identity: bytes) -> None:
         """The answer is kept elsewhere: the row goes."""

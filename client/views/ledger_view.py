@@ -12,9 +12,12 @@ from ci.ledger import (
     LateBallotEntry,
     LimitsEntry,
     MalformedEntry,
+    NoteEntry,
     VerdictEntry,
+    by_whom,
     decode_entry,
 )
+from ci.operations import NOTE_CHARACTERS_MAX
 from ci.statement import InvalidStatement, dissenters, parse_statement
 from common.safe_text import log_text
 from pbft.ports import Entry
@@ -29,7 +32,7 @@ class EntryView(msgspec.Struct, frozen=True, kw_only=True):
     """One entry."""
 
     index: int
-    # verdict, late ballot, cancel, approve, limits, append, or unknown
+    # verdict, late ballot, cancel, approve, note, limits, append, or unknown
     kind: str
     # the head after this entry (hex)
     head: str
@@ -81,6 +84,14 @@ def _told(bare: EntryView, body: AnyEntry) -> EntryView:
                 "exit_code": verdict.exit_code,
                 "agreeing": verdict.agreeing,
                 "dissenting": tuple(sorted(dissenters(body))),
+                "text": log_text(
+                    "; ".join(
+                        f"asked for by {by_whom(asker.client, asker.person)}"
+                        for asker in body.askers
+                        if asker.person is not None
+                    ),
+                    TEXT_CHARACTERS_MAX,
+                ),
             }
         case LateBallotEntry():
             ballot = body.ballot
@@ -93,9 +104,18 @@ def _told(bare: EntryView, body: AnyEntry) -> EntryView:
                 "text": f"{log_text(found)}: {_STANCES[body.agrees]}",
             }
         case CancelEntry():
-            fields = {"kind": "cancel", "build": body.build, "by": log_text(body.client)}
+            by = by_whom(body.client, body.person)
+            fields = {"kind": "cancel", "build": body.build, "by": log_text(by)}
         case ApproveEntry():
-            fields = {"kind": "approve", "build": body.build, "by": log_text(body.client)}
+            by = by_whom(body.client, body.person)
+            fields = {"kind": "approve", "build": body.build, "by": log_text(by)}
+        case NoteEntry():
+            fields = {
+                "kind": "note",
+                "build": body.build,
+                "by": log_text(by_whom(body.client, body.person)),
+                "text": log_text(body.text, NOTE_CHARACTERS_MAX),
+            }
         case LimitsEntry():
             by = ", ".join(approval.operator for approval in body.approvals)
             values = ", ".join(f"{name} {value}" for name, value in body.limits.items())

@@ -24,6 +24,8 @@ from common.configuration.keys import (
     parse_public_key,
 )
 from common.configuration.package_sources import PackageSource, check_sources
+from common.configuration.login_config import LoginConfig as LoginConfig
+from common.configuration.login_config import check_login
 from common.configuration.passphrase import unlock_key
 from common.configuration.registry_logins import DOCKER_HUB, check_places, read_registry_logins
 from common.fingerprint import parse_fingerprint
@@ -349,6 +351,8 @@ class ClientConfig(msgspec.Struct, frozen=True):
     # the same for whoever reads anything, but for webhooks and health; tokens of api_token_file are
     # taken too. None: whoever reaches the gateway reads
     read_token_file: Path | None = None
+    # how people log in, and who of them may change what. None: tokens alone, and this machine
+    login: LoginConfig | None = None
     # how people reach the gateway, for links in statuses; None means `listen`
     public_url: PublicUrl | None = None
     # must be true to listen where other machines can connect
@@ -504,7 +508,31 @@ def load_client_config(path: Path, text: str | None = None) -> ClientConfig:
         raise ConfigError.at(config.file, "repositories", "is empty", "at least one is needed")
     repositories = _repositories(config.repositories, config.file)
     check_gateway_repositories(repositories, config.file)
-    return msgspec.structs.replace(config, repositories=repositories)
+    login = config.login
+    if login is not None:
+        login = _with_urls(login, config.file)
+        check_login(
+            login,
+            config.file,
+            listen=config.listen,
+            public_url=config.public_url,
+            repositories=[entry.url for entry in repositories],
+        )
+    return msgspec.structs.replace(config, repositories=repositories, login=login)
+
+
+def _with_urls(login: LoginConfig, file: Path) -> LoginConfig:
+    """With the repositories of its roles as those of the gateway are named. Raises ConfigError."""
+    entries = tuple(
+        msgspec.structs.replace(
+            entry,
+            repository=url_of(
+                entry.repository, file, f"login.repository_roles[{index}].repository"
+            ),
+        )
+        for index, entry in enumerate(login.repository_roles)
+    )
+    return msgspec.structs.replace(login, repository_roles=entries)
 
 
 def check_plaintext(config: ClusterConfig) -> None:

@@ -15,7 +15,7 @@ from urllib.parse import quote
 
 import msgspec
 
-from common.configuration.config import ClientConfig, NodeConfig
+from common.configuration.config import ClientConfig, LoginConfig, NodeConfig
 from common.repositories.credentials import HIDDEN, SECRET_BYTES_MAX
 from common.repositories.repository_config import RepositoryEntry
 
@@ -76,7 +76,12 @@ class Redactor:
 
 def secret_files(config: NodeConfig | ClientConfig) -> list[Path]:
     """The files of secrets that a configuration names, each once."""
-    entries: list[NodeConfig | ClientConfig | RepositoryEntry] = [config, *config.repositories]
+    entries: list[NodeConfig | ClientConfig | RepositoryEntry | LoginConfig] = [
+        config,
+        *config.repositories,
+    ]
+    if isinstance(config, ClientConfig) and config.login is not None:
+        entries.append(config.login)
     found = [
         value / _IN_FOLDERS[key] if key in _IN_FOLDERS else value
         for entry in entries

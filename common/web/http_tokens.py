@@ -42,17 +42,22 @@ def is_one_of(given: bytes, tokens: Sequence[bytes]) -> bool:
     return any(matches)
 
 
-def ask_for_token(tokens: Sequence[bytes], needs_token: Callable[[str], bool]) -> Middleware:
+def ask_for_token(
+    tokens: Sequence[bytes],
+    needs_token: Callable[[str], bool],
+    may_pass: Callable[[web.Request], bool] = lambda request: False,
+) -> Middleware:
     """A middleware: 401 for what needs a token where none of these is shown.
 
     needs_token: told the pattern of the request's route; empty: there is no such route.
+    may_pass: whether who asks is let in without a token.
     """
 
     @web.middleware
     async def ask(request: web.Request, handler: Handler) -> web.StreamResponse:
         resource = request.match_info.route.resource
         route = "" if resource is None else resource.canonical
-        if needs_token(route):
+        if needs_token(route) and not may_pass(request):
             given = bearer_token(request) or _basic_password(request)
             if not is_one_of(given, tokens):
                 return web.json_response({"error": _REFUSAL}, status=401, headers=_ASKS_FOR_TOKEN)

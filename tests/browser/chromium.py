@@ -80,13 +80,15 @@ async def chromium(path: str) -> AsyncIterator[Browser]:
 class Visitor:
     """One person before the browser, with cookies of their own, at one site.
 
-    faults: what went wrong so far, a line each. requests: all that the pages asked for.
+    faults: what went wrong so far, a line each. requests: all that the pages asked for. allowed:
+    the origins of other sites that this person goes to.
     """
 
     def __init__(self, context: BrowserContext, origin: str) -> None:
         """Watch every page of this context. origin: `http://host:port`."""
         self.context = context
         self.origin = origin
+        self.allowed: set[str] = {origin}
         self.faults: list[str] = []
         self.requests: list[Request] = []
         self._opened: list[Page] = []
@@ -121,5 +123,5 @@ class Visitor:
 
     def _on_request(self, request: Request) -> None:
         self.requests.append(request)
-        if not request.url.startswith(f"{self.origin}/"):
+        if not any(request.url.startswith(f"{origin}/") for origin in self.allowed):
             self.faults.append(f"a request to {request.url}")

@@ -32,6 +32,7 @@ PAGES = {
     "/tests/{case}": "Only node3 ever differed",
     "/replicas": "In sync",
     "/ledger": "Verified by this gateway",
+    "/audit": "Who changed what",
 }
 
 

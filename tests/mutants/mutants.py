@@ -11,6 +11,7 @@ from tests.mutants.checkpoints_mutants import CHECKPOINTS_MUTANTS
 from tests.mutants.dependencies_mutants import DEPENDENCIES_MUTANTS
 from tests.mutants.driver_mutants import DRIVER_MUTANTS
 from tests.mutants.limits_mutants import LIMITS_MUTANTS
+from tests.mutants.login_mutants import LOGIN_MUTANTS
 from tests.mutants.mutation_runner import Mutant
 from tests.mutants.normal_case_mutants import NORMAL_CASE_MUTANTS
 from tests.mutants.pipelines_mutants import PIPELINES_MUTANTS
@@ -26,6 +27,7 @@ MUTANTS: tuple[Mutant, ...] = (
     *RECOVERY_MUTANTS,
     *BUILDS_MUTANTS,
     *LIMITS_MUTANTS,
+    *LOGIN_MUTANTS,
     *CASES_MUTANTS,
     *DEPENDENCIES_MUTANTS,
     *CACHES_MUTANTS,

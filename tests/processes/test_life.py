@@ -236,6 +236,18 @@ def test_an_operators_key_is_refused_where_it_is_none(
         assert "no such undecided build" in ended.errors
     ended = client(network, "approve", build, "--operator-key", str(private_key), "--yes")
     assert (ended.code, "check that it is open" in ended.errors) == (3, True), ended
+    # a note is about a build that is over, too
+    ended = client(network, "note", build, "signed here", "--operator-key", str(private_key))
+    assert (ended.code, f"note ordered by {OPERATOR}" in ended.output) == (0, True), ended
+    assert client(network, "note", build, "said here").code == 0
+    notes = [f"note     by {OPERATOR}: signed here", f"note     by {CLIENT}: said here"]
+    block_until(
+        lambda: [line[8:] for line in client(network, "note", build).output.splitlines()] == notes,
+        "both notes in the checked ledger",
+    )
+    assert f"by {OPERATOR}: signed here" in client(network, "ledger").output
+    audit = client(network, "audit").output.split()
+    assert (audit[1], audit[2]) == ("note", build[:12])
     network.stop("node1")
     network.stop("node2")
     ended = client(network, "cancel", build, "--operator-key", str(private_key))

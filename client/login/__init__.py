@@ -1,0 +1,1 @@
+"""People: who they are, by whose word, and what they may do."""
