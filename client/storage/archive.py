@@ -20,11 +20,14 @@ from client.storage.build_filter import ALL, BuildFilter, condition_of
 from client.storage.build_request import BuildRequest
 from client.storage.case_archive import CaseArchive
 from client.storage.case_extract import CaseExtract, decode_extract, encode_extract
+from client.storage.commit_archive import CommitArchive
 from client.storage.database import Database
+from common.log_times import Entry, read_times
 
 LOG_FOLDER = "logs"
 LOG_SUFFIX = ".log"
 TESTS_SUFFIX = ".tests.json"
+TIMES_SUFFIX = ".times"
 # Anybody who may rebuild may do so for ever.
 REBUILDS_SHOWN_MAX = 20
 # Replicas' names are checked when the configuration is read; a path is worth a second look.
@@ -130,6 +133,7 @@ class Archive:
         self._database = database
         self._logs = data_directory / LOG_FOLDER
         self.cases = CaseArchive(database)
+        self.commits = CommitArchive(database)
 
     def listen(self, listener: Callable[[frozenset[bytes]], None]) -> None:
         """Tell this one which builds changed, once that is on disk. It must not raise."""
@@ -155,6 +159,8 @@ class Archive:
             ),
             build=build,
         )
+        if touched == 1:
+            self.commits.note_words(build, request.words)
         return touched == 1
 
     def note_skipped(self, build: bytes, reason: str) -> None:
@@ -477,6 +483,7 @@ class Archive:
         record = self.get(build)
         if record is not None:
             self.cases.remove(record.number)
+            self.commits.remove(build, record.number)
         for table in ("builds", "replies", "ballots", "replica_states"):
             self._database.write(f"DELETE FROM {table} WHERE build = ?", (build,), build=build)  # noqa: S608 - constants only
 
@@ -496,6 +503,25 @@ class Archive:
         """Where the archived log of that replica is, if it is."""
         assert _REPLICA_NAME.fullmatch(replica), "a replica's name is checked before it is a path"
         return self._logs / build.hex() / (replica + LOG_SUFFIX)
+
+    def write_times(self, build: bytes, replica: str, times: bytes) -> None:
+        """Keep a replica's account of when its log came (common.log_times). Blocking.
+
+        What a power cut takes of it is no loss. Raises OSError.
+        """
+        file = self._times_file(build, replica)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(times)
+
+    def read_times(self, build: bytes, replica: str) -> tuple[Entry, ...]:
+        """When that replica's log came, by its own account; empty: it does not say. Blocking."""
+        try:
+            return read_times(self._times_file(build, replica).read_bytes())
+        except OSError:
+            return ()
+
+    def _times_file(self, build: bytes, replica: str) -> Path:
+        return self.log_file(build, replica).with_name(replica + TIMES_SUFFIX)
 
     def write_extracts(self, build: bytes, extracts: Mapping[str, CaseExtract]) -> None:
         """Put what is kept of test details, by replica, into files; as `write_logs`. Blocking."""

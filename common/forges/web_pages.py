@@ -10,8 +10,6 @@ from urllib.parse import quote, urlsplit
 
 import msgspec
 
-from common.forges.registry import ForgeKind
-
 # In them stand {repository}, {commit}, {base}, {head} and {request}.
 _COMMIT = {
     "github": "{repository}/commit/{commit}",
@@ -48,7 +46,8 @@ _DATA_CENTER_PATH = re.compile(r"(?P<before>/.*)?/scm/(?P<project>[^/]+)/(?P<nam
 class WebPages(msgspec.Struct, frozen=True):
     """The pages of one repository at its forge."""
 
-    kind: ForgeKind
+    # as `forge:` of a configuration names it
+    kind: str
     # its address, http or https, without a slash at its end
     repository: str
 
@@ -70,12 +69,12 @@ class WebPages(msgspec.Struct, frozen=True):
         return shapes[self.kind].format(repository=self.repository, **commits)
 
 
-def web_pages(kind: ForgeKind | None, urls: Iterable[str]) -> WebPages | None:
+def web_pages(kind: str | None, urls: Iterable[str]) -> WebPages | None:
     """The pages of a repository that its operator calls by these URLs.
 
     None: no forge is configured, or none of the URLs is http or https.
     """
-    if kind is None:
+    if kind not in _COMMIT:
         return None
     for url in urls:
         try:

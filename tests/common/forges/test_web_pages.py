@@ -61,8 +61,12 @@ def test_the_pages_of_each_forge(
     assert pages.request(7) == request_page
 
 
-def test_every_forge_is_tried() -> None:
-    assert len(get_args(ForgeKind)) == 5
+@pytest.mark.parametrize("kind", get_args(ForgeKind))
+def test_every_forge_has_pages(kind: ForgeKind) -> None:
+    pages = web_pages(kind, ["https://h.example/o/r"])
+    assert pages is not None
+    for address in (pages.commit(OLD), pages.comparison(OLD, NEW), pages.request(1)):
+        assert address.startswith("https://h.example/o/r/")
 
 
 @pytest.mark.parametrize(
