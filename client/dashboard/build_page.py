@@ -10,6 +10,7 @@ from aiohttp import web
 
 from ci.ledger import STEP_RAN
 from ci.limits import Limits
+from ci.operations import Event
 from ci.statement import parse_statement
 from client.api.routes import ApiError, Site
 from client.dashboard.build_forms import done_text
@@ -22,11 +23,15 @@ from client.gateway.case_reader import CaseReader
 from client.network.limits_history import LimitsHistory
 from client.storage.archive import BuildRecord
 from client.storage.outbox import Kind
+from client.views import formats
 from client.views.agreement import SIGNS, Agreement, agreement_of, stance_of, with_outputs
 from client.views.build_times import building_seconds, span, time_parts
 from client.views.build_view import BallotView, BuildView, ReplicaView, is_over, read_ballot
+from client.views.change_view import Around, WhatChanged, what_changed
 from client.views.formats import length
+from common.forges.web_pages import WebPages
 from common.installation import CLIENT_COMMAND
+from common.safe_text import escape_controls
 
 OPEN_REFRESH_SECONDS = 2
 LATER_REFRESH_SECONDS = 5
@@ -121,6 +126,7 @@ class _BuildPage:
         build = self._site.view(record)
         # Late ballots and logs still come in after the verdict, until they are given up.
         later = None if record.collected else LATER_REFRESH_SECONDS
+        pages = self._site.about(record).pages
         gateway = self._site.gateway
         possible = gateway.possible_changes(record.build)
         return self._forms.render(
@@ -136,6 +142,11 @@ class _BuildPage:
             can_rebuild=is_over(record),
             waits_for_approval=gateway.waits_for_approval(record.build),
             build=build,
+            trigger=trigger_text(build),
+            pages_at_forge=pages,
+            commit_url=None
+            if pages is None or build.commit is None
+            else pages.commit(build.commit),
             took=_took(build),
             times=time_parts(build),
             agreement=agreement,
@@ -147,6 +158,7 @@ class _BuildPage:
             ),
             tails=tails,
             compared=compared,
+            changed=self._changed(record, build, pages),
             cases=cases,
             case_rows_max=CASE_ROWS_MAX,
             signatures=sum(reply.agrees and reply.signed for reply in build.replies),
@@ -154,6 +166,22 @@ class _BuildPage:
             verify_command=verify_command(self._site, build),
             superseded_by=superseded_by(build),
         )
+
+    def _changed(
+        self, record: BuildRecord, build: BuildView, pages: WebPages | None
+    ) -> WhatChanged:
+        archive = self._site.archive
+        since = archive.history.since(record.line, record.number)
+        green, red = (
+            None if number is None else archive.by_number(number)
+            for number in (since.green, since.red)
+        )
+        of_commit = {}
+        if record.commit is not None:
+            of_commit = archive.history.of_commit(record.repository, record.commit)
+        outcome = None if build.verdict is None else build.verdict.outcome
+        around = Around(outcome, green, red, since.reds, of_commit)
+        return what_changed(record, around, archive.commits.get, pages=pages)
 
     async def show_log(self, request: web.Request) -> web.Response:
         """GET /builds/<id>/log/<replica>?page=<n>|line=<n>: the log, followed while it grows."""
@@ -252,6 +280,21 @@ def verify_command(site: Site, build: BuildView) -> str:
             *flags,
         )
     )
+
+
+def trigger_text(build: BuildView) -> str:
+    """Who or what asked for a build, and whose word that is. Pure."""
+    what = formats.words(build.event).capitalize()
+    named = build.ref or build.schedule
+    if named:
+        what = f"{what} {escape_controls(named)}"
+    if build.rebuild_of is not None:
+        return f"{what}, rebuilt by hand"
+    if build.sender is not None:
+        return f"{what} by {build.sender} (as the forge reported it)"
+    if build.event == Event.CRON:
+        return what
+    return f"{what}, sender not told"
 
 
 def positive_number(request: web.Request, name: str) -> int | None:

@@ -17,6 +17,7 @@ import msgspec
 
 from ci.operations import Event
 from client.storage.build_filter import ALL, BuildFilter, condition_of
+from client.storage.build_history import BuildHistory, Line
 from client.storage.build_request import BuildRequest
 from client.storage.case_archive import CaseArchive
 from client.storage.case_extract import CaseExtract, decode_extract, encode_extract
@@ -84,6 +85,11 @@ class BuildRecord(msgspec.Struct, frozen=True, array_like=True):
     # whose pull request it is, as the forge says; None: it does not say, or it is none
     author: str | None = None
 
+    @property
+    def line(self) -> Line:
+        """What it has in common with the builds before it and after it."""
+        return Line(self.repository, self.branch, self.event, self.ref)
+
 
 class ReplyRecord(msgspec.Struct, frozen=True):
     """What one replica answered: the accepted verdict or not, and its signature over it.
@@ -134,6 +140,7 @@ class Archive:
         self._logs = data_directory / LOG_FOLDER
         self.cases = CaseArchive(database)
         self.commits = CommitArchive(database)
+        self.history = BuildHistory(database)
 
     def listen(self, listener: Callable[[frozenset[bytes]], None]) -> None:
         """Tell this one which builds changed, once that is on disk. It must not raise."""

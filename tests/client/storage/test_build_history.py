@@ -7,7 +7,6 @@ import pytest
 
 from ci.operations import Event
 from client.storage.archive import Archive
-from client.storage.build_history import BuildHistory
 from client.storage.build_request import BuildRequest
 from client.storage.database import Database
 from common.forge_words import ForgeWords
@@ -22,7 +21,7 @@ class Kept:
     def __init__(self, folder: Path) -> None:
         self.database = Database(folder, bytes(32), "gateway")
         self.archive = Archive(self.database, folder)
-        self.history = BuildHistory(self.database, self.archive)
+        self.history = self.archive.history
         self._count = 0
 
     def add(self, outcome: str, request: BuildRequest | None = None) -> bytes:
@@ -41,12 +40,8 @@ class Kept:
         """The numbers of the last green build and the first red one; how many are red."""
         record = self.archive.get(build)
         assert record is not None
-        found = self.history.since(record)
-        return (
-            None if found.green is None else found.green.number,
-            None if found.red is None else found.red.number,
-            found.reds,
-        )
+        found = self.history.since(record.line, record.number)
+        return found.green, found.red, found.reds
 
 
 @pytest.fixture
