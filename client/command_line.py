@@ -15,6 +15,7 @@ from client.commands import (
     limits,
     lint,
     logs,
+    proof,
     sign,
 )
 from common.installation import CLIENT_CONFIG, shown
@@ -41,6 +42,7 @@ def add_commands(commands: Commands) -> None:
         ledger,
         limits,
         envelope,
+        proof,
         evidence,
         lint,
         sign,

@@ -21,6 +21,7 @@ from client.api.change_routes import Authorizer, ChangeApi, is_for_others
 from client.api.log_routes import LogApi
 from client.api.metrics import GatewayMetrics
 from client.api.openapi import add_openapi
+from client.api.proof_routes import add_proof_routes
 from client.api.routes import OPEN_ROUTES, Site, add_routes, errors_as_json, sources_of
 from client.dashboard import add_dashboard
 from client.gateway.case_reader import CaseReader
@@ -284,6 +285,7 @@ def make_application(site: Site, metrics: GatewayMetrics | None = None) -> web.A
         ]
     )
     add_routes(application, site)
+    add_proof_routes(application, site)
     metrics.add_to(application)
     add_openapi(application, site.version, site.public_url)
     BadgeApi(lambda: site.config.repositories, site.archive).add_to(application)

@@ -144,6 +144,13 @@ ROUTES: tuple[Route, ...] = (
     ),
     Route(
         method="get",
+        path="/api/v1/builds/{build}/proof",
+        summary="All that is signed about a build: request, ballots, statement, signatures",
+        gives={200: (JSON, _ANY, "Each in base64, as it was signed; `proof` checks it.")},
+        errors=(404,),
+    ),
+    Route(
+        method="get",
         path="/api/v1/builds/{build}/log/{replica}",
         summary="A replica's archived log",
         gives={200: (TEXT, _TEXT, "The log that the replica's ballot names.")},

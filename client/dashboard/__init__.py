@@ -19,6 +19,7 @@ from client.dashboard.diagram_pages import add_diagrams
 from client.dashboard.events import Events, make_changes
 from client.dashboard.ledger_page import add_ledger_page
 from client.dashboard.pages import Pages
+from client.dashboard.proof_page import add_proof_page
 from client.dashboard.replicas_page import add_replicas_page
 from client.gateway.case_reader import CaseReader
 
@@ -44,6 +45,6 @@ def add_dashboard(
     add_compare_page(application, site, pages, comparisons=comparisons)
     add_build_forms(application, site, pages, forms=forms)
     add_case_pages(application, site, pages, cases=CaseReader(site.archive, site.cluster.quorums))
-    add_diagrams(application, site, pages)
+    add_proof_page(application, site, pages, kept=add_diagrams(application, site, pages))
     add_replicas_page(application, site, pages, forms=forms)
     add_ledger_page(application, site, pages)
