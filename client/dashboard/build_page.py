@@ -18,8 +18,9 @@ from client.dashboard.build_logs import BuildLogs, PagePlace
 from client.dashboard.change_forms import ChangeForms
 from client.dashboard.compare_page import ComparedLogs, LogComparisons, pairs_to_compare
 from client.dashboard.log_ends import ending_of, outputs_of, same_logs
-from client.dashboard.pages import Pages
+from client.dashboard.pages import FORM_POLICY, Pages
 from client.gateway.case_reader import CaseReader
+from client.logs.log_search import QUERY_CHARACTERS_MAX
 from client.network.limits_history import LimitsHistory
 from client.storage.archive import BuildRecord
 from client.storage.outbox import Kind
@@ -119,6 +120,8 @@ class _BuildPage:
         ends = await self._logs.ends(record, build)
         outputs = outputs_of(build, ends)
         agreement = with_outputs(self._agreement(record, build), outputs)
+        ending = ending_of(build, ends, self._site.cluster.quorums.weak)
+        steps = () if ending is None else await self._logs.sections(record, ending.replica)
         compared = await self._compared(record, build, agreement)
         cases = await self._cases.build_cases(record)
         # What the archive has is read once more: the newest that there is.
@@ -150,7 +153,8 @@ class _BuildPage:
             took=_took(build),
             times=time_parts(build),
             agreement=agreement,
-            ending=ending_of(build, ends, self._site.cluster.quorums.weak),
+            ending=ending,
+            steps=steps,
             outputs=outputs,
             same_logs=same_logs(ends),
             columns=replica_columns(
@@ -184,18 +188,34 @@ class _BuildPage:
         return what_changed(record, around, archive.commits.get, pages=pages)
 
     async def show_log(self, request: web.Request) -> web.Response:
-        """GET /builds/<id>/log/<replica>?page=<n>|line=<n>: the log, followed while it grows."""
+        """GET /builds/<id>/log/<replica>?page=<n>|line=<n>&times=yes&find=<text>: the log.
+
+        It is followed while it grows.
+        """
         record = self._site.record(request)
         replica = self._site.replica(request)
-        place = PagePlace(*(positive_number(request, name) for name in ("page", "line")))
-        page = await self._logs.page(record, replica, place)
-        return self._pages.render(
+        number, line = (positive_number(request, name) for name in ("page", "line"))
+        are_times_shown = request.query.get("times") == "yes"
+        page = await self._logs.page(record, replica, PagePlace(number, line, are_times_shown))
+        query = request.query.get("find", "").strip()
+        if len(query) > QUERY_CHARACTERS_MAX:
+            raise ApiError(400, f"`find` has at most {QUERY_CHARACTERS_MAX} characters")
+        found = None
+        if query and page is not None:
+            found = await self._logs.find(record, replica, query)
+        response = self._pages.render(
             "log.html",
             build=self._site.view(record),
             replica=replica,
             page=page,
+            found=found,
+            query=query,
+            query_characters_max=QUERY_CHARACTERS_MAX,
+            are_times_shown=are_times_shown,
             refresh_seconds=None,
         )
+        response.headers["Content-Security-Policy"] = FORM_POLICY
+        return response
 
     def _agreement(self, record: BuildRecord, build: BuildView) -> Agreement:
         cast = {
