@@ -312,9 +312,9 @@ def trigger_text(build: BuildView) -> str:
         return f"{what}, rebuilt by hand"
     if build.sender is not None:
         return f"{what} by {build.sender} (as the forge reported it)"
-    if build.event == Event.CRON:
+    if build.event == Event.CRON or build.requested_by is None:
         return what
-    return f"{what}, sender not told"
+    return f"{what}, requested by member {build.requested_by}"
 
 
 def positive_number(request: web.Request, name: str) -> int | None:
