@@ -54,12 +54,12 @@ def find_lines(file: Path, query: str) -> Found:
             if place >= 0:
                 if len(matches) == MATCHES_MAX:
                     return Found(query, tuple(matches), False)
-                matches.append(_match(number, text.rstrip("\n"), place, len(query)))
+                matches.append(_match(number, text.rstrip("\n"), place, length=len(query)))
             number += line.endswith(b"\n")
     return Found(query, tuple(matches), True)
 
 
-def _match(number: int, text: str, place: int, length: int) -> Match:
+def _match(number: int, text: str, place: int, *, length: int) -> Match:
     begin, end = max(0, place - SHOWN_CHARACTERS), place + length
     return Match(
         number,

@@ -1,5 +1,5 @@
 """What a build changed: the last green one before it, the first red one since, and between them
-the commits. Pure.
+the commits.
 """
 
 import msgspec

@@ -50,15 +50,18 @@ class KeptFileRoutes:
     def routes(self) -> list[web.RouteDef]:
         """The routes."""
         binary = "application/octet-stream"
+        kept = (
+            ("/tests", self._kept.cases_path, "test cases", "application/json"),
+            ("/commits", self._kept.commits_path, "commits", binary),
+            ("/log/times", self._kept.times_path, "times of the log", "text/plain"),
+        )
         return [
-            self._route("/tests", self._kept.cases_path, "application/json", "test cases"),
-            self._route("/commits", self._kept.commits_path, binary, "commits"),
-            self._route("/log/times", self._kept.times_path, "text/plain", "times of the log"),
+            web.get(
+                BUILD_PATH + path,
+                partial(self._send, file_of=file_of, what=what, content_type=content_type),
+            )
+            for path, file_of, what, content_type in kept
         ]
-
-    def _route(self, path: str, file_of: _FileOf, content_type: str, what: str) -> web.RouteDef:
-        send = partial(self._send, file_of=file_of, content_type=content_type, what=what)
-        return web.get(BUILD_PATH + path, send)
 
     async def _send(
         self, request: web.Request, *, file_of: _FileOf, content_type: str, what: str

@@ -8,7 +8,6 @@ import pytest
 from playwright.async_api import expect
 
 from scripts.harness import pipeline
-from tests.browser.axe import faults_of
 from tests.browser.conftest import VisitorMaker
 from tests.browser.site import Site
 
@@ -95,13 +94,3 @@ async def test_from_a_red_build_to_its_cause_and_its_proof(
     await expect(page.locator("ol.proof > li[data-key=ballots]")).to_contain_text("later")
     await page.locator("ol.proof summary").first.click()
     await expect(page.locator("ol.proof pre").first).to_contain_text(f"proof {again}")
-
-
-@pytest.mark.parametrize("path", ["/proof", "/log/node0?times=yes&find=test"])
-async def test_both_pages_are_for_everybody(site: Site, visit: VisitorMaker, path: str) -> None:
-    visitor = await visit(site.origin, bypass_csp=True)
-    page = await visitor.open(f"/builds/{site.builds['broken']}{path}")
-    for width in (375, 1440):
-        await page.set_viewport_size({"width": width, "height": 900})
-        assert await faults_of(page) == []
-        assert await page.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0
