@@ -18,6 +18,7 @@ from client.api.artifact_routes import ArtifactApi
 from client.api.badge_routes import BadgeApi
 from client.api.case_routes import CaseApi
 from client.api.change_routes import Authorizer, ChangeApi, is_for_others
+from client.api.history_routes import add_history_routes
 from client.api.log_routes import LogApi
 from client.api.metrics import GatewayMetrics
 from client.api.openapi import add_openapi
@@ -286,6 +287,7 @@ def make_application(site: Site, metrics: GatewayMetrics | None = None) -> web.A
     )
     add_routes(application, site)
     add_proof_routes(application, site)
+    add_history_routes(application, site)
     metrics.add_to(application)
     add_openapi(application, site.version, site.public_url)
     BadgeApi(lambda: site.config.repositories, site.archive).add_to(application)

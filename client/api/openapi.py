@@ -151,6 +151,13 @@ ROUTES: tuple[Route, ...] = (
     ),
     Route(
         method="get",
+        path="/api/v1/builds/{build}/history",
+        summary="The last green build before one, the first red one since, the commits between",
+        gives={200: (JSON, _ANY, "Of the same branch, request or schedule; null: none is known.")},
+        errors=(404,),
+    ),
+    Route(
+        method="get",
         path="/api/v1/builds/{build}/log/{replica}",
         summary="A replica's archived log",
         gives={200: (TEXT, _TEXT, "The log that the replica's ballot names.")},

@@ -12,6 +12,7 @@ from ci.ledger import STEP_RAN
 from ci.limits import Limits
 from ci.operations import Event
 from ci.statement import parse_statement
+from client.api.history_routes import history_of
 from client.api.routes import ApiError, Site
 from client.dashboard.build_forms import done_text
 from client.dashboard.build_logs import BuildLogs, PagePlace
@@ -28,9 +29,7 @@ from client.views import formats
 from client.views.agreement import SIGNS, Agreement, agreement_of, stance_of, with_outputs
 from client.views.build_times import building_seconds, span, time_parts
 from client.views.build_view import BallotView, BuildView, ReplicaView, is_over, read_ballot
-from client.views.change_view import Around, WhatChanged, what_changed
 from client.views.formats import length
-from common.forges.web_pages import WebPages
 from common.installation import CLIENT_COMMAND
 from common.safe_text import escape_controls
 
@@ -162,7 +161,7 @@ class _BuildPage:
             ),
             tails=tails,
             compared=compared,
-            changed=self._changed(record, build, pages),
+            changed=history_of(self._site, record),
             cases=cases,
             case_rows_max=CASE_ROWS_MAX,
             signatures=sum(reply.agrees and reply.signed for reply in build.replies),
@@ -170,22 +169,6 @@ class _BuildPage:
             verify_command=verify_command(self._site, build),
             superseded_by=superseded_by(build),
         )
-
-    def _changed(
-        self, record: BuildRecord, build: BuildView, pages: WebPages | None
-    ) -> WhatChanged:
-        archive = self._site.archive
-        since = archive.history.since(record.line, record.number)
-        green, red = (
-            None if number is None else archive.by_number(number)
-            for number in (since.green, since.red)
-        )
-        of_commit = {}
-        if record.commit is not None:
-            of_commit = archive.history.of_commit(record.repository, record.commit)
-        outcome = None if build.verdict is None else build.verdict.outcome
-        around = Around(outcome, green, red, since.reds, of_commit)
-        return what_changed(record, around, archive.commits.get, pages=pages)
 
     async def show_log(self, request: web.Request) -> web.Response:
         """GET /builds/<id>/log/<replica>?page=<n>|line=<n>&times=yes&find=<text>: the log.

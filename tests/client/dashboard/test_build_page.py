@@ -422,6 +422,9 @@ async def test_a_build_shows_its_commit_its_request_and_what_changed(
     assert shown["commit_details"]["subject"] == "number 2"
     assert shown["request"] == {"number": 7, "title": "Fix <b>it</b>", "url": None}
     assert (shown["sender"], shown["requested_by"]) == ("mallory", GATEWAY)
+    history = await (await client.get(f"/api/v1/builds/{again}/history")).json()
+    assert (history["green"]["id"], history["red"]["id"]) == (green, red)
+    assert [commit["subject"] for commit in history["commits"]["shown"]] == ["number 1"]
     assert "number 2" in await page(client, "/?event=pull_request")
 
 
