@@ -16,6 +16,7 @@ from client.commands import (
     lint,
     logs,
     notes,
+    proof,
     sign,
 )
 from common.installation import CLIENT_CONFIG, shown
@@ -42,6 +43,7 @@ def add_commands(commands: Commands) -> None:
         ledger,
         limits,
         envelope,
+        proof,
         evidence,
         lint,
         sign,

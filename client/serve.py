@@ -19,9 +19,11 @@ from client.api.audit_routes import add_audit_route
 from client.api.badge_routes import BadgeApi
 from client.api.case_routes import CaseApi
 from client.api.change_routes import Authorizer, ChangeApi, is_for_others
+from client.api.history_routes import add_history_routes
 from client.api.log_routes import LogApi
 from client.api.metrics import GatewayMetrics
 from client.api.openapi import add_openapi
+from client.api.proof_routes import add_proof_routes
 from client.api.routes import OPEN_ROUTES, Site, add_routes, errors_as_json, sources_of
 from client.dashboard import add_dashboard
 from client.gateway.case_reader import CaseReader
@@ -296,6 +298,8 @@ def make_application(
         ]
     )
     add_routes(application, site)
+    add_proof_routes(application, site)
+    add_history_routes(application, site)
     metrics.add_to(application)
     add_openapi(application, site.version, site.public_url)
     BadgeApi(lambda: site.config.repositories, site.archive).add_to(application)

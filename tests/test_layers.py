@@ -17,7 +17,8 @@ ROOT = Path(__file__).resolve().parent.parent
 ARCHITECTURE = (ROOT / "docs" / "ARCHITECTURE.md").read_text()
 # Modules of the standard library without IO, clock or chance: all that pure modules may use.
 PURE_STANDARD = {
-    "base64", "binascii", "collections", "dataclasses", "enum", "functools", "hashlib", "itertools",
+    "base64", "binascii", "bisect", "collections", "dataclasses", "enum", "functools", "hashlib",
+    "heapq", "itertools",
     "json", "operator", "re", "types", "typing",
 }  # fmt: skip
 # Beside them, for the pure modules of the shells, which read and write text.

@@ -147,6 +147,20 @@ ROUTES: tuple[Route, ...] = (
     ),
     Route(
         method="get",
+        path="/api/v1/builds/{build}/proof",
+        summary="All that is signed about a build: request, ballots, statement, signatures",
+        gives={200: (JSON, _ANY, "Each in base64, as it was signed; `proof` checks it.")},
+        errors=(404,),
+    ),
+    Route(
+        method="get",
+        path="/api/v1/builds/{build}/history",
+        summary="The last green build before one, the first red one since, the commits between",
+        gives={200: (JSON, _ANY, "Of the same branch, request or schedule; null: none is known.")},
+        errors=(404,),
+    ),
+    Route(
+        method="get",
         path="/api/v1/builds/{build}/log/{replica}",
         summary="A replica's archived log",
         gives={200: (TEXT, _TEXT, "The log that the replica's ballot names.")},

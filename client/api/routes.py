@@ -37,11 +37,13 @@ from client.storage.archive import Archive, BuildRecord
 from client.storage.build_filter import InvalidFilter, read_filter
 from client.storage.database import StorageFailed
 from client.views.build_view import BuildView, build_view
+from client.views.commit_view import About
 from common.configuration.config import ClientConfig
 from common.configuration.secret_file import read_secrets
 from common.english import counted
 from common.forges.shared.delivery import Delivery
 from common.forges.shared.event import Refusal
+from common.forges.web_pages import WebPages, web_pages
 from common.web.request_body import Bodies, BodyRefused
 
 APPEND_TIMEOUT_SECONDS = 30.0
@@ -120,6 +122,7 @@ class Site:
         self.connected = network.connected
         self.public_url = (config.public_url or config.listen.url).rstrip("/")
         self.sources = sources_of(config)
+        self._pages = _pages_of(self.sources)
         self.refusals = RefusalLog()
         self._bodies = Bodies(BODIES_BYTES_MAX)
 
@@ -127,6 +130,7 @@ class Site:
         """Serve the repositories of this configuration. sources: theirs (`sources_of`)."""
         self.config = config
         self.sources = sources
+        self._pages = _pages_of(sources)
 
     def record(self, request: web.Request) -> BuildRecord:
         """The build that the path names. Raises ApiError."""
@@ -158,6 +162,16 @@ class Site:
             self.archive.replies(build),
             states=self.collector.states(build),
             rebuilds=self.archive.rebuilds(build),
+            about=self.about(record),
+        )
+
+    def about(self, record: BuildRecord) -> About:
+        """What is known of a build's commit, and where its forge shows it."""
+        commits = self.archive.commits
+        return About(
+            commit=None if record.commit is None else commits.get(record.commit),
+            words=commits.words(record.build),
+            pages=self._pages.get(record.repository),
         )
 
     async def fresh_view(self, record: BuildRecord) -> BuildView:
@@ -210,6 +224,15 @@ def sources_of(config: ClientConfig) -> tuple[Source, ...]:
         )
         for entry in config.repositories
     )
+
+
+def _pages_of(sources: tuple[Source, ...]) -> dict[str, WebPages]:
+    """Where forges show the repositories, by their URLs."""
+    found = {
+        source.entry.url: web_pages(source.entry.forge, (source.entry.url, *source.entry.aliases))
+        for source in sources
+    }
+    return {url: pages for url, pages in found.items() if pages is not None}
 
 
 def add_routes(application: web.Application, site: Site) -> None:

@@ -184,6 +184,10 @@ class GatewayApi:
         """GET /api/v1/builds/<id>/attestation: the envelope, as JSON; `build` is a whole id."""
         return await self._ask("GET", f"/api/v1/builds/{build}/attestation")
 
+    async def proof(self, build: str) -> bytes:
+        """GET /api/v1/builds/<id>/proof, as JSON; `build` is a whole id."""
+        return await self._ask("GET", f"/api/v1/builds/{build}/proof")
+
     async def log_piece(
         self, build: str, replica: str, *, offset: int, wait_seconds: int
     ) -> ServedPiece | None:

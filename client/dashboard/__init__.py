@@ -20,6 +20,7 @@ from client.dashboard.events import Events, make_changes
 from client.dashboard.ledger_page import add_ledger_page
 from client.dashboard.login_pages import add_audit_page, add_login_pages
 from client.dashboard.pages import Pages
+from client.dashboard.proof_page import add_proof_page
 from client.dashboard.replicas_page import add_replicas_page
 from client.gateway.case_reader import CaseReader
 
@@ -45,7 +46,7 @@ def add_dashboard(
     add_compare_page(application, site, pages, comparisons=comparisons)
     add_build_forms(application, site, pages, forms=forms)
     add_case_pages(application, site, pages, cases=CaseReader(site.archive, site.cluster.quorums))
-    add_diagrams(application, site, pages)
+    add_proof_page(application, site, pages, kept=add_diagrams(application, site, pages))
     add_replicas_page(application, site, pages, forms=forms)
     add_ledger_page(application, site, pages)
     add_audit_page(application, site, pages)

@@ -82,6 +82,17 @@ def build_diagram(
     )
 
 
+def ordered_views(traces: Mapping[str, ServedTrace]) -> list[int]:
+    """The views in which a build was proposed, as nodes saw it; empty: no node knows any more."""
+    views = {
+        int(found[1])
+        for trace in traces.values()
+        for message in trace.messages
+        if message.kind == "PrePrepare" and (found := _VIEW.search(message.text))
+    }
+    return sorted(views)
+
+
 def _ballots(traces: Mapping[str, ServedTrace]) -> dict[str, str]:
     """What each replica's ballot says, as far as a node has seen it."""
     found = (
@@ -114,13 +125,7 @@ def _roles(
 ) -> dict[str, str]:
     """Who was the primary when the build was ordered, and who has nothing to tell."""
     roles = {name: "no answer" for name in replicas if name not in traces}
-    views = [
-        int(found[1])
-        for trace in traces.values()
-        for message in trace.messages
-        if message.kind == "PrePrepare" and (found := _VIEW.search(message.text))
-    ]
-    for view in sorted(set(views)):
+    for view in ordered_views(traces):
         name = replicas[view % len(replicas)]
         said = f"primary of view {view}"
         roles[name] = f"{roles[name]}, {said}" if name in roles else said

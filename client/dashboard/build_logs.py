@@ -19,9 +19,17 @@ from client.api.routes import ApiError, Site
 from client.dashboard.log_ends import TAIL_BYTES, TAILS_KEPT, LogEnd, last_lines, read_log_end
 from client.logs.build_output import BuildOutput, html_of
 from client.logs.live_logs import LiveLogs, LogAbsent, LogEvent, Position
-from client.logs.log_pages import LogPage, log_page, page_table
+from client.logs.log_pages import (
+    LogPage,
+    Reading,
+    ShownSection,
+    log_page,
+    page_table,
+    shown_sections,
+)
+from client.logs.log_search import Found, find_lines
 from client.network.nodes import NodeFailed
-from client.storage.archive import BuildRecord
+from client.storage.archive import Archive, BuildRecord
 from client.storage.database import StorageFailed
 from client.views.build_view import BuildView
 from common.log_pieces import ServedPiece
@@ -55,10 +63,14 @@ class LogTail(msgspec.Struct, frozen=True):
 
 
 class PagePlace(msgspec.Struct, frozen=True):
-    """Which page of a log: by its number, or by a line that is to be on it; None: the first."""
+    """Which page of a log: by its number, or by a line that is to be on it; None: the first.
+
+    are_times_shown: beside each line.
+    """
 
     number: int | None = None
     line: int | None = None
+    are_times_shown: bool = False
 
 
 class _Recent:
@@ -106,11 +118,27 @@ class BuildLogs:
         """A page of an archived log; None: it is not archived (any more)."""
         if not self.is_archived(record.build, replica):
             return None
-        file = self._site.archive.log_file(record.build, replica)
+        read = functools.partial(_read_page, self._site.archive, record.build, replica, place=place)
         try:
-            return await self._logs.steps.render(functools.partial(_read_page, file, place))
+            return await self._logs.steps.render(read)
         except OSError:
             return None
+
+    async def sections(self, record: BuildRecord, replica: str) -> tuple[ShownSection, ...]:
+        """The steps of an archived log; none, if it is not archived (any more)."""
+        read = functools.partial(_read_sections, self._site.archive, record.build, replica)
+        try:
+            return await self._logs.steps.render(read)
+        except OSError:
+            return ()
+
+    async def find(self, record: BuildRecord, replica: str, query: str) -> Found:
+        """The lines of an archived log that have this text. Raises ApiError."""
+        file = self._site.archive.log_file(record.build, replica)
+        try:
+            return await self._logs.steps.render(functools.partial(find_lines, file, query))
+        except OSError as error:
+            raise ApiError(404, "that log is no longer kept here") from error
 
     def is_archived(self, build: bytes, replica: str) -> bool:
         """Whether the log that this replica's ballot names is here."""
@@ -241,12 +269,20 @@ def _nothing(text: str, position: str | None) -> LogTail:
     return LogTail("", False, text, position)
 
 
-def _read_page(file: Path, place: PagePlace) -> LogPage:
+def _read_page(archive: Archive, build: bytes, replica: str, *, place: PagePlace) -> LogPage:
     """Raises OSError."""
+    file = archive.log_file(build, replica)
     number = place.number or 1
     if place.line is not None:
         number = page_table(file).page_of_line(place.line)
-    return log_page(file, number)
+    times = archive.read_times(build, replica)
+    return log_page(file, number, Reading(times, place.are_times_shown, place.line))
+
+
+def _read_sections(archive: Archive, build: bytes, replica: str) -> tuple[ShownSection, ...]:
+    """Raises OSError."""
+    table = page_table(archive.log_file(build, replica))
+    return shown_sections(table, archive.read_times(build, replica))
 
 
 def _tail_of(served: ServedPiece) -> LogTail:

@@ -10,25 +10,29 @@ from aiohttp import web
 
 from ci.ledger import STEP_RAN
 from ci.limits import Limits
-from ci.operations import NOTE_CHARACTERS_MAX
+from ci.operations import NOTE_CHARACTERS_MAX, Event
 from ci.statement import parse_statement
+from client.api.history_routes import history_of
 from client.api.routes import ApiError, Site
 from client.dashboard.build_forms import done_text
 from client.dashboard.build_logs import BuildLogs, PagePlace
 from client.dashboard.change_forms import ChangeForms
 from client.dashboard.compare_page import ComparedLogs, LogComparisons, pairs_to_compare
 from client.dashboard.log_ends import ending_of, outputs_of, same_logs
-from client.dashboard.pages import Pages
+from client.dashboard.pages import FORM_POLICY, Pages
 from client.gateway.case_reader import CaseReader
 from client.login.roles import Role
+from client.logs.log_search import QUERY_CHARACTERS_MAX
 from client.network.limits_history import LimitsHistory
 from client.storage.archive import BuildRecord
 from client.storage.outbox import Kind
+from client.views import formats
 from client.views.agreement import SIGNS, Agreement, agreement_of, stance_of, with_outputs
 from client.views.build_times import building_seconds, span, time_parts
 from client.views.build_view import BallotView, BuildView, ReplicaView, is_over, read_ballot
 from client.views.formats import length
 from common.installation import CLIENT_COMMAND
+from common.safe_text import escape_controls
 
 OPEN_REFRESH_SECONDS = 2
 LATER_REFRESH_SECONDS = 5
@@ -116,6 +120,8 @@ class _BuildPage:
         ends = await self._logs.ends(record, build)
         outputs = outputs_of(build, ends)
         agreement = with_outputs(self._agreement(record, build), outputs)
+        ending = ending_of(build, ends, self._site.cluster.quorums.weak)
+        steps = () if ending is None else await self._logs.sections(record, ending.replica)
         compared = await self._compared(record, build, agreement)
         cases = await self._cases.build_cases(record)
         # What the archive has is read once more: the newest that there is.
@@ -123,6 +129,7 @@ class _BuildPage:
         build = self._site.view(record)
         # Late ballots and logs still come in after the verdict, until they are given up.
         later = None if record.collected else LATER_REFRESH_SECONDS
+        pages = self._site.about(record).pages
         gateway = self._site.gateway
         possible = gateway.possible_changes(record.build)
         may = functools.partial(self._forms.may, repository=record.repository)
@@ -142,10 +149,16 @@ class _BuildPage:
             waiting_notes=gateway.waiting_notes(record.build),
             waits_for_approval=gateway.waits_for_approval(record.build),
             build=build,
+            trigger=trigger_text(build),
+            pages_at_forge=pages,
+            commit_url=None
+            if pages is None or build.commit is None
+            else pages.commit(build.commit),
             took=_took(build),
             times=time_parts(build),
             agreement=agreement,
-            ending=ending_of(build, ends, self._site.cluster.quorums.weak),
+            ending=ending,
+            steps=steps,
             outputs=outputs,
             same_logs=same_logs(ends),
             columns=replica_columns(
@@ -153,6 +166,7 @@ class _BuildPage:
             ),
             tails=tails,
             compared=compared,
+            changed=history_of(self._site, record),
             cases=cases,
             case_rows_max=CASE_ROWS_MAX,
             signatures=sum(reply.agrees and reply.signed for reply in build.replies),
@@ -162,18 +176,34 @@ class _BuildPage:
         )
 
     async def show_log(self, request: web.Request) -> web.Response:
-        """GET /builds/<id>/log/<replica>?page=<n>|line=<n>: the log, followed while it grows."""
+        """GET /builds/<id>/log/<replica>?page=<n>|line=<n>&times=yes&find=<text>: the log.
+
+        It is followed while it grows.
+        """
         record = self._site.record(request)
         replica = self._site.replica(request)
-        place = PagePlace(*(positive_number(request, name) for name in ("page", "line")))
-        page = await self._logs.page(record, replica, place)
-        return self._pages.render(
+        number, line = (positive_number(request, name) for name in ("page", "line"))
+        are_times_shown = request.query.get("times") == "yes"
+        page = await self._logs.page(record, replica, PagePlace(number, line, are_times_shown))
+        query = request.query.get("find", "").strip()
+        if len(query) > QUERY_CHARACTERS_MAX:
+            raise ApiError(400, f"`find` has at most {QUERY_CHARACTERS_MAX} characters")
+        found = None
+        if query and page is not None:
+            found = await self._logs.find(record, replica, query)
+        response = self._pages.render(
             "log.html",
             build=self._site.view(record),
             replica=replica,
             page=page,
+            found=found,
+            query=query,
+            query_characters_max=QUERY_CHARACTERS_MAX,
+            are_times_shown=are_times_shown,
             refresh_seconds=None,
         )
+        response.headers["Content-Security-Policy"] = FORM_POLICY
+        return response
 
     def _agreement(self, record: BuildRecord, build: BuildView) -> Agreement:
         cast = {
@@ -258,6 +288,21 @@ def verify_command(site: Site, build: BuildView) -> str:
             *flags,
         )
     )
+
+
+def trigger_text(build: BuildView) -> str:
+    """Who or what asked for a build, and whose word that is. Pure."""
+    what = formats.words(build.event).capitalize()
+    named = build.ref or build.schedule
+    if named:
+        what = f"{what} {escape_controls(named)}"
+    if build.rebuild_of is not None:
+        return f"{what}, rebuilt by hand"
+    if build.sender is not None:
+        return f"{what} by {build.sender} (as the forge reported it)"
+    if build.event == Event.CRON or build.requested_by is None:
+        return what
+    return f"{what}, requested by member {build.requested_by}"
 
 
 def positive_number(request: web.Request, name: str) -> int | None:

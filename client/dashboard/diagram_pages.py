@@ -28,7 +28,7 @@ POLICY = CONTENT_SECURITY_POLICY.replace(
 )
 
 
-def add_diagrams(application: web.Application, site: Site, pages: Pages) -> None:
+def add_diagrams(application: web.Application, site: Site, pages: Pages) -> KeptTraces:
     """Add the two routes, and keep what the nodes say of the newest builds' messages."""
     kept = KeptTraces(site)
     application.router.add_get(PAGE_PATH, functools.partial(_show_page, site, pages, kept=kept))
@@ -42,6 +42,7 @@ def add_diagrams(application: web.Application, site: Site, pages: Pages) -> None
 
     application.on_startup.append(start)
     application.on_cleanup.append(close)
+    return kept
 
 
 async def _show_page(

@@ -76,6 +76,7 @@ class Pages:
         self._environment.filters.update(
             absolute=formats.absolute,
             ago=formats.ago,
+            at=formats.at,
             counted=counted,
             elapsed=formats.elapsed,
             kind=formats.kind,

@@ -6,6 +6,7 @@ its replica's ballot names. What is late (a replica that is down) is asked for a
 """
 
 import asyncio
+import contextlib
 import hashlib
 import logging
 import time
@@ -112,7 +113,7 @@ class Collector:
         self._glanced[build] = loop.time()
         if len(self._glanced) > GLANCES_KEPT:
             del self._glanced[next(iter(self._glanced))]
-        task = loop.create_task(self._fetch_ballots(build, None))
+        task = loop.create_task(self._look(build))
         self._glances.add(task)
         task.add_done_callback(lambda done: self._on_glanced(build, done))
         await asyncio.wait([task], timeout=seconds)
@@ -145,6 +146,7 @@ class Collector:
             await asyncio.sleep(LAST_BALLOT_SECONDS)
         while True:
             try:
+                await self._fetch_commits(build, verdict.opened, verdict.agreeing)
                 if not are_states_kept:
                     # at once what is known, and again when all were asked
                     self._keep_states(build)
@@ -273,23 +275,58 @@ class Collector:
                 if is_complete:
                     self._archive.note_collected(build)
 
-    async def _fetch_ballots(self, build: bytes, opened: int | None) -> None:
-        """Ask the nodes; each answer counts when it comes, however long another one takes."""
+    async def _look(self, build: bytes) -> None:
+        """Fetch what there is of an open build."""
+        served = await self._fetch_ballots(build, None)
+        opened = self._agreed_opening([answer for _, answer in served])
+        if opened is not None:
+            # one that waits for a place has not fetched the commit
+            begun = [name for name, answer in served if answer.state != "waiting"]
+            await self._fetch_commits(build, opened, begun)
+
+    async def _fetch_commits(self, build: bytes, opened: int, replicas: Sequence[str]) -> None:
+        """Keep what the build's commit says, and those before it: one replica is enough, as
+        commits prove themselves."""
+        record = self._archive.get(build)
+        if record is None or record.commit is None or self._archive.commits.get(record.commit):
+            return
+        for replica in replicas:
+            try:
+                found = await self._nodes.commits(replica, build, opened, commit=record.commit)
+            except NotThere:
+                continue
+            except NodeFailed as error:
+                _log.info("commits of build %s: %s", build.hex()[:12], error)
+                continue
+            with self._database.transaction():
+                self._archive.commits.add(found, record.number)
+            for listener in self._listeners:
+                listener(build)
+            return
+
+    async def _fetch_ballots(
+        self, build: bytes, opened: int | None
+    ) -> list[tuple[str, ServedBuild]]:
+        """Ask the nodes; each answer counts when it comes, however long another one takes.
+
+        Gives back what they said, by replica.
+        """
         names = [name for name in self._nodes.names if (build, name) not in self._asked]
         pending = {asyncio.ensure_future(self._ask(name, build)) for name in names}
-        served: list[ServedBuild] = []
+        served: list[tuple[str, ServedBuild]] = []
         try:
             while pending:
                 done, pending = await asyncio.wait(pending, timeout=ANSWERS_TOGETHER_SECONDS)
                 for name, answer in [task.result() for task in done]:
                     if isinstance(answer, ServedBuild):
-                        served.append(answer)
+                        served.append((name, answer))
                     self._note_state(build, name, answer)
                 if done:
-                    self._keep_ballots(build, opened, served)
+                    self._keep_ballots(build, opened, [answer for _, answer in served])
         finally:
             for task in pending:
                 task.cancel()
+        return served
 
     async def _ask(self, name: str, build: bytes) -> tuple[str, ServedBuild | NodeFailed]:
         self._asked.add((build, name))
@@ -391,6 +428,10 @@ class Collector:
                 ballot.replica,
             )
             return None
+        # its own account of when that came, which nothing depends on
+        with contextlib.suppress(NodeFailed, OSError):
+            times = await self._nodes.log_times(ballot.replica, build, opened)
+            await asyncio.to_thread(self._archive.write_times, build, ballot.replica, times)
         return ballot.replica, log
 
     def _on_glanced(self, build: bytes, task: asyncio.Task[None]) -> None:

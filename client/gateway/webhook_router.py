@@ -224,6 +224,7 @@ def _wanted(event: ForgeEvent, name: str, entry: GatewayRepository) -> Reception
         ref=event.ref,
         before=event.before,
         author=event.author,
+        words=event.words,
     )
     if name == PLAIN or event.stable_identity is None:
         return Ordered(build)

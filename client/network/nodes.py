@@ -18,7 +18,9 @@ from ci.statement import ENVELOPE_BYTES_MAX
 from client.network.node_status import NodeStatus
 from client.network.served_limits import ServedLimits
 from common.english import counted
+from common.git_commits import COMMITS_BYTES_MAX, CommitFacts, WrongCommits, read_commits
 from common.log_pieces import ServedPiece, read_piece
+from common.log_times import TIMES_BYTES_MAX
 from common.safe_text import log_text
 from common.web.bounded_http import (
     Answer,
@@ -254,6 +256,27 @@ class Nodes:
         path, query = f"/builds/{build.hex()}/tests", {"opened": str(opened)}
         bounds = AnswerBounds(CASES_BYTES_MAX, LOG_TIMEOUT_SECONDS)
         return await self._get(replica, path, bounds, query=query)
+
+    async def log_times(self, replica: str, build: bytes, opened: int) -> bytes:
+        """When each part of a node's own log came (common.log_times). Raises NodeFailed."""
+        path, query = f"/builds/{build.hex()}/log/times", {"opened": str(opened)}
+        bounds = AnswerBounds(TIMES_BYTES_MAX, ANSWER_TIMEOUT_SECONDS)
+        return await self._get(replica, path, bounds, query=query)
+
+    async def commits(
+        self, replica: str, build: bytes, opened: int, *, commit: str
+    ) -> list[CommitFacts]:
+        """What a build's commit and those before it say, proved by their hashes.
+
+        Raises NodeFailed; NotThere if it has none.
+        """
+        path, query = f"/builds/{build.hex()}/commits", {"opened": str(opened)}
+        bounds = AnswerBounds(COMMITS_BYTES_MAX, ANSWER_TIMEOUT_SECONDS)
+        data = await self._get(replica, path, bounds, query=query)
+        try:
+            return read_commits(data, commit)
+        except WrongCommits as error:
+            raise Unreadable(f"{replica}: commits that prove nothing: {error}") from error
 
     async def artifact(
         self,

@@ -18,14 +18,18 @@ import msgspec
 from ci.operations import Event
 from client.storage.audit import Audit
 from client.storage.build_filter import ALL, BuildFilter, condition_of
+from client.storage.build_history import BuildHistory, Line
 from client.storage.build_request import BuildRequest
 from client.storage.case_archive import CaseArchive
 from client.storage.case_extract import CaseExtract, decode_extract, encode_extract
+from client.storage.commit_archive import CommitArchive
 from client.storage.database import Database
+from common.log_times import Entry, read_times
 
 LOG_FOLDER = "logs"
 LOG_SUFFIX = ".log"
 TESTS_SUFFIX = ".tests.json"
+TIMES_SUFFIX = ".times"
 # Anybody who may rebuild may do so for ever.
 REBUILDS_SHOWN_MAX = 20
 # Replicas' names are checked when the configuration is read; a path is worth a second look.
@@ -82,6 +86,11 @@ class BuildRecord(msgspec.Struct, frozen=True, array_like=True):
     # whose pull request it is, as the forge says; None: it does not say, or it is none
     author: str | None = None
 
+    @property
+    def line(self) -> Line:
+        """What it has in common with the builds before it and after it."""
+        return Line(self.repository, self.branch, self.event, self.ref)
+
 
 class ReplyRecord(msgspec.Struct, frozen=True):
     """What one replica answered: the accepted verdict or not, and its signature over it.
@@ -132,6 +141,8 @@ class Archive:
         self._logs = data_directory / LOG_FOLDER
         self.cases = CaseArchive(database)
         self.audit = Audit(database)
+        self.commits = CommitArchive(database)
+        self.history = BuildHistory(database)
 
     def listen(self, listener: Callable[[frozenset[bytes]], None]) -> None:
         """Tell this one which builds changed, once that is on disk. It must not raise."""
@@ -157,6 +168,8 @@ class Archive:
             ),
             build=build,
         )
+        if touched == 1:
+            self.commits.note_words(build, request.words)
         return touched == 1
 
     def note_skipped(self, build: bytes, reason: str) -> None:
@@ -479,6 +492,7 @@ class Archive:
         record = self.get(build)
         if record is not None:
             self.cases.remove(record.number)
+            self.commits.remove(build, record.number)
         for table in ("builds", "replies", "ballots", "replica_states"):
             self._database.write(f"DELETE FROM {table} WHERE build = ?", (build,), build=build)  # noqa: S608 - constants only
 
@@ -498,6 +512,25 @@ class Archive:
         """Where the archived log of that replica is, if it is."""
         assert _REPLICA_NAME.fullmatch(replica), "a replica's name is checked before it is a path"
         return self._logs / build.hex() / (replica + LOG_SUFFIX)
+
+    def write_times(self, build: bytes, replica: str, times: bytes) -> None:
+        """Keep a replica's account of when its log came (common.log_times). Blocking.
+
+        What a power cut takes of it is no loss. Raises OSError.
+        """
+        file = self._times_file(build, replica)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(times)
+
+    def read_times(self, build: bytes, replica: str) -> tuple[Entry, ...]:
+        """When that replica's log came, by its own account; empty: it does not say. Blocking."""
+        try:
+            return read_times(self._times_file(build, replica).read_bytes())
+        except OSError:
+            return ()
+
+    def _times_file(self, build: bytes, replica: str) -> Path:
+        return self.log_file(build, replica).with_name(replica + TIMES_SUFFIX)
 
     def write_extracts(self, build: bytes, extracts: Mapping[str, CaseExtract]) -> None:
         """Put what is kept of test details, by replica, into files; as `write_logs`. Blocking."""

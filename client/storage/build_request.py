@@ -3,6 +3,7 @@
 import msgspec
 
 from ci.operations import Delivery, Event, SubmitBuild
+from common.forge_words import ForgeWords
 from common.ref_names import TAG_PREFIX
 
 
@@ -30,6 +31,8 @@ class BuildRequest(msgspec.Struct, frozen=True):
     is_cold: bool = False
     # who asked for it here: of a rebuild
     person: str | None = None
+    # what else the forge says for people; the network is not told
+    words: ForgeWords = ForgeWords()
 
     def as_tag(self) -> "BuildRequest":
         """The same of the tag that has the branch's name."""

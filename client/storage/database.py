@@ -143,6 +143,27 @@ CREATE TABLE IF NOT EXISTS audit (
     text TEXT NOT NULL
 );
 """
+# Likewise. `commits.build`: the number of the newest build whose history names that commit
+# (client.storage.commit_archive).
+COMMITS_SCHEMA = """
+CREATE TABLE IF NOT EXISTS commits (
+    id TEXT PRIMARY KEY,
+    build INTEGER NOT NULL,
+    parents TEXT NOT NULL,
+    subject TEXT NOT NULL,
+    author TEXT NOT NULL,
+    authored INTEGER NOT NULL,
+    committed INTEGER NOT NULL
+) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS commits_of_build ON commits (build);
+CREATE TABLE IF NOT EXISTS forge_words (
+    build BLOB PRIMARY KEY,
+    sender TEXT,
+    request INTEGER,
+    title TEXT
+) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS builds_of_commit ON builds (commit_hex, repository);
+"""
 # What a build is listed as (client.storage.build_filter.OUTCOMES): the rule of
 # client.views.build_view, which a test holds against it. It is computed from the other columns, so
 # nobody has to keep it up.
@@ -367,7 +388,9 @@ class Database:
                 connection.execute("PRAGMA synchronous=FULL")
                 self._check_format(connection)
                 self._check_owner(connection)
-                connection.executescript(SCHEDULES_SCHEMA + PEOPLE_SCHEMA + _COUNTS)
+                connection.executescript(
+                    SCHEDULES_SCHEMA + PEOPLE_SCHEMA + COMMITS_SCHEMA + _COUNTS
+                )
             except BaseException:
                 connection.close()
                 raise

@@ -35,6 +35,7 @@ from client.views.artifact_view import (
     file_differences,
     is_found_value,
 )
+from client.views.commit_view import About, CommitView, RequestView, commit_view, request_view
 from client.views.differences import Difference, differences_of
 from pbft.authentication import Authenticator
 from pbft.codec import MalformedMessage, decode_request, decode_signed
@@ -176,6 +177,20 @@ class BuildView(msgspec.Struct, frozen=True):
     schedule: Annotated[
         str | None, msgspec.Meta(description="which schedule was due, if the event is cron")
     ]
+    sender: Annotated[
+        str | None, msgspec.Meta(description="whose doing it is, as the forge reports it")
+    ]
+    commit_details: Annotated[
+        CommitView | None,
+        msgspec.Meta(description="what the commit says, proved by its hash; null: not here"),
+    ]
+    request: Annotated[
+        RequestView | None, msgspec.Meta(description="the pull or merge request, if it is one")
+    ]
+    requested_by: Annotated[
+        str | None,
+        msgspec.Meta(description="the member whose key signed the request; null: not signed yet"),
+    ]
     status: BuildStatus
     verdict: VerdictView | None
     ballots: tuple[BallotView, ...]
@@ -242,8 +257,13 @@ def build_view(
     *,
     states: Sequence[StateRecord] = (),
     rebuilds: Sequence[bytes] = (),
+    about: About | None = None,
 ) -> BuildView:
-    """What people and programs are shown of a build. states: of all replicas."""
+    """What people and programs are shown of a build. states: of all replicas.
+
+    about: what is known of its commit, and what its forge said.
+    """
+    about = about or About()
     cast = {ballot.replica: read_ballot(ballot.signed) for ballot in ballots}
     statement = parse_statement(record.statement) if record.statement else None
     verdict = statement.verdict if statement else None
@@ -257,6 +277,10 @@ def build_view(
         ref=record.ref,
         author=record.author,
         schedule=schedule_of(record),
+        sender=about.words.sender,
+        commit_details=None if about.commit is None else commit_view(about.commit, about.pages),
+        request=request_view(record.ref, about) if record.event is Event.PULL_REQUEST else None,
+        requested_by=None if record.request is None else decode_signed(record.request).signer,
         status=_status(record),
         verdict=verdict_view,
         ballots=tuple(_ballot_view(replica, ballot) for replica, ballot in cast.items()),

@@ -61,6 +61,12 @@ def absolute(iso: str) -> str:
     return moment.strftime("%Y-%m-%d %H:%M:%S UTC")
 
 
+def at(seconds: int) -> str:
+    """Seconds since 1970 as ISO 8601 in UTC."""
+    moment = datetime.datetime.fromtimestamp(seconds, datetime.UTC)
+    return moment.isoformat().replace("+00:00", "Z")
+
+
 def length(seconds: float) -> str:
     """A length of time, not below 0: "4.2 s", "12 s", "3 min 05 s", "1 h 02 min"."""
     return f"{seconds:.1f} s" if seconds < 10 else _span(seconds)

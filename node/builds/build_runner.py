@@ -51,7 +51,7 @@ from node.caches.cache_store import CacheCounts
 from node.dependencies.fetch_messages import Flawed, Unavailable
 from node.dependencies.input_fetch import InputFetch, Prepared
 from node.outputs.artifact_store import ARTIFACTS_FOLDER, add_artifact, keep_artifacts
-from node.outputs.build_log import BuildLog
+from node.outputs.build_log import TIMES, BuildLog
 from node.outputs.case_details import DETAILS, keep_details
 from node.outputs.kept_builds import WORK_FOLDER, KeptBuilds, remove_folder
 from node.sandboxes.containers.docker_sandbox import DockerSandbox
@@ -78,6 +78,8 @@ RETRY_SECONDS_MIN = 1.0
 RETRY_SECONDS_MAX = 8.0
 # how often old logs are looked for where nothing is built
 SWEEP_AGAIN_SECONDS = 600.0
+# of a build's folder: its commit and those before it
+COMMITS = "commits"
 
 _log = logging.getLogger(__name__)
 
@@ -245,6 +247,14 @@ class BuildRunner:
         """The file of a build's test cases, or will be: node.outputs.case_details."""
         return self._folder(build, opened) / DETAILS
 
+    def commits_path(self, build: bytes, opened: int) -> Path:
+        """The file of its commit and of those before it, or will be: node.sources.commits."""
+        return self._folder(build, opened) / COMMITS
+
+    def times_path(self, build: bytes, opened: int) -> Path:
+        """The file that says when each part of the log came, or will be: common.log_times."""
+        return self.log_path(build, opened).with_name(TIMES)
+
     def read_log(
         self, build: bytes, opened: int, offset: int, *, bytes_max: int
     ) -> LogPiece | None:
@@ -389,6 +399,7 @@ class BuildRunner:
                 Outcome.CHECKOUT_FAILED, CHECKOUT_FAILED_EXIT_CODE, problem=source.problem
             )
             return _Found(result, None, Agreement.DEFAULT, (), checked_out_at - began_at, 0.0)
+        await self._keep_commits(order)
         for line in source.modules:
             log.note(line)
         # a stranger's file may take long to read
@@ -536,6 +547,20 @@ class BuildRunner:
         log.note(f"clone: {depth}{tags if clone.has_tags else ''}")
         return None
 
+    async def _keep_commits(self, order: BuildOrder) -> None:
+        """Keep the commit's own words for people. No build fails for want of them.
+
+        Raises OSError.
+        """
+        assert order.commit is not None, "nothing is checked out without a commit"
+        try:
+            objects = await self._checkout.list_commits(order.repository, order.commit)
+        except InfrastructureError as error:
+            _log.warning("build %s: its commits are not kept: %s", order.build.hex(), error.reason)
+            return
+        path = self.commits_path(order.build, order.opened)
+        await in_thread(self._threads, lambda stop: _replace(path, objects))
+
     def _job(
         self, source: Source, limits: Limits
     ) -> tuple[Pipeline | bytes | PipelineInvalid, str | None]:
@@ -661,6 +686,13 @@ def _compared(order: BuildOrder, found: _Found) -> ResultKey:
         artifacts=found.result.artifacts,
         steps=found.steps,
     )
+
+
+def _replace(path: Path, data: bytes) -> None:
+    """Put the file at its place when it is complete. Raises OSError."""
+    beside = path.with_suffix(".new")
+    beside.write_bytes(data)
+    beside.replace(path)
 
 
 def _origin(order: BuildOrder, commit_seconds: int) -> Origin:

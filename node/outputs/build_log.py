@@ -3,21 +3,27 @@
 A build may write without end. The file keeps the first half and the last half of the limit, with
 one line between them that gives the number of bytes cut. Memory holds at most the last half.
 
-If a build that has no git history looks for it, the log says so after that line.
+If a build that has no git history looks for it, the log says so after that line. A small file
+beside it says when each part came (common.log_times).
 """
 
 import hashlib
 import os
 import re
 import threading
+import time
 from collections import deque
+from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
 from common.log_pieces import LogPiece, kept_sizes, marker, read_log_file
+from common.log_times import LogTimes
 
 # small writes are gathered up to this size, so that memory is not spent on bookkeeping
 CHUNK_BYTES = 16 * 1024
+# the file beside the log
+TIMES = "log-times"
 NO_GIT = (
     '.git is not there: write clone: {depth: 50, tags: true} if you need it; see "The history" in'
     " docs/PIPELINES.md; tools that ask git for a version also take it from the environment, such"
@@ -59,6 +65,8 @@ class BuildLog:
         # the end of what was written before; None: no line about git is to come
         self._before: bytes | None = b""
         self._is_finishing = False
+        self._times = LogTimes()
+        self._began_at = time.monotonic()
         self._lock = threading.Lock()
         path.parent.mkdir(parents=True, exist_ok=True)
         # unbuffered: whoever reads along sees each piece of the head at once
@@ -111,6 +119,8 @@ class BuildLog:
         if not data:
             return
         self._last = data[-1:]
+        written = self._head_bytes + self._cut_bytes + self._tail_bytes
+        self._times.note(written, int(1000 * (time.monotonic() - self._began_at)))
         taken = data[: self._head_bytes_max - self._head_bytes]
         if taken:
             _write_all(file, taken)
@@ -167,6 +177,9 @@ class BuildLog:
                 for chunk in self._tail:
                     _write_all(file, chunk)
                 self.close()
+                # nothing follows from it: a log without it has no times
+                with suppress(OSError):
+                    self.path.with_name(TIMES).write_bytes(self._times.encode())
         finally:
             self._is_finishing = False
         with self.path.open("rb") as finished:

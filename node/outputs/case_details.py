@@ -63,7 +63,7 @@ class QuarantineRow(msgspec.Struct, frozen=True, array_like=True):
 
 
 class CaseDetails(msgspec.Struct, frozen=True, kw_only=True):
-    """What is kept of a build's test reports, and served (node.web.case_routes).
+    """What is kept of a build's test reports, and served (node.web.kept_file_routes).
 
     report_sha256: of the canonical report that follows from ids and outcomes (ci.case_results),
         and is in the ballot; None: there is none, and `problem` says why.

@@ -28,6 +28,7 @@ from common.pipeline.pipeline_file import Clone
 from common.ref_names import BRANCH_PREFIX, check_commit, check_ref
 from common.repositories.git_environment import git_environment, is_foreign_variable, protocol_of
 from node.sources.changes import Changes, find_changes
+from node.sources.commits import list_commits
 from node.sources.fetch_bounds import FETCH_BYTES_MIN
 from node.sources.git_process import OutputTooLong
 from node.sources.gitmodules import (
@@ -243,6 +244,24 @@ class Checkout:
                 return await self._in_thread(lambda stop: add(stop=stop), ends_at)
             except CorruptMirror as error:
                 # the next try reads all of it, and makes it anew if it is corrupt
+                raise InfrastructureError(f"the history cannot be read: {error}") from error
+
+    async def list_commits(self, repository: str, commit: str) -> bytes:
+        """The objects of a commit that was just checked out and of those before it.
+
+        See node.sources.commits. Raises InfrastructureError.
+        """
+        entry = self._listed.entries.get(repository)
+        if entry is None:
+            raise InfrastructureError("the repository is not on this replica's list any more")
+        folder = self._mirror_folder(entry, commit)
+        environment = git_environment(["file"], self._home)
+        with self._mirrors.using(folder):
+            try:
+                return await self._in_thread(
+                    lambda stop: list_commits(folder, commit, environment=environment, stop=stop)
+                )
+            except CorruptMirror as error:
                 raise InfrastructureError(f"the history cannot be read: {error}") from error
 
     async def find_changes(self, repository: str, branch: str, commit: str) -> Changes:

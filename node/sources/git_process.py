@@ -63,16 +63,24 @@ def run_git(
     environment: Mapping[str, str],
     stop: Stop,
     output_bytes_max: int = 64 * 1024,
+    standard_input: int = subprocess.DEVNULL,
     bounds: Bounds | None = None,
 ) -> GitAnswer:
     """Run `git arguments...` to its end. `stop` kills it and all its children.
 
+    standard_input: the descriptor of a file that is read, or DEVNULL.
     Raises Stopped, OutputTooLong, InfrastructureError where git cannot be started, and what the
     bounds' check raises: then, and when stopped, all its children have ended, too.
     """
     failure: InfrastructureError | OSError | None = None
     check_at = time.monotonic()
-    with git_process(arguments, environment=environment, stop=stop, bounds=bounds) as process:
+    with git_process(
+        arguments,
+        environment=environment,
+        stop=stop,
+        standard_input=standard_input,
+        bounds=bounds,
+    ) as process:
         assert process.stdout is not None
         assert process.stderr is not None
         output, problem = bytearray(), bytearray()

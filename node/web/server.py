@@ -29,8 +29,8 @@ from node.web import limits_json, log_routes, status_json
 from node.web.answers import http_error, number, read_body
 from node.web.artifact_routes import ArtifactRoutes
 from node.web.build_states import state_of
-from node.web.case_routes import CaseRoutes
 from node.web.fault_switch import FaultSwitch
+from node.web.kept_file_routes import KeptFileRoutes
 from node.web.proof_routes import ProofRoutes
 from pbft.authentication import Authenticator, is_relayed
 from pbft.codec import (
@@ -140,7 +140,7 @@ class NodeServer:
                 web.get("/builds/{build:[0-9a-f]{64}}", self._build),
                 web.get(log_routes.PATH, log_routes.LogRoutes(self._runner).handle),
                 *ArtifactRoutes(self._runner).routes(),
-                *CaseRoutes(self._runner).routes(),
+                *KeptFileRoutes(self._runner).routes(),
                 web.get("/ledger", self._ledger),
                 web.get("/builds/{build:[0-9a-f]{64}}/messages", self._build_messages),
                 *self._proofs.routes(),

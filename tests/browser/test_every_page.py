@@ -27,6 +27,8 @@ PAGES = {
     "/builds/{dissent}/messages": "REQUEST",
     "/builds/{dissent}/compare?left=node0&right=node3": "The first difference",
     "/builds/{dissent}/log/node3": DISSENT_LINE,
+    "/builds/{broken}/log/node0?times=yes&find=test": "lines with",
+    "/builds/{broken}/proof": "signed the statement",
     "/builds/{tested}": "still failing",
     "/tests": "one machine",
     "/tests/{case}": "Only node3 ever differed",

@@ -81,6 +81,9 @@ class Node:
         self.logs: dict[bytes, bytes] = {}
         # what it serves as the details of test cases
         self.cases: dict[bytes, bytes] = {}
+        # the same of commits; and of when its logs came, of each build alike
+        self.commits: dict[bytes, bytes] = {}
+        self.times: bytes | None = None
         # the builds whose log is still being written
         self.growing: set[bytes] = set()
         self.run_id = "run1"
@@ -155,6 +158,8 @@ class Node:
         application.router.add_get("/builds/{build}", self._show_build)
         application.router.add_get("/builds/{build}/log", self._show_log)
         application.router.add_get("/builds/{build}/tests", self._show_cases)
+        application.router.add_get("/builds/{build}/commits", self._show_commits)
+        application.router.add_get("/builds/{build}/log/times", self._show_times)
         application.router.add_get("/builds/{build}/provenance", self._show_provenance)
         application.router.add_get("/builds/{build}/supplement", self._show_supplement)
         application.add_routes(ArtifactRoutes(self).routes())
@@ -200,11 +205,23 @@ class Node:
         return web.Response(body=log)
 
     async def _show_cases(self, request: web.Request) -> web.Response:
+        return self._kept(request, self.cases)
+
+    async def _show_commits(self, request: web.Request) -> web.Response:
+        return self._kept(request, self.commits)
+
+    async def _show_times(self, request: web.Request) -> web.Response:
         self._check_up(request)
-        cases = self.cases.get(bytes.fromhex(request.match_info["build"]))
-        if cases is None:
+        if self.times is None:
             raise web.HTTPNotFound
-        return web.Response(body=cases)
+        return web.Response(body=self.times)
+
+    def _kept(self, request: web.Request, kept: Mapping[bytes, bytes]) -> web.Response:
+        self._check_up(request)
+        data = kept.get(bytes.fromhex(request.match_info["build"]))
+        if data is None:
+            raise web.HTTPNotFound
+        return web.Response(body=data)
 
     def log_path(self, build: bytes, opened: int) -> Path:
         """As node.builds.build_runner.BuildRunner; here no log is a file."""

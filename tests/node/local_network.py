@@ -126,6 +126,13 @@ class ScriptedRunner:
         """As BuildRunner.log_path."""
         return self.folder / f"{build.hex()}-{opened}.log"
 
+    def cases_path(self, build: bytes, opened: int) -> Path:
+        """As BuildRunner.cases_path; there is no such file."""
+        return self.folder / "nothing"
+
+    # nor any of these
+    commits_path = times_path = cases_path
+
 
 class FunctionLinks:
     """As common.links.link.Links, as far as a runtime uses it."""

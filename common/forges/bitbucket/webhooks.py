@@ -10,6 +10,7 @@ import re
 import msgspec
 
 from ci.operations import Event
+from common.forge_words import forge_words
 from common.forges.shared.delivery import Delivery
 from common.forges.shared.event import (
     AUTHOR_CHARACTERS_MAX,
@@ -22,6 +23,7 @@ from common.forges.shared.event import (
     malformed,
     pushed_ref,
     read_payload,
+    sent_by,
     shown,
     with_others,
 )
@@ -50,6 +52,18 @@ class Links(msgspec.Struct, frozen=True):
     """`links` of a repository."""
 
     html: Link | None = None
+
+
+class User(msgspec.Struct, frozen=True):
+    """`author` of a request, and `actor` of every event."""
+
+    nickname: str = ""
+    display_name: str = ""
+
+    @property
+    def name(self) -> str | None:
+        """What they are called; None: it does not say."""
+        return self.nickname or self.display_name or None
 
 
 class Repository(msgspec.Struct, frozen=True):
@@ -100,6 +114,7 @@ class PushPayload(msgspec.Struct, frozen=True):
 
     push: Push
     repository: Repository
+    actor: User | None = None
 
 
 class Branch(msgspec.Struct, frozen=True):
@@ -122,13 +137,6 @@ class End(msgspec.Struct, frozen=True):
     repository: Repository | None = None
 
 
-class User(msgspec.Struct, frozen=True):
-    """`author` of a request."""
-
-    nickname: str = ""
-    display_name: str = ""
-
-
 class PullRequest(msgspec.Struct, frozen=True):
     """`pullrequest`."""
 
@@ -136,6 +144,7 @@ class PullRequest(msgspec.Struct, frozen=True):
     source: End
     destination: End
     author: User | None = None
+    title: str | None = None
 
 
 class PullRequestPayload(msgspec.Struct, frozen=True):
@@ -143,6 +152,7 @@ class PullRequestPayload(msgspec.Struct, frozen=True):
 
     pullrequest: PullRequest
     repository: Repository
+    actor: User | None = None
 
 
 class AnyPayload(msgspec.Struct, frozen=True):
@@ -177,7 +187,8 @@ def parse(delivery: Delivery) -> ForgeEvent | Refusal:
 
 def _push(payload: PushPayload) -> ForgeEvent | Refusal:
     urls = payload.repository.urls
-    return with_others(urls, (_changed(urls, change) for change in payload.push.changes))
+    event = with_others(urls, (_changed(urls, change) for change in payload.push.changes))
+    return sent_by(event, None if payload.actor is None else payload.actor.name)
 
 
 def _changed(urls: tuple[str, ...], change: Change) -> ForgeEvent | Refusal:
@@ -210,7 +221,8 @@ def _pull_request(payload: PullRequestPayload) -> ForgeEvent | Refusal:
     is_from_fork = _is_other(source.repository, payload.repository)
     is_full = check_commit(commit) is None
     author = request.author
-    named = None if author is None else author.nickname or author.display_name or None
+    named = None if author is None else author.name
+    sender = None if payload.actor is None else payload.actor.name
     return ForgeEvent(
         action=Action.SKIPPED if is_from_fork else Action.BUILD,
         reason=NO_FORKS if is_from_fork else "",
@@ -224,6 +236,7 @@ def _pull_request(payload: PullRequestPayload) -> ForgeEvent | Refusal:
         commit_prefix=None if is_full or is_from_fork else commit,
         stable_identity=("pullrequest", str(request.id), ref, commit, branch),
         author=None if named is None else named[:AUTHOR_CHARACTERS_MAX],
+        words=forge_words(sender, request.id, request.title),
         is_from_fork=is_from_fork,
     )
 

@@ -8,6 +8,7 @@ the commit of each tag.
 import msgspec
 
 from ci.operations import Event
+from common.forge_words import forge_words
 from common.forges.shared.delivery import Delivery
 from common.forges.shared.event import (
     Action,
@@ -21,6 +22,7 @@ from common.forges.shared.event import (
     pull_request,
     pushed_ref,
     read_payload,
+    sent_by,
     shown,
     with_others,
 )
@@ -86,12 +88,19 @@ class Commit(msgspec.Struct, frozen=True):
     message: str = ""
 
 
+class User(msgspec.Struct, frozen=True):
+    """`author.user` of a request, and `actor` of every event."""
+
+    name: str = ""
+
+
 class PushPayload(msgspec.Struct, frozen=True, rename="camel"):
     """The fields of repo:refs_changed that count."""
 
     changes: tuple[Change, ...]
     repository: Repository
     to_commit: Commit | None = None
+    actor: User | None = None
 
 
 class End(msgspec.Struct, frozen=True, rename="camel"):
@@ -100,12 +109,6 @@ class End(msgspec.Struct, frozen=True, rename="camel"):
     id: str
     latest_commit: str
     repository: Repository
-
-
-class User(msgspec.Struct, frozen=True):
-    """`author.user` of a request."""
-
-    name: str = ""
 
 
 class Author(msgspec.Struct, frozen=True):
@@ -122,6 +125,7 @@ class PullRequest(msgspec.Struct, frozen=True, rename="camel"):
     to_ref: End
     updated_date: int = 0
     author: Author | None = None
+    title: str | None = None
 
 
 class Target(msgspec.Struct, frozen=True, rename="camel"):
@@ -137,6 +141,7 @@ class PullRequestPayload(msgspec.Struct, frozen=True, rename="camel"):
     pull_request: PullRequest
     previous_from_hash: str | None = None
     previous_target: Target | None = None
+    actor: User | None = None
 
 
 class AnyPayload(msgspec.Struct, frozen=True, rename="camel"):
@@ -174,9 +179,10 @@ def parse(delivery: Delivery) -> ForgeEvent | Refusal:
 
 def _push(payload: PushPayload) -> ForgeEvent | Refusal:
     urls = payload.repository.urls
-    return with_others(
+    event = with_others(
         urls, (_changed(urls, change, payload.to_commit) for change in payload.changes)
     )
+    return sent_by(event, _name_of(payload.actor))
 
 
 def _changed(urls: tuple[str, ...], change: Change, head: Commit | None) -> ForgeEvent | Refusal:
@@ -210,7 +216,12 @@ def _pull_request(payload: PullRequestPayload) -> ForgeEvent | Refusal:
         commit=source.latest_commit,
         before=payload.previous_from_hash,
         is_from_fork=source.repository.id != target.repository.id,
+        words=forge_words(_name_of(payload.actor), request.id, request.title),
     )
     base = RequestBase(branch, str(request.updated_date) if is_retargeted else None)
     user = None if request.author is None else request.author.user
-    return pull_request(urls, head, base, author=None if user is None else user.name or None)
+    return pull_request(urls, head, base, author=_name_of(user))
+
+
+def _name_of(user: User | None) -> str | None:
+    return None if user is None else user.name or None

@@ -7,7 +7,14 @@ the JSON, also where the body is a form that carries it (docs/FACTS.md): not the
 import msgspec
 
 from common.forges.shared.delivery import Delivery
-from common.forges.shared.event import ForgeEvent, Refusal, ignored, is_all_zeros, pushed_ref
+from common.forges.shared.event import (
+    ForgeEvent,
+    Refusal,
+    ignored,
+    is_all_zeros,
+    pushed_ref,
+    sent_by,
+)
 from common.forges.shared.github_events import (
     Changed,
     Commit,
@@ -16,7 +23,9 @@ from common.forges.shared.github_events import (
     PullRequest,
     PullRequestPayload,
     Repository,
+    User,
     is_fork,
+    login_of,
     parse_event,
 )
 from common.forges.shared.signatures import Proof, SignatureCheck, is_hmac_hex
@@ -42,6 +51,7 @@ class PushPayload(msgspec.Struct, frozen=True):
     repository: Repository
     before: str = ""
     head_commit: Commit | None = None
+    sender: User | None = None
 
 
 class GiteaHead(Head, frozen=True):
@@ -113,7 +123,7 @@ def _push(payload: PushPayload) -> ForgeEvent | Refusal:
         tagged, message = payload.after, None
     else:
         tagged, message = head.id, head.message
-    return pushed_ref(
+    event = pushed_ref(
         urls,
         payload.ref,
         before=payload.before,
@@ -121,6 +131,7 @@ def _push(payload: PushPayload) -> ForgeEvent | Refusal:
         tagged=tagged,
         message=message,
     )
+    return sent_by(event, login_of(payload.sender))
 
 
 def _checked(is_valid: bool, header: str) -> SignatureCheck:

@@ -20,6 +20,7 @@ from common.forges.shared.event import (
     malformed,
     pushed_ref,
     read_payload,
+    sent_by,
     shown,
 )
 from common.forges.shared.github_events import (
@@ -28,6 +29,8 @@ from common.forges.shared.github_events import (
     EventDialect,
     PullRequestPayload,
     Repository,
+    User,
+    login_of,
     parse_event,
 )
 from common.forges.shared.signatures import Proof, SignatureCheck, is_hmac_hex
@@ -51,6 +54,7 @@ class PushPayload(msgspec.Struct, frozen=True):
     before: str | None = None
     deleted: bool = False
     head_commit: Commit | None = None
+    sender: User | None = None
 
 
 class Changes(msgspec.Struct, frozen=True):
@@ -120,7 +124,7 @@ def _push(payload: PushPayload) -> ForgeEvent | Refusal:
     head = payload.head_commit
     message = None if head is None else head.message
     commit = payload.after if head is None else head.id
-    return pushed_ref(
+    event = pushed_ref(
         urls,
         payload.ref,
         before=payload.before,
@@ -128,6 +132,7 @@ def _push(payload: PushPayload) -> ForgeEvent | Refusal:
         tagged=commit,
         message=message,
     )
+    return sent_by(event, login_of(payload.sender))
 
 
 def _merge_group(content: bytes) -> ForgeEvent | Refusal:

@@ -6,6 +6,7 @@ travels in the clear, never makes up for a bad one (docs/FACTS.md).
 
 import msgspec
 
+from common.forge_words import forge_words
 from common.forges.shared.delivery import Delivery
 from common.forges.shared.event import (
     ForgeEvent,
@@ -18,6 +19,7 @@ from common.forges.shared.event import (
     pull_request,
     pushed_ref,
     read_payload,
+    sent_by,
     shown,
 )
 from common.forges.shared.signatures import (
@@ -80,6 +82,7 @@ class PushPayload(msgspec.Struct, frozen=True):
     before: str | None = None
     checkout_sha: str | None = None
     commits: tuple[Commit, ...] = ()
+    user_username: str | None = None
 
 
 class MergeRequest(msgspec.Struct, frozen=True):
@@ -93,6 +96,7 @@ class MergeRequest(msgspec.Struct, frozen=True):
     action: str = ""
     oldrev: str | None = None
     updated_at: str | None = None
+    title: str | None = None
 
 
 class Changed(msgspec.Struct, frozen=True):
@@ -173,7 +177,7 @@ def _push(content: bytes) -> ForgeEvent | Refusal:
         return payload
     commit = payload.checkout_sha or payload.after
     message = next((c.message for c in payload.commits if c.id == commit), None)
-    return pushed_ref(
+    event = pushed_ref(
         payload.project.urls,
         payload.ref,
         before=payload.before,
@@ -181,6 +185,7 @@ def _push(content: bytes) -> ForgeEvent | Refusal:
         tagged=commit,
         message=message,
     )
+    return sent_by(event, payload.user_username)
 
 
 def _merge_request(content: bytes) -> ForgeEvent | Refusal:
@@ -198,14 +203,15 @@ def _merge_request(content: bytes) -> ForgeEvent | Refusal:
     if request.iid < 1:
         return malformed("`iid`", "is not that of a merge request", f"is this {NAME}?")
     source, target = request.source_project_id, request.target_project_id
+    author = None if payload.user is None else payload.user.username or None
     head = RequestHead(
         ref=f"refs/merge-requests/{request.iid}/head",
         commit=request.last_commit.id,
         message=request.last_commit.message,
         before=request.oldrev,
         is_from_fork=source is None or source != target,
+        words=forge_words(author, request.iid, request.title),
     )
     retargeted_at = (request.updated_at or "") if is_retargeted else None
-    author = None if payload.user is None else payload.user.username or None
     base = RequestBase(request.target_branch, retargeted_at)
     return pull_request(urls, head, base, author=author)

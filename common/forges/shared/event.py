@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from ci.operations import Event
+from common.forge_words import ForgeWords, forge_words
 from common.ref_names import BRANCH_PREFIX, TAG_PREFIX, check_branch_name, check_commit
 from common.safe_text import log_text
 
@@ -73,6 +74,8 @@ class ForgeEvent(msgspec.Struct, frozen=True, kw_only=True):
     stable_identity: tuple[str, ...] | None = None
     # whose request it is, by their name at the forge; None: it does not say
     author: str | None = None
+    # what else the forge says for people
+    words: ForgeWords = ForgeWords()
     # a pull request whose author need not be one of the repository's
     is_from_fork: bool = False
     # what the ref pointed at until then; None: it does not say, or the ref was not there
@@ -194,6 +197,15 @@ def with_others(
     return msgspec.structs.replace(found[0], others=tuple(found[1:]))
 
 
+def sent_by(event: ForgeEvent | Refusal, sender: str | None) -> ForgeEvent | Refusal:
+    """The same event, and all others of its delivery, with whose doing it is."""
+    if isinstance(event, Refusal):
+        return event
+    words = forge_words(sender)
+    others = tuple(msgspec.structs.replace(other, words=words) for other in event.others)
+    return msgspec.structs.replace(event, words=words, others=others)
+
+
 class RequestHead(msgspec.Struct, frozen=True, kw_only=True):
     """What a pull or merge request wants to have merged."""
 
@@ -206,6 +218,8 @@ class RequestHead(msgspec.Struct, frozen=True, kw_only=True):
     before: str | None = None
     # the head is in another repository, so its author need not be one of this one's
     is_from_fork: bool
+    # what the forge says of it for people
+    words: ForgeWords = ForgeWords()
 
 
 class RequestBase(msgspec.Struct, frozen=True):
@@ -238,6 +252,7 @@ def pull_request(
         commit=head.commit,
         stable_identity=(head.ref, head.commit, *retargeted),
         author=None if author is None else author[:AUTHOR_CHARACTERS_MAX],
+        words=head.words,
         is_from_fork=head.is_from_fork,
         before=_known_commit(head.before),
     )

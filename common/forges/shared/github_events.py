@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 
+from common.forge_words import forge_words
 from common.forges.shared.delivery import Delivery
 from common.forges.shared.event import (
     Action,
@@ -67,7 +68,7 @@ class Base(msgspec.Struct, frozen=True):
 
 
 class User(msgspec.Struct, frozen=True):
-    """`user` of a pull request."""
+    """`user` of a pull request, and `sender` of every event."""
 
     login: str = ""
 
@@ -78,12 +79,13 @@ class PullRequest(msgspec.Struct, frozen=True):
     head: Head
     base: Base
     user: User | None = None
+    title: str | None = None
     updated_at: str | None = None
 
     @property
     def author(self) -> str | None:
         """Who opened it; None: it does not say."""
-        return self.user.login or None if self.user is not None else None
+        return login_of(self.user)
 
 
 class Changed(msgspec.Struct, frozen=True):
@@ -97,6 +99,7 @@ class PullRequestPayload(msgspec.Struct, frozen=True):
     number: int
     pull_request: PullRequest
     repository: Repository
+    sender: User | None = None
 
     @property
     def is_base_changed(self) -> bool:
@@ -107,6 +110,11 @@ class PullRequestPayload(msgspec.Struct, frozen=True):
     def head_before(self) -> str | None:
         """The commit of the head until then; None: it does not say."""
         return None
+
+
+def login_of(user: User | None) -> str | None:
+    """Their name at the forge; None: it does not say."""
+    return None if user is None else user.login or None
 
 
 class AnyPayload(msgspec.Struct, frozen=True):
@@ -174,6 +182,7 @@ def _pull_request(dialect: EventDialect, payload: PullRequestPayload) -> ForgeEv
         commit=request.head.sha,
         before=payload.head_before,
         is_from_fork=request.head.is_from_fork(payload.repository),
+        words=forge_words(login_of(payload.sender), payload.number, request.title),
     )
     retargeted_at = (request.updated_at or "") if is_retargeted else None
     base = RequestBase(request.base.ref, retargeted_at)

@@ -18,6 +18,7 @@ from client.commands.journal import journal_of
 from client.commands.ledger import chain_break
 from client.commands.logs import _Printer
 from client.main import main
+from client.views.proof_view import STEPS
 from pbft.authentication import Identity, sign_message
 from pbft.certificates import state_digest
 from pbft.codec import encode_message
@@ -243,6 +244,27 @@ async def test_the_ledger_is_printed_and_verified(terminal: Terminal, running: R
     code, _, err = await terminal.look("ledger", "--node", "nobody")
     assert code == 2
     assert "replica-0" in err
+
+
+async def test_a_proof_is_checked_with_ones_own_cluster_file(
+    terminal: Terminal, running: Running
+) -> None:
+    _, out, _ = await terminal.ask("submit", "master", "--wait")
+    build = out.split()[0]
+    await until(lambda: record_of(running, bytes.fromhex(build)).collected)
+    command = ("proof", build[:12], "--cluster", str(terminal.cluster_file))
+    code, out, _ = await terminal.ask(*command)
+    assert code == 0
+    assert [line.split()[0] for line in out.splitlines() if line[0] != " "] == list(STEPS)
+    assert "DOES NOT HOLD" not in out
+    with running.database.transaction():
+        running.database.write("UPDATE replies SET attestation = ?", (b"x" * 64,))
+    code, out, _ = await terminal.ask(*command)
+    assert code == 1
+    assert "envelope  DOES NOT HOLD: these are too few" in out
+    code, out, _ = await terminal.ask(*command, "--step", "request")
+    assert code == 0
+    assert out.splitlines()[0].startswith("request   holds: Request 1 of gateway")
 
 
 async def test_verify_says_passed_not_passed_and_not_valid(

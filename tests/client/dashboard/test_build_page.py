@@ -6,22 +6,28 @@ from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
+from aiohttp.test_utils import TestClient, TestServer
 
 from ci.builds import OpenBuild
 from ci.operations import Abstain, Ballot, BuildResult, Event, Outcome, Step
 from client.dashboard.build_page import replica_columns
 from client.gateway.resolve import Unreachable
+from client.serve import make_application
 from client.storage.archive import ReplyRecord
 from client.storage.build_request import BuildRequest
 from client.views.build_view import build_view
-from tests.ci.builders import COMMIT, FAILED, PASSED, PIPELINE_SHA256, artifact, finding
+from common.configuration.config import GatewayRepository
+from common.forge_words import forge_words
+from common.git_commits import commit_id, read_commits
+from tests.ci.builders import COMMIT, FAILED, GATEWAY, PASSED, PIPELINE_SHA256, artifact, finding
 from tests.client.api.test_change_routes import open_build
 from tests.client.dashboard.pages import page
 from tests.client.gateway.test_build_changes import nobody_finishes
 from tests.client.gateway.test_gateway import record_of, until
 from tests.client.running_network import REPOSITORY, FixedResolver, Network, Running, run_gateway
-from tests.client.site import Client, client_of, decided_build
+from tests.client.site import Client, client_of, decided_build, site_of
 from tests.client.views.test_build_view import decided, record
+from tests.common.test_git_commits import chain, packed
 
 
 def finds(ballot: Ballot, log: bytes) -> Callable[[OpenBuild], tuple[Ballot, bytes]]:
@@ -294,7 +300,7 @@ async def test_the_page_of_a_finished_log_comes_from_the_server(
     answer = await client.get(f"/builds/{build}/log/replica-1")
     text = await answer.text()
     assert text.count("<script") == 1
-    assert ">1</a>log</span></pre>" in text
+    assert ">1</a>log</span></div>" in text
     assert "script-src 'self'" in answer.headers["Content-Security-Policy"]
     for query in ("page=0", "page=x", "line=-1", "line=" + "9" * 19):
         assert "a number from 1" in await page(
@@ -368,3 +374,101 @@ def test_a_column_for_every_replica() -> None:
     assert [column.is_signed for column in columns] == [True, False, False, False]
     assert [column.ballot is not None for column in columns] == [True, True, False, False]
     assert [column.duration for column in columns] == ["357 ms", "357 ms", None, None]
+
+
+async def requested(running: Running, commit: str, found: BuildResult) -> str:
+    """The id of a finished build of a request's commit, about which all replicas find this."""
+    compared = msgspec.structs.replace(found.compared, commit=commit)
+    result = with_log(msgspec.structs.replace(found, compared=compared), b"log")
+    for node in running.network.nodes.values():
+        node.finds = finds(result, b"log")
+    words = forge_words("mallory", 7, "Fix <b>it</b>")
+    request = BuildRequest(
+        REPOSITORY, "master", commit, Event.PULL_REQUEST, "refs/pull/7/head", author="ada"
+    )
+    ordered = await running.gateway.order(msgspec.structs.replace(request, words=words))
+    await until(lambda: record_of(running, ordered.build).collected)
+    return ordered.build.hex()
+
+
+async def test_a_build_shows_its_commit_its_request_and_what_changed(
+    running: Running, client: Client
+) -> None:
+    commits = chain(3)
+    newest, middle, oldest = (commit_id(data, is_sha256=False) for data in commits)
+    green = await requested(running, oldest, PASSED)
+    with running.database.transaction():
+        running.archive.commits.add(read_commits(packed(*commits), newest), 1)
+    red = await requested(running, middle, FAILED)
+    again = await requested(running, newest, FAILED)
+    text = await page(client, f"/builds/{again}")
+    said = words_of(text)
+    assert "<strong>number 2</strong>" in text
+    assert "by A, " in said
+    assert "Request #7: Fix &lt;b&gt;it&lt;/b&gt;, by ada (as the forge reported it)" in said
+    assert "Pull request refs/pull/7/head by mallory (as the forge reported it)" in said
+    assert f'Passed last</dt><dd><a href="/builds/{green}">commit {oldest[:10]}</a>' in text
+    assert f'Failing since</dt><dd><a href="/builds/{red}">commit {middle[:10]}</a>' in text
+    assert "2 builds so far" in said
+    assert "1 commit new in the first build that failed" in said
+    assert "number 1 A, " in said
+    assert "This commit 1 failed - its builds" in said
+    assert "this build" in words_of(await page(client, f"/builds/{red}"))
+    fixed = await requested(running, newest, PASSED)
+    said = words_of(await page(client, f"/builds/{fixed}"))
+    assert "fixed: 2 builds before this one failed" in said
+    assert "This commit 1 failed, 1 passed - its builds flaky, or not of the commit alone" in said
+    shown = await (await client.get(f"/api/v1/builds/{again}")).json()
+    assert shown["commit_details"]["subject"] == "number 2"
+    assert shown["request"] == {"number": 7, "title": "Fix <b>it</b>", "url": None}
+    assert (shown["sender"], shown["requested_by"]) == ("mallory", GATEWAY)
+    history = await (await client.get(f"/api/v1/builds/{again}/history")).json()
+    assert (history["green"]["id"], history["red"]["id"]) == (green, red)
+    assert [commit["subject"] for commit in history["commits"]["shown"]] == ["number 1"]
+    assert "number 2" in await page(client, "/?event=pull_request")
+
+
+async def test_links_lead_to_the_configured_forge_alone(running: Running, tmp_path: Path) -> None:
+    listed = (GatewayRepository(REPOSITORY, unsigned_allowed=True, forge="gitea"),)
+    client: Client = TestClient(TestServer(make_application(site_of(running, tmp_path, listed))))
+    await client.start_server()
+    try:
+        commits = chain(2)
+        newer, older = (commit_id(data, is_sha256=False) for data in commits)
+        await requested(running, older, PASSED)
+        build = await requested(running, newer, FAILED)
+        text = await page(client, f"/builds/{build}")
+        base = REPOSITORY.removesuffix(".git")
+        for address in (f"commit/{newer}", f"compare/{older}...{newer}", "pulls/7"):
+            assert f'href="{base}/{address}" rel="noreferrer"' in text
+    finally:
+        await client.close()
+
+
+async def test_a_log_is_searched_and_has_times(running: Running, client: Client) -> None:
+    log = b"[pbft-ci] step a (1 of 1)\none <TWO>\n[pbft-ci] passed, exit code 0\n"
+    for node in running.network.nodes.values():
+        node.finds = finds(with_log(PASSED, log), log)
+        node.times = b"0 0\n26 2500\n"
+    build = await decided_build(running, client)
+    address = f"/builds/{build}/log/replica-1"
+    text = await page(client, f"{address}?find=two&times=yes")
+    assert "<mark>TWO</mark>&gt;" in text
+    assert f'href="{address}?line=2&amp;times=yes#L2"' in text
+    assert '<span class="at">0:02.5</span>' in text
+    assert "Hide times" in text
+    assert 'No line has "nowhere"' in words_of(await page(client, f"{address}?find=nowhere"))
+    await page(client, f"{address}?find={'x' * 201}", status=400)
+    assert "Show times" in await page(client, address)
+
+
+async def test_the_proof_is_on_a_page_of_its_own(running: Running, client: Client) -> None:
+    build = await decided_build(running, client)
+    said = words_of(await page(client, f"/builds/{build}/proof"))
+    assert said.count("\u2713 holds") == 5
+    assert "3 came before the verdict, 1 later" in said
+    assert f"proof {build} --gateway http://localhost:8080 --cluster cluster.yml" in said
+    proof = await (await client.get(f"/api/v1/builds/{build}/proof")).json()
+    assert proof["build"] == build
+    assert len(proof["ballots"]) == 4
+    assert f'href="/builds/{build}/proof"' in await page(client, f"/builds/{build}")

@@ -25,6 +25,8 @@ from ci.operations import (
     decode_operation,
     encode_operation,
 )
+from common.git_commits import read_commits
+from common.log_times import read_times
 from driver.ports import BuildOrder
 from node.caches.cache_store import CacheStore
 from node.outputs.build_log import BuildLog
@@ -91,6 +93,11 @@ async def test_the_finding_is_complete(repository: GitRepository, builder: Build
     assert evidence.log_bytes == len(log)
     assert evidence.version == "test"
     assert evidence.checkout_milliseconds > 0
+    commits = builder.runner.commits_path(order.build, order.opened).read_bytes()
+    assert [facts.id for facts in read_commits(commits, commit)] == [commit]
+    times = read_times(builder.runner.times_path(order.build, order.opened).read_bytes())
+    assert times[0][0] == 0
+    assert times[-1][0] < len(log)
     cast = CastBallot(order.build, order.opened, finding)
     assert decode_operation(encode_operation(cast)) == cast
 

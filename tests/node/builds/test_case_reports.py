@@ -71,7 +71,9 @@ async def test_a_ballot_has_the_report_of_a_red_step(
     assert [row.message for row in kept.cases] == [None, "said"]
     assert "[pbft-ci] tests: 2 cases, 1 failed, 1 passed\n" in process_builder.log(order)
     folder = process_builder.runner.log_path(order.build, order.opened).parent
-    assert {path.name for path in folder.iterdir()} == {"log", "tests.json"}
+    assert {path.name for path in folder.iterdir()} == {
+        *("commits", "log", "log-times", "tests.json")
+    }
 
 
 async def test_each_suite_of_a_build_is_reported_though_the_first_failed(

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 import pytest
 
 from ci.operations import Event
+from common.forge_words import ForgeWords
 from common.forges.bitbucket.webhooks import NO_FORKS, check_signature, parse
 from common.forges.registry import forge_of
 from common.forges.shared.delivery import Delivery
@@ -57,6 +58,7 @@ def test_a_push() -> None:
         branch="main",
         commit=PUSHED,
         stable_identity=("refs/heads/main", PUSHED),
+        words=ForgeWords("emma"),
         before=BEFORE,
     )
 
@@ -104,6 +106,7 @@ def test_a_pull_request_is_its_source_branch_at_a_commit_of_which_the_beginning_
         commit=None,
         commit_prefix=PUSHED[:12],
         stable_identity=("pullrequest", "2", "refs/heads/changes", PUSHED[:12], "main"),
+        words=ForgeWords("emma", 2, "Correct a comma"),
         author="emma",
     )
 

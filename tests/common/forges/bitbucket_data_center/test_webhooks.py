@@ -5,6 +5,7 @@ from collections.abc import Mapping
 import pytest
 
 from ci.operations import Event
+from common.forge_words import ForgeWords
 from common.forges.bitbucket_data_center.webhooks import check_signature, parse
 from common.forges.registry import forge_of
 from common.forges.shared.delivery import Delivery
@@ -54,6 +55,7 @@ def test_a_push() -> None:
         branch="main",
         commit=PUSHED,
         stable_identity=("refs/heads/main", PUSHED),
+        words=ForgeWords("anna"),
         before=BEFORE,
     )
 
@@ -93,6 +95,7 @@ def test_a_pull_request_of_the_repository_itself(key: str) -> None:
         ref="refs/pull-requests/11/from",
         commit=PUSHED,
         stable_identity=("refs/pull-requests/11/from", PUSHED),
+        words=ForgeWords("anna", 11, "Correct a comma"),
         author="anna",
         before=BEFORE,
     )

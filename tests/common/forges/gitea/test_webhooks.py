@@ -5,6 +5,7 @@ import json
 import pytest
 
 from ci.operations import Event
+from common.forge_words import ForgeWords
 from common.forges.gitea.webhooks import check_signature, parse
 from common.forges.github import webhooks as github_module
 from common.forges.registry import forge_of
@@ -55,6 +56,7 @@ def test_a_push(is_form: bool, is_forgejo: bool) -> None:
         branch="main",
         commit=PUSHED,
         stable_identity=("refs/heads/main", PUSHED),
+        words=ForgeWords("anna"),
         before=BEFORE,
     )
 

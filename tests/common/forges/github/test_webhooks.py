@@ -5,6 +5,7 @@ from collections.abc import Mapping
 import pytest
 
 from ci.operations import Event
+from common.forge_words import ForgeWords
 from common.forges.github.webhooks import check_signature, parse
 from common.forges.shared.delivery import Delivery
 from common.forges.shared.event import Action, ForgeEvent, Refusal
@@ -52,6 +53,7 @@ def test_a_push(is_form: bool) -> None:
         ref=None,
         commit=PUSHED,
         stable_identity=("refs/heads/main", PUSHED),
+        words=ForgeWords("Codertocat"),
         before=BEFORE,
     )
 
@@ -96,6 +98,7 @@ def test_a_pull_request_of_the_repository_itself() -> None:
         ref="refs/pull/2/head",
         commit=PUSHED,
         stable_identity=("refs/pull/2/head", PUSHED),
+        words=ForgeWords("Codertocat", 2, "Update the README with new information."),
         author="Codertocat",
         is_from_fork=False,
     )

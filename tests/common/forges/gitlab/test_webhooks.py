@@ -6,6 +6,7 @@ import json
 import pytest
 
 from ci.operations import Event
+from common.forge_words import ForgeWords
 from common.forges.gitlab.webhooks import check_signature, parse
 from common.forges.shared.delivery import Delivery
 from common.forges.shared.event import Action, ForgeEvent, Refusal
@@ -53,6 +54,7 @@ def test_a_push() -> None:
         branch="master",
         commit=PUSHED,
         stable_identity=("refs/heads/master", PUSHED),
+        words=ForgeWords("jsmith"),
         before=BEFORE,
     )
 
@@ -82,6 +84,7 @@ def test_a_merge_request() -> None:
         ref="refs/merge-requests/1/head",
         commit=PUSHED,
         stable_identity=("refs/merge-requests/1/head", PUSHED),
+        words=ForgeWords("root", 1, "MS-Viewport"),
         author="root",
     )
 

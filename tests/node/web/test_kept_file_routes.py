@@ -1,4 +1,4 @@
-"""node.web.case_routes: what a node found of test cases, as others fetch it."""
+"""node.web.kept_file_routes: what a node keeps beside a build's log, as others fetch it."""
 
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -7,8 +7,8 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 
-from node.web import case_routes
-from node.web.case_routes import CaseRoutes
+from node.web import kept_file_routes
+from node.web.kept_file_routes import KeptFileRoutes
 from tests.node.local_network import Client
 
 PATH = f"/builds/{'ab' * 32}/tests"
@@ -24,11 +24,19 @@ class OneBuild:
         """As BuildRunner.cases_path."""
         return self._file if (build, opened) == (b"\xab" * 32, 7) else Path("/nowhere")
 
+    def commits_path(self, build: bytes, opened: int) -> Path:
+        """As BuildRunner.commits_path."""
+        return self._file.with_name("commits")
+
+    def times_path(self, build: bytes, opened: int) -> Path:
+        """As BuildRunner.times_path."""
+        return self._file.with_name("log-times")
+
 
 @pytest.fixture
 async def client(tmp_path: Path) -> AsyncIterator[Client]:
     application = web.Application()
-    application.add_routes(CaseRoutes(OneBuild(tmp_path / "tests.json")).routes())
+    application.add_routes(KeptFileRoutes(OneBuild(tmp_path / "tests.json")).routes())
     async with TestClient(TestServer(application)) as made:
         yield made
 
@@ -40,6 +48,17 @@ async def test_the_file_is_served_as_it_is(client: Client, tmp_path: Path) -> No
         assert (response.status, await response.read()) == (200, content)
         assert response.headers["Content-Type"] == "application/json"
         assert response.headers["X-Content-Type-Options"] == "nosniff"
+
+
+async def test_commits_and_times_have_routes_of_their_own(client: Client, tmp_path: Path) -> None:
+    for path, name, kind in (
+        ("commits", "commits", "application/octet-stream"),
+        ("log/times", "log-times", "text/plain"),
+    ):
+        (tmp_path / name).write_bytes(name.encode())
+        async with client.get(PATH.replace("tests", path), params={"opened": "7"}) as response:
+            assert (response.status, await response.read()) == (200, name.encode())
+            assert response.headers["Content-Type"] == kind
 
 
 @pytest.mark.parametrize(
@@ -62,10 +81,10 @@ async def test_few_are_sent_at_once(
     client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "tests.json").write_bytes(b"{}")
-    monkeypatch.setattr(case_routes, "SENDING_MAX", 0)
+    monkeypatch.setattr(kept_file_routes, "SENDING_MAX", 0)
     async with client.get(PATH, params={"opened": "7"}) as response:
         assert response.status == 503
-    monkeypatch.setattr(case_routes, "SENDING_MAX", 1)
+    monkeypatch.setattr(kept_file_routes, "SENDING_MAX", 1)
     for _ in range(2):
         async with client.get(PATH, params={"opened": "7"}) as response:
             assert response.status == 200
