@@ -19,6 +19,7 @@ from client.api.routes import RETRY_AFTER_SECONDS, ApiError, Handler, Site
 from client.dashboard.change_feed import Changes
 from client.storage.database import StorageFailed
 from client.views import formats
+from client.views.build_times import span
 from common.english import counted
 from common.installation import CLIENT_COMMAND
 from common.safe_text import escape_controls
@@ -35,7 +36,10 @@ FORM_POLICY = CONTENT_SECURITY_POLICY.replace("form-action 'none'", "form-action
 # In this order at the head of each page; a page says by `section` which one it belongs to.
 NAVIGATION = (
     ("Builds", "/"),
+    ("Branches", "/branches"),
     ("Tests", "/tests"),
+    ("Queue", "/queue"),
+    ("Trends", "/trends"),
     ("Replicas", "/replicas"),
     ("Ledger", "/ledger"),
 )
@@ -79,6 +83,7 @@ class Pages:
             short_repository=formats.short_repository,
             plain=escape_controls,
             sign=formats.sign,
+            span=span,
             words=formats.words,
         )
         self._static = {

@@ -18,6 +18,7 @@ from ci.case_results import CaseOutcome
 from ci.operations import Abstain, BuildResult, Outcome, ResultWithTests
 from ci.statement import VerdictFields
 from client.gateway.case_reader import CaseReader
+from client.gateway.measuring import measure
 from client.network.case_details import ServedCase, WrongDetails, checked_cases
 from client.network.limits_history import LimitsHistory
 from client.network.nodes import NodeFailed, Nodes, NotThere, ServedBuild
@@ -157,7 +158,7 @@ class Collector:
                     are_states_kept = True
                 if is_complete or loop.time() >= until:
                     with self._database.transaction():
-                        self._archive.note_collected(build)
+                        self._note_collected(build)
                     return
             except (StorageFailed, OSError) as error:
                 _log.error("build %s: %s; trying again", build.hex()[:12], error)
@@ -271,7 +272,11 @@ class Collector:
                 for replica in logs:
                     self._archive.note_log(build, replica)
                 if is_complete:
-                    self._archive.note_collected(build)
+                    self._note_collected(build)
+
+    def _note_collected(self, build: bytes) -> None:
+        self._archive.note_collected(build)
+        measure(self._archive, build)
 
     async def _fetch_ballots(self, build: bytes, opened: int | None) -> None:
         """Ask the nodes; each answer counts when it comes, however long another one takes."""

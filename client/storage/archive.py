@@ -9,7 +9,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ import msgspec
 
 from ci.operations import Event
 from client.storage.build_filter import ALL, BuildFilter, condition_of
+from client.storage.build_measures import BuildMeasures
 from client.storage.build_request import BuildRequest
 from client.storage.case_archive import CaseArchive
 from client.storage.case_extract import CaseExtract, decode_extract, encode_extract
@@ -82,6 +83,17 @@ class BuildRecord(msgspec.Struct, frozen=True, array_like=True):
     author: str | None = None
 
 
+class PushedBuild(msgspec.Struct, frozen=True):
+    """A build of what was pushed to a branch, in short.
+
+    outcome: what it is listed as. built_seconds: as in its measure; None: not known (yet).
+    """
+
+    number: int
+    outcome: str
+    built_seconds: float | None
+
+
 class ReplyRecord(msgspec.Struct, frozen=True):
     """What one replica answered: the accepted verdict or not, and its signature over it.
 
@@ -123,6 +135,10 @@ _COLUMNS = (
 )
 
 
+# The event is no parameter: SQLite then sees that the index of what was pushed will do.
+_PUSHED = "event = 'push' AND repository = ? AND branch = ?"
+
+
 class Archive:
     """Builds' records, newest first, and their logs."""
 
@@ -130,6 +146,7 @@ class Archive:
         self._database = database
         self._logs = data_directory / LOG_FOLDER
         self.cases = CaseArchive(database)
+        self.measures = BuildMeasures(database)
 
     def listen(self, listener: Callable[[frozenset[bytes]], None]) -> None:
         """Tell this one which builds changed, once that is on disk. It must not raise."""
@@ -394,6 +411,36 @@ class Archive:
         )
         return [(str(repository), str(branch)) for repository, branch in rows]
 
+    def pushed(
+        self, repository: str, branch: str, outcomes: Sequence[str], builds_max: int
+    ) -> list[PushedBuild]:
+        """The newest builds of what was pushed to that branch with such an outcome."""
+        rows = self._database.rows(
+            "SELECT number, state, (SELECT built_seconds FROM build_measures "
+            "WHERE build_measures.number = builds.number) FROM builds "
+            f"WHERE {_PUSHED} AND state IN ({_places(outcomes)}) "  # noqa: S608 - constants only
+            "ORDER BY number DESC LIMIT ?",
+            (repository, branch, *outcomes, builds_max),
+        )
+        return [PushedBuild(*row) for row in rows]
+
+    def first_since(
+        self, repository: str, branch: str, outcomes: Sequence[str], others: Sequence[str]
+    ) -> tuple[BuildRecord | None, BuildRecord | None]:
+        """Of what was pushed to that branch: the first build with one of `outcomes` after the
+        newest with one of `others`, and that newest one. None: there is none."""
+        before = self._select(
+            f"WHERE {_PUSHED} AND state IN ({_places(others)}) ORDER BY number DESC LIMIT 1",
+            (repository, branch, *others),
+        )
+        after = before[0].number if before else 0
+        first = self._select(
+            f"WHERE {_PUSHED} AND state IN ({_places(outcomes)}) AND number > ? "
+            "ORDER BY number LIMIT 1",
+            (repository, branch, *outcomes, after),
+        )
+        return first[0] if first else None, before[0] if before else None
+
     def by_number(self, number: int) -> BuildRecord | None:
         """The record of the build with that number, or None."""
         rows = self._select("WHERE number = ?", (number,))
@@ -477,6 +524,7 @@ class Archive:
         record = self.get(build)
         if record is not None:
             self.cases.remove(record.number)
+            self.measures.remove(record.number)
         for table in ("builds", "replies", "ballots", "replica_states"):
             self._database.write(f"DELETE FROM {table} WHERE build = ?", (build,), build=build)  # noqa: S608 - constants only
 
@@ -545,6 +593,10 @@ class Archive:
     def _select(self, condition: str, values: tuple[Any, ...] = ()) -> list[BuildRecord]:
         rows = self._database.rows(f"SELECT {_COLUMNS} FROM builds {condition}", values)  # noqa: S608 - constants only
         return [msgspec.convert(row, BuildRecord, strict=False) for row in rows]
+
+
+def _places(values: Sequence[str]) -> str:
+    return ", ".join("?" * len(values))
 
 
 def sync_directory(directory: Path) -> None:

@@ -1,4 +1,4 @@
-// A build's page: follows the replicas' logs in their columns, and offers to copy commands.
+// A build's page: follows the replicas' logs in their columns.
 import {LogPane, follow} from "./log_pane.js";
 
 const columns = document.getElementById("replicas");
@@ -33,27 +33,3 @@ if (growing().length) {
     (text) => { for (const pane of growing()) pane.say(text); },
   );
 }
-
-// --- commands to copy; without this, or where a browser forbids it, they can be selected ---------
-
-const add_copy_buttons = () => {
-  if (!navigator.clipboard) return;
-  for (const text of document.querySelectorAll("[data-copy]")) {
-    if (text.nextElementSibling?.classList.contains("copy")) continue;
-    const button = document.createElement("button");
-    button.type = "button";
-    button.className = "copy";
-    button.textContent = "Copy";
-    button.addEventListener("click", async () => {
-      try {
-        await navigator.clipboard.writeText(text.textContent);
-        button.textContent = "Copied";
-      } catch {
-        button.textContent = "The browser forbids it: select the text";
-      }
-    });
-    text.after(button);
-  }
-};
-document.addEventListener("renewed", add_copy_buttons);
-add_copy_buttons();
