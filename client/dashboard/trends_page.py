@@ -23,9 +23,7 @@ def add_trends_page(application: web.Application, site: Site, pages: Pages) -> N
         """GET /trends?repository=&weeks=."""
         repository = request.query.get("repository") or None
         if repository is not None and len(repository) > REPOSITORY_CHARACTERS_MAX:
-            raise ApiError(
-                400, f"`repository` has at most {REPOSITORY_CHARACTERS_MAX} characters"
-            )
+            raise ApiError(400, f"`repository` has at most {REPOSITORY_CHARACTERS_MAX} characters")
         chosen = request.query.get("weeks") or str(WEEKS[0])
         if chosen not in map(str, WEEKS):
             raise ApiError(400, f"`weeks` is one of {', '.join(map(str, WEEKS))}")

@@ -416,9 +416,9 @@ class Archive:
     ) -> list[PushedBuild]:
         """The newest builds of what was pushed to that branch with such an outcome."""
         rows = self._database.rows(
-            "SELECT number, state, (SELECT built_seconds FROM build_measures "
+            "SELECT number, state, (SELECT built_seconds FROM build_measures "  # noqa: S608 - constants only
             "WHERE build_measures.number = builds.number) FROM builds "
-            f"WHERE {_PUSHED} AND state IN ({_places(outcomes)}) "  # noqa: S608 - constants only
+            f"WHERE {_PUSHED} AND state IN ({_places(outcomes)}) "
             "ORDER BY number DESC LIMIT ?",
             (repository, branch, *outcomes, builds_max),
         )

@@ -19,7 +19,7 @@ _UNCOUNTED = (Outcome.CANCELLED, Outcome.SKIPPED)
 class WeekView(msgspec.Struct, frozen=True):
     """The builds decided in one week. begin: its Monday, ISO 8601.
 
-    Shares are of 1, times are seconds; slow: nine of ten builds took no longer. None: no such build.
+    Shares are of 1, times are seconds; slow: nine of ten took no longer. None: no such build.
     """
 
     begin: str
@@ -123,7 +123,5 @@ def slow(ordered: Sequence[float]) -> float | None:
     return ordered[-(-9 * len(ordered) // 10) - 1] if ordered else None
 
 
-def _share(
-    builds: Sequence[BuildMeasure], holds: Callable[[BuildMeasure], bool]
-) -> float | None:
+def _share(builds: Sequence[BuildMeasure], holds: Callable[[BuildMeasure], bool]) -> float | None:
     return sum(map(holds, builds)) / len(builds) if builds else None
