@@ -12,6 +12,7 @@ from client.views.build_times import span
 from client.views.plots import Bars, bars
 
 WEEK = datetime.timedelta(days=7)
+_WEEK_SECONDS = WEEK.total_seconds()
 # Neither tells anything of the code or of the machines.
 _UNCOUNTED = (Outcome.CANCELLED, Outcome.SKIPPED)
 
@@ -42,16 +43,14 @@ class Plot(msgspec.Struct, frozen=True):
 
 def weeks_of(measures: Sequence[BuildMeasure], weeks: int, now: float) -> tuple[WeekView, ...]:
     """So many weeks, the last one that of `now` (seconds since 1970), the oldest first."""
-    today = datetime.datetime.fromtimestamp(now, datetime.UTC).date()
-    this_week = today - datetime.timedelta(days=today.weekday())
-    begins = [this_week - index * WEEK for index in reversed(range(weeks))]
-    by_week: dict[datetime.date, list[BuildMeasure]] = {begin: [] for begin in begins}
+    first = begin_of(weeks, now)
+    found: list[list[BuildMeasure]] = [[] for _ in range(weeks)]
     for measure in measures:
-        day = datetime.datetime.fromtimestamp(measure.decided_at, datetime.UTC).date()
-        found = by_week.get(day - datetime.timedelta(days=day.weekday()))
-        if found is not None and measure.outcome not in _UNCOUNTED:
-            found.append(measure)
-    return tuple(_week(begin, found) for begin, found in by_week.items())
+        week = int((measure.decided_at - first) // _WEEK_SECONDS)
+        if 0 <= week < weeks and measure.outcome not in _UNCOUNTED:
+            found[week].append(measure)
+    begin = datetime.datetime.fromtimestamp(first, datetime.UTC).date()
+    return tuple(_week(begin + index * WEEK, builds) for index, builds in enumerate(found))
 
 
 def begin_of(weeks: int, now: float) -> float:
