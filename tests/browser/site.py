@@ -87,6 +87,13 @@ class Site:
         """The build once it has its verdict, all ballots and all logs."""
         return await asyncio.to_thread(self.network.complete, build)
 
+    async def cancel(self, build: str) -> None:
+        """Cancel a build under way, and wait for its verdict."""
+        path = f"{self.origin}/api/v1/builds/{build}/cancel"
+        answer = await asyncio.to_thread(ask, path, b"{}")
+        assert answer.status in (200, 202), answer
+        await asyncio.to_thread(self.network.verdict, build)
+
     def let_end(self, build: str) -> None:
         """Let this build of the slow branch end."""
         (self._gates / build).touch()

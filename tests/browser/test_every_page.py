@@ -25,7 +25,7 @@ PAGES = {
     "/?branch=dissent&outcome=passed": "node3 dissents",
     "/?branch=none": "No build matches",
     "/branches": "no build here passed before",
-    "/queue": "Nothing waits",
+    "/queue": "verdict",
     "/trends": "Time in queue",
     "/builds/{master}": "passed",
     "/builds/{broken}": "failed",
