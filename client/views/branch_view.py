@@ -9,7 +9,7 @@ from ci.operations import Outcome
 from client.storage.archive import Archive, BuildRecord
 from client.views.build_times import span
 from client.views.build_view import iso_time
-from client.views.plots import Line, line
+from client.views.plots import Line, Run, line, run
 
 # So many of its newest builds are looked at.
 NEWEST_MAX = 20
@@ -36,13 +36,14 @@ class Since(msgspec.Struct, frozen=True):
 
 
 class BranchView(msgspec.Struct, frozen=True):
-    """One branch. outcomes: of its newest builds, the oldest first.
+    """One branch. run: its newest builds, so many, the oldest first; so many of them passed.
 
     took: the middle one of their build times, in words. line: those times. since: None, if its
     newest build neither passed nor failed.
     """
 
-    outcomes: tuple[str, ...]
+    run: Run
+    builds: int
     passed: int
     took: str | None
     line: Line | None
@@ -53,6 +54,7 @@ def branch_view(archive: Archive, newest: BuildRecord, outcome: str) -> BranchVi
     """The branch of this build, its newest decided one, with that outcome."""
     repository, branch = newest.repository, newest.branch
     builds = archive.pushed(repository, branch, COUNTED, NEWEST_MAX)[::-1]
+    passed = [build.outcome in PASSED for build in builds]
     times = [build.built_seconds for build in builds if build.built_seconds is not None]
     since = None
     if outcome in COUNTED:
@@ -60,8 +62,9 @@ def branch_view(archive: Archive, newest: BuildRecord, outcome: str) -> BranchVi
         first, before = archive.first_since(repository, branch, *sides)
         since = None if first is None else _since(first, before)
     return BranchView(
-        outcomes=tuple(build.outcome for build in builds),
-        passed=sum(build.outcome in PASSED for build in builds),
+        run=run(passed),
+        builds=len(builds),
+        passed=sum(passed),
         took=span(statistics.median(times)) if times else None,
         line=line(times, span),
         since=since,

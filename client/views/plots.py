@@ -15,6 +15,9 @@ _MARGIN = 1.5
 BAR_PLACE = 10.0
 _BAR_WIDTH = 7.0
 BARS_HEIGHT = 60.0
+# The bars of a run: how far apart, and how wide and high.
+RUN_PLACE, _RUN_WIDTH = 6, 5
+RUN_HEIGHT = 16
 # So low a bar is still seen.
 _BAR_HEIGHT_MIN = 0.75
 
@@ -35,6 +38,14 @@ class Bar(msgspec.Struct, frozen=True):
     width: float
     height: float
     text: str
+
+
+class Run(msgspec.Struct, frozen=True):
+    """A bar for each build, as two paths: a high one if it passed, a low one if it did not."""
+
+    passed: str
+    not_passed: str
+    width: int
 
 
 class Bars(msgspec.Struct, frozen=True):
@@ -67,6 +78,17 @@ def line(values: Sequence[float], said: Callable[[float], str]) -> Line | None:
     text = f"{len(values)} builds, {between}, the newest {said(values[-1])}"
     points = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
     return Line(points, (round(places[-1][0], 1), round(places[-1][1], 1)), text)
+
+
+def run(passed: Sequence[bool]) -> Run:
+    """The run of these builds, the oldest first."""
+    paths = {True: "", False: ""}
+    for index, is_passed in enumerate(passed):
+        height = RUN_HEIGHT if is_passed else RUN_HEIGHT // 2
+        paths[is_passed] += (
+            f"M{index * RUN_PLACE} {RUN_HEIGHT - height}h{_RUN_WIDTH}v{height}h-{_RUN_WIDTH}z"
+        )
+    return Run(paths[True], paths[False], RUN_PLACE * len(passed))
 
 
 def bars(

@@ -11,6 +11,7 @@ from client.storage.build_request import BuildRequest
 from client.storage.database import Database
 from client.views.branch_view import NEWEST_MAX, branch_view
 from client.views.build_view import iso_time
+from client.views.plots import run
 from tests.ci.builders import COMMIT, FAILED, PASSED
 from tests.client.views.test_build_view import decided
 
@@ -69,7 +70,7 @@ def test_requests_into_the_branch_say_nothing_of_it(archive: Archive, database: 
     fill(archive, database, "p")
     fill(archive, database, "ff", Event.PULL_REQUEST)
     view = branch_view(archive, newest(archive), "passed")
-    assert (view.outcomes, view.passed) == (("passed",), 1)
+    assert (view.builds, view.passed) == (1, 1)
     assert view.since is not None
     assert view.since.before is None
 
@@ -85,8 +86,8 @@ async def test_the_newest_builds_with_their_times(archive: Archive, database: Da
     assert (before.took, before.line) == (None, None), "nothing was measured"
     await MissingMeasures(database, archive).make()
     view = branch_view(archive, newest(archive), "failed")
-    assert view.outcomes == ("passed",) * (NEWEST_MAX - 1) + ("failed",)
-    assert view.passed == NEWEST_MAX - 1
+    assert (view.builds, view.passed) == (NEWEST_MAX, NEWEST_MAX - 1)
+    assert view.run == run([True] * (NEWEST_MAX - 1) + [False])
     assert view.took == "357 ms"
     assert view.line is not None
     assert view.line.text.startswith(f"{NEWEST_MAX} builds, all 357 ms")

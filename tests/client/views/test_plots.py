@@ -2,7 +2,7 @@
 
 import pytest
 
-from client.views.plots import BAR_PLACE, BARS_HEIGHT, LINE_HEIGHT, LINE_WIDTH, bars, line
+from client.views.plots import BAR_PLACE, BARS_HEIGHT, LINE_HEIGHT, LINE_WIDTH, bars, line, run
 from client.views.trend_view import percent
 
 
@@ -33,6 +33,12 @@ def test_a_line_of_equal_values_says_so() -> None:
     drawn = line([0.0, 0.0], said)
     assert drawn is not None
     assert drawn.text == "2 builds, all 0 s, the newest 0 s"
+
+
+def test_a_run_has_high_bars_for_what_passed() -> None:
+    drawn = run([True, False, True])
+    assert (drawn.passed, drawn.not_passed) == ("M0 0h5v16h-5zM12 0h5v16h-5z", "M6 8h5v8h-5z")
+    assert drawn.width == 18
 
 
 def test_a_bar_is_as_high_as_its_value_and_an_unknown_one_is_left_out() -> None:
