@@ -412,7 +412,7 @@ class Archive:
         return [(str(repository), str(branch)) for repository, branch in rows]
 
     def pushed(
-        self, repository: str, branch: str, outcomes: Sequence[str], builds_max: int
+        self, repository: str, branch: str, *, outcomes: Sequence[str], builds_max: int
     ) -> list[PushedBuild]:
         """The newest builds of what was pushed to that branch with such an outcome."""
         rows = self._database.rows(
@@ -425,7 +425,7 @@ class Archive:
         return [PushedBuild(*row) for row in rows]
 
     def first_since(
-        self, repository: str, branch: str, outcomes: Sequence[str], others: Sequence[str]
+        self, repository: str, branch: str, *, outcomes: Sequence[str], others: Sequence[str]
     ) -> tuple[BuildRecord | None, BuildRecord | None]:
         """Of what was pushed to that branch: the first build with one of `outcomes` after the
         newest with one of `others`, and that newest one. None: there is none."""

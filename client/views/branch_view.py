@@ -1,5 +1,4 @@
-"""How a branch stands: since when, how often it passed lately, how long it builds. Pure, but for
-what it reads of the archive."""
+"""How a branch stands: since when, how often it passed lately, how long it builds."""
 
 import statistics
 
@@ -53,13 +52,13 @@ class BranchView(msgspec.Struct, frozen=True):
 def branch_view(archive: Archive, newest: BuildRecord, outcome: str) -> BranchView:
     """The branch of this build, its newest decided one, with that outcome."""
     repository, branch = newest.repository, newest.branch
-    builds = archive.pushed(repository, branch, COUNTED, NEWEST_MAX)[::-1]
+    builds = archive.pushed(repository, branch, outcomes=COUNTED, builds_max=NEWEST_MAX)[::-1]
     passed = [build.outcome in PASSED for build in builds]
     times = [build.built_seconds for build in builds if build.built_seconds is not None]
     since = None
     if outcome in COUNTED:
-        sides = (PASSED, NOT_PASSED) if outcome in PASSED else (NOT_PASSED, PASSED)
-        first, before = archive.first_since(repository, branch, *sides)
+        side, other = (PASSED, NOT_PASSED) if outcome in PASSED else (NOT_PASSED, PASSED)
+        first, before = archive.first_since(repository, branch, outcomes=side, others=other)
         since = None if first is None else _since(first, before)
     return BranchView(
         run=run(passed),

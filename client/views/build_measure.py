@@ -1,4 +1,4 @@
-"""A finished build in the numbers that plots are made of. Pure."""
+"""A finished build in the numbers that plots are made of."""
 
 from collections.abc import Sequence
 

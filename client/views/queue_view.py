@@ -1,4 +1,4 @@
-"""What a build without a verdict waits for, and since when. Pure."""
+"""What a build without a verdict waits for, and since when."""
 
 from collections.abc import Sequence
 

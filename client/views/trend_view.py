@@ -1,4 +1,4 @@
-"""Weeks of finished builds in numbers: how long they waited and built, passed and agreed. Pure."""
+"""Weeks of finished builds in numbers: how long they waited and built, passed and agreed."""
 
 import datetime
 import statistics
