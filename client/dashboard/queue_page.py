@@ -85,5 +85,5 @@ class _QueuePage:
             states = self._site.collector.states(row.build) if is_open else ()
             ballots = self._site.archive.ballots(row.build) if is_open else ()
             cast = frozenset(ballot.replica for ballot in ballots)
-            rows.append(queued_build(record, builds.state, states, cast))
+            rows.append(queued_build(record, builds.state, states=states, cast=cast))
         return rows

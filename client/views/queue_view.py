@@ -56,7 +56,7 @@ def section_of(state: State, *, is_held: bool) -> Section:
 
 
 def queued_build(
-    record: BuildRecord, state: State, states: Sequence[StateRecord], cast: frozenset[str]
+    record: BuildRecord, state: State, *, states: Sequence[StateRecord], cast: frozenset[str]
 ) -> QueuedBuild:
     """A build that waits. states: of all replicas. cast: those whose ballots are here."""
     since = {

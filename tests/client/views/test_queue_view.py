@@ -12,7 +12,7 @@ TIMES = {"received_at": 1.0, "resolved_at": 2.0, "signed_at": 3.0, "opened_at": 
 
 @pytest.mark.parametrize(("state", "second"), list(zip(State, "1234", strict=True)))
 def test_it_waits_since_it_came_to_this_state(state: State, second: str) -> None:
-    found = queued_build(record(**TIMES), state, (), frozenset())
+    found = queued_build(record(**TIMES), state, states=(), cast=frozenset())
     assert found.since == f"1970-01-01T00:00:0{second}.000Z"
     assert section_of(state, is_held=False).name == state
     assert section_of(state, is_held=True).name == "approval"
@@ -29,8 +29,10 @@ def test_the_ballots_that_are_not_here_are_named_with_what_their_replicas_say() 
         StateRecord("c", None, None, None),
         StateRecord("d", "none", 1.0, None),
     ]
-    found = queued_build(record(**TIMES), State.OPENED, states, frozenset({"a"}))
+    found = queued_build(record(**TIMES), State.OPENED, states=states, cast=frozenset({"a"}))
     assert [(one.replica, one.state) for one in found.ballots] == [
         ("b", "queued"), ("c", None), ("d", None),
     ]  # fmt: skip
-    assert queued_build(record(**TIMES), State.SIGNED, states, frozenset()).ballots == ()
+    assert (
+        queued_build(record(**TIMES), State.SIGNED, states=states, cast=frozenset()).ballots == ()
+    )
