@@ -88,7 +88,13 @@ class Site:
         return await asyncio.to_thread(self.network.complete, build)
 
     async def cancel(self, build: str) -> None:
-        """Cancel a build under way, and wait for its verdict."""
+        """Cancel a build once the replicas have it, and wait for its verdict."""
+        await asyncio.to_thread(
+            self.network.wait_until,
+            lambda: self.network.build(build)["status"] == "building",
+            "the replicas have it",
+            60,
+        )
         path = f"{self.origin}/api/v1/builds/{build}/cancel"
         answer = await asyncio.to_thread(ask, path, b"{}")
         assert answer.status in (200, 202), answer
