@@ -35,6 +35,7 @@ from client.gateway.gateway_setup import (
     GatewaySettings,
     GatewayStorage,
 )
+from client.gateway.measuring import MissingMeasures
 from client.gateway.reporting import Reports, make_reporter, targets_of
 from client.gateway.resolve import Resolver
 from client.gateway.results_file import ResultsFile
@@ -183,6 +184,9 @@ async def running_gateway(
         )
         keeper.start()
         stack.push_async_callback(keeper.close)
+        measures = MissingMeasures(database, archive)
+        measures.start()
+        stack.push_async_callback(measures.close)
         await links.start()
         schedules = Schedules(gateway, DueTimes(database))
         stack.push_async_callback(schedules.close)

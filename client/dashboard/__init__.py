@@ -21,7 +21,9 @@ from client.dashboard.ledger_page import add_ledger_page
 from client.dashboard.login_pages import add_audit_page, add_login_pages
 from client.dashboard.pages import Pages
 from client.dashboard.proof_page import add_proof_page
+from client.dashboard.queue_page import add_queue_page
 from client.dashboard.replicas_page import add_replicas_page
+from client.dashboard.trends_page import add_trends_page
 from client.gateway.case_reader import CaseReader
 
 
@@ -39,6 +41,8 @@ def add_dashboard(
     pages.add_static(application)
     add_builds_page(application, site, pages)
     add_branches_page(application, site, pages)
+    add_queue_page(application, site, pages)
+    add_trends_page(application, site, pages)
     logs = BuildLogs(site, log_api)
     logs.add_routes(application)
     comparisons = LogComparisons(site)

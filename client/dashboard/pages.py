@@ -20,6 +20,7 @@ from client.dashboard.change_feed import Changes
 from client.login.people import People
 from client.storage.database import StorageFailed
 from client.views import formats
+from client.views.build_times import span
 from common.english import counted
 from common.installation import CLIENT_COMMAND
 from common.safe_text import escape_controls
@@ -36,7 +37,10 @@ FORM_POLICY = CONTENT_SECURITY_POLICY.replace("form-action 'none'", "form-action
 # In this order at the head of each page; a page says by `section` which one it belongs to.
 NAVIGATION = (
     ("Builds", "/"),
+    ("Branches", "/branches"),
     ("Tests", "/tests"),
+    ("Queue", "/queue"),
+    ("Trends", "/trends"),
     ("Replicas", "/replicas"),
     ("Ledger", "/ledger"),
 )
@@ -83,6 +87,7 @@ class Pages:
             short_repository=formats.short_repository,
             plain=escape_controls,
             sign=formats.sign,
+            span=span,
             words=formats.words,
             signed_changes=site.network.ledger.changes.of,
         )

@@ -3,6 +3,7 @@
 The switch is there only where nodes say that their operators allow it.
 """
 
+import statistics
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -13,9 +14,14 @@ from aiohttp import web
 from client.api.routes import GLANCE_TIMEOUT_SECONDS, ApiError, Site
 from client.dashboard.change_forms import ChangeForms
 from client.dashboard.pages import Pages
-from client.network.network_view import NetworkView, iso_seconds, time_of_day
+from client.network.ballot_times import BUILDS_TOLD
+from client.network.network_view import NetworkView, ReplicaState, iso_seconds, time_of_day
 from client.network.nodes import NodeFailed
 from client.storage.archive import BuildRecord
+from client.views.build_times import span
+from client.views.plots import Line, line
+from common.clocks import in_words, own_error
+from common.english import counted
 from common.safe_text import escape_controls
 
 REFRESH_SECONDS = 5
@@ -27,6 +33,8 @@ DONE = {"misbehave": "The node has accepted the change. Its new state is shown b
 # The builds among which one to build again is looked for, and the branches that it should be of.
 NEWEST_MAX = 50
 MAIN_BRANCHES = ("master", "main")
+# A replica that takes so many times as long as the others is called slow.
+SLOW_PART_MIN = 1.25
 
 
 class FaultChoice(msgspec.Struct, frozen=True):
@@ -45,6 +53,19 @@ def add_replicas_page(
     application.router.add_post("/replicas/misbehave", page.misbehave)
 
 
+class ReplicaSpeed(msgspec.Struct, frozen=True):
+    """How long one replica builds, in words. usual: what eight of ten builds took.
+
+    times_slower: its times by those that verdicts rest on, in words. None: nothing is known.
+    """
+
+    replica: str
+    middle: str | None
+    usual: str | None
+    line: Line | None
+    times_slower: str | None
+
+
 class _ReplicasPage:
     def __init__(self, site: Site, pages: Pages, forms: ChangeForms) -> None:
         self._site = site
@@ -60,6 +81,10 @@ class _ReplicasPage:
             "view": view,
             "time_of_day": lambda at: time_of_day(at, iso_seconds(time.time())),
             "builds": self._builds(view),
+            "speeds": speeds_of(view),
+            "slowest": slowest_words(view),
+            "clocks": clocks_of(view),
+            "times_told": BUILDS_TOLD,
             "faults": faults,
             "done": DONE.get(request.query.get(DONE_QUERY, "")),
             "again": None if faults is None else self._newest_build(),
@@ -106,6 +131,61 @@ class _ReplicasPage:
         ]
         of_main = [record for record in decided if record.branch in MAIN_BRANCHES]
         return next(iter(of_main or decided), None)
+
+
+def speeds_of(view: NetworkView) -> tuple[ReplicaSpeed, ...]:
+    """How long each replica builds. Pure."""
+    return tuple(_speed(replica) for replica in view.replicas)
+
+
+def _speed(replica: ReplicaState) -> ReplicaSpeed:
+    times = replica.times
+    if times.against_others is None:
+        return ReplicaSpeed(replica.replica, None, None, None, None)
+    ordered = sorted(times.seconds)
+    cut = len(ordered) // 10
+    return ReplicaSpeed(
+        replica.replica,
+        span(statistics.median(ordered)),
+        f"{span(ordered[cut])} to {span(ordered[-1 - cut])}",
+        line(times.seconds, span),
+        f"{times.against_others:.2g} times",
+    )
+
+
+def slowest_words(view: NetworkView) -> str | None:
+    """One sentence on which machine is slow, and one on whom verdicts wait for. Pure."""
+    known = [
+        (replica.times.against_others, replica.replica)
+        for replica in view.replicas
+        if replica.times.against_others is not None
+    ]
+    if len(known) < 2:
+        return None
+    part, slowest = max(known)
+    waited = max(view.replicas, key=lambda replica: replica.times.completed)
+    said = (
+        f"{slowest} is the slowest: it takes {part:.2g} times as long as the ballots that verdicts "
+        "rest on."
+        if part >= SLOW_PART_MIN
+        else "No replica is much slower than the others."
+    )
+    if waited.times.completed:
+        of_all = counted(waited.times.verdicts, "newest verdict")
+        said += f" {waited.times.completed} of the {of_all} waited longest for {waited.replica}."
+    return said
+
+
+def clocks_of(view: NetworkView) -> dict[str, str]:
+    """How far each clock is from the middle one, of those that say what time it is. Pure."""
+    ahead = {r.replica: r.ahead_seconds for r in view.replicas if r.ahead_seconds is not None}
+    if not ahead:
+        return {}
+    own = own_error(ahead)
+    return {
+        name: in_words(seconds + own) if abs(seconds + own) >= 1 else "right, to a second"
+        for name, seconds in ahead.items()
+    }
 
 
 def fault_choice(view: NetworkView) -> FaultChoice | None:

@@ -19,6 +19,7 @@ from ci.case_results import CaseOutcome
 from ci.operations import Abstain, BuildResult, Outcome, ResultWithTests
 from ci.statement import VerdictFields
 from client.gateway.case_reader import CaseReader
+from client.gateway.measuring import measure
 from client.network.case_details import ServedCase, WrongDetails, checked_cases
 from client.network.limits_history import LimitsHistory
 from client.network.nodes import NodeFailed, Nodes, NotThere, ServedBuild
@@ -159,7 +160,7 @@ class Collector:
                     are_states_kept = True
                 if is_complete or loop.time() >= until:
                     with self._database.transaction():
-                        self._archive.note_collected(build)
+                        self._note_collected(build)
                     return
             except (StorageFailed, OSError) as error:
                 _log.error("build %s: %s; trying again", build.hex()[:12], error)
@@ -273,7 +274,11 @@ class Collector:
                 for replica in logs:
                     self._archive.note_log(build, replica)
                 if is_complete:
-                    self._archive.note_collected(build)
+                    self._note_collected(build)
+
+    def _note_collected(self, build: bytes) -> None:
+        self._archive.note_collected(build)
+        measure(self._archive, build)
 
     async def _look(self, build: bytes) -> None:
         """Fetch what there is of an open build."""

@@ -11,7 +11,7 @@ import functools
 import logging
 from collections import deque
 from collections.abc import Callable, Coroutine, Sequence
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from ci.application import OPERATOR_ROLE
 from ci.limits import Limits
@@ -54,7 +54,7 @@ from client.gateway.writes import (
 from client.storage.audit import Actor
 from client.storage.build_request import BuildRequest, ChangeDetails, Submitted
 from client.storage.database import StorageFailed
-from client.storage.outbox import Kind, Outbox, OutboxRow
+from client.storage.outbox import Kind, Outbox, OutboxRow, State
 from common.configuration.keys import verify
 from common.repositories.repository_config import GatewayRepository
 from common.safe_text import log_text
@@ -93,6 +93,18 @@ class Transport(Protocol):
 
     def send(self, to: str, envelopes: Sequence[Envelope]) -> None:
         """Queue them for that replica, or drop them: the protocol sends again."""
+
+
+class WaitingBuilds(NamedTuple):
+    """Builds in one state of the outbox: how many there are, and the oldest of them.
+
+    is_held: they wait for an operator's approval.
+    """
+
+    state: State
+    is_held: bool
+    total: int
+    oldest: tuple[OutboxRow, ...]
 
 
 class Gateway:
@@ -317,6 +329,18 @@ class Gateway:
         possible = self._changes.possible(build)
         is_operator = OPERATOR_ROLE in self._cluster.roles(self._name)
         return possible if is_operator else possible - {Kind.APPROVE}
+
+    def waiting(self, rows_max: int) -> list[WaitingBuilds]:
+        """The builds without a verdict by what they wait for, so many of each, the oldest first."""
+        tally = self._outbox.tally()
+        found = []
+        for state in State:
+            for held in (False, True):
+                total = tally.builds(state, waits_for_approval=held).total()
+                if total:
+                    rows = self._outbox.oldest_builds(state, rows_max, waits_for_approval=held)
+                    found.append(WaitingBuilds(state, held, total, tuple(rows)))
+        return found
 
     def waits_for_approval(self, build: bytes) -> bool:
         """Must an operator still let this build begin, here or with a key of their own?"""

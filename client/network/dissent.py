@@ -18,7 +18,8 @@ from ci.ledger import (
     caches_text,
     decode_entry,
 )
-from ci.statement import InvalidStatement, dissenters
+from ci.statement import InvalidStatement, dissenters, parse_statement
+from client.network.ballot_times import BallotTimes
 from common.safe_text import log_text
 from pbft.ports import Entry
 
@@ -86,6 +87,7 @@ class DissentHistory:
         self._newest: dict[str, deque[Told]] = {}
         # When each of the recent ones was, in verdicts; at most one per verdict and replica.
         self._recent: dict[tuple[str, bool], deque[int]] = {}
+        self.times = BallotTimes()
 
     def copy(self) -> "DissentHistory":
         """One that goes its own way from here."""
@@ -96,6 +98,7 @@ class DissentHistory:
         other._agreed = dict(self._agreed)
         other._newest = {name: told.copy() for name, told in self._newest.items()}
         other._recent = {key: recent.copy() for key, recent in self._recent.items()}
+        other.times = self.times.copy()
         return other
 
     def feed(self, entry: Entry) -> AnyEntry | None:
@@ -108,9 +111,12 @@ class DissentHistory:
         if isinstance(body, VerdictEntry):
             self.verdicts += 1
             self._keep_agreed(body, dissenting)
+            agreeing = parse_statement(bytes(body.statement)).verdict.agreeing
+            self.times.note_verdict(body.build, agreeing, body.ballots)
         for ballot in _ballots(body):
+            assert isinstance(body, VerdictEntry | LateBallotEntry), "it has ballots"
+            self.times.note_ballot(body.build, ballot)
             if ballot.outcome == ABSTAINED or ballot.replica in dissenting:
-                assert isinstance(body, VerdictEntry | LateBallotEntry), "it has ballots"
                 self._note(body.build, ballot, entry.index)
         return body
 

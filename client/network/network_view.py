@@ -7,6 +7,7 @@ from typing import Annotated
 
 import msgspec
 
+from client.network.ballot_times import ReplicaTimes
 from client.network.dissent import DissentView
 from client.network.ledger_check import LedgerState
 from client.network.node_status import NodeStatus, PeerStatus
@@ -73,6 +74,7 @@ class ReplicaState(msgspec.Struct, frozen=True):
         tuple[HeardBy, ...], msgspec.Meta(description="what the others report of it")
     ]
     dissent: DissentView
+    times: ReplicaTimes
     proofs: Annotated[tuple[ProofView, ...], msgspec.Meta(description="some of them, checked here")]
     proofs_count: Annotated[int, msgspec.Meta(description="how many there are")]
     ledger_differs_at: Annotated[

@@ -156,6 +156,7 @@ class NetworkWatch:
                 last=known.last,
                 heard_by=heard_by(name, statuses),
                 dissent=self.ledger.history.of(name),
+                times=self.ledger.history.times.of(name),
                 proofs=tuple(
                     msgspec.structs.replace(proof, held_by=tuple(holders[key]))
                     for key, proof in proofs.get(name, [])[:PROOFS_SHOWN_MAX]

@@ -52,11 +52,13 @@ class PeerStatus(msgspec.Struct, frozen=True):
 
 
 class DiskStatus(msgspec.Struct, frozen=True):
-    """How long its saves take."""
+    """How long its saves take, and how much room there is for its data."""
 
     save_seconds: Seconds = 0.0
     slowest_save_seconds: Seconds = 0.0
     is_slow: bool = False
+    free_bytes: Number | None = None
+    total_bytes: Number | None = None
 
 
 class NodeStatus(msgspec.Struct, frozen=True):

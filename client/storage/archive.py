@@ -9,7 +9,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from ci.operations import Event
 from client.storage.audit import Audit
 from client.storage.build_filter import ALL, BuildFilter, condition_of
 from client.storage.build_history import BuildHistory, Line
+from client.storage.build_measures import BuildMeasures
 from client.storage.build_request import BuildRequest
 from client.storage.case_archive import CaseArchive
 from client.storage.case_extract import CaseExtract, decode_extract, encode_extract
@@ -92,6 +93,17 @@ class BuildRecord(msgspec.Struct, frozen=True, array_like=True):
         return Line(self.repository, self.branch, self.event, self.ref)
 
 
+class PushedBuild(msgspec.Struct, frozen=True):
+    """A build of what was pushed to a branch, in short.
+
+    outcome: what it is listed as. built_seconds: as in its measure; None: not known (yet).
+    """
+
+    number: int
+    outcome: str
+    built_seconds: float | None
+
+
 class ReplyRecord(msgspec.Struct, frozen=True):
     """What one replica answered: the accepted verdict or not, and its signature over it.
 
@@ -133,6 +145,10 @@ _COLUMNS = (
 )
 
 
+# The event is no parameter: SQLite then sees that the index of what was pushed will do.
+_PUSHED = "event = 'push' AND repository = ? AND branch = ?"
+
+
 class Archive:
     """Builds' records, newest first, and their logs."""
 
@@ -143,6 +159,7 @@ class Archive:
         self.audit = Audit(database)
         self.commits = CommitArchive(database)
         self.history = BuildHistory(database)
+        self.measures = BuildMeasures(database)
 
     def listen(self, listener: Callable[[frozenset[bytes]], None]) -> None:
         """Tell this one which builds changed, once that is on disk. It must not raise."""
@@ -409,6 +426,36 @@ class Archive:
         )
         return [(str(repository), str(branch)) for repository, branch in rows]
 
+    def pushed(
+        self, repository: str, branch: str, *, outcomes: Sequence[str], builds_max: int
+    ) -> list[PushedBuild]:
+        """The newest builds of what was pushed to that branch with such an outcome."""
+        rows = self._database.rows(
+            "SELECT number, state, (SELECT built_seconds FROM build_measures "  # noqa: S608 - constants only
+            "WHERE build_measures.number = builds.number) FROM builds "
+            f"WHERE {_PUSHED} AND state IN ({_places(outcomes)}) "
+            "ORDER BY number DESC LIMIT ?",
+            (repository, branch, *outcomes, builds_max),
+        )
+        return [PushedBuild(*row) for row in rows]
+
+    def first_since(
+        self, repository: str, branch: str, *, outcomes: Sequence[str], others: Sequence[str]
+    ) -> tuple[BuildRecord | None, BuildRecord | None]:
+        """Of what was pushed to that branch: the first build with one of `outcomes` after the
+        newest with one of `others`, and that newest one. None: there is none."""
+        before = self._select(
+            f"WHERE {_PUSHED} AND state IN ({_places(others)}) ORDER BY number DESC LIMIT 1",
+            (repository, branch, *others),
+        )
+        after = before[0].number if before else 0
+        first = self._select(
+            f"WHERE {_PUSHED} AND state IN ({_places(outcomes)}) AND number > ? "
+            "ORDER BY number LIMIT 1",
+            (repository, branch, *outcomes, after),
+        )
+        return first[0] if first else None, before[0] if before else None
+
     def by_number(self, number: int) -> BuildRecord | None:
         """The record of the build with that number, or None."""
         rows = self._select("WHERE number = ?", (number,))
@@ -493,6 +540,7 @@ class Archive:
         if record is not None:
             self.cases.remove(record.number)
             self.commits.remove(build, record.number)
+            self.measures.remove(record.number)
         for table in ("builds", "replies", "ballots", "replica_states"):
             self._database.write(f"DELETE FROM {table} WHERE build = ?", (build,), build=build)  # noqa: S608 - constants only
 
@@ -580,6 +628,10 @@ class Archive:
     def _select(self, condition: str, values: tuple[Any, ...] = ()) -> list[BuildRecord]:
         rows = self._database.rows(f"SELECT {_COLUMNS} FROM builds {condition}", values)  # noqa: S608 - constants only
         return [msgspec.convert(row, BuildRecord, strict=False) for row in rows]
+
+
+def _places(values: Sequence[str]) -> str:
+    return ", ".join("?" * len(values))
 
 
 def sync_directory(directory: Path) -> None:

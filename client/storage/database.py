@@ -164,6 +164,23 @@ CREATE TABLE IF NOT EXISTS forge_words (
 ) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS builds_of_commit ON builds (commit_hex, repository);
 """
+# Likewise: nothing in it is not in the other tables (client.storage.build_measures), and the index
+# is of what was pushed to a branch, whose history pages show.
+MEASURES_SCHEMA = """
+CREATE TABLE IF NOT EXISTS build_measures (
+    number INTEGER PRIMARY KEY,
+    repository TEXT NOT NULL,
+    outcome TEXT NOT NULL,
+    decided_at REAL NOT NULL,
+    queued_seconds REAL NOT NULL,
+    built_seconds REAL,
+    agreeing INTEGER NOT NULL,
+    dissenting INTEGER NOT NULL,
+    abstained INTEGER NOT NULL
+);
+CREATE INDEX IF NOT EXISTS builds_pushed ON builds (repository, branch, number, state)
+    WHERE event = 'push';
+"""
 # What a build is listed as (client.storage.build_filter.OUTCOMES): the rule of
 # client.views.build_view, which a test holds against it. It is computed from the other columns, so
 # nobody has to keep it up.
@@ -389,7 +406,7 @@ class Database:
                 self._check_format(connection)
                 self._check_owner(connection)
                 connection.executescript(
-                    SCHEDULES_SCHEMA + PEOPLE_SCHEMA + COMMITS_SCHEMA + _COUNTS
+                    SCHEDULES_SCHEMA + PEOPLE_SCHEMA + COMMITS_SCHEMA + MEASURES_SCHEMA + _COUNTS
                 )
             except BaseException:
                 connection.close()

@@ -283,6 +283,15 @@ class Outbox:
             "WHERE kind = ? AND state = ? ORDER BY number", (Kind.BUILD, State.RECEIVED)
         )
 
+    def oldest_builds(
+        self, state: State, rows_max: int, *, waits_for_approval: bool
+    ) -> list[OutboxRow]:
+        """The oldest builds in that state, of those that wait for approval or of the others."""
+        return self._select(
+            "WHERE kind = ? AND state = ? AND waits_for_approval = ? ORDER BY number LIMIT ?",
+            (Kind.BUILD, state, waits_for_approval, rows_max),
+        )
+
     def asked(self, rows_max: int = -1) -> list[OutboxRow]:
         """What the network was asked for, in the order of its timestamps; -1: all of it."""
         return self._select("WHERE timestamp IS NOT NULL ORDER BY timestamp LIMIT ?", (rows_max,))

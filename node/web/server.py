@@ -241,7 +241,7 @@ class NodeServer:
                 "journal_length": self._application.journal_length,
                 "journal_digest": self._application.journal_digest.hex(),
                 "peers": self._peers(),
-                "disk": status_json.disk(self._runtime.disk),
+                "disk": status_json.disk(self._runtime.disk, self._store.path.parent),
                 "counters": dict(self._runtime.counters),
             }
         )

@@ -1,6 +1,9 @@
 """The parts of a replica's status for GET /pbft/status, each a plain value for JSON."""
 
 import asyncio
+import contextlib
+import shutil
+from pathlib import Path
 
 import msgspec
 
@@ -33,13 +36,18 @@ def view_change(core: Core) -> dict[str, int | list[str]] | None:
     }
 
 
-def disk(disk: DiskSpeed) -> dict[str, float | bool]:
-    """How long saves take."""
+def disk(disk: DiskSpeed, folder: Path) -> dict[str, float | bool | None]:
+    """How long saves take, and how much room the disk of that folder has, if it tells."""
     now = asyncio.get_running_loop().time()
+    room = None
+    with contextlib.suppress(OSError):
+        room = shutil.disk_usage(folder)
     return {
         "save_seconds": round(disk.last_seconds, 4),
         "slowest_save_seconds": round(disk.slowest_seconds(now), 4),
         "is_slow": disk.is_slow(now),
+        "free_bytes": None if room is None else room.free,
+        "total_bytes": None if room is None else room.total,
     }
 
 

@@ -4,19 +4,20 @@ from importlib import resources
 
 from playwright.async_api import Page
 
-# the package has a wrapper too, which knows no levels of faults
 SCRIPT = (resources.files("axe_playwright_python") / "axe.min.js").read_text(encoding="utf-8")
-BAD = ("serious", "critical")
+# All rules, and the one of WCAG 2.2 AA that is off by itself.
+ALL_RULES = "{resultTypes: ['violations'], rules: {'target-size': {enabled: true}}}"
+# What another colour scheme can change.
+COLOUR_RULES = "{resultTypes: ['violations'], runOnly: ['color-contrast', 'link-in-text-block']}"
 
 
-async def faults_of(page: Page) -> list[str]:
-    """A line for each place where axe-core finds a serious or critical fault."""
+async def faults_of(page: Page, rules: str = ALL_RULES) -> list[str]:
+    """A line for each place where axe-core finds a violation of these rules."""
     await page.evaluate(SCRIPT)
-    found = await page.evaluate("axe.run(document, {resultTypes: ['violations']})")
+    found = await page.evaluate(f"axe.run(document, {rules})")
     return [
         f"{violation['impact']}: {violation['help']}: {node['html']}: "
         + " ".join(node["failureSummary"].split())
         for violation in found["violations"]
-        if violation["impact"] in BAD
         for node in violation["nodes"]
     ]

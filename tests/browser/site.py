@@ -87,6 +87,19 @@ class Site:
         """The build once it has its verdict, all ballots and all logs."""
         return await asyncio.to_thread(self.network.complete, build)
 
+    async def cancel(self, build: str) -> None:
+        """Cancel a build once the replicas have it, and wait for its verdict."""
+        await asyncio.to_thread(
+            self.network.wait_until,
+            lambda: self.network.build(build)["status"] == "building",
+            "the replicas have it",
+            60,
+        )
+        path = f"{self.origin}/api/v1/builds/{build}/cancel"
+        answer = await asyncio.to_thread(ask, path, b"{}")
+        assert answer.status in (200, 202), answer
+        await asyncio.to_thread(self.network.verdict, build)
+
     def let_end(self, build: str) -> None:
         """Let this build of the slow branch end."""
         (self._gates / build).touch()

@@ -1,4 +1,5 @@
-// Offers to copy commands; without this, or where a browser forbids it, they can be selected.
+// A button to copy what has `data-copy`. Without this, or where a browser forbids it, the text can be
+// selected.
 const add_copy_buttons = () => {
   if (!navigator.clipboard) return;
   for (const text of document.querySelectorAll("[data-copy]")) {

@@ -21,6 +21,8 @@ async def page(client: Client, path: str, status: int = 200) -> str:
     text = await answer.text()
     scripts = re.findall(r"<script[^>]*>", text)
     assert '<script src="/static/live.js" defer>' in scripts
+    # before anything is painted
+    assert scripts.pop(0) == '<script src="/static/colours.js">'
     ours = re.compile(r'<script (type="module" src="/static/\w+\.js"|src="/static/\w+\.js" defer)>')
     assert all(ours.fullmatch(tag) for tag in scripts)
     assert " style=" not in text

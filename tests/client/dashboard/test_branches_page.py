@@ -13,7 +13,7 @@ from tests.client.tested_builds import CASE, collected, reports
 
 
 def listed(text: str) -> list[str]:
-    return re.findall(r'<tr data-key="([0-9a-f]{64})">', text)
+    return re.findall(r'<tr data-key="([0-9a-f]{64})"', text)
 
 
 async def test_each_branch_has_its_newest_decided_build(running: Running, client: Client) -> None:

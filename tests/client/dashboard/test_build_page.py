@@ -299,7 +299,7 @@ async def test_the_page_of_a_finished_log_comes_from_the_server(
     build = await decided_build(running, client, "<script>alert(1)</script>")
     answer = await client.get(f"/builds/{build}/log/replica-1")
     text = await answer.text()
-    assert text.count("<script") == 1
+    assert text.count("<script") == 3
     assert ">1</a>log</span></div>" in text
     assert "script-src 'self'" in answer.headers["Content-Security-Policy"]
     for query in ("page=0", "page=x", "line=-1", "line=" + "9" * 19):
@@ -315,7 +315,7 @@ async def test_the_page_of_a_growing_log_has_our_scripts_and_no_other(
     nobody_finishes(running.network)
     build = await open_build(running, client)
     text = await page(client, f"/builds/{build}/log/replica-1")
-    assert text.count("<script") == 2
+    assert text.count("<script") == 4
     assert '<script type="module" src="/static/log.js"></script>' in text
     assert f'data-events="/api/v1/builds/{build}/replicas/replica-1/log/events"' in text
     for name in ("log", "log_pane", "build"):

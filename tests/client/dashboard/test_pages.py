@@ -33,7 +33,7 @@ async def test_a_build_that_is_not_there_is_a_page(client: Client) -> None:
 async def test_the_style_is_a_file_of_its_own(client: Client) -> None:
     answer = await client.get("/static/style.css")
     assert answer.content_type == "text/css"
-    assert "prefers-color-scheme: dark" in await answer.text()
+    assert "light-dark(" in await answer.text()
 
 
 async def test_a_static_file_that_the_browser_has_is_not_sent_again(client: Client) -> None:

@@ -9,10 +9,9 @@ from client.dashboard.pages import STATIC
 
 CONTRAST_MIN = 4.5
 STYLE = (STATIC / "style.css").read_text()
-LIGHT, DARK = (
-    dict(re.findall(r"--([\w-]+): (#[0-9a-f]{6});", block))
-    for block in re.findall(r":root \{(.*?)\}", STYLE, re.DOTALL)[:2]
-)
+COLOURS = re.findall(r"--([\w-]+): light-dark\((#[0-9a-f]{6}), (#[0-9a-f]{6})\);", STYLE)
+LIGHT = {name: light for name, light, _ in COLOURS}
+DARK = {name: dark for name, _, dark in COLOURS}
 GROUNDS = ("paper", "raised")
 TEXTS = ("ink", "soft", "link", "good", "bad", "open")
 # what has a ground of its own
@@ -46,8 +45,7 @@ def test_text_can_be_read(colours: dict[str, str], text: str, ground: str) -> No
     assert contrast(colours[text], colours[ground]) >= CONTRAST_MIN
 
 
-def test_both_colours_have_the_same_names() -> None:
-    assert set(LIGHT) == set(DARK)
+def test_every_colour_has_a_name() -> None:
     assert set(itertools.chain(*PAIRS)) <= set(LIGHT)
 
 

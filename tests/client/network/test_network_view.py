@@ -3,6 +3,7 @@
 import msgspec
 import pytest
 
+from client.network.ballot_times import ReplicaTimes
 from client.network.dissent import DissentView
 from client.network.network_view import (
     HeardBy,
@@ -35,6 +36,7 @@ def state(name: str, said: NodeStatus | None = WELL, **changed: object) -> Repli
         last=said,
         heard_by=(),
         dissent=DissentView(),
+        times=ReplicaTimes(),
         proofs=(),
         proofs_count=0,
         ledger_differs_at=None,
