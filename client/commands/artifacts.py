@@ -11,7 +11,7 @@ import msgspec
 from ci.artifact_rules import path_problem
 from ci.operations import Artifact
 from client.commands.gateway_client import GatewayApi, run
-from client.commands.outcome import EXIT_DONE, EXIT_NOT_PASSED, EXIT_WRONG, PASSED, CommandFailed
+from client.commands.outcome import EXIT_WRONG, CommandFailed, exit_of_outcome
 from client.commands.targets import Commands, gateway_flags, gateway_to_read
 from common.safe_text import escape_controls, log_text
 
@@ -21,7 +21,6 @@ def add(commands: Commands, common: argparse.ArgumentParser) -> None:
     parser = commands.add_parser(
         "artifacts",
         parents=[common],
-        help="list a build's agreed artifacts (as sha256sum does), or fetch them",
     )
     parser.add_argument("build", metavar="BUILD", help="the build's id, or the beginning of it")
     parser.add_argument(
@@ -48,7 +47,7 @@ async def _artifacts(options: argparse.Namespace) -> int:
                 await _fetch(gateway, build, artifact, folder=options.output)
     names = ", ".join(listed["agreeing"]) or "nobody"
     print(f"{listed['outcome']}; agreed on by {names}", file=sys.stderr)
-    return EXIT_DONE if listed["outcome"] == PASSED else EXIT_NOT_PASSED
+    return exit_of_outcome(listed["outcome"])
 
 
 def difference_lines(differences: list[dict[str, Any]]) -> list[str]:

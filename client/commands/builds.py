@@ -13,8 +13,8 @@ from client.commands.outcome import (
     EXIT_NO_ANSWER,
     EXIT_NOT_PASSED,
     EXIT_TOO_LATE,
-    PASSED,
     CommandFailed,
+    exit_of_outcome,
 )
 from client.commands.targets import (
     Commands,
@@ -34,9 +34,7 @@ OVER = ("decided", "refused", "skipped", "cancelled")
 
 def add(commands: Commands, common: argparse.ArgumentParser) -> None:
     """Add the commands of this module."""
-    submit = commands.add_parser(
-        "submit", parents=[common], help="request a build of a branch or a tag"
-    )
+    submit = commands.add_parser("submit", parents=[common])
     submit.add_argument(
         "branch",
         metavar="NAME",
@@ -50,12 +48,12 @@ def add(commands: Commands, common: argparse.ArgumentParser) -> None:
     submit.add_argument("--commit", metavar="ID", help="a full commit id on that branch")
     submit.add_argument("--wait", action="store_true", help="wait for the verdict")
     _timeout_flag(submit)
-    status = commands.add_parser("status", parents=[common], help="show a build")
-    wait = commands.add_parser("wait", parents=[common], help="wait for a build's verdict")
+    status = commands.add_parser("status", parents=[common])
+    wait = commands.add_parser("wait", parents=[common])
     _timeout_flag(wait)
     for parser in (status, wait):
         parser.add_argument("build", metavar="BUILD", help="the build's id, or the beginning of it")
-    listing = commands.add_parser("list", parents=[common], help="list the newest builds")
+    listing = commands.add_parser("list", parents=[common])
     listing.add_argument("--limit", type=int, default=LISTED_BUILDS, metavar="N")
     actions = ((submit, _submit), (status, _status), (wait, _wait), (listing, _list))
     for parser, action in actions:
@@ -172,9 +170,9 @@ def _verdict_text(value: dict[str, Any]) -> str:
 
 
 def _exit_code(build: dict[str, Any]) -> int:
-    """0 only for passed; an open build is none of ours to call failed."""
+    """0 only for passed; nobody has called an open build failed."""
     if build["verdict"]:
-        return EXIT_DONE if build["verdict"]["outcome"] == PASSED else EXIT_NOT_PASSED
+        return exit_of_outcome(build["verdict"]["outcome"])
     if build["status"] == "cancelled":
         return EXIT_NOT_PASSED
     never_built = build["status"] in ("refused", "skipped")

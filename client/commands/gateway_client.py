@@ -1,5 +1,6 @@
 """A running gateway over HTTP, for the commands: its JSON as values, its errors as one line."""
 
+import asyncio
 import hashlib
 import hmac
 import json
@@ -9,7 +10,6 @@ from typing import Any, BinaryIO, Self, TypeVar
 from urllib.parse import quote, urlencode
 
 import aiohttp
-import uvloop
 
 from client.commands.outcome import EXIT_TOO_LATE, EXIT_WRONG, CommandFailed
 from common.log_pieces import ServedPiece, read_piece
@@ -289,7 +289,7 @@ class GatewayApi:
 
 def run(work: Coroutine[Any, Any, _Result]) -> _Result:
     """Run a command's work to its end."""
-    return uvloop.run(work)
+    return asyncio.run(work)
 
 
 def _object(data: bytes) -> dict[str, Any]:

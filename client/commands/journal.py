@@ -26,17 +26,13 @@ EMPTY_DIGEST = "-"
 
 def add(commands: Commands, common: argparse.ArgumentParser) -> None:
     """Add the commands of this module."""
-    append = commands.add_parser(
-        "append", parents=[common], help="append strings to the replicated journal"
-    )
+    append = commands.add_parser("append", parents=[common])
     append.add_argument(
         "texts", metavar="TEXT", nargs="*", help="the strings (default: one per line of stdin)"
     )
     gateway_flags(append)
     append.set_defaults(run=lambda options: run(_append(options)))
-    journal = commands.add_parser(
-        "journal", parents=[common], help="print the replicated journal and its digest"
-    )
+    journal = commands.add_parser("journal", parents=[common])
     journal.add_argument("--all", action="store_true", help="print the journal of every replica")
     nodes_flags(journal)
     journal.set_defaults(run=lambda options: run(_journal(options)))

@@ -59,9 +59,7 @@ class _Operator(NamedTuple):
 
 def add(commands: Commands, common: argparse.ArgumentParser) -> None:
     """Add the command of this module."""
-    limits = commands.add_parser(
-        "limits", parents=[common], help="show the limits of builds, or change them"
-    )
+    limits = commands.add_parser("limits", parents=[common])
     actions = limits.add_subparsers(dest="action", required=True, metavar="ACTION")
     show = actions.add_parser("show", parents=[common], help="show the limits that hold")
     pending = actions.add_parser(

@@ -22,9 +22,7 @@ ARCHIVED_RUNS = frozenset({"", "archive"})
 
 def add(commands: Commands, common: argparse.ArgumentParser) -> None:
     """Add the command of this module."""
-    parser = commands.add_parser(
-        "log", parents=[common], help="print a build's log, archived or as far as it is written"
-    )
+    parser = commands.add_parser("log", parents=[common])
     parser.add_argument("build", metavar="BUILD", help="the build's id, or the beginning of it")
     parser.add_argument("replica", metavar="REPLICA", nargs="?", help="the same as --replica")
     parser.add_argument(

@@ -9,7 +9,7 @@ import ipaddress
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
 
 import msgspec
 
@@ -17,13 +17,6 @@ from common.address import Address as Address
 from common.config_error import ConfigError as ConfigError
 from common.config_error import nearest
 from common.configuration.config_reader import absolute_path, read_file, read_struct
-from common.configuration.keys import (
-    PassphraseNeeded,
-    SigningKey,
-    load_public_key,
-    parse_public_key,
-)
-from common.configuration.passphrase import unlock_key
 from common.configuration.registry_logins import DOCKER_HUB, check_places, read_registry_logins
 from common.fingerprint import parse_fingerprint
 from common.host_patterns import is_host_pattern
@@ -37,6 +30,10 @@ from common.repositories.repository_config import (
 )
 from pbft.genesis import FORMAT_VERSION, REPLICA_ROLE, Cluster, Genesis, InvalidGenesis, Member
 from pbft.quorums import UnsupportedSize, quorums_for
+
+# The libraries of the keys take a fifth of a second of CPU to import: only what reads keys pays it.
+if TYPE_CHECKING:
+    from common.configuration.keys import SigningKey
 
 GATEWAY_ROLE = "gateway"
 OPERATOR_ROLE = "operator"
@@ -184,6 +181,8 @@ class ClusterConfig(msgspec.Struct, frozen=True):
             raise ConfigError(f"{self.file}: {error}") from error
 
     def _public_key(self, entry: ReplicaEntry | ClientEntry) -> bytes:
+        from common.configuration.keys import load_public_key, parse_public_key
+
         if entry.public_key is not None:
             return parse_public_key(entry.public_key)
         assert entry.public_key_file is not None, "load_cluster_config checked it"
@@ -350,8 +349,11 @@ class ClientConfig(msgspec.Struct, frozen=True):
     cluster_fingerprint: str | None = None
 
 
-def read_signing_key(config: NodeConfig | ClientConfig) -> SigningKey:
+def read_signing_key(config: NodeConfig | ClientConfig) -> "SigningKey":
     """The key of a member's `private_key_file`. Raises ConfigError."""
+    from common.configuration.keys import PassphraseNeeded
+    from common.configuration.passphrase import unlock_key
+
     try:
         return unlock_key(config.private_key_file, config.private_key_passphrase_file)
     except PassphraseNeeded as error:

@@ -17,7 +17,7 @@ import msgspec
 
 from common.safe_text import log_text
 from common.tls.acceptor import HANDSHAKE_SECONDS
-from common.tls.member_tls import DiallingTls
+from common.tls.dialling import DiallingTls
 from common.tls.refusals import ENDED_AT_ONCE, why_refused
 
 CONNECT_TIMEOUT_SECONDS = 3.0
