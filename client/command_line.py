@@ -40,6 +40,13 @@ COMMANDS = (
     Command("submit", "request a build of a branch or a tag", VERDICT, "client.commands.builds"),
     Command("status", "show a build", VERDICT, "client.commands.builds"),
     Command("wait", "wait for a build's verdict", VERDICT, "client.commands.builds"),
+    Command(
+        "watch",
+        "show what each replica does about a build, until the verdict",
+        VERDICT,
+        "client.commands.builds",
+    ),
+    Command("open", "open a build's page in the browser", DONE, "client.commands.builds"),
     Command("list", "list the newest builds", DONE, "client.commands.builds"),
     Command(
         "tests",
@@ -103,6 +110,12 @@ COMMANDS = (
         "client.commands.sign",
     ),
     Command(
+        "completion",
+        "print the completion of pbft-ci for a shell",
+        OFFLINE,
+        "client.completion",
+    ),
+    Command(
         "operator",
         "make an operator's key and public entry",
         OFFLINE,
@@ -160,7 +173,8 @@ class _ListedParser(argparse.ArgumentParser):
         parser = parsers.found[self._command.name]
         if parser.description is None:
             parser.description = f"{self._command.help[0].upper()}{self._command.help[1:]}."
-        _tell_exit_codes(parser, self._command.exit_codes)
+        for each in all_parsers(parser):
+            each.epilog = each.epilog or self._command.exit_codes
         return parser
 
     def parse_known_args(  # type: ignore[override]
@@ -213,11 +227,10 @@ def _common() -> argparse.ArgumentParser:
     return common
 
 
-def _tell_exit_codes(parser: argparse.ArgumentParser, text: str) -> None:
-    parser.epilog = parser.epilog or text
-    for choices in _choices(parser):
-        for action in choices.values():
-            _tell_exit_codes(action, text)
+def all_parsers(parser: argparse.ArgumentParser) -> list[argparse.ArgumentParser]:
+    """A parser, and those of all commands below it."""
+    below = [below for choices in _choices(parser) for below in choices.values()]
+    return [parser, *(found for one in below for found in all_parsers(one))]
 
 
 def _choices(parser: argparse.ArgumentParser) -> list[dict[str, argparse.ArgumentParser]]:

@@ -10,7 +10,12 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from ci.operations import ApproveBuild, CancelBuild, Event
 from ci.references import full_ref
-from client.commands.builds import WAIT_TIMEOUT_SECONDS, print_build, wait_for
+from client.commands.builds import (
+    build_argument,
+    follow_accepted,
+    show_build,
+    timeout_flag,
+)
 from client.commands.gateway_client import BUILD_ID_CHARACTERS, run
 from client.commands.outcome import (
     EXIT_DONE,
@@ -26,6 +31,7 @@ from client.commands.targets import (
     gateway_flags,
     gateway_to_change,
     gateway_to_read,
+    json_flag,
 )
 from common.configuration.config import OPERATOR_ROLE, ConfigError
 from common.configuration.passphrase import passphrase_flag, unlock_key
@@ -48,14 +54,15 @@ def add(commands: Commands, common: argparse.ArgumentParser) -> None:
         "--cold", action="store_true", help="have all replicas build it without caches"
     )
     rebuild.add_argument("--wait", action="store_true", help="wait for the verdict")
-    rebuild.add_argument("--timeout", type=float, default=WAIT_TIMEOUT_SECONDS, metavar="SECONDS")
+    timeout_flag(rebuild)
     approve = commands.add_parser("approve", parents=[common])
     approve.add_argument(
         "--yes", action="store_true", help="approve without asking for confirmation"
     )
     actions = ((cancel, _cancel), (rebuild, _rebuild), (approve, _approve))
     for parser, action in actions:
-        parser.add_argument("build", metavar="BUILD", help="the build's id, or the beginning of it")
+        build_argument(parser)
+        json_flag(parser)
         gateway_flags(parser)
         parser.set_defaults(run=lambda options, action=action: run(action(options)))
     for parser in (cancel, approve):
@@ -88,7 +95,7 @@ async def _cancel(options: argparse.Namespace) -> int:
         return await _ask_as_operator(options, _operator(options), CancelBuild)
     async with gateway_to_change(options) as gateway:
         build = await gateway.cancel(await gateway.full_id(options.build), options.reason)
-    print_build(build)
+    show_build(build, options)
     return EXIT_DONE
 
 
@@ -96,10 +103,7 @@ async def _rebuild(options: argparse.Namespace) -> int:
     async with gateway_to_change(options) as gateway:
         build = await gateway.full_id(options.build)
         accepted = await gateway.rebuild(build, is_cold=options.cold)
-        print(accepted["build"], flush=True)
-        if not options.wait:
-            return EXIT_DONE
-        return await wait_for(gateway, str(accepted["build"]), options.timeout)
+        return await follow_accepted(gateway, accepted, options)
 
 
 async def _approve(options: argparse.Namespace) -> int:
@@ -123,7 +127,7 @@ async def _approve(options: argparse.Namespace) -> int:
         _show(build["id"], asked, build["author"], whose_word="according to the gateway")
         _ask_whether(options)
         build = await gateway.approve(build["id"])
-    print_build(build)
+    show_build(build, options)
     return EXIT_DONE
 
 

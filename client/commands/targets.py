@@ -44,6 +44,13 @@ def gateway_flags(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def json_flag(parser: argparse.ArgumentParser) -> None:
+    """Add --json."""
+    parser.add_argument(
+        "--json", action="store_true", help="print JSON (docs/COMMAND_LINE.md has its schema)"
+    )
+
+
 def cluster_flag(parser: argparse.ArgumentParser) -> None:
     """Add --cluster."""
     parser.add_argument(

@@ -7,26 +7,16 @@ from pathlib import Path
 
 import pytest
 
-from client.command_line import COMMANDS, GATEWAY_COMMANDS, add_commands, loaded
+from client.command_line import COMMANDS, GATEWAY_COMMANDS, add_commands, all_parsers, loaded
 
 ROOT = Path(__file__).resolve().parents[2]
-
-
-def _parsers(parser: argparse.ArgumentParser) -> list[argparse.ArgumentParser]:
-    """The parsers of all commands below a parser, and of what these have below them."""
-    found = []
-    for action in parser._actions:
-        if isinstance(action, argparse._SubParsersAction):
-            for below in action.choices.values():
-                found += [below, *_parsers(below)]
-    return found
 
 
 @pytest.fixture(scope="module")
 def parsers() -> list[argparse.ArgumentParser]:
     parser = argparse.ArgumentParser(prog="pbft-ci")
     add_commands(parser, (*COMMANDS, *GATEWAY_COMMANDS))
-    return _parsers(loaded(parser))
+    return all_parsers(loaded(parser))[1:]
 
 
 def test_each_help_has_exit_codes_and_a_description(
