@@ -129,19 +129,27 @@ COMMANDS = (
     ),
 )
 # What an operator of a gateway does before it serves.
-GATEWAY_COMMANDS = tuple(
-    Command(name, help_text, OFFLINE, "client.gateway_commands")
-    for name, help_text in (
-        ("init", "make a gateway's key, configuration and public entry"),
-        ("confirm", "confirm the cluster that this member is to take part in"),
-        ("check", "show in a table what keeps this gateway from its work"),
-        ("healthcheck", "ask the running gateway whether it is ready"),
-        ("config", "check the configuration"),
-        ("repository", "list, add or remove repositories, without a restart"),
-        ("backup", "write what this gateway needs after the loss of its disk into one file"),
-        ("restore", "restore this gateway from a backup, after the loss of its disk"),
-        ("doctor", "collect what a bug report needs, without secrets"),
-    )
+GATEWAY_COMMANDS = (
+    Command(
+        "notify",
+        "send a test message to whom the configuration names",
+        OFFLINE,
+        "client.notify_command",
+    ),
+    *(
+        Command(name, help_text, OFFLINE, "client.gateway_commands")
+        for name, help_text in (
+            ("init", "make a gateway's key, configuration and public entry"),
+            ("confirm", "confirm the cluster that this member is to take part in"),
+            ("check", "show in a table what keeps this gateway from its work"),
+            ("healthcheck", "ask the running gateway whether it is ready"),
+            ("config", "check the configuration"),
+            ("repository", "list, add or remove repositories, without a restart"),
+            ("backup", "write what this gateway needs after the loss of its disk into one file"),
+            ("restore", "restore this gateway from a backup, after the loss of its disk"),
+            ("doctor", "collect what a bug report needs, without secrets"),
+        )
+    ),
 )
 
 

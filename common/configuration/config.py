@@ -17,6 +17,7 @@ from common.address import Address as Address
 from common.config_error import ConfigError as ConfigError
 from common.config_error import nearest
 from common.configuration.config_reader import absolute_path, read_file, read_struct
+from common.configuration.notify_config import NotifyTarget, check_notify
 from common.configuration.registry_logins import DOCKER_HUB, check_places, read_registry_logins
 from common.fingerprint import parse_fingerprint
 from common.host_patterns import is_host_pattern
@@ -342,6 +343,8 @@ class ClientConfig(msgspec.Struct, frozen=True):
     read_token_file: Path | None = None
     # how people reach the gateway, for links in statuses; None means `listen`
     public_url: PublicUrl | None = None
+    # whom it tells when a branch turns red, and green again
+    notify: tuple[NotifyTarget, ...] = ()
     # must be true to listen where other machines can connect
     plaintext_allowed: bool = False
     # as for a node, like cluster_fingerprint
@@ -497,6 +500,7 @@ def load_client_config(path: Path, text: str | None = None) -> ClientConfig:
         raise ConfigError.at(config.file, "repositories", "is empty", "at least one is needed")
     repositories = _repositories(config.repositories, config.file)
     check_gateway_repositories(repositories, config.file)
+    check_notify(config.notify, [entry.url for entry in repositories], config.file)
     return msgspec.structs.replace(config, repositories=repositories)
 
 

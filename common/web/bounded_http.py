@@ -83,10 +83,12 @@ class Answer(msgspec.Struct, frozen=True):
 
 def bounded_session(
     connect_timeout_seconds: float = CONNECT_TIMEOUT_SECONDS,
+    resolver: aiohttp.abc.AbstractResolver | None = None,
 ) -> aiohttp.ClientSession:
     """A session for `ask`; whoever opens it closes it. Nothing is unpacked: a small answer may
-    be large inside."""
+    be large inside. resolver: finds the addresses of names; None: the machine's own."""
     return aiohttp.ClientSession(
+        connector=None if resolver is None else aiohttp.TCPConnector(resolver=resolver),
         timeout=aiohttp.ClientTimeout(total=None, sock_connect=connect_timeout_seconds),
         auto_decompress=False,
     )
