@@ -42,7 +42,7 @@ from client.network.artifact_fetch import Artifacts
 from client.network.limits_history import LimitsHistory
 from client.network.network_watch import NetworkWatch
 from client.network.nodes import Nodes
-from client.notifications.messenger import Messenger
+from client.notifications.messenger import Messenger, check_secrets
 from client.notifications.notifications import Notifications
 from client.storage.archive import Archive
 from client.storage.archive_keeper import ArchiveKeeper
@@ -120,6 +120,7 @@ async def running_gateway(
     read: as for `serve`.
     """
     member = read_member(config)
+    check_secrets(config.notify, config.file)
     cluster, limits = member.cluster, member.limits
     forget_foreign_variables()
     async with contextlib.AsyncExitStack() as stack:
@@ -282,6 +283,7 @@ def check_whole(config: ClientConfig) -> None:
     """Check what a start checks. Raises ConfigError."""
     read_member(config)
     sources_of(config)
+    check_secrets(config.notify, config.file)
     _reading_middlewares(config, Authorizer(config))
 
 

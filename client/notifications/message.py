@@ -1,4 +1,4 @@
-"""What is told of a build, and how each kind of receiver takes it. Pure.
+"""What is told of a build, and how each kind of receiver takes it.
 
 The rule: names of branches, authors and repositories are strangers' text. They hold no line end, no
 mark of a receiver's own, and have a bound, before they get into a header, a subject or a body.

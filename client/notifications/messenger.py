@@ -97,6 +97,14 @@ class Messenger(Sender[NotifyTarget, WaitingMessage]):
         )
 
 
+def check_secrets(targets: Sequence[NotifyTarget], file: Path) -> None:
+    """Read what the targets' files hold. file: the configuration. Raises ConfigError."""
+    for target in targets:
+        _secret_of(target)
+        if target.kind != "mail":
+            _url_of(target, file)
+
+
 def public_session() -> aiohttp.ClientSession:
     """A session that connects to no private address."""
     return bounded_session(resolver=_PublicResolver())
@@ -115,9 +123,7 @@ async def send(
 
     session: `public_session`, unless the target may be private. file: the configuration.
     """
-    secret = None
-    if target.secret_file is not None:
-        (secret,) = read_secrets(target.secret_file, f"secret of {target.name}", secrets_max=1)
+    secret = _secret_of(target)
     if target.kind == "mail":
         return await _send_mail(target, message, identity, password=secret, now=now)
     outgoing = http_message(
@@ -153,6 +159,13 @@ def _http_meaning(status: int, headers: Mapping[str, str], data: bytes, *, now: 
     if status in _LATER_STATUSES or status >= 500:
         return Later(said, retry_after_seconds(headers, now))
     return Rejected(said)
+
+
+def _secret_of(target: NotifyTarget) -> bytes | None:
+    """A target's secret; None: it has none. Raises ConfigError."""
+    if target.secret_file is None:
+        return None
+    return read_secrets(target.secret_file, f"secret of {target.name}", secrets_max=1)[0]
 
 
 def _url_of(target: NotifyTarget, file: Path) -> str:

@@ -1,4 +1,4 @@
-"""When a branch turns, and whom that concerns. Pure.
+"""When a branch turns, and whom that concerns.
 
 The rule: builds are of one series if they have the same repository, branch, event, ref (a pull
 request's, a tag's) and schedule. The newest decided build of a series says what colour it has. Only

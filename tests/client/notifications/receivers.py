@@ -92,7 +92,7 @@ class MailServer:
             require_starttls=context is not None,
             authenticator=None if password is None else login,
             auth_required=password is not None,
-            auth_require_tls=False,
+            auth_require_tls=context is not None,
         )
 
     @property
