@@ -79,7 +79,12 @@ async def _send(config: ClientConfig, target: NotifyTarget) -> Meaning:
     async with session:
         try:
             return await send(
-                session, target, message, os.urandom(16).hex(), now=now, file=config.file
+                session,
+                target,
+                message,
+                identity=os.urandom(16).hex(),
+                now=now,
+                file=config.file,
             )
         except NoAnswer as error:
             return Later(str(error))

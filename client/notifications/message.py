@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from email.message import EmailMessage
 from email.policy import SMTP
 from email.utils import format_datetime, parsedate_to_datetime
+from types import MappingProxyType
 from typing import Any
 from urllib.parse import quote
 
@@ -111,22 +112,22 @@ def http_message(
             "timestamp": message.decided,
             "data": fields,
         }
-        return _json("POST", url, body, {"webhook-id": identity})
+        return _json("POST", url, body, headers={"webhook-id": identity})
     if kind == "matrix":
         assert room is not None, "checked when it was read"
         path = f"/_matrix/client/v3/rooms/{quote(room, safe='')}/send/m.room.message/{identity}"
         # no mentions: `@room` in a branch's name is to ring nobody
         content = {"msgtype": "m.notice", "body": text_of(message), "m.mentions": {}}
-        return _json("PUT", f"{url.rstrip('/')}{path}", content, {})
+        return _json("PUT", f"{url.rstrip('/')}{path}", content)
     subject = f"`{subject_of(message)}`"
     author = f", author `{clean(message.author)}`" if message.author is not None else ""
     commit = f"commit `{(message.commit or '-')[:12]}` ({message.event}){author}"
     if kind == "slack":
         links = f"<{message.url}|build>, <{message.envelope_url}|signed proof>"
-        return _json("POST", url, {"text": f"{_slack(subject)}\n{_slack(commit)}\n{links}"}, {})
+        return _json("POST", url, {"text": f"{_slack(subject)}\n{_slack(commit)}\n{links}"})
     assert kind == "mattermost", kind
     links = f"[build]({message.url}), [signed proof]({message.envelope_url})"
-    return _json("POST", url, {"text": f"{subject}\n{commit}\n{links}"}, {})
+    return _json("POST", url, {"text": f"{subject}\n{commit}\n{links}"})
 
 
 def signed(outgoing: Outgoing, secret: bytes, seconds: int) -> Outgoing:
@@ -170,7 +171,9 @@ def mail_of(
     return mail
 
 
-def _json(method: str, url: str, body: object, headers: Mapping[str, str]) -> Outgoing:
+def _json(
+    method: str, url: str, body: object, *, headers: Mapping[str, str] = MappingProxyType({})
+) -> Outgoing:
     always = {"Content-Type": "application/json", "User-Agent": USER_AGENT}
     return Outgoing(method, url, {**always, **headers}, msgspec.json.encode(body))
 

@@ -93,7 +93,12 @@ class Messenger(Sender[NotifyTarget, WaitingMessage]):
                 self._public_session = public_session()
             session = self._public_session
         return await send(
-            session, target, item.message, item.identity, now=self.now, file=self._file
+            session,
+            target,
+            item.message,
+            identity=item.identity,
+            now=self.now,
+            file=self._file,
         )
 
 
@@ -114,14 +119,15 @@ async def send(
     session: aiohttp.ClientSession,
     target: NotifyTarget,
     message: Message,
-    identity: str,
     *,
+    identity: str,
     now: float,
     file: Path,
 ) -> Meaning:
     """Send a message once; what the answer means. Raises ConfigError, NoAnswer.
 
-    session: `public_session`, unless the target may be private. file: the configuration.
+    session: `public_session`, unless the target may be private. identity: the same at each try.
+    file: the configuration.
     """
     secret = _secret_of(target)
     if target.kind == "mail":
@@ -175,7 +181,7 @@ def _url_of(target: NotifyTarget, file: Path) -> str:
     assert target.url_file is not None, "checked when it was read"
     (line,) = read_secrets(target.url_file, f"URL of {target.name}", secrets_max=1)
     url = line.decode("ascii")
-    check_url(url, target, target.url_file, "")
+    check_url(url, target, target.url_file)
     return url
 
 

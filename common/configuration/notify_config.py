@@ -93,7 +93,7 @@ def check_notify(targets: Sequence[NotifyTarget], urls: Sequence[str], file: Pat
             _check_http(target, file, key)
 
 
-def check_url(url: str, target: NotifyTarget, file: Path, key: str) -> None:
+def check_url(url: str, target: NotifyTarget, file: Path, *, key: str = "") -> None:
     """By TLS, or to this machine if that is allowed. Raises ConfigError, without the URL's path."""
     allowed = "https://host/path is needed (http only on this machine, with private_allowed: true)"
     try:
@@ -127,7 +127,7 @@ def _check_http(target: NotifyTarget, file: Path, key: str) -> None:
     if (target.url is None) is (target.url_file is None):
         raise ConfigError.at(file, key, "needs one of url and url_file", "give one of them")
     if target.url is not None:
-        check_url(target.url, target, file, f"{key}.url")
+        check_url(target.url, target, file, key=f"{key}.url")
     if target.kind in ("webhook", "matrix") and target.secret_file is None:
         what = "signs what is sent" if target.kind == "webhook" else "has the access token"
         raise ConfigError.at(file, f"{key}.secret_file", "is missing", f"a file that {what}")

@@ -1,6 +1,7 @@
 """client.command_line: what each command says of itself, and what a start imports."""
 
 import argparse
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -56,3 +57,19 @@ def test_a_command_imports_what_it_needs(arguments: list[str], unwanted: list[st
         command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=True
     )
     assert answer.stdout.splitlines()[-1] == "loaded"
+
+
+def test_the_page_names_each_command_and_whether_it_prints_json(
+    parsers: list[argparse.ArgumentParser],
+) -> None:
+    page = (ROOT / "docs" / "COMMAND_LINE.md").read_text()
+    rows = [line.split(" | ") for line in page.splitlines() if line.startswith("| `")]
+    printed = {
+        name: row[-1].strip(" |") for row in rows for name in re.findall(r"`([a-z]+)[ `]", row[0])
+    }
+    assert printed.keys() == {command.name for command in COMMANDS}
+    for parser in parsers:
+        words = parser.prog.split()
+        if len(words) == 2 and words[1] in printed:
+            has_flag = "--json" in parser.format_help()
+            assert has_flag is (printed[words[1]] not in ("-", "JSON always")), words[1]

@@ -22,7 +22,9 @@ FILE = Path("client.yml")
 async def sent(target: NotifyTarget, branch: str = "main") -> Meaning:
     session = bounded_session() if target.private_allowed else public_session()
     async with session:
-        return await send(session, target, message(branch), IDENTITY, now=1000.0, file=FILE)
+        return await send(
+            session, target, message(branch), identity=IDENTITY, now=1000.0, file=FILE
+        )
 
 
 @pytest.mark.parametrize(
