@@ -12,8 +12,16 @@ def progress_lines(build: dict[str, Any]) -> list[str]:
     commit = (build["commit"] or "no commit yet")[:12]
     where = escape_controls(f"{short_repository(build['repository'])} {build['branch']}")
     detail = f" ({escape_controls(build['detail'])})" if build["detail"] else ""
-    lines = [f"{build['id'][:12]}  {where} {commit}: {state_text(build)}{detail}"]
-    return lines + [f"  {row['replica']:10}{replica_text(row)}" for row in build["replicas"]]
+    lines = [f"{build['id'][:12]}  {state_text(build)}  {commit}  {where}{detail}"]
+    return lines + [f"  {row['replica']:10}{_doing(row)}" for row in build["replicas"]]
+
+
+def _doing(row: dict[str, Any]) -> str:
+    """What a replica does, in its own words (`building: STEP`), or what is known instead."""
+    is_at_it = not row["has_ballot"] and not row["problem"]
+    if is_at_it and row["state"] not in (None, "none", STAND_BY):
+        return escape_controls(row["state"])
+    return replica_text(row)
 
 
 def state_text(build: dict[str, Any]) -> str:
