@@ -279,6 +279,12 @@ async def test_append_and_journal(terminal: Terminal, monkeypatch: pytest.Monkey
     )
     assert answer[0] == 0
     assert answer[1].count("onetwothreefour") == 4
+    _, out, _ = await terminal.look("journal", "--json")
+    (journal,) = json.loads(out)
+    node = journal.pop("node")
+    assert node.startswith("replica-")
+    text = "onetwothreefour"
+    assert journal == {"problem": None, "length": 4, "digest": digest, "text": text}
 
 
 async def test_a_node_that_is_down_is_named(terminal: Terminal, running: Running) -> None:
