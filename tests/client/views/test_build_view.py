@@ -101,7 +101,7 @@ def test_the_json_has_the_documented_names() -> None:
         *("id", "repository", "branch", "commit", "status", "verdict", "ballots", "replies"),
         *("times", "detail", "logs", "replicas", "event", "ref", "author", "differences"),
         *("artifacts", "artifact_differences", "withdrawn", "rebuild_of", "rebuilds"),
-        *("schedule", "is_cold"),
+        *("is_cold", "needs_approval", "schedule"),
     }
     assert set(value) == names
     assert set(value["verdict"]) == {
