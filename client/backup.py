@@ -15,6 +15,7 @@ import tempfile
 from pathlib import Path
 
 from client.gateway.reporting import RESTORED, Reports, make_reporter
+from client.notifications.message_queue import MessageQueue
 from client.storage.archive import LOG_FOLDER, LOG_SUFFIX, TESTS_SUFFIX, Archive, sync_directory
 from client.storage.database import FILE_NAME, Database, StorageFailed
 from client.storage.outbox import Kind, Outbox
@@ -141,6 +142,7 @@ def _make_ready(
                         assert record is not None, "each build has a record"
                         reports.keep_quiet(row, record)
                     reporter.queue.settle_all(RESTORED)
+                    MessageQueue(database).settle_all(RESTORED)
             # all of it in one file
             database.rows("PRAGMA wal_checkpoint(TRUNCATE)")
     except StorageFailed as error:

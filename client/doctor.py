@@ -26,6 +26,8 @@ def _parts(config: ClientConfig) -> list[Part]:
                 builds="SELECT ifnull(state, ''), count(*) FROM builds GROUP BY state",
                 statuses="SELECT is_settled, given_up IS NOT NULL, count(*) FROM statuses"
                 " GROUP BY 1, 2",
+                messages="SELECT target, is_settled, given_up IS NOT NULL, count(*) FROM messages"
+                " GROUP BY 1, 2, 3",
             ),
         ),
     ]

@@ -6,6 +6,7 @@ import errno
 import logging
 import os
 import signal
+import time
 from collections.abc import AsyncIterator, Callable
 from typing import NamedTuple
 
@@ -47,6 +48,8 @@ from client.network.artifact_fetch import Artifacts
 from client.network.limits_history import LimitsHistory
 from client.network.network_watch import NetworkWatch
 from client.network.nodes import Nodes
+from client.notifications.messenger import Messenger, check_secrets
+from client.notifications.notifications import Notifications
 from client.storage.archive import Archive
 from client.storage.archive_keeper import ArchiveKeeper
 from client.storage.database import Database
@@ -123,6 +126,7 @@ async def running_gateway(
     read: as for `serve`.
     """
     member = read_member(config)
+    check_secrets(config.notify, config.file)
     cluster, limits = member.cluster, member.limits
     forget_foreign_variables()
     async with contextlib.AsyncExitStack() as stack:
@@ -136,6 +140,7 @@ async def running_gateway(
         collector = Collector(cluster, history, nodes, database=database, archive=archive)
         stack.push_async_callback(collector.close)
         reporter = make_reporter(config.repositories, database)
+        messenger = Messenger(config.notify, database, file=config.file, clock=time.time)
         public_url = (config.public_url or config.listen.url).rstrip("/")
         gateway = Gateway(
             GatewayIdentity(
@@ -147,7 +152,16 @@ async def running_gateway(
             ),
             GatewayStorage(database, archive, ResultsFile(database, config.results_file)),
             GatewayServices(
-                Reports(reporter, public_url, cluster.quorums.replicas), resolver, collector
+                Reports(
+                    reporter,
+                    public_url,
+                    cluster.quorums.replicas,
+                    notifications=Notifications(
+                        config.notify, archive, messenger, public_url=public_url
+                    ),
+                ),
+                resolver,
+                collector,
             ),
             settings=GatewaySettings(config.queue_max, config.repositories),
             draw=os.urandom,
@@ -177,6 +191,8 @@ async def running_gateway(
         gateway.start(links)
         reporter.start()
         stack.push_async_callback(reporter.close)
+        messenger.start()
+        stack.push_async_callback(messenger.close)
         site.network.start()
         stack.push_async_callback(site.network.close)
         keeper = ArchiveKeeper(
@@ -277,6 +293,7 @@ def check_whole(config: ClientConfig) -> None:
     """Check what a start checks. Raises ConfigError."""
     read_member(config)
     sources_of(config)
+    check_secrets(config.notify, config.file)
     _reading_middlewares(config, Authorizer(config))
     if config.login is not None and not config.login.is_proxy:
         make_provider(config)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import msgspec
 
-from client.main import GATEWAY_COMMANDS
+from client.gateway_commands import CONFIG_COMMANDS
 from common.configuration.commands import added, removed, request_reload
 from common.configuration.config import (
     ClientConfig,
@@ -59,7 +59,7 @@ def _change(folders: Sequence[Path], edit: Edit) -> bool:
         for node in configuration.nodes:
             texts.append((node, NODE_COMMANDS.edited(node.file, edit)))
         client = configuration.client
-        texts.append((client, GATEWAY_COMMANDS.edited(client.file, edit)))
+        texts.append((client, CONFIG_COMMANDS.edited(client.file, edit)))
     for config, text in texts:
         replace_file(config.file, text)
         print(f"{config.file}: changed")

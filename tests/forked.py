@@ -33,6 +33,7 @@ from typing import IO, Any, NoReturn
 
 from Crypto.PublicKey import ECC
 
+from client.command_line import load_all
 from scripts.folders import ROOT
 from scripts.processes import Process, start_process
 
@@ -208,6 +209,9 @@ def serve(descriptor: int) -> None:
     """Fork what the other end asks for, until it is closed; then kill what still runs."""
     for program in PROGRAMS:
         importlib.import_module(f"{program}.main")
+    # the client's imports what a command needs when it runs
+    load_all()
+    importlib.import_module("client.serving")
     # What the library imports when it reads its first key takes half of a program's start.
     ECC.import_key(ECC.generate(curve="Ed25519").public_key().export_key(format="PEM"))
     assert threading.active_count() == 1, "a child would lack the other threads"

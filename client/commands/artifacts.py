@@ -1,6 +1,7 @@
 """artifacts: what a build made and the network agreed on, listed or fetched and checked."""
 
 import argparse
+import json
 import sys
 import tempfile
 from pathlib import Path
@@ -11,8 +12,8 @@ import msgspec
 from ci.artifact_rules import path_problem
 from ci.operations import Artifact
 from client.commands.gateway_client import GatewayApi, run
-from client.commands.outcome import EXIT_DONE, EXIT_NOT_PASSED, EXIT_WRONG, PASSED, CommandFailed
-from client.commands.targets import Commands, gateway_flags, gateway_to_read
+from client.commands.outcome import EXIT_WRONG, CommandFailed, exit_of_outcome
+from client.commands.targets import Commands, gateway_flags, gateway_to_read, json_flag
 from common.safe_text import escape_controls, log_text
 
 
@@ -21,15 +22,17 @@ def add(commands: Commands, common: argparse.ArgumentParser) -> None:
     parser = commands.add_parser(
         "artifacts",
         parents=[common],
-        help="list a build's agreed artifacts (as sha256sum does), or fetch them",
     )
-    parser.add_argument("build", metavar="BUILD", help="the build's id, or the beginning of it")
+    parser.add_argument(
+        "build", metavar="BUILD", help="the build's id, or its first 6 digits or more"
+    )
     parser.add_argument(
         "--output",
         type=Path,
         metavar="DIR",
         help="fetch all of them into this folder, and check them",
     )
+    json_flag(parser)
     gateway_flags(parser)
     parser.set_defaults(run=lambda options: run(_artifacts(options)))
 
@@ -39,8 +42,11 @@ async def _artifacts(options: argparse.Namespace) -> int:
         build = await gateway.full_id(options.build)
         listed = await gateway.artifacts(build)
         artifacts = _checked(listed)
-        for artifact in artifacts:
-            print(f"{artifact.sha256}  {escape_controls(artifact.path)}")
+        if options.json:
+            print(json.dumps(listed))
+        else:
+            for artifact in artifacts:
+                print(f"{artifact.sha256}  {escape_controls(artifact.path)}")
         for line in difference_lines(listed["differences"]):
             print(line, file=sys.stderr)
         if options.output is not None:
@@ -48,7 +54,7 @@ async def _artifacts(options: argparse.Namespace) -> int:
                 await _fetch(gateway, build, artifact, folder=options.output)
     names = ", ".join(listed["agreeing"]) or "nobody"
     print(f"{listed['outcome']}; agreed on by {names}", file=sys.stderr)
-    return EXIT_DONE if listed["outcome"] == PASSED else EXIT_NOT_PASSED
+    return exit_of_outcome(listed["outcome"])
 
 
 def difference_lines(differences: list[dict[str, Any]]) -> list[str]:

@@ -27,7 +27,6 @@ def add(commands: Commands, common: argparse.ArgumentParser) -> None:
     parser = commands.add_parser(
         "tests",
         parents=[common],
-        help="list a build's tests that did not pass everywhere, or a repository's flaky tests",
     )
     parser.add_argument(
         "build", metavar="BUILD", nargs="?", help="a build's id, or the beginning of it"

@@ -7,13 +7,17 @@ from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from ci.operations import ApproveBuild, CancelBuild, Event, Operation
 from ci.references import full_ref
-from client.commands.builds import WAIT_TIMEOUT_SECONDS, print_build, wait_for
+from client.commands.builds import (
+    build_argument,
+    follow_accepted,
+    show_build,
+    timeout_flag,
+)
 from client.commands.gateway_client import BUILD_ID_CHARACTERS, run
-from client.commands.operator_request import operator_name, order_as_operator
 from client.commands.outcome import (
     EXIT_DONE,
     EXIT_NO_ANSWER,
@@ -28,35 +32,38 @@ from client.commands.targets import (
     gateway_flags,
     gateway_to_change,
     gateway_to_read,
+    json_flag,
 )
-from client.network.nodes import AskedBuild, Nodes, ServedBuild
 from common.configuration.config import OPERATOR_ROLE, ConfigError
-from common.configuration.keys import SigningKey
 from common.configuration.passphrase import passphrase_flag, unlock_key
 from common.safe_text import escape_controls
-from common.web.peers import Peers
 from pbft.genesis import Cluster
+
+# Only an operator's command speaks with nodes.
+if TYPE_CHECKING:
+    from client.network.nodes import AskedBuild
+    from common.configuration.keys import SigningKey
+    from common.web.peers import Peers
 
 
 def add(commands: Commands, common: argparse.ArgumentParser) -> None:
     """Add the commands of this module."""
-    cancel = commands.add_parser("cancel", parents=[common], help="cancel a build")
+    cancel = commands.add_parser("cancel", parents=[common])
     cancel.add_argument("--reason", metavar="TEXT", help="the reason to show with the build")
-    rebuild = commands.add_parser("rebuild", parents=[common], help="build the same commit again")
+    rebuild = commands.add_parser("rebuild", parents=[common])
     rebuild.add_argument(
         "--cold", action="store_true", help="have all replicas build it without caches"
     )
     rebuild.add_argument("--wait", action="store_true", help="wait for the verdict")
-    rebuild.add_argument("--timeout", type=float, default=WAIT_TIMEOUT_SECONDS, metavar="SECONDS")
-    approve = commands.add_parser(
-        "approve", parents=[common], help="approve a build that waits for approval"
-    )
+    timeout_flag(rebuild)
+    approve = commands.add_parser("approve", parents=[common])
     approve.add_argument(
         "--yes", action="store_true", help="approve without asking for confirmation"
     )
     actions = ((cancel, _cancel), (rebuild, _rebuild), (approve, _approve))
     for parser, action in actions:
-        parser.add_argument("build", metavar="BUILD", help="the build's id, or the beginning of it")
+        build_argument(parser)
+        json_flag(parser)
         gateway_flags(parser)
         parser.set_defaults(run=lambda options, action=action: run(action(options)))
     for parser in (cancel, approve):
@@ -73,9 +80,9 @@ def add(commands: Commands, common: argparse.ArgumentParser) -> None:
 class _Operator(NamedTuple):
     """Whoever asks with a key of their own, and whom."""
 
-    signing_key: SigningKey
+    signing_key: "SigningKey"
     cluster: Cluster
-    replicas: Peers
+    replicas: "Peers"
 
 
 def _operator(options: argparse.Namespace) -> _Operator:
@@ -89,7 +96,7 @@ async def _cancel(options: argparse.Namespace) -> int:
         return await order_about_build(options, CancelBuild)
     async with gateway_to_change(options) as gateway:
         build = await gateway.cancel(await gateway.full_id(options.build), options.reason)
-    print_build(build)
+    show_build(build, options)
     return EXIT_DONE
 
 
@@ -97,10 +104,7 @@ async def _rebuild(options: argparse.Namespace) -> int:
     async with gateway_to_change(options) as gateway:
         build = await gateway.full_id(options.build)
         accepted = await gateway.rebuild(build, is_cold=options.cold)
-        print(accepted["build"], flush=True)
-        if not options.wait:
-            return EXIT_DONE
-        return await wait_for(gateway, str(accepted["build"]), options.timeout)
+        return await follow_accepted(gateway, accepted, options)
 
 
 async def _approve(options: argparse.Namespace) -> int:
@@ -110,6 +114,8 @@ async def _approve(options: argparse.Namespace) -> int:
         await _show_ordered(options, operator)
         _ask_whether(options)
         return await order_about_build(options, ApproveBuild, operator)
+    from client.network.nodes import AskedBuild
+
     async with gateway_to_change(options) as gateway:
         build = await gateway.build(options.build)
         asked = AskedBuild(
@@ -122,12 +128,14 @@ async def _approve(options: argparse.Namespace) -> int:
         _show(build["id"], asked, build["author"], whose_word="according to the gateway")
         _ask_whether(options)
         build = await gateway.approve(build["id"])
-    print_build(build)
+    show_build(build, options)
     return EXIT_DONE
 
 
 async def _show_ordered(options: argparse.Namespace, operator: _Operator) -> None:
     """What f + 1 replicas say that they will build; the author is the gateway's word, if any."""
+    from client.network.nodes import Nodes, ServedBuild
+
     quorums = operator.cluster.quorums
     build = await _whole_id(options)
     async with Nodes(operator.replicas) as nodes:
@@ -154,7 +162,7 @@ async def _show_ordered(options: argparse.Namespace, operator: _Operator) -> Non
     _show(build, agreed[0], author, whose_word=f"according to {quorums.weak} replicas")
 
 
-def _show(build: str, asked: AskedBuild, author: str | None, *, whose_word: str) -> None:
+def _show(build: str, asked: "AskedBuild", author: str | None, *, whose_word: str) -> None:
     is_for_branch = asked.event in (Event.PULL_REQUEST, Event.MERGE_GROUP)
     target = f" for {escape_controls(asked.branch)}" if is_for_branch else ""
     print(f"build       {build} ({whose_word})")
@@ -186,6 +194,8 @@ async def order_about_build(
 
     make: gives the operation of a build's id. Raises CommandFailed, ConfigError.
     """
+    from client.commands.operator_request import operator_name, order_as_operator
+
     signing_key, cluster, replicas = operator or _operator(options)
     build = await _whole_id(options)
     answer = await order_as_operator(

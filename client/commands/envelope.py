@@ -69,7 +69,6 @@ def add(commands: Commands, common: argparse.ArgumentParser) -> None:
     attest = commands.add_parser(
         "attest",
         parents=[common],
-        help="download a verdict's signed envelope",
         description="Check and write the envelope, which at least f+1 replicas signed, and beside "
         "it a line of SLSA v1 provenance from each replica that ran the build.",
     )
@@ -92,7 +91,6 @@ def add(commands: Commands, common: argparse.ArgumentParser) -> None:
     check = commands.add_parser(
         "verify",
         parents=[common],
-        help="check a downloaded verdict offline",
         description="Check the signatures and that the verdict matches every option. Exit code "
         "0: f+1 replicas signed it, the build passed, and every option matches; 1: the "
         "signatures are valid, and the build did not pass; 2: it proves nothing, or an "
@@ -168,7 +166,6 @@ def add(commands: Commands, common: argparse.ArgumentParser) -> None:
     trust = commands.add_parser(
         "trust",
         parents=[common],
-        help="print the public keys for scripts/verify_build.py",
     )
     cluster_flag(trust)
     trust.set_defaults(run=_trust)

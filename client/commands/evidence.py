@@ -37,7 +37,6 @@ def add(commands: Commands, common: argparse.ArgumentParser) -> None:
     parser = commands.add_parser(
         "evidence",
         parents=[common],
-        help="print and check proof of misbehaviour",
         description="Print and check proofs. A proof is two messages of which a correct replica "
         "never signs both. The check needs only the cluster file and its public keys. Exit code 0: "
         "all hold; 1: some do not; 2: the file cannot be read; 3: no node answers.",

@@ -1,17 +1,18 @@
 """A running gateway over HTTP, for the commands: its JSON as values, its errors as one line."""
 
+import asyncio
 import hashlib
 import hmac
 import json
+import re
 from collections.abc import Coroutine, Mapping
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Any, BinaryIO, Self, TypeVar
 from urllib.parse import quote, urlencode
 
 import aiohttp
-import uvloop
 
-from client.commands.outcome import EXIT_TOO_LATE, EXIT_WRONG, CommandFailed
+from client.commands.outcome import EXIT_NO_ANSWER, EXIT_TOO_LATE, EXIT_WRONG, CommandFailed
 from common.log_pieces import ServedPiece, read_piece
 from common.web.bounded_http import (
     Answer,
@@ -31,6 +32,7 @@ ANSWER_TIMEOUT_SECONDS = 60.0
 ARTIFACT_BYTES_PER_SECOND_MIN = 256 * 1024
 ANSWER_BYTES_MAX = 64 * 1024 * 1024
 BUILD_ID_CHARACTERS = 64
+_BUILD_ID = re.compile(r"[0-9a-f]{6,64}")
 CASES_AT_ONCE = 500
 PAGES_MAX = 100
 # The gateway is busy, or it cannot reach the replica now.
@@ -49,7 +51,7 @@ class GatewayApi:
 
         token: to show where the gateway lets only those read or change builds who have one.
         """
-        self._url = url.rstrip("/")
+        self.url = url.rstrip("/")
         self._webhook_secret = webhook_secret
         self._shown = {} if token is None else {"Authorization": f"Bearer {token.decode('ascii')}"}
         self._session: aiohttp.ClientSession | None = None
@@ -84,20 +86,29 @@ class GatewayApi:
         return _object(await self._ask("POST", "/webHook", body=data, headers=headers))
 
     async def build(self, build: str) -> dict[str, Any]:
-        """GET /api/v1/builds/<id>. `build` may be the beginning of an id among the newest."""
-        return _object(await self._ask("GET", f"/api/v1/builds/{await self.full_id(build)}"))
+        """GET /api/v1/builds/<id>. `build` may be the beginning of an id."""
+        text = build.lower()
+        if not _BUILD_ID.fullmatch(text):
+            raise CommandFailed(
+                f"{build!r} is not a build id; give 6 to {BUILD_ID_CHARACTERS} of its digits",
+                EXIT_WRONG,
+            )
+        not_found = EXIT_NO_ANSWER if len(text) == BUILD_ID_CHARACTERS else EXIT_WRONG
+        return _object(await self._ask("GET", f"/api/v1/builds/{text}", not_found=not_found))
 
-    async def builds(self, limit: int) -> list[dict[str, Any]]:
-        """The newest builds, at most `limit`."""
+    async def builds(
+        self, limit: int, only: Mapping[str, str] = MappingProxyType({})
+    ) -> list[dict[str, Any]]:
+        """The newest builds, at most `limit`. only: as the parameters of the gateway's list."""
         builds: list[dict[str, Any]] = []
-        after = ""
+        after: dict[str, str] = {}
         while len(builds) < limit:
-            query = f"?limit={min(100, limit - len(builds))}{after}"
-            page = _object(await self._ask("GET", f"/api/v1/builds{query}"))
+            query = urlencode({**only, "limit": str(min(100, limit - len(builds))), **after})
+            page = _object(await self._ask("GET", f"/api/v1/builds?{query}"))
             builds.extend(page["builds"])
             if page["next"] is None:
                 break
-            after = f"&after={page['next']}"
+            after = {"after": page["next"]}
         return builds
 
     async def log(self, build: str, replica: str) -> bytes:
@@ -162,7 +173,7 @@ class GatewayApi:
     async def artifact(self, build: str, path: str, length: int, *, file: BinaryIO) -> str:
         """Write GET /api/v1/builds/<id>/artifacts/<path> to a file: its SHA-256 (hex)."""
         assert self._session is not None, "used outside its context"
-        url = f"{self._url}/api/v1/builds/{build}/artifacts/{quote(path)}"
+        url = f"{self.url}/api/v1/builds/{build}/artifacts/{quote(path)}"
         # the gateway fetches the whole of it first, perhaps from several nodes
         seconds = ANSWER_TIMEOUT_SECONDS + length / ARTIFACT_BYTES_PER_SECOND_MIN
         try:
@@ -176,8 +187,8 @@ class GatewayApi:
         except (NoAnswer, CannotWrite) as error:
             raise CommandFailed(f"{path}: {error}") from error
         if status != 200:
-            answer = await self._answer("GET", url.removeprefix(self._url))
-            raise CommandFailed(f"{self._url}: {_error_text(answer.data, answer.status)}")
+            answer = await self._answer("GET", url.removeprefix(self.url))
+            raise CommandFailed(f"{self.url}: {_error_text(answer.data, answer.status)}")
         return digest
 
     async def attestation(self, build: str) -> bytes:
@@ -198,11 +209,11 @@ class GatewayApi:
         if answer.status in ASK_AGAIN_STATUSES:
             return None
         if answer.status >= 400:
-            raise CommandFailed(f"{self._url}: {_error_text(answer.data, answer.status)}")
+            raise CommandFailed(f"{self.url}: {_error_text(answer.data, answer.status)}")
         try:
             return read_piece(answer.headers, answer.data)
         except ValueError as error:
-            raise CommandFailed(f"{self._url}: {error}; is that a gateway?") from error
+            raise CommandFailed(f"{self.url}: {error}; is that a gateway?") from error
 
     async def cancel(self, build: str, reason: str | None) -> dict[str, Any]:
         """POST /api/v1/builds/<id>/cancel: the build."""
@@ -253,19 +264,11 @@ class GatewayApi:
         return await self._post("/api/v1/append", {"text": text})
 
     async def full_id(self, build: str) -> str:
-        """The id that begins with `build`."""
+        """The id that begins with `build`; a whole one is not looked for."""
         text = build.lower()
-        if not text or any(character not in "0123456789abcdef" for character in text):
-            raise CommandFailed(f"{build!r} is not a build id", EXIT_WRONG)
-        if len(text) == BUILD_ID_CHARACTERS:
+        if len(text) == BUILD_ID_CHARACTERS and _BUILD_ID.fullmatch(text):
             return text
-        ids = [entry["id"] for entry in await self.builds(100) if entry["id"].startswith(text)]
-        if len(ids) != 1:
-            what = "more than one" if ids else "none"
-            raise CommandFailed(
-                f"{what} of the newest 100 builds begins with {text}; give the whole id", EXIT_WRONG
-            )
-        return str(ids[0])
+        return str((await self.build(text))["id"])
 
     async def _ask(
         self,
@@ -274,10 +277,13 @@ class GatewayApi:
         *,
         body: object = None,
         headers: Mapping[str, str] = {},
+        not_found: int = EXIT_NO_ANSWER,
     ) -> bytes:
+        """not_found: the exit code where the gateway has no such thing."""
         answer = await self._answer(method, path, body=body, headers=headers)
         if answer.status >= 400:
-            raise CommandFailed(f"{self._url}: {_error_text(answer.data, answer.status)}")
+            code = not_found if answer.status == 404 else EXIT_NO_ANSWER
+            raise CommandFailed(f"{self.url}: {_error_text(answer.data, answer.status)}", code)
         return answer.data
 
     async def _answer(
@@ -294,7 +300,7 @@ class GatewayApi:
                 self._session,
                 HttpRequest(
                     method=method,
-                    url=self._url + path,
+                    url=self.url + path,
                     headers={**self._shown, **headers},
                     body=body,
                 ),
@@ -302,19 +308,19 @@ class GatewayApi:
             )
         except NotInTime as error:
             raise CommandFailed(
-                f"the gateway at {self._url} did not answer in {ANSWER_TIMEOUT_SECONDS:g} s",
+                f"the gateway at {self.url} did not answer in {ANSWER_TIMEOUT_SECONDS:g} s",
                 EXIT_TOO_LATE,
             ) from error
         except NoAnswer as error:
             raise CommandFailed(
-                f"no gateway answers at {self._url} ({error}); "
+                f"no gateway answers at {self.url} ({error}); "
                 "start it with scripts/startClient.sh, or name it with --gateway"
             ) from error
 
 
 def run(work: Coroutine[Any, Any, _Result]) -> _Result:
     """Run a command's work to its end."""
-    return uvloop.run(work)
+    return asyncio.run(work)
 
 
 def _object(data: bytes) -> dict[str, Any]:

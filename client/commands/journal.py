@@ -2,8 +2,10 @@
 
 import argparse
 import asyncio
+import json
 import sys
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 from ci.ledger import AppendEntry, MalformedEntry, decode_entry
 from client.commands.gateway_client import run
@@ -14,6 +16,7 @@ from client.commands.targets import (
     cluster_and_replicas,
     gateway_flags,
     gateway_to_change,
+    json_flag,
     nodes_flags,
 )
 from client.network.nodes import NodeFailed, Nodes
@@ -26,18 +29,15 @@ EMPTY_DIGEST = "-"
 
 def add(commands: Commands, common: argparse.ArgumentParser) -> None:
     """Add the commands of this module."""
-    append = commands.add_parser(
-        "append", parents=[common], help="append strings to the replicated journal"
-    )
+    append = commands.add_parser("append", parents=[common])
     append.add_argument(
         "texts", metavar="TEXT", nargs="*", help="the strings (default: one per line of stdin)"
     )
     gateway_flags(append)
     append.set_defaults(run=lambda options: run(_append(options)))
-    journal = commands.add_parser(
-        "journal", parents=[common], help="print the replicated journal and its digest"
-    )
+    journal = commands.add_parser("journal", parents=[common])
     journal.add_argument("--all", action="store_true", help="print the journal of every replica")
+    json_flag(journal)
     nodes_flags(journal)
     journal.set_defaults(run=lambda options: run(_journal(options)))
 
@@ -68,24 +68,43 @@ async def _journal(options: argparse.Namespace) -> int:
     ledgers: dict[str, list[Entry] | NodeFailed] = {}
     async with Nodes(replicas) as nodes:
         if options.all:
-            found = await asyncio.gather(*(_ledger_or_failure(nodes, name) for name in nodes.names))
-            ledgers.update(zip(nodes.names, found, strict=True))
+            given = await asyncio.gather(*(_ledger_or_failure(nodes, name) for name in nodes.names))
+            ledgers.update(zip(nodes.names, given, strict=True))
         else:
             name, entries = await first_ledger(nodes, nodes.names)
             ledgers[name] = entries
     code = EXIT_DONE
+    found: list[dict[str, object]] = []
     for name, ledger in ledgers.items():
         if isinstance(ledger, NodeFailed):
-            print(f"{name}: no ledger ({ledger})")
+            found.append({"node": name, "problem": f"no ledger ({ledger})"})
             code = max(code, EXIT_NO_ANSWER)
             continue
         text, length, digest = journal_of(ledger)
-        print(f"{name}: {counted(length, 'string')}, digest {digest}")
-        print(f"  {escape_controls(text)}")
-        if (reason := chain_break(ledger, cluster)) is not None:
-            print(f"  its ledger's chain is BROKEN: {reason}")
+        reason = chain_break(ledger, cluster)
+        problem = None if reason is None else f"its ledger's chain is BROKEN: {reason}"
+        found.append(
+            {"node": name, "problem": problem, "length": length, "digest": digest, "text": text}
+        )
+        if reason is not None:
             code = max(code, EXIT_NOT_PASSED)
+    if options.json:
+        print(json.dumps(found))
+    else:
+        _print_journals(found)
     return code
+
+
+def _print_journals(journals: list[dict[str, Any]]) -> None:
+    for journal in journals:
+        if "text" not in journal:
+            print(f"{journal['node']}: {journal['problem']}")
+            continue
+        strings = counted(journal["length"], "string")
+        print(f"{journal['node']}: {strings}, digest {journal['digest']}")
+        print(f"  {escape_controls(journal['text'])}")
+        if journal["problem"] is not None:
+            print(f"  {journal['problem']}")
 
 
 async def _ledger_or_failure(nodes: Nodes, name: str) -> list[Entry] | NodeFailed:

@@ -38,7 +38,7 @@ from pbft.ports import Entry, Refusal
 
 def add(commands: Commands, common: argparse.ArgumentParser) -> None:
     """Add the command of this module."""
-    parser = commands.add_parser("ledger", parents=[common], help="print a node's ledger")
+    parser = commands.add_parser("ledger", parents=[common])
     parser.add_argument(
         "--verify",
         action="store_true",

@@ -28,7 +28,13 @@ from client.commands.outcome import (
     EXIT_WRONG,
     CommandFailed,
 )
-from client.commands.targets import Commands, cluster_and_replicas, cluster_flag, nodes_flags
+from client.commands.targets import (
+    Commands,
+    cluster_and_replicas,
+    cluster_flag,
+    json_flag,
+    nodes_flags,
+)
 from client.network.nodes import NodeFailed, Nodes, NotThere
 from client.network.served_limits import AgreedLimits, ServedLimits, ServedProposal, agree
 from common.configuration.config import OPERATOR_ROLE, ConfigError
@@ -59,11 +65,10 @@ class _Operator(NamedTuple):
 
 def add(commands: Commands, common: argparse.ArgumentParser) -> None:
     """Add the command of this module."""
-    limits = commands.add_parser(
-        "limits", parents=[common], help="show the limits of builds, or change them"
-    )
+    limits = commands.add_parser("limits", parents=[common])
     actions = limits.add_subparsers(dest="action", required=True, metavar="ACTION")
     show = actions.add_parser("show", parents=[common], help="show the limits that hold")
+    json_flag(show)
     pending = actions.add_parser(
         "pending", parents=[common], help="show the changes that operators proposed"
     )
@@ -128,6 +133,15 @@ def add(commands: Commands, common: argparse.ArgumentParser) -> None:
 async def _show(options: argparse.Namespace) -> int:
     cluster, replicas = cluster_and_replicas(options)
     agreed = _agreed(cluster, await _ask_all(replicas))
+    if options.json:
+        shown = {
+            "serial": agreed.serial,
+            "limits": msgspec.to_builtins(agreed.limits),
+            "replicas": list(agreed.replicas),
+            "proposals": len(agreed.pending),
+        }
+        print(json.dumps(shown))
+        return EXIT_DONE
     said = f"according to {', '.join(agreed.replicas)}"
     if agreed.serial:
         print(f"limits of change {agreed.serial}, for builds opened after {agreed.since}, {said}:")

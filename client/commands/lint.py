@@ -41,7 +41,6 @@ def add(commands: Commands, common: argparse.ArgumentParser) -> None:
     parser = commands.add_parser(
         "lint",
         parents=[common],
-        help="check a pipeline file, offline",
         description="Check the file, and its sizes and times against the limits of --cluster (else"
         " against the default limits). Exit code 0: it is valid; 1: it is not valid, with a line"
         " for each mistake; 2: it cannot be read.",

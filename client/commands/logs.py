@@ -2,14 +2,16 @@
 
 import argparse
 import asyncio
-import os
+import re
 import sys
 from typing import Any
 
 from client.commands.gateway_client import GatewayApi, run
-from client.commands.outcome import EXIT_DONE, EXIT_TOO_LATE, CommandFailed
+from client.commands.outcome import EXIT_DONE, EXIT_TOO_LATE, EXIT_WRONG, CommandFailed
+from client.commands.screen import has_colours
 from client.commands.targets import Commands, gateway_flags, gateway_to_read
 from client.logs.build_output import BuildOutput, Span, terminal_text
+from client.logs.log_filter import LogFilter
 
 # The gateway lets a question wait for so long.
 WAIT_SECONDS = 15
@@ -22,10 +24,10 @@ ARCHIVED_RUNS = frozenset({"", "archive"})
 
 def add(commands: Commands, common: argparse.ArgumentParser) -> None:
     """Add the command of this module."""
-    parser = commands.add_parser(
-        "log", parents=[common], help="print a build's log, archived or as far as it is written"
+    parser = commands.add_parser("log", parents=[common])
+    parser.add_argument(
+        "build", metavar="BUILD", help="the build's id, or its first 6 digits or more"
     )
-    parser.add_argument("build", metavar="BUILD", help="the build's id, or the beginning of it")
     parser.add_argument("replica", metavar="REPLICA", nargs="?", help="the same as --replica")
     parser.add_argument(
         "--replica",
@@ -34,6 +36,12 @@ def add(commands: Commands, common: argparse.ArgumentParser) -> None:
         help="the replica (default: one that agrees, else the first with a log)",
     )
     parser.add_argument("--follow", action="store_true", help="follow the log until it is complete")
+    parser.add_argument("--step", metavar="NAME", help="print only this step")
+    parser.add_argument(
+        "--grep",
+        metavar="PATTERN",
+        help="print only lines in which this regular expression is found (Python's re)",
+    )
     gateway_flags(parser)
     parser.set_defaults(run=lambda options: run(_log(options)))
 
@@ -42,13 +50,18 @@ async def _log(options: argparse.Namespace) -> int:
     async with gateway_to_read(options) as gateway:
         build = await gateway.build(options.build)
         replica = options.replica_flag or options.replica or _chosen_replica(build)
-        printer = _Printer()
+        printer = _Printer(_filter(options))
         try:
             await _print_log(
                 gateway, build["id"], replica, printer=printer, is_followed=options.follow
             )
         finally:
             printer.close()
+    if options.step is not None and options.step not in printer.steps:
+        raise CommandFailed(
+            f"the log has no step {options.step!r}; it has: {', '.join(printer.steps) or 'none'}",
+            EXIT_WRONG,
+        )
     return EXIT_DONE
 
 
@@ -85,20 +98,45 @@ async def _print_log(
             return
 
 
+def _filter(options: argparse.Namespace) -> LogFilter | None:
+    """What is wanted of the log; None: all of it. Raises CommandFailed."""
+    if options.step is None and options.grep is None:
+        return None
+    try:
+        pattern = None if options.grep is None else re.compile(options.grep.encode())
+    except re.error as error:
+        raise CommandFailed(
+            f"--grep: {error}; a regular expression is needed", EXIT_WRONG
+        ) from error
+    return LogFilter(options.step, pattern)
+
+
 class _Printer:
     """To a file or a pipe the bytes as they are; to a terminal nothing that could steer it."""
 
-    def __init__(self) -> None:
+    def __init__(self, wanted: LogFilter | None = None) -> None:
+        """wanted: gives the lines to print; None: all of the log is printed."""
         self._output = BuildOutput() if sys.stdout.isatty() else None
-        self._has_colours = not os.environ.get("NO_COLOR")
+        self._has_colours = has_colours(sys.stdout)
+        self._wanted = wanted
 
     def print(self, data: bytes) -> None:
         """The next bytes of the log."""
+        if self._wanted is not None:
+            data = self._wanted.take(data)
+        self._write(data)
+
+    def _write(self, data: bytes) -> None:
         if self._output is None:
             sys.stdout.buffer.write(data)
             sys.stdout.buffer.flush()
         else:
             self._show(self._output.take(data))
+
+    @property
+    def steps(self) -> list[str]:
+        """The steps that the log named so far, if lines of it are looked for."""
+        return [] if self._wanted is None else self._wanted.steps
 
     def note(self, text: str) -> None:
         """A remark beside the log."""
@@ -107,6 +145,8 @@ class _Printer:
 
     def close(self) -> None:
         """There is no more."""
+        if self._wanted is not None:
+            self._write(self._wanted.take(b"", is_last=True))
         if self._output is not None:
             self._show(self._output.take(b"", is_last=True))
 

@@ -29,9 +29,7 @@ OPERATOR_KEY_NAME = "operator.private.pem"
 
 def add(commands: Commands, common: argparse.ArgumentParser) -> None:
     """Add the command of this module."""
-    sign = commands.add_parser(
-        "sign", parents=[common], help="sign an operation for a node's POST /pbft/request"
-    )
+    sign = commands.add_parser("sign", parents=[common])
     sign.add_argument("operation", metavar="TEXT", help="the operation; - reads it from stdin")
     sign.add_argument(
         "--operator-key",

@@ -2,10 +2,9 @@
 
 import argparse
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ci.limits import Limits, encode_limits
-from client.commands.gateway_client import GatewayApi
 from common.configuration.config import (
     ClientConfig,
     ClusterConfig,
@@ -15,12 +14,15 @@ from common.configuration.config import (
     read_signing_key,
     url_of,
 )
-from common.configuration.keys import SigningKey
 from common.configuration.passphrase import passphrase_flag, unlock_key
 from common.configuration.secret_file import read_bearer_tokens, read_secrets
-from common.links.members import replicas_over_tls, replicas_without_tls
-from common.web.peers import Peers
 from pbft.genesis import Cluster
+
+# A command imports what it calls: HTTP for a gateway, TLS and keys for nodes.
+if TYPE_CHECKING:
+    from client.commands.gateway_client import GatewayApi
+    from common.configuration.keys import SigningKey
+    from common.web.peers import Peers
 
 DEFAULT_GATEWAY = "http://127.0.0.1:8080"
 
@@ -39,6 +41,13 @@ def gateway_flags(parser: argparse.ArgumentParser) -> None:
         type=Path,
         metavar="FILE",
         help="a token for the gateway (default: from the configuration, if it names one)",
+    )
+
+
+def json_flag(parser: argparse.ArgumentParser) -> None:
+    """Add --json."""
+    parser.add_argument(
+        "--json", action="store_true", help="print JSON (docs/COMMAND_LINE.md has its schema)"
     )
 
 
@@ -65,8 +74,12 @@ def nodes_flags(parser: argparse.ArgumentParser) -> None:
     passphrase_flag(parser)
 
 
-def gateway_to_read(options: argparse.Namespace, webhook_secret: bytes | None = None) -> GatewayApi:
+def gateway_to_read(
+    options: argparse.Namespace, webhook_secret: bytes | None = None
+) -> "GatewayApi":
     """The gateway that is meant, shown the first read token if there is one. Raises ConfigError."""
+    from client.commands.gateway_client import GatewayApi
+
     config = _config_if_any(options)
     file = None if config is None else config.read_token_file
     return GatewayApi(
@@ -74,8 +87,10 @@ def gateway_to_read(options: argparse.Namespace, webhook_secret: bytes | None = 
     )
 
 
-def gateway_to_change(options: argparse.Namespace) -> GatewayApi:
+def gateway_to_change(options: argparse.Namespace) -> "GatewayApi":
     """The same with a token of its API, which reads too. Raises ConfigError."""
+    from client.commands.gateway_client import GatewayApi
+
     config = _config_if_any(options)
     file = None if config is None else config.api_token_file or config.read_token_file
     return GatewayApi(_gateway_url(options, config), token=_first_token(options, file, "API token"))
@@ -131,13 +146,15 @@ def read_cluster(options: argparse.Namespace) -> Cluster:
 
 
 def cluster_and_replicas(
-    options: argparse.Namespace, signing_key: SigningKey | None = None
-) -> tuple[Cluster, Peers]:
+    options: argparse.Namespace, signing_key: "SigningKey | None" = None
+) -> tuple[Cluster, "Peers"]:
     """The cluster, and how its nodes are reached. Raises ConfigError.
 
     signing_key: of the member that asks them, which matters where they speak TLS; None: of the one
     that --member-key names, or else the gateway's.
     """
+    from common.links.members import replicas_over_tls, replicas_without_tls
+
     config = _cluster_config(options)
     cluster = _cluster_of(config)
     if config.tls == "off":
@@ -162,7 +179,7 @@ def _cluster_of(config: ClusterConfig) -> Cluster:
     return config.cluster(encode_limits(config.limits_as(Limits)))
 
 
-def _member_key(options: argparse.Namespace) -> SigningKey:
+def _member_key(options: argparse.Namespace) -> "SigningKey":
     if options.member_key is None:
         return read_signing_key(load_client_config(options.config))
     return unlock_key(options.member_key, options.passphrase_file)

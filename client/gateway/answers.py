@@ -19,7 +19,7 @@ from client.gateway.results_file import ResultsFile
 from client.storage.archive import Archive, BuildRecord, ReplyRecord
 from client.storage.audit import Actor
 from client.storage.outbox import CHANGES, Kind, Outbox, OutboxRow, State
-from client.views.build_view import accepted_verdict, iso_time
+from client.views.build_view import WAITS_FOR_APPROVAL, accepted_verdict, iso_time
 from common.configuration.keys import verify
 from common.safe_text import log_text
 from common.statuses.status_texts import ToldCases, told_cases
@@ -31,7 +31,6 @@ from pbft.genesis import Cluster
 DECIDED_KEPT = 512
 # What replicas answer where the timestamp is too old to remember (pbft.normal_case).
 USED = "used"
-WAITS_FOR_APPROVAL = "if it is not approved yet, it waits for an operator: client approve BUILD"
 # Asked of a replica when it comes back: the builds that people may be looking at.
 UNANSWERED_MAX = 64
 

@@ -1,4 +1,4 @@
-"""What a gateway tells the forges of its builds, kept in the transaction that makes it true.
+"""What a gateway tells forges and people of its builds, kept in the transaction that makes it true.
 
 A build is `pending` once the network has ordered it, and final only on an accepted verdict. A
 status is only as good as the machine that posts it; the envelope is the proof.
@@ -8,6 +8,7 @@ import time
 from collections.abc import Sequence
 
 from ci.statement import VerdictFields
+from client.notifications.notifications import Notifications
 from client.storage.archive import BuildRecord
 from client.storage.database import Database, StorageFailed
 from client.storage.outbox import OutboxRow
@@ -54,8 +55,19 @@ class Reports:
     A repository that nobody reports of, and a build without a commit, are passed over.
     """
 
-    def __init__(self, reporter: Reporter, public_url: str, replicas: int) -> None:
-        """public_url: without a slash at its end. replicas: how many there are."""
+    def __init__(
+        self,
+        reporter: Reporter,
+        public_url: str,
+        replicas: int,
+        *,
+        notifications: Notifications | None = None,
+    ) -> None:
+        """public_url: without a slash at its end. replicas: how many there are.
+
+        notifications: who else is told of verdicts; None: nobody.
+        """
+        self._notifications = notifications
         self._reporter = reporter
         self._public_url = public_url
         self._replicas = replicas
@@ -84,6 +96,8 @@ class Reports:
             ),
             is_final=True,
         )
+        if self._notifications is not None:
+            self._notifications.decided(record, verdict)
 
     def refused(self, record: BuildRecord, reason: str) -> None:
         """The network will not build it."""
@@ -104,6 +118,8 @@ class Reports:
     def wake(self) -> None:
         """The transaction is on disk."""
         self._reporter.wake()
+        if self._notifications is not None:
+            self._notifications.wake()
 
     def _put(
         self,

@@ -220,6 +220,21 @@ class Archive:
             build=build,
         )
 
+    def decided_like(
+        self, record: BuildRecord, without: Iterable[str], count: int
+    ) -> list[BuildRecord]:
+        """The newest decided builds of a build's repository, branch, event and ref.
+
+        without: outcomes that do not count. count: at most so many.
+        """
+        unwanted = tuple(without)
+        marks = ", ".join("?" * len(unwanted))
+        return self._select(
+            "WHERE repository = ? AND branch = ? AND +event = ? AND ref IS ? "
+            f"AND statement IS NOT NULL AND +state NOT IN ({marks}) ORDER BY number DESC LIMIT ?",
+            (record.repository, record.branch, record.event, record.ref, *unwanted, count),
+        )
+
     def rebuilds(self, build: bytes) -> list[bytes]:
         """The builds that did this one again, oldest first."""
         rows = self._database.rows(

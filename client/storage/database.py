@@ -181,6 +181,23 @@ CREATE TABLE IF NOT EXISTS build_measures (
 CREATE INDEX IF NOT EXISTS builds_pushed ON builds (repository, branch, number, state)
     WHERE event = 'push';
 """
+# As above. What people are told of builds (client.notifications.message_queue).
+MESSAGES_SCHEMA = """
+CREATE TABLE IF NOT EXISTS messages (
+    target TEXT NOT NULL,
+    build BLOB NOT NULL,
+    message BLOB NOT NULL,
+    since REAL NOT NULL,
+    attempts INTEGER NOT NULL DEFAULT 0,
+    not_before REAL NOT NULL DEFAULT 0,
+    is_settled INTEGER NOT NULL DEFAULT 0,
+    given_up TEXT,
+    PRIMARY KEY (target, build)
+) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS messages_waiting
+    ON messages (target, not_before) WHERE is_settled = 0;
+CREATE INDEX IF NOT EXISTS messages_age ON messages (is_settled, since);
+"""
 # What a build is listed as (client.storage.build_filter.OUTCOMES): the rule of
 # client.views.build_view, which a test holds against it. It is computed from the other columns, so
 # nobody has to keep it up.
@@ -405,9 +422,8 @@ class Database:
                 connection.execute("PRAGMA synchronous=FULL")
                 self._check_format(connection)
                 self._check_owner(connection)
-                connection.executescript(
-                    SCHEDULES_SCHEMA + PEOPLE_SCHEMA + COMMITS_SCHEMA + MEASURES_SCHEMA + _COUNTS
-                )
+                later = (SCHEDULES_SCHEMA, PEOPLE_SCHEMA, COMMITS_SCHEMA, MEASURES_SCHEMA)
+                connection.executescript("".join((*later, MESSAGES_SCHEMA, _COUNTS)))
             except BaseException:
                 connection.close()
                 raise

@@ -41,6 +41,9 @@ from pbft.authentication import Authenticator
 from pbft.codec import MalformedMessage, decode_request, decode_signed
 from pbft.messages import Request
 
+# What a build's detail says until it is approved; the network has it by then.
+WAITS_FOR_APPROVAL = "if it is not approved yet, it waits for an operator: client approve BUILD"
+
 
 class BuildStatus(enum.StrEnum):
     """How far a build is.
@@ -200,6 +203,9 @@ class BuildView(msgspec.Struct, frozen=True):
         str | None,
         msgspec.Meta(description="what it waits for, or why it was refused, in one line"),
     ]
+    needs_approval: Annotated[
+        bool, msgspec.Meta(description="it is not built before an operator approves it")
+    ]
     withdrawn: Annotated[
         str | None,
         msgspec.Meta(
@@ -296,6 +302,7 @@ def build_view(
             decided=iso_time(record.decided_at),
         ),
         detail=_detail(record),
+        needs_approval=record.detail == WAITS_FOR_APPROVAL,
         withdrawn=record.withdrawn,
         rebuild_of=None if record.rebuild_of is None else record.rebuild_of.hex(),
         is_cold=_is_cold(record),

@@ -9,7 +9,7 @@ import ipaddress
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
 
 import msgspec
 
@@ -17,16 +17,10 @@ from common.address import Address as Address
 from common.config_error import ConfigError as ConfigError
 from common.config_error import nearest
 from common.configuration.config_reader import absolute_path, read_file, read_struct
-from common.configuration.keys import (
-    PassphraseNeeded,
-    SigningKey,
-    load_public_key,
-    parse_public_key,
-)
-from common.configuration.package_sources import PackageSource, check_sources
 from common.configuration.login_config import LoginConfig as LoginConfig
 from common.configuration.login_config import check_login
-from common.configuration.passphrase import unlock_key
+from common.configuration.notify_config import NotifyTarget, check_notify
+from common.configuration.package_sources import PackageSource, check_sources
 from common.configuration.registry_logins import DOCKER_HUB, check_places, read_registry_logins
 from common.fingerprint import parse_fingerprint
 from common.host_patterns import is_host_pattern
@@ -40,6 +34,10 @@ from common.repositories.repository_config import (
 )
 from pbft.genesis import FORMAT_VERSION, REPLICA_ROLE, Cluster, Genesis, InvalidGenesis, Member
 from pbft.quorums import UnsupportedSize, quorums_for
+
+# The libraries of the keys take a fifth of a second of CPU to import: only what reads keys pays it.
+if TYPE_CHECKING:
+    from common.configuration.keys import SigningKey
 
 GATEWAY_ROLE = "gateway"
 OPERATOR_ROLE = "operator"
@@ -187,6 +185,8 @@ class ClusterConfig(msgspec.Struct, frozen=True):
             raise ConfigError(f"{self.file}: {error}") from error
 
     def _public_key(self, entry: ReplicaEntry | ClientEntry) -> bytes:
+        from common.configuration.keys import load_public_key, parse_public_key
+
         if entry.public_key is not None:
             return parse_public_key(entry.public_key)
         assert entry.public_key_file is not None, "load_cluster_config checked it"
@@ -355,6 +355,8 @@ class ClientConfig(msgspec.Struct, frozen=True):
     login: LoginConfig | None = None
     # how people reach the gateway, for links in statuses; None means `listen`
     public_url: PublicUrl | None = None
+    # whom it tells when a branch turns red, and green again
+    notify: tuple[NotifyTarget, ...] = ()
     # must be true to listen where other machines can connect
     plaintext_allowed: bool = False
     # as for a node, like cluster_fingerprint
@@ -362,8 +364,11 @@ class ClientConfig(msgspec.Struct, frozen=True):
     cluster_fingerprint: str | None = None
 
 
-def read_signing_key(config: NodeConfig | ClientConfig) -> SigningKey:
+def read_signing_key(config: NodeConfig | ClientConfig) -> "SigningKey":
     """The key of a member's `private_key_file`. Raises ConfigError."""
+    from common.configuration.keys import PassphraseNeeded
+    from common.configuration.passphrase import unlock_key
+
     try:
         return unlock_key(config.private_key_file, config.private_key_passphrase_file)
     except PassphraseNeeded as error:
@@ -508,31 +513,10 @@ def load_client_config(path: Path, text: str | None = None) -> ClientConfig:
         raise ConfigError.at(config.file, "repositories", "is empty", "at least one is needed")
     repositories = _repositories(config.repositories, config.file)
     check_gateway_repositories(repositories, config.file)
-    login = config.login
-    if login is not None:
-        login = _with_urls(login, config.file)
-        check_login(
-            login,
-            config.file,
-            listen=config.listen,
-            public_url=config.public_url,
-            repositories=[entry.url for entry in repositories],
-        )
-    return msgspec.structs.replace(config, repositories=repositories, login=login)
-
-
-def _with_urls(login: LoginConfig, file: Path) -> LoginConfig:
-    """With the repositories of its roles as those of the gateway are named. Raises ConfigError."""
-    entries = tuple(
-        msgspec.structs.replace(
-            entry,
-            repository=url_of(
-                entry.repository, file, f"login.repository_roles[{index}].repository"
-            ),
-        )
-        for index, entry in enumerate(login.repository_roles)
-    )
-    return msgspec.structs.replace(login, repository_roles=entries)
+from common.configuration.login_config import LoginConfig as LoginConfig
+from common.configuration.login_config import check_login
+from common.configuration.notify_config import NotifyTarget, check_notify
+from common.configuration.package_sources import PackageSource, check_sources
 
 
 def check_plaintext(config: ClusterConfig) -> None:

@@ -4,10 +4,14 @@ import argparse
 import getpass
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from common.config_error import ConfigError
-from common.configuration.keys import PassphraseNeeded, SigningKey, load_signing_key
 from common.configuration.secret_file import read_secrets
+
+# As in config.py: whoever only adds the flag does not pay for the libraries.
+if TYPE_CHECKING:
+    from common.configuration.keys import SigningKey
 
 PASSPHRASE_CHARACTERS_MIN = 8
 
@@ -27,11 +31,13 @@ def read_passphrase(file: Path) -> bytes:
     return read_secrets(file, "passphrase", secrets_max=1)[0]
 
 
-def unlock_key(private_file: Path, passphrase_file: Path | None) -> SigningKey:
+def unlock_key(private_file: Path, passphrase_file: Path | None) -> "SigningKey":
     """A member's key; if it is encrypted, with the passphrase of the file or of who sits here.
 
     Raises ConfigError; PassphraseNeeded if there is neither a file nor a terminal.
     """
+    from common.configuration.keys import PassphraseNeeded, load_signing_key
+
     if passphrase_file is not None:
         return load_signing_key(private_file, read_passphrase(passphrase_file))
     try:

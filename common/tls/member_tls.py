@@ -17,20 +17,10 @@ from common.tls.certificates import (
     whose_leaf,
 )
 from common.tls.contexts import dialling_context, listening_context, renewed_context
+from common.tls.dialling import DiallingTls
 
 # A leaf is replaced long before it ends, so that links made with it last for days.
 RENEWAL_SECONDS = 24 * 3600.0
-
-
-class DiallingTls(msgspec.Struct, frozen=True):
-    """For a connection to one member: its context, and the name that its certificate must have.
-
-    digest: of the leaf that this end shows.
-    """
-
-    context: ssl.SSLContext
-    host: str
-    digest: bytes
 
 
 class Channel(msgspec.Struct, frozen=True):

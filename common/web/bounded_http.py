@@ -17,7 +17,7 @@ import msgspec
 
 from common.safe_text import log_text
 from common.tls.acceptor import HANDSHAKE_SECONDS
-from common.tls.member_tls import DiallingTls
+from common.tls.dialling import DiallingTls
 from common.tls.refusals import ENDED_AT_ONCE, why_refused
 
 CONNECT_TIMEOUT_SECONDS = 3.0
@@ -83,10 +83,12 @@ class Answer(msgspec.Struct, frozen=True):
 
 def bounded_session(
     connect_timeout_seconds: float = CONNECT_TIMEOUT_SECONDS,
+    resolver: aiohttp.abc.AbstractResolver | None = None,
 ) -> aiohttp.ClientSession:
     """A session for `ask`; whoever opens it closes it. Nothing is unpacked: a small answer may
-    be large inside."""
+    be large inside. resolver: finds the addresses of names; None: the machine's own."""
     return aiohttp.ClientSession(
+        connector=None if resolver is None else aiohttp.TCPConnector(resolver=resolver),
         timeout=aiohttp.ClientTimeout(total=None, sock_connect=connect_timeout_seconds),
         auto_decompress=False,
     )

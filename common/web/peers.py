@@ -5,7 +5,8 @@ from collections.abc import Iterable, Iterator, Mapping
 import msgspec
 
 from common.address import Address
-from common.tls.member_tls import DiallingTls, MemberTls
+from common.tls.dialling import DiallingTls
+from common.tls.member_tls import MemberTls
 from common.web.bounded_http import HttpRequest
 
 

@@ -8,6 +8,7 @@ import asyncio
 import base64
 import contextlib
 import hashlib
+import time
 from collections import Counter, deque
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
@@ -38,11 +39,14 @@ from client.gateway.resolve import FoundCommit, Resolution, Resolver
 from client.gateway.results_file import ResultsFile
 from client.network.limits_history import LimitsHistory
 from client.network.nodes import Nodes
+from client.notifications.messenger import Messenger
+from client.notifications.notifications import Notifications
 from client.storage.archive import Archive
 from client.storage.database import Database
 from common.address import Address
 from common.configuration.config import GatewayRepository
 from common.configuration.keys import SigningKey, verify
+from common.configuration.notify_config import NotifyTarget
 from common.log_pieces import LogPiece
 from common.statuses.reporter import Reporter
 from common.web.peers import Peers
@@ -489,11 +493,13 @@ class Running(msgspec.Struct):
     nodes: Nodes
     results_file: Path
     reporter: Reporter
+    messenger: Messenger
 
     async def close(self) -> None:
         """Stop this life of the gateway."""
         self.network.gateway = None
         await self.reporter.close()
+        await self.messenger.close()
         await self.gateway.close()
         await self.collector.close()
         await self.nodes.__aexit__(None, None, None)
@@ -507,10 +513,12 @@ async def run_gateway(
     queue_max: int = 1000,
     reported: tuple[GatewayRepository, ...] = (),
     configured: Sequence[GatewayRepository] = (),
+    notify: tuple[NotifyTarget, ...] = (),
 ) -> Running:
     """Start a gateway in this network, with its data in that folder.
 
     reported: the repositories whose commit statuses it posts. configured: what is set for some.
+    notify: whom it tells.
     """
     database = Database(folder / "data", network.cluster.id, GATEWAY)
     archive = Archive(database, folder / "data")
@@ -527,11 +535,18 @@ async def run_gateway(
         return hashlib.sha256(b"%d %d" % (start, next(draws))).digest()
 
     reporter = make_reporter(reported, database)
+    messenger = Messenger(notify, database, file=folder / "client.yml", clock=time.time)
+    public_url = "https://ci.example.org"
     gateway = Gateway(
         GatewayIdentity(GATEWAY, network.cluster, network.limits, key_of(GATEWAY)),
         GatewayStorage(database, archive, ResultsFile(database, results_file)),
         GatewayServices(
-            Reports(reporter, "https://ci.example.org", network.cluster.quorums.replicas),
+            Reports(
+                reporter,
+                public_url,
+                network.cluster.quorums.replicas,
+                notifications=Notifications(notify, archive, messenger, public_url=public_url),
+            ),
             resolver or FixedResolver(),
             collector,
         ),
@@ -541,7 +556,10 @@ async def run_gateway(
     network.gateway = gateway
     gateway.start(network)
     reporter.start()
-    return Running(network, gateway, database, archive, collector, nodes, results_file, reporter)
+    messenger.start()
+    return Running(
+        network, gateway, database, archive, collector, nodes, results_file, reporter, messenger
+    )
 
 
 @contextlib.asynccontextmanager

@@ -153,7 +153,7 @@ def test_files_that_differ_are_shown_one_by_one(job: Job) -> None:
     assert difference["path"] == "random"
     assert len({found["sha256"] for found in difference["found"]}) == 4
     printed = job.command("status", view["id"])
-    assert printed.code == 1, printed
+    assert printed.code == 5, printed
     assert "differs     random" in printed.output
     for found in difference["found"]:
         assert found["sha256"] in printed.output

@@ -7,18 +7,22 @@ import re
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
+import jsonschema
 import pytest
 
 from ci.ledger import genesis_head, next_head
 from ci.ledger_proof import ledger_proof
 from ci.operations import Abstain
 from ci.statement import PAYLOAD_TYPE
+from client.api.openapi import document
 from client.commands.journal import journal_of
 from client.commands.ledger import chain_break
 from client.commands.logs import _Printer
 from client.main import main
 from client.views.proof_view import STEPS
+from client.views.build_view import WAITS_FOR_APPROVAL
 from pbft.authentication import Identity, sign_message
 from pbft.certificates import state_digest
 from pbft.codec import encode_message
@@ -131,7 +135,89 @@ async def test_the_list_says_what_a_build_waits_for(terminal: Terminal, running:
     assert code == 0
     (line,) = out.splitlines()
     assert line.startswith(f"{build.hex()[:12]}  building ")
-    assert line.endswith("master  (it waits for an operator)")
+    assert "  push  " in line
+    assert line.endswith("  master  (it waits for an operator)")
+    with running.database.transaction():
+        running.archive.note_detail(build, WAITS_FOR_APPROVAL)
+    assert (await terminal.ask("list"))[1].endswith("(waits for approval)\n")
+    assert (await terminal.ask("list", "--branch", "other"))[1] == ""
+
+
+async def test_what_is_printed_as_json_is_as_described(terminal: Terminal) -> None:
+    """docs/COMMAND_LINE.md names these schemas of the API's description."""
+    described = document("1", terminal.gateway)
+
+    def check(text: str, schema: dict[str, Any]) -> Any:
+        value = json.loads(text)
+        jsonschema.validate(value, {**schema, "components": described["components"]})
+        return value
+
+    build: dict[str, Any] = {"$ref": "#/components/schemas/BuildView"}
+    _, out, _ = await terminal.ask("submit", "master", "--json")
+    accepted = check(out, {"$ref": "#/components/schemas/Accepted"})["build"]
+    code, out, err = await terminal.ask("watch", accepted[:8], "--json")
+    assert (code, check(out, build)["id"]) == (0, accepted)
+    assert "passed 0" in err
+    _, out, _ = await terminal.ask("status", accepted[:6], "--json")
+    check(out, build)
+    _, out, _ = await terminal.ask("list", "--json")
+    assert check(out, {"type": "array", "items": build})[0]["id"] == accepted
+    _, out, _ = await terminal.ask("artifacts", accepted, "--json")
+    check(out, {"type": "object"})
+
+
+async def test_watch_prints_each_line_once_where_nothing_is_redrawn(
+    terminal: Terminal, running: Running
+) -> None:
+    _, build, _ = await terminal.ask("submit", "master")
+    code, out, _ = await terminal.ask("watch", build.strip())
+    assert code == 0
+    progress = out[: out.index("build       ")].splitlines()
+    assert len(progress) == len(set(progress))
+    names = running.network.cluster.replica_names
+    found = [name for name in names if f"  {name:10}found passed 0" in progress]
+    assert len(found) >= running.network.cluster.quorums.strong
+
+
+async def test_a_disputed_build_has_an_exit_code_of_its_own(
+    terminal: Terminal, running: Running
+) -> None:
+    nodes = running.network.nodes
+    nodes["replica-0"].finds = lambda build: (FAILED, b"log")
+    nodes["replica-1"].finds = lambda build: (Abstain("trouble"), b"log")
+    code, out, _ = await terminal.ask("submit", "master", "--wait")
+    assert "verdict     disputed" in out
+    assert code == 5
+
+
+async def test_open_opens_the_page(
+    terminal: Terminal, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    opened = tmp_path / "opened"
+    browser = tmp_path / "browser"
+    browser.write_text(f'#!/bin/sh\necho "$1" >{opened}\n')
+    browser.chmod(0o755)
+    monkeypatch.setenv("BROWSER", f"{browser} %s")
+    monkeypatch.setattr("webbrowser._tryorder", None)
+    _, build, _ = await terminal.ask("submit", "master")
+    code, out, _ = await terminal.ask("open", build[:10])
+    assert (code, out) == (0, f"{terminal.gateway.rstrip('/')}/builds/{build}")
+    assert opened.read_text() == out
+
+
+async def test_lines_of_a_log_by_step_and_pattern(terminal: Terminal, running: Running) -> None:
+    log = "[pbft-ci] step a (1 of 2)\none\ntwo\n[pbft-ci] step b (2 of 2)\ntwo\n"
+    for node in running.network.nodes.values():
+        node.finds = lambda build: passed(log)
+    _, out, _ = await terminal.ask("submit", "master", "--wait")
+    build = out.split()[0]
+    await until(lambda: record_of(running, bytes.fromhex(build)).collected)
+    answer = await terminal.ask("log", build, "--step", "b")
+    assert answer == (0, "[pbft-ci] step b (2 of 2)\ntwo\n", "")
+    assert (await terminal.ask("log", build, "--grep", "^tw"))[1] == "two\ntwo\n"
+    code, _, err = await terminal.ask("log", build, "--step", "c")
+    assert (code, "it has: a, b" in err) == (2, True)
+    assert (await terminal.ask("log", build, "--grep", "("))[0] == 2
 
 
 async def test_submit_without_waiting_prints_the_id(terminal: Terminal) -> None:
@@ -194,6 +280,12 @@ async def test_append_and_journal(terminal: Terminal, monkeypatch: pytest.Monkey
     )
     assert answer[0] == 0
     assert answer[1].count("onetwothreefour") == 4
+    _, out, _ = await terminal.look("journal", "--json")
+    (journal,) = json.loads(out)
+    node = journal.pop("node")
+    assert node.startswith("replica-")
+    text = "onetwothreefour"
+    assert journal == {"problem": None, "length": 4, "digest": digest, "text": text}
 
 
 async def test_a_node_that_is_down_is_named(terminal: Terminal, running: Running) -> None:

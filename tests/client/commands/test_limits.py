@@ -1,6 +1,7 @@
 """`limits`: what is refused before anything is signed."""
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -93,6 +94,10 @@ async def test_what_holds_is_what_the_replicas_say(
     shown = capsys.readouterr().out
     assert shown.startswith("limits of the genesis, according to replica-0, replica-1")
     assert '\n  executors: "all"\n' in shown
+    assert await place.type("show", "--json") == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["serial"], told["proposals"], told["limits"]["executors"]) == (0, 0, "all")
+    assert "replica-0" in told["replicas"]
     assert await place.type("pending") == 0
     assert capsys.readouterr().out == "no change of limits is proposed\n"
 

@@ -102,6 +102,7 @@ def test_the_json_has_the_documented_names() -> None:
         *("times", "detail", "logs", "replicas", "event", "ref", "author", "differences"),
         *("artifacts", "artifact_differences", "withdrawn", "rebuild_of", "rebuilds"),
         *("schedule", "is_cold", "sender", "commit_details", "request", "requested_by"),
+        "needs_approval",
     }
     assert set(value) == names
     assert set(value["verdict"]) == {
