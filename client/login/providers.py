@@ -24,7 +24,7 @@ from common.configuration.config import ClientConfig, LoginConfig
 from common.configuration.login_config import GITHUB
 from common.configuration.secret_file import read_secrets
 from common.safe_text import log_text
-from common.tls.member_tls import DiallingTls
+from common.tls.dialling import DiallingTls
 from common.web.bounded_http import (
     Answer,
     AnswerBounds,

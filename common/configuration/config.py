@@ -513,10 +513,32 @@ def load_client_config(path: Path, text: str | None = None) -> ClientConfig:
         raise ConfigError.at(config.file, "repositories", "is empty", "at least one is needed")
     repositories = _repositories(config.repositories, config.file)
     check_gateway_repositories(repositories, config.file)
-from common.configuration.login_config import LoginConfig as LoginConfig
-from common.configuration.login_config import check_login
-from common.configuration.notify_config import NotifyTarget, check_notify
-from common.configuration.package_sources import PackageSource, check_sources
+    check_notify(config.notify, [entry.url for entry in repositories], config.file)
+    login = config.login
+    if login is not None:
+        login = _with_urls(login, config.file)
+        check_login(
+            login,
+            config.file,
+            listen=config.listen,
+            public_url=config.public_url,
+            repositories=[entry.url for entry in repositories],
+        )
+    return msgspec.structs.replace(config, repositories=repositories, login=login)
+
+
+def _with_urls(login: LoginConfig, file: Path) -> LoginConfig:
+    """With the repositories of its roles as those of the gateway are named. Raises ConfigError."""
+    entries = tuple(
+        msgspec.structs.replace(
+            entry,
+            repository=url_of(
+                entry.repository, file, f"login.repository_roles[{index}].repository"
+            ),
+        )
+        for index, entry in enumerate(login.repository_roles)
+    )
+    return msgspec.structs.replace(login, repository_roles=entries)
 
 
 def check_plaintext(config: ClusterConfig) -> None:

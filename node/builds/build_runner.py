@@ -669,8 +669,8 @@ def _with_bill(result: RunResult, work: Work, bill: bytes | None) -> RunResult:
         return result
     made = add_artifact(work.artifacts_folder, result.artifacts, path=BILL_OF_MATERIALS, data=bill)
     artifacts = tuple(sorted((*result.artifacts, made), key=lambda each: each.path))
-    if problem := artifacts_refusal(artifacts, work.limits):
-        return failed(result, f"artifacts with {BILL_OF_MATERIALS}: {problem}")
+    if refusal := artifacts_refusal(artifacts, work.limits):
+        return failed(result, f"artifacts with {BILL_OF_MATERIALS}: {refusal}")
     return msgspec.structs.replace(result, artifacts=artifacts)
 
 

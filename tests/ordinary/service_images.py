@@ -99,7 +99,7 @@ def ensure_service_image(
         if has_image(client, name):
             return name
         if is_in_debian_image(image):
-            container = client.containers.create(ensure_debian_image(client, cache))
+            container = client.containers.create(ensure_debian_image(client, cache=cache))
             try:
                 container.commit(repository, tag, changes=changes)
             finally:

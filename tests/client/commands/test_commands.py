@@ -21,8 +21,8 @@ from client.commands.journal import journal_of
 from client.commands.ledger import chain_break
 from client.commands.logs import _Printer
 from client.main import main
-from client.views.proof_view import STEPS
 from client.views.build_view import WAITS_FOR_APPROVAL
+from client.views.proof_view import STEPS
 from pbft.authentication import Identity, sign_message
 from pbft.certificates import state_digest
 from pbft.codec import encode_message

@@ -439,7 +439,7 @@ def test_a_step_names_its_hosts_or_has_those_of_all_steps() -> None:
         False,
         ("b.org",),
     ]
-    jsonschema.validate(plain(text), SCHEMA)
+    jsonschema.validate(plain(text), schema())
 
 
 def test_everything_that_may_be_said() -> None:
