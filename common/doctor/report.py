@@ -22,9 +22,10 @@ from common.web.bounded_http import AnswerBounds, HttpRequest, NoAnswer, ask, bo
 
 # As pyproject.toml names them.
 LIBRARIES = (
-    "aiohttp", "aiohttp-sse", "cronsim", "cryptography", "docker", "GitPython", "Jinja2",
-    "mnemonic", "msgspec", "prometheus-client", "pycryptodome", "PyNaCl", "PyYAML", "requests",
-    "urllib3", "uvloop",
+    "aiohttp", "aiohttp-sse", "aiosmtplib", "cronsim", "cryptography", "docker", "GitPython",
+    "Jinja2", "joserfc", "mnemonic", "msgspec", "packageurl-python", "packaging",
+    "prometheus-client", "pycryptodome", "PyNaCl", "PyYAML", "requests", "shtab", "urllib3",
+    "uvloop",
 )  # fmt: skip
 LOG_LINES_MAX = 5000
 LOG_BYTES_MAX = 2 * 1024 * 1024

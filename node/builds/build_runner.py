@@ -167,9 +167,10 @@ class BuildRunner:
         """
         await in_thread(self._threads, lambda stop: self.kept.start())
         self._checkout.start()
-        self._sweeper = asyncio.create_task(self._sweep(), name="sweeper")
         await in_thread(self._threads, lambda stop: self._inputs.start())
         await self._cached_runs.start()
+        # what it sweeps is open now
+        self._sweeper = asyncio.create_task(self._sweep(), name="sweeper")
         await self._sandbox.start(limits)
 
     async def close(self) -> None:

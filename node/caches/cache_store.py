@@ -154,23 +154,8 @@ class CacheStore:
 
     def start(self) -> None:
         """Open the index, and remove what a crash left; without an index nothing is cached."""
-        try:
-            self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            try:
-                self._open()
-            except _Unreadable as error:
-                _log.warning("caches: %s; all of them are removed", error)
-                self._close()
-                shutil.rmtree(self._folder)
-                self._folder.mkdir(mode=0o700)
-                self._open()
-        except (OSError, sqlite3.Error) as error:
-            self._close()
-            _log.error("caches: nothing is cached, the index cannot be opened: %s", error)
-            return
-        with self._trouble("the start"):
-            self._sweep_files()
-        self.sweep()
+        with self._lock:
+            self._start()
 
     def close(self) -> None:
         """Close the index."""
@@ -348,6 +333,25 @@ class CacheStore:
             except (OSError, sqlite3.Error) as error:
                 if self._is_open:
                     _log.error("caches: %s failed: %s", what, error)
+
+    def _start(self) -> None:
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            try:
+                self._open()
+            except _Unreadable as error:
+                _log.warning("caches: %s; all of them are removed", error)
+                self._close()
+                shutil.rmtree(self._folder)
+                self._folder.mkdir(mode=0o700)
+                self._open()
+        except (OSError, sqlite3.Error) as error:
+            self._close()
+            _log.error("caches: nothing is cached, the index cannot be opened: %s", error)
+            return
+        with self._trouble("the start"):
+            self._sweep_files()
+        self.sweep()
 
     def _open(self) -> None:
         """Open the index, or make it. Raises _Unreadable, OSError, sqlite3.Error."""

@@ -38,7 +38,7 @@ QUESTIONS: dict[str, tuple[tuple[str, ...], str]] = {
     ),
     "which machine disagrees?": (
         ("nav >> text=Replicas",),
-        rf"{DISSENTER} disagreed with \d of the newest \d verdicts",
+        rf"{DISSENTER} disagreed with \d+ of the newest \d+ verdicts",
     ),
     "where do two machines differ?": (
         (f"{ROW.format('dissent')} a.name", "text=Where they differ"),

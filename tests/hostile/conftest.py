@@ -175,7 +175,7 @@ class Arena:
         assert not {mount for mount in mounted() - mounts if cluster_id.hex()[:8] in mount}
         folders = self.folder / "data" / "builds"
         left = {path.name for folder in folders.iterdir() for path in folder.iterdir()}
-        assert left <= {"log", "artifacts"}, left
+        assert left <= {"log", "log-times", "commits", "artifacts"}, left
         assert self.secret.read_text() == SECRET
         # what a command of an attacker would have made
         assert not list(self.folder.rglob("owned"))

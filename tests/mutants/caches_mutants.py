@@ -186,8 +186,8 @@ CACHES_MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         name="K23 every state has other bytes than before",
         file=_BUILDS,
-        old='    for nothing in (False, None, b""):\n',
-        new='    for nothing in (None, b""):\n',
+        old="    while len(fields) > _FIRST_FIELDS and not fields[-1]:\n",
+        new="    while len(fields) > _FIRST_FIELDS + 2 and not fields[-1]:\n",
         test=_COLD_TEST + "test_a_state_without_a_cold_build_has_the_bytes_that_it_had_before",
     ),
     Mutant(

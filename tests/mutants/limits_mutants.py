@@ -190,8 +190,8 @@ LIMITS_MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         name="L24 the state says something where no limits were proposed",
         file=_BUILDS,
-        old="fields[:-1] if build.limits else fields[:-2]",
-        new="fields[:-1]",
+        old="    while len(fields) > _FIRST_FIELDS and not fields[-1]:\n",
+        new="    while len(fields) > _FIRST_FIELDS + 1 and not fields[-1]:\n",
         test=_TEST + "test_a_state_without_any_proposal_has_the_bytes_that_it_always_had",
     ),
     Mutant(

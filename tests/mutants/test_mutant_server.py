@@ -33,7 +33,7 @@ def test_sizes(size):
     assert quorums_for(size).weak == {4: 2, 7: 3}[size]
 
 def test_that_exits():
-    print("the last words")
+    print("the last words", flush=True)
     os._exit(3)
 
 def test_that_is_endless():

@@ -11,7 +11,7 @@ from tests.client.site import client_of
 
 # Pages for people, and what only a page asks for.
 PAGES = re.compile(
-    r"/|/builds(/.*)?|/replicas.*|/ledger|/tests(/.*)?|/branches|/audit|/commits/.*|/static/.*|/events|/webhook"
+    r"/|/builds(/.*)?|/replicas.*|/ledger|/tests(/.*)?|/branches|/queue|/trends|/audit|/commits/.*|/static/.*|/events|/webhook"
 )
 EXAMPLES = 12
 SECONDS_MAX = 500
