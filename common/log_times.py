@@ -55,6 +55,12 @@ def read_times(data: bytes) -> tuple[Entry, ...]:
     return entries if len(entries) == len(lines) and is_in_order else ()
 
 
+def clock_text(milliseconds: int) -> str:
+    """`0:01.2`, from when the log began."""
+    seconds, rest = divmod(milliseconds, 1000)
+    return f"{seconds // 60}:{seconds % 60:02d}.{rest // 100}"
+
+
 def milliseconds_at(entries: Sequence[Entry], offset: int) -> int | None:
     """How long after the log's beginning the byte at an offset came; None: nothing says so."""
     place = bisect.bisect_right(entries, offset, key=lambda entry: entry[0])

@@ -43,6 +43,7 @@ class LogApi:
         """Add them, and let go of all followers when the application stops."""
         application.router.add_get(PATH, self._show_piece)
         application.router.add_get(f"{PATH}/events", self._follow)
+        application.router.add_get(f"{PATH}/times", self._show_times)
         application.on_shutdown.append(self._let_go)
 
     async def _show_piece(self, request: web.Request) -> web.Response:
@@ -65,6 +66,15 @@ class LogApi:
         except NodeFailed as error:
             raise ApiError(502, str(error), AGAIN_SECONDS) from error
         return web.Response(body=served.piece.data, headers=piece_headers(served))
+
+    async def _show_times(self, request: web.Request) -> web.Response:
+        """GET .../log/times: a line for each part of an archived log (common.log_times)."""
+        record = self._site.record(request)
+        replica = self._site.replica(request)
+        entries = await asyncio.to_thread(self._site.archive.read_times, record.build, replica)
+        if not entries:
+            raise ApiError(404, f"{replica} says nothing of the times of its log (yet)")
+        return web.Response(text="".join(f"{offset} {time}\n" for offset, time in entries))
 
     async def _follow(self, request: web.Request) -> web.StreamResponse:
         """GET .../log/events?from=<byte>: server-sent events (client.logs.live_logs.LogEvent).

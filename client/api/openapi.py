@@ -179,6 +179,19 @@ ROUTES: tuple[Route, ...] = (
     ),
     Route(
         method="get",
+        path="/api/v1/builds/{build}/replicas/{replica}/log/times",
+        summary="When each part of an archived log came, by the replica's own account",
+        gives={
+            200: (
+                TEXT,
+                _TEXT,
+                "A line for each part: its first byte, and the milliseconds since the log began.",
+            )
+        },
+        errors=(404,),
+    ),
+    Route(
+        method="get",
         path="/api/v1/builds/{build}/replicas/{replica}/log/events",
         summary="The same as server-sent events",
         query={

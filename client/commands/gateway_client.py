@@ -215,6 +215,15 @@ class GatewayApi:
         except ValueError as error:
             raise CommandFailed(f"{self.url}: {error}; is that a gateway?") from error
 
+    async def log_times(self, build: str, replica: str) -> bytes:
+        """GET /api/v1/builds/<id>/replicas/<replica>/log/times; empty: there are none."""
+        answer = await self._answer("GET", f"/api/v1/builds/{build}/replicas/{replica}/log/times")
+        if answer.status == 404:
+            return b""
+        if answer.status >= 400:
+            raise CommandFailed(f"{self.url}: {_error_text(answer.data, answer.status)}")
+        return answer.data
+
     async def cancel(self, build: str, reason: str | None) -> dict[str, Any]:
         """POST /api/v1/builds/<id>/cancel: the build."""
         return await self._change(build, "cancel", {} if reason is None else {"reason": reason})

@@ -12,6 +12,7 @@ from client.commands.screen import has_colours
 from client.commands.targets import Commands, gateway_flags, gateway_to_read
 from client.logs.build_output import BuildOutput, Span, terminal_text
 from client.logs.log_filter import LogFilter
+from common.log_times import Entry, read_times
 
 # The gateway lets a question wait for so long.
 WAIT_SECONDS = 15
@@ -42,6 +43,11 @@ def add(commands: Commands, common: argparse.ArgumentParser) -> None:
         metavar="PATTERN",
         help="print only lines in which this regular expression is found (Python's re)",
     )
+    parser.add_argument(
+        "--times",
+        action="store_true",
+        help="print before each line when it came, since the log began, once the build is over",
+    )
     gateway_flags(parser)
     parser.set_defaults(run=lambda options: run(_log(options)))
 
@@ -50,7 +56,8 @@ async def _log(options: argparse.Namespace) -> int:
     async with gateway_to_read(options) as gateway:
         build = await gateway.build(options.build)
         replica = options.replica_flag or options.replica or _chosen_replica(build)
-        printer = _Printer(_filter(options))
+        times = await _times(gateway, build["id"], replica) if options.times else ()
+        printer = _Printer(_filter(options, times))
         try:
             await _print_log(
                 gateway, build["id"], replica, printer=printer, is_followed=options.follow
@@ -90,7 +97,7 @@ async def _print_log(
         if piece.data and piece.offset > offset:
             printer.note(f"{piece.offset - offset} bytes were not kept")
         if piece.data:
-            printer.print(piece.data)
+            printer.print(piece.data, piece.offset)
             offset = piece.end
         elif not (is_followed and piece.is_growing):
             if not offset:
@@ -98,9 +105,21 @@ async def _print_log(
             return
 
 
-def _filter(options: argparse.Namespace) -> LogFilter | None:
-    """What is wanted of the log; None: all of it. Raises CommandFailed."""
-    if options.step is None and options.grep is None:
+async def _times(gateway: GatewayApi, build: str, replica: str) -> tuple[Entry, ...]:
+    """When each part of the log came. Raises CommandFailed if nothing says so."""
+    times = read_times(await gateway.log_times(build, replica))
+    if not times:
+        raise CommandFailed(
+            f"--times: {replica} says nothing of the times of its log; they come with the archived"
+            " log, once the build is over",
+            EXIT_TOO_LATE,
+        )
+    return times
+
+
+def _filter(options: argparse.Namespace, times: tuple[Entry, ...]) -> LogFilter | None:
+    """What is wanted of the log; None: all of it, as it is. Raises CommandFailed."""
+    if options.step is None and options.grep is None and not times:
         return None
     try:
         pattern = None if options.grep is None else re.compile(options.grep.encode())
@@ -108,7 +127,7 @@ def _filter(options: argparse.Namespace) -> LogFilter | None:
         raise CommandFailed(
             f"--grep: {error}; a regular expression is needed", EXIT_WRONG
         ) from error
-    return LogFilter(options.step, pattern)
+    return LogFilter(options.step, pattern, times)
 
 
 class _Printer:
@@ -120,10 +139,10 @@ class _Printer:
         self._has_colours = has_colours(sys.stdout)
         self._wanted = wanted
 
-    def print(self, data: bytes) -> None:
-        """The next bytes of the log."""
+    def print(self, data: bytes, offset: int | None = None) -> None:
+        """The next bytes of the log. offset: where they begin in it; None: behind the last."""
         if self._wanted is not None:
-            data = self._wanted.take(data)
+            data = self._wanted.take(data, offset=offset)
         self._write(data)
 
     def _write(self, data: bytes) -> None:

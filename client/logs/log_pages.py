@@ -20,7 +20,7 @@ from client.logs.log_sections import FAILED, LogSection, SectionReader, section_
 from client.views.build_times import span
 from client.views.formats import kind, sign
 from common.log_pieces import LogLayout, read_layout
-from common.log_times import Entry, milliseconds_at
+from common.log_times import Entry, clock_text, milliseconds_at
 
 # A log of one megabyte is one page.
 PAGE_BYTES_MAX = 2**20
@@ -298,13 +298,7 @@ class _Renderer:
         if not self._reading.are_times_shown:
             return ""
         found = milliseconds_at(self._reading.times, self._table.output_offset(place))
-        return f'<span class="at">{"" if found is None else _clock(found)}</span>'
-
-
-def _clock(milliseconds: int) -> str:
-    """`0:01.2`, from when the log began."""
-    seconds, rest = divmod(milliseconds, 1000)
-    return f"{seconds // 60}:{seconds % 60:02d}.{rest // 100}"
+        return f'<span class="at">{"" if found is None else clock_text(found)}</span>'
 
 
 def _note(text: str) -> str:

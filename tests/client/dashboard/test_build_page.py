@@ -460,6 +460,8 @@ async def test_a_log_is_searched_and_has_times(running: Running, client: Client)
     assert 'No line has "nowhere"' in words_of(await page(client, f"{address}?find=nowhere"))
     await page(client, f"{address}?find={'x' * 201}", status=400)
     assert "Show times" in await page(client, address)
+    api = f"/api/v1/builds/{build}/replicas/replica-1/log/times"
+    assert await (await client.get(api)).text() == "0 0\n26 2500\n"
 
 
 async def test_the_proof_is_on_a_page_of_its_own(running: Running, client: Client) -> None:

@@ -5,6 +5,7 @@ import hashlib
 import http.server
 import io
 import json
+import threading
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -281,6 +282,34 @@ def test_the_operators_rule_alone_decides_who_is_asked(mirror: Mirror, tmp_path:
         assert mirror.asked[0][1]["Authorization"] == f"Basic {login}"
         nobody = answer_order(order(tmp_path, mirror, pip_lock(SOURCE), servers=()))
         assert nobody == Failed("this operator names no server for pip foo (sources)", True)
+
+
+def test_a_mirror_that_says_nothing_is_told(
+    mirror: Mirror, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fetcher, "SILENCE_SECONDS_MAX", 0.05)
+    ended = threading.Event()
+    mirror.tricks["/foo/"] = lambda handler: ended.wait(30)
+    answer = answer_order(order(tmp_path, mirror, pip_lock(SOURCE)))
+    ended.set()
+    assert isinstance(answer, Failed)
+    assert answer.text.startswith(f"{mirror.url}/foo/: ")
+
+
+def test_two_files_of_one_name_are_told(mirror: Mirror, tmp_path: Path) -> None:
+    """Of two lists: in one list a name is there once."""
+    entry = "- {url: 'https://listed.example.invalid/x', sha256: %s, name: x}\n"
+    store = InputStore(tmp_path, 0, 0)
+    locks = []
+    for number in range(2):
+        file = tmp_path / "x.new"
+        file.write_bytes(b"%d" % number)
+        store.put(file, f"sha256:{sha256(b'%d' % number)}")
+        text = entry % sha256(b"%d" % number)
+        locks.append(LockText(Tool.FILES, f"{number}.lock.yaml", text.encode()))
+    servers = (Server(Tool.FILES, None, ("*",), ()),)
+    answer = answer_order(order(tmp_path, mirror, *locks, servers=servers))
+    assert answer == Flawed((("0.lock.yaml", "two inputs of files have the file name x"),))
 
 
 def test_a_changed_file_of_the_store_is_noticed(tmp_path: Path) -> None:
