@@ -5,7 +5,6 @@ tool whose `names` match is asked, and no other one: so no public server can ans
 a private package.
 """
 
-import fnmatch
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
@@ -88,11 +87,3 @@ def read_login(path: Path, file: Path) -> str:
             "one line with user:password or a token is needed",
         )
     return line
-
-
-def source_of(sources: Sequence[PackageSource], tool: Tool, name: str) -> PackageSource | None:
-    """Who is asked for this package; None: this operator names nobody."""
-    for source in sources:
-        if source.tool is tool and any(fnmatch.fnmatchcase(name, glob) for glob in source.names):
-            return source
-    return None

@@ -16,6 +16,8 @@ from pathlib import Path
 from node.work.threads import Stop
 
 UNFINISHED = ".new"
+# A fetch that was killed leaves files behind; none that runs is as old (fetch_timeout_seconds).
+UNFINISHED_SECONDS_MAX = 2 * 86_400
 CHUNK_BYTES = 2**20
 # Go's limits of a module's archive (golang.org/x/mod/zip), and how many files one has at most
 GO_MODULE_BYTES_MAX = 500 * 2**20
@@ -128,12 +130,16 @@ class InputStore:
         """
         kept = {store_name(digest) for digest in used}
         files = []
+        now = time.time()
         for path in self.folder.iterdir():
             stop.check()
             with suppress(FileNotFoundError):
                 found = path.stat()
+                if UNFINISHED in path.name and now - found.st_mtime > UNFINISHED_SECONDS_MAX:
+                    path.unlink()
+                    continue
                 files.append((found.st_mtime, found.st_size, path))
-        total, now = 0, time.time()
+        total = 0
         for used_at, size, path in sorted(files, reverse=True):
             total += size
             is_old = now - used_at > self._seconds_max or total > self._bytes_max

@@ -5,6 +5,7 @@ import gzip
 import hashlib
 import io
 import json
+import os
 import tarfile
 from pathlib import Path
 
@@ -105,6 +106,23 @@ def test_a_changed_file_is_not_handed_in(store: InputStore) -> None:
     store.path(wheel.digest).write_bytes(b"wheal")
     with pytest.raises(WrongBytes):
         handed(store, wheel)
+
+
+def test_a_sweep_removes_what_is_too_much_and_what_a_killed_fetch_left(tmp_path: Path) -> None:
+    small = InputStore(tmp_path / "store", 10, 10**9)
+    small.start()
+    older, newer = (put(small, Tool.PIP, "x.whl", data) for data in (b"12345678", b"abcdefgh"))
+    os.utime(small.path(older.digest), (1, 10**9))
+    left, begun = small.folder / "1.new", small.folder / "2.new"
+    left.write_bytes(b"")
+    begun.write_bytes(b"")
+    os.utime(left, (1, 1))
+    small.sweep([older.digest], Stop())
+    assert small.has(older.digest)
+    assert (left.exists(), begun.exists()) == (False, True)
+    # it was used last now
+    small.sweep([], Stop())
+    assert (small.has(older.digest), small.has(newer.digest)) == (True, False)
 
 
 def test_the_list_is_the_same_in_any_order_and_says_no_more(store: InputStore) -> None:
