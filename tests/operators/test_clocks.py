@@ -57,6 +57,8 @@ def test_ten_minutes_apart_do_no_harm(network: OperatorNetwork) -> None:
     outcomes = [network.complete(build)["verdict"]["outcome"] for build in builds]
     assert outcomes == ["passed", "failed", "passed"]
     network.settle()
+    for name in OPERATORS:
+        assert "this machine:" not in network.log_file(name).read_text()
 
 
 def test_two_days_apart_are_refused_with_a_line_at_both_ends(network: OperatorNetwork) -> None:

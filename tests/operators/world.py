@@ -39,6 +39,14 @@ ENGINE_SECONDS = 120.0
 ENGINE_FOLDER = Path("/run/engine")
 # of the host, so that no capture fills the disk
 CAPTURES = "/run/captures"
+# Debian's libfaketime spoils clock_nanosleep, by which Python sleeps, if it leaves the monotonic
+# clock alone: each time.sleep fails with EINVAL (wolfcw/libfaketime, issue 426). A line of a .pth
+# file that begins so is run at each start of Python.
+SLEEP_FILE = "sleep.pth"
+SLEEP_LINE = (
+    "import os, select, time; 'LD_PRELOAD' in os.environ and"
+    " setattr(time, 'sleep', lambda seconds, wait=select.select: wait((), (), (), seconds))\n"
+)
 
 
 class World:
@@ -59,7 +67,8 @@ class World:
         if installation is None:
             self.installation.mkdir()
         else:
-            copied(installation, self.installation, seen_as=INSTALLED)
+            copy = copied(installation, self.installation, seen_as=INSTALLED)
+            (copy.packages / SLEEP_FILE).write_text(SLEEP_LINE)
 
     def add(self, name: str, disk_bytes: int = DISK_BYTES) -> Machine:
         """Start one more machine."""
