@@ -41,7 +41,6 @@ LONGEST = (
     "tests/node/sandboxes/containers/test_images.py",
     "tests/operators/test_nemesis.py",
     "tests/operators/test_bring_up.py",
-    "tests/operators/test_clocks.py",
     "tests/processes/test_chaos.py",
     "tests/simulator/campaigns/test_campaign.py",
     "tests/node/sandboxes/containers/test_steps.py",
