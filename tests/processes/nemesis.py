@@ -10,6 +10,7 @@ number, by the captures of all that was sent.
 import contextlib
 import json
 import random
+import sys
 import threading
 import time
 from collections import Counter
@@ -81,8 +82,12 @@ def branches(image: str) -> dict[str, dict[str, str]]:
 class Poster:
     """Posts webhooks, whatever happens to the gateway. Use it as a context manager."""
 
-    def __init__(self, network: ComparedNetwork, seed: int, pace: Pace) -> None:
+    def __init__(
+        self, network: ComparedNetwork, seed: int, pace: Pace, count_max: int = sys.maxsize
+    ) -> None:
+        """count_max: it posts no more once so many were accepted."""
         self.posted = Posted()
+        self._count_max = count_max
         self._network = network
         self._chance = random.Random(f"posts {seed}")
         self._pace = pace
@@ -110,6 +115,8 @@ class Poster:
                 continue
             if answer.status == 202:
                 self.posted.builds[answer.json()["build"]] = branch
+                if len(self.posted.builds) >= self._count_max:
+                    return
 
 
 class Nemesis:

@@ -40,12 +40,12 @@ def say(line: str) -> None:
 
 
 def chaos(network: Network, *, seed: int, webhooks: int) -> list[str]:
-    """Kill until so many webhooks have verdicts; a line for each promise that was broken."""
+    """Post so many webhooks and kill until they have verdicts; a line for each broken promise."""
     network.start()
     pace = Pace()
     nemesis = Nemesis([kill_fault(network)], seed, pace, say)
     end = time.monotonic() + FIRST_SECONDS_MAX + webhooks * WEBHOOK_SECONDS_MAX
-    with Poster(network, seed, pace) as posted:
+    with Poster(network, seed, pace, webhooks) as posted:
         while len(posted.builds) < webhooks or len(decided(network)) < webhooks:
             assert time.monotonic() < end, f"{len(decided(network))} of {webhooks} decided"
             check_nobody_ended(network)
