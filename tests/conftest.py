@@ -24,12 +24,17 @@ from tests.leftovers import RUN_VARIABLE, Leftovers
 
 BROWSER = "tests/browser/"
 # What takes names of images for a while, which are the engine's and not one worker's.
-DOCUMENTED = ("tests/ordinary/test_documented.py", "tests/ordinary/test_coming_from.py")
+DOCUMENTED = (
+    "tests/ordinary/test_documented.py",
+    "tests/ordinary/test_coming_from.py",
+    "tests/ordinary/test_six_projects.py",
+)
 ENGINE_FIXTURE = "docker_engine"
 
 # What takes longest, the longest first; all else follows. A wrong place costs time and nothing
 # else; what has no place may be left to one worker at the end.
 LONGEST = (
+    DOCUMENTED[0],
     "tests/mutants/test_mutants.py",
     "tests/simulator/campaigns/test_long_gate.py",
     BROWSER,

@@ -42,14 +42,15 @@ GIT_SECONDS_MAX = 60
 BUILD_SECONDS_MAX = 1800
 PIPELINE_LINES_MAX = 25
 LOG_LINES_SHOWN = 40
-# Beside what the image for tests has.
-TOOLS = ("ccache", "cmake", "golang-go", "gotestsum", "npm")
 POSTGRES = "postgres:16"
-# Names that the document's pipeline files use. Each is one image of Debian's packages here.
-NAMED_IMAGES = (
-    *("python:3.12-slim", "node:20"),
-    *("registry.example.org/c-tools:12", "registry.example.org/go-tools:12"),
-)
+# Names that the document's pipeline files use. Each is an image of Debian's packages here: that of
+# all ordinary projects, which the other tests need too, and these packages.
+NAMED_IMAGES = {
+    "python:3.12-slim": (),
+    "node:20": ("npm",),
+    "registry.example.org/c-tools:12": ("ccache", "cmake"),
+    "registry.example.org/go-tools:12": ("golang-go", "gotestsum"),
+}
 _RESTORED = re.compile(r"cache ([^:\s]+): \d+ bytes in ")
 
 
@@ -288,7 +289,7 @@ def named_images(engine: docker.DockerClient, projects: Sequence[str]) -> Iterat
             if name == POSTGRES:
                 ours = ensure_service_image(engine, "postgres")
             else:
-                ours = ensure_debian_image(engine, (*PACKAGES, *TOOLS))
+                ours = ensure_debian_image(engine, (*PACKAGES, *NAMED_IMAGES[name]))
             engine.images.get(ours).tag(name)
             named.append(name)
         yield
