@@ -115,16 +115,18 @@ async def test_a_log_that_is_not_here(running: Running, client: Client) -> None:
     )
 
 
-async def test_a_comparison_is_made_once(
+async def test_the_last_comparisons_are_kept(
     running: Running, client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Only what is made anew reads the logs, and they are gone."""
+    monkeypatch.setattr(compare_page, "COMPARISONS_KEPT", 1)
     build = await built(running, client, b"1", b"2", b"3")
-    await compare(client, build, "left=replica-0&right=replica-1")
+    earlier, last = "left=replica-0&right=replica-1", "left=replica-0&right=replica-2"
+    for query in (earlier, last):
+        await compare(client, build, query)
     running.archive.remove_logs([bytes.fromhex(build)])
-    await compare(client, build, "left=replica-0&right=replica-1")
-    monkeypatch.setattr(compare_page, "COMPARISONS_KEPT", 0)
-    await compare(client, build, "left=replica-0&right=replica-1")
-    await compare(client, build, "left=replica-1&right=replica-0", 404)
+    assert "line 1 of replica-2" in words_of(await compare(client, build, last))
+    assert "no longer kept" in await compare(client, build, earlier, 404)
 
 
 def group(stance: str, says: str, *replicas: str) -> Group:
