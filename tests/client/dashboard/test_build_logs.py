@@ -84,7 +84,9 @@ class Merged:
 
     async def until_texts(self, texts: dict[str, str]) -> None:
         """Go on until that is all that was shown."""
-        while {name: text for name, text in self.texts.items() if text} != texts:
+        while (shown := {name: text for name, text in self.texts.items() if text}) != texts:
+            for name, text in shown.items():
+                assert texts.get(name, "").startswith(text), f"{name}: {text[:100]!r} ..."
             await self.next()
 
     async def until_ended(self) -> None:
