@@ -141,11 +141,11 @@ def run_pipeline(
     work = context.work
     image_ids = tuple(image.id for image in context.images.values())
     found = find_caches(work, image_ids)
-    if not _is_short(client, context, steps, found):
-        return _run_steps(client, context, steps, found, stop=stop)
+    if not _is_short(client, context, steps, found=found):
+        return _run_steps(client, context, steps, found=found, stop=stop)
     used_before = 0 if work.caches is None else len(work.caches.used)
     try:
-        return _run_alone(client, context, steps[0], found, stop=stop)
+        return _run_alone(client, context, steps[0], found=found, stop=stop)
     except _NotRestored as problem:
         work.log.note(f"caches: not used after all: {problem}")
         remaining: FoundEntries = ()
@@ -155,7 +155,7 @@ def run_pipeline(
     if work.caches is not None:
         work.caches.forget(used_before)
     client.remove_container(context.resources.containers.pop(), force=True, v=True)
-    result = _run_steps(client, context, steps, remaining, stop=stop)
+    result = _run_steps(client, context, steps, found=remaining, stop=stop)
     if remaining == found:
         # Only now: a tree that the engine does not unpack either says nothing about the image, and
         # must not send the builds of others the long way.
@@ -168,7 +168,7 @@ class _NotRestored(Exception):
 
 
 def _is_short(
-    client: docker.APIClient, context: RunContext, steps: tuple[Step, ...], found: FoundEntries
+    client: docker.APIClient, context: RunContext, steps: tuple[Step, ...], *, found: FoundEntries
 ) -> bool:
     """Whether nothing has to be there before the container is, or after it."""
     caches = context.work.caches
@@ -204,7 +204,7 @@ def _surroundings(context: RunContext, step: Step, found: FoundEntries) -> str:
 
 
 def _run_alone(
-    client: docker.APIClient, context: RunContext, step: Step, found: FoundEntries, *, stop: Stop
+    client: docker.APIClient, context: RunContext, step: Step, *, found: FoundEntries, stop: Stop
 ) -> RunResult:
     """The only step, in a container that takes its tree itself.
 
@@ -263,8 +263,8 @@ def _run_steps(
     client: docker.APIClient,
     context: RunContext,
     steps: tuple[Step, ...],
-    found: FoundEntries,
     *,
+    found: FoundEntries,
     stop: Stop,
 ) -> RunResult:
     """All steps, over a workspace that they share, and beside the services. found: its caches."""
@@ -275,7 +275,7 @@ def _run_steps(
     if pipeline.services or any(_has_relay(step, context) for step in steps):
         names = tuple(service.name for service in pipeline.services)
         keeper = msgspec.structs.replace(keeper, network=JOINABLE, host_names=names)
-    workspace = _made_workspace(client, context, keeper, found, stop=stop)
+    workspace = _made_workspace(client, context, keeper, found=found, stop=stop)
     if not pipeline.services or keeper_end(client, workspace) is not None:
         # without a keeper there is no network to join, and the first step tells why
         return _run_in(client, context, steps, workspace=workspace, services=None, stop=stop)
@@ -304,8 +304,8 @@ def _made_workspace(
     client: docker.APIClient,
     context: RunContext,
     keeper: ContainerOrder,
-    found: FoundEntries,
     *,
+    found: FoundEntries,
     stop: Stop,
 ) -> Workspace:
     """The workspace with the commit's files, laid over what caches hold for this build.
