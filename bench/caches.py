@@ -30,7 +30,7 @@ from node.caches.build_caches import BuildCaches
 from node.caches.cache_store import CacheRules, CacheStore
 from node.caches.scope import Scope
 from node.outputs.build_log import BuildLog
-from node.sandboxes.containers.build_cache import restore_caches, stage_caches
+from node.sandboxes.containers.build_cache import find_caches, restore_caches, stage_caches
 from node.sandboxes.containers.container import HOME
 from node.sandboxes.containers.docker_engine import DockerEngine, EngineResources
 from node.sandboxes.containers.workspace import keeper_order, make_workspace
@@ -159,7 +159,8 @@ class _Site:
         with self._new_keeper() as keeper:
             work = self._work(is_written=False, branch="first")
             began_at = time.perf_counter()
-            restore_caches(self._client, keeper, work, image_ids=(self._image.id,), stop=Stop())
+            found = find_caches(work, (self._image.id,))
+            restore_caches(self._client, keeper, work, found=found, stop=Stop())
             seconds = time.perf_counter() - began_at
         assert work.caches is not None
         if not work.caches.used:

@@ -10,13 +10,19 @@ from tests.processes.programs import client
 
 pytestmark = [pytest.mark.docker, pytest.mark.processes]
 
-MAKE = "if test -e $HOME/made; then echo warm; else echo cold; echo x >$HOME/made; fi"
+# In the cache, vendor/own is another file than the commit's, which wins.
+MAKE = """if test -e $HOME/made && test -e vendor/made; then
+  test "$(cat vendor/own)" = commit
+  echo warm
+else
+  echo cold; echo x >$HOME/made; echo x >vendor/made; echo other >vendor/own
+fi"""
 
 
 def test_the_next_build_finds_what_the_verdict_confirmed(tmp_path: Path, base_image: str) -> None:
-    cache = [{"name": "made", "paths": ["$HOME/made"], "files": ["lock"]}]
+    cache = [{"name": "made", "paths": ["$HOME/made", "vendor"], "files": ["lock"]}]
     text = json.dumps({"image": base_image, "commands": [MAKE], "cache": cache})
-    files = {".pbft-ci.yml": text, "lock": "1"}
+    files = {".pbft-ci.yml": text, "lock": "1", "vendor/own": "commit"}
     network = Network(tmp_path / "n", {"master": files, "other": files}, executor="docker")
     with network:
         network.start()

@@ -34,29 +34,38 @@ class _Room(msgspec.Struct):
     files: int
 
 
+# What a store has for one build: the caches of its pipeline with their entries.
+FoundEntries = tuple[tuple[Cache, Entry], ...]
+
+
+def find_caches(work: Work, image_ids: tuple[str, ...]) -> FoundEntries:
+    """What there is for this build, which runs in these images; the log says what there is not."""
+    return () if work.caches is None else work.caches.find(image_ids, work.log.note)
+
+
 def restore_caches(
     client: docker.APIClient,
-    keeper: str,
+    container: str,
     work: Work,
     *,
-    image_ids: tuple[str, ...],
+    found: FoundEntries,
     stop: Stop,
 ) -> None:
-    """Unpack what there is for this build into the keeper's empty file systems.
+    """Unpack what was found for this build into the container's empty file systems.
 
-    Raises Stopped, OSError and what the library raises: then the file systems may hold a part of
-    what `CacheAccess.used` names.
+    container: one that runs, and whose file systems are volumes. Raises Stopped, OSError and what
+    the library raises: then the file systems may hold a part of what `CacheAccess.used` names.
     """
     access = work.caches
     assert access is not None, "asked for only if the pipeline names caches"
     rooms = _rooms(work.limits, work.tree.stat().st_size)
-    for cache, entry in access.find(image_ids, work.log.note):
+    for cache, entry in found:
         problem = "the file systems of this build are smaller"
         if _take_room(rooms, entry) and access.note_use(entry):
             file = access.store.open(entry, stop)
             if file is not None:
                 with file:
-                    _restore(client, keeper, work, entry=entry, file=file, stop=stop)
+                    _restore(client, container, work, entry=entry, file=file, stop=stop)
                 continue
             problem = "its entry was not as it was written"
         access.store.counts.misses += 1
@@ -65,7 +74,7 @@ def restore_caches(
 
 def _restore(
     client: docker.APIClient,
-    keeper: str,
+    container: str,
     work: Work,
     *,
     entry: Entry,
@@ -79,7 +88,7 @@ def _restore(
     access.used.append(entry)
     try:
         for part in entry.parts:
-            client.put_archive(keeper, ROOTS[part.root], _chunks(file, part.length, stop))
+            client.put_archive(container, ROOTS[part.root], _chunks(file, part.length, stop))
     except docker.errors.APIError:
         # the engine answered, and does not take it: so it would be each time
         access.store.evict(entry, "unusable")

@@ -4,6 +4,7 @@ import select
 import socket
 import ssl
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,18 @@ class ContainerEnd(msgspec.Struct, frozen=True):
     is_out_of_memory: bool
 
 
+class HandedTree(msgspec.Struct, frozen=True):
+    """What a container gets before its commands run.
+
+    archive: a tar file that its entrypoint unpacks from its standard input, as UNPACK of
+    node.sandboxes.containers.container_output does. fill: puts something into the volumes of the
+    container with that id, which waits for its archive meanwhile.
+    """
+
+    archive: Path
+    fill: Callable[[str], None] = lambda container: None
+
+
 def run_container(
     client: docker.APIClient,
     order: ContainerOrder,
@@ -46,16 +59,15 @@ def run_container(
     *,
     stop: Stop,
     resources: EngineResources,
-    tree: Path | None = None,
+    tree: HandedTree | None = None,
 ) -> ContainerEnd:
     """Run a container to its end or to the end of its time.
 
     resources: gets its id; removing it is the caller's.
-    tree: a tar file that its entrypoint unpacks from its standard input, as UNPACK of
-    node.sandboxes.containers.container_output does; the time begins after that.
+    tree: what its entrypoint waits for on its standard input; the time begins after that.
 
     When stopped, the processes in it are asked to end before they are killed. Raises TreeNotTaken,
-    Stopped, OSError (log disk full) and what the library raises.
+    Stopped, OSError (log disk full), what the library raises and what `HandedTree.fill` raises.
     """
     assert order.seconds is not None, "what is waited for has a time"
     container_id = create_container(client, order)
@@ -71,7 +83,8 @@ def run_container(
         stop.check()
         client.start(container_id)
         if tree is not None:
-            _hand_in(connection, tree, output, stop=stop)
+            tree.fill(container_id)
+            _hand_in(connection, tree.archive, output, stop=stop)
         ends_at = time.monotonic() + order.seconds
         _read_output(connection, ends_at, output, stop=stop)
         code = _wait(client, container_id, ends_at, stop=stop)

@@ -15,7 +15,7 @@ import ssl
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -144,6 +144,8 @@ class Egress:
         try:
             await ended.wait()
         finally:
+            # First: a connection that came meanwhile would be served, and not be cancelled.
+            stream.stop_reading()
             for task in (readying, *serving):
                 task.cancel()
             await asyncio.gather(readying, *serving, return_exceptions=True)
@@ -229,7 +231,8 @@ async def _serve(proxy: EgressProxy, channel: RelayChannel, channels: RelayChann
 
 
 def _call_soon(loop: asyncio.AbstractEventLoop, call: Callable[[], None]) -> None:
-    if not loop.is_closed():
+    # it may be closed by now
+    with suppress(RuntimeError):
         loop.call_soon_threadsafe(call)
 
 
@@ -261,9 +264,13 @@ class _EngineStream:
         self._output += data
         self._flush()
 
+    def stop_reading(self) -> None:
+        """Hand on nothing more; what is written is still sent."""
+        self._loop.remove_reader(self._connection.fileno())
+
     def close(self) -> None:
         """Let go of it."""
-        self._loop.remove_reader(self._connection.fileno())
+        self.stop_reading()
         self._loop.remove_writer(self._connection.fileno())
         self._attached.close()
         self._connection.close()
@@ -296,5 +303,5 @@ class _EngineStream:
         self._loop.remove_writer(self._connection.fileno())
 
     def _stop(self, reason: str) -> None:
-        self._loop.remove_reader(self._connection.fileno())
+        self.stop_reading()
         self._fail(reason)

@@ -3,8 +3,9 @@
 Several steps, artifacts, test reports, services or caches need a workspace that outlives a
 container: see `workspace`. A single step without those gets its tree over its standard input, into
 file systems that end with it, and its image's own tar unpacks the tree: that is a third of the work
-for the engine. If the image has no tar, or anything else is unusual before the first command runs,
-the step runs like the others.
+for the engine. So does a single step whose caches are only read: the engine unpacks them into it
+while it waits for its tree. If the image has no tar, or anything else is unusual before the first
+command runs, the step runs like the others.
 """
 
 import hashlib
@@ -20,7 +21,7 @@ from ci.operations import ImageDigest, Outcome
 from common.pipeline.pipeline_file import Pipeline, Step
 from node.egress.egress_proxy import EgressRules
 from node.egress.operator_rules import OperatorRules, not_allowed
-from node.sandboxes.containers.build_cache import restore_caches
+from node.sandboxes.containers.build_cache import ROOTS, FoundEntries, find_caches, restore_caches
 from node.sandboxes.containers.container import (
     HOME,
     JOINABLE,
@@ -29,7 +30,12 @@ from node.sandboxes.containers.container import (
     ContainerOrder,
 )
 from node.sandboxes.containers.container_output import UNPACK, TreeNotTaken
-from node.sandboxes.containers.container_run import ContainerEnd, can_hand_in, run_container
+from node.sandboxes.containers.container_run import (
+    ContainerEnd,
+    HandedTree,
+    can_hand_in,
+    run_container,
+)
 from node.sandboxes.containers.docker_engine import EngineResources, Image, engine_errors
 from node.sandboxes.containers.egress_filter import bridge_name
 from node.sandboxes.containers.egress_relay import (
@@ -48,11 +54,13 @@ from node.sandboxes.containers.workspace import (
     CA_FILE,
     Workspace,
     fill_inputs,
+    fill_tree,
     fill_workspace,
     keeper_end,
     keeper_order,
     make_workspace,
     take_files,
+    volume_options,
 )
 from node.sandboxes.sandbox import (
     NETWORK_WAS_OFF,
@@ -78,6 +86,10 @@ CA_VARIABLES = (
     "GIT_SSL_CAINFO",
     "CURL_CA_BUNDLE",
 )
+
+
+# A tar file without members, of one record.
+EMPTY_TAR = bytes(10240)
 
 
 class RunContext(msgspec.Struct, frozen=True):
@@ -126,24 +138,40 @@ def run_pipeline(
 
     Raises InfrastructureError, Stopped, OSError and what the library raises.
     """
-    if _is_short(client, context, steps):
-        try:
-            return _run_alone(client, context, steps[0], stop=stop)
-        except TreeNotTaken as problem:
-            client.remove_container(context.resources.containers.pop(), force=True, v=True)
-            context.work.log.note(
-                f"the image's tar does not unpack the tree ({problem}): the engine does"
-            )
-        result = _run_steps(client, context, steps, stop=stop)
+    work = context.work
+    image_ids = tuple(image.id for image in context.images.values())
+    found = find_caches(work, image_ids)
+    if not _is_short(client, context, steps, found=found):
+        return _run_steps(client, context, steps, found=found, stop=stop)
+    used_before = 0 if work.caches is None else len(work.caches.used)
+    try:
+        return _run_alone(client, context, steps[0], found=found, stop=stop)
+    except _NotRestored as problem:
+        work.log.note(f"caches: not used after all: {problem}")
+        remaining: FoundEntries = ()
+    except TreeNotTaken as problem:
+        work.log.note(f"the image's tar does not unpack the tree ({problem}): the engine does")
+        remaining = found
+    if work.caches is not None:
+        work.caches.forget(used_before)
+    client.remove_container(context.resources.containers.pop(), force=True, v=True)
+    result = _run_steps(client, context, steps, found=remaining, stop=stop)
+    if remaining == found:
         # Only now: a tree that the engine does not unpack either says nothing about the image, and
         # must not send the builds of others the long way.
-        context.without_tar.add(_surroundings(context, steps[0]))
-        return result
-    return _run_steps(client, context, steps, stop=stop)
+        context.without_tar.add(_surroundings(context, steps[0], found))
+    return result
 
 
-def _is_short(client: docker.APIClient, context: RunContext, steps: tuple[Step, ...]) -> bool:
+class _NotRestored(Exception):
+    """The engine does not put a cache into the only container; nothing of the build has run."""
+
+
+def _is_short(
+    client: docker.APIClient, context: RunContext, steps: tuple[Step, ...], *, found: FoundEntries
+) -> bool:
     """Whether nothing has to be there before the container is, or after it."""
+    caches = context.work.caches
     needs_trust = _is_online(steps[0], context) and context.ca_bundle is not None
     # What the image declares below the workspace lies over that part of the tree, and would be
     # unpacked into here.
@@ -154,30 +182,54 @@ def _is_short(client: docker.APIClient, context: RunContext, steps: tuple[Step, 
     return (
         len(steps) == 1
         and not context.pipeline.services
-        and context.work.caches is None
+        # what is to be stored is packed after the end
+        and (caches is None or not caches.to_write())
         and context.work.inputs is None
         and not context.pipeline.artifacts
         and context.pipeline.tests is None
         and not needs_trust
         and not _has_relay(steps[0], context)
         and not is_covered
-        and _surroundings(context, steps[0]) not in context.without_tar
+        and _surroundings(context, steps[0], found) not in context.without_tar
         and can_hand_in(client)
     )
 
 
-def _surroundings(context: RunContext, step: Step) -> str:
+def _surroundings(context: RunContext, step: Step, found: FoundEntries) -> str:
     """All that decides whether the image's tar unpacks a tree: what a pipeline sets may be why it
-    does not, and must not count against the builds of others."""
-    own = msgspec.json.encode((step.environment, context.pipeline.resources))
+    does not, and must not count against the builds of others; nor may what its caches hold."""
+    keys = tuple(entry.key for _, entry in found)
+    own = msgspec.json.encode((step.environment, context.pipeline.resources, keys))
     return f"{context.images[step.image].id} {hashlib.sha256(own).hexdigest()}"
 
 
 def _run_alone(
-    client: docker.APIClient, context: RunContext, step: Step, *, stop: Stop
+    client: docker.APIClient, context: RunContext, step: Step, *, found: FoundEntries, stop: Stop
 ) -> RunResult:
-    """The only step, in a container that takes its tree itself. Raises TreeNotTaken too."""
-    limits = context.limits
+    """The only step, in a container that takes its tree itself.
+
+    The file systems that caches go into are volumes, for the engine sees no others. Where one is
+    the workspace, the engine unpacks the tree over it as well: the commit's own files win there.
+    Raises TreeNotTaken and _NotRestored too.
+    """
+    limits, work = context.limits, context.work
+    sizes = {WORKSPACE: limits.workspace_bytes, HOME: limits.home_bytes}
+    cached = {ROOTS[part.root] for _, entry in found for part in entry.parts}
+    tree = work.tree
+    if WORKSPACE in cached:
+        tree = work.folder / "empty.tar"
+        tree.write_bytes(EMPTY_TAR)
+
+    def fill(container: str) -> None:
+        try:
+            with engine_errors():
+                if found:
+                    restore_caches(client, container, work, found=found, stop=stop)
+                if WORKSPACE in cached:
+                    fill_tree(client, container, work.tree, stop=stop)
+        except InfrastructureError as error:
+            raise _NotRestored(error.reason) from error
+
     passed = result_of_exit(0, context.image_digest, context.image_id)
     sequence = StepSequence(context.work, context.pipeline, (step,), passed=passed)
     next(sequence.steps())
@@ -187,10 +239,10 @@ def _run_alone(
         entrypoint=("sh", "-c", UNPACK, RUN_COMMANDS, "pbft-ci"),
         seconds=sequence.begin(step),
         temporary={
-            WORKSPACE: limits.workspace_bytes,
-            HOME: limits.home_bytes,
             TEMPORARY: limits.temporary_bytes,
+            **{path: size for path, size in sizes.items() if path not in cached},
         },
+        new_volumes={path: volume_options(path, sizes[path]) for path in cached},
         network=_network(client, context) if _is_online(step, context) else None,
         has_input=True,
     )
@@ -200,7 +252,7 @@ def _run_alone(
         context.work.log,
         stop=stop,
         resources=context.resources,
-        tree=context.work.tree,
+        tree=HandedTree(tree, fill),
     )
     result = _judged(_result(end, context), step, is_online=_is_online(step, context))
     sequence.end(step, result)
@@ -208,9 +260,14 @@ def _run_alone(
 
 
 def _run_steps(
-    client: docker.APIClient, context: RunContext, steps: tuple[Step, ...], *, stop: Stop
+    client: docker.APIClient,
+    context: RunContext,
+    steps: tuple[Step, ...],
+    *,
+    found: FoundEntries,
+    stop: Stop,
 ) -> RunResult:
-    """All steps, over a workspace that they share, and beside the services."""
+    """All steps, over a workspace that they share, and beside the services. found: its caches."""
     limits, pipeline = context.limits, context.pipeline
     keeper = keeper_order(
         context.images[steps[0].image], context.name, context.labels, limits=limits
@@ -218,7 +275,7 @@ def _run_steps(
     if pipeline.services or any(_has_relay(step, context) for step in steps):
         names = tuple(service.name for service in pipeline.services)
         keeper = msgspec.structs.replace(keeper, network=JOINABLE, host_names=names)
-    workspace = _made_workspace(client, context, keeper, stop=stop)
+    workspace = _made_workspace(client, context, keeper, found=found, stop=stop)
     if not pipeline.services or keeper_end(client, workspace) is not None:
         # without a keeper there is no network to join, and the first step tells why
         return _run_in(client, context, steps, workspace=workspace, services=None, stop=stop)
@@ -244,7 +301,12 @@ def _run_steps(
 
 
 def _made_workspace(
-    client: docker.APIClient, context: RunContext, keeper: ContainerOrder, *, stop: Stop
+    client: docker.APIClient,
+    context: RunContext,
+    keeper: ContainerOrder,
+    *,
+    found: FoundEntries,
+    stop: Stop,
 ) -> Workspace:
     """The workspace with the commit's files, laid over what caches hold for this build.
 
@@ -263,13 +325,12 @@ def _made_workspace(
         )
 
     workspace = make()
-    if work.caches is not None:
+    if work.caches is not None and found:
         work.show_state("caches")
-        image_ids = tuple(image.id for image in context.images.values())
         used_before = len(work.caches.used)
         try:
             with engine_errors():
-                restore_caches(client, workspace.keeper, work, image_ids=image_ids, stop=stop)
+                restore_caches(client, workspace.keeper, work, found=found, stop=stop)
                 _fill(client, workspace, work, stop=stop)
             return workspace
         except InfrastructureError as error:

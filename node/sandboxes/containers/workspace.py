@@ -104,7 +104,7 @@ def make_workspace(
         sizes[INPUTS] = inputs_bytes + FILE_SYSTEM_BYTES
     order = msgspec.structs.replace(
         keeper,
-        new_volumes={path: _volume_options(path, size) for path, size in sizes.items()},
+        new_volumes={path: volume_options(path, size) for path, size in sizes.items()},
     )
     container = _start_keeper(client, order, resources)
     resources.keeper = container
@@ -155,7 +155,8 @@ def keeper_order(
     )
 
 
-def _volume_options(path: str, size: int) -> str:
+def volume_options(path: str, size: int) -> str:
+    """Of a volume in memory of that size, for this path of a build."""
     # Certificates and inputs are root's own. The keeper has them writable, so that the engine can
     # put them in. What the build writes to is for everybody: an engine that maps users has another
     # number for the build's.
@@ -183,8 +184,13 @@ def fill_workspace(
 
     Raises Stopped, OSError and what the library raises.
     """
+    fill_tree(client, workspace.keeper, tree, stop=stop)
+
+
+def fill_tree(client: docker.APIClient, container: str, tree: Path, *, stop: Stop) -> None:
+    """As `fill_workspace`, into a container's own volume."""
     with tree.open("rb") as file:
-        client.put_archive(workspace.keeper, WORKSPACE, _chunks(file, stop))
+        client.put_archive(container, WORKSPACE, _chunks(file, stop))
 
 
 def keeper_end(client: docker.APIClient, workspace: Workspace) -> int | None:

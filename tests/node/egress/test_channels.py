@@ -57,6 +57,8 @@ async def relaying(
             following.result()
         yield
     finally:
+        # first: a connection that came meanwhile would be served, and not be cancelled
+        following.cancel()
         for task in (ready, *tasks):
             task.cancel()
         # it ends by itself when the node has gone
