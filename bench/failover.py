@@ -42,14 +42,14 @@ async def run(context: Context) -> list[Row]:
         await asyncio.to_thread(wait_until_linked, network)
         async with noop_clients(network, names) as clients:
             while len(gaps) < kills:
-                gap = await _kill_primary(network, clients)
+                gap = await kill_primary(network, clients)
                 if gap is not None:
                     gaps.append(gap)
                     context.say(f"kill {len(gaps)} of {kills}: {gap:.2f} s without service")
                 elif (misses := misses + 1) > MISSES_MAX:
                     raise BenchFailed("the primary changes by itself, before it can be killed")
                 if len(gaps) < kills:
-                    await asyncio.to_thread(_wait_until_caught_up, network)
+                    await asyncio.to_thread(wait_until_caught_up, network)
     return [
         Row(
             bench=NAME,
@@ -62,7 +62,7 @@ async def run(context: Context) -> list[Row]:
     ]
 
 
-async def _kill_primary(network: Network, clients: list[NoopClient]) -> float | None:
+async def kill_primary(network: Network, clients: list[NoopClient]) -> float | None:
     """Seconds without service; the killed node runs again afterwards.
 
     None where no view ended by it: on a busy machine the primary may just have become another.
@@ -89,7 +89,7 @@ async def _kill_primary(network: Network, clients: list[NoopClient]) -> float | 
     return gap if view > int(status["view"]) else None
 
 
-def _wait_until_caught_up(network: Network) -> None:
+def wait_until_caught_up(network: Network) -> None:
     """Wait until all nodes are linked, in one view, and stand at one place."""
     wait_until_linked(network)
 
