@@ -36,6 +36,10 @@ MILLISECONDS_QUICK = (50,)
 RELAY_END_SECONDS = 10.0
 MISSES_MAX = 3
 TARGET = Target(1.2)
+# The figures of the rows.
+LINK = "link ms"
+SECONDS = "s"
+EXPECTED = "expected s"
 
 
 class _Measured(msgspec.Struct, frozen=True):
@@ -167,8 +171,8 @@ def _row(
         target=TARGET,
         ratio=spread([seconds / expected for seconds in measured]),
         figures={
-            "link ms": milliseconds,
-            "s": spread(measured).median,
-            "expected s": expected,
+            LINK: milliseconds,
+            SECONDS: spread(measured).median,
+            EXPECTED: expected,
         },
     )

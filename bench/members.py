@@ -21,7 +21,7 @@ from bench.build_times import build_seconds
 from bench.closed_loop import Load, measure
 from bench.context import Context
 from bench.figures import ratios, spread
-from bench.long_history import write_history
+from bench.long_history import Growth, measure_growth, write_history
 from bench.network import open_network, traffic_sent, wait_until_linked
 from bench.noop_clients import NoopClient, client_names, noop_clients
 from bench.process_use import children_cpu_seconds, cpu_seconds, resident_bytes
@@ -36,6 +36,25 @@ IN_FLIGHT = 64
 NOOP = "noop, 1 client"
 DEEP = f"noop, 1 client with {IN_FLIGHT} under way"
 BUILD = "build of a trivial process"
+DISK = "bytes of a build in a node's database"
+# The figures of the rows.
+REPLICAS = "replicas"
+CPU_OF_ALL = "CPU ms/operation, all"
+CPU_OF_ONE = "CPU ms/operation, one"
+CPU_OF_GATEWAY = "CPU ms/operation, gateway"
+MESSAGES = "messages/operation"
+KIB = "KiB/operation"
+SECONDS = "s"
+PER_SECOND = "operations/s"
+IDLE_CPU = "idle CPU ms/s, one"
+IDLE_MESSAGES = "idle messages/s, one"
+IDLE_KIB = "idle KiB/s, one"
+NODE_MIB = "node MiB"
+GATEWAY_MIB = "gateway MiB"
+NODE_KIB = "node KiB/build"
+GATEWAY_KIB = "gateway KiB/build"
+LEDGER_BYTES = "ledger bytes/build"
+STATE_KIB = "state KiB"
 # Of a history, for what a build leaves on disk.
 HISTORY_BUILDS = 2000
 HISTORY_BUILDS_QUICK = 200
@@ -107,11 +126,11 @@ async def run(context: Context) -> list[Row]:
             context.say(f"{replicas} replicas")
             async with _opened(context, replicas) as side:
                 rows += await _compare(context, side, base)
-    smallest = await asyncio.to_thread(_disk_bytes, context, first)
-    for replicas in (first, *others):
-        rows.append(
-            _disk_row(replicas, await asyncio.to_thread(_disk_bytes, context, replicas), smallest)
-        )
+    disks = {
+        replicas: await asyncio.to_thread(_disk_bytes, context, replicas)
+        for replicas in (first, *others)
+    }
+    rows += [_disk_row(replicas, disk, disks[first]) for replicas, disk in disks.items()]
     return rows
 
 
@@ -127,7 +146,7 @@ async def _opened(context: Context, replicas: int) -> AsyncIterator[_Side]:
         ):
             # mirrors are made, caches are warm
             await build_seconds(network, lambda: network.post(BRANCH))
-            before = await asyncio.to_thread(_use, network)
+            before = await asyncio.to_thread(_use, network, is_end=False)
             await asyncio.sleep(1.0 if context.is_quick else IDLE_SECONDS)
             idle = (await asyncio.to_thread(_use, network)).since(before)
             yield _Side(network, one, deep, idle)
@@ -160,15 +179,16 @@ async def _compare(context: Context, side: _Side, base: _Side) -> list[Row]:
 async def _noops(context: Context, side: _Side, client: NoopClient) -> _Cost:
     network = side.network
     nodes = [network.processes[name].pid for name in network.node_names]
-    before = await asyncio.to_thread(_use, network)
+    before = await asyncio.to_thread(_use, network, is_end=False)
     load: Load = await measure([client], 1.0 if context.is_quick else 5.0, nodes)
     used = (await asyncio.to_thread(_use, network)).since(before).without(side.idle)
     # those before and after the measured time were counted, too
     operations = len(client.answers)
+    idle_cpu = side.idle.cpu_seconds / side.idle.at
     return _Cost(
         load.p50_seconds,
         load.operations_per_second,
-        load.server_cpu_seconds,
+        load.server_cpu_seconds - idle_cpu / load.operations_per_second,
         used.messages / operations,
         used.bytes / operations,
     )
@@ -182,7 +202,7 @@ async def _builds(context: Context, side: _Side) -> _Cost:
         return network.post(BRANCH)
 
     seconds = [(await build_seconds(network, ask)).seconds for _ in range(alone)]
-    before = await asyncio.to_thread(_use, network)
+    before = await asyncio.to_thread(_use, network, is_end=False)
     built = await build_seconds(network, ask, at_once)
     used = (await asyncio.to_thread(_use, network)).since(before).without(side.idle)
     return _Cost(
@@ -195,16 +215,14 @@ async def _builds(context: Context, side: _Side) -> _Cost:
     )
 
 
-def _use(network: Network) -> _Use:
+def _use(network: Network, *, is_end: bool = True) -> _Use:
+    """is_end: of a measurement. The nodes' CPU for their answers about traffic is not in it."""
+    traffic = None if is_end else traffic_sent(network)
     nodes = [network.processes[name].pid for name in network.node_names]
-    traffic = traffic_sent(network)
-    return _Use(
-        sum(cpu_seconds(pid) + children_cpu_seconds(pid) for pid in nodes),
-        traffic.messages,
-        traffic.bytes,
-        cpu_seconds(network.processes[CLIENT].pid),
-        time.monotonic(),
-    )
+    cpu = sum(cpu_seconds(pid) + children_cpu_seconds(pid) for pid in nodes)
+    gateway, at = cpu_seconds(network.processes[CLIENT].pid), time.monotonic()
+    traffic = traffic or traffic_sent(network)
+    return _Use(cpu, traffic.messages, traffic.bytes, gateway, at)
 
 
 def _row(what: str, side: _Side, base: _Side, *, costs: _Costs) -> Row:
@@ -225,28 +243,29 @@ def _row(what: str, side: _Side, base: _Side, *, costs: _Costs) -> Row:
         target=Target((replicas - 1) / (base.replicas - 1)),
         ratio=ratios([of_one(c, side) for c in ours], [of_one(c, base) for c in theirs]),
         figures={
-            "replicas": replicas,
-            "CPU ms/operation, all": 1000 * median([c.cpu_seconds for c in ours]),
-            "CPU ms/operation, one": 1000 * median([of_one(c, side) for c in ours]),
-            "CPU ms/operation, gateway": 1000 * median([c.gateway_cpu_seconds for c in ours]),
-            "messages/operation": median([c.messages for c in ours]),
-            "KiB/operation": median([c.bytes for c in ours]) / 1024,
-            "s": median([c.seconds for c in ours]),
-            "operations/s": median([c.operations_per_second for c in ours]),
-            "idle CPU ms/s, one": 1000 * side.idle.cpu_seconds / side.idle.at / replicas,
-            "idle messages/s, one": side.idle.messages / side.idle.at / replicas,
-            "idle KiB/s, one": side.idle.bytes / side.idle.at / replicas / 1024,
-            "node MiB": statistics.median(resident_bytes(pid) for pid in nodes) / 2**20,
-            "gateway MiB": resident_bytes(side.network.processes[CLIENT].pid) / 2**20,
+            REPLICAS: replicas,
+            CPU_OF_ALL: 1000 * median([c.cpu_seconds for c in ours]),
+            CPU_OF_ONE: 1000 * median([of_one(c, side) for c in ours]),
+            CPU_OF_GATEWAY: 1000 * median([c.gateway_cpu_seconds for c in ours]),
+            MESSAGES: median([c.messages for c in ours]),
+            KIB: median([c.bytes for c in ours]) / 1024,
+            SECONDS: median([c.seconds for c in ours]),
+            PER_SECOND: median([c.operations_per_second for c in ours]),
+            IDLE_CPU: 1000 * side.idle.cpu_seconds / side.idle.at / replicas,
+            IDLE_MESSAGES: side.idle.messages / side.idle.at / replicas,
+            IDLE_KIB: side.idle.bytes / side.idle.at / replicas / 1024,
+            NODE_MIB: statistics.median(resident_bytes(pid) for pid in nodes) / 2**20,
+            GATEWAY_MIB: resident_bytes(side.network.processes[CLIENT].pid) / 2**20,
         },
     )
 
 
 class _Disk(msgspec.Struct, frozen=True):
-    """What one build leaves: in a node's database, and in the gateway's."""
+    """What one build leaves: in a node's database, in the gateway's, and of it in the ledger."""
 
     node: float
     gateway: float
+    growth: Growth
 
 
 def _disk_bytes(context: Context, replicas: int) -> _Disk:
@@ -257,20 +276,24 @@ def _disk_bytes(context: Context, replicas: int) -> _Disk:
             sum(file.stat().st_size for file in network.data_directory(name).glob("*.sqlite*"))
             for name in (network.node_names[0], CLIENT)
         ]
-    return _Disk(*(size / builds for size in sizes))
+        growth = measure_growth(network, builds)
+    node, gateway = (size / builds for size in sizes)
+    return _Disk(node, gateway, growth)
 
 
 def _disk_row(replicas: int, disk: _Disk, smallest: _Disk) -> Row:
     return Row(
         bench=NAME,
-        what=f"bytes of a build in a node's database, {replicas} replicas",
+        what=f"{DISK}, {replicas} replicas",
         against=f"of {SIZES[0]}",
         # each build has a ballot of each replica, so it grows with n
         target=Target(1.1 * replicas / SIZES[0]),
         ratio=spread([disk.node / smallest.node]),
         figures={
-            "replicas": replicas,
-            "node KiB/build": disk.node / 1024,
-            "gateway KiB/build": disk.gateway / 1024,
+            REPLICAS: replicas,
+            NODE_KIB: disk.node / 1024,
+            GATEWAY_KIB: disk.gateway / 1024,
+            LEDGER_BYTES: disk.growth.ledger_bytes,
+            STATE_KIB: disk.growth.state_bytes / 1024,
         },
     )
