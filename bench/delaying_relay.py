@@ -29,9 +29,10 @@ async def serve(delay_seconds: float, ports: dict[int, int]) -> None:
     async def relay(to: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(OSError):
             there, back = await asyncio.open_connection(HOST, to, limit=CHUNK_BYTES)
-            async with asyncio.TaskGroup() as both:
-                both.create_task(_pass_on(reader, back, delay_seconds))
-                both.create_task(_pass_on(there, writer, delay_seconds))
+            await asyncio.gather(
+                _pass_on(reader, back, delay_seconds), _pass_on(there, writer, delay_seconds)
+            )
+            back.close()
         writer.close()
 
     for port, to in ports.items():
@@ -55,23 +56,22 @@ async def _pass_on(
                 chunk = b""
             await on_its_way.put((clock() + delay_seconds, chunk))
 
-    async def write() -> None:
+    reading = asyncio.create_task(read())
+    try:
         while True:
             due, chunk = await on_its_way.get()
             await asyncio.sleep(due - clock())
             if not chunk:
+                if not writer.is_closing():
+                    writer.write_eof()
                 return
             writer.write(chunk)
             await writer.drain()
-
-    reading = asyncio.create_task(read())
-    try:
-        await write()
     except OSError:
-        pass  # that end is gone, and the other one learns it by the close
+        # that end is gone, and the other direction ends by this
+        writer.close()
     finally:
         reading.cancel()
-        writer.close()
 
 
 def main(arguments: Sequence[str]) -> None:

@@ -108,6 +108,7 @@ class _Side(msgspec.Struct, frozen=True):
 
     @property
     def replicas(self) -> int:
+        """How many."""
         return len(self.network.node_names)
 
 

@@ -6,6 +6,8 @@ python -m bench.scale --write       also puts them into docs/SCALE.md, and draws
 """
 
 import argparse
+import bisect
+import hashlib
 import re
 import sys
 from collections.abc import Callable, Sequence
@@ -18,6 +20,10 @@ from bench.capacity import Cluster, Measured, Work, builds_per_hour, clusters_ne
 from bench.line_chart import Line, chart
 from bench.report import Report, from_json, number
 from bench.rows import Row
+from ci.admission import room_refusal
+from ci.limits import Limits, encode_limits
+from pbft.genesis import FORMAT_VERSION, Genesis, Member, new_view_bytes, window_max
+from pbft.genesis import Cluster as CoreCluster
 from scripts.folders import ROOT
 
 PAGE = ROOT / "docs" / "SCALE.md"
@@ -25,21 +31,27 @@ REPORT = ROOT / "docs" / "scale.json"
 MEMBERS_PLOT = ROOT / "docs" / "images" / "scale-members.svg"
 LINKS_PLOT = ROOT / "docs" / "images" / "scale-links.svg"
 
+# As example-config/ has it.
+WINDOW = 256
+# The most that `limits` takes.
+OPEN_BUILDS_MOST = 10_000
+
 WORK = Work(
     repositories=10_000,
     builds_per_repository_day=4,
     peak_share=0.15,
     build_seconds=300,
-    build_cpu_seconds=300,
+    build_cpu_seconds=150,
 )
-# What is set up -> how; machines have as many cores as slots, but for the last one, whose builds
-# are elsewhere.
+# What each replica has -> as a calculation takes it.
 CLUSTERS = {
     "2 cores, 2 slots (the default)": Cluster(cores=2, slots=2),
     "16 cores, 16 slots": Cluster(cores=16, slots=16),
     "64 cores, 64 slots": Cluster(cores=64, slots=64),
-    "256 cores and slots behind each replica, default limits": Cluster(cores=256, slots=256),
-    "the same, 256 open builds a gateway": Cluster(cores=256, slots=256, open_builds=256),
+    "256 cores, 256 slots": Cluster(cores=256, slots=256),
+    "the same, and `open_builds_per_client_max: 256`": Cluster(
+        cores=256, slots=256, open_builds=256
+    ),
 }
 
 
@@ -222,6 +234,62 @@ def _links(report: Report) -> str:
     )
 
 
+def _bounds(report: Report) -> str:
+    """What the code allows, whatever the machine."""
+    rows = []
+    for replicas in _of_members(report, members.BUILD):
+        genesis = _genesis(replicas, gateways=1)
+        rows.append(
+            (
+                str(replicas),
+                str((replicas - 1) // 3),
+                number(open_builds_most(replicas, gateways=1)),
+                number(open_builds_most(replicas, gateways=4)),
+                number(window_max(genesis)),
+                f"{new_view_bytes(genesis, genesis.window) / 2**20:.1f} MiB",
+            )
+        )
+    return _table(
+        (
+            "replicas",
+            "may be faulty",
+            "largest `open_builds_max`, 1 gateway",
+            "4 gateways",
+            "largest `window`",
+            f"largest NEW-VIEW with a window of {WINDOW}",
+        ),
+        rows,
+    )
+
+
+def open_builds_most(replicas: int, *, gateways: int) -> int:
+    """The largest `open_builds_max` that other limits at their defaults leave room for."""
+    cluster = CoreCluster(_genesis(replicas, gateways=gateways))
+    allowed = range(1, OPEN_BUILDS_MOST + 1)
+    return bisect.bisect_left(
+        allowed,
+        True,
+        key=lambda builds: room_refusal(cluster, Limits(open_builds_max=builds)) is not None,
+    )
+
+
+def _genesis(replicas: int, *, gateways: int) -> Genesis:
+    """As example-config/ has it, with made-up keys."""
+
+    def member(name: str, role: str) -> Member:
+        return Member(name, hashlib.sha256(name.encode()).digest(), (role,))
+
+    return Genesis(
+        FORMAT_VERSION,
+        tuple(member(f"node{index}", "replica") for index in range(replicas)),
+        tuple(member(f"gateway{index}", "gateway") for index in range(gateways)),
+        WINDOW // 2,
+        WINDOW,
+        WINDOW,
+        encode_limits(Limits()),
+    )
+
+
 def _capacity(report: Report) -> str:
     found = measured(report, min(_of_members(report, members.BUILD)))
     rows = []
@@ -262,6 +330,7 @@ SECTIONS: dict[str, Callable[[Report], str]] = {
     "builds": _builds,
     "kept": _kept,
     "links": _links,
+    "bounds": _bounds,
     "capacity": _capacity,
 }
 
